@@ -1,0 +1,37 @@
+"""Argument types of the benchmark commands.
+
+Knows: what a value on the command line must look like. Does NOT know: what it is used for.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+
+def positive(text: str) -> int:
+    """Read a whole number of at least 1, or make argparse say that it is none.
+
+    Example:
+        >>> positive("3")
+        3
+    """
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return number
+
+
+def name_template(text: str) -> str:
+    """Read a prompt with `{name}` in it, such as "a photo of a {name}".
+
+    Example:
+        >>> name_template("{name}")
+        '{name}'
+    """
+    try:
+        named = text.format(name="dog") != text.format(name="cat")
+    except (LookupError, ValueError, AttributeError):
+        named = False
+    if not named:
+        raise argparse.ArgumentTypeError(f"{text!r} is no template: write '{{name}}' in it")
+    return text

@@ -1,0 +1,139 @@
+"""What a decoder is, and what the generate engine needs of a network.
+
+Knows: the interfaces and the registry of decoder types.
+Does NOT know: any concrete network, tokenizer or strategy.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol, Self, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from decoders.options import Decoded, DecodeOptions
+from patchioner_base.registry import Registry
+from patchioner_base.weights import Storage
+
+
+class RowCache(Protocol):
+    """What a network remembers of the rows it is decoding."""
+
+    def select(self, rows: Tensor) -> None:
+        """Keep these rows (int64 indices), in this order; repeats and omissions are allowed."""
+
+
+CacheT = TypeVar("CacheT", bound=RowCache)
+
+
+class StepNetwork(Protocol[CacheT]):
+    """A network that the engine can drive: one prefix, then one token of every row at a time."""
+
+    @property
+    def max_tokens(self) -> int:
+        """Most tokens that a sequence can hold."""
+
+    def row_bytes(self, max_tokens: int) -> int:
+        """Memory that one row needs while `max_tokens` tokens are decoded."""
+
+    def start(self, embeddings: Tensor, max_tokens: int) -> tuple[Tensor, CacheT]:
+        """Read (n, dim) embeddings; float32 logits (n, vocab) of the first token, and a cache."""
+
+    def step(self, tokens: Tensor, cache: CacheT) -> Tensor:
+        """Read (n,) tokens; float32 logits (n, vocab) of the next token of each row."""
+
+
+class Vocabulary(Protocol):
+    """What the engine needs of a tokenizer."""
+
+    @property
+    def end_id(self) -> int:
+        """The token that ends a caption."""
+
+    @property
+    def unwritable_ids(self) -> Sequence[int]:
+        """Tokens that must never be generated."""
+
+    def token_texts(self) -> list[str]:
+        """What each token writes, by id; "" for special tokens."""
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of token ids."""
+
+
+class Decoder(ABC):
+    """Embeddings in, captions out. Made by `load_decoder` or by a class's own `create`."""
+
+    @property
+    @abstractmethod
+    def embedding_dim(self) -> int:
+        """Width of the embeddings it takes."""
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where its weights are."""
+
+    @abstractmethod
+    def generate(self, embeddings: Tensor, options: DecodeOptions | None = None) -> list[Decoded]:
+        """Caption (n, embedding_dim) float embeddings: one `Decoded` each, in their order.
+
+        A row's caption does not depend on the other rows.
+
+        Raises:
+            DecoderError: for a wrong shape, a row that is not finite, or a caption longer than
+                the network has positions.
+        """
+
+    @abstractmethod
+    def save(self, folder: str | Path, *, storage: Storage = "fp16") -> None:
+        """Write config.json, weights.safetensors and tokenizer.json for `load_decoder`."""
+
+    @abstractmethod
+    def to(self, device: str | torch.device, dtype: torch.dtype | None = None) -> Self:
+        """Move the weights (in place, as torch modules do) and give back this decoder."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, folder: Path, config: dict[str, Any]) -> Self:
+        """Read what `save` wrote; `config` is config.json without its "type"."""
+
+
+class TrainableDecoder(Protocol):
+    """What text-only training needs of a decoder."""
+
+    @property
+    def embedding_dim(self) -> int:
+        """Width of the embeddings it takes."""
+
+    @property
+    def max_tokens(self) -> int:
+        """Most tokens that a training sequence can hold."""
+
+    @property
+    def module(self) -> nn.Module:
+        """The weights to train."""
+
+    def sequences(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text as trained, the end token included."""
+
+    def loss(
+        self, embeddings: Tensor, tokens: Tensor, lengths: Tensor, *, label_smoothing: float
+    ) -> Tensor:
+        """Mean cross-entropy of a batch.
+
+        Args:
+            embeddings: (n, embedding_dim) float.
+            tokens: (n, t) int64, padded at the end.
+            lengths: (n,) int64, real tokens of each row.
+            label_smoothing: mass spread over the whole vocabulary.
+        """
+
+    def generate(self, embeddings: Tensor, options: DecodeOptions | None = None) -> list[Decoded]:
+        """Caption embeddings, for the samples shown while training."""
+
+
+DECODERS: Registry[type[Decoder]] = Registry("decoder")

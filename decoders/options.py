@@ -1,0 +1,125 @@
+"""What a caller asks of a decoder (`DecodeOptions`) and what comes back (`Decoded`).
+
+Knows: the settings of the decoding strategies and which of their values make sense.
+Does NOT know: networks, tokenizers or how any strategy works.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from patchioner_base.errors import OptionError
+
+Strategy = Literal["greedy", "beam", "sample"]
+
+
+@dataclass(frozen=True)
+class DecodeOptions:
+    """How captions are decoded.
+
+    Args:
+        strategy: "greedy" takes the likeliest token, "beam" keeps `beam_width` hypotheses,
+            "sample" draws from the distribution (`temperature`, `top_p`, `seed`).
+        max_tokens: most tokens generated, the end token included.
+        min_tokens: tokens that must come before the end token may.
+        beam_width: hypotheses kept for each caption. A width of 1 equals greedy.
+        length_penalty: beam hypotheses rank by (sum of log-probabilities) / length ** penalty:
+            0 favours short captions, 1 ranks by the mean, more favours long ones.
+        temperature: sampling divides the logits by it. Below 1 is sharper.
+        top_p: sampling keeps the smallest set of likeliest tokens that holds this mass.
+        seed: of sampling. The draw depends on the seed and the embedding, never on the batch.
+        banned_words: words or phrases that must not be written, in any case and cut into any
+            tokens. A longer word that begins with a banned one may be lost as well, where the
+            tokenizer writes it in pieces.
+        batch_memory_mb: memory budget of one batch; more embeddings are decoded in turns.
+
+    Raises:
+        OptionError: when a value makes no sense.
+
+    Example:
+        >>> DecodeOptions(strategy="beam", beam_width=3).max_tokens
+        30
+    """
+
+    strategy: Strategy = "greedy"
+    max_tokens: int = 30
+    min_tokens: int = 0
+    beam_width: int = 4
+    length_penalty: float = 0.0
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int = 0
+    banned_words: tuple[str, ...] = ()
+    batch_memory_mb: float = 512.0
+
+    def __post_init__(self) -> None:
+        if self.strategy not in get_args(Strategy):
+            known = ", ".join(get_args(Strategy))
+            raise OptionError(f"strategy is {self.strategy!r}; choose one of: {known}")
+        _whole("max_tokens", self.max_tokens, at_least=1)
+        _whole("min_tokens", self.min_tokens, at_least=0)
+        _whole("beam_width", self.beam_width, at_least=1)
+        _whole("seed", self.seed, at_least=0)
+        if self.min_tokens > self.max_tokens:
+            raise OptionError(
+                f"min_tokens is {self.min_tokens}, above max_tokens {self.max_tokens}; "
+                "lower the one or raise the other"
+            )
+        _number("length_penalty", self.length_penalty, above=None)
+        _number("temperature", self.temperature, above=0.0)
+        _number("top_p", self.top_p, above=0.0)
+        _number("batch_memory_mb", self.batch_memory_mb, above=0.0)
+        if self.length_penalty < 0:
+            raise OptionError(f"length_penalty is {self.length_penalty}; it must be 0 or more")
+        if self.top_p > 1:
+            raise OptionError(f"top_p is {self.top_p}; it is a probability, at most 1")
+        self._check_banned_words()
+
+    def _check_banned_words(self) -> None:
+        if not isinstance(self.banned_words, tuple):
+            raise OptionError(
+                f"banned_words is a {type(self.banned_words).__name__}; "
+                'give a tuple of strings, such as ("cat", "red car")'
+            )
+        for word in self.banned_words:
+            if not isinstance(word, str) or not word.strip():
+                raise OptionError(f"banned_words holds {word!r}; each must be a word or a phrase")
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """One decoded caption.
+
+    Args:
+        text: the caption, without special tokens or outer blanks.
+        token_ids: every generated token, the end token included when it was generated.
+        log_probs: the network's own log-probability of each of those tokens (natural logarithm,
+            temperature 1, before any ban or limit).
+
+    Example:
+        >>> Decoded("a cat", (5, 9, 2), (-0.5, -0.25, -0.75)).score
+        -0.5
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    log_probs: tuple[float, ...]
+
+    @property
+    def score(self) -> float:
+        """Mean log-probability of a generated token, the end token included."""
+        return sum(self.log_probs) / len(self.log_probs)
+
+
+def _whole(name: str, value: object, *, at_least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
+        raise OptionError(f"{name} is {value!r}; it must be a whole number, at least {at_least}")
+
+
+def _number(name: str, value: object, *, above: float | None) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise OptionError(f"{name} is {value!r}; it must be a finite number")
+    if above is not None and value <= above:
+        raise OptionError(f"{name} is {value!r}; it must be above {above:g}")

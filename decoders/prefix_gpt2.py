@@ -1,0 +1,201 @@
+"""The `prefix_gpt2` decoder: network, tokenizer and folder joined.
+
+Knows: how the prefix GPT-2 is created, trained on, saved, loaded and driven by the engine.
+Does NOT know: the layers inside, the decoding strategies, the training loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor
+
+from decoders.base import DECODERS, Decoder
+from decoders.engine import generate
+from decoders.network import PrefixGPT2, PrefixGPT2Config
+from decoders.options import Decoded, DecodeOptions
+from decoders.tokenizer import CaptionTokenizer
+from patchioner_base.errors import CheckpointError, OptionError, TextError
+from patchioner_base.files import write_json
+from patchioner_base.weights import Storage, fit_weights, load_weights, save_weights
+
+TYPE = "prefix_gpt2"
+CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE = "config.json", "weights.safetensors", "tokenizer.json"
+
+
+@DECODERS.register(TYPE)
+class PrefixGPT2Decoder(Decoder):
+    """A small GPT-2 that reads an embedding as its first input (the DeCap form).
+
+    Example:
+        >>> decoder = PrefixGPT2Decoder.create(
+        ...     ["a red bus", "a cat"], embedding_dim=8, layers=1, width=16, heads=2,
+        ...     vocab_size=260)
+        >>> len(decoder.generate(torch.randn(3, 8), DecodeOptions(max_tokens=5)))
+        3
+    """
+
+    def __init__(self, network: PrefixGPT2, tokenizer: CaptionTokenizer) -> None:
+        if network.config.vocab_size != tokenizer.vocab_size:
+            raise CheckpointError(
+                f"the network has {network.config.vocab_size} tokens, the tokenizer "
+                f"{tokenizer.vocab_size}; they come from different decoders"
+            )
+        self.network = network.eval()
+        self.tokenizer = tokenizer
+
+    @classmethod
+    def create(
+        cls,
+        texts: Sequence[str],
+        *,
+        embedding_dim: int,
+        layers: int = 4,
+        width: int = 320,
+        heads: int = 4,
+        vocab_size: int = 8000,
+        positions: int = 64,
+        dropout: float = 0.1,
+        normalize_input: bool = True,
+        emit_start: bool = False,
+        seed: int = 0,
+    ) -> Self:
+        """Train a tokenizer on `texts` and make a fresh, untrained network for it.
+
+        Args:
+            texts: the corpus, one caption each.
+            vocab_size: most tokens; a small corpus gives fewer.
+            seed: of the initial weights.
+            embedding_dim, layers, width, heads, positions, dropout, normalize_input, emit_start:
+                see `PrefixGPT2Config`.
+
+        Raises:
+            TextError: without any text.
+            OptionError: when the numbers do not fit together.
+        """
+        if not any(text.strip() for text in texts):
+            raise TextError("the corpus holds no text; give at least one caption")
+        tokenizer = CaptionTokenizer.train(texts, vocab_size=vocab_size)
+        config = PrefixGPT2Config(
+            embedding_dim=embedding_dim,
+            vocab_size=tokenizer.vocab_size,
+            layers=layers,
+            width=width,
+            heads=heads,
+            positions=positions,
+            dropout=dropout,
+            normalize_input=normalize_input,
+            emit_start=emit_start,
+        )
+        return cls(PrefixGPT2(config, seed=seed), tokenizer)
+
+    @property
+    def embedding_dim(self) -> int:
+        """Width of the embeddings it takes."""
+        return self.network.config.embedding_dim
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return self.network.prefix.weight.device
+
+    def generate(self, embeddings: Tensor, options: DecodeOptions | None = None) -> list[Decoded]:
+        """Caption (n, embedding_dim) float embeddings; see `Decoder.generate`."""
+        if options is None:
+            options = DecodeOptions()
+            options = replace(options, max_tokens=min(options.max_tokens, self.max_tokens))
+        return generate(
+            self.network,
+            self,
+            embeddings,
+            options,
+            embedding_dim=self.embedding_dim,
+            device=self.device,
+        )
+
+    def save(self, folder: str | Path, *, storage: Storage = "fp16") -> None:
+        """Write config.json, weights.safetensors and tokenizer.json."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_weights(self.network.state_dict(), folder / WEIGHTS_FILE, storage=storage)
+        self.tokenizer.save(folder / TOKENIZER_FILE)
+        write_json(folder / CONFIG_FILE, {"type": TYPE, **asdict(self.network.config)})
+
+    @classmethod
+    def load(cls, folder: Path, config: dict[str, Any]) -> Self:
+        """Read what `save` wrote, strictly.
+
+        Raises:
+            CheckpointError: for a missing, damaged or unfitting file.
+        """
+        try:
+            network = PrefixGPT2(PrefixGPT2Config(**config))
+        except (TypeError, OptionError) as error:
+            raise CheckpointError(f"{folder / CONFIG_FILE}: {error}") from error
+        path = folder / WEIGHTS_FILE
+        fit_weights(network, load_weights(path), source=str(path))
+        return cls(network, CaptionTokenizer.load(folder / TOKENIZER_FILE))
+
+    def to(self, device: str | torch.device, dtype: torch.dtype | None = None) -> Self:
+        """Move the weights (in place, as torch modules do) and give back this decoder."""
+        self.network.to(device=device, dtype=dtype)
+        return self
+
+    # What the engine asks of a vocabulary.
+
+    @property
+    def end_id(self) -> int:
+        """The token that ends a caption."""
+        return self.tokenizer.end_id
+
+    @property
+    def unwritable_ids(self) -> Sequence[int]:
+        """Tokens that must never be generated."""
+        if self.network.config.emit_start:
+            return (self.tokenizer.pad_id,)
+        return (self.tokenizer.pad_id, self.tokenizer.start_id)
+
+    def token_texts(self) -> list[str]:
+        """What each token writes, by id; "" for special tokens."""
+        return self.tokenizer.token_texts()
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of token ids."""
+        return self.tokenizer.decode(token_ids)
+
+    # What training asks.
+
+    @property
+    def module(self) -> PrefixGPT2:
+        """The weights to train."""
+        return self.network
+
+    @property
+    def max_tokens(self) -> int:
+        """Most tokens that a training sequence can hold."""
+        return self.network.max_tokens
+
+    def sequences(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text as trained: [start] words end."""
+        opening = [self.tokenizer.start_id] if self.network.config.emit_start else []
+        return [[*opening, *ids, self.end_id] for ids in self.tokenizer.encode(texts)]
+
+    def loss(
+        self, embeddings: Tensor, tokens: Tensor, lengths: Tensor, *, label_smoothing: float = 0.0
+    ) -> Tensor:
+        """Mean cross-entropy of the real tokens; see `TrainableDecoder.loss`.
+
+        Padding stands at the end, where causal attention hides it from every real token, so no
+        mask is needed; logits (the costly part) are computed for real positions alone.
+        """
+        hidden = self.network(embeddings, tokens[:, :-1])
+        real = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
+        logits = self.network.logits(hidden[real])
+        return functional.cross_entropy(
+            logits.float(), tokens[real], label_smoothing=label_smoothing
+        )

@@ -1,0 +1,19 @@
+"""Memory banks: text embeddings to project onto, exactly, and to explain a caption by.
+
+Knows vectors and the texts behind them. Knows nothing of images, regions or decoders.
+
+Example:
+    >>> import torch
+    >>> bank = MemoryBank(torch.eye(3), texts=["a cat", "a dog", "a bus"])
+    >>> bank.nearest(torch.tensor([[0.9, 0.1, 0.0]]), k=1).texts
+    (('a cat',),)
+"""
+
+from __future__ import annotations
+
+from memory_bank.bank import MemoryBank, Neighbours
+from memory_bank.build import build_bank
+from memory_bank.compaction import compact
+from memory_bank.projection import Blocks
+
+__all__ = ["Blocks", "MemoryBank", "Neighbours", "build_bank", "compact"]

@@ -1,0 +1,143 @@
+"""Making a bank smaller: spherical k-means, each cluster becoming one row with a count.
+
+Knows banks. Does not know what they are for, nor what the loss of rows costs: measure that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from memory_bank.bank import MemoryBank
+from patchioner_base.errors import OptionError
+from patchioner_base.progress import progress
+
+_BLOCK = 512  # rows per product; with 16k centroids the similarities then take 33 MB
+_SMALLEST_NORM = 1e-6  # a mean of unit vectors shorter than this has no direction of its own
+
+
+@dataclass(frozen=True)
+class _Clusters:
+    """A partition of rows: (N,) cluster of each row, and its cosine with the centroid."""
+
+    label: Tensor
+    similarity: Tensor
+
+
+def compact(bank: MemoryBank, rows: int, *, seed: int = 0, iterations: int = 5) -> MemoryBank:
+    """Shrink a bank to `rows` rows by spherical k-means, weighted by multiplicity.
+
+    Lloyd's algorithm on the unit keys (Dhillon and Modha 2001), with exact assignment. Equal rows
+    are merged first. A cluster becomes one row: the weighted mean of its members' values, the sum
+    of their counts, and the text of the member nearest to its centroid.
+
+    Args:
+        bank: left untouched; its device does the work (`bank.to("cuda")` for a large one).
+        rows: size of the result; a bank with no more distinct rows is only merged.
+        seed: of the choice of starting rows.
+        iterations: most rounds of assigning and averaging; it ends sooner once nothing moves.
+
+    Returns:
+        A bank of `rows` rows in the same precision.
+
+    Raises:
+        OptionError: `rows` or `iterations` below 1.
+
+    Example:
+        >>> bank = MemoryBank(torch.tensor([[1.0, 0.0], [1.0, 0.01], [0.0, 1.0]]))
+        >>> sorted(compact(bank, 2).counts.tolist())
+        [1, 2]
+    """
+    if rows < 1 or iterations < 1:
+        raise OptionError(f"rows={rows}, iterations={iterations}: both must be at least 1")
+    distinct = bank.merge_duplicates()
+    if rows >= len(distinct):
+        return distinct
+    with torch.no_grad():
+        clusters = _cluster(distinct, rows, seed, iterations)
+        return _merge_clusters(distinct, clusters, rows)
+
+
+def _cluster(bank: MemoryBank, rows: int, seed: int, iterations: int) -> _Clusters:
+    start = torch.randperm(len(bank), generator=torch.Generator().manual_seed(seed))[:rows]
+    centroids = bank.keys[start.to(bank.device)].float()
+    clusters = _assign(bank.keys, centroids, "clustering 1")
+    for iteration in range(2, iterations + 1):
+        centroids = _centroids(bank, clusters, centroids)
+        moved = _assign(bank.keys, centroids, f"clustering {iteration}")
+        settled = torch.equal(moved.label, clusters.label)
+        clusters = moved
+        if settled:
+            break
+    return clusters
+
+
+def _assign(keys: Tensor, centroids: Tensor, description: str) -> _Clusters:
+    """Give every row to the centroid of highest cosine; no cluster stays empty."""
+    similarity = torch.empty(len(keys), dtype=torch.float32, device=keys.device)
+    label = torch.empty(len(keys), dtype=torch.int64, device=keys.device)
+    starts = range(0, len(keys), _BLOCK)
+    for start in progress(starts, description=description, unit="block"):
+        block = slice(start, start + _BLOCK)
+        best = torch.max(keys[block].float() @ centroids.T, dim=1)
+        similarity[block], label[block] = best.values, best.indices
+    return _fill_empty(_Clusters(label, similarity), len(centroids))
+
+
+def _fill_empty(clusters: _Clusters, count: int) -> _Clusters:
+    """Give each empty cluster the worst-served row of a cluster that keeps others."""
+    label = clusters.label.cpu().numpy().copy()
+    similarity = clusters.similarity.cpu().numpy().copy()
+    sizes = np.bincount(label, minlength=count)
+    empty = np.flatnonzero(sizes == 0).tolist()
+    worst = iter(np.argsort(similarity, kind="stable").tolist()) if empty else iter(())
+    for cluster in empty:
+        row = next(row for row in worst if sizes[label[row]] > 1)
+        sizes[label[row]] -= 1
+        sizes[cluster] += 1
+        label[row], similarity[row] = cluster, 1.0
+    device = clusters.label.device
+    return _Clusters(torch.from_numpy(label).to(device), torch.from_numpy(similarity).to(device))
+
+
+def _centroids(bank: MemoryBank, clusters: _Clusters, previous: Tensor) -> Tensor:
+    """Return the normalised weighted sums of the clusters' keys, (rows, dim) float32."""
+    sums = torch.zeros_like(previous)
+    for start in range(0, len(bank), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        weighted = bank.keys[block].float() * bank.counts[block, None]
+        sums.index_add_(0, clusters.label[block], weighted)
+    lengths = torch.linalg.vector_norm(sums, dim=1, keepdim=True)
+    # Members that cancel out leave no direction: such a cluster keeps its centroid.
+    return torch.where(lengths > _SMALLEST_NORM, sums / lengths.clamp_min(_SMALLEST_NORM), previous)
+
+
+def _merge_clusters(bank: MemoryBank, clusters: _Clusters, rows: int) -> MemoryBank:
+    counts = torch.zeros(rows, dtype=torch.int64, device=bank.device)
+    counts.index_add_(0, clusters.label, bank.counts)
+    values = torch.zeros((rows, bank.dim), dtype=torch.float32, device=bank.device)
+    for start in range(0, len(bank), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        factor = bank.counts[block] * bank.norms[block]
+        values.index_add_(0, clusters.label[block], bank.keys[block].float() * factor[:, None])
+    values /= counts[:, None]
+    nearest = _representatives(clusters, rows)
+    cancelled = torch.linalg.vector_norm(values, dim=1) <= _SMALLEST_NORM * bank.norms[nearest]
+    values = torch.where(
+        cancelled[:, None], bank.keys[nearest].float() * bank.norms[nearest, None], values
+    )
+    texts = bank.texts
+    kept = None if texts is None else [texts[row] for row in nearest.tolist()]
+    return MemoryBank(values, kept, counts, dtype=bank.dtype)
+
+
+def _representatives(clusters: _Clusters, rows: int) -> Tensor:
+    """Return for each cluster the row nearest to its centroid, (rows,) int64."""
+    order = np.argsort(clusters.similarity.cpu().numpy(), kind="stable")
+    nearest = np.empty(rows, dtype=np.int64)
+    # Later assignments win, and the best rows come last.
+    nearest[clusters.label.cpu().numpy()[order]] = order
+    return torch.from_numpy(nearest).to(clusters.label.device)

@@ -1,0 +1,75 @@
+"""Patchioner: caption any part of a photo, zero-shot, from one backbone pass.
+
+Importing this package is light: regions need numpy only, and torch is loaded when `Patchioner` is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from patchioner.regions import (
+    Box,
+    Mask,
+    Patch,
+    Point,
+    Polygon,
+    Region,
+    RegionSet,
+    Trace,
+    WholeImage,
+    from_coco,
+    from_sam,
+)
+from patchioner_base.errors import PatchionerError
+
+if TYPE_CHECKING:
+    from decoders import DecodeOptions
+    from patchioner.aggregate import Weighting
+    from patchioner.backbones import PatchFeatures
+    from patchioner.model import Patchioner
+    from patchioner.results import Caption, Explanation
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Box",
+    "Caption",
+    "DecodeOptions",
+    "Explanation",
+    "Mask",
+    "Patch",
+    "PatchFeatures",
+    "Patchioner",
+    "PatchionerError",
+    "Point",
+    "Polygon",
+    "Region",
+    "RegionSet",
+    "Trace",
+    "Weighting",
+    "WholeImage",
+    "__version__",
+    "from_coco",
+    "from_sam",
+]
+
+_LAZY = {
+    "Caption": "patchioner.results",
+    "DecodeOptions": "decoders",
+    "Explanation": "patchioner.results",
+    "PatchFeatures": "patchioner.backbones",
+    "Patchioner": "patchioner.model",
+    "Weighting": "patchioner.aggregate",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load what needs torch only when it is asked for (PEP 562)."""
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,10 @@
+"""Backbones: an image in, text-aligned patch tokens out.
+
+Knows: networks for images and their preprocessing. Does not know: regions, text, memory banks, decoders.
+"""
+
+from patchioner.backbones.features import PatchFeatures
+from patchioner.backbones.loading import BACKBONES, Backbone, load_backbone, save_backbone
+from patchioner.backbones.timm_vit import TimmViT
+
+__all__ = ["BACKBONES", "Backbone", "PatchFeatures", "TimmViT", "load_backbone", "save_backbone"]

@@ -1,0 +1,68 @@
+"""A checkpoint folder <-> its parts.
+
+Knows: the layout (config.json, backbone/, text_tower/, decoder/, memory_bank/). Does not know: how the parts work
+together (`patchioner.model`), nor where a folder comes from (`patchioner.hub`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from decoders import Decoder, load_decoder
+from memory_bank import MemoryBank
+from patchioner.backbones import TimmViT, load_backbone, save_backbone
+from patchioner.settings import ModelSettings
+from patchioner.text_towers import BertTower, load_tower, save_tower
+from patchioner_base.errors import CheckpointError
+from patchioner_base.files import read_json, write_json
+from patchioner_base.weights import Storage
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Everything a captioner consists of; `bank` and `text_tower` may be absent."""
+
+    backbone: TimmViT
+    decoder: Decoder
+    bank: MemoryBank | None
+    text_tower: BertTower | None
+    settings: ModelSettings
+
+    def __post_init__(self) -> None:
+        widths = {"backbone": self.backbone.dim, "decoder": self.decoder.embedding_dim}
+        widths |= {} if self.bank is None else {"memory bank": self.bank.dim}
+        widths |= {} if self.text_tower is None else {"text tower": self.text_tower.dim}
+        if len(set(widths.values())) > 1:
+            raise CheckpointError(
+                f"the parts have different widths and cannot work together: {widths}"
+            )
+        if self.settings.bridge == "memory" and self.bank is None:
+            raise CheckpointError(
+                "the settings ask for the memory bridge, but there is no memory bank"
+            )
+
+
+def read_checkpoint(folder: Path) -> Parts:
+    """Read all parts; CheckpointError or MemoryBankError where something is missing, corrupt or does not fit."""
+    config = folder / "config.json"
+    settings = ModelSettings.from_json(read_json(config), str(config))
+    bank, tower = folder / "memory_bank", folder / "text_tower"
+    return Parts(
+        backbone=load_backbone(folder / "backbone"),
+        decoder=load_decoder(folder / "decoder"),
+        bank=MemoryBank.load(bank) if bank.is_dir() else None,
+        text_tower=load_tower(tower) if tower.is_dir() else None,
+        settings=settings,
+    )
+
+
+def write_checkpoint(parts: Parts, folder: Path, *, storage: Storage = "fp16") -> None:
+    """Write all parts; config.json comes last, so a folder that has it is whole."""
+    save_backbone(parts.backbone, folder / "backbone", storage=storage)
+    parts.decoder.save(folder / "decoder", storage=storage)
+    if parts.bank is not None:
+        parts.bank.save(folder / "memory_bank")
+    if parts.text_tower is not None:
+        save_tower(parts.text_tower, folder / "text_tower", storage=storage)
+    write_json(folder / "config.json", parts.settings.to_json())

@@ -1,0 +1,77 @@
+"""Entry point of the `patchioner` command.
+
+Knows: the subcommands, exit statuses, that an error is one line. Does not know: what a subcommand
+does.
+
+Exit status: 0 all went well, 1 something failed (a line on standard error says what), 2 wrong
+usage, 130 stopped with Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+
+from patchioner.cli.arguments import add_caption_arguments, attach_negative_values
+from patchioner.cli.caption import ModelLoader, caption_photos, load_pretrained
+from patchioner.cli.output import report_error
+from patchioner_base.errors import PatchionerError
+
+
+def main(argv: Sequence[str] | None = None, *, load_model: ModelLoader = load_pretrained) -> int:
+    """Run the command line and return its exit status.
+
+    Args:
+        argv: arguments without the program's name; None takes those of the process.
+        load_model: makes the model from (name, device); tests put a small one in.
+
+    Example:
+        >>> main(["caption", "photo.jpg", "--box", "10,20,200,220"])  # doctest: +SKIP
+        photo.jpg (640 x 480)
+          1. box 10,20,200,220: a red bus on a street  (-0.61)
+        0
+    """
+    parser = _parser()
+    arguments = attach_negative_values(sys.argv[1:] if argv is None else argv)
+    try:
+        options = parser.parse_args(arguments)
+    except SystemExit as stop:  # argparse has written its message
+        return stop.code if isinstance(stop.code, int) else 2
+    try:
+        return caption_photos(options, load_model)
+    except KeyboardInterrupt:
+        report_error("stopped")
+        return 130
+    except BrokenPipeError:
+        # Whoever reads our output has enough: the flush at exit must not complain about it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (PatchionerError, OSError) as error:
+        report_error(str(error))
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="patchioner", description="Caption any region of a photo, zero-shot and offline."
+    )
+    parser.add_argument("--version", action="version", version=f"patchioner {_version()}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    add_caption_arguments(
+        commands.add_parser(
+            "caption",
+            help="caption photos or regions of them",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+    )
+    return parser
+
+
+def _version() -> str:
+    try:
+        return metadata.version("patchioner")
+    except metadata.PackageNotFoundError:  # run from a checkout that is not installed
+        return "(not installed)"

@@ -1,0 +1,181 @@
+"""What the command writes.
+
+Knows: standard output and error, the two layouts (text and JSON lines). Does not know: models,
+files.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from patchioner.drawing import cluster_captions
+from patchioner.regions import (
+    Box,
+    Mask,
+    Patch,
+    Point,
+    Polygon,
+    Region,
+    RegionSet,
+    Trace,
+    WholeImage,
+)
+
+
+class CaptionLike(Protocol):
+    """What the command needs to know of a caption; `patchioner.Caption` is one."""
+
+    @property
+    def text(self) -> str:
+        """The caption."""
+        ...
+
+    @property
+    def score(self) -> float:
+        """Mean log-probability per token."""
+        ...
+
+    @property
+    def region(self) -> Region:
+        """What it describes."""
+        ...
+
+
+@dataclass(frozen=True)
+class PhotoResult:
+    """All captions of one photo.
+
+    Attributes:
+        name: of the photo.
+        size: (width, height) in pixels.
+        grid: (rows, columns) of patches.
+        captions: one per region, in order.
+        labels: the regions' names, None where they have none.
+    """
+
+    name: str
+    size: tuple[int, int]
+    grid: tuple[int, int]
+    captions: Sequence[CaptionLike]
+    labels: Sequence[str | None]
+
+
+def write_line(text: str) -> None:
+    """One line on standard output; what its encoding lacks becomes a question mark."""
+    if sys.stderr.isatty() and sys.stdout.isatty():
+        sys.stderr.write("\r\x1b[K")  # wipe the progress bar; it draws itself again
+        sys.stderr.flush()
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.encode(encoding, "replace").decode(encoding) + "\n")
+    sys.stdout.flush()
+
+
+def report_error(message: str) -> None:
+    """One line on standard error, whatever line breaks the message has."""
+    if sys.stderr.isatty():
+        sys.stderr.write("\r\x1b[K")
+    sys.stderr.write(f"patchioner: error: {' '.join(message.split())}\n")
+    sys.stderr.flush()
+
+
+def as_text(result: PhotoResult) -> str:
+    """The result for people: a line for the photo, one for each caption."""
+    width, height = result.size
+    lines = [f"{result.name} ({width} x {height})"]
+    pairs = zip(result.captions, result.labels, strict=True)
+    for number, (caption, label) in enumerate(pairs, start=1):
+        name = f"{describe(caption.region)} [{label}]" if label else describe(caption.region)
+        lines.append(f"  {number}. {name}: {caption.text}  ({caption.score:.2f})")
+    return "\n".join(lines)
+
+
+def as_patch_text(result: PhotoResult) -> str:
+    """The result of `--patches` for people: what the map's legend says."""
+    width, height = result.size
+    rows, columns = result.grid
+    lines = [f"{result.name} ({width} x {height}), {rows} x {columns} patches"]
+    for cluster in cluster_captions([caption.text for caption in result.captions]):
+        lines.append(f"  {100 * cluster.share:5.1f} %  {cluster.text or 'other'}")
+    return "\n".join(lines)
+
+
+def as_json(result: PhotoResult) -> str:
+    """The result for programs, on one line; the regions are written as `--regions` reads them."""
+    captions = [
+        {
+            "region": region_to_json(caption.region),
+            "label": label,
+            "text": caption.text,
+            "score": round(caption.score, 6),
+        }
+        for caption, label in zip(result.captions, result.labels, strict=True)
+    ]
+    content = {"photo": result.name, "size": result.size, "grid": result.grid, "captions": captions}
+    return json.dumps(content, allow_nan=False)
+
+
+def describe(region: Region) -> str:
+    """A few words for a region: `box 10,20,200,220`."""
+    match region:
+        case Box():
+            return f"box {_join(region.x1, region.y1, region.x2, region.y2)}"
+        case Point():
+            return f"point {_join(region.x, region.y)}"
+        case Patch():
+            return f"patch {region.row},{region.col}"
+        case Mask():
+            return f"mask of {int(np.count_nonzero(region.array))} pixels"
+        case Polygon():
+            return f"polygon of {sum(len(ring) for ring in region.rings)} points"
+        case Trace():
+            return f"trace of {len(region.points)} points"
+        case RegionSet():
+            return f"set of {len(region.members)} regions"
+        case WholeImage():
+            return "whole image"
+        case _:
+            return type(region).__name__
+
+
+def _join(*values: float) -> str:
+    return ",".join(f"{value:g}" for value in values)
+
+
+def region_to_json(region: Region) -> dict[str, Any]:
+    """A region in the JSON form that `--regions` reads; `patch` is ours alone."""
+    match region:
+        case Box():
+            return {"box": [region.x1, region.y1, region.x2, region.y2]}
+        case Point():
+            return {"point": [region.x, region.y]}
+        case Patch():
+            return {"patch": [region.row, region.col]}
+        case Mask():
+            return {"mask": _runs(region.array)}
+        case Polygon():
+            return {"polygon": [np.asarray(ring).tolist() for ring in region.rings]}
+        case Trace():
+            points = np.asarray(region.points).tolist()
+            return {"trace": points, "normalized": bool(region.normalized)}
+        case RegionSet():
+            return {"set": [region_to_json(member) for member in region.members]}
+        case WholeImage():
+            return {"whole": True}
+        case _:
+            raise TypeError(f"no JSON form for {type(region).__name__}")
+
+
+def _runs(mask: npt.NDArray[np.bool_]) -> dict[str, Any]:
+    """COCO's uncompressed RLE: lengths of runs down the columns, starting with zeros."""
+    flat = np.asarray(mask, dtype=bool).ravel(order="F")
+    changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    edges = np.concatenate([[0], changes, [flat.size]])
+    counts = np.diff(edges).tolist()
+    return {"size": list(mask.shape), "counts": [0, *counts] if flat[0] else counts}

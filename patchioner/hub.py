@@ -1,0 +1,81 @@
+"""A model's name -> its folder on disk: a path, the shipped model, or a hub repository.
+
+Knows: names and downloads (all through huggingface_hub, which caches and honours offline mode). Does not know: what is
+in a checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+
+from patchioner_base.errors import HubError, UnknownNameError
+
+SHIPPED = "patchioner-mini"
+
+
+def shipped_models() -> tuple[str, ...]:
+    """Names of the models inside the package."""
+    return tuple(sorted(folder.name for folder in _shipped_folders()))
+
+
+def find_model(name: str, *, revision: str | None = None) -> Path:
+    """The folder of a checkpoint.
+
+    Args:
+        name: a folder, a shipped name, or a hub id ``owner/name``.
+        revision: branch, tag or commit of a hub repository.
+
+    Raises:
+        UnknownNameError: neither a folder nor a known name; offers the close ones.
+        HubError: the hub cannot be reached or has no such repository; offers the shipped model.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    for shipped in _shipped_folders():
+        if shipped.name == name:
+            return shipped
+    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
+        return _download(name, revision)
+    raise UnknownNameError.among("model", name, shipped_models())
+
+
+def _shipped_folders() -> Iterator[Path]:
+    root = Path(str(resources.files("patchioner") / "checkpoints"))
+    return (path for path in root.glob("*") if (path / "config.json").is_file())
+
+
+def _download(name: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, revision=revision))
+    except (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OSError,
+        ValueError,
+    ) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise HubError(
+            f"cannot fetch {name!r} from the model hub ({reason}). Check the name and the connection, "
+            f"or use the model inside the package: {SHIPPED!r}"
+        ) from error
+
+
+def upload(folder: Path, name: str) -> None:
+    """Push a checkpoint folder to the hub repository `name`, made on demand."""
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    try:
+        api.create_repo(name, exist_ok=True)
+        api.upload_folder(repo_id=name, folder_path=folder)
+    except (OSError, ValueError) as error:
+        raise HubError(
+            f"cannot push to {name!r}: {error}. Log in with `hf auth login` and check the name"
+        ) from error

@@ -1,0 +1,219 @@
+"""Traces: the path of a mouse or a pen. Does NOT know weightings or files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from patchioner.regions.base import Rounding, Shape
+from patchioner.regions.grid import (
+    TOLERANCE,
+    Floats,
+    Footprints,
+    Indices,
+    cell_under,
+    in_view,
+    off_view,
+    span_footprints,
+)
+from patchioner.regions.values import XY, as_array, items_of, points, shorten
+from patchioner_base.errors import RegionError
+
+if TYPE_CHECKING:
+    from patchioner.geometry import ImageGeometry
+
+# A path shorter than this many pixels is a dot.
+_DOT = 1e-9
+
+
+@dataclass(frozen=True, init=False, repr=False)
+class Trace(Shape):
+    """A path over the image; it weighs each patch by the length of the path inside it.
+
+    Points outside the image are dropped and the path is broken there. A path of one point, or
+    without length, means the patches under its points.
+
+    Args:
+        points: [(x, y), ...], at least one.
+        normalized: the points are 0..1 of the image's width and height, not pixels.
+
+    Raises:
+        RegionError: no point, or a coordinate that is not finite.
+
+    Example:
+        >>> Trace([(0.2, 0.5), (0.8, 0.5)], normalized=True)
+        Trace((0.2, 0.5), (0.8, 0.5), normalized=True)
+    """
+
+    points: tuple[XY, ...]
+    normalized: bool
+
+    def __init__(self, points: Iterable[object], normalized: bool = False) -> None:
+        pairs = _points(points)
+        if not pairs:
+            raise RegionError("the trace has no point; give at least one (x, y)")
+        object.__setattr__(self, "points", pairs)
+        object.__setattr__(self, "normalized", bool(normalized))
+
+    def __repr__(self) -> str:
+        return f"Trace({shorten(self.points)}{', normalized=True' * self.normalized})"
+
+    @classmethod
+    def from_points_xyt(
+        cls, samples: Iterable[Mapping[str, float]], *, normalized: bool = True
+    ) -> Self:
+        """A trace from mouse samples [{"x": .., "y": .., "t": ..}, ...], in time order.
+
+        Args:
+            samples: as localized-narratives files have them; the time is not used.
+            normalized: such files count in 0..1 of the image; say False for pixels.
+
+        Raises:
+            RegionError: a sample without x or y, or no sample.
+        """
+        pairs = []
+        for index, sample in enumerate(items_of(samples, "trace")):
+            if not isinstance(sample, Mapping) or not {"x", "y"} <= sample.keys():
+                raise RegionError(f"sample {index} of the trace is {sample!r:.60}; give x and y")
+            pairs.append((sample["x"], sample["y"]))
+        return cls(pairs, normalized)
+
+    def pixels(self, image_size: tuple[int, int]) -> npt.NDArray[np.float64]:
+        """(n, 2) float64 pixels of the points on an image of (width, height)."""
+        array = as_array(self.points)
+        return array * np.asarray(image_size, dtype=np.float64) if self.normalized else array
+
+    @classmethod
+    def footprints(
+        cls, regions: Sequence[Self], geometry: ImageGeometry, rounding: Rounding
+    ) -> Footprints:
+        """Path lengths, or the published point counts."""
+        if rounding == "reference":
+            counted = [_reference_counts(trace, geometry) for trace in regions]
+            return _counted_footprints(np.stack(counted), geometry.grid)
+        pairs = [_lengths(trace, geometry) for trace in regions]
+        extents = np.stack([extent for _, extent in pairs])
+        low, high = extents[:, :2], extents[:, 2:]
+        cover = np.stack([cover for cover, _ in pairs])
+        return Footprints(cover, (low + high) / 2, (high - low) / 2)
+
+
+def _points(values: Iterable[object]) -> tuple[XY, ...]:
+    return points(values, "trace")
+
+
+def _on_image(pixels: Floats, image_size: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    inside = (pixels >= 0.0) & (pixels <= np.asarray(image_size, dtype=np.float64))
+    return np.asarray(inside.all(axis=1), dtype=np.bool_)
+
+
+def _lengths(trace: Trace, geometry: ImageGeometry) -> tuple[Floats, Floats]:
+    """(h, w) shares of the path that sum to 1, and the (4,) extent, both on the grid."""
+    pixels = trace.pixels(geometry.image_size)
+    inside = _on_image(pixels, geometry.image_size)
+    whole = inside[:-1] & inside[1:]
+    starts, ends = pixels[:-1][whole], pixels[1:][whole]
+    where, length = _split(starts, ends, geometry)
+    cover = np.zeros(geometry.grid, dtype=np.float64)
+    if length.sum() > _DOT:
+        extent = np.concatenate([where.min(axis=(0, 1)), where.max(axis=(0, 1))])
+        middle = where.mean(axis=1)
+    else:
+        seen = pixels[inside & in_view(pixels, geometry)]
+        if not len(seen):
+            raise _unseen(trace, geometry, inside)
+        middle = np.asarray(geometry.to_grid(seen), dtype=np.float64)
+        extent = np.concatenate([middle.min(axis=0), middle.max(axis=0)])
+        length = np.ones(len(middle))
+    np.add.at(cover, _cells(middle, geometry.grid), length)
+    return cover / cover.sum(), extent
+
+
+def _cells(places: Floats, grid: tuple[int, int]) -> tuple[Indices, Indices]:
+    return cell_under(places[:, 1], grid[0]), cell_under(places[:, 0], grid[1])
+
+
+def _split(starts: Floats, ends: Floats, geometry: ImageGeometry) -> tuple[Floats, Floats]:
+    """Cut segments (n, 2) -> (n, 2) pixels at every grid line.
+
+    Returns the pieces inside the grid, (m, 2, 2) as start and end in grid units, and their
+    (m,) lengths in pixels of the original image: what the hand drew, whatever the stretch.
+    """
+    a = np.asarray(geometry.to_grid(starts), dtype=np.float64)[:, None, :]
+    b = np.asarray(geometry.to_grid(ends), dtype=np.float64)[:, None, :]
+    cuts = [np.zeros((len(a), 1)), np.ones((len(a), 1))]
+    for axis, cells in ((0, geometry.grid[1]), (1, geometry.grid[0])):
+        lines = np.arange(cells + 1, dtype=np.float64)
+        span = b[..., axis] - a[..., axis]
+        crossing = np.zeros((len(a), cells + 1))
+        # A segment along a line, or too short to cross one, is not cut by it.
+        np.divide(lines - a[..., axis], span, out=crossing, where=np.abs(span) > 1e-12)
+        cuts.append(np.clip(crossing, 0.0, 1.0))
+    at = np.sort(np.concatenate(cuts, axis=1), axis=1)[..., None]
+    pieces = np.stack([(a + at * (b - a))[:, :-1], (a + at * (b - a))[:, 1:]], axis=2)
+    length = np.diff(at[..., 0], axis=1) * np.linalg.norm(ends - starts, axis=1)[:, None]
+    middle = pieces.mean(axis=2)
+    limits = np.array([geometry.grid[1], geometry.grid[0]]) + TOLERANCE
+    kept = ((middle >= -TOLERANCE) & (middle <= limits)).all(axis=2) & (length > 0.0)
+    return pieces[kept], length[kept]
+
+
+def _unseen(trace: Trace, geometry: ImageGeometry, inside: npt.NDArray[np.bool_]) -> RegionError:
+    if inside.any():
+        return off_view(trace, geometry)
+    width, height = geometry.image_size
+    units = "0 to 1 of the image, normalized" if trace.normalized else "pixels"
+    hint = "" if trace.normalized else "; say normalized=True for points in 0..1"
+    return RegionError(
+        f"{trace!r} has no point inside the {width}x{height} image; its points are {units}{hint}"
+    )
+
+
+def _reference_counts(trace: Trace, geometry: ImageGeometry) -> Floats:
+    """The published arithmetic: how many points fall into each patch, (h, w) float64.
+
+    On the 0..1 coordinates u of what the model sees, with g patches along the axis: points
+    outside 0..1 are dropped, column = min(int(u / (1 / g)), g - 1), every point adds 1, and
+    repeated points count again (source: facts about the published Patch-ioner code). Kept: the
+    division by 1 / g, which lets some points on a boundary fall low (0.3 with g = 10 gives 2).
+    Not kept: weights that do not sum to 1, and NaN where no point is left.
+    """
+    pixels = trace.pixels(geometry.image_size)
+    cells = np.array([geometry.grid[1], geometry.grid[0]], dtype=np.float64)
+    if not _sees_exactly_all(geometry):
+        shares = np.asarray(geometry.to_grid(pixels), dtype=np.float64) / cells
+    elif trace.normalized:
+        # Not by way of pixels and back: u must be the very float that was given.
+        shares = as_array(trace.points)
+    else:
+        shares = pixels / geometry.image_size
+    inside = _on_image(pixels, geometry.image_size)
+    kept = shares[inside & ((shares >= 0.0) & (shares <= 1.0)).all(axis=1)]
+    if not len(kept):
+        raise _unseen(trace, geometry, inside)
+    counts = np.zeros(geometry.grid, dtype=np.float64)
+    # The fast way to write this, kept * cells, rounds other points down.
+    np.add.at(counts, _cells(kept / (1.0 / cells), geometry.grid), 1.0)
+    return counts
+
+
+def _sees_exactly_all(geometry: ImageGeometry) -> bool:
+    """Whether 0..1 of the image is 0..1 of the grid, as with a stretch."""
+    width, height = geometry.image_size
+    corners = np.asarray(geometry.to_grid(np.array([[0.0, 0.0], [width, height]])))
+    grid = np.array([[0.0, 0.0], [geometry.grid[1], geometry.grid[0]]])
+    return bool(np.allclose(corners, grid, rtol=0, atol=TOLERANCE))
+
+
+def _counted_footprints(counts: Floats, grid: tuple[int, int]) -> Footprints:
+    spans = []
+    for one in counts:
+        rows, columns = np.nonzero(one)
+        spans.append((columns.min(), rows.min(), columns.max(), rows.max()))
+    extent = span_footprints(np.array(spans, dtype=np.int64), grid)
+    cover = counts / counts.sum(axis=(1, 2), keepdims=True)
+    return Footprints(cover, extent.centre, extent.half)

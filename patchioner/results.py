@@ -1,0 +1,40 @@
+"""What a captioner answers with: `Caption` and `Explanation`. Values only; nothing here computes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from patchioner.regions import Region
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A caption of one region.
+
+    Attributes:
+        text: the caption.
+        score: mean log-probability per generated token, the end token included; at most 0, higher is surer.
+        region: the region that was asked about.
+    """
+
+    text: str
+    score: float
+    region: Region
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """Why a region got its caption.
+
+    Attributes:
+        texts: the nearest memory texts, best first.
+        similarities: their cosines with the region's embedding.
+        weights: (rows, columns) float32, how much each patch counted; sums to 1.
+    """
+
+    texts: tuple[str, ...]
+    similarities: tuple[float, ...]
+    weights: npt.NDArray[np.float32]

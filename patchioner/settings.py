@@ -1,0 +1,82 @@
+"""A checkpoint's settings beyond its parts' own: how regions are embedded, bridged and decoded by default.
+
+Knows: the root config.json. Does not know: networks or files of weights.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Self
+
+from decoders import DecodeOptions
+from patchioner.aggregate import Weighting
+from patchioner_base.errors import CheckpointError, OptionError
+
+FORMAT = "patchioner"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """How a checkpoint is used by default.
+
+    Attributes:
+        name: what the model is called.
+        weighting: default weighting of patches inside a region.
+        region_context, image_context: share of the unit CLS token added to the unit embedding of a region, and of the
+            whole image. 0 leaves the pooled tokens as they are.
+        bridge: "memory" sends embeddings through the memory bank, "none" straight to the decoder.
+        temperature: of the memory projection's softmax.
+        decode: default decoding.
+        licence: of the weights.
+    """
+
+    name: str = "custom"
+    weighting: Weighting = field(default_factory=Weighting)
+    region_context: float = 0.0
+    image_context: float = 0.0
+    bridge: str = "memory"
+    temperature: float = 0.01
+    decode: DecodeOptions = field(default_factory=DecodeOptions)
+    licence: str = "unknown"
+
+    def __post_init__(self) -> None:
+        if self.bridge not in ("memory", "none"):
+            raise OptionError(f"bridge {self.bridge!r} is unknown: use 'memory' or 'none'")
+        if not self.temperature > 0:
+            raise OptionError(f"temperature {self.temperature} must be positive")
+
+    def to_json(self) -> dict[str, Any]:
+        """The root config.json."""
+        return {"format": FORMAT, "version": VERSION, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, values: Any, source: str) -> Self:
+        """Read the root config.json; unknown keys are refused with the close ones."""
+        if not isinstance(values, dict) or values.get("format") != FORMAT:
+            raise CheckpointError(
+                f'{source} is not the config of a Patchioner checkpoint (no "format": "{FORMAT}")'
+            )
+        if values.get("version") != VERSION:
+            raise CheckpointError(
+                f"{source} has version {values.get('version')!r}, this release reads {VERSION}: upgrade"
+            )
+        known = [entry.name for entry in fields(cls)]
+        given = {key: value for key, value in values.items() if key not in ("format", "version")}
+        for key in given:
+            if key not in known:
+                close = difflib.get_close_matches(key, known, n=3) or known
+                raise CheckpointError(
+                    f"{source}: unknown key {key!r}; did you mean {', '.join(close)}?"
+                )
+        try:
+            given["weighting"] = Weighting(**given.get("weighting", {}))
+            decode: dict[str, Any] = {
+                key: tuple(value) if isinstance(value, list) else value
+                for key, value in given.get("decode", {}).items()
+            }
+            given["decode"] = DecodeOptions(**decode)
+            return cls(**given)
+        except TypeError as error:
+            raise CheckpointError(f"{source}: {error}") from error

@@ -1,0 +1,48 @@
+"""The ground floor: errors, registries, files, weights and progress, shared by every package.
+
+Knows only the standard library, numpy, torch, safetensors and tqdm. Knows nothing of images,
+regions, memory banks or decoders. Importing it pulls in no torch; `patchioner_base.weights` does,
+and is therefore imported by its own name.
+"""
+
+from __future__ import annotations
+
+from patchioner_base.errors import (
+    CheckpointError,
+    DecoderError,
+    HubError,
+    ImageError,
+    MemoryBankError,
+    MissingExtraError,
+    OptionError,
+    PatchionerError,
+    RegionError,
+    RegionFileError,
+    TextError,
+    UnknownNameError,
+)
+from patchioner_base.files import atomic_path, read_json, write_json
+from patchioner_base.optional import require
+from patchioner_base.progress import progress
+from patchioner_base.registry import Registry
+
+__all__ = [
+    "CheckpointError",
+    "DecoderError",
+    "HubError",
+    "ImageError",
+    "MemoryBankError",
+    "MissingExtraError",
+    "OptionError",
+    "PatchionerError",
+    "RegionError",
+    "RegionFileError",
+    "Registry",
+    "TextError",
+    "UnknownNameError",
+    "atomic_path",
+    "progress",
+    "read_json",
+    "require",
+    "write_json",
+]

@@ -1,0 +1,76 @@
+"""The error tree: everything raised on purpose is a `PatchionerError`.
+
+Knows the names and their standard-library parents. Does not know who raises them. Each message
+carries the offending value and the remedy; a command line need catch only `PatchionerError`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class PatchionerError(Exception):
+    """Root of all errors that these packages raise on purpose."""
+
+
+class RegionError(PatchionerError, ValueError):
+    """A region that cannot be used: empty, off the image, not finite, of the wrong size."""
+
+
+class RegionFileError(PatchionerError, ValueError):
+    """A file of regions that cannot be read, or is in no known format."""
+
+
+class ImageError(PatchionerError, ValueError):
+    """An image that cannot be read or is not an image."""
+
+
+class CheckpointError(PatchionerError, ValueError):
+    """A checkpoint file that is missing, corrupt, foreign, or does not fit its network."""
+
+
+class MemoryBankError(PatchionerError, ValueError):
+    """A memory bank or a query of it that is corrupt, not finite or of another width."""
+
+
+class DecoderError(PatchionerError, ValueError):
+    """An embedding or setting that a decoder cannot decode."""
+
+
+class TextError(PatchionerError, ValueError):
+    """Texts that are missing, empty, or not text."""
+
+
+class OptionError(PatchionerError, ValueError):
+    """An option or setting outside its allowed values."""
+
+
+class HubError(PatchionerError, OSError):
+    """A model hub that cannot be reached, or does not hold what was asked for."""
+
+
+class MissingExtraError(PatchionerError, ImportError):
+    """An optional dependency that is not installed; the message has the line that installs it."""
+
+
+class UnknownNameError(PatchionerError, LookupError):
+    """A name that no registry or catalogue holds; the message offers the close ones."""
+
+    @classmethod
+    def among(cls, kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
+        """Build the error for `name`, which is not among the `known` names of this `kind`.
+
+        Example:
+            >>> str(UnknownNameError.among("backbone", "tim", ["timm", "mini"]))
+            "unknown backbone 'tim': did you mean 'timm'? Known: 'mini', 'timm'"
+        """
+        names = sorted(known)
+        close = difflib.get_close_matches(name, names, n=3)
+        hint = f"did you mean {_quoted(close, ' or ')}? " if close else ""
+        listing = f"Known: {_quoted(names, ', ')}" if names else "None is registered"
+        return cls(f"unknown {kind} {name!r}: {hint}{listing}")
+
+
+def _quoted(names: Iterable[str], joint: str) -> str:
+    return joint.join(repr(name) for name in names)

@@ -1,0 +1,35 @@
+"""Progress of a long loop, for a person at a terminal.
+
+Knows tqdm and standard error. Does not know what is being done.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def progress(
+    iterable: Iterable[T], *, description: str, total: int | None = None, unit: str = "it"
+) -> Iterator[T]:
+    """Yield the items of `iterable`, with a bar on standard error if that is a terminal.
+
+    Args:
+        iterable: what to go through.
+        description: a few words before the bar.
+        total: number of items, where `len(iterable)` does not tell.
+        unit: what one item is called.
+
+    Example:
+        >>> list(progress([1, 2], description="counting"))
+        [1, 2]
+    """
+    from tqdm import tqdm  # type: ignore[import-untyped,unused-ignore]
+
+    # disable=None is tqdm's own test for a terminal.
+    yield from tqdm(
+        iterable, desc=description, total=total, unit=unit, file=sys.stderr, disable=None
+    )

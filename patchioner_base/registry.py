@@ -1,0 +1,57 @@
+"""Registries: parts by name, filled at import by decorators.
+
+Knows names and what they stand for. Does not know what a part does or when it is built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from patchioner_base.errors import OptionError, UnknownNameError
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """A table of named parts of one kind, e.g. all backbones.
+
+    Args:
+        kind: what the parts are, in the singular, for messages ("backbone").
+
+    Example:
+        >>> shapes: Registry[type] = Registry("shape")
+        >>> @shapes.register("square")
+        ... class Square: ...
+        >>> shapes.get("square") is Square
+        True
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._parts: dict[str, T] = {}
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """Return a decorator that files a part under `name`; taken twice, it is an OptionError."""
+
+        def file_under_name(part: T) -> T:
+            if name in self._parts:
+                raise OptionError(f"{self.kind} {name!r} is registered twice; choose another name")
+            self._parts[name] = part
+            return part
+
+        return file_under_name
+
+    def get(self, name: str) -> T:
+        """Return the part called `name`, or raise UnknownNameError offering the close names."""
+        try:
+            return self._parts[name]
+        except KeyError:
+            raise UnknownNameError.among(self.kind, name, self._parts) from None
+
+    def names(self) -> tuple[str, ...]:
+        """Return all names, sorted."""
+        return tuple(sorted(self._parts))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._parts

@@ -1,0 +1,89 @@
+"""Intervals: known values, resampling of whole photos, a plain twin."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from benchmarks.bootstrap import bootstrap_mean, bootstrap_ratio
+from patchioner_base.errors import OptionError
+
+
+def test_mean_and_bounds() -> None:
+    """The value is the plain mean; the bounds hold it and are near the normal ones."""
+    values = np.random.default_rng(1).normal(10, 2, 400)
+    interval = bootstrap_mean(values, range(400))
+    assert interval.value == pytest.approx(values.mean())
+    margin = 1.96 * values.std() / math.sqrt(400)
+    assert interval.low == pytest.approx(values.mean() - margin, abs=0.05)
+    assert interval.high == pytest.approx(values.mean() + margin, abs=0.05)
+
+
+def test_seeded() -> None:
+    """The same seed gives the same interval, another seed another one."""
+    values = np.random.default_rng(0).random(30)
+    assert bootstrap_mean(values, range(30), seed=1) == bootstrap_mean(values, range(30), seed=1)
+    assert bootstrap_mean(values, range(30), seed=1) != bootstrap_mean(values, range(30), seed=2)
+
+
+def test_whole_photos_are_drawn() -> None:
+    """Copies of a sample in one photo add no certainty; as photos of their own they would."""
+    values = [0.0, 1.0, 0.0, 1.0]
+    once = bootstrap_mean(values, list("abcd"))
+    copied = bootstrap_mean(values * 50, list("abcd") * 50)
+    apart = bootstrap_mean(values * 50, range(200))
+    assert (copied.low, copied.high) == (once.low, once.high)
+    assert apart.high - apart.low < (once.high - once.low) / 3
+
+
+def test_plain_twin() -> None:
+    """The matrix product equals drawing photos one by one and pooling their samples."""
+    values, others = [1.0, 2.0, 6.0, 3.0], [1.0, 1.0, 2.0, 5.0]
+    photos = ["a", "a", "b", "c"]
+    draws = np.random.default_rng(5).multinomial(3, np.full(3, 1 / 3), size=200)
+    ratios = []
+    for draw in draws:
+        above = below = 0.0
+        for count, name in zip(draw, "abc", strict=True):
+            for value, other, photo in zip(values, others, photos, strict=True):
+                if photo == name:
+                    above += count * value
+                    below += count * other
+        ratios.append(above / below)
+    interval = bootstrap_ratio(values, others, photos, rounds=200, seed=5, level=0.9)
+    assert interval.low == pytest.approx(np.quantile(ratios, 0.05))
+    assert interval.high == pytest.approx(np.quantile(ratios, 0.95))
+    assert interval.value == pytest.approx(12 / 9)
+
+
+def test_paired_scores_cancel_what_a_photo_does_to_both() -> None:
+    """One score is always twice the other: the ratio is certain though the scores vary."""
+    scores = np.random.default_rng(2).random(20) + 0.1
+    interval = bootstrap_ratio(2 * scores, scores, range(20))
+    assert interval.low == pytest.approx(2.0)
+    assert interval.high == pytest.approx(2.0)
+
+
+def test_ratio_to_zero_is_undefined() -> None:
+    """NaN, without a warning."""
+    assert math.isnan(bootstrap_ratio([1.0], [0.0], ["a"]).value)
+
+
+@pytest.mark.parametrize(
+    ("values", "photos", "settings", "message"),
+    [
+        ([1.0], ["a", "b"], {}, "one number per sample"),
+        ([], [], {}, "at least one"),
+        ([math.nan], ["a"], {}, "must be finite"),
+        ([1.0], ["a"], {"rounds": 0}, "rounds=0"),
+        ([1.0], ["a"], {"level": 1.0}, r"level=1\.0"),
+    ],
+)
+def test_bad_input(
+    values: list[float], photos: list[str], settings: dict[str, float], message: str
+) -> None:
+    """A typed error with the value."""
+    with pytest.raises(OptionError, match=message):
+        bootstrap_mean(values, photos, **settings)  # type: ignore[arg-type]

@@ -1,0 +1,253 @@
+"""The engine against plain, slow, uncached twins; batches; limits; bans; bad input."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from decoders import Decoded, DecodeOptions, PrefixGPT2Decoder
+from decoders.engine import rows_per_batch
+from decoders.network import KeyValueCache
+from patchioner_base.errors import DecoderError
+
+GREEDY = DecodeOptions(max_tokens=12)
+BEAM = DecodeOptions(strategy="beam", beam_width=3, max_tokens=9)
+SAMPLE = DecodeOptions(strategy="sample", max_tokens=12, temperature=1.5, top_p=0.9, seed=4)
+ALL = [GREEDY, BEAM, replace(BEAM, length_penalty=1.0), SAMPLE]
+
+
+def plain_log_probs(
+    decoder: PrefixGPT2Decoder, row: Tensor, written: list[int], min_tokens: int = 0
+) -> tuple[Tensor, Tensor]:
+    """The network's own log-probabilities of the next token, and those with the bans applied."""
+    tokens = torch.tensor([written], dtype=torch.int64)
+    with torch.no_grad():
+        own = decoder.network.logits(decoder.network(row[None], tokens))[0, -1].log_softmax(0)
+    allowed = own.clone()
+    allowed[list(decoder.unwritable_ids)] = -torch.inf
+    if len(written) < min_tokens:
+        allowed[decoder.end_id] = -torch.inf
+    return own, allowed
+
+
+def plain_greedy(
+    decoder: PrefixGPT2Decoder, row: Tensor, options: DecodeOptions
+) -> tuple[list[int], list[float]]:
+    written: list[int] = []
+    values: list[float] = []
+    while len(written) < options.max_tokens:
+        own, allowed = plain_log_probs(decoder, row, written, options.min_tokens)
+        token = int(allowed.argmax())
+        written.append(token)
+        values.append(float(own[token]))
+        if token == decoder.end_id:
+            break
+    return written, values
+
+
+def plain_beam(decoder: PrefixGPT2Decoder, row: Tensor, options: DecodeOptions) -> list[int]:
+    """Beam search over Python lists, one hypothesis at a time."""
+    width, live, done = options.beam_width, [(0.0, list[int]())], list[tuple[float, list[int]]]()
+    for step in range(options.max_tokens):
+        found = []
+        for total, written in live:
+            _, allowed = plain_log_probs(decoder, row, written, options.min_tokens)
+            found += [(total + float(v), [*written, t]) for t, v in enumerate(allowed)]
+        found = sorted(found, key=lambda pair: -pair[0])[: 2 * width]
+        for rank, (total, written) in enumerate(found):
+            if written[-1] == decoder.end_id and rank < width and total > -torch.inf:
+                done.append((total / (step + 1) ** options.length_penalty, written))
+        live = [pair for pair in found if pair[1][-1] != decoder.end_id][:width]
+        if len(done) >= width:
+            break
+    return max(done or live, key=lambda pair: pair[0])[1]
+
+
+def same(left: list[Decoded], right: list[Decoded]) -> bool:
+    return [(d.text, d.token_ids) for d in left] == [(d.text, d.token_ids) for d in right]
+
+
+@pytest.mark.parametrize("options", [GREEDY, replace(GREEDY, min_tokens=6)])
+def test_greedy_equals_the_uncached_twin(
+    wild: PrefixGPT2Decoder, rows: Tensor, options: DecodeOptions
+) -> None:
+    decoded = wild.generate(rows, options)
+    lengths = {len(one.token_ids) for one in decoded}
+    assert len(lengths) > 2, "the toy decoder must end rows at different steps"
+    for row, one in zip(rows, decoded, strict=True):
+        tokens, values = plain_greedy(wild, row, options)
+        assert list(one.token_ids) == tokens
+        assert one.log_probs == pytest.approx(values, abs=1e-3)
+        assert one.score == pytest.approx(sum(values) / len(values), abs=1e-3)
+        assert one.text == wild.tokenizer.decode(tokens)
+
+
+@pytest.mark.parametrize("penalty", [0.0, 1.0])
+@pytest.mark.parametrize("minimum", [0, 4])
+def test_beam_equals_the_plain_twin(
+    wild: PrefixGPT2Decoder, rows: Tensor, penalty: float, minimum: int
+) -> None:
+    options = replace(BEAM, length_penalty=penalty, min_tokens=minimum)
+    for row, one in zip(rows[:8], wild.generate(rows[:8], options), strict=True):
+        assert list(one.token_ids) == plain_beam(wild, row, options)
+        own = [
+            float(plain_log_probs(wild, row, list(one.token_ids[:i]))[0][token])
+            for i, token in enumerate(one.token_ids)
+        ]
+        assert one.log_probs == pytest.approx(own, abs=1e-3)
+
+
+@pytest.mark.parametrize("penalty", [0.0, 0.7, 2.0])
+def test_beam_of_width_one_equals_greedy(
+    wild: PrefixGPT2Decoder, rows: Tensor, penalty: float
+) -> None:
+    beam = DecodeOptions(strategy="beam", beam_width=1, max_tokens=12, length_penalty=penalty)
+    assert same(wild.generate(rows, beam), wild.generate(rows, GREEDY))
+
+
+def test_a_wider_beam_finds_likelier_captions(wild: PrefixGPT2Decoder, rows: Tensor) -> None:
+    def total(options: DecodeOptions) -> float:
+        return sum(sum(one.log_probs) for one in wild.generate(rows, options))
+
+    wide = DecodeOptions(strategy="beam", beam_width=8, max_tokens=12)
+    assert total(wide) > total(GREEDY)
+
+
+def test_beam_wider_than_the_vocabulary_works(wild: PrefixGPT2Decoder, rows: Tensor) -> None:
+    options = DecodeOptions(strategy="beam", beam_width=400, max_tokens=2)
+    assert len(wild.generate(rows[:2], options)) == 2
+
+
+@pytest.mark.parametrize("options", ALL)
+def test_a_caption_does_not_depend_on_its_batch(
+    wild: PrefixGPT2Decoder, rows: Tensor, options: DecodeOptions
+) -> None:
+    together = wild.generate(rows, options)
+    alone = [wild.generate(row[None], options)[0] for row in rows]
+    backwards = wild.generate(rows.flip(0), options)[::-1]
+    one_at_a_time = wild.generate(rows, replace(options, batch_memory_mb=1e-6))
+    assert same(together, alone)
+    assert same(together, backwards)
+    assert same(together, one_at_a_time)
+
+
+@pytest.mark.parametrize("options", ALL)
+def test_equal_embeddings_get_equal_captions_and_one_pass(
+    wild: PrefixGPT2Decoder, rows: Tensor, options: DecodeOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    start = wild.network.start
+
+    def counting(part: Tensor, most: int) -> object:
+        seen.append(len(part))
+        return start(part, most)
+
+    monkeypatch.setattr(wild.network, "start", counting)
+    decoded = wild.generate(torch.cat([rows[:3], rows[:3]]), options)
+    assert seen == [3]
+    assert decoded[:3] == decoded[3:]
+
+
+def test_ended_rows_leave_the_batch(
+    wild: PrefixGPT2Decoder, rows: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    step = wild.network.step
+
+    def counting(tokens: Tensor, cache: KeyValueCache) -> Tensor:
+        sizes.append(len(tokens))
+        return step(tokens, cache)
+
+    monkeypatch.setattr(wild.network, "step", counting)
+    decoded = wild.generate(rows, GREEDY)
+    ends = [len(one.token_ids) for one in decoded]
+    expected = [sum(end > place for end in ends) for place in range(1, max(ends))]
+    assert sizes == expected
+
+
+def test_batches_fit_the_budget(wild: PrefixGPT2Decoder) -> None:
+    row = wild.network.row_bytes(12)
+    assert rows_per_batch(wild.network, replace(GREEDY, batch_memory_mb=10 * row / 2**20)) == 10
+    assert rows_per_batch(wild.network, replace(GREEDY, batch_memory_mb=1e-9)) == 1
+    assert rows_per_batch(wild.network, BEAM) < rows_per_batch(wild.network, GREEDY)
+
+
+@pytest.mark.parametrize("options", ALL)
+@pytest.mark.parametrize("limits", [(0, 1), (5, 9), (9, 9), (0, 20)])
+def test_length_limits_hold(
+    wild: PrefixGPT2Decoder, rows: Tensor, options: DecodeOptions, limits: tuple[int, int]
+) -> None:
+    low, high = limits
+    for one in wild.generate(rows, replace(options, min_tokens=low, max_tokens=high)):
+        words = [token for token in one.token_ids if token != wild.end_id]
+        assert low <= len(words) <= len(one.token_ids) <= high
+        assert wild.end_id not in one.token_ids[:-1]
+        assert one.token_ids[-1] == wild.end_id or len(one.token_ids) == high
+        assert len(one.log_probs) == len(one.token_ids)
+
+
+def test_unwritable_tokens_never_show(wild: PrefixGPT2Decoder, rows: Tensor) -> None:
+    hot = replace(SAMPLE, temperature=50.0, top_p=1.0)
+    for one in wild.generate(rows, hot):
+        assert not set(one.token_ids) & set(wild.unwritable_ids)
+
+
+def test_start_token_is_generated_where_the_config_says_so(corpus: list[str]) -> None:
+    decoder = PrefixGPT2Decoder.create(
+        corpus, embedding_dim=4, layers=1, width=8, heads=2, vocab_size=280, emit_start=True
+    )
+    start = decoder.tokenizer.start_id
+    assert decoder.sequences(["a cat"])[0][0] == start
+    assert start not in decoder.unwritable_ids
+
+
+def test_the_seed_decides_the_sample(wild: PrefixGPT2Decoder, rows: Tensor) -> None:
+    first = wild.generate(rows, SAMPLE)
+    assert same(first, wild.generate(rows, SAMPLE))
+    assert not same(first, wild.generate(rows, replace(SAMPLE, seed=5)))
+
+
+def test_cold_or_narrow_sampling_equals_greedy(wild: PrefixGPT2Decoder, rows: Tensor) -> None:
+    greedy = wild.generate(rows, GREEDY)
+    assert same(wild.generate(rows, replace(SAMPLE, temperature=1e-4)), greedy)
+    assert same(wild.generate(rows, replace(SAMPLE, temperature=1.0, top_p=1e-6)), greedy)
+
+
+def test_decoding_touches_neither_input_nor_global_random_state(
+    wild: PrefixGPT2Decoder, rows: Tensor
+) -> None:
+    before, state = rows.clone(), torch.get_rng_state()
+    for options in ALL:
+        wild.generate(rows, options)
+    assert torch.equal(rows, before)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_no_rows_give_no_captions(wild: PrefixGPT2Decoder) -> None:
+    assert wild.generate(torch.empty(0, wild.embedding_dim)) == []
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_row_that_is_not_finite_is_named(
+    wild: PrefixGPT2Decoder, rows: Tensor, value: float
+) -> None:
+    broken = rows.clone()
+    broken[7, 3] = value
+    with pytest.raises(DecoderError, match="row 7"):
+        wild.generate(broken)
+
+
+@pytest.mark.parametrize(
+    "embeddings", [torch.zeros(12), torch.zeros(2, 5), torch.zeros(2, 12, dtype=torch.int64)]
+)
+def test_wrong_shape_or_type_is_refused(wild: PrefixGPT2Decoder, embeddings: Tensor) -> None:
+    with pytest.raises(DecoderError, match=r"shape|int64"):
+        wild.generate(embeddings)
+
+
+def test_more_tokens_than_positions_is_refused(wild: PrefixGPT2Decoder, rows: Tensor) -> None:
+    with pytest.raises(DecoderError, match="21.*20"):
+        wild.generate(rows, DecodeOptions(max_tokens=21))

@@ -1,0 +1,83 @@
+"""The network: cached steps equal the full forward pass; causality; names."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from decoders import PrefixGPT2Decoder
+from decoders.network import PrefixGPT2Config
+from patchioner_base.errors import OptionError
+
+
+def test_cached_steps_equal_the_full_forward_pass(wild: PrefixGPT2Decoder, rows: Tensor) -> None:
+    network = wild.network
+    random = torch.Generator().manual_seed(1)
+    tokens = torch.randint(0, wild.tokenizer.vocab_size, (len(rows), 7), generator=random)
+    with torch.no_grad():
+        whole = network.logits(network(rows, tokens))
+        logits, cache = network.start(rows, 8)
+        for place in range(7):
+            torch.testing.assert_close(logits, whole[:, place], atol=1e-3, rtol=1e-4)
+            logits = network.step(tokens[:, place], cache)
+    torch.testing.assert_close(logits, whole[:, 7], atol=1e-3, rtol=1e-4)
+
+
+def test_cache_select_repeats_drops_and_reorders(wild: PrefixGPT2Decoder, rows: Tensor) -> None:
+    network = wild.network
+    chosen = torch.tensor([3, 3, 0, 5, 5, 5, 1, 2, 4])
+    with torch.no_grad():
+        _, cache = network.start(rows[:6], 4)
+        cache.select(chosen)  # more rows than before
+        grown = network.step(chosen, cache)
+        cache.select(torch.tensor([2, 8]))  # fewer
+        shrunk = network.step(torch.tensor([7, 9]), cache)
+        _, plain = network.start(rows[:6][chosen], 4)
+        expected = network.step(chosen, plain)
+        full = network(rows[[0, 4]], torch.tensor([[0, 7], [4, 9]]))
+    torch.testing.assert_close(grown, expected)
+    torch.testing.assert_close(shrunk, network.logits(full)[:, 2], atol=1e-3, rtol=1e-4)
+
+
+def test_later_tokens_do_not_reach_back(wild: PrefixGPT2Decoder, rows: Tensor) -> None:
+    with torch.no_grad():
+        short = wild.network(rows, torch.full((len(rows), 2), 9))
+        longer = wild.network(rows, torch.tensor([[9, 9, 4, 1]]).expand(len(rows), 4))
+    torch.testing.assert_close(longer[:, :3], short, atol=1e-5, rtol=1e-4)
+
+
+def test_length_of_the_embedding_matters_only_without_normalisation(
+    wild: PrefixGPT2Decoder, rows: Tensor
+) -> None:
+    tokens = torch.zeros(len(rows), 0, dtype=torch.int64)
+    with torch.no_grad():
+        torch.testing.assert_close(wild.network(rows * 7, tokens), wild.network(rows, tokens))
+
+
+def test_names_follow_gpt2(fresh: PrefixGPT2Decoder) -> None:
+    names = fresh.network.state_dict().keys()
+    block = {"ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj"}
+    expected = {f"transformer.h.{i}.{part}" for i in range(2) for part in block}
+    expected |= {"prefix", "transformer.wte", "transformer.wpe", "transformer.ln_f"}
+    assert {name.rsplit(".", 1)[0] for name in names} == expected
+
+
+def test_initial_weights_depend_on_the_seed_alone(corpus: list[str]) -> None:
+    def weights(seed: int) -> Tensor:
+        torch.manual_seed(seed * 31 + 5)  # the global generator has no say
+        decoder = PrefixGPT2Decoder.create(
+            corpus, embedding_dim=4, layers=1, width=8, heads=2, vocab_size=280, seed=seed
+        )
+        return decoder.network.prefix.weight
+
+    assert torch.equal(weights(1), weights(1))
+    assert not torch.equal(weights(1), weights(2))
+
+
+@pytest.mark.parametrize(
+    "settings", [{"heads": 3}, {"layers": 0}, {"dropout": 1.0}, {"width": 2.5}]
+)
+def test_impossible_shape_is_refused(settings: dict[str, int]) -> None:
+    with pytest.raises(OptionError, match=next(iter(settings))):
+        PrefixGPT2Config(**{"embedding_dim": 4, "vocab_size": 9, "width": 8, **settings})  # type: ignore[arg-type]

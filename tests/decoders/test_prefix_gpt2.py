@@ -1,0 +1,151 @@
+"""The decoder as a whole: what it learns, and its folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as functional
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from decoders import DECODERS, DecodeOptions, Decoder, PrefixGPT2Decoder, load_decoder
+from patchioner_base.errors import CheckpointError, PatchionerError, TextError
+
+SHORT = DecodeOptions(max_tokens=12)
+
+
+def test_it_says_the_texts_it_was_trained_on(
+    trained: PrefixGPT2Decoder, corpus: list[str], embed: object
+) -> None:
+    captions = trained.generate(embed(corpus[:30]), SHORT)  # type: ignore[operator]
+    right = sum(one.text == text for one, text in zip(captions, corpus[:30], strict=True))
+    assert right >= 24
+
+
+def test_loss_equals_the_row_by_row_twin(wild: PrefixGPT2Decoder, rows: Tensor) -> None:
+    sequences = wild.sequences(["a red cat", "a kite", "a blue boat near a dog"])
+    lengths = torch.tensor([len(s) for s in sequences])
+    tokens = torch.zeros(3, int(lengths.max()), dtype=torch.int64)
+    total = torch.tensor(0.0)
+    with torch.no_grad():
+        for i, sequence in enumerate(sequences):
+            ids = torch.tensor(sequence)
+            tokens[i, : len(ids)] = ids
+            logits = wild.network.logits(wild.network(rows[i : i + 1], ids[None, :-1]))[0]
+            total += functional.cross_entropy(logits, ids, label_smoothing=0.1, reduction="sum")
+        loss = wild.loss(rows[:3], tokens, lengths, label_smoothing=0.1)
+    torch.testing.assert_close(loss, total / lengths.sum(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("storage", ["fp32", "fp16", "int8"])
+def test_saved_and_loaded_says_the_same(
+    trained: PrefixGPT2Decoder, corpus: list[str], embed: object, tmp_path: Path, storage: str
+) -> None:
+    trained.save(tmp_path, storage=storage)  # type: ignore[arg-type]
+    loaded = load_decoder(tmp_path)
+    rows = embed(corpus[:12])  # type: ignore[operator]
+    left, right = trained.generate(rows, SHORT), loaded.generate(rows, SHORT)
+    assert [one.text for one in left] == [one.text for one in right]
+    if storage == "fp32":
+        assert left == right
+    else:
+        tolerance = 0.01 if storage == "fp16" else 0.2
+        assert [o.score for o in right] == pytest.approx([o.score for o in left], abs=tolerance)
+
+
+def test_int8_is_smaller(fresh: PrefixGPT2Decoder, corpus: list[str], tmp_path: Path) -> None:
+    wide = PrefixGPT2Decoder.create(
+        corpus, embedding_dim=12, layers=1, width=64, heads=2, vocab_size=300
+    )
+    for storage in ("fp32", "fp16", "int8"):
+        wide.save(tmp_path / storage, storage=storage)
+    sizes = [
+        (tmp_path / s / "weights.safetensors").stat().st_size for s in ("fp32", "fp16", "int8")
+    ]
+    assert sizes[0] > 1.8 * sizes[1] > 2.9 * sizes[2]
+
+
+def test_half_precision_decodes(
+    trained: PrefixGPT2Decoder, corpus: list[str], embed: object, tmp_path: Path
+) -> None:
+    trained.save(tmp_path, storage="fp32")
+    half = load_decoder(tmp_path).to("cpu", torch.bfloat16)
+    captions = half.generate(embed(corpus[:4]), SHORT)  # type: ignore[operator]
+    assert all(one.text for one in captions)
+
+
+def test_registry_knows_it() -> None:
+    assert DECODERS.get("prefix_gpt2") is PrefixGPT2Decoder
+    assert issubclass(PrefixGPT2Decoder, Decoder)
+
+
+@pytest.mark.parametrize("texts", [[], ["", "  "]])
+def test_empty_corpus_is_refused(texts: list[str]) -> None:
+    with pytest.raises(TextError, match="no text"):
+        PrefixGPT2Decoder.create(texts, embedding_dim=4)
+
+
+@pytest.mark.parametrize("name", ["config.json", "weights.safetensors", "tokenizer.json"])
+@pytest.mark.parametrize("damage", ["missing", "empty", "pickle"])
+def test_damaged_folder_is_refused_by_file(
+    fresh: PrefixGPT2Decoder, tmp_path: Path, name: str, damage: str
+) -> None:
+    fresh.save(tmp_path)
+    path = tmp_path / name
+    path.unlink()
+    if damage == "empty":
+        path.touch()
+    elif damage == "pickle":
+        torch.save({"a": torch.zeros(2)}, path)
+    with pytest.raises(CheckpointError, match=name):
+        load_decoder(tmp_path)
+
+
+def test_weights_must_fit_by_name_and_shape(fresh: PrefixGPT2Decoder, tmp_path: Path) -> None:
+    fresh.save(tmp_path, storage="fp32")
+    path = tmp_path / "weights.safetensors"
+    weights = load_file(path)
+    weights["transformer.h.7.ln_1.bias"] = torch.zeros(3)
+    weights["prefix.weight"] = torch.zeros(24, 5)
+    del weights["transformer.ln_f.weight"]
+    save_file(weights, path)
+    with pytest.raises(CheckpointError) as caught:
+        load_decoder(tmp_path)
+    for part in (
+        "transformer.h.7.ln_1.bias",
+        "prefix.weight",
+        "(24, 12)",
+        "transformer.ln_f.weight",
+    ):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"type": "prefix_gtp2"}, "prefix_gpt2"),
+        ({"type": None}, "type"),
+        ({"heads": 5}, "heads"),
+        ({"colour": 1}, "colour"),
+        ({"layers": 3}, "transformer.h.2"),
+    ],
+)
+def test_wrong_config_is_refused(
+    fresh: PrefixGPT2Decoder, tmp_path: Path, change: dict[str, object], word: str
+) -> None:
+    fresh.save(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(PatchionerError, match=word):
+        load_decoder(tmp_path)
+
+
+def test_tokenizer_of_another_decoder_is_refused(fresh: PrefixGPT2Decoder, tmp_path: Path) -> None:
+    fresh.save(tmp_path)
+    other = PrefixGPT2Decoder.create(["xyz xyz"], embedding_dim=4, layers=1, width=8, heads=2)
+    other.tokenizer.save(tmp_path / "tokenizer.json")
+    with pytest.raises(CheckpointError, match="different decoders"):
+        load_decoder(tmp_path)

@@ -1,0 +1,27 @@
+"""What the package exports, and whom it may know."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import decoders
+
+
+def test_every_exported_name_exists_and_is_sorted_by_kind() -> None:
+    assert len(set(decoders.__all__)) == len(decoders.__all__)
+    for name in decoders.__all__:
+        assert getattr(decoders, name).__doc__ or name.isupper()
+
+
+def test_it_imports_no_package_above_it() -> None:
+    folder = Path(decoders.__file__).parent
+    for path in folder.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [node.module or ""]
+            for name in names:
+                assert name.split(".")[0] not in {"patchioner", "memory_bank", "benchmarks"}, path

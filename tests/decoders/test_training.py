@@ -1,0 +1,182 @@
+"""Training: it learns, resumes to the same place, and refuses bad input."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from decoders import PrefixGPT2Decoder, TrainOptions, TrainReport, train_decoder
+from decoders.training import _Run
+from patchioner_base.errors import CheckpointError, DecoderError, TextError
+
+OPTIONS = TrainOptions(
+    steps=14, batch=8, warmup_steps=3, validate_every=5, checkpoint_every=4, validation_share=0.1
+)
+
+
+class Killed(Exception):
+    """Stands for a killed process."""
+
+
+@pytest.fixture
+def clone(corpus: list[str]) -> Any:
+    def make() -> PrefixGPT2Decoder:
+        return PrefixGPT2Decoder.create(
+            corpus, embedding_dim=12, layers=1, width=16, heads=2, vocab_size=280, positions=20
+        )
+
+    return make
+
+
+def weights(decoder: PrefixGPT2Decoder) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in decoder.network.parameters()])
+
+
+def test_killed_and_resumed_ends_where_an_uninterrupted_run_does(
+    clone: Any, corpus: list[str], embed: Any, tmp_path: Path
+) -> None:
+    whole = clone()
+    straight = train_decoder(whole, corpus, embed, OPTIONS)
+
+    def die(report: TrainReport) -> None:
+        if report.step == 10:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train_decoder(clone(), corpus, embed, OPTIONS, checkpoint_folder=tmp_path, on_report=die)
+    resumed = clone()
+    options = replace(OPTIONS, checkpoint_every=3)  # how often to save is free to change
+    reports = train_decoder(
+        resumed, corpus, embed, options, checkpoint_folder=tmp_path, resume=True
+    )
+    assert torch.equal(weights(resumed), weights(whole))
+    assert reports[-1].validation_loss == straight[-1].validation_loss
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000014"]
+
+
+def test_finished_run_resumes_to_nothing_left(
+    clone: Any, corpus: list[str], embed: Any, tmp_path: Path
+) -> None:
+    done, again = clone(), clone()
+    train_decoder(done, corpus, embed, OPTIONS, checkpoint_folder=tmp_path, resume=True)
+    reports = train_decoder(again, corpus, embed, OPTIONS, checkpoint_folder=tmp_path, resume=True)
+    assert reports == []
+    assert torch.equal(weights(done), weights(again))
+
+
+@pytest.mark.parametrize("change", ["options", "corpus"])
+def test_checkpoint_of_another_run_is_refused(
+    clone: Any, corpus: list[str], embed: Any, tmp_path: Path, change: str
+) -> None:
+    train_decoder(clone(), corpus, embed, OPTIONS, checkpoint_folder=tmp_path)
+    options = replace(OPTIONS, noise_sigma=0.5) if change == "options" else OPTIONS
+    texts = [*corpus, "a new text"] if change == "corpus" else corpus
+    with pytest.raises(CheckpointError, match="noise_sigma" if change == "options" else "corpus"):
+        train_decoder(clone(), texts, embed, options, checkpoint_folder=tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "optimizer.pt", "state.json"])
+def test_damaged_checkpoint_is_refused_by_file(
+    clone: Any, corpus: list[str], embed: Any, tmp_path: Path, name: str
+) -> None:
+    train_decoder(clone(), corpus, embed, OPTIONS, checkpoint_folder=tmp_path)
+    path = next(tmp_path.glob("step-*")) / name
+    path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(CheckpointError, match=name):
+        train_decoder(clone(), corpus, embed, OPTIONS, checkpoint_folder=tmp_path, resume=True)
+
+
+def test_array_tensor_and_function_train_alike(clone: Any, corpus: list[str], embed: Any) -> None:
+    results = []
+    for source in (embed, embed(corpus), embed(corpus).numpy()):
+        decoder = clone()
+        train_decoder(decoder, corpus, source, OPTIONS)
+        results.append(weights(decoder))
+    torch.testing.assert_close(results[0], results[1])
+    assert torch.equal(results[1], results[2])
+
+
+def test_reports_have_losses_and_samples(clone: Any, corpus: list[str], embed: Any) -> None:
+    seen: list[TrainReport] = []
+    reports = train_decoder(clone(), corpus, embed, OPTIONS, on_report=seen.append)
+    assert seen == reports
+    assert [report.step for report in reports] == [5, 10, 14]
+    assert reports[-1].train_loss < reports[0].train_loss
+    assert reports[0].validation_loss is not None
+    assert reports[-1].validation_loss is not None
+    assert reports[-1].validation_loss < reports[0].validation_loss
+    assert len(reports[0].samples) == OPTIONS.samples
+    assert all(text in corpus for text, _ in reports[0].samples)
+
+
+def test_bfloat16_autocast_trains(clone: Any, corpus: list[str], embed: Any) -> None:
+    decoder = clone()
+    reports = train_decoder(decoder, corpus, embed, replace(OPTIONS, autocast=True))
+    assert reports[-1].train_loss < reports[0].train_loss
+    assert weights(decoder).dtype == torch.float32
+
+
+def test_held_out_texts_are_not_trained_on(clone: Any, corpus: list[str], embed: Any) -> None:
+    run = _Run(clone(), corpus, embed, OPTIONS, None)
+    assert len(run.validation) == int(len(corpus) * 0.1)
+    assert sorted([*run.validation, *run.training]) == list(range(len(corpus)))
+
+
+def test_noise_is_added_to_unit_embeddings_then_normalised(
+    clone: Any, corpus: list[str], embed: Any
+) -> None:
+    indices = np.arange(len(corpus))
+    run = _Run(clone(), corpus, embed(corpus) * 50, replace(OPTIONS, noise_sigma=0.08), None)
+    clean, noisy = run.inputs.embeddings(indices, noise=False), run.inputs.embeddings(indices)
+    torch.testing.assert_close(noisy.norm(dim=1), torch.ones(len(corpus)))
+    # To first order the noise across the unit vector stays: sigma times sqrt(dim - 1).
+    distance = (noisy - clean).norm(dim=1).pow(2).mean().sqrt()
+    assert float(distance) == pytest.approx(0.08 * 11**0.5, rel=0.1)
+
+
+def test_corrupt_gets_the_noisy_unit_embeddings(clone: Any, corpus: list[str], embed: Any) -> None:
+    seen: list[Tensor] = []
+
+    def corrupt(rows: Tensor) -> Tensor:
+        seen.append(rows)
+        return -rows
+
+    run = _Run(clone(), corpus, embed, OPTIONS, corrupt)
+    out = run.inputs.embeddings(np.arange(4))
+    assert torch.equal(out, -seen[0])
+    torch.testing.assert_close(seen[0].norm(dim=1), torch.ones(4))
+
+
+def test_global_random_state_is_left_alone(clone: Any, corpus: list[str], embed: Any) -> None:
+    state = torch.get_rng_state()
+    decoder = clone()
+    train_decoder(decoder, corpus, embed, OPTIONS)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not decoder.network.training
+
+
+def test_bad_input_is_refused(clone: Any, corpus: list[str], embed: Any) -> None:
+    with pytest.raises(TextError, match="no text"):
+        train_decoder(clone(), [], embed, OPTIONS)
+    with pytest.raises(DecoderError, match=r"\(90, 12\)"):
+        train_decoder(clone(), corpus, embed(corpus)[:, :5], OPTIONS)
+    with pytest.raises(DecoderError, match="embed gave"):
+        train_decoder(clone(), corpus, lambda texts: torch.zeros(len(texts), 3), OPTIONS)
+    with pytest.raises(DecoderError, match="not finite"):
+        train_decoder(clone(), corpus, embed(corpus) * torch.nan, OPTIONS)
+    with pytest.raises(DecoderError, match="corrupt gave"):
+        train_decoder(clone(), corpus, embed, OPTIONS, corrupt=lambda rows: rows[:1])
+
+
+def test_diverging_loss_is_refused(clone: Any, corpus: list[str], embed: Any) -> None:
+    decoder = clone()
+    with torch.no_grad():
+        decoder.network.prefix.bias.fill_(torch.inf)
+    with pytest.raises(DecoderError, match="step 0"):
+        train_decoder(decoder, corpus, embed, OPTIONS)

@@ -1,0 +1,183 @@
+"""The bank: what enters, what it refuses, merging, copying, fingerprints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from memory_bank import MemoryBank
+from patchioner_base import MemoryBankError, OptionError
+
+
+def random_rows(rows: int, dim: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    lengths = 0.2 + 3 * torch.rand(rows, 1, generator=generator)
+    return lengths * torch.randn(rows, dim, generator=generator)
+
+
+def test_keys_are_unit_and_values_keep_their_norms() -> None:
+    rows = random_rows(20, 6)
+    bank = MemoryBank(rows)
+    torch.testing.assert_close(bank.keys.norm(dim=1), torch.ones(20))
+    torch.testing.assert_close(bank.norms, rows.norm(dim=1))
+    torch.testing.assert_close(bank.embeddings(), rows)
+    assert (len(bank), bank.dim, bank.dtype, bank.texts) == (20, 6, "float32", None)
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+def test_arrays_of_every_float_type_enter(kind: type[np.floating[Any]]) -> None:
+    rows = random_rows(5, 3).half().numpy().astype(kind)
+    rows.flags.writeable = False
+    torch.testing.assert_close(MemoryBank(rows).embeddings(), torch.tensor(rows).float())
+
+
+def test_the_callers_tensors_are_neither_changed_nor_kept() -> None:
+    rows = random_rows(4, 3)
+    rows /= rows.norm(dim=1, keepdim=True)
+    counts = torch.tensor([1, 2, 3, 4])
+    before = rows.clone()
+    bank = MemoryBank(rows, counts=counts)
+    assert torch.equal(rows, before)
+    rows.zero_()
+    counts.zero_()
+    torch.testing.assert_close(bank.keys, before)
+    assert bank.counts.tolist() == [1, 2, 3, 4]
+
+
+def test_tiny_and_huge_rows_are_normalised() -> None:
+    bank = MemoryBank(torch.tensor([[3e-30, 4e-30], [3e30, 4e30]]))
+    torch.testing.assert_close(bank.keys, torch.tensor([[0.6, 0.8], [0.6, 0.8]]))
+
+
+def test_zero_rows_are_named_or_dropped() -> None:
+    rows = random_rows(9, 3)
+    rows[[2, 5]] = 0
+    texts = [f"text {row}" for row in range(9)]
+    with pytest.raises(MemoryBankError, match=r"zero norm.*: 2, 5; pass drop_zero_rows=True"):
+        MemoryBank(rows, texts)
+    bank = MemoryBank(rows, texts, counts=range(1, 10), drop_zero_rows=True)
+    assert bank.texts == tuple(f"text {row}" for row in (0, 1, 3, 4, 6, 7, 8))
+    assert bank.counts.tolist() == [1, 2, 4, 5, 7, 8, 9]
+    torch.testing.assert_close(bank.embeddings(), rows[[0, 1, 3, 4, 6, 7, 8]])
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_rows_that_are_not_finite_are_named_even_when_dropping_zeros(bad: float) -> None:
+    rows = random_rows(20, 3)
+    rows[4:, 1] = bad
+    with pytest.raises(MemoryBankError, match="not finite: 4, 5, 6, 7, 8 and 11 more"):
+        MemoryBank(rows, drop_zero_rows=True)
+
+
+@pytest.mark.parametrize(
+    ("embeddings", "message"),
+    [
+        (torch.ones(3), r"shape \(rows, dim\), got \(3,\)"),
+        (torch.ones(2, 3, 4), r"got \(2, 3, 4\)"),
+        (torch.ones(3, 0), r"got \(3, 0\)"),
+        (torch.ones(0, 3), "no rows"),
+        (torch.zeros(2, 3), "no rows"),
+        (torch.ones(2, 3, dtype=torch.int64), "floating point, got torch.int64"),
+        (np.ones((2, 3), dtype=np.int32), "floating point, got int32"),
+        ([[1.0, 2.0]], "tensor or a numpy array"),
+    ],
+)
+def test_embeddings_that_do_not_fit(embeddings: Any, message: str) -> None:
+    with pytest.raises(MemoryBankError, match=message):
+        MemoryBank(embeddings, drop_zero_rows=True)
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [(["a"], "1 texts for 2"), ("ab", "2 texts for 2"), (["a", 7], r"texts\[1\] is 7")],
+)
+def test_texts_that_do_not_fit(texts: Any, message: str) -> None:
+    with pytest.raises(MemoryBankError, match=message):
+        MemoryBank(torch.eye(2), texts)
+    with pytest.raises(MemoryBankError, match=message):
+        MemoryBank(torch.eye(2)).with_texts(texts)
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [([1], r"shape \(1,\) for 2"), ([1, 0], "below 1 in rows 1"), ([1.0, 2.0], "integers")],
+)
+def test_counts_that_do_not_fit(counts: Any, message: str) -> None:
+    with pytest.raises(MemoryBankError, match=message):
+        MemoryBank(torch.eye(2), counts=counts)
+
+
+def test_unknown_dtype() -> None:
+    bad: Any = "bfloat16"
+    with pytest.raises(OptionError, match="'bfloat16'"):
+        MemoryBank(torch.eye(2), dtype=bad)
+
+
+def test_texts_are_exchanged_on_a_new_bank() -> None:
+    bank = MemoryBank(torch.eye(2), ["a", "b"])
+    assert bank.with_texts(["c", "d"]).texts == ("c", "d")
+    assert bank.with_texts(None).texts is None
+    assert bank.texts == ("a", "b")
+
+
+def test_half_precision_halves_the_keys_only() -> None:
+    bank = MemoryBank(random_rows(10, 8), dtype="float16")
+    assert bank.dtype == "float16"
+    assert (bank.keys.dtype, bank.norms.dtype) == (torch.float16, torch.float32)
+    assert bank.to(dtype="float32").dtype == "float32"
+    assert repr(bank) == "MemoryBank(10 rows x 8, float16, without texts)"
+
+
+def test_merging_sums_counts_and_keeps_first_texts_in_order() -> None:
+    rows = random_rows(3, 4)
+    bank = MemoryBank(rows[[1, 0, 1, 2, 0, 1]], list("abcdef"), counts=[1, 2, 3, 4, 5, 6])
+    merged = bank.merge_duplicates()
+    torch.testing.assert_close(merged.embeddings(), rows[[1, 0, 2]])
+    assert merged.counts.tolist() == [10, 7, 4]
+    assert merged.texts == ("a", "b", "d")
+    assert len(bank) == 6
+
+
+def test_rows_of_one_direction_and_two_lengths_are_not_merged() -> None:
+    bank = MemoryBank(torch.tensor([[1.0, 0.0], [2.0, 0.0]]))
+    assert len(bank.merge_duplicates()) == 2
+
+
+@settings(max_examples=40, deadline=None)
+@given(picks=st.lists(st.integers(0, 5), min_size=1, max_size=30), half=st.booleans())
+def test_merging_leaves_projections_as_they_were(picks: list[int], half: bool) -> None:
+    bank = MemoryBank(random_rows(6, 4)[picks], dtype="float16" if half else "float32")
+    merged = bank.merge_duplicates()
+    assert len(merged) == len(set(picks))
+    assert int(merged.counts.sum()) == len(picks)
+    queries = random_rows(3, 4, seed=1)
+    for temperature in (0.01, 1.0):
+        torch.testing.assert_close(
+            merged.project(queries, temperature, normalize=False),
+            bank.project(queries, temperature, normalize=False),
+            rtol=1e-4,
+            atol=1e-5,
+        )
+
+
+def test_fingerprint_tells_banks_apart() -> None:
+    rows = random_rows(4, 3)
+    other = rows.clone()
+    other[3, 2] += 1e-3
+    banks = [
+        MemoryBank(rows),
+        MemoryBank(other),
+        MemoryBank(2 * rows),
+        MemoryBank(rows, list("abcd")),
+        MemoryBank(rows, list("abce")),
+        MemoryBank(rows, counts=[1, 1, 1, 2]),
+        MemoryBank(rows, dtype="float16"),
+    ]
+    assert len({bank.fingerprint() for bank in banks}) == len(banks)
+    assert MemoryBank(rows, list("abcd")).fingerprint() == banks[3].fingerprint()

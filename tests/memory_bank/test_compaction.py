@@ -1,0 +1,139 @@
+"""Compaction: sizes, counts, means, and a plain twin."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from memory_bank import MemoryBank, compact
+from memory_bank.compaction import _Clusters, _fill_empty
+from patchioner_base import OptionError
+
+
+def make_bank(rows: int = 60, dim: int = 5, seed: int = 0) -> MemoryBank:
+    generator = torch.Generator().manual_seed(seed)
+    lengths = 0.5 + 2 * torch.rand(rows, 1, generator=generator)
+    embeddings = lengths * torch.randn(rows, dim, generator=generator)
+    counts = torch.randint(1, 5, (rows,), generator=generator)
+    return MemoryBank(embeddings, [f"text {row}" for row in range(rows)], counts)
+
+
+def mean_cosine(bank: MemoryBank, centroids: Tensor) -> float:
+    best = (bank.keys @ centroids.T).amax(dim=1)
+    return float((best * bank.counts).sum() / bank.counts.sum())
+
+
+def plain_kmeans(bank: MemoryBank, rows: int, seed: int, iterations: int) -> MemoryBank:
+    """Spherical k-means, one cluster at a time, for data on which no cluster runs empty."""
+    start = torch.randperm(len(bank), generator=torch.Generator().manual_seed(seed))[:rows]
+    centroids = bank.keys[start]
+    for iteration in range(iterations):
+        label = (bank.keys @ centroids.T).argmax(dim=1)
+        members = [torch.nonzero(label == cluster).flatten() for cluster in range(rows)]
+        assert all(len(group) for group in members)
+        if iteration < iterations - 1:
+            sums = [(bank.keys[m] * bank.counts[m, None]).sum(dim=0) for m in members]
+            centroids = torch.stack([total / total.norm() for total in sums])
+    weights = bank.counts[:, None].float()
+    values = [(bank.embeddings() * weights)[m].sum(dim=0) / weights[m].sum() for m in members]
+    assert bank.texts is not None
+    texts = [
+        bank.texts[int(m[(bank.keys[m] @ c).argmax()])]
+        for m, c in zip(members, centroids, strict=True)
+    ]
+    return MemoryBank(torch.stack(values), texts, [int(weights[m].sum()) for m in members])
+
+
+@pytest.mark.parametrize("iterations", [1, 2, 5])
+def test_equals_the_plain_twin(iterations: int) -> None:
+    bank = make_bank(200, 3)
+    fast = compact(bank, 8, seed=3, iterations=iterations)
+    slow = plain_kmeans(bank, 8, seed=3, iterations=iterations)
+    torch.testing.assert_close(fast.embeddings(), slow.embeddings(), rtol=1e-4, atol=1e-5)
+    assert fast.counts.tolist() == slow.counts.tolist()
+    assert fast.texts == slow.texts
+
+
+@settings(max_examples=40, deadline=None)
+@given(rows=st.integers(1, 60), seed=st.integers(0, 1000))
+def test_size_mass_and_mean_are_kept(rows: int, seed: int) -> None:
+    bank = make_bank()
+    small = compact(bank, rows, seed=seed, iterations=3)
+    assert len(small) == rows
+    assert int(small.counts.sum()) == int(bank.counts.sum())
+    weighted = (small.embeddings() * small.counts[:, None]).sum(dim=0)
+    wanted = (bank.embeddings() * bank.counts[:, None]).sum(dim=0)
+    torch.testing.assert_close(weighted, wanted, rtol=1e-4, atol=1e-3)
+
+
+def test_clear_clusters_are_found() -> None:
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.eye(6)
+    rows = centres.repeat_interleave(20, dim=0) + 0.05 * torch.randn(120, 6, generator=generator)
+    # Several seeds, because Lloyd's algorithm finds a local optimum.
+    best = max(
+        (compact(MemoryBank(rows), 6, seed=seed, iterations=20) for seed in range(20)),
+        key=lambda small: mean_cosine(MemoryBank(rows), small.keys),
+    )
+    assert best.counts.tolist() == [20] * 6
+
+
+def test_more_rounds_do_not_make_it_worse() -> None:
+    bank = make_bank(300, 8)
+    quality = [mean_cosine(bank, compact(bank, 20, iterations=n).keys) for n in (1, 3, 10)]
+    assert quality[0] < quality[1] <= quality[2] + 1e-3
+
+
+def test_same_seed_same_bank_other_seed_other_bank() -> None:
+    bank = make_bank()
+    first = compact(bank, 7, seed=1).fingerprint()
+    assert compact(bank, 7, seed=1).fingerprint() == first
+    assert compact(bank, 7, seed=2).fingerprint() != first
+
+
+def test_equal_rows_are_one_row_whatever_their_number() -> None:
+    rows = torch.eye(3)[[0] * 50 + [1] + [2]]
+    small = compact(MemoryBank(rows, dtype="float16"), 3)
+    assert sorted(small.counts.tolist()) == [1, 1, 50]
+    assert compact(MemoryBank(rows), 40).counts.tolist() == [50, 1, 1]
+    assert small.dtype == "float16"
+
+
+def test_rows_of_one_direction_fill_every_cluster() -> None:
+    rows = torch.tensor([[1.0, 0.0]]) * torch.arange(1, 11)[:, None]
+    small = compact(MemoryBank(rows), 4)
+    assert len(small) == 4
+    assert int(small.counts.sum()) == 10
+
+
+def test_an_empty_cluster_never_empties_another() -> None:
+    # The worst-served row is alone in its cluster, so the next worst one has to go.
+    clusters = _Clusters(torch.tensor([0, 1, 1]), torch.tensor([0.1, 0.8, 0.9]))
+    filled = _fill_empty(clusters, 3)
+    assert filled.label.tolist() == [0, 2, 1]
+    assert clusters.label.tolist() == [0, 1, 1]
+
+
+def test_members_that_cancel_out_leave_one_of_them() -> None:
+    bank = MemoryBank(torch.tensor([[2.0, 0.0], [-2.0, 0.0]]), ["right", "left"])
+    small = compact(bank, 1)
+    assert small.counts.tolist() == [2]
+    assert small.texts is not None
+    wanted = [2.0, 0.0] if small.texts[0] == "right" else [-2.0, 0.0]
+    assert small.embeddings().tolist() == [wanted]
+
+
+def test_bank_is_left_alone() -> None:
+    bank = make_bank()
+    before = bank.fingerprint()
+    compact(bank, 5)
+    assert bank.fingerprint() == before
+
+
+@pytest.mark.parametrize(("rows", "iterations"), [(0, 5), (-1, 5), (5, 0)])
+def test_bad_options(rows: int, iterations: int) -> None:
+    with pytest.raises(OptionError, match=f"rows={rows}, iterations={iterations}"):
+        compact(make_bank(), rows, iterations=iterations)

@@ -1,0 +1,208 @@
+"""Projection and search against their plain twins, for every block size and on hard inputs."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from memory_bank import Blocks, MemoryBank
+from patchioner_base import MemoryBankError, OptionError
+
+ROWS, DIM = 57, 7
+BLOCKS = [Blocks(1, 1), Blocks(5, 2), Blocks(19, 3), Blocks(56), Blocks(57), Blocks(1000), Blocks()]
+
+
+def make_rows(seed: int = 0, rows: int = ROWS) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    lengths = 0.2 + 3 * torch.rand(rows, 1, generator=generator)
+    return lengths * torch.randn(rows, DIM, generator=generator)
+
+
+def plain_projection(queries: Tensor, rows: Tensor, temperature: float) -> Tensor:
+    """Softmax over all rows at once, in float64, as the formula reads."""
+    queries, rows = queries.double(), rows.double()
+    units = queries / queries.norm(dim=1, keepdim=True)
+    keys = rows / rows.norm(dim=1, keepdim=True)
+    return torch.softmax(units @ keys.T / temperature, dim=1) @ rows
+
+
+@pytest.mark.parametrize("blocks", BLOCKS)
+@pytest.mark.parametrize("temperature", [0.001, 0.01, 0.1, 1.0, 100.0])
+def test_streaming_equals_the_plain_softmax(blocks: Blocks, temperature: float) -> None:
+    rows, queries = make_rows(), make_rows(1, rows=6)
+    wanted = plain_projection(queries, rows, temperature)
+    bank = MemoryBank(rows)
+    raw = bank.project(queries, temperature, normalize=False, blocks=blocks)
+    # Logits of 1 / temperature carry float32's rounding into the weights.
+    atol = 2e-5 / temperature + 2e-6
+    torch.testing.assert_close(raw.double(), wanted, rtol=0, atol=atol)
+    unit = bank.project(queries, temperature, blocks=blocks)
+    wanted = wanted / wanted.norm(dim=1, keepdim=True)
+    torch.testing.assert_close(unit.double(), wanted, rtol=0, atol=atol)
+    assert unit.dtype == torch.float32
+
+
+def test_tight_agreement_at_the_default_temperature() -> None:
+    rows, queries = make_rows(rows=500), make_rows(1, rows=50)
+    wanted = plain_projection(queries, rows, 0.01)
+    raw = MemoryBank(rows).project(queries, normalize=False, blocks=Blocks(64, 16))
+    torch.testing.assert_close(raw.double(), wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("blocks", BLOCKS)
+def test_half_precision_stays_within_its_bound(blocks: Blocks) -> None:
+    rows, queries = make_rows(), make_rows(1, rows=6)
+    half = MemoryBank(rows, dtype="float16")
+    raw = half.project(queries, 0.05, normalize=False, blocks=blocks)
+    # Against the plain twin on the very rows that are stored, only float32 rounding is left ...
+    logits = torch.nn.functional.normalize(queries).double() @ half.keys.double().T / 0.05
+    stored = torch.softmax(logits, dim=1) @ half.embeddings().double()
+    torch.testing.assert_close(raw.double(), stored, rtol=0, atol=1e-4)
+    # ... and against the exact rows the rounding of float16: cosines move by 2**-11 at most.
+    exact = plain_projection(queries, rows, 0.05)
+    assert float((raw - exact).abs().max()) < 2 * 2**-11 / 0.05 * float(rows.norm(dim=1).max())
+
+
+def test_far_queries_do_not_underflow() -> None:
+    bank = MemoryBank(torch.eye(4)[:2])
+    away = torch.tensor([[-1.0, -1.1, 0.0, 0.0]])
+    out = bank.project(away, 0.001, blocks=Blocks(1, 1))
+    torch.testing.assert_close(out, torch.tensor([[1.0, 0.0, 0.0, 0.0]]))
+
+
+def test_longer_values_weigh_more_but_are_no_nearer() -> None:
+    bank = MemoryBank(torch.tensor([[10.0, 0.0], [0.0, 1.0]]))
+    out = bank.project(torch.tensor([[1.0, 1.0]]), normalize=False)
+    torch.testing.assert_close(out, torch.tensor([[5.0, 0.5]]))
+
+
+@pytest.mark.parametrize("blocks", BLOCKS)
+def test_counts_are_multiplicity(blocks: Blocks) -> None:
+    rows, queries = make_rows(), make_rows(1, rows=4)
+    counts = [1 + (7 * row) % 5 for row in range(ROWS)]
+    spelled_out = rows.repeat_interleave(torch.tensor(counts), dim=0)
+    counted = MemoryBank(rows, counts=counts).project(queries, 0.2, False, blocks=blocks)
+    wanted = plain_projection(queries, spelled_out, 0.2).float()
+    torch.testing.assert_close(counted, wanted, rtol=1e-4, atol=1e-5)
+
+
+@settings(max_examples=30, deadline=None)
+@given(order=st.permutations(range(12)), size=st.integers(1, 13))
+def test_order_of_rows_does_not_matter(order: list[int], size: int) -> None:
+    rows, queries = make_rows(rows=12), make_rows(1, rows=3)
+    counts = torch.arange(1, 13)
+    straight = MemoryBank(rows, counts=counts).project(queries, 0.1, normalize=False)
+    shuffled = MemoryBank(rows[order], counts=counts[order])
+    out = shuffled.project(queries, 0.1, normalize=False, blocks=Blocks(size, 2))
+    torch.testing.assert_close(out, straight, rtol=1e-4, atol=1e-5)
+
+
+@settings(max_examples=30, deadline=None)
+@given(rows=st.lists(st.integers(0, 9), max_size=8), scale=st.floats(1e-20, 1e20))
+def test_a_query_depends_neither_on_its_company_nor_on_its_length(
+    rows: list[int], scale: float
+) -> None:
+    bank, queries = MemoryBank(make_rows()), make_rows(1, rows=10)
+    alone = torch.cat([bank.project(query[None]) for query in queries])
+    together = bank.project(queries[rows] * scale)
+    torch.testing.assert_close(together, alone[rows], rtol=1e-3, atol=1e-4)
+
+
+def test_no_queries_give_no_rows() -> None:
+    bank = MemoryBank(make_rows(), [str(row) for row in range(ROWS)])
+    assert bank.project(torch.zeros(0, DIM)).shape == (0, DIM)
+    found = bank.nearest(torch.zeros(0, DIM), 3)
+    assert (found.indices.shape, found.similarities.shape, found.texts) == ((0, 3), (0, 3), ())
+
+
+def test_queries_are_left_alone_and_may_be_of_any_float_type() -> None:
+    bank, queries = MemoryBank(make_rows()), make_rows(1, rows=4)
+    before = queries.clone()
+    wanted = bank.project(queries)
+    assert torch.equal(queries, before)
+    same: list[Any] = [queries.double(), queries.numpy(), queries.double().numpy()]
+    for form in same:
+        torch.testing.assert_close(bank.project(form), wanted)
+    torch.testing.assert_close(bank.project(queries.bfloat16()), wanted, rtol=0, atol=0.5)
+
+
+def test_result_can_feed_a_network_in_training() -> None:
+    queries = make_rows(1, rows=4).requires_grad_()
+    out = MemoryBank(make_rows()).project(queries)
+    assert not out.requires_grad
+    layer = torch.nn.Linear(DIM, 2)
+    layer(out).sum().backward()
+    assert layer.weight.grad is not None
+
+
+@pytest.mark.parametrize("verb", ["project", "nearest"])
+@pytest.mark.parametrize(
+    ("queries", "message"),
+    [
+        (torch.full((3, DIM), torch.nan), "query rows that are not finite: 0, 1, 2"),
+        (torch.tensor([[1.0] * DIM, [torch.inf] * DIM]), "not finite: 1"),
+        (torch.zeros(2, DIM), "query rows of zero norm.*: 0, 1"),
+        (torch.ones(2, DIM + 1), f"queries have width {DIM + 1}, the bank has {DIM}"),
+        (torch.ones(DIM), r"single vector goes in as vector\[None\]"),
+        (np.ones((2, DIM), dtype=np.int64), "floating point"),
+    ],
+)
+def test_bad_queries(verb: str, queries: Any, message: str) -> None:
+    bank = MemoryBank(make_rows())
+    with pytest.raises(MemoryBankError, match=message):
+        if verb == "project":
+            bank.project(queries)
+        else:
+            bank.nearest(queries, 2)
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan, math.inf])
+def test_bad_temperature(temperature: float) -> None:
+    with pytest.raises(OptionError, match=f"temperature={temperature}"):
+        MemoryBank(make_rows()).project(make_rows(), temperature)
+
+
+def test_bad_blocks() -> None:
+    with pytest.raises(OptionError, match="rows=0"):
+        Blocks(rows=0)
+    with pytest.raises(OptionError, match="queries=-1"):
+        Blocks(queries=-1)
+
+
+def test_values_that_cancel_out_have_no_direction() -> None:
+    bank = MemoryBank(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
+    query = torch.tensor([[0.0, 1.0]])
+    assert bank.project(query, normalize=False).tolist() == [[0.0, 0.0]]
+    with pytest.raises(MemoryBankError, match="cancel out"):
+        bank.project(query)
+
+
+@pytest.mark.parametrize("blocks", BLOCKS)
+@pytest.mark.parametrize("k", [1, 5, ROWS])
+def test_nearest_equals_a_full_sort(blocks: Blocks, k: int) -> None:
+    rows, queries = make_rows(), make_rows(1, rows=6)
+    texts = [f"text {row}" for row in range(ROWS)]
+    cosine = torch.nn.functional.normalize(queries) @ torch.nn.functional.normalize(rows).T
+    wanted = torch.sort(cosine, dim=1, descending=True)
+    found = MemoryBank(rows, texts).nearest(queries, k, blocks=blocks)
+    assert torch.equal(found.indices, wanted.indices[:, :k])
+    torch.testing.assert_close(found.similarities, wanted.values[:, :k], rtol=0, atol=1e-6)
+    assert found.texts is not None
+    assert found.texts[3] == tuple(texts[row] for row in found.indices[3].tolist())
+
+
+def test_nearest_without_texts() -> None:
+    assert MemoryBank(make_rows()).nearest(make_rows(), 2).texts is None
+
+
+@pytest.mark.parametrize("k", [0, -1, ROWS + 1])
+def test_k_out_of_range(k: int) -> None:
+    with pytest.raises(OptionError, match=f"k={k}: this bank can give 1 to {ROWS}"):
+        MemoryBank(make_rows()).nearest(make_rows(), k)

@@ -1,0 +1,160 @@
+"""Banks on disk: round trips, memory mapping, and every kind of damage."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from memory_bank import MemoryBank
+from patchioner_base import MemoryBankError
+
+TEXTS = ["a cat", 'two\nlines "quoted"', "élan 猫", "", "form\x0cfeed\u2028mark", "\ud800 lone"]
+
+
+def make_bank() -> MemoryBank:
+    rows = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
+    return MemoryBank(3 * rows, TEXTS, counts=[1, 2, 3, 4, 5, 6])
+
+
+@pytest.mark.parametrize("memory_map", [True, False])
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_round_trip(tmp_path: Path, dtype: Literal["float16", "float32"], memory_map: bool) -> None:
+    bank = make_bank()
+    bank.save(tmp_path / "bank", dtype=dtype)
+    loaded = MemoryBank.load(tmp_path / "bank", memory_map=memory_map)
+    wanted = bank.to(dtype=dtype)
+    assert loaded.dtype == dtype
+    assert torch.equal(loaded.keys, wanted.keys)
+    assert torch.equal(loaded.norms, bank.norms)
+    assert torch.equal(loaded.counts, bank.counts)
+    assert loaded.texts is not None
+    assert list(loaded.texts) == TEXTS
+    assert loaded.fingerprint() == wanted.fingerprint()
+    queries = torch.randn(3, 5, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(loaded.project(queries), wanted.project(queries))
+    assert loaded.nearest(queries, 2).texts == wanted.nearest(queries, 2).texts
+
+
+def test_texts_read_lazily_behave_as_a_sequence(tmp_path: Path) -> None:
+    make_bank().save(tmp_path)
+    texts = MemoryBank.load(tmp_path).texts
+    assert texts is not None
+    assert (len(texts), texts[-1], texts[0]) == (6, TEXTS[-1], TEXTS[0])
+    assert list(texts[1:6:2]) == TEXTS[1:6:2]
+    assert "a cat" in texts
+    with pytest.raises(IndexError):
+        texts[6]
+
+
+def test_a_loaded_bank_can_be_saved_merged_and_given_other_texts(tmp_path: Path) -> None:
+    make_bank().save(tmp_path / "one")
+    loaded = MemoryBank.load(tmp_path / "one")
+    assert loaded.merge_duplicates().texts == tuple(TEXTS)
+    loaded.save(tmp_path / "two")
+    assert MemoryBank.load(tmp_path / "two").fingerprint() == loaded.fingerprint()
+
+
+def test_saving_over_a_bank_that_is_mapped(tmp_path: Path) -> None:
+    make_bank().save(tmp_path)
+    mapped = MemoryBank.load(tmp_path)
+    before = mapped.keys.clone()
+    mapped.with_texts(None).save(tmp_path)
+    MemoryBank(torch.eye(5)).save(tmp_path)
+    assert torch.equal(mapped.keys, before)
+    again = MemoryBank.load(tmp_path, memory_map=False)
+    assert (len(again), again.texts) == (5, None)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bank.json", "bank.safetensors"]
+
+
+def change_header(folder: Path, **changes: object) -> None:
+    header = json.loads((folder / "bank.json").read_text())
+    (folder / "bank.json").write_text(json.dumps(header | changes))
+
+
+def change_tensor(folder: Path, name: str, tensor: torch.Tensor) -> None:
+    path = folder / "bank.safetensors"
+    tensors = {key: value.clone() for key, value in load_file(path).items()}
+    save_file(tensors | {name: tensor}, path)
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no header": (lambda f: (f / "bank.json").unlink(), "not a memory bank.*no such file"),
+    "no arrays": (lambda f: (f / "bank.safetensors").unlink(), "missing, truncated or foreign"),
+    "no texts": (lambda f: (f / "texts.jsonl").unlink(), "texts.jsonl: cannot be read"),
+    "cut header": (lambda f: truncate(f / "bank.json"), "not valid JSON"),
+    "cut arrays": (lambda f: truncate(f / "bank.safetensors"), "missing, truncated or foreign"),
+    "cut texts": (lambda f: truncate(f / "texts.jsonl"), "truncated"),
+    "list header": (lambda f: (f / "bank.json").write_text("[]"), "not the header"),
+    "foreign header": (lambda f: change_header(f, format="x"), "not the header"),
+    "newer version": (lambda f: change_header(f, version=2), "version 2, this release reads 1"),
+    "rows no number": (lambda f: change_header(f, rows="6"), "rows is '6', expected int"),
+    "other rows": (lambda f: change_header(f, rows=7), "not of one bank"),
+    "other width": (lambda f: change_header(f, dim=4), "keys is .6, 5. .*not of one bank"),
+    "pickle": (lambda f: torch.save(1, f / "bank.safetensors"), "missing, truncated or foreign"),
+    "keys of int": (lambda f: change_tensor(f, "keys", torch.ones(6, 5).int()), "keys is"),
+    "counts of float": (lambda f: change_tensor(f, "counts", torch.ones(6)), "counts is"),
+    "short norms": (lambda f: change_tensor(f, "norms", torch.ones(5)), "norms is"),
+    "nan norm": (lambda f: change_tensor(f, "norms", torch.full((6,), torch.nan)), "positive"),
+    "zero count": (lambda f: change_tensor(f, "counts", torch.zeros(6).long()), "positive"),
+    "fewer texts": (lambda f: (f / "texts.jsonl").write_text('"a"\n'), "1 texts for 6 rows"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damage_is_an_error_at_load(tmp_path: Path, damage: str) -> None:
+    make_bank().save(tmp_path)
+    break_it, message = DAMAGE[damage]
+    break_it(tmp_path)
+    with pytest.raises(MemoryBankError, match=message):
+        MemoryBank.load(tmp_path)
+
+
+def test_missing_folder(tmp_path: Path) -> None:
+    with pytest.raises(MemoryBankError, match="absent"):
+        MemoryBank.load(tmp_path / "absent")
+
+
+@pytest.mark.parametrize("file", ["bank.safetensors", "texts.jsonl"])
+def test_one_flipped_bit_is_found_when_everything_is_read(tmp_path: Path, file: str) -> None:
+    make_bank().save(tmp_path)
+    data = bytearray((tmp_path / file).read_bytes())
+    data[-4] ^= 1
+    (tmp_path / file).write_bytes(bytes(data))
+    with pytest.raises(MemoryBankError, match="sha256|not JSON|positive"):
+        MemoryBank.load(tmp_path, memory_map=False)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_mapped_rows_that_are_not_finite_show_at_the_first_use(tmp_path: Path, bad: float) -> None:
+    make_bank().save(tmp_path)
+    keys = load_file(tmp_path / "bank.safetensors")["keys"].clone()
+    keys[4, 1] = bad
+    change_tensor(tmp_path, "keys", keys)
+    bank = MemoryBank.load(tmp_path)
+    with pytest.raises(MemoryBankError, match="corrupt"):
+        bank.project(torch.ones(1, 5))
+    with pytest.raises(MemoryBankError, match="corrupt"):
+        bank.nearest(torch.ones(1, 5), 6)
+
+
+@pytest.mark.parametrize(("line", "message"), [("{", "line 3 is not JSON"), ("3", "is 3, not a")])
+def test_a_bad_text_line_is_named_when_it_is_read(tmp_path: Path, line: str, message: str) -> None:
+    make_bank().save(tmp_path)
+    lines = (tmp_path / "texts.jsonl").read_text().splitlines()
+    lines[2] = line
+    (tmp_path / "texts.jsonl").write_text("\n".join(lines) + "\n")
+    texts = MemoryBank.load(tmp_path).texts
+    assert texts is not None
+    assert texts[1] == TEXTS[1]
+    with pytest.raises(MemoryBankError, match=message):
+        texts[2]

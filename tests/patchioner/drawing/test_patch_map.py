@@ -1,0 +1,78 @@
+"""Cells get the colour of their cluster, pixel by pixel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from patchioner.drawing import Display, draw_patch_map
+from patchioner.drawing.palette import colour_of
+from patchioner.drawing.patch_map import _pixel_clusters
+from patchioner.geometry import Fit, fit_image
+from patchioner.regions import Box, Patch, Region
+from patchioner_base.errors import OptionError
+
+
+@dataclass(frozen=True)
+class Said:
+    """A caption."""
+
+    region: Region
+    text: str
+
+
+@pytest.mark.parametrize("mode", ["stretch", "crop", "pad", "aspect"])
+def test_pixels_belong_to_the_cell_around_their_centre(mode: Fit) -> None:
+    size = (90, 60)
+    geometry = fit_image(size, mode=mode, size=56, patch_size=14)
+    display = Display.of(Image.new("RGB", size))
+    cells = np.arange(geometry.grid[0] * geometry.grid[1]).reshape(geometry.grid)
+    got = _pixel_clusters(cells, display, geometry)
+    scale = size[0] / display.photo.width
+    boxes = geometry.cell_boxes()
+    for y in range(5, display.photo.height, 37):
+        for x in range(5, display.photo.width, 41):
+            px, py = (x + 0.5) * scale, (y + 0.5) * scale
+            inside = [
+                number
+                for number, (x1, y1, x2, y2) in enumerate(boxes)
+                if x1 <= px < x2 and y1 <= py < y2
+            ]
+            assert got[y, x] == (inside[0] if inside else -1)
+
+
+def test_the_map_shows_each_caption_where_it_was_given() -> None:
+    geometry = fit_image((800, 400), mode="stretch", size=56, patch_size=14)
+    captions = [
+        Said(patch, "a cup" if patch.col < 2 else "a table") for patch in Patch.all(geometry)
+    ]
+    picture = np.asarray(draw_patch_map(Image.new("RGB", (800, 400)), captions[:-1], geometry))
+    left, right = picture[16 + 200, 16 + 200], picture[16 + 200, 16 + 600]
+    np.testing.assert_allclose(left, np.array(colour_of(0)) / 2, atol=1)
+    np.testing.assert_allclose(right, np.array(colour_of(1)) / 2, atol=1)
+    assert picture[16 + 390, 16 + 790].max() == 0, "the patch without a caption stays as it was"
+    assert (picture == colour_of(0)).all(axis=2).any(), "the legend shows the colour itself"
+
+
+def test_hundreds_of_different_captions_make_a_short_legend() -> None:
+    geometry = fit_image((400, 400), mode="stretch", size=518, patch_size=14)
+    captions = [
+        Said(patch, f"caption {i} of {i % 7}") for i, patch in enumerate(Patch.all(geometry))
+    ]
+    assert draw_patch_map(Image.new("RGB", (400, 400)), captions, geometry).height < 1600
+
+
+@pytest.mark.parametrize("region", [Box(0, 0, 9, 9), Patch(4, 0), Patch(0, 4)])
+def test_other_regions_are_refused(region: Region) -> None:
+    geometry = fit_image((80, 80), mode="stretch", size=56, patch_size=14)
+    with pytest.raises(OptionError, match="4 x 4 grid"):
+        draw_patch_map(Image.new("RGB", (80, 80)), [Said(region, "x")], geometry)
+
+
+def test_no_captions_leave_the_photo_as_it_is() -> None:
+    geometry = fit_image((800, 400), mode="stretch", size=56, patch_size=14)
+    picture = np.asarray(draw_patch_map(Image.new("RGB", (800, 400), "blue"), [], geometry))
+    assert (picture[16:416, 16:816] == (0, 0, 255)).all()
