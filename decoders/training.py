@@ -27,7 +27,7 @@ from decoders.batches import TokenStore, epoch_batches, steps_per_epoch
 from decoders.train_inputs import Corrupt, Embed, TrainingInputs
 from decoders.train_options import TrainOptions
 from decoders.train_state import load_training, save_training
-from patchioner_base.errors import DecoderError, TextError
+from patchioner_base.errors import DecoderError, OptionError, TextError
 from patchioner_base.progress import progress
 
 logger = logging.getLogger(__name__)
@@ -62,6 +62,7 @@ def train_decoder(
     options: TrainOptions | None = None,
     *,
     corrupt: Corrupt | None = None,
+    held_out: Sequence[int] | None = None,
     checkpoint_folder: str | Path | None = None,
     resume: bool = False,
     on_report: Callable[[TrainReport], None] | None = None,
@@ -78,6 +79,8 @@ def train_decoder(
         options: see `TrainOptions`.
         corrupt: from (n, embedding_dim) float32 CPU to the same shape, such as the projection on
             a memory bank. It may draw from torch's global generator, which is seeded per step.
+        held_out: indices of the texts to validate on and not to train on, in place of the random
+            `validation_share`; empty for none.
         checkpoint_folder: where checkpoints go; none are written without it.
         resume: go on from the checkpoint in that folder, if there is one.
         on_report: called with each report; reports are logged as well.
@@ -87,6 +90,7 @@ def train_decoder(
 
     Raises:
         TextError: no text, or none left to train on.
+        OptionError: `held_out` repeats an index, or has one that no text has.
         DecoderError: embeddings of a wrong shape or not finite, or a loss that is not finite.
         CheckpointError: a checkpoint that is damaged or of another run.
 
@@ -94,7 +98,7 @@ def train_decoder(
         >>> reports = train_decoder(decoder, texts, encode, TrainOptions(epochs=5),
         ...                         checkpoint_folder="runs/decoder", resume=True)  # doctest: +SKIP
     """
-    run = _Run(decoder, texts, embed, options or TrainOptions(), corrupt)
+    run = _Run(decoder, texts, embed, options or TrainOptions(), corrupt, held_out)
     folder = Path(checkpoint_folder) if checkpoint_folder is not None else None
     forked = [run.device] if run.device.type == "cuda" else []
     with torch.random.fork_rng(devices=forked):
@@ -114,6 +118,7 @@ class _Run:
         embed: Embed,
         options: TrainOptions,
         corrupt: Corrupt | None,
+        held_out: Sequence[int] | None = None,
     ) -> None:
         if not len(texts):
             raise TextError("there is no text to train on; give at least one")
@@ -129,7 +134,12 @@ class _Run:
         self.store = TokenStore(
             decoder.sequences(texts), max_tokens=min(options.max_tokens, decoder.max_tokens)
         )
-        self.training, self.validation = _split(len(texts), options)
+        if held_out is None:
+            self.training, self.validation = _split(len(texts), options)
+        else:
+            self.training, self.validation = _split_at(held_out, len(texts))
+        # Only where asked for, so that runs without it keep the identity they have always had.
+        self.chosen = {} if held_out is None else {"held_out": self.validation.tolist()}
         self.per_epoch = steps_per_epoch(len(self.training), options.batch)
         self.total = options.total_steps(self.per_epoch)
         self.optimizer = _optimizer(decoder.module, options)
@@ -142,7 +152,8 @@ class _Run:
         resume: bool,
         on_report: Callable[[TrainReport], None] | None,
     ) -> list[TrainReport]:
-        identity = {**self.options.identity(), "corpus": _fingerprint(self.texts)}
+        corpus = _fingerprint(self.texts)
+        identity = {**self.options.identity(), "corpus": corpus, **self.chosen}
         first = 0
         if folder is not None and resume:
             first = load_training(
@@ -252,6 +263,16 @@ def _split(count: int, options: TrainOptions) -> tuple[NDArray[np.int64], NDArra
     held_out = min(int(count * options.validation_share), options.validation_most, count - 1)
     order = np.random.default_rng(options.seed).permutation(count)
     return np.sort(order[held_out:]), np.sort(order[:held_out])
+
+
+def _split_at(held_out: Sequence[int], count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Indices to train on, and the given ones, sorted."""
+    chosen = np.unique(np.asarray(held_out, dtype=np.int64))
+    if len(chosen) < len(held_out) or (len(chosen) and not 0 <= chosen[0] <= chosen[-1] < count):
+        raise OptionError(f"held_out must be different indices from 0 to {count - 1}")
+    if len(chosen) == count:
+        raise TextError(f"all {count} texts are held out; leave some to train on")
+    return np.setdiff1d(np.arange(count), chosen), chosen
 
 
 def _optimizer(module: nn.Module, options: TrainOptions) -> torch.optim.AdamW:

@@ -6,6 +6,7 @@ together (`patchioner.model`), nor where a folder comes from (`patchioner.hub`).
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,11 +59,20 @@ def read_checkpoint(folder: Path) -> Parts:
 
 
 def write_checkpoint(parts: Parts, folder: Path, *, storage: Storage = "fp16") -> None:
-    """Write all parts; config.json comes last, so a folder that has it is whole."""
+    """Write all parts; config.json goes first and comes last, so a folder that has it is whole.
+
+    Over an older checkpoint, parts that this one lacks are removed: else they would be read with it.
+    """
+    config = folder / "config.json"
+    if config.is_file():
+        config.unlink()
+        absent = {"memory_bank": parts.bank is None, "text_tower": parts.text_tower is None}
+        for name in (name for name, is_absent in absent.items() if is_absent):
+            shutil.rmtree(folder / name, ignore_errors=True)
     save_backbone(parts.backbone, folder / "backbone", storage=storage)
     parts.decoder.save(folder / "decoder", storage=storage)
     if parts.bank is not None:
         parts.bank.save(folder / "memory_bank")
     if parts.text_tower is not None:
         save_tower(parts.text_tower, folder / "text_tower", storage=storage)
-    write_json(folder / "config.json", parts.settings.to_json())
+    write_json(config, parts.settings.to_json())

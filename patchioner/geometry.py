@@ -88,6 +88,9 @@ class Preprocessing:
         size: side of the square in model pixels, a multiple of `patch_size`.
         patch_size: side of a patch in model pixels.
         mean, std: channel statistics, RGB, for values in 0..1.
+
+    Raises:
+        OptionError: an unknown mode, a size that is no multiple of the patch size, impossible statistics.
     """
 
     mode: Fit = "aspect"
@@ -107,6 +110,11 @@ class Preprocessing:
                 f"input size {self.size} is not a positive multiple of the patch size {self.patch_size}: "
                 f"try {lower} or {lower + self.patch_size}"
             )
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != 3 or not all(math.isfinite(value) for value in values):
+                raise OptionError(f"{name} is {values}: give three finite numbers, for R, G and B")
+        if min(self.std) <= 0:
+            raise OptionError(f"std is {self.std}: it divides the pixels and must be positive")
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Preprocessing:

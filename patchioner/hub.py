@@ -6,6 +6,7 @@ in a checkpoint.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
@@ -31,14 +32,16 @@ def find_model(name: str, *, revision: str | None = None) -> Path:
         UnknownNameError: neither a folder nor a known name; offers the close ones.
         HubError: the hub cannot be reached or has no such repository; offers the shipped model.
     """
-    folder = Path(name).expanduser()
-    if folder.is_dir():
+    folder = Path(os.path.expanduser(name))
+    if name.strip() and folder.is_dir():
         return folder
     for shipped in _shipped_folders():
         if shipped.name == name:
             return shipped
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
         return _download(name, revision)
+    if name.startswith((".", "/", "~")):
+        raise UnknownNameError(f"no checkpoint folder at {name!r}: check the path")
     raise UnknownNameError.among("model", name, shipped_models())
 
 
@@ -49,22 +52,20 @@ def _shipped_folders() -> Iterator[Path]:
 
 def _download(name: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(name, revision=revision))
-    except (
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        OSError,
-        ValueError,
-    ) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except Exception as error:  # its transport raises errors of its own, others in each release
         raise HubError(
-            f"cannot fetch {name!r} from the model hub ({reason}). Check the name and the connection, "
-            f"or use the model inside the package: {SHIPPED!r}"
+            f"no folder {name!r} here, and it cannot be fetched from the model hub ({_reason(error)}). Check the "
+            f"name and the connection, or use the model inside the package: {SHIPPED!r}"
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """The first line of the error's message; hub errors run to paragraphs."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def upload(folder: Path, name: str) -> None:
@@ -75,7 +76,7 @@ def upload(folder: Path, name: str) -> None:
     try:
         api.create_repo(name, exist_ok=True)
         api.upload_folder(repo_id=name, folder_path=folder)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # as in `_download`
         raise HubError(
-            f"cannot push to {name!r}: {error}. Log in with `hf auth login` and check the name"
+            f"cannot push to {name!r} ({_reason(error)}). Log in with `hf auth login` and check the name"
         ) from error

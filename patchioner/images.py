@@ -6,7 +6,9 @@ Does not know: preprocessing, backbones, regions.
 
 from __future__ import annotations
 
+import logging
 import os
+import struct
 import warnings
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -19,9 +21,14 @@ from patchioner_base.errors import ImageError
 
 ImageSource: TypeAlias = "str | os.PathLike[str] | Image.Image | npt.NDArray[Any] | Any"
 
-MAX_PIXELS = (
-    178_956_970  # Pillow's own limit for files; 540 MB as RGB. Beyond it we refuse by name.
-)
+# Pillow's own limit for files; 540 MB as RGB. Beyond it we refuse by name.
+MAX_PIXELS = 178_956_970
+# Rows converted at a time where a conversion needs much more room than its result.
+_STRIP = 64
+_ORIENTATION = 0x0112
+_DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
+
+logger = logging.getLogger(__name__)
 
 
 def load_image(source: ImageSource) -> Image.Image:
@@ -33,7 +40,8 @@ def load_image(source: ImageSource) -> Image.Image:
 
     Returns:
         A Pillow image of mode RGB. EXIF rotation is applied, transparency is laid over white, 16-bit values are
-        scaled, and of an animation the first frame is taken. The source is not changed.
+        scaled, and of an animated file the first frame is taken. The source is not changed. Beside the result
+        (3 bytes a pixel) at most one copy of the picture in its own mode is held.
 
     Raises:
         ImageError: the file is missing, empty, truncated, not a picture, or too large; the array has another
@@ -44,71 +52,123 @@ def load_image(source: ImageSource) -> Image.Image:
         (6, 4)
     """
     if isinstance(source, Image.Image):
-        return _to_rgb(source, "the given Pillow image")
+        return _decode(source, "the given Pillow image", own=False)
     if isinstance(source, (str, os.PathLike)):
         return _read_file(Path(source))
     return _from_array(source)
 
 
 def _read_file(path: Path) -> Image.Image:
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ImageError(f"no photo at {str(path)!r}: check the path")
     if path.stat().st_size == 0:
         raise ImageError(f"{str(path)!r} is empty (0 bytes): copy or download the photo again")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore")  # Pillow warns of what it copes with; the rest is ours to judge
             with Image.open(path) as image:
-                return _to_rgb(image, repr(str(path)))
+                return _decode(image, repr(str(path)), own=True)
     except UnidentifiedImageError as error:
         raise ImageError(
             f"{str(path)!r} is not a picture that Pillow can read: convert it to JPEG or PNG"
         ) from error
     except Image.DecompressionBombError as error:
         raise ImageError(f"{str(path)!r} is too large ({error}): make it smaller first") from error
-    except (OSError, SyntaxError, ValueError) as error:
-        if isinstance(error, ImageError):
-            raise
-        raise ImageError(
-            f"{str(path)!r} cannot be decoded ({error}): the file is truncated or damaged"
-        ) from error
+    except PermissionError as error:
+        raise ImageError(f"{str(path)!r} may not be read: check its permissions") from error
+    except ImageError:
+        raise
+    except (OSError, SyntaxError, ValueError, struct.error) as error:
+        raise _damaged(repr(str(path)), error) from error
 
 
-def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+def _decode(image: Image.Image, name: str, *, own: bool) -> Image.Image:
+    """Pixels are read here at the latest: Pillow opens lazily, whoever opened the image."""
+    try:
+        return _to_rgb(image, name, own=own)
+    except ImageError:
+        raise
+    except (OSError, SyntaxError, ValueError, IndexError, struct.error) as error:
+        raise _damaged(name, error) from error
+
+
+def _damaged(name: str, error: Exception) -> ImageError:
+    return ImageError(f"{name} cannot be decoded ({error}): the file is truncated or damaged")
+
+
+def _to_rgb(image: Image.Image, name: str, *, own: bool) -> Image.Image:
+    """Upright RGB; an image that is our `own` is used up rather than copied."""
     if image.width * image.height > MAX_PIXELS:
         raise ImageError(
             f"{name} has {image.width} x {image.height} pixels, more than {MAX_PIXELS:,}: make it smaller first"
         )
     if image.width == 0 or image.height == 0:
         raise ImageError(f"{name} has {image.width} x {image.height} pixels: it shows nothing")
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode in ("I;16", "I;16B", "I;16L", "I", "F"):
-        return _from_levels(np.asarray(upright), name).convert("RGB")
+    image.load()
+    upright = _upright(image, name)
+    if upright.mode in _DEEP_MODES:
+        return _from_levels(np.asarray(upright), name, _top(upright)).convert("RGB")
     if upright.has_transparency_data:
-        layered = upright.convert("RGBA")
-        white = Image.new("RGBA", layered.size, "white")
-        return Image.alpha_composite(white, layered).convert("RGB")
+        return _on_white(upright)
+    if upright.mode == "RGB" and (own or upright is not image):
+        return upright
     return upright.convert("RGB")
 
 
-def _from_levels(levels: npt.NDArray[Any], name: str) -> Image.Image:
-    """Single-channel values of more than 8 bits -> mode L: 16-bit range, or 0..1 for floats up to 1."""
-    values = levels.astype(np.float64)
-    if not np.isfinite(values).all():
-        raise ImageError(f"{name} holds NaN or infinite values")
-    top = (
-        1.0
-        if levels.dtype.kind == "f" and values.max() <= 1.0
-        else 255.0
-        if values.max() <= 255
-        else 65535.0
-    )
-    return Image.fromarray(np.clip(np.rint(values * (255.0 / top)), 0, 255).astype(np.uint8))
+def _upright(image: Image.Image, name: str) -> Image.Image:
+    """Apply the EXIF rotation; without one, the image itself rather than Pillow's copy of it."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of corrupt EXIF; we log it
+            rotated = image.getexif().get(_ORIENTATION, 1) != 1
+            return ImageOps.exif_transpose(image) if rotated else image
+    except (OSError, SyntaxError, ValueError, KeyError, TypeError, struct.error) as error:
+        logger.warning("%s has corrupt EXIF data (%s): taken as upright", name, error)
+        return image
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """Lay transparency over white, strip by strip."""
+    result = Image.new("RGB", image.size, "white")
+    for top in range(0, image.height, _STRIP):
+        box = (0, top, image.width, min(top + _STRIP, image.height))
+        layered = image.crop(box).convert("RGBA")
+        white = Image.new("RGBA", layered.size, "white")
+        result.paste(Image.alpha_composite(white, layered).convert("RGB"), box[:2])
+    return result
+
+
+def _top(image: Image.Image) -> float:
+    """The value that means white in an image of more than 8 bits a channel."""
+    if image.mode.startswith("I;16"):
+        return 65535.0
+    extrema = image.getextrema()
+    highest = float(extrema[1])  # type: ignore[arg-type]
+    if image.mode == "F" and highest <= 1.0:
+        return 1.0
+    return 255.0 if highest <= 255.0 else 65535.0
+
+
+def _from_levels(levels: npt.NDArray[Any], name: str, top: float) -> Image.Image:
+    """Single-channel values (H, W), 0 black and `top` white -> mode L; what lies outside is clipped."""
+    result = np.empty(levels.shape, np.uint8)
+    for start in range(0, len(levels), _STRIP):
+        values = levels[start : start + _STRIP].astype(np.float64)
+        if not np.isfinite(values).all():
+            raise ImageError(f"{name} holds NaN or infinite values")
+        result[start : start + _STRIP] = np.clip(np.rint(values * (255.0 / top)), 0, 255)
+    return Image.fromarray(result)
 
 
 def _from_array(source: Any) -> Image.Image:
     channels_first = hasattr(source, "detach")
-    array = np.asarray(source.detach().cpu().numpy() if channels_first else source)
+    try:
+        array = _tensor_array(source) if channels_first else np.asarray(source)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ImageError(
+            f"cannot read a picture from {type(source).__name__} ({error}): give a path, a Pillow image, "
+            "an array or a tensor"
+        ) from error
     if channels_first and array.ndim == 3:
         array = np.moveaxis(array, 0, -1)
     if array.ndim == 3 and array.shape[2] == 1:
@@ -124,7 +184,13 @@ def _from_array(source: Any) -> Image.Image:
         raise ImageError(
             f"cannot read a picture from {type(source).__name__} of shape {array.shape}: give {layout}"
         )
-    return _to_rgb(Image.fromarray(_to_bytes(array)), "the given array")
+    return _to_rgb(Image.fromarray(_to_bytes(array)), "the given array", own=True)
+
+
+def _tensor_array(tensor: Any) -> npt.NDArray[Any]:
+    # numpy has no bfloat16, and 8 bits of colour need no more than float32.
+    wide = tensor.float() if tensor.is_floating_point() else tensor
+    return np.asarray(wide.detach().cpu().numpy())
 
 
 def _to_bytes(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
@@ -139,7 +205,8 @@ def _to_bytes(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
             raise ImageError("the given array holds NaN or infinite values")
         if array.min() < 0.0 or array.max() > 1.0:
             raise ImageError(
-                f"float pixels must lie in 0..1, found {array.min():.4g}..{array.max():.4g}: divide by 255, or give uint8"
+                f"float pixels must lie in 0..1, found {array.min():.4g}..{array.max():.4g}: "
+                "divide by 255, or give uint8"
             )
         return np.rint(array * 255.0).astype(np.uint8)
     raise ImageError(

@@ -25,7 +25,7 @@ from patchioner.images import ImageSource, load_image
 from patchioner.regions import Region, WholeImage
 from patchioner.results import Caption, Explanation
 from patchioner.settings import ModelSettings
-from patchioner_base.errors import OptionError, RegionError
+from patchioner_base.errors import ImageError, OptionError, RegionError
 from patchioner_base.weights import Storage
 
 
@@ -198,7 +198,7 @@ class Patchioner:
         asked: list[Sequence[Region]] = []
         embeddings: list[Tensor] = []
         for image, regions in items:
-            features = image if isinstance(image, PatchFeatures) else self.encode(image)
+            features = self._features(image)
             asked.append([WholeImage()] if regions is None else regions)
             embeddings.append(self.embed_regions(features, asked[-1], weighting))
         if not embeddings:
@@ -214,6 +214,13 @@ class Patchioner:
         ]
         bounds = [0, *accumulate(len(regions) for regions in asked)]
         return [captions[start:end] for start, end in pairwise(bounds)]
+
+    def _features(self, image: ImageSource | PatchFeatures) -> PatchFeatures:
+        if isinstance(image, list):
+            raise ImageError(
+                f"expected one photo, got a list of {len(image)}: give caption_many (photo, regions) pairs"
+            )
+        return image if isinstance(image, PatchFeatures) else self.encode(image)
 
     def bridge(self, embeddings: Tensor) -> Tensor:
         """Pull (n, dim) region embeddings over the gap between images and text, as the checkpoint says."""

@@ -6,6 +6,7 @@ Knows: the root config.json. Does not know: networks or files of weights.
 from __future__ import annotations
 
 import difflib
+import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
@@ -30,6 +31,9 @@ class ModelSettings:
         temperature: of the memory projection's softmax.
         decode: default decoding.
         licence: of the weights.
+
+    Raises:
+        OptionError: a value outside of these.
     """
 
     name: str = "custom"
@@ -44,8 +48,12 @@ class ModelSettings:
     def __post_init__(self) -> None:
         if self.bridge not in ("memory", "none"):
             raise OptionError(f"bridge {self.bridge!r} is unknown: use 'memory' or 'none'")
-        if not self.temperature > 0:
-            raise OptionError(f"temperature {self.temperature} must be positive")
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise OptionError(f"temperature {self.temperature} must be a positive number")
+        for name in ("region_context", "image_context"):
+            share = getattr(self, name)
+            if not (math.isfinite(share) and share >= 0):
+                raise OptionError(f"{name} {share} must be a finite number, 0 or more")
 
     def to_json(self) -> dict[str, Any]:
         """The root config.json."""
@@ -74,9 +82,9 @@ class ModelSettings:
             given["weighting"] = Weighting(**given.get("weighting", {}))
             decode: dict[str, Any] = {
                 key: tuple(value) if isinstance(value, list) else value
-                for key, value in given.get("decode", {}).items()
+                for key, value in dict(given.get("decode", {})).items()
             }
             given["decode"] = DecodeOptions(**decode)
             return cls(**given)
-        except TypeError as error:
+        except (TypeError, ValueError) as error:  # OptionError is a ValueError
             raise CheckpointError(f"{source}: {error}") from error

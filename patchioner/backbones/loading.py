@@ -44,7 +44,11 @@ def save_backbone(backbone: TimmViT, folder: Path, *, storage: Storage = "fp16")
 def load_backbone(folder: Path) -> TimmViT:
     """Read a backbone; CheckpointError where a file is missing, corrupt or of another shape."""
     config = read_json(folder / "config.json")
-    return BACKBONES.get(str(config.get("type")))(folder, config)
+    kind = config.get("type") if isinstance(config, dict) else None
+    if not isinstance(kind, str) or kind not in BACKBONES:
+        known = ", ".join(map(repr, BACKBONES.names()))
+        raise CheckpointError(f'{folder / "config.json"} must name its "type", one of {known}')
+    return BACKBONES.get(kind)(folder, config)
 
 
 @BACKBONES.register("timm")
@@ -52,7 +56,7 @@ def _load_timm(folder: Path, config: dict[str, Any]) -> TimmViT:
     try:
         preprocessing = Preprocessing.from_config(config["preprocessing"])
         backbone = TimmViT(config["name"], preprocessing, head=config.get("head"))
-    except (KeyError, TypeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError) as error:  # ours are among these
         raise CheckpointError(
             f"{folder / 'config.json'} lacks or has a wrong setting: {error}"
         ) from error

@@ -13,6 +13,7 @@ from typing import Any
 import timm
 import torch
 from PIL import Image
+from timm.models.vision_transformer import Attention, Block
 from torch import Tensor, nn
 
 from patchioner.backbones.features import PatchFeatures
@@ -20,6 +21,8 @@ from patchioner.backbones.heads import build_head
 from patchioner.backbones.preprocess import preprocess
 from patchioner.geometry import ImageGeometry, Preprocessing
 from patchioner_base.errors import OptionError, UnknownNameError
+
+_NEEDED = ("blocks", "embed_dim", "forward_intermediates", "num_prefix_tokens", "patch_embed")
 
 
 class TimmViT(nn.Module):
@@ -52,10 +55,12 @@ class TimmViT(nn.Module):
         self.preprocessing = preprocessing
         self.head_config: dict[str, Any] = dict(head or {"type": "none"})
         self.vit: Any = _create(name, pretrained)
-        patch = self.vit.patch_embed.patch_size
-        if tuple(patch) != (preprocessing.patch_size, preprocessing.patch_size):
+        # Not `patch_size`: behind a convolutional stem, that counts cells of the stem's output.
+        patch = tuple(self.vit.patch_embed.feat_ratio(as_scalar=False))
+        if patch != (preprocessing.patch_size, preprocessing.patch_size):
             raise OptionError(
-                f"{name} has patches of {tuple(patch)} pixels, the preprocessing says {preprocessing.patch_size}"
+                f"{name} has patches of {patch} pixels, the preprocessing says {preprocessing.patch_size}: "
+                f"set its patch_size to {patch[0]} and its size to a multiple of that"
             )
         self.head = build_head(self.head_config, int(self.vit.embed_dim))
         self.eval()
@@ -63,7 +68,11 @@ class TimmViT(nn.Module):
     @property
     def dim(self) -> int:
         """Width of the embedding space, after the head."""
-        return int(self.head_config.get("dim", self.vit.embed_dim))
+        return int(
+            self.head_config["dim"]
+            if self.head_config.get("type") == "linear"
+            else self.vit.embed_dim
+        )
 
     @property
     def config(self) -> dict[str, Any]:
@@ -75,7 +84,7 @@ class TimmViT(nn.Module):
             "type": "timm",
             "name": self.name,
             "preprocessing": settings,
-            "head": self.head_config,
+            "head": dict(self.head_config),
         }
 
     @torch.inference_mode()
@@ -132,22 +141,30 @@ def _create(name: str, pretrained: bool) -> Any:
         ]
         raise UnknownNameError(f"timm has no model {name!r}: did you mean {', '.join(close)}?")
     try:
-        return timm.create_model(name, pretrained=pretrained, num_classes=0, dynamic_img_size=True)
-    except TypeError as error:
-        raise OptionError(
-            f"{name!r} is not a vision transformer that takes any input size ({error})"
-        ) from error
+        vit = timm.create_model(name, pretrained=pretrained, num_classes=0, dynamic_img_size=True)
+    except (TypeError, RuntimeError) as error:
+        raise _no_vit(name, str(error)) from error
+    if missing := [part for part in _NEEDED if not hasattr(vit, part)]:
+        raise _no_vit(name, f"it lacks {', '.join(missing)}")
+    return vit
+
+
+def _no_vit(name: str, reason: str) -> OptionError:
+    return OptionError(f"{name!r} is not a vision transformer that takes any input size ({reason})")
 
 
 def _cls_attention(block: Any, inputs: Tensor, prefix: int) -> Tensor | None:
-    """Softmax attention of the CLS query over the patch keys of one block, (B, heads, patches); None if not plain."""
-    attention = block.attn
-    if getattr(attention, "qkv", None) is None or getattr(attention, "rope", None) is not None:
+    """Softmax attention of the CLS query over the patch keys of one block, (B, heads, patches); None if not plain.
+
+    Only timm's plain pre-norm block is taken apart: others rotate queries and keys, add biases, or norm elsewhere.
+    """
+    attention = getattr(block, "attn", None)
+    if type(block) is not Block or type(attention) is not Attention:
         return None
     normed = block.norm1(inputs)
     heads = int(attention.num_heads)
-    width = normed.shape[-1]
     weight, bias = attention.qkv.weight, attention.qkv.bias
+    width = len(weight) // 3
     query = nn.functional.linear(
         normed[:, :1], weight[:width], None if bias is None else bias[:width]
     )

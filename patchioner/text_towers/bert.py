@@ -18,14 +18,14 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from patchioner_base.errors import TextError
+from patchioner_base.errors import OptionError, TextError
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class BertSettings:
-    """Shape of a tower: everything its weights depend on."""
+    """Shape of a tower: everything its weights depend on. OptionError where the numbers do not fit together."""
 
     vocabulary: int
     dim: int
@@ -35,6 +35,21 @@ class BertSettings:
     inner: int = 1536
     projection: int = 768
     max_tokens: int = 64
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not isinstance(value, int) or value < 1:
+                raise OptionError(
+                    f"{name} of the text tower is {value!r}: give a whole number, 1 or more"
+                )
+        if self.width % self.heads:
+            raise OptionError(
+                f"width {self.width} of the text tower is no multiple of its {self.heads} heads"
+            )
+        if self.max_tokens < 2:
+            raise OptionError(
+                "max_tokens of the text tower must leave room for the start and end tokens"
+            )
 
 
 class BertLayer(nn.Module):
@@ -63,7 +78,8 @@ class BertTower(nn.Module):
 
     Args:
         settings: the tower's shape.
-        tokenizer: a `tokenizers.Tokenizer` that adds the start and end tokens itself.
+        tokenizer: a `tokenizers.Tokenizer` that adds the start and end tokens itself; copied, without its padding
+            and truncation.
 
     Texts are grouped by length in tokens, so no batch holds padding and a text's vector does not depend on the others.
     """
@@ -71,7 +87,9 @@ class BertTower(nn.Module):
     def __init__(self, settings: BertSettings, tokenizer: Tokenizer) -> None:
         super().__init__()
         self.settings = settings
-        self.tokenizer = tokenizer
+        self.tokenizer = Tokenizer.from_str(tokenizer.to_str())
+        self.tokenizer.no_padding()
+        self.tokenizer.no_truncation()
         self.tokens = nn.Embedding(settings.vocabulary, settings.width)
         self.positions = nn.Embedding(settings.max_tokens, settings.width)
         self.norm = nn.LayerNorm(settings.width, eps=1e-12)

@@ -44,7 +44,11 @@ def save_tower(tower: BertTower, folder: Path, *, storage: Storage = "fp16") -> 
 def load_tower(folder: Path) -> BertTower:
     """Read a tower; CheckpointError where a file is missing, corrupt or of another shape."""
     config = read_json(folder / "config.json")
-    return TEXT_TOWERS.get(str(config.get("type")))(folder, config)
+    kind = config.get("type") if isinstance(config, dict) else None
+    if not isinstance(kind, str) or kind not in TEXT_TOWERS:
+        known = ", ".join(map(repr, TEXT_TOWERS.names()))
+        raise CheckpointError(f'{folder / "config.json"} must name its "type", one of {known}')
+    return TEXT_TOWERS.get(kind)(folder, config)
 
 
 @TEXT_TOWERS.register("bert")

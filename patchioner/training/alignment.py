@@ -1,4 +1,4 @@
-"""Aligning sentences with pooled patch tokens: InfoNCE on photo-caption pairs (Talk2DINO's objective, arXiv 2411.19331).
+"""Aligning sentences with pooled patch tokens: InfoNCE on photo-caption pairs (Talk2DINO, arXiv 2411.19331).
 
 Knows: pooled views of photos and sentence vectors. Does not know: files, networks that make them, regions or class
 names - only whole photos with whole captions, so regions stay zero-shot.
@@ -19,7 +19,7 @@ from patchioner.training.token_cache import CachedPhoto
 
 @dataclass(frozen=True)
 class PhotoViews:
-    """Pooled raw tokens of P photos: patches (P, views, dim) - the mean, then one per attention head - and cls (P, dim)."""
+    """Pooled raw tokens of P photos: patches (P, views, dim), the mean and then one per head; cls (P, dim)."""
 
     patches: Tensor
     cls: Tensor
@@ -113,7 +113,7 @@ class Projection(nn.Module):
 
 
 def blend_views(patches: Tensor) -> Tensor:
-    """Random convex blends (B, dim) of each photo's pooled views (B, views, dim): texts meet parts, not only the mean."""
+    """Random convex blends (B, dim) of pooled views (B, views, dim): texts meet parts, not only the mean."""
     weights = torch.distributions.Dirichlet(torch.full((patches.shape[1],), 0.5)).sample(
         patches.shape[:1]
     )

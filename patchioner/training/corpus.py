@@ -11,6 +11,8 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from patchioner_base.errors import TextError
+
 WORD = re.compile(r"[a-z0-9]+(?:'[a-z]+)?")
 
 
@@ -33,8 +35,13 @@ def caption_like(texts: Sequence[str], examples: Sequence[str], keep: int) -> li
         texts: the corpus.
         examples: captions of the wanted style.
         keep: how many to keep.
+
+    Raises:
+        TextError: the corpus or the examples hold no word.
     """
     inside, outside = _counts(examples), _counts(texts)
+    if not inside or not outside:
+        raise TextError("the corpus or its examples hold no word: check the files of captions")
     scale = math.log(sum(outside.values()) / sum(inside.values()))
     scores = []
     for text in texts:

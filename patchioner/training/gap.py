@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from memory_bank import MemoryBank
+from patchioner_base.errors import OptionError
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +28,9 @@ class GapNoise:
         weakest, strongest: range of the noise's standard deviation per coordinate, drawn per row.
         temperature: of the projection.
         share: share of the rows that are projected.
+
+    Raises:
+        OptionError: a range or share that makes no sense.
     """
 
     bank: MemoryBank | None
@@ -35,12 +39,21 @@ class GapNoise:
     temperature: float = 0.01
     share: float = 1.0
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.weakest <= self.strongest < float("inf"):
+            raise OptionError(
+                f"noise from {self.weakest} to {self.strongest}: give 0 <= weakest <= strongest"
+            )
+        if not 0 <= self.share <= 1:
+            raise OptionError(f"share {self.share} of projected rows must lie in 0..1")
+
     def __call__(self, embeddings: Tensor) -> Tensor:
         """Unit embeddings (n, dim) -> corrupted unit embeddings; draws from torch's global generator."""
         spread = self.strongest - self.weakest
-        sigma = self.weakest + spread * torch.rand(len(embeddings), 1)
+        rows, device = (len(embeddings), 1), embeddings.device
+        sigma = self.weakest + spread * torch.rand(rows, device=device)
         noisy = F.normalize(embeddings + sigma * torch.randn_like(embeddings), dim=1)
         if self.bank is None:
             return noisy
         projected = self.bank.project(noisy, temperature=self.temperature)
-        return torch.where(torch.rand(len(embeddings), 1) < self.share, projected, noisy)
+        return torch.where(torch.rand(rows, device=device) < self.share, projected, noisy)

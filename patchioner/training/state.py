@@ -1,18 +1,25 @@
 """Resumable state of a training step: weights and buffers in safetensors, the optimiser in torch's safe format.
 
-Knows: files. Does not know: what is trained. Everything is written beside its place and then moved, so a run killed
-while saving still finds the state before.
+Knows: files. Does not know: what is trained. The optimiser's file bears its step in its name and is written first;
+moving the weights into place is what commits, so a run killed while saving still finds the whole state before.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from patchioner_base.errors import CheckpointError
+from patchioner_base.files import atomic_path
+from patchioner_base.weights import fit_weights
+
+WEIGHTS = "weights.safetensors"
 
 
 def save_state(
@@ -29,26 +36,60 @@ def save_state(
         for name, tensor in module.state_dict().items()
     }
     tensors |= {f"extra.{name}": tensor.contiguous() for name, tensor in extra.items()}
-    partial = folder / "state.partial"
-    save_file(tensors, folder / "weights.partial", metadata={"step": str(step)})
-    torch.save({"step": step, "optimiser": optimiser.state_dict()}, partial)
-    os.replace(folder / "weights.partial", folder / "weights.safetensors")
-    os.replace(partial, folder / "optimiser.pt")
+    with atomic_path(_optimiser_file(folder, step)) as partial:
+        torch.save({"step": step, "optimiser": optimiser.state_dict()}, partial)
+    with atomic_path(folder / WEIGHTS) as partial:
+        save_file(tensors, partial, metadata={"step": str(step)})
+    for old in folder.glob("optimiser*.pt"):
+        if old != _optimiser_file(folder, step):
+            old.unlink()
 
 
 def load_state(
     folder: Path, module: nn.Module, optimiser: torch.optim.Optimizer, extra: Mapping[str, Tensor]
 ) -> int:
-    """Fill module, optimiser and `extra` in place from `folder`; returns the updates done, 0 where there is no state."""
-    weights, state = folder / "weights.safetensors", folder / "optimiser.pt"
-    if not (weights.exists() and state.exists()):
+    """Fill module, optimiser and `extra` in place from `folder`.
+
+    Returns:
+        The updates done, 0 without a state.
+
+    Raises:
+        CheckpointError: the state is damaged, or of another network.
+    """
+    weights = folder / WEIGHTS
+    if not weights.exists():
         return 0
-    tensors = load_file(weights)
-    module.load_state_dict(
-        {k.removeprefix("module."): v for k, v in tensors.items() if k.startswith("module.")}
-    )
-    for name, tensor in extra.items():
-        tensor.copy_(tensors[f"extra.{name}"])
-    saved = torch.load(state, weights_only=True)
-    optimiser.load_state_dict(saved["optimiser"])
-    return int(saved["step"])
+    try:
+        tensors, step = _read(weights)
+        state = _optimiser_file(folder, step)
+        # Runs begun by the first release of this module have one file without a step in its name.
+        saved = torch.load(state if state.exists() else folder / "optimiser.pt", weights_only=True)
+        if saved["step"] != step:
+            raise CheckpointError(
+                f"{folder} has weights of step {step} and an optimiser of step {saved['step']}: start the step anew"
+            )
+        fit_weights(module, _under(tensors, "module."), source=str(weights))
+        for name, tensor in extra.items():
+            tensor.copy_(tensors[f"extra.{name}"])
+        optimiser.load_state_dict(saved["optimiser"])
+    except CheckpointError:
+        raise
+    except (OSError, KeyError, ValueError, RuntimeError, SafetensorError, UnpicklingError) as error:
+        raise CheckpointError(
+            f"{folder} holds no usable training state ({error}): start the step anew"
+        ) from error
+    return step
+
+
+def _optimiser_file(folder: Path, step: int) -> Path:
+    return folder / f"optimiser-{step:08d}.pt"
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], int]:
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return tensors, int(file.metadata()["step"])
+
+
+def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

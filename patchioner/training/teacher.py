@@ -85,6 +85,13 @@ def prune_vocabulary(
 ) -> tuple[Tokenizer, list[int]]:
     """Drop word pieces that a corpus does not use; returns the new tokenizer and the old ids of what it keeps."""
     document = json.loads(tokenizer.to_str())
+    if (
+        document["model"]["type"] != "WordPiece"
+        or document["post_processor"]["type"] != "TemplateProcessing"
+    ):
+        raise CheckpointError(
+            "only WordPiece tokenizers with a template for the special tokens can be pruned"
+        )
     document["padding"] = document["truncation"] = None
     plain = Tokenizer.from_str(json.dumps(document))
     counts: Counter[int] = Counter()

@@ -26,7 +26,7 @@ SHARD = 128
 
 @dataclass(frozen=True)
 class CachedPhoto:
-    """The teacher's view of one photo: tokens (rows, columns, dim), cls (dim,), attention (heads, rows, columns), fp16."""
+    """One photo, fp16: tokens (rows, columns, dim), cls (dim,), attention (heads, rows, columns)."""
 
     name: str
     tokens: Tensor

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from decoders import PrefixGPT2Decoder, TrainOptions, TrainReport, train_decoder
-from decoders.training import _Run
-from patchioner_base.errors import CheckpointError, DecoderError, TextError
+from decoders.training import _Run, _split
+from patchioner_base.errors import CheckpointError, DecoderError, OptionError, TextError
 
 OPTIONS = TrainOptions(
     steps=14, batch=8, warmup_steps=3, validate_every=5, checkpoint_every=4, validation_share=0.1
@@ -180,3 +180,34 @@ def test_diverging_loss_is_refused(clone: Any, corpus: list[str], embed: Any) ->
         decoder.network.prefix.bias.fill_(torch.inf)
     with pytest.raises(DecoderError, match="step 0"):
         train_decoder(decoder, corpus, embed, OPTIONS)
+
+
+def test_chosen_texts_are_held_out_as_a_share_would_be(
+    clone: Any, corpus: list[str], embed: Any
+) -> None:
+    share = clone()
+    chosen = clone()
+    reports = train_decoder(share, corpus, embed, OPTIONS)
+    held_out = _split(len(corpus), OPTIONS)[1].tolist()
+    same = train_decoder(chosen, corpus, embed, OPTIONS, held_out=held_out[::-1])
+    assert [r.validation_loss for r in same] == [r.validation_loss for r in reports]
+    assert [r.samples for r in same] == [r.samples for r in reports]
+    assert torch.equal(weights(share), weights(chosen))
+
+
+def test_no_text_held_out_means_no_validation(clone: Any, corpus: list[str], embed: Any) -> None:
+    report = train_decoder(clone(), corpus, embed, OPTIONS, held_out=[])[-1]
+    assert report.validation_loss is None and report.samples == ()
+
+
+@pytest.mark.parametrize("held_out", [[0, 0], [-1], [10_000]])
+def test_impossible_choices_are_refused(
+    clone: Any, corpus: list[str], embed: Any, held_out: list[int]
+) -> None:
+    with pytest.raises(OptionError, match="different indices"):
+        train_decoder(clone(), corpus, embed, OPTIONS, held_out=held_out)
+
+
+def test_holding_everything_out_is_refused(clone: Any, corpus: list[str], embed: Any) -> None:
+    with pytest.raises(TextError, match="all .* held out"):
+        train_decoder(clone(), corpus, embed, OPTIONS, held_out=range(len(corpus)))

@@ -1,0 +1,72 @@
+"""Step 8: put the tuned parts together into a checkpoint, and let its decoder describe the bank's rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from decoders import Decoder, DecodeOptions, load_decoder
+from memory_bank import MemoryBank
+from patchioner.backbones import TimmViT
+from patchioner.backbones.heads import StandardiseHead
+from patchioner.backbones.preprocess import preprocess
+from patchioner.checkpoint import Parts, write_checkpoint
+from patchioner.images import load_image
+from patchioner.settings import ModelSettings
+from patchioner.text_towers import load_tower
+from patchioner.training.alignment import pool_views
+from patchioner.training.settings import RunSettings
+from patchioner.training.teacher import load_teacher
+from patchioner.training.token_cache import CachedPhoto, photo_names
+from patchioner_base.progress import progress
+
+
+def run(settings: RunSettings) -> None:
+    """Write the checkpoint to ``assemble.out``."""
+    section = settings.section("assemble")
+    backbone = tuned_backbone(settings, int(section["size"]), int(section["statistics_photos"]))
+    decoder = load_decoder(settings.work / "decoder")
+    bank = MemoryBank.load(settings.work / "memory_bank", memory_map=False)
+    parts = Parts(
+        backbone=backbone,
+        decoder=decoder,
+        bank=describe(bank, decoder),
+        text_tower=load_tower(settings.work / "text_tower"),
+        settings=ModelSettings.from_json(section["settings"], "assemble.settings"),
+    )
+    write_checkpoint(parts, settings.root / section["out"], storage=section["storage"])
+
+
+def tuned_backbone(settings: RunSettings, size: int, photos: int) -> TimmViT:
+    """The tuned ViT with a standardising head measured on training photos at the input size it ships with."""
+    state = load_file(settings.work / "tune" / "weights.safetensors")
+    source = load_teacher(settings, size=size)
+    backbone = TimmViT(source.name, source.preprocessing, head={"type": "standardise"})
+    weights = {k.removeprefix("module."): v for k, v in state.items() if k.startswith("module.")}
+    backbone.vit.load_state_dict(weights)
+    names = photo_names(settings.data("pairs"))
+    chosen = names[:: max(1, len(names) // photos)]
+    head: StandardiseHead = pool_views(_views(backbone, settings.data("photos"), chosen))[1]
+    backbone.head.load_state_dict(head.state_dict())
+    return backbone
+
+
+def _views(backbone: TimmViT, folder: Path, names: list[str]) -> Iterator[CachedPhoto]:
+    for name in progress(names, description="measuring tokens", unit="photo"):
+        pixels, geometry = preprocess(load_image(folder / name), backbone.preprocessing)
+        with torch.inference_mode():
+            tokens, cls, attention = backbone.dense(pixels[None], geometry.grid)
+        assert cls is not None and attention is not None, "the teacher has a CLS token"
+        yield CachedPhoto(name, tokens[0], cls[0], attention[0])
+
+
+def describe(bank: MemoryBank, decoder: Decoder) -> MemoryBank:
+    """The bank with display texts of our own: what the decoder says of each row."""
+    texts: list[str] = []
+    rows = bank.keys.float().split(256)
+    for part in progress(rows, description="describing the bank", unit="batch"):
+        texts.extend(answer.text for answer in decoder.generate(part, DecodeOptions()))
+    return bank.with_texts(texts)

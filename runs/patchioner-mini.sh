@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# How the weights inside the package were made, end to end, on a laptop's CPU: about three hours on two cores.
+# Every step resumes where it was stopped; delete build/patchioner-mini to start afresh.
+#
+#   pip install -e '.[train]' && bash runs/patchioner-mini.sh
+#
+# The data (photos, captions, the public weights it starts from) is expected where configs/patchioner-mini.yaml says.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+step() { python -m patchioner.training "$1" --config "${CONFIG:-configs/patchioner-mini.yaml}"; }
+
+step cache      # the frozen teacher's tokens of the training photos
+step align      # sentence vectors, token statistics, the projection from text to tokens
+step tune       # the backbone, end to end, towards the captions, anchored to the teacher
+step text       # the text tower, end to end, towards the photos, anchored to the alignment
+step corpus     # choose and embed the decoder's sentences
+step bank       # compress their embeddings into the memory bank
+step decoder    # train the decoder on text alone
+step assemble   # measure the final statistics, write patchioner/checkpoints/patchioner-mini
+
+python -m benchmarks.quality --model patchioner-mini --data ../shared/data --out build/patchioner-mini/quality.json

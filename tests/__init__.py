@@ -1,0 +1,1 @@
+"""Tests. A package only so that `tests.support` is ours, whatever an installed library calls its own tests."""

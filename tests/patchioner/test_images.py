@@ -1,0 +1,280 @@
+"""Pictures of every kind come out upright and RGB; what is no picture is refused by name."""
+
+from __future__ import annotations
+
+import logging
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from patchioner.images import MAX_PIXELS, load_image
+from patchioner_base.errors import ImageError
+from tests.support.tiny import noise_photo
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+
+
+def pixels(source: object) -> np.ndarray:
+    image = load_image(source)
+    assert image.mode == "RGB"
+    return np.asarray(image)
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that claims a size and holds no pixels."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")]
+    packed = [
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
+def test_a_path_a_string_a_pillow_image_and_an_array_are_the_same_photo(tmp_path: Path) -> None:
+    path = tmp_path / "photo.png"
+    Image.fromarray(PIXELS).save(path)
+    for source in (path, str(path), Image.fromarray(PIXELS), PIXELS):
+        np.testing.assert_array_equal(pixels(source), PIXELS)
+    with Image.open(path) as opened:
+        np.testing.assert_array_equal(pixels(opened), PIXELS)
+
+
+def test_the_callers_image_is_neither_changed_nor_handed_back() -> None:
+    source = Image.fromarray(PIXELS)
+    loaded = load_image(source)
+    assert loaded is not source
+    loaded.putpixel((0, 0), (1, 2, 3))
+    np.testing.assert_array_equal(np.asarray(source), PIXELS)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", [".png", ".tiff"])
+def test_exif_rotation_is_applied(tmp_path: Path, orientation: int, suffix: str) -> None:
+    # What a viewer sees for each orientation, by the definition of the tag: row 0 and column 0 are at ...
+    upright = {
+        1: PIXELS,
+        2: PIXELS[:, ::-1],
+        3: PIXELS[::-1, ::-1],
+        4: PIXELS[::-1],
+        5: PIXELS.transpose(1, 0, 2),
+        6: np.rot90(PIXELS, -1),
+        7: PIXELS[::-1, ::-1].transpose(1, 0, 2),
+        8: np.rot90(PIXELS, 1),
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"photo{suffix}"
+    Image.fromarray(PIXELS).save(path, exif=exif)
+    np.testing.assert_array_equal(pixels(path), upright)
+    with Image.open(path) as opened:
+        np.testing.assert_array_equal(pixels(opened), upright)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
+@pytest.mark.parametrize("exif", [b"Exif\0\0no header at all", b"Exif\0\0II*\0\xff\xff\xff\x00"])
+def test_corrupt_exif_does_not_cost_the_photo(tmp_path: Path, suffix: str, exif: bytes) -> None:
+    path = tmp_path / f"photo{suffix}"
+    noise_photo().save(path, exif=exif)
+    assert load_image(path).size == (96, 64)
+
+
+def test_corrupt_exif_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    noise_photo().save(tmp_path / "photo.png", exif=b"Exif\0\0no header at all")
+    with caplog.at_level(logging.WARNING):
+        load_image(tmp_path / "photo.png")
+    assert "photo.png' has corrupt EXIF data" in caplog.text
+
+
+def test_transparency_is_laid_over_white(tmp_path: Path) -> None:
+    alpha = np.array([[0, 128, 255]], np.uint8)
+    layered = np.dstack([np.full((1, 3, 3), 100, np.uint8), alpha])
+    expected = np.rint(100 * (alpha / 255.0) + 255 * (1 - alpha / 255.0))
+    path = tmp_path / "layered.png"
+    Image.fromarray(layered).save(path)
+    for source in (layered, path):
+        assert np.abs(pixels(source)[..., 0] - expected).max() <= 1
+    Image.merge("LA", [Image.fromarray(layered[..., 0]), Image.fromarray(alpha)]).save(path)
+    assert np.abs(pixels(path)[..., 0] - expected).max() <= 1
+
+
+def test_strips_of_a_tall_transparent_picture_fit_together() -> None:
+    layered = np.random.default_rng(1).integers(0, 256, (300, 5, 4), dtype=np.uint8)
+    white = Image.new("RGBA", (5, 300), "white")
+    whole = Image.alpha_composite(white, Image.fromarray(layered)).convert("RGB")
+    np.testing.assert_array_equal(pixels(layered), np.asarray(whole))
+
+
+def test_a_palette_with_and_without_a_transparent_colour(tmp_path: Path) -> None:
+    palette = Image.new("P", (2, 1))
+    palette.putpalette([10, 20, 30, 200, 100, 50])
+    palette.putdata([0, 1])
+    path = tmp_path / "palette.png"
+    palette.save(path)
+    assert pixels(path).tolist() == [[[10, 20, 30], [200, 100, 50]]]
+    palette.save(path, transparency=1)
+    assert pixels(path).tolist() == [[[10, 20, 30], [255, 255, 255]]]
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "YCbCr", "HSV", "CMYK"])
+def test_other_modes_become_what_pillow_makes_of_them(mode: str) -> None:
+    source = Image.fromarray(PIXELS).convert(mode)
+    np.testing.assert_array_equal(pixels(source), np.asarray(source.convert("RGB")))
+
+
+def test_a_cmyk_jpeg_shows_the_colours_that_went_in(tmp_path: Path) -> None:
+    path = tmp_path / "print.jpg"
+    Image.new("RGB", (16, 16), (200, 60, 20)).convert("CMYK").save(path, quality=100)
+    np.testing.assert_allclose(pixels(path)[8, 8], (200, 60, 20), atol=4)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tiff"])
+def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path, suffix: str) -> None:
+    levels = np.array([[0, 257, 128 * 257, 65535]], np.uint16)
+    path = tmp_path / f"deep{suffix}"
+    Image.fromarray(levels).save(path)
+    for source in (path, levels):
+        assert pixels(source)[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+def test_a_dark_sixteen_bit_photo_stays_dark(tmp_path: Path) -> None:
+    path = tmp_path / "night.png"
+    Image.fromarray(np.full((80, 3), 200, np.uint16)).save(path)
+    assert pixels(path).max() == 1
+
+
+def test_float_and_32_bit_pillow_images_are_scaled_by_their_range() -> None:
+    assert pixels(Image.fromarray(np.array([[0, 0.5, 1]], np.float32)))[0, :, 0].tolist() == [
+        0,
+        128,
+        255,
+    ]
+    assert pixels(Image.fromarray(np.array([[0, 128, 255]], np.int32)))[0, :, 0].tolist() == [
+        0,
+        128,
+        255,
+    ]
+    assert pixels(Image.fromarray(np.array([[0, 65535]], np.int32)))[0, :, 0].tolist() == [0, 255]
+    with pytest.raises(ImageError, match="NaN"):
+        load_image(Image.fromarray(np.array([[0, np.nan]], np.float32)))
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".png", ".webp"])
+def test_of_an_animation_the_first_frame_is_taken(tmp_path: Path, suffix: str) -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "lime", "blue")]
+    path = tmp_path / f"moving{suffix}"
+    frames[0].save(path, save_all=True, append_images=frames[1:], lossless=True)
+    assert pixels(path)[4, 4].tolist() == [255, 0, 0]
+
+
+def test_tensors_are_channels_first_and_arrays_channels_last() -> None:
+    tensor = torch.from_numpy(PIXELS).permute(2, 0, 1)
+    np.testing.assert_array_equal(pixels(tensor), PIXELS)
+    np.testing.assert_array_equal(pixels((tensor / 255.0).requires_grad_()), PIXELS)
+    np.testing.assert_array_equal(pixels(PIXELS / 255.0), PIXELS)
+    grey = np.repeat(PIXELS[..., :1], 3, axis=2)
+    for source in (PIXELS[..., 0], PIXELS[..., :1], tensor[:1], tensor[0]):
+        np.testing.assert_array_equal(pixels(source), grey)
+    half = (tensor / 255.0).to(torch.bfloat16)
+    assert np.abs(pixels(half).astype(int) - PIXELS).max() <= 1
+    assert pixels(np.array([[True, False]])).tolist() == [[[255] * 3, [0] * 3]]
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (np.full((4, 4, 3), np.nan), "NaN"),
+        (torch.full((3, 4, 4), torch.inf), "infinite"),
+        (np.full((4, 4, 3), 200.0), "divide by 255"),
+        (np.full((4, 4, 3), -0.5), r"0\.\.1, found -0\.5"),
+        (np.zeros((4, 4, 3), np.int64), "int64"),
+        (np.zeros((3, 4, 5), np.uint8), r"\(3, 4, 5\)"),
+        (np.zeros((0, 4, 3), np.uint8), r"\(0, 4, 3\)"),
+        (np.zeros((2, 4, 4, 3), np.uint8), r"\(2, 4, 4, 3\)"),
+        (torch.zeros(5, 4, 4), r"a tensor \(3, H, W\)"),
+        (None, "NoneType"),
+        (b"bytes of a file", "bytes"),
+        ([[1, 2], [3]], "list"),
+    ],
+)
+def test_arrays_that_are_no_picture_are_refused(source: object, message: str) -> None:
+    with pytest.raises(ImageError, match=message):
+        load_image(source)
+
+
+def test_missing_empty_and_foreign_files_are_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"no photo at .*nowhere\.jpg"):
+        load_image(tmp_path / "nowhere.jpg")
+    with pytest.raises(ImageError, match="no photo at"):
+        load_image("x" * 5000)
+    with pytest.raises(ImageError, match="no photo at"):
+        load_image(tmp_path)
+    (tmp_path / "empty.jpg").touch()
+    with pytest.raises(ImageError, match=r"empty\.jpg.*0 bytes"):
+        load_image(tmp_path / "empty.jpg")
+    (tmp_path / "letter.jpg").write_text("Dear Sir or Madam")
+    with pytest.raises(ImageError, match=r"letter\.jpg.*not a picture"):
+        load_image(tmp_path / "letter.jpg")
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".gif", ".webp", ".tiff", ".bmp"])
+@pytest.mark.parametrize("share", [0.9, 0.5, 0.02])
+def test_truncated_files_are_refused_by_name(tmp_path: Path, suffix: str, share: float) -> None:
+    whole, cut = tmp_path / f"whole{suffix}", tmp_path / f"cut{suffix}"
+    noise = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(whole)
+    data = whole.read_bytes()
+    cut.write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(ImageError, match="cut"):
+        load_image(cut)
+
+
+def test_a_truncated_file_opened_by_the_caller_is_refused_too(tmp_path: Path) -> None:
+    path = tmp_path / "cut.jpg"
+    noise_photo(300, 200).save(path)
+    path.write_bytes(path.read_bytes()[:-500])
+    with Image.open(path) as image, pytest.raises(ImageError, match="truncated"):
+        load_image(image)
+
+
+@pytest.mark.parametrize("side", [14_000, 20_000])
+def test_an_oversized_picture_is_refused_by_name_before_its_pixels_are_read(
+    tmp_path: Path, side: int
+) -> None:
+    assert side * side > MAX_PIXELS
+    path = tmp_path / "vast.png"
+    path.write_bytes(png_header(side, side))
+    with pytest.raises(ImageError, match=r"vast\.png.*make it smaller"):
+        load_image(path)
+
+
+MEASURE = """
+import resource, sys
+from patchioner.images import load_image
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+image = load_image(sys.argv[1])
+after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(*image.size, *image.getpixel((5000, 9999)), (after - before) // 1024)
+"""
+
+
+@pytest.mark.parametrize("mode", ["RGB", "P"])
+def test_a_hundred_megapixels_work_in_bounded_memory(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / "vast.png"
+    colour = (10, 20, 30) if mode == "RGB" else 0
+    image = Image.new(mode, (10_000, 10_000), colour)
+    if mode == "P":
+        image.putpalette([10, 20, 30])
+    image.save(path, compress_level=1)
+    command = [sys.executable, "-c", MEASURE, str(path)]
+    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    *seen, megabytes = map(int, out.split())
+    assert seen == [10_000, 10_000, 10, 20, 30]
+    assert megabytes < 700  # 300 for the result, and at most as much again on the way

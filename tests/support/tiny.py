@@ -1,0 +1,126 @@
+"""A whole checkpoint, tiny and random: every part is real, nothing is trained, all of it is made in a blink.
+
+Knows: how to build each part small. Does not know: what a test does with it.
+"""
+
+from __future__ import annotations
+
+import string
+
+import numpy as np
+import torch
+from PIL import Image
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from torch import nn
+from torch.nn import functional as F
+
+from decoders import DecodeOptions, PrefixGPT2Decoder
+from memory_bank import MemoryBank
+from patchioner.backbones import TimmViT
+from patchioner.checkpoint import Parts
+from patchioner.geometry import Fit, Preprocessing
+from patchioner.settings import ModelSettings
+from patchioner.text_towers import BertSettings, BertTower
+
+DIM = 64  # timm's own tiny test model, `test_vit`: six blocks, two heads, patches of 16 pixels
+TEXTS = tuple(
+    f"a {colour} {thing} {place}"
+    for colour, place in zip(
+        ("red", "blue", "green", "yellow", "black"),
+        ("on a table", "in the snow", "near a river", "at night", "behind a fence"),
+        strict=True,
+    )
+    for thing in ("cat", "dog", "bus", "boat", "kite", "chair")
+)
+WORDS = tuple(dict.fromkeys(word for text in TEXTS for word in text.split()))
+
+
+def tiny_backbone(
+    seed: int = 0, *, mode: Fit = "aspect", size: int = 64, name: str = "test_vit"
+) -> TimmViT:
+    """A ViT of width 64 behind a standardising head with statistics that are not neutral."""
+    torch.manual_seed(seed)
+    backbone = TimmViT(name, Preprocessing(mode, size, 16), head={"type": "standardise"})
+    _spread(backbone.vit, 3.0)
+    with torch.no_grad():
+        for key, tensor in backbone.head.named_buffers():
+            tensor.copy_(torch.rand(DIM) + 0.5 if "std" in key else torch.randn(DIM) * 0.1)
+    return backbone
+
+
+def tiny_tokenizer() -> Tokenizer:
+    """A WordPiece tokenizer of BERT's form: the words of `TEXTS`, and letters to spell any other."""
+    letters = string.ascii_lowercase + string.digits + "'-,."
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *letters, *(f"##{c}" for c in letters), *WORDS]
+    vocabulary = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.add_special_tokens(["[PAD]", "[UNK]", "[CLS]", "[SEP]"])
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return tokenizer
+
+
+def tiny_tower(seed: int = 0, *, dim: int = DIM, max_tokens: int = 32) -> BertTower:
+    """A BERT tower of width 32 and two layers."""
+    torch.manual_seed(seed + 1)
+    tokenizer = tiny_tokenizer()
+    settings = BertSettings(
+        vocabulary=tokenizer.get_vocab_size(),
+        dim=dim,
+        width=32,
+        layers=2,
+        heads=2,
+        inner=64,
+        projection=48,
+        max_tokens=max_tokens,
+    )
+    tower = BertTower(settings, tokenizer)
+    with (
+        torch.no_grad()
+    ):  # centred, as a trained tower is, so that a softmax over cosines tells texts apart
+        tower.project_out.bias.sub_(tower.encode(TEXTS).mean(0))
+    return tower
+
+
+def tiny_decoder(seed: int = 0, *, dim: int = DIM) -> PrefixGPT2Decoder:
+    """A decoder of width 32 whose random weights are large enough to write different captions of different rows."""
+    decoder = PrefixGPT2Decoder.create(
+        TEXTS, embedding_dim=dim, layers=2, width=32, heads=2, vocab_size=300, seed=seed
+    )
+    _spread(decoder.network, 10.0)
+    return decoder
+
+
+def tiny_settings() -> ModelSettings:
+    """Settings in which nothing is neutral: context on, short captions, the memory bridge."""
+    return ModelSettings(
+        name="tiny",
+        region_context=0.5,
+        image_context=0.25,
+        temperature=0.02,
+        decode=DecodeOptions(max_tokens=8),
+        licence="none",
+    )
+
+
+def tiny_parts(seed: int = 0) -> Parts:
+    """All parts of a checkpoint, random and reproducible; about 0.4 million weights."""
+    tower = tiny_tower(seed)
+    bank = MemoryBank(F.normalize(tower.encode(TEXTS), dim=1), texts=TEXTS)
+    return Parts(tiny_backbone(seed), tiny_decoder(seed), bank, tower, tiny_settings())
+
+
+def noise_photo(width: int = 96, height: int = 64, seed: int = 0) -> Image.Image:
+    """A photo of smooth random colour, RGB."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+    return Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@torch.no_grad()
+def _spread(module: nn.Module, factor: float) -> None:
+    for parameter in module.parameters():
+        if parameter.dim() >= 2:
+            parameter.mul_(factor)

@@ -1,0 +1,154 @@
+"""Teach the captioner a new way of writing from a file of sentences: no photo needed.
+
+python train_text_decoder.py --corpus examples/catalogue.txt --out catalogue-model
+python train_text_decoder.py --corpus captions.txt --out DIR --noise 0.08 --from-scratch
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from patchioner_base.errors import OptionError, PatchionerError
+
+if TYPE_CHECKING:
+    from patchioner.adaptation import AdaptOptions
+
+
+def parser() -> argparse.ArgumentParser:
+    """Everything the script takes."""
+    result = argparse.ArgumentParser(
+        description="Train a decoder on text alone and build its memory bank. Captions of photos "
+        "then read like the corpus. The result loads with Patchioner.from_pretrained(DIR).",
+        epilog="exit status: 0 done; 1 something failed (see standard error); 2 wrong usage; "
+        "130 stopped with Ctrl-C, go on with --resume",
+    )
+    result.add_argument("--corpus", required=True, metavar="FILE", help="one sentence per line")
+    result.add_argument("--out", required=True, metavar="DIR", help="new folder for the result")
+    result.add_argument(
+        "--text-encoder",
+        default="patchioner-mini",
+        metavar="ID|DIR",
+        help="checkpoint that lends everything but decoder and bank (default: %(default)s)",
+    )
+    result.add_argument("--resume", action="store_true", help="go on with a stopped run in DIR")
+    bridge = result.add_mutually_exclusive_group()
+    bridge.add_argument(
+        "--memory",
+        action="store_true",
+        help="train behind the new memory bank; regions will pass it, too (default)",
+    )
+    bridge.add_argument(
+        "--noise",
+        nargs="?",
+        type=float,
+        const=0.08,
+        metavar="SIGMA",
+        help="train with noise of this strength instead (0.08 if left out); regions will go "
+        "straight to the decoder",
+    )
+    group = result.add_argument_group("training")
+    group.add_argument("--epochs", type=float, help="default: 10, from scratch 30")
+    group.add_argument("--batch", type=int, default=64, help="default: %(default)s")
+    group.add_argument("--learning-rate", type=float, help="default: 3e-4, from scratch 1e-3")
+    group.add_argument(
+        "--validation",
+        default="0.05",
+        metavar="FILE|SHARE",
+        help="sentences to validate on, or the share of the corpus held out (default: %(default)s)",
+    )
+    group.add_argument("--bank-rows", type=int, metavar="N", help="compress the bank to N rows")
+    group.add_argument("--autocast", action="store_true", help="forward pass in bfloat16")
+    group.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    group.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
+    group.add_argument("--threads", type=int, metavar="N", help="CPU threads")
+    group.add_argument("--storage", choices=["fp32", "fp16", "int8"], default="fp16")
+    fresh = result.add_argument_group("shape of a new decoder")
+    fresh.add_argument(
+        "--from-scratch", action="store_true", help="do not go on from the checkpoint's decoder"
+    )
+    for name in ("layers", "width", "heads", "vocab-size", "positions"):
+        fresh.add_argument(f"--{name}", type=int, metavar="N", help="needs --from-scratch")
+    return result
+
+
+def options_from(arguments: argparse.Namespace, share: float | None) -> AdaptOptions:
+    """The options of the run; OptionError where they make no sense."""
+    from patchioner.adaptation import AdaptOptions, DecoderShape
+
+    names = ("layers", "width", "heads", "vocab_size", "positions")
+    shape = {name: getattr(arguments, name) for name in names if getattr(arguments, name)}
+    if shape and not arguments.from_scratch:
+        raise OptionError(f"{', '.join(shape)} shape a new decoder: add --from-scratch")
+    return AdaptOptions(
+        noise=arguments.noise,
+        fresh=DecoderShape(**shape) if arguments.from_scratch else None,
+        bank_rows=arguments.bank_rows,
+        epochs=arguments.epochs,
+        batch=arguments.batch,
+        learning_rate=arguments.learning_rate,
+        validation_share=0.0 if share is None else share,
+        autocast=arguments.autocast,
+        storage=arguments.storage,
+        seed=arguments.seed,
+    )
+
+
+def validation_from(text: str) -> tuple[float | None, str | None]:
+    """`0.05` is a share, anything else the name of a file."""
+    try:
+        return float(text), None
+    except ValueError:
+        return None, text
+
+
+def run(arguments: argparse.Namespace, options: AdaptOptions, validation: str | None) -> Path:
+    """Load, adapt, save."""
+    import torch
+
+    from patchioner import Patchioner
+    from patchioner.adaptation import adapt, read_texts
+
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    texts = read_texts(arguments.corpus)
+    held_out = None if validation is None else read_texts(validation)
+    model = Patchioner.from_pretrained(arguments.text_encoder, device=arguments.device)
+    return adapt(
+        model.parts,
+        texts,
+        arguments.out,
+        options,
+        validation=held_out,
+        resume=arguments.resume,
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Read the arguments, train, say where the result is."""
+    usage = parser()
+    arguments = usage.parse_args(argv)
+    share, validation = validation_from(arguments.validation)
+    try:
+        options = options_from(arguments, share)
+    except OptionError as error:
+        usage.error(str(error))
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        folder = run(arguments, options, validation)
+    except (PatchionerError, OSError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped: go on with --resume\n")
+        return 130
+    sys.stdout.write(f"{folder}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
