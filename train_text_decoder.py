@@ -52,9 +52,9 @@ def parser() -> argparse.ArgumentParser:
         "straight to the decoder",
     )
     group = result.add_argument_group("training")
-    group.add_argument("--epochs", type=float, help="default: 10, from scratch 30")
+    group.add_argument("--epochs", type=float, help="default: 15, from scratch 30")
     group.add_argument("--batch", type=int, default=64, help="default: %(default)s")
-    group.add_argument("--learning-rate", type=float, help="default: 3e-4, from scratch 1e-3")
+    group.add_argument("--learning-rate", type=float, default=1e-3, help="default: %(default)s")
     group.add_argument(
         "--validation",
         default="0.05",

@@ -65,7 +65,8 @@ def _read_file(path: Path) -> Image.Image:
         raise ImageError(f"{str(path)!r} is empty (0 bytes): copy or download the photo again")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of what it copes with; the rest is ours to judge
+            # Pillow warns of what it copes with; size and damage are ours to judge.
+            warnings.simplefilter("ignore")
             with Image.open(path) as image:
                 return _decode(image, repr(str(path)), own=True)
     except UnidentifiedImageError as error:

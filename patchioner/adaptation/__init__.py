@@ -9,8 +9,8 @@ Example:
     >>> adapt(model.parts, read_texts("catalogue.txt"), "catalogue-model")  # doctest: +SKIP
 """
 
-from patchioner.adaptation.adapt import adapt
 from patchioner.adaptation.corpus import read_texts
 from patchioner.adaptation.options import AdaptOptions, DecoderShape
+from patchioner.adaptation.pipeline import adapt
 
 __all__ = ["AdaptOptions", "DecoderShape", "adapt", "read_texts"]

@@ -38,9 +38,9 @@ class AdaptOptions:
             the result then sends regions straight to the decoder (CapDec, arXiv 2211.00575).
         fresh: None goes on from the checkpoint's own decoder; a shape starts from random weights and a new vocabulary.
         bank_rows: most rows of the memory bank, by k-means; None keeps every distinct sentence.
-        epochs: passes over the corpus; None is 10, or 30 for a fresh decoder.
+        epochs: passes over the corpus; None is 15, or 30 for a fresh decoder.
         batch: sentences in one update.
-        learning_rate: highest rate; None is 3e-4, or 1e-3 for a fresh decoder.
+        learning_rate: highest rate.
         validation_share: share of the sentences held out, at most 1,000; unused where there is a validation file.
         autocast: forward pass in bfloat16.
         storage: precision of the result's weights on disk.
@@ -55,7 +55,7 @@ class AdaptOptions:
     bank_rows: int | None = None
     epochs: float | None = None
     batch: int = 64
-    learning_rate: float | None = None
+    learning_rate: float = 1e-3
     validation_share: float = 0.05
     autocast: bool = False
     storage: Storage = "fp16"
@@ -72,14 +72,11 @@ class AdaptOptions:
 
     def training(self, *, texts: int, max_tokens: int) -> TrainOptions:
         """The decoder's training options for a corpus of `texts` sentences to train on."""
-        epochs = (10.0 if self.fresh is None else 30.0) if self.epochs is None else self.epochs
-        rate = self.learning_rate
-        if rate is None:
-            rate = 3e-4 if self.fresh is None else 1e-3
+        usual = 15.0 if self.fresh is None else 30.0
         options = TrainOptions(
-            epochs=epochs,
+            epochs=usual if self.epochs is None else self.epochs,
             batch=self.batch,
-            learning_rate=rate,
+            learning_rate=self.learning_rate,
             noise_sigma=self.noise or 0.0,
             max_tokens=max_tokens,
             validation_share=self.validation_share,

@@ -13,7 +13,9 @@ from typing import Any
 import timm
 import torch
 from PIL import Image
-from timm.models.vision_transformer import Attention, Block
+
+# Older releases define `Attention` here, newer ones import it here: the one place that serves both.
+from timm.models.vision_transformer import Attention, Block  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
 from patchioner.backbones.features import PatchFeatures

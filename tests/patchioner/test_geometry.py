@@ -94,3 +94,19 @@ def test_an_unknown_mode_and_an_odd_size_are_refused() -> None:
 def test_a_photo_without_area_is_refused() -> None:
     with pytest.raises(ImageError, match="0 x 480"):
         fit_image((0, 480), mode="stretch", size=518, patch_size=14)
+
+
+@pytest.mark.parametrize(
+    ("statistics", "message"),
+    [
+        ({"std": (1.0, 0.0, 1.0)}, "std is .* divides the pixels"),
+        ({"std": (1.0, -1.0, 1.0)}, "std"),
+        ({"mean": (0.5, float("nan"), 0.5)}, "mean is .*three finite numbers"),
+        ({"mean": (0.5, 0.5)}, "mean"),
+    ],
+)
+def test_statistics_that_would_poison_the_pixels_are_refused(
+    statistics: dict[str, tuple[float, ...]], message: str
+) -> None:
+    with pytest.raises(OptionError, match=message):
+        Preprocessing(**statistics)  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from decoders import Decoder, DecodeOptions, load_decoder
+from decoders import DecodeOptions, Decoder, load_decoder
 from memory_bank import MemoryBank
 from patchioner.backbones import TimmViT
 from patchioner.backbones.heads import StandardiseHead

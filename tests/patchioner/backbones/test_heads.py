@@ -34,7 +34,9 @@ def test_pooling_before_equals_pooling_after(config: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("config", CONFIGS)
-def test_the_global_token_is_optional_and_any_shape_of_tokens_is_served(config: dict[str, Any]) -> None:
+def test_the_global_token_is_optional_and_any_shape_of_tokens_is_served(
+    config: dict[str, Any],
+) -> None:
     head, tokens = filled(config), torch.randn(2, 3, 4, 8)
     patches, cls = head(tokens, None)
     assert cls is None

@@ -35,7 +35,9 @@ def backbone(name: str, patch: int, mode: Fit = "aspect") -> TimmViT:
     if name not in _MADE:
         torch.manual_seed(0)
         made = TimmViT(name, Preprocessing(mode, 5 * patch, patch))
-        with torch.no_grad():  # timm starts some scales near zero, which would hide most of the network
+        with (
+            torch.no_grad()
+        ):  # timm starts some scales near zero, which would hide most of the network
             for parameter in made.parameters():
                 parameter.add_(torch.randn_like(parameter) * 0.02)
         _MADE[name] = made
@@ -69,7 +71,9 @@ def test_tokens_are_timms_own_on_any_grid(name: str, patch: int, size: tuple[int
     assert (rows != columns) == (size[0] != size[1])
     prefix = model.vit.num_prefix_tokens
     assert features.tokens.shape == (rows, columns, model.dim)
-    torch.testing.assert_close(features.tokens.flatten(0, 1), tokens[0, prefix:], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        features.tokens.flatten(0, 1), tokens[0, prefix:], rtol=1e-4, atol=1e-4
+    )
     assert (features.cls is None) == (name in WITHOUT_CLS)
     if features.cls is not None:
         torch.testing.assert_close(features.cls, tokens[0, 0], rtol=1e-4, atol=1e-4)
@@ -163,7 +167,9 @@ def test_the_same_network_is_differentiable_for_training() -> None:
     assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "swin_tiny_patch4_window7_224", "beit_base_patch16_224"])
+@pytest.mark.parametrize(
+    "name", ["resnet18", "swin_tiny_patch4_window7_224", "beit_base_patch16_224"]
+)
 def test_what_is_no_plain_vit_is_refused(name: str) -> None:
     with pytest.raises(OptionError, match=f"{name}.*not a vision transformer"):
         TimmViT(name, Preprocessing("stretch", 64, 16))

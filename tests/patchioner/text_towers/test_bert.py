@@ -86,7 +86,9 @@ def test_short_texts_are_cut_in_silence(caplog: pytest.LogCaptureFixture) -> Non
     assert not caplog.records
 
 
-@pytest.mark.parametrize("texts", [["a cat", ""], ["a cat", " \n\t"], ["a cat", None], ["a cat", 3]])
+@pytest.mark.parametrize(
+    "texts", [["a cat", ""], ["a cat", " \n\t"], ["a cat", None], ["a cat", 3]]
+)
 def test_blank_texts_are_refused_by_index(texts: list[Any]) -> None:
     with pytest.raises(TextError, match="text 1 is"):
         tiny_tower().encode(texts)

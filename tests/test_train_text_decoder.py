@@ -1,0 +1,181 @@
+"""The script: arguments to options, one line for an error, exit statuses, and once the whole way."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from patchioner.checkpoint import read_checkpoint, write_checkpoint
+from tests.support.tiny import TEXTS, tiny_parts
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPT = ROOT / "train_text_decoder.py"
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    specification = importlib.util.spec_from_file_location("train_text_decoder", SCRIPT)
+    assert specification is not None and specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny") / "tiny"
+    write_checkpoint(tiny_parts(), folder)
+    return folder
+
+
+@pytest.fixture
+def words(checkpoint: Path, tmp_path: Path) -> list[str]:
+    """Arguments of a quick run."""
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("\n".join(TEXTS) + "\n", encoding="utf-8")
+    out = str(tmp_path / "out")
+    run = ["--corpus", str(corpus), "--text-encoder", str(checkpoint), "--out", out]
+    return [*run, "--epochs", "1", "--batch", "8", "--device", "cpu"]
+
+
+def test_the_whole_way_as_a_process(words: list[str], tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(tmp_path / "out")
+    assert "validation " in done.stderr and " -> " in done.stderr
+    assert read_checkpoint(tmp_path / "out").settings.name == "out"
+
+
+def test_noise_storage_and_a_validation_file(
+    script: ModuleType, words: list[str], tmp_path: Path
+) -> None:
+    held_out = tmp_path / "held_out.txt"
+    held_out.write_text("a white cat at night\n", encoding="utf-8")
+    extra = ["--noise", "--storage", "fp32", "--validation", str(held_out), "--bank-rows", "9"]
+    assert script.main([*words, *extra]) == 0
+    parts = read_checkpoint(tmp_path / "out")
+    assert parts.settings.bridge == "none"
+    assert parts.bank is not None and len(parts.bank) == 9
+
+
+def test_resume_goes_on_and_a_second_start_is_refused(
+    script: ModuleType, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert script.main(words) == 0
+    assert script.main([*words, "--resume"]) == 0
+    assert script.main(words) == 1
+    assert "holds this very run already" in capsys.readouterr().err
+
+
+def test_options_follow_the_arguments(script: ModuleType) -> None:
+    required = ["--corpus", "c", "--out", "o"]
+
+    def options(*words: str) -> object:
+        return script.options_from(script.parser().parse_args([*required, *words]), 0.1)
+
+    from patchioner.adaptation import AdaptOptions, DecoderShape
+
+    assert options() == options("--memory") == AdaptOptions(validation_share=0.1)
+    assert options("--noise") == AdaptOptions(noise=0.08, validation_share=0.1)
+    assert options("--noise", "0.2", "--seed", "4", "--autocast") == AdaptOptions(
+        noise=0.2, seed=4, autocast=True, validation_share=0.1
+    )
+    assert options("--from-scratch", "--layers", "2", "--vocab-size", "300") == AdaptOptions(
+        fresh=DecoderShape(layers=2, vocab_size=300), validation_share=0.1
+    )
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--noise", "0.1", "--memory"], "not allowed with"),
+        (["--layers", "2"], "add --from-scratch"),
+        (["--epochs", "-1"], "epochs"),
+        (["--validation", "1.5"], "validation_share"),
+        (["--noise", "0"], "noise"),
+        (["--bank-rows", "x"], "bank-rows"),
+        (["--storage", "fp8"], "storage"),
+    ],
+)
+def test_wrong_usage_is_status_two(
+    script: ModuleType,
+    words: list[str],
+    extra: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        script.main([*words, *extra])
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "message"),
+    [
+        ("--corpus", "/none/such.txt", "such.txt"),
+        ("--text-encoder", "patchioner-minni", "patchioner-minni"),
+        ("--validation", "/none/held.txt", "held.txt"),
+        ("--from-scratch --width", "33", "33"),
+        ("--from-scratch --vocab-size", "10", "10"),
+    ],
+)
+def test_failures_are_one_line_and_status_one(
+    script: ModuleType,
+    words: list[str],
+    flag: str,
+    value: str,
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert script.main([*words, *flag.split(), value]) == 1
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and message in errors[0]
+
+
+def test_empty_and_tiny_corpora_are_refused(
+    script: ModuleType, words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for content in ("", "\n\n", "a cat\na dog\n"):
+        (tmp_path / "corpus.txt").write_text(content, encoding="utf-8")
+        assert script.main(words) == 1
+        assert "distinct usable sentences" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_ctrl_c_says_how_to_go_on(
+    script: ModuleType,
+    words: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(script, "run", stop)
+    assert script.main(words) == 130
+    assert "--resume" in capsys.readouterr().err
+
+
+def test_the_example_corpus_is_what_its_script_writes() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / "make_catalogue.py")],
+        capture_output=True,
+        encoding="utf-8",
+        check=True,
+    )
+    lines = done.stdout.splitlines()
+    assert lines == (ROOT / "examples" / "catalogue.txt").read_text(encoding="utf-8").splitlines()
+    assert len(set(lines)) == 2000
