@@ -90,8 +90,12 @@ def draw(logits: Tensor, uniforms: Tensor, top_p: float) -> Tensor:
 def row_uniforms(
     embeddings: Tensor, count: int, *, seed: int
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-    """(n, count) uniform numbers in [0, 1), each row a function of `seed` and of its embedding."""
-    rows = embeddings.cpu().float().numpy()
+    """(n, count) uniform numbers in [0, 1), each row a function of `seed` and of its embedding.
+
+    Of an embedding only the signs count: the last bits of a matrix product vary with the number of
+    its rows, and a draw must not depend on the batch.
+    """
+    rows = np.packbits((embeddings > 0).cpu().numpy(), axis=1)
     uniforms = np.empty((len(rows), count))
     for place, row in enumerate(rows):
         digest = hashlib.blake2b(row.tobytes(), digest_size=16, salt=seed.to_bytes(16, "little"))

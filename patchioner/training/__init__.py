@@ -1,1 +1,4 @@
-"""How the shipped weights were made: the steps of a full run. Needs the `train` extra; nothing else imports it."""
+"""How the shipped weights were made: the steps of a full run need the `train` extra.
+
+`patchioner.adaptation` borrows the cleaning of sentences (`corpus`) and the noise (`gap`); nothing else imports it.
+"""
