@@ -52,7 +52,7 @@ class Patchioner:
         dtype: torch.dtype | None = None,
     ) -> None:
         self._parts = parts
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = _device(device)
         precision = dtype or torch.float32
         parts.backbone.vit.to(self.device, precision)
         parts.backbone.head.to(self.device)
@@ -140,19 +140,9 @@ class Patchioner:
                 "the list of regions is empty: give at least one, or none at all for the whole image"
             )
         pooled = pool_regions(features, regions, weighting or self.settings.weighting)
-        if features.cls is None or not (
-            self.settings.region_context or self.settings.image_context
-        ):
+        if features.cls is None or self.settings.context == 0:
             return pooled
-        shares = [
-            self.settings.image_context
-            if isinstance(region, WholeImage)
-            else self.settings.region_context
-            for region in regions
-        ]
-        context = torch.tensor(shares, device=pooled.device)[:, None] * F.normalize(
-            features.cls, dim=0
-        )
+        context = self.settings.context * F.normalize(features.cls, dim=0)
         return F.normalize(pooled, dim=1) + context
 
     def caption(
@@ -266,3 +256,13 @@ class Patchioner:
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder, storage=storage)
             upload(Path(folder), name)
+
+
+def _device(wanted: str | torch.device | None) -> torch.device:
+    """The device to work on, tried out: torch names a bad one only when it is used."""
+    chosen = wanted or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=chosen).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise OptionError(f"device {str(chosen)!r} cannot be used here ({reason}): try 'cpu'") from error

@@ -25,8 +25,8 @@ class ModelSettings:
     Attributes:
         name: what the model is called.
         weighting: default weighting of patches inside a region.
-        region_context, image_context: share of the unit CLS token added to the unit embedding of a region, and of the
-            whole image. 0 leaves the pooled tokens as they are.
+        context: share of the photo's unit CLS token added to the unit embedding of a region, whatever its kind; 0
+            leaves the pooled tokens as they are.
         bridge: "memory" sends embeddings through the memory bank, "none" straight to the decoder.
         temperature: of the memory projection's softmax.
         decode: default decoding.
@@ -38,8 +38,7 @@ class ModelSettings:
 
     name: str = "custom"
     weighting: Weighting = field(default_factory=Weighting)
-    region_context: float = 0.0
-    image_context: float = 0.0
+    context: float = 0.0
     bridge: str = "memory"
     temperature: float = 0.01
     decode: DecodeOptions = field(default_factory=DecodeOptions)
@@ -50,10 +49,8 @@ class ModelSettings:
             raise OptionError(f"bridge {self.bridge!r} is unknown: use 'memory' or 'none'")
         if not (math.isfinite(self.temperature) and self.temperature > 0):
             raise OptionError(f"temperature {self.temperature} must be a positive number")
-        for name in ("region_context", "image_context"):
-            share = getattr(self, name)
-            if not (math.isfinite(share) and share >= 0):
-                raise OptionError(f"{name} {share} must be a finite number, 0 or more")
+        if not (math.isfinite(self.context) and self.context >= 0):
+            raise OptionError(f"context {self.context} must be a finite number, 0 or more")
 
     def to_json(self) -> dict[str, Any]:
         """The root config.json."""

@@ -15,8 +15,7 @@ from patchioner_base.errors import CheckpointError, OptionError
 FULL = ModelSettings(
     name="mine",
     weighting=Weighting("gaussian", variance=0.5, rounding="reference"),
-    region_context=0.5,
-    image_context=0.25,
+    context=0.5,
     bridge="none",
     temperature=0.02,
     decode=DecodeOptions(strategy="beam", banned_words=("photo", "picture of")),
@@ -51,8 +50,8 @@ def test_absent_keys_take_their_defaults() -> None:
         ({"bridge": "rope"}, "rope"),
         ({"temperature": 0}, "temperature"),
         ({"temperature": "warm"}, "config"),
-        ({"region_context": "some"}, "config"),
-        ({"image_context": -1}, "image_context"),
+        ({"context": "some"}, "config"),
+        ({"context": -1}, "context"),
     ],
 )
 def test_wrong_values_are_refused_with_the_file(changes: dict[str, Any], message: str) -> None:
@@ -67,7 +66,7 @@ def test_what_is_no_config_is_refused(values: Any) -> None:
         ModelSettings.from_json(values, "config.json")
 
 
-@pytest.mark.parametrize("field", ["temperature", "region_context", "image_context"])
+@pytest.mark.parametrize("field", ["temperature", "context"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -0.5])
 def test_numbers_that_would_poison_an_embedding_are_refused(field: str, value: float) -> None:
     with pytest.raises(OptionError, match=field):

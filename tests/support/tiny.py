@@ -98,8 +98,7 @@ def tiny_settings() -> ModelSettings:
     """Settings in which nothing is neutral: context on, short captions, the memory bridge."""
     return ModelSettings(
         name="tiny",
-        region_context=0.5,
-        image_context=0.25,
+        context=0.5,
         temperature=0.02,
         decode=DecodeOptions(max_tokens=8),
         licence="none",

@@ -27,7 +27,7 @@ from patchioner_base.progress import progress
 def run(settings: RunSettings) -> None:
     """Write the checkpoint to ``assemble.out``."""
     section = settings.section("assemble")
-    backbone = tuned_backbone(settings, int(section["size"]), int(section["statistics_photos"]))
+    backbone = tuned_backbone(settings)
     decoder = load_decoder(settings.work / "decoder")
     bank = MemoryBank.load(settings.work / "memory_bank", memory_map=False)
     parts = Parts(
@@ -40,15 +40,22 @@ def run(settings: RunSettings) -> None:
     write_checkpoint(parts, settings.root / section["out"], storage=section["storage"])
 
 
-def tuned_backbone(settings: RunSettings, size: int, photos: int) -> TimmViT:
-    """The tuned ViT with a standardising head measured on training photos at the input size it ships with."""
-    state = load_file(settings.work / "tune" / "weights.safetensors")
-    source = load_teacher(settings, size=size)
+def tuned_backbone(settings: RunSettings) -> TimmViT:
+    """The backbone at the input size it ships with, and a head measured on training photos.
+
+    Its weights lie between those it started from and the tuned ones, at ``assemble.tuned_share`` (WiSE-FT,
+    arXiv 2109.01903): the start is better at parts of a photo, the tuned end at whole photos.
+    """
+    section = settings.section("assemble")
+    source = load_teacher(settings, size=int(section["size"]))
     backbone = TimmViT(source.name, source.preprocessing, head={"type": "standardise"})
-    weights = {k.removeprefix("module."): v for k, v in state.items() if k.startswith("module.")}
-    backbone.vit.load_state_dict(weights)
+    tuned = load_file(settings.work / "tune" / "weights.safetensors")
+    share = float(section["tuned_share"])
+    backbone.vit.load_state_dict(
+        {k: torch.lerp(v, tuned[f"module.{k}"], share) for k, v in source.vit.state_dict().items()}
+    )
     names = photo_names(settings.data("pairs"))
-    chosen = names[:: max(1, len(names) // photos)]
+    chosen = names[:: max(1, len(names) // int(section["statistics_photos"]))]
     head: StandardiseHead = pool_views(_views(backbone, settings.data("photos"), chosen))[1]
     backbone.head.load_state_dict(head.state_dict())
     return backbone

@@ -1,0 +1,93 @@
+"""Every command and every Python block of the README runs, with the shipped model."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from patchioner.cli.main import main
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+pytest.importorskip("skimage", reason="the README's photos come with scikit-image")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def caption_commands() -> list[str]:
+    lines = [line for block in blocks("bash") for line in block.splitlines()]
+    found = [
+        line[line.index("patchioner caption") :] for line in lines if "patchioner caption " in line
+    ]
+    assert len(found) >= 6
+    return found
+
+
+class Generator:
+    """Stands in for SAM's automatic mask generator."""
+
+    def generate(self, image: object) -> list[dict[str, Any]]:
+        mask = np.zeros((240, 320), dtype=bool)
+        mask[40:200, 60:250] = True
+        return [{"segmentation": mask, "bbox": [60, 40, 190, 160]}]
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with everything that the README's examples name."""
+    from skimage import data
+
+    photo = Image.fromarray(data.chelsea()).resize((320, 240))
+    for name in ("photo.jpg", "a.jpg", "b.jpg", "photos/a.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        photo.save(tmp_path / name)
+    np.savez_compressed(
+        tmp_path / "masks.npz", masks=Generator().generate(None)[0]["segmentation"][None]
+    )
+    annotations = {
+        "images": [{"id": 1, "file_name": "a.jpg", "width": 320, "height": 240}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [10, 10, 90, 90]}],
+        "categories": [{"id": 1, "name": "cat"}],
+    }
+    (tmp_path / "annotations.json").write_text(json.dumps(annotations), encoding="utf-8")
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", caption_commands())
+def test_a_documented_command_captions(
+    command: str, desk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = shlex.split(command.split(" > ")[0], comments=True)
+    assert main(words[1:]) == 0
+    assert capsys.readouterr().out.strip()
+    if "--out" in words:
+        with Image.open(desk / words[words.index("--out") + 1]) as picture:
+            assert picture.width > 300
+
+
+def test_the_python_blocks_run_in_their_order(desk: Path) -> None:
+    namespace: dict[str, Any] = {
+        "generator": Generator(),
+        "image": np.zeros((240, 320, 3), np.uint8),
+    }
+    for block in blocks("python"):
+        exec(compile(block, "README.md", "exec"), namespace)
+    assert len(namespace["captions"]) >= 1
+    assert namespace["why"].texts and namespace["words"].shape[0] == 2
+
+
+def test_files_that_the_readme_links_to_exist() -> None:
+    for target in re.findall(r"\]\(([^)#h][^)]*)\)", README):
+        assert (ROOT / target).exists(), target

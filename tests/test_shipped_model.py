@@ -1,0 +1,82 @@
+"""The model inside the package, on real photos: true captions, offline, small, ours."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from patchioner import Box, Patch, Patchioner, Point, RegionSet, Trace, WholeImage
+from patchioner.hub import SHIPPED, find_model
+
+data = pytest.importorskip("skimage.data", reason="the photos come with scikit-image")
+MEGABYTES = 64
+
+
+@pytest.fixture(scope="module")
+def model() -> Patchioner:
+    return Patchioner.from_pretrained(SHIPPED, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("photo", "words"),
+    [
+        ("chelsea", {"cat"}),
+        ("coffee", {"cup", "coffee", "mug"}),
+        ("astronaut", {"woman", "man", "person"}),
+    ],
+)
+def test_whole_photos_get_true_captions(model: Patchioner, photo: str, words: set[str]) -> None:
+    (caption,) = model.caption(getattr(data, photo)(), [WholeImage()])
+    assert words & set(caption.text.split()), caption.text
+    assert math.isfinite(caption.score) and caption.score <= 0
+
+
+def test_regions_of_one_photo_differ(model: Patchioner) -> None:
+    features = model.encode(data.coffee())
+    cup, table = model.caption(features, [Box(165, 10, 415, 310), Box(480, 20, 600, 400)])
+    assert cup.text != table.text
+    assert {"cup", "coffee", "mug", "bowl"} & set(cup.text.split()), cup.text
+
+
+def test_every_kind_of_region_is_captioned(model: Patchioner) -> None:
+    features = model.encode(data.chelsea())
+    boxes = [Box(10, 10, 100, 100), Box(200, 50, 400, 250)]
+    regions = [
+        Point(150, 100),
+        Patch(3, 4),
+        RegionSet(boxes),
+        Trace([(20, 20), (300, 200)]),
+        *boxes,
+    ]
+    assert all(caption.text for caption in model.caption(features, regions))
+
+
+def test_words_find_their_photo(model: Patchioner) -> None:
+    import torch
+    from torch.nn import functional as F
+
+    photos = ["chelsea", "coffee", "rocket"]
+    texts = ["a close up of a cat", "a cup of coffee on a table", "a rocket at night"]
+    images = torch.cat(
+        [
+            model.embed_regions(model.encode(getattr(data, name)()), [WholeImage()])
+            for name in photos
+        ]
+    )
+    similar = F.normalize(model.embed_text(texts), dim=1) @ F.normalize(images, dim=1).T
+    assert similar.argmax(dim=1).tolist() == [0, 1, 2]
+
+
+def test_the_bank_explains_in_our_own_words(model: Patchioner) -> None:
+    why = model.explain(model.encode(data.chelsea()), WholeImage(), k=10)
+    assert any("cat" in text for text in why.texts)
+    assert why.weights.sum() == pytest.approx(1.0, abs=1e-5)
+    assert list(why.similarities) == sorted(why.similarities, reverse=True)
+
+
+def test_it_fits_into_the_package() -> None:
+    files = [path for path in Path(find_model(SHIPPED)).rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= MEGABYTES * 2**20
+    assert not [path for path in files if path.suffix in {".pt", ".pth", ".pkl", ".pickle", ".bin"}]
