@@ -1,4 +1,4 @@
-"""What may not be generated next: unwritable tokens, an end that comes too early, banned words.
+"""What may not be generated next: unwritable tokens, an early end, repetitions, banned words.
 
 Knows: token texts, the words to avoid, what each row has written.
 Does NOT know: networks, strategies, scores: it only sets logits to minus infinity.
@@ -20,7 +20,7 @@ class Constraints:
 
     Args:
         vocabulary: for the end token, the unwritable tokens and the token texts.
-        options: `min_tokens` and `banned_words`.
+        options: `min_tokens`, `no_repeat_ngram` and `banned_words`.
         device: where the logits are.
     """
 
@@ -28,6 +28,7 @@ class Constraints:
         self, vocabulary: Vocabulary, options: DecodeOptions, device: torch.device
     ) -> None:
         self._min_tokens = options.min_tokens
+        self._ngram = options.no_repeat_ngram
         self._never = torch.tensor(list(vocabulary.unwritable_ids), device=device)
         self._never_or_end = torch.tensor(
             [*vocabulary.unwritable_ids, vocabulary.end_id], device=device
@@ -47,12 +48,22 @@ class Constraints:
         """
         early = written.shape[1] < self._min_tokens
         logits[:, self._never_or_end if early else self._never] = -torch.inf
+        if 0 < self._ngram <= written.shape[1]:
+            _ban_repeats(logits, written, self._ngram)
         if not self._banned:
             return
         for row, tokens in enumerate(written.tolist()):
             tail = "".join(self._texts[token] for token in tokens)
             forbidden = [i for word in self._banned for i in word.completed_by(tail)]
             logits[row, forbidden] = -torch.inf
+
+
+def _ban_repeats(logits: Tensor, written: Tensor, size: int) -> None:
+    """Ban the tokens that would write an n-gram of `size` tokens a second time."""
+    ngrams = written.unfold(1, size, 1)
+    begun = written[:, None, written.shape[1] - size + 1 :]
+    rows, places = (ngrams[:, :, :-1] == begun).all(dim=2).nonzero(as_tuple=True)
+    logits[rows, ngrams[rows, places, -1]] = -torch.inf
 
 
 class _BannedWord:

@@ -33,6 +33,7 @@ class DecodeOptions:
         banned_words: words or phrases that must not be written, in any case and cut into any
             tokens. A longer word that begins with a banned one may be lost as well, where the
             tokenizer writes it in pieces.
+        no_repeat_ngram: no sequence of this many tokens is written twice in a caption; 0 allows it.
         batch_memory_mb: memory budget of one batch; more embeddings are decoded in turns.
 
     Raises:
@@ -52,6 +53,7 @@ class DecodeOptions:
     top_p: float = 1.0
     seed: int = 0
     banned_words: tuple[str, ...] = ()
+    no_repeat_ngram: int = 0
     batch_memory_mb: float = 512.0
 
     def __post_init__(self) -> None:
@@ -62,6 +64,7 @@ class DecodeOptions:
         _whole("min_tokens", self.min_tokens, at_least=0)
         _whole("beam_width", self.beam_width, at_least=1)
         _whole("seed", self.seed, at_least=0)
+        _whole("no_repeat_ngram", self.no_repeat_ngram, at_least=0)
         if self.min_tokens > self.max_tokens:
             raise OptionError(
                 f"min_tokens is {self.min_tokens}, above max_tokens {self.max_tokens}; "

@@ -265,4 +265,6 @@ def _device(wanted: str | torch.device | None) -> torch.device:
         return torch.empty(0, device=chosen).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
-        raise OptionError(f"device {str(chosen)!r} cannot be used here ({reason}): try 'cpu'") from error
+        raise OptionError(
+            f"device {str(chosen)!r} cannot be used here ({reason}): try 'cpu'"
+        ) from error

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from patchioner.cli.photos import SAMPLES
 from patchioner.cli.pictures import check_picture_name
-from patchioner.regions import Box, Mask, Point, Polygon, Region, RegionSet, Trace
+from patchioner.regions import Box, Mask, Point, Polygon, Region, RegionSet, Trace, WholeImage
 from patchioner_base.errors import PatchionerError, RegionFileError
 
 T = TypeVar("T")
@@ -69,6 +69,13 @@ def _add_regions(group: argparse._ArgumentGroup) -> None:
     add("--polygon", '"X,Y X,Y ..."', parse_polygon, 'several outlines separated by ";"')
     add("--trace", '"X,Y X,Y ..."|FILE', parse_trace, "path of a pointer, or a JSON file with one")
     add("--region-set", '"BOX;BOX;..."', parse_region_set, "several boxes, one caption")
+    group.add_argument(
+        "--whole",
+        action="append_const",
+        const=WholeImage(),
+        dest="regions",
+        help="the whole image, beside other regions (alone, it is the default)",
+    )
     group.add_argument(
         "--regions",
         metavar="FILE",

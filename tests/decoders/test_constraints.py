@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from decoders import DecodeOptions, PrefixGPT2Decoder
-from decoders.constraints import Constraints
+from decoders.constraints import Constraints, _ban_repeats
 
 
 class Letters:
@@ -76,3 +76,17 @@ def test_banned_words_are_not_written(
         assert "cat" not in one.text.split()
         assert "red bus" not in one.text
         assert one.text
+
+
+def test_no_ngram_is_written_twice() -> None:
+    """Against a plain loop over all earlier n-grams."""
+    generator = torch.Generator().manual_seed(5)
+    written = torch.randint(0, 4, (50, 9), generator=generator)
+    for size in (1, 2, 3):
+        logits = torch.zeros(50, 4)
+        _ban_repeats(logits, written, size)
+        for row, tokens in enumerate(written.tolist()):
+            earlier = {tuple(tokens[i : i + size]) for i in range(len(tokens) - size + 1)}
+            tail = tokens[len(tokens) - size + 1 :]
+            for token in range(4):
+                assert (logits[row, token] == -torch.inf) == ((*tail, token) in earlier)
