@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import train_text_decoder
 from patchioner.cli.main import main
 
 ROOT = Path(__file__).parent.parent
@@ -31,6 +32,15 @@ def caption_commands() -> list[str]:
     ]
     assert len(found) >= 6
     return found
+
+
+def training_command() -> list[str]:
+    lines = [line for block in blocks("bash") for line in block.splitlines()]
+    (found,) = (line for line in lines if line.startswith("python train_text_decoder.py"))
+    return shlex.split(found)[2:]
+
+
+ADAPTED = "--model catalogue-model"
 
 
 class Generator:
@@ -65,7 +75,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("command", caption_commands())
+@pytest.mark.parametrize("command", [c for c in caption_commands() if ADAPTED not in c])
 def test_a_documented_command_captions(
     command: str, desk: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -75,6 +85,16 @@ def test_a_documented_command_captions(
     if "--out" in words:
         with Image.open(desk / words[words.index("--out") + 1]) as picture:
             assert picture.width > 300
+
+
+def test_the_documented_adaptation_captions(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As documented, on the first 60 sentences and for one epoch."""
+    corpus = desk / "examples" / "catalogue.txt"
+    corpus.write_text("\n".join(corpus.read_text().splitlines()[:60]) + "\n", encoding="utf-8")
+    assert train_text_decoder.main([*training_command(), "--epochs", "1"]) == 0
+    (command,) = (command for command in caption_commands() if ADAPTED in command)
+    assert main(shlex.split(command)[1:]) == 0
+    assert capsys.readouterr().out.count("whole image") == 3
 
 
 def test_the_python_blocks_run_in_their_order(desk: Path) -> None:
