@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# How the weights inside the package were made, end to end, on a laptop's CPU: about three hours on two cores.
+# How the weights inside the package were made, end to end, on a laptop's CPU: two to three hours on two cores.
 # Every step resumes where it was stopped; delete build/patchioner-mini to start afresh.
 #
 #   pip install -e '.[train]' && bash runs/patchioner-mini.sh

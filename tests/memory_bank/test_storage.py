@@ -37,7 +37,9 @@ def test_round_trip(tmp_path: Path, dtype: Literal["float16", "float32"], memory
     assert list(loaded.texts) == TEXTS
     assert loaded.fingerprint() == wanted.fingerprint()
     queries = torch.randn(3, 5, generator=torch.Generator().manual_seed(1))
-    assert torch.equal(loaded.project(queries), wanted.project(queries))
+    torch.testing.assert_close(
+        loaded.project(queries), wanted.project(queries), rtol=1e-6, atol=1e-6
+    )
     assert loaded.nearest(queries, 2).texts == wanted.nearest(queries, 2).texts
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 
 from patchioner.cli import arguments
-from patchioner.regions import Box, Mask, Point, Polygon, RegionSet, Trace
+from patchioner.regions import Box, Mask, Point, Polygon, RegionSet, Trace, WholeImage
 from patchioner_base.errors import RegionFileError
 
 Run = Callable[..., int]
@@ -28,6 +29,14 @@ def test_regions_of_every_kind() -> None:
     assert arguments.parse_region_set("0,0,9,9;10,10,19,19") == RegionSet(
         [Box(0, 0, 9, 9), Box(10, 10, 19, 19)]
     )
+
+
+def test_the_whole_image_takes_its_place_among_the_regions() -> None:
+    parser = argparse.ArgumentParser()
+    arguments.add_caption_arguments(parser)
+    options = parser.parse_args(["a.jpg", "--point", "3,4", "--whole", "--box", "0,0,9,9"])
+    assert options.regions == [Point(3, 4), WholeImage(), Box(0, 0, 9, 9)]
+    assert parser.parse_args(["a.jpg"]).regions == []
 
 
 def test_masks_are_read_from_pictures(tmp_path: Path) -> None:
