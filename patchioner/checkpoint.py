@@ -19,6 +19,8 @@ from patchioner_base.errors import CheckpointError
 from patchioner_base.files import read_json, write_json
 from patchioner_base.weights import Storage
 
+MAPPED_FROM = 256 * 2**20  # bytes
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -52,10 +54,16 @@ def read_checkpoint(folder: Path) -> Parts:
     return Parts(
         backbone=load_backbone(folder / "backbone"),
         decoder=load_decoder(folder / "decoder"),
-        bank=MemoryBank.load(bank) if bank.is_dir() else None,
+        bank=_read_bank(bank) if bank.is_dir() else None,
         text_tower=load_tower(tower) if tower.is_dir() else None,
         settings=settings,
     )
+
+
+def _read_bank(folder: Path) -> MemoryBank:
+    """A small bank is read whole and checked against its checksum; a large one is mapped, so that it opens at once."""
+    size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+    return MemoryBank.load(folder, memory_map=size > MAPPED_FROM)
 
 
 def write_checkpoint(parts: Parts, folder: Path, *, storage: Storage = "fp16") -> None:

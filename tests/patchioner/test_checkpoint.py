@@ -229,3 +229,12 @@ def test_the_command_line_says_it_in_a_line(
     assert status == 1
     assert "Traceback" not in error
     assert str(folder) in error or "bank" in error
+
+
+def test_one_wrong_byte_in_a_small_bank_is_noticed(folder: Path) -> None:
+    path = folder / "memory_bank" / "bank.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1  # still a sound file of finite numbers
+    path.write_bytes(bytes(content))
+    with pytest.raises(MemoryBankError):
+        read_checkpoint(folder)
