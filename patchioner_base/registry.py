@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from patchioner_base.errors import OptionError, UnknownNameError
+from patchioner_base.errors import CheckpointError, OptionError, UnknownNameError
 
 T = TypeVar("T")
 
@@ -48,6 +48,14 @@ class Registry(Generic[T]):
             return self._parts[name]
         except KeyError:
             raise UnknownNameError.among(self.kind, name, self._parts) from None
+
+    def of_config(self, config: object, source: str) -> T:
+        """Return the part that a config names by its "type"; CheckpointError, with `source`, where it does not."""
+        kind = config.get("type") if isinstance(config, dict) else None
+        if not isinstance(kind, str) or kind not in self._parts:
+            known = ", ".join(map(repr, self.names()))
+            raise CheckpointError(f'{source} must name its "type", one of {known}')
+        return self._parts[kind]
 
     def names(self) -> tuple[str, ...]:
         """Return all names, sorted."""

@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from decoders import PrefixGPT2Decoder, TrainReport, train_decoder
 from memory_bank import MemoryBank, compact
 from patchioner.adaptation.corpus import Corpus, clean, gather
-from patchioner.adaptation.embedding import embed_texts
 from patchioner.adaptation.options import AdaptOptions
 from patchioner.adaptation.run_folder import RunFolder, digest
 from patchioner.checkpoint import Parts, write_checkpoint
 from patchioner.settings import ModelSettings
 from patchioner.text_towers import BertTower
+from patchioner.text_towers.shards import embed_texts
 from patchioner.training.gap import GapNoise
 from patchioner_base.errors import OptionError
 

@@ -43,12 +43,9 @@ def save_backbone(backbone: TimmViT, folder: Path, *, storage: Storage = "fp16")
 
 def load_backbone(folder: Path) -> TimmViT:
     """Read a backbone; CheckpointError where a file is missing, corrupt or of another shape."""
-    config = read_json(folder / "config.json")
-    kind = config.get("type") if isinstance(config, dict) else None
-    if not isinstance(kind, str) or kind not in BACKBONES:
-        known = ", ".join(map(repr, BACKBONES.names()))
-        raise CheckpointError(f'{folder / "config.json"} must name its "type", one of {known}')
-    return BACKBONES.get(kind)(folder, config)
+    path = folder / "config.json"
+    config = read_json(path)
+    return BACKBONES.of_config(config, str(path))(folder, config)
 
 
 @BACKBONES.register("timm")

@@ -43,12 +43,9 @@ def save_tower(tower: BertTower, folder: Path, *, storage: Storage = "fp16") -> 
 
 def load_tower(folder: Path) -> BertTower:
     """Read a tower; CheckpointError where a file is missing, corrupt or of another shape."""
-    config = read_json(folder / "config.json")
-    kind = config.get("type") if isinstance(config, dict) else None
-    if not isinstance(kind, str) or kind not in TEXT_TOWERS:
-        known = ", ".join(map(repr, TEXT_TOWERS.names()))
-        raise CheckpointError(f'{folder / "config.json"} must name its "type", one of {known}')
-    return TEXT_TOWERS.get(kind)(folder, config)
+    path = folder / "config.json"
+    config = read_json(path)
+    return TEXT_TOWERS.of_config(config, str(path))(folder, config)
 
 
 @TEXT_TOWERS.register("bert")

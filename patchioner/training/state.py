@@ -67,7 +67,7 @@ def load_state(
             raise CheckpointError(
                 f"{folder} has weights of step {step} and an optimiser of step {saved['step']}: start the step anew"
             )
-        fit_weights(module, _under(tensors, "module."), source=str(weights))
+        fit_weights(module, under(tensors, "module."), source=str(weights))
         for name, tensor in extra.items():
             tensor.copy_(tensors[f"extra.{name}"])
         optimiser.load_state_dict(saved["optimiser"])
@@ -90,5 +90,6 @@ def _read(path: Path) -> tuple[dict[str, Tensor], int]:
         return tensors, int(file.metadata()["step"])
 
 
-def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with `prefix`, without it."""
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

@@ -6,8 +6,6 @@ a run that was stopped goes on where it was.
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,8 @@ from torch import Tensor
 from patchioner.backbones.preprocess import preprocess
 from patchioner.backbones.timm_vit import TimmViT
 from patchioner.images import load_image
+from patchioner.training.pairs import read_pairs
+from patchioner_base.files import atomic_path
 from patchioner_base.progress import progress
 
 SHARD = 128
@@ -36,7 +36,7 @@ class CachedPhoto:
 
 def photo_names(pairs: Path) -> list[str]:
     """File names of the pairs file, sorted."""
-    return sorted(row["file_name"] for row in json.loads(pairs.read_text(encoding="utf-8")))
+    return read_pairs(pairs).names
 
 
 def cache_tokens(backbone: TimmViT, photos: Path, names: Sequence[str], folder: Path) -> None:
@@ -55,9 +55,8 @@ def cache_tokens(backbone: TimmViT, photos: Path, names: Sequence[str], folder: 
             for key, view in zip(("tokens", "cls", "attention"), views, strict=True):
                 assert view is not None, "the teacher has a CLS token"
                 tensors[f"{name}/{key}"] = view[0].to(torch.float16).contiguous()
-        partial = path.with_suffix(".partial")
-        save_file(tensors, partial)
-        os.replace(partial, path)
+        with atomic_path(path) as partial:
+            save_file(tensors, partial)
 
 
 def read_cache(folder: Path, names: Sequence[str]) -> Iterator[CachedPhoto]:

@@ -9,10 +9,10 @@ from patchioner.training.steps.corpus import read_corpus
 
 def run(settings: RunSettings) -> None:
     """Write ``work/memory_bank``, without texts: no third-party sentence is kept."""
-    _, embeddings = read_corpus(settings.work / "corpus")
+    _, embeddings = read_corpus(settings)
     section = settings.section("bank")
     bank = compact(
-        MemoryBank(embeddings.float()),
+        MemoryBank(embeddings),
         int(section["rows"]),
         seed=settings.seed,
         iterations=int(section["iterations"]),

@@ -11,7 +11,7 @@ from patchioner.training.steps.corpus import read_corpus
 
 def run(settings: RunSettings) -> None:
     """Write ``work/decoder``."""
-    texts, embeddings = read_corpus(settings.work / "corpus")
+    texts, embeddings = read_corpus(settings)
     section = settings.section("decoder")
     shape = {**section["shape"], "embedding_dim": embeddings.shape[1], "seed": settings.seed}
     decoder = PrefixGPT2Decoder.create(texts, **shape)

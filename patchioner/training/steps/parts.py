@@ -8,12 +8,13 @@ from torch import Tensor
 
 from patchioner.backbones.heads import StandardiseHead
 from patchioner.training.alignment import Projection
+from patchioner.training.state import under
 
 
 def read_head(tensors: Mapping[str, Tensor]) -> StandardiseHead:
     """The standardisation that the alignment measured."""
     head = StandardiseHead(tensors["head.patch_mean"].shape[0])
-    head.load_state_dict(_under(tensors, "head."))
+    head.load_state_dict(under(tensors, "head."))
     return head
 
 
@@ -21,13 +22,5 @@ def read_projection(tensors: Mapping[str, Tensor]) -> Projection:
     """The projection that the alignment trained, without dropout."""
     hidden, width = tensors["projection.project_in.weight"].shape
     projection = Projection(width, hidden, tensors["projection.project_out.weight"].shape[0], 0.0)
-    projection.load_state_dict(_under(tensors, "projection."))
+    projection.load_state_dict(under(tensors, "projection."))
     return projection.eval()
-
-
-def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {
-        name.removeprefix(prefix): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(prefix)
-    }

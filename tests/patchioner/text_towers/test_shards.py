@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from patchioner.adaptation.embedding import embed_texts
+from patchioner.text_towers.shards import embed_texts
 from patchioner_base.errors import CheckpointError
 from tests.support.tiny import TEXTS, tiny_tower
 

@@ -1,6 +1,6 @@
 """Embedding a corpus shard by shard, so that a killed run goes on where it stopped.
 
-Knows: a text tower and a folder of shards. Does not know: whether the shards there are of this corpus (`run_folder`).
+Knows: a text tower and a folder of shards. Does not know: whether the shards there are of this corpus.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from patchioner.text_towers import TextTower
+from patchioner.text_towers.loading import TextTower
 from patchioner_base.errors import CheckpointError
 from patchioner_base.files import atomic_path
 from patchioner_base.progress import progress
