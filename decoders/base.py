@@ -64,8 +64,57 @@ class Vocabulary(Protocol):
         """The text of token ids."""
 
 
+class FoundTexts(Protocol):
+    """What a memory finds for (n, dim) queries, best first."""
+
+    @property
+    def indices(self) -> Tensor:
+        """(n, k) int64 rows of the memory."""
+
+    @property
+    def similarities(self) -> Tensor:
+        """(n, k) float32 cosines."""
+
+    @property
+    def texts(self) -> Sequence[Sequence[str]] | None:
+        """The n x k texts, or None from a memory without."""
+
+
+class TextMemory(Protocol):
+    """Texts and their embeddings, searched by cosine; `memory_bank.MemoryBank` is one."""
+
+    @property
+    def dim(self) -> int:
+        """Width of the embeddings."""
+
+    @property
+    def texts(self) -> Sequence[str] | None:
+        """The N texts, or None."""
+
+    def __len__(self) -> int:
+        """Number of rows, N."""
+
+    def nearest(self, queries: Tensor, k: int) -> FoundTexts:
+        """The k rows of highest cosine for each of (n, dim) queries."""
+
+    def embeddings(self) -> Tensor:
+        """(N, dim) float32, in a new tensor."""
+
+
 class Decoder(ABC):
     """Embeddings in, captions out. Made by `load_decoder` or by a class's own `create`."""
+
+    @property
+    def needs_memory(self) -> bool:
+        """Whether it writes only after `remember` has given it texts to draw on."""
+        return False
+
+    def remember(self, memory: TextMemory) -> None:  # noqa: B027  (most decoders retrieve nothing)
+        """Take the memory to retrieve texts from; a decoder that retrieves nothing leaves it alone.
+
+        Raises:
+            DecoderError: the memory has no texts, or another width.
+        """
 
     @property
     @abstractmethod
@@ -136,4 +185,13 @@ class TrainableDecoder(Protocol):
         """Caption embeddings, for the samples shown while training."""
 
 
-DECODERS: Registry[type[Decoder]] = Registry("decoder")
+DECODERS: Registry[type[Decoder]] = Registry(
+    "decoder",
+    homes={
+        "prefix_gpt2": "decoders.prefix_gpt2",
+        "viecap": "decoders.viecap",
+        "meacap": "decoders.meacap",
+        "retrieval": "decoders.retrieval",
+        "prefix_lm": "decoders.prefix_lm",
+    },
+)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 
-import decoders.prefix_gpt2  # noqa: F401  (fills the registry)
 from decoders.base import DECODERS, Decoder
 from patchioner_base.errors import CheckpointError, UnknownNameError
 from patchioner_base.files import read_json

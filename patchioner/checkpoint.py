@@ -1,54 +1,53 @@
 """A checkpoint folder <-> its parts.
 
-Knows: the layout (config.json, backbone/, text_tower/, decoder/, memory_bank/). Does not know: how the parts work
-together (`patchioner.model`), nor where a folder comes from (`patchioner.hub`).
+Knows: the layout (config.json, backbone/, text_tower/, decoder/, memory_bank/) and who reads what is not in it. Does
+not know: how the parts work together (`patchioner.model`), nor where a folder comes from (`patchioner.hub`).
 """
 
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
-from decoders import Decoder, load_decoder
+from decoders import load_decoder
 from memory_bank import MemoryBank
-from patchioner.backbones import TimmViT, load_backbone, save_backbone
+from patchioner.backbones import load_backbone
+from patchioner.parts import Parts
 from patchioner.settings import ModelSettings
-from patchioner.text_towers import BertTower, load_tower, save_tower
+from patchioner.text_towers import load_tower
 from patchioner_base.errors import CheckpointError
 from patchioner_base.files import read_json, write_json
 from patchioner_base.weights import Storage
 
+CONFIG_FILE = "config.json"
+FOREIGN_CONFIG_FILE = "config.yaml"
 MAPPED_FROM = 256 * 2**20  # bytes
 
 
-@dataclass(frozen=True)
-class Parts:
-    """Everything a captioner consists of; `bank` and `text_tower` may be absent."""
+def read_checkpoint(path: Path) -> Parts:
+    """Read all parts.
 
-    backbone: TimmViT
-    decoder: Decoder
-    bank: MemoryBank | None
-    text_tower: BertTower | None
-    settings: ModelSettings
+    Args:
+        path: a folder of ours; a folder of the published system (config.yaml); or a YAML file, either one of the
+            published system or one that names the parts of a model (`patchioner.assembly`).
 
-    def __post_init__(self) -> None:
-        widths = {"backbone": self.backbone.dim, "decoder": self.decoder.embedding_dim}
-        widths |= {} if self.bank is None else {"memory bank": self.bank.dim}
-        widths |= {} if self.text_tower is None else {"text tower": self.text_tower.dim}
-        if len(set(widths.values())) > 1:
-            raise CheckpointError(
-                f"the parts have different widths and cannot work together: {widths}"
-            )
-        if self.settings.bridge == "memory" and self.bank is None:
-            raise CheckpointError(
-                "the settings ask for the memory bridge, but there is no memory bank"
-            )
+    Raises:
+        CheckpointError, MemoryBankError: something is missing, corrupt or does not fit.
+    """
+    if path.is_dir() and (
+        (path / CONFIG_FILE).exists() or not (path / FOREIGN_CONFIG_FILE).exists()
+    ):
+        return _read_own(path)
+    from patchioner.assembly import build_model, names_parts
+    from patchioner.published import read_published
+
+    if path.is_file() and names_parts(path):
+        return build_model(path)
+    return read_published(path)
 
 
-def read_checkpoint(folder: Path) -> Parts:
-    """Read all parts; CheckpointError or MemoryBankError where something is missing, corrupt or does not fit."""
-    config = folder / "config.json"
+def _read_own(folder: Path) -> Parts:
+    config = folder / CONFIG_FILE
     settings = ModelSettings.from_json(read_json(config), str(config))
     bank, tower = folder / "memory_bank", folder / "text_tower"
     return Parts(
@@ -70,17 +69,24 @@ def write_checkpoint(parts: Parts, folder: Path, *, storage: Storage = "fp16") -
     """Write all parts; config.json goes first and comes last, so a folder that has it is whole.
 
     Over an older checkpoint, parts that this one lacks are removed: else they would be read with it.
+
+    Raises:
+        CheckpointError: the folder holds a checkpoint of the published system, which would be mixed up with ours.
     """
-    config = folder / "config.json"
+    config = folder / CONFIG_FILE
+    if (folder / FOREIGN_CONFIG_FILE).exists():
+        raise CheckpointError(
+            f"{folder} holds a published checkpoint ({FOREIGN_CONFIG_FILE}): choose another folder"
+        )
     if config.is_file():
         config.unlink()
         absent = {"memory_bank": parts.bank is None, "text_tower": parts.text_tower is None}
         for name in (name for name, is_absent in absent.items() if is_absent):
             shutil.rmtree(folder / name, ignore_errors=True)
-    save_backbone(parts.backbone, folder / "backbone", storage=storage)
+    parts.backbone.save(folder / "backbone", storage=storage)
     parts.decoder.save(folder / "decoder", storage=storage)
     if parts.bank is not None:
         parts.bank.save(folder / "memory_bank")
     if parts.text_tower is not None:
-        save_tower(parts.text_tower, folder / "text_tower", storage=storage)
+        parts.text_tower.save(folder / "text_tower", storage=storage)
     write_json(config, parts.settings.to_json())

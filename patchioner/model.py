@@ -6,8 +6,10 @@ names and downloads (`hub`), the command line. It holds no current image; one mo
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Self, overload
@@ -19,14 +21,18 @@ from torch.nn import functional as F
 from decoders import DecodeOptions
 from patchioner.aggregate import Weighting, pool_regions, region_weights
 from patchioner.backbones import PatchFeatures
-from patchioner.checkpoint import Parts, read_checkpoint, write_checkpoint
+from patchioner.checkpoint import read_checkpoint, write_checkpoint
+from patchioner.crops import cut_out, region_bounds
 from patchioner.hub import SHIPPED, find_model, upload
 from patchioner.images import ImageSource, load_image
+from patchioner.parts import Parts
 from patchioner.regions import Region, WholeImage
-from patchioner.results import Caption, Explanation
+from patchioner.results import Caption, Explanation, Label
 from patchioner.settings import ModelSettings
-from patchioner_base.errors import ImageError, OptionError, RegionError
+from patchioner_base.errors import ImageError, OptionError, RegionError, TextError
 from patchioner_base.weights import Storage
+
+_CROPS_AT_ONCE = 32
 
 
 class Patchioner:
@@ -54,12 +60,13 @@ class Patchioner:
         self._parts = parts
         self.device = _device(device)
         precision = dtype or torch.float32
-        parts.backbone.vit.to(self.device, precision)
-        parts.backbone.head.to(self.device)
+        parts.backbone.place(self.device, precision)
         parts.decoder.to(self.device, precision)
         if parts.text_tower is not None:
             parts.text_tower.to(self.device, precision)
         self._bank = None if parts.bank is None else parts.bank.to(self.device)
+        if self._bank is not None:
+            parts.decoder.remember(self._bank)
 
     @classmethod
     def from_pretrained(
@@ -73,7 +80,8 @@ class Patchioner:
         """Load a checkpoint.
 
         Args:
-            name: the shipped "patchioner-mini", a folder, or a hub id ``owner/name``.
+            name: the shipped "patchioner-mini", a folder, a hub id ``owner/name``, or a YAML file. Folders, hub
+                repositories and YAML files of the published Patch-ioner are read as well as our own.
             device, dtype: see the class.
             revision: branch, tag or commit of a hub repository.
 
@@ -96,16 +104,20 @@ class Patchioner:
         return self._parts
 
     @overload
-    def encode(self, images: ImageSource) -> PatchFeatures: ...
+    def encode(self, images: ImageSource, *, keep_image: bool | None = None) -> PatchFeatures: ...
     @overload
-    def encode(self, images: list[ImageSource]) -> list[PatchFeatures]: ...
     def encode(
-        self, images: ImageSource | list[ImageSource]
+        self, images: list[ImageSource], *, keep_image: bool | None = None
+    ) -> list[PatchFeatures]: ...
+    def encode(
+        self, images: ImageSource | list[ImageSource], *, keep_image: bool | None = None
     ) -> PatchFeatures | list[PatchFeatures]:
         """Run the backbone once per image.
 
         Args:
             images: a path, Pillow image, numpy array, tensor (see `load_image`), or a list of them.
+            keep_image: whether the features hold on to the photo, from which regions can then be cut out; None is
+                what the checkpoint needs.
 
         Returns:
             `PatchFeatures`, or a list of them for a list.
@@ -114,12 +126,20 @@ class Patchioner:
             ImageError: an image cannot be read.
         """
         if isinstance(images, list):
-            return [self.encode(image) for image in images]
-        return self._parts.backbone.encode([load_image(images)])[0]
+            return [self.encode(image, keep_image=keep_image) for image in images]
+        image = load_image(images)
+        features = self._parts.backbone.encode([image])[0]
+        keep = self.settings.crop if keep_image is None else keep_image
+        return replace(features, image=image) if keep else features
 
     @torch.inference_mode()
     def embed_regions(
-        self, features: PatchFeatures, regions: Sequence[Region], weighting: Weighting | None = None
+        self,
+        features: PatchFeatures,
+        regions: Sequence[Region],
+        weighting: Weighting | None = None,
+        *,
+        crop: bool | None = None,
     ) -> Tensor:
         """Pool regions into embeddings, before the memory bank.
 
@@ -127,6 +147,8 @@ class Patchioner:
             features: of `encode`.
             regions: n regions; one matrix product pools them all.
             weighting: the checkpoint's default if None.
+            crop: cut each region out and encode it alone (`ModelSettings.crop`), the checkpoint's default if None;
+                needs features that hold their photo.
 
         Returns:
             (n, dim) float32 in the space of `embed_text`. With a context in the checkpoint's settings, unit pooled
@@ -134,16 +156,39 @@ class Patchioner:
 
         Raises:
             RegionError: a region is empty or off the image, or the list is empty.
+            OptionError: a crop is asked for of features without their photo, or attention or a CLS token of a
+                backbone that has none.
         """
         if not regions:
             raise RegionError(
                 "the list of regions is empty: give at least one, or none at all for the whole image"
             )
-        pooled = pool_regions(features, regions, weighting or self.settings.weighting)
+        weighting = weighting or self.settings.weighting
+        if self.settings.crop if crop is None else crop:
+            return self._embed_crops(features, regions, weighting)
+        pooled = pool_regions(features, regions, weighting)
         if features.cls is None or self.settings.context == 0:
             return pooled
         context = self.settings.context * F.normalize(features.cls, dim=0)
         return F.normalize(pooled, dim=1) + context
+
+    def _embed_crops(
+        self, features: PatchFeatures, regions: Sequence[Region], weighting: Weighting
+    ) -> Tensor:
+        if features.image is None:
+            raise OptionError(
+                "regions are to be cut out, but these features do not hold their photo: "
+                "encode it with keep_image=True"
+            )
+        rows = []
+        for start in range(0, len(regions), _CROPS_AT_ONCE):
+            crops = [
+                cut_out(features.image, region_bounds(region, features.geometry))
+                for region in regions[start : start + _CROPS_AT_ONCE]
+            ]
+            for found in self._parts.backbone.encode(crops):
+                rows.append(self.embed_regions(found, [WholeImage()], weighting, crop=False))
+        return torch.cat(rows)
 
     def caption(
         self,
@@ -152,13 +197,14 @@ class Patchioner:
         *,
         weighting: Weighting | None = None,
         options: DecodeOptions | None = None,
+        crop: bool | None = None,
     ) -> list[Caption]:
         """Caption regions of one photo.
 
         Args:
             image: features of `encode`, or anything `encode` takes.
             regions: what to caption; None is the whole image.
-            weighting, options: the checkpoint's defaults if None.
+            weighting, options, crop: the checkpoint's defaults if None; see `embed_regions`.
 
         Returns:
             One `Caption` per region, in their order.
@@ -166,7 +212,8 @@ class Patchioner:
         Raises:
             ImageError, RegionError: see `encode` and `embed_regions`.
         """
-        return self.caption_many([(image, regions)], weighting=weighting, options=options)[0]
+        items = [(image, regions)]
+        return self.caption_many(items, weighting=weighting, options=options, crop=crop)[0]
 
     @torch.inference_mode()
     def caption_many(
@@ -175,12 +222,13 @@ class Patchioner:
         *,
         weighting: Weighting | None = None,
         options: DecodeOptions | None = None,
+        crop: bool | None = None,
     ) -> list[list[Caption]]:
         """Caption regions of many photos: all embeddings go through bank and decoder as one matrix.
 
         Args:
             items: (image or features, regions or None) pairs; only one photo's patch tokens are held at a time.
-            weighting, options: the checkpoint's defaults if None.
+            weighting, options, crop: the checkpoint's defaults if None; see `embed_regions`.
 
         Returns:
             Per item, one `Caption` per region. A caption does not depend on what else is in the batch.
@@ -188,9 +236,9 @@ class Patchioner:
         asked: list[Sequence[Region]] = []
         embeddings: list[Tensor] = []
         for image, regions in items:
-            features = self._features(image)
+            features = self._features(image, crop)
             asked.append([WholeImage()] if regions is None else regions)
-            embeddings.append(self.embed_regions(features, asked[-1], weighting))
+            embeddings.append(self.embed_regions(features, asked[-1], weighting, crop=crop))
         if not embeddings:
             return []
         decoded = self._parts.decoder.generate(
@@ -205,18 +253,69 @@ class Patchioner:
         bounds = [0, *accumulate(len(regions) for regions in asked)]
         return [captions[start:end] for start, end in pairwise(bounds)]
 
-    def _features(self, image: ImageSource | PatchFeatures) -> PatchFeatures:
+    def _features(self, image: ImageSource | PatchFeatures, crop: bool | None) -> PatchFeatures:
         if isinstance(image, list):
             raise ImageError(
                 f"expected one photo, got a list of {len(image)}: give caption_many (photo, regions) pairs"
             )
-        return image if isinstance(image, PatchFeatures) else self.encode(image)
+        if isinstance(image, PatchFeatures):
+            return image
+        return self.encode(image, keep_image=crop)
 
     def bridge(self, embeddings: Tensor) -> Tensor:
         """Pull (n, dim) region embeddings over the gap between images and text, as the checkpoint says."""
-        if self.settings.bridge == "none" or self._bank is None:
+        settings = self.settings
+        if settings.bridge == "raw":
+            return embeddings
+        if settings.bridge == "none" or self._bank is None:
             return F.normalize(embeddings, dim=1)
-        return self._bank.project(embeddings, temperature=self.settings.temperature)
+        return self._bank.project(
+            embeddings, temperature=settings.temperature, normalize=settings.normalize
+        )
+
+    @torch.inference_mode()
+    def label(
+        self,
+        image: ImageSource | PatchFeatures,
+        regions: Sequence[Region] | None,
+        texts: Sequence[str],
+        *,
+        weighting: Weighting | None = None,
+        temperature: float = 0.01,
+        crop: bool | None = None,
+    ) -> list[Label]:
+        """Choose, for each region, among given texts: open-vocabulary labelling.
+
+        Args:
+            image: features of `encode`, or anything `encode` takes.
+            regions: what to label; None is the whole image.
+            texts: what to choose from, e.g. class names as "a photo of a dog".
+            temperature: of the softmax over the cosines.
+            weighting, crop: the checkpoint's defaults if None; see `embed_regions`.
+
+        Returns:
+            One `Label` per region, in their order. Of equally likely texts the first is taken.
+
+        Raises:
+            OptionError: the checkpoint has no text tower, or the temperature is not a positive number.
+            TextError: no text, or a blank one.
+
+        Example:
+            >>> model.label(features, [Box(10, 20, 200, 220)], ["a cat", "a bus"])[0].text  # doctest: +SKIP
+            'a cat'
+        """
+        if not (math.isfinite(temperature) and temperature > 0):
+            raise OptionError(f"temperature {temperature} must be a positive number")
+        if not texts:
+            raise TextError("there is no text to choose from: give at least one")
+        names = F.normalize(self.embed_text(texts), dim=1).to(self.device)
+        asked = [WholeImage()] if regions is None else regions
+        embedded = self.embed_regions(self._features(image, crop), asked, weighting, crop=crop)
+        shares = (F.normalize(embedded, dim=1) @ names.T / temperature).softmax(dim=1)
+        return [
+            Label(texts[row.index(max(row))], max(row), tuple(row), region)
+            for row, region in zip(shares.tolist(), asked, strict=True)
+        ]
 
     @torch.inference_mode()
     def explain(self, features: PatchFeatures, region: Region, k: int = 5) -> Explanation:

@@ -1,4 +1,4 @@
-"""What a captioner answers with: `Caption` and `Explanation`. Values only; nothing here computes."""
+"""What a captioner answers with: `Caption`, `Label`, `Explanation`. Values only; nothing here computes."""
 
 from __future__ import annotations
 
@@ -22,6 +22,23 @@ class Caption:
 
     text: str
     score: float
+    region: Region
+
+
+@dataclass(frozen=True)
+class Label:
+    """The text that fits a region best, of those that were given.
+
+    Attributes:
+        text: that text.
+        probability: its share of the softmax over the given texts.
+        probabilities: of all of them, in the order given; they sum to 1.
+        region: the region that was asked about.
+    """
+
+    text: str
+    probability: float
+    probabilities: tuple[float, ...]
     region: Region
 
 

@@ -16,6 +16,7 @@ from patchioner_base.errors import CheckpointError, OptionError
 
 FORMAT = "patchioner"
 VERSION = 1
+BRIDGES = ("memory", "none", "raw")
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,13 @@ class ModelSettings:
         weighting: default weighting of patches inside a region.
         context: share of the photo's unit CLS token added to the unit embedding of a region, whatever its kind; 0
             leaves the pooled tokens as they are.
-        bridge: "memory" sends embeddings through the memory bank, "none" straight to the decoder.
+        bridge: "memory" sends embeddings through the memory bank, "none" as unit vectors straight to the decoder,
+            "raw" straight to it at the length they have. The last is how the published CapDec model was run, though
+            its decoder was trained on unit vectors; it is there for the published numbers alone.
         temperature: of the memory projection's softmax.
+        normalize: whether the memory projection gives unit vectors.
+        crop: each region is cut out of the photo by its bounding box, encoded alone, and captioned as a whole image:
+            one backbone pass per region. For CLIP and others whose patches say little.
         decode: default decoding.
         licence: of the weights.
 
@@ -41,12 +47,14 @@ class ModelSettings:
     context: float = 0.0
     bridge: str = "memory"
     temperature: float = 0.01
+    normalize: bool = True
+    crop: bool = False
     decode: DecodeOptions = field(default_factory=DecodeOptions)
     licence: str = "unknown"
 
     def __post_init__(self) -> None:
-        if self.bridge not in ("memory", "none"):
-            raise OptionError(f"bridge {self.bridge!r} is unknown: use 'memory' or 'none'")
+        if self.bridge not in BRIDGES:
+            raise OptionError(f"bridge {self.bridge!r} is unknown: use one of {BRIDGES}")
         if not (math.isfinite(self.temperature) and self.temperature > 0):
             raise OptionError(f"temperature {self.temperature} must be a positive number")
         if not (math.isfinite(self.context) and self.context >= 0):

@@ -21,7 +21,8 @@ from memory_bank import MemoryBank, compact
 from patchioner.adaptation.corpus import Corpus, clean, gather
 from patchioner.adaptation.options import AdaptOptions
 from patchioner.adaptation.run_folder import RunFolder, digest
-from patchioner.checkpoint import Parts, write_checkpoint
+from patchioner.checkpoint import write_checkpoint
+from patchioner.parts import Parts
 from patchioner.settings import ModelSettings
 from patchioner.text_towers import BertTower
 from patchioner.text_towers.shards import embed_texts

@@ -3,8 +3,9 @@
 Knows: networks for images and their preprocessing. Does not know: regions, text, memory banks, decoders.
 """
 
+from patchioner.backbones.base import BACKBONES, Backbone
 from patchioner.backbones.features import PatchFeatures
-from patchioner.backbones.loading import BACKBONES, Backbone, load_backbone, save_backbone
+from patchioner.backbones.loading import load_backbone
 from patchioner.backbones.timm_vit import TimmViT
 
-__all__ = ["BACKBONES", "Backbone", "PatchFeatures", "TimmViT", "load_backbone", "save_backbone"]
+__all__ = ["BACKBONES", "Backbone", "PatchFeatures", "TimmViT", "load_backbone"]

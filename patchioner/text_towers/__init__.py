@@ -3,7 +3,8 @@
 Knows: networks for text. Does not know: photos, regions, memory banks, decoders.
 """
 
+from patchioner.text_towers.base import TEXT_TOWERS, TextTower
 from patchioner.text_towers.bert import BertSettings, BertTower
-from patchioner.text_towers.loading import TEXT_TOWERS, TextTower, load_tower, save_tower
+from patchioner.text_towers.loading import load_tower
 
-__all__ = ["TEXT_TOWERS", "BertSettings", "BertTower", "TextTower", "load_tower", "save_tower"]
+__all__ = ["TEXT_TOWERS", "BertSettings", "BertTower", "TextTower", "load_tower"]

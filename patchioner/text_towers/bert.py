@@ -11,6 +11,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,9 +19,13 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from patchioner_base.errors import OptionError, TextError
+from patchioner.text_towers.base import TEXT_TOWERS, TextTower, check_texts
+from patchioner_base.errors import CheckpointError, OptionError
+from patchioner_base.weights import Storage
 
 logger = logging.getLogger(__name__)
+
+TOKENIZER_FILE = "tokenizer.json"
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,7 @@ class BertLayer(nn.Module):
         return self.output_norm(x + self.outer(F.gelu(self.inner(x))))  # type: ignore[no-any-return]
 
 
-class BertTower(nn.Module):
+class BertTower(TextTower):
     """Tokenizer, encoder and projection.
 
     Args:
@@ -105,7 +110,7 @@ class BertTower(nn.Module):
 
     @property
     def config(self) -> dict[str, Any]:
-        """What a checkpoint stores beside the weights and the tokenizer."""
+        """Type and shape."""
         return {"type": "bert", **asdict(self.settings)}
 
     def sentence(self, ids: Tensor) -> Tensor:
@@ -136,18 +141,7 @@ class BertTower(nn.Module):
 
     @torch.inference_mode()
     def encode(self, texts: Sequence[str], *, batch: int = 256) -> Tensor:
-        """Embed texts.
-
-        Args:
-            texts: n non-blank strings.
-            batch: most texts per pass.
-
-        Returns:
-            (n, dim) float32 on the CPU, not normalised.
-
-        Raises:
-            TextError: a text is blank or not a string.
-        """
+        """Embed texts; see `TextTower.encode`."""
         check_texts(texts)
         device = self.project_in.weight.device
         result = torch.empty(len(texts), self.dim)
@@ -155,16 +149,10 @@ class BertTower(nn.Module):
             result[rows] = self(ids.to(device)).to("cpu", torch.float32)
         return result
 
-
-def check_texts(texts: Sequence[str]) -> None:
-    """Refuse blank texts and things that are no text, by index."""
-    if isinstance(texts, str):
-        raise TextError(
-            f"expected a list of texts, got the single string {texts!r}: wrap it in a list"
-        )
-    for index, text in enumerate(texts):
-        if not isinstance(text, str) or not text.strip():
-            raise TextError(f"text {index} is {text!r}: give non-blank strings")
+    def save(self, folder: Path, *, storage: Storage = "fp16") -> None:
+        """Write config.json, weights.safetensors and tokenizer.json."""
+        super().save(folder, storage=storage)
+        (folder / TOKENIZER_FILE).write_text(self.tokenizer.to_str(), encoding="utf-8")
 
 
 def equal_lengths(
@@ -178,3 +166,22 @@ def equal_lengths(
         for start in range(0, len(rows), batch):
             part = rows[start : start + batch]
             yield part, torch.tensor([sequences[row] for row in part])
+
+
+@TEXT_TOWERS.register("bert")
+def _load(folder: Path, config: dict[str, Any]) -> BertTower:
+    tokenizer_path = folder / TOKENIZER_FILE
+    try:
+        settings = BertSettings(**{key: value for key, value in config.items() if key != "type"})
+        tokenizer = Tokenizer.from_file(str(tokenizer_path))
+    except Exception as error:  # the tokenizers library raises bare Exception
+        raise CheckpointError(
+            f"{folder} holds no usable text tower ({error}): fetch the checkpoint again"
+        ) from error
+    if tokenizer.get_vocab_size() != settings.vocabulary:
+        raise CheckpointError(
+            f"{tokenizer_path} has {tokenizer.get_vocab_size()} pieces, the weights {settings.vocabulary}"
+        )
+    tower = BertTower(settings, tokenizer)
+    tower.restore(folder)
+    return tower

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from patchioner.text_towers.loading import TextTower
+from patchioner.text_towers.base import TextTower
 from patchioner_base.errors import CheckpointError
 from patchioner_base.files import atomic_path
 from patchioner_base.progress import progress

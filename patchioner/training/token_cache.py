@@ -22,6 +22,7 @@ from patchioner_base.files import atomic_path
 from patchioner_base.progress import progress
 
 SHARD = 128
+KEPT = ("tokens", "cls", "attention")
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,8 @@ def cache_tokens(backbone: TimmViT, photos: Path, names: Sequence[str], folder: 
             pixels, geometry = preprocess(load_image(photos / name), backbone.preprocessing)
             with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
                 views = backbone.dense(pixels[None], geometry.grid)
-            for key, view in zip(("tokens", "cls", "attention"), views, strict=True):
+            for key in KEPT:
+                view = getattr(views, key)
                 assert view is not None, "the teacher has a CLS token"
                 tensors[f"{name}/{key}"] = view[0].to(torch.float16).contiguous()
         with atomic_path(path) as partial:
@@ -64,6 +66,4 @@ def read_cache(folder: Path, names: Sequence[str]) -> Iterator[CachedPhoto]:
     for start in range(0, len(names), SHARD):
         shard = load_file(folder / f"{start:06d}.safetensors")
         for name in names[start : start + SHARD]:
-            yield CachedPhoto(
-                name, *(shard[f"{name}/{key}"] for key in ("tokens", "cls", "attention"))
-            )
+            yield CachedPhoto(name, *(shard[f"{name}/{key}"] for key in KEPT))

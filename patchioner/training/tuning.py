@@ -140,7 +140,7 @@ class _Run:
         inputs = [preprocess(self.data.photos[i].resize(shape), settings)[0] for i in chosen]
         pixels = torch.stack(inputs)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            tokens, cls, _ = self.backbone.dense(pixels.flip(3) if flip else pixels, grid)
+            tokens, cls, *_ = self.backbone.dense(pixels.flip(3) if flip else pixels, grid)
         patches, whole = self.head(tokens.float(), None if cls is None else cls.float())
         return self._anchor(patches, chosen, flip), self._contrast(patches, whole, chosen)
 

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from decoders import DecodeOptions, PrefixGPT2Decoder
 from memory_bank import MemoryBank
 from patchioner.backbones import TimmViT
-from patchioner.checkpoint import Parts
 from patchioner.geometry import Fit, Preprocessing
+from patchioner.parts import Parts
 from patchioner.settings import ModelSettings
 from patchioner.text_towers import BertSettings, BertTower
 

@@ -13,8 +13,9 @@ from memory_bank import MemoryBank
 from patchioner.backbones import TimmViT
 from patchioner.backbones.heads import StandardiseHead
 from patchioner.backbones.preprocess import preprocess
-from patchioner.checkpoint import Parts, write_checkpoint
+from patchioner.checkpoint import write_checkpoint
 from patchioner.images import load_image
+from patchioner.parts import Parts
 from patchioner.settings import ModelSettings
 from patchioner.text_towers import load_tower
 from patchioner.training.alignment import pool_views
@@ -65,7 +66,7 @@ def _views(backbone: TimmViT, folder: Path, names: list[str]) -> Iterator[Cached
     for name in progress(names, description="measuring tokens", unit="photo"):
         pixels, geometry = preprocess(load_image(folder / name), backbone.preprocessing)
         with torch.inference_mode():
-            tokens, cls, attention = backbone.dense(pixels[None], geometry.grid)
+            tokens, cls, attention, _ = backbone.dense(pixels[None], geometry.grid)
         assert cls is not None and attention is not None, "the teacher has a CLS token"
         yield CachedPhoto(name, tokens[0], cls[0], attention[0])
 

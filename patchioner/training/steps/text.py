@@ -12,7 +12,6 @@ from torch.nn import functional as F
 
 from patchioner.backbones.heads import StandardiseHead
 from patchioner.text_towers.bert import BertTower, equal_lengths
-from patchioner.text_towers.loading import save_tower
 from patchioner.training.alignment import blend_views, info_nce, mix_context
 from patchioner.training.pairs import Pairs, read_lines, read_pairs
 from patchioner.training.settings import RunSettings
@@ -49,7 +48,7 @@ def run(settings: RunSettings) -> None:
     tower.project_out.load_state_dict(projection.project_out.state_dict())
     options = TextOptions(**settings.section("text"), seed=settings.seed)
     tune_tower(tower, read_head(aligned), pairs, aligned, options, settings.work / "text_tune")
-    save_tower(tower, settings.work / "text_tower", storage="fp32")
+    tower.save(settings.work / "text_tower", storage="fp32")
 
 
 def tune_tower(

@@ -10,14 +10,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from patchioner.backbones import load_backbone, save_backbone
+from patchioner.backbones import load_backbone
 from patchioner_base.errors import CheckpointError
 from tests.support.tiny import noise_photo, tiny_backbone
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    save_backbone(tiny_backbone(), tmp_path / "backbone", storage="fp32")
+    tiny_backbone().save(tmp_path / "backbone", storage="fp32")
     return tmp_path / "backbone"
 
 

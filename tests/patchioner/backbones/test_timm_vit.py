@@ -159,7 +159,7 @@ def test_the_head_sees_raw_tokens_and_sets_the_width() -> None:
 def test_the_same_network_is_differentiable_for_training() -> None:
     model = tiny_backbone()
     pixels, geometry = preprocess(noise_photo(), model.preprocessing)
-    tokens, cls, attention = model.dense(pixels[None], geometry.grid)
+    tokens, cls, attention, _ = model.dense(pixels[None], geometry.grid)
     assert cls is not None
     assert attention is not None
     (tokens.square().mean() + cls.square().mean()).backward()

@@ -10,14 +10,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from patchioner.text_towers import load_tower, save_tower
+from patchioner.text_towers import load_tower
 from patchioner_base.errors import CheckpointError
 from tests.support.tiny import TEXTS, tiny_tower
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    save_tower(tiny_tower(), tmp_path / "tower", storage="fp32")
+    tiny_tower().save(tmp_path / "tower", storage="fp32")
     return tmp_path / "tower"
 
 
@@ -30,7 +30,7 @@ def test_a_tower_comes_back_as_it_was(folder: Path) -> None:
 
 
 def test_half_precision_on_disk_moves_vectors_little(tmp_path: Path) -> None:
-    save_tower(tiny_tower(), tmp_path / "tower")
+    tiny_tower().save(tmp_path / "tower")
     loaded = load_tower(tmp_path / "tower").encode(TEXTS)
     assert loaded.dtype == torch.float32
     assert torch.cosine_similarity(loaded, tiny_tower().encode(TEXTS)).min() > 0.9999

@@ -1,0 +1,198 @@
+"""DINO.txt: a frozen DINOv2 or DINOv3 and a small head that aligns its tokens with a text tower.
+
+Knows: the vision side of dino.txt (arXiv 2412.16334, section 3). Does not know: regions, text.
+
+The head is two transformer blocks and a LayerNorm over all tokens of the backbone. Training compares a text vector of
+twice the width with [CLS | mean of the patches], so the second half of the text's columns is the space of the patches.
+
+Established from the paper and from what users print and report: the parts and their widths (2 blocks, 1024 wide for
+ViT-L; text 2048), LayerNorm eps 1e-5 in the head, DINOv3's weights of the head under ``visual_model.head.``. Inferred,
+and not checked against the weights: that the registers pass through the head along with the patches (`registers`),
+that its blocks are not rotary for DINOv3 either, and the prefixes of DINOv2's separate file of the head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from PIL import Image
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+from patchioner.backbones.attention import cls_attention, cls_query_keys
+from patchioner.backbones.base import BACKBONES, CONFIG_FILE, Backbone
+from patchioner.backbones.features import PatchFeatures
+from patchioner.backbones.preprocess import preprocess
+from patchioner.backbones.timm_vit import check_patches, create_vit, preprocessing_config
+from patchioner.backbones.vit_weights import fit_vit, part_of, read_state
+from patchioner.geometry import ImageGeometry, Preprocessing
+from patchioner_base.errors import CheckpointError, OptionError
+from patchioner_base.weights import fit_weights
+
+Space = Literal["patch", "both"]
+_HEAD_PREFIXES = ("visual_model.head.", "head.", "")
+_BACKBONE_PREFIXES = ("visual_model.backbone.", "backbone.", "")
+
+
+class DinoTxtHead(nn.Module):
+    """Transformer blocks and a LayerNorm over [CLS, registers, patches]; names as in the published weights.
+
+    Args:
+        width: of the tokens.
+        heads: of the attention, the backbone's own number.
+        blocks: how many (2 as published).
+    """
+
+    def __init__(self, width: int, heads: int, blocks: int) -> None:
+        super().__init__()
+        self.ln_final = nn.LayerNorm(width, eps=1e-5)
+        self.blocks = nn.ModuleList(
+            Block(
+                width,
+                heads,
+                qkv_bias=True,
+                init_values=1e-5,
+                norm_layer=nn.LayerNorm,  # type: ignore[arg-type]
+            )
+            for _ in range(blocks)
+        )
+
+    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, N, width) -> what goes into the last block, and the aligned tokens, both (B, N, width)."""
+        before_last = tokens
+        for block in self.blocks:
+            before_last, tokens = tokens, block(tokens)
+        return before_last, self.ln_final(tokens)
+
+
+class DinoTxtViT(Backbone):
+    """DINO.txt's vision tower, dense.
+
+    Features with ``space="patch"`` live in the second half of the text's columns. Their ``cls`` is the mean of the patch
+    tokens, which is what training aligned with that half; the CLS token lives in the other. With ``space="both"`` each
+    token is [CLS | patch], in the whole space of the text, and ``cls`` is [CLS | mean of the patches], the image
+    embedding of the paper. ``attention`` is the CLS token's in the head's last block.
+
+    Args:
+        name: a timm architecture: ``vit_large_patch14_reg4_dinov2`` or ``vit_large_patch16_dinov3``.
+        preprocessing: ImageNet statistics; trained at 224, with the published evaluation at larger sizes.
+        blocks: transformer blocks of the head.
+        registers: whether the registers pass through the head too.
+        space: see above.
+        overrides: arguments of the architecture in timm.
+
+    Raises:
+        OptionError: a network without a CLS token, no block in the head, an unknown space; and as `TimmViT`.
+
+    Example:
+        >>> settings = Preprocessing("stretch", 56, 14)
+        >>> backbone = DinoTxtViT("vit_small_patch14_reg4_dinov2", settings, overrides={"depth": 2})
+        >>> tuple(backbone.encode([Image.new("RGB", (320, 240))])[0].tokens.shape)
+        (4, 4, 384)
+    """
+
+    def __init__(
+        self,
+        name: str,
+        preprocessing: Preprocessing,
+        *,
+        blocks: int = 2,
+        registers: bool = True,
+        space: Space = "patch",
+        overrides: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if space not in get_args(Space):
+            raise OptionError(f"space {space!r} is unknown: use one of {get_args(Space)}")
+        if not isinstance(blocks, int) or blocks < 1:
+            raise OptionError(f"the head of dino.txt has {blocks!r} blocks: give 1 or more (2)")
+        self.name, self.preprocessing = name, preprocessing
+        self.registers, self.space = registers, space
+        self.overrides = dict(overrides or {})
+        self.vit: Any = create_vit(name, overrides=self.overrides)
+        check_patches(self.vit, name, preprocessing)
+        if getattr(self.vit, "cls_token", None) is None:
+            raise OptionError(f"{name} has no CLS token, which the head of dino.txt needs")
+        heads = int(self.vit.blocks[0].attn.num_heads)
+        self.head = DinoTxtHead(int(self.vit.embed_dim), heads, blocks)
+        self.eval()
+
+    @property
+    def dim(self) -> int:
+        """Width of the embedding space."""
+        return int(self.vit.embed_dim) * (2 if self.space == "both" else 1)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Type, architecture, preprocessing and the head's settings."""
+        return {
+            "type": "dinotxt",
+            "name": self.name,
+            "preprocessing": preprocessing_config(self.preprocessing),
+            "blocks": len(self.head.blocks),
+            "registers": self.registers,
+            "space": self.space,
+            **({"overrides": dict(self.overrides)} if self.overrides else {}),
+        }
+
+    def geometry(self, image_size: tuple[int, int]) -> ImageGeometry:
+        """The pixel-to-patch map for a photo of (width, height)."""
+        return self.preprocessing.geometry(image_size)
+
+    def read_published(self, vision: Path, head: Path) -> None:
+        """Load the weights as published, in place.
+
+        Args:
+            vision: the backbone's own file (DINOv2's or DINOv3's layout).
+            head: DINOv2's file of the vision head, or DINOv3's of head and text tower together.
+
+        Raises:
+            CheckpointError: a tensor is missing, left over or of another shape; nothing is half loaded.
+        """
+        aligned = part_of(read_state(head), _HEAD_PREFIXES)
+        fresh = DinoTxtHead(
+            int(self.vit.embed_dim), int(self.vit.blocks[0].attn.num_heads), len(self.head.blocks)
+        )
+        fit_weights(fresh, aligned, source=str(head))
+        fit_vit(self.vit, part_of(read_state(vision), _BACKBONE_PREFIXES), source=str(vision))
+        self.head = fresh.eval().to(next(self.vit.parameters()))
+
+    @torch.inference_mode()
+    def encode(self, images: Sequence[Image.Image]) -> list[PatchFeatures]:
+        """One backbone pass per upright RGB image; see `PatchFeatures`. Images do not influence one another."""
+        return [self._encode_one(image) for image in images]
+
+    def _encode_one(self, image: Image.Image) -> PatchFeatures:
+        pixels, geometry = preprocess(image, self.preprocessing)
+        weight = next(self.vit.parameters())
+        tokens = self.vit.forward_features(pixels[None].to(weight.device, weight.dtype))
+        prefix = int(self.vit.num_prefix_tokens)
+        if not self.registers:
+            tokens, prefix = torch.cat([tokens[:, :1], tokens[:, prefix:]], dim=1), 1
+        before_last, aligned = self.head(tokens)
+        patches, cls = aligned[0, prefix:].float(), aligned[0, 0].float()
+        query_keys = cls_query_keys(self.head.blocks[-1], before_last, prefix)
+        assert query_keys is not None, "the head's blocks are plain"
+        attention = cls_attention(*query_keys)[0].float().unflatten(1, geometry.grid)
+        whole = patches.mean(dim=0)
+        if self.space == "both":
+            patches = torch.cat([cls.expand(len(patches), -1), patches], dim=1)
+            whole = torch.cat([cls, whole])
+        return PatchFeatures(patches.unflatten(0, geometry.grid), whole, attention, geometry)
+
+
+@BACKBONES.register("dinotxt")
+def _load(folder: Path, config: dict[str, Any]) -> DinoTxtViT:
+    try:
+        settings = {key: value for key, value in config.items() if key != "type"}
+        settings["preprocessing"] = Preprocessing.from_config(config["preprocessing"])
+        backbone = DinoTxtViT(**settings)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:  # ours are among these
+        raise CheckpointError(
+            f"{folder / CONFIG_FILE} lacks or has a wrong setting: {error}"
+        ) from error
+    backbone.restore(folder)
+    return backbone

@@ -1,0 +1,116 @@
+"""Published weights of vision transformers -> the parameters of timm's networks.
+
+Knows: files of weights in their authors' own layouts, by way of timm's converters. Does not know: what a network is
+used for. Nothing is unpickled beyond tensors, and every tensor must find its place.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from patchioner_base.errors import CheckpointError
+from patchioner_base.weights import fit_weights, load_weights
+
+_WRAPPERS = ("state_dict", "model", "model_state_dict")
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Named tensors of a file, as float32 on the CPU.
+
+    Args:
+        path: safetensors, or a file of `torch.save`, of which tensors alone are read (``weights_only``); a state dict
+            inside "state_dict" or "model" is taken out, and a ``module.`` prefix dropped.
+
+    Raises:
+        CheckpointError: the file is missing, cut short, holds more than tensors, or something else.
+    """
+    if path.suffix == ".safetensors":
+        return load_weights(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file of weights; check the path")
+    try:
+        held: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(
+            f"{path} is not a file of plain tensors ({reason}): fetch it again, or convert it to safetensors"
+        ) from error
+    for wrapper in _WRAPPERS:
+        if isinstance(held, dict) and isinstance(held.get(wrapper), dict):
+            held = held[wrapper]
+    if not isinstance(held, dict) or not all(isinstance(v, Tensor) for v in held.values()):
+        raise CheckpointError(f"{path} does not hold a state dict (names and tensors)")
+    return {
+        str(name).removeprefix("module."): tensor.float() if tensor.is_floating_point() else tensor
+        for name, tensor in held.items()
+    }
+
+
+def part_of(state: Mapping[str, Tensor], prefixes: tuple[str, ...]) -> dict[str, Tensor]:
+    """The tensors under the first of the prefixes that any name has, without it; "" takes all."""
+    for prefix in prefixes:
+        found = {
+            name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)
+        }
+        if found:
+            return found
+    return {}
+
+
+def fit_vit(vit: Any, state: Mapping[str, Tensor], *, source: str) -> dict[str, Tensor]:
+    """Load a ViT's weights in their authors' layout, strictly.
+
+    Args:
+        vit: of `create_vit`, without a classifier; changed in place only if everything fits.
+        state: DINOv2's and DINOv3's own layouts, OpenAI's CLIP, open_clip's with a timm trunk, or timm's.
+        source: where they come from, for messages.
+
+    Returns:
+        What belongs to a classifier ("weight", "bias"), which for CLIP is the visual projection; empty without one.
+
+    Raises:
+        CheckpointError: a tensor is missing, left over or of another shape.
+    """
+    given = _without_absent_biases(vit, state, source)
+    try:
+        # Each family of timm has a converter beside it, which gets a copy, because some take tensors out.
+        converted = import_module(type(vit).__module__).checkpoint_filter_fn(dict(given), vit)
+    except (LookupError, RuntimeError, AttributeError, ValueError) as error:
+        raise CheckpointError(
+            f"{source}: not in a layout that timm knows for {type(vit).__name__} ({error!r})"
+        ) from error
+    classifier = part_of(converted, ("head.",))
+    rest = {name: t for name, t in converted.items() if not name.startswith("head.")}
+    fit_weights(vit, rest, source=source)
+    return classifier
+
+
+def _without_absent_biases(
+    vit: Any, state: Mapping[str, Tensor], source: str
+) -> dict[str, Tensor]:
+    """Drop zero query-key-value biases that timm's network has no place for (DINOv3 as distilled)."""
+    has_place = {name for name, _ in vit.named_parameters()}
+    kept = {}
+    for name, tensor in state.items():
+        absent = name.endswith("attn.qkv.bias") and not has_place & {
+            name,
+            name.replace("qkv.bias", "q_bias"),
+        }
+        if absent and "storage_tokens" in state:
+            # The key's third is masked out in DINOv3, whatever is stored there.
+            query, _, value = tensor.chunk(3)
+            if bool(query.any()) or bool(value.any()):
+                raise CheckpointError(
+                    f"{source}: {name} is not zero, but the architecture has no such bias: "
+                    "use the one whose name ends in '_qkvb'"
+                )
+            continue
+        kept[name] = tensor
+    return kept

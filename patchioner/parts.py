@@ -1,0 +1,46 @@
+"""What a captioner consists of. Knows that the parts must fit one another; not what they do or where they come from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from decoders import Decoder
+from memory_bank import MemoryBank
+from patchioner.backbones import Backbone
+from patchioner.settings import ModelSettings
+from patchioner.text_towers import TextTower
+from patchioner_base.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Everything a captioner consists of; `bank` and `text_tower` may be absent.
+
+    Raises:
+        CheckpointError: parts of different widths, or one that needs a memory bank where there is none.
+    """
+
+    backbone: Backbone
+    decoder: Decoder
+    bank: MemoryBank | None
+    text_tower: TextTower | None
+    settings: ModelSettings
+
+    def __post_init__(self) -> None:
+        widths = {"backbone": self.backbone.dim, "decoder": self.decoder.embedding_dim}
+        widths |= {} if self.bank is None else {"memory bank": self.bank.dim}
+        widths |= {} if self.text_tower is None else {"text tower": self.text_tower.dim}
+        if len(set(widths.values())) > 1:
+            raise CheckpointError(
+                f"the parts have different widths and cannot work together: {widths}"
+            )
+        if self.bank is not None:
+            return
+        if self.settings.bridge == "memory":
+            raise CheckpointError(
+                "the settings ask for the memory bridge, but there is no memory bank"
+            )
+        if self.decoder.needs_memory:
+            raise CheckpointError(
+                f"a {type(self.decoder).__name__} draws on a memory bank, but there is none: add one with texts"
+            )
