@@ -32,6 +32,8 @@ class ImageGeometry:
         patch_size: side of a patch in model pixels.
         scale: (x, y) model pixels per original pixel.
         offset: (x, y) model pixels added after scaling; negative where a crop cuts, positive where padding adds.
+        fit: which of the fits made it, or None; only the published arithmetic, whose boxes go through a map of their
+            own under a crop, asks for it (`patchioner.regions.reference`).
 
     Example:
         >>> geometry = fit_image((640, 480), mode="stretch", size=518, patch_size=14)
@@ -44,6 +46,7 @@ class ImageGeometry:
     patch_size: int
     scale: tuple[float, float]
     offset: tuple[float, float]
+    fit: Fit | None = None
 
     @property
     def model_size(self) -> tuple[int, int]:
@@ -147,12 +150,12 @@ def fit_image(
     if mode == "aspect":
         rows, columns = aspect_grid(width / height, side * side)
         scale = (columns * patch_size / width, rows * patch_size / height)
-        return ImageGeometry(image_size, (rows, columns), patch_size, scale, (0.0, 0.0))
+        return ImageGeometry(image_size, (rows, columns), patch_size, scale, (0.0, 0.0), mode)
     resized = resized_size(image_size, mode, size)
     scale = (resized[0] / width, resized[1] / height)
     # Half pixels are rounded to even, as torchvision's centre crop does.
     offset = (float(-round((resized[0] - size) / 2)), float(-round((resized[1] - size) / 2)))
-    return ImageGeometry(image_size, (side, side), patch_size, scale, offset)
+    return ImageGeometry(image_size, (side, side), patch_size, scale, offset, mode)
 
 
 def resized_size(image_size: tuple[int, int], mode: Fit, size: int) -> tuple[int, int]:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from patchioner.aggregate.reference import published_middle
 from patchioner.aggregate.weighting import Weighting
-from patchioner.regions import Region, Shape, WholeImage
+from patchioner.regions import Box, Region, Shape, WholeImage
 from patchioner.regions.grid import Floats, Footprints
 from patchioner.regions.values import as_numpy
 from patchioner_base.errors import OptionError, RegionError
@@ -40,9 +41,12 @@ def region_weights(
     Args:
         regions: any kinds mixed, ``n`` of them; may be none.
         geometry: how the original image maps to the patch grid.
-        weighting: uniform exact coverage by default.
+        weighting: uniform exact coverage by default. For ``cls``, which weighs no patch, the
+            weights are those of ``uniform``, so that there is something to draw.
         attention: (heads, h, w) or (h, w) array or tensor, non-negative; needed by
             ``Weighting("attention")``, ignored by the others.
+
+            Published numbers want `PatchFeatures.reference_attention` here.
 
     Returns:
         (n, h, w) float32 in the order of the regions, non-negative, every map sums to 1.
@@ -125,11 +129,13 @@ def _weigh(
     """(n, h, w) weights that sum to 1 each."""
     if attended is not None:
         return _by_attention(footprints.cover, attended)
-    if weighting.kind == "uniform":
+    if weighting.kind in ("uniform", "cls"):
         return footprints.cover
-    flat = weighting.rounding == "reference" and weighting.variance >= _FLAT_VARIANCE
-    if flat and issubclass(kind, WholeImage):
-        return footprints.cover
+    if weighting.rounding == "reference":
+        if weighting.variance >= _FLAT_VARIANCE and issubclass(kind, WholeImage):
+            return footprints.cover
+        if weighting.variance == 0.0 and issubclass(kind, (Box, WholeImage)):
+            return published_middle(footprints, weighting.seed)
     return _by_gaussian(footprints, weighting.variance)
 
 

@@ -12,10 +12,11 @@ from patchioner.regions.base import Rounding, Shape
 from patchioner.regions.grid import (
     Footprints,
     box_footprints,
+    clip_to_image,
     clip_to_view,
     off_view,
-    reference_box_footprints,
 )
+from patchioner.regions.reference import reference_box_footprints
 from patchioner.regions.values import finite, numbers
 from patchioner_base.errors import RegionError
 
@@ -84,10 +85,11 @@ class Box(Shape):
     ) -> Footprints:
         """Exact coverage, or the published rounding, of all boxes at once."""
         corners = np.array([(b.x1, b.y1, b.x2, b.y2) for b in regions], dtype=np.float64)
-        boxes = clip_to_view(corners, geometry)
+        reference = rounding == "reference"
+        boxes = clip_to_image(corners, geometry) if reference else clip_to_view(corners, geometry)
         outside = np.flatnonzero((boxes[:, 2:] <= boxes[:, :2]).any(axis=1))
         if len(outside):
             raise off_view(regions[outside[0]], geometry)
-        if rounding == "reference":
-            return reference_box_footprints(boxes, geometry)
+        if reference:
+            return reference_box_footprints(corners, geometry)
         return box_footprints(boxes, geometry)

@@ -1,7 +1,7 @@
 """Arithmetic between pixel intervals and patch cells, vectorised over any number of boxes.
 
-Knows: how intervals overlap cells, how a box is clipped to what the model sees, the
-published integer arithmetic. Does NOT know region kinds, weightings or images.
+Knows: how intervals overlap cells, how a box is clipped to what the model sees. Does NOT know
+region kinds, weightings or images, nor the published integer arithmetic (`reference`).
 
 Coordinates: "pixels" are pixels of the ORIGINAL image (x right, y down, pixel j spans
 [j, j + 1]); "grid" coordinates are (column, row) in patch units, cell k spans [k, k + 1].
@@ -77,6 +77,12 @@ def clip_to_view(boxes: Floats, geometry: ImageGeometry) -> Floats:
     return np.concatenate([low, np.minimum(boxes[:, 2:], (x2, y2))], axis=1)
 
 
+def clip_to_image(boxes: Floats, geometry: ImageGeometry) -> Floats:
+    """Cut (n, 4) XYXY pixel boxes to the original image; one outside comes back empty or inverted."""
+    low = np.maximum(boxes[:, :2], 0.0)
+    return np.concatenate([low, np.minimum(boxes[:, 2:], geometry.image_size)], axis=1)
+
+
 def in_view(points: Floats, geometry: ImageGeometry) -> npt.NDArray[np.bool_]:
     """Which of the (n, 2) pixel points the grid sees; edges count as inside."""
     x1, y1, x2, y2 = view(geometry)
@@ -115,36 +121,6 @@ def box_footprints(boxes: Floats, geometry: ImageGeometry) -> Footprints:
     return Footprints(rows[:, :, None] * columns[:, None, :], (low + high) / 2, (high - low) / 2)
 
 
-def _reference_span(start: Floats, length: Floats, cells: int) -> tuple[Indices, Indices]:
-    """First and last cell (inclusive) of the published rounding, in patch units."""
-    # x2 - x1 of a box given as x, w is not exactly w: without the tolerance a width of one
-    # whole patch could be floored to none.
-    first = cell_under(start + TOLERANCE, cells)
-    last = first + np.floor(length + TOLERANCE).astype(np.int64)
-    return first, np.minimum(last, cells - 1)
-
-
-def reference_box_footprints(boxes: Floats, geometry: ImageGeometry) -> Footprints:
-    """The published integer arithmetic for (n, 4) XYXY boxes clipped to the view before.
-
-    In model pixels, with patch side p: columns floor(x / p) .. floor(x / p) + floor(w / p),
-    both ends included and cut at the grid; rows likewise; every patch of that rectangle counts
-    the same (source: facts about the published Patch-ioner code). Kept on purpose, since
-    published numbers contain it: origin and size are floored separately, so a box of exactly
-    one patch takes 2 x 2 patches and a small box that touches four patches takes one.
-    Not kept, since no valid input meets it: the caller's array is not changed, a box that
-    leaves the image is clipped instead of wrapped or shifted, one outside is an error.
-    """
-    height, width = geometry.grid
-    scale = np.asarray(geometry.scale, dtype=np.float64)
-    offset = np.asarray(geometry.offset, dtype=np.float64)
-    start = (boxes[:, :2] * scale + offset) / geometry.patch_size
-    length = (boxes[:, 2:] - boxes[:, :2]) * scale / geometry.patch_size
-    left, right = _reference_span(start[:, 0], length[:, 0], width)
-    top, bottom = _reference_span(start[:, 1], length[:, 1], height)
-    return span_footprints(np.stack([left, top, right, bottom], axis=1), geometry.grid)
-
-
 def span_footprints(spans: Indices, grid: tuple[int, int]) -> Footprints:
     """Uniform rectangles of whole cells: (n, 4) first column, first row, last column, last row.
 
@@ -159,6 +135,14 @@ def span_footprints(spans: Indices, grid: tuple[int, int]) -> Footprints:
     cover /= cover.sum(axis=(1, 2), keepdims=True)
     centre = np.stack([left + right + 1, top + bottom + 1], axis=1) / 2.0
     return Footprints(cover, centre, np.stack([right - left, bottom - top], axis=1) / 2.0)
+
+
+def footprint_spans(footprints: Footprints) -> Indices:
+    """First column, first row, last column, last row (n, 4) that `span_footprints` was given."""
+    low = footprints.centre - footprints.half - 0.5
+    high = footprints.centre + footprints.half - 0.5
+    spans: Indices = np.rint(np.concatenate([low, high], axis=1)).astype(np.int64)
+    return spans
 
 
 def off_view(region: object, geometry: ImageGeometry) -> RegionError:

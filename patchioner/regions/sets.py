@@ -1,11 +1,14 @@
-"""Several regions that are captioned as one. Does NOT know any kind in particular."""
+"""Several regions that are captioned as one. Of the kinds it knows only boxes, for an adapter."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Self
 
 from patchioner.regions.base import Region, Shape
+from patchioner.regions.box import Box
+from patchioner.regions.values import items_of, numbers
 from patchioner_base.errors import RegionError
 
 
@@ -14,7 +17,8 @@ class RegionSet(Region):
     """Several regions of one image as one region.
 
     Every member counts the same, whatever its size: the set's weights are the mean of its
-    members' weights, as in the published code. A set inside a set is one member.
+    members' weights, as in the published code (the paper's formula, as quoted, would weigh them by
+    area). A set inside a set is one member.
 
     Args:
         members: at least one region.
@@ -42,6 +46,27 @@ class RegionSet(Region):
                     "wrap it, as in Box(x1, y1, x2, y2)"
                 )
         object.__setattr__(self, "members", collected)
+
+    @classmethod
+    def from_xywh(cls, boxes: object) -> Self:
+        """A set of boxes from rows of left, top, width, height in pixels, padding left out.
+
+        Args:
+            boxes: (n, 4) list, array or tensor; rows of four negative numbers, such as the
+                published [-1, -1, -1, -1], only fill a batch and are skipped.
+
+        Raises:
+            RegionError: a row is no box, or none is left; the published code answers NaN then.
+
+        Example:
+            >>> RegionSet.from_xywh([[0, 0, 10, 10], [-1, -1, -1, -1]])
+            RegionSet(Box(x1=0.0, y1=0.0, x2=10.0, y2=10.0))
+        """
+        rows = [
+            numbers(row, 4, f"box {index} of the RegionSet")
+            for index, row in enumerate(items_of(boxes, "boxes of the RegionSet"))
+        ]
+        return cls([Box.from_xywh(*row) for row in rows if max(row) >= 0])
 
     def __repr__(self) -> str:
         shown = ", ".join(repr(member) for member in self.members[:3])

@@ -93,7 +93,7 @@ class Trace(Shape):
     ) -> Footprints:
         """Path lengths, or the published point counts."""
         if rounding == "reference":
-            counted = [_reference_counts(trace, geometry) for trace in regions]
+            counted = [reference_counts(trace, geometry) for trace in regions]
             return _counted_footprints(np.stack(counted), geometry.grid)
         pairs = [_lengths(trace, geometry) for trace in regions]
         extents = np.stack([extent for _, extent in pairs])
@@ -173,18 +173,31 @@ def _unseen(trace: Trace, geometry: ImageGeometry, inside: npt.NDArray[np.bool_]
     )
 
 
-def _reference_counts(trace: Trace, geometry: ImageGeometry) -> Floats:
+def reference_counts(trace: Trace, geometry: ImageGeometry) -> npt.NDArray[np.float64]:
     """The published arithmetic: how many points fall into each patch, (h, w) float64.
 
-    On the 0..1 coordinates u of what the model sees, with g patches along the axis: points
-    outside 0..1 are dropped, column = min(int(u / (1 / g)), g - 1), every point adds 1, and
-    repeated points count again (source: facts about the published Patch-ioner code). Kept: the
-    division by 1 / g, which lets some points on a boundary fall low (0.3 with g = 10 gives 2).
-    Not kept: weights that do not sum to 1, and NaN where no point is left.
+    On the 0..1 coordinates u of the whole image, with g patches along the axis: points outside
+    0..1 are dropped, column = min(int(u / (1 / g)), g - 1), every point adds 1, and repeated points
+    count again (source: facts about the published Patch-ioner code). The published embedding is the
+    mean over ALL patches of count x token; `patchioner.aggregate.pool_regions` sees to that length.
+
+    Kept, since reference mode repeats: the division by 1 / g, which lets some points on a boundary
+    fall low (0.3 with g = 10 gives 2); and that u goes to the grid as it is, even where the
+    preprocessing crops, so that the trace is not where the hand drew it (published numbers stretch,
+    where the two agree). The default follows the path itself and the crop. Padding was not
+    published: there u counts over the padded square. Not kept: NaN where no point is left.
+
+    Raises:
+        RegionError: no point is inside the image.
+
+    Example:
+        >>> geometry = fit_image((100, 100), mode="stretch", size=100, patch_size=10)
+        >>> np.argwhere(reference_counts(Trace([(0.3, 0.0)], normalized=True), geometry)).tolist()
+        [[0, 2]]
     """
     pixels = trace.pixels(geometry.image_size)
     cells = np.array([geometry.grid[1], geometry.grid[0]], dtype=np.float64)
-    if not _sees_exactly_all(geometry):
+    if geometry.fit != "crop" and not _sees_exactly_all(geometry):
         shares = np.asarray(geometry.to_grid(pixels), dtype=np.float64) / cells
     elif trace.normalized:
         # Not by way of pixels and back: u must be the very float that was given.

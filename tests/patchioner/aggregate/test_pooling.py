@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
-from patchioner.aggregate import Weighting, pool_regions, pooling
+from patchioner.aggregate import Weighting, feature_weights, pool_regions, pooling
 from patchioner.backbones.features import PatchFeatures
 from patchioner.geometry import fit_image
 from patchioner.regions import Box, Patch, Point, RegionSet, WholeImage
@@ -57,6 +59,29 @@ def test_half_precision_tokens_are_summed_in_float32() -> None:
     pooled = pool_regions(half, [WholeImage()])
     assert pooled.dtype == torch.float32
     torch.testing.assert_close(pooled, pool_regions(features, [WholeImage()]), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("rounding", ["coverage", "reference"])
+def test_cls_is_the_token_of_the_image_whatever_the_region(rounding: str) -> None:
+    features = dataclasses.replace(some_features(), cls=torch.arange(5.0).half())
+    regions = [Box(3, 4, 33, 39), WholeImage(), Point(1, 1)]
+    weighting = Weighting("cls", rounding=rounding)  # type: ignore[arg-type]
+    pooled = pool_regions(features, regions, weighting)
+    torch.testing.assert_close(pooled, torch.arange(5.0).expand(3, 5))
+    with pytest.raises(RegionError, match="60x40"):
+        pool_regions(features, [Point(61, 3)], weighting)
+    with pytest.raises(OptionError, match="CLS token, and it gives none; use 'uniform'"):
+        pool_regions(some_features(), [Point(1, 3)], weighting)
+
+
+@pytest.mark.parametrize("kind", ["uniform", "gaussian", "attention"])
+def test_feature_weights_are_those_that_pool(kind: str) -> None:
+    features = some_features()
+    regions = [Box(3, 4, 33, 39), RegionSet([Point(1, 1), Box(0, 0, 60, 9)])]
+    weighting = Weighting(kind)  # type: ignore[arg-type]
+    weights = torch.from_numpy(feature_weights(features, regions, weighting))
+    twin = torch.einsum("nhw,hwd->nd", weights, features.tokens)
+    torch.testing.assert_close(pool_regions(features, regions, weighting), twin)
 
 
 def test_no_region_gives_an_empty_matrix() -> None:

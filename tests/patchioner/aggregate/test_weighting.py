@@ -24,6 +24,9 @@ def test_the_default_is_uniform_exact_coverage() -> None:
         ({"variance": float("inf")}, "inf"),
         ({"variance": "1"}, "'1'"),
         ({"variance": True}, "True"),
+        ({"seed": 0.5}, "seed of the weighting is 0.5; give an integer"),
+        ({"seed": None}, "None"),
+        ({"seed": True}, "True"),
     ],
 )
 def test_impossible_settings_are_refused(values: dict[str, object], text: str) -> None:

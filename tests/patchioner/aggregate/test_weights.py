@@ -101,14 +101,35 @@ def test_coverage_gaussian_is_relative_to_the_continuous_extent() -> None:
 
 
 def test_variance_zero_is_the_middle_and_of_several_the_upper_left() -> None:
-    for rounding in ("coverage", "reference"):
-        weighting = Weighting("gaussian", 0, rounding)
-        assert WholeImage().patch_weights(GEOMETRY, weighting)[3, 3] == 1
-    # Columns 1..3 and rows 1..2 in the published rounding.
-    even = Box.from_xywh(10, 10, 29, 19).patch_weights(GEOMETRY, weighting)
-    assert even[1, 2] == 1
+    assert WholeImage().patch_weights(GEOMETRY, Weighting("gaussian", 0))[3, 3] == 1
     assert Box(10, 10, 40, 40).patch_weights(GEOMETRY, Weighting("gaussian", 0))[2, 2] == 1
     assert Box(19, 5, 21.5, 6).patch_weights(GEOMETRY, Weighting("gaussian", 0))[0, 2] == 1
+
+
+def test_reference_variance_zero_draws_among_the_middles() -> None:
+    # Columns 1..3 and rows 1..2 in the published rounding.
+    box = Box.from_xywh(10, 10, 29, 19)
+    drawn = {
+        tuple(np.argwhere(box.patch_weights(GEOMETRY, Weighting("gaussian", 0, "reference", s)))[0])
+        for s in range(30)
+    }
+    assert drawn == {(1, 2), (2, 2)}
+
+
+def test_reference_leaves_kinds_that_were_not_published_exact() -> None:
+    unpublished: list[Region] = [Point(44, 44), ring(), Polygon([(0, 0), (79, 10), (40, 60)])]
+    for kind in ("uniform", "gaussian"):
+        for variance in (0.0, 1.0):
+            np.testing.assert_array_equal(
+                region_weights(unpublished, GEOMETRY, Weighting(kind, variance, "reference")),
+                region_weights(unpublished, GEOMETRY, Weighting(kind, variance)),
+            )
+
+
+def test_cls_has_the_weights_of_uniform_to_draw() -> None:
+    np.testing.assert_array_equal(
+        region_weights(mixed(), GEOMETRY, Weighting("cls")), region_weights(mixed(), GEOMETRY)
+    )
 
 
 def test_variance_zero_stays_on_the_region() -> None:

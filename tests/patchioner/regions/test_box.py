@@ -70,6 +70,13 @@ def test_reference_boxes_are_scaled_to_model_pixels() -> None:
     )
 
 
+def test_reference_crops_clamp_the_box_as_it_was_given() -> None:
+    # x -20 .. 30 of a tall image: the origin goes to 0, the width stays 50, three patches and a bit.
+    tall = fit_image((140, 260), mode="crop", size=140, patch_size=PATCH)
+    weights = Box(-20, 100, 30, 110).patch_weights(tall, REFERENCE)
+    assert np.flatnonzero(weights.sum(axis=0)).tolist() == [0, 1, 2, 3]
+
+
 def test_coverage_of_one_patch_is_that_patch() -> None:
     weights = Box(14, 28, 28, 42).patch_weights(PLAIN)
     assert weights[2, 1] == 1

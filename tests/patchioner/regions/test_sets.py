@@ -64,3 +64,27 @@ def test_sets_are_values() -> None:
 def test_what_is_no_set_is_refused(members: object, text: str) -> None:
     with pytest.raises(RegionError, match=text):
         RegionSet(members)  # type: ignore[arg-type]
+
+
+def test_rows_of_xywh_become_boxes_and_padding_is_left_out() -> None:
+    rows = np.array([[0, 0, 10, 20], [-1, -1, -1, -1], [-2, 3, 9, 9], [-1, -1, -1, -1]])
+    assert RegionSet.from_xywh(rows) == RegionSet([Box(0, 0, 10, 20), Box(-2, 3, 7, 12)])
+    # Off any image, but no padding: an error of its own when it is pooled.
+    assert RegionSet.from_xywh([[-30, 3, 9, 9]]) == RegionSet([Box(-30, 3, -21, 12)])
+    assert RegionSet.from_xywh(iter(rows.tolist())) == RegionSet.from_xywh(rows)
+
+
+@pytest.mark.parametrize(
+    ("rows", "text"),
+    [
+        ([[-1, -1, -1, -1]], "empty; give at least one"),
+        ([], "empty"),
+        ([[0, 0, 1]], "box 0 of the RegionSet has 3 numbers"),
+        ([[0, 0, 5, 5], [0, 0, -5, 5]], "empty or inverted"),
+        ([[0, 0, float("nan"), 5]], "finite"),
+        ("0 0 1 1", "give a list"),
+    ],
+)
+def test_rows_that_are_no_boxes_are_refused(rows: object, text: str) -> None:
+    with pytest.raises(RegionError, match=text):
+        RegionSet.from_xywh(rows)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from patchioner.aggregate import Weighting
 from patchioner.geometry import fit_image
 from patchioner.regions import Point, Trace
+from patchioner.regions.trace import reference_counts
 from patchioner_base.errors import RegionError
 
 # 4 x 4 patches of 10 pixels.
@@ -84,8 +85,11 @@ def test_a_trace_out_of_view_is_refused(weighting: Weighting | None) -> None:
         Trace([(-1, 5), (50, 5)]).patch_weights(GEOMETRY, weighting)
     with pytest.raises(RegionError, match=r"0 to 1"):
         Trace([(1.5, 0.5)], normalized=True).patch_weights(GEOMETRY, weighting)
+
+
+def test_a_trace_that_was_cropped_away_says_what_is_seen() -> None:
     with pytest.raises(RegionError, match=r"x 20 to 60"):
-        Trace([(5, 5), (10, 30)]).patch_weights(CROPPED, weighting)
+        Trace([(5, 5), (10, 30)]).patch_weights(CROPPED)
 
 
 @pytest.mark.parametrize(
@@ -141,9 +145,25 @@ def test_reference_keeps_the_published_oddities() -> None:
     assert doubled[0, 0] == pytest.approx(2 / 3)
 
 
-def test_reference_follows_a_crop() -> None:
+def test_reference_ignores_a_crop_as_published() -> None:
+    # Of 80 x 40 pixels; the crop sees x from 20 to 60, which the published code does not heed.
     weights = Trace([(21, 1), (59, 39), (10, 10)]).patch_weights(CROPPED, REFERENCE)
-    assert weights[0, 0] == weights[3, 3] == 0.5
+    np.testing.assert_allclose(
+        weights, published_counts([(21 / 80, 1 / 40), (59 / 80, 39 / 40), (1 / 8, 1 / 4)], 4)
+    )
+    assert weights[0, 1] == weights[3, 2] == weights[1, 0]
+
+
+def test_reference_follows_padding() -> None:
+    padded = fit_image((80, 40), mode="pad", size=80, patch_size=10)
+    weights = Trace([(5, 5), (75, 35)]).patch_weights(padded, REFERENCE)
+    assert weights[2, 0] == weights[5, 7] == 0.5
+
+
+def test_reference_counts_are_not_divided() -> None:
+    counts = reference_counts(Trace([(5, 5), (5, 5), (35, 35), (99, 0)]), GEOMETRY)
+    assert counts.sum() == 3
+    assert counts[0, 0] == 2
 
 
 def test_long_traces_stay_readable_in_messages() -> None:
