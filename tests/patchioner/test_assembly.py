@@ -1,0 +1,408 @@
+"""Readable configs: each that we ship builds its backbone at true shapes; parts, paths and wrong keys."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, models
+from torch.nn import functional as F
+
+from memory_bank import MemoryBank
+from patchioner.assembly import build_model, names_parts, read_model_config
+from patchioner.backbones import Backbone, TimmViT
+from patchioner.backbones.preprocess import preprocess
+from patchioner.geometry import Preprocessing
+from patchioner.part_builders import Place, build_backbone, build_text_tower
+from patchioner_base.errors import CheckpointError
+from tests.support.tiny import DIM, TEXTS, noise_photo, tiny_backbone, tiny_decoder, tiny_tower
+
+yaml = pytest.importorskip("yaml")
+CONFIGS = sorted(
+    path for path in (Path(__file__).parents[2] / "configs").glob("*.yaml") if names_parts(path)
+)
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+# config: side of the input, patches a side, width, heads of the attention (None: none), channel statistics
+EXPECTED: dict[str, tuple[int, int, int, int | None, Any]] = {
+    **{
+        f"dinov2-vit{size}14{registers}": (518, 37, width, heads, IMAGENET)
+        for size, width, heads in (("s", 384, 6), ("b", 768, 12), ("l", 1024, 16), ("g", 1536, 24))
+        for registers in ("", "-reg")
+    },
+    "dinov3-vits16": (512, 32, 384, None, IMAGENET),
+    "dinov3-vitb16": (512, 32, 768, None, IMAGENET),
+    "talk2dino-dinov2-vitb14-reg": (518, 37, 768, 12, IMAGENET),
+    "talk2dino-dinov3-vitb16": (512, 32, 768, None, IMAGENET),
+    "clip-vitb16-cls": (224, 14, 512, 12, CLIP),
+    "clip-vitb16-crop": (224, 14, 512, 12, CLIP),
+    "clip-vitb32-crop": (224, 7, 512, 12, CLIP),
+    "clip-vitb16-patch": (592, 37, 512, 12, CLIP),
+    "clip-vitb16-value": (448, 28, 512, 12, CLIP),
+    "clip-vitb16-self-self": (448, 28, 512, 12, CLIP),
+    "clip-timm-vitb16-224": (224, 14, 512, 12, CLIP),
+    "clip-timm-vitb16-592": (592, 37, 512, 12, CLIP),
+    "proxyclip-vitb16-dinob8": (336, 42, 512, 12, IMAGENET),
+    "dinotxt-dinov2-vitl14-reg": (518, 37, 1024, 16, IMAGENET),
+    "dinotxt-dinov3-vitl16": (512, 32, 1024, 16, IMAGENET),
+    "siglip2-vitb16-512": (512, 32, 768, 12, HALF),
+}
+
+
+def without_weights(settings: Any) -> Any:
+    """The same part with random weights, so that nothing is fetched."""
+    if not isinstance(settings, Mapping):
+        return settings
+    changed = {key: without_weights(value) for key, value in settings.items() if key != "weights"}
+    return {**changed, "weights": "random"} if "weights" in settings else changed
+
+
+def preprocessing_of(backbone: Backbone) -> Preprocessing:
+    seen: Any = getattr(backbone, "proxy", backbone)
+    assert isinstance(seen.preprocessing, Preprocessing)
+    return seen.preprocessing
+
+
+def test_every_config_of_a_model_is_checked() -> None:
+    assert {path.stem for path in CONFIGS} == set(EXPECTED)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_configs_backbone_at_true_shapes(path: Path) -> None:
+    config = read_model_config(path)
+    size, side, width, heads, (mean, std) = EXPECTED[path.stem]
+    if "open_clip" in str(config.backbone):
+        pytest.importorskip("open_clip")
+    with torch.device("meta"):  # true shapes without their weights; ViT-g has 1.1 billion
+        backbone = build_backbone(without_weights(config.backbone), config.place)
+    settings = preprocessing_of(backbone)
+    assert (settings.mode, settings.size, settings.mean, settings.std) == (
+        "stretch",
+        size,
+        mean,
+        std,
+    )
+    features = backbone.encode([Image.new("RGB", (640, 480), (10, 20, 30))])[0]
+    assert features.tokens.shape == (side, side, width)
+    assert backbone.dim == width
+    assert features.cls is not None
+    assert features.cls.shape == (width,)
+    if heads is None:
+        assert features.attention is None
+    else:
+        assert features.attention is not None
+        assert features.attention.shape == (heads, side, side)
+    geometry = features.geometry
+    assert geometry == backbone.geometry((640, 480))
+    assert geometry.model_size == (size, size)
+    assert geometry.to_grid([[640, 480]]).tolist() == [[side, side]]
+    pixels, _ = preprocess(Image.new("RGB", (640, 480), (51, 102, 255)), settings)
+    expected = (torch.tensor([0.2, 0.4, 1.0]) - torch.tensor(mean)) / torch.tensor(std)
+    torch.testing.assert_close(pixels[:, 3, 5], expected)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_configs_statistics_are_those_that_timm_publishes(path: Path) -> None:
+    config = read_model_config(path)
+    for settings in (config.backbone, config.backbone.get("proxy")):
+        name = (settings or {}).get("name", "")
+        if name.startswith("vit_"):
+            published = timm.get_pretrained_cfg(name)
+            assert published is not None, f"{name} is no name of weights"
+            assert tuple(settings["preprocessing"]["mean"]) == tuple(published.mean)
+            assert tuple(settings["preprocessing"]["std"]) == tuple(published.std)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_configs_text_tower_fits_its_backbone(path: Path, tmp_path: Path) -> None:
+    config = read_model_config(path)
+    if config.text_tower is None:
+        assert path.stem.startswith(("dinov2", "dinov3"))
+        return
+    pytest.importorskip("open_clip")
+    settings = without_weights(config.text_tower)
+    if "tokenizer" in settings:
+        words = {character: index for index, character in enumerate(string.ascii_lowercase)}
+        Tokenizer(models.WordLevel(words, unk_token="a")).save(str(tmp_path / "tokenizer.json"))
+        settings["tokenizer"] = str(tmp_path / "tokenizer.json")
+    with torch.device("meta"):
+        tower = build_text_tower(settings, config.place)
+    assert tower.dim == EXPECTED[path.stem][2]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_configs_settings_are_settings(path: Path) -> None:
+    from patchioner.settings import FORMAT, VERSION, ModelSettings
+
+    config = read_model_config(path)
+    head = {"format": FORMAT, "version": VERSION, "name": config.name}
+    assert ModelSettings.from_json({**head, **config.settings}, str(path)).licence != "unknown"
+    assert config.name == path.stem
+
+
+PREPROCESSING = {"mode": "aspect", "size": 64, "patch_size": 16}
+TIMM = {"type": "timm", "name": "test_vit", "weights": "random", "preprocessing": PREPROCESSING}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Parts in our own format and a config that names them."""
+    tower = tiny_tower()
+    tiny_backbone().save(tmp_path / "eye")
+    tower.save(tmp_path / "reader")
+    tiny_decoder().save(tmp_path / "writer")
+    MemoryBank(F.normalize(tower.encode(TEXTS), dim=1), texts=TEXTS).save(tmp_path / "memory")
+    write(tmp_path)
+    return tmp_path
+
+
+def write(folder: Path, **changes: Any) -> Path:
+    config = {
+        "name": "tiny",
+        "about": "a test",
+        "backbone": "eye",
+        "text_tower": "reader",
+        "memory_bank": "memory",
+        "decoder": "writer",
+        "settings": {"context": 0.5, "weighting": {"kind": "attention"}},
+        **changes,
+    }
+    path = folder / "model.yaml"
+    path.write_text(yaml.safe_dump({k: v for k, v in config.items() if v != "absent"}))
+    return path
+
+
+def test_a_model_of_folders(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from patchioner import Patchioner
+
+    parts = build_model(folder / "model.yaml")
+    assert parts.settings.name == "tiny"
+    assert (parts.settings.context, parts.settings.weighting.kind) == (0.5, "attention")
+    assert parts.bank is not None
+    assert len(parts.bank) == len(TEXTS)
+    captions = Patchioner(parts, device="cpu").caption(noise_photo())
+    assert captions[0].text
+    monkeypatch.chdir(folder)
+    from_mapping = build_model(yaml.safe_load((folder / "model.yaml").read_text()))
+    assert from_mapping.settings == parts.settings
+
+
+def test_a_model_without_bank_and_tower(folder: Path) -> None:
+    path = write(folder, memory_bank=None, text_tower="absent", settings={"bridge": "none"})
+    parts = build_model(path)
+    assert (parts.bank, parts.text_tower) == (None, None)
+
+
+def test_retrieval_needs_no_folder(folder: Path) -> None:
+    from patchioner import Patchioner
+
+    parts = build_model(write(folder, decoder={"type": "retrieval"}))
+    assert Patchioner(parts, device="cpu").caption(noise_photo())[0].text in TEXTS
+
+
+def test_a_file_of_weights_in_its_authors_layout(folder: Path) -> None:
+    torch.manual_seed(3)
+    original = TimmViT("test_vit", Preprocessing("aspect", 64, 16))
+    torch.save({"model": original.vit.state_dict()}, folder / "vit.pth")
+    parts = build_model(write(folder, backbone={**TIMM, "weights": "vit.pth"}))
+    first, second = (b.encode([noise_photo()])[0] for b in (original, parts.backbone))
+    assert torch.equal(first.tokens, second.tokens)
+
+
+def test_a_folder_of_weights_with_settings_of_ones_own(folder: Path) -> None:
+    settings = {**TIMM, "weights": "eye", "head": {"type": "standardise"}}
+    parts = build_model(
+        write(folder, backbone={**settings, "preprocessing": {**PREPROCESSING, "size": 96}})
+    )
+    assert parts.backbone.geometry((10, 10)).grid == (6, 6)
+    assert parts.backbone.dim == DIM
+
+
+def test_which_yaml_is_one_of_ours(folder: Path) -> None:
+    assert names_parts(folder / "model.yaml")
+    assert not names_parts(Path(__file__).parents[2] / "configs" / "patchioner-mini.yaml"), (
+        "a recipe"
+    )
+    (folder / "theirs.yaml").write_text("prefix_size: 768\nsupport_memory_size: 0\n")
+    assert not names_parts(folder / "theirs.yaml")
+    (folder / "broken.yaml").write_text("a: [")
+    assert not names_parts(folder / "broken.yaml")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"memory_bnk": "memory"}, "unknown key of a model's config 'memory_bnk'.*'memory_bank'"),
+        ({"name": "absent"}, "name is None"),
+        ({"backbone": "absent"}, "no backbone"),
+        ({"decoder": "absent"}, "no decoder"),
+        ({"decoder": {"type": "retrieve"}}, "retrieval"),
+        ({"decoder": 3}, "decoder is 3"),
+        ({"backbone": "eyes"}, "backbone 'eyes': there is no"),
+        ({"memory_bank": "memories"}, "memory_bank 'memories': there is no"),
+        ({"text_tower": {"type": "bert"}}, "text_tower: PATH"),
+        ({"text_tower": {"type": "openclip"}}, "'openclip'.*'open_clip'"),
+        ({"settings": {"contxt": 1}}, "'contxt'.*context"),
+        ({"settings": {"name": "x"}}, "outside of it"),
+        ({"settings": [1]}, "settings must be a mapping"),
+        ({"backbone": ["timm"]}, "give a folder or a mapping"),
+        ({"backbone": {**TIMM, "type": "tim"}}, "unknown type of backbone 'tim'.*'timm'"),
+        ({"backbone": {**TIMM, "type": None}}, "unknown type of backbone 'None'"),
+        ({"backbone": {**TIMM, "hed": {}}}, "unknown key of TimmViT 'hed'.*'head'"),
+        ({"backbone": {**TIMM, "pretrained": True}}, "unknown key of TimmViT 'pretrained'"),
+        ({"backbone": {**TIMM, "name": "test_vitt"}}, "test_vitt.*test_vit"),
+        ({"backbone": {**TIMM, "weights": "eye.pth"}}, "there is no"),
+        ({"backbone": {**TIMM, "weights": None}}, "lacks 'weights'"),
+        ({"backbone": {k: v for k, v in TIMM.items() if k != "name"}}, "name"),
+        ({"backbone": {**TIMM, "preprocessing": None}}, "preprocessing of a backbone is None"),
+        (
+            {"backbone": {**TIMM, "preprocessing": {**PREPROCESSING, "sise": 3}}},
+            "unknown key of preprocessing 'sise'.*'size'",
+        ),
+        ({"backbone": {**TIMM, "preprocessing": {**PREPROCESSING, "size": 65}}}, "multiple"),
+        ({"backbone": {**TIMM, "preprocessing": {**PREPROCESSING, "size": "65"}}}, "'size': '65'"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_file(
+    folder: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(CheckpointError, match=message) as caught:
+        build_model(write(folder, **changes))
+    assert "model.yaml" in str(caught.value)
+
+
+DINOTXT = {
+    "type": "dinotxt",
+    "name": "vit_small_patch14_reg4_dinov2",
+    "overrides": {"depth": 1, "embed_dim": 48, "num_heads": 3},
+    "preprocessing": {"mode": "stretch", "size": 56, "patch_size": 14},
+}
+
+
+def test_dinotxt_takes_two_files(tmp_path: Path) -> None:
+    place = Place(tmp_path, "config")
+    torch.manual_seed(1)
+    original: Any = build_backbone({**DINOTXT, "weights": "random"}, place)
+    torch.save(original.vit.state_dict(), tmp_path / "vision.pth")
+    torch.save(original.head.state_dict(), tmp_path / "head.pth")
+    files = {"vision": "vision.pth", "head": "head.pth"}
+    read = build_backbone({**DINOTXT, "weights": files}, place)
+    first, second = (b.encode([noise_photo()])[0] for b in (original, read))
+    assert torch.equal(first.tokens, second.tokens)
+    with pytest.raises(CheckpointError, match="two files"):
+        build_backbone({**DINOTXT, "weights": "head.pth"}, place)
+    with pytest.raises(CheckpointError, match="head of dino.txt is None"):
+        build_backbone({**DINOTXT, "weights": {"vision": "vision.pth"}}, place)
+    with pytest.raises(CheckpointError, match="unknown key of weights of dino.txt 'had'"):
+        build_backbone({**DINOTXT, "weights": {"vision": "vision.pth", "had": "x"}}, place)
+
+
+def test_talk2dino_takes_a_tower_and_a_file(tmp_path: Path) -> None:
+    pytest.importorskip("open_clip")
+    tiny_tower(dim=12).save(tmp_path / "reader")
+    place = Place(tmp_path, "config")
+    state = {
+        "linear_layer.weight": torch.randn(20, 12),
+        "linear_layer.bias": torch.randn(20),
+        "hidden_layers.0.weight": torch.randn(20, 20),
+        "hidden_layers.0.bias": torch.randn(20),
+    }
+    torch.save(state, tmp_path / "projection.pth")
+    settings = {"type": "talk2dino", "tower": "reader", "weights": "projection.pth"}
+    assert build_text_tower(settings, place).dim == 20
+    random = build_text_tower({**settings, "weights": "random", "dim": 7}, place)
+    assert random.dim == 7
+    with pytest.raises(CheckpointError, match="unknown key of text_tower talk2dino 'towr'"):
+        build_text_tower({**settings, "towr": "reader"}, place)
+
+
+def test_siglips_text_is_fetched_from_a_repository(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("open_clip")
+    from patchioner.published import files
+
+    words = {character: index for index, character in enumerate(string.ascii_lowercase)}
+    Tokenizer(models.WordLevel(words, unk_token="a")).save(str(tmp_path / "tokenizer.json"))
+    shape = {"vocabulary": 26, "dim": 8, "width": 8, "layers": 1, "heads": 1, "max_tokens": 4}
+    settings = {"type": "siglip", "tokenizer": "tokenizer.json", "weights": "random", **shape}
+    place = Place(tmp_path, "config")
+    original: Any = build_text_tower(settings, place)
+    state = {f"text.{name}": t for name, t in original.network.state_dict().items()}
+    save_file(state, tmp_path / "open_clip_model.safetensors")
+    asked = []
+
+    def fetch(hub_id: str, name: str) -> Path:
+        asked.append((hub_id, name))
+        return tmp_path / name
+
+    monkeypatch.setattr(files, "fetch", fetch)
+    hub = "pretrained:owner/name"
+    fetched = build_text_tower({**settings, "tokenizer": hub, "weights": hub}, place)
+    assert asked == [
+        ("owner/name", "tokenizer.json"),
+        ("owner/name", "open_clip_model.safetensors"),
+    ]
+    assert torch.equal(fetched.encode(["a b", "c"]), original.encode(["a b", "c"]))
+    with pytest.raises(CheckpointError, match="pretrained:OWNER/NAME"):
+        build_text_tower({**settings, "weights": "pretrained"}, place)
+
+
+def test_open_clip_weights_go_by_a_tag(tmp_path: Path) -> None:
+    pytest.importorskip("open_clip")
+    place = Place(tmp_path, "config")
+    settings = {"type": "open_clip", "name": "ViT-B-16", "weights": "pretrained"}
+    with pytest.raises(CheckpointError, match="pretrained:openai"):
+        build_text_tower(settings, place)
+    with pytest.raises(CheckpointError, match="pretrained:openai"):
+        build_backbone({**settings, "preprocessing": PREPROCESSING}, place)
+
+
+def test_clips_projection_is_read_into_the_linear_head(tmp_path: Path) -> None:
+    place = Place(tmp_path, "config")
+    head = {"type": "linear", "dim": 5}
+    original: Any = timm.create_model("test_vit", num_classes=5)
+    torch.save(original.state_dict(), tmp_path / "vit.pth")
+    backbone: Any = build_backbone({**TIMM, "weights": "vit.pth", "head": head}, place)
+    assert torch.equal(backbone.head.linear.weight, original.head.weight)
+    assert torch.equal(backbone.head.linear.bias, original.head.bias)
+    del (state := dict(original.state_dict()))["head.weight"], state["head.bias"]
+    torch.save(state, tmp_path / "vit.pth")
+    with pytest.raises(CheckpointError, match="no projection for the linear head"):
+        build_backbone({**TIMM, "weights": "vit.pth", "head": head}, place)
+
+
+def test_a_file_that_would_execute_is_refused(tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> Any:
+            return (Path.touch, (tmp_path / "executed",))
+
+    torch.save({"a": Trap()}, tmp_path / "vit.pth")
+    with pytest.raises(CheckpointError, match="vit.pth"):
+        build_backbone({**TIMM, "weights": "vit.pth"}, Place(tmp_path, "config"))
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_yaml_is_a_model_like_any_other(folder: Path) -> None:
+    from patchioner.checkpoint import read_checkpoint
+
+    assert read_checkpoint(folder / "model.yaml").settings.name == "tiny"
+
+
+def test_a_yaml_that_is_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "broken.yaml").write_text("a: [")
+    with pytest.raises(CheckpointError, match=r"broken\.yaml is not YAML"):
+        build_model(tmp_path / "broken.yaml")
+    with pytest.raises(CheckpointError, match=r"none\.yaml cannot be read"):
+        build_model(tmp_path / "none.yaml")
+    (tmp_path / "list.yaml").write_text("[1]")
+    with pytest.raises(CheckpointError, match="holds list"):
+        build_model(tmp_path / "list.yaml")
