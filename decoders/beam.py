@@ -22,14 +22,14 @@ def beam_search(
     embeddings: Tensor,
     constraints: Constraints,
     options: DecodeOptions,
-    end_id: int,
+    end_ids: tuple[int, ...],
 ) -> list[Hypothesis]:
     """The best finished hypothesis of each row of (n, dim) embeddings.
 
     A row stops once `beam_width` hypotheses have ended, or no living one can still win. A row
     where none has ended by `max_tokens` gives its best living one, cut. Width 1 equals greedy.
     """
-    beams = _Beams(embeddings, options, end_id)
+    beams = _Beams(embeddings, options, end_ids)
     logits, cache = network.start(embeddings, options.max_tokens)
     width = options.beam_width
     first = torch.arange(len(embeddings), device=embeddings.device).repeat_interleave(width)
@@ -49,9 +49,12 @@ def beam_search(
 class _Beams:
     """Living hypotheses (m rows still going, width) and the finished ones of every row."""
 
-    def __init__(self, embeddings: Tensor, options: DecodeOptions, end_id: int) -> None:
+    def __init__(
+        self, embeddings: Tensor, options: DecodeOptions, end_ids: tuple[int, ...]
+    ) -> None:
         count, width, device = len(embeddings), options.beam_width, embeddings.device
-        self.options, self.end_id = options, end_id
+        self.options = options
+        self.ends = torch.tensor(end_ids, device=device)
         self.rows = torch.arange(count, device=device)  # which input each living row is
         self.tokens = torch.zeros(
             (count, width, options.max_tokens), dtype=torch.int64, device=device
@@ -73,12 +76,13 @@ class _Beams:
         rows, width = self.sums.shape
         vocab = log_probs.shape[1]
         scores = (self.sums.flatten()[:, None] + log_probs).view(rows, width * vocab)
-        # Twice the width: at most `width` candidates end, so enough remain to go on.
-        sums, places = scores.topk(min(2 * width, width * vocab), dim=1)
+        # Each hypothesis can end in `len(ends)` ways: with one more than that of each, enough remain to go on.
+        most = (1 + len(self.ends)) * width
+        sums, places = scores.topk(min(most, width * vocab), dim=1)
         parents, tokens = places // vocab, places % vocab
         steps = log_probs.view(rows, width * vocab).gather(1, places)
-        ended = (tokens == self.end_id) & (sums > -torch.inf)
-        self._finish(parents, sums, steps, ended, step)
+        ended = torch.isin(tokens, self.ends) & (sums > -torch.inf)
+        self._finish(parents, tokens, sums, steps, ended, step)
         # Living candidates first, each kind in order of score.
         order = ended.long().argsort(dim=1, stable=True)[:, :width]
         self._take(parents.gather(1, order), tokens.gather(1, order), steps.gather(1, order), step)
@@ -94,7 +98,13 @@ class _Beams:
         return [max(found, key=lambda pair: pair[0])[1] for found in self.finished]
 
     def _finish(
-        self, parents: Tensor, sums: Tensor, steps: Tensor, ended: Tensor, step: int
+        self,
+        parents: Tensor,
+        tokens: Tensor,
+        sums: Tensor,
+        steps: Tensor,
+        ended: Tensor,
+        step: int,
     ) -> None:
         """File candidates that ended among the best `width`; a lower one is no winner."""
         width = self.options.beam_width
@@ -102,7 +112,7 @@ class _Beams:
             parent = int(parents[place, rank])
             before = self._hypothesis(place, parent, step)
             whole = Hypothesis(
-                (*before.token_ids, self.end_id),
+                (*before.token_ids, int(tokens[place, rank])),
                 (*before.log_probs, float(steps[place, rank])),
             )
             score = float(sums[place, rank]) / (step + 1) ** self.options.length_penalty

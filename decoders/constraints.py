@@ -15,11 +15,16 @@ from decoders.base import Vocabulary
 from decoders.options import DecodeOptions
 
 
+def end_ids(vocabulary: Vocabulary) -> tuple[int, ...]:
+    """Every token that ends a caption: `vocabulary.end_ids` where it has several, else its `end_id`."""
+    return tuple(getattr(vocabulary, "end_ids", (vocabulary.end_id,)))
+
+
 class Constraints:
     """The bans of one call of the engine.
 
     Args:
-        vocabulary: for the end token, the unwritable tokens and the token texts.
+        vocabulary: for the end tokens, the unwritable tokens and the token texts.
         options: `min_tokens`, `no_repeat_ngram` and `banned_words`.
         device: where the logits are.
     """
@@ -29,9 +34,11 @@ class Constraints:
     ) -> None:
         self._min_tokens = options.min_tokens
         self._ngram = options.no_repeat_ngram
-        self._never = torch.tensor(list(vocabulary.unwritable_ids), device=device)
+        self._never = torch.tensor(
+            list(vocabulary.unwritable_ids), dtype=torch.int64, device=device
+        )
         self._never_or_end = torch.tensor(
-            [*vocabulary.unwritable_ids, vocabulary.end_id], device=device
+            [*vocabulary.unwritable_ids, *end_ids(vocabulary)], dtype=torch.int64, device=device
         )
         self._texts = (
             [text.lower() for text in vocabulary.token_texts()] if (options.banned_words) else []

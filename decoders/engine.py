@@ -14,13 +14,13 @@ from torch import Tensor
 
 from decoders.base import StepNetwork, Vocabulary
 from decoders.beam import beam_search
-from decoders.constraints import Constraints
+from decoders.constraints import Constraints, end_ids
 from decoders.options import Decoded, DecodeOptions
 from decoders.search import Hypothesis, greedy_search, sample_search
 from patchioner_base.errors import DecoderError
 
 Search: TypeAlias = Callable[
-    [StepNetwork[Any], Tensor, Constraints, DecodeOptions, int], list[Hypothesis]
+    [StepNetwork[Any], Tensor, Constraints, DecodeOptions, tuple[int, ...]], list[Hypothesis]
 ]
 
 _SEARCHES: dict[str, Search] = {
@@ -61,12 +61,12 @@ def generate(
         return []
     distinct, places = distinct_rows(embeddings.detach().to(device, torch.float32))
     constraints = Constraints(vocabulary, options, device)
-    search = _SEARCHES[options.strategy]
+    search, ends = _SEARCHES[options.strategy], end_ids(vocabulary)
     found: list[Hypothesis] = []
     size = rows_per_batch(network, options)
     for first in range(0, len(distinct), size):
         part = distinct[first : first + size]
-        found += search(network, part, constraints, options, vocabulary.end_id)
+        found += search(network, part, constraints, options, ends)
     captions = [
         Decoded(vocabulary.decode(one.token_ids), one.token_ids, one.log_probs) for one in found
     ]

@@ -6,7 +6,7 @@ Does NOT know: the layers inside, the decoding strategies, the training loop.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Self
@@ -16,21 +16,29 @@ import torch.nn.functional as functional
 from torch import Tensor
 
 from decoders.base import DECODERS, Decoder
+from decoders.clip_tokenizer import ClipTokenizer
 from decoders.engine import generate
 from decoders.network import PrefixGPT2, PrefixGPT2Config
 from decoders.options import Decoded, DecodeOptions
-from decoders.tokenizer import CaptionTokenizer
+from decoders.tokenizer import CaptionTokenizer, TextTokenizer
 from patchioner_base.errors import CheckpointError, OptionError, TextError
 from patchioner_base.files import write_json
 from patchioner_base.weights import Storage, fit_weights, load_weights, save_weights
 
 TYPE = "prefix_gpt2"
 CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE = "config.json", "weights.safetensors", "tokenizer.json"
+_TOKENIZERS: dict[str, Callable[[Path], TextTokenizer]] = {
+    "caption": CaptionTokenizer.load,
+    "clip": ClipTokenizer.load,
+}
 
 
 @DECODERS.register(TYPE)
 class PrefixGPT2Decoder(Decoder):
     """A small GPT-2 that reads an embedding as its first input (the DeCap form).
+
+    The network may have more tokens than the tokenizer (the published DeCap: GPT-2's 50,257 beside CLIP's 49,408);
+    those beyond are never trained, write nothing, and are not kept from being generated.
 
     Example:
         >>> decoder = PrefixGPT2Decoder.create(
@@ -40,8 +48,11 @@ class PrefixGPT2Decoder(Decoder):
         3
     """
 
-    def __init__(self, network: PrefixGPT2, tokenizer: CaptionTokenizer) -> None:
-        if network.config.vocab_size != tokenizer.vocab_size:
+    def __init__(self, network: PrefixGPT2, tokenizer: TextTokenizer) -> None:
+        fewer = network.config.vocab_size < tokenizer.vocab_size
+        if fewer or (
+            tokenizer.kind == "caption" and network.config.vocab_size != tokenizer.vocab_size
+        ):
             raise CheckpointError(
                 f"the network has {network.config.vocab_size} tokens, the tokenizer "
                 f"{tokenizer.vocab_size}; they come from different decoders"
@@ -124,7 +135,8 @@ class PrefixGPT2Decoder(Decoder):
         folder.mkdir(parents=True, exist_ok=True)
         save_weights(self.network.state_dict(), folder / WEIGHTS_FILE, storage=storage)
         self.tokenizer.save(folder / TOKENIZER_FILE)
-        write_json(folder / CONFIG_FILE, {"type": TYPE, **asdict(self.network.config)})
+        config = {"type": TYPE, "tokenizer": self.tokenizer.kind, **asdict(self.network.config)}
+        write_json(folder / CONFIG_FILE, config)
 
     @classmethod
     def load(cls, folder: Path, config: dict[str, Any]) -> Self:
@@ -133,13 +145,20 @@ class PrefixGPT2Decoder(Decoder):
         Raises:
             CheckpointError: for a missing, damaged or unfitting file.
         """
+        settings = dict(config)
+        kind = settings.pop("tokenizer", "caption")
+        if kind not in _TOKENIZERS:
+            known = ", ".join(map(repr, _TOKENIZERS))
+            raise CheckpointError(
+                f"{folder / CONFIG_FILE}: tokenizer {kind!r} is unknown: use one of {known}"
+            )
         try:
-            network = PrefixGPT2(PrefixGPT2Config(**config))
+            network = PrefixGPT2(PrefixGPT2Config(**settings))
         except (TypeError, OptionError) as error:
             raise CheckpointError(f"{folder / CONFIG_FILE}: {error}") from error
         path = folder / WEIGHTS_FILE
         fit_weights(network, load_weights(path), source=str(path))
-        return cls(network, CaptionTokenizer.load(folder / TOKENIZER_FILE))
+        return cls(network, _TOKENIZERS[kind](folder / TOKENIZER_FILE))
 
     def to(self, device: str | torch.device, dtype: torch.dtype | None = None) -> Self:
         """Move the weights (in place, as torch modules do) and give back this decoder."""
@@ -157,12 +176,13 @@ class PrefixGPT2Decoder(Decoder):
     def unwritable_ids(self) -> Sequence[int]:
         """Tokens that must never be generated."""
         if self.network.config.emit_start:
-            return (self.tokenizer.pad_id,)
-        return (self.tokenizer.pad_id, self.tokenizer.start_id)
+            return self.tokenizer.unwritable_ids
+        return (*self.tokenizer.unwritable_ids, self.tokenizer.start_id)
 
     def token_texts(self) -> list[str]:
-        """What each token writes, by id; "" for special tokens."""
-        return self.tokenizer.token_texts()
+        """What each token writes, by id; "" for special tokens and those beyond the tokenizer."""
+        texts = self.tokenizer.token_texts()
+        return [*texts, *[""] * (self.network.config.vocab_size - len(texts))]
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of token ids."""

@@ -36,14 +36,14 @@ def greedy_search(
     embeddings: Tensor,
     constraints: Constraints,
     options: DecodeOptions,
-    end_id: int,
+    end_ids: tuple[int, ...],
 ) -> list[Hypothesis]:
     """The likeliest token at every step, for each row of (n, dim) embeddings."""
 
     def choose(logits: Tensor, rows: Tensor, step: int) -> Tensor:
         return logits.argmax(dim=1)
 
-    return _search(network, embeddings, constraints, options, end_id, choose)
+    return _search(network, embeddings, constraints, options, end_ids, choose)
 
 
 def sample_search(
@@ -51,7 +51,7 @@ def sample_search(
     embeddings: Tensor,
     constraints: Constraints,
     options: DecodeOptions,
-    end_id: int,
+    end_ids: tuple[int, ...],
 ) -> list[Hypothesis]:
     """A token drawn at every step, by inverting the cumulative distribution.
 
@@ -64,7 +64,7 @@ def sample_search(
     def choose(logits: Tensor, rows: Tensor, step: int) -> Tensor:
         return draw(logits / options.temperature, draws[rows, step], options.top_p)
 
-    return _search(network, embeddings, constraints, options, end_id, choose)
+    return _search(network, embeddings, constraints, options, end_ids, choose)
 
 
 def draw(logits: Tensor, uniforms: Tensor, top_p: float) -> Tensor:
@@ -109,13 +109,14 @@ def _search(
     embeddings: Tensor,
     constraints: Constraints,
     options: DecodeOptions,
-    end_id: int,
+    end_ids: tuple[int, ...],
     choose: Choose,
 ) -> list[Hypothesis]:
     count, device = embeddings.shape[0], embeddings.device
     tokens = torch.full((count, options.max_tokens), -1, dtype=torch.int64, device=device)
     log_probs = torch.zeros((count, options.max_tokens), device=device)
     active = torch.arange(count, device=device)
+    ends = torch.tensor(end_ids, device=device)
     logits, cache = network.start(embeddings, options.max_tokens)
     for step in range(options.max_tokens):
         total = logits.logsumexp(dim=1)  # before the bans: scores are the network's own
@@ -123,7 +124,7 @@ def _search(
         chosen = choose(logits, active, step)
         tokens[active, step] = chosen
         log_probs[active, step] = logits.gather(1, chosen[:, None]).squeeze(1) - total
-        going = (chosen != end_id).nonzero().squeeze(1)
+        going = torch.isin(chosen, ends, invert=True).nonzero().squeeze(1)
         if step + 1 == options.max_tokens or not len(going):
             break
         if len(going) < len(active):

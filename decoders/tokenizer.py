@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from tokenizers import Tokenizer
 from tokenizers import decoders as bpe_decoders
@@ -23,6 +24,42 @@ PAD, START, END = "<pad>", "<start>", "<end>"
 SMALLEST_VOCABULARY = 3 + 256  # the special tokens and one token for each byte
 
 
+class TextTokenizer(Protocol):
+    """What a decoder asks of a tokenizer, ours or another model's."""
+
+    @property
+    def kind(self) -> str:
+        """Its name in a decoder's config.json."""
+
+    @property
+    def start_id(self) -> int:
+        """The token that opens a sequence, where the network was trained to write one."""
+
+    @property
+    def end_id(self) -> int:
+        """The token that ends a caption."""
+
+    @property
+    def unwritable_ids(self) -> tuple[int, ...]:
+        """Tokens that stand for no text and must never be generated, start and end apart."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens, the special ones included."""
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, without special tokens."""
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of token ids."""
+
+    def token_texts(self) -> list[str]:
+        """What each token writes, by id; "" for special tokens."""
+
+    def save(self, path: str | Path) -> None:
+        """Write its tokenizer.json."""
+
+
 class CaptionTokenizer:
     """A BPE tokenizer for captions.
 
@@ -34,6 +71,8 @@ class CaptionTokenizer:
         >>> tokenizer.decode(tokenizer.encode(["A red bus"])[0])
         'a red bus'
     """
+
+    kind = "caption"
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -103,6 +142,11 @@ class CaptionTokenizer:
     def special_ids(self) -> tuple[int, int, int]:
         """Ids of the pad, start and end tokens: they never show in decoded text."""
         return self.pad_id, self.start_id, self.end_id
+
+    @property
+    def unwritable_ids(self) -> tuple[int, ...]:
+        """Padding, which must never be generated."""
+        return (self.pad_id,)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, without special tokens."""

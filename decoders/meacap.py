@@ -1,0 +1,272 @@
+"""The `meacap` decoder: ViECap's networks, with a hard prompt of what the nearest captions agree on.
+
+Knows: where the captions come from, and how concepts become a prompt. Does NOT know: how sentences
+are parsed (`scene_graph`) or concepts chosen (`concepts`), the networks (`viecap`), memory banks.
+
+Source: Zeng et al. 2024 (MeaCap, arXiv 2403.03715). Unlike the published code, each memory text is
+parsed once rather than once for each region, no CLIP is loaded to scale similarities that are only
+compared, and by default neither the parser nor the comparison of names needs a download.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from decoders.base import DECODERS, TextMemory
+from decoders.caption_memory import CaptionMemory
+from decoders.concepts import ConceptOptions, find_concepts
+from decoders.hard_prompts import HardPrompter, entity_prompt
+from decoders.language_tokenizer import LanguageTokenizer
+from decoders.name_similarity import NameSimilarity, SentenceSimilarity, word_similarity
+from decoders.scene_graph import CachedParser, RuleParser, SceneGraphParser, T5Parser
+from decoders.viecap import CONFIG_FILE, ViecapConfig, ViecapDecoder, ViecapNetwork
+from patchioner_base.errors import CheckpointError, DecoderError, OptionError
+from patchioner_base.weights import Storage
+
+GRAPHS_FILE = "scene_graphs.jsonl"
+
+
+class ConceptPrompter:
+    """Names what the captions nearest to an embedding agree on: "There are red bus, street in image."
+
+    Args:
+        memory: captions and their embeddings; may be given later by `with_memory`.
+        parser: of captions; a `CachedParser` is put around it unless it is one. None: `RuleParser`.
+        options: see `ConceptOptions`.
+        similarity: of names; None: by their words.
+
+    Raises:
+        DecoderError: a memory without texts.
+
+    Example:
+        >>> import torch
+        >>> memory = CaptionMemory(torch.ones(1, 2), ["a red bus on a street"])
+        >>> ConceptPrompter(memory).prompts(torch.ones(1, 2))
+        ['There are bus, street in image.']
+    """
+
+    def __init__(
+        self,
+        memory: TextMemory | None = None,
+        parser: SceneGraphParser | None = None,
+        options: ConceptOptions | None = None,
+        similarity: NameSimilarity | None = None,
+    ) -> None:
+        if memory is not None and memory.texts is None:
+            raise DecoderError("the memory has no texts to find concepts in; build it with texts")
+        self.memory = memory
+        parser = RuleParser() if parser is None else parser
+        self.parser = parser if isinstance(parser, CachedParser) else CachedParser(parser)
+        self.options = options or ConceptOptions()
+        self.similarity = word_similarity if similarity is None else similarity
+
+    def with_memory(self, memory: TextMemory) -> ConceptPrompter:
+        """The same prompter over another memory; texts parsed so far stay parsed."""
+        return ConceptPrompter(memory, self.parser, self.options, self.similarity)
+
+    def prompts(self, embeddings: Tensor) -> list[str]:
+        """The prompt of each of (n, dim) embeddings: one search for all, each distinct text parsed once.
+
+        Raises:
+            DecoderError: without a memory.
+        """
+        return [entity_prompt(names) for names in self.concepts(embeddings)]
+
+    def concepts(self, embeddings: Tensor) -> list[list[str]]:
+        """The concepts for each of (n, dim) embeddings; see `find_concepts`."""
+        if not len(embeddings):
+            return []
+        rows = self._captions(embeddings)
+        texts = list(dict.fromkeys(text for row in rows for text in row))
+        graphs = dict(zip(texts, self.parser.parse(texts), strict=True))
+        found = {
+            row: find_concepts(row, [graphs[text] for text in row], self.options, self.similarity)
+            for row in dict.fromkeys(rows)
+        }
+        return [found[row] for row in rows]
+
+    def _captions(self, embeddings: Tensor) -> list[tuple[str, ...]]:
+        if self.memory is None or self.memory.texts is None:
+            raise DecoderError(
+                "this decoder has no caption memory; give it one by remember(memory), or load the "
+                "checkpoint with its memory bank"
+            )
+        found = self.memory.nearest(embeddings, min(self.options.captions, len(self.memory)))
+        captions = []
+        for rows, values in zip(found.indices.tolist(), found.similarities.tolist(), strict=True):
+            # Equal cosines in the order of the memory, whatever order the search gave them.
+            ranked = sorted(zip(values, rows, strict=True), key=lambda one: (-one[0], one[1]))
+            captions.append(tuple(self.memory.texts[row] for _, row in ranked))
+        return captions
+
+
+@DECODERS.register("meacap")
+class MeacapDecoder(ViecapDecoder):
+    """A `ViecapDecoder` whose hard prompt comes from a memory of captions.
+
+    The memory is either the decoder's own (a `CaptionMemory` in its prompter, saved with it) or lent by
+    `remember`, such as the model's bank. Trained like a `ViecapDecoder`, on the entities of the caption itself.
+
+    Args:
+        network: mapping network and language model.
+        tokenizer: of the language model, with the tokens that end a caption.
+        config: see `ViecapConfig`.
+        prompter: a `ConceptPrompter`; None: one with the default settings and no memory yet.
+
+    Example:
+        >>> decoder = MeacapDecoder.create(512, "gpt2")  # doctest: +SKIP
+        >>> decoder.remember(CaptionMemory(embeddings, captions))  # doctest: +SKIP
+        >>> decoder.generate(torch.randn(1, 512))[0].text  # doctest: +SKIP
+        'a red bus parked on a street'
+    """
+
+    TYPE: ClassVar[str] = "meacap"
+
+    def __init__(
+        self,
+        network: ViecapNetwork,
+        tokenizer: LanguageTokenizer,
+        config: ViecapConfig,
+        prompter: HardPrompter | None = None,
+    ) -> None:
+        if prompter is not None and not isinstance(prompter, ConceptPrompter):
+            raise DecoderError(
+                f"a meacap decoder takes a ConceptPrompter, not a {type(prompter).__name__}; "
+                "use the viecap decoder for other hard prompts"
+            )
+        super().__init__(network, tokenizer, config, prompter or ConceptPrompter())
+        self._lent: TextMemory | None = None
+        self._check_width(self.concepts.memory)
+
+    @property
+    def concepts(self) -> ConceptPrompter:
+        """What writes the hard prompts."""
+        if not isinstance(self.prompter, ConceptPrompter):
+            raise DecoderError(
+                f"the prompter is a {type(self.prompter).__name__}; a meacap decoder needs a ConceptPrompter"
+            )
+        return self.prompter
+
+    @property
+    def needs_memory(self) -> bool:
+        """Whether it has no captions of its own, and reads a hard prompt."""
+        return "hard" in self.config.prompts and self.own_memory is None
+
+    @property
+    def own_memory(self) -> CaptionMemory | None:
+        """The captions that came with the prompter and are saved with the decoder; None where they are lent."""
+        memory = self.concepts.memory
+        return memory if isinstance(memory, CaptionMemory) and memory is not self._lent else None
+
+    def remember(self, memory: TextMemory) -> None:
+        """Borrow the captions to find concepts in. A decoder with captions of its own keeps those.
+
+        Raises:
+            DecoderError: the memory has no texts, or another width.
+        """
+        if not self.needs_memory:
+            return
+        self._check_width(memory)
+        self._lent = memory
+        self.prompter = self.concepts.with_memory(memory)
+
+    def save(self, folder: str | Path, *, storage: Storage = "fp16") -> None:
+        """Write the network's files, the settings, and the decoder's own captions if it has any."""
+        self._settings()  # what cannot be saved is refused before anything is written
+        super().save(folder, storage=storage)
+
+    def _check_width(self, memory: TextMemory | None) -> None:
+        if memory is not None and memory.dim != self.embedding_dim:
+            raise DecoderError(
+                f"the memory is {memory.dim} wide, this decoder takes {self.embedding_dim}; "
+                "use the memory of the same model"
+            )
+
+    def _settings(self) -> dict[str, Any]:
+        prompter = self.concepts
+        return {
+            "options": asdict(prompter.options),
+            "parser": _parser_config(prompter.parser.parser),
+            "similarity": _similarity_config(prompter.similarity),
+            "own_memory": self.own_memory is not None,
+        }
+
+    def _save_prompter(self, folder: Path) -> dict[str, Any]:
+        memory, parser = self.own_memory, self.concepts.parser
+        if memory is not None:
+            # Half precision may swap neighbours that are 1e-3 apart, which changes captions.
+            memory.save(folder, storage="fp32")
+        # Rules are quicker than reading a file; a network's graphs are worth keeping.
+        if len(parser) and not isinstance(parser.parser, RuleParser):
+            parser.save(folder / GRAPHS_FILE)
+        return {"concepts": self._settings()}
+
+    @classmethod
+    def _load_prompter(cls, folder: Path, settings: dict[str, Any]) -> HardPrompter | None:
+        path = folder / CONFIG_FILE
+        try:
+            concepts = dict(settings.pop("concepts"))
+            options = ConceptOptions(**concepts.pop("options"))
+            parser = CachedParser(_parser_of(concepts.pop("parser")))
+            similarity = _similarity_of(concepts.pop("similarity"))
+            own = concepts.pop("own_memory")
+        except KeyError as error:
+            raise CheckpointError(
+                f"{path}: concepts lack {error}; was it written by `save`?"
+            ) from error
+        except (TypeError, ValueError) as error:  # OptionError is a ValueError
+            raise CheckpointError(f"{path}: concepts: {error}") from error
+        if concepts:
+            raise CheckpointError(f"{path}: unknown setting of concepts: {sorted(concepts)}")
+        if (folder / GRAPHS_FILE).exists():
+            parser.load(folder / GRAPHS_FILE)
+        memory = CaptionMemory.load(folder) if own else None
+        if memory is not None and memory.dim != settings.get("embedding_dim"):
+            raise CheckpointError(
+                f"{folder}: its captions are {memory.dim} wide, the decoder {settings.get('embedding_dim')}; "
+                "they come from different models"
+            )
+        return ConceptPrompter(memory, parser, options, similarity)
+
+
+def _parser_config(parser: SceneGraphParser) -> dict[str, Any]:
+    if isinstance(parser, RuleParser):
+        return {"type": "rules"}
+    if isinstance(parser, T5Parser):
+        return {"type": "t5", "model": parser.model}
+    raise CheckpointError(
+        f"a {type(parser).__name__} cannot be saved with a decoder; use RuleParser or T5Parser"
+    )
+
+
+def _parser_of(config: dict[str, Any]) -> SceneGraphParser:
+    kind, rest = config["type"], {key: config[key] for key in config if key != "type"}
+    makers: dict[str, Any] = {"rules": RuleParser, "t5": T5Parser}
+    if kind not in makers:
+        raise OptionError(f"parser type {kind!r}; choose one of {', '.join(makers)}")
+    parser: SceneGraphParser = makers[kind](**rest)
+    return parser
+
+
+def _similarity_config(similarity: NameSimilarity) -> dict[str, Any]:
+    if similarity is word_similarity:
+        return {"type": "words"}
+    if isinstance(similarity, SentenceSimilarity) and similarity.own:
+        return {"type": "sentences", "model": similarity.model}
+    raise CheckpointError(
+        "this similarity of names cannot be saved with a decoder; use word_similarity, or "
+        "SentenceSimilarity(model=...)"
+    )
+
+
+def _similarity_of(config: dict[str, Any]) -> NameSimilarity:
+    kind, rest = config["type"], {key: config[key] for key in config if key != "type"}
+    if kind == "sentences":
+        return SentenceSimilarity(**rest)
+    if kind != "words" or rest:
+        raise OptionError(f"similarity {config!r}; choose one of type words, sentences")
+    return word_similarity

@@ -1,0 +1,345 @@
+"""The `prefix_lm` decoder: a mapper before any causal language model, which stays frozen, gets LoRA, or is trained.
+
+Knows: mapper, LoRA, which weights train, where the language model's weights are kept.
+Does NOT know: decoding strategies, the training loop, what an embedding stands for.
+
+For people who want longer text than captions, or a language model they already have. Sources: Mokady et al. 2021
+(ClipCap: a frozen language model behind a trained prefix); Hu et al. 2021 (LoRA, arXiv 2106.09685).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
+
+import torch
+from torch import Tensor, nn
+
+from decoders.base import DECODERS
+from decoders.causal_lm import vocabulary_of, width_of
+from decoders.language_decoder import LanguageDecoder
+from decoders.language_models import (
+    EXTRA,
+    build_language_model,
+    describe_language_model,
+    fetch_language_model,
+    fingerprint,
+    tied_state,
+    untied_state,
+)
+from decoders.language_tokenizer import LanguageTokenizer
+from decoders.mapping_network import MappingNetwork, PromptMLP
+from patchioner_base.errors import CheckpointError, OptionError
+from patchioner_base.files import write_json
+from patchioner_base.optional import require
+from patchioner_base.weights import Storage, fit_weights, load_weights, save_weights
+
+CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE = "config.json", "weights.safetensors", "tokenizer.json"
+Mapper = Literal["mlp", "transformer"]
+Tune = Literal["frozen", "lora", "full"]
+_LORA, _BASE = "lora_", ".base_layer"
+
+
+@dataclass(frozen=True)
+class PrefixLMConfig:
+    """Shape of the mapper, and what of the language model is trained.
+
+    Args:
+        embedding_dim: width of the embeddings.
+        prompt_tokens: vectors that stand before a caption.
+        mapper: "mlp" is Linear, tanh, Linear; "transformer" the mapping network of ViECap.
+        mapping_layers, mapping_heads: of the "transformer".
+        tune: the language model stays "frozen", gets "lora" matrices (needs `peft`), or is trained in "full".
+        lora_rank, lora_alpha: of the LoRA matrices.
+        lora_targets: names of the layers that get them; () is what `peft` has for this type of model.
+        normalize_input: embeddings are scaled to unit length first.
+
+    Raises:
+        OptionError: a value makes no sense.
+    """
+
+    embedding_dim: int
+    prompt_tokens: int = 10
+    mapper: Mapper = "mlp"
+    mapping_layers: int = 4
+    mapping_heads: int = 8
+    tune: Tune = "frozen"
+    lora_rank: int = 8
+    lora_alpha: int = 16
+    lora_targets: tuple[str, ...] = ()
+    normalize_input: bool = True
+
+    def __post_init__(self) -> None:
+        if self.mapper not in get_args(Mapper):
+            raise OptionError(f"mapper is {self.mapper!r}; choose one of {get_args(Mapper)}")
+        if self.tune not in get_args(Tune):
+            raise OptionError(f"tune is {self.tune!r}; choose one of {get_args(Tune)}")
+        for name in ("embedding_dim", "prompt_tokens", "lora_rank", "lora_alpha"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise OptionError(f"{name} is {value!r}; it must be a whole number, at least 1")
+
+
+@DECODERS.register("prefix_lm")
+class PrefixLMDecoder(LanguageDecoder):
+    """Any causal language model behind a trained prefix.
+
+    The language model runs without dropout, in training too. By default its weights are stored in the checkpoint,
+    which is then whole; with a `reference` (hub id or folder), of a model that is not trained in full, only the mapper
+    and the LoRA matrices are stored, and loading reads the language model from there and checks that it is the same.
+
+    Args:
+        model: the language model, untouched so far; LoRA matrices are added to it in place.
+        tokenizer: of the language model.
+        config: see `PrefixLMConfig`.
+        reference: where the language model's weights stay; None stores them in the checkpoint.
+        seed: of the mapper and the LoRA matrices.
+
+    Raises:
+        OptionError: settings that do not go together, or LoRA layers that the model does not have.
+        MissingExtraError: LoRA without `peft`.
+
+    Example:
+        >>> decoder = PrefixLMDecoder.create(64, "gpt2", tune="lora")  # doctest: +SKIP
+        >>> train_decoder(decoder, texts, encode)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: LanguageTokenizer,
+        config: PrefixLMConfig,
+        *,
+        reference: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        if reference is not None and config.tune == "full":
+            raise OptionError(
+                "a language model trained in full is stored in the checkpoint; leave reference out, or "
+                "use tune='lora'"
+            )
+        self.config, self.reference = config, reference
+        self._fingerprint = None if reference is None else fingerprint(model)
+        super().__init__(
+            model,
+            tokenizer,
+            _mapper(config, width_of(model), seed),
+            prefix_tokens=config.prompt_tokens,
+        )
+        model.requires_grad_(config.tune == "full")
+        if config.tune == "lora":
+            _add_lora(model, config, seed)
+
+    @classmethod
+    def create(
+        cls,
+        embedding_dim: int,
+        language_model: str | Mapping[str, Any],
+        tokenizer: LanguageTokenizer | None = None,
+        *,
+        keep: Literal["inside", "reference"] = "inside",
+        seed: int = 0,
+        **settings: Any,
+    ) -> Self:
+        """A decoder with a fresh mapper, to be trained.
+
+        Args:
+            embedding_dim: width of the embeddings.
+            language_model: a hub id or folder, trained; or a configuration ("model_type" and its settings), random.
+            tokenizer: of the language model; needed with a configuration.
+            keep: store the language model "inside" the checkpoint, or only a "reference" to where it came from.
+            seed: of fresh weights.
+            settings: the other values of `PrefixLMConfig`.
+
+        Raises:
+            OptionError: values that make no sense.
+            HubError, CheckpointError: a language model that cannot be had.
+        """
+        reference = None
+        if isinstance(language_model, str):
+            model, own = fetch_language_model(language_model)
+            tokenizer = tokenizer or own
+            reference = language_model if keep == "reference" else None
+        elif keep == "reference":
+            raise OptionError("a random language model has no place to refer to; use keep='inside'")
+        else:
+            model = build_language_model(language_model, seed=seed)
+        if tokenizer is None:
+            raise OptionError(
+                "a language model made from a configuration needs a tokenizer; give one"
+            )
+        config = PrefixLMConfig(embedding_dim, **settings)
+        return cls(model, tokenizer, config, reference=reference, seed=seed)
+
+    @property
+    def embedding_dim(self) -> int:
+        """Width of the embeddings it takes."""
+        return self.config.embedding_dim
+
+    @property
+    def module(self) -> nn.Module:
+        """The weights to train, shared with the decoder: the mapper, and what `config.tune` says."""
+        return _Trained(self.mapper, self.model)
+
+    def prefixes(self, embeddings: Tensor) -> Sequence[Tensor]:
+        """The soft prompt of each row."""
+        return list(self.soft_prompts(embeddings, normalize=self.config.normalize_input))
+
+    def save(self, folder: str | Path, *, storage: Storage = "fp16") -> None:
+        """Write config.json, weights.safetensors and tokenizer.json."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {f"mapper.{name}": value for name, value in self.mapper.state_dict().items()}
+        base, lora = _parts(self.model)
+        state |= {f"lora.{name}": value for name, value in lora.items()}
+        if self.reference is None:
+            state |= {f"language_model.{name}": value for name, value in base.items()}
+        save_weights(state, folder / WEIGHTS_FILE, storage=storage)
+        self.tokenizer.save(folder / TOKENIZER_FILE)
+        config = {
+            "type": "prefix_lm",
+            **asdict(self.config),
+            "end_ids": list(self.tokenizer.end_ids),
+            "language_model": self._place(),
+        }
+        write_json(folder / CONFIG_FILE, config)
+
+    @classmethod
+    def load(cls, folder: Path, config: dict[str, Any]) -> Self:
+        """Read what `save` wrote, strictly.
+
+        Raises:
+            CheckpointError: for a missing, damaged or unfitting file, or a referred language model that has changed.
+            HubError: a referred language model that cannot be had.
+        """
+        settings, path = dict(config), folder / CONFIG_FILE
+        state = load_weights(folder / WEIGHTS_FILE)
+        try:
+            language, end_ids = settings.pop("language_model"), settings.pop("end_ids")
+            settings["lora_targets"] = tuple(settings.get("lora_targets", ()))
+            model = _stored_model(language, state, folder)
+            tokenizer = LanguageTokenizer.load(
+                folder / TOKENIZER_FILE, end_ids=end_ids, vocab_size=vocabulary_of(model)
+            )
+            decoder = cls(
+                model, tokenizer, PrefixLMConfig(**settings), reference=language.get("reference")
+            )
+        except KeyError as error:
+            raise CheckpointError(f"{path} lacks {error}; was it written by `save`?") from error
+        except (TypeError, OptionError) as error:
+            raise CheckpointError(f"{path}: {error}") from error
+        decoder._fit(state, str(folder / WEIGHTS_FILE))
+        return decoder
+
+    def _fit(self, state: Mapping[str, Tensor], source: str) -> None:
+        """Load mapper and LoRA matrices; what else the file holds must be the language model."""
+        fit_weights(self.mapper, _under(state, "mapper."), source=source)
+        found, wanted = _under(state, "lora."), _parts(self.model)[1]
+        holder = nn.ParameterDict({_key(name): nn.Parameter(t) for name, t in wanted.items()})
+        fit_weights(holder, {_key(name): value for name, value in found.items()}, source=source)
+        with torch.no_grad():
+            for name, tensor in wanted.items():
+                tensor.copy_(found[name])
+        if self.reference is not None and _under(state, "language_model."):
+            raise CheckpointError(
+                f"{source} holds a language model that config.json refers to elsewhere"
+            )
+
+    def _place(self) -> dict[str, Any]:
+        if self.reference is None:
+            return {"config": describe_language_model(self.model)}
+        return {"reference": self.reference, "fingerprint": self._fingerprint}
+
+
+class _Trained(nn.Module):
+    """The weights that an update changes, under names of their own; the same parameters as the decoder's."""
+
+    def __init__(self, mapper: nn.Module, model: nn.Module) -> None:
+        super().__init__()
+        self.mapper = mapper
+        self.tuned = nn.ParameterDict(
+            {_key(name): p for name, p in model.named_parameters() if p.requires_grad}
+        )
+
+
+def _key(name: str) -> str:
+    """A parameter's name as a key of a ParameterDict, which allows no dots."""
+    return name.replace(".", "/")
+
+
+def _mapper(config: PrefixLMConfig, width: int, seed: int) -> nn.Module:
+    if config.mapper == "mlp":
+        return PromptMLP(config.embedding_dim, width, prompt_tokens=config.prompt_tokens, seed=seed)
+    return MappingNetwork(
+        config.embedding_dim,
+        width,
+        prompt_tokens=config.prompt_tokens,
+        project_tokens=config.prompt_tokens,
+        layers=config.mapping_layers,
+        heads=config.mapping_heads,
+        seed=seed,
+    )
+
+
+def _add_lora(model: nn.Module, config: PrefixLMConfig, seed: int) -> None:
+    """Put LoRA matrices into the model, in place; only they train."""
+    peft = require("peft", EXTRA)
+    # GPT-2 keeps its matrices the other way round.
+    turned = any(type(module).__name__ == "Conv1D" for module in model.modules())
+    settings = peft.LoraConfig(
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        target_modules=list(config.lora_targets) or None,
+        fan_in_fan_out=turned,
+    )
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            peft.inject_adapter_in_model(settings, model)
+    except ValueError as error:
+        raise OptionError(
+            f"LoRA does not fit {type(model).__name__}: {error}; name its layers in lora_targets"
+        ) from error
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(_LORA in name)
+    model.eval()
+
+
+def _parts(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The language model's own weights under its own names, and the LoRA matrices; both share memory with it."""
+    state = untied_state(model)
+    base = {name.replace(_BASE, ""): t for name, t in state.items() if _LORA not in name}
+    return base, {name: t for name, t in state.items() if _LORA in name}
+
+
+def _under(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)
+    }
+
+
+def _stored_model(place: Any, state: Mapping[str, Tensor], folder: Path) -> nn.Module:
+    """The language model of a checkpoint, before any LoRA: from the file, or from where it is referred to."""
+    if not isinstance(place, dict) or not {"config", "reference"} & place.keys():
+        raise CheckpointError(
+            f"{folder / CONFIG_FILE}: language_model must have a config or a reference"
+        )
+    strange = [n for n in state if not n.startswith(("mapper.", "lora.", "language_model."))]
+    if strange:
+        raise CheckpointError(
+            f"{folder / WEIGHTS_FILE}: unexpected {', '.join(sorted(strange)[:5])}"
+        )
+    if "config" in place:
+        model = build_language_model(place["config"])
+        stored = tied_state(model, _under(state, "language_model."))
+        fit_weights(model, stored, source=str(folder / WEIGHTS_FILE))
+        return model
+    model, _ = fetch_language_model(place["reference"])
+    if fingerprint(model) != place.get("fingerprint"):
+        raise CheckpointError(
+            f"{place['reference']!r} is not the language model that this decoder was trained with; fetch "
+            "the same version again"
+        )
+    return model

@@ -1,0 +1,225 @@
+"""The `retrieval` decoder: the caption is the nearest text of a memory. No network.
+
+Knows: cosines and texts. Does NOT know: where the memory comes from, images.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from decoders.base import DECODERS, Decoder, TextMemory
+from decoders.options import Decoded, DecodeOptions
+from decoders.search import draw, row_uniforms
+from patchioner_base.errors import CheckpointError, DecoderError, OptionError
+from patchioner_base.files import write_json
+from patchioner_base.weights import Storage
+
+TYPE = "retrieval"
+CONFIG_FILE = "config.json"
+
+_WIDEN = 8  # how many times more sentences are looked at when none of the nearest will do
+
+
+@DECODERS.register(TYPE)
+class RetrievalDecoder(Decoder):
+    """Captions are sentences of the memory, word for word.
+
+    Greedy gives the nearest sentence by cosine; so does beam, because the nearest is the likeliest
+    of all. Sampling draws among the `candidates` nearest by softmax(cosine / temperature), sharpened
+    by the options' own temperature and `top_p`. The limits of `DecodeOptions` choose among whole
+    sentences, counted in words: one that is too long or too short, holds a banned word or repeats an
+    n-gram is passed over for the next; `length_penalty` and `batch_memory_mb` have nothing to act on.
+
+    A `Decoded` holds one "token": the row of the memory, and the logarithm of that row's softmax
+    probability among the nearest that were looked at (the mass of farther rows is left out, so the
+    score is a little high where many sentences are about as near).
+
+    Args:
+        embedding_dim: width of the embeddings.
+        candidates: how many of the nearest sentences are looked at.
+        temperature: of the softmax over cosines.
+
+    Raises:
+        OptionError: a value makes no sense.
+
+    Example:
+        >>> from decoders.caption_memory import CaptionMemory
+        >>> decoder = RetrievalDecoder(2)
+        >>> decoder.remember(CaptionMemory(torch.eye(2), ["a cat", "a dog"]))
+        >>> decoder.generate(torch.tensor([[0.1, 1.0]]))[0].text
+        'a dog'
+    """
+
+    def __init__(
+        self, embedding_dim: int, *, candidates: int = 32, temperature: float = 0.01
+    ) -> None:
+        for name, value in (("embedding_dim", embedding_dim), ("candidates", candidates)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise OptionError(f"{name} is {value!r}; it must be a whole number, at least 1")
+        if not isinstance(temperature, int | float) or not 0 < temperature < float("inf"):
+            raise OptionError(f"temperature is {temperature!r}; it must be a positive number")
+        self.candidates, self.temperature = candidates, float(temperature)
+        self._dim = embedding_dim
+        self._device = torch.device("cpu")
+        self._memory: TextMemory | None = None
+
+    @property
+    def needs_memory(self) -> bool:
+        """True: all it can say stands in the memory."""
+        return True
+
+    def remember(self, memory: TextMemory) -> None:
+        """Take the memory whose texts are the captions.
+
+        Raises:
+            DecoderError: the memory has no texts, no rows, or another width.
+        """
+        if memory.texts is None or not len(memory):
+            raise DecoderError("the memory has no texts to choose from; build it with texts")
+        if memory.dim != self._dim:
+            raise DecoderError(
+                f"the memory is {memory.dim} wide, this decoder takes {self._dim}; "
+                "use the memory of the same model"
+            )
+        self._memory = memory
+
+    @property
+    def embedding_dim(self) -> int:
+        """Width of the embeddings it takes."""
+        return self._dim
+
+    @property
+    def device(self) -> torch.device:
+        """Where embeddings are expected; there are no weights."""
+        return self._device
+
+    def generate(self, embeddings: Tensor, options: DecodeOptions | None = None) -> list[Decoded]:
+        """One sentence of the memory for each of (n, embedding_dim) float embeddings.
+
+        Raises:
+            DecoderError: no memory, a wrong shape, a row that is not finite or all zero, or options
+                that no sentence of the memory meets.
+        """
+        options = options or DecodeOptions(max_tokens=10_000)  # whole sentences, however long
+        self._check(embeddings)
+        captions: dict[int, Decoded] = {}
+        waiting, wide = list(range(len(embeddings))), self.candidates
+        allowed = _Allowed(options)
+        while waiting:
+            memory, texts = self._remembered()
+            wide = min(wide, len(memory))
+            for row, caption in self._choose(embeddings, waiting, wide, allowed).items():
+                captions[row] = caption
+            waiting = [row for row in waiting if row not in captions]
+            if waiting and wide == len(texts):
+                raise DecoderError(
+                    f"none of the {wide} sentences of the memory meets the options (max_tokens "
+                    f"{options.max_tokens}, min_tokens {options.min_tokens}, banned_words "
+                    f"{options.banned_words}, no_repeat_ngram {options.no_repeat_ngram}); loosen them"
+                )
+            wide *= _WIDEN
+        return [captions[row] for row in range(len(embeddings))]
+
+    def save(self, folder: str | Path, *, storage: Storage = "fp16") -> None:
+        """Write config.json; there are no weights, and the memory is kept by whoever gave it."""
+        config = {
+            "type": TYPE,
+            "embedding_dim": self._dim,
+            "candidates": self.candidates,
+            "temperature": self.temperature,
+        }
+        write_json(Path(folder) / CONFIG_FILE, config)
+
+    @classmethod
+    def load(cls, folder: Path, config: dict[str, Any]) -> Self:
+        """Read what `save` wrote; CheckpointError where a setting is missing, unknown or makes no sense."""
+        try:
+            return cls(**config)
+        except (TypeError, OptionError) as error:
+            raise CheckpointError(f"{folder / CONFIG_FILE}: {error}") from error
+
+    def to(self, device: str | torch.device, dtype: torch.dtype | None = None) -> Self:
+        """Remember the device; the memory searches where it is."""
+        self._device = torch.device(device)
+        return self
+
+    def _remembered(self) -> tuple[TextMemory, Sequence[str]]:
+        if self._memory is None or self._memory.texts is None:
+            raise DecoderError(
+                "this decoder has no memory to choose sentences from; give it one by remember(memory), "
+                "or load the checkpoint with its memory bank"
+            )
+        return self._memory, self._memory.texts
+
+    def _choose(
+        self, embeddings: Tensor, rows: list[int], wide: int, allowed: _Allowed
+    ) -> dict[int, Decoded]:
+        """A sentence for each of `rows` that has an allowed one among its `wide` nearest."""
+        memory, texts = self._remembered()
+        part = embeddings[rows].detach().float()
+        found = memory.nearest(part, wide)
+        uniforms = row_uniforms(part, 1, seed=allowed.options.seed)[:, 0]
+        chosen: dict[int, Decoded] = {}
+        places, cosines = found.indices.tolist(), found.similarities.double().cpu()
+        for row, near, values, uniform in zip(rows, places, cosines, uniforms, strict=True):
+            # Equal cosines in the order of the memory, whatever order the search gave them.
+            order = sorted(range(wide), key=lambda i: (-float(values[i]), near[i]))
+            fit = [i for i in order if allowed(texts[near[i]])]
+            if not fit:
+                continue
+            logits = values / self.temperature
+            pick = fit[0]
+            if allowed.options.strategy == "sample":
+                sharpened = (logits[fit] / allowed.options.temperature)[None]
+                place = draw(sharpened, torch.tensor([uniform]), allowed.options.top_p)
+                pick = fit[int(place)]
+            log_prob = float(logits.log_softmax(dim=0)[pick])
+            chosen[row] = Decoded(texts[near[pick]], (near[pick],), (log_prob,))
+        return chosen
+
+    def _check(self, embeddings: Tensor) -> None:
+        self._remembered()
+        if embeddings.dim() != 2 or embeddings.shape[1] != self._dim:
+            raise DecoderError(
+                f"the embeddings have shape {tuple(embeddings.shape)}; this decoder takes (n, {self._dim})"
+            )
+        if not embeddings.is_floating_point():
+            raise DecoderError(f"the embeddings are {embeddings.dtype}; give a float tensor")
+        sound = torch.isfinite(embeddings).all(dim=1) & (embeddings != 0).any(dim=1)
+        if not bool(sound.all()):
+            bad = (~sound).nonzero().flatten().tolist()
+            raise DecoderError(
+                f"row {bad[0]} of the embeddings is zero or not finite ({len(bad)} in all); "
+                "check the regions and features that they come from"
+            )
+
+
+class _Allowed:
+    """Whether a sentence meets the options; each sentence is looked at once."""
+
+    def __init__(self, options: DecodeOptions) -> None:
+        self.options = options
+        words = "|".join(r"\s+".join(map(re.escape, word.split())) for word in options.banned_words)
+        self._banned = re.compile(rf"(?<!\w)(?:{words})(?!\w)", re.IGNORECASE) if words else None
+        self._known: dict[str, bool] = {}
+
+    def __call__(self, text: str) -> bool:
+        if text not in self._known:
+            self._known[text] = self._meets(text)
+        return self._known[text]
+
+    def _meets(self, text: str) -> bool:
+        words = text.lower().split()
+        if not self.options.min_tokens <= len(words) <= self.options.max_tokens:
+            return False
+        if self._banned is not None and self._banned.search(text):
+            return False
+        size = self.options.no_repeat_ngram
+        ngrams = [tuple(words[i : i + size]) for i in range(len(words) - size + 1)] if size else []
+        return len(set(ngrams)) == len(ngrams)

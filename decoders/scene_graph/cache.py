@@ -1,0 +1,117 @@
+"""Each text is parsed once, however often it is retrieved; what was parsed can be kept in a file.
+
+Knows: texts and their graphs. Does NOT know: how they are parsed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from decoders.scene_graph.base import Entity, Relation, SceneGraph, SceneGraphParser
+from patchioner_base.errors import CheckpointError, OptionError
+from patchioner_base.files import atomic_path
+
+
+class CachedParser:
+    """A parser that remembers. Threads may share one.
+
+    Args:
+        parser: asked for texts that are not remembered, each distinct text once.
+        limit: most graphs kept (about 1 kB each); the one not used for longest goes first.
+
+    Raises:
+        OptionError: a limit below 1.
+
+    Example:
+        >>> from decoders.scene_graph.rules import RuleParser
+        >>> parser = CachedParser(RuleParser(), limit=1000)
+        >>> first, again = parser.parse(["a red bus", "a red bus"])
+        >>> first is again, len(parser)
+        (True, 1)
+    """
+
+    def __init__(self, parser: SceneGraphParser, *, limit: int = 100_000) -> None:
+        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+            raise OptionError(f"limit is {limit!r}; it must be a whole number, at least 1")
+        self.parser = parser
+        self.limit = limit
+        self._graphs: OrderedDict[str, SceneGraph] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._graphs)
+
+    def parse(self, texts: Sequence[str]) -> list[SceneGraph]:
+        """One graph for each text, in their order; only texts not met before are parsed."""
+        distinct = list(dict.fromkeys(texts))
+        with self._lock:
+            known = {text: self._graphs[text] for text in distinct if text in self._graphs}
+            for text in known:
+                self._graphs.move_to_end(text)
+        # Outside the lock: a slow parser must not hold up the other threads.
+        unknown = [text for text in distinct if text not in known]
+        if unknown:
+            known.update(zip(unknown, self.parser.parse(unknown), strict=True))
+            self._keep({text: known[text] for text in unknown})
+        return [known[text] for text in texts]
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write all graphs as JSON lines, atomically."""
+        with self._lock:
+            graphs = list(self._graphs.items())
+        with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+            for text, graph in graphs:
+                file.write(json.dumps(_as_json(text, graph), ensure_ascii=False) + "\n")
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Remember the graphs that `save` wrote, the newest first to stay.
+
+        Raises:
+            CheckpointError: the file is missing or damaged; nothing is taken from it then.
+        """
+        graphs: dict[str, SceneGraph] = {}
+        try:
+            with Path(path).open(encoding="utf-8") as file:
+                for line in file:
+                    text, graph = _from_json(json.loads(line))
+                    graphs[text] = graph
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+        except (ValueError, TypeError, KeyError) as error:
+            raise CheckpointError(
+                f"{path}, line {len(graphs) + 1}: not a scene graph ({error}); delete it to parse anew"
+            ) from error
+        self._keep(graphs)
+
+    def _keep(self, graphs: dict[str, SceneGraph]) -> None:
+        with self._lock:
+            self._graphs.update(graphs)
+            while len(self._graphs) > self.limit:
+                self._graphs.popitem(last=False)
+
+
+def _as_json(text: str, graph: SceneGraph) -> dict[str, Any]:
+    return {
+        "text": text,
+        "entities": [[one.name, *one.attributes] for one in graph.entities],
+        "relations": [[one.subject, one.predicate, one.object] for one in graph.relations],
+    }
+
+
+def _from_json(line: Any) -> tuple[str, SceneGraph]:
+    if not isinstance(line, dict) or not isinstance(line["text"], str):
+        raise ValueError("each line needs a text")
+    entities = [[str(word) for word in words] for words in line["entities"]]
+    relations = [(int(a), str(predicate), int(b)) for a, predicate, b in line["relations"]]
+    if any(not 0 <= end < len(entities) for a, _, b in relations for end in (a, b)):
+        raise ValueError("a relation of an entity that is not there")
+    return line["text"], SceneGraph(
+        tuple(Entity(name, tuple(attributes)) for name, *attributes in entities),
+        tuple(Relation(*relation) for relation in relations),
+    )

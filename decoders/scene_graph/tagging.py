@@ -1,0 +1,328 @@
+"""Words of a caption and what each is: determiner, adjective, noun, verb, preposition, ...
+
+Knows: the word lists, inflection, and the neighbours of a word. Does NOT know: phrases, graphs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from decoders.scene_graph import lexicon
+from decoders.scene_graph.morphology import VerbForm, singular, verb_form
+
+Tag = Literal[
+    "det",
+    "adj",
+    "num",
+    "noun",
+    "verb",
+    "aux",
+    "prep",
+    "adv",
+    "conj",
+    "own",
+    "pron",
+    "clause",
+    "stop",
+]
+
+_TOKEN = re.compile(r"[a-z0-9]+(?:[-'][a-z0-9]+)*|[,.;:!?&+]")
+_SPACED = re.compile(
+    r"\b(?:(close|t|v|polka|double|semi|multi) - (?=\w)|(close) (?=up )|(double) (?=decker))"
+)
+_STANDING_ALONE = frozenset({"one", "another", "other", "others", "both", "all", "some", "each"})
+_LONGEST_PHRASE = max(len(phrase.split()) for phrase in lexicon.PHRASES)
+_PHRASES = {tuple(phrase.split()): kind for phrase, kind in lexicon.PHRASES.items()}
+_CLOSED: list[tuple[frozenset[str], Tag]] = [
+    (lexicon.DETERMINERS, "det"),
+    (lexicon.NUMBERS, "num"),
+    (lexicon.CONJUNCTIONS, "conj"),
+    (lexicon.CLAUSE_WORDS, "clause"),
+    (lexicon.AUXILIARIES, "aux"),
+    (lexicon.PREPOSITIONS, "prep"),
+    (lexicon.PRONOUNS, "pron"),
+    (lexicon.ADVERBS, "adv"),
+]
+_MATERIALS = frozenset({"concrete", "metal", "plastic", "brick", "leather", "light", "square"})
+
+
+@dataclass(frozen=True)
+class Token:
+    """A word, or several that act as one, and what it is in this sentence.
+
+    Args:
+        text: lower case.
+        tag: what it is.
+        lemma: the base form of a verb; otherwise the text.
+    """
+
+    text: str
+    tag: Tag
+    lemma: str
+
+
+def tag(caption: str) -> list[Token]:
+    """The tagged tokens of one caption, in order.
+
+    Example:
+        >>> [(token.text, token.tag) for token in tag("A red bus on it.")]
+        [('a', 'det'), ('red', 'adj'), ('bus', 'noun'), ('on', 'prep'), ('it', 'pron'), ('.', 'stop')]
+    """
+    words = _join_participles(_join_phrases(_tokens(caption)))
+    tokens: list[Token] = []
+    for place, word in enumerate(words):
+        tokens.append(_Context(words, tokens, place).token(word))
+    return tokens
+
+
+def _tokens(caption: str) -> list[str]:
+    text = caption.lower().replace("\u2019", "'").replace("' ", " ")
+    text = _SPACED.sub(r"\1\2\3-", text)
+    found: list[str] = []
+    for token in _TOKEN.findall(text):
+        if token.endswith("'s") and token not in lexicon.AUXILIARIES and len(token) > 3:
+            found += [token[:-2], "'s"]
+        else:
+            found.append(token)
+    return found
+
+
+def _join_phrases(words: Sequence[str]) -> list[str]:
+    """Prepositions of several words become one; so do phrases that name nothing."""
+    joined: list[str] = []
+    place = 0
+    while place < len(words):
+        for size in range(min(_LONGEST_PHRASE, len(words) - place), 0, -1):
+            kind = _PHRASES.get(tuple(words[place : place + size])) if size > 1 else None
+            if kind is not None or size == 1:
+                # An adverb stands for what names nothing, so that its neighbours stay apart.
+                joined.append("there" if kind == "" else " ".join(words[place : place + size]))
+                place += size
+                break
+    return joined
+
+
+def _join_participles(words: Sequence[str]) -> list[str]:
+    """ "a snow covered hill" -> "a snow-covered hill"."""
+    joined: list[str] = []
+    for place, word in enumerate(words):
+        binds = word in lexicon.COMPOUND_PARTICIPLES and _closed_tag(_at(words, place + 1)) is None
+        if binds and joined and _closed_tag(joined[-1]) is None and not joined[-1].endswith("ly"):
+            joined[-1] = f"{joined[-1]}-{word}"
+        else:
+            joined.append(word)
+    return joined
+
+
+def _at(words: Sequence[str], place: int) -> str:
+    """The word at `place`; past the end, a full stop."""
+    return words[place] if place < len(words) else "."
+
+
+@dataclass(frozen=True)
+class _Context:
+    """One place in a sentence: all its words, and the tokens before the place."""
+
+    words: Sequence[str]
+    done: Sequence[Token]
+    place: int
+
+    def token(self, word: str) -> Token:
+        """What `word`, which stands here, is."""
+        closed = _closed_tag(word)
+        if word == "her" and not _name_goes_on(self.words, self.place + 1):
+            closed = "pron"
+        if (
+            word == "that"
+            and self._before() != "noun"
+            and _name_goes_on(self.words, self.place + 1)
+        ):
+            closed = "det"
+        if word == "can" and self._before() in ("det", "noun") and self._closes():
+            closed = None  # a trash can
+        if closed is not None:
+            return Token(word, closed, word)
+        if _is_adjective(word):
+            return Token(word, self._adjective(word), word)
+        form = None if word in lexicon.NO_SINGULAR else verb_form(word)
+        if form is not None:
+            return Token(word, *self._verb_like(word, *form))
+        if self._unlisted_verb(word):
+            return Token(
+                word, "verb", word[:-3] + "y" if word.endswith("ies") else word.removesuffix("s")
+            )
+        is_adverb = word.endswith("ly") and len(word) > 4 and word not in lexicon.LY_NOUNS
+        return Token(word, "adv" if is_adverb else "noun", word)
+
+    @property
+    def _after(self) -> str:
+        return _at(self.words, self.place + 1)
+
+    def _closes(self) -> bool:
+        return _closed_tag(self._after) not in (None, "adv")
+
+    def _before(self, *, over_adverbs: bool = False) -> Tag:
+        for token in reversed(self.done):
+            if not (over_adverbs and token.tag == "adv"):
+                return token.tag
+        return "stop"
+
+    def _unlisted_verb(self, word: str) -> bool:
+        """ "A man debones a fish", "people trudge up a hill": only a verb fits between the two."""
+        follows = _closed_tag(self._after)
+        if self._before() == "prep" and self.done[-1].text == "to":
+            return follows in ("det", "pron")
+        if self._before() != "noun" or is_animate(word):
+            return False
+        if not is_animate(self.done[-1].text) and not self._subject_waits(one=True):
+            return False
+        if word.endswith("s"):
+            unlike = word in lexicon.NO_SINGULAR or word in lexicon.IRREGULAR_PLURALS
+            return follows == "det" and not unlike and not word.endswith("ss")
+        subject = self.done[-1].text
+        plural = subject == "people" or singular(subject) != subject
+        return plural and (follows == "det" or (follows == "prep" and self._after != "of"))
+
+    def _adjective(self, word: str) -> Tag:
+        if _name_goes_on(self.words, self.place + 1):
+            return "adj"
+        if word in lexicon.NOUN_ADJECTIVES and self._before() in ("det", "adj", "num", "noun"):
+            return "noun"
+        if word in _MATERIALS and self._before() in ("prep", "verb"):
+            return "noun"
+        # "the young": nobody named it otherwise. A colour alone ("in blue") names nothing.
+        if self._before() == "det" and word not in lexicon.COLOURS:
+            return "noun"
+        return "adj"
+
+    def _verb_like(self, word: str, lemma: str, form: VerbForm) -> tuple[Tag, str]:
+        before = self._before()
+        after = self._after
+        if form == "ing" and (word, singular(after)) in lexicon.GERUND_PAIRS:
+            return "noun", word
+        if form in ("ing", "ed"):
+            return self._participle(word, lemma, form)
+        if before == "aux" or (before == "prep" and self.done[-1].text == "to"):
+            return ("verb", lemma) if form == "base" else ("noun", word)
+        acts = lemma in lexicon.VERBS_ONLY and self._worn_colour()
+        if before in ("det", "adj", "num", "own", "prep") and not acts:
+            return "noun", word
+        only = lemma in lexicon.VERBS_ONLY and not (form == "base" and lemma in lexicon.NOUN_VERBS)
+        if only and word not in lexicon.IRREGULAR_PLURALS:
+            return "verb", lemma
+        return ("verb", lemma) if self._acts(after, form) else ("noun", word)
+
+    def _subject_waits(self, *, one: bool) -> bool:
+        """ "A man in a red shirt jumps over": a living subject, one or several, without a verb so far."""
+        subject = next((token.text for token in self.done if token.tag == "noun"), "")
+        finite = any(
+            token.tag in ("verb", "aux", "clause") and not token.text.endswith("ing")
+            for token in self.done
+        )
+        alone = singular(subject) == subject != "people"
+        return alone == one and is_animate(subject) and not finite
+
+    def _worn_colour(self) -> bool:
+        """ "a player in white tries": the colour has no noun of its own to describe."""
+        return (
+            len(self.done) > 1
+            and self.done[-1].text in lexicon.COLOURS
+            and self.done[-2].tag == "prep"
+        )
+
+    def _participle(self, word: str, lemma: str, form: VerbForm) -> tuple[Tag, str]:
+        before = self._before()
+        goes_on = _name_goes_on(self.words, self.place + 1)
+        if before in ("det", "adj", "num", "own"):
+            alone = self._worn_colour() or before == "num" or self.done[-1].text in _STANDING_ALONE
+            if form == "ing" and alone and lemma not in lexicon.DESCRIBING_VERBS:
+                return "verb", lemma  # "a man in black wearing glasses", "one wearing glasses"
+            if goes_on:
+                return "adj", word
+            if form == "ed":
+                return "adj", word
+            named = before in ("det", "own") and self.done[-1].text not in _STANDING_ALONE
+            return ("noun", word) if named or before == "adj" else ("verb", lemma)
+        describes = form == "ed" or lemma in lexicon.DESCRIBING_VERBS
+        if describes and goes_on and before in ("prep", "conj", "stop", "adv"):
+            return "adj", word
+        return "verb", lemma
+
+    def _acts(self, after: str, form: VerbForm) -> bool:
+        """Whether a word that may be a noun or a finite verb is a verb here."""
+        before = self._before(over_adverbs=True)
+        if before in ("clause", "pron"):
+            return form == "s" or before == "clause"
+        if before == "stop" and self.done and _closed_tag(after) == "det":
+            return True
+        if before == "conj":  # "sits and watches TV": a second verb needs a first
+            has_verb = any(token.tag == "verb" for token in self.done)
+            return has_verb and _closed_tag(after) in ("det", "prep", "pron", "adv")
+        if before != "noun":
+            return False
+        subject = next(token.text for token in reversed(self.done) if token.tag == "noun")
+        if is_animate(subject):
+            plural = singular(subject) != subject or subject == "people"
+            return form == "s" or plural or _closed_tag(after) in ("det", "prep", "pron", "adv")
+        if self._subject_waits(one=form == "s") and _closed_tag(after) in ("det", "prep", "pron"):
+            return True
+        if _closed_tag(after) not in ("det", "pron"):
+            return False
+        return form == "s" or singular(subject) != subject
+
+
+def is_animate(noun: str) -> bool:
+    """Whether a noun names a person or an animal, as far as the lists and -er, -or, -ist tell."""
+    word = singular(noun.split()[-1])
+    if word in lexicon.ANIMATE:
+        return True
+    return word.endswith(("er", "or", "ist")) and word not in lexicon.NOT_ANIMATE and len(word) > 4
+
+
+def _closed_tag(word: str) -> Tag | None:
+    if not word[0].isalnum():
+        return "own" if word == "'s" else "conj" if word in "&+" else "stop"
+    if " " in word:
+        return "prep"
+    if word[0].isdigit():
+        return "num" if word.isdigit() else "adj"
+    return next((kind for words, kind in _CLOSED if word in words), None)
+
+
+def _is_adjective(word: str) -> bool:
+    if word in lexicon.ADJECTIVES:
+        return True
+    if "-" in word:
+        last = word.rpartition("-")[2]
+        return last in lexicon.ADJECTIVES or (
+            last.endswith("ed") and len(last) > 3 and last not in lexicon.ED_NOUNS
+        )
+    return word.endswith(lexicon.ADJECTIVE_ENDINGS) and len(word) > 5
+
+
+def _name_goes_on(words: Sequence[str], place: int) -> bool:
+    """Whether the words from `place` on belong to a name that has begun before it."""
+    if place >= len(words):
+        return False
+    word = words[place]
+    closed = _closed_tag(word)
+    if closed == "num":
+        return True
+    if closed == "conj" or word == ",":
+        if word == "," and _closed_tag(_at(words, place + 1)) == "conj":
+            place += 1
+        return _is_adjective(_at(words, place + 1)) and _name_goes_on(words, place + 2)
+    if closed is not None:
+        return False
+    if _is_adjective(word):
+        return word in lexicon.NOUN_ADJECTIVES or _name_goes_on(words, place + 1)
+    form = None if word in lexicon.NO_SINGULAR else verb_form(word)
+    if form is None:
+        return not (word.endswith("ly") and word not in lexicon.LY_NOUNS)
+    lemma, kind = form
+    if kind in ("ing", "ed"):
+        return _name_goes_on(words, place + 1)
+    return lemma in lexicon.NOUN_VERBS or word in lexicon.IRREGULAR_PLURALS

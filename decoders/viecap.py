@@ -1,0 +1,350 @@
+"""The `viecap` decoder: a soft prompt from a mapping network and a hard prompt of entities before GPT-2.
+
+Knows: how the two prompts are joined, how it is created, trained on, saved and loaded.
+Does NOT know: how a hard prompt is found (`HardPrompter`), the language model inside, decoding strategies.
+
+Source: Fei et al. 2023 (ViECap, arXiv 2307.16525). Unlike the published code, prompts of different lengths are masked
+(a caption does not depend on its batch), a batch of one is a list like any other, and scores are log-probabilities,
+higher is better; the published score is GPT-2's perplexity of the text, lower is better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self, get_args
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor, nn
+
+from decoders.base import DECODERS
+from decoders.causal_lm import vocabulary_of, width_of
+from decoders.entities import COCO_ENTITIES
+from decoders.hard_prompts import (
+    EntityFinder,
+    EntityPrompter,
+    HardPrompter,
+    entity_prompt,
+    mask_entities,
+)
+from decoders.language_decoder import LanguageDecoder
+from decoders.language_models import (
+    build_language_model,
+    describe_language_model,
+    fetch_language_model,
+    tied_state,
+    untied_state,
+)
+from decoders.language_tokenizer import LanguageTokenizer
+from decoders.mapping_network import MappingNetwork
+from patchioner_base.errors import CheckpointError, DecoderError, OptionError
+from patchioner_base.files import write_json
+from patchioner_base.weights import Storage, fit_weights, load_weights, save_weights
+
+CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE = "config.json", "weights.safetensors", "tokenizer.json"
+Prompts = Literal["soft_hard", "hard_soft", "soft", "hard"]
+
+
+@dataclass(frozen=True)
+class ViecapConfig:
+    """Shape of the mapping network, and how prompts are joined.
+
+    Args:
+        embedding_dim: width of the embeddings.
+        prompt_tokens: vectors of the soft prompt (published `continuous_prompt_length`).
+        project_tokens: vectors that an embedding is projected to first (published `clip_project_length`).
+        mapping_layers, mapping_heads: of the mapping network.
+        prompts: which prompts stand before a caption, in this order. "hard" leaves the mapping network unused.
+        hard_tokens: a hard prompt of more tokens is cut.
+        entity_masking: in training, the probability of leaving an entity of the caption out of the hard prompt.
+        most_entities: in training, most entities of a hard prompt.
+
+    Raises:
+        OptionError: a value makes no sense.
+    """
+
+    embedding_dim: int
+    prompt_tokens: int = 10
+    project_tokens: int = 10
+    mapping_layers: int = 8
+    mapping_heads: int = 8
+    prompts: Prompts = "soft_hard"
+    hard_tokens: int = 64
+    entity_masking: float = 0.4
+    most_entities: int = 10
+
+    def __post_init__(self) -> None:
+        if self.prompts not in get_args(Prompts):
+            raise OptionError(f"prompts is {self.prompts!r}; choose one of {get_args(Prompts)}")
+        for name in ("hard_tokens", "most_entities"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise OptionError(f"{name} is {value!r}; it must be a whole number, at least 1")
+        if not 0 <= self.entity_masking <= 1:
+            raise OptionError(
+                f"entity_masking is {self.entity_masking!r}; it is a probability, from 0 to 1"
+            )
+
+    @property
+    def prefix_tokens(self) -> int:
+        """Most vectors before a caption."""
+        soft = self.prompt_tokens if "soft" in self.prompts else 0
+        return soft + (self.hard_tokens if "hard" in self.prompts else 0)
+
+
+class ViecapNetwork(nn.Module):
+    """Mapping network and language model under the published names: `mapping_network.*`, `gpt.*`.
+
+    Args:
+        config: see `ViecapConfig`.
+        gpt: the language model.
+        seed: of the mapping network's initial weights.
+    """
+
+    def __init__(self, config: ViecapConfig, gpt: nn.Module, *, seed: int = 0) -> None:
+        super().__init__()
+        self.mapping_network = MappingNetwork(
+            config.embedding_dim,
+            width_of(gpt),
+            prompt_tokens=config.prompt_tokens,
+            project_tokens=config.project_tokens,
+            layers=config.mapping_layers,
+            heads=config.mapping_heads,
+            seed=seed,
+        )
+        self.gpt = gpt
+
+    def fit(self, state: Mapping[str, Tensor], *, source: str) -> None:
+        """Load weights strictly; a tied output matrix may be there or not. CheckpointError where they do not fit."""
+        fit_weights(self, tied_state(self, state), source=source)
+
+
+@DECODERS.register("viecap")
+class ViecapDecoder(LanguageDecoder):
+    """Soft prompt, hard prompt, GPT-2 of any size (or another causal language model).
+
+    A caption ends with one of the tokenizer's end tokens, which is no part of its text. The published decoder ends at
+    "." or " ." (`tokenizer.full_stops()`), after at most 64 tokens, greedily or with a beam of 5.
+
+    Published training: `TrainOptions(epochs=15, batch=80, learning_rate=2e-5, warmup_steps=5000, decay="linear",
+    noise_sigma=0.126, label_smoothing=0.0)`, all weights of both networks.
+
+    Args:
+        network: mapping network and language model.
+        tokenizer: of the language model, with the tokens that end a caption.
+        config: see `ViecapConfig`.
+        prompter: puts unit embeddings into words. May be left out, and set later, where `config.prompts` is not
+            "soft"; then decoding without it is a DecoderError.
+
+    Example:
+        >>> decoder = ViecapDecoder.create(512, "gpt2", prompter=EntityPrompter(names, vectors))  # doctest: +SKIP
+        >>> decoder.generate(torch.randn(1, 512), DecodeOptions("beam", beam_width=5))[0].text  # doctest: +SKIP
+        'a cat sitting on a table'
+    """
+
+    TYPE: ClassVar[str] = "viecap"
+
+    def __init__(
+        self,
+        network: ViecapNetwork,
+        tokenizer: LanguageTokenizer,
+        config: ViecapConfig,
+        prompter: HardPrompter | None = None,
+    ) -> None:
+        super().__init__(
+            network.gpt, tokenizer, network.mapping_network, prefix_tokens=config.prefix_tokens
+        )
+        self.network, self.config, self.prompter = network.eval(), config, prompter
+        self._finds: tuple[Sequence[str], EntityFinder] | None = None
+
+    @classmethod
+    def create(
+        cls,
+        embedding_dim: int,
+        language_model: str | Mapping[str, Any],
+        tokenizer: LanguageTokenizer | None = None,
+        *,
+        prompter: HardPrompter | None = None,
+        end: Literal["own", "stop"] = "own",
+        seed: int = 0,
+        **shape: Any,
+    ) -> Self:
+        """A decoder with a fresh mapping network, to be trained.
+
+        Args:
+            embedding_dim: width of the embeddings.
+            language_model: a hub id or folder, trained; or a configuration ("model_type" and its settings), random.
+            tokenizer: of the language model; needed with a configuration.
+            prompter: see the class.
+            end: captions end with the language model's "own" end of text, or at a full "stop" as published (a text
+                with a full stop inside is then trained up to there).
+            seed: of fresh weights.
+            shape: the other values of `ViecapConfig`.
+
+        Raises:
+            OptionError: values that make no sense, or a tokenizer without full stops.
+            HubError, CheckpointError: a language model that cannot be had.
+        """
+        if isinstance(language_model, str):
+            model, own = fetch_language_model(language_model)
+            tokenizer = tokenizer or own
+        else:
+            model = build_language_model(language_model, seed=seed)
+        if tokenizer is None:
+            raise OptionError(
+                "a language model made from a configuration needs a tokenizer; give one"
+            )
+        if end == "stop":
+            tokenizer = stopping(tokenizer)
+        config = ViecapConfig(embedding_dim, **shape)
+        return cls(ViecapNetwork(config, model, seed=seed), tokenizer, config, prompter)
+
+    @property
+    def embedding_dim(self) -> int:
+        """Width of the embeddings it takes."""
+        return self.config.embedding_dim
+
+    @property
+    def module(self) -> nn.Module:
+        """The weights to train: mapping network and language model."""
+        return self.network
+
+    def prefixes(self, embeddings: Tensor) -> Sequence[Tensor]:
+        """Soft and hard prompt of each row, joined as the configuration says."""
+        texts: list[str] | None = None
+        if "hard" in self.config.prompts:
+            if self.prompter is None:
+                raise DecoderError(
+                    f"this {self.TYPE} decoder has no hard prompter; set `prompter`, or use prompts='soft'"
+                )
+            texts = self.prompter.prompts(functional.normalize(embeddings.float(), dim=-1))
+        return self._join(embeddings, texts)
+
+    def training_prefixes(
+        self, embeddings: Tensor, tokens: Tensor, lengths: Tensor
+    ) -> Sequence[Tensor]:
+        """Soft prompt, and a hard prompt of the entities that the caption itself names, some of them left out.
+
+        The draw comes from torch's global generator, which `train_decoder` seeds for every step; outside training
+        (validation) nothing is left out.
+        """
+        if "hard" not in self.config.prompts:
+            return self._join(embeddings, None)
+        finder = self._finder()
+        texts = []
+        for row, length in zip(tokens.tolist(), lengths.tolist(), strict=True):
+            names = finder.find(self.tokenizer.decode(row[:length]))
+            share = self.config.entity_masking if self.network.training else 0.0
+            texts.append(
+                entity_prompt(mask_entities(names, share=share, most=self.config.most_entities))
+            )
+        return self._join(embeddings, texts)
+
+    def save(self, folder: str | Path, *, storage: Storage = "fp16") -> None:
+        """Write config.json, weights.safetensors, tokenizer.json and what the hard prompter keeps."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_weights(untied_state(self.network), folder / WEIGHTS_FILE, storage=storage)
+        self.tokenizer.save(folder / TOKENIZER_FILE)
+        config = {
+            "type": self.TYPE,
+            **asdict(self.config),
+            "end_ids": list(self.tokenizer.end_ids),
+            "language_model": describe_language_model(self.model),
+            **self._save_prompter(folder),
+        }
+        write_json(folder / CONFIG_FILE, config)
+
+    @classmethod
+    def load(cls, folder: Path, config: dict[str, Any]) -> Self:
+        """Read what `save` wrote, strictly.
+
+        Raises:
+            CheckpointError: for a missing, damaged or unfitting file.
+        """
+        settings, path = dict(config), folder / CONFIG_FILE
+        prompter = cls._load_prompter(folder, settings)
+        try:
+            language, end_ids = settings.pop("language_model"), settings.pop("end_ids")
+            shape = ViecapConfig(**settings)
+            network = ViecapNetwork(shape, build_language_model(language))
+        except KeyError as error:
+            raise CheckpointError(f"{path} lacks {error}; was it written by `save`?") from error
+        except (TypeError, OptionError) as error:
+            raise CheckpointError(f"{path}: {error}") from error
+        weights = folder / WEIGHTS_FILE
+        network.fit(load_weights(weights), source=str(weights))
+        tokenizer = LanguageTokenizer.load(
+            folder / TOKENIZER_FILE,
+            end_ids=end_ids,
+            vocab_size=vocabulary_of(network.gpt),
+        )
+        return cls(network, tokenizer, shape, prompter)
+
+    # For decoders of this form with another hard prompt.
+
+    def _save_prompter(self, folder: Path) -> dict[str, Any]:
+        """Write the prompter's files; give back what config.json keeps of it."""
+        if self.prompter is None:
+            return {"entities": None}
+        if not isinstance(self.prompter, EntityPrompter):
+            raise CheckpointError(
+                f"a {type(self.prompter).__name__} cannot be saved with a viecap decoder; use an EntityPrompter"
+            )
+        self.prompter.save(folder)
+        return {"entities": self.prompter.settings}
+
+    @classmethod
+    def _load_prompter(cls, folder: Path, settings: dict[str, Any]) -> HardPrompter | None:
+        """Read what `_save_prompter` wrote, taking its values out of `settings`."""
+        entities = settings.pop("entities", None)
+        if entities is None:
+            return None
+        try:
+            return EntityPrompter.load(folder, **entities)
+        except (TypeError, OptionError) as error:
+            raise CheckpointError(f"{folder / CONFIG_FILE}: entities: {error}") from error
+
+    def _finder(self) -> EntityFinder:
+        """Finds the entities of a caption: those of the prompter, else the classes of COCO."""
+        names = getattr(self.prompter, "names", COCO_ENTITIES)
+        if self._finds is None or self._finds[0] != names:
+            self._finds = names, EntityFinder(names)
+        return self._finds[1]
+
+    def _join(self, embeddings: Tensor, texts: Sequence[str] | None) -> list[Tensor]:
+        order = self.config.prompts.split("_")
+        parts: dict[str, Sequence[Tensor]] = {}
+        if "soft" in order:
+            parts["soft"] = list(self.soft_prompts(embeddings))
+        if texts is not None:
+            parts["hard"] = self._embed(texts)
+        return [torch.cat(row) for row in zip(*(parts[name] for name in order), strict=True)]
+
+    def _embed(self, texts: Sequence[str]) -> list[Tensor]:
+        """The language model's word vectors (p_i, width) of each prompt; equal prompts are looked up once."""
+        words: Any = self.model.get_input_embeddings()  # type: ignore[operator]
+        different = list(dict.fromkeys(texts))
+        vectors = {}
+        for text, ids in zip(different, self.tokenizer.encode(different, lead=False), strict=True):
+            if not ids:
+                raise DecoderError(f"the hard prompt {text!r} has no words; give a sentence")
+            cut = torch.tensor(ids[: self.config.hard_tokens], device=self.device)
+            vectors[text] = words(cut)
+        return [vectors[text] for text in texts]
+
+
+def stopping(tokenizer: LanguageTokenizer) -> LanguageTokenizer:
+    """The same tokenizer, with captions that end at "." or " ." (as published) or at its own end of text.
+
+    Raises:
+        OptionError: a tokenizer that has no such token.
+    """
+    stops = tokenizer.full_stops()
+    if not stops:
+        raise OptionError(
+            'the tokenizer has no token for "."; end captions with its own end of text'
+        )
+    return tokenizer.ending_with((*stops, *(i for i in tokenizer.end_ids if i not in stops)))

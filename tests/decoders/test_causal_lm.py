@@ -1,0 +1,274 @@
+"""Language models in the engine: transformers' own generate says the same, and no row minds its batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as functional
+from torch import Tensor, nn
+
+from decoders import DecodeOptions
+from decoders.causal_lm import (
+    CausalLanguageModel,
+    language_loss,
+    pad_left,
+    positions_in,
+    positions_of,
+    width_of,
+)
+from decoders.engine import generate
+from decoders.language_tokenizer import LanguageTokenizer
+from patchioner_base.errors import DecoderError, OptionError
+from tests.support.language import language_model, language_tokenizer, spread
+
+KINDS = ["gpt2", "opt", "llama", "qwen2", "mistral"]
+DIM = 6
+
+
+def lengths_of(embeddings: Tensor) -> list[int]:
+    """1 to 5 vectors, by the row's own numbers."""
+    return [1 + int(abs(float(row.sum())) * 10) % 5 for row in embeddings]
+
+
+class Driven:
+    """A wild model with prefixes of different lengths."""
+
+    def __init__(self, kind: str, **settings: Any) -> None:
+        self.model = language_model(kind, **settings)
+        spread(self.model, 8.0)
+        generator = torch.Generator().manual_seed(1)
+        self.map = torch.randn(DIM, 5 * width_of(self.model), generator=generator)
+        self.tokenizer = language_tokenizer()
+        self.driver = CausalLanguageModel(self.model, self.prefixes, prefix_tokens=5)
+
+    def prefixes(self, embeddings: Tensor) -> Sequence[Tensor]:
+        vectors = (embeddings @ self.map).view(len(embeddings), 5, -1)
+        return [row[:n] for row, n in zip(vectors, lengths_of(embeddings), strict=True)]
+
+    def __call__(self, embeddings: Tensor, options: DecodeOptions) -> Any:
+        return generate(
+            self.driver,
+            self.tokenizer,
+            embeddings,
+            options,
+            embedding_dim=DIM,
+            device=torch.device("cpu"),
+        )
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def driven(request: pytest.FixtureRequest) -> Driven:
+    return Driven(request.param)
+
+
+@pytest.fixture(scope="module")
+def rows() -> Tensor:
+    found = torch.randn(9, DIM, generator=torch.Generator().manual_seed(3))
+    assert len(set(lengths_of(found))) >= 4  # so that there is padding
+    return found
+
+
+def test_greedy_equals_transformers_own_generate_row_by_row(driven: Driven, rows: Tensor) -> None:
+    found = driven(rows, DecodeOptions(max_tokens=12))
+    model: Any = driven.model
+    ends = 0
+    for row, one in zip(rows, found, strict=True):
+        prefix = driven.prefixes(row[None])[0][None]
+        ids = model.generate(
+            inputs_embeds=prefix,
+            attention_mask=torch.ones(prefix.shape[:2], dtype=torch.long),
+            max_new_tokens=12,
+            do_sample=False,
+            pad_token_id=0,
+        )[0].tolist()
+        expected = ids[: ids.index(0) + 1] if 0 in ids else ids
+        assert list(one.token_ids) == expected
+        ends += 0 in ids
+    assert len({one.token_ids for one in found}) > 4
+
+
+def test_log_probs_equal_an_uncached_unpadded_twin(driven: Driven, rows: Tensor) -> None:
+    model: Any = driven.model
+    for row, one in zip(rows, driven(rows, DecodeOptions(max_tokens=8)), strict=True):
+        prefix = driven.prefixes(row[None])[0]
+        words = model.get_input_embeddings()(torch.tensor(one.token_ids[:-1], dtype=torch.long))
+        with torch.no_grad():
+            logits = model(inputs_embeds=torch.cat([prefix, words])[None]).logits[0]
+        twin = logits[len(prefix) - 1 :].log_softmax(dim=1)
+        expected = twin.gather(1, torch.tensor(one.token_ids)[:, None]).squeeze(1)
+        torch.testing.assert_close(
+            torch.tensor(one.log_probs), expected, rtol=1e-3, atol=1e-3, check_dtype=False
+        )
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        DecodeOptions(max_tokens=10),
+        DecodeOptions("beam", beam_width=3, max_tokens=10),
+        DecodeOptions("sample", temperature=0.7, top_p=0.9, seed=4, max_tokens=10),
+    ],
+    ids=["greedy", "beam", "sample"],
+)
+def test_a_caption_does_not_depend_on_its_batch(
+    driven: Driven, rows: Tensor, options: DecodeOptions
+) -> None:
+    together = driven(rows, options)
+    alone = [driven(row[None], options)[0] for row in rows]
+    assert [one.token_ids for one in together] == [one.token_ids for one in alone]
+    few = driven(rows.flip(0), DecodeOptions(**{**vars(options), "batch_memory_mb": 0.001}))
+    assert [one.token_ids for one in few[::-1]] == [one.token_ids for one in alone]
+
+
+def test_without_the_mask_a_caption_would_depend_on_its_batch(rows: Tensor) -> None:
+    """The published defect, to show that the test above can fail."""
+    driven = Driven("gpt2")
+    inputs, mask = pad_left(driven.prefixes(rows))
+    model: Any = driven.model
+    with torch.no_grad():
+        right = model(inputs_embeds=inputs, attention_mask=mask, position_ids=positions_in(mask))
+        wrong = model(inputs_embeds=inputs)
+    padded = mask[:, 0] == 0
+    assert padded.any()
+    assert not torch.allclose(right.logits[padded, -1], wrong.logits[padded, -1], atol=0.1)
+
+
+def test_beam_of_one_is_greedy_and_every_row_ends_by_itself(rows: Tensor) -> None:
+    driven = Driven("gpt2")
+    with torch.no_grad():
+        model: Any = driven.model
+        model.transformer.wte.weight[0] *= 2
+    greedy = driven(rows, DecodeOptions(max_tokens=12))
+    beam = driven(rows, DecodeOptions("beam", beam_width=1, max_tokens=12))
+    assert [one.token_ids for one in beam] == [one.token_ids for one in greedy]
+    assert len({len(one.token_ids) for one in greedy}) > 1
+    for one in greedy:
+        assert 0 not in one.token_ids[:-1]
+
+
+def test_several_end_tokens_end_a_caption(rows: Tensor) -> None:
+    driven = Driven("gpt2")
+    plain = driven(rows, DecodeOptions(max_tokens=10))
+    ends = (plain[0].token_ids[3], plain[1].token_ids[2])
+    driven.tokenizer = driven.tokenizer.ending_with(ends)
+    for options in (
+        DecodeOptions(max_tokens=10),
+        DecodeOptions("beam", beam_width=3, max_tokens=10),
+    ):
+        for one in driven(rows, options):
+            assert not set(ends) & set(one.token_ids[:-1])
+            assert one.token_ids[-1] in ends or len(one.token_ids) == 10
+    greedy = driven(rows, DecodeOptions(max_tokens=10))
+    for one, before in zip(greedy, plain, strict=True):
+        if 0 not in before.token_ids:  # it ended nowhere, so it is cut at the first of the new ends
+            stop = next((i for i, t in enumerate(before.token_ids) if t in ends), 9)
+            assert one.token_ids == before.token_ids[: stop + 1]
+    late = driven(rows, DecodeOptions(max_tokens=10, min_tokens=6))
+    assert all(not set(ends) & set(one.token_ids[:6]) for one in late)
+
+
+@pytest.mark.parametrize("width", [2, 4])
+def test_beam_with_several_ends_equals_a_plain_one(rows: Tensor, width: int) -> None:
+    driven = Driven("gpt2")
+    ends = (0, *driven(rows[:1], DecodeOptions(max_tokens=4))[0].token_ids[1:3])
+    driven.tokenizer = driven.tokenizer.ending_with(ends)
+    options = DecodeOptions("beam", beam_width=width, max_tokens=5)
+    for row, one in zip(rows, driven(rows, options), strict=True):
+        assert one.token_ids == _plain_beam(driven, row, ends, width, steps=5)
+
+
+def _plain_beam(
+    driven: Driven, row: Tensor, ends: tuple[int, ...], width: int, steps: int
+) -> tuple[int, ...]:
+    """Every candidate of every hypothesis in one sorted list, with an uncached model."""
+    model: Any = driven.model
+    prefix = driven.prefixes(row[None])[0]
+    live: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
+    done: list[tuple[float, tuple[int, ...]]] = []
+    for _ in range(steps):
+        candidates = []
+        for score, ids in live:
+            words = model.get_input_embeddings()(torch.tensor(ids, dtype=torch.long))
+            with torch.no_grad():
+                logits = model(inputs_embeds=torch.cat([prefix, words])[None]).logits[0, -1]
+            for token, value in enumerate(logits.log_softmax(0).tolist()):
+                candidates.append((score + value, (*ids, token)))
+        candidates.sort(key=lambda pair: -pair[0])
+        done += [pair for pair in candidates[:width] if pair[1][-1] in ends]
+        live = [pair for pair in candidates if pair[1][-1] not in ends][:width]
+        if len(done) >= width or (done and max(done)[0] >= live[0][0]):
+            break
+    return max(done or live)[1]
+
+
+def test_loss_equals_the_row_by_row_twin(driven: Driven, rows: Tensor) -> None:
+    sequences = [[5, 9, 30, 0], [7, 0], [8, 80, 60, 50, 40, 0]]
+    lengths = torch.tensor([len(s) for s in sequences])
+    tokens = torch.zeros(3, 6, dtype=torch.long)
+    model: Any = driven.model
+    total = torch.tensor(0.0)
+    with torch.no_grad():
+        prefixes = driven.prefixes(rows[:3])
+        for i, sequence in enumerate(sequences):
+            ids = torch.tensor(sequence)
+            tokens[i, : len(ids)] = ids
+            inputs = torch.cat([prefixes[i], model.get_input_embeddings()(ids[:-1])])
+            logits = model(inputs_embeds=inputs[None]).logits[0, len(prefixes[i]) - 1 :]
+            total += functional.cross_entropy(logits, ids, label_smoothing=0.1, reduction="sum")
+        loss = language_loss(model, prefixes, tokens, lengths, label_smoothing=0.1)
+    torch.testing.assert_close(loss, total / lengths.sum(), rtol=1e-3, atol=1e-3)
+
+
+def test_gradients_reach_the_prefixes_and_not_what_pads_them() -> None:
+    model = language_model()
+    prefixes = [torch.randn(n, 32, requires_grad=True) for n in (2, 4)]
+    tokens = torch.tensor([[5, 0], [7, 0]])
+    language_loss(model, prefixes, tokens, torch.tensor([2, 2])).backward()
+    assert all(p.grad is not None and bool((p.grad != 0).any(dim=1).all()) for p in prefixes)
+
+
+def test_padding_goes_left_and_positions_count_real_places() -> None:
+    inputs, mask = pad_left([torch.ones(1, 2), torch.full((3, 2), 2.0)])
+    assert mask.tolist() == [[0, 0, 1], [1, 1, 1]]
+    assert inputs[0, :, 0].tolist() == [0, 0, 1]
+    assert positions_in(mask).tolist() == [[0, 0, 0], [0, 1, 2]]
+
+
+def test_bounds_are_refused_with_a_remedy(rows: Tensor) -> None:
+    model = language_model(n_positions=12)
+    driver = CausalLanguageModel(model, lambda e: [torch.ones(5, 32)] * len(e), prefix_tokens=5)
+    assert positions_of(model) == 12 and driver.max_tokens == 8
+    options = DecodeOptions(max_tokens=9)
+    tokenizer: LanguageTokenizer = language_tokenizer()
+    with pytest.raises(DecoderError, match="positions for 8; lower max_tokens"):
+        generate(driver, tokenizer, rows, options, embedding_dim=DIM, device=torch.device("cpu"))
+    with pytest.raises(OptionError, match="12 positions"):
+        CausalLanguageModel(model, driver.prefixes, prefix_tokens=13)
+    with pytest.raises(OptionError, match="takes no inputs_embeds and no past_key_values"):
+        CausalLanguageModel(nn.Linear(2, 2), driver.prefixes, prefix_tokens=1)
+
+
+def test_the_last_position_is_used(rows: Tensor) -> None:
+    model = language_model(n_positions=12)
+    spread(model, 8.0)
+    driver = CausalLanguageModel(model, lambda e: [torch.ones(5, 32)] * len(e), prefix_tokens=5)
+    tokenizer = language_tokenizer()
+    options = DecodeOptions(max_tokens=8, min_tokens=8)
+    found = generate(
+        driver, tokenizer, rows[:2], options, embedding_dim=DIM, device=torch.device("cpu")
+    )
+    assert [len(one.token_ids) for one in found] == [8, 8]
+
+
+def test_half_precision_gives_float32_logits(rows: Tensor) -> None:
+    driven = Driven("llama")
+    driven.model.to(torch.bfloat16)
+    driven.map = driven.map.to(torch.bfloat16)
+    prefixes = driven.prefixes
+    driven.driver.prefixes = lambda rows: prefixes(rows.bfloat16())
+    logits, cache = driven.driver.start(rows, 4)
+    assert logits.dtype == torch.float32
+    assert driven.driver.step(logits.argmax(dim=1), cache).dtype == torch.float32

@@ -1,0 +1,337 @@
+"""The MeaCap decoder: concepts of retrieved captions as prompts, batches, its folder; and its own memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from decoders import DecodeOptions, TrainOptions, load_decoder, train_decoder
+from decoders.caption_memory import CaptionMemory
+from decoders.concepts import ConceptOptions
+from decoders.hard_prompts import EntityPrompter
+from decoders.meacap import ConceptPrompter, MeacapDecoder
+from decoders.name_similarity import SentenceSimilarity
+from decoders.scene_graph import CachedParser, RuleParser, SceneGraph, T5Parser
+from memory_bank import MemoryBank
+from patchioner_base.errors import CheckpointError, DecoderError
+from tests.decoders.conftest import DIM, THINGS, embed_words
+from tests.support.language import language_config, language_tokenizer, spread
+
+SHAPE: dict[str, Any] = {"prompt_tokens": 3, "project_tokens": 2, "mapping_layers": 1}
+SHORT = DecodeOptions(max_tokens=10)
+CAPTIONS = [
+    f"a {colour} {thing} {place}"
+    for thing in THINGS
+    for colour in ("red", "red", "red", "blue")
+    for place in ("", "near a chair", "on a street")
+]
+
+
+def vectors() -> Tensor:
+    """Captions of one thing lie together, told apart a little by a fixed noise."""
+    noise = torch.randn(len(CAPTIONS), DIM, generator=torch.Generator().manual_seed(3))
+    return embed_words([text.split()[2] for text in CAPTIONS]) + 0.05 * noise
+
+
+def memory() -> CaptionMemory:
+    return CaptionMemory(vectors(), CAPTIONS)
+
+
+def rows() -> Tensor:
+    return embed_words([*THINGS, "cat dog", "bus kite"])
+
+
+class Counting:
+    """The rule parser, noting what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def parse(self, texts: Sequence[str]) -> list[SceneGraph]:
+        self.asked += texts
+        return RuleParser().parse(texts)
+
+
+class Searches:
+    """A memory that counts its searches."""
+
+    def __init__(self, inner: CaptionMemory) -> None:
+        self.inner, self.count = inner, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def __len__(self) -> int:
+        return len(self.inner)
+
+    def nearest(self, queries: Tensor, k: int) -> Any:
+        self.count += 1
+        return self.inner.nearest(queries, k)
+
+
+def make(prompter: ConceptPrompter | None = None, **settings: Any) -> MeacapDecoder:
+    values = {**SHAPE, **settings}
+    decoder = MeacapDecoder.create(
+        DIM, language_config(), language_tokenizer(), prompter=prompter, **values
+    )
+    spread(decoder.network, 6.0)
+    return decoder
+
+
+def test_prompts_name_what_the_nearest_captions_agree_on() -> None:
+    prompts = ConceptPrompter(memory()).prompts(rows()[: len(THINGS)])
+    for thing, prompt in zip(THINGS, prompts, strict=True):
+        assert prompt.startswith("There are ") and prompt.endswith(" in image.")
+        assert thing in prompt
+        assert not any(other in prompt for other in THINGS if other != thing)
+    assert "red cat" in prompts[0] or "cat" in prompts[0]
+
+
+def test_one_search_for_all_rows_and_each_caption_parsed_once() -> None:
+    parser, searched = Counting(), Searches(memory())
+    prompter = ConceptPrompter(searched, parser)
+    first = prompter.prompts(rows().repeat(3, 1))
+    assert searched.count == 1
+    assert len(parser.asked) == len(set(parser.asked)) > 0
+    before = list(parser.asked)
+    assert prompter.prompts(rows().repeat(3, 1)) == first
+    assert parser.asked == before
+
+
+def test_prompts_do_not_depend_on_the_batch() -> None:
+    prompter = ConceptPrompter(memory())
+    together = prompter.prompts(rows())
+    assert together == [ConceptPrompter(memory()).prompts(row[None])[0] for row in rows()]
+    assert prompter.prompts(rows()[:0]) == []
+
+
+def test_the_bank_and_the_own_memory_give_the_same_prompts() -> None:
+    bank = MemoryBank(vectors(), CAPTIONS)
+    assert ConceptPrompter(bank).prompts(rows()) == ConceptPrompter(memory()).prompts(rows())
+
+
+def test_a_memory_smaller_than_the_captions_asked_for() -> None:
+    small = CaptionMemory(torch.ones(1, 2), ["a red bus on a street"])
+    assert (
+        ConceptPrompter(small).prompts(torch.ones(2, 2)) == ["There are bus, street in image."] * 2
+    )
+    empty = CaptionMemory(torch.ones(1, 2), ["!"])
+    assert ConceptPrompter(empty).prompts(torch.ones(1, 2)) == ["There are something in image."]
+
+
+def test_captions_do_not_depend_on_the_batch() -> None:
+    decoder = make()
+    decoder.remember(memory())
+    together = decoder.generate(rows(), SHORT)
+    alone = [decoder.generate(row[None], SHORT)[0] for row in rows()]
+    assert [one.token_ids for one in together] == [one.token_ids for one in alone]
+    assert len({one.text for one in together}) > 1
+
+
+def test_the_memory_changes_the_captions() -> None:
+    decoder = make(prompts="hard")
+    decoder.remember(memory())
+    first = [one.token_ids for one in decoder.generate(rows(), SHORT)]
+    decoder.remember(CaptionMemory(vectors(), CAPTIONS[::-1]))
+    assert [one.token_ids for one in decoder.generate(rows(), SHORT)] != first
+
+
+def test_without_a_memory_it_asks_for_one() -> None:
+    decoder = make()
+    assert decoder.needs_memory
+    with pytest.raises(DecoderError, match="caption memory"):
+        decoder.generate(rows(), SHORT)
+    decoder.remember(memory())
+    assert decoder.needs_memory, "what is lent is not saved"
+    assert not make(ConceptPrompter(memory())).needs_memory
+    soft = make(prompts="soft")
+    assert not soft.needs_memory
+    assert len(soft.generate(rows(), SHORT)) == len(rows())
+
+
+def test_a_bank_that_is_lent_is_still_needed_after_saving(tmp_path: Path) -> None:
+    decoder = make()
+    decoder.remember(MemoryBank(vectors(), CAPTIONS))
+    wanted = [one.token_ids for one in decoder.generate(rows(), SHORT)]
+    decoder.save(tmp_path, storage="fp32")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "config.json", "tokenizer.json", "weights.safetensors",
+    ]  # fmt: skip
+    again = load_decoder(tmp_path)
+    assert again.needs_memory
+    again.remember(MemoryBank(vectors(), CAPTIONS))
+    assert [one.token_ids for one in again.generate(rows(), SHORT)] == wanted
+
+
+def test_own_captions_and_settings_are_saved(tmp_path: Path) -> None:
+    options = ConceptOptions(captions=7, most=2)
+    decoder = make(ConceptPrompter(memory(), options=options))
+    wanted = [one.token_ids for one in decoder.generate(rows(), SHORT)]
+    decoder.save(tmp_path, storage="fp32")
+    again = load_decoder(tmp_path)
+    assert isinstance(again, MeacapDecoder) and not again.needs_memory
+    assert again.concepts.options == options
+    assert [one.token_ids for one in again.generate(rows(), SHORT)] == wanted
+    again.remember(MemoryBank(vectors().flip(0), CAPTIONS))  # it keeps its own
+    assert [one.token_ids for one in again.generate(rows(), SHORT)] == wanted
+
+
+def test_a_parser_that_is_a_network_is_kept_by_name_with_what_it_wrote(tmp_path: Path) -> None:
+    parser = T5Parser("somewhere/parser")
+    parser.write = lambda texts: [f"( {text.split()[2]} , is , red )" for text in texts]  # type: ignore[method-assign]
+    similarity = SentenceSimilarity(model="somewhere/encoder")
+    decoder = make(ConceptPrompter(memory(), parser, similarity=similarity))
+    graphs = decoder.concepts.parser.parse(CAPTIONS)
+    decoder.save(tmp_path)
+    again = load_decoder(tmp_path)
+    assert isinstance(again, MeacapDecoder)
+    kept = again.concepts
+    assert (
+        isinstance(kept.parser.parser, T5Parser) and kept.parser.parser.model == "somewhere/parser"
+    )
+    assert isinstance(kept.similarity, SentenceSimilarity)
+    assert kept.similarity.model == "somewhere/encoder"
+    assert kept.parser.parse(CAPTIONS) == graphs, "and the network was not asked again"
+
+
+def test_what_cannot_be_saved_is_said_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="Counting"):
+        make(ConceptPrompter(memory(), Counting())).save(tmp_path / "a")
+    other = ConceptPrompter(memory(), similarity=lambda names: torch.eye(len(names)))
+    with pytest.raises(CheckpointError, match="similarity"):
+        make(other).save(tmp_path / "b")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"options": {"caption": 5}}, "caption"),
+        ({"options": {"captions": 0}}, "captions"),
+        ({"parser": {"type": "rule"}}, "rules, t5"),
+        ({"similarity": {"type": "word"}}, "words, sentences"),
+        ({"extra": 1}, "extra"),
+        ({"own_memory": None}, "own_memory"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    make().save(tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    config["concepts"].update(change)
+    if change == {"own_memory": None}:
+        del config["concepts"]["own_memory"]
+    path.write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=message):
+        load_decoder(tmp_path)
+
+
+def test_own_captions_of_another_width_are_refused(tmp_path: Path) -> None:
+    make(ConceptPrompter(memory())).save(tmp_path)
+    CaptionMemory(torch.ones(1, DIM + 1), ["a cat"]).save(tmp_path)
+    with pytest.raises(CheckpointError, match="different models"):
+        load_decoder(tmp_path)
+
+
+def test_it_is_trained_on_text_alone() -> None:
+    decoder = MeacapDecoder.create(DIM, language_config(), language_tokenizer(), **SHAPE)
+    texts = [f"a red {thing}" for thing in THINGS]
+    options = TrainOptions(
+        steps=40,
+        batch=6,
+        learning_rate=5e-3,
+        warmup_steps=2,
+        label_smoothing=0.0,
+        validation_share=0.0,
+        validate_every=1000,
+    )
+    ids = decoder.sequences(texts)
+    tokens = torch.nn.utils.rnn.pad_sequence(list(map(torch.tensor, ids)), batch_first=True)
+    lengths = torch.tensor(list(map(len, ids)))
+
+    def loss() -> float:
+        with torch.no_grad():
+            return float(decoder.loss(embed_words(texts), tokens, lengths))
+
+    before = loss()
+    train_decoder(decoder, texts, embed_words(texts), options)
+    assert loss() < before / 2
+
+
+def test_foreign_prompters_and_memories_are_refused() -> None:
+    other = EntityPrompter(THINGS, embed_words(list(THINGS)))
+    with pytest.raises(DecoderError, match="ConceptPrompter"):
+        make(other)  # type: ignore[arg-type]
+    decoder = make()
+    with pytest.raises(DecoderError, match="3 wide"):
+        decoder.remember(CaptionMemory(torch.ones(1, 3), ["a"]))
+    with pytest.raises(DecoderError, match="no texts"):
+        decoder.remember(MemoryBank(vectors()))
+
+
+def test_a_cached_parser_is_taken_as_it_is() -> None:
+    parser = CachedParser(RuleParser(), limit=7)
+    assert ConceptPrompter(memory(), parser).parser is parser
+
+
+# The decoder's own memory.
+
+
+def test_the_own_memory_searches_like_the_bank(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(9)
+    keys, queries = (torch.randn(n, 5, generator=generator) for n in (101, 13))
+    texts = [str(i) for i in range(101)]
+    monkeypatch.setattr("decoders.caption_memory._ROWS_AT_A_TIME", 7)
+    for k in (1, 5, 20, 101):
+        found = CaptionMemory(keys, texts).nearest(queries, k)
+        wanted = MemoryBank(keys, texts).nearest(queries, k)
+        assert torch.equal(found.indices, wanted.indices) and found.texts == wanted.texts
+        assert torch.allclose(found.similarities, wanted.similarities, atol=1e-6)
+
+
+def test_the_own_memory_is_saved_whole(tmp_path: Path) -> None:
+    texts = ["a\nb", "c\u2028d", '"quoted" é', ""]
+    kept = CaptionMemory(torch.eye(4), texts)
+    kept.save(tmp_path)
+    again = CaptionMemory.load(tmp_path)
+    assert list(again.texts) == texts and torch.equal(again.embeddings(), kept.embeddings())
+    (tmp_path / "captions.jsonl").write_text('"one"\n')
+    with pytest.raises(CheckpointError, match="1 captions"):
+        CaptionMemory.load(tmp_path)
+    (tmp_path / "captions.jsonl").write_text("{")
+    with pytest.raises(CheckpointError):
+        CaptionMemory.load(tmp_path)
+    (tmp_path / "captions.jsonl").unlink()
+    with pytest.raises(CheckpointError, match=r"captions\.jsonl"):
+        CaptionMemory.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("embeddings", "count", "message"),
+    [
+        (torch.zeros(2, 3), 2, "zero or not finite"),
+        (torch.full((1, 3), float("nan")), 1, "zero or not finite"),
+        (torch.ones(2, 3), 1, "1 captions"),
+        (torch.zeros(0, 3), 0, "make no memory"),
+    ],
+)
+def test_bad_memories(embeddings: Tensor, count: int, message: str) -> None:
+    with pytest.raises(DecoderError, match=message):
+        CaptionMemory(embeddings, ["x"] * count)
+
+
+def test_bad_searches() -> None:
+    kept = CaptionMemory(torch.eye(2), ["a", "b"])
+    with pytest.raises(DecoderError, match="width 2"):
+        kept.nearest(torch.ones(1, 3), 1)
+    for k in (0, 3):
+        with pytest.raises(DecoderError, match=f"k is {k}"):
+            kept.nearest(torch.ones(1, 2), k)

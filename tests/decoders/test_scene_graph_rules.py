@@ -1,0 +1,275 @@
+"""The rule-based parser against captions labelled by hand, and its rules one by one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from decoders.scene_graph import CachedParser, Entity, Relation, RuleParser, SceneGraph
+from decoders.scene_graph.morphology import singular, verb_form
+from decoders.scene_graph.tagging import is_animate, tag
+from patchioner_base.errors import CheckpointError, OptionError
+
+# Sentences and labels are ours, written before the parser had read them. "young two man" is a man
+# with the attributes "young" and "two".
+LABELLED = {
+    "A man in a red jacket is skiing down a snowy slope.": "man; red jacket; snowy slope",
+    "Two young women sit on a wooden bench eating ice cream.": "two young woman; wooden bench; ice_cream",
+    "A black and white cat sleeping on top of a laptop.": "black white cat; laptop",
+    "Several people are standing in line at a bus stop.": "people; line; bus_stop",
+    "The kitchen has a stove, a microwave and a large refrigerator.": "kitchen; stove; microwave; large refrigerator",
+    "A group of kids playing soccer on a grassy field.": "kid; soccer; grassy field",
+    "a plate of broccoli and rice next to a glass of milk": "plate; broccoli; rice; glass; milk",
+    "A baseball player swings his bat at the ball.": "baseball_player; bat; ball",
+    "An old clock tower stands above the city.": "old clock_tower; city",
+    "A little boy holds a blue umbrella in the rain.": "little boy; blue umbrella; rain",
+    "Three giraffes walk through tall grass near some trees.": "three giraffe; tall grass; tree",
+    "A woman who is wearing sunglasses talks on her cell phone.": "woman; sunglasses; cell_phone",
+    "A train pulls into the station as passengers wait.": "train; station; passenger",
+    "A brown horse and a white pony graze in a fenced field.": "brown horse; white pony; fenced field",
+    "Several boats are docked in the harbor at sunset.": "docked boat; harbor; sunset",
+    "A chef prepares food in a restaurant kitchen.": "chef; food; restaurant_kitchen",
+    "A close up of a pizza with mushrooms and olives.": "pizza; mushroom; olive",
+    "Man riding a wave on a yellow surfboard.": "man; wave; yellow surfboard",
+    "The bathroom is small and has pink tiles.": "small bathroom; pink tile",
+    "A couple of dogs chase a frisbee across the park.": "dog; frisbee; park",
+    "A smiling girl hugs a giant teddy bear.": "smiling girl; giant teddy_bear",
+    "Police officers on motorcycles ride down a crowded street.": "police_officer; motorcycle; crowded street",
+    "a red double decker bus parked in front of a brick building": "red double-decker bus; brick building",
+    "A surfer carries his board out of the water.": "surfer; board; water",
+    "Skateboarder jumping over a set of concrete stairs.": "skateboarder; concrete stairs",
+    "A vase filled with purple flowers sits on the kitchen table.": "vase; purple flower; kitchen_table",
+    "Women in colorful dresses dance at a street festival.": "woman; colorful dress; street_festival",
+    "An elephant sprays itself with water from its trunk.": "elephant; water; trunk",
+    "A bowl of fresh fruit containing apples, oranges and bananas.": "bowl; fresh fruit; apple; orange; banana",
+    "The tennis player in white reaches for a low ball.": "tennis_player; low ball",
+    "A toddler brushes her teeth in front of a mirror.": "toddler; tooth; mirror",
+    "Commuters squeeze onto an overcrowded subway train.": "commuter; overcrowded subway_train",
+    "A lone zebra drinks from a muddy watering hole.": "lone zebra; muddy watering_hole",
+    "Firefighters spray water at a burning house.": "firefighter; water; burning house",
+}
+
+
+def _labels(text: str) -> list[Entity]:
+    found = []
+    for part in text.split(";"):
+        *attributes, name = part.split()
+        found.append(Entity(name.replace("_", " "), tuple(attributes)))
+    return found
+
+
+def _score(found: Counter[object], wanted: Counter[object]) -> tuple[float, float]:
+    both = sum((found & wanted).values())
+    return both / sum(found.values()), both / sum(wanted.values())
+
+
+def test_entities_and_attributes_of_captions_labelled_by_hand() -> None:
+    names: list[Counter[object]] = [Counter(), Counter()]
+    attributes: list[Counter[object]] = [Counter(), Counter()]
+    for caption, (graph, label) in zip(
+        LABELLED,
+        zip(RuleParser().parse(list(LABELLED)), map(_labels, LABELLED.values()), strict=True),
+        strict=True,
+    ):
+        for side, entities in enumerate((graph.entities, label)):
+            names[side].update((caption, one.name) for one in entities)
+            attributes[side].update(
+                (caption, one.name, word) for one in entities for word in one.attributes
+            )
+    precision, recall = _score(*names)
+    # The first reading gave 0.96 / 0.95 and 0.94 / 0.84; what it showed has been mended since, so these
+    # floors guard the parser against getting worse and are no estimate for captions it has not met.
+    assert precision >= 0.95 and recall >= 0.95, (names[0] - names[1], names[1] - names[0])
+    precision, recall = _score(*attributes)
+    assert precision >= 0.92 and recall >= 0.9, (
+        attributes[0] - attributes[1],
+        attributes[1] - attributes[0],
+    )
+
+
+def graph(caption: str) -> SceneGraph:
+    return RuleParser().parse([caption])[0]
+
+
+def described(caption: str) -> list[str]:
+    return [" ".join([*one.attributes, one.name]) for one in graph(caption).entities]
+
+
+@pytest.mark.parametrize(
+    ("caption", "wanted"),
+    [
+        ("a group of people near a number of cars", ["people", "car"]),
+        ("A close-up of a cat", ["cat"]),
+        ("a bowl of soup", ["bowl", "soup"]),
+        ("a man in the background", ["man"]),
+        ("a swimming pool and a swimming dog", ["swimming pool", "swimming dog"]),
+        ("a parking lot by a parked car", ["parking lot", "parked car"]),
+        ("two wine glasses and a man with glasses", ["two wine glass", "man", "glasses"]),
+        ("a red, white and blue flag", ["red white blue flag"]),
+        ("a tan, white, and black dog", ["tan white black dog"]),
+        ("an orange on an orange plate", ["orange", "orange plate"]),
+        ("a snow covered hill", ["snow-covered hill"]),
+        ("The room is empty.", ["empty room"]),
+        ("A man plays a guitar", ["man", "guitar"]),
+        ("Two people play guitar", ["two people", "guitar"]),
+        ("a ski slope with ski boots", ["ski slope", "ski boot"]),
+        ("a trash can beside a bench", ["trash can", "bench"]),
+        ("A man in a red shirt jumps over a puddle", ["man", "red shirt", "puddle"]),
+        ("a man in a shirt and tie with a book", ["man", "shirt", "tie", "book"]),
+        ("a man rides a bike at night time", ["man", "bike"]),
+        ("a cop on a police bike.", ["cop", "police bike"]),
+        ("a man in black wearing glasses", ["man", "glasses"]),
+        ("two men, one holding cups", ["two man", "cup"]),
+        ("A MAN'S HAND!", ["man", "hand"]),
+        ("", []),
+        ("?!", []),
+        ("zorblax near a flim", ["zorblax", "flim"]),
+    ],
+)
+def test_names_and_attributes(caption: str, wanted: list[str]) -> None:
+    assert described(caption) == wanted
+
+
+@pytest.mark.parametrize(
+    ("caption", "wanted"),
+    [
+        ("a man riding a horse", [("man", "ride", "horse")]),
+        ("a man is standing in front of a bus", [("man", "stand in front of", "bus")]),
+        ("a cat on top of a box", [("cat", "on top of", "box")]),
+        ("a man in a hat holds a cup", [("man", "in", "hat"), ("man", "hold", "cup")]),
+        ("a dog's tail", [("dog", "have", "tail")]),
+        ("a girl with a hat and a scarf", [("girl", "with", "hat"), ("girl", "with", "scarf")]),
+        ("a cat", []),
+    ],
+)
+def test_relations(caption: str, wanted: list[tuple[str, str, str]]) -> None:
+    assert graph(caption).triples() == wanted
+
+
+def test_a_graph_depends_on_its_own_text_alone() -> None:
+    captions = list(LABELLED)
+    together = RuleParser().parse(captions)
+    assert together == [RuleParser().parse([caption])[0] for caption in captions]
+
+
+def test_entities_and_relations_fit_together_on_odd_input() -> None:
+    odd = [
+        "of of of",
+        "the",
+        "and , and a",
+        "is is riding",
+        "a's 's",
+        "x" * 5000,
+        "1 2 3",
+        "naïve café ☕",
+    ]
+    for one in RuleParser().parse(odd):
+        for relation in one.relations:
+            assert 0 <= relation.subject < len(one.entities)
+            assert 0 <= relation.object < len(one.entities)
+
+
+@pytest.mark.parametrize(
+    ("plural", "single"),
+    [
+        ("dogs", "dog"), ("men", "man"), ("buses", "bus"), ("glass", "glass"), ("tennis", "tennis"),
+        ("puppies", "puppy"), ("benches", "bench"), ("people", "people"), ("skis", "ski"),
+        ("t-shirts", "t-shirt"), ("knives", "knife"), ("boxes", "box"), ("bus", "bus"),
+    ],
+)  # fmt: skip
+def test_singular(plural: str, single: str) -> None:
+    assert singular(plural) == single
+
+
+@pytest.mark.parametrize(
+    ("form", "lemma"),
+    [
+        ("riding", "ride"), ("sitting", "sit"), ("carries", "carry"), ("stood", "stand"),
+        ("watches", "watch"), ("lying", "lie"), ("jumped", "jump"), ("debating", "debate"),
+    ],
+)  # fmt: skip
+def test_verb_forms(form: str, lemma: str) -> None:
+    found = verb_form(form)
+    assert found is not None and found[0] == lemma
+
+
+def test_words_that_only_look_like_verbs() -> None:
+    assert [verb_form(word) for word in ("ceiling", "bed", "speed", "table")] == [None] * 4
+
+
+def test_animate() -> None:
+    found = [
+        is_animate(noun) for noun in ("women", "skier", "police officer", "computer", "tables")
+    ]
+    assert found == [True, True, True, False, False]
+
+
+def test_tags_of_a_sentence() -> None:
+    tags = [(token.text, token.tag) for token in tag("Her dog watches her in the park")]
+    assert tags[0] == ("her", "det") and tags[3] == ("her", "pron")
+    assert tags[2] == ("watches", "verb") and tags[-1] == ("park", "noun")
+
+
+class Counting:
+    """A parser that notes what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[str]] = []
+
+    def parse(self, texts: list[str]) -> list[SceneGraph]:
+        self.asked.append(list(texts))
+        return [
+            SceneGraph((Entity(text, ("red",)), Entity("b")), (Relation(0, "on", 1),))
+            for text in texts
+        ]
+
+
+def test_each_text_is_parsed_once() -> None:
+    inner = Counting()
+    parser = CachedParser(inner)  # type: ignore[arg-type]
+    found = parser.parse(["x", "y", "x"])
+    assert [one.entities[0].name for one in found] == ["x", "y", "x"]
+    parser.parse(["y", "z"])
+    assert inner.asked == [["x", "y"], ["z"]]
+    assert parser.parse([]) == []
+
+
+def test_a_full_cache_forgets_what_was_used_longest_ago() -> None:
+    inner = Counting()
+    parser = CachedParser(inner, limit=2)  # type: ignore[arg-type]
+    for texts in (["a"], ["b"], ["a"], ["c"], ["a"], ["b"]):
+        parser.parse(texts)
+    assert inner.asked == [["a"], ["b"], ["c"], ["b"]]
+    # More distinct texts in one call than it can keep.
+    assert [one.entities[0].name for one in parser.parse(list("pqrs"))] == list("pqrs")
+    assert len(parser) == 2
+    with pytest.raises(OptionError, match="limit"):
+        CachedParser(inner, limit=0)  # type: ignore[arg-type]
+
+
+def test_parsed_graphs_are_kept_in_a_file(tmp_path: Path) -> None:
+    parser = CachedParser(Counting())  # type: ignore[arg-type]
+    wanted = parser.parse(["x", "with\u2028separator", "é"])
+    parser.save(tmp_path / "graphs.jsonl")
+    inner = Counting()
+    again = CachedParser(inner)  # type: ignore[arg-type]
+    again.load(tmp_path / "graphs.jsonl")
+    assert again.parse(["x", "with\u2028separator", "é"]) == wanted
+    assert inner.asked == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["{", "[]", '{"text": "a", "entities": [["b"]], "relations": [[0, "on", 1]]}', '{"text": 1}'],
+)
+def test_a_damaged_file_of_graphs_is_refused_whole(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "graphs.jsonl"
+    path.write_text('{"text": "a", "entities": [], "relations": []}\n' + line + "\n")
+    parser = CachedParser(RuleParser())
+    with pytest.raises(CheckpointError, match=r"line 2"):
+        parser.load(path)
+    assert len(parser) == 0
+    with pytest.raises(CheckpointError, match="missing"):
+        parser.load(tmp_path / "missing.jsonl")

@@ -1,0 +1,102 @@
+"""Tiny language models with random weights, and a tokenizer made on the spot: no download.
+
+Knows: how to build each small. Does not know: what a test does with it.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from tokenizers import decoders as bpe_decoders
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.trainers import BpeTrainer
+from torch import nn
+
+from decoders.language_models import build_language_model
+from decoders.language_tokenizer import LanguageTokenizer
+
+END = "<|endoftext|>"
+SENTENCES = [
+    f"There are {thing}, {other} in image. a {colour} {thing} near a {other}."
+    for colour in ("red", "blue", "green")
+    for thing in ("cat", "dog", "bus", "kite")
+    for other in ("boat", "chair")
+]
+
+
+def raw_tokenizer(vocab_size: int = 320) -> Tokenizer:
+    """A byte-level BPE of GPT-2's form."""
+    tokenizer = Tokenizer(BPE())
+    tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = bpe_decoders.ByteLevel()
+    trainer = BpeTrainer(
+        vocab_size=vocab_size,
+        show_progress=False,
+        special_tokens=[END],
+        initial_alphabet=ByteLevel.alphabet(),
+    )
+    tokenizer.train_from_iterator(SENTENCES, trainer)
+    return tokenizer
+
+
+def language_tokenizer() -> LanguageTokenizer:
+    return LanguageTokenizer(raw_tokenizer())
+
+
+def language_config(kind: str = "gpt2", **settings: Any) -> dict[str, Any]:
+    """Two layers, 32 wide, for the tokenizer above."""
+    ends = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None}
+    common = {"vocab_size": language_tokenizer().vocab_size, **ends}
+    llama_like = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 128,
+    }
+    own: dict[str, dict[str, Any]] = {
+        "gpt2": {"n_layer": 2, "n_embd": 32, "n_head": 4, "n_positions": 128},
+        "opt": {
+            "hidden_size": 32,
+            "ffn_dim": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "max_position_embeddings": 128,
+            "word_embed_proj_dim": 16,
+        },
+        "llama": llama_like,
+        "qwen2": llama_like,
+        "mistral": {**llama_like, "sliding_window": 6},
+    }
+    return {"model_type": kind, **common, **own[kind], **settings}
+
+
+def language_model(kind: str = "gpt2", *, seed: int = 0, **settings: Any) -> nn.Module:
+    return build_language_model(language_config(kind, **settings), seed=seed)
+
+
+@torch.no_grad()
+def spread(module: nn.Module, factor: float) -> None:
+    """Make random weights large, so that what they say differs from row to row and step to step."""
+    for parameter in module.parameters():
+        if parameter.dim() >= 2:
+            parameter.mul_(factor)
+
+
+def language_folder(place: Path, *, seed: int = 5) -> Path:
+    """A language model and its tokenizer as `transformers` itself writes them."""
+    transformers: Any = import_module("transformers")
+
+    model: Any = language_model(seed=seed)
+    model.save_pretrained(place)
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=raw_tokenizer(), eos_token=END
+    )
+    tokenizer.save_pretrained(place)
+    return place
