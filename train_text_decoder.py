@@ -2,6 +2,7 @@
 
 python train_text_decoder.py --corpus examples/catalogue.txt --out catalogue-model
 python train_text_decoder.py --corpus captions.txt --out DIR --noise 0.08 --from-scratch
+python train_text_decoder.py --corpus captions.txt --out DIR --decoder viecap --language-model gpt2
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from patchioner_base.errors import OptionError, PatchionerError
+from patchioner_base.errors import OptionError, PatchionerError, TextError
 
 if TYPE_CHECKING:
-    from patchioner.adaptation import AdaptOptions
+    from patchioner.adaptation import AdaptOptions, DecoderShape, LanguageModelShape
 
 
 def parser() -> argparse.ArgumentParser:
@@ -54,7 +55,12 @@ def parser() -> argparse.ArgumentParser:
     group = result.add_argument_group("training")
     group.add_argument("--epochs", type=float, help="default: 15, from scratch 30")
     group.add_argument("--batch", type=int, default=64, help="default: %(default)s")
-    group.add_argument("--learning-rate", type=float, default=1e-3, help="default: %(default)s")
+    group.add_argument(
+        "--learning-rate",
+        type=float,
+        metavar="RATE",
+        help="default: 1e-3, or 1e-4 where a language model is trained",
+    )
     group.add_argument(
         "--validation",
         default="0.05",
@@ -73,20 +79,46 @@ def parser() -> argparse.ArgumentParser:
     )
     for name in ("layers", "width", "heads", "vocab-size", "positions"):
         fresh.add_argument(f"--{name}", type=int, metavar="N", help="needs --from-scratch")
+    _add_language_model(result)
     return result
+
+
+def _add_language_model(result: argparse.ArgumentParser) -> None:
+    group = result.add_argument_group("a new decoder on a language model (extra language-models)")
+    group.add_argument(
+        "--decoder",
+        choices=["prefix_gpt2", "viecap", "meacap", "prefix_lm"],
+        default="prefix_gpt2",
+        help="viecap: soft prompt and the entities near a region; meacap: what the nearest sentences agree on "
+        "instead; prefix_lm: soft prompt alone, longer text (default: %(default)s, ours)",
+    )
+    group.add_argument(
+        "--language-model", metavar="NAME|DIR", help="hub id (gpt2, facebook/opt-125m) or a folder"
+    )
+    group.add_argument(
+        "--entities",
+        metavar="FILE",
+        help="viecap: names, one per line (default: COCO's 80 classes)",
+    )
+    group.add_argument(
+        "--tune",
+        choices=["frozen", "lora", "full"],
+        help="prefix_lm: what is trained of it (frozen)",
+    )
+    group.add_argument(
+        "--refer",
+        action="store_true",
+        help="prefix_lm: the result only names the language model instead of holding its weights",
+    )
 
 
 def options_from(arguments: argparse.Namespace, share: float | None) -> AdaptOptions:
     """The options of the run; OptionError where they make no sense."""
-    from patchioner.adaptation import AdaptOptions, DecoderShape
+    from patchioner.adaptation import AdaptOptions
 
-    names = ("layers", "width", "heads", "vocab_size", "positions")
-    shape = {name: getattr(arguments, name) for name in names if getattr(arguments, name)}
-    if shape and not arguments.from_scratch:
-        raise OptionError(f"{', '.join(shape)} shape a new decoder: add --from-scratch")
     return AdaptOptions(
         noise=arguments.noise,
-        fresh=DecoderShape(**shape) if arguments.from_scratch else None,
+        fresh=_fresh(arguments),
         bank_rows=arguments.bank_rows,
         epochs=arguments.epochs,
         batch=arguments.batch,
@@ -95,6 +127,34 @@ def options_from(arguments: argparse.Namespace, share: float | None) -> AdaptOpt
         autocast=arguments.autocast,
         storage=arguments.storage,
         seed=arguments.seed,
+    )
+
+
+def _fresh(arguments: argparse.Namespace) -> DecoderShape | LanguageModelShape | None:
+    """The new decoder that is asked for, or None to go on from the checkpoint's."""
+    from patchioner.adaptation import DecoderShape, LanguageModelShape, read_texts
+
+    names = ("layers", "width", "heads", "vocab_size", "positions")
+    shape = {name: getattr(arguments, name) for name in names if getattr(arguments, name)}
+    if arguments.decoder == "prefix_gpt2":
+        if arguments.language_model or arguments.entities or arguments.tune or arguments.refer:
+            raise OptionError(
+                "for a language model name its decoder: --decoder viecap, meacap or prefix_lm"
+            )
+        if shape and not arguments.from_scratch:
+            raise OptionError(f"{', '.join(shape)} shape a new decoder: add --from-scratch")
+        return DecoderShape(**shape) if arguments.from_scratch else None
+    if shape or arguments.from_scratch:
+        raise OptionError("--from-scratch and shapes are for --decoder prefix_gpt2")
+    if not arguments.language_model:
+        raise OptionError(f"--decoder {arguments.decoder} needs --language-model NAME|DIR")
+    entities = read_texts(arguments.entities) if arguments.entities else []
+    return LanguageModelShape(
+        arguments.decoder,
+        arguments.language_model,
+        entities=tuple(name.strip() for name in entities if name.strip()),
+        tune=arguments.tune or "frozen",
+        keep="reference" if arguments.refer else "inside",
     )
 
 
@@ -135,7 +195,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     share, validation = validation_from(arguments.validation)
     try:
         options = options_from(arguments, share)
-    except OptionError as error:
+    except (OptionError, TextError) as error:
         usage.error(str(error))
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:

@@ -11,7 +11,10 @@ from types import ModuleType
 
 import pytest
 
+from decoders.hard_prompts import EntityPrompter
+from decoders.viecap import ViecapDecoder
 from patchioner.checkpoint import read_checkpoint, write_checkpoint
+from tests.support.language import language_folder
 from tests.support.tiny import TEXTS, tiny_parts
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -70,6 +73,19 @@ def test_noise_storage_and_a_validation_file(
     assert parts.bank is not None and len(parts.bank) == 9
 
 
+def test_a_decoder_on_a_language_model(
+    script: ModuleType, words: list[str], tmp_path: Path
+) -> None:
+    entities = tmp_path / "entities.txt"
+    entities.write_text("cat\n\n bus\n", encoding="utf-8")
+    model = language_folder(tmp_path / "language")
+    extra = ["--decoder", "viecap", "--language-model", str(model), "--entities", str(entities)]
+    assert script.main([*words, *extra]) == 0
+    decoder = read_checkpoint(tmp_path / "out").decoder
+    assert isinstance(decoder, ViecapDecoder) and isinstance(decoder.prompter, EntityPrompter)
+    assert decoder.prompter.names == ("cat", "bus")
+
+
 def test_resume_goes_on_and_a_second_start_is_refused(
     script: ModuleType, words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -92,6 +108,16 @@ def test_options_follow_the_arguments(script: ModuleType) -> None:
     assert options("--noise", "0.2", "--seed", "4", "--autocast") == AdaptOptions(
         noise=0.2, seed=4, autocast=True, validation_share=0.1
     )
+    from patchioner.adaptation import LanguageModelShape
+
+    assert options("--decoder", "viecap", "--language-model", "gpt2") == AdaptOptions(
+        fresh=LanguageModelShape("viecap", "gpt2"), validation_share=0.1
+    )
+    words = ["--decoder", "prefix_lm", "--language-model", "DIR", "--tune", "lora", "--refer"]
+    assert options(*words) == AdaptOptions(
+        fresh=LanguageModelShape("prefix_lm", "DIR", tune="lora", keep="reference"),
+        validation_share=0.1,
+    )
     assert options("--from-scratch", "--layers", "2", "--vocab-size", "300") == AdaptOptions(
         fresh=DecoderShape(layers=2, vocab_size=300), validation_share=0.1
     )
@@ -102,6 +128,12 @@ def test_options_follow_the_arguments(script: ModuleType) -> None:
     [
         (["--noise", "0.1", "--memory"], "not allowed with"),
         (["--layers", "2"], "add --from-scratch"),
+        (["--language-model", "gpt2"], "name its decoder"),
+        (["--decoder", "viecap"], "needs --language-model"),
+        (["--decoder", "viecap", "--language-model", "gpt2", "--from-scratch"], "prefix_gpt2"),
+        (["--decoder", "viecap", "--language-model", "gpt2", "--tune", "lora"], "for prefix_lm"),
+        (["--decoder", "viecap", "--language-model", "gpt2", "--entities", "/none/e"], "/none/e"),
+        (["--decoder", "gpt9"], "decoder"),
         (["--epochs", "-1"], "epochs"),
         (["--validation", "1.5"], "validation_share"),
         (["--noise", "0"], "noise"),

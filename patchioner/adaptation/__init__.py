@@ -10,7 +10,7 @@ Example:
 """
 
 from patchioner.adaptation.corpus import read_texts
-from patchioner.adaptation.options import AdaptOptions, DecoderShape
+from patchioner.adaptation.options import AdaptOptions, DecoderShape, LanguageModelShape
 from patchioner.adaptation.pipeline import adapt
 
-__all__ = ["AdaptOptions", "DecoderShape", "adapt", "read_texts"]
+__all__ = ["AdaptOptions", "DecoderShape", "LanguageModelShape", "adapt", "read_texts"]

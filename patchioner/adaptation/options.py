@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import get_args
+from typing import Literal, get_args
 
 from decoders import TrainOptions
 from patchioner_base.errors import OptionError
@@ -29,6 +29,51 @@ class DecoderShape:
 
 
 @dataclass(frozen=True)
+class LanguageModelShape:
+    """A new decoder on a causal language model of `transformers` (extra `language-models`).
+
+    Attributes:
+        decoder: "viecap" (soft prompt and the entities near an embedding), "meacap" (what the nearest sentences of
+            the bank agree on instead), "prefix_lm" (soft prompt alone, longer text).
+        language_model: hub id or folder.
+        entities: names for "viecap"; () is the 80 classes of COCO.
+        tune: for "prefix_lm", what of the language model is trained: "frozen", "lora" (needs peft) or "full". The
+            others train it in full, as published.
+        keep: for "prefix_lm", store the language model "inside" the checkpoint or only a "reference" to it.
+
+    Raises:
+        OptionError: a value makes no sense.
+    """
+
+    decoder: Literal["viecap", "meacap", "prefix_lm"]
+    language_model: str
+    entities: tuple[str, ...] = ()
+    tune: Literal["frozen", "lora", "full"] = "frozen"
+    keep: Literal["inside", "reference"] = "inside"
+
+    def __post_init__(self) -> None:
+        known = {
+            "decoder": ("viecap", "meacap", "prefix_lm"),
+            "tune": ("frozen", "lora", "full"),
+            "keep": ("inside", "reference"),
+        }
+        for name, values in known.items():
+            if getattr(self, name) not in values:
+                raise OptionError(f"{name} is {getattr(self, name)!r}; choose one of {values}")
+        if not self.language_model:
+            raise OptionError("language_model is empty; give a hub id such as 'gpt2', or a folder")
+        if self.entities and self.decoder != "viecap":
+            raise OptionError(f"entities are for viecap, not for {self.decoder}")
+        if self.decoder != "prefix_lm" and (self.tune, self.keep) != ("frozen", "inside"):
+            raise OptionError(f"tune and keep are for prefix_lm, not for {self.decoder}")
+
+    @property
+    def learning_rate(self) -> float:
+        """What suits: a trained language model bears less than fresh weights beside a frozen one."""
+        return 1e-3 if self.decoder == "prefix_lm" and self.tune == "frozen" else 1e-4
+
+
+@dataclass(frozen=True)
 class AdaptOptions:
     """How a checkpoint is adapted to a corpus.
 
@@ -36,11 +81,12 @@ class AdaptOptions:
         noise: None trains the decoder behind the new memory bank, and the result sends regions through it (DeCap,
             arXiv 2303.03032). A number is the standard deviation, per coordinate, of Gaussian noise on unit embeddings;
             the result then sends regions straight to the decoder (CapDec, arXiv 2211.00575).
-        fresh: None goes on from the checkpoint's own decoder; a shape starts from random weights and a new vocabulary.
+        fresh: None goes on from the checkpoint's own decoder; a `DecoderShape` starts from random weights and a new
+            vocabulary, a `LanguageModelShape` from a language model.
         bank_rows: most rows of the memory bank, by k-means; None keeps every distinct sentence.
         epochs: passes over the corpus; None is 15, or 30 for a fresh decoder.
         batch: sentences in one update.
-        learning_rate: highest rate.
+        learning_rate: highest rate; None is 1e-3, or 1e-4 where a language model is trained.
         validation_share: share of the sentences held out, at most 1,000; unused where there is a validation file.
         autocast: forward pass in bfloat16.
         storage: precision of the result's weights on disk.
@@ -51,11 +97,11 @@ class AdaptOptions:
     """
 
     noise: float | None = None
-    fresh: DecoderShape | None = None
+    fresh: DecoderShape | LanguageModelShape | None = None
     bank_rows: int | None = None
     epochs: float | None = None
     batch: int = 64
-    learning_rate: float = 1e-3
+    learning_rate: float | None = None
     validation_share: float = 0.05
     autocast: bool = False
     storage: Storage = "fp16"
@@ -70,13 +116,20 @@ class AdaptOptions:
             raise OptionError(f"storage is {self.storage!r}; choose one of {get_args(Storage)}")
         self.training(texts=1, max_tokens=1)  # checks the rest
 
+    @property
+    def rate(self) -> float:
+        """The highest learning rate, chosen or usual."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return self.fresh.learning_rate if isinstance(self.fresh, LanguageModelShape) else 1e-3
+
     def training(self, *, texts: int, max_tokens: int) -> TrainOptions:
         """The decoder's training options for a corpus of `texts` sentences to train on."""
         usual = 15.0 if self.fresh is None else 30.0
         options = TrainOptions(
             epochs=usual if self.epochs is None else self.epochs,
             batch=self.batch,
-            learning_rate=self.learning_rate,
+            learning_rate=self.rate,
             noise_sigma=self.noise or 0.0,
             max_tokens=max_tokens,
             validation_share=self.validation_share,

@@ -5,7 +5,6 @@ Knows: the order of the steps and what the new checkpoint takes from the old. Do
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import logging
 from collections.abc import Callable, Iterable, Sequence
@@ -13,18 +12,20 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from decoders import PrefixGPT2Decoder, TrainReport, train_decoder
+from decoders import TrainReport, train_decoder
+from decoders.language_decoder import LanguageDecoder
+from decoders.language_models import fingerprint
 from memory_bank import MemoryBank, compact
 from patchioner.adaptation.corpus import Corpus, clean, gather
-from patchioner.adaptation.options import AdaptOptions
-from patchioner.adaptation.run_folder import RunFolder, digest
+from patchioner.adaptation.decoder_choice import TextDecoder, starting_decoder
+from patchioner.adaptation.options import AdaptOptions, LanguageModelShape
 from patchioner.checkpoint import write_checkpoint
 from patchioner.parts import Parts
+from patchioner.run_folder import RunFolder, digest
 from patchioner.settings import ModelSettings
-from patchioner.text_towers import BertTower
+from patchioner.text_towers import TextTower
 from patchioner.text_towers.shards import embed_texts
 from patchioner.training.gap import GapNoise
 from patchioner_base.errors import OptionError
@@ -76,7 +77,7 @@ def adapt(
     options, out = options or AdaptOptions(), Path(out)
     tower = _tower(source)
     cleaned = clean(texts, "corpus")
-    decoder = _starting_decoder(source, cleaned.texts, options)
+    decoder = starting_decoder(source, tower, cleaned.texts, options.fresh, seed=options.seed)
     corpus = gather(
         cleaned,
         None if validation is None else clean(validation, "validation"),
@@ -84,7 +85,7 @@ def adapt(
         share=options.validation_share,
         seed=options.seed,
     )
-    run = RunFolder.claim(out, _identity(source, tower, corpus, options), resume=resume)
+    run = RunFolder.claim(out, _identity(source, tower, decoder, corpus, options), resume=resume)
     if run.finished:
         logger.info("%s is finished: nothing left to do", out)
         return out
@@ -105,7 +106,7 @@ def adapt(
     return out
 
 
-def _tower(source: Parts) -> BertTower:
+def _tower(source: Parts) -> TextTower:
     if source.text_tower is None:
         raise OptionError(
             f"{source.settings.name!r} has no text tower to embed sentences with: "
@@ -114,28 +115,7 @@ def _tower(source: Parts) -> BertTower:
     return source.text_tower
 
 
-def _starting_decoder(
-    source: Parts, texts: Sequence[str], options: AdaptOptions
-) -> PrefixGPT2Decoder:
-    """A copy of the checkpoint's decoder, or a fresh one for these texts, in float32."""
-    if options.fresh is not None:
-        decoder = PrefixGPT2Decoder.create(
-            texts,
-            embedding_dim=source.decoder.embedding_dim,
-            seed=options.seed,
-            **asdict(options.fresh),
-        )
-    elif isinstance(source.decoder, PrefixGPT2Decoder):
-        decoder = copy.deepcopy(source.decoder)
-    else:
-        raise OptionError(
-            f"a decoder of type {type(source.decoder).__name__} cannot be trained further: "
-            "train one from scratch"
-        )
-    return decoder.to(source.decoder.device, torch.float32)
-
-
-def _fits(decoder: PrefixGPT2Decoder) -> Callable[[Sequence[str]], list[bool]]:
+def _fits(decoder: TextDecoder) -> Callable[[Sequence[str]], list[bool]]:
     def fits(texts: Sequence[str]) -> list[bool]:
         return [len(ids) <= decoder.max_tokens for ids in decoder.sequences(texts)]
 
@@ -143,22 +123,26 @@ def _fits(decoder: PrefixGPT2Decoder) -> Callable[[Sequence[str]], list[bool]]:
 
 
 def _identity(
-    source: Parts, tower: BertTower, corpus: Corpus, options: AdaptOptions
+    source: Parts, tower: TextTower, decoder: TextDecoder, corpus: Corpus, options: AdaptOptions
 ) -> dict[str, Any]:
     """Everything that decides where the run ends."""
     sentences = hashlib.sha256(repr((corpus.texts, corpus.counts, corpus.held_out)).encode())
     networks: list[nn.Module] = [tower]
-    if options.fresh is None and isinstance(source.decoder, PrefixGPT2Decoder):
-        networks.append(source.decoder.module)
+    if options.fresh is None:
+        networks.append(decoder.module)
+    extra = {}
+    if isinstance(options.fresh, LanguageModelShape) and isinstance(decoder, LanguageDecoder):
+        extra["language_model"] = fingerprint(decoder.model)
     return {
-        "options": asdict(options),
+        "options": {**asdict(options), "learning_rate": options.rate},
         "corpus": sentences.hexdigest(),
         "source": {**source.settings.to_json(), "weights": digest(*networks)},
+        **extra,
     }
 
 
 def _train(
-    decoder: PrefixGPT2Decoder,
+    decoder: TextDecoder,
     corpus: Corpus,
     embeddings: Tensor,
     options: AdaptOptions,
@@ -172,6 +156,8 @@ def _train(
     if options.noise is None:
         bank = _bank(corpus, embeddings, corpus.training, options).to(decoder.device)
         corrupt = GapNoise(bank, temperature=source.settings.temperature, share=_PROJECTED)
+    if decoder.needs_memory:  # for the samples shown, of sentences that it draws on
+        decoder.remember(_bank(corpus, embeddings, corpus.training, options))
     return train_decoder(
         decoder,
         corpus.texts,
@@ -205,7 +191,7 @@ def _bank(
 
 def _settings(
     old: ModelSettings,
-    decoder: PrefixGPT2Decoder,
+    decoder: TextDecoder,
     corpus: Corpus,
     options: AdaptOptions,
     name: str,

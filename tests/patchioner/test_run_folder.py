@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from patchioner.adaptation.run_folder import RECORD, RunFolder, digest
+from patchioner.run_folder import RECORD, RunFolder, digest
 from patchioner_base.errors import CheckpointError, OptionError
 
 RUN = {"options": {"seed": 0, "noise": None}, "corpus": "abc"}

@@ -1,7 +1,6 @@
-"""The folder an adaptation writes to: empty, the same run, or refused.
+"""The folder that a long run writes to: empty, the same run, or refused.
 
-Knows: `adaptation.json`, which says what the run is, and the place of intermediate files. Does not know: what the run
-does.
+Knows: the record of what the run is, and the place of intermediate files. Does not know: what the run does.
 """
 
 from __future__ import annotations
@@ -25,17 +24,20 @@ _WORK = "unfinished"
 class RunFolder:
     """A folder claimed by one run. Made by `claim`."""
 
-    def __init__(self, root: Path, identity: Mapping[str, Any], *, finished: bool) -> None:
-        self.root, self._identity, self.finished = root, identity, finished
+    def __init__(self, record: Path, identity: Mapping[str, Any], *, finished: bool) -> None:
+        self._record, self._identity, self.finished = record, identity, finished
 
     @classmethod
-    def claim(cls, root: Path, identity: Mapping[str, Any], *, resume: bool) -> Self:
+    def claim(
+        cls, root: Path, identity: Mapping[str, Any], *, resume: bool, record: str = RECORD
+    ) -> Self:
         """Take an empty or absent folder, or, with `resume`, the one of the same run.
 
         Args:
             root: the folder.
             identity: JSON values that decide where the run ends.
             resume: go on with what is there.
+            record: name of the file that says what the run is.
 
         Raises:
             OptionError: the folder holds something else, another run, or this run without `resume`.
@@ -43,16 +45,16 @@ class RunFolder:
         wanted = json.loads(json.dumps(identity))
         if root.exists() and not root.is_dir():
             raise OptionError(f"{root} is a file: name a folder to write to")
-        record = root / RECORD
-        if not record.exists():
+        path = root / record
+        if not path.exists():
             if root.exists() and any(root.iterdir()):
                 raise OptionError(f"{root} holds other files: choose an empty or new folder")
-            write_json(record, {"run": wanted, "finished": False})
-            return cls(root, wanted, finished=False)
-        found = read_json(record)
+            write_json(path, {"run": wanted, "finished": False})
+            return cls(path, wanted, finished=False)
+        found = read_json(path)
         run = found.get("run") if isinstance(found, dict) else None
         if not isinstance(run, dict):
-            raise OptionError(f"{record} is not ours: choose an empty or new folder")
+            raise OptionError(f"{path} is not ours: choose an empty or new folder")
         if changed := _differences(run, wanted):
             raise OptionError(
                 f"{root} holds another run ({', '.join(changed)} differ): choose another folder, or "
@@ -62,16 +64,16 @@ class RunFolder:
             raise OptionError(
                 f"{root} holds this very run already: resume it, or choose another folder"
             )
-        return cls(root, wanted, finished=found.get("finished") is True)
+        return cls(path, wanted, finished=found.get("finished") is True)
 
     @property
     def work(self) -> Path:
         """Intermediate files; gone when the run is finished."""
-        return self.root / _WORK
+        return self._record.parent / _WORK
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Note the result and drop the intermediate files."""
-        write_json(self.root / RECORD, {"run": self._identity, "finished": True, **result})
+        write_json(self._record, {"run": self._identity, "finished": True, **result})
         shutil.rmtree(self.work, ignore_errors=True)
         self.finished = True
 
