@@ -22,10 +22,11 @@ def shipped_models() -> tuple[str, ...]:
 
 
 def find_model(name: str, *, revision: str | None = None) -> Path:
-    """The folder of a checkpoint.
+    """The folder of a checkpoint, or the YAML file that describes one.
 
     Args:
-        name: a folder, a shipped name, or a hub id ``owner/name``.
+        name: a folder, a ``.yaml`` file, a shipped name, or a hub id ``owner/name``. Hub repositories of the published
+            Patch-ioner are fetched whole, like our own; with ``HF_HUB_OFFLINE=1`` the hub's cache alone is used.
         revision: branch, tag or commit of a hub repository.
 
     Raises:
@@ -33,16 +34,25 @@ def find_model(name: str, *, revision: str | None = None) -> Path:
         HubError: the hub cannot be reached or has no such repository; offers the shipped model.
     """
     folder = Path(os.path.expanduser(name))
-    if name.strip() and folder.is_dir():
+    if name.strip() and (folder.is_dir() or (folder.is_file() and _is_yaml(folder))):
         return folder
     for shipped in _shipped_folders():
         if shipped.name == name:
             return shipped
-    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
+    if folder.is_file():
+        raise UnknownNameError(
+            f"{name!r} is a file that is no checkpoint: give its folder, or a .yaml file"
+        )
+    if name.count("/") == 1 and not _is_yaml(folder) and not name.startswith((".", "/", "~")):
         return _download(name, revision)
-    if name.startswith((".", "/", "~")):
-        raise UnknownNameError(f"no checkpoint folder at {name!r}: check the path")
+    if name.startswith((".", "/", "~")) or _is_yaml(folder):
+        kind = "model file" if _is_yaml(folder) else "checkpoint folder"
+        raise UnknownNameError(f"no {kind} at {name!r}: check the path")
     raise UnknownNameError.among("model", name, shipped_models())
+
+
+def _is_yaml(path: Path) -> bool:
+    return path.suffix.lower() in (".yaml", ".yml")
 
 
 def _shipped_folders() -> Iterator[Path]:

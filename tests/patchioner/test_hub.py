@@ -58,6 +58,24 @@ def test_a_path_that_leads_nowhere_is_called_a_path(shipped: Path, name: str) ->
         hub.find_model(name)
 
 
+def test_a_yaml_file_describes_a_model(shipped: Path, tmp_path: Path) -> None:
+    (tmp_path / "mlp.k.yaml").write_text("prefix_size: 4")
+    assert hub.find_model("mlp.k.yaml") == Path("mlp.k.yaml")
+    assert hub.find_model(str(tmp_path / "mlp.k.yaml")) == tmp_path / "mlp.k.yaml"
+
+
+@pytest.mark.parametrize("name", ["none.yaml", "configs/none.yaml", "configs/none.yml"])
+def test_a_missing_yaml_file_is_no_hub_id(shipped: Path, name: str) -> None:
+    with pytest.raises(UnknownNameError, match=f"no model file at '{name}'"):
+        hub.find_model(name)
+
+
+def test_another_file_is_no_checkpoint(shipped: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.pt").touch()
+    with pytest.raises(UnknownNameError, match="'model.pt' is a file that is no checkpoint"):
+        hub.find_model("model.pt")
+
+
 def fetch_failing_with(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     def fail(*_: Any, **__: Any) -> str:
         raise error
