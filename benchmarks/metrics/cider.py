@@ -39,6 +39,7 @@ def cider(
     references: Sequence[Sequence[str]],
     *,
     tokenizer: Callable[[str], list[str]] = tokenize,
+    idf_from: Sequence[Sequence[str]] | None = None,
 ) -> tuple[float, NDArray[np.float64]]:
     """Score captions by CIDEr-D, on the scale of papers' tables (CIDEr 1.0 is 100).
 
@@ -50,6 +51,8 @@ def cider(
         predictions: n captions.
         references: n lists of at least one reference each.
         tokenizer: turns a caption into words.
+        idf_from: reference lists (of the full set) to count the idf over instead, so that samples of a subset score
+            what they score in the full set.
 
     Returns:
         The mean, and the n scores as a float64 array of shape (n,).
@@ -67,8 +70,13 @@ def cider(
     reference_counts = [
         [count_ngrams(tokenizer(text), MAX_ORDER) for text in group] for group in references
     ]
-    idf = _inverse_document_frequency(reference_counts)
-    rarest = math.log(len(references))
+    if idf_from is None:
+        documents = reference_counts
+    else:
+        check_pairs([""] * len(idf_from), idf_from)
+        documents = [[count_ngrams(tokenizer(t), MAX_ORDER) for t in group] for group in idf_from]
+    idf = _inverse_document_frequency(documents)
+    rarest = math.log(len(documents))
     scores = np.array(
         [
             _score(_vector(candidate, idf, rarest), [_vector(c, idf, rarest) for c in group])

@@ -4,7 +4,9 @@ Knows: the conventions of the Penn Treebank tokenizer that reach the captions of
 (lower case, contractions cut in two, hyphenated words and numbers kept whole) and the list of
 punctuation tokens that the COCO caption evaluation drops afterwards.
 Does NOT know: metrics, or the whole of the Treebank rules. The official tokenizer stays available
-through `benchmarks.metrics.official`.
+through `benchmarks.metrics.ptb`. How far the two differ was measured on real captions: in none of the 1,265 of our
+development sets, and in 28 of 72,349 captions of training corpora (0.04 %: smileys, the pound sign, a single letter or
+an odd abbreviation before the last full stop, names such as "A&M" and "L'Oreal").
 """
 
 from __future__ import annotations

@@ -7,7 +7,12 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks.bootstrap import bootstrap_mean, bootstrap_ratio
+from benchmarks.bootstrap import (
+    bootstrap_difference,
+    bootstrap_mean,
+    bootstrap_ratio,
+    bootstrap_statistic,
+)
 from patchioner_base.errors import OptionError
 
 
@@ -87,3 +92,48 @@ def test_bad_input(
     """A typed error with the value."""
     with pytest.raises(OptionError, match=message):
         bootstrap_mean(values, photos, **settings)  # type: ignore[arg-type]
+
+
+def test_difference_of_two_runs() -> None:
+    """A gain of one on every sample is certain, however much photos differ."""
+    scores = np.random.default_rng(0).normal(50, 20, 40)
+    photos = [i // 4 for i in range(40)]
+    found = bootstrap_difference(scores, scores + 1, photos)
+    assert (found.value, found.low, found.high) == pytest.approx((1.0, 1.0, 1.0))
+    assert (found.below_zero, found.beyond_noise) == (0.0, True)
+    worse = bootstrap_difference(scores + 1, scores, photos)
+    assert (worse.below_zero, worse.beyond_noise) == (1.0, True)
+
+
+def test_no_difference() -> None:
+    """A run against itself: nothing, half of the resamples on either side, not beyond noise."""
+    found = bootstrap_difference([1.0, 5.0], [1.0, 5.0], ["a", "b"])
+    assert (found.value, found.below_zero, found.beyond_noise) == (0.0, 0.5, False)
+
+
+def test_difference_plain_twin() -> None:
+    first, second, photos = [1.0, 4.0, 2.0, 3.0], [2.0, 1.0, 5.0, 3.5], ["a", "a", "b", "c"]
+    draws = np.random.default_rng(9).multinomial(3, np.full(3, 1 / 3), size=300)
+    gains = []
+    for draw in draws:
+        often = [draw["abc".index(photo)] for photo in photos]
+        sides = [np.repeat(side, often).mean() for side in (first, second)]
+        gains.append(sides[1] - sides[0])
+    found = bootstrap_difference(first, second, photos, rounds=300, seed=9, level=0.8)
+    assert found.low == pytest.approx(np.quantile(gains, 0.1))
+    assert found.high == pytest.approx(np.quantile(gains, 0.9))
+    assert found.below_zero == pytest.approx(np.mean(np.array(gains) < 0), abs=0.02)
+
+
+def test_statistic_of_photos() -> None:
+    """A mean as a statistic has the interval of the mean: the same photos are drawn."""
+    values, photos = np.array([1.0, 4.0, 2.0, 3.0]), ["a", "a", "b", "c"]
+    found = bootstrap_statistic(
+        lambda often: float(often @ values / often.sum()), photos, rounds=500, seed=3
+    )
+    mean = bootstrap_mean(values, photos, rounds=500, seed=3)
+    assert (found.value, found.low, found.high) == pytest.approx((mean.value, mean.low, mean.high))
+    with pytest.raises(OptionError, match="not finite for every resample"):
+        bootstrap_statistic(lambda often: math.nan, photos)
+    with pytest.raises(OptionError, match="at least one"):
+        bootstrap_statistic(lambda often: 1.0, [])

@@ -108,6 +108,18 @@ def _plain(predictions: list[str], references: list[list[str]]) -> list[float]:
     return scores
 
 
+def test_fixed_idf_makes_a_score_independent_of_its_set() -> None:
+    """With the idf of the full references, a subset scores what it scores in the full set."""
+    said = ["a red bus stops", "two dogs run", "a cat"]
+    due = [["a red bus is here"], ["two dogs", "dogs run away"], ["the cat sleeps"]]
+    _, full = cider(said, due)
+    for index in range(3):
+        alone = cider(said[index : index + 1], due[index : index + 1], idf_from=due)
+        assert alone[0] == pytest.approx(full[index])
+    with pytest.raises(OptionError, match="is empty"):
+        cider(said, due, idf_from=[[]])
+
+
 @pytest.mark.skipif(not java_available(), reason="the official metric needs Java")
 def test_same_as_the_official_code() -> None:
     """Tokenizer and score together."""
@@ -141,5 +153,6 @@ def test_official_without_java(monkeypatch: pytest.MonkeyPatch) -> None:
     """The error names Java and the way without it."""
     pytest.importorskip("pycocoevalcap")
     monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("JAVA_HOME", raising=False)
     with pytest.raises(OptionError, match="Java-free"):
         official_cider(["a"], [["a"]])

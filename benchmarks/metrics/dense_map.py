@@ -1,0 +1,275 @@
+"""Dense-captioning mean average precision: is the box right AND does the caption fit it?
+
+Knows: detections and ground truths of many photos, thresholds, precision and recall. The measure of text is passed in.
+Does NOT know: models, files, Java.
+
+Source: Johnson, Karpathy, Fei-Fei, "DenseCap: Fully Convolutional Localization Networks for Dense Captioning" (2016),
+in the form that later dense captioners share:
+
+1. Per photo, ground truths that overlap at IoU >= 0.7 are merged (`merge_boxes`).
+2. Per photo, detections in decreasing score take their best-IoU merged box if that IoU is above 0 and the box is free
+   still. A box is used up by the first detection that wants it, even if they hardly overlap; the second one is wrong.
+3. Over all photos, for IoU in 0.3 .. 0.7 and text score in 0 .. 0.25: a detection is right if it took a box with at
+   least that IoU and a text score strictly above that threshold. AP is the mean, over recall 0.00, 0.01 .. 0.99, of the
+   best precision at that recall or more; the mAP is the mean of the 30 APs. `detection` asks nothing of the text.
+
+Equal scores keep their order: photos in the order given, detections in the order given within a photo. So does a
+detection with two best boxes (the first merged box). Recall is compared in whole numbers, never by rounded fractions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from benchmarks.metrics.boxes import as_boxes, merge_boxes, pairwise_iou
+from patchioner_base.errors import OptionError
+
+Floats = NDArray[np.float64]
+
+IOU_THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
+TEXT_THRESHOLDS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25)
+MERGE_IOU = 0.7
+RECALL_STEPS = 100
+
+TextMeasure = Callable[[Sequence[str], Sequence[Sequence[str]]], ArrayLike]
+"""(n captions, n lists of references) -> n scores between 0 and 1."""
+
+
+@dataclass(frozen=True)
+class DensePhoto:
+    """What was said of one photo, and what is true of it.
+
+    Attributes:
+        boxes: (d, 4) detected boxes, XYXY pixels.
+        scores: (d,) confidence of each; only their order counts.
+        captions: d captions.
+        truth_boxes: (g, 4) ground truths, XYXY pixels; not merged.
+        truth_captions: g lists of references (a bare string stands for a list of one).
+
+    Raises:
+        OptionError: lengths differ, or a number is not finite.
+
+    Example:
+        >>> DensePhoto([[0, 0, 2, 2]], [1.0], ["a dog"], [[0, 0, 2, 2]], ["a dog"]).captions
+        ('a dog',)
+    """
+
+    boxes: ArrayLike = field(repr=False)
+    scores: ArrayLike = field(repr=False)
+    captions: Sequence[str]
+    truth_boxes: ArrayLike = field(repr=False)
+    truth_captions: Sequence[str | Sequence[str]] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        boxes, truths = as_boxes(self.boxes), as_boxes(self.truth_boxes, "truth_boxes")
+        scores = np.asarray(self.scores, dtype=np.float64).reshape(-1)
+        if not len(boxes) == len(scores) == len(self.captions):
+            raise OptionError(
+                f"{len(boxes)} boxes, {len(scores)} scores and {len(self.captions)} captions of one photo: give one of"
+                " each per detection"
+            )
+        if len(truths) != len(self.truth_captions):
+            raise OptionError(
+                f"{len(truths)} truth_boxes for {len(self.truth_captions)} truth_captions: give one list per box"
+            )
+        if not np.isfinite(scores).all():
+            raise OptionError(f"scores hold {scores[~np.isfinite(scores)][0]}: give finite numbers")
+        groups = tuple((t,) if isinstance(t, str) else tuple(t) for t in self.truth_captions)
+        if not all(groups):
+            raise OptionError("a ground truth has no caption: give at least one reference per box")
+        for name, value in (
+            ("boxes", boxes), ("scores", scores), ("captions", tuple(self.captions)),
+            ("truth_boxes", truths), ("truth_captions", groups),
+        ):  # fmt: skip
+            object.__setattr__(self, name, value)
+
+
+@dataclass(frozen=True)
+class DenseMatches:
+    """All detections of all photos in the order in which they count: by decreasing score.
+
+    Attributes:
+        photo: (d,) index of the photo of each.
+        iou: (d,) IoU with the merged box that it took; 0 where it took none.
+        text: (d,) text score against that box's references, 0..1; -1 where it took none.
+        truths: (photos,) merged ground truths of each photo.
+    """
+
+    photo: NDArray[np.intp]
+    iou: Floats
+    text: Floats
+    truths: NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class DenseMap:
+    """Dense-captioning mAP.
+
+    Attributes:
+        name: "mAP" with the official METEOR, else "mAP (<text measure>)".
+        value: mean of the 30 average precisions, times 100.
+        detection: the mean of the five that ask nothing of the text, times 100 ("detmap").
+        table: (5, 6) average precisions, IoU thresholds down and text thresholds across, times 100.
+        detections, truths: how many detections, and merged ground truths, there were.
+    """
+
+    name: str
+    value: float
+    detection: float
+    table: tuple[tuple[float, ...], ...]
+    detections: int
+    truths: int
+
+
+def dense_map(photos: Iterable[DensePhoto], text_measure: TextMeasure, *, name: str) -> DenseMap:
+    """Score detections with captions.
+
+    Args:
+        photos: what was said and what is true, photo by photo.
+        text_measure: scores captions between 0 and 1; asked once, for all detections that took a box.
+        name: what the text measure is called: "METEOR" gives the published "mAP", anything else "mAP (name)".
+
+    Raises:
+        OptionError: no photo, no ground truth at all, or a text score that is not within 0..1.
+
+    Example:
+        >>> photo = DensePhoto([[0, 0, 2, 2]], [1.0], ["a dog"], [[0, 0, 2, 2]], ["a dog"])
+        >>> dense_map([photo], lambda said, due: [1.0] * len(said), name="yes-man").value
+        100.0
+    """
+    return summarize(match(photos, text_measure), name=name)
+
+
+def match(photos: Iterable[DensePhoto], text_measure: TextMeasure) -> DenseMatches:
+    """Give every detection its merged ground truth and its text score (steps 1 and 2 above).
+
+    Args, errors: as `dense_map`.
+
+    Example:
+        >>> photo = DensePhoto([[0, 0, 2, 2]], [1.0], ["a dog"], [[0, 0, 2, 2]], ["a dog"])
+        >>> match([photo], lambda said, due: [0.5] * len(said)).iou
+        array([1.])
+    """
+    rows: list[tuple[int, float, float]] = []
+    asked: list[tuple[int, str, list[str]]] = []
+    truths: list[int] = []
+    for index, photo in enumerate(photos):
+        scores, boxes = np.asarray(photo.scores), np.asarray(photo.boxes)
+        merged, groups = merge_boxes(np.asarray(photo.truth_boxes), _lists(photo), iou=MERGE_IOU)
+        truths.append(len(merged))
+        for detection, (taken, iou) in enumerate(zip(*_take(boxes, scores, merged), strict=True)):
+            if taken >= 0:
+                asked.append((len(rows), photo.captions[detection], groups[taken]))
+            rows.append((index, float(scores[detection]), float(iou)))
+    if not sum(truths):
+        raise OptionError("no ground truth in any photo: there is no recall to measure")
+    text = np.full(len(rows), -1.0)
+    if asked:
+        text[[row for row, _, _ in asked]] = _text_scores(text_measure, asked)
+    table = np.array(rows, dtype=np.float64).reshape(-1, 3)
+    order = np.argsort(-table[:, 1], kind="stable")
+    return DenseMatches(
+        table[order, 0].astype(np.intp), table[order, 2], text[order], np.array(truths)
+    )
+
+
+def summarize(
+    matches: DenseMatches, *, name: str, weights: NDArray[np.int64] | None = None
+) -> DenseMap:
+    """Turn matches into average precisions (step 3 above).
+
+    Args:
+        matches: from `match`.
+        name: of the text measure.
+        weights: (photos,) how often each photo counts, whole numbers; for resampling photos. None counts each once.
+
+    Raises:
+        OptionError: the weights leave no ground truth.
+
+    Example:
+        >>> summarize(matches, name="METEOR").name  # doctest: +SKIP
+        'mAP'
+    """
+    counts = np.ones(len(matches.truths), np.int64) if weights is None else weights
+    truths = int(counts @ matches.truths)
+    if truths <= 0:
+        raise OptionError("the weights leave no ground truth: give some photo with one a weight")
+    often = counts[matches.photo]
+
+    def precision(right: NDArray[np.bool_]) -> float:
+        return 100.0 * average_precision(right, truths, often)
+
+    taken = matches.text >= 0
+    boxed = [taken & (matches.iou >= least) for least in IOU_THRESHOLDS]
+    table = tuple(
+        tuple(precision(found & (matches.text > least)) for least in TEXT_THRESHOLDS)
+        for found in boxed
+    )
+    detection = float(np.mean([precision(found) for found in boxed]))
+    label = "mAP" if name == "METEOR" else f"mAP ({name})"
+    return DenseMap(label, float(np.mean(table)), detection, table, int(often.sum()), truths)
+
+
+def average_precision(
+    right: NDArray[np.bool_], truths: int, often: NDArray[np.int64] | None = None
+) -> float:
+    """Mean, over recall 0.00, 0.01 .. 0.99, of the best precision at that recall or more (0 where it is never reached).
+
+    Args:
+        right: (d,) whether each detection is right, by decreasing score.
+        truths: number of ground truths, at least 1.
+        often: (d,) how often each detection counts; None: once.
+
+    Example:
+        >>> average_precision(np.array([True, False]), 2)
+        0.51
+    """
+    weights = np.ones(len(right), np.int64) if often is None else often
+    kept = weights > 0
+    hits, seen = np.cumsum((right * weights)[kept]), np.cumsum(weights[kept])
+    # The best precision from each place on; recall only grows, so it is also the best at that recall or more.
+    best = np.maximum.accumulate((hits / seen)[::-1])[::-1]
+    first = np.searchsorted(RECALL_STEPS * hits, np.arange(RECALL_STEPS) * truths)
+    reached = first < len(best)
+    return float(best[first[reached]].sum() / RECALL_STEPS)
+
+
+def _lists(photo: DensePhoto) -> list[list[str]]:
+    return [list(group) for group in photo.truth_captions]
+
+
+def _take(boxes: Floats, scores: Floats, merged: Floats) -> tuple[NDArray[np.intp], Floats]:
+    """Merged box that each detection takes (-1: none) and its IoU with it."""
+    taken, overlap = np.full(len(boxes), -1, np.intp), np.zeros(len(boxes))
+    if not len(boxes) or not len(merged):
+        return taken, overlap
+    iou = pairwise_iou(boxes, merged)
+    best = iou.argmax(axis=1)
+    order = np.argsort(-scores, kind="stable")
+    order = order[iou[order, best[order]] > 0]
+    # Whoever comes first among those that want the same box gets it.
+    _, first = np.unique(best[order], return_index=True)
+    winners = order[first]
+    taken[winners], overlap[winners] = best[winners], iou[winners, best[winners]]
+    return taken, overlap
+
+
+def _text_scores(measure: TextMeasure, asked: Sequence[tuple[int, str, list[str]]]) -> Floats:
+    scores = np.asarray(
+        measure([said for _, said, _ in asked], [due for _, _, due in asked]), dtype=np.float64
+    )
+    if scores.shape != (len(asked),):
+        raise OptionError(
+            f"the text measure gave scores of shape {scores.shape} for {len(asked)} captions: give one per caption"
+        )
+    # The negation catches NaN too.
+    bad = ~((scores >= 0) & (scores <= 1 + 1e-9))
+    if bad.any():
+        raise OptionError(
+            f"the text measure gave {scores[bad][0]}: the thresholds are for scores within 0..1 (not x 100)"
+        )
+    return scores
