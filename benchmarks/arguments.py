@@ -6,6 +6,7 @@ Knows: what a value on the command line must look like. Does NOT know: what it i
 from __future__ import annotations
 
 import argparse
+import math
 
 
 def positive(text: str) -> int:
@@ -35,3 +36,29 @@ def name_template(text: str) -> str:
     if not named:
         raise argparse.ArgumentTypeError(f"{text!r} is no template: write '{{name}}' in it")
     return text
+
+
+def not_negative(text: str) -> float:
+    """Read a finite number of at least 0, or make argparse say that it is none.
+
+    Example:
+        >>> not_negative("0.5")
+        0.5
+    """
+    number = float(text)
+    if not (math.isfinite(number) and number >= 0):
+        raise argparse.ArgumentTypeError(f"{text} is not a number of at least 0")
+    return number
+
+
+def positive_number(text: str) -> float:
+    """Read a finite number above 0, or make argparse say that it is none.
+
+    Example:
+        >>> positive_number("0.01")
+        0.01
+    """
+    number = float(text)
+    if not (math.isfinite(number) and number > 0):
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+    return number

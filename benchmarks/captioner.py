@@ -1,19 +1,20 @@
 """What the benchmarks ask of a model, and nothing more.
 
-Knows: the public methods of `patchioner.Patchioner` that are measured. Does NOT know: the class
-itself, so a test can put a tiny stand-in in its place.
+Knows: the public methods of `patchioner.Patchioner` that are measured, and how a model is given other settings.
+Does NOT know: the class itself, so a test can put a tiny stand-in in its place.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from patchioner_base.errors import PatchionerError
+from patchioner_base.errors import OptionError, PatchionerError
 
 
 class Captioner(Protocol):
@@ -48,6 +49,36 @@ def load_pretrained(name: str, device: str) -> Captioner:
 
     model: Captioner = Patchioner.from_pretrained(name, device=device)
     return model
+
+
+def parts_of(model: Captioner) -> Any | None:
+    """The model's `Parts`, or None where it is a stand-in without."""
+    return getattr(model, "parts", None)
+
+
+def with_settings(model: Captioner, **changes: Any) -> Captioner:
+    """The same networks under other `ModelSettings`; a change of None leaves the model's own.
+
+    Raises:
+        OptionError: a setting that the model refuses, or a model whose settings cannot be changed.
+
+    Example:
+        >>> with_settings(model, temperature=0.02, context=None)  # doctest: +SKIP
+    """
+    wanted = {key: value for key, value in changes.items() if value is not None}
+    if not wanted:
+        return model
+    parts = parts_of(model)
+    if parts is None:
+        raise OptionError(
+            f"{', '.join(wanted)} cannot be set on a {type(model).__name__}, which has no settings"
+        )
+    from patchioner import Patchioner
+
+    changed = replace(parts, settings=replace(parts.settings, **wanted))
+    # The weights keep their precision: a run does not change it, and float32 is the reference.
+    changed_model: Captioner = Patchioner(changed, device=getattr(model, "device", None))
+    return changed_model
 
 
 def unit_rows(embeddings: torch.Tensor, what: str) -> NDArray[np.float32]:

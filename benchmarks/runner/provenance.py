@@ -1,0 +1,144 @@
+"""Where a figure comes from: fingerprints of model and data, versions, machine.
+
+Knows: how to hash files and networks. Does NOT know: what is done with them. Nothing here changes from one run to the
+next on the same machine with the same software.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import tempfile
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from benchmarks.captioner import Captioner, parts_of
+
+PACKAGES = (
+    "patchioner", "torch", "timm", "numpy", "pillow", "tokenizers", "transformers", "open_clip_torch", "pycocoevalcap",
+)  # fmt: skip
+
+
+def file_sha256(path: Path) -> str:
+    """Sha256 (hex) of a file.
+
+    Example:
+        >>> len(file_sha256(Path("setup.cfg")))  # doctest: +SKIP
+        64
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def weights_sha256(module: nn.Module) -> str:
+    """Sha256 (hex) over names, types, shapes and values of a network's state, wherever it lies.
+
+    Example:
+        >>> weights_sha256(nn.Identity()) == hashlib.sha256().hexdigest()
+        True
+    """
+    return tensors_sha256(module.state_dict())
+
+
+def tensors_sha256(tensors: Mapping[str, torch.Tensor]) -> str:
+    """As `weights_sha256`, of named tensors.
+
+    Example:
+        >>> tensors_sha256({}) == hashlib.sha256().hexdigest()
+        True
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        values = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {values.dtype} {tuple(values.shape)}\n".encode())
+        digest.update(values.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def saved_sha256(decoder: Any) -> str:
+    """Sha256 (hex) over the files that a decoder saves in float32: weights, tokenizer and settings.
+
+    A decoder need not be one network, so what it writes is the only complete account of it.
+    """
+    digest = hashlib.sha256()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        decoder.save(folder, storage="fp32")
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            # The head of a safetensors file is written in an order that changes from process to process.
+            tensors = path.suffix == ".safetensors"
+            found = tensors_sha256(load_file(path)) if tensors else file_sha256(path)
+            digest.update(f"{path.relative_to(folder).as_posix()} {found}\n".encode())
+    return digest.hexdigest()
+
+
+def model_fingerprint(model: Captioner) -> dict[str, Any]:
+    """Sha256 of each part of a model; its settings are not among them (see `settings_json`).
+
+    A stand-in without parts is known by the name of its class.
+
+    Example:
+        >>> model_fingerprint(model)["bank_rows"]  # doctest: +SKIP
+        12000
+    """
+    parts = parts_of(model)
+    if parts is None:
+        return {"class": type(model).__name__}
+    return {
+        "name": parts.settings.name,
+        "backbone_config": parts.backbone.config,
+        "backbone_sha256": weights_sha256(parts.backbone),
+        "decoder_class": type(parts.decoder).__name__,
+        "decoder_sha256": saved_sha256(parts.decoder),
+        "text_tower_sha256": None if parts.text_tower is None else weights_sha256(parts.text_tower),
+        "bank_sha256": None if parts.bank is None else parts.bank.fingerprint(),
+        "bank_rows": None if parts.bank is None else len(parts.bank),
+    }
+
+
+def settings_json(model: Captioner) -> dict[str, Any] | None:
+    """The `ModelSettings` that a model runs with; None for a stand-in."""
+    parts = parts_of(model)
+    return None if parts is None else dict(parts.settings.to_json())
+
+
+def versions() -> dict[str, str]:
+    """Version of Python and of each package that takes part; those that are not installed are left out.
+
+    Example:
+        >>> "numpy" in versions()
+        True
+    """
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def machine(device: str) -> dict[str, Any]:
+    """What computes: processor family, cores, threads, system, and the accelerator where one is used.
+
+    Example:
+        >>> machine("cpu")["device"]
+        'cpu'
+    """
+    found: dict[str, Any] = {
+        "device": device,
+        "architecture": platform.machine(),
+        "system": platform.system(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
+    if device.startswith("cuda"):
+        found["accelerator"] = torch.cuda.get_device_name(torch.device(device))
+    return found
