@@ -11,9 +11,10 @@ Example:
 
 from __future__ import annotations
 
+from memory_bank.arrays import Precision
 from memory_bank.bank import MemoryBank, Neighbours
 from memory_bank.build import build_bank
 from memory_bank.compaction import compact
 from memory_bank.projection import Blocks
 
-__all__ = ["Blocks", "MemoryBank", "Neighbours", "build_bank", "compact"]
+__all__ = ["Blocks", "MemoryBank", "Neighbours", "Precision", "build_bank", "compact"]

@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 
 from decoders import load_decoder
-from memory_bank import MemoryBank
+from memory_bank import MemoryBank, Precision
 from patchioner.backbones import load_backbone
 from patchioner.parts import Parts
 from patchioner.settings import ModelSettings
@@ -65,7 +65,13 @@ def _read_bank(folder: Path) -> MemoryBank:
     return MemoryBank.load(folder, memory_map=size > MAPPED_FROM)
 
 
-def write_checkpoint(parts: Parts, folder: Path, *, storage: Storage = "fp16") -> None:
+def write_checkpoint(
+    parts: Parts,
+    folder: Path,
+    *,
+    storage: Storage = "fp16",
+    bank_storage: Precision = "float16",
+) -> None:
     """Write all parts; config.json goes first and comes last, so a folder that has it is whole.
 
     Over an older checkpoint, parts that this one lacks are removed: else they would be read with it.
@@ -86,7 +92,7 @@ def write_checkpoint(parts: Parts, folder: Path, *, storage: Storage = "fp16") -
     parts.backbone.save(folder / "backbone", storage=storage)
     parts.decoder.save(folder / "decoder", storage=storage)
     if parts.bank is not None:
-        parts.bank.save(folder / "memory_bank")
+        parts.bank.save(folder / "memory_bank", dtype=bank_storage)
     if parts.text_tower is not None:
         parts.text_tower.save(folder / "text_tower", storage=storage)
     write_json(config, parts.settings.to_json())

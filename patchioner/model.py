@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from decoders import DecodeOptions
-from patchioner.aggregate import Weighting, pool_regions, region_weights
+from memory_bank import MemoryBank, Precision
+from patchioner.aggregate import Weighting, feature_weights, pool_regions
 from patchioner.backbones import PatchFeatures
 from patchioner.checkpoint import read_checkpoint, write_checkpoint
 from patchioner.crops import cut_out, region_bounds
@@ -76,6 +77,7 @@ class Patchioner:
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
         revision: str | None = None,
+        bank: MemoryBank | str | Path | None = None,
     ) -> Self:
         """Load a checkpoint.
 
@@ -84,14 +86,19 @@ class Patchioner:
                 repositories and YAML files of the published Patch-ioner are read as well as our own.
             device, dtype: see the class.
             revision: branch, tag or commit of a hub repository.
+            bank: a memory bank, or the folder of one, in place of the checkpoint's own; it must have been built with
+                the same model's text tower.
 
         Raises:
             UnknownNameError, HubError: the name leads nowhere (see `patchioner.hub.find_model`).
             CheckpointError, MemoryBankError: a file is missing, corrupt, a pickle, or does not fit.
         """
-        return cls(
-            read_checkpoint(find_model(str(name), revision=revision)), device=device, dtype=dtype
-        )
+        parts = read_checkpoint(find_model(str(name), revision=revision))
+        if bank is not None:
+            other = bank if isinstance(bank, MemoryBank) else MemoryBank.load(bank)
+            settings = replace(parts.settings, bridge="memory")
+            parts = replace(parts, bank=other, settings=settings)
+        return cls(parts, device=device, dtype=dtype)
 
     @property
     def settings(self) -> ModelSettings:
@@ -151,7 +158,7 @@ class Patchioner:
                 needs features that hold their photo.
 
         Returns:
-            (n, dim) float32 in the space of `embed_text`. With a context in the checkpoint's settings, unit pooled
+            (n, dim) float32 in the space of `embed_text`. Where the checkpoint's settings have a context, unit pooled
             tokens plus that share of the unit CLS token; else the pooled tokens.
 
         Raises:
@@ -163,17 +170,20 @@ class Patchioner:
             raise RegionError(
                 "the list of regions is empty: give at least one, or none at all for the whole image"
             )
-        weighting = weighting or self.settings.weighting
         if self.settings.crop if crop is None else crop:
             return self._embed_crops(features, regions, weighting)
-        pooled = pool_regions(features, regions, weighting)
-        if features.cls is None or self.settings.context == 0:
-            return pooled
-        context = self.settings.context * F.normalize(features.cls, dim=0)
-        return F.normalize(pooled, dim=1) + context
+        alike: dict[tuple[Weighting, float], list[int]] = {}
+        for place, region in enumerate(regions):
+            own, context = self.settings.for_region(region)
+            alike.setdefault((weighting or own, context), []).append(place)
+        embedded = features.tokens.new_empty((len(regions), features.dim), dtype=torch.float32)
+        for (chosen, context), places in alike.items():
+            pooled = pool_regions(features, [regions[place] for place in places], chosen)
+            embedded[places] = _with_context(pooled, features.cls, context)
+        return embedded
 
     def _embed_crops(
-        self, features: PatchFeatures, regions: Sequence[Region], weighting: Weighting
+        self, features: PatchFeatures, regions: Sequence[Region], weighting: Weighting | None
     ) -> Tensor:
         if features.image is None:
             raise OptionError(
@@ -330,9 +340,8 @@ class Patchioner:
             )
         found = self._bank.nearest(self.embed_regions(features, [region]), k)
         assert found.texts is not None, "a bank with texts gives texts"
-        weights = region_weights(
-            [region], features.geometry, self.settings.weighting, features.attention
-        )[0]
+        weighting, _ = self.settings.for_region(region)
+        weights = feature_weights(features, [region], weighting)[0]
         return Explanation(tuple(found.texts[0]), tuple(found.similarities[0].tolist()), weights)
 
     def embed_text(self, texts: Sequence[str]) -> Tensor:
@@ -346,15 +355,27 @@ class Patchioner:
             raise OptionError(f"{self.settings.name!r} has no text tower, so it cannot embed text")
         return self._parts.text_tower.encode(list(texts) if not isinstance(texts, str) else texts)
 
-    def save_pretrained(self, folder: str | Path, *, storage: Storage = "fp16") -> None:
-        """Write the checkpoint to a folder that `from_pretrained` reads."""
-        write_checkpoint(self._parts, Path(folder), storage=storage)
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        storage: Storage = "fp16",
+        bank_storage: Precision = "float16",
+    ) -> None:
+        """Write the checkpoint to a folder that `from_pretrained` reads; precisions of networks and bank on disk."""
+        write_checkpoint(self._parts, Path(folder), storage=storage, bank_storage=bank_storage)
 
     def push_to_hub(self, name: str, *, storage: Storage = "fp16") -> None:
         """Save and upload to the hub repository ``owner/name`` (needs a login and a connection)."""
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder, storage=storage)
             upload(Path(folder), name)
+
+
+def _with_context(pooled: Tensor, cls: Tensor | None, context: float) -> Tensor:
+    if cls is None or context == 0:
+        return pooled
+    return F.normalize(pooled, dim=1) + context * F.normalize(cls, dim=0)
 
 
 def _device(wanted: str | torch.device | None) -> torch.device:

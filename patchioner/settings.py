@@ -7,16 +7,59 @@ from __future__ import annotations
 
 import difflib
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
 from decoders import DecodeOptions
 from patchioner.aggregate import Weighting
-from patchioner_base.errors import CheckpointError, OptionError
+from patchioner.regions import (
+    Box,
+    Mask,
+    Patch,
+    Point,
+    Polygon,
+    Region,
+    RegionSet,
+    Trace,
+    WholeImage,
+)
+from patchioner_base.errors import CheckpointError, OptionError, UnknownNameError
 
 FORMAT = "patchioner"
 VERSION = 1
 BRIDGES = ("memory", "none", "raw")
+KINDS_BY_CLASS: Mapping[type[Region], str] = {
+    Point: "point",
+    Patch: "patch",
+    Box: "box",
+    Mask: "mask",
+    Polygon: "polygon",
+    Trace: "trace",
+    RegionSet: "region_set",
+    WholeImage: "whole_image",
+}
+KINDS = tuple(KINDS_BY_CLASS.values())
+
+
+@dataclass(frozen=True)
+class KindSettings:
+    """What differs for one kind of region; None leaves what the model does with all.
+
+    Attributes:
+        weighting: of patches inside such a region.
+        context: see `ModelSettings.context`.
+
+    Raises:
+        OptionError: a context that is not a finite number, 0 or more.
+    """
+
+    weighting: Weighting | None = None
+    context: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.context is not None:
+            _check_context(self.context)
 
 
 @dataclass(frozen=True)
@@ -26,8 +69,10 @@ class ModelSettings:
     Attributes:
         name: what the model is called.
         weighting: default weighting of patches inside a region.
-        context: share of the photo's unit CLS token added to the unit embedding of a region, whatever its kind; 0
-            leaves the pooled tokens as they are.
+        context: share of the photo's unit CLS token added to the unit embedding of a region; 0 leaves the pooled
+            tokens as they are.
+        kinds: what differs for a kind of region: "point", "patch", "box", "mask", "polygon", "trace", "region_set",
+            "whole_image". Not to be changed once it is here.
         bridge: "memory" sends embeddings through the memory bank, "none" as unit vectors straight to the decoder,
             "raw" straight to it at the length they have. The last is how the published CapDec model was run, though
             its decoder was trained on unit vectors; it is there for the published numbers alone.
@@ -45,6 +90,7 @@ class ModelSettings:
     name: str = "custom"
     weighting: Weighting = field(default_factory=Weighting)
     context: float = 0.0
+    kinds: Mapping[str, KindSettings] = field(default_factory=dict)
     bridge: str = "memory"
     temperature: float = 0.01
     normalize: bool = True
@@ -57,8 +103,18 @@ class ModelSettings:
             raise OptionError(f"bridge {self.bridge!r} is unknown: use one of {BRIDGES}")
         if not (math.isfinite(self.temperature) and self.temperature > 0):
             raise OptionError(f"temperature {self.temperature} must be a positive number")
-        if not (math.isfinite(self.context) and self.context >= 0):
-            raise OptionError(f"context {self.context} must be a finite number, 0 or more")
+        _check_context(self.context)
+        for kind in self.kinds:
+            if kind not in KINDS:
+                raise OptionError(str(UnknownNameError.among("kind of region", kind, KINDS)))
+
+    def for_region(self, region: Region) -> tuple[Weighting, float]:
+        """Weighting and context of a region, by its kind."""
+        kind = self.kinds.get(KINDS_BY_CLASS.get(type(region), ""), _NOTHING_OF_ITS_OWN)
+        return (
+            self.weighting if kind.weighting is None else kind.weighting,
+            self.context if kind.context is None else kind.context,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The root config.json."""
@@ -85,6 +141,9 @@ class ModelSettings:
                 )
         try:
             given["weighting"] = Weighting(**given.get("weighting", {}))
+            given["kinds"] = {
+                kind: _kind(values) for kind, values in dict(given.get("kinds", {})).items()
+            }
             decode: dict[str, Any] = {
                 key: tuple(value) if isinstance(value, list) else value
                 for key, value in dict(given.get("decode", {})).items()
@@ -93,3 +152,18 @@ class ModelSettings:
             return cls(**given)
         except (TypeError, ValueError) as error:  # OptionError is a ValueError
             raise CheckpointError(f"{source}: {error}") from error
+
+
+_NOTHING_OF_ITS_OWN = KindSettings()
+
+
+def _kind(values: Any) -> KindSettings:
+    given = dict(values)
+    if given.get("weighting") is not None:
+        given["weighting"] = Weighting(**given["weighting"])
+    return KindSettings(**given)
+
+
+def _check_context(context: float) -> None:
+    if not (math.isfinite(context) and context >= 0):
+        raise OptionError(f"context {context} must be a finite number, 0 or more")

@@ -27,7 +27,7 @@ from patchioner.backbones.base import BACKBONES, CONFIG_FILE, Backbone
 from patchioner.backbones.features import PatchFeatures
 from patchioner.backbones.preprocess import preprocess
 from patchioner.backbones.timm_vit import check_patches, create_vit, preprocessing_config
-from patchioner.backbones.vit_weights import fit_vit, part_of, read_state
+from patchioner.backbones.vit_weights import fit_vit, part_of
 from patchioner.geometry import ImageGeometry, Preprocessing
 from patchioner_base.errors import CheckpointError, OptionError
 from patchioner_base.weights import fit_weights
@@ -55,7 +55,7 @@ class DinoTxtHead(nn.Module):
                 heads,
                 qkv_bias=True,
                 init_values=1e-5,
-                norm_layer=nn.LayerNorm,  # type: ignore[arg-type]
+                norm_layer=nn.LayerNorm,
             )
             for _ in range(blocks)
         )
@@ -71,10 +71,10 @@ class DinoTxtHead(nn.Module):
 class DinoTxtViT(Backbone):
     """DINO.txt's vision tower, dense.
 
-    Features with ``space="patch"`` live in the second half of the text's columns. Their ``cls`` is the mean of the patch
-    tokens, which is what training aligned with that half; the CLS token lives in the other. With ``space="both"`` each
-    token is [CLS | patch], in the whole space of the text, and ``cls`` is [CLS | mean of the patches], the image
-    embedding of the paper. ``attention`` is the CLS token's in the head's last block.
+    Features with ``space="patch"`` live in the second half of the text's columns. Their ``cls`` is the mean of the
+    patch tokens, which is what training aligned with that half; the CLS token lives in the other. With
+    ``space="both"`` each token is [CLS | patch], in the whole space of the text, and ``cls`` is [CLS | mean of the
+    patches], the image embedding of the paper. ``attention`` is the CLS token's in the head's last block.
 
     Args:
         name: a timm architecture: ``vit_large_patch14_reg4_dinov2`` or ``vit_large_patch16_dinov3``.
@@ -82,6 +82,7 @@ class DinoTxtViT(Backbone):
         blocks: transformer blocks of the head.
         registers: whether the registers pass through the head too.
         space: see above.
+        pretrained: fetch timm's weights of the backbone; the head's are published elsewhere (`read_published`).
         overrides: arguments of the architecture in timm.
 
     Raises:
@@ -102,6 +103,7 @@ class DinoTxtViT(Backbone):
         blocks: int = 2,
         registers: bool = True,
         space: Space = "patch",
+        pretrained: bool = False,
         overrides: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -112,7 +114,7 @@ class DinoTxtViT(Backbone):
         self.name, self.preprocessing = name, preprocessing
         self.registers, self.space = registers, space
         self.overrides = dict(overrides or {})
-        self.vit: Any = create_vit(name, overrides=self.overrides)
+        self.vit: Any = create_vit(name, pretrained=pretrained, overrides=self.overrides)
         check_patches(self.vit, name, preprocessing)
         if getattr(self.vit, "cls_token", None) is None:
             raise OptionError(f"{name} has no CLS token, which the head of dino.txt needs")
@@ -142,23 +144,26 @@ class DinoTxtViT(Backbone):
         """The pixel-to-patch map for a photo of (width, height)."""
         return self.preprocessing.geometry(image_size)
 
-    def read_published(self, vision: Path, head: Path) -> None:
+    def read_published(
+        self, vision: Mapping[str, Tensor] | None, head: Mapping[str, Tensor], *, source: str
+    ) -> None:
         """Load the weights as published, in place.
 
         Args:
-            vision: the backbone's own file (DINOv2's or DINOv3's layout).
+            vision: the backbone's own weights, in DINOv2's or DINOv3's layout; None leaves those that are there.
             head: DINOv2's file of the vision head, or DINOv3's of head and text tower together.
+            source: where they come from, for messages.
 
         Raises:
             CheckpointError: a tensor is missing, left over or of another shape; nothing is half loaded.
         """
-        aligned = part_of(read_state(head), _HEAD_PREFIXES)
         fresh = DinoTxtHead(
             int(self.vit.embed_dim), int(self.vit.blocks[0].attn.num_heads), len(self.head.blocks)
         )
-        fit_weights(fresh, aligned, source=str(head))
-        fit_vit(self.vit, part_of(read_state(vision), _BACKBONE_PREFIXES), source=str(vision))
-        self.head = fresh.eval().to(next(self.vit.parameters()))
+        fit_weights(fresh, part_of(head, _HEAD_PREFIXES), source=source)
+        if vision is not None:
+            fit_vit(self.vit, part_of(vision, _BACKBONE_PREFIXES), source=source)
+        self.head.load_state_dict(fresh.state_dict())
 
     @torch.inference_mode()
     def encode(self, images: Sequence[Image.Image]) -> list[PatchFeatures]:

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from timm.layers import AttentionPoolLatent
+from timm.layers import AttentionPoolLatent  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
 from patchioner.backbones.base import BACKBONES, CONFIG_FILE, Backbone

@@ -23,7 +23,7 @@ from patchioner.backbones.features import PatchFeatures
 from patchioner.backbones.heads import build_head
 from patchioner.backbones.preprocess import preprocess
 from patchioner.geometry import ImageGeometry, Preprocessing
-from patchioner_base.errors import CheckpointError, OptionError, UnknownNameError
+from patchioner_base.errors import CheckpointError, HubError, OptionError, UnknownNameError
 
 _NEEDED = ("blocks", "embed_dim", "forward_intermediates", "num_prefix_tokens", "patch_embed")
 _OURS = ("pretrained", "num_classes", "dynamic_img_size", "img_size", "patch_size")
@@ -184,6 +184,7 @@ def create_vit(
 
     Raises:
         UnknownNameError, OptionError: see `TimmViT`.
+        HubError: the weights cannot be fetched.
     """
     if not timm.is_model(name):
         close = difflib.get_close_matches(name, timm.list_models(), n=3) or [
@@ -197,8 +198,17 @@ def create_vit(
         vit = timm.create_model(
             name, pretrained=pretrained, num_classes=classes, dynamic_img_size=True, **arguments
         )
-    except (TypeError, RuntimeError) as error:
+    except TypeError as error:
+        if any(f"'{key}'" in str(error) for key in arguments):
+            raise OptionError(f"{name} cannot be overridden so: {error}") from error
         raise _no_vit(name, str(error)) from error
+    except (OSError, RuntimeError, ValueError) as error:
+        if not pretrained:
+            raise _no_vit(name, str(error)) from error
+        raise HubError(
+            f"timm's weights of {name} cannot be fetched ({str(error).splitlines()[0]}). Check the name's tag and the "
+            "connection, or give a file of weights"
+        ) from error
     if missing := [part for part in _NEEDED if not hasattr(vit, part)]:
         raise _no_vit(name, f"it lacks {', '.join(missing)}")
     # timm drops arguments that its builders do not know, so a typing error would pass in silence.

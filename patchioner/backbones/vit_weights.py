@@ -1,56 +1,19 @@
 """Published weights of vision transformers -> the parameters of timm's networks.
 
-Knows: files of weights in their authors' own layouts, by way of timm's converters. Does not know: what a network is
-used for. Nothing is unpickled beyond tensors, and every tensor must find its place.
+Knows: the layouts of published state dicts, by way of timm's converters. Does not know: files, nor what a network is
+used for. Every tensor must find its place.
 """
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from patchioner_base.errors import CheckpointError
-from patchioner_base.weights import fit_weights, load_weights
-
-_WRAPPERS = ("state_dict", "model", "model_state_dict")
-
-
-def read_state(path: Path) -> dict[str, Tensor]:
-    """Named tensors of a file, as float32 on the CPU.
-
-    Args:
-        path: safetensors, or a file of `torch.save`, of which tensors alone are read (``weights_only``); a state dict
-            inside "state_dict" or "model" is taken out, and a ``module.`` prefix dropped.
-
-    Raises:
-        CheckpointError: the file is missing, cut short, holds more than tensors, or something else.
-    """
-    if path.suffix == ".safetensors":
-        return load_weights(path)
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file of weights; check the path")
-    try:
-        held: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(
-            f"{path} is not a file of plain tensors ({reason}): fetch it again, or convert it to safetensors"
-        ) from error
-    for wrapper in _WRAPPERS:
-        if isinstance(held, dict) and isinstance(held.get(wrapper), dict):
-            held = held[wrapper]
-    if not isinstance(held, dict) or not all(isinstance(v, Tensor) for v in held.values()):
-        raise CheckpointError(f"{path} does not hold a state dict (names and tensors)")
-    return {
-        str(name).removeprefix("module."): tensor.float() if tensor.is_floating_point() else tensor
-        for name, tensor in held.items()
-    }
+from patchioner_base.weights import fit_weights
 
 
 def part_of(state: Mapping[str, Tensor], prefixes: tuple[str, ...]) -> dict[str, Tensor]:
@@ -92,9 +55,7 @@ def fit_vit(vit: Any, state: Mapping[str, Tensor], *, source: str) -> dict[str, 
     return classifier
 
 
-def _without_absent_biases(
-    vit: Any, state: Mapping[str, Tensor], source: str
-) -> dict[str, Tensor]:
+def _without_absent_biases(vit: Any, state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
     """Drop zero query-key-value biases that timm's network has no place for (DINOv3 as distilled)."""
     has_place = {name for name, _ in vit.named_parameters()}
     kept = {}

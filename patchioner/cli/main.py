@@ -16,7 +16,9 @@ from collections.abc import Sequence
 from importlib import metadata
 
 from patchioner.cli.arguments import add_caption_arguments, attach_negative_values
+from patchioner.cli.bank import add_bank_arguments
 from patchioner.cli.caption import ModelLoader, caption_photos, load_pretrained
+from patchioner.cli.models import add_convert_arguments, add_models_arguments
 from patchioner.cli.output import report_error
 from patchioner_base.errors import PatchionerError
 
@@ -41,6 +43,8 @@ def main(argv: Sequence[str] | None = None, *, load_model: ModelLoader = load_pr
     except SystemExit as stop:  # argparse has written its message
         return stop.code if isinstance(stop.code, int) else 2
     try:
+        if hasattr(options, "run"):
+            return int(options.run(options))
         return caption_photos(options, load_model)
     except KeyboardInterrupt:
         report_error("stopped")
@@ -67,6 +71,9 @@ def _parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
     )
+    add_models_arguments(commands.add_parser("models", help="what can be loaded, and its size"))
+    add_convert_arguments(commands.add_parser("convert", help="write a model in our own format"))
+    add_bank_arguments(commands.add_parser("bank", help="build, look into or shrink memory banks"))
     return parser
 
 

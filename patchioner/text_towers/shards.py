@@ -24,15 +24,16 @@ _NAME = "embeddings"
 
 
 def embed_texts(
-    tower: TextTower, texts: Sequence[str], folder: Path, *, shard: int = SHARD
+    tower: TextTower, texts: Sequence[str], folder: Path, *, shard: int = SHARD, unit: bool = True
 ) -> Tensor:
-    """Unit embeddings of texts, (N, dim) float32, by way of fp16 shards in `folder`.
+    """Embeddings of texts, (N, dim) float32, by way of shards in `folder`.
 
     Args:
         tower: embeds.
         texts: N of them, not blank.
         folder: shards that are already there are read, the others written.
         shard: texts in one shard.
+        unit: unit vectors, kept as fp16; False: vectors as the tower gives them, kept as fp32.
 
     Raises:
         CheckpointError: a shard is damaged or of other texts.
@@ -45,7 +46,8 @@ def embed_texts(
         if not path.exists():
             with atomic_path(path) as temporary:
                 # Rounded even in a run that is never killed: both kinds of run train on the same numbers.
-                save_file({_NAME: F.normalize(tower.encode(batch), dim=1).half()}, temporary)
+                rows = tower.encode(batch)
+                save_file({_NAME: F.normalize(rows, dim=1).half() if unit else rows}, temporary)
         parts.append(_read(path, (len(batch), tower.dim)))
     return torch.cat(parts)
 

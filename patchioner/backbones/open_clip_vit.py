@@ -1,0 +1,370 @@
+"""CLIP's visual tower through open_clip as a dense backbone: every patch token in the space of CLIP's texts.
+
+Knows: open_clip's public interface. Does not know: regions, memory banks. CLS, patches and crops of the published DeCap
+baselines are all of this backbone: its CLS token, its plain patch tokens, and a checkpoint that cuts regions out.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import os
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from patchioner.backbones.attention import cls_attention, published_attention
+from patchioner.backbones.base import BACKBONES, CONFIG_FILE, Backbone
+from patchioner.backbones.dense_clip import (
+    KEEPS_REST,
+    DenseMode,
+    LastBlock,
+    is_plain,
+    resize_positions,
+)
+from patchioner.backbones.features import PatchFeatures
+from patchioner.backbones.preprocess import preprocess
+from patchioner.geometry import Fit, ImageGeometry, Preprocessing
+from patchioner_base.errors import CheckpointError, HubError, OptionError, UnknownNameError
+from patchioner_base.optional import require
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+# Bounds the memory of one pass: 20 crops at 224 pixels and patches of 16, 2 photos at 592.
+_PATCHES_PER_PASS = 4096
+# open_clip builds both halves of a model; the other one is made as small as it will go and dropped.
+_NO_TEXT = {"context_length": 4, "vocab_size": 4, "width": 8, "heads": 1, "layers": 1}
+
+
+class ClipTokens(NamedTuple):
+    """Output of `OpenClipViT.dense` for B images of one size; `None` where the last block is not a plain one.
+
+    Attributes:
+        tokens: (B, rows, columns, dim) after the final norm and the visual projection.
+        cls: (B, dim), what open_clip's `encode_image` gives.
+        attention: (B, heads, rows, columns), the last block's CLS attention over the patches.
+        published: (B, rows, columns), see `published_attention`.
+    """
+
+    tokens: Tensor
+    cls: Tensor
+    attention: Tensor | None
+    published: Tensor | None
+
+
+class OpenClipViT(Backbone):
+    """The visual tower of an open_clip ViT; the text half is neither kept nor stored.
+
+    Args:
+        name: an open_clip model, e.g. ``ViT-B-16`` (unknown names get the close ones).
+        preprocessing: input size, fit and normalisation (`clip_preprocessing`). Sizes other than the native one
+            interpolate the position embedding, and grids need not be square.
+        architecture: open_clip's model config (its "model_cfg": embed_dim, vision_cfg, ...) instead of its own one for
+            `name`, which then is a label only.
+        quick_gelu: CLIP's first activation, which the ``openai`` weights need; None is what the model's config or the
+            pretrained weights say.
+        dense: how patch tokens leave the last block: "plain" as CLIP has it, "value" (MaskCLIP) or "self_self"
+            (SCLIP), see `patchioner.backbones.dense_clip`. The CLS token and its attention are the ordinary ones in
+            all three.
+        rest: keep the last block's skip connection and MLP for patches; None is as published: all but "value" do.
+            ("self_self" without the rest is close to ClearCLIP, arXiv 2407.12442.)
+        pretrained: fetch weights by one of open_clip's tags, e.g. ``openai`` (needs a connection), or read them from a
+            file of open_clip's; random weights if None.
+
+    Raises:
+        UnknownNameError: open_clip has no such model or tag.
+        OptionError: the model is not a plain ViT, or the settings do not fit it.
+        HubError, CheckpointError: the weights cannot be fetched; a file does not hold them.
+        MissingExtraError: open_clip is not installed.
+
+    Example:
+        >>> backbone = OpenClipViT("ViT-B-32", clip_preprocessing(224, 32))  # doctest: +SKIP
+        >>> features = backbone.encode([Image.new("RGB", (320, 240))])[0]  # doctest: +SKIP
+        >>> tuple(features.tokens.shape), tuple(features.cls.shape)  # doctest: +SKIP
+        ((7, 7, 512), (512,))
+    """
+
+    def __init__(
+        self,
+        name: str,
+        preprocessing: Preprocessing,
+        *,
+        architecture: Mapping[str, Any] | None = None,
+        quick_gelu: bool | None = None,
+        dense: DenseMode = "plain",
+        rest: bool | None = None,
+        pretrained: str | None = None,
+    ) -> None:
+        super().__init__()
+        if dense not in get_args(DenseMode):
+            raise OptionError(f"dense={dense!r}: choose one of {get_args(DenseMode)}")
+        self.name, self.preprocessing, self.dense_mode = name, preprocessing, dense
+        self.rest = KEEPS_REST[dense] if rest is None else bool(rest)
+        self.architecture = None if architecture is None else copy.deepcopy(dict(architecture))
+        settings = model_config(name, architecture, quick_gelu=quick_gelu, pretrained=pretrained)
+        self.quick_gelu = bool(settings["quick_gelu"])
+        self.visual: Any = _visual(name, settings, pretrained)
+        self._check()
+        self.eval()
+
+    @property
+    def dim(self) -> int:
+        """Width of CLIP's joint space."""
+        return int(self.visual.proj.shape[1])
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Type, architecture, dense mode and preprocessing."""
+        settings = {
+            k: list(v) if isinstance(v, tuple) else v for k, v in vars(self.preprocessing).items()
+        }
+        return {
+            "type": "open_clip",
+            "name": self.name,
+            "architecture": copy.deepcopy(self.architecture),
+            "quick_gelu": self.quick_gelu,
+            "dense": self.dense_mode,
+            "rest": self.rest,
+            "preprocessing": settings,
+        }
+
+    def geometry(self, image_size: tuple[int, int]) -> ImageGeometry:
+        """The pixel-to-patch map for a photo of (width, height)."""
+        return self.preprocessing.geometry(image_size)
+
+    @torch.inference_mode()
+    def encode(self, images: Sequence[Image.Image]) -> list[PatchFeatures]:
+        """Encode upright RGB images; those that fill the same grid share passes.
+
+        Images do not influence one another beyond the rounding of float32 (1e-5).
+        """
+        found: list[PatchFeatures | None] = [None] * len(images)
+        alike: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
+        for row, image in enumerate(images):
+            alike[self.geometry(image.size).grid].append(row)
+        for (height, width), rows in alike.items():
+            step = max(1, _PATCHES_PER_PASS // (height * width))
+            for start in range(0, len(rows), step):
+                part = rows[start : start + step]
+                for row, one in zip(
+                    part, self._encode_alike([images[r] for r in part]), strict=True
+                ):
+                    found[row] = one
+        return [one for one in found if one is not None]
+
+    def _encode_alike(self, images: Sequence[Image.Image]) -> list[PatchFeatures]:
+        inputs = [preprocess(image, self.preprocessing) for image in images]
+        out = self.dense(self.as_input([pixels for pixels, _ in inputs]), inputs[0][1].grid)
+
+        # Copies, so that features somebody keeps do not keep the whole batch.
+        def row(part: Tensor, index: int) -> Tensor:
+            return part[index].to(torch.float32, copy=True)
+
+        return [
+            PatchFeatures(
+                row(out.tokens, index),
+                row(out.cls, index),
+                None if out.attention is None else row(out.attention, index),
+                geometry,
+                reference_attention=None if out.published is None else row(out.published, index),
+            )
+            for index, (_, geometry) in enumerate(inputs)
+        ]
+
+    def as_input(self, pixels: Sequence[Tensor]) -> Tensor:
+        """Stack B preprocessed images (3, H, W) of one size on the network's device, in its precision."""
+        weight = self.visual.conv1.weight
+        return torch.stack(list(pixels)).to(weight.device, weight.dtype)
+
+    def dense(self, pixels: Tensor, grid: tuple[int, int]) -> ClipTokens:
+        """Differentiable forward pass.
+
+        Args:
+            pixels: (B, 3, H, W) normalised.
+            grid: (rows, columns) with rows * columns patch tokens.
+        """
+        inputs = self.before_last(pixels, grid)
+        block = self.visual.transformer.resblocks[-1]
+        if not is_plain(block):
+            outputs = block(inputs)
+            tokens = self.project(outputs[:, 1:]).unflatten(1, grid)
+            return ClipTokens(tokens, self._pool(outputs), None, None)
+        last = LastBlock.of(block, inputs)
+        if self.dense_mode == "plain" and self.rest:
+            outputs = last.outputs()
+            patches, whole = outputs[:, 1:], self._pool(outputs)
+        else:
+            patches, whole = last.patches(self.dense_mode, self.rest), self.image_embedding(last)
+        tokens = self.project(patches).unflatten(1, grid)
+        parts = last.query[:, :, :1], last.key[:, :, 1:]
+        maps, published = cls_attention(*parts), published_attention(*parts)
+        return ClipTokens(tokens, whole, maps.unflatten(2, grid), published.unflatten(1, grid))
+
+    def before_last(self, pixels: Tensor, grid: tuple[int, int]) -> Tensor:
+        """What goes into the last block: (B, 1 + rows * columns, width), CLS first."""
+        visual = self.visual
+        patches = visual.conv1(pixels).flatten(2).transpose(1, 2)
+        whole = visual.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
+        positions = resize_positions(visual.positional_embedding, tuple(visual.grid_size), grid)
+        tokens: Tensor = visual.ln_pre(torch.cat([whole, patches], 1) + positions.to(patches.dtype))
+        for block in visual.transformer.resblocks[:-1]:
+            tokens = block(tokens)
+        return tokens
+
+    def project(self, tokens: Tensor) -> Tensor:
+        """The final norm and the visual projection: (..., width) -> (..., dim)."""
+        projected: Tensor = self.visual.ln_post(tokens) @ self.visual.proj
+        return projected
+
+    def image_embedding(self, last: LastBlock) -> Tensor:
+        """What open_clip's `encode_image` gives, (B, dim), from the last block; its patches only if CLIP needs them."""
+        if self.visual.pool_type == "tok":
+            return self.project(last.cls())
+        return self._pool(last.outputs())
+
+    def _pool(self, outputs: Tensor) -> Tensor:
+        if self.visual.pool_type == "tok":
+            return self.project(outputs[:, 0])
+        if self.visual.final_ln_after_pool:
+            return self.project(outputs[:, 1:].mean(dim=1))
+        pooled: Tensor = self.visual.ln_post(outputs[:, 1:]).mean(dim=1) @ self.visual.proj
+        return pooled
+
+    def _check(self) -> None:
+        patch = tuple(self.visual.patch_size)
+        if patch != (self.preprocessing.patch_size, self.preprocessing.patch_size):
+            raise OptionError(
+                f"{self.name} has patches of {patch} pixels, the preprocessing says {self.preprocessing.patch_size}: "
+                f"set its patch_size to {patch[0]} and its size to a multiple of that"
+            )
+        changed = self.dense_mode != "plain" or not self.rest
+        if changed and not is_plain(self.visual.transformer.resblocks[-1]):
+            raise OptionError(
+                f"dense={self.dense_mode!r}, rest={self.rest} needs a plain last block, and {self.name} has "
+                'another: use dense="plain"'
+            )
+
+
+def clip_preprocessing(
+    size: int = 224, patch_size: int = 16, mode: Fit = "stretch"
+) -> Preprocessing:
+    """CLIP's normalisation with an input of `size` pixels; the published baselines stretch to 224 or 592."""
+    return Preprocessing(mode, size, patch_size, CLIP_MEAN, CLIP_STD)
+
+
+def model_config(
+    name: str,
+    architecture: Mapping[str, Any] | None = None,
+    *,
+    quick_gelu: bool | None = None,
+    pretrained: str | None = None,
+) -> dict[str, Any]:
+    """open_clip's config of a model, as a copy: embed_dim, vision_cfg, text_cfg, quick_gelu (always given).
+
+    Args:
+        name: one of open_clip's models, or a label if `architecture` is given.
+        architecture: a config in open_clip's form.
+        quick_gelu: overrides the config; None is what the pretrained weights or else the config say.
+        pretrained: a tag or file of weights for `name`.
+    """
+    open_clip = require("open_clip", "clip")
+    if architecture is not None:
+        if pretrained is not None:
+            raise OptionError(
+                f"pretrained={pretrained!r} goes with a name of open_clip's, not with an architecture: give one of them"
+            )
+        settings = copy.deepcopy(dict(architecture))
+    else:
+        _check_name(open_clip, name)
+        settings = open_clip.get_model_config(name)
+    for key in ("embed_dim", "vision_cfg", "text_cfg"):
+        if key not in settings:
+            raise OptionError(
+                f"the architecture of {name!r} lacks {key!r}: give open_clip's config"
+            )
+    tag = (open_clip.get_pretrained_cfg(name, pretrained) or {}) if pretrained else {}
+    if quick_gelu is None:
+        quick_gelu = bool(tag.get("quick_gelu", settings.get("quick_gelu", False)))
+    return {**settings, "quick_gelu": quick_gelu}
+
+
+def fetch_model(name: str, pretrained: str, *, quick_gelu: bool) -> Any:
+    """A whole open_clip model with its weights, by tag (downloaded once, then cached) or from a file.
+
+    Raises:
+        UnknownNameError: neither a tag of this model nor a file.
+        HubError: a tag's weights cannot be fetched.
+        CheckpointError: a file does not hold weights of this model. Nothing is unpickled.
+    """
+    open_clip = require("open_clip", "clip")
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if pretrained not in tags and not os.path.isfile(pretrained):
+        raise UnknownNameError.among(f"file or tag of weights of {name}", pretrained, tags)
+    try:
+        return open_clip.create_model(
+            name, pretrained, force_quick_gelu=quick_gelu, quick_gelu=quick_gelu
+        )
+    except Exception as error:  # of several libraries, which share no class
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if pretrained in tags:
+            raise HubError(
+                f"the weights {pretrained!r} of {name} cannot be fetched: {reason}. Connect once, or name a file"
+            ) from error
+        raise CheckpointError(
+            f"{pretrained} does not hold weights of open_clip's {name}: {reason}. Fetch it again, or name its model"
+        ) from error
+
+
+def _check_name(open_clip: Any, name: str) -> None:
+    known = open_clip.list_models()
+    if name not in known:
+        close = difflib.get_close_matches(str(name), known, n=3) or ["ViT-B-16", "ViT-B-32"]
+        raise UnknownNameError(f"open_clip has no model {name!r}: did you mean {', '.join(close)}?")
+
+
+def _visual(name: str, settings: Mapping[str, Any], pretrained: str | None) -> Any:
+    vision = settings["vision_cfg"]
+    if vision.get("timm_model_name"):
+        raise _no_vit(name, f"it is timm's {vision['timm_model_name']}: use that through timm")
+    if isinstance(vision.get("layers"), (list, tuple)):
+        raise _no_vit(name, "it is a ResNet")
+    if vision.get("attentional_pool") or vision.get("pool_type", "tok") not in ("tok", "avg"):
+        raise _no_vit(name, "its patches reach the text space through attention pooling only")
+    if pretrained is not None:
+        return fetch_model(name, pretrained, quick_gelu=settings["quick_gelu"]).visual
+    open_clip = require("open_clip", "clip")
+    try:
+        model = open_clip.CLIP(
+            settings["embed_dim"], dict(vision), dict(_NO_TEXT), quick_gelu=settings["quick_gelu"]
+        )
+    except (TypeError, ValueError, AssertionError, RuntimeError, ZeroDivisionError) as error:
+        raise OptionError(f"open_clip cannot build {name!r}: {error}") from error
+    return model.visual
+
+
+def _no_vit(name: str, reason: str) -> OptionError:
+    return OptionError(f"{name!r} is not a plain vision transformer of open_clip's ({reason})")
+
+
+@BACKBONES.register("open_clip")
+def _load(folder: Path, config: dict[str, Any]) -> OpenClipViT:
+    try:
+        backbone = OpenClipViT(
+            config["name"],
+            Preprocessing.from_config(config["preprocessing"]),
+            architecture=config.get("architecture"),
+            quick_gelu=config.get("quick_gelu"),
+            dense=config.get("dense", "plain"),
+            rest=config.get("rest"),
+        )
+    except (LookupError, TypeError, ValueError, AttributeError) as error:  # ours are among these
+        raise CheckpointError(
+            f"{folder / CONFIG_FILE} lacks or has a wrong setting: {error}"
+        ) from error
+    backbone.restore(folder)
+    return backbone

@@ -1,0 +1,202 @@
+"""ProxyCLIP: CLIP's values gathered along the affinities of a DINO backbone (arXiv 2408.04883).
+
+Knows: two backbones and how one steers the other. Does not know: regions, text, memory banks.
+
+CLIP knows what a patch shows, DINO which patches belong together. In CLIP's last block the attention gives way to
+
+    A = gamma (X X^T - beta mean(X X^T)),   Attn = softmax over j of A_ij where A_ij >= 0,   z = Proj(Attn V)
+
+with X the unit patch tokens of the DINO backbone (so X X^T holds cosines, and the mean is over all pairs), V CLIP's
+values, Proj the block's output projection; skip connection and MLP are left out, CLIP's final norm and visual
+projection follow. beta (shift) is 1.2 and gamma (scale) 3.0 by default; the paper reports 1.0..1.6 and 2..5 as good.
+
+A photo costs one pass of each backbone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from patchioner.backbones.attention import cls_attention
+from patchioner.backbones.base import BACKBONES, CONFIG_FILE, Backbone
+from patchioner.backbones.dense_clip import LastBlock, is_plain
+from patchioner.backbones.features import PatchFeatures
+from patchioner.backbones.loading import load_backbone
+from patchioner.backbones.open_clip_vit import OpenClipViT
+from patchioner.backbones.preprocess import preprocess
+from patchioner.geometry import ImageGeometry
+from patchioner_base.errors import CheckpointError, OptionError
+from patchioner_base.files import write_json
+from patchioner_base.weights import Storage
+
+SHIFT, SCALE = 1.2, 3.0
+_CLIP_FOLDER, _PROXY_FOLDER = "clip", "proxy"
+
+
+class ProxyClip(Backbone):
+    """CLIP patch tokens on the grid of another backbone, gathered along that backbone's affinities.
+
+    Args:
+        clip: gives values, CLS token and the space of the tokens; its `dense` mode plays no part.
+        proxy: gives affinities and the grid, e.g. a `TimmViT` of DINO or DINOv2 without a head. Its tokens need not be
+            aligned with text.
+        shift, scale: beta and gamma of the module's formula.
+
+    Each backbone sees the photo in its own size and normalisation; CLIP's values are resampled (bilinear) from CLIP's
+    grid to the proxy's. That is sound only where both see the same part of the photo, so the two must fit photos in
+    the same way (`Preprocessing.mode`).
+
+    `PatchFeatures.attention` is that of CLIP's CLS token, resampled too; there is no `reference_attention`.
+
+    Raises:
+        OptionError: the two fit photos in different ways, CLIP's last block is not a plain one, or a factor is not a
+            positive number.
+
+    Example:
+        >>> clip = OpenClipViT("ViT-B-16", clip_preprocessing(224, 16))  # doctest: +SKIP
+        >>> dino = TimmViT("vit_base_patch8_224.dino", Preprocessing("stretch", 224, 8))  # doctest: +SKIP
+        >>> ProxyClip(clip, dino).encode([photo])[0].tokens.shape  # doctest: +SKIP
+        torch.Size([28, 28, 512])
+    """
+
+    def __init__(
+        self, clip: OpenClipViT, proxy: Backbone, *, shift: float = SHIFT, scale: float = SCALE
+    ) -> None:
+        super().__init__()
+        if not isinstance(clip, OpenClipViT) or not is_plain(clip.visual.transformer.resblocks[-1]):
+            raise OptionError(
+                f"ProxyCLIP takes CLIP's last block apart, which {getattr(clip, 'name', type(clip).__name__)!r} does "
+                "not allow: use an 'open_clip' backbone such as 'ViT-B-16'"
+            )
+        modes = clip.preprocessing.mode, _mode(proxy)
+        if modes[0] != modes[1]:
+            raise OptionError(
+                f"CLIP fits photos by {modes[0]!r} and the proxy by {modes[1]!r}, so they would see different parts: "
+                "give both the same mode"
+            )
+        for name, factor in (("shift", shift), ("scale", scale)):
+            if not math.isfinite(factor) or factor <= 0:
+                raise OptionError(f"{name} of ProxyCLIP is {factor}: give a positive number")
+        self.clip, self.proxy = clip, proxy
+        self.shift, self.scale = float(shift), float(scale)
+        self.eval()
+
+    @property
+    def dim(self) -> int:
+        """Width of CLIP's joint space."""
+        return self.clip.dim
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Type and factors; the two backbones have folders, and configs, of their own."""
+        return {"type": "proxy_clip", "shift": self.shift, "scale": self.scale}
+
+    def geometry(self, image_size: tuple[int, int]) -> ImageGeometry:
+        """The pixel-to-patch map for a photo of (width, height): the proxy's."""
+        return self.proxy.geometry(image_size)
+
+    @torch.inference_mode()
+    def encode(self, images: Sequence[Image.Image]) -> list[PatchFeatures]:
+        """One pass of each backbone per upright RGB image. Images do not influence one another."""
+        return [self._encode_one(image) for image in images]
+
+    def _encode_one(self, image: Image.Image) -> PatchFeatures:
+        seen = self.proxy.encode([image])[0]
+        grid = seen.geometry.grid
+        pixels, geometry = preprocess(image, self.clip.preprocessing)
+        inputs = self.clip.before_last(self.clip.as_input([pixels]), geometry.grid)
+        last = LastBlock.of(self.clip.visual.transformer.resblocks[-1], inputs)
+        values = resample(last.patch_values().unflatten(1, geometry.grid), grid).flatten(1, 2)
+        along = proxy_attention(seen.tokens.flatten(0, 1), shift=self.shift, scale=self.scale)
+        mixed = along.to(values) @ values
+        # With the skip connection left out, the block's inputs are not looked at.
+        tokens = self.clip.project(last.finish(mixed, mixed, False)).unflatten(1, grid)
+        maps = cls_attention(last.query[:, :, :1], last.key[:, :, 1:])
+        attention = resample(maps.transpose(1, 2).unflatten(1, geometry.grid), grid)[0]
+        attention = attention.permute(2, 0, 1).float()
+        return PatchFeatures(
+            tokens[0].float(),
+            self.clip.image_embedding(last)[0].float(),
+            attention / attention.sum(dim=(1, 2), keepdim=True),
+            seen.geometry,
+        )
+
+    def place(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Move both backbones in place, each as it sees fit."""
+        self.clip.place(device, dtype)
+        self.proxy.place(device, dtype)
+
+    def save(self, folder: Path, *, storage: Storage = "fp16") -> None:
+        """Write config.json, and each backbone in a folder of its own."""
+        self.clip.save(folder / _CLIP_FOLDER, storage=storage)
+        self.proxy.save(folder / _PROXY_FOLDER, storage=storage)
+        write_json(folder / CONFIG_FILE, self.config)
+
+    def restore(self, folder: Path) -> None:
+        """Read what `save` wrote into both backbones, strictly."""
+        self.clip.restore(folder / _CLIP_FOLDER)
+        self.proxy.restore(folder / _PROXY_FOLDER)
+        self.eval()
+
+
+def proxy_attention(tokens: Tensor, *, shift: float = SHIFT, scale: float = SCALE) -> Tensor:
+    """Rows of attention from the affinities of patch tokens (arXiv 2408.04883; the module's formula).
+
+    Args:
+        tokens: (patches, width) of the proxy, of any length each.
+        shift: multiple of the mean cosine that an affinity must exceed to count.
+        scale: sharpness.
+
+    Returns:
+        (patches, patches) float32, each row non-negative and summing to 1. A patch always attends to itself: where all
+        tokens are so alike that even that falls below the shift, the formula by itself would give no number at all.
+
+    Example:
+        >>> proxy_attention(torch.tensor([[1.0, 0.0], [0.0, 1.0]])).tolist()
+        [[1.0, 0.0], [0.0, 1.0]]
+    """
+    unit = F.normalize(tokens.float(), dim=-1)
+    cosines = unit @ unit.T
+    affinity = scale * (cosines - shift * cosines.mean())
+    kept = affinity >= 0
+    kept.fill_diagonal_(True)
+    return affinity.masked_fill(~kept, -math.inf).softmax(dim=-1)
+
+
+def resample(cells: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Bilinear resampling (antialiased where it shrinks) of (B, rows, columns, width) to a grid over the same area."""
+    if tuple(cells.shape[1:3]) == grid:
+        return cells
+    spread = F.interpolate(
+        cells.permute(0, 3, 1, 2), size=grid, mode="bilinear", align_corners=False, antialias=True
+    )
+    return spread.permute(0, 2, 3, 1)
+
+
+def _mode(proxy: Backbone) -> str | None:
+    return getattr(getattr(proxy, "preprocessing", None), "mode", None)
+
+
+@BACKBONES.register("proxy_clip")
+def _load(folder: Path, config: dict[str, Any]) -> ProxyClip:
+    clip, proxy = load_backbone(folder / _CLIP_FOLDER), load_backbone(folder / _PROXY_FOLDER)
+    try:
+        backbone = ProxyClip(
+            clip,  # type: ignore[arg-type]  # another kind is refused
+            proxy,
+            shift=float(config["shift"]),
+            scale=float(config["scale"]),
+        )
+    except (LookupError, TypeError, ValueError) as error:  # ours are among these
+        raise CheckpointError(
+            f"{folder / CONFIG_FILE} lacks or has a wrong setting: {error}"
+        ) from error
+    return backbone

@@ -1,0 +1,112 @@
+"""What models there are, and how much room they take.
+
+Knows: the shipped checkpoints, the published ones by name, and how to measure a model's parts. Does not know: the
+command line, downloads.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from memory_bank import MemoryBank
+from patchioner.hub import find_model, shipped_models
+from patchioner.parts import Parts
+
+
+@dataclass(frozen=True)
+class KnownModel:
+    """A model that `Patchioner.from_pretrained` takes by name.
+
+    Attributes:
+        name: to load it by.
+        about: backbone, bridge and decoder in a few words.
+        licence: of the weights.
+        source: where it comes from.
+        disk: bytes of its files, None where they are not known before they are fetched.
+        here: whether its files are on this machine.
+    """
+
+    name: str
+    about: str
+    licence: str
+    source: str
+    disk: int | None
+    here: bool
+
+
+_OWNER = "Ruggero1912"
+_STATED = "none stated"
+_PUBLISHED = {
+    "decap": "DINOv2 ViT-B/14 + Talk2DINO, memory of 591,753 captions, DeCap decoder",
+    "capdec": "the same backbone, no memory, decoder trained with noise (CapDec)",
+    "viecap": "the same backbone, soft and entity prompts for GPT-2 (ViECap)",
+    "meacap": "the same backbone, prompts from retrieved captions for GPT-2 (MeaCap)",
+}
+
+
+def known_models() -> list[KnownModel]:
+    """The models inside the package, then the published ones."""
+    return [_shipped(name) for name in shipped_models()] + [
+        _published(f"{_OWNER}/Patch-ioner_talk2dino_{key}_COCO_Captions", about)
+        for key, about in _PUBLISHED.items()
+    ]
+
+
+def _shipped(name: str) -> KnownModel:
+    folder = find_model(name)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    backbone = json.loads((folder / "backbone" / "config.json").read_text(encoding="utf-8"))
+    about = f"{backbone['name']}, bridge: {config['bridge']}; the model inside the package"
+    return KnownModel(name, about, config["licence"], "this package", folder_bytes(folder), True)
+
+
+def _published(name: str, about: str) -> KnownModel:
+    source = f"the model hub, {name}"
+    folder = _cached(name)
+    size = None if folder is None else folder_bytes(folder)
+    return KnownModel(name, about, _STATED, source, size, folder is not None)
+
+
+def _cached(name: str) -> Path | None:
+    """The folder of a hub repository that has been fetched before; nothing is fetched."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(name, "config.yaml")
+    return Path(found).parent if isinstance(found, str) else None
+
+
+def folder_bytes(folder: Path) -> int:
+    """Bytes of all files under a folder; what links lead to is counted."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def part_sizes(parts: Parts) -> dict[str, tuple[int, int]]:
+    """Parameters and bytes in memory of each part of a loaded model.
+
+    Example:
+        >>> part_sizes(model.parts)["memory bank"]  # doctest: +SKIP
+        (6291456, 12730368)
+    """
+    sizes = {"backbone": _module_size(parts.backbone)}
+    if parts.text_tower is not None:
+        sizes["text tower"] = _module_size(parts.text_tower)
+    if parts.bank is not None:
+        sizes["memory bank"] = _bank_size(parts.bank)
+    decoder = [value for value in vars(parts.decoder).values() if isinstance(value, nn.Module)]
+    counted = [_module_size(module) for module in decoder]
+    sizes["decoder"] = (sum(count for count, _ in counted), sum(size for _, size in counted))
+    return sizes
+
+
+def _module_size(module: nn.Module) -> tuple[int, int]:
+    tensors = [*module.parameters(), *module.buffers()]
+    return sum(t.numel() for t in tensors), sum(t.numel() * t.element_size() for t in tensors)
+
+
+def _bank_size(bank: MemoryBank) -> tuple[int, int]:
+    tensors = [bank.keys, bank.norms, bank.counts]
+    return bank.keys.numel(), sum(t.numel() * t.element_size() for t in tensors)

@@ -1,0 +1,129 @@
+"""`patchioner bank build | info | compact`.
+
+Knows: the arguments and what is reported. Does not know: how banks are built, stored or made smaller.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from patchioner.cli.output import write_line
+from patchioner_base.errors import OptionError
+
+_EXAMPLES = """\
+examples:
+  patchioner bank build captions_train2017.json --text-encoder MODEL --out bank
+  patchioner bank build captions.parquet --column sentence --out bank --sample 500000
+  patchioner bank info bank
+  patchioner bank compact bank small --rows 32768
+  patchioner caption photo.jpg --bank small
+"""
+
+
+def add_bank_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what `patchioner bank` takes."""
+    parser.description = "Build, look into or shrink a memory bank."
+    parser.epilog = _EXAMPLES
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_build(commands.add_parser("build", help="embed captions"))
+    info = commands.add_parser("info", help="what is in a bank")
+    info.add_argument("bank", metavar="BANK", type=Path, help="folder of a bank or of a checkpoint")
+    info.set_defaults(run=inform)
+    smaller = commands.add_parser("compact", help="shrink a bank by k-means")
+    smaller.add_argument("bank", metavar="BANK", type=Path)
+    smaller.add_argument("out", metavar="OUT", type=Path, help="new folder")
+    smaller.add_argument("--rows", type=int, required=True, help="rows to keep")
+    smaller.add_argument("--seed", type=int, default=0)
+    smaller.add_argument("--storage", choices=["float16", "float32"], default="float16")
+    smaller.set_defaults(run=shrink)
+
+
+def _add_build(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "captions",
+        metavar="CAPTIONS",
+        help=".json (COCO), .txt, .csv, .tsv, .parquet; .gz of those",
+    )
+    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="new folder")
+    parser.add_argument(
+        "--text-encoder",
+        default="patchioner-mini",
+        metavar="ID|DIR",
+        help="model whose text tower embeds; the bank is for that model (default: %(default)s)",
+    )
+    parser.add_argument("--column", help="column or key of the captions (default: looked for)")
+    parser.add_argument("--sample", type=int, metavar="N", help="draw N captions at random")
+    parser.add_argument("--rows", type=int, metavar="N", help="compact the bank to N rows")
+    parser.add_argument("--lower", action="store_true", help="lower-case, drop a final full stop")
+    parser.add_argument(
+        "--raw-norms", action="store_true", help="keep the lengths of the vectors, as published"
+    )
+    parser.add_argument("--no-texts", action="store_true", help="leave the captions out")
+    parser.add_argument("--storage", choices=["float16", "float32"], default="float16")
+    parser.add_argument("--device", help="cpu, cuda, ... (default: the model's choice)")
+    parser.add_argument("--seed", type=int, default=0, help="of --sample and --rows")
+    parser.add_argument("--resume", action="store_true", help="go on with a stopped run")
+    parser.set_defaults(run=build)
+
+
+def build(options: argparse.Namespace) -> int:
+    """Read captions, embed them, write the bank; returns the exit status."""
+    from patchioner import Patchioner
+    from patchioner.bank_building import BankOptions, build_bank_folder
+    from patchioner.caption_files import read_captions
+
+    wanted = BankOptions(
+        sample=options.sample,
+        rows=options.rows,
+        lower=options.lower,
+        unit=not options.raw_norms,
+        keep_texts=not options.no_texts,
+        dtype=options.storage,
+        seed=options.seed,
+    )
+    captions = read_captions(options.captions, options.column)
+    tower = Patchioner.from_pretrained(options.text_encoder, device=options.device).parts.text_tower
+    if tower is None:
+        raise OptionError(
+            f"{options.text_encoder!r} has no text tower to embed captions with: choose a model "
+            "that has one (`patchioner models ID` lists the parts)"
+        )
+    bank = build_bank_folder(captions, tower, options.out, wanted, resume=options.resume)
+    write_line(f"{options.out}: {bank!r} of {len(captions):,} captions")
+    return 0
+
+
+def inform(options: argparse.Namespace) -> int:
+    """Print size, precision, lengths and a few texts of a bank; returns the exit status."""
+    from memory_bank import MemoryBank
+    from patchioner.catalogue import folder_bytes
+
+    inner = options.bank / "memory_bank"
+    folder = inner if inner.is_dir() else options.bank
+    bank = MemoryBank.load(folder, memory_map=False)
+    norms = bank.norms
+    write_line(f"{folder}: {bank!r}")
+    write_line(f"  on disk    {folder_bytes(folder) / 2**20:,.1f} MiB, checksum right")
+    write_line(f"  norms      {norms.min():.3g} to {norms.max():.3g}, mean {norms.mean():.3g}")
+    write_line(f"  stands for {int(bank.counts.sum()):,} captions")
+    write_line(f"  sha256     {bank.fingerprint()}")
+    if bank.texts is not None:
+        for row in (0, len(bank) // 2, len(bank) - 1):
+            write_line(f"  row {row:<7,} {bank.texts[row]}")
+    return 0
+
+
+def shrink(options: argparse.Namespace) -> int:
+    """Write a smaller bank; returns the exit status."""
+    from memory_bank import MemoryBank, compact
+
+    if options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):
+        raise OptionError(f"{options.out} exists already: choose an empty or new folder")
+    inner = options.bank / "memory_bank"
+    bank = MemoryBank.load(inner if inner.is_dir() else options.bank)
+    smaller = compact(bank, options.rows, seed=options.seed)
+    smaller.save(options.out, dtype=options.storage)
+    write_line(f"{options.out}: {len(smaller):,} of {len(bank):,} rows")
+    return 0

@@ -1,0 +1,171 @@
+"""DINO.txt's vision side: the head against a plain twin, which token lives where, and the published names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from patchioner.backbones import load_backbone
+from patchioner.backbones.dinotxt import DinoTxtHead, DinoTxtViT
+from patchioner.backbones.preprocess import preprocess
+from patchioner.geometry import Preprocessing
+from patchioner_base.errors import CheckpointError, OptionError
+from tests.support.tiny import noise_photo
+
+NAMES = {"vit_large_patch14_reg4_dinov2": 14, "vit_large_patch16_dinov3": 16}
+SMALL = {"depth": 2, "embed_dim": 48, "num_heads": 3}
+
+
+def small(
+    name: str = "vit_large_patch14_reg4_dinov2", seed: int = 0, **settings: Any
+) -> DinoTxtViT:
+    torch.manual_seed(seed)
+    preprocessing = Preprocessing("aspect", 5 * NAMES[name], NAMES[name])
+    model = DinoTxtViT(name, preprocessing, overrides=SMALL, **settings)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "side"),
+    [("vit_large_patch14_reg4_dinov2", 518, 37), ("vit_large_patch16_dinov3", 512, 32)],
+)
+def test_true_shapes_without_their_weights(name: str, size: int, side: int) -> None:
+    with torch.device("meta"):
+        model = DinoTxtViT(name, Preprocessing("stretch", size, NAMES[name]))
+    features = model.encode([Image.new("RGB", (640, 480))])[0]
+    assert (model.dim, features.tokens.shape) == (1024, (side, side, 1024))
+    assert features.cls is not None
+    assert features.cls.shape == (1024,)
+    assert features.attention is not None
+    assert features.attention.shape == (16, side, side)
+    shapes = {key: tuple(t.shape) for key, t in model.head.state_dict().items()}
+    assert shapes["blocks.1.attn.qkv.weight"] == (3072, 1024)
+    assert shapes["blocks.1.mlp.fc1.weight"] == (4096, 1024)
+    assert shapes["blocks.1.ls2.gamma"] == (1024,)
+    assert shapes["ln_final.weight"] == (1024,)
+    assert len(shapes) == 2 * 14 + 2
+
+
+def slow_head(head: DinoTxtHead, tokens: Tensor, heads: int) -> tuple[Tensor, Tensor]:
+    """The head in single steps on (N, width): aligned tokens, and the last block's attention (heads, N, N)."""
+    state: dict[str, Tensor] = head.state_dict()
+    width = tokens.shape[1]
+
+    def linear(x: Tensor, name: str) -> Tensor:
+        return F.linear(x, state[f"{name}.weight"], state[f"{name}.bias"])
+
+    def norm(x: Tensor, name: str) -> Tensor:
+        return F.layer_norm(x, (width,), state[f"{name}.weight"], state[f"{name}.bias"], 1e-5)
+
+    maps = torch.empty(0)
+    for block in range(len(head.blocks)):
+        at = f"blocks.{block}"
+        query, key, value = linear(norm(tokens, f"{at}.norm1"), f"{at}.attn.qkv").split(width, 1)
+        size = width // heads
+        mixed = []
+        maps = torch.empty(heads, len(tokens), len(tokens))
+        for index in range(heads):
+            own = slice(index * size, (index + 1) * size)
+            maps[index] = (query[:, own] @ key[:, own].T / size**0.5).softmax(1)
+            mixed.append(maps[index] @ value[:, own])
+        tokens = tokens + state[f"{at}.ls1.gamma"] * linear(torch.cat(mixed, 1), f"{at}.attn.proj")
+        inner = F.gelu(linear(norm(tokens, f"{at}.norm2"), f"{at}.mlp.fc1"))
+        tokens = tokens + state[f"{at}.ls2.gamma"] * linear(inner, f"{at}.mlp.fc2")
+    return norm(tokens, "ln_final"), maps
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("registers", [True, False])
+def test_the_head_equals_its_plain_twin(name: str, registers: bool) -> None:
+    model, photo = small(name, registers=registers), noise_photo(130, 60)
+    pixels, geometry = preprocess(photo, model.preprocessing)
+    with torch.no_grad():
+        tokens = model.vit.forward_features(pixels[None])[0]
+        if not registers:
+            tokens = torch.cat([tokens[:1], tokens[5:]])
+        aligned, maps = slow_head(model.head, tokens, 3)
+    features = model.encode([photo])[0]
+    prefix = 5 if registers else 1
+    assert features.geometry.grid == geometry.grid
+    torch.testing.assert_close(
+        features.tokens.flatten(0, 1), aligned[prefix:], rtol=1e-4, atol=1e-4
+    )
+    row = maps[:, 0, prefix:]
+    assert features.attention is not None
+    torch.testing.assert_close(
+        features.attention.flatten(1), row / row.sum(1, keepdim=True), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_the_two_halves_of_the_space() -> None:
+    patch, both = (small(space=space) for space in ("patch", "both"))
+    one, two = (model.encode([noise_photo()])[0] for model in (patch, both))
+    assert (patch.dim, both.dim) == (48, 96)
+    assert torch.equal(two.tokens[..., 48:], one.tokens)
+    assert one.cls is not None
+    assert two.cls is not None
+    torch.testing.assert_close(one.cls, one.tokens.mean((0, 1)))
+    assert torch.equal(two.cls[48:], one.cls)
+    assert (two.tokens[..., :48] == two.cls[:48]).all()
+    assert not torch.allclose(two.cls[:48], one.cls)
+
+
+@pytest.mark.parametrize("prefix", ["", "visual_model.head."])
+def test_published_weights_are_read(prefix: str) -> None:
+    original, target = small(seed=1), small(seed=2)
+    head = {f"{prefix}{name}": t for name, t in original.head.state_dict().items()}
+    if prefix:  # DINOv3 has head and text tower in one file
+        head["text_model.head.linear_projection.weight"] = torch.zeros(2, 2)
+        head["logit_scale"] = torch.zeros(())
+    target.read_published(original.vit.state_dict(), head, source="file")
+    first, second = (model.encode([noise_photo()])[0] for model in (original, target))
+    assert torch.equal(first.tokens, second.tokens)
+
+
+def test_a_head_that_does_not_fit_leaves_everything_as_it_was() -> None:
+    original, target = small(seed=1), small(seed=2)
+    before = {name: t.clone() for name, t in target.state_dict().items()}
+    head = dict(original.head.state_dict())
+    del head["blocks.1.ls1.gamma"]
+    head["linear_projection.weight"] = torch.zeros(48, 48)
+    with pytest.raises(
+        CheckpointError, match=r"missing blocks\.1\.ls1\.gamma.*unexpected linear_pro"
+    ):
+        target.read_published(original.vit.state_dict(), head, source="file")
+    assert all(torch.equal(t, before[name]) for name, t in target.state_dict().items())
+
+
+def test_it_comes_back_from_its_folder(tmp_path: Path) -> None:
+    model = small("vit_large_patch16_dinov3", registers=False, space="both", blocks=1)
+    model.save(tmp_path, storage="fp32")
+    loaded = load_backbone(tmp_path)
+    assert loaded.config == model.config
+    first, second = (m.encode([noise_photo()])[0] for m in (model, loaded))
+    assert torch.equal(first.tokens, second.tokens)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"space": "cls"}, "'cls' is unknown"),
+        ({"blocks": 0}, "1 or more"),
+        ({"blocks": "2"}, "1 or"),
+    ],
+)
+def test_wrong_settings_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        small(**settings)
+
+
+def test_a_network_without_a_cls_token_is_refused() -> None:
+    with pytest.raises(OptionError, match="no CLS token"):
+        DinoTxtViT("test_vit2", Preprocessing("stretch", 64, 16))
