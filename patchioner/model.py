@@ -20,20 +20,18 @@ from torch.nn import functional as F
 
 from decoders import DecodeOptions
 from memory_bank import MemoryBank, Precision
-from patchioner.aggregate import Weighting, feature_weights, pool_regions
+from patchioner.aggregate import Weighting, feature_weights
 from patchioner.backbones import PatchFeatures
 from patchioner.checkpoint import read_checkpoint, write_checkpoint
-from patchioner.crops import cut_out, region_bounds
 from patchioner.hub import SHIPPED, find_model, upload
 from patchioner.images import ImageSource, load_image
 from patchioner.parts import Parts
+from patchioner.region_embedding import embed_crops, embed_pooled
 from patchioner.regions import Region, WholeImage
 from patchioner.results import Caption, Explanation, Label
 from patchioner.settings import ModelSettings
 from patchioner_base.errors import ImageError, OptionError, RegionError, TextError
 from patchioner_base.weights import Storage
-
-_CROPS_AT_ONCE = 32
 
 
 class Patchioner:
@@ -166,39 +164,16 @@ class Patchioner:
             OptionError: a crop is asked for of features without their photo, or attention or a CLS token of a
                 backbone that has none.
         """
+        if isinstance(regions, Region):
+            raise RegionError(f"give a list of regions, as in [{regions!r:.80}]")
         if not regions:
             raise RegionError(
                 "the list of regions is empty: give at least one, or none at all for the whole image"
             )
         if self.settings.crop if crop is None else crop:
-            return self._embed_crops(features, regions, weighting)
-        alike: dict[tuple[Weighting, float], list[int]] = {}
-        for place, region in enumerate(regions):
-            own, context = self.settings.for_region(region)
-            alike.setdefault((weighting or own, context), []).append(place)
-        embedded = features.tokens.new_empty((len(regions), features.dim), dtype=torch.float32)
-        for (chosen, context), places in alike.items():
-            pooled = pool_regions(features, [regions[place] for place in places], chosen)
-            embedded[places] = _with_context(pooled, features.cls, context)
-        return embedded
-
-    def _embed_crops(
-        self, features: PatchFeatures, regions: Sequence[Region], weighting: Weighting | None
-    ) -> Tensor:
-        if features.image is None:
-            raise OptionError(
-                "regions are to be cut out, but these features do not hold their photo: "
-                "encode it with keep_image=True"
-            )
-        rows = []
-        for start in range(0, len(regions), _CROPS_AT_ONCE):
-            crops = [
-                cut_out(features.image, region_bounds(region, features.geometry))
-                for region in regions[start : start + _CROPS_AT_ONCE]
-            ]
-            for found in self._parts.backbone.encode(crops):
-                rows.append(self.embed_regions(found, [WholeImage()], weighting, crop=False))
-        return torch.cat(rows)
+            backbone = self._parts.backbone
+            return embed_crops(backbone, features, regions, self.settings, weighting)
+        return embed_pooled(features, regions, self.settings, weighting)
 
     def caption(
         self,
@@ -370,12 +345,6 @@ class Patchioner:
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder, storage=storage)
             upload(Path(folder), name)
-
-
-def _with_context(pooled: Tensor, cls: Tensor | None, context: float) -> Tensor:
-    if cls is None or context == 0:
-        return pooled
-    return F.normalize(pooled, dim=1) + context * F.normalize(cls, dim=0)
 
 
 def _device(wanted: str | torch.device | None) -> torch.device:
