@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from patchioner.aggregate import Weighting
     from patchioner.backbones import PatchFeatures
     from patchioner.model import Patchioner
-    from patchioner.results import Caption, Explanation
+    from patchioner.results import Caption, Explanation, Label
 
 __version__ = "0.1.0"
 
@@ -37,6 +37,7 @@ __all__ = [
     "Caption",
     "DecodeOptions",
     "Explanation",
+    "Label",
     "Mask",
     "Patch",
     "PatchFeatures",
@@ -58,6 +59,7 @@ _LAZY = {
     "Caption": "patchioner.results",
     "DecodeOptions": "decoders",
     "Explanation": "patchioner.results",
+    "Label": "patchioner.results",
     "PatchFeatures": "patchioner.backbones",
     "Patchioner": "patchioner.model",
     "Weighting": "patchioner.aggregate",

@@ -90,7 +90,7 @@ class ModelSettings:
     name: str = "custom"
     weighting: Weighting = field(default_factory=Weighting)
     context: float = 0.0
-    kinds: Mapping[str, KindSettings] = field(default_factory=dict)
+    kinds: Mapping[str, KindSettings] = field(default_factory=dict, hash=False)
     bridge: str = "memory"
     temperature: float = 0.01
     normalize: bool = True
@@ -104,6 +104,7 @@ class ModelSettings:
         if not (math.isfinite(self.temperature) and self.temperature > 0):
             raise OptionError(f"temperature {self.temperature} must be a positive number")
         _check_context(self.context)
+        object.__setattr__(self, "kinds", dict(self.kinds))  # the caller's own may change
         for kind in self.kinds:
             if kind not in KINDS:
                 raise OptionError(str(UnknownNameError.among("kind of region", kind, KINDS)))
