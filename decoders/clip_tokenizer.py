@@ -23,6 +23,7 @@ from tokenizers.normalizers import Sequence as NormalizerSequence
 from tokenizers.pre_tokenizers import ByteLevel, Split
 from tokenizers.pre_tokenizers import Sequence as PreTokenizerSequence
 
+from decoders.tokenizer_files import read_tokenizer
 from patchioner_base.errors import CheckpointError
 from patchioner_base.optional import require
 
@@ -107,15 +108,7 @@ class ClipTokenizer:
         Raises:
             CheckpointError: when the file is missing, damaged, or lacks a special token.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise CheckpointError(f"{path} is missing; a decoder's folder needs its tokenizer.json")
-        try:
-            return cls(Tokenizer.from_file(str(path)))
-        except CheckpointError as error:
-            raise CheckpointError(f"{path}: {error}") from error
-        except Exception as error:  # the library raises bare Exception for every kind of damage
-            raise CheckpointError(f"{path} is not a readable tokenizer: {error}") from error
+        return read_tokenizer(path, cls)
 
     def save(self, path: str | Path) -> None:
         """Write the tokenizer.json that `load` reads: with it, open_clip is not needed any more."""

@@ -92,6 +92,27 @@ def build_language_model(config: Mapping[str, Any], *, seed: int = 0) -> nn.Modu
     return built
 
 
+def choose_language_model(
+    given: str | Mapping[str, Any], tokenizer: LanguageTokenizer | None, *, seed: int
+) -> tuple[nn.Module, LanguageTokenizer]:
+    """A language model as a caller may name it: trained by its id or folder, or random from a configuration.
+
+    Args:
+        given: see `fetch_language_model` and `build_language_model`.
+        tokenizer: takes the place of the model's own; needed with a configuration.
+        seed: of random weights.
+
+    Raises:
+        OptionError: a configuration without a tokenizer; and as the two functions.
+    """
+    if isinstance(given, str):
+        model, own = fetch_language_model(given)
+        return model, tokenizer or own
+    if tokenizer is None:
+        raise OptionError("a language model made from a configuration needs a tokenizer; give one")
+    return build_language_model(given, seed=seed), tokenizer
+
+
 def describe_language_model(model: nn.Module) -> dict[str, Any]:
     """The JSON values that `build_language_model` makes the same architecture of."""
     config: Any = model.config

@@ -7,11 +7,13 @@ Does NOT know: networks, embeddings, where a tokenizer comes from.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
 
+from decoders.tokenizer_files import read_tokenizer
 from patchioner_base.errors import CheckpointError, OptionError
 
 _FULL_STOPS = (".", " .")
@@ -109,17 +111,8 @@ class LanguageTokenizer:
         Raises:
             CheckpointError: the file is missing or damaged, or does not fit the numbers.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise CheckpointError(f"{path} is missing; a decoder's folder needs its tokenizer.json")
-        try:
-            tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises bare Exception for every kind of damage
-            raise CheckpointError(f"{path} is not a readable tokenizer: {error}") from error
-        try:
-            return cls(tokenizer, end_ids=end_ids, vocab_size=vocab_size)
-        except CheckpointError as error:
-            raise CheckpointError(f"{path}: {error}") from error
+        make = partial(cls, end_ids=end_ids, vocab_size=vocab_size)
+        return read_tokenizer(path, make)
 
     def save(self, path: str | Path) -> None:
         """Write the tokenizer.json that `load` reads; the end tokens belong in the decoder's config.json."""

@@ -203,6 +203,8 @@ class MeacapDecoder(ViecapDecoder):
         # Rules are quicker than reading a file; a network's graphs are worth keeping.
         if len(parser) and not isinstance(parser.parser, RuleParser):
             parser.save(folder / GRAPHS_FILE)
+        else:  # of an older decoder in this folder, by another parser
+            (folder / GRAPHS_FILE).unlink(missing_ok=True)
         return {"concepts": self._settings()}
 
     @classmethod

@@ -23,6 +23,7 @@ from decoders.language_decoder import LanguageDecoder
 from decoders.language_models import (
     EXTRA,
     build_language_model,
+    choose_language_model,
     describe_language_model,
     fetch_language_model,
     fingerprint,
@@ -158,18 +159,13 @@ class PrefixLMDecoder(LanguageDecoder):
             HubError, CheckpointError: a language model that cannot be had.
         """
         reference = None
-        if isinstance(language_model, str):
-            model, own = fetch_language_model(language_model)
-            tokenizer = tokenizer or own
-            reference = language_model if keep == "reference" else None
-        elif keep == "reference":
-            raise OptionError("a random language model has no place to refer to; use keep='inside'")
-        else:
-            model = build_language_model(language_model, seed=seed)
-        if tokenizer is None:
-            raise OptionError(
-                "a language model made from a configuration needs a tokenizer; give one"
-            )
+        if keep == "reference":
+            if not isinstance(language_model, str):
+                raise OptionError(
+                    "a random language model has no place to refer to; use keep='inside'"
+                )
+            reference = language_model
+        model, tokenizer = choose_language_model(language_model, tokenizer, seed=seed)
         config = PrefixLMConfig(embedding_dim, **settings)
         return cls(model, tokenizer, config, reference=reference, seed=seed)
 

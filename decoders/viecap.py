@@ -32,8 +32,8 @@ from decoders.hard_prompts import (
 from decoders.language_decoder import LanguageDecoder
 from decoders.language_models import (
     build_language_model,
+    choose_language_model,
     describe_language_model,
-    fetch_language_model,
     tied_state,
     untied_state,
 )
@@ -187,15 +187,7 @@ class ViecapDecoder(LanguageDecoder):
             OptionError: values that make no sense, or a tokenizer without full stops.
             HubError, CheckpointError: a language model that cannot be had.
         """
-        if isinstance(language_model, str):
-            model, own = fetch_language_model(language_model)
-            tokenizer = tokenizer or own
-        else:
-            model = build_language_model(language_model, seed=seed)
-        if tokenizer is None:
-            raise OptionError(
-                "a language model made from a configuration needs a tokenizer; give one"
-            )
+        model, tokenizer = choose_language_model(language_model, tokenizer, seed=seed)
         if end == "stop":
             tokenizer = stopping(tokenizer)
         config = ViecapConfig(embedding_dim, **shape)

@@ -27,8 +27,8 @@ from memory_bank import MemoryBank
 from patchioner.part_builders import Place, build_backbone, build_text_tower, check_keys
 from patchioner.parts import Parts
 from patchioner.settings import FORMAT, VERSION, ModelSettings
+from patchioner.yaml_files import read_yaml
 from patchioner_base.errors import CheckpointError
-from patchioner_base.optional import require
 
 MAPPED_FROM = 256 * 2**20  # bytes of a bank from which it is mapped rather than read
 _KEYS = ("name", "about", "backbone", "text_tower", "memory_bank", "decoder", "settings")
@@ -59,10 +59,9 @@ class ModelConfig:
 
 def names_parts(path: Path) -> bool:
     """Whether a YAML file is of this kind: it has a "name" and a "backbone". False for what is no YAML at all."""
-    yaml = require("yaml", "published")
     try:
-        held = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, OSError, UnicodeDecodeError):
+        held = read_yaml(path)
+    except CheckpointError:
         return False
     return isinstance(held, Mapping) and {"name", "backbone"} <= held.keys()
 
@@ -77,7 +76,7 @@ def read_model_config(source: str | Path | Mapping[str, Any]) -> ModelConfig:
         held, place = source, Place(Path(), "the model's config")
     else:
         path = Path(source)
-        held, place = _read_yaml(path), Place(path.parent, str(path))
+        held, place = read_yaml(path), Place(path.parent, str(path))
     if not isinstance(held, Mapping):
         raise place.fault(f"it holds {type(held).__name__}, not a mapping with {', '.join(_KEYS)}")
     check_keys(held, _KEYS, "a model's config", place)
@@ -121,18 +120,6 @@ def build_model(source: str | Path | Mapping[str, Any]) -> Parts:
     decoder = _decoder(config.decoder, backbone.dim, place)
     tower = None if config.text_tower is None else build_text_tower(config.text_tower, place)
     return Parts(backbone, decoder, bank, tower, settings)
-
-
-def _read_yaml(path: Path) -> Any:
-    yaml = require("yaml", "published")
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(
-            f"{path} cannot be read ({error.strerror}): check the path"
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} is not YAML: {error}") from error
 
 
 def _bank(given: Any, place: Place) -> MemoryBank:

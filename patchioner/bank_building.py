@@ -20,7 +20,7 @@ from patchioner.text_towers import TextTower
 from patchioner.text_towers.shards import embed_texts
 from patchioner_base.errors import OptionError, TextError
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 RECORD = "building.json"
 
@@ -62,18 +62,20 @@ def prepare(captions: Sequence[str], options: BankOptions) -> tuple[list[str], l
     """Distinct captions in order of first appearance, and how often each occurred; what is blank is left out.
 
     Raises:
-        TextError: no caption is left.
+        TextError: no caption is left, or one is no string.
 
     Example:
         >>> prepare(["A cat.", "a cat", " "], BankOptions(lower=True))
         (['a cat'], [2])
     """
+    if isinstance(captions, str) or not all(isinstance(text, str) for text in captions):
+        raise TextError("captions must be a list of strings")
     stripped = [" ".join(text.split()) for text in captions]
     if options.lower:
         stripped = [text.lower().rstrip(". ") for text in stripped]
     kept = [text for text in stripped if text]
     if blank := len(stripped) - len(kept):
-        logger.warning("left out %d blank captions of %d", blank, len(stripped))
+        _log.warning("left out %d blank captions of %d", blank, len(stripped))
     if not kept:
         raise TextError("no caption is left: give at least one that is not blank")
     if options.sample is not None and options.sample < len(kept):
@@ -105,7 +107,7 @@ def build_bank_folder(
 
     Raises:
         TextError: no caption.
-        OptionError: the folder holds something else.
+        OptionError: the folder holds something else, or another run.
 
     Example:
         >>> build_bank_folder(captions, model.parts.text_tower, Path("bank"))  # doctest: +SKIP
@@ -116,11 +118,11 @@ def build_bank_folder(
     identity = {
         "options": asdict(options),
         "captions": hashlib.sha256(repr((texts, counts)).encode()).hexdigest(),
-        "text_tower": digest(tower),
+        "text_tower": {"config": tower.config, "weights": digest(tower)},
     }
     run = RunFolder.claim(out, identity, resume=resume, record=RECORD)
     if run.finished:
-        logger.info("%s is finished: nothing left to do", out)
+        _log.info("%s is finished: nothing left to do", out)
         return MemoryBank.load(out)
     embeddings = embed_texts(tower, texts, run.work, unit=options.unit)
     bank = MemoryBank(embeddings, texts if options.keep_texts else None, counts)

@@ -8,7 +8,9 @@ from __future__ import annotations
 import csv
 import difflib
 import gzip
+import io
 import json
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ def read_captions(path: str | Path, column: str | None = None) -> list[str]:
             of strings, a list of objects, ``{"annotations": [{"caption": ...}]}`` as COCO, or ``{"images":
             [{"sentences": [{"raw": ...}]}]}`` as the Karpathy splits. A further ``.gz`` is unpacked on the way.
         column: of a table, or the key of the objects; None tries "caption", "captions", "text", "sentence", "raw".
+            A cell may hold several captions (a list).
 
     Returns:
         Captions as they stand, blank lines of a text file left out.
@@ -41,8 +44,7 @@ def read_captions(path: str | Path, column: str | None = None) -> list[str]:
         ['A bicycle replica with a clock as the front wheel.', ...]
     """
     path = Path(path)
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    kind = suffixes[-2] if suffixes[-1:] == [".gz"] and len(suffixes) > 1 else path.suffix.lower()
+    kind = Path(path.stem if _packed(path) else path.name).suffix.lower()
     reader = _READERS.get(kind)
     if reader is None:
         raise TextError(
@@ -53,16 +55,23 @@ def read_captions(path: str | Path, column: str | None = None) -> list[str]:
         captions = reader(path, column)
     except OSError as error:
         raise TextError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (UnicodeDecodeError, csv.Error, EOFError) as error:
+    except (UnicodeDecodeError, csv.Error, EOFError, zlib.error) as error:
         raise TextError(f"{path}: damaged, or not UTF-8 text ({error})") from error
     if not captions:
         raise TextError(f"{path}: no caption in it")
     return captions
 
 
+def _packed(path: Path) -> bool:
+    return path.suffix.lower() == ".gz"
+
+
+def _bytes(path: Path) -> bytes:
+    return gzip.decompress(path.read_bytes()) if _packed(path) else path.read_bytes()
+
+
 def _text(path: Path) -> str:
-    data = gzip.decompress(path.read_bytes()) if path.suffix.lower() == ".gz" else path.read_bytes()
-    return data.decode("utf-8-sig")
+    return _bytes(path).decode("utf-8-sig")
 
 
 def _lines(path: Path, column: str | None) -> list[str]:
@@ -73,8 +82,8 @@ def _lines(path: Path, column: str | None) -> list[str]:
 
 
 def _table(path: Path, column: str | None) -> list[str]:
-    delimiter = "\t" if ".tsv" in path.name.lower() else ","
-    rows = csv.DictReader(_text(path).splitlines(keepends=True), delimiter=delimiter)
+    delimiter = "\t" if path.name.lower().removesuffix(".gz").endswith(".tsv") else ","
+    rows = csv.DictReader(io.StringIO(_text(path), newline=""), delimiter=delimiter)
     name = _chosen(rows.fieldnames or (), column, path)
     return [_caption(row[name], path, f"row {number}") for number, row in enumerate(rows, 1)]
 
@@ -83,21 +92,24 @@ def _parquet(path: Path, column: str | None) -> list[str]:
     parquet = require("pyarrow.parquet", "published")
     arrow = require("pyarrow", "published")
     try:
-        name = _chosen(parquet.read_schema(path).names, column, path)
-        values = parquet.read_table(path, columns=[name])[name].to_pylist()
+        file = parquet.ParquetFile(io.BytesIO(_bytes(path)) if _packed(path) else path)
+        name = _chosen(file.schema_arrow.names, column, path)
+        values = file.read(columns=[name])[name].to_pylist()
     except arrow.ArrowException as error:
         raise TextError(f"{path}: not a readable Parquet file ({error})") from error
-    captions: list[str] = []
-    for number, value in enumerate(values):
-        for one in value if isinstance(value, list) else [value]:
-            captions.append(_caption(one, path, f"row {number}"))
-    return captions
+    return [
+        caption
+        for number, value in enumerate(values, 1)
+        for caption in _captions(value, path, f"row {number}")
+    ]
 
 
 def _json(path: Path, column: str | None) -> list[str]:
     try:
         content = json.loads(_text(path))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, UnicodeDecodeError):
+            raise
         raise TextError(f"{path}: no JSON ({error})") from error
     if isinstance(content, dict):
         return _json_rows(_json_list(content, path), column, path)
@@ -110,8 +122,11 @@ def _json_list(content: dict[str, Any], path: Path) -> list[Any]:
     if isinstance(content.get("annotations"), list):
         return list(content["annotations"])
     images = content.get("images")
-    if isinstance(images, list) and any("sentences" in image for image in images):
-        return [sentence for image in images for sentence in image.get("sentences", [])]
+    if isinstance(images, list):
+        sentences = [image.get("sentences") for image in images if isinstance(image, dict)]
+        found = [one for listed in sentences if isinstance(listed, list) for one in listed]
+        if found:
+            return found
     raise TextError(
         f'{path}: no "annotations" with captions in it (it has {", ".join(map(repr, content))})'
     )
@@ -122,9 +137,7 @@ def _json_rows(rows: Sequence[Any], column: str | None, path: Path) -> list[str]
     for number, row in enumerate(rows):
         where = f"item {number}"
         if isinstance(row, dict):
-            value = row[_chosen(tuple(row), column, path)]
-            for one in value if isinstance(value, list) else [value]:
-                captions.append(_caption(one, path, where))
+            captions += _captions(row[_chosen(tuple(row), column, path)], path, where)
         else:
             captions.append(_caption(row, path, where))
     return captions
@@ -140,8 +153,12 @@ def _chosen(names: Sequence[str], column: str | None, path: Path) -> str:
         if name in names:
             return name
     raise TextError(
-        f"{path}: none of its columns ({', '.join(names)}) looks like captions; name one with --column"
+        f"{path}: none of its columns ({', '.join(map(str, names))}) looks like captions; name one (--column)"
     )
+
+
+def _captions(value: object, path: Path, where: str) -> list[str]:
+    return [_caption(one, path, where) for one in (value if isinstance(value, list) else [value])]
 
 
 def _caption(value: object, path: Path, where: str) -> str:

@@ -6,15 +6,16 @@ command line, downloads.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from memory_bank import MemoryBank
 from patchioner.hub import find_model, shipped_models
 from patchioner.parts import Parts
+from patchioner_base.files import read_json
 
 
 @dataclass(frozen=True)
@@ -58,17 +59,23 @@ def known_models() -> list[KnownModel]:
 
 def _shipped(name: str) -> KnownModel:
     folder = find_model(name)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    backbone = json.loads((folder / "backbone" / "config.json").read_text(encoding="utf-8"))
-    about = f"{backbone['name']}, bridge: {config['bridge']}; the model inside the package"
+    config = read_json(folder / "config.json")
+    kinds = [_kind(folder / part) for part in ("backbone", "text_tower", "decoder")]
+    about = f"{', '.join(kind for kind in kinds if kind)}; bridge: {config['bridge']}"
     return KnownModel(name, about, config["licence"], "this package", folder_bytes(folder), True)
 
 
+def _kind(part: Path) -> str:
+    """What a part of a checkpoint's folder is: the architecture where it has one, else its type; "" where absent."""
+    path = part / "config.json"
+    config: dict[str, Any] = read_json(path) if path.is_file() else {}
+    return str(config.get("name") or config.get("type") or "")
+
+
 def _published(name: str, about: str) -> KnownModel:
-    source = f"the model hub, {name}"
     folder = _cached(name)
     size = None if folder is None else folder_bytes(folder)
-    return KnownModel(name, about, _STATED, source, size, folder is not None)
+    return KnownModel(name, about, _STATED, "the model hub", size, folder is not None)
 
 
 def _cached(name: str) -> Path | None:
@@ -85,7 +92,7 @@ def folder_bytes(folder: Path) -> int:
 
 
 def part_sizes(parts: Parts) -> dict[str, tuple[int, int]]:
-    """Parameters and bytes in memory of each part of a loaded model.
+    """Numbers held and bytes in memory of each part of a loaded model: weights and buffers, a bank's rows.
 
     Example:
         >>> part_sizes(model.parts)["memory bank"]  # doctest: +SKIP
@@ -96,9 +103,8 @@ def part_sizes(parts: Parts) -> dict[str, tuple[int, int]]:
         sizes["text tower"] = _module_size(parts.text_tower)
     if parts.bank is not None:
         sizes["memory bank"] = _bank_size(parts.bank)
-    decoder = [value for value in vars(parts.decoder).values() if isinstance(value, nn.Module)]
-    counted = [_module_size(module) for module in decoder]
-    sizes["decoder"] = (sum(count for count, _ in counted), sum(size for _, size in counted))
+    module = getattr(parts.decoder, "module", None)  # a retrieval decoder has no weights
+    sizes["decoder"] = _module_size(module) if isinstance(module, nn.Module) else (0, 0)
     return sizes
 
 

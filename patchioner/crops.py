@@ -7,21 +7,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from patchioner.geometry import ImageGeometry
-from patchioner.regions import Box, Region
+from patchioner.regions import Box, Mask, Polygon, Region
 
 Bounds = tuple[float, float, float, float]
+_ROUNDING = 1e-6  # pixels
 
 
 def region_bounds(region: Region, geometry: ImageGeometry) -> Bounds:
     """The box around a region, XYXY float pixels of the original photo.
 
-    A box keeps its own corners, cut at the photo's edges. Of other kinds it is the extent of what the model sees; what
-    has no extent (a point, a trace along one line) gets that of the patches it lies in.
+    Boxes, masks and polygons have their own extent, cut at the photo's edges; other kinds (points, traces, the whole
+    image) that of the patches they lie in, so that a line or a point shows something.
 
     Raises:
         RegionError: the model sees nothing of the region.
@@ -37,18 +40,32 @@ def region_bounds(region: Region, geometry: ImageGeometry) -> Bounds:
 
 def _shape_bounds(shape: Region, geometry: ImageGeometry) -> Bounds:
     width, height = geometry.image_size
-    shape.patch_weights(geometry)  # refuses what is off the view
-    if isinstance(shape, Box):
-        left, top, right, bottom = shape.x1, shape.y1, shape.x2, shape.y2
-    else:
-        rows, columns = np.nonzero(shape.patch_weights(geometry))
-        cells = [[columns.min(), rows.min()], [columns.max() + 1, rows.max() + 1]]
-        (left, top), (right, bottom) = geometry.to_pixels(cells).tolist()
+    weights = shape.patch_weights(geometry)  # refuses what is off the view
+    match shape:
+        case Box():
+            corners = np.array([[shape.x1, shape.y1], [shape.x2, shape.y2]])
+        case Mask():
+            corners = _extent(shape.array)
+        case Polygon():
+            points = np.concatenate([np.asarray(ring, dtype=np.float64) for ring in shape.rings])
+            corners = np.stack([points.min(axis=0), points.max(axis=0)])
+        case _:
+            corners = geometry.to_pixels(_extent(weights))
+    (left, top), (right, bottom) = corners.astype(np.float64).tolist()
     return max(left, 0.0), max(top, 0.0), min(right, float(width)), min(bottom, float(height))
+
+
+def _extent(cells: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """[[left, top], [right, bottom]] of the cells of an (h, w) array that are not zero; the ends are not included."""
+    rows, columns = np.nonzero(cells)
+    return np.array([[columns.min(), rows.min()], [columns.max() + 1, rows.max() + 1]])
 
 
 def cut_out(image: Image.Image, bounds: Sequence[float]) -> Image.Image:
     """The pixels that a box (XYXY, float) touches, at least one in each direction."""
-    left, top = math.floor(bounds[0]), math.floor(bounds[1])
-    right, bottom = max(left + 1, math.ceil(bounds[2])), max(top + 1, math.ceil(bounds[3]))
+    # Corners that came by way of the patch grid are off by rounding errors, which must not add a pixel.
+    left, top = (math.floor(value + _ROUNDING) for value in bounds[:2])
+    right, bottom = (math.ceil(value - _ROUNDING) for value in bounds[2:])
+    left, top = min(left, image.width - 1), min(top, image.height - 1)
+    right, bottom = max(left + 1, right), max(top + 1, bottom)
     return image.crop((left, top, min(right, image.width), min(bottom, image.height)))

@@ -81,11 +81,12 @@ class Patchioner:
 
         Args:
             name: the shipped "patchioner-mini", a folder, a hub id ``owner/name``, or a YAML file. Folders, hub
-                repositories and YAML files of the published Patch-ioner are read as well as our own.
+                repositories and YAML files of the published Patch-ioner are read as well as our own (with more choice
+                by `patchioner.published.read_published`, whose parts this class takes).
             device, dtype: see the class.
             revision: branch, tag or commit of a hub repository.
             bank: a memory bank, or the folder of one, in place of the checkpoint's own; it must have been built with
-                the same model's text tower.
+                the same model's text tower. A checkpoint that had none sends its embeddings through it from then on.
 
         Raises:
             UnknownNameError, HubError: the name leads nowhere (see `patchioner.hub.find_model`).
@@ -93,9 +94,7 @@ class Patchioner:
         """
         parts = read_checkpoint(find_model(str(name), revision=revision))
         if bank is not None:
-            other = bank if isinstance(bank, MemoryBank) else MemoryBank.load(bank)
-            settings = replace(parts.settings, bridge="memory")
-            parts = replace(parts, bank=other, settings=settings)
+            parts = parts.with_bank(bank if isinstance(bank, MemoryBank) else MemoryBank.load(bank))
         return cls(parts, device=device, dtype=dtype)
 
     @property
@@ -258,7 +257,6 @@ class Patchioner:
             embeddings, temperature=settings.temperature, normalize=settings.normalize
         )
 
-    @torch.inference_mode()
     def label(
         self,
         image: ImageSource | PatchFeatures,
@@ -269,7 +267,7 @@ class Patchioner:
         temperature: float = 0.01,
         crop: bool | None = None,
     ) -> list[Label]:
-        """Choose, for each region, among given texts: open-vocabulary labelling.
+        """Choose, for each region of a photo, among given texts: open-vocabulary labelling.
 
         Args:
             image: features of `encode`, or anything `encode` takes.
@@ -289,18 +287,49 @@ class Patchioner:
             >>> model.label(features, [Box(10, 20, 200, 220)], ["a cat", "a bus"])[0].text  # doctest: +SKIP
             'a cat'
         """
+        items = [(image, regions)]
+        return self.label_many(
+            items, texts, weighting=weighting, temperature=temperature, crop=crop
+        )[0]
+
+    @torch.inference_mode()
+    def label_many(
+        self,
+        items: Iterable[tuple[ImageSource | PatchFeatures, Sequence[Region] | None]],
+        texts: Sequence[str],
+        *,
+        weighting: Weighting | None = None,
+        temperature: float = 0.01,
+        crop: bool | None = None,
+    ) -> list[list[Label]]:
+        """`label` for many photos; the texts are embedded once.
+
+        Args:
+            items: (image or features, regions or None) pairs; only one photo's patch tokens are held at a time.
+            texts, weighting, temperature, crop: as `label`.
+
+        Returns:
+            Per item, one `Label` per region.
+        """
         if not (math.isfinite(temperature) and temperature > 0):
             raise OptionError(f"temperature {temperature} must be a positive number")
         if not texts:
             raise TextError("there is no text to choose from: give at least one")
         names = F.normalize(self.embed_text(texts), dim=1).to(self.device)
-        asked = [WholeImage()] if regions is None else regions
-        embedded = self.embed_regions(self._features(image, crop), asked, weighting, crop=crop)
-        shares = (F.normalize(embedded, dim=1) @ names.T / temperature).softmax(dim=1)
-        return [
-            Label(texts[row.index(max(row))], max(row), tuple(row), region)
-            for row, region in zip(shares.tolist(), asked, strict=True)
-        ]
+        answers: list[list[Label]] = []
+        for image, regions in items:
+            asked = [WholeImage()] if regions is None else regions
+            embedded = self.embed_regions(self._features(image, crop), asked, weighting, crop=crop)
+            shares = (F.normalize(embedded, dim=1) @ names.T / temperature).softmax(dim=1)
+            if not bool(shares.isfinite().all()):
+                raise RegionError("a region's embedding is not finite: the features are damaged")
+            answers.append(
+                [
+                    Label(texts[row.index(max(row))], max(row), tuple(row), region)
+                    for row, region in zip(shares.tolist(), asked, strict=True)
+                ]
+            )
+        return answers
 
     @torch.inference_mode()
     def explain(self, features: PatchFeatures, region: Region, k: int = 5) -> Explanation:

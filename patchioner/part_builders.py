@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from patchioner.backbones import BACKBONES, Backbone, load_backbone
 from patchioner.geometry import Preprocessing
+from patchioner.tensor_files import read_tensors
 from patchioner.text_towers import TEXT_TOWERS, TextTower, load_tower
 from patchioner_base.errors import CheckpointError, UnknownNameError
 from patchioner_base.weights import fit_weights
@@ -159,12 +160,6 @@ def _make(module: str, name: str, own: Mapping[str, Any], place: Place, **more: 
         raise place.fault(error) from error
 
 
-def _read(path: Path) -> Any:
-    from patchioner.published.tensors import read_tensors  # `published` imports this family's rooms
-
-    return read_tensors(path)
-
-
 def _restored(made: Backbone, folder: Path | None) -> Backbone:
     """The backbone with the weights of a folder that `save` wrote, if there is one."""
     if folder is not None:
@@ -179,7 +174,7 @@ def _timm(own: dict[str, Any], weights: _Weights, place: Place) -> Backbone:
         return _restored(made, weights.path)
     from patchioner.backbones.vit_weights import fit_vit
 
-    classifier = fit_vit(made.vit, _read(weights.path), source=str(weights.path))
+    classifier = fit_vit(made.vit, read_tensors(weights.path), source=str(weights.path))
     if made.head_config.get("type") == "linear":
         if "weight" not in classifier:
             raise place.fault(f"{weights.path} has no projection for the linear head")
@@ -196,7 +191,7 @@ def _siglip(own: dict[str, Any], weights: _Weights, place: Place) -> Backbone:
         return _restored(made, weights.path)
     from patchioner.backbones.vit_weights import fit_vit
 
-    fit_vit(made.vit, _read(weights.path), source=str(weights.path))
+    fit_vit(made.vit, read_tensors(weights.path), source=str(weights.path))
     return _restored(made, None)
 
 
@@ -213,8 +208,8 @@ def _dinotxt(own: dict[str, Any], weights: _Weights, place: Place) -> Backbone:
         head = place.path(parts.get("head"), "head of dino.txt")
         vision = None
         if not fetched:
-            vision = _read(place.path(parts.get("vision"), "vision backbone of dino.txt"))
-        made.read_published(vision, _read(head), source=str(head))
+            vision = read_tensors(place.path(parts.get("vision"), "vision backbone of dino.txt"))
+        made.read_published(vision, read_tensors(head), source=str(head))
     return _restored(made, weights.path)
 
 
@@ -287,7 +282,7 @@ def _siglip_text(own: dict[str, Any], weights: _Weights, place: Place) -> TextTo
         )
     file = fetch(weights.tag, _SIGLIP_FILE) if weights.tag is not None else weights.path
     if file is not None:
-        tower.read_published(_read(file), source=str(file))
+        tower.read_published(read_tensors(file), source=str(file))
     made: TextTower = tower
     return made
 
@@ -301,7 +296,7 @@ def _dinotxt_text(own: dict[str, Any], weights: _Weights, place: Place) -> TextT
     shape = _make(module.__name__, "DinoTxtTextSettings", own, place)
     tower: Any = module.DinoTxtText(shape)
     if weights.path is not None:
-        tower.read_published(_read(weights.path), source=str(weights.path))
+        tower.read_published(read_tensors(weights.path), source=str(weights.path))
     made: TextTower = tower
     return made
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from decoders import Decoder
 from memory_bank import MemoryBank
@@ -25,6 +25,19 @@ class Parts:
     bank: MemoryBank | None
     text_tower: TextTower | None
     settings: ModelSettings
+
+    def with_bank(self, bank: MemoryBank) -> Parts:
+        """The same parts with another memory bank. Where there was none before, embeddings now go through it.
+
+        Raises:
+            CheckpointError: a bank of another width.
+
+        Example:
+            >>> Patchioner(parts.with_bank(MemoryBank.load("bank")))  # doctest: +SKIP
+        """
+        if self.bank is not None:  # it may serve the decoder alone, as for retrieval
+            return replace(self, bank=bank)
+        return replace(self, bank=bank, settings=replace(self.settings, bridge="memory"))
 
     def __post_init__(self) -> None:
         widths = {"backbone": self.backbone.dim, "decoder": self.decoder.embedding_dim}

@@ -43,14 +43,15 @@ def cls_query_keys(block: Any, inputs: Tensor, prefix: int) -> tuple[Tensor, Ten
 
 
 def cls_attention(query: Tensor, keys: Tensor) -> Tensor:
-    """Softmax attention of the CLS token over the patches alone, (B, heads, patches)."""
+    """Softmax attention of the CLS token over the patches alone, (B, heads, patches) float32."""
     scale = query.shape[-1] ** -0.5
-    maps: Tensor = ((query * scale) @ keys.transpose(2, 3)).softmax(dim=-1)
+    # In float32 also for half-precision weights: shares of 1,369 patches would not sum to 1.
+    maps: Tensor = ((query * scale) @ keys.transpose(2, 3)).float().softmax(dim=-1)
     return maps[:, :, 0]
 
 
 def published_attention(query: Tensor, keys: Tensor) -> Tensor:
-    """The CLS attention as published, (B, patches): the mean of the heads' logits, then one softmax.
+    """The CLS attention as published, (B, patches) float32: the mean of the heads' logits, then one softmax.
 
     The published code takes 16 heads for every width but 384, though ViT-B has 12, and a scale of 1 / 8. The mean over
     heads of per-head products is the product over the full width divided by the number of heads, so the assumption
@@ -59,4 +60,4 @@ def published_attention(query: Tensor, keys: Tensor) -> Tensor:
     full_query, full_keys = (t.transpose(1, 2).flatten(2) for t in (query, keys))
     heads = _SMALL_HEADS if full_query.shape[-1] == _SMALL_WIDTH else _OTHER_HEADS
     logits = (full_query @ full_keys.transpose(1, 2))[:, 0] * (_PUBLISHED_SCALE / heads)
-    return logits.softmax(dim=-1)
+    return logits.float().softmax(dim=-1)

@@ -2,36 +2,27 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
-from torch import nn
 
 from patchioner.backbones.features import PatchFeatures
 from patchioner.geometry import ImageGeometry
-from patchioner_base.files import write_json
+from patchioner.stored_module import StoredModule
 from patchioner_base.registry import Registry
-from patchioner_base.weights import Storage, fit_weights, load_weights, save_weights
-
-CONFIG_FILE, WEIGHTS_FILE = "config.json", "weights.safetensors"
 
 
-class Backbone(nn.Module, ABC):
+class Backbone(StoredModule):
     """A network that turns a photo into text-aligned patch tokens."""
 
     @property
     @abstractmethod
     def dim(self) -> int:
         """Width of the embedding space."""
-
-    @property
-    @abstractmethod
-    def config(self) -> dict[str, Any]:
-        """What a checkpoint stores beside the weights: "type", a key of `BACKBONES`, and the loader's settings."""
 
     @abstractmethod
     def encode(self, images: Sequence[Image.Image]) -> list[PatchFeatures]:
@@ -44,18 +35,6 @@ class Backbone(nn.Module, ABC):
     def place(self, device: torch.device, dtype: torch.dtype) -> None:
         """Move the weights to a device and a precision, in place."""
         self.to(device, dtype)
-
-    def save(self, folder: Path, *, storage: Storage = "fp16") -> None:
-        """Write config.json and weights.safetensors; `storage` is the precision of the weights on disk."""
-        folder.mkdir(parents=True, exist_ok=True)
-        save_weights(self.state_dict(), folder / WEIGHTS_FILE, storage=storage)
-        write_json(folder / CONFIG_FILE, self.config)
-
-    def restore(self, folder: Path) -> None:
-        """Read what `save` wrote into this network, strictly; CheckpointError where a tensor does not fit."""
-        weights = folder / WEIGHTS_FILE
-        fit_weights(self, load_weights(weights), source=str(weights))
-        self.eval()
 
 
 LoadBackbone = Callable[[Path, dict[str, Any]], Backbone]

@@ -23,13 +23,14 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from patchioner.backbones.attention import cls_attention, cls_query_keys
-from patchioner.backbones.base import BACKBONES, CONFIG_FILE, Backbone
+from patchioner.backbones.base import BACKBONES, Backbone
 from patchioner.backbones.features import PatchFeatures
 from patchioner.backbones.preprocess import preprocess
 from patchioner.backbones.timm_vit import check_patches, create_vit, preprocessing_config
 from patchioner.backbones.vit_weights import fit_vit, part_of
 from patchioner.geometry import ImageGeometry, Preprocessing
-from patchioner_base.errors import CheckpointError, OptionError
+from patchioner.stored_module import settings_of
+from patchioner_base.errors import OptionError
 from patchioner_base.weights import fit_weights
 
 Space = Literal["patch", "both"]
@@ -191,13 +192,9 @@ class DinoTxtViT(Backbone):
 
 @BACKBONES.register("dinotxt")
 def _load(folder: Path, config: dict[str, Any]) -> DinoTxtViT:
-    try:
+    with settings_of(folder):
         settings = {key: value for key, value in config.items() if key != "type"}
         settings["preprocessing"] = Preprocessing.from_config(config["preprocessing"])
         backbone = DinoTxtViT(**settings)
-    except (LookupError, TypeError, ValueError, AttributeError) as error:  # ours are among these
-        raise CheckpointError(
-            f"{folder / CONFIG_FILE} lacks or has a wrong setting: {error}"
-        ) from error
     backbone.restore(folder)
     return backbone

@@ -7,8 +7,6 @@ baselines are all of this backbone: its CLS token, its plain patch tokens, and a
 from __future__ import annotations
 
 import copy
-import difflib
-import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from patchioner.backbones.attention import cls_attention, published_attention
-from patchioner.backbones.base import BACKBONES, CONFIG_FILE, Backbone
+from patchioner.backbones.base import BACKBONES, Backbone
 from patchioner.backbones.dense_clip import (
     KEEPS_REST,
     DenseMode,
@@ -28,9 +26,11 @@ from patchioner.backbones.dense_clip import (
     resize_positions,
 )
 from patchioner.backbones.features import PatchFeatures
+from patchioner.backbones.open_clip_models import fetch_model, model_config
 from patchioner.backbones.preprocess import preprocess
 from patchioner.geometry import Fit, ImageGeometry, Preprocessing
-from patchioner_base.errors import CheckpointError, HubError, OptionError, UnknownNameError
+from patchioner.stored_module import settings_of
+from patchioner_base.errors import OptionError
 from patchioner_base.optional import require
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -257,76 +257,6 @@ def clip_preprocessing(
     return Preprocessing(mode, size, patch_size, CLIP_MEAN, CLIP_STD)
 
 
-def model_config(
-    name: str,
-    architecture: Mapping[str, Any] | None = None,
-    *,
-    quick_gelu: bool | None = None,
-    pretrained: str | None = None,
-) -> dict[str, Any]:
-    """open_clip's config of a model, as a copy: embed_dim, vision_cfg, text_cfg, quick_gelu (always given).
-
-    Args:
-        name: one of open_clip's models, or a label if `architecture` is given.
-        architecture: a config in open_clip's form.
-        quick_gelu: overrides the config; None is what the pretrained weights or else the config say.
-        pretrained: a tag or file of weights for `name`.
-    """
-    open_clip = require("open_clip", "clip")
-    if architecture is not None:
-        if pretrained is not None:
-            raise OptionError(
-                f"pretrained={pretrained!r} goes with a name of open_clip's, not with an architecture: give one of them"
-            )
-        settings = copy.deepcopy(dict(architecture))
-    else:
-        _check_name(open_clip, name)
-        settings = open_clip.get_model_config(name)
-    for key in ("embed_dim", "vision_cfg", "text_cfg"):
-        if key not in settings:
-            raise OptionError(
-                f"the architecture of {name!r} lacks {key!r}: give open_clip's config"
-            )
-    tag = (open_clip.get_pretrained_cfg(name, pretrained) or {}) if pretrained else {}
-    if quick_gelu is None:
-        quick_gelu = bool(tag.get("quick_gelu", settings.get("quick_gelu", False)))
-    return {**settings, "quick_gelu": quick_gelu}
-
-
-def fetch_model(name: str, pretrained: str, *, quick_gelu: bool) -> Any:
-    """A whole open_clip model with its weights, by tag (downloaded once, then cached) or from a file.
-
-    Raises:
-        UnknownNameError: neither a tag of this model nor a file.
-        HubError: a tag's weights cannot be fetched.
-        CheckpointError: a file does not hold weights of this model. Nothing is unpickled.
-    """
-    open_clip = require("open_clip", "clip")
-    tags = open_clip.list_pretrained_tags_by_model(name)
-    if pretrained not in tags and not os.path.isfile(pretrained):
-        raise UnknownNameError.among(f"file or tag of weights of {name}", pretrained, tags)
-    try:
-        return open_clip.create_model(
-            name, pretrained, force_quick_gelu=quick_gelu, quick_gelu=quick_gelu
-        )
-    except Exception as error:  # of several libraries, which share no class
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        if pretrained in tags:
-            raise HubError(
-                f"the weights {pretrained!r} of {name} cannot be fetched: {reason}. Connect once, or name a file"
-            ) from error
-        raise CheckpointError(
-            f"{pretrained} does not hold weights of open_clip's {name}: {reason}. Fetch it again, or name its model"
-        ) from error
-
-
-def _check_name(open_clip: Any, name: str) -> None:
-    known = open_clip.list_models()
-    if name not in known:
-        close = difflib.get_close_matches(str(name), known, n=3) or ["ViT-B-16", "ViT-B-32"]
-        raise UnknownNameError(f"open_clip has no model {name!r}: did you mean {', '.join(close)}?")
-
-
 def _visual(name: str, settings: Mapping[str, Any], pretrained: str | None) -> Any:
     vision = settings["vision_cfg"]
     if vision.get("timm_model_name"):
@@ -353,7 +283,7 @@ def _no_vit(name: str, reason: str) -> OptionError:
 
 @BACKBONES.register("open_clip")
 def _load(folder: Path, config: dict[str, Any]) -> OpenClipViT:
-    try:
+    with settings_of(folder):
         backbone = OpenClipViT(
             config["name"],
             Preprocessing.from_config(config["preprocessing"]),
@@ -362,9 +292,5 @@ def _load(folder: Path, config: dict[str, Any]) -> OpenClipViT:
             dense=config.get("dense", "plain"),
             rest=config.get("rest"),
         )
-    except (LookupError, TypeError, ValueError, AttributeError) as error:  # ours are among these
-        raise CheckpointError(
-            f"{folder / CONFIG_FILE} lacks or has a wrong setting: {error}"
-        ) from error
     backbone.restore(folder)
     return backbone

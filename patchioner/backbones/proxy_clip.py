@@ -26,14 +26,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from patchioner.backbones.attention import cls_attention
-from patchioner.backbones.base import BACKBONES, CONFIG_FILE, Backbone
+from patchioner.backbones.base import BACKBONES, Backbone
 from patchioner.backbones.dense_clip import LastBlock, is_plain
 from patchioner.backbones.features import PatchFeatures
 from patchioner.backbones.loading import load_backbone
 from patchioner.backbones.open_clip_vit import OpenClipViT
 from patchioner.backbones.preprocess import preprocess
 from patchioner.geometry import ImageGeometry
-from patchioner_base.errors import CheckpointError, OptionError
+from patchioner.stored_module import CONFIG_FILE, settings_of
+from patchioner_base.errors import OptionError
 from patchioner_base.files import write_json
 from patchioner_base.weights import Storage
 
@@ -176,9 +177,13 @@ def resample(cells: Tensor, grid: tuple[int, int]) -> Tensor:
     if tuple(cells.shape[1:3]) == grid:
         return cells
     spread = F.interpolate(
-        cells.permute(0, 3, 1, 2), size=grid, mode="bilinear", align_corners=False, antialias=True
+        cells.permute(0, 3, 1, 2).float(),  # torch resamples no half precision on the CPU
+        size=grid,
+        mode="bilinear",
+        align_corners=False,
+        antialias=True,
     )
-    return spread.permute(0, 2, 3, 1)
+    return spread.permute(0, 2, 3, 1).to(cells.dtype)
 
 
 def _mode(proxy: Backbone) -> str | None:
@@ -188,15 +193,11 @@ def _mode(proxy: Backbone) -> str | None:
 @BACKBONES.register("proxy_clip")
 def _load(folder: Path, config: dict[str, Any]) -> ProxyClip:
     clip, proxy = load_backbone(folder / _CLIP_FOLDER), load_backbone(folder / _PROXY_FOLDER)
-    try:
+    with settings_of(folder):
         backbone = ProxyClip(
             clip,  # type: ignore[arg-type]  # another kind is refused
             proxy,
             shift=float(config["shift"]),
             scale=float(config["scale"]),
         )
-    except (LookupError, TypeError, ValueError) as error:  # ours are among these
-        raise CheckpointError(
-            f"{folder / CONFIG_FILE} lacks or has a wrong setting: {error}"
-        ) from error
     return backbone

@@ -20,12 +20,13 @@ from PIL import Image
 from timm.layers import AttentionPoolLatent  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
-from patchioner.backbones.base import BACKBONES, CONFIG_FILE, Backbone
+from patchioner.backbones.base import BACKBONES, Backbone
 from patchioner.backbones.features import PatchFeatures
 from patchioner.backbones.preprocess import preprocess
 from patchioner.backbones.timm_vit import check_patches, create_vit, preprocessing_config
 from patchioner.geometry import ImageGeometry, Preprocessing
-from patchioner_base.errors import CheckpointError, OptionError
+from patchioner.stored_module import settings_of
+from patchioner_base.errors import OptionError
 
 
 class SiglipViT(Backbone):
@@ -121,24 +122,20 @@ def patches_through_pool(pool: Any, tokens: Tensor) -> Tensor:
 
 
 def pool_attention(pool: Any, tokens: Tensor) -> Tensor:
-    """Softmax attention of the pool's learned query over N tokens (B, N, width) -> (B, heads, N)."""
+    """Softmax attention of the pool's learned query over N tokens (B, N, width) -> (B, heads, N) float32."""
     width = pool.kv.weight.shape[0] // 2
     bias = None if pool.kv.bias is None else pool.kv.bias[:width]
     keys = nn.functional.linear(tokens, pool.kv.weight[:width], bias)
     query, keys = (t.unflatten(2, (pool.num_heads, -1)) for t in (pool.q(pool.latent), keys))
     query, keys = pool.q_norm(query), pool.k_norm(keys)
     logits = torch.einsum("qhd,bnhd->bhn", query[0] * pool.scale, keys)
-    return logits.softmax(dim=-1)
+    return logits.float().softmax(dim=-1)
 
 
 @BACKBONES.register("siglip")
 def _load(folder: Path, config: dict[str, Any]) -> SiglipViT:
-    try:
+    with settings_of(folder):
         preprocessing = Preprocessing.from_config(config["preprocessing"])
         backbone = SiglipViT(config["name"], preprocessing, overrides=config.get("overrides"))
-    except (LookupError, TypeError, ValueError, AttributeError) as error:  # ours are among these
-        raise CheckpointError(
-            f"{folder / CONFIG_FILE} lacks or has a wrong setting: {error}"
-        ) from error
     backbone.restore(folder)
     return backbone

@@ -18,12 +18,13 @@ from PIL import Image
 from torch import Tensor
 
 from patchioner.backbones.attention import cls_attention, cls_query_keys, published_attention
-from patchioner.backbones.base import BACKBONES, CONFIG_FILE, Backbone
+from patchioner.backbones.base import BACKBONES, Backbone
 from patchioner.backbones.features import PatchFeatures
 from patchioner.backbones.heads import build_head
 from patchioner.backbones.preprocess import preprocess
 from patchioner.geometry import ImageGeometry, Preprocessing
-from patchioner_base.errors import CheckpointError, HubError, OptionError, UnknownNameError
+from patchioner.stored_module import settings_of
+from patchioner_base.errors import HubError, OptionError, UnknownNameError
 
 _NEEDED = ("blocks", "embed_dim", "forward_intermediates", "num_prefix_tokens", "patch_embed")
 _OURS = ("pretrained", "num_classes", "dynamic_img_size", "img_size", "patch_size")
@@ -242,7 +243,7 @@ def _no_vit(name: str, reason: str) -> OptionError:
 
 @BACKBONES.register("timm")
 def _load(folder: Path, config: dict[str, Any]) -> TimmViT:
-    try:
+    with settings_of(folder):
         preprocessing = Preprocessing.from_config(config["preprocessing"])
         backbone = TimmViT(
             config["name"],
@@ -250,9 +251,5 @@ def _load(folder: Path, config: dict[str, Any]) -> TimmViT:
             head=config.get("head"),
             overrides=config.get("overrides"),
         )
-    except (LookupError, TypeError, ValueError, AttributeError) as error:  # ours are among these
-        raise CheckpointError(
-            f"{folder / CONFIG_FILE} lacks or has a wrong setting: {error}"
-        ) from error
     backbone.restore(folder)
     return backbone

@@ -1,24 +1,19 @@
-"""The arguments of `patchioner caption`, and how their text becomes regions.
+"""The arguments of `patchioner caption`, and which of them go together.
 
-Knows: argparse and the spelling of regions. Does not know: models, photos, output.
+Knows: argparse. Does not know: how regions are spelled, models, photos, output.
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
-import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
 
+from patchioner.cli import spelling
 from patchioner.cli.photos import SAMPLES
 from patchioner.cli.pictures import check_picture_name
-from patchioner.regions import Box, Mask, Point, Polygon, Region, RegionSet, Trace, WholeImage
-from patchioner_base.errors import PatchionerError, RegionFileError
-
-T = TypeVar("T")
+from patchioner.regions import Region, WholeImage
 
 _SAMPLES = " ".join(f"scikit-image:{name}" for name in SAMPLES)
 _EXAMPLES = f"""\
@@ -31,6 +26,7 @@ examples:
   patchioner caption photo.jpg --box 10,20,200,220 --trace "30,40 60,80 90,85" --out overlay.png
   patchioner caption photos/ --regions regions.json --json > captions.jsonl
   patchioner caption photo.jpg --patches --out map.png
+  patchioner caption photo.jpg --box 10,20,200,220 --labels "a cat;a dog;a chair"
 
 exit status: 0 all captioned; 1 a photo or the model failed (see standard error); 2 wrong usage.
 """
@@ -63,12 +59,22 @@ def _add_regions(group: argparse._ArgumentGroup) -> None:
             help=help_,
         )
 
-    add("--box", "X1,Y1,X2,Y2", parse_box, "left, top, right, bottom")
-    add("--point", "X,Y", parse_point, "the patch under a point")
-    add("--mask", "PNG", parse_mask, "picture of the photo's size, not black where the region is")
-    add("--polygon", '"X,Y X,Y ..."', parse_polygon, 'several outlines separated by ";"')
-    add("--trace", '"X,Y X,Y ..."|FILE', parse_trace, "path of a pointer, or a JSON file with one")
-    add("--region-set", '"BOX;BOX;..."', parse_region_set, "several boxes, one caption")
+    add("--box", "X1,Y1,X2,Y2", spelling.parse_box, "left, top, right, bottom")
+    add("--point", "X,Y", spelling.parse_point, "the patch under a point")
+    add(
+        "--mask",
+        "PNG",
+        spelling.parse_mask,
+        "picture of the photo's size, not black where the region is",
+    )
+    add("--polygon", '"X,Y X,Y ..."', spelling.parse_polygon, 'several outlines separated by ";"')
+    add(
+        "--trace",
+        '"X,Y X,Y ..."|FILE',
+        spelling.parse_trace,
+        "path of a pointer, or a JSON file with one",
+    )
+    add("--region-set", '"BOX;BOX;..."', spelling.parse_region_set, "several boxes, one caption")
     group.add_argument(
         "--whole",
         action="append_const",
@@ -91,27 +97,46 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
         "--model",
         default="patchioner-mini",
         metavar="ID|DIR",
-        help="shipped name, hub id or checkpoint folder (default: %(default)s)",
+        help="shipped name, hub id, checkpoint folder or YAML file (default: %(default)s)",
+    )
+    group.add_argument(
+        "--bank", metavar="DIR", help="memory bank in place of the model's (patchioner bank build)"
     )
     group.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: the model's choice)")
     group.add_argument(
         "--weighting",
-        choices=["uniform", "gaussian", "attention"],
-        help="how patches of a region count (default: the model's)",
+        choices=["uniform", "gaussian", "attention", "cls"],
+        help="how patches of a region count; cls: the whole photo's CLS token (default: the model's)",
     )
-    group.add_argument("--variance", type=_not_negative, help="width of --weighting gaussian")
+    group.add_argument(
+        "--variance", type=spelling.not_negative, help="width of --weighting gaussian"
+    )
     group.add_argument(
         "--rounding",
         choices=["coverage", "reference"],
         help="exact shares of patches, or the published integer arithmetic (default: coverage)",
     )
-    group.add_argument("--beam", type=_positive_int, metavar="N", help="beam search of width N")
     group.add_argument(
-        "--max-tokens", type=_positive_int, metavar="N", help="longest caption, in tokens"
+        "--crop",
+        action="store_true",
+        default=None,
+        help="cut each region out and encode it alone: slow, for models whose patches say little",
+    )
+    group.add_argument(
+        "--labels",
+        metavar='FILE|"A;B;C"',
+        type=spelling.parse_texts,
+        help="choose among these texts instead of writing a caption",
+    )
+    group.add_argument(
+        "--beam", type=spelling.positive_int, metavar="N", help="beam search of width N"
+    )
+    group.add_argument(
+        "--max-tokens", type=spelling.positive_int, metavar="N", help="longest caption, in tokens"
     )
     group.add_argument(
         "--temperature",
-        type=_positive,
+        type=spelling.positive,
         metavar="T",
         help="draw words at random at this temperature",
     )
@@ -138,6 +163,9 @@ def check_combinations(options: argparse.Namespace) -> str | None:
         return "--variance belongs to --weighting gaussian: add it or leave --variance out"
     if options.beam is not None and options.temperature is not None:
         return "--beam and --temperature exclude each other: give one"
+    decoding = (options.beam, options.temperature, options.max_tokens)
+    if options.labels is not None and any(value is not None for value in decoding):
+        return "--labels writes no caption: leave --beam, --temperature and --max-tokens out"
     return None
 
 
@@ -152,128 +180,6 @@ def attach_negative_values(argv: Sequence[str]) -> list[str]:
     return result
 
 
-def _argument(parse: Callable[[str], T]) -> Callable[[str], T]:
-    """Let our messages through: argparse replaces those of a plain ValueError by its own."""
-
-    @functools.wraps(parse)
-    def checked(text: str) -> T:
-        try:
-            return parse(text)
-        except PatchionerError as error:
-            raise argparse.ArgumentTypeError(str(error)) from error
-
-    return checked
-
-
-def _numbers(text: str, count: int, form: str) -> list[float]:
-    try:
-        values = [float(value) for value in text.split(",")]
-    except ValueError:
-        values = []
-    if len(values) != count:
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form {form}")
-    return values
-
-
-def _points(text: str) -> list[list[float]]:
-    return [_numbers(pair, 2, '"X,Y X,Y ..."') for pair in text.split()]
-
-
-@_argument
-def parse_box(text: str) -> Box:
-    """`X1,Y1,X2,Y2` in pixels."""
-    return Box(*_numbers(text, 4, "X1,Y1,X2,Y2"))
-
-
-@_argument
-def parse_point(text: str) -> Point:
-    """`X,Y` in pixels."""
-    return Point(*_numbers(text, 2, "X,Y"))
-
-
-@_argument
-def parse_mask(text: str) -> Mask:
-    """The path of a mask picture."""
-    return Mask.from_file(text)
-
-
-@_argument
-def parse_polygon(text: str) -> Polygon:
-    """`X,Y X,Y X,Y`, in pixels; several outlines are separated by semicolons."""
-    rings = [_points(ring) for ring in text.split(";") if ring.strip()]
-    return Polygon(rings)
-
-
-@_argument
-def parse_region_set(text: str) -> RegionSet:
-    """Boxes separated by semicolons."""
-    return RegionSet([parse_box(box) for box in text.split(";") if box.strip()])
-
-
-@_argument
-def parse_trace(text: str) -> Trace:
-    """`X,Y X,Y` in pixels, or the path of a file with a trace."""
-    path = Path(text)
-    if "," in text and not path.suffix.isalpha() and not _is_file(path):
-        return Trace(_points(text))
-    return read_trace(path)
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a long list of points is no possible file name
-        return False
-
-
-def read_trace(path: Path) -> Trace:
-    """Read one trace from a JSON file.
-
-    Takes `[[x, y], ...]` in pixels; `[{"x": .., "y": .., "t": ..}, ...]` in 0..1, as the traces of
-    Localized Narratives are published; or `{"trace": either of them, "normalized": bool}`, which
-    says so itself.
-
-    Raises:
-        RegionFileError: no such file, no JSON, or no trace in it.
-        RegionError: the points make no trace.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RegionFileError(f"cannot read a trace from {str(path)!r} ({error})") from error
-    points, normalized = content, None
-    if isinstance(content, dict):
-        points, normalized = content.get("trace"), content.get("normalized")
-    if not isinstance(points, list) or not points:
-        raise RegionFileError(
-            f"{str(path)!r} holds no trace: write [[x, y], ...] in pixels or "
-            '{"trace": [[x, y], ...], "normalized": true}'
-        )
-    if isinstance(points[0], dict):
-        return Trace.from_points_xyt(points, normalized=normalized is not False)
-    return Trace(points, normalized=bool(normalized))
-
-
-@_argument
+@spelling.argument
 def _picture_name(text: str) -> Path:
     return check_picture_name(Path(text))
-
-
-def _positive_int(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
-    return int(text)
-
-
-def _positive(text: str) -> float:
-    value = _numbers(text, 1, "a number above 0")[0]
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return value
-
-
-def _not_negative(text: str) -> float:
-    value = _numbers(text, 1, "a number from 0 on")[0]
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 on")
-    return value

@@ -8,7 +8,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from patchioner.cli.models import check_new_folder
 from patchioner.cli.output import write_line
+from patchioner.cli.spelling import positive_int
 from patchioner_base.errors import OptionError
 
 _EXAMPLES = """\
@@ -32,11 +34,11 @@ def add_bank_arguments(parser: argparse.ArgumentParser) -> None:
     info.add_argument("bank", metavar="BANK", type=Path, help="folder of a bank or of a checkpoint")
     info.set_defaults(run=inform)
     smaller = commands.add_parser("compact", help="shrink a bank by k-means")
-    smaller.add_argument("bank", metavar="BANK", type=Path)
+    smaller.add_argument("bank", metavar="BANK", type=Path, help="of a bank or of a checkpoint")
     smaller.add_argument("out", metavar="OUT", type=Path, help="new folder")
-    smaller.add_argument("--rows", type=int, required=True, help="rows to keep")
-    smaller.add_argument("--seed", type=int, default=0)
-    smaller.add_argument("--storage", choices=["float16", "float32"], default="float16")
+    smaller.add_argument("--rows", type=positive_int, required=True, help="rows to keep")
+    smaller.add_argument("--seed", type=int, default=0, help="of the k-means")
+    _add_storage(smaller)
     smaller.set_defaults(run=shrink)
 
 
@@ -54,18 +56,29 @@ def _add_build(parser: argparse.ArgumentParser) -> None:
         help="model whose text tower embeds; the bank is for that model (default: %(default)s)",
     )
     parser.add_argument("--column", help="column or key of the captions (default: looked for)")
-    parser.add_argument("--sample", type=int, metavar="N", help="draw N captions at random")
-    parser.add_argument("--rows", type=int, metavar="N", help="compact the bank to N rows")
+    parser.add_argument(
+        "--sample", type=positive_int, metavar="N", help="draw N captions at random"
+    )
+    parser.add_argument("--rows", type=positive_int, metavar="N", help="compact the bank to N rows")
     parser.add_argument("--lower", action="store_true", help="lower-case, drop a final full stop")
     parser.add_argument(
         "--raw-norms", action="store_true", help="keep the lengths of the vectors, as published"
     )
     parser.add_argument("--no-texts", action="store_true", help="leave the captions out")
-    parser.add_argument("--storage", choices=["float16", "float32"], default="float16")
+    _add_storage(parser)
     parser.add_argument("--device", help="cpu, cuda, ... (default: the model's choice)")
     parser.add_argument("--seed", type=int, default=0, help="of --sample and --rows")
     parser.add_argument("--resume", action="store_true", help="go on with a stopped run")
     parser.set_defaults(run=build)
+
+
+def _add_storage(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--storage",
+        choices=["float16", "float32"],
+        default="float16",
+        help="precision on disk (default: %(default)s)",
+    )
 
 
 def build(options: argparse.Namespace) -> int:
@@ -100,8 +113,7 @@ def inform(options: argparse.Namespace) -> int:
     from memory_bank import MemoryBank
     from patchioner.catalogue import folder_bytes
 
-    inner = options.bank / "memory_bank"
-    folder = inner if inner.is_dir() else options.bank
+    folder = _bank_folder(options.bank)
     bank = MemoryBank.load(folder, memory_map=False)
     norms = bank.norms
     write_line(f"{folder}: {bank!r}")
@@ -110,7 +122,7 @@ def inform(options: argparse.Namespace) -> int:
     write_line(f"  stands for {int(bank.counts.sum()):,} captions")
     write_line(f"  sha256     {bank.fingerprint()}")
     if bank.texts is not None:
-        for row in (0, len(bank) // 2, len(bank) - 1):
+        for row in dict.fromkeys((0, len(bank) // 2, len(bank) - 1)):
             write_line(f"  row {row:<7,} {bank.texts[row]}")
     return 0
 
@@ -119,11 +131,18 @@ def shrink(options: argparse.Namespace) -> int:
     """Write a smaller bank; returns the exit status."""
     from memory_bank import MemoryBank, compact
 
-    if options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):
-        raise OptionError(f"{options.out} exists already: choose an empty or new folder")
-    inner = options.bank / "memory_bank"
-    bank = MemoryBank.load(inner if inner.is_dir() else options.bank)
+    check_new_folder(options.out)
+    bank = MemoryBank.load(_bank_folder(options.bank))
     smaller = compact(bank, options.rows, seed=options.seed)
     smaller.save(options.out, dtype=options.storage)
     write_line(f"{options.out}: {len(smaller):,} of {len(bank):,} rows")
     return 0
+
+
+def _bank_folder(given: Path) -> Path:
+    """A bank's own folder, or the one inside a checkpoint, a shipped one included."""
+    from patchioner.hub import find_model, shipped_models
+
+    folder = find_model(str(given)) if str(given) in shipped_models() else given
+    inner = folder / "memory_bank"
+    return inner if inner.is_dir() else folder

@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeAlias
 
 from patchioner.cli.arguments import check_combinations
 from patchioner.cli.output import (
-    CaptionLike,
+    Answer,
     PhotoResult,
     as_json,
     as_patch_text,
@@ -46,23 +46,31 @@ class FeaturesLike(Protocol):
 class ModelLike(Protocol):
     """The part of `patchioner.Patchioner` that the command uses."""
 
-    def encode(self, images: Any) -> Any:
+    def encode(self, images: Any, *, keep_image: bool | None = None) -> Any:
         """One photo -> its features."""
         ...
 
-    def caption_many(self, items: Any, *, weighting: Any = None, options: Any = None) -> Any:
+    def caption_many(
+        self, items: Any, *, weighting: Any = None, options: Any = None, crop: bool | None = None
+    ) -> Any:
         """[(features, regions), ...] -> a list of captions for each."""
         ...
 
+    def label_many(
+        self, items: Any, texts: Any, *, weighting: Any = None, crop: bool | None = None
+    ) -> Any:
+        """[(features, regions), ...] -> a list of labels, chosen among texts, for each."""
+        ...
 
-ModelLoader: TypeAlias = Callable[[str, str | None], ModelLike]
+
+ModelLoader: TypeAlias = Callable[[str, str | None, str | None], ModelLike]
 
 
-def load_pretrained(name: str, device: str | None) -> ModelLike:
-    """The real model; imported here so that `--help` stays quick."""
+def load_pretrained(name: str, device: str | None, bank: str | None) -> ModelLike:
+    """The real model, with another memory bank if one is named; imported here so that `--help` stays quick."""
     from patchioner import Patchioner
 
-    model: ModelLike = Patchioner.from_pretrained(name, device=device)
+    model: ModelLike = Patchioner.from_pretrained(name, device=device, bank=bank)
     return model
 
 
@@ -84,7 +92,7 @@ def caption_photos(options: argparse.Namespace, load_model: ModelLoader) -> int:
 
     Args:
         options: what `add_caption_arguments` declares.
-        load_model: makes the model from (name, device).
+        load_model: makes the model from (name, device, bank).
 
     Raises:
         PatchionerError: nothing can be done at all: no photos, no model.
@@ -95,7 +103,7 @@ def caption_photos(options: argparse.Namespace, load_model: ModelLoader) -> int:
         return 2
     photos = find_photos(options.photos)
     pictures = plan_pictures(options.out, photos)
-    model = load_model(options.model, options.device)
+    model = load_model(options.model, options.device, options.bank)
     return _Run(model, options).caption(photos, pictures)
 
 
@@ -133,7 +141,7 @@ class _Run:
 
     def _prepare(self, photo: PhotoSource, picture: Path | None) -> _Job:
         image = photo.load()
-        features = self._model.encode(image)
+        features = self._model.encode(image, keep_image=self._options.crop)
         regions, labels = self._regions(photo, image.size, features.geometry)
         # Only the small picture is kept while the photo waits: eight huge photos would not fit.
         display = Display.of(image) if picture is not None else None
@@ -175,16 +183,19 @@ class _Run:
             except PatchionerError as error:
                 self._fail(job.photo, error)
 
-    def _caption(self, jobs: Sequence[_Job]) -> Sequence[Sequence[CaptionLike]]:
+    def _caption(self, jobs: Sequence[_Job]) -> Sequence[Sequence[Answer]]:
         items = [(job.features, job.regions) for job in jobs]
-        groups: Sequence[Sequence[CaptionLike]] = self._model.caption_many(
-            items, weighting=self._weighting, options=self._decoding
-        )
+        shared = {"weighting": self._weighting, "crop": self._options.crop}
+        groups: Sequence[Sequence[Answer]]
+        if self._options.labels is None:
+            groups = self._model.caption_many(items, options=self._decoding, **shared)
+        else:
+            groups = self._model.label_many(items, self._options.labels, **shared)
         return groups
 
-    def _write(self, job: _Job, captions: Sequence[CaptionLike]) -> None:
-        grid = job.features.geometry.grid
-        result = PhotoResult(job.photo.name, job.size, grid, captions, job.labels)
+    def _write(self, job: _Job, captions: Sequence[Answer]) -> None:
+        grid, texts = job.features.geometry.grid, self._options.labels or ()
+        result = PhotoResult(job.photo.name, job.size, grid, captions, job.labels, texts)
         if self._options.json:
             write_line(as_json(result))
         else:

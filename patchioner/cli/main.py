@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None, *, load_model: ModelLoader = load_pr
 
     Args:
         argv: arguments without the program's name; None takes those of the process.
-        load_model: makes the model from (name, device); tests put a small one in.
+        load_model: makes the model from (name, device, bank); tests put a small one in.
 
     Example:
         >>> main(["caption", "photo.jpg", "--box", "10,20,200,220"])  # doctest: +SKIP

@@ -1,7 +1,6 @@
 """What the command writes.
 
-Knows: standard output and error, the two layouts (text and JSON lines). Does not know: models,
-files.
+Knows: standard output and error, the two layouts (text and JSON lines). Does not know: models, files.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +26,7 @@ from patchioner.regions import (
     Trace,
     WholeImage,
 )
+from patchioner.results import Label
 
 
 class CaptionLike(Protocol):
@@ -48,9 +48,12 @@ class CaptionLike(Protocol):
         ...
 
 
+Answer: TypeAlias = CaptionLike | Label
+
+
 @dataclass(frozen=True)
 class PhotoResult:
-    """All captions of one photo.
+    """All captions, or all labels, of one photo.
 
     Attributes:
         name: of the photo.
@@ -58,13 +61,15 @@ class PhotoResult:
         grid: (rows, columns) of patches.
         captions: one per region, in order.
         labels: the regions' names, None where they have none.
+        texts: what labels were chosen from.
     """
 
     name: str
     size: tuple[int, int]
     grid: tuple[int, int]
-    captions: Sequence[CaptionLike]
+    captions: Sequence[Answer]
     labels: Sequence[str | None]
+    texts: Sequence[str] = ()
 
 
 def write_line(text: str) -> None:
@@ -92,8 +97,14 @@ def as_text(result: PhotoResult) -> str:
     pairs = zip(result.captions, result.labels, strict=True)
     for number, (caption, label) in enumerate(pairs, start=1):
         name = f"{describe(caption.region)} [{label}]" if label else describe(caption.region)
-        lines.append(f"  {number}. {name}: {caption.text}  ({caption.score:.2f})")
+        lines.append(f"  {number}. {name}: {caption.text}  ({_certainty(caption)})")
     return "\n".join(lines)
+
+
+def _certainty(answer: Answer) -> str:
+    if isinstance(answer, Label):
+        return f"{100 * answer.probability:.0f} %"
+    return f"{answer.score:.2f}"
 
 
 def as_patch_text(result: PhotoResult) -> str:
@@ -113,12 +124,22 @@ def as_json(result: PhotoResult) -> str:
             "region": region_to_json(caption.region),
             "label": label,
             "text": caption.text,
-            "score": round(caption.score, 6),
+            **_numbers(caption, result.texts),
         }
         for caption, label in zip(result.captions, result.labels, strict=True)
     ]
     content = {"photo": result.name, "size": result.size, "grid": result.grid, "captions": captions}
     return json.dumps(content, allow_nan=False)
+
+
+def _numbers(answer: Answer, texts: Sequence[str]) -> dict[str, Any]:
+    if not isinstance(answer, Label):
+        return {"score": round(answer.score, 6)}
+    shares = zip(texts, answer.probabilities, strict=True)
+    return {
+        "probability": round(answer.probability, 6),
+        "probabilities": {text: round(share, 6) for text, share in shares},
+    }
 
 
 def describe(region: Region) -> str:

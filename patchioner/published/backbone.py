@@ -17,7 +17,7 @@ from patchioner.backbones.vit_weights import fit_vit
 from patchioner.geometry import Preprocessing
 from patchioner.published.config import PublishedConfig
 from patchioner.published.files import PublishedFiles
-from patchioner.published.tensors import read_tensors
+from patchioner.tensor_files import read_tensors
 from patchioner_base.errors import CheckpointError, HubError, OptionError, UnknownNameError
 
 _log = logging.getLogger(__name__)

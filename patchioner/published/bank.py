@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from memory_bank import MemoryBank
 from patchioner.published.config import PublishedConfig
-from patchioner.published.files import PublishedFiles, base_name
+from patchioner.published.files import PublishedFiles, as_pattern, base_name
 from patchioner_base.errors import MemoryBankError
 from patchioner_base.optional import require
 from patchioner_base.progress import progress
@@ -65,7 +65,7 @@ def bank_file_name(config: PublishedConfig) -> str:
 def find_bank(files: PublishedFiles, config: PublishedConfig) -> Path:
     """The bank's file: by its published name, else the only `*.h5` beside the config, else from the hub."""
     name = bank_file_name(config)
-    beside = files.any_of([name, "*.h5"])
+    beside = files.any_of([as_pattern(name), "*.h5"])
     return beside or files.find(name, "memory bank")
 
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from patchioner.yaml_files import read_yaml
 from patchioner_base.errors import CheckpointError
-from patchioner_base.optional import require
 
 T = TypeVar("T")
 
@@ -144,15 +144,7 @@ def read_config(path: Path) -> PublishedConfig:
         CheckpointError: no YAML, an unknown or unsupported key, a value of the wrong kind.
         MissingExtraError: pyyaml is not installed.
     """
-    yaml = require("yaml", "published")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(f"{path}: not a plain YAML file ({reason})") from error
-    return parse_config(values, str(path))
+    return parse_config(read_yaml(path), str(path))
 
 
 def parse_config(values: Any, source: str) -> PublishedConfig:

@@ -21,7 +21,7 @@ from torch import Tensor
 from decoders import PrefixGPT2Decoder
 from decoders.clip_tokenizer import ClipTokenizer
 from decoders.network import PrefixGPT2, PrefixGPT2Config
-from patchioner.published.tensors import check_names, read_tensors
+from patchioner.tensor_files import check_names, read_tensors
 from patchioner_base.errors import CheckpointError, OptionError
 from patchioner_base.weights import fit_weights
 

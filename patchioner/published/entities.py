@@ -19,8 +19,8 @@ from torch import Tensor
 from decoders.entities import COCO_ENTITIES
 from decoders.hard_prompts import embed_entities
 from patchioner.published.config import ViecapConfig
-from patchioner.published.files import PublishedFiles
-from patchioner.published.tensors import as_float, read_object
+from patchioner.published.files import PublishedFiles, as_pattern, base_name
+from patchioner.tensor_files import as_float, read_object
 from patchioner.text_towers import TextTower
 from patchioner_base.errors import CheckpointError
 from patchioner_base.weights import load_weights
@@ -80,9 +80,9 @@ def read_tensor(path: Path) -> Tensor:
 
 def _patterns(config: ViecapConfig) -> tuple[str, ...]:
     """From the published name with its suffix to anything that looks like it."""
-    source = config.name_of_entities_text.removesuffix("_entities")
+    source = as_pattern(config.name_of_entities_text.removesuffix("_entities"))
     ensemble = "_with_ensemble" if config.prompt_ensemble else ""
-    exact = [f"{source}_embeddings_{config.suffix}{ensemble}"] if config.suffix else []
+    exact = [f"{source}_embeddings_{as_pattern(config.suffix)}{ensemble}"] if config.suffix else []
     stems = [*exact, f"{source}_embeddings*", "*entities*embeddings*"]
     return tuple(
         f"{folder}{stem}.{kind}"
@@ -93,11 +93,10 @@ def _patterns(config: ViecapConfig) -> tuple[str, ...]:
 
 
 def _names(files: PublishedFiles, config: ViecapConfig) -> tuple[str, ...]:
-    wanted = config.name_of_entities_text
+    wanted = base_name(config.name_of_entities_text)
+    stem = as_pattern(wanted)
     path = files.any_of(
-        tuple(
-            f"{folder}{wanted}.{kind}" for kind in ("txt", "json") for folder in ("", "vocabulary/")
-        )
+        f"{folder}{stem}.{kind}" for kind in ("txt", "json") for folder in ("", "vocabulary/")
     )
     if path is None:
         if wanted in ("coco_entities", "coco"):
@@ -106,13 +105,16 @@ def _names(files: PublishedFiles, config: ViecapConfig) -> tuple[str, ...]:
             f"{files.config}: the names of the vocabulary {wanted!r} are not part of this package, only "
             f"'coco_entities' is: put {wanted}.txt, one name a line, beside it"
         )
-    text = path.read_text(encoding="utf-8")
     try:
+        text = path.read_text(encoding="utf-8")
         names = json.loads(text) if path.suffix == ".json" else text.split("\n")
         stripped = [name.strip().lower() for name in names]
-    except (ValueError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path}: not a list of names ({error})") from error
-    return tuple(sorted({name for name in stripped if name}))
+    found = tuple(sorted({name for name in stripped if name}))
+    if not found:
+        raise CheckpointError(f"{path}: it holds no name; give one a line")
+    return found
 
 
 def _unpickled(path: Path) -> Any:

@@ -6,6 +6,7 @@ in a file.
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -66,6 +67,8 @@ class PublishedFiles:
     def any_of(self, patterns: Iterable[str]) -> Path | None:
         """The only file beside the config that fits the first pattern that any fits; None where none does.
 
+        What comes out of a config goes into a pattern by `as_pattern`.
+
         Raises:
             CheckpointError: several fit one pattern, and which is meant cannot be known.
         """
@@ -92,6 +95,16 @@ def fetch(hub_id: str, name: str) -> Path:
     except Exception as error:  # its transport raises errors of its own, others in each release
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise HubError(f"{name!r} of {hub_id} cannot be fetched ({lines[0]})") from error
+
+
+def as_pattern(given: str) -> str:
+    """The last part of a path, as a pattern that fits that name alone.
+
+    Example:
+        >>> as_pattern("/raid/somebody/weights[1]")
+        'weights[[]1]'
+    """
+    return glob.escape(base_name(given))
 
 
 def base_name(given: str) -> str:

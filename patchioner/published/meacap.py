@@ -11,7 +11,6 @@ be read at all, may be absent.
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
 
 from torch import Tensor
@@ -23,11 +22,10 @@ from decoders.scene_graph import T5Parser
 from memory_bank import MemoryBank
 from patchioner.published.config import MeacapConfig, ViecapConfig
 from patchioner.published.files import PublishedFiles, base_name, fetch
-from patchioner.published.tensors import as_float, read_object
 from patchioner.published.viecap import read_network
+from patchioner.tensor_files import as_float, read_object
 from patchioner_base.errors import CheckpointError, HubError, MemoryBankError
 
-_log = logging.getLogger(__name__)
 _CAPTIONS, _EMBEDDINGS = "memory_captions.json", "memory_clip_embeddings.pt"
 
 
@@ -110,6 +108,6 @@ def _texts(path: Path) -> list[str]:
         texts = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not a readable list of captions ({error})") from error
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+    if not isinstance(texts, list) or not texts or not all(isinstance(t, str) for t in texts):
         raise CheckpointError(f"{path}: expected a list of captions")
     return texts

@@ -10,7 +10,7 @@ import logging
 from pathlib import Path
 
 from patchioner.published.config import PublishedConfig
-from patchioner.published.files import PublishedFiles, base_name, fetch
+from patchioner.published.files import PublishedFiles, as_pattern, fetch
 from patchioner.text_towers import TextTower
 from patchioner_base.errors import CheckpointError, HubError, MissingExtraError, OptionError
 
@@ -73,7 +73,7 @@ def find_projection(files: PublishedFiles, config: PublishedConfig) -> Path | No
             return fetch(f"{owner}/{name}", rest)
         except HubError as error:
             _log.warning("the Talk2DINO projection %s", error)
-    return files.any_of((f"{base_name(named)}.*", *_PATTERNS))
+    return files.any_of((f"{as_pattern(named)}.*", *_PATTERNS))
 
 
 def join(clip: TextTower, path: Path, dim: int) -> TextTower:

@@ -22,7 +22,7 @@ from decoders.viecap import ViecapConfig as Shape
 from patchioner.published.config import ViecapConfig
 from patchioner.published.entities import read_entities
 from patchioner.published.files import PublishedFiles, base_name
-from patchioner.published.tensors import read_tensors
+from patchioner.tensor_files import read_tensors
 from patchioner.text_towers import TextTower
 from patchioner_base.errors import CheckpointError, OptionError
 from patchioner_base.optional import require

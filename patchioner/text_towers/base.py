@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
+from patchioner.stored_module import StoredModule
 from patchioner_base.errors import TextError
-from patchioner_base.files import write_json
 from patchioner_base.registry import Registry
-from patchioner_base.weights import Storage, fit_weights, load_weights, save_weights
-
-CONFIG_FILE, WEIGHTS_FILE = "config.json", "weights.safetensors"
 
 
-class TextTower(nn.Module, ABC):
+class TextTower(StoredModule):
     """A network that puts texts into the space of the patch tokens."""
 
     @property
     @abstractmethod
     def dim(self) -> int:
         """Width of the embedding space."""
-
-    @property
-    @abstractmethod
-    def config(self) -> dict[str, Any]:
-        """What a checkpoint stores beside the weights: "type", a key of `TEXT_TOWERS`, and the loader's settings."""
 
     @abstractmethod
     def encode(self, texts: Sequence[str], *, batch: int = 256) -> Tensor:
@@ -45,21 +37,9 @@ class TextTower(nn.Module, ABC):
             TextError: a text is blank or not a string.
         """
 
-    def save(self, folder: Path, *, storage: Storage = "fp16") -> None:
-        """Write config.json and weights.safetensors; towers with files of their own (a tokenizer) add them."""
-        folder.mkdir(parents=True, exist_ok=True)
-        save_weights(self.state_dict(), folder / WEIGHTS_FILE, storage=storage)
-        write_json(folder / CONFIG_FILE, self.config)
-
-    def restore(self, folder: Path) -> None:
-        """Read what `save` wrote into this network, strictly; CheckpointError where a tensor does not fit."""
-        weights = folder / WEIGHTS_FILE
-        fit_weights(self, load_weights(weights), source=str(weights))
-        self.eval()
-
 
 def check_texts(texts: Sequence[str]) -> None:
-    """Refuse blank texts and things that are no text, by index."""
+    """Refuse blank texts, half characters (lone surrogates) and things that are no text, by index."""
     if isinstance(texts, str):
         raise TextError(
             f"expected a list of texts, got the single string {texts!r}: wrap it in a list"
@@ -67,6 +47,8 @@ def check_texts(texts: Sequence[str]) -> None:
     for index, text in enumerate(texts):
         if not isinstance(text, str) or not text.strip():
             raise TextError(f"text {index} is {text!r}: give non-blank strings")
+        if not text.isascii() and any("\ud800" <= sign <= "\udfff" for sign in text):
+            raise TextError(f"text {index} is {text!r}: half a character is in it; decode it anew")
 
 
 LoadTower = Callable[[Path, dict[str, Any]], TextTower]

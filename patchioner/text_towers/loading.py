@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from patchioner.text_towers.base import CONFIG_FILE, TEXT_TOWERS, TextTower
+from patchioner.stored_module import CONFIG_FILE
+from patchioner.text_towers.base import TEXT_TOWERS, TextTower
 from patchioner_base.files import read_json
 
 

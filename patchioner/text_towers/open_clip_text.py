@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from patchioner.backbones.open_clip_vit import fetch_model, model_config
-from patchioner.text_towers.base import CONFIG_FILE, TEXT_TOWERS, TextTower, check_texts
+from patchioner.backbones.open_clip_models import fetch_model, model_config
+from patchioner.stored_module import settings_of
+from patchioner.text_towers.base import TEXT_TOWERS, TextTower, check_texts
 from patchioner.text_towers.bert import equal_lengths
-from patchioner_base.errors import CheckpointError, OptionError, TextError
+from patchioner_base.errors import OptionError, TextError
 from patchioner_base.optional import require
 from patchioner_base.weights import fit_weights
 
@@ -201,15 +202,11 @@ def _text_state(model: Any) -> dict[str, Tensor]:
 
 @TEXT_TOWERS.register("open_clip")
 def _load(folder: Path, config: dict[str, Any]) -> OpenClipText:
-    try:
+    with settings_of(folder):
         tower = OpenClipText(
             config["name"],
             architecture=config.get("architecture"),
             quick_gelu=config.get("quick_gelu"),
         )
-    except (LookupError, TypeError, ValueError, AttributeError) as error:  # ours are among these
-        raise CheckpointError(
-            f"{folder / CONFIG_FILE} lacks or has a wrong setting: {error}"
-        ) from error
     tower.restore(folder)
     return tower

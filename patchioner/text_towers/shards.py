@@ -38,7 +38,7 @@ def embed_texts(
     Raises:
         CheckpointError: a shard is damaged or of other texts.
     """
-    parts = []
+    rows = torch.empty((len(texts), tower.dim), dtype=torch.float32)
     starts = range(0, len(texts), shard)
     for start in progress(starts, description="embedding the corpus", unit="shard"):
         path = folder / f"{start:09d}.safetensors"
@@ -46,10 +46,10 @@ def embed_texts(
         if not path.exists():
             with atomic_path(path) as temporary:
                 # Rounded even in a run that is never killed: both kinds of run train on the same numbers.
-                rows = tower.encode(batch)
-                save_file({_NAME: F.normalize(rows, dim=1).half() if unit else rows}, temporary)
-        parts.append(_read(path, (len(batch), tower.dim)))
-    return torch.cat(parts)
+                found = tower.encode(batch)
+                save_file({_NAME: F.normalize(found, dim=1).half() if unit else found}, temporary)
+        rows[start : start + shard] = _read(path, (len(batch), tower.dim))
+    return rows
 
 
 def _read(path: Path, shape: tuple[int, int]) -> Tensor:

@@ -9,7 +9,6 @@ tokens (DINOv2 and DINOv3 ViT-B: 768), or ``W1 t + b1`` alone. Nothing is applie
 from __future__ import annotations
 
 import os
-import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from patchioner.text_towers.base import CONFIG_FILE, TEXT_TOWERS, WEIGHTS_FILE, TextTower
+from patchioner.stored_module import CONFIG_FILE, WEIGHTS_FILE, settings_of
+from patchioner.tensor_files import read_tensors
+from patchioner.text_towers.base import TEXT_TOWERS, TextTower
 from patchioner.text_towers.loading import load_tower
 from patchioner_base.errors import CheckpointError
 from patchioner_base.files import write_json
@@ -142,7 +143,7 @@ def load_talk2dino_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     path = Path(path)
     found: dict[str, Tensor] = {}
     unexpected = []
-    for name, tensor in _read_tensors(path).items():
+    for name, tensor in read_tensors(path).items():
         layer, _, kind = name.rpartition(".")
         ours = f"{_LAYERS.get(layer)}.{kind}"
         if layer not in _LAYERS or kind not in ("weight", "bias") or ours in found:
@@ -165,35 +166,12 @@ def load_talk2dino_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     return {name: found[name].float() for name in wanted}
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    if path.suffix == ".safetensors":
-        return load_weights(path)
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file; fetch Talk2DINO's weights")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read as a file of plain tensors, and nothing in it was executed; fetch it again "
-            f"({str(error).splitlines()[0] if str(error) else type(error).__name__})"
-        ) from error
-    if not isinstance(state, dict) or not all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
-    ):
-        raise CheckpointError(
-            f"{path} is no Talk2DINO projection: it does not hold tensors by name"
-        )
-    return state
-
-
 def _wrong_tensors(found: Mapping[str, Tensor]) -> list[str]:
-    """Faults of shape and value, by published name; all names are known to be there."""
+    """Faults of shape and type, by published name; all names are known to be there."""
     faults = []
     for name, tensor in found.items():
         if tensor.dim() != (2 if name.endswith("weight") else 1) or not tensor.is_floating_point():
             faults.append(f"{_published(name)} is {tuple(tensor.shape)} {tensor.dtype}")
-        elif not bool(torch.isfinite(tensor).all()):
-            faults.append(f"{_published(name)} has values that are not finite")
     if faults:
         return faults
     width = len(found["project_in.weight"])
@@ -218,14 +196,10 @@ def _published(name: str) -> str:
 @TEXT_TOWERS.register("talk2dino")
 def _load(folder: Path, config: dict[str, Any]) -> Talk2DinoTower:
     tower = load_tower(folder / _TOWER_FOLDER)
-    try:
+    with settings_of(folder):
         width = config["width"]
         joined = Talk2DinoTower(
             tower, int(config["dim"]), width=None if width is None else int(width)
         )
-    except (LookupError, TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(
-            f"{folder / CONFIG_FILE} lacks or has a wrong setting: {error}"
-        ) from error
     joined.restore(folder)
     return joined

@@ -198,6 +198,12 @@ def test_a_parser_that_is_a_network_is_kept_by_name_with_what_it_wrote(tmp_path:
     assert isinstance(kept.similarity, SentenceSimilarity)
     assert kept.similarity.model == "somewhere/encoder"
     assert kept.parser.parse(CAPTIONS) == graphs, "and the network was not asked again"
+    make(ConceptPrompter(memory())).save(
+        tmp_path
+    )  # over it, with rules, which agree with no such graphs
+    over = load_decoder(tmp_path)
+    assert isinstance(over, MeacapDecoder)
+    assert over.concepts.parser.parse(CAPTIONS) == RuleParser().parse(CAPTIONS) != graphs
 
 
 def test_what_cannot_be_saved_is_said_before_anything_is_written(tmp_path: Path) -> None:

@@ -399,7 +399,7 @@ def test_a_yaml_is_a_model_like_any_other(folder: Path) -> None:
 
 def test_a_yaml_that_is_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / "broken.yaml").write_text("a: [")
-    with pytest.raises(CheckpointError, match=r"broken\.yaml is not YAML"):
+    with pytest.raises(CheckpointError, match=r"broken\.yaml: not a plain YAML file"):
         build_model(tmp_path / "broken.yaml")
     with pytest.raises(CheckpointError, match=r"none\.yaml cannot be read"):
         build_model(tmp_path / "none.yaml")

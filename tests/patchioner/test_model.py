@@ -343,3 +343,81 @@ def test_settings_are_those_of_the_checkpoint(model: Patchioner) -> None:
     assert isinstance(model.settings, ModelSettings)
     assert model.settings.name == "tiny"
     assert isinstance(model.parts.bank, MemoryBank)
+
+
+LABELS = ("a red cat", "a blue bus", "a green boat at night", "a yellow kite")
+
+
+def test_a_label_is_the_softmax_of_cosines(model: Patchioner, features: PatchFeatures) -> None:
+    found = model.label(features, REGIONS, LABELS, temperature=0.05)
+    regions = F.normalize(model.embed_regions(features, REGIONS).double(), dim=1)
+    texts = F.normalize(model.embed_text(LABELS).double(), dim=1)
+    for label, region, logits in zip(found, REGIONS, regions @ texts.T / 0.05, strict=True):
+        shares = torch.exp(logits) / torch.exp(logits).sum()
+        assert label.probabilities == pytest.approx(shares.tolist(), abs=1e-5)
+        assert label.text == LABELS[int(shares.argmax())]
+        assert label.probability == max(label.probabilities)
+        assert label.region == region
+    assert len({label.text for label in found}) > 1
+
+
+def test_labels_of_many_photos_equal_those_of_each(model: Patchioner) -> None:
+    photos = [noise_photo(), noise_photo(seed=4)]
+    items: list[Any] = [(photos[0], REGIONS[:3]), (photos[1], None)]
+    together = model.label_many(items, LABELS)
+    assert [len(labels) for labels in together] == [3, 1]
+    for (photo, regions), labels in zip(items, together, strict=True):
+        assert model.label(photo, regions, LABELS) == labels
+    assert together[1][0].region == WholeImage()
+    assert model.label_many([], LABELS) == []
+
+
+def test_a_label_depends_on_nothing_but_its_own(model: Patchioner, features: PatchFeatures) -> None:
+    (alone,) = model.label(features, [REGIONS[2]], LABELS)
+    assert model.label(features, REGIONS, LABELS)[2].probabilities == pytest.approx(
+        alone.probabilities, abs=1e-5
+    )
+    one = model.label(features, [REGIONS[2]], ["a cat"])[0]
+    assert (one.text, one.probability) == ("a cat", 1.0)
+    twins = model.label(features, [REGIONS[2]], ["a cat", "a cat"])[0]
+    assert twins.probabilities == pytest.approx((0.5, 0.5))
+
+
+def test_what_cannot_be_labelled_is_refused(model: Patchioner, features: PatchFeatures) -> None:
+    with pytest.raises(TextError, match="no text to choose from"):
+        model.label(features, None, [])
+    with pytest.raises(TextError):
+        model.label(features, None, ["a cat", " "])
+    for temperature in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(OptionError, match="temperature"):
+            model.label(features, None, LABELS, temperature=temperature)
+    bare = Patchioner(replace(tiny_parts(), text_tower=None), device="cpu")
+    with pytest.raises(OptionError, match="no text tower"):
+        bare.label(features, None, LABELS)
+    broken = replace(features, tokens=torch.full_like(features.tokens, float("nan")))
+    with pytest.raises(PatchionerError):
+        model.label(broken, None, LABELS)
+
+
+def test_another_bank_takes_the_place_of_the_checkpoints(
+    model: Patchioner, features: PatchFeatures, tmp_path: Path
+) -> None:
+    model.save_pretrained(tmp_path / "model", storage="fp32", bank_storage="float32")
+    bank = MemoryBank(model.embed_text(TEXTS[:3]), TEXTS[:3])
+    bank.save(tmp_path / "bank", dtype="float32")
+    by_folder = Patchioner.from_pretrained(tmp_path / "model", device="cpu", bank=tmp_path / "bank")
+    by_value = Patchioner.from_pretrained(tmp_path / "model", device="cpu", bank=bank)
+    by_hand = Patchioner(replace(tiny_parts(), bank=bank), device="cpu")
+    for other in (by_folder, by_value, by_hand):
+        assert (
+            other.explain(features, REGIONS[1], k=3).texts
+            == by_hand.explain(features, REGIONS[1], k=3).texts
+        )
+        torch.testing.assert_close(
+            other.bridge(other.embed_regions(features, REGIONS)),
+            bank.project(model.embed_regions(features, REGIONS), 0.02),
+            atol=1e-4,
+            rtol=1e-4,
+        )
+    with pytest.raises(PatchionerError, match="width"):
+        Patchioner.from_pretrained(tmp_path / "model", bank=MemoryBank(torch.eye(8)))

@@ -5,19 +5,24 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 
 from decoders import DecodeOptions
 from patchioner.aggregate import Weighting
-from patchioner.settings import ModelSettings
+from patchioner.regions import Box, Mask, Trace
+from patchioner.settings import KindSettings, ModelSettings
 from patchioner_base.errors import CheckpointError, OptionError
 
 FULL = ModelSettings(
     name="mine",
     weighting=Weighting("gaussian", variance=0.5, rounding="reference"),
     context=0.5,
+    kinds={"box": KindSettings(Weighting("attention"), 0.25), "trace": KindSettings(context=0.0)},
     bridge="none",
     temperature=0.02,
+    normalize=False,
+    crop=True,
     decode=DecodeOptions(strategy="beam", banned_words=("photo", "picture of")),
     licence="Apache-2.0",
 )
@@ -52,6 +57,12 @@ def test_absent_keys_take_their_defaults() -> None:
         ({"temperature": "warm"}, "config"),
         ({"context": "some"}, "config"),
         ({"context": -1}, "context"),
+        ({"kinds": {"boxes": {}}}, "'boxes'.*'box'"),
+        ({"kinds": {"box": {"contexts": 1}}}, "contexts"),
+        ({"kinds": {"box": {"context": -1}}}, "context"),
+        ({"kinds": {"box": {"weighting": {"kind": "round"}}}}, "round"),
+        ({"kinds": {"box": 3}}, "config"),
+        ({"kinds": 3}, "config"),
     ],
 )
 def test_wrong_values_are_refused_with_the_file(changes: dict[str, Any], message: str) -> None:
@@ -71,3 +82,15 @@ def test_what_is_no_config_is_refused(values: Any) -> None:
 def test_numbers_that_would_poison_an_embedding_are_refused(field: str, value: float) -> None:
     with pytest.raises(OptionError, match=field):
         ModelSettings(**{field: value})  # type: ignore[arg-type]
+
+
+def test_a_kind_overrides_what_it_names_alone() -> None:
+    triangle = Mask(np.tri(4, dtype=bool))
+    assert FULL.for_region(Box(0, 0, 1, 1)) == (Weighting("attention"), 0.25)
+    assert FULL.for_region(Trace([(1, 1)])) == (FULL.weighting, 0.0)
+    assert FULL.for_region(triangle) == (FULL.weighting, 0.5)
+
+
+@pytest.mark.parametrize("bridge", ["memory", "none", "raw"])
+def test_the_bridges(bridge: str) -> None:
+    assert ModelSettings(bridge=bridge).bridge == bridge

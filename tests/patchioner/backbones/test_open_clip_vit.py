@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import threading
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from patchioner.backbones import load_backbone
+from patchioner.backbones.open_clip_models import model_config
 from patchioner.backbones.open_clip_vit import (
     CLIP_MEAN,
     OpenClipViT,
     clip_preprocessing,
-    model_config,
 )
 from patchioner.backbones.preprocess import preprocess
 from patchioner.geometry import Fit
@@ -322,6 +323,13 @@ def test_the_activation_is_that_of_the_weights() -> None:
     assert model_config("ViT-B-16", quick_gelu=True)["quick_gelu"] is True
 
 
+class Attack:
+    """Unpickled, it would fail the test."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return pytest.fail, ("a pickle was executed",)
+
+
 def test_weights_that_cannot_be_had_say_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -329,6 +337,11 @@ def test_weights_that_cannot_be_had_say_why(
     broken.write_bytes(b"not a file of weights")
     with pytest.raises(CheckpointError, match=r"weights\.safetensors does not hold.*ViT-S-32"):
         OpenClipViT("ViT-S-32", clip_preprocessing(224, 32), pretrained=str(broken))
+
+    pickled = tmp_path / "weights.pt"
+    pickled.write_bytes(pickle.dumps({"a": Attack()}))
+    with pytest.raises(CheckpointError, match=r"weights\.pt: .*nothing was executed"):
+        OpenClipViT("ViT-S-32", clip_preprocessing(224, 32), pretrained=str(pickled))
 
     def offline(*_args: Any, **_settings: Any) -> None:
         raise RuntimeError("no route to host")

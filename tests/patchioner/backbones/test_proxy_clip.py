@@ -134,6 +134,18 @@ def test_resampling_keeps_places_and_constants() -> None:
     assert resample(ramp, (4, 4)) is ramp
 
 
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_in_half_precision_it_is_nearly_the_same(kind: torch.dtype) -> None:
+    backbone = ProxyClip(tiny_clip(48), tiny_proxy())
+    whole = backbone.encode([noise_photo()])[0]
+    backbone.place(torch.device("cpu"), kind)
+    half = backbone.encode([noise_photo()])[0]
+    assert half.tokens.dtype == torch.float32
+    assert F.cosine_similarity(half.tokens, whole.tokens, dim=-1).min() > 0.99
+    assert half.attention is not None
+    torch.testing.assert_close(half.attention.sum(dim=(1, 2)), torch.ones(len(half.attention)))
+
+
 def test_photos_do_not_influence_one_another() -> None:
     model = ProxyClip(tiny_clip(), tiny_proxy())
     photos = [noise_photo(seed=seed) for seed in range(3)]

@@ -13,6 +13,7 @@ from PIL import Image
 
 from patchioner.geometry import ImageGeometry, fit_image
 from patchioner.regions import Patch, Region
+from patchioner.results import Label
 from patchioner_base.errors import UnknownNameError
 
 
@@ -38,19 +39,40 @@ class FakeModel:
 
     calls: list[dict[str, Any]] = field(default_factory=list)
     encoded: int = 0
+    loaded: tuple[str | None, ...] = ()
+    kept: bool | None = None
 
-    def encode(self, images: Any) -> FakeFeatures:
+    def encode(self, images: Any, *, keep_image: bool | None = None) -> FakeFeatures:
         """Only the geometry of a photo."""
         self.encoded += 1
+        self.kept = keep_image
         return FakeFeatures(fit_image(images.size, mode="stretch", size=56, patch_size=14))
 
     def caption_many(
-        self, items: Any, *, weighting: Any = None, options: Any = None
+        self, items: Any, *, weighting: Any = None, options: Any = None, crop: Any = None
     ) -> list[list[FakeCaption]]:
         """A caption per region."""
-        self.calls.append({"photos": len(items), "weighting": weighting, "options": options})
+        self.calls.append(
+            {"photos": len(items), "weighting": weighting, "options": options, "crop": crop}
+        )
         return [
             [self._caption(region, features) for region in regions] for features, regions in items
+        ]
+
+    def label_many(
+        self, items: Any, texts: Any, *, weighting: Any = None, crop: Any = None
+    ) -> list[list[Label]]:
+        """The last of the texts, with 3/4; the first has the rest."""
+        self.calls.append(
+            {"photos": len(items), "texts": texts, "weighting": weighting, "crop": crop}
+        )
+        shares = (0.25, *[0.0] * (len(texts) - 2), 0.75)
+        return [
+            [
+                Label(texts[-1], 0.75, shares, self._caption(region, features).region)
+                for region in regions
+            ]
+            for features, regions in items
         ]
 
     def _caption(self, region: Region, features: FakeFeatures) -> FakeCaption:
@@ -72,9 +94,10 @@ def run(model: FakeModel) -> Callable[..., int]:
     """`run("caption", ...)` calls the command line with the small model."""
     from patchioner.cli.main import main
 
-    def load(name: str, device: str | None) -> FakeModel:
+    def load(name: str, device: str | None, bank: str | None) -> FakeModel:
         if name == "patchioner-minni":
             raise UnknownNameError.among("model", name, ["patchioner-mini"])
+        model.loaded = (name, device, bank)
         return model
 
     return lambda *argv: main([str(word) for word in argv], load_model=load)

@@ -1,34 +1,18 @@
-"""Spellings of regions, and what is refused."""
+"""Which arguments there are, what is refused, and which do not go together."""
 
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from patchioner.cli import arguments
-from patchioner.regions import Box, Mask, Point, Polygon, RegionSet, Trace, WholeImage
-from patchioner_base.errors import RegionFileError
+from patchioner.regions import Box, Point, WholeImage
 
 Run = Callable[..., int]
-
-
-def test_regions_of_every_kind() -> None:
-    assert arguments.parse_box("1,2.5,30,40") == Box(1, 2.5, 30, 40)
-    assert arguments.parse_point("3,4") == Point(3, 4)
-    assert arguments.parse_polygon("0,0 9,0 0,9") == Polygon([(0, 0), (9, 0), (0, 9)])
-    two = [[(0, 0), (9, 0), (0, 9)], [(20, 20), (29, 20), (20, 29)]]
-    assert arguments.parse_polygon("0,0 9,0 0,9; 20,20 29,20 20,29") == Polygon(two)
-    assert arguments.parse_trace("1,2 3,4") == Trace([(1, 2), (3, 4)])
-    assert arguments.parse_trace("1,2 3.5,4.5") == Trace([(1, 2), (3.5, 4.5)])
-    assert arguments.parse_region_set("0,0,9,9;10,10,19,19") == RegionSet(
-        [Box(0, 0, 9, 9), Box(10, 10, 19, 19)]
-    )
 
 
 def test_the_whole_image_takes_its_place_among_the_regions() -> None:
@@ -37,35 +21,6 @@ def test_the_whole_image_takes_its_place_among_the_regions() -> None:
     options = parser.parse_args(["a.jpg", "--point", "3,4", "--whole", "--box", "0,0,9,9"])
     assert options.regions == [Point(3, 4), WholeImage(), Box(0, 0, 9, 9)]
     assert parser.parse_args(["a.jpg"]).regions == []
-
-
-def test_masks_are_read_from_pictures(tmp_path: Path) -> None:
-    array = np.eye(7, dtype=bool)
-    Image.fromarray(array.astype(np.uint8) * 255).save(tmp_path / "mask.png")
-    assert arguments.parse_mask(str(tmp_path / "mask.png")) == Mask(array)
-
-
-@pytest.mark.parametrize(
-    ("content", "expected"),
-    [
-        ([[1, 2], [3, 4]], Trace([(1, 2), (3, 4)])),
-        ([{"x": 0.1, "y": 0.2, "t": 0}], Trace([(0.1, 0.2)], normalized=True)),
-        ({"trace": [[0.1, 0.2]], "normalized": True}, Trace([(0.1, 0.2)], normalized=True)),
-        ({"trace": [{"x": 5, "y": 6}], "normalized": False}, Trace([(5, 6)])),
-    ],
-)
-def test_traces_are_read_from_files(tmp_path: Path, content: object, expected: Trace) -> None:
-    path = tmp_path / "trace.json"
-    path.write_text(json.dumps(content))
-    assert arguments.parse_trace(str(path)) == expected
-
-
-@pytest.mark.parametrize("content", ["", "{", "{}", "[]", "3", '{"trace": 3}'])
-def test_files_without_a_trace(tmp_path: Path, content: str) -> None:
-    path = tmp_path / "trace.json"
-    path.write_text(content)
-    with pytest.raises(RegionFileError, match=r"trace\.json"):
-        arguments.read_trace(path)
 
 
 @pytest.mark.parametrize(
@@ -96,6 +51,10 @@ def test_files_without_a_trace(tmp_path: Path, content: str) -> None:
         (["--out", "picture.xyz"], ".png"),
         (["--weighting", "gausian"], "gaussian"),
         (["--boks", "1,2,3,4"], "--boks"),
+        (["--labels", " ; "], "holds no text"),
+        (["--labels", "classes.txt"], "no file 'classes.txt'"),
+        (["--labels", "a;b", "--beam", "3"], "--labels writes no caption"),
+        (["--labels", "a;b", "--max-tokens", "3"], "--labels writes no caption"),
     ],
 )
 def test_wrong_usage_exits_2_and_says_why(

@@ -167,3 +167,42 @@ def test_patches_caption_the_grid_and_draw_the_map(
     (line,) = _lines(capsys)
     assert len(line["captions"]) == 16
     assert line["captions"][5]["region"] == {"patch": [1, 1]}
+
+
+def test_another_bank_and_crops_reach_the_model(run: Run, model: Any, photo: Path) -> None:
+    run("caption", photo)
+    assert model.loaded == ("patchioner-mini", None, None)
+    assert (model.kept, model.calls[-1]["crop"]) == (None, None)  # the model's own settings
+    run("caption", photo, "--bank", "folder", "--device", "cpu", "--crop", "--weighting", "cls")
+    assert model.loaded == ("patchioner-mini", "cpu", "folder")
+    assert (model.kept, model.calls[-1]["crop"]) == (True, True)
+    assert model.calls[-1]["weighting"] == Weighting("cls")
+
+
+def test_labels_are_chosen_among_texts(run: Run, model: Any, photo: Path, capsys: Capture) -> None:
+    words = ["--labels", "a cat;a dog;a bus", "--box", "0,0,9,9", "--weighting", "uniform"]
+    assert run("caption", photo, *words) == 0
+    assert capsys.readouterr().out.splitlines()[1] == "  1. box 0,0,9,9: a bus  (75 %)"
+    assert model.calls[-1]["texts"] == ("a cat", "a dog", "a bus")
+    assert model.calls[-1]["weighting"] == Weighting()
+    assert run("caption", photo, *words, "--json") == 0
+    (caption,) = _lines(capsys)[0]["captions"]
+    assert caption == {
+        "region": {"box": [0, 0, 9, 9]},
+        "label": None,
+        "text": "a bus",
+        "probability": 0.75,
+        "probabilities": {"a cat": 0.25, "a dog": 0.0, "a bus": 0.75},
+    }
+
+
+def test_labels_of_patches_and_in_pictures(
+    run: Run, model: Any, photo: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    (tmp_path / "classes.txt").write_text("a cat\na dog\n")
+    words = ["--labels", tmp_path / "classes.txt"]
+    assert run("caption", photo, "--patches", *words, "--out", tmp_path / "map.png") == 0
+    assert "100.0 %  a dog" in capsys.readouterr().out
+    assert run("caption", photo, photo, *words, "--box", "1,1,30,30", "--out", tmp_path / "o") == 0
+    assert len(list((tmp_path / "o").iterdir())) == 2
+    assert [call["photos"] for call in model.calls] == [1, 2]

@@ -44,8 +44,10 @@ def test_wrong_commands_exit_2(argv: list[str], capsys: pytest.CaptureFixture[st
 
 def test_help_needs_no_torch() -> None:
     code = (
-        "import sys; from patchioner.cli.main import main; status = main(['caption', '--help']); "
-        "sys.exit(status or 'torch' in sys.modules)"
+        "import sys; from patchioner.cli.main import main; "
+        "statuses = [main([*words, '--help']) for words in "
+        "([], ['caption'], ['models'], ['convert'], ['bank'], ['bank', 'build'])]; "
+        "sys.exit(any(statuses) or 'torch' in sys.modules)"
     )
     done = _python("-c", code)
     assert done.returncode == 0, done.stderr
@@ -58,7 +60,7 @@ def test_python_m_patchioner_is_the_same_command() -> None:
 
 
 def test_interruption_exits_130(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def interrupted(name: str, device: str | None) -> Any:
+    def interrupted(name: str, device: str | None, bank: str | None) -> Any:
         raise KeyboardInterrupt
 
     assert main(["caption", str(photo)], load_model=interrupted) == 130
@@ -66,7 +68,7 @@ def test_interruption_exits_130(photo: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_our_bugs_are_not_hidden(photo: Path) -> None:
-    def broken(name: str, device: str | None) -> Any:
+    def broken(name: str, device: str | None, bank: str | None) -> Any:
         raise AttributeError("a bug")
 
     with pytest.raises(AttributeError):

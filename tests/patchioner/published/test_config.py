@@ -98,7 +98,13 @@ def test_required_keys() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    [b"a: [", b"\xff\xfe\x00", b"!!python/object/apply:os.mkdir ['executed']", b"a: b: c"],
+    [
+        b"a: [",
+        b"\xff\xfe\x00",
+        b"!!python/object/apply:os.mkdir ['executed']",
+        b"a: b: c",
+        b"a: " + b"[" * 3000,
+    ],
 )
 def test_no_plain_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: bytes) -> None:
     monkeypatch.chdir(tmp_path)

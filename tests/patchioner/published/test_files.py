@@ -8,7 +8,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 
-from patchioner.published.files import PublishedFiles, base_name
+from patchioner.published.files import PublishedFiles, as_pattern, base_name
 from patchioner_base.errors import CheckpointError
 from tests.support.published import as_hub_snapshot, write_config
 
@@ -61,6 +61,16 @@ def test_a_failing_hub_is_part_of_the_message(
 def test_an_empty_name_is_no_file(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="decoder '' is not beside"):
         PublishedFiles.of(write_config(tmp_path)).find("", "decoder")
+
+
+@pytest.mark.parametrize("given", ["weights[1]", "/raid/x/**", "a?b", "[", "../../up", "C:\\x\\y"])
+def test_a_name_out_of_a_config_is_no_pattern(tmp_path: Path, given: str) -> None:
+    files = PublishedFiles.of(write_config(tmp_path))
+    (tmp_path / "other.pth").touch()
+    assert files.any_of([f"{as_pattern(given)}.pth"]) is None
+    wanted = tmp_path / f"{base_name(given)}.pth"
+    wanted.touch()
+    assert files.any_of([f"{as_pattern(given)}.pth"]) == wanted
 
 
 def test_names(tmp_path: Path) -> None:

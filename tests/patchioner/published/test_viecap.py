@@ -205,6 +205,31 @@ def test_names_that_are_not_cocos(tmp_path: Path) -> None:
     assert isinstance(prompter, EntityPrompter) and prompter.names == ("cat", "zebra")
 
 
+def test_a_vocabulary_by_its_path(tmp_path: Path) -> None:
+    folder = write_viecap(
+        tmp_path, changes={"name_of_entities_text": "/raid/somebody/vocabulary/coco_entities"}
+    )
+    prompter = read(folder).prompter
+    assert isinstance(prompter, EntityPrompter) and len(prompter.names) == 80
+
+
+@pytest.mark.parametrize(
+    ("kind", "held", "said"),
+    [
+        ("txt", b"\n  \n", "holds no name"),
+        ("txt", b"cat\xff", "not a list of names"),
+        ("json", b"[]", "holds no name"),
+        ("json", b"[[1]]", "not a list of names"),
+        ("json", b"[" * 100_000, "not a list of names"),
+    ],
+)
+def test_vocabularies_without_names(tmp_path: Path, kind: str, held: bytes, said: str) -> None:
+    folder = write_viecap(tmp_path)
+    (folder / f"coco_entities.{kind}").write_bytes(held)
+    with pytest.raises(CheckpointError, match=f"coco_entities.{kind}: .*{said}"):
+        read(folder)
+
+
 @pytest.mark.parametrize("kind", ["float32", "float16"])
 @pytest.mark.parametrize("form", ["pickle", "torch"])
 def test_a_tensor_in_a_pickle(tmp_path: Path, kind: str, form: str) -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from patchioner.aggregate import Weighting, pool_regions
 from patchioner.backbones import TimmViT
-from patchioner.backbones.attention import published_attention
+from patchioner.backbones.attention import cls_attention, published_attention
 from patchioner.backbones.features import PatchFeatures
 from patchioner.geometry import Preprocessing
 from patchioner.regions import WholeImage
@@ -34,6 +34,15 @@ def test_sixteen_heads_are_taken_for_all_but_the_small_one(
     torch.testing.assert_close(ours, twin, atol=1e-6, rtol=1e-4)
     right = torch.softmax(parts[0][0, :, :1] @ parts[1][0, :, leading:].mT * 0.125, -1).mean(0)[0]
     assert float((twin - right).abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_shares_sum_to_one_in_half_precision(kind: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    query, keys = (torch.randn(1, 12, n, 64, generator=generator).to(kind) for n in (1, 1369))
+    for maps in (cls_attention(query, keys), published_attention(query, keys)):
+        assert maps.dtype == torch.float32
+        torch.testing.assert_close(maps.sum(-1), torch.ones(maps.shape[:-1]))
 
 
 def encoded_with_qkv(backbone: TimmViT) -> tuple[PatchFeatures, torch.Tensor]:

@@ -87,7 +87,8 @@ def test_short_texts_are_cut_in_silence(caplog: pytest.LogCaptureFixture) -> Non
 
 
 @pytest.mark.parametrize(
-    "texts", [["a cat", ""], ["a cat", " \n\t"], ["a cat", None], ["a cat", 3]]
+    "texts",
+    [["a cat", ""], ["a cat", " \n\t"], ["a cat", None], ["a cat", 3], ["a cat", "a \ud83d cat"]],
 )
 def test_blank_texts_are_refused_by_index(texts: list[Any]) -> None:
     with pytest.raises(TextError, match="text 1 is"):

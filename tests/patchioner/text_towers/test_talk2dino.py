@@ -94,7 +94,7 @@ def without(name: str) -> dict[str, Tensor]:
     [
         (without("linear_layer.bias"), r"missing linear_layer\.bias"),
         (without("hidden_layers.0.weight"), r"missing hidden_layers\.0\.weight"),
-        ({}, r"missing linear_layer\.weight, linear_layer\.bias"),
+        ({}, "expected named tensors, found none"),
         (
             {**published(), "hidden_layers.1.weight": torch.ones(2, 2)},
             r"unexpected hidden_layers\.1",
@@ -121,8 +121,8 @@ def without(name: str) -> dict[str, Tensor]:
             {**published(), "linear_layer.bias": torch.full((WIDTH,), torch.nan)},
             r"linear_layer\.bias has values that are not finite",
         ),
-        ({"linear_layer": published()}, "tensors by name"),
-        (torch.ones(3), "tensors by name"),
+        ({"linear_layer": published()}, "'linear_layer' is no tensor"),
+        (torch.ones(3), "expected named tensors, found Tensor"),
     ],
 )
 def test_what_is_no_projection_is_refused_by_name(tmp_path: Path, state: Any, message: str) -> None:
@@ -146,7 +146,7 @@ def test_a_pickle_that_would_execute_something_does_not(tmp_path: Path) -> None:
     bare = tmp_path / "bare.pth"
     bare.write_bytes(pickle.dumps(Trap(sprung), protocol=2))
     for path in (zipped, bare):
-        with pytest.raises(CheckpointError, match="nothing in it was executed"):
+        with pytest.raises(CheckpointError, match="nothing was executed"):
             load_talk2dino_weights(path)
     assert not sprung.exists()
 
@@ -156,7 +156,7 @@ def test_a_file_cut_short_empty_or_missing_is_refused(tmp_path: Path) -> None:
     content = path.read_bytes()
     for length in (0, 10, len(content) // 2, len(content) - 30):
         path.write_bytes(content[:length])
-        with pytest.raises(CheckpointError, match="cannot be read"):
+        with pytest.raises(CheckpointError, match="truncated or not a file of tensors"):
             load_talk2dino_weights(path)
     with pytest.raises(CheckpointError, match="no such file"):
         load_talk2dino_weights(tmp_path / "none.pth")

@@ -60,7 +60,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     ):
         held = held[inner[0]]
     if not isinstance(held, Mapping) or not held:
-        raise CheckpointError(f"{path}: expected named tensors, found {type(held).__name__}")
+        found = "none" if isinstance(held, Mapping) else type(held).__name__
+        raise CheckpointError(f"{path}: expected named tensors, found {found}")
     strange = [
         name
         for name, value in held.items()

@@ -1,0 +1,125 @@
+"""`patchioner bank build | info | compact` on a tiny checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from memory_bank import MemoryBank, compact
+from patchioner import Patchioner
+from patchioner.cli.main import main
+from tests.support.tiny import DIM, TEXTS, noise_photo, tiny_parts
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    Patchioner(tiny_parts(), device="cpu").save_pretrained(folder, storage="fp32")
+    return folder
+
+
+@pytest.fixture
+def captions(tmp_path: Path) -> Path:
+    path = tmp_path / "captions.csv"
+    rows = [f"{number},{text}." for number, text in enumerate((*TEXTS, TEXTS[0]))]
+    path.write_text("\n".join(["id,words", *rows]))
+    return path
+
+
+def build(captions: Path, checkpoint: Path, out: Path, *more: str) -> int:
+    words = ["--text-encoder", str(checkpoint), "--column", "words", "--device", "cpu"]
+    return main(["bank", "build", str(captions), "--out", str(out), *words, *more])
+
+
+def test_a_bank_is_built_and_used(
+    captions: Path, checkpoint: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    assert build(captions, checkpoint, tmp_path / "bank", "--lower", "--storage", "float32") == 0
+    assert (
+        f"MemoryBank({len(TEXTS)} rows x {DIM}, float32, with texts) of 31"
+        in capsys.readouterr().out
+    )
+    bank = MemoryBank.load(tmp_path / "bank")
+    assert list(bank.texts or ()) == list(TEXTS) and bank.counts.tolist() == [2, *[1] * 29]
+    model = Patchioner.from_pretrained(checkpoint, device="cpu")
+    expected = F.normalize(model.embed_text(TEXTS), dim=1)
+    torch.testing.assert_close(bank.embeddings(), expected, atol=1e-3, rtol=0)
+    # The checkpoint's own bank has the same rows: the same captions through the new one.
+    swapped = Patchioner.from_pretrained(checkpoint, device="cpu", bank=tmp_path / "bank")
+    features = model.encode(noise_photo())
+    assert swapped.explain(features, model.caption(features)[0].region).texts
+
+
+def test_options_reach_the_build(captions: Path, checkpoint: Path, tmp_path: Path) -> None:
+    words = ["--sample", "20", "--rows", "6", "--raw-norms", "--no-texts", "--seed", "3"]
+    assert build(captions, checkpoint, tmp_path / "bank", *words) == 0
+    bank = MemoryBank.load(tmp_path / "bank")
+    assert (len(bank), bank.texts, bank.dtype) == (6, None, "float16")
+    assert int(bank.counts.sum()) == 20
+    assert float(bank.norms.std()) > 0
+
+
+def test_a_second_build_needs_resume(
+    captions: Path, checkpoint: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    assert build(captions, checkpoint, tmp_path / "bank") == 0
+    assert build(captions, checkpoint, tmp_path / "bank") == 1
+    assert "resume it" in capsys.readouterr().err
+    assert build(captions, checkpoint, tmp_path / "bank", "--resume") == 0
+
+
+def test_a_model_without_a_text_tower_is_refused(
+    captions: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    from dataclasses import replace
+
+    model = Patchioner(replace(tiny_parts(), text_tower=None), device="cpu")
+    model.save_pretrained(tmp_path / "mute")
+    assert build(captions, tmp_path / "mute", tmp_path / "bank") == 1
+    assert "no text tower" in capsys.readouterr().err
+    assert not (tmp_path / "bank").exists()
+
+
+def test_what_is_in_a_bank(checkpoint: Path, tmp_path: Path, capsys: Capture) -> None:
+    assert main(["bank", "info", str(checkpoint)]) == 0
+    out = capsys.readouterr().out
+    assert f"MemoryBank({len(TEXTS)} rows x {DIM}" in out and "stands for 30 captions" in out
+    bank = MemoryBank.load(checkpoint / "memory_bank")
+    assert bank.fingerprint() in out
+    assert f"row 0       {TEXTS[0]}" in out and f"row 29      {TEXTS[-1]}" in out
+    MemoryBank(torch.eye(2), ["one", "two"]).save(tmp_path / "two")
+    assert main(["bank", "info", str(tmp_path / "two")]) == 0
+    assert capsys.readouterr().out.count("row ") == 2
+
+
+def test_a_damaged_bank_exits_1(checkpoint: Path, tmp_path: Path, capsys: Capture) -> None:
+    MemoryBank.load(checkpoint / "memory_bank").save(tmp_path / "bank")
+    (path,) = (tmp_path / "bank").glob("*.safetensors")
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 0xFF
+    path.write_bytes(data)
+    assert main(["bank", "info", str(tmp_path / "bank")]) == 1
+    assert main(["bank", "info", str(tmp_path / "nowhere")]) == 1
+    assert capsys.readouterr().err.count("patchioner: error:") == 2
+
+
+def test_compacting(checkpoint: Path, tmp_path: Path, capsys: Capture) -> None:
+    words = ["--rows", "7", "--seed", "2", "--storage", "float32"]
+    assert main(["bank", "compact", str(checkpoint), str(tmp_path / "small"), *words]) == 0
+    assert "7 of 30 rows" in capsys.readouterr().out
+    expected = compact(MemoryBank.load(checkpoint / "memory_bank"), 7, seed=2)
+    small = MemoryBank.load(tmp_path / "small")
+    torch.testing.assert_close(small.embeddings(), expected.embeddings())
+    assert main(["bank", "compact", str(checkpoint), str(tmp_path / "small"), *words]) == 1
+    assert "exists already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--rows", "0"], ["--rows", "many"], []])
+def test_wrong_usage_exits_2(checkpoint: Path, tmp_path: Path, words: list[str]) -> None:
+    assert main(["bank", "compact", str(checkpoint), str(tmp_path / "small"), *words]) == 2
+    assert main(["bank"]) == 2

@@ -1,0 +1,160 @@
+"""`patchioner models` and `patchioner convert`: what is listed, and that conversions say the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from memory_bank import MemoryBank
+from patchioner import Patchioner
+from patchioner.backbones import TimmViT
+from patchioner.cli.main import main
+from tests.support import published
+from tests.support.tiny import DIM, noise_photo, tiny_backbone, tiny_parts
+
+Capture = pytest.CaptureFixture[str]
+WRITERS: dict[str, Callable[..., Path]] = {
+    "decap": published.write_decap,
+    "capdec": published.write_capdec,
+    "viecap": published.write_viecap,
+    "meacap": published.write_meacap,
+}
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """A tiny checkpoint of ours."""
+    Patchioner(tiny_parts(), device="cpu").save_pretrained(tmp_path / "tiny", storage="fp32")
+    return tmp_path / "tiny"
+
+
+@pytest.fixture
+def tiny_vit(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Published folders get a tiny backbone; how it was to fit photos is noted."""
+    modes: list[str] = []
+
+    def read(*_: object, mode: str) -> TimmViT:
+        modes.append(mode)
+        return tiny_backbone(mode="stretch", size=64)
+
+    monkeypatch.setattr("patchioner.published.reading.read_backbone", read)
+    return modes
+
+
+def said(model: Patchioner) -> list[tuple[str, float]]:
+    return [(one.text, one.score) for one in model.caption(noise_photo())]
+
+
+def test_known_models_are_listed(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
+    assert main(["models"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "patchioner-mini" and "MiB on disk, here; licence: Apache-2.0" in lines[2]
+    assert "Ruggero1912/Patch-ioner_talk2dino_meacap_COCO_Captions" in lines
+    assert lines[-1] == "  not fetched yet; licence: none stated; from the model hub"
+
+
+def test_a_model_is_taken_apart(capsys: Capture, checkpoint: Path) -> None:
+    assert main(["models", str(checkpoint)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("tiny: ") and str(checkpoint) in lines[0]
+    assert lines[1] == "licence: none"
+    assert [line.split()[0] for line in lines[2:]] == [
+        "backbone",
+        "text",
+        "memory",
+        "decoder",
+        "together",
+    ]
+
+
+def test_unknown_models_exit_1(capsys: Capture) -> None:
+    assert main(["models", "patchioner-minni"]) == 1
+    assert "did you mean 'patchioner-mini'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_published_folders_convert_to_the_same_tokens(
+    kind: str, tmp_path: Path, tiny_vit: list[str], capsys: Capture
+) -> None:
+    """With the defaults: networks in fp32, the bank in fp16."""
+    source, out = WRITERS[kind](tmp_path / "theirs"), tmp_path / "ours"
+    assert main(["convert", str(source), str(out)]) == 0
+    assert "for 32 of 32 vectors" in capsys.readouterr().out
+    before = Patchioner.from_pretrained(source, device="cpu")
+    after = Patchioner.from_pretrained(out, device="cpu")
+    assert after.settings == before.settings
+    assert said(after) == [(text, pytest.approx(score, abs=1e-4)) for text, score in said(before)]
+    assert tiny_vit[0] == "stretch"
+
+
+def test_settings_for_published_models_reach_the_reader(
+    tmp_path: Path, tiny_vit: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named: list[object] = []
+    monkeypatch.setattr(
+        "patchioner.published.reading.read_text_tower",
+        lambda files, config, dim: named.append(config.use_talk2dino_project),
+    )
+    source = published.write_capdec(tmp_path / "theirs")
+    words = ["convert", str(source), str(tmp_path / "ours"), "--fit", "crop"]
+    assert main([*words, "--talk2dino", "weights/mine.pth"]) == 0
+    assert (tiny_vit, named) == (["crop"], ["weights/mine.pth"])
+
+
+def test_our_own_models_convert(checkpoint: Path, tmp_path: Path, capsys: Capture) -> None:
+    assert main(["convert", str(checkpoint), str(tmp_path / "again")]) == 0
+    assert "32 of 32" in capsys.readouterr().out
+    source, again = (
+        Patchioner.from_pretrained(folder, device="cpu")
+        for folder in (checkpoint, tmp_path / "again")
+    )
+    assert said(source) == said(again)
+
+
+def test_a_lossy_conversion_that_shows_exits_1(
+    checkpoint: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    """Weights of a random network survive eight bits badly."""
+    words = ["convert", str(checkpoint), str(tmp_path / "small"), "--storage", "int8"]
+    assert main(words) == 1
+    assert "use --storage fp32" in capsys.readouterr().err
+
+
+def test_a_bank_of_ones_own_goes_with_it(
+    tmp_path: Path, tiny_vit: list[str], capsys: Capture
+) -> None:
+    MemoryBank(torch.eye(DIM), [f"text {row}" for row in range(DIM)]).save(tmp_path / "bank")
+    source = published.write_capdec(tmp_path / "theirs")
+    for number, more in enumerate(([], ["--fit", "stretch"])):
+        out = tmp_path / f"ours{number}"
+        words = ["convert", str(source), str(out), "--bank", str(tmp_path / "bank"), *more]
+        assert main(words) == 0
+        model = Patchioner.from_pretrained(out, device="cpu")
+        assert model.parts.bank is not None and model.settings.bridge == "memory"
+
+
+def test_a_folder_that_holds_something_is_not_written_to(
+    checkpoint: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    for out in (checkpoint, tmp_path / "file"):
+        assert main(["convert", str(checkpoint), str(out)]) == 1
+        assert "exists already" in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.slow
+def test_the_shipped_model_converts(tmp_path: Path, capsys: Capture) -> None:
+    assert main(["convert", "patchioner-mini", str(tmp_path / "mini")]) == 0
+    assert "32 of 32" in capsys.readouterr().out
+    source, again = (
+        Patchioner.from_pretrained(name, device="cpu")
+        for name in ("patchioner-mini", tmp_path / "mini")
+    )
+    assert said(source) == said(again)

@@ -1,0 +1,132 @@
+"""Captions out of every kind of file, and every kind of damage by its row or place."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from patchioner.caption_files import read_captions
+from patchioner_base.errors import TextError
+
+CAPTIONS = ["a café, at night", 'a sign that says "stop"', "two dogs\x0cplay"]
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    data = content.encode() if isinstance(content, str) else content
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    return path
+
+
+def table(delimiter: str = ",") -> str:
+    quoted = ['"' + text.replace('"', '""') + '"' for text in CAPTIONS]
+    rows = [f"{i}{delimiter}{text}" for i, text in enumerate(quoted)]
+    return "\r\n".join([f"id{delimiter}caption", *rows]) + "\r\n"
+
+
+COCO = {"images": [{"id": 1}], "annotations": [{"image_id": 1, "caption": c} for c in CAPTIONS]}
+KARPATHY = {
+    "images": [
+        {"sentences": [{"raw": CAPTIONS[0], "tokens": []}, {"raw": CAPTIONS[1]}]},
+        {"sentences": [{"raw": CAPTIONS[2]}]},
+        {"filename": "nothing said.jpg"},
+    ]
+}
+FILES: dict[str, str] = {
+    "captions.txt": "\n".join(CAPTIONS[:2]) + "\n\n  \n" + CAPTIONS[2],
+    "captions.csv": table(),
+    "captions.tsv": table("\t"),
+    "list.json": json.dumps(CAPTIONS),
+    "coco.json": json.dumps(COCO),
+    "karpathy.json": json.dumps(KARPATHY),
+    "objects.json": json.dumps([{"sentence": CAPTIONS[:2]}, {"sentence": CAPTIONS[2]}]),
+}
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzipped"])
+@pytest.mark.parametrize("name", FILES)
+def test_the_same_captions_from_every_file(tmp_path: Path, name: str, packed: bool) -> None:
+    path = write(tmp_path / (name + ".gz" if packed else name), FILES[name])
+    assert read_captions(path) == CAPTIONS
+    assert read_captions(str(path)) == CAPTIONS
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzipped"])
+def test_parquet_with_one_or_several_captions_in_a_cell(tmp_path: Path, packed: bool) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(arrow.table({"n": [1, 2, 3], "text": CAPTIONS}), tmp_path / "one.parquet")
+    lists = arrow.table({"captions": [CAPTIONS[:2], CAPTIONS[2:]]})
+    parquet.write_table(lists, tmp_path / "lists.parquet")
+    for name in ("one.parquet", "lists.parquet"):
+        path = tmp_path / name
+        if packed:
+            path = write(tmp_path / f"{name}.gz", path.read_bytes())
+        assert read_captions(path) == CAPTIONS
+
+
+def test_windows_files_with_a_byte_order_mark(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.txt", "\ufeffa cat\r\na dog\r\n")
+    assert read_captions(path) == ["a cat", "a dog"]
+
+
+def test_a_column_of_ones_own(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "caption,alt\nwrong,right\n")
+    assert read_captions(path, "alt") == ["right"]
+    assert read_captions(path) == ["wrong"]
+    rows = write(tmp_path / "a.json", json.dumps([{"caption": "wrong", "alt": "right"}]))
+    assert read_captions(rows, "alt") == ["right"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "column", "said"),
+    [
+        ("a.doc", "x", None, r"not read from '.doc'; give one of .txt, .csv"),
+        ("a", "x", None, "without an ending"),
+        ("a.gz", "x", None, "without an ending"),
+        ("a.txt", "\n \n", None, "no caption in it"),
+        ("a.txt", "x", "caption", "has no column 'caption'; leave it out"),
+        ("a.txt", b"\xff\xfe\x00", None, "not UTF-8"),
+        ("a.csv", "caption\n", None, "no caption in it"),
+        ("a.csv", "", None, "none of its columns"),
+        ("a.csv", "id,words\n1,x\n", None, r"columns \(id, words\).*--column"),
+        ("a.csv", "id,caption\n1,x\n", "captoin", "did you mean caption"),
+        ("a.csv", "id,caption\n1,x\n2\n", None, "row 2 is None"),
+        ("a.json", "{", None, "no JSON"),
+        ("a.json", "3", None, "holds int"),
+        ("a.json", "[" * 100_000, None, "no JSON"),
+        ("a.json", '{"images": [3, {}], "info": 1}', None, "\"annotations\".*'images', 'info'"),
+        ("a.json", '{"images": [{"sentences": 3}]}', None, "annotations"),
+        ("a.json", '["a cat", NaN]', None, "item 1 is nan"),
+        ("a.json", '[{"caption": "a"}, {"caption": ["b", 3]}]', None, "item 1 is 3"),
+        ("a.json", '[{"caption": "a"}, {"id": 3}]', None, r"columns \(id\)"),
+        ("a.parquet", "PAR1", None, "not a readable Parquet file"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_read_says_where(
+    tmp_path: Path, name: str, content: Any, column: str | None, said: str
+) -> None:
+    path = write(tmp_path / name, content)
+    with pytest.raises(TextError, match=said) as caught:
+        read_captions(path, column)
+    assert str(path) in str(caught.value)
+
+
+def test_damaged_archives_and_missing_files(tmp_path: Path) -> None:
+    whole = gzip.compress(FILES["captions.txt"].encode())
+    for name, data in {
+        "cut.txt.gz": whole[:-9],
+        "no.txt.gz": b"no archive",
+        "bits.txt.gz": whole[:12] + b"\xff\xff\xff" + whole[15:],
+    }.items():
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(TextError, match=name):
+            read_captions(tmp_path / name)
+    with pytest.raises(TextError, match="cannot be read"):
+        read_captions(tmp_path / "nowhere.txt")
+    (tmp_path / "folder.json").mkdir()
+    with pytest.raises(TextError, match="cannot be read"):
+        read_captions(tmp_path / "folder.json")

@@ -1,0 +1,127 @@
+"""Regions as embeddings: settings of each kind, context, and crops against the same done by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from patchioner import Box, Patchioner, Point, Region, RegionSet, Trace, Weighting, WholeImage
+from patchioner.aggregate import pool_regions
+from patchioner.backbones import PatchFeatures
+from patchioner.region_embedding import embed_crops, embed_pooled
+from patchioner.settings import KindSettings, ModelSettings
+from patchioner_base.errors import OptionError, RegionError
+from tests.support.tiny import noise_photo, tiny_backbone, tiny_parts
+
+PHOTO = noise_photo()  # 96 x 64
+BOXES = [Box(0, 0, 33, 20), Box(30.5, 10.25, 90, 60), Box(-5, 40, 20, 99)]
+GAUSSIAN = Weighting("gaussian", 0.3)
+
+
+@pytest.fixture(scope="module")
+def features() -> PatchFeatures:
+    return replace(tiny_backbone().encode([PHOTO])[0], image=PHOTO)
+
+
+def test_each_kind_has_its_own_settings(features: PatchFeatures) -> None:
+    settings = ModelSettings(
+        context=0.5,
+        kinds={
+            "box": KindSettings(weighting=GAUSSIAN),
+            "trace": KindSettings(context=0.0),
+            "region_set": KindSettings(Weighting("cls"), 2.0),
+        },
+    )
+    trace, point = Trace([(5, 60), (60, 40)]), Point(70, 50)
+    regions: list[Region] = [trace, BOXES[0], point, RegionSet(BOXES[:2]), BOXES[1]]
+    found = embed_pooled(features, regions, settings)
+    assert features.cls is not None
+    unit = F.normalize(features.cls, dim=0)
+
+    def by_hand(region: Region, weighting: Weighting, context: float) -> torch.Tensor:
+        pooled = pool_regions(features, [region], weighting)[0]
+        return F.normalize(pooled, dim=0) + context * unit if context else pooled
+
+    expected = [
+        by_hand(trace, Weighting(), 0.0),
+        by_hand(BOXES[0], GAUSSIAN, 0.5),
+        by_hand(point, Weighting(), 0.5),
+        by_hand(regions[3], Weighting("cls"), 2.0),
+        by_hand(BOXES[1], GAUSSIAN, 0.5),
+    ]
+    torch.testing.assert_close(found, torch.stack(expected))
+    # The weighting of a call replaces that of every kind; contexts stay.
+    found = embed_pooled(features, regions, settings, Weighting("attention"))
+    torch.testing.assert_close(found[1], by_hand(BOXES[0], Weighting("attention"), 0.5))
+    torch.testing.assert_close(found[0], by_hand(trace, Weighting("attention"), 0.0))
+
+
+def test_explanations_use_the_weighting_of_the_kind() -> None:
+    parts = tiny_parts()
+    settings = replace(parts.settings, kinds={"box": KindSettings(GAUSSIAN)})
+    model = Patchioner(replace(parts, settings=settings), device="cpu")
+    seen = model.encode(PHOTO)
+    weights = model.explain(seen, BOXES[1]).weights
+    assert weights == pytest.approx(BOXES[1].patch_weights(seen.geometry, GAUSSIAN))
+
+
+@pytest.mark.parametrize("context", [0.0, 0.7])
+def test_a_crop_is_the_photo_of_the_region_encoded_by_hand(
+    features: PatchFeatures, context: float
+) -> None:
+    backbone, settings = tiny_backbone(), ModelSettings(context=context)
+    found = embed_crops(backbone, features, [*BOXES, WholeImage()], settings)
+    for row, (left, top, right, bottom) in zip(
+        found, [(0, 0, 33, 20), (30, 10, 90, 60), (0, 40, 20, 64), (0, 0, 96, 64)], strict=True
+    ):
+        alone = backbone.encode([PHOTO.crop((left, top, right, bottom))])[0]
+        expected = embed_pooled(alone, [WholeImage()], settings)[0]
+        torch.testing.assert_close(row, expected)
+
+
+def test_crops_of_one_region_do_not_depend_on_the_others(
+    features: PatchFeatures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("patchioner.region_embedding._CROPS_AT_ONCE", 2)
+    backbone = tiny_backbone()
+    together = embed_crops(backbone, features, BOXES, ModelSettings())
+    for region, row in zip(BOXES, together, strict=True):
+        alone = embed_crops(backbone, features, [region], ModelSettings())[0]
+        torch.testing.assert_close(alone, row)
+
+
+def test_a_model_that_crops_keeps_the_photo_and_captions_it() -> None:
+    parts = tiny_parts()
+    plain = Patchioner(parts, device="cpu")
+    cropping = Patchioner(replace(parts, settings=replace(parts.settings, crop=True)), device="cpu")
+    box = BOXES[1]
+    expected = plain.caption(PHOTO.crop((30, 10, 90, 60)))[0]
+    for caption in (
+        cropping.caption(PHOTO, [box])[0],
+        cropping.caption(cropping.encode(PHOTO), [box])[0],
+        plain.caption(PHOTO, [box], crop=True)[0],
+        plain.caption(plain.encode(PHOTO, keep_image=True), [box], crop=True)[0],
+    ):
+        assert (caption.text, caption.region) == (expected.text, box)
+        assert caption.score == pytest.approx(expected.score, abs=1e-5)
+    pooled = cropping.caption(PHOTO, [box], crop=False)
+    assert pooled == plain.caption(PHOTO, [box])
+    assert plain.encode(PHOTO).image is None and cropping.encode(PHOTO).image is not None
+
+
+def test_crops_need_the_photo(features: PatchFeatures) -> None:
+    bare = replace(features, image=None)
+    with pytest.raises(OptionError, match="keep_image=True"):
+        embed_crops(tiny_backbone(), bare, BOXES, ModelSettings())
+    with pytest.raises(RegionError):
+        embed_crops(tiny_backbone(), features, [Box(200, 0, 220, 20)], ModelSettings())
+
+
+def test_a_cls_token_that_is_not_there(features: PatchFeatures) -> None:
+    bare: Any = replace(features, cls=None)
+    with pytest.raises(OptionError, match="CLS"):
+        embed_pooled(bare, BOXES, ModelSettings(), Weighting("cls"))
