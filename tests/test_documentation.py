@@ -41,6 +41,18 @@ def training_command() -> list[str]:
 
 
 ADAPTED = "--model catalogue-model"
+OWN_BANK = "--bank small-bank"
+HUB = "Ruggero1912/"
+
+
+def other_commands() -> list[str]:
+    """`patchioner models`, `convert`, `bank` and what uses their results, in the order of the README."""
+    lines = [line for block in blocks("bash") for line in block.splitlines()]
+    return [
+        line
+        for line in lines
+        if re.match(r"patchioner (models|convert|bank) ", line + " ") or OWN_BANK in line
+    ]
 
 
 class Generator:
@@ -70,12 +82,16 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "categories": [{"id": 1, "name": "cat"}],
     }
     (tmp_path / "annotations.json").write_text(json.dumps(annotations), encoding="utf-8")
+    rows = [f"{number},a photo of {number} cats" for number in range(2, 130)]
+    (tmp_path / "captions.csv").write_text("\n".join(["id,caption", *rows]), encoding="utf-8")
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-@pytest.mark.parametrize("command", [c for c in caption_commands() if ADAPTED not in c])
+@pytest.mark.parametrize(
+    "command", [c for c in caption_commands() if ADAPTED not in c and OWN_BANK not in c]
+)
 def test_a_documented_command_captions(
     command: str, desk: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -85,6 +101,15 @@ def test_a_documented_command_captions(
     if "--out" in words:
         with Image.open(desk / words[words.index("--out") + 1]) as picture:
             assert picture.width > 300
+
+
+def test_documented_banks_and_models(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every one in its order; what needs the hub is tested with a hub of our own (`test_hub`, `test_models`)."""
+    commands = other_commands()
+    assert len(commands) >= 6
+    for command in (command for command in commands if HUB not in command):
+        assert main(shlex.split(command, comments=True)[1:]) == 0, command
+        assert capsys.readouterr().out.strip()
 
 
 def test_the_documented_adaptation_captions(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
