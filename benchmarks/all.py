@@ -21,8 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.captioner import LoadModel, load_pretrained
+from benchmarks.report import REPORT_FILE
 from benchmarks.runner import Run, execute
-from benchmarks.runner.command import report, settings_from
+from benchmarks.runner.command import report, settings_from, write_reports
+from benchmarks.tasks import TASKS
 from patchioner_base.errors import OptionError, PatchionerError
 from patchioner_base.files import atomic_path
 from patchioner_base.optional import require
@@ -51,13 +53,16 @@ def main(argv: Sequence[str] | None = None, *, load_model: LoadModel = load_pret
         wanted = [run for run in runs if not arguments.only or run.name in arguments.only]
         _check_names(arguments.only or (), runs)
         outcomes = execute(wanted, load_model=load_model, resume=arguments.resume)
+        text = report(outcomes)
+        with atomic_path(arguments.out / TABLES_FILE) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+        write_reports(outcomes, arguments.out / REPORT_FILE)
     except (PatchionerError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
-    text = report(outcomes)
-    with atomic_path(arguments.out / TABLES_FILE) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    sys.stdout.write(f"{text}\nEverything is in {arguments.out}, a folder per run\n")
+    sys.stdout.write(
+        f"{text}\nEverything is in {arguments.out}: {REPORT_FILE}, and a folder per run\n"
+    )
     return 0
 
 
@@ -95,7 +100,7 @@ def _run(path: Path, name: str, defaults: Any, entry: Any, out: Path) -> Run:
     options = {str(key).replace("-", "_"): value for key, value in {**defaults, **entry}.items()}
     task = options.pop("task", None)
     if not isinstance(task, str):
-        raise OptionError(f"{source} must name its task: trace, dense, region_set or image")
+        raise OptionError(f"{source} must name its task: {', '.join(TASKS)}")
     if not name.replace("-", "").replace("_", "").replace(".", "").isalnum() or name[0] == ".":
         raise OptionError(f"{source}: a run's name becomes a folder; use letters, digits, - _ .")
     for key in ("out", "resume"):

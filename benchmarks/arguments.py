@@ -22,6 +22,19 @@ def positive(text: str) -> int:
     return number
 
 
+def natural(text: str) -> int:
+    """Read a whole number of at least 0, or make argparse say that it is none.
+
+    Example:
+        >>> natural("0")
+        0
+    """
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{text} is below 0")
+    return number
+
+
 def name_template(text: str) -> str:
     """Read a prompt with `{name}` in it, such as "a photo of a {name}".
 

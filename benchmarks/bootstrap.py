@@ -23,6 +23,9 @@ from patchioner_base.errors import OptionError
 
 Floats = NDArray[np.float64]
 
+_PIECE = 2_000_000  # counts at a time: 16 MB
+_NOT_FINITE = "the statistic is not finite for every resample: it must be defined for any photos"
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -201,10 +204,42 @@ def bootstrap_statistic(
     value = statistic(np.ones(len(photos), dtype=np.int64))
     resampled = np.array([statistic(draw[groups]) for draw in draws], dtype=np.float64)
     if not (math.isfinite(value) and np.isfinite(resampled).all()):
-        raise OptionError(
-            "the statistic is not finite for every resample: it must be defined for any photos"
-        )
+        raise OptionError(_NOT_FINITE)
     return _difference(value, resampled, level)
+
+
+def bootstrap_pooled(
+    resample: Callable[[NDArray[np.int64]], Floats],
+    photos: Sequence[Hashable],
+    *,
+    rounds: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Interval:
+    """As `bootstrap_statistic`, for statistics that take many resamples at once.
+
+    Args:
+        resample: takes how often each of the n samples counts in each of some rounds, (some, n) int64, and gives their
+            values, (some,); it is asked in pieces, since all rounds of a large set together are gigabytes.
+        photos, rounds, seed, level: as there, with the same resamples.
+
+    Raises:
+        OptionError: as `bootstrap_statistic`.
+
+    Example:
+        >>> bootstrap_pooled(lambda often: often.sum(axis=1).astype(float), ["a", "b"], rounds=10).high
+        2.0
+    """
+    _checked(np.zeros(len(photos)), photos, rounds, level)
+    groups, draws = _draw(photos, rounds, seed)
+    value = float(resample(np.ones((1, len(photos)), dtype=np.int64))[0])
+    piece = max(1, _PIECE // len(photos))
+    starts = range(0, rounds, piece)
+    found = [resample(draws[start : start + piece][:, groups]) for start in starts]
+    resampled = np.concatenate(found)
+    if not (math.isfinite(value) and np.isfinite(resampled).all()):
+        raise OptionError(_NOT_FINITE)
+    return Interval(value, *_bounds(resampled, level), level)
 
 
 def _draw(

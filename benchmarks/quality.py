@@ -11,21 +11,20 @@ from __future__ import annotations
 
 import argparse
 import math
-import platform
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from benchmarks.answers import Answers, QualitySets, ask
-from benchmarks.arguments import name_template, positive
+from benchmarks.arguments import name_template, natural, positive
 from benchmarks.captioner import LoadModel, load_pretrained
 from benchmarks.measures import Bootstrap, Measure, caption_measures, measure
 from benchmarks.metrics import bleu, java_available, official_cider, rouge_l
 from benchmarks.readers import Captioned, DevSets
+from benchmarks.runner.provenance import machine, versions
 from patchioner_base.errors import MissingExtraError, PatchionerError
 from patchioner_base.files import write_json
 
@@ -144,7 +143,8 @@ def _report(
     settings = {key: str(v) if isinstance(v, Path) else v for key, v in vars(arguments).items()}
     return {
         "settings": settings,
-        "versions": _versions(),
+        "versions": versions(),
+        "machine": machine(arguments.device),
         "data_sha256": sets.fingerprints(),
         "seconds": round(seconds, 1),
         "measures": [_as_json(row) for row in rows],
@@ -199,16 +199,6 @@ def _other_metrics(samples: QualitySets, answers: Answers) -> dict[str, dict[str
     return scores
 
 
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version(), "machine": platform.machine()}
-    for package in ("patchioner", "torch", "timm", "numpy", "tokenizers"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "from the checkout"
-    return found
-
-
 def _weighting(arguments: argparse.Namespace) -> Any:
     if arguments.weighting is None:
         return None
@@ -245,7 +235,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--official", choices=["auto", "yes", "no"], default="auto",
         help="also the official CIDEr: auto = where Java and pycocoevalcap are")  # fmt: skip
     add("--rounds", type=positive, default=2000, help="bootstrap resamples")
-    add("--seed", type=int, default=0, help="of the bootstrap")
+    add("--seed", type=natural, default=0, help="of the bootstrap")
     add("--out", type=Path, help="write settings, measures and every caption as JSON")
     add("--check", action="store_true", help="exit status 1 when a must is missed")
     return parser

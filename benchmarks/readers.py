@@ -73,6 +73,23 @@ class ClassBoxSample:
 
 
 @dataclass(frozen=True)
+class InstanceSample:
+    """An object: its outline as COCO polygons (flat x, y lists), its box (XYXY), both in pixels, and its class.
+
+    Attributes:
+        size: (width, height) of the photo in pixels.
+        area_share: share (0..1) of the photo's area inside the outline.
+    """
+
+    photo: str
+    polygons: tuple[tuple[float, ...], ...]
+    box: XYXY
+    name: str
+    size: tuple[int, int]
+    area_share: float
+
+
+@dataclass(frozen=True)
 class DenseSample:
     """A box (XYXY pixels) and the phrases that refer to it."""
 
@@ -157,6 +174,19 @@ class DevSets:
             entries = sorted(content["categories"], key=lambda entry: int(entry["id"]))
             return tuple(entry["name"] for entry in entries)
 
+    def instances(self, *, without: Iterable[str] = ()) -> tuple[InstanceSample, ...]:
+        """Objects with polygons, `without` some names; crowds, which have none, are left out."""
+        skipped = frozenset(without)
+        with self._reading("class_names") as content:
+            names = {entry["id"]: entry["name"] for entry in content["categories"]}
+            images = {image["id"]: image for image in content["images"]}
+            found = [
+                _instance(entry, images[entry["image_id"]], names[entry["category_id"]])
+                for entry in content["annotations"]
+                if not entry.get("iscrowd") and names[entry["category_id"]] not in skipped
+            ]
+        return tuple(found)
+
     def dense(self) -> tuple[DenseSample, ...]:
         """Referring phrases; phrases of one and the same box are its references together."""
         groups: dict[tuple[str, XYXY], list[str]] = {}
@@ -226,6 +256,19 @@ def _boxes(rows: Iterable[Iterable[float]]) -> tuple[XYXY, ...]:
             raise BenchmarkDataError(f"a box needs 4 numbers x1, y1, x2, y2, not {list(corners)}")
         boxes.append((corners[0], corners[1], corners[2], corners[3]))
     return tuple(boxes)
+
+
+def _instance(entry: Any, image: Any, name: str) -> InstanceSample:
+    x, y, width, height = (float(value) for value in entry["bbox"])
+    size = int(image["width"]), int(image["height"])
+    return InstanceSample(
+        image["file_name"],
+        tuple(tuple(float(value) for value in ring) for ring in entry["segmentation"]),
+        (x, y, x + width, y + height),
+        name,
+        size,
+        float(entry["area"]) / (size[0] * size[1]),
+    )
 
 
 def _area(box: XYXY) -> float:

@@ -15,7 +15,7 @@ from benchmarks.metrics.grounding import Grounding, HitRate, fixed_cider, ground
 from benchmarks.metrics.java import java_available, java_version
 from benchmarks.metrics.meteor import Meteor
 from benchmarks.metrics.official import official_cider
-from benchmarks.metrics.region_sets import one_reference_each, score_both_ways
+from benchmarks.metrics.region_sets import one_reference_each
 from benchmarks.metrics.results import MetricResult, Provenance
 from benchmarks.metrics.rouge import rouge_l
 from benchmarks.metrics.stem_f import stem_f
@@ -48,7 +48,6 @@ __all__ = [
     "one_reference_each",
     "pac_s",
     "rouge_l",
-    "score_both_ways",
     "score_captions",
     "stem_f",
     "text_measure",

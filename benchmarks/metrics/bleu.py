@@ -49,15 +49,31 @@ def bleu(
         >>> corpus.round(3).tolist()
         [100.0, 100.0]
     """
+    statistics = bleu_statistics(predictions, references, max_order=max_order, tokenizer=tokenizer)
+    return bleu_of(statistics.sum(axis=0, keepdims=True))[0], bleu_of(statistics)
+
+
+def bleu_statistics(
+    predictions: Sequence[str],
+    references: Sequence[Sequence[str]],
+    *,
+    max_order: int = 4,
+    tokenizer: Callable[[str], list[str]] = tokenize,
+) -> NDArray[np.float64]:
+    """What BLEU counts of each sample, (n, 2 * max_order + 2) float64; sums of rows are the counts of a set.
+
+    Args, errors: as `bleu`.
+
+    Example:
+        >>> bleu_statistics(["a red bus"], [["a bus"]], max_order=1).tolist()  # right, guessed, own and due length
+        [[2.0, 3.0, 3.0, 2.0]]
+    """
     check_pairs(predictions, references)
     rows = [
         _statistics(tokenizer(text), [tokenizer(other) for other in group], max_order)
         for text, group in zip(predictions, references, strict=True)
     ]
-    statistics = np.array(rows, dtype=np.float64)
-    samples = _scores(statistics, max_order)
-    corpus = _scores(statistics.sum(axis=0, keepdims=True), max_order)[0]
-    return corpus, samples
+    return np.array(rows, dtype=np.float64)
 
 
 def _statistics(words: list[str], group: list[list[str]], max_order: int) -> list[int]:
@@ -73,8 +89,14 @@ def _statistics(words: list[str], group: list[list[str]], max_order: int) -> lis
     return [*matches, *guesses, len(words), closest]
 
 
-def _scores(statistics: NDArray[np.float64], max_order: int) -> NDArray[np.float64]:
-    """Turn rows of `_statistics` into BLEU, shape (rows, max_order)."""
+def bleu_of(statistics: NDArray[np.float64]) -> NDArray[np.float64]:
+    """BLEU-1 .. BLEU-N, times 100, of rows (or sums of rows) of `bleu_statistics`: (rows, N).
+
+    Example:
+        >>> bleu_of(np.array([[2.0, 3.0, 3.0, 2.0]])).round(2).tolist()
+        [[66.67]]
+    """
+    max_order = statistics.shape[1] // 2 - 1
     matches, guesses = statistics[:, :max_order], statistics[:, max_order : 2 * max_order]
     precision = (matches + _TINY) / (guesses + _SMALL)
     means = np.exp(np.cumsum(np.log(precision), axis=1) / np.arange(1, max_order + 1))

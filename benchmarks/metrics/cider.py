@@ -66,21 +66,19 @@ def cider(
         (2,)
     """
     check_pairs(predictions, references)
-    candidate_counts = [count_ngrams(tokenizer(text), MAX_ORDER) for text in predictions]
-    reference_counts = [
-        [count_ngrams(tokenizer(text), MAX_ORDER) for text in group] for group in references
-    ]
-    if idf_from is None:
-        documents = reference_counts
-    else:
+    if idf_from is not None:
         check_pairs([""] * len(idf_from), idf_from)
-        documents = [[count_ngrams(tokenizer(t), MAX_ORDER) for t in group] for group in idf_from]
-    idf = _inverse_document_frequency(documents)
+    documents = references if idf_from is None else idf_from
+    # Each different text is counted and weighed once: whoever compares regions asks about the same ones many times.
+    asked = [*predictions, *(text for group in (*references, *documents) for text in group)]
+    counts = {text: count_ngrams(tokenizer(text), MAX_ORDER) for text in dict.fromkeys(asked)}
+    idf = _inverse_document_frequency([[counts[text] for text in group] for group in documents])
     rarest = math.log(len(documents))
+    vectors = {text: _vector(found, idf, rarest) for text, found in counts.items()}
     scores = np.array(
         [
-            _score(_vector(candidate, idf, rarest), [_vector(c, idf, rarest) for c in group])
-            for candidate, group in zip(candidate_counts, reference_counts, strict=True)
+            _score(vectors[text], [vectors[other] for other in group])
+            for text, group in zip(predictions, references, strict=True)
         ]
     )
     return float(scores.mean()), scores

@@ -101,12 +101,12 @@ def find_java(purpose: str = "the official metrics") -> Java:
     """
     command = java_command()
     if command is None:
-        raise JavaError(f"{purpose} need Java, and no `java` is on the PATH: {_REMEDY}")
+        raise JavaError(f"no `java` is on the PATH for {purpose}: {_REMEDY}")
     version = _ask_version(command)
     release = feature_release(version)
     if release < OLDEST_JAVA:
         raise JavaError(
-            f"{purpose} need Java {OLDEST_JAVA} or later, and {command} is {version}: {_REMEDY}"
+            f"{command} is Java {version}, too old for {purpose} (Java {OLDEST_JAVA} or later): {_REMEDY}"
         )
     return Java(command, version, release)
 

@@ -83,14 +83,42 @@ class Meteor:
         Example:
             >>> meteor.score(["a red bus"], [["the red bus"]])[1]  # doctest: +SKIP
         """
+        return self.evaluate(self.statistics(predictions, references))
+
+    def statistics(
+        self, predictions: Sequence[str], references: Sequence[Sequence[str]]
+    ) -> NDArray[np.float64]:
+        """What METEOR counts of each sample, (n, 23) float64; sums of rows are the counts of a set.
+
+        Args, errors: as `score`.
+
+        Example:
+            >>> meteor.statistics(["a red bus"], [["the red bus"]]).shape  # doctest: +SKIP
+            (1, 23)
+        """
         check_pairs(predictions, references)
         questions = [
             " ||| ".join(["SCORE", *map(clean, group), clean(text)])
             for text, group in zip(predictions, references, strict=True)
         ]
-        statistics = self._ask_many(questions)
-        self._write(" ||| ".join(["EVAL", *statistics]))
-        scores = [100.0 * self._number() for _ in questions]
+        answers = self._ask_many(questions)
+        try:
+            return np.array([answer.split() for answer in answers], dtype=np.float64)
+        except ValueError:
+            raise self._died(f"it answered {answers[0][:80]!r} where statistics were due") from None
+
+    def evaluate(self, statistics: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        """METEOR, times 100, of all rows (or sums of rows) of `statistics` pooled, and of each row.
+
+        Raises:
+            JavaError: the program died.
+
+        Example:
+            >>> meteor.evaluate(statistics)[0]  # doctest: +SKIP
+        """
+        rows = (" ".join(map(repr, row)) for row in statistics.tolist())
+        self._write(" ||| ".join(["EVAL", *rows]))
+        scores = [100.0 * self._number() for _ in statistics]
         return 100.0 * self._number(), np.array(scores, dtype=np.float64)
 
     def _ask_many(self, questions: Sequence[str]) -> list[str]:

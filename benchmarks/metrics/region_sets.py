@@ -11,14 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from benchmarks.metrics.ngrams import check_pairs
-from benchmarks.metrics.results import MetricResult
-from benchmarks.metrics.suite import score_captions
 from patchioner_base.errors import OptionError
 
 
@@ -75,31 +72,3 @@ def one_reference_each(
         tuple((text,) for _, text in rows),
         tuple(i for i, _ in rows),
     )
-
-
-def score_both_ways(
-    predictions: Sequence[str],
-    references: Sequence[Sequence[str]],
-    metrics: Sequence[str] | None = None,
-    **options: Any,
-) -> dict[str, dict[str, MetricResult]]:
-    """Score samples against several references and against one at a time.
-
-    Args:
-        predictions, references, metrics: as `score_captions`.
-        options: passed on to `score_captions` (`java`, `meteor`).
-
-    Returns:
-        {"several": results of n samples, "one": results of m rows, one per reference}. Use `one_reference_each(...)`
-        for the sample of each row.
-
-    Example:
-        >>> scores = score_both_ways(["a dog"], [["a dog", "a cat"]], ["rouge_l"], java="no")
-        >>> scores["several"]["rouge_l"].corpus, scores["one"]["rouge_l"].corpus
-        (100.0, 75.0)
-    """
-    rows = one_reference_each(predictions, references)
-    return {
-        "several": score_captions(predictions, references, metrics, **options),
-        "one": score_captions(rows.predictions, rows.references, metrics, **options),
-    }

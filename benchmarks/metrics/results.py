@@ -6,6 +6,7 @@ Knows: numbers and where they come from. Does NOT know: how any metric computes 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -46,6 +47,10 @@ class Provenance:
         return "; ".join(part for part in parts if part)
 
 
+Resample = Callable[[NDArray[np.int64]], NDArray[np.float64]]
+"""How often each of n samples counts, (rounds, n) -> the value of each such set, (rounds,)."""
+
+
 @dataclass(frozen=True)
 class MetricResult:
     """One metric over one set of captions.
@@ -56,6 +61,8 @@ class MetricResult:
         samples: the n scores of the single samples, same scale. Their mean need not be `corpus`: BLEU and METEOR pool
             their counts over the set first.
         made: how it was made.
+        resample: of a metric that pools its counts, its values for other mixtures of the samples; None where the value
+            is the mean of the samples, or there is no way. That of METEOR works while its program runs.
 
     Raises:
         OptionError: a number is not finite.
@@ -69,6 +76,7 @@ class MetricResult:
     corpus: float
     samples: tuple[float, ...]
     made: Provenance = field(repr=False)
+    resample: Resample | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for index, score in enumerate(self.samples):

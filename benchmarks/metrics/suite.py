@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from benchmarks.metrics import official
-from benchmarks.metrics.bleu import bleu
+from benchmarks.metrics.bleu import bleu, bleu_of, bleu_statistics
 from benchmarks.metrics.cider import cider
 from benchmarks.metrics.java import JavaError, find_java, java_version
 from benchmarks.metrics.meteor import Meteor
 from benchmarks.metrics.ngrams import check_pairs
-from benchmarks.metrics.results import MetricResult, Provenance
+from benchmarks.metrics.results import MetricResult, Provenance, Resample
 from benchmarks.metrics.rouge import rouge_l
 from benchmarks.metrics.spice import official_spice
 from benchmarks.metrics.stem_f import stem_f
@@ -141,6 +141,7 @@ class _JavaFree:
             "patchioner", (("patchioner", _version("patchioner")),), "patchioner"
         )
         self._bleu: tuple[Floats, Floats] | None = None
+        self._counts: Floats | None = None
         self._meteor = meteor
 
     def result(self, name: str) -> MetricResult:
@@ -148,7 +149,13 @@ class _JavaFree:
         if name in BLEU:
             return self._order(BLEU.index(name))
         corpus, scores = self.score(name)
-        return MetricResult(name, float(corpus), tuple(scores.tolist()), self.provenance(name))
+        return MetricResult(
+            name, float(corpus), tuple(scores.tolist()), self.provenance(name), self.resample(name)
+        )
+
+    def resample(self, name: str) -> Resample | None:
+        """See `MetricResult`."""
+        return None
 
     def score(self, name: str) -> tuple[float, Floats]:
         """Value of the set and of the samples."""
@@ -169,7 +176,13 @@ class _JavaFree:
         corpus, scores = self._bleu
         name = BLEU[index]
         rows = tuple(scores[:, index].tolist())
-        return MetricResult(name, float(corpus[index]), rows, self.provenance(name))
+        if self._counts is None:  # ours equal the official ones on the same words
+            self._counts = bleu_statistics(self.said, self.due, tokenizer=str.split)
+        counts = self._counts
+        return MetricResult(
+            name, float(corpus[index]), rows, self.provenance(name),
+            lambda often: bleu_of(often @ counts)[:, index],
+        )  # fmt: skip
 
 
 class _Official(_JavaFree):
@@ -180,6 +193,7 @@ class _Official(_JavaFree):
         self.raw = (predictions, references)
         self.java = ("java", java_version() or "unknown")
         self._bleu = None
+        self._counts = None
         self._meteor = meteor
 
     def score(self, name: str) -> tuple[float, Floats]:
@@ -187,12 +201,20 @@ class _Official(_JavaFree):
             return super().score(name)
         if name == "spice":
             return official_spice(self.said, self.due)
+        if name == "meteor" and self._meteor is not None:
+            self._pooled = self._meteor.statistics(self.said, self.due)
+            return self._meteor.evaluate(self._pooled)
         if name == "meteor":
-            return official.official_meteor(
-                self.said, self.due, tokenized=True, meteor=self._meteor
-            )
+            return official.official_meteor(self.said, self.due, tokenized=True)
         function = {"rouge_l": official.official_rouge_l, "cider": official.official_cider}[name]
         return function(self.said, self.due, tokenized=True)
+
+    def resample(self, name: str) -> Resample | None:
+        meteor = self._meteor
+        if name != "meteor" or meteor is None:
+            return None
+        counts = self._pooled
+        return lambda often: meteor.evaluate(often @ counts)[1]
 
     def bleu(self) -> tuple[Floats, Floats]:
         return official.official_bleu(self.said, self.due, tokenized=True)

@@ -1,4 +1,4 @@
-"""Runs the four tasks: predictions, baselines, scores, and the files that they lie in.
+"""Runs the tasks: predictions, baselines, scores, and the files that they lie in.
 
 Knows: samples, models' public methods, metrics. Does NOT know: how a data file is read (`benchmarks.tasks`) or how a
 metric computes (`benchmarks.metrics`).

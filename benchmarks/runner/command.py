@@ -1,4 +1,4 @@
-"""The command that all four tasks share: arguments in, tables out.
+"""The command that all tasks share: arguments in, tables out.
 
 Knows: options and their names, where a run's folder is. Does NOT know: how anything is measured.
 """
@@ -6,6 +6,7 @@ Knows: options and their names, where a run's folder is. Does NOT know: how anyt
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-from benchmarks.arguments import not_negative, positive, positive_number
+from benchmarks.arguments import natural, not_negative, positive, positive_number
 from benchmarks.captioner import LoadModel, load_pretrained
 from benchmarks.runner.answerers import BASELINES
 from benchmarks.runner.plan import Outcome, Run, execute
@@ -21,6 +22,8 @@ from benchmarks.runner.results import table
 from benchmarks.runner.settings import RunSettings
 from benchmarks.tasks import Task, task_named
 from patchioner_base.errors import OptionError, PatchionerError
+
+logger = logging.getLogger(__name__)
 
 _SHOWN_ROWS = 10
 
@@ -31,7 +34,7 @@ def run_command(
     """Run the command of one task.
 
     Args:
-        task_name: "trace", "dense", "region_set" or "image".
+        task_name: "trace", "dense", "region_set", "image" or "objects".
         argv: arguments without the program's name; None takes the process's.
         load_model: makes a model from (name, device); tests put a small one in.
 
@@ -49,12 +52,16 @@ def run_command(
             name = Path(arguments.model).name or arguments.model
             run = Run(name, settings_of(task, arguments), folder)
             outcomes = execute([run], load_model=load_model, resume=arguments.resume)
+            if arguments.out is not None:
+                write_reports(outcomes)
     except (PatchionerError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
     sys.stdout.write(report(outcomes))
     if arguments.out is not None:
-        sys.stdout.write(f"\npredictions.jsonl and results.json are in {arguments.out}\n")
+        sys.stdout.write(
+            f"\npredictions.jsonl, results.json and report.html are in {arguments.out}\n"
+        )
     return 0
 
 
@@ -76,6 +83,28 @@ def report(outcomes: Sequence[Outcome]) -> str:
     return text
 
 
+def write_reports(outcomes: Sequence[Outcome], together: Path | None = None) -> None:
+    """The HTML report of each run, in its folder; and one of all of them.
+
+    Args:
+        outcomes: finished runs.
+        together: the file of the report of all of them; None writes none.
+
+    Example:
+        >>> write_reports(outcomes, Path("build/benchmarks/report.html"))  # doctest: +SKIP
+    """
+    # The report reads what runs have written, so its modules import this package.
+    from benchmarks.report import REPORT_FILE, write_report
+
+    folders = [outcome.run.folder for outcome in outcomes]
+    wanted = [([folder], folder / REPORT_FILE) for folder in folders]
+    if together is not None:
+        wanted.append((folders, together))
+    for members, path in wanted:
+        for note in write_report(members, path):
+            logger.warning("%s: %s", path, note)
+
+
 def _rows(outcome: Outcome, *, alone: bool) -> list[Mapping[str, Any]]:
     """The model's row and its baselines'; with other runs beside it, baselines carry the run's name."""
     below = [
@@ -94,7 +123,8 @@ def _left_out(outcome: Outcome) -> str:
     shown = [f"  row {row['row']} ({row['where']}): {row['reason']}\n" for row in rows]
     more = len(rows) - _SHOWN_ROWS
     rest = f"  and {more} more, see results.json\n" if more > 0 else ""
-    return f"\n{outcome.run.name}: {len(rows)} rows left out\n{''.join(shown[:_SHOWN_ROWS])}{rest}"
+    count = f"{len(rows)} row{'s' * (len(rows) != 1)}"
+    return f"\n{outcome.run.name}: {count} left out\n{''.join(shown[:_SHOWN_ROWS])}{rest}"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -181,6 +211,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         help="reference: the published integer arithmetic")  # fmt: skip
     add("--temperature", type=positive_number, help="of the projection onto the memory")
     add("--context", type=not_negative, help="share of the whole photo mixed into a region")
+    add("--size", type=positive, help="side of the backbone's input in pixels")
     add("--beam", type=positive, help="beam width, 1 = greedy")
     add("--max-tokens", type=positive, help="longest caption")
     add("--crop", action="store_true", help="caption each region's crop instead of its patches")
@@ -202,7 +233,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--pac-score", metavar="ARCH=FILE", help="PAC-S, likewise, by its own checkpoint")
     add("--rounds", type=positive, default=2000, help="bootstrap resamples")
-    add("--seed", type=int, default=0, help="of every random choice")
+    add("--seed", type=natural, default=0, help="of every random choice")
     add("--batch", type=positive, default=16, help="photos whose regions are decoded together")
     add("--device", default="cpu")
     add("--out", type=Path, help="folder for predictions.jsonl and results.json")

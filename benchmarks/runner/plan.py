@@ -18,12 +18,13 @@ from typing import Any
 from benchmarks.captioner import Captioner, LoadModel
 from benchmarks.readers import BenchmarkDataError
 from benchmarks.runner.answerers import BASELINES, Answerer, ByModel, ClipCls, Setting
+from benchmarks.runner.lock import folder_lock
 from benchmarks.runner.loop import Job, run_jobs
 from benchmarks.runner.predictions import FILE, PredictionLog
 from benchmarks.runner.provenance import file_sha256, model_fingerprint, settings_json
 from benchmarks.runner.results import RunRecord, write_results
 from benchmarks.runner.scoring import Scorer, check_metric_names
-from benchmarks.runner.settings import RunSettings, tuned
+from benchmarks.runner.settings import RunSettings, resized, tuned
 from benchmarks.tasks import PhotoFolder, Reading, ReadOptions, task_named
 from patchioner_base.errors import OptionError, UnknownNameError
 from patchioner_base.files import read_json, write_json
@@ -52,7 +53,7 @@ class Outcome:
 def execute(runs: Sequence[Run], *, load_model: LoadModel, resume: bool = False) -> list[Outcome]:
     """Do all runs.
 
-    Runs of one model, device and batch size share its weights and every backbone pass.
+    Runs of one model, input size, device and batch size share its weights and every backbone pass.
 
     Args:
         runs: in the order of the outcomes; no two in one folder.
@@ -60,7 +61,7 @@ def execute(runs: Sequence[Run], *, load_model: LoadModel, resume: bool = False)
         resume: go on with what the folders hold; without it, a folder that holds predictions is refused.
 
     Raises:
-        OptionError: a folder holds predictions of another run, or two runs have one folder.
+        OptionError: a folder holds predictions of another run, another process writes into it, or two runs have one.
         BenchmarkDataError: a data file or, in a strict run, a row of it cannot be used.
 
     Example:
@@ -75,18 +76,18 @@ def execute(runs: Sequence[Run], *, load_model: LoadModel, resume: bool = False)
     outcomes: dict[int, Outcome] = {}
     groups: dict[Any, list[int]] = {}
     for index, run in enumerate(runs):
-        key = (run.settings.model, run.settings.device, run.settings.batch)
+        settings = run.settings
+        key = (settings.model, settings.size, settings.device, settings.batch)
         groups.setdefault(key, []).append(index)
     with ExitStack() as stack:
         # Opened first: a Java that was asked for and is not there is known before an hour of captioning.
-        opened = {
-            java: stack.enter_context(Scorer(java))
-            for java in dict.fromkeys(run.settings.java for run in runs)
-        }
+        opened = _scorers(stack, [run.settings.java for run in runs])
         for run in runs:
             opened[run.settings.java].prepare(run.settings)
-        for (name, device, batch), members in groups.items():
-            model = load_model(name, device)
+        for run in runs:
+            stack.enter_context(folder_lock(run.folder))
+        for (name, size, device, batch), members in groups.items():
+            model = resized(load_model(name, device), size)
             own = model_fingerprint(model)
             made = {
                 index: _start(runs[index], readings[index], model, own, load_model, resume)
@@ -113,6 +114,16 @@ class _Prepared:
     job: Job
     model: dict[str, Any]
     data: dict[str, Any]
+
+
+def _scorers(stack: ExitStack, wanted: Sequence[str]) -> dict[str, Scorer]:
+    """A scorer for each of "yes", "no" and "auto": "yes" and "auto" share one, and with it one METEOR process."""
+    official = [java for java in dict.fromkeys(wanted) if java != "no"]
+    opened = {"no": stack.enter_context(Scorer("no"))} if "no" in wanted else {}
+    if official:
+        scorer = stack.enter_context(Scorer("yes" if "yes" in official else "auto"))
+        opened |= dict.fromkeys(official, scorer)
+    return opened
 
 
 def _check_names(settings: RunSettings) -> None:

@@ -21,8 +21,9 @@ RESULTS_FILE = "results.json"
 FORMAT, VERSION = "patchioner-benchmark", 1
 
 SHOWN = (
-    "mAP", "mAP (stem-F)", "cider", "meteor", "stem_f", "rouge_l", "bleu4", "bleu1", "spice", "grounding_margin",
-    "grounding_wins", "repeated_pairs",
+    "object_hits", "object_hits_but_person", "object_margin", "object_wins", "mAP", "mAP (stem-F)", "cider", "meteor",
+    "stem_f", "rouge_l", "bleu4", "bleu1", "spice", "cider_one_reference", "grounding_margin", "grounding_wins",
+    "repeated_pairs",
 )  # fmt: skip
 """Metrics of the terminal table, in this order; further ones follow. results.json has all."""
 
@@ -115,14 +116,19 @@ def _summary(result: Mapping[str, Any]) -> dict[str, Any]:
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Results as a Markdown table: runs down, metrics across, each with its interval over photos.
 
-    A score that pools its counts over the set (BLEU, METEOR) has no interval.
-
     Example:
         >>> table([{"label": "a", "data": {"samples": 2}, "metrics": {"cider": {"value": 1.0, "interval": None}}}])
         '| run | samples | cider |\\n|---|---|---|\\n| a | 2 | 1.0 |\\n'
     """
     there = dict.fromkeys(name for row in rows for name in row["metrics"])
-    hidden = {"bleu2", "bleu3", "unique_captions", "detmap"}
+    hidden = {
+        "bleu2",
+        "bleu3",
+        "unique_captions",
+        "detmap",
+        "bleu4_one_reference",
+        "rouge_l_one_reference",
+    }
     names = [name for name in SHOWN if name in there]
     names += [name for name in there if name not in SHOWN and name not in hidden]
     lines = [f"| run | samples | {' | '.join(names)} |", "|---|---|" + "---|" * len(names)]

@@ -5,10 +5,12 @@ Knows: names, defaults and allowed values. Does NOT know: models, samples or fil
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+import copy
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from benchmarks.captioner import Captioner, parts_of, with_settings
+from patchioner_base.errors import OptionError
 
 # These decide how captions are scored, or where files lie; what is said is the same.
 _SCORING = frozenset(
@@ -18,17 +20,23 @@ _SCORING = frozenset(
     }
 )  # fmt: skip
 
+KIND_OF_TASK = {
+    "trace": "trace", "dense": "box", "region_set": "region_set", "image": "whole_image",
+}  # fmt: skip
+"""The kind of region (`patchioner.settings.KINDS`) that each task asks about."""
+
 
 @dataclass(frozen=True)
 class RunSettings:
     """Everything that one run is asked for. None stands for what the model itself says.
 
     Attributes:
-        task: "trace", "dense", "region_set" or "image".
+        task: "trace", "dense", "region_set", "image" or "objects".
         model: shipped name, folder, YAML file or hub id.
         data, images, references: the annotations, the folder of photos, and the file of references if it is another.
         weighting, variance, rounding: of patches (`patchioner.aggregate.Weighting`).
         temperature, context: of the model (`patchioner.settings.ModelSettings`).
+        size: side of the backbone's input in pixels (`patchioner.geometry.Preprocessing`).
         beam, max_tokens: of decoding; a beam of 1 is greedy.
         crop: caption each region's crop instead of pooling patches.
         merge_references: dense captioning: captions of one box are references of one sample.
@@ -59,6 +67,7 @@ class RunSettings:
     rounding: str | None = None
     temperature: float | None = None
     context: float | None = None
+    size: int | None = None
     beam: int | None = None
     max_tokens: int | None = None
     crop: bool = False
@@ -93,12 +102,51 @@ class RunSettings:
 
 
 def tuned(model: Captioner, settings: RunSettings) -> Captioner:
-    """The model with the temperature and context of the run.
+    """The model with the temperature and context of the run; a context counts for every kind of region.
 
     Example:
         >>> tuned(model, RunSettings("dense", context=0.2))  # doctest: +SKIP
     """
-    return with_settings(model, temperature=settings.temperature, context=settings.context)
+    parts, kinds = parts_of(model), None
+    if parts is not None and settings.context is not None:
+        kinds = {k: replace(own, context=None) for k, own in parts.settings.kinds.items()}
+    return with_settings(
+        model, temperature=settings.temperature, context=settings.context, kinds=kinds
+    )
+
+
+def resized(model: Captioner, size: int | None) -> Captioner:
+    """The same networks with another input size; None leaves the model's own.
+
+    Args:
+        model: one whose backbone has a `preprocessing` (`patchioner.geometry.Preprocessing`).
+        size: side of the square input in pixels, a multiple of the patch size.
+
+    Raises:
+        OptionError: a size that the backbone cannot take, or a backbone of one size only.
+
+    Example:
+        >>> resized(model, 518).parts.backbone.preprocessing.size  # doctest: +SKIP
+        518
+    """
+    parts = parts_of(model)
+    if size is None:
+        return model
+    own = getattr(getattr(parts, "backbone", None), "preprocessing", None)
+    if parts is None or own is None:
+        raise OptionError(
+            f"the input size of this {type(model).__name__} cannot be changed: leave the size out"
+        )
+    if own.size == size:
+        return model
+    from patchioner import Patchioner
+
+    backbone = copy.copy(parts.backbone)  # shares the weights; only the preprocessing differs
+    backbone.preprocessing = replace(own, size=size)
+    other: Captioner = Patchioner(
+        replace(parts, backbone=backbone), device=getattr(model, "device", None)
+    )
+    return other
 
 
 def weighting_of(model: Captioner, settings: RunSettings) -> Any:
@@ -120,8 +168,14 @@ def weighting_of(model: Captioner, settings: RunSettings) -> Any:
     if settings.seed and "seed" in {field.name for field in fields(Weighting)}:
         given["seed"] = settings.seed
     parts = parts_of(model)
-    own = {} if parts is None else asdict(parts.settings.weighting)
+    own = {} if parts is None else asdict(_own_weighting(parts.settings, settings.task))
     return Weighting(**(own | given))
+
+
+def _own_weighting(own: Any, task: str) -> Any:
+    """The model's weighting of the kind of region that a task asks about."""
+    kind = own.kinds.get(KIND_OF_TASK.get(task, ""))
+    return own.weighting if kind is None or kind.weighting is None else kind.weighting
 
 
 def options_of(model: Captioner, settings: RunSettings) -> Any:

@@ -1,4 +1,4 @@
-"""The four tasks: readers of the authors' JSON files into one kind of sample.
+"""The four published tasks and our objects: readers of their JSON files into one kind of sample.
 
 Knows: the JSON of each task, where photos lie, the region classes of `patchioner`. Does NOT know: models or metrics.
 A malformed row is never dropped in silence: it is reported by its index, and skipped or refused.

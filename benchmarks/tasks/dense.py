@@ -31,17 +31,29 @@ def read_dense(path: Path, photos: PhotoFolder, *, merge_references: bool = Fals
         >>> read_dense(Path("dense_refcocos_dev.json"), photos).samples[0].references  # doctest: +SKIP
     """
     content = load_mapping(path, FORM, "images", "annotations")
-    images = {
-        entry["id"]: entry
-        for entry in content["images"]
-        if isinstance(entry, dict) and isinstance(entry.get("id"), (str, int))
-    }
     rows = Rows(path)
-    for index, annotation in enumerate(content["annotations"]):
+    images: dict[Any, Mapping[str, Any]] = {}
+    for index, entry in enumerate(content.value["images"]):
+        with rows.part_of(index, f"images[{index}]"):
+            _list_image(entry, images)
+    for index, annotation in enumerate(content.value["annotations"]):
         with rows.row(f"annotations[{index}]") as row:
             rows.samples.append(_sample(annotation, images, photos, row))
+    rows.note_repeated(content)
     found = rows.reading()
     return replace(found, samples=_merged(found.samples)) if merge_references else found
+
+
+def _list_image(entry: Any, images: dict[Any, Mapping[str, Any]]) -> None:
+    found = mapping_of(entry, "the image")
+    image_id = found.get("id")
+    if not isinstance(image_id, (str, int)):
+        raise BenchmarkDataError(f"its id is {image_id!r:.40}, not a number or text")
+    first = images.setdefault(image_id, found)
+    if first.get("file_name") != found.get("file_name"):
+        raise BenchmarkDataError(
+            f"image {image_id!r:.40} is listed as {first.get('file_name')!r:.60} already: the first one counts"
+        )
 
 
 def _sample(

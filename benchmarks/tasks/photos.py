@@ -61,8 +61,9 @@ class PhotoFolder:
         # One spelling of the extension is enough to show which names were thought of.
         likely = [n for name in names for n in candidates(name) if n.endswith(".jpg")]
         tried = ", ".join(dict.fromkeys(likely or names))
+        called = " / ".join(names) or "without a name"
         raise BenchmarkDataError(
-            f"image {' / '.join(names) or 'without a name'} is missing in {self.root} (tried {tried})"
+            f"image {called:.80} is missing in {self.root} (tried {tried:.200})"
         )
 
     def path(self, photo: str) -> Path:
@@ -83,8 +84,11 @@ class PhotoFolder:
         for candidate in candidates(name):
             for folder in self._folders:
                 relative = folder / candidate
-                if (self.root / relative).is_file():
-                    return str(relative)
+                try:
+                    if (self.root / relative).is_file():
+                        return str(relative)
+                except OSError:  # a name that no file system takes
+                    continue
         return None
 
 
@@ -101,7 +105,7 @@ def candidates(key: str) -> list[str]:
     if path.suffix.lower() in EXTENSIONS:
         return list(dict.fromkeys([*names, path.name]))
     names = [f"{path.name}{extension}" for extension in EXTENSIONS]
-    if path.name.isascii() and path.name.isdigit():
+    if path.name.isascii() and path.name.isdigit() and len(path.name) <= 12:
         names += [f"{prefix}{int(path.name):012d}.jpg" for prefix in COCO_PREFIXES]
     return names
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from benchmarks.tasks.dense import read_dense
 from benchmarks.tasks.image import read_images
+from benchmarks.tasks.objects import read_objects
 from benchmarks.tasks.photos import PhotoFolder
 from benchmarks.tasks.region_set import read_region_sets
 from benchmarks.tasks.samples import Reading
@@ -32,7 +33,7 @@ class ReadOptions:
 
 @dataclass(frozen=True)
 class Task:
-    """One of the four tasks.
+    """One of the tasks: the four of the published tables, and our objects.
 
     Attributes:
         name: as on the command line.
@@ -76,6 +77,11 @@ TASKS: dict[str, Task] = {
                 path, photos, references=options.references
             ),
             f"{DATA}/annotations/image_captions_dev.json",
+        ),
+        Task(
+            "objects", "class boxes over 2 % of their photo: is the object named?",
+            lambda path, photos, options: read_objects(path, photos),
+            f"{DATA}/annotations/class_boxes_dev.json", clip_crops=True,
         ),
     )
 }  # fmt: skip

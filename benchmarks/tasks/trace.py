@@ -25,8 +25,8 @@ def read_traces(path: Path, photos: PhotoFolder) -> Reading:
     Example:
         >>> read_traces(Path("traces_dev.json"), photos).samples[0].region  # doctest: +SKIP
     """
-    rows = Rows(path)
-    for key, entry in load_mapping(path, FORM).items():
+    rows, content = Rows(path), load_mapping(path, FORM)
+    for key, entry in content.value.items():
         try:
             captions = list_of(mapping_of(entry, f"entry {key!r}").get("captions"), "captions")
             traces = list_of(entry.get("traces"), "traces")
@@ -36,6 +36,7 @@ def read_traces(path: Path, photos: PhotoFolder) -> Reading:
             continue
         for index, (caption, trace) in enumerate(zip_longest(captions, traces)):
             _read_row(rows, photos, key, f"{key}/{index}", caption, trace)
+    rows.note_repeated(content)
     return rows.reading()
 
 

@@ -6,10 +6,12 @@ import math
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from benchmarks.bootstrap import (
     bootstrap_difference,
     bootstrap_mean,
+    bootstrap_pooled,
     bootstrap_ratio,
     bootstrap_statistic,
 )
@@ -137,3 +139,22 @@ def test_statistic_of_photos() -> None:
         bootstrap_statistic(lambda often: math.nan, photos)
     with pytest.raises(OptionError, match="at least one"):
         bootstrap_statistic(lambda often: 1.0, [])
+
+
+def test_pooled_equals_one_resample_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked in pieces of any size, with the same resamples as `bootstrap_statistic`."""
+    values = np.random.default_rng(2).normal(size=12) ** 2
+    photos = [index % 5 for index in range(12)]
+
+    def pooled(often: NDArray[np.int64]) -> NDArray[np.float64]:
+        return np.asarray(np.sqrt(often @ values) / often.sum(axis=1), dtype=np.float64)
+
+    due = bootstrap_statistic(
+        lambda often: float(pooled(often[None])[0]), photos, rounds=50, seed=3
+    )
+    for piece in (1, 100, 10_000):
+        monkeypatch.setattr("benchmarks.bootstrap._PIECE", piece)
+        found = bootstrap_pooled(pooled, photos, rounds=50, seed=3)
+        assert (found.value, found.low, found.high) == pytest.approx((due.value, due.low, due.high))
+    with pytest.raises(OptionError, match="not finite"):
+        bootstrap_pooled(lambda often: np.full(len(often), np.nan), photos, rounds=5)

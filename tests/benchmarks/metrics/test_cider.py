@@ -156,3 +156,17 @@ def test_official_without_java(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("JAVA_HOME", raising=False)
     with pytest.raises(OptionError, match="Java-free"):
         official_cider(["a"], [["a"]])
+
+
+def test_each_different_text_is_counted_once() -> None:
+    """Grounding asks about the same captions in millions of pairs."""
+    seen: list[str] = []
+
+    def words(text: str) -> list[str]:
+        seen.append(text)
+        return text.split()
+
+    said, due = ["a dog", "a cat", "a dog"] * 5, [["a cat"], ["a dog", "a bus"], ["a bus"]] * 5
+    _, scores = cider(said, due, tokenizer=words, idf_from=due[:3])
+    assert sorted(seen) == ["a bus", "a cat", "a dog"]
+    assert scores[:3].tolist() == scores[3:6].tolist()

@@ -51,7 +51,7 @@ def test_no_java(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_too_old(fake_java: FakeJava) -> None:
     fake_java("", 'java version "1.7.0_80"')
-    with pytest.raises(JavaError, match=r"Java 8 or later.*1\.7\.0_80"):
+    with pytest.raises(JavaError, match=r"Java 1\.7\.0_80.*Java 8 or later"):
         find_java("SPICE")
 
 

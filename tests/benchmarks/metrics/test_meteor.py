@@ -40,6 +40,15 @@ def test_corpus_pools_statistics(meteor: Meteor) -> None:
     assert 0 < corpus < 100
 
 
+def test_sums_of_statistics_are_the_statistics_of_a_set(meteor: Meteor) -> None:
+    """So an interval can be made without asking about any caption twice."""
+    said, due = ["a red bus stops here", "dog", "two men"], [["a bus"], ["dog"], ["men"]]
+    counts = meteor.statistics(said, due)
+    repeated, _ = meteor.score([said[0], said[0], said[2]], [due[0], due[0], due[2]])
+    _, (pooled,) = meteor.evaluate((2 * counts[0] + counts[2])[None])
+    assert pooled == repeated
+
+
 def test_order_and_company_do_not_matter(meteor: Meteor) -> None:
     draw = random.Random(4)
     words = ["a", "red", "bus", "two", "dogs", "run", "on", "the", "street", "by", "some", "men"]

@@ -83,7 +83,7 @@ def test_without_java(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not score_captions(SAID, DUE, ["cider"])["cider"].made.java
     with pytest.raises(OptionError, match="'stem_f' is the nearest"):
         score_captions(SAID, DUE, ["meteor"])
-    with pytest.raises(OptionError, match="need Java"):
+    with pytest.raises(OptionError, match="no `java` is on the PATH"):
         score_captions(SAID, DUE, ["cider"], java="yes")
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.bootstrap import bootstrap_mean
-from benchmarks.metrics import cider, java_available, stem_f
+from benchmarks.bootstrap import bootstrap_mean, bootstrap_statistic
+from benchmarks.metrics import bleu, cider, java_available, stem_f
 from benchmarks.metrics.dense_map import DensePhoto, dense_map
 from benchmarks.runner import RunSettings, read_predictions
 from benchmarks.runner.provenance import weights_sha256
@@ -54,10 +54,25 @@ def test_scores_are_those_of_the_metrics(world: Any, tmp_path: Path) -> None:
     interval = bootstrap_mean(scores, [p.photo for p in said], rounds=20, seed=0)
     assert measured["interval"]["low"] == pytest.approx(interval.low)
     assert measured["interval"]["high"] == pytest.approx(interval.high)
-    # BLEU pools its counts: the interval of the mean is not its own.
-    assert results["metrics"]["bleu4"]["interval"] is None
-    assert "mean_of_samples" in results["metrics"]["bleu4"]
     assert "patchioner" in measured["made"]
+
+
+def test_bleu_is_pooled_anew_in_every_resample(world: Any, tmp_path: Path) -> None:
+    """Against the slow way: BLEU of the repeated samples themselves."""
+    measured = world.run(tmp_path).results["metrics"]["bleu2"]
+    said = read_predictions(tmp_path / "predictions.jsonl")
+
+    def value(often: Any) -> float:
+        rows = [p for p, times in zip(said, often, strict=True) for _ in range(times)]
+        corpus, _ = bleu([p.caption or "" for p in rows], [p.references for p in rows])
+        return float(corpus[1])
+
+    due = bootstrap_statistic(value, [p.photo for p in said], rounds=20, seed=0)
+    interval = measured["interval"]
+    assert measured["value"] == pytest.approx(due.value)
+    assert (interval["low"], interval["high"]) == pytest.approx((due.low, due.high))
+    # The mean of the samples is something else, and so is its interval.
+    assert measured["mean_of_samples"]["value"] != pytest.approx(due.value)
 
 
 def test_dense_captioning_has_the_map(world: Any, tmp_path: Path) -> None:
@@ -115,6 +130,21 @@ def test_with_java_the_published_map_and_meteor_are_there(world: Any, tmp_path: 
     results = world.run(tmp_path, task="dense", java="yes").results
     assert {"mAP", "mAP (stem-F)", "meteor"} <= results["metrics"].keys()
     assert "java" in results["metrics"]["cider"]["made"]
+    meteor = results["metrics"]["meteor"]
+    assert meteor["interval"]["low"] <= meteor["value"] <= meteor["interval"]["high"]
+    assert meteor["interval"]["value"] == pytest.approx(meteor["value"])
+
+
+def test_two_metrics_of_one_name(world: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    (tmp_path / "others.py").write_text(
+        "def lengths(said, due, rows):\n    return [1.0] * len(said)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    names = ("test_results:lengths", "others:lengths")
+    metrics = world.run(tmp_path / "out", metrics=names).results["metrics"]
+    assert metrics["test_results:lengths"]["value"] == pytest.approx(5.0)
+    assert metrics["others:lengths"]["value"] == 1.0
 
 
 def test_the_table() -> None:
