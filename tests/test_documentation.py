@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 import train_text_decoder
+from benchmarks import trace
 from patchioner.cli.main import main
 
 ROOT = Path(__file__).parent.parent
@@ -110,6 +111,28 @@ def test_documented_banks_and_models(desk: Path, capsys: pytest.CaptureFixture[s
     for command in (command for command in commands if HUB not in command):
         assert main(shlex.split(command, comments=True)[1:]) == 0, command
         assert capsys.readouterr().out.strip()
+
+
+def test_the_documented_benchmarks_run(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The first as it is, on two samples; the long ones' configurations and arguments are read."""
+    data = ROOT.parent / "shared" / "data"
+    if not data.is_dir():
+        pytest.skip("the development sets are not beside the checkout")
+    lines = [line for block in blocks("bash") for line in block.splitlines()]
+    commands = [line for line in lines if line.startswith("python -m benchmarks.")]
+    assert [shlex.split(c)[2] for c in commands] == [
+        "benchmarks.trace", "benchmarks.all", "benchmarks.compare"
+    ]  # fmt: skip
+    words = shlex.split(commands[0])[3:]
+    words[words.index("--limit") + 1] = "2"
+    annotations, photos = data / "annotations" / "traces_dev.json", data / "photos"
+    assert (
+        trace.main([*words, "--data", str(annotations), "--images", str(photos), "--java", "no"])
+        == 0
+    )
+    assert "baseline: whole" in capsys.readouterr().out
+    assert (desk / "build" / "trace" / "report.html").is_file()
+    assert (ROOT / "configs" / "benchmarks" / "dev.yaml").is_file()
 
 
 def test_the_documented_adaptation_captions(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
