@@ -49,13 +49,15 @@ def regional_scores(said: Sequence[Prediction], settings: RunSettings) -> dict[s
     ground = grounding(
         captions, references, photos, fixed_cider(references), regions=regions, **how
     )
+    # Resampling the only photo that has two regions gives that photo again, not an interval.
+    several = len({photos[index] for index in ground.samples}) > 1
     return _distinct(said, how) | {
         "grounding_margin": Score(
-            "grounding_margin", ground.margin.value, ground.margin, None,
+            "grounding_margin", ground.margin.value, ground.margin if several else None, None,
             f"{_OURS}.grounding: CIDEr against own references minus those of the photo's other regions",
         ),
         "grounding_wins": Score(
-            "grounding_wins", ground.win_rate.value, ground.win_rate, None,
+            "grounding_wins", ground.win_rate.value, ground.win_rate if several else None, None,
             f"{_OURS}.grounding: share of the photo's other regions whose references fit worse, %",
         ),
     }  # fmt: skip
@@ -70,7 +72,7 @@ def _distinct(said: Sequence[Prediction], how: dict[str, Any]) -> dict[str, Scor
     repeated = bootstrap_ratio(repeats, found.pairs, found.photos, **how)
     return {
         "repeated_pairs": Score(
-            "repeated_pairs", repeated.value, repeated, None,
+            "repeated_pairs", repeated.value, repeated if len(found.photos) > 1 else None, None,
             f"{_OURS}.distinctness: share of pairs of regions of one photo with the same caption, %",
             higher_is_better=False,
         ),

@@ -123,3 +123,24 @@ def test_real_folder() -> None:
     names = set(sets.class_names())
     assert {sample.name for sample in sets.class_boxes(min_area_share=0.02)} <= names
     assert sum(len(sample.references) for sample in sets.dense()) == 340
+
+
+def test_instances_have_outlines_and_no_crowds(data: Path) -> None:
+    """COCO boxes become XYXY; the share is that of the outline; a file of another form is refused."""
+    entry = {"image_id": 1, "bbox": [2, 3, 10, 6], "area": 40, "category_id": 0, "iscrowd": 0}
+    crowd = entry | {"iscrowd": 1, "segmentation": {"counts": [0], "size": [20, 40]}}
+    ring = {"segmentation": [[2, 3, 12, 3, 12, 9]]}
+    content = {
+        "categories": [{"id": 0, "name": "dog"}, {"id": 1, "name": "person"}],
+        "images": [{"id": 1, "file_name": "000000000001.jpg", "width": 40, "height": 20}],
+        "annotations": [entry | ring, crowd, entry | ring | {"category_id": 1}],
+    }
+    path = data / "annotations" / "instances_dev.json"
+    path.write_text(json.dumps(content))
+    (found,) = DevSets(data).instances(without=["person"])
+    assert (found.box, found.size, found.area_share) == ((2.0, 3.0, 12.0, 9.0), (40, 20), 0.05)
+    assert found.polygons == ((2.0, 3.0, 12.0, 3.0, 12.0, 9.0),)
+    assert len(DevSets(data).instances()) == 2
+    path.write_text(json.dumps({"categories": []}))
+    with pytest.raises(BenchmarkDataError, match="instances_dev"):
+        DevSets(data).instances()

@@ -13,15 +13,15 @@ import pytest
 import torch
 
 from benchmarks.runner.settings import resized
-from benchmarks.sweep import main
-from benchmarks.sweep_answers import ANSWERS_FILE, Sweeper
-from benchmarks.sweep_choosing import choose, halves
-from benchmarks.sweep_embeddings import Embeddings, crop_size
-from benchmarks.sweep_features import FeatureCache
-from benchmarks.sweep_measures import Measured, differences, index, measure_captions, name_regions
-from benchmarks.sweep_report import difference_cell, means
-from benchmarks.sweep_samples import KindSamples, read_kinds, read_uncaptioned
-from benchmarks.sweep_space import (
+from benchmarks.sweep.__main__ import main
+from benchmarks.sweep.answers import ANSWERS_FILE, Sweeper
+from benchmarks.sweep.choosing import choose, halves
+from benchmarks.sweep.embeddings import Embeddings, crop_size
+from benchmarks.sweep.features import FeatureCache
+from benchmarks.sweep.measures import Measured, differences, index, measure_captions, name_regions
+from benchmarks.sweep.report import difference_cell, means
+from benchmarks.sweep.samples import KindSamples, read_kinds, read_uncaptioned
+from benchmarks.sweep.space import (
     CROP_AREAS,
     GAUSSIANS,
     WEIGHTINGS,

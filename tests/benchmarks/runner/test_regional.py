@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.metrics import cider, rouge_l
 from benchmarks.runner import Prediction, RunSettings
-from benchmarks.runner.regional import object_scores, one_reference_scores
+from benchmarks.runner.regional import object_scores, one_reference_scores, regional_scores
 
 SETTINGS = RunSettings("objects", rounds=30)
 
@@ -92,3 +92,11 @@ def test_objects_from_the_command(world: Any, tmp_path: Path) -> None:
     assert "cider" not in metrics, "the name of a class is no caption"
     assert outcome.baselines["whole"]["metrics"]["object_margin"]["value"] == 0.0
     assert outcome.baselines["whole"]["metrics"]["repeated_pairs"]["value"] == 100.0
+
+
+def test_one_photo_with_two_regions_has_no_interval() -> None:
+    rows = [said("x", 0, "a dog", "a dog"), said("x", 1, "a cat", "a cat"), said("y", 0, "a", "b")]
+    for score in regional_scores(rows, RunSettings("dense", rounds=30)).values():
+        assert score.interval is None
+    rows.append(said("y", 1, "a bus", "a bus"))
+    assert regional_scores(rows, RunSettings("dense", rounds=30))["grounding_margin"].interval

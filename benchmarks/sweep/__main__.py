@@ -4,7 +4,7 @@
 
 Each development photo is encoded once per input size. Then, for each kind of region (on its own task): every setting
 that differs in one factor from the present default; the grid of weighting x context; a choice that has to hold up on
-photos that had no say in it (`benchmarks.sweep_choosing`); and from there input size, temperature and crops once more.
+photos that had no say in it (`benchmarks.sweep.choosing`); and from there input size, temperature and crops once more.
 
 Everything that is found is kept in the folder: a killed command goes on where it was, and a second one prints the same.
 
@@ -24,12 +24,12 @@ import numpy as np
 
 from benchmarks.arguments import not_negative, positive, positive_number
 from benchmarks.captioner import Captioner, LoadModel, load_pretrained, parts_of
-from benchmarks.sweep_answers import Sweeper
-from benchmarks.sweep_choosing import CONVINCING, choose, halves
-from benchmarks.sweep_measures import Measured, index
-from benchmarks.sweep_report import Bootstrapped, chosen_lines, global_table, grid_table
-from benchmarks.sweep_samples import KindSamples, read_kinds, read_uncaptioned
-from benchmarks.sweep_space import CONTEXTS, CROP_AREAS, TEMPERATURES, Choice, grid, one_at_a_time
+from benchmarks.sweep.answers import Sweeper
+from benchmarks.sweep.choosing import CONVINCING, choose, halves
+from benchmarks.sweep.measures import Measured, index
+from benchmarks.sweep.report import Bootstrapped, chosen_lines, global_table, grid_table
+from benchmarks.sweep.samples import KindSamples, read_kinds, read_uncaptioned
+from benchmarks.sweep.space import CONTEXTS, CROP_AREAS, TEMPERATURES, Choice, grid, one_at_a_time
 from patchioner.aggregate import Weighting
 from patchioner_base.errors import OptionError, PatchionerError
 from patchioner_base.files import atomic_path, write_json

@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from benchmarks.sweep_measures import Measured, index
-from benchmarks.sweep_samples import KindSamples
-from benchmarks.sweep_space import Choice, smoothed
+from benchmarks.sweep.measures import Measured, index
+from benchmarks.sweep.samples import KindSamples
+from benchmarks.sweep.space import Choice, smoothed
 
 Grid = Mapping[Choice, Measured]
 CONVINCING = 0.75  # share of the halves that must confirm

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from benchmarks.bootstrap import Difference
-from benchmarks.sweep_choosing import Chosen, HeldOut
-from benchmarks.sweep_measures import LABELS, Measured, dense_map_of, differences, index
-from benchmarks.sweep_samples import KindSamples
-from benchmarks.sweep_space import Choice, weighting_label
+from benchmarks.sweep.choosing import Chosen, HeldOut
+from benchmarks.sweep.measures import LABELS, Measured, dense_map_of, differences, index
+from benchmarks.sweep.samples import KindSamples
+from benchmarks.sweep.space import Choice, weighting_label
 
 WHY = {
     "own": "its own best, which beats the shared one on photos that had no say",

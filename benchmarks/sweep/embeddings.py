@@ -16,9 +16,9 @@ from torch.nn import functional as F
 
 from benchmarks.captioner import Captioner
 from benchmarks.runner.settings import resized
-from benchmarks.sweep_features import FeatureCache
-from benchmarks.sweep_samples import AskedRegion, KindSamples
-from benchmarks.sweep_space import CROP_AREAS, WEIGHTINGS, Choice
+from benchmarks.sweep.features import FeatureCache
+from benchmarks.sweep.samples import AskedRegion, KindSamples
+from benchmarks.sweep.space import CROP_AREAS, WEIGHTINGS, Choice
 from patchioner.aggregate import Weighting, pool_regions
 from patchioner.crops import cut_out, region_bounds
 from patchioner.images import load_image

@@ -17,16 +17,16 @@ import torch
 from benchmarks.answers import embed_names
 from benchmarks.captioner import Captioner, parts_of, unit_rows, with_settings
 from benchmarks.runner.provenance import model_fingerprint
-from benchmarks.sweep_embeddings import Embeddings, crop_size
-from benchmarks.sweep_measures import (
+from benchmarks.sweep.embeddings import Embeddings, crop_size
+from benchmarks.sweep.measures import (
     Floats,
     Measured,
     measure_captions,
     name_regions,
     retrieve_photos,
 )
-from benchmarks.sweep_samples import KindSamples
-from benchmarks.sweep_space import Choice
+from benchmarks.sweep.samples import KindSamples
+from benchmarks.sweep.space import Choice
 from patchioner.aggregate import Weighting
 from patchioner.regions import WholeImage
 from patchioner_base.errors import OptionError

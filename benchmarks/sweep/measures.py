@@ -27,7 +27,7 @@ from benchmarks.bootstrap import Difference, bootstrap_difference, bootstrap_sta
 from benchmarks.measures import retrieval_ranks
 from benchmarks.metrics import DensePhoto, cider, fixed_cider, grounding, stem_f
 from benchmarks.metrics.dense_map import DenseMatches, match, summarize
-from benchmarks.sweep_samples import KindSamples
+from benchmarks.sweep.samples import KindSamples
 from patchioner.regions import Box
 
 Floats = NDArray[np.float32]
