@@ -15,6 +15,10 @@ from pathlib import Path
 from typing import Literal
 
 from memory_bank import MemoryBank, compact
+from patchioner.assembly import names_parts, read_model_config
+from patchioner.checkpoint import read_checkpoint
+from patchioner.hub import find_model
+from patchioner.part_builders import build_text_tower
 from patchioner.run_folder import RunFolder, digest
 from patchioner.text_towers import TextTower
 from patchioner.text_towers.shards import embed_texts
@@ -83,6 +87,35 @@ def prepare(captions: Sequence[str], options: BankOptions) -> tuple[list[str], l
         kept = [kept[index] for index in chosen]
     counts = Counter(kept)
     return list(counts), list(counts.values())
+
+
+def find_text_tower(name: str) -> TextTower:
+    """The text tower of a model, on the CPU.
+
+    Args:
+        name: anything that `Patchioner.from_pretrained` takes. Of a YAML file that names parts, the text tower alone is
+            read: so a bank can be built for a model that is still to get one.
+
+    Raises:
+        OptionError: the model has no text tower.
+        CheckpointError, HubError, UnknownNameError: as for `Patchioner.from_pretrained`.
+
+    Example:
+        >>> find_text_tower("patchioner-mini").dim
+        384
+    """
+    path = find_model(name)
+    if path.is_file() and names_parts(path):
+        config = read_model_config(path)
+        tower = config.text_tower and build_text_tower(config.text_tower, config.place)
+    else:
+        tower = read_checkpoint(path).text_tower
+    if not tower:
+        raise OptionError(
+            f"{name!r} has no text tower to embed captions with: choose a model that has one "
+            "(`patchioner models ID` lists the parts)"
+        )
+    return tower
 
 
 def build_bank_folder(

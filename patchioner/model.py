@@ -23,6 +23,7 @@ from memory_bank import MemoryBank, Precision
 from patchioner.aggregate import Weighting, feature_weights
 from patchioner.backbones import PatchFeatures
 from patchioner.checkpoint import read_checkpoint, write_checkpoint
+from patchioner.devices import usable_device
 from patchioner.hub import SHIPPED, find_model, upload
 from patchioner.images import ImageSource, load_image
 from patchioner.parts import Parts
@@ -57,7 +58,7 @@ class Patchioner:
         dtype: torch.dtype | None = None,
     ) -> None:
         self._parts = parts
-        self.device = _device(device)
+        self.device = usable_device(device)
         precision = dtype or torch.float32
         parts.backbone.place(self.device, precision)
         parts.decoder.to(self.device, precision)
@@ -374,15 +375,3 @@ class Patchioner:
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder, storage=storage)
             upload(Path(folder), name)
-
-
-def _device(wanted: str | torch.device | None) -> torch.device:
-    """The device to work on, tried out: torch names a bad one only when it is used."""
-    chosen = wanted or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=chosen).device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise OptionError(
-            f"device {str(chosen)!r} cannot be used here ({reason}): try 'cpu'"
-        ) from error

@@ -9,6 +9,7 @@ import pytest
 
 from patchioner import Box, Patch, Patchioner, Point, RegionSet, Trace, WholeImage
 from patchioner.hub import SHIPPED, find_model
+from patchioner.settings import ModelSettings
 
 data = pytest.importorskip("skimage.data", reason="the photos come with scikit-image")
 MEGABYTES = 64
@@ -80,3 +81,11 @@ def test_it_fits_into_the_package() -> None:
     files = [path for path in Path(find_model(SHIPPED)).rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= MEGABYTES * 2**20
     assert not [path for path in files if path.suffix in {".pt", ".pth", ".pkl", ".pickle", ".bin"}]
+
+
+def test_the_recipe_writes_the_settings_that_are_shipped() -> None:
+    yaml = pytest.importorskip("yaml")
+    recipe = Path(__file__).parent.parent / "configs" / "patchioner-mini.yaml"
+    settings = yaml.safe_load(recipe.read_text(encoding="utf-8"))["assemble"]["settings"]
+    shipped = Patchioner.from_pretrained(SHIPPED, device="cpu").settings
+    assert ModelSettings.from_json(settings, "the recipe") == shipped

@@ -11,7 +11,6 @@ from pathlib import Path
 from patchioner.cli.models import check_new_folder
 from patchioner.cli.output import write_line
 from patchioner.cli.spelling import positive_int
-from patchioner_base.errors import OptionError
 
 _EXAMPLES = """\
 examples:
@@ -83,9 +82,9 @@ def _add_storage(parser: argparse.ArgumentParser) -> None:
 
 def build(options: argparse.Namespace) -> int:
     """Read captions, embed them, write the bank; returns the exit status."""
-    from patchioner import Patchioner
-    from patchioner.bank_building import BankOptions, build_bank_folder
+    from patchioner.bank_building import BankOptions, build_bank_folder, find_text_tower
     from patchioner.caption_files import read_captions
+    from patchioner.devices import usable_device
 
     wanted = BankOptions(
         sample=options.sample,
@@ -97,12 +96,7 @@ def build(options: argparse.Namespace) -> int:
         seed=options.seed,
     )
     captions = read_captions(options.captions, options.column)
-    tower = Patchioner.from_pretrained(options.text_encoder, device=options.device).parts.text_tower
-    if tower is None:
-        raise OptionError(
-            f"{options.text_encoder!r} has no text tower to embed captions with: choose a model "
-            "that has one (`patchioner models ID` lists the parts)"
-        )
+    tower = find_text_tower(options.text_encoder).to(usable_device(options.device))
     bank = build_bank_folder(captions, tower, options.out, wanted, resume=options.resume)
     write_line(f"{options.out}: {bank!r} of {len(captions):,} captions")
     return 0

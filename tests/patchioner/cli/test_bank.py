@@ -55,6 +55,21 @@ def test_a_bank_is_built_and_used(
     assert swapped.explain(features, model.caption(features)[0].region).texts
 
 
+def test_a_model_that_is_still_to_get_its_bank_lends_its_text_tower(
+    captions: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    """Of a YAML file only the text tower is read: the backbone's weights need not even be there."""
+    text = (
+        "name: encoder\nbackbone: {type: timm, name: vit_tiny_patch16_224, weights: absent.pth}\n"
+        f"text_tower: {checkpoint / 'text_tower'}\n"
+    )
+    (tmp_path / "encoder.yaml").write_text(text)
+    assert build(captions, tmp_path / "encoder.yaml", tmp_path / "one") == 0
+    assert build(captions, checkpoint, tmp_path / "other") == 0
+    one, other = (MemoryBank.load(tmp_path / name).fingerprint() for name in ("one", "other"))
+    assert one == other
+
+
 def test_options_reach_the_build(captions: Path, checkpoint: Path, tmp_path: Path) -> None:
     words = ["--sample", "20", "--rows", "6", "--raw-norms", "--no-texts", "--seed", "3"]
     assert build(captions, checkpoint, tmp_path / "bank", *words) == 0
