@@ -6,16 +6,19 @@ command line, downloads.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
 from torch import nn
 
 from memory_bank import MemoryBank
 from patchioner.hub import find_model, shipped_models
 from patchioner.parts import Parts
 from patchioner_base.files import read_json
+from patchioner_base.weights import SCALE_SUFFIX
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class KnownModel:
         about: backbone, bridge and decoder in a few words.
         licence: of the weights.
         source: where it comes from.
+        memory: bytes of its parts once it is loaded, networks in float32, by calculation from their shapes.
         disk: bytes of its files, None where they are not known before they are fetched.
         here: whether its files are on this machine.
     """
@@ -35,25 +39,42 @@ class KnownModel:
     about: str
     licence: str
     source: str
+    memory: int
     disk: int | None
     here: bool
 
 
 _OWNER = "Ruggero1912"
 _STATED = "none stated"
+_FLOAT = 4  # bytes
+# Parameters in millions, as `python -m benchmarks.variants` counts them; a bank row is 768 numbers, a norm and a count.
+_BACKBONE, _DECAP, _PROMPTED = 86_600_000, 68_300_000, 168_200_000
+_BANK = 591_753 * (768 * _FLOAT + 12)
 _PUBLISHED = {
-    "decap": "DINOv2 ViT-B/14 + Talk2DINO, memory of 591,753 captions, DeCap decoder",
-    "capdec": "the same backbone, no memory, decoder trained with noise (CapDec)",
-    "viecap": "the same backbone, soft and entity prompts for GPT-2 (ViECap)",
-    "meacap": "the same backbone, prompts from retrieved captions for GPT-2 (MeaCap)",
+    "decap": (
+        "DINOv2 ViT-B/14 + Talk2DINO, memory of 591,753 captions, DeCap decoder",
+        _FLOAT * (_BACKBONE + _DECAP) + _BANK,
+    ),
+    "capdec": (
+        "the same backbone, no memory, decoder trained with noise (CapDec)",
+        _FLOAT * (_BACKBONE + _DECAP),
+    ),
+    "viecap": (
+        "the same backbone, soft and entity prompts for GPT-2 (ViECap)",
+        _FLOAT * (_BACKBONE + _PROMPTED),
+    ),
+    "meacap": (
+        "the same backbone, prompts from retrieved captions for GPT-2 (MeaCap)",
+        _FLOAT * (_BACKBONE + _PROMPTED) + _BANK,
+    ),
 }
 
 
 def known_models() -> list[KnownModel]:
     """The models inside the package, then the published ones."""
     return [_shipped(name) for name in shipped_models()] + [
-        _published(f"{_OWNER}/Patch-ioner_talk2dino_{key}_COCO_Captions", about)
-        for key, about in _PUBLISHED.items()
+        _published(f"{_OWNER}/Patch-ioner_talk2dino_{key}_COCO_Captions", *facts)
+        for key, facts in _PUBLISHED.items()
     ]
 
 
@@ -62,7 +83,22 @@ def _shipped(name: str) -> KnownModel:
     config = read_json(folder / "config.json")
     kinds = [_kind(folder / part) for part in ("backbone", "text_tower", "decoder")]
     about = f"{', '.join(kind for kind in kinds if kind)}; bridge: {config['bridge']}"
-    return KnownModel(name, about, config["licence"], "this package", folder_bytes(folder), True)
+    disk, memory = folder_bytes(folder), _loaded_bytes(folder)
+    return KnownModel(name, about, config["licence"], "this package", memory, disk, True)
+
+
+def _loaded_bytes(folder: Path) -> int:
+    """Bytes in memory of a checkpoint of ours: networks become float32 whatever their storage, the bank stays."""
+    total = 0
+    for path in folder.glob("*/weights.safetensors"):
+        with safe_open(path, framework="pt") as tensors:
+            shapes = [
+                tensors.get_slice(name).get_shape()
+                for name in tensors.keys()  # noqa: SIM118  (not a mapping)
+                if not name.endswith(SCALE_SUFFIX)
+            ]
+        total += _FLOAT * sum(math.prod(shape) for shape in shapes)
+    return total + sum(path.stat().st_size for path in folder.glob("memory_bank/bank.safetensors"))
 
 
 def _kind(part: Path) -> str:
@@ -72,10 +108,10 @@ def _kind(part: Path) -> str:
     return str(config.get("name") or config.get("type") or "")
 
 
-def _published(name: str, about: str) -> KnownModel:
+def _published(name: str, about: str, memory: int) -> KnownModel:
     folder = _cached(name)
     size = None if folder is None else folder_bytes(folder)
-    return KnownModel(name, about, _STATED, "the model hub", size, folder is not None)
+    return KnownModel(name, about, _STATED, "the model hub", memory, size, folder is not None)
 
 
 def _cached(name: str) -> Path | None:

@@ -44,7 +44,8 @@ def list_models(options: argparse.Namespace) -> int:
 
     if options.model is None:
         for model in known_models():
-            room = "" if model.disk is None else f"{_bytes(model.disk)} on disk, "
+            room = f"{_bytes(model.memory)} in memory, "
+            room += "" if model.disk is None else f"{_bytes(model.disk)} on disk, "
             place = "here" if model.here else "not fetched yet"
             write_line(f"{model.name}\n  {model.about}")
             write_line(f"  {room}{place}; licence: {model.licence}; from {model.source}")

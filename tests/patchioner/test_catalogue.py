@@ -10,6 +10,7 @@ import torch
 
 from decoders.retrieval import RetrievalDecoder
 from memory_bank import MemoryBank
+from patchioner import Patchioner
 from patchioner.catalogue import folder_bytes, known_models, part_sizes
 from tests.support.published import as_hub_snapshot, write_capdec
 from tests.support.tiny import DIM, tiny_parts
@@ -73,3 +74,13 @@ def test_absent_parts_and_a_decoder_without_weights() -> None:
     assert "text tower" not in sizes
     assert sizes["decoder"] == (0, 0)
     assert sizes["memory bank"][1] == DIM * (2 * DIM + 4 + 8)
+
+
+def test_the_memory_of_a_known_model_is_what_it_takes_when_loaded() -> None:
+    first = known_models()[0]
+    loaded = sum(
+        size for _, size in part_sizes(Patchioner.from_pretrained(first.name).parts).values()
+    )
+    assert first.memory == pytest.approx(loaded, rel=0.02)
+    decap, capdec = known_models()[1:3]
+    assert 2.2 < decap.memory / 2**30 < 2.4 and 0.5 < capdec.memory / 2**30 < 0.7
