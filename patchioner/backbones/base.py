@@ -9,9 +9,11 @@ from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from patchioner.backbones.features import PatchFeatures
-from patchioner.geometry import ImageGeometry
+from patchioner.backbones.preprocess import preprocess
+from patchioner.geometry import ImageGeometry, Preprocessing
 from patchioner.stored_module import StoredModule
 from patchioner_base.registry import Registry
 
@@ -35,6 +37,31 @@ class Backbone(StoredModule):
     def place(self, device: torch.device, dtype: torch.dtype) -> None:
         """Move the weights to a device and a precision, in place."""
         self.to(device, dtype)
+
+
+class SingleViT(Backbone):
+    """A backbone with one vision transformer, `vit`, that looks at one photo a pass, fitted by `preprocessing`."""
+
+    vit: Any
+    preprocessing: Preprocessing
+
+    def geometry(self, image_size: tuple[int, int]) -> ImageGeometry:
+        """The pixel-to-patch map for a photo of (width, height)."""
+        return self.preprocessing.geometry(image_size)
+
+    @torch.inference_mode()
+    def encode(self, images: Sequence[Image.Image]) -> list[PatchFeatures]:
+        """One backbone pass per upright RGB image; see `PatchFeatures`. Images do not influence one another."""
+        return [self._encode_one(image) for image in images]
+
+    def _encode_one(self, image: Image.Image) -> PatchFeatures:
+        pixels, geometry = preprocess(image, self.preprocessing)
+        weight = next(self.vit.parameters())
+        return self.features_of(pixels[None].to(weight.device, weight.dtype), geometry)
+
+    @abstractmethod
+    def features_of(self, pixels: Tensor, geometry: ImageGeometry) -> PatchFeatures:
+        """Features of one preprocessed photo, (1, 3, H, W) on the network's device and in its precision."""
 
 
 LoadBackbone = Callable[[Path, dict[str, Any]], Backbone]

@@ -13,19 +13,17 @@ that its blocks are not rotary for DINOv3 either, and the prefixes of DINOv2's s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from PIL import Image
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from patchioner.backbones.attention import cls_attention, cls_query_keys
-from patchioner.backbones.base import BACKBONES, Backbone
+from patchioner.backbones.base import BACKBONES, SingleViT
 from patchioner.backbones.features import PatchFeatures
-from patchioner.backbones.preprocess import preprocess
 from patchioner.backbones.timm_vit import check_patches, create_vit, preprocessing_config
 from patchioner.backbones.vit_weights import fit_vit, part_of
 from patchioner.geometry import ImageGeometry, Preprocessing
@@ -69,7 +67,7 @@ class DinoTxtHead(nn.Module):
         return before_last, self.ln_final(tokens)
 
 
-class DinoTxtViT(Backbone):
+class DinoTxtViT(SingleViT):
     """DINO.txt's vision tower, dense.
 
     Features with ``space="patch"`` live in the second half of the text's columns. Their ``cls`` is the mean of the
@@ -141,10 +139,6 @@ class DinoTxtViT(Backbone):
             **({"overrides": dict(self.overrides)} if self.overrides else {}),
         }
 
-    def geometry(self, image_size: tuple[int, int]) -> ImageGeometry:
-        """The pixel-to-patch map for a photo of (width, height)."""
-        return self.preprocessing.geometry(image_size)
-
     def read_published(
         self, vision: Mapping[str, Tensor] | None, head: Mapping[str, Tensor], *, source: str
     ) -> None:
@@ -166,15 +160,9 @@ class DinoTxtViT(Backbone):
             fit_vit(self.vit, part_of(vision, _BACKBONE_PREFIXES), source=source)
         self.head.load_state_dict(fresh.state_dict())
 
-    @torch.inference_mode()
-    def encode(self, images: Sequence[Image.Image]) -> list[PatchFeatures]:
-        """One backbone pass per upright RGB image; see `PatchFeatures`. Images do not influence one another."""
-        return [self._encode_one(image) for image in images]
-
-    def _encode_one(self, image: Image.Image) -> PatchFeatures:
-        pixels, geometry = preprocess(image, self.preprocessing)
-        weight = next(self.vit.parameters())
-        tokens = self.vit.forward_features(pixels[None].to(weight.device, weight.dtype))
+    def features_of(self, pixels: Tensor, geometry: ImageGeometry) -> PatchFeatures:
+        """See `SingleViT.features_of`."""
+        tokens = self.vit.forward_features(pixels)
         prefix = int(self.vit.num_prefix_tokens)
         if not self.registers:
             tokens, prefix = torch.cat([tokens[:, :1], tokens[:, prefix:]], dim=1), 1

@@ -11,25 +11,23 @@ the mean of such tokens is not the pool with uniform attention (TextRegion, arXi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from timm.layers import AttentionPoolLatent  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
-from patchioner.backbones.base import BACKBONES, Backbone
+from patchioner.backbones.base import BACKBONES, SingleViT
 from patchioner.backbones.features import PatchFeatures
-from patchioner.backbones.preprocess import preprocess
 from patchioner.backbones.timm_vit import check_patches, create_vit, preprocessing_config
 from patchioner.geometry import ImageGeometry, Preprocessing
 from patchioner.stored_module import settings_of
 from patchioner_base.errors import OptionError
 
 
-class SiglipViT(Backbone):
+class SiglipViT(SingleViT):
     """A SigLIP vision tower, dense: every patch through the attention pool's value path.
 
     ``cls`` of its features is the pooled vector, SigLIP's own image embedding; ``attention`` is the pool's.
@@ -89,19 +87,9 @@ class SiglipViT(Backbone):
             **({"overrides": dict(self.overrides)} if self.overrides else {}),
         }
 
-    def geometry(self, image_size: tuple[int, int]) -> ImageGeometry:
-        """The pixel-to-patch map for a photo of (width, height)."""
-        return self.preprocessing.geometry(image_size)
-
-    @torch.inference_mode()
-    def encode(self, images: Sequence[Image.Image]) -> list[PatchFeatures]:
-        """One backbone pass per upright RGB image; see `PatchFeatures`. Images do not influence one another."""
-        return [self._encode_one(image) for image in images]
-
-    def _encode_one(self, image: Image.Image) -> PatchFeatures:
-        pixels, geometry = preprocess(image, self.preprocessing)
-        weight = next(self.vit.parameters())
-        tokens = self.vit.forward_features(pixels[None].to(weight.device, weight.dtype))
+    def features_of(self, pixels: Tensor, geometry: ImageGeometry) -> PatchFeatures:
+        """See `SingleViT.features_of`."""
+        tokens = self.vit.forward_features(pixels)
         pool = self.vit.attn_pool
         return PatchFeatures(
             patches_through_pool(pool, tokens)[0].float().unflatten(0, geometry.grid),

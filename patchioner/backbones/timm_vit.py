@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import timm
 import torch
-from PIL import Image
 from torch import Tensor
 
 from patchioner.backbones.attention import cls_attention, cls_query_keys, published_attention
-from patchioner.backbones.base import BACKBONES, Backbone
+from patchioner.backbones.base import BACKBONES, SingleViT
 from patchioner.backbones.features import PatchFeatures
 from patchioner.backbones.heads import build_head
-from patchioner.backbones.preprocess import preprocess
 from patchioner.geometry import ImageGeometry, Preprocessing
 from patchioner.stored_module import settings_of
 from patchioner_base.errors import HubError, OptionError, UnknownNameError
@@ -46,7 +44,7 @@ class Dense(NamedTuple):
     published: Tensor | None
 
 
-class TimmViT(Backbone):
+class TimmViT(SingleViT):
     """A timm ViT with a visual head: DINOv2 and DINOv3 of any size, CLIP with its projection, and their kin.
 
     Registers and distillation tokens are left out of the patch tokens. Rotary blocks (DINOv3, EVA-02) give no
@@ -117,15 +115,9 @@ class TimmViT(Backbone):
             **({"overrides": dict(self.overrides)} if self.overrides else {}),
         }
 
-    @torch.inference_mode()
-    def encode(self, images: Sequence[Image.Image]) -> list[PatchFeatures]:
-        """One backbone pass per upright RGB image; see `PatchFeatures`. Images do not influence one another."""
-        return [self._encode_one(image) for image in images]
-
-    def _encode_one(self, image: Image.Image) -> PatchFeatures:
-        pixels, geometry = preprocess(image, self.preprocessing)
-        weight = next(self.vit.parameters())
-        found = self.dense(pixels[None].to(weight.device, weight.dtype), geometry.grid)
+    def features_of(self, pixels: Tensor, geometry: ImageGeometry) -> PatchFeatures:
+        """See `SingleViT.features_of`."""
+        found = self.dense(pixels, geometry.grid)
         tokens, cls, attention, published = (
             None if part is None else part[0].float() for part in found
         )
@@ -157,10 +149,6 @@ class TimmViT(Backbone):
         """Move the weights in place; the head stays in float32, since standardising cancels leading digits."""
         self.vit.to(device, dtype)
         self.head.to(device)
-
-    def geometry(self, image_size: tuple[int, int]) -> ImageGeometry:
-        """The pixel-to-patch map for a photo of (width, height)."""
-        return self.preprocessing.geometry(image_size)
 
 
 def preprocessing_config(preprocessing: Preprocessing) -> dict[str, Any]:
