@@ -5,17 +5,15 @@ Knows: names. Does NOT know: captions, scene graphs, images.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
+from decoders.helper_models import HelperModel
 from decoders.scene_graph.morphology import singular
-from patchioner_base.errors import HubError
-from patchioner_base.optional import require
 
 # n names -> (n, n) float similarities, 1 for equal names.
 NameSimilarity: TypeAlias = Callable[[list[str]], Tensor]
@@ -86,8 +84,12 @@ class SentenceSimilarity:
         self.model = model
         self.encode = encode or self._embed
         self.own = encode is None
-        self._loaded: tuple[Any, Any] | None = None
-        self._lock = threading.Lock()
+        self._helper = HelperModel(
+            model,
+            "AutoModel",
+            what="sentence encoder",
+            instead="compare names by their words",
+        )
 
     def __call__(self, names: list[str]) -> Tensor:
         """(n, n) cosines."""
@@ -98,30 +100,13 @@ class SentenceSimilarity:
 
     @torch.inference_mode()
     def _embed(self, names: list[str]) -> Tensor:
-        network, tokenizer = self._parts()
+        network, tokenizer = self._helper.parts()
         # One at a time: names are a word or two, and so no name's vector depends on padding.
         rows = []
         for name in names:
             ids = torch.tensor([tokenizer(name)["input_ids"]])
             rows.append(network(input_ids=ids).last_hidden_state.mean(dim=1)[0])
         return torch.stack(rows)
-
-    def _parts(self) -> tuple[Any, Any]:
-        with self._lock:
-            if self._loaded is None:
-                transformers = require("transformers", "language-models")
-                try:
-                    tokenizer = transformers.AutoTokenizer.from_pretrained(self.model)
-                    network = transformers.AutoModel.from_pretrained(
-                        self.model, dtype=torch.float32, use_safetensors=True
-                    )
-                except (OSError, ValueError) as error:
-                    raise HubError(
-                        f"sentence encoder {self.model!r} cannot be loaded: {error}. Check the name and "
-                        "the network, or compare names by their words, which needs no download"
-                    ) from error
-                self._loaded = network.eval(), tokenizer
-            return self._loaded
 
 
 def _words(name: str) -> tuple[str, ...]:

@@ -10,16 +10,14 @@ Parsing"; the model is fetched from the hub at first use (about 1 GB).
 from __future__ import annotations
 
 import re
-import threading
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 
+from decoders.helper_models import HelperModel
 from decoders.scene_graph.base import Entity, Relation, SceneGraph
-from patchioner_base.errors import HubError, OptionError
-from patchioner_base.optional import require
+from patchioner_base.errors import OptionError
 
 PUBLISHED = "lizhuang144/flan-t5-base-VG-factual-sg"
 
@@ -63,8 +61,13 @@ class T5Parser:
                 raise OptionError(f"{name} is {value!r}; it must be a whole number, at least 1")
         self.model, self.device = model, torch.device(device)
         self.batch, self.max_tokens = batch, max_tokens
-        self._loaded: tuple[Any, Any] | None = None
-        self._lock = threading.Lock()
+        self._helper = HelperModel(
+            model,
+            "AutoModelForSeq2SeqLM",
+            what="scene-graph parser",
+            instead="use the rule-based parser",
+            device=self.device,
+        )
 
     def parse(self, texts: Sequence[str]) -> list[SceneGraph]:
         """One graph for each text, in their order; text that the model wrote badly adds nothing."""
@@ -75,7 +78,7 @@ class T5Parser:
         """What the model writes for each text."""
         if not len(texts):
             return []
-        network, tokenizer = self._parts()
+        network, tokenizer = self._helper.parts()
         ids: list[list[int]] = tokenizer(
             [_PROMPT + text for text in texts], truncation=True, max_length=self.max_tokens
         )["input_ids"]
@@ -93,23 +96,6 @@ class T5Parser:
             for place, line in zip(places, lines, strict=True):
                 written[place] = line
         return written
-
-    def _parts(self) -> tuple[Any, Any]:
-        with self._lock:
-            if self._loaded is None:
-                transformers = require("transformers", "language-models")
-                try:
-                    tokenizer = transformers.AutoTokenizer.from_pretrained(self.model)
-                    network = transformers.AutoModelForSeq2SeqLM.from_pretrained(
-                        self.model, dtype=torch.float32, use_safetensors=True
-                    )
-                except (OSError, ValueError) as error:
-                    raise HubError(
-                        f"scene-graph parser {self.model!r} cannot be loaded: {error}. Check the name "
-                        "and the network, or use the rule-based parser, which needs no download"
-                    ) from error
-                self._loaded = network.to(self.device).eval(), tokenizer
-            return self._loaded
 
 
 def parse_triples(written: str) -> SceneGraph:
