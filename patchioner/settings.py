@@ -5,6 +5,7 @@ Knows: the root config.json. Does not know: networks or files of weights.
 
 from __future__ import annotations
 
+import copy
 import difflib
 import math
 from collections.abc import Mapping
@@ -81,6 +82,8 @@ class ModelSettings:
         crop: each region is cut out of the photo by its bounding box, encoded alone, and captioned as a whole image:
             one backbone pass per region. For CLIP and others whose patches say little.
         decode: default decoding.
+        calibration: what cosines between texts and regions mean with these weights, by the name of what measured them
+            (see `patchioner.detail`); empty where nobody has. Not to be changed once it is here.
         licence: of the weights.
 
     Raises:
@@ -96,6 +99,7 @@ class ModelSettings:
     normalize: bool = True
     crop: bool = False
     decode: DecodeOptions = field(default_factory=DecodeOptions)
+    calibration: Mapping[str, Any] = field(default_factory=dict, hash=False)
     licence: str = "unknown"
 
     def __post_init__(self) -> None:
@@ -105,6 +109,7 @@ class ModelSettings:
             raise OptionError(f"temperature {self.temperature} must be a positive number")
         _check_context(self.context)
         object.__setattr__(self, "kinds", dict(self.kinds))  # the caller's own may change
+        object.__setattr__(self, "calibration", copy.deepcopy(dict(self.calibration)))
         for kind in self.kinds:
             if kind not in KINDS:
                 raise OptionError(str(UnknownNameError.among("kind of region", kind, KINDS)))

@@ -10,6 +10,8 @@ from __future__ import annotations
 from patchioner_base.errors import (
     CheckpointError,
     DecoderError,
+    DetailError,
+    ExportError,
     HubError,
     ImageError,
     MemoryBankError,
@@ -29,6 +31,8 @@ from patchioner_base.registry import Registry
 __all__ = [
     "CheckpointError",
     "DecoderError",
+    "DetailError",
+    "ExportError",
     "HubError",
     "ImageError",
     "MemoryBankError",

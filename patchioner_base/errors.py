@@ -46,6 +46,14 @@ class OptionError(PatchionerError, ValueError):
     """An option or setting outside its allowed values."""
 
 
+class DetailError(PatchionerError, RuntimeError):
+    """A stage of a detailed description that cannot give an answer: a server, a budget, a malformed reply."""
+
+
+class ExportError(PatchionerError, RuntimeError):
+    """A network that cannot be exported, or an exported file that does not fit or cannot be run."""
+
+
 class HubError(PatchionerError, OSError):
     """A model hub that cannot be reached, or does not hold what was asked for."""
 

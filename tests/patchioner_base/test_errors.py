@@ -16,6 +16,8 @@ PARENTS = {
     "CheckpointError": ValueError,
     "MemoryBankError": ValueError,
     "DecoderError": ValueError,
+    "DetailError": RuntimeError,
+    "ExportError": RuntimeError,
     "TextError": ValueError,
     "OptionError": ValueError,
     "UnknownNameError": LookupError,
