@@ -28,11 +28,14 @@ if TYPE_CHECKING:
     from patchioner.aggregate import Weighting
     from patchioner.backbones import PatchFeatures
     from patchioner.model import Patchioner
+    from patchioner.pipeline import Batching
+    from patchioner.profiling import Profile
     from patchioner.results import Caption, Explanation, Label
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Batching",
     "Box",
     "Caption",
     "DecodeOptions",
@@ -45,6 +48,7 @@ __all__ = [
     "PatchionerError",
     "Point",
     "Polygon",
+    "Profile",
     "Region",
     "RegionSet",
     "Trace",
@@ -56,12 +60,14 @@ __all__ = [
 ]
 
 _LAZY = {
+    "Batching": "patchioner.pipeline",
     "Caption": "patchioner.results",
     "DecodeOptions": "decoders",
     "Explanation": "patchioner.results",
     "Label": "patchioner.results",
     "PatchFeatures": "patchioner.backbones",
     "Patchioner": "patchioner.model",
+    "Profile": "patchioner.profiling",
     "Weighting": "patchioner.aggregate",
 }
 

@@ -1,16 +1,14 @@
 """`Patchioner`: photo and regions in, captions out.
 
-Knows: how backbone, aggregator, memory bank and decoder work together. Does not know: files' layouts (`checkpoint`),
-names and downloads (`hub`), the command line. It holds no current image; one model may serve several threads.
+Knows: the public face and what each call promises. Does not know: how the parts do the work (`engine`), files' layouts
+(`checkpoint`), names and downloads (`hub`), the command line. It holds no current image; one model may serve several
+threads.
 """
 
 from __future__ import annotations
 
-import math
 import tempfile
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
-from itertools import accumulate, pairwise
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Self, overload
 
@@ -24,14 +22,18 @@ from patchioner.aggregate import Weighting, feature_weights
 from patchioner.backbones import PatchFeatures
 from patchioner.checkpoint import read_checkpoint, write_checkpoint
 from patchioner.devices import usable_device
+from patchioner.engine import CaptionEngine
 from patchioner.hub import SHIPPED, find_model, upload
-from patchioner.images import ImageSource, load_image
+from patchioner.images import ImageSource
+from patchioner.labelling import check_labelling, choose_labels
 from patchioner.parts import Parts
-from patchioner.region_embedding import embed_crops, embed_pooled
-from patchioner.regions import Region, WholeImage
+from patchioner.pipeline import Batching
+from patchioner.profiling import Profile, listen
+from patchioner.regions import Region
+from patchioner.requests import EmbeddedRegions, read_photo
 from patchioner.results import Caption, Explanation, Label
 from patchioner.settings import ModelSettings
-from patchioner_base.errors import ImageError, OptionError, RegionError, TextError
+from patchioner_base.errors import OptionError
 from patchioner_base.weights import Storage
 
 
@@ -67,6 +69,7 @@ class Patchioner:
         self._bank = None if parts.bank is None else parts.bank.to(self.device)
         if self._bank is not None:
             parts.decoder.remember(self._bank)
+        self._engine = CaptionEngine(parts, self._bank)
 
     @classmethod
     def from_pretrained(
@@ -130,14 +133,11 @@ class Patchioner:
         Raises:
             ImageError: an image cannot be read.
         """
+        cut = Batching.on(self.device.type)
         if isinstance(images, list):
-            return [self.encode(image, keep_image=keep_image) for image in images]
-        image = load_image(images)
-        features = self._parts.backbone.encode([image])[0]
-        keep = self.settings.crop if keep_image is None else keep_image
-        return replace(features, image=image) if keep else features
+            return list(self._engine.encode_stream(images, keep_image, cut))
+        return self._engine.encode([read_photo(images)], keep_image)[0]
 
-    @torch.inference_mode()
     def embed_regions(
         self,
         features: PatchFeatures,
@@ -164,16 +164,7 @@ class Patchioner:
             OptionError: a crop is asked for of features without their photo, or attention or a CLS token of a
                 backbone that has none.
         """
-        if isinstance(regions, Region):
-            raise RegionError(f"give a list of regions, as in [{regions!r:.80}]")
-        if not regions:
-            raise RegionError(
-                "the list of regions is empty: give at least one, or none at all for the whole image"
-            )
-        if self.settings.crop if crop is None else crop:
-            backbone = self._parts.backbone
-            return embed_crops(backbone, features, regions, self.settings, weighting)
-        return embed_pooled(features, regions, self.settings, weighting)
+        return self._engine.embed(features, regions, weighting, crop)
 
     def caption(
         self,
@@ -200,7 +191,6 @@ class Patchioner:
         items = [(image, regions)]
         return self.caption_many(items, weighting=weighting, options=options, crop=crop)[0]
 
-    @torch.inference_mode()
     def caption_many(
         self,
         items: Iterable[tuple[ImageSource | PatchFeatures, Sequence[Region] | None]],
@@ -208,55 +198,79 @@ class Patchioner:
         weighting: Weighting | None = None,
         options: DecodeOptions | None = None,
         crop: bool | None = None,
+        batching: Batching | None = None,
     ) -> list[list[Caption]]:
-        """Caption regions of many photos: all embeddings go through bank and decoder as one matrix.
+        """Caption regions of many photos; `caption_stream` for when they are too many to hold all captions.
 
         Args:
-            items: (image or features, regions or None) pairs; only one photo's patch tokens are held at a time.
+            items: (image or features, regions or None) pairs.
             weighting, options, crop: the checkpoint's defaults if None; see `embed_regions`.
+            batching: see `caption_stream`.
 
         Returns:
             Per item, one `Caption` per region. A caption does not depend on what else is in the batch.
         """
-        asked: list[Sequence[Region]] = []
-        embeddings: list[Tensor] = []
-        for image, regions in items:
-            features = self._features(image, crop)
-            asked.append([WholeImage()] if regions is None else regions)
-            embeddings.append(self.embed_regions(features, asked[-1], weighting, crop=crop))
-        if not embeddings:
-            return []
-        decoded = self._parts.decoder.generate(
-            self.bridge(torch.cat(embeddings)), options or self.settings.decode
+        return list(
+            self.caption_stream(
+                items, weighting=weighting, options=options, crop=crop, batching=batching
+            )
         )
-        captions = [
-            Caption(answer.text, answer.score, region)
-            for answer, region in zip(
-                decoded, (region for regions in asked for region in regions), strict=True
-            )
-        ]
-        bounds = [0, *accumulate(len(regions) for regions in asked)]
-        return [captions[start:end] for start, end in pairwise(bounds)]
 
-    def _features(self, image: ImageSource | PatchFeatures, crop: bool | None) -> PatchFeatures:
-        if isinstance(image, list):
-            raise ImageError(
-                f"expected one photo, got a list of {len(image)}: give caption_many (photo, regions) pairs"
+    def caption_stream(
+        self,
+        items: Iterable[tuple[ImageSource | PatchFeatures, Sequence[Region] | None]],
+        *,
+        weighting: Weighting | None = None,
+        options: DecodeOptions | None = None,
+        crop: bool | None = None,
+        batching: Batching | None = None,
+    ) -> Iterator[list[Caption]]:
+        """Caption regions of any number of photos, giving those of each photo as they are done, in order.
+
+        Photos are read ahead, encoded in groups, and the regions of many go through bank and decoder as one matrix
+        while the next photos are encoded. Queues are bounded: memory does not grow with the number of photos.
+
+        Args:
+            items: (image or features, regions or None) pairs; may be endless.
+            weighting, options, crop: as `caption_many`.
+            batching: how the work is cut up; None is what suits the device. Captions do not depend on it.
+
+        Raises:
+            ImageError, RegionError: see `encode` and `embed_regions`; after the captions of the photos before.
+
+        Example:
+            >>> for captions in model.caption_stream((path, None) for path in paths):  # doctest: +SKIP
+            ...     print(captions[0].text)
+        """
+        cut = batching or Batching.on(self.device.type)
+        engine = self._engine
+        return engine.run(items, lambda rows: engine.caption(rows, options), weighting, crop, cut)
+
+    def profile(
+        self,
+        items: Iterable[tuple[ImageSource | PatchFeatures, Sequence[Region] | None]],
+        *,
+        weighting: Weighting | None = None,
+        options: DecodeOptions | None = None,
+        crop: bool | None = None,
+        batching: Batching | None = None,
+    ) -> Profile:
+        """Caption as `caption_many` does, and say where the time went instead of what the captions are.
+
+        Example:
+            >>> print(model.profile([("photo.jpg", None)]).table())  # doctest: +SKIP
+        """
+        with listen(synchronise=self.device.type == "cuda") as profiles:
+            stream = self.caption_stream(
+                items, weighting=weighting, options=options, crop=crop, batching=batching
             )
-        if isinstance(image, PatchFeatures):
-            return image
-        return self.encode(image, keep_image=crop)
+            for _ in stream:
+                pass
+        return profiles[0]
 
     def bridge(self, embeddings: Tensor) -> Tensor:
         """Pull (n, dim) region embeddings over the gap between images and text, as the checkpoint says."""
-        settings = self.settings
-        if settings.bridge == "raw":
-            return embeddings
-        if settings.bridge == "none" or self._bank is None:
-            return F.normalize(embeddings, dim=1)
-        return self._bank.project(
-            embeddings, temperature=settings.temperature, normalize=settings.normalize
-        )
+        return self._engine.bridge(embeddings)
 
     def label(
         self,
@@ -293,7 +307,6 @@ class Patchioner:
             items, texts, weighting=weighting, temperature=temperature, crop=crop
         )[0]
 
-    @torch.inference_mode()
     def label_many(
         self,
         items: Iterable[tuple[ImageSource | PatchFeatures, Sequence[Region] | None]],
@@ -312,25 +325,14 @@ class Patchioner:
         Returns:
             Per item, one `Label` per region.
         """
-        if not (math.isfinite(temperature) and temperature > 0):
-            raise OptionError(f"temperature {temperature} must be a positive number")
-        if not texts:
-            raise TextError("there is no text to choose from: give at least one")
+        check_labelling(texts, temperature)
         names = F.normalize(self.embed_text(texts), dim=1).to(self.device)
-        answers: list[list[Label]] = []
-        for image, regions in items:
-            asked = [WholeImage()] if regions is None else regions
-            embedded = self.embed_regions(self._features(image, crop), asked, weighting, crop=crop)
-            shares = (F.normalize(embedded, dim=1) @ names.T / temperature).softmax(dim=1)
-            if not bool(shares.isfinite().all()):
-                raise RegionError("a region's embedding is not finite: the features are damaged")
-            answers.append(
-                [
-                    Label(texts[row.index(max(row))], max(row), tuple(row), region)
-                    for row, region in zip(shares.tolist(), asked, strict=True)
-                ]
-            )
-        return answers
+        cut = Batching.on(self.device.type)
+
+        def answer(rows: Sequence[EmbeddedRegions]) -> list[Label]:
+            return choose_labels(rows, names, texts, temperature)
+
+        return list(self._engine.run(items, answer, weighting, crop, cut))
 
     @torch.inference_mode()
     def explain(self, features: PatchFeatures, region: Region, k: int = 5) -> Explanation:

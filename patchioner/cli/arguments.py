@@ -153,6 +153,9 @@ def _add_output(group: argparse._ArgumentGroup) -> None:
         help="draw the regions and captions; a folder when there are several photos",
     )
     group.add_argument("--json", action="store_true", help="one JSON object per photo and line")
+    group.add_argument(
+        "--profile", action="store_true", help="say on standard error where the time went"
+    )
 
 
 def check_combinations(options: argparse.Namespace) -> str | None:

@@ -7,10 +7,13 @@ arguments are spelled, how lines look, how pictures are drawn.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
+
+from PIL import Image
 
 from patchioner.cli.arguments import check_combinations
 from patchioner.cli.output import (
@@ -26,6 +29,8 @@ from patchioner.cli.photos import PhotoSource, find_photos
 from patchioner.cli.pictures import plan_pictures, save_picture
 from patchioner.drawing import Display, draw_overlay, draw_patch_map
 from patchioner.geometry import ImageGeometry
+from patchioner.pipeline import map_ahead
+from patchioner.profiling import listen, measure
 from patchioner.regions import Patch, Region, WholeImage
 from patchioner_base.errors import PatchionerError
 from patchioner_base.progress import progress
@@ -87,6 +92,19 @@ class _Job:
     labels: Sequence[str | None]
 
 
+_Opened: TypeAlias = tuple[PhotoSource, Path | None, Image.Image | Exception]
+
+
+def _open(work: tuple[PhotoSource, Path | None]) -> _Opened:
+    """Read a photo; an error is its own, and must not stop those behind it."""
+    photo, picture = work
+    try:
+        with measure("read"):
+            return photo, picture, photo.load()
+    except (PatchionerError, OSError) as error:
+        return photo, picture, error
+
+
 def caption_photos(options: argparse.Namespace, load_model: ModelLoader) -> int:
     """Caption all photos and return the exit status.
 
@@ -104,7 +122,16 @@ def caption_photos(options: argparse.Namespace, load_model: ModelLoader) -> int:
     photos = find_photos(options.photos)
     pictures = plan_pictures(options.out, photos)
     model = load_model(options.model, options.device, options.bank)
-    return _Run(model, options).caption(photos, pictures)
+    if not options.profile:
+        return _Run(model, options).caption(photos, pictures)
+    with listen(synchronise=_on_gpu(model)) as profiles:
+        status = _Run(model, options).caption(photos, pictures)
+    sys.stderr.write(profiles[0].table())
+    return status
+
+
+def _on_gpu(model: ModelLike) -> bool:
+    return getattr(getattr(model, "device", None), "type", "cpu") == "cuda"
 
 
 class _Run:
@@ -120,9 +147,14 @@ class _Run:
     def caption(self, photos: Sequence[PhotoSource], pictures: Sequence[Path | None]) -> int:
         """Encode photo by photo, caption in batches, write each as soon as it is there."""
         waiting: list[_Job] = []
-        for photo, picture in self._with_progress(list(zip(photos, pictures, strict=True))):
+        work = list(zip(photos, pictures, strict=True))
+        # One thread reads ahead; few photos wait, since each may be huge.
+        opened = map_ahead(_open, work, workers=int(len(work) > 1), ahead=2)
+        for photo, picture, image in self._with_progress(opened, len(work)):
             try:
-                waiting.append(self._prepare(photo, picture))
+                if isinstance(image, Exception):
+                    raise image
+                waiting.append(self._prepare(photo, picture, image))
             except (PatchionerError, OSError) as error:
                 self._fail(photo, error)
             regions = sum(len(job.regions) for job in waiting)
@@ -132,15 +164,12 @@ class _Run:
         self._finish(waiting)
         return 1 if self._failed else 0
 
-    def _with_progress(
-        self, work: Sequence[tuple[PhotoSource, Path | None]]
-    ) -> Iterable[tuple[PhotoSource, Path | None]]:
-        if len(work) == 1:
-            return work
-        return progress(work, description="captioning", total=len(work), unit="photo")
+    def _with_progress(self, opened: Iterable[_Opened], total: int) -> Iterable[_Opened]:
+        if total == 1:
+            return opened
+        return progress(opened, description="captioning", total=total, unit="photo")
 
-    def _prepare(self, photo: PhotoSource, picture: Path | None) -> _Job:
-        image = photo.load()
+    def _prepare(self, photo: PhotoSource, picture: Path | None, image: Image.Image) -> _Job:
         features = self._model.encode(image, keep_image=self._options.crop)
         regions, labels = self._regions(photo, image.size, features.geometry)
         # Only the small picture is kept while the photo waits: eight huge photos would not fit.

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from decoders import DecodeOptions
 from memory_bank import MemoryBank
 from patchioner import (
+    Batching,
     Box,
     Patch,
     Patchioner,
@@ -128,6 +129,35 @@ def test_many_photos_at_once_equal_one_by_one(model: Patchioner, features: Patch
         assert [c.region for c in alone] == [c.region for c in captions]
     assert model.caption_many(iter(items)) == many
     assert model.caption_many([]) == []
+
+
+def test_a_stream_gives_each_photo_in_order_however_it_is_cut(
+    model: Patchioner, tmp_path: Path
+) -> None:
+    for seed in range(5):
+        noise_photo(seed=seed).save(tmp_path / f"{seed}.png")
+    items = [
+        (tmp_path / "0.png", REGIONS),
+        (tmp_path / "1.png", None),
+        (model.encode(noise_photo(seed=2)), REGIONS[:3]),
+        (tmp_path / "3.png", REGIONS[2:4]),
+        (noise_photo(seed=4), None),
+    ]
+    plain = [model.caption(photo, regions) for photo, regions in items]
+    for cut in (None, Batching(2, 1, 0, 1, False), Batching(3, 4, 2, 2), Batching(5, 99)):
+        stream = model.caption_stream(iter(items), batching=cut)
+        for captions, expected in zip(stream, plain, strict=True):
+            assert [one.text for one in captions] == [one.text for one in expected]
+            assert [one.region for one in captions] == [one.region for one in expected]
+
+
+def test_a_broken_photo_in_a_stream_loses_none_before_it(model: Patchioner, tmp_path: Path) -> None:
+    items = [(noise_photo(), None), (noise_photo(seed=1), None), (tmp_path / "gone.jpg", None)]
+    found = []
+    with pytest.raises(ImageError, match=r"gone\.jpg"):
+        for captions in model.caption_stream(items):
+            found.append(captions)
+    assert len(found) == 2
 
 
 def test_the_score_is_the_mean_log_probability_with_the_end_token(

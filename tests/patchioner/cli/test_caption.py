@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from patchioner import Patchioner
 from patchioner.aggregate import Weighting
+from patchioner.cli.main import main
+from tests.support.tiny import tiny_parts
 
 Run = Callable[..., int]
 Capture = pytest.CaptureFixture[str]
@@ -206,3 +209,15 @@ def test_labels_of_patches_and_in_pictures(
     assert run("caption", photo, photo, *words, "--box", "1,1,30,30", "--out", tmp_path / "o") == 0
     assert len(list((tmp_path / "o").iterdir())) == 2
     assert [call["photos"] for call in model.calls] == [1, 2]
+
+
+def test_a_profile_says_where_the_time_went(photo: Path, tmp_path: Path, capsys: Capture) -> None:
+    model = Patchioner(tiny_parts(), device="cpu")
+    words = ["caption", str(photo), str(photo), "--box", "0,0,9,9", "--profile"]
+    assert main(words, load_model=lambda *names: model) == 0
+    written = capsys.readouterr()
+    assert written.out.count("box 0,0,9,9") == 2
+    table = written.err.splitlines()
+    parts = ["read", "backbone", "regions", "memory", "decoder", "other", "total"]
+    assert [line.split()[0] for line in table[1:8]] == parts
+    assert table[8] == "2 photos, 2 regions"
