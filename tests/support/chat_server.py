@@ -1,0 +1,161 @@
+"""A local server that speaks the OpenAI chat protocol, and misbehaves when told to.
+
+Knows: HTTP, the JSON of /chat/completions. Does not know: what a test wants of it. Listens on 127.0.0.1 alone.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Reaction:
+    """What the server does with one request.
+
+    Attributes:
+        body: sent as it is.
+        status, headers: of the reply.
+        cut: "before" closes the connection without a word, "within" after half of the body.
+        hang: no answer until the server is closed.
+    """
+
+    body: bytes = b""
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+    cut: str = ""
+    hang: bool = False
+
+
+def says(*texts: str | None, usage: tuple[int, int] | None = (100, 10), **more: Any) -> Reaction:
+    """A well-formed reply with those answers."""
+    reply: dict[str, Any] = {
+        "id": "x",
+        "object": "chat.completion",
+        "choices": [
+            {"index": i, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+            for i, text in enumerate(texts)
+        ],
+        **more,
+    }
+    if usage is not None:
+        reply["usage"] = {"prompt_tokens": usage[0], "completion_tokens": usage[1]}
+    return Reaction(json.dumps(reply).encode(), headers={"Content-Type": "application/json"})
+
+
+def fails(
+    status: int, message: str = "no", *, headers: Mapping[str, str] | None = None, **more: Any
+) -> Reaction:
+    """An error in OpenAI's form."""
+    body = json.dumps({"error": {"message": message, "type": "x", **more}}).encode()
+    return Reaction(body, status, {"Content-Type": "application/json", **(headers or {})})
+
+
+def echo(request: dict[str, Any]) -> Reaction:
+    """The default: as many answers as `n` asks for, each telling sample and seed."""
+    seed = request.get("seed")
+    return says(*(f"Answer {i} to seed {seed}." for i in range(request.get("n", 1))))
+
+
+def once(request: dict[str, Any]) -> Reaction:
+    """Like a server that ignores `n`."""
+    return echo({**request, "n": 1})
+
+
+class ChatServer:
+    """Serves from entering to leaving; `script` says what to do with the first requests, `then` with all others.
+
+    Attributes:
+        requests: bodies, in the order of arrival.
+        headers: of each, names in lower case.
+        most: how many were under way at the same time, at most.
+    """
+
+    def __init__(
+        self, *script: Reaction, then: Callable[[dict[str, Any]], Reaction] = echo
+    ) -> None:
+        self._script, self._then = list(script), then
+        self.requests: list[dict[str, Any]] = []
+        self.headers: list[dict[str, str]] = []
+        self.most = 0
+        self._active = 0
+        self._lock = threading.Lock()
+        self.released = threading.Event()
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server.daemon_threads = True
+        # Polling often: leaving takes as long as one poll.
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.005,))
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_address[1]}/v1"
+
+    def __enter__(self) -> ChatServer:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.released.set()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def react(self, request: dict[str, Any], headers: dict[str, str]) -> Reaction:
+        with self._lock:
+            self.requests.append(request)
+            self.headers.append(headers)
+            self._active += 1
+            self.most = max(self.most, self._active)
+            scripted = self._script.pop(0) if self._script else None
+        return scripted or self._then(request)
+
+    def left(self) -> None:
+        with self._lock:
+            self._active -= 1
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                length = int(self.headers.get("Content-Length", 0))
+                request = json.loads(self.rfile.read(length))
+                try:
+                    reaction = server.react(
+                        request, {name.lower(): value for name, value in self.headers.items()}
+                    )
+                finally:
+                    server.left()
+                self._reply(reaction)
+
+            def _reply(self, reaction: Reaction) -> None:
+                if reaction.hang:
+                    server.released.wait(30)
+                if reaction.hang or reaction.cut == "before":
+                    self.close_connection = True
+                    return
+                self.send_response(reaction.status)
+                for name, value in reaction.headers.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(reaction.body)))
+                self.end_headers()
+                body = reaction.body[: len(reaction.body) // 2] if reaction.cut else reaction.body
+                self.wfile.write(body)
+                self.close_connection = bool(reaction.cut)
+
+            def log_message(self, format: str, *args: Any) -> None:
+                """Nothing on standard error."""
+
+        return Handler

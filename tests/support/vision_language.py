@@ -1,0 +1,152 @@
+"""Tiny image-text-to-text models of `transformers` with random weights, as folders: no download.
+
+Knows: how to build each small, with its processor. Does not know: what a test does with it.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tests.support.language import END, raw_tokenizer, spread
+
+TEMPLATE = (
+    "{% for message in messages %}{{ message['role'] }}: {% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<image>{% else %}{{ part['text'] }}{% endif %}{% endfor %}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+SIDE, PATCH = 28, 14
+
+
+def _tokenizer(*marks: str) -> Any:
+    transformers: Any = import_module("transformers")
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=raw_tokenizer(), eos_token=END
+    )
+    tokenizer.add_special_tokens(
+        {"additional_special_tokens": ["<image>", *marks], "pad_token": "<pad>"}
+    )
+    return tokenizer
+
+
+def _text(vocab_size: int, **more: Any) -> dict[str, Any]:
+    return {
+        "vocab_size": vocab_size,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 1024,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+        **more,
+    }
+
+
+def llava_folder(place: Path, *, seed: int = 3, template: bool = True) -> Path:
+    """LLaVA: a CLIP vision tower and a Llama, 32 wide, four patches a picture."""
+    transformers: Any = import_module("transformers")
+    tokenizer = _tokenizer()
+    vision = {
+        "model_type": "clip_vision_model", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "image_size": SIDE, "patch_size": PATCH, "projection_dim": 32,
+    }  # fmt: skip
+    config = transformers.LlavaConfig(
+        vision_config=vision,
+        text_config={"model_type": "llama", **_text(len(tokenizer))},
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        vision_feature_select_strategy="default",
+        vision_feature_layer=-2,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = transformers.LlavaForConditionalGeneration(config).eval()
+    spread(model, 6.0)
+    model.generation_config.eos_token_id = 0
+    model.save_pretrained(place)
+    pictures = transformers.CLIPImageProcessor(
+        size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}
+    )
+    transformers.LlavaProcessor(
+        pictures,
+        tokenizer,
+        patch_size=PATCH,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=TEMPLATE if template else None,
+    ).save_pretrained(place)
+    return place
+
+
+def qwen2_vl_folder(place: Path, *, seed: int = 3) -> Path:
+    """Qwen2-VL: as many picture tokens as the picture has, so that the rows of a batch differ in length."""
+    transformers: Any = import_module("transformers")
+    tokenizer = _tokenizer("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
+    rope = {"rope_type": "default", "type": "mrope", "mrope_section": [1, 1, 2]}
+    ids = {
+        name: tokenizer.convert_tokens_to_ids(mark)
+        for name, mark in {
+            "image_token_id": "<|image_pad|>",
+            "video_token_id": "<|video_pad|>",
+            "vision_start_token_id": "<|vision_start|>",
+            "vision_end_token_id": "<|vision_end|>",
+        }.items()
+    }
+    config = transformers.Qwen2VLConfig(
+        vision_config={
+            "depth": 1, "embed_dim": 32, "num_heads": 4, "hidden_size": 32, "mlp_ratio": 2, "patch_size": PATCH,
+            "spatial_merge_size": 2, "temporal_patch_size": 2,
+        },
+        text_config=_text(len(tokenizer), rope_parameters=rope),
+        **ids,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = transformers.Qwen2VLForConditionalGeneration(config).eval()
+    spread(model, 4.0)
+    model.save_pretrained(place)
+    limits = {"min_pixels": 28 * 28, "max_pixels": 28 * 28 * 8}
+    template = TEMPLATE.replace("<image>", "<|vision_start|><|image_pad|><|vision_end|>")
+    transformers.Qwen2VLProcessor(
+        transformers.Qwen2VLImageProcessor(patch_size=PATCH, **limits),
+        tokenizer,
+        transformers.Qwen2VLVideoProcessor(patch_size=PATCH, **limits),
+        chat_template=template,
+    ).save_pretrained(place)
+    return place
+
+
+def blip2_folder(place: Path, *, seed: int = 3) -> Path:
+    """BLIP-2: a Q-Former ahead of OPT, no chat template, and a processor that puts in the picture's tokens itself."""
+    transformers: Any = import_module("transformers")
+    tokenizer = _tokenizer()
+    small = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }
+    text = {
+        "model_type": "opt", "vocab_size": len(tokenizer), "hidden_size": 32, "word_embed_proj_dim": 32, "ffn_dim": 48,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 1024,
+        "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": tokenizer.pad_token_id,
+    }  # fmt: skip
+    config = transformers.Blip2Config(
+        vision_config={**small, "image_size": SIDE, "patch_size": PATCH},
+        qformer_config={**small, "vocab_size": len(tokenizer), "encoder_hidden_size": 32},
+        text_config=text,
+        num_query_tokens=4,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = transformers.Blip2ForConditionalGeneration(config).eval()
+    spread(model, 4.0)
+    model.save_pretrained(place)
+    pictures = transformers.BlipImageProcessor(size={"height": SIDE, "width": SIDE})
+    transformers.Blip2Processor(pictures, tokenizer, num_query_tokens=4).save_pretrained(place)
+    return place
