@@ -9,8 +9,10 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from patchioner_base.errors import OptionError, PatchionerError
 
@@ -67,6 +69,45 @@ def time_function(
     return Timing(label, tuple(seconds))
 
 
+def clocked(function: Callable[[], object]) -> Callable[[], float]:
+    """The function as one that returns the wall seconds it took.
+
+    Example:
+        >>> clocked(lambda: None)() >= 0
+        True
+    """
+
+    def timed() -> float:
+        started = time.perf_counter()
+        function()
+        return time.perf_counter() - started
+
+    return timed
+
+
+def take_turns(clocks: Mapping[str, Callable[[], float]], *, rounds: int) -> dict[str, Timing]:
+    """Run all works once, then all once more: what slows the machine for a while slows all of them.
+
+    Args:
+        clocks: by label, works that return their own seconds (`clocked`, or scaled from a part of the work).
+        rounds: of all; nothing is run to warm up.
+
+    Raises:
+        OptionError: `rounds` below 1.
+
+    Example:
+        >>> take_turns({"a": lambda: 1.0, "b": lambda: 2.0}, rounds=2)["b"].seconds
+        (2.0, 2.0)
+    """
+    if rounds < 1:
+        raise OptionError(f"rounds={rounds}: at least one round is needed")
+    seconds: dict[str, list[float]] = {label: [] for label in clocks}
+    for _ in range(rounds):
+        for label, clock in clocks.items():
+            seconds[label].append(clock())
+    return {label: Timing(label, tuple(found)) for label, found in seconds.items()}
+
+
 def time_process(label: str, command: Sequence[str], *, rounds: int) -> Timing:
     """Time a child process from start to end; its output is swallowed.
 
@@ -106,10 +147,17 @@ def run_process(command: Sequence[str]) -> str:
 def peak_memory_mb() -> float | None:
     """Peak resident memory of this process so far, in MiB; None where the system has no count.
 
+    Mapped files count as far as they were read.
+
     Example:
         >>> peak_memory_mb()  # doctest: +SKIP
         512.3
     """
+    # Linux hands the parent's peak of `getrusage` on to a child; the high-water mark below starts anew.
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+            if line.startswith("VmHWM:"):
+                return float(line.split()[1]) / 2**10
     try:
         import resource
     except ImportError:  # not on Windows

@@ -188,8 +188,13 @@ class Patchioner:
         Raises:
             ImageError, RegionError: see `encode` and `embed_regions`.
         """
-        items = [(image, regions)]
-        return self.caption_many(items, weighting=weighting, options=options, crop=crop)[0]
+        return self.caption_many(
+            [(image, regions)],
+            weighting=weighting,
+            options=options,
+            crop=crop,
+            batching=Batching.alone(),
+        )[0]
 
     def caption_many(
         self,

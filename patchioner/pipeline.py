@@ -52,6 +52,11 @@ class Batching:
                 raise OptionError(f"Batching({name}={value}): give {least} or more")
 
     @classmethod
+    def alone(cls) -> Batching:
+        """What suits a single photo: no threads."""
+        return cls(readers=0, overlap=False)
+
+    @classmethod
     def on(cls, device_type: str) -> Batching:
         """What suits a device: small groups on a CPU, whose caches are small; large ones on a GPU."""
         if device_type == "cpu":

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 import pytest
 
-from benchmarks.timing import Timing, peak_memory_mb, run_process, time_function, time_process
+from benchmarks.timing import (
+    Timing,
+    clocked,
+    peak_memory_mb,
+    run_process,
+    take_turns,
+    time_function,
+    time_process,
+)
 from patchioner_base.errors import OptionError, PatchionerError
 
 
@@ -44,3 +53,38 @@ def test_peak_memory_is_in_mebibytes() -> None:
     """An interpreter with numpy is between 10 MiB and a terabyte, if the system counts at all."""
     peak = peak_memory_mb()
     assert peak is None or 10 < peak < 2**20
+
+
+def test_turns_are_taken() -> None:
+    """One round of all, then the next; own seconds are kept as they are."""
+    calls: list[str] = []
+
+    def clock(name: str, seconds: float) -> Callable[[], float]:
+        def run() -> float:
+            calls.append(name)
+            return seconds
+
+        return run
+
+    found = take_turns({"a": clock("a", 1.0), "b": clock("b", 2.0)}, rounds=2)
+    assert calls == ["a", "b", "a", "b"]
+    assert (found["a"].seconds, found["b"].median) == ((1.0, 1.0), 2.0)
+    with pytest.raises(OptionError, match="rounds=0"):
+        take_turns({}, rounds=0)
+
+
+def test_clocked() -> None:
+    """Calls once, returns seconds."""
+    calls: list[int] = []
+    assert clocked(lambda: calls.append(1))() >= 0
+    assert calls == [1]
+
+
+def test_peak_memory_is_this_process_own() -> None:
+    """A parent's peak must not show in a child that holds nothing."""
+    held = bytearray(200 * 2**20)
+    held[:: 2**12] = bytes([1]) * len(held[:: 2**12])
+    code = "from benchmarks.timing import peak_memory_mb; print(peak_memory_mb())"
+    child = run_process([sys.executable, "-c", code]).strip()
+    own = peak_memory_mb()
+    assert own is None or (own > 200 and float(child) < own - 100)

@@ -1,4 +1,4 @@
-"""The speed command with the colour model: what is timed, what is printed; never how long."""
+"""The default suite with the colour model: what is timed, what is printed; never how long."""
 
 from __future__ import annotations
 

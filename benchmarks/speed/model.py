@@ -1,36 +1,29 @@
-"""Command: times a model and prints a table; it reports and judges nothing.
+"""The default suite: one model, its backbone pass, captions of 1 to 1,000 boxes, cold starts.
 
-    python -m benchmarks.speed --rounds 5 --json speed.json
-
-Knows: what is worth timing (encode one photo, caption 1 to 1,000 boxes, cold start, import) and
-how to print it. Does NOT know: clocks and processes (`benchmarks.timing`). On the CPU unless told
-otherwise; close other programs first, or read the fastest round.
+Knows: what is worth timing of a model that a user has, and how to print it. Does NOT know: clocks and processes
+(`benchmarks.timing`), or other ways of doing the same work (`benchmarks.speed.cpu`). It reports and judges nothing.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
 from PIL import Image
 
-from benchmarks.arguments import positive
-from benchmarks.captioner import Captioner, LoadModel, load_pretrained
+from benchmarks.captioner import Captioner, LoadModel
+from benchmarks.speed.machine import about_machine
+from benchmarks.speed.scene import make_photo, random_boxes
+from benchmarks.speed.units import duration, plain
 from benchmarks.timing import Timing, peak_memory_mb, run_process, time_function, time_process
-from patchioner.regions import Box
-from patchioner_base.errors import PatchionerError
 from patchioner_base.files import write_json
 
 REGION_COUNTS = (1, 10, 100, 1000)
+ROUNDS = 5
 
 _IMPORT_PROBE = (
     "import sys, time; start = time.perf_counter(); import patchioner;"
@@ -55,40 +48,26 @@ class Starts:
     torch_at_import: bool
 
 
-def main(argv: Sequence[str] | None = None, *, load_model: LoadModel = load_pretrained) -> int:
-    """Run the command.
+def run_model_suite(arguments: argparse.Namespace, load_model: LoadModel) -> int:
+    """Time a model, print the table, write JSON where it is asked for.
 
     Args:
-        argv: arguments without the program's name; None takes the process's.
-        load_model: makes the model from (name, device); tests put a small one in.
+        arguments: of the command.
+        load_model: makes the model from (name, device).
 
     Returns:
-        0, or 1 after an error.
-
-    Example:
-        >>> main(["--rounds", "3"])  # doctest: +SKIP
+        0.
     """
-    arguments = _parser().parse_args(argv)
-    try:
-        _run(arguments, load_model)
-    except (PatchionerError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    return 0
-
-
-def _run(arguments: argparse.Namespace, load_model: LoadModel) -> None:
-    if arguments.threads is not None:
-        torch.set_num_threads(arguments.threads)
+    rounds = arguments.rounds or ROUNDS
     with tempfile.TemporaryDirectory() as folder:
         photo = arguments.photo or make_photo(Path(folder) / "photo.jpg")
         model = load_model(arguments.model, arguments.device)
-        rows = time_model(model, photo, arguments.regions, rounds=arguments.rounds)
+        rows = time_model(model, photo, arguments.regions, rounds=rounds)
         starts = None
         if not arguments.no_starts:
-            starts = time_starts(arguments.model, photo, rounds=arguments.rounds)
+            starts = time_starts(arguments.model, photo, rounds=rounds)
     rows += starts.rows if starts else []
-    machine = _machine()
+    machine = about_machine()
     sys.stdout.write(table(rows))
     if starts:
         loaded = "yes" if starts.torch_at_import else "no"
@@ -98,12 +77,13 @@ def _run(arguments: argparse.Namespace, load_model: LoadModel) -> None:
         write_json(
             arguments.json,
             {
-                "settings": {k: _plain(v) for k, v in vars(arguments).items()},
+                "settings": {k: plain(v) for k, v in vars(arguments).items()},
                 "machine": machine,
                 "torch_at_import": starts.torch_at_import if starts else None,
                 "rows": [asdict(row) | {"median": row.timing.median} for row in rows],
             },
         )
+    return 0
 
 
 def time_model(
@@ -156,36 +136,6 @@ def time_starts(model_name: str, photo: Path, *, rounds: int) -> Starts:
     return Starts([Row(imports), Row(helped), Row(cold)], outputs[0][1] == "True")
 
 
-def random_boxes(count: int, image_size: tuple[int, int], *, seed: int) -> list[Box]:
-    """Return `count` boxes inside an image of (width, height), 5 to 60 % of each side.
-
-    Example:
-        >>> len(random_boxes(3, (640, 480), seed=0))
-        3
-    """
-    random = np.random.default_rng(seed)
-    size = np.array(image_size, dtype=np.float64)
-    extent = random.uniform(0.05, 0.6, (count, 2)) * size
-    corner = random.uniform(0.0, 1.0, (count, 2)) * (size - extent)
-    corners = np.concatenate([corner, corner + extent], axis=1)
-    return [Box(*map(float, row)) for row in corners]
-
-
-def make_photo(path: Path, *, seed: int = 0) -> Path:
-    """Write a 640 x 480 picture of coloured shapes, for when no photo is given.
-
-    Example:
-        >>> make_photo(Path("shapes.jpg"))  # doctest: +SKIP
-    """
-    random = np.random.default_rng(seed)
-    picture = np.empty((480, 640, 3), dtype=np.uint8)
-    picture[:] = np.linspace(90, 200, 480, dtype=np.uint8)[:, None, None]
-    for left, top, width, height in random.integers(20, 300, (12, 4)):
-        picture[top : top + height, left : left + width] = random.integers(0, 255, 3)
-    Image.fromarray(picture).save(path, quality=90)
-    return path
-
-
 def table(rows: Sequence[Row]) -> str:
     """Return the rows as a Markdown table.
 
@@ -200,45 +150,7 @@ def table(rows: Sequence[Row]) -> str:
     for row in rows:
         ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
         peak = "" if row.peak_mb is None else f"{row.peak_mb:.0f}"
-        spread = f"{_duration(row.timing.fastest)} to {_duration(row.timing.slowest)}"
-        median = _duration(row.timing.median)
+        spread = f"{duration(row.timing.fastest)} to {duration(row.timing.slowest)}"
+        median = duration(row.timing.median)
         lines.append(f"| {row.timing.label} | {median} | {spread} | {ratio} | {peak} |")
     return "\n".join(lines) + "\n"
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1000:.3g} ms"
-
-
-def _machine() -> dict[str, str]:
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "threads": str(torch.get_num_threads()),
-        "cores": str(os.cpu_count()),
-        "system": f"{platform.system()} {platform.machine()}",
-    }
-
-
-def _plain(value: Any) -> Any:
-    return str(value) if isinstance(value, Path) else value
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.speed", description="Time a model; report only."
-    )
-    add = parser.add_argument
-    add("--model", default="patchioner-mini", help="shipped name, folder or hub id")
-    add("--device", default="cpu")
-    add("--photo", type=Path, help="default: a generated 640 x 480 picture")
-    add("--regions", type=positive, nargs="+", default=list(REGION_COUNTS), help="numbers of boxes")
-    add("--rounds", type=positive, default=5, help="measured rounds, after one to warm up")
-    add("--threads", type=positive, help="torch threads; default: torch's")
-    add("--no-starts", action="store_true", help="skip import and cold start")
-    add("--json", type=Path, help="write settings, machine and every round as JSON")
-    return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())
