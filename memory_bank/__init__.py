@@ -12,9 +12,25 @@ Example:
 from __future__ import annotations
 
 from memory_bank.arrays import Precision
-from memory_bank.bank import MemoryBank, Neighbours
+from memory_bank.bank import MemoryBank
 from memory_bank.build import build_bank
-from memory_bank.compaction import compact
+from memory_bank.compaction import CompactionMethod, compact
+from memory_bank.index import BankIndex, IndexKind, IndexOptions
+from memory_bank.joining import join_banks
 from memory_bank.projection import Blocks
+from memory_bank.results import Approximation, Neighbours
 
-__all__ = ["Blocks", "MemoryBank", "Neighbours", "Precision", "build_bank", "compact"]
+__all__ = [
+    "Approximation",
+    "BankIndex",
+    "Blocks",
+    "CompactionMethod",
+    "IndexKind",
+    "IndexOptions",
+    "MemoryBank",
+    "Neighbours",
+    "Precision",
+    "build_bank",
+    "compact",
+    "join_banks",
+]

@@ -1,25 +1,32 @@
 """The arrays of a bank (unit keys, norms, counts), and every check on what enters.
 
 Knows how an embedding is split into a key and a norm, and what a sound matrix is. Does not know
-texts, files or searches.
+texts, files or searches, nor how eight bits stand for a row (`quantised`).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, get_args
+from types import MappingProxyType
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from memory_bank.quantised import dequantise, quantise
 from patchioner_base.errors import MemoryBankError, OptionError
 
 Matrix: TypeAlias = Tensor | NDArray[Any]
-Precision = Literal["float16", "float32"]
+Precision = Literal["int8", "float16", "float32"]
+
+DTYPES: Mapping[Precision, torch.dtype] = MappingProxyType(
+    {"int8": torch.int8, "float16": torch.float16, "float32": torch.float32}
+)
+"""The torch dtype of the keys in each precision."""
 
 _BLOCK = 65536
 _SMALLEST_NORM = torch.finfo(torch.float32).tiny
@@ -30,37 +37,77 @@ class BankArrays:
     """The rows of a bank. A row's value is `key * norm`: keys are normalised, values are not.
 
     Args:
-        keys: (N, dim) float16 or float32, unit rows.
+        keys: (N, dim) float16 or float32 unit rows, or int8 rows that are unit rows times a scale.
         norms: (N,) float32, positive.
         counts: (N,) int64, at least 1: how often each row occurs.
+        scales: (N,) float32 where the keys are int8: unit row = key * scale. Else None.
     """
 
     keys: Tensor
     norms: Tensor
     counts: Tensor
+    scales: Tensor | None = None
+
+    def units(self, rows: slice | Tensor = slice(None)) -> Tensor:
+        """Return these rows' directions, (n, dim) float32; it may share the keys' memory."""
+        keys = self.keys[rows]
+        return keys.float() if self.scales is None else dequantise(keys, self.scales[rows])
 
     def values(self, rows: slice | Tensor = slice(None)) -> Tensor:
         """Return these rows as embeddings, (n, dim) float32, in a new tensor."""
-        return self.keys[rows].float() * self.norms[rows, None]
+        return self.units(rows) * self.norms[rows, None]
+
+    def value_factors(self) -> Tensor:
+        """Return (N,) float32, what a stored key times gives its value: the norm, with the scale."""
+        return self.norms if self.scales is None else self.norms * self.scales
 
     def take(self, rows: Tensor) -> BankArrays:
         """Return the arrays of these rows (int64 indices), in this order."""
-        return BankArrays(self.keys[rows], self.norms[rows], self.counts[rows])
+        scales = None if self.scales is None else self.scales[rows]
+        return BankArrays(self.keys[rows], self.norms[rows], self.counts[rows], scales)
 
     def to(self, device: torch.device | str | None, dtype: torch.dtype | None) -> BankArrays:
         """Return the arrays on this device, the keys in this dtype; None keeps either."""
-        return BankArrays(
-            self.keys.to(device=device, dtype=dtype),
+        moved = BankArrays(
+            self.keys.to(device=device),
             self.norms.to(device=device),
             self.counts.to(device=device),
+            None if self.scales is None else self.scales.to(device=device),
         )
+        if dtype in (None, moved.keys.dtype):
+            return moved
+        assert dtype is not None
+        rows, dim = moved.keys.shape
+        keys, scales = _stored(moved.units, rows, dim, dtype, moved.keys.device)
+        return BankArrays(keys, moved.norms, moved.counts, scales)
+
+    def copy(self) -> BankArrays:
+        """Return the arrays in memory of their own (a mapped file's are read)."""
+        scales = None if self.scales is None else self.scales.clone()
+        return BankArrays(self.keys.clone(), self.norms.clone(), self.counts.clone(), scales)
 
 
 def torch_dtype(precision: str) -> torch.dtype:
-    """Return the torch dtype called "float16" or "float32"; anything else is an OptionError."""
-    if precision not in get_args(Precision):
-        raise OptionError(f"dtype={precision!r}; a bank is kept in one of {get_args(Precision)}")
-    return torch.float16 if precision == "float16" else torch.float32
+    """Return the torch dtype of "int8", "float16" or "float32"; else it is an OptionError."""
+    for name, dtype in DTYPES.items():
+        if name == precision:
+            return dtype
+    raise OptionError(f"dtype={precision!r}; a bank is kept in one of {tuple(DTYPES)}")
+
+
+def _stored(
+    units: Callable[[slice], Tensor], rows: int, dim: int, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor | None]:
+    """Put unit rows into this dtype block by block: (keys, scales or None)."""
+    keys = torch.empty((rows, dim), dtype=dtype, device=device)
+    scales = None if dtype.is_floating_point else torch.empty(rows, device=device)
+    for start in range(0, rows, _BLOCK):
+        block = slice(start, min(start + _BLOCK, rows))
+        if scales is None:
+            keys[block] = units(block)
+        else:
+            keys[block], scales[block] = quantise(units(block))
+    return keys, scales
 
 
 def as_matrix(value: Matrix, what: str) -> Tensor:
@@ -112,11 +159,13 @@ def split_embeddings(
     if len(kept) == 0:
         raise MemoryBankError(f"embeddings of shape {tuple(matrix.shape)} leave the bank no rows")
     all_counts = _checked_counts(counts, len(matrix), matrix.device)
-    keys = torch.empty((len(kept), matrix.shape[1]), dtype=dtype, device=matrix.device)
-    for start in range(0, len(kept), _BLOCK):
-        rows = kept[start : start + _BLOCK]
-        keys[start : start + _BLOCK] = matrix[rows].double() / norms[rows, None]
-    return BankArrays(keys, norms[kept].float(), all_counts[kept]), kept
+
+    def units(block: slice) -> Tensor:
+        rows = kept[block]
+        return matrix[rows].double() / norms[rows, None]
+
+    keys, scales = _stored(units, len(kept), matrix.shape[1], dtype, matrix.device)
+    return BankArrays(keys, norms[kept].float(), all_counts[kept], scales), kept
 
 
 def checked_norms(matrix: Tensor, what: str, *, zero_allowed: bool = False) -> Tensor:
@@ -143,6 +192,7 @@ def checked_norms(matrix: Tensor, what: str, *, zero_allowed: bool = False) -> T
 
 def identical_rows(arrays: BankArrays) -> tuple[Tensor, Tensor]:
     """Return the first row of each group of equal rows, and each row's group."""
+    # Scales are left out: equal eight-bit keys have equal scales.
     keys, norms = arrays.keys.cpu().numpy(), arrays.norms.cpu().numpy()
     groups: dict[bytes, int] = {}
     first: list[int] = []

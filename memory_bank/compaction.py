@@ -1,19 +1,30 @@
-"""Making a bank smaller: spherical k-means, each cluster becoming one row with a count.
+"""Making a bank smaller: rows become fewer, each with the count of those it stands for.
 
-Knows banks. Does not know what they are for, nor what the loss of rows costs: measure that.
+Knows banks. Does not know what they are for, nor what the loss of rows costs: measure that
+(`python -m benchmarks.bank_quality`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from memory_bank.bank import MemoryBank
-from patchioner_base.errors import OptionError
+from memory_bank.coreset import importance, k_center
+from patchioner_base.errors import OptionError, UnknownNameError
 from patchioner_base.progress import progress
+
+CompactionMethod = Literal["k-means", "k-center", "importance"]
+
+_CORESETS: dict[str, Callable[[MemoryBank, int, int], Tensor]] = {
+    "k-center": k_center,
+    "importance": importance,
+}
 
 _BLOCK = 512  # rows per product; with 16k centroids the similarities then take 33 MB
 _SMALLEST_NORM = 1e-6  # a mean of unit vectors shorter than this has no direction of its own
@@ -27,24 +38,37 @@ class _Clusters:
     similarity: Tensor
 
 
-def compact(bank: MemoryBank, rows: int, *, seed: int = 0, iterations: int = 5) -> MemoryBank:
-    """Shrink a bank to `rows` rows by spherical k-means, weighted by multiplicity.
+def compact(
+    bank: MemoryBank,
+    rows: int,
+    *,
+    seed: int = 0,
+    iterations: int = 5,
+    method: CompactionMethod = "k-means",
+) -> MemoryBank:
+    """Shrink a bank to `rows` rows. Equal rows are merged first.
 
-    Lloyd's algorithm on the unit keys (Dhillon and Modha 2001), with exact assignment. Equal rows
-    are merged first. A cluster becomes one row: the weighted mean of its members' values, the sum
-    of their counts, and the text of the member nearest to its centroid.
+    "k-means" is spherical k-means weighted by multiplicity: Lloyd's algorithm on the unit keys
+    (Dhillon and Modha 2001), with exact assignment. A cluster becomes one row: the weighted mean of
+    its members' values, the sum of their counts, and the text of the member nearest to its centroid.
+
+    "k-center" and "importance" keep rows as they are, with their texts, chosen by `k_center` or
+    `importance` (module `coreset`); each other row's count goes to the kept row of highest cosine.
 
     Args:
         bank: left untouched; its device does the work (`bank.to("cuda")` for a large one).
         rows: size of the result; a bank with no more distinct rows is only merged.
-        seed: of the choice of starting rows.
-        iterations: most rounds of assigning and averaging; it ends sooner once nothing moves.
+        seed: of the choice of starting rows, or of the draw.
+        iterations: of "k-means", most rounds of assigning and averaging; it ends sooner once nothing
+            moves.
+        method: how.
 
     Returns:
         A bank of `rows` rows in the same precision.
 
     Raises:
         OptionError: `rows` or `iterations` below 1.
+        UnknownNameError: an unknown method.
 
     Example:
         >>> bank = MemoryBank(torch.tensor([[1.0, 0.0], [1.0, 0.01], [0.0, 1.0]]))
@@ -53,21 +77,25 @@ def compact(bank: MemoryBank, rows: int, *, seed: int = 0, iterations: int = 5) 
     """
     if rows < 1 or iterations < 1:
         raise OptionError(f"rows={rows}, iterations={iterations}: both must be at least 1")
+    if method != "k-means" and method not in _CORESETS:
+        raise UnknownNameError.among("method", str(method), ["k-means", *_CORESETS])
     distinct = bank.merge_duplicates()
     if rows >= len(distinct):
         return distinct
     with torch.no_grad():
+        if method != "k-means":
+            return _keep(distinct, _CORESETS[method](distinct, rows, seed))
         clusters = _cluster(distinct, rows, seed, iterations)
         return _merge_clusters(distinct, clusters, rows)
 
 
 def _cluster(bank: MemoryBank, rows: int, seed: int, iterations: int) -> _Clusters:
     start = torch.randperm(len(bank), generator=torch.Generator().manual_seed(seed))[:rows]
-    centroids = bank.keys[start.to(bank.device)].float()
-    clusters = _assign(bank.keys, centroids, "clustering 1")
+    centroids = bank.units(start.to(bank.device))
+    clusters = _fill_empty(_assign(bank, centroids, "clustering 1"), rows)
     for iteration in range(2, iterations + 1):
         centroids = _centroids(bank, clusters, centroids)
-        moved = _assign(bank.keys, centroids, f"clustering {iteration}")
+        moved = _fill_empty(_assign(bank, centroids, f"clustering {iteration}"), rows)
         settled = torch.equal(moved.label, clusters.label)
         clusters = moved
         if settled:
@@ -75,16 +103,27 @@ def _cluster(bank: MemoryBank, rows: int, seed: int, iterations: int) -> _Cluste
     return clusters
 
 
-def _assign(keys: Tensor, centroids: Tensor, description: str) -> _Clusters:
-    """Give every row to the centroid of highest cosine; no cluster stays empty."""
-    similarity = torch.empty(len(keys), dtype=torch.float32, device=keys.device)
-    label = torch.empty(len(keys), dtype=torch.int64, device=keys.device)
-    starts = range(0, len(keys), _BLOCK)
+def _keep(bank: MemoryBank, chosen: Tensor) -> MemoryBank:
+    """Keep the chosen rows, in the bank's order, with the counts of those nearest to them."""
+    chosen = chosen.sort().values
+    clusters = _assign(bank, bank.units(chosen), "assigning")
+    # Of two rows of one direction and unlike lengths, each still stands for itself.
+    clusters.label[chosen] = torch.arange(len(chosen), device=bank.device)
+    counts = torch.zeros(len(chosen), dtype=torch.int64, device=bank.device)
+    counts.index_add_(0, clusters.label, bank.counts)
+    return bank.take(chosen, counts)
+
+
+def _assign(bank: MemoryBank, centroids: Tensor, description: str) -> _Clusters:
+    """Give every row to the centroid of highest cosine."""
+    similarity = torch.empty(len(bank), dtype=torch.float32, device=bank.device)
+    label = torch.empty(len(bank), dtype=torch.int64, device=bank.device)
+    starts = range(0, len(bank), _BLOCK)
     for start in progress(starts, description=description, unit="block"):
         block = slice(start, start + _BLOCK)
-        best = torch.max(keys[block].float() @ centroids.T, dim=1)
+        best = torch.max(bank.units(block) @ centroids.T, dim=1)
         similarity[block], label[block] = best.values, best.indices
-    return _fill_empty(_Clusters(label, similarity), len(centroids))
+    return _Clusters(label, similarity)
 
 
 def _fill_empty(clusters: _Clusters, count: int) -> _Clusters:
@@ -108,7 +147,7 @@ def _centroids(bank: MemoryBank, clusters: _Clusters, previous: Tensor) -> Tenso
     sums = torch.zeros_like(previous)
     for start in range(0, len(bank), _BLOCK):
         block = slice(start, start + _BLOCK)
-        weighted = bank.keys[block].float() * bank.counts[block, None]
+        weighted = bank.units(block) * bank.counts[block, None]
         sums.index_add_(0, clusters.label[block], weighted)
     lengths = torch.linalg.vector_norm(sums, dim=1, keepdim=True)
     # Members that cancel out leave no direction: such a cluster keeps its centroid.
@@ -122,12 +161,12 @@ def _merge_clusters(bank: MemoryBank, clusters: _Clusters, rows: int) -> MemoryB
     for start in range(0, len(bank), _BLOCK):
         block = slice(start, start + _BLOCK)
         factor = bank.counts[block] * bank.norms[block]
-        values.index_add_(0, clusters.label[block], bank.keys[block].float() * factor[:, None])
+        values.index_add_(0, clusters.label[block], bank.units(block) * factor[:, None])
     values /= counts[:, None]
     nearest = _representatives(clusters, rows)
     cancelled = torch.linalg.vector_norm(values, dim=1) <= _SMALLEST_NORM * bank.norms[nearest]
     values = torch.where(
-        cancelled[:, None], bank.keys[nearest].float() * bank.norms[nearest, None], values
+        cancelled[:, None], bank.units(nearest) * bank.norms[nearest, None], values
     )
     texts = bank.texts
     kept = None if texts is None else [texts[row] for row in nearest.tolist()]

@@ -1,19 +1,27 @@
 """Exact softmax projection and exact search, streamed over a bank of any size.
 
-Knows unit rows, their norms and counts as plain tensors. Does not know texts, files or how rows
-came to be. Memory stays bounded whatever the bank: one block of rows in float32 and one block of
-similarities are alive at a time.
+Knows the arrays of a bank. Does not know texts, files, indexes or how rows came to be. Memory stays
+bounded whatever the bank: one block of rows in float32 and one block of similarities are alive at a
+time.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from memory_bank.arrays import BankArrays
+from memory_bank.integers import Split, has_fast_integers, product, split
 from patchioner_base.errors import OptionError
+
+_CPU_BLOCK_BYTES = 3 * 2**20
+_CPU_ROWS = (64, 65536)
+_GPU_ROWS = 65536
+_DENSE = 0.7  # above this share of rows that matter, gathering them costs more than it saves
 
 
 @dataclass(frozen=True)
@@ -21,7 +29,8 @@ class Blocks:
     """How much is worked on at once; the result does not depend on it (beyond rounding).
 
     Args:
-        rows: bank rows per block. None: 4,096 on a CPU (the block stays in its cache), 65,536 else.
+        rows: bank rows per block. None: on a CPU what makes 3 MiB of float32, which stays in its
+            cache (1,024 rows of width 768: twice as fast as 4,096 for one query); else 65,536.
         queries: queries per block.
     """
 
@@ -33,60 +42,118 @@ class Blocks:
             if size is not None and size < 1:
                 raise OptionError(f"Blocks({name}={size}): a block holds at least 1")
 
-    def rows_on(self, device: torch.device) -> int:
-        """Return the rows per block on this device."""
-        return self.rows or (4096 if device.type == "cpu" else 65536)
+    def rows_on(self, device: torch.device, dim: int) -> int:
+        """Return the rows per block on this device, for rows of this width."""
+        if self.rows is not None:
+            return self.rows
+        if device.type != "cpu":
+            return _GPU_ROWS
+        fewest, most = _CPU_ROWS
+        return min(max(_CPU_BLOCK_BYTES // (4 * dim), fewest), most)
 
 
-def project(
-    queries: Tensor,
-    keys: Tensor,
-    norms: Tensor,
-    counts: Tensor,
-    temperature: float,
-    blocks: Blocks,
-) -> Tensor:
-    """Return `softmax(queries @ keys.T / temperature) @ (keys * norms)`, rows repeated by `counts`.
+@dataclass(frozen=True)
+class Weighted:
+    """Weighted means of values, and what the weights were divided by.
+
+    Args:
+        means: (n, dim) float32, not normalised.
+        log_mass: (n,) float32, the logarithm of the sum of `count * exp(cosine / temperature)`
+            over the rows that took part.
+    """
+
+    means: Tensor
+    log_mass: Tensor
+
+
+def project(queries: Tensor, arrays: BankArrays, temperature: float, blocks: Blocks) -> Weighted:
+    """Return `softmax(queries @ keys.T / temperature) @ values`, rows repeated by their counts.
 
     One pass over the bank with the running maximum and sum of the online softmax (Milakov and
     Gimelshein 2018): at temperature 0.01 a fixed shift would underflow.
 
+    Rows of a block that no query of the block gives a weight above 2**-24 of the smallest total
+    possible, all of them together, take no part in the second product (see `_negligible`): the sum
+    in float32 would lose them to rounding. Of captions seen by a photo most rows are such.
+
+    Rows of eight bits take part in integers where the processor has fast ones (module `integers`).
+
     Args:
-        queries: (n, dim) float32, unit rows.
-        keys: (N, dim) float16 or float32, unit rows, on the device of the queries.
-        norms: (N,) float32, the length of each value: value = key * norm.
-        counts: (N,) float32, how often each row occurs.
+        queries: (n, dim) float32, unit rows, on the device of the arrays.
+        arrays: the bank.
         temperature: positive.
         blocks: the block sizes.
 
     Returns:
-        (n, dim) float32, not normalised.
+        The means and masses, on the device of the arrays.
     """
     count, dim = queries.shape
-    scaled = queries / temperature
+    integers = arrays.scales is not None and has_fast_integers(queries.device)
+    parts = [(part, queries[part] / temperature) for part in _slices(count, blocks.queries)]
+    asked = [(part, split(scaled) if integers else scaled) for part, scaled in parts]
     peak = queries.new_full((count, 1), -torch.inf)
     mass = queries.new_zeros((count, 1))
     total = queries.new_zeros((count, dim))
-    mass_factor = counts[:, None]
-    value_factor = counts * norms
-    for rows, block in _float_blocks(keys, blocks):
-        for part in _slices(count, blocks.queries):
-            logits = scaled[part] @ block.T
+    counts = arrays.counts.float()
+    value_factor = counts * arrays.value_factors()
+    negligible = _negligible(arrays, counts)
+    for rows, block in _blocks(arrays.keys, blocks, converted=not integers):
+        for part, scaled in asked:
+            logits = _times(scaled, block.T)
+            if arrays.scales is not None:
+                logits *= arrays.scales[rows]
             higher = torch.maximum(peak[part], logits.amax(dim=1, keepdim=True))
+            logits -= higher
             shrink = torch.exp(peak[part] - higher)
-            weights = logits.sub_(higher).exp_()
-            mass[part] = mass[part] * shrink + weights @ mass_factor[rows]
-            total[part] = total[part] * shrink + weights.mul_(value_factor[rows]) @ block
+            logits, values, mass_factor, factor = _that_matter(
+                logits, block, counts[rows], value_factor[rows], negligible
+            )
+            weights = logits.exp_()
+            mass[part] = mass[part] * shrink + weights @ mass_factor[:, None]
+            weights = weights.mul_(factor)
+            shares = split(weights) if integers else weights
+            total[part] = total[part] * shrink + _times(shares, values)
             peak[part] = higher
-    return total / mass
+    return Weighted(total / mass, (peak + mass.log()).flatten())
 
 
-def nearest(queries: Tensor, keys: Tensor, k: int, blocks: Blocks) -> tuple[Tensor, Tensor]:
+def _times(left: Tensor | Split, right: Tensor) -> Tensor:
+    return product(left, right) if isinstance(left, Split) else left @ right
+
+
+def _negligible(arrays: BankArrays, counts: Tensor) -> float:
+    """Return the logit, relative to a query's highest, below which rows are lost to rounding.
+
+    A row so far below adds less than exp(that) to a sum of at least 1, and all rows, repeated by
+    their counts, less than 2**-24 of it, even if theirs are the longest values and the rest are the
+    shortest. The running maximum is no higher than the final one, so the bound holds throughout.
+    """
+    longest, shortest = (float(end) for end in torch.aminmax(arrays.norms)[::-1])
+    # In logarithms, because the ratio of two lengths in float32's range may leave that range.
+    rows = math.log(float(counts.double().sum()))
+    return -(24 * math.log(2) + rows + math.log(longest) - math.log(shortest))
+
+
+def _that_matter(
+    logits: Tensor, block: Tensor, counts: Tensor, factors: Tensor, negligible: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the arguments without the rows that are negligible to every query, if that pays."""
+    # Elsewhere than on a CPU, asking how many rows there are would halt the queue of work.
+    if logits.device.type != "cpu":
+        return logits, block, counts, factors
+    # Negated, so that rows that are not a number stay and are found at the end.
+    kept = torch.nonzero(~(logits.amax(dim=0) < negligible)).flatten()
+    if len(kept) > _DENSE * len(block):
+        return logits, block, counts, factors
+    return logits[:, kept], block[kept], counts[kept], factors[kept]
+
+
+def nearest(queries: Tensor, arrays: BankArrays, k: int, blocks: Blocks) -> tuple[Tensor, Tensor]:
     """Return the k rows of highest cosine for each query, best first.
 
     Args:
-        queries: (n, dim) float32, unit rows.
-        keys: (N, dim) float16 or float32, unit rows, N >= k.
+        queries: (n, dim) float32, unit rows, on the device of the arrays.
+        arrays: the bank, of at least k rows.
         k: how many.
         blocks: the block sizes.
 
@@ -95,9 +162,10 @@ def nearest(queries: Tensor, keys: Tensor, k: int, blocks: Blocks) -> tuple[Tens
     """
     best = queries.new_empty((len(queries), 0))
     index = best.long()
-    for rows, block in _float_blocks(keys, blocks):
+    for rows, block in _blocks(arrays.keys, blocks):
+        scales = None if arrays.scales is None else arrays.scales[rows]
         found = [
-            torch.topk(queries[part] @ block.T, min(k, len(block)), dim=1)
+            torch.topk(_cosines(queries[part], block, scales), min(k, len(block)), dim=1)
             for part in _slices(len(queries), blocks.queries)
         ]
         if not found:
@@ -109,10 +177,17 @@ def nearest(queries: Tensor, keys: Tensor, k: int, blocks: Blocks) -> tuple[Tens
     return index, best
 
 
-def _float_blocks(keys: Tensor, blocks: Blocks) -> Iterator[tuple[slice, Tensor]]:
-    """Yield (rows, those rows in float32); a yielded block is overwritten by the next one."""
-    size = min(blocks.rows_on(keys.device), len(keys))
-    if keys.dtype == torch.float32:
+def _cosines(queries: Tensor, block: Tensor, scales: Tensor | None) -> Tensor:
+    cosines = queries @ block.T
+    return cosines if scales is None else cosines.mul_(scales)
+
+
+def _blocks(
+    keys: Tensor, blocks: Blocks, *, converted: bool = True
+) -> Iterator[tuple[slice, Tensor]]:
+    """Yield (rows, those keys, in float32 if `converted`); a block is overwritten by the next one."""
+    size = min(blocks.rows_on(keys.device, keys.shape[1]), len(keys))
+    if keys.dtype == torch.float32 or not converted:
         for rows in _slices(len(keys), size):
             yield rows, keys[rows]
         return

@@ -1,5 +1,7 @@
 """Banks on disk: bank.json, bank.safetensors (keys, norms, counts) and texts.jsonl.
 
+With keys of eight bits, bank.safetensors holds their scales as well.
+
 Knows the files and how to tell a damaged one. Does not know what a bank is used for.
 """
 
@@ -18,12 +20,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from memory_bank.arrays import BankArrays
+from memory_bank.arrays import DTYPES, BankArrays
 from patchioner_base.errors import CheckpointError, MemoryBankError
 from patchioner_base.files import atomic_path, read_json, write_json
 
 FORMAT = "patchioner-memory-bank"
-VERSION = 1
+VERSION = 2
+_OLDEST = 1  # what only float rows need; releases that know no int8 read it
 _HEADER, _ARRAYS, _TEXTS = "bank.json", "bank.safetensors", "texts.jsonl"
 _HASH_ROWS = 65536
 
@@ -78,11 +81,7 @@ def write_bank(
     """Write a bank into a folder, each file atomically and the header last."""
     root = Path(folder)
     root.mkdir(parents=True, exist_ok=True)
-    tensors = {
-        "keys": arrays.keys.contiguous(),
-        "norms": arrays.norms.contiguous(),
-        "counts": arrays.counts.contiguous(),
-    }
+    tensors = {name: tensor.contiguous() for name, tensor in _named(arrays).items()}
     with atomic_path(root / _ARRAYS) as temporary:
         save_file(tensors, temporary, metadata={"format": "pt"})
     if texts is None:
@@ -92,7 +91,7 @@ def write_bank(
             file.writelines(_text_lines(texts))
     header = {
         "format": FORMAT,
-        "version": VERSION,
+        "version": _OLDEST if arrays.scales is None else VERSION,
         "rows": arrays.keys.shape[0],
         "dim": arrays.keys.shape[1],
         "texts": texts is not None,
@@ -118,7 +117,7 @@ def read_bank(
             f"{root}: {len(texts)} texts for {header['rows']} rows; fetch it again"
         )
     if not memory_map:
-        arrays = BankArrays(arrays.keys.clone(), arrays.norms.clone(), arrays.counts.clone())
+        arrays = arrays.copy()
         if fingerprint(arrays, texts) != header["fingerprint"]:
             raise MemoryBankError(f"{root}: contents differ from their sha256; fetch it again")
     return arrays, texts
@@ -127,13 +126,27 @@ def read_bank(
 def fingerprint(arrays: BankArrays, texts: Sequence[str] | None) -> str:
     """Return the sha256 (hex) of a bank's arrays and texts."""
     digest = hashlib.sha256()
-    for tensor in (arrays.keys, arrays.norms, arrays.counts):
+    for tensor in _named(arrays).values():
         digest.update(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())
         for start in range(0, len(tensor), _HASH_ROWS):
             digest.update(tensor[start : start + _HASH_ROWS].cpu().contiguous().numpy().data)
     for line in () if texts is None else _text_lines(texts):
         digest.update(line)
     return digest.hexdigest()
+
+
+def stored_fingerprint(folder: str | os.PathLike[str]) -> str:
+    """Return the fingerprint that a saved bank's header promises; nothing else is read.
+
+    Raises:
+        MemoryBankError: there is no bank, or its header is damaged.
+    """
+    return str(_read_header(Path(folder) / _HEADER)["fingerprint"])
+
+
+def _named(arrays: BankArrays) -> dict[str, Tensor]:
+    tensors = {"keys": arrays.keys, "norms": arrays.norms, "counts": arrays.counts}
+    return tensors if arrays.scales is None else tensors | {"scales": arrays.scales}
 
 
 def _text_lines(texts: Sequence[str]) -> Iterator[bytes]:
@@ -148,9 +161,10 @@ def _read_header(path: Path) -> dict[str, object]:
         raise MemoryBankError(f"not a memory bank: {error}") from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise MemoryBankError(f"{path}: not the header of a memory bank")
-    if header.get("version") != VERSION:
+    if header.get("version") not in (_OLDEST, VERSION):
         raise MemoryBankError(
-            f"{path}: version {header.get('version')!r}, this release reads {VERSION}; upgrade it"
+            f"{path}: version {header.get('version')!r}, this release reads {_OLDEST} to {VERSION}; "
+            "upgrade it"
         )
     kinds = {"rows": int, "dim": int, "texts": bool, "fingerprint": str}
     for name, kind in kinds.items():
@@ -165,17 +179,30 @@ def _read_arrays(path: Path, header: dict[str, object]) -> BankArrays:
     try:
         # Tensors of safe_open are views of the mapped file: nothing is read before it is used.
         with safe_open(path, framework="pt", device="cpu") as file:
-            tensors = {name: file.get_tensor(name) for name in ("keys", "norms", "counts")}
+            names = ("keys", "norms", "counts")
+            tensors = {name: file.get_tensor(name) for name in names}
+            if tensors["keys"].dtype == torch.int8:
+                tensors["scales"] = file.get_tensor("scales")
     except (SafetensorError, OSError) as error:
         raise MemoryBankError(f"{path}: missing, truncated or foreign ({error})") from error
     arrays = BankArrays(**tensors)
     rows, dim = header["rows"], header["dim"]
-    _check_array(path, "keys", arrays.keys, (rows, dim), (torch.float16, torch.float32))
+    _check_array(path, "keys", arrays.keys, (rows, dim), tuple(DTYPES.values()))
     _check_array(path, "norms", arrays.norms, (rows,), (torch.float32,))
     _check_array(path, "counts", arrays.counts, (rows,), (torch.int64,))
-    if not bool((torch.isfinite(arrays.norms) & (arrays.norms > 0) & (arrays.counts > 0)).all()):
-        raise MemoryBankError(f"{path}: norms or counts that are not positive; fetch it again")
+    sound = _positive(arrays.norms) and bool((arrays.counts > 0).all())
+    if arrays.scales is not None:
+        _check_array(path, "scales", arrays.scales, (rows,), (torch.float32,))
+        sound = sound and _positive(arrays.scales)
+    if not sound:
+        raise MemoryBankError(
+            f"{path}: norms, counts or scales that are not positive; fetch it again"
+        )
     return arrays
+
+
+def _positive(tensor: Tensor) -> bool:
+    return bool((torch.isfinite(tensor) & (tensor > 0)).all())
 
 
 def _check_array(

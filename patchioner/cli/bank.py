@@ -1,16 +1,20 @@
-"""`patchioner bank build | info | compact`.
+"""`patchioner bank build | info | compact | index`.
 
-Knows: the arguments and what is reported. Does not know: how banks are built, stored or made smaller.
+Knows: the arguments and what is reported. Does not know: how banks are built, stored, indexed or made smaller.
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from patchioner.cli.models import check_new_folder
 from patchioner.cli.output import write_line
 from patchioner.cli.spelling import positive_int
+
+if TYPE_CHECKING:
+    from memory_bank import IndexOptions
 
 _EXAMPLES = """\
 examples:
@@ -18,13 +22,14 @@ examples:
   patchioner bank build captions.parquet --column sentence --out bank --sample 500000
   patchioner bank info bank
   patchioner bank compact bank small --rows 32768
+  patchioner bank index bank --kind hnsw
   patchioner caption photo.jpg --bank small
 """
 
 
 def add_bank_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what `patchioner bank` takes."""
-    parser.description = "Build, look into or shrink a memory bank."
+    parser.description = "Build, look into, shrink or index a memory bank."
     parser.epilog = _EXAMPLES
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -32,13 +37,20 @@ def add_bank_arguments(parser: argparse.ArgumentParser) -> None:
     info = commands.add_parser("info", help="what is in a bank")
     info.add_argument("bank", metavar="BANK", type=Path, help="folder of a bank or of a checkpoint")
     info.set_defaults(run=inform)
-    smaller = commands.add_parser("compact", help="shrink a bank by k-means")
+    smaller = commands.add_parser("compact", help="shrink a bank")
     smaller.add_argument("bank", metavar="BANK", type=Path, help="of a bank or of a checkpoint")
     smaller.add_argument("out", metavar="OUT", type=Path, help="new folder")
     smaller.add_argument("--rows", type=positive_int, required=True, help="rows to keep")
-    smaller.add_argument("--seed", type=int, default=0, help="of the k-means")
+    smaller.add_argument(
+        "--method",
+        choices=["k-means", "k-center", "importance"],
+        default="k-means",
+        help="means of clusters, or rows kept as they are: the farthest apart, or drawn (default: %(default)s)",
+    )
+    smaller.add_argument("--seed", type=int, default=0, help="of the choice of rows")
     _add_storage(smaller)
     smaller.set_defaults(run=shrink)
+    _add_index(commands.add_parser("index", help="find the nearest rows of a bank fast, by FAISS"))
 
 
 def _add_build(parser: argparse.ArgumentParser) -> None:
@@ -59,6 +71,12 @@ def _add_build(parser: argparse.ArgumentParser) -> None:
         "--sample", type=positive_int, metavar="N", help="draw N captions at random"
     )
     parser.add_argument("--rows", type=positive_int, metavar="N", help="compact the bank to N rows")
+    parser.add_argument(
+        "--merge-duplicates",
+        action="store_true",
+        help="make rows that are equal on disk one row with a count; projections stay the same (equal captions "
+        "are one row in any case)",
+    )
     parser.add_argument("--lower", action="store_true", help="lower-case, drop a final full stop")
     parser.add_argument(
         "--raw-norms", action="store_true", help="keep the lengths of the vectors, as published"
@@ -71,10 +89,36 @@ def _add_build(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=build)
 
 
+def _add_index(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Build an index beside a bank, for projections onto the nearest rows only. Without being asked for them, "
+        "captions stay those of the whole bank. A second index replaces the first."
+    )
+    parser.add_argument(
+        "bank", metavar="BANK", type=Path, help="folder of a bank or of a checkpoint"
+    )
+    parser.add_argument(
+        "--kind",
+        choices=["flat", "ivf", "hnsw", "ivfpq"],
+        default="ivf",
+        help="all rows; lists of rows; a graph; lists of compressed rows (default: %(default)s)",
+    )
+    for flag, meaning in (
+        ("--lists", "of ivf and ivfpq (default: 4 times the root of the rows)"),
+        ("--probes", "lists looked at per query (default: an eighth of them)"),
+        ("--links", "of a row in the graph of hnsw (default: 32)"),
+        ("--effort", "candidates kept in building and walking the graph (default: 256)"),
+        ("--pieces", "bytes per row of ivfpq (default: about an eighth of the width)"),
+    ):
+        parser.add_argument(flag, type=positive_int, metavar="N", help=meaning)
+    parser.add_argument("--seed", type=int, default=0, help="of the clustering into lists")
+    parser.set_defaults(run=index)
+
+
 def _add_storage(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--storage",
-        choices=["float16", "float32"],
+        choices=["float16", "float32", "int8"],
         default="float16",
         help="precision on disk (default: %(default)s)",
     )
@@ -98,6 +142,9 @@ def build(options: argparse.Namespace) -> int:
     captions = read_captions(options.captions, options.column)
     tower = find_text_tower(options.text_encoder).to(usable_device(options.device))
     bank = build_bank_folder(captions, tower, options.out, wanted, resume=options.resume)
+    if options.merge_duplicates and len(merged := bank.merge_duplicates()) < len(bank):
+        merged.save(options.out, dtype=options.storage)
+        bank = merged
     write_line(f"{options.out}: {bank!r} of {len(captions):,} captions")
     return 0
 
@@ -115,6 +162,8 @@ def inform(options: argparse.Namespace) -> int:
     write_line(f"  norms      {norms.min():.3g} to {norms.max():.3g}, mean {norms.mean():.3g}")
     write_line(f"  stands for {int(bank.counts.sum()):,} captions")
     write_line(f"  sha256     {bank.fingerprint()}")
+    if bank.index is not None:
+        write_line(f"  index      {_described(bank.index.options, len(bank), bank.dim)}")
     if bank.texts is not None:
         for row in dict.fromkeys((0, len(bank) // 2, len(bank) - 1)):
             write_line(f"  row {row:<7,} {bank.texts[row]}")
@@ -127,10 +176,37 @@ def shrink(options: argparse.Namespace) -> int:
 
     check_new_folder(options.out)
     bank = MemoryBank.load(_bank_folder(options.bank))
-    smaller = compact(bank, options.rows, seed=options.seed)
+    smaller = compact(bank, options.rows, seed=options.seed, method=options.method)
     smaller.save(options.out, dtype=options.storage)
     write_line(f"{options.out}: {len(smaller):,} of {len(bank):,} rows")
     return 0
+
+
+def index(options: argparse.Namespace) -> int:
+    """Build an index and write it beside its bank; returns the exit status."""
+    from memory_bank import IndexOptions, MemoryBank
+
+    names = ("lists", "probes", "links", "effort", "pieces")
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    wanted = IndexOptions(options.kind, seed=options.seed, **given)
+    folder = _bank_folder(options.bank)
+    indexed = MemoryBank.load(folder).with_index(wanted)
+    indexed.save_index(folder)
+    size = (folder / "index.faiss").stat().st_size / 2**20
+    write_line(f"{folder}: {_described(wanted, len(indexed), indexed.dim)}, {size:,.1f} MiB")
+    return 0
+
+
+def _described(options: IndexOptions, rows: int, dim: int) -> str:
+    """The settings that this kind of index has."""
+    parts: list[str] = [options.kind]
+    if options.kind in ("ivf", "ivfpq"):
+        parts.append(f"{options.lists_for(rows):,} lists, {options.probes_for(rows):,} probed")
+    if options.kind == "ivfpq":
+        parts.append(f"{options.pieces_for(dim)} bytes a row")
+    if options.kind == "hnsw":
+        parts.append(f"{options.links} links, effort {options.effort}")
+    return ", ".join(parts)
 
 
 def _bank_folder(given: Path) -> Path:

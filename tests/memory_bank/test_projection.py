@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from memory_bank import Blocks, MemoryBank
+from memory_bank import Blocks, MemoryBank, projection
 from patchioner_base import MemoryBankError, OptionError
 
 ROWS, DIM = 57, 7
@@ -206,3 +206,67 @@ def test_nearest_without_texts() -> None:
 def test_k_out_of_range(k: int) -> None:
     with pytest.raises(OptionError, match=f"k={k}: this bank can give 1 to {ROWS}"):
         MemoryBank(make_rows()).nearest(make_rows(), k)
+
+
+def clustered(rows: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Rows around a few directions, and queries near two of them: most rows are far from each query."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.randn(6, 32, generator=generator)
+    which = torch.randint(6, (rows,), generator=generator)
+    lengths = 0.1 + 10 * torch.rand(rows, 1, generator=generator)
+    keys = torch.nn.functional.normalize(
+        centres[which] + 0.3 * torch.randn(rows, 32, generator=generator)
+    )
+    return keys * lengths, centres[:2].repeat(4, 1) + 0.2 * torch.randn(8, 32, generator=generator)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+@pytest.mark.parametrize("rows_a_block", [None, 64, 4096])
+def test_rows_left_out_of_the_second_product_are_lost_to_rounding_anyway(
+    dtype: Any, rows_a_block: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, queries = clustered(3000)
+    bank = MemoryBank(rows, counts=[1 + row % 3 for row in range(3000)], dtype=dtype)
+    blocks = Blocks(rows=rows_a_block)
+    sparse = bank.project(queries, normalize=False, blocks=blocks)
+    kept: list[int] = []
+    monkeypatch.setattr(projection, "_that_matter", spy(kept))
+    assert torch.equal(bank.project(queries, normalize=False, blocks=blocks), sparse)
+    assert sum(kept) < 0.6 * 3000
+    monkeypatch.setattr(projection, "_that_matter", lambda *arguments: arguments[:4])
+    dense = bank.project(queries, normalize=False, blocks=blocks)
+    torch.testing.assert_close(sparse, dense, rtol=2e-6, atol=2e-6)
+
+
+def spy(kept: list[int]) -> Any:
+    """The real function, which notes how many rows it keeps."""
+    real = projection._that_matter
+
+    def watched(*arguments: Any) -> Any:
+        result = real(*arguments)
+        kept.append(len(result[1]))
+        return result
+
+    return watched
+
+
+def test_even_the_longest_values_left_out_are_lost_to_rounding() -> None:
+    """A million rows just below the bound, of the longest values, against one short one."""
+    count, longest = 10**6, 1e6
+    bank = MemoryBank(torch.tensor([[1.0, 0.0], [0.0, longest]]), counts=[1, count])
+    bound = -projection._negligible(bank._arrays, bank.counts.float())
+    temperature = (
+        0.999 / bound
+    )  # the cosines differ by 1, the logits by a little more than the bound
+    out = bank.project(torch.tensor([[1.0, 0.0]]), temperature, normalize=False)
+    assert abs(float(out[0, 1])) <= 2**-24
+    wanted = count * longest * math.exp(-1 / temperature)
+    assert wanted <= 2**-24
+    assert out[0, 0] == 1
+
+
+def test_blocks_fit_the_cache_whatever_the_width() -> None:
+    cpu = torch.device("cpu")
+    assert [Blocks().rows_on(cpu, dim) for dim in (768, 384, 1, 10**6)] == [1024, 2048, 65536, 64]
+    assert Blocks(rows=5).rows_on(cpu, 768) == 5
+    assert Blocks().rows_on(torch.device("meta"), 768) == 65536

@@ -98,7 +98,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "cut texts": (lambda f: truncate(f / "texts.jsonl"), "truncated"),
     "list header": (lambda f: (f / "bank.json").write_text("[]"), "not the header"),
     "foreign header": (lambda f: change_header(f, format="x"), "not the header"),
-    "newer version": (lambda f: change_header(f, version=2), "version 2, this release reads 1"),
+    "newer version": (
+        lambda f: change_header(f, version=3),
+        "version 3, this release reads 1 to 2",
+    ),
     "rows no number": (lambda f: change_header(f, rows="6"), "rows is '6', expected int"),
     "other rows": (lambda f: change_header(f, rows=7), "not of one bank"),
     "other width": (lambda f: change_header(f, dim=4), "keys is .6, 5. .*not of one bank"),

@@ -1,14 +1,15 @@
-"""`patchioner bank build | info | compact` on a tiny checkpoint."""
+"""`patchioner bank build | info | compact | index` on a tiny checkpoint."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from memory_bank import MemoryBank, compact
+from memory_bank import IndexOptions, MemoryBank, compact
 from patchioner import Patchioner
 from patchioner.cli.main import main
 from tests.support.tiny import DIM, TEXTS, noise_photo, tiny_parts
@@ -138,3 +139,64 @@ def test_compacting(checkpoint: Path, tmp_path: Path, capsys: Capture) -> None:
 def test_wrong_usage_exits_2(checkpoint: Path, tmp_path: Path, words: list[str]) -> None:
     assert main(["bank", "compact", str(checkpoint), str(tmp_path / "small"), *words]) == 2
     assert main(["bank"]) == 2
+
+
+def test_eight_bits_and_equal_rows_merged(
+    captions: Path, checkpoint: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    words = ["--storage", "int8", "--merge-duplicates"]
+    # Upper case goes in the tower, so these captions are other texts with equal embeddings.
+    shouted = tmp_path / "shouted.csv"
+    shouted.write_text(captions.read_text() + f"\n99,{TEXTS[3].upper()}.")
+    assert build(shouted, checkpoint, tmp_path / "bank", *words) == 0
+    bank = MemoryBank.load(tmp_path / "bank")
+    assert bank.dtype == "int8"
+    assert int(bank.counts.sum()) == len(TEXTS) + 2
+    apart = tmp_path / "apart"
+    assert build(shouted, checkpoint, apart, "--storage", "int8") == 0
+    unmerged = MemoryBank.load(apart)
+    assert len(bank) == len(unmerged.merge_duplicates())
+    queries = torch.randn(4, DIM, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(
+        bank.project(queries), unmerged.project(queries), rtol=1e-4, atol=1e-5
+    )
+    # Again, and it stays as it is.
+    assert build(shouted, checkpoint, tmp_path / "bank", *words, "--resume") == 0
+    assert MemoryBank.load(tmp_path / "bank").fingerprint() == bank.fingerprint()
+
+
+def test_an_int8_bank_serves_captions(checkpoint: Path, tmp_path: Path) -> None:
+    MemoryBank.load(checkpoint / "memory_bank").save(tmp_path / "bank", dtype="int8")
+    model = Patchioner.from_pretrained(checkpoint, device="cpu", bank=tmp_path / "bank")
+    assert model.caption(noise_photo())[0].text
+
+
+@pytest.mark.parametrize("method", ["k-center", "importance"])
+def test_compacting_by_rows(
+    checkpoint: Path, tmp_path: Path, method: Literal["k-center", "importance"]
+) -> None:
+    words = ["--rows", "7", "--method", method, "--storage", "float32"]
+    assert main(["bank", "compact", str(checkpoint), str(tmp_path / "small"), *words]) == 0
+    expected = compact(MemoryBank.load(checkpoint / "memory_bank"), 7, method=method)
+    assert MemoryBank.load(tmp_path / "small").texts is not None
+    torch.testing.assert_close(
+        MemoryBank.load(tmp_path / "small").embeddings(), expected.embeddings()
+    )
+
+
+def test_an_index_beside_a_bank(checkpoint: Path, tmp_path: Path, capsys: Capture) -> None:
+    pytest.importorskip("faiss")
+    MemoryBank.load(checkpoint / "memory_bank").save(tmp_path / "bank")
+    words = ["--kind", "ivf", "--lists", "6", "--probes", "2", "--seed", "1"]
+    assert main(["bank", "index", str(tmp_path / "bank"), *words]) == 0
+    assert "ivf, 6 lists, 2 probed, 0.0 MiB" in capsys.readouterr().out
+    assert main(["bank", "info", str(tmp_path / "bank")]) == 0
+    assert "index      ivf, 6 lists, 2 probed" in capsys.readouterr().out
+    indexed = MemoryBank.load(tmp_path / "bank")
+    assert indexed.index is not None
+    assert indexed.index.options == IndexOptions("ivf", lists=6, probes=2, seed=1)
+    assert main(["bank", "index", str(tmp_path / "bank"), "--kind", "hnsw"]) == 0
+    assert "hnsw, 32 links, effort 256" in capsys.readouterr().out
+    assert main(["bank", "index", str(tmp_path / "bank"), "--kind", "ivfpq"]) == 1
+    assert "too few for 'ivfpq'" in capsys.readouterr().err
+    assert main(["bank", "index", str(tmp_path / "bank"), "--kind", "tree"]) == 2

@@ -1,0 +1,341 @@
+"""Indexes of every kind, their files, and projections onto what they find."""
+
+from __future__ import annotations
+
+import builtins
+import hashlib
+import json
+import struct
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from memory_bank import IndexKind, IndexOptions, MemoryBank
+from patchioner_base import MemoryBankError, MissingExtraError, OptionError, UnknownNameError
+
+pytest.importorskip("faiss")
+
+ROWS, DIM = 600, 16
+KINDS: list[IndexKind] = ["flat", "ivf", "hnsw", "ivfpq"]
+
+
+def make_rows(rows: int = ROWS, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    lengths = 0.2 + 3 * torch.rand(rows, 1, generator=generator)
+    return lengths * torch.randn(rows, DIM, generator=generator)
+
+
+def make_bank(kind: IndexKind | None = None, **more: Any) -> MemoryBank:
+    generator = torch.Generator().manual_seed(5)
+    counts = torch.randint(1, 4, (ROWS,), generator=generator)
+    bank = MemoryBank(make_rows(), counts=counts)
+    return bank if kind is None else bank.with_index(IndexOptions(kind, **more))
+
+
+def plain_top_k(
+    bank: MemoryBank, queries: Tensor, k: int, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Embeddings and masses of the k nearest rows, in float64, from the full softmax."""
+    cosines = torch.nn.functional.normalize(queries.double()) @ bank.units().double().T
+    logits = cosines / temperature + bank.counts.double().log()
+    shares = torch.softmax(logits, dim=1)
+    nearest = torch.topk(cosines, k, dim=1).indices
+    kept = torch.zeros_like(shares).scatter(1, nearest, shares.gather(1, nearest))
+    mass = kept.sum(dim=1)
+    return (kept / mass[:, None]) @ bank.embeddings().double(), mass
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+@pytest.mark.parametrize("k", [1, 7, 100])
+def test_without_an_index_top_k_is_exact(k: int, dtype: Any) -> None:
+    bank, queries = make_bank().to(dtype=dtype), make_rows(9, seed=1)
+    wanted, mass = plain_top_k(bank, queries, k, 0.05)
+    out = bank.project(queries, 0.05, normalize=False, top_k=k)
+    torch.testing.assert_close(out.double(), wanted, rtol=1e-3, atol=1e-3)
+    found = bank.approximate(queries, k, 0.05, normalize=False)
+    assert found.exact
+    assert torch.equal(found.embeddings, out)
+    torch.testing.assert_close(found.mass.double(), mass, rtol=1e-3, atol=1e-4)
+    least = bank.approximate(queries, k, 0.05, oracle=False)
+    assert not least.exact
+    assert bool((least.mass <= found.mass + 1e-5).all())
+
+
+def test_the_bound_is_tight_where_all_others_are_as_near_as_the_last() -> None:
+    bank = MemoryBank(torch.eye(4), counts=[3, 1, 1, 1])
+    found = bank.approximate(torch.tensor([[2.0, 1.0, 1.0, 1.0]]), 2, 0.5, oracle=False)
+    exact = bank.approximate(torch.tensor([[2.0, 1.0, 1.0, 1.0]]), 2, 0.5)
+    torch.testing.assert_close(found.mass, exact.mass)
+
+
+def test_all_rows_and_more_are_the_exact_projection() -> None:
+    bank, queries = make_bank("ivf"), make_rows(5, seed=1)
+    for k in (ROWS, ROWS + 1):
+        assert torch.equal(bank.project(queries, top_k=k), bank.project(queries))
+    torch.testing.assert_close(make_bank().approximate(queries, ROWS + 1).mass, torch.ones(5))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_index_that_looks_everywhere_finds_the_nearest(kind: IndexKind) -> None:
+    queries = make_rows(9, seed=1)
+    bank = make_bank(kind, probes=10_000, effort=ROWS, pieces=DIM)
+    wanted, mass = plain_top_k(bank, queries, 20, 0.05)
+    found = bank.approximate(queries, 20, 0.05, normalize=False)
+    # Compressed rows miss a few neighbours; the mass says so, by the exact projection.
+    atol = 0.1 if kind == "ivfpq" else 1e-3
+    torch.testing.assert_close(found.embeddings.double(), wanted, rtol=0, atol=atol)
+    torch.testing.assert_close(found.mass.double(), mass, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_candidates_are_rescored_exactly(kind: IndexKind) -> None:
+    """Whatever rows an index finds, their weights are those of the stored rows in float32."""
+    bank, queries = make_bank(kind, probes=2), make_rows(9, seed=1)
+    assert bank.index is not None
+    rows = bank.index.search(torch.nn.functional.normalize(queries), 12)
+    out = bank.project(queries, 0.05, normalize=False, top_k=12)
+    found = bank.approximate(queries, 12, 0.05)
+    units = torch.nn.functional.normalize(queries).double()
+    for query, picked in enumerate(rows.tolist()):
+        kept = torch.tensor([row for row in picked if row >= 0])
+        counted = kept.repeat_interleave(bank.counts[kept])
+        weights = torch.softmax(bank.keys[counted].double() @ units[query] / 0.05, dim=0)
+        wanted = weights @ bank.embeddings()[counted].double()
+        torch.testing.assert_close(out[query].double(), wanted, rtol=1e-4, atol=1e-4)
+        everything = torch.logsumexp(
+            bank.keys.double() @ units[query] / 0.05 + bank.counts.log().double(), dim=0
+        )
+        some = torch.logsumexp(bank.keys[counted].double() @ units[query] / 0.05, dim=0)
+        assert float(found.mass[query]) == pytest.approx(float((some - everything).exp()), abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_index_changes_no_projection_that_does_not_ask_for_it(kind: IndexKind) -> None:
+    queries = make_rows(9, seed=1)
+    indexed = make_bank(kind)
+    assert torch.equal(indexed.project(queries), make_bank().project(queries))
+    assert torch.equal(indexed.nearest(queries, 3).indices, make_bank().nearest(queries, 3).indices)
+    assert repr(indexed).endswith(f"{kind} index)")
+
+
+def test_only_sure_neighbours_bound_the_mass() -> None:
+    queries = make_rows(3, seed=1)
+    assert not make_bank("flat").approximate(queries, 5, oracle=False).exact
+    with pytest.raises(OptionError, match="'hnsw' index may miss neighbours.*oracle=True"):
+        make_bank("hnsw").approximate(queries, 5, oracle=False)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_round_trip(tmp_path: Path, kind: IndexKind) -> None:
+    bank, queries = make_bank(kind), make_rows(9, seed=1)
+    bank.save(tmp_path, dtype="float32")
+    loaded = MemoryBank.load(tmp_path)
+    assert loaded.index is not None
+    assert bank.index is not None
+    assert loaded.index.options == bank.index.options
+    torch.testing.assert_close(loaded.project(queries, top_k=9), bank.project(queries, top_k=9))
+    # Over itself, in another precision: the index is read before its file goes.
+    MemoryBank.load(tmp_path).save(tmp_path, dtype="int8")
+    again = MemoryBank.load(tmp_path)
+    torch.testing.assert_close(
+        again.project(queries, top_k=9), bank.project(queries, top_k=9), rtol=0, atol=0.1
+    )
+    again.with_index(None).save(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bank.json", "bank.safetensors"]
+
+
+def test_an_index_is_saved_beside_its_own_bank_only(tmp_path: Path) -> None:
+    bank = make_bank()
+    bank.save(tmp_path / "bank", dtype="float16")
+    with pytest.raises(MemoryBankError, match="another bank"):
+        bank.with_index(IndexOptions("flat")).save_index(tmp_path / "bank")
+    with pytest.raises(OptionError, match="no index to save"):
+        bank.save_index(tmp_path / "bank")
+    MemoryBank.load(tmp_path / "bank").with_index(IndexOptions("flat")).save_index(
+        tmp_path / "bank"
+    )
+    assert (
+        repr(MemoryBank.load(tmp_path / "bank", memory_map=False).index)
+        == "BankIndex(flat, 600 rows x 16)"
+    )
+
+
+def test_same_seed_same_lists() -> None:
+    queries = make_rows(9, seed=1)
+    found = [make_bank("ivf", seed=seed, probes=1).project(queries, top_k=50) for seed in (3, 3, 4)]
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+
+
+def test_threads_share_an_index_that_is_opened_once(tmp_path: Path) -> None:
+    make_bank("hnsw").save(tmp_path)
+    bank, queries = MemoryBank.load(tmp_path), make_rows(9, seed=1)
+    wanted = bank.project(queries, top_k=9)
+    fresh = MemoryBank.load(tmp_path)
+    results: list[Tensor] = []
+    threads = [
+        threading.Thread(target=lambda: results.append(fresh.project(queries, top_k=9)))
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(torch.equal(result, wanted) for result in results)
+    assert len(results) == 4
+
+
+def header(folder: Path, **changes: object) -> None:
+    path = folder / "index.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def change_bytes(
+    folder: Path, change: Callable[[bytearray], object], *, resign: bool = False
+) -> None:
+    path = folder / "index.faiss"
+    data = bytearray(path.read_bytes())
+    change(data)
+    path.write_bytes(data)
+    if resign:
+        header(folder, sha256=hashlib.sha256(data).hexdigest())
+
+
+def options(folder: Path, **changes: object) -> None:
+    old = json.loads((folder / "index.json").read_text())["options"]
+    header(folder, options=old | changes)
+
+
+AT_LOAD: dict[str, tuple[Callable[[Path], object], str]] = {
+    "cut header": (lambda f: (f / "index.json").write_text("{"), "not an index.*not valid JSON"),
+    "foreign header": (lambda f: header(f, format="x"), "not the header"),
+    "newer": (lambda f: header(f, version=2), "version 2, this release reads 1"),
+    "other bank": (lambda f: header(f, bank="0" * 64), "an index of another bank"),
+    "other rows": (lambda f: header(f, rows=599), "an index of another bank"),
+    "rows no number": (lambda f: header(f, rows="600"), "rows is '600', expected int"),
+    "unknown kind": (lambda f: options(f, kind="ivv"), "did you mean 'ivf'"),
+    "unknown option": (lambda f: options(f, speed=3), "options .*'speed'"),
+    "bad option": (lambda f: options(f, lists=0), "lists=0"),
+    "odd option": (lambda f: options(f, lists="4"), "lists='4'"),
+}
+
+
+@pytest.mark.parametrize("damage", AT_LOAD)
+def test_a_damaged_or_foreign_header_is_an_error_at_load(tmp_path: Path, damage: str) -> None:
+    make_bank("ivf").save(tmp_path)
+    break_it, message = AT_LOAD[damage]
+    break_it(tmp_path)
+    with pytest.raises(MemoryBankError, match=message):
+        MemoryBank.load(tmp_path)
+
+
+AT_USE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "missing": (lambda f: (f / "index.faiss").unlink(), "cannot be read"),
+    "empty": (lambda f: (f / "index.faiss").write_bytes(b""), "truncated"),
+    "cut": (lambda f: change_bytes(f, lambda d: d.__delitem__(slice(20_000, None))), "truncated"),
+    "flipped bit": (lambda f: change_bytes(f, lambda d: d.__setitem__(-9, d[-9] ^ 1)), "sha256"),
+    "pickle": (lambda f: torch.save(torch.zeros(20000), f / "index.faiss"), "holds b'PK"),
+    "other kind": (lambda f: options(f, kind="hnsw"), "holds b'IwFl'.*promises b'IHNf'"),
+    "huge": (
+        lambda f: change_bytes(f, lambda d: struct.pack_into("<q", d, 8, 2**60), resign=True),
+        f"{2**60} rows",
+    ),
+    "padded": (
+        lambda f: change_bytes(f, lambda d: d.extend(bytes(2**22)), resign=True),
+        "bytes, expected",
+    ),
+    "broken inside": (
+        lambda f: change_bytes(f, lambda d: struct.pack_into("<q", d, 37, 2**60), resign=True),
+        "FAISS cannot read it",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", AT_USE)
+def test_a_damaged_index_is_an_error_at_its_first_use(tmp_path: Path, damage: str) -> None:
+    make_bank("ivf").save(tmp_path)
+    break_it, message = AT_USE[damage]
+    break_it(tmp_path)
+    bank, queries = MemoryBank.load(tmp_path), make_rows(2, seed=1)
+    bank.project(queries)  # which needs no index
+    with pytest.raises(MemoryBankError, match=message):
+        bank.project(queries, top_k=3)
+
+
+def test_an_index_left_by_another_bank_is_refused(tmp_path: Path) -> None:
+    make_bank("flat").save(tmp_path / "one")
+    MemoryBank(make_rows(seed=7)).save(tmp_path / "two")
+    for name in ("index.json", "index.faiss"):
+        (tmp_path / "two" / name).write_bytes((tmp_path / "one" / name).read_bytes())
+    with pytest.raises(MemoryBankError, match="another bank; build it again"):
+        MemoryBank.load(tmp_path / "two")
+
+
+def test_without_faiss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_bank("ivf").save(tmp_path)
+    import_module = builtins.__import__
+
+    def refuse(name: str, *arguments: Any) -> Any:
+        if name == "faiss":
+            raise ModuleNotFoundError("No module named 'faiss'", name="faiss")
+        return import_module(name, *arguments)
+
+    monkeypatch.setattr("importlib.import_module", refuse)
+    bank, queries = MemoryBank.load(tmp_path), make_rows(2, seed=1)
+    assert bank.project(queries).shape == (2, DIM)
+    for use in (
+        lambda: bank.project(queries, top_k=3),
+        lambda: bank.with_index(IndexOptions("ivf")),
+    ):
+        with pytest.raises(MissingExtraError, match=r"pip install 'patchioner\[faiss\]'"):
+            use()
+
+
+def test_bad_options() -> None:
+    bad: Any = "hsnw"
+    with pytest.raises(UnknownNameError, match="did you mean 'hnsw'"):
+        IndexOptions(bad)
+    for name in ("lists", "probes", "links", "effort", "pieces"):
+        with pytest.raises(OptionError, match=f"{name}=0"):
+            replace(IndexOptions(), **{name: 0})  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="pieces=5 does not divide the width 16"):
+        make_bank("ivfpq", pieces=5)
+    with pytest.raises(OptionError, match="20 rows are too few for 'ivfpq'"):
+        MemoryBank(make_rows(20)).with_index(IndexOptions("ivfpq"))
+    with pytest.raises(OptionError, match="top_k=0"):
+        make_bank().project(make_rows(2), top_k=0)
+
+
+def test_defaults_follow_the_size_of_the_bank() -> None:
+    options = IndexOptions()
+    assert (options.lists_for(1_000_000), options.probes_for(1_000_000)) == (4000, 500)
+    assert (options.lists_for(3), options.probes_for(3)) == (1, 1)
+    assert [options.pieces_for(dim) for dim in (768, 384, 7, 20)] == [96, 48, 1, 2]
+
+
+def test_a_graphics_card_is_used_where_faiss_was_built_for_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a machine without one, a stand-in for the two names of the GPU build."""
+    import faiss
+
+    moved: list[tuple[int, str]] = []
+
+    def index_cpu_to_gpu(resources: object, device: int, index: Any) -> Any:
+        moved.append((device, type(index).__name__))
+        return index
+
+    monkeypatch.setattr(faiss, "StandardGpuResources", object, raising=False)
+    monkeypatch.setattr(faiss, "index_cpu_to_gpu", index_cpu_to_gpu, raising=False)
+    for kind in KINDS:
+        index = make_bank(kind).index
+        assert index is not None
+        index.faiss("cuda:1")
+        index.faiss("cuda:1")
+    assert moved == [(1, "IndexFlatIP"), (1, "IndexIVFFlat"), (1, "IndexIVFPQ")]
