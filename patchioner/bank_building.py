@@ -12,9 +12,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
 
-from memory_bank import MemoryBank, compact
+from memory_bank import MemoryBank, Precision, compact
 from patchioner.assembly import names_parts, read_model_config
 from patchioner.checkpoint import read_checkpoint
 from patchioner.hub import find_model
@@ -52,7 +51,7 @@ class BankOptions:
     lower: bool = False
     unit: bool = True
     keep_texts: bool = True
-    dtype: Literal["float16", "float32"] = "float16"
+    dtype: Precision = "float16"
     seed: int = 0
 
     def __post_init__(self) -> None:

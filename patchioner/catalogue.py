@@ -151,4 +151,6 @@ def _module_size(module: nn.Module) -> tuple[int, int]:
 
 def _bank_size(bank: MemoryBank) -> tuple[int, int]:
     tensors = [bank.keys, bank.norms, bank.counts]
+    if bank.scales is not None:
+        tensors.append(bank.scales)
     return bank.keys.numel(), sum(t.numel() * t.element_size() for t in tensors)

@@ -92,7 +92,10 @@ class CaptionEngine:
             return F.normalize(embeddings, dim=1)
         with measure("memory bank", len(embeddings)):
             return self._bank.project(
-                embeddings, temperature=settings.temperature, normalize=settings.normalize
+                embeddings,
+                temperature=settings.temperature,
+                normalize=settings.normalize,
+                top_k=settings.top_k,
             )
 
     @torch.inference_mode()

@@ -79,6 +79,8 @@ class ModelSettings:
             its decoder was trained on unit vectors; it is there for the published numbers alone.
         temperature: of the memory projection's softmax.
         normalize: whether the memory projection gives unit vectors.
+        top_k: project onto so many nearest rows of the memory bank alone: approximate, by the bank's index where it has
+            one (`patchioner bank index`). None, the default, is exact.
         crop: each region is cut out of the photo by its bounding box, encoded alone, and captioned as a whole image:
             one backbone pass per region. For CLIP and others whose patches say little.
         decode: default decoding.
@@ -97,6 +99,7 @@ class ModelSettings:
     bridge: str = "memory"
     temperature: float = 0.01
     normalize: bool = True
+    top_k: int | None = None
     crop: bool = False
     decode: DecodeOptions = field(default_factory=DecodeOptions)
     calibration: Mapping[str, Any] = field(default_factory=dict, hash=False)
@@ -108,6 +111,10 @@ class ModelSettings:
         if not (math.isfinite(self.temperature) and self.temperature > 0):
             raise OptionError(f"temperature {self.temperature} must be a positive number")
         _check_context(self.context)
+        if self.top_k is not None and self.top_k < 1:
+            raise OptionError(
+                f"top_k {self.top_k} must be 1 or more, or None for the exact projection"
+            )
         object.__setattr__(self, "kinds", dict(self.kinds))  # the caller's own may change
         object.__setattr__(self, "calibration", copy.deepcopy(dict(self.calibration)))
         for kind in self.kinds:

@@ -86,11 +86,16 @@ def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--bank-storage",
-        choices=["float32", "float16"],
+        choices=["float32", "float16", "int8"],
         default="float16",
         help="precision of the memory bank (default: %(default)s)",
     )
     parser.add_argument("--bank", metavar="DIR", help="replace the memory bank by this one")
+    parser.add_argument(
+        "--merge-duplicates",
+        action="store_true",
+        help="equal rows of the memory bank become one that counts as often: projections stay the same",
+    )
     published = parser.add_argument_group("published Patch-ioner models")
     published.add_argument(
         "--talk2dino",
@@ -111,6 +116,9 @@ def convert(options: argparse.Namespace) -> int:
 
     check_new_folder(options.out)
     source = _load(options)
+    bank = source.parts.bank
+    if options.merge_duplicates and bank is not None:
+        source = Patchioner(source.parts.with_bank(bank.merge_duplicates()), device="cpu")
     source.save_pretrained(options.out, storage=options.storage, bank_storage=options.bank_storage)
     same = _same_captions(source, Patchioner.from_pretrained(options.out, device="cpu"))
     write_line(
@@ -156,7 +164,7 @@ def _same_captions(source: Patchioner, converted: Patchioner) -> int:
         embeddings = torch.randn(_TRIED, source.parts.backbone.dim, generator=generator)
     else:  # mixtures of memory rows: where the embeddings of real regions lie
         rows = torch.randint(len(bank), (_TRIED, 4), generator=generator)
-        embeddings = bank.keys[rows].float().sum(dim=1)
+        embeddings = bank.units(rows.flatten()).view(*rows.shape, -1).sum(dim=1)
 
     def decoded(model: Patchioner) -> Sequence[Decoded]:
         return model.parts.decoder.generate(model.bridge(embeddings), source.settings.decode)

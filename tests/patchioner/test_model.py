@@ -232,6 +232,22 @@ def test_the_bridge_projects_on_the_bank_or_stands_aside(features: PatchFeatures
     torch.testing.assert_close(past, F.normalize(embeddings, dim=1))
 
 
+def test_top_k_projects_onto_the_nearest_rows_alone(features: PatchFeatures) -> None:
+    exact, nearest, whole = build(), build(top_k=1), build(top_k=len(TEXTS))
+    rows = exact.embed_regions(features, REGIONS)
+    bank = exact.parts.bank
+    assert bank is not None
+    torch.testing.assert_close(whole.bridge(rows), exact.bridge(rows))
+    expected = F.normalize(bank.embeddings()[bank.nearest(rows, 1).indices[:, 0]], dim=1)
+    torch.testing.assert_close(nearest.bridge(rows), expected)
+    assert not torch.allclose(nearest.bridge(rows), exact.bridge(rows))
+
+
+def test_an_impossible_top_k_is_refused() -> None:
+    with pytest.raises(OptionError, match="top_k 0 must be 1 or more"):
+        ModelSettings(top_k=0)
+
+
 def test_an_explanation_shows_the_nearest_texts_and_the_weights_used(
     model: Patchioner, features: PatchFeatures
 ) -> None:

@@ -74,7 +74,7 @@ def _views(backbone: TimmViT, folder: Path, names: list[str]) -> Iterator[Cached
 def describe(bank: MemoryBank, decoder: Decoder) -> MemoryBank:
     """The bank with display texts of our own: what the decoder says of each row."""
     texts: list[str] = []
-    rows = bank.keys.float().split(256)
+    rows = bank.units().split(256)
     for part in progress(rows, description="describing the bank", unit="batch"):
         texts.extend(answer.text for answer in decoder.generate(part, DecodeOptions()))
     return bank.with_texts(texts)

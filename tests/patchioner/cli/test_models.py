@@ -141,6 +141,18 @@ def test_a_bank_of_ones_own_goes_with_it(
         assert model.parts.bank is not None and model.settings.bridge == "memory"
 
 
+def test_equal_rows_are_merged_and_int8_banks_written_on_demand(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    doubled = torch.randn(4, DIM, generator=torch.Generator().manual_seed(0)).repeat(2, 1)
+    MemoryBank(doubled).save(tmp_path / "bank", dtype="float32")
+    words = ["convert", str(checkpoint), str(tmp_path / "out"), "--bank", str(tmp_path / "bank")]
+    main([*words, "--merge-duplicates", "--bank-storage", "int8"])
+    bank = Patchioner.from_pretrained(tmp_path / "out", device="cpu").parts.bank
+    assert bank is not None
+    assert (len(bank), bank.counts.tolist(), bank.dtype) == (4, [2, 2, 2, 2], "int8")
+
+
 def test_a_folder_that_holds_something_is_not_written_to(
     checkpoint: Path, tmp_path: Path, capsys: Capture
 ) -> None:
