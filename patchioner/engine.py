@@ -18,14 +18,15 @@ from torch.nn import functional as F
 from decoders import DecodeOptions
 from memory_bank import MemoryBank
 from patchioner.aggregate import Weighting
-from patchioner.backbones import PatchFeatures
-from patchioner.images import ImageSource
+from patchioner.backbones import Encodable, PatchFeatures
+from patchioner.images import ImageSource, load_image
 from patchioner.parts import Parts
 from patchioner.pipeline import Batching, Steps, chunks, map_ahead, run
 from patchioner.profiling import measure
+from patchioner.reduced_photos import load_reduced
 from patchioner.region_embedding import embed_crops, embed_pooled
 from patchioner.regions import Region
-from patchioner.requests import EmbeddedRegions, Request, open_request, read_photo
+from patchioner.requests import EmbeddedRegions, Request, open_request
 from patchioner.results import Caption
 from patchioner_base.errors import RegionError
 
@@ -39,25 +40,50 @@ class CaptionEngine:
     Args:
         parts: on their device.
         bank: the memory bank on that device, or None.
+        reduce_jpegs: decode JPEGs much larger than needed at a reduced scale.
     """
 
-    def __init__(self, parts: Parts, bank: MemoryBank | None) -> None:
+    def __init__(
+        self, parts: Parts, bank: MemoryBank | None, *, reduce_jpegs: bool = False
+    ) -> None:
         self._parts = parts
         self._bank = bank
+        self._reduce_jpegs = reduce_jpegs
 
-    def encode(self, images: Sequence[Image.Image], keep_image: bool | None) -> list[PatchFeatures]:
+    def read(self, source: ImageSource, keep_image: bool | None) -> Encodable:
+        """A photo as the backbone takes it, by any thread; whole where the features are to hold it."""
+        backbone = self._parts.backbone
+        with measure("read"):
+            if self._keeps(keep_image):
+                return load_image(source)
+            if not self._reduce_jpegs:
+                return backbone.prepare(load_image(source))
+            return backbone.prepare(load_reduced(source, backbone.needed_size))
+
+    def _keeps(self, keep_image: bool | None) -> bool:
+        return self._parts.settings.crop if keep_image is None else keep_image
+
+    def encode(self, photos: Sequence[Encodable], keep_image: bool | None) -> list[PatchFeatures]:
         """Features of a group of photos, holding them if `keep_image`, or if None and the settings cut regions out."""
-        with measure("backbone", len(images)):
-            found = self._parts.backbone.encode(images)
-        if self._parts.settings.crop if keep_image is None else keep_image:
-            return [replace(one, image=image) for one, image in zip(found, images, strict=True)]
-        return found
+        with measure("backbone", len(photos)):
+            found = self._parts.backbone.encode(photos)
+        if not self._keeps(keep_image):
+            return found
+        return [
+            replace(one, image=photo) if isinstance(photo, Image.Image) else one
+            for one, photo in zip(found, photos, strict=True)
+        ]
 
     def encode_stream(
         self, sources: Iterable[ImageSource], keep_image: bool | None, cut: Batching
     ) -> Iterator[PatchFeatures]:
         """Features of any number of photos, which are read ahead and encoded in groups."""
-        photos = map_ahead(read_photo, sources, workers=cut.readers, ahead=cut.ahead)
+        photos = map_ahead(
+            lambda source: self.read(source, keep_image),
+            sources,
+            workers=cut.readers,
+            ahead=cut.ahead,
+        )
         for group in chunks(photos, lambda group: len(group) == cut.photos):
             yield from self.encode(group, keep_image)
 
@@ -125,17 +151,20 @@ class CaptionEngine:
         def embed(group: Sequence[Request]) -> list[EmbeddedRegions]:
             return self._embed_group(group, weighting, crop)
 
-        return run(items, Steps(open_request, embed, answer), cut, length=len)
+        def read(item: Item) -> Request:
+            return open_request(item, lambda source: self.read(source, crop))
+
+        return run(items, Steps(read, embed, answer), cut, length=len)
 
     def _embed_group(
         self, group: Sequence[Request], weighting: Weighting | None, crop: bool | None
     ) -> list[EmbeddedRegions]:
-        photos = [asked.photo for asked in group if isinstance(asked.photo, Image.Image)]
+        photos = [one.photo for one in group if not isinstance(one.photo, PatchFeatures)]
         encoded = iter(self.encode(photos, crop) if photos else ())
         found = []
         for asked in group:
             features = asked.photo
-            if isinstance(features, Image.Image):
+            if not isinstance(features, PatchFeatures):
                 features = next(encoded)
             rows = self.embed(features, asked.regions, weighting, crop)
             found.append(EmbeddedRegions(asked.regions, rows))

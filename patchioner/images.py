@@ -9,24 +9,29 @@ from __future__ import annotations
 import logging
 import os
 import struct
-import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from patchioner_base.errors import ImageError
+from patchioner_base.quiet import Quiet
 
+Decoded = TypeVar("Decoded")
 ImageSource: TypeAlias = "str | os.PathLike[str] | Image.Image | npt.NDArray[Any] | Any"
 
 # Pillow's own limit for files; 540 MB as RGB. Beyond it we refuse by name.
 MAX_PIXELS = 178_956_970
 # Rows converted at a time where a conversion needs much more room than its result.
 _STRIP = 64
-_ORIENTATION = 0x0112
+ORIENTATION = 0x0112  # the EXIF tag
 _DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
+
+# One for the module: photos are read by several threads, and filters of warnings belong to the process.
+_PILLOW_QUIET = Quiet()
 
 logger = logging.getLogger(__name__)
 
@@ -54,21 +59,32 @@ def load_image(source: ImageSource) -> Image.Image:
     if isinstance(source, Image.Image):
         return _decode(source, "the given Pillow image", own=False)
     if isinstance(source, (str, os.PathLike)):
-        return _read_file(Path(source))
+        return read_file(Path(source), decode_file)
     return _from_array(source)
 
 
-def _read_file(path: Path) -> Image.Image:
+def read_file(path: Path, decode: Callable[[Image.Image, str], Decoded]) -> Decoded:
+    """Open a picture and let `decode` make something of it.
+
+    Args:
+        path: the file.
+        decode: takes the opened, not yet decoded image, which is its own to use up, and its name for messages.
+
+    Raises:
+        ImageError: the file is missing, empty, truncated, not a picture, or too large.
+
+    Example:
+        >>> read_file(Path("photo.jpg"), lambda image, name: image.size)  # doctest: +SKIP
+        (640, 480)
+    """
     if not os.path.isfile(path):
         raise ImageError(f"no photo at {str(path)!r}: check the path")
     if path.stat().st_size == 0:
         raise ImageError(f"{str(path)!r} is empty (0 bytes): copy or download the photo again")
     try:
-        with warnings.catch_warnings():
-            # Pillow warns of what it copes with; size and damage are ours to judge.
-            warnings.simplefilter("ignore")
-            with Image.open(path) as image:
-                return _decode(image, repr(str(path)), own=True)
+        # Pillow warns of what it copes with; size and damage are ours to judge.
+        with _PILLOW_QUIET, Image.open(path) as image:
+            return decode(image, repr(str(path)))
     except UnidentifiedImageError as error:
         raise ImageError(
             f"{str(path)!r} is not a picture that Pillow can read: convert it to JPEG or PNG"
@@ -81,6 +97,11 @@ def _read_file(path: Path) -> Image.Image:
         raise
     except (OSError, SyntaxError, ValueError, struct.error) as error:
         raise _damaged(repr(str(path)), error) from error
+
+
+def decode_file(image: Image.Image, name: str) -> Image.Image:
+    """Upright RGB of an opened file; see `read_file` and `load_image`."""
+    return _decode(image, name, own=True)
 
 
 def _decode(image: Image.Image, name: str, *, own: bool) -> Image.Image:
@@ -99,10 +120,7 @@ def _damaged(name: str, error: Exception) -> ImageError:
 
 def _to_rgb(image: Image.Image, name: str, *, own: bool) -> Image.Image:
     """Upright RGB; an image that is our `own` is used up rather than copied."""
-    if image.width * image.height > MAX_PIXELS:
-        raise ImageError(
-            f"{name} has {image.width} x {image.height} pixels, more than {MAX_PIXELS:,}: make it smaller first"
-        )
+    check_size(image, name)
     if image.width == 0 or image.height == 0:
         raise ImageError(f"{name} has {image.width} x {image.height} pixels: it shows nothing")
     image.load()
@@ -116,12 +134,19 @@ def _to_rgb(image: Image.Image, name: str, *, own: bool) -> Image.Image:
     return upright.convert("RGB")
 
 
+def check_size(image: Image.Image, name: str) -> None:
+    """Refuse more pixels than `MAX_PIXELS`, before they are decoded; ImageError."""
+    if image.width * image.height > MAX_PIXELS:
+        raise ImageError(
+            f"{name} has {image.width} x {image.height} pixels, more than {MAX_PIXELS:,}: make it smaller first"
+        )
+
+
 def _upright(image: Image.Image, name: str) -> Image.Image:
     """Apply the EXIF rotation; without one, the image itself rather than Pillow's copy of it."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of corrupt EXIF; we log it
-            rotated = image.getexif().get(_ORIENTATION, 1) != 1
+        with _PILLOW_QUIET:  # Pillow warns of corrupt EXIF; we log it
+            rotated = image.getexif().get(ORIENTATION, 1) != 1
             return ImageOps.exif_transpose(image) if rotated else image
     except (OSError, SyntaxError, ValueError, KeyError, TypeError, struct.error) as error:
         logger.warning("%s has corrupt EXIF data (%s): taken as upright", name, error)

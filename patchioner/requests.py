@@ -5,15 +5,13 @@ Knows: photos, features, regions. Does not know: networks, order of work.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from PIL import Image
 from torch import Tensor
 
-from patchioner.backbones import PatchFeatures
-from patchioner.images import ImageSource, load_image
-from patchioner.profiling import measure
+from patchioner.backbones import Encodable, PatchFeatures
+from patchioner.images import ImageSource
 from patchioner.regions import Region, WholeImage
 from patchioner_base.errors import ImageError
 
@@ -22,7 +20,7 @@ from patchioner_base.errors import ImageError
 class Request:
     """A photo that is read, or already encoded, and the regions asked about."""
 
-    photo: Image.Image | PatchFeatures
+    photo: Encodable | PatchFeatures
     regions: Sequence[Region]
 
 
@@ -37,13 +35,13 @@ class EmbeddedRegions:
         return len(self.regions)
 
 
-def read_photo(source: ImageSource) -> Image.Image:
-    """`load_image`, timed."""
-    with measure("read"):
-        return load_image(source)
+Read = Callable[[ImageSource], Encodable]
+"""Makes of a source what a backbone encodes."""
 
 
-def open_request(item: tuple[ImageSource | PatchFeatures, Sequence[Region] | None]) -> Request:
+def open_request(
+    item: tuple[ImageSource | PatchFeatures, Sequence[Region] | None], read: Read
+) -> Request:
     """Read the photo of an (image or features, regions or None) pair; None is the whole image.
 
     Raises:
@@ -54,5 +52,5 @@ def open_request(item: tuple[ImageSource | PatchFeatures, Sequence[Region] | Non
         raise ImageError(
             f"expected one photo, got a list of {len(photo)}: give caption_many (photo, regions) pairs"
         )
-    opened = photo if isinstance(photo, PatchFeatures) else read_photo(photo)
+    opened = photo if isinstance(photo, PatchFeatures) else read(photo)
     return Request(opened, [WholeImage()] if regions is None else regions)

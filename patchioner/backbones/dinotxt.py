@@ -23,10 +23,10 @@ from torch import Tensor, nn
 
 from patchioner.backbones.attention import cls_attention, cls_query_keys
 from patchioner.backbones.base import BACKBONES, SingleViT
-from patchioner.backbones.features import PatchFeatures
+from patchioner.backbones.features import Dense
 from patchioner.backbones.timm_vit import check_patches, create_vit, preprocessing_config
 from patchioner.backbones.vit_weights import fit_vit, part_of
-from patchioner.geometry import ImageGeometry, Preprocessing
+from patchioner.geometry import Preprocessing
 from patchioner.stored_module import settings_of
 from patchioner_base.errors import OptionError
 from patchioner_base.weights import fit_weights
@@ -160,22 +160,22 @@ class DinoTxtViT(SingleViT):
             fit_vit(self.vit, part_of(vision, _BACKBONE_PREFIXES), source=source)
         self.head.load_state_dict(fresh.state_dict())
 
-    def features_of(self, pixels: Tensor, geometry: ImageGeometry) -> PatchFeatures:
-        """See `SingleViT.features_of`."""
+    def outputs(self, pixels: Tensor, grid: tuple[int, int]) -> Dense:
+        """See `SingleViT.outputs`."""
         tokens = self.vit.forward_features(pixels)
         prefix = int(self.vit.num_prefix_tokens)
         if not self.registers:
             tokens, prefix = torch.cat([tokens[:, :1], tokens[:, prefix:]], dim=1), 1
         before_last, aligned = self.head(tokens)
-        patches, cls = aligned[0, prefix:].float(), aligned[0, 0].float()
+        patches, cls = aligned[:, prefix:].float(), aligned[:, 0].float()
         query_keys = cls_query_keys(self.head.blocks[-1], before_last, prefix)
         assert query_keys is not None, "the head's blocks are plain"
-        attention = cls_attention(*query_keys)[0].float().unflatten(1, geometry.grid)
-        whole = patches.mean(dim=0)
+        attention = cls_attention(*query_keys).unflatten(2, grid)
+        whole = patches.mean(dim=1)
         if self.space == "both":
-            patches = torch.cat([cls.expand(len(patches), -1), patches], dim=1)
-            whole = torch.cat([cls, whole])
-        return PatchFeatures(patches.unflatten(0, geometry.grid), whole, attention, geometry)
+            patches = torch.cat([cls[:, None].expand_as(patches), patches], dim=2)
+            whole = torch.cat([cls, whole], dim=1)
+        return Dense(patches.unflatten(1, grid), whole, attention, None)
 
 
 @BACKBONES.register("dinotxt")

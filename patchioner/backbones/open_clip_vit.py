@@ -7,17 +7,15 @@ baselines are all of this backbone: its CLS token, its plain patch tokens, and a
 from __future__ import annotations
 
 import copy
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, get_args
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from patchioner.backbones.attention import cls_attention, published_attention
-from patchioner.backbones.base import BACKBONES, Backbone
+from patchioner.backbones.base import BACKBONES, SingleViT
 from patchioner.backbones.dense_clip import (
     KEEPS_REST,
     DenseMode,
@@ -25,39 +23,20 @@ from patchioner.backbones.dense_clip import (
     is_plain,
     resize_positions,
 )
-from patchioner.backbones.features import PatchFeatures
+from patchioner.backbones.features import Dense
 from patchioner.backbones.open_clip_models import fetch_model, model_config
-from patchioner.backbones.preprocess import preprocess
-from patchioner.geometry import Fit, ImageGeometry, Preprocessing
+from patchioner.geometry import Fit, Preprocessing
 from patchioner.stored_module import settings_of
 from patchioner_base.errors import OptionError
 from patchioner_base.optional import require
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-# Bounds the memory of one pass: 20 crops at 224 pixels and patches of 16, 2 photos at 592.
-_PATCHES_PER_PASS = 4096
 # open_clip builds both halves of a model; the other one is made as small as it will go and dropped.
 _NO_TEXT = {"context_length": 4, "vocab_size": 4, "width": 8, "heads": 1, "layers": 1}
 
 
-class ClipTokens(NamedTuple):
-    """Output of `OpenClipViT.dense` for B images of one size; `None` where the last block is not a plain one.
-
-    Attributes:
-        tokens: (B, rows, columns, dim) after the final norm and the visual projection.
-        cls: (B, dim), what open_clip's `encode_image` gives.
-        attention: (B, heads, rows, columns), the last block's CLS attention over the patches.
-        published: (B, rows, columns), see `published_attention`.
-    """
-
-    tokens: Tensor
-    cls: Tensor
-    attention: Tensor | None
-    published: Tensor | None
-
-
-class OpenClipViT(Backbone):
+class OpenClipViT(SingleViT):
     """The visual tower of an open_clip ViT; the text half is neither kept nor stored.
 
     Args:
@@ -88,6 +67,9 @@ class OpenClipViT(Backbone):
         >>> tuple(features.tokens.shape), tuple(features.cls.shape)  # doctest: +SKIP
         ((7, 7, 512), (512,))
     """
+
+    # 20 crops at 224 pixels and patches of 16, 2 photos at 592: many small crops are this backbone's work.
+    patches_per_pass_cpu = 4096
 
     def __init__(
         self,
@@ -133,67 +115,31 @@ class OpenClipViT(Backbone):
             "preprocessing": settings,
         }
 
-    def geometry(self, image_size: tuple[int, int]) -> ImageGeometry:
-        """The pixel-to-patch map for a photo of (width, height)."""
-        return self.preprocessing.geometry(image_size)
+    def _weight(self) -> Tensor:
+        weight: Tensor = self.visual.conv1.weight
+        return weight
 
-    @torch.inference_mode()
-    def encode(self, images: Sequence[Image.Image]) -> list[PatchFeatures]:
-        """Encode upright RGB images; those that fill the same grid share passes.
+    def outputs(self, pixels: Tensor, grid: tuple[int, int]) -> Dense:
+        """See `SingleViT.outputs`."""
+        return self.dense(pixels, grid)
 
-        Images do not influence one another beyond the rounding of float32 (1e-5).
-        """
-        found: list[PatchFeatures | None] = [None] * len(images)
-        alike: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
-        for row, image in enumerate(images):
-            alike[self.geometry(image.size).grid].append(row)
-        for (height, width), rows in alike.items():
-            step = max(1, _PATCHES_PER_PASS // (height * width))
-            for start in range(0, len(rows), step):
-                part = rows[start : start + step]
-                for row, one in zip(
-                    part, self._encode_alike([images[r] for r in part]), strict=True
-                ):
-                    found[row] = one
-        return [one for one in found if one is not None]
-
-    def _encode_alike(self, images: Sequence[Image.Image]) -> list[PatchFeatures]:
-        inputs = [preprocess(image, self.preprocessing) for image in images]
-        out = self.dense(self.as_input([pixels for pixels, _ in inputs]), inputs[0][1].grid)
-
-        # Copies, so that features somebody keeps do not keep the whole batch.
-        def row(part: Tensor, index: int) -> Tensor:
-            return part[index].to(torch.float32, copy=True)
-
-        return [
-            PatchFeatures(
-                row(out.tokens, index),
-                row(out.cls, index),
-                None if out.attention is None else row(out.attention, index),
-                geometry,
-                reference_attention=None if out.published is None else row(out.published, index),
-            )
-            for index, (_, geometry) in enumerate(inputs)
-        ]
-
-    def as_input(self, pixels: Sequence[Tensor]) -> Tensor:
-        """Stack B preprocessed images (3, H, W) of one size on the network's device, in its precision."""
-        weight = self.visual.conv1.weight
-        return torch.stack(list(pixels)).to(weight.device, weight.dtype)
-
-    def dense(self, pixels: Tensor, grid: tuple[int, int]) -> ClipTokens:
+    def dense(self, pixels: Tensor, grid: tuple[int, int]) -> Dense:
         """Differentiable forward pass.
 
         Args:
             pixels: (B, 3, H, W) normalised.
             grid: (rows, columns) with rows * columns patch tokens.
+
+        Returns:
+            Tokens after the final norm and the visual projection; as CLS token what open_clip's `encode_image` gives;
+            the attentions where the last block is a plain one.
         """
         inputs = self.before_last(pixels, grid)
         block = self.visual.transformer.resblocks[-1]
         if not is_plain(block):
             outputs = block(inputs)
             tokens = self.project(outputs[:, 1:]).unflatten(1, grid)
-            return ClipTokens(tokens, self._pool(outputs), None, None)
+            return Dense(tokens, self._pool(outputs), None, None)
         last = LastBlock.of(block, inputs)
         if self.dense_mode == "plain" and self.rest:
             outputs = last.outputs()
@@ -203,18 +149,23 @@ class OpenClipViT(Backbone):
         tokens = self.project(patches).unflatten(1, grid)
         parts = last.query[:, :, :1], last.key[:, :, 1:]
         maps, published = cls_attention(*parts), published_attention(*parts)
-        return ClipTokens(tokens, whole, maps.unflatten(2, grid), published.unflatten(1, grid))
+        return Dense(tokens, whole, maps.unflatten(2, grid), published.unflatten(1, grid))
 
     def before_last(self, pixels: Tensor, grid: tuple[int, int]) -> Tensor:
         """What goes into the last block: (B, 1 + rows * columns, width), CLS first."""
         visual = self.visual
         patches = visual.conv1(pixels).flatten(2).transpose(1, 2)
         whole = visual.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
-        positions = resize_positions(visual.positional_embedding, tuple(visual.grid_size), grid)
+        positions = self.positions(grid)
         tokens: Tensor = visual.ln_pre(torch.cat([whole, patches], 1) + positions.to(patches.dtype))
         for block in visual.transformer.resblocks[:-1]:
             tokens = block(tokens)
         return tokens
+
+    def positions(self, grid: tuple[int, int]) -> Tensor:
+        """Position embeddings of CLS and patches for a grid: (1 + rows * columns, width)."""
+        visual = self.visual
+        return resize_positions(visual.positional_embedding, tuple(visual.grid_size), grid)
 
     def project(self, tokens: Tensor) -> Tensor:
         """The final norm and the visual projection: (..., width) -> (..., dim)."""

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -31,7 +30,7 @@ from patchioner.backbones.dense_clip import LastBlock, is_plain
 from patchioner.backbones.features import PatchFeatures
 from patchioner.backbones.loading import load_backbone
 from patchioner.backbones.open_clip_vit import OpenClipViT
-from patchioner.backbones.preprocess import preprocess
+from patchioner.backbones.preprocess import Encodable, PreparedPhoto, preprocess
 from patchioner.geometry import ImageGeometry
 from patchioner.stored_module import CONFIG_FILE, settings_of
 from patchioner_base.errors import OptionError
@@ -104,12 +103,21 @@ class ProxyClip(Backbone):
         """The pixel-to-patch map for a photo of (width, height): the proxy's."""
         return self.proxy.geometry(image_size)
 
+    def needed_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """The larger of what the two backbones need."""
+        one, other = self.clip.needed_size(image_size), self.proxy.needed_size(image_size)
+        return max(one[0], other[0]), max(one[1], other[1])
+
     @torch.inference_mode()
-    def encode(self, images: Sequence[Image.Image]) -> list[PatchFeatures]:
+    def encode(self, images: Sequence[Encodable]) -> list[PatchFeatures]:
         """One pass of each backbone per upright RGB image. Images do not influence one another."""
         return [self._encode_one(image) for image in images]
 
-    def _encode_one(self, image: Image.Image) -> PatchFeatures:
+    def _encode_one(self, image: Encodable) -> PatchFeatures:
+        if isinstance(image, PreparedPhoto):
+            raise OptionError(
+                "a prepared photo is of one backbone: give ProxyCLIP the photo itself"
+            )
         seen = self.proxy.encode([image])[0]
         grid = seen.geometry.grid
         pixels, geometry = preprocess(image, self.clip.preprocessing)

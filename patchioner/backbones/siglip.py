@@ -20,9 +20,9 @@ from timm.layers import AttentionPoolLatent  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
 from patchioner.backbones.base import BACKBONES, SingleViT
-from patchioner.backbones.features import PatchFeatures
+from patchioner.backbones.features import Dense
 from patchioner.backbones.timm_vit import check_patches, create_vit, preprocessing_config
-from patchioner.geometry import ImageGeometry, Preprocessing
+from patchioner.geometry import Preprocessing
 from patchioner.stored_module import settings_of
 from patchioner_base.errors import OptionError
 
@@ -87,15 +87,15 @@ class SiglipViT(SingleViT):
             **({"overrides": dict(self.overrides)} if self.overrides else {}),
         }
 
-    def features_of(self, pixels: Tensor, geometry: ImageGeometry) -> PatchFeatures:
-        """See `SingleViT.features_of`."""
+    def outputs(self, pixels: Tensor, grid: tuple[int, int]) -> Dense:
+        """See `SingleViT.outputs`."""
         tokens = self.vit.forward_features(pixels)
         pool = self.vit.attn_pool
-        return PatchFeatures(
-            patches_through_pool(pool, tokens)[0].float().unflatten(0, geometry.grid),
-            pool(tokens)[0].float(),
-            pool_attention(pool, tokens)[0].float().unflatten(1, geometry.grid),
-            geometry,
+        return Dense(
+            patches_through_pool(pool, tokens).unflatten(1, grid),
+            pool(tokens),
+            pool_attention(pool, tokens).unflatten(2, grid),
+            None,
         )
 
 

@@ -10,7 +10,7 @@ import difflib
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import timm
 import torch
@@ -18,30 +18,14 @@ from torch import Tensor
 
 from patchioner.backbones.attention import cls_attention, cls_query_keys, published_attention
 from patchioner.backbones.base import BACKBONES, SingleViT
-from patchioner.backbones.features import PatchFeatures
+from patchioner.backbones.features import Dense
 from patchioner.backbones.heads import build_head
-from patchioner.geometry import ImageGeometry, Preprocessing
+from patchioner.geometry import Preprocessing
 from patchioner.stored_module import settings_of
 from patchioner_base.errors import HubError, OptionError, UnknownNameError
 
 _NEEDED = ("blocks", "embed_dim", "forward_intermediates", "num_prefix_tokens", "patch_embed")
 _OURS = ("pretrained", "num_classes", "dynamic_img_size", "img_size", "patch_size")
-
-
-class Dense(NamedTuple):
-    """Output of `TimmViT.dense` for B images of one size; `None` where the network has no such thing.
-
-    Attributes:
-        tokens: (B, rows, columns, width) after the final norm.
-        cls: (B, width).
-        attention: (B, heads, rows, columns), where the last block is a plain one.
-        published: (B, rows, columns), see `published_attention`.
-    """
-
-    tokens: Tensor
-    cls: Tensor | None
-    attention: Tensor | None
-    published: Tensor | None
 
 
 class TimmViT(SingleViT):
@@ -115,14 +99,12 @@ class TimmViT(SingleViT):
             **({"overrides": dict(self.overrides)} if self.overrides else {}),
         }
 
-    def features_of(self, pixels: Tensor, geometry: ImageGeometry) -> PatchFeatures:
-        """See `SingleViT.features_of`."""
-        found = self.dense(pixels, geometry.grid)
-        tokens, cls, attention, published = (
-            None if part is None else part[0].float() for part in found
-        )
-        patches, whole = self.head(tokens, cls)
-        return PatchFeatures(patches, whole, attention, geometry, reference_attention=published)
+    def outputs(self, pixels: Tensor, grid: tuple[int, int]) -> Dense:
+        """See `SingleViT.outputs`."""
+        found = self.dense(pixels, grid)
+        cls = None if found.cls is None else found.cls.float()
+        tokens, whole = self.head(found.tokens.float(), cls)
+        return found._replace(tokens=tokens, cls=whole)
 
     def dense(self, pixels: Tensor, grid: tuple[int, int]) -> Dense:
         """Differentiable forward pass without the head.
@@ -130,6 +112,9 @@ class TimmViT(SingleViT):
         Args:
             pixels: (B, 3, H, W) normalised.
             grid: (rows, columns) with rows * columns patch tokens.
+
+        Returns:
+            Tokens and CLS token after the network's final norm; the attentions where the last block is a plain one.
         """
         last = len(self.vit.blocks) - 1
         final, inner = self.vit.forward_intermediates(

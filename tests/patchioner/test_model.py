@@ -151,6 +151,23 @@ def test_a_stream_gives_each_photo_in_order_however_it_is_cut(
             assert [one.region for one in captions] == [one.region for one in expected]
 
 
+def test_large_jpegs_may_be_read_at_a_reduced_scale(tmp_path: Path) -> None:
+    large = noise_photo(48, 32).resize((1536, 1024))
+    large.save(tmp_path / "large.jpg", quality=95)
+    box = [Box(0, 0, 700, 1000), WholeImage()]
+    whole = Patchioner(tiny_parts(), device="cpu")
+    reduced = Patchioner(tiny_parts(), device="cpu", reduce_jpegs=True)
+    full, small = (model.encode(tmp_path / "large.jpg") for model in (whole, reduced))
+    assert small.geometry == full.geometry
+    assert not torch.equal(small.tokens, full.tokens)
+    close = F.cosine_similarity(whole.embed_regions(full, box), whole.embed_regions(small, box))
+    assert float(close.min()) > 0.99
+    # Crops are cut from the photo itself, which is then read whole.
+    kept = reduced.encode(tmp_path / "large.jpg", keep_image=True)
+    assert kept.image is not None and kept.image.size == (1536, 1024)
+    assert torch.equal(kept.tokens, full.tokens)
+
+
 def test_a_broken_photo_in_a_stream_loses_none_before_it(model: Patchioner, tmp_path: Path) -> None:
     items = [(noise_photo(), None), (noise_photo(seed=1), None), (tmp_path / "gone.jpg", None)]
     found = []

@@ -193,7 +193,7 @@ def test_passes_are_bounded_and_features_do_not_keep_their_batch(
 ) -> None:
     model, seen = tiny(), []
     dense = model.dense
-    monkeypatch.setattr("patchioner.backbones.open_clip_vit._PATCHES_PER_PASS", 40)
+    monkeypatch.setattr(model, "patches_per_pass_cpu", 40)
 
     def counted(pixels: Tensor, grid: tuple[int, int]) -> Any:
         seen.append(len(pixels))
