@@ -50,6 +50,13 @@ class DetailError(PatchionerError, RuntimeError):
     """A stage of a detailed description that cannot give an answer: a server, a budget, a malformed reply."""
 
 
+class FutileError(DetailError):
+    """A failure that every later call of the run would meet as well: a spent budget, a refused key, no such model.
+
+    Who works through many photos goes on after any other `DetailError`, and stops at this one.
+    """
+
+
 class ExportError(PatchionerError, RuntimeError):
     """A network that cannot be exported, or an exported file that does not fit or cannot be run."""
 

@@ -18,6 +18,8 @@ from importlib import metadata
 from patchioner.cli.arguments import add_caption_arguments, attach_negative_values
 from patchioner.cli.bank import add_bank_arguments
 from patchioner.cli.caption import ModelLoader, caption_photos, load_pretrained
+from patchioner.cli.detail import add_detail_arguments
+from patchioner.cli.export import add_export_arguments
 from patchioner.cli.models import add_convert_arguments, add_models_arguments
 from patchioner.cli.output import report_error
 from patchioner_base.errors import PatchionerError
@@ -71,8 +73,12 @@ def _parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
     )
+    add_detail_arguments(commands.add_parser("detail", help="describe photos at length"))
     add_models_arguments(commands.add_parser("models", help="what can be loaded, and its size"))
     add_convert_arguments(commands.add_parser("convert", help="write a model in our own format"))
+    add_export_arguments(
+        commands.add_parser("export", help="run a model's backbone in another runtime")
+    )
     add_bank_arguments(commands.add_parser("bank", help="build, look into or shrink memory banks"))
     return parser
 

@@ -24,8 +24,8 @@ class DetailRegion:
 
     Attributes:
         id: unique within the photo, e.g. "global", "spatial-1", "semantic-2".
-        kind: "global" is the whole photo; "spatial" a quadrant or its like; "semantic" an object or a group of them that
-            was found; "grid" a cell; "user" a box or mask that was given.
+        kind: "global" is the whole photo; "spatial" a quadrant or its like; "semantic" an object or a group of them
+            that was found; "grid" a cell; "user" a box or mask that was given.
         box: (left, top, right, bottom), float pixels of the original photo.
         mask: (height, width) bool of the original photo, or None where the box is all there is.
         parents: ids of the regions that it was made of or lies in.

@@ -18,6 +18,7 @@ PARENTS = {
     "DecoderError": ValueError,
     "DetailError": RuntimeError,
     "ExportError": RuntimeError,
+    "FutileError": RuntimeError,
     "TextError": ValueError,
     "OptionError": ValueError,
     "UnknownNameError": LookupError,

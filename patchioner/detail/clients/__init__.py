@@ -9,14 +9,12 @@ from __future__ import annotations
 from patchioner.detail.clients.answers import Answer, Question
 from patchioner.detail.clients.budget import Budget, Prices, Usage
 from patchioner.detail.clients.cache import CallCache
-from patchioner.detail.clients.failures import FutileError
 from patchioner.detail.clients.retry import RetryPolicy
 
 __all__ = [
     "Answer",
     "Budget",
     "CallCache",
-    "FutileError",
     "Prices",
     "Question",
     "RetryPolicy",

@@ -9,8 +9,7 @@ import math
 import threading
 from dataclasses import dataclass, replace
 
-from patchioner.detail.clients.failures import FutileError
-from patchioner_base.errors import OptionError
+from patchioner_base.errors import FutileError, OptionError
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from patchioner.detail.clients.budget import Budget, Usage
-from patchioner.detail.clients.failures import EmptyAnswerError, Failure, FutileError
+from patchioner.detail.clients.failures import EmptyAnswerError, Failure
 from patchioner.detail.clients.protocol import (
     Reply,
     adapted,
@@ -25,7 +25,7 @@ from patchioner.detail.clients.protocol import (
 )
 from patchioner.detail.clients.retry import RetryPolicy, Sleeper, call_with_retry
 from patchioner.detail.clients.server import Server
-from patchioner_base.errors import DetailError, OptionError
+from patchioner_base.errors import DetailError, FutileError, OptionError
 from patchioner_base.optional import require
 
 T = TypeVar("T")

@@ -7,14 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from patchioner_base.errors import DetailError
-
-
-class FutileError(DetailError):
-    """A failure that every later call of the run would meet as well: a spent budget, a refused key, no such model.
-
-    Who works through many photos goes on after any other `DetailError`, and stops at this one.
-    """
+from patchioner_base.errors import DetailError, FutileError
 
 
 class EmptyAnswerError(DetailError):

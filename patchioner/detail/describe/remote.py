@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from patchioner.detail.clients.answers import Answer
 from patchioner.detail.clients.cache import CallCache
 from patchioner.detail.clients.chat import ChatClient
-from patchioner.detail.clients.failures import EmptyAnswerError, FutileError
+from patchioner.detail.clients.failures import EmptyAnswerError
 from patchioner.detail.clients.protocol import data_url
 from patchioner.detail.describe.asking import Answers, Row, VisionSettings, picture_of, rows_of
 from patchioner.detail.stages import Photo
 from patchioner.detail.values import DetailRegion, Statement
-from patchioner_base.errors import DetailError
+from patchioner_base.errors import DetailError, FutileError
 
 
 class RemoteDescriber:

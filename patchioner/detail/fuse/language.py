@@ -27,7 +27,7 @@ from patchioner.detail.fuse.sentences import finished
 from patchioner.detail.fuse.settings import FuseSettings
 from patchioner.detail.stages import Photo, TextModel
 from patchioner.detail.values import DetailRegion, FusedSentence, Verdict
-from patchioner_base.errors import DetailError, OptionError
+from patchioner_base.errors import DetailError, FutileError, OptionError
 
 _log = logging.getLogger(__name__)
 _Answer = TypeVar("_Answer")
@@ -126,6 +126,8 @@ class LanguageFuser:
                 said = self._model.ask(
                     prompt.system, asked, temperature=self._temperature, max_tokens=self._max_tokens, seed=self._seed
                 )  # fmt: skip
+            except FutileError:  # nobody would answer the next photo either: not ours to cover up
+                raise
             except DetailError as error:
                 _log.warning("%s: no answer (%s); fusing without a model", prompt.name, error)
                 return None

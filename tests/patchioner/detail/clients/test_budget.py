@@ -6,8 +6,7 @@ from dataclasses import replace
 import pytest
 
 from patchioner.detail.clients.budget import Budget, Prices, Usage
-from patchioner.detail.clients.failures import FutileError
-from patchioner_base.errors import DetailError, OptionError
+from patchioner_base.errors import DetailError, FutileError, OptionError
 
 
 def test_the_call_over_the_limit_is_refused_and_not_counted() -> None:

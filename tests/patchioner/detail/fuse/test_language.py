@@ -13,7 +13,7 @@ from patchioner.detail.fuse.answers import read_sorted, read_written
 from patchioner.detail.fuse.prompts import REWRITE, SORT, numbered
 from patchioner.detail.stages import Photo
 from patchioner.detail.values import Claim, DetailRegion, Verdict
-from patchioner_base.errors import DetailError, OptionError
+from patchioner_base.errors import DetailError, FutileError, OptionError
 
 PHOTO = Photo("a photo", Image.new("RGB", (100, 100)), "0" * 64)
 REGIONS = (
@@ -111,6 +111,11 @@ def test_without_a_usable_answer_the_deterministic_path_is_taken(
     texts, _, model = fuse(*answers)
     assert texts == plain()
     assert len(model.asked) == len(answers)
+
+
+def test_a_spent_budget_is_not_covered_up() -> None:
+    with pytest.raises(FutileError, match="budget"):
+        fuse(FutileError("the budget is spent"))
 
 
 def test_without_usable_words_the_sorting_still_counts() -> None:
