@@ -14,6 +14,7 @@ from typing import Any, Protocol, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
+from decoders.head import OutputHead
 from decoders.options import Decoded, DecodeOptions
 from patchioner_base.registry import Registry
 from patchioner_base.weights import Storage
@@ -36,14 +37,18 @@ class StepNetwork(Protocol[CacheT]):
     def max_tokens(self) -> int:
         """Most tokens that a sequence can hold."""
 
+    @property
+    def head(self) -> OutputHead:
+        """Makes logits of states."""
+
     def row_bytes(self, max_tokens: int) -> int:
         """Memory that one row needs while `max_tokens` tokens are decoded."""
 
     def start(self, embeddings: Tensor, max_tokens: int) -> tuple[Tensor, CacheT]:
-        """Read (n, dim) embeddings; float32 logits (n, vocab) of the first token, and a cache."""
+        """Read (n, dim) embeddings; the states (n, width) before the first token, and a cache."""
 
     def step(self, tokens: Tensor, cache: CacheT) -> Tensor:
-        """Read (n,) tokens; float32 logits (n, vocab) of the next token of each row."""
+        """Read (n,) tokens; the states (n, width) before the next token of each row."""
 
 
 class Vocabulary(Protocol):

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from decoders.base import StepNetwork
 from decoders.constraints import Constraints
+from decoders.head import top_tokens
 from decoders.options import DecodeOptions
-from decoders.search import Hypothesis
+from decoders.search import Hypothesis, close_ranks, hypotheses
 
 
 def beam_search(
@@ -30,72 +31,86 @@ def beam_search(
     where none has ended by `max_tokens` gives its best living one, cut. Width 1 equals greedy.
     """
     beams = _Beams(embeddings, options, end_ids)
-    logits, cache = network.start(embeddings, options.max_tokens)
-    width = options.beam_width
+    head, width = network.head, options.beam_width
+    # Each hypothesis can end in `len(ends)` ways: with one more than that of each, enough remain to go on.
+    most = (1 + len(end_ids)) * width
+    states, cache = network.start(embeddings, options.max_tokens)
+    log_probs, tokens = top_tokens(head, states, constraints.at(beams.written(0)[::width]), most)
+    # All hypotheses start alike: one is read, and its continuations shown to each.
     first = torch.arange(len(embeddings), device=embeddings.device).repeat_interleave(width)
     cache.select(first)
-    logits = logits[first]
+    log_probs, tokens = log_probs[first], tokens[first]
     for step in range(options.max_tokens):
-        log_probs = logits.log_softmax(dim=1)
-        constraints.apply(log_probs, beams.tokens[:, :, :step].flatten(0, 1))
-        source = beams.extend(log_probs, step)
+        source = beams.extend(log_probs, tokens, step)
         if step + 1 == options.max_tokens or not len(source):
             break
         cache.select(source)
-        logits = network.step(beams.tokens[:, :, step].flatten(), cache)
+        states = network.step(beams.written(step + 1)[:, -1], cache)
+        bans = constraints.at(beams.written(step + 1))
+        log_probs, tokens = top_tokens(head, states, bans, most)
     return beams.best()
 
 
 class _Beams:
-    """Living hypotheses (m rows still going, width) and the finished ones of every row."""
+    """Living hypotheses (m rows still going, width) and the best finished one of every row."""
 
     def __init__(
         self, embeddings: Tensor, options: DecodeOptions, end_ids: tuple[int, ...]
     ) -> None:
         count, width, device = len(embeddings), options.beam_width, embeddings.device
+        shape = (count, width, options.max_tokens)
         self.options = options
         self.ends = torch.tensor(end_ids, device=device)
         self.rows = torch.arange(count, device=device)  # which input each living row is
-        self.tokens = torch.zeros(
-            (count, width, options.max_tokens), dtype=torch.int64, device=device
-        )
-        self.log_probs = torch.zeros((count, width, options.max_tokens), device=device)
+        self.tokens = torch.zeros(shape, dtype=torch.int64, device=device)
+        self.log_probs = torch.zeros(shape, device=device)
         self.sums = torch.full((count, width), -torch.inf, device=device)
         self.sums[:, 0] = 0.0  # all start alike, so only one may be extended at first
-        self.finished: list[list[tuple[float, Hypothesis]]] = [[] for _ in range(count)]
+        self.ended = torch.zeros(count, dtype=torch.int64, device=device)  # how many, of each input
+        self.scores = torch.full((count,), -torch.inf, dtype=torch.float64, device=device)
+        self.won_tokens = torch.full(
+            (count, options.max_tokens), -1, dtype=torch.int64, device=device
+        )
+        self.won_log_probs = torch.zeros((count, options.max_tokens), device=device)
 
-    def extend(self, log_probs: Tensor, step: int) -> Tensor:
+    def written(self, step: int) -> Tensor:
+        """(m * width, step): the tokens of every living hypothesis."""
+        return self.tokens[:, :, :step].flatten(0, 1)
+
+    def extend(self, log_probs: Tensor, tokens: Tensor, step: int) -> Tensor:
         """Add one token to every hypothesis.
 
         Args:
-            log_probs: (m * width, vocab), banned tokens at minus infinity.
+            log_probs, tokens: (m * width, k) the likeliest continuations of each, best first; banned
+                ones at minus infinity.
 
         Returns:
             For each living hypothesis the index of the one it extends; empty when all are done.
         """
         rows, width = self.sums.shape
-        vocab = log_probs.shape[1]
-        scores = (self.sums.flatten()[:, None] + log_probs).view(rows, width * vocab)
-        # Each hypothesis can end in `len(ends)` ways: with one more than that of each, enough remain to go on.
-        most = (1 + len(self.ends)) * width
-        sums, places = scores.topk(min(most, width * vocab), dim=1)
-        parents, tokens = places // vocab, places % vocab
-        steps = log_probs.view(rows, width * vocab).gather(1, places)
-        ended = torch.isin(tokens, self.ends) & (sums > -torch.inf)
-        self._finish(parents, tokens, sums, steps, ended, step)
+        each = log_probs.shape[1]
+        totals = (self.sums.flatten()[:, None] + log_probs).view(rows, width * each)
+        most = min((1 + len(self.ends)) * width, width * each)
+        sums, places = totals.topk(most, dim=1)
+        parents = places // each
+        chosen = tokens.view(rows, width * each).gather(1, places)
+        steps = log_probs.view(rows, width * each).gather(1, places)
+        ended = torch.isin(chosen, self.ends) & (sums > -torch.inf)
+        self._finish(parents, chosen, sums, steps, ended, step)
         # Living candidates first, each kind in order of score.
         order = ended.long().argsort(dim=1, stable=True)[:, :width]
-        self._take(parents.gather(1, order), tokens.gather(1, order), steps.gather(1, order), step)
+        self._take(parents.gather(1, order), chosen.gather(1, order), steps.gather(1, order), step)
         self.sums = sums.gather(1, order).masked_fill(ended.gather(1, order), -torch.inf)
         return self._drop_done(parents.gather(1, order))
 
     def best(self) -> list[Hypothesis]:
         """The winner of every row."""
-        for place, row in enumerate(self.rows.tolist()):
-            if not self.finished[row]:
-                beam = int(self.sums[place].argmax())
-                self.finished[row].append((0.0, self._hypothesis(place, beam)))
-        return [max(found, key=lambda pair: pair[0])[1] for found in self.finished]
+        cut = (self.ended[self.rows] == 0).nonzero().squeeze(1)
+        if len(cut):
+            beams = self.sums[cut].argmax(dim=1)
+            self.won_tokens[self.rows[cut]] = self.tokens[cut, beams]
+            self.won_log_probs[self.rows[cut]] = self.log_probs[cut, beams]
+        return hypotheses(self.won_tokens.tolist(), self.won_log_probs.tolist())
 
     def _finish(
         self,
@@ -106,17 +121,21 @@ class _Beams:
         ended: Tensor,
         step: int,
     ) -> None:
-        """File candidates that ended among the best `width`; a lower one is no winner."""
-        width = self.options.beam_width
-        for place, rank in ended[:, :width].nonzero().tolist():
-            parent = int(parents[place, rank])
-            before = self._hypothesis(place, parent, step)
-            whole = Hypothesis(
-                (*before.token_ids, int(tokens[place, rank])),
-                (*before.log_probs, float(steps[place, rank])),
-            )
-            score = float(sums[place, rank]) / (step + 1) ** self.options.length_penalty
-            self.finished[int(self.rows[place])].append((score, whole))
+        """File the best candidate that ended among the best `width`; a lower one is no winner."""
+        ended = ended[:, : self.options.beam_width]
+        self.ended[self.rows] += ended.sum(dim=1)
+        rank = ended.long().argmax(dim=1, keepdim=True)  # the first: they are in order of score
+        scores = sums.gather(1, rank).squeeze(1).double() / self._length(step + 1)
+        better = (ended.any(dim=1) & (scores > self.scores[self.rows])).nonzero().squeeze(1)
+        if not len(better):
+            return
+        row, rank = self.rows[better], rank[better]
+        parent = parents[better].gather(1, rank).squeeze(1)
+        self.scores[row] = scores[better]
+        self.won_tokens[row, :step] = self.tokens[better, parent, :step]
+        self.won_log_probs[row, :step] = self.log_probs[better, parent, :step]
+        self.won_tokens[row, step] = tokens[better].gather(1, rank).squeeze(1)
+        self.won_log_probs[row, step] = steps[better].gather(1, rank).squeeze(1)
 
     def _take(self, parents: Tensor, tokens: Tensor, steps: Tensor, step: int) -> None:
         rows = torch.arange(len(parents), device=parents.device)[:, None]
@@ -126,28 +145,18 @@ class _Beams:
         self.log_probs[:, :, step] = steps
 
     def _drop_done(self, parents: Tensor) -> Tensor:
-        going = [i for i, row in enumerate(self.rows.tolist()) if not self._done(i, row)]
-        kept = torch.tensor(going, dtype=torch.int64, device=parents.device)
-        width = self.options.beam_width
-        source = (kept[:, None] * width + parents[kept]).flatten()
-        if len(going) < len(self.rows):
+        """Let rows leave that are done; the rest stays in place where it can (see `close_ranks`)."""
+        # Sums only fall, and a longer caption divides by more: the best that may still come.
+        reach = self.sums.amax(dim=1).double() / self._length(self.options.max_tokens)
+        found = self.ended[self.rows]
+        done = (found >= self.options.beam_width) | (
+            (found > 0) & (self.scores[self.rows] >= reach)
+        )
+        kept = close_ranks(~done)
+        if len(kept) < len(self.rows):
             self.rows, self.tokens = self.rows[kept], self.tokens[kept]
             self.log_probs, self.sums = self.log_probs[kept], self.sums[kept]
-        return source
+        return (kept[:, None] * self.options.beam_width + parents[kept]).flatten()
 
-    def _done(self, place: int, row: int) -> bool:
-        found = self.finished[row]
-        if len(found) >= self.options.beam_width:
-            return True
-        if not found:
-            return False
-        # Sums only fall, and a longer caption divides by more: the best that may still come.
-        reach = float(self.sums[place].max())
-        reach /= self.options.max_tokens**self.options.length_penalty
-        return bool(max(score for score, _ in found) >= reach)
-
-    def _hypothesis(self, place: int, beam: int, length: int | None = None) -> Hypothesis:
-        return Hypothesis(
-            tuple(self.tokens[place, beam, :length].tolist()),
-            tuple(self.log_probs[place, beam, :length].tolist()),
-        )
+    def _length(self, tokens: int) -> float:
+        return float(tokens**self.options.length_penalty)

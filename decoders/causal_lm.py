@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
+from decoders.head import GivenLogits
 from patchioner_base.errors import DecoderError, OptionError
 
 # (n, dim) embeddings -> the input vectors (p_i, width) of each row, p_i at least 1
@@ -74,6 +75,11 @@ class CausalLanguageModel:
     def max_tokens(self) -> int:
         """Most tokens of a caption: the last one generated needs no position."""
         return positions_of(self.model) - self.prefix_tokens + 1
+
+    @property
+    def head(self) -> GivenLogits:
+        """The states of such a model are its logits: its last layer may be more than a product."""
+        return GivenLogits(vocabulary_of(self.model))
 
     def row_bytes(self, max_tokens: int) -> int:
         """Memory that one row of a batch needs while decoding `max_tokens` tokens."""

@@ -15,8 +15,10 @@ from torch import Tensor
 from decoders.base import StepNetwork, Vocabulary
 from decoders.beam import beam_search
 from decoders.constraints import Constraints, end_ids
+from decoders.head import LinearHead
 from decoders.options import Decoded, DecodeOptions
 from decoders.search import Hypothesis, greedy_search, sample_search
+from decoders.steady import SteadyNetwork, steady_search
 from patchioner_base.errors import DecoderError
 
 Search: TypeAlias = Callable[
@@ -61,7 +63,7 @@ def generate(
         return []
     distinct, places = distinct_rows(embeddings.detach().to(device, torch.float32))
     constraints = Constraints(vocabulary, options, device)
-    search, ends = _SEARCHES[options.strategy], end_ids(vocabulary)
+    search, ends = _search_for(network, constraints, options, device), end_ids(vocabulary)
     found: list[Hypothesis] = []
     size = rows_per_batch(network, options)
     for first in range(0, len(distinct), size):
@@ -71,6 +73,19 @@ def generate(
         Decoded(vocabulary.decode(one.token_ids), one.token_ids, one.log_probs) for one in found
     ]
     return [captions[place] for place in places]
+
+
+def _search_for(
+    network: StepNetwork[Any],
+    constraints: Constraints,
+    options: DecodeOptions,
+    device: torch.device,
+) -> Search:
+    """On an accelerator, greedy search in steps of fixed shape where network and bans allow it."""
+    steady = device.type == "cuda" and options.strategy == "greedy" and not constraints.reads_tokens
+    if steady and isinstance(network, SteadyNetwork) and isinstance(network.head, LinearHead):
+        return steady_search
+    return _SEARCHES[options.strategy]
 
 
 def distinct_rows(embeddings: Tensor) -> tuple[Tensor, list[int]]:

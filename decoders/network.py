@@ -1,6 +1,6 @@
 """The prefix GPT-2: a causal transformer whose first input is an embedding, not a word.
 
-Knows: layers, the key-value cache, one step of decoding, all positions at once for training.
+Knows: layers, one step of decoding with a cache, all positions at once for training.
 Does NOT know: tokenizers, decoding strategies, files, or what an embedding stands for.
 
 Names of the weights follow GPT-2 (`transformer.h.0.attn.c_attn.weight`), in the orientation of
@@ -14,11 +14,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
+from decoders.cache import FixedCache, KeyValueCache
+from decoders.head import LinearHead
+from decoders.screen import Screen, worth_screening
+from decoders.steady import StepGraphs
 from patchioner_base.errors import OptionError
 
 
@@ -65,51 +70,6 @@ class PrefixGPT2Config:
             raise OptionError(f"dropout is {self.dropout}; it must be from 0 to below 1")
 
 
-class KeyValueCache:
-    """Keys and values of the positions already read, in one block sized to the need.
-
-    Args:
-        layers, rows, heads, capacity, head_dim: the block is (layers, 2, rows, heads, capacity,
-            head_dim).
-    """
-
-    def __init__(
-        self,
-        *,
-        layers: int,
-        rows: int,
-        heads: int,
-        capacity: int,
-        head_dim: int,
-        like: Tensor,
-    ) -> None:
-        shape = (layers, 2, rows, heads, capacity, head_dim)
-        self._block = torch.empty(shape, dtype=like.dtype, device=like.device)
-        self._rows = rows
-        self.length = 0
-
-    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Add (rows, heads, new, head_dim) keys and values; give back all of them so far."""
-        end = self.length + keys.shape[2]
-        block = self._block[layer, :, : self._rows, :, :end]
-        block[0, :, :, self.length :] = keys
-        block[1, :, :, self.length :] = values
-        return block[0], block[1]
-
-    def advance(self, positions: int) -> None:
-        """Count the positions that every layer has now added."""
-        self.length += positions
-
-    def select(self, rows: Tensor) -> None:
-        """Keep these rows, in this order; a row may be repeated (beams) or left out (ended)."""
-        kept = self._block[:, :, : self._rows, :, : self.length].index_select(2, rows)
-        self._rows = int(rows.shape[0])
-        if self._rows > self._block.shape[2]:
-            layers, two, _, heads, capacity, head_dim = self._block.shape
-            self._block = self._block.new_empty(layers, two, self._rows, heads, capacity, head_dim)
-        self._block[:, :, : self._rows, :, : self.length] = kept
-
-
 class _Attention(nn.Module):
     """Causal self-attention; with a cache, over the cached positions as well."""
 
@@ -127,7 +87,11 @@ class _Attention(nn.Module):
             keys, values = cache.extend(layer, keys, values)
         # One new position sees all before it; several come only while the cache is empty.
         mixed = functional.scaled_dot_product_attention(
-            query, keys, values, is_causal=positions > 1
+            query,
+            keys,
+            values,
+            attn_mask=None if cache is None else cache.mask,
+            is_causal=positions > 1,
         )
         merged: Tensor = self.c_proj(mixed.transpose(1, 2).reshape(rows, positions, width))
         return merged
@@ -172,13 +136,13 @@ class _Transformer(nn.Module):
         self.ln_f = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
 
     def forward(self, inputs: Tensor, cache: KeyValueCache | None = None) -> Tensor:
-        first = 0 if cache is None else cache.length
-        positions = self.wpe.weight[first : first + inputs.shape[1]]
-        hidden = self.drop(inputs + positions)
+        count = inputs.shape[1]
+        places = slice(0, count) if cache is None else cache.places(count)
+        hidden = self.drop(inputs + self.wpe.weight[places])
         for layer, block in enumerate(self.h):
             hidden = block(hidden, cache, layer)
         if cache is not None:
-            cache.advance(inputs.shape[1])
+            cache.advance(count)
         out: Tensor = self.ln_f(hidden)
         return out
 
@@ -193,6 +157,8 @@ class PrefixGPT2(nn.Module):
     def __init__(self, config: PrefixGPT2Config, *, seed: int = 0) -> None:
         super().__init__()
         self.config = config
+        self.step_graphs = StepGraphs()
+        self._screened: tuple[tuple[int, int], Screen] | None = None
         # torch's layers draw initial weights, overwritten below, from the global generator.
         with torch.random.fork_rng(devices=[]):
             self.prefix = nn.Linear(config.embedding_dim, config.width)
@@ -217,6 +183,11 @@ class PrefixGPT2(nn.Module):
         return functional.linear(hidden, self.transformer.wte.weight)
 
     @property
+    def head(self) -> LinearHead:
+        """Makes logits of states, any stretch of the vocabulary at a time."""
+        return LinearHead(self.transformer.wte.weight, self._screen)
+
+    @property
     def max_tokens(self) -> int:
         """Most tokens one sequence can hold: the last one generated needs no position."""
         return self.config.positions
@@ -229,22 +200,43 @@ class PrefixGPT2(nn.Module):
         return cache + self.config.vocab_size * (size + 8) + 16 * self.config.width * size
 
     def start(self, embeddings: Tensor, max_tokens: int) -> tuple[Tensor, KeyValueCache]:
-        """Read (n, embedding_dim) prefixes; float32 logits (n, vocab_size) of the first token."""
-        prefix = self._prefix(embeddings).unsqueeze(1)
-        cache = KeyValueCache(
-            layers=self.config.layers,
-            rows=embeddings.shape[0],
-            heads=self.config.heads,
-            capacity=max_tokens,
-            head_dim=self.config.width // self.config.heads,
-            like=prefix,
-        )
-        return self.logits(self._run(prefix, cache)[:, -1]).float(), cache
+        """Read (n, embedding_dim) prefixes; the states (n, width) that `head` makes logits of."""
+        cache = KeyValueCache(**self._cache_shape(embeddings.shape[0], max_tokens))
+        return self.read_prefix(embeddings, cache), cache
+
+    def fixed_cache(self, rows: int, capacity: int) -> FixedCache:
+        """An empty cache whose shape stays, for `steady_search`."""
+        return FixedCache(**self._cache_shape(rows, capacity))
+
+    def read_prefix(self, embeddings: Tensor, cache: KeyValueCache) -> Tensor:
+        """Read (n, embedding_dim) prefixes into an empty cache; the states (n, width) before the first token."""
+        return self._run(self._prefix(embeddings).unsqueeze(1), cache)[:, -1]
 
     def step(self, tokens: Tensor, cache: KeyValueCache) -> Tensor:
-        """Read one more token (n,) of each row; float32 logits (n, vocab_size) of the next."""
+        """Read one more token (n,) of each row; the states (n, width) of the next."""
         inputs = self.transformer.wte(tokens).unsqueeze(1)
-        return self.logits(self._run(inputs, cache)[:, -1]).float()
+        return self._run(inputs, cache)[:, -1]
+
+    def _cache_shape(self, rows: int, capacity: int) -> dict[str, Any]:
+        return dict(
+            layers=self.config.layers,
+            rows=rows,
+            heads=self.config.heads,
+            capacity=capacity,
+            head_dim=self.config.width // self.config.heads,
+            like=self.prefix.weight,
+        )
+
+    def _screen(self) -> Screen | None:
+        """A screen of the vocabulary as it is now, where the processor gains by it."""
+        matrix = self.transformer.wte.weight
+        if not worth_screening(matrix):
+            return None
+        version = 0 if matrix.is_inference() else matrix._version
+        now = (matrix.data_ptr(), version)
+        if self._screened is None or self._screened[0] != now:
+            self._screened = now, Screen(matrix.detach())
+        return self._screened[1]
 
     def _prefix(self, embeddings: Tensor) -> Tensor:
         embeddings = embeddings.to(self.prefix.weight.device, torch.float32)

@@ -35,6 +35,9 @@ class DecodeOptions:
             tokenizer writes it in pieces.
         no_repeat_ngram: no sequence of this many tokens is written twice in a caption; 0 allows it.
         batch_memory_mb: memory budget of one batch; more embeddings are decoded in turns.
+        scores: whether log-probabilities are wanted. Without them they are NaN, and greedy search may
+            leave out most of the product with the vocabulary (the tokens stay the same); beam search
+            and sampling need them anyway and give them.
 
     Raises:
         OptionError: when a value makes no sense.
@@ -55,6 +58,7 @@ class DecodeOptions:
     banned_words: tuple[str, ...] = ()
     no_repeat_ngram: int = 0
     batch_memory_mb: float = 512.0
+    scores: bool = True
 
     def __post_init__(self) -> None:
         if self.strategy not in get_args(Strategy):
@@ -70,6 +74,8 @@ class DecodeOptions:
                 f"min_tokens is {self.min_tokens}, above max_tokens {self.max_tokens}; "
                 "lower the one or raise the other"
             )
+        if not isinstance(self.scores, bool):
+            raise OptionError(f"scores is {self.scores!r}; it must be True or False")
         _number("length_penalty", self.length_penalty, above=None)
         _number("temperature", self.temperature, above=0.0)
         _number("top_p", self.top_p, above=0.0)
@@ -99,7 +105,7 @@ class Decoded:
         text: the caption, without special tokens or outer blanks.
         token_ids: every generated token, the end token included when it was generated.
         log_probs: the network's own log-probability of each of those tokens (natural logarithm,
-            temperature 1, before any ban or limit).
+            temperature 1, before any ban or limit); NaN where they were not asked for.
 
     Example:
         >>> Decoded("a cat", (5, 9, 2), (-0.5, -0.25, -0.75)).score

@@ -1,7 +1,7 @@
 """One hypothesis for each row: greedy choice and sampling.
 
-Knows: the loop over steps, rows that leave the batch when they end, how a token is chosen.
-Does NOT know: beams, memory budgets, text.
+Knows: the loop over steps, rows that leave the batch when they end, how a token is drawn.
+Does NOT know: beams, memory budgets, text, how logits are made (`head`).
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from decoders.base import StepNetwork
-from decoders.constraints import Constraints
+from decoders.constraints import Constraints, StepBans
+from decoders.head import all_logits, best_tokens
 from decoders.options import DecodeOptions
 
-# (allowed logits (m, vocab), which rows they are (m,), step) -> chosen tokens (m,)
-Choose: TypeAlias = Callable[[Tensor, Tensor, int], Tensor]
+# (states (m, width), bans, which rows they are (m,), step) -> chosen tokens and log-probabilities (m,)
+Choose: TypeAlias = Callable[[Tensor, StepBans, Tensor, int], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,10 @@ def greedy_search(
 ) -> list[Hypothesis]:
     """The likeliest token at every step, for each row of (n, dim) embeddings."""
 
-    def choose(logits: Tensor, rows: Tensor, step: int) -> Tensor:
-        return logits.argmax(dim=1)
+    head = network.head
+
+    def choose(states: Tensor, bans: StepBans, rows: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        return best_tokens(head, states, bans, scores=options.scores)
 
     return _search(network, embeddings, constraints, options, end_ids, choose)
 
@@ -61,8 +64,14 @@ def sample_search(
     uniforms = row_uniforms(embeddings, options.max_tokens, seed=options.seed)
     draws = torch.from_numpy(uniforms).to(embeddings.device)
 
-    def choose(logits: Tensor, rows: Tensor, step: int) -> Tensor:
-        return draw(logits / options.temperature, draws[rows, step], options.top_p)
+    head = network.head
+
+    def choose(states: Tensor, bans: StepBans, rows: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        logits = all_logits(head, states)
+        total = logits.logsumexp(dim=1)  # before the bans: scores are the network's own
+        bans.apply(logits)
+        chosen = draw(logits / options.temperature, draws[rows, step], options.top_p)
+        return chosen, logits.gather(1, chosen[:, None]).squeeze(1) - total
 
     return _search(network, embeddings, constraints, options, end_ids, choose)
 
@@ -117,26 +126,41 @@ def _search(
     log_probs = torch.zeros((count, options.max_tokens), device=device)
     active = torch.arange(count, device=device)
     ends = torch.tensor(end_ids, device=device)
-    logits, cache = network.start(embeddings, options.max_tokens)
+    states, cache = network.start(embeddings, options.max_tokens)
     for step in range(options.max_tokens):
-        total = logits.logsumexp(dim=1)  # before the bans: scores are the network's own
-        constraints.apply(logits, tokens[active, :step])
-        chosen = choose(logits, active, step)
-        tokens[active, step] = chosen
-        log_probs[active, step] = logits.gather(1, chosen[:, None]).squeeze(1) - total
-        going = torch.isin(chosen, ends, invert=True).nonzero().squeeze(1)
-        if step + 1 == options.max_tokens or not len(going):
+        bans = constraints.at(tokens[active, :step])
+        chosen, values = choose(states, bans, active, step)
+        tokens[active, step], log_probs[active, step] = chosen, values
+        kept = close_ranks(torch.isin(chosen, ends, invert=True))
+        if step + 1 == options.max_tokens or not len(kept):
             break
-        if len(going) < len(active):
-            active, chosen = active[going], chosen[going]
-            cache.select(going)
-        logits = network.step(chosen, cache)
-    return _hypotheses(tokens.tolist(), log_probs.tolist())
+        if len(kept) < len(active):
+            active, chosen = active[kept], chosen[kept]
+            cache.select(kept)
+        states = network.step(chosen, cache)
+    return hypotheses(tokens.tolist(), log_probs.tolist())
 
 
-def _hypotheses(
+def close_ranks(going: Tensor) -> Tensor:
+    """The places (m,) int64 of rows that go on: each stays where it is, or fills the place of one that ended.
+
+    So a row that ends costs its cache the copy of one row, not of all.
+
+    Example:
+        >>> close_ranks(torch.tensor([True, False, True, False, True])).tolist()
+        [0, 4, 2]
+    """
+    places = going.nonzero().squeeze(1)
+    count = len(places)
+    kept = torch.arange(count, device=going.device)
+    kept[(~going[:count]).nonzero().squeeze(1)] = places[places >= count]
+    return kept
+
+
+def hypotheses(
     tokens: Sequence[Sequence[int]], log_probs: Sequence[Sequence[float]]
 ) -> list[Hypothesis]:
+    """Rows of tokens, padded with -1, and of log-probabilities, without the padding."""
     found = []
     for ids, values in zip(tokens, log_probs, strict=True):
         length = sum(token >= 0 for token in ids)

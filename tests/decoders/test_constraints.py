@@ -9,34 +9,7 @@ import torch
 from torch import Tensor
 
 from decoders import DecodeOptions, PrefixGPT2Decoder
-from decoders.constraints import Constraints, _ban_repeats
-
-
-class Letters:
-    """A vocabulary whose tokens are given texts; 0 ends, 1 is unwritable."""
-
-    def __init__(self, *texts: str) -> None:
-        self.texts = ["", "", *texts]
-        self.end_id, self.unwritable_ids = 0, (1,)
-
-    def token_texts(self) -> list[str]:
-        return self.texts
-
-    def decode(self, token_ids: object) -> str:
-        raise NotImplementedError
-
-    def forbidden(self, written: list[str], *banned: str) -> set[str]:
-        """Texts of the tokens that may not follow."""
-        constraints = Constraints(self, DecodeOptions(banned_words=banned), torch.device("cpu"))
-        logits = torch.zeros(1, len(self.texts))
-        ids = torch.tensor([[self.texts.index(text) for text in written]], dtype=torch.int64)
-        constraints.apply(logits, ids)
-        assert logits[0, 1] == -torch.inf
-        assert logits[0, 0] == 0, "the end is never a banned word"
-        return {self.texts[i] for i in (logits[0] == -torch.inf).nonzero().flatten().tolist()} - {
-            ""
-        }
-
+from tests.support.letters import Letters, constraints_of
 
 WORDS = Letters(" cat", " c", "at", "t", " ca", " cats", " bat", " red", " car", "ch", "cat ", "!")
 
@@ -83,10 +56,30 @@ def test_no_ngram_is_written_twice() -> None:
     generator = torch.Generator().manual_seed(5)
     written = torch.randint(0, 4, (50, 9), generator=generator)
     for size in (1, 2, 3):
+        options = DecodeOptions(no_repeat_ngram=size)
+        constraints = constraints_of(Letters("a", "b"), options)
         logits = torch.zeros(50, 4)
-        _ban_repeats(logits, written, size)
+        constraints.apply(logits, written)
         for row, tokens in enumerate(written.tolist()):
             earlier = {tuple(tokens[i : i + size]) for i in range(len(tokens) - size + 1)}
             tail = tokens[len(tokens) - size + 1 :]
             for token in range(4):
-                assert (logits[row, token] == -torch.inf) == ((*tail, token) in earlier)
+                banned = token == 1 or (*tail, token) in earlier
+                assert (logits[row, token] == -torch.inf) == banned
+
+
+@pytest.mark.parametrize("written", [0, 3, 8])
+def test_bans_of_a_stretch_are_those_of_the_whole(written: int) -> None:
+    words = Letters(*"abcdefgh", "ab", "cd")
+    options = DecodeOptions(no_repeat_ngram=2, min_tokens=5, banned_words=("ab", "c", "gh"))
+    constraints = constraints_of(words, options)
+    generator = torch.Generator().manual_seed(2)
+    tokens = torch.randint(2, 12, (20, written), generator=generator)
+    whole, parts = torch.randn(20, 12, generator=generator), torch.empty(20, 12)
+    parts.copy_(whole)
+    constraints.apply(whole, tokens)
+    bans = constraints.at(tokens)
+    for first, last in ((0, 1), (1, 5), (5, 6), (6, 12)):
+        bans.apply(parts[:, first:last], first)
+    assert torch.equal(whole, parts)
+    assert bool((whole == -torch.inf).any()) and bool((whole > -torch.inf).any())

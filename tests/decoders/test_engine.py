@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from decoders import Decoded, DecodeOptions, PrefixGPT2Decoder
+from decoders.cache import KeyValueCache
 from decoders.engine import rows_per_batch
-from decoders.network import KeyValueCache
 from patchioner_base.errors import DecoderError
 
 GREEDY = DecodeOptions(max_tokens=12)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from decoders.search import draw, row_uniforms
+from decoders.search import close_ranks, draw, row_uniforms
 
 LOGITS = torch.tensor([[0.1, 0.5, 0.15, 0.25]]).log()
 
@@ -36,3 +36,13 @@ def test_uniforms_belong_to_the_row_and_grow_without_changing() -> None:
     few, many = row_uniforms(rows, 4, seed=1), row_uniforms(rows.flip(0), 9, seed=1)
     np.testing.assert_array_equal(few, many[::-1, :4])
     assert len(np.unique(few)) == 12
+
+
+def test_ranks_close_with_as_few_moves_as_there_are_gaps() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for share in (0.0, 0.1, 0.5, 0.9, 1.0):
+        going = torch.rand(40, generator=generator) < share
+        kept = close_ranks(going)
+        assert sorted(kept.tolist()) == going.nonzero().flatten().tolist()
+        moved = int((kept != torch.arange(len(kept))).sum())
+        assert moved == int((~going[: len(kept)]).sum())

@@ -1,0 +1,176 @@
+"""Greedy search in steps of one fixed shape, for accelerators: nothing waits for the device between tokens.
+
+Knows: batches padded to a few sizes, CUDA graphs of a step, when to look whether all rows have ended.
+Does NOT know: layers, how logits are made, text. On a CPU the same steps run without graphs (and slower
+than `search`, which drops ended rows): there they are for tests.
+
+A batch is padded to the next power of two with copies of its first row, so that a handful of graphs
+serves every batch. Rows that have ended go on, unread, until all have: that is asked every eight
+tokens, since each question makes the host wait.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from decoders.cache import FixedCache
+from decoders.constraints import Constraints
+from decoders.head import OutputHead, best_tokens
+from decoders.options import DecodeOptions
+from decoders.search import Hypothesis, hypotheses
+
+LOOK_EVERY = 8
+_WARM_UP = 3  # steps before a capture: kernels are chosen and memory is found in the first
+
+
+@runtime_checkable
+class SteadyNetwork(Protocol):
+    """A network whose step can run on a cache of fixed shape."""
+
+    @property
+    def head(self) -> OutputHead:
+        """Makes logits of states."""
+
+    @property
+    def step_graphs(self) -> StepGraphs:
+        """The steps that have been prepared."""
+
+    def fixed_cache(self, rows: int, capacity: int) -> FixedCache:
+        """An empty cache of that shape."""
+
+    def read_prefix(self, embeddings: Tensor, cache: Any) -> Tensor:
+        """Read (n, dim) embeddings; the states (n, width) before the first token."""
+
+    def step(self, tokens: Tensor, cache: Any) -> Tensor:
+        """Read (n,) tokens; the states (n, width) before the next."""
+
+
+class PreparedStep:
+    """A step of one shape: cache, tokens and states stay where they are, so that a graph can be replayed.
+
+    Args:
+        network: in evaluation mode.
+        rows, capacity: the shape.
+        device: where; on a CUDA device the step is captured.
+    """
+
+    def __init__(
+        self, network: SteadyNetwork, rows: int, capacity: int, device: torch.device
+    ) -> None:
+        self._network = network
+        self.cache = network.fixed_cache(rows, capacity)
+        self._tokens = torch.zeros(rows, dtype=torch.int64, device=device)
+        self._graph: Any = None
+        if device.type == "cuda":
+            self._capture()
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """States (rows, width) after (rows,) tokens; the next call writes over them."""
+        if self._graph is None:
+            return self._network.step(tokens, self.cache)
+        self._tokens.copy_(tokens)
+        self._graph.replay()
+        return self._states
+
+    def _capture(self) -> None:
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(_WARM_UP):
+                self.cache.restart()
+                self._network.step(self._tokens, self.cache)
+        torch.cuda.current_stream().wait_stream(stream)
+        self.cache.restart()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._states = self._network.step(self._tokens, self.cache)
+        self._graph = graph
+
+
+class StepGraphs:
+    """The prepared steps of one network. One thread uses them at a time; a copy starts without any."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._weights = 0
+        self._steps: dict[tuple[int, int], PreparedStep] = {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> StepGraphs:
+        """An empty one: a graph belongs to the weights that it was captured with."""
+        return StepGraphs()
+
+    @contextmanager
+    def borrow(
+        self, network: SteadyNetwork, rows: int, capacity: int, weight: Tensor
+    ) -> Iterator[PreparedStep]:
+        """The step of this shape, prepared when it is first asked for.
+
+        Args:
+            network: whose steps these are.
+            rows, capacity: the shape.
+            weight: one of its weights: when it has moved, all steps are prepared anew.
+        """
+        with self._lock:
+            if weight.data_ptr() != self._weights:
+                self._weights = weight.data_ptr()
+                self._steps.clear()
+            key = rows, capacity
+            if key not in self._steps:
+                self._steps[key] = PreparedStep(network, rows, capacity, weight.device)
+            yield self._steps[key]
+
+
+def bucket(rows: int) -> int:
+    """The padded size of a batch: the next power of two.
+
+    Example:
+        >>> bucket(5), bucket(8)
+        (8, 8)
+    """
+    return 1 << (rows - 1).bit_length()
+
+
+def steady_search(
+    network: Any,
+    embeddings: Tensor,
+    constraints: Constraints,
+    options: DecodeOptions,
+    end_ids: tuple[int, ...],
+) -> list[Hypothesis]:
+    """The likeliest token at every step, for each row of (n, dim) embeddings; the tokens of `greedy_search`.
+
+    Args:
+        network: a `SteadyNetwork`.
+        constraints: without banned words, whose texts are looked up on the host.
+    """
+    count, device = len(embeddings), embeddings.device
+    rows = bucket(count)
+    padded = torch.cat([embeddings, embeddings[:1].expand(rows - count, -1)])
+    ends = torch.tensor(end_ids, device=device)
+    tokens = torch.full((rows, options.max_tokens), -1, dtype=torch.int64, device=device)
+    log_probs = torch.zeros((rows, options.max_tokens), device=device)
+    ended = torch.zeros(rows, dtype=torch.bool, device=device)
+    written = torch.empty_like(tokens)
+    head = network.head
+    with network.step_graphs.borrow(network, rows, options.max_tokens, head.matrix) as step:
+        step.cache.restart()
+        states = network.read_prefix(padded, step.cache)
+        for place in range(options.max_tokens):
+            bans = constraints.at(written[:, :place])
+            chosen, values = best_tokens(head, states, bans, scores=options.scores)
+            written[:, place] = chosen
+            tokens[:, place] = chosen.masked_fill(ended, -1)
+            log_probs[:, place] = values
+            ended |= torch.isin(chosen, ends)
+            if place + 1 == options.max_tokens:
+                break
+            if (place + 1) % LOOK_EVERY == 0 and bool(ended.all()):
+                break
+            states = step(chosen)
+    return hypotheses(tokens[:count].tolist(), log_probs[:count].tolist())

@@ -1,0 +1,102 @@
+"""Steps of fixed shape give the tokens of the ordinary search: buckets, padding, late looks, reuse."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from decoders import DecodeOptions, PrefixGPT2Decoder
+from decoders.constraints import Constraints, end_ids
+from decoders.search import Hypothesis, greedy_search
+from decoders.steady import LOOK_EVERY, SteadyNetwork, bucket, steady_search
+
+GREEDY = DecodeOptions(max_tokens=19)
+CPU = torch.device("cpu")
+
+
+@torch.inference_mode()
+def both(
+    decoder: PrefixGPT2Decoder, rows: Tensor, options: DecodeOptions
+) -> tuple[list[Hypothesis], list[Hypothesis]]:
+    constraints = Constraints(decoder, options, CPU)
+    given = rows, constraints, options, end_ids(decoder)
+    return steady_search(decoder.network, *given), greedy_search(decoder.network, *given)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 8, 24])
+@pytest.mark.parametrize(
+    "options",
+    [GREEDY, replace(GREEDY, no_repeat_ngram=2, min_tokens=6), replace(GREEDY, max_tokens=1)],
+)
+def test_it_equals_the_ordinary_search(
+    wild: PrefixGPT2Decoder, rows: Tensor, count: int, options: DecodeOptions
+) -> None:
+    steady, ordinary = both(wild, rows[:count], options)
+    assert [one.token_ids for one in steady] == [one.token_ids for one in ordinary]
+    for left, right in zip(steady, ordinary, strict=True):
+        assert left.log_probs == pytest.approx(right.log_probs, abs=1e-3)
+
+
+def test_steps_are_reused_and_forget_what_they_read(wild: PrefixGPT2Decoder, rows: Tensor) -> None:
+    first = both(wild, rows[:8], GREEDY)[0]
+    other = both(wild, rows[8:16], GREEDY)[0]
+    again, ordinary = both(wild, rows[:8], GREEDY)
+    assert first == again
+    assert [one.token_ids for one in other] != [one.token_ids for one in again]
+    assert [one.token_ids for one in again] == [one.token_ids for one in ordinary]
+
+
+def test_it_stops_at_the_first_look_after_all_have_ended(
+    wild: PrefixGPT2Decoder, rows: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with torch.inference_mode():
+        lengths = {
+            len(one.token_ids): row
+            for one, row in zip(both(wild, rows, GREEDY)[1], rows, strict=True)
+        }
+    short = [row for length, row in lengths.items() if length <= LOOK_EVERY]
+    assert short
+    taken: list[int] = []
+    step = wild.network.step
+
+    def counting(tokens: Tensor, cache: object) -> Tensor:
+        taken.append(len(tokens))
+        return step(tokens, cache)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(wild.network, "step", counting)
+    with torch.inference_mode():
+        constraints = Constraints(wild, GREEDY, CPU)
+        steady_search(wild.network, torch.stack(short), constraints, GREEDY, end_ids(wild))
+    assert taken == [bucket(len(short))] * (LOOK_EVERY - 1)
+
+
+def test_a_copy_has_steps_of_its_own(wild: PrefixGPT2Decoder, rows: Tensor) -> None:
+    both(wild, rows[:4], GREEDY)
+    twin = copy.deepcopy(wild)
+    with torch.no_grad():
+        twin.network.transformer.wte.weight.neg_()
+    steady, ordinary = both(twin, rows[:4], GREEDY)
+    assert [one.token_ids for one in steady] == [one.token_ids for one in ordinary]
+
+
+def test_moved_weights_get_new_steps(wild: PrefixGPT2Decoder, rows: Tensor) -> None:
+    twin = copy.deepcopy(wild)
+    both(twin, rows[:4], GREEDY)
+    with torch.no_grad():
+        weight = twin.network.transformer.wte.weight
+        weight.data = weight.flip(1).contiguous()
+    steady, ordinary = both(twin, rows[:4], GREEDY)
+    assert [one.token_ids for one in steady] == [one.token_ids for one in ordinary]
+
+
+def test_the_network_is_a_steady_one(wild: PrefixGPT2Decoder) -> None:
+    assert isinstance(wild.network, SteadyNetwork)
+
+
+@pytest.mark.parametrize(("rows", "padded"), [(1, 1), (2, 2), (3, 4), (64, 64), (65, 128)])
+def test_buckets(rows: int, padded: int) -> None:
+    assert bucket(rows) == padded
