@@ -16,7 +16,8 @@ class Caption:
 
     Attributes:
         text: the caption.
-        score: mean log-probability per generated token, the end token included; at most 0, higher is surer.
+        score: mean log-probability per generated token, the end token included; at most 0, higher is surer. NaN where
+            none was asked for (`DecodeOptions.scores`).
         region: the region that was asked about.
     """
 

@@ -35,7 +35,7 @@ from patchioner.regions import Box
 from patchioner.settings import ModelSettings
 from patchioner_base.errors import PatchionerError
 
-OPTIONS = DecodeOptions(max_tokens=STEPS)
+OPTIONS = DecodeOptions(max_tokens=STEPS, scores=False)  # nor does the published way give any
 
 
 class Side(Protocol):

@@ -132,6 +132,11 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
         "--beam", type=spelling.positive_int, metavar="N", help="beam search of width N"
     )
     group.add_argument(
+        "--no-scores",
+        action="store_true",
+        help="greedy search without scores: the same captions as --beam 1, sooner",
+    )
+    group.add_argument(
         "--max-tokens", type=spelling.positive_int, metavar="N", help="longest caption, in tokens"
     )
     group.add_argument(
@@ -166,9 +171,11 @@ def check_combinations(options: argparse.Namespace) -> str | None:
         return "--variance belongs to --weighting gaussian: add it or leave --variance out"
     if options.beam is not None and options.temperature is not None:
         return "--beam and --temperature exclude each other: give one"
-    decoding = (options.beam, options.temperature, options.max_tokens)
+    if options.no_scores and (options.beam not in (None, 1) or options.temperature is not None):
+        return "--no-scores is for greedy search: leave --beam and --temperature out"
+    decoding = (options.beam, options.temperature, options.max_tokens, options.no_scores or None)
     if options.labels is not None and any(value is not None for value in decoding):
-        return "--labels writes no caption: leave --beam, --temperature and --max-tokens out"
+        return "--labels writes no caption: leave --beam, --temperature, --max-tokens and --no-scores out"
     return None
 
 

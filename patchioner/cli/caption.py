@@ -265,6 +265,8 @@ def _decoding(options: argparse.Namespace) -> Any:
         given.update(strategy="sample", temperature=options.temperature, seed=options.seed)
     if options.max_tokens is not None:
         given["max_tokens"] = options.max_tokens
+    if options.no_scores:
+        given["scores"] = False
     if not given:
         return None
     from decoders import DecodeOptions

@@ -6,6 +6,7 @@ Knows: standard output and error, the two layouts (text and JSON lines). Does no
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -97,14 +98,14 @@ def as_text(result: PhotoResult) -> str:
     pairs = zip(result.captions, result.labels, strict=True)
     for number, (caption, label) in enumerate(pairs, start=1):
         name = f"{describe(caption.region)} [{label}]" if label else describe(caption.region)
-        lines.append(f"  {number}. {name}: {caption.text}  ({_certainty(caption)})")
+        lines.append(f"  {number}. {name}: {caption.text}{_certainty(caption)}")
     return "\n".join(lines)
 
 
 def _certainty(answer: Answer) -> str:
     if isinstance(answer, Label):
-        return f"{100 * answer.probability:.0f} %"
-    return f"{answer.score:.2f}"
+        return f"  ({100 * answer.probability:.0f} %)"
+    return "" if math.isnan(answer.score) else f"  ({answer.score:.2f})"
 
 
 def as_patch_text(result: PhotoResult) -> str:
@@ -134,7 +135,7 @@ def as_json(result: PhotoResult) -> str:
 
 def _numbers(answer: Answer, texts: Sequence[str]) -> dict[str, Any]:
     if not isinstance(answer, Label):
-        return {"score": round(answer.score, 6)}
+        return {"score": None if math.isnan(answer.score) else round(answer.score, 6)}
     shares = zip(texts, answer.probabilities, strict=True)
     return {
         "probability": round(answer.probability, 6),

@@ -221,3 +221,20 @@ def test_a_profile_says_where_the_time_went(photo: Path, tmp_path: Path, capsys:
     parts = ["read", "backbone", "regions", "memory", "decoder", "other", "total"]
     assert [line.split()[0] for line in table[1:8]] == parts
     assert table[8] == "2 photos, 2 regions"
+
+
+def test_scores_can_be_left_out(photo: Path, capsys: Capture) -> None:
+    model = Patchioner(tiny_parts(), device="cpu")
+
+    def said(*words: str) -> str:
+        assert main(["caption", str(photo), *words], load_model=lambda *names: model) == 0
+        return capsys.readouterr().out.splitlines()[-1]
+
+    scored, plain = said("--beam", "1"), said("--no-scores")
+    assert scored.startswith(plain) and scored.endswith(")") and not plain.endswith(")")
+    assert json.loads(said("--no-scores", "--json"))["captions"][0]["score"] is None
+
+
+@pytest.mark.parametrize("other", [["--beam", "3"], ["--temperature", "0.5"], ["--labels", "a;b"]])
+def test_leaving_scores_out_is_for_greedy_search(run: Run, photo: Path, other: list[str]) -> None:
+    assert run("caption", photo, "--no-scores", *other) == 2
