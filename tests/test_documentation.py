@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import shlex
@@ -15,6 +16,7 @@ from PIL import Image
 
 import train_text_decoder
 from benchmarks import trace
+from patchioner.cli.detail import add_detail_arguments
 from patchioner.cli.main import main
 
 ROOT = Path(__file__).parent.parent
@@ -42,17 +44,18 @@ def training_command() -> list[str]:
 
 
 ADAPTED = "--model catalogue-model"
-OWN_BANK = "--bank small-bank"
+MADE = ("--bank small-bank", "--model mini-openvino")
 HUB = "Ruggero1912/"
 
 
 def other_commands() -> list[str]:
-    """`patchioner models`, `convert`, `bank` and what uses their results, in the order of the README."""
+    """`patchioner models`, `convert`, `bank`, `export` and what uses their results, in the order of the README."""
     lines = [line for block in blocks("bash") for line in block.splitlines()]
     return [
         line
         for line in lines
-        if re.match(r"patchioner (models|convert|bank) ", line + " ") or OWN_BANK in line
+        if re.match(r"patchioner (models|convert|bank|export) ", line + " ")
+        or any(made in line for made in MADE)
     ]
 
 
@@ -91,7 +94,8 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(
-    "command", [c for c in caption_commands() if ADAPTED not in c and OWN_BANK not in c]
+    "command",
+    [c for c in caption_commands() if not any(made in c for made in (ADAPTED, *MADE))],
 )
 def test_a_documented_command_captions(
     command: str, desk: Path, capsys: pytest.CaptureFixture[str]
@@ -111,6 +115,43 @@ def test_documented_banks_and_models(desk: Path, capsys: pytest.CaptureFixture[s
     for command in (command for command in commands if HUB not in command):
         assert main(shlex.split(command, comments=True)[1:]) == 0, command
         assert capsys.readouterr().out.strip()
+
+
+DETAIL = re.findall(
+    r"^patchioner detail .*$",
+    README + (ROOT / "docs" / "detail.md").read_text(encoding="utf-8"),
+    flags=re.MULTILINE,
+)
+
+
+@pytest.mark.parametrize("command", sorted({c for c in DETAIL if not re.search("openai:|hf:", c)}))
+def test_a_documented_description_is_written(
+    command: str, desk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = shlex.split(command, comments=True)
+    assert main(words[1:]) == 0
+    if "--out" in words:
+        assert len((desk / words[words.index("--out") + 1]).read_text().splitlines()) == 1
+    else:
+        assert capsys.readouterr().out.strip().endswith(".")
+
+
+@pytest.mark.parametrize("command", sorted({c for c in DETAIL if re.search("openai:|hf:", c)}))
+def test_documented_descriptions_by_others_are_well_spelled(command: str) -> None:
+    """Nothing is asked here: see `tests/patchioner/cli/test_detail.py`, with a server of our own."""
+    parser = argparse.ArgumentParser()
+    add_detail_arguments(parser)
+    assert parser.parse_args(shlex.split(command, comments=True)[2:]).photos
+
+
+def test_the_documented_detail_captioner_runs(
+    desk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (block,) = re.findall(
+        r"```python\n(.*?)```", (ROOT / "docs" / "detail.md").read_text(), re.DOTALL
+    )
+    exec(compile(block, "detail.md", "exec"), {})
+    assert len(capsys.readouterr().out.splitlines()) > 2
 
 
 def test_the_documented_benchmarks_run(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
