@@ -92,6 +92,14 @@ def plant(
     return planted
 
 
+def swapped_object(
+    photo: str, sentence: str, names: Sequence[str], generator: random.Random
+) -> str | None:
+    """A sentence with one COCO class exchanged for one of `names`, as `plant` does; None where it names none."""
+    found = next(_swaps(photo, "object", sentence, _of_classes(sentence), names, generator), None)
+    return None if found is None else found.false
+
+
 def _likely(here: frozenset[str], present: Mapping[str, frozenset[str]]) -> list[str]:
     """The five absent classes that most often share a photo with what is here."""
     counts = dict.fromkeys(sorted(set(SYNONYMS) - here), 0)

@@ -127,7 +127,14 @@ def _published() -> DetailSettings:
             fallback=2,
         ),
         describe=OwnSettings(samples=3, jitter=0.0, sampled="all", temperature=0.7, top_p=1.0),
-        filter=FilterSettings(rules=False, trusted_agreement=2, attributes=False),
+        filter=FilterSettings(
+            rules=False,
+            trusted_agreement=2,
+            whole_sentences="always",
+            lone_support=0.0,
+            lone_caption=0.0,
+            attributes=False,
+        ),
         fuse=FuseSettings(overlap_iou=0.4),
     )
 

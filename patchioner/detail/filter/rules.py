@@ -30,11 +30,13 @@ class Cleaned:
     note: str = ""
 
 
-def clean(sentence: str) -> Cleaned:
+def clean(sentence: str, *, mood: bool = True) -> Cleaned:
     """Remove preamble, hedges and mood from a sentence, or drop it.
 
     Args:
         sentence: one, of `patchioner.detail.text.split_sentences`.
+        mood: whether sentences of mood go. Off, they stay as they came, but for what else is wrong with them: for
+            benchmarks whose references are full of mood.
 
     Returns:
         A whole sentence or noun phrase, or none with the reason: "preamble" (and talk about the picture itself),
@@ -53,15 +55,14 @@ def clean(sentence: str) -> Cleaned:
         return _dropped("preamble", "says nothing of the photo")
     text = _without_asides(text)
     if turns.META.search(text) or turns.META_SUBJECT.search(text):
-        mood = turns.MOOD.search(text)
-        if mood:
-            return _dropped("mood", f"mood: {mood.group()!r}")
+        moody = turns.MOOD.search(text)
+        if moody and mood:
+            return _dropped("mood", f"mood: {moody.group()!r}")
         return _dropped("preamble", "speaks of the picture, not of what it shows")
-    text = _without_mood_adjectives(text)
-    kinds: tuple[tuple[DropReason, re.Pattern[str]], ...] = (
-        ("mood", turns.MOOD),
-        ("hedge", turns.HEDGE),
-    )
+    kinds: list[tuple[DropReason, re.Pattern[str]]] = [("hedge", turns.HEDGE)]
+    if mood:
+        text = _without_mood_adjectives(text)
+        kinds.insert(0, ("mood", turns.MOOD))
     for reason, pattern in kinds:
         found = pattern.search(text)
         if found:

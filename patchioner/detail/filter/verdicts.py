@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from patchioner.detail.filter.agreement import Group
 from patchioner.detail.filter.contradictions import Contradicted
+from patchioner.detail.filter.witnesses import Company
 from patchioner.detail.stages import Scorer
 from patchioner.detail.values import Claim, DropReason, Support, Verdict
 
@@ -19,23 +20,39 @@ if TYPE_CHECKING:
 
 Reason = tuple[DropReason, str]
 
+_OCCASIONS = (
+    2  # other texts about a region, from which on it says something that none of them names a thing
+)
+
 
 def judge(
     claims: Sequence[Claim],
     groups: Sequence[Group],
     supports: Sequence[Support | None],
     lost: Sequence[Contradicted],
+    company: Sequence[Company],
     *,
     scorer: Scorer | None,
     settings: FilterSettings,
 ) -> dict[str, Verdict]:
-    """One verdict per claim, by claim id: a group's representative carries the group's."""
+    """One verdict per claim, by claim id: a group's representative carries the group's.
+
+    Args:
+        claims: n.
+        groups: m, of the claims.
+        supports: m, of the groups' representatives; None where nothing scored them.
+        lost: contradictions among the groups.
+        company: n, of the claims.
+        scorer: which gave the supports.
+        settings: of the filter.
+    """
     contradicted = {one.loser: one for one in lost}
     verdicts: dict[str, Verdict] = {}
     for place, (group, support) in enumerate(zip(groups, supports, strict=True)):
         loss = contradicted.get(place)
         reason = None if loss is None else _contradiction(loss, groups, claims)
-        reason = reason or _unsupported(group, support, scorer, settings)
+        beside = company[group.representative]
+        reason = reason or _unsupported(group, support, beside, scorer, settings)
         for verdict in _of_group(group, claims, support, reason, merge=settings.merge):
             verdicts[verdict.claim.id] = verdict
     return verdicts
@@ -51,19 +68,58 @@ def _contradiction(loss: Contradicted, groups: Sequence[Group], claims: Sequence
 
 
 def _unsupported(
-    group: Group, support: Support | None, scorer: Scorer | None, settings: FilterSettings
+    group: Group,
+    support: Support | None,
+    company: Company,
+    scorer: Scorer | None,
+    settings: FilterSettings,
 ) -> Reason | None:
     """Why the photo does not bear the group out; None where it does, or where nothing says so."""
     if support is None or scorer is None:
         return None
     if 0 < settings.trusted_agreement <= group.agreement:
         return None
-    if support.score < scorer.threshold:
-        worst = min(support.objects, key=lambda one: one[1], default=None)
-        limit = getattr(scorer, "object_threshold", 0.0)
-        if worst is not None and worst[1] < limit:
-            return "object", f"no sign of {worst[0]!r} (support {worst[1]:.2f}, needs {limit:.2f})"
-        return "unsupported", f"support {support.score:.2f}, needs {scorer.threshold:.2f}"
+    # The measure of whole sentences was fitted on captions; of a long text's sentences the things are judged.
+    caption = company.sentences == 1 or not support.objects
+    if (caption or settings.whole_sentences == "always") and support.score < scorer.threshold:
+        return _weak(support, scorer)
+    alone = company.sentences == 1 and group.agreement == 1 and company.others >= _OCCASIONS
+    if alone and support.score < settings.lone_caption:
+        return (
+            "unsupported",
+            f"support {support.score:.2f}, needs {settings.lone_caption:.2f}, since none of {company.others} other "
+            "texts says the like",
+        )
+    lone = _lone(support, company, settings)
+    if lone is not None or not (caption or settings.whole_sentences == "always"):
+        return lone
+    return _wrong_attribute(support, scorer, settings)
+
+
+def _weak(support: Support, scorer: Scorer) -> Reason:
+    worst = min(support.objects, key=lambda one: one[1], default=None)
+    limit = getattr(scorer, "object_threshold", 0.0)
+    if worst is not None and worst[1] < limit:
+        return "object", f"no sign of {worst[0]!r} (support {worst[1]:.2f}, needs {limit:.2f})"
+    return "unsupported", f"support {support.score:.2f}, needs {scorer.threshold:.2f}"
+
+
+def _lone(support: Support, company: Company, settings: FilterSettings) -> Reason | None:
+    """A thing of which there is little sign, and which none of the others names that had occasion to."""
+    if company.others < _OCCASIONS:
+        return None
+    lone = [one for one in support.objects if not company.witnesses(one[0])]
+    name, score = min(lone, key=lambda one: one[1], default=("", 1.0))
+    if score >= settings.lone_support:
+        return None
+    return (
+        "object",
+        f"little sign of {name!r} (support {score:.2f}, needs {settings.lone_support:.2f}), which none of "
+        f"{company.others} other texts names",
+    )
+
+
+def _wrong_attribute(support: Support, scorer: Scorer, settings: FilterSettings) -> Reason | None:
     wrong = min(support.attributes, key=lambda one: one[1], default=None)
     limit = getattr(scorer, "attribute_threshold", 0.0)
     if settings.attributes and wrong is not None and wrong[1] < limit:
