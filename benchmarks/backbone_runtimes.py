@@ -77,6 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         >>> main(["--photos", "10"])  # doctest: +SKIP
     """
     options = _parser().parse_args(argv)
+    muted = logging.root.manager.disable
     logging.disable(logging.WARNING)  # the quantisers' advice
     if options.threads is not None:
         torch.set_num_threads(options.threads)
@@ -86,6 +87,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (PatchionerError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
+    finally:
+        logging.disable(muted)
     sys.stdout.write(table(rows))
     if options.json is not None:
         settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items()}

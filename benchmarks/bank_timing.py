@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from benchmarks.naive import projection as naive
 from benchmarks.timing import time_function
 from memory_bank import IndexKind, IndexOptions, MemoryBank
 from patchioner_base.errors import OptionError
@@ -49,24 +50,6 @@ class Line:
     note: str = ""
 
 
-def published_projection(queries: Tensor, rows: Tensor, temperature: float = 0.01) -> Tensor:
-    """The projection as the published system does it: all rows normalised anew, one softmax over all.
-
-    Args:
-        queries: (n, dim) float32.
-        rows: (N, dim) float32, of any length.
-        temperature: of the softmax.
-
-    Example:
-        >>> published_projection(torch.ones(1, 2), torch.eye(2)).round(decimals=2)
-        tensor([[0.7100, 0.7100]])
-    """
-    units = queries / queries.norm(dim=1, keepdim=True)
-    similarity = units @ (rows / rows.norm(dim=1, keepdim=True)).T
-    out: Tensor = torch.softmax(similarity / temperature, dim=1) @ rows
-    return torch.nn.functional.normalize(out, dim=1)
-
-
 def time_published(
     bank: MemoryBank, queries: Tensor, sizes: Sequence[int], source: str, rounds: int
 ) -> Line:
@@ -77,11 +60,11 @@ def time_published(
     """
     rows = bank.embeddings()
     few = queries[:2]
-    if not torch.allclose(published_projection(few, rows), bank.project(few), atol=1e-3):
+    if not torch.allclose(naive.project(few, rows), bank.project(few), atol=1e-3):
         raise OptionError(
             f"{bank!r} does not project as published: counts must be 1, or it is a bug"
         )
-    times = _times(lambda part: published_projection(part, rows), queries, sizes, rounds)
+    times = _times(lambda part: naive.project(part, rows), queries, sizes, rounds)
     return Line(source, len(bank), PUBLISHED, times)
 
 

@@ -25,10 +25,9 @@ class StepBans:
     """What may not come next at one step.
 
     Args:
-        never: sorted token ids that no row may write.
+        never: sorted token ids that no row may write, as a list and as a tensor where the logits are.
         repeats: tokens (n, k) that rows have written, and whether (n, k) each would repeat an n-gram; or None.
         words: rows and tokens of banned words.
-        device: where the logits are.
     """
 
     def __init__(
@@ -93,7 +92,7 @@ class Constraints:
         self._never = _sorted_ids(unwritable, device)
         self._never_or_end = _sorted_ids(unwritable | set(end_ids(vocabulary)), device)
         self._texts = (
-            [text.lower() for text in vocabulary.token_texts()] if (options.banned_words) else []
+            [text.lower() for text in vocabulary.token_texts()] if options.banned_words else []
         )
         words = sorted({" ".join(word.lower().split()) for word in options.banned_words})
         self._banned = [_BannedWord(word, self._texts) for word in words]

@@ -188,5 +188,5 @@ def top_tokens(head: OutputHead, states: Tensor, bans: Bans, count: int) -> tupl
 
 
 def all_logits(head: OutputHead, states: Tensor) -> Tensor:
-    """Float32 logits (n, vocab) in a new tensor, for strategies that need every token."""
+    """Float32 logits (n, vocab), which the caller may change, for strategies that need every token."""
     return head.logits(states, 0, head.vocab_size)

@@ -1,7 +1,7 @@
 """Products of 8-bit numbers: rows scaled one by one, sums exact.
 
-Knows: how rows are rounded to int8, and which product the processor has for them.
-Does NOT know: what the numbers are for (`screen`, `quantized`).
+Knows: how rows are rounded to int8, and the product for them.
+Does NOT know: what the numbers are for (`screen`, `quantized`), nor whether it is fast (`patchioner_base.processors`).
 """
 
 from __future__ import annotations
@@ -41,9 +41,3 @@ def int8_product(left: Tensor, right: Tensor) -> Tensor:
         return torch._int_mm(left, right.t())
     # Accelerators restrict the shapes of theirs; float64 holds every sum exactly.
     return (left.double() @ right.double().t()).to(torch.int32)
-
-
-def has_fast_int8(device: torch.device) -> bool:
-    """Whether 8-bit products are several times faster than float32 there (a CPU with VNNI)."""
-    supported = getattr(torch.cpu, "_is_vnni_supported", None)
-    return device.type == "cpu" and hasattr(torch, "_int_mm") and bool(supported and supported())

@@ -13,8 +13,9 @@ Sources: Radford et al. 2019 (GPT-2: pre-layer-norm, learned positions, tanh GEL
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as functional
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 
 from decoders.cache import FixedCache, KeyValueCache
 from decoders.head import LinearHead
-from decoders.screen import Screen, worth_screening
+from decoders.screen import Screen, ScreenCache
 from decoders.steady import StepGraphs
 from patchioner_base.errors import OptionError
 
@@ -158,7 +159,7 @@ class PrefixGPT2(nn.Module):
         super().__init__()
         self.config = config
         self.step_graphs = StepGraphs()
-        self._screened: tuple[tuple[int, int], Screen] | None = None
+        self.screens = ScreenCache()
         # torch's layers draw initial weights, overwritten below, from the global generator.
         with torch.random.fork_rng(devices=[]):
             self.prefix = nn.Linear(config.embedding_dim, config.width)
@@ -217,6 +218,12 @@ class PrefixGPT2(nn.Module):
         inputs = self.transformer.wte(tokens).unsqueeze(1)
         return self._run(inputs, cache)[:, -1]
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """What torch does to move or convert weights; what was made of the old ones is let go, with its memory."""
+        self.screens, self.step_graphs = ScreenCache(), StepGraphs()
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
     def _cache_shape(self, rows: int, capacity: int) -> dict[str, Any]:
         return dict(
             layers=self.config.layers,
@@ -229,14 +236,7 @@ class PrefixGPT2(nn.Module):
 
     def _screen(self) -> Screen | None:
         """A screen of the vocabulary as it is now, where the processor gains by it."""
-        matrix = self.transformer.wte.weight
-        if not worth_screening(matrix):
-            return None
-        version = 0 if matrix.is_inference() else matrix._version
-        now = (matrix.data_ptr(), version)
-        if self._screened is None or self._screened[0] != now:
-            self._screened = now, Screen(matrix.detach())
-        return self._screened[1]
+        return self.screens.screen_of(self.transformer.wte.weight)
 
     def _prefix(self, embeddings: Tensor) -> Tensor:
         embeddings = embeddings.to(self.prefix.weight.device, torch.float32)

@@ -20,7 +20,7 @@ from decoders.clip_tokenizer import ClipTokenizer
 from decoders.engine import generate
 from decoders.network import PrefixGPT2, PrefixGPT2Config
 from decoders.options import Decoded, DecodeOptions
-from decoders.quantized import Int8PrefixGPT2, Precision, quantized
+from decoders.quantized import Precision, quantized
 from decoders.tokenizer import CaptionTokenizer, TextTokenizer
 from patchioner_base.errors import CheckpointError, DecoderError, OptionError, TextError
 from patchioner_base.files import write_json
@@ -136,11 +136,12 @@ class PrefixGPT2Decoder(Decoder):
         """Write config.json, weights.safetensors and tokenizer.json.
 
         Raises:
-            DecoderError: for a decoder made by `quantized("int8")`.
+            DecoderError: for a decoder made by `quantized`.
         """
-        if isinstance(self.network, Int8PrefixGPT2):
+        if self.precision is not None:
             raise DecoderError(
-                'an int8 decoder cannot be saved: save the one it was made of (storage="int8" keeps its file small)'
+                f"a decoder in {self.precision} is not saved: save the one it was made of "
+                '(storage="int8" keeps its file small)'
             )
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)

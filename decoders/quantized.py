@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from decoders.head import Bans, best_of_all
 from decoders.int8 import int8_product, quantize_rows
 from decoders.network import PrefixGPT2
+from decoders.screen import ScreenCache
 from decoders.steady import StepGraphs
 from patchioner_base.errors import OptionError
 
@@ -122,7 +123,7 @@ class Int8PrefixGPT2(PrefixGPT2):
     def __init__(self, network: PrefixGPT2) -> None:
         nn.Module.__init__(self)
         self.config = network.config
-        self.step_graphs = StepGraphs()
+        self.screens, self.step_graphs = ScreenCache(), StepGraphs()
         self.prefix = copy.deepcopy(network.prefix).float()
         self.transformer = copy.deepcopy(network.transformer)
         # The position table is short and stays as it is; the word table is most of the weights.

@@ -16,12 +16,16 @@ the w shorter. With random weights of 50,257 x 768, seven candidates are left of
 
 from __future__ import annotations
 
+import threading
+from typing import Any
+
 import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
 from decoders.head import PIECE, Bans
-from decoders.int8 import has_fast_int8, int8_product, quantize_rows
+from decoders.int8 import int8_product, quantize_rows
+from patchioner_base.processors import has_fast_int8
 
 BLOCK = 32  # tokens that share one bound
 _MOST = 64  # candidates of a row, on average, above which the full product is cheaper
@@ -82,8 +86,8 @@ class Screen:
             bans: of this step.
 
         Returns:
-            tokens (n,) int64; None where a row has two that float32 cannot tell apart, or so many candidates
-            that the screen is of no use: then the full product must be asked.
+            tokens (n,) int64; None where a row has two that float32 cannot tell apart, or is not a number, or
+            where there are so many candidates that the screen is of no use: then the full product must be asked.
         """
         found: list[Tensor] = []
         for first in range(0, len(states), _ROWS):
@@ -140,7 +144,7 @@ class Screen:
         return sums, sums.amax(dim=2)
 
     def _decide(self, states: Tensor, row: Tensor, token: Tensor, norms: Tensor) -> Tensor | None:
-        """The best of the candidates, which are pairs of row and token; None where a row has a tie.
+        """The best of the candidates, which are pairs of row and token; None where a row has a tie, or none at all.
 
         Float32 decides where it provably can, float64 the rest.
         """
@@ -151,13 +155,55 @@ class Screen:
         exact = torch.linalg.vecdot(states[row].double(), self.matrix[token].double())
         best = _row_max(exact, row, len(states))
         close = exact >= (best - norms * (self._longest * _ROUNDING))[row]
-        if int(close.sum()) > len(states):
+        row, token = row[close], token[close]
+        # As many as rows, and a different row each. A row of NaN has none: no comparison holds for it.
+        if len(row) != len(states) or len(row.unique()) != len(row):
             return None
-        found = row.new_empty(len(states))
-        found[row[close]] = token[close]
+        found = torch.empty_like(token)
+        found[row] = token
         return found
 
 
 def _row_max(values: Tensor, row: Tensor, rows: int) -> Tensor:
     lowest = values.new_full((rows,), -torch.inf)
     return lowest.scatter_reduce(0, row, values, "amax")
+
+
+class ScreenCache:
+    """The screen of a matrix as it is now: made when first asked for, and anew when the matrix has changed.
+
+    Threads may share one. A copy (`copy.deepcopy`) starts without a screen.
+
+    Example:
+        >>> ScreenCache().screen_of(torch.zeros(50, 8)) is None  # too small to gain
+        True
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._made: tuple[int, Screen] | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ScreenCache:
+        """An empty one: a screen keeps the matrix alive that it was made of."""
+        return ScreenCache()
+
+    def screen_of(self, matrix: Tensor) -> Screen | None:
+        """The screen of this matrix; None where it would gain nothing (see `worth_screening`).
+
+        Args:
+            matrix: (vocab, width). A change in place is seen by torch's count of them, so not one through `.data`.
+                Tensors made in inference mode are not counted, and not screened.
+        """
+        with self._lock:
+            if matrix.is_inference() or not worth_screening(matrix):
+                self._made = None
+                return None
+            made = self._made
+            # The screen holds the matrix it was made of, so no other can have come to lie in its place.
+            if (
+                made is None
+                or made[0] != matrix._version
+                or made[1].matrix.data_ptr() != matrix.data_ptr()
+            ):
+                self._made = made = matrix._version, Screen(matrix.detach())
+            return made[1]

@@ -98,7 +98,7 @@ class StepGraphs:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._weights = 0
+        self._weights: tuple[int, torch.dtype] | None = None
         self._steps: dict[tuple[int, int], PreparedStep] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> StepGraphs:
@@ -114,11 +114,12 @@ class StepGraphs:
         Args:
             network: whose steps these are.
             rows, capacity: the shape.
-            weight: one of its weights: when it has moved, all steps are prepared anew.
+            weight: one of its weights: when it has moved or changed its type, all steps are prepared anew.
         """
         with self._lock:
-            if weight.data_ptr() != self._weights:
-                self._weights = weight.data_ptr()
+            weights = weight.data_ptr(), weight.dtype
+            if weights != self._weights:
+                self._weights = weights
                 self._steps.clear()
             key = rows, capacity
             if key not in self._steps:

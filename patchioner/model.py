@@ -269,7 +269,8 @@ class Patchioner:
         Example:
             >>> print(model.profile([("photo.jpg", None)]).table())  # doctest: +SKIP
         """
-        with listen(synchronise=self.device.type == "cuda") as profiles:
+        gpu = str(self.device) if self.device.type == "cuda" else None
+        with listen(gpu=gpu) as profiles:
             stream = self.caption_stream(
                 items, weighting=weighting, options=options, crop=crop, batching=batching
             )

@@ -62,7 +62,7 @@ class Profile:
 class _Listener:
     """Adds up what the parts report; threads may report at once."""
 
-    synchronise: bool
+    gpu: str | None
     seconds: dict[str, float] = field(default_factory=dict)
     calls: dict[str, int] = field(default_factory=dict)
     items: dict[str, int] = field(default_factory=dict)
@@ -75,10 +75,10 @@ class _Listener:
             self.items[part] = self.items.get(part, 0) + items
 
     def clock(self) -> float:
-        if self.synchronise:
+        if self.gpu is not None:
             import torch
 
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self.gpu)
         return time.perf_counter()
 
 
@@ -105,12 +105,12 @@ def measure(part: str, items: int = 1) -> Iterator[None]:
 
 
 @contextmanager
-def listen(*, synchronise: bool = False) -> Iterator[list[Profile]]:
+def listen(*, gpu: str | None = None) -> Iterator[list[Profile]]:
     """Collect what `measure` reports in this context and in threads that copy it.
 
     Args:
-        synchronise: wait for the GPU at the borders of each part, so that its work is counted where it belongs. That
-            takes away some of the overlap.
+        gpu: name of the GPU to wait for at the borders of each part, such as "cuda:1", so that its work is counted
+            where it belongs. That takes away some of the overlap.
 
     Yields:
         A list that holds the one `Profile` once the block has ended.
@@ -120,7 +120,7 @@ def listen(*, synchronise: bool = False) -> Iterator[list[Profile]]:
         ...     captions = model.caption("photo.jpg")  # doctest: +SKIP
         >>> profiles[0].table()  # doctest: +SKIP
     """
-    listener, profiles = _Listener(synchronise), list[Profile]()
+    listener, profiles = _Listener(gpu), list[Profile]()
     token = _LISTENER.set(listener)
     started = listener.clock()
     try:

@@ -1,8 +1,8 @@
 """The ground floor: errors, registries, files, weights and progress, shared by every package.
 
 Knows only the standard library, numpy, torch, safetensors and tqdm. Knows nothing of images,
-regions, memory banks or decoders. Importing it pulls in no torch; `patchioner_base.weights` does,
-and is therefore imported by its own name.
+regions, memory banks or decoders. Importing it pulls in no torch; `patchioner_base.weights` and
+`patchioner_base.processors` do, and are therefore imported by their own names.
 """
 
 from __future__ import annotations

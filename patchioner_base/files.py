@@ -1,10 +1,11 @@
-"""Files that are whole or absent: atomic writing, and JSON with errors that name the file.
+"""Files that are whole or absent: atomic writing, checksums, and JSON with errors that name the file.
 
 Knows paths and JSON. Does not know what the files mean.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import threading
@@ -36,6 +37,17 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def file_sha256(path: str | os.PathLike[str]) -> str:
+    """Sha256 of a file's bytes, in hexadecimal.
+
+    Example:
+        >>> len(file_sha256("weights.bin"))  # doctest: +SKIP
+        64
+    """
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_json(path: str | os.PathLike[str], value: object) -> None:

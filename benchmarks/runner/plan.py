@@ -21,13 +21,13 @@ from benchmarks.runner.answerers import BASELINES, Answerer, ByModel, ClipCls, S
 from benchmarks.runner.lock import folder_lock
 from benchmarks.runner.loop import Job, run_jobs
 from benchmarks.runner.predictions import FILE, PredictionLog
-from benchmarks.runner.provenance import file_sha256, model_fingerprint, settings_json
+from benchmarks.runner.provenance import model_fingerprint, settings_json
 from benchmarks.runner.results import RunRecord, write_results
 from benchmarks.runner.scoring import Scorer, check_metric_names
 from benchmarks.runner.settings import RunSettings, resized, tuned
 from benchmarks.tasks import PhotoFolder, Reading, ReadOptions, task_named
 from patchioner_base.errors import OptionError, UnknownNameError
-from patchioner_base.files import read_json, write_json
+from patchioner_base.files import file_sha256, read_json, write_json
 
 SETTINGS_FILE, TIMES_FILE, BASELINE_FOLDER = "settings.json", "run.json", "baselines"
 

@@ -20,21 +20,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 from benchmarks.captioner import Captioner, parts_of
+from patchioner_base.files import file_sha256
 
 PACKAGES = (
     "patchioner", "torch", "timm", "numpy", "pillow", "tokenizers", "transformers", "open_clip_torch", "pycocoevalcap",
 )  # fmt: skip
-
-
-def file_sha256(path: Path) -> str:
-    """Sha256 (hex) of a file.
-
-    Example:
-        >>> len(file_sha256(Path("setup.cfg")))  # doctest: +SKIP
-        64
-    """
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def weights_sha256(module: nn.Module) -> str:

@@ -6,7 +6,6 @@ know: how a network is exported (`patchioner.export`), regions, text.
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import threading
 from collections.abc import Mapping, Sequence
@@ -31,7 +30,7 @@ from patchioner.backbones.timm_vit import preprocessing_config
 from patchioner.geometry import Preprocessing
 from patchioner.stored_module import CONFIG_FILE, WEIGHTS_FILE, settings_of
 from patchioner_base.errors import CheckpointError, ExportError
-from patchioner_base.files import atomic_path, write_json
+from patchioner_base.files import atomic_path, file_sha256, write_json
 from patchioner_base.optional import require
 from patchioner_base.weights import Storage, load_weights, save_weights
 
@@ -92,6 +91,24 @@ class ExportedBackbone(SingleViT):
         self.eval()
 
     native_positions: Tensor | None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ExportedBackbone:
+        """Another one over the same files, not yet opened: runtimes and locks cannot be copied."""
+        native = self.native_positions
+        twin = ExportedBackbone(
+            self.folder,
+            kind=self.kind,
+            precision=self.precision,
+            width=self.width,
+            preprocessing=self.preprocessing,
+            outputs=self.output_names,
+            files=self.files,
+            exported_from=self.exported_from,
+            positions=None if native is None else native.clone(),
+            native_grid=self.native_grid,
+        )
+        twin.place(self._device, torch.float32)
+        return twin
 
     @property
     def dim(self) -> int:
@@ -198,12 +215,6 @@ def resample_positions(native: Tensor, shape: tuple[int, int], grid: tuple[int, 
         native[None], new_size=list(grid), old_size=list(shape), num_prefix_tokens=prefix
     )
     return resampled.contiguous()
-
-
-def file_sha256(path: Path) -> str:
-    """Sha256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _load(folder: Path, config: dict[str, Any]) -> ExportedBackbone:

@@ -124,14 +124,15 @@ def caption_photos(options: argparse.Namespace, load_model: ModelLoader) -> int:
     model = load_model(options.model, options.device, options.bank)
     if not options.profile:
         return _Run(model, options).caption(photos, pictures)
-    with listen(synchronise=_on_gpu(model)) as profiles:
+    with listen(gpu=_gpu(model)) as profiles:
         status = _Run(model, options).caption(photos, pictures)
     sys.stderr.write(profiles[0].table())
     return status
 
 
-def _on_gpu(model: ModelLike) -> bool:
-    return getattr(getattr(model, "device", None), "type", "cpu") == "cuda"
+def _gpu(model: ModelLike) -> str | None:
+    device = getattr(model, "device", None)
+    return str(device) if getattr(device, "type", "cpu") == "cuda" else None
 
 
 class _Run:

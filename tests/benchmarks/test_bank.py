@@ -15,10 +15,10 @@ from benchmarks.bank_rows import random_source, real_source, region_queries
 from benchmarks.bank_timing import (
     KINDS,
     expected_mb,
-    published_projection,
     time_published,
     time_top_k,
 )
+from benchmarks.naive.projection import project
 from benchmarks.readers import DevSets
 from memory_bank import MemoryBank, compact
 from patchioner import Patchioner
@@ -37,7 +37,7 @@ def test_published_way_equals_ours() -> None:
     rows = 3 * torch.randn(500, 12, generator=torch.Generator().manual_seed(0))
     queries = torch.randn(9, 12, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(
-        published_projection(queries, rows), MemoryBank(rows).project(queries), rtol=1e-4, atol=1e-5
+        project(queries, rows), MemoryBank(rows).project(queries), rtol=1e-4, atol=1e-5
     )
     with pytest.raises(OptionError, match="does not project as published"):
         time_published(MemoryBank(torch.eye(2), counts=[5, 1]), torch.ones(1, 2), [1], "", 1)

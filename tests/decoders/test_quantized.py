@@ -77,11 +77,12 @@ def test_moving_keeps_the_precision(trained: PrefixGPT2Decoder, precision: str) 
     assert [tensor.dtype for tensor in few.network.state_dict().values()] == kinds
 
 
-def test_int8_is_not_saved_and_the_original_still_is(
-    trained: PrefixGPT2Decoder, tmp_path: Path
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_fewer_bits_are_not_saved_and_the_original_still_is(
+    trained: PrefixGPT2Decoder, tmp_path: Path, precision: str
 ) -> None:
     with pytest.raises(DecoderError, match="save the one"):
-        trained.quantized("int8").save(tmp_path)
+        trained.quantized(precision).save(tmp_path)  # type: ignore[arg-type]
     trained.save(tmp_path)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import threading
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from torch import Tensor
 from decoders import DecodeOptions, PrefixGPT2Decoder
 from decoders.constraints import StepBans
 from decoders.head import LinearHead
-from decoders.screen import BLOCK, Screen, worth_screening
+from decoders.screen import BLOCK, Screen, ScreenCache, worth_screening
 
 FREE = StepBans(([], torch.tensor([], dtype=torch.int64)))
 
@@ -111,6 +113,24 @@ def test_the_head_falls_back_on_the_product() -> None:
     assert head.best(states, FREE).tolist() == [0, 0, 0]
 
 
+@pytest.mark.parametrize("broken", ["states", "matrix"])
+def test_what_is_not_a_number_is_left_to_the_product(broken: str) -> None:
+    """No comparison holds for it: the row would get whatever lay in memory."""
+    matrix, states = numbers(1, 500, 8), numbers(2, 3, 8)
+    (states[1] if broken == "states" else matrix[70])[2] = math.nan
+    assert Screen(matrix).best(states, FREE) is None
+    head = LinearHead(matrix, lambda: Screen(matrix))
+    assert torch.equal(head.best(states, FREE), (states @ matrix.T).argmax(dim=1))
+
+
+def test_a_row_without_candidates_does_not_make_up_for_one_with_two() -> None:
+    """As many candidates as rows, and still not one for each."""
+    matrix, states = torch.zeros(3, 2), torch.ones(2, 2)
+    matrix[:2] = 1.0
+    states[1] = math.nan
+    assert Screen(matrix).best(states, FREE) is None
+
+
 @pytest.fixture
 def screened(wild: PrefixGPT2Decoder, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Lets the toy vocabulary be screened; counts the screens that are made."""
@@ -121,9 +141,9 @@ def screened(wild: PrefixGPT2Decoder, monkeypatch: pytest.MonkeyPatch) -> list[i
             made.append(len(matrix))
             super().__init__(matrix)
 
-    monkeypatch.setattr("decoders.network.worth_screening", lambda matrix: True)
-    monkeypatch.setattr("decoders.network.Screen", Counted)
-    monkeypatch.setattr(wild.network, "_screened", None)
+    monkeypatch.setattr("decoders.screen.worth_screening", lambda matrix: True)
+    monkeypatch.setattr("decoders.screen.Screen", Counted)
+    monkeypatch.setattr(wild.network, "screens", ScreenCache())
     return made
 
 
@@ -166,3 +186,46 @@ def test_only_large_float32_matrices_on_a_cpu_are_screened() -> None:
     assert not worth_screening(torch.zeros(300, 16))
     assert not worth_screening(torch.zeros(50_000, 128, dtype=torch.bfloat16))
     assert not worth_screening(torch.empty(50_000, 128, device="meta"))
+
+
+def test_threads_make_one_screen(
+    wild: PrefixGPT2Decoder, rows: Tensor, screened: list[int]
+) -> None:
+    found: list[list[str]] = []
+
+    def caption() -> None:
+        found.append(
+            [one.text for one in wild.generate(rows, DecodeOptions(max_tokens=10, scores=False))]
+        )
+
+    threads = [threading.Thread(target=caption) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(screened) == 1
+    assert found == [found[0]] * 4
+
+
+def test_neither_a_copy_nor_moved_weights_keep_the_screen_alive(
+    wild: PrefixGPT2Decoder, rows: Tensor, screened: list[int]
+) -> None:
+    """It holds the old matrix in float32: more than all of a network in fewer bits."""
+    twin = copy.deepcopy(wild)
+    twin.generate(rows, DecodeOptions(max_tokens=4, scores=False))
+    assert len(screened) == 1
+    assert twin.network.screens._made is not None
+    for few in (copy.deepcopy(twin), twin.quantized("bf16"), twin.quantized("int8")):
+        assert few.network.screens._made is None
+    twin.to("cpu", torch.bfloat16)
+    assert twin.network.screens._made is None
+
+
+def test_weights_whose_changes_are_not_counted_are_not_screened(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("decoders.screen.worth_screening", lambda matrix: True)
+    cache = ScreenCache()
+    assert cache.screen_of(numbers(1, 50, 8)) is not None
+    with torch.inference_mode():
+        assert cache.screen_of(numbers(1, 50, 8)) is None

@@ -93,6 +93,15 @@ def test_moved_weights_get_new_steps(wild: PrefixGPT2Decoder, rows: Tensor) -> N
     assert [one.token_ids for one in steady] == [one.token_ids for one in ordinary]
 
 
+def test_converted_weights_let_the_old_steps_go(wild: PrefixGPT2Decoder, rows: Tensor) -> None:
+    """Even where the new ones should come to lie where the old ones lay."""
+    twin = copy.deepcopy(wild)
+    both(twin, rows[:4], GREEDY)
+    assert twin.network.step_graphs._steps
+    twin.to("cpu", torch.float64)
+    assert not twin.network.step_graphs._steps
+
+
 def test_the_network_is_a_steady_one(wild: PrefixGPT2Decoder) -> None:
     assert isinstance(wild.network, SteadyNetwork)
 

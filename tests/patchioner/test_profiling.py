@@ -47,6 +47,14 @@ def test_an_error_inside_a_part_is_still_counted() -> None:
     assert profiles[0].calls == {"read": 1}
 
 
+def test_the_gpu_that_works_is_the_one_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[str] = []
+    monkeypatch.setattr("torch.cuda.synchronize", waited.append)
+    with listen(gpu="cuda:1"), measure("backbone"):
+        pass
+    assert waited == ["cuda:1"] * 4
+
+
 def test_a_profile_inside_a_profile_keeps_to_itself() -> None:
     with listen() as outer:
         with listen() as inner, measure("read"):

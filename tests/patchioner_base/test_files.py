@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from patchioner_base import CheckpointError, atomic_path, read_json, write_json
+from patchioner_base.files import file_sha256
 
 
 def test_json_round_trip_in_a_new_folder(tmp_path: Path) -> None:
@@ -52,3 +53,10 @@ def test_missing_file_and_folder_in_its_place(tmp_path: Path) -> None:
         read_json(tmp_path / "absent.json")
     with pytest.raises(CheckpointError, match="cannot be read"):
         read_json(tmp_path)
+
+
+def test_the_checksum_is_that_of_the_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "data.bin"
+    path.write_bytes(b"abc")
+    wanted = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert file_sha256(path) == file_sha256(str(path)) == wanted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import sys
@@ -112,6 +113,15 @@ def test_threads_share_an_export_and_torchs_number_of_threads_counts(
     assert backbone._run[0] == asked
 
 
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_copy_opens_the_network_for_itself(folders: dict[str, Path], kind: str) -> None:
+    loaded = Patchioner.from_pretrained(folders[kind], device="cpu").parts
+    before = loaded.backbone.encode(PHOTOS[:1])[0].tokens
+    twin = copy.deepcopy(loaded).backbone
+    assert twin.config == loaded.backbone.config
+    assert torch.equal(twin.encode(PHOTOS[:1])[0].tokens, before)
+
+
 def test_a_batch_of_photos_is_encoded_one_by_one(folders: dict[str, Path]) -> None:
     backbone = Patchioner.from_pretrained(folders["onnx"], device="cpu").parts.backbone
     together = backbone.encode([PHOTOS[0], PHOTOS[1], PHOTOS[0]])
@@ -148,7 +158,7 @@ def test_a_network_that_the_runtime_does_not_understand(
     (copy / name).write_text("not a network")
     config = json.loads((copy / "config.json").read_text())
     from patchioner.backbones import load_backbone
-    from patchioner.backbones.exported import file_sha256
+    from patchioner_base.files import file_sha256
 
     config["files"][name] = file_sha256(copy / name)
     (copy / "config.json").write_text(json.dumps(config))
