@@ -40,7 +40,7 @@ class FuseSettings:
     duplicate: float = 0.6
     duplicate_apart: float = 0.75
     overlap_iou: float = 0.4
-    new_share: float = 0.25
+    new_share: float = 0.5
     global_bonus: float = 0.5
     locations: bool = True
 

@@ -83,7 +83,9 @@ def test_what_the_photo_does_not_bear_out_is_dropped_with_the_thing(
         "There is a red bus at a stop.",
         "A blue bus.",
     ]
-    verdicts = judged(photo, regions, texts, scorer, FilterSettings(contradictions=False))
+    verdicts = judged(
+        photo, regions, texts, scorer, FilterSettings(contradictions=False, lone_caption=0.0)
+    )
     assert [one.reason for one in verdicts] == ["object", "unsupported", None, "attribute", None]
     assert "'zebra'" in verdicts[0].note and "'red'" in verdicts[3].note
     assert verdicts[1].support is not None and verdicts[1].support.score == 0.45
