@@ -89,7 +89,7 @@ def test_what_the_photo_does_not_bear_out_is_dropped_with_the_thing(
     assert [one.reason for one in verdicts] == ["object", "unsupported", None, "attribute", None]
     assert "'zebra'" in verdicts[0].note and "'red'" in verdicts[3].note
     assert verdicts[1].support is not None and verdicts[1].support.score == 0.45
-    lenient = FilterSettings(contradictions=False, attributes=False)
+    lenient = FilterSettings(contradictions=False, attributes=False, lone_caption=0.0)
     assert judged(photo, regions, texts, scorer, lenient)[3].kept
 
 
