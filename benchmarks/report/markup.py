@@ -1,88 +1,25 @@
-"""Builds HTML from nested calls, and escapes every text on the way.
+"""Tables of these reports, on the builder of HTML that the captioner's own reports use.
 
-Knows: the syntax of HTML and inline SVG. Does NOT know: what a page says.
+Knows: what a table looks like here. Does NOT know: how texts are escaped, what a page says.
 """
 
 from __future__ import annotations
 
-import html
-import re
 from collections.abc import Iterable
-from typing import TypeAlias
 
-VOID = frozenset({"meta", "br", "hr", "img", "input", "link"})
-_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+from patchioner.detail.report.markup import Attribute, Child, Markup, element, escape, join
 
-
-class Markup(str):
-    """Text that is HTML already, and is not escaped again."""
-
-    __slots__ = ()
-
-
-Child: TypeAlias = "str | int | float | None | Iterable[Child]"
-Attribute: TypeAlias = str | int | float | bool | None
-
-
-def element(name: str, /, *children: Child, **attributes: Attribute) -> Markup:
-    """One element.
-
-    Args:
-        name: its tag.
-        children: texts (escaped), other elements, or iterables of them; None is left out.
-        attributes: `class_` is written as class, `data_metric` as data-metric; True gives a bare attribute, None and
-            False none.
-
-    Example:
-        >>> element("p", "a < b", class_="x", hidden=True)
-        '<p class="x" hidden>a &lt; b</p>'
-    """
-    words = [name]
-    for key, value in attributes.items():
-        if value is None or value is False:
-            continue
-        attribute = key.rstrip("_").replace("_", "-")
-        words.append(attribute if value is True else f'{attribute}="{escape(_text(value))}"')
-    start = f"<{' '.join(words)}>"
-    return Markup(start if name in VOID else f"{start}{join(children)}</{name}>")
-
-
-def join(children: Child) -> Markup:
-    """Children one after another, as in `element`.
-
-    Example:
-        >>> join(["a", Markup("<br>"), None, 1])
-        'a<br>1'
-    """
-    if children is None:
-        return Markup("")
-    if isinstance(children, (str, int, float)):
-        return escape(_text(children))
-    return Markup("".join(join(child) for child in children))
-
-
-def escape(text: str) -> Markup:
-    """A text as HTML; `Markup` stays as it is. What no HTML file may hold (control characters) is shown as a sign.
-
-    Example:
-        >>> escape('<b> & "quotes"')
-        '&lt;b&gt; &amp; &quot;quotes&quot;'
-    """
-    if isinstance(text, Markup):
-        return text
-    clean = _CONTROL.sub("\ufffd", text).encode("utf-8", "replace").decode("utf-8")
-    return Markup(html.escape(clean))
-
-
-def _text(value: str | int | float) -> str:
-    """Numbers as short as they can be: 33.30000001 is 33.3."""
-    return (
-        f"{round(value, 3):g}"
-        if isinstance(value, float)
-        else str(value)
-        if not isinstance(value, str)
-        else value
-    )
+__all__ = [
+    "Attribute",
+    "Child",
+    "Markup",
+    "caption_of",
+    "element",
+    "escape",
+    "framed",
+    "join",
+    "table",
+]
 
 
 def table(

@@ -95,7 +95,8 @@ class _Run:
         from patchioner.detail.batch import describe_each
 
         found: list[tuple[str, DetailedCaption]] = []
-        status = 0
+        status, described = 0, 0
+        stopped: Exception | None = None
         outcomes = describe_each(
             self._stages.captioner,
             self._jobs,
@@ -106,11 +107,20 @@ class _Run:
         for outcome in self._in_order(outcomes):
             if outcome.caption is None:
                 status = 1
-                _failed(outcome.name, outcome.error or RuntimeError("no description"))
+                if outcome.final:
+                    stopped = stopped or outcome.error
+                else:
+                    _failed(outcome.name, outcome.error or RuntimeError("no description"))
                 continue
             self._write(outcome)
+            described += 1
             if self._options.report is not None:
                 found.append((outcome.name, outcome.caption))
+        if stopped is not None:
+            report_error(f"stopped: {stopped}")
+            _say(f"{described} of {len(self._jobs)} photos described")
+        if status and self._stages.budget.usage.answered and self._stages.cache is None:
+            _say("answers about photos that failed are lost: --out or --cache would keep them")
         if self._options.report is not None:
             self._report(iter(found))
         return status
@@ -217,7 +227,8 @@ def _usage(stages: Stages) -> str:
 
 
 def _failed(name: str, error: Exception) -> None:
-    report_error(f"{name}: {error}")
+    said = str(error)
+    report_error(said if name in said else f"{name}: {said}")
 
 
 def _say(message: str) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from patchioner.detail.stages import Describer, Fuser, Scorer, TextModel
     from patchioner.model import Patchioner
 
+_FUSERS = ("patchioner", "hf:MODEL", "openai:MODEL")
 _SCORERS = ("dense", "blip:MODEL", "clip:NAME", "none")
 
 
@@ -32,11 +33,13 @@ class Stages:
         captioner: describes.
         budget: counts requests to servers.
         heat: makes heat maps; None where nothing can.
+        cache: where answers of others are kept; None keeps nothing.
     """
 
     captioner: DetailCaptioner
     budget: Budget
     heat: Heated | None
+    cache: Path | None = None
 
 
 def build_stages(options: argparse.Namespace, *, regions_given: bool) -> Stages:
@@ -81,7 +84,7 @@ def build_stages(options: argparse.Namespace, *, regions_given: bool) -> Stages:
         settings=settings,
     )
     heat: Any = scorer if hasattr(scorer, "heat_map") else None
-    return Stages(captioner, budget, heat)
+    return Stages(captioner, budget, heat, cache)
 
 
 def cache_folder(options: argparse.Namespace) -> Path | None:
@@ -126,6 +129,8 @@ def _fuser(
 ) -> Fuser | None:
     if options.fuser == "patchioner":
         return None
+    if options.fuser.partition(":")[0] not in ("hf", "openai"):
+        raise UnknownNameError.among("fuser", options.fuser, _FUSERS)
     from patchioner.detail.clients.remote_text import RemoteTextModel
     from patchioner.detail.describe.choosing import make_text_model
     from patchioner.detail.describe.remote import RemoteDescriber

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from patchioner.drawing import cluster_captions
 from patchioner.regions import (
@@ -27,6 +26,7 @@ from patchioner.regions import (
     Trace,
     WholeImage,
 )
+from patchioner.regions.rle import encode_rle
 from patchioner.results import Label
 
 
@@ -180,7 +180,7 @@ def region_to_json(region: Region) -> dict[str, Any]:
         case Patch():
             return {"patch": [region.row, region.col]}
         case Mask():
-            return {"mask": _runs(region.array)}
+            return {"mask": encode_rle(region.array)}
         case Polygon():
             return {"polygon": [np.asarray(ring).tolist() for ring in region.rings]}
         case Trace():
@@ -192,12 +192,3 @@ def region_to_json(region: Region) -> dict[str, Any]:
             return {"whole": True}
         case _:
             raise TypeError(f"no JSON form for {type(region).__name__}")
-
-
-def _runs(mask: npt.NDArray[np.bool_]) -> dict[str, Any]:
-    """COCO's uncompressed RLE: lengths of runs down the columns, starting with zeros."""
-    flat = np.asarray(mask, dtype=bool).ravel(order="F")
-    changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    edges = np.concatenate([[0], changes, [flat.size]])
-    counts = np.diff(edges).tolist()
-    return {"size": list(mask.shape), "counts": [0, *counts] if flat[0] else counts}

@@ -84,7 +84,16 @@ class LineFile:
         self._add(name, start, len(data))
 
     def sort(self, order: Sequence[Name]) -> None:
-        """Bring lines into an order, those that it does not name first: atomically, and only where need be."""
+        """Bring lines into an order, those that it does not name first: atomically, and only where need be.
+
+        Lines that another process has appended meanwhile are kept.
+        """
+        if self._places and self.path.stat().st_size != sum(
+            size for _, size in self._places.values()
+        ):
+            self._places.clear()
+            self._by_key.clear()
+            self._read()
         named = [name for name in dict.fromkeys(order) if name in self._places]
         moved = set(named)
         wanted = [name for name in self._places if name not in moved] + named

@@ -99,7 +99,9 @@ def _listed(entry: object, place: int, file: Path) -> Listed:
             '{"photo": path, "regions": file or list}'
         )
     name = str(plain["photo"])
-    photo = name if ":" in name.split("/", 1)[0] else str(file.parent / name)
+    beside = file.parent / name
+    # "scikit-image:coffee" is no path, "10:30.jpg" is one.
+    photo = name if ":" in name.split("/", 1)[0] and not beside.exists() else str(beside)
     if plain.get("regions") is None:
         return Listed(photo)
     return Listed(photo, _reader(plain["regions"], Path(name).name, place, file))

@@ -41,9 +41,6 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
-import numpy as np
-import numpy.typing as npt
-
 from patchioner.detail.values import (
     REGION_KINDS,
     Claim,
@@ -55,6 +52,7 @@ from patchioner.detail.values import (
     Verdict,
 )
 from patchioner.regions import Mask
+from patchioner.regions.rle import encode_rle
 from patchioner_base.errors import DetailError, RegionError
 
 FORMAT = "patchioner-detail"
@@ -133,19 +131,6 @@ def from_json(values: object) -> tuple[str, DetailedCaption]:
         ) from error
 
 
-def mask_to_runs(mask: npt.NDArray[np.bool_]) -> dict[str, Any]:
-    """COCO's uncompressed run lengths, down the columns, starting with zeros; `Mask.from_rle` reads them.
-
-    Example:
-        >>> mask_to_runs(np.array([[False, True], [True, False]]))
-        {'size': [2, 2], 'counts': [1, 2, 1]}
-    """
-    flat = np.asarray(mask, dtype=bool).ravel(order="F")
-    changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    counts = np.diff(np.concatenate([[0], changes, [flat.size]])).tolist()
-    return {"size": list(mask.shape), "counts": [0, *counts] if flat[0] else counts}
-
-
 def _sentence_to_json(sentence: FusedSentence) -> dict[str, Any]:
     return {
         "text": sentence.text,
@@ -161,7 +146,7 @@ def _region_to_json(region: DetailRegion) -> dict[str, Any]:
         "id": region.id,
         "kind": region.kind,
         "box": [float(edge) for edge in region.box],
-        "mask": None if region.mask is None else mask_to_runs(region.mask),
+        "mask": None if region.mask is None else encode_rle(region.mask),
         "parents": list(region.parents),
         "name": region.name,
     }

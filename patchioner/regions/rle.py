@@ -42,6 +42,19 @@ def decode_rle(rle: Mapping[str, object]) -> npt.NDArray[np.bool_]:
     return _decode_runs(counts, height, width)
 
 
+def encode_rle(mask: npt.NDArray[np.bool_]) -> dict[str, list[int]]:
+    """The uncompressed run lengths of a (height, width) mask: what `decode_rle` reads, ready for JSON.
+
+    Example:
+        >>> encode_rle(np.array([[False, True], [True, False]]))
+        {'size': [2, 2], 'counts': [1, 2, 1]}
+    """
+    flat = np.asarray(mask, dtype=bool).ravel(order="F")
+    changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    counts = np.diff(np.concatenate([[0], changes, [flat.size]])).tolist()
+    return {"size": list(mask.shape), "counts": [0, *counts] if flat[0] else counts}
+
+
 def _size(size: object) -> tuple[int, int]:
     sides = items_of(size, "size of the RLE")
     whole = [int(side) for side in sides if isinstance(side, (int, np.integer))]

@@ -122,12 +122,12 @@ class Budget:
             used = self._usage
             if self.max_calls is not None and used.calls >= self.max_calls:
                 raise FutileError(
-                    f"the budget of {self.max_calls} calls is spent; raise max_calls to go on, what is finished stays"
+                    f"the budget of {self.max_calls} calls is spent; raise max_calls (--max-calls) to go on"
                 )
             if self.max_cost is not None and used.cost >= self.max_cost:
                 raise FutileError(
                     f"the budget is spent: {used.cost:.4f} of {self.max_cost:.4f} after {used.calls} calls; "
-                    "raise max_cost to go on, what is finished stays"
+                    "raise max_cost (--max-cost) to go on"
                 )
             self._usage = replace(used, calls=used.calls + 1)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -38,7 +37,8 @@ class ChatClient:
     """Asks one model of one server. Threads may share it.
 
     The key comes from the environment (see `Server`) and is in no message, setting, log or file; should a server send
-    it back, it is blotted out.
+    it back, it is blotted out. After a failure that no other call would survive (a refused key, no such model) nothing
+    is sent any more: later calls fail with the same words.
 
     Args:
         model: its id, as the server calls it.
@@ -49,7 +49,7 @@ class ChatClient:
             place, so that a busy server is pressed less.
         retry: how often, and how long between.
         budget: counts and limits; None counts without limits.
-        sleep: waits that many seconds; for tests.
+        sleep: waits that many seconds; for tests. None: really waits, until `interrupt`.
 
     Raises:
         OptionError: no model, a timeout or concurrency that is not positive; and as `Server`.
@@ -71,7 +71,7 @@ class ChatClient:
         concurrency: int = 4,
         retry: RetryPolicy | None = None,
         budget: Budget | None = None,
-        sleep: Sleeper = time.sleep,
+        sleep: Sleeper | None = None,
     ) -> None:
         if not model:
             raise OptionError("no model is named; give its id, as in openai:gpt-4o-mini")
@@ -85,6 +85,8 @@ class ChatClient:
         self.server = Server(base_url, key_env=key_env)
         self.budget = budget or Budget()
         self._retry, self._sleep = retry or RetryPolicy(), sleep
+        self._final: Failure | None = None
+        self._left = threading.Event()
         self._places = threading.BoundedSemaphore(concurrency)
         self._refused: tuple[str, ...] = ()
         self._lock = threading.Lock()
@@ -110,6 +112,11 @@ class ChatClient:
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
+
+    def interrupt(self) -> None:
+        """Let the calls under way fail after the attempt that they are at; later calls are not concerned."""
+        left, self._left = self._left, threading.Event()
+        left.set()
 
     def ask(
         self,
@@ -145,14 +152,14 @@ class ChatClient:
         request |= {"top_p": top_p} if top_p < 1 else {}
         request |= {} if seed is None else {"seed": seed}
         request |= {"n": n} if n > 1 else {}
-        what = f"{self.model} at {self.server.url}"
+        what, left = f"{self.model} at {self.server.url}", self._left
         with self._places:
             reply = call_with_retry(
-                lambda: self._attempt(request),
+                lambda: self._attempt(request, left),
                 self._retry,
                 what=what,
                 who=str(seed),
-                sleep=self._sleep,
+                sleep=self._sleep or left.wait,
             )
         if not reply.texts:
             raise EmptyAnswerError(
@@ -166,21 +173,27 @@ class ChatClient:
 
         Raises:
             FutileError: of the first item that met one; what has not begun by then is left undone, what has begun is
-                finished.
+                finished. After Ctrl-C, requests under way are waited for, and not tried again.
         """
         with ThreadPoolExecutor(self.concurrency, thread_name_prefix="chat") as pool:
             futures = [pool.submit(_caught, action, item) for item in items]
             try:
                 return [future.result() for future in futures]
-            except BaseException:
+            except BaseException as error:
+                if not isinstance(error, FutileError):
+                    self.interrupt()
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
 
-    def _attempt(self, request: dict[str, Any]) -> Reply | Failure:
+    def _attempt(self, request: dict[str, Any], left: threading.Event) -> Reply | Failure:
         """One request; sent again at once, without it, when the server refuses an optional parameter."""
         while True:
+            if left.is_set():
+                return Failure("interrupted")
             with self._lock:
-                refused = self._refused
+                refused, final = self._refused, self._final
+            if final is not None:
+                return final
             sent = adapted(request, refused)
             self.budget.reserve()
             outcome = self._send(sent)
@@ -196,6 +209,9 @@ class ChatClient:
                 tokens_out=outcome.tokens_out,
                 estimated=outcome.estimated,
             )
+        elif outcome.futile:
+            with self._lock:
+                self._final = outcome
         return outcome
 
     def _send(self, request: dict[str, Any]) -> Reply | Failure | str:

@@ -8,6 +8,7 @@ Nothing is unpickled (safetensors only), and no code that comes with a model is 
 from __future__ import annotations
 
 import hashlib
+import logging
 import threading
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from patchioner_base.optional import require
 
 EXTRA = "language-models"
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
+_LOG = logging.getLogger(__name__)
 _ENDS = 1 << 16  # bytes at both ends of a file of weights that are read to tell it from others
 
 
@@ -95,7 +97,8 @@ class PretrainedModel:
     def _load(self) -> tuple[Any, Any]:
         transformers = require("transformers", EXTRA)
         where: dict[str, Any] = {"trust_remote_code": False, "revision": self.revision or "main"}
-        where |= {"local_files_only": True} if self.offline else {}
+        offline = self.offline or not (Path(self.name).is_dir() or self._reachable())
+        where |= {"local_files_only": True} if offline else {}
         dtype = "auto" if self.dtype == "auto" else getattr(torch, self.dtype)
         auto_class, processor_class = self._classes
         try:
@@ -105,8 +108,12 @@ class PretrainedModel:
             )
         except OSError as error:
             raise HubError(
-                f"the model {self.name!r} cannot be read: {_first_line(error)}; give the id of a model with "
-                "safetensors weights, or a folder that holds one"
+                f"the model {self.name!r} cannot be read: {_first_line(error)}; "
+                + (
+                    "only local files were looked at, as the hub is out of reach or not to be asked; "
+                    * offline
+                )
+                + "give the id of a model with safetensors weights, or a folder that holds one"
             ) from error
         except ImportError as error:
             raise MissingExtraError(
@@ -118,6 +125,19 @@ class PretrainedModel:
                 "comes with a model is never run"
             ) from error
         return network.to(self.device).eval(), processor
+
+    def _reachable(self) -> bool:
+        """Whether the hub answers. Asked once: left to itself, the library tries for minutes, file by file."""
+        hub = require("huggingface_hub", EXTRA)
+        try:
+            url = hub.hf_hub_url(self.name, "config.json", revision=self.revision)
+            hub.get_hf_file_metadata(url, timeout=10)
+        except (hub.errors.HfHubHTTPError, ValueError):
+            return True  # an answer, if not a good one: loading says it better
+        except Exception as error:  # of the network, of whichever library the hub's client uses
+            _LOG.warning("the hub cannot be reached (%s); looking at local files", error)
+            return False
+        return True
 
 
 def _digest(folder: Path) -> str:

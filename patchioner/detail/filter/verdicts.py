@@ -87,8 +87,8 @@ def _unsupported(
     if alone and support.score < settings.lone_caption:
         return (
             "unsupported",
-            f"support {support.score:.2f}, needs {settings.lone_caption:.2f}, since none of {company.others} other "
-            "texts says the like",
+            f"one text alone says so, of {company.others + 1}: its support is {support.score:.2f}, below "
+            f"{settings.lone_caption:.2f}",
         )
     lone = _lone(support, company, settings)
     if lone is not None or not (caption or settings.whole_sentences == "always"):

@@ -10,9 +10,10 @@ import re
 from collections.abc import Iterable
 from typing import TypeAlias
 
-_VOID = frozenset({"meta", "img", "rect", "path", "image", "br"})
+_VOID = frozenset({"meta", "link", "input", "img", "br", "hr"})
+_EMPTY = frozenset({"rect", "path", "image"})  # of SVG, where a slash ends them
 _UNFIT = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
 )
 
 
@@ -46,7 +47,9 @@ def element(name: str, /, *children: Child, **attributes: Attribute) -> Markup:
         attribute = key.rstrip("_").replace("_", "-")
         words.append(attribute if value is True else f'{attribute}="{escape(_text(value))}"')
     start = " ".join(words)
-    return Markup(f"<{start}/>" if name in _VOID else f"<{start}>{join(children)}</{name}>")
+    if name in _EMPTY and not children:
+        return Markup(f"<{start}/>")
+    return Markup(f"<{start}>" if name in _VOID else f"<{start}>{join(children)}</{name}>")
 
 
 def join(children: Child) -> Markup:

@@ -65,5 +65,5 @@ def test_elements() -> None:
         '<p class="x" data-a="&amp;">&lt;<br>12.5</p>'
     )
     assert element("meta", name="viewport", content=None, hidden=False) == '<meta name="viewport">'
-    assert escape("\ud800\x07") == "?\ufffd"
+    assert escape("\ud800\x07\r\n") == "\ufffd\ufffd\r\n"
     assert 'scope="row"' in table("c", ["a"], [["x"]])

@@ -214,6 +214,7 @@ def test_wrong_usage(
     [
         (["--describer", "opnai:x"], "did you mean 'openai:MODEL'"),
         (["--fuser", "hf:"], "names no model"),
+        (["--fuser", "patchoner"], "unknown fuser 'patchoner': did you mean 'patchioner'"),
         (["--scorer", "blap:x"], "unknown scorer"),
         (["--scorer", "clip:ViT-B-32"], "--calibration"),
     ],

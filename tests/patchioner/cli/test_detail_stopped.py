@@ -180,3 +180,19 @@ def test_a_refused_key_stops_at_once(
     assert "stopped: " in capsys.readouterr().err
     workers = [one.name for one in threading.enumerate() if one.name.startswith(("detail", "chat"))]
     assert workers == []
+
+
+def test_without_a_file_a_stop_is_told_once_with_what_is_lost(
+    server: ChatServer, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = words(server, folder, tmp_path / "unused.jsonl")
+    at = plain.index("--out")
+    del plain[at : at + 2]
+    assert main([*plain, "--max-calls", "2"]) == 1
+    errors = capsys.readouterr().err
+    assert errors.count("budget of 2 calls is spent") == 1
+    assert f"0 of {PHOTOS} photos described" in errors
+    assert "--cache would keep them" in errors
+    assert main([*plain, "--max-calls", "2", "--cache", str(tmp_path / "kept")]) == 1
+    assert "are lost" not in capsys.readouterr().err
+    assert list((tmp_path / "kept").rglob("*.json"))

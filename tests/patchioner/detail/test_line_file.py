@@ -118,3 +118,11 @@ def test_an_empty_file_is_fine(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     path.touch()
     assert len(opened(path)) == 0
+
+
+def test_sorting_keeps_what_another_process_appended(path: Path) -> None:
+    lines, others = opened(path), opened(path)
+    others.append(("k9", "z"), line(("k9", "z")))
+    lines.sort(NAMES[::-1])
+    assert opened(path).names == [("k9", "z"), *NAMES[::-1]] == lines.names
+    assert lines.values(("k9", "z"))["photo"] == "z"

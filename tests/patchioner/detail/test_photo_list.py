@@ -71,3 +71,10 @@ def test_jobs_of_paths_and_pictures(tmp_path: Path) -> None:
     assert job.name == str(tmp_path / "a.png")
     assert job.load().size == (96, 64)
     assert PhotoJob.of(noise_photo()).name == "photo"
+
+
+def test_a_colon_in_a_file_name_makes_it_no_sample(tmp_path: Path) -> None:
+    (tmp_path / "10:30.jpg").touch()
+    (tmp_path / "list.json").write_text('["10:30.jpg", "scikit-image:coffee"]')
+    listed = read_photo_list(tmp_path / "list.json")
+    assert [one.photo for one in listed] == [str(tmp_path / "10:30.jpg"), "scikit-image:coffee"]

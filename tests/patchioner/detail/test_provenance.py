@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from patchioner.detail.provenance import dumps, from_json, mask_to_runs, to_json
+from patchioner.detail.provenance import dumps, from_json, to_json
 from patchioner.detail.values import (
     Claim,
     DetailedCaption,
@@ -19,6 +19,7 @@ from patchioner.detail.values import (
     Verdict,
 )
 from patchioner.regions import Mask
+from patchioner.regions.rle import encode_rle
 from patchioner_base.errors import DetailError
 
 MASK = np.random.default_rng(0).random((6, 8)) > 0.5
@@ -78,7 +79,7 @@ def test_every_field_of_the_values_is_written() -> None:
 
 @pytest.mark.parametrize("mask", [MASK, ~MASK, np.ones((3, 2), bool), np.zeros((2, 3), bool)])
 def test_masks_survive_as_runs(mask: Any) -> None:
-    runs = mask_to_runs(mask)
+    runs = encode_rle(mask)
     assert sum(runs["counts"]) == mask.size
     if mask.any():  # a region is never empty
         np.testing.assert_array_equal(Mask.from_rle(runs).array, mask)

@@ -320,3 +320,41 @@ def test_a_text_model_asks_each_question_once(make: Make, tmp_path: Any) -> None
         assert len(server.requests) == 3
         RemoteTextModel(make(server)).ask("s", "u", temperature=0.2, max_tokens=9, seed=4)
         assert len(server.requests) == 4
+
+
+def test_a_refused_key_is_not_tried_again(make: Make) -> None:
+    with ChatServer(then=lambda request: fails(401, "who are you")) as server:
+        client = make(server)
+        for _ in range(3):
+            with pytest.raises(FutileError, match="who are you"):
+                ask(client)
+        assert len(server.requests) == client.usage.calls == 1
+
+
+def test_after_an_interrupt_nothing_is_tried_again_and_the_next_call_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    busy = [fails(503) for _ in range(2)]
+    with ChatServer(*busy) as server:
+        policy = RetryPolicy(attempts=6, base=60.0)
+        client = ChatClient("tiny", base_url=server.url, retry=policy)
+
+        def stop() -> None:
+            while client.usage.calls < 2:
+                time.sleep(0.01)
+            raise KeyboardInterrupt
+
+        failed: list[DetailError] = []
+
+        def waiting() -> None:
+            with pytest.raises(DetailError, match="interrupted") as caught:
+                ask(client)
+            failed.append(caught.value)
+
+        # In time although the client would wait up to a minute before each new attempt.
+        with pytest.raises(KeyboardInterrupt):
+            client.map(lambda action: action(), [stop, waiting, waiting])
+        assert len(failed) == len(server.requests) == 2
+        assert ask(client) == ["Answer 0 to seed 3."]
+        client.close()
