@@ -1,7 +1,7 @@
 """Projection onto a few rows per query, and how much of the softmax those rows hold.
 
-Knows arrays, candidates and the exact projection it is judged by. Does not know where candidates
-come from.
+Knows arrays, candidates and the exact projection it is judged by. Does not know how an index finds
+candidates.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from memory_bank.arrays import BankArrays
-from memory_bank.projection import Weighted
+from memory_bank.index import BankIndex
+from memory_bank.projection import Blocks, Weighted, nearest
 
 _GATHERED_BYTES = 2**25
 
@@ -32,6 +33,31 @@ class Candidates:
     logits: Tensor
     furthest: Tensor
     counts: Tensor
+
+
+def find_rows(
+    queries: Tensor, arrays: BankArrays, index: BankIndex | None, top_k: int, blocks: Blocks
+) -> Tensor:
+    """Return the rows that the index finds near each query, or without one the nearest: (n, top_k) int64.
+
+    Args:
+        queries: (n, dim) float32 unit rows, on the device of the arrays.
+        arrays: the bank.
+        index: over its rows, or None.
+        top_k: 1 .. rows.
+        blocks: of the exact search.
+
+    Returns:
+        Row numbers; -1 where the index found fewer, but never in a whole row.
+    """
+    if index is None:
+        return nearest(queries, arrays, top_k, blocks)[0]
+    found = index.search(queries, top_k)
+    # The lists that a query was looked up in may be empty: then all rows are looked at.
+    missed = (found < 0).all(dim=1).nonzero().flatten()
+    if len(missed):
+        found[missed] = nearest(queries[missed], arrays, top_k, blocks)[0]
+    return found
 
 
 def compare(queries: Tensor, arrays: BankArrays, indices: Tensor, temperature: float) -> Candidates:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from memory_bank.mapping import MappedRows
 from memory_bank.quantised import dequantise, quantise
 from patchioner_base.errors import MemoryBankError, OptionError
 
@@ -41,12 +42,14 @@ class BankArrays:
         norms: (N,) float32, positive.
         counts: (N,) int64, at least 1: how often each row occurs.
         scales: (N,) float32 where the keys are int8: unit row = key * scale. Else None.
+        mapped: the keys, where they lie in a mapped file. Else None.
     """
 
     keys: Tensor
     norms: Tensor
     counts: Tensor
     scales: Tensor | None = None
+    mapped: MappedRows | None = None
 
     def units(self, rows: slice | Tensor = slice(None)) -> Tensor:
         """Return these rows' directions, (n, dim) float32; it may share the keys' memory."""
@@ -75,7 +78,7 @@ class BankArrays:
             None if self.scales is None else self.scales.to(device=device),
         )
         if dtype in (None, moved.keys.dtype):
-            return moved
+            return replace(moved, mapped=self.mapped if moved.keys is self.keys else None)
         assert dtype is not None
         rows, dim = moved.keys.shape
         keys, scales = _stored(moved.units, rows, dim, dtype, moved.keys.device)

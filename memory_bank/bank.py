@@ -15,7 +15,13 @@ import torch
 from torch import Tensor
 
 from memory_bank import checks, index_files, projection, storage
-from memory_bank.approximate import Candidates, compare, least_mass, project_candidates
+from memory_bank.approximate import (
+    Candidates,
+    compare,
+    find_rows,
+    least_mass,
+    project_candidates,
+)
 from memory_bank.arrays import (
     DTYPES,
     BankArrays,
@@ -43,7 +49,9 @@ class MemoryBank:
         counts: (N,) positive integers: row i stands for `counts[i]` equal rows. None: all ones.
         drop_zero_rows: leave out rows of zero norm (with their texts and counts).
         dtype: "float32"; "float16" for half the memory; "int8" with a scale per row for a quarter
-            (what its rounding does to cosines: `memory_bank.quantised`). Sums are float32 always.
+            (what its rounding does to cosines: `memory_bank.quantised`). Sums are float32; those of
+            "int8" are exact integers where the processor has fast ones, and then queries and weights
+            are rounded to 15 bits (`memory_bank.integers`).
 
     Raises:
         MemoryBankError: no rows, rows of zero norm or not finite (named), counts or texts of
@@ -233,7 +241,9 @@ class MemoryBank:
         Args:
             queries, top_k, temperature, normalize, blocks: as for `project`.
             oracle: run the exact projection as well and give the exact share. False: give a lower
-                bound, which only candidates that are surely the nearest allow (no index, or "flat").
+                bound, which only candidates that are surely the nearest allow (no index, or "flat",
+                which finds the nearest among the rows as they were when it was built: where they have
+                since been rounded to fewer bits, the bound holds to within that rounding).
 
         Returns:
             Embeddings and masses on the device of the queries.
@@ -380,11 +390,7 @@ class MemoryBank:
     def _candidates(
         self, units: Tensor, top_k: int, temperature: float, blocks: Blocks
     ) -> Candidates:
-        """Find candidates for the nearest rows and compare them with the queries in float32."""
-        if self._index is not None:
-            rows = self._index.search(units, top_k)
-        else:
-            rows, _ = projection.nearest(units, self._arrays, top_k, blocks)
+        rows = find_rows(units, self._arrays, self._index, top_k, blocks)
         return compare(units, self._arrays, rows, temperature)
 
     def _unit(self, queries: Matrix) -> tuple[Tensor, torch.device]:

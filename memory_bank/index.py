@@ -161,6 +161,10 @@ class BankIndex:
         self._lock = Lock()
         self._indexes: dict[str, FaissIndex] = {}
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> BankIndex:
+        """Itself: it never changes, and FAISS's own objects cannot be copied."""
+        return self
+
     def __repr__(self) -> str:
         return f"BankIndex({self.options.kind}, {self.rows:,} rows x {self.dim})"
 

@@ -11,7 +11,6 @@ trust, or build it anew.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import struct
 from dataclasses import asdict, fields
@@ -21,7 +20,7 @@ from typing import Any
 
 from memory_bank.index import BankIndex, FaissIndex, IndexOptions
 from patchioner_base.errors import CheckpointError, MemoryBankError, PatchionerError
-from patchioner_base.files import atomic_path, read_json, write_json
+from patchioner_base.files import atomic_path, file_sha256, read_json, write_json
 from patchioner_base.optional import require
 
 FORMAT = "patchioner-bank-index"
@@ -51,7 +50,7 @@ def write_index(folder: str | os.PathLike[str], index: BankIndex, bank: str) -> 
     (root / _HEADER).unlink(missing_ok=True)
     with atomic_path(root / _INDEX) as temporary:
         faiss.write_index(opened, str(temporary))
-        digest = _sha256(temporary)
+        digest = file_sha256(temporary)
     header = {
         "format": FORMAT,
         "version": VERSION,
@@ -161,7 +160,7 @@ def _check_file(path: Path, sha256: str, options: IndexOptions, rows: int, dim: 
         raise MemoryBankError(
             f"{path}: {size} bytes, expected {least} to {most}; truncated or foreign, build it again"
         )
-    if _sha256(path) != sha256:
+    if file_sha256(path) != sha256:
         raise MemoryBankError(f"{path}: contents differ from their sha256; build it again")
 
 
@@ -178,8 +177,3 @@ def _sizes(options: IndexOptions, rows: int, dim: int) -> tuple[int, int]:
     # A graph has twice the links at its bottom and fewer rows at each level above.
     graph = rows * (16 * options.links + 64)
     return rows * a_row, rows * a_row + lists + codebook + graph + _SLACK
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from memory_bank.arrays import BankArrays
-from memory_bank.integers import Split, has_fast_integers, product, split
+from memory_bank.integers import MOST_ROWS, Split, product, split
 from patchioner_base.errors import OptionError
+from patchioner_base.processors import has_fast_int8
 
 _CPU_BLOCK_BYTES = 3 * 2**20
 _CPU_ROWS = (64, 65536)
@@ -76,7 +77,8 @@ def project(queries: Tensor, arrays: BankArrays, temperature: float, blocks: Blo
     possible, all of them together, take no part in the second product (see `_negligible`): the sum
     in float32 would lose them to rounding. Of captions seen by a photo most rows are such.
 
-    Rows of eight bits take part in integers where the processor has fast ones (module `integers`).
+    Rows of eight bits take part in integers where the processor has fast ones (module `integers`), at most
+    `MOST_ROWS` of them in a block.
 
     Args:
         queries: (n, dim) float32, unit rows, on the device of the arrays.
@@ -88,7 +90,7 @@ def project(queries: Tensor, arrays: BankArrays, temperature: float, blocks: Blo
         The means and masses, on the device of the arrays.
     """
     count, dim = queries.shape
-    integers = arrays.scales is not None and has_fast_integers(queries.device)
+    integers = arrays.scales is not None and has_fast_int8(queries.device)
     parts = [(part, queries[part] / temperature) for part in _slices(count, blocks.queries)]
     asked = [(part, split(scaled) if integers else scaled) for part, scaled in parts]
     peak = queries.new_full((count, 1), -torch.inf)
@@ -97,7 +99,7 @@ def project(queries: Tensor, arrays: BankArrays, temperature: float, blocks: Blo
     counts = arrays.counts.float()
     value_factor = counts * arrays.value_factors()
     negligible = _negligible(arrays, counts)
-    for rows, block in _blocks(arrays.keys, blocks, converted=not integers):
+    for rows, block in _blocks(arrays, blocks, converted=not integers):
         for part, scaled in asked:
             logits = _times(scaled, block.T)
             if arrays.scales is not None:
@@ -162,7 +164,7 @@ def nearest(queries: Tensor, arrays: BankArrays, k: int, blocks: Blocks) -> tupl
     """
     best = queries.new_empty((len(queries), 0))
     index = best.long()
-    for rows, block in _blocks(arrays.keys, blocks):
+    for rows, block in _blocks(arrays, blocks):
         scales = None if arrays.scales is None else arrays.scales[rows]
         found = [
             torch.topk(_cosines(queries[part], block, scales), min(k, len(block)), dim=1)
@@ -183,17 +185,26 @@ def _cosines(queries: Tensor, block: Tensor, scales: Tensor | None) -> Tensor:
 
 
 def _blocks(
-    keys: Tensor, blocks: Blocks, *, converted: bool = True
+    arrays: BankArrays, blocks: Blocks, *, converted: bool = True
 ) -> Iterator[tuple[slice, Tensor]]:
-    """Yield (rows, those keys, in float32 if `converted`); a block is overwritten by the next one."""
+    """Yield (rows, those keys, in float32 if `converted`); a block is overwritten by the next one.
+
+    Keys of a mapped file leave memory behind it.
+    """
+    keys = arrays.keys
     size = min(blocks.rows_on(keys.device, keys.shape[1]), len(keys))
+    if not converted:
+        size = min(size, MOST_ROWS)
+    slices = _slices(len(keys), size)
+    if arrays.mapped is not None:
+        slices = arrays.mapped.passing(slices)
     if keys.dtype == torch.float32 or not converted:
-        for rows in _slices(len(keys), size):
+        for rows in slices:
             yield rows, keys[rows]
         return
     # One buffer for all blocks: a fresh allocation each would cost more than the conversion.
     buffer = torch.empty((size, keys.shape[1]), dtype=torch.float32, device=keys.device)
-    for rows in _slices(len(keys), size):
+    for rows in slices:
         yield rows, buffer[: rows.stop - rows.start].copy_(keys[rows])
 
 

@@ -16,11 +16,11 @@ from typing import overload
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from memory_bank.arrays import DTYPES, BankArrays
+from memory_bank.mapping import MappedFile
 from patchioner_base.errors import CheckpointError, MemoryBankError
 from patchioner_base.files import atomic_path, read_json, write_json
 
@@ -176,16 +176,11 @@ def _read_header(path: Path) -> dict[str, object]:
 
 
 def _read_arrays(path: Path, header: dict[str, object]) -> BankArrays:
-    try:
-        # Tensors of safe_open are views of the mapped file: nothing is read before it is used.
-        with safe_open(path, framework="pt", device="cpu") as file:
-            names = ("keys", "norms", "counts")
-            tensors = {name: file.get_tensor(name) for name in names}
-            if tensors["keys"].dtype == torch.int8:
-                tensors["scales"] = file.get_tensor("scales")
-    except (SafetensorError, OSError) as error:
-        raise MemoryBankError(f"{path}: missing, truncated or foreign ({error})") from error
-    arrays = BankArrays(**tensors)
+    file = MappedFile(path)
+    mapped = file.rows("keys")  # of which nothing is read before it is used
+    keys = file.read("keys") if mapped is None else mapped.rows
+    scales = file.read("scales") if keys.dtype == torch.int8 else None
+    arrays = BankArrays(keys, file.read("norms"), file.read("counts"), scales, mapped)
     rows, dim = header["rows"], header["dim"]
     _check_array(path, "keys", arrays.keys, (rows, dim), tuple(DTYPES.values()))
     _check_array(path, "norms", arrays.norms, (rows,), (torch.float32,))

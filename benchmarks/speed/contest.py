@@ -52,7 +52,7 @@ class Ours:
         shapes: sizes.
         work: folder of the bank.
         backbone, decoder: to share with another side; made here if None.
-        precision: of the bank's rows, "float32" or what `MemoryBank.to` takes.
+        precision: of the bank's rows, one that `write_bank` has written.
         device, dtype: of the networks.
 
     Example:
@@ -66,12 +66,11 @@ class Ours:
         *,
         backbone: Any = None,
         decoder: PrefixGPT2Decoder | None = None,
-        precision: Any = "float32",
+        precision: str = "float32",
         device: str = "cpu",
         dtype: torch.dtype | None = None,
     ) -> None:
-        bank = read_bank(work)
-        self.bank = bank if bank.dtype == precision else bank.to(dtype=precision)
+        self.bank = read_bank(work, precision)
         settings = ModelSettings(weighting=Weighting(rounding="reference"), decode=OPTIONS)
         self.decoder = decoder or build_random_decoder(shapes)
         parts = Parts(

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from benchmarks.speed.weights import random_decoder, spread_backbone
 from decoders import PrefixGPT2Decoder
-from memory_bank import MemoryBank
+from memory_bank import MemoryBank, Precision
 from patchioner.assembly import read_model_config
 from patchioner.backbones import Backbone, TimmViT
 from patchioner.geometry import Preprocessing
@@ -27,6 +27,7 @@ from patchioner_base.errors import MemoryBankError
 _CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 _BLOCK = 65536
 RAW_ROWS, BANK = "rows.npy", "bank"
+_ROUNDED: tuple[Precision, ...] = ("float16", "int8")
 
 
 @dataclass(frozen=True)
@@ -110,14 +111,37 @@ def build_random_decoder(shapes: Shapes, *, ends: bool = False, seed: int = 0) -
 
 
 def write_bank(shapes: Shapes, folder: Path, *, seed: int = 0) -> None:
-    """Write random rows, raw for the published way (`RAW_ROWS`) and as a bank of ours (`BANK`), unless they are there.
+    """Write random rows, raw for the published way (`RAW_ROWS`) and as banks of ours (`BANK`), unless they are there.
 
+    Each precision has a bank of its own, so that all are mapped and none is converted where memory is measured.
     Rows are Gaussian, of lengths that differ as those of Talk2DINO do (long rows weigh more in a projection).
     Made in blocks: nothing larger than one block is held, but the bank that is saved.
     """
+    there = _holds_bank(folder / BANK) and _rows_of(folder / RAW_ROWS) == shapes.rows
+    if not there:
+        _write_rows(shapes, folder, seed)
+    for precision in _ROUNDED:
+        place = bank_folder(folder, precision)
+        if not (there and _holds_bank(place)):
+            MemoryBank.load(folder / BANK).save(place, dtype=precision)
+
+
+def bank_folder(folder: Path, precision: str) -> Path:
+    """Where the bank with rows of this precision is.
+
+    Example:
+        >>> bank_folder(Path("work"), "float16").name
+        'bank-float16'
+    """
+    return folder / (BANK if precision == "float32" else f"{BANK}-{precision}")
+
+
+def _holds_bank(folder: Path) -> bool:
+    return (folder / "bank.json").is_file()
+
+
+def _write_rows(shapes: Shapes, folder: Path, seed: int) -> None:
     raw = folder / RAW_ROWS
-    if (folder / BANK / "bank.json").is_file() and _rows_of(raw) == shapes.rows:
-        return
     folder.mkdir(parents=True, exist_ok=True)
     generator = torch.Generator().manual_seed(seed)
     held = open_memmap(raw, mode="w+", dtype=np.float32, shape=(shapes.rows, shapes.dim))
@@ -138,14 +162,15 @@ def read_raw_rows(folder: Path) -> Tensor:
     return torch.from_numpy(np.load(folder / RAW_ROWS))
 
 
-def read_bank(folder: Path) -> MemoryBank:
-    """Our bank of the same rows, mapped from its file as a checkpoint's is.
+def read_bank(folder: Path, precision: str = "float32") -> MemoryBank:
+    """Our bank of the same rows in this precision, mapped from its file as a checkpoint's is.
 
     Raises:
         MemoryBankError: it is not there.
     """
-    if not (folder / BANK).is_dir():
+    place = bank_folder(folder, precision)
+    if not place.is_dir():
         raise MemoryBankError(
-            f"{folder} holds no bank: run the suite without --child, which makes it"
+            f"{folder} holds no bank of {precision} rows: run the suite without --child, which makes it"
         )
-    return MemoryBank.load(folder / BANK)
+    return MemoryBank.load(place)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import copy
 import hashlib
 import json
 import struct
@@ -339,3 +340,29 @@ def test_a_graphics_card_is_used_where_faiss_was_built_for_one(
         index.faiss("cuda:1")
         index.faiss("cuda:1")
     assert moved == [(1, "IndexFlatIP"), (1, "IndexIVFFlat"), (1, "IndexIVFPQ")]
+
+
+def test_a_query_whose_lists_are_empty_is_compared_with_all_rows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bank, queries = make_bank("ivf"), make_rows(5, seed=1)
+    assert bank.index is not None
+    search = bank.index.search
+
+    def found(units: Tensor, k: int) -> Tensor:
+        rows = search(units, k)
+        rows[[1, 4]] = -1
+        return rows
+
+    usual = bank.project(queries, top_k=8)
+    monkeypatch.setattr(bank.index, "search", found)
+    out = bank.project(queries, top_k=8)
+    torch.testing.assert_close(out[[0, 2, 3]], usual[[0, 2, 3]])
+    torch.testing.assert_close(out[[1, 4]], make_bank().project(queries[[1, 4]], top_k=8))
+
+
+def test_a_copy_shares_the_index() -> None:
+    bank = make_bank("hnsw")
+    twin = copy.deepcopy(bank)
+    assert twin.index is bank.index
+    assert torch.equal(twin.project(make_rows(3), top_k=4), bank.project(make_rows(3), top_k=4))

@@ -69,7 +69,7 @@ def test_cosines_move_as_stated() -> None:
 def test_projection_equals_the_plain_softmax_of_the_stored_rows(
     blocks: Blocks, temperature: float, queries: int, integers: bool, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(projection, "has_fast_integers", lambda device: integers)
+    monkeypatch.setattr(projection, "has_fast_int8", lambda device: integers)
     counts = [1 + (3 * row) % 4 for row in range(57)]
     bank = MemoryBank(random_rows(57, 24), counts=counts, dtype="int8")
     asked = random_rows(queries, 24, seed=1)
@@ -84,10 +84,29 @@ def test_integers_move_a_projection_as_little_as_stated(monkeypatch: pytest.Monk
     wanted = plain_projection(queries, bank, 0.01)
     moved = {}
     for integers in (True, False):
-        monkeypatch.setattr(projection, "has_fast_integers", lambda device, on=integers: on)
+        monkeypatch.setattr(projection, "has_fast_int8", lambda device, on=integers: on)
         out = bank.project(queries, normalize=False).double()
         moved[integers] = float(((out - wanted).norm(dim=1) / wanted.norm(dim=1)).max())
     assert moved[False] < 1e-5 < moved[True] < 5e-4
+
+
+def test_integer_sums_fit_however_large_a_block_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """127 * 127 * 140,000 is more than 32 bits hold."""
+    monkeypatch.setattr(projection, "has_fast_int8", lambda device: True)
+    bank = MemoryBank(torch.ones(140_000, 1), dtype="int8")
+    out = bank.project(torch.ones(1, 1), normalize=False, blocks=Blocks(rows=200_000))
+    torch.testing.assert_close(out, torch.ones(1, 1))
+
+
+def test_many_small_weights_are_not_rounded_away_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One row is near; each of 100,000 others weighs less than half a step of its weight, and all together more."""
+    monkeypatch.setattr(projection, "has_fast_int8", lambda device: True)
+    rows = torch.tensor([[1.0, 0.0]] + [[0.0, 1.0]] * 100_000)
+    bank, temperature = MemoryBank(rows, dtype="int8"), 1 / math.log(1e5)
+    out = bank.project(rows[:1], temperature, normalize=False, blocks=Blocks(rows=200_000))
+    torch.testing.assert_close(out, torch.tensor([[0.5, 0.5]]), rtol=0, atol=0.03)
 
 
 @settings(max_examples=60, deadline=None)

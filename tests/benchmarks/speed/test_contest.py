@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +93,30 @@ def test_a_bank_that_is_there_is_kept(work: Path) -> None:
     write_bank(TINY, work)
     assert (work / "rows.npy").stat().st_mtime_ns == stamp
     assert np.load(work / "rows.npy").dtype == np.float32
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
+def test_every_precision_has_a_bank_of_its_own(work: Path, precision: str) -> None:
+    """Converted rows would count as memory that a saved bank does not take."""
+    assert Ours(TINY, work, precision=precision).bank.dtype == precision
+    wanted = read_bank(work).to(dtype=read_bank(work, precision).dtype)
+    assert torch.equal(read_bank(work, precision).keys, wanted.keys)
+
+
+def test_a_bank_of_a_missing_precision_is_written_and_of_other_rows_replaced(
+    tmp_path: Path,
+) -> None:
+    fewer = replace(TINY, rows=40)
+    write_bank(fewer, tmp_path)
+    shutil.rmtree(tmp_path / "bank-float16")
+    with pytest.raises(MemoryBankError, match="no bank of float16 rows"):
+        read_bank(tmp_path, "float16")
+    write_bank(fewer, tmp_path)
+    assert len(read_bank(tmp_path, "float16")) == 40
+    write_bank(TINY, tmp_path)
+    assert {len(read_bank(tmp_path, name)) for name in ("float32", "float16", "int8")} == {
+        TINY.rows
+    }
 
 
 def test_no_bank(tmp_path: Path) -> None:
