@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from patchioner.cli.models import check_new_folder
 from patchioner.cli.output import write_line
 from patchioner.cli.spelling import positive_int
+from patchioner_base.errors import OptionError
 
 if TYPE_CHECKING:
     from memory_bank import IndexOptions
@@ -185,10 +186,16 @@ def shrink(options: argparse.Namespace) -> int:
 def index(options: argparse.Namespace) -> int:
     """Build an index and write it beside its bank; returns the exit status."""
     from memory_bank import IndexOptions, MemoryBank
+    from patchioner.hub import shipped_models
 
     names = ("lists", "probes", "links", "effort", "pieces")
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     wanted = IndexOptions(options.kind, seed=options.seed, **given)
+    if str(options.bank) in shipped_models():
+        raise OptionError(
+            f"{options.bank} is part of the installed package and stays as it is: "
+            f"patchioner convert {options.bank} COPY, then index COPY"
+        )
     folder = _bank_folder(options.bank)
     indexed = MemoryBank.load(folder).with_index(wanted)
     indexed.save_index(folder)

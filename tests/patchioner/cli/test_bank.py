@@ -184,6 +184,11 @@ def test_compacting_by_rows(
     )
 
 
+def test_the_shipped_bank_stays_as_it_is(capsys: Capture) -> None:
+    assert main(["bank", "index", "patchioner-mini", "--kind", "flat"]) == 1
+    assert "patchioner convert patchioner-mini COPY" in capsys.readouterr().err
+
+
 def test_an_index_beside_a_bank(checkpoint: Path, tmp_path: Path, capsys: Capture) -> None:
     pytest.importorskip("faiss")
     MemoryBank.load(checkpoint / "memory_bank").save(tmp_path / "bank")
