@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -88,4 +89,6 @@ def test_the_recipe_writes_the_settings_that_are_shipped() -> None:
     recipe = Path(__file__).parent.parent / "configs" / "patchioner-mini.yaml"
     settings = yaml.safe_load(recipe.read_text(encoding="utf-8"))["assemble"]["settings"]
     shipped = Patchioner.from_pretrained(SHIPPED, device="cpu").settings
-    assert ModelSettings.from_json(settings, "the recipe") == shipped
+    # The calibration is measured on the finished weights, the last step of the recipe.
+    assert set(shipped.calibration) == {"detail"}
+    assert ModelSettings.from_json(settings, "the recipe") == replace(shipped, calibration={})
