@@ -22,6 +22,8 @@ from patchioner_base.processors import has_fast_int8
 _CPU_BLOCK_BYTES = 3 * 2**20
 _CPU_ROWS = (64, 65536)
 _GPU_ROWS = 65536
+# One query of 1.8 GB of float32 takes 1.2 to 2 times as long when its pages have to be fetched again.
+_RELEASING_QUERIES = 32
 _DENSE = 0.7  # above this share of rows that matter, gathering them costs more than it saves
 
 
@@ -99,7 +101,7 @@ def project(queries: Tensor, arrays: BankArrays, temperature: float, blocks: Blo
     counts = arrays.counts.float()
     value_factor = counts * arrays.value_factors()
     negligible = _negligible(arrays, counts)
-    for rows, block in _blocks(arrays, blocks, converted=not integers):
+    for rows, block in _blocks(arrays, blocks, count, converted=not integers):
         for part, scaled in asked:
             logits = _times(scaled, block.T)
             if arrays.scales is not None:
@@ -164,7 +166,7 @@ def nearest(queries: Tensor, arrays: BankArrays, k: int, blocks: Blocks) -> tupl
     """
     best = queries.new_empty((len(queries), 0))
     index = best.long()
-    for rows, block in _blocks(arrays, blocks):
+    for rows, block in _blocks(arrays, blocks, len(queries)):
         scales = None if arrays.scales is None else arrays.scales[rows]
         found = [
             torch.topk(_cosines(queries[part], block, scales), min(k, len(block)), dim=1)
@@ -185,18 +187,19 @@ def _cosines(queries: Tensor, block: Tensor, scales: Tensor | None) -> Tensor:
 
 
 def _blocks(
-    arrays: BankArrays, blocks: Blocks, *, converted: bool = True
+    arrays: BankArrays, blocks: Blocks, queries: int, *, converted: bool = True
 ) -> Iterator[tuple[slice, Tensor]]:
     """Yield (rows, those keys, in float32 if `converted`); a block is overwritten by the next one.
 
-    Keys of a mapped file leave memory behind it.
+    Keys of a mapped file leave memory behind it, where there are so many queries that fetching them again costs little
+    beside the products.
     """
     keys = arrays.keys
     size = min(blocks.rows_on(keys.device, keys.shape[1]), len(keys))
     if not converted:
         size = min(size, MOST_ROWS)
     slices = _slices(len(keys), size)
-    if arrays.mapped is not None:
+    if arrays.mapped is not None and queries >= _RELEASING_QUERIES:
         slices = arrays.mapped.passing(slices)
     if keys.dtype == torch.float32 or not converted:
         for rows in slices:

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from memory_bank import Blocks, MemoryBank, mapping
+from memory_bank import Blocks, MemoryBank, mapping, projection
 from memory_bank.mapping import MappedFile
 from patchioner_base import MemoryBankError
 
@@ -38,6 +38,7 @@ def _released(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows leave memory however small the bank, in runs of 4 MiB."""
     monkeypatch.setattr(mapping, "_KEPT_BYTES", 0)
     monkeypatch.setattr(mapping, "_RUN_BYTES", 4 * MIB)
+    monkeypatch.setattr(projection, "_RELEASING_QUERIES", 3)
 
 
 def queries(count: int = 3) -> torch.Tensor:
@@ -72,6 +73,17 @@ def test_memory_stays_far_below_the_bank(folder: Path, work: str) -> None:
     mapped.release = watch  # type: ignore[method-assign]
     bank.project(queries()) if work == "project" else bank.nearest(queries(), 5)
     assert 4 * MIB <= most < 12 * MIB
+    assert resident(folder / "bank.safetensors") < 4 * MIB
+
+
+@linux
+def test_for_single_queries_the_bank_stays(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fetching the rows again would take longer than the products."""
+    monkeypatch.setattr(mapping, "_KEPT_BYTES", 0)
+    bank = MemoryBank.load(folder)
+    bank.project(queries(1))
+    assert resident(folder / "bank.safetensors") > 40 * MIB
+    bank.project(queries(32))
     assert resident(folder / "bank.safetensors") < 4 * MIB
 
 
