@@ -22,7 +22,7 @@ from patchioner.aggregate import Weighting, feature_weights
 from patchioner.backbones import PatchFeatures
 from patchioner.checkpoint import read_checkpoint, write_checkpoint
 from patchioner.devices import usable_device
-from patchioner.engine import CaptionEngine
+from patchioner.engine import CaptionEngine, Item
 from patchioner.hub import SHIPPED, find_model, upload
 from patchioner.images import ImageSource
 from patchioner.labelling import check_labelling, choose_labels
@@ -202,7 +202,7 @@ class Patchioner:
 
     def caption_many(
         self,
-        items: Iterable[tuple[ImageSource | PatchFeatures, Sequence[Region] | None]],
+        items: Iterable[Item],
         *,
         weighting: Weighting | None = None,
         options: DecodeOptions | None = None,
@@ -227,7 +227,7 @@ class Patchioner:
 
     def caption_stream(
         self,
-        items: Iterable[tuple[ImageSource | PatchFeatures, Sequence[Region] | None]],
+        items: Iterable[Item],
         *,
         weighting: Weighting | None = None,
         options: DecodeOptions | None = None,
@@ -257,7 +257,7 @@ class Patchioner:
 
     def profile(
         self,
-        items: Iterable[tuple[ImageSource | PatchFeatures, Sequence[Region] | None]],
+        items: Iterable[Item],
         *,
         weighting: Weighting | None = None,
         options: DecodeOptions | None = None,
@@ -312,32 +312,38 @@ class Patchioner:
             >>> model.label(features, [Box(10, 20, 200, 220)], ["a cat", "a bus"])[0].text  # doctest: +SKIP
             'a cat'
         """
-        items = [(image, regions)]
         return self.label_many(
-            items, texts, weighting=weighting, temperature=temperature, crop=crop
+            [(image, regions)],
+            texts,
+            weighting=weighting,
+            temperature=temperature,
+            crop=crop,
+            batching=Batching.alone(),
         )[0]
 
     def label_many(
         self,
-        items: Iterable[tuple[ImageSource | PatchFeatures, Sequence[Region] | None]],
+        items: Iterable[Item],
         texts: Sequence[str],
         *,
         weighting: Weighting | None = None,
         temperature: float = 0.01,
         crop: bool | None = None,
+        batching: Batching | None = None,
     ) -> list[list[Label]]:
         """`label` for many photos; the texts are embedded once.
 
         Args:
             items: (image or features, regions or None) pairs; only one photo's patch tokens are held at a time.
             texts, weighting, temperature, crop: as `label`.
+            batching: see `caption_stream`.
 
         Returns:
             Per item, one `Label` per region.
         """
         check_labelling(texts, temperature)
         names = F.normalize(self.embed_text(texts), dim=1).to(self.device)
-        cut = Batching.on(self.device.type)
+        cut = batching or Batching.on(self.device.type)
 
         def answer(rows: Sequence[EmbeddedRegions]) -> list[Label]:
             return choose_labels(rows, names, texts, temperature)
