@@ -26,9 +26,9 @@ _TOLERANCE = {"float32": 1e-4, "float16": 5e-3, "int8": 0.2}
 
 
 def projection_lines(arena: Arena) -> list[Line]:
-    """Few and many queries, rows of each precision that the bank knows, against one call of the published way.
+    """Few and many queries, rows of each precision that the bank knows, against the published way's calls of four.
 
-    Calls of four, which the published evaluation makes, are reported beside it.
+    One call with more than four, which the published evaluation never makes, is reported beside it.
 
     Raises:
         PatchionerError: a projection is not the published way's.
@@ -50,20 +50,20 @@ def _projections(arena: Arena, banks: dict[str, MemoryBank], count: int) -> list
     if count > CHUNK:
         clocks["fours"] = project_in_chunks(arena.other, queries)
     found = arena.turns(label, clocks)
-    lines = [
+    ways = [("published", "published: one call", REPORT if count > CHUNK else None)]
+    if count > CHUNK:
+        ways.append(("fours", "published: calls of four, scaled", None))
+    return [
         timed_line(
             f"{label}, {name} rows",
             found[name],
-            found["published"],
-            PROJECTION.get(name, PROJECTION_AIM),
-            "published: one call",
+            found[way],
+            target or PROJECTION.get(name, PROJECTION_AIM),
+            note,
         )
+        for way, note, target in ways
         for name in banks
     ]
-    if count > CHUNK:
-        work, note = f"{label}, float32 rows", "published: calls of four, scaled"
-        lines.append(timed_line(work, found["float32"], found["fours"], REPORT, note))
-    return lines
 
 
 def _in_precision(bank: MemoryBank, precision: Any) -> dict[str, MemoryBank]:
