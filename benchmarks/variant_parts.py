@@ -21,6 +21,7 @@ from memory_bank import MemoryBank
 from patchioner.assembly import read_model_config
 from patchioner.backbones import Backbone
 from patchioner.part_builders import build_backbone
+from patchioner_base.packed import weights_of
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 DIM, VOCABULARY = 768, 50257
@@ -93,7 +94,7 @@ def _with_random_weights(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def count(module: nn.Module) -> int:
     """Number of weights; tied ones count once."""
-    return sum(parameter.numel() for parameter in module.parameters())
+    return sum(weight.numel() for weight in weights_of(module))
 
 
 def count_only(name: str) -> int:

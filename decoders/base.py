@@ -150,6 +150,9 @@ class Decoder(ABC):
     def to(self, device: str | torch.device, dtype: torch.dtype | None = None) -> Self:
         """Move the weights (in place, as torch modules do) and give back this decoder."""
 
+    def pack(self) -> None:  # noqa: B027  (some decoders have no weights)
+        """Lay the weights out for decoding on this CPU (`patchioner_base.packed`); training lays them back."""
+
     @classmethod
     @abstractmethod
     def load(cls, folder: Path, config: dict[str, Any]) -> Self:

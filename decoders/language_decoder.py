@@ -20,6 +20,7 @@ from decoders.engine import generate
 from decoders.language_tokenizer import LanguageTokenizer
 from decoders.options import Decoded, DecodeOptions
 from patchioner_base.errors import CheckpointError
+from patchioner_base.packed import pack
 
 USUAL_TOKENS = 64  # published ViECap: at most 64 steps
 
@@ -90,6 +91,11 @@ class LanguageDecoder(Decoder):
         for module in (self.model, self.mapper):
             module.to(device=device, dtype=dtype)
         return self
+
+    def pack(self) -> None:
+        """Lay the weights out for decoding; see `Decoder.pack`."""
+        for module in (self.model, self.mapper):
+            pack(module)
 
     # What training asks.
 

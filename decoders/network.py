@@ -195,7 +195,7 @@ class PrefixGPT2(nn.Module):
 
     def row_bytes(self, max_tokens: int) -> int:
         """Memory that one row of a batch needs while decoding `max_tokens` tokens."""
-        size = self.prefix.weight.element_size()
+        size = self.transformer.wpe.weight.element_size()
         cache = 2 * self.config.layers * self.config.width * max_tokens * size
         # Logits in the working type and in float32, with their sorted or masked copy.
         return cache + self.config.vocab_size * (size + 8) + 16 * self.config.width * size
@@ -231,7 +231,7 @@ class PrefixGPT2(nn.Module):
             heads=self.config.heads,
             capacity=capacity,
             head_dim=self.config.width // self.config.heads,
-            like=self.prefix.weight,
+            like=self.transformer.wpe.weight,
         )
 
     def _screen(self) -> Screen | None:
@@ -239,10 +239,11 @@ class PrefixGPT2(nn.Module):
         return self.screens.screen_of(self.transformer.wte.weight)
 
     def _prefix(self, embeddings: Tensor) -> Tensor:
-        embeddings = embeddings.to(self.prefix.weight.device, torch.float32)
+        like = self.transformer.wpe.weight
+        embeddings = embeddings.to(like.device, torch.float32)
         if self.config.normalize_input:
             embeddings = functional.normalize(embeddings, dim=-1)
-        out: Tensor = self.prefix(embeddings.to(self.prefix.weight.dtype))
+        out: Tensor = self.prefix(embeddings.to(like.dtype))
         return out
 
     def _run(self, inputs: Tensor, cache: KeyValueCache | None) -> Tensor:

@@ -24,6 +24,7 @@ from decoders.quantized import Precision, quantized
 from decoders.tokenizer import CaptionTokenizer, TextTokenizer
 from patchioner_base.errors import CheckpointError, DecoderError, OptionError, TextError
 from patchioner_base.files import write_json
+from patchioner_base.packed import pack
 from patchioner_base.weights import Storage, fit_weights, load_weights, save_weights
 
 TYPE = "prefix_gpt2"
@@ -116,7 +117,7 @@ class PrefixGPT2Decoder(Decoder):
     @property
     def device(self) -> torch.device:
         """Where its weights are."""
-        return self.network.prefix.weight.device
+        return self.network.transformer.wpe.weight.device
 
     def generate(self, embeddings: Tensor, options: DecodeOptions | None = None) -> list[Decoded]:
         """Caption (n, embedding_dim) float embeddings; see `Decoder.generate`."""
@@ -179,6 +180,10 @@ class PrefixGPT2Decoder(Decoder):
         """
         self.network.to(device=device, dtype=None if self.precision else dtype)
         return self
+
+    def pack(self) -> None:
+        """Lay the weights out for decoding; see `Decoder.pack`."""
+        pack(self.network)
 
     def quantized(self, precision: Precision) -> Self:
         """This decoder in fewer bits, "int8" or "bf16": faster, its captions nearly the same.

@@ -128,7 +128,7 @@ def _logits(queries: Tensor | Split, block: Tensor) -> Tensor:
 
 
 def _add_product(total: Tensor, weights: Tensor, values: Tensor) -> None:
-    """Add `weights @ values` to the total, in place: where a product is added as it is made it takes 0.8 of the time."""
+    """Add `weights @ values` to the total, in place, which takes 0.8 of the time of adding the product."""
     if values.dtype == torch.int8:
         total += product(split(weights), values)
     else:

@@ -18,6 +18,7 @@ from memory_bank import MemoryBank
 from patchioner.hub import find_model, shipped_models
 from patchioner.parts import Parts
 from patchioner_base.files import read_json
+from patchioner_base.packed import weights_of
 from patchioner_base.weights import SCALE_SUFFIX
 
 
@@ -145,7 +146,7 @@ def part_sizes(parts: Parts) -> dict[str, tuple[int, int]]:
 
 
 def _module_size(module: nn.Module) -> tuple[int, int]:
-    tensors = [*module.parameters(), *module.buffers()]
+    tensors = [*weights_of(module), *module.buffers()]
     return sum(t.numel() for t in tensors), sum(t.numel() * t.element_size() for t in tensors)
 
 

@@ -64,11 +64,7 @@ class Patchioner:
     ) -> None:
         self._parts = parts
         self.device = usable_device(device)
-        precision = dtype or torch.float32
-        parts.backbone.place(self.device, precision)
-        parts.decoder.to(self.device, precision)
-        if parts.text_tower is not None:
-            parts.text_tower.to(self.device, precision)
+        parts.place(self.device, dtype or torch.float32)
         self._bank = None if parts.bank is None else parts.bank.to(self.device)
         if self._bank is not None:
             parts.decoder.remember(self._bank)

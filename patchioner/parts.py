@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import torch
+
 from decoders import Decoder
 from memory_bank import MemoryBank
 from patchioner.backbones import Backbone
 from patchioner.settings import ModelSettings
 from patchioner.text_towers import TextTower
 from patchioner_base.errors import CheckpointError
+from patchioner_base.packed import pack
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,16 @@ class Parts:
         if self.bank is not None:  # it may serve the decoder alone, as for retrieval
             return replace(self, bank=bank)
         return replace(self, bank=bank, settings=replace(self.settings, bridge="memory"))
+
+    def place(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Move the networks to a device and a precision, in place, and pack them (`patchioner_base.packed`)."""
+        self.backbone.place(device, dtype)
+        pack(self.backbone)
+        self.decoder.to(device, dtype)
+        self.decoder.pack()
+        if self.text_tower is not None:
+            self.text_tower.to(device, dtype)
+            pack(self.text_tower)
 
     def __post_init__(self) -> None:
         widths = {"backbone": self.backbone.dim, "decoder": self.decoder.embedding_dim}

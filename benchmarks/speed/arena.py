@@ -20,7 +20,7 @@ from patchioner.regions import Box
 
 
 class Arena:
-    """Both sides on one backbone, one bank and decoders of one seed.
+    """Both sides on one bank, and on backbones and decoders of one seed.
 
     Args:
         shapes: sizes.
@@ -50,16 +50,19 @@ class Arena:
     ) -> None:
         self.shapes, self.photo, self.rates = shapes, photo, rates
         self._rounds = rounds
+        # Of one seed, but one each: ours packs its weights, which the published way does not.
         self.backbone = build_random_backbone(shapes)
         self.boxes: list[Box] = random_boxes(max(shapes.counts), photo.size, seed=0)
         decoder = build_random_decoder(shapes)
-        self.ours = Ours(shapes, work, backbone=self.backbone, decoder=decoder)
         self.other = Published(
             shapes, work, backbone=self.backbone, decoder=decoder, most_chunks=most_chunks
         )
+        self.ours = Ours(shapes, work, decoder=decoder)
         ending = build_random_decoder(shapes, ends=True)
-        self.ours_ending = Ours(shapes, work, backbone=self.backbone, decoder=ending)
         self.other_ending = self.other.with_decoder(ending)
+        self.ours_ending = Ours(
+            shapes, work, backbone=self.ours.model.parts.backbone, decoder=ending
+        )
         self.compared = 0
         self.timings: dict[str, Timing] = {}
 

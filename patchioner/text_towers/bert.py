@@ -143,7 +143,7 @@ class BertTower(TextTower):
     def encode(self, texts: Sequence[str], *, batch: int = 256) -> Tensor:
         """Embed texts; see `TextTower.encode`."""
         check_texts(texts)
-        device = self.project_in.weight.device
+        device = self.positions.weight.device
         result = torch.empty(len(texts), self.dim)
         for rows, ids in equal_lengths(self.token_ids(texts), batch):
             result[rows] = self(ids.to(device)).to("cpu", torch.float32)
