@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
+from patchioner_base.packed import PackedTable, can_pack
+
 PIECE = 2048  # tokens: with a hundred rows 0.8 MB of float32 logits
 _FEW_ROWS = 2  # fewer rows are limited by reading the matrix, not by the cache
 
@@ -63,12 +65,16 @@ class LinearHead:
         matrix: (vocab, width), often the token embedding itself.
         screen: finds the likeliest token faster than the product, in a way that never errs (see `screen.Screen`);
             asked for only where probabilities are not wanted. None, or giving None: there is none.
+        table: the matrix packed in stretches of `PIECE`, for inference. None, or giving None: there is none.
     """
 
     def __init__(
-        self, matrix: Tensor, screen: Callable[[], TokenScreen | None] | None = None
+        self,
+        matrix: Tensor,
+        screen: Callable[[], TokenScreen | None] | None = None,
+        table: Callable[[], PackedTable | None] | None = None,
     ) -> None:
-        self.matrix, self._screen = matrix, screen
+        self.matrix, self._screen, self._table = matrix, screen, table
 
     def best(self, states: Tensor, bans: Bans) -> Tensor:
         """Tokens (n,) of the highest logits that are not banned, without probabilities."""
@@ -90,7 +96,20 @@ class LinearHead:
 
     def logits(self, states: Tensor, first: int, last: int) -> Tensor:
         """Float32 logits (n, last - first) of (n, width) states."""
+        table = None if self._table is None or torch.is_grad_enabled() else self._table()
+        if table is not None and first % PIECE == 0:
+            return table.product(states, first, last)
         return functional.linear(states, self.matrix[first:last]).float()
+
+
+def table_if_worth(matrix: Tensor) -> PackedTable | None:
+    """A (vocab, width) matrix packed for `LinearHead`; None where that gains nothing.
+
+    Example:
+        >>> table_if_worth(torch.zeros(50, 8)) is None
+        True
+    """
+    return PackedTable(matrix, PIECE) if can_pack(matrix) else None
 
 
 class GivenLogits:

@@ -22,8 +22,9 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from decoders.cache import FixedCache, KeyValueCache
-from decoders.head import LinearHead
-from decoders.screen import Screen, ScreenCache
+from decoders.head import LinearHead, table_if_worth
+from decoders.made_of import MadeOf
+from decoders.screen import screen_if_worth
 from decoders.steady import StepGraphs
 from patchioner_base.errors import OptionError
 
@@ -158,8 +159,7 @@ class PrefixGPT2(nn.Module):
     def __init__(self, config: PrefixGPT2Config, *, seed: int = 0) -> None:
         super().__init__()
         self.config = config
-        self.step_graphs = StepGraphs()
-        self.screens = ScreenCache()
+        self._forget_what_was_made()
         # torch's layers draw initial weights, overwritten below, from the global generator.
         with torch.random.fork_rng(devices=[]):
             self.prefix = nn.Linear(config.embedding_dim, config.width)
@@ -186,7 +186,8 @@ class PrefixGPT2(nn.Module):
     @property
     def head(self) -> LinearHead:
         """Makes logits of states, any stretch of the vocabulary at a time."""
-        return LinearHead(self.transformer.wte.weight, self._screen)
+        matrix = self.transformer.wte.weight
+        return LinearHead(matrix, lambda: self.screens.of(matrix), lambda: self.tables.of(matrix))
 
     @property
     def max_tokens(self) -> int:
@@ -220,7 +221,7 @@ class PrefixGPT2(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """What torch does to move or convert weights; what was made of the old ones is let go, with its memory."""
-        self.screens, self.step_graphs = ScreenCache(), StepGraphs()
+        self._forget_what_was_made()
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
@@ -234,9 +235,9 @@ class PrefixGPT2(nn.Module):
             like=self.transformer.wpe.weight,
         )
 
-    def _screen(self) -> Screen | None:
-        """A screen of the vocabulary as it is now, where the processor gains by it."""
-        return self.screens.screen_of(self.transformer.wte.weight)
+    def _forget_what_was_made(self) -> None:
+        self.screens, self.tables = MadeOf(screen_if_worth), MadeOf(table_if_worth)
+        self.step_graphs = StepGraphs()
 
     def _prefix(self, embeddings: Tensor) -> Tensor:
         like = self.transformer.wpe.weight

@@ -18,8 +18,6 @@ from torch import Tensor, nn
 from decoders.head import Bans, best_of_all
 from decoders.int8 import int8_product, quantize_rows
 from decoders.network import PrefixGPT2
-from decoders.screen import ScreenCache
-from decoders.steady import StepGraphs
 from patchioner_base.errors import OptionError
 
 Precision = Literal["int8", "bf16"]
@@ -123,7 +121,7 @@ class Int8PrefixGPT2(PrefixGPT2):
     def __init__(self, network: PrefixGPT2) -> None:
         nn.Module.__init__(self)
         self.config = network.config
-        self.screens, self.step_graphs = ScreenCache(), StepGraphs()
+        self._forget_what_was_made()
         self.prefix = copy.deepcopy(network.prefix).float()
         self.transformer = copy.deepcopy(network.transformer)
         # The position table is short and stays as it is; the word table is most of the weights.

@@ -16,9 +16,6 @@ the w shorter. With random weights of 50,257 x 768, seven candidates are left of
 
 from __future__ import annotations
 
-import threading
-from typing import Any
-
 import torch
 import torch.nn.functional as functional
 from torch import Tensor
@@ -42,6 +39,16 @@ def worth_screening(matrix: Tensor) -> bool:
     """Whether a screen of this matrix is faster than its float32 product: a large one, on a CPU with VNNI."""
     large = matrix.numel() >= _LARGE and matrix.shape[1] <= _WIDEST
     return large and matrix.dtype == torch.float32 and has_fast_int8(matrix.device)
+
+
+def screen_if_worth(matrix: Tensor) -> Screen | None:
+    """A screen of this matrix; None where it would gain nothing (see `worth_screening`).
+
+    Example:
+        >>> screen_if_worth(torch.zeros(50, 8)) is None  # too small to gain
+        True
+    """
+    return Screen(matrix) if worth_screening(matrix) else None
 
 
 class Screen:
@@ -167,43 +174,3 @@ class Screen:
 def _row_max(values: Tensor, row: Tensor, rows: int) -> Tensor:
     lowest = values.new_full((rows,), -torch.inf)
     return lowest.scatter_reduce(0, row, values, "amax")
-
-
-class ScreenCache:
-    """The screen of a matrix as it is now: made when first asked for, and anew when the matrix has changed.
-
-    Threads may share one. A copy (`copy.deepcopy`) starts without a screen.
-
-    Example:
-        >>> ScreenCache().screen_of(torch.zeros(50, 8)) is None  # too small to gain
-        True
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._made: tuple[int, Screen] | None = None
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> ScreenCache:
-        """An empty one: a screen keeps the matrix alive that it was made of."""
-        return ScreenCache()
-
-    def screen_of(self, matrix: Tensor) -> Screen | None:
-        """The screen of this matrix; None where it would gain nothing (see `worth_screening`).
-
-        Args:
-            matrix: (vocab, width). A change in place is seen by torch's count of them, so not one through `.data`.
-                Tensors made in inference mode are not counted, and not screened.
-        """
-        with self._lock:
-            if matrix.is_inference() or not worth_screening(matrix):
-                self._made = None
-                return None
-            made = self._made
-            # The screen holds the matrix it was made of, so no other can have come to lie in its place.
-            if (
-                made is None
-                or made[0] != matrix._version
-                or made[1].matrix.data_ptr() != matrix.data_ptr()
-            ):
-                self._made = made = matrix._version, Screen(matrix.detach())
-            return made[1]

@@ -70,6 +70,58 @@ def _available() -> bool:
     return operators and torch.backends.mkldnn.is_available() and platform.machine() in _X86
 
 
+def can_pack(weight: Tensor) -> bool:
+    """Whether products with this matrix, (n, k), gain by packing it here.
+
+    Example:
+        >>> can_pack(torch.zeros(2, 2))
+        False
+    """
+    return _available() and _gains(weight)
+
+
+class PackedTable:
+    """A matrix packed in stretches of rows, for products with all of them or with some stretches.
+
+    Args:
+        matrix: (n, k), one that `can_pack`; not kept.
+        stretch: rows of each.
+
+    Example:
+        >>> PackedTable(torch.eye(512), 128).product(torch.ones(1, 512), 128, 256).shape
+        torch.Size([1, 128])
+    """
+
+    def __init__(self, matrix: Tensor, stretch: int) -> None:
+        self._stretch = stretch
+        starts = range(0, len(matrix), stretch)
+        with torch.no_grad():
+            self._parts = [_reordered(matrix[start : start + stretch]) for start in starts]
+
+    def product(self, inputs: Tensor, first: int, last: int) -> Tensor:
+        """(m, k) float32 times rows `first` to `last` of the matrix transposed, as a new (m, last - first).
+
+        Args:
+            inputs: on the CPU, without gradients.
+            first: begins a stretch.
+            last: ends a stretch, or lies within one.
+        """
+        parts = self._parts[first // self._stretch : -(-last // self._stretch)]
+        found = [_product(inputs, part, None) for part in parts]
+        whole = found[0] if len(found) == 1 else torch.cat(found, dim=-1)
+        return whole[..., : last - first]
+
+
+def _reordered(weight: Tensor) -> Tensor:
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight)
+    return packed
+
+
+def _product(inputs: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, packed, bias, "none", [], "")
+    return out
+
+
 def _gains(weight: Tensor) -> bool:
     # Tensors of inference mode are what they are for good.
     ready = weight.device.type == "cpu" and weight.dtype == torch.float32
@@ -108,7 +160,7 @@ class PackedLinear(nn.Linear):
     def pack(self) -> None:
         """Pack the weight, if it can be and is not."""
         if self._packed is None and not self.training and _gains(self._own):
-            self._packed = torch.ops.mkldnn._reorder_linear_weight(self._own.detach())
+            self._packed = _reordered(self._own.detach())
             # The parameter stays, for optimisers and `requires_grad_`, and lets its numbers go.
             self._own.data = self._own.new_empty(0, self.in_features)
 
@@ -124,10 +176,7 @@ class PackedLinear(nn.Linear):
             self.unpack()
         if self._packed is None or not _plain(input):
             return functional.linear(input, self.weight, self.bias)
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(
-            input, self._packed, self.bias, "none", [], ""
-        )
-        return out
+        return _product(input, self._packed, self.bias)
 
     def train(self, mode: bool = True) -> Self:
         """As `nn.Module.train`; a layer in training is unpacked."""

@@ -9,7 +9,15 @@ from torch import Tensor
 
 from decoders import DecodeOptions
 from decoders.constraints import StepBans
-from decoders.head import PIECE, GivenLogits, LinearHead, best_tokens, pieces, top_tokens
+from decoders.head import (
+    PIECE,
+    GivenLogits,
+    LinearHead,
+    best_tokens,
+    pieces,
+    table_if_worth,
+    top_tokens,
+)
 from tests.support.letters import Letters, constraints_of
 
 WIDTH, VOCAB = 16, 2 * PIECE + 77
@@ -98,3 +106,26 @@ def test_bans_of_integers_are_the_least() -> None:
     bans.apply(sums)
     least = torch.iinfo(torch.int32).min
     assert sums.tolist() == [[0, least, least, least]]
+
+
+@pytest.mark.parametrize("rows", [1, 2, 9])
+def test_a_packed_table_gives_the_same_tokens(
+    matrix: Tensor, states: Tensor, bans: StepBans, rows: int
+) -> None:
+    table = table_if_worth(matrix)
+    if table is None:
+        pytest.skip("nothing is gained by packing on this processor")
+    head, some = LinearHead(matrix, table=lambda: table), bans.rows(0, rows)
+    expected = top_tokens(LinearHead(matrix), states[:rows], some, 4)
+    with torch.no_grad():
+        found = top_tokens(head, states[:rows], some, 4)
+    assert torch.equal(found[1], expected[1])
+    torch.testing.assert_close(found[0], expected[0])
+
+
+def test_a_head_in_training_leaves_its_table_alone(matrix: Tensor, states: Tensor) -> None:
+    def unwanted() -> None:
+        raise AssertionError("asked for")
+
+    head = LinearHead(matrix, table=unwanted)
+    assert torch.equal(head.logits(states, 0, PIECE), states @ matrix[:PIECE].T)

@@ -15,7 +15,8 @@ from torch import Tensor
 from decoders import DecodeOptions, PrefixGPT2Decoder
 from decoders.constraints import StepBans
 from decoders.head import LinearHead
-from decoders.screen import BLOCK, Screen, ScreenCache, worth_screening
+from decoders.made_of import MadeOf
+from decoders.screen import BLOCK, Screen, screen_if_worth, worth_screening
 
 FREE = StepBans(([], torch.tensor([], dtype=torch.int64)))
 
@@ -143,7 +144,7 @@ def screened(wild: PrefixGPT2Decoder, monkeypatch: pytest.MonkeyPatch) -> list[i
 
     monkeypatch.setattr("decoders.screen.worth_screening", lambda matrix: True)
     monkeypatch.setattr("decoders.screen.Screen", Counted)
-    monkeypatch.setattr(wild.network, "screens", ScreenCache())
+    monkeypatch.setattr(wild.network, "screens", MadeOf(screen_if_worth))
     return made
 
 
@@ -219,13 +220,3 @@ def test_neither_a_copy_nor_moved_weights_keep_the_screen_alive(
         assert few.network.screens._made is None
     twin.to("cpu", torch.bfloat16)
     assert twin.network.screens._made is None
-
-
-def test_weights_whose_changes_are_not_counted_are_not_screened(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("decoders.screen.worth_screening", lambda matrix: True)
-    cache = ScreenCache()
-    assert cache.screen_of(numbers(1, 50, 8)) is not None
-    with torch.inference_mode():
-        assert cache.screen_of(numbers(1, 50, 8)) is None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import TypeVar
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from patchioner_base import packed
-from patchioner_base.packed import PackedLinear, pack, weights_of
+from patchioner_base.packed import PackedLinear, PackedTable, can_pack, pack, weights_of
 
 pytestmark = pytest.mark.skipif(
     not packed._available(), reason="packs on x86 alone, with oneDNN's operators"
@@ -23,7 +24,10 @@ def network(*, bias: bool = True) -> nn.Sequential:
     return nn.Sequential(*layers).eval()
 
 
-def packed_twin(original: nn.Module) -> nn.Module:
+M = TypeVar("M", bound=nn.Module)
+
+
+def packed_twin(original: M) -> M:
     twin = copy.deepcopy(original)
     pack(twin)
     return twin
@@ -136,3 +140,23 @@ def test_hooks_and_names_stay() -> None:
 def test_where_there_is_no_operator_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packed, "_available", lambda: False)
     assert states(packed_twin(network())) == []
+
+
+@pytest.mark.parametrize("stretch", [64, 100, 1000])
+@pytest.mark.parametrize("inputs", [1, 3, 40])
+def test_a_table_multiplies_any_of_its_stretches(stretch: int, inputs: int) -> None:
+    generator = torch.Generator().manual_seed(stretch)
+    matrix = torch.randn(515, 128, generator=generator)
+    rows = torch.randn(inputs, 128, generator=generator)
+    table, expected = PackedTable(matrix, stretch), rows @ matrix.T
+    for first in range(0, 515, stretch):
+        for last in {min(first + stretch, 515), 515}:
+            found = table.product(rows, first, last)
+            torch.testing.assert_close(found, expected[:, first:last], rtol=1e-5, atol=1e-4)
+
+
+def test_only_large_float32_matrices_of_a_cpu_can_be_packed() -> None:
+    assert can_pack(torch.zeros(512, 512))
+    assert not can_pack(torch.zeros(10, 10))
+    assert not can_pack(torch.zeros(512, 512, dtype=torch.bfloat16))
+    assert not can_pack(torch.zeros(512, 512, device="meta"))
