@@ -179,9 +179,10 @@ class _Run:
             yield ReportPhoto(name, image, caption, heat)
 
     def _stop(self) -> None:
-        """No request is sent any more; those under way are waited for, and their answers kept."""
+        """No request is sent any more, and no pause waited for; requests under way are, and their answers kept."""
         _say("stopping: waiting for what is under way")
-        self._stages.budget.max_calls = 0
+        for client in self._stages.clients:
+            client.stop()
 
 
 def _jobs(options: argparse.Namespace) -> list[PhotoJob]:

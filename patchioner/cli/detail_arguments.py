@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from patchioner.cli import spelling
+from patchioner_base.errors import UnknownNameError
 
 _EXAMPLES = """\
 A PHOTO is a picture, a folder of pictures, a JSON list of photos, or one that scikit-image ships (see patchioner
@@ -31,6 +32,8 @@ exit status: 0 all described; 1 a photo failed or the run was stopped by a budge
 what is finished stays); 2 wrong usage; 130 stopped with Ctrl-C.
 """
 _REMOTE = "openai:"
+_MODELS = ("patchioner", "hf:MODEL", "openai:MODEL")
+_SCORERS = ("dense", "blip:MODEL", "clip:NAME", "none")
 
 
 def declare_arguments(parser: argparse.ArgumentParser) -> None:
@@ -108,18 +111,21 @@ def _add_stages(group: argparse._ArgumentGroup) -> None:
     )
     add(
         "--describer",
+        type=_who("describer", _MODELS),
         default="patchioner",
         metavar="WHO",
         help="patchioner, hf:MODEL or openai:MODEL: who says what is in a region (default: %(default)s)",
     )
     add(
         "--fuser",
+        type=_who("fuser", _MODELS),
         default="patchioner",
         metavar="WHO",
         help="patchioner (by rule), hf:MODEL or openai:MODEL: who makes a paragraph of it (default: %(default)s)",
     )
     add(
         "--scorer",
+        type=_who("scorer", _SCORERS),
         default="dense",
         metavar="WHO",
         help="dense (our model's own alignment), blip:MODEL, clip:NAME, or none (default: %(default)s)",
@@ -191,6 +197,12 @@ def check_combinations(options: argparse.Namespace) -> str | None:
         return "--max-cost needs prices: give --price-in and --price-out, per million tokens"
     if options.calibration is not None and options.scorer in ("dense", "none"):
         return f"--calibration belongs to --scorer blip: or clip:, not {options.scorer}"
+    unscaled = options.calibration is None and options.min_support is None
+    if options.scorer.startswith("clip:") and unscaled:
+        return (
+            "the cosines of CLIP mean nothing by themselves: give --calibration FILE (python -m "
+            "patchioner.detail.filter.calibrate --scorer makes it), or --min-support"
+        )
     if options.min_support is not None and options.scorer == "none":
         return "--min-support needs a scorer: leave --scorer none out"
     if options.model == "none" and options.describer == "patchioner":
@@ -206,6 +218,24 @@ def idle_options(options: argparse.Namespace) -> list[str]:
         return []
     names = ("base_url", "key_env", "max_calls", "max_cost", "price_in", "price_out")
     return [f"--{name.replace('_', '-')}" for name in names if getattr(options, name) is not None]
+
+
+def _who(what: str, known: tuple[str, ...]) -> Callable[[str], str]:
+    """Reads who does a part of the work: one of the `known` words, with a model of one's own where they have one."""
+    kinds = {word.partition(":")[0]: word for word in known}
+
+    def parse(text: str) -> str:
+        kind, colon, name = text.partition(":")
+        if kind not in kinds:
+            error = UnknownNameError.among(what, kind, kinds)
+            raise argparse.ArgumentTypeError(f"{error}; to be written {', '.join(known)}")
+        if ":" in kinds[kind] and not name:
+            raise argparse.ArgumentTypeError(f"{text!r} names no model; write {kinds[kind]}")
+        if ":" not in kinds[kind] and colon:
+            raise argparse.ArgumentTypeError(f"{text!r}: {kind!r} takes no model after a colon")
+        return text
+
+    return parse
 
 
 def _grid(text: str) -> tuple[int, int]:

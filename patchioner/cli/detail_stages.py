@@ -10,19 +10,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from patchioner_base.errors import OptionError, UnknownNameError
+from patchioner_base.errors import OptionError
 from patchioner_base.files import read_json
 
 if TYPE_CHECKING:
     from patchioner.detail import DetailCaptioner, DetailSettings
     from patchioner.detail.clients import Budget
+    from patchioner.detail.clients.chat import ChatClient
     from patchioner.detail.describe.choosing import ClientOptions
     from patchioner.detail.report import Heated
-    from patchioner.detail.stages import Describer, Fuser, Scorer, TextModel
+    from patchioner.detail.stages import Describer, Scorer, TextModel
     from patchioner.model import Patchioner
-
-_FUSERS = ("patchioner", "hf:MODEL", "openai:MODEL")
-_SCORERS = ("dense", "blip:MODEL", "clip:NAME", "none")
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,12 +32,14 @@ class Stages:
         budget: counts requests to servers.
         heat: makes heat maps; None where nothing can.
         cache: where answers of others are kept; None keeps nothing.
+        clients: of the servers that are asked.
     """
 
     captioner: DetailCaptioner
     budget: Budget
     heat: Heated | None
     cache: Path | None = None
+    clients: tuple[ChatClient, ...] = ()
 
 
 def build_stages(options: argparse.Namespace, *, regions_given: bool) -> Stages:
@@ -50,12 +50,14 @@ def build_stages(options: argparse.Namespace, *, regions_given: bool) -> Stages:
         regions_given: whether every photo comes with regions: then none are looked for.
 
     Raises:
-        UnknownNameError, OptionError, HubError, MissingExtraError, CheckpointError: a stage cannot be had.
+        OptionError, HubError, MissingExtraError, CheckpointError: a stage cannot be had.
     """
     from patchioner.detail import DetailCaptioner
     from patchioner.detail.clients import Budget, CallCache, Prices
+    from patchioner.detail.clients.chat import ChatClient
     from patchioner.detail.describe.asking import VisionSettings
     from patchioner.detail.describe.choosing import ClientOptions, make_describer
+    from patchioner.detail.fuse.language import LanguageFuser
 
     settings = _settings(options, regions_given)
     prices = Prices(options.price_in or 0.0, options.price_out or 0.0)
@@ -75,16 +77,19 @@ def build_stages(options: argparse.Namespace, *, regions_given: bool) -> Stages:
     describer = make_describer(
         options.describer, model=model, settings=vision, options=calls, own=settings.describe
     )
+    words = _words(options, calls, describer)
     scorer = _scorer(options, model)
     captioner = DetailCaptioner(
         model,
         describer=describer,
         scorer=scorer,
-        fuser=_fuser(options, settings, calls, describer),
+        fuser=None if words is None else LanguageFuser(words, settings.fuse, seed=options.seed),
         settings=settings,
     )
     heat: Any = scorer if hasattr(scorer, "heat_map") else None
-    return Stages(captioner, budget, heat, cache)
+    asked = [getattr(one, "client", None) for one in (describer, words)]
+    clients = tuple(client for client in asked if isinstance(client, ChatClient))
+    return Stages(captioner, budget, heat, cache, clients)
 
 
 def cache_folder(options: argparse.Namespace) -> Path | None:
@@ -121,28 +126,20 @@ def _model(options: argparse.Namespace) -> Patchioner | None:
     return Patchioner.from_pretrained(options.model, device=options.device)
 
 
-def _fuser(
-    options: argparse.Namespace,
-    settings: DetailSettings,
-    calls: ClientOptions,
-    describer: Describer,
-) -> Fuser | None:
+def _words(
+    options: argparse.Namespace, calls: ClientOptions, describer: Describer
+) -> TextModel | None:
+    """What the fuser asks; None for the fuser that goes by rule."""
     if options.fuser == "patchioner":
         return None
-    if options.fuser.partition(":")[0] not in ("hf", "openai"):
-        raise UnknownNameError.among("fuser", options.fuser, _FUSERS)
     from patchioner.detail.clients.remote_text import RemoteTextModel
     from patchioner.detail.describe.choosing import make_text_model
     from patchioner.detail.describe.remote import RemoteDescriber
-    from patchioner.detail.fuse.language import LanguageFuser
 
-    words: TextModel
     if isinstance(describer, RemoteDescriber) and options.fuser == options.describer:
         # One client for both, so that together they keep to the bound on requests under way.
-        words = RemoteTextModel(describer.client, cache=calls.cache)
-    else:
-        words = make_text_model(options.fuser, options=calls)
-    return LanguageFuser(words, settings.fuse, seed=options.seed)
+        return RemoteTextModel(describer.client, cache=calls.cache)
+    return make_text_model(options.fuser, options=calls)
 
 
 def _scorer(options: argparse.Namespace, model: Patchioner | None) -> Scorer | None:
@@ -151,13 +148,6 @@ def _scorer(options: argparse.Namespace, model: Patchioner | None) -> Scorer | N
         return None
     if options.scorer == "dense":
         return _dense(model, options.min_support)
-    if kind not in ("blip", "clip") or not name:
-        raise UnknownNameError.among("scorer", options.scorer, _SCORERS)
-    if kind == "clip" and options.calibration is None and options.min_support is None:
-        raise OptionError(
-            "the cosines of CLIP mean nothing by themselves: give --calibration FILE (python -m "
-            "patchioner.detail.filter.calibrate --scorer makes it), or --min-support"
-        )
     from patchioner.detail.filter import SCORERS, IndependentScorer
     from patchioner.detail.filter.logistic import Logistic
 

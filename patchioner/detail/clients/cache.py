@@ -1,6 +1,7 @@
 """Answers kept on disk, so that nothing is asked twice: not by a run that was stopped, nor by the next one.
 
-Knows: files, named by what was asked. Does NOT know: models, servers, photos; it never sees a key.
+Knows: files, named by what was asked. Does NOT know: models, servers, photos, how processes wait for one another
+(`turns`); it never sees a key of a server.
 """
 
 from __future__ import annotations
@@ -10,12 +11,15 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from patchioner.detail.clients.answers import Answer, Question
+from patchioner.detail.clients.retry import Sleeper
+from patchioner.detail.clients.turns import Turns
 from patchioner_base.errors import DetailError
 from patchioner_base.files import atomic_path
 
@@ -35,14 +39,14 @@ class CallCache:
     """A folder of answers: `ab/abcd….json` for the question whose key is abcd….
 
     Threads and processes may share one folder: every file is whole or absent, also after a power cut or a kill. A file
-    that is damaged all the same counts as absent, with a warning, and is written anew. Threads of one process that ask
-    the same question at the same time ask it once; two processes may both ask it, and keep one of the answers.
+    that is damaged all the same counts as absent, with a warning, and is written anew. Threads and processes that ask
+    the same question at the same time ask it once: the others wait for the answer, in `asking/` of the folder.
 
     The server's address is no part of a question: a model of the same name on two servers is taken for one. Give each
     its own folder where it is not.
 
     Args:
-        folder: made when the first answer is kept.
+        folder: made when the first question is asked; one that is read-only still gives the answers that it has.
 
     Example:
         >>> cache = CallCache("runs/answers")  # doctest: +SKIP
@@ -54,7 +58,7 @@ class CallCache:
         self.folder = Path(folder)
         self._lock = threading.Lock()
         self._hits = self._misses = 0
-        self._asking: dict[str, _InTurn] = {}
+        self._turns = Turns(self.folder / "asking")
 
     @property
     def counts(self) -> CacheCounts:
@@ -90,14 +94,51 @@ class CallCache:
                 f"{self.folder}: the answer cannot be kept ({error.strerror}); make room or choose another folder"
             ) from error
 
-    def answer(self, question: Question, ask: Callable[[], Answer]) -> Answer:
-        """The kept answer, or that of `ask()`, which is then kept. An exception of `ask` keeps nothing."""
-        with self._in_turn(question.key):
-            found = self.get(question)
-            if found is None:
-                found = ask()
-                self.put(question, found)
-            return found
+    def answer(
+        self, question: Question, ask: Callable[[], Answer], *, pause: Sleeper = time.sleep
+    ) -> Answer:
+        """The kept answer, or that of `ask()`, which is then kept. An exception of `ask` keeps nothing.
+
+        Args:
+            question: what is asked.
+            ask: asks it; called by one thread of one process at a time.
+            pause: see `in_turn`.
+        """
+        found = self.get(question)
+        if found is None:
+            with self.in_turn([question], pause=pause) as since:
+                found = since.get(question.key)
+                if found is None:
+                    found = ask()
+                    self.put(question, found)
+        return found
+
+    @contextmanager
+    def in_turn(
+        self, questions: Sequence[Question], *, pause: Sleeper = time.sleep
+    ) -> Iterator[dict[str, Answer]]:
+        """Ask several questions that had no answer, while no other thread and no other process asks any of them.
+
+        Args:
+            questions: for which `get` gave None.
+            pause: waits that many seconds while another process asks; what it raises ends the wait.
+
+        Yields:
+            Answers that have come since, by key of their question: these need not be asked any more.
+
+        Example:
+            >>> with cache.in_turn([question]) as since:  # doctest: +SKIP
+            ...     if question.key not in since:
+            ...         cache.put(question, ask_the_model())
+        """
+        by_key = {question.key: question for question in questions}
+        with self._turns.take(by_key, pause=pause):
+            looked = {key: self._read(question) for key, question in by_key.items()}
+            since = {key: answer for key, answer in looked.items() if answer is not None}
+            with self._lock:
+                self._hits += len(since)
+                self._misses -= len(since)
+            yield since
 
     def path(self, question: Question) -> Path:
         """Where the answer to a question is, or would be."""
@@ -118,29 +159,6 @@ class CallCache:
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             _LOG.warning("%s is damaged (%s); asking again", path, error)
             return None
-
-    @contextmanager
-    def _in_turn(self, key: str) -> Iterator[None]:
-        """One thread at a time per question; the lock goes when nobody waits for it."""
-        with self._lock:
-            turn = self._asking.setdefault(key, _InTurn())
-            turn.waiting += 1
-        try:
-            with turn.lock:
-                yield
-        finally:
-            with self._lock:
-                turn.waiting -= 1
-                if not turn.waiting:
-                    del self._asking[key]
-
-
-class _InTurn:
-    """A lock and how many hold or want it."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.waiting = 0
 
 
 def _check(answer: Answer) -> str:

@@ -87,6 +87,7 @@ class ChatClient:
         self._retry, self._sleep = retry or RetryPolicy(), sleep
         self._final: Failure | None = None
         self._left = threading.Event()
+        self._stopped = False
         self._places = threading.BoundedSemaphore(concurrency)
         self._refused: tuple[str, ...] = ()
         self._lock = threading.Lock()
@@ -115,8 +116,37 @@ class ChatClient:
 
     def interrupt(self) -> None:
         """Let the calls under way fail after the attempt that they are at; later calls are not concerned."""
-        left, self._left = self._left, threading.Event()
+        with self._lock:
+            left, self._left = self._left, threading.Event()
+            if self._stopped:
+                self._left.set()
         left.set()
+
+    def stop(self) -> None:
+        """Send nothing any more: pauses end, requests under way are the last, later calls raise `FutileError`."""
+        with self._lock:
+            self._stopped = True
+            self._left.set()
+
+    def pauses(self) -> Sleeper:
+        """What waits that many seconds, and raises `DetailError` once the calls that are under way now are interrupted.
+
+        For waits that belong to a call without being part of `ask`, such as one for another process.
+        """
+        left = self._left
+
+        def pause(seconds: float) -> None:
+            if left.wait(seconds):
+                raise self._interrupted().error(f"{self._what}: ")
+
+        return pause
+
+    @property
+    def _what(self) -> str:
+        return f"{self.model} at {self.server.url}"
+
+    def _interrupted(self) -> Failure:
+        return Failure("interrupted", futile=self._stopped)
 
     def ask(
         self,
@@ -152,7 +182,7 @@ class ChatClient:
         request |= {"top_p": top_p} if top_p < 1 else {}
         request |= {} if seed is None else {"seed": seed}
         request |= {"n": n} if n > 1 else {}
-        what, left = f"{self.model} at {self.server.url}", self._left
+        what, left = self._what, self._left
         with self._places:
             reply = call_with_retry(
                 lambda: self._attempt(request, left),
@@ -189,7 +219,7 @@ class ChatClient:
         """One request; sent again at once, without it, when the server refuses an optional parameter."""
         while True:
             if left.is_set():
-                return Failure("interrupted")
+                return self._interrupted()
             with self._lock:
                 refused, final = self._refused, self._final
             if final is not None:

@@ -9,6 +9,7 @@ import base64
 import email.utils
 import io
 import json
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,23 @@ from patchioner.detail.clients.failures import Failure
 OPTIONAL = ("n", "seed", "top_p", "temperature", "max_tokens")
 _PICTURE_TOKENS = 1_000  # about what the paid servers count for a photo of a thousand pixels
 _REASON_LENGTH = 300
+
+# Codes of OpenAI, Azure ("ResponsibleAIPolicyViolation"), DashScope ("data_inspection_failed") and their like.
+_CONTENT_CODE = re.compile(
+    r"content.?(policy|filter|moderation|violation)|prohibited.?content|moderation|safety|sensitive|"
+    r"responsible.?ai|data.?inspection",
+    re.IGNORECASE,
+)
+_CONTENT = re.compile(r"\b(content|inputs?|images?|pictures?|photos?|prompts?)\b", re.IGNORECASE)
+_RULE = re.compile(
+    r"\b(violat\w+|flagged|moderat\w+|unsafe|safety|inappropriate|polic(y|ies)|guidelines)\b",
+    re.IGNORECASE,
+)
+_ABOUT_WHO = re.compile(
+    r"\b(key|keys|account|organi[sz]ation|project|billing|credentials?|subscription|permissions?|region|"
+    r"country|ip)\b",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -132,6 +150,8 @@ def judge(error: Any) -> Failure | None:
     reason = f"HTTP {status}: {said[:_REASON_LENGTH]}"
     if status == 429 and getattr(error, "code", None) == "insufficient_quota":
         return Failure(f"{reason}; the account's quota is spent", futile=True)
+    if status == 403 and refused_content(getattr(error, "body", None)):
+        return Failure(f"{reason}; the server refuses this content")
     if status in (401, 403):
         return Failure(f"{reason}; check the key, and the variable that holds it", futile=True)
     if status == 404:
@@ -139,6 +159,36 @@ def judge(error: Any) -> Failure | None:
     if status in (408, 409, 429) or status >= 500:
         return Failure(reason, retry=True, wait=retry_after(error.response.headers))
     return Failure(reason)
+
+
+def refused_content(body: Any) -> bool:
+    """Whether the error in a reply with HTTP 403 is about what was asked or shown, and not about who asks.
+
+    Decided by the fields that machines read (code, type, the inner error's code; lists of what was flagged), else by
+    the words: those that speak of content and a rule that it breaks, and not of an account. In doubt it is the key.
+
+    Args:
+        body: the error as the `openai` package has it: the value of "error", a text, None.
+
+    Example:
+        >>> refused_content({"message": "no", "code": "content_policy_violation"})
+        True
+        >>> refused_content({"message": "no", "code": "invalid_api_key"})
+        False
+    """
+    fields = body if isinstance(body, Mapping) else {}
+    inner = fields.get("innererror")
+    codes = [fields.get("code"), fields.get("type")]
+    codes += [inner.get("code")] if isinstance(inner, Mapping) else []
+    if any(_CONTENT_CODE.search(code) for code in codes if isinstance(code, str)):
+        return True
+    metadata = fields.get("metadata")
+    if isinstance(metadata, Mapping) and metadata.get("flagged_input"):
+        return True
+    message = fields.get("message") if fields else body
+    if not isinstance(message, str) or _ABOUT_WHO.search(message):
+        return False
+    return _CONTENT.search(message) is not None and _RULE.search(message) is not None
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

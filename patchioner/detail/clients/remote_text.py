@@ -54,4 +54,6 @@ class RemoteTextModel:
             )
             return Answer(texts[0])
 
-        return (ask() if self.cache is None else self.cache.answer(question, ask)).text
+        if self.cache is None:
+            return ask().text
+        return self.cache.answer(question, ask, pause=self.client.pauses()).text

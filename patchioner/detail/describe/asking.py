@@ -6,13 +6,15 @@ Knows: regions, prompts, views, the cache. Does NOT know: who answers.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from PIL import Image
 
 from patchioner.detail.clients.answers import Answer, Question, mask_digest
 from patchioner.detail.clients.cache import CallCache
+from patchioner.detail.clients.retry import Sleeper
 from patchioner.detail.describe.prompts import DETAIL, MARKED, Prompt, prompt_named
 from patchioner.detail.describe.views import View
 from patchioner.detail.stages import Photo
@@ -168,6 +170,21 @@ class Answers:
             self._known = {key: answer for key, answer in found.items() if answer is not None}
         self.missing = [row for key, row in distinct.items() if key not in self._known]
         """Rows to ask, each question once."""
+
+    @contextmanager
+    def in_turn(self, rows: Sequence[Row], *, pause: Sleeper) -> Iterator[list[Row]]:
+        """The rows that still need asking, while no other thread, and no process with the same cache, asks them.
+
+        Args:
+            rows: of `missing`.
+            pause: see `CallCache.in_turn`.
+        """
+        if self._cache is None:
+            yield list(rows)
+            return
+        with self._cache.in_turn([row.question for row in rows], pause=pause) as since:
+            self._known.update(since)
+            yield [row for row in rows if row.question.key not in since]
 
     def add(self, row: Row, answer: Answer) -> None:
         """Take an answer in, and keep it. Threads may call this for different rows."""

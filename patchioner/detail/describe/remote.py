@@ -76,9 +76,15 @@ class RemoteDescriber:
         return answers.statements()
 
     def _ask_region(self, rows: Sequence[Row], answers: Answers) -> None:
-        """Ask until each row has its answer, or is known to have none."""
-        picture = data_url(picture_of(rows[0], self.vision), max_side=self.vision.view.max_side)
-        wanting = list(rows)
+        """Ask for what nobody else has asked meanwhile; one request may answer several rows."""
+        with answers.in_turn(rows, pause=self.client.pauses()) as wanting:
+            self._ask_rows(wanting, answers)
+
+    def _ask_rows(self, wanting: list[Row], answers: Answers) -> None:
+        """Ask until each row has its answer, or is known to have none. Empties the list."""
+        if not wanting:
+            return
+        picture = data_url(picture_of(wanting[0], self.vision), max_side=self.vision.view.max_side)
         while wanting:
             row = wanting[0]
             try:

@@ -196,3 +196,66 @@ def test_without_a_file_a_stop_is_told_once_with_what_is_lost(
     assert main([*plain, "--max-calls", "2", "--cache", str(tmp_path / "kept")]) == 1
     assert "are lost" not in capsys.readouterr().err
     assert list((tmp_path / "kept").rglob("*.json"))
+
+
+def test_a_stop_does_not_wait_for_a_server_that_asks_to_come_back_later(
+    folder: Path, tmp_path: Path
+) -> None:
+    from tests.support.chat_server import fails
+
+    out, well = tmp_path / "out.jsonl", threading.Event()
+
+    def react(request: dict[str, Any]) -> Reaction:
+        if len(asked.requests) > 8 and not well.is_set():
+            return fails(429, "too many", headers={"Retry-After": "50"})
+        return slowly(request)
+
+    asked = ChatServer(then=react)
+    with asked as server:
+        plain = words(server, folder, out)
+        plain[plain.index("--fuser") + 1] = "patchioner"
+        process = start(plain)
+        wait_for(server, 10, process)
+        process.send_signal(signal.SIGINT)
+        # In time although it was asked to wait for 50 s.
+        _, errors = process.communicate(timeout=30)
+        assert process.returncode == 130, errors
+        assert "Traceback" not in errors
+        finished = out.read_text().splitlines()
+        assert finished
+        known, seen = answered(Path(f"{out}.cache")), len(server.requests)
+        well.set()
+        assert main(plain) == 0
+        assert not known & {identity(request) for request in server.requests[seen:]}
+    assert set(finished) <= set(out.read_text().splitlines())
+    assert len(out.read_text().splitlines()) == PHOTOS
+
+
+@pytest.mark.parametrize(("code", "stops"), [("content_filter", False), ("access_denied", True)])
+def test_a_forbidden_photo_is_one_photo_and_a_forbidden_key_is_all(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], code: str, stops: bool
+) -> None:
+    from tests.support.chat_server import fails
+
+    refused: list[str] = []
+
+    def react(request: dict[str, Any]) -> Reaction:
+        shown = json.dumps(request["messages"][-1]["content"])
+        refused.extend([] if refused else [shown])
+        return fails(403, "this is not for you", code=code) if shown in refused else slowly(request)
+
+    out = tmp_path / "out.jsonl"
+    with ChatServer(then=react) as server:
+        plain = words(server, folder, out)
+        plain[plain.index("--fuser") + 1] = "patchioner"
+        assert main(plain) == 1
+    errors = capsys.readouterr().err
+    described = out.read_text().splitlines() if out.exists() else []
+    assert ("stopped: " in errors) == stops
+    assert ("check the key" in errors) == stops
+    if not stops:
+        assert len(described) == PHOTOS - 1
+        lines = [line for line in errors.splitlines() if "HTTP 403" in line]
+        assert len(lines) == 1
+        assert ".png" in lines[0] and "this is not for you" in lines[0]
+        assert "the server refuses this content" in lines[0]

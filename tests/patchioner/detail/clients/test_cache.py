@@ -104,7 +104,8 @@ def test_threads_that_ask_the_same_at_once_ask_once(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         assert set(pool.map(worker, range(8))) == {"yes"}
     assert len(calls) == 1
-    assert not cache._asking
+    assert not cache._turns._asking
+    assert cache.counts == CacheCounts(hits=7, misses=1)
 
 
 WRITER = """

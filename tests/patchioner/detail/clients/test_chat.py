@@ -133,6 +133,8 @@ def test_retry_after_is_waited_for(make: Make, waits: list[float]) -> None:
         (400, {}, False),
         (401, {}, True),
         (403, {}, True),
+        (403, {"code": "permission_denied"}, True),
+        (403, {"code": "content_policy_violation"}, False),
         (404, {}, True),
         (422, {}, False),
         (429, {"code": "insufficient_quota"}, True),
@@ -358,3 +360,29 @@ def test_after_an_interrupt_nothing_is_tried_again_and_the_next_call_is(
         assert len(failed) == len(server.requests) == 2
         assert ask(client) == ["Answer 0 to seed 3."]
         client.close()
+
+
+def test_a_stopped_client_sends_nothing_any_more_and_its_pauses_end(make: Make) -> None:
+    with ChatServer() as server:
+        client = make(server)
+        pause = client.pauses()
+        pause(0.0)
+        client.stop()
+        client.interrupt()  # changes nothing about it
+        for wait in (pause, client.pauses()):
+            with pytest.raises(FutileError, match="interrupted"):
+                wait(60.0)
+        with pytest.raises(FutileError, match="tiny at http://127.*interrupted"):
+            ask(client)
+        assert server.requests == []
+
+
+def test_a_pause_ends_with_the_calls_that_are_interrupted_and_not_the_next(make: Make) -> None:
+    with ChatServer() as server:
+        client = make(server)
+        earlier = client.pauses()
+        client.interrupt()
+        with pytest.raises(DetailError, match="interrupted") as caught:
+            earlier(60.0)
+        assert not isinstance(caught.value, FutileError)
+        client.pauses()(0.0)

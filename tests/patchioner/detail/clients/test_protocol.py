@@ -21,6 +21,7 @@ from patchioner.detail.clients.protocol import (
     data_url,
     messages,
     read_reply,
+    refused_content,
     refused_parameter,
     retry_after,
 )
@@ -154,6 +155,36 @@ def refusal(status: int, message: str, param: str | None = None) -> Any:
 )
 def test_a_refused_parameter_is_recognised(error: Any, parameter: str | None) -> None:
     assert refused_parameter(error, REQUEST) == parameter
+
+
+@pytest.mark.parametrize(
+    ("body", "content"),
+    [
+        ({"code": "content_policy_violation", "message": "no"}, True),
+        ({"code": "moderation_blocked", "message": "Your request was rejected."}, True),
+        ({"code": "x", "innererror": {"code": "ResponsibleAIPolicyViolation"}}, True),
+        ({"type": "data_inspection_failed"}, True),
+        ({"code": 403, "message": "no", "metadata": {"flagged_input": "a photo"}}, True),
+        ({"code": 403, "message": "The model requires moderation and your input was flagged"}, True),
+        ("Content violates usage guidelines. Failed check: SAFETY_CHECK_TYPE_X", True),
+        ({"message": "This image goes against our safety policy"}, True),
+        # About who asks, or nothing that tells.
+        (None, False),
+        ("", False),
+        ({}, False),
+        ([], False),
+        ({"code": None, "type": 7, "message": 3, "metadata": "x", "innererror": "x"}, False),
+        ({"code": "invalid_api_key", "message": "Incorrect API key provided"}, False),
+        ({"code": "unsupported_country_region_territory", "message": "Country not supported"}, False),
+        ("<html>Sorry, you have been blocked</html>", False),
+        ({"message": "Your account was flagged: its images violate our policies"}, False),
+        ({"message": "The project has no access to image input, by policy of the owner"}, False),
+        ({"message": "You are not allowed to sample from this model"}, False),
+        ({"message": "Missing scopes: model.request"}, False),
+    ],
+)  # fmt: skip
+def test_refused_content_is_told_from_a_refused_key(body: object, content: bool) -> None:
+    assert refused_content(body) == content
 
 
 def test_a_request_goes_without_what_was_refused_and_with_the_newer_name_of_its_length() -> None:
