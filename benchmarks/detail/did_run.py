@@ -82,16 +82,23 @@ def control_texts(
     shifts: Sequence[int],
 ) -> dict[str, list[str]]:
     """The controls, each as long as asked for its photo; of the wrong photos those of `shifts`."""
+    same = [
+        controls.extractive_of(verdicts, length)
+        for verdicts, length in zip(kept, lengths, strict=True)
+    ]
+    return {"extractive, same sentences": same, **raw_controls(photos, lengths, shifts)}
+
+
+def raw_controls(
+    photos: Sequence[DidPhoto], lengths: Sequence[int], shifts: Sequence[int]
+) -> dict[str, list[str]]:
+    """Of the controls those that no filter has touched."""
     pairs = list(zip(photos, lengths, strict=True))
     wrong = {
         f"another photo's, shift {shift}": controls.wrong_texts(photos, shift, lengths)
         for shift in shifts
     }
     return {
-        "extractive, same sentences": [
-            controls.extractive_of(verdicts, length)
-            for verdicts, length in zip(kept, lengths, strict=True)
-        ],
         "extractive": [controls.extractive(photo, length) for photo, length in pairs],
         "global again": [controls.global_again(photo, length) for photo, length in pairs],
         "global alone": [controls.global_alone(photo) for photo in photos],

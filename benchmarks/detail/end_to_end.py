@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from benchmarks.detail.did import DidPhoto, read_did
-from benchmarks.detail.did_part import (
+from benchmarks.detail.did_tables import (
     as_json,
     did_table,
     gains_table,

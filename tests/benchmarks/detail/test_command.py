@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks.bootstrap import Interval
-from benchmarks.detail import command, did_part, planted_part
+from benchmarks.detail import command, did_tables, planted_part
 from benchmarks.detail.command import PARTS, main
 from benchmarks.detail.part import PartResult, Setup, figure, markdown_table
 from benchmarks.detail.planted import KindResult
@@ -87,34 +87,22 @@ def test_one_photo_or_no_calibration_or_no_data_is_an_error_with_a_remedy(
     assert "patchioner.detail.filter.calibrate" in capsys.readouterr().err
 
 
-def test_did_bars_compare_with_each_rival() -> None:
-    photos = _did_photos()
-    rivals = did_part.RIVALS[did_part.UNFILTERED]
-    good = did_part.score_texts(photos, [photo.references[0] for photo in photos], None)
-    bad = did_part.score_texts(photos, ["a text of nothing"] * len(photos), None)
-    missed = did_part.missed_bars({"ours": good, **dict.fromkeys(rivals, bad)}, rivals)
-    assert all("of the words" in bar for bar in missed)
-    assert len(missed) == len(rivals) - 1
-    missed = did_part.missed_bars({"ours": bad, **dict.fromkeys(rivals, good)}, rivals)
-    assert sum(bar.startswith("CIDEr") for bar in missed) == len(rivals)
-
-
 def test_the_wrong_texts_of_all_shifts_are_one_row() -> None:
     photos = _did_photos()
     texts = [photo.references[0] for photo in photos]
     wrong = {
-        f"{did_part.WRONG} {shift}": did_part.score_texts(
+        f"{did_tables.WRONG} {shift}": did_tables.score_texts(
             photos, [*texts[shift:], *texts[:shift]], None
         )
         for shift in (1, 2)
     }
-    block = {"ours": did_part.score_texts(photos, texts, None), **wrong}
-    rows = did_part.did_table(block).splitlines()[2:]
+    block = {"ours": did_tables.score_texts(photos, texts, None), **wrong}
+    rows = did_tables.did_table(block).splitlines()[2:]
     assert [row.split("|")[1].strip() for row in rows] == [
         "ours",
         "another photo's text, mean of 2",
     ]
-    assert len(did_part.gains_table(block).splitlines()) == 3
+    assert len(did_tables.gains_table(block).splitlines()) == 3
 
 
 def test_stopped_says_how_to_go_on(
