@@ -14,7 +14,7 @@ from typing import Literal
 
 from patchioner.detail.describe.own import PatchionerDescriber
 from patchioner.detail.divide import Given, PhotoDivider, whole_photo
-from patchioner.detail.filter import DenseScorer, filter_statements
+from patchioner.detail.filter import DenseScorer, filter_statements, why_blank
 from patchioner.detail.fuse import DeterministicFuser, without_source
 from patchioner.detail.photos import open_photo
 from patchioner.detail.presets import DetailSettings, preset
@@ -108,7 +108,8 @@ class DetailCaptioner:
             seed: of everything that is drawn. The same photo, settings and seed give the same paragraph.
 
         Returns:
-            The paragraph with its provenance. Where nothing is supported, ``text`` is "" and ``reason`` says why.
+            The paragraph with its provenance. Where nothing is supported, ``text`` is "" and ``reason`` says why; of a
+            photo that shows nothing (`patchioner.detail.filter.why_blank`) nothing is asked.
 
         Raises:
             ImageError, RegionError: the photo or a region cannot be used.
@@ -118,6 +119,9 @@ class DetailCaptioner:
         if opened.features is None and self._model is not None:
             opened = replace(opened, features=self._model.encode(opened.image))
         chosen = self._regions(opened, regions)
+        blank = why_blank(opened.image)
+        if blank is not None:
+            return self._nothing(opened, chosen, blank, seed)
         statements = self._describer.describe(opened, chosen, seed=seed)
         verdicts = filter_statements(
             opened, chosen, statements, scorer=self._scorer, settings=self._settings.filter
@@ -137,6 +141,12 @@ class DetailCaptioner:
             reason=None if sound else _why_empty(dropped),
             settings={**self.settings, "seed": seed},
         )
+
+    def _nothing(
+        self, photo: Photo, regions: Sequence[DetailRegion], reason: str, seed: int
+    ) -> DetailedCaption:
+        settings = {**self.settings, "seed": seed}
+        return DetailedCaption("", (), (), (), tuple(regions), photo.size, reason, settings)
 
     def _regions(
         self, photo: Photo, given: Sequence[Given] | Sequence[DetailRegion] | None

@@ -101,7 +101,7 @@ class Support:
 
 
 DropReason = Literal[
-    "hedge", "mood", "preamble", "fragment", "contradiction", "unsupported", "object", "attribute",
+    "hedge", "mood", "preamble", "fragment", "tautology", "contradiction", "unsupported", "object", "attribute",
     "duplicate", "length", "no source",
 ]  # fmt: skip
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from patchioner.detail.filter.agreement import Group, agreeing_groups
 from patchioner.detail.filter.attributes import conflict, stated
+from patchioner.detail.filter.blank import why_blank
 from patchioner.detail.filter.calibration import Calibration, FalseAccepts, calibrate_model
 from patchioner.detail.filter.contradictions import contradicted_groups
 from patchioner.detail.filter.independent import (
@@ -41,4 +42,5 @@ __all__ = [
     "stated",
     "things",
     "unverifiable",
+    "why_blank",
 ]

@@ -58,12 +58,21 @@ _NONE = re.compile(
     re.I,
 )
 _WEATHER = re.compile(
-    rf"\b({'|'.join(FAMILIES['weather'])})\s+(?:day|sky|weather|skies|conditions)\b", re.I
-)
-_SKY = re.compile(
-    rf"\b(?:sky|weather)\s+(?:is|seems|looks)\s+(?:\w+\s+)?({'|'.join(FAMILIES['weather'])})\b",
+    rf"\b({'|'.join(FAMILIES['weather'])}),?\s+(?:(?:and\s+)?(?:\w+,?\s+)?)(?:day|sky|weather|skies|conditions)\b",
     re.I,
 )
+_SKY = re.compile(
+    rf"\b(?:sky|skies|weather)\s+(?:(?:above|overhead|outside|in the background)\s+)?(?:is|are|seems|looks)\s+"
+    rf"(?:\w+\s+(?:and\s+)?)?({'|'.join(FAMILIES['weather'])})\b",
+    re.I,
+)
+_BLUE_SKY = re.compile(
+    r"\bblue\s+(?:sky|skies)\b|\b(?:sky|skies)\s+(?:is|are)\s+(?:\w+\s+(?:and\s+)?)?blue\b", re.I
+)
+_CLOUDS = re.compile(r"\bclouds?\b|\bmostly\b", re.I)
+_PARTLY = re.compile(r"\bpart(?:ly|ially)\b|\bmostly\b", re.I)
+_CLOCK = re.compile(r"\b(?:clocks?|watch|time|alarm)\b", re.I)
+_READING = re.compile(r"(?<![\d:.])(\d{1,2}):(\d{2})(?![\d:])")
 _TIME = re.compile(rf"\b(?:at|during(?: the)?|by)\s+({'|'.join(FAMILIES['time'])})\b", re.I)
 
 
@@ -112,11 +121,34 @@ def stated(sentence: str) -> list[Stated]:
         for pattern in (_WEATHER, _SKY)
         for match in pattern.finditer(sentence)
     ]
+    found += _blue_sky(sentence)
+    if _CLOUDS.search(sentence) and any(one.value == "sunny" for one in found):
+        found.append(Stated("sky", "sky", "weather", "cloudy"))  # with clouds in it, it is both
+    if any(one.value == "cloudy" for one in found) and _PARTLY.search(sentence):
+        found.append(Stated("sky", "sky", "weather", "sunny"))
+    found += _readings(sentence)
     found += [
         Stated("time", "time", "time", FAMILIES["time"][match.group(1).lower()])
         for match in _TIME.finditer(sentence)
     ]
     return found + [Stated(name, name, "presence", "none") for name in _absent(sentence)]
+
+
+def _blue_sky(sentence: str) -> list[Stated]:
+    """A blue sky is a clear one."""
+    if not _BLUE_SKY.search(sentence):
+        return []
+    return [Stated("sky", "sky", "weather", "sunny", word="blue")]
+
+
+def _readings(sentence: str) -> list[Stated]:
+    """What clocks show: "3:45" and "03:45" are one time."""
+    if not _CLOCK.search(sentence):
+        return []
+    return [
+        Stated("clock", "clock", "clock", f"{int(match.group(1))}:{match.group(2)}", word=match.group())
+        for match in _READING.finditer(sentence)
+    ]  # fmt: skip
 
 
 def _of(phrase: NounPhrase, family: str, value: str, word: str) -> Stated:

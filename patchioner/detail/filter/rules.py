@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 
 from patchioner.detail.filter import turns
+from patchioner.detail.filter.tautologies import tautology
 from patchioner.detail.filter.things import things
 from patchioner.detail.text import has_finite_verb, noun_phrases
 from patchioner.detail.values import DropReason
@@ -40,7 +41,8 @@ def clean(sentence: str, *, mood: bool = True) -> Cleaned:
 
     Returns:
         A whole sentence or noun phrase, or none with the reason: "preamble" (and talk about the picture itself),
-        "mood", "hedge" or "fragment". A sentence that no rule concerns comes back as it is.
+        "mood", "hedge", "tautology" (a thing on itself: `tautologies`) or "fragment". A sentence that no rule
+        concerns comes back as it is.
 
     Example:
         >>> clean("The key elements in this picture include a woman sitting on a bench, suggesting a park.").text
@@ -67,12 +69,17 @@ def clean(sentence: str, *, mood: bool = True) -> Cleaned:
         found = pattern.search(text)
         if found:
             return _dropped(reason, f"{reason}: {found.group()!r}")
+    about = ""
+    while (found_twice := tautology(text)) is not None:
+        if _is_fragment(found_twice.rest):
+            return _dropped("tautology", found_twice.note)
+        text, about = found_twice.rest, f"{found_twice.note}; "
     if _is_fragment(text):
         return _dropped(
             "fragment", "no whole sentence is left" if text != sentence else "no whole sentence"
         )
     finished = sentence if text == sentence.strip() else _finished(text, sentence)
-    return Cleaned(finished, None, "" if finished == sentence else f"was: {sentence}")
+    return Cleaned(finished, None, "" if finished == sentence else f"{about}was: {sentence}")
 
 
 def _dropped(reason: DropReason, note: str) -> Cleaned:
@@ -148,6 +155,8 @@ def _is_fragment(text: str) -> bool:
         return True
     if has_finite_verb(bare):
         return bool(re.match(r"there (?:is|are|was|were)(?: also)?$", bare, re.I))
+    if turns.PLACES.match(bare):
+        return True
     return not (turns.DETERMINED.match(bare) or bare[:1].islower() or _bare_plural(bare))
 
 

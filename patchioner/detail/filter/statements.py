@@ -118,7 +118,8 @@ def filter_statements(
         embed: sentence embeddings, to tell better what says the same.
 
     Returns:
-        One verdict per claim, in order. A dropped claim keeps the text that it came with; a kept one is cleaned.
+        One verdict per claim, in order. A dropped claim keeps the text that it came with; a kept one is cleaned, and
+        its note says of what.
 
     Raises:
         DetailError: a statement speaks of a region that is not given, or two regions have one id.
@@ -162,6 +163,9 @@ def filter_statements(
         for claim, one in zip(claims, cleaned, strict=True)
         if one.reason is not None
     }
+    for claim, one in zip(claims, cleaned, strict=True):
+        if one.note and claim.id in judged and not judged[claim.id].note:
+            judged[claim.id] = replace(judged[claim.id], note=one.note)
     return [judged[claim.id] if claim.id in judged else dropped[claim.id] for claim in claims]
 
 

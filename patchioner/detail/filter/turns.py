@@ -212,6 +212,7 @@ DETERMINED: Final = _compiled(
 CONTINUES: Final = _compiled(
     r"^(?:and|or|but|which|who|that|of|because|than)\b|^(?:with|as|while|where|by|to)\b(?!.*,.)"
 )
+PLACES: Final = _compiled(r"^(?:on|in|at|near|behind|under|over|above|from|of)\b(?!.*,.)")
 HANGS: Final = _compiled(
     r"\b(?:a|an|the|and|or|of|with|in|on|at|to|is|are|by|from|including|its|their|that|which|who)$"
 )

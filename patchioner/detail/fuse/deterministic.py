@@ -12,7 +12,9 @@ from patchioner.detail.fuse.budget import chosen
 from patchioner.detail.fuse.drafting import drafts_of
 from patchioner.detail.fuse.drafts import Draft, dropped
 from patchioner.detail.fuse.hierarchy import fold_tree, region_tree
-from patchioner.detail.fuse.ordering import in_order
+from patchioner.detail.fuse.introductions import introduced
+from patchioner.detail.fuse.locations import without_place
+from patchioner.detail.fuse.ordering import in_order, opener_first
 from patchioner.detail.fuse.sentences import joined, opening, placed
 from patchioner.detail.fuse.settings import FuseSettings
 from patchioner.detail.stages import Photo
@@ -84,8 +86,11 @@ class DeterministicFuser:
             taken = chosen(drafts, self._settings, room)
             sentences = worded(taken)
             spare = self._settings.max_words - count_words(sentences)
-            if spare < 0:
+            if spare < 0 and best[0]:
                 break
+            if spare < 0:  # the first sentence grew by a word
+                room += spare
+                continue
             best = (taken, sentences)
             if not spare or len(taken) == len(drafts):
                 break
@@ -131,17 +136,19 @@ def count_words(sentences: Sequence[FusedSentence]) -> int:
 def worded(drafts: Sequence[Draft]) -> list[FusedSentence]:
     """Drafts in order -> sentences: places told once, pronouns kept where their noun comes right before.
 
-    No sentence is longer than its draft's `words` but the first, by one word ("There is" -> "The image shows").
+    The first sentence opens with no place: another one comes first, or its place is not told. What no sentence before
+    names is not told with "The" (`introductions`). No sentence is longer than its draft's `words` but the first, by one
+    word ("There is" -> "The image shows").
     """
     found: list[FusedSentence] = []
     previous: Draft | None = None
     told: str | None = None
-    for draft in drafts:
-        text = draft.text
+    for draft in opener_first(drafts):
+        text = introduced(draft.text, [sentence.text for sentence in found])
         if previous is not None and draft.following is not None and _follows(previous, draft):
             text = draft.following
-        elif previous is None and draft.region.kind == "global":
-            text = opening(text)
+        elif previous is None:
+            text = opening(introduced(without_place(text), []))
         elif draft.place is not None and draft.place != told:
             text, told = placed(text, draft.place), draft.place
         sentence = draft.sentence(text)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from patchioner.detail.fuse.drafts import Draft, dropped
+from patchioner.detail.fuse.introductions import without_ties
 from patchioner.detail.fuse.locations import for_whole_photo, names_a_place, place_of
 from patchioner.detail.fuse.pronouns import leans, person_for, pointed, restored, without_adverb
 from patchioner.detail.fuse.sentences import whole_sentence
@@ -74,7 +75,7 @@ def _draft(
     locations: bool,
 ) -> Draft | str:
     """The draft of a claim; in words why there is none."""
-    told = pointed(without_adverb(verdict.claim.text))
+    told = pointed(without_ties(without_adverb(verdict.claim.text)))
     text = _told_of_photo(told, region, size)
     if text is None:
         return _OF_THE_CROP

@@ -39,6 +39,13 @@ STOP_WORDS: Final = (
 """Words that tell no two sentences about photos apart."""
 
 
+PICTURE: Final = r"(?:image|picture|photo|photograph|frame|scene|view|shot)"
+"""Pattern: what a picture is called."""
+
+IN_PICTURE: Final = rf"(?:in|within|of)\s+(?:this|the)\s+{PICTURE}\b(?:\s+provided\b)?"
+"""Pattern: words that only say that what is spoken of is in the picture."""
+
+
 def words_of(text: str) -> list[str]:
     """The words of a text, lower case, in order, without marks.
 

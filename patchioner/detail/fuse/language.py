@@ -20,6 +20,7 @@ from patchioner.detail.fuse.deterministic import DeterministicFuser, count_words
 from patchioner.detail.fuse.drafting import drafts_of
 from patchioner.detail.fuse.drafts import Draft, dropped
 from patchioner.detail.fuse.forms import word_set
+from patchioner.detail.fuse.introductions import introduced
 from patchioner.detail.fuse.locations import place_of
 from patchioner.detail.fuse.ordering import in_order
 from patchioner.detail.fuse.prompts import REWRITE, SORT, Prompt, again, numbered
@@ -151,7 +152,8 @@ class LanguageFuser:
             if words:
                 _log.info("dropped %r: no statement says %s", text, ", ".join(words))
                 continue
-            sentence = _with_sources(text, sources)
+            # The sentence that introduced a thing may have been dropped.
+            sentence = _with_sources(introduced(text, [one.text for one in found]), sources)
             fits = count_words([*found, sentence]) <= self._settings.max_words
             if fits and text.casefold() not in seen:
                 seen.add(text.casefold())

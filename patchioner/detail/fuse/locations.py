@@ -13,10 +13,11 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from patchioner.detail.fuse.forms import IN_PICTURE, PICTURE
+
 Box = tuple[float, float, float, float]
 Size = tuple[int, int]
 
-_PICTURE = r"(?:image|picture|photo|photograph|frame|scene|view|shot)"
 _SIDE = r"(?:\s+(?:hand\s+)?(?:side|half|part|corner|portion|area|edge))"
 # What may follow a place, so that "on the left wrist", "on the top shelf" and "on the left side of the road" are none.
 _CLOSED = (
@@ -30,7 +31,7 @@ _CROP_WORD: Final = re.compile(
     (?:\b(?:on|in|at|near)|(?:^|(?<=,\s))\b(?:to|towards?))\s+the\s+(?:far\s+|very\s+)?
     (?:(?P<vertical>top|upper|bottom|lower)(?:[\s-]+(?P<horizontal>left|right))?
        |(?P<across>left|right)|(?P<middle>center|centre|middle)|(?P<depth>background|foreground|distance))
-    (?:-hand)?{_SIDE}?(?:\s+of\s+the\s+{_PICTURE}\b|{_AFTER})
+    (?:-hand)?{_SIDE}?(?:\s+of\s+the\s+{PICTURE}\b|{_AFTER})
     """,
     re.IGNORECASE | re.VERBOSE,
 )
@@ -39,10 +40,7 @@ _CLOSE_UP = re.compile(
     r"(?:\s+(?:view|shot|photo|photograph|image|picture))?\s+of\s+",
     re.IGNORECASE,
 )
-_IN_PICTURE = re.compile(
-    r"\s+(?:of|in|within)\s+(?:the|this)\s+(?:image|picture|photo|photograph|frame)\b",
-    re.IGNORECASE,
-)
+_IN_PICTURE = re.compile(rf"\s+{IN_PICTURE}", re.IGNORECASE)
 _ABOUT_THE_CROP = re.compile(
     r"\b(?:this|the)\s+(?:overall\s+)?(?:image|picture|photo|photograph|frame|shot|camera\s+angle)\b"
     r"|\bclose-?\s?up\b|\bthe\s+(?:\w+\s+)?(?:focus|perspective|composition|style|width|height)\b"
@@ -86,6 +84,20 @@ def names_a_place(sentence: str) -> bool:
         (True, False)
     """
     return _CROP_WORD.search(sentence) is not None
+
+
+def without_place(sentence: str) -> str:
+    """The sentence without a place of the picture that opens it.
+
+    Example:
+        >>> without_place("At the top, there is a kite."), without_place("A kite at the top.")
+        ('There is a kite.', 'A kite at the top.')
+    """
+    match = _CROP_WORD.match(sentence)
+    rest = sentence[match.end() :].lstrip(" ,") if match else ""
+    if match is None or not sentence[match.end() :].lstrip().startswith(",") or not rest:
+        return sentence
+    return rest[:1].upper() + rest[1:]
 
 
 def _side(span: tuple[float, float], names: tuple[str, str]) -> str | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from patchioner.detail.fuse.drafts import Draft
+from patchioner.detail.fuse.locations import without_place
 from patchioner.detail.values import REGION_KINDS, DetailRegion
 
 _ROWS = 3  # centres in the same third of the photo's height are on one line, as a reader sees it
@@ -49,3 +50,17 @@ def in_order(
             draft.verdict.claim.id,
         ),
     )
+
+
+def opener_first(drafts: Sequence[Draft]) -> list[Draft]:
+    """Drafts in their order, but one that can open the paragraph before the others.
+
+    A paragraph does not open with a place ("At the top, ..."). Where the first has one, the first of those that have
+    none is brought forward; where all have, they stay as they are.
+    """
+    place = next((place for place, draft in enumerate(drafts) if _opens(draft)), 0)
+    return [*drafts[place : place + 1], *drafts[:place], *drafts[place + 1 :]]
+
+
+def _opens(draft: Draft) -> bool:
+    return draft.place is None and without_place(draft.text) == draft.text

@@ -16,9 +16,9 @@ from patchioner.detail.text import NounPhrase, noun_phrases
 
 Number = Literal["one", "many"]
 
-_MALE = word_set("man boy gentleman guy male father son husband he")
-_FEMALE = word_set("woman girl lady female mother daughter wife bride she")
-_PERSON = word_set("""
+MALE: Final = word_set("man boy gentleman guy male father son husband he")
+FEMALE: Final = word_set("woman girl lady female mother daughter wife bride she")
+PERSON: Final = word_set("""
     person individual child kid baby toddler player skateboarder surfer skier snowboarder rider driver chef cook officer
     batter pitcher catcher tennis-player cyclist pedestrian worker vendor athlete rower passenger umpire teenager adult
     human student performer musician singer speaker conductor
@@ -162,7 +162,7 @@ def person_for(pronoun_sentence: str, claims: Sequence[str]) -> tuple[str, int] 
     """
     match = _SUBJECT.match(_spelled_out(pronoun_sentence))
     word = match.group("word").lower() if match else ""
-    wanted = {"he": _MALE, "his": _MALE, "she": _FEMALE, "her": _FEMALE}.get(word)
+    wanted = {"he": MALE, "his": MALE, "she": FEMALE, "her": FEMALE}.get(word)
     if match is None or wanted is None:
         return None
     named = [
@@ -187,14 +187,14 @@ def _named(word: str, sentence: str) -> tuple[str, Number] | None:
     if not phrases:
         return None
     if word in ("he", "she", "his", "her"):
-        wanted = _MALE if word in ("he", "his") else _FEMALE
+        wanted = MALE if word in ("he", "his") else FEMALE
         people = [one for one in phrases if one.head in wanted]
         if not people:
-            people = [one for one in phrases if one.head in _PERSON]
+            people = [one for one in phrases if one.head in PERSON]
         return (people[0].name, "one") if len(people) == 1 and _number(people[0]) == "one" else None
     subject = phrases[0]
     number = _number(subject)
-    living = subject.head in _MALE | _FEMALE | _PERSON
+    living = subject.head in MALE | FEMALE | PERSON
     if word in ("it", "its"):
         return (subject.name, "one") if number == "one" and not living else None
     if number == "many":

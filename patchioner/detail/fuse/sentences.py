@@ -13,7 +13,8 @@ from typing import Final
 from decoders.scene_graph.lexicon import NUMBERS
 from decoders.scene_graph.morphology import singular
 from decoders.scene_graph.tagging import tag
-from patchioner.detail.fuse.forms import word_set
+from patchioner.detail.filter.tautologies import tautology
+from patchioner.detail.fuse.forms import IN_PICTURE, PICTURE, word_set
 from patchioner.detail.text import has_finite_verb, noun_phrases
 
 TEMPLATE_WORDS: Final = word_set("""
@@ -22,23 +23,19 @@ TEMPLATE_WORDS: Final = word_set("""
     """)
 """All words that templates and locations may add to those of the claims."""
 
-_PICTURE = r"(?:image|picture|photo|photograph|frame|scene|view|shot)"
-_IN_PICTURE = re.compile(
-    rf"^(?:certainly[!,.]?\s*)?(?:in|within)\s+(?:this|the)\s+{_PICTURE}(?:\s+provided)?,?\s+",
-    re.IGNORECASE,
-)
+_IN_PICTURE = re.compile(rf"^(?:certainly[!,.]?\s*)?{IN_PICTURE},?\s+", re.IGNORECASE)
 _SEE = re.compile(r"^(?:you|we|one)\s+(?:can\s+)?(?:see|observe)\s+", re.IGNORECASE)
 _SHOWS = re.compile(
-    rf"^(?:this|the)\s+{_PICTURE}\s+(?:prominently\s+|clearly\s+)?"
+    rf"^(?:this|the)\s+{PICTURE}\s+(?:prominently\s+|clearly\s+)?"
     r"(?:shows?|depicts?|features?|presents?|displays?|showcases?|portrays?|captures?|contains?|includes?)\s+",
     re.IGNORECASE,
 )
 _KEY = re.compile(
-    rf"^the\s+(?:key|main)\s+elements?\s+(?:in|of)\s+(?:this|the)\s+{_PICTURE}\s+(?:include|are|is)\s+",
+    rf"^the\s+(?:key|main)\s+elements?\s+(?:in|of)\s+(?:this|the)\s+{PICTURE}\s+(?:include|are|is)\s+",
     re.IGNORECASE,
 )
 _PICTURE_OF = re.compile(
-    rf"^(?:an?\s+)?(?:(?:[\w-]+\s+){{0,3}}(?:photo|photograph|picture|image)|(?:close-?\s?up\s+)?{_PICTURE}|close-?\s?up)"
+    rf"^(?:an?\s+)?(?:(?:[\w-]+\s+){{0,3}}(?:photo|photograph|picture|image)|(?:close-?\s?up\s+)?{PICTURE}|close-?\s?up)"
     r"\s+of\s+",
     re.IGNORECASE,
 )
@@ -49,8 +46,17 @@ _SOUNDS_LIKE_A_VOWEL = re.compile(
 _PARTICIPLES = word_set(
     "made seen worn shown hung cut built held broken written drawn lit torn being been"
 )
-_MASS = word_set(
-    "grass water snow sand food furniture luggage traffic greenery foliage clothing equipment glass"
+_MASS = word_set("""
+    grass water snow sand food furniture luggage traffic greenery foliage clothing equipment glass vegetation baggage
+    graffiti writing text rice bread meat cheese fruit smoke sunlight light lighting ice mud dirt rain fog wood
+    """)
+_PLURAL_ONLY = word_set(
+    "jeans scissors pants shorts sunglasses eyeglasses binoculars clothes stairs sheep"
+)
+_MANY = word_set("several many some various multiple numerous few both 2 3 4 5 6 7 8 9")
+_SEVERAL = re.compile(r"^(?:a (?:lot|couple|number|variety|few|handful|bunch)(?: of)?|lots of) ")
+_THERE = re.compile(
+    r"^(?P<lead>(?:[A-Z][^,]{0,40}, )?there)\s*(?P<verb>\bis|\bare|'s)\s+", re.IGNORECASE
 )
 
 
@@ -72,7 +78,7 @@ def whole_sentence(text: str) -> str:
         return ""
     if not has_finite_verb(plain) or _is_phrase(text) or _is_caption(plain):
         plain = f"There {be(plain)} {lower_first(plain)}"
-    return finished(articles(plain))
+    return finished(articles(agreed(plain)))
 
 
 def without_lead_in(text: str) -> str:
@@ -106,25 +112,55 @@ def be(phrase: str) -> str:
     """ "is" or "are", as what a phrase names first needs.
 
     Example:
-        >>> be("a dog and two cats"), be("people on a beach"), be("grass")
-        ('is', 'are', 'is')
+        >>> be("a dog and two cats"), be("people on a beach"), be("grass"), be("a couple of dogs")
+        ('is', 'are', 'is', 'are')
     """
-    words = phrase.lower().split()
+    return _number(phrase) or "is"
+
+
+def agreed(sentence: str) -> str:
+    """The sentence with the "is" or "are" behind "there" that what it names needs; as it is where that is not clear.
+
+    Example:
+        >>> agreed("There is two dogs."), agreed("On the left, there are a cat."), agreed("There is traffic.")
+        ('There are two dogs.', 'On the left, there is a cat.', 'There is traffic.')
+    """
+    match = _THERE.match(sentence)
+    if match is None:
+        return sentence
+    verb = _number(sentence[match.end() :])
+    if verb is None or verb == match.group("verb") or (verb, match.group("verb")) == ("is", "'s"):
+        return sentence
+    return f"{match.group('lead')} {verb} {sentence[match.end() :]}"
+
+
+def _number(phrase: str) -> str | None:
+    """ "is" or "are"; None where the words do not tell."""
+    words = [word.strip(".,;") for word in phrase.lower().split()]
+    if words[:1] == ["no"]:
+        words, phrase = words[1:], phrase[3:]
+    several = _SEVERAL.match(" ".join(words))
+    if several is not None:
+        rest = " ".join(words)[several.end() :]
+        return "is" if not rest or rest.split()[0] in _MASS else _number(rest) or "are"
     if words and words[0] in ("a", "an", "one", "another", "this"):
         return "is"
-    if words and (
-        words[0] in NUMBERS or words[0] in ("several", "many", "some", "various", "both", "2", "3")
-    ):
-        return (
-            "is"
-            if words[0] == "some" and len(words) > 1 and words[1].strip(".,") in _MASS
-            else "are"
-        )
+    if words and (words[0] in NUMBERS or words[0] in _MANY):
+        return "is" if words[0] == "some" and words[-1:] and _first_noun(words) else "are"
     named = noun_phrases(phrase)
     if not named:
-        return "is"
+        return None
     last = named[0].text.lower().split()[-1]
-    return "are" if singular(last) != last or last == "people" else "is"
+    if last in _MASS:
+        return "is"
+    return "are" if singular(last) != last or last in ("people", *_PLURAL_ONLY) else None
+
+
+def _first_noun(words: list[str]) -> bool:
+    """Whether what follows on "some" cannot be counted, or is one: "some grass", "some kind of dog"."""
+    named = noun_phrases(" ".join(words[1:]))
+    last = named[0].text.lower().split()[-1] if named else words[-1]
+    return last in _MASS or (singular(last) == last and last not in ("people", *_PLURAL_ONLY))
 
 
 def articles(text: str) -> str:
@@ -210,4 +246,5 @@ def joined(first: str, second: str) -> str | None:
     ours, theirs = opening.match(first), opening.match(second)
     if ours is None or theirs is None or theirs.group("place") or " and " in ours.group("what"):
         return None
-    return f"{first[:-1]} and {theirs.group('what')}."
+    text = f"{first[:-1]} and {theirs.group('what')}."
+    return text if tautology(text) is None else None

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from patchioner import Box, Patchioner
 from patchioner.detail import DetailCaptioner, DetailSettings
@@ -133,6 +134,19 @@ def test_with_nothing_supported_nothing_is_said(describe: Any) -> None:
     assert caption.sentences == ()
     assert caption.reason == "none of 2 sentences could be kept: 2 unsupported"
     assert describe({}).reason == "nothing was said of the photo"
+
+
+def test_of_a_photo_that_shows_nothing_nothing_is_asked() -> None:
+    describer = FakeDescriber(TEXTS)
+    captioner = DetailCaptioner(
+        None, divider=FakeDivider(), describer=describer, scorer=None, fuser=FakeFuser()
+    )
+    caption = captioner.describe(Image.new("RGB", (448, 448), "gray"), seed=2)
+    assert (caption.text, caption.sentences, caption.kept, caption.dropped) == ("", (), (), ())
+    assert caption.reason == "the photo is of one colour: its parts differ by 0 of 255 levels"
+    assert [region.id for region in caption.regions] == ["global", "spatial-1"]
+    assert caption.settings["seed"] == 2
+    assert describer.seeds == []
 
 
 def test_a_sentence_that_says_more_than_its_claims_is_left_out(describe: Any) -> None:

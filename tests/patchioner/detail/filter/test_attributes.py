@@ -39,6 +39,15 @@ def test_what_is_stated(sentence: str, expected: list[tuple[str, str, str]]) -> 
         ("There is no dog.", "A cat sleeps.", None),
         ("A sunny day.", "The sky is overcast.", ("sky", "weather")),
         ("A wooden bench.", "A metal bench.", ("bench", "material")),
+        ("The clock shows 10:10.", "The time on the clock is 3:45.", ("clock", "clock")),
+        ("The clock shows 03:45.", "The time is 3:45.", None),
+        ("A clock reads 10:10.", "A sign says 3:45.", None),
+        ("The sky is clear and blue.", "The sky is overcast.", ("sky", "weather")),
+        ("A clear blue sky.", "A cloudy sky.", ("sky", "weather")),
+        ("The sky above is overcast.", "A blue sky.", ("sky", "weather")),
+        ("The sky is blue with some clouds.", "The sky is cloudy.", None),
+        ("The sky is partly cloudy.", "A clear sky.", None),
+        ("A blue sky.", "A clear sky.", None),
     ],
 )
 def test_conflicts(one: str, other: str, about: tuple[str, str] | None) -> None:

@@ -98,16 +98,18 @@ def test_short_captions_read_as_a_paragraph() -> None:
 def test_a_place_is_not_told_twice_in_a_row() -> None:
     right = [
         DetailRegion(f"user-{place}", "user", (60, 10 * place, 100, 90 + 10 * place))
-        for place in range(2)
+        for place in range(3)
     ]
     kept = [
         Verdict(Claim("c1", "a dog", "user-0", 0, 0), True),
         Verdict(Claim("c2", "an umbrella", "user-1", 0, 0), True),
+        Verdict(Claim("c3", "a kite", "user-2", 0, 0), True),
     ]
     sentences, _ = DeterministicFuser().fuse_sized(SIZE, right, kept)
     assert [one.text for one in sentences] == [
-        "On the right, there is a dog.",
-        "There is an umbrella.",
+        "The image shows a dog.",
+        "On the right, there is an umbrella.",
+        "There is a kite.",
     ]
 
 
@@ -156,8 +158,45 @@ def test_what_most_texts_say_comes_first() -> None:
     texts, left_out = fused(
         [("global", 0, ["A small bird sits on a wire."]), *said], max_words=12, global_bonus=0.0
     )
-    assert texts == ["In the upper left, a red bus waits at the stop."]
+    assert texts == ["A red bus waits at the stop."]
     assert set(left_out.values()) == {"length"}
+
+
+def test_a_paragraph_does_not_open_with_a_place() -> None:
+    texts, _ = fused([("spatial-1", 0, ["a lamp"]), ("spatial-4", 0, ["a red umbrella"])])
+    assert texts == ["The image shows a lamp.", "In the lower right, there is a red umbrella."]
+    texts, _ = fused([("global", 0, ["At the top, there is a kite."])])
+    assert texts == ["The image shows a kite."]
+    band = DetailRegion("user-1", "user", (0, 0, 100, 90))
+    kept = [
+        Verdict(Claim("c1", "a lamp", "spatial-1", 0, 0), True),
+        Verdict(Claim("c2", "A crowd waits.", "user-1", 0, 0), True),
+    ]
+    upper = DetailRegion("spatial-1", "semantic", (0, 0, 50, 50))
+    sentences, _ = DeterministicFuser().fuse_sized(SIZE, [upper, band], kept)
+    assert [one.text for one in sentences] == [
+        "A crowd waits.",
+        "In the upper left, there is a lamp.",
+    ]
+
+
+def test_a_thing_is_introduced_before_it_is_known() -> None:
+    texts, _ = fused([("global", 0, ["The dog has a red collar.", "The sky is blue."])])
+    assert texts == ["A dog has a red collar.", "The sky is blue."]
+    texts, _ = fused([("global", 0, ["A dog sits on a bed.", "The dog has a red collar."])])
+    assert texts[1] == "The dog has a red collar."
+    texts, _ = fused([("spatial-1", 0, ["There is also a dog on a mat."])])
+    assert texts == ["The image shows a dog on a mat."]
+
+
+def test_a_claim_as_long_as_the_paragraph_may_be_leaves_it_no_word_longer() -> None:
+    texts, left_out = fused(
+        [("global", 0, ["a dog on a couch"]), ("global", 1, ["two cats"])], max_words=7
+    )
+    assert texts == [
+        "The image shows two cats."
+    ]  # with "The image shows" the dog has a word too many
+    assert left_out == {"a dog on a couch": "length"}
 
 
 def test_greedy_choice_against_a_plain_twin() -> None:

@@ -140,7 +140,7 @@ def test_what_no_statement_says_is_dropped(invented: str) -> None:
         "sentences": [{"text": invented, "ids": [1]}, {"text": "The couch is red.", "ids": [2]}]
     }
     texts, left_out, _ = fuse(GOOD_SORT, json.dumps(said))
-    assert texts == ["The couch is red."]
+    assert texts == ["A couch is red."]  # no sentence before it names one
     assert left_out["c1"] == left_out["c2"] == "no source"
 
 
@@ -153,7 +153,7 @@ def test_wrong_ids_do_not_cover_words() -> None:
 
 def test_a_model_that_never_ends_stays_in_the_budget() -> None:
     said = {"sentences": [{"text": "The couch is red.", "ids": [2]}] * 500}
-    assert fuse(GOOD_SORT, json.dumps(said))[0] == ["The couch is red."]
+    assert fuse(GOOD_SORT, json.dumps(said))[0] == ["A couch is red."]
     long = {"sentences": [{"text": "A brown dog sleeps on a couch. " * 40, "ids": [1]}]}
     texts, _, _ = fuse(GOOD_SORT, json.dumps(long), words=12)
     assert sum(len(text.split()) for text in texts) <= 12

@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from patchioner.detail.fuse.locations import for_whole_photo
 from patchioner.detail.fuse.sentences import (
+    agreed,
     articles,
     be,
     finished,
@@ -77,5 +79,34 @@ def test_short_sentences_join() -> None:
         == "On the left, there is a dog and a cat."
     )
     assert joined("There is a dog and a cat.", "There is a bus.") is None
+    assert joined("There is a surf board.", "There is a surfboard in it.") is None
     assert joined("A dog sleeps.", "There is a cat.") is None
     assert joined("There is a dog.", "On the left, there is a cat.") is None
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("There is two dogs.", "There are two dogs."),
+        ("There are a dog and a cat.", "There is a dog and a cat."),
+        ("On the left, there is people on a beach.", "On the left, there are people on a beach."),
+        ("There are furniture in a room.", "There is furniture in a room."),
+        ("There is a couple of horses.", "There are a couple of horses."),
+        ("There is a lot of traffic.", "There is a lot of traffic."),
+        ("There are no dogs.", "There are no dogs."),
+        ("There's a cat.", "There's a cat."),
+        ("There are sheep on a hill.", "There are sheep on a hill."),
+        ("There are deer on a hill.", "There are deer on a hill."),
+        ("There are some kind of machines.", "There are some kind of machines."),
+        ("There is some grass.", "There is some grass."),
+        ("A dog is there.", "A dog is there."),
+    ],
+)
+def test_there_is_agrees(said: str, told: str) -> None:
+    assert agreed(said) == told
+    assert whole_sentence(said) == told
+
+
+def test_a_picture_is_called_one_way_everywhere() -> None:
+    assert without_lead_in("Within this view provided, two cows.") == "Two cows."
+    assert for_whole_photo("A cow in the shot.", (0, 0, 9, 9), (99, 99)) == "A cow."
