@@ -82,7 +82,8 @@ class LinearHead:
         if screen is None:
             return best_of_all(self, states, bans)
         tokens = screen.best(states, bans)
-        return best_of_all(self, states, bans) if tokens is None else tokens
+        # The screen is rarely at a loss: not worth a second copy of the matrix.
+        return best_of_all(LinearHead(self.matrix), states, bans) if tokens is None else tokens
 
     @property
     def vocab_size(self) -> int:
