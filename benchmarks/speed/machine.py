@@ -47,8 +47,9 @@ def measure_rates(
     elements: int = _ELEMENTS,
     tries: int = _TRIES,
 ) -> Rates:
-    """Time a (side, side) product in `dtype` and a copy of `elements` floats; the best of the tries counts, and the faster
-    of torch's product and of that with a packed matrix.
+    """Time a (side, side) product in `dtype` and a copy of `elements` floats; the best of the tries counts.
+
+    Of torch's product and that with a packed matrix the faster one counts.
 
     Example:
         >>> measure_rates(side=64, elements=1000, tries=1).product > 0
