@@ -70,7 +70,7 @@ def run_did(setup: Setup) -> PartResult:
     beside = {**blocks[OURS], PUBLISHED: score_texts(photos, published, setup.meteor)}
     missed = [] if setup.meteor else [NO_METEOR]
     for name, block in blocks.items():
-        missed += missed_bars(block, DEMANDED[name], seed=setup.seed)
+        missed += missed_bars(block, DEMANDED.get(name, ()), seed=setup.seed)
     shown = {**blocks, OURS: beside}
     return PartResult(
         "DID-Bench on the words of a 7-billion-parameter model",
