@@ -43,7 +43,8 @@ class Patchioner:
     Args:
         parts: backbone, decoder and, where there are, memory bank and text tower.
         device: "cpu", "cuda", ...; None takes a GPU if there is one.
-        dtype: precision of the networks, float32 if None. Half precisions may change captions.
+        dtype: precision of the networks, float32 if None. Half precisions may change captions; on a GPU they halve a
+            float32 memory bank as well.
         reduce_jpegs: decode JPEG files that are much larger than the backbone's input at a half, a quarter or an
             eighth of their size: faster and in less memory, but not bit for bit the same pixels.
 
@@ -64,8 +65,9 @@ class Patchioner:
     ) -> None:
         self._parts = parts
         self.device = usable_device(device)
-        parts.place(self.device, dtype or torch.float32)
-        self._bank = None if parts.bank is None else parts.bank.to(self.device)
+        precision = dtype or torch.float32
+        parts.place(self.device, precision)
+        self._bank = parts.bank_on(self.device, precision)
         if self._bank is not None:
             parts.decoder.remember(self._bank)
         self._engine = CaptionEngine(parts, self._bank, reduce_jpegs=reduce_jpegs)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from decoders import Decoder
-from memory_bank import MemoryBank
+from memory_bank import MemoryBank, Precision
 from patchioner.backbones import Backbone
 from patchioner.settings import ModelSettings
 from patchioner.text_towers import TextTower
@@ -52,6 +52,16 @@ class Parts:
             self.text_tower.to(device, dtype)
             pack(self.text_tower)
 
+    def bank_on(self, device: torch.device, dtype: torch.dtype) -> MemoryBank | None:
+        """The bank for networks of this precision on this device; the parts keep the one they have.
+
+        Beside networks in half precision on a GPU, float32 rows become float16: half the memory there, and rounded
+        less than the queries are. Sums stay float32. On a CPU the rows may lie in a mapped file and stay as they are.
+        """
+        if self.bank is None:
+            return None
+        return self.bank.to(device, resident_precision(self.bank.dtype, device, dtype))
+
     def __post_init__(self) -> None:
         widths = {"backbone": self.backbone.dim, "decoder": self.decoder.embedding_dim}
         widths |= {} if self.bank is None else {"memory bank": self.bank.dim}
@@ -70,3 +80,14 @@ class Parts:
             raise CheckpointError(
                 f"a {type(self.decoder).__name__} draws on a memory bank, but there is none: add one with texts"
             )
+
+
+def resident_precision(stored: Precision, device: torch.device, dtype: torch.dtype) -> Precision:
+    """What a bank stored in one precision is kept in beside networks of a dtype; see `Parts.bank_on`.
+
+    Example:
+        >>> resident_precision("float32", torch.device("cuda"), torch.bfloat16)
+        'float16'
+    """
+    halved = stored == "float32" and device.type != "cpu" and dtype.itemsize == 2
+    return "float16" if halved else stored

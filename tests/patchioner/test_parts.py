@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from decoders.retrieval import RetrievalDecoder
-from memory_bank import MemoryBank
-from patchioner.parts import Parts
+from memory_bank import MemoryBank, Precision
+from patchioner.parts import Parts, resident_precision
 from patchioner_base.errors import CheckpointError
 from tests.support.tiny import DIM, tiny_decoder, tiny_parts, tiny_tower
 
@@ -65,3 +65,27 @@ def test_a_first_bank_is_the_bridge(parts: Parts) -> None:
 def test_parts_cannot_be_changed(parts: Parts) -> None:
     with pytest.raises(FrozenInstanceError):
         parts.bank = None  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("stored", "device", "dtype", "kept"),
+    [
+        ("float32", "cuda", torch.bfloat16, "float16"),
+        ("float32", "cuda", torch.float16, "float16"),
+        ("float32", "cuda", torch.float32, "float32"),
+        ("int8", "cuda", torch.bfloat16, "int8"),
+        ("float16", "cuda", torch.float32, "float16"),
+        ("float32", "cpu", torch.bfloat16, "float32"),
+    ],
+)
+def test_half_networks_on_a_gpu_halve_the_bank(
+    stored: Precision, device: str, dtype: torch.dtype, kept: Precision
+) -> None:
+    assert resident_precision(stored, torch.device(device), dtype) == kept
+
+
+def test_on_a_cpu_the_bank_keeps_its_memory(parts: Parts) -> None:
+    assert parts.bank is not None
+    placed = parts.bank_on(torch.device("cpu"), torch.bfloat16)
+    assert placed is not None and placed.keys is parts.bank.keys
+    assert without_bank(parts).bank_on(torch.device("cpu"), torch.float32) is None
