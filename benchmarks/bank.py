@@ -83,9 +83,9 @@ def _lines(arguments: argparse.Namespace, load_model: LoadModel) -> Iterator[Lin
             yield time_exact(bank, source.queries, sizes, name, rounds)
             for kind in (None, *arguments.kind) if arguments.kind else ():
                 if arguments.top_k < rows:
-                    yield time_top_k(
+                    yield from time_top_k(
                         bank, kind, source.queries, sizes, top_k=arguments.top_k, source=name,
-                        rounds=rounds, decode=decode, memory_mb=arguments.memory,
+                        rounds=rounds, probes=arguments.probes, decode=decode, memory_mb=arguments.memory,
                     )  # fmt: skip
 
 
@@ -183,6 +183,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--data", type=Path, default=Path("../shared/data"), help="holds photos/")
     add("--kind", choices=KINDS, nargs="*", default=list(KINDS), help="indexes; none: only exact")
     add("--top-k", type=positive, default=256, help="rows that take part (default: %(default)s)")
+    add(
+        "--probes", type=positive, nargs="+", default=[], metavar="N",
+        help="lists looked at by the ivf kinds, besides the default of an eighth of them",
+    )  # fmt: skip
     add("--queries", type=positive, nargs="+", default=[1, 100], help="of one call")
     add(
         "--compared",

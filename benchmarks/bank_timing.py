@@ -6,8 +6,9 @@ Knows: banks, indexes, clocks; how many captions change. Does NOT know: where ro
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ Decode = Callable[[Tensor], list[str]]
 """Embeddings (n, dim) -> n captions."""
 
 PUBLISHED, EXACT, TOP_K = "as published", "exact", "top-k, no index"
-KINDS: tuple[IndexKind, ...] = ("flat", "ivf", "hnsw", "ivfpq")
+KINDS: tuple[IndexKind, ...] = ("flat", "ivf", "ivfsq", "ivfpq", "hnsw")
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Line:
 
     Attributes:
         source, rows: the bank.
-        way: EXACT, TOP_K, PUBLISHED, or the kind of an index.
+        way: EXACT, TOP_K, PUBLISHED, or the kind of an index with the lists looked at, if they are not the default.
         milliseconds: number of queries in one call -> median milliseconds of that call.
         build_seconds, index_mb: of an index.
         mass, least_mass: mean and lowest share of the softmax that was kept.
@@ -90,9 +91,10 @@ def time_top_k(
     top_k: int,
     source: str,
     rounds: int,
+    probes: Sequence[int] = (),
     decode: Decode | None = None,
     memory_mb: float | None = None,
-) -> Line:
+) -> Iterator[Line]:
     """Build an index, time projections onto its candidates, and compare them with the exact ones.
 
     Args:
@@ -101,44 +103,53 @@ def time_top_k(
         queries: (n, dim); the first ones are timed, all are compared.
         sizes: numbers of queries in one call.
         top_k: rows that take part.
-        source: name for the line.
+        source: name for the lines.
         rounds: timed, of which the median counts.
+        probes: numbers of lists looked at, a line each after that of the default, if the kind has lists.
         decode: captions of embeddings, to count those that change; None: not counted.
         memory_mb: an index that would take more is not built; None: no limit.
     """
     way = TOP_K if kind is None else kind
     if kind is not None and memory_mb is not None and expected_mb(kind, bank) > memory_mb:
         note = f"not run: about {expected_mb(kind, bank):,.0f} MiB"
-        return Line(source, len(bank), way, {}, note=note)
+        yield Line(source, len(bank), way, {}, note=note)
+        return
     started = time.perf_counter()
     indexed = bank if kind is None else bank.with_index(IndexOptions(kind))
     build = None if kind is None else time.perf_counter() - started
     size = None if indexed.index is None else indexed.index.bytes() / 2**20
-    times = _times(lambda part: indexed.project(part, top_k=top_k), queries, sizes, rounds)
-    found = indexed.approximate(queries, top_k)
-    changed = None
-    if decode is not None:
-        wanted, said = decode(bank.project(queries)), decode(found.embeddings)
-        changed = sum(a != b for a, b in zip(wanted, said, strict=True)) / len(wanted)
-    mean, least = float(found.mass.mean()), float(found.mass.min())
-    return Line(source, len(bank), way, times, build, size, mean, least, changed)
+    wanted = None if decode is None else decode(bank.project(queries))
+    for name, searched in _searches(indexed, way, probes):
+        project = partial(searched.project, top_k=top_k)
+        times = _times(project, queries, sizes, rounds)
+        found = searched.approximate(queries, top_k)
+        mean, least = float(found.mass.mean()), float(found.mass.min())
+        changed = None
+        if decode is not None and wanted is not None:
+            said = decode(found.embeddings)
+            changed = sum(a != b for a, b in zip(wanted, said, strict=True)) / len(wanted)
+        yield Line(source, len(bank), name, times, build, size, mean, least, changed)
+
+
+def _searches(
+    bank: MemoryBank, way: str, probes: Sequence[int]
+) -> Iterator[tuple[str, MemoryBank]]:
+    yield way, bank
+    if bank.index is not None and bank.index.options.has_lists:
+        for number in probes:
+            yield f"{way}, {number:,} probes", bank.with_index(bank.index.with_probes(number))
 
 
 def expected_mb(kind: IndexKind, bank: MemoryBank) -> float:
-    """About how many MiB an index of this kind takes in memory while it is measured.
+    """About how many MiB an index of this kind takes in memory.
 
     Example:
         >>> expected_mb("flat", MemoryBank(torch.eye(4))) < 1
         True
     """
     options = IndexOptions(kind)
-    a_row = {
-        "flat": 4 * bank.dim,
-        "ivf": 4 * bank.dim + 8,
-        "hnsw": 4 * bank.dim + 8 * options.links + 16,
-        "ivfpq": options.pieces_for(bank.dim) + 8,
-    }[kind]
-    return 2 * len(bank) * a_row / 2**20  # twice: it is copied once to be weighed
+    links = 8 * options.links + 16 if kind == "hnsw" else 0
+    return len(bank) * (options.row_bytes(bank.dim) + links) / 2**20
 
 
 def _times(

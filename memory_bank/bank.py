@@ -171,20 +171,27 @@ class MemoryBank:
             texts = tuple(texts)
         return MemoryBank._of(self._arrays, texts, self._index)
 
-    def with_index(self, options: IndexOptions | None) -> MemoryBank:
+    def with_index(self, index: IndexOptions | BankIndex | None) -> MemoryBank:
         """Return this bank with an index over its rows, or with None without one.
 
         The index serves `project(top_k=...)` alone: without `top_k` a projection stays exact. It is
         saved and loaded with the bank.
 
+        Args:
+            index: how to build one; or one of this very bank, as `bank.index.with_probes(64)`.
+
         Raises:
             MissingExtraError: FAISS is not installed.
             OptionError: options that do not fit this bank.
+            MemoryBankError: an index of a bank of another size.
 
         Example:
             >>> bank.with_index(IndexOptions("ivf")).project(queries, top_k=256)  # doctest: +SKIP
         """
-        index = None if options is None else build_index(self._arrays, options)
+        if isinstance(index, IndexOptions):
+            index = build_index(self._arrays, index)
+        elif index is not None and (index.rows, index.dim) != (len(self), self.dim):
+            raise MemoryBankError(f"{index!r} is not of {self!r}; build one from IndexOptions")
         return MemoryBank._of(self._arrays, self._texts, index)
 
     def project(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from threading import Lock
 from typing import Any, Literal, TypeAlias
@@ -23,7 +23,7 @@ from patchioner_base.optional import require
 from patchioner_base.progress import progress
 from patchioner_base.registry import Registry
 
-IndexKind = Literal["flat", "ivf", "hnsw", "ivfpq"]
+IndexKind = Literal["flat", "ivf", "ivfsq", "ivfpq", "hnsw"]
 FaissIndex: TypeAlias = Any
 
 _BLOCK = 16384
@@ -37,9 +37,10 @@ class IndexOptions:
     """How an index is built and searched. None leaves a number to the size of the bank.
 
     Args:
-        kind: "flat" looks at every row; "ivf" at the lists of rows nearest to the query; "hnsw"
-            walks a graph of neighbours; "ivfpq" is "ivf" over rows compressed to a few bytes.
-        lists: of "ivf" and "ivfpq". None: four times the square root of the number of rows.
+        kind: "flat" looks at every row; "ivf" at the lists of rows nearest to the query; "ivfsq" is
+            "ivf" over rows of eight bits a value, a quarter of the memory; "ivfpq" over rows
+            compressed to a few bytes; "hnsw" walks a graph of neighbours.
+        lists: of those with lists. None: four times the square root of the number of rows.
         probes: lists looked at per query; more find more. None: an eighth of them.
         links: neighbours of a row in the graph of "hnsw".
         effort: candidates kept while the graph is built and walked; more find more.
@@ -71,6 +72,11 @@ class IndexOptions:
             if number is not None and (type(number) is not int or number < 1):
                 raise OptionError(f"IndexOptions({name}={number!r}): give 1 or more, or leave it")
 
+    @property
+    def has_lists(self) -> bool:
+        """Whether `lists` and `probes` play a part."""
+        return self.kind.startswith("ivf")
+
     def lists_for(self, rows: int) -> int:
         """Return how many lists a bank of so many rows gets."""
         usual = min(int(4 * math.sqrt(rows)), rows // _FEWEST_ROWS_A_LIST)
@@ -93,6 +99,18 @@ class IndexOptions:
             raise OptionError(f"pieces={self.pieces} does not divide the width {dim}")
         return self.pieces
 
+    def row_bytes(self, dim: int) -> int:
+        """Return the bytes that a row of this width takes in the index; in a graph, without its links.
+
+        Example:
+            >>> [IndexOptions(kind).row_bytes(384) for kind in ("ivf", "ivfsq", "ivfpq")]
+            [1544, 392, 56]
+        """
+        if self.kind in ("flat", "hnsw"):
+            return 4 * dim
+        codes = {"ivf": 4 * dim, "ivfsq": dim, "ivfpq": self.pieces_for(dim)}
+        return codes[self.kind] + 8  # and the row's number
+
 
 Builder: TypeAlias = Callable[[Any, IndexOptions, int, int], FaissIndex]
 BUILDERS: Registry[Builder] = Registry("kind of index")
@@ -106,10 +124,12 @@ def _flat(faiss: Any, options: IndexOptions, rows: int, dim: int) -> FaissIndex:
 
 @BUILDERS.register("ivf")
 def _ivf(faiss: Any, options: IndexOptions, rows: int, dim: int) -> FaissIndex:
-    description = f"IVF{options.lists_for(rows)},Flat"
-    index = faiss.index_factory(dim, description, faiss.METRIC_INNER_PRODUCT)
-    _tame(index.cp, options)
-    return index
+    return _lists(faiss, options, rows, dim, "Flat")
+
+
+@BUILDERS.register("ivfsq")
+def _ivfsq(faiss: Any, options: IndexOptions, rows: int, dim: int) -> FaissIndex:
+    return _lists(faiss, options, rows, dim, "SQ8")
 
 
 @BUILDERS.register("hnsw")
@@ -125,12 +145,18 @@ def _ivfpq(faiss: Any, options: IndexOptions, rows: int, dim: int) -> FaissIndex
         raise OptionError(
             f"{rows} rows are too few for 'ivfpq', at least {_PIECE_VALUES}: use flat"
         )
-    description = f"IVF{options.lists_for(rows)},PQ{options.pieces_for(dim)}"
-    index = faiss.index_factory(dim, description, faiss.METRIC_INNER_PRODUCT)
-    _tame(index.cp, options)
+    index = _lists(faiss, options, rows, dim, f"PQ{options.pieces_for(dim)}")
     _tame(index.pq.cp, options)
     # Minutes of annealing, for a search by Hamming distance that nobody asks for here.
     index.do_polysemous_training = False
+    return index
+
+
+def _lists(faiss: Any, options: IndexOptions, rows: int, dim: int, codes: str) -> FaissIndex:
+    """Lists of rows in one of FAISS's codes."""
+    description = f"IVF{options.lists_for(rows)},{codes}"
+    index = faiss.index_factory(dim, description, faiss.METRIC_INNER_PRODUCT)
+    _tame(index.cp, options)
     return index
 
 
@@ -167,6 +193,21 @@ class BankIndex:
 
     def __repr__(self) -> str:
         return f"BankIndex({self.options.kind}, {self.rows:,} rows x {self.dim})"
+
+    def with_probes(self, probes: int) -> BankIndex:
+        """Return the same index, not built again, that looks at another number of lists per query.
+
+        Raises:
+            OptionError: a number below 1, or an index without lists.
+
+        Example:
+            >>> bank.with_index(bank.index.with_probes(64))  # doctest: +SKIP
+        """
+        if not self.options.has_lists:
+            raise OptionError(
+                f"a {self.options.kind!r} index has no lists to look at: probes={probes!r}"
+            )
+        return BankIndex(replace(self.options, probes=probes), self.rows, self.dim, self.faiss)
 
     def faiss(self, device: torch.device | str = "cpu") -> FaissIndex:
         """Return the FAISS index, opened now at the latest.
@@ -205,9 +246,14 @@ class BankIndex:
         return torch.from_numpy(found).to(units.device)
 
     def bytes(self) -> int:
-        """Return the size of the index in memory and on disk, roughly; it is opened for that."""
+        """Return the size of the index on disk, which is roughly that in memory; it is opened for that."""
         faiss = require("faiss", "faiss")
-        return int(faiss.serialize_index(self.faiss()).nbytes)
+        sizes: list[int] = []
+        # Written to nowhere: the whole of it once more in memory may be too much.
+        faiss.write_index(
+            self.faiss(), faiss.PyCallbackIOWriter(lambda part: sizes.append(len(part)))
+        )
+        return sum(sizes)
 
     def _search_parameters(self, k: int) -> Any:
         # Parameters of the call, not of the index: threads share it.

@@ -28,7 +28,7 @@ VERSION = 1
 _HEADER, _INDEX = "index.json", "index.faiss"
 
 _FAISS_HEADER = struct.Struct("<4siqqqBi")  # name, width, rows, two unused, trained, metric
-_NAMES = {"flat": b"IxFI", "ivf": b"IwFl", "hnsw": b"IHNf", "ivfpq": b"IwPQ"}
+_NAMES = {"flat": b"IxFI", "ivf": b"IwFl", "ivfsq": b"IwSq", "ivfpq": b"IwPQ", "hnsw": b"IHNf"}
 _INNER_PRODUCT = 0
 _SLACK = 2**20
 
@@ -166,14 +166,9 @@ def _check_file(path: Path, sha256: str, options: IndexOptions, rows: int, dim: 
 
 def _sizes(options: IndexOptions, rows: int, dim: int) -> tuple[int, int]:
     """Return the fewest and most bytes that such an index takes on disk."""
-    a_row = {
-        "flat": 4 * dim,
-        "ivf": 4 * dim + 8,
-        "hnsw": 4 * dim,
-        "ivfpq": options.pieces_for(dim) + 8,
-    }[options.kind]
+    least = rows * options.row_bytes(dim)
     lists = options.lists_for(rows) * (4 * dim + 32)
     codebook = 256 * 4 * dim
     # A graph has twice the links at its bottom and fewer rows at each level above.
     graph = rows * (16 * options.links + 64)
-    return rows * a_row, rows * a_row + lists + codebook + graph + _SLACK
+    return least, least + lists + codebook + graph + _SLACK

@@ -100,12 +100,12 @@ def _add_index(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--kind",
-        choices=["flat", "ivf", "hnsw", "ivfpq"],
+        choices=["flat", "ivf", "ivfsq", "ivfpq", "hnsw"],
         default="ivf",
-        help="all rows; lists of rows; a graph; lists of compressed rows (default: %(default)s)",
+        help="all rows; lists of rows; of rows in eight bits; of rows in a few bytes; a graph (default: %(default)s)",
     )
     for flag, meaning in (
-        ("--lists", "of ivf and ivfpq (default: 4 times the root of the rows)"),
+        ("--lists", "of the ivf kinds (default: 4 times the root of the rows)"),
         ("--probes", "lists looked at per query (default: an eighth of them)"),
         ("--links", "of a row in the graph of hnsw (default: 32)"),
         ("--effort", "candidates kept in building and walking the graph (default: 256)"),
@@ -207,7 +207,7 @@ def index(options: argparse.Namespace) -> int:
 def _described(options: IndexOptions, rows: int, dim: int) -> str:
     """The settings that this kind of index has."""
     parts: list[str] = [options.kind]
-    if options.kind in ("ivf", "ivfpq"):
+    if options.has_lists:
         parts.append(f"{options.lists_for(rows):,} lists, {options.probes_for(rows):,} probed")
     if options.kind == "ivfpq":
         parts.append(f"{options.pieces_for(dim)} bytes a row")

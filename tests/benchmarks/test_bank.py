@@ -14,6 +14,7 @@ from benchmarks import bank, bank_quality
 from benchmarks.bank_rows import random_source, real_source, region_queries
 from benchmarks.bank_timing import (
     KINDS,
+    Line,
     expected_mb,
     time_published,
     time_top_k,
@@ -76,7 +77,7 @@ def test_too_few_photos(model: Patchioner) -> None:
 
 def test_an_index_larger_than_allowed_is_not_built() -> None:
     rows = MemoryBank(torch.eye(8))
-    line = time_top_k(
+    (line,) = time_top_k(
         rows, "flat", torch.ones(1, 8), [1], top_k=2, source="eye", rounds=1, memory_mb=1e-4
     )
     assert line.note.startswith("not run: about")
@@ -90,8 +91,11 @@ def test_captions_that_change_are_counted() -> None:
     def decode(embeddings: torch.Tensor) -> list[str]:
         return [f"{row[4:].sum() > 1e-9}" for row in embeddings]
 
-    few = time_top_k(rows, None, queries, [1], top_k=1, source="", rounds=1, decode=decode)
-    all_but_one = time_top_k(rows, None, queries, [1], top_k=7, source="", rounds=1, decode=decode)
+    def line(top_k: int) -> Line:
+        asked = (rows, None, queries, [1])
+        return next(time_top_k(*asked, top_k=top_k, source="", rounds=1, decode=decode))
+
+    few, all_but_one = line(1), line(7)
     assert (few.changed, all_but_one.changed) == (1.0, 0.0)
     assert few.mass is not None
     assert all_but_one.mass is not None
@@ -113,15 +117,24 @@ def test_the_table_of_random_rows(capsys: Capture, tmp_path: Path) -> None:
         "--compared",
         "5",
     ]
-    words += ["--queries", "1", "3", "--published", "--json", str(tmp_path / "out.json")]
+    words += [
+        "--probes",
+        "3",
+        "--queries",
+        "1",
+        "3",
+        "--published",
+        "--json",
+        str(tmp_path / "out.json"),
+    ]
     assert bank.main(words) == 0
     out = capsys.readouterr().out
-    assert out.count("| random |") == 2 * (3 + len(KINDS))
+    assert out.count("| random |") == 2 * (3 + len(KINDS) + 3)
     assert "| 400 | random | exact |" in out
     lines = json.loads((tmp_path / "out.json").read_text())["lines"]
     masses = {line["way"]: line["mass"] for line in lines if line["rows"] == 300}
     assert masses["exact"] == 1
-    assert 0 < masses["ivf"] <= masses["flat"] + 1e-4
+    assert 0 < masses["ivf"] < masses["ivf, 3 probes"] <= masses["flat"] + 1e-4
     assert masses["flat"] == pytest.approx(masses["top-k, no index"], abs=1e-5)
 
 

@@ -23,7 +23,7 @@ from patchioner_base import MemoryBankError, MissingExtraError, OptionError, Unk
 pytest.importorskip("faiss")
 
 ROWS, DIM = 600, 16
-KINDS: list[IndexKind] = ["flat", "ivf", "hnsw", "ivfpq"]
+KINDS: list[IndexKind] = ["flat", "ivf", "ivfsq", "ivfpq", "hnsw"]
 
 
 def make_rows(rows: int = ROWS, seed: int = 0) -> Tensor:
@@ -89,7 +89,7 @@ def test_an_index_that_looks_everywhere_finds_the_nearest(kind: IndexKind) -> No
     wanted, mass = plain_top_k(bank, queries, 20, 0.05)
     found = bank.approximate(queries, 20, 0.05, normalize=False)
     # Compressed rows miss a few neighbours; the mass says so, by the exact projection.
-    atol = 0.1 if kind == "ivfpq" else 1e-3
+    atol = 0.1 if kind in ("ivfsq", "ivfpq") else 1e-3
     torch.testing.assert_close(found.embeddings.double(), wanted, rtol=0, atol=atol)
     torch.testing.assert_close(found.mass.double(), mass, rtol=0, atol=atol)
 
@@ -320,6 +320,31 @@ def test_defaults_follow_the_size_of_the_bank() -> None:
     assert [options.pieces_for(dim) for dim in (768, 384, 7, 20)] == [96, 48, 1, 2]
 
 
+def test_other_probes_need_no_building() -> None:
+    bank, queries = make_bank("ivf", lists=8, probes=1), make_rows(9, seed=1)
+    assert bank.index is not None
+    more = bank.index.with_probes(8)
+    assert more.faiss() is bank.index.faiss() and bank.index.options.probes == 1
+    searched = bank.with_index(more)
+    assert (
+        searched.approximate(queries, 20).mass >= bank.approximate(queries, 20).mass - 1e-6
+    ).all()
+    torch.testing.assert_close(
+        searched.project(queries, top_k=20), make_bank().project(queries, top_k=20)
+    )
+    with pytest.raises(OptionError, match="'flat' index has no lists"):
+        bank.with_index(IndexOptions("flat")).index.with_probes(3)  # type: ignore[union-attr]
+    with pytest.raises(MemoryBankError, match="is not of MemoryBank"):
+        MemoryBank(make_rows(20)).with_index(more)
+
+
+def test_the_size_is_that_on_disk(tmp_path: Path) -> None:
+    bank = make_bank("ivfsq")
+    bank.save(tmp_path)
+    assert bank.index is not None
+    assert bank.index.bytes() == (tmp_path / "index.faiss").stat().st_size
+
+
 def test_a_graphics_card_is_used_where_faiss_was_built_for_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -339,7 +364,12 @@ def test_a_graphics_card_is_used_where_faiss_was_built_for_one(
         assert index is not None
         index.faiss("cuda:1")
         index.faiss("cuda:1")
-    assert moved == [(1, "IndexFlatIP"), (1, "IndexIVFFlat"), (1, "IndexIVFPQ")]
+    assert moved == [
+        (1, "IndexFlatIP"),
+        (1, "IndexIVFFlat"),
+        (1, "IndexIVFScalarQuantizer"),
+        (1, "IndexIVFPQ"),
+    ]
 
 
 def test_a_query_whose_lists_are_empty_is_compared_with_all_rows(
