@@ -30,6 +30,10 @@ from patchioner_base.files import write_json
 
 Item = tuple[Path, list[Box]]
 
+HEADER = (
+    "| regions a photo | way | photos/s | captions/s | x photo by photo |\n|---|---|---|---|---|\n"
+)
+
 
 @dataclass(frozen=True)
 class Rate:
@@ -74,12 +78,13 @@ def _run(arguments: argparse.Namespace) -> None:
     model = Patchioner.from_pretrained(arguments.model, device=arguments.device)
     with tempfile.TemporaryDirectory() as folder:
         photos = _photos(arguments.photos, arguments.limit, Path(folder))
-        rates = [
-            rate
-            for regions in arguments.regions
-            for rate in measure_rates(model, photos, regions, rounds=arguments.rounds)
-        ]
-    sys.stdout.write(table(rates))
+        rates: list[Rate] = []
+        sys.stdout.write(HEADER)
+        for regions in arguments.regions:
+            measured = measure_rates(model, photos, regions, rounds=arguments.rounds)
+            sys.stdout.write("".join(map(table_row, measured)))
+            sys.stdout.flush()  # the next takes minutes
+            rates += measured
     where = torch.cuda.get_device_name() if model.device.type == "cuda" else "CPU"
     sys.stdout.write(f"\n{len(photos)} photos, {where}, {torch.get_num_threads()} threads\n")
     if arguments.json is not None:
@@ -143,22 +148,16 @@ def _photos(folder: Path | None, limit: int, scratch: Path) -> list[Path]:
     return found
 
 
-def table(rates: Sequence[Rate]) -> str:
-    """The rates as a Markdown table.
+def table_row(rate: Rate) -> str:
+    """One line of the Markdown table under `HEADER`.
 
     Example:
-        >>> table([Rate("photo by photo", 16, Timing("", (2.0,)), 4, 1.0)]).splitlines()[-1]
-        '| 16 | photo by photo | 2.0 | 32 | 1.00 |'
+        >>> table_row(Rate("photo by photo", 16, Timing("", (2.0,)), 4, 1.0))
+        '| 16 | photo by photo | 2.0 | 32 | 1.00 |\\n'
     """
-    lines = [
-        "| regions a photo | way | photos/s | captions/s | x photo by photo |",
-        "|---|---|---|---|---|",
-    ]
-    for rate in rates:
-        speed = rate.photos_a_second
-        shown = f"{speed:.1f} | {speed * rate.regions:.0f} | {rate.gain:.2f}"
-        lines.append(f"| {rate.regions} | {rate.way} | {shown} |")
-    return "\n".join(lines) + "\n"
+    speed = rate.photos_a_second
+    shown = f"{speed:.1f} | {speed * rate.regions:.0f} | {rate.gain:.2f}"
+    return f"| {rate.regions} | {rate.way} | {shown} |\n"
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -83,4 +83,4 @@ def test_a_folder_without_photos_is_one_line(
 def test_rates_are_by_the_median_round() -> None:
     rate = throughput.Rate("photo by photo", 16, Timing("", (1.0, 2.0, 9.0)), 4, 1.0)
     assert rate.photos_a_second == 2.0
-    assert throughput.table([rate]).splitlines()[-1] == "| 16 | photo by photo | 2.0 | 32 | 1.00 |"
+    assert throughput.table_row(rate) == "| 16 | photo by photo | 2.0 | 32 | 1.00 |\n"
