@@ -37,6 +37,7 @@ from patchioner.geometry import Preprocessing
 from patchioner.images import load_image
 from patchioner_base.errors import PatchionerError
 from patchioner_base.files import write_json
+from patchioner_base.packed import pack
 
 VARIANTS = (
     "torch fp32",
@@ -135,6 +136,7 @@ def make_variant(backbone: Backbone, name: str, folder: Path) -> Backbone:
     if runtime == "torch":
         twin = exportable(backbone)
         twin.place(torch.device("cpu"), torch.bfloat16 if precision == "bf16" else torch.float32)
+        pack(twin)  # as a model's own backbone is when it is placed
         return twin
     place = folder / name.replace(" ", "-")
     place.mkdir()
