@@ -6,8 +6,8 @@ know what the numbers are.
 The rows take part as they are stored; only what they are multiplied with is rounded, to 1 part in 32,258 of the largest
 of its row. Of a projection at temperature 0.01 that moves 1 part in 5,000, where storing the rows in eight bits moved
 1 part in 25 (`quantised`); in return it takes half the time. The worst case is a nearest row whose whole block weighs
-just less than half a step a row: `rows of the block / 64,516` of the nearest row's weight are then lost (1.6 % with
-1,024 rows, the block at width 768).
+just less than half a step a row: `rows of the block / 64,516` of the nearest row's weight are then lost (3.2 % with
+2,048 rows, the block at width 768).
 """
 
 from __future__ import annotations

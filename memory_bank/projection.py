@@ -18,15 +18,14 @@ from memory_bank.arrays import BankArrays
 from memory_bank.integers import MOST_ROWS, Split, product, split
 from patchioner_base.errors import OptionError
 from patchioner_base.processors import has_fast_int8
+from patchioner_base.products import linear
 
-_CPU_BLOCK_BYTES = 3 * 2**20
+_CPU_BLOCK_BYTES = 6 * 2**20
 _CPU_ROWS = (64, 65536)
 _GPU_ROWS = 65536
 # One query of 1.8 GB of float32 takes 1.2 to 2 times as long when its pages have to be fetched again.
 _RELEASING_QUERIES = 32
-# Products of so few queries wait for memory, and read it row by row: a copy, which streams, and products from the
-# cache take 0.6 of the time for one query, 0.9 for eight.
-_COPYING_QUERIES = 8
+_KEPT_SHAPES = 16  # few of them: for each new one oneDNN prepares a millisecond
 _DENSE = 0.7  # above this share of rows that matter, gathering them costs more than it saves
 
 
@@ -35,8 +34,8 @@ class Blocks:
     """How much is worked on at once; the result does not depend on it (beyond rounding).
 
     Args:
-        rows: bank rows per block. None: on a CPU what makes 3 MiB of float32, which stays in its
-            cache (1,024 rows of width 768: twice as fast as 4,096 for one query); else 65,536.
+        rows: bank rows per block. None: on a CPU what makes 6 MiB of float32, which stays in its
+            cache (2,048 rows of width 768); else 65,536.
         queries: queries per block.
     """
 
@@ -106,7 +105,9 @@ def project(queries: Tensor, arrays: BankArrays, temperature: float, blocks: Blo
     negligible = _negligible(arrays, counts)
     for rows, block in _blocks(arrays, blocks, count, converted=not integers):
         for part, scaled in asked:
-            logits = _logits(scaled, block)
+            logits = (
+                product(scaled, block.T) if isinstance(scaled, Split) else linear(scaled, block)
+            )
             if arrays.scales is not None:
                 logits *= arrays.scales[rows]
             higher = torch.maximum(peak[part], logits.amax(dim=1, keepdim=True))
@@ -118,21 +119,15 @@ def project(queries: Tensor, arrays: BankArrays, temperature: float, blocks: Blo
             weights = logits.exp_()
             mass[part] = mass[part] * shrink + weights @ mass_factor[:, None]
             weights = weights.mul_(factor)
-            _add_product(total[part].mul_(shrink), weights, values)
+            total[part].mul_(shrink).add_(_weighted_sum(weights, values))
             peak[part] = higher
     return Weighted(total / mass, (peak + mass.log()).flatten())
 
 
-def _logits(queries: Tensor | Split, block: Tensor) -> Tensor:
-    return product(queries, block.T) if isinstance(queries, Split) else queries @ block.T
-
-
-def _add_product(total: Tensor, weights: Tensor, values: Tensor) -> None:
-    """Add `weights @ values` to the total, in place, which takes 0.8 of the time of adding the product."""
+def _weighted_sum(weights: Tensor, values: Tensor) -> Tensor:
     if values.dtype == torch.int8:
-        total += product(split(weights), values)
-    else:
-        total.addmm_(weights, values)
+        return product(split(weights), values)
+    return linear(weights, values.T)
 
 
 def _negligible(arrays: BankArrays, counts: Tensor) -> float:
@@ -157,9 +152,13 @@ def _that_matter(
         return logits, block, counts, factors
     # Negated, so that rows that are not a number stay and are found at the end.
     kept = torch.nonzero(~(logits.amax(dim=0) < negligible)).flatten()
-    if len(kept) > _DENSE * len(block):
+    if (matter := len(kept)) > _DENSE * len(block):
         return logits, block, counts, factors
-    return logits[:, kept], block[kept], counts[kept], factors[kept]
+    step = max(1, len(block) // _KEPT_SHAPES)
+    kept = torch.cat([kept, kept.new_zeros(-matter % step)])
+    chosen = logits[:, kept]
+    chosen[:, matter:] = -torch.inf  # a weight of exactly 0
+    return chosen, block[kept], counts[kept], factors[kept]
 
 
 def nearest(queries: Tensor, arrays: BankArrays, k: int, blocks: Blocks) -> tuple[Tensor, Tensor]:
@@ -179,7 +178,7 @@ def nearest(queries: Tensor, arrays: BankArrays, k: int, blocks: Blocks) -> tupl
     for rows, block in _blocks(arrays, blocks, len(queries)):
         scales = None if arrays.scales is None else arrays.scales[rows]
         found = [
-            torch.topk(_cosines(queries[part], block, scales), min(k, len(block)), dim=1)
+            torch.topk(_cosines(linear(queries[part], block), scales), min(k, len(block)), dim=1)
             for part in _slices(len(queries), blocks.queries)
         ]
         if not found:
@@ -191,9 +190,8 @@ def nearest(queries: Tensor, arrays: BankArrays, k: int, blocks: Blocks) -> tupl
     return index, best
 
 
-def _cosines(queries: Tensor, block: Tensor, scales: Tensor | None) -> Tensor:
-    cosines = queries @ block.T
-    return cosines if scales is None else cosines.mul_(scales)
+def _cosines(products: Tensor, scales: Tensor | None) -> Tensor:
+    return products if scales is None else products.mul_(scales)
 
 
 def _blocks(
@@ -211,8 +209,9 @@ def _blocks(
     slices = _slices(len(keys), size)
     if arrays.mapped is not None and queries >= _RELEASING_QUERIES:
         slices = arrays.mapped.passing(slices)
-    copied = keys.device.type == "cpu" and queries <= _COPYING_QUERIES
-    if not converted or (keys.dtype == torch.float32 and not copied):
+    # On a CPU float32 is copied too: that streams from memory, and both products then read the cache. It takes 0.6 of
+    # the time for one query, 0.95 for a hundred.
+    if not converted or (keys.dtype == torch.float32 and keys.device.type != "cpu"):
         for rows in slices:
             yield rows, keys[rows]
         return

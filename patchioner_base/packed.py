@@ -10,7 +10,6 @@ There is one copy of a weight, packed; whoever asks for it in torch's order gets
 
 from __future__ import annotations
 
-import platform
 from collections import Counter
 from typing import Any, Self
 
@@ -18,8 +17,9 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
+from patchioner_base.products import has_onednn, is_plain, onednn_linear
+
 _LEAST = 2**16  # numbers of a weight below which nothing is gained
-_X86 = ("x86_64", "AMD64")
 
 
 def pack(module: nn.Module) -> None:
@@ -38,7 +38,7 @@ def pack(module: nn.Module) -> None:
         >>> network.state_dict()["0.weight"].shape
         torch.Size([512, 512])
     """
-    if not _available():
+    if not has_onednn():
         return
     owners = Counter(
         id(parameter) for layer in module.modules() for parameter in layer.parameters(recurse=False)
@@ -63,13 +63,6 @@ def weights_of(module: nn.Module) -> list[Tensor]:
     return [*module.parameters(), *(weight for weight in held if weight is not None)]
 
 
-def _available() -> bool:
-    operators = hasattr(torch.ops.mkldnn, "_linear_pointwise") and hasattr(
-        torch.ops.mkldnn, "_reorder_linear_weight"
-    )
-    return operators and torch.backends.mkldnn.is_available() and platform.machine() in _X86
-
-
 def can_pack(weight: Tensor) -> bool:
     """Whether products with this matrix, (n, k), gain by packing it here.
 
@@ -77,7 +70,7 @@ def can_pack(weight: Tensor) -> bool:
         >>> can_pack(torch.zeros(2, 2))
         False
     """
-    return _available() and _gains(weight)
+    return has_onednn() and _gains(weight)
 
 
 class PackedTable:
@@ -107,7 +100,7 @@ class PackedTable:
             last: ends a stretch, or lies within one.
         """
         parts = self._parts[first // self._stretch : -(-last // self._stretch)]
-        found = [_product(inputs, part, None) for part in parts]
+        found = [onednn_linear(inputs, part, None) for part in parts]
         whole = found[0] if len(found) == 1 else torch.cat(found, dim=-1)
         return whole[..., : last - first]
 
@@ -115,11 +108,6 @@ class PackedTable:
 def _reordered(weight: Tensor) -> Tensor:
     packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight)
     return packed
-
-
-def _product(inputs: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
-    out: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, packed, bias, "none", [], "")
-    return out
 
 
 def _gains(weight: Tensor) -> bool:
@@ -174,9 +162,9 @@ class PackedLinear(nn.Linear):
         """(..., in) float32 to (..., out) float32."""
         if self._packed is not None and torch.is_grad_enabled() and self._own.requires_grad:
             self.unpack()
-        if self._packed is None or not _plain(input):
+        if self._packed is None or not is_plain(input):
             return functional.linear(input, self.weight, self.bias)
-        return _product(input, self._packed, self.bias)
+        return onednn_linear(input, self._packed, self.bias)
 
     def train(self, mode: bool = True) -> Self:
         """As `nn.Module.train`; a layer in training is unpacked."""
@@ -205,10 +193,3 @@ class PackedLinear(nn.Linear):
     def _load_from_state_dict(self, *arguments: Any) -> None:
         self.unpack()
         super()._load_from_state_dict(*arguments)
-
-
-def _plain(inputs: Tensor) -> bool:
-    """Whether oneDNN's operator takes them: numbers alone, with neither gradients nor a program being compiled."""
-    follows = inputs.requires_grad and torch.is_grad_enabled()
-    fits = inputs.device.type == "cpu" and inputs.dtype == torch.float32 and inputs.numel() > 0
-    return fits and not follows and not torch.compiler.is_compiling()

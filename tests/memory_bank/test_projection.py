@@ -267,6 +267,6 @@ def test_even_the_longest_values_left_out_are_lost_to_rounding() -> None:
 
 def test_blocks_fit_the_cache_whatever_the_width() -> None:
     cpu = torch.device("cpu")
-    assert [Blocks().rows_on(cpu, dim) for dim in (768, 384, 1, 10**6)] == [1024, 2048, 65536, 64]
+    assert [Blocks().rows_on(cpu, dim) for dim in (768, 384, 1, 10**6)] == [2048, 4096, 65536, 64]
     assert Blocks(rows=5).rows_on(cpu, 768) == 5
     assert Blocks().rows_on(torch.device("meta"), 768) == 65536

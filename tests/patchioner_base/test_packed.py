@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from patchioner_base import packed
 from patchioner_base.packed import PackedLinear, PackedTable, can_pack, pack, weights_of
+from patchioner_base.products import has_onednn
 
 pytestmark = pytest.mark.skipif(
-    not packed._available(), reason="packs on x86 alone, with oneDNN's operators"
+    not has_onednn(), reason="packs on x86 alone, with oneDNN's operators"
 )
 
 
@@ -144,7 +145,7 @@ def test_hooks_and_names_stay() -> None:
 
 
 def test_where_there_is_no_operator_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packed, "_available", lambda: False)
+    monkeypatch.setattr(packed, "has_onednn", lambda: False)
     assert states(packed_twin(network())) == []
 
 
