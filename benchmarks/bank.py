@@ -2,12 +2,13 @@
 
     patchioner bank build captions.txt.gz --storage float32 --out captions-bank
     python -m benchmarks.bank --rows 10000 100000 1000000 --bank captions-bank --data ../shared/data
+    python -m benchmarks.bank --rows 10000000 --storage int8 --of real --bank captions-bank --kind ivfsq
     python -m benchmarks.bank --rows 591753 --dim 768 --queries 1 100 1000 --published --kind
 
 Knows: arguments, the order of the work, the table. Does NOT know: how rows are made (`benchmarks.bank_rows`) or how
 anything is timed (`benchmarks.bank_timing`).
-Random rows always; with --bank the rows of a real one as well, asked for with regions of the photos in --data, and the
-captions that change are counted.
+Random rows, and with --bank the rows of a real one, asked for with regions of the photos in --data, and the captions
+that change are counted.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from benchmarks.bank_timing import (
 from benchmarks.captioner import Captioner, LoadModel, load_pretrained, parts_of
 from benchmarks.runner.provenance import machine, versions
 from memory_bank import MemoryBank
-from patchioner_base.errors import PatchionerError
+from patchioner_base.errors import OptionError, PatchionerError
 from patchioner_base.files import write_json
 
 
@@ -93,11 +94,14 @@ def _sources(
     arguments: argparse.Namespace, load_model: LoadModel
 ) -> Iterator[tuple[Source, Decode | None]]:
     count = max(*arguments.queries, arguments.compared)
-    if arguments.bank is None:
-        yield random_source(arguments.dim or 384, count, seed=arguments.seed), None
+    if arguments.bank is None and "random" not in arguments.of:
+        raise OptionError("--of real needs --bank: the folder of a bank of real captions")
+    bank = None if arguments.bank is None else MemoryBank.load(arguments.bank)
+    if "random" in arguments.of:
+        dim = arguments.dim or (384 if bank is None else bank.dim)
+        yield random_source(dim, count, seed=arguments.seed), None
+    if bank is None or "real" not in arguments.of:
         return
-    bank = MemoryBank.load(arguments.bank)
-    yield random_source(arguments.dim or bank.dim, count, seed=arguments.seed), None
     model = load_model(arguments.model, "cpu")
     photos = sorted((arguments.data / "photos").glob("*.jpg"))
     queries = region_queries(model, photos, count)
@@ -169,6 +173,10 @@ def _parser() -> argparse.ArgumentParser:
     add: Callable[..., Any] = parser.add_argument
     add("--rows", type=positive, nargs="+", default=[10_000, 100_000], help="sizes of banks")
     add("--dim", type=positive, help="width of random rows (default: that of --bank, else 384)")
+    add(
+        "--of", choices=["random", "real"], nargs="+", default=["random", "real"],
+        help="rows; real ones need --bank (default: both)",
+    )  # fmt: skip
     add(
         "--bank",
         type=Path,

@@ -15,7 +15,8 @@ from memory_bank.arrays import Precision
 from memory_bank.bank import MemoryBank
 from memory_bank.build import build_bank
 from memory_bank.compaction import CompactionMethod, compact
-from memory_bank.index import BankIndex, IndexKind, IndexOptions
+from memory_bank.index import BankIndex
+from memory_bank.index_kinds import IndexKind, IndexOptions
 from memory_bank.joining import join_banks
 from memory_bank.projection import Blocks
 from memory_bank.results import Approximation, Neighbours

@@ -31,7 +31,8 @@ from memory_bank.arrays import (
     split_embeddings,
     torch_dtype,
 )
-from memory_bank.index import BankIndex, IndexOptions, build_index
+from memory_bank.index import BankIndex, build_index
+from memory_bank.index_kinds import IndexOptions
 from memory_bank.projection import Blocks
 from memory_bank.results import Approximation, Neighbours
 from patchioner_base.errors import MemoryBankError, OptionError

@@ -18,7 +18,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from memory_bank.index import BankIndex, FaissIndex, IndexOptions
+from memory_bank.index import BankIndex
+from memory_bank.index_kinds import FaissIndex, IndexOptions
 from patchioner_base.errors import CheckpointError, MemoryBankError, PatchionerError
 from patchioner_base.files import atomic_path, file_sha256, read_json, write_json
 from patchioner_base.optional import require

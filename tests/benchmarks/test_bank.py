@@ -160,6 +160,10 @@ def test_the_table_of_a_real_bank(
     out = capsys.readouterr().out
     assert out.count("real, noised copies past 30 |") == 3
     assert out.count(" % |\n") == 2
+    assert bank.main([*words, "--of", "real"], load_model=lambda name, device: model) == 0
+    assert "| random |" not in capsys.readouterr().out
+    assert bank.main(["--of", "real"]) == 1
+    assert "--of real needs --bank" in capsys.readouterr().err
     assert bank.main([*words, "--bank", str(tmp_path / "none")], load_model=lambda n, d: model) == 1
     assert "not a memory bank" in capsys.readouterr().err
 
