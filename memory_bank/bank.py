@@ -31,7 +31,7 @@ from memory_bank.arrays import (
     split_embeddings,
     torch_dtype,
 )
-from memory_bank.index import BankIndex, build_index
+from memory_bank.index import BankIndex, index_of
 from memory_bank.index_kinds import IndexOptions
 from memory_bank.projection import Blocks
 from memory_bank.results import Approximation, Neighbours
@@ -162,8 +162,8 @@ class MemoryBank:
         self, device: torch.device | str | None = None, dtype: Precision | None = None
     ) -> MemoryBank:
         """Return this bank on another device or in another precision."""
-        kind = None if dtype is None else torch_dtype(dtype)
-        return MemoryBank._of(self._arrays.to(device, kind), self._texts, self._index)
+        arrays = self._arrays.to(device, None if dtype is None else torch_dtype(dtype))
+        return MemoryBank._of(arrays, self._texts, self._index)
 
     def with_texts(self, texts: Sequence[str] | None) -> MemoryBank:
         """Return this bank with other texts, or with None."""
@@ -175,25 +175,18 @@ class MemoryBank:
     def with_index(self, index: IndexOptions | BankIndex | None) -> MemoryBank:
         """Return this bank with an index over its rows, or with None without one.
 
-        The index serves `project(top_k=...)` alone: without `top_k` a projection stays exact. It is
-        saved and loaded with the bank.
-
-        Args:
-            index: how to build one; or one of this very bank, as `bank.index.with_probes(64)`.
+        It serves `project(top_k=...)` alone: without `top_k` a projection stays exact. It is saved and
+        loaded with the bank. Give options, or an index of this bank: `bank.index.with_probes(64)`.
 
         Raises:
             MissingExtraError: FAISS is not installed.
-            OptionError: options that do not fit this bank.
-            MemoryBankError: an index of a bank of another size.
+            OptionError, MemoryBankError: options, or an index, that do not fit this bank.
 
         Example:
             >>> bank.with_index(IndexOptions("ivf")).project(queries, top_k=256)  # doctest: +SKIP
         """
-        if isinstance(index, IndexOptions):
-            index = build_index(self._arrays, index)
-        elif index is not None and (index.rows, index.dim) != (len(self), self.dim):
-            raise MemoryBankError(f"{index!r} is not of {self!r}; build one from IndexOptions")
-        return MemoryBank._of(self._arrays, self._texts, index)
+        made = None if index is None else index_of(self._arrays, index)
+        return MemoryBank._of(self._arrays, self._texts, made)
 
     def project(
         self,

@@ -126,6 +126,23 @@ class BankIndex:
         return faiss.SearchParametersIVF(nprobe=self.options.probes_for(self.rows))
 
 
+def index_of(arrays: BankArrays, index: IndexOptions | BankIndex) -> BankIndex:
+    """Build an index of a bank, or see that a given one is of a bank of that size.
+
+    Raises:
+        MemoryBankError: a given one is not.
+        MissingExtraError, OptionError: see `build_index`.
+    """
+    if isinstance(index, IndexOptions):
+        return build_index(arrays, index)
+    rows, dim = (int(size) for size in arrays.keys.shape)
+    if (index.rows, index.dim) != (rows, dim):
+        raise MemoryBankError(
+            f"{index!r} is not of a bank of {rows:,} rows x {dim}; build one from IndexOptions"
+        )
+    return index
+
+
 def build_index(arrays: BankArrays, options: IndexOptions) -> BankIndex:
     """Index the unit keys of a bank, block by block, on the CPU.
 

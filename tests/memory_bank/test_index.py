@@ -334,7 +334,7 @@ def test_other_probes_need_no_building() -> None:
     )
     with pytest.raises(OptionError, match="'flat' index has no lists"):
         bank.with_index(IndexOptions("flat")).index.with_probes(3)  # type: ignore[union-attr]
-    with pytest.raises(MemoryBankError, match="is not of MemoryBank"):
+    with pytest.raises(MemoryBankError, match="is not of a bank of 20 rows"):
         MemoryBank(make_rows(20)).with_index(more)
 
 

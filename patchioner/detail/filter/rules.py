@@ -185,7 +185,9 @@ def _bare_determiner(match: re.Match[str]) -> str:
 def _finished(text: str, sentence: str) -> str:
     stop = "" if not sentence.rstrip().endswith((".", "!", '."')) else "."
     bare = " ".join(text.split()).rstrip(" ,;")
-    return _capital(bare if bare.endswith((".", "!", "?", '."')) else f"{bare}{stop}")
+    whole = bare if bare.endswith((".", "!", "?", '."')) else f"{bare}{stop}"
+    # A phrase without a determiner came in lower case, and with a capital it would be a title.
+    return whole if _is_fragment(_capital(whole)) else _capital(whole)
 
 
 def _capital(text: str) -> str:

@@ -12,12 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from patchioner.detail.text import NounPhrase, canonical, noun_phrases
-
-
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
+from patchioner.detail.text import NounPhrase, canonical, noun_phrases, word_set
 
 _PARTITIVE: Final = r"an? (?:\w+ )?\w+ of|lots of"
 _WHICHEVER: Final = rf"(?:{_PARTITIVE}|an?|the|its|his|her|their|some)\s+"
@@ -34,16 +29,16 @@ _BESIDE: Final = re.compile(
     re.IGNORECASE,
 )
 # "a man standing" can stand; "a man riding" cannot.
-_POSTURES: Final = _words(
+_POSTURES: Final = word_set(
     "sitting standing lying laying walking running sleeping resting flying swimming kneeling grazing jumping"
 )
-_BODY: Final = _words(
+_BODY: Final = word_set(
     "head face neck ear eye nose mouth tail snout muzzle chin cheek forehead beak"
 )
-_PEOPLE: Final = _words(
+_PEOPLE: Final = word_set(
     "man woman person boy girl child baby lady player people skier surfer snowboarder skateboarder rider"
 )
-_ANIMALS: Final = _words(
+_ANIMALS: Final = word_set(
     "cat dog kitten puppy horse cow sheep goat elephant giraffe zebra bear lion tiger pig rabbit"
 )
 _TELLS_APART: Final = re.compile(

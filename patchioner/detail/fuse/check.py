@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
-from patchioner.detail.fuse.forms import root, word_set, words_of
+from patchioner.detail.fuse.forms import root, words_of
 from patchioner.detail.fuse.sentences import TEMPLATE_WORDS
-from patchioner.detail.text import content_words
+from patchioner.detail.text import content_words, word_set
 from patchioner.detail.values import Claim, FusedSentence
 
 NEGATIONS: Final = word_set("no not none never without nothing nobody neither nor cannot n't")

@@ -11,20 +11,10 @@ from typing import Final
 
 from decoders.scene_graph import lexicon
 from decoders.scene_graph.morphology import singular
-from patchioner.detail.text import canonical
+from patchioner.detail.text import canonical, word_set
 
 _WORD = re.compile(r"[a-z0-9]+(?:[-'\u2019][a-z0-9]+)*")
 _ENDINGS = ("ing", "ed", "es", "s", "d")
-
-
-def word_set(text: str) -> frozenset[str]:
-    """The words of a list that is written as text.
-
-    Example:
-        >>> sorted(word_set("red green"))
-        ['green', 'red']
-    """
-    return frozenset(text.split())
 
 
 STOP_WORDS: Final = (

@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from typing import Final
 
 from patchioner.detail.filter.vocabulary import NOUNS
-from patchioner.detail.fuse.forms import word_set
 from patchioner.detail.fuse.pronouns import FEMALE, MALE, PERSON
 from patchioner.detail.fuse.sentences import articles
-from patchioner.detail.text import NounPhrase, canonical, noun_phrases
+from patchioner.detail.text import NounPhrase, canonical, noun_phrases, word_set
 
 # One of a photo, or not to be counted: "the" stays.
 _UNIQUE: Final = word_set("""

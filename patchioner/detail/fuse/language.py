@@ -19,7 +19,6 @@ from patchioner.detail.fuse.check import unsourced_words
 from patchioner.detail.fuse.deterministic import DeterministicFuser, count_words
 from patchioner.detail.fuse.drafting import drafts_of
 from patchioner.detail.fuse.drafts import Draft, dropped
-from patchioner.detail.fuse.forms import word_set
 from patchioner.detail.fuse.introductions import introduced
 from patchioner.detail.fuse.locations import place_of
 from patchioner.detail.fuse.ordering import in_order
@@ -27,6 +26,7 @@ from patchioner.detail.fuse.prompts import REWRITE, SORT, Prompt, again, numbere
 from patchioner.detail.fuse.sentences import finished
 from patchioner.detail.fuse.settings import FuseSettings
 from patchioner.detail.stages import Photo, TextModel
+from patchioner.detail.text import word_set
 from patchioner.detail.values import DetailRegion, FusedSentence, Verdict
 from patchioner_base.errors import DetailError, FutileError, OptionError
 

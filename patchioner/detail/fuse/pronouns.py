@@ -11,8 +11,7 @@ from typing import Final, Literal
 
 from decoders.scene_graph.morphology import singular
 from decoders.scene_graph.tagging import tag
-from patchioner.detail.fuse.forms import word_set
-from patchioner.detail.text import NounPhrase, noun_phrases
+from patchioner.detail.text import NounPhrase, noun_phrases, word_set
 
 Number = Literal["one", "many"]
 

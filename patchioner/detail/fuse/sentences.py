@@ -14,8 +14,8 @@ from decoders.scene_graph.lexicon import NUMBERS
 from decoders.scene_graph.morphology import singular
 from decoders.scene_graph.tagging import tag
 from patchioner.detail.filter.tautologies import tautology
-from patchioner.detail.fuse.forms import IN_PICTURE, PICTURE, word_set
-from patchioner.detail.text import has_finite_verb, noun_phrases
+from patchioner.detail.fuse.forms import IN_PICTURE, PICTURE
+from patchioner.detail.text import has_finite_verb, noun_phrases, word_set
 
 TEMPLATE_WORDS: Final = word_set("""
     there is are image shows and in on at the a an with left right upper lower top bottom middle background foreground

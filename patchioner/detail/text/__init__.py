@@ -14,6 +14,7 @@ from patchioner.detail.text.words import (
     content_words,
     has_finite_verb,
     noun_phrases,
+    word_set,
     word_weights,
 )
 
@@ -26,5 +27,6 @@ __all__ = [
     "similarity_matrix",
     "similarity_to",
     "split_sentences",
+    "word_set",
     "word_weights",
 ]

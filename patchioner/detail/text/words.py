@@ -16,7 +16,13 @@ from decoders.scene_graph.morphology import singular
 from decoders.scene_graph.tagging import Token, tag
 
 
-def _words(text: str) -> frozenset[str]:
+def word_set(text: str) -> frozenset[str]:
+    """The words of a list that is written as text.
+
+    Example:
+        >>> sorted(word_set("red green"))
+        ['green', 'red']
+    """
     return frozenset(text.split())
 
 
@@ -67,25 +73,25 @@ _SAME = {
     for word in words
 }
 # What is said of every photo, or of how it was taken, tells no two sentences apart.
-_EMPTY_NOUNS = _words(
+_EMPTY_NOUNS = word_set(
     "image picture photo photograph snapshot scene view element shot frame thing detail part"
 )
-_EMPTY_VERBS = _words(
+_EMPTY_VERBS = word_set(
     """
     be have do see show capture depict feature include contain appear seem suggest add present display observe visible
     look make give create indicate
     """
 )
-_EMPTY_ADJECTIVES = _words("visible key such own same other various several many possible")
+_EMPTY_ADJECTIVES = word_set("visible key such own same other various several many possible")
 # Words of long descriptions that the tagger, made for captions, takes for nouns.
-_VERBS = _words(
+_VERBS = word_set(
     """
     suggest show convey indicate depict cater pass contrast contribute evoke imply enhance frame complement appear
     accentuate emphasize highlight reflect capture seem present feature read portray showcase blend line fill dominate
     resemble reveal belong remain
     """
 )
-_ADJECTIVES = _words(
+_ADJECTIVES = word_set(
     """
     damp overcast harsh casual peaceful serene recent well-prepared everyday cross-country out-of-focus well-lit
     well-maintained monochromatic inviting vibrant lively bustling predominantly tranquil muted subdued grassy
@@ -93,14 +99,14 @@ _ADJECTIVES = _words(
     """
 )
 _WEIGHTS = {"noun": 1.0, "num": 0.7, "adj": 0.7, "verb": 0.6}
-_FINITE_AUXILIARIES = _words(
+_FINITE_AUXILIARIES = word_set(
     """
     is are was were has have had does do did can could will would may might must should isn't aren't doesn't don't
     that's it's there's seems seem appears appear becomes become
     """
 )
 _WORD = re.compile(r"[A-Za-z0-9]+(?:[-'\u2019][A-Za-z0-9]+)*")
-_LEADS = _words("a an the his her their its this that these those some many several")
+_LEADS = word_set("a an the his her their its this that these those some many several")
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from patchioner.detail.filter import clean
@@ -72,6 +72,7 @@ SPLIT = (
 PARTS = st.sampled_from(SPLIT.split("|"))
 
 
+@example(["large", "a red bus", "(likely"])
 @given(st.lists(PARTS, min_size=1, max_size=9))
 def test_nothing_left_is_hedged_or_a_fragment(parts: list[str]) -> None:
     cleaned = clean(" ".join(parts) + ".")
