@@ -178,7 +178,7 @@ def nearest(queries: Tensor, arrays: BankArrays, k: int, blocks: Blocks) -> tupl
     for rows, block in _blocks(arrays, blocks, len(queries)):
         scales = None if arrays.scales is None else arrays.scales[rows]
         found = [
-            torch.topk(_cosines(linear(queries[part], block), scales), min(k, len(block)), dim=1)
+            torch.topk(_cosines(queries[part], block, scales), min(k, len(block)), dim=1)
             for part in _slices(len(queries), blocks.queries)
         ]
         if not found:
@@ -190,8 +190,9 @@ def nearest(queries: Tensor, arrays: BankArrays, k: int, blocks: Blocks) -> tupl
     return index, best
 
 
-def _cosines(products: Tensor, scales: Tensor | None) -> Tensor:
-    return products if scales is None else products.mul_(scales)
+def _cosines(queries: Tensor, block: Tensor, scales: Tensor | None) -> Tensor:
+    cosines = linear(queries, block)
+    return cosines if scales is None else cosines.mul_(scales)
 
 
 def _blocks(
