@@ -6,6 +6,7 @@ Knows FAISS, and how an index is filled, searched and put on a GPU. Does not kno
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -68,7 +69,10 @@ class BankIndex:
             raise OptionError(
                 f"a {self.options.kind!r} index has no lists to look at: probes={probes!r}"
             )
-        return BankIndex(replace(self.options, probes=probes), self.rows, self.dim, self.faiss)
+        # What has been opened, on whatever device, is shared: probes are a matter of the search.
+        other = copy.copy(self)
+        other.options = replace(self.options, probes=probes)
+        return other
 
     def faiss(self, device: torch.device | str = "cpu") -> FaissIndex:
         """Return the FAISS index, opened now at the latest.

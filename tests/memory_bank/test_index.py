@@ -364,6 +364,8 @@ def test_a_graphics_card_is_used_where_faiss_was_built_for_one(
         assert index is not None
         index.faiss("cuda:1")
         index.faiss("cuda:1")
+        if index.options.has_lists:
+            index.with_probes(2).faiss("cuda:1")
     assert moved == [
         (1, "IndexFlatIP"),
         (1, "IndexIVFFlat"),
