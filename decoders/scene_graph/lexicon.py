@@ -7,34 +7,40 @@ list is taken for a noun unless its ending says otherwise, so nouns need no list
 from __future__ import annotations
 
 
-def _words(text: str) -> frozenset[str]:
+def word_set(text: str) -> frozenset[str]:
+    """The words of a list that is written as text.
+
+    Example:
+        >>> sorted(word_set("red green"))
+        ['green', 'red']
+    """
     return frozenset(text.split())
 
 
-DETERMINERS = _words("""
+DETERMINERS = word_set("""
 a an the his her their its my your our this these those some any every each no all both another
 either neither several many few various more most much other others one
 """)
-PRONOUNS = _words("""
+PRONOUNS = word_set("""
 he she it they him them i you we us me himself herself itself themselves one's someone somebody
 what anyone anything something everyone everything nothing each-other oneself nobody none
 """)
-CONJUNCTIONS = _words("and or but nor plus & versus vs")
+CONJUNCTIONS = word_set("and or but nor plus & versus vs")
 # A new clause: what follows may have its own subject.
-CLAUSE_WORDS = _words(
+CLAUSE_WORDS = word_set(
     "while as when where why how because so if though although that who which whose whom than"
 )
-AUXILIARIES = _words("""
+AUXILIARIES = word_set("""
 is are was were be been being am has have had having does do did can could will would may might
 must should isn't aren't doesn't don't that's it's there's seems seem appears appear becomes become
 """)
-PREPOSITIONS = _words("""
+PREPOSITIONS = word_set("""
 in on of with at by for from near to into onto through over under behind across around along
 between beside beneath below above against outside inside down up off out toward towards past
 during after before among amongst amidst amid atop upon underneath alongside within without about
 beyond like throughout via aboard per opposite nearby next amongst
 """)
-ADVERBS = _words("""
+ADVERBS = word_set("""
 very there here together away back forward ahead apart too also just not then now still almost
 already yet again even only ever never once twice outdoors indoors upside overhead midair mid-air
 sideways downhill uphill downstairs upstairs somewhere anywhere else far quite rather really so
@@ -68,13 +74,15 @@ as seen from|for the camera|at the camera
     ),
 }
 
-NUMBERS = _words("two three four five six seven eight nine ten eleven twelve twenty fifty hundred")
-COLOURS = _words("""
+NUMBERS = word_set(
+    "two three four five six seven eight nine ten eleven twelve twenty fifty hundred"
+)
+COLOURS = word_set("""
 black white red blue green brown yellow orange pink purple gray grey tan gold golden silver beige
 maroon teal turquoise navy blond blonde multicolored multi-colored colorful colourful burgundy
 khaki dark-colored
 """)
-ADJECTIVES = COLOURS | _words("""
+ADJECTIVES = COLOURS | word_set("""
 young old little small large big long short tall high low older younger elderly smaller larger
 wooden metal plastic brick concrete asian african american chinese indian japanese german french
 italian hispanic mexican british english european african-american caucasian dark light bright pale
@@ -108,14 +116,14 @@ bloody chubby creamy crusty crispy gloomy hazy plain rugged sleek slippery sturd
 tan-colored zebra-striped
 """)
 # Adjectives that are also heads of their own: "an orange", "the blonde", "a light".
-NOUN_ADJECTIVES = _words("""
+NOUN_ADJECTIVES = word_set("""
 orange blond blonde light adult elderly plastic metal brick concrete denim male female front square
 double local native half second professional senior junior teenage young old left american asian
 african indian leather antique white-board square round plaid gold silver
 """)
 ADJECTIVE_ENDINGS = ("ful", "ous", "less", "able", "ible", "ical", "esque", "-like", "-style")
 
-VERBS_ONLY = _words("""
+VERBS_ONLY = word_set("""
 wear sit hold eat take get read make hang sing prepare lean wed sell put give clean
 kneel write attempt speak catch gather include reach compete relax draw float wash
 dig serve stick pour lead feed shave sew examine converse leave celebrate observe participate
@@ -141,7 +149,7 @@ type use visit wade wait walk wander
 carry try steal allow marry bury hurry study cry dry fry watch wave wipe work wrap wrestle yawn yell
 """)
 # Verbs whose forms are just as often nouns: context decides.
-NOUN_VERBS = _words("""
+NOUN_VERBS = word_set("""
 play walk look ride run jump talk work smile watch swim dance climb park paint drink drive shop ski
 cut set show race throw pull cook laugh cross swing skateboard smoke face surf point rail rest step
 travel practice bowl kick pass move attempt blow fight skate dress hike leap draw fall hit float
@@ -184,15 +192,15 @@ IRREGULAR_VERBS: dict[str, str] = {
 }  # fmt: skip
 
 # Not verb forms, whatever their ending.
-ING_NOUNS = _words("""
+ING_NOUNS = word_set("""
 building clothing railing ceiling wedding ring king string wing spring evening morning thing
 sibling earring awning painting pudding icing sling crossing duckling stuffing topping herring
 clothing bedding wing landing siding flooring carving offspring seedling underling
 """)
-ED_NOUNS = _words(
+ED_NOUNS = word_set(
     "bed red sled shed seed weed feed speed hundred bread thread head moped reed need steed"
 )
-LY_NOUNS = _words("""
+LY_NOUNS = word_set("""
 family butterfly jelly belly fly bully lily assembly rally trolley curly lovely elderly friendly
 woolly hilly italy holly ply dolly july ugly lonely silly wooly early only jolly bubbly
 """)
@@ -218,16 +226,16 @@ lifting weight; polling station; changing table room; knitting needle; hearing a
     for second in rest
 )  # fmt: skip
 # A participle that describes whoever does it: "a smiling man". Others take an object.
-DESCRIBING_VERBS = _words("""
+DESCRIBING_VERBS = word_set("""
 sit stand smile laugh sleep run fly bark cry fall swim float graze rest pass grow lie walk jump bend
 frown swing burn flow rush crash wait bounce spin bleed shine glow roll
 """)
 # "a snow covered hill" is a snow-covered one.
-COMPOUND_PARTICIPLES = _words(
+COMPOUND_PARTICIPLES = word_set(
     "covered filled lined shaped themed colored coloured haired sized soaked stained"
 )
 # "wine glasses" are vessels, "glasses" are spectacles.
-VESSELS = _words("wine champagne drinking water beer cocktail shot martini juice milk")
+VESSELS = word_set("wine champagne drinking water beer cocktail shot martini juice milk")
 IRREGULAR_PLURALS = {
     "men": "man", "women": "woman", "children": "child", "feet": "foot", "teeth": "tooth",
     "mice": "mouse", "geese": "goose", "knives": "knife", "wives": "wife", "lives": "life",
@@ -242,7 +250,7 @@ IRREGULAR_PLURALS = {
     "zombies": "zombie", "hoodies": "hoodie", "hippies": "hippie", "birdies": "birdie",
     "caches": "cache", "doilies": "doily", "aches": "ache", "cafes": "cafe",
 }  # fmt: skip
-NO_SINGULAR = _words("""
+NO_SINGULAR = word_set("""
 glasses sunglasses eyeglasses pants jeans shorts scissors clothes goggles tennis grass bus glass dress
 cross pass moss chess boss class bass lens canvas christmas gas news athletics gymnastics lacrosse
 binoculars overalls leggings tights trousers pajamas headquarters series species stairs
@@ -251,7 +259,7 @@ waitress actress mattress harness fitness wilderness business process address co
 circus cactus walrus octopus hibiscus asparagus citrus virus iris pelvis ibis oasis basis paradise
 khakis swimtrunks dungarees tongs tweezers pliers outdoors indoors camouflage swiss atlas texas
 """)
-ANIMATE = _words("""
+ANIMATE = word_set("""
 man woman boy girl child kid person people baby toddler adult lady gentleman guy male female couple
 family crowd group team player dog cat puppy kitten horse cow bull sheep goat bird duck goose elephant
 giraffe zebra bear lion tiger monkey deer pig chicken rabbit fish seagull pigeon animal pet friend
@@ -263,7 +271,7 @@ monk priest santa king queen nurse guard model tribe choir herd flock blonde bru
 male's hiker golfer cub lamb calf foal pony donkey camel cattle poodle terrier retriever husky
 collie bulldog greyhound beagle shepherd labrador dalmatian chihuahua dachshund ape gorilla squirrel
 """)
-NOT_ANIMATE = _words("""
+NOT_ANIMATE = word_set("""
 water paper counter computer flower corner shower tower sweater container trailer river poster roller
 dinner center letter number ladder monitor door floor mirror tractor motor toaster helicopter
 escalator elevator refrigerator scooter cooler dresser drawer butter pepper burger order shoulder
@@ -274,16 +282,16 @@ planter feeder streamer sweeper blender burner hanger freezer cracker dumpster t
 bumper shutter filter cleaner blazer cluster zipper fiber cater decor razor visor anchor harbor armor flavor
 """)
 # "a group of people" is people; "a bowl of soup" is a bowl and soup.
-PARTITIVES = _words("""
+PARTITIVES = word_set("""
 group bunch couple lot lots pair number variety kind type sort assortment collection series plenty
 dozens hundreds thousands row set piece pieces load loads mixture array gang trio mass
 """)
-PICTURES = _words("""
+PICTURES = word_set("""
 picture photo photograph image shot view close-up closeup silhouette portrait illustration drawing
 painting snapshot scene detail vector close
 """)
 # Names of places within the picture or of nothing that can be seen.
-UNSEEN = _words("""
+UNSEEN = word_set("""
 background foreground distance front middle side top bottom back way time day lot bit kind type sort
 thing one other others number part end action motion while style use look something rest
 order fun place case start view left right attempt mid midst direction

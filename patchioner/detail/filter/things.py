@@ -8,18 +8,13 @@ from __future__ import annotations
 from typing import Final
 
 from decoders.scene_graph import lexicon
-from patchioner.detail.text import noun_phrases
-
-
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
+from patchioner.detail.text import noun_phrases, word_set
 
 # Words for nothing that can be pointed at: no score bears them out.
 _NOT_THINGS: Final = (
     lexicon.UNSEEN
     | lexicon.PICTURES
-    | _words(
+    | word_set(
         """
         atmosphere ambience ambiance sense feeling feel mood presence appearance impression vibe touch depth warmth
         contrast focus attention moment perspective angle composition overall area setting environment activity

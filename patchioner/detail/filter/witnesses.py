@@ -12,15 +12,14 @@ from typing import Final
 
 from patchioner.detail.filter.agreement import overlap_share
 from patchioner.detail.filter.things import things
-from patchioner.detail.text import canonical
+from patchioner.detail.text import canonical, word_set
 from patchioner.detail.values import Claim, DetailRegion
 
 # One text's man is another's person, pedestrian or player.
-_PEOPLE_TEXT: Final = """
+_PEOPLE: Final = word_set("""
     person people man woman child boy girl baby lady adult teenager pedestrian player rider worker passenger spectator
     skier surfer skateboarder snowboarder bystander guy group crowd family couple audience
-    """
-_PEOPLE: Final = frozenset(_PEOPLE_TEXT.split())
+""")
 
 
 @dataclass(frozen=True)

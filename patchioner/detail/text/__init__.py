@@ -6,6 +6,7 @@ true.
 
 from __future__ import annotations
 
+from decoders.scene_graph.lexicon import word_set
 from patchioner.detail.text.sentences import split_sentences
 from patchioner.detail.text.similarity import similarity_matrix, similarity_to
 from patchioner.detail.text.words import (
@@ -14,7 +15,6 @@ from patchioner.detail.text.words import (
     content_words,
     has_finite_verb,
     noun_phrases,
-    word_set,
     word_weights,
 )
 

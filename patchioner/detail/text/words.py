@@ -12,19 +12,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from decoders.scene_graph import Entity, RuleParser
+from decoders.scene_graph.lexicon import word_set
 from decoders.scene_graph.morphology import singular
 from decoders.scene_graph.tagging import Token, tag
-
-
-def word_set(text: str) -> frozenset[str]:
-    """The words of a list that is written as text.
-
-    Example:
-        >>> sorted(word_set("red green"))
-        ['green', 'red']
-    """
-    return frozenset(text.split())
-
 
 _SAME = {
     word: words[0]
