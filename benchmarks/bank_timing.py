@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ Decode = Callable[[Tensor], list[str]]
 """Embeddings (n, dim) -> n captions."""
 
 PUBLISHED, EXACT, TOP_K = "as published", "exact", "top-k, no index"
-KINDS: tuple[IndexKind, ...] = ("flat", "ivf", "ivfsq", "ivfpq", "hnsw")
+KINDS: tuple[IndexKind, ...] = get_args(IndexKind)
 
 
 @dataclass(frozen=True)

@@ -187,7 +187,8 @@ def _finished(text: str, sentence: str) -> str:
     bare = " ".join(text.split()).rstrip(" ,;")
     whole = bare if bare.endswith((".", "!", "?", '."')) else f"{bare}{stop}"
     # A phrase without a determiner came in lower case, and with a capital it would be a title.
-    return whole if _is_fragment(_capital(whole)) else _capital(whole)
+    titled = _capital(whole)
+    return whole if _is_fragment(titled) else titled
 
 
 def _capital(text: str) -> str:
