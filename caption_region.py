@@ -11,7 +11,7 @@ import argparse
 import sys
 
 from patchioner import Box, Mask, Patchioner, Trace, WholeImage
-from patchioner_base.errors import PatchionerError
+from patchioner.base.errors import PatchionerError
 
 
 def point(text: str) -> tuple[float, float]:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from patchioner_base.errors import OptionError, PatchionerError, TextError
+from patchioner.base.errors import OptionError, PatchionerError, TextError
 
 if TYPE_CHECKING:
     from patchioner.adaptation import AdaptOptions, DecoderShape, LanguageModelShape

@@ -25,9 +25,9 @@ from benchmarks.report import REPORT_FILE
 from benchmarks.runner import Run, execute
 from benchmarks.runner.command import report, settings_from, write_reports
 from benchmarks.tasks import TASKS
-from patchioner_base.errors import OptionError, PatchionerError
-from patchioner_base.files import atomic_path
-from patchioner_base.optional import require
+from patchioner.base.errors import OptionError, PatchionerError
+from patchioner.base.files import atomic_path
+from patchioner.base.optional import require
 
 DEFAULT_OUT = Path("build/benchmarks")
 TABLES_FILE = "tables.md"

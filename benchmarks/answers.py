@@ -24,8 +24,8 @@ from benchmarks.readers import (
     Sample,
     TraceSample,
 )
+from patchioner.base.progress import progress
 from patchioner.regions import Box, RegionSet, Trace, WholeImage
-from patchioner_base.progress import progress
 
 PERSON = "person"
 MIN_AREA_SHARE = 0.02

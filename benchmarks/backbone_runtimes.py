@@ -30,14 +30,14 @@ from benchmarks.arguments import positive
 from benchmarks.readers import DevSets
 from patchioner import Patchioner
 from patchioner.backbones import Backbone, PatchFeatures, TimmViT
+from patchioner.base.errors import PatchionerError
+from patchioner.base.files import write_json
+from patchioner.base.packed import pack
 from patchioner.export import export_backbone
 from patchioner.export.check import trial_pictures, trial_regions
 from patchioner.export.network import exportable
 from patchioner.geometry import Preprocessing
 from patchioner.images import load_image
-from patchioner_base.errors import PatchionerError
-from patchioner_base.files import write_json
-from patchioner_base.packed import pack
 
 VARIANTS = (
     "torch fp32",

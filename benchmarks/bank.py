@@ -35,8 +35,8 @@ from benchmarks.bank_timing import (
 from benchmarks.captioner import Captioner, LoadModel, load_pretrained, parts_of
 from benchmarks.runner.provenance import machine, versions
 from memory_bank import MemoryBank
-from patchioner_base.errors import OptionError, PatchionerError
-from patchioner_base.files import write_json
+from patchioner.base.errors import OptionError, PatchionerError
+from patchioner.base.files import write_json
 
 
 def main(argv: Sequence[str] | None = None, *, load_model: LoadModel = load_pretrained) -> int:

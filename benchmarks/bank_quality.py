@@ -23,10 +23,10 @@ from benchmarks.captioner import Captioner, LoadModel, load_pretrained, parts_of
 from benchmarks.metrics import cider
 from benchmarks.readers import DevSets, ImageSample, RegionSetSample
 from memory_bank import MemoryBank, compact
+from patchioner.base.errors import OptionError, PatchionerError
+from patchioner.base.files import write_json
+from patchioner.base.progress import progress
 from patchioner.regions import Box, RegionSet, WholeImage
-from patchioner_base.errors import OptionError, PatchionerError
-from patchioner_base.files import write_json
-from patchioner_base.progress import progress
 
 METHODS = ("k-means", "k-center", "importance")
 

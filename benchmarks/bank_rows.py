@@ -15,9 +15,9 @@ from torch import Tensor
 
 from benchmarks.captioner import Captioner
 from memory_bank import MemoryBank, Precision, join_banks
+from patchioner.base.errors import OptionError
+from patchioner.base.progress import progress
 from patchioner.regions import Box, WholeImage
-from patchioner_base.errors import OptionError
-from patchioner_base.progress import progress
 
 _PART = 250_000
 NOISE = 0.5

@@ -17,7 +17,7 @@ from torch import Tensor
 from benchmarks.naive import projection as naive
 from benchmarks.timing import time_function
 from memory_bank import IndexKind, IndexOptions, MemoryBank
-from patchioner_base.errors import OptionError
+from patchioner.base.errors import OptionError
 
 Decode = Callable[[Tensor], list[str]]
 """Embeddings (n, dim) -> n captions."""

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from patchioner_base.errors import OptionError
+from patchioner.base.errors import OptionError
 
 Floats = NDArray[np.float64]
 

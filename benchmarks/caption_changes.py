@@ -31,10 +31,10 @@ from benchmarks.captioner import Captioner, LoadModel, load_pretrained, parts_of
 from benchmarks.metrics import cider
 from benchmarks.readers import DenseSample, DevSets, ImageSample, RegionSetSample
 from benchmarks.runner.provenance import machine, versions
+from patchioner.base.errors import OptionError, PatchionerError, UnknownNameError
+from patchioner.base.files import write_json
+from patchioner.base.progress import progress
 from patchioner.regions import Box, RegionSet, WholeImage
-from patchioner_base.errors import OptionError, PatchionerError, UnknownNameError
-from patchioner_base.files import write_json
-from patchioner_base.progress import progress
 
 PHOTOS_A_BATCH = 16
 OTHER_MODEL = "model:"

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from patchioner_base.errors import OptionError, PatchionerError
+from patchioner.base.errors import OptionError, PatchionerError
 
 
 class Captioner(Protocol):

@@ -20,7 +20,7 @@ from benchmarks.report.differences import Change, changes
 from benchmarks.report.names import figure, in_order, metric_name, number, verdict, with_interval
 from benchmarks.report.runs import MeasuredRun, read_runs
 from benchmarks.tasks import TASKS, task_named
-from patchioner_base.errors import OptionError, PatchionerError
+from patchioner.base.errors import OptionError, PatchionerError
 
 _DIGITS = 12
 

@@ -25,8 +25,8 @@ from benchmarks.measures import Bootstrap, Measure, caption_measures, measure
 from benchmarks.metrics import bleu, java_available, official_cider, rouge_l
 from benchmarks.readers import Captioned, DevSets
 from benchmarks.runner.provenance import machine, versions
-from patchioner_base.errors import MissingExtraError, PatchionerError
-from patchioner_base.files import write_json
+from patchioner.base.errors import MissingExtraError, PatchionerError
+from patchioner.base.files import write_json
 
 DEFAULT_PROMPT = "a photo of a {name}"
 

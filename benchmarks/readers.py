@@ -17,7 +17,7 @@ from typing import Any
 
 from PIL import Image
 
-from patchioner_base.errors import PatchionerError
+from patchioner.base.errors import PatchionerError
 
 XYXY = tuple[float, float, float, float]
 

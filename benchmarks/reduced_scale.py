@@ -24,10 +24,10 @@ from PIL import Image
 
 from benchmarks.arguments import positive, positive_number
 from patchioner import Box, Patchioner, WholeImage
+from patchioner.base.errors import PatchionerError
 from patchioner.images import load_image
 from patchioner.reduced_photos import ReducedPhoto, load_reduced
 from patchioner.regions import Region
-from patchioner_base.errors import PatchionerError
 
 _TILE = (640, 480)
 _BOXES_ACROSS = 4

@@ -24,9 +24,9 @@ from benchmarks.arguments import positive
 from benchmarks.speed import make_photo, random_boxes
 from benchmarks.timing import Timing, clocked, take_turns
 from patchioner import Batching, Patchioner
+from patchioner.base.errors import PatchionerError
+from patchioner.base.files import write_json
 from patchioner.regions import Box
-from patchioner_base.errors import PatchionerError
-from patchioner_base.files import write_json
 
 Item = tuple[Path, list[Box]]
 

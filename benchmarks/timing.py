@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from patchioner_base.errors import OptionError, PatchionerError
+from patchioner.base.errors import OptionError, PatchionerError
 
 
 @dataclass(frozen=True)

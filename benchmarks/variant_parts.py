@@ -20,8 +20,8 @@ from decoders import DecodeOptions
 from memory_bank import MemoryBank
 from patchioner.assembly import read_model_config
 from patchioner.backbones import Backbone
+from patchioner.base.packed import weights_of
 from patchioner.part_builders import build_backbone
-from patchioner_base.packed import weights_of
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 DIM, VOCABULARY = 768, 50257

@@ -41,9 +41,9 @@ from benchmarks.variant_parts import (
     count_only,
     make_bank,
 )
-from patchioner_base.errors import PatchionerError
-from patchioner_base.files import write_json
-from patchioner_base.progress import progress
+from patchioner.base.errors import PatchionerError
+from patchioner.base.files import write_json
+from patchioner.base.progress import progress
 
 ROWS, FULL_ROWS, QUICK_ROWS = 50_000, 591_753, 500
 QUICK = ("CapDec, no bank", "CLIP ViT-B/16, 224")

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from decoders.head import OutputHead
 from decoders.options import Decoded, DecodeOptions
-from patchioner_base.registry import Registry
-from patchioner_base.weights import Storage
+from patchioner.base.registry import Registry
+from patchioner.base.weights import Storage
 
 
 class RowCache(Protocol):
@@ -151,7 +151,7 @@ class Decoder(ABC):
         """Move the weights (in place, as torch modules do) and give back this decoder."""
 
     def pack(self) -> None:  # noqa: B027  (some decoders have no weights)
-        """Lay the weights out for decoding on this CPU (`patchioner_base.packed`); training lays them back."""
+        """Lay the weights out for decoding on this CPU (`patchioner.base.packed`); training lays them back."""
 
     @classmethod
     @abstractmethod

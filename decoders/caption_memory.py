@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from patchioner_base.errors import CheckpointError, DecoderError
-from patchioner_base.files import atomic_path
-from patchioner_base.weights import Storage, load_weights, save_weights
+from patchioner.base.errors import CheckpointError, DecoderError
+from patchioner.base.files import atomic_path
+from patchioner.base.weights import Storage, load_weights, save_weights
 
 TEXTS_FILE, EMBEDDINGS_FILE = "captions.jsonl", "captions.safetensors"
 _ROWS_AT_A_TIME = 65_536

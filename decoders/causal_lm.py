@@ -20,7 +20,7 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from decoders.head import GivenLogits
-from patchioner_base.errors import DecoderError, OptionError
+from patchioner.base.errors import DecoderError, OptionError
 
 # (n, dim) embeddings -> the input vectors (p_i, width) of each row, p_i at least 1
 Prefixes: TypeAlias = Callable[[Tensor], Sequence[Tensor]]

@@ -24,8 +24,8 @@ from tokenizers.pre_tokenizers import ByteLevel, Split
 from tokenizers.pre_tokenizers import Sequence as PreTokenizerSequence
 
 from decoders.tokenizer_files import read_tokenizer
-from patchioner_base.errors import CheckpointError
-from patchioner_base.optional import require
+from patchioner.base.errors import CheckpointError
+from patchioner.base.optional import require
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 WORD_END = "</w>"

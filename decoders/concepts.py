@@ -15,7 +15,7 @@ from decoders.name_similarity import NameSimilarity, word_similarity
 from decoders.scene_graph.base import SceneGraph
 from decoders.scene_graph.lexicon import NUMBERS
 from decoders.scene_graph.morphology import singular
-from patchioner_base.errors import OptionError
+from patchioner.base.errors import OptionError
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from decoders.head import LinearHead
 from decoders.options import Decoded, DecodeOptions
 from decoders.search import Hypothesis, greedy_search, sample_search
 from decoders.steady import SteadyNetwork, steady_search
-from patchioner_base.errors import DecoderError
+from patchioner.base.errors import DecoderError
 
 Search: TypeAlias = Callable[
     [StepNetwork[Any], Tensor, Constraints, DecodeOptions, tuple[int, ...]], list[Hypothesis]

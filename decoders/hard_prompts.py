@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from patchioner_base.errors import CheckpointError, DecoderError, OptionError, TextError
-from patchioner_base.files import atomic_path
-from patchioner_base.weights import load_weights, save_weights
+from patchioner.base.errors import CheckpointError, DecoderError, OptionError, TextError
+from patchioner.base.files import atomic_path
+from patchioner.base.weights import load_weights, save_weights
 
 NOTHING = "something"
 NAMES_FILE, EMBEDDINGS_FILE = "entities.txt", "entities.safetensors"

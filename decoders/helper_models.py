@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from patchioner_base.errors import HubError
-from patchioner_base.optional import require
+from patchioner.base.errors import HubError
+from patchioner.base.optional import require
 
 
 class HelperModel:

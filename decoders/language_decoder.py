@@ -19,8 +19,8 @@ from decoders.causal_lm import CausalLanguageModel, language_loss, vocabulary_of
 from decoders.engine import generate
 from decoders.language_tokenizer import LanguageTokenizer
 from decoders.options import Decoded, DecodeOptions
-from patchioner_base.errors import CheckpointError
-from patchioner_base.packed import pack
+from patchioner.base.errors import CheckpointError
+from patchioner.base.packed import pack
 
 USUAL_TOKENS = 64  # published ViECap: at most 64 steps
 

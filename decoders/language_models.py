@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from decoders.language_tokenizer import LanguageTokenizer
-from patchioner_base.errors import CheckpointError, HubError, OptionError
-from patchioner_base.optional import require
+from patchioner.base.errors import CheckpointError, HubError, OptionError
+from patchioner.base.optional import require
 
 EXTRA = "language-models"
 # Where a model was read from and with what: of no use to who reads the checkpoint.

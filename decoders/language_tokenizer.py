@@ -14,7 +14,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from decoders.tokenizer_files import read_tokenizer
-from patchioner_base.errors import CheckpointError, OptionError
+from patchioner.base.errors import CheckpointError, OptionError
 
 _FULL_STOPS = (".", " .")
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 from decoders.base import DECODERS, Decoder
-from patchioner_base.errors import CheckpointError, UnknownNameError
-from patchioner_base.files import read_json
+from patchioner.base.errors import CheckpointError, UnknownNameError
+from patchioner.base.files import read_json
 
 
 def load_decoder(folder: str | Path, device: str | torch.device = "cpu") -> Decoder:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-from patchioner_base.errors import OptionError
+from patchioner.base.errors import OptionError
 
 
 class MappingNetwork(nn.Module):

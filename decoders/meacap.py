@@ -24,8 +24,8 @@ from decoders.language_tokenizer import LanguageTokenizer
 from decoders.name_similarity import NameSimilarity, SentenceSimilarity, word_similarity
 from decoders.scene_graph import CachedParser, RuleParser, SceneGraphParser, T5Parser
 from decoders.viecap import CONFIG_FILE, ViecapConfig, ViecapDecoder, ViecapNetwork
-from patchioner_base.errors import CheckpointError, DecoderError, OptionError
-from patchioner_base.weights import Storage
+from patchioner.base.errors import CheckpointError, DecoderError, OptionError
+from patchioner.base.weights import Storage
 
 GRAPHS_FILE = "scene_graphs.jsonl"
 

@@ -26,7 +26,7 @@ from decoders.head import LinearHead, table_if_worth
 from decoders.made_of import MadeOf
 from decoders.screen import screen_if_worth
 from decoders.steady import StepGraphs
-from patchioner_base.errors import OptionError
+from patchioner.base.errors import OptionError
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from patchioner_base.errors import OptionError
+from patchioner.base.errors import OptionError
 
 Strategy = Literal["greedy", "beam", "sample"]
 

@@ -22,10 +22,10 @@ from decoders.network import PrefixGPT2, PrefixGPT2Config
 from decoders.options import Decoded, DecodeOptions
 from decoders.quantized import Precision, quantized
 from decoders.tokenizer import CaptionTokenizer, TextTokenizer
-from patchioner_base.errors import CheckpointError, DecoderError, OptionError, TextError
-from patchioner_base.files import write_json
-from patchioner_base.packed import pack
-from patchioner_base.weights import Storage, fit_weights, load_weights, save_weights
+from patchioner.base.errors import CheckpointError, DecoderError, OptionError, TextError
+from patchioner.base.files import write_json
+from patchioner.base.packed import pack
+from patchioner.base.weights import Storage, fit_weights, load_weights, save_weights
 
 TYPE = "prefix_gpt2"
 CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE = "config.json", "weights.safetensors", "tokenizer.json"

@@ -32,10 +32,10 @@ from decoders.language_models import (
 )
 from decoders.language_tokenizer import LanguageTokenizer
 from decoders.mapping_network import MappingNetwork, PromptMLP
-from patchioner_base.errors import CheckpointError, OptionError
-from patchioner_base.files import write_json
-from patchioner_base.optional import require
-from patchioner_base.weights import Storage, fit_weights, load_weights, save_weights
+from patchioner.base.errors import CheckpointError, OptionError
+from patchioner.base.files import write_json
+from patchioner.base.optional import require
+from patchioner.base.weights import Storage, fit_weights, load_weights, save_weights
 
 CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE = "config.json", "weights.safetensors", "tokenizer.json"
 Mapper = Literal["mlp", "transformer"]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from decoders.head import Bans, best_of_all
 from decoders.int8 import int8_product, quantize_rows
 from decoders.network import PrefixGPT2
-from patchioner_base.errors import OptionError
+from patchioner.base.errors import OptionError
 
 Precision = Literal["int8", "bf16"]
 

@@ -16,9 +16,9 @@ from torch import Tensor
 from decoders.base import DECODERS, Decoder, TextMemory
 from decoders.options import Decoded, DecodeOptions
 from decoders.search import draw, row_uniforms
-from patchioner_base.errors import CheckpointError, DecoderError, OptionError
-from patchioner_base.files import write_json
-from patchioner_base.weights import Storage
+from patchioner.base.errors import CheckpointError, DecoderError, OptionError
+from patchioner.base.files import write_json
+from patchioner.base.weights import Storage
 
 TYPE = "retrieval"
 CONFIG_FILE = "config.json"

@@ -19,7 +19,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 
 from decoders.tokenizer_files import read_tokenizer
-from patchioner_base.errors import CheckpointError, OptionError
+from patchioner.base.errors import CheckpointError, OptionError
 
 PAD, START, END = "<pad>", "<start>", "<end>"
 SMALLEST_VOCABULARY = 3 + 256  # the special tokens and one token for each byte

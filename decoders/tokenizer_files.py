@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from tokenizers import Tokenizer
 
-from patchioner_base.errors import CheckpointError
+from patchioner.base.errors import CheckpointError
 
 T = TypeVar("T")
 

@@ -15,7 +15,7 @@ import torch.nn.functional as functional
 from numpy.typing import NDArray
 from torch import Tensor
 
-from patchioner_base.errors import DecoderError
+from patchioner.base.errors import DecoderError
 
 Embed: TypeAlias = Callable[[list[str]], Tensor] | NDArray[Any] | Tensor
 Corrupt: TypeAlias = Callable[[Tensor], Tensor]

@@ -10,7 +10,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from patchioner_base.errors import OptionError
+from patchioner.base.errors import OptionError
 
 _HARMLESS = {"validate_every", "checkpoint_every", "samples"}
 

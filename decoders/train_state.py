@@ -18,9 +18,9 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from patchioner_base.errors import CheckpointError
-from patchioner_base.files import read_json, write_json
-from patchioner_base.weights import fit_weights, load_weights, save_weights
+from patchioner.base.errors import CheckpointError
+from patchioner.base.files import read_json, write_json
+from patchioner.base.weights import fit_weights, load_weights, save_weights
 
 _PREFIX = "step-"
 

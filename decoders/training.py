@@ -27,8 +27,8 @@ from decoders.batches import TokenStore, epoch_batches, steps_per_epoch
 from decoders.train_inputs import Corrupt, Embed, TrainingInputs
 from decoders.train_options import TrainOptions
 from decoders.train_state import load_training, save_training
-from patchioner_base.errors import DecoderError, OptionError, TextError
-from patchioner_base.progress import progress
+from patchioner.base.errors import DecoderError, OptionError, TextError
+from patchioner.base.progress import progress
 
 logger = logging.getLogger(__name__)
 

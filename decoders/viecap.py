@@ -39,9 +39,9 @@ from decoders.language_models import (
 )
 from decoders.language_tokenizer import LanguageTokenizer
 from decoders.mapping_network import MappingNetwork
-from patchioner_base.errors import CheckpointError, DecoderError, OptionError
-from patchioner_base.files import write_json
-from patchioner_base.weights import Storage, fit_weights, load_weights, save_weights
+from patchioner.base.errors import CheckpointError, DecoderError, OptionError
+from patchioner.base.files import write_json
+from patchioner.base.weights import Storage, fit_weights, load_weights, save_weights
 
 CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE = "config.json", "weights.safetensors", "tokenizer.json"
 Prompts = Literal["soft_hard", "hard_soft", "soft", "hard"]

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from memory_bank.mapping import MappedRows
 from memory_bank.quantised import dequantise, quantise
-from patchioner_base.errors import MemoryBankError, OptionError
+from patchioner.base.errors import MemoryBankError, OptionError
 
 Matrix: TypeAlias = Tensor | NDArray[Any]
 Precision = Literal["int8", "float16", "float32"]

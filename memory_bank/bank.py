@@ -35,7 +35,7 @@ from memory_bank.index import BankIndex, index_of
 from memory_bank.index_kinds import IndexOptions
 from memory_bank.projection import Blocks
 from memory_bank.results import Approximation, Neighbours
-from patchioner_base.errors import MemoryBankError, OptionError
+from patchioner.base.errors import MemoryBankError, OptionError
 
 
 class MemoryBank:

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from memory_bank.arrays import Precision, as_matrix
 from memory_bank.bank import MemoryBank
-from patchioner_base.errors import MemoryBankError, OptionError, TextError
-from patchioner_base.progress import progress
+from patchioner.base.errors import MemoryBankError, OptionError, TextError
+from patchioner.base.progress import progress
 
 _log = logging.getLogger(__name__)
 

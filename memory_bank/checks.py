@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from memory_bank.arrays import Matrix, as_matrix, checked_norms
-from patchioner_base.errors import MemoryBankError, OptionError
+from patchioner.base.errors import MemoryBankError, OptionError
 
 
 def unit_queries(queries: Matrix, dim: int) -> Tensor:

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from memory_bank.bank import MemoryBank
 from memory_bank.coreset import importance, k_center
-from patchioner_base.errors import OptionError, UnknownNameError
-from patchioner_base.progress import progress
+from patchioner.base.errors import OptionError, UnknownNameError
+from patchioner.base.progress import progress
 
 CompactionMethod = Literal["k-means", "k-center", "importance"]
 

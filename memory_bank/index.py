@@ -19,9 +19,9 @@ from torch import Tensor
 
 from memory_bank.arrays import BankArrays
 from memory_bank.index_kinds import BUILDERS, PIECE_VALUES, FaissIndex, IndexOptions
-from patchioner_base.errors import MemoryBankError, OptionError
-from patchioner_base.optional import require
-from patchioner_base.progress import progress
+from patchioner.base.errors import MemoryBankError, OptionError
+from patchioner.base.optional import require
+from patchioner.base.progress import progress
 
 _BLOCK = 16384
 _TRAINING_ROWS_A_LIST = 64

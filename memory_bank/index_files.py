@@ -20,9 +20,9 @@ from typing import Any
 
 from memory_bank.index import BankIndex
 from memory_bank.index_kinds import FaissIndex, IndexOptions
-from patchioner_base.errors import CheckpointError, MemoryBankError, PatchionerError
-from patchioner_base.files import atomic_path, file_sha256, read_json, write_json
-from patchioner_base.optional import require
+from patchioner.base.errors import CheckpointError, MemoryBankError, PatchionerError
+from patchioner.base.files import atomic_path, file_sha256, read_json, write_json
+from patchioner.base.optional import require
 
 FORMAT = "patchioner-bank-index"
 VERSION = 1

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from patchioner_base.errors import OptionError, UnknownNameError
-from patchioner_base.registry import Registry
+from patchioner.base.errors import OptionError, UnknownNameError
+from patchioner.base.registry import Registry
 
 IndexKind = Literal["flat", "ivf", "ivfsq", "ivfpq", "hnsw"]
 FaissIndex: TypeAlias = Any

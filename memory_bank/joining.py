@@ -12,7 +12,7 @@ from torch import Tensor
 
 from memory_bank.arrays import BankArrays
 from memory_bank.bank import MemoryBank
-from patchioner_base.errors import MemoryBankError
+from patchioner.base.errors import MemoryBankError
 
 
 def join_banks(banks: Sequence[MemoryBank]) -> MemoryBank:

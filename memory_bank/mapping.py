@@ -18,7 +18,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from patchioner_base.errors import MemoryBankError
+from patchioner.base.errors import MemoryBankError
 
 _DTYPES = MappingProxyType(
     {

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from memory_bank.arrays import DTYPES, BankArrays
 from memory_bank.mapping import MappedFile
-from patchioner_base.errors import CheckpointError, MemoryBankError
-from patchioner_base.files import atomic_path, read_json, write_json
+from patchioner.base.errors import CheckpointError, MemoryBankError
+from patchioner.base.files import atomic_path, read_json, write_json
 
 FORMAT = "patchioner-memory-bank"
 VERSION = 2

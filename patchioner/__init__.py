@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from patchioner.base.errors import PatchionerError
 from patchioner.regions import (
     Box,
     Mask,
@@ -21,7 +22,6 @@ from patchioner.regions import (
     from_coco,
     from_sam,
 )
-from patchioner_base.errors import PatchionerError
 
 if TYPE_CHECKING:
     from decoders import DecodeOptions

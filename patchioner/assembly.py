@@ -24,11 +24,11 @@ from typing import Any
 
 from decoders import Decoder, load_decoder
 from memory_bank import MemoryBank
+from patchioner.base.errors import CheckpointError
 from patchioner.part_builders import Place, build_backbone, build_text_tower, check_keys
 from patchioner.parts import Parts
 from patchioner.settings import FORMAT, VERSION, ModelSettings
 from patchioner.yaml_files import read_yaml
-from patchioner_base.errors import CheckpointError
 
 MAPPED_FROM = 256 * 2**20  # bytes of a bank from which it is mapped rather than read
 _KEYS = ("name", "about", "backbone", "text_tower", "memory_bank", "decoder", "settings")

@@ -15,13 +15,13 @@ from pathlib import Path
 
 from memory_bank import MemoryBank, Precision, compact
 from patchioner.assembly import names_parts, read_model_config
+from patchioner.base.errors import OptionError, TextError
 from patchioner.checkpoint import read_checkpoint
 from patchioner.hub import find_model
 from patchioner.part_builders import build_text_tower
 from patchioner.run_folder import RunFolder, digest
-from patchioner.text_towers import TextTower
-from patchioner.text_towers.shards import embed_texts
-from patchioner_base.errors import OptionError, TextError
+from patchioner.text import TextTower
+from patchioner.text.shards import embed_texts
 
 _log = logging.getLogger(__name__)
 

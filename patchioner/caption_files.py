@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from patchioner_base.errors import TextError
-from patchioner_base.optional import require
+from patchioner.base.errors import TextError
+from patchioner.base.optional import require
 
 _COLUMNS = ("caption", "captions", "text", "sentence", "raw")
 """Names of the column or key that are tried when none is given."""

@@ -15,11 +15,11 @@ from safetensors import safe_open
 from torch import nn
 
 from memory_bank import MemoryBank
+from patchioner.base.files import read_json
+from patchioner.base.packed import weights_of
+from patchioner.base.weights import SCALE_SUFFIX
 from patchioner.hub import find_model, shipped_models
 from patchioner.parts import Parts
-from patchioner_base.files import read_json
-from patchioner_base.packed import weights_of
-from patchioner_base.weights import SCALE_SUFFIX
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ from pathlib import Path
 from decoders import load_decoder
 from memory_bank import MemoryBank, Precision
 from patchioner.backbones import load_backbone
+from patchioner.base.errors import CheckpointError
+from patchioner.base.files import read_json, write_json
+from patchioner.base.weights import Storage
 from patchioner.parts import Parts
 from patchioner.settings import ModelSettings
-from patchioner.text_towers import load_tower
-from patchioner_base.errors import CheckpointError
-from patchioner_base.files import read_json, write_json
-from patchioner_base.weights import Storage
+from patchioner.text import load_tower
 
 CONFIG_FILE = "config.json"
 FOREIGN_CONFIG_FILE = "config.yaml"
@@ -39,7 +39,7 @@ def read_checkpoint(path: Path) -> Parts:
     ):
         return _read_own(path)
     from patchioner.assembly import build_model, names_parts
-    from patchioner.published import read_published
+    from patchioner.checkpoints.published import read_published
 
     if path.is_file() and names_parts(path):
         return build_model(path)

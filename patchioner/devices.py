@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from patchioner_base.errors import OptionError
+from patchioner.base.errors import OptionError
 
 
 def usable_device(wanted: str | torch.device | None) -> torch.device:

@@ -19,6 +19,7 @@ from decoders import DecodeOptions
 from memory_bank import MemoryBank
 from patchioner.aggregate import Weighting
 from patchioner.backbones import Encodable, PatchFeatures
+from patchioner.base.errors import RegionError
 from patchioner.images import ImageSource, load_image
 from patchioner.parts import Parts
 from patchioner.pipeline import Batching, Steps, chunks, map_ahead, run
@@ -28,7 +29,6 @@ from patchioner.region_embedding import embed_crops, embed_pooled
 from patchioner.regions import Region
 from patchioner.requests import EmbeddedRegions, Request, open_request
 from patchioner.results import Caption
-from patchioner_base.errors import RegionError
 
 Answer = TypeVar("Answer")
 Item: TypeAlias = "tuple[ImageSource | PatchFeatures, Sequence[Region] | None]"

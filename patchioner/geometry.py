@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from patchioner_base.errors import ImageError, OptionError
+from patchioner.base.errors import ImageError, OptionError
 
 Fit = Literal["stretch", "crop", "pad", "aspect"]
 FloatArray = npt.NDArray[np.float64]

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 
-from patchioner_base.errors import HubError, UnknownNameError
+from patchioner.base.errors import HubError, UnknownNameError
 
 SHIPPED = "patchioner-mini"
 

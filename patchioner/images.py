@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from patchioner_base.errors import ImageError
-from patchioner_base.quiet import Quiet
+from patchioner.base.errors import ImageError
+from patchioner.base.quiet import Quiet
 
 Decoded = TypeVar("Decoded")
 ImageSource: TypeAlias = "str | os.PathLike[str] | Image.Image | npt.NDArray[Any] | Any"

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from patchioner.base.errors import OptionError, RegionError, TextError
 from patchioner.requests import EmbeddedRegions
 from patchioner.results import Label
-from patchioner_base.errors import OptionError, RegionError, TextError
 
 
 def check_labelling(texts: Sequence[str], temperature: float) -> None:

@@ -20,6 +20,8 @@ from decoders import DecodeOptions
 from memory_bank import MemoryBank, Precision
 from patchioner.aggregate import Weighting, feature_weights
 from patchioner.backbones import PatchFeatures
+from patchioner.base.errors import OptionError
+from patchioner.base.weights import Storage
 from patchioner.checkpoint import read_checkpoint, write_checkpoint
 from patchioner.devices import usable_device
 from patchioner.engine import CaptionEngine, Item
@@ -33,8 +35,6 @@ from patchioner.regions import Region
 from patchioner.requests import EmbeddedRegions
 from patchioner.results import Caption, Explanation, Label
 from patchioner.settings import ModelSettings
-from patchioner_base.errors import OptionError
-from patchioner_base.weights import Storage
 
 
 class Patchioner:
@@ -88,7 +88,7 @@ class Patchioner:
         Args:
             name: the shipped "patchioner-mini", a folder, a hub id ``owner/name``, or a YAML file. Folders, hub
                 repositories and YAML files of the published Patch-ioner are read as well as our own (with more choice
-                by `patchioner.published.read_published`, whose parts this class takes).
+                by `patchioner.checkpoints.published.read_published`, whose parts this class takes).
             device, dtype, reduce_jpegs: see the class.
             revision: branch, tag or commit of a hub repository.
             bank: a memory bank, or the folder of one, in place of the checkpoint's own; it must have been built with

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from patchioner.backbones import BACKBONES, Backbone, load_backbone
+from patchioner.base.errors import CheckpointError, UnknownNameError
+from patchioner.base.weights import fit_weights
 from patchioner.geometry import Preprocessing
 from patchioner.tensor_files import read_tensors
-from patchioner.text_towers import TEXT_TOWERS, TextTower, load_tower
-from patchioner_base.errors import CheckpointError, UnknownNameError
-from patchioner_base.weights import fit_weights
+from patchioner.text import TEXT_TOWERS, TextTower, load_tower
 
 _PRETRAINED = "pretrained"
 _SIGLIP_FILE = "open_clip_model.safetensors"
@@ -239,13 +239,13 @@ def _proxy_clip(own: dict[str, Any], place: Place) -> Backbone:
 
 
 def _open_clip_text(own: dict[str, Any], weights: _Weights, place: Place) -> TextTower:
-    module = "patchioner.text_towers.open_clip_text"
+    module = "patchioner.text.open_clip_text"
     made: TextTower = _of_open_clip(module, "OpenClipText", own, weights, place)
     return made
 
 
 def _talk2dino(own: dict[str, Any], weights: _Weights, place: Place) -> TextTower:
-    module = "patchioner.text_towers.talk2dino"
+    module = "patchioner.text.talk2dino"
     check_keys(own, ("tower", "dim", "width"), "text_tower talk2dino", place)
     if weights.path is not None and weights.path.is_dir():
         return load_tower(weights.path)
@@ -264,11 +264,11 @@ def _talk2dino(own: dict[str, Any], weights: _Weights, place: Place) -> TextTowe
 
 
 def _siglip_text(own: dict[str, Any], weights: _Weights, place: Place) -> TextTower:
-    from patchioner.published.files import fetch
+    from patchioner.checkpoints.published.files import fetch
 
     if weights.path is not None and weights.path.is_dir():
         return load_tower(weights.path)
-    module: Any = import_module("patchioner.text_towers.siglip_text")
+    module: Any = import_module("patchioner.text.siglip_text")
     given = str(own.pop("tokenizer", ""))
     if given.partition(":")[0] == _PRETRAINED:
         tokenizer = fetch(given.partition(":")[2], "tokenizer.json")
@@ -292,7 +292,7 @@ def _dinotxt_text(own: dict[str, Any], weights: _Weights, place: Place) -> TextT
         return load_tower(weights.path)
     if weights.fetched:
         raise place.fault("dino.txt's text tower is a file: weights: PATH of its .pth")
-    module: Any = import_module("patchioner.text_towers.dinotxt_text")
+    module: Any = import_module("patchioner.text.dinotxt_text")
     shape = _make(module.__name__, "DinoTxtTextSettings", own, place)
     tower: Any = module.DinoTxtText(shape)
     if weights.path is not None:

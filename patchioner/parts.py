@@ -9,10 +9,10 @@ import torch
 from decoders import Decoder
 from memory_bank import MemoryBank, Precision
 from patchioner.backbones import Backbone
+from patchioner.base.errors import CheckpointError
+from patchioner.base.packed import pack
 from patchioner.settings import ModelSettings
-from patchioner.text_towers import TextTower
-from patchioner_base.errors import CheckpointError
-from patchioner_base.packed import pack
+from patchioner.text import TextTower
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Parts:
         return replace(self, bank=bank, settings=replace(self.settings, bridge="memory"))
 
     def place(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Move the networks to a device and a precision, in place, and pack them (`patchioner_base.packed`)."""
+        """Move the networks to a device and a precision, in place, and pack them (`patchioner.base.packed`)."""
         self.backbone.place(device, dtype)
         pack(self.backbone)
         self.decoder.to(device, dtype)

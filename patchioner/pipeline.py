@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Generic, TypeVar
 
-from patchioner_base.errors import OptionError
+from patchioner.base.errors import OptionError
 
 Source = TypeVar("Source")
 Photo = TypeVar("Photo")

@@ -13,10 +13,10 @@ from torch.nn import functional as F
 
 from patchioner.aggregate import Weighting, pool_regions
 from patchioner.backbones import Backbone, PatchFeatures
+from patchioner.base.errors import OptionError
 from patchioner.crops import cut_out, region_bounds
 from patchioner.regions import Region, WholeImage
 from patchioner.settings import ModelSettings
-from patchioner_base.errors import OptionError
 
 _CROPS_AT_ONCE = 32
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from patchioner.backbones import Encodable, PatchFeatures
+from patchioner.base.errors import ImageError
 from patchioner.images import ImageSource
 from patchioner.regions import Region, WholeImage
-from patchioner_base.errors import ImageError
 
 
 @dataclass(frozen=True, eq=False)

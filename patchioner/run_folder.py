@@ -14,8 +14,8 @@ from typing import Any, Self
 
 from torch import nn
 
-from patchioner_base.errors import OptionError
-from patchioner_base.files import read_json, write_json
+from patchioner.base.errors import OptionError
+from patchioner.base.files import read_json, write_json
 
 RECORD = "adaptation.json"
 _WORK = "unfinished"

@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from decoders import DecodeOptions
 from patchioner.aggregate import Weighting
+from patchioner.base.errors import CheckpointError, OptionError, UnknownNameError
 from patchioner.regions import (
     Box,
     Mask,
@@ -25,7 +26,6 @@ from patchioner.regions import (
     Trace,
     WholeImage,
 )
-from patchioner_base.errors import CheckpointError, OptionError, UnknownNameError
 
 FORMAT = "patchioner"
 VERSION = 1

@@ -13,9 +13,9 @@ from typing import Any
 
 from torch import nn
 
-from patchioner_base.errors import CheckpointError
-from patchioner_base.files import write_json
-from patchioner_base.weights import Storage, fit_weights, load_weights, save_weights
+from patchioner.base.errors import CheckpointError
+from patchioner.base.files import write_json
+from patchioner.base.weights import Storage, fit_weights, load_weights, save_weights
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "weights.safetensors"
 
@@ -53,7 +53,7 @@ def settings_of(folder: Path) -> Iterator[None]:
         ...     int("wide")
         Traceback (most recent call last):
             ...
-        patchioner_base.errors.CheckpointError: checkpoint/backbone/config.json lacks or has a wrong setting: \
+        patchioner.base.errors.CheckpointError: checkpoint/backbone/config.json lacks or has a wrong setting: \
 invalid literal for int() with base 10: 'wide'
     """
     try:

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from patchioner_base.errors import CheckpointError
-from patchioner_base.weights import load_weights
+from patchioner.base.errors import CheckpointError
+from patchioner.base.weights import load_weights
 
 _WRAPPINGS = ("state_dict", "model_state_dict", "model", "teacher")
 _DISTRIBUTED = "module."

@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from patchioner_base.errors import CheckpointError
-from patchioner_base.optional import require
+from patchioner.base.errors import CheckpointError
+from patchioner.base.optional import require
 
 
 def read_yaml(path: Path) -> Any:

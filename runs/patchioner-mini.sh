@@ -7,7 +7,7 @@
 # The data (photos, captions, the public weights it starts from) is expected where configs/patchioner-mini.yaml says.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-step() { python -m patchioner.training "$1" --config "${CONFIG:-configs/patchioner-mini.yaml}"; }
+step() { python -m runs.training "$1" --config "${CONFIG:-configs/patchioner-mini.yaml}"; }
 
 step cache      # the frozen teacher's tokens of the training photos
 step align      # sentence vectors, token statistics, the projection from text to tokens

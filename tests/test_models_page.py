@@ -45,7 +45,7 @@ def test_the_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         return tiny_backbone(mode="crop", size=64)
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("patchioner.published.reading.read_backbone", read)
+    monkeypatch.setattr("patchioner.checkpoints.published.reading.read_backbone", read)
     published.write_decap(tmp_path / "Patch-ioner_talk2dino_decap_COCO_Captions")
     namespace: dict[str, Any] = {}
     for block in blocks("python"):

@@ -22,8 +22,8 @@ from benchmarks.detail.part import LoadModel, PartResult, Setup
 from benchmarks.detail.planted_part import run_planted
 from benchmarks.metrics import Meteor, java_available
 from patchioner import Patchioner
-from patchioner_base.errors import PatchionerError
-from patchioner_base.files import atomic_path, write_json
+from patchioner.base.errors import PatchionerError
+from patchioner.base.files import atomic_path, write_json
 
 PARTS: Final[Mapping[str, Callable[[Setup], PartResult]]] = MappingProxyType(
     {

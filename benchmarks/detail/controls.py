@@ -13,9 +13,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from benchmarks.detail.did import DidPhoto
+from patchioner.base.errors import OptionError
 from patchioner.detail.text import split_sentences
 from patchioner.detail.values import Verdict
-from patchioner_base.errors import OptionError
 
 SHIFTS: Final = tuple(range(1, 9))
 """By how many places the photo is off whose text is the wrong one."""

@@ -42,11 +42,11 @@ from benchmarks.detail.did_tables import (
     score_texts,
 )
 from benchmarks.detail.part import PartResult, Setup
+from patchioner.base.progress import progress
 from patchioner.detail import DetailSettings, Photo, open_photo, preset
 from patchioner.detail.filter import DenseScorer, FilterSettings, filter_statements
 from patchioner.detail.line_file import LineFile
 from patchioner.detail.stages import Scorer
-from patchioner_base.progress import progress
 
 PUBLISHED = "published constants, no language model"
 _OPENING = '{"format": "patchioner-benchmark-fused"'

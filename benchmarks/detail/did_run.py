@@ -25,12 +25,12 @@ from benchmarks.arguments import natural, positive
 from benchmarks.detail import controls
 from benchmarks.detail.did import DidPhoto, DidScores, did_scores, read_did
 from benchmarks.metrics import Meteor
+from patchioner.base.files import write_json
+from patchioner.base.progress import progress
 from patchioner.detail.filter import FilterSettings, filter_statements
 from patchioner.detail.fuse import DeterministicFuser, FuseSettings
 from patchioner.detail.stages import Photo
 from patchioner.detail.values import Verdict
-from patchioner_base.files import write_json
-from patchioner_base.progress import progress
 
 WORDS = 240
 METRICS = ("meteor", "cider", "rouge_l", "bleu4")

@@ -20,7 +20,7 @@ from benchmarks.detail.objects import METRICS, ObjectScores, object_scores
 from benchmarks.detail.paragraphs import PARAGRAPH, Described, described, reasons, texts_of
 from benchmarks.detail.part import PartResult, Setup, markdown_table, percent, plain
 from benchmarks.readers import DevSets
-from patchioner_base.errors import OptionError
+from patchioner.base.errors import OptionError
 
 
 def run_objects(setup: Setup) -> PartResult:

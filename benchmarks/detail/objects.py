@@ -24,7 +24,7 @@ from benchmarks.bootstrap import (
     bootstrap_statistic,
 )
 from benchmarks.metrics.class_names import SYNONYMS, named_classes
-from patchioner_base.errors import OptionError
+from patchioner.base.errors import OptionError
 
 METRICS = ("precision", "recall", "clean")
 _PERSON = "person"

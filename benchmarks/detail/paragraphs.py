@@ -16,6 +16,8 @@ from pathlib import Path
 
 from benchmarks.detail.controls import filled
 from benchmarks.detail.part import Setup
+from patchioner.base.errors import DetailError
+from patchioner.base.progress import progress
 from patchioner.detail import (
     DetailCaptioner,
     DetailedCaption,
@@ -30,8 +32,6 @@ from patchioner.detail.describe.own import PatchionerDescriber
 from patchioner.detail.line_file import LineFile
 from patchioner.detail.provenance import FORMAT, from_json
 from patchioner.detail.stages import Describer
-from patchioner_base.errors import DetailError
-from patchioner_base.progress import progress
 
 PARAGRAPH = "our paragraph"
 UNFILTERED = "without the filter"

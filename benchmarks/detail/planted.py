@@ -27,13 +27,13 @@ from benchmarks.detail.planting import KINDS, Planted, plant
 from benchmarks.metrics.class_names import named_classes
 from benchmarks.readers import DevSets
 from patchioner import Patchioner
+from patchioner.base.errors import PatchionerError
+from patchioner.base.files import write_json
+from patchioner.base.progress import progress
 from patchioner.detail import DetailRegion, Photo, Statement, open_photo
 from patchioner.detail.filter import DenseScorer, FilterSettings, clean, filter_statements
 from patchioner.detail.stages import Scorer
 from patchioner.detail.text import split_sentences
-from patchioner_base.errors import PatchionerError
-from patchioner_base.files import write_json
-from patchioner_base.progress import progress
 
 Floats = NDArray[np.float64]
 RECALLS = tuple(round(share, 2) for share in np.arange(0.5, 1.0001, 0.05))

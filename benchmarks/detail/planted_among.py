@@ -24,11 +24,11 @@ from benchmarks.detail.did import DidPhoto, read_did
 from benchmarks.detail.planting import swapped_object
 from benchmarks.metrics.class_names import SYNONYMS, named_classes
 from patchioner import Patchioner
+from patchioner.base.progress import progress
 from patchioner.detail import Photo, Statement, open_photo
 from patchioner.detail.filter import DenseScorer, FilterSettings, clean, filter_statements
 from patchioner.detail.stages import Scorer
 from patchioner.detail.text import split_sentences
-from patchioner_base.progress import progress
 
 
 def planted_statements(photo: DidPhoto, seed: int = 0) -> tuple[list[Statement], set[str]]:

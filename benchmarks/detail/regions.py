@@ -31,12 +31,12 @@ from benchmarks.detail.part import LoadModel, figure, markdown_table, percent, p
 from benchmarks.metrics.boxes import as_boxes, pairwise_iou
 from benchmarks.readers import ClassBoxSample, DevSets
 from patchioner import Patchioner
+from patchioner.base.errors import OptionError, PatchionerError
+from patchioner.base.files import atomic_path, write_json
+from patchioner.base.progress import progress
 from patchioner.detail import DetailRegion, open_photo, preset
 from patchioner.detail.divide import PhotoDivider, grid, quadrants
 from patchioner.detail.stages import Divider
-from patchioner_base.errors import OptionError, PatchionerError
-from patchioner_base.files import atomic_path, write_json
-from patchioner_base.progress import progress
 
 DEFAULT, THINGS, GRID, QUADRANTS = (
     "default divider",

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from patchioner_base.errors import OptionError
+from patchioner.base.errors import OptionError
 
 Floats = NDArray[np.float64]
 

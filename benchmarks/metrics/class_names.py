@@ -12,7 +12,7 @@ from typing import Final
 
 from benchmarks.metrics.stem_f import FUNCTION_WORDS
 from benchmarks.metrics.tokenize import tokenize
-from patchioner_base.errors import UnknownNameError
+from patchioner.base.errors import UnknownNameError
 
 # class: other words for it, separated by commas; the class's own name is always one.
 _TABLE: Final = """

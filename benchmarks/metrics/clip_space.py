@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from patchioner_base.errors import CheckpointError, UnknownNameError
-from patchioner_base.optional import require
+from patchioner.base.errors import CheckpointError, UnknownNameError
+from patchioner.base.optional import require
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from benchmarks.metrics.boxes import as_boxes, merge_boxes, pairwise_iou
-from patchioner_base.errors import OptionError
+from patchioner.base.errors import OptionError
 
 Floats = NDArray[np.float64]
 

@@ -16,7 +16,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmarks.metrics.tokenize import tokenize
-from patchioner_base.errors import OptionError
+from patchioner.base.errors import OptionError
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from benchmarks.bootstrap import Interval, bootstrap_mean
 from benchmarks.metrics.cider import cider
 from benchmarks.metrics.class_names import names_class
 from benchmarks.metrics.ngrams import check_pairs
-from patchioner_base.errors import OptionError
+from patchioner.base.errors import OptionError
 
 Floats = NDArray[np.float64]
 

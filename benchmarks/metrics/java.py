@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from patchioner_base.errors import OptionError
-from patchioner_base.optional import require
+from patchioner.base.errors import OptionError
+from patchioner.base.optional import require
 
 OLDEST_JAVA = 8
 """SPICE's classes are of Java 8 (METEOR's and the tokenizer's are of Java 5 and 6); the newest tried is 25."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from patchioner_base.errors import OptionError
+from patchioner.base.errors import OptionError
 
 NGram = tuple[str, ...]
 

@@ -22,7 +22,7 @@ from benchmarks.metrics.meteor import Meteor
 from benchmarks.metrics.ngrams import check_pairs
 from benchmarks.metrics.ptb import ptb_tokenize
 from benchmarks.metrics.spice import official_spice, spice_available
-from patchioner_base.optional import require
+from patchioner.base.optional import require
 
 __all__ = [
     "java_available",

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from benchmarks.metrics.ngrams import check_pairs
-from patchioner_base.errors import OptionError
+from patchioner.base.errors import OptionError
 
 
 @dataclass(frozen=True)

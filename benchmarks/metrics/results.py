@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from patchioner_base.errors import OptionError
+from patchioner.base.errors import OptionError
 
 
 @dataclass(frozen=True)

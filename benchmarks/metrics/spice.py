@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from benchmarks.metrics.java import JavaError, find_java, jar_of, one_line, run_java
 from benchmarks.metrics.ngrams import check_pairs
-from patchioner_base.errors import OptionError
+from patchioner.base.errors import OptionError
 
 JAR: Final = "spice-1.0.jar"
 MODELS: Final = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")

@@ -26,8 +26,8 @@ from benchmarks.metrics.rouge import rouge_l
 from benchmarks.metrics.spice import official_spice
 from benchmarks.metrics.stem_f import stem_f
 from benchmarks.metrics.tokenize import tokenize
-from patchioner_base.errors import MissingExtraError, OptionError, UnknownNameError
-from patchioner_base.optional import require
+from patchioner.base.errors import MissingExtraError, OptionError, UnknownNameError
+from patchioner.base.optional import require
 
 UseJava = Literal["auto", "yes", "no"]
 Texts = Sequence[str]

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from benchmarks.metrics.ngrams import check_pairs
-from patchioner_base.errors import OptionError
+from patchioner.base.errors import OptionError
 
 Floats = NDArray[np.float64]
 EmbedText = Callable[[Sequence[str]], Any]

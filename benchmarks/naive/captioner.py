@@ -19,8 +19,8 @@ from benchmarks.naive.image import NaiveFeatures, encode
 from benchmarks.naive.projection import TEMPERATURE, project
 from benchmarks.naive.regions import pool_boxes
 from decoders import PrefixGPT2Decoder
+from patchioner.base.errors import OptionError
 from patchioner.regions import Box
-from patchioner_base.errors import OptionError
 
 CHUNK = 4
 

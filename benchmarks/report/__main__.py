@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.arguments import positive
 from benchmarks.report.page import REPORT_FILE, SHOWN_SAMPLES, write_report
-from patchioner_base.errors import PatchionerError
+from patchioner.base.errors import PatchionerError
 
 _SHOWN_NOTES = 5
 

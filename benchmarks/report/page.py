@@ -19,7 +19,7 @@ from benchmarks.report.samples import extremes
 from benchmarks.report.scores import REGIONAL, differences, forest, published, regional, score_table
 from benchmarks.report.style import CSS, SCRIPT
 from benchmarks.tasks import TASKS, task_named
-from patchioner_base.files import atomic_path
+from patchioner.base.files import atomic_path
 
 REPORT_FILE = "report.html"
 SHOWN_SAMPLES = 6

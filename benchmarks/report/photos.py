@@ -18,9 +18,9 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.report.markup import Markup, element
+from patchioner.base.errors import ImageError, RegionError
 from patchioner.images import load_image
 from patchioner.regions import Mask
-from patchioner_base.errors import ImageError, RegionError
 
 LONG_SIDE, QUALITY = 448, 78
 _YELLOW, _SHADE = (255, 209, 0), 0.35

@@ -17,8 +17,8 @@ from benchmarks.report.regional import Regional, measure_regions
 from benchmarks.runner.plan import BASELINE_FOLDER
 from benchmarks.runner.predictions import FILE, Prediction, read_predictions
 from benchmarks.runner.results import FORMAT, RESULTS_FILE, VERSION
-from patchioner_base.errors import CheckpointError
-from patchioner_base.files import read_json
+from patchioner.base.errors import CheckpointError
+from patchioner.base.files import read_json
 
 _TOLD = (
     "model",

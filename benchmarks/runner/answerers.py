@@ -19,8 +19,8 @@ from benchmarks.runner.predictions import Answer
 from benchmarks.runner.settings import RunSettings, options_of, weighting_of
 from benchmarks.runner.typical import most_typical
 from benchmarks.tasks import Sample, task_named
-from patchioner_base.errors import OptionError
-from patchioner_base.registry import Registry
+from patchioner.base.errors import OptionError
+from patchioner.base.registry import Registry
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ from benchmarks.metrics import (
 from benchmarks.metrics.clip_space import ClipSpace
 from benchmarks.metrics.text_cosine import PROMPT
 from benchmarks.runner.predictions import Prediction
+from patchioner.base.errors import OptionError
 from patchioner.images import load_image
-from patchioner_base.errors import OptionError
 
 RED = (255, 0, 0)
 _AT_ONCE = 32

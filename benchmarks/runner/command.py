@@ -21,7 +21,7 @@ from benchmarks.runner.plan import Outcome, Run, execute
 from benchmarks.runner.results import table
 from benchmarks.runner.settings import RunSettings
 from benchmarks.tasks import Task, task_named
-from patchioner_base.errors import OptionError, PatchionerError
+from patchioner.base.errors import OptionError, PatchionerError
 
 logger = logging.getLogger(__name__)
 

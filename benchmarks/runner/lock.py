@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from patchioner_base.errors import OptionError
+from patchioner.base.errors import OptionError
 
 try:
     import fcntl

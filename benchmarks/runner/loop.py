@@ -19,8 +19,8 @@ from benchmarks.readers import BenchmarkDataError
 from benchmarks.runner.answerers import Answerer, Asked
 from benchmarks.runner.predictions import Answer, Prediction, PredictionLog
 from benchmarks.tasks import Sample
-from patchioner_base.errors import ImageError, RegionError
-from patchioner_base.progress import progress
+from patchioner.base.errors import ImageError, RegionError
+from patchioner.base.progress import progress
 
 logger = logging.getLogger(__name__)
 

@@ -26,8 +26,8 @@ from benchmarks.runner.results import RunRecord, write_results
 from benchmarks.runner.scoring import Scorer, check_metric_names
 from benchmarks.runner.settings import RunSettings, resized, tuned
 from benchmarks.tasks import PhotoFolder, Reading, ReadOptions, task_named
-from patchioner_base.errors import OptionError, UnknownNameError
-from patchioner_base.files import file_sha256, read_json, write_json
+from patchioner.base.errors import OptionError, UnknownNameError
+from patchioner.base.files import file_sha256, read_json, write_json
 
 SETTINGS_FILE, TIMES_FILE, BASELINE_FOLDER = "settings.json", "run.json", "baselines"
 

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from benchmarks.captioner import Captioner, parts_of
-from patchioner_base.files import file_sha256
+from patchioner.base.files import file_sha256
 
 PACKAGES = (
     "patchioner", "torch", "timm", "numpy", "pillow", "tokenizers", "transformers", "open_clip_torch", "pycocoevalcap",

@@ -15,7 +15,7 @@ from benchmarks.runner.provenance import machine, versions
 from benchmarks.runner.scoring import Scorer
 from benchmarks.runner.settings import RunSettings
 from benchmarks.tasks import Skipped
-from patchioner_base.files import write_json
+from patchioner.base.files import write_json
 
 RESULTS_FILE = "results.json"
 FORMAT, VERSION = "patchioner-benchmark", 1

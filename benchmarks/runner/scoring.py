@@ -23,8 +23,8 @@ from benchmarks.runner.regional import (
 )
 from benchmarks.runner.scores import Score, caption_score
 from benchmarks.runner.settings import RunSettings
-from patchioner_base.errors import MissingExtraError, OptionError
-from patchioner_base.optional import require
+from patchioner.base.errors import MissingExtraError, OptionError
+from patchioner.base.optional import require
 
 __all__ = [
     "Score",

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from benchmarks.captioner import Captioner, parts_of, with_settings
-from patchioner_base.errors import OptionError
+from patchioner.base.errors import OptionError
 
 # These decide how captions are scored, or where files lie; what is said is the same.
 _SCORING = frozenset(

@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmarks.metrics import tokenize
 from benchmarks.metrics.ngrams import NGram, count_ngrams
-from patchioner_base.errors import OptionError
+from patchioner.base.errors import OptionError
 
 MAX_ORDER = 4
 

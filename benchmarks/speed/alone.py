@@ -18,7 +18,7 @@ from benchmarks.speed.contest import OPTIONS, decode_in_chunks, project_in_chunk
 from benchmarks.speed.targets import DECODING, PROJECTION, PROJECTION_AIM, REPORT, Line, timed_line
 from benchmarks.timing import clocked
 from memory_bank import MemoryBank
-from patchioner_base.errors import OptionError, PatchionerError
+from patchioner.base.errors import OptionError, PatchionerError
 
 _OTHER_PRECISIONS = ("float16", "int8")
 _TOLERANCE = {"float32": 1e-4, "float16": 5e-3, "int8": 0.2}

@@ -19,7 +19,7 @@ from benchmarks.speed.scene import make_photo, random_boxes
 from benchmarks.speed.shapes import Shapes
 from benchmarks.speed.targets import MEMORY, REPORT, Line, Target
 from benchmarks.timing import peak_memory_mb, run_process
-from patchioner_base.errors import PatchionerError
+from patchioner.base.errors import PatchionerError
 
 PUBLISHED = "published"
 PRECISIONS = ("float32", "float16", "int8")

@@ -16,7 +16,7 @@ from benchmarks.arguments import positive
 from benchmarks.captioner import LoadModel, load_pretrained
 from benchmarks.speed.model import REGION_COUNTS, run_model_suite
 from benchmarks.speed.shapes import SHAPES
-from patchioner_base.errors import PatchionerError
+from patchioner.base.errors import PatchionerError
 
 
 def main(argv: Sequence[str] | None = None, *, load_model: LoadModel = load_pretrained) -> int:

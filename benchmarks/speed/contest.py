@@ -30,10 +30,10 @@ from benchmarks.speed.shapes import (
 from decoders import DecodeOptions, PrefixGPT2Decoder
 from patchioner import Patchioner
 from patchioner.aggregate import Weighting
+from patchioner.base.errors import PatchionerError
 from patchioner.parts import Parts
 from patchioner.regions import Box
 from patchioner.settings import ModelSettings
-from patchioner_base.errors import PatchionerError
 
 OPTIONS = DecodeOptions(max_tokens=STEPS, scores=False)  # nor does the published way give any
 

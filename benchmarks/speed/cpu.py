@@ -29,7 +29,7 @@ from benchmarks.speed.scene import make_photo
 from benchmarks.speed.shapes import SHAPES, write_bank
 from benchmarks.speed.targets import Line, missed, target_table
 from benchmarks.speed.units import plain
-from patchioner_base.files import write_json
+from patchioner.base.files import write_json
 
 ROUNDS = 3
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.speed.machine import Rates
-from patchioner_base.packed import weights_of
+from patchioner.base.packed import weights_of
 
 PARTS = ("backbone", "pooling", "projection", "decoding")
 

@@ -27,8 +27,8 @@ from benchmarks.speed.shapes import SHAPES, Shapes, write_bank
 from benchmarks.speed.targets import Line, Target, missed, target_table
 from benchmarks.speed.units import duration, plain
 from benchmarks.timing import Timing
-from patchioner_base.errors import OptionError
-from patchioner_base.files import write_json
+from patchioner.base.errors import OptionError
+from patchioner.base.files import write_json
 
 ROUNDS, REGIONS = 5, 16
 _IMAGES = {"published": 32, "tiny": 2}

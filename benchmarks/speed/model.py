@@ -20,7 +20,7 @@ from benchmarks.speed.machine import about_machine
 from benchmarks.speed.scene import make_photo, random_boxes
 from benchmarks.speed.units import duration, plain
 from benchmarks.timing import Timing, peak_memory_mb, run_process, time_function, time_process
-from patchioner_base.files import write_json
+from patchioner.base.files import write_json
 
 REGION_COUNTS = (1, 10, 100, 1000)
 ROUNDS = 5

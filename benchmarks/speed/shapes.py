@@ -20,9 +20,9 @@ from decoders import PrefixGPT2Decoder
 from memory_bank import MemoryBank, Precision
 from patchioner.assembly import read_model_config
 from patchioner.backbones import Backbone, TimmViT
+from patchioner.base.errors import MemoryBankError
 from patchioner.geometry import Preprocessing
 from patchioner.part_builders import build_backbone
-from patchioner_base.errors import MemoryBankError
 
 _CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 _BLOCK = 65536

@@ -31,8 +31,8 @@ from benchmarks.sweep.report import Bootstrapped, chosen_lines, global_table, gr
 from benchmarks.sweep.samples import KindSamples, read_kinds, read_uncaptioned
 from benchmarks.sweep.space import CONTEXTS, CROP_AREAS, TEMPERATURES, Choice, grid, one_at_a_time
 from patchioner.aggregate import Weighting
-from patchioner_base.errors import OptionError, PatchionerError
-from patchioner_base.files import atomic_path, write_json
+from patchioner.base.errors import OptionError, PatchionerError
+from patchioner.base.files import atomic_path, write_json
 
 REPORT_FILE, PROPOSAL_FILE = "sweep.md", "proposal.json"
 DEFAULT_SIZES = (392, 448, 518)

@@ -28,8 +28,8 @@ from benchmarks.sweep.measures import (
 from benchmarks.sweep.samples import KindSamples
 from benchmarks.sweep.space import Choice
 from patchioner.aggregate import Weighting
+from patchioner.base.errors import OptionError
 from patchioner.regions import WholeImage
-from patchioner_base.errors import OptionError
 
 ANSWERS_FILE, FEATURES_FOLDER = "answers.jsonl", "features"
 PROMPT = "a photo of a {name}"

@@ -20,10 +20,10 @@ from benchmarks.sweep.features import FeatureCache
 from benchmarks.sweep.samples import AskedRegion, KindSamples
 from benchmarks.sweep.space import CROP_AREAS, WEIGHTINGS, Choice
 from patchioner.aggregate import Weighting, pool_regions
+from patchioner.base.progress import progress
 from patchioner.crops import cut_out, region_bounds
 from patchioner.images import load_image
 from patchioner.regions import WholeImage
-from patchioner_base.progress import progress
 
 CROP_SHARE = 0.375  # of the input size of whole photos: a seventh of their patches
 CROP_MARGIN = 0.25  # of the region's width and height, on each side

@@ -14,8 +14,8 @@ from PIL import Image
 from benchmarks.captioner import Captioner, parts_of
 from benchmarks.runner.provenance import weights_sha256
 from patchioner.backbones import PatchFeatures
-from patchioner_base.errors import OptionError
-from patchioner_base.weights import load_weights, save_weights
+from patchioner.base.errors import OptionError
+from patchioner.base.weights import load_weights, save_weights
 
 
 class FeatureCache:

@@ -16,8 +16,8 @@ from typing import Any
 from benchmarks.readers import BenchmarkDataError
 from benchmarks.tasks.photos import PhotoFolder
 from benchmarks.tasks.samples import Reading, Sample, Skipped, covered_share
+from patchioner.base.errors import RegionError
 from patchioner.regions import Box
-from patchioner_base.errors import RegionError
 
 _LONGEST_REASON = 400  # a coordinate can have a thousand digits
 

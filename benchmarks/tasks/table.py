@@ -13,7 +13,7 @@ from benchmarks.tasks.photos import PhotoFolder
 from benchmarks.tasks.region_set import read_region_sets
 from benchmarks.tasks.samples import Reading
 from benchmarks.tasks.trace import read_traces
-from patchioner_base.errors import UnknownNameError
+from patchioner.base.errors import UnknownNameError
 
 DATA = "../shared/data"
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from decoders.scene_graph.base import Entity, Relation, SceneGraph, SceneGraphParser
-from patchioner_base.errors import CheckpointError, OptionError
-from patchioner_base.files import atomic_path
+from patchioner.base.errors import CheckpointError, OptionError
+from patchioner.base.files import atomic_path
 
 
 class CachedParser:

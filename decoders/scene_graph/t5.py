@@ -17,7 +17,7 @@ import torch
 
 from decoders.helper_models import HelperModel
 from decoders.scene_graph.base import Entity, Relation, SceneGraph
-from patchioner_base.errors import OptionError
+from patchioner.base.errors import OptionError
 
 PUBLISHED = "lizhuang144/flan-t5-base-VG-factual-sg"
 

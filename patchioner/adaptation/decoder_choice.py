@@ -17,9 +17,9 @@ from decoders.entities import COCO_ENTITIES
 from decoders.hard_prompts import EntityPrompter, embed_entities
 from decoders.language_decoder import LanguageDecoder
 from patchioner.adaptation.options import DecoderShape, LanguageModelShape
+from patchioner.base.errors import OptionError
 from patchioner.parts import Parts
-from patchioner.text_towers import TextTower
-from patchioner_base.errors import OptionError
+from patchioner.text import TextTower
 
 TextDecoder: TypeAlias = PrefixGPT2Decoder | LanguageDecoder
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from decoders import TrainOptions
-from patchioner_base.errors import OptionError
-from patchioner_base.weights import Storage
+from patchioner.base.errors import OptionError
+from patchioner.base.weights import Storage
 
 MOST_HELD_OUT = 1000  # enough for a steady loss, few enough to be measured often
 _REPORTS = 10

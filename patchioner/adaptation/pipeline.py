@@ -21,14 +21,14 @@ from memory_bank import MemoryBank, compact
 from patchioner.adaptation.corpus import Corpus, clean, gather
 from patchioner.adaptation.decoder_choice import TextDecoder, starting_decoder
 from patchioner.adaptation.options import AdaptOptions, LanguageModelShape
+from patchioner.base.errors import OptionError
 from patchioner.checkpoint import write_checkpoint
 from patchioner.parts import Parts
 from patchioner.run_folder import RunFolder, digest
 from patchioner.settings import ModelSettings
-from patchioner.text_towers import TextTower
-from patchioner.text_towers.shards import embed_texts
-from patchioner.training.gap import GapNoise
-from patchioner_base.errors import OptionError
+from patchioner.text import TextTower
+from patchioner.text.shards import embed_texts
+from runs.training.gap import GapNoise
 
 logger = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ import numpy.typing as npt
 from patchioner.aggregate.reference import published_lengths
 from patchioner.aggregate.weighting import Weighting
 from patchioner.aggregate.weights import region_weights
+from patchioner.base.errors import OptionError, RegionError
 from patchioner.regions import Region
-from patchioner_base.errors import OptionError, RegionError
 
 if TYPE_CHECKING:
     from torch import Tensor

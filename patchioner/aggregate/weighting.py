@@ -7,8 +7,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from patchioner.base.errors import OptionError
 from patchioner.regions.base import Rounding
-from patchioner_base.errors import OptionError
 
 Kind = Literal["uniform", "gaussian", "attention", "cls"]
 

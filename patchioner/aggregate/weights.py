@@ -14,10 +14,10 @@ import numpy.typing as npt
 
 from patchioner.aggregate.reference import published_middle
 from patchioner.aggregate.weighting import Weighting
+from patchioner.base.errors import OptionError, RegionError
 from patchioner.regions import Box, Region, Shape, WholeImage
 from patchioner.regions.grid import Floats, Footprints
 from patchioner.regions.values import as_numpy
-from patchioner_base.errors import OptionError, RegionError
 
 if TYPE_CHECKING:
     from patchioner.geometry import ImageGeometry

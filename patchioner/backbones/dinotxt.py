@@ -26,10 +26,10 @@ from patchioner.backbones.base import BACKBONES, SingleViT
 from patchioner.backbones.features import Dense
 from patchioner.backbones.timm_vit import check_patches, create_vit, preprocessing_config
 from patchioner.backbones.vit_weights import fit_vit, part_of
+from patchioner.base.errors import OptionError
+from patchioner.base.weights import fit_weights
 from patchioner.geometry import Preprocessing
 from patchioner.stored_module import settings_of
-from patchioner_base.errors import OptionError
-from patchioner_base.weights import fit_weights
 
 Space = Literal["patch", "both"]
 _HEAD_PREFIXES = ("visual_model.head.", "head.", "")

@@ -27,12 +27,12 @@ from patchioner.backbones.runtimes import (
     Run,
 )
 from patchioner.backbones.timm_vit import preprocessing_config
+from patchioner.base.errors import CheckpointError, ExportError
+from patchioner.base.files import atomic_path, file_sha256, write_json
+from patchioner.base.optional import require
+from patchioner.base.weights import Storage, load_weights, save_weights
 from patchioner.geometry import Preprocessing
 from patchioner.stored_module import CONFIG_FILE, WEIGHTS_FILE, settings_of
-from patchioner_base.errors import CheckpointError, ExportError
-from patchioner_base.files import atomic_path, file_sha256, write_json
-from patchioner_base.optional import require
-from patchioner_base.weights import Storage, load_weights, save_weights
 
 OUTPUT_NAMES = Dense._fields
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from patchioner_base.errors import CheckpointError
+from patchioner.base.errors import CheckpointError
 
 
 class IdentityHead(nn.Module):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from patchioner.backbones.base import BACKBONES, Backbone
+from patchioner.base.files import read_json
 from patchioner.stored_module import CONFIG_FILE
-from patchioner_base.files import read_json
 
 
 def load_backbone(folder: Path) -> Backbone:

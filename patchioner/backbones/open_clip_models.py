@@ -1,7 +1,7 @@
 """open_clip's models by name: their configs, and whole models with their weights.
 
 Knows: open_clip's public interface. Does not know: what is done with either half of a model (`open_clip_vit`,
-`patchioner.text_towers.open_clip_text`).
+`patchioner.text.open_clip_text`).
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from patchioner.base.errors import CheckpointError, HubError, OptionError, UnknownNameError
+from patchioner.base.optional import require
 from patchioner.tensor_files import read_object
-from patchioner_base.errors import CheckpointError, HubError, OptionError, UnknownNameError
-from patchioner_base.optional import require
 
 
 def model_config(

@@ -25,10 +25,10 @@ from patchioner.backbones.dense_clip import (
 )
 from patchioner.backbones.features import Dense
 from patchioner.backbones.open_clip_models import fetch_model, model_config
+from patchioner.base.errors import OptionError
+from patchioner.base.optional import require
 from patchioner.geometry import Fit, Preprocessing
 from patchioner.stored_module import settings_of
-from patchioner_base.errors import OptionError
-from patchioner_base.optional import require
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)

@@ -31,11 +31,11 @@ from patchioner.backbones.features import PatchFeatures
 from patchioner.backbones.loading import load_backbone
 from patchioner.backbones.open_clip_vit import OpenClipViT
 from patchioner.backbones.preprocess import Encodable, PreparedPhoto, preprocess
+from patchioner.base.errors import OptionError
+from patchioner.base.files import write_json
+from patchioner.base.weights import Storage
 from patchioner.geometry import ImageGeometry
 from patchioner.stored_module import CONFIG_FILE, settings_of
-from patchioner_base.errors import OptionError
-from patchioner_base.files import write_json
-from patchioner_base.weights import Storage
 
 SHIFT, SCALE = 1.2, 3.0
 _CLIP_FOLDER, _PROXY_FOLDER = "clip", "proxy"

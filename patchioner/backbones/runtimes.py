@@ -13,9 +13,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from patchioner_base.errors import ExportError
-from patchioner_base.optional import require
-from patchioner_base.registry import Registry
+from patchioner.base.errors import ExportError
+from patchioner.base.optional import require
+from patchioner.base.registry import Registry
 
 Format = Literal["onnx", "openvino"]
 ExportPrecision = Literal["fp32", "bf16", "int8", "int8-bf16"]

@@ -12,8 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
-from patchioner_base.errors import CheckpointError
-from patchioner_base.weights import fit_weights
+from patchioner.base.errors import CheckpointError
+from patchioner.base.weights import fit_weights
 
 
 def part_of(state: Mapping[str, Tensor], prefixes: tuple[str, ...]) -> dict[str, Tensor]:

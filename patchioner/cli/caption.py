@@ -15,6 +15,8 @@ from typing import Any, Protocol, TypeAlias
 
 from PIL import Image
 
+from patchioner.base.errors import PatchionerError
+from patchioner.base.progress import progress
 from patchioner.cli.arguments import check_combinations
 from patchioner.cli.output import (
     Answer,
@@ -32,8 +34,6 @@ from patchioner.geometry import ImageGeometry
 from patchioner.pipeline import map_ahead
 from patchioner.profiling import listen, measure
 from patchioner.regions import Patch, Region, WholeImage
-from patchioner_base.errors import PatchionerError
-from patchioner_base.progress import progress
 
 BATCH_PHOTOS = 8
 BATCH_REGIONS = 256

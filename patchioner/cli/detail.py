@@ -127,7 +127,7 @@ class _Run:
 
     def _in_order(self, outcomes: Iterator[Outcome]) -> Iterator[Outcome]:
         """As the photos were given, each as soon as those before it are there."""
-        from patchioner_base.progress import progress
+        from patchioner.base.progress import progress
 
         total = len(self._jobs)
         if total > 1:

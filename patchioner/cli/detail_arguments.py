@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from patchioner.base.errors import UnknownNameError
 from patchioner.cli import spelling
-from patchioner_base.errors import UnknownNameError
 
 _EXAMPLES = """\
 A PHOTO is a picture, a folder of pictures, a JSON list of photos, or one that scikit-image ships (see patchioner

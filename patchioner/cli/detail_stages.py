@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from patchioner_base.errors import OptionError
-from patchioner_base.files import read_json
+from patchioner.base.errors import OptionError
+from patchioner.base.files import read_json
 
 if TYPE_CHECKING:
     from patchioner.detail import DetailCaptioner, DetailSettings

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from importlib import metadata
 
+from patchioner.base.errors import PatchionerError
 from patchioner.cli.arguments import add_caption_arguments, attach_negative_values
 from patchioner.cli.bank import add_bank_arguments
 from patchioner.cli.caption import ModelLoader, caption_photos, load_pretrained
@@ -22,7 +23,6 @@ from patchioner.cli.detail import add_detail_arguments
 from patchioner.cli.export import add_export_arguments
 from patchioner.cli.models import add_convert_arguments, add_models_arguments
 from patchioner.cli.output import report_error
-from patchioner_base.errors import PatchionerError
 
 
 def main(argv: Sequence[str] | None = None, *, load_model: ModelLoader = load_pretrained) -> int:

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from patchioner.base.errors import OptionError
 from patchioner.cli.output import report_error, write_line
-from patchioner_base.errors import OptionError
 
 if TYPE_CHECKING:
     from decoders import Decoded
@@ -144,8 +144,8 @@ def _load(options: argparse.Namespace) -> Patchioner:
     if options.talk2dino is None and options.fit is None:
         return Patchioner.from_pretrained(options.source, device="cpu", bank=options.bank)
     from memory_bank import MemoryBank
+    from patchioner.checkpoints.published import read_published
     from patchioner.hub import find_model
-    from patchioner.published import read_published
 
     parts = read_published(
         find_model(options.source), mode=options.fit or "stretch", talk2dino=options.talk2dino

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from PIL import Image
 
+from patchioner.base.errors import ImageError, UnknownNameError
+from patchioner.base.optional import require
 from patchioner.images import load_image
-from patchioner_base.errors import ImageError, UnknownNameError
-from patchioner_base.optional import require
 
 # These lie inside scikit-image's own wheel; its other pictures would be downloaded.
 SAMPLES = ("astronaut", "chelsea", "coffee", "rocket")

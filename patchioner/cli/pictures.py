@@ -10,8 +10,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from patchioner.base.errors import OptionError
 from patchioner.cli.photos import PhotoSource
-from patchioner_base.errors import OptionError
 
 FORMATS = (".png", ".jpg", ".jpeg", ".webp")
 

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from patchioner.base.errors import PatchionerError, RegionFileError, TextError
 from patchioner.regions import Box, Mask, Point, Polygon, RegionSet, Trace
-from patchioner_base.errors import PatchionerError, RegionFileError, TextError
 
 T = TypeVar("T")
 

@@ -25,6 +25,15 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+from patchioner.base.errors import (
+    FutileError,
+    HubError,
+    MissingExtraError,
+    OptionError,
+    PatchionerError,
+    UnknownNameError,
+)
+from patchioner.base.progress import progress
 from patchioner.detail.clients.answers import mask_digest
 from patchioner.detail.divide import Given, as_detection
 from patchioner.detail.line_file import LineFile
@@ -33,15 +42,6 @@ from patchioner.detail.photos import open_photo
 from patchioner.detail.provenance import FORMAT, VERSION, dumps, from_json, to_json
 from patchioner.detail.stages import Photo
 from patchioner.detail.values import DetailedCaption
-from patchioner_base.errors import (
-    FutileError,
-    HubError,
-    MissingExtraError,
-    OptionError,
-    PatchionerError,
-    UnknownNameError,
-)
-from patchioner_base.progress import progress
 
 OnError = Callable[[str, Exception], None]
 """Told (name of the photo, why it failed)."""

@@ -12,6 +12,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Literal
 
+from patchioner.base.errors import DetailError, OptionError, RegionError
 from patchioner.detail.describe.own import PatchionerDescriber
 from patchioner.detail.divide import Given, PhotoDivider, whole_photo
 from patchioner.detail.filter import DenseScorer, filter_statements, why_blank
@@ -28,7 +29,6 @@ from patchioner.detail.values import (
 from patchioner.hub import SHIPPED
 from patchioner.images import ImageSource
 from patchioner.model import Patchioner
-from patchioner_base.errors import DetailError, OptionError, RegionError
 
 
 class DetailCaptioner:

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from patchioner_base.errors import OptionError
-from patchioner_base.files import atomic_path
+from patchioner.base.errors import OptionError
+from patchioner.base.files import atomic_path
 
 _LOG = logging.getLogger(__name__)
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from patchioner.base.errors import ImageError, RegionError, RegionFileError
 from patchioner.images import ImageSource, load_image
 from patchioner.region_files import NamedRegion, read_regions
 from patchioner.region_files.native import named_region
-from patchioner_base.errors import ImageError, RegionError, RegionFileError
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -44,11 +44,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
+from patchioner.base.errors import OptionError, UnknownNameError
 from patchioner.detail.describe.own import OwnSettings
 from patchioner.detail.divide import DivideSettings
 from patchioner.detail.filter import FilterSettings
 from patchioner.detail.fuse import FuseSettings
-from patchioner_base.errors import OptionError, UnknownNameError
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
+from patchioner.base.errors import DetailError, RegionError
 from patchioner.detail.values import (
     REGION_KINDS,
     Claim,
@@ -53,7 +54,6 @@ from patchioner.detail.values import (
 )
 from patchioner.regions import Mask
 from patchioner.regions.rle import encode_rle
-from patchioner_base.errors import DetailError, RegionError
 
 FORMAT = "patchioner-detail"
 VERSION = 1

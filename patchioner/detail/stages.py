@@ -99,4 +99,4 @@ class TextModel(Protocol):
     def ask(
         self, system: str, user: str, *, temperature: float, max_tokens: int, seed: int = 0
     ) -> str:
-        """The answer's text. `patchioner_base.errors.DetailError` when none can be had."""
+        """The answer's text. `patchioner.base.errors.DetailError` when none can be had."""

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from patchioner.base.errors import OptionError
 from patchioner.drawing.canvas import Display
 from patchioner.drawing.clusters import Cluster, cluster_captions
 from patchioner.drawing.overlay import Captioned
@@ -19,7 +20,6 @@ from patchioner.drawing.palette import OTHER, WHITE, Colour, colour_of
 from patchioner.drawing.panel import Entry, add_panel
 from patchioner.geometry import ImageGeometry
 from patchioner.regions import Patch
-from patchioner_base.errors import OptionError
 
 _OPACITY = 0.5
 

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageOps
 
+from patchioner.base.errors import OptionError
 from patchioner.drawing.canvas import Display
 from patchioner.drawing.palette import BLACK, WHITE, Colour
 from patchioner.geometry import ImageGeometry
@@ -27,7 +28,6 @@ from patchioner.regions import (
     Trace,
     WholeImage,
 )
-from patchioner_base.errors import OptionError
 
 FINE = 2  # layer pixels per display pixel
 _TINT = 80  # opacity (0..255) of the colour inside masks and polygons

@@ -15,8 +15,8 @@ from PIL import Image
 from torch.nn import functional as F
 
 from patchioner.backbones import Backbone
+from patchioner.base.errors import OptionError
 from patchioner.regions import Box, Region, WholeImage
-from patchioner_base.errors import OptionError
 
 if TYPE_CHECKING:
     from patchioner.model import Patchioner

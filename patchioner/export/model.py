@@ -19,14 +19,14 @@ from patchioner.backbones import Backbone
 from patchioner.backbones.base import SingleViT
 from patchioner.backbones.exported import ExportedBackbone
 from patchioner.backbones.runtimes import NETWORK_FILES, PACKAGES, ExportPrecision, Format
+from patchioner.base.errors import ExportError, OptionError, UnknownNameError
+from patchioner.base.files import file_sha256
+from patchioner.base.optional import require
+from patchioner.base.weights import Storage
 from patchioner.export.check import BackboneDifference, compare_backbones, trial_pictures
 from patchioner.export.network import exportable, trace_backbone
 from patchioner.export.writers import write_graph
 from patchioner.geometry import Fit
-from patchioner_base.errors import ExportError, OptionError, UnknownNameError
-from patchioner_base.files import file_sha256
-from patchioner_base.optional import require
-from patchioner_base.weights import Storage
 
 if TYPE_CHECKING:
     from memory_bank import Precision

@@ -23,7 +23,7 @@ from torch.export import Dim, ExportedProgram
 from patchioner.backbones import Backbone
 from patchioner.backbones.base import SingleViT
 from patchioner.backbones.exported import ExportedBackbone, resample_positions
-from patchioner_base.errors import ExportError
+from patchioner.base.errors import ExportError
 
 INPUT_NAMES = ("pixels", "positions")
 _MOST = 4096

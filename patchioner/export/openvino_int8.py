@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from patchioner_base.optional import require
+from patchioner.base.optional import require
 
 _LEVELS = 127
 _SMALLEST = 4096  # values; below it scales and lost precision buy nothing

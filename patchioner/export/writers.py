@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from patchioner.backbones.runtimes import NETWORK_FILES, ExportPrecision, Format
+from patchioner.base.errors import ExportError, OptionError, PatchionerError
+from patchioner.base.optional import require
 from patchioner.export.network import Graph
-from patchioner_base.errors import ExportError, OptionError, PatchionerError
-from patchioner_base.optional import require
 
 PRECISIONS: dict[Format, tuple[ExportPrecision, ...]] = {
     "onnx": ("fp32", "int8"),

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from patchioner.base.errors import RegionError
 from patchioner.region_files.named import NamedRegion
 from patchioner.regions import Box, Mask, Region
-from patchioner_base.errors import RegionError
 
 _REMEDY = 'save bool masks with np.savez_compressed("masks.npz", masks=array)'
 _READ_ERRORS = (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, MemoryError)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from patchioner.base.errors import RegionError
 from patchioner.region_files.lookup import part_of
 from patchioner.region_files.named import NamedRegion
 from patchioner.regions import from_coco
 from patchioner.regions.values import items_of
-from patchioner_base.errors import RegionError
 
 _Dictionary = Mapping[str, object]
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import TypeVar
 
-from patchioner_base.errors import RegionError
+from patchioner.base.errors import RegionError
 
 T = TypeVar("T")
 

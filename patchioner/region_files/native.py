@@ -21,6 +21,7 @@ import difflib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from patchioner.base.errors import RegionError
 from patchioner.region_files.named import NamedRegion
 from patchioner.regions import (
     Box,
@@ -34,7 +35,6 @@ from patchioner.regions import (
     WholeImage,
 )
 from patchioner.regions.values import items_of, numbers
-from patchioner_base.errors import RegionError
 
 ImageSize = tuple[int, int]
 

@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from patchioner.base.errors import RegionError, RegionFileError
 from patchioner.region_files.arrays import array_regions
 from patchioner.region_files.coco import coco_regions
 from patchioner.region_files.lookup import part_of
@@ -16,7 +17,6 @@ from patchioner.region_files.named import NamedRegion
 from patchioner.region_files.native import named_region
 from patchioner.regions import from_sam
 from patchioner.regions.values import items_of
-from patchioner_base.errors import RegionError, RegionFileError
 
 ImageSize = tuple[int, int]
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
+from patchioner.base.errors import RegionError
 from patchioner.regions.base import Rounding, Shape
 from patchioner.regions.grid import (
     Footprints,
@@ -18,7 +19,6 @@ from patchioner.regions.grid import (
 )
 from patchioner.regions.reference import reference_box_footprints
 from patchioner.regions.values import finite, numbers
-from patchioner_base.errors import RegionError
 
 if TYPE_CHECKING:
     from patchioner.geometry import ImageGeometry

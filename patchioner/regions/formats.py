@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from patchioner.base.errors import RegionError
 from patchioner.regions.base import Region
 from patchioner.regions.box import Box
 from patchioner.regions.mask import Mask
 from patchioner.regions.polygon import Polygon
 from patchioner.regions.values import items_of
-from patchioner_base.errors import RegionError
 
 
 def from_coco(

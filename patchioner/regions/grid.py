@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from patchioner_base.errors import RegionError
+from patchioner.base.errors import RegionError
 
 if TYPE_CHECKING:
     from patchioner.geometry import ImageGeometry

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 import numpy.typing as npt
 
+from patchioner.base.errors import RegionError
 from patchioner.regions.base import Rounding, Shape
 from patchioner.regions.grid import (
     Floats,
@@ -23,7 +24,6 @@ from patchioner.regions.grid import (
 )
 from patchioner.regions.rle import decode_rle
 from patchioner.regions.values import as_numpy
-from patchioner_base.errors import RegionError
 
 if TYPE_CHECKING:
     from patchioner.geometry import ImageGeometry

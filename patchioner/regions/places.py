@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 import numpy.typing as npt
 
+from patchioner.base.errors import RegionError
 from patchioner.regions.base import Rounding, Shape
 from patchioner.regions.grid import (
     Floats,
@@ -28,7 +29,6 @@ from patchioner.regions.grid import (
     view,
 )
 from patchioner.regions.values import finite
-from patchioner_base.errors import RegionError
 
 if TYPE_CHECKING:
     from patchioner.geometry import ImageGeometry

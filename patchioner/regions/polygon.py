@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from patchioner.base.errors import RegionError
 from patchioner.regions.base import Rounding, Shape
 from patchioner.regions.grid import Floats, Footprints, off_view, view
 from patchioner.regions.values import XY, as_array, items_of, points, shorten
-from patchioner_base.errors import RegionError
 
 if TYPE_CHECKING:
     from patchioner.geometry import ImageGeometry

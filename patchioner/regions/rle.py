@@ -10,8 +10,8 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
+from patchioner.base.errors import RegionError
 from patchioner.regions.values import as_numpy, items_of
-from patchioner_base.errors import RegionError
 
 # 2**28 pixels: more than any photo, and a bound on what a forged size can make us allocate.
 _MOST_PIXELS = 1 << 28

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Self
 
+from patchioner.base.errors import RegionError
 from patchioner.regions.base import Region, Shape
 from patchioner.regions.box import Box
 from patchioner.regions.values import items_of, numbers
-from patchioner_base.errors import RegionError
 
 
 @dataclass(frozen=True, init=False, repr=False)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 import numpy.typing as npt
 
+from patchioner.base.errors import RegionError
 from patchioner.regions.base import Rounding, Shape
 from patchioner.regions.grid import (
     TOLERANCE,
@@ -21,7 +22,6 @@ from patchioner.regions.grid import (
     span_footprints,
 )
 from patchioner.regions.values import XY, as_array, items_of, points, shorten
-from patchioner_base.errors import RegionError
 
 if TYPE_CHECKING:
     from patchioner.geometry import ImageGeometry

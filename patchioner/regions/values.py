@@ -12,7 +12,7 @@ from itertools import chain
 import numpy as np
 import numpy.typing as npt
 
-from patchioner_base.errors import RegionError
+from patchioner.base.errors import RegionError
 
 XY = tuple[float, float]
 

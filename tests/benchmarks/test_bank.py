@@ -23,7 +23,7 @@ from benchmarks.naive.projection import project
 from benchmarks.readers import DevSets
 from memory_bank import MemoryBank, compact
 from patchioner import Patchioner
-from patchioner_base import OptionError
+from patchioner.base import OptionError
 from tests.support.tiny import DIM, tiny_parts
 
 Capture = pytest.CaptureFixture[str]

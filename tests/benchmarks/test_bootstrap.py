@@ -15,7 +15,7 @@ from benchmarks.bootstrap import (
     bootstrap_ratio,
     bootstrap_statistic,
 )
-from patchioner_base.errors import OptionError
+from patchioner.base.errors import OptionError
 
 
 def test_mean_and_bounds() -> None:

@@ -13,7 +13,7 @@ from benchmarks import caption_changes
 from benchmarks.caption_changes import Variant, compare, find_variant, main
 from benchmarks.readers import DevSets
 from patchioner import Patchioner
-from patchioner_base.errors import OptionError, UnknownNameError
+from patchioner.base.errors import OptionError, UnknownNameError
 from tests.support.tiny import tiny_parts
 
 

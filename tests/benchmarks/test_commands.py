@@ -13,7 +13,7 @@ from benchmarks import dense, image, region_set, trace
 from benchmarks.all import main as run_all
 from benchmarks.all import read_runs
 from benchmarks.tasks import TASKS
-from patchioner_base.errors import OptionError, UnknownNameError
+from patchioner.base.errors import OptionError, UnknownNameError
 
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT / "../shared/data"

@@ -13,7 +13,7 @@ from benchmarks.answers import QualitySets, ask, embed_names
 from benchmarks.captioner import unit_rows
 from benchmarks.measures import Bootstrap, Target, measure, retrieval_ranks
 from benchmarks.readers import DevSets
-from patchioner_base.errors import PatchionerError
+from patchioner.base.errors import PatchionerError
 
 torch = pytest.importorskip("torch")
 

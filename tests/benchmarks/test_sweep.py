@@ -33,8 +33,8 @@ from benchmarks.sweep.space import (
 from benchmarks.tasks import Sample
 from patchioner import Box, Patchioner, Point, WholeImage
 from patchioner.aggregate import Weighting
+from patchioner.base.errors import OptionError
 from patchioner.images import load_image
-from patchioner_base.errors import OptionError
 from tests.support.tiny import tiny_parts
 
 START = Choice(64, Weighting(), 0.5, 0.02)

@@ -11,7 +11,7 @@ import pytest
 from benchmarks import throughput
 from benchmarks.timing import Timing
 from patchioner import Batching, Patchioner
-from patchioner_base.errors import PatchionerError
+from patchioner.base.errors import PatchionerError
 from tests.support.tiny import noise_photo, tiny_parts
 
 

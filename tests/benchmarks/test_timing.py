@@ -16,7 +16,7 @@ from benchmarks.timing import (
     time_function,
     time_process,
 )
-from patchioner_base.errors import OptionError, PatchionerError
+from patchioner.base.errors import OptionError, PatchionerError
 
 
 def test_median_and_spread() -> None:

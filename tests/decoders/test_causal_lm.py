@@ -21,7 +21,7 @@ from decoders.causal_lm import (
 )
 from decoders.engine import generate
 from decoders.language_tokenizer import LanguageTokenizer
-from patchioner_base.errors import DecoderError, OptionError
+from patchioner.base.errors import DecoderError, OptionError
 from tests.support.language import language_model, language_tokenizer, spread
 
 KINDS = ["gpt2", "opt", "llama", "qwen2", "mistral"]

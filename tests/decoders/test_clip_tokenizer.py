@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from decoders.clip_tokenizer import END, START, ClipTokenizer
-from patchioner_base.errors import CheckpointError, MissingExtraError
+from patchioner.base.errors import CheckpointError, MissingExtraError
 
 open_clip = pytest.importorskip("open_clip")
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from decoders.concepts import ConceptOptions, find_concepts
 from decoders.name_similarity import SAME_HEAD, SYNONYM, SentenceSimilarity, word_similarity
 from decoders.scene_graph import Entity, RuleParser, SceneGraph
-from patchioner_base.errors import HubError, OptionError
+from patchioner.base.errors import HubError, OptionError
 
 
 def graphs(*names: str) -> list[SceneGraph]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from decoders import Decoded, DecodeOptions, PrefixGPT2Decoder
 from decoders.cache import KeyValueCache
 from decoders.engine import rows_per_batch
-from patchioner_base.errors import DecoderError
+from patchioner.base.errors import DecoderError
 
 GREEDY = DecodeOptions(max_tokens=12)
 BEAM = DecodeOptions(strategy="beam", beam_width=3, max_tokens=9)

@@ -22,8 +22,8 @@ from decoders.hard_prompts import (
     entity_prompt,
     mask_entities,
 )
-from patchioner_base.errors import CheckpointError, DecoderError, OptionError, TextError
-from patchioner_base.weights import save_weights
+from patchioner.base.errors import CheckpointError, DecoderError, OptionError, TextError
+from patchioner.base.weights import save_weights
 
 NAMES = ["cat", "dog", "hot dog", "bus"]
 

@@ -20,8 +20,8 @@ from decoders.language_models import (
     untied_state,
 )
 from decoders.viecap import ViecapDecoder
-from patchioner_base.errors import CheckpointError, HubError, MissingExtraError, OptionError
-from patchioner_base.weights import fit_weights
+from patchioner.base.errors import CheckpointError, HubError, MissingExtraError, OptionError
+from patchioner.base.weights import fit_weights
 from tests.support.language import language_config, language_folder, language_model
 
 KINDS = ["gpt2", "opt", "llama", "mistral"]

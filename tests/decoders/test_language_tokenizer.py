@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from tokenizers import decoders as text_decoders
 
 from decoders.language_tokenizer import LanguageTokenizer
-from patchioner_base.errors import CheckpointError, OptionError
+from patchioner.base.errors import CheckpointError, OptionError
 from tests.support.language import END, SENTENCES, language_tokenizer, raw_tokenizer
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from decoders.mapping_network import MappingNetwork, PromptMLP
-from patchioner_base.errors import OptionError
+from patchioner.base.errors import OptionError
 
 DIM, WIDTH, HEADS, PROMPT, PROJECT = 5, 12, 3, 4, 2
 

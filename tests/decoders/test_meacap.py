@@ -19,7 +19,7 @@ from decoders.meacap import ConceptPrompter, MeacapDecoder
 from decoders.name_similarity import SentenceSimilarity
 from decoders.scene_graph import CachedParser, RuleParser, SceneGraph, T5Parser
 from memory_bank import MemoryBank
-from patchioner_base.errors import CheckpointError, DecoderError
+from patchioner.base.errors import CheckpointError, DecoderError
 from tests.decoders.conftest import DIM, THINGS, embed_words
 from tests.support.language import language_config, language_tokenizer, spread
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from decoders import PrefixGPT2Decoder
 from decoders.head import all_logits
 from decoders.network import PrefixGPT2Config
-from patchioner_base.errors import OptionError
+from patchioner.base.errors import OptionError
 
 
 def test_cached_steps_equal_the_full_forward_pass(wild: PrefixGPT2Decoder, rows: Tensor) -> None:

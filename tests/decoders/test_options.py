@@ -8,7 +8,7 @@ import math
 import pytest
 
 from decoders import Decoded, DecodeOptions, TrainOptions
-from patchioner_base.errors import OptionError
+from patchioner.base.errors import OptionError
 
 
 @pytest.mark.parametrize(

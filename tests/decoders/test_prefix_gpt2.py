@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from decoders import DECODERS, DecodeOptions, Decoder, PrefixGPT2Decoder, load_decoder
-from patchioner_base.errors import CheckpointError, PatchionerError, TextError
+from patchioner.base.errors import CheckpointError, PatchionerError, TextError
 
 SHORT = DecodeOptions(max_tokens=12)
 

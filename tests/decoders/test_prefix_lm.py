@@ -16,7 +16,7 @@ from torch import Tensor
 from decoders import DecodeOptions, TrainOptions, TrainReport, load_decoder, train_decoder
 from decoders.language_models import fingerprint
 from decoders.prefix_lm import PrefixLMDecoder
-from patchioner_base.errors import CheckpointError, OptionError
+from patchioner.base.errors import CheckpointError, OptionError
 from tests.decoders.conftest import COLOURS, DIM, THINGS, embed_words
 from tests.support.language import (
     language_config,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from decoders import DecodeOptions, PrefixGPT2Decoder
 from decoders.quantized import Int8Linear
-from patchioner_base.errors import DecoderError, OptionError
+from patchioner.base.errors import DecoderError, OptionError
 
 SHORT = DecodeOptions(max_tokens=12)
 PRECISIONS = ["int8", "bf16"]

@@ -16,7 +16,7 @@ from decoders import DecodeOptions, load_decoder
 from decoders.caption_memory import CaptionMemory
 from decoders.retrieval import RetrievalDecoder
 from memory_bank import MemoryBank
-from patchioner_base.errors import CheckpointError, DecoderError, OptionError
+from patchioner.base.errors import CheckpointError, DecoderError, OptionError
 
 DIM = 6
 TEXTS = [f"sentence number {i} of a memory" for i in range(60)]

@@ -10,7 +10,7 @@ import pytest
 from decoders.scene_graph import CachedParser, Entity, Relation, RuleParser, SceneGraph
 from decoders.scene_graph.morphology import singular, verb_form
 from decoders.scene_graph.tagging import is_animate, tag
-from patchioner_base.errors import CheckpointError, OptionError
+from patchioner.base.errors import CheckpointError, OptionError
 
 # Sentences and labels are ours, written before the parser had read them. "young two man" is a man
 # with the attributes "young" and "two".

@@ -14,7 +14,7 @@ from tokenizers.processors import TemplateProcessing
 
 from decoders.scene_graph import Entity, SceneGraph, T5Parser
 from decoders.scene_graph.t5 import parse_triples
-from patchioner_base.errors import HubError, OptionError
+from patchioner.base.errors import HubError, OptionError
 
 WORDS = [
     "<pad>",

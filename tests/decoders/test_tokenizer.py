@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from decoders import CaptionTokenizer
-from patchioner_base.errors import CheckpointError, OptionError
+from patchioner.base.errors import CheckpointError, OptionError
 
 TOKENIZER = CaptionTokenizer.train(["a red bus", "a red car", "the bus"] * 3, vocab_size=280)
 

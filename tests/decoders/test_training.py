@@ -13,7 +13,7 @@ from torch import Tensor
 
 from decoders import PrefixGPT2Decoder, TrainOptions, TrainReport, train_decoder
 from decoders.training import _Run, _split
-from patchioner_base.errors import CheckpointError, DecoderError, OptionError, TextError
+from patchioner.base.errors import CheckpointError, DecoderError, OptionError, TextError
 
 OPTIONS = TrainOptions(
     steps=14, batch=8, warmup_steps=3, validate_every=5, checkpoint_every=4, validation_share=0.1

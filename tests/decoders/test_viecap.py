@@ -18,7 +18,7 @@ from decoders.entities import COCO_ENTITIES
 from decoders.hard_prompts import EntityPrompter, entity_prompt
 from decoders.language_tokenizer import LanguageTokenizer
 from decoders.viecap import Prompts, ViecapDecoder, stopping
-from patchioner_base.errors import CheckpointError, DecoderError, OptionError
+from patchioner.base.errors import CheckpointError, DecoderError, OptionError
 from tests.decoders.conftest import COLOURS, DIM, THINGS, embed_words
 from tests.support.language import language_config, language_tokenizer, raw_tokenizer, spread
 

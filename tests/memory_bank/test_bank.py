@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from memory_bank import MemoryBank
-from patchioner_base import MemoryBankError, OptionError
+from patchioner.base import MemoryBankError, OptionError
 
 
 def random_rows(rows: int, dim: int, seed: int = 0) -> Tensor:

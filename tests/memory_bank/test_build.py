@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from memory_bank import MemoryBank, build_bank
-from patchioner_base import MemoryBankError, OptionError, TextError
+from patchioner.base import MemoryBankError, OptionError, TextError
 
 TEXTS = ["a very long caption of a bus", "a cat", "two dogs", "a cat", "three birds fly"]
 

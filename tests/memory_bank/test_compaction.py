@@ -12,7 +12,7 @@ from torch import Tensor
 
 from memory_bank import CompactionMethod, MemoryBank, compact, coreset
 from memory_bank.compaction import _Clusters, _fill_empty
-from patchioner_base import OptionError, UnknownNameError
+from patchioner.base import OptionError, UnknownNameError
 
 
 def make_bank(rows: int = 60, dim: int = 5, seed: int = 0) -> MemoryBank:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from memory_bank import IndexKind, IndexOptions, MemoryBank
-from patchioner_base import MemoryBankError, MissingExtraError, OptionError, UnknownNameError
+from patchioner.base import MemoryBankError, MissingExtraError, OptionError, UnknownNameError
 
 pytest.importorskip("faiss")
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from memory_bank import MemoryBank, join_banks
-from patchioner_base import MemoryBankError
+from patchioner.base import MemoryBankError
 
 
 def rows(number: int, seed: int) -> torch.Tensor:

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from memory_bank import Blocks, MemoryBank, mapping, projection
 from memory_bank.mapping import MappedFile
-from patchioner_base import MemoryBankError
+from patchioner.base import MemoryBankError
 
 MIB = 2**20
 ROWS, DIM = 96 * 1024, 128  # 48 MiB of float32

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from memory_bank import Blocks, MemoryBank, projection
-from patchioner_base import MemoryBankError, OptionError
+from patchioner.base import MemoryBankError, OptionError
 
 ROWS, DIM = 57, 7
 BLOCKS = [Blocks(1, 1), Blocks(5, 2), Blocks(19, 3), Blocks(56), Blocks(57), Blocks(1000), Blocks()]

@@ -16,7 +16,7 @@ from torch import Tensor
 from memory_bank import Blocks, MemoryBank, compact, projection
 from memory_bank.integers import product, split
 from memory_bank.quantised import dequantise, quantise
-from patchioner_base import MemoryBankError
+from patchioner.base import MemoryBankError
 
 
 def random_rows(rows: int, dim: int, seed: int = 0) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from memory_bank import MemoryBank
-from patchioner_base import MemoryBankError
+from patchioner.base import MemoryBankError
 
 TEXTS = ["a cat", 'two\nlines "quoted"', "élan 猫", "", "form\x0cfeed\u2028mark", "\ud800 lone"]
 

@@ -19,9 +19,9 @@ from memory_bank import MemoryBank
 from patchioner.assembly import build_model, names_parts, read_model_config
 from patchioner.backbones import Backbone, TimmViT
 from patchioner.backbones.preprocess import preprocess
+from patchioner.base.errors import CheckpointError
 from patchioner.geometry import Preprocessing
 from patchioner.part_builders import Place, build_backbone, build_text_tower
-from patchioner_base.errors import CheckpointError
 from tests.support.tiny import DIM, TEXTS, noise_photo, tiny_backbone, tiny_decoder, tiny_tower
 
 yaml = pytest.importorskip("yaml")
@@ -328,7 +328,7 @@ def test_siglips_text_is_fetched_from_a_repository(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("open_clip")
-    from patchioner.published import files
+    from patchioner.checkpoints.published import files
 
     words = {character: index for index, character in enumerate(string.ascii_lowercase)}
     Tokenizer(models.WordLevel(words, unk_token="a")).save(str(tmp_path / "tokenizer.json"))

@@ -15,9 +15,9 @@ from torch.nn import functional as F
 import patchioner.bank_building as bank_building
 from memory_bank import MemoryBank
 from patchioner.bank_building import RECORD, BankOptions, build_bank_folder, prepare
-from patchioner.text_towers import shards
-from patchioner.text_towers.bert import BertTower
-from patchioner_base.errors import OptionError, TextError
+from patchioner.base.errors import OptionError, TextError
+from patchioner.text import shards
+from patchioner.text.bert import BertTower
 from tests.support.tiny import TEXTS, tiny_tower
 
 CORPUS = [*TEXTS, "A Red Cat on a table.", TEXTS[3], TEXTS[3], "  ", f" {TEXTS[5]}\n"]

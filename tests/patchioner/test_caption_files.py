@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from patchioner.base.errors import TextError
 from patchioner.caption_files import read_captions
-from patchioner_base.errors import TextError
 
 CAPTIONS = ["a café, at night", 'a sign that says "stop"', "two dogs\x0cplay"]
 

@@ -15,10 +15,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from memory_bank import MemoryBank
+from patchioner.base.errors import CheckpointError, MemoryBankError, PatchionerError
 from patchioner.checkpoint import read_checkpoint, write_checkpoint
 from patchioner.cli.main import main
 from patchioner.parts import Parts
-from patchioner_base.errors import CheckpointError, MemoryBankError, PatchionerError
 from tests.support.tiny import noise_photo, tiny_decoder, tiny_parts, tiny_tower
 
 
@@ -85,7 +85,7 @@ def test_a_checkpoint_whose_writing_was_cut_short_is_not_read(
     def fail(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("patchioner.text_towers.BertTower.save", fail)
+    monkeypatch.setattr("patchioner.text.BertTower.save", fail)
     with pytest.raises(KeyboardInterrupt):
         write_checkpoint(tiny_parts(1), folder)
     with pytest.raises(CheckpointError, match=r"config\.json: no such file"):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from patchioner.base.errors import RegionError
 from patchioner.crops import cut_out, region_bounds
 from patchioner.geometry import fit_image
 from patchioner.regions import (
@@ -19,7 +20,6 @@ from patchioner.regions import (
     Trace,
     WholeImage,
 )
-from patchioner_base.errors import RegionError
 
 SIZE = (96, 60)  # 24 x 15 pixels a patch under a stretch
 GEOMETRY = fit_image(SIZE, mode="stretch", size=64, patch_size=16)

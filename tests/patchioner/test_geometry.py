@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from patchioner.base.errors import ImageError, OptionError
 from patchioner.geometry import ImageGeometry, Preprocessing, aspect_grid, fit_image
-from patchioner_base.errors import ImageError, OptionError
 
 MODES = ("stretch", "crop", "pad", "aspect")
 

@@ -14,8 +14,8 @@ import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from patchioner import hub
+from patchioner.base.errors import HubError, UnknownNameError
 from patchioner.model import Patchioner
-from patchioner_base.errors import HubError, UnknownNameError
 from tests.support.tiny import tiny_parts
 
 
@@ -106,7 +106,7 @@ def test_a_hub_that_fails_in_any_way_offers_the_shipped_model(
 
 FIND = """
 from patchioner.hub import find_model
-from patchioner_base.errors import HubError
+from patchioner.base.errors import HubError
 try:
     find_model("owner/model")
 except HubError as error:

@@ -14,8 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
+from patchioner.base.errors import ImageError
 from patchioner.images import MAX_PIXELS, load_image
-from patchioner_base.errors import ImageError
 from tests.support.tiny import noise_photo
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)

@@ -29,8 +29,7 @@ from patchioner import (
 )
 from patchioner.aggregate import pool_regions
 from patchioner.backbones import PatchFeatures
-from patchioner.settings import ModelSettings
-from patchioner_base.errors import (
+from patchioner.base.errors import (
     DecoderError,
     ImageError,
     MemoryBankError,
@@ -39,6 +38,7 @@ from patchioner_base.errors import (
     RegionError,
     TextError,
 )
+from patchioner.settings import ModelSettings
 from tests.support.tiny import TEXTS, noise_photo, tiny_parts
 
 REGIONS: list[Region] = [

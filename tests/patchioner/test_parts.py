@@ -9,8 +9,8 @@ import torch
 
 from decoders.retrieval import RetrievalDecoder
 from memory_bank import MemoryBank, Precision
+from patchioner.base.errors import CheckpointError
 from patchioner.parts import Parts, resident_precision
-from patchioner_base.errors import CheckpointError
 from tests.support.tiny import DIM, tiny_decoder, tiny_parts, tiny_tower
 
 

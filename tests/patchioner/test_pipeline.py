@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from patchioner.base.errors import OptionError
 from patchioner.pipeline import Batching, Steps, chunks, map_ahead, run
-from patchioner_base.errors import OptionError
 
 STEPS: Steps[int, int, list[int], str] = Steps(
     read=lambda source: source + 100,

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 from patchioner.backbones.preprocess import preprocess
+from patchioner.base.errors import ImageError
 from patchioner.geometry import Fit, Preprocessing
 from patchioner.images import load_image
 from patchioner.reduced_photos import ReducedPhoto, load_reduced
-from patchioner_base.errors import ImageError
 from tests.support.tiny import noise_photo, tiny_backbone
 
 ROTATIONS = {

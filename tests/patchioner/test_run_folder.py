@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from patchioner.base.errors import CheckpointError, OptionError
 from patchioner.run_folder import RECORD, RunFolder, digest
-from patchioner_base.errors import CheckpointError, OptionError
 
 RUN = {"options": {"seed": 0, "noise": None}, "corpus": "abc"}
 

@@ -10,9 +10,9 @@ import pytest
 
 from decoders import DecodeOptions
 from patchioner.aggregate import Weighting
+from patchioner.base.errors import CheckpointError, OptionError
 from patchioner.regions import Box, Mask, Trace
 from patchioner.settings import KindSettings, ModelSettings
-from patchioner_base.errors import CheckpointError, OptionError
 
 FULL = ModelSettings(
     name="mine",

@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from patchioner.base.errors import CheckpointError
 from patchioner.tensor_files import check_names, read_tensors
-from patchioner_base.errors import CheckpointError
 
 ROWS = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.ones(2)}
 

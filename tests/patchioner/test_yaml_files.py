@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from patchioner.base.errors import CheckpointError
 from patchioner.yaml_files import read_yaml
-from patchioner_base.errors import CheckpointError
 
 pytest.importorskip("yaml")
 

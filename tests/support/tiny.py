@@ -20,7 +20,7 @@ from patchioner.backbones import TimmViT
 from patchioner.geometry import Fit, Preprocessing
 from patchioner.parts import Parts
 from patchioner.settings import ModelSettings
-from patchioner.text_towers import BertSettings, BertTower
+from patchioner.text import BertSettings, BertTower
 
 DIM = 64  # timm's own tiny test model, `test_vit`: six blocks, two heads, patches of 16 pixels
 TEXTS = tuple(

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from patchioner_base.errors import OptionError
+from patchioner.base.errors import OptionError
 
 LONGEST_ANSWER = 50_000
 """Characters of an answer that are kept; a paragraph has a thousand."""

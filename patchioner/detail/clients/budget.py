@@ -9,7 +9,7 @@ import math
 import threading
 from dataclasses import dataclass, replace
 
-from patchioner_base.errors import FutileError, OptionError
+from patchioner.base.errors import FutileError, OptionError
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from patchioner.base.errors import DetailError
+from patchioner.base.files import atomic_path
 from patchioner.detail.clients.answers import Answer, Question
 from patchioner.detail.clients.retry import Sleeper
 from patchioner.detail.clients.turns import Turns
-from patchioner_base.errors import DetailError
-from patchioner_base.files import atomic_path
 
 _FORMAT = 1
 _LOG = logging.getLogger(__name__)

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from patchioner.base.errors import DetailError, FutileError, OptionError
+from patchioner.base.optional import require
 from patchioner.detail.clients.budget import Budget, Usage
 from patchioner.detail.clients.failures import EmptyAnswerError, Failure
 from patchioner.detail.clients.protocol import (
@@ -24,8 +26,6 @@ from patchioner.detail.clients.protocol import (
 )
 from patchioner.detail.clients.retry import RetryPolicy, Sleeper, call_with_retry
 from patchioner.detail.clients.server import Server
-from patchioner_base.errors import DetailError, FutileError, OptionError
-from patchioner_base.optional import require
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from patchioner_base.errors import DetailError, FutileError
+from patchioner.base.errors import DetailError, FutileError
 
 
 class EmptyAnswerError(DetailError):

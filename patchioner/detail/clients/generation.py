@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from patchioner_base.errors import DetailError
-from patchioner_base.optional import require
+from patchioner.base.errors import DetailError
+from patchioner.base.optional import require
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -8,12 +8,12 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+from patchioner.base.errors import DetailError
 from patchioner.detail.clients.answers import Answer, Question, clean_answer
 from patchioner.detail.clients.cache import CallCache
 from patchioner.detail.clients.failures import EmptyAnswerError
 from patchioner.detail.clients.generation import SeededSampler, in_batches, write
 from patchioner.detail.clients.pretrained import PretrainedModel
-from patchioner_base.errors import DetailError
 
 
 class TransformersTextModel:

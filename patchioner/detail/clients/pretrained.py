@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
+from patchioner.base.errors import HubError, MissingExtraError, OptionError
+from patchioner.base.optional import require
 from patchioner.devices import usable_device
-from patchioner_base.errors import HubError, MissingExtraError, OptionError
-from patchioner_base.optional import require
 
 EXTRA = "language-models"
 _DTYPES = ("auto", "float32", "bfloat16", "float16")

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from patchioner.base.errors import DetailError, OptionError
 from patchioner.detail.clients.failures import Failure
-from patchioner_base.errors import DetailError, OptionError
 
 T = TypeVar("T")
 Sleeper = Callable[[float], object]

@@ -9,7 +9,7 @@ import logging
 import os
 from urllib.parse import urlsplit, urlunsplit
 
-from patchioner_base.errors import OptionError
+from patchioner.base.errors import OptionError
 
 DEFAULT_URL = "https://api.openai.com/v1"
 DEFAULT_KEY_VARIABLE = "OPENAI_API_KEY"

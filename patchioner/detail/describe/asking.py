@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
+from patchioner.base.errors import DetailError, OptionError
 from patchioner.detail.clients.answers import Answer, Question, mask_digest
 from patchioner.detail.clients.cache import CallCache
 from patchioner.detail.clients.retry import Sleeper
@@ -19,7 +20,6 @@ from patchioner.detail.describe.prompts import DETAIL, MARKED, Prompt, prompt_na
 from patchioner.detail.describe.views import View
 from patchioner.detail.stages import Photo
 from patchioner.detail.values import DetailRegion, Statement
-from patchioner_base.errors import DetailError, OptionError
 
 _LOG = logging.getLogger(__name__)
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from patchioner.base.errors import OptionError, UnknownNameError
 from patchioner.detail.clients.budget import Budget
 from patchioner.detail.clients.cache import CallCache
 from patchioner.detail.clients.retry import RetryPolicy
 from patchioner.detail.stages import Describer, TextModel
-from patchioner_base.errors import OptionError, UnknownNameError
 
 if TYPE_CHECKING:
     from patchioner import Patchioner

@@ -11,6 +11,7 @@ from typing import Any
 
 from PIL import Image
 
+from patchioner.base.errors import DetailError, OptionError
 from patchioner.detail.clients.answers import Answer, clean_answer
 from patchioner.detail.clients.cache import CallCache
 from patchioner.detail.clients.failures import EmptyAnswerError
@@ -19,7 +20,6 @@ from patchioner.detail.clients.pretrained import PretrainedModel
 from patchioner.detail.describe.asking import Answers, Row, VisionSettings, picture_of, rows_of
 from patchioner.detail.stages import Photo
 from patchioner.detail.values import DetailRegion, Statement
-from patchioner_base.errors import DetailError, OptionError
 
 
 class TransformersDescriber:

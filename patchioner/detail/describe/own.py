@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from patchioner.base.errors import OptionError
 from patchioner.detail.divide import Rectangle
 from patchioner.detail.stages import Photo
 from patchioner.detail.values import DetailRegion, Statement
 from patchioner.regions import Box, Mask, Region
-from patchioner_base.errors import OptionError
 
 if TYPE_CHECKING:
     from decoders import DecodeOptions

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from patchioner_base.errors import UnknownNameError
+from patchioner.base.errors import UnknownNameError
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from patchioner.base.errors import DetailError, FutileError
 from patchioner.detail.clients.answers import Answer
 from patchioner.detail.clients.cache import CallCache
 from patchioner.detail.clients.chat import ChatClient
@@ -15,7 +16,6 @@ from patchioner.detail.clients.protocol import data_url
 from patchioner.detail.describe.asking import Answers, Row, VisionSettings, picture_of, rows_of
 from patchioner.detail.stages import Photo
 from patchioner.detail.values import DetailRegion, Statement
-from patchioner_base.errors import DetailError, FutileError
 
 
 class RemoteDescriber:

@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
+from patchioner.base.errors import RegionError
 from patchioner.detail.divide.rectangles import Rectangle, clipped
 from patchioner.region_files import NamedRegion
 from patchioner.regions import Box, Mask, Polygon, Region
-from patchioner_base.errors import RegionError
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from patchioner.base.errors import OptionError
 from patchioner.detail.divide.detections import Detection, Given, as_detection, trusted
 from patchioner.detail.divide.discover import discover_objects
 from patchioner.detail.divide.rectangles import Rectangle, area, merge_overlapping
@@ -18,7 +19,6 @@ from patchioner.detail.divide.spatial import grid, grow, quadrants
 from patchioner.detail.stages import Photo
 from patchioner.detail.values import DetailRegion, RegionKind
 from patchioner.geometry import ImageGeometry
-from patchioner_base.errors import OptionError
 
 if TYPE_CHECKING:
     from patchioner.backbones import PatchFeatures

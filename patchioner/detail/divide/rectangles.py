@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from patchioner_base.errors import RegionError
+from patchioner.base.errors import RegionError
 
 Rectangle = tuple[float, float, float, float]
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from patchioner_base.errors import OptionError
+from patchioner.base.errors import OptionError
 
 Spatial = Literal["quadrants", "grid", "none"]
 Objects = Literal["each", "union", "none"]

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from patchioner.base.errors import OptionError
 from patchioner.detail.divide.rectangles import Rectangle, bounding_union, clipped, share_inside
-from patchioner_base.errors import OptionError
 
 SHARE_INSIDE = 0.3
 """Published: a box joins a quadrant when more than this share of the BOX lies in it."""

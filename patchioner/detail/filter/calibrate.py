@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from patchioner import Patchioner
+from patchioner.base.errors import OptionError, PatchionerError, TextError
+from patchioner.base.files import write_json
 from patchioner.detail.filter.calibration import (
     KEY,
     Captioned,
@@ -26,8 +28,6 @@ from patchioner.detail.filter.calibration import (
     calibrate_model,
 )
 from patchioner.detail.filter.independent import SCORERS
-from patchioner_base.errors import OptionError, PatchionerError, TextError
-from patchioner_base.files import write_json
 
 LoadModel = Callable[[str], Patchioner]
 

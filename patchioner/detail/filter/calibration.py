@@ -16,6 +16,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from patchioner import Patchioner
+from patchioner.base.errors import CheckpointError, OptionError
+from patchioner.base.progress import progress
 from patchioner.detail.filter.attributes import FAMILIES, Stated
 from patchioner.detail.filter.evidence import WHOLE, Evidence, View, with_article
 from patchioner.detail.filter.logistic import Logistic, fit_logistic
@@ -30,8 +32,6 @@ from patchioner.detail.filter.measures import (
 from patchioner.detail.filter.things import things
 from patchioner.detail.text import canonical, content_words, noun_phrases
 from patchioner.images import ImageSource, load_image
-from patchioner_base.errors import CheckpointError, OptionError
-from patchioner_base.progress import progress
 
 KEY = "detail"
 """Under which a model's settings hold its calibration."""

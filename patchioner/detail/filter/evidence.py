@@ -20,10 +20,10 @@ from torch.nn import functional as F
 from patchioner import Patchioner
 from patchioner.aggregate import feature_weights
 from patchioner.backbones import PatchFeatures
+from patchioner.base.errors import OptionError
 from patchioner.detail.filter.vocabulary import NOUNS
 from patchioner.detail.text import canonical, content_words
 from patchioner.regions import Region, WholeImage
-from patchioner_base.errors import OptionError
 
 FloatArray = npt.NDArray[np.float64]
 

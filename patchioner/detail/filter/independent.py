@@ -17,12 +17,12 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from patchioner.base.optional import require
+from patchioner.base.registry import Registry
 from patchioner.detail.filter.logistic import Logistic
 from patchioner.detail.filter.support import unverifiable
 from patchioner.detail.stages import Photo
 from patchioner.detail.values import DetailRegion, Support
-from patchioner_base.optional import require
-from patchioner_base.registry import Registry
 
 FloatArray = npt.NDArray[np.float64]
 PUBLISHED_THRESHOLD: Final = 0.3

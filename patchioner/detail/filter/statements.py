@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
+from patchioner.base.errors import DetailError, OptionError
 from patchioner.detail.filter.agreement import Group, agreeing_groups
 from patchioner.detail.filter.contradictions import contradicted_groups
 from patchioner.detail.filter.rules import Cleaned, clean
@@ -19,7 +20,6 @@ from patchioner.detail.stages import Photo, Scorer
 from patchioner.detail.text import split_sentences
 from patchioner.detail.text.similarity import Embed
 from patchioner.detail.values import Claim, DetailRegion, Statement, Support, Verdict
-from patchioner_base.errors import DetailError, OptionError
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ import torch
 
 from patchioner import Patchioner
 from patchioner.backbones import PatchFeatures
+from patchioner.base.errors import OptionError
 from patchioner.detail.filter.attributes import SEEN, stated
 from patchioner.detail.filter.calibration import Calibration, full_row
 from patchioner.detail.filter.evidence import Evidence, View
@@ -35,7 +36,6 @@ from patchioner.detail.filter.things import things
 from patchioner.detail.stages import Photo
 from patchioner.detail.text import word_weights
 from patchioner.detail.values import DetailRegion, Support
-from patchioner_base.errors import OptionError
 
 _RELATION: Final = re.compile(
     r"\b(?:(?:on|to|at) the (?:far |upper |lower )?(?:left|right)\b|left|right|above|below|behind|in front of|next to|"

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from patchioner_base.errors import DetailError
+from patchioner.base.errors import DetailError
 
 _LONGEST = 100_000
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from patchioner.base.errors import DetailError
 from patchioner.detail.fuse.budget import chosen
 from patchioner.detail.fuse.drafting import drafts_of
 from patchioner.detail.fuse.drafts import Draft, dropped
@@ -19,7 +20,6 @@ from patchioner.detail.fuse.sentences import joined, opening, placed
 from patchioner.detail.fuse.settings import FuseSettings
 from patchioner.detail.stages import Photo
 from patchioner.detail.values import DetailRegion, FusedSentence, Verdict
-from patchioner_base.errors import DetailError
 
 _ROUNDS = 4
 _SHORT = 12  # words: "On the left, there is a dog on a couch." and its like are joined in pairs

@@ -14,6 +14,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
+from patchioner.base.errors import DetailError, FutileError, OptionError
 from patchioner.detail.fuse.answers import Sorted, Written, read_sorted, read_written
 from patchioner.detail.fuse.check import unsourced_words
 from patchioner.detail.fuse.deterministic import DeterministicFuser, count_words
@@ -28,7 +29,6 @@ from patchioner.detail.fuse.settings import FuseSettings
 from patchioner.detail.stages import Photo, TextModel
 from patchioner.detail.text import word_set
 from patchioner.detail.values import DetailRegion, FusedSentence, Verdict
-from patchioner_base.errors import DetailError, FutileError, OptionError
 
 _log = logging.getLogger(__name__)
 _Answer = TypeVar("_Answer")

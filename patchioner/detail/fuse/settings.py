@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from patchioner_base.errors import OptionError
+from patchioner.base.errors import OptionError
 
 LONGEST = 10_000
 

@@ -17,12 +17,12 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
+from patchioner.base.files import atomic_path
 from patchioner.detail.report.heat import HeatMap
 from patchioner.detail.report.markup import Child, Markup, element, table
 from patchioner.detail.report.outlines import outline
 from patchioner.detail.report.style import CSS, lighting
 from patchioner.detail.values import DetailedCaption, DetailRegion, FusedSentence, Verdict
-from patchioner_base.files import atomic_path
 
 LARGEST = 1024
 """Pixels of the longer side of an embedded photo."""

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from patchioner.base.errors import OptionError
 from patchioner.detail.text.words import word_weights
-from patchioner_base.errors import OptionError
 
 FloatArray = npt.NDArray[np.float64]
 Embed = Callable[[Sequence[str]], npt.ArrayLike]

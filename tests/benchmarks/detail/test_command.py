@@ -14,7 +14,7 @@ from benchmarks.detail.command import PARTS, main
 from benchmarks.detail.part import PartResult, Setup, figure, markdown_table
 from benchmarks.detail.planted import KindResult
 from patchioner import Patchioner
-from patchioner_base.errors import OptionError
+from patchioner.base.errors import OptionError
 from tests.support.tiny import tiny_parts
 
 

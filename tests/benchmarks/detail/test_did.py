@@ -14,8 +14,8 @@ from benchmarks.detail import controls
 from benchmarks.detail.did import DidPhoto, did_scores, read_did
 from benchmarks.detail.did_run import compare, main, table
 from benchmarks.readers import BenchmarkDataError
+from patchioner.base.errors import OptionError
 from patchioner.detail.values import Claim, Verdict
-from patchioner_base.errors import OptionError
 
 GLOBAL = "The image shows a {0} dog on a couch. A lamp stands near the {0} dog. It looks serene."
 PART = "There is a {0} lamp. The lamp is tall and {0}. It appears to be old."

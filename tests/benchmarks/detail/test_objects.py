@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.detail.objects import METRICS, object_scores
-from patchioner_base.errors import OptionError
+from patchioner.base.errors import OptionError
 
 TEXTS = ["A puppy on a sofa.", "Two men ride bikes past a hot dog stand.", ""]
 THERE = [{"dog", "chair"}, {"person", "bicycle"}, {"cat"}]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.metrics import bleu
-from patchioner_base.errors import OptionError
+from patchioner.base.errors import OptionError
 
 
 def test_perfect() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.metrics.boxes import as_boxes, merge_boxes, pairwise_iou
-from patchioner_base.errors import OptionError
+from patchioner.base.errors import OptionError
 
 
 def test_iou_by_hand() -> None:

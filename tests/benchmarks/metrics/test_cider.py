@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 
 from benchmarks.metrics import cider, java_available, official_cider
-from patchioner_base.errors import OptionError
+from patchioner.base.errors import OptionError
 
 Ngrams = Counter[tuple[str, ...]]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.metrics.class_names import SYNONYMS, named_classes, names_class, plural
-from patchioner_base.errors import UnknownNameError
+from patchioner.base.errors import UnknownNameError
 
 
 def test_eighty_classes_each_naming_itself() -> None:

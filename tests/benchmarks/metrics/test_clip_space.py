@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from benchmarks.metrics.clip_space import ClipSpace
-from patchioner_base.errors import CheckpointError, UnknownNameError
+from patchioner.base.errors import CheckpointError, UnknownNameError
 
 open_clip = pytest.importorskip("open_clip")
 

@@ -16,7 +16,7 @@ from benchmarks.metrics.dense_map import (
     match,
     summarize,
 )
-from patchioner_base.errors import OptionError
+from patchioner.base.errors import OptionError
 
 A, B, C = [0, 0, 10, 10], [20, 20, 30, 30], [40, 40, 50, 50]
 

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.bootstrap import bootstrap_ratio
 from benchmarks.metrics import distinctness
-from patchioner_base.errors import OptionError
+from patchioner.base.errors import OptionError
 
 
 def test_by_hand() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import pytest
 
 from benchmarks.metrics import cider, fixed_cider, grounding, object_hits, stem_f
-from patchioner_base.errors import OptionError, UnknownNameError
+from patchioner.base.errors import OptionError, UnknownNameError
 
 
 def shared(said: Sequence[str], due: Sequence[Sequence[str]]) -> list[float]:

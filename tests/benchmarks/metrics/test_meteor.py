@@ -11,7 +11,7 @@ import pytest
 from benchmarks.metrics import Meteor, java_available
 from benchmarks.metrics.java import JavaError
 from benchmarks.metrics.meteor import clean
-from patchioner_base.errors import OptionError
+from patchioner.base.errors import OptionError
 
 pytest.importorskip("pycocoevalcap")
 

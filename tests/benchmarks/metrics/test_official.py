@@ -15,7 +15,7 @@ from benchmarks.metrics.official import (
     official_rouge_l,
     ptb_pairs,
 )
-from patchioner_base.errors import OptionError
+from patchioner.base.errors import OptionError
 
 pytest.importorskip("pycocoevalcap")
 needs_java = pytest.mark.skipif(not java_available(), reason="the official tokenizer needs Java")

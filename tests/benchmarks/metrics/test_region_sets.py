@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.metrics import one_reference_each
-from patchioner_base.errors import OptionError
+from patchioner.base.errors import OptionError
 
 
 def test_taking_apart() -> None:

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from benchmarks.metrics import MetricResult, Provenance
-from patchioner_base.errors import OptionError
+from patchioner.base.errors import OptionError
 
 
 def test_mean_and_array() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from benchmarks.metrics import Meteor, stem_f
 from benchmarks.metrics.stem_f import align
-from patchioner_base.errors import OptionError
+from patchioner.base.errors import OptionError
 
 
 def test_by_hand() -> None:

@@ -20,7 +20,7 @@ from benchmarks.metrics import (
     suite,
     text_measure,
 )
-from patchioner_base.errors import MissingExtraError, OptionError, UnknownNameError
+from patchioner.base.errors import MissingExtraError, OptionError, UnknownNameError
 
 SAID = ["A red bus, isn't it?", "two dogs"]
 DUE = [["The red bus.", "a bus"], ["Two dogs run"]]

@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.metrics import best_reference_cosine, clip_s, pac_s, with_references
 from benchmarks.metrics.text_cosine import unit_rows
-from patchioner_base.errors import OptionError
+from patchioner.base.errors import OptionError
 
 SPACE = {"up": [0.0, 2.0], "right": [5.0, 0.0], "between": [3.0, 4.0], "down": [0.0, -1.0]}
 

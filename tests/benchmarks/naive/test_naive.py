@@ -20,11 +20,11 @@ from memory_bank import MemoryBank
 from patchioner import Patchioner
 from patchioner.aggregate import Weighting, pool_regions
 from patchioner.backbones import TimmViT
+from patchioner.base.errors import OptionError
 from patchioner.geometry import Preprocessing
 from patchioner.parts import Parts
 from patchioner.regions import Box
 from patchioner.settings import ModelSettings
-from patchioner_base.errors import OptionError
 
 TINY = SHAPES["tiny"]
 OPTIONS = DecodeOptions(max_tokens=STEPS)

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from benchmarks.runner import Run, RunSettings, execute
-from patchioner_base.errors import ImageError, RegionError
+from patchioner.base.errors import ImageError, RegionError
 
 WORDS = ("red", "green", "blue", "dark", "bright", "grey")
 

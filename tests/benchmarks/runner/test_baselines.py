@@ -15,7 +15,7 @@ from benchmarks.runner import Prediction, read_predictions
 from benchmarks.runner.typical import most_typical
 from patchioner import Box, Patchioner, RegionSet, WholeImage
 from patchioner.aggregate import Weighting
-from patchioner_base.errors import OptionError, UnknownNameError
+from patchioner.base.errors import OptionError, UnknownNameError
 from tests.support.tiny import TEXTS, noise_photo, tiny_parts
 
 

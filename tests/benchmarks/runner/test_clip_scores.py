@@ -13,7 +13,7 @@ from PIL import Image
 from benchmarks.metrics.clip_space import ClipSpace
 from benchmarks.runner import read_predictions
 from benchmarks.runner.clip_scores import draw_region, load_space
-from patchioner_base.errors import OptionError, PatchionerError
+from patchioner.base.errors import OptionError, PatchionerError
 
 
 class Space:

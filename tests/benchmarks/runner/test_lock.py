@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from benchmarks.runner.lock import folder_lock
-from patchioner_base.errors import OptionError
+from patchioner.base.errors import OptionError
 
 pytest.importorskip("fcntl")
 

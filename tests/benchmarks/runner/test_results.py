@@ -16,7 +16,7 @@ from benchmarks.runner import RunSettings, read_predictions
 from benchmarks.runner.provenance import weights_sha256
 from benchmarks.runner.results import table
 from benchmarks.runner.scoring import Scorer
-from patchioner_base.errors import OptionError
+from patchioner.base.errors import OptionError
 from tests.support.tiny import tiny_decoder
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from benchmarks.readers import BenchmarkDataError
-from patchioner_base.errors import OptionError
+from patchioner.base.errors import OptionError
 from tests.support.tiny import noise_photo, tiny_parts
 
 BASELINES = ("whole", "crop")

@@ -24,7 +24,7 @@ from benchmarks.speed.shapes import (
     write_bank,
 )
 from decoders import DecodeOptions
-from patchioner_base.errors import MemoryBankError, PatchionerError
+from patchioner.base.errors import MemoryBankError, PatchionerError
 
 TINY = SHAPES["tiny"]
 

@@ -13,7 +13,7 @@ from benchmarks.speed import alone, child, gpu, main
 from benchmarks.speed.contest import Ours
 from benchmarks.speed.shapes import SHAPES, write_bank
 from memory_bank import MemoryBank
-from patchioner_base.errors import PatchionerError
+from patchioner.base.errors import PatchionerError
 
 TINY = SHAPES["tiny"]
 CPU = ["--suite", "cpu", "--shapes", "tiny", "--rounds", "1", "--naive-chunks", "2"]

@@ -11,7 +11,7 @@ import pytest
 from patchioner.adaptation import read_texts
 from patchioner.adaptation.corpus import FEWEST, Corpus, clean, gather
 from patchioner.adaptation.options import MOST_HELD_OUT
-from patchioner_base.errors import TextError
+from patchioner.base.errors import TextError
 
 
 def everything(texts: Sequence[str]) -> list[bool]:

@@ -18,9 +18,9 @@ from decoders.prefix_lm import PrefixLMDecoder
 from decoders.viecap import ViecapDecoder
 from patchioner import Patchioner
 from patchioner.adaptation import AdaptOptions, LanguageModelShape, adapt
+from patchioner.base.errors import OptionError, TextError
 from patchioner.checkpoint import read_checkpoint
 from patchioner.parts import Parts
-from patchioner_base.errors import OptionError, TextError
 from tests.support.language import language_folder, language_model
 from tests.support.tiny import TEXTS, noise_photo, tiny_parts
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from patchioner.adaptation import AdaptOptions, DecoderShape
-from patchioner_base.errors import OptionError
+from patchioner.base.errors import OptionError
 
 
 @pytest.mark.parametrize(

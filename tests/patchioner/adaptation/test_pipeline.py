@@ -16,9 +16,9 @@ from decoders import DecodeOptions, PrefixGPT2Decoder, TrainReport
 from memory_bank import MemoryBank
 from patchioner import Patchioner
 from patchioner.adaptation import AdaptOptions, DecoderShape, adapt
+from patchioner.base.errors import OptionError, PatchionerError, TextError
 from patchioner.checkpoint import read_checkpoint
 from patchioner.parts import Parts
-from patchioner_base.errors import OptionError, PatchionerError, TextError
 from tests.support.tiny import WORDS, noise_photo, tiny_parts
 
 CORPUS = [

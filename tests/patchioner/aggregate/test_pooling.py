@@ -10,9 +10,9 @@ import torch
 
 from patchioner.aggregate import Weighting, feature_weights, pool_regions, pooling
 from patchioner.backbones.features import PatchFeatures
+from patchioner.base.errors import OptionError, RegionError
 from patchioner.geometry import fit_image
 from patchioner.regions import Box, Patch, Point, RegionSet, WholeImage
-from patchioner_base.errors import OptionError, RegionError
 
 
 def some_features(attention: bool = True) -> PatchFeatures:

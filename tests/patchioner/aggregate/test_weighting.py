@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from patchioner.aggregate import Weighting
-from patchioner_base.errors import OptionError
+from patchioner.base.errors import OptionError
 
 
 def test_the_default_is_uniform_exact_coverage() -> None:

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from patchioner.aggregate import Weighting, region_weights
+from patchioner.base.errors import OptionError, RegionError
 from patchioner.geometry import fit_image
 from patchioner.regions import Box, Mask, Patch, Point, Polygon, Region, Trace, WholeImage
-from patchioner_base.errors import OptionError, RegionError
 
 # 8 x 8 patches of 10 pixels; model pixels are original pixels.
 GEOMETRY = fit_image((80, 80), mode="stretch", size=80, patch_size=10)

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from patchioner.backbones import load_backbone
 from patchioner.backbones.dinotxt import DinoTxtHead, DinoTxtViT
 from patchioner.backbones.preprocess import preprocess
+from patchioner.base.errors import CheckpointError, OptionError
 from patchioner.geometry import Preprocessing
-from patchioner_base.errors import CheckpointError, OptionError
 from tests.support.tiny import noise_photo
 
 NAMES = {"vit_large_patch14_reg4_dinov2": 14, "vit_large_patch16_dinov3": 16}

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from patchioner.backbones.heads import IdentityHead, LinearHead, StandardiseHead, build_head
-from patchioner_base.errors import CheckpointError
+from patchioner.base.errors import CheckpointError
 
 CONFIGS: list[dict[str, Any]] = [{}, {"type": "standardise"}, {"type": "linear", "dim": 5}]
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from patchioner.backbones import load_backbone
-from patchioner_base.errors import CheckpointError
+from patchioner.base.errors import CheckpointError
 from tests.support.tiny import noise_photo, tiny_backbone
 
 

@@ -22,8 +22,8 @@ from patchioner.backbones.open_clip_vit import (
     clip_preprocessing,
 )
 from patchioner.backbones.preprocess import preprocess
+from patchioner.base.errors import CheckpointError, HubError, OptionError, UnknownNameError
 from patchioner.geometry import Fit
-from patchioner_base.errors import CheckpointError, HubError, OptionError, UnknownNameError
 from tests.support.tiny import noise_photo
 
 open_clip = pytest.importorskip("open_clip")

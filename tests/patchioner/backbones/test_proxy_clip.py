@@ -16,8 +16,8 @@ from patchioner.backbones import TimmViT, load_backbone
 from patchioner.backbones.open_clip_vit import OpenClipViT, clip_preprocessing
 from patchioner.backbones.preprocess import preprocess
 from patchioner.backbones.proxy_clip import ProxyClip, proxy_attention, resample
+from patchioner.base.errors import CheckpointError, OptionError
 from patchioner.geometry import Fit, Preprocessing
-from patchioner_base.errors import CheckpointError, OptionError
 from tests.support.tiny import noise_photo, tiny_backbone
 
 pytest.importorskip("open_clip")

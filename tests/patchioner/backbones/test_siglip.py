@@ -12,8 +12,8 @@ from patchioner.backbones import load_backbone
 from patchioner.backbones.preprocess import preprocess
 from patchioner.backbones.siglip import SiglipViT
 from patchioner.backbones.vit_weights import fit_vit
+from patchioner.base.errors import CheckpointError, OptionError
 from patchioner.geometry import Fit, Preprocessing
-from patchioner_base.errors import CheckpointError, OptionError
 from tests.support.tiny import noise_photo
 
 NAME = "vit_base_patch16_siglip_512"

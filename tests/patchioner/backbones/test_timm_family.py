@@ -15,8 +15,8 @@ from patchioner.backbones import TimmViT, load_backbone
 from patchioner.backbones.preprocess import preprocess
 from patchioner.backbones.timm_vit import create_vit
 from patchioner.backbones.vit_weights import fit_vit
+from patchioner.base.errors import CheckpointError, HubError, OptionError, UnknownNameError
 from patchioner.geometry import Preprocessing
-from patchioner_base.errors import CheckpointError, HubError, OptionError, UnknownNameError
 from tests.support.tiny import noise_photo
 
 CLIP_STATISTICS = {

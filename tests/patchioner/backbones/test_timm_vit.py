@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from patchioner.backbones import PatchFeatures, TimmViT
 from patchioner.backbones.preprocess import preprocess
+from patchioner.base.errors import OptionError, UnknownNameError
 from patchioner.geometry import Fit, Preprocessing
-from patchioner_base.errors import OptionError, UnknownNameError
 from tests.support.tiny import noise_photo, tiny_backbone
 
 PLAIN = {

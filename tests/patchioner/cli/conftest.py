@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from patchioner.base.errors import UnknownNameError
 from patchioner.geometry import ImageGeometry, fit_image
 from patchioner.regions import Patch, Region
 from patchioner.results import Label
-from patchioner_base.errors import UnknownNameError
 
 
 @dataclass(frozen=True)

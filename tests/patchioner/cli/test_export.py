@@ -10,9 +10,9 @@ import pytest
 
 from patchioner import Patchioner
 from patchioner.backbones import TimmViT
+from patchioner.base.errors import ImageError, OptionError
 from patchioner.cli.export import add_export_arguments
 from patchioner.geometry import Preprocessing
-from patchioner_base.errors import ImageError, OptionError
 from tests.support.tiny import noise_photo, tiny_parts
 
 Capture = pytest.CaptureFixture[str]

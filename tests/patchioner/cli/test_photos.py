@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from patchioner.base.errors import ImageError, UnknownNameError
 from patchioner.cli.photos import SAMPLES, PhotoSource, find_photos
-from patchioner_base.errors import ImageError, UnknownNameError
 
 
 def test_a_folder_stands_for_its_pictures_by_name(photo: Path, tmp_path: Path) -> None:

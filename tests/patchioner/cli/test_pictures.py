@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from patchioner.base.errors import OptionError
 from patchioner.cli.photos import PhotoSource
 from patchioner.cli.pictures import check_picture_name, plan_pictures, save_picture
-from patchioner_base.errors import OptionError
 
 ONE, TWO, TWIN = (PhotoSource(name) for name in ("a/x.jpg", "y.png", "b/x.png"))
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from patchioner.base.errors import RegionFileError
 from patchioner.cli import spelling
 from patchioner.regions import Box, Mask, Point, Polygon, RegionSet, Trace
-from patchioner_base.errors import RegionFileError
 
 
 def test_regions_of_every_kind() -> None:

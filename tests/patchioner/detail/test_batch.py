@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from patchioner.base.errors import DetailError, FutileError, HubError, OptionError
 from patchioner.detail.batch import describe_each, describe_many, read_captions
 from patchioner.detail.photo_list import PhotoJob
 from patchioner.detail.stages import Photo
 from patchioner.detail.values import DetailedCaption, DetailRegion, FusedSentence
 from patchioner.regions import Box
-from patchioner_base.errors import DetailError, FutileError, HubError, OptionError
 from tests.support.tiny import noise_photo
 
 

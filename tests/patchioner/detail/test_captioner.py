@@ -11,13 +11,13 @@ import pytest
 from PIL import Image
 
 from patchioner import Box, Patchioner
+from patchioner.base.errors import DetailError, OptionError, RegionError, UnknownNameError
 from patchioner.detail import DetailCaptioner, DetailSettings
 from patchioner.detail.captioner import checked
 from patchioner.detail.divide import DivideSettings
 from patchioner.detail.photos import open_photo
 from patchioner.detail.stages import Photo
 from patchioner.detail.values import Claim, DetailRegion, FusedSentence, Statement, Verdict
-from patchioner_base.errors import DetailError, OptionError, RegionError, UnknownNameError
 from tests.support.tiny import noise_photo, tiny_parts
 
 WHOLE = DetailRegion("global", "global", (0, 0, 96, 64))

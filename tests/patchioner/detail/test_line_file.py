@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from patchioner.base.errors import OptionError
 from patchioner.detail.line_file import LineFile, Name
-from patchioner_base.errors import OptionError
 
 OPENING = '{"format": "mine"'
 

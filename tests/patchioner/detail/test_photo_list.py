@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from patchioner.base.errors import ImageError, RegionFileError
 from patchioner.detail.photo_list import PhotoJob, read_photo_list
 from patchioner.regions import Box
-from patchioner_base.errors import ImageError, RegionFileError
 from tests.support.tiny import noise_photo
 
 

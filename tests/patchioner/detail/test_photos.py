@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from patchioner import Patchioner
+from patchioner.base.errors import ImageError
 from patchioner.detail.photos import open_photo, pixel_digest
-from patchioner_base.errors import ImageError
 from tests.support.tiny import noise_photo, tiny_parts
 
 

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
+from patchioner.base.errors import OptionError, UnknownNameError
 from patchioner.detail.presets import PRESETS, DetailSettings, preset
-from patchioner_base.errors import OptionError, UnknownNameError
 
 
 def test_published_constants() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from patchioner.base.errors import DetailError
 from patchioner.detail.provenance import dumps, from_json, to_json
 from patchioner.detail.values import (
     Claim,
@@ -20,7 +21,6 @@ from patchioner.detail.values import (
 )
 from patchioner.regions import Mask
 from patchioner.regions.rle import encode_rle
-from patchioner_base.errors import DetailError
 
 MASK = np.random.default_rng(0).random((6, 8)) > 0.5
 CAPTION = DetailedCaption(

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from patchioner.base.errors import OptionError
 from patchioner.drawing import Display, draw_patch_map
 from patchioner.drawing.palette import colour_of
 from patchioner.drawing.patch_map import _pixel_clusters
 from patchioner.geometry import Fit, fit_image
 from patchioner.regions import Box, Patch, Region
-from patchioner_base.errors import OptionError
 
 
 @dataclass(frozen=True)

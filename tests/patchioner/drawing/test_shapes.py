@@ -7,6 +7,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
+from patchioner.base.errors import OptionError
 from patchioner.drawing.canvas import Display
 from patchioner.drawing.shapes import FINE, draw_shapes, shapes_of
 from patchioner.geometry import ImageGeometry, fit_image
@@ -21,7 +22,6 @@ from patchioner.regions import (
     Trace,
     WholeImage,
 )
-from patchioner_base.errors import OptionError
 
 RED = (230, 57, 70)
 SIZE = (800, 600)

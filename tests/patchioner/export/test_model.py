@@ -18,6 +18,13 @@ import torch
 from patchioner import Box, Patchioner
 from patchioner.backbones import TimmViT
 from patchioner.backbones.exported import ExportedBackbone
+from patchioner.base.errors import (
+    CheckpointError,
+    ExportError,
+    MissingExtraError,
+    OptionError,
+    UnknownNameError,
+)
 from patchioner.export import (
     compare_backbones,
     count_changed_captions,
@@ -25,13 +32,6 @@ from patchioner.export import (
     export_model,
 )
 from patchioner.export.check import trial_pictures
-from patchioner_base.errors import (
-    CheckpointError,
-    ExportError,
-    MissingExtraError,
-    OptionError,
-    UnknownNameError,
-)
 from tests.support.tiny import noise_photo, tiny_parts
 
 PHOTOS = [noise_photo(96, 64), noise_photo(50, 130, seed=1), noise_photo(80, 80, seed=2)]
@@ -158,7 +158,7 @@ def test_a_network_that_the_runtime_does_not_understand(
     (copy / name).write_text("not a network")
     config = json.loads((copy / "config.json").read_text())
     from patchioner.backbones import load_backbone
-    from patchioner_base.files import file_sha256
+    from patchioner.base.files import file_sha256
 
     config["files"][name] = file_sha256(copy / name)
     (copy / "config.json").write_text(json.dumps(config))
@@ -196,7 +196,7 @@ def test_without_the_runtime_there_is_the_line_that_installs_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    monkeypatch.setattr("patchioner_base.optional.importlib.import_module", _absent)
+    monkeypatch.setattr("patchioner.base.optional.importlib.import_module", _absent)
     for work in (
         lambda: Patchioner.from_pretrained(folders[kind], device="cpu"),
         lambda: export_model(model, tmp_path / "out", format=kind),

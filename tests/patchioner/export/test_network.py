@@ -15,9 +15,9 @@ from patchioner.backbones.dinotxt import DinoTxtViT
 from patchioner.backbones.exported import resample_positions
 from patchioner.backbones.open_clip_vit import OpenClipViT, clip_preprocessing
 from patchioner.backbones.siglip import SiglipViT
+from patchioner.base.errors import ExportError
 from patchioner.export.network import Graph, exportable, trace_backbone
 from patchioner.geometry import Preprocessing
-from patchioner_base.errors import ExportError
 
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}
 SMALL: dict[str, Any] = {"depth": 2, "embed_dim": 48, "num_heads": 3}

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from patchioner.aggregate import Kind, Weighting, feature_weights, pool_regions
 from patchioner.backbones.features import PatchFeatures
+from patchioner.base.errors import OptionError, RegionError
 from patchioner.geometry import Fit, fit_image
 from patchioner.regions import Box, Patch, Region, RegionSet, Trace, WholeImage
-from patchioner_base.errors import OptionError, RegionError
 from tests.patchioner.reference import published
 
 reference = partial(Weighting, rounding="reference")

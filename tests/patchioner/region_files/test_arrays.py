@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from patchioner.base.errors import RegionFileError
 from patchioner.region_files import NamedRegion, read_regions
 from patchioner.regions import Box, Mask
-from patchioner_base.errors import RegionFileError
 
 SIZE = (6, 4)
 MASKS = np.stack([np.eye(4, 6, dtype=bool), np.ones((4, 6), dtype=bool)])

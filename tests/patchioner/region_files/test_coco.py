@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from patchioner.aggregate import region_weights
+from patchioner.base.errors import RegionFileError
 from patchioner.geometry import fit_image
 from patchioner.region_files import NamedRegion, read_regions
 from patchioner.regions import Box, Mask, Polygon
-from patchioner_base.errors import RegionFileError
 
 REAL = Path(__file__).parents[3] / ".." / "shared" / "data" / "annotations" / "instances_dev.json"
 FULL = {"size": [4, 6], "counts": [0, 24]}

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from patchioner.base.errors import RegionFileError
 from patchioner.region_files import NamedRegion, read_regions
 from patchioner.regions import (
     Box,
@@ -20,7 +21,6 @@ from patchioner.regions import (
     Trace,
     WholeImage,
 )
-from patchioner_base.errors import RegionFileError
 
 SIZE = (6, 4)
 TRIANGLE = [[0, 0], [3, 0], [0, 3]]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from patchioner.base.errors import RegionError
 from patchioner.regions import Box, Mask, Polygon, from_coco, from_sam
-from patchioner_base.errors import RegionError
 
 RLE = {"size": [2, 3], "counts": [0, 6]}
 

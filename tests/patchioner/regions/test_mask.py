@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
+from patchioner.base.errors import RegionError
 from patchioner.geometry import fit_image
 from patchioner.regions import Mask
 from patchioner.regions.rle import decode_rle
-from patchioner_base.errors import RegionError
 
 GEOMETRY = fit_image((40, 20), mode="stretch", size=32, patch_size=8)
 CROPPED = fit_image((40, 20), mode="crop", size=32, patch_size=8)

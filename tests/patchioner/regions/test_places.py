@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from patchioner.base.errors import RegionError
 from patchioner.geometry import fit_image
 from patchioner.regions import Box, Mask, Patch, Point, WholeImage
-from patchioner_base.errors import RegionError
 
 SQUARE = fit_image((100, 100), mode="stretch", size=80, patch_size=8)
 PADDED = fit_image((100, 50), mode="pad", size=80, patch_size=8)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from patchioner.aggregate import region_weights
+from patchioner.base.errors import RegionError
 from patchioner.geometry import fit_image
 from patchioner.regions import Box, Polygon
-from patchioner_base.errors import RegionError
 
 # 4 x 4 patches of 10 pixels.
 GEOMETRY = fit_image((40, 40), mode="stretch", size=32, patch_size=8)

@@ -8,10 +8,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from patchioner.aggregate import Weighting
+from patchioner.base.errors import RegionError
 from patchioner.geometry import fit_image
 from patchioner.regions import Point, Trace
 from patchioner.regions.trace import reference_counts
-from patchioner_base.errors import RegionError
 
 # 4 x 4 patches of 10 pixels.
 GEOMETRY = fit_image((40, 40), mode="stretch", size=32, patch_size=8)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from patchioner.base.errors import OptionError
 from patchioner.detail.clients.answers import Answer, Question, clean_answer, mask_digest
-from patchioner_base.errors import OptionError
 
 QUESTION = Question(
     "describe",

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
+from patchioner.base.errors import DetailError, FutileError, OptionError
 from patchioner.detail.clients.budget import Budget, Prices, Usage
-from patchioner_base.errors import DetailError, FutileError, OptionError
 
 
 def test_the_call_over_the_limit_is_refused_and_not_counted() -> None:

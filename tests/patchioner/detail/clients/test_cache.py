@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from patchioner.base.errors import DetailError
 from patchioner.detail.clients.answers import Answer, Question
 from patchioner.detail.clients.cache import CacheCounts, CallCache
-from patchioner_base.errors import DetailError
 
 ONE, TWO = Question("fuse", "m", "one"), Question("fuse", "m", "two", box=(0, 1.5, 2, 3))
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
+from patchioner.base.errors import DetailError, FutileError, OptionError
 from patchioner.detail.clients.budget import Budget, Prices
 from patchioner.detail.clients.cache import CallCache
 from patchioner.detail.clients.chat import ChatClient
 from patchioner.detail.clients.failures import EmptyAnswerError
 from patchioner.detail.clients.remote_text import RemoteTextModel
 from patchioner.detail.clients.retry import RetryPolicy
-from patchioner_base.errors import DetailError, FutileError, OptionError
 from tests.support.chat_server import ChatServer, Reaction, echo, fails, says
 
 KEY = "sk-verysecret123"

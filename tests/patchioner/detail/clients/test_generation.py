@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from patchioner.base.errors import DetailError
 from patchioner.detail.clients.generation import SeededSampler, in_batches
-from patchioner_base.errors import DetailError
 
 
 def sampled(

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
+from patchioner.base.errors import DetailError, HubError, MissingExtraError, OptionError
 from patchioner.detail.clients.cache import CallCache
 from patchioner.detail.clients.generation import SeededSampler, write
 from patchioner.detail.clients.local import TransformersTextModel
 from patchioner.detail.clients.pretrained import PretrainedModel
-from patchioner_base.errors import DetailError, HubError, MissingExtraError, OptionError
 from tests.support.language import language_folder, language_model, spread
 
 TEMPLATE = (

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from patchioner.base.errors import HubError, OptionError
 from patchioner.detail.clients.pretrained import PretrainedModel
-from patchioner_base.errors import HubError, OptionError
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
 transformers = pytest.importorskip("transformers")

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from patchioner.base.errors import DetailError, FutileError, OptionError
 from patchioner.detail.clients.failures import Failure
 from patchioner.detail.clients.retry import RetryPolicy, call_with_retry
-from patchioner_base.errors import DetailError, FutileError, OptionError
 
 
 class Script:

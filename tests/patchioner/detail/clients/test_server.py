@@ -5,8 +5,8 @@ import pickle
 
 import pytest
 
+from patchioner.base.errors import OptionError
 from patchioner.detail.clients.server import DEFAULT_URL, Server
-from patchioner_base.errors import OptionError
 
 KEY = "sk-verysecret123"
 

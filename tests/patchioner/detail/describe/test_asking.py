@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from patchioner.base.errors import DetailError, OptionError, UnknownNameError
 from patchioner.detail.clients.answers import Answer
 from patchioner.detail.clients.cache import CallCache
 from patchioner.detail.describe.asking import Answers, VisionSettings, rows_of
 from patchioner.detail.describe.prompts import DETAIL, MARKED, PROMPTS, prompt_named
 from patchioner.detail.describe.views import View
 from patchioner.detail.values import DetailRegion
-from patchioner_base.errors import DetailError, OptionError, UnknownNameError
 from tests.support.photos import REGIONS, noise_photo
 
 PHOTO = noise_photo()

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from patchioner.base.errors import MissingExtraError, OptionError, UnknownNameError
 from patchioner.detail.clients.budget import Budget
 from patchioner.detail.clients.cache import CallCache
 from patchioner.detail.clients.local import TransformersTextModel
@@ -15,7 +16,6 @@ from patchioner.detail.describe.choosing import ClientOptions, make_describer, m
 from patchioner.detail.describe.hf import TransformersDescriber
 from patchioner.detail.describe.own import OwnSettings, PatchionerDescriber
 from patchioner.detail.describe.remote import RemoteDescriber
-from patchioner_base.errors import MissingExtraError, OptionError, UnknownNameError
 
 LOCAL = "http://127.0.0.1:1/v1"
 

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 
+from patchioner.base.errors import DetailError, HubError, OptionError
 from patchioner.detail.clients.cache import CallCache
 from patchioner.detail.clients.generation import write
 from patchioner.detail.describe.asking import VisionSettings
 from patchioner.detail.describe.hf import TransformersDescriber
 from patchioner.detail.describe.views import View
-from patchioner_base.errors import DetailError, HubError, OptionError
 from tests.support.language import language_folder
 from tests.support.photos import REGIONS, noise_photo
 from tests.support.vision_language import blip2_folder, llava_folder, qwen2_vl_folder

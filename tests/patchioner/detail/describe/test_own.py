@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from patchioner import Box, Mask, Patchioner, WholeImage
+from patchioner.base.errors import OptionError
 from patchioner.detail.describe.own import OwnSettings, PatchionerDescriber, sub_region
 from patchioner.detail.divide import PhotoDivider
 from patchioner.detail.photos import open_photo
 from patchioner.detail.stages import Photo
 from patchioner.detail.values import DetailRegion
-from patchioner_base.errors import OptionError
 from tests.support.tiny import noise_photo, tiny_parts
 
 

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from patchioner.base.errors import DetailError, FutileError
 from patchioner.detail.clients.budget import Budget
 from patchioner.detail.clients.cache import CacheCounts, CallCache
 from patchioner.detail.clients.chat import ChatClient
 from patchioner.detail.clients.retry import RetryPolicy
 from patchioner.detail.describe.asking import VisionSettings
 from patchioner.detail.describe.remote import RemoteDescriber
-from patchioner_base.errors import DetailError, FutileError
 from tests.support.chat_server import ChatServer, Reaction, echo, fails, once, says
 from tests.support.photos import REGIONS, noise_photo
 

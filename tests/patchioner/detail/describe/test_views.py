@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageChops
 
+from patchioner.base.errors import OptionError
 from patchioner.detail.describe.views import View
 from patchioner.detail.values import DetailRegion
-from patchioner_base.errors import OptionError
 
 
 def photo(width: int = 200, height: int = 120) -> Image.Image:

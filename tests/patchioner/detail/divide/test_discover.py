@@ -11,11 +11,11 @@ import torch
 
 from patchioner import Patchioner
 from patchioner.backbones import PatchFeatures
+from patchioner.base.errors import OptionError
 from patchioner.detail.divide import Detection, DiscoverySettings, discover_objects
 from patchioner.detail.divide.discover import cells_to_pixels, head_noun, without_parts
 from patchioner.detail.divide.salience import salient_segments
 from patchioner.geometry import Fit, ImageGeometry, fit_image
-from patchioner_base.errors import OptionError
 from tests.support.tiny import noise_photo, tiny_parts
 
 

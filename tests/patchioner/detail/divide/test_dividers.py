@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from patchioner import Box, Mask, Patchioner, Point, Polygon
+from patchioner.base.errors import OptionError, RegionError
 from patchioner.detail.divide import (
     Detection,
     DivideSettings,
@@ -20,7 +21,6 @@ from patchioner.detail.divide import (
 from patchioner.detail.photos import open_photo
 from patchioner.detail.stages import Photo
 from patchioner.region_files import NamedRegion
-from patchioner_base.errors import OptionError, RegionError
 from tests.support.tiny import noise_photo, tiny_backbone, tiny_parts
 
 

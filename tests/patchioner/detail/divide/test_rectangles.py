@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from patchioner.base.errors import RegionError
 from patchioner.detail.divide.rectangles import (
     area,
     bounding_union,
@@ -16,7 +17,6 @@ from patchioner.detail.divide.rectangles import (
     merge_overlapping,
     share_inside,
 )
-from patchioner_base.errors import RegionError
 
 corners = st.tuples(st.integers(0, 40), st.integers(0, 40), st.integers(1, 30), st.integers(1, 30))
 boxes = corners.map(lambda c: (float(c[0]), float(c[1]), float(c[0] + c[2]), float(c[1] + c[3])))

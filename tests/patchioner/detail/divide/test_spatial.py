@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from patchioner.base.errors import OptionError
 from patchioner.detail.divide.rectangles import Rectangle, area, bounding_union, clipped
 from patchioner.detail.divide.spatial import grid, grow, quadrants
-from patchioner_base.errors import OptionError
 
 sizes = st.tuples(st.integers(1, 60), st.integers(1, 60))
 numbers = st.integers(-5, 65)

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from patchioner import Patchioner
+from patchioner.base.errors import OptionError
 from patchioner.detail.filter import Calibration, FalseAccepts, calibrate_model
 from patchioner.detail.filter.calibration import calibrate_matcher, swap_thing
-from patchioner_base.errors import OptionError
 
 
 def test_the_threshold_lets_the_chosen_share_of_swaps_through(calibration: Calibration) -> None:

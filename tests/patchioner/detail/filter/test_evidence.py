@@ -6,10 +6,10 @@ import torch
 from torch.nn import functional as F
 
 from patchioner import Box, Patchioner, WholeImage
+from patchioner.base.errors import OptionError
 from patchioner.detail import Photo
 from patchioner.detail.filter.evidence import Evidence, MemoryWords, TextEmbedder, with_article
 from patchioner.detail.filter.vocabulary import NOUNS
-from patchioner_base.errors import OptionError
 
 
 class Counted:

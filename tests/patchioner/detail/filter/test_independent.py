@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from patchioner.base.errors import UnknownNameError
 from patchioner.detail import DetailRegion, Photo
 from patchioner.detail.filter import SCORERS, IndependentScorer
 from patchioner.detail.filter.independent import BlipMatcher, ClipMatcher
 from patchioner.detail.filter.logistic import Logistic
-from patchioner_base.errors import UnknownNameError
 from tests.support.tiny import noise_photo
 
 

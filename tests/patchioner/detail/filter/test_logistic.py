@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
+from patchioner.base.errors import CheckpointError, OptionError
 from patchioner.detail.filter.logistic import Logistic, fit_logistic
-from patchioner_base.errors import CheckpointError, OptionError
 
 
 def test_the_fit_is_where_the_slope_of_the_penalised_loss_is_nought() -> None:

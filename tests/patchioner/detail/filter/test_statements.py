@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import pytest
 
 from patchioner import Patchioner
+from patchioner.base.errors import DetailError, OptionError
 from patchioner.detail import DetailRegion, Photo, Statement, Support, Verdict
 from patchioner.detail.filter import DenseScorer, FilterSettings, filter_statements
-from patchioner_base.errors import DetailError, OptionError
 
 
 class Believing:

@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 
 from patchioner import Patchioner
+from patchioner.base.errors import CheckpointError, OptionError
 from patchioner.detail import DetailRegion, Photo
 from patchioner.detail.filter import Calibration, DenseScorer, unverifiable
-from patchioner_base.errors import CheckpointError, OptionError
 
 SENTENCES = [
     "a red bus on a table",

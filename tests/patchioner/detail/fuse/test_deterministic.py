@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from patchioner.base.errors import DetailError, OptionError
 from patchioner.detail.fuse import DeterministicFuser, FuseSettings, without_source
 from patchioner.detail.fuse.budget import chosen, concepts, worths
 from patchioner.detail.fuse.deterministic import count_words
 from patchioner.detail.fuse.drafting import drafts_of
 from patchioner.detail.values import Claim, DetailRegion, Verdict
-from patchioner_base.errors import DetailError, OptionError
 
 SIZE = (100, 100)
 NAMES = ("global", "semantic-1", "spatial-1", "spatial-2", "spatial-3", "spatial-4")

@@ -8,12 +8,12 @@ from collections.abc import Iterable
 import pytest
 from PIL import Image
 
+from patchioner.base.errors import DetailError, FutileError, OptionError
 from patchioner.detail.fuse import DeterministicFuser, FuseSettings, LanguageFuser, without_source
 from patchioner.detail.fuse.answers import read_sorted, read_written
 from patchioner.detail.fuse.prompts import REWRITE, SORT, numbered
 from patchioner.detail.stages import Photo
 from patchioner.detail.values import Claim, DetailRegion, Verdict
-from patchioner_base.errors import DetailError, FutileError, OptionError
 
 PHOTO = Photo("a photo", Image.new("RGB", (100, 100)), "0" * 64)
 REGIONS = (

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from patchioner.base.errors import OptionError
 from patchioner.detail.text import similarity_matrix, similarity_to, word_weights
-from patchioner_base.errors import OptionError
 
 SENTENCES = [
     "A red bus.",

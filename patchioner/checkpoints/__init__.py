@@ -1,0 +1,1 @@
+"""Checkpoints on disk: our folder format, the published ones, and the shipped weights (`patchioner-mini/`)."""

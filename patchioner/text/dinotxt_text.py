@@ -1,0 +1,233 @@
+"""DINO.txt's text tower: sentence -> vector whose second half is the space of DINOv2's or DINOv3's patch tokens.
+
+Knows: the causal text transformer of dino.txt (arXiv 2412.16334). Does not know: photos, regions, memory banks.
+
+As published (``tet1280d20h24l``): 24 pre-norm layers, 1280 wide, 20 heads; CLIP's byte-pair tokens, at most 77, start
+and end token included; the vector of the end token goes through a linear map to 2048 columns, [CLS | mean patch].
+
+Established from the paper and from public threads: those numbers and the names ``attention_norm``, ``ffn_norm`` and
+``feed_forward.fc1/fc2`` of a layer. Inferred, and not checked against the weights: the other names, LayerNorm eps 1e-5,
+that a layer's query-key-value map has no bias and its output map has one. A file that is otherwise is refused by name.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from patchioner.backbones.vit_weights import part_of
+from patchioner.base.errors import CheckpointError, OptionError
+from patchioner.base.optional import require
+from patchioner.base.weights import fit_weights
+from patchioner.text.base import TEXT_TOWERS, TextTower, check_texts
+from patchioner.text.bert import equal_lengths
+
+logger = logging.getLogger(__name__)
+
+Half = Literal["patch", "both"]
+
+
+@dataclass(frozen=True)
+class DinoTxtTextSettings:
+    """Shape of a tower: everything its weights depend on; the defaults are the published tower's.
+
+    Attributes:
+        space: "patch" gives the second half of the columns, the space of the patch tokens; "both" gives all.
+        columns: of the published vector, both halves together; even.
+        vocabulary: CLIP's.
+        width, layers, heads: of the transformer; its MLPs are four times as wide.
+        max_tokens: longest text, start and end token included.
+        qkv_bias: whether the query-key-value maps have a bias.
+
+    Raises:
+        OptionError: the numbers do not fit together.
+    """
+
+    space: Half = "patch"
+    columns: int = 2048
+    vocabulary: int = 49408
+    width: int = 1280
+    layers: int = 24
+    heads: int = 20
+    max_tokens: int = 77
+    qkv_bias: bool = False
+
+    def __post_init__(self) -> None:
+        if self.space not in get_args(Half):
+            raise OptionError(f"space {self.space!r} is unknown: use one of {get_args(Half)}")
+        for name in ("columns", "vocabulary", "width", "layers", "heads", "max_tokens"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise OptionError(
+                    f"{name} of the dino.txt text tower is {value!r}: give a whole number, 1 or more"
+                )
+        if self.columns % 2 or self.width % self.heads or self.max_tokens < 3:
+            raise OptionError(
+                f"columns {self.columns} must be even, width {self.width} a multiple of the {self.heads} heads, "
+                f"and max_tokens {self.max_tokens} leave room for start, end and a word"
+            )
+
+
+class _Attention(nn.Module):
+    """Causal self-attention."""
+
+    def __init__(self, width: int, heads: int, qkv_bias: bool) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, width) -> (B, T, width)."""
+        query, key, value = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        return self.proj(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+
+class _FeedForward(nn.Module):
+    """Two linear maps with the exact GELU between them."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, 4 * width)
+        self.fc2 = nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, width) -> (B, T, width)."""
+        return self.fc2(F.gelu(self.fc1(x)))  # type: ignore[no-any-return]
+
+
+class _Layer(nn.Module):
+    """Pre-norm layer."""
+
+    def __init__(self, settings: DinoTxtTextSettings) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(settings.width)
+        self.attention = _Attention(settings.width, settings.heads, settings.qkv_bias)
+        self.ffn_norm = nn.LayerNorm(settings.width)
+        self.feed_forward = _FeedForward(settings.width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, width) -> (B, T, width)."""
+        x = x + self.attention(self.attention_norm(x))
+        return x + self.feed_forward(self.ffn_norm(x))  # type: ignore[no-any-return]
+
+
+class _Transformer(nn.Module):
+    """Tokens and positions in, normalised states out; names as in the published weights."""
+
+    def __init__(self, settings: DinoTxtTextSettings) -> None:
+        super().__init__()
+        self.token_embedding = nn.Embedding(settings.vocabulary, settings.width)
+        self.positional_embedding = nn.Parameter(torch.empty(settings.max_tokens, settings.width))
+        nn.init.normal_(self.token_embedding.weight, std=0.02)
+        nn.init.normal_(self.positional_embedding, std=0.01)
+        self.blocks = nn.ModuleList(_Layer(settings) for _ in range(settings.layers))
+        self.ln_final = nn.LayerNorm(settings.width)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """(B, T) -> (B, T, width)."""
+        x = self.token_embedding(ids) + self.positional_embedding[: ids.shape[1]]
+        for block in self.blocks:
+            x = block(x)
+        return self.ln_final(x)  # type: ignore[no-any-return]
+
+
+class _Head(nn.Module):
+    """The linear map into the space shared with images."""
+
+    def __init__(self, settings: DinoTxtTextSettings) -> None:
+        super().__init__()
+        self.linear_projection = nn.Linear(settings.width, settings.columns, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, width) -> (B, columns)."""
+        return self.linear_projection(x)  # type: ignore[no-any-return]
+
+
+class DinoTxtText(TextTower):
+    """CLIP's tokenizer, the transformer and the map into the space of the images.
+
+    Texts are grouped by length in tokens, so no batch holds padding and a text's vector does not depend on the others;
+    the causal mask makes that equal to padding, as published.
+
+    Raises:
+        MissingExtraError: open_clip, which brings CLIP's vocabulary, is not installed.
+
+    Example:
+        >>> small = DinoTxtTextSettings(columns=64, width=32, layers=1, heads=2)
+        >>> DinoTxtText(small).encode(["a red bus"]).shape  # doctest: +SKIP
+        torch.Size([1, 32])
+    """
+
+    def __init__(self, settings: DinoTxtTextSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        self.tokenizer: Any = require("open_clip.tokenizer", "clip").SimpleTokenizer()
+        self.backbone = _Transformer(settings)
+        self.head = _Head(settings)
+        self.eval()
+
+    @property
+    def dim(self) -> int:
+        """Width of the embedding space."""
+        return self.settings.columns // (2 if self.settings.space == "patch" else 1)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Type and shape."""
+        return {"type": "dinotxt", **asdict(self.settings)}
+
+    def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """CLIP's ids per text between start and end; longer texts are cut, keeping the end, with a warning."""
+        start, end = int(self.tokenizer.sot_token_id), int(self.tokenizer.eot_token_id)
+        encoded = [self.tokenizer.encode(text) for text in texts]
+        limit = self.settings.max_tokens - 2
+        if cut := sum(len(ids) > limit for ids in encoded):
+            logger.warning(
+                "%d of %d texts are longer than %d tokens and were cut",
+                cut,
+                len(encoded),
+                self.settings.max_tokens,
+            )
+        return [[start, *ids[:limit], end] for ids in encoded]
+
+    @torch.inference_mode()
+    def encode(self, texts: Sequence[str], *, batch: int = 256) -> Tensor:
+        """Embed texts; see `TextTower.encode`."""
+        check_texts(texts)
+        device = self.head.linear_projection.weight.device
+        result = torch.empty(len(texts), self.dim)
+        for rows, ids in equal_lengths(self.token_ids(texts), batch):
+            vectors = self.head(self.backbone(ids.to(device))[:, -1])
+            result[rows] = vectors[:, -self.dim :].to("cpu", torch.float32)
+        return result
+
+    def read_published(self, state: Mapping[str, Tensor], *, source: str) -> None:
+        """Load DINOv2's file of the text encoder, or DINOv3's of head and text tower, in place and strictly.
+
+        Args:
+            state: names and tensors; those under ``text_model.`` are taken where there are such.
+            source: where they come from, for messages.
+        """
+        own = part_of(state, ("text_model.", ""))
+        own.pop("logit_scale", None)  # of the contrastive loss
+        fit_weights(self, own, source=source)
+
+
+@TEXT_TOWERS.register("dinotxt")
+def _load(folder: Path, config: dict[str, Any]) -> DinoTxtText:
+    try:
+        given = {key: value for key, value in config.items() if key != "type"}
+        tower = DinoTxtText(DinoTxtTextSettings(**given))
+    except (TypeError, OptionError) as error:
+        raise CheckpointError(f"{folder} holds no usable text tower: {error}") from error
+    tower.restore(folder)
+    return tower

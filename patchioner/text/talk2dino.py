@@ -1,0 +1,205 @@
+"""Talk2DINO: a text tower whose vectors are carried into the space of DINO's patch tokens (arXiv 2411.19331).
+
+Knows: the projection, its published files, any other text tower inside. Does not know: photos, regions, banks.
+
+The projection is ``W2 tanh(W1 t + b1) + b2`` of the text feature t (CLIP ViT-B/16: 512) in the width of the visual
+tokens (DINOv2 and DINOv3 ViT-B: 768), or ``W1 t + b1`` alone. Nothing is applied on the visual side.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from patchioner.base.errors import CheckpointError
+from patchioner.base.files import write_json
+from patchioner.base.weights import Storage, fit_weights, load_weights, save_weights
+from patchioner.stored_module import CONFIG_FILE, WEIGHTS_FILE, settings_of
+from patchioner.tensor_files import read_tensors
+from patchioner.text.base import TEXT_TOWERS, TextTower
+from patchioner.text.loading import load_tower
+
+_TOWER_FOLDER = "tower"
+_ROWS_AT_ONCE = 8192
+# Published name of a layer -> ours; the last is that of older files.
+_LAYERS = {
+    "linear_layer": "project_in",
+    "hidden_layers.0": "project_out",
+    "linear_layer2": "project_out",
+}
+
+
+class Talk2DinoTower(TextTower):
+    """Any text tower, then Talk2DINO's projection into the visual space.
+
+    Args:
+        tower: embeds texts; its vectors are not normalised before the projection, as published.
+        dim: width of the visual tokens.
+        width: width between the two layers, `dim` as published; None for the linear projection without them.
+
+    Example:
+        >>> clip = OpenClipText("ViT-B-16", pretrained="openai")  # doctest: +SKIP
+        >>> weights = load_talk2dino_weights("vitb_mlp_infonce.pth")  # doctest: +SKIP
+        >>> tower = Talk2DinoTower.from_weights(clip, weights)  # doctest: +SKIP
+        >>> tuple(tower.encode(["a red bus"]).shape)  # doctest: +SKIP
+        (1, 768)
+    """
+
+    def __init__(self, tower: TextTower, dim: int, *, width: int | None) -> None:
+        super().__init__()
+        self.tower = tower
+        self.project_in = nn.Linear(tower.dim, dim if width is None else width)
+        self.project_out = None if width is None else nn.Linear(width, dim)
+        self.eval()
+
+    @classmethod
+    def from_weights(cls, tower: TextTower, weights: Mapping[str, Tensor]) -> Talk2DinoTower:
+        """Join a tower and what `load_talk2dino_weights` read.
+
+        Raises:
+            CheckpointError: the projection takes vectors of another width than the tower's.
+        """
+        width, taken = weights["project_in.weight"].shape
+        if taken != tower.dim:
+            raise CheckpointError(
+                f"this Talk2DINO projection takes text features {taken} wide, the text tower gives {tower.dim}: "
+                "use the tower it was trained with (CLIP ViT-B/16, 512 wide, for the published ones)"
+            )
+        two = "project_out.weight" in weights
+        dim = len(weights["project_out.weight"]) if two else width
+        joined = cls(tower, dim, width=width if two else None)
+        fit_weights(joined._projection(), weights, source="Talk2DINO")
+        return joined
+
+    @property
+    def dim(self) -> int:
+        """Width of the visual tokens."""
+        last = self.project_in if self.project_out is None else self.project_out
+        return last.out_features
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Type and shape of the projection; the tower inside has a folder, and a config, of its own."""
+        width = None if self.project_out is None else self.project_in.out_features
+        return {"type": "talk2dino", "dim": self.dim, "width": width}
+
+    def project(self, features: Tensor) -> Tensor:
+        """Text features (n, tower's dim) -> the visual space (n, dim), in the projection's precision."""
+        projected: Tensor = self.project_in(features.to(self.project_in.weight))
+        if self.project_out is None:
+            return projected
+        carried: Tensor = self.project_out(torch.tanh(projected))
+        return carried
+
+    @torch.inference_mode()
+    def encode(self, texts: Sequence[str], *, batch: int = 256) -> Tensor:
+        """Embed texts into the space of the patch tokens; see `TextTower.encode`."""
+        features = self.tower.encode(texts, batch=batch)
+        result = torch.empty(len(features), self.dim)
+        for start in range(0, len(features), _ROWS_AT_ONCE):
+            rows = slice(start, start + _ROWS_AT_ONCE)
+            result[rows] = self.project(features[rows]).to("cpu", torch.float32)
+        return result
+
+    def save(self, folder: Path, *, storage: Storage = "fp16") -> None:
+        """Write the projection, and the tower inside in a folder of its own."""
+        self.tower.save(folder / _TOWER_FOLDER, storage=storage)
+        save_weights(self._projection().state_dict(), folder / WEIGHTS_FILE, storage=storage)
+        write_json(folder / CONFIG_FILE, self.config)
+
+    def restore(self, folder: Path) -> None:
+        """Read what `save` wrote of the projection, strictly; the tower inside is restored by its own loader."""
+        weights = folder / WEIGHTS_FILE
+        fit_weights(self._projection(), load_weights(weights), source=str(weights))
+        self.eval()
+
+    def _projection(self) -> nn.ModuleDict:
+        layers: dict[str, nn.Module] = {"project_in": self.project_in}
+        if self.project_out is not None:
+            layers["project_out"] = self.project_out
+        return nn.ModuleDict(layers)
+
+
+def load_talk2dino_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """Read a published Talk2DINO projection; nothing in the file is executed.
+
+    Args:
+        path: a ``.pth`` of tensors by name, ``linear_layer.*`` with ``hidden_layers.0.*`` or, in older files,
+            ``linear_layer2.*``, or without either for a linear projection; or the same as safetensors.
+
+    Returns:
+        float32 tensors by our names: "project_in.weight" (width, text dim), "project_in.bias" (width), and unless the
+        projection is linear "project_out.weight" (dim, width), "project_out.bias" (dim).
+
+    Raises:
+        CheckpointError: the file is missing, cut short, holds code or something else than tensors, or a tensor is
+            missing, unexpected, not finite or of a shape that does not fit the others; the message names it.
+    """
+    path = Path(path)
+    found: dict[str, Tensor] = {}
+    unexpected = []
+    for name, tensor in read_tensors(path).items():
+        layer, _, kind = name.rpartition(".")
+        ours = f"{_LAYERS.get(layer)}.{kind}"
+        if layer not in _LAYERS or kind not in ("weight", "bias") or ours in found:
+            unexpected.append(name)
+        else:
+            found[ours] = tensor
+    faults = [f"unexpected {', '.join(sorted(unexpected))}"] if unexpected else []
+    layers = (
+        ["project_in", "project_out"] if any("out" in name for name in found) else ["project_in"]
+    )
+    wanted = [f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")]
+    if missing := [_published(name) for name in wanted if name not in found]:
+        faults.append(f"missing {', '.join(missing)}")
+    faults += [] if faults else _wrong_tensors(found)
+    if faults:
+        raise CheckpointError(
+            f"{path} is no Talk2DINO projection: {'; '.join(faults)}. Expected are linear_layer and, unless it is "
+            "linear, hidden_layers.0 (older: linear_layer2), each with weight and bias"
+        )
+    return {name: found[name].float() for name in wanted}
+
+
+def _wrong_tensors(found: Mapping[str, Tensor]) -> list[str]:
+    """Faults of shape and type, by published name; all names are known to be there."""
+    faults = []
+    for name, tensor in found.items():
+        if tensor.dim() != (2 if name.endswith("weight") else 1) or not tensor.is_floating_point():
+            faults.append(f"{_published(name)} is {tuple(tensor.shape)} {tensor.dtype}")
+    if faults:
+        return faults
+    width = len(found["project_in.weight"])
+    if (size := len(found["project_in.bias"])) != width:
+        faults.append(f"linear_layer.bias is ({size},), its weight has {width} rows")
+    if "project_out.weight" in found:
+        rows, columns = found["project_out.weight"].shape
+        if columns != width:
+            faults.append(
+                f"hidden_layers.0.weight is {(rows, columns)}, linear_layer.weight has {width} rows"
+            )
+        if (size := len(found["project_out.bias"])) != rows:
+            faults.append(f"hidden_layers.0.bias is ({size},), its weight has {rows} rows")
+    return faults
+
+
+def _published(name: str) -> str:
+    layer, _, kind = name.rpartition(".")
+    return f"{'linear_layer' if layer == 'project_in' else 'hidden_layers.0'}.{kind}"
+
+
+@TEXT_TOWERS.register("talk2dino")
+def _load(folder: Path, config: dict[str, Any]) -> Talk2DinoTower:
+    tower = load_tower(folder / _TOWER_FOLDER)
+    with settings_of(folder):
+        width = config["width"]
+        joined = Talk2DinoTower(
+            tower, int(config["dim"]), width=None if width is None else int(width)
+        )
+    joined.restore(folder)
+    return joined

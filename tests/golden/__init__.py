@@ -1,0 +1,101 @@
+"""Golden captions of the shipped model: token ids of every kind of region, decoded three ways.
+
+`python -m tests.golden` checks all photos and ends with status 1 if one differs; `--write` freezes anew.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from patchioner import (
+    Box,
+    DecodeOptions,
+    Mask,
+    Patch,
+    Patchioner,
+    Point,
+    Polygon,
+    Region,
+    RegionSet,
+    Trace,
+    WholeImage,
+)
+
+FILE = Path(__file__).parent / "captions.json"
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+PHOTOS = 60
+MODES: dict[str, DecodeOptions | None] = {
+    "default": None,
+    "greedy": DecodeOptions(),
+    "beam": DecodeOptions(strategy="beam", beam_width=5, max_tokens=20),
+}
+Ids = list[list[int]]
+
+
+def photos(count: int = PHOTOS) -> list[Path]:
+    """The first photos of the development set of image captioning."""
+    listed = json.loads((SHARED / "annotations" / "image_captions_dev.json").read_text())["images"]
+    return [SHARED / "photos" / one["file_name"] for one in listed[:count]]
+
+
+def regions(photo: Path) -> list[Region]:
+    """One region of every kind, drawn from the photo's name alone."""
+    with Image.open(photo) as image:
+        width, height = image.size
+    draw = np.random.default_rng(int(photo.stem)).uniform
+    x1, y1 = draw(0, 0.5) * width, draw(0, 0.5) * height
+    x2, y2 = x1 + draw(0.2, 0.5) * width, y1 + draw(0.2, 0.5) * height
+    middle = ((x1 + x2) / 2, (y1 + y2) / 2)
+    rows, columns = np.mgrid[:height, :width] + 0.5
+    ellipse = ((columns - middle[0]) / (x2 - x1)) ** 2 + ((rows - middle[1]) / (y2 - y1)) ** 2
+    return [
+        WholeImage(),
+        Box(x1, y1, x2, y2),
+        Mask(ellipse < 0.25),
+        Polygon([(x1, y2), (x2, y2), (middle[0], y1)]),
+        Point(*middle),
+        Patch(10, 12),
+        Trace([(x1, y1), middle, (x2, y1), (x2, y2)]),
+        RegionSet([Box(x1, y1, *middle), Box(*middle, x2, y2)]),
+    ]
+
+
+@contextmanager
+def recorded(model: Patchioner) -> Iterator[Ids]:
+    """The token ids that the model's decoder writes meanwhile, in the order of the rows that it is given."""
+    decoder, found = model.parts.decoder, list[list[int]]()
+    write = decoder.generate
+
+    def generate(*args: Any, **options: Any) -> Any:
+        decoded = write(*args, **options)
+        found.extend(list(one.token_ids) for one in decoded)
+        return decoded
+
+    decoder.generate = generate  # type: ignore[method-assign]
+    try:
+        yield found
+    finally:
+        del decoder.generate
+
+
+def captioned(model: Patchioner, paths: Sequence[Path], mode: str) -> dict[str, Ids]:
+    """Token ids by photo, as `caption` writes them."""
+    found = {}
+    for path in paths:
+        with recorded(model) as ids:
+            model.caption(str(path), regions(path), options=MODES[mode])
+        found[path.name] = ids
+    return found
+
+
+def frozen() -> dict[str, dict[str, Ids]]:
+    """What was frozen, by mode and photo."""
+    stored: dict[str, dict[str, Ids]] = json.loads(FILE.read_text())
+    return stored

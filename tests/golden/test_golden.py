@@ -1,0 +1,61 @@
+"""The shipped model says what it said: alone, in batches, from threads, and from the command line."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from patchioner import Patchioner
+from patchioner.cli.main import main
+from tests import golden
+
+pytestmark = pytest.mark.skipif(
+    not golden.SHARED.is_dir(), reason="the development photos are not beside the checkout"
+)
+
+
+@pytest.fixture(scope="module")
+def model() -> Patchioner:
+    return Patchioner.from_pretrained()
+
+
+@pytest.mark.parametrize("mode", golden.MODES)
+def test_captions_are_the_frozen_ones(model: Patchioner, mode: str) -> None:
+    expected, paths = golden.frozen()[mode], golden.photos(6)
+    assert golden.captioned(model, paths, mode) == {
+        path.name: expected[path.name] for path in paths
+    }
+
+
+def test_batches_and_threads_change_nothing(model: Patchioner) -> None:
+    paths = golden.photos(6)
+    alone = [[one.text for one in model.caption(str(p), golden.regions(p))] for p in paths]
+    items = [(str(path), golden.regions(path)) for path in paths]
+    many = [[one.text for one in captions] for captions in model.caption_many(items)]
+    assert many == alone
+    with golden.recorded(model) as ids:
+        list(model.caption_many(items))
+    expected = golden.frozen()["default"]
+    assert ids == [row for path in paths for row in expected[path.name]]
+    with ThreadPoolExecutor(3) as pool:
+        threaded = list(pool.map(lambda item: [c.text for c in model.caption(*item)], items))
+    assert threaded == alone
+
+
+def test_the_command_says_the_same(model: Patchioner, capsys: pytest.CaptureFixture[str]) -> None:
+    (path,) = golden.photos(1)
+    regions = golden.regions(path)
+    box, point = regions[1], regions[4]
+    given = ["--whole", "--box", _numbers(box, "x1 y1 x2 y2"), "--point", _numbers(point, "x y")]
+    assert main(["caption", str(path), *given, "--json"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    told = [caption["text"] for row in rows for caption in row["captions"]]
+    assert sorted(told) == sorted(
+        c.text for c in model.caption(str(path), [regions[0], box, point])
+    )
+
+
+def _numbers(region: object, names: str) -> str:
+    return ",".join(repr(float(getattr(region, name))) for name in names.split())

@@ -1,0 +1,267 @@
+"""Whole published folders: read, captioned, converted; one slow test at the published shapes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from decoders import DecodeOptions
+from patchioner import Box, Patchioner, Trace, WholeImage
+from patchioner.aggregate import Weighting
+from patchioner.backbones import TimmViT
+from patchioner.base.errors import CheckpointError, MemoryBankError
+from patchioner.checkpoints.published import read_published
+from patchioner.geometry import Preprocessing
+from patchioner.parts import Parts
+from tests.patchioner.checkpoints.published.test_decap import naive_greedy, until_end
+from tests.support import published
+from tests.support.tiny import noise_photo, tiny_backbone
+
+REGIONS = [
+    Box(5, 5, 60, 40),
+    Box(40, 20, 90, 60),
+    WholeImage(),
+    Trace([(10, 10), (50, 30), (80, 60)]),
+]
+WRITERS: dict[str, Callable[[Path], Path]] = {
+    "decap": published.write_decap,
+    "capdec": published.write_capdec,
+    "viecap": published.write_viecap,
+    "meacap": published.write_meacap,
+}
+
+
+def read(folder: Path, **options: Any) -> Parts:
+    """With a tiny backbone instead of a ViT-B."""
+    return read_published(folder, backbone=tiny_backbone(mode="stretch", size=64), **options)
+
+
+def embeddings_of(model: Patchioner) -> Tensor:
+    return model.embed_regions(model.encode(noise_photo()), REGIONS)
+
+
+def test_decap_with_memory_equals_the_plain_twin(tmp_path: Path) -> None:
+    state = published.decap_state()
+    model = Patchioner(read(published.write_decap(tmp_path, state)), device="cpu")
+    pooled, (rows, _) = embeddings_of(model), published.memory()
+    similarities = F.normalize(pooled, dim=1) @ F.normalize(rows, dim=1).T
+    projected = F.normalize((similarities / 0.01).softmax(1) @ rows, dim=1)
+    captions = model.parts.decoder.generate(model.bridge(pooled), model.settings.decode)
+    assert [list(one.token_ids) for one in captions] == [
+        until_end(naive_greedy(state, row)) for row in projected
+    ]
+    assert [one.text for one in captions] == [
+        one.text for one in model.caption(noise_photo(), REGIONS)
+    ]
+    assert model.settings.decode == DecodeOptions(max_tokens=30)
+    assert model.settings.weighting == Weighting("uniform", rounding="reference")
+    assert (
+        model.explain(model.encode(noise_photo()), REGIONS[0], k=2).texts[0]
+        in published.memory()[1]
+    )
+
+
+def test_normalize_false_keeps_the_length_of_the_projection(tmp_path: Path) -> None:
+    state = published.decap_state()
+    parts = read(published.write_decap(tmp_path, state, normalize=False))
+    model = Patchioner(parts, device="cpu")
+    pooled, (rows, _) = embeddings_of(model), published.memory()
+    similarities = F.normalize(pooled, dim=1) @ F.normalize(rows, dim=1).T
+    expected = (similarities / 0.01).softmax(1) @ rows
+    torch.testing.assert_close(model.bridge(pooled), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_capdec_gets_raw_embeddings_as_published(tmp_path: Path) -> None:
+    state = published.decap_state()
+    model = Patchioner(read(published.write_capdec(tmp_path, state)), device="cpu")
+    pooled = embeddings_of(model)
+    assert (model.settings.bridge, model.parts.bank) == ("raw", None)
+    assert pooled.norm(dim=1).std() > 0  # so the length tells
+    captions = model.parts.decoder.generate(model.bridge(pooled), model.settings.decode)
+    assert [list(one.token_ids) for one in captions] == [
+        until_end(naive_greedy(state, row)) for row in pooled
+    ]
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_converted_models_write_the_same_tokens(tmp_path: Path, kind: str) -> None:
+    model = Patchioner(read(WRITERS[kind](tmp_path / "theirs")), device="cpu")
+    model.save_pretrained(tmp_path / "ours", storage="fp32")
+    again = Patchioner.from_pretrained(tmp_path / "ours", device="cpu")
+    pooled = embeddings_of(model)
+    first, second = (
+        [one.token_ids for one in m.parts.decoder.generate(m.bridge(pooled), m.settings.decode)]
+        for m in (model, again)
+    )
+    assert first == second
+    assert len(set(first)) > 1
+    assert again.settings == model.settings
+    assert [one.text for one in again.caption(noise_photo(), REGIONS)] == [
+        one.text for one in model.caption(noise_photo(), REGIONS)
+    ]
+
+
+def test_retrieval_instead_of_decoding(tmp_path: Path) -> None:
+    folder = published.write_decap(tmp_path, calculate_argmax_text=True, decap_weights=None)
+    model = Patchioner(read(folder), device="cpu")
+    rows, texts = published.memory()
+    nearest = (F.normalize(embeddings_of(model), dim=1) @ F.normalize(rows, dim=1).T).argmax(1)
+    assert [one.text for one in model.caption(noise_photo(), REGIONS)] == [
+        texts[i] for i in nearest.tolist()
+    ]
+
+
+def test_an_authors_yaml_with_files_beside_it(tmp_path: Path) -> None:
+    folder = published.write_decap(tmp_path / "files")
+    (folder / "config.yaml").rename(folder / "mlp.karpathy.yaml")
+    parts = read(folder / "mlp.karpathy.yaml")
+    assert parts.settings.name == "mlp.karpathy"
+    assert parts.bank is not None and len(parts.bank) == 10
+
+
+def test_what_the_text_tower_needs_is_logged_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert read(published.write_capdec(tmp_path)).text_tower is None
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "Talk2DINO" in caplog.text and "beside" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("missing", "error", "said"),
+    [
+        (
+            "decap_talk2dino-009.pt",
+            CheckpointError,
+            "decoder 'decap_talk2dino-009.pt' is not beside",
+        ),
+        (published.BANK_FILE, CheckpointError, "memory bank 'coco_captions.*-12.h5' is not beside"),
+        ("config.yaml", CheckpointError, "config.yaml: no such file"),
+    ],
+)
+def test_missing_files(tmp_path: Path, missing: str, error: type[Exception], said: str) -> None:
+    (published.write_decap(tmp_path) / missing).unlink()
+    with pytest.raises(error, match=said):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("config", "error", "said"),
+    [
+        (
+            {"prefix_size": 32},
+            MemoryBankError,
+            "rows have width 64, the config says prefix_size 32",
+        ),
+        ({"decap_weights": None}, CheckpointError, "no decoder"),
+        (
+            {"support_memory_size": 0, "prefix_size": 32},
+            CheckpointError,
+            "width 64, the config says",
+        ),
+        (
+            {"support_memory_size": 0, "calculate_argmax_text": True},
+            CheckpointError,
+            "needs a bank",
+        ),
+        ({"suport_memory_size": 4}, CheckpointError, "did you mean support_memory_size"),
+    ],
+)
+def test_configs_that_do_not_fit_the_files(
+    tmp_path: Path, config: dict[str, Any], error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error, match=said):
+        read(published.write_decap(tmp_path, **config))
+
+
+def test_parts_of_different_widths(tmp_path: Path) -> None:
+    folder = published.write_capdec(tmp_path, published.decap_state(prefix=32), prefix_size=32)
+    with pytest.raises(CheckpointError, match="different widths"):
+        read(folder)
+
+
+CAPTION = """
+import sys
+from patchioner import Patchioner
+from tests.support.tiny import noise_photo
+model = Patchioner.from_pretrained(sys.argv[1], device="cpu")
+sys.stdout.write(model.settings.name + chr(10))
+sys.stdout.write(str([one.text for one in model.caption(noise_photo())]))
+"""
+
+
+def write_small_dino(folder: Path, **config: Any) -> Path:
+    """A CapDec folder with a whole ViT-S in its authors' file, at a small input size."""
+    torch.manual_seed(0)
+    vit = TimmViT("vit_small_patch14_reg4_dinov2", Preprocessing("stretch", 56, 14)).vit
+    published.write_capdec(
+        folder,
+        published.decap_state(prefix=384),
+        prefix_size=384,
+        dino_model="dinov2_vits14_reg",
+        resize_dim=56,
+        crop_dim=56,
+        **config,
+    )
+    torch.save(published.official_dinov2(vit), folder / "dinov2_vits14_reg4_pretrain.pth")
+    return folder
+
+
+def test_a_hub_id_offline_out_of_the_cache(tmp_path: Path) -> None:
+    """The real client, a cache made by hand, no connection: everything from the snapshot."""
+    hub_id = "Ruggero1912/Patch-ioner_talk2dino_capdec_COCO_Captions"
+    folder = write_small_dino(tmp_path / "theirs")
+    expected = Patchioner.from_pretrained(folder, device="cpu").caption(noise_photo())
+    published.as_hub_snapshot(folder, tmp_path / "cache", hub_id)
+    environment = os.environ | {
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_CACHE": str(tmp_path / "cache"),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    command = [sys.executable, "-c", CAPTION, hub_id]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.splitlines() == [hub_id, str([one.text for one in expected])]
+
+
+@pytest.mark.slow
+def test_published_shapes(tmp_path: Path) -> None:
+    """768 wide, 50,257 tokens, 4 layers, 518 pixels: load, caption, convert, reload, the same tokens."""
+    state = published.decap_state(prefix=768, width=768, layers=4, positions=1024)
+    published.write_decap(tmp_path / "theirs", state, prefix_size=768, support_memory_size=4000)
+    (tmp_path / "theirs" / published.BANK_FILE).unlink()
+    rows, texts = published.memory(3000, dim=768)
+    name = "coco_captions_text_embeddings-B16-ViT-B.16-4000.h5"
+    published.write_bank(tmp_path / "theirs" / name, rows, texts, size=4000)
+    torch.manual_seed(0)
+    vit = TimmViT("vit_base_patch14_reg4_dinov2", Preprocessing("stretch", 518, 14)).vit
+    torch.save(
+        published.official_dinov2(vit), tmp_path / "theirs" / "dinov2_vitb14_reg4_pretrain.pth"
+    )
+    del vit
+
+    model = Patchioner.from_pretrained(tmp_path / "theirs", device="cpu")
+    features = model.encode(noise_photo())
+    assert tuple(features.tokens.shape) == (37, 37, 768)
+    bridged = model.bridge(model.embed_regions(features, REGIONS))
+    found = [one.token_ids for one in model.parts.decoder.generate(bridged, model.settings.decode)]
+    assert list(found[0]) == until_end(naive_greedy(state, bridged[0]))
+    model.save_pretrained(tmp_path / "ours")
+    del model
+    again = Patchioner.from_pretrained(tmp_path / "ours", device="cpu")
+    bridged = again.bridge(again.embed_regions(again.encode(noise_photo()), REGIONS))
+    assert [
+        one.token_ids for one in again.parts.decoder.generate(bridged, again.settings.decode)
+    ] == found

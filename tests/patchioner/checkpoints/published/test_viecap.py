@@ -1,0 +1,318 @@
+"""Published ViECap and MeaCap folders: soft prompt and GPT-2 against a plain twin, vocabularies, memories, damage."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import pickle
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from decoders import DecodeOptions
+from decoders.entities import COCO_ENTITIES
+from decoders.hard_prompts import EntityPrompter
+from decoders.viecap import ViecapDecoder
+from memory_bank import MemoryBank
+from patchioner.base.errors import CheckpointError, MemoryBankError
+from patchioner.checkpoints.published.config import PublishedConfig, ViecapConfig, read_config
+from patchioner.checkpoints.published.entities import read_tensor
+from patchioner.checkpoints.published.files import PublishedFiles
+from patchioner.checkpoints.published.meacap import read_meacap, read_memory
+from patchioner.checkpoints.published.viecap import decode_options, prompts_of, read_viecap
+from tests.patchioner.checkpoints.published.test_decap import Attack, naive_logits
+from tests.support.published import DIM, MEMORY_CAPTIONS, randoms, write_meacap, write_viecap
+
+ROWS = F.normalize(randoms(12)(5, DIM), dim=1)
+
+
+def files_of(folder: Path) -> tuple[PublishedFiles, ViecapConfig]:
+    config: PublishedConfig = read_config(folder / "config.yaml")
+    assert config.viecap is not None
+    return PublishedFiles.of(folder), config.viecap
+
+
+def read(folder: Path) -> ViecapDecoder:
+    files, config = files_of(folder)
+    return read_viecap(files, config, None, dim=DIM)
+
+
+def naive_soft_prompt(state: Mapping[str, Tensor], row: Tensor, heads: int = 8) -> Tensor:
+    """Spec 1.7: Linear, constants appended, pre-norm layers without bias in queries, keys and values."""
+    name = "mapping_network."
+    constants = state[name + "prefix_const"]
+    width = constants.shape[1]
+    mapped = (state[name + "linear.weight"] @ row + state[name + "linear.bias"]).view(-1, width)
+    x = torch.cat([mapped, constants])
+    layers = sum(key.endswith("norm1.weight") for key in state)
+    for layer in range(layers):
+        part = {
+            key.split(f"layers.{layer}.")[1]: value
+            for key, value in state.items()
+            if f"mapping_network.transformer.layers.{layer}." in key
+        }
+        normed = F.layer_norm(x, (width,), part["norm1.weight"], part["norm1.bias"])
+        queries = normed @ part["attn.to_queries.weight"].T
+        keys, values = (normed @ part["attn.to_keys_values.weight"].T).split(width, 1)
+        outs, size = [], width // heads
+        for head in range(heads):
+            cut = slice(head * size, (head + 1) * size)
+            weights = (queries[:, cut] @ keys[:, cut].T / math.sqrt(size)).softmax(-1)
+            outs.append(weights @ values[:, cut])
+        x = x + torch.cat(outs, 1) @ part["attn.project.weight"].T + part["attn.project.bias"]
+        normed = F.layer_norm(x, (width,), part["norm2.weight"], part["norm2.bias"])
+        inner = (normed @ part["mlp.fc1.weight"].T + part["mlp.fc1.bias"]).relu()
+        x = x + inner @ part["mlp.fc2.weight"].T + part["mlp.fc2.bias"]
+    return x[len(mapped) :]
+
+
+def naive_caption(
+    state: Mapping[str, Tensor], decoder: ViecapDecoder, row: Tensor, prompt: str
+) -> list[int]:
+    """Soft prompt, hard prompt, then GPT-2 without a cache until a full stop, at most 64 tokens."""
+    gpt = {
+        key.replace("gpt.", "decoder.", 1): value
+        for key, value in state.items()
+        if key.startswith("gpt.")
+    }
+    words = gpt["decoder.transformer.wte.weight"]
+    hard = words[decoder.tokenizer.encode([prompt], lead=False)[0]]
+    inputs, ids = torch.cat([naive_soft_prompt(state, row), hard]), list[int]()
+    while len(ids) < 64 and not (ids and ids[-1] in decoder.tokenizer.end_ids):
+        ids.append(int(naive_logits(gpt, inputs).argmax()))
+        inputs = torch.cat([inputs, words[ids[-1]][None]])
+    return ids
+
+
+def test_greedy_ids_equal_the_plain_twin(tmp_path: Path) -> None:
+    decoder = read(write_viecap(tmp_path))
+    state = torch.load(tmp_path / "coco_prefix-0014.pt", weights_only=True)
+    assert decoder.prompter is not None
+    prompts = decoder.prompter.prompts(ROWS)
+    assert len(set(prompts)) > 1  # of different lengths, so that padding would show
+    found = decoder.generate(3 * ROWS, DecodeOptions(max_tokens=64))
+    assert [list(one.token_ids) for one in found] == [
+        naive_caption(state, decoder, row, prompt)
+        for row, prompt in zip(ROWS, prompts, strict=True)
+    ]
+
+
+def test_the_entities_are_cocos_with_the_published_pickle(tmp_path: Path) -> None:
+    decoder = read(write_viecap(tmp_path))
+    prompter = decoder.prompter
+    assert isinstance(prompter, EntityPrompter)
+    assert prompter.names == COCO_ENTITIES and len(prompter.names) == 80
+    assert prompter.settings == {"temperature": 0.01, "top_k": 3, "threshold": 0.05}
+    torch.testing.assert_close(prompter.embeddings, F.normalize(randoms(8)(80, DIM), dim=1))
+
+
+@pytest.mark.parametrize(
+    ("values", "prompts"),
+    [
+        ({"using_hard_prompt": True, "soft_prompt_first": True}, "soft_hard"),
+        ({"using_hard_prompt": True}, "hard_soft"),
+        ({"using_hard_prompt": True, "only_hard_prompt": True}, "hard"),
+        ({}, "soft"),
+    ],
+)
+def test_orders_of_prompts(values: dict[str, bool], prompts: str) -> None:
+    assert prompts_of(ViecapConfig(**values)) == prompts  # type: ignore[arg-type]
+
+
+def test_decoding_options() -> None:
+    assert decode_options(ViecapConfig(using_greedy_search=True)) == DecodeOptions(max_tokens=64)
+    beam = decode_options(ViecapConfig())
+    assert (beam.strategy, beam.beam_width) == ("beam", 5)
+
+
+def test_old_buffers_and_prefixes(tmp_path: Path) -> None:
+    folder = write_viecap(tmp_path)
+    path = folder / "coco_prefix-0014.pt"
+    expected = read(folder).generate(ROWS)
+    state = torch.load(path, weights_only=True)
+    state["gpt.transformer.h.0.attn.bias"] = torch.ones(1, 1, 8, 8, dtype=torch.bool)
+    state["gpt.transformer.h.0.attn.masked_bias"] = torch.tensor(-1e4)
+    torch.save({f"module.{name}": tensor for name, tensor in state.items()}, path)
+    assert read(folder).generate(ROWS) == expected
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mapping_network.prefix_const",
+        "mapping_network.transformer.layers.1.attn.project.bias",
+        "gpt.transformer.h.0.ln_1.bias",
+    ],
+)
+@pytest.mark.parametrize("how", ["missing", "wrong"])
+def test_a_missing_or_wrong_tensor_is_named(tmp_path: Path, name: str, how: str) -> None:
+    path = write_viecap(tmp_path) / "coco_prefix-0014.pt"
+    state = torch.load(path, weights_only=True)
+    if how == "missing":
+        del state[name]
+    else:
+        state[name] = torch.zeros(7, 7)
+    torch.save(state, path)
+    with pytest.raises(CheckpointError, match="coco_prefix-0014.pt"):
+        read(tmp_path)
+
+
+def test_an_extra_tensor_is_named(tmp_path: Path) -> None:
+    path = write_viecap(tmp_path) / "coco_prefix-0014.pt"
+    torch.save({**torch.load(path, weights_only=True), "gpt.surprise": torch.zeros(1)}, path)
+    with pytest.raises(CheckpointError, match="unexpected gpt.surprise"):
+        read(tmp_path)
+
+
+def test_what_the_config_says_otherwise(tmp_path: Path) -> None:
+    folder = write_viecap(tmp_path, changes={"continuous_prompt_length": 10})
+    with pytest.raises(
+        CheckpointError, match="tensors say continuous_prompt_length 3, the config 10"
+    ):
+        read(folder)
+
+
+def test_without_a_language_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_viecap(tmp_path, changes={"language_model": "somewhere/no-such-gpt"})
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(
+        CheckpointError, match="language model 'somewhere/no-such-gpt' are neither in"
+    ):
+        read(folder)
+
+
+def test_without_a_vocabulary_or_a_text_tower(tmp_path: Path) -> None:
+    folder = write_viecap(tmp_path)
+    next(folder.glob("*.pickle")).unlink()
+    with pytest.raises(CheckpointError, match="entities' embeddings are not there.*no text tower"):
+        read(folder)
+
+
+def test_names_that_are_not_cocos(tmp_path: Path) -> None:
+    folder = write_viecap(tmp_path, changes={"name_of_entities_text": "vinvl_vgoi_entities"})
+    with pytest.raises(CheckpointError, match="put vinvl_vgoi_entities.txt, one name a line"):
+        read(folder)
+    (folder / "vinvl_vgoi_entities.txt").write_text("Zebra\ncat\n\ncat\n")
+    torch.save(torch.eye(2, DIM), folder / "vinvl_vgoi_embeddings_x.pickle")
+    prompter = read(folder).prompter
+    assert isinstance(prompter, EntityPrompter) and prompter.names == ("cat", "zebra")
+
+
+def test_a_vocabulary_by_its_path(tmp_path: Path) -> None:
+    folder = write_viecap(
+        tmp_path, changes={"name_of_entities_text": "/raid/somebody/vocabulary/coco_entities"}
+    )
+    prompter = read(folder).prompter
+    assert isinstance(prompter, EntityPrompter) and len(prompter.names) == 80
+
+
+@pytest.mark.parametrize(
+    ("kind", "held", "said"),
+    [
+        ("txt", b"\n  \n", "holds no name"),
+        ("txt", b"cat\xff", "not a list of names"),
+        ("json", b"[]", "holds no name"),
+        ("json", b"[[1]]", "not a list of names"),
+        ("json", b"[" * 100_000, "not a list of names"),
+    ],
+)
+def test_vocabularies_without_names(tmp_path: Path, kind: str, held: bytes, said: str) -> None:
+    folder = write_viecap(tmp_path)
+    (folder / f"coco_entities.{kind}").write_bytes(held)
+    with pytest.raises(CheckpointError, match=f"coco_entities.{kind}: .*{said}"):
+        read(folder)
+
+
+@pytest.mark.parametrize("kind", ["float32", "float16"])
+@pytest.mark.parametrize("form", ["pickle", "torch"])
+def test_a_tensor_in_a_pickle(tmp_path: Path, kind: str, form: str) -> None:
+    rows = randoms(1)(3, 4).to(getattr(torch, kind))
+    with (tmp_path / "rows.pickle").open("wb") as file:
+        pickle.dump(rows, file) if form == "pickle" else torch.save(rows, file)
+    assert torch.equal(read_tensor(tmp_path / "rows.pickle"), rows.float())
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_vocabulary_that_would_execute_does_not(tmp_path: Path, inside: bool) -> None:
+    path, trace = tmp_path / "rows.pickle", tmp_path / "executed"
+    held: Any = [torch.ones(2), Attack(trace)] if inside else Attack(trace)
+    path.write_bytes(pickle.dumps(held))
+    with pytest.raises(
+        CheckpointError, match=f"rows.pickle: .*{os.mkdir.__module__}.mkdir.*nothing was executed"
+    ):
+        read_tensor(path)
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("data", [b"", b"\x80\x04", b"nonsense", pickle.dumps([1, 2])])
+def test_a_vocabulary_that_is_no_tensor(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "rows.pickle").write_bytes(data)
+    with pytest.raises(CheckpointError, match="rows.pickle: (truncated|expected one tensor)"):
+        read_tensor(tmp_path / "rows.pickle")
+
+
+def memory_of(folder: Path) -> MemoryBank:
+    files, config = files_of(folder)
+    assert config.meacap is not None
+    return read_memory(files, config.meacap, dim=DIM)
+
+
+def test_meacap_prompts_come_from_the_captions_that_agree(tmp_path: Path) -> None:
+    files, config = files_of(write_meacap(tmp_path))
+    decoder, bank = read_meacap(files, config, dim=DIM), memory_of(tmp_path)
+    assert list(bank.texts or ()) == list(MEMORY_CAPTIONS)
+    torch.testing.assert_close(bank.norms, torch.ones(len(bank)))
+    assert decoder.needs_memory
+    decoder.remember(bank)
+    assert decoder.concepts.options.captions == 5
+    rows = bank.embeddings()[:4].sum(
+        0, keepdim=True
+    )  # four captions of a bus on a street are nearest
+    assert "bus" in decoder.concepts.prompts(rows)[0]
+    assert decoder.generate(rows)[0].text
+
+
+def test_a_memory_at_the_path_that_the_config_gives(tmp_path: Path) -> None:
+    folder = write_meacap(tmp_path / "model")
+    shutil.move(folder / "memory", tmp_path / "elsewhere")
+    text = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(
+        text.replace("/raid/somebody/memory", str(tmp_path / "elsewhere"))
+    )
+    assert len(memory_of(folder)) == len(MEMORY_CAPTIONS)
+
+
+@pytest.mark.parametrize("name", ["memory_captions.json", "memory_clip_embeddings.pt"])
+def test_a_missing_memory_file(tmp_path: Path, name: str) -> None:
+    (write_meacap(tmp_path) / "memory" / "coco" / name).unlink()
+    with pytest.raises(CheckpointError, match=f"caption memory: neither .*{name}.*no hf_repo_id"):
+        memory_of(tmp_path)
+
+
+def test_damaged_memories(tmp_path: Path) -> None:
+    folder = write_meacap(tmp_path) / "memory" / "coco"
+    embeddings = folder / "memory_clip_embeddings.pt"
+    good = torch.load(embeddings, weights_only=True)
+    for rows, error, said in (
+        (good[:, :8], MemoryBankError, "expected"),
+        (good[:5], MemoryBankError, "one row for each caption"),
+        (good * torch.tensor([torch.nan]), CheckpointError, "not finite"),
+        (good * (torch.arange(len(good)) != 2)[:, None], MemoryBankError, "row 2 is zero"),
+        ([good], CheckpointError, "expected one tensor of rows"),
+        (Attack(tmp_path / "executed"), CheckpointError, "nothing was executed"),
+    ):
+        torch.save(rows, embeddings)
+        with pytest.raises(error, match=f"memory_clip_embeddings.pt.*{said}"):
+            memory_of(tmp_path)
+    assert not (tmp_path / "executed").exists()
+    for text in ("{", json.dumps({"a": 1}), json.dumps([1])):
+        (folder / "memory_captions.json").write_text(text)
+        with pytest.raises(CheckpointError, match="memory_captions.json"):
+            memory_of(tmp_path)

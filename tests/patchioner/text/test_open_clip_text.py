@@ -1,0 +1,233 @@
+"""CLIP's text tower: open_clip's own `encode_text` and `tokenize` are the oracle."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from patchioner.base.errors import CheckpointError, OptionError, TextError, UnknownNameError
+from patchioner.text import load_tower
+from patchioner.text.open_clip_text import OpenClipText
+
+open_clip = pytest.importorskip("open_clip")
+VISION = {"layers": 1, "width": 8, "head_width": 8, "patch_size": 8, "image_size": 8}
+TEXT = {"context_length": 20, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2}
+TEXTS = (
+    "a red bus",
+    "Two dogs, running; on the BEACH!",
+    "it's a caf\u00e9 \u2014 na\u00efve r\u00e9sum\u00e9 &amp; co.",
+    "a photo of a cat",
+    "x",
+    "an <end_of_text> in the middle of a sentence",
+)
+LONG = " ".join(["a very long description of many things"] * 6)
+KINDS: dict[str, dict[str, Any]] = {
+    "clip": {},
+    "linear_bias": {"proj_bias": True},
+    "no_projection": {"proj_type": "none"},
+    "two_way": {"no_causal_mask": True},
+    "last_token": {"pool_type": "last"},
+    "class_token": {"embed_cls": True, "output_tokens": True},
+}
+
+
+def architecture(quick_gelu: bool = False, **text: Any) -> dict[str, Any]:
+    return {
+        "embed_dim": 12,
+        "vision_cfg": dict(VISION),
+        "text_cfg": {**TEXT, **text},
+        "quick_gelu": quick_gelu,
+    }
+
+
+def tiny(kind: str = "clip", *, quick: bool = False) -> OpenClipText:
+    torch.manual_seed(0)
+    tower = OpenClipText(f"tiny {kind}", architecture=architecture(quick, **KINDS[kind]))
+    with torch.no_grad():
+        for parameter in tower.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return tower
+
+
+def oracle(tower: OpenClipText, texts: tuple[str, ...], custom: bool) -> Tensor:
+    """A whole model of open_clip's with our weights; `custom` is its class for text halves kept apart."""
+    config = json.loads(json.dumps(tower.architecture))
+    config["text_cfg"]["output_tokens"] = False
+    ids = open_clip.tokenize(list(texts), context_length=tower.context_length)
+    state = tower.text.state_dict()
+    if custom:
+        whole = open_clip.CustomTextCLIP(**config).eval()
+        whole.text.load_state_dict(state)
+    else:
+        whole = open_clip.CLIP(**config).eval()
+        missing, unexpected = whole.load_state_dict(state, strict=False)
+        assert not unexpected
+        assert all(name.startswith(("visual.", "logit_scale")) for name in missing)
+    with torch.no_grad():
+        encoded: Tensor = whole.encode_text(ids)
+    return encoded
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_vectors_are_open_clips_own(kind: str) -> None:
+    tower = tiny(kind)
+    encoded = tower.encode(TEXTS)
+    assert encoded.dtype == torch.float32
+    assert encoded.shape == (len(TEXTS), tower.dim)
+    assert tower.dim == (16 if kind == "no_projection" else 12)
+    torch.testing.assert_close(encoded, oracle(tower, TEXTS, True), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_vectors_are_those_of_the_class_clip_too(quick: bool) -> None:
+    tower = tiny(quick=quick)
+    texts = (*TEXTS, LONG)
+    torch.testing.assert_close(
+        tower.encode(texts), oracle(tower, texts, False), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_the_activation_matters() -> None:
+    assert not torch.allclose(tiny().encode(TEXTS), tiny(quick=True).encode(TEXTS), atol=1e-4)
+
+
+def test_ids_are_open_clips_own_without_the_padding() -> None:
+    tower = tiny()
+    expected = open_clip.tokenize([*TEXTS, LONG], context_length=20)
+    for ids, padded in zip(tower.token_ids([*TEXTS, LONG]), expected.tolist(), strict=True):
+        assert ids + [0] * (20 - len(ids)) == padded
+
+
+def test_a_long_text_is_cut_with_one_warning_that_counts(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tower = tiny()
+    with caplog.at_level(logging.WARNING):
+        encoded = tower.encode(["a cat", LONG, LONG + " and more", "a dog"])
+    assert [record.getMessage() for record in caplog.records] == [
+        "2 of 4 texts are longer than 20 tokens and were cut"
+    ]
+    assert torch.allclose(encoded[1], encoded[2], atol=1e-6)
+    assert tower.token_ids([LONG])[0][-1] == tower.tokenizer.eot_token_id
+
+
+def test_a_text_that_just_fits_is_not_cut(caplog: pytest.LogCaptureFixture) -> None:
+    tower = tiny()
+    with caplog.at_level(logging.WARNING):
+        (ids,) = tower.token_ids([" ".join(["cat"] * 18)])
+        assert (len(ids), len(caplog.records)) == (20, 0)
+        (ids,) = tower.token_ids([" ".join(["cat"] * 19)])
+        assert (len(ids), len(caplog.records)) == (20, 1)
+
+
+@pytest.mark.parametrize("kind", ["clip", "two_way"])
+def test_a_vector_does_not_depend_on_the_others(kind: str) -> None:
+    tower = tiny(kind)
+    together = tower.encode([*TEXTS, *TEXTS[::-1]])
+    for batch in (1, 3):
+        torch.testing.assert_close(
+            tower.encode([*TEXTS, *TEXTS[::-1]], batch=batch), together, rtol=1e-5, atol=1e-6
+        )
+    for index, text in enumerate(TEXTS):
+        torch.testing.assert_close(tower.encode([text])[0], together[index], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(together[: len(TEXTS)], together[len(TEXTS) :].flip(0))
+
+
+@pytest.mark.parametrize("blank", ["", "  \n", "&nbsp;", 3])
+def test_a_blank_text_is_refused_by_index(blank: Any) -> None:
+    with pytest.raises(TextError, match="text 1 is"):
+        tiny().encode(["a cat", blank])
+
+
+def test_half_precision_computes_and_vectors_stay_float32() -> None:
+    tower = tiny()
+    exact = tower.encode(TEXTS)
+    tower.to(torch.device("cpu"), torch.bfloat16)
+    rounded = tower.encode(TEXTS)
+    assert rounded.dtype == torch.float32
+    assert torch.cosine_similarity(rounded, exact).min() > 0.98
+
+
+def test_no_text_is_no_row() -> None:
+    assert tiny().encode([]).shape == (0, 12)
+
+
+def test_only_the_text_half_is_kept_and_stored(tmp_path: Path) -> None:
+    tower = tiny()
+    tower.save(tmp_path, storage="fp32")
+    stored = load_file(tmp_path / "weights.safetensors")
+    assert {name.split(".")[1] for name in stored} == {
+        "positional_embedding",
+        "token_embedding",
+        "transformer",
+        "ln_final",
+        "text_projection",
+    }
+    assert sum(p.numel() for p in tower.parameters()) == sum(t.numel() for t in stored.values())
+
+
+@pytest.mark.parametrize("kind", ["clip", "class_token"])
+def test_a_saved_tower_comes_back(tmp_path: Path, kind: str) -> None:
+    tower = tiny(kind, quick=True)
+    tower.save(tmp_path, storage="fp32")
+    torch.manual_seed(99)
+    loaded = load_tower(tmp_path)
+    assert isinstance(loaded, OpenClipText)
+    assert loaded.config == tower.config
+    assert not loaded.training
+    assert torch.equal(loaded.encode(TEXTS), tower.encode(TEXTS))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"architecture": architecture(wdth=3)}, "wdth"),
+        ({"architecture": architecture(vocab_size=100)}, "100 tokens.*49408"),
+        ({"architecture": architecture(context_length=2)}, "context_length 2.*3 or more"),
+        ({"architecture": architecture(width=18)}, r"wrong shape.*16.*18"),
+        ({"architecture": None, "name": "ViT-B/16"}, "ViT-B/16.*ViT-B-16"),
+    ],
+)
+def test_a_wrong_config_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    tiny().save(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    with pytest.raises(CheckpointError, match=message):
+        load_tower(tmp_path)
+
+
+def test_texts_of_another_library_are_refused() -> None:
+    with pytest.raises(OptionError, match="'roberta-base' of another library"):
+        OpenClipText("roberta-ViT-B-32")
+    with pytest.raises(OptionError, match="another library"):
+        OpenClipText("ViT-B-16-SigLIP2")
+    with pytest.raises(UnknownNameError, match="'opnai'.*'openai'"):
+        OpenClipText("ViT-B-16", pretrained="opnai")
+
+
+@pytest.mark.slow
+def test_weights_come_from_a_file_of_open_clips(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    whole = open_clip.create_model("ViT-S-32-alt").eval()
+    path = tmp_path / "open_clip_model.safetensors"
+    save_file(whole.state_dict(), path)
+    tower = OpenClipText("ViT-S-32-alt", pretrained=str(path))
+    with torch.no_grad():
+        expected = whole.encode_text(open_clip.tokenize(list(TEXTS)))
+    torch.testing.assert_close(tower.encode(TEXTS), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_published_tower_at_its_true_shape() -> None:
+    torch.manual_seed(0)
+    tower = OpenClipText("ViT-B-16", quick_gelu=True)
+    assert (tower.dim, tower.context_length) == (512, 77)
+    assert tower.encode(["a red bus", "word " * 200]).shape == (2, 512)
+    assert sum(p.numel() for p in tower.parameters()) == 63_428_096

@@ -1,0 +1,97 @@
+"""Tuning the backbone: resumed runs end where uninterrupted ones do, and the loss does go down."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from patchioner.backbones import TimmViT
+from patchioner.backbones.heads import StandardiseHead
+from runs.training import tuning
+from runs.training.tuning import TuneData, TuneOptions, tune
+from tests.support.tiny import DIM, noise_photo, tiny_backbone
+
+OPTIONS = TuneOptions(
+    epochs=2.0, batch=2, sizes=(32, 48), learning_rate=1e-3, warmup=1, checkpoint_every=1, seed=3
+)
+
+
+@pytest.fixture(scope="module")
+def data() -> TuneData:
+    photos = [noise_photo(64, 48, seed) for seed in range(3)] + [noise_photo(48, 64, 9)]
+    backbone = tiny_backbone(7)
+    teacher = [features.tokens.half() for features in backbone.encode(photos)]
+    captions = F.normalize(torch.randn(7, DIM, generator=torch.Generator().manual_seed(0)), dim=1)
+    return TuneData(photos, teacher, captions, torch.tensor([0, 0, 1, 1, 2, 3, 3]))
+
+
+def run(data: TuneData, options: TuneOptions, folder: Path) -> dict[str, Tensor]:
+    backbone, head = tiny_backbone(), StandardiseHead(DIM)
+    tune(backbone, head, data, options, folder)
+    return {name: tensor.clone() for name, tensor in backbone.vit.state_dict().items()}
+
+
+def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(
+    data: TuneData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run(data, OPTIONS, tmp_path / "whole")
+    save, calls = tuning.save_state, 0
+
+    def save_then_die(*arguments: object) -> None:
+        nonlocal calls
+        save(*arguments)  # type: ignore[arg-type]
+        calls += 1
+        if calls == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(tuning, "save_state", save_then_die)
+    with pytest.raises(KeyboardInterrupt):
+        run(data, OPTIONS, tmp_path / "cut")
+    monkeypatch.setattr(tuning, "save_state", save)
+    resumed = run(data, OPTIONS, tmp_path / "cut")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    fresh = tiny_backbone().vit.state_dict()
+    assert any(not torch.equal(whole[name], fresh[name]) for name in whole)
+
+
+def test_a_finished_run_is_not_run_again(data: TuneData, tmp_path: Path) -> None:
+    first = run(data, OPTIONS, tmp_path)
+    second = run(data, OPTIONS, tmp_path)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def contrast_of(backbone: TimmViT, data: TuneData) -> float:
+    """Mean cosine of each photo with its own captions, less that with the others'."""
+    photos = torch.stack([f.tokens.mean((0, 1)) for f in backbone.encode(data.photos)])
+    cosines = F.normalize(photos, dim=1) @ data.captions.T
+    own = data.owner[None] == torch.arange(len(photos))[:, None]
+    return float(cosines[own].mean() - cosines[~own].mean())
+
+
+def test_tuning_pulls_photos_towards_their_captions(data: TuneData, tmp_path: Path) -> None:
+    backbone = tiny_backbone()
+    backbone.head = StandardiseHead(DIM)
+    before = contrast_of(backbone, data)
+    options = replace(OPTIONS, epochs=12, contrast=1.0, context=0.0, sizes=(64,))
+    tune(backbone, backbone.head, data, options, tmp_path)
+    assert contrast_of(backbone, data) > before + 0.1
+    assert not backbone.vit.training
+
+
+def test_rates_rise_then_fall_and_are_lower_for_earlier_blocks() -> None:
+    rates = [tuning._schedule(step, 100, 10) for step in range(100)]
+    assert rates[9] == 1.0
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert 0.02 <= rates[-1] < 0.03
+    groups = tuning._groups(tiny_backbone().vit, OPTIONS)
+    names = [name for name, _ in tiny_backbone().vit.named_parameters()]
+    peaks = {name: group["peak"] for name, group in zip(names, groups, strict=True)}
+    assert peaks["pos_embed"] == pytest.approx(1e-3 * 0.9**6)
+    assert peaks["blocks.0.norm1.weight"] == pytest.approx(1e-3 * 0.9**5)
+    assert peaks["blocks.5.norm1.weight"] == peaks["norm.weight"] == 1e-3
