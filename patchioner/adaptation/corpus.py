@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from patchioner.adaptation.options import MOST_HELD_OUT
+from patchioner.adaptation.sentences import normalise
 from patchioner.base.errors import TextError
-from runs.training.corpus import normalise
 
 logger = logging.getLogger(__name__)
 

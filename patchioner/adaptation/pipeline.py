@@ -20,6 +20,7 @@ from decoders.language_models import fingerprint
 from memory_bank import MemoryBank, compact
 from patchioner.adaptation.corpus import Corpus, clean, gather
 from patchioner.adaptation.decoder_choice import TextDecoder, starting_decoder
+from patchioner.adaptation.gap import GapNoise
 from patchioner.adaptation.options import AdaptOptions, LanguageModelShape
 from patchioner.base.errors import OptionError
 from patchioner.checkpoint import write_checkpoint
@@ -28,7 +29,6 @@ from patchioner.run_folder import RunFolder, digest
 from patchioner.settings import ModelSettings
 from patchioner.text import TextTower
 from patchioner.text.shards import embed_texts
-from runs.training.gap import GapNoise
 
 logger = logging.getLogger(__name__)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from patchioner.adaptation.sentences import caption_like, clean_corpus
 from patchioner.base.files import atomic_path
 from patchioner.text import load_tower
 from patchioner.text.shards import embed_texts
-from runs.training.corpus import caption_like, clean_corpus
 from runs.training.pairs import read_lines, read_pairs
 from runs.training.settings import RunSettings
 

@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from memory_bank import MemoryBank
+from patchioner.adaptation.gap import GapNoise
 from patchioner.base.errors import OptionError
-from runs.training.gap import GapNoise
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from patchioner.adaptation.sentences import caption_like, clean_corpus, normalise
 from patchioner.base.errors import TextError
-from runs.training.corpus import caption_like, clean_corpus, normalise
 
 
 @pytest.mark.parametrize(
