@@ -1,7 +1,7 @@
 """The prefix GPT-2 in fewer bits: half the memory traffic (bfloat16) or a quarter (int8), captions nearly the same.
 
 Knows: which layers are replaced and how. Does NOT know: files (what is kept on disk is the original), how
-captions change (count it: `python -m benchmarks.caption_changes --variants decoder-int8 decoder-bf16`).
+captions change (counted in docs/studies.md).
 
 int8 is dynamic: weights are rounded once, row by row; what comes in is rounded at each call, row by row, so
 that no row minds its batch. Sums of products are exact. Never a default.

@@ -1,7 +1,7 @@
 """Making a bank smaller: rows become fewer, each with the count of those it stands for.
 
 Knows banks. Does not know what they are for, nor what the loss of rows costs: measure that
-(`python -m benchmarks.bank_quality`).
+(docs/studies.md).
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ class KnownModel:
 _OWNER = "Ruggero1912"
 _STATED = "none stated"
 _FLOAT = 4  # bytes
-# Parameters in millions, as `python -m benchmarks.variants` counts them; a bank row is 768 numbers, a norm and a count.
+# Parameters in millions (docs/models.md); a bank row is 768 numbers, a norm and a count.
 _BACKBONE, _DECAP, _PROMPTED = 86_600_000, 68_300_000, 168_200_000
 _BANK = 591_753 * (768 * _FLOAT + 12)
 _PUBLISHED = {

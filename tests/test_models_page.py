@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 
-from benchmarks.variant_parts import BACKBONES, COUNTED, DECODERS
-from benchmarks.variants import table
 from patchioner import Patchioner
 from patchioner.backbones import TimmViT
 from patchioner.cli.main import _parser
@@ -57,9 +55,3 @@ def test_the_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_links_lead_somewhere() -> None:
     for target in re.findall(r"\]\(([^)#h][^)]*)\)", TEXT):
         assert (PAGE.parent / target).exists(), target
-
-
-def test_the_table_has_the_variants_that_the_command_prints() -> None:
-    assert table([]).splitlines()[0] in TEXT
-    for name in (*DECODERS, *BACKBONES, *COUNTED):
-        assert f"| {name} |" in TEXT

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from benchmarks import bank, bank_quality
+from benchmarks import bank
 from benchmarks.bank_rows import random_source, real_source, region_queries
 from benchmarks.bank_timing import (
     KINDS,
@@ -20,11 +18,10 @@ from benchmarks.bank_timing import (
     time_top_k,
 )
 from benchmarks.naive.projection import project
-from benchmarks.readers import DevSets
-from memory_bank import MemoryBank, compact
+from memory_bank import MemoryBank
 from patchioner import Patchioner
 from patchioner.base import OptionError
-from tests.support.tiny import DIM, tiny_parts
+from tests.support.tiny import tiny_parts
 
 Capture = pytest.CaptureFixture[str]
 
@@ -166,51 +163,3 @@ def test_the_table_of_a_real_bank(
     assert "--of real needs --bank" in capsys.readouterr().err
     assert bank.main([*words, "--bank", str(tmp_path / "none")], load_model=lambda n, d: model) == 1
     assert "not a memory bank" in capsys.readouterr().err
-
-
-def test_what_a_smaller_bank_costs(
-    model: Patchioner, data: Path, capsys: Capture, tmp_path: Path
-) -> None:
-    words = [
-        "--data",
-        str(data),
-        "--rows",
-        "5",
-        "--top-k",
-        "2",
-        "--json",
-        str(tmp_path / "q.json"),
-    ]
-    assert bank_quality.main(words, load_model=lambda name, device: model) == 0
-    out = capsys.readouterr().out
-    assert out.startswith(bank_quality.HEADER)
-    lines = {line["bank"]: line for line in json.loads((tmp_path / "q.json").read_text())["lines"]}
-    assert list(lines) == [
-        "as it is",
-        "int8",
-        "2 nearest rows",
-        "k-means",
-        "k-center",
-        "importance",
-    ]
-    assert lines["as it is"]["changed"] == 0
-    assert [lines[name]["rows"] for name in ("int8", "k-center")] == [30, 5]
-    # The same captions as by a model that has that bank.
-    questions = bank_quality.Questions.of(model, DevSets(data))
-    parts: Any = model.parts
-    small = Patchioner(parts.with_bank(compact(parts.bank, 5)), device="cpu")
-    sample = questions.images[0]
-    said = small.caption(str(data / "photos" / sample.photo))[0].text
-    bridged = compact(parts.bank, 5).project(questions.embeddings[:1], parts.settings.temperature)
-    assert parts.decoder.generate(bridged, parts.settings.decode)[0].text == said
-    assert questions.embeddings.shape[1] == DIM
-
-
-def test_a_model_without_a_bank(model: Patchioner, data: Path, capsys: Capture) -> None:
-    bare = Patchioner(
-        replace(model.parts, bank=None, settings=replace(model.parts.settings, bridge="none")),
-        device="cpu",
-    )
-    words = ["--data", str(data)]
-    assert bank_quality.main(words, load_model=lambda name, device: bare) == 1
-    assert "has no memory bank" in capsys.readouterr().err
