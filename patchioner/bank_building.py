@@ -14,11 +14,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from memory_bank import MemoryBank, Precision, compact
-from patchioner.assembly import names_parts, read_model_config
 from patchioner.base.errors import OptionError, TextError
-from patchioner.checkpoint import read_checkpoint
-from patchioner.hub import find_model
-from patchioner.part_builders import build_text_tower
+from patchioner.checkpoints.config import names_parts, read_model_config
+from patchioner.checkpoints.folder import read_checkpoint
+from patchioner.checkpoints.hub import find_model
+from patchioner.checkpoints.part_builders import build_text_tower
 from patchioner.run_folder import RunFolder, digest
 from patchioner.text import TextTower
 from patchioner.text.shards import embed_texts

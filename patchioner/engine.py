@@ -20,8 +20,8 @@ from memory_bank import MemoryBank
 from patchioner.aggregate import Weighting
 from patchioner.backbones import Encodable, PatchFeatures
 from patchioner.base.errors import RegionError
+from patchioner.checkpoints.parts import Parts
 from patchioner.images import ImageSource, load_image
-from patchioner.parts import Parts
 from patchioner.pipeline import Batching, Steps, chunks, map_ahead, run
 from patchioner.profiling import measure
 from patchioner.reduced_photos import load_reduced
@@ -112,9 +112,9 @@ class CaptionEngine:
     def bridge(self, embeddings: Tensor) -> Tensor:
         """See `Patchioner.bridge`."""
         settings = self._parts.settings
-        if settings.bridge == "raw":
+        if settings.projection == "raw":
             return embeddings
-        if settings.bridge == "none" or self._bank is None:
+        if settings.projection == "none" or self._bank is None:
             return F.normalize(embeddings, dim=1)
         with measure("memory bank", len(embeddings)):
             return self._bank.project(

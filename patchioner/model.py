@@ -22,19 +22,19 @@ from patchioner.aggregate import Weighting, feature_weights
 from patchioner.backbones import PatchFeatures
 from patchioner.base.errors import OptionError
 from patchioner.base.weights import Storage
-from patchioner.checkpoint import read_checkpoint, write_checkpoint
+from patchioner.checkpoints.folder import read_checkpoint, write_checkpoint
+from patchioner.checkpoints.hub import SHIPPED, find_model, upload
+from patchioner.checkpoints.parts import Parts
+from patchioner.checkpoints.settings import ModelSettings
 from patchioner.devices import usable_device
 from patchioner.engine import CaptionEngine, Item
-from patchioner.hub import SHIPPED, find_model, upload
 from patchioner.images import ImageSource
 from patchioner.labelling import check_labelling, choose_labels
-from patchioner.parts import Parts
 from patchioner.pipeline import Batching
 from patchioner.profiling import Profile, listen
 from patchioner.regions import Region
 from patchioner.requests import EmbeddedRegions
 from patchioner.results import Caption, Explanation, Label
-from patchioner.settings import ModelSettings
 
 
 class Patchioner:
@@ -95,7 +95,7 @@ class Patchioner:
                 the same model's text tower. A checkpoint that had none sends its embeddings through it from then on.
 
         Raises:
-            UnknownNameError, HubError: the name leads nowhere (see `patchioner.hub.find_model`).
+            UnknownNameError, HubError: the name leads nowhere (see `patchioner.checkpoints.hub.find_model`).
             CheckpointError, MemoryBankError: a file is missing, corrupt, a pickle, or does not fit.
         """
         parts = read_checkpoint(find_model(str(name), revision=revision))

@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from patchioner.aggregate import Weighting, pool_regions
 from patchioner.backbones import Backbone, PatchFeatures
 from patchioner.base.errors import OptionError
+from patchioner.checkpoints.settings import ModelSettings
 from patchioner.crops import cut_out, region_bounds
 from patchioner.regions import Region, WholeImage
-from patchioner.settings import ModelSettings
 
 _CROPS_AT_ONCE = 32
 

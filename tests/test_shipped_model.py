@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from patchioner import Box, Patch, Patchioner, Point, RegionSet, Trace, WholeImage
-from patchioner.hub import SHIPPED, find_model
-from patchioner.settings import ModelSettings
+from patchioner.checkpoints.hub import SHIPPED, find_model
+from patchioner.checkpoints.settings import ModelSettings
 
 data = pytest.importorskip("skimage.data", reason="the photos come with scikit-image")
 MEGABYTES = 64

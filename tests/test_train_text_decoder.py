@@ -13,7 +13,7 @@ import pytest
 
 from decoders.hard_prompts import EntityPrompter
 from decoders.viecap import ViecapDecoder
-from patchioner.checkpoint import read_checkpoint, write_checkpoint
+from patchioner.checkpoints.folder import read_checkpoint, write_checkpoint
 from tests.support.language import language_folder
 from tests.support.tiny import TEXTS, tiny_parts
 
@@ -69,7 +69,7 @@ def test_noise_storage_and_a_validation_file(
     extra = ["--noise", "--storage", "fp32", "--validation", str(held_out), "--bank-rows", "9"]
     assert script.main([*words, *extra]) == 0
     parts = read_checkpoint(tmp_path / "out")
-    assert parts.settings.bridge == "none"
+    assert parts.settings.projection == "none"
     assert parts.bank is not None and len(parts.bank) == 9
 
 

@@ -23,7 +23,7 @@ _SCORING = frozenset(
 KIND_OF_TASK = {
     "trace": "trace", "dense": "box", "region_set": "region_set", "image": "whole_image",
 }  # fmt: skip
-"""The kind of region (`patchioner.settings.KINDS`) that each task asks about."""
+"""The kind of region (`patchioner.checkpoints.settings.KINDS`) that each task asks about."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class RunSettings:
         model: shipped name, folder, YAML file or hub id.
         data, images, references: the annotations, the folder of photos, and the file of references if it is another.
         weighting, variance, rounding: of patches (`patchioner.aggregate.Weighting`).
-        temperature, context: of the model (`patchioner.settings.ModelSettings`).
+        temperature, context: of the model (`patchioner.checkpoints.settings.ModelSettings`).
         size: side of the backbone's input in pixels (`patchioner.geometry.Preprocessing`).
         beam, max_tokens: of decoding; a beam of 1 is greedy.
         crop: caption each region's crop instead of pooling patches.

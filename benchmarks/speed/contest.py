@@ -31,9 +31,9 @@ from decoders import DecodeOptions, PrefixGPT2Decoder
 from patchioner import Patchioner
 from patchioner.aggregate import Weighting
 from patchioner.base.errors import PatchionerError
-from patchioner.parts import Parts
+from patchioner.checkpoints.parts import Parts
+from patchioner.checkpoints.settings import ModelSettings
 from patchioner.regions import Box
-from patchioner.settings import ModelSettings
 
 OPTIONS = DecodeOptions(max_tokens=STEPS, scores=False)  # nor does the published way give any
 

@@ -18,11 +18,11 @@ from torch import Tensor
 from benchmarks.speed.weights import random_decoder, spread_backbone
 from decoders import PrefixGPT2Decoder
 from memory_bank import MemoryBank, Precision
-from patchioner.assembly import read_model_config
 from patchioner.backbones import Backbone, TimmViT
 from patchioner.base.errors import MemoryBankError
+from patchioner.checkpoints.config import read_model_config
+from patchioner.checkpoints.part_builders import build_backbone
 from patchioner.geometry import Preprocessing
-from patchioner.part_builders import build_backbone
 
 _CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 _BLOCK = 65536

@@ -18,7 +18,7 @@ from decoders.hard_prompts import EntityPrompter, embed_entities
 from decoders.language_decoder import LanguageDecoder
 from patchioner.adaptation.options import DecoderShape, LanguageModelShape
 from patchioner.base.errors import OptionError
-from patchioner.parts import Parts
+from patchioner.checkpoints.parts import Parts
 from patchioner.text import TextTower
 
 TextDecoder: TypeAlias = PrefixGPT2Decoder | LanguageDecoder

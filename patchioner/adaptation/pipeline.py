@@ -23,10 +23,10 @@ from patchioner.adaptation.decoder_choice import TextDecoder, starting_decoder
 from patchioner.adaptation.gap import GapNoise
 from patchioner.adaptation.options import AdaptOptions, LanguageModelShape
 from patchioner.base.errors import OptionError
-from patchioner.checkpoint import write_checkpoint
-from patchioner.parts import Parts
+from patchioner.checkpoints.folder import write_checkpoint
+from patchioner.checkpoints.parts import Parts
+from patchioner.checkpoints.settings import ModelSettings
 from patchioner.run_folder import RunFolder, digest
-from patchioner.settings import ModelSettings
 from patchioner.text import TextTower
 from patchioner.text.shards import embed_texts
 
@@ -202,6 +202,6 @@ def _settings(
     return replace(
         old,
         name=name,
-        bridge="memory" if options.noise is None else "none",
+        projection="memory" if options.noise is None else "none",
         decode=replace(old.decode, max_tokens=most),
     )

@@ -18,9 +18,9 @@ from torch import Tensor
 from patchioner.backbones.features import Dense, PatchFeatures, split_features
 from patchioner.backbones.preprocess import Encodable, PreparedPhoto, preprocess
 from patchioner.base.registry import Registry
+from patchioner.checkpoints.stored import StoredModule
 from patchioner.geometry import ImageGeometry, Preprocessing
 from patchioner.reduced_photos import Photo
-from patchioner.stored_module import StoredModule
 
 # A GPU wants many patches a pass: 24 photos of 518 pixels and patches of 14.
 PATCHES_PER_PASS_GPU = 32_768

@@ -28,8 +28,8 @@ from patchioner.backbones.timm_vit import check_patches, create_vit, preprocessi
 from patchioner.backbones.vit_weights import fit_vit, part_of
 from patchioner.base.errors import OptionError
 from patchioner.base.weights import fit_weights
+from patchioner.checkpoints.stored import settings_of
 from patchioner.geometry import Preprocessing
-from patchioner.stored_module import settings_of
 
 Space = Literal["patch", "both"]
 _HEAD_PREFIXES = ("visual_model.head.", "head.", "")

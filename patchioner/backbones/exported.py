@@ -31,8 +31,8 @@ from patchioner.base.errors import CheckpointError, ExportError
 from patchioner.base.files import atomic_path, file_sha256, write_json
 from patchioner.base.optional import require
 from patchioner.base.weights import Storage, load_weights, save_weights
+from patchioner.checkpoints.stored import CONFIG_FILE, WEIGHTS_FILE, settings_of
 from patchioner.geometry import Preprocessing
-from patchioner.stored_module import CONFIG_FILE, WEIGHTS_FILE, settings_of
 
 OUTPUT_NAMES = Dense._fields
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from patchioner.backbones.base import BACKBONES, Backbone
 from patchioner.base.files import read_json
-from patchioner.stored_module import CONFIG_FILE
+from patchioner.checkpoints.stored import CONFIG_FILE
 
 
 def load_backbone(folder: Path) -> Backbone:

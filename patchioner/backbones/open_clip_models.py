@@ -14,7 +14,7 @@ from typing import Any
 
 from patchioner.base.errors import CheckpointError, HubError, OptionError, UnknownNameError
 from patchioner.base.optional import require
-from patchioner.tensor_files import read_object
+from patchioner.checkpoints.tensor_files import read_object
 
 
 def model_config(

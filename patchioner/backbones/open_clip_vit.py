@@ -27,8 +27,8 @@ from patchioner.backbones.features import Dense
 from patchioner.backbones.open_clip_models import fetch_model, model_config
 from patchioner.base.errors import OptionError
 from patchioner.base.optional import require
+from patchioner.checkpoints.stored import settings_of
 from patchioner.geometry import Fit, Preprocessing
-from patchioner.stored_module import settings_of
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)

@@ -34,8 +34,8 @@ from patchioner.backbones.preprocess import Encodable, PreparedPhoto, preprocess
 from patchioner.base.errors import OptionError
 from patchioner.base.files import write_json
 from patchioner.base.weights import Storage
+from patchioner.checkpoints.stored import CONFIG_FILE, settings_of
 from patchioner.geometry import ImageGeometry
-from patchioner.stored_module import CONFIG_FILE, settings_of
 
 SHIFT, SCALE = 1.2, 3.0
 _CLIP_FOLDER, _PROXY_FOLDER = "clip", "proxy"

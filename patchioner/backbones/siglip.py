@@ -23,8 +23,8 @@ from patchioner.backbones.base import BACKBONES, SingleViT
 from patchioner.backbones.features import Dense
 from patchioner.backbones.timm_vit import check_patches, create_vit, preprocessing_config
 from patchioner.base.errors import OptionError
+from patchioner.checkpoints.stored import settings_of
 from patchioner.geometry import Preprocessing
-from patchioner.stored_module import settings_of
 
 
 class SiglipViT(SingleViT):

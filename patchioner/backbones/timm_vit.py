@@ -21,8 +21,8 @@ from patchioner.backbones.base import BACKBONES, SingleViT
 from patchioner.backbones.features import Dense
 from patchioner.backbones.heads import build_head
 from patchioner.base.errors import HubError, OptionError, UnknownNameError
+from patchioner.checkpoints.stored import settings_of
 from patchioner.geometry import Preprocessing
-from patchioner.stored_module import settings_of
 
 _NEEDED = ("blocks", "embed_dim", "forward_intermediates", "num_prefix_tokens", "patch_embed")
 _OURS = ("pretrained", "num_classes", "dynamic_img_size", "img_size", "patch_size")

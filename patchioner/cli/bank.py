@@ -153,7 +153,7 @@ def build(options: argparse.Namespace) -> int:
 def inform(options: argparse.Namespace) -> int:
     """Print size, precision, lengths and a few texts of a bank; returns the exit status."""
     from memory_bank import MemoryBank
-    from patchioner.catalogue import folder_bytes
+    from patchioner.checkpoints.catalogue import folder_bytes
 
     folder = _bank_folder(options.bank)
     bank = MemoryBank.load(folder, memory_map=False)
@@ -186,7 +186,7 @@ def shrink(options: argparse.Namespace) -> int:
 def index(options: argparse.Namespace) -> int:
     """Build an index and write it beside its bank; returns the exit status."""
     from memory_bank import IndexOptions, MemoryBank
-    from patchioner.hub import shipped_models
+    from patchioner.checkpoints.hub import shipped_models
 
     names = ("lists", "probes", "links", "effort", "pieces")
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
@@ -218,7 +218,7 @@ def _described(options: IndexOptions, rows: int, dim: int) -> str:
 
 def _bank_folder(given: Path) -> Path:
     """A bank's own folder, or the one inside a checkpoint, a shipped one included."""
-    from patchioner.hub import find_model, shipped_models
+    from patchioner.checkpoints.hub import find_model, shipped_models
 
     folder = find_model(str(given)) if str(given) in shipped_models() else given
     inner = folder / "memory_bank"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from patchioner.base.errors import DetailError, OptionError, RegionError
+from patchioner.checkpoints.hub import SHIPPED
 from patchioner.detail.describe.own import PatchionerDescriber
 from patchioner.detail.divide import Given, PhotoDivider, whole_photo
 from patchioner.detail.filter import DenseScorer, filter_statements, why_blank
@@ -26,7 +27,6 @@ from patchioner.detail.values import (
     FusedSentence,
     Verdict,
 )
-from patchioner.hub import SHIPPED
 from patchioner.images import ImageSource
 from patchioner.model import Patchioner
 

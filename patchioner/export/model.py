@@ -175,7 +175,7 @@ def _judge(difference: BackboneDifference, precision: ExportPrecision) -> None:
 def _write(
     model: Patchioner, exported: ExportedBackbone, out: Path, storage: Storage, bank: Precision
 ) -> None:
-    from patchioner.checkpoint import write_checkpoint
+    from patchioner.checkpoints.folder import write_checkpoint
 
     parts = replace(model.parts, backbone=exported)
     try:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from patchioner.base.errors import TextError
 from patchioner.base.registry import Registry
-from patchioner.stored_module import StoredModule
+from patchioner.checkpoints.stored import StoredModule
 
 
 class TextTower(StoredModule):

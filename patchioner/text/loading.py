@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from patchioner.base.files import read_json
-from patchioner.stored_module import CONFIG_FILE
+from patchioner.checkpoints.stored import CONFIG_FILE
 from patchioner.text.base import TEXT_TOWERS, TextTower
 
 

@@ -18,7 +18,7 @@ from patchioner.backbones.open_clip_models import fetch_model, model_config
 from patchioner.base.errors import OptionError, TextError
 from patchioner.base.optional import require
 from patchioner.base.weights import fit_weights
-from patchioner.stored_module import settings_of
+from patchioner.checkpoints.stored import settings_of
 from patchioner.text.base import TEXT_TOWERS, TextTower, check_texts
 from patchioner.text.bert import equal_lengths
 

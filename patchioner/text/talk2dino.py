@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from patchioner.base.errors import CheckpointError
 from patchioner.base.files import write_json
 from patchioner.base.weights import Storage, fit_weights, load_weights, save_weights
-from patchioner.stored_module import CONFIG_FILE, WEIGHTS_FILE, settings_of
-from patchioner.tensor_files import read_tensors
+from patchioner.checkpoints.stored import CONFIG_FILE, WEIGHTS_FILE, settings_of
+from patchioner.checkpoints.tensor_files import read_tensors
 from patchioner.text.base import TEXT_TOWERS, TextTower
 from patchioner.text.loading import load_tower
 

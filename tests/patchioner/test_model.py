@@ -38,7 +38,7 @@ from patchioner.base.errors import (
     RegionError,
     TextError,
 )
-from patchioner.settings import ModelSettings
+from patchioner.checkpoints.settings import ModelSettings
 from tests.support.tiny import TEXTS, noise_photo, tiny_parts
 
 REGIONS: list[Region] = [
@@ -240,7 +240,7 @@ def test_the_weighting_of_the_call_replaces_that_of_the_checkpoint(features: Pat
 
 def test_the_bridge_projects_on_the_bank_or_stands_aside(features: PatchFeatures) -> None:
     embeddings = build().embed_regions(features, REGIONS)
-    through, past = build().bridge(embeddings), build(bridge="none").bridge(embeddings)
+    through, past = build().bridge(embeddings), build(projection="none").bridge(embeddings)
     bank = tiny_parts().bank
     assert bank is not None
     keys = F.normalize(bank.embeddings(), dim=1)
@@ -384,7 +384,7 @@ def test_tokens_that_are_not_finite_never_become_a_caption(
     tokens[0, 0, 3] = value
     broken = replace(features, tokens=tokens)
     with pytest.raises((MemoryBankError, DecoderError), match="not finite"):
-        build(bridge=bridge).caption(broken, [WholeImage()])
+        build(projection=bridge).caption(broken, [WholeImage()])
 
 
 def test_a_bank_gone_bad_on_disk_never_becomes_a_caption(model: Patchioner, tmp_path: Path) -> None:

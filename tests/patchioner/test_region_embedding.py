@@ -13,8 +13,8 @@ from patchioner import Box, Patchioner, Point, Region, RegionSet, Trace, Weighti
 from patchioner.aggregate import pool_regions
 from patchioner.backbones import PatchFeatures
 from patchioner.base.errors import OptionError, RegionError
+from patchioner.checkpoints.settings import KindSettings, ModelSettings
 from patchioner.region_embedding import embed_crops, embed_pooled
-from patchioner.settings import KindSettings, ModelSettings
 from tests.support.tiny import noise_photo, tiny_backbone, tiny_parts
 
 PHOTO = noise_photo()  # 96 x 64

@@ -17,9 +17,9 @@ from torch.nn import functional as F
 from decoders import DecodeOptions, PrefixGPT2Decoder
 from memory_bank import MemoryBank
 from patchioner.backbones import TimmViT
+from patchioner.checkpoints.parts import Parts
+from patchioner.checkpoints.settings import ModelSettings
 from patchioner.geometry import Fit, Preprocessing
-from patchioner.parts import Parts
-from patchioner.settings import ModelSettings
 from patchioner.text import BertSettings, BertTower
 
 DIM = 64  # timm's own tiny test model, `test_vit`: six blocks, two heads, patches of 16 pixels
@@ -95,7 +95,7 @@ def tiny_decoder(seed: int = 0, *, dim: int = DIM) -> PrefixGPT2Decoder:
 
 
 def tiny_settings() -> ModelSettings:
-    """Settings in which nothing is neutral: context on, short captions, the memory bridge."""
+    """Settings in which nothing is neutral: context on, short captions, the memory projection."""
     return ModelSettings(
         name="tiny",
         context=0.5,

@@ -17,8 +17,8 @@ from patchioner.backbones.vit_weights import fit_vit
 from patchioner.base.errors import CheckpointError, HubError, OptionError, UnknownNameError
 from patchioner.checkpoints.published.config import PublishedConfig
 from patchioner.checkpoints.published.files import PublishedFiles
+from patchioner.checkpoints.tensor_files import read_tensors
 from patchioner.geometry import Preprocessing
-from patchioner.tensor_files import read_tensors
 
 _log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from patchioner.base.errors import CheckpointError
-from patchioner.yaml_files import read_yaml
+from patchioner.checkpoints.yaml_files import read_yaml
 
 T = TypeVar("T")
 

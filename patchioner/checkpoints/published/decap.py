@@ -23,7 +23,7 @@ from decoders.clip_tokenizer import ClipTokenizer
 from decoders.network import PrefixGPT2, PrefixGPT2Config
 from patchioner.base.errors import CheckpointError, OptionError
 from patchioner.base.weights import fit_weights
-from patchioner.tensor_files import check_names, read_tensors
+from patchioner.checkpoints.tensor_files import check_names, read_tensors
 
 HEADS = 4  # not in the tensors; the same in all published decoders
 _BODY = "decoder.transformer."

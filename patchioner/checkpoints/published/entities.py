@@ -22,7 +22,7 @@ from patchioner.base.errors import CheckpointError
 from patchioner.base.weights import load_weights
 from patchioner.checkpoints.published.config import ViecapConfig
 from patchioner.checkpoints.published.files import PublishedFiles, as_pattern, base_name
-from patchioner.tensor_files import as_float, read_object
+from patchioner.checkpoints.tensor_files import as_float, read_object
 from patchioner.text import TextTower
 
 

@@ -24,7 +24,7 @@ from patchioner.base.errors import CheckpointError, HubError, MemoryBankError
 from patchioner.checkpoints.published.config import MeacapConfig, ViecapConfig
 from patchioner.checkpoints.published.files import PublishedFiles, base_name, fetch
 from patchioner.checkpoints.published.viecap import read_network
-from patchioner.tensor_files import as_float, read_object
+from patchioner.checkpoints.tensor_files import as_float, read_object
 
 _CAPTIONS, _EMBEDDINGS = "memory_captions.json", "memory_clip_embeddings.pt"
 

@@ -14,14 +14,14 @@ from memory_bank import MemoryBank
 from patchioner.aggregate import Weighting
 from patchioner.backbones import Backbone
 from patchioner.base.errors import CheckpointError, OptionError
+from patchioner.checkpoints.parts import Parts
 from patchioner.checkpoints.published.backbone import Fit, read_backbone
 from patchioner.checkpoints.published.bank import find_bank, read_bank
 from patchioner.checkpoints.published.config import PublishedConfig, read_config
 from patchioner.checkpoints.published.decap import read_decap
 from patchioner.checkpoints.published.files import PublishedFiles
 from patchioner.checkpoints.published.talk2dino import read_text_tower
-from patchioner.parts import Parts
-from patchioner.settings import ModelSettings
+from patchioner.checkpoints.settings import ModelSettings
 from patchioner.text import TextTower
 
 STEPS = 30  # of the published greedy loop
@@ -47,7 +47,7 @@ def read_published(
     Returns:
         Parts whose settings repeat the published ones: patches weighed by the published integer arithmetic
         (`rounding="reference"`), uniformly, or for backbones of the CLIP family by their CLS token; greedy decoding of
-        30 tokens. The bridge is
+        30 tokens. The projection is
 
         * "memory" for DeCap (`support_memory_size` > 0), unit vectors after it as `normalize` says;
         * "raw" for CapDec (`support_memory_size: 0`): the published code gives its decoder region embeddings of any
@@ -113,11 +113,11 @@ def _bank(files: PublishedFiles, config: PublishedConfig) -> MemoryBank | None:
 def _settings(
     files: PublishedFiles, config: PublishedConfig, bank: MemoryBank | None
 ) -> ModelSettings:
-    bridge = "raw" if bank is None else "none" if config.calculate_argmax_text else "memory"
+    projection = "raw" if bank is None else "none" if config.calculate_argmax_text else "memory"
     return ModelSettings(
         name=files.name,
         weighting=_weighting(config),
-        bridge=bridge,
+        projection=projection,
         normalize=config.normalize,
         # Retrieval counts words and passes longer sentences over, which the published code does not.
         decode=DecodeOptions(max_tokens=1000 if config.calculate_argmax_text else STEPS),
@@ -152,6 +152,9 @@ def _with_language_model(
         tower = read_text_tower(files, config, backbone.dim)
         decoder = read_viecap(files, viecap, tower, dim=config.prefix_size)
     settings = ModelSettings(
-        name=files.name, weighting=_weighting(config), bridge="none", decode=decode_options(viecap)
+        name=files.name,
+        weighting=_weighting(config),
+        projection="none",
+        decode=decode_options(viecap),
     )
     return Parts(backbone, decoder, bank, tower, settings)

@@ -24,7 +24,7 @@ from patchioner.base.optional import require
 from patchioner.checkpoints.published.config import ViecapConfig
 from patchioner.checkpoints.published.entities import read_entities
 from patchioner.checkpoints.published.files import PublishedFiles, base_name
-from patchioner.tensor_files import read_tensors
+from patchioner.checkpoints.tensor_files import read_tensors
 from patchioner.text import TextTower
 
 USUAL_TOKENS = 64

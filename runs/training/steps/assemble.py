@@ -14,10 +14,10 @@ from patchioner.backbones import TimmViT
 from patchioner.backbones.heads import StandardiseHead
 from patchioner.backbones.preprocess import preprocess
 from patchioner.base.progress import progress
-from patchioner.checkpoint import write_checkpoint
+from patchioner.checkpoints.folder import write_checkpoint
+from patchioner.checkpoints.parts import Parts
+from patchioner.checkpoints.settings import ModelSettings
 from patchioner.images import load_image
-from patchioner.parts import Parts
-from patchioner.settings import ModelSettings
 from patchioner.text import load_tower
 from runs.training.alignment import pool_views
 from runs.training.settings import RunSettings

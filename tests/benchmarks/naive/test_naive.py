@@ -21,10 +21,10 @@ from patchioner import Patchioner
 from patchioner.aggregate import Weighting, pool_regions
 from patchioner.backbones import TimmViT
 from patchioner.base.errors import OptionError
+from patchioner.checkpoints.parts import Parts
+from patchioner.checkpoints.settings import ModelSettings
 from patchioner.geometry import Preprocessing
-from patchioner.parts import Parts
 from patchioner.regions import Box
-from patchioner.settings import ModelSettings
 
 TINY = SHAPES["tiny"]
 OPTIONS = DecodeOptions(max_tokens=STEPS)

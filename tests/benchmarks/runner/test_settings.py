@@ -13,7 +13,7 @@ from benchmarks.dense import main
 from benchmarks.runner.settings import RunSettings, tuned, weighting_of
 from patchioner import Patchioner
 from patchioner.aggregate import Weighting
-from patchioner.settings import KindSettings
+from patchioner.checkpoints.settings import KindSettings
 from tests.support.tiny import tiny_parts
 
 

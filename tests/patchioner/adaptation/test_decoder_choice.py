@@ -19,8 +19,8 @@ from decoders.viecap import ViecapDecoder
 from patchioner import Patchioner
 from patchioner.adaptation import AdaptOptions, LanguageModelShape, adapt
 from patchioner.base.errors import OptionError, TextError
-from patchioner.checkpoint import read_checkpoint
-from patchioner.parts import Parts
+from patchioner.checkpoints.folder import read_checkpoint
+from patchioner.checkpoints.parts import Parts
 from tests.support.language import language_folder, language_model
 from tests.support.tiny import TEXTS, noise_photo, tiny_parts
 
@@ -66,7 +66,7 @@ def test_from_text_to_captions_and_on_again(
     assert json.loads((out / "decoder" / "config.json").read_text())["type"] == values["decoder"]
     again = adapt(read_checkpoint(out), TEXTS, tmp_path / "two", replace(QUICK, noise=0.05))
     assert not torch.equal(weights(again), weights(out))
-    assert read_checkpoint(again).settings.bridge == "none"
+    assert read_checkpoint(again).settings.projection == "none"
 
 
 @pytest.mark.parametrize("values", [KINDS[0], KINDS[3]], ids=["viecap", "lora"])

@@ -17,8 +17,8 @@ from memory_bank import MemoryBank
 from patchioner import Patchioner
 from patchioner.adaptation import AdaptOptions, DecoderShape, adapt
 from patchioner.base.errors import OptionError, PatchionerError, TextError
-from patchioner.checkpoint import read_checkpoint
-from patchioner.parts import Parts
+from patchioner.checkpoints.folder import read_checkpoint
+from patchioner.checkpoints.parts import Parts
 from tests.support.tiny import WORDS, noise_photo, tiny_parts
 
 CORPUS = [
@@ -60,7 +60,7 @@ def test_the_result_loads_and_captions_what_no_one_has_seen(adapted: Path) -> No
 
 def test_settings_carry_over_under_a_new_name(source: Parts, adapted: Path) -> None:
     found = read_checkpoint(adapted).settings
-    expected = replace(source.settings, name="catalogue", bridge="memory", decode=found.decode)
+    expected = replace(source.settings, name="catalogue", projection="memory", decode=found.decode)
     assert found == expected
 
 
@@ -125,7 +125,7 @@ def test_it_learns_to_write_the_corpus(source: Parts, tmp_path: Path) -> None:
 def test_with_noise_regions_go_straight_to_the_decoder(source: Parts, tmp_path: Path) -> None:
     out = adapt(source, CORPUS, tmp_path / "out", replace(QUICK, noise=0.08))
     parts = read_checkpoint(out)
-    assert parts.settings.bridge == "none"
+    assert parts.settings.projection == "none"
     assert parts.bank is not None and len(parts.bank) == len(CORPUS)  # to explain with
 
 

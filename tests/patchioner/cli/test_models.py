@@ -138,7 +138,7 @@ def test_a_bank_of_ones_own_goes_with_it(
         words = ["convert", str(source), str(out), "--bank", str(tmp_path / "bank"), *more]
         assert main(words) == 0
         model = Patchioner.from_pretrained(out, device="cpu")
-        assert model.parts.bank is not None and model.settings.bridge == "memory"
+        assert model.parts.bank is not None and model.settings.projection == "memory"
 
 
 def test_equal_rows_are_merged_and_int8_banks_written_on_demand(

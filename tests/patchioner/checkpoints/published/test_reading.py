@@ -20,9 +20,9 @@ from patchioner import Box, Patchioner, Trace, WholeImage
 from patchioner.aggregate import Weighting
 from patchioner.backbones import TimmViT
 from patchioner.base.errors import CheckpointError, MemoryBankError
+from patchioner.checkpoints.parts import Parts
 from patchioner.checkpoints.published import read_published
 from patchioner.geometry import Preprocessing
-from patchioner.parts import Parts
 from tests.patchioner.checkpoints.published.test_decap import naive_greedy, until_end
 from tests.support import published
 from tests.support.tiny import noise_photo, tiny_backbone
@@ -85,7 +85,7 @@ def test_capdec_gets_raw_embeddings_as_published(tmp_path: Path) -> None:
     state = published.decap_state()
     model = Patchioner(read(published.write_capdec(tmp_path, state)), device="cpu")
     pooled = embeddings_of(model)
-    assert (model.settings.bridge, model.parts.bank) == ("raw", None)
+    assert (model.settings.projection, model.parts.bank) == ("raw", None)
     assert pooled.norm(dim=1).std() > 0  # so the length tells
     captions = model.parts.decoder.generate(model.bridge(pooled), model.settings.decode)
     assert [list(one.token_ids) for one in captions] == [

@@ -79,7 +79,7 @@ def test_a_calibration_of_other_measures_is_refused(
     calibrated: Patchioner, calibration: Calibration
 ) -> None:
     parts = replace(
-        calibrated.parts, bank=None, settings=replace(calibrated.settings, bridge="none")
+        calibrated.parts, bank=None, settings=replace(calibrated.settings, projection="none")
     )
     with pytest.raises(OptionError, match="calibrate it again"):
         DenseScorer(Patchioner(parts, device="cpu"), calibration=calibration)

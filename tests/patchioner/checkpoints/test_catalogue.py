@@ -11,7 +11,7 @@ import torch
 from decoders.retrieval import RetrievalDecoder
 from memory_bank import MemoryBank
 from patchioner import Patchioner
-from patchioner.catalogue import folder_bytes, known_models, part_sizes
+from patchioner.checkpoints.catalogue import folder_bytes, known_models, part_sizes
 from tests.support.published import as_hub_snapshot, write_capdec
 from tests.support.tiny import DIM, tiny_parts
 
@@ -21,7 +21,7 @@ def test_shipped_models_come_first_and_are_here() -> None:
     assert (first.name, first.here, first.source) == ("patchioner-mini", True, "this package")
     assert first.disk is not None and 10e6 < first.disk < 200e6
     assert first.licence == "Apache-2.0"
-    assert "vit_small" in first.about and "bridge: memory" in first.about
+    assert "vit_small" in first.about and "projection: memory" in first.about
 
 
 def test_published_models_are_known_and_not_fetched(

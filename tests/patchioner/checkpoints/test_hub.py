@@ -105,7 +105,7 @@ def test_a_hub_that_fails_in_any_way_offers_the_shipped_model(
 
 
 FIND = """
-from patchioner.hub import find_model
+from patchioner.checkpoints.hub import find_model
 from patchioner.base.errors import HubError
 try:
     find_model("owner/model")

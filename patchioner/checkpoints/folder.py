@@ -1,7 +1,7 @@
 """A checkpoint folder <-> its parts.
 
 Knows: the layout (config.json, backbone/, text_tower/, decoder/, memory_bank/) and who reads what is not in it. Does
-not know: how the parts work together (`patchioner.model`), nor where a folder comes from (`patchioner.hub`).
+not know: how the parts work together (`patchioner.model`), nor where a folder comes from (`hub`).
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from patchioner.backbones import load_backbone
 from patchioner.base.errors import CheckpointError
 from patchioner.base.files import read_json, write_json
 from patchioner.base.weights import Storage
-from patchioner.parts import Parts
-from patchioner.settings import ModelSettings
+from patchioner.checkpoints.parts import Parts
+from patchioner.checkpoints.settings import ModelSettings
 from patchioner.text import load_tower
 
 CONFIG_FILE = "config.json"
@@ -29,7 +29,7 @@ def read_checkpoint(path: Path) -> Parts:
 
     Args:
         path: a folder of ours; a folder of the published system (config.yaml); or a YAML file, either one of the
-            published system or one that names the parts of a model (`patchioner.assembly`).
+            published system or one that names the parts of a model (`patchioner.checkpoints.config`).
 
     Raises:
         CheckpointError, MemoryBankError: something is missing, corrupt or does not fit.
@@ -38,7 +38,7 @@ def read_checkpoint(path: Path) -> Parts:
         (path / CONFIG_FILE).exists() or not (path / FOREIGN_CONFIG_FILE).exists()
     ):
         return _read_own(path)
-    from patchioner.assembly import build_model, names_parts
+    from patchioner.checkpoints.config import build_model, names_parts
     from patchioner.checkpoints.published import read_published
 
     if path.is_file() and names_parts(path):

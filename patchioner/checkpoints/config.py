@@ -12,7 +12,7 @@ A file names its parts; anything relative starts at its folder::
     text_tower: {type: open_clip, name: ViT-B-16, weights: "pretrained:openai"}   # or a folder, or null
     memory_bank: bank          # a folder of `patchioner bank build`, or null
     decoder: decoder           # a folder, or {type: retrieval}
-    settings: {bridge: memory, weighting: {kind: uniform}}
+    settings: {projection: memory, weighting: {kind: uniform}}
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from typing import Any
 from decoders import Decoder, load_decoder
 from memory_bank import MemoryBank
 from patchioner.base.errors import CheckpointError
-from patchioner.part_builders import Place, build_backbone, build_text_tower, check_keys
-from patchioner.parts import Parts
-from patchioner.settings import FORMAT, VERSION, ModelSettings
-from patchioner.yaml_files import read_yaml
+from patchioner.checkpoints.part_builders import Place, build_backbone, build_text_tower, check_keys
+from patchioner.checkpoints.parts import Parts
+from patchioner.checkpoints.settings import FORMAT, VERSION, ModelSettings
+from patchioner.checkpoints.yaml_files import read_yaml
 
 MAPPED_FROM = 256 * 2**20  # bytes of a bank from which it is mapped rather than read
 _KEYS = ("name", "about", "backbone", "text_tower", "memory_bank", "decoder", "settings")

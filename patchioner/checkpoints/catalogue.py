@@ -18,8 +18,8 @@ from memory_bank import MemoryBank
 from patchioner.base.files import read_json
 from patchioner.base.packed import weights_of
 from patchioner.base.weights import SCALE_SUFFIX
-from patchioner.hub import find_model, shipped_models
-from patchioner.parts import Parts
+from patchioner.checkpoints.hub import find_model, shipped_models
+from patchioner.checkpoints.parts import Parts
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class KnownModel:
 
     Attributes:
         name: to load it by.
-        about: backbone, bridge and decoder in a few words.
+        about: backbone, projection and decoder in a few words.
         licence: of the weights.
         source: where it comes from.
         memory: bytes of its parts once it is loaded, networks in float32, by calculation from their shapes.
@@ -83,7 +83,7 @@ def _shipped(name: str) -> KnownModel:
     folder = find_model(name)
     config = read_json(folder / "config.json")
     kinds = [_kind(folder / part) for part in ("backbone", "text_tower", "decoder")]
-    about = f"{', '.join(kind for kind in kinds if kind)}; bridge: {config['bridge']}"
+    about = f"{', '.join(kind for kind in kinds if kind)}; projection: {config['projection']}"
     disk, memory = folder_bytes(folder), _loaded_bytes(folder)
     return KnownModel(name, about, config["licence"], "this package", memory, disk, True)
 

@@ -1,4 +1,4 @@
-"""A checkpoint's settings beyond its parts' own: how regions are embedded, bridged and decoded by default.
+"""A checkpoint's settings beyond its parts' own: how regions are embedded, projected and decoded by default.
 
 Knows: the root config.json. Does not know: networks or files of weights.
 """
@@ -29,7 +29,7 @@ from patchioner.regions import (
 
 FORMAT = "patchioner"
 VERSION = 1
-BRIDGES = ("memory", "none", "raw")
+PROJECTIONS = ("memory", "none", "raw")
 KINDS_BY_CLASS: Mapping[type[Region], str] = {
     Point: "point",
     Patch: "patch",
@@ -74,7 +74,7 @@ class ModelSettings:
             tokens as they are.
         kinds: what differs for a kind of region: "point", "patch", "box", "mask", "polygon", "trace", "region_set",
             "whole_image". Not to be changed once it is here.
-        bridge: "memory" sends embeddings through the memory bank, "none" as unit vectors straight to the decoder,
+        projection: "memory" sends embeddings through the memory bank, "none" as unit vectors straight to the decoder,
             "raw" straight to it at the length they have. The last is how the published CapDec model was run, though
             its decoder was trained on unit vectors; it is there for the published numbers alone.
         temperature: of the memory projection's softmax.
@@ -96,7 +96,7 @@ class ModelSettings:
     weighting: Weighting = field(default_factory=Weighting)
     context: float = 0.0
     kinds: Mapping[str, KindSettings] = field(default_factory=dict, hash=False)
-    bridge: str = "memory"
+    projection: str = "memory"
     temperature: float = 0.01
     normalize: bool = True
     top_k: int | None = None
@@ -106,8 +106,10 @@ class ModelSettings:
     licence: str = "unknown"
 
     def __post_init__(self) -> None:
-        if self.bridge not in BRIDGES:
-            raise OptionError(f"bridge {self.bridge!r} is unknown: use one of {BRIDGES}")
+        if self.projection not in PROJECTIONS:
+            raise OptionError(
+                f"projection {self.projection!r} is unknown: use one of {PROJECTIONS}"
+            )
         if not (math.isfinite(self.temperature) and self.temperature > 0):
             raise OptionError(f"temperature {self.temperature} must be a positive number")
         _check_context(self.context)
@@ -146,6 +148,8 @@ class ModelSettings:
             )
         known = [entry.name for entry in fields(cls)]
         given = {key: value for key, value in values.items() if key not in ("format", "version")}
+        if "bridge" in given and "projection" not in given:  # its name before the redesign
+            given["projection"] = given.pop("bridge")
         for key in given:
             if key not in known:
                 close = difflib.get_close_matches(key, known, n=3) or known

@@ -10,7 +10,7 @@ import torch
 from decoders.retrieval import RetrievalDecoder
 from memory_bank import MemoryBank, Precision
 from patchioner.base.errors import CheckpointError
-from patchioner.parts import Parts, resident_precision
+from patchioner.checkpoints.parts import Parts, resident_precision
 from tests.support.tiny import DIM, tiny_decoder, tiny_parts, tiny_tower
 
 
@@ -20,7 +20,7 @@ def parts() -> Parts:
 
 
 def without_bank(parts: Parts, bridge: str = "raw") -> Parts:
-    return replace(parts, bank=None, settings=replace(parts.settings, bridge=bridge))
+    return replace(parts, bank=None, settings=replace(parts.settings, projection=bridge))
 
 
 def test_parts_of_another_width_are_named_with_their_widths(parts: Parts) -> None:
@@ -34,7 +34,7 @@ def test_parts_of_another_width_are_named_with_their_widths(parts: Parts) -> Non
 
 
 def test_what_needs_a_bank_is_refused_without(parts: Parts) -> None:
-    with pytest.raises(CheckpointError, match="memory bridge, but there is no memory bank"):
+    with pytest.raises(CheckpointError, match="memory projection, but there is no memory bank"):
         without_bank(parts, "memory")
     with pytest.raises(CheckpointError, match="RetrievalDecoder draws on a memory bank"):
         replace(without_bank(parts), decoder=RetrievalDecoder(DIM))
@@ -50,14 +50,14 @@ def test_another_bank_keeps_the_bridge_that_there_was(parts: Parts) -> None:
     assert parts.with_bank(bank).bank is bank and parts.bank is not bank
     # A decoder that retrieves sends nothing through its bank, and still does not.
     retrieving = replace(
-        parts, decoder=RetrievalDecoder(DIM), settings=replace(parts.settings, bridge="none")
+        parts, decoder=RetrievalDecoder(DIM), settings=replace(parts.settings, projection="none")
     )
-    assert retrieving.with_bank(bank).settings.bridge == "none"
+    assert retrieving.with_bank(bank).settings.projection == "none"
 
 
 def test_a_first_bank_is_the_bridge(parts: Parts) -> None:
     bank = MemoryBank(torch.eye(DIM))
-    assert without_bank(parts).with_bank(bank).settings.bridge == "memory"
+    assert without_bank(parts).with_bank(bank).settings.projection == "memory"
     with pytest.raises(CheckpointError, match="different widths"):
         without_bank(parts).with_bank(MemoryBank(torch.eye(8)))
 

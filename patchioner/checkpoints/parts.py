@@ -11,7 +11,7 @@ from memory_bank import MemoryBank, Precision
 from patchioner.backbones import Backbone
 from patchioner.base.errors import CheckpointError
 from patchioner.base.packed import pack
-from patchioner.settings import ModelSettings
+from patchioner.checkpoints.settings import ModelSettings
 from patchioner.text import TextTower
 
 
@@ -40,7 +40,7 @@ class Parts:
         """
         if self.bank is not None:  # it may serve the decoder alone, as for retrieval
             return replace(self, bank=bank)
-        return replace(self, bank=bank, settings=replace(self.settings, bridge="memory"))
+        return replace(self, bank=bank, settings=replace(self.settings, projection="memory"))
 
     def place(self, device: torch.device, dtype: torch.dtype) -> None:
         """Move the networks to a device and a precision, in place, and pack them (`patchioner.base.packed`)."""
@@ -72,9 +72,9 @@ class Parts:
             )
         if self.bank is not None:
             return
-        if self.settings.bridge == "memory":
+        if self.settings.projection == "memory":
             raise CheckpointError(
-                "the settings ask for the memory bridge, but there is no memory bank"
+                "the settings ask for the memory projection, but there is no memory bank"
             )
         if self.decoder.needs_memory:
             raise CheckpointError(

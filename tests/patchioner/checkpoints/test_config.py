@@ -16,12 +16,12 @@ from tokenizers import Tokenizer, models
 from torch.nn import functional as F
 
 from memory_bank import MemoryBank
-from patchioner.assembly import build_model, names_parts, read_model_config
 from patchioner.backbones import Backbone, TimmViT
 from patchioner.backbones.preprocess import preprocess
 from patchioner.base.errors import CheckpointError
+from patchioner.checkpoints.config import build_model, names_parts, read_model_config
+from patchioner.checkpoints.part_builders import Place, build_backbone, build_text_tower
 from patchioner.geometry import Preprocessing
-from patchioner.part_builders import Place, build_backbone, build_text_tower
 from tests.support.tiny import DIM, TEXTS, noise_photo, tiny_backbone, tiny_decoder, tiny_tower
 
 yaml = pytest.importorskip("yaml")
@@ -140,7 +140,7 @@ def test_a_configs_text_tower_fits_its_backbone(path: Path, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_a_configs_settings_are_settings(path: Path) -> None:
-    from patchioner.settings import FORMAT, VERSION, ModelSettings
+    from patchioner.checkpoints.settings import FORMAT, VERSION, ModelSettings
 
     config = read_model_config(path)
     head = {"format": FORMAT, "version": VERSION, "name": config.name}
@@ -196,7 +196,7 @@ def test_a_model_of_folders(folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_model_without_bank_and_tower(folder: Path) -> None:
-    path = write(folder, memory_bank=None, text_tower="absent", settings={"bridge": "none"})
+    path = write(folder, memory_bank=None, text_tower="absent", settings={"projection": "none"})
     parts = build_model(path)
     assert (parts.bank, parts.text_tower) == (None, None)
 
@@ -392,7 +392,7 @@ def test_a_file_that_would_execute_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_yaml_is_a_model_like_any_other(folder: Path) -> None:
-    from patchioner.checkpoint import read_checkpoint
+    from patchioner.checkpoints.folder import read_checkpoint
 
     assert read_checkpoint(folder / "model.yaml").settings.name == "tiny"
 

@@ -11,15 +11,15 @@ import pytest
 from decoders import DecodeOptions
 from patchioner.aggregate import Weighting
 from patchioner.base.errors import CheckpointError, OptionError
+from patchioner.checkpoints.settings import KindSettings, ModelSettings
 from patchioner.regions import Box, Mask, Trace
-from patchioner.settings import KindSettings, ModelSettings
 
 FULL = ModelSettings(
     name="mine",
     weighting=Weighting("gaussian", variance=0.5, rounding="reference"),
     context=0.5,
     kinds={"box": KindSettings(Weighting("attention"), 0.25), "trace": KindSettings(context=0.0)},
-    bridge="none",
+    projection="none",
     temperature=0.02,
     normalize=False,
     crop=True,
@@ -52,7 +52,7 @@ def test_absent_keys_take_their_defaults() -> None:
         ({"decode": {"max_token": 3}}, "max_token"),
         ({"decode": 3}, "config"),
         ({"decode": ["greedy"]}, "config"),
-        ({"bridge": "rope"}, "rope"),
+        ({"projection": "rope"}, "rope"),
         ({"temperature": 0}, "temperature"),
         ({"temperature": "warm"}, "config"),
         ({"context": "some"}, "config"),
@@ -91,6 +91,8 @@ def test_a_kind_overrides_what_it_names_alone() -> None:
     assert FULL.for_region(triangle) == (FULL.weighting, 0.5)
 
 
-@pytest.mark.parametrize("bridge", ["memory", "none", "raw"])
-def test_the_bridges(bridge: str) -> None:
-    assert ModelSettings(bridge=bridge).bridge == bridge
+@pytest.mark.parametrize("projection", ["memory", "none", "raw"])
+@pytest.mark.parametrize("key", ["projection", "bridge"])
+def test_the_projections_by_either_name(key: str, projection: str) -> None:
+    config = {"format": "patchioner", "version": 1, key: projection}
+    assert ModelSettings.from_json(config, "config.json").projection == projection

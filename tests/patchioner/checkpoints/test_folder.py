@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 
 from memory_bank import MemoryBank
 from patchioner.base.errors import CheckpointError, MemoryBankError, PatchionerError
-from patchioner.checkpoint import read_checkpoint, write_checkpoint
+from patchioner.checkpoints.folder import read_checkpoint, write_checkpoint
+from patchioner.checkpoints.parts import Parts
 from patchioner.cli.main import main
-from patchioner.parts import Parts
 from tests.support.tiny import noise_photo, tiny_decoder, tiny_parts, tiny_tower
 
 
@@ -60,13 +60,15 @@ def test_every_part_comes_back(folder: Path) -> None:
 
 def test_bank_and_tower_may_be_absent_where_the_bridge_needs_none(tmp_path: Path) -> None:
     full = tiny_parts()
-    bare = replace(full, bank=None, text_tower=None, settings=replace(full.settings, bridge="none"))
+    bare = replace(
+        full, bank=None, text_tower=None, settings=replace(full.settings, projection="none")
+    )
     write_checkpoint(full, tmp_path)
     write_checkpoint(bare, tmp_path)  # over the full one: its bank and tower must not come back
     parts = read_checkpoint(tmp_path)
     assert parts.bank is None
     assert parts.text_tower is None
-    assert parts.settings.bridge == "none"
+    assert parts.settings.projection == "none"
 
 
 def test_a_folder_that_is_no_checkpoint_keeps_what_is_in_it(tmp_path: Path) -> None:
@@ -74,7 +76,7 @@ def test_a_folder_that_is_no_checkpoint_keeps_what_is_in_it(tmp_path: Path) -> N
     keepsake = tmp_path / "memory_bank" / "keepsake.txt"
     keepsake.parent.mkdir()
     keepsake.touch()
-    bare = replace(full, bank=None, settings=replace(full.settings, bridge="none"))
+    bare = replace(full, bank=None, settings=replace(full.settings, projection="none"))
     write_checkpoint(bare, tmp_path)
     assert keepsake.exists()
 

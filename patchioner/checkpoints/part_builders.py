@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 from patchioner.backbones import BACKBONES, Backbone, load_backbone
 from patchioner.base.errors import CheckpointError, UnknownNameError
 from patchioner.base.weights import fit_weights
+from patchioner.checkpoints.tensor_files import read_tensors
 from patchioner.geometry import Preprocessing
-from patchioner.tensor_files import read_tensors
 from patchioner.text import TEXT_TOWERS, TextTower, load_tower
 
 _PRETRAINED = "pretrained"
