@@ -17,8 +17,7 @@ from torch import Tensor
 from memory_bank.arrays import BankArrays
 from memory_bank.integers import MOST_ROWS, Split, product, split
 from patchioner.base.errors import OptionError
-from patchioner.base.processors import has_fast_int8
-from patchioner.base.products import linear
+from patchioner.base.inference import has_fast_int8, linear
 
 _CPU_BLOCK_BYTES = 6 * 2**20
 _CPU_ROWS = (64, 65536)
