@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from patchioner.backbones import PatchFeatures
     from patchioner.model import Patchioner
     from patchioner.pipeline import Batching
-    from patchioner.profiling import Profile
-    from patchioner.results import Caption, Explanation, Label
+    from patchioner.results import Caption, Explanation, Label, as_supervision
 
 __version__ = "0.1.0"
 
@@ -48,13 +47,13 @@ __all__ = [
     "PatchionerError",
     "Point",
     "Polygon",
-    "Profile",
     "Region",
     "RegionSet",
     "Trace",
     "Weighting",
     "WholeImage",
     "__version__",
+    "as_supervision",
     "from_coco",
     "from_sam",
 ]
@@ -67,7 +66,7 @@ _LAZY = {
     "Label": "patchioner.results",
     "PatchFeatures": "patchioner.backbones",
     "Patchioner": "patchioner.model",
-    "Profile": "patchioner.profiling",
+    "as_supervision": "patchioner.results",
     "Weighting": "patchioner.aggregate",
 }
 

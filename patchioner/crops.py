@@ -1,23 +1,16 @@
-"""Cutting regions out of a photo, for models that look at each region alone.
-
-Knows: photos, regions and where they lie. Does not know: networks.
-"""
+"""The box around a region."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from patchioner.geometry import ImageGeometry
 from patchioner.regions import Box, Mask, Polygon, Region
 
 Bounds = tuple[float, float, float, float]
-_ROUNDING = 1e-6  # pixels
 
 
 def region_bounds(region: Region, geometry: ImageGeometry) -> Bounds:
@@ -59,13 +52,3 @@ def _extent(cells: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     """[[left, top], [right, bottom]] of the cells of an (h, w) array that are not zero; the ends are not included."""
     rows, columns = np.nonzero(cells)
     return np.array([[columns.min(), rows.min()], [columns.max() + 1, rows.max() + 1]])
-
-
-def cut_out(image: Image.Image, bounds: Sequence[float]) -> Image.Image:
-    """The pixels that a box (XYXY, float) touches, at least one in each direction."""
-    # Corners that came by way of the patch grid are off by rounding errors, which must not add a pixel.
-    left, top = (math.floor(value + _ROUNDING) for value in bounds[:2])
-    right, bottom = (math.ceil(value - _ROUNDING) for value in bounds[2:])
-    left, top = min(left, image.width - 1), min(top, image.height - 1)
-    right, bottom = max(left + 1, right), max(top + 1, bottom)
-    return image.crop((left, top, min(right, image.width), min(bottom, image.height)))

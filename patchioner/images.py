@@ -7,9 +7,10 @@ Does not know: preprocessing, backbones, regions.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -238,3 +239,13 @@ def _to_bytes(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     raise ImageError(
         f"pixels of type {array.dtype} are not supported: use uint8, uint16 or float in 0..1"
     )
+
+
+def cut_out(image: Image.Image, bounds: Sequence[float]) -> Image.Image:
+    """The pixels that a box (XYXY, float) touches, at least one in each direction."""
+    # Corners that came by way of the patch grid are off by rounding errors, which must not add a pixel.
+    left, top = (math.floor(value + 1e-6) for value in bounds[:2])
+    right, bottom = (math.ceil(value - 1e-6) for value in bounds[2:])
+    left, top = min(left, image.width - 1), min(top, image.height - 1)
+    right, bottom = max(left + 1, right), max(top + 1, bottom)
+    return image.crop((left, top, min(right, image.width), min(bottom, image.height)))

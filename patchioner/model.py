@@ -1,47 +1,68 @@
-"""`Patchioner`: photo and regions in, captions out.
-
-Knows: the public face and what each call promises. Does not know: how the parts do the work (`engine`), files' layouts
-(`checkpoint`), names and downloads (`hub`), the command line. It holds no current image; one model may serve several
-threads.
-"""
+"""`Patchioner`: photo and regions in, captions out. It holds no current image; one model may serve several threads."""
 
 from __future__ import annotations
 
+import math
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self, overload
+from typing import Any, Self, TypeAlias, TypeVar, get_args, overload
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from decoders import DecodeOptions
 from memory_bank import MemoryBank, Precision
-from patchioner.aggregate import Weighting, feature_weights
-from patchioner.backbones import PatchFeatures
-from patchioner.base.errors import OptionError
+from patchioner.aggregate import Weighting, feature_weights, pool_regions
+from patchioner.backbones import Backbone, Encodable, PatchFeatures
+from patchioner.base.errors import ImageError, OptionError, PatchionerError, RegionError, TextError
 from patchioner.base.weights import Storage
 from patchioner.checkpoints.folder import read_checkpoint, write_checkpoint
 from patchioner.checkpoints.hub import SHIPPED, find_model, upload
 from patchioner.checkpoints.parts import Parts
 from patchioner.checkpoints.settings import ModelSettings
-from patchioner.devices import usable_device
-from patchioner.engine import CaptionEngine, Item
-from patchioner.images import ImageSource
-from patchioner.labelling import check_labelling, choose_labels
-from patchioner.pipeline import Batching
-from patchioner.profiling import Profile, listen
-from patchioner.regions import Region
-from patchioner.requests import EmbeddedRegions
+from patchioner.crops import region_bounds
+from patchioner.geometry import ImageGeometry
+from patchioner.images import ImageSource, cut_out, load_image
+from patchioner.pipeline import (
+    Batching,
+    Embedded,
+    OnError,
+    Steps,
+    attempt,
+    chunks,
+    delivered,
+    map_ahead,
+    run,
+)
+from patchioner.reduced_photos import load_reduced
+from patchioner.regions import Region, WholeImage
 from patchioner.results import Caption, Explanation, Label
+
+Answer = TypeVar("Answer")
+Regions: TypeAlias = "Sequence[Region] | Callable[[ImageGeometry], Sequence[Region]] | None"
+"""What to look at: regions, a function of the photo's geometry that gives them (`Patch.all`), or None, the whole image."""
+Item: TypeAlias = "tuple[ImageSource | PatchFeatures, Regions]"
+
+_CROPS_AT_ONCE = 32
+
+
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """A photo on its way, read or encoded, and what is asked about it."""
+
+    photo: Encodable | PatchFeatures
+    regions: Regions
 
 
 class Patchioner:
     """A zero-shot captioner of any part of a photo.
 
     Args:
-        parts: backbone, decoder and, where there are, memory bank and text tower.
+        parts: backbone, decoder and, where there are, memory bank and text tower; never changed.
         device: "cpu", "cuda", ...; None takes a GPU if there is one.
         dtype: precision of the networks, float32 if None. Half precisions may change captions; on a GPU they halve a
             float32 memory bank as well.
@@ -63,14 +84,14 @@ class Patchioner:
         dtype: torch.dtype | None = None,
         reduce_jpegs: bool = False,
     ) -> None:
-        self._parts = parts
+        self.parts = parts
         self.device = usable_device(device)
-        precision = dtype or torch.float32
-        parts.place(self.device, precision)
-        self._bank = parts.bank_on(self.device, precision)
-        if self._bank is not None:
-            parts.decoder.remember(self._bank)
-        self._engine = CaptionEngine(parts, self._bank, reduce_jpegs=reduce_jpegs)
+        self.dtype = dtype or torch.float32
+        self._reduce_jpegs = reduce_jpegs
+        parts.place(self.device, self.dtype)
+        self._placed = replace(parts, bank=parts.bank_on(self.device, self.dtype))
+        if self._placed.bank is not None:
+            parts.decoder.remember(self._placed.bank)
 
     @classmethod
     def from_pretrained(
@@ -95,23 +116,48 @@ class Patchioner:
                 the same model's text tower. A checkpoint that had none sends its embeddings through it from then on.
 
         Raises:
+            OptionError: no such device.
             UnknownNameError, HubError: the name leads nowhere (see `patchioner.checkpoints.hub.find_model`).
             CheckpointError, MemoryBankError: a file is missing, corrupt, a pickle, or does not fit.
         """
+        chosen = usable_device(device)  # what is cheap to refuse comes first
+        if bank is not None and not isinstance(bank, MemoryBank):
+            bank = MemoryBank.load(bank)
         parts = read_checkpoint(find_model(str(name), revision=revision))
         if bank is not None:
-            parts = parts.with_bank(bank if isinstance(bank, MemoryBank) else MemoryBank.load(bank))
-        return cls(parts, device=device, dtype=dtype, reduce_jpegs=reduce_jpegs)
+            parts = parts.with_bank(bank)
+        return cls(parts, device=chosen, dtype=dtype, reduce_jpegs=reduce_jpegs)
+
+    def to(
+        self, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+    ) -> Self:
+        """The same model on another device or in another precision; this one stays as it is.
+
+        Example:
+            >>> half = model.to("cuda", torch.bfloat16)  # doctest: +SKIP
+        """
+        return type(self)(
+            self.parts,
+            device=device or self.device,
+            dtype=dtype or self.dtype,
+            reduce_jpegs=self._reduce_jpegs,
+        )
+
+    def __repr__(self) -> str:
+        parts = self.parts
+        bank = (
+            "no memory bank" if parts.bank is None else f"memory bank of {len(parts.bank):,} rows"
+        )
+        return (
+            f"{type(self).__name__}({self.settings.name!r}: {type(parts.backbone).__name__}, {bank}, "
+            f"{type(parts.decoder).__name__}, width {parts.backbone.dim}; on {self.device} in "
+            f"{str(self.dtype).removeprefix('torch.')})"
+        )
 
     @property
     def settings(self) -> ModelSettings:
         """The checkpoint's defaults."""
-        return self._parts.settings
-
-    @property
-    def parts(self) -> Parts:
-        """Backbone, decoder, bank, tower: for training and conversion."""
-        return self._parts
+        return self.parts.settings
 
     @overload
     def encode(self, images: ImageSource, *, keep_image: bool | None = None) -> PatchFeatures: ...
@@ -135,10 +181,15 @@ class Patchioner:
         Raises:
             ImageError: an image cannot be read.
         """
+        keep = self.settings.crop if keep_image is None else keep_image
+        if not isinstance(images, list):
+            return self._encode([self._read(images, keep)], keep)[0]
         cut = Batching.on(self.device.type)
-        if isinstance(images, list):
-            return list(self._engine.encode_stream(images, keep_image, cut))
-        return self._engine.encode([self._engine.read(images, keep_image)], keep_image)[0]
+        photos = map_ahead(
+            lambda source: self._read(source, keep), images, workers=cut.readers, ahead=cut.ahead
+        )
+        groups = chunks(photos, lambda group: len(group) == cut.photos)
+        return [features for group in groups for features in self._encode(group, keep)]
 
     def embed_regions(
         self,
@@ -166,12 +217,18 @@ class Patchioner:
             OptionError: a crop is asked for of features without their photo, or attention or a CLS token of a
                 backbone that has none.
         """
-        return self._engine.embed(features, regions, weighting, crop)
+        _check_regions(regions)
+        with torch.inference_mode():
+            if self.settings.crop if crop is None else crop:
+                return embed_crops(
+                    self._placed.backbone, features, regions, self.settings, weighting
+                )
+            return embed_pooled(features, regions, self.settings, weighting)
 
     def caption(
         self,
         image: ImageSource | PatchFeatures,
-        regions: Sequence[Region] | None = None,
+        regions: Regions = None,
         *,
         weighting: Weighting | None = None,
         options: DecodeOptions | None = None,
@@ -181,7 +238,7 @@ class Patchioner:
 
         Args:
             image: features of `encode`, or anything `encode` takes.
-            regions: what to caption; None is the whole image.
+            regions: what to caption; None is the whole image. A function is given the photo's geometry, as `Patch.all`.
             weighting, options, crop: the checkpoint's defaults if None; see `embed_regions`.
 
         Returns:
@@ -190,43 +247,22 @@ class Patchioner:
         Raises:
             ImageError, RegionError: see `encode` and `embed_regions`.
         """
-        return self.caption_many(
-            [(image, regions)],
-            weighting=weighting,
-            options=options,
-            crop=crop,
-            batching=Batching.alone(),
-        )[0]
+        alone = Batching.alone()
+        return next(
+            self.caption_many(
+                [(image, regions)],
+                weighting=weighting,
+                options=options,
+                crop=crop,
+                batching=alone,
+            )
+        )
 
     def caption_many(
         self,
         items: Iterable[Item],
         *,
-        weighting: Weighting | None = None,
-        options: DecodeOptions | None = None,
-        crop: bool | None = None,
-        batching: Batching | None = None,
-    ) -> list[list[Caption]]:
-        """Caption regions of many photos; `caption_stream` for when they are too many to hold all captions.
-
-        Args:
-            items: (image or features, regions or None) pairs.
-            weighting, options, crop: the checkpoint's defaults if None; see `embed_regions`.
-            batching: see `caption_stream`.
-
-        Returns:
-            Per item, one `Caption` per region. A caption does not depend on what else is in the batch.
-        """
-        return list(
-            self.caption_stream(
-                items, weighting=weighting, options=options, crop=crop, batching=batching
-            )
-        )
-
-    def caption_stream(
-        self,
-        items: Iterable[Item],
-        *,
+        on_error: OnError = "raise",
         weighting: Weighting | None = None,
         options: DecodeOptions | None = None,
         crop: bool | None = None,
@@ -239,53 +275,31 @@ class Patchioner:
 
         Args:
             items: (image or features, regions or None) pairs; may be endless.
-            weighting, options, crop: as `caption_many`.
+            on_error: what a photo or region that fails - unreadable, off the photo, too large for the memory - does.
+                "raise" raises its error when its turn comes. "skip" leaves it out, with a warning in the log. "return"
+                gives the `PatchionerError` in place of the photo's list, or of the region's caption in it.
+            weighting, options, crop: the checkpoint's defaults if None; see `embed_regions`.
             batching: how the work is cut up; None is what suits the device. Captions do not depend on it.
 
-        Raises:
-            ImageError, RegionError: see `encode` and `embed_regions`; after the captions of the photos before.
-
         Example:
-            >>> for captions in model.caption_stream((path, None) for path in paths):  # doctest: +SKIP
+            >>> for captions in model.caption_many((path, None) for path in paths):  # doctest: +SKIP
             ...     print(captions[0].text)
         """
-        cut = batching or Batching.on(self.device.type)
-        engine = self._engine
-        return engine.run(items, lambda rows: engine.caption(rows, options), weighting, crop, cut)
 
-    def profile(
-        self,
-        items: Iterable[Item],
-        *,
-        weighting: Weighting | None = None,
-        options: DecodeOptions | None = None,
-        crop: bool | None = None,
-        batching: Batching | None = None,
-    ) -> Profile:
-        """Caption as `caption_many` does, and say where the time went instead of what the captions are.
+        def answer(batch: Sequence[Embedded]) -> list[list[Caption]]:
+            return self._caption(batch, options or self.settings.decode)
 
-        Example:
-            >>> print(model.profile([("photo.jpg", None)]).table())  # doctest: +SKIP
-        """
-        gpu = str(self.device) if self.device.type == "cuda" else None
-        with listen(gpu=gpu) as profiles:
-            stream = self.caption_stream(
-                items, weighting=weighting, options=options, crop=crop, batching=batching
-            )
-            for _ in stream:
-                pass
-        return profiles[0]
+        return self._run(items, answer, on_error, weighting, crop, batching)
 
-    def bridge(self, embeddings: Tensor) -> Tensor:
-        """Pull (n, dim) region embeddings over the gap between images and text, as the checkpoint says."""
-        return self._engine.bridge(embeddings)
+    caption_stream = caption_many
 
     def label(
         self,
         image: ImageSource | PatchFeatures,
-        regions: Sequence[Region] | None,
+        regions: Regions,
         texts: Sequence[str],
         *,
+        threshold: float | None = None,
         weighting: Weighting | None = None,
         temperature: float = 0.01,
         crop: bool | None = None,
@@ -295,7 +309,9 @@ class Patchioner:
         Args:
             image: features of `encode`, or anything `encode` takes.
             regions: what to label; None is the whole image.
-            texts: what to choose from, e.g. class names as "a photo of a dog".
+            texts: two or more to choose from, e.g. class names as "a photo of a dog".
+            threshold: least `probability` of a label; below it none of the texts is taken (`Label.text` is None). None
+                is the checkpoint's own where its labels are calibrated, else none.
             temperature: of the softmax over the cosines.
             weighting, crop: the checkpoint's defaults if None; see `embed_regions`.
 
@@ -303,50 +319,53 @@ class Patchioner:
             One `Label` per region, in their order. Of equally likely texts the first is taken.
 
         Raises:
-            OptionError: the checkpoint has no text tower, or the temperature is not a positive number.
-            TextError: no text, or a blank one.
+            OptionError: the checkpoint has no text tower, or a number outside its range.
+            TextError: fewer than two texts, or a blank one.
 
         Example:
             >>> model.label(features, [Box(10, 20, 200, 220)], ["a cat", "a bus"])[0].text  # doctest: +SKIP
             'a cat'
         """
-        return self.label_many(
-            [(image, regions)],
-            texts,
-            weighting=weighting,
-            temperature=temperature,
-            crop=crop,
-            batching=Batching.alone(),
-        )[0]
+        alone = Batching.alone()
+        return next(
+            self.label_many(
+                [(image, regions)],
+                texts,
+                threshold=threshold,
+                weighting=weighting,
+                temperature=temperature,
+                crop=crop,
+                batching=alone,
+            )
+        )
 
     def label_many(
         self,
         items: Iterable[Item],
         texts: Sequence[str],
         *,
+        on_error: OnError = "raise",
+        threshold: float | None = None,
         weighting: Weighting | None = None,
         temperature: float = 0.01,
         crop: bool | None = None,
         batching: Batching | None = None,
-    ) -> list[list[Label]]:
-        """`label` for many photos; the texts are embedded once.
-
-        Args:
-            items: (image or features, regions or None) pairs; only one photo's patch tokens are held at a time.
-            texts, weighting, temperature, crop: as `label`.
-            batching: see `caption_stream`.
-
-        Returns:
-            Per item, one `Label` per region.
-        """
-        check_labelling(texts, temperature)
+    ) -> Iterator[list[Label]]:
+        """`label` for many photos, as `caption_many`; the texts are embedded once."""
+        if not (math.isfinite(temperature) and temperature > 0):
+            raise OptionError(f"temperature {temperature} must be a positive number")
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise OptionError(f"threshold {threshold} must lie in 0..1")
+        if len(texts) < 2 and not isinstance(texts, str):
+            raise TextError(
+                f"{list(texts)!r} is no choice: give two texts or more, such as the likely mistakes"
+            )
         names = F.normalize(self.embed_text(texts), dim=1).to(self.device)
-        cut = batching or Batching.on(self.device.type)
 
-        def answer(rows: Sequence[EmbeddedRegions]) -> list[Label]:
-            return choose_labels(rows, names, texts, temperature)
+        def answer(batch: Sequence[Embedded]) -> list[list[Label]]:
+            return [_choose(rows, names, texts, temperature, threshold) for rows in batch]
 
-        return list(self._engine.run(items, answer, weighting, crop, cut))
+        return self._run(items, answer, on_error, weighting, crop, batching)
 
     @torch.inference_mode()
     def explain(self, features: PatchFeatures, region: Region, k: int = 5) -> Explanation:
@@ -355,11 +374,12 @@ class Patchioner:
         Raises:
             OptionError: the checkpoint has no memory bank, or one without texts.
         """
-        if self._bank is None or self._bank.texts is None:
+        bank = self._placed.bank
+        if bank is None or bank.texts is None:
             raise OptionError(
                 f"{self.settings.name!r} has no memory texts to explain with: build a bank that keeps them"
             )
-        found = self._bank.nearest(self.embed_regions(features, [region]), k)
+        found = bank.nearest(self.embed_regions(features, [region]), k)
         assert found.texts is not None, "a bank with texts gives texts"
         weighting, _ = self.settings.for_region(region)
         weights = feature_weights(features, [region], weighting)[0]
@@ -372,9 +392,9 @@ class Patchioner:
             OptionError: the checkpoint has no text tower.
             TextError: a text is blank.
         """
-        if self._parts.text_tower is None:
+        if self._placed.text_tower is None:
             raise OptionError(f"{self.settings.name!r} has no text tower, so it cannot embed text")
-        return self._parts.text_tower.encode(list(texts) if not isinstance(texts, str) else texts)
+        return self._placed.text_tower.encode(list(texts) if not isinstance(texts, str) else texts)
 
     def save_pretrained(
         self,
@@ -384,10 +404,229 @@ class Patchioner:
         bank_storage: Precision = "float16",
     ) -> None:
         """Write the checkpoint to a folder that `from_pretrained` reads; precisions of networks and bank on disk."""
-        write_checkpoint(self._parts, Path(folder), storage=storage, bank_storage=bank_storage)
+        write_checkpoint(self.parts, Path(folder), storage=storage, bank_storage=bank_storage)
 
     def push_to_hub(self, name: str, *, storage: Storage = "fp16") -> None:
         """Save and upload to the hub repository ``owner/name`` (needs a login and a connection)."""
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder, storage=storage)
             upload(Path(folder), name)
+
+    def _run(
+        self,
+        items: Iterable[Item],
+        answer: Callable[[Sequence[Embedded]], Sequence[Sequence[Answer]]],
+        on_error: OnError,
+        weighting: Weighting | None,
+        crop: bool | None,
+        batching: Batching | None,
+    ) -> Iterator[list[Answer]]:
+        """The one way of every photo: see `pipeline.run`."""
+        if on_error not in get_args(OnError):
+            raise OptionError(f"on_error {on_error!r} is unknown: use one of {get_args(OnError)}")
+        keep = self.settings.crop if crop is None else crop
+
+        def read(item: Item) -> _Asked:
+            photo, regions = item
+            if isinstance(photo, list):
+                raise ImageError(
+                    f"expected one photo, got a list of {len(photo)}: give caption_many (photo, regions) pairs"
+                )
+            encoded = isinstance(photo, PatchFeatures)
+            return _Asked(photo if encoded else self._read(photo, keep), regions)
+
+        def encode(group: Sequence[_Asked]) -> list[tuple[PatchFeatures, Regions]]:
+            photos = [one.photo for one in group if not isinstance(one.photo, PatchFeatures)]
+            found = iter(self._encode(photos, keep) if photos else ())
+            return [
+                (one.photo if isinstance(one.photo, PatchFeatures) else next(found), one.regions)
+                for one in group
+            ]
+
+        def embed(seen: tuple[PatchFeatures, Regions]) -> Embedded:
+            features, regions = seen
+            return self._embed(features, regions, weighting, crop)
+
+        steps: Steps[Any, Any, Any, Answer] = Steps(read, encode, embed, answer)
+        return delivered(run(items, steps, batching or Batching.on(self.device.type)), on_error)
+
+    def _read(self, source: ImageSource, keep_image: bool) -> Encodable:
+        """A photo as the backbone takes it, by any thread; whole where the features are to hold it."""
+        backbone = self._placed.backbone
+        if keep_image:
+            return load_image(source)
+        if self._reduce_jpegs:
+            return backbone.prepare(load_reduced(source, backbone.needed_size))
+        return backbone.prepare(load_image(source))
+
+    def _encode(self, photos: Sequence[Encodable], keep_image: bool) -> list[PatchFeatures]:
+        found = self._placed.backbone.encode(photos)
+        return [
+            replace(one, image=photo) if keep_image and isinstance(photo, Image.Image) else one
+            for one, photo in zip(found, photos, strict=True)
+        ]
+
+    def _embed(
+        self,
+        features: PatchFeatures,
+        asked: Regions,
+        weighting: Weighting | None,
+        crop: bool | None,
+    ) -> Embedded:
+        """Embeddings of the regions that can be used, and the errors of the others."""
+        given = asked(features.geometry) if callable(asked) else asked
+        regions = [WholeImage()] if given is None else given
+        _check_regions(regions)
+        rows = attempt(
+            lambda some: self.embed_regions(features, some, weighting, crop=crop).unbind(), regions
+        )
+        errors = {place: row for place, row in enumerate(rows) if isinstance(row, PatchionerError)}
+        if len(errors) == len(rows):
+            raise errors[0]
+        return Embedded(
+            [region for place, region in enumerate(regions) if place not in errors],
+            torch.stack([row for row in rows if not isinstance(row, PatchionerError)]),
+            errors,
+        )
+
+    @torch.inference_mode()
+    def _caption(self, batch: Sequence[Embedded], options: DecodeOptions) -> list[list[Caption]]:
+        """One caption per region of these photos, all through bank and decoder as one matrix."""
+        embeddings = torch.cat([one.embeddings for one in batch])
+        projected = project(embeddings, self.settings, self._placed.bank)
+        decoded = iter(self._placed.decoder.generate(projected, options))
+        return [
+            [
+                Caption(answer.text, answer.score, region)
+                for region, answer in zip(one.regions, decoded, strict=False)
+            ]
+            for one in batch
+        ]
+
+
+def usable_device(wanted: str | torch.device | None) -> torch.device:
+    """The device that was asked for, or a GPU if there is one, else the CPU.
+
+    It is tried out, since torch names a bad one only when it is used.
+
+    Raises:
+        OptionError: the device is unknown or absent.
+
+    Example:
+        >>> usable_device("cpu")
+        device(type='cpu')
+    """
+    chosen = wanted or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=chosen).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise OptionError(
+            f"device {str(chosen)!r} cannot be used here ({reason}): try 'cpu'"
+        ) from error
+
+
+@torch.inference_mode()
+def project(embeddings: Tensor, settings: ModelSettings, bank: MemoryBank | None) -> Tensor:
+    """Carry (n, dim) region embeddings over the gap between images and text, as a checkpoint's settings say."""
+    if settings.projection == "raw":
+        return embeddings
+    if settings.projection == "none" or bank is None:
+        return F.normalize(embeddings, dim=1)
+    return bank.project(
+        embeddings,
+        temperature=settings.temperature,
+        normalize=settings.normalize,
+        top_k=settings.top_k,
+    )
+
+
+def embed_pooled(
+    features: PatchFeatures,
+    regions: Sequence[Region],
+    settings: ModelSettings,
+    weighting: Weighting | None = None,
+) -> Tensor:
+    """Pool regions from the patch tokens of one photo, (n, dim) float32.
+
+    Args:
+        features: of the photo.
+        regions: n of them; each kind may have settings of its own.
+        settings: weighting and context of each kind. Where there is a context, the row is the unit pooled token plus
+            that share of the unit CLS token; else the pooled token.
+        weighting: of all regions, in place of the settings'.
+
+    Raises:
+        RegionError: the model sees nothing of a region.
+        OptionError: attention or a CLS token of a backbone that has none.
+    """
+    alike: dict[tuple[Weighting, float], list[int]] = {}
+    for place, region in enumerate(regions):
+        own, context = settings.for_region(region)
+        alike.setdefault((weighting or own, context), []).append(place)
+    embedded = features.tokens.new_empty((len(regions), features.dim), dtype=torch.float32)
+    for (chosen, context), places in alike.items():
+        pooled = pool_regions(features, [regions[place] for place in places], chosen)
+        if features.cls is not None and context:
+            pooled = F.normalize(pooled, dim=1) + context * F.normalize(features.cls, dim=0)
+        embedded[places] = pooled
+    return embedded
+
+
+def embed_crops(
+    backbone: Backbone,
+    features: PatchFeatures,
+    regions: Sequence[Region],
+    settings: ModelSettings,
+    weighting: Weighting | None = None,
+) -> Tensor:
+    """Cut each region out by its bounding box, encode it alone, and embed it as a whole image; as `embed_pooled`.
+
+    Raises:
+        RegionError: the model sees nothing of a region.
+        OptionError: the features do not hold their photo.
+    """
+    if features.image is None:
+        raise OptionError(
+            "regions are to be cut out, but these features do not hold their photo: "
+            "encode it with keep_image=True"
+        )
+    rows = []
+    for start in range(0, len(regions), _CROPS_AT_ONCE):
+        crops = [
+            cut_out(features.image, region_bounds(region, features.geometry))
+            for region in regions[start : start + _CROPS_AT_ONCE]
+        ]
+        for found in backbone.encode(crops):
+            rows.append(embed_pooled(found, [WholeImage()], settings, weighting))
+    return torch.cat(rows)
+
+
+def _check_regions(regions: Sequence[Region]) -> None:
+    if isinstance(regions, Region):
+        raise RegionError(f"give a list of regions, as in [{regions!r:.80}]")
+    if not regions:
+        raise RegionError(
+            "the list of regions is empty: give at least one, or none at all for the whole image"
+        )
+
+
+@torch.inference_mode()
+def _choose(
+    rows: Embedded,
+    names: Tensor,
+    texts: Sequence[str],
+    temperature: float,
+    threshold: float | None,
+) -> list[Label]:
+    """The likeliest of the texts for each region; `names` are their (k, dim) unit embeddings."""
+    cosines = F.normalize(rows.embeddings, dim=1) @ names.T
+    shares = (cosines / temperature).softmax(dim=1)
+    if not bool(shares.isfinite().all()):
+        raise RegionError("a region's embedding is not finite: the features are damaged")
+    labels = []
+    for region, near, share in zip(rows.regions, cosines.tolist(), shares.tolist(), strict=True):
+        best = max(share)
+        text = None if best < (threshold or 0) else texts[share.index(best)]
+        labels.append(Label(text, best, tuple(near), tuple(share), region))
+    return labels

@@ -1,27 +1,37 @@
-"""Many photos on one line: read ahead, encoded in groups, their regions captioned in shared batches.
+"""The one loop over many photos: read ahead, encoded in groups, answered in shared batches; a result or an error of each.
 
-Knows: order, threads, bounded queues. Does not know: what a photo, an embedding or a caption is made of (`Steps`).
 What comes out does not depend on how the work was cut up, beyond the rounding of the platform's matrix product.
 """
 
 from __future__ import annotations
 
 import contextvars
+import logging
+import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeAlias, TypeVar, cast
 
-from patchioner.base.errors import OptionError
+import torch
+from torch import Tensor
 
-Source = TypeVar("Source")
+from patchioner.base.errors import OptionError, OutOfMemoryError, PatchionerError
+from patchioner.regions import Region
+
+Item = TypeVar("Item")
 Photo = TypeVar("Photo")
-Rows = TypeVar("Rows")
+Seen = TypeVar("Seen")
 Answer = TypeVar("Answer")
 In = TypeVar("In")
 Out = TypeVar("Out")
+
+OnError: TypeAlias = Literal["raise", "skip", "return"]
+Outcome: TypeAlias = "list[Answer | PatchionerError] | PatchionerError"
+"""What becomes of an item: per region an answer or its error; or the error that cost all of it."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -64,51 +74,146 @@ class Batching:
         return cls(photos=16, regions=2048, readers=4, ahead=64)
 
 
+@dataclass(frozen=True, eq=False)
+class Embedded:
+    """Regions of one photo as embeddings.
+
+    Attributes:
+        regions: the n that can be used.
+        embeddings: (n, dim) float32.
+        errors: of the others, by their place among all.
+    """
+
+    regions: Sequence[Region]
+    embeddings: Tensor
+    errors: Mapping[int, PatchionerError]
+
+
 @dataclass(frozen=True)
-class Steps(Generic[Source, Photo, Rows, Answer]):
+class Steps(Generic[Item, Photo, Seen, Answer]):
     """The work itself.
 
     Attributes:
-        read: one source -> its photo; called in other threads.
-        embed: a group of photos -> the embeddings of each one's regions, each with a length.
-        answer: embeddings of several photos -> one answer for each of their rows, in order; called in another thread.
+        read: one item -> its photo; called in other threads.
+        encode: a group of photos -> each with its features.
+        embed: one of them -> its regions' embeddings.
+        answer: embeddings of several photos -> one answer per region of each; called in another thread.
     """
 
-    read: Callable[[Source], Photo]
-    embed: Callable[[Sequence[Photo]], Sequence[Rows]]
-    answer: Callable[[Sequence[Rows]], Sequence[Answer]]
+    read: Callable[[Item], Photo]
+    encode: Callable[[Sequence[Photo]], Sequence[Seen]]
+    embed: Callable[[Seen], Embedded]
+    answer: Callable[[Sequence[Embedded]], Sequence[Sequence[Answer]]]
 
 
 def run(
-    sources: Iterable[Source],
-    steps: Steps[Source, Photo, Rows, Answer],
-    batching: Batching,
-    *,
-    length: Callable[[Rows], int],
-) -> Iterator[list[Answer]]:
-    """Yield the answers of each source, in their order.
+    items: Iterable[Item], steps: Steps[Item, Photo, Seen, Answer], batching: Batching
+) -> Iterator[Outcome[Answer]]:
+    """Yield what becomes of each item, in their order.
 
     At most `ahead` photos, one group of encoded ones, and the embeddings of three batches are held at a time, however
-    many sources there are. An error of one source is raised here, after the answers of those before its group.
-
-    Args:
-        sources: may be endless.
-        steps: the work.
-        batching: how it is cut up.
-        length: how many answers a photo's embeddings give.
+    many items there are. An item that fails costs itself alone. An error of `items` itself is raised after the
+    outcomes of those before it.
     """
-    photos = map_ahead(steps.read, sources, workers=batching.readers, ahead=batching.ahead)
+    photos = map_ahead(
+        lambda item: attempt_each(steps.read, [item])[0],
+        items,
+        workers=batching.readers,
+        ahead=batching.ahead,
+    )
     groups = chunks(photos, lambda group: len(group) == batching.photos)
-    embedded = (rows for group in groups for rows in steps.embed(group))
-    batches = chunks(embedded, lambda batch: sum(map(length, batch)) >= batching.regions)
+    encoded = (seen for group in groups for seen in _through(steps.encode, group))
+    embedded = (_through(lambda one: [steps.embed(one[0])], [seen])[0] for seen in encoded)
+    batches = chunks(embedded, lambda batch: sum(map(_size, batch)) >= batching.regions)
 
-    def answer(batch: Sequence[Rows]) -> list[list[Answer]]:
-        answers = list(steps.answer(batch))
-        bounds = accumulate((length(rows) for rows in batch), initial=0)
-        return [answers[start:end] for start, end in pairwise(bounds)]
+    def answer(batch: Sequence[Embedded | PatchionerError]) -> list[Outcome[Answer]]:
+        answered = _through(steps.answer, batch)
+        return [_merged(rows, answers) for rows, answers in zip(batch, answered, strict=True)]
 
-    for answered in map_ahead(answer, batches, workers=int(batching.overlap), ahead=1):
-        yield from answered
+    for outcomes in map_ahead(answer, batches, workers=int(batching.overlap), ahead=1):
+        yield from outcomes
+
+
+def delivered(outcomes: Iterable[Outcome[Answer]], on_error: OnError) -> Iterator[list[Answer]]:
+    """Give the answers of each item, and do with errors as asked; with "return", errors stand in the answers' places."""
+    for outcome in outcomes:
+        if on_error == "return":
+            yield cast("list[Answer]", outcome)
+            continue
+        whole = isinstance(outcome, PatchionerError)
+        answers: list[Answer | PatchionerError] = [outcome] if whole else outcome  # type: ignore[list-item,assignment]
+        for error in (one for one in answers if isinstance(one, PatchionerError)):
+            if on_error == "raise":
+                raise error
+            logger.warning("skipped: %s", error)
+        if not whole:
+            yield [one for one in answers if not isinstance(one, PatchionerError)]
+
+
+def attempt(
+    work: Callable[[Sequence[In]], Sequence[Out]], group: Sequence[In]
+) -> list[Out | PatchionerError]:
+    """`work` on all at once; where that fails, on each half, so that only what fails by itself is lost."""
+    try:
+        return list(work(group))
+    except Exception as error:
+        found = _failure(error)
+        if found is None:
+            raise
+    if len(group) == 1:
+        return [found]
+    if isinstance(found, OutOfMemoryError) and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    middle = len(group) // 2
+    return attempt(work, group[:middle]) + attempt(work, group[middle:])
+
+
+def attempt_each(work: Callable[[In], Out], group: Sequence[In]) -> list[Out | PatchionerError]:
+    """`work` on each, and its error in its place where it fails."""
+    return [one for item in group for one in attempt(lambda it: [work(it[0])], [item])]
+
+
+def _through(
+    work: Callable[[Sequence[In]], Sequence[Out]], batch: Sequence[In | PatchionerError]
+) -> list[Out | PatchionerError]:
+    """`work` on what has not failed before; the errors stay where they are."""
+    sound = [one for one in batch if not isinstance(one, PatchionerError)]
+    done = iter(attempt(work, sound) if sound else ())
+    return [one if isinstance(one, PatchionerError) else next(done) for one in batch]
+
+
+def _failure(error: Exception) -> PatchionerError | None:
+    """The error as one that costs its item alone; None for a defect, which is passed on."""
+    frames: BaseException | None = error
+    while frames is not None:  # a waiting error must not hold photos and features
+        traceback.clear_frames(frames.__traceback__)
+        frames = frames.__cause__ or frames.__context__
+    if isinstance(error, PatchionerError):
+        return error
+    exhausted = isinstance(error, RuntimeError) and "allocate memory" in str(
+        error
+    )  # torch, on a CPU
+    if exhausted or isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
+        reason = (str(error).splitlines() or ["no more to be had"])[0]
+        return OutOfMemoryError(
+            f"out of memory ({reason:.120}): give fewer regions at once, a smaller photo, or another device"
+        )
+    return PatchionerError(str(error)) if isinstance(error, OSError) else None
+
+
+def _size(rows: Embedded | PatchionerError) -> int:
+    return 1 if isinstance(rows, PatchionerError) else max(1, len(rows.regions))
+
+
+def _merged(
+    rows: Embedded | PatchionerError, answers: Sequence[Answer] | PatchionerError
+) -> Outcome[Answer]:
+    """Answers and errors of a photo's regions, in their order."""
+    if isinstance(rows, PatchionerError) or isinstance(answers, PatchionerError):
+        return cast("PatchionerError", answers)
+    rest = iter(answers)
+    total = len(answers) + len(rows.errors)
+    return [rows.errors[place] if place in rows.errors else next(rest) for place in range(total)]
 
 
 def map_ahead(

@@ -1,13 +1,18 @@
-"""What a captioner answers with: `Caption`, `Label`, `Explanation`. Values only; nothing here computes."""
+"""What a captioner answers with: `Caption`, `Label`, `Explanation`; each can be written as JSON by `to_dict`."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from patchioner.regions import Region
+from patchioner.base.optional import require
+from patchioner.geometry import ImageGeometry
+from patchioner.regions import Mask, Region
 
 
 @dataclass(frozen=True)
@@ -25,22 +30,39 @@ class Caption:
     score: float
     region: Region
 
+    def to_dict(self) -> dict[str, Any]:
+        """The caption for JSON: region (as `patchioner.regions` reads it), text, score (None for NaN)."""
+        score = None if math.isnan(self.score) else round(self.score, 6)
+        return {"region": self.region.to_json(), "text": self.text, "score": score}
+
 
 @dataclass(frozen=True)
 class Label:
     """The text that fits a region best, of those that were given.
 
     Attributes:
-        text: that text.
-        probability: its share of the softmax over the given texts.
-        probabilities: of all of them, in the order given; they sum to 1.
+        text: that text; None where none of them is likely enough.
+        probability: that the best text is right: calibrated where the model is, else its share of the softmax.
+        cosines: of the region with each text, in the order given.
+        probabilities: the softmax over the cosines; they sum to 1.
         region: the region that was asked about.
     """
 
-    text: str
+    text: str | None
     probability: float
+    cosines: tuple[float, ...]
     probabilities: tuple[float, ...]
     region: Region
+
+    def to_dict(self) -> dict[str, Any]:
+        """The label for JSON."""
+        return {
+            "region": self.region.to_json(),
+            "text": self.text,
+            "probability": round(self.probability, 6),
+            "cosines": [round(value, 6) for value in self.cosines],
+            "probabilities": [round(value, 6) for value in self.probabilities],
+        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,3 +78,31 @@ class Explanation:
     texts: tuple[str, ...]
     similarities: tuple[float, ...]
     weights: npt.NDArray[np.float32]
+
+
+def as_supervision(captions: Sequence[Caption], geometry: ImageGeometry) -> Any:
+    """The captions of one photo as `supervision.Detections`, for its annotators and files.
+
+    Args:
+        captions: of one photo.
+        geometry: of its features.
+
+    Returns:
+        Detections with the regions' bounds as boxes, the masks where all regions are `Mask`s, and the texts under
+        ``data["caption"]``, the scores under ``data["score"]``.
+
+    Raises:
+        MissingExtraError: supervision is not installed.
+    """
+    supervision = require("supervision", "supervision")
+    boxes = [caption.region.bounds(geometry) for caption in captions]
+    masks = [caption.region.array for caption in captions if isinstance(caption.region, Mask)]
+    return supervision.Detections(
+        xyxy=np.asarray(boxes, dtype=np.float32).reshape(-1, 4),
+        mask=np.stack(masks) if masks and len(masks) == len(captions) else None,
+        class_id=np.arange(len(captions)),
+        data={
+            "caption": np.array([caption.text for caption in captions]),
+            "score": np.array([caption.score for caption in captions], dtype=np.float32),
+        },
+    )

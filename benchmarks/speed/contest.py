@@ -33,6 +33,7 @@ from patchioner.aggregate import Weighting
 from patchioner.base.errors import PatchionerError
 from patchioner.checkpoints.parts import Parts
 from patchioner.checkpoints.settings import ModelSettings
+from patchioner.model import project
 from patchioner.regions import Box
 
 OPTIONS = DecodeOptions(max_tokens=STEPS, scores=False)  # nor does the published way give any
@@ -85,7 +86,9 @@ class Ours:
     def bridged(self, image: Image.Image, boxes: Sequence[Box]) -> Tensor:
         """The decoder's inputs, (n, dim)."""
         features = self.model.encode(image)
-        return self.model.bridge(self.model.embed_regions(features, boxes))
+        return project(
+            self.model.embed_regions(features, boxes), self.model.settings, self.model.parts.bank
+        )
 
     def token_ids(self, image: Image.Image, boxes: Sequence[Box]) -> list[tuple[int, ...]]:
         """See `Side`."""
@@ -99,7 +102,7 @@ class Ours:
         clock.lap()
         pooled = self.model.embed_regions(features, boxes)
         clock.lap()
-        bridged = self.model.bridge(pooled)
+        bridged = project(pooled, self.model.settings, self.model.parts.bank)
         clock.lap()
         self.decoder.generate(bridged, OPTIONS)
         clock.lap()

@@ -160,7 +160,7 @@ def measure_engine(
     adds = backbone_work(ours.model.parts.backbone, grid[0] * grid[1]).multiply_adds
     return Engine(
         images,
-        timed("whole", lambda: ours.model.caption_many(items)),
+        timed("whole", lambda: list(ours.model.caption_many(items))),
         timed("backbone", lambda: ours.model.encode(list(photos))),
         timed("step", lambda: ours.decoder.generate(vectors, OPTIONS), share=OPTIONS.max_tokens),
         rates.product,

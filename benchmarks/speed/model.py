@@ -114,7 +114,9 @@ def time_model(
     for count in counts:
         item = [(features, boxes[:count])]
         label = f"caption {count:,} box{'es' if count > 1 else ''}"
-        timing = time_function(label, lambda item=item: model.caption_many(item), rounds=rounds)  # type: ignore[misc]
+        timing = time_function(
+            label, lambda item=item: list(model.caption_many(item)), rounds=rounds
+        )  # type: ignore[misc]
         rows.append(Row(timing, timing.median / encode.median, peak_memory_mb()))
     return rows
 

@@ -46,6 +46,10 @@ class OptionError(PatchionerError, ValueError):
     """An option or setting outside its allowed values."""
 
 
+class OutOfMemoryError(PatchionerError, MemoryError):
+    """Too little memory, of the processor or of a GPU, for one photo or its regions."""
+
+
 class DetailError(PatchionerError, RuntimeError):
     """A stage of a detailed description that cannot give an answer: a server, a budget, a malformed reply."""
 

@@ -132,11 +132,6 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
         "--beam", type=spelling.positive_int, metavar="N", help="beam search of width N"
     )
     group.add_argument(
-        "--no-scores",
-        action="store_true",
-        help="greedy search without scores: the same captions as --beam 1, sooner",
-    )
-    group.add_argument(
         "--max-tokens", type=spelling.positive_int, metavar="N", help="longest caption, in tokens"
     )
     group.add_argument(
@@ -158,9 +153,6 @@ def _add_output(group: argparse._ArgumentGroup) -> None:
         help="draw the regions and captions; a folder when there are several photos",
     )
     group.add_argument("--json", action="store_true", help="one JSON object per photo and line")
-    group.add_argument(
-        "--profile", action="store_true", help="say on standard error where the time went"
-    )
 
 
 def check_combinations(options: argparse.Namespace) -> str | None:
@@ -171,11 +163,9 @@ def check_combinations(options: argparse.Namespace) -> str | None:
         return "--variance belongs to --weighting gaussian: add it or leave --variance out"
     if options.beam is not None and options.temperature is not None:
         return "--beam and --temperature exclude each other: give one"
-    if options.no_scores and (options.beam not in (None, 1) or options.temperature is not None):
-        return "--no-scores is for greedy search: leave --beam and --temperature out"
-    decoding = (options.beam, options.temperature, options.max_tokens, options.no_scores or None)
+    decoding = (options.beam, options.temperature, options.max_tokens)
     if options.labels is not None and any(value is not None for value in decoding):
-        return "--labels writes no caption: leave --beam, --temperature, --max-tokens and --no-scores out"
+        return "--labels writes no caption: leave --beam, --temperature, --max-tokens out"
     return None
 
 

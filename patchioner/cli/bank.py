@@ -129,7 +129,7 @@ def build(options: argparse.Namespace) -> int:
     """Read captions, embed them, write the bank; returns the exit status."""
     from patchioner.bank_building import BankOptions, build_bank_folder, find_text_tower
     from patchioner.caption_files import read_captions
-    from patchioner.devices import usable_device
+    from patchioner.model import usable_device
 
     wanted = BankOptions(
         sample=options.sample,

@@ -7,7 +7,6 @@ arguments are spelled, how lines look, how pictures are drawn.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +31,6 @@ from patchioner.cli.pictures import plan_pictures, save_picture
 from patchioner.drawing import Display, draw_overlay, draw_patch_map
 from patchioner.geometry import ImageGeometry
 from patchioner.pipeline import map_ahead
-from patchioner.profiling import listen, measure
 from patchioner.regions import Patch, Region, WholeImage
 
 BATCH_PHOTOS = 8
@@ -99,8 +97,7 @@ def _open(work: tuple[PhotoSource, Path | None]) -> _Opened:
     """Read a photo; an error is its own, and must not stop those behind it."""
     photo, picture = work
     try:
-        with measure("read"):
-            return photo, picture, photo.load()
+        return photo, picture, photo.load()
     except (PatchionerError, OSError) as error:
         return photo, picture, error
 
@@ -122,17 +119,7 @@ def caption_photos(options: argparse.Namespace, load_model: ModelLoader) -> int:
     photos = find_photos(options.photos)
     pictures = plan_pictures(options.out, photos)
     model = load_model(options.model, options.device, options.bank)
-    if not options.profile:
-        return _Run(model, options).caption(photos, pictures)
-    with listen(gpu=_gpu(model)) as profiles:
-        status = _Run(model, options).caption(photos, pictures)
-    sys.stderr.write(profiles[0].table())
-    return status
-
-
-def _gpu(model: ModelLike) -> str | None:
-    device = getattr(model, "device", None)
-    return str(device) if getattr(device, "type", "cpu") == "cuda" else None
+    return _Run(model, options).caption(photos, pictures)
 
 
 class _Run:
@@ -218,9 +205,9 @@ class _Run:
         shared = {"weighting": self._weighting, "crop": self._options.crop}
         groups: Sequence[Sequence[Answer]]
         if self._options.labels is None:
-            groups = self._model.caption_many(items, options=self._decoding, **shared)
+            groups = list(self._model.caption_many(items, options=self._decoding, **shared))
         else:
-            groups = self._model.label_many(items, self._options.labels, **shared)
+            groups = list(self._model.label_many(items, self._options.labels, **shared))
         return groups
 
     def _write(self, job: _Job, captions: Sequence[Answer]) -> None:
@@ -266,8 +253,6 @@ def _decoding(options: argparse.Namespace) -> Any:
         given.update(strategy="sample", temperature=options.temperature, seed=options.seed)
     if options.max_tokens is not None:
         given["max_tokens"] = options.max_tokens
-    if options.no_scores:
-        given["scores"] = False
     if not given:
         return None
     from decoders import DecodeOptions

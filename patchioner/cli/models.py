@@ -159,6 +159,8 @@ def _same_captions(source: Patchioner, converted: Patchioner) -> int:
     """How many of some random embeddings both models decode to the same tokens."""
     import torch
 
+    from patchioner.model import project
+
     generator, bank = torch.Generator().manual_seed(0), source.parts.bank
     if bank is None:
         embeddings = torch.randn(_TRIED, source.parts.backbone.dim, generator=generator)
@@ -167,7 +169,9 @@ def _same_captions(source: Patchioner, converted: Patchioner) -> int:
         embeddings = bank.units(rows.flatten()).view(*rows.shape, -1).sum(dim=1)
 
     def decoded(model: Patchioner) -> Sequence[Decoded]:
-        return model.parts.decoder.generate(model.bridge(embeddings), source.settings.decode)
+        return model.parts.decoder.generate(
+            project(embeddings, model.settings, model.parts.bank), source.settings.decode
+        )
 
     return sum(
         (one.token_ids, one.text) == (other.token_ids, other.text)

@@ -98,7 +98,7 @@ def as_text(result: PhotoResult) -> str:
     pairs = zip(result.captions, result.labels, strict=True)
     for number, (caption, label) in enumerate(pairs, start=1):
         name = f"{describe(caption.region)} [{label}]" if label else describe(caption.region)
-        lines.append(f"  {number}. {name}: {caption.text}{_certainty(caption)}")
+        lines.append(f"  {number}. {name}: {caption.text or 'none of these'}{_certainty(caption)}")
     return "\n".join(lines)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from patchioner.region_embedding import embed_crops, embed_pooled
 from torch.nn import functional as F
 
 from patchioner import Box, Patchioner, Point, Region, RegionSet, Trace, Weighting, WholeImage
@@ -14,7 +15,6 @@ from patchioner.aggregate import pool_regions
 from patchioner.backbones import PatchFeatures
 from patchioner.base.errors import OptionError, RegionError
 from patchioner.checkpoints.settings import KindSettings, ModelSettings
-from patchioner.region_embedding import embed_crops, embed_pooled
 from tests.support.tiny import noise_photo, tiny_backbone, tiny_parts
 
 PHOTO = noise_photo()  # 96 x 64

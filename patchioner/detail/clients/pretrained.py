@@ -17,7 +17,7 @@ import torch
 
 from patchioner.base.errors import HubError, MissingExtraError, OptionError
 from patchioner.base.optional import require
-from patchioner.devices import usable_device
+from patchioner.model import usable_device
 
 EXTRA = "language-models"
 _DTYPES = ("auto", "float32", "bfloat16", "float16")

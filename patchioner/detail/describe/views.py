@@ -12,8 +12,8 @@ from typing import Literal, get_args
 from PIL import Image, ImageDraw
 
 from patchioner.base.errors import OptionError
-from patchioner.crops import cut_out
 from patchioner.detail.values import DetailRegion
+from patchioner.images import cut_out
 
 ViewKind = Literal["crop", "context", "marked"]
 _LEAST = 32  # pixels: what vision encoders can be given at all

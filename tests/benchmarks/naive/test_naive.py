@@ -24,6 +24,7 @@ from patchioner.base.errors import OptionError
 from patchioner.checkpoints.parts import Parts
 from patchioner.checkpoints.settings import ModelSettings
 from patchioner.geometry import Preprocessing
+from patchioner.model import project
 from patchioner.regions import Box
 
 TINY = SHAPES["tiny"]
@@ -59,7 +60,9 @@ def test_same_tokens_as_our_engine(
     boxes = random_boxes(count, photo.size, seed=count)
     settings = ModelSettings(weighting=Weighting(rounding="reference"), decode=OPTIONS)
     model = Patchioner(Parts(backbone, decoder, MemoryBank(rows), None, settings), device="cpu")
-    bridged = model.bridge(model.embed_regions(model.encode(photo), boxes))
+    bridged = project(
+        model.embed_regions(model.encode(photo), boxes), model.settings, model.parts.bank
+    )
     found = NaiveCaptioner(backbone, rows, decoder).caption(photo, boxes)
     assert [one.token_ids for one in found] == [
         one.token_ids for one in decoder.generate(bridged, OPTIONS)

@@ -23,6 +23,7 @@ from patchioner.base.errors import CheckpointError, MemoryBankError
 from patchioner.checkpoints.parts import Parts
 from patchioner.checkpoints.published import read_published
 from patchioner.geometry import Preprocessing
+from patchioner.model import project
 from tests.patchioner.checkpoints.published.test_decap import naive_greedy, until_end
 from tests.support import published
 from tests.support.tiny import noise_photo, tiny_backbone
@@ -41,6 +42,10 @@ WRITERS: dict[str, Callable[[Path], Path]] = {
 }
 
 
+def _project(model: Patchioner, embeddings: torch.Tensor) -> torch.Tensor:
+    return project(embeddings, model.settings, model.parts.bank)
+
+
 def read(folder: Path, **options: Any) -> Parts:
     """With a tiny backbone instead of a ViT-B."""
     return read_published(folder, backbone=tiny_backbone(mode="stretch", size=64), **options)
@@ -56,7 +61,7 @@ def test_decap_with_memory_equals_the_plain_twin(tmp_path: Path) -> None:
     pooled, (rows, _) = embeddings_of(model), published.memory()
     similarities = F.normalize(pooled, dim=1) @ F.normalize(rows, dim=1).T
     projected = F.normalize((similarities / 0.01).softmax(1) @ rows, dim=1)
-    captions = model.parts.decoder.generate(model.bridge(pooled), model.settings.decode)
+    captions = model.parts.decoder.generate(_project(model, pooled), model.settings.decode)
     assert [list(one.token_ids) for one in captions] == [
         until_end(naive_greedy(state, row)) for row in projected
     ]
@@ -78,7 +83,7 @@ def test_normalize_false_keeps_the_length_of_the_projection(tmp_path: Path) -> N
     pooled, (rows, _) = embeddings_of(model), published.memory()
     similarities = F.normalize(pooled, dim=1) @ F.normalize(rows, dim=1).T
     expected = (similarities / 0.01).softmax(1) @ rows
-    torch.testing.assert_close(model.bridge(pooled), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(_project(model, pooled), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_capdec_gets_raw_embeddings_as_published(tmp_path: Path) -> None:
@@ -87,7 +92,7 @@ def test_capdec_gets_raw_embeddings_as_published(tmp_path: Path) -> None:
     pooled = embeddings_of(model)
     assert (model.settings.projection, model.parts.bank) == ("raw", None)
     assert pooled.norm(dim=1).std() > 0  # so the length tells
-    captions = model.parts.decoder.generate(model.bridge(pooled), model.settings.decode)
+    captions = model.parts.decoder.generate(_project(model, pooled), model.settings.decode)
     assert [list(one.token_ids) for one in captions] == [
         until_end(naive_greedy(state, row)) for row in pooled
     ]
@@ -100,7 +105,7 @@ def test_converted_models_write_the_same_tokens(tmp_path: Path, kind: str) -> No
     again = Patchioner.from_pretrained(tmp_path / "ours", device="cpu")
     pooled = embeddings_of(model)
     first, second = (
-        [one.token_ids for one in m.parts.decoder.generate(m.bridge(pooled), m.settings.decode)]
+        [one.token_ids for one in m.parts.decoder.generate(_project(m, pooled), m.settings.decode)]
         for m in (model, again)
     )
     assert first == second
@@ -255,13 +260,13 @@ def test_published_shapes(tmp_path: Path) -> None:
     model = Patchioner.from_pretrained(tmp_path / "theirs", device="cpu")
     features = model.encode(noise_photo())
     assert tuple(features.tokens.shape) == (37, 37, 768)
-    bridged = model.bridge(model.embed_regions(features, REGIONS))
+    bridged = _project(model, model.embed_regions(features, REGIONS))
     found = [one.token_ids for one in model.parts.decoder.generate(bridged, model.settings.decode)]
     assert list(found[0]) == until_end(naive_greedy(state, bridged[0]))
     model.save_pretrained(tmp_path / "ours")
     del model
     again = Patchioner.from_pretrained(tmp_path / "ours", device="cpu")
-    bridged = again.bridge(again.embed_regions(again.encode(noise_photo()), REGIONS))
+    bridged = _project(again, again.embed_regions(again.encode(noise_photo()), REGIONS))
     assert [
         one.token_ids for one in again.parts.decoder.generate(bridged, again.settings.decode)
     ] == found

@@ -1,0 +1,61 @@
+"""Which of the project's files and functions a command enters.
+
+python tools/trace.py caption PHOTO --box 10,20,200,220     files and functions, and how many of each
+
+Anything after the script's name goes to the `patchioner` command. Importing a module enters its file.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+
+ROOT = Path(__file__).resolve().parent.parent
+ROOMS = ("patchioner", "decoders", "memory_bank")
+
+
+def trace(argv: list[str]) -> tuple[int, set[tuple[str, str]]]:
+    """Run the command; its exit status and every (file, function) of the project that any thread entered."""
+    entered: set[tuple[str, str]] = set()
+
+    def note(frame: FrameType, event: str, argument: object) -> None:
+        if event == "call":
+            entered.add((frame.f_code.co_filename, frame.f_code.co_qualname))
+
+    threading.setprofile(note)
+    sys.setprofile(note)
+    try:
+        from patchioner.cli.main import main
+
+        status = main(argv)
+    finally:
+        sys.setprofile(None)
+        threading.setprofile(None)  # type: ignore[arg-type]
+    rooms = tuple(f"{ROOT / room}/" for room in ROOMS)
+    return status, {
+        (str(Path(file).relative_to(ROOT)), name)
+        for file, name in entered
+        if file.startswith(rooms)
+    }
+
+
+def main() -> int:
+    """Trace the command line given, and print what it entered."""
+    sys.path.insert(0, str(ROOT))
+    status, entered = trace(sys.argv[1:])
+    files = sorted({file for file, _ in entered})
+    functions = {pair for pair in entered if pair[1] != "<module>"}
+    for file in files:
+        inside = sorted(name for path, name in functions if path == file)
+        sys.stdout.write(f"{file}: {len(inside)}  {' '.join(inside)}\n")
+    called = len({file for file, _ in functions})
+    sys.stdout.write(
+        f"{len(files)} files entered ({called} by a call, the others imported), {len(functions)} functions\n"
+    )
+    return status
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
