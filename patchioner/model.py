@@ -44,7 +44,7 @@ from patchioner.results import Caption, Explanation, Label
 
 Answer = TypeVar("Answer")
 Regions: TypeAlias = "Sequence[Region] | Callable[[ImageGeometry], Sequence[Region]] | None"
-"""What to look at: regions, a function of the photo's geometry that gives them (`Patch.all`), or None, the whole image."""
+"""What to look at; a function takes the photo's geometry, as `Patch.all` does; None is the whole image."""
 Item: TypeAlias = "tuple[ImageSource | PatchFeatures, Regions]"
 
 _CROPS_AT_ONCE = 32

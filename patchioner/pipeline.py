@@ -1,4 +1,4 @@
-"""The one loop over many photos: read ahead, encoded in groups, answered in shared batches; a result or an error of each.
+"""The one loop over many photos: read ahead, encoded in groups, answered in batches; a result or an error of each.
 
 What comes out does not depend on how the work was cut up, beyond the rounding of the platform's matrix product.
 """
@@ -135,7 +135,7 @@ def run(
 
 
 def delivered(outcomes: Iterable[Outcome[Answer]], on_error: OnError) -> Iterator[list[Answer]]:
-    """Give the answers of each item, and do with errors as asked; with "return", errors stand in the answers' places."""
+    """Give the answers of each item; with "return", errors stand in the places of answers."""
     for outcome in outcomes:
         if on_error == "return":
             yield cast("list[Answer]", outcome)

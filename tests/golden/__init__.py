@@ -69,20 +69,20 @@ def regions(photo: Path) -> list[Region]:
 
 @contextmanager
 def recorded(model: Patchioner) -> Iterator[Ids]:
-    """The token ids that the model's decoder writes meanwhile, in the order of the rows that it is given."""
-    decoder, found = model.parts.decoder, list[list[int]]()
-    write = decoder.generate
+    """The token ids that decoders of the model's kind write meanwhile, in the order of the rows that they are given."""
+    kind, found = type(model.parts.decoder), list[list[int]]()
+    write = kind.generate
 
     def generate(*args: Any, **options: Any) -> Any:
         decoded = write(*args, **options)
         found.extend(list(one.token_ids) for one in decoded)
         return decoded
 
-    decoder.generate = generate  # type: ignore[method-assign]
+    kind.generate = generate  # type: ignore[method-assign]
     try:
         yield found
     finally:
-        del decoder.generate
+        kind.generate = write  # type: ignore[method-assign]
 
 
 def captioned(model: Patchioner, paths: Sequence[Path], mode: str) -> dict[str, Ids]:

@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from patchioner.base.errors import RegionError
-from patchioner.crops import cut_out, region_bounds
+from patchioner.crops import region_bounds
 from patchioner.geometry import fit_image
+from patchioner.images import cut_out
 from patchioner.regions import (
     Box,
     Mask,

@@ -39,6 +39,7 @@ from patchioner.base.errors import (
     TextError,
 )
 from patchioner.checkpoints.settings import ModelSettings
+from patchioner.model import project
 from tests.support.tiny import TEXTS, noise_photo, tiny_parts
 
 REGIONS: list[Region] = [
@@ -122,13 +123,13 @@ def test_a_caption_does_not_depend_on_its_batch(
 def test_many_photos_at_once_equal_one_by_one(model: Patchioner, features: PatchFeatures) -> None:
     other = noise_photo(50, 120, seed=3)
     items: list[Any] = [(features, REGIONS), (other, None), (other, [Box(0, 0, 30, 30)])]
-    many = model.caption_many(items)
+    many = list(model.caption_many(items))
     for (image, regions), captions in zip(items, many, strict=True):
         alone = model.caption(image, regions)
         assert words(alone) == words(captions)
         assert [c.region for c in alone] == [c.region for c in captions]
-    assert model.caption_many(iter(items)) == many
-    assert model.caption_many([]) == []
+    assert list(model.caption_many(iter(items))) == many
+    assert list(model.caption_many([])) == []
 
 
 def test_a_stream_gives_each_photo_in_order_however_it_is_cut(
@@ -180,7 +181,7 @@ def test_a_broken_photo_in_a_stream_loses_none_before_it(model: Patchioner, tmp_
 def test_the_score_is_the_mean_log_probability_with_the_end_token(
     model: Patchioner, features: PatchFeatures
 ) -> None:
-    embeddings = model.bridge(model.embed_regions(features, REGIONS))
+    embeddings = projected(model, model.embed_regions(features, REGIONS))
     decoded = model.parts.decoder.generate(embeddings, model.settings.decode)
     for caption, one in zip(model.caption(features, REGIONS), decoded, strict=True):
         assert len(one.log_probs) == len(one.token_ids)
@@ -240,7 +241,7 @@ def test_the_weighting_of_the_call_replaces_that_of_the_checkpoint(features: Pat
 
 def test_the_bridge_projects_on_the_bank_or_stands_aside(features: PatchFeatures) -> None:
     embeddings = build().embed_regions(features, REGIONS)
-    through, past = build().bridge(embeddings), build(projection="none").bridge(embeddings)
+    through, past = projected(build(), embeddings), projected(build(projection="none"), embeddings)
     bank = tiny_parts().bank
     assert bank is not None
     keys = F.normalize(bank.embeddings(), dim=1)
@@ -254,10 +255,10 @@ def test_top_k_projects_onto_the_nearest_rows_alone(features: PatchFeatures) -> 
     rows = exact.embed_regions(features, REGIONS)
     bank = exact.parts.bank
     assert bank is not None
-    torch.testing.assert_close(whole.bridge(rows), exact.bridge(rows))
+    torch.testing.assert_close(projected(whole, rows), projected(exact, rows))
     expected = F.normalize(bank.embeddings()[bank.nearest(rows, 1).indices[:, 0]], dim=1)
-    torch.testing.assert_close(nearest.bridge(rows), expected)
-    assert not torch.allclose(nearest.bridge(rows), exact.bridge(rows))
+    torch.testing.assert_close(projected(nearest, rows), expected)
+    assert not torch.allclose(projected(nearest, rows), projected(exact, rows))
 
 
 def test_an_impossible_top_k_is_refused() -> None:
@@ -306,9 +307,13 @@ def test_text_and_regions_share_a_space(model: Patchioner, features: PatchFeatur
         deaf.embed_text(["a cat"])
 
 
+def projected(model: Patchioner, embeddings: torch.Tensor) -> torch.Tensor:
+    return project(embeddings, model.settings, model.parts.bank)
+
+
 def tokens_of(model: Patchioner) -> list[tuple[int, ...]]:
     regions = [*REGIONS, *boxes(10)]
-    embeddings = model.bridge(model.embed_regions(model.encode(noise_photo()), regions))
+    embeddings = projected(model, model.embed_regions(model.encode(noise_photo()), regions))
     return [
         one.token_ids for one in model.parts.decoder.generate(embeddings, model.settings.decode)
     ]
@@ -427,12 +432,12 @@ def test_a_label_is_the_softmax_of_cosines(model: Patchioner, features: PatchFea
 def test_labels_of_many_photos_equal_those_of_each(model: Patchioner) -> None:
     photos = [noise_photo(), noise_photo(seed=4)]
     items: list[Any] = [(photos[0], REGIONS[:3]), (photos[1], None)]
-    together = model.label_many(items, LABELS)
+    together = list(model.label_many(items, LABELS))
     assert [len(labels) for labels in together] == [3, 1]
     for (photo, regions), labels in zip(items, together, strict=True):
         assert model.label(photo, regions, LABELS) == labels
     assert together[1][0].region == WholeImage()
-    assert model.label_many([], LABELS) == []
+    assert list(model.label_many([], LABELS)) == []
 
 
 def test_a_label_depends_on_nothing_but_its_own(model: Patchioner, features: PatchFeatures) -> None:
@@ -440,15 +445,14 @@ def test_a_label_depends_on_nothing_but_its_own(model: Patchioner, features: Pat
     assert model.label(features, REGIONS, LABELS)[2].probabilities == pytest.approx(
         alone.probabilities, abs=1e-5
     )
-    one = model.label(features, [REGIONS[2]], ["a cat"])[0]
-    assert (one.text, one.probability) == ("a cat", 1.0)
     twins = model.label(features, [REGIONS[2]], ["a cat", "a cat"])[0]
     assert twins.probabilities == pytest.approx((0.5, 0.5))
 
 
 def test_what_cannot_be_labelled_is_refused(model: Patchioner, features: PatchFeatures) -> None:
-    with pytest.raises(TextError, match="no text to choose from"):
-        model.label(features, None, [])
+    for few in ([], ["a cat"]):
+        with pytest.raises(TextError, match="two"):
+            model.label(features, None, few)
     with pytest.raises(TextError):
         model.label(features, None, ["a cat", " "])
     for temperature in (0.0, -1.0, float("nan"), float("inf")):
@@ -477,7 +481,7 @@ def test_another_bank_takes_the_place_of_the_checkpoints(
             == by_hand.explain(features, REGIONS[1], k=3).texts
         )
         torch.testing.assert_close(
-            other.bridge(other.embed_regions(features, REGIONS)),
+            projected(other, other.embed_regions(features, REGIONS)),
             bank.project(model.embed_regions(features, REGIONS), 0.02),
             atol=1e-4,
             rtol=1e-4,

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from patchioner.region_embedding import embed_crops, embed_pooled
 from torch.nn import functional as F
 
 from patchioner import Box, Patchioner, Point, Region, RegionSet, Trace, Weighting, WholeImage
@@ -15,6 +14,7 @@ from patchioner.aggregate import pool_regions
 from patchioner.backbones import PatchFeatures
 from patchioner.base.errors import OptionError, RegionError
 from patchioner.checkpoints.settings import KindSettings, ModelSettings
+from patchioner.model import embed_crops, embed_pooled
 from tests.support.tiny import noise_photo, tiny_backbone, tiny_parts
 
 PHOTO = noise_photo()  # 96 x 64
@@ -86,7 +86,7 @@ def test_a_crop_is_the_photo_of_the_region_encoded_by_hand(
 def test_crops_of_one_region_do_not_depend_on_the_others(
     features: PatchFeatures, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("patchioner.region_embedding._CROPS_AT_ONCE", 2)
+    monkeypatch.setattr("patchioner.model._CROPS_AT_ONCE", 2)
     backbone = tiny_backbone()
     together = embed_crops(backbone, features, BOXES, ModelSettings())
     for region, row in zip(BOXES, together, strict=True):

@@ -24,7 +24,7 @@ from patchioner.base.errors import OptionError
 from patchioner.checkpoints.parts import Parts
 from patchioner.checkpoints.settings import ModelSettings
 from patchioner.geometry import Preprocessing
-from patchioner.model import project
+from patchioner.model import project as own_project
 from patchioner.regions import Box
 
 TINY = SHAPES["tiny"]
@@ -60,7 +60,7 @@ def test_same_tokens_as_our_engine(
     boxes = random_boxes(count, photo.size, seed=count)
     settings = ModelSettings(weighting=Weighting(rounding="reference"), decode=OPTIONS)
     model = Patchioner(Parts(backbone, decoder, MemoryBank(rows), None, settings), device="cpu")
-    bridged = project(
+    bridged = own_project(
         model.embed_regions(model.encode(photo), boxes), model.settings, model.parts.bank
     )
     found = NaiveCaptioner(backbone, rows, decoder).caption(photo, boxes)

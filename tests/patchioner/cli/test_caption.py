@@ -11,10 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from patchioner import Patchioner
 from patchioner.aggregate import Weighting
-from patchioner.cli.main import main
-from tests.support.tiny import tiny_parts
 
 Run = Callable[..., int]
 Capture = pytest.CaptureFixture[str]
@@ -209,32 +206,3 @@ def test_labels_of_patches_and_in_pictures(
     assert run("caption", photo, photo, *words, "--box", "1,1,30,30", "--out", tmp_path / "o") == 0
     assert len(list((tmp_path / "o").iterdir())) == 2
     assert [call["photos"] for call in model.calls] == [1, 2]
-
-
-def test_a_profile_says_where_the_time_went(photo: Path, tmp_path: Path, capsys: Capture) -> None:
-    model = Patchioner(tiny_parts(), device="cpu")
-    words = ["caption", str(photo), str(photo), "--box", "0,0,9,9", "--profile"]
-    assert main(words, load_model=lambda *names: model) == 0
-    written = capsys.readouterr()
-    assert written.out.count("box 0,0,9,9") == 2
-    table = written.err.splitlines()
-    parts = ["read", "backbone", "regions", "memory", "decoder", "other", "total"]
-    assert [line.split()[0] for line in table[1:8]] == parts
-    assert table[8] == "2 photos, 2 regions"
-
-
-def test_scores_can_be_left_out(photo: Path, capsys: Capture) -> None:
-    model = Patchioner(tiny_parts(), device="cpu")
-
-    def said(*words: str) -> str:
-        assert main(["caption", str(photo), *words], load_model=lambda *names: model) == 0
-        return capsys.readouterr().out.splitlines()[-1]
-
-    scored, plain = said("--beam", "1"), said("--no-scores")
-    assert scored.startswith(plain) and scored.endswith(")") and not plain.endswith(")")
-    assert json.loads(said("--no-scores", "--json"))["captions"][0]["score"] is None
-
-
-@pytest.mark.parametrize("other", [["--beam", "3"], ["--temperature", "0.5"], ["--labels", "a;b"]])
-def test_leaving_scores_out_is_for_greedy_search(run: Run, photo: Path, other: list[str]) -> None:
-    assert run("caption", photo, "--no-scores", *other) == 2
