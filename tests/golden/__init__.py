@@ -29,7 +29,8 @@ from patchioner import (
 )
 
 FILE = Path(__file__).parent / "captions.json"
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+_BESIDE = [parent / "shared" / "data" for parent in Path(__file__).resolve().parents]
+SHARED = next((folder for folder in _BESIDE if (folder / "photos").is_dir()), _BESIDE[-1])
 PHOTOS = 60
 MODES: dict[str, DecodeOptions | None] = {
     "default": None,

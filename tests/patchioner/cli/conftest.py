@@ -69,7 +69,7 @@ class FakeModel:
         shares = (0.25, *[0.0] * (len(texts) - 2), 0.75)
         return [
             [
-                Label(texts[-1], 0.75, shares, self._caption(region, features).region)
+                Label(texts[-1], 0.75, shares, shares, self._caption(region, features).region)
                 for region in regions
             ]
             for features, regions in items
