@@ -10,7 +10,6 @@ every row's next token stands at the same place.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -32,25 +31,36 @@ class LanguageCache:
     """What the model has read of each row.
 
     Attributes:
-        past: keys and values, a cache of `transformers`.
+        past: keys and values, a cache of `transformers`; None for a model that gives none.
+        keyword: the name by which `transformers` gives `past` back and takes it.
+        inputs: (rows, places, width), all that was read, where there is no `past`.
         mask: (rows, places read) int64, 0 at padding; None where there is no padding.
         position: (rows,) int64, of the next token.
     """
 
     past: Any
+    keyword: str
+    inputs: Tensor | None
     mask: Tensor | None
     position: Tensor
 
     def select(self, rows: Tensor) -> None:
         """Keep these rows, in this order; a row may be repeated (beams) or left out (ended)."""
-        self.past.reorder_cache(rows)
+        if self.past is not None:
+            self.past.reorder_cache(rows)
+        if self.inputs is not None:
+            self.inputs = self.inputs[rows]
         self.position = self.position[rows]
         if self.mask is not None:
             self.mask = self.mask[rows]
 
 
 class CausalLanguageModel:
-    """Drives a model of `transformers`; a `StepNetwork` of the engine.
+    """Drives a model of `transformers` through its documented call; a `StepNetwork` of the engine.
+
+    The cache is taken from the output and handed back under the name that it has there, so no name of an argument is
+    relied on. What is relied on is tried once when the model comes in: padding must not change a row, and reading on
+    with the cache must equal reading anew.
 
     Args:
         model: a causal language model, in evaluation mode.
@@ -58,17 +68,22 @@ class CausalLanguageModel:
         prefix_tokens: most vectors that it makes of one row.
 
     Raises:
-        OptionError: a model without key-value cache (such as a recurrent one), or with too few positions.
+        OptionError: a model that cannot be driven so, or with too few positions.
     """
 
     def __init__(self, model: nn.Module, prefixes: Prefixes, *, prefix_tokens: int) -> None:
         self.model: Any = model
         self.prefixes, self.prefix_tokens = prefixes, prefix_tokens
-        self._known = _known_inputs(self.model)
+        self._extras = _accepted_extras(self.model)
         if self.max_tokens < 1:
             raise OptionError(
                 f"the language model has {positions_of(model)} positions, the prompt takes "
                 f"{prefix_tokens}; use a shorter prompt or a model with more positions"
+            )
+        if not self._sound():
+            raise OptionError(
+                f"{type(model).__name__} minds padding or its own cache; choose a causal transformer "
+                "(GPT-2, OPT, Llama, Qwen ...)"
             )
 
     @property
@@ -103,70 +118,104 @@ class CausalLanguageModel:
                 f"a prompt of {inputs.shape[1]} vectors leaves no room for {max_tokens} tokens; "
                 "lower max_tokens"
             )
-        padded = bool((mask == 0).any())
-        out = self._read(
-            inputs_embeds=inputs,
-            attention_mask=mask if padded else None,
-            position_ids=positions_in(mask),
-            past_key_values=None,
-        )
-        cache = LanguageCache(out.past_key_values, mask if padded else None, mask.sum(dim=1))
-        return out.logits[:, -1].float(), cache
+        return self._begin(inputs, mask)
 
     def step(self, tokens: Tensor, cache: LanguageCache) -> Tensor:
         """Read one more token (n,) of each row; float32 logits (n, vocab) of the next."""
         if cache.mask is not None:
             cache.mask = functional.pad(cache.mask, (0, 1), value=1)
+        cache.position = cache.position + 1
+        if cache.inputs is not None:
+            words = self.model.get_input_embeddings()(tokens[:, None])
+            cache.inputs = torch.cat([cache.inputs, words], dim=1)
+            mask = torch.ones_like(cache.inputs[..., 0]) if cache.mask is None else cache.mask
+            return self._begin(cache.inputs, mask.long())[0]
         out = self._read(
+            keep=1,
+            position_ids=cache.position[:, None] - 1,
             input_ids=tokens[:, None],
             attention_mask=cache.mask,
-            position_ids=cache.position[:, None],
-            past_key_values=cache.past,
+            use_cache=True,
+            **{cache.keyword: cache.past},
         )
-        cache.past, cache.position = out.past_key_values, cache.position + 1
+        cache.past = out[cache.keyword]
         logits: Tensor = out.logits[:, -1].float()
         return logits
 
-    def _read(self, *, position_ids: Tensor, **inputs: Any) -> Any:
-        extra = _extra_inputs(self._known, keep=1, position_ids=position_ids)
-        return self.model(**inputs, **extra, use_cache=True, return_dict=True)
+    def loss(
+        self,
+        prefixes: Sequence[Tensor],
+        tokens: Tensor,
+        lengths: Tensor,
+        *,
+        label_smoothing: float = 0.0,
+    ) -> Tensor:
+        """Mean cross-entropy of the captions' tokens, each predicted from its prefix and the tokens before.
 
+        Args:
+            prefixes: n input vectors (p_i, width); gradients flow into them.
+            tokens: (n, t) int64, padded at the end.
+            lengths: (n,) int64, real tokens of each row.
+            label_smoothing: mass spread over the whole vocabulary.
+        """
+        inputs, mask = pad_left(prefixes)
+        words = self.model.get_input_embeddings()(tokens[:, :-1]).to(inputs.dtype)
+        count = tokens.shape[1]
+        # Padding after a caption is hidden by causality from all that counts, so it needs no mask.
+        mask = functional.pad(mask, (0, count - 1), value=1)
+        out = self._read(
+            keep=count,
+            position_ids=positions_in(mask),
+            inputs_embeds=torch.cat([inputs, words], dim=1),
+            attention_mask=mask,
+            use_cache=False,
+        )
+        real = torch.arange(count, device=tokens.device) < lengths[:, None]
+        return functional.cross_entropy(
+            out.logits[:, -count:][real].float(), tokens[real], label_smoothing=label_smoothing
+        )
 
-def language_loss(
-    model: nn.Module,
-    prefixes: Sequence[Tensor],
-    tokens: Tensor,
-    lengths: Tensor,
-    *,
-    label_smoothing: float = 0.0,
-) -> Tensor:
-    """Mean cross-entropy of the captions' tokens, each predicted from its prefix and the tokens before.
+    def _begin(self, inputs: Tensor, mask: Tensor) -> tuple[Tensor, LanguageCache]:
+        """Read (n, p, width) vectors, masked (n, p)."""
+        padded = bool((mask == 0).any())
+        out = self._read(
+            keep=1,
+            position_ids=positions_in(mask),
+            inputs_embeds=inputs,
+            attention_mask=mask if padded else None,
+            use_cache=True,
+        )
+        caches = [name for name, value in out.items() if hasattr(value, "reorder_cache")]
+        name = caches[0] if caches else ""
+        cache = LanguageCache(
+            past=out[name] if name else None,
+            keyword=name,
+            inputs=None if name else inputs,
+            mask=mask if padded else None,
+            position=mask.sum(dim=1),
+        )
+        return out.logits[:, -1].float(), cache
 
-    Args:
-        model: a causal language model.
-        prefixes: n input vectors (p_i, width); gradients flow into them.
-        tokens: (n, t) int64, padded at the end.
-        lengths: (n,) int64, real tokens of each row.
-        label_smoothing: mass spread over the whole vocabulary.
-    """
-    network: Any = model
-    inputs, mask = pad_left(prefixes)
-    words = network.get_input_embeddings()(tokens[:, :-1]).to(inputs.dtype)
-    count = tokens.shape[1]
-    # Padding after a caption is hidden by causality from all that counts, so it needs no mask.
-    mask = functional.pad(mask, (0, count - 1), value=1)
-    extra = _extra_inputs(_known_inputs(network), keep=count, position_ids=positions_in(mask))
-    logits = network(
-        inputs_embeds=torch.cat([inputs, words], dim=1),
-        attention_mask=mask,
-        use_cache=False,
-        return_dict=True,
-        **extra,
-    ).logits[:, -count:]
-    real = torch.arange(count, device=tokens.device) < lengths[:, None]
-    return functional.cross_entropy(
-        logits[real].float(), tokens[real], label_smoothing=label_smoothing
-    )
+    def _read(self, *, keep: int, position_ids: Tensor, **inputs: Any) -> Any:
+        wanted = {"position_ids": position_ids, "logits_to_keep": keep}
+        extra = {name: wanted[name] for name in self._extras}
+        return self.model(**inputs, **extra, return_dict=True)
+
+    @torch.inference_mode()
+    def _sound(self) -> bool:
+        """Whether a padded row reads as it does alone, and a step with the cache as one without."""
+        words = self.model.get_input_embeddings()
+        ids = torch.arange(3, device=words.weight.device) % vocabulary_of(self.model)
+        vectors = words(ids)
+        together, cache = self._begin(*pad_left([vectors[1:2], vectors[:2]]))
+        alone = self._begin(*pad_left([vectors[1:2]]))[0]
+        cached = self.step(ids[2:].expand(2), cache)
+        anew = self._begin(*pad_left([vectors[1:], vectors]))[0]
+        pairs = ((together[:1], alone), (cached, anew))
+        return all(
+            bool((one - other).abs().max() <= 0.05 * other.abs().max().clamp(min=1e-6))
+            for one, other in pairs
+        )
 
 
 def pad_left(prefixes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -209,19 +258,19 @@ def vocabulary_of(model: nn.Module) -> int:
     return int(words.get_input_embeddings().weight.shape[0])
 
 
-def _known_inputs(model: Any) -> frozenset[str]:
-    """The names of what `forward` takes; OptionError where it is not the forward of a causal transformer."""
-    known = frozenset(inspect.signature(model.forward).parameters)
-    missing = [name for name in ("inputs_embeds", "past_key_values") if name not in known]
-    if missing:
-        raise OptionError(
-            f"{type(model).__name__} takes no {' and no '.join(missing)}; choose a causal transformer "
-            "(GPT-2, OPT, Llama, Qwen ...)"
-        )
-    return known
-
-
-def _extra_inputs(known: frozenset[str], *, keep: int, position_ids: Tensor) -> dict[str, Any]:
-    """Logits of the last `keep` places only, and positions, for a model that knows the words."""
-    wanted = {"logits_to_keep": keep, "position_ids": position_ids}
-    return {name: value for name, value in wanted.items() if name in known}
+def _accepted_extras(model: Any) -> tuple[str, ...]:
+    """Which of the arguments that spare work the model takes; OptionError where it is no language model."""
+    for extras in (("position_ids", "logits_to_keep"), ("position_ids",), ()):
+        try:
+            vectors = model.get_input_embeddings().weight[None, :1]
+            given = {"position_ids": torch.zeros_like(vectors[..., 0], dtype=torch.int64)}
+            given["logits_to_keep"] = 1
+            with torch.inference_mode():
+                model(inputs_embeds=vectors, **{name: given[name] for name in extras})
+            return extras
+        except (TypeError, AttributeError):
+            continue
+    raise OptionError(
+        f"{type(model).__name__} is no causal language model that reads input vectors; choose a "
+        "causal transformer (GPT-2, OPT, Llama, Qwen ...)"
+    )

@@ -15,7 +15,7 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from decoders.base import Decoder
-from decoders.causal_lm import CausalLanguageModel, language_loss, vocabulary_of
+from decoders.causal_lm import CausalLanguageModel, vocabulary_of
 from decoders.engine import generate
 from decoders.language_tokenizer import LanguageTokenizer
 from decoders.options import Decoded, DecodeOptions
@@ -123,7 +123,7 @@ class LanguageDecoder(Decoder):
     ) -> Tensor:
         """Mean cross-entropy of the real tokens, the prefix apart; see `TrainableDecoder.loss`."""
         prefixes = self.training_prefixes(embeddings, tokens, lengths)
-        return language_loss(self.model, prefixes, tokens, lengths, label_smoothing=label_smoothing)
+        return self.driver.loss(prefixes, tokens, lengths, label_smoothing=label_smoothing)
 
     def soft_prompts(self, embeddings: Tensor, *, normalize: bool = True) -> Tensor:
         """The mapper's (n, k, width) of (n, dim) embeddings, in the mapper's type."""

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from decoders import DecodeOptions
 from decoders.causal_lm import (
     CausalLanguageModel,
-    language_loss,
     pad_left,
     positions_in,
     positions_of,
@@ -218,15 +217,15 @@ def test_loss_equals_the_row_by_row_twin(driven: Driven, rows: Tensor) -> None:
             inputs = torch.cat([prefixes[i], model.get_input_embeddings()(ids[:-1])])
             logits = model(inputs_embeds=inputs[None]).logits[0, len(prefixes[i]) - 1 :]
             total += functional.cross_entropy(logits, ids, label_smoothing=0.1, reduction="sum")
-        loss = language_loss(model, prefixes, tokens, lengths, label_smoothing=0.1)
+        loss = driven.driver.loss(prefixes, tokens, lengths, label_smoothing=0.1)
     torch.testing.assert_close(loss, total / lengths.sum(), rtol=1e-3, atol=1e-3)
 
 
 def test_gradients_reach_the_prefixes_and_not_what_pads_them() -> None:
-    model = language_model()
+    driver = Driven("gpt2").driver
     prefixes = [torch.randn(n, 32, requires_grad=True) for n in (2, 4)]
     tokens = torch.tensor([[5, 0], [7, 0]])
-    language_loss(model, prefixes, tokens, torch.tensor([2, 2])).backward()
+    driver.loss(prefixes, tokens, torch.tensor([2, 2])).backward()
     assert all(p.grad is not None and bool((p.grad != 0).any(dim=1).all()) for p in prefixes)
 
 
@@ -247,7 +246,7 @@ def test_bounds_are_refused_with_a_remedy(rows: Tensor) -> None:
         generate(driver, tokenizer, rows, options, embedding_dim=DIM, device=torch.device("cpu"))
     with pytest.raises(OptionError, match="12 positions"):
         CausalLanguageModel(model, driver.prefixes, prefix_tokens=13)
-    with pytest.raises(OptionError, match="takes no inputs_embeds and no past_key_values"):
+    with pytest.raises(OptionError, match="Linear"):
         CausalLanguageModel(nn.Linear(2, 2), driver.prefixes, prefix_tokens=1)
 
 
@@ -261,6 +260,21 @@ def test_the_last_position_is_used(rows: Tensor) -> None:
         driver, tokenizer, rows[:2], options, embedding_dim=DIM, device=torch.device("cpu")
     )
     assert [len(one.token_ids) for one in found] == [8, 8]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_without_a_cache_is_read_anew(kind: str, rows: Tensor) -> None:
+    options = DecodeOptions("beam", beam_width=2, max_tokens=6)
+    expected = [one.token_ids for one in Driven(kind)(rows, options)]
+    driven = Driven(kind)
+    forward = driven.model.forward
+
+    def without(**inputs: Any) -> Any:
+        out = forward(**{**inputs, "use_cache": False})
+        return type(out)(logits=out.logits)
+
+    driven.model.forward = without
+    assert [one.token_ids for one in driven(rows, options)] == expected
 
 
 def test_half_precision_gives_float32_logits(rows: Tensor) -> None:
