@@ -1,31 +1,50 @@
-"""Regions of an image: values in pixels of the original image, numpy only.
+"""Regions of an image: values in pixels of the original image, and their weights over patches.
 
-Knows: every region kind, and the formats that they come from. Does NOT know weightings
-(``patchioner.aggregate``), files of regions (``patchioner.region_files``), images or networks.
+Light: numpy only at import; torch is needed by `pool_regions` when it is called.
 """
 
 from __future__ import annotations
 
-from patchioner.regions.base import Region, Shape
-from patchioner.regions.box import Box
-from patchioner.regions.formats import from_coco, from_sam
-from patchioner.regions.mask import Mask
-from patchioner.regions.places import Patch, Point, WholeImage
+from patchioner.regions.adapters import from_coco, from_sam
+from patchioner.regions.base import Bounds, Outline, Region, Shape, region_kinds
+from patchioner.regions.files import NamedRegion, RegionFile, read_regions, read_trace
+from patchioner.regions.mask import Mask, decode_rle, encode_rle
 from patchioner.regions.polygon import Polygon
-from patchioner.regions.sets import RegionSet
+from patchioner.regions.shapes import Box, Patch, Point, RegionSet, WholeImage
 from patchioner.regions.trace import Trace
+from patchioner.regions.weights import (
+    Kind,
+    Weighting,
+    feature_weights,
+    pool_regions,
+    region_weights,
+)
 
 __all__ = [
+    "Bounds",
     "Box",
+    "Kind",
     "Mask",
+    "NamedRegion",
+    "Outline",
     "Patch",
     "Point",
     "Polygon",
     "Region",
+    "RegionFile",
     "RegionSet",
     "Shape",
     "Trace",
+    "Weighting",
     "WholeImage",
+    "decode_rle",
+    "encode_rle",
+    "feature_weights",
     "from_coco",
     "from_sam",
+    "pool_regions",
+    "read_regions",
+    "read_trace",
+    "region_kinds",
+    "region_weights",
 ]

@@ -1,36 +1,170 @@
-"""What every region is, and what every single shape must tell about itself.
+"""What every region is and can do, and how callers' numbers become plain finite floats.
 
-Knows: the two abstract classes. Does NOT know any concrete kind, nor how footprints are
-weighted (that is ``patchioner.aggregate``).
+A kind of region is ONE class: a `Shape` that says its `kind`, how it covers patches, how it is
+drawn, and how it is written as JSON. Nothing else needs to be told of it.
 """
 
 from __future__ import annotations
 
+import difflib
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Literal, Self
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from patchioner.regions.grid import Footprints
+from patchioner.base.errors import RegionError
+from patchioner.regions.coverage import Floats, Footprints
 
 if TYPE_CHECKING:
-    from patchioner.aggregate import Weighting
     from patchioner.geometry import ImageGeometry
+    from patchioner.regions.weights import Weighting
 
 Rounding = Literal["coverage", "reference"]
+XY = tuple[float, float]
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Outline:
+    """One part of a region as it is drawn.
+
+    Attributes:
+        style: "box" (two corners), "point", "line" (open), "ring" (closed) or "mask".
+        points: (n, 2) float64 pixels of the original image; of a mask the corners around it.
+        mask: (height, width) bool of the original image, for "mask" alone.
+    """
+
+    style: Literal["box", "point", "line", "ring", "mask"]
+    points: npt.NDArray[np.float64]
+    mask: npt.NDArray[np.bool_] | None = None
+
+
+class Bounds(tuple[float, ...]):
+    """(x1, y1, x2, y2) pixels around a region as given; empty where only an image can tell.
+
+    Called with a geometry, it gives what of the region lies on that image (see `Region.bounds`).
+    """
+
+    _region: Region
+
+    def __call__(self, geometry: ImageGeometry) -> tuple[float, float, float, float]:
+        """XYXY float pixels, cut at the image's edges; RegionError where the model sees nothing."""
+        corners = [_corners_on(shape, geometry) for shape, _ in self._region.leaves()]
+        (x1, y1), (x2, y2) = np.min(corners, axis=0)[0], np.max(corners, axis=0)[1]
+        width, height = geometry.image_size
+        return max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))
 
 
 class Region(ABC):
     """A part of an image, in pixels of the original image (x right, y down).
 
     Regions are immutable values; they hold no image and can be used with any.
+
+    Attributes:
+        kind: the name of this kind of region in settings, such as "box".
+        json_key: the key under which `to_json` writes it.
     """
+
+    kind: ClassVar[str]
+    json_key: ClassVar[str]
+    json_extras: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def leaves(self) -> Iterator[tuple[Shape, float]]:
         """The single shapes this region is made of, each with its share; shares sum to 1."""
+
+    @abstractmethod
+    def outline(self, image_size: Size, geometry: ImageGeometry | None = None) -> list[Outline]:
+        """What to draw on an image of (width, height) pixels; only a `Patch` needs the geometry."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """A few words: ``box 10,20,200,220``."""
+
+    @abstractmethod
+    def to_json(self) -> dict[str, Any]:
+        """A dictionary ready for JSON that `from_json` and region files read."""
+
+    @classmethod
+    @abstractmethod
+    def _parse(cls, entry: Mapping[str, object], folder: Path | None) -> Region:
+        """The region of an entry that has this kind's `json_key`."""
+
+    @staticmethod
+    def from_json(entry: object, folder: Path | None = None) -> Region:
+        """What `to_json` wrote.
+
+        Args:
+            entry: a dictionary of exactly one kind, such as ``{"box": [x1, y1, x2, y2]}``.
+            folder: where pictures of masks lie; without it an entry may name no file.
+
+        Raises:
+            RegionError: an unknown kind or key, or numbers that make no region.
+
+        Example:
+            >>> Region.from_json({"point": [3, 4]})
+            Point(x=3.0, y=4.0)
+        """
+        keys = {region.json_key: region for region in region_kinds().values()}
+        if not isinstance(entry, Mapping):
+            raise RegionError(
+                f"a region is a dictionary such as {{'box': [...]}}, not {entry!r:.80}"
+            )
+        given = [key for key in entry if key in keys]
+        use_one = f"use one of {', '.join(keys)}"
+        extras = keys[given[0]].json_extras if len(given) == 1 else ()
+        unknown = [str(key) for key in entry if key not in (*given, *extras)]
+        if unknown:
+            known = [*keys, *extras, "normalized", "label", "id"]
+            close = difflib.get_close_matches(unknown[0], known, n=1)
+            guess = f"did you mean {close[0]!r}? " if close else ""
+            raise RegionError(f"key {unknown[0]!r:.80} does not belong here; {guess}{use_one}")
+        if len(given) != 1:
+            raise RegionError(f"a region has exactly one kind, this one {len(given)}; {use_one}")
+        return keys[given[0]]._parse(entry, folder)
+
+    def require_fit(self, image_size: Size) -> None:
+        """RegionError where it cannot be meant for an image of (width, height) pixels.
+
+        A mask of another size is none of its; nor are boxes, points and outlines that lie within
+        0..1 and are no whole pixels: those count in shares of the image.
+        """
+        for shape, _ in self.leaves():
+            extent = shape.extent()
+            if extent is None or extent.max() > 1.0 or min(image_size) <= 4:
+                continue
+            if extent.min() >= 0.0 and (extent % 1.0).any():
+                raise RegionError(
+                    f"all numbers of {shape!r:.80} lie within 0..1, but pixels are meant: "
+                    f"multiply x by {image_size[0]} and y by {image_size[1]}"
+                )
+
+    @property
+    def bounds(self) -> Bounds:
+        """``bounds(geometry)``: the box around it, XYXY float pixels of the original image.
+
+        Boxes, masks and polygons have their own extent, cut at the image's edges; other kinds
+        that of the patches they lie in, so that a line or a point shows something. Uncalled, it
+        reads as the extent that was given.
+
+        Example:
+            >>> Box(-5, 0, 40, 30).bounds(geometry)
+            (0.0, 0.0, 40.0, 30.0)
+        """
+        corners = [shape.extent() for shape, _ in self.leaves()]
+        known = [extent for extent in corners if extent is not None]
+        values = ()
+        if len(known) == len(corners):
+            values = (*np.min(known, axis=0)[0].tolist(), *np.max(known, axis=0)[1].tolist())
+        bounds = Bounds(values)
+        bounds._region = self
+        return bounds
 
     def patch_weights(
         self,
@@ -51,19 +185,29 @@ class Region(ABC):
         Example:
             >>> weights = Box(10, 20, 200, 220).patch_weights(features.geometry)
         """
-        # The aggregator knows regions; a region asks it only here, when called.
-        from patchioner.aggregate import region_weights
+        from patchioner.regions.weights import region_weights  # many regions know one region
 
-        weights: npt.NDArray[np.float32] = region_weights([self], geometry, weighting, attention)[0]
-        return weights
+        return region_weights([self], geometry, weighting, attention)[0]
 
 
 class Shape(Region):
-    """A single shape: all kinds but sets. Shapes of one kind are handled together."""
+    """A single shape: all kinds but sets. Shapes of one kind are handled together.
+
+    Attributes:
+        reference_is_span: under reference rounding it covers a rectangle of whole patches.
+        extent_is_given: `extent` bounds its area, not only points or a line.
+    """
+
+    reference_is_span: ClassVar[bool] = False
+    extent_is_given: ClassVar[bool] = False
 
     def leaves(self) -> Iterator[tuple[Shape, float]]:
         """Itself, with the whole share."""
         yield self, 1.0
+
+    def extent(self) -> Floats | None:
+        """[[x1, y1], [x2, y2]] pixels as given, None where they depend on the image."""
+        return None
 
     @classmethod
     @abstractmethod
@@ -71,3 +215,107 @@ class Shape(Region):
         cls, regions: Sequence[Self], geometry: ImageGeometry, rounding: Rounding
     ) -> Footprints:
         """Where the shapes lie on the grid, in order; RegionError for one off the view."""
+
+    def reference_length(self, geometry: ImageGeometry, attended: Floats | None) -> float:
+        """What the weighted mean is multiplied by to get the published embedding.
+
+        Args:
+            geometry: of the image.
+            attended: (h, w) attention, for the attention weighting alone.
+        """
+        return 1.0
+
+
+def region_kinds() -> dict[str, type[Region]]:
+    """Every kind of region that is defined, by its `kind`."""
+    found: dict[str, type[Region]] = {}
+    left: list[type[Region]] = [Region]
+    while left:
+        one = left.pop(0)
+        left.extend(one.__subclasses__())
+        if "kind" in vars(one):
+            found[one.kind] = one
+    return found
+
+
+def _corners_on(shape: Shape, geometry: ImageGeometry) -> Floats:
+    weights = shape.patch_weights(geometry)  # refuses what is off the view
+    extent = shape.extent()
+    if extent is not None and shape.extent_is_given:
+        return extent
+    return geometry.to_pixels(true_extent(weights))
+
+
+def true_extent(cells: npt.NDArray[Any]) -> Floats:
+    """[[left, top], [right, bottom]] edges of what is not zero in an (h, w) array."""
+    rows, columns = np.flatnonzero(cells.any(axis=1)), np.flatnonzero(cells.any(axis=0))
+    return np.array([[columns[0], rows[0]], [columns[-1] + 1, rows[-1] + 1]], dtype=np.float64)
+
+
+def finite(value: object, what: str) -> float:
+    """``value`` as a float; RegionError naming ``what`` when it is no finite number."""
+    try:
+        if isinstance(value, (str, bytes)):
+            raise TypeError
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        raise RegionError(f"{what} is {value!r:.80}; give a finite number of pixels") from None
+    if not math.isfinite(number):
+        raise RegionError(f"{what} is {number}; give a finite number of pixels")
+    return number
+
+
+def numbers(values: object, count: int, what: str) -> list[float]:
+    """Exactly ``count`` finite floats out of any sequence."""
+    items = items_of(values, what)
+    if len(items) != count:
+        raise RegionError(f"{what} has {len(items)} numbers, {values!r:.80}; give {count}")
+    return [finite(item, what) for item in items]
+
+
+def items_of(values: object, what: str) -> list[object]:
+    """The items of a sequence or array; RegionError for a string or a single value."""
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        raise RegionError(f"{what} is {values!r:.80}; give a list")
+    return list(values)
+
+
+def points(values: object, what: str) -> tuple[XY, ...]:
+    """A sequence of (x, y) pairs as a tuple of float pairs."""
+    pairs = []
+    for index, item in enumerate(items_of(values, what)):
+        x, y = numbers(item, 2, f"point {index} of the {what}")
+        pairs.append((x, y))
+    return tuple(pairs)
+
+
+def as_array(pairs: Iterable[XY]) -> npt.NDArray[np.float64]:
+    """(n, 2) float64 array of float pairs."""
+    return np.fromiter(chain.from_iterable(pairs), dtype=np.float64).reshape(-1, 2)
+
+
+def as_numpy(values: object) -> npt.NDArray[np.generic]:
+    """An array of anything array-like; a torch tensor may sit on any device or want gradients."""
+    detach = getattr(values, "detach", None)
+    if detach is not None:
+        tensor = detach().cpu()
+        try:
+            return np.asarray(tensor.numpy())
+        except TypeError:  # numpy has no bfloat16
+            return np.asarray(tensor.float().numpy())
+    try:
+        return np.asarray(values)
+    except ValueError:
+        raise RegionError("the array is ragged: give rows of one length") from None
+
+
+def shorten(pairs: Iterable[XY], keep: int = 3) -> str:
+    """The first points as text, so that an error about 1,000 points stays readable."""
+    listed = list(pairs)
+    shown = ", ".join(f"({x:g}, {y:g})" for x, y in listed[:keep])
+    return shown + (f", ... {len(listed) - keep} more" if len(listed) > keep else "")
+
+
+def join(*values: float) -> str:
+    """Numbers as `describe` writes them."""
+    return ",".join(f"{value:g}" for value in values)

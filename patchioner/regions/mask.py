@@ -1,32 +1,38 @@
-"""Masks of any shape, from arrays, run lengths and picture files.
-
-Knows: bool arrays and their exact share in every patch. Does NOT know polygons or weightings.
-"""
+"""Masks of any shape, from arrays, run lengths, picture files and other tools' results."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from patchioner.base.errors import RegionError
-from patchioner.regions.base import Rounding, Shape
-from patchioner.regions.grid import (
+from patchioner.regions.base import (
+    Outline,
+    Rounding,
+    Shape,
+    Size,
+    as_numpy,
+    items_of,
+    true_extent,
+)
+from patchioner.regions.coverage import (
     Floats,
     Footprints,
     axis_overlap,
-    clip_to_view,
+    clip_boxes,
     grid_boxes,
     off_view,
 )
-from patchioner.regions.rle import decode_rle
-from patchioner.regions.values import as_numpy
 
 if TYPE_CHECKING:
     from patchioner.geometry import ImageGeometry
+
+# 2**28 pixels: more than any photo, and a bound on what a forged size can make us allocate.
+_MOST_PIXELS = 1 << 28
 
 # Rows that are turned into floats at a time, so that a huge mask needs little extra memory.
 _ROW_BLOCK = 512
@@ -37,11 +43,11 @@ class Mask(Shape):
 
     Args:
         array: (height, width) of the original image: bool, integers (0 is outside), or floats
-            that are 0 or 1. A tensor may be on any device. It is copied.
+            that are 0 or 1; axes of length one before or after it do not count. A tensor may be
+            on any device. It is copied.
 
     Attributes:
         array: (height, width) bool, read-only.
-        bounds: (x1, y1, x2, y2) pixel edges around the true pixels.
 
     Raises:
         RegionError: not two-dimensional, not yes-or-no values, or nowhere true.
@@ -51,21 +57,23 @@ class Mask(Shape):
         Mask(4x4, 4 pixels)
     """
 
-    __slots__ = ("array", "bounds")
+    __slots__ = ("_extent", "array")
+
+    kind: ClassVar[str] = "mask"
+    json_key: ClassVar[str] = "mask"
+    extent_is_given: ClassVar[bool] = True
 
     array: npt.NDArray[np.bool_]
-    bounds: tuple[int, int, int, int]
+    _extent: Floats
 
     def __init__(self, array: object) -> None:
         inside = _as_bool(as_numpy(array))
-        rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
-        if not len(rows):
+        if not inside.any():
             size = f"{inside.shape[1]}x{inside.shape[0]}"
             raise RegionError(f"the {size} mask is empty; mark at least one pixel")
-        bounds = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
         inside.flags.writeable = False
         object.__setattr__(self, "array", inside)
-        object.__setattr__(self, "bounds", bounds)
+        object.__setattr__(self, "_extent", true_extent(inside))
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"a Mask is immutable; make a new one instead of setting {name!r}")
@@ -83,11 +91,11 @@ class Mask(Shape):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Mask):
             return NotImplemented
-        return self.bounds == other.bounds and np.array_equal(self.array, other.array)
+        return np.array_equal(self.array, other.array)
 
     def __hash__(self) -> int:
-        # Cheap on purpose: equal masks have equal bounds, and few unequal ones share them.
-        return hash((self.array.shape, self.bounds))
+        # Cheap on purpose: equal masks have equal extents, and few unequal ones share them.
+        return hash((self.array.shape, self._extent.tobytes()))
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -133,14 +141,38 @@ class Mask(Shape):
             raise RegionError(f"mask {str(path)!r} is empty: it has no pixel {wanted}")
         return cls(inside)
 
-    def require_size(self, image_size: tuple[int, int]) -> None:
+    @classmethod
+    def from_supervision(cls, detections: Any) -> list[Self]:
+        """One mask per row of a ``supervision.Detections``; none where it has no ``mask``."""
+        return [] if detections.mask is None else [cls(one) for one in as_numpy(detections.mask)]
+
+    @classmethod
+    def from_ultralytics(cls, result: Any) -> list[Self]:
+        """One mask per detection of one ultralytics ``Results``, at the photo's own size.
+
+        Masks at the network's size (``retina_masks=False``) are cut free of their padding and
+        enlarged, as ultralytics' own ``scale_masks`` does.
+        """
+        if result.masks is None:
+            return []
+        height, width = (int(side) for side in result.orig_shape[:2])
+        return [cls(_unpadded(one, (width, height))) for one in as_numpy(result.masks.data)]
+
+    def require_fit(self, image_size: Size) -> None:
         """RegionError unless the mask is as large as the image, (width, height)."""
-        if self.image_size != tuple(image_size):
-            width, height = self.image_size
-            raise RegionError(
-                f"the mask is {width}x{height} but the image is {image_size[0]}x{image_size[1]} "
-                "(width x height); resize the mask to the image, nearest neighbour"
+        if self.image_size == tuple(image_size):
+            return
+        (width, height), (across, down) = self.image_size, image_size
+        advice = "resize the mask to the image, nearest neighbour"
+        if self.image_size == (down, across):
+            advice = (
+                "the sides are swapped, as of a mask made on a photo before its EXIF rotation: "
+                "make it on the upright photo (PIL.ImageOps.exif_transpose)"
             )
+        raise RegionError(
+            f"the mask is {width}x{height} but the image is {across}x{down} (width x height); "
+            f"{advice}"
+        )
 
     @classmethod
     def footprints(
@@ -148,23 +180,51 @@ class Mask(Shape):
     ) -> Footprints:
         """Exact coverage; the published system has no masks, so both roundings agree."""
         for mask in regions:
-            mask.require_size(geometry.image_size)
+            mask.require_fit(geometry.image_size)
         columns, rows = _pixel_shares(geometry)
-        bounds = np.array([mask.bounds for mask in regions], dtype=np.float64)
-        extents = grid_boxes(clip_to_view(bounds, geometry), geometry)
+        bounds = np.array([mask._extent.ravel() for mask in regions])
+        extents = grid_boxes(clip_boxes(bounds, geometry.visible), geometry)
         cover = np.stack([_cover(mask, columns, rows) for mask in regions])
         total = cover.sum(axis=(1, 2), keepdims=True)
         unseen = np.flatnonzero(total[:, 0, 0] <= 0.0)
         if len(unseen):
             raise off_view(regions[unseen[0]], geometry)
-        low, high = extents[:, :2], extents[:, 2:]
-        return Footprints(cover / total, (low + high) / 2, (high - low) / 2)
+        return Footprints.of(cover / total, extents)
+
+    def extent(self) -> Floats:
+        """Pixel edges around the true pixels."""
+        return self._extent
+
+    def outline(self, image_size: Size, geometry: ImageGeometry | None = None) -> list[Outline]:
+        """The mask itself."""
+        return [Outline("mask", np.asarray(self._extent, dtype=np.float64), self.array)]
+
+    def describe(self) -> str:
+        """``mask of 42 pixels``."""
+        return f"mask of {np.count_nonzero(self.array)} pixels"
+
+    def to_json(self) -> dict[str, Any]:
+        """``{"mask": RLE}``, uncompressed run lengths."""
+        return {"mask": encode_rle(self.array)}
+
+    @classmethod
+    def _parse(cls, entry: Mapping[str, object], folder: Path | None) -> Self:
+        source = entry["mask"]
+        if isinstance(source, Mapping):
+            return cls.from_rle(source)
+        if isinstance(source, str) and folder is not None:
+            return cls.from_file(folder / source)
+        form = "an RLE dictionary" if folder is None else "a file name or an RLE dictionary"
+        raise RegionError(f"'mask' is {source!r:.80}; give {form}")
 
 
 def _as_bool(array: npt.NDArray[np.generic]) -> npt.NDArray[np.bool_]:
     """A fresh (h, w) bool copy."""
+    given = array.shape
+    while array.ndim > 2 and 1 in (array.shape[0], array.shape[-1]):
+        array = array[0] if array.shape[0] == 1 else array[..., 0]
     if array.ndim != 2 or 0 in array.shape:
-        raise RegionError(f"a mask is a (height, width) array; this one has shape {array.shape}")
+        raise RegionError(f"a mask is a (height, width) array; this one has shape {given}")
     yes_or_no = array.dtype == bool or np.issubdtype(array.dtype, np.integer)
     if np.issubdtype(array.dtype, np.floating):
         yes_or_no = bool(((array == 0) | (array == 1)).all())
@@ -200,7 +260,7 @@ def _pixel_shares(geometry: ImageGeometry) -> tuple[Floats, Floats]:
 
 def _cover(mask: Mask, columns: Floats, rows: Floats) -> Floats:
     """(h, w) float64 = rows @ mask @ columns^T, over the mask's bounds only."""
-    left, top, right, bottom = mask.bounds
+    left, top, right, bottom = mask._extent.astype(np.int64).ravel()
     across = np.ascontiguousarray(columns[:, left:right].T)
     cover = np.zeros((len(rows), len(columns)), dtype=np.float64)
     for start in range(top, bottom, _ROW_BLOCK):
@@ -208,3 +268,108 @@ def _cover(mask: Mask, columns: Floats, rows: Floats) -> Floats:
         part = mask.array[start:stop, left:right].astype(np.float64)
         cover += rows[:, start:stop] @ (part @ across)
     return cover
+
+
+def _unpadded(array: npt.NDArray[np.generic], size: Size) -> npt.NDArray[np.bool_]:
+    """A letterboxed (h, w) mask at the size (width, height) of its photo."""
+    from PIL import Image
+
+    inside = _as_bool(array)
+    if inside.shape == size[::-1]:
+        return inside
+    gain = min(inside.shape[0] / size[1], inside.shape[1] / size[0])
+    left = max(0.0, (inside.shape[1] - size[0] * gain) / 2)
+    top = max(0.0, (inside.shape[0] - size[1] * gain) / 2)
+    box = (left, top, inside.shape[1] - left, inside.shape[0] - top)
+    picture = Image.fromarray(inside.astype(np.uint8) * np.uint8(255))
+    return np.asarray(picture.resize(size, Image.Resampling.BILINEAR, box=box)) > 127
+
+
+def decode_rle(rle: Mapping[str, object]) -> npt.NDArray[np.bool_]:
+    """Decode ``{"size": [height, width], "counts": ...}`` to a (height, width) bool mask.
+
+    ``counts`` is a list of run lengths (uncompressed; plain numpy) or a string (compressed).
+
+    Raises:
+        RegionError: not an RLE, or the runs do not fill the mask exactly.
+
+    Example:
+        >>> decode_rle({"size": [2, 2], "counts": [1, 2, 1]})
+        array([[False,  True],
+               [ True, False]])
+    """
+    if not isinstance(rle, Mapping) or "size" not in rle or "counts" not in rle:
+        raise RegionError(f"{rle!r:.80} is no RLE; give {{'size': [height, width], 'counts': ...}}")
+    height, width = _size(rle["size"])
+    counts = rle["counts"]
+    if isinstance(counts, str):
+        counts = counts.encode("ascii", errors="replace")
+    if isinstance(counts, bytes):
+        # Not through pycocotools: it hands back uninitialised memory when runs are missing.
+        counts = _runs_of_string(counts)
+    return _decode_runs(counts, height, width)
+
+
+def encode_rle(mask: npt.NDArray[np.bool_]) -> dict[str, list[int]]:
+    """The uncompressed run lengths of a (height, width) mask: what `decode_rle` reads, ready for JSON.
+
+    Example:
+        >>> encode_rle(np.array([[False, True], [True, False]]))
+        {'size': [2, 2], 'counts': [1, 2, 1]}
+    """
+    flat = np.asarray(mask, dtype=bool).ravel(order="F")
+    changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    counts = np.diff(np.concatenate([[0], changes, [flat.size]])).tolist()
+    return {"size": list(mask.shape), "counts": [0, *counts] if flat[0] else counts}
+
+
+def _size(size: object) -> tuple[int, int]:
+    sides = items_of(size, "size of the RLE")
+    whole = [int(side) for side in sides if isinstance(side, (int, np.integer))]
+    if len(sides) != 2 or len(whole) != 2 or min(whole) < 1:
+        raise RegionError(f"size of the RLE is {size!r}; give two positive integers, height, width")
+    height, width = whole
+    if height * width > _MOST_PIXELS:
+        raise RegionError(f"size of the RLE is {size!r}: over {_MOST_PIXELS} pixels")
+    return height, width
+
+
+def _decode_runs(counts: object, height: int, width: int) -> npt.NDArray[np.bool_]:
+    runs = as_numpy(counts)
+    if runs.ndim != 1 or runs.dtype.kind not in "iu" or np.min(runs, initial=0) < 0:
+        raise RegionError("counts of the RLE must be a list of non-negative integers or a string")
+    # Python's integers: an int64 sum of forged runs could wrap around to the right total.
+    total = sum(int(run) for run in runs)
+    if total != height * width:
+        raise RegionError(
+            f"the RLE's runs sum to {total}, not to height x width = {height * width}; "
+            "is its size [height, width]?"
+        )
+    inside = np.arange(len(runs)) % 2 == 1
+    return np.repeat(inside, runs.astype(np.int64)).reshape((height, width), order="F")
+
+
+def _runs_of_string(counts: bytes) -> list[int]:
+    """Run lengths of a compressed string.
+
+    Source: the format of the COCO API. Each number is written in groups of 5 bits, lowest first,
+    as characters from "0" on; bit 6 says that more follow, the top bit of the last group is the
+    sign. From the fourth number on it is the difference to the run two before.
+    """
+    runs: list[int] = []
+    value = shift = 0
+    for byte in counts:
+        group = byte - 48
+        if not 0 <= group < 64 or shift > 60:
+            raise RegionError(f"the compressed RLE {counts!r:.60} is broken: not COCO's alphabet")
+        value |= (group & 31) << shift
+        shift += 5
+        if group & 32:
+            continue
+        if group & 16:
+            value -= 1 << shift
+        runs.append(value + runs[-2] if len(runs) > 2 else value)
+        value = shift = 0
+    if shift:
+        raise RegionError(f"the compressed RLE {counts!r:.60} ends in the middle of a number")
+    return runs

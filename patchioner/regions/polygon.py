@@ -1,19 +1,29 @@
-"""Polygons of one or several rings, covered exactly. Does NOT know weightings or files."""
+"""Polygons of one or several rings, covered exactly."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
 from patchioner.base.errors import RegionError
-from patchioner.regions.base import Rounding, Shape
-from patchioner.regions.grid import Floats, Footprints, off_view, view
-from patchioner.regions.values import XY, as_array, items_of, points, shorten
+from patchioner.regions.base import (
+    XY,
+    Outline,
+    Rounding,
+    Shape,
+    Size,
+    as_array,
+    items_of,
+    points,
+    shorten,
+)
+from patchioner.regions.coverage import Floats, Footprints, off_view
 
 if TYPE_CHECKING:
     from patchioner.geometry import ImageGeometry
@@ -41,6 +51,10 @@ class Polygon(Shape):
         >>> Polygon([(0, 0), (10, 0), (0, 10)])
         Polygon((0, 0), (10, 0), (0, 10))
     """
+
+    kind: ClassVar[str] = "polygon"
+    json_key: ClassVar[str] = "polygon"
+    extent_is_given: ClassVar[bool] = True
 
     rings: tuple[Ring, ...]
 
@@ -83,9 +97,28 @@ class Polygon(Shape):
         """Exact coverage; the published system has no polygons, so both roundings agree."""
         pairs = [_cover(polygon, geometry) for polygon in regions]
         cover = np.stack([cover for cover, _ in pairs])
-        extents = np.stack([extent for _, extent in pairs])
-        low, high = extents[:, :2], extents[:, 2:]
-        return Footprints(cover, (low + high) / 2, (high - low) / 2)
+        return Footprints.of(cover, np.stack([extent for _, extent in pairs]))
+
+    def extent(self) -> Floats:
+        """Around its points."""
+        array = np.concatenate([as_array(ring) for ring in self.rings])
+        return np.stack([array.min(axis=0), array.max(axis=0)])
+
+    def outline(self, image_size: Size, geometry: ImageGeometry | None = None) -> list[Outline]:
+        """One closed line per ring."""
+        return [Outline("ring", as_array(ring)) for ring in self.rings]
+
+    def describe(self) -> str:
+        """``polygon of 12 points``."""
+        return f"polygon of {sum(len(ring) for ring in self.rings)} points"
+
+    def to_json(self) -> dict[str, Any]:
+        """``{"polygon": [[[x, y], ...], ...]}``."""
+        return {"polygon": [[list(point) for point in ring] for ring in self.rings]}
+
+    @classmethod
+    def _parse(cls, entry: Mapping[str, object], folder: Path | None) -> Self:
+        return cls(items_of(entry["polygon"], "polygon"))
 
 
 def _is_ring(item: object) -> bool:
@@ -111,7 +144,7 @@ def _cover(polygon: Polygon, geometry: ImageGeometry) -> tuple[Floats, Floats]:
     """(h, w) shares that sum to 1, and the (4,) extent, both on the grid."""
     shapely = _shapely()
     # Clipped in pixels first: far-away points then cannot blow up on the way to the grid.
-    seen = shapely.intersection(_outline(polygon), shapely.box(*view(geometry)))
+    seen = shapely.intersection(_area(polygon), shapely.box(*geometry.visible))
     if not shapely.area(seen) > 0.0:
         raise _unseen(polygon, geometry)
     shape = shapely.transform(seen, geometry.to_grid)
@@ -140,7 +173,7 @@ def _shapely() -> ModuleType:
     return importlib.import_module("shapely")
 
 
-def _outline(polygon: Polygon) -> Any:
+def _area(polygon: Polygon) -> Any:
     shapely = _shapely()
     rings = [shapely.make_valid(shapely.polygons(as_array(ring))) for ring in polygon.rings]
     return rings[0] if len(rings) == 1 else shapely.union_all(rings)
@@ -149,6 +182,6 @@ def _outline(polygon: Polygon) -> Any:
 def _unseen(polygon: Polygon, geometry: ImageGeometry) -> RegionError:
     """Which of the two it is: a polygon off the view, or one without any area."""
     shapely = _shapely()
-    if shapely.area(_outline(polygon)) > 0.0:
+    if shapely.area(_area(polygon)) > 0.0:
         return off_view(polygon, geometry)
     return RegionError(f"{polygon!r} encloses no area; use Trace for a line")

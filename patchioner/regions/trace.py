@@ -1,17 +1,28 @@
-"""Traces: the path of a mouse or a pen. Does NOT know weightings or files."""
+"""Traces: the path of a mouse or a pen."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from patchioner.base.errors import RegionError
-from patchioner.regions.base import Rounding, Shape
-from patchioner.regions.grid import (
+from patchioner.regions.base import (
+    XY,
+    Outline,
+    Rounding,
+    Shape,
+    Size,
+    as_array,
+    items_of,
+    points,
+    shorten,
+)
+from patchioner.regions.coverage import (
     TOLERANCE,
     Floats,
     Footprints,
@@ -21,7 +32,6 @@ from patchioner.regions.grid import (
     off_view,
     span_footprints,
 )
-from patchioner.regions.values import XY, as_array, items_of, points, shorten
 
 if TYPE_CHECKING:
     from patchioner.geometry import ImageGeometry
@@ -48,6 +58,10 @@ class Trace(Shape):
         >>> Trace([(0.2, 0.5), (0.8, 0.5)], normalized=True)
         Trace((0.2, 0.5), (0.8, 0.5), normalized=True)
     """
+
+    kind: ClassVar[str] = "trace"
+    json_key: ClassVar[str] = "trace"
+    json_extras: ClassVar[tuple[str, ...]] = ("normalized",)
 
     points: tuple[XY, ...]
     normalized: bool
@@ -96,10 +110,37 @@ class Trace(Shape):
             counted = [reference_counts(trace, geometry) for trace in regions]
             return _counted_footprints(np.stack(counted), geometry.grid)
         pairs = [_lengths(trace, geometry) for trace in regions]
-        extents = np.stack([extent for _, extent in pairs])
-        low, high = extents[:, :2], extents[:, 2:]
         cover = np.stack([cover for cover, _ in pairs])
-        return Footprints(cover, (low + high) / 2, (high - low) / 2)
+        return Footprints.of(cover, np.stack([extent for _, extent in pairs]))
+
+    def reference_length(self, geometry: ImageGeometry, attended: Floats | None) -> float:
+        """The published embedding is the mean over ALL patches of count x token (x attention)."""
+        counts = reference_counts(self, geometry)
+        return float((counts if attended is None else counts * attended).sum()) / counts.size
+
+    def extent(self) -> Floats | None:
+        """Around its points, where they are pixels."""
+        array = as_array(self.points)
+        return None if self.normalized else np.stack([array.min(axis=0), array.max(axis=0)])
+
+    def outline(self, image_size: Size, geometry: ImageGeometry | None = None) -> list[Outline]:
+        """One open line."""
+        return [Outline("line", self.pixels(image_size))]
+
+    def describe(self) -> str:
+        """``trace of 12 points``."""
+        return f"trace of {len(self.points)} points"
+
+    def to_json(self) -> dict[str, Any]:
+        """``{"trace": [[x, y], ...], "normalized": bool}``."""
+        return {"trace": [list(point) for point in self.points], "normalized": self.normalized}
+
+    @classmethod
+    def _parse(cls, entry: Mapping[str, object], folder: Path | None) -> Self:
+        normalized = entry.get("normalized", False)
+        if not isinstance(normalized, bool):
+            raise RegionError(f"'normalized' is {normalized!r:.80}; give true or false")
+        return cls(items_of(entry["trace"], "trace"), normalized)
 
 
 def _points(values: Iterable[object]) -> tuple[XY, ...]:
