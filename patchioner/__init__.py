@@ -18,14 +18,16 @@ from patchioner.regions import (
     Region,
     RegionSet,
     Trace,
+    Weighting,
     WholeImage,
     from_coco,
     from_sam,
+    read_regions,
+    read_trace,
 )
 
 if TYPE_CHECKING:
     from decoders import DecodeOptions
-    from patchioner.aggregate import Weighting
     from patchioner.backbones import PatchFeatures
     from patchioner.model import Patchioner
     from patchioner.pipeline import Batching
@@ -56,6 +58,8 @@ __all__ = [
     "as_supervision",
     "from_coco",
     "from_sam",
+    "read_regions",
+    "read_trace",
 ]
 
 _LAZY = {
@@ -67,7 +71,6 @@ _LAZY = {
     "PatchFeatures": "patchioner.backbones",
     "Patchioner": "patchioner.model",
     "as_supervision": "patchioner.results",
-    "Weighting": "patchioner.aggregate",
 }
 
 

@@ -24,7 +24,6 @@ from patchioner.checkpoints.folder import read_checkpoint, write_checkpoint
 from patchioner.checkpoints.hub import SHIPPED, find_model, upload
 from patchioner.checkpoints.parts import Parts
 from patchioner.checkpoints.settings import ModelSettings
-from patchioner.crops import region_bounds
 from patchioner.geometry import ImageGeometry
 from patchioner.images import ImageSource, cut_out, load_image
 from patchioner.pipeline import (
@@ -594,7 +593,7 @@ def embed_crops(
     rows = []
     for start in range(0, len(regions), _CROPS_AT_ONCE):
         crops = [
-            cut_out(features.image, region_bounds(region, features.geometry))
+            cut_out(features.image, region.bounds(features.geometry))
             for region in regions[start : start + _CROPS_AT_ONCE]
         ]
         for found in backbone.encode(crops):

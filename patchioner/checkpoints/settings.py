@@ -15,32 +15,12 @@ from typing import Any, Self
 from decoders import DecodeOptions
 from patchioner.aggregate import Weighting
 from patchioner.base.errors import CheckpointError, OptionError, UnknownNameError
-from patchioner.regions import (
-    Box,
-    Mask,
-    Patch,
-    Point,
-    Polygon,
-    Region,
-    RegionSet,
-    Trace,
-    WholeImage,
-)
+from patchioner.regions import Region, region_kinds
 
 FORMAT = "patchioner"
 VERSION = 1
 PROJECTIONS = ("memory", "none", "raw")
-KINDS_BY_CLASS: Mapping[type[Region], str] = {
-    Point: "point",
-    Patch: "patch",
-    Box: "box",
-    Mask: "mask",
-    Polygon: "polygon",
-    Trace: "trace",
-    RegionSet: "region_set",
-    WholeImage: "whole_image",
-}
-KINDS = tuple(KINDS_BY_CLASS.values())
+KINDS = tuple(region_kinds())
 
 
 @dataclass(frozen=True)
@@ -125,7 +105,7 @@ class ModelSettings:
 
     def for_region(self, region: Region) -> tuple[Weighting, float]:
         """Weighting and context of a region, by its kind."""
-        kind = self.kinds.get(KINDS_BY_CLASS.get(type(region), ""), _NOTHING_OF_ITS_OWN)
+        kind = self.kinds.get(region.kind, _NOTHING_OF_ITS_OWN)
         return (
             self.weighting if kind.weighting is None else kind.weighting,
             self.context if kind.context is None else kind.context,

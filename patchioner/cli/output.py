@@ -12,21 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
-import numpy as np
-
 from patchioner.drawing import cluster_captions
-from patchioner.regions import (
-    Box,
-    Mask,
-    Patch,
-    Point,
-    Polygon,
-    Region,
-    RegionSet,
-    Trace,
-    WholeImage,
-)
-from patchioner.regions.rle import encode_rle
+from patchioner.regions import Region
 from patchioner.results import Label
 
 
@@ -97,7 +84,7 @@ def as_text(result: PhotoResult) -> str:
     lines = [f"{result.name} ({width} x {height})"]
     pairs = zip(result.captions, result.labels, strict=True)
     for number, (caption, label) in enumerate(pairs, start=1):
-        name = f"{describe(caption.region)} [{label}]" if label else describe(caption.region)
+        name = f"{caption.region.describe()} [{label}]" if label else caption.region.describe()
         lines.append(f"  {number}. {name}: {caption.text or 'none of these'}{_certainty(caption)}")
     return "\n".join(lines)
 
@@ -122,7 +109,7 @@ def as_json(result: PhotoResult) -> str:
     """The result for programs, on one line; the regions are written as `--regions` reads them."""
     captions = [
         {
-            "region": region_to_json(caption.region),
+            "region": caption.region.to_json(),
             "label": label,
             "text": caption.text,
             **_numbers(caption, result.texts),
@@ -141,54 +128,3 @@ def _numbers(answer: Answer, texts: Sequence[str]) -> dict[str, Any]:
         "probability": round(answer.probability, 6),
         "probabilities": {text: round(share, 6) for text, share in shares},
     }
-
-
-def describe(region: Region) -> str:
-    """A few words for a region: `box 10,20,200,220`."""
-    match region:
-        case Box():
-            return f"box {_join(region.x1, region.y1, region.x2, region.y2)}"
-        case Point():
-            return f"point {_join(region.x, region.y)}"
-        case Patch():
-            return f"patch {region.row},{region.col}"
-        case Mask():
-            return f"mask of {int(np.count_nonzero(region.array))} pixels"
-        case Polygon():
-            return f"polygon of {sum(len(ring) for ring in region.rings)} points"
-        case Trace():
-            return f"trace of {len(region.points)} points"
-        case RegionSet():
-            return f"set of {len(region.members)} regions"
-        case WholeImage():
-            return "whole image"
-        case _:
-            return type(region).__name__
-
-
-def _join(*values: float) -> str:
-    return ",".join(f"{value:g}" for value in values)
-
-
-def region_to_json(region: Region) -> dict[str, Any]:
-    """A region in the JSON form that `--regions` reads; `patch` is ours alone."""
-    match region:
-        case Box():
-            return {"box": [region.x1, region.y1, region.x2, region.y2]}
-        case Point():
-            return {"point": [region.x, region.y]}
-        case Patch():
-            return {"patch": [region.row, region.col]}
-        case Mask():
-            return {"mask": encode_rle(region.array)}
-        case Polygon():
-            return {"polygon": [np.asarray(ring).tolist() for ring in region.rings]}
-        case Trace():
-            points = np.asarray(region.points).tolist()
-            return {"trace": points, "normalized": bool(region.normalized)}
-        case RegionSet():
-            return {"set": [region_to_json(member) for member in region.members]}
-        case WholeImage():
-            return {"whole": True}
-        case _:
-            raise TypeError(f"no JSON form for {type(region).__name__}")

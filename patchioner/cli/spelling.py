@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from patchioner.base.errors import PatchionerError, RegionFileError, TextError
-from patchioner.regions import Box, Mask, Point, Polygon, RegionSet, Trace
+from patchioner.base.errors import PatchionerError, TextError
+from patchioner.regions import Box, Mask, Point, Polygon, RegionSet, Trace, read_trace
 
 T = TypeVar("T")
 
@@ -90,34 +89,6 @@ def _is_file(path: Path) -> bool:
         return path.is_file()
     except OSError:  # a long list of points is no possible file name
         return False
-
-
-def read_trace(path: Path) -> Trace:
-    """Read one trace from a JSON file.
-
-    Takes `[[x, y], ...]` in pixels; `[{"x": .., "y": .., "t": ..}, ...]` in 0..1, as the traces of
-    Localized Narratives are published; or `{"trace": either of them, "normalized": bool}`, which
-    says so itself.
-
-    Raises:
-        RegionFileError: no such file, no JSON, or no trace in it.
-        RegionError: the points make no trace.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RegionFileError(f"cannot read a trace from {str(path)!r} ({error})") from error
-    points, normalized = content, None
-    if isinstance(content, dict):
-        points, normalized = content.get("trace"), content.get("normalized")
-    if not isinstance(points, list) or not points:
-        raise RegionFileError(
-            f"{str(path)!r} holds no trace: write [[x, y], ...] in pixels or "
-            '{"trace": [[x, y], ...], "normalized": true}'
-        )
-    if isinstance(points[0], dict):
-        return Trace.from_points_xyt(points, normalized=normalized is not False)
-    return Trace(points, normalized=bool(normalized))
 
 
 @argument

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from patchioner.base.errors import ImageError, RegionError, RegionFileError
+from patchioner.base.errors import ImageError, RegionFileError
 from patchioner.images import ImageSource, load_image
-from patchioner.region_files import NamedRegion, read_regions
-from patchioner.region_files.native import named_region
+from patchioner.regions import NamedRegion, RegionFile, read_regions
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -117,8 +116,8 @@ def _reader(given: object, photo: str, place: int, file: Path) -> RegionReader:
 
     def read(size: tuple[int, int]) -> list[NamedRegion]:
         try:
-            return [named_region(one, file.parent, size) for one in given]
-        except RegionError as error:
+            return RegionFile(file, {"regions": given}).for_photo(size)
+        except RegionFileError as error:
             raise RegionFileError(f"{str(file)!r}, entry {place}: {error}") from error
 
     return read

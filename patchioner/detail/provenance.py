@@ -52,8 +52,7 @@ from patchioner.detail.values import (
     Support,
     Verdict,
 )
-from patchioner.regions import Mask
-from patchioner.regions.rle import encode_rle
+from patchioner.regions import Mask, encode_rle
 
 FORMAT = "patchioner-detail"
 VERSION = 1

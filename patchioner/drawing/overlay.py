@@ -134,7 +134,7 @@ def _anchors(shape: Shape, size: tuple[int, int]) -> list[tuple[float, float]]:
         (x - gap - width, y - gap - height),
         (x - gap - width, y + gap),
     ]
-    if shape.kind in ("point", "trace"):
+    if shape.kind in ("point", "line"):
         return around
     if shape.kind == "box" and _is_roomy(shape, size):
         corners = [(x1, y1), (x2 - width, y1), (x1, y2 - height), (x2 - width, y2 - height)]

@@ -6,28 +6,18 @@ at twice the display size and reduced once at the end, which smooths the edges.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageOps
 
-from patchioner.base.errors import OptionError
 from patchioner.drawing.canvas import Display
 from patchioner.drawing.palette import BLACK, WHITE, Colour
 from patchioner.geometry import ImageGeometry
-from patchioner.regions import (
-    Box,
-    Mask,
-    Patch,
-    Point,
-    Polygon,
-    Region,
-    RegionSet,
-    Trace,
-    WholeImage,
-)
+from patchioner.regions import Region
+from patchioner.regions.coverage import Floats
 
 FINE = 2  # layer pixels per display pixel
 _TINT = 80  # opacity (0..255) of the colour inside masks and polygons
@@ -57,8 +47,8 @@ class Shape:
             rows, columns = np.nonzero(np.asarray(self.mask))
             if len(rows):
                 return x1 + float(np.median(columns[rows == rows[0]])), y1 + float(rows[0])
-        if self.kind in ("point", "trace", "polygon"):
-            top = 0 if self.kind != "polygon" else self.points[:, 1].argmin()
+        if self.kind in ("point", "line", "ring"):
+            top = 0 if self.kind != "ring" else self.points[:, 1].argmin()
             return float(self.points[top, 0]), float(self.points[top, 1])
         return (x1 + x2) / 2, y1
 
@@ -78,56 +68,26 @@ def shapes_of(region: Region, display: Display, geometry: ImageGeometry | None) 
         geometry: where patches are; needed for `Patch` only.
 
     Raises:
-        OptionError: a `Patch` without geometry, or a kind of region that cannot be drawn.
+        OptionError: a `Patch` without geometry.
     """
-    return list(_shapes(region, display, geometry))
+    found = []
+    for part in region.outline(display.image_size, geometry):
+        if part.mask is not None:
+            found.append(_mask_shape(part.mask, part.points, display))
+            continue
+        points = display.to_display(part.points) * FINE
+        found.append(Shape(part.style, _inside(points, display) if part.style == "box" else points))
+    return found
 
 
-def _shapes(region: Region, display: Display, geometry: ImageGeometry | None) -> Iterator[Shape]:
-    def at(points: npt.ArrayLike) -> FloatArray:
-        return display.to_display(points) * FINE
-
-    match region:
-        case RegionSet():
-            for member in region.members:
-                yield from _shapes(member, display, geometry)
-        case Box():
-            yield Shape(
-                "box", _inside(at([[region.x1, region.y1], [region.x2, region.y2]]), display)
-            )
-        case WholeImage():
-            yield Shape("box", _inside(at([[0, 0], display.image_size]), display))
-        case Patch():
-            yield Shape("box", _inside(at(_patch_corners(region, geometry)), display))
-        case Point():
-            yield Shape("point", at([[region.x, region.y]]))
-        case Trace():
-            yield Shape("trace", at(region.pixels(display.image_size)))
-        case Polygon():
-            for ring in region.rings:
-                yield Shape("polygon", at(ring))
-        case Mask():
-            yield _mask_shape(region, display)
-        case _:
-            raise OptionError(f"cannot draw a region of type {type(region).__name__}")
-
-
-def _patch_corners(patch: Patch, geometry: ImageGeometry | None) -> FloatArray:
-    if geometry is None:
-        raise OptionError(f"drawing {patch} needs the patch grid: pass geometry=features.geometry")
-    corners: FloatArray = geometry.cell_boxes().reshape(*geometry.grid, 2, 2)[patch.row, patch.col]
-    return corners
-
-
-def _mask_shape(region: Mask, display: Display) -> Shape:
+def _mask_shape(array: npt.NDArray[np.bool_], bounds: Floats, display: Display) -> Shape:
     """Only the bounding box is brought to layer size: a thousand whole layers would not fit."""
     scale = display.to_display([[1, 1]])[0] * FINE
     limit = np.array(display.photo.size) * FINE
-    bounds = np.asarray(region.bounds, dtype=np.float64).reshape(2, 2)
     low = np.clip(np.floor(bounds[0] * scale), 0, limit - 1)
     high = np.clip(np.ceil(bounds[1] * scale), low + 1, limit)
-    source = np.minimum(np.concatenate([low / scale, high / scale]), [*region.image_size * 2])
-    mask = Image.fromarray(region.array.astype(np.uint8) * np.uint8(255))
+    source = np.minimum(np.concatenate([low / scale, high / scale]), [*display.image_size * 2])
+    mask = Image.fromarray(array.astype(np.uint8) * np.uint8(255))
     size = (int(high[0] - low[0]), int(high[1] - low[1]))
     # Enlarged masks get smooth edges; reduced ones keep their thinnest lines.
     grows = bool((scale > 1).all())
@@ -160,7 +120,7 @@ def draw_shapes(
     """
     layer = Image.new("RGBA", (size[0] * FINE, size[1] * FINE), (0, 0, 0, 0))
     for shape, colour in shapes:
-        if shape.kind in ("mask", "polygon"):
+        if shape.kind in ("mask", "ring"):
             _tint(layer, shape, colour)
     for shape, colour in shapes:
         if shape.kind == "mask" and shape.mask is not None:
@@ -197,7 +157,7 @@ def _stroke_once(draw: ImageDraw.ImageDraw, shape: Shape, ink: Colour, width: in
     elif shape.kind == "box":
         (x1, y1), (x2, y2) = points
         _line(draw, [(x1, y1), (x2, y1), (x2, y2), (x1, y2), (x1, y1)], ink, width)
-    elif shape.kind == "polygon":
+    elif shape.kind == "ring":
         _line(draw, [*points, points[0]], ink, width)
     else:
         _line(draw, points, ink, width)

@@ -36,12 +36,12 @@ class Outline:
 
     Attributes:
         style: "box" (two corners), "point", "line" (open), "ring" (closed) or "mask".
-        points: (n, 2) float64 pixels of the original image; of a mask the corners around it.
+        points: (n, 2) float pixels of the original image; of a mask the corners around it.
         mask: (height, width) bool of the original image, for "mask" alone.
     """
 
     style: Literal["box", "point", "line", "ring", "mask"]
-    points: npt.NDArray[np.float64]
+    points: Floats
     mask: npt.NDArray[np.bool_] | None = None
 
 
@@ -111,7 +111,7 @@ class Region(ABC):
             >>> Region.from_json({"point": [3, 4]})
             Point(x=3.0, y=4.0)
         """
-        keys = {region.json_key: region for region in region_kinds().values()}
+        keys = {one.json_key: one for _, one in sorted(region_kinds().items())}
         if not isinstance(entry, Mapping):
             raise RegionError(
                 f"a region is a dictionary such as {{'box': [...]}}, not {entry!r:.80}"
@@ -187,7 +187,8 @@ class Region(ABC):
         """
         from patchioner.regions.weights import region_weights  # many regions know one region
 
-        return region_weights([self], geometry, weighting, attention)[0]
+        weights: npt.NDArray[np.float32] = region_weights([self], geometry, weighting, attention)[0]
+        return weights
 
 
 class Shape(Region):
@@ -229,7 +230,7 @@ class Shape(Region):
 def region_kinds() -> dict[str, type[Region]]:
     """Every kind of region that is defined, by its `kind`."""
     found: dict[str, type[Region]] = {}
-    left: list[type[Region]] = [Region]
+    left: list[type[Region]] = Region.__subclasses__()
     while left:
         one = left.pop(0)
         left.extend(one.__subclasses__())

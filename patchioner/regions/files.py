@@ -104,6 +104,7 @@ class RegionFile:
 
     Args:
         path: as in `read_regions`.
+        content: what JSON the file holds, where that has been read already.
 
     Raises:
         RegionFileError: no such file, or an unknown or unsafe format.
@@ -114,10 +115,10 @@ class RegionFile:
         ...     named = file.for_photo(photo.size, photo.path)
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, content: object = None) -> None:
         self.path = Path(path)
         with _named_errors(self.path):
-            self._photos = _photos_of(self.path)
+            self._photos = _photos_of(self.path, content)
 
     def for_photo(self, image_size: Size, image_name: str | None = None) -> list[NamedRegion]:
         """The regions of one photo, in the file's order; RegionFileError for the first bad one.
@@ -320,14 +321,15 @@ def _stated_size(width: object, height: object) -> Size | None:
 # Formats
 
 
-def _photos_of(path: Path) -> list[_Photo]:
-    with path.open("rb") as stream:
-        opening = stream.read(6)
-    if opening[:1] == b"\x80":
-        raise RegionError(_NO_PICKLE)
-    if opening[:4] == b"PK\x03\x04" or opening == b"\x93NUMPY":
-        return [_Photo(None, tuple(_array_items(path)))]
-    content = _json(path)
+def _photos_of(path: Path, content: object) -> list[_Photo]:
+    if content is None:
+        with path.open("rb") as stream:
+            opening = stream.read(6)
+        if opening[:1] == b"\x80":
+            raise RegionError(_NO_PICKLE)
+        if opening[:4] == b"PK\x03\x04" or opening == b"\x93NUMPY":
+            return [_Photo(None, tuple(_array_items(path)))]
+        content = _json(path)
     if isinstance(content, Mapping):
         return _photos_of_mapping(content, path.parent)
     if isinstance(content, list) and all(isinstance(entry, Mapping) for entry in content):
@@ -490,7 +492,7 @@ def _is_visual_genome(entry: _Entry) -> bool:
 def _visual_genome(entry: _Entry) -> _Photo:
     def make(part: _Entry, image_size: Size) -> Region:
         width, height = part.get("width", part.get("w")), part.get("height", part.get("h"))
-        return Box.from_xywh(part["x"], part["y"], width, height)  # type: ignore[arg-type]
+        return Box.from_xywh(part["x"], part["y"], width, height)
 
     def label(part: _Entry) -> object:
         names = part.get("names") or [None]

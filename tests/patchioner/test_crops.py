@@ -7,7 +7,6 @@ import pytest
 from PIL import Image
 
 from patchioner.base.errors import RegionError
-from patchioner.crops import region_bounds
 from patchioner.geometry import fit_image
 from patchioner.images import cut_out
 from patchioner.regions import (
@@ -50,7 +49,7 @@ def mask(x1: int, y1: int, x2: int, y2: int) -> Mask:
 def test_the_box_around_a_region(
     region: Region, expected: tuple[float, float, float, float]
 ) -> None:
-    assert region_bounds(region, GEOMETRY) == pytest.approx(expected)
+    assert region.bounds(GEOMETRY) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -59,20 +58,20 @@ def test_the_box_around_a_region(
 )
 def test_a_region_off_the_photo_is_refused(region: Region) -> None:
     with pytest.raises(RegionError):
-        region_bounds(region, GEOMETRY)
+        region.bounds(GEOMETRY)
 
 
 def test_under_a_central_square_the_crop_reaches_beyond_it() -> None:
     geometry = fit_image(SIZE, mode="crop", size=64, patch_size=16)
-    assert region_bounds(Box(0, 0, 30, 30), geometry) == (0, 0, 30, 30)
-    assert region_bounds(WholeImage(), geometry) == pytest.approx(geometry.visible)
+    assert Box(0, 0, 30, 30).bounds(geometry) == (0, 0, 30, 30)
+    assert WholeImage().bounds(geometry) == pytest.approx(geometry.visible)
     with pytest.raises(RegionError):
-        region_bounds(Box(0, 0, 10, 30), geometry)  # cut away
+        Box(0, 0, 10, 30).bounds(geometry)  # cut away
 
 
 def test_padding_is_never_part_of_a_crop() -> None:
     geometry = fit_image(SIZE, mode="pad", size=64, patch_size=16)
-    assert region_bounds(WholeImage(), geometry) == pytest.approx((0, 0, 96, 60))
+    assert WholeImage().bounds(geometry) == pytest.approx((0, 0, 96, 60))
 
 
 @pytest.mark.parametrize(

@@ -61,13 +61,13 @@ def as_detection(given: Given, image_size: tuple[int, int]) -> Detection:
     """
     if isinstance(given, Detection):
         if given.mask is not None:
-            Mask(given.mask).require_size(image_size)
+            Mask(given.mask).require_fit(image_size)
         return Detection(clipped(given.box, image_size), given.name, given.score, given.mask)
     if isinstance(given, NamedRegion):
         plain = as_detection(given.region, image_size)
         return Detection(plain.box, given.label, plain.score, plain.mask)
     if isinstance(given, Mask):
-        given.require_size(image_size)
+        given.require_fit(image_size)
         left, top, right, bottom = (float(edge) for edge in given.bounds)
         return Detection((left, top, right, bottom), mask=given.array)
     if isinstance(given, Polygon):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from patchioner.aggregate import Weighting, feature_weights, pool_regions, pooling
+from patchioner.aggregate import Weighting, feature_weights, pool_regions
 from patchioner.backbones.features import PatchFeatures
 from patchioner.base.errors import OptionError, RegionError
 from patchioner.geometry import fit_image
@@ -49,7 +49,7 @@ def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     features = some_features()
     regions = [Box(i, i, i + 7, i + 5) for i in range(30)]
     whole = pool_regions(features, regions)
-    monkeypatch.setattr(pooling, "_BLOCK", 7)
+    monkeypatch.setattr("patchioner.regions.weights._REGIONS", 7)
     torch.testing.assert_close(pool_regions(features, regions), whole)
 
 

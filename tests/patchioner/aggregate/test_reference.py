@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from patchioner.aggregate import Kind, Weighting
-from patchioner.aggregate.reference import published_lengths, published_middle
 from patchioner.geometry import fit_image
 from patchioner.regions import Box, Mask, Patch, Point, Region, RegionSet, Trace, WholeImage
-from patchioner.regions.grid import span_footprints
+from patchioner.regions.coverage import span_footprints
+from patchioner.regions.weights import published_lengths, published_middle
 
 GEOMETRY = fit_image((80, 80), mode="stretch", size=80, patch_size=10)
 TRACE = Trace([(5, 5), (5, 5), (75, 5), (99, 5)])

@@ -92,7 +92,7 @@ def test_text_numbers_the_regions() -> None:
 
 @pytest.mark.parametrize("region", REGIONS)
 def test_every_region_has_a_short_description(region: Region) -> None:
-    words = output.describe(region)
+    words = region.describe()
     assert words[0].islower() and len(words) < 40
 
 

@@ -19,8 +19,7 @@ from patchioner.detail.values import (
     Support,
     Verdict,
 )
-from patchioner.regions import Mask
-from patchioner.regions.rle import encode_rle
+from patchioner.regions import Mask, encode_rle
 
 MASK = np.random.default_rng(0).random((6, 8)) > 0.5
 CAPTION = DetailedCaption(

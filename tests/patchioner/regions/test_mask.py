@@ -14,8 +14,7 @@ from PIL import Image
 
 from patchioner.base.errors import RegionError
 from patchioner.geometry import fit_image
-from patchioner.regions import Mask
-from patchioner.regions.rle import decode_rle
+from patchioner.regions import Mask, decode_rle
 
 GEOMETRY = fit_image((40, 20), mode="stretch", size=32, patch_size=8)
 CROPPED = fit_image((40, 20), mode="crop", size=32, patch_size=8)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from patchioner.geometry import Fit, fit_image
-from patchioner.regions.reference import reference_box_footprints, reference_model_boxes
+from patchioner.regions.coverage import reference_box_footprints, reference_model_boxes
 
 
 def mapped(
