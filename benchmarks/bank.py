@@ -114,7 +114,10 @@ def _decoder_of(model: Captioner) -> Decode | None:
         return None
 
     def decode(embeddings: torch.Tensor) -> list[str]:
-        return [said.text for said in parts.decoder.generate(embeddings, parts.settings.decode)]
+        return [
+            said.text
+            for said in parts.decoder.generate(embeddings, parts.settings.decode, parts.bank)
+        ]
 
     return decode
 

@@ -111,15 +111,8 @@ class Decoder(ABC):
 
     @property
     def needs_memory(self) -> bool:
-        """Whether it writes only after `remember` has given it texts to draw on."""
+        """Whether `generate` needs a memory of texts to draw on."""
         return False
-
-    def remember(self, memory: TextMemory) -> None:  # noqa: B027  (most decoders retrieve nothing)
-        """Take the memory to retrieve texts from; a decoder that retrieves nothing leaves it alone.
-
-        Raises:
-            DecoderError: the memory has no texts, or another width.
-        """
 
     @property
     @abstractmethod
@@ -132,13 +125,21 @@ class Decoder(ABC):
         """Where its weights are."""
 
     @abstractmethod
-    def generate(self, embeddings: Tensor, options: DecodeOptions | None = None) -> list[Decoded]:
+    def generate(
+        self,
+        embeddings: Tensor,
+        options: DecodeOptions | None = None,
+        memory: TextMemory | None = None,
+    ) -> list[Decoded]:
         """Caption (n, embedding_dim) float embeddings: one `Decoded` each, in their order.
 
         A row's caption does not depend on the other rows.
 
+        Args:
+            memory: texts to draw on, where `needs_memory`; of the same width.
+
         Raises:
-            DecoderError: for a wrong shape, a row that is not finite, or a caption longer than
+            DecoderError: no memory that is needed, a wrong shape, a row that is not finite, or a caption longer than
                 the network has positions.
         """
 
@@ -147,11 +148,14 @@ class Decoder(ABC):
         """Write config.json, weights.safetensors and tokenizer.json for `load_decoder`."""
 
     @abstractmethod
-    def to(self, device: str | torch.device, dtype: torch.dtype | None = None) -> Self:
-        """Move the weights (in place, as torch modules do) and give back this decoder."""
-
-    def pack(self) -> None:  # noqa: B027  (some decoders have no weights)
-        """Lay the weights out for decoding on this CPU (`patchioner.base.packed`); training lays them back."""
+    def to(
+        self,
+        device: str | torch.device,
+        dtype: torch.dtype = torch.float32,
+        *,
+        optimize: bool = True,
+    ) -> Self:
+        """A copy for inference there (`patchioner.base.inference.inference_copy`); this one stays as it is."""
 
     @classmethod
     @abstractmethod
@@ -189,7 +193,12 @@ class TrainableDecoder(Protocol):
             label_smoothing: mass spread over the whole vocabulary.
         """
 
-    def generate(self, embeddings: Tensor, options: DecodeOptions | None = None) -> list[Decoded]:
+    def generate(
+        self,
+        embeddings: Tensor,
+        options: DecodeOptions | None = None,
+        memory: TextMemory | None = None,
+    ) -> list[Decoded]:
         """Caption embeddings, for the samples shown while training."""
 
 

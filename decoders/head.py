@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from patchioner.base.packed import PackedTable, can_pack
+from patchioner.base.inference import PackedTable, can_pack
 
 PIECE = 2048  # tokens: with a hundred rows 0.8 MB of float32 logits
 _FEW_ROWS = 2  # fewer rows are limited by reading the matrix, not by the cache

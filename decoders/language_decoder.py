@@ -5,22 +5,24 @@ Knows: the engine, a causal language model, a tokenizer. Does NOT know: how an e
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Self
 
 import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-from decoders.base import Decoder
+from decoders.base import Decoder, TextMemory
 from decoders.causal_lm import CausalLanguageModel, vocabulary_of
 from decoders.engine import generate
 from decoders.language_tokenizer import LanguageTokenizer
 from decoders.options import Decoded, DecodeOptions
 from patchioner.base.errors import CheckpointError
-from patchioner.base.packed import pack
+from patchioner.base.inference import inference_copy
 
 USUAL_TOKENS = 64  # published ViECap: at most 64 steps
 
@@ -29,9 +31,8 @@ class LanguageDecoder(Decoder):
     """A decoder that puts vectors before a language model and lets the one engine drive it.
 
     Args:
-        model: a causal language model of `transformers`.
-        tokenizer: of its tokens.
-        mapper: the network that makes vectors of embeddings.
+        network: holds the language model and the mapper.
+        tokenizer: of the language model's tokens.
         prefix_tokens: most vectors that stand before a caption.
 
     Raises:
@@ -41,23 +42,33 @@ class LanguageDecoder(Decoder):
 
     def __init__(
         self,
-        model: nn.Module,
+        network: nn.Module,
         tokenizer: LanguageTokenizer,
-        mapper: nn.Module,
         *,
         prefix_tokens: int,
     ) -> None:
+        self.network, self.tokenizer = network.eval(), tokenizer
+        model = self.model
         if tokenizer.vocab_size != vocabulary_of(model):
             raise CheckpointError(
                 f"the language model has {vocabulary_of(model)} tokens, the tokenizer was made for "
                 f"{tokenizer.vocab_size}; they come from different models"
             )
-        self.model, self.tokenizer, self.mapper = model.eval(), tokenizer, mapper.eval()
         self.driver = CausalLanguageModel(model, self.prefixes, prefix_tokens=prefix_tokens)
 
     @abstractmethod
-    def prefixes(self, embeddings: Tensor) -> Sequence[Tensor]:
+    def prefixes(self, embeddings: Tensor, memory: TextMemory | None = None) -> Sequence[Tensor]:
         """The vectors (p_i, width) before the caption of each of (n, dim) embeddings; no row minds the others."""
+
+    @property
+    @abstractmethod
+    def model(self) -> nn.Module:
+        """The language model, a part of `network`."""
+
+    @property
+    @abstractmethod
+    def mapper(self) -> nn.Module:
+        """What makes vectors of embeddings, a part of `network`."""
 
     def training_prefixes(
         self, embeddings: Tensor, tokens: Tensor, lengths: Tensor
@@ -70,15 +81,24 @@ class LanguageDecoder(Decoder):
         """Where its weights are."""
         return next(self.mapper.parameters()).device
 
-    def generate(self, embeddings: Tensor, options: DecodeOptions | None = None) -> list[Decoded]:
+    def generate(
+        self,
+        embeddings: Tensor,
+        options: DecodeOptions | None = None,
+        memory: TextMemory | None = None,
+    ) -> list[Decoded]:
         """Caption (n, embedding_dim) float embeddings; see `Decoder.generate`.
 
         Without options: greedy, at most 64 tokens.
         """
         if options is None:
             options = replace(DecodeOptions(), max_tokens=min(USUAL_TOKENS, self.max_tokens))
+        driver = self.driver
+        if memory is not None:
+            driver = copy.copy(driver)
+            driver.prefixes = partial(self.prefixes, memory=memory)
         return generate(
-            self.driver,
+            driver,
             self.tokenizer,
             embeddings,
             options,
@@ -86,16 +106,19 @@ class LanguageDecoder(Decoder):
             device=self.device,
         )
 
-    def to(self, device: str | torch.device, dtype: torch.dtype | None = None) -> Self:
-        """Move the weights (in place, as torch modules do) and give back this decoder."""
-        for module in (self.model, self.mapper):
-            module.to(device=device, dtype=dtype)
-        return self
-
-    def pack(self) -> None:
-        """Lay the weights out for decoding; see `Decoder.pack`."""
-        for module in (self.model, self.mapper):
-            pack(module)
+    def to(
+        self,
+        device: str | torch.device,
+        dtype: torch.dtype = torch.float32,
+        *,
+        optimize: bool = True,
+    ) -> Self:
+        """A copy for inference there; see `Decoder.to`."""
+        made = copy.copy(self)
+        made.network = inference_copy(self.network, device, dtype, optimize=optimize)
+        made.driver = copy.copy(self.driver)
+        made.driver.model, made.driver.prefixes = made.model, made.prefixes
+        return made
 
     # What training asks.
 

@@ -38,4 +38,5 @@ def load_decoder(folder: str | Path, device: str | torch.device = "cpu") -> Deco
     except UnknownNameError as error:
         raise CheckpointError(f"{path}: {error}") from error
     settings = {key: value for key, value in config.items() if key != "type"}
-    return decoder_class.load(folder, settings).to(device)
+    decoder = decoder_class.load(folder, settings)
+    return decoder if torch.device(device).type == "cpu" else decoder.to(device)

@@ -22,6 +22,7 @@ from decoders.concepts import ConceptOptions, find_concepts
 from decoders.hard_prompts import HardPrompter, entity_prompt
 from decoders.language_tokenizer import LanguageTokenizer
 from decoders.name_similarity import NameSimilarity, SentenceSimilarity, word_similarity
+from decoders.options import Decoded, DecodeOptions
 from decoders.scene_graph import CachedParser, RuleParser, SceneGraphParser, T5Parser
 from decoders.viecap import CONFIG_FILE, ViecapConfig, ViecapDecoder, ViecapNetwork
 from patchioner.base.errors import CheckpointError, DecoderError, OptionError
@@ -34,7 +35,7 @@ class ConceptPrompter:
     """Names what the captions nearest to an embedding agree on: "There are red bus, street in image."
 
     Args:
-        memory: captions and their embeddings; may be given later by `with_memory`.
+        memory: captions and their embeddings; None: they are given to `prompts`.
         parser: of captions; a `CachedParser` is put around it unless it is one. None: `RuleParser`.
         options: see `ConceptOptions`.
         similarity: of names; None: by their words.
@@ -64,23 +65,19 @@ class ConceptPrompter:
         self.options = options or ConceptOptions()
         self.similarity = word_similarity if similarity is None else similarity
 
-    def with_memory(self, memory: TextMemory) -> ConceptPrompter:
-        """The same prompter over another memory; texts parsed so far stay parsed."""
-        return ConceptPrompter(memory, self.parser, self.options, self.similarity)
-
-    def prompts(self, embeddings: Tensor) -> list[str]:
+    def prompts(self, embeddings: Tensor, memory: TextMemory | None = None) -> list[str]:
         """The prompt of each of (n, dim) embeddings: one search for all, each distinct text parsed once.
 
         Raises:
             DecoderError: without a memory.
         """
-        return [entity_prompt(names) for names in self.concepts(embeddings)]
+        return [entity_prompt(names) for names in self.concepts(embeddings, memory)]
 
-    def concepts(self, embeddings: Tensor) -> list[list[str]]:
+    def concepts(self, embeddings: Tensor, memory: TextMemory | None = None) -> list[list[str]]:
         """The concepts for each of (n, dim) embeddings; see `find_concepts`."""
         if not len(embeddings):
             return []
-        rows = self._captions(embeddings)
+        rows = self._captions(embeddings, self.memory or memory)
         texts = list(dict.fromkeys(text for row in rows for text in row))
         graphs = dict(zip(texts, self.parser.parse(texts), strict=True))
         found = {
@@ -89,18 +86,18 @@ class ConceptPrompter:
         }
         return [found[row] for row in rows]
 
-    def _captions(self, embeddings: Tensor) -> list[tuple[str, ...]]:
-        if self.memory is None or self.memory.texts is None:
+    def _captions(self, embeddings: Tensor, memory: TextMemory | None) -> list[tuple[str, ...]]:
+        if memory is None or memory.texts is None:
             raise DecoderError(
-                "this decoder has no caption memory; give it one by remember(memory), or load the "
+                "this decoder has no memory of captions; give generate a memory with texts, or load the "
                 "checkpoint with its memory bank"
             )
-        found = self.memory.nearest(embeddings, min(self.options.captions, len(self.memory)))
+        found = memory.nearest(embeddings, min(self.options.captions, len(memory)))
         captions = []
         for rows, values in zip(found.indices.tolist(), found.similarities.tolist(), strict=True):
             # Equal cosines in the order of the memory, whatever order the search gave them.
             ranked = sorted(zip(values, rows, strict=True), key=lambda one: (-one[0], one[1]))
-            captions.append(tuple(self.memory.texts[row] for _, row in ranked))
+            captions.append(tuple(memory.texts[row] for _, row in ranked))
         return captions
 
 
@@ -108,8 +105,8 @@ class ConceptPrompter:
 class MeacapDecoder(ViecapDecoder):
     """A `ViecapDecoder` whose hard prompt comes from a memory of captions.
 
-    The memory is either the decoder's own (a `CaptionMemory` in its prompter, saved with it) or lent by
-    `remember`, such as the model's bank. Trained like a `ViecapDecoder`, on the entities of the caption itself.
+    The memory is either the decoder's own (a `CaptionMemory` in its prompter, saved with it) or an argument of
+    `generate`, such as the model's bank. Trained like a `ViecapDecoder`, on the entities of the caption itself.
 
     Args:
         network: mapping network and language model.
@@ -119,8 +116,8 @@ class MeacapDecoder(ViecapDecoder):
 
     Example:
         >>> decoder = MeacapDecoder.create(512, "gpt2")  # doctest: +SKIP
-        >>> decoder.remember(CaptionMemory(embeddings, captions))  # doctest: +SKIP
-        >>> decoder.generate(torch.randn(1, 512))[0].text  # doctest: +SKIP
+        >>> memory = CaptionMemory(embeddings, captions)  # doctest: +SKIP
+        >>> decoder.generate(torch.randn(1, 512), memory=memory)[0].text  # doctest: +SKIP
         'a red bus parked on a street'
     """
 
@@ -139,7 +136,6 @@ class MeacapDecoder(ViecapDecoder):
                 "use the viecap decoder for other hard prompts"
             )
         super().__init__(network, tokenizer, config, prompter or ConceptPrompter())
-        self._lent: TextMemory | None = None
         self._check_width(self.concepts.memory)
 
     @property
@@ -154,25 +150,26 @@ class MeacapDecoder(ViecapDecoder):
     @property
     def needs_memory(self) -> bool:
         """Whether it has no captions of its own, and reads a hard prompt."""
-        return "hard" in self.config.prompts and self.own_memory is None
+        return "hard" in self.config.prompts and self.concepts.memory is None
 
     @property
     def own_memory(self) -> CaptionMemory | None:
         """The captions that came with the prompter and are saved with the decoder; None where they are lent."""
         memory = self.concepts.memory
-        return memory if isinstance(memory, CaptionMemory) and memory is not self._lent else None
+        return memory if isinstance(memory, CaptionMemory) else None
 
-    def remember(self, memory: TextMemory) -> None:
-        """Borrow the captions to find concepts in. A decoder with captions of its own keeps those.
+    def generate(
+        self,
+        embeddings: Tensor,
+        options: DecodeOptions | None = None,
+        memory: TextMemory | None = None,
+    ) -> list[Decoded]:
+        """As `Decoder.generate`. A decoder with captions of its own draws on those, whatever `memory` is."""
+        self._check_width(memory if self.needs_memory else None)
+        return super().generate(embeddings, options, memory)
 
-        Raises:
-            DecoderError: the memory has no texts, or another width.
-        """
-        if not self.needs_memory:
-            return
-        self._check_width(memory)
-        self._lent = memory
-        self.prompter = self.concepts.with_memory(memory)
+    def _prompts(self, embeddings: Tensor, memory: TextMemory | None) -> list[str]:
+        return self.concepts.prompts(embeddings, memory)
 
     def save(self, folder: str | Path, *, storage: Storage = "fp16") -> None:
         """Write the network's files, the settings, and the decoder's own captions if it has any."""

@@ -6,6 +6,7 @@ Does NOT know: the layers inside, the decoding strategies, the training loop.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from decoders.base import DECODERS, Decoder
+from decoders.base import DECODERS, Decoder, TextMemory
 from decoders.clip_tokenizer import ClipTokenizer
 from decoders.engine import generate
 from decoders.network import PrefixGPT2, PrefixGPT2Config
@@ -24,7 +25,7 @@ from decoders.quantized import Precision, quantized
 from decoders.tokenizer import CaptionTokenizer, TextTokenizer
 from patchioner.base.errors import CheckpointError, DecoderError, OptionError, TextError
 from patchioner.base.files import write_json
-from patchioner.base.packed import pack
+from patchioner.base.inference import inference_copy
 from patchioner.base.weights import Storage, fit_weights, load_weights, save_weights
 
 TYPE = "prefix_gpt2"
@@ -119,7 +120,12 @@ class PrefixGPT2Decoder(Decoder):
         """Where its weights are."""
         return self.network.transformer.wpe.weight.device
 
-    def generate(self, embeddings: Tensor, options: DecodeOptions | None = None) -> list[Decoded]:
+    def generate(
+        self,
+        embeddings: Tensor,
+        options: DecodeOptions | None = None,
+        memory: TextMemory | None = None,
+    ) -> list[Decoded]:
         """Caption (n, embedding_dim) float embeddings; see `Decoder.generate`."""
         if options is None:
             options = DecodeOptions()
@@ -173,17 +179,18 @@ class PrefixGPT2Decoder(Decoder):
         fit_weights(network, load_weights(path), source=str(path))
         return cls(network, _TOKENIZERS[kind](folder / TOKENIZER_FILE))
 
-    def to(self, device: str | torch.device, dtype: torch.dtype | None = None) -> Self:
-        """Move the weights (in place, as torch modules do) and give back this decoder.
-
-        One made by `quantized` keeps its precision, whatever `dtype` says.
-        """
-        self.network.to(device=device, dtype=None if self.precision else dtype)
-        return self
-
-    def pack(self) -> None:
-        """Lay the weights out for decoding; see `Decoder.pack`."""
-        pack(self.network)
+    def to(
+        self,
+        device: str | torch.device,
+        dtype: torch.dtype = torch.float32,
+        *,
+        optimize: bool = True,
+    ) -> Self:
+        """A copy for inference there; see `Decoder.to`. One made by `quantized` keeps its precision."""
+        kept = self.network.transformer.wpe.weight.dtype if self.precision else dtype
+        made = copy.copy(self)
+        made.network = inference_copy(self.network, device, kept, optimize=optimize)
+        return made
 
     def quantized(self, precision: Precision) -> Self:
         """This decoder in fewer bits, "int8" or "bf16": faster, its captions nearly the same.

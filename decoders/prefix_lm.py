@@ -17,7 +17,7 @@ from typing import Any, Literal, Self, get_args
 import torch
 from torch import Tensor, nn
 
-from decoders.base import DECODERS
+from decoders.base import DECODERS, TextMemory
 from decoders.causal_lm import vocabulary_of, width_of
 from decoders.language_decoder import LanguageDecoder
 from decoders.language_models import (
@@ -123,12 +123,8 @@ class PrefixLMDecoder(LanguageDecoder):
             )
         self.config, self.reference = config, reference
         self._fingerprint = None if reference is None else fingerprint(model)
-        super().__init__(
-            model,
-            tokenizer,
-            _mapper(config, width_of(model), seed),
-            prefix_tokens=config.prompt_tokens,
-        )
+        network = nn.ModuleDict({"mapper": _mapper(config, width_of(model), seed), "model": model})
+        super().__init__(network, tokenizer, prefix_tokens=config.prompt_tokens)
         model.requires_grad_(config.tune == "full")
         if config.tune == "lora":
             _add_lora(model, config, seed)
@@ -175,11 +171,23 @@ class PrefixLMDecoder(LanguageDecoder):
         return self.config.embedding_dim
 
     @property
+    def model(self) -> nn.Module:
+        """The language model."""
+        found: nn.Module = self.network["model"]
+        return found
+
+    @property
+    def mapper(self) -> nn.Module:
+        """The mapping network."""
+        found: nn.Module = self.network["mapper"]
+        return found
+
+    @property
     def module(self) -> nn.Module:
         """The weights to train, shared with the decoder: the mapper, and what `config.tune` says."""
         return _Trained(self.mapper, self.model)
 
-    def prefixes(self, embeddings: Tensor) -> Sequence[Tensor]:
+    def prefixes(self, embeddings: Tensor, memory: TextMemory | None = None) -> Sequence[Tensor]:
         """The soft prompt of each row."""
         return list(self.soft_prompts(embeddings, normalize=self.config.normalize_input))
 

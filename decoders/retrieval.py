@@ -6,7 +6,7 @@ Knows: cosines and texts. Does NOT know: where the memory comes from, images.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -51,8 +51,8 @@ class RetrievalDecoder(Decoder):
     Example:
         >>> from decoders.caption_memory import CaptionMemory
         >>> decoder = RetrievalDecoder(2)
-        >>> decoder.remember(CaptionMemory(torch.eye(2), ["a cat", "a dog"]))
-        >>> decoder.generate(torch.tensor([[0.1, 1.0]]))[0].text
+        >>> memory = CaptionMemory(torch.eye(2), ["a cat", "a dog"])
+        >>> decoder.generate(torch.tensor([[0.1, 1.0]]), memory=memory)[0].text
         'a dog'
     """
 
@@ -66,28 +66,11 @@ class RetrievalDecoder(Decoder):
             raise OptionError(f"temperature is {temperature!r}; it must be a positive number")
         self.candidates, self.temperature = candidates, float(temperature)
         self._dim = embedding_dim
-        self._device = torch.device("cpu")
-        self._memory: TextMemory | None = None
 
     @property
     def needs_memory(self) -> bool:
         """True: all it can say stands in the memory."""
         return True
-
-    def remember(self, memory: TextMemory) -> None:
-        """Take the memory whose texts are the captions.
-
-        Raises:
-            DecoderError: the memory has no texts, no rows, or another width.
-        """
-        if memory.texts is None or not len(memory):
-            raise DecoderError("the memory has no texts to choose from; build it with texts")
-        if memory.dim != self._dim:
-            raise DecoderError(
-                f"the memory is {memory.dim} wide, this decoder takes {self._dim}; "
-                "use the memory of the same model"
-            )
-        self._memory = memory
 
     @property
     def embedding_dim(self) -> int:
@@ -97,9 +80,14 @@ class RetrievalDecoder(Decoder):
     @property
     def device(self) -> torch.device:
         """Where embeddings are expected; there are no weights."""
-        return self._device
+        return torch.device("cpu")
 
-    def generate(self, embeddings: Tensor, options: DecodeOptions | None = None) -> list[Decoded]:
+    def generate(
+        self,
+        embeddings: Tensor,
+        options: DecodeOptions | None = None,
+        memory: TextMemory | None = None,
+    ) -> list[Decoded]:
         """One sentence of the memory for each of (n, embedding_dim) float embeddings.
 
         Raises:
@@ -107,14 +95,14 @@ class RetrievalDecoder(Decoder):
                 that no sentence of the memory meets.
         """
         options = options or DecodeOptions(max_tokens=10_000)  # whole sentences, however long
+        memory, texts = self._texts(memory)
         self._check(embeddings)
         captions: dict[int, Decoded] = {}
         waiting, wide = list(range(len(embeddings))), self.candidates
         allowed = _Allowed(options)
         while waiting:
-            memory, texts = self._remembered()
             wide = min(wide, len(memory))
-            for row, caption in self._choose(embeddings, waiting, wide, allowed).items():
+            for row, caption in self._choose(memory, embeddings[waiting], waiting, wide, allowed):
                 captions[row] = caption
             waiting = [row for row in waiting if row not in captions]
             if waiting and wide == len(texts):
@@ -144,28 +132,44 @@ class RetrievalDecoder(Decoder):
         except (TypeError, OptionError) as error:
             raise CheckpointError(f"{folder / CONFIG_FILE}: {error}") from error
 
-    def to(self, device: str | torch.device, dtype: torch.dtype | None = None) -> Self:
-        """Remember the device; the memory searches where it is."""
-        self._device = torch.device(device)
+    def to(
+        self,
+        device: str | torch.device,
+        dtype: torch.dtype = torch.float32,
+        *,
+        optimize: bool = True,
+    ) -> Self:
+        """This decoder; there are no weights, and the memory searches where it is."""
         return self
 
-    def _remembered(self) -> tuple[TextMemory, Sequence[str]]:
-        if self._memory is None or self._memory.texts is None:
+    def _texts(self, memory: TextMemory | None) -> tuple[TextMemory, Sequence[str]]:
+        if memory is None:
             raise DecoderError(
-                "this decoder has no memory to choose sentences from; give it one by remember(memory), "
-                "or load the checkpoint with its memory bank"
+                "this decoder chooses sentences of a memory: give generate a memory, or load the "
+                "checkpoint with its memory bank"
             )
-        return self._memory, self._memory.texts
+        if memory.texts is None or not len(memory):
+            raise DecoderError("the memory has no texts to choose from; build it with texts")
+        if memory.dim != self._dim:
+            raise DecoderError(
+                f"the memory is {memory.dim} wide, this decoder takes {self._dim}; "
+                "use the memory of the same model"
+            )
+        return memory, memory.texts
 
     def _choose(
-        self, embeddings: Tensor, rows: list[int], wide: int, allowed: _Allowed
-    ) -> dict[int, Decoded]:
-        """A sentence for each of `rows` that has an allowed one among its `wide` nearest."""
-        memory, texts = self._remembered()
-        part = embeddings[rows].detach().float()
+        self,
+        memory: TextMemory,
+        part: Tensor,
+        rows: list[int],
+        wide: int,
+        allowed: _Allowed,
+    ) -> Iterator[tuple[int, Decoded]]:
+        """A sentence for each of `rows`, embedded in `part`, that has an allowed one among its `wide` nearest."""
+        part, texts = part.detach().float(), memory.texts
+        assert texts is not None
         found = memory.nearest(part, wide)
         uniforms = row_uniforms(part, 1, seed=allowed.options.seed)[:, 0]
-        chosen: dict[int, Decoded] = {}
         places, cosines = found.indices.tolist(), found.similarities.double().cpu()
         for row, near, values, uniform in zip(rows, places, cosines, uniforms, strict=True):
             # Equal cosines in the order of the memory, whatever order the search gave them.
@@ -180,11 +184,9 @@ class RetrievalDecoder(Decoder):
                 place = draw(sharpened, torch.tensor([uniform]), allowed.options.top_p)
                 pick = fit[int(place)]
             log_prob = float(logits.log_softmax(dim=0)[pick])
-            chosen[row] = Decoded(texts[near[pick]], (near[pick],), (log_prob,))
-        return chosen
+            yield row, Decoded(texts[near[pick]], (near[pick],), (log_prob,))
 
     def _check(self, embeddings: Tensor) -> None:
-        self._remembered()
         if embeddings.dim() != 2 or embeddings.shape[1] != self._dim:
             raise DecoderError(
                 f"the embeddings have shape {tuple(embeddings.shape)}; this decoder takes (n, {self._dim})"

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from decoders.head import PIECE, Bans
 from decoders.int8 import int8_product, quantize_rows
-from patchioner.base.processors import has_fast_int8
+from patchioner.base.inference import has_fast_int8
 
 BLOCK = 32  # tokens that share one bound
 _MOST = 64  # candidates of a row, on average, above which the full product is cheaper

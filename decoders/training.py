@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from decoders.base import TrainableDecoder
+from decoders.base import TextMemory, TrainableDecoder
 from decoders.batches import TokenStore, epoch_batches, steps_per_epoch
 from decoders.train_inputs import Corrupt, Embed, TrainingInputs
 from decoders.train_options import TrainOptions
@@ -62,6 +62,7 @@ def train_decoder(
     options: TrainOptions | None = None,
     *,
     corrupt: Corrupt | None = None,
+    memory: TextMemory | None = None,
     held_out: Sequence[int] | None = None,
     checkpoint_folder: str | Path | None = None,
     resume: bool = False,
@@ -79,6 +80,7 @@ def train_decoder(
         options: see `TrainOptions`.
         corrupt: from (n, embedding_dim) float32 CPU to the same shape, such as the projection on
             a memory bank. It may draw from torch's global generator, which is seeded per step.
+        memory: for the samples of a decoder that draws on one.
         held_out: indices of the texts to validate on and not to train on, in place of the random
             `validation_share`; empty for none.
         checkpoint_folder: where checkpoints go; none are written without it.
@@ -98,7 +100,7 @@ def train_decoder(
         >>> reports = train_decoder(decoder, texts, encode, TrainOptions(epochs=5),
         ...                         checkpoint_folder="runs/decoder", resume=True)  # doctest: +SKIP
     """
-    run = _Run(decoder, texts, embed, options or TrainOptions(), corrupt, held_out)
+    run = _Run(decoder, texts, embed, options or TrainOptions(), corrupt, held_out, memory)
     folder = Path(checkpoint_folder) if checkpoint_folder is not None else None
     forked = [run.device] if run.device.type == "cuda" else []
     with torch.random.fork_rng(devices=forked):
@@ -119,10 +121,12 @@ class _Run:
         options: TrainOptions,
         corrupt: Corrupt | None,
         held_out: Sequence[int] | None = None,
+        memory: TextMemory | None = None,
     ) -> None:
         if not len(texts):
             raise TextError("there is no text to train on; give at least one")
         self.decoder, self.texts, self.options = decoder, texts, options
+        self.memory = memory
         self.device = next(decoder.module.parameters()).device
         self.inputs = TrainingInputs(
             texts,
@@ -252,7 +256,8 @@ class _Run:
         indices = self.validation[: self.options.samples]
         if not len(indices):
             return ()
-        captions = self.decoder.generate(self.inputs.embeddings(indices, noise=False))
+        rows = self.inputs.embeddings(indices, noise=False)
+        captions = self.decoder.generate(rows, memory=self.memory)
         return tuple(
             (self.texts[i], caption.text) for i, caption in zip(indices, captions, strict=True)
         )

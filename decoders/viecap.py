@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-from decoders.base import DECODERS
+from decoders.base import DECODERS, TextMemory
 from decoders.causal_lm import vocabulary_of, width_of
 from decoders.entities import COCO_ENTITIES
 from decoders.hard_prompts import (
@@ -153,10 +153,8 @@ class ViecapDecoder(LanguageDecoder):
         config: ViecapConfig,
         prompter: HardPrompter | None = None,
     ) -> None:
-        super().__init__(
-            network.gpt, tokenizer, network.mapping_network, prefix_tokens=config.prefix_tokens
-        )
-        self.network, self.config, self.prompter = network.eval(), config, prompter
+        super().__init__(network, tokenizer, prefix_tokens=config.prefix_tokens)
+        self.config, self.prompter = config, prompter
         self._finds: tuple[Sequence[str], EntityFinder] | None = None
 
     @classmethod
@@ -199,11 +197,23 @@ class ViecapDecoder(LanguageDecoder):
         return self.config.embedding_dim
 
     @property
+    def model(self) -> nn.Module:
+        """The language model."""
+        found: nn.Module = self.network.gpt
+        return found
+
+    @property
+    def mapper(self) -> nn.Module:
+        """The mapping network."""
+        found: nn.Module = self.network.mapping_network
+        return found
+
+    @property
     def module(self) -> nn.Module:
         """The weights to train: mapping network and language model."""
         return self.network
 
-    def prefixes(self, embeddings: Tensor) -> Sequence[Tensor]:
+    def prefixes(self, embeddings: Tensor, memory: TextMemory | None = None) -> Sequence[Tensor]:
         """Soft and hard prompt of each row, joined as the configuration says."""
         texts: list[str] | None = None
         if "hard" in self.config.prompts:
@@ -211,7 +221,7 @@ class ViecapDecoder(LanguageDecoder):
                 raise DecoderError(
                     f"this {self.TYPE} decoder has no hard prompter; set `prompter`, or use prompts='soft'"
                 )
-            texts = self.prompter.prompts(functional.normalize(embeddings.float(), dim=-1))
+            texts = self._prompts(functional.normalize(embeddings.float(), dim=-1), memory)
         return self._join(embeddings, texts)
 
     def training_prefixes(
@@ -276,6 +286,10 @@ class ViecapDecoder(LanguageDecoder):
         return cls(network, tokenizer, shape, prompter)
 
     # For decoders of this form with another hard prompt.
+
+    def _prompts(self, embeddings: Tensor, memory: TextMemory | None) -> list[str]:
+        assert self.prompter is not None
+        return self.prompter.prompts(embeddings)
 
     def _save_prompter(self, folder: Path) -> dict[str, Any]:
         """Write the prompter's files; give back what config.json keeps of it."""

@@ -88,9 +88,11 @@ class Patchioner:
         self.dtype = dtype or torch.float32
         self._reduce_jpegs = reduce_jpegs
         parts.place(self.device, self.dtype)
-        self._placed = replace(parts, bank=parts.bank_on(self.device, self.dtype))
-        if self._placed.bank is not None:
-            parts.decoder.remember(self._placed.bank)
+        self._placed = replace(
+            parts,
+            bank=parts.bank_on(self.device, self.dtype),
+            decoder=parts.decoder.to(self.device, self.dtype),
+        )
 
     @classmethod
     def from_pretrained(
@@ -493,7 +495,7 @@ class Patchioner:
         """One caption per region of these photos, all through bank and decoder as one matrix."""
         embeddings = torch.cat([one.embeddings for one in batch])
         projected = project(embeddings, self.settings, self._placed.bank)
-        decoded = iter(self._placed.decoder.generate(projected, options))
+        decoded = iter(self._placed.decoder.generate(projected, options, self._placed.bank))
         return [
             [
                 Caption(answer.text, answer.score, region)

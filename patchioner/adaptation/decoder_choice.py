@@ -60,7 +60,8 @@ def starting_decoder(
             f"a decoder of type {type(source.decoder).__name__} cannot be trained further: "
             "train one from scratch"
         )
-    return decoder.to(source.decoder.device, torch.float32)
+    decoder.network.to(source.decoder.device, torch.float32)
+    return decoder
 
 
 def _on_language_model(

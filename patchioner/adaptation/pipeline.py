@@ -156,14 +156,16 @@ def _train(
     if options.noise is None:
         bank = _bank(corpus, embeddings, corpus.training, options).to(decoder.device)
         corrupt = GapNoise(bank, temperature=source.settings.temperature, share=_PROJECTED)
+    memory = None
     if decoder.needs_memory:  # for the samples shown, of sentences that it draws on
-        decoder.remember(_bank(corpus, embeddings, corpus.training, options))
+        memory = _bank(corpus, embeddings, corpus.training, options)
     return train_decoder(
         decoder,
         corpus.texts,
         embeddings,
         options.training(texts=len(corpus.training), max_tokens=decoder.max_tokens),
         corrupt=corrupt,
+        memory=memory,
         held_out=corpus.held_out,
         checkpoint_folder=run.work / "decoder",
         resume=resume,

@@ -46,8 +46,6 @@ class Parts:
         """Move the networks to a device and a precision, in place, and pack them (`patchioner.base.packed`)."""
         self.backbone.place(device, dtype)
         pack(self.backbone)
-        self.decoder.to(device, dtype)
-        self.decoder.pack()
         if self.text_tower is not None:
             self.text_tower.to(device, dtype)
             pack(self.text_tower)

@@ -170,7 +170,9 @@ def _same_captions(source: Patchioner, converted: Patchioner) -> int:
 
     def decoded(model: Patchioner) -> Sequence[Decoded]:
         return model.parts.decoder.generate(
-            project(embeddings, model.settings, model.parts.bank), source.settings.decode
+            project(embeddings, model.settings, model.parts.bank),
+            source.settings.decode,
+            model.parts.bank,
         )
 
     return sum(

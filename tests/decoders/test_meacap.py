@@ -127,28 +127,25 @@ def test_a_memory_smaller_than_the_captions_asked_for() -> None:
 
 def test_captions_do_not_depend_on_the_batch() -> None:
     decoder = make()
-    decoder.remember(memory())
-    together = decoder.generate(rows(), SHORT)
-    alone = [decoder.generate(row[None], SHORT)[0] for row in rows()]
+    together = decoder.generate(rows(), SHORT, memory())
+    alone = [decoder.generate(row[None], SHORT, memory())[0] for row in rows()]
     assert [one.token_ids for one in together] == [one.token_ids for one in alone]
     assert len({one.text for one in together}) > 1
 
 
 def test_the_memory_changes_the_captions() -> None:
     decoder = make(prompts="hard")
-    decoder.remember(memory())
-    first = [one.token_ids for one in decoder.generate(rows(), SHORT)]
-    decoder.remember(CaptionMemory(vectors(), CAPTIONS[::-1]))
-    assert [one.token_ids for one in decoder.generate(rows(), SHORT)] != first
+    other = CaptionMemory(vectors(), CAPTIONS[::-1])
+    first = [one.token_ids for one in decoder.generate(rows(), SHORT, memory())]
+    assert [one.token_ids for one in decoder.generate(rows(), SHORT, other)] != first
+    assert [one.token_ids for one in decoder.generate(rows(), SHORT, memory())] == first
 
 
 def test_without_a_memory_it_asks_for_one() -> None:
     decoder = make()
     assert decoder.needs_memory
-    with pytest.raises(DecoderError, match="caption memory"):
+    with pytest.raises(DecoderError, match="memory"):
         decoder.generate(rows(), SHORT)
-    decoder.remember(memory())
-    assert decoder.needs_memory, "what is lent is not saved"
     assert not make(ConceptPrompter(memory())).needs_memory
     soft = make(prompts="soft")
     assert not soft.needs_memory
@@ -157,16 +154,15 @@ def test_without_a_memory_it_asks_for_one() -> None:
 
 def test_a_bank_that_is_lent_is_still_needed_after_saving(tmp_path: Path) -> None:
     decoder = make()
-    decoder.remember(MemoryBank(vectors(), CAPTIONS))
-    wanted = [one.token_ids for one in decoder.generate(rows(), SHORT)]
+    bank = MemoryBank(vectors(), CAPTIONS)
+    wanted = [one.token_ids for one in decoder.generate(rows(), SHORT, bank)]
     decoder.save(tmp_path, storage="fp32")
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "config.json", "tokenizer.json", "weights.safetensors",
     ]  # fmt: skip
     again = load_decoder(tmp_path)
     assert again.needs_memory
-    again.remember(MemoryBank(vectors(), CAPTIONS))
-    assert [one.token_ids for one in again.generate(rows(), SHORT)] == wanted
+    assert [one.token_ids for one in again.generate(rows(), SHORT, bank)] == wanted
 
 
 def test_own_captions_and_settings_are_saved(tmp_path: Path) -> None:
@@ -178,8 +174,8 @@ def test_own_captions_and_settings_are_saved(tmp_path: Path) -> None:
     assert isinstance(again, MeacapDecoder) and not again.needs_memory
     assert again.concepts.options == options
     assert [one.token_ids for one in again.generate(rows(), SHORT)] == wanted
-    again.remember(MemoryBank(vectors().flip(0), CAPTIONS))  # it keeps its own
-    assert [one.token_ids for one in again.generate(rows(), SHORT)] == wanted
+    other = MemoryBank(vectors().flip(0), CAPTIONS)  # it keeps its own
+    assert [one.token_ids for one in again.generate(rows(), SHORT, other)] == wanted
 
 
 def test_a_parser_that_is_a_network_is_kept_by_name_with_what_it_wrote(tmp_path: Path) -> None:
@@ -278,9 +274,9 @@ def test_foreign_prompters_and_memories_are_refused() -> None:
         make(other)  # type: ignore[arg-type]
     decoder = make()
     with pytest.raises(DecoderError, match="3 wide"):
-        decoder.remember(CaptionMemory(torch.ones(1, 3), ["a"]))
-    with pytest.raises(DecoderError, match="no texts"):
-        decoder.remember(MemoryBank(vectors()))
+        decoder.generate(rows(), SHORT, CaptionMemory(torch.ones(1, 3), ["a"]))
+    with pytest.raises(DecoderError, match="with texts"):
+        decoder.generate(rows(), SHORT, MemoryBank(vectors()))
 
 
 def test_a_cached_parser_is_taken_as_it_is() -> None:

@@ -218,5 +218,5 @@ def test_neither_a_copy_nor_moved_weights_keep_the_screen_alive(
     assert twin.network.screens._made is not None
     for few in (copy.deepcopy(twin), twin.quantized("bf16"), twin.quantized("int8")):
         assert few.network.screens._made is None
-    twin.to("cpu", torch.bfloat16)
+    twin.network.to("cpu", torch.bfloat16)
     assert twin.network.screens._made is None

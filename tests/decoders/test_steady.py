@@ -98,7 +98,7 @@ def test_converted_weights_let_the_old_steps_go(wild: PrefixGPT2Decoder, rows: T
     twin = copy.deepcopy(wild)
     both(twin, rows[:4], GREEDY)
     assert twin.network.step_graphs._steps
-    twin.to("cpu", torch.float64)
+    twin.network.to("cpu", torch.float64)
     assert not twin.network.step_graphs._steps
 
 

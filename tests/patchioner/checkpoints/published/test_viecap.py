@@ -270,13 +270,12 @@ def test_meacap_prompts_come_from_the_captions_that_agree(tmp_path: Path) -> Non
     assert list(bank.texts or ()) == list(MEMORY_CAPTIONS)
     torch.testing.assert_close(bank.norms, torch.ones(len(bank)))
     assert decoder.needs_memory
-    decoder.remember(bank)
     assert decoder.concepts.options.captions == 5
     rows = bank.embeddings()[:4].sum(
         0, keepdim=True
     )  # four captions of a bus on a street are nearest
-    assert "bus" in decoder.concepts.prompts(rows)[0]
-    assert decoder.generate(rows)[0].text
+    assert "bus" in decoder.concepts.prompts(rows, bank)[0]
+    assert decoder.generate(rows, memory=bank)[0].text
 
 
 def test_a_memory_at_the_path_that_the_config_gives(tmp_path: Path) -> None:
