@@ -18,7 +18,6 @@ from patchioner.base.errors import OptionError, TextError
 from patchioner.checkpoints.config import names_parts, read_model_config
 from patchioner.checkpoints.folder import read_checkpoint
 from patchioner.checkpoints.hub import find_model
-from patchioner.checkpoints.part_builders import build_text_tower
 from patchioner.run_folder import RunFolder, digest
 from patchioner.text import TextTower
 from patchioner.text.shards import embed_texts
@@ -105,8 +104,7 @@ def find_text_tower(name: str) -> TextTower:
     """
     path = find_model(name)
     if path.is_file() and names_parts(path):
-        config = read_model_config(path)
-        tower = config.text_tower and build_text_tower(config.text_tower, config.place)
+        tower = read_model_config(path).make_text_tower()
     else:
         tower = read_checkpoint(path).text_tower
     if not tower:

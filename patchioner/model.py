@@ -87,12 +87,7 @@ class Patchioner:
         self.device = usable_device(device)
         self.dtype = dtype or torch.float32
         self._reduce_jpegs = reduce_jpegs
-        parts.place(self.device, self.dtype)
-        self._placed = replace(
-            parts,
-            bank=parts.bank_on(self.device, self.dtype),
-            decoder=parts.decoder.to(self.device, self.dtype),
-        )
+        self._placed = parts.to(self.device, self.dtype)
 
     @classmethod
     def from_pretrained(

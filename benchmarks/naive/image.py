@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from patchioner.backbones.preprocess import preprocess
+from patchioner.backbones import preprocess
 from patchioner.geometry import ImageGeometry
 
 HEADS, SCALE = 16, 0.125  # assumed for every width but ViT-S's, though ViT-B has 12 heads

@@ -6,7 +6,7 @@ apart, and captions end nowhere or where COCO's do; a bank written in blocks. Do
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ from memory_bank import MemoryBank, Precision
 from patchioner.backbones import Backbone, TimmViT
 from patchioner.base.errors import MemoryBankError
 from patchioner.checkpoints.config import read_model_config
-from patchioner.checkpoints.part_builders import build_backbone
 from patchioner.geometry import Preprocessing
 
 _CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -81,7 +80,7 @@ def build_random_backbone(shapes: Shapes, *, seed: int = 0) -> TimmViT:
         else:
             read = read_model_config(_CONFIGS / f"{shapes.config}.yaml")
             settings = {**read.backbone, "weights": "random"}
-            backbone = build_backbone(settings, read.place)
+            backbone = replace(read, backbone=settings).make_backbone()
         spread_backbone(backbone.vit)
     return _a_timm_vit(backbone)
 

@@ -1,13 +1,15 @@
-"""Backbones: an image in, text-aligned patch tokens out.
+"""Backbones: an image in, text-aligned patch tokens out. They know nothing of regions, text, banks or decoders."""
 
-Knows: networks for images and their preprocessing. Does not know: regions, text, memory banks, decoders.
-"""
-
-from patchioner.backbones.base import BACKBONES, Backbone
-from patchioner.backbones.features import PatchFeatures
-from patchioner.backbones.loading import load_backbone
-from patchioner.backbones.preprocess import Encodable, PreparedPhoto
-from patchioner.backbones.timm_vit import TimmViT
+from patchioner.backbones.base import (
+    BACKBONES,
+    Backbone,
+    Encodable,
+    PatchFeatures,
+    PreparedPhoto,
+    load_backbone,
+    preprocess,
+)
+from patchioner.backbones.vit import TimmViT
 
 __all__ = [
     "BACKBONES",
@@ -17,4 +19,5 @@ __all__ = [
     "PreparedPhoto",
     "TimmViT",
     "load_backbone",
+    "preprocess",
 ]

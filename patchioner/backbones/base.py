@@ -1,29 +1,131 @@
-"""What a backbone is: an image in, patch features out.
-
-Knows: the interface, how photos share passes, a backbone's folder and the registry. Does not know: any network.
-"""
+"""What a backbone is: photos in, `PatchFeatures` out; how a photo is prepared for it, and how photos share passes."""
 
 from __future__ import annotations
 
 import math
 from abc import abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
-from patchioner.backbones.features import Dense, PatchFeatures, split_features
-from patchioner.backbones.preprocess import Encodable, PreparedPhoto, preprocess
+from patchioner.base.errors import OptionError
 from patchioner.base.registry import Registry
-from patchioner.checkpoints.stored import StoredModule
-from patchioner.geometry import ImageGeometry, Preprocessing
-from patchioner.reduced_photos import Photo
+from patchioner.checkpoints.stored import StoredModule, make_part, settings_of
+from patchioner.geometry import ImageGeometry, Preprocessing, resized_size
+from patchioner.reduced_photos import Photo, ReducedPhoto
 
 # A GPU wants many patches a pass: 24 photos of 518 pixels and patches of 14.
 PATCHES_PER_PASS_GPU = 32_768
+
+
+@dataclass(frozen=True, eq=False)
+class PatchFeatures:
+    """Text-aligned features of one photo, from one backbone pass. Immutable; reuse it for any number of regions.
+
+    Attributes:
+        tokens: (rows, columns, dim) float32 patch tokens, in the space of the checkpoint's text embeddings.
+        cls: (dim,) float32 global token in the same space, or None if the backbone has none.
+        attention: (heads, rows, columns) float32, the last block's attention of the global token over the patches,
+            each head summing to 1; or None.
+        geometry: how pixels of the original photo map to the rows and columns.
+        reference_attention: (rows, columns) float32 summing to 1, the attention as the published system computes it
+            (`patchioner.backbones.vit.published_attention`), for reference rounding; or None.
+        image: the photo itself, upright RGB, kept only for models that cut regions out of it; or None.
+    """
+
+    tokens: Tensor
+    cls: Tensor | None
+    attention: Tensor | None
+    geometry: ImageGeometry
+    reference_attention: Tensor | None = None
+    image: Image.Image | None = None
+
+    @property
+    def dim(self) -> int:
+        """Width of the embedding space."""
+        return int(self.tokens.shape[-1])
+
+
+class Dense(NamedTuple):
+    """What a network gives for B images of one size; `None` where it has no such thing.
+
+    Attributes:
+        tokens: (B, rows, columns, width).
+        cls: (B, width).
+        attention: (B, heads, rows, columns), see `PatchFeatures.attention`.
+        published: (B, rows, columns), see `PatchFeatures.reference_attention`.
+    """
+
+    tokens: Tensor
+    cls: Tensor | None
+    attention: Tensor | None
+    published: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedPhoto:
+    """A photo as one backbone wants it, so that other threads can prepare what the network is to see next.
+
+    Attributes:
+        pixels: (3, H, W) float32, of `preprocess`.
+        geometry: the map between the photo's pixels and the grid.
+    """
+
+    pixels: Tensor
+    geometry: ImageGeometry
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) of the original photo."""
+        return self.geometry.image_size
+
+
+Encodable = Photo | PreparedPhoto
+"""What a backbone encodes; a `PreparedPhoto` must come from that same backbone."""
+
+
+def preprocess(image: Photo, settings: Preprocessing) -> tuple[Tensor, ImageGeometry]:
+    """Fit an RGB image into the backbone's input.
+
+    Args:
+        image: upright RGB, or one decoded at reduced scale, whose geometry is that of the original.
+        settings: the backbone's preprocessing.
+
+    Returns:
+        pixels (3, H, W) float32, normalised, H and W multiples of the patch size; and the geometry.
+        Resampling is Pillow's bicubic with antialiasing. Padding is 0, the mean colour.
+    """
+    geometry = settings.geometry(image.size)
+    width, height = geometry.model_size
+    whole = (width, height)
+    if settings.mode != "aspect":
+        whole = resized_size(image.size, settings.mode, settings.size)
+    resized = _resize(image, whole)
+    pixels = torch.from_numpy(np.array(resized)).permute(2, 0, 1).to(torch.float32) / 255.0
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (settings.mean, settings.std))
+    normalised = (pixels - mean) / std
+    left, top = (round(value) for value in geometry.offset)
+    if (left, top) == (0, 0) and whole == (width, height):
+        return normalised.contiguous(), geometry
+    x, y = max(-left, 0), max(-top, 0)
+    seen = normalised[:, y : y + height, x : x + width]
+    canvas = torch.zeros(3, height, width)
+    x, y = max(left, 0), max(top, 0)
+    canvas[:, y : y + seen.shape[1], x : x + seen.shape[2]] = seen
+    return canvas, geometry
+
+
+def _resize(photo: Photo, size: tuple[int, int]) -> Image.Image:
+    if isinstance(photo, ReducedPhoto):
+        return photo.image.resize(size, Image.Resampling.BICUBIC, box=photo.box)
+    return photo if photo.size == size else photo.resize(size, Image.Resampling.BICUBIC)
 
 
 class Backbone(StoredModule):
@@ -62,10 +164,6 @@ class Backbone(StoredModule):
         )
         return width, height
 
-    def place(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Move the weights to a device and a precision, in place."""
-        self.to(device, dtype)
-
 
 class SingleViT(Backbone):
     """A backbone with one vision transformer, `vit`, that sees photos as `preprocessing` fits them.
@@ -81,6 +179,15 @@ class SingleViT(Backbone):
     vit: Any
     preprocessing: Preprocessing
     patches_per_pass_cpu: int = 1
+
+    @abstractmethod
+    def outputs(self, pixels: Tensor, grid: tuple[int, int]) -> Dense:
+        """The network, head and all, as tensors alone: what an export exports.
+
+        Args:
+            pixels: (B, 3, H, W) preprocessed, on the network's device and in its precision.
+            grid: (rows, columns) of patches that these pixels fill.
+        """
 
     def geometry(self, image_size: tuple[int, int]) -> ImageGeometry:
         """The pixel-to-patch map for a photo of (width, height)."""
@@ -98,7 +205,15 @@ class SingleViT(Backbone):
         ]
         features: dict[int, PatchFeatures] = {}
         for places in equal_grids(geometries, self._patches_per_pass()):
-            pixels = self.as_input([self._pixels(images[place]) for place in places])
+            prepared = (images[place] for place in places)
+            pixels = self.as_input(
+                [
+                    photo.pixels
+                    if isinstance(photo, PreparedPhoto)
+                    else preprocess(photo, self.preprocessing)[0]
+                    for photo in prepared
+                ]
+            )
             maps = [geometries[place] for place in places]
             found = split_features(self.outputs(pixels, maps[0].grid), maps)
             features.update(zip(places, found, strict=True))
@@ -107,11 +222,6 @@ class SingleViT(Backbone):
     def prepare(self, photo: Photo) -> Encodable:
         """See `Backbone.prepare`; the photo resized and normalised, on the CPU."""
         return PreparedPhoto(*preprocess(photo, self.preprocessing))
-
-    def _pixels(self, image: Encodable) -> Tensor:
-        if isinstance(image, PreparedPhoto):
-            return image.pixels
-        return preprocess(image, self.preprocessing)[0]
 
     def as_input(self, pixels: Sequence[Tensor]) -> Tensor:
         """Stack B preprocessed photos (3, H, W) of one size on the network's device, in its precision."""
@@ -127,14 +237,38 @@ class SingleViT(Backbone):
         on_cpu = self._weight().device.type == "cpu"
         return self.patches_per_pass_cpu if on_cpu else PATCHES_PER_PASS_GPU
 
-    @abstractmethod
-    def outputs(self, pixels: Tensor, grid: tuple[int, int]) -> Dense:
-        """The network, head and all, as tensors alone: what an export exports.
 
-        Args:
-            pixels: (B, 3, H, W) preprocessed, on the network's device and in its precision.
-            grid: (rows, columns) of patches that these pixels fill.
-        """
+def split_features(found: Dense, geometries: Sequence[ImageGeometry]) -> list[PatchFeatures]:
+    """Take a batch apart: float32 features of each photo, in the batch's order.
+
+    Args:
+        found: of B images.
+        geometries: B maps between pixels and the one grid that all of them have.
+
+    Returns:
+        Features that own their numbers: keeping those of one photo does not keep the whole batch.
+
+    Example:
+        >>> found = Dense(torch.zeros(2, 3, 4, 8), None, None, None)
+        >>> geometry = ImageGeometry((40, 30), (3, 4), 10, (1.0, 1.0), (0.0, 0.0))
+        >>> [tuple(one.tokens.shape) for one in split_features(found, [geometry] * 2)]
+        [(3, 4, 8), (3, 4, 8)]
+    """
+    shared = len(geometries) > 1
+
+    def row(part: Tensor | None, index: int) -> Tensor | None:
+        return None if part is None else part[index].to(torch.float32, copy=shared)
+
+    return [
+        PatchFeatures(
+            found.tokens[index].to(torch.float32, copy=shared),
+            row(found.cls, index),
+            row(found.attention, index),
+            geometry,
+            reference_attention=row(found.published, index),
+        )
+        for index, geometry in enumerate(geometries)
+    ]
 
 
 def equal_grids(geometries: Sequence[ImageGeometry], patches: int) -> Iterator[list[int]]:
@@ -154,18 +288,37 @@ def equal_grids(geometries: Sequence[ImageGeometry], patches: int) -> Iterator[l
             yield places[start : start + step]
 
 
-LoadBackbone = Callable[[Path, dict[str, Any]], Backbone]
-"""Makes a backbone from the folder that `Backbone.save` wrote and its config.json."""
+def preprocessing_config(preprocessing: Preprocessing) -> dict[str, Any]:
+    """What a checkpoint stores of a `Preprocessing`; `preprocessing_of` reads it."""
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in vars(preprocessing).items()}
 
-BACKBONES: Registry[LoadBackbone] = Registry(
+
+def preprocessing_of(given: Any) -> Preprocessing:
+    """Read the "preprocessing" of a config; OptionError or UnknownNameError where it is none."""
+    if not isinstance(given, Mapping):
+        raise OptionError(f"preprocessing is {given!r}: give mode, size and patch_size")
+    known = [entry.name for entry in fields(Preprocessing)]
+    own = settings_of({"type": "preprocessing", **given}, known)
+    try:
+        return Preprocessing.from_config(own)
+    except TypeError as error:
+        raise OptionError(f"preprocessing {own}: {error}") from error
+
+
+BACKBONES: Registry[type[Backbone]] = Registry(
     "backbone",
     homes={
-        "timm": "patchioner.backbones.timm_vit",
-        "open_clip": "patchioner.backbones.open_clip_vit",
-        "proxy_clip": "patchioner.backbones.proxy_clip",
-        "siglip": "patchioner.backbones.siglip",
+        "timm": "patchioner.backbones.vit",
+        "siglip": "patchioner.backbones.vit",
+        "open_clip": "patchioner.backbones.clip",
+        "proxy_clip": "patchioner.backbones.proxy",
         "dinotxt": "patchioner.backbones.dinotxt",
         "onnx": "patchioner.backbones.exported",
         "openvino": "patchioner.backbones.exported",
     },
 )
+
+
+def load_backbone(folder: Path) -> Backbone:
+    """Read what `Backbone.save` wrote; CheckpointError where a file is missing, corrupt or of another shape."""
+    return make_part(BACKBONES, folder, Path(), str(folder))

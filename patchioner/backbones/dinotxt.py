@@ -1,9 +1,8 @@
 """DINO.txt: a frozen DINOv2 or DINOv3 and a small head that aligns its tokens with a text tower.
 
-Knows: the vision side of dino.txt (arXiv 2412.16334, section 3). Does not know: regions, text.
-
-The head is two transformer blocks and a LayerNorm over all tokens of the backbone. Training compares a text vector of
-twice the width with [CLS | mean of the patches], so the second half of the text's columns is the space of the patches.
+The vision side of dino.txt (arXiv 2412.16334, section 3). The head is two transformer blocks and a LayerNorm over all
+tokens of the backbone. Training compares a text vector of twice the width with [CLS | mean of the patches], so the
+second half of the text's columns is the space of the patches.
 
 Established from the paper and from what users print and report: the parts and their widths (2 blocks, 1024 wide for
 ViT-L; text 2048), LayerNorm eps 1e-5 in the head, DINOv3's weights of the head under ``visual_model.head.``. Inferred,
@@ -15,20 +14,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from patchioner.backbones.attention import cls_attention, cls_query_keys
-from patchioner.backbones.base import BACKBONES, SingleViT
-from patchioner.backbones.features import Dense
-from patchioner.backbones.timm_vit import check_patches, create_vit, preprocessing_config
-from patchioner.backbones.vit_weights import fit_vit, part_of
+from patchioner.backbones.base import (
+    BACKBONES,
+    Dense,
+    SingleViT,
+    preprocessing_config,
+    preprocessing_of,
+)
+from patchioner.backbones.vit import (
+    check_patches,
+    cls_attention,
+    cls_query_keys,
+    create_vit,
+    fit_vit,
+    is_plain_block,
+)
 from patchioner.base.errors import OptionError
 from patchioner.base.weights import fit_weights
-from patchioner.checkpoints.stored import settings_of
+from patchioner.checkpoints.files import part_of, read_tensors
+from patchioner.checkpoints.stored import PRETRAINED, WeightSource, existing_path, settings_of
 from patchioner.geometry import Preprocessing
 
 Space = Literal["patch", "both"]
@@ -119,7 +129,33 @@ class DinoTxtViT(SingleViT):
             raise OptionError(f"{name} has no CLS token, which the head of dino.txt needs")
         heads = int(self.vit.blocks[0].attn.num_heads)
         self.head = DinoTxtHead(int(self.vit.embed_dim), heads, blocks)
+        self._has_attention = is_plain_block(self.head.blocks[-1])
         self.eval()
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], folder: Path) -> Self:
+        """See `StoredModule.from_config`; published weights are two files, {vision: pretrained or PATH, head: PATH}."""
+        known = ("name", "preprocessing", "blocks", "registers", "space", "overrides")
+        own = settings_of(config, known)
+        source = WeightSource.of(config, folder)
+        parts = dict(source.parts or {})
+        if source.fetched or source.file is not None or parts.keys() - {"vision", "head"}:
+            raise OptionError(
+                f"weights {config.get('weights')!r}: those of dino.txt are in two files, "
+                "{vision: pretrained or PATH, head: PATH}"
+            )
+        preprocessing = preprocessing_of(own.pop("preprocessing", None))
+        fetched = parts.get("vision") == PRETRAINED
+        made = cls(own.pop("name"), preprocessing, pretrained=fetched, **own)
+        if source.folder is not None:
+            made.restore(source.folder)
+        if parts:
+            head, vision = existing_path(parts.get("head"), folder, "head of dino.txt"), None
+            if not fetched:
+                path = existing_path(parts.get("vision"), folder, "vision backbone of dino.txt")
+                vision = read_tensors(path)
+            made.read_published(vision, read_tensors(head), source=str(head))
+        return made
 
     @property
     def dim(self) -> int:
@@ -168,9 +204,10 @@ class DinoTxtViT(SingleViT):
             tokens, prefix = torch.cat([tokens[:, :1], tokens[:, prefix:]], dim=1), 1
         before_last, aligned = self.head(tokens)
         patches, cls = aligned[:, prefix:].float(), aligned[:, 0].float()
-        query_keys = cls_query_keys(self.head.blocks[-1], before_last, prefix)
-        assert query_keys is not None, "the head's blocks are plain"
-        attention = cls_attention(*query_keys).unflatten(2, grid)
+        attention = None
+        if self._has_attention:
+            parts = cls_query_keys(self.head.blocks[-1], before_last, prefix)
+            attention = cls_attention(*parts).unflatten(2, grid)
         whole = patches.mean(dim=1)
         if self.space == "both":
             patches = torch.cat([cls[:, None].expand_as(patches), patches], dim=2)
@@ -178,11 +215,4 @@ class DinoTxtViT(SingleViT):
         return Dense(patches.unflatten(1, grid), whole, attention, None)
 
 
-@BACKBONES.register("dinotxt")
-def _load(folder: Path, config: dict[str, Any]) -> DinoTxtViT:
-    with settings_of(folder):
-        settings = {key: value for key, value in config.items() if key != "type"}
-        settings["preprocessing"] = Preprocessing.from_config(config["preprocessing"])
-        backbone = DinoTxtViT(**settings)
-    backbone.restore(folder)
-    return backbone
+BACKBONES.register("dinotxt")(DinoTxtViT)

@@ -1,39 +1,43 @@
-"""A backbone exported for another runtime (ONNX Runtime, OpenVINO): the same photos in, the same features out.
+"""A backbone exported for ONNX Runtime or OpenVINO: the same photos in, the same features out.
 
-Knows: the folder of an exported network, its checksums, and how position embeddings of other grids are made. Does not
-know: how a network is exported (`patchioner.export`), regions, text.
+How a network is exported stands in `patchioner.export`. A runtime may be shared by threads.
 """
 
 from __future__ import annotations
 
+import copy
 import shutil
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, Self, get_args
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from timm.layers import resample_abs_pos_embed  # type: ignore[attr-defined]
 from torch import Tensor
 
-from patchioner.backbones.base import BACKBONES, SingleViT
-from patchioner.backbones.features import Dense
-from patchioner.backbones.runtimes import (
-    NETWORK_FILES,
-    PACKAGES,
-    RUNTIMES,
-    ExportPrecision,
-    Format,
-    Run,
+from patchioner.backbones.base import (
+    BACKBONES,
+    Dense,
+    SingleViT,
+    preprocessing_config,
+    preprocessing_of,
 )
-from patchioner.backbones.timm_vit import preprocessing_config
-from patchioner.base.errors import CheckpointError, ExportError
+from patchioner.base.errors import CheckpointError, ExportError, OptionError
 from patchioner.base.files import atomic_path, file_sha256, write_json
 from patchioner.base.optional import require
 from patchioner.base.weights import Storage, load_weights, save_weights
-from patchioner.checkpoints.stored import CONFIG_FILE, WEIGHTS_FILE, settings_of
-from patchioner.geometry import Preprocessing
+from patchioner.checkpoints.stored import CONFIG_FILE, WEIGHTS_FILE
 
+Format = Literal["onnx", "openvino"]
+ExportPrecision = Literal["fp32", "bf16", "int8", "int8-bf16"]
+Run = Callable[[Mapping[str, npt.NDArray[np.float32]]], list[npt.NDArray[np.float32]]]
+"""Inputs by name -> outputs in the network's order, float32."""
+NETWORK_FILES: dict[Format, str] = {"onnx": "network.onnx", "openvino": "network.xml"}
+PACKAGES: dict[Format, str] = {"onnx": "onnxruntime", "openvino": "openvino"}
+"""The module that runs each format; the format's name is also that of the extra that installs it."""
 OUTPUT_NAMES = Dense._fields
 
 
@@ -42,16 +46,12 @@ class ExportedBackbone(SingleViT):
 
     Args:
         folder: holds the network's files; they stay there and must not be taken away.
-        kind: "onnx" or "openvino".
-        precision: of its arithmetic.
-        width: of the embedding space.
-        preprocessing: as of the backbone that was exported.
-        outputs: which of the fields of `Dense` the network gives, in its order.
-        files: names of the network's files and their sha256.
-        exported_from: config of the backbone that was exported, kept for the record.
+        config: "type" ("onnx" or "openvino"), "precision" of its arithmetic, "dim", "preprocessing" of the backbone
+            that was exported, "outputs" (which fields of `Dense` the network gives, in its order), "files" (names and
+            sha256), "exported_from" (config of the backbone, for the record), and "native_grid", (rows, columns) of
+            `positions`, or None.
         positions: (prefix + rows * columns, width) float32, its position embeddings, for a network that takes any
             size and has them as a second input; None for one of a single size.
-        native_grid: (rows, columns) of `positions`.
 
     Raises:
         MissingExtraError: the runtime is not installed; the message has the line that installs it.
@@ -63,52 +63,50 @@ class ExportedBackbone(SingleViT):
         'ExportedBackbone'
     """
 
+    native_positions: Tensor | None
+
     def __init__(
-        self,
-        folder: Path,
-        *,
-        kind: Format,
-        precision: ExportPrecision,
-        width: int,
-        preprocessing: Preprocessing,
-        outputs: Sequence[str],
-        files: Mapping[str, str],
-        exported_from: Mapping[str, Any],
-        positions: Tensor | None = None,
-        native_grid: tuple[int, int] | None = None,
+        self, folder: Path, config: Mapping[str, Any], positions: Tensor | None = None
     ) -> None:
         super().__init__()
-        require(PACKAGES[kind], kind)
-        self.folder, self.kind, self.precision, self.width = folder, kind, precision, width
-        self.preprocessing, self.native_grid = preprocessing, native_grid
-        self.output_names, self.files = tuple(outputs), dict(files)
-        self.exported_from = dict(exported_from)
+        self.kind: Format = config["type"]
+        require(PACKAGES[self.kind], self.kind)
+        if config["precision"] not in get_args(ExportPrecision):
+            raise OptionError(f"precision {config['precision']!r} is unknown")
+        native = config.get("native_grid")
+        if (native is None) != (positions is None):
+            raise OptionError("native_grid goes with 'native_positions' among the weights")
+        self.folder, self.precision, self.width = folder, config["precision"], int(config["dim"])
+        self.preprocessing = preprocessing_of(config["preprocessing"])
+        self.native_grid = None if native is None else (int(native[0]), int(native[1]))
+        self.output_names = tuple(str(name) for name in config["outputs"])
+        self.files = {str(name): str(digest) for name, digest in config["files"].items()}
+        self.exported_from = dict(config["exported_from"])
         self.register_buffer("native_positions", positions)
         self._check()
         self._device = torch.device("cpu")
         self._opening = threading.Lock()
-        self._run: tuple[int, Run] | None = None
+        self._open: dict[int, Run] = {}  # by number of threads; at most one; shared with copies
         self.eval()
 
-    native_positions: Tensor | None
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], folder: Path) -> Self:
+        """See `StoredModule.from_config`; the files are in the folder."""
+        native = config.get("native_grid") is not None
+        weights = load_weights(folder / WEIGHTS_FILE) if native else {}
+        return cls(folder, config, weights.get("native_positions"))
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> ExportedBackbone:
-        """Another one over the same files, not yet opened: runtimes and locks cannot be copied."""
-        native = self.native_positions
-        twin = ExportedBackbone(
-            self.folder,
-            kind=self.kind,
-            precision=self.precision,
-            width=self.width,
-            preprocessing=self.preprocessing,
-            outputs=self.output_names,
-            files=self.files,
-            exported_from=self.exported_from,
-            positions=None if native is None else native.clone(),
-            native_grid=self.native_grid,
-        )
-        twin.place(self._device, torch.float32)
+    def to(  # type: ignore[override]
+        self, device: torch.device | str, dtype: torch.dtype, *, optimize: bool = True
+    ) -> Self:
+        """One that gives its features on that device; the network stays on the CPU, in the precision of its file."""
+        twin = copy.copy(self)
+        twin._device = torch.device(device)
         return twin
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Another one over the same files: runtimes and locks cannot be copied, and nothing else changes."""
+        return copy.copy(self)
 
     @property
     def dim(self) -> int:
@@ -117,7 +115,7 @@ class ExportedBackbone(SingleViT):
 
     @property
     def config(self) -> dict[str, Any]:
-        """Type, precision, preprocessing, outputs, checksums, and what was exported."""
+        """See the class."""
         return {
             "type": self.kind,
             "precision": self.precision,
@@ -130,7 +128,7 @@ class ExportedBackbone(SingleViT):
         }
 
     def outputs(self, pixels: Tensor, grid: tuple[int, int]) -> Dense:
-        """See `SingleViT.outputs`; the result lies on the device that `place` named."""
+        """See `SingleViT.outputs`; the result lies on the device that `to` named."""
         inputs = {"pixels": pixels.numpy()}
         if (positions := self.positions(grid)) is not None:
             inputs["positions"] = positions.numpy()
@@ -157,10 +155,6 @@ class ExportedBackbone(SingleViT):
         """Stack preprocessed photos on the CPU, where the runtimes work."""
         return torch.stack(list(pixels)).float()
 
-    def place(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Say where features are wanted; the network itself stays on the CPU, in the precision of its file."""
-        self._device = device
-
     def save(self, folder: Path, *, storage: Storage = "fp16") -> None:
         """Copy the network's files; `storage` does not touch them."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -180,10 +174,12 @@ class ExportedBackbone(SingleViT):
         """The opened network; opened again where torch's number of threads has changed."""
         threads = torch.get_num_threads()
         with self._opening:
-            if self._run is None or self._run[0] != threads:
+            if threads not in self._open:
                 path = self.folder / NETWORK_FILES[self.kind]
-                self._run = threads, RUNTIMES.get(self.kind)(path, self.precision, threads)
-            return self._run[1]
+                run = _RUNTIMES[self.kind](path, self.precision, threads)
+                self._open.clear()
+                self._open[threads] = run
+            return self._open[threads]
 
     def _check(self) -> None:
         if NETWORK_FILES[self.kind] not in self.files:
@@ -217,28 +213,80 @@ def resample_positions(native: Tensor, shape: tuple[int, int], grid: tuple[int, 
     return resampled.contiguous()
 
 
-def _load(folder: Path, config: dict[str, Any]) -> ExportedBackbone:
-    with settings_of(folder):
-        if config["precision"] not in get_args(ExportPrecision):
-            raise CheckpointError(f"precision {config['precision']!r}")
-        native = config.get("native_grid")
-        arguments: dict[str, Any] = {
-            "kind": config["type"],
-            "precision": config["precision"],
-            "width": int(config["dim"]),
-            "preprocessing": Preprocessing.from_config(config["preprocessing"]),
-            "outputs": [str(name) for name in config["outputs"]],
-            "files": {str(name): str(digest) for name, digest in config["files"].items()},
-            "exported_from": dict(config["exported_from"]),
-            "native_grid": None if native is None else (int(native[0]), int(native[1])),
-        }
-    if native is not None:
-        weights = load_weights(folder / WEIGHTS_FILE)
-        if "native_positions" not in weights:
-            raise CheckpointError(f"{folder / WEIGHTS_FILE} lacks 'native_positions'")
-        arguments["positions"] = weights["native_positions"]
-    return ExportedBackbone(folder, **arguments)
+def open_onnx(path: Path, precision: ExportPrecision, threads: int) -> Run:
+    """Open an ONNX file on the CPU with ONNX Runtime; the file itself holds the precision.
+
+    Raises:
+        MissingExtraError: onnxruntime is not installed.
+        ExportError: the file cannot be run by this release of it.
+
+    Example:
+        >>> run = open_onnx(Path("network.onnx"), "fp32", 2)  # doctest: +SKIP
+        >>> tokens, *_ = run({"pixels": pixels})  # doctest: +SKIP
+    """
+    runtime = require("onnxruntime", "onnx")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 3
+    try:
+        session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its own tree of exceptions, which no public name covers
+        raise _cannot_run(path, "ONNX Runtime", error) from error
+
+    def run(inputs: Mapping[str, npt.NDArray[np.float32]]) -> list[npt.NDArray[np.float32]]:
+        try:
+            return list(session.run(None, dict(inputs)))
+        except Exception as error:
+            raise _cannot_run(path, "ONNX Runtime", error) from error
+
+    return run
 
 
-BACKBONES.register("onnx")(_load)
-BACKBONES.register("openvino")(_load)
+def open_openvino(path: Path, precision: ExportPrecision, threads: int) -> Run:
+    """Open an OpenVINO network on the CPU.
+
+    Args:
+        path: the .xml file, its .bin beside it.
+        precision: left to itself, OpenVINO computes in bfloat16 wherever the processor can; here only "bf16" and
+            "int8-bf16" do.
+        threads: how many.
+
+    Raises:
+        MissingExtraError: openvino is not installed.
+        ExportError: the file cannot be run by this release of it.
+
+    Example:
+        >>> run = open_openvino(Path("network.xml"), "fp32", 2)  # doctest: +SKIP
+    """
+    openvino = require("openvino", "openvino")
+    settings: dict[str, Any] = {
+        "INFERENCE_NUM_THREADS": threads,
+        "INFERENCE_PRECISION_HINT": "bf16" if precision.endswith("bf16") else "f32",
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    try:
+        compiled = openvino.Core().compile_model(str(path), "CPU", settings)
+    except Exception as error:  # plain RuntimeErrors, and others from release to release
+        raise _cannot_run(path, "OpenVINO", error) from error
+
+    def run(inputs: Mapping[str, npt.NDArray[np.float32]]) -> list[npt.NDArray[np.float32]]:
+        try:  # a request of its own, since one request serves one thread
+            request = compiled.create_infer_request()
+            found = request.infer(dict(inputs))
+            return [np.array(found[index], dtype=np.float32) for index in range(len(found))]
+        except Exception as error:
+            raise _cannot_run(path, "OpenVINO", error) from error
+
+    return run
+
+
+def _cannot_run(path: Path, runtime: str, error: Exception) -> ExportError:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return ExportError(
+        f"{runtime} cannot run {path} ({reason}): export the model again with the release that is installed here"
+    )
+
+
+_RUNTIMES = {"onnx": open_onnx, "openvino": open_openvino}
+BACKBONES.register("onnx")(ExportedBackbone)
+BACKBONES.register("openvino")(ExportedBackbone)

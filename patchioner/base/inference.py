@@ -52,7 +52,10 @@ def inference_copy(
             shared[id(tensor)] = nn.Parameter(tensor.detach(), requires_grad=False)
         elif type(tensor) is Tensor:
             shared[id(tensor)] = tensor.detach()
-    made = copy.deepcopy(module, shared).eval().requires_grad_(False).to(device, dtype)
+    made = copy.deepcopy(module, shared).eval().requires_grad_(False)
+    nn.Module.to(
+        made, device, dtype
+    )  # backbones and text towers have a `to` of their own, which calls this
     return optimize_for_cpu(made) if optimize else made
 
 

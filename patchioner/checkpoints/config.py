@@ -1,8 +1,5 @@
 """One readable YAML -> a whole model: which backbone, text tower, memory bank and decoder, and how they are used.
 
-Knows: the keys of such a file. Does not know: families of parts
-(`part_builders`), or how parts work together (`model`).
-
 A file names its parts; anything relative starts at its folder::
 
     name: my-model
@@ -13,6 +10,8 @@ A file names its parts; anything relative starts at its folder::
     memory_bank: bank          # a folder of `patchioner bank build`, or null
     decoder: decoder           # a folder, or {type: retrieval}
     settings: {projection: memory, weighting: {kind: uniform}}
+
+What "weights" may be stands in `patchioner.checkpoints.stored`.
 """
 
 from __future__ import annotations
@@ -23,20 +22,21 @@ from pathlib import Path
 from typing import Any
 
 from decoders import Decoder, load_decoder
-from memory_bank import MemoryBank
-from patchioner.base.errors import CheckpointError
-from patchioner.checkpoints.part_builders import Place, build_backbone, build_text_tower, check_keys
+from patchioner.backbones import BACKBONES, Backbone
+from patchioner.base.errors import CheckpointError, OptionError, UnknownNameError
+from patchioner.checkpoints.files import read_yaml
+from patchioner.checkpoints.folder import read_own_bank
 from patchioner.checkpoints.parts import Parts
 from patchioner.checkpoints.settings import FORMAT, VERSION, ModelSettings
-from patchioner.checkpoints.yaml_files import read_yaml
+from patchioner.checkpoints.stored import existing_path, make_part
+from patchioner.text import TEXT_TOWERS, TextTower
 
-MAPPED_FROM = 256 * 2**20  # bytes of a bank from which it is mapped rather than read
 _KEYS = ("name", "about", "backbone", "text_tower", "memory_bank", "decoder", "settings")
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What a file says, its keys checked; parts are made by `build_model`, or one by one by `part_builders`.
+    """What a file says, its keys checked; `build_model` makes all parts, its methods one by one.
 
     Attributes:
         name: what the model is called.
@@ -45,16 +45,47 @@ class ModelConfig:
         text_tower: a folder, settings, or None.
         memory_bank: a folder or None.
         settings: of `ModelSettings`, without the name.
-        place: where the file is.
+        folder: where the file is: relative paths start there.
+        source: what messages call it.
     """
 
     name: str
     backbone: Any
-    place: Place
+    folder: Path
+    source: str
     decoder: Any = None
     text_tower: Any = None
     memory_bank: Any = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def make_backbone(self) -> Backbone:
+        """The backbone with its weights; errors as `patchioner.checkpoints.stored.make_part`."""
+        return make_part(BACKBONES, self.backbone, self.folder, self.source)
+
+    def make_text_tower(self) -> TextTower | None:
+        """The text tower with its weights, or None; errors as `patchioner.checkpoints.stored.make_part`."""
+        if self.text_tower is None:
+            return None
+        return make_part(TEXT_TOWERS, self.text_tower, self.folder, self.source)
+
+    def make_decoder(self, width: int) -> Decoder:
+        """The decoder of a folder, or the retrieval decoder for embeddings of a width."""
+        if isinstance(self.decoder, str):
+            return load_decoder(self.path(self.decoder, "decoder"))
+        if self.decoder != {"type": "retrieval"}:
+            raise CheckpointError(
+                f"{self.source}: decoder is {self.decoder!r}: give a folder, or {{type: retrieval}} with a memory bank"
+            )
+        from decoders.retrieval import RetrievalDecoder
+
+        return RetrievalDecoder(width)
+
+    def path(self, given: Any, what: str) -> Path:
+        """A file or folder that the config names; CheckpointError where nothing is there."""
+        try:
+            return existing_path(given, self.folder, what)
+        except OptionError as error:
+            raise CheckpointError(f"{self.source}: {error}") from error
 
 
 def names_parts(path: Path) -> bool:
@@ -73,24 +104,30 @@ def read_model_config(source: str | Path | Mapping[str, Any]) -> ModelConfig:
         CheckpointError: no such file, not YAML, an unknown key (the close ones are offered) or a missing one.
     """
     if isinstance(source, Mapping):
-        held, place = source, Place(Path(), "the model's config")
+        held, folder, where = source, Path(), "the model's config"
     else:
-        path = Path(source)
-        held, place = read_yaml(path), Place(path.parent, str(path))
+        held, folder, where = read_yaml(Path(source)), Path(source).parent, str(source)
     if not isinstance(held, Mapping):
-        raise place.fault(f"it holds {type(held).__name__}, not a mapping with {', '.join(_KEYS)}")
-    check_keys(held, _KEYS, "a model's config", place)
+        raise CheckpointError(
+            f"{where}: it holds {type(held).__name__}, not a mapping with {', '.join(_KEYS)}"
+        )
+    for key in held:
+        if key not in _KEYS:
+            unknown = UnknownNameError.among("key of a model's config", str(key), _KEYS)
+            raise CheckpointError(f"{where}: {unknown}")
     if not isinstance(name := held.get("name"), str) or not name.strip():
-        raise place.fault(f"name is {name!r}: say what the model is called")
+        raise CheckpointError(f"{where}: name is {name!r}: say what the model is called")
     if held.get("backbone") is None:
-        raise place.fault(
-            "it has no backbone: give a folder, or a mapping with 'type' and 'weights'"
+        raise CheckpointError(
+            f"{where}: it has no backbone: give a folder, or a mapping with 'type' and 'weights'"
         )
     settings = held.get("settings") or {}
     if not isinstance(settings, Mapping) or "name" in settings:
-        raise place.fault("settings must be a mapping, and the name stands outside of it")
+        raise CheckpointError(
+            f"{where}: settings must be a mapping, and the name stands outside of it"
+        )
     parts = {key: held.get(key) for key in ("backbone", "decoder", "text_tower", "memory_bank")}
-    return ModelConfig(name=name, place=place, settings=dict(settings), **parts)
+    return ModelConfig(name=name, folder=folder, source=where, settings=dict(settings), **parts)
 
 
 def build_model(source: str | Path | Mapping[str, Any]) -> Parts:
@@ -110,37 +147,19 @@ def build_model(source: str | Path | Mapping[str, Any]) -> Parts:
         >>> parts = build_model("configs/my-model.yaml")  # doctest: +SKIP
     """
     config = read_model_config(source)
-    place = config.place
-    settings = ModelSettings.from_json(
-        {"format": FORMAT, "version": VERSION, **config.settings, "name": config.name}, place.source
-    )
+    head = {"format": FORMAT, "version": VERSION, "name": config.name}
+    settings = ModelSettings.from_json({**config.settings, **head}, config.source)
     # The small and easily mistaken parts first: an error should not wait for gigabytes of weights.
-    bank = None if config.memory_bank is None else _bank(config.memory_bank, place)
-    backbone = build_backbone(config.backbone, place)
-    decoder = _decoder(config.decoder, backbone.dim, place)
-    tower = None if config.text_tower is None else build_text_tower(config.text_tower, place)
-    return Parts(backbone, decoder, bank, tower, settings)
-
-
-def _bank(given: Any, place: Place) -> MemoryBank:
-    folder = place.path(given, "memory_bank")
-    files = (path for path in folder.iterdir() if path.is_file())
-    size = sum(path.stat().st_size for path in files)
-    return MemoryBank.load(folder, memory_map=size > MAPPED_FROM)
-
-
-def _decoder(given: Any, width: int, place: Place) -> Decoder:
-    if given is None:
-        raise place.fault(
-            "it has no decoder: give a folder, or {type: retrieval} with a memory bank"
+    bank = None
+    if config.memory_bank is not None:
+        bank = read_own_bank(config.path(config.memory_bank, "memory_bank"))
+    if config.decoder is None:
+        raise CheckpointError(
+            f"{config.source}: it has no decoder: give a folder, or {{type: retrieval}} with a memory bank"
         )
-    if isinstance(given, str):
-        return load_decoder(place.path(given, "decoder"))
-    if not isinstance(given, Mapping) or given.get("type") != "retrieval":
-        raise place.fault(
-            f"decoder is {given!r}: give a folder, or {{type: retrieval}}; others have weights, so a folder"
-        )
-    from decoders.retrieval import RetrievalDecoder
-
-    check_keys(given, ("type",), "the retrieval decoder", place)
-    return RetrievalDecoder(width)
+    if isinstance(config.decoder, str):
+        config.path(config.decoder, "decoder")
+    backbone = config.make_backbone()
+    return Parts(
+        backbone, config.make_decoder(backbone.dim), bank, config.make_text_tower(), settings
+    )

@@ -1,27 +1,48 @@
-"""A checkpoint folder <-> its parts.
-
-Knows: the layout (config.json, backbone/, text_tower/, decoder/, memory_bank/) and who reads what is not in it. Does
-not know: how the parts work together (`patchioner.model`), nor where a folder comes from (`hub`).
-"""
+"""A checkpoint folder <-> its parts: config.json, backbone/, text_tower/, decoder/, memory_bank/."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from decoders import load_decoder
+from decoders import Decoder, load_decoder
 from memory_bank import MemoryBank, Precision
-from patchioner.backbones import load_backbone
+from patchioner.backbones import Backbone, load_backbone
 from patchioner.base.errors import CheckpointError
 from patchioner.base.files import read_json, write_json
 from patchioner.base.weights import Storage
 from patchioner.checkpoints.parts import Parts
 from patchioner.checkpoints.settings import ModelSettings
-from patchioner.text import load_tower
+from patchioner.text import TextTower, load_tower
 
 CONFIG_FILE = "config.json"
+_PARTS = ("backbone", "decoder", "text_tower", "memory_bank")
 FOREIGN_CONFIG_FILE = "config.yaml"
-MAPPED_FROM = 256 * 2**20  # bytes
+MAPPED_FROM = 256 * 2**20  # bytes of a bank from which it is mapped rather than read
+
+
+@contextmanager
+def replace_folder(path: Path, owned: set[str]) -> Iterator[Path]:
+    """Stands in for `patchioner.base.files.replace_folder` until that is here."""
+    fresh = path.with_name(f".{path.name}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    try:
+        yield fresh
+        for entry in path.iterdir() if path.is_dir() else ():
+            if entry.name not in owned:
+                entry.rename(fresh / entry.name)
+        if path.exists():
+            old = path.with_name(f".{path.name}.old")
+            path.rename(old)
+            fresh.rename(path)
+            shutil.rmtree(old)
+        else:
+            fresh.rename(path)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def read_checkpoint(path: Path) -> Parts:
@@ -53,13 +74,13 @@ def _read_own(folder: Path) -> Parts:
     return Parts(
         backbone=load_backbone(folder / "backbone"),
         decoder=load_decoder(folder / "decoder"),
-        bank=_read_bank(bank) if bank.is_dir() else None,
+        bank=read_own_bank(bank) if bank.is_dir() else None,
         text_tower=load_tower(tower) if tower.is_dir() else None,
         settings=settings,
     )
 
 
-def _read_bank(folder: Path) -> MemoryBank:
+def read_own_bank(folder: Path) -> MemoryBank:
     """A small bank is read whole and checked against its checksum; a large one is mapped, so that it opens at once."""
     size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
     return MemoryBank.load(folder, memory_map=size > MAPPED_FROM)
@@ -72,27 +93,30 @@ def write_checkpoint(
     storage: Storage = "fp16",
     bank_storage: Precision = "float16",
 ) -> None:
-    """Write all parts; config.json goes first and comes last, so a folder that has it is whole.
+    """Write all parts beside the folder and swap them in: after a kill it is whole, or as it was.
 
-    Over an older checkpoint, parts that this one lacks are removed: else they would be read with it.
+    Over an older checkpoint, parts that this one lacks are removed; what is no part of one stays.
 
     Raises:
         CheckpointError: the folder holds a checkpoint of the published system, which would be mixed up with ours.
     """
-    config = folder / CONFIG_FILE
     if (folder / FOREIGN_CONFIG_FILE).exists():
         raise CheckpointError(
             f"{folder} holds a published checkpoint ({FOREIGN_CONFIG_FILE}): choose another folder"
         )
-    if config.is_file():
-        config.unlink()
-        absent = {"memory_bank": parts.bank is None, "text_tower": parts.text_tower is None}
-        for name in (name for name, is_absent in absent.items() if is_absent):
-            shutil.rmtree(folder / name, ignore_errors=True)
-    parts.backbone.save(folder / "backbone", storage=storage)
-    parts.decoder.save(folder / "decoder", storage=storage)
-    if parts.bank is not None:
-        parts.bank.save(folder / "memory_bank", dtype=bank_storage)
+    networks: dict[str, Backbone | Decoder | TextTower] = {
+        "backbone": parts.backbone,
+        "decoder": parts.decoder,
+    }
     if parts.text_tower is not None:
-        parts.text_tower.save(folder / "text_tower", storage=storage)
-    write_json(config, parts.settings.to_json())
+        networks["text_tower"] = parts.text_tower
+    was_ours = (folder / CONFIG_FILE).is_file()
+    owned = {*networks, CONFIG_FILE, *(_PARTS if was_ours else ())}
+    with replace_folder(
+        folder, owned=owned | ({"memory_bank"} if parts.bank is not None else set())
+    ) as fresh:
+        for name, network in networks.items():
+            network.save(fresh / name, storage=storage)
+        if parts.bank is not None:
+            parts.bank.save(fresh / "memory_bank", dtype=bank_storage)
+        write_json(fresh / CONFIG_FILE, parts.settings.to_json())

@@ -153,7 +153,7 @@ def build(options: argparse.Namespace) -> int:
 def inform(options: argparse.Namespace) -> int:
     """Print size, precision, lengths and a few texts of a bank; returns the exit status."""
     from memory_bank import MemoryBank
-    from patchioner.checkpoints.catalogue import folder_bytes
+    from patchioner.checkpoints.hub import folder_bytes
 
     folder = _bank_folder(options.bank)
     bank = MemoryBank.load(folder, memory_map=False)

@@ -39,8 +39,7 @@ def add_models_arguments(parser: argparse.ArgumentParser) -> None:
 
 def list_models(options: argparse.Namespace) -> int:
     """Print what is known, or the parts of one model with their sizes; returns the exit status."""
-    from patchioner.checkpoints.catalogue import folder_bytes, known_models, part_sizes
-    from patchioner.checkpoints.hub import find_model
+    from patchioner.checkpoints.hub import find_model, folder_bytes, known_models, part_sizes
 
     if options.model is None:
         for model in known_models():

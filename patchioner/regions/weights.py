@@ -23,7 +23,7 @@ from patchioner.regions.shapes import WholeImage
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from patchioner.backbones.features import PatchFeatures
+    from patchioner.backbones import PatchFeatures
     from patchioner.geometry import ImageGeometry
 
 Kind = Literal["uniform", "gaussian", "attention", "cls"]

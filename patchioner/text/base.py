@@ -1,17 +1,23 @@
-"""What a text tower is: texts in, vectors out. Knows the interface, its folder and the registry; no network."""
+"""What a text tower is: texts in, vectors in the space of the patch tokens out."""
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
+import torch
+from tokenizers import Tokenizer
 from torch import Tensor
 
-from patchioner.base.errors import TextError
+from patchioner.base.errors import CheckpointError, TextError
 from patchioner.base.registry import Registry
-from patchioner.checkpoints.stored import StoredModule
+from patchioner.checkpoints.stored import StoredModule, make_part
+
+TOKENIZER_FILE = "tokenizer.json"
+logger = logging.getLogger(__name__)
 
 
 class TextTower(StoredModule):
@@ -51,16 +57,57 @@ def check_texts(texts: Sequence[str]) -> None:
             raise TextError(f"text {index} is {text!r}: half a character is in it; decode it anew")
 
 
-LoadTower = Callable[[Path, dict[str, Any]], TextTower]
-"""Makes a tower from the folder that `TextTower.save` wrote and its config.json."""
+def warn_of_cut(cut: int, total: int, limit: int) -> None:
+    """Say in one line how many texts were longer than a tower reads."""
+    if cut:
+        logger.warning("%d of %d texts are longer than %d tokens and were cut", cut, total, limit)
 
-TEXT_TOWERS: Registry[LoadTower] = Registry(
+
+def equal_lengths(
+    sequences: Sequence[Sequence[int]], batch: int
+) -> Iterator[tuple[list[int], Tensor]]:
+    """Yield (row indices, ids (B, T)) such that every batch holds sequences of one length."""
+    by_length: defaultdict[int, list[int]] = defaultdict(list)
+    for row, ids in enumerate(sequences):
+        by_length[len(ids)].append(row)
+    for rows in by_length.values():
+        for start in range(0, len(rows), batch):
+            part = rows[start : start + batch]
+            yield part, torch.tensor([sequences[row] for row in part])
+
+
+def encode_by_length(
+    sequences: Sequence[Sequence[int]], batch: int, run: Callable[[Tensor], Tensor], dim: int
+) -> Tensor:
+    """Vectors (n, dim) float32 of token ids; those of one length share passes of `run`, so nothing is padded."""
+    result = torch.empty(len(sequences), dim)
+    for rows, ids in equal_lengths(sequences, batch):
+        result[rows] = run(ids).to("cpu", torch.float32)
+    return result
+
+
+def read_tokenizer(path: Path) -> Tokenizer:
+    """Read tokenizer.json; CheckpointError where it is none."""
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the tokenizers library raises bare Exception
+        raise CheckpointError(
+            f"{path} is no tokenizer ({error}): fetch the checkpoint again"
+        ) from error
+
+
+TEXT_TOWERS: Registry[type[TextTower]] = Registry(
     "text tower",
     homes={
         "bert": "patchioner.text.bert",
-        "open_clip": "patchioner.text.open_clip_text",
+        "open_clip": "patchioner.text.clip",
+        "siglip": "patchioner.text.clip",
         "talk2dino": "patchioner.text.talk2dino",
-        "siglip": "patchioner.text.siglip_text",
-        "dinotxt": "patchioner.text.dinotxt_text",
+        "dinotxt": "patchioner.text.dinotxt",
     },
 )
+
+
+def load_tower(folder: Path) -> TextTower:
+    """Read what `TextTower.save` wrote; CheckpointError where a file is missing, corrupt or of another shape."""
+    return make_part(TEXT_TOWERS, folder, Path(), str(folder))

@@ -1,18 +1,15 @@
 """A small BERT-shaped text tower: sentence -> vector in the space of the patch tokens.
 
-Knows: tokenising, the transformer encoder, mean pooling, the projection into the visual space. Does not know: photos,
-regions, memory banks, decoders. (BERT: arXiv 1810.04805; mean-pooled sentence encoders: arXiv 1908.10084; the
-two-layer tanh projection is Talk2DINO's, arXiv 2411.19331.)
+BERT: arXiv 1810.04805; mean-pooled sentence encoders: arXiv 1908.10084; the two-layer tanh projection is Talk2DINO's,
+arXiv 2411.19331.
 """
 
 from __future__ import annotations
 
-import logging
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from tokenizers import Tokenizer
@@ -21,11 +18,16 @@ from torch.nn import functional as F
 
 from patchioner.base.errors import CheckpointError, OptionError
 from patchioner.base.weights import Storage
-from patchioner.text.base import TEXT_TOWERS, TextTower, check_texts
-
-logger = logging.getLogger(__name__)
-
-TOKENIZER_FILE = "tokenizer.json"
+from patchioner.checkpoints.stored import WeightSource, settings_of
+from patchioner.text.base import (
+    TEXT_TOWERS,
+    TOKENIZER_FILE,
+    TextTower,
+    check_texts,
+    encode_by_length,
+    read_tokenizer,
+    warn_of_cut,
+)
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,24 @@ class BertTower(TextTower):
         self.project_out = nn.Linear(settings.projection, settings.dim)
         self.eval()
 
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], folder: Path) -> Self:
+        """See `StoredModule.from_config`; the tokenizer is in the folder of the weights."""
+        settings = BertSettings(**settings_of(config, (one.name for one in fields(BertSettings))))
+        source = WeightSource.of(config, folder)
+        path = (source.folder or folder) / TOKENIZER_FILE
+        tokenizer = read_tokenizer(path)
+        if tokenizer.get_vocab_size() != settings.vocabulary:
+            raise CheckpointError(
+                f"{path} has {tokenizer.get_vocab_size()} pieces, the weights {settings.vocabulary}"
+            )
+        if source.fetched or source.file is not None:
+            raise OptionError(f"weights {config['weights']!r} of a bert: give a folder of `save`")
+        tower = cls(settings, tokenizer)
+        if source.folder is not None:
+            tower.restore(source.folder)
+        return tower
+
     @property
     def dim(self) -> int:
         """Width of the embedding space."""
@@ -132,11 +152,7 @@ class BertTower(TextTower):
         """Ids per text; texts beyond `max_tokens` are cut, keeping the end token, with a warning."""
         limit = self.settings.max_tokens
         encoded = [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts))]
-        cut = sum(len(ids) > limit for ids in encoded)
-        if cut:
-            logger.warning(
-                "%d of %d texts are longer than %d tokens and were cut", cut, len(encoded), limit
-            )
+        warn_of_cut(sum(len(ids) > limit for ids in encoded), len(encoded), limit)
         return [ids if len(ids) <= limit else [*ids[: limit - 1], ids[-1]] for ids in encoded]
 
     @torch.inference_mode()
@@ -144,10 +160,9 @@ class BertTower(TextTower):
         """Embed texts; see `TextTower.encode`."""
         check_texts(texts)
         device = self.positions.weight.device
-        result = torch.empty(len(texts), self.dim)
-        for rows, ids in equal_lengths(self.token_ids(texts), batch):
-            result[rows] = self(ids.to(device)).to("cpu", torch.float32)
-        return result
+        return encode_by_length(
+            self.token_ids(texts), batch, lambda ids: self(ids.to(device)), self.dim
+        )
 
     def save(self, folder: Path, *, storage: Storage = "fp16") -> None:
         """Write config.json, weights.safetensors and tokenizer.json."""
@@ -155,33 +170,4 @@ class BertTower(TextTower):
         (folder / TOKENIZER_FILE).write_text(self.tokenizer.to_str(), encoding="utf-8")
 
 
-def equal_lengths(
-    sequences: Sequence[Sequence[int]], batch: int
-) -> Iterator[tuple[list[int], Tensor]]:
-    """Yield (row indices, ids (B, T)) such that every batch holds sequences of one length."""
-    by_length: defaultdict[int, list[int]] = defaultdict(list)
-    for row, ids in enumerate(sequences):
-        by_length[len(ids)].append(row)
-    for rows in by_length.values():
-        for start in range(0, len(rows), batch):
-            part = rows[start : start + batch]
-            yield part, torch.tensor([sequences[row] for row in part])
-
-
-@TEXT_TOWERS.register("bert")
-def _load(folder: Path, config: dict[str, Any]) -> BertTower:
-    tokenizer_path = folder / TOKENIZER_FILE
-    try:
-        settings = BertSettings(**{key: value for key, value in config.items() if key != "type"})
-        tokenizer = Tokenizer.from_file(str(tokenizer_path))
-    except Exception as error:  # the tokenizers library raises bare Exception
-        raise CheckpointError(
-            f"{folder} holds no usable text tower ({error}): fetch the checkpoint again"
-        ) from error
-    if tokenizer.get_vocab_size() != settings.vocabulary:
-        raise CheckpointError(
-            f"{tokenizer_path} has {tokenizer.get_vocab_size()} pieces, the weights {settings.vocabulary}"
-        )
-    tower = BertTower(settings, tokenizer)
-    tower.restore(folder)
-    return tower
+TEXT_TOWERS.register("bert")(BertTower)

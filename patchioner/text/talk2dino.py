@@ -1,7 +1,5 @@
 """Talk2DINO: a text tower whose vectors are carried into the space of DINO's patch tokens (arXiv 2411.19331).
 
-Knows: the projection, its published files, any other text tower inside. Does not know: photos, regions, banks.
-
 The projection is ``W2 tanh(W1 t + b1) + b2`` of the text feature t (CLIP ViT-B/16: 512) in the width of the visual
 tokens (DINOv2 and DINOv3 ViT-B: 768), or ``W1 t + b1`` alone. Nothing is applied on the visual side.
 """
@@ -11,18 +9,23 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from patchioner.base.errors import CheckpointError
+from patchioner.base.errors import CheckpointError, OptionError
 from patchioner.base.files import write_json
 from patchioner.base.weights import Storage, fit_weights, load_weights, save_weights
-from patchioner.checkpoints.stored import CONFIG_FILE, WEIGHTS_FILE, settings_of
-from patchioner.checkpoints.tensor_files import read_tensors
-from patchioner.text.base import TEXT_TOWERS, TextTower
-from patchioner.text.loading import load_tower
+from patchioner.checkpoints.files import read_tensors
+from patchioner.checkpoints.stored import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    WeightSource,
+    make_part,
+    settings_of,
+)
+from patchioner.text.base import TEXT_TOWERS, TextTower, load_tower
 
 _TOWER_FOLDER = "tower"
 _ROWS_AT_ONCE = 8192
@@ -58,7 +61,38 @@ class Talk2DinoTower(TextTower):
         self.eval()
 
     @classmethod
-    def from_weights(cls, tower: TextTower, weights: Mapping[str, Tensor]) -> Talk2DinoTower:
+    def from_config(cls, config: Mapping[str, Any], folder: Path) -> Self:
+        """See `StoredModule.from_config`; "tower" is a config or folder, the published projection a file."""
+        own = settings_of(config, ("tower", "dim", "width"))
+        source = WeightSource.of(config, folder)
+        if source.fetched:
+            raise OptionError("Talk2DINO's projection is a file: weights: PATH of its .pth")
+        if source.folder is not None and source.folder != folder:
+            whole = load_tower(source.folder)
+            if not isinstance(whole, cls):
+                raise OptionError(f"{source.folder} holds a {type(whole).__name__}")
+            return whole
+        inner = own.pop("tower", _TOWER_FOLDER)
+        tower = make_part(TEXT_TOWERS, inner, folder, "the tower of a talk2dino")
+        if source.file is not None:
+            return cls.from_weights(tower, load_talk2dino_weights(source.file))
+        dim = int(own.get("dim", 768))
+        width = own.get("width", dim)
+        joined = cls(tower, dim, width=None if width is None else int(width))
+        if source.folder is not None:
+            joined.restore(source.folder)
+        return joined
+
+    def to(  # type: ignore[override]
+        self, device: torch.device | str, dtype: torch.dtype, *, optimize: bool = True
+    ) -> Self:
+        """See `StoredModule.to`; the tower inside as it sees fit."""
+        twin = super().to(device, dtype, optimize=optimize)
+        twin.tower = self.tower.to(device, dtype, optimize=optimize)
+        return twin
+
+    @classmethod
+    def from_weights(cls, tower: TextTower, weights: Mapping[str, Tensor]) -> Self:
         """Join a tower and what `load_talk2dino_weights` read.
 
         Raises:
@@ -193,13 +227,4 @@ def _published(name: str) -> str:
     return f"{'linear_layer' if layer == 'project_in' else 'hidden_layers.0'}.{kind}"
 
 
-@TEXT_TOWERS.register("talk2dino")
-def _load(folder: Path, config: dict[str, Any]) -> Talk2DinoTower:
-    tower = load_tower(folder / _TOWER_FOLDER)
-    with settings_of(folder):
-        width = config["width"]
-        joined = Talk2DinoTower(
-            tower, int(config["dim"]), width=None if width is None else int(width)
-        )
-    joined.restore(folder)
-    return joined
+TEXT_TOWERS.register("talk2dino")(Talk2DinoTower)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from patchioner.backbones.heads import StandardiseHead
+from patchioner.backbones.vit import StandardiseHead
 from runs.training.token_cache import CachedPhoto
 
 

@@ -17,13 +17,14 @@ from timm.models.vision_transformer import checkpoint_filter_fn
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from patchioner.backbones.timm_vit import TimmViT
+from patchioner.backbones.vit import TimmViT
 from patchioner.base.errors import CheckpointError
 from patchioner.base.files import read_json
 from patchioner.base.optional import require
 from patchioner.base.progress import progress
 from patchioner.geometry import Preprocessing
-from patchioner.text.bert import BertSettings, BertTower, equal_lengths
+from patchioner.text.base import equal_lengths
+from patchioner.text.bert import BertSettings, BertTower
 from runs.training.settings import RunSettings
 
 

@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from patchioner.backbones.preprocess import preprocess
-from patchioner.backbones.timm_vit import TimmViT
+from patchioner.backbones import preprocess
+from patchioner.backbones.vit import TimmViT
 from patchioner.base.files import atomic_path
 from patchioner.base.progress import progress
 from patchioner.images import load_image

@@ -18,9 +18,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from patchioner.backbones.heads import StandardiseHead
-from patchioner.backbones.preprocess import preprocess
-from patchioner.backbones.timm_vit import TimmViT
+from patchioner.backbones import preprocess
+from patchioner.backbones.vit import StandardiseHead, TimmViT
 from patchioner.base.progress import progress
 from patchioner.geometry import Preprocessing, fit_image
 from runs.training.alignment import mix_context

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from patchioner.backbones.preprocess import preprocess
+from patchioner.backbones import preprocess
 from patchioner.base.errors import ImageError
 from patchioner.geometry import Fit, Preprocessing
 from patchioner.images import load_image

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from patchioner.backbones import TimmViT
-from patchioner.backbones.heads import StandardiseHead
+from patchioner.backbones.vit import StandardiseHead
 from runs.training import tuning
 from runs.training.tuning import TuneData, TuneOptions, tune
 from tests.support.tiny import DIM, noise_photo, tiny_backbone

@@ -1,10 +1,8 @@
-"""The published memory banks (HDF5) become ours.
-
-Knows: the file's two datasets, its name, and which models want unit rows. Does not know: what a bank is used for.
-"""
+"""The published memory banks become ours: HDF5 files, and the caption memory of MeaCap."""
 
 from __future__ import annotations
 
+import json
 import logging
 import tempfile
 from pathlib import Path
@@ -12,14 +10,23 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from memory_bank import MemoryBank
-from patchioner.base.errors import MemoryBankError
+from patchioner.base.errors import CheckpointError, HubError, MemoryBankError
 from patchioner.base.optional import require
 from patchioner.base.progress import progress
-from patchioner.checkpoints.published.config import PublishedConfig
-from patchioner.checkpoints.published.files import PublishedFiles, as_pattern, base_name
+from patchioner.checkpoints.files import as_float, read_object
+from patchioner.checkpoints.hub import fetch
+from patchioner.checkpoints.published.config import (
+    MeacapConfig,
+    PublishedConfig,
+    PublishedFiles,
+    as_pattern,
+    base_name,
+)
 
+_CAPTIONS, _EMBEDDINGS = "memory_captions.json", "memory_clip_embeddings.pt"
 _log = logging.getLogger(__name__)
 _ROWS = "-embeddings"
 _TEXTS = "-text"
@@ -176,3 +183,57 @@ def _staged(rows: Any, columns: slice, unit_rows: bool, scratch: Path) -> npt.ND
             block /= np.where(lengths > 0, lengths, 1)
         staged[start : start + _BLOCK] = block
     return staged
+
+
+def read_memory(files: PublishedFiles, config: MeacapConfig, *, dim: int) -> MemoryBank:
+    """The caption memory as a bank of unit rows, searched by cosine as published.
+
+    `memory_captions.json` is a list of captions, `memory_clip_embeddings.pt` their (N, dim) tensor. The third published
+    file, embeddings of the captions by a sentence encoder, is not read: nothing depends on it here.
+
+    Raises:
+        CheckpointError, MemoryBankError: a file is missing, damaged, of another width, or does not fit the other.
+    """
+    captions = _file(files, config, _CAPTIONS)
+    texts = _captions(captions)
+    path = _file(files, config, _EMBEDDINGS)
+    held = read_object(path)
+    if not isinstance(held, Tensor) or held.dim() != 2 or not held.is_floating_point():
+        raise CheckpointError(f"{path}: expected one tensor of rows, found {type(held).__name__}")
+    if held.shape != (len(texts), dim):
+        raise MemoryBankError(
+            f"{path}: embeddings of shape {tuple(held.shape)}, expected {(len(texts), dim)}: one row for each caption "
+            f"of {captions.name}, as wide as the config's prefix_size"
+        )
+    rows = as_float(held, str(path))
+    lengths = rows.norm(dim=1, keepdim=True)
+    if bool((lengths == 0).any()):
+        raise MemoryBankError(f"{path}: row {int((lengths == 0).flatten().nonzero()[0])} is zero")
+    return MemoryBank(rows / lengths, texts)
+
+
+def _file(files: PublishedFiles, config: MeacapConfig, name: str) -> Path:
+    """`<base>/<id>/<name>` where it is there, else `memory/<id>/<name>` beside the config or on the hub."""
+    own_place = files.root / (config.memory_base_path or "memory") / config.memory_id / name
+    beside = files.root / "memory" / base_name(config.memory_id) / name
+    for candidate in (own_place, beside):
+        if candidate.is_file():
+            return candidate
+    hub_id = config.hf_repo_id or files.hub_id
+    reason = "no hf_repo_id is given"
+    if hub_id is not None:
+        try:
+            return fetch(hub_id, f"memory/{config.memory_id}/{name}")
+        except HubError as error:
+            reason = str(error)
+    raise CheckpointError(f"caption memory: neither {own_place} nor {beside} is there ({reason})")
+
+
+def _captions(path: Path) -> list[str]:
+    try:
+        texts = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not a readable list of captions ({error})") from error
+    if not isinstance(texts, list) or not texts or not all(isinstance(t, str) for t in texts):
+        raise CheckpointError(f"{path}: expected a list of captions")
+    return texts

@@ -1,18 +1,17 @@
-"""The published config.yaml as a value: every key that the published code reads, checked.
-
-Knows: the keys, their defaults and which of them are not supported here, and why. Does not know: files or networks.
-"""
+"""The published config.yaml as a value, every key checked; and where the files that it names are."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+import glob
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, TypeVar
 
-from patchioner.base.errors import CheckpointError
-from patchioner.checkpoints.yaml_files import read_yaml
+from patchioner.base.errors import CheckpointError, HubError
+from patchioner.checkpoints.files import read_yaml
+from patchioner.checkpoints.hub import fetch
 
 T = TypeVar("T")
 
@@ -163,11 +162,6 @@ def parse_config(values: Any, source: str) -> PublishedConfig:
             viecap["meacap"] = _build(MeacapConfig, viecap["meacap"], f"{source}: viecap.meacap")
         given["viecap"] = _build(ViecapConfig, viecap, f"{source}: viecap")
     config = _build(PublishedConfig, given, source)
-    _check(config, source)
-    return config
-
-
-def _check(config: PublishedConfig, source: str) -> None:
     if config.attention_type != "qkv":
         raise CheckpointError(
             f"{source}: attention_type {config.attention_type!r} rewires the backbone's last block, which is not "
@@ -183,6 +177,7 @@ def _check(config: PublishedConfig, source: str) -> None:
             raise CheckpointError(
                 f"{source}: {name} is {getattr(config, name)}; it must be {least} or more"
             )
+    return config
 
 
 # What the text of an annotation accepts. A missing value (null) is accepted where the default is None.
@@ -227,3 +222,86 @@ def _check_kind(value: Any, kind: str, where: str) -> None:
     is_number_given_as_bool = isinstance(value, bool) and bool not in allowed
     if not isinstance(value, allowed) or is_number_given_as_bool:
         raise CheckpointError(f"{where} is {value!r}; it must be {kind.replace(' | ', ' or ')}")
+
+
+@dataclass(frozen=True)
+class PublishedFiles:
+    """The files around one config.
+
+    Attributes:
+        root: folder of the config.
+        config: the config file itself.
+        hub_id: repository to fetch missing files from, or None.
+    """
+
+    root: Path
+    config: Path
+    hub_id: str | None = None
+
+    @classmethod
+    def of(cls, path: Path, hub_id: str | None = None) -> PublishedFiles:
+        """The files of a folder with a config.yaml, or around a YAML file."""
+        config = path / "config.yaml" if path.is_dir() else path
+        if not config.is_file():
+            raise CheckpointError(f"{config}: no such file; a published model has a config.yaml")
+        return cls(config.parent, config, hub_id)
+
+    @property
+    def name(self) -> str:
+        """What the model is called: its hub id where the folder is one of the hub's cache, else its folder or file."""
+        for folder in (self.root, *self.root.parents):
+            if folder.name.startswith("models--"):
+                return folder.name.removeprefix("models--").replace("--", "/")
+        return self.root.name if self.config.name == "config.yaml" else self.config.stem
+
+    def find(self, given: str, what: str) -> Path:
+        """The file that a config names.
+
+        Looked for as it is given, then by its base name beside the config, then in the hub repository.
+
+        Raises:
+            CheckpointError: nowhere to be found; says where it was looked for.
+        """
+        name = base_name(given)
+        for candidate in (self.root / given, self.root / name):
+            if name and candidate.is_file():
+                return candidate
+        looked = f"beside {self.config}"
+        if self.hub_id is not None:
+            try:
+                return fetch(self.hub_id, name)
+            except HubError as error:
+                looked += f", nor to be had from the hub: {error}"
+        raise CheckpointError(f"{what} {name!r} is not {looked}. Put the file there")
+
+    def any_of(self, patterns: Iterable[str]) -> Path | None:
+        """The only file beside the config that fits the first pattern that any fits; None where none does.
+
+        What comes out of a config goes into a pattern by `as_pattern`.
+
+        Raises:
+            CheckpointError: several fit one pattern, and which is meant cannot be known.
+        """
+        for pattern in patterns:
+            found = sorted(path for path in self.root.glob(pattern) if path.is_file())
+            if len(found) > 1:
+                names = ", ".join(path.name for path in found)
+                raise CheckpointError(f"{self.root}: which of {names}? Leave one there")
+            if found:
+                return found[0]
+        return None
+
+
+def as_pattern(given: str) -> str:
+    """The last part of a path, as a pattern that fits that name alone.
+
+    Example:
+        >>> as_pattern("/raid/somebody/weights[1]")
+        'weights[[]1]'
+    """
+    return glob.escape(base_name(given))
+
+
+def base_name(given: str) -> str:
+    """The last part of a path as anybody may have written it, on either kind of system."""
+    return PurePosixPath(PureWindowsPath(given).as_posix()).name

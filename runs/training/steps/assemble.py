@@ -10,9 +10,8 @@ from safetensors.torch import load_file
 
 from decoders import DecodeOptions, Decoder, load_decoder
 from memory_bank import MemoryBank
-from patchioner.backbones import TimmViT
-from patchioner.backbones.heads import StandardiseHead
-from patchioner.backbones.preprocess import preprocess
+from patchioner.backbones import TimmViT, preprocess
+from patchioner.backbones.vit import StandardiseHead
 from patchioner.base.progress import progress
 from patchioner.checkpoints.folder import write_checkpoint
 from patchioner.checkpoints.parts import Parts

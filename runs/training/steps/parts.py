@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from patchioner.backbones.heads import StandardiseHead
+from patchioner.backbones.vit import StandardiseHead
 from runs.training.alignment import Projection
 from runs.training.state import under
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from patchioner.aggregate import Weighting, feature_weights, pool_regions
-from patchioner.backbones.features import PatchFeatures
+from patchioner.backbones import PatchFeatures
 from patchioner.base.errors import OptionError, RegionError
 from patchioner.geometry import fit_image
 from patchioner.regions import Box, Patch, Point, RegionSet, WholeImage

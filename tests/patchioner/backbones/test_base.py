@@ -10,7 +10,7 @@ from torch import Tensor
 
 from patchioner.backbones.base import equal_grids
 from patchioner.backbones.dinotxt import DinoTxtViT
-from patchioner.backbones.siglip import SiglipViT
+from patchioner.backbones.vit import SiglipViT
 from patchioner.geometry import Fit, Preprocessing, fit_image, resized_size
 from tests.support.tiny import noise_photo, tiny_backbone
 

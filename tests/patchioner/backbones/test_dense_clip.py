@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from patchioner.backbones.dense_clip import LastBlock, is_plain, resize_positions
+from patchioner.backbones.clip import LastBlock, is_plain, resize_positions
 
 transformer = pytest.importorskip("open_clip.transformer")
 WIDTH, HEADS, TOKENS = 24, 3, 7

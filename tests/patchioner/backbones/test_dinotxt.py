@@ -11,9 +11,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from patchioner.backbones import load_backbone
+from patchioner.backbones import load_backbone, preprocess
 from patchioner.backbones.dinotxt import DinoTxtHead, DinoTxtViT
-from patchioner.backbones.preprocess import preprocess
 from patchioner.base.errors import CheckpointError, OptionError
 from patchioner.geometry import Preprocessing
 from tests.support.tiny import noise_photo

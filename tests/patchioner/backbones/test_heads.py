@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from patchioner.backbones.heads import IdentityHead, LinearHead, StandardiseHead, build_head
+from patchioner.backbones.vit import IdentityHead, LinearHead, StandardiseHead, build_head
 from patchioner.base.errors import CheckpointError
 
 CONFIGS: list[dict[str, Any]] = [{}, {"type": "standardise"}, {"type": "linear", "dim": 5}]

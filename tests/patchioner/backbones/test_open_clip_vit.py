@@ -14,14 +14,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from patchioner.backbones import load_backbone
-from patchioner.backbones.open_clip_models import model_config
-from patchioner.backbones.open_clip_vit import (
+from patchioner.backbones import load_backbone, preprocess
+from patchioner.backbones.clip import (
     CLIP_MEAN,
     OpenClipViT,
     clip_preprocessing,
+    model_config,
 )
-from patchioner.backbones.preprocess import preprocess
 from patchioner.base.errors import CheckpointError, HubError, OptionError, UnknownNameError
 from patchioner.geometry import Fit
 from tests.support.tiny import noise_photo

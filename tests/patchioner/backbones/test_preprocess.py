@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from patchioner.backbones.preprocess import preprocess
+from patchioner.backbones import preprocess
 from patchioner.geometry import Fit, Preprocessing
 from tests.support.tiny import noise_photo
 

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from patchioner.backbones import TimmViT, load_backbone
-from patchioner.backbones.open_clip_vit import OpenClipViT, clip_preprocessing
-from patchioner.backbones.preprocess import preprocess
-from patchioner.backbones.proxy_clip import ProxyClip, proxy_attention, resample
+from patchioner.backbones import TimmViT, load_backbone, preprocess
+from patchioner.backbones.clip import OpenClipViT, clip_preprocessing
+from patchioner.backbones.proxy import ProxyClip, proxy_attention, resample
 from patchioner.base.errors import CheckpointError, OptionError
 from patchioner.geometry import Fit, Preprocessing
 from tests.support.tiny import noise_photo, tiny_backbone

@@ -8,10 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from patchioner.backbones import load_backbone
-from patchioner.backbones.preprocess import preprocess
-from patchioner.backbones.siglip import SiglipViT
-from patchioner.backbones.vit_weights import fit_vit
+from patchioner.backbones import load_backbone, preprocess
+from patchioner.backbones.vit import SiglipViT, fit_vit
 from patchioner.base.errors import CheckpointError, OptionError
 from patchioner.geometry import Fit, Preprocessing
 from tests.support.tiny import noise_photo

@@ -11,10 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from patchioner.backbones import TimmViT, load_backbone
-from patchioner.backbones.preprocess import preprocess
-from patchioner.backbones.timm_vit import create_vit
-from patchioner.backbones.vit_weights import fit_vit
+from patchioner.backbones import TimmViT, load_backbone, preprocess
+from patchioner.backbones.vit import create_vit, fit_vit
 from patchioner.base.errors import CheckpointError, HubError, OptionError, UnknownNameError
 from patchioner.geometry import Preprocessing
 from tests.support.tiny import noise_photo

@@ -10,8 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from patchioner.backbones import PatchFeatures, TimmViT
-from patchioner.backbones.preprocess import preprocess
+from patchioner.backbones import PatchFeatures, TimmViT, preprocess
 from patchioner.base.errors import OptionError, UnknownNameError
 from patchioner.geometry import Fit, Preprocessing
 from tests.support.tiny import noise_photo, tiny_backbone

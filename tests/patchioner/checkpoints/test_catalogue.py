@@ -11,7 +11,7 @@ import torch
 from decoders.retrieval import RetrievalDecoder
 from memory_bank import MemoryBank
 from patchioner import Patchioner
-from patchioner.checkpoints.catalogue import folder_bytes, known_models, part_sizes
+from patchioner.checkpoints.hub import folder_bytes, known_models, part_sizes
 from tests.support.published import as_hub_snapshot, write_capdec
 from tests.support.tiny import DIM, tiny_parts
 

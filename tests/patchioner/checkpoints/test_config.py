@@ -16,17 +16,27 @@ from tokenizers import Tokenizer, models
 from torch.nn import functional as F
 
 from memory_bank import MemoryBank
-from patchioner.backbones import Backbone, TimmViT
-from patchioner.backbones.preprocess import preprocess
+from patchioner.backbones import BACKBONES, Backbone, TimmViT, preprocess
 from patchioner.base.errors import CheckpointError
 from patchioner.checkpoints.config import build_model, names_parts, read_model_config
-from patchioner.checkpoints.part_builders import Place, build_backbone, build_text_tower
+from patchioner.checkpoints.stored import make_part
 from patchioner.geometry import Preprocessing
+from patchioner.text import TEXT_TOWERS, TextTower
 from tests.support.tiny import DIM, TEXTS, noise_photo, tiny_backbone, tiny_decoder, tiny_tower
 
 yaml = pytest.importorskip("yaml")
+
+
+def build_backbone(given: Any, folder: Path) -> Backbone:
+    return make_part(BACKBONES, given, folder, "config")
+
+
+def build_text_tower(given: Any, folder: Path) -> TextTower:
+    return make_part(TEXT_TOWERS, given, folder, "config")
+
+
 CONFIGS = sorted(
-    path for path in (Path(__file__).parents[2] / "configs").glob("*.yaml") if names_parts(path)
+    path for path in (Path(__file__).parents[3] / "configs").glob("*.yaml") if names_parts(path)
 )
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
@@ -82,7 +92,7 @@ def test_a_configs_backbone_at_true_shapes(path: Path) -> None:
     if "open_clip" in str(config.backbone):
         pytest.importorskip("open_clip")
     with torch.device("meta"):  # true shapes without their weights; ViT-g has 1.1 billion
-        backbone = build_backbone(without_weights(config.backbone), config.place)
+        backbone = build_backbone(without_weights(config.backbone), config.folder)
     settings = preprocessing_of(backbone)
     assert (settings.mode, settings.size, settings.mean, settings.std) == (
         "stretch",
@@ -134,7 +144,7 @@ def test_a_configs_text_tower_fits_its_backbone(path: Path, tmp_path: Path) -> N
         Tokenizer(models.WordLevel(words, unk_token="a")).save(str(tmp_path / "tokenizer.json"))
         settings["tokenizer"] = str(tmp_path / "tokenizer.json")
     with torch.device("meta"):
-        tower = build_text_tower(settings, config.place)
+        tower = build_text_tower(settings, config.folder)
     assert tower.dim == EXPECTED[path.stem][2]
 
 
@@ -228,7 +238,7 @@ def test_a_folder_of_weights_with_settings_of_ones_own(folder: Path) -> None:
 
 def test_which_yaml_is_one_of_ours(folder: Path) -> None:
     assert names_parts(folder / "model.yaml")
-    assert not names_parts(Path(__file__).parents[2] / "configs" / "patchioner-mini.yaml"), (
+    assert not names_parts(Path(__file__).parents[3] / "configs" / "patchioner-mini.yaml"), (
         "a recipe"
     )
     (folder / "theirs.yaml").write_text("prefix_size: 768\nsupport_memory_size: 0\n")
@@ -288,7 +298,7 @@ DINOTXT = {
 
 
 def test_dinotxt_takes_two_files(tmp_path: Path) -> None:
-    place = Place(tmp_path, "config")
+    place = tmp_path
     torch.manual_seed(1)
     original: Any = build_backbone({**DINOTXT, "weights": "random"}, place)
     torch.save(original.vit.state_dict(), tmp_path / "vision.pth")
@@ -308,7 +318,7 @@ def test_dinotxt_takes_two_files(tmp_path: Path) -> None:
 def test_talk2dino_takes_a_tower_and_a_file(tmp_path: Path) -> None:
     pytest.importorskip("open_clip")
     tiny_tower(dim=12).save(tmp_path / "reader")
-    place = Place(tmp_path, "config")
+    place = tmp_path
     state = {
         "linear_layer.weight": torch.randn(20, 12),
         "linear_layer.bias": torch.randn(20),
@@ -328,13 +338,13 @@ def test_siglips_text_is_fetched_from_a_repository(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("open_clip")
-    from patchioner.checkpoints.published import files
+    from patchioner.checkpoints import hub as files
 
     words = {character: index for index, character in enumerate(string.ascii_lowercase)}
     Tokenizer(models.WordLevel(words, unk_token="a")).save(str(tmp_path / "tokenizer.json"))
     shape = {"vocabulary": 26, "dim": 8, "width": 8, "layers": 1, "heads": 1, "max_tokens": 4}
     settings = {"type": "siglip", "tokenizer": "tokenizer.json", "weights": "random", **shape}
-    place = Place(tmp_path, "config")
+    place = tmp_path
     original: Any = build_text_tower(settings, place)
     state = {f"text.{name}": t for name, t in original.network.state_dict().items()}
     save_file(state, tmp_path / "open_clip_model.safetensors")
@@ -358,7 +368,7 @@ def test_siglips_text_is_fetched_from_a_repository(
 
 def test_open_clip_weights_go_by_a_tag(tmp_path: Path) -> None:
     pytest.importorskip("open_clip")
-    place = Place(tmp_path, "config")
+    place = tmp_path
     settings = {"type": "open_clip", "name": "ViT-B-16", "weights": "pretrained"}
     with pytest.raises(CheckpointError, match="pretrained:openai"):
         build_text_tower(settings, place)
@@ -367,7 +377,7 @@ def test_open_clip_weights_go_by_a_tag(tmp_path: Path) -> None:
 
 
 def test_clips_projection_is_read_into_the_linear_head(tmp_path: Path) -> None:
-    place = Place(tmp_path, "config")
+    place = tmp_path
     head = {"type": "linear", "dim": 5}
     original: Any = timm.create_model("test_vit", num_classes=5)
     torch.save(original.state_dict(), tmp_path / "vit.pth")
@@ -387,7 +397,7 @@ def test_a_file_that_would_execute_is_refused(tmp_path: Path) -> None:
 
     torch.save({"a": Trap()}, tmp_path / "vit.pth")
     with pytest.raises(CheckpointError, match="vit.pth"):
-        build_backbone({**TIMM, "weights": "vit.pth"}, Place(tmp_path, "config"))
+        build_backbone({**TIMM, "weights": "vit.pth"}, tmp_path)
     assert not (tmp_path / "executed").exists()
 
 

@@ -13,8 +13,8 @@ import huggingface_hub
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from patchioner import hub
 from patchioner.base.errors import HubError, UnknownNameError
+from patchioner.checkpoints import hub
 from patchioner.model import Patchioner
 from tests.support.tiny import tiny_parts
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from patchioner.base.errors import CheckpointError
-from patchioner.checkpoints.tensor_files import check_names, read_tensors
+from patchioner.checkpoints.files import check_names, read_tensors
 
 ROWS = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.ones(2)}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from patchioner.base.errors import CheckpointError
-from patchioner.checkpoints.yaml_files import read_yaml
+from patchioner.checkpoints.files import read_yaml
 
 pytest.importorskip("yaml")
 

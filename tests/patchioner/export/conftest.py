@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from patchioner.backbones import TimmViT
-from patchioner.export.network import Graph, trace_backbone
+from patchioner.export import Graph, trace_backbone
 from patchioner.geometry import Preprocessing
 
 

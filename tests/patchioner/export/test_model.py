@@ -30,8 +30,8 @@ from patchioner.export import (
     count_changed_captions,
     export_backbone,
     export_model,
+    trial_pictures,
 )
-from patchioner.export.check import trial_pictures
 from tests.support.tiny import noise_photo, tiny_parts
 
 PHOTOS = [noise_photo(96, 64), noise_photo(50, 130, seed=1), noise_photo(80, 80, seed=2)]
@@ -265,7 +265,7 @@ def test_an_export_that_computes_something_else_is_refused(
     exported: Any = Patchioner.from_pretrained(folders["onnx"], device="cpu").parts.backbone
     exported.native_positions.mul_(1.2)
     answer = exported, model.parts.backbone
-    monkeypatch.setattr("patchioner.export.model.export_backbone", lambda *_, **__: answer)
+    monkeypatch.setattr("patchioner.export.export_backbone", lambda *_, **__: answer)
     with pytest.raises(ExportError, match="does not compute this network right"):
         export_model(model, tmp_path / "out")
     assert not (tmp_path / "out").exists()

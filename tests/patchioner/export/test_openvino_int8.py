@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from patchioner.export.openvino_int8 import int8_levels
+from patchioner.export import int8_levels
 
 
 @pytest.mark.parametrize("axis", [0, 1])

@@ -10,9 +10,8 @@ import torch
 from PIL import Image
 
 from patchioner.aggregate import Weighting, pool_regions
-from patchioner.backbones import TimmViT
-from patchioner.backbones.attention import cls_attention, published_attention
-from patchioner.backbones.features import PatchFeatures
+from patchioner.backbones import PatchFeatures, TimmViT
+from patchioner.backbones.vit import cls_attention, published_attention
 from patchioner.geometry import Preprocessing
 from patchioner.regions import WholeImage
 from tests.patchioner.reference import published

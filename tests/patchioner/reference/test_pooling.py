@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from patchioner.aggregate import Kind, Weighting, feature_weights, pool_regions
-from patchioner.backbones.features import PatchFeatures
+from patchioner.backbones import PatchFeatures
 from patchioner.base.errors import OptionError, RegionError
 from patchioner.geometry import Fit, fit_image
 from patchioner.regions import Box, Patch, Region, RegionSet, Trace, WholeImage

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from patchioner.base.errors import OptionError, TextError
 from patchioner.text import BertSettings, BertTower
-from patchioner.text.bert import equal_lengths
+from patchioner.text.base import equal_lengths
 from tests.support.tiny import TEXTS, tiny_tokenizer, tiny_tower
 
 MIXED = ["a red cat", "a blue dog in the snow near a fence", "kite", "a bus", "zebra", "a red cat"]

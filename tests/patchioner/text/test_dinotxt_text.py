@@ -11,7 +11,7 @@ import torch
 
 from patchioner.base.errors import CheckpointError, OptionError
 from patchioner.text import load_tower
-from patchioner.text.dinotxt_text import DinoTxtText, DinoTxtTextSettings
+from patchioner.text.dinotxt import DinoTxtText, DinoTxtTextSettings
 
 open_clip = pytest.importorskip("open_clip")
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from patchioner.base.errors import CheckpointError, OptionError, TextError, UnknownNameError
 from patchioner.text import load_tower
-from patchioner.text.open_clip_text import OpenClipText
+from patchioner.text.clip import OpenClipText
 
 open_clip = pytest.importorskip("open_clip")
 VISION = {"layers": 1, "width": 8, "head_width": 8, "patch_size": 8, "image_size": 8}

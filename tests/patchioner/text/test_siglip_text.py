@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from patchioner.base.errors import CheckpointError, OptionError, TextError
 from patchioner.text import load_tower
-from patchioner.text.siglip_text import SiglipText, SiglipTextSettings, canonical
+from patchioner.text.clip import SiglipText, SiglipTextSettings, canonical
 
 open_clip = pytest.importorskip("open_clip")
 

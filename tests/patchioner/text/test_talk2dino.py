@@ -235,7 +235,7 @@ def test_the_published_tower_at_its_true_shape(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     pytest.importorskip("open_clip")
-    from patchioner.text.open_clip_text import OpenClipText
+    from patchioner.text.clip import OpenClipText
 
     torch.manual_seed(0)
     state = {

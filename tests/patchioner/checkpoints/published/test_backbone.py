@@ -10,11 +10,11 @@ import timm
 import torch
 
 from patchioner.backbones import TimmViT
+from patchioner.backbones.clip import CLIP_MEAN, CLIP_STD
 from patchioner.base.errors import CheckpointError
-from patchioner.checkpoints.published import backbone as published_backbone
-from patchioner.checkpoints.published.backbone import CLIP_MEAN, read_backbone, vit_of
-from patchioner.checkpoints.published.config import PublishedConfig
-from patchioner.checkpoints.published.files import PublishedFiles
+from patchioner.checkpoints.published import reading
+from patchioner.checkpoints.published.config import PublishedConfig, PublishedFiles
+from patchioner.checkpoints.published.reading import read_backbone, vit_of
 from patchioner.geometry import Preprocessing
 from tests.support.published import official_dinov2, write_config
 from tests.support.tiny import noise_photo
@@ -74,17 +74,15 @@ def test_the_authors_file_gives_the_same_tokens(tmp_path: Path, name: str) -> No
 def test_the_crop_variant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_tiny(monkeypatch, tmp_path)
     found = read(tmp_path, mode="crop", dino_model="tiny", resize_dim=64, crop_dim=64)
-    assert found.preprocessing == Preprocessing(
-        "crop", 64, 16, CLIP_MEAN, published_backbone.CLIP_STD
-    )
+    assert found.preprocessing == Preprocessing("crop", 64, 16, CLIP_MEAN, CLIP_STD)
     with pytest.raises(CheckpointError, match="resize_dim 64 and crop_dim 32 differ"):
         read(tmp_path, mode="crop", dino_model="tiny", resize_dim=64, crop_dim=32)
 
 
 def use_tiny(monkeypatch: pytest.MonkeyPatch, folder: Path, **changes: torch.Tensor) -> TimmViT:
     """Make "tiny" a backbone of the CLIP family, with its weights in the folder."""
-    tiny = published_backbone._Vit("test_vit", "none", 16, ("tiny.pth",), clip=True, projection=24)
-    monkeypatch.setattr(published_backbone, "vit_of", lambda name: tiny)
+    tiny = reading._Vit("test_vit", "none", 16, ("tiny.pth",), projection=24)
+    monkeypatch.setattr(reading, "vit_of", lambda name: tiny)
     torch.manual_seed(0)
     model = TimmViT(
         "test_vit", Preprocessing("stretch", 64, 16), head={"type": "linear", "dim": 24}

@@ -12,8 +12,7 @@ import torch
 from memory_bank import MemoryBank
 from patchioner.base.errors import CheckpointError, MemoryBankError
 from patchioner.checkpoints.published.bank import bank_file_name, find_bank, read_bank
-from patchioner.checkpoints.published.config import PublishedConfig
-from patchioner.checkpoints.published.files import PublishedFiles
+from patchioner.checkpoints.published.config import PublishedConfig, PublishedFiles
 from tests.support.published import DIM, memory, write_bank, write_config
 
 LAYOUTS = {

@@ -17,7 +17,7 @@ from torch import Tensor
 from decoders import DecodeOptions, PrefixGPT2Decoder, load_decoder
 from decoders.clip_tokenizer import ClipTokenizer
 from patchioner.base.errors import CheckpointError
-from patchioner.checkpoints.published.decap import read_decap
+from patchioner.checkpoints.published.decoders import read_decap
 from tests.support.published import DIM, VOCABULARY, decap_state, old_style
 
 STEPS, END = 30, 49407

@@ -9,7 +9,7 @@ import huggingface_hub
 import pytest
 
 from patchioner.base.errors import CheckpointError
-from patchioner.checkpoints.published.files import PublishedFiles, as_pattern, base_name
+from patchioner.checkpoints.published.config import PublishedFiles, as_pattern, base_name
 from tests.support.published import as_hub_snapshot, write_config
 
 

@@ -10,10 +10,9 @@ import pytest
 import torch
 
 from patchioner.base.errors import CheckpointError
-from patchioner.checkpoints.published import talk2dino
-from patchioner.checkpoints.published.config import PublishedConfig
-from patchioner.checkpoints.published.files import PublishedFiles
-from patchioner.checkpoints.published.talk2dino import read_text_tower
+from patchioner.checkpoints.published import reading
+from patchioner.checkpoints.published.config import PublishedConfig, PublishedFiles
+from patchioner.checkpoints.published.reading import read_text_tower
 from patchioner.text import TextTower
 from tests.support.published import talk2dino_state, write_config
 from tests.support.tiny import TEXTS, tiny_tower
@@ -29,7 +28,7 @@ def files_of(folder: Path) -> PublishedFiles:
 def clip(monkeypatch: pytest.MonkeyPatch) -> TextTower:
     """Stands for CLIP's text half: 48 wide."""
     tower = tiny_tower(dim=48)
-    monkeypatch.setattr(talk2dino, "_clip_text", lambda files, config: tower)
+    monkeypatch.setattr(reading, "_clip_text", lambda files, config: tower)
     return tower
 
 
@@ -60,7 +59,7 @@ def test_a_named_projection(
         asked.append((repository, name))
         return tmp_path / "mine.pth"
 
-    monkeypatch.setattr(talk2dino, "fetch", fetch)
+    monkeypatch.setattr(reading, "fetch", fetch)
     config = replace(CONFIG, use_talk2dino_project=named.format(folder=tmp_path))
     tower = read_text_tower(files, config, 64)
     assert tower is not None and tower.dim == 64

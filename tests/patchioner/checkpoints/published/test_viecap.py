@@ -22,11 +22,20 @@ from decoders.hard_prompts import EntityPrompter
 from decoders.viecap import ViecapDecoder
 from memory_bank import MemoryBank
 from patchioner.base.errors import CheckpointError, MemoryBankError
-from patchioner.checkpoints.published.config import PublishedConfig, ViecapConfig, read_config
-from patchioner.checkpoints.published.entities import read_tensor
-from patchioner.checkpoints.published.files import PublishedFiles
-from patchioner.checkpoints.published.meacap import read_meacap, read_memory
-from patchioner.checkpoints.published.viecap import decode_options, prompts_of, read_viecap
+from patchioner.checkpoints.published.bank import read_memory
+from patchioner.checkpoints.published.config import (
+    PublishedConfig,
+    PublishedFiles,
+    ViecapConfig,
+    read_config,
+)
+from patchioner.checkpoints.published.decoders import (
+    decode_options,
+    prompts_of,
+    read_meacap,
+    read_tensor,
+    read_viecap,
+)
 from tests.patchioner.checkpoints.published.test_decap import Attack, naive_logits
 from tests.support.published import DIM, MEMORY_CAPTIONS, randoms, write_meacap, write_viecap
 

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from patchioner.backbones import Backbone, TimmViT
 from patchioner.backbones.base import SingleViT
+from patchioner.backbones.clip import OpenClipViT, clip_preprocessing
 from patchioner.backbones.dinotxt import DinoTxtViT
 from patchioner.backbones.exported import resample_positions
-from patchioner.backbones.open_clip_vit import OpenClipViT, clip_preprocessing
-from patchioner.backbones.siglip import SiglipViT
+from patchioner.backbones.vit import SiglipViT
 from patchioner.base.errors import ExportError
-from patchioner.export.network import Graph, exportable, trace_backbone
+from patchioner.export import Graph, exportable, trace_backbone
 from patchioner.geometry import Preprocessing
 
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}

@@ -1,40 +1,33 @@
 """ProxyCLIP: CLIP's values gathered along the affinities of a DINO backbone (arXiv 2408.04883).
 
-Knows: two backbones and how one steers the other. Does not know: regions, text, memory banks.
-
-CLIP knows what a patch shows, DINO which patches belong together. In CLIP's last block the attention gives way to
-
-    A = gamma (X X^T - beta mean(X X^T)),   Attn = softmax over j of A_ij where A_ij >= 0,   z = Proj(Attn V)
-
-with X the unit patch tokens of the DINO backbone (so X X^T holds cosines, and the mean is over all pairs), V CLIP's
-values, Proj the block's output projection; skip connection and MLP are left out, CLIP's final norm and visual
-projection follow. beta (shift) is 1.2 and gamma (scale) 3.0 by default; the paper reports 1.0..1.6 and 2..5 as good.
-
-A photo costs one pass of each backbone.
+CLIP knows what a patch shows, DINO which patches belong together.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from patchioner.backbones.attention import cls_attention
-from patchioner.backbones.base import BACKBONES, Backbone
-from patchioner.backbones.dense_clip import LastBlock, is_plain
-from patchioner.backbones.features import PatchFeatures
-from patchioner.backbones.loading import load_backbone
-from patchioner.backbones.open_clip_vit import OpenClipViT
-from patchioner.backbones.preprocess import Encodable, PreparedPhoto, preprocess
+from patchioner.backbones.base import (
+    BACKBONES,
+    Backbone,
+    Encodable,
+    PatchFeatures,
+    PreparedPhoto,
+    preprocess,
+)
+from patchioner.backbones.clip import LastBlock, OpenClipViT, is_plain
+from patchioner.backbones.vit import cls_attention
 from patchioner.base.errors import OptionError
 from patchioner.base.files import write_json
 from patchioner.base.weights import Storage
-from patchioner.checkpoints.stored import CONFIG_FILE, settings_of
+from patchioner.checkpoints.stored import CONFIG_FILE, make_part, settings_of
 from patchioner.geometry import ImageGeometry
 
 SHIFT, SCALE = 1.2, 3.0
@@ -44,11 +37,19 @@ _CLIP_FOLDER, _PROXY_FOLDER = "clip", "proxy"
 class ProxyClip(Backbone):
     """CLIP patch tokens on the grid of another backbone, gathered along that backbone's affinities.
 
+    In CLIP's last block the attention gives way to
+
+        A = scale (X X^T - shift mean(X X^T)),   Attn = softmax over j of A_ij where A_ij >= 0,   z = Proj(Attn V)
+
+    with X the unit patch tokens of the proxy (so X X^T holds cosines, and the mean is over all pairs), V CLIP's values,
+    Proj the block's output projection; skip connection and MLP are left out, CLIP's final norm and visual projection
+    follow. The paper reports a shift of 1.0..1.6 and a scale of 2..5 as good. A photo costs one pass of each backbone.
+
     Args:
         clip: gives values, CLS token and the space of the tokens; its `dense` mode plays no part.
         proxy: gives affinities and the grid, e.g. a `TimmViT` of DINO or DINOv2 without a head. Its tokens need not be
             aligned with text.
-        shift, scale: beta and gamma of the module's formula.
+        shift, scale: of the formula (beta and gamma of the paper).
 
     Each backbone sees the photo in its own size and normalisation; CLIP's values are resampled (bilinear) from CLIP's
     grid to the proxy's. That is sound only where both see the same part of the photo, so the two must fit photos in
@@ -76,18 +77,29 @@ class ProxyClip(Backbone):
                 f"ProxyCLIP takes CLIP's last block apart, which {getattr(clip, 'name', type(clip).__name__)!r} does "
                 "not allow: use an 'open_clip' backbone such as 'ViT-B-16'"
             )
-        modes = clip.preprocessing.mode, _mode(proxy)
+        preprocessing = getattr(proxy, "preprocessing", None)
+        modes = clip.preprocessing.mode, getattr(preprocessing, "mode", None)
         if modes[0] != modes[1]:
             raise OptionError(
                 f"CLIP fits photos by {modes[0]!r} and the proxy by {modes[1]!r}, so they would see different parts: "
                 "give both the same mode"
             )
         for name, factor in (("shift", shift), ("scale", scale)):
-            if not math.isfinite(factor) or factor <= 0:
-                raise OptionError(f"{name} of ProxyCLIP is {factor}: give a positive number")
+            if not isinstance(factor, int | float) or not math.isfinite(factor) or factor <= 0:
+                raise OptionError(f"{name} of ProxyCLIP is {factor!r}: give a positive number")
         self.clip, self.proxy = clip, proxy
         self.shift, self.scale = float(shift), float(scale)
         self.eval()
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], folder: Path) -> Self:
+        """See `StoredModule.from_config`; "clip" and "proxy" are configs or folders, else those that `save` wrote."""
+        own = settings_of(config, ("clip", "proxy", "shift", "scale"))
+        parts = {
+            name: make_part(BACKBONES, own.pop(name, name), folder, f"{name} of a proxy_clip")
+            for name in (_CLIP_FOLDER, _PROXY_FOLDER)
+        }
+        return cls(**parts, **own)  # type: ignore[arg-type]  # another kind than CLIP is refused
 
     @property
     def dim(self) -> int:
@@ -138,10 +150,12 @@ class ProxyClip(Backbone):
             seen.geometry,
         )
 
-    def place(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Move both backbones in place, each as it sees fit."""
-        self.clip.place(device, dtype)
-        self.proxy.place(device, dtype)
+    def to(  # type: ignore[override]
+        self, device: torch.device | str, dtype: torch.dtype, *, optimize: bool = True
+    ) -> Self:
+        """See `StoredModule.to`; each backbone as it sees fit."""
+        clip, proxy = (one.to(device, dtype, optimize=optimize) for one in (self.clip, self.proxy))
+        return type(self)(clip, proxy, shift=self.shift, scale=self.scale)  # type: ignore[arg-type]
 
     def save(self, folder: Path, *, storage: Storage = "fp16") -> None:
         """Write config.json, and each backbone in a folder of its own."""
@@ -157,7 +171,7 @@ class ProxyClip(Backbone):
 
 
 def proxy_attention(tokens: Tensor, *, shift: float = SHIFT, scale: float = SCALE) -> Tensor:
-    """Rows of attention from the affinities of patch tokens (arXiv 2408.04883; the module's formula).
+    """Rows of attention from the affinities of patch tokens (see `ProxyClip`).
 
     Args:
         tokens: (patches, width) of the proxy, of any length each.
@@ -194,18 +208,4 @@ def resample(cells: Tensor, grid: tuple[int, int]) -> Tensor:
     return spread.permute(0, 2, 3, 1).to(cells.dtype)
 
 
-def _mode(proxy: Backbone) -> str | None:
-    return getattr(getattr(proxy, "preprocessing", None), "mode", None)
-
-
-@BACKBONES.register("proxy_clip")
-def _load(folder: Path, config: dict[str, Any]) -> ProxyClip:
-    clip, proxy = load_backbone(folder / _CLIP_FOLDER), load_backbone(folder / _PROXY_FOLDER)
-    with settings_of(folder):
-        backbone = ProxyClip(
-            clip,  # type: ignore[arg-type]  # another kind is refused
-            proxy,
-            shift=float(config["shift"]),
-            scale=float(config["scale"]),
-        )
-    return backbone
+BACKBONES.register("proxy_clip")(ProxyClip)

@@ -1,9 +1,8 @@
 """DINO.txt's text tower: sentence -> vector whose second half is the space of DINOv2's or DINOv3's patch tokens.
 
-Knows: the causal text transformer of dino.txt (arXiv 2412.16334). Does not know: photos, regions, memory banks.
-
-As published (``tet1280d20h24l``): 24 pre-norm layers, 1280 wide, 20 heads; CLIP's byte-pair tokens, at most 77, start
-and end token included; the vector of the end token goes through a linear map to 2048 columns, [CLS | mean patch].
+As published with dino.txt (arXiv 2412.16334; ``tet1280d20h24l``): 24 pre-norm layers, 1280 wide, 20 heads; CLIP's
+byte-pair tokens, at most 77, start and end token included; the vector of the end token goes through a linear map to
+2048 columns, [CLS | mean patch].
 
 Established from the paper and from public threads: those numbers and the names ``attention_norm``, ``ffn_norm`` and
 ``feed_forward.fc1/fc2`` of a layer. Inferred, and not checked against the weights: the other names, LayerNorm eps 1e-5,
@@ -12,24 +11,27 @@ that a layer's query-key-value map has no bias and its output map has one. A fil
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from patchioner.backbones.vit_weights import part_of
-from patchioner.base.errors import CheckpointError, OptionError
+from patchioner.base.errors import OptionError
 from patchioner.base.optional import require
 from patchioner.base.weights import fit_weights
-from patchioner.text.base import TEXT_TOWERS, TextTower, check_texts
-from patchioner.text.bert import equal_lengths
-
-logger = logging.getLogger(__name__)
+from patchioner.checkpoints.files import part_of, read_tensors
+from patchioner.checkpoints.stored import WeightSource, settings_of
+from patchioner.text.base import (
+    TEXT_TOWERS,
+    TextTower,
+    check_texts,
+    encode_by_length,
+    warn_of_cut,
+)
 
 Half = Literal["patch", "both"]
 
@@ -175,6 +177,20 @@ class DinoTxtText(TextTower):
         self.head = _Head(settings)
         self.eval()
 
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], folder: Path) -> Self:
+        """See `StoredModule.from_config`; the published weights are a file."""
+        known = [one.name for one in fields(DinoTxtTextSettings)]
+        tower = cls(DinoTxtTextSettings(**settings_of(config, known)))
+        source = WeightSource.of(config, folder)
+        if source.fetched:
+            raise OptionError("dino.txt's text tower is a file: weights: PATH of its .pth")
+        if source.folder is not None:
+            tower.restore(source.folder)
+        if source.file is not None:
+            tower.read_published(read_tensors(source.file), source=str(source.file))
+        return tower
+
     @property
     def dim(self) -> int:
         """Width of the embedding space."""
@@ -190,13 +206,8 @@ class DinoTxtText(TextTower):
         start, end = int(self.tokenizer.sot_token_id), int(self.tokenizer.eot_token_id)
         encoded = [self.tokenizer.encode(text) for text in texts]
         limit = self.settings.max_tokens - 2
-        if cut := sum(len(ids) > limit for ids in encoded):
-            logger.warning(
-                "%d of %d texts are longer than %d tokens and were cut",
-                cut,
-                len(encoded),
-                self.settings.max_tokens,
-            )
+        cut = sum(len(ids) > limit for ids in encoded)
+        warn_of_cut(cut, len(encoded), self.settings.max_tokens)
         return [[start, *ids[:limit], end] for ids in encoded]
 
     @torch.inference_mode()
@@ -204,11 +215,12 @@ class DinoTxtText(TextTower):
         """Embed texts; see `TextTower.encode`."""
         check_texts(texts)
         device = self.head.linear_projection.weight.device
-        result = torch.empty(len(texts), self.dim)
-        for rows, ids in equal_lengths(self.token_ids(texts), batch):
-            vectors = self.head(self.backbone(ids.to(device))[:, -1])
-            result[rows] = vectors[:, -self.dim :].to("cpu", torch.float32)
-        return result
+
+        def run(ids: Tensor) -> Tensor:
+            vectors: Tensor = self.head(self.backbone(ids.to(device))[:, -1])
+            return vectors[:, -self.dim :]
+
+        return encode_by_length(self.token_ids(texts), batch, run, self.dim)
 
     def read_published(self, state: Mapping[str, Tensor], *, source: str) -> None:
         """Load DINOv2's file of the text encoder, or DINOv3's of head and text tower, in place and strictly.
@@ -222,12 +234,4 @@ class DinoTxtText(TextTower):
         fit_weights(self, own, source=source)
 
 
-@TEXT_TOWERS.register("dinotxt")
-def _load(folder: Path, config: dict[str, Any]) -> DinoTxtText:
-    try:
-        given = {key: value for key, value in config.items() if key != "type"}
-        tower = DinoTxtText(DinoTxtTextSettings(**given))
-    except (TypeError, OptionError) as error:
-        raise CheckpointError(f"{folder} holds no usable text tower: {error}") from error
-    tower.restore(folder)
-    return tower
+TEXT_TOWERS.register("dinotxt")(DinoTxtText)

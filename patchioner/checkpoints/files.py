@@ -1,7 +1,6 @@
-"""Files of tensors as other people write them: `.pt`, `.pth` or safetensors -> names and float32 tensors.
+"""Files as other people write them: YAML of plain values; `.pt`, `.pth` or safetensors of named tensors.
 
-Knows: torch's and safetensors' formats, and the wrappings that training scripts leave behind. Does not know: any
-network. No file is ever unpickled beyond plain tensors and containers: what asks for more is refused, unexecuted.
+No file is ever unpickled beyond plain tensors and containers: what asks for more is refused, unexecuted.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from patchioner.base.errors import CheckpointError
+from patchioner.base.optional import require
 from patchioner.base.weights import load_weights
 
 _WRAPPINGS = ("state_dict", "model_state_dict", "model", "teacher")
@@ -86,6 +86,14 @@ def as_float(tensor: Tensor, where: str) -> Tensor:
     return tensor
 
 
+def part_of(state: Mapping[str, Tensor], prefixes: tuple[str, ...]) -> dict[str, Tensor]:
+    """The tensors under the first of the prefixes that any name has, without it; "" takes all."""
+    for prefix in prefixes:
+        if found := {k.removeprefix(prefix): t for k, t in state.items() if k.startswith(prefix)}:
+            return found
+    return {}
+
+
 def check_names(
     state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], source: str, what: str
 ) -> None:
@@ -122,3 +130,27 @@ def _without_prefix(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor
 def _some(names: list[str], most: int = 5) -> str:
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + rest
+
+
+def read_yaml(path: Path) -> Any:
+    """The values of a YAML file; tags that would make anything but plain values are refused.
+
+    Raises:
+        CheckpointError: it cannot be read, is not UTF-8, or is no plain YAML.
+        MissingExtraError: pyyaml is not installed.
+
+    Example:
+        >>> read_yaml(Path("configs/dinov2-vitb14.yaml"))["name"]  # doctest: +SKIP
+        'dinov2-vitb14'
+    """
+    yaml = require("yaml", "published")
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} cannot be read ({error.strerror}): check the path"
+        ) from error
+    # ValueError: no UTF-8, or a number of thousands of digits; RecursionError: brackets nested as deeply.
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{path}: not a plain YAML file ({reason})") from error

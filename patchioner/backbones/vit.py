@@ -1,0 +1,569 @@
+"""Vision transformers of timm as dense backbones: DINOv2, DINOv3, CLIP and their kin (`TimmViT`), and SigLIP.
+
+No hook is ever registered: attention is computed from the input of a block with the block's own weights, so threads may
+share a model. What this leans on in timm beyond its public interface is tried when a network is made.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Self
+
+import timm
+import torch
+from timm.layers import AttentionPoolLatent  # type: ignore[attr-defined]
+
+# Older timm releases define `Attention` here, newer ones import it here: the one place that serves both.
+from timm.models.vision_transformer import Attention, Block  # type: ignore[attr-defined]
+from torch import Tensor, nn
+
+from patchioner.backbones.base import (
+    BACKBONES,
+    Dense,
+    SingleViT,
+    preprocessing_config,
+    preprocessing_of,
+)
+from patchioner.base.errors import CheckpointError, HubError, OptionError, UnknownNameError
+from patchioner.base.inference import inference_copy
+from patchioner.base.weights import fit_weights
+from patchioner.checkpoints.files import part_of, read_tensors
+from patchioner.checkpoints.stored import WeightSource, settings_of
+from patchioner.geometry import Preprocessing
+
+OVERRIDES = (
+    "class_token",
+    "depth",
+    "embed_dim",
+    "init_values",
+    "mlp_ratio",
+    "num_heads",
+    "pre_norm",
+    "qk_norm",
+    "qkv_bias",
+    "reg_tokens",
+)
+"""Arguments of an architecture that may be given; timm drops those that it does not know in silence."""
+_NEEDED = ("blocks", "embed_dim", "forward_intermediates", "num_prefix_tokens", "patch_embed")
+_PUBLISHED_SCALE, _SMALL_WIDTH, _SMALL_HEADS, _OTHER_HEADS = 0.125, 384, 6, 16
+_log = logging.getLogger(__name__)
+
+
+class TimmViT(SingleViT):
+    """A timm ViT with a visual head: patch tokens after the final norm, CLS token, attention of the CLS token.
+
+    Registers and distillation tokens are left out of the patch tokens. Rotary blocks (DINOv3, EVA-02) give no
+    attention: their queries and keys are rotated inside the block, and a wrong map would be worse than none. Nor does
+    a network of one block.
+
+    Args:
+        name: a timm architecture, e.g. ``vit_small_patch14_dinov2`` (unknown names get the close ones), with the tag
+            of its weights after a dot where they are to be fetched.
+        preprocessing: input size, fit and normalisation; sizes other than the native one interpolate the position
+            embedding, and grids need not be square.
+        head: config of the visual head (`build_head`). A linear one is applied to every token alike.
+        pretrained: fetch timm's weights from the hub (needs a connection); a linear head takes timm's classifier,
+            which for CLIP is the visual projection.
+        overrides: arguments of the architecture (`OVERRIDES`), e.g. ``{"depth": 2}``.
+
+    Raises:
+        UnknownNameError: timm has no such architecture.
+        OptionError: it is no ViT, an override is unknown, or the patch size differs from the preprocessing's.
+
+    Example:
+        >>> backbone = TimmViT("vit_tiny_patch16_224", Preprocessing("stretch", 64, 16))
+        >>> features = backbone.encode([Image.new("RGB", (320, 240))])[0]
+        >>> tuple(features.tokens.shape)
+        (4, 4, 192)
+    """
+
+    def __init__(
+        self,
+        name: str,
+        preprocessing: Preprocessing,
+        *,
+        head: Mapping[str, Any] | None = None,
+        pretrained: bool = False,
+        overrides: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.name, self.preprocessing, self.overrides = name, preprocessing, dict(overrides or {})
+        self.head_config: dict[str, Any] = dict(head or {"type": "none"})
+        classes = self._linear_width() if pretrained else 0
+        self.vit: Any = create_vit(
+            name, pretrained=pretrained, classes=classes, overrides=self.overrides
+        )
+        check_patches(self.vit, name, preprocessing)
+        self.head = build_head(self.head_config, int(self.vit.embed_dim))
+        if classes:
+            self._fit_linear(self.vit.head.state_dict(), name)
+            self.vit.reset_classifier(0)
+        # The input of the only block is nothing that timm gives.
+        self._has_attention = (
+            len(self.vit.blocks) > 1
+            and getattr(self.vit, "cls_token", None) is not None
+            and is_plain_block(self.vit.blocks[-1])
+        )
+        self.eval()
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], folder: Path) -> Self:
+        """See `StoredModule.from_config`."""
+        own = settings_of(config, ("name", "preprocessing", "head", "overrides"))
+        source = WeightSource.of(config, folder)
+        preprocessing = preprocessing_of(own.pop("preprocessing", None))
+        made = cls(own.pop("name"), preprocessing, pretrained=source.fetched, **own)
+        if source.folder is not None:
+            made.restore(source.folder)
+        if source.file is not None:
+            classifier = fit_vit(made.vit, read_tensors(source.file), source=str(source.file))
+            if made._linear_width():
+                made._fit_linear(classifier, str(source.file))
+        return made
+
+    def _linear_width(self) -> int:
+        return int(self.head_config["dim"]) if self.head_config.get("type") == "linear" else 0
+
+    def _fit_linear(self, classifier: Mapping[str, Tensor], source: str) -> None:
+        """Give the linear head the weights of timm's classifier, whose bias may be absent (CLIP has none)."""
+        if (weight := classifier.get("weight")) is None:
+            raise CheckpointError(f"{source} has no visual projection for the linear head")
+        bias = classifier.get("bias", weight.new_zeros(len(weight)))
+        fit_weights(self.head, {"linear.weight": weight, "linear.bias": bias}, source=source)
+
+    @property
+    def dim(self) -> int:
+        """Width of the embedding space, after the head."""
+        return self._linear_width() or int(self.vit.embed_dim)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Type, architecture, preprocessing, head and, where there are, overrides."""
+        return {
+            "type": "timm",
+            "name": self.name,
+            "preprocessing": preprocessing_config(self.preprocessing),
+            "head": dict(self.head_config),
+            **({"overrides": dict(self.overrides)} if self.overrides else {}),
+        }
+
+    def to(  # type: ignore[override]
+        self, device: torch.device | str, dtype: torch.dtype, *, optimize: bool = True
+    ) -> Self:
+        """See `StoredModule.to`; the head stays in float32, since standardising cancels leading digits."""
+        twin = super().to(device, dtype, optimize=optimize)
+        twin.head = inference_copy(self.head, device, torch.float32, optimize=optimize)
+        return twin
+
+    def outputs(self, pixels: Tensor, grid: tuple[int, int]) -> Dense:
+        """See `SingleViT.outputs`."""
+        found = self.dense(pixels, grid)
+        cls = None if found.cls is None else found.cls.float()
+        tokens, whole = self.head(found.tokens.float(), cls)
+        return found._replace(tokens=tokens, cls=whole)
+
+    def dense(self, pixels: Tensor, grid: tuple[int, int]) -> Dense:
+        """Differentiable forward pass without the head.
+
+        Args:
+            pixels: (B, 3, H, W) normalised.
+            grid: (rows, columns) with rows * columns patch tokens.
+
+        Returns:
+            Tokens and CLS token after the network's final norm; the attentions where the last block is a plain one.
+        """
+        last, prefix = len(self.vit.blocks) - 1, int(self.vit.num_prefix_tokens)
+        final, inner = self.vit.forward_intermediates(
+            pixels,
+            indices=[max(last - 1, 0)],
+            norm=False,
+            output_fmt="NLC",
+            return_prefix_tokens=True,
+        )
+        patches = final[:, prefix:].unflatten(1, grid)
+        cls = final[:, 0] if getattr(self.vit, "cls_token", None) is not None else None
+        if not self._has_attention:
+            return Dense(patches, cls, None, None)
+        before_last = torch.cat([inner[0][1], inner[0][0]], dim=1)
+        parts = cls_query_keys(self.vit.blocks[last], before_last, prefix)
+        maps, published = cls_attention(*parts), published_attention(*parts)
+        return Dense(patches, cls, maps.unflatten(2, grid), published.unflatten(1, grid))
+
+
+class SiglipViT(SingleViT):
+    """A SigLIP vision tower, dense: every patch through the attention pool's value path.
+
+    SigLIP (arXiv 2303.15343; SigLIP 2: arXiv 2502.14786) has no CLS token. A learned query attends to the patches, and
+    the result goes through a projection and a residual MLP into the space of the text. A patch token here is what that
+    pool would give if all of its attention were on the one patch: MaskCLIP's treatment of CLIP's attention pool (arXiv
+    2112.01071, section 3.2) carried over to a pool with an MLP. The MLP is not linear, so the mean of such tokens is
+    not the pool with uniform attention (TextRegion, arXiv 2505.23769, pools values first).
+    ``cls`` of its features is the pooled vector, SigLIP's own image embedding; ``attention`` is the pool's.
+
+    Args:
+        name: a timm architecture with an attention pool, e.g. ``vit_base_patch16_siglip_512``.
+        preprocessing: SigLIP stretches to a square and maps pixels to -1..1 (mean and std 0.5).
+        pretrained: fetch timm's weights (name them with their tag, ``.v2_webli`` for SigLIP 2).
+        overrides: as `TimmViT`.
+
+    Raises:
+        OptionError: the architecture has no attention pool of SigLIP's kind; and as `TimmViT`.
+
+    Example:
+        >>> settings = Preprocessing("stretch", 64, 16, mean=(0.5,) * 3, std=(0.5,) * 3)
+        >>> backbone = SiglipViT("vit_base_patch16_siglip_512", settings, overrides={"depth": 2})
+        >>> tuple(backbone.encode([Image.new("RGB", (320, 240))])[0].tokens.shape)
+        (4, 4, 768)
+    """
+
+    def __init__(
+        self,
+        name: str,
+        preprocessing: Preprocessing,
+        *,
+        pretrained: bool = False,
+        overrides: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.name, self.preprocessing, self.overrides = name, preprocessing, dict(overrides or {})
+        self.vit: Any = create_vit(name, pretrained=pretrained, overrides=self.overrides)
+        check_patches(self.vit, name, preprocessing)
+        pool = getattr(self.vit, "attn_pool", None)
+        if not isinstance(pool, AttentionPoolLatent) or pool.latent_len != 1:
+            raise OptionError(
+                f"{name} has no attention pool, so its patches have no way into the space of the text: "
+                "use a SigLIP architecture without 'gap' in its name"
+            )
+        if self.vit.num_prefix_tokens or pool.pos_embed is not None:
+            raise OptionError(f"{name} is not built as SigLIP is: use the backbone type 'timm'")
+        self.eval()
+        _try_pool(pool)
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], folder: Path) -> Self:
+        """See `StoredModule.from_config`."""
+        own = settings_of(config, ("name", "preprocessing", "overrides"))
+        source = WeightSource.of(config, folder)
+        preprocessing = preprocessing_of(own.pop("preprocessing", None))
+        made = cls(own.pop("name"), preprocessing, pretrained=source.fetched, **own)
+        if source.folder is not None:
+            made.restore(source.folder)
+        if source.file is not None:
+            fit_vit(made.vit, read_tensors(source.file), source=str(source.file))
+        return made
+
+    @property
+    def dim(self) -> int:
+        """Width of the embedding space."""
+        return int(self.vit.attn_pool.out_features)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Type, architecture, preprocessing and, where there are, overrides."""
+        return {
+            "type": "siglip",
+            "name": self.name,
+            "preprocessing": preprocessing_config(self.preprocessing),
+            **({"overrides": dict(self.overrides)} if self.overrides else {}),
+        }
+
+    def outputs(self, pixels: Tensor, grid: tuple[int, int]) -> Dense:
+        """See `SingleViT.outputs`."""
+        tokens = self.vit.forward_features(pixels)
+        pool = self.vit.attn_pool
+        return Dense(
+            patches_through_pool(pool, tokens).unflatten(1, grid),
+            pool(tokens),
+            pool_attention(pool, tokens).unflatten(2, grid),
+            None,
+        )
+
+
+def patches_through_pool(pool: Any, tokens: Tensor) -> Tensor:
+    """Each token as the pool would give it with all attention there: (B, N, width) -> (B, N, out width)."""
+    width = pool.kv.weight.shape[0] // 2
+    bias = None if pool.kv.bias is None else pool.kv.bias[width:]
+    projected = pool.proj(nn.functional.linear(tokens, pool.kv.weight[width:], bias))
+    if pool.mlp is None:
+        return projected  # type: ignore[no-any-return]
+    return projected + pool.mlp(pool.norm(projected))  # type: ignore[no-any-return]
+
+
+def pool_attention(pool: Any, tokens: Tensor) -> Tensor:
+    """Softmax attention of the pool's learned query over N tokens (B, N, width) -> (B, heads, N) float32."""
+    width = pool.kv.weight.shape[0] // 2
+    bias = None if pool.kv.bias is None else pool.kv.bias[:width]
+    keys = nn.functional.linear(tokens, pool.kv.weight[:width], bias)
+    query, keys = (t.unflatten(2, (pool.num_heads, -1)) for t in (pool.q(pool.latent), keys))
+    query, keys = pool.q_norm(query), pool.k_norm(keys)
+    logits = torch.einsum("qhd,bnhd->bhn", query[0] * pool.scale, keys)
+    return logits.float().softmax(dim=-1)
+
+
+@torch.no_grad()
+def _try_pool(pool: Any) -> None:
+    """On one token all of the pool's attention lies there: a self-test of how the pool is taken apart."""
+    token = torch.linspace(-1, 1, pool.kv.in_features, device=pool.kv.weight.device)[None, None]
+    if token.is_meta or torch.allclose(
+        patches_through_pool(pool, token)[:, 0], pool(token), rtol=1e-3, atol=1e-3
+    ):
+        return
+    raise OptionError(
+        f"the attention pool of timm {timm.__version__} computes something else than this release knows: install "
+        "the timm that constraints.txt names"
+    )
+
+
+def cls_query_keys(block: Any, inputs: Tensor, prefix: int) -> tuple[Tensor, Tensor]:
+    """CLS query and patch keys of a block.
+
+    Args:
+        block: a block of a timm ViT for which `is_plain_block`.
+        inputs: (B, prefix + patches, width), what goes into the block.
+        prefix: number of tokens before the patches; the first is the CLS token.
+
+    Returns:
+        query (B, heads, 1, head width) and keys (B, heads, patches, head width), unscaled.
+    """
+    attention, normed = block.attn, block.norm1(inputs)
+    weight, bias = attention.qkv.weight, attention.qkv.bias
+    width = len(weight) // 3
+    parts = []
+    for index, tokens in enumerate((normed[:, :1], normed[:, prefix:])):
+        rows = slice(index * width, (index + 1) * width)
+        part = nn.functional.linear(tokens, weight[rows], None if bias is None else bias[rows])
+        parts.append(part.unflatten(2, (int(attention.num_heads), -1)).transpose(1, 2))
+    return attention.q_norm(parts[0]), attention.k_norm(parts[1])
+
+
+@torch.no_grad()
+def is_plain_block(block: Any) -> bool:
+    """Whether `cls_query_keys` may take a block apart: timm's plain pre-norm block, and what it gives is tried.
+
+    Other blocks rotate queries and keys, add biases, or norm elsewhere. Where this release of timm computes the plain
+    one in another way than we do, that is logged, and the backbone has no attention.
+    """
+    attention = getattr(block, "attn", None)
+    if type(block) is not Block or type(attention) is not Attention:
+        return False
+    weight = attention.qkv.weight
+    if weight.is_meta:
+        return True
+    width = weight.shape[1]
+    tokens = torch.linspace(-1, 1, 3 * width, device=weight.device).sin().view(1, 3, width)
+    try:
+        maps = cls_attention(*cls_query_keys(block, tokens, 0))  # of the first token over all three
+        values = attention.qkv(block.norm1(tokens))[..., -maps.shape[1] * attention.head_dim :]
+        values = values.unflatten(2, (maps.shape[1], -1))
+        mixed = torch.einsum("bhn,bnhd->bhd", maps, values).flatten(1)
+        expected = attention(block.norm1(tokens))[:, 0]
+        fits = torch.allclose(
+            attention.proj(getattr(attention, "norm", nn.Identity())(mixed)),
+            expected,
+            rtol=1e-3,
+            atol=1e-4 * float(expected.abs().max()) + 1e-6,
+        )
+    except (AttributeError, RuntimeError, TypeError):
+        fits = False
+    if not fits:
+        _log.warning(
+            "timm %s computes attention in another way than this release knows: this backbone gives no attention; "
+            "install the timm that constraints.txt names",
+            timm.__version__,
+        )
+    return fits
+
+
+def cls_attention(query: Tensor, keys: Tensor) -> Tensor:
+    """Softmax attention of the CLS token over the patches alone, (B, heads, patches) float32."""
+    scale = query.shape[-1] ** -0.5
+    # In float32 also for half-precision weights: shares of 1,369 patches would not sum to 1.
+    maps: Tensor = ((query * scale) @ keys.transpose(2, 3)).float().softmax(dim=-1)
+    return maps[:, :, 0]
+
+
+def published_attention(query: Tensor, keys: Tensor) -> Tensor:
+    """The CLS attention as published, (B, patches) float32: the mean of the heads' logits, then one softmax.
+
+    The published code takes 16 heads for every width but 384, though ViT-B has 12, and a scale of 1 / 8. The mean over
+    heads of per-head products is the product over the full width divided by the number of heads, so the assumption
+    changes the temperature only. `cls_attention` is the right map; this one serves `rounding="reference"`.
+    """
+    full_query, full_keys = (t.transpose(1, 2).flatten(2) for t in (query, keys))
+    heads = _SMALL_HEADS if full_query.shape[-1] == _SMALL_WIDTH else _OTHER_HEADS
+    logits = (full_query @ full_keys.transpose(1, 2))[:, 0] * (_PUBLISHED_SCALE / heads)
+    return logits.float().softmax(dim=-1)
+
+
+class IdentityHead(nn.Module):
+    """No visual head: tokens are text-aligned as they are (Talk2DINO projects on the text side only)."""
+
+    def forward(self, tokens: Tensor, cls: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return tokens (..., dim) and cls (..., dim) unchanged."""
+        return tokens, cls
+
+
+class StandardiseHead(nn.Module):
+    """Per-dimension standardisation ``(t - mean) * inverse_std``, with statistics of their own for the CLS token.
+
+    The tokens of a self-supervised ViT share a large common mean that drowns what tells photos apart under a cosine;
+    removing it is worth more than any other single step for a small backbone.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        for name in ("patch", "cls"):
+            self.register_buffer(f"{name}_mean", torch.zeros(dim))
+            self.register_buffer(f"{name}_inverse_std", torch.ones(dim))
+
+    patch_mean: Tensor
+    patch_inverse_std: Tensor
+    cls_mean: Tensor
+    cls_inverse_std: Tensor
+
+    def forward(self, tokens: Tensor, cls: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Standardise tokens (..., dim) and, where there is one, cls (..., dim)."""
+        patches = (tokens - self.patch_mean) * self.patch_inverse_std
+        return patches, None if cls is None else (cls - self.cls_mean) * self.cls_inverse_std
+
+
+class LinearHead(nn.Module):
+    """One affine map (dim_in -> dim_out) for patches and CLS alike (CLIP's visual projection has this form)."""
+
+    def __init__(self, dim_in: int, dim_out: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(dim_in, dim_out)
+
+    def forward(self, tokens: Tensor, cls: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Project tokens (..., dim_in) and cls (..., dim_in) to dim_out."""
+        return self.linear(tokens), None if cls is None else self.linear(cls)
+
+
+def build_head(config: Mapping[str, Any], dim: int) -> nn.Module:
+    """The head named by ``config["type"]``: "none", "standardise" or "linear" (with "dim" = its output width).
+
+    Every head is affine, so pooling before it and after it give the same, and one head serves patches and regions.
+    """
+    kind = config.get("type", "none")
+    if kind == "none":
+        return IdentityHead()
+    if kind == "standardise":
+        return StandardiseHead(dim)
+    if kind == "linear":
+        return LinearHead(dim, int(config["dim"]))
+    raise CheckpointError(f"visual head {kind!r} is unknown: use 'none', 'standardise' or 'linear'")
+
+
+def create_vit(
+    name: str,
+    *,
+    pretrained: bool = False,
+    classes: int = 0,
+    overrides: Mapping[str, Any] | None = None,
+) -> Any:
+    """A timm ViT that takes any input size.
+
+    Args:
+        name, pretrained, overrides: see `TimmViT`.
+        classes: width of timm's classifier, 0 for none.
+
+    Raises:
+        UnknownNameError, OptionError: see `TimmViT`.
+        HubError: the weights cannot be fetched.
+    """
+    if not timm.is_model(name):
+        close = difflib.get_close_matches(name, timm.list_models(), n=3) or [
+            "vit_small_patch14_dinov2"
+        ]
+        raise UnknownNameError(f"timm has no model {name!r}: did you mean {', '.join(close)}?")
+    arguments = dict(overrides or {})
+    if unknown := [key for key in arguments if key not in OVERRIDES]:
+        raise OptionError(str(UnknownNameError.among(f"override of {name}", unknown[0], OVERRIDES)))
+    try:
+        vit = timm.create_model(
+            name, pretrained=pretrained, num_classes=classes, dynamic_img_size=True, **arguments
+        )
+    except TypeError as error:
+        if any(f"'{key}'" in str(error) for key in arguments):
+            raise OptionError(f"{name} cannot be overridden so: {error}") from error
+        raise _no_vit(name, str(error)) from error
+    except (OSError, RuntimeError, ValueError) as error:
+        if not pretrained:
+            raise _no_vit(name, str(error)) from error
+        raise HubError(
+            f"timm's weights of {name} cannot be fetched ({str(error).splitlines()[0]}). Check the name's tag and the "
+            "connection, or give a file of weights"
+        ) from error
+    if missing := [part for part in _NEEDED if not hasattr(vit, part)]:
+        raise _no_vit(name, f"it lacks {', '.join(missing)}")
+    return vit
+
+
+def check_patches(vit: Any, name: str, preprocessing: Preprocessing) -> None:
+    """Refuse a preprocessing with another patch size than the network's; OptionError names the right one."""
+    # Not `patch_size`: behind a convolutional stem, that counts cells of the stem's output.
+    patch = tuple(vit.patch_embed.feat_ratio(as_scalar=False))
+    if patch != (preprocessing.patch_size, preprocessing.patch_size):
+        raise OptionError(
+            f"{name} has patches of {patch} pixels, the preprocessing says {preprocessing.patch_size}: "
+            f"set its patch_size to {patch[0]} and its size to a multiple of that"
+        )
+
+
+def fit_vit(vit: Any, state: Mapping[str, Tensor], *, source: str) -> dict[str, Tensor]:
+    """Load a ViT's weights in their authors' layout, strictly.
+
+    Args:
+        vit: of `create_vit`, without a classifier; changed in place only if everything fits.
+        state: DINOv2's and DINOv3's own layouts, OpenAI's CLIP, open_clip's with a timm trunk, or timm's.
+        source: where they come from, for messages.
+
+    Returns:
+        What belongs to a classifier ("weight", "bias"), which for CLIP is the visual projection; empty without one.
+
+    Raises:
+        CheckpointError: a tensor is missing, left over or of another shape.
+    """
+    given = _without_absent_biases(vit, state, source)
+    try:
+        # Each family of timm has a converter beside it, which gets a copy, because some take tensors out.
+        converted = import_module(type(vit).__module__).checkpoint_filter_fn(dict(given), vit)
+    except (LookupError, RuntimeError, AttributeError, ValueError) as error:
+        raise CheckpointError(
+            f"{source}: not in a layout that timm knows for {type(vit).__name__} ({error!r})"
+        ) from error
+    classifier = part_of(converted, ("head.",))
+    rest = {name: t for name, t in converted.items() if not name.startswith("head.")}
+    fit_weights(vit, rest, source=source)
+    return classifier
+
+
+def _without_absent_biases(vit: Any, state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+    """Drop zero query-key-value biases that timm's network has no place for (DINOv3 as distilled)."""
+    places = {name for name, _ in vit.named_parameters()}
+    kept = {}
+    for name, tensor in state.items():
+        has_place = bool(places & {name, name.replace("qkv.bias", "q_bias")})
+        if has_place or not name.endswith("attn.qkv.bias") or "storage_tokens" not in state:
+            kept[name] = tensor
+            continue
+        # The key's third is masked out in DINOv3, whatever is stored there.
+        query, _, value = tensor.chunk(3)
+        if bool(query.any()) or bool(value.any()):
+            raise CheckpointError(
+                f"{source}: {name} is not zero, but the architecture has no such bias: "
+                "use the one whose name ends in '_qkvb'"
+            )
+    return kept
+
+
+def _no_vit(name: str, reason: str) -> OptionError:
+    return OptionError(f"{name!r} is not a vision transformer that takes any input size ({reason})")
+
+
+BACKBONES.register("timm")(TimmViT)
+BACKBONES.register("siglip")(SiglipViT)

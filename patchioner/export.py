@@ -1,0 +1,547 @@
+"""Export of a model's backbone to ONNX (portable) or OpenVINO (fast); the result is a checkpoint like any other.
+
+The backbone becomes one graph of tensors: pixels in, tokens, CLS token and attentions out. Position embeddings of a
+photo's own grid are made by interpolation, which no runtime does to the last bit as torch does: where a network takes
+several sizes they are a second input, made by torch; a network of one size has them as constants. What this leans on
+inside timm and open_clip is checked by comparing every export with its source.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+from torch.nn import functional as F
+
+from patchioner.backbones import Backbone
+from patchioner.backbones.base import SingleViT, preprocessing_config
+from patchioner.backbones.exported import (
+    NETWORK_FILES,
+    PACKAGES,
+    ExportedBackbone,
+    ExportPrecision,
+    Format,
+    resample_positions,
+)
+from patchioner.base.errors import ExportError, OptionError, PatchionerError, UnknownNameError
+from patchioner.base.files import file_sha256
+from patchioner.base.optional import require
+from patchioner.base.weights import Storage
+from patchioner.checkpoints.folder import write_checkpoint
+from patchioner.geometry import Fit
+from patchioner.regions import Box, Region, WholeImage
+
+if TYPE_CHECKING:
+    from memory_bank import Precision
+    from patchioner.model import Patchioner
+
+PRECISIONS: dict[Format, tuple[ExportPrecision, ...]] = {
+    "onnx": ("fp32",),
+    "openvino": ("fp32", "bf16", "int8", "int8-bf16"),
+}
+INPUT_NAMES = ("pixels", "positions")
+_MOST = 4096  # patches along a side
+# Float32 in another order of summation; quantised networks must still say the same, roughly.
+_LARGEST_RELATIVE, _LEAST_COSINE = 1e-3, 0.5
+_LEVELS, _SMALLEST = 127, 4096  # of int8; values of a matrix below which nothing is gained
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What `export_model` wrote.
+
+    Attributes:
+        folder: of the checkpoint.
+        difference: of the two backbones on the pictures it was tried on.
+        pictures: how many.
+        megabytes: of the network's files.
+    """
+
+    folder: Path
+    difference: BackboneDifference
+    pictures: int
+    megabytes: float
+
+
+def export_model(
+    model: Patchioner,
+    folder: str | Path,
+    *,
+    format: Format = "onnx",
+    precision: ExportPrecision = "fp32",
+    size: int | None = None,
+    fit: Fit | None = None,
+    photos: Sequence[Image.Image] = (),
+    storage: Storage = "fp32",
+    bank_storage: Precision = "float16",
+) -> ExportReport:
+    """Write a checkpoint whose backbone runs in another runtime; `Patchioner.from_pretrained` loads it.
+
+    Args:
+        model: any whose backbone is a single vision transformer; left as it is. Decoder, bank and text tower go along
+            unchanged and stay in torch.
+        folder: empty or new.
+        format: "onnx" (ONNX Runtime) or "openvino"; the extra of the same name runs it.
+        precision: "fp32"; OpenVINO alone has "bf16", "int8" (weights as int8 with a scale per output channel,
+            activations quantised as they come), and "int8-bf16", the same with bfloat16 for all else.
+        size: side of the input in model pixels, in place of the model's; a multiple of the patch size.
+        fit: how photos are fitted, in place of the model's. "aspect" needs a network that takes several sizes.
+        photos: upright RGB, to try the export on; pictures of ours if there are none.
+        storage, bank_storage: precision on disk of the other networks and of the memory bank.
+
+    Returns:
+        Where it is, and how far its features are from those of the model.
+
+    Raises:
+        OptionError: the folder is not empty; a size, fit, format or precision that there is not.
+        MissingExtraError: a package is not installed; the message has the line that installs it.
+        ExportError: the backbone cannot be exported, or the export gives other features.
+
+    Example:
+        >>> export_model(model, "mini-openvino", format="openvino").difference.tokens  # doctest: +SKIP
+        3.1e-05
+    """
+    out = Path(folder)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OptionError(f"{out} exists already: choose an empty or new folder")
+    with tempfile.TemporaryDirectory() as temporary:
+        exported, source = export_backbone(
+            model.parts.backbone,
+            Path(temporary),
+            format=format,
+            precision=precision,
+            size=size,
+            fit=fit,
+        )
+        pictures = list(photos) or trial_pictures()
+        difference = compare_backbones(source, exported, pictures)
+        _judge(difference, precision)
+        parts = replace(model.parts, backbone=exported)
+        write_checkpoint(parts, out, storage=storage, bank_storage=bank_storage)
+    files = (out / "backbone" / name for name in exported.files)
+    megabytes = sum(path.stat().st_size for path in files) / 2**20
+    return ExportReport(out, difference, len(pictures), megabytes)
+
+
+def export_backbone(
+    backbone: Backbone,
+    folder: Path,
+    *,
+    format: Format = "onnx",
+    precision: ExportPrecision = "fp32",
+    size: int | None = None,
+    fit: Fit | None = None,
+) -> tuple[ExportedBackbone, SingleViT]:
+    """Export a backbone alone; arguments and errors as `export_model`.
+
+    Args:
+        folder: existing and empty; the network's files go there and must stay, since the result runs from them.
+
+    Returns:
+        The exported backbone, and its source in float32 on the CPU with the same size and fit.
+    """
+    if format not in NETWORK_FILES:
+        raise UnknownNameError.among("format", str(format), NETWORK_FILES)
+    require(PACKAGES[format], format)
+    source = exportable(backbone)
+    changes = {key: value for key, value in (("size", size), ("mode", fit)) if value is not None}
+    source.preprocessing = replace(source.preprocessing, **changes)  # type: ignore[arg-type]
+    graph = trace_backbone(source)
+    names = write_graph(graph, folder, format, precision)
+    config = {
+        "type": format,
+        "precision": precision,
+        "dim": source.dim,
+        "preprocessing": preprocessing_config(source.preprocessing),
+        "outputs": graph.outputs,
+        "files": {name: file_sha256(folder / name) for name in names},
+        "exported_from": source.config,
+        "native_grid": graph.native_grid,
+    }
+    exported = ExportedBackbone(folder, config, graph.positions)
+    return exported, source
+
+
+def _judge(difference: BackboneDifference, precision: ExportPrecision) -> None:
+    if precision == "fp32" and not difference.relative <= _LARGEST_RELATIVE:
+        raise ExportError(
+            f"the exported network's tokens are off by {difference.relative:.2g} of the largest, more than "
+            f"{_LARGEST_RELATIVE}: this runtime does not compute this network right; try the other format"
+        )
+    if not difference.mean_cosine >= _LEAST_COSINE:
+        raise ExportError(
+            f"tokens of the exported network have a cosine of {difference.mean_cosine:.3f} with the model's: "
+            f"{precision} destroys this network; use fp32"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """A backbone traced for export.
+
+    Attributes:
+        program: of torch.export; takes pixels (1, 3, H, W) and, for several sizes, positions (1, N, width).
+        inputs, outputs: names of what it takes and gives; the latter are fields of `Dense`.
+        positions: (prefix + cells, width) of `native_grid`, see `ExportedBackbone`; both None for a single size.
+    """
+
+    program: ExportedProgram
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    positions: Tensor | None
+    native_grid: tuple[int, int] | None
+
+
+def trace_backbone(backbone: Backbone) -> Graph:
+    """Trace a backbone for the sizes that its preprocessing makes: one square, or any (mode "aspect").
+
+    Raises:
+        ExportError: it cannot be exported, or not for several sizes; the message says which.
+    """
+    network = exportable(backbone)
+    settings = network.preprocessing
+    if settings.mode != "aspect":
+        square = torch.zeros(1, 3, settings.size, settings.size)
+        module = _TensorsOnly(network, (square,), _constant_positions(network))
+        program = _trace(module, (square,), None)
+        return Graph(program, INPUT_NAMES[:1], module.names, None, None)
+    if (found := _table(network)) is None:
+        raise ExportError(
+            f"{getattr(network, 'name', type(network).__name__)} has no table of positions, so it can be exported "
+            "for one input size only: give fit='stretch' (--fit stretch), or 'crop' or 'pad'"
+        )
+    table, native = found
+    prefix, patch = len(table) - native[0] * native[1], settings.patch_size
+    # Two different sides, or the tracer takes them for one and the same.
+    examples = (
+        torch.zeros(1, 3, 2 * patch, 3 * patch),
+        table.new_zeros(1, prefix + 6, table.shape[1]),
+    )
+    module = _TensorsOnly(network, examples, None)
+    rows, columns, tokens = (
+        Dim(name, min=1, max=most)
+        for name, most in (("rows", _MOST), ("columns", _MOST), ("tokens", _MOST**2))
+    )
+    program = _trace(module, examples, ({2: patch * rows, 3: patch * columns}, {1: tokens}))
+    return Graph(program, INPUT_NAMES, module.names, table, native)
+
+
+def exportable(backbone: Backbone) -> SingleViT:
+    """A float32 copy of the backbone on the CPU, or an ExportError that says why it cannot be exported."""
+    if isinstance(backbone, ExportedBackbone):
+        raise ExportError(
+            f"the backbone is an export already ({backbone.kind}, {backbone.precision}): export the model that it was "
+            "made from"
+        )
+    if not isinstance(backbone, SingleViT):
+        raise ExportError(
+            f"a {type(backbone).__name__} is not one network with one input, and cannot be exported: keep it in torch"
+        )
+    return backbone.to("cpu", torch.float32, optimize=False)
+
+
+class _TensorsOnly(nn.Module):
+    """The outputs of a backbone, our own copy, as a tuple without those that it does not have.
+
+    Position embeddings are `constant`, or a second input if `examples` has two, or else the backbone's own.
+    """
+
+    def __init__(
+        self, backbone: SingleViT, examples: tuple[Tensor, ...], constant: Tensor | None
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self._constant = constant
+        self._slot: list[Tensor] = []
+        if constant is not None or len(examples) > 1:
+            _take_positions_from(backbone, self._slot)
+        with torch.inference_mode():
+            found = self._dense(*examples)._asdict()
+        self.names = tuple(name for name, part in found.items() if part is not None)
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        found = self._dense(*inputs)._asdict()
+        # Each in memory of its own: views of inner tensors make some converters stumble.
+        return tuple(found[name].contiguous() for name in self.names)
+
+    def _dense(self, pixels: Tensor, positions: Tensor | None = None) -> Any:
+        patch = self.backbone.preprocessing.patch_size
+        grid = pixels.shape[2] // patch, pixels.shape[3] // patch
+        given = self._constant if positions is None else positions
+        self._slot.extend([] if given is None else [given])
+        try:
+            return self.backbone.outputs(pixels, grid)
+        finally:
+            self._slot.clear()
+
+
+class _AddGiven(nn.Module):
+    """Adds the positions that lie in a slot."""
+
+    def __init__(self, slot: list[Tensor]) -> None:
+        super().__init__()
+        self._take: Callable[[], Tensor] = lambda: slot[0]
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return tokens + self._take()
+
+
+def _take_positions_from(backbone: SingleViT, slot: list[Tensor]) -> None:
+    """Let our own copy of a backbone use given position embeddings in place of its own, interpolated ones."""
+    if _is_plain(backbone):
+        backbone.vit.pos_embed = None
+        backbone.vit.patch_drop = _AddGiven(slot)  # the step after the one that adds positions
+    else:
+        backbone.positions = lambda grid: slot[0][0]  # type: ignore[assignment]
+
+
+def _is_plain(backbone: SingleViT) -> bool:
+    vit = getattr(backbone, "vit", None)
+    return type(vit) is VisionTransformer and getattr(vit, "pos_embed", None) is not None
+
+
+def _constant_positions(backbone: SingleViT) -> Tensor | None:
+    """Positions for the one square that the preprocessing makes; None where the network makes its own."""
+    found = _table(backbone)
+    side = backbone.preprocessing.size // backbone.preprocessing.patch_size
+    return None if found is None else resample_positions(*found, (side, side))
+
+
+def _table(backbone: SingleViT) -> tuple[Tensor, tuple[int, int]] | None:
+    """The position embeddings with a row for every token, and their grid; None where there are none."""
+    visual = getattr(backbone, "visual", None)
+    if visual is not None:
+        rows, columns = visual.grid_size
+        return visual.positional_embedding.detach().clone(), (int(rows), int(columns))
+    if not _is_plain(backbone):
+        return None
+    vit = backbone.vit
+    rows, columns = vit.patch_embed.grid_size
+    table: Tensor = vit.pos_embed[0].detach().clone()
+    missing = int(vit.num_prefix_tokens) + rows * columns - len(table)
+    # Where registers and CLS have no position, zero is added to them.
+    return torch.cat([table.new_zeros(missing, table.shape[1]), table]), (int(rows), int(columns))
+
+
+def _trace(module: nn.Module, examples: tuple[Tensor, ...], shapes: Any) -> ExportedProgram:
+    try:
+        with torch.no_grad():
+            return torch.export.export(
+                module,
+                examples,
+                dynamic_shapes=None if shapes is None else (shapes,),
+                strict=False,
+                prefer_deferred_runtime_asserts_over_guards=True,
+            )
+    except Exception as error:  # the tracer fails in many ways, each with its own type
+        reason = str(error).strip().splitlines()
+        raise ExportError(
+            f"torch.export cannot trace this backbone ({reason[0] if reason else type(error).__name__}): keep it in "
+            "torch"
+        ) from error
+
+
+def write_graph(graph: Graph, folder: Path, kind: Format, precision: ExportPrecision) -> list[str]:
+    """Write the network's files into a folder and return their names.
+
+    Raises:
+        OptionError: a precision that the format does not have.
+        MissingExtraError: what writes it is not installed.
+        ExportError: the writer cannot express the network.
+    """
+    if precision not in PRECISIONS[kind]:
+        raise OptionError(
+            f"{kind} has no precision {precision!r}: choose one of {PRECISIONS[kind]}"
+        )
+    path = folder / NETWORK_FILES[kind]
+    with _refusals(kind), _silence():
+        if kind == "onnx":
+            _write_onnx(graph, path)
+        else:
+            _write_openvino(graph, path, quantise=precision.startswith("int8"))
+    return sorted(path.name for path in folder.iterdir())
+
+
+def _write_onnx(graph: Graph, path: Path) -> None:
+    for module in ("onnx", "onnxscript", "onnxruntime"):
+        require(module, "onnx")
+    program = torch.onnx.export(
+        graph.program,
+        dynamo=True,
+        input_names=list(graph.inputs),
+        output_names=list(graph.outputs),
+        verbose=False,
+    )
+    assert program is not None, "with dynamo, it returns the program"
+    program.save(str(path))
+
+
+def _write_openvino(graph: Graph, path: Path, *, quantise: bool) -> None:
+    openvino = require("openvino", "openvino")
+    model = openvino.convert_model(graph.program)
+    for port, name in zip(model.inputs, graph.inputs, strict=True):
+        port.get_tensor().set_names({name})
+    if quantise:
+        model = quantise_weights(model)
+    openvino.save_model(model, str(path), compress_to_fp16=False)
+
+
+@contextlib.contextmanager
+def _refusals(kind: Format) -> Iterator[None]:
+    try:
+        yield
+    except PatchionerError:
+        raise
+    except Exception as error:  # each writer has its own exceptions, and changes them
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ExportError(
+            f"this network cannot be written for {kind} ({reason}): try the other format, or keep it in torch"
+        ) from error
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """The writers print and warn of their own affairs."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def quantise_weights(model: Any) -> Any:
+    """Turn the constant matrices of all matrix products of an `openvino.Model` into int8 with scales, in place.
+
+    Each becomes int8 levels times a float32 scale per output channel, w ~= q * max|w| / 127, in the form in which
+    OpenVINO keeps it int8 until it is used; activations it quantises as they come, by groups within each token, where
+    the processor multiplies int8. So no photos are needed to calibrate anything.
+    """
+    opset = require("openvino.opset13", "openvino")
+    for node in model.get_ordered_ops():
+        if node.get_type_name() != "MatMul":
+            continue
+        source = node.input(1).get_source_output()
+        values = _constant(source.get_node())
+        if values is None or values.ndim != 2 or values.size < _SMALLEST:
+            continue
+        by_rows = bool(node.get_attributes()["transpose_b"])
+        levels, scale = int8_levels(values, axis=1 if by_rows else 0)
+        stored = opset.convert(opset.constant(levels, dtype=np.int8), "f32")
+        node.input(1).replace_source_output(opset.multiply(stored, opset.constant(scale)).output(0))
+    model.validate_nodes_and_infer_types()
+    return model
+
+
+def int8_levels(
+    values: npt.NDArray[np.float32], *, axis: int
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+    """Symmetric int8 levels of a matrix and the scales that turn them back, one for each slice along `axis`.
+
+    Example:
+        >>> levels, scale = int8_levels(np.array([[1.0, -2.0]], dtype=np.float32), axis=1)
+        >>> levels.tolist(), (levels * scale).tolist()[0][1]
+        ([[64, -127]], -2.0)
+    """
+    scale = np.abs(values).max(axis=axis, keepdims=True) / np.float32(_LEVELS)
+    scale = np.where(scale < np.finfo(np.float32).tiny, np.float32(1.0), scale)
+    levels = np.clip(np.rint(values / scale), -_LEVELS, _LEVELS).astype(np.int8)
+    return levels, scale.astype(np.float32)
+
+
+def _constant(node: Any) -> npt.NDArray[np.float32] | None:
+    if node.get_type_name() == "Convert":  # a stored half-precision constant, made float32
+        node = node.input_value(0).get_node()
+    if node.get_type_name() != "Constant":
+        return None
+    return np.asarray(node.get_data(), dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class BackboneDifference:
+    """Two backbones on the same pictures.
+
+    Attributes:
+        tokens, cls, attention: largest absolute difference; NaN where the backbone has no such thing.
+        relative: of the tokens, as a share of their largest absolute value.
+        mean_cosine, least_cosine: of a patch token with its twin.
+    """
+
+    tokens: float
+    cls: float
+    attention: float
+    relative: float
+    mean_cosine: float
+    least_cosine: float
+
+
+def compare_backbones(
+    source: Backbone, other: Backbone, pictures: Sequence[Image.Image]
+) -> BackboneDifference:
+    """Compare the features of two backbones of the same width, grid and preprocessing; `source` is the right one.
+
+    Raises:
+        OptionError: no picture.
+    """
+    if not pictures:
+        raise OptionError("there is no picture to compare on: give at least one")
+    gaps: dict[str, list[float]] = {"tokens": [], "cls": [], "attention": []}
+    largest, cosines = 0.0, []
+    for picture in pictures:
+        one, two = (backbone.encode([picture])[0] for backbone in (source, other))
+        for name, found in gaps.items():
+            mine, theirs = getattr(one, name), getattr(two, name)
+            if mine is not None and theirs is not None:
+                found.append(float((mine.cpu() - theirs.cpu()).abs().max()))
+        largest = max(largest, float(one.tokens.abs().max()))
+        cosines.append(F.cosine_similarity(one.tokens.cpu(), two.tokens.cpu(), dim=2).flatten())
+    worst = {name: max(found, default=float("nan")) for name, found in gaps.items()}
+    together = torch.cat(cosines)
+    return BackboneDifference(
+        **worst,
+        relative=worst["tokens"] / max(largest, 1e-12),
+        mean_cosine=float(together.mean()),
+        least_cosine=float(together.min()),
+    )
+
+
+def count_changed_captions(
+    source: Patchioner, other: Patchioner, pictures: Sequence[Image.Image]
+) -> tuple[int, int]:
+    """How many captions of the pictures (whole, quarters, middle) differ between two models, and of how many."""
+    items = [(picture, trial_regions(picture.size)) for picture in pictures]
+    mine, theirs = (
+        [caption.text for captions in model.caption_many(items) for caption in captions]
+        for model in (source, other)
+    )
+    return sum(one != two for one, two in zip(mine, theirs, strict=True)), len(mine)
+
+
+def trial_regions(size: tuple[int, int]) -> list[Region]:
+    """The whole picture, its four quarters and the box in its middle."""
+    width, height = float(size[0]), float(size[1])
+    x, y = width / 2, height / 2
+    quarters = [Box(a, b, a + x, b + y) for a in (0.0, x) for b in (0.0, y)]
+    return [WholeImage(), *quarters, Box(x / 2, y / 2, x * 1.5, y * 1.5)]
+
+
+def trial_pictures(seed: int = 0) -> list[Image.Image]:
+    """Three pictures of smooth random colour and grain, wide, tall and square: for when there are no photos."""
+    random = np.random.default_rng(seed)
+    pictures = []
+    for size in ((320, 240), (200, 300), (256, 256)):
+        coarse = Image.fromarray(random.integers(0, 256, (5, 6, 3), dtype=np.uint8))
+        smooth = np.asarray(coarse.resize(size, Image.Resampling.BICUBIC), dtype=np.float64)
+        grain = random.normal(0.0, 8.0, smooth.shape)
+        pictures.append(Image.fromarray(np.clip(smooth + grain, 0, 255).astype(np.uint8)))
+    return pictures

@@ -1,0 +1,436 @@
+"""Text towers through open_clip: CLIP's (`OpenClipText`), SigLIP's and SigLIP 2's (`SiglipText`).
+
+SigLIP 2 (arXiv 2502.14786) reads text in lower case without punctuation, as exactly 64 tokens of Gemma's tokenizer
+(end token, then padding), attends in both directions with no mask, and takes the vector of the last position, which
+for all but full texts is padding. So the padding is part of the model, and every text is padded to the same length.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from patchioner.backbones.clip import fetch_model, model_config, pretrained_of
+from patchioner.base.errors import OptionError, TextError
+from patchioner.base.optional import require
+from patchioner.base.weights import Storage, fit_weights
+from patchioner.checkpoints.files import part_of, read_tensors
+from patchioner.checkpoints.stored import (
+    PRETRAINED,
+    WeightSource,
+    existing_path,
+    settings_of,
+)
+from patchioner.text.base import (
+    TEXT_TOWERS,
+    TOKENIZER_FILE,
+    TextTower,
+    check_texts,
+    encode_by_length,
+    read_tokenizer,
+    warn_of_cut,
+)
+
+# open_clip builds both halves of a model; the other one is made as small as it will go and dropped.
+_NO_VISION = {"layers": 1, "width": 8, "head_width": 8, "patch_size": 8, "image_size": 8}
+# The text half of a model that open_clip keeps in one piece with the visual half.
+_TEXT_PARTS = (
+    "positional_embedding",
+    "token_embedding.",
+    "transformer.",
+    "ln_final.",
+    "text_projection",
+)
+_WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_SIGLIP_PREFIXES = ("text.", "text_model.", "")
+_SIGLIP_FILE = "open_clip_model.safetensors"
+_log = logging.getLogger(__name__)
+
+
+class OpenClipText(TextTower):
+    """The text tower of an open_clip model; the visual half is neither kept nor stored.
+
+    Args:
+        name: an open_clip model, e.g. ``ViT-B-16`` (unknown names get the close ones).
+        architecture, quick_gelu, pretrained: as for `patchioner.backbones.clip.OpenClipViT`.
+
+    A text longer than the tower's context (77 tokens for CLIP) is cut and keeps its end token, as open_clip cuts it;
+    one warning says how many were. (The published code raises for such a text.)
+
+    Raises:
+        OptionError: the model's texts are read by another library's network or tokenizer.
+
+    Example:
+        >>> tower = OpenClipText("ViT-B-16", quick_gelu=True)  # doctest: +SKIP
+        >>> tuple(tower.encode(["a red bus", "two dogs"]).shape)  # doctest: +SKIP
+        (2, 512)
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        architecture: Mapping[str, Any] | None = None,
+        quick_gelu: bool | None = None,
+        pretrained: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.architecture = None if architecture is None else copy.deepcopy(dict(architecture))
+        settings = model_config(name, architecture, quick_gelu=quick_gelu, pretrained=pretrained)
+        self.quick_gelu = bool(settings["quick_gelu"])
+        self.text: Any = _text(name, settings)
+        self.tokenizer: Any = _tokenizer(name, settings["text_cfg"], self.text)
+        if pretrained is not None:
+            model = fetch_model(name, pretrained, quick_gelu=self.quick_gelu)
+            fit_weights(self.text, _text_state(model), source=f"{name} {pretrained}")
+        # What follows the end token reaches nothing before it, so padding need not be computed.
+        self._causal = _is_causal(self.text) and _can_cut_padding()
+        self.eval()
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], folder: Path) -> Self:
+        """See `StoredModule.from_config`; fetched weights go by a tag, ``pretrained:openai``."""
+        own = settings_of(config, ("name", "architecture", "quick_gelu"))
+        source = WeightSource.of(config, folder)
+        tower = cls(own.pop("name"), pretrained=pretrained_of(source), **own)
+        if source.folder is not None:
+            tower.restore(source.folder)
+        return tower
+
+    @property
+    def dim(self) -> int:
+        """Width of CLIP's joint space."""
+        projected = self.text.text_projection is not None
+        return int(self.text.output_dim if projected else self.text.width)
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens of a text, start and end tokens included."""
+        return int(self.text.context_length)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Type and architecture."""
+        return {
+            "type": "open_clip",
+            "name": self.name,
+            "architecture": copy.deepcopy(self.architecture),
+            "quick_gelu": self.quick_gelu,
+        }
+
+    def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each text with start and end tokens; those beyond `context_length` are cut, with one warning.
+
+        Raises:
+            TextError: cleaning leaves nothing of a text.
+        """
+        start, end = self.tokenizer.sot_token_id, self.tokenizer.eot_token_id
+        limit, cut, result = self.context_length, 0, []
+        for index, text in enumerate(texts):
+            words = self.tokenizer.encode(text)
+            if not words:
+                raise TextError(f"text {index} is {text!r}: CLIP's cleaning leaves nothing of it")
+            cut += len(words) > limit - 2
+            result.append([start, *words[: limit - 2], end])
+        warn_of_cut(cut, len(result), limit)
+        return result
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Token ids -> embeddings (B, dim), not normalised.
+
+        Args:
+            ids: (B, T) int64 that end in the end token (a causal tower), or are padded with 0 to the full context.
+        """
+        if not self._causal:
+            whole: Tensor = self.text(ids)
+            return whole
+        text, length = self.text, ids.shape[1]
+        x = text.token_embedding(ids) + text.positional_embedding[:length]
+        x = text.transformer(x, attn_mask=text.attn_mask[:length, :length])
+        # The end token has the highest id of all; open_clip reads the first, where a text spells it out.
+        rows = torch.arange(len(ids), device=ids.device)
+        pooled: Tensor = text.ln_final(x[rows, ids.argmax(dim=1)])
+        projection = text.text_projection
+        if isinstance(projection, torch.nn.Linear):
+            pooled = projection(pooled)
+        elif projection is not None:
+            pooled = pooled @ projection
+        return pooled
+
+    @torch.inference_mode()
+    def encode(self, texts: Sequence[str], *, batch: int = 256) -> Tensor:
+        """Embed texts; see `TextTower.encode`. Texts of one length share passes, so no padding is computed."""
+        check_texts(texts)
+        sequences = self.token_ids(texts)
+        if not self._causal:
+            sequences = [ids + [0] * (self.context_length - len(ids)) for ids in sequences]
+        device = self.text.positional_embedding.device
+        return encode_by_length(sequences, batch, lambda ids: self(ids.to(device)), self.dim)
+
+
+def _is_causal(text: Any) -> bool:
+    return (
+        text.attn_mask is not None
+        and text.cls_emb is None
+        and not getattr(text, "use_pad_mask", False)
+        and text.pool_type == "argmax"
+    )
+
+
+@cache
+def _can_cut_padding() -> bool:
+    """Self-test on a tiny tower: `OpenClipText` gives without padding what open_clip gives with it."""
+    text_cfg = {"context_length": 6, "vocab_size": 9, "width": 16, "heads": 2, "layers": 2}
+    ids = torch.tensor([[7, 3, 8, 0, 0, 0]])
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"), torch.no_grad():
+        probe = OpenClipText.__new__(OpenClipText)
+        nn.Module.__init__(probe)
+        try:
+            probe.text = _text(
+                "self-test", {"embed_dim": 8, "text_cfg": text_cfg, "quick_gelu": False}
+            )
+            probe.eval()
+            expected = probe.text(ids)
+            probe._causal = True
+            fits = _is_causal(probe.text) and torch.allclose(probe(ids[:, :3]), expected, atol=1e-4)
+        except (AttributeError, RuntimeError, TypeError):
+            fits = False
+    if not fits:
+        _log.warning("open_clip's text tower is not as this release knows it: texts are padded")
+    return fits
+
+
+def _text(name: str, settings: Mapping[str, Any]) -> Any:
+    text = {**settings["text_cfg"], "output_tokens": False}
+    for key in ("hf_model_name", "hf_tokenizer_name"):
+        if text.get(key):
+            raise OptionError(
+                f"texts of {name!r} are read by {text[key]!r} of another library, which is not supported here: "
+                "choose a model with CLIP's own text tower, such as 'ViT-B-16'"
+            )
+    open_clip = require("open_clip", "clip")
+    try:
+        model = open_clip.CustomTextCLIP(
+            settings["embed_dim"], dict(_NO_VISION), text, quick_gelu=settings["quick_gelu"]
+        )
+    except (TypeError, ValueError, AssertionError, RuntimeError, ZeroDivisionError) as error:
+        raise OptionError(f"open_clip cannot build the text tower of {name!r}: {error}") from error
+    return model.text
+
+
+def _tokenizer(name: str, settings: Mapping[str, Any], text: Any) -> Any:
+    clean = (settings.get("tokenizer_kwargs") or {}).get("clean", "lower")
+    tokenizer = require("open_clip", "clip").SimpleTokenizer(clean=clean)
+    if tokenizer.vocab_size > text.vocab_size:
+        raise OptionError(
+            f"the text tower of {name!r} has {text.vocab_size} tokens, CLIP's tokenizer {tokenizer.vocab_size}: "
+            f"set vocab_size to {tokenizer.vocab_size}"
+        )
+    if text.context_length < 3:
+        raise OptionError(
+            f"context_length {text.context_length} of {name!r} leaves no room for a word between the start and end "
+            "tokens: use 3 or more"
+        )
+    return tokenizer
+
+
+def _text_state(model: Any) -> dict[str, Tensor]:
+    """State dict of a model's text half, whether open_clip keeps it apart or not."""
+    if hasattr(model, "text"):
+        return dict(model.text.state_dict())
+    return {k: v for k, v in model.state_dict().items() if k.startswith(_TEXT_PARTS)}
+
+
+@dataclass(frozen=True)
+class SiglipTextSettings:
+    """Shape of a tower: everything its weights depend on; the defaults are ViT-B/16's of SigLIP 2.
+
+    Attributes:
+        vocabulary: pieces of the tokenizer.
+        dim: width of the embedding space.
+        width, layers, heads: of the transformer; its MLPs are four times as wide.
+        max_tokens: length that every text is padded or cut to.
+        pad_id: the token to pad with (Gemma: 0; SigLIP 1 pads with 1).
+        clean: whether texts lose their punctuation and case (SigLIP 2 and 1 alike).
+
+    Raises:
+        OptionError: the numbers do not fit together.
+    """
+
+    vocabulary: int = 256000
+    dim: int = 768
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    max_tokens: int = 64
+    pad_id: int = 0
+    clean: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("vocabulary", "dim", "width", "layers", "heads", "max_tokens"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise OptionError(
+                    f"{name} of the SigLIP text tower is {value!r}: give a whole number, 1 or more"
+                )
+        if self.width % self.heads:
+            raise OptionError(
+                f"width {self.width} of the SigLIP text tower is no multiple of its {self.heads} heads"
+            )
+        if not 0 <= self.pad_id < self.vocabulary:
+            raise OptionError(
+                f"pad_id {self.pad_id} is outside of the vocabulary of {self.vocabulary} pieces"
+            )
+
+
+class SiglipText(TextTower):
+    """Tokenizer and text transformer.
+
+    Args:
+        settings: the tower's shape.
+        tokenizer: a `tokenizers.Tokenizer` that adds the end token itself (Gemma's, from SigLIP 2's repositories);
+            copied, without its padding and truncation.
+
+    Raises:
+        MissingExtraError: open_clip is not installed.
+        OptionError: the tokenizer has more pieces than the vocabulary.
+    """
+
+    def __init__(self, settings: SiglipTextSettings, tokenizer: Tokenizer) -> None:
+        super().__init__()
+        if tokenizer.get_vocab_size() > settings.vocabulary:
+            raise OptionError(
+                f"the tokenizer has {tokenizer.get_vocab_size()} pieces, the tower only {settings.vocabulary}: "
+                "take the tokenizer that the weights were trained with"
+            )
+        self.settings = settings
+        self.tokenizer = Tokenizer.from_str(tokenizer.to_str())
+        self.tokenizer.no_padding()
+        self.tokenizer.enable_truncation(settings.max_tokens)  # keeps the end token
+        self.network: Any = _network(settings)
+        self.eval()
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], folder: Path) -> Self:
+        """See `StoredModule.from_config`.
+
+        "tokenizer" is a path or ``pretrained:OWNER/NAME``, else in the folder of the weights; fetched weights are
+        ``pretrained:OWNER/NAME``.
+        """
+        from patchioner.checkpoints.hub import fetch
+
+        known = ["tokenizer", *(one.name for one in fields(SiglipTextSettings))]
+        own, source = settings_of(config, known), WeightSource.of(config, folder)
+        given = str(own.pop("tokenizer", (source.folder or folder).absolute() / TOKENIZER_FILE))
+        if given.partition(":")[0] == PRETRAINED:
+            tokenizer = fetch(given.partition(":")[2], TOKENIZER_FILE)
+        else:
+            tokenizer = existing_path(given, folder, "tokenizer of the SigLIP text tower")
+        tower = cls(SiglipTextSettings(**own), read_tokenizer(tokenizer))
+        if source.fetched and source.tag is None:
+            raise OptionError(
+                "SigLIP's text weights are in a repository: weights: pretrained:OWNER/NAME"
+            )
+        file = fetch(source.tag, _SIGLIP_FILE) if source.tag is not None else source.file
+        if source.folder is not None:
+            tower.restore(source.folder)
+        if file is not None:
+            tower.read_published(read_tensors(file), source=str(file))
+        return tower
+
+    @property
+    def dim(self) -> int:
+        """Width of the embedding space."""
+        return self.settings.dim
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Type and shape."""
+        return {"type": "siglip", **asdict(self.settings)}
+
+    def token_ids(self, texts: Sequence[str]) -> Tensor:
+        """(n, max_tokens) int64; longer texts are cut, keeping the end token, with a warning.
+
+        Raises:
+            TextError: nothing is left of a text without its punctuation.
+        """
+        cleaned = [canonical(text) if self.settings.clean else text for text in texts]
+        for index, text in enumerate(cleaned):
+            if not text:
+                raise TextError(f"text {index} is {texts[index]!r}: nothing but punctuation")
+        encoded = self.tokenizer.encode_batch(cleaned)
+        cut = sum(bool(encoding.overflowing) for encoding in encoded)
+        warn_of_cut(cut, len(encoded), self.settings.max_tokens)
+        ids = torch.full((len(encoded), self.settings.max_tokens), self.settings.pad_id)
+        for row, encoding in enumerate(encoded):
+            ids[row, : len(encoding.ids)] = torch.tensor(encoding.ids)
+        return ids
+
+    @torch.inference_mode()
+    def encode(self, texts: Sequence[str], *, batch: int = 256) -> Tensor:
+        """Embed texts; see `TextTower.encode`."""
+        check_texts(texts)
+        ids = self.token_ids(texts)
+        device = self.network.positional_embedding.device
+        parts = [
+            self.network(part.to(device)).to("cpu", torch.float32) for part in ids.split(batch)
+        ]
+        return torch.cat(parts) if len(texts) else torch.empty(0, self.dim)
+
+    def read_published(self, state: Mapping[str, Tensor], *, source: str) -> None:
+        """Load the text half of an open_clip SigLIP checkpoint, in place and strictly.
+
+        Args:
+            state: names and tensors; those under ``text.`` are taken.
+            source: where they come from, for messages.
+        """
+        fit_weights(self.network, part_of(state, _SIGLIP_PREFIXES), source=source)
+
+    def save(self, folder: Path, *, storage: Storage = "fp16") -> None:
+        """Write config.json, weights.safetensors and tokenizer.json."""
+        super().save(folder, storage=storage)
+        (folder / TOKENIZER_FILE).write_text(self.tokenizer.to_str(), encoding="utf-8")
+
+
+def canonical(text: str) -> str:
+    """Lower case without ASCII punctuation, blanks run together, as SigLIP was evaluated.
+
+    Example:
+        >>> canonical("A  red_bus, parked.")
+        'a red bus parked'
+    """
+    bare = text.replace("_", " ").translate(_WITHOUT_PUNCTUATION).lower()
+    return " ".join(bare.split())
+
+
+def _network(settings: SiglipTextSettings) -> nn.Module:
+    transformer = require("open_clip.transformer", "clip")
+    network: nn.Module = transformer.TextTransformer(
+        context_length=settings.max_tokens,
+        vocab_size=settings.vocabulary,
+        width=settings.width,
+        heads=settings.heads,
+        layers=settings.layers,
+        output_dim=settings.dim,
+        no_causal_mask=True,
+        pool_type="last",
+        proj_bias=True,
+        norm_layer=partial(transformer.LayerNorm, eps=1e-6),
+        act_layer=partial(nn.GELU, approximate="tanh"),
+    )
+    return network
+
+
+TEXT_TOWERS.register("open_clip")(OpenClipText)
+TEXT_TOWERS.register("siglip")(SiglipText)
