@@ -1,260 +1,318 @@
-"""`patchioner caption`: photos in, captions out.
-
-Knows: the order of work and that one bad photo must not stop the rest. Does not know: how
-arguments are spelled, how lines look, how pictures are drawn.
-"""
+"""`patchioner caption`: photos in, captions out. One bad photo or region must not stop the rest."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any
 
-from PIL import Image
-
-from patchioner.base.errors import PatchionerError
+from patchioner.base.errors import ImageError, MemoryBankError, PatchionerError
 from patchioner.base.progress import progress
-from patchioner.cli.arguments import check_combinations
+from patchioner.cli import arguments
 from patchioner.cli.output import (
-    Answer,
-    PhotoResult,
+    Answered,
     as_json,
     as_patch_text,
     as_text,
     report_error,
     write_line,
 )
-from patchioner.cli.photos import PhotoSource, find_photos
-from patchioner.cli.pictures import plan_pictures, save_picture
-from patchioner.drawing import Display, draw_overlay, draw_patch_map
+from patchioner.cli.photos import SAMPLES, PhotoSource, find_photos, plan_pictures, save_picture
 from patchioner.geometry import ImageGeometry
-from patchioner.pipeline import map_ahead
-from patchioner.regions import Patch, Region, WholeImage
+from patchioner.regions import Patch, Region, RegionFile, WholeImage
 
-BATCH_PHOTOS = 8
-BATCH_REGIONS = 256
+_EXAMPLES = f"""\
+A PHOTO is a picture, a folder of pictures (with those below it), or one that scikit-image ships:
+{" ".join(f"scikit-image:{name}" for name in SAMPLES)}.
+Regions are in pixels of the photo, x to the right, y down. No region means the whole image.
 
+examples:
+  patchioner caption photo.jpg
+  patchioner caption photo.jpg --box 10,20,200,220 --trace "30,40 60,80 90,85" --out overlay.png
+  patchioner caption photos/ --regions regions.json --json > captions.jsonl
+  patchioner caption photo.jpg --patches --out map.png
+  patchioner caption photo.jpg --box 10,20,200,220 --labels "a cat;a dog;a chair"
 
-class FeaturesLike(Protocol):
-    """What the command needs of an encoded photo."""
-
-    @property
-    def geometry(self) -> ImageGeometry:
-        """How the photo maps to patches."""
-        ...
-
-
-class ModelLike(Protocol):
-    """The part of `patchioner.Patchioner` that the command uses."""
-
-    def encode(self, images: Any, *, keep_image: bool | None = None) -> Any:
-        """One photo -> its features."""
-        ...
-
-    def caption_many(
-        self, items: Any, *, weighting: Any = None, options: Any = None, crop: bool | None = None
-    ) -> Any:
-        """[(features, regions), ...] -> a list of captions for each."""
-        ...
-
-    def label_many(
-        self, items: Any, texts: Any, *, weighting: Any = None, crop: bool | None = None
-    ) -> Any:
-        """[(features, regions), ...] -> a list of labels, chosen among texts, for each."""
-        ...
+exit status: 0 all captioned; 1 a photo, a region or the model failed (see standard error); 2 wrong usage.
+"""
 
 
-ModelLoader: TypeAlias = Callable[[str, str | None, str | None], ModelLike]
+def add_caption_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare everything that `patchioner caption` takes."""
+    parser.description = "Print a caption for every region of every photo."
+    parser.epilog = _EXAMPLES
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.set_defaults(run=caption_photos, error=parser.error)
+    parser.add_argument(
+        "photos", nargs="+", metavar="PHOTO", help="picture, folder, or scikit-image:NAME"
+    )
+    _add_regions(
+        parser.add_argument_group("regions, any number of each, captioned in the order given")
+    )
+    add = parser.add_argument_group("model and output").add_argument
+    add(
+        "--model",
+        default="patchioner-mini",
+        metavar="ID|DIR",
+        help="shipped name, hub id, checkpoint folder or YAML file (default: %(default)s)",
+    )
+    add("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
+    add(
+        "--labels",
+        metavar='FILE|"A;B;C"',
+        type=arguments.parse_texts,
+        help="choose among these texts instead of writing a caption",
+    )
+    add("--beam", type=arguments.positive_int, metavar="N", help="beam search of width N")
+    add(
+        "--out",
+        type=Path,
+        metavar="PICTURE|DIR",
+        help="draw the regions and captions; a folder when there are several photos",
+    )
+    add("--json", action="store_true", help="one JSON object per photo and line")
+    _add_advanced(parser.add_argument_group("advanced"))
 
 
-def load_pretrained(name: str, device: str | None, bank: str | None) -> ModelLike:
-    """The real model, with another memory bank if one is named; imported here so that `--help` stays quick."""
-    from patchioner import Patchioner
+def _add_regions(group: argparse._ArgumentGroup) -> None:
+    def add(flag: str, metavar: str, parse: Callable[[str], Region], help_: str) -> None:
+        # One list for all kinds: the order on the command line is the order of the captions.
+        group.add_argument(
+            flag,
+            metavar=metavar,
+            type=parse,
+            action="append",
+            dest="regions",
+            default=[],
+            help=help_,
+        )
 
-    model: ModelLike = Patchioner.from_pretrained(name, device=device, bank=bank)
-    return model
+    path = '"X,Y X,Y ..."'
+    add("--box", "X1,Y1,X2,Y2", arguments.parse_box, "left, top, right, bottom")
+    add("--point", "X,Y", arguments.parse_point, "the patch under a point")
+    add("--mask", "PNG", arguments.parse_mask, "of the photo's size, not black where the region is")
+    add("--polygon", path, arguments.parse_polygon, 'several outlines separated by ";"')
+    add(
+        "--trace",
+        f"{path}|FILE",
+        arguments.parse_trace,
+        "path of a pointer, or a JSON file with one",
+    )
+    add("--region-set", '"BOX;BOX;..."', arguments.parse_region_set, "several boxes, one caption")
+    group.add_argument(
+        "--whole",
+        action="append_const",
+        const=WholeImage(),
+        dest="regions",
+        help="the whole image, beside other regions (alone, it is the default)",
+    )
+    group.add_argument(
+        "--regions",
+        metavar="FILE",
+        dest="region_file",
+        type=Path,
+        help="JSON of regions, COCO annotations, SAM masks or another known format",
+    )
+    group.add_argument("--patches", action="store_true", help="caption every patch; draws a map")
 
 
-@dataclass(frozen=True)
+def _add_advanced(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--bank", metavar="DIR", help="memory bank in place of the model's (patchioner bank build)")
+    add(
+        "--weighting",
+        choices=["uniform", "gaussian", "attention", "cls"],
+        help="how patches of a region count; cls: the whole photo's CLS token (default: the model's)",
+    )
+    add("--variance", type=arguments.number(0), help="width of --weighting gaussian")
+    add(
+        "--rounding",
+        choices=["coverage", "reference"],
+        help="exact shares of patches, or the published integer arithmetic (default: coverage)",
+    )
+    add(
+        "--crop",
+        action="store_true",
+        default=None,
+        help="cut each region out and encode it alone: slow, for models whose patches say little",
+    )
+    add(
+        "--threshold",
+        type=arguments.number(0, 1),
+        metavar="P",
+        help='least probability of a label; below it "none of these"',
+    )
+    add("--max-tokens", type=arguments.positive_int, metavar="N", help="longest caption, in tokens")
+    add(
+        "--temperature",
+        type=arguments.number(0, above=True),
+        metavar="T",
+        help="draw words at random at this temperature",
+    )
+    add("--seed", type=int, default=0, help="of --temperature (default: %(default)s)")
+
+
+def wrong_combination(options: argparse.Namespace) -> str | None:
+    """What is wrong about arguments that are right one by one; None when nothing is."""
+    if options.patches and (options.regions or options.region_file):
+        return "--patches captions every patch: leave the other regions out"
+    if options.variance is not None and options.weighting != "gaussian":
+        return "--variance belongs to --weighting gaussian: add it or leave --variance out"
+    if options.beam is not None and options.temperature is not None:
+        return "--beam and --temperature exclude each other: give one"
+    decoding = (options.beam, options.temperature, options.max_tokens)
+    if options.labels is not None and any(value is not None for value in decoding):
+        return "--labels writes no caption: leave --beam, --temperature and --max-tokens out"
+    if options.threshold is not None and options.labels is None:
+        return "--threshold belongs to --labels: add them or leave --threshold out"
+    return None
+
+
+@dataclass
 class _Job:
-    """A photo that is encoded and waits for its captions."""
+    """One photo of the command, and what its regions are called."""
 
     photo: PhotoSource
     picture: Path | None
-    size: tuple[int, int]
-    display: Display | None
-    features: FeaturesLike
-    regions: Sequence[Region]
-    labels: Sequence[str | None]
+    options: argparse.Namespace
+    file: RegionFile | None
+    geometry: ImageGeometry | None = None
+    names: list[tuple[str | None, int | str | None]] = field(default_factory=list)
+    errors: list[PatchionerError] = field(default_factory=list)
+
+    def regions(self, geometry: ImageGeometry) -> Sequence[Region]:
+        """What to caption, once the photo's size is known; entries of the file that are none are noted."""
+        self.geometry = geometry
+        if self.options.patches:
+            return Patch.all(geometry)
+        regions: list[Region] = list(self.options.regions)
+        self.names = [(None, None)] * len(regions)
+        entries = self.file.entries(geometry.image_size, self.photo.name) if self.file else ()
+        for entry in entries:
+            if isinstance(entry, PatchionerError):
+                self.errors.append(entry)
+            else:
+                regions.append(entry.region)
+                self.names.append((entry.label, entry.id))
+        if not regions and self.errors:
+            raise self.errors.pop(0)
+        return regions or [WholeImage()]
+
+    def finish(self, found: Sequence[Any]) -> None:
+        """Write what was said of the photo, and draw it."""
+        assert self.geometry is not None, "an answered photo was encoded"
+        names = self.names or [(None, None)] * len(found)
+        pairs = list(zip(found, names, strict=True))
+        self.errors += [one for one, _ in pairs if isinstance(one, PatchionerError)]
+        answered = [
+            Answered(one, *name) for one, name in pairs if not isinstance(one, PatchionerError)
+        ]
+        name, size, grid = self.photo.name, self.geometry.image_size, self.geometry.grid
+        if self.options.json:
+            texts = self.options.labels or ()
+            write_line(as_json(name, size, grid, answered, list(map(str, self.errors)), texts))
+        elif self.options.patches:
+            write_line(as_patch_text(name, size, grid, answered))
+        else:
+            write_line(as_text(name, size, answered))
+        if self.picture is not None:
+            self._draw(answered, self.picture, self.geometry)
+
+    def _draw(self, answered: Sequence[Answered], path: Path, geometry: ImageGeometry) -> None:
+        from patchioner.drawing import draw_overlay, draw_patch_map
+
+        photo, answers = self.photo.load(), [one.answer for one in answered]
+        shown = [replace(one, text=one.text or "none of these") for one in answers]
+        if self.options.patches:
+            picture = draw_patch_map(photo, shown, geometry)
+        else:
+            labels = [one.name for one in answered]
+            picture = draw_overlay(photo, shown, geometry=geometry, labels=labels)
+        save_picture(picture, path)
 
 
-_Opened: TypeAlias = tuple[PhotoSource, Path | None, Image.Image | Exception]
-
-
-def _open(work: tuple[PhotoSource, Path | None]) -> _Opened:
-    """Read a photo; an error is its own, and must not stop those behind it."""
-    photo, picture = work
-    try:
-        return photo, picture, photo.load()
-    except (PatchionerError, OSError) as error:
-        return photo, picture, error
-
-
-def caption_photos(options: argparse.Namespace, load_model: ModelLoader) -> int:
-    """Caption all photos and return the exit status.
-
-    Args:
-        options: what `add_caption_arguments` declares.
-        load_model: makes the model from (name, device, bank).
+def caption_photos(options: argparse.Namespace) -> int:
+    """Caption all photos and return the exit status. What can be checked is checked before the model is loaded.
 
     Raises:
         PatchionerError: nothing can be done at all: no photos, no model.
     """
-    problem = check_combinations(options)
+    problem = wrong_combination(options)
     if problem is not None:
-        report_error(problem)
-        return 2
+        options.error(problem)
+    jobs, failed = _jobs(options)
+    if not jobs:
+        return 1
+    from patchioner.model import Patchioner
+    from patchioner.pipeline import Batching
+
+    asked = _asked(options)
+    model = Patchioner.from_pretrained(options.model, device=options.device, bank=options.bank)
+    # Smaller batches than the library's, so that lines appear as the work goes on.
+    asked["batching"] = replace(
+        Batching.on(model.device.type), regions=32 if model.device.type == "cpu" else 512
+    )
+    items = ((job.photo.source(), job.regions) for job in jobs)
+    found: Iterator[Any]
+    if options.labels is None:
+        found = model.caption_many(items, on_error="return", **asked)
+    else:
+        found = model.label_many(items, options.labels, on_error="return", **asked)
+    if len(jobs) > 1:
+        found = progress(found, description="captioning", total=len(jobs), unit="photo")
+    for job, outcome in zip(jobs, found, strict=True):
+        try:
+            if isinstance(outcome, PatchionerError):
+                raise outcome
+            job.finish(outcome)
+        except PatchionerError as error:
+            job.errors.append(error)
+        for error in job.errors:
+            report_error(f"{job.photo.name}: {error}")
+        failed += bool(job.errors)
+    return 1 if failed else 0
+
+
+def _jobs(options: argparse.Namespace) -> tuple[list[_Job], int]:
+    """The photos that are there, and how many are not; those are reported."""
+    if options.bank is not None and not Path(options.bank).is_dir():
+        raise MemoryBankError(
+            f"no memory bank at {options.bank!r}: make one (patchioner bank build)"
+        )
     photos = find_photos(options.photos)
     pictures = plan_pictures(options.out, photos)
-    model = load_model(options.model, options.device, options.bank)
-    return _Run(model, options).caption(photos, pictures)
-
-
-class _Run:
-    """One call of the command; counts what failed."""
-
-    def __init__(self, model: ModelLike, options: argparse.Namespace) -> None:
-        self._model = model
-        self._options = options
-        self._weighting = _weighting(options)
-        self._decoding = _decoding(options)
-        self._failed = 0
-
-    def caption(self, photos: Sequence[PhotoSource], pictures: Sequence[Path | None]) -> int:
-        """Encode photo by photo, caption in batches, write each as soon as it is there."""
-        waiting: list[_Job] = []
-        work = list(zip(photos, pictures, strict=True))
-        # One thread reads ahead; few photos wait, since each may be huge.
-        opened = map_ahead(_open, work, workers=int(len(work) > 1), ahead=2)
-        for photo, picture, image in self._with_progress(opened, len(work)):
-            try:
-                if isinstance(image, Exception):
-                    raise image
-                waiting.append(self._prepare(photo, picture, image))
-            except (PatchionerError, OSError) as error:
-                self._fail(photo, error)
-            regions = sum(len(job.regions) for job in waiting)
-            if len(waiting) >= BATCH_PHOTOS or regions >= BATCH_REGIONS:
-                self._finish(waiting)
-                waiting = []
-        self._finish(waiting)
-        return 1 if self._failed else 0
-
-    def _with_progress(self, opened: Iterable[_Opened], total: int) -> Iterable[_Opened]:
-        if total == 1:
-            return opened
-        return progress(opened, description="captioning", total=total, unit="photo")
-
-    def _prepare(self, photo: PhotoSource, picture: Path | None, image: Image.Image) -> _Job:
-        features = self._model.encode(image, keep_image=self._options.crop)
-        regions, labels = self._regions(photo, image.size, features.geometry)
-        # Only the small picture is kept while the photo waits: eight huge photos would not fit.
-        display = Display.of(image) if picture is not None else None
-        return _Job(photo, picture, image.size, display, features, regions, labels)
-
-    def _regions(
-        self, photo: PhotoSource, size: tuple[int, int], geometry: ImageGeometry
-    ) -> tuple[list[Region], list[str | None]]:
-        regions: list[Region] = list(self._options.regions)
-        labels: list[str | None] = [None] * len(regions)
-        if self._options.patches:
-            regions.extend(Patch.all(geometry))
-        elif self._options.region_file is not None:
-            from patchioner.region_files import read_regions
-
-            named = read_regions(self._options.region_file, size, image_name=photo.file_name)
-            regions.extend(item.region for item in named)
-            labels.extend(item.label for item in named)
-        elif not regions:
-            regions.append(WholeImage())
-        return regions, labels + [None] * (len(regions) - len(labels))
-
-    def _finish(self, jobs: Sequence[_Job]) -> None:
-        """Caption a batch; when it fails, one by one, so that only the bad photo is lost."""
-        if not jobs:
-            return
+    file = None if options.region_file is None else RegionFile(options.region_file)
+    jobs = []
+    for photo, picture in zip(photos, pictures, strict=True):
         try:
-            groups = self._caption(jobs)
+            photo.check()
+            jobs.append(_Job(photo, picture, options, file))
         except PatchionerError as error:
-            if len(jobs) == 1:
-                self._fail(jobs[0].photo, error)
-                return
-            for job in jobs:
-                self._finish([job])
-            return
-        for job, captions in zip(jobs, groups, strict=True):
-            try:
-                self._write(job, captions)
-            except PatchionerError as error:
-                self._fail(job.photo, error)
-
-    def _caption(self, jobs: Sequence[_Job]) -> Sequence[Sequence[Answer]]:
-        items = [(job.features, job.regions) for job in jobs]
-        shared = {"weighting": self._weighting, "crop": self._options.crop}
-        groups: Sequence[Sequence[Answer]]
-        if self._options.labels is None:
-            groups = list(self._model.caption_many(items, options=self._decoding, **shared))
-        else:
-            groups = list(self._model.label_many(items, self._options.labels, **shared))
-        return groups
-
-    def _write(self, job: _Job, captions: Sequence[Answer]) -> None:
-        grid, texts = job.features.geometry.grid, self._options.labels or ()
-        result = PhotoResult(job.photo.name, job.size, grid, captions, job.labels, texts)
-        if self._options.json:
-            write_line(as_json(result))
-        else:
-            write_line(as_patch_text(result) if self._options.patches else as_text(result))
-        if job.picture is not None and job.display is not None:
-            geometry = job.features.geometry
-            if self._options.patches:
-                picture = draw_patch_map(job.display, captions, geometry)
-            else:
-                picture = draw_overlay(job.display, captions, geometry=geometry, labels=job.labels)
-            save_picture(picture, job.picture)
-
-    def _fail(self, photo: PhotoSource, error: Exception) -> None:
-        self._failed += 1
-        report_error(f"{photo.name}: {error}")
+            given = isinstance(error, ImageError)  # it names the photo itself
+            report_error(str(error) if given else f"{photo.name}: {error}")
+    return jobs, len(photos) - len(jobs)
 
 
-def _weighting(options: argparse.Namespace) -> Any:
-    """A `Weighting` where one was asked for, else None: the model has its own."""
-    if options.weighting is None and options.rounding is None:
-        return None
-    from patchioner.aggregate import Weighting
-
-    given = {
-        "kind": options.weighting,
-        "variance": options.variance,
-        "rounding": options.rounding,
-    }
-    return Weighting(**{name: value for name, value in given.items() if value is not None})
-
-
-def _decoding(options: argparse.Namespace) -> Any:
-    """A `DecodeOptions` where something was asked for, else None: the model has its own."""
-    given: dict[str, Any] = {}
-    if options.beam is not None:
-        given.update(strategy="beam" if options.beam > 1 else "greedy", beam_width=options.beam)
-    if options.temperature is not None:
-        given.update(strategy="sample", temperature=options.temperature, seed=options.seed)
-    if options.max_tokens is not None:
-        given["max_tokens"] = options.max_tokens
-    if not given:
-        return None
+def _asked(options: argparse.Namespace) -> dict[str, Any]:
+    """What was asked of the model, by its parameters' names; what was not has the model's defaults."""
     from decoders import DecodeOptions
+    from patchioner.regions import Weighting
 
-    return DecodeOptions(**given)
+    asked: dict[str, Any] = {"crop": options.crop}
+    named = {"kind": options.weighting, "variance": options.variance, "rounding": options.rounding}
+    weighting = {name: value for name, value in named.items() if value is not None}
+    if weighting:
+        asked["weighting"] = Weighting(**weighting)
+    if options.labels is not None:
+        return asked | {"threshold": options.threshold}
+    decoding: dict[str, Any] = {}
+    if options.beam is not None:
+        strategy = "beam" if options.beam > 1 else "greedy"
+        decoding.update(strategy=strategy, beam_width=options.beam)
+    if options.temperature is not None:
+        decoding.update(strategy="sample", temperature=options.temperature, seed=options.seed)
+    if options.max_tokens is not None:
+        decoding["max_tokens"] = options.max_tokens
+    return asked | ({"options": DecodeOptions(**decoding)} if decoding else {})

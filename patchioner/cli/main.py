@@ -1,36 +1,46 @@
 """Entry point of the `patchioner` command.
 
-Knows: the subcommands, exit statuses, that an error is one line. Does not know: what a subcommand
-does.
-
-Exit status: 0 all went well, 1 something failed (a line on standard error says what), 2 wrong
-usage, 130 stopped with Ctrl-C.
+Exit status: 0 all went well, 1 something failed (a line on standard error says what), 2 wrong usage, 130 stopped with
+Ctrl-C.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
 from collections.abc import Sequence
-from importlib import metadata
+from typing import NoReturn
 
+from patchioner import __version__
 from patchioner.base.errors import PatchionerError
-from patchioner.cli.arguments import add_caption_arguments, attach_negative_values
-from patchioner.cli.bank import add_bank_arguments
-from patchioner.cli.caption import ModelLoader, caption_photos, load_pretrained
-from patchioner.cli.detail import add_detail_arguments
-from patchioner.cli.export import add_export_arguments
-from patchioner.cli.models import add_convert_arguments, add_models_arguments
+from patchioner.cli.arguments import attach_negative_values
 from patchioner.cli.output import report_error
 
+VERBS = {
+    "caption": ("caption", "add_caption_arguments", "caption photos or regions of them"),
+    "detail": ("detail", "add_detail_arguments", "describe photos at length"),
+    "models": ("models", "add_models_arguments", "what can be loaded, and its size"),
+    "convert": ("models", "add_convert_arguments", "write a model in our own format"),
+    "export": ("export", "add_export_arguments", "run a model's backbone in another runtime"),
+    "bank": ("bank", "add_bank_arguments", "build, look into or shrink memory banks"),
+    "doctor": ("doctor", "add_doctor_arguments", "what is installed here, and what is in its way"),
+}
+"""Verb -> module of this package, its function that declares arguments and sets `run`, and one line of help."""
 
-def main(argv: Sequence[str] | None = None, *, load_model: ModelLoader = load_pretrained) -> int:
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line, without the usage."""
+        self.exit(2, f"{self.prog}: error: {' '.join(message.split())} (see {self.prog} --help)\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status.
 
     Args:
         argv: arguments without the program's name; None takes those of the process.
-        load_model: makes the model from (name, device, bank); tests put a small one in.
 
     Example:
         >>> main(["caption", "photo.jpg", "--box", "10,20,200,220"])  # doctest: +SKIP
@@ -38,16 +48,17 @@ def main(argv: Sequence[str] | None = None, *, load_model: ModelLoader = load_pr
           1. box 10,20,200,220: a red bus on a street  (-0.61)
         0
     """
-    parser = _parser()
     arguments = attach_negative_values(sys.argv[1:] if argv is None else argv)
+    verb = next((word for word in arguments if not word.startswith("-")), "")
     try:
+        parser = command_parser(verb)
+        if not arguments:
+            parser.print_help()
+            return 0
         options = parser.parse_args(arguments)
+        return int(options.run(options))
     except SystemExit as stop:  # argparse has written its message
         return stop.code if isinstance(stop.code, int) else 2
-    try:
-        if hasattr(options, "run"):
-            return int(options.run(options))
-        return caption_photos(options, load_model)
     except KeyboardInterrupt:
         report_error("stopped")
         return 130
@@ -60,31 +71,15 @@ def main(argv: Sequence[str] | None = None, *, load_model: ModelLoader = load_pr
         return 1
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def command_parser(verb: str | None = None) -> argparse.ArgumentParser:
+    """The parser, with the arguments of one verb, whose module alone is imported; None for those of all."""
+    parser = _Parser(
         prog="patchioner", description="Caption any region of a photo, zero-shot and offline."
     )
-    parser.add_argument("--version", action="version", version=f"patchioner {_version()}")
+    parser.add_argument("--version", action="version", version=f"patchioner {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    add_caption_arguments(
-        commands.add_parser(
-            "caption",
-            help="caption photos or regions of them",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-    )
-    add_detail_arguments(commands.add_parser("detail", help="describe photos at length"))
-    add_models_arguments(commands.add_parser("models", help="what can be loaded, and its size"))
-    add_convert_arguments(commands.add_parser("convert", help="write a model in our own format"))
-    add_export_arguments(
-        commands.add_parser("export", help="run a model's backbone in another runtime")
-    )
-    add_bank_arguments(commands.add_parser("bank", help="build, look into or shrink memory banks"))
+    for name, (module, declare, help_) in VERBS.items():
+        command = commands.add_parser(name, help=help_)
+        if verb is None or verb == name:
+            getattr(importlib.import_module(f"patchioner.cli.{module}"), declare)(command)
     return parser
-
-
-def _version() -> str:
-    try:
-        return metadata.version("patchioner")
-    except metadata.PackageNotFoundError:  # run from a checkout that is not installed
-        return "(not installed)"

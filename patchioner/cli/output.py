@@ -1,7 +1,4 @@
-"""What the command writes.
-
-Knows: standard output and error, the two layouts (text and JSON lines). Does not know: models, files.
-"""
+"""What `patchioner` writes: lines on standard output and error, results as text and as JSON."""
 
 from __future__ import annotations
 
@@ -10,54 +7,24 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any
 
-from patchioner.drawing import cluster_captions
-from patchioner.regions import Region
-from patchioner.results import Label
-
-
-class CaptionLike(Protocol):
-    """What the command needs to know of a caption; `patchioner.Caption` is one."""
-
-    @property
-    def text(self) -> str:
-        """The caption."""
-        ...
-
-    @property
-    def score(self) -> float:
-        """Mean log-probability per token."""
-        ...
-
-    @property
-    def region(self) -> Region:
-        """What it describes."""
-        ...
-
-
-Answer: TypeAlias = CaptionLike | Label
+from patchioner.results import Caption, Label
 
 
 @dataclass(frozen=True)
-class PhotoResult:
-    """All captions, or all labels, of one photo.
+class Answered:
+    """What was said of one region.
 
     Attributes:
-        name: of the photo.
-        size: (width, height) in pixels.
-        grid: (rows, columns) of patches.
-        captions: one per region, in order.
-        labels: the regions' names, None where they have none.
-        texts: what labels were chosen from.
+        answer: a caption or a label.
+        name: of the region, where its file gives one.
+        id: of the region in its file.
     """
 
-    name: str
-    size: tuple[int, int]
-    grid: tuple[int, int]
-    captions: Sequence[Answer]
-    labels: Sequence[str | None]
-    texts: Sequence[str] = ()
+    answer: Caption | Label
+    name: str | None = None
+    id: int | str | None = None
 
 
 def write_line(text: str) -> None:
@@ -78,53 +45,50 @@ def report_error(message: str) -> None:
     sys.stderr.flush()
 
 
-def as_text(result: PhotoResult) -> str:
-    """The result for people: a line for the photo, one for each caption."""
-    width, height = result.size
-    lines = [f"{result.name} ({width} x {height})"]
-    pairs = zip(result.captions, result.labels, strict=True)
-    for number, (caption, label) in enumerate(pairs, start=1):
-        name = f"{caption.region.describe()} [{label}]" if label else caption.region.describe()
-        lines.append(f"  {number}. {name}: {caption.text or 'none of these'}{_certainty(caption)}")
+def as_text(photo: str, size: tuple[int, int], answered: Sequence[Answered]) -> str:
+    """For people: a line for the photo, one for each region."""
+    lines = [f"{photo} ({size[0]} x {size[1]})"]
+    for place, one in enumerate(answered, start=1):
+        name = f" [{one.name}]" if one.name else ""
+        lines.append(f"  {place}. {one.answer.region.describe()}{name}: {_said(one.answer)}")
     return "\n".join(lines)
 
 
-def _certainty(answer: Answer) -> str:
+def _said(answer: Caption | Label) -> str:
     if isinstance(answer, Label):
-        return f"  ({100 * answer.probability:.0f} %)"
-    return "" if math.isnan(answer.score) else f"  ({answer.score:.2f})"
+        return f"{answer.text or 'none of these'}  ({100 * answer.probability:.0f} %)"
+    return answer.text if math.isnan(answer.score) else f"{answer.text}  ({answer.score:.2f})"
 
 
-def as_patch_text(result: PhotoResult) -> str:
-    """The result of `--patches` for people: what the map's legend says."""
-    width, height = result.size
-    rows, columns = result.grid
-    lines = [f"{result.name} ({width} x {height}), {rows} x {columns} patches"]
-    for cluster in cluster_captions([caption.text for caption in result.captions]):
+def as_patch_text(
+    photo: str, size: tuple[int, int], grid: tuple[int, int], answered: Sequence[Answered]
+) -> str:
+    """`--patches` for people: what the map's legend says."""
+    from patchioner.drawing import cluster_captions
+
+    lines = [f"{photo} ({size[0]} x {size[1]}), {grid[0]} x {grid[1]} patches"]
+    for cluster in cluster_captions([one.answer.text or "none of these" for one in answered]):
         lines.append(f"  {100 * cluster.share:5.1f} %  {cluster.text or 'other'}")
     return "\n".join(lines)
 
 
-def as_json(result: PhotoResult) -> str:
-    """The result for programs, on one line; the regions are written as `--regions` reads them."""
-    captions = [
-        {
-            "region": caption.region.to_json(),
-            "label": label,
-            "text": caption.text,
-            **_numbers(caption, result.texts),
-        }
-        for caption, label in zip(result.captions, result.labels, strict=True)
-    ]
-    content = {"photo": result.name, "size": result.size, "grid": result.grid, "captions": captions}
-    return json.dumps(content, allow_nan=False)
+def as_json(
+    photo: str,
+    size: tuple[int, int],
+    grid: tuple[int, int],
+    answered: Sequence[Answered],
+    errors: Sequence[str] = (),
+    texts: Sequence[str] = (),
+) -> str:
+    """For programs, on one line: the regions as `--regions` reads them; "errors" where regions failed."""
+    captions = [_entry(one, texts) for one in answered]
+    content = {"photo": photo, "size": size, "grid": grid, "captions": captions}
+    return json.dumps(content | ({"errors": list(errors)} if errors else {}), allow_nan=False)
 
 
-def _numbers(answer: Answer, texts: Sequence[str]) -> dict[str, Any]:
-    if not isinstance(answer, Label):
-        return {"score": None if math.isnan(answer.score) else round(answer.score, 6)}
-    shares = zip(texts, answer.probabilities, strict=True)
-    return {
-        "probability": round(answer.probability, 6),
-        "probabilities": {text: round(share, 6) for text, share in shares},
-    }
+def _entry(one: Answered, texts: Sequence[str]) -> dict[str, Any]:
+    said = one.answer.to_dict()
+    for key in ("cosines", "probabilities") if isinstance(one.answer, Label) else ():
+        said[key] = dict(zip(texts, said[key], strict=True))
+    known = {"region": said.pop("region"), "label": one.name}
+    return known | ({} if one.id is None else {"id": one.id}) | said

@@ -1,23 +1,25 @@
-"""Which photos are meant, and their pixels.
-
-Knows: paths, folders, the sample photos of scikit-image. Does not know: models, regions, output.
-"""
+"""Which photos are meant, and where pictures of them go: paths, folders, the sample photos of scikit-image."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from PIL import Image
-
-from patchioner.base.errors import ImageError, UnknownNameError
+from patchioner.base.errors import ImageError, OptionError, UnknownNameError
 from patchioner.base.optional import require
-from patchioner.images import load_image
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from patchioner.images import ImageSource
 
 # These lie inside scikit-image's own wheel; its other pictures would be downloaded.
 SAMPLES = ("astronaut", "chelsea", "coffee", "rocket")
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
+WRITTEN = (".png", ".jpg", ".jpeg", ".webp")
 _PREFIX = "scikit-image:"
 
 
@@ -45,25 +47,42 @@ class PhotoSource:
     def _is_sample(self) -> bool:
         return self.name.startswith(_PREFIX)
 
-    def load(self) -> Image.Image:
-        """Read the photo, upright and RGB.
+    def check(self) -> None:
+        """Refuse a photo that is not there, before a model is loaded for it.
 
         Raises:
-            ImageError: it cannot be read.
+            ImageError: no such file.
             UnknownNameError: scikit-image ships no such photo.
             MissingExtraError: scikit-image is not installed.
         """
-        return (
-            _load_sample(self.name.removeprefix(_PREFIX))
-            if self._is_sample
-            else load_image(self.name)
-        )
+        if not self._is_sample:
+            if not os.path.isfile(self.name):
+                raise ImageError(f"no photo at {self.name!r}: check the path")
+            return
+        if self.name.removeprefix(_PREFIX) not in SAMPLES:
+            raise UnknownNameError.among(
+                "photo of scikit-image", self.name.removeprefix(_PREFIX), SAMPLES
+            )
+        require("skimage.data", "demo")
+
+    def source(self) -> ImageSource:
+        """What `Patchioner` takes: the path, or a sample's pixels."""
+        if not self._is_sample:
+            return self.name
+        self.check()
+        return getattr(require("skimage.data", "demo"), self.name.removeprefix(_PREFIX))()
+
+    def load(self) -> Image.Image:
+        """Read the photo, upright and RGB; errors of `check` and `load_image`."""
+        from patchioner.images import load_image
+
+        return load_image(self.source())
 
 
 def find_photos(arguments: Sequence[str]) -> list[PhotoSource]:
-    """Photos in the order given; a folder stands for the pictures in it, sorted by name.
+    """Photos in the order given; a folder stands for all pictures below it, sorted by path.
 
-    A path that does not exist is kept: reading it gives the error, and the other photos go on.
+    A path that does not exist is kept: `PhotoSource.check` gives the error, and the other photos go on.
 
     Raises:
         ImageError: a folder without pictures.
@@ -75,7 +94,7 @@ def find_photos(arguments: Sequence[str]) -> list[PhotoSource]:
             found.append(PhotoSource(argument))
             continue
         pictures = sorted(
-            file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file()
+            file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file()
         )
         if not pictures:
             raise ImageError(
@@ -85,8 +104,45 @@ def find_photos(arguments: Sequence[str]) -> list[PhotoSource]:
     return found
 
 
-def _load_sample(name: str) -> Image.Image:
-    if name not in SAMPLES:
-        raise UnknownNameError.among("photo of scikit-image", name, SAMPLES)
-    data = require("skimage.data", "demo")
-    return load_image(getattr(data, name)())
+def plan_pictures(out: Path | None, photos: Sequence[PhotoSource]) -> list[Path | None]:
+    """The picture's path for each photo, `<out>/<photo>.overlay.png`, or `out` itself; no two are the same.
+
+    Args:
+        out: a file for a single photo, else a folder; None for no pictures.
+        photos: in order.
+
+    Raises:
+        OptionError: several photos and one file, or a file type that cannot be written.
+    """
+    if out is None:
+        return [None] * len(photos)
+    is_file = bool(out.suffix) and not out.is_dir()
+    if is_file and out.suffix.lower() not in WRITTEN:
+        raise OptionError(
+            f"cannot write a picture {str(out)!r}: end its name in {', '.join(WRITTEN)}"
+        )
+    if is_file and len(photos) == 1:
+        return [out]
+    if is_file:
+        raise OptionError(
+            f"--out {str(out)!r} is one file, but there are {len(photos)} photos: give a folder"
+        )
+    paths: list[Path | None] = []
+    taken: set[str] = set()
+    for photo in photos:
+        stem, number = photo.stem, 1
+        while stem in taken:
+            number += 1
+            stem = f"{photo.stem}-{number}"
+        taken.add(stem)
+        paths.append(out / f"{stem}.overlay.png")
+    return paths
+
+
+def save_picture(picture: Image.Image, path: Path) -> None:
+    """Write a picture, making its folder where it is missing; OptionError where that cannot be."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(path)
+    except OSError as error:
+        raise OptionError(f"cannot write {str(path)!r} ({error}): choose another --out") from error
