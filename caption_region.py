@@ -10,8 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from patchioner import Box, Mask, Patchioner, Trace, WholeImage
-from patchioner.base.errors import PatchionerError
+from patchioner import Box, Mask, Patchioner, PatchionerError, Trace, WholeImage
 
 
 def point(text: str) -> tuple[float, float]:
@@ -37,16 +36,17 @@ def main() -> int:
     parser.add_argument("image")
     region = parser.add_mutually_exclusive_group()
     region.add_argument("--box", nargs=4, type=float, metavar=("X1", "Y1", "X2", "Y2"))
-    region.add_argument(
-        "--mask", metavar="PNG", help="of the photo's size, not black in the region"
-    )
+    region.add_argument("--mask", metavar="PNG", help="of the photo's size, not black inside")
     region.add_argument("--trace", nargs="+", type=point, metavar="X,Y")
     parser.add_argument("--model", default="patchioner-mini", help="name, hub id or folder")
     arguments = parser.parse_args()
     try:
+        regions = [
+            region_from(arguments)
+        ]  # what is wrong with them is said before the model is loaded
         model = Patchioner.from_pretrained(arguments.model)
         features = model.encode(arguments.image)  # once; then any number of regions
-        captions = model.caption(features, [region_from(arguments)])
+        captions = model.caption(features, regions)
     except PatchionerError as error:
         sys.exit(f"error: {error}")
     for caption in captions:

@@ -11,7 +11,7 @@ import pytest
 
 from patchioner import Patchioner
 from patchioner.backbones import TimmViT
-from patchioner.cli.main import _parser
+from patchioner.cli.main import command_parser
 from tests.support import published
 from tests.support.tiny import tiny_backbone
 
@@ -35,7 +35,7 @@ def test_a_documented_command_is_understood(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "classes.txt").write_text("a cat\na dog\n")
-    assert _parser().parse_args(words)
+    assert command_parser().parse_args(words)
 
 
 def test_the_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from patchioner.base.errors import OptionError
-from patchioner.cli.arguments import positive_int
 from patchioner.cli.models import check_new_folder
 from patchioner.cli.output import write_line
+from patchioner.cli.spelling import positive_int
 
 if TYPE_CHECKING:
     from memory_bank import IndexOptions

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from patchioner.base.errors import ImageError, MemoryBankError, PatchionerError
+from patchioner.base.errors import ImageError, MemoryBankError, OptionError, PatchionerError
 from patchioner.base.progress import progress
-from patchioner.cli import arguments
+from patchioner.cli import spelling
 from patchioner.cli.output import (
     Answered,
     as_json,
@@ -19,7 +19,14 @@ from patchioner.cli.output import (
     report_error,
     write_line,
 )
-from patchioner.cli.photos import SAMPLES, PhotoSource, find_photos, plan_pictures, save_picture
+from patchioner.cli.photos import (
+    SAMPLES,
+    PhotoSource,
+    find_photos,
+    picture_name,
+    plan_pictures,
+    save_picture,
+)
 from patchioner.geometry import ImageGeometry
 from patchioner.regions import Patch, Region, RegionFile, WholeImage
 
@@ -62,13 +69,13 @@ def add_caption_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--labels",
         metavar='FILE|"A;B;C"',
-        type=arguments.parse_texts,
+        type=spelling.parse_texts,
         help="choose among these texts instead of writing a caption",
     )
-    add("--beam", type=arguments.positive_int, metavar="N", help="beam search of width N")
+    add("--beam", type=spelling.positive_int, metavar="N", help="beam search of width N")
     add(
         "--out",
-        type=Path,
+        type=spelling.argument(picture_name),
         metavar="PICTURE|DIR",
         help="draw the regions and captions; a folder when there are several photos",
     )
@@ -90,17 +97,17 @@ def _add_regions(group: argparse._ArgumentGroup) -> None:
         )
 
     path = '"X,Y X,Y ..."'
-    add("--box", "X1,Y1,X2,Y2", arguments.parse_box, "left, top, right, bottom")
-    add("--point", "X,Y", arguments.parse_point, "the patch under a point")
-    add("--mask", "PNG", arguments.parse_mask, "of the photo's size, not black where the region is")
-    add("--polygon", path, arguments.parse_polygon, 'several outlines separated by ";"')
+    add("--box", "X1,Y1,X2,Y2", spelling.parse_box, "left, top, right, bottom")
+    add("--point", "X,Y", spelling.parse_point, "the patch under a point")
+    add("--mask", "PNG", spelling.parse_mask, "of the photo's size, not black where the region is")
+    add("--polygon", path, spelling.parse_polygon, 'several outlines separated by ";"')
     add(
         "--trace",
         f"{path}|FILE",
-        arguments.parse_trace,
+        spelling.parse_trace,
         "path of a pointer, or a JSON file with one",
     )
-    add("--region-set", '"BOX;BOX;..."', arguments.parse_region_set, "several boxes, one caption")
+    add("--region-set", '"BOX;BOX;..."', spelling.parse_region_set, "several boxes, one caption")
     group.add_argument(
         "--whole",
         action="append_const",
@@ -126,7 +133,7 @@ def _add_advanced(group: argparse._ArgumentGroup) -> None:
         choices=["uniform", "gaussian", "attention", "cls"],
         help="how patches of a region count; cls: the whole photo's CLS token (default: the model's)",
     )
-    add("--variance", type=arguments.number(0), help="width of --weighting gaussian")
+    add("--variance", type=spelling.not_negative, help="width of --weighting gaussian")
     add(
         "--rounding",
         choices=["coverage", "reference"],
@@ -140,14 +147,14 @@ def _add_advanced(group: argparse._ArgumentGroup) -> None:
     )
     add(
         "--threshold",
-        type=arguments.number(0, 1),
+        type=spelling.number(0, 1),
         metavar="P",
         help='least probability of a label; below it "none of these"',
     )
-    add("--max-tokens", type=arguments.positive_int, metavar="N", help="longest caption, in tokens")
+    add("--max-tokens", type=spelling.positive_int, metavar="N", help="longest caption, in tokens")
     add(
         "--temperature",
-        type=arguments.number(0, above=True),
+        type=spelling.positive,
         metavar="T",
         help="draw words at random at this temperature",
     )
@@ -245,10 +252,13 @@ def caption_photos(options: argparse.Namespace) -> int:
     jobs, failed = _jobs(options)
     if not jobs:
         return 1
+    try:
+        asked = _asked(options)
+    except OptionError as error:
+        options.error(str(error))
     from patchioner.model import Patchioner
     from patchioner.pipeline import Batching
 
-    asked = _asked(options)
     model = Patchioner.from_pretrained(options.model, device=options.device, bank=options.bank)
     # Smaller batches than the library's, so that lines appear as the work goes on.
     asked["batching"] = replace(

@@ -88,11 +88,9 @@ def _devices() -> Iterator[tuple[str, str]]:
 
 
 def _extras() -> Iterator[tuple[str, str]]:
-    from patchioner.base.optional import install_line
-
     for extra, modules in EXTRAS.items():
         missing = [module for module in modules if find_spec(module) is None]
-        lacks = f"no {', '.join(missing)}: {install_line(extra)}"
+        lacks = f"no {', '.join(missing)}: pip install '{DISTRIBUTION}[{extra}]'"
         yield extra, lacks if missing else "installed"
 
 

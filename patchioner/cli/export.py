@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from patchioner.cli.arguments import positive_int
 from patchioner.cli.models import check_new_folder
 from patchioner.cli.output import write_line
 from patchioner.cli.photos import find_photos
+from patchioner.cli.spelling import positive_int
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -15,8 +15,8 @@ from typing import NoReturn
 
 from patchioner import __version__
 from patchioner.base.errors import PatchionerError
-from patchioner.cli.arguments import attach_negative_values
 from patchioner.cli.output import report_error
+from patchioner.cli.spelling import attach_negative_values
 
 VERBS = {
     "caption": ("caption", "add_caption_arguments", "caption photos or regions of them"),

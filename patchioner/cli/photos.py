@@ -104,6 +104,14 @@ def find_photos(arguments: Sequence[str]) -> list[PhotoSource]:
     return found
 
 
+def picture_name(text: str) -> Path:
+    """The path of a picture, or of a folder; OptionError where its suffix names no format that we write."""
+    path = Path(text)
+    if path.suffix and path.suffix.lower() not in WRITTEN and not path.is_dir():
+        raise OptionError(f"cannot write a picture {text!r}: end its name in {', '.join(WRITTEN)}")
+    return path
+
+
 def plan_pictures(out: Path | None, photos: Sequence[PhotoSource]) -> list[Path | None]:
     """The picture's path for each photo, `<out>/<photo>.overlay.png`, or `out` itself; no two are the same.
 
@@ -112,15 +120,11 @@ def plan_pictures(out: Path | None, photos: Sequence[PhotoSource]) -> list[Path 
         photos: in order.
 
     Raises:
-        OptionError: several photos and one file, or a file type that cannot be written.
+        OptionError: several photos and one file.
     """
     if out is None:
         return [None] * len(photos)
     is_file = bool(out.suffix) and not out.is_dir()
-    if is_file and out.suffix.lower() not in WRITTEN:
-        raise OptionError(
-            f"cannot write a picture {str(out)!r}: end its name in {', '.join(WRITTEN)}"
-        )
     if is_file and len(photos) == 1:
         return [out]
     if is_file:

@@ -1,4 +1,4 @@
-"""`patchioner caption` from arguments to output, with a small model."""
+"""`patchioner caption` from arguments to output: it says what the library says, and one failure costs itself alone."""
 
 from __future__ import annotations
 
@@ -11,198 +11,254 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from patchioner.aggregate import Weighting
+from patchioner import Box, DecodeOptions, Patch, Patchioner, Weighting
+from patchioner.regions import RegionFile
+from tests.support.tiny import noise_photo
 
 Run = Callable[..., int]
 Capture = pytest.CaptureFixture[str]
 
 
-def _size(path: Path) -> tuple[int, int]:
-    with Image.open(path) as picture:
-        return picture.size
+@pytest.fixture
+def model(checkpoint: Path) -> Patchioner:
+    return Patchioner.from_pretrained(checkpoint, device="cpu")
+
+
+@pytest.fixture
+def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of rows of every batch that is decoded."""
+    from decoders import PrefixGPT2Decoder
+
+    write, sizes = PrefixGPT2Decoder.generate, list[int]()
+
+    def counted(self: Any, embeddings: Any, *rest: Any, **options: Any) -> Any:
+        sizes.append(len(embeddings))
+        return write(self, embeddings, *rest, **options)
+
+    monkeypatch.setattr(PrefixGPT2Decoder, "generate", counted)
+    return sizes
 
 
 def _lines(capsys: Capture) -> list[dict[str, Any]]:
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
-def test_no_region_means_the_whole_image(run: Run, photo: Path, capsys: Capture) -> None:
-    assert run("caption", photo) == 0
-    written = capsys.readouterr()
-    assert written.out == f"{photo} (80 x 60)\n  1. whole image: a wholeimage  (-0.50)\n"
-    assert written.err == ""
+def _width(path: Path) -> int:
+    with Image.open(path) as picture:
+        return picture.size[0]
+
+
+def test_no_region_means_the_whole_image(
+    run: Run, photo: Path, model: Patchioner, capsys: Capture
+) -> None:
+    assert run(photo) == 0
+    written, (caption,) = capsys.readouterr(), model.caption(photo)
+    expected = f"{photo} (80 x 60)\n  1. whole image: {caption.text}  ({caption.score:.2f})\n"
+    assert (written.out, written.err) == (expected, "")
 
 
 def test_regions_keep_the_order_of_the_command_line(
     run: Run, photo: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     Image.fromarray(np.full((60, 80), 255, dtype=np.uint8)).save(tmp_path / "m.png")
-    words = [
-        "--point",
-        "5,5",
-        "--box",
-        "-5,0,9,9",
-        "--mask",
-        tmp_path / "m.png",
-        "--trace",
-        "1,1 9,9",
-    ]
-    words += ["--polygon", "0,0 9,0 0,9", "--region-set", "0,0,9,9;10,10,19,19", "--point", "6,6"]
-    assert run("caption", photo, *words, "--json") == 0
+    words = ["--point", "5,5", "--box", "-5,0,9,9", "--mask", tmp_path / "m.png", "--whole"]
+    words += ["--trace", "1,1 9,9", "--polygon", "0,0 9,0 0,9"]
+    words += ["--region-set", "0,0,9,9;10,10,19,19", "--point", "6,6"]
+    assert run(photo, *words, "--json") == 0
     (line,) = _lines(capsys)
     kinds = [next(iter(caption["region"])) for caption in line["captions"]]
-    assert kinds == ["point", "box", "mask", "trace", "polygon", "set", "point"]
+    assert kinds == ["point", "box", "mask", "whole", "trace", "polygon", "set", "point"]
 
 
-def test_regions_from_a_file_follow_those_given(
-    run: Run, photo: Path, tmp_path: Path, capsys: Capture
+def test_a_file_of_regions_is_parsed_once_and_a_bad_entry_costs_itself_alone(
+    run: Run, photo: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    opened = list[Path]()
+    read = RegionFile.__init__
+
+    def counted(self: RegionFile, path: Any, *rest: Any) -> None:
+        opened.append(path)
+        read(self, path, *rest)
+
+    monkeypatch.setattr(RegionFile, "__init__", counted)
     file = tmp_path / "regions.json"
-    file.write_text(json.dumps({"regions": [{"box": [0, 0, 9, 9], "label": "corner"}]}))
-    assert run("caption", photo, "--regions", file, "--point", "5,5", "--json") == 0
-    (line,) = _lines(capsys)
-    assert [caption["label"] for caption in line["captions"]] == [None, "corner"]
+    entries = [{"box": [0, 0, 9, 9], "label": "corner"}, {"box": [5, 5]}, {"point": [700, 5]}]
+    file.write_text(json.dumps({"regions": entries}))
+    assert run(photo, photo, "--regions", file, "--point", "5,5", "--json") == 1
+    written = capsys.readouterr()
+    for line in map(json.loads, written.out.splitlines()):
+        assert [caption["label"] for caption in line["captions"]] == [None, "corner"]
+        assert len(line["errors"]) == 2
+    assert len(opened) == 1
+    assert written.err.count("[5, 5]") == 2 and written.err.count("700") == 2
 
 
-def test_one_bad_photo_does_not_stop_the_rest(
+def test_a_bad_photo_costs_itself_alone(
     run: Run, photo: Path, tmp_path: Path, capsys: Capture
 ) -> None:
-    bad = tmp_path / "bad.jpg"
-    bad.write_bytes(b"")
-    assert run("caption", bad, photo, tmp_path / "missing.png", photo) == 1
-    written = capsys.readouterr()
-    assert written.out.count("wholeimage") == 2
-    errors = written.err.splitlines()
-    assert len(errors) == 2
-    assert "bad.jpg" in errors[0] and "missing.png" in errors[1]
-
-
-def test_a_region_off_one_photo_loses_only_that_photo(
-    run: Run, model: Any, photo: Path, tmp_path: Path, capsys: Capture
-) -> None:
+    (tmp_path / "bad.jpg").write_bytes(b"")
     Image.new("RGB", (20, 20)).save(tmp_path / "small.png")
-    assert (
-        run("caption", photo, tmp_path / "small.png", photo, "--box", "30,30,60,60", "--json") == 1
-    )
+    names = [tmp_path / name for name in ("bad.jpg", "missing.png", "small.png")]
+    assert run(photo, *names, photo, "--box", "30,30,60,60") == 1
     written = capsys.readouterr()
-    assert len(written.out.splitlines()) == 2
-    assert "small.png" in written.err and "Traceback" not in written.err
-    assert model.encoded == 3, "a photo is encoded once, also when its batch fails"
+    assert written.out.count("box 30,30,60,60") == 2
+    errors = written.err.splitlines()
+    assert [any(name.name in line for line in errors) for name in names] == [True] * 3
+    assert len(errors) == 3 and all(line.startswith("patchioner: error: ") for line in errors)
+
+
+def test_too_little_memory_for_a_photo_costs_that_photo_alone(
+    run: Run, photo: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from patchioner.backbones import TimmViT
+
+    noise_photo(600, 64).save(tmp_path / "wide.png")
+    encode = TimmViT.outputs
+
+    def small(self: Any, pixels: Any, grid: Any) -> Any:
+        if grid[1] > 8:
+            raise MemoryError("no room")
+        return encode(self, pixels, grid)
+
+    monkeypatch.setattr(TimmViT, "outputs", small)
+    assert run(photo, tmp_path / "wide.png", photo) == 1
+    written = capsys.readouterr()
+    assert written.out.count("whole image") == 2
+    assert "wide.png: out of memory" in written.err
+
+
+def test_a_folder_is_searched_to_its_ends(
+    run: Run, photo: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    for name in ("b.png", "below/deep/a.png"):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "photos" / name).write_bytes(photo.read_bytes())
+    assert run(tmp_path / "photos", "--json") == 0
+    assert [Path(line["photo"]).name for line in _lines(capsys)] == ["b.png", "a.png"]
+
+
+def test_photos_share_batches(run: Run, photo: Path, batches: list[int]) -> None:
+    assert run(*[photo] * 40) == 0
+    assert batches == [32, 8]
+    batches.clear()
+    assert run(*[photo] * 3, *["--point", "5,5"] * 20) == 0
+    assert batches == [40, 20]
 
 
 @pytest.mark.parametrize(
-    "words", [["--box", "100,100,120,120"], ["--point", "500,5"], ["--trace", "100,100 200,200"],
-              ["--polygon", "90,90 99,90 90,99"]],
-)  # fmt: skip
-def test_regions_off_the_photo_exit_1(
-    run: Run, photo: Path, capsys: Capture, words: list[str]
+    ("words", "asked"),
+    [
+        ([], {}),
+        (["--weighting", "cls"], {"weighting": Weighting("cls")}),
+        (
+            ["--weighting", "gaussian", "--variance", "0.5", "--rounding", "reference"],
+            {"weighting": Weighting("gaussian", 0.5, "reference")},
+        ),
+        (["--crop"], {"crop": True}),
+        (
+            ["--beam", "3", "--max-tokens", "7"],
+            {"options": DecodeOptions("beam", max_tokens=7, beam_width=3)},
+        ),
+        (["--beam", "1"], {"options": DecodeOptions()}),
+        (
+            ["--temperature", "0.7", "--seed", "5"],
+            {"options": DecodeOptions("sample", temperature=0.7, seed=5)},
+        ),
+    ],
+)
+def test_settings_reach_the_model(
+    run: Run,
+    photo: Path,
+    model: Patchioner,
+    capsys: Capture,
+    words: list[str],
+    asked: dict[str, Any],
 ) -> None:
-    assert run("caption", photo, *words) == 1
-    written = capsys.readouterr()
-    assert written.err.startswith("patchioner: error:") and written.err.count("\n") == 1
-    assert written.out == ""
+    assert run(photo, "--box", "5,5,40,50", *words, "--json") == 0
+    (line,) = _lines(capsys)
+    (caption,) = model.caption(photo, [Box(5, 5, 40, 50)], **asked)
+    assert line["captions"][0]["text"] == caption.text
+    assert line["captions"][0]["score"] == pytest.approx(caption.score, abs=1e-5)
 
 
-def test_a_mask_of_another_size_exits_1(
-    run: Run, photo: Path, tmp_path: Path, capsys: Capture
+def test_another_bank_takes_the_models_place(
+    run: Run, photo: Path, model: Patchioner, tmp_path: Path, capsys: Capture
 ) -> None:
-    Image.new("L", (81, 60), 255).save(tmp_path / "m.png")
-    assert run("caption", photo, "--mask", tmp_path / "m.png") == 1
-    assert "81" in capsys.readouterr().err
+    from memory_bank import MemoryBank
 
-
-def test_an_unknown_model_offers_the_close_one(run: Run, photo: Path, capsys: Capture) -> None:
-    assert run("caption", photo, "--model", "patchioner-minni") == 1
-    assert "did you mean 'patchioner-mini'" in capsys.readouterr().err
-
-
-def test_photos_share_batches(run: Run, model: Any, photo: Path) -> None:
-    assert run("caption", *[photo] * 10) == 0
-    assert [call["photos"] for call in model.calls] == [8, 2]
-    model.calls.clear()
-    assert run("caption", *[photo] * 4, *["--point", "5,5"] * 200) == 0
-    assert [call["photos"] for call in model.calls] == [2, 2]
-
-
-def test_settings_reach_the_model_and_default_to_its_own(run: Run, model: Any, photo: Path) -> None:
-    run("caption", photo)
-    assert (model.calls[-1]["weighting"], model.calls[-1]["options"]) == (None, None)
-    run("caption", photo, "--weighting", "gaussian", "--variance", "0.5", "--rounding", "reference")
-    assert model.calls[-1]["weighting"] == Weighting("gaussian", 0.5, "reference")
-
-
-def test_decoding_settings_reach_the_model(run: Run, model: Any, photo: Path) -> None:
-    pytest.importorskip("torch")
-    run("caption", photo, "--beam", "3", "--max-tokens", "7")
-    options = model.calls[-1]["options"]
-    assert (options.strategy, options.beam_width, options.max_tokens) == ("beam", 3, 7)
-    run("caption", photo, "--beam", "1")
-    assert model.calls[-1]["options"].strategy == "greedy"
-    run("caption", photo, "--temperature", "0.7", "--seed", "5")
-    options = model.calls[-1]["options"]
-    assert (options.strategy, options.temperature, options.seed) == ("sample", 0.7, 5)
+    bank = MemoryBank(model.embed_text(["a bus", "a kite"]), ["a bus", "a kite"])
+    bank.save(tmp_path / "bank", dtype="float32")
+    assert run(photo, "--bank", tmp_path / "bank", "--json") == 0
+    other = Patchioner(model.parts.with_bank(bank), device="cpu")
+    assert _lines(capsys)[0]["captions"][0]["text"] == other.caption(photo)[0].text
 
 
 def test_pictures_of_one_photo_and_of_several(run: Run, photo: Path, tmp_path: Path) -> None:
-    assert run("caption", photo, "--box", "1,1,30,30", "--out", tmp_path / "o.png") == 0
-    assert _size(tmp_path / "o.png")[0] > 720
-    assert run("caption", photo, photo, "--out", tmp_path / "many") == 0
+    assert run(photo, "--box", "1,1,30,30", "--out", tmp_path / "o.png") == 0
+    assert _width(tmp_path / "o.png") > 720
+    assert run(photo, photo, "--out", tmp_path / "many") == 0
     names = sorted(path.name for path in (tmp_path / "many").iterdir())
     assert names == ["photo-2.overlay.png", "photo.overlay.png"]
-
-
-def test_several_photos_and_one_picture_exit_1(run: Run, photo: Path, capsys: Capture) -> None:
-    assert run("caption", photo, photo, "--out", "o.png") == 1
-    assert "give a folder" in capsys.readouterr().err
+    assert run(photo, photo, "--out", tmp_path / "o.png") == 1
+    (tmp_path / "file").write_text("")
+    assert run(photo, "--out", tmp_path / "file" / "below" / "o.png") == 1
 
 
 def test_patches_caption_the_grid_and_draw_the_map(
-    run: Run, photo: Path, tmp_path: Path, capsys: Capture
+    run: Run, photo: Path, model: Patchioner, tmp_path: Path, capsys: Capture
 ) -> None:
-    assert run("caption", photo, "--patches", "--out", tmp_path / "map.png") == 0
-    out = capsys.readouterr().out
-    assert "4 x 4 patches" in out and "50.0 %  left" in out and "50.0 %  right" in out
-    assert _size(tmp_path / "map.png")[0] > 720
-    assert run("caption", photo, "--patches", "--json") == 0
+    assert run(photo, "--patches", "--out", tmp_path / "map.png") == 0
+    rows, columns = model.encode(photo).geometry.grid
+    assert f"{rows} x {columns} patches" in capsys.readouterr().out
+    assert _width(tmp_path / "map.png") > 720
+    assert run(photo, "--patches", "--json") == 0
     (line,) = _lines(capsys)
-    assert len(line["captions"]) == 16
-    assert line["captions"][5]["region"] == {"patch": [1, 1]}
+    expected = model.caption(photo, Patch.all)
+    assert [one["text"] for one in line["captions"]] == [one.text for one in expected]
+    assert line["captions"][5]["region"] == {"patch": list(divmod(5, columns))}
 
 
-def test_another_bank_and_crops_reach_the_model(run: Run, model: Any, photo: Path) -> None:
-    run("caption", photo)
-    assert model.loaded == ("patchioner-mini", None, None)
-    assert (model.kept, model.calls[-1]["crop"]) == (None, None)  # the model's own settings
-    run("caption", photo, "--bank", "folder", "--device", "cpu", "--crop", "--weighting", "cls")
-    assert model.loaded == ("patchioner-mini", "cpu", "folder")
-    assert (model.kept, model.calls[-1]["crop"]) == (True, True)
-    assert model.calls[-1]["weighting"] == Weighting("cls")
-
-
-def test_labels_are_chosen_among_texts(run: Run, model: Any, photo: Path, capsys: Capture) -> None:
-    words = ["--labels", "a cat;a dog;a bus", "--box", "0,0,9,9", "--weighting", "uniform"]
-    assert run("caption", photo, *words) == 0
-    assert capsys.readouterr().out.splitlines()[1] == "  1. box 0,0,9,9: a bus  (75 %)"
-    assert model.calls[-1]["texts"] == ("a cat", "a dog", "a bus")
-    assert model.calls[-1]["weighting"] == Weighting()
-    assert run("caption", photo, *words, "--json") == 0
-    (caption,) = _lines(capsys)[0]["captions"]
-    assert caption == {
-        "region": {"box": [0, 0, 9, 9]},
-        "label": None,
-        "text": "a bus",
-        "probability": 0.75,
-        "probabilities": {"a cat": 0.25, "a dog": 0.0, "a bus": 0.75},
-    }
-
-
-def test_labels_of_patches_and_in_pictures(
-    run: Run, model: Any, photo: Path, tmp_path: Path, capsys: Capture
+def test_labels_are_chosen_among_texts(
+    run: Run, photo: Path, model: Patchioner, tmp_path: Path, capsys: Capture
 ) -> None:
-    (tmp_path / "classes.txt").write_text("a cat\na dog\n")
-    words = ["--labels", tmp_path / "classes.txt"]
-    assert run("caption", photo, "--patches", *words, "--out", tmp_path / "map.png") == 0
-    assert "100.0 %  a dog" in capsys.readouterr().out
-    assert run("caption", photo, photo, *words, "--box", "1,1,30,30", "--out", tmp_path / "o") == 0
-    assert len(list((tmp_path / "o").iterdir())) == 2
-    assert [call["photos"] for call in model.calls] == [1, 2]
+    texts = ["a red cat", "a blue bus", "a kite"]
+    (label,) = model.label(photo, [Box(0, 0, 9, 9)], texts)
+    words = ["--labels", ";".join(texts), "--box", "0,0,9,9"]
+    assert run(photo, *words) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == f"  1. box 0,0,9,9: {label.text}  ({100 * label.probability:.0f} %)"
+    assert run(photo, *words, "--json") == 0
+    (caption,) = _lines(capsys)[0]["captions"]
+    assert caption["text"] == label.text
+    assert caption["cosines"] == pytest.approx(
+        dict(zip(texts, label.cosines, strict=True)), abs=1e-5
+    )
+    assert sum(caption["probabilities"].values()) == pytest.approx(1.0, abs=1e-5)
+    (tmp_path / "classes.txt").write_text("\n".join(texts))
+    out = tmp_path / "map.png"
+    none = ["--labels", tmp_path / "classes.txt", "--threshold", "1", "--patches", "--out", out]
+    assert run(photo, *none) == 0
+    assert "none of these" in capsys.readouterr().out and out.is_file()
+
+
+def test_what_can_be_checked_is_checked_before_the_model_is_loaded(
+    run: Run, photo: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*names: Any, **options: Any) -> Any:
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr(Patchioner, "from_pretrained", never)
+    missing = tmp_path / "missing"
+    for words, status, says in [
+        ([missing], 1, str(missing)),
+        (["scikit-image:cofee"], 1, "coffee"),
+        ([photo, "--regions", missing], 1, str(missing)),
+        ([photo, "--mask", missing], 2, str(missing)),
+        ([photo, "--bank", missing], 1, str(missing)),
+        ([photo, "--temperature", "1", "--seed", "-1"], 2, "seed"),
+        ([photo, "--out", "picture.xyz"], 2, "picture.xyz"),
+        ([photo, photo, "--out", "picture.png"], 1, "picture.png"),
+    ]:
+        assert run(*words) == status, words
+        error = capsys.readouterr().err
+        assert says in error and error.count("\n") <= 2 and "Traceback" not in error

@@ -1,75 +1,138 @@
-"""Help, version, exit statuses, what is imported."""
+"""The command as a whole: help, exit statuses, what is imported, `doctor`, and the script that people copy."""
 
 from __future__ import annotations
 
+import importlib.util
+import io
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from patchioner.cli.main import main
+from patchioner import Patchioner
+from patchioner.cli import doctor, output
+from patchioner.cli.main import VERBS, command_parser, main
 
 Run = Callable[..., int]
+Capture = pytest.CaptureFixture[str]
 REPOSITORY = Path(__file__).resolve().parents[3]
 
 
-def _python(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *words],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-
-def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--help"]) == 0
-    assert "caption" in capsys.readouterr().out
+def test_help_and_version(capsys: Capture) -> None:
+    for words in ([], ["--help"]):
+        assert main(words) == 0
+        assert all(verb in capsys.readouterr().out for verb in ["caption"])
     assert main(["caption", "--help"]) == 0
     assert "--region-set" in capsys.readouterr().out
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("patchioner ")
 
 
-@pytest.mark.parametrize("argv", [[], ["capton", "x.jpg"], ["caption"]])
-def test_wrong_commands_exit_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("argv", [["capton", "x.jpg"], ["caption"], ["caption", "x.jpg", "--boks"]])
+def test_wrong_usage_is_one_line(argv: list[str], capsys: Capture) -> None:
     assert main(argv) == 2
-    assert "usage: patchioner" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "patchioner" in error and "--help" in error
 
 
 def test_help_needs_no_torch() -> None:
     code = (
-        "import sys; from patchioner.cli.main import main; "
-        "statuses = [main([*words, '--help']) for words in "
-        "([], ['caption'], ['models'], ['convert'], ['bank'], ['bank', 'build'])]; "
+        "import sys; from patchioner.cli.main import main, VERBS; "
+        "statuses = [main([*words, '--help']) for words in ([], *([verb] for verb in VERBS))]; "
         "sys.exit(any(statuses) or 'torch' in sys.modules)"
     )
-    done = _python("-c", code)
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True)
     assert done.returncode == 0, done.stderr
 
 
+def test_every_verb_says_what_it_runs() -> None:
+    parser = command_parser()
+    (commands,) = (action for action in parser._actions if action.dest == "==SUPPRESS==")
+    assert commands.choices is not None
+    assert list(commands.choices) == list(VERBS)
+
+
 def test_python_m_patchioner_is_the_same_command() -> None:
-    done = _python("-m", "patchioner", "caption")
+    words = [sys.executable, "-m", "patchioner", "caption"]
+    done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 2
-    assert "usage: patchioner caption" in done.stderr
+    assert done.stderr.startswith("patchioner caption: error:")
 
 
-def test_interruption_exits_130(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def interrupted(name: str, device: str | None, bank: str | None) -> Any:
-        raise KeyboardInterrupt
+@pytest.mark.parametrize(("raised", "status"), [(KeyboardInterrupt, 130), (AttributeError, None)])
+def test_interruption_exits_130_and_our_bugs_are_not_hidden(
+    run: Run, photo: Path, monkeypatch: pytest.MonkeyPatch, raised: Any, status: int | None
+) -> None:
+    def stop(*names: Any, **options: Any) -> Any:
+        raise raised
 
-    assert main(["caption", str(photo)], load_model=interrupted) == 130
-    assert capsys.readouterr().err == "patchioner: error: stopped\n"
+    monkeypatch.setattr(Patchioner, "from_pretrained", stop)
+    if status is None:
+        with pytest.raises(raised):
+            run(photo)
+    else:
+        assert run(photo) == status
 
 
-def test_our_bugs_are_not_hidden(photo: Path) -> None:
-    def broken(name: str, device: str | None, bank: str | None) -> Any:
-        raise AttributeError("a bug")
+def test_letters_that_the_terminal_lacks_do_not_stop_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    output.write_line("café.jpg")
+    assert raw.getvalue() == b"caf?.jpg\n"
 
-    with pytest.raises(AttributeError):
-        main(["caption", str(photo)], load_model=broken)
+
+def test_the_doctor_reports_and_finds_what_is_in_the_way(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(
+        metadata, "packages_distributions", lambda: {"patchioner": ["openpatchioner"]}
+    )
+    monkeypatch.setattr(doctor, "EXTRAS", {"demo": ("no_such_module",), "clip": ("json",)})
+    assert main(["doctor"]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert "[demo]" in lines["demo"] and "no_such_module" in lines["demo"]
+    assert lines["clip"].split()[1] == "installed" and lines["HF_HUB_OFFLINE"].split()[1] == "1"
+    assert {"patchioner", "python", "torch", "cpu", "cache"} <= set(lines)
+
+    both = {"patchioner": ["openpatchioner", "patchioner"]}
+    monkeypatch.setattr(metadata, "packages_distributions", lambda: both)
+    mine = SimpleNamespace(origin=str(tmp_path / "decoders.py"))
+    find = doctor.find_spec
+    monkeypatch.setattr(doctor, "find_spec", lambda n: mine if n == "decoders" else find(n))
+    assert main(["doctor"]) == 1
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 2
+    assert mine.origin in errors[0] and "pip uninstall patchioner" in errors[1]
+
+
+def test_the_script_that_people_copy_works(
+    checkpoint: Path, photo: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    path = REPOSITORY / "caption_region.py"
+    assert len(path.read_text(encoding="utf-8").splitlines()) < 60
+    found = importlib.util.spec_from_file_location("caption_region", path)
+    assert found is not None and found.loader is not None
+    script = importlib.util.module_from_spec(found)
+    found.loader.exec_module(script)
+
+    def run(*words: object) -> int:
+        argv = ["caption_region.py", *map(str, words), "--model", str(checkpoint)]
+        monkeypatch.setattr(sys, "argv", argv)
+        return int(script.main())
+
+    mask = photo.parent / "mask.png"
+    Image.fromarray(np.full((60, 80), 255, dtype=np.uint8)).save(mask)
+    for words in ([], ["--box", 1, 2, 30, 40], ["--mask", mask], ["--trace", "1,2", "3,4"]):
+        assert run(photo, *words) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 4
+    for bad in (["--box", 90, 90, 99, 99], ["--trace", "500,500"], ["--mask", "gone.png"]):
+        with pytest.raises(SystemExit, match="error: "):
+            run(photo, *bad)

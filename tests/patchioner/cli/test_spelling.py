@@ -1,90 +1,166 @@
-"""Spellings of regions, texts and numbers."""
+"""How regions, texts, numbers and photos are spelled, what is refused, and which do not go together."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from patchioner.base.errors import RegionFileError
+from patchioner.base.errors import ImageError, OptionError, UnknownNameError
 from patchioner.cli import spelling
+from patchioner.cli.photos import SAMPLES, PhotoSource, find_photos, picture_name, plan_pictures
 from patchioner.regions import Box, Mask, Point, Polygon, RegionSet, Trace
 
-
-def test_regions_of_every_kind() -> None:
-    assert spelling.parse_box("1,2.5,30,40") == Box(1, 2.5, 30, 40)
-    assert spelling.parse_point("3,4") == Point(3, 4)
-    assert spelling.parse_polygon("0,0 9,0 0,9") == Polygon([(0, 0), (9, 0), (0, 9)])
-    two = [[(0, 0), (9, 0), (0, 9)], [(20, 20), (29, 20), (20, 29)]]
-    assert spelling.parse_polygon("0,0 9,0 0,9; 20,20 29,20 20,29") == Polygon(two)
-    assert spelling.parse_trace("1,2 3,4") == Trace([(1, 2), (3, 4)])
-    assert spelling.parse_trace("1,2 3.5,4.5") == Trace([(1, 2), (3.5, 4.5)])
-    assert spelling.parse_region_set("0,0,9,9;10,10,19,19") == RegionSet(
-        [Box(0, 0, 9, 9), Box(10, 10, 19, 19)]
-    )
-
-
-def test_masks_are_read_from_pictures(tmp_path: Path) -> None:
-    array = np.eye(7, dtype=bool)
-    Image.fromarray(array.astype(np.uint8) * 255).save(tmp_path / "mask.png")
-    assert spelling.parse_mask(str(tmp_path / "mask.png")) == Mask(array)
+Run = Callable[..., int]
+SQUARES = [[(0, 0), (9, 0), (0, 9)], [(20, 20), (29, 20), (20, 29)]]
 
 
 @pytest.mark.parametrize(
-    ("content", "expected"),
+    ("parse", "text", "expected"),
     [
-        ([[1, 2], [3, 4]], Trace([(1, 2), (3, 4)])),
-        ([{"x": 0.1, "y": 0.2, "t": 0}], Trace([(0.1, 0.2)], normalized=True)),
-        ({"trace": [[0.1, 0.2]], "normalized": True}, Trace([(0.1, 0.2)], normalized=True)),
-        ({"trace": [{"x": 5, "y": 6}], "normalized": False}, Trace([(5, 6)])),
+        (spelling.parse_box, "1,2.5,30,40", Box(1, 2.5, 30, 40)),
+        (spelling.parse_point, "3,4", Point(3, 4)),
+        (spelling.parse_polygon, "0,0 9,0 0,9", Polygon(SQUARES[0])),
+        (spelling.parse_polygon, "0,0 9,0 0,9; 20,20 29,20 20,29", Polygon(SQUARES)),
+        (spelling.parse_trace, "1,2 3.5,4.5", Trace([(1, 2), (3.5, 4.5)])),
+        (spelling.parse_region_set, "0,0,9,9;1,1,9,9", RegionSet([Box(0, 0, 9, 9), Box(1, 1, 9, 9)])),
+        (spelling.parse_texts, "a cat; a dog ;;a cat", ("a cat", "a dog")),
+        (spelling.positive_int, "12", 12),
+        (spelling.not_negative, "0", 0.0),
+        (spelling.positive, "0.5", 0.5),
+        (spelling.number(0, 1), "1", 1.0),
     ],
-)
-def test_traces_are_read_from_files(tmp_path: Path, content: object, expected: Trace) -> None:
-    path = tmp_path / "trace.json"
-    path.write_text(json.dumps(content))
-    assert spelling.parse_trace(str(path)) == expected
+)  # fmt: skip
+def test_spellings(parse: Callable[[str], object], text: str, expected: object) -> None:
+    assert parse(text) == expected
 
 
-@pytest.mark.parametrize("content", ["", "{", "{}", "[]", "3", '{"trace": 3}'])
-def test_files_without_a_trace(tmp_path: Path, content: str) -> None:
-    path = tmp_path / "trace.json"
-    path.write_text(content)
-    with pytest.raises(RegionFileError, match=r"trace\.json"):
-        spelling.read_trace(path)
-
-
-def test_texts_from_the_command_line_and_from_files(tmp_path: Path) -> None:
-    assert spelling.parse_texts("a cat; a dog ;;a cat") == ("a cat", "a dog")
-    assert spelling.parse_texts("only one") == ("only one",)
+def test_masks_traces_and_texts_come_from_files(tmp_path: Path) -> None:
+    array = np.eye(7, dtype=bool)
+    Image.fromarray(array.astype(np.uint8) * 255).save(tmp_path / "mask.png")
+    assert spelling.parse_mask(str(tmp_path / "mask.png")) == Mask(array)
+    (tmp_path / "trace.json").write_text(json.dumps([[1, 2], [3, 4]]))
+    assert spelling.parse_trace(str(tmp_path / "trace.json")) == Trace([(1, 2), (3, 4)])
     (tmp_path / "classes.txt").write_text("a cat\n\na dog; or two\n")
     assert spelling.parse_texts(str(tmp_path / "classes.txt")) == ("a cat", "a dog; or two")
     (tmp_path / "classes.json").write_text('["a cat", "a dog"]')
     assert spelling.parse_texts(str(tmp_path / "classes.json")) == ("a cat", "a dog")
 
 
-@pytest.mark.parametrize("text", ["", " ; ;", "nowhere.txt"])
-def test_texts_that_are_none(text: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError):
-        spelling.parse_texts(text)
-
-
-def test_numbers() -> None:
-    assert (spelling.positive_int("12"), spelling.positive("0.5"), spelling.not_negative("0")) == (
-        12,
-        0.5,
-        0,
-    )
-    for parse, text in (
+@pytest.mark.parametrize(
+    ("parse", "text"),
+    [
+        (spelling.parse_texts, ""),
+        (spelling.parse_texts, "only one"),
+        (spelling.parse_texts, "nowhere.txt"),
         (spelling.positive_int, "0"),
         (spelling.positive_int, "1.5"),
         (spelling.positive, "0"),
         (spelling.positive, "inf"),
         (spelling.not_negative, "-1"),
         (spelling.not_negative, "nan"),
-    ):
-        with pytest.raises(argparse.ArgumentTypeError, match=text):
-            parse(text)
+        (spelling.number(0, 1), "1.5"),
+    ],
+)
+def test_what_is_not_of_the_form_is_named(parse: Callable[[str], object], text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match=repr(text)):
+        parse(text)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--box", "1,2,3"], "X1,Y1,X2,Y2"),
+        (["--box", "a,b,c,d"], "a,b,c,d"),
+        (["--box", "30,0,10,10"], "inverted"),
+        (["--box", "5,5,5,9"], "empty"),
+        (["--box", "nan,0,10,10"], "nan"),
+        (["--point", "7"], "X,Y"),
+        (["--polygon", "0,0 9,9"], "at least 3"),
+        (["--polygon", ""], "polygon"),
+        (["--trace", ""], "trace"),
+        (["--trace", "1,2 3"], "X,Y X,Y"),
+        (["--trace", "nowhere.json"], "nowhere.json"),
+        (["--mask", "nowhere.png"], "nowhere.png"),
+        (["--region-set", "0,0,9"], "0,0,9"),
+        (["--region-set", ";"], "empty"),
+        (["--beam", "0"], "'0'"),
+        (["--max-tokens", "-3"], "'-3'"),
+        (["--variance", "1"], "--weighting gaussian"),
+        (["--temperature", "1", "--beam", "3"], "--beam"),
+        (["--patches", "--point", "1,1"], "--patches"),
+        (["--weighting", "gausian"], "gaussian"),
+        (["--labels", "classes.txt"], "classes.txt"),
+        (["--labels", "a;b", "--beam", "3"], "--beam"),
+        (["--labels", "a;b", "--max-tokens", "3"], "--max-tokens"),
+        (["--threshold", "0.5"], "--labels"),
+    ],
+)
+def test_wrong_usage_exits_2_and_says_why(
+    run: Run, photo: Path, capsys: pytest.CaptureFixture[str], words: list[str], says: str
+) -> None:
+    assert run(photo, *words) == 2
+    written = capsys.readouterr()
+    assert says in written.err
+    assert written.err.count("\n") == 1 and written.out == ""
+
+
+def test_negative_coordinates_need_no_equals_sign() -> None:
+    words = ["caption", "p.png", "--box", "-5,0,9,9", "--json"]
+    assert spelling.attach_negative_values(words) == [
+        "caption",
+        "p.png",
+        "--box=-5,0,9,9",
+        "--json",
+    ]
+    assert spelling.attach_negative_values(["--box=1,2,3,4", "-x"]) == ["--box=1,2,3,4", "-x"]
+
+
+def test_a_folder_stands_for_the_pictures_below_it(photo: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    (folder / "b").mkdir(parents=True)
+    for name in ("c.png", "a.PNG", "b/d.jpeg"):
+        shutil.copy(photo, folder / name)
+    (folder / "notes.txt").write_text("no picture")
+    (folder / "e.png").mkdir()
+    names = [source.file_name for source in find_photos([str(folder), str(photo)])]
+    assert names == ["a.PNG", "d.jpeg", "c.png", "photo.png"]
+    with pytest.raises(ImageError, match="empty"):
+        (tmp_path / "empty").mkdir()
+        find_photos([str(tmp_path / "empty")])
+    (missing,) = find_photos([str(tmp_path / "missing.png")])
+    for use in (missing.check, missing.load):
+        with pytest.raises(ImageError, match=r"missing\.png"):
+            use()
+
+
+def test_samples_come_with_scikit_image() -> None:
+    pytest.importorskip("skimage")
+    for name in SAMPLES:
+        (source,) = find_photos([f"scikit-image:{name}"])
+        assert min(source.load().size) >= 300
+        assert (source.file_name, source.stem) == (f"{name}.png", name)
+    with pytest.raises(UnknownNameError, match="coffee"):
+        PhotoSource("scikit-image:cofee").check()
+
+
+def test_pictures_of_photos_never_overwrite_each_other(tmp_path: Path) -> None:
+    one, two, twin = (PhotoSource(name) for name in ("a/x.jpg", "x-2.png", "b/x.png"))
+    assert plan_pictures(None, [one, two]) == [None, None]
+    assert plan_pictures(Path("out.png"), [one]) == [Path("out.png")]
+    assert plan_pictures(Path("out"), [one]) == [Path("out/x.overlay.png")]
+    (tmp_path / "v1.5").mkdir()
+    assert plan_pictures(tmp_path / "v1.5", [one]) == [tmp_path / "v1.5" / "x.overlay.png"]
+    assert len(set(plan_pictures(Path("out"), [one, twin, two]))) == 3
+    with pytest.raises(OptionError, match=r"out\.png"):
+        plan_pictures(Path("out.png"), [one, two])
+    assert picture_name("a.JPG") == Path("a.JPG")
+    for name in ("a.txt", "b/a.pdf"):
+        with pytest.raises(OptionError, match=name):
+            picture_name(name)

@@ -138,3 +138,6 @@ def number(least: float, most: float = math.inf, *, above: bool = False) -> Call
         return value
 
     return parse
+
+
+positive, not_negative = number(0, above=True), number(0)
