@@ -1,13 +1,11 @@
 """Long, faithful descriptions: divide a photo, describe its parts, keep what is supported, fuse it into a paragraph.
 
-A client of the public interface of `patchioner`, like any user: it knows `Patchioner`, regions and results, and nothing
-of how they work inside. The four stages know one another only through `patchioner.detail.values` and
-`patchioner.detail.stages`. After Patch Matters (Peng et al., CVPR 2025, arXiv 2504.06666).
+A client of the public interface of `patchioner`. After Patch Matters (Peng et al., CVPR 2025, arXiv 2504.06666).
 
 Example:
     >>> from patchioner.detail import DetailCaptioner
     >>> DetailCaptioner("patchioner-mini").describe("photo.jpg").text  # doctest: +SKIP
-    'There is a train on the tracks. On the left ...'
+    'A train is parked at the station. ...'
 """
 
 from __future__ import annotations
@@ -16,58 +14,36 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from patchioner.detail.captioner import DetailCaptioner
-    from patchioner.detail.photos import open_photo
-    from patchioner.detail.presets import DetailSettings, preset
-    from patchioner.detail.stages import Photo
-    from patchioner.detail.values import (
-        Claim,
-        DetailedCaption,
-        DetailRegion,
-        FusedSentence,
-        Statement,
-        Support,
-        Verdict,
-    )
+    from patchioner.detail.cache import clean_answer as clean_answer
+    from patchioner.detail.captioner import DetailCaptioner as DetailCaptioner
+    from patchioner.detail.captioner import DetailSettings as DetailSettings
+    from patchioner.detail.captioner import preset as preset
+    from patchioner.detail.client import read_reply as read_reply
+    from patchioner.detail.values import Claim as Claim
+    from patchioner.detail.values import DetailedCaption as DetailedCaption
+    from patchioner.detail.values import DetailRegion as DetailRegion
+    from patchioner.detail.values import FusedSentence as FusedSentence
+    from patchioner.detail.values import Photo as Photo
+    from patchioner.detail.values import Statement as Statement
+    from patchioner.detail.values import Support as Support
+    from patchioner.detail.values import Verdict as Verdict
+    from patchioner.detail.values import open_photo as open_photo
 
-__all__ = [
-    "Claim",
-    "DetailCaptioner",
-    "DetailRegion",
-    "DetailSettings",
-    "DetailedCaption",
-    "FusedSentence",
-    "Photo",
-    "Statement",
-    "Support",
-    "Verdict",
-    "open_photo",
-    "preset",
-]
-
-_VALUES = "patchioner.detail.values"
-_LAZY = {
-    "Claim": _VALUES,
-    "DetailCaptioner": "patchioner.detail.captioner",
-    "DetailRegion": _VALUES,
-    "DetailSettings": "patchioner.detail.presets",
-    "DetailedCaption": _VALUES,
-    "FusedSentence": _VALUES,
-    "Photo": "patchioner.detail.stages",
-    "Statement": _VALUES,
-    "Support": _VALUES,
-    "Verdict": _VALUES,
-    "open_photo": "patchioner.detail.photos",
-    "preset": "patchioner.detail.presets",
-}
+_HOME = {
+    "cache": ("clean_answer",),
+    "captioner": ("DetailCaptioner", "DetailSettings", "preset"),
+    "client": ("read_reply",),
+    "values": (
+        "Claim", "DetailRegion", "DetailedCaption", "FusedSentence", "Photo", "Statement", "Support", "Verdict",
+        "open_photo",
+    ),
+}  # fmt: skip
+_LAZY = {name: module for module, names in _HOME.items() for name in names}
+__all__ = sorted(_LAZY)  # noqa: PLE0605
 
 
 def __getattr__(name: str) -> Any:
     """Load what needs torch only when it is asked for (PEP 562)."""
     if name in _LAZY:
-        return getattr(importlib.import_module(_LAZY[name]), name)
+        return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)

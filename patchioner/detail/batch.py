@@ -1,67 +1,255 @@
-"""Many photos: described one by one or several at a time, into a file that can be stopped and gone on with.
+"""Many photos, described into a file of JSON lines that survives being stopped at any moment.
 
-Knows: order, threads, what may be skipped, which failures end a run. Does NOT know: how a photo is described, or what a
-line looks like inside (`provenance`, `line_file`).
-
-**Going on.** A photo whose line is in the file is not described again: it is known by its pixels, the regions given for
-it, and the settings and seed of the run, not by its name. Photos that were under way when a run was stopped are begun
-again; what other people's models had answered about them is in the call cache (`clients.CallCache`), so that nothing is
-asked twice. While a run lasts, lines stand in the order in which photos were finished; at its end they are brought into
-the order of the photos, so that the file is the same whether it was made in one go or in ten. Lines of photos that are
-not among those given stay, ahead of the others.
+A photo whose line is in the file is not described again: it is known by its pixels, the regions given for it, and the
+settings and seed of the run, not by its name. What other people's models had answered about photos that were under way
+is in the call cache. While a run lasts, lines stand in the order in which photos were finished; at its end they are
+brought into the order of the photos, so that the file is the same whether it was made in one go or in ten.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
-import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Any
 
 from patchioner.base.errors import (
     FutileError,
     HubError,
+    ImageError,
     MissingExtraError,
     OptionError,
     PatchionerError,
+    RegionError,
+    RegionFileError,
     UnknownNameError,
 )
+from patchioner.base.files import atomic_path
 from patchioner.base.progress import progress
-from patchioner.detail.clients.answers import mask_digest
+from patchioner.detail.cache import mask_digest
 from patchioner.detail.divide import Given, as_detection
-from patchioner.detail.line_file import LineFile
-from patchioner.detail.photo_list import PhotoJob
-from patchioner.detail.photos import open_photo
-from patchioner.detail.provenance import FORMAT, VERSION, dumps, from_json, to_json
-from patchioner.detail.stages import Photo
-from patchioner.detail.values import DetailedCaption
+from patchioner.detail.values import (
+    FORMAT,
+    VERSION,
+    DetailedCaption,
+    Photo,
+    dumps,
+    from_json,
+    open_photo,
+    to_json,
+)
+from patchioner.images import ImageSource, load_image
+from patchioner.region_files import read_regions
+from patchioner.region_files.native import named_region
 
-OnError = Callable[[str, Exception], None]
-"""Told (name of the photo, why it failed)."""
+if TYPE_CHECKING:
+    from PIL import Image
 
+    from patchioner.detail.captioner import DetailCaptioner
+
+_LOG = logging.getLogger(__name__)
 # What the next photo would meet as well: models are loaded with the first call, keys are refused with it.
 _FINAL = (FutileError, HubError, MissingExtraError, OptionError, UnknownNameError)
 _OPENING = f'{{"format": "{FORMAT}"'
+Name = tuple[str, str]
+"""(key, photo) of a line."""
+RegionReader = Callable[[tuple[int, int]], "Sequence[Given]"]
+"""(width, height) of the photo -> what was given for it."""
 
 
-class Captioner(Protocol):
-    """What is needed of a `patchioner.detail.DetailCaptioner`."""
+# --- photos that wait -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PhotoJob:
+    """A photo to describe: its name, what reads it (upright, RGB), and what gives its regions (None: they are found)."""
+
+    name: str
+    load: Callable[[], Image.Image]
+    regions: RegionReader | None = None
+
+    @classmethod
+    def of(cls, source: ImageSource, regions: RegionReader | None = None) -> PhotoJob:
+        """From a path or a picture in memory, which is called "photo"."""
+        name = os.fspath(source) if isinstance(source, (str, os.PathLike)) else "photo"
+        return cls(name, lambda: load_image(source), regions)
+
+
+def read_photo_list(path: str | os.PathLike[str]) -> list[tuple[str, RegionReader | None]]:
+    """(photo, what gives its own regions) of the entries of a JSON list.
+
+    ``["a.jpg", {"photo": "b.jpg", "regions": "b.json"}, {"photo": "c.jpg", "regions": [{"box": [10, 20, 200, 220],
+    "label": "bus"}]}]``: paths start at the list's own folder; ``regions`` names a file that `read_regions` reads, or
+    holds entries in this project's own form.
+
+    Raises:
+        ImageError: no such file, no JSON, no photo in it, or an entry of another form; the message counts from 0.
+    """
+    file = Path(path)
+    try:
+        content = json.loads(file.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ImageError(f"the list of photos {str(path)!r} cannot be read: {error}") from error
+    if not isinstance(content, list) or not content:
+        raise ImageError(
+            f'{str(path)!r} is no list of photos; write ["a.jpg", {{"photo": "b.jpg", "regions": [...]}}]'
+        )
+    return [_listed(entry, f"entry {place} of {str(file)!r}", file.parent) for place, entry in enumerate(content)]  # fmt: skip
+
+
+def _listed(entry: object, where: str, folder: Path) -> tuple[str, RegionReader | None]:
+    plain = {"photo": entry} if isinstance(entry, str) else entry
+    named = isinstance(plain, Mapping) and isinstance(plain.get("photo"), str) and plain["photo"]
+    if not isinstance(plain, Mapping) or not named or set(plain) - {"photo", "regions"}:
+        raise ImageError(
+            f'{where} is {entry!r:.80}; write a path, or {{"photo": path, "regions": file or list}}'
+        )
+    name, given = str(plain["photo"]), plain.get("regions")
+    # "scikit-image:coffee" is no path, "10:30.jpg" is one.
+    beside = folder / name
+    photo = name if ":" in name.split("/", 1)[0] and not beside.exists() else str(beside)
+    if given is None:
+        return photo, None
+    if isinstance(given, str):
+        image_name = Path(name).name
+        return photo, lambda size: read_regions(folder / given, size, image_name=image_name)
+    if not isinstance(given, list):
+        raise ImageError(f"regions of {where} are {given!r:.80}; give a file name or a list")
+
+    def read(size: tuple[int, int]) -> list[Given]:
+        try:
+            return [named_region(one, folder, size) for one in given]
+        except RegionError as error:
+            raise RegionFileError(f"{where}: {error}") from error
+
+    return photo, read
+
+
+# --- the file ---------------------------------------------------------------------------------------------------------
+
+
+class LineFile:
+    """Lines, each a JSON object with a "key" and a "photo", that grow one by one.
+
+    A line is whole or absent: it is forced to the disk before `append` returns. What a kill or a power cut left of a
+    last line is cut off when the file is opened; a damaged line elsewhere is left out, with a warning. Lines stay on
+    disk: only their places are remembered.
+
+    Args:
+        path: made when the first line is appended.
+        opening: how every line begins. A file that begins otherwise is somebody else's, and is not touched.
+
+    Raises:
+        OptionError: the file is not one of ours. OSError: it cannot be read or written.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], opening: str) -> None:
+        self.path, self._opening = Path(path), opening.encode()
+        self._places: dict[Name, tuple[int, int]] = {}
+        self._by_key: dict[str, Name] = {}
+        if self.path.exists():
+            self._read()
 
     @property
-    def settings(self) -> dict[str, object]:
-        """Names and numbers of every stage, ready for JSON."""
+    def names(self) -> list[Name]:
+        """Of all lines, in their order."""
+        return list(self._places)
 
-    def describe(
-        self, photo: Photo, regions: Sequence[Given] | None = None, *, seed: int = 0
-    ) -> DetailedCaption:
-        """A photo's paragraph."""
+    def under(self, key: str) -> dict[str, Any] | None:
+        """The first line with that key, of whatever photo; None where there is none."""
+        name = self._by_key.get(key)
+        return None if name is None else self.values(name)
+
+    def values(self, name: Name) -> dict[str, Any]:
+        """The object of a line."""
+        start, length = self._places[name]
+        with self.path.open("rb") as file:
+            file.seek(start)
+            found: dict[str, Any] = json.loads(file.read(length))
+        return found
+
+    def append(self, name: Name, line: str) -> None:
+        """Write a line without a line break in it; a second line of one name is not written."""
+        if name in self._places:
+            return
+        data = line.encode() + b"\n"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("ab") as file:
+            start = file.tell()
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        self._add(name, start, len(data))
+
+    def sort(self, order: Sequence[Name]) -> None:
+        """Bring lines into an order, atomically, those that it does not name first; lines that another process has
+        appended meanwhile are kept."""
+        if self._places and self.path.stat().st_size != sum(n for _, n in self._places.values()):
+            self._places, self._by_key = {}, {}
+            self._read()
+        named = [name for name in dict.fromkeys(order) if name in self._places]
+        moved = set(named)
+        wanted = [name for name in self._places if name not in moved] + named
+        if wanted != list(self._places):
+            self._write(wanted)
+
+    def _read(self) -> None:
+        size, damaged = 0, False
+        with self.path.open("rb") as file:
+            for number, data in enumerate(file, 1):
+                name, values = None, _object(data) if data.endswith(b"\n") else None
+                if isinstance(values, dict):
+                    key, photo = values.get("key"), values.get("photo")
+                    name = (key, photo) if isinstance(key, str) and isinstance(photo, str) else None
+                if name is not None:
+                    self._add(name, size, len(data))
+                else:
+                    # A power cut can leave zeros where the end of a file was to be.
+                    start = data[: len(self._opening)].rstrip(b"\0\n")
+                    if values is not None or not self._opening.startswith(start):
+                        raise OptionError(
+                            f"{str(self.path)!r} is no file of patchioner detail --out (see its line {number}); it is "
+                            "left as it is: choose another name"
+                        )
+                    damaged = True
+                    if data.endswith(b"\n"):
+                        _LOG.warning("%s: line %d is damaged and left out", self.path, number)
+                size += len(data)
+        if damaged:
+            self._write(list(self._places))
+
+    def _add(self, name: Name, start: int, length: int) -> None:
+        self._places[name] = (start, length)
+        self._by_key.setdefault(name[0], name)
+
+    def _write(self, names: Sequence[Name]) -> None:
+        places: dict[Name, tuple[int, int]] = {}
+        with atomic_path(self.path) as new, new.open("wb") as file, self.path.open("rb") as old:
+            for name in names:
+                start, length = self._places[name]
+                old.seek(start)
+                places[name] = (file.tell(), file.write(old.read(length)))
+            file.flush()
+            os.fsync(file.fileno())
+        self._places = places
+
+
+def _object(data: bytes) -> object | None:
+    """What a line holds; None where it is no JSON."""
+    try:
+        found: object = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    return found
+
+
+# --- the loop ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,10 +257,8 @@ class Outcome:
     """What became of a photo.
 
     Attributes:
-        place: of the photo among those given, from 0.
-        name: of the photo.
-        sha256: of its pixels; None where it could not be read.
-        key: what its line is found by; "" where it could not be read.
+        place, name: of the photo among those given, from 0; what it is called.
+        sha256, key: of its pixels; what its line is found by; None and "" where it could not be read.
         caption: None where it failed, or was known.
         error: why it failed.
         final: whether the next photo would fail as well.
@@ -92,8 +278,7 @@ class BatchResult:
     """What became of many photos.
 
     Attributes:
-        described: how many were.
-        known: how many had their line already.
+        described, known: how many were, and had their line already.
         failed: (name, why) of each that could not be described.
         stopped: why the run ended before its end: a spent budget, a refused key, no such model; None if it did not.
         names: (key, photo) of each line of these photos, in their order.
@@ -103,7 +288,7 @@ class BatchResult:
     known: int = 0
     failed: tuple[tuple[str, Exception], ...] = ()
     stopped: Exception | None = None
-    names: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    names: tuple[Name, ...] = field(default=(), repr=False)
 
     @property
     def complete(self) -> bool:
@@ -112,7 +297,7 @@ class BatchResult:
 
 
 def describe_each(
-    captioner: Captioner,
+    captioner: DetailCaptioner,
     photos: Iterable[PhotoJob],
     *,
     seed: int = 0,
@@ -133,9 +318,26 @@ def describe_each(
         on_stop: called when the caller has had enough (Ctrl-C, an error of its own) while photos are under way: to make
             them end soon. They are waited for, so that what they asked is not lost.
     """
-    run = fingerprint(captioner, seed)
-    work = partial(_outcome, captioner, run, seed, known or (lambda key: False))
-    ended = threading.Event()
+    run = fingerprint(captioner, seed)[:16]
+
+    def work(place: int, job: PhotoJob) -> Outcome:
+        digest, key = None, ""
+        try:
+            photo = open_photo(job.load(), name=job.name)
+            given = None if job.regions is None else list(job.regions(photo.size))
+            digest, key = photo.sha256, f"{run}-{_digest(photo, given)[:32]}"
+        except (PatchionerError, OSError) as error:
+            return Outcome(place, job.name, error=error)
+        if known is not None and known(key):
+            return Outcome(place, job.name, digest, key)
+        try:
+            return Outcome(
+                place, job.name, digest, key, captioner.describe(photo, given, seed=seed)
+            )
+        except (PatchionerError, OSError) as error:
+            final = isinstance(error, _FINAL)
+            return Outcome(place, job.name, digest, key, error=error, final=final)
+
     if workers <= 1:
         for place, job in enumerate(photos):
             outcome = work(place, job)
@@ -145,21 +347,16 @@ def describe_each(
         return
     with ThreadPoolExecutor(workers, thread_name_prefix="detail") as pool:
         waiting: set[Future[Outcome]] = set()
-        jobs = enumerate(photos)
+        jobs: Iterator[tuple[int, PhotoJob]] = enumerate(photos)
         try:
             while True:
-                while len(waiting) < workers and not ended.is_set():
-                    following = next(jobs, None)
-                    if following is None:
-                        break
+                while len(waiting) < workers and (following := next(jobs, None)) is not None:
                     waiting.add(pool.submit(work, *following))
                 if not waiting:
                     return
                 done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                for future in done:
-                    outcome = future.result()
-                    if outcome.final:
-                        ended.set()
+                for outcome in (future.result() for future in done):
+                    jobs = iter(()) if outcome.final else jobs
                     yield outcome
         finally:
             if waiting and on_stop is not None:
@@ -169,29 +366,26 @@ def describe_each(
 
 
 def describe_many(
-    captioner: Captioner,
+    captioner: DetailCaptioner,
     photos: Sequence[PhotoJob | str | Path],
     out: str | os.PathLike[str],
     *,
     seed: int = 0,
     workers: int = 1,
-    on_error: OnError | None = None,
+    on_error: Callable[[str, Exception], None] | None = None,
     on_stop: Callable[[], object] | None = None,
 ) -> BatchResult:
     """Describe photos into a file of JSON lines, one per finished photo; go on where an earlier run was stopped.
 
-    A line is what `provenance.to_json` gives, with a "key" besides. It is whole or absent, also after a kill. A photo
-    that fails is reported and has no line; the others go on. Ctrl-C passes through: the file is good as it is.
+    A line is what `values.to_json` gives, with a "key" besides. A photo that fails is reported and has no line; the
+    others go on. Ctrl-C passes through: the file is good as it is. Lines of photos that are not given stay, ahead.
 
     Args:
-        captioner: a `DetailCaptioner`, or what does as it does.
+        captioner: describes.
         photos: paths, or jobs, which may have regions.
         out: the file.
         seed, workers, on_stop: as `describe_each`.
-        on_error: told of each failure at once.
-
-    Returns:
-        Counts, failures, and what stopped the run, if something did.
+        on_error: told (name of the photo, why it failed) of each failure at once.
 
     Raises:
         OptionError: the file is somebody else's, or was made with other settings.
@@ -204,31 +398,31 @@ def describe_many(
     jobs = [job if isinstance(job, PhotoJob) else PhotoJob.of(job) for job in photos]
     lines = LineFile(out, _OPENING)
     _require_same_run(lines, captioner, seed)
-    found: dict[tuple[str, str], None] = {}
+    found: dict[Name, None] = {}
     counts = {"described": 0, "known": 0}
     failed: list[tuple[str, Exception]] = []
     stopped: Exception | None = None
     outcomes = describe_each(
-        captioner,
-        jobs,
-        seed=seed,
-        workers=workers,
+        captioner, jobs, seed=seed, workers=workers, on_stop=on_stop,
         known=lambda key: lines.under(key) is not None,
-        on_stop=on_stop,
-    )
+    )  # fmt: skip
     with closing(outcomes):
-        for outcome in progress(outcomes, description="describing", total=len(jobs), unit="photo"):
-            if outcome.final:
-                stopped = stopped or outcome.error
-            elif outcome.error is not None:
-                failed.append((outcome.name, outcome.error))
+        for one in progress(outcomes, description="describing", total=len(jobs), unit="photo"):
+            if one.final:
+                stopped = stopped or one.error
+            elif one.error is not None:
+                failed.append((one.name, one.error))
                 if on_error is not None:
-                    on_error(outcome.name, outcome.error)
+                    on_error(one.name, one.error)
             else:
-                counts["known" if outcome.caption is None else "described"] += 1
-                name = (outcome.key, outcome.name)
-                lines.append(name, _line(outcome, lines))
-                found[name] = None
+                counts["known" if one.caption is None else "described"] += 1
+                # New, or that of the same photo under another name.
+                values = {**(lines.under(one.key) or {}), "photo": one.name}
+                if one.caption is not None:
+                    told = to_json(one.caption, one.name, sha256=one.sha256)
+                    values = {"format": FORMAT, "version": VERSION, "key": one.key, **told}
+                lines.append((one.key, one.name), dumps(values))
+                found[one.key, one.name] = None
     places = {job.name: place for place, job in reversed(list(enumerate(jobs)))}
     # One name can stand for several lines: the same photo, once with its own regions.
     names = tuple(sorted(found, key=lambda name: (places[name[1]], name[0])))
@@ -238,12 +432,12 @@ def describe_many(
 
 
 def read_captions(
-    path: str | os.PathLike[str], names: Sequence[tuple[str, str]] | None = None
+    path: str | os.PathLike[str], names: Sequence[Name] | None = None
 ) -> Iterator[tuple[str, DetailedCaption]]:
-    """(name of the photo, its description) of the lines of a file, read one by one.
+    """(name of the photo, its description) of the lines of a file of `describe_many`, read one by one.
 
     Args:
-        path: written by `describe_many`.
+        path: of the file.
         names: which lines, in which order, as in `BatchResult.names`; None for all.
 
     Raises:
@@ -253,34 +447,10 @@ def read_captions(
     return (from_json(lines.values(name)) for name in (lines.names if names is None else names))
 
 
-def fingerprint(captioner: Captioner, seed: int) -> str:
+def fingerprint(captioner: DetailCaptioner, seed: int) -> str:
     """Sha256 (hex) of the settings of every stage and the seed: two runs with the same describe in the same way."""
     settings = json.dumps({**captioner.settings, "seed": seed, "version": VERSION}, sort_keys=True)
     return hashlib.sha256(settings.encode()).hexdigest()
-
-
-def _outcome(
-    captioner: Captioner,
-    run: str,
-    seed: int,
-    known: Callable[[str], bool],
-    place: int,
-    job: PhotoJob,
-) -> Outcome:
-    try:
-        photo = open_photo(job.load(), name=job.name)
-        given = None if job.regions is None else list(job.regions(photo.size))
-        key = f"{run[:16]}-{_digest(photo, given)[:32]}"
-    except (PatchionerError, OSError) as error:
-        return Outcome(place, job.name, error=error)
-    if known(key):
-        return Outcome(place, job.name, photo.sha256, key)
-    try:
-        caption = captioner.describe(photo, given, seed=seed)
-    except (PatchionerError, OSError) as error:
-        final = isinstance(error, _FINAL)
-        return Outcome(place, job.name, photo.sha256, key, error=error, final=final)
-    return Outcome(place, job.name, photo.sha256, key, caption)
 
 
 def _digest(photo: Photo, given: Sequence[Given] | None) -> str:
@@ -292,15 +462,7 @@ def _digest(photo: Photo, given: Sequence[Given] | None) -> str:
     return hashlib.sha256(json.dumps([photo.sha256, regions]).encode()).hexdigest()
 
 
-def _line(outcome: Outcome, lines: LineFile) -> str:
-    """The line of a photo: new, or that of the same photo under another name."""
-    if outcome.caption is None:
-        return dumps({**(lines.under(outcome.key) or {}), "photo": outcome.name})
-    values = to_json(outcome.caption, outcome.name, sha256=outcome.sha256)
-    return dumps({"format": FORMAT, "version": VERSION, "key": outcome.key, **values})
-
-
-def _require_same_run(lines: LineFile, captioner: Captioner, seed: int) -> None:
+def _require_same_run(lines: LineFile, captioner: DetailCaptioner, seed: int) -> None:
     run = fingerprint(captioner, seed)[:16]
     others = [name for name in lines.names if not name[0].startswith(f"{run}-")]
     if not others:

@@ -1,48 +1,146 @@
-"""`DetailCaptioner`: one photo in, one faithful paragraph with its provenance out.
+"""`DetailCaptioner`: one photo in, one faithful paragraph with its provenance out; and the presets of its numbers.
 
-Knows: the order of the stages - divide, describe, filter, fuse, check - and their contracts. Does not know: how any of
-them works.
+``published``: the constants in the code of Patch Matters (Peng et al., CVPR 2025, arXiv 2504.06666), each with the
+meaning that it was meant to have. They were chosen for a detector (BARON), a language model that sees (LLaVA-1.6, 7 B),
+one that reads (Llama-3.1-8B) and BLIP; with our own parts in their place they are a comparison, no reproduction.
+
+=======================================  =======================================  ======================================
+what                                     published constant                       what its code does instead
+=======================================  =======================================  ======================================
+detections used                          score above 0.3, else the first 2        as meant
+boxes united before quadrants grow       IoU above 0.3, until none is left        looks again at the first box only
+quadrants                                split at W // 2, H // 2; a box joins     as meant; the parameter for the share
+                                         where more than 0.3 of it lies inside    exists, but is ignored
+semantic patch                           union of the boxes that the caption      without one, the last stage stops with
+                                         names; left out above IoU 0.4 with       an error, and the loop over quadrants
+                                         the photo                                loses one
+samples                                  3 of each patch at 0.7, 1 of the         region i gets samples i to i + 2, not
+                                         whole at 0.2                             3i to 3i + 2: other regions' texts
+sentence kept                            (ITM + ITC) / 2 of BLIP above 0.3;       scores BLIP v1 though said to be
+                                         sentences that two samples agree on are  BLIP-2; errors become None
+                                         not scored
+length                                   longer than the caption of the whole     no limit at all
+=======================================  =======================================  ======================================
+
+The 0.3 of the scorer belongs to BLIP's scale alone: with the dense scorer, the threshold is the one that it was
+calibrated to. Our captioner takes as many samples of the whole photo as of a part.
+
+``default``: ours. Things found in the captioner's own features are regions of their own; quadrants grow by small things
+only; several sub-regions of every region are captioned, since a caption of ours is one short sentence.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from patchioner.base.errors import DetailError, OptionError, RegionError
-from patchioner.checkpoints.hub import SHIPPED
-from patchioner.detail.describe.own import PatchionerDescriber
-from patchioner.detail.divide import Given, PhotoDivider, whole_photo
-from patchioner.detail.filter import DenseScorer, filter_statements, why_blank
-from patchioner.detail.fuse import DeterministicFuser, without_source
-from patchioner.detail.photos import open_photo
-from patchioner.detail.presets import DetailSettings, preset
-from patchioner.detail.stages import Describer, Divider, Fuser, Photo, Scorer
+from patchioner.base.errors import DetailError, OptionError, RegionError, UnknownNameError
+from patchioner.detail.describe import OwnSettings, PatchionerDescriber
+from patchioner.detail.divide import DivideSettings, Given, PhotoDivider, whole_photo
+from patchioner.detail.fuse import FuseSettings, GreedyFuser
+from patchioner.detail.judge import FilterSettings, filter_statements, why_blank
+from patchioner.detail.score import DenseScorer
 from patchioner.detail.values import (
     DetailedCaption,
+    Describer,
     DetailRegion,
-    FusedSentence,
-    Verdict,
+    Fuser,
+    Photo,
+    Scorer,
+    open_photo,
 )
+from patchioner.hub import SHIPPED
 from patchioner.images import ImageSource
 from patchioner.model import Patchioner
 
 
+@dataclass(frozen=True)
+class DetailSettings:
+    """All numbers: which regions, how our own captioner is asked, what is kept, how the paragraph is made."""
+
+    divide: DivideSettings = field(default_factory=DivideSettings)
+    describe: OwnSettings = field(default_factory=OwnSettings)
+    filter: FilterSettings = field(default_factory=FilterSettings)
+    fuse: FuseSettings = field(default_factory=FuseSettings)
+
+    def changed(self, changes: Mapping[str, object]) -> DetailSettings:
+        """The same settings but for some, named by stage and field.
+
+        Raises:
+            UnknownNameError: no such setting; the message has the close ones.
+            OptionError: a value that makes no sense.
+
+        Example:
+            >>> DetailSettings().changed({"fuse.max_words": 60, "divide.discovery.limit": 4}).fuse.max_words
+            60
+        """
+        settings = self
+        for name, value in changes.items():
+            if name not in (known := _names(settings)):
+                raise UnknownNameError.among("setting", name, known)
+            settings = _with(settings, name.split("."), value)
+        return settings
+
+
+def _with(settings: Any, path: list[str], value: object) -> Any:
+    inner = value if len(path) == 1 else _with(getattr(settings, path[0]), path[1:], value)
+    return replace(settings, **{path[0]: inner})
+
+
+def _names(settings: Any, start: str = "") -> list[str]:
+    found: list[str] = []
+    for entry in fields(settings):
+        value, name = getattr(settings, entry.name), f"{start}{entry.name}"
+        found += _names(value, f"{name}.") if is_dataclass(value) else [name]
+    return found
+
+
+_PRESETS: dict[str, dict[str, object]] = {
+    "default": {},
+    "published": {
+        "divide.merge_iou": 0.3,
+        "divide.growing_area": 1.0,
+        "divide.objects": "union",
+        "describe.samples": 3,
+        "describe.jitter": 0.0,
+        "describe.sampled": "all",
+        "describe.temperature": 0.7,
+        "describe.top_p": 1.0,
+        "filter.rules": False,
+        "filter.trusted_agreement": 2,
+        "filter.whole_sentences": "always",
+        "filter.lone_support": 0.0,
+        "filter.lone_caption": 0.0,
+    },
+}
+PRESETS = tuple(_PRESETS)
+
+
+def preset(name: str, changes: Mapping[str, object] | None = None) -> DetailSettings:
+    """The settings of a preset, "default" or "published", but for `changes` (`DetailSettings.changed`).
+
+    Raises:
+        UnknownNameError: no such preset or setting.
+    """
+    if name not in _PRESETS:
+        raise UnknownNameError.among("preset", name, _PRESETS)
+    return DetailSettings().changed({**_PRESETS[name], **(changes or {})})
+
+
 class DetailCaptioner:
-    """Describe a photo at length, saying only what it bears out.
+    """Describe a photo at length, saying only what it supports.
 
     Args:
         model: a loaded `Patchioner`, or the name of one; None where no stage needs one.
-        divider: photo -> regions; by the settings if None (see `PhotoDivider`).
-        describer: regions -> statements; the model itself if None (see `PatchionerDescriber`).
-        scorer: how far the photo bears a sentence out; "dense" is the model's own alignment, calibrated
-            (see `DenseScorer`); None scores nothing: then only rules, agreement and contradictions filter.
-        fuser: kept claims -> paragraph; without a language model if None (see `DeterministicFuser`).
-        settings: numbers of all stages, or the name of a preset: "default" or "published". Stages that are given
-            have their own.
+        divider: photo -> regions; by the settings if None.
+        describer: regions -> statements; the model itself if None.
+        scorer: how far the photo supports a sentence; "dense" is the model's own alignment, calibrated; None scores
+            nothing: then only words and agreement decide.
+        fuser: kept claims -> paragraph; without a language model if None.
+        settings: numbers of all stages, or the name of a preset. Stages that are given have their own.
 
     Raises:
         OptionError: a stage needs a model and there is none, or the model is not calibrated for the "dense" scorer; the
@@ -52,14 +150,14 @@ class DetailCaptioner:
     Example:
         >>> captioner = DetailCaptioner("patchioner-mini")
         >>> captioner.describe("photo.jpg").text  # doctest: +SKIP
-        'There is a train on the tracks. On the left ...'
+        'A train is parked at the station. ...'
     """
 
     def __init__(
         self,
         model: Patchioner | str | Path | None = SHIPPED,
         *,
-        divider: Divider | None = None,
+        divider: PhotoDivider | None = None,
         describer: Describer | None = None,
         scorer: Scorer | Literal["dense"] | None = "dense",
         fuser: Fuser | None = None,
@@ -69,12 +167,15 @@ class DetailCaptioner:
         self._model = Patchioner.from_pretrained(model) if isinstance(model, (str, Path)) else model
         self._divider = divider or PhotoDivider(self._settings.divide, model=self._model)
         self._describer = describer or PatchionerDescriber(
-            _needed(self._model, "describer"), self._settings.describe
+            self._needed("describer"), self._settings.describe
         )
-        self._scorer: Scorer | None = (
-            DenseScorer(_needed(self._model, "scorer")) if scorer == "dense" else scorer
-        )
-        self._fuser = fuser or DeterministicFuser(self._settings.fuse)
+        self._scorer = DenseScorer(self._needed("scorer")) if scorer == "dense" else scorer
+        self._fuser = fuser or GreedyFuser(self._settings.fuse)
+
+    def _needed(self, stage: str) -> Patchioner:
+        if self._model is None:
+            raise OptionError(f"without a model there is no {stage}: give a model, or {stage}=")
+        return self._model
 
     @property
     def settings(self) -> dict[str, object]:
@@ -104,127 +205,76 @@ class DetailCaptioner:
         Args:
             photo: a path, Pillow image, array or tensor, or a `Photo` of `open`.
             regions: what to describe besides the whole photo, in place of what the divider would find: boxes, masks,
-                entries of `patchioner.region_files.read_regions`, or `DetailRegion`s, which are taken as they are.
+                entries of `read_regions`, or `DetailRegion`s, which are taken as they are.
             seed: of everything that is drawn. The same photo, settings and seed give the same paragraph.
 
         Returns:
             The paragraph with its provenance. Where nothing is supported, ``text`` is "" and ``reason`` says why; of a
-            photo that shows nothing (`patchioner.detail.filter.why_blank`) nothing is asked.
+            photo that shows nothing (`judge.why_blank`) nothing is asked.
 
         Raises:
             ImageError, RegionError: the photo or a region cannot be used.
-            DetailError: a stage cannot give an answer, or broke its contract.
+            DetailError: a stage cannot give an answer.
         """
         opened = photo if isinstance(photo, Photo) else self.open(photo)
         if opened.features is None and self._model is not None:
             opened = replace(opened, features=self._model.encode(opened.image))
-        chosen = self._regions(opened, regions)
+        chosen = tuple(self._regions(opened, regions))
+        settings = {**self.settings, "seed": seed}
         blank = why_blank(opened.image)
         if blank is not None:
-            return self._nothing(opened, chosen, blank, seed)
+            return DetailedCaption("", (), (), (), chosen, opened.size, blank, settings)
         statements = self._describer.describe(opened, chosen, seed=seed)
         verdicts = filter_statements(
             opened, chosen, statements, scorer=self._scorer, settings=self._settings.filter
         )
         kept = [verdict for verdict in verdicts if verdict.kept]
         sentences, left_out = self._fuser.fuse(opened, chosen, kept) if kept else ([], [])
-        sound, unfounded = checked(sentences, kept)
-        used, passed_over = _sorted_out(kept, sound, [*left_out, *unfounded])
-        dropped = (*(verdict for verdict in verdicts if not verdict.kept), *passed_over)
+        said = {name for sentence in sentences for name in sentence.claim_ids}
+        reasons = {verdict.claim.id: verdict for verdict in reversed(left_out)}
+        passed = {"kept": False, "reason": "duplicate", "note": "the fuser passed it over"}
+        dropped = [verdict for verdict in verdicts if not verdict.kept] + [
+            reasons.get(verdict.claim.id) or replace(verdict, **passed)
+            for verdict in kept
+            if verdict.claim.id not in said
+        ]
         return DetailedCaption(
-            text=" ".join(sentence.text for sentence in sound),
-            sentences=tuple(sound),
-            dropped=dropped,
-            kept=used,
-            regions=tuple(chosen),
-            image_size=opened.size,
-            reason=None if sound else _why_empty(dropped),
-            settings={**self.settings, "seed": seed},
+            " ".join(sentence.text for sentence in sentences),
+            tuple(sentences),
+            tuple(dropped),
+            tuple(verdict for verdict in kept if verdict.claim.id in said),
+            chosen,
+            opened.size,
+            None if sentences else _why_empty(dropped),
+            settings,
         )
-
-    def _nothing(
-        self, photo: Photo, regions: Sequence[DetailRegion], reason: str, seed: int
-    ) -> DetailedCaption:
-        settings = {**self.settings, "seed": seed}
-        return DetailedCaption("", (), (), (), tuple(regions), photo.size, reason, settings)
 
     def _regions(
         self, photo: Photo, given: Sequence[Given] | Sequence[DetailRegion] | None
     ) -> list[DetailRegion]:
-        if given is None:
-            return _unique(self._divider.divide(photo))
-        ready = [region for region in given if isinstance(region, DetailRegion)]
-        others = [region for region in given if not isinstance(region, DetailRegion)]
-        if ready and others:
+        ready = [region for region in given or () if isinstance(region, DetailRegion)]
+        if not ready:
+            divider = self._divider
+            if given is not None:
+                others = [one for one in given if not isinstance(one, DetailRegion)]
+                divider = PhotoDivider(self._settings.divide, model=self._model, given=others)
+            regions = divider.divide(photo)
+        elif len(ready) < len(given or ()):
             raise RegionError("give all regions as DetailRegion, or none of them")
-        if ready:
+        else:
             whole = [region for region in ready if region.kind == "global"]
             rest = [region for region in ready if region.kind != "global"]
-            return _unique([*(whole or [whole_photo(photo.size)]), *rest])
-        return PhotoDivider(self._settings.divide, model=self._model, given=others).divide(photo)
+            regions = [*(whole or [whole_photo(photo.size)]), *rest]
+        counts = Counter(region.id for region in regions)
+        if max(counts.values()) > 1:
+            twice = [name for name, count in counts.items() if count > 1]
+            raise DetailError(f"region ids {twice} occur twice in one photo: make them unique")
+        return regions
 
 
-def checked(
-    sentences: Sequence[FusedSentence], kept: Sequence[Verdict]
-) -> tuple[list[FusedSentence], list[Verdict]]:
-    """The final check: every sentence names claims that were kept, and says nothing that they do not.
-
-    Args:
-        sentences: of a fuser.
-        kept: verdicts of the filter.
-
-    Returns:
-        The sentences that pass, in order, and a verdict "no source" on each claim of the others.
-    """
-    by_id = {verdict.claim.id: verdict for verdict in kept}
-    claims = {name: verdict.claim for name, verdict in by_id.items()}
-    bad = without_source(sentences, claims)
-    sound = [sentence for place, sentence in enumerate(sentences) if place not in bad]
-    unfounded = [
-        replace(by_id[name], kept=False, reason="no source", note=f"left out at the end: {why}")
-        for place, why in bad.items()
-        for name in sentences[place].claim_ids
-        if name in by_id
-    ]
-    return sound, unfounded
-
-
-def _sorted_out(
-    kept: Sequence[Verdict], sentences: Sequence[FusedSentence], left_out: Iterable[Verdict]
-) -> tuple[tuple[Verdict, ...], tuple[Verdict, ...]]:
-    """Which kept verdicts the sentences use, and one verdict on each of the others."""
-    said = {name for sentence in sentences for name in sentence.claim_ids}
-    reasons: dict[str, Verdict] = {}
-    for verdict in left_out:
-        reasons.setdefault(verdict.claim.id, verdict)
-    used = tuple(verdict for verdict in kept if verdict.claim.id in said)
-    passed_over = tuple(
-        reasons.get(verdict.claim.id)
-        or replace(verdict, kept=False, reason="duplicate", note="the fuser passed it over")
-        for verdict in kept
-        if verdict.claim.id not in said
-    )
-    return used, passed_over
-
-
-def _why_empty(dropped: Sequence[Verdict]) -> str:
+def _why_empty(dropped: Sequence[Any]) -> str:
     if not dropped:
         return "nothing was said of the photo"
     counts = Counter(verdict.reason or "unknown" for verdict in dropped)
     reasons = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
     return f"none of {len(dropped)} sentences could be kept: {reasons}"
-
-
-def _needed(model: Patchioner | None, stage: str) -> Patchioner:
-    if model is None:
-        raise OptionError(f"without a model there is no {stage}: give a model, or {stage}=")
-    return model
-
-
-def _unique(regions: list[DetailRegion]) -> list[DetailRegion]:
-    twice = [name for name, count in Counter(region.id for region in regions).items() if count > 1]
-    if twice:
-        raise DetailError(
-            f"region ids {twice} occur twice in one photo: the divider must make them unique"
-        )
-    return regions

@@ -1,0 +1,304 @@
+"""Command: calibrate a checkpoint's support, or an independent scorer, on photos with captions.
+
+    python -m patchioner.detail.calibrate --model patchioner-mini --pairs pairs.json --photos photos/ --out NEW
+
+For every true caption a caption of another photo, and the caption with one thing exchanged for one that no caption of
+the photo names, are the distractors. Measures are fitted by logistic regression; a threshold is where the chosen share
+of distractors passes. Use photos that nothing is later measured on. The same command gives the same numbers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from patchioner import Patchioner
+from patchioner.base.errors import OptionError, PatchionerError, TextError
+from patchioner.base.files import write_json
+from patchioner.base.progress import progress
+from patchioner.detail.score import (
+    KEY,
+    SCORERS,
+    SENTENCE_INPUTS,
+    Calibration,
+    Evidence,
+    FloatArray,
+    Logistic,
+)
+from patchioner.detail.text import canonical, content_words, noun_phrases, things, with_article
+from patchioner.images import ImageSource, load_image
+from patchioner.regions import WholeImage
+
+Captioned = tuple[ImageSource, Sequence[str]]
+SENTENCE_RATE, OBJECT_RATE = 0.50, 0.10
+"""Shares that pass: of true sentences with one thing exchanged (those of other photos pass far less often), and of
+things that are not there."""
+
+
+def fit_logistic(
+    inputs: Sequence[str], values: npt.ArrayLike, answers: npt.ArrayLike, *, penalty: float = 1.0
+) -> Logistic:
+    """Fit by Newton's method; both answers weigh the same, however many there are of each.
+
+    Args:
+        inputs: names of the k measures.
+        values: (n, k).
+        answers: (n,) bool.
+        penalty: of the squared weights, against n / 2 samples of each answer.
+
+    Raises:
+        OptionError: fewer than two samples of an answer.
+    """
+    rows = np.asarray(values, dtype=np.float64).reshape(-1, len(inputs))
+    yes = np.asarray(answers, dtype=bool)
+    counts = int(yes.sum()), int((~yes).sum())
+    if min(counts) < 2:
+        raise OptionError(
+            f"{counts[0]} true and {counts[1]} false samples are too few to calibrate with: "
+            "give more photos and captions"
+        )
+    mean, deviation = rows.mean(0), np.maximum(rows.std(0), 1e-6)
+    standard = np.column_stack([(rows - mean) / deviation, np.ones(len(rows))])
+    share = np.where(yes, 0.5 / counts[0], 0.5 / counts[1]) * len(rows)
+    ridge = np.diag([penalty] * len(inputs) + [1e-9])
+    weights = np.zeros(len(inputs) + 1)
+    for _ in range(50):
+        p = 1 / (1 + np.exp(-np.clip(standard @ weights, -60, 60)))
+        slope = standard.T @ (share * (p - yes)) + ridge @ weights
+        curve = (standard * (share * p * (1 - p))[:, None]).T @ standard + ridge
+        step = np.linalg.solve(curve, slope)
+        weights = weights - step
+        if float(np.abs(step).max()) < 1e-8:
+            break
+    numbers = (tuple(one.tolist()) for one in (mean, deviation, weights[:-1]))
+    return Logistic(tuple(inputs), *numbers, float(weights[-1]))
+
+
+def _at_rate(
+    inputs: Sequence[str], rows: Sequence[FloatArray], truth: Sequence[bool], rate: float
+) -> Logistic:
+    if not 0 < rate < 1:
+        raise OptionError(f"false-accept rate {rate} must lie between 0 and 1")
+    values, answers = np.array(rows).reshape(-1, len(inputs)), np.array(truth, dtype=bool)
+    fitted = fit_logistic(inputs, values, answers)
+    return replace(fitted, threshold=float(np.quantile(fitted(values[~answers]), 1 - rate)))
+
+
+def calibrate_model(
+    model: Patchioner,
+    pairs: Sequence[Captioned],
+    *,
+    sentence_rate: float = SENTENCE_RATE,
+    object_rate: float = OBJECT_RATE,
+    seed: int = 0,
+) -> Calibration:
+    """Fit the measures of a model with a text tower on (photo, true captions): 100 at least, a few hundred are better.
+
+    Raises:
+        OptionError: too few photos, no text tower, or a rate outside 0..1.
+    """
+    _require_several(pairs)
+    evidence, generator = Evidence(model), random.Random(seed)
+    said = []  # (kind, view, text, measures of its things)
+    rows: list[FloatArray] = []
+    truth: list[bool] = []
+    for place, (photo, captions) in enumerate(
+        progress(pairs, description="calibrating", unit="photo")
+    ):
+        others = [captions for other, (_, captions) in enumerate(pairs) if other != place]
+        # The memory may hold these very captions; of another photo it would not.
+        view = evidence.view(model.encode(photo), WholeImage(), without=captions)
+        for caption in captions:
+            foreign = generator.choice(generator.choice(others))
+            swapped = swap_thing(caption, _names(others, captions, generator), generator)
+            texts = {"true": caption, "other": foreign}
+            texts |= {"swap": swapped[0]} if swapped else {}
+            for kind, text in texts.items():
+                said.append((kind, view, text, evidence.object_rows(view, things(text))))
+            true = said[-len(texts)][3]
+            false = evidence.object_rows(view, [swapped[1]] if swapped else [])
+            rows += [*true, *false]
+            truth += [True] * len(true) + [False] * len(false)
+    objects = _at_rate(evidence.object_inputs, rows, truth, object_rate)
+    measures = np.array([evidence.sentence_row(*one, objects) for _, *one in said])
+    kinds = np.array([kind for kind, *_ in said])
+    sentences = fit_logistic(SENTENCE_INPUTS, measures, kinds == "true")
+    scores = sentences(measures)
+    threshold = float(np.quantile(scores[kinds == "swap"], 1 - sentence_rate))
+    passed = {
+        f"accepted {kind}": round(float((scores[kinds == kind] >= threshold).mean()), 4)
+        for kind in ("true", "other", "swap")
+    }
+    return Calibration(
+        replace(sentences, threshold=threshold), objects, {"photos": len(pairs), **passed}
+    )
+
+
+def calibrate_matcher(
+    match: Callable[[Image.Image, Sequence[str]], npt.ArrayLike],
+    pairs: Sequence[Captioned],
+    *,
+    false_accept: float = SENTENCE_RATE,
+    seed: int = 0,
+) -> Logistic:
+    """Fit the one number of a scorer, of (picture, n sentences), on whole photos, as `calibrate_model` does."""
+    _require_several(pairs)
+    generator = random.Random(seed)
+    values: list[float] = []
+    truth: list[bool] = []
+    for place, (photo, captions) in enumerate(
+        progress(pairs, description="calibrating", unit="photo")
+    ):
+        others = [captions for other, (_, captions) in enumerate(pairs) if other != place]
+        swaps = [
+            swap_thing(one, _names(others, captions, generator), generator) for one in captions
+        ]
+        false = [swapped[0] for swapped in swaps if swapped]
+        values += np.asarray(match(load_image(photo), [*captions, *false]), dtype=float).tolist()
+        truth += [True] * len(captions) + [False] * len(false)
+    return _at_rate(("match",), [np.array([value]) for value in values], truth, false_accept)
+
+
+def swap_thing(
+    caption: str, names: Iterator[str], generator: random.Random
+) -> tuple[str, str] | None:
+    """(The caption with one of its things exchanged for the next of `names`, that name); None where it has none."""
+    phrases = [phrase for phrase in noun_phrases(caption) if phrase.name in things(caption)]
+    name = next(names, None)
+    if not phrases or name is None:
+        return None
+    phrase = generator.choice(phrases)
+    return f"{caption[: phrase.start]}{with_article(name)}{caption[phrase.end :]}", name
+
+
+def _names(
+    others: Sequence[Sequence[str]], own: Sequence[str], generator: random.Random
+) -> Iterator[str]:
+    """Things in captions of other photos that no own caption names, at random."""
+    named = frozenset().union(*map(content_words, own))
+    for _ in range(50):
+        for name in things(generator.choice(generator.choice(others))):
+            if canonical(name.rpartition(" ")[2]) not in named:
+                yield name
+
+
+def _require_several(pairs: Sequence[Captioned]) -> None:
+    if len(pairs) < 2:
+        raise OptionError(
+            f"{len(pairs)} photos cannot be calibrated with: give a hundred or more with captions"
+        )
+
+
+def read_pairs(path: Path, photos: Path, *, limit: int, seed: int = 0) -> list[Captioned]:
+    """Photos with captions from a JSON list of {"file_name", "captions"}, `limit` of them drawn by the seed.
+
+    Raises:
+        TextError: the file is not such a list, or a photo of it has no caption.
+    """
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        pairs: list[Captioned] = [
+            (photos / str(row["file_name"]), tuple(map(str, row["captions"]))) for row in rows
+        ]
+    except (ValueError, KeyError, TypeError) as error:
+        raise TextError(
+            f'{path} is not a JSON list of {{"file_name", "captions"}}: {error!r}'
+        ) from error
+    if any(not captions for _, captions in pairs):
+        raise TextError(f"{path} has a photo without captions: leave it out")
+    random.Random(seed).shuffle(pairs)
+    return pairs[:limit]
+
+
+def main(
+    argv: Sequence[str] | None = None,
+    *,
+    load_model: Callable[[str], Patchioner] = Patchioner.from_pretrained,
+) -> int:
+    """Run the command; 0, or 1 after an error. Tests put a small model in."""
+    options = _parser().parse_args(argv)
+    try:
+        pairs = read_pairs(options.pairs, options.photos, limit=options.limit, seed=options.seed)
+        calibrate = _matcher if options.scorer is not None else _model
+        found = calibrate(options, pairs, load_model)
+    except (PatchionerError, OSError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    sys.stdout.write(json.dumps(found, indent=2) + "\n")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m patchioner.detail.calibrate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--model", default="patchioner-mini", help="name or folder of the checkpoint")
+    add("--pairs", type=Path, required=True, help='JSON: [{"file_name", "captions"}, ...]')
+    add("--photos", type=Path, required=True, help="folder of the photos")
+    add("--limit", type=int, default=300, help="photos, drawn by the seed (default 300)")
+    add("--seed", type=int, default=0)
+    add("--false-accept", type=float, default=SENTENCE_RATE, metavar="RATE",
+        help="of captions with one thing exchanged (default %(default)s)")  # fmt: skip
+    add("--false-accept-object", type=float, default=OBJECT_RATE, metavar="RATE",
+        help="of things that are not there (default %(default)s)")  # fmt: skip
+    add("--scorer", metavar="KIND:CHECKPOINT",
+        help=f"calibrate this instead of a model: {', '.join(SCORERS.names())}")  # fmt: skip
+    out = parser.add_mutually_exclusive_group()
+    out.add_argument("--out", type=Path, help="new model folder; with --scorer a JSON file")
+    out.add_argument(
+        "--write", action="store_true", help="into the config.json of the model's folder"
+    )
+    return parser
+
+
+def _matcher(
+    options: argparse.Namespace, pairs: Sequence[Captioned], load_model: object
+) -> dict[str, object]:
+    kind, _, checkpoint = options.scorer.partition(":")
+    if options.write:
+        raise OptionError("--write is for models; give --out FILE.json with --scorer")
+    match, rate = SCORERS.get(kind)(checkpoint).match, options.false_accept
+    found = calibrate_matcher(match, pairs, false_accept=rate, seed=options.seed).to_json()
+    if options.out is not None:
+        write_json(options.out, found)
+    return found
+
+
+def _model(
+    options: argparse.Namespace,
+    pairs: Sequence[Captioned],
+    load_model: Callable[[str], Patchioner],
+) -> dict[str, object]:
+    config = Path(options.model) / "config.json"
+    if options.write and not config.is_file():
+        raise OptionError(
+            f"--write needs a checkpoint's folder, and {config} is no file: use --out"
+        )
+    model = load_model(options.model)
+    rates = {"sentence_rate": options.false_accept, "object_rate": options.false_accept_object}
+    found = calibrate_model(model, pairs, **rates, seed=options.seed).to_json()
+    if options.out is not None:
+        settings = replace(model.settings, calibration={**model.settings.calibration, KEY: found})
+        calibrated = Patchioner(replace(model.parts, settings=settings), device=model.device)
+        calibrated.save_pretrained(options.out)
+    if options.write:
+        values = json.loads(config.read_text(encoding="utf-8"))
+        values["calibration"] = {**values.get("calibration", {}), KEY: found}
+        write_json(config, values)
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

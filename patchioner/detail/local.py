@@ -1,0 +1,443 @@
+"""Language and vision-language models of `transformers` on this machine, in batches on which no text depends.
+
+Nothing is unpickled (safetensors only), and no code that comes with a model is ever run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from patchioner.base.errors import DetailError, HubError, MissingExtraError, OptionError
+from patchioner.base.optional import require
+from patchioner.detail.cache import Answer, CallCache, Question, clean_answer
+from patchioner.detail.client import EmptyAnswerError
+from patchioner.devices import usable_device
+
+T = TypeVar("T")
+R = TypeVar("R")
+_LOG = logging.getLogger(__name__)
+_EXTRA = "language-models"
+_DTYPES = ("auto", "float32", "bfloat16", "float16")
+_ENDS = 1 << 16  # bytes at both ends of a file of weights that are read to tell it from others
+
+
+class LocalModel:
+    """A causal language model, or an image-text-to-text model, loaded when it is first asked.
+
+    Threads may share it; they write one after the other. Each text has its own random numbers, so that it is the same
+    in any batch, up to the rounding of the model's arithmetic.
+
+    Args:
+        name: hub id or folder.
+        sees: whether it is shown pictures.
+        device: None: a GPU if there is one.
+        dtype: "float32", "bfloat16", "float16", or "auto": as stored. None: float32 on a CPU, else as stored.
+        revision: commit, tag or branch of the hub.
+        offline: read local files alone; `HF_HUB_OFFLINE=1` does so too.
+        batch_size: most texts at once; halved, for the rest of a call, whenever memory runs out.
+        cache: where answers of `ask` are kept; None keeps nothing.
+
+    Raises:
+        OptionError: no name, an unknown precision or device, a batch size below 1.
+
+    Example:
+        >>> LocalModel("Qwen/Qwen2.5-1.5B-Instruct").ask("", "A colour?", temperature=0.0, max_tokens=5)  # doctest: +SKIP
+        'Red'
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        sees: bool = False,
+        device: str | None = None,
+        dtype: str | None = None,
+        revision: str | None = None,
+        offline: bool = False,
+        batch_size: int = 8,
+        cache: CallCache | None = None,
+    ) -> None:
+        if not name:
+            raise OptionError("no model is named; give a hub id or a folder, as in hf:gpt2")
+        if batch_size < 1:
+            raise OptionError(f"batch_size is {batch_size!r}; it must be at least 1")
+        self._device = usable_device(device)
+        self.dtype = dtype or ("float32" if self._device.type == "cpu" else "auto")
+        if self.dtype not in _DTYPES:
+            raise OptionError(f"dtype is {dtype!r}; it must be one of {', '.join(_DTYPES)}")
+        self.name, self._sees, self._revision, self._offline = name, sees, revision, offline
+        self._batch_size, self.cache = batch_size, cache
+        self._lock = threading.RLock()
+        self._loaded: tuple[Any, Any] | None = None
+
+    @property
+    def identity(self) -> str:
+        """Id and revision, or the digest of a folder's files: known without loading anything."""
+        folder = Path(self.name)
+        if folder.is_dir():
+            return f"hf:{folder.resolve().name}#{_digest(folder)}"
+        return f"hf:{self.name}" + (f"@{self._revision}" if self._revision else "")
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """Names, ready for JSON."""
+        return {"text_model": "hf", "model": self.identity.removeprefix("hf:"), "dtype": self.dtype}
+
+    def parts(self) -> tuple[Any, Any]:
+        """The network, in evaluation mode on its device, and its tokenizer or processor; the first call loads them.
+
+        Raises:
+            HubError: they cannot be had, or not as safetensors.
+            OptionError: `transformers` has no such model of this kind, or it needs code of its own.
+            MissingExtraError: a package that they need is not installed.
+        """
+        with self._lock:
+            if self._loaded is None:
+                self._loaded = self._load()
+            return self._loaded
+
+    def ask(
+        self, system: str, user: str, *, temperature: float, max_tokens: int, seed: int = 0
+    ) -> str:
+        """One answer's text, never empty, from the cache where it is there (a `TextModel`).
+
+        Raises:
+            DetailError: the prompt is too long for the model, the answer is empty, or memory does not suffice.
+        """
+        sampling = {"temperature": float(temperature), "max_tokens": int(max_tokens)}
+        question = Question(
+            "fuse",
+            self.identity,
+            user,
+            system,
+            sampling={**sampling, "dtype": self.dtype},
+            seed=seed,
+        )
+
+        def answer() -> Answer:
+            (found,) = self.write([question], [None])
+            if isinstance(found, DetailError):
+                raise found
+            return found
+
+        return (answer() if self.cache is None else self.cache.answer(question, answer)).text
+
+    def write(
+        self, questions: Sequence[Question], pictures: Sequence[Callable[[], Image.Image] | None]
+    ) -> Iterator[Answer | DetailError]:
+        """An answer per question, in order, as they come; a `DetailError` where it is empty or does not fit.
+
+        Args:
+            questions: with "temperature", "max_tokens" and perhaps "top_p" among their `sampling`.
+            pictures: what gives the picture that is shown, one per question; None for a model that sees none.
+        """
+        pairs = list(zip(questions, pictures, strict=True))
+        with self._lock:
+            yield from in_batches(pairs, self._write, self._batch_size)
+
+    def _write(
+        self, pairs: Sequence[tuple[Question, Callable[[], Image.Image] | None]]
+    ) -> list[Answer | DetailError]:
+        network, processor = self.parts()
+        questions = [question for question, _ in pairs]
+        if self._sees:
+            tokenizer = _tokenizer(processor, self.name)
+            shown = [picture() for _, picture in pairs if picture is not None]
+            inputs = encoded(processor, tokenizer, shown, [one.user for one in questions])
+        else:
+            tokenizer = processor
+            (question,) = questions
+            inputs = _prompt(tokenizer, question.system, question.user)
+        sampling: Mapping[str, Any] = questions[0].sampling
+        longest, most = int(sampling["max_tokens"]), None
+        most = getattr(network.config.get_text_config(), "max_position_embeddings", None)
+        length = inputs["input_ids"].shape[1]
+        if not self._sees and isinstance(most, int) and length + longest > most:
+            raise DetailError(
+                f"{self.name}: a prompt of {length} tokens and an answer of {longest} exceed the model's {most}; ask "
+                "for less, or take a model that reads more"
+            )
+        sampler = SeededSampler(
+            [one.own_seed for one in questions],
+            [float(one.sampling["temperature"]) for one in questions],  # type: ignore[arg-type]
+            top_p=float(sampling.get("top_p", 1.0)),
+            max_tokens=longest,
+        )
+        pad = next((one for one in (tokenizer.pad_token_id, tokenizer.eos_token_id) if one is not None), 0)  # fmt: skip
+        inputs = (
+            inputs.to(network.device, network.dtype) if self._sees else inputs.to(network.device)
+        )
+        found: list[Answer | DetailError] = []
+        for tokens, log_prob in generated(network, inputs, sampler, longest, int(pad)):
+            text = clean_answer(tokenizer.decode(tokens, skip_special_tokens=True))
+            empty = EmptyAnswerError(f"{self.name}: the answer is empty; raise max_tokens, or ask another model")  # fmt: skip
+            found.append(Answer(text, log_prob) if text else empty)
+        return found
+
+    def _load(self) -> tuple[Any, Any]:
+        transformers = require("transformers", _EXTRA)
+        where: dict[str, Any] = {"trust_remote_code": False, "revision": self._revision or "main"}
+        offline = self._offline or not (Path(self.name).is_dir() or self._reachable())
+        where |= {"local_files_only": True} if offline else {}
+        dtype = "auto" if self.dtype == "auto" else getattr(torch, self.dtype)
+        kinds = ("AutoModelForImageTextToText", "AutoProcessor") if self._sees else ("AutoModelForCausalLM", "AutoTokenizer")  # fmt: skip
+        try:
+            processor = getattr(transformers, kinds[1]).from_pretrained(self.name, **where)
+            network = getattr(transformers, kinds[0]).from_pretrained(
+                self.name, dtype=dtype, use_safetensors=True, **where
+            )
+        except OSError as error:
+            local = "only local files were looked at, as the hub is out of reach or not to be asked; " * offline  # fmt: skip
+            raise HubError(
+                f"the model {self.name!r} cannot be read: {_first_line(error)}; {local}give the id of a model with "
+                "safetensors weights, or a folder that holds one"
+            ) from error
+        except ImportError as error:
+            raise MissingExtraError(
+                f"the model {self.name!r} needs a package that is not installed: {_first_line(error)}"
+            ) from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise OptionError(
+                f"{self.name!r} is no model that transformers reads as {kinds[0]} ({_first_line(error)}); code that "
+                "comes with a model is never run"
+            ) from error
+        return network.to(self._device).eval(), processor
+
+    def _reachable(self) -> bool:
+        """Whether the hub answers. Asked once: left to itself, the library tries for minutes, file by file."""
+        hub = require("huggingface_hub", _EXTRA)
+        try:
+            url = hub.hf_hub_url(self.name, "config.json", revision=self._revision)
+            hub.get_hf_file_metadata(url, timeout=10)
+        except (hub.errors.HfHubHTTPError, ValueError):
+            return True  # an answer, if not a good one: loading says it better
+        except Exception as error:  # of the network, of whichever library the hub's client uses
+            _LOG.warning("the hub cannot be reached (%s); looking at local files", error)
+            return False
+        return True
+
+
+def _digest(folder: Path) -> str:
+    """Of all settings, and of names, sizes and both ends of all weights: reading those whole would take minutes."""
+    total = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix not in (".json", ".jinja", ".safetensors", ".model", ".txt"):
+            continue
+        total.update(f"{path.name} {path.stat().st_size}\n".encode())
+        with path.open("rb") as file:
+            if path.suffix != ".safetensors":
+                total.update(file.read())
+                continue
+            total.update(file.read(_ENDS))
+            file.seek(max(0, path.stat().st_size - _ENDS))
+            total.update(file.read(_ENDS))
+    return total.hexdigest()[:16]
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
+
+
+# --- prompts ----------------------------------------------------------------------------------------------------------
+
+
+def _prompt(tokenizer: Any, system: str, user: str) -> Any:
+    """Tensors of one prompt, worded as the model's chat template has it; without one, the two texts in a row."""
+    if not tokenizer.chat_template:
+        return tokenizer("\n\n".join(filter(None, (system, user))) + "\n\n", return_tensors="pt")
+    said = [{"role": "system", "content": system}] if system else []
+    try:
+        prompt = _templated(tokenizer, [*said, {"role": "user", "content": user}])
+    except Exception as error:
+        # Jinja's errors: some templates (Gemma's, Mistral's first) refuse the system's role.
+        if not system or type(error).__module__.split(".")[0] != "jinja2":
+            raise
+        prompt = _templated(tokenizer, [{"role": "user", "content": f"{system}\n\n{user}"}])
+    # The template has written the marks of beginning itself.
+    return tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
+
+
+def _templated(processor: Any, said: list[dict[str, Any]]) -> str:
+    return str(processor.apply_chat_template(said, tokenize=False, add_generation_prompt=True))
+
+
+def encoded(
+    processor: Any, tokenizer: Any, pictures: Sequence[Image.Image], texts: Sequence[str]
+) -> Any:
+    """Tensors of pairs of picture and instruction, worded as the model's chat template has it, padded on the left.
+
+    Without a template: the instruction behind the mark that stands for the picture, where the model has one.
+    """
+    options: dict[str, Any] = {"return_tensors": "pt", "padding": True, "padding_side": "left"}
+    if getattr(processor, "chat_template", None):
+        prompts = [
+            _templated(processor, [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}])
+            for text in texts
+        ]  # fmt: skip
+        # A template that writes the mark of beginning itself must not get a second one.
+        start = getattr(tokenizer, "bos_token", None)
+        if start and prompts[0].startswith(start):
+            options["add_special_tokens"] = False
+        return processor(images=[[picture] for picture in pictures], text=prompts, **options)
+    mark = getattr(processor, "image_token", None)
+    prompts = [f"{mark}\n{text}" if isinstance(mark, str) else text for text in texts]
+    return processor(images=list(pictures), text=prompts, **options)
+
+
+def _tokenizer(processor: Any, name: str) -> Any:
+    tokenizer = getattr(processor, "tokenizer", None)
+    if tokenizer is None or not hasattr(processor, "image_processor"):
+        raise OptionError(
+            f"{name!r} has no processor of both pictures and text; take another model"
+        )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+class SeededSampler:
+    """Chooses the next token of each row with random numbers of that row's own: a logits processor of `transformers`.
+
+    Row i takes the token at which the cumulative probability, in the order of the vocabulary, passes its next uniform
+    number: a draw from softmax(logits / temperature), within the smallest set of tokens whose probability reaches
+    `top_p` (Holtzman et al. 2020). Only that token is left over, so that the model's own greedy choice takes it. A
+    temperature of 0 takes the most probable token.
+    """
+
+    def __init__(
+        self, seeds: Sequence[int], temperatures: Sequence[float], *, top_p: float, max_tokens: int
+    ) -> None:
+        # Drawn on the CPU, so that a seed means the same on every device.
+        draws = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self._uniform = torch.stack(
+            [torch.rand(max_tokens, generator=draw, dtype=torch.float64) for draw in draws]
+        )  # (rows, steps)
+        self._temperatures = torch.tensor(temperatures, dtype=torch.float32)[:, None]
+        self._top_p = top_p
+        self.log_probs: list[Tensor] = []
+        """Of the tokens chosen, at temperature 1: one (rows,) float32 per step."""
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """(rows, vocabulary) logits -> the same with all but one token per row at minus infinity."""
+        logits = scores.float()
+        if torch.isnan(logits).any():
+            raise DetailError(
+                "the model gives values that are not numbers; load it with dtype 'float32' or 'bfloat16'"
+            )
+        temperatures = self._temperatures.to(logits.device)
+        greedy = temperatures == 0
+        drawn = self._drawn(logits / temperatures.masked_fill(greedy, 1.0))
+        taken = torch.where(greedy, logits.argmax(dim=1, keepdim=True), drawn)
+        self.log_probs.append(logits.log_softmax(dim=1).gather(1, taken)[:, 0].cpu())
+        return torch.full_like(scores, float("-inf")).scatter_(1, taken, 0.0)
+
+    def _drawn(self, logits: Tensor) -> Tensor:
+        """(rows, 1) token ids."""
+        # In float64: in float32 the sum of a large vocabulary is off by more than a rare token's share.
+        wide = logits.cpu() if logits.device.type == "mps" else logits  # which has no float64
+        probabilities = wide.double().softmax(dim=1)
+        if self._top_p < 1:
+            ordered, order = probabilities.sort(dim=1, descending=True, stable=True)
+            outside = ordered.cumsum(dim=1) - ordered >= self._top_p
+            outside = torch.zeros_like(outside).scatter_(1, order, outside)
+            probabilities = probabilities.masked_fill(outside, 0.0)
+        total = probabilities.cumsum(dim=1)
+        uniform = self._uniform[:, len(self.log_probs), None].to(total.device)
+        found = torch.searchsorted(total, uniform * total[:, -1:], right=True)
+        # Rounding may carry the target past the end, where the last token that has any share stands.
+        last = (probabilities > 0).long().cumsum(dim=1).argmax(dim=1, keepdim=True)
+        return torch.minimum(found, last).to(logits.device)
+
+
+def generated(
+    network: Any, inputs: Mapping[str, Any], sampler: SeededSampler, max_tokens: int, pad: int
+) -> list[tuple[list[int], float | None]]:
+    """One text per row: tokens without prompt and end mark, and their mean log-probability, the end mark's included.
+
+    Of the model's own generation settings, those stay that shape the logits (repetition penalty, suppressed tokens) and
+    the end marks; sampling is the sampler's alone, without beams.
+    """
+    transformers: Any = require("transformers", _EXTRA)
+    config = transformers.GenerationConfig(
+        do_sample=False, num_beams=1, temperature=1.0, top_p=1.0, top_k=50,
+        max_new_tokens=max_tokens, pad_token_id=pad, return_dict_in_generate=False,
+    )  # fmt: skip
+    processors = transformers.LogitsProcessorList([sampler])
+    with torch.inference_mode():
+        output = network.generate(
+            **inputs, generation_config=config, logits_processor=processors
+        ).cpu()
+    steps = len(sampler.log_probs)
+    written = output[
+        :, output.shape[1] - steps :
+    ].tolist()  # the prompt, where it is given back, is ahead
+    log_probs = torch.stack(sampler.log_probs, dim=1).tolist() if steps else [[] for _ in written]
+    ends = network.generation_config.eos_token_id
+    if ends is None:
+        ends = getattr(network.config.get_text_config(), "eos_token_id", None)
+    marks = {ends} if isinstance(ends, int) else set(ends or ())
+    found = []
+    for tokens, values in zip(written, log_probs, strict=True):
+        length = next((at for at, token in enumerate(tokens) if token in marks), len(tokens))
+        several = values[: length + 1]
+        found.append((tokens[:length], sum(several) / len(several) if several else None))
+    return found
+
+
+def in_batches(
+    items: Sequence[T], run: Callable[[Sequence[T]], list[R]], size: int
+) -> Iterator[R | DetailError]:
+    """Results of `run`, in order, of batches that are halved, for good, whenever memory runs out.
+
+    Where it does not suffice for an item alone, a `DetailError` stands in its place.
+
+    Example:
+        >>> list(in_batches([1, 2, 3], lambda batch: [2 * item for item in batch], 2))
+        [2, 4, 6]
+    """
+    done = 0
+    while done < len(items):
+        batch = items[done : done + size]
+        try:
+            results = run(batch)
+        except (RuntimeError, MemoryError) as error:
+            if not _out_of_memory(error):
+                raise
+            spent = str(error).splitlines()[0] if str(error) else "out of memory"
+            results = None
+        if results is not None:
+            yield from results
+            done += len(batch)
+            continue
+        # Outside the except block: the error holds on to the tensors of the batch that did not fit.
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if len(batch) > 1:
+            size = len(batch) // 2
+            _LOG.warning(
+                "memory does not suffice for %d at once; going on with %d", len(batch), size
+            )
+            continue
+        yield DetailError(
+            f"memory does not suffice for a single picture or prompt ({spent}); show it smaller, write less, or "
+            "take a smaller model"
+        )
+        done += 1
+
+
+def _out_of_memory(error: Exception) -> bool:
+    said = str(error).lower()
+    known = isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError))
+    return known or "out of memory" in said or "can't allocate memory" in said

@@ -1,0 +1,467 @@
+"""One HTML page about described photos: which sentence comes from where, and what was dropped.
+
+The page is one file: it loads nothing and runs nothing, and a policy in its head forbids it to, so that what a foreign
+server wrote cannot do more than be read. An element with ``data-i="3"`` is an item (a sentence, a region's row); one
+with ``data-for="0 3"`` is a layer of the photo that items 0 and 3 of its section light up; those in ``data-also`` do so
+faintly. `report.css` has its looks.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from patchioner.base.files import atomic_path
+from patchioner.detail.score import DenseScorer
+from patchioner.detail.values import (
+    DetailedCaption,
+    DetailRegion,
+    FusedSentence,
+    Photo,
+    Verdict,
+)
+
+_LARGEST, _QUALITY = 1024, 82  # pixels of the longer side of an embedded photo; of its JPEG
+_FINEST = 200  # cells of the longer side of a mask that is drawn
+_SMOOTH = 160  # pixels of the longer side of a heat map: cells blend into one another, and a page stays small
+_LEVELS = 64
+# Night blue, violet, red, orange, light yellow: brighter is hotter, also for those who cannot tell red from green; and
+# what is cold is darkened, so that a map shows on a photo that has those colours itself.
+_COLOURS: Final = ((8, 12, 52), (84, 18, 108), (222, 58, 58), (255, 186, 40), (255, 246, 150))
+_OPACITIES: Final = (185, 165, 140, 140, 150)  # of 255
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+_HOW = (
+    "Point at a sentence, tap it or reach it with the Tab key: the regions that it comes from are outlined, and warm "
+    "colours show where the photo supports it most. Sentences that were left out are struck through, with the reason."
+)
+_DULL = frozenset({"duplicate", "length", "preamble", "fragment"})
+Rectangle = tuple[float, float, float, float]
+
+
+# --- HTML, every text of which is escaped -----------------------------------------------------------------------------
+
+
+class Markup(str):
+    """Text that is HTML already, and is not escaped again."""
+
+    __slots__ = ()
+
+
+Child: TypeAlias = "str | int | float | None | Iterable[Child]"
+Attribute: TypeAlias = str | int | float | bool | None
+_VOID = frozenset({"meta", "link", "input", "img", "br", "hr"})
+_EMPTY = frozenset({"rect", "path", "image"})  # of SVG, where a slash ends them
+_UNFIT = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
+)
+
+
+def element(name: str, /, *children: Child, **attributes: Attribute) -> Markup:
+    """One element; `class_` is written as class, `data_for` as data-for; True gives a bare attribute, None none.
+
+    Example:
+        >>> element("p", "a < b", class_="x", hidden=True)
+        '<p class="x" hidden>a &lt; b</p>'
+    """
+    words = [name]
+    for key, value in attributes.items():
+        if value is not None and value is not False:
+            attribute = key.rstrip("_").replace("_", "-")
+            words.append(attribute if value is True else f'{attribute}="{join(value)}"')
+    start = " ".join(words)
+    if name in _EMPTY and not children:
+        return Markup(f"<{start}/>")
+    return Markup(f"<{start}>" if name in _VOID else f"<{start}>{join(children)}</{name}>")
+
+
+def join(children: Child) -> Markup:
+    """Texts (escaped), other elements, or iterables of them, one after another; None is left out."""
+    if children is None:
+        return Markup("")
+    if isinstance(children, float):
+        return Markup(f"{round(children, 3):g}")
+    if isinstance(children, (str, int)):
+        return escape(str(children) if isinstance(children, int) else children)
+    return Markup("".join(map(join, children)))
+
+
+def escape(text: str) -> Markup:
+    """A text as HTML; `Markup` stays as it is.
+
+    Control characters, lone surrogates and the marks that turn the direction of writing around become a sign: a model's
+    text must not rearrange what stands beside it.
+    """
+    return text if isinstance(text, Markup) else Markup(html.escape(_UNFIT.sub("\ufffd", text)))
+
+
+def table(
+    caption: str, head: Iterable[Child], rows: Iterable[tuple[str | None, list[Child]]]
+) -> Markup:
+    """A table of (class of the row, cells) whose first column names its rows, in a frame that scrolls sideways."""
+    body = [
+        element(
+            "tr",
+            element("th", cells[0], scope="row"),
+            [element("td", cell) for cell in cells[1:]],
+            class_=class_,
+        )
+        for class_, cells in rows
+    ]
+    heads = [element("th", cell, scope="col") for cell in head]
+    parts = element("caption", caption), element("thead", element("tr", heads))
+    whole = element("table", *parts, element("tbody", body))
+    return element("div", whole, class_="scroll", tabindex="0", role="region", aria_label=caption)
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class HeatMap:
+    """Where in a photo a sentence is supported.
+
+    Attributes:
+        values: (rows, columns) float, larger where it fits better; not finite where nothing is known.
+        box: XYXY of the patch grid in pixels of the original photo; may reach over its edges.
+    """
+
+    values: npt.NDArray[np.float32]
+    box: Rectangle
+
+
+@dataclass(frozen=True, eq=False)
+class ReportPhoto:
+    """A photo for the page: its name, the upright image of which a small copy is embedded, its description, and sentence
+    -> heat map; sentences without one light their regions alone."""
+
+    name: str
+    image: Image.Image
+    caption: DetailedCaption
+    heat: Mapping[str, HeatMap] = field(default_factory=dict)
+
+
+def write_report(photos: Iterable[ReportPhoto], path: str | os.PathLike[str]) -> None:
+    """Write the page, atomically; photos are taken one by one.
+
+    Example:
+        >>> write_report([ReportPhoto("bus.jpg", image, caption)], "report.html")  # doctest: +SKIP
+    """
+    text = report_html(photos)
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def report_html(photos: Iterable[ReportPhoto]) -> str:
+    """The whole page as a text."""
+    names, sections, most = [], [], 0
+    for number, photo in enumerate(photos, 1):
+        section = _Section(photo, f"p{number}")
+        sections.append(section.markup())
+        names.append(photo.name)
+        most = max(most, len(section.items))
+    title = f"{names[0]}, described" if len(names) == 1 else f"{len(names)} photos, described"
+    # A style sheet is not escaped, and holds nothing from outside.
+    css = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
+    head = element(
+        "head",
+        element("meta", charset="utf-8"),
+        element("meta", http_equiv="Content-Security-Policy", content=_POLICY),
+        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        element("title", title),
+        element("style", Markup(css + "\n".join(map(_lighting, range(most))))),
+    )
+    links = [element("li", element("a", name, href=f"#p{n}")) for n, name in enumerate(names, 1)]
+    body = element(
+        "body",
+        element("header", element("h1", title), element("p", _HOW, class_="quiet")),
+        element("nav", element("ol", links), aria_label="Photos") if len(names) > 1 else None,
+        element("main", sections),
+    )
+    return f"<!DOCTYPE html>\n{element('html', head, body, lang='en')}\n"
+
+
+def _lighting(item: int) -> str:
+    """How an item lights its layers: the pointer first, then the keyboard's focus, then what was tapped."""
+    one, away = f'[data-i="{item}"]', "section:not(:has([data-i]:hover))"
+    states = (
+        f"section:has({one}:hover)",
+        f"{away}:has({one}:focus-visible)",
+        f"{away}:not(:has([data-i]:focus-visible)):has({one}:target)",
+    )
+    rules = []
+    for kind, opacity in (("for", 1.0), ("also", 0.4)):
+        layers = ", ".join(f'{state} [data-{kind}~="{item}"]' for state in states)
+        rules.append(f"{layers} {{ opacity: {opacity}; }}")
+    return "\n".join(rules)
+
+
+class _Section:
+    """One photo's part of the page; `items` are what lights regions, by their ids."""
+
+    def __init__(self, photo: ReportPhoto, name: str) -> None:
+        self._photo, self._name, self._caption = photo, name, photo.caption
+        self._regions = {region.id: region for region in photo.caption.regions}
+        self.items: list[tuple[str, ...]] = []
+
+    def markup(self) -> Markup:
+        # Words and regions first: they make the items that the picture's layers answer to.
+        words: list[Child] = [self._paragraph(), self._sources(), self._dropped()]
+        regions = self._region_table()
+        settings = json.dumps(self._caption.settings, indent=2, ensure_ascii=False)
+        (width, height), count = self._caption.image_size, len(self._caption.regions)
+        scale = "; colours span each sentence's own range" if self._photo.heat else ""
+        size = f"{width} x {height} pixels, {count} regions described{scale}"
+        caption = element("figcaption", element("span", size, class_="quiet"))
+        figure = element("figure", self._picture(), caption)
+        text = element("div", words, regions, _folded("Settings", element("pre", settings)))
+        columns = element("div", figure, text, class_="columns")
+        return element("section", element("h2", self._photo.name), columns, id=self._name)
+
+    def _item(self, content: Child, region_ids: Sequence[str], **more: str | None) -> Markup:
+        number = len(self.items)
+        self.items.append(tuple(region_ids))
+        name = f"{self._name}i{number}"
+        return element("a", content, id=name, href=f"#{name}", class_="item", data_i=number, **more)
+
+    def _paragraph(self) -> Markup:
+        caption = self._caption
+        if not caption.sentences:
+            reason = caption.reason or "no sentence was left"
+            return element("p", f"Nothing is said of this photo: {reason}.", class_="empty")
+        links: list[Child] = []
+        for one in caption.sentences:
+            links += [self._item(one.text, one.region_ids, title=self._told(one)), " "]
+        return element("p", links, class_="paragraph")
+
+    def _told(self, sentence: FusedSentence) -> str:
+        support = "not scored" if sentence.support is None else f"support {sentence.support:.2f}"
+        samples = f"{sentence.agreement} sample{'s' if sentence.agreement != 1 else ''}"
+        return f"{samples}, {support}; from {', '.join(map(self._called, sentence.region_ids))}"
+
+    def _called(self, region_id: str) -> str:
+        region = self._regions.get(region_id)
+        named = region is not None and region.name is not None
+        return f"{region.name} ({region_id})" if region is not None and named else region_id
+
+    def _sources(self) -> Markup | None:
+        claims = {verdict.claim.id: verdict for verdict in self._caption.kept}
+        rows: list[tuple[str | None, list[Child]]] = []
+        for number, one in enumerate(self._caption.sentences, 1):
+            said = [
+                element("div", f"{name}: {claims[name].claim.text}", _doubts(claims[name]))
+                for name in one.claim_ids
+                if name in claims
+            ]
+            support = None if one.support is None else f"{one.support:.2f}"
+            regions = ", ".join(map(self._called, one.region_ids))
+            rows.append((None, [number, said, regions, one.agreement, support]))
+        head = ["sentence", "said", "of", "samples", "support"]
+        title = "Where each sentence comes from"
+        return _folded(title, table("Sources", head, rows)) if rows else None
+
+    def _dropped(self) -> Markup | None:
+        groups: dict[str, list[Verdict]] = {}
+        for verdict in self._caption.dropped:
+            groups.setdefault(verdict.reason or "unknown", []).append(verdict)
+        parts: list[Child] = []
+        for reason in sorted(groups, key=lambda name: (name in _DULL, name)):
+            alike: dict[tuple[str, str], list[Verdict]] = {}
+            for verdict in groups[reason]:
+                alike.setdefault((verdict.claim.text, verdict.note), []).append(verdict)
+            heading = f"{reason} ({len(groups[reason])})"
+            entries = element("ul", map(self._left_out, alike.values()), class_="dropped")
+            dull = reason in _DULL
+            parts.append(_folded(heading, entries) if dull else [element("h4", heading), entries])
+        count = sum(map(len, groups.values()))
+        return element("div", element("h3", f"Left out: {count}"), parts) if groups else None
+
+    def _left_out(self, alike: Sequence[Verdict]) -> Markup:
+        """Verdicts on one text, for one reason."""
+        first = alike[0]
+        places = dict.fromkeys(verdict.claim.region_id for verdict in alike)
+        regions = dict.fromkeys([*places, *(name for one in alike for name in one.regions)])
+        times = f", {len(alike)} times" if len(alike) > 1 else ""
+        where = f"{', '.join(map(self._called, places))}{times}"
+        return element(
+            "li",
+            self._item(element("s", first.claim.text), tuple(regions)),
+            " ",
+            element("span", first.note or first.reason or "", class_="why"),
+            " ",
+            element("span", where, class_="quiet"),
+        )
+
+    def _region_table(self) -> Markup:
+        said = [name for one in self._caption.sentences for name in one.region_ids]
+        rows: list[tuple[str | None, list[Child]]] = []
+        for region in self._caption.regions:
+            box = ", ".join(f"{edge:.0f}" for edge in region.box)
+            mask, parents = "yes" if region.mask is not None else None, ", ".join(region.parents)
+            link = self._item(region.id, (region.id,))
+            cells: list[Child] = [link, region.name, region.kind, box, mask, parents]
+            rows.append((None, [*cells, said.count(region.id)]))
+        head = ["region", "name", "kind", "box in pixels", "mask", "part of", "sentences"]
+        caption = "Regions: left, top, right, bottom in pixels of the photo"
+        return _folded(f"Regions: {len(rows)}", table(caption, head, rows))
+
+    def _picture(self) -> Markup:
+        width, height = self._caption.image_size
+        layers: list[Child] = []
+        for number, one in enumerate(self._caption.sentences):  # which are the first items
+            heat = self._photo.heat.get(one.text)
+            if heat is not None:
+                url = _data_url(_coloured(heat.values), "PNG")
+                layers.append(element("g", _image(url, heat.box), data_for=str(number)))
+        layers += map(self._outlined, self._caption.regions)
+        small = self._photo.image.convert("RGB")
+        small.thumbnail((_LARGEST, _LARGEST), Image.Resampling.LANCZOS)
+        photo = _image(_data_url(small, "JPEG", quality=_QUALITY), (0, 0, width, height))
+        box, label = f"0 0 {width} {height}", f"Photo {self._photo.name}"
+        return element("svg", photo, layers, viewBox=box, role="img", aria_label=label)
+
+    def _outlined(self, region: DetailRegion) -> Markup | None:
+        """A region's layer: bright for what was said of it, faint for what was said of others and of it as well."""
+        own = [str(n) for n, regions in enumerate(self.items) if region.id in regions[:1]]
+        also = [str(n) for n, regions in enumerate(self.items) if region.id in regions[1:]]
+        if not own and not also:
+            return None
+        lines = outline(region, self._caption.image_size)
+        return element("g", lines, data_for=" ".join(own), data_also=" ".join(also) or None)
+
+
+def _doubts(verdict: Verdict) -> Markup | None:
+    """What of a claim no score can support."""
+    doubts = () if verdict.support is None else verdict.support.unverifiable
+    text = f" (not verifiable: {'; '.join(doubts)})"
+    return element("span", text, class_="quiet") if doubts else None
+
+
+def _folded(title: str, content: Child) -> Markup:
+    return element("details", element("summary", title), content)
+
+
+# --- pictures ---------------------------------------------------------------------------------------------------------
+
+
+def heat_maps(photo: Photo, caption: DetailedCaption, source: DenseScorer) -> dict[str, HeatMap]:
+    """Sentence -> its map, for the sentences of the paragraph; empty for a photo without features."""
+    if photo.features is None:
+        return {}
+    cells = photo.features.geometry.cell_boxes()
+    (x1, y1), (x2, y2) = cells[:, :2].min(axis=0), cells[:, 2:].max(axis=0)
+    box = (float(x1), float(y1), float(x2), float(y2))
+    texts = dict.fromkeys(sentence.text for sentence in caption.sentences)
+    return {text: HeatMap(source.heat_map(photo, text), box) for text in texts}
+
+
+def _coloured(values: npt.NDArray[np.float32]) -> Image.Image:
+    """A map as a small picture with transparency; colours span its own range."""
+    found = np.asarray(values, dtype=np.float64)
+    known = found[np.isfinite(found)]
+    low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 0.0)
+    shares = np.zeros(found.shape)
+    if high > low:
+        shares = np.nan_to_num((found - low) / (high - low), nan=0.0, posinf=1.0, neginf=0.0)
+    rows, columns = shares.shape
+    scale = max(1.0, _SMOOTH / max(rows, columns))
+    size = (math.ceil(columns * scale), math.ceil(rows * scale))
+    smooth = Image.fromarray(shares.astype(np.float32)).resize(size, Image.Resampling.BICUBIC)
+    levels = np.clip(np.asarray(smooth), 0, 1) * (_LEVELS - 1)
+    picture = Image.fromarray(levels.round().astype(np.uint8)).convert("L")
+    channels = [_spread([colour[channel] for colour in _COLOURS]) for channel in range(3)]
+    picture.putpalette([value for level in zip(*channels, strict=True) for value in level])
+    picture.info["transparency"] = bytes(_spread(_OPACITIES))
+    return picture
+
+
+def _spread(values: Sequence[int]) -> list[int]:
+    """Over all levels, straight from one value to the next."""
+    at = np.linspace(0, len(values) - 1, _LEVELS)
+    return [round(value) for value in np.interp(at, range(len(values)), values).tolist()]
+
+
+def _data_url(picture: Image.Image, form: str, **options: int) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, form, optimize=True, **options)
+    return f"data:image/{form.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _image(url: str, box: Rectangle) -> Markup:
+    left, top, right, bottom = box
+    sides: dict[str, Attribute] = {"x": left, "y": top, "width": right - left, "height": bottom - top}  # fmt: skip
+    return element("image", href=url, **sides, preserveAspectRatio="none")
+
+
+def outline(region: DetailRegion, image_size: tuple[int, int]) -> Markup:
+    """A region's outline, twice, in pixels: a dark casing, and the bright line on it, so that it shows on any photo."""
+    if region.mask is not None and region.mask.any():
+        path = mask_path(region.mask, image_size)
+        return join(element("path", d=path, class_=name) for name in ("casing", "edge"))
+    width, height = image_size
+    inset = max(width, height) / 400
+    left, top = max(region.box[0], inset), max(region.box[1], inset)
+    right, bottom = min(region.box[2], width - inset), min(region.box[3], height - inset)
+    numbers = (left, top, max(right - left, inset), max(bottom - top, inset))
+    sides = dict(zip(("x", "y", "width", "height"), map(_short, numbers), strict=True))
+    return join(element("rect", class_=name, **sides) for name in ("casing", "edge"))
+
+
+def mask_path(mask: npt.NDArray[np.bool_], image_size: tuple[int, int]) -> str:
+    """The edges of an (height, width) bool mask as an SVG path: straight pieces along its pixels, holes included.
+
+    `image_size` is (width, height) in units of the drawing. Large masks are drawn on a grid of 200 cells along the
+    longer side.
+
+    Example:
+        >>> mask_path(np.ones((1, 2), dtype=bool), (2, 1))
+        'M0 0H2M0 1H2M0 0V1M2 0V1'
+    """
+    cells = _reduced(mask)
+    across, down = image_size[0] / cells.shape[1], image_size[1] / cells.shape[0]
+    pieces = [
+        f"M{_short(start * across)} {_short(line * down)}H{_short(end * across)}"
+        for line, start, end in _edges(cells)
+    ]
+    pieces += [
+        f"M{_short(line * across)} {_short(start * down)}V{_short(end * down)}"
+        for line, start, end in _edges(cells.T)
+    ]
+    return "".join(pieces)
+
+
+def _reduced(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    factor = _FINEST / max(mask.shape)
+    if factor >= 1:
+        return mask
+    height, width = mask.shape
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    shares = Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.BOX)
+    found: npt.NDArray[np.bool_] = np.asarray(shares) >= 128
+    # A thread thinner than half a cell would vanish.
+    return found if found.any() else np.asarray(shares) > 0
+
+
+def _edges(cells: npt.NDArray[np.bool_]) -> list[tuple[int, int, int]]:
+    """(line, start, end) of each stretch where a row differs from the one above it."""
+    padded = np.pad(cells, ((1, 1), (0, 0)))
+    differs = np.pad(padded[1:] != padded[:-1], ((0, 0), (1, 1)))
+    turns = np.argwhere(differs[:, 1:] != differs[:, :-1])
+    pairs = zip(turns[::2], turns[1::2], strict=True)
+    return [(int(line), int(start), int(end)) for (line, start), (_, end) in pairs]
+
+
+def _short(value: float) -> str:
+    return f"{round(value, 1):g}"

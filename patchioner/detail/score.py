@@ -1,0 +1,567 @@
+"""Support of sentences by a photo: the loaded checkpoint's own dense alignment, calibrated; or BLIP, or CLIP.
+
+**What cannot be verified this way.** Text encoders trained by contrast weigh nouns. They are nearly blind to numbers
+above one, left and right, who does what to whom, negation, and to most colours; those parts are named in
+`Support.unverifiable` and count neither for nor against. A captioner that decodes from the same alignment will find its
+own captions well supported: agreement among samples, or another scorer, says more of those.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from patchioner import Patchioner
+from patchioner.aggregate import feature_weights
+from patchioner.backbones import PatchFeatures
+from patchioner.base.errors import CheckpointError, OptionError
+from patchioner.base.optional import require
+from patchioner.base.registry import Registry
+from patchioner.crops import cut_out
+from patchioner.detail.text import canonical, content_words, things, with_article, word_weights
+from patchioner.detail.values import DetailRegion, Photo, Support
+from patchioner.regions import Region
+
+FloatArray = npt.NDArray[np.float64]
+
+KEY = "detail"
+"""Under which a model's settings hold its calibration."""
+SENTENCE_INPUTS: Final = ("pooled", "peak", "worst thing", "mean thing", "log things")
+COMMAND: Final = "python -m patchioner.detail.calibrate"
+_SIDE = 5  # patches, of a window whose mean is compared: one patch alone is noisy, more lose small things
+_TEMPERATURE = 0.02  # of the weights of the memory texts near a region
+_TEXTS_AT_ONCE, _TEXTS_KEPT = 256, 20_000
+_DAMPING = 2e-4  # share of the texts below which absence says little
+PUBLISHED_THRESHOLD: Final = 0.3
+"""Of (ITM + ITC) / 2 of BLIP in the published system; it means nothing for other scores."""
+
+# Things that photos show: what the name of a thing is compared with, so that its score means something.
+_NOUNS: Final = """
+man, woman, child, baby, boy, girl, crowd, family, soccer player, tennis player, baseball player, skier, surfer,
+skateboarder, cyclist, motorcyclist, soldier, police officer, chef, bride, musician, swimmer,
+dog, puppy, cat, kitten, horse, cow, sheep, goat, pig, chicken, duck, goose, swan, pigeon, parrot, owl, eagle, seagull,
+penguin, elephant, giraffe, zebra, lion, tiger, bear, monkey, deer, camel, rabbit, squirrel, mouse, turtle, snake, frog,
+fish, shark, dolphin, butterfly, insect,
+car, bus, truck, van, taxi, train, tram, airplane, helicopter, boat, sailboat, ship, canoe, bicycle, motorcycle,
+scooter, tractor, wagon, fire truck, ambulance, trailer, airport, runway, train station, railroad track,
+street, road, highway, sidewalk, bridge, tunnel, parking lot, traffic light, street sign, stop sign, fire hydrant,
+parking meter, street lamp, bench, fence, wall, gate, building, house, skyscraper, church, tower, castle, barn, tent,
+shop, restaurant, market, office, classroom, library, museum, stadium, hospital, factory, playground,
+clock, statue, fountain, flag, banner, poster, billboard, balloon, kite, umbrella,
+tree, forest, bush, flower, grass, leaf, field, garden, park, hill, mountain, rock, cave, desert, beach, sand, ocean,
+wave, lake, river, waterfall, pool, swamp, snow, ice, sky, cloud, sun, moon, rainbow, fire, smoke, fog, rain,
+kitchen, bathroom, bedroom, living room, hallway, staircase, balcony, door, window, curtain, floor, ceiling, roof,
+fireplace, lamp, chair, couch, table, desk, bed, pillow, blanket, shelf, cabinet, drawer, mirror, carpet, rug, towel,
+toilet, sink, bathtub, shower, faucet, refrigerator, oven, stove, microwave, toaster, blender, kettle, trash can,
+bottle, glass, wine glass, cup, mug, plate, bowl, fork, knife, spoon, pot, pan, cutting board, tray, napkin, basket,
+box, bag, backpack, suitcase, handbag, wallet,
+pizza, sandwich, burger, hot dog, bread, cake, donut, cookie, ice cream, pasta, rice, salad, soup, meat, egg, cheese,
+banana, apple, orange, strawberry, grape, lemon, pineapple, tomato, carrot, broccoli, potato, onion, pepper, corn,
+coffee, wine, beer, juice, candle, vase,
+television, laptop, computer, keyboard, computer mouse, cell phone, camera, remote control, printer, speaker, radio,
+microphone, guitar, piano, drum, violin, book, newspaper, magazine, pen, pencil, scissors, toothbrush, hair dryer,
+ball, baseball bat, baseball glove, tennis racket, golf club, frisbee, skateboard, surfboard, snowboard, skis, helmet,
+net, toy, doll, teddy bear, puzzle, video game,
+hat, cap, shirt, jacket, coat, suit, tie, dress, skirt, jeans, shorts, shoe, boot, sock, glove, scarf, glasses,
+sunglasses, wetsuit, uniform, bikini, necklace, ring, watch, crown, mask,
+hammer, ladder, rope, wheel, engine, chain, pipe, wire, sword, gun, robot, rocket, map, painting, sculpture
+"""
+NOUNS: Final = tuple(" ".join(noun.split()) for noun in _NOUNS.replace("\n", " ").split(","))
+
+
+# --- what measures mean: stored with a checkpoint ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Logistic:
+    """p = 1 / (1 + exp(-(bias + sum of weight * (value - mean) / deviation))); yes from `threshold` on.
+
+    `inputs` are the names of the k measures; `mean`, `deviation` and `weights` have k numbers each.
+    """
+
+    inputs: tuple[str, ...]
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+    weights: tuple[float, ...]
+    bias: float
+    threshold: float = 0.5
+
+    def __call__(self, values: npt.ArrayLike) -> FloatArray:
+        """(n, k) measures -> (n,) float64 probabilities."""
+        rows = np.asarray(values, dtype=np.float64).reshape(-1, len(self.inputs))
+        found: FloatArray = 1 / (1 + np.exp(-np.clip(self.logits(rows), -60, 60)))
+        return found
+
+    def logits(self, rows: FloatArray) -> FloatArray:
+        """(n, k) measures -> (n,) float64, the logarithms of the odds."""
+        standard = (rows - np.array(self.mean)) / np.array(self.deviation)
+        found: FloatArray = standard @ np.array(self.weights) + self.bias
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """Names and numbers, rounded to six digits."""
+        short = {
+            name: [float(f"{one:.6g}") for one in getattr(self, name)]
+            for name in ("mean", "deviation", "weights")
+        }
+        ends = {name: float(f"{getattr(self, name):.6g}") for name in ("bias", "threshold")}
+        return {"inputs": list(self.inputs), **short, **ends}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any], source: str) -> Self:
+        """Read what `to_json` wrote.
+
+        Raises:
+            CheckpointError: a name is missing, or the values are not finite numbers that fit together.
+        """
+        try:
+            mean, deviation, weights = (
+                tuple(float(one) for one in values[key]) for key in ("mean", "deviation", "weights")
+            )
+            inputs = tuple(map(str, values["inputs"]))
+            bias, threshold = float(values["bias"]), float(values["threshold"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"{source}: not a stored calibration ({type(error).__name__}: {error})"
+            ) from error
+        finite = np.isfinite((*mean, *deviation, *weights, bias, threshold)).all()
+        lengths = {len(inputs), len(mean), len(deviation), len(weights)}
+        if len(lengths) > 1 or not finite or min(deviation, default=1) <= 0:
+            raise CheckpointError(f"{source}: the stored calibration's numbers do not fit together")
+        return cls(inputs, mean, deviation, weights, bias, threshold)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a checkpoint's measures of sentences and of things mean.
+
+    Attributes:
+        sentences: of `SENTENCE_INPUTS`.
+        objects: of "pooled", "peak" and, with memory texts, "memory".
+        measured: shares of true and false sentences that pass, number of photos; for people.
+    """
+
+    sentences: Logistic
+    objects: Logistic
+    measured: Mapping[str, float] = field(default_factory=dict, hash=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """What `ModelSettings.calibration["detail"]` holds."""
+        parts = {name: getattr(self, name).to_json() for name in ("sentences", "objects")}
+        return {"version": 1, **parts, "measured": {**self.measured}}
+
+    @classmethod
+    def from_json(cls, values: Any, source: str) -> Self:
+        """Read what `to_json` gave, or one with "attributes" besides, which are no longer used.
+
+        Raises:
+            CheckpointError: it is damaged, or of another version.
+        """
+        if not isinstance(values, Mapping) or values.get("version") != 1:
+            raise CheckpointError(f"{source}: no calibration of version 1; make one with {COMMAND}")
+        try:
+            sentences, objects = (
+                Logistic.from_json(values[name], f"{source}: {name}")
+                for name in ("sentences", "objects")
+            )
+        except (KeyError, TypeError) as error:
+            raise CheckpointError(f"{source}: the calibration has no {error}") from error
+        return cls(sentences, objects, dict(values.get("measured", {})))
+
+    @classmethod
+    def of(cls, model: Patchioner) -> Self:
+        """That of a model; `OptionError`, with the command that makes one, where it has none."""
+        stored = model.settings.calibration.get(KEY)
+        if stored is None:
+            raise OptionError(
+                f"{model.settings.name!r} has no calibration, so its cosines mean nothing as support: run {COMMAND} "
+                "--model MODEL --pairs pairs.json --photos FOLDER --out NEWMODEL"
+            )
+        return cls.from_json(stored, f"calibration of {model.settings.name!r}")
+
+
+# --- measures ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """A region as texts are compared with it.
+
+    Attributes:
+        pooled: (dim,) unit embedding of the region.
+        windows: (n, dim) unit means of windows of patches inside it.
+        pooled_scale, peak_scale: (mean, deviation) of the vocabulary's cosines with the pooled region, and of its best
+            cosines with the windows: what any name of a thing would get.
+        weights: (memory rows,) float64 that sum to 1, how near each memory text is; None without memory texts.
+    """
+
+    pooled: Tensor
+    windows: Tensor
+    pooled_scale: tuple[float, float]
+    peak_scale: tuple[float, float]
+    weights: FloatArray | None
+
+
+class Evidence:
+    """What a model's features say of texts. Threads may share one; each distinct text is embedded once.
+
+    Raises:
+        OptionError: the model has no text tower.
+    """
+
+    def __init__(self, model: Patchioner) -> None:
+        if model.parts.text_tower is None:
+            raise OptionError(
+                f"{model.settings.name!r} has no text tower, so it cannot score sentences: give another model or scorer"
+            )
+        self.model = model
+        self._known: OrderedDict[str, Tensor] = OrderedDict()
+        self._lock = threading.Lock()
+        self._vocabulary = self.embed([with_article(noun) for noun in NOUNS])
+        bank = model.parts.bank
+        self._memory: Tensor | None = None
+        if bank is not None and bank.texts is not None:
+            self._memory = F.normalize(bank.embeddings().float().cpu(), dim=1)
+            self._rows = {text: row for row, text in enumerate(bank.texts)}
+            places: dict[str, list[int]] = {}
+            for place, text in enumerate(bank.texts):
+                for word in content_words(text):
+                    places.setdefault(word, []).append(place)
+            self._places = {word: np.array(rows) for word, rows in places.items()}
+
+    @property
+    def object_inputs(self) -> tuple[str, ...]:
+        """Names of the measures of a thing."""
+        return ("pooled", "peak") if self._memory is None else ("pooled", "peak", "memory")
+
+    def embed(self, texts: Sequence[str]) -> Tensor:
+        """(n, dim) float32 unit vectors on the CPU, in the order of the texts; (0, 0) for none."""
+        distinct = list(dict.fromkeys(texts))
+        with self._lock:
+            known = {text: self._known[text] for text in distinct if text in self._known}
+        unknown = [text for text in distinct if text not in known]
+        for start in range(0, len(unknown), _TEXTS_AT_ONCE):
+            block = unknown[start : start + _TEXTS_AT_ONCE]
+            rows = F.normalize(self.model.embed_text(block).float().cpu(), dim=1)
+            known.update(zip(block, rows, strict=True))
+        with self._lock:
+            for text in distinct:
+                self._known[text] = known[text]
+                self._known.move_to_end(text)
+            while len(self._known) > _TEXTS_KEPT:
+                self._known.popitem(last=False)
+        return torch.stack([known[text] for text in texts]) if texts else torch.zeros(0, 0)
+
+    def view(
+        self, features: PatchFeatures, region: Region, *, without: Collection[str] = ()
+    ) -> View:
+        """A region of an encoded photo, ready to be compared; memory texts in `without` are left aside."""
+        pooled = self.model.embed_regions(features, [region], crop=False)[0]
+        pooled = F.normalize(pooled.float().cpu(), dim=0)
+        windows = _windows(features, region)
+        peaks = (windows @ self._vocabulary.T).amax(0)
+        weights = None
+        if self._memory is not None:
+            logits = (self._memory @ pooled) / _TEMPERATURE
+            logits[[self._rows[text] for text in without if text in self._rows]] = -torch.inf
+            weights = np.asarray(logits.softmax(0).double().numpy())
+        return View(pooled, windows, _scale(self._vocabulary @ pooled), _scale(peaks), weights)
+
+    def compare(self, view: View, texts: Sequence[str]) -> FloatArray:
+        """(n, 2) float64: how far above any name of a thing each text's cosine lies, pooled and at its best window."""
+        if not texts:
+            return np.zeros((0, 2))
+        embedded = self.embed(texts)
+        pooled = (embedded @ view.pooled - view.pooled_scale[0]) / view.pooled_scale[1]
+        peaks = ((view.windows @ embedded.T).amax(0) - view.peak_scale[0]) / view.peak_scale[1]
+        return np.asarray(torch.stack([pooled, peaks], dim=1).double().numpy())
+
+    def object_rows(self, view: View, names: Sequence[str]) -> FloatArray:
+        """(n, `object_inputs`) float64 measures of things."""
+        compared = self.compare(view, [with_article(name) for name in names])
+        if view.weights is None:
+            return compared
+        memory = [self._log_odds(view.weights, name) for name in names]
+        return np.column_stack([compared, np.array(memory).reshape(-1)])
+
+    def _log_odds(self, weights: FloatArray, name: str) -> float:
+        """How much more often memory texts near a region name a thing than all do; 0 for what no text names."""
+        rows = self._places.get(canonical(name.rpartition(" ")[2]))
+        if rows is None:
+            return 0.0
+        base = len(rows) / len(weights)
+        near = float(weights[rows].sum())
+        return float(np.log((near + 0.02 * base + _DAMPING) / (base + _DAMPING)))
+
+    def sentence_row(
+        self, view: View, sentence: str, rows: FloatArray, objects: Logistic
+    ) -> FloatArray:
+        """(`SENTENCE_INPUTS`,) float64 of a sentence, given the measures of its things."""
+        logits = objects.logits(rows) if len(rows) else np.zeros(1)
+        whole = self.compare(view, [sentence])[0]
+        return np.array([*whole, logits.min(), logits.mean(), np.log(len(rows) + 1)])
+
+
+def _scale(values: Tensor) -> tuple[float, float]:
+    return float(values.mean()), max(float(values.std()), 1e-6)
+
+
+def _windows(features: PatchFeatures, region: Region) -> Tensor:
+    """(n, dim) unit means of the windows of patches in the bounding rectangle of what the region covers."""
+    weights = feature_weights(features, [region])[0]
+    rows, columns = np.nonzero(weights > 0)
+    part = slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1)
+    tokens = features.tokens.float().cpu()[part]
+    inside = torch.from_numpy(weights > 0)[part].float()
+    size = (min(_SIDE, tokens.shape[0]), min(_SIDE, tokens.shape[1]))
+    sums = F.avg_pool2d((tokens * inside[..., None]).permute(2, 0, 1)[None], size, stride=1)
+    covered = F.avg_pool2d(inside[None, None], size, stride=1).flatten()
+    chosen = covered >= min(0.5, float(covered.max()))
+    return F.normalize(sums.flatten(2)[0].T[chosen], dim=1)
+
+
+# --- scorers ----------------------------------------------------------------------------------------------------------
+
+
+class DenseScorer:
+    """Scores sentences by the model's own alignment with the region that they speak of (a `Scorer`).
+
+    A sentence's cosine and those of its things are compared with what the names of 350 other things get in the same
+    region, as a whole and at its best window of patches, and with how often the memory texts near the region name the
+    thing. Logistic regressions, fitted against distractors and stored with the model, make probabilities of them.
+
+    Args:
+        model: with a text tower.
+        calibration: in place of the model's own.
+
+    Raises:
+        OptionError: no text tower, no calibration, or one that was made with other measures.
+
+    Example:
+        >>> scorer = DenseScorer(Patchioner.from_pretrained())  # doctest: +SKIP
+        >>> scorer.score(photo, [(region, "A dog lies on a couch.")])[0].objects  # doctest: +SKIP
+        (('dog', 0.97), ('couch', 0.88))
+    """
+
+    def __init__(self, model: Patchioner, *, calibration: Calibration | None = None) -> None:
+        self.calibration = Calibration.of(model) if calibration is None else calibration
+        self._model, self._evidence = model, Evidence(model)
+        expected, given = self._evidence.object_inputs, self.calibration.objects.inputs
+        if expected != given:
+            raise OptionError(
+                f"the calibration of {model.settings.name!r} measures {given}, this model {expected} (was its memory "
+                f"exchanged?): calibrate it again with {COMMAND}"
+            )
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """Names and numbers, ready for JSON."""
+        name, fitted = self._model.settings.name, self.calibration.to_json()
+        return {"type": "dense", "model": name, "threshold": self.threshold, "calibration": fitted}
+
+    @property
+    def threshold(self) -> float:
+        """Score from which a sentence counts as supported."""
+        return self.calibration.sentences.threshold
+
+    @property
+    def object_threshold(self) -> float:
+        """Score below which a thing counts as not there, where its sentence is not supported."""
+        return self.calibration.objects.threshold
+
+    @torch.inference_mode()
+    def score(self, photo: Photo, sentences: Sequence[tuple[DetailRegion, str]]) -> list[Support]:
+        """One `Support` per (region, sentence), in order; a photo without features is encoded here."""
+        if not sentences:
+            return []
+        features = photo.features or self._model.encode(photo.image)
+        views = {
+            name: self._evidence.view(features, region.region)
+            for name, region in {region.id: region for region, _ in sentences}.items()
+        }
+        self._evidence.embed([text for _, text in sentences])  # one batch, not one each
+        return [self._support(views[region.id], text) for region, text in sentences]
+
+    def _support(self, view: View, sentence: str) -> Support:
+        names, fitted = things(sentence), self.calibration
+        rows = self._evidence.object_rows(view, names)
+        row = self._evidence.sentence_row(view, sentence, rows, fitted.objects)
+        scores = [round(float(score), 4) for score in fitted.objects(rows)]
+        objects = tuple(zip(names, scores, strict=True))
+        return Support(float(fitted.sentences(row)[0]), objects, unverifiable(sentence))
+
+    @torch.inference_mode()
+    def heat_map(self, photo: Photo, sentence: str) -> npt.NDArray[np.float32]:
+        """Where in the photo a sentence is supported: (rows, columns) float32 cosines of its patches, -1 to 1."""
+        features = photo.features or self._model.encode(photo.image)
+        tokens = F.normalize(features.tokens.float().cpu(), dim=2)
+        return np.asarray((tokens @ self._evidence.embed([sentence])[0]).numpy(), dtype=np.float32)
+
+
+_UNVERIFIABLE: Final = {
+    "number": r"two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|\d+",
+    "colour": r"red|orange|yellow|green|blue|purple|pink|brown|black|white|gr[ea]y|golden|silver|beige",
+    "place": r"(?:on|to|at) the (?:far |upper |lower )?(?:left|right)|left|right|above|below|behind|in front of|"
+    r"next to|beside|between|under(?:neath)?|over|facing|towards?|on top of|inside|near",
+    "negation": r"no|not|without|none|never|isn't|aren't|doesn't|don't",
+}
+
+
+def unverifiable(sentence: str) -> tuple[str, ...]:
+    """What of a sentence no contrastive score can support, in words.
+
+    Example:
+        >>> unverifiable("Two dogs are sitting to the left of a red bus.")
+        ('number: two', 'colour: red', 'place: to the left')
+    """
+    parts = [
+        f"{kind}: {match.group().lower()}"
+        for kind, words in _UNVERIFIABLE.items()
+        for match in re.finditer(rf"\b(?:{words})\b", sentence, re.IGNORECASE)
+    ]
+    if not things(sentence):
+        parts.append("names no thing" if word_weights(sentence) else "says nothing")
+    return tuple(dict.fromkeys(parts))
+
+
+class Matcher(Protocol):
+    """Matches a picture with sentences; `name` is what it is called in settings."""
+
+    name: str
+
+    def match(self, picture: Image.Image, sentences: Sequence[str]) -> FloatArray:
+        """(n,) float64, higher where a sentence fits better; on a scale of its own."""
+
+
+class IndependentScorer:
+    """A `Scorer` that is not the captioner: any matcher, on the crop of each region.
+
+    Args:
+        matcher: scores a crop and sentences.
+        calibration: one input to a probability (`calibrate --scorer`); None gives the matcher's own numbers, cut to
+            0..1.
+        threshold: in place of the calibration's; without either 0.3, which was published for BLIP alone.
+    """
+
+    def __init__(
+        self,
+        matcher: Matcher,
+        *,
+        calibration: Logistic | None = None,
+        threshold: float | None = None,
+    ) -> None:
+        self._matcher, self._calibration = matcher, calibration
+        stored = PUBLISHED_THRESHOLD if calibration is None else calibration.threshold
+        self.threshold = stored if threshold is None else threshold
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """Names and numbers, ready for JSON."""
+        fitted = None if self._calibration is None else self._calibration.to_json()
+        return {"type": self._matcher.name, "threshold": self.threshold, "calibration": fitted}
+
+    def score(self, photo: Photo, sentences: Sequence[tuple[DetailRegion, str]]) -> list[Support]:
+        """One `Support` per (region, sentence), in order; each crop is encoded once."""
+        scores = np.zeros(len(sentences))
+        places: dict[str, list[int]] = {}
+        for place, (region, _) in enumerate(sentences):
+            places.setdefault(region.id, []).append(place)
+        for asked in places.values():
+            crop = cut_out(photo.image, sentences[asked[0]][0].box)
+            scores[asked] = self._matcher.match(crop, [sentences[place][1] for place in asked])
+        fitted = self._calibration
+        scores = np.clip(scores, 0.0, 1.0) if fitted is None else fitted(scores[:, None])
+        return [
+            Support(float(score), unverifiable=unverifiable(text))
+            for score, (_, text) in zip(scores, sentences, strict=True)
+        ]
+
+
+class BlipMatcher:
+    """(Matching probability + cosine) / 2 of BLIP, as published, for model and processor of one checkpoint."""
+
+    def __init__(self, model: Any, processor: Any, *, name: str = "blip") -> None:
+        self._model, self._processor, self.name = model.eval(), processor, name
+
+    @torch.inference_mode()
+    def match(self, picture: Image.Image, sentences: Sequence[str]) -> FloatArray:
+        """(n,) float64, about 0 to 1."""
+        model, processor = self._model, self._processor
+        device = next(model.parameters()).device
+        pixels = processor.image_processor(images=picture, return_tensors="pt")["pixel_values"]
+        seen = model.vision_model(pixel_values=pixels.to(device)).last_hidden_state
+        # The published system reads 35 tokens: the tail of a long sentence is never seen.
+        texts = processor.tokenizer(
+            list(sentences), padding=True, truncation=True, max_length=64, return_tensors="pt"
+        ).to(device)
+        words = {"input_ids": texts["input_ids"], "attention_mask": texts["attention_mask"]}
+        patches = seen.expand(len(sentences), -1, -1)
+        joint = model.text_encoder(
+            **words,
+            encoder_hidden_states=patches,
+            encoder_attention_mask=torch.ones(patches.shape[:2], dtype=torch.long, device=device),
+        ).last_hidden_state
+        alone = model.text_encoder(**words).last_hidden_state
+        matching = model.itm_head(joint[:, 0]).softmax(dim=1)[:, 1]
+        cosine = _unit(model.text_proj(alone[:, 0])) @ _unit(model.vision_proj(seen[:, 0]))[0]
+        return np.asarray(((matching + cosine) / 2).double().cpu().numpy())
+
+
+class ClipMatcher:
+    """Cosine of an open_clip model; `preprocess` makes (3, H, W) of a picture, `tokenize` (n, tokens) of texts."""
+
+    def __init__(
+        self,
+        model: Any,
+        preprocess: Callable[[Image.Image], Tensor],
+        tokenize: Callable[[list[str]], Tensor],
+        *,
+        name: str = "clip",
+    ) -> None:
+        self._model, self._preprocess, self._tokenize = model.eval(), preprocess, tokenize
+        self.name = name
+
+    @torch.inference_mode()
+    def match(self, picture: Image.Image, sentences: Sequence[str]) -> FloatArray:
+        """(n,) float64 cosines."""
+        device = next(self._model.parameters()).device
+        seen = _unit(self._model.encode_image(self._preprocess(picture)[None].to(device)))
+        said = _unit(self._model.encode_text(self._tokenize(list(sentences)).to(device)))
+        return np.asarray((said @ seen[0]).double().cpu().numpy())
+
+
+def _unit(rows: Tensor) -> Tensor:
+    return F.normalize(rows.float(), dim=-1)
+
+
+SCORERS: Registry[Callable[[str], Matcher]] = Registry("independent scorer")
+"""Name -> makes a matcher from the name or folder of a checkpoint."""
+
+
+@SCORERS.register("blip")
+def load_blip(checkpoint: str) -> Matcher:
+    """BLIP from a hub id or folder, e.g. "Salesforce/blip-itm-large-coco"."""
+    transformers = require("transformers", "language-models")
+    model = transformers.BlipForImageTextRetrieval.from_pretrained(checkpoint, use_safetensors=True)
+    processor = transformers.AutoProcessor.from_pretrained(checkpoint)
+    return BlipMatcher(model, processor, name=f"blip:{checkpoint}")
+
+
+@SCORERS.register("clip")
+def load_clip(checkpoint: str) -> Matcher:
+    """CLIP by open_clip's spelling: "ViT-B-32@laion2b_s34b_b79k" or "hf-hub:owner/name"."""
+    open_clip = require("open_clip", "clip")
+    name, _, weights = checkpoint.partition("@")
+    model, _, preprocess = open_clip.create_model_and_transforms(name, pretrained=weights or None)
+    return ClipMatcher(model, preprocess, open_clip.get_tokenizer(name), name=f"clip:{checkpoint}")
