@@ -19,7 +19,7 @@ step decoder    # train the decoder on text alone
 step assemble   # measure the final statistics, write patchioner/checkpoints/patchioner-mini
 
 # What a cosine means for these weights, from training photos alone; kept in the checkpoint's config.json.
-python -m patchioner.detail.filter.calibrate --model patchioner-mini --limit 200 --write \
+python -m patchioner.detail.calibrate --model patchioner-mini --limit 200 --write \
     --pairs ../shared/data/annotations/pairs_train.json --photos ../shared/data/photos
 
 python -m benchmarks.quality --model patchioner-mini --data ../shared/data --out build/patchioner-mini/quality.json

@@ -44,9 +44,10 @@ from benchmarks.detail.did_tables import (
 from benchmarks.detail.part import PartResult, Setup
 from patchioner.base.progress import progress
 from patchioner.detail import DetailSettings, Photo, open_photo, preset
-from patchioner.detail.filter import DenseScorer, FilterSettings, filter_statements
-from patchioner.detail.line_file import LineFile
-from patchioner.detail.stages import Scorer
+from patchioner.detail.batch import LineFile
+from patchioner.detail.judge import FilterSettings, filter_statements
+from patchioner.detail.score import DenseScorer
+from patchioner.detail.values import Scorer
 
 PUBLISHED = "published constants, no language model"
 _OPENING = '{"format": "patchioner-benchmark-fused"'
@@ -121,7 +122,7 @@ def fused_texts(photos: Sequence[DidPhoto], setup: Setup) -> dict[str, list[Fuse
     blind = {
         OURS: ours,
         MOOD: ours.changed({"filter.mood": False}),
-        UNFILTERED: replace(ours, filter=FilterSettings(rules=False, contradictions=False)),
+        UNFILTERED: replace(ours, filter=FilterSettings(rules=False)),
     }
     seen = _Seen(setup, {SEEN: ours, PUBLISHED: published})
     found: dict[str, list[Fused]] = {name: [] for name in (*blind, SEEN, PUBLISHED)}
@@ -155,7 +156,7 @@ class _Seen:
     def __init__(self, setup: Setup, settings: Mapping[str, DetailSettings]) -> None:
         self._setup, self._settings = setup, settings
         self._scorer = DenseScorer(setup.model)
-        each = [one.to_json() for one in settings.values()]
+        each = [asdict(one) for one in settings.values()]
         values = [setup.model_name, self._scorer.settings, each, sorted(Fused.__annotations__)]
         run = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
         path = setup.out / "photos" / f"describe_run-{run}.jsonl"

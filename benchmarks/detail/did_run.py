@@ -27,10 +27,9 @@ from benchmarks.detail.did import DidPhoto, DidScores, did_scores, read_did
 from benchmarks.metrics import Meteor
 from patchioner.base.files import write_json
 from patchioner.base.progress import progress
-from patchioner.detail.filter import FilterSettings, filter_statements
-from patchioner.detail.fuse import DeterministicFuser, FuseSettings
-from patchioner.detail.stages import Photo
-from patchioner.detail.values import Verdict
+from patchioner.detail.fuse import FuseSettings, GreedyFuser
+from patchioner.detail.judge import FilterSettings, filter_statements
+from patchioner.detail.values import Photo, Verdict
 
 WORDS = 240
 METRICS = ("meteor", "cider", "rouge_l", "bleu4")
@@ -46,8 +45,8 @@ class Row:
 
 
 def kept_claims(photo: DidPhoto, *, rules: bool) -> list[Verdict]:
-    """Verdicts on all that was said of a photo; without `rules` hedges, mood and contradictions stay in."""
-    settings = FilterSettings(rules=rules, contradictions=rules)
+    """Verdicts on all that was said of a photo; without `rules` hedges and mood stay in."""
+    settings = FilterSettings(rules=rules)
     return filter_statements(_unseen(photo), photo.regions, photo.statements, settings=settings)
 
 
@@ -58,7 +57,7 @@ def _unseen(photo: DidPhoto) -> Photo:
 
 def fused_text(photo: DidPhoto, verdicts: Sequence[Verdict], settings: FuseSettings) -> str:
     """The paragraph made of the kept claims."""
-    sentences, _ = DeterministicFuser(settings).fuse_sized(photo.size, photo.regions, verdicts)
+    sentences, _ = GreedyFuser(settings).fuse(_unseen(photo), photo.regions, verdicts)
     return " ".join(sentence.text for sentence in sentences)
 
 

@@ -27,18 +27,16 @@ from patchioner.detail import (
     open_photo,
     preset,
 )
-from patchioner.detail.batch import describe_many
-from patchioner.detail.describe.own import PatchionerDescriber
-from patchioner.detail.line_file import LineFile
-from patchioner.detail.provenance import FORMAT, from_json
-from patchioner.detail.stages import Describer
+from patchioner.detail.batch import LineFile, describe_many
+from patchioner.detail.describe import PatchionerDescriber
+from patchioner.detail.values import FORMAT, Describer, from_json
 
 PARAGRAPH = "our paragraph"
 UNFILTERED = "without the filter"
 WHOLE = "caption of the whole photo"
 RANDOM = "random captions, as long"
 OTHERS = "another photo's paragraph"
-_UNFILTERED = {"filter.rules": False, "filter.contradictions": False}
+_UNFILTERED = {"filter.rules": False}
 _OPENING = '{"format": "patchioner-benchmark-statements"'
 
 
@@ -79,7 +77,7 @@ class Recorded:
     def describe(
         self, photo: Photo, regions: Sequence[DetailRegion], *, seed: int = 0
     ) -> list[Statement]:
-        """As `patchioner.detail.stages.Describer`."""
+        """As `patchioner.detail.values.Describer`."""
         known = self._lines.under(photo.sha256)
         if known is not None:
             return [Statement(*values) for values in known["statements"]]

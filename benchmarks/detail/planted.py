@@ -31,9 +31,10 @@ from patchioner.base.errors import PatchionerError
 from patchioner.base.files import write_json
 from patchioner.base.progress import progress
 from patchioner.detail import DetailRegion, Photo, Statement, open_photo
-from patchioner.detail.filter import DenseScorer, FilterSettings, clean, filter_statements
-from patchioner.detail.stages import Scorer
+from patchioner.detail.judge import FilterSettings, clean, filter_statements
+from patchioner.detail.score import DenseScorer
 from patchioner.detail.text import split_sentences
+from patchioner.detail.values import Scorer
 
 Floats = NDArray[np.float64]
 RECALLS = tuple(round(share, 2) for share in np.arange(0.5, 1.0001, 0.05))
@@ -139,8 +140,9 @@ def _of_large_model(folder: Path, limit: int | None) -> tuple[Sentences, Present
     sentences: dict[str, list[str]] = {}
     present: dict[str, frozenset[str]] = {}
     for photo in read_did(folder)[:limit]:
-        cleaned = [clean(sentence) for sentence in split_sentences(photo.global_text)]
-        sentences[photo.name] = [one.text for one in cleaned if one.reason is None]
+        sentences[photo.name] = [
+            one for one in split_sentences(photo.global_text) if clean(one) is None
+        ]
         texts = [*(statement.text for statement in photo.statements), *photo.references]
         present[photo.name] = frozenset().union(*map(named_classes, texts))
     return sentences, present
@@ -193,7 +195,7 @@ def _judged(photo: Photo, texts: Sequence[str], scorer: Scorer) -> dict[str, tup
     """Text -> (whether it is kept, its score); each text stands alone, as a sample of its own."""
     width, height = photo.size
     whole = DetailRegion("global", "global", (0.0, 0.0, float(width), float(height)))
-    alone = FilterSettings(rules=False, alike=1.0, contradictions=False, merge=False)
+    alone = FilterSettings(rules=False, alike=1.0, merge=False)
     found: dict[str, tuple[bool, float]] = {}
     for text in texts:
         statements = [Statement("global", 0, text)]

@@ -14,7 +14,7 @@ from benchmarks.detail.curves import precision_recall
 from benchmarks.detail.part import PartResult, Setup, markdown_table, percent, plain
 from benchmarks.detail.planted import KEPT, RECALLS, KindResult, measure
 from benchmarks.readers import DevSets
-from patchioner.detail.filter import DenseScorer
+from patchioner.detail.score import DenseScorer
 
 DROPPED, AIM = 0.5, 0.7
 CURVES_FILE = "planted.svg"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from patchioner.detail.report.markup import Attribute, Child, Markup, element, escape, join
+from patchioner.detail.report import Attribute, Child, Markup, element, escape, join
 
 __all__ = [
     "Attribute",

@@ -1,38 +1,173 @@
-"""`patchioner detail`: photos in, paragraphs with their provenance out.
-
-Knows: the order of work, what goes to which stream or file. Does not know: how arguments are spelled
-(`detail_arguments`), how stages are made (`detail_stages`), how photos are described.
-"""
+"""`patchioner detail`: photos in, paragraphs with their provenance out."""
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from patchioner.cli.detail_arguments import (
-    check_combinations,
-    declare_arguments,
-    idle_options,
-    is_remote,
-)
+from patchioner.base.errors import OptionError, UnknownNameError
+from patchioner.base.files import read_json
+from patchioner.cli import spelling
 from patchioner.cli.output import report_error, write_line
 from patchioner.cli.photos import PhotoSource, find_photos
 
 if TYPE_CHECKING:
-    from patchioner.cli.detail_stages import Stages
-    from patchioner.detail.batch import Outcome
-    from patchioner.detail.photo_list import PhotoJob, RegionReader
-    from patchioner.detail.report import ReportPhoto
-    from patchioner.detail.values import DetailedCaption
+    from patchioner.detail.batch import PhotoJob
+    from patchioner.detail.values import DetailedCaption, Scorer
+    from patchioner.model import Patchioner
+
+_EXAMPLES = """\
+A PHOTO is a picture, a folder of pictures, a JSON list of photos, or one that scikit-image ships (see patchioner
+caption --help). A list is ["a.jpg", {"photo": "b.jpg", "regions": FILE or [{"box": [10, 20, 200, 220]}, ...]}].
+
+examples:
+  patchioner detail photo.jpg --report photo.html
+  patchioner detail photos/ --out photos.jsonl               (stop it, start it again: it goes on)
+  patchioner detail photo.jpg --describer openai:qwen2.5vl:7b --base-url http://localhost:11434/v1
+  patchioner detail photos/ --out photos.jsonl --describer openai:gpt-4o-mini --fuser openai:gpt-4o-mini \\
+      --max-cost 2.50 --price-in 0.15 --price-out 0.60
+  patchioner detail photo.jpg --describer hf:HuggingFaceTB/SmolVLM-256M-Instruct --scorer none
+
+Keys of servers come from the environment alone: OPENAI_API_KEY, or the variable that --key-env names.
+
+exit status: 0 all described; 1 a photo failed or the run was stopped by a budget, a key, a model (see standard error;
+what is finished stays); 2 wrong usage; 130 stopped with Ctrl-C.
+"""
+
+
+def _who(what: str, *known: str) -> Callable[[str], str]:
+    """Reads who does a part of the work: one of the `known` words, with a model of one's own where they have one."""
+    kinds = {word.partition(":")[0]: word for word in known}
+
+    def parse(text: str) -> str:
+        kind, colon, name = text.partition(":")
+        if kind not in kinds:
+            error = UnknownNameError.among(what, kind, kinds)
+            raise argparse.ArgumentTypeError(f"{error}; to be written {', '.join(known)}")
+        if (":" in kinds[kind]) != bool(name) or (colon and not name):
+            raise argparse.ArgumentTypeError(f"{text!r} is to be written {kinds[kind]}")
+        return text
+
+    return parse
+
+
+def _grid(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"([1-9]\d{0,2})[xX]([1-9]\d{0,2})", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form ROWSxCOLUMNS, such as 3x4")
+    return int(found[1]), int(found[2])
+
+
+def _share(text: str) -> float:
+    value = spelling.not_negative(text)
+    if value > 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
+    return value
+
+
+def _named(*suffixes: str) -> Callable[[str], Path]:
+    def parse(text: str) -> Path:
+        if not text.lower().endswith(suffixes):
+            raise argparse.ArgumentTypeError(f"{text!r} does not end in {' or '.join(suffixes)}")
+        return Path(text)
+
+    return parse
+
+
+_MODELS = ("patchioner", "hf:MODEL", "openai:MODEL")
+_REGION = {"action": "append", "dest": "regions", "default": []}
+# fmt: off
+_FIRST: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("json", "one JSON object per photo and line, with provenance", {"action": "store_true"}),
+    ("out", "the JSON lines, each when its photo is finished; photos that have their line are skipped",
+     {"metavar": "FILE.jsonl", "type": _named(".jsonl")}),
+    ("report", "a page that shows where each sentence comes from, and what was dropped",
+     {"metavar": "FILE.html", "type": _named(".html", ".htm")}),
+    ("box", "left, top, right, bottom in pixels", {"metavar": "X1,Y1,X2,Y2", "type": spelling.parse_box, **_REGION}),
+    ("mask", "picture of the photo's size, black outside", {"metavar": "PNG", "type": spelling.parse_mask, **_REGION}),
+    ("regions", "JSON of regions, COCO annotations, or SAM masks (.json, .npz, .npy)",
+     {"metavar": "FILE", "dest": "region_file", "type": Path}),
+    ("model", "our captioner; 'none' where others do it all", {"metavar": "ID|DIR", "default": "patchioner-mini"}),
+    ("describer", "who says what is in a region: patchioner, hf:MODEL or openai:MODEL",
+     {"metavar": "WHO", "type": _who("describer", *_MODELS), "default": "patchioner"}),
+    ("fuser", "who makes a paragraph of it: patchioner (greedy), hf:MODEL or openai:MODEL",
+     {"metavar": "WHO", "type": _who("fuser", *_MODELS), "default": "patchioner"}),
+    ("base-url", "of an OpenAI-compatible server, with its /v1", {"metavar": "URL"}),
+    ("max-words", "of the paragraph", {"metavar": "N", "type": spelling.positive_int}),
+    ("seed", "of everything drawn", {"type": int, "default": 0}),
+    ("device", "cpu, cuda, cuda:1 ... (default: the model's choice)", {}),
+)
+_ADVANCED: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("preset", "all numbers of the stages", {"choices": ["default", "published"], "default": "default"}),
+    ("grid", "rows and columns of cells in place of quadrants", {"metavar": "RxC", "type": _grid}),
+    ("samples", "texts about every region", {"metavar": "N", "type": spelling.positive_int}),
+    ("scorer", "dense (our model's own alignment), blip:MODEL, clip:NAME, or none",
+     {"metavar": "WHO", "type": _who("scorer", "dense", "blip:MODEL", "clip:NAME", "none"), "default": "dense"}),
+    ("calibration", "of blip: or clip:, as python -m patchioner.detail.calibrate --scorer writes it",
+     {"metavar": "FILE", "type": Path}),
+    ("min-support", "least support of a sentence that is kept (default: as calibrated)",
+     {"metavar": "0..1", "type": _share}),
+    ("key-env", "environment variable with the key (OPENAI_API_KEY)", {"metavar": "NAME"}),
+    ("cache", "keeps every answer, so that nothing is asked twice (default: FILE.jsonl.cache beside --out)",
+     {"metavar": "DIR", "type": Path}),
+    ("max-calls", "most requests to servers, retries included",
+     {"metavar": "N", "type": lambda text: 0 if text == "0" else spelling.positive_int(text)}),
+    ("max-cost", "most to spend on servers, by the prices", {"metavar": "X", "type": spelling.not_negative}),
+    ("price-in", "price of a million tokens sent", {"metavar": "X", "type": spelling.not_negative}),
+    ("price-out", "price of a million tokens that come back", {"metavar": "X", "type": spelling.not_negative}),
+    ("concurrency", "photos, and requests to one model, under way at once, with openai:",
+     {"metavar": "N", "type": spelling.positive_int, "default": 4}),
+    ("timeout", "for one request", {"metavar": "SECONDS", "type": spelling.positive, "default": 120.0}),
+)
+# fmt: on
 
 
 def add_detail_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what `patchioner detail` takes."""
-    declare_arguments(parser)
+    parser.description = "Describe photos at length, saying only what they support."
+    parser.epilog = _EXAMPLES
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.set_defaults(run=detail)
+    photos = "picture, folder, LIST.json, scikit-image:NAME"
+    parser.add_argument("photos", nargs="+", metavar="PHOTO", help=photos)
+    for group, rows in ((parser, _FIRST), (parser.add_argument_group("advanced"), _ADVANCED)):
+        for name, meaning, more in rows:
+            told = " (default: %(default)s)" if more.get("default") not in (None, []) else ""
+            group.add_argument(f"--{name}", help=meaning + told, **more)
+
+
+def is_remote(options: argparse.Namespace) -> bool:
+    """Whether a server is asked for anything."""
+    return any(word.startswith("openai:") for word in (options.describer, options.fuser))
+
+
+def check_combinations(options: argparse.Namespace) -> str | None:
+    """What is wrong about arguments that are right one by one; None when nothing is."""
+    scorer, fitted, least = options.scorer, options.calibration, options.min_support
+    priced = options.price_in is not None or options.price_out is not None
+    ours = options.model != "none"
+    # fmt: off
+    wrong = (
+        (options.json and options.out is not None, "--out writes the JSON lines: leave --json out"),
+        (options.max_cost is not None and not priced,
+         "--max-cost needs prices: give --price-in and --price-out, per million tokens"),
+        (fitted is not None and scorer in ("dense", "none"),
+         f"--calibration belongs to --scorer blip: or clip:, not {scorer}"),
+        (scorer.startswith("clip:") and fitted is None and least is None,
+         "the cosines of CLIP mean nothing by themselves: give --calibration FILE (python -m "
+         "patchioner.detail.calibrate --scorer makes it), or --min-support"),
+        (least is not None and scorer == "none", "--min-support needs a scorer: leave --scorer none out"),
+        (not ours and options.describer == "patchioner",
+         "--model none leaves nobody to describe: name another --describer"),
+        (not ours and scorer == "dense", "--model none leaves the dense scorer without a model: add --scorer none"),
+    )
+    # fmt: on
+    return next((message for applies, message in wrong if applies), None)
 
 
 def detail(options: argparse.Namespace) -> int:
@@ -45,186 +180,211 @@ def detail(options: argparse.Namespace) -> int:
     if problem is not None:
         report_error(problem)
         return 2
-    for name in idle_options(options):
-        _say(f"warning: {name} does nothing without --describer or --fuser openai:MODEL")
-    jobs = _jobs(options)
-    from patchioner.cli.detail_stages import build_stages
-
-    stages = build_stages(options, regions_given=all(job.regions is not None for job in jobs))
-    run = _Run(options, stages, jobs)
+    for name in ("base_url", "key_env", "max_calls", "max_cost", "price_in", "price_out"):
+        if getattr(options, name) is not None and not is_remote(options):
+            flag = f"--{name.replace('_', '-')}"
+            _say(f"warning: {flag} does nothing without --describer or --fuser openai:MODEL")
+    run = _Run(options)
     try:
         return run.to_file() if options.out is not None else run.to_output()
     finally:
         if is_remote(options):
-            _say(_usage(stages))
+            used = run.budget.usage
+            guess = f" (estimated for {used.estimated} calls)" if used.estimated else ""
+            price = f"; price: {used.cost:.4f}" if used.cost else ""
+            tokens = f"{used.tokens_in:,} sent, {used.tokens_out:,} came back{guess}{price}"
+            _say(f"asked {used.calls} times, {used.answered} answered; tokens: {tokens}")
 
 
 class _Run:
-    """One call of the command."""
+    """One call of the command: photos, the stages that the arguments name, and where results go."""
 
-    def __init__(
-        self, options: argparse.Namespace, stages: Stages, jobs: Sequence[PhotoJob]
-    ) -> None:
-        self._options, self._stages, self._jobs = options, stages, jobs
-        self._workers = options.concurrency if is_remote(options) and len(jobs) > 1 else 1
+    def __init__(self, options: argparse.Namespace) -> None:
+        from patchioner import Patchioner
+        from patchioner.detail import DetailCaptioner, preset
+        from patchioner.detail.cache import CallCache
+        from patchioner.detail.client import Budget, ChatClient
+        from patchioner.detail.describe import VisionDescriber, VisionSettings
+        from patchioner.detail.fuse_language import LanguageFuser
+
+        self._options, self._jobs = options, list(_jobs(options))
+        self._clients: list[ChatClient] = []
+        prices = {"price_in": options.price_in or 0.0, "price_out": options.price_out or 0.0}
+        self.budget = Budget(options.max_calls, options.max_cost, **prices)
+        own = {options.describer, options.fuser} == {"patchioner"}
+        folder = options.cache or (None if options.out is None or own else f"{options.out}.cache")
+        self._cache = None if folder is None else CallCache(folder)
+        changes = {"describe.samples": options.samples, "fuse.max_words": options.max_words}
+        if options.grid is not None:
+            rows, columns = options.grid
+            changes |= {"divide.spatial": "grid", "divide.rows": rows, "divide.columns": columns}
+        changes = {name: value for name, value in changes.items() if value is not None}
+        if options.model == "none" and not all(job.regions is not None for job in self._jobs):
+            # Without a model there are no features to find things in.
+            changes |= {"divide.objects": "none", "divide.grow": None}
+        settings = preset(options.preset, changes)
+        model = None
+        if options.model != "none":
+            model = Patchioner.from_pretrained(options.model, device=options.device)
+        vision = VisionSettings(**({} if options.samples is None else {"samples": options.samples}))
+        seeing, fuser = self._other(options.describer, sees=True), None
+        if options.fuser != "patchioner":
+            # One client for both, so that together they keep to the bound on requests under way.
+            both = options.fuser == options.describer and isinstance(seeing, ChatClient)
+            reader = seeing if both else self._other(options.fuser, sees=False)
+            fuser = LanguageFuser(reader, settings.fuse, seed=options.seed)
+        self._scorer = _scorer(options, model)
+        self._captioner = DetailCaptioner(
+            model,
+            describer=seeing and VisionDescriber(seeing, vision, cache=self._cache),
+            scorer=self._scorer,
+            fuser=fuser,
+            settings=settings,
+        )
+        workers = options.concurrency if is_remote(options) and len(self._jobs) > 1 else 1
+        self._how: dict[str, Any] = {
+            "seed": options.seed,
+            "workers": workers,
+            "on_stop": self._stop,
+        }
+
+    def _other(self, who: str, *, sees: bool) -> Any:
+        """The client or local model that a word stands for; None for our own part."""
+        options, (kind, _, name) = self._options, who.partition(":")
+        if kind == "hf":
+            from patchioner.detail.local import LocalModel
+
+            return LocalModel(name, sees=sees, device=options.device, cache=self._cache)
+        if kind == "openai":
+            from patchioner.detail.client import ChatClient
+
+            names = ("base_url", "key_env", "timeout", "concurrency")
+            given = {one: getattr(options, one) for one in names}
+            client = ChatClient(name, **given, budget=self.budget, cache=self._cache)
+            self._clients.append(client)
+            return client
+        return None
 
     def to_file(self) -> int:
         """Into `--out`, going on where an earlier run was stopped."""
-        from patchioner.detail.batch import describe_many
+        from patchioner.detail.batch import describe_many, read_captions
 
-        result = describe_many(
-            self._stages.captioner,
-            self._jobs,
-            self._options.out,
-            seed=self._options.seed,
-            workers=self._workers,
-            on_error=_failed,
-            on_stop=self._stop,
-        )
-        counts = [f"{result.described} described", f"{result.known} had their line already"]
-        counts += [f"{len(result.failed)} failed"] if result.failed else []
+        out = self._options.out
+        result = describe_many(self._captioner, self._jobs, out, on_error=_failed, **self._how)
+        counts = f"{result.described} described, {result.known} had their line already"
+        counts += f", {len(result.failed)} failed" if result.failed else ""
         if result.stopped is not None:
             report_error(f"stopped: {result.stopped}")
-        _say(f"{self._options.out}: {', '.join(counts)}, of {len(self._jobs)} photos")
-        if self._options.report is not None:
-            self._report(self._from_file(result.names))
+        _say(f"{out}: {counts}, of {len(self._jobs)} photos")
+        self._report(read_captions(out, result.names))
         return 0 if result.complete else 1
 
     def to_output(self) -> int:
         """To standard output, in the order of the photos."""
-        from patchioner.detail.batch import describe_each
+        from patchioner.base.progress import progress
+        from patchioner.detail.batch import Outcome, describe_each
 
         found: list[tuple[str, DetailedCaption]] = []
-        status, described = 0, 0
         stopped: Exception | None = None
-        outcomes = describe_each(
-            self._stages.captioner,
-            self._jobs,
-            seed=self._options.seed,
-            workers=self._workers,
-            on_stop=self._stop,
-        )
-        for outcome in self._in_order(outcomes):
-            if outcome.caption is None:
-                status = 1
-                if outcome.final:
-                    stopped = stopped or outcome.error
-                else:
-                    _failed(outcome.name, outcome.error or RuntimeError("no description"))
-                continue
-            self._write(outcome)
-            described += 1
-            if self._options.report is not None:
-                found.append((outcome.name, outcome.caption))
-        if stopped is not None:
-            report_error(f"stopped: {stopped}")
-            _say(f"{described} of {len(self._jobs)} photos described")
-        if status and self._stages.budget.usage.answered and self._stages.cache is None:
-            _say("answers about photos that failed are lost: --out or --cache would keep them")
-        if self._options.report is not None:
-            self._report(iter(found))
-        return status
-
-    def _in_order(self, outcomes: Iterator[Outcome]) -> Iterator[Outcome]:
-        """As the photos were given, each as soon as those before it are there."""
-        from patchioner.base.progress import progress
-
         total = len(self._jobs)
+        outcomes: Iterator[Outcome] = describe_each(self._captioner, self._jobs, **self._how)
         if total > 1:
             outcomes = progress(outcomes, description="describing", total=total, unit="photo")
-        waiting: dict[int, Outcome] = {}
-        following = 0
-        for outcome in outcomes:
-            waiting[outcome.place] = outcome
-            while following in waiting:
-                yield waiting.pop(following)
-                following += 1
-        # Where the run was stopped, photos in between are missing.
-        yield from (waiting[place] for place in sorted(waiting))
+        for one in outcomes:
+            if one.caption is not None:
+                self._write(one.name, one.sha256, one.caption)
+                found.append((one.name, one.caption))
+            elif one.final:
+                stopped = stopped or one.error
+            else:
+                _failed(one.name, one.error or RuntimeError("no description"))
+        if stopped is not None:
+            report_error(f"stopped: {stopped}")
+            _say(f"{len(found)} of {total} photos described")
+        if len(found) < total and self.budget.usage.answered and self._cache is None:
+            _say("answers about photos that failed are lost: --out or --cache would keep them")
+        self._report(iter(found))
+        return int(len(found) < total)
 
-    def _write(self, outcome: Outcome) -> None:
-        from patchioner.detail.provenance import dumps, to_json
+    def _write(self, name: str, sha256: str | None, caption: DetailedCaption) -> None:
+        from patchioner.detail.values import dumps, to_json
 
-        caption = outcome.caption
-        assert caption is not None
         if self._options.json:
-            write_line(dumps(to_json(caption, outcome.name, sha256=outcome.sha256)))
+            write_line(dumps(to_json(caption, name, sha256=sha256)))
         else:
-            heading = f"{outcome.name}:\n" if len(self._jobs) > 1 else ""
-            write_line(heading + caption.text + ("\n" if heading else ""))
+            write_line(f"{name}:\n{caption.text}\n" if len(self._jobs) > 1 else caption.text)
         if caption.reason is not None:
-            _say(f"{outcome.name}: nothing is said: {caption.reason}")
-
-    def _from_file(self, names: Sequence[tuple[str, str]]) -> Iterator[tuple[str, DetailedCaption]]:
-        from patchioner.detail.batch import read_captions
-
-        return read_captions(self._options.out, names)
+            _say(f"{name}: nothing is said: {caption.reason}")
 
     def _report(self, captions: Iterator[tuple[str, DetailedCaption]]) -> None:
-        from patchioner.detail.report import write_report
-
-        write_report(self._pages(captions), self._options.report)
-        _say(f"{self._options.report}: written")
-
-    def _pages(self, captions: Iterator[tuple[str, DetailedCaption]]) -> Iterator[ReportPhoto]:
-        from patchioner.detail.report import ReportPhoto, heat_maps
+        if self._options.report is None:
+            return
+        from patchioner.detail.report import ReportPhoto, heat_maps, write_report
+        from patchioner.detail.score import DenseScorer
 
         loaders = {job.name: job.load for job in self._jobs}
-        for name, caption in captions:
-            image = loaders[name]()
-            heat = {}
-            if self._stages.heat is not None and caption.sentences:
-                photo = self._stages.captioner.open(image)
-                heat = heat_maps(photo, caption, self._stages.heat)
-            yield ReportPhoto(name, image, caption, heat)
+
+        def pages() -> Iterator[ReportPhoto]:
+            for name, caption in captions:
+                image, heat = loaders[name](), {}
+                if isinstance(self._scorer, DenseScorer) and caption.sentences:
+                    heat = heat_maps(self._captioner.open(image), caption, self._scorer)
+                yield ReportPhoto(name, image, caption, heat)
+
+        write_report(pages(), self._options.report)
+        _say(f"{self._options.report}: written")
 
     def _stop(self) -> None:
         """No request is sent any more, and no pause waited for; requests under way are, and their answers kept."""
         _say("stopping: waiting for what is under way")
-        for client in self._stages.clients:
+        for client in self._clients:
             client.stop()
 
 
-def _jobs(options: argparse.Namespace) -> list[PhotoJob]:
-    from patchioner.detail.photo_list import PhotoJob, read_photo_list
-
-    jobs = []
-    for argument in options.photos:
-        if argument.lower().endswith(".json") and not Path(argument).is_dir():
-            listed = [(PhotoSource(one.photo), one.regions) for one in read_photo_list(argument)]
-        else:
-            listed = [(photo, None) for photo in find_photos([argument])]
-        jobs += [
-            PhotoJob(photo.name, photo.load, own or _given(options, photo)) for photo, own in listed
-        ]
-    return jobs
-
-
-def _given(options: argparse.Namespace, photo: PhotoSource) -> RegionReader | None:
-    """What gives the regions of the command line for a photo; None where there are none."""
-    if not options.regions and options.region_file is None:
-        return None
-    from patchioner.region_files import read_regions
-
-    def read(size: tuple[int, int]) -> list[object]:
-        named = (
-            []
-            if options.region_file is None
-            else read_regions(options.region_file, size, image_name=photo.file_name)
-        )
-        return [*options.regions, *named]
-
-    return read  # type: ignore[return-value]
-
-
-def _usage(stages: Stages) -> str:
-    used = stages.budget.usage
-    text = (
-        f"asked {used.calls} times, {used.answered} answered; tokens: {used.tokens_in:,} sent, {used.tokens_out:,} "
-        f"came back"
+def _scorer(options: argparse.Namespace, model: Patchioner | None) -> Scorer | None:
+    from patchioner.detail.score import (
+        SCORERS,
+        Calibration,
+        DenseScorer,
+        IndependentScorer,
+        Logistic,
     )
-    text += f" (estimated for {used.estimated} calls)" if used.estimated else ""
-    return f"{text}; price: {used.cost:.4f}" if used.cost else text
+
+    (kind, _, name), least = options.scorer.partition(":"), options.min_support
+    if kind == "none":
+        return None
+    if kind != "dense":
+        path = options.calibration
+        fitted = None if path is None else Logistic.from_json(read_json(path), str(path))
+        return IndependentScorer(SCORERS.get(kind)(name), calibration=fitted, threshold=least)
+    if model is None:
+        raise OptionError("the dense scorer needs a model: give --model, or --scorer none")
+    calibration = Calibration.of(model)
+    if least is not None:
+        sentences = replace(calibration.sentences, threshold=least)
+        calibration = replace(calibration, sentences=sentences)
+    return DenseScorer(model, calibration=calibration)
+
+
+def _jobs(options: argparse.Namespace) -> Iterator[PhotoJob]:
+    from patchioner.detail.batch import PhotoJob, read_photo_list
+    from patchioner.regions import read_regions
+
+    given, path = options.regions, options.region_file
+    file = None if path is None else read_regions(path)
+
+    def reader(name: str) -> Any:
+        return lambda size: [*given, *(file.for_photo(size, name) if file else ())]
+
+    for argument in options.photos:
+        listed: list[tuple[PhotoSource, Any]] = []
+        if argument.lower().endswith(".json") and not Path(argument).is_dir():
+            listed += [(PhotoSource(photo), own) for photo, own in read_photo_list(argument)]
+        else:
+            listed += [(photo, None) for photo in find_photos([argument])]
+        for photo, own in listed:
+            common = reader(photo.file_name) if given or file is not None else None
+            yield PhotoJob(photo.name, photo.load, own or common)
 
 
 def _failed(name: str, error: Exception) -> None:

@@ -39,7 +39,7 @@ _HOME = {
     ),
 }  # fmt: skip
 _LAZY = {name: module for module, names in _HOME.items() for name in names}
-__all__ = sorted(_LAZY)  # noqa: PLE0605
+__all__ = sorted(_LAZY)
 
 
 def __getattr__(name: str) -> Any:

@@ -1,9 +1,8 @@
 """Many photos, described into a file of JSON lines that survives being stopped at any moment.
 
 A photo whose line is in the file is not described again: it is known by its pixels, the regions given for it, and the
-settings and seed of the run, not by its name. What other people's models had answered about photos that were under way
-is in the call cache. While a run lasts, lines stand in the order in which photos were finished; at its end they are
-brought into the order of the photos, so that the file is the same whether it was made in one go or in ten.
+settings and seed of the run, not by its name. What others had answered about photos that were under way is in the call
+cache. Lines stand in the order of the photos: the file is the same whether it was made in one go or in ten.
 """
 
 from __future__ import annotations
@@ -12,8 +11,9 @@ import hashlib
 import json
 import logging
 import os
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,11 +26,9 @@ from patchioner.base.errors import (
     MissingExtraError,
     OptionError,
     PatchionerError,
-    RegionError,
     RegionFileError,
     UnknownNameError,
 )
-from patchioner.base.files import atomic_path
 from patchioner.base.progress import progress
 from patchioner.detail.cache import mask_digest
 from patchioner.detail.divide import Given, as_detection
@@ -45,8 +43,7 @@ from patchioner.detail.values import (
     to_json,
 )
 from patchioner.images import ImageSource, load_image
-from patchioner.region_files import read_regions
-from patchioner.region_files.native import named_region
+from patchioner.regions import RegionFile, read_regions
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -68,7 +65,7 @@ RegionReader = Callable[[tuple[int, int]], "Sequence[Given]"]
 
 @dataclass(frozen=True)
 class PhotoJob:
-    """A photo to describe: its name, what reads it (upright, RGB), and what gives its regions (None: they are found)."""
+    """A photo to describe: name, what reads it (upright, RGB), what gives its regions (None: they are found)."""
 
     name: str
     load: Callable[[], Image.Image]
@@ -100,7 +97,8 @@ def read_photo_list(path: str | os.PathLike[str]) -> list[tuple[str, RegionReade
         raise ImageError(
             f'{str(path)!r} is no list of photos; write ["a.jpg", {{"photo": "b.jpg", "regions": [...]}}]'
         )
-    return [_listed(entry, f"entry {place} of {str(file)!r}", file.parent) for place, entry in enumerate(content)]  # fmt: skip
+    where = f"of {str(file)!r}"
+    return [_listed(one, f"entry {n} {where}", file.parent) for n, one in enumerate(content)]
 
 
 def _listed(entry: object, where: str, folder: Path) -> tuple[str, RegionReader | None]:
@@ -122,10 +120,10 @@ def _listed(entry: object, where: str, folder: Path) -> tuple[str, RegionReader 
     if not isinstance(given, list):
         raise ImageError(f"regions of {where} are {given!r:.80}; give a file name or a list")
 
-    def read(size: tuple[int, int]) -> list[Given]:
+    def read(size: tuple[int, int]) -> Sequence[Given]:
         try:
-            return [named_region(one, folder, size) for one in given]
-        except RegionError as error:
+            return RegionFile(folder / name, {"regions": given}).for_photo(size)
+        except RegionFileError as error:
             raise RegionFileError(f"{where}: {error}") from error
 
     return photo, read
@@ -138,7 +136,7 @@ class LineFile:
     """Lines, each a JSON object with a "key" and a "photo", that grow one by one.
 
     A line is whole or absent: it is forced to the disk before `append` returns. What a kill or a power cut left of a
-    last line is cut off when the file is opened; a damaged line elsewhere is left out, with a warning. Lines stay on
+    last line is cut off when the file is opened; a damaged line elsewhere is passed over, with a warning. Lines stay on
     disk: only their places are remembered.
 
     Args:
@@ -187,57 +185,33 @@ class LineFile:
             os.fsync(file.fileno())
         self._add(name, start, len(data))
 
-    def sort(self, order: Sequence[Name]) -> None:
-        """Bring lines into an order, atomically, those that it does not name first; lines that another process has
-        appended meanwhile are kept."""
-        if self._places and self.path.stat().st_size != sum(n for _, n in self._places.values()):
-            self._places, self._by_key = {}, {}
-            self._read()
-        named = [name for name in dict.fromkeys(order) if name in self._places]
-        moved = set(named)
-        wanted = [name for name in self._places if name not in moved] + named
-        if wanted != list(self._places):
-            self._write(wanted)
-
     def _read(self) -> None:
-        size, damaged = 0, False
+        size = 0
         with self.path.open("rb") as file:
             for number, data in enumerate(file, 1):
-                name, values = None, _object(data) if data.endswith(b"\n") else None
-                if isinstance(values, dict):
-                    key, photo = values.get("key"), values.get("photo")
-                    name = (key, photo) if isinstance(key, str) and isinstance(photo, str) else None
-                if name is not None:
-                    self._add(name, size, len(data))
+                values = _object(data) if data.endswith(b"\n") else None
+                named = values if isinstance(values, dict) else {}
+                key, photo = named.get("key"), named.get("photo")
+                # A power cut can leave zeros where the end of a file was to be.
+                start = data[: len(self._opening)].rstrip(b"\0\n")
+                if isinstance(key, str) and isinstance(photo, str):
+                    self._add((key, photo), size, len(data))
+                elif values is not None or not self._opening.startswith(start):
+                    raise OptionError(
+                        f"{str(self.path)!r} is no file of patchioner detail --out (see its line {number}); it is left "
+                        "as it is: choose another name"
+                    )
+                elif data.endswith(b"\n"):
+                    _LOG.warning("%s: line %d is damaged and passed over", self.path, number)
                 else:
-                    # A power cut can leave zeros where the end of a file was to be.
-                    start = data[: len(self._opening)].rstrip(b"\0\n")
-                    if values is not None or not self._opening.startswith(start):
-                        raise OptionError(
-                            f"{str(self.path)!r} is no file of patchioner detail --out (see its line {number}); it is "
-                            "left as it is: choose another name"
-                        )
-                    damaged = True
-                    if data.endswith(b"\n"):
-                        _LOG.warning("%s: line %d is damaged and left out", self.path, number)
+                    break
                 size += len(data)
-        if damaged:
-            self._write(list(self._places))
+        if size < self.path.stat().st_size:
+            os.truncate(self.path, size)
 
     def _add(self, name: Name, start: int, length: int) -> None:
         self._places[name] = (start, length)
         self._by_key.setdefault(name[0], name)
-
-    def _write(self, names: Sequence[Name]) -> None:
-        places: dict[Name, tuple[int, int]] = {}
-        with atomic_path(self.path) as new, new.open("wb") as file, self.path.open("rb") as old:
-            for name in names:
-                start, length = self._places[name]
-                old.seek(start)
-                places[name] = (file.tell(), file.write(old.read(length)))
-            file.flush()
-            os.fsync(file.fileno())
-        self._places = places
 
 
 def _object(data: bytes) -> object | None:
@@ -305,7 +279,7 @@ def describe_each(
     known: Callable[[str], bool] | None = None,
     on_stop: Callable[[], object] | None = None,
 ) -> Generator[Outcome, None, None]:
-    """Describe photos, and yield what became of each as soon as that is known.
+    """Describe photos, and yield what became of each, in their order.
 
     After a failure that the next photo would meet as well no photo is begun any more; those under way are finished.
 
@@ -346,18 +320,20 @@ def describe_each(
                 return
         return
     with ThreadPoolExecutor(workers, thread_name_prefix="detail") as pool:
-        waiting: set[Future[Outcome]] = set()
+        waiting: deque[Future[Outcome]] = deque()
         jobs: Iterator[tuple[int, PhotoJob]] = enumerate(photos)
         try:
             while True:
-                while len(waiting) < workers and (following := next(jobs, None)) is not None:
-                    waiting.add(pool.submit(work, *following))
+                while len(waiting) < 2 * workers and (following := next(jobs, None)) is not None:
+                    waiting.append(pool.submit(work, *following))
                 if not waiting:
                     return
-                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                for outcome in (future.result() for future in done):
-                    jobs = iter(()) if outcome.final else jobs
-                    yield outcome
+                outcome = waiting[0].result()
+                waiting.popleft()
+                if outcome.final:  # those under way are finished, no other is begun
+                    jobs = iter(())
+                    waiting = deque(one for one in waiting if not one.cancel())
+                yield outcome
         finally:
             if waiting and on_stop is not None:
                 on_stop()
@@ -426,8 +402,6 @@ def describe_many(
     places = {job.name: place for place, job in reversed(list(enumerate(jobs)))}
     # One name can stand for several lines: the same photo, once with its own regions.
     names = tuple(sorted(found, key=lambda name: (places[name[1]], name[0])))
-    if stopped is None:
-        lines.sort(names)
     return BatchResult(**counts, failed=tuple(failed), stopped=stopped, names=names)
 
 

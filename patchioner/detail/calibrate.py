@@ -33,6 +33,7 @@ from patchioner.detail.score import (
     Evidence,
     FloatArray,
     Logistic,
+    View,
 )
 from patchioner.detail.text import canonical, content_words, noun_phrases, things, with_article
 from patchioner.images import ImageSource, load_image
@@ -79,8 +80,8 @@ def fit_logistic(
         weights = weights - step
         if float(np.abs(step).max()) < 1e-8:
             break
-    numbers = (tuple(one.tolist()) for one in (mean, deviation, weights[:-1]))
-    return Logistic(tuple(inputs), *numbers, float(weights[-1]))
+    means, spreads, slopes = (tuple(one.tolist()) for one in (mean, deviation, weights[:-1]))
+    return Logistic(tuple(inputs), means, spreads, slopes, float(weights[-1]))
 
 
 def _at_rate(
@@ -108,7 +109,7 @@ def calibrate_model(
     """
     _require_several(pairs)
     evidence, generator = Evidence(model), random.Random(seed)
-    said = []  # (kind, view, text, measures of its things)
+    said: list[tuple[str, View, str, FloatArray]] = []  # kind, view, text, measures of its things
     rows: list[FloatArray] = []
     truth: list[bool] = []
     for place, (photo, captions) in enumerate(
@@ -129,7 +130,9 @@ def calibrate_model(
             rows += [*true, *false]
             truth += [True] * len(true) + [False] * len(false)
     objects = _at_rate(evidence.object_inputs, rows, truth, object_rate)
-    measures = np.array([evidence.sentence_row(*one, objects) for _, *one in said])
+    measures = np.array(
+        [evidence.sentence_row(view, text, rows, objects) for _, view, text, rows in said]
+    )
     kinds = np.array([kind for kind, *_ in said])
     sentences = fit_logistic(SENTENCE_INPUTS, measures, kinds == "true")
     scores = sentences(measures)

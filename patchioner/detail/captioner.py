@@ -38,21 +38,21 @@ from pathlib import Path
 from typing import Any, Literal
 
 from patchioner.base.errors import DetailError, OptionError, RegionError, UnknownNameError
+from patchioner.checkpoints.hub import SHIPPED
 from patchioner.detail.describe import OwnSettings, PatchionerDescriber
 from patchioner.detail.divide import DivideSettings, Given, PhotoDivider, whole_photo
-from patchioner.detail.fuse import FuseSettings, GreedyFuser
+from patchioner.detail.fuse import FuseSettings, GreedyFuser, dropped
 from patchioner.detail.judge import FilterSettings, filter_statements, why_blank
 from patchioner.detail.score import DenseScorer
 from patchioner.detail.values import (
-    DetailedCaption,
     Describer,
+    DetailedCaption,
     DetailRegion,
     Fuser,
     Photo,
     Scorer,
     open_photo,
 )
-from patchioner.hub import SHIPPED
 from patchioner.images import ImageSource
 from patchioner.model import Patchioner
 
@@ -232,20 +232,20 @@ class DetailCaptioner:
         sentences, left_out = self._fuser.fuse(opened, chosen, kept) if kept else ([], [])
         said = {name for sentence in sentences for name in sentence.claim_ids}
         reasons = {verdict.claim.id: verdict for verdict in reversed(left_out)}
-        passed = {"kept": False, "reason": "duplicate", "note": "the fuser passed it over"}
-        dropped = [verdict for verdict in verdicts if not verdict.kept] + [
-            reasons.get(verdict.claim.id) or replace(verdict, **passed)
+        unused = [verdict for verdict in verdicts if not verdict.kept] + [
+            reasons.get(verdict.claim.id)
+            or dropped(verdict, "duplicate", "the fuser passed it over")
             for verdict in kept
             if verdict.claim.id not in said
         ]
         return DetailedCaption(
             " ".join(sentence.text for sentence in sentences),
             tuple(sentences),
-            tuple(dropped),
+            tuple(unused),
             tuple(verdict for verdict in kept if verdict.claim.id in said),
             chosen,
             opened.size,
-            None if sentences else _why_empty(dropped),
+            None if sentences else _why_empty(unused),
             settings,
         )
 
@@ -272,9 +272,9 @@ class DetailCaptioner:
         return regions
 
 
-def _why_empty(dropped: Sequence[Any]) -> str:
-    if not dropped:
+def _why_empty(unused: Sequence[Any]) -> str:
+    if not unused:
         return "nothing was said of the photo"
-    counts = Counter(verdict.reason or "unknown" for verdict in dropped)
+    counts = Counter(verdict.reason or "unknown" for verdict in unused)
     reasons = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
-    return f"none of {len(dropped)} sentences could be kept: {reasons}"
+    return f"none of {len(unused)} sentences could be kept: {reasons}"

@@ -17,9 +17,9 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
@@ -82,8 +82,9 @@ class Budget:
         price_in: float = 0.0,
         price_out: float = 0.0,
     ) -> None:
-        given = {"max_calls": max_calls, "max_cost": max_cost, "price_in": price_in, "price_out": price_out}  # fmt: skip
-        for name, value in given.items():
+        limits = {"max_calls": max_calls, "max_cost": max_cost}
+        prices = {"price_in": price_in, "price_out": price_out}
+        for name, value in (limits | prices).items():
             if value is not None and not (math.isfinite(value) and value >= 0):
                 raise OptionError(f"{name} is {value!r}; it must be a number, 0 or more")
         if max_cost is not None and not (price_in or price_out):
@@ -183,8 +184,9 @@ def read_reply(body: str, request: Mapping[str, Any]) -> Reply | Failure:
     if not read:
         return Failure("the reply has no choices", retry=True)
     texts = tuple(text for text in map(clean_answer, read) if text)
-    counts = [usage.get("prompt_tokens"), usage.get("completion_tokens", 0)] if isinstance(usage, dict) else []  # fmt: skip
-    if counts and all(type(one) is int and one >= 0 for one in counts):
+    used = usage if isinstance(usage, dict) else {}
+    counts = [used.get("prompt_tokens"), used.get("completion_tokens", 0)]
+    if all(type(one) is int and one >= 0 for one in counts):
         return Reply(texts, finish or "no reason given", counts[0], counts[1], False)
     # Four characters are about a token; pictures have a lump sum.
     parts = [part for message in request["messages"] for part in _parts(message["content"])]
@@ -398,8 +400,9 @@ class ChatClient:
     ) -> None:
         if not model:
             raise OptionError("no model is named; give its id, as in openai:gpt-4o-mini")
-        for name, value in (("timeout", timeout), ("concurrency", concurrency), ("attempts", attempts)):  # fmt: skip
-            if isinstance(value, bool) or not value > 0 or (name != "timeout" and value != int(value)):  # fmt: skip
+        whole = {"concurrency": concurrency, "attempts": attempts}
+        for name, value in {"timeout": timeout, **whole}.items():
+            if isinstance(value, bool) or not value > 0 or (name in whole and value != int(value)):
                 raise OptionError(f"{name} is {value!r}; it must be a number above 0")
         self._address = base_url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL
         self.model, self.concurrency, self.url = model, concurrency, public_url(self._address)
@@ -420,7 +423,7 @@ class ChatClient:
         self._address = self.url
 
     def __repr__(self) -> str:
-        return f"ChatClient({self.model!r}, base_url={self.url!r})"
+        return f"{self.model} at {self.url}"
 
     @property
     def settings(self) -> dict[str, object]:
@@ -463,11 +466,11 @@ class ChatClient:
         self, system: str, user: str, *, temperature: float, max_tokens: int, seed: int = 0
     ) -> str:
         """One answer's text, never empty, from the cache where it is there (a `TextModel`)."""
-        sampling = {"temperature": float(temperature), "max_tokens": int(max_tokens)}
-        question = Question("fuse", self.identity, user, system, sampling=sampling, seed=seed)
+        asking: Any = {"temperature": float(temperature), "max_tokens": int(max_tokens)}
+        question = Question("fuse", self.identity, user, system, sampling=asking, seed=seed)
 
         def answer() -> Answer:
-            return Answer(self.complete(system, user, temperature=temperature, max_tokens=max_tokens, seed=seed)[0])  # fmt: skip
+            return Answer(self.complete(system, user, **asking, seed=seed)[0])
 
         if self.cache is None:
             return answer().text
@@ -551,7 +554,8 @@ class ChatClient:
 
     def _tried(self, request: dict[str, Any], left: threading.Event) -> Reply:
         """Try until there is a reply, or a failure is final."""
-        for attempt in range(1, self._attempts + 1):
+        attempt = 1
+        while True:
             outcome = self._attempt(request, left)
             if isinstance(outcome, Reply):
                 return outcome
@@ -563,17 +567,14 @@ class ChatClient:
                     f"{self}: {outcome.reason}; it asks to wait {asked:.0f} s, longer than the {self._longest:.0f} s "
                     "that are allowed: try again later"
                 )
-            if attempt < self._attempts:
-                # Random, so that many clients do not come back all at once; on top of what was asked, a little.
-                growing = 1.0 if asked else min(self._longest, 2.0 ** (attempt - 1))
-                seconds = asked + random.random() * growing
-                _LOG.info(
-                    "%s: %s; attempt %d in %.1f s", self, outcome.reason, attempt + 1, seconds
+            if attempt >= self._attempts:
+                raise DetailError(
+                    f"{self}: {outcome.reason}, {attempt} times; is the server up, and its limits kept?"
                 )
-                (self._sleep or left.wait)(seconds)
-        raise DetailError(
-            f"{self}: {outcome.reason}, {self._attempts} times; is the server up, and its limits kept?"
-        )
+            # Random, so that many clients do not come back all at once; on top of what was asked, a little.
+            growing = 1.0 if asked else min(self._longest, 2.0 ** (attempt - 1))
+            attempt += 1
+            (self._sleep or left.wait)(asked + random.random() * growing)
 
     def _attempt(self, request: dict[str, Any], left: threading.Event) -> Reply | Failure:
         """One request; sent again at once, without it, when the server refuses an optional parameter."""

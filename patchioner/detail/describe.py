@@ -12,12 +12,18 @@ from typing import TYPE_CHECKING, Final, Literal, get_args
 import numpy as np
 from PIL import Image, ImageDraw
 
-from patchioner.base.errors import DetailError, FutileError, OptionError, UnknownNameError
-from patchioner.crops import cut_out
+from patchioner.base.errors import (
+    DetailError,
+    FutileError,
+    OptionError,
+    PatchionerError,
+    UnknownNameError,
+)
 from patchioner.detail.cache import Answer, CallCache, Question, mask_digest
 from patchioner.detail.client import ChatClient, EmptyAnswerError, data_url
 from patchioner.detail.divide import Rectangle
 from patchioner.detail.values import DetailRegion, Photo, Statement
+from patchioner.images import cut_out
 from patchioner.regions import Box, Mask, Region
 
 if TYPE_CHECKING:
@@ -79,8 +85,8 @@ class PatchionerDescriber:
     """Describe regions with our own captioner (a `Describer`).
 
     Sample 0 is the caption that `Patchioner.caption` gives of the region. The others are of sub-regions, moved and
-    scaled at random about it, or drawn from the decoder. All go through the captioner as two batches: what is decoded as
-    the checkpoint does, and what is drawn. Nothing is encoded again.
+    scaled at random about it, or drawn from the decoder. All go through it as two batches: what is decoded as the
+    checkpoint does, and what is drawn. Nothing is encoded again.
 
     Example:
         >>> describer = PatchionerDescriber(model, OwnSettings(samples=3))
@@ -154,8 +160,8 @@ def sub_region(
     """A part of a region, or the region in its surroundings, within what the model sees of the photo.
 
     Its box is scaled about its centre and moved by shares of its width and height. Of a mask, its pixels in that box
-    where the scale is at most 1, so that a part of an object does not take in what is around it. The region itself where
-    nothing would be left.
+    where the scale is at most 1, so that a part of an object does not take in what is around it. The region
+    itself where nothing would be left.
 
     Example:
         >>> sub_region(DetailRegion("a", "user", (0, 0, 10, 20)), 0.5, (0.1, 0.0), (0, 0, 100, 100))
@@ -182,20 +188,22 @@ ViewKind = Literal["crop", "context", "marked"]
 _LEAST = 32  # pixels: what vision encoders can be given at all
 _SLIMMEST = 10.0  # aspect ratio: several refuse, or squash, what is longer
 # Change a text and its version goes up: answers to the old one are other answers.
+_RULES = (
+    " Use plain, complete sentences, and let each one state something that is visible. Do not guess, do not speak of "
+    "moods, and begin directly with the description."
+)
 PROMPTS: Final = {
     "detail": (
         "detail/1",
-        "Describe what can be seen in this picture, for somebody who has to draw it without seeing it. Say which people, "
-        "animals and things there are and how many, what colour and material they have, what they do, and where each of "
-        "them is. Quote any writing that you can read. Use plain, complete sentences, and let each one state something "
-        "that is visible. Do not guess, do not speak of moods, and begin directly with the description.",
+        "Describe what can be seen in this picture, for somebody who has to draw it without seeing it. Say which "
+        "people, animals and things there are and how many, what colour and material they have, what they do, and "
+        "where each of them is. Quote any writing that you can read." + _RULES,
     ),
     "marked": (
-        "marked/1",
-        "A red frame marks one part of this picture. Describe what is inside the frame, and nothing outside of it: which "
-        "people, animals and things there are and how many, what colour and material they have, and what they do. Use "
-        "plain, complete sentences, and let each one state something that is visible. Do not mention the frame, do not "
-        "guess, do not speak of moods, and begin directly with the description.",
+        "marked/2",
+        "A red frame marks one part of this picture. Describe what is inside the frame, and nothing outside of it: "
+        "which people, animals and things there are and how many, what colour and material they have, and what they "
+        "do. Do not mention the frame." + _RULES,
     ),
 }
 
@@ -387,19 +395,19 @@ class VisionDescriber:
             region.id: self._settings.questions(photo, region, model=self.model.identity, seed=seed, **more)
             for region in regions
         }  # fmt: skip
-        found: dict[str, Answer | DetailError] = {}
+        found: dict[str, Answer | PatchionerError] = {}
         missing: list[tuple[DetailRegion, list[Question]]] = []
         for region in regions:
             unknown = []
             for question in asked[region.id]:
-                answer = None if self._cache is None else self._cache.get(question)
-                if answer is not None:
-                    found[question.key] = answer
+                known = None if self._cache is None else self._cache.get(question)
+                if known is not None:
+                    found[question.key] = known
                 elif question.key not in {one.key for _, several in missing for one in several}:
                     unknown.append(question)
             missing += [(region, unknown)] if unknown else []
 
-        def take(question: Question, answer: Answer | DetailError) -> None:
+        def take(question: Question, answer: Answer | PatchionerError) -> None:
             if self._cache is not None and isinstance(answer, Answer):
                 self._cache.put(question, answer)
             found[question.key] = answer
@@ -428,7 +436,7 @@ class VisionDescriber:
         photo: Photo,
         region: DetailRegion,
         questions: list[Question],
-        take: Callable[[Question, Answer | DetailError], None],
+        take: Callable[[Question, Answer | PatchionerError], None],
     ) -> None:
         """Ask for what nobody else has asked meanwhile; one request may answer several questions."""
         if self._cache is None:
@@ -447,7 +455,7 @@ class VisionDescriber:
         photo: Photo,
         region: DetailRegion,
         questions: list[Question],
-        take: Callable[[Question, Answer | DetailError], None],
+        take: Callable[[Question, Answer | PatchionerError], None],
     ) -> None:
         view, settings = self._settings.view, self._settings
         left = list(questions)
@@ -486,7 +494,7 @@ def _statements(
     photo: Photo,
     region: DetailRegion,
     questions: Sequence[Question],
-    found: dict[str, Answer | DetailError],
+    found: dict[str, Answer | PatchionerError],
 ) -> list[Statement]:
     answers = [found[question.key] for question in questions]
     given = [
@@ -494,7 +502,7 @@ def _statements(
         for question, answer in zip(questions, answers, strict=True)
         if isinstance(answer, Answer)
     ]
-    failed = [answer for answer in answers if isinstance(answer, DetailError)]
+    failed = [answer for answer in answers if isinstance(answer, PatchionerError)]
     if failed and not given:
         raise DetailError(f"{photo.name}, region {region.id!r}: no description; {failed[0]}")
     if failed:

@@ -18,8 +18,7 @@ from patchioner.backbones import PatchFeatures
 from patchioner.base.errors import OptionError, RegionError
 from patchioner.detail.text import canonical, noun_phrases
 from patchioner.detail.values import DetailRegion, Photo, RegionKind
-from patchioner.region_files import NamedRegion
-from patchioner.regions import Box, Mask, Polygon, Region
+from patchioner.regions import Box, Mask, NamedRegion, Polygon, Region
 
 if TYPE_CHECKING:
     from patchioner.model import Patchioner
@@ -205,13 +204,13 @@ def as_detection(given: Given, image_size: tuple[int, int]) -> Detection:
     match given:
         case Detection():
             if given.mask is not None:
-                Mask(given.mask).require_size(image_size)
+                Mask(given.mask).require_fit(image_size)
             return Detection(clipped(given.box, image_size), given.name, given.score, given.mask)
         case NamedRegion():
             plain = as_detection(given.region, image_size)
             return Detection(plain.box, given.label, plain.score, plain.mask)
         case Mask():
-            given.require_size(image_size)
+            given.require_fit(image_size)
             left, top, right, bottom = (float(edge) for edge in given.bounds)
             return Detection((left, top, right, bottom), mask=given.array)
         case Polygon():
@@ -460,7 +459,7 @@ class PhotoDivider:
         largest = settings.growing_area * photo.size[0] * photo.size[1]
         growing = [one.box for one in found if area(one.box) <= largest]
         merged = [] if settings.grow is None else merge_overlapping(growing, settings.merge_iou)
-        parts = []
+        parts: list[DetailRegion] = []
         for box, joined in grow(quadrants(photo.size), merged, settings.grow or 0.0):
             inside = [
                 region.id

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
+from decoders.scene_graph.lexicon import word_set
 from patchioner.base.errors import DetailError, FutileError, OptionError
 from patchioner.detail.fuse import (
     Draft,
@@ -22,7 +23,7 @@ from patchioner.detail.fuse import (
     finished,
     sentence_of,
 )
-from patchioner.detail.text import content_words, root, word_set, words_of
+from patchioner.detail.text import content_words, root, words_of
 from patchioner.detail.values import DetailRegion, FusedSentence, Photo, TextModel, Verdict
 
 _LOG = logging.getLogger(__name__)

@@ -15,6 +15,7 @@ from typing import Final, Literal
 import numpy as np
 from PIL import Image
 
+from decoders.scene_graph.lexicon import word_set
 from patchioner.base.errors import DetailError, OptionError
 from patchioner.detail.divide import overlap_share
 from patchioner.detail.text import (
@@ -23,7 +24,6 @@ from patchioner.detail.text import (
     similarity_matrix,
     split_sentences,
     things,
-    word_set,
     word_weights,
 )
 from patchioner.detail.values import (
@@ -405,8 +405,8 @@ def why_blank(image: Image.Image) -> str | None:
 
     Means of blocks of 8 x 8 pixels are compared. **One colour**: in no channel do two of them differ by more than 8
     of 255 levels. **Noise**: pixels that have nothing to do with their neighbours have means that vary 64 times less
-    than they do; in photos they vary many times more than that; below 6 times it is noise. What was enlarged from noise,
-    a gradient, or a pattern without meaning is not recognized.
+    than they do; in photos they vary many times more than that; below 6 times it is noise. What was enlarged
+    from noise, a gradient, or a pattern without meaning is not recognized.
 
     Example:
         >>> why_blank(Image.new("RGB", (64, 64), "gray"))

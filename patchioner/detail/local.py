@@ -10,20 +10,25 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from patchioner.base.errors import DetailError, HubError, MissingExtraError, OptionError
+from patchioner.base.errors import (
+    DetailError,
+    HubError,
+    MissingExtraError,
+    OptionError,
+    PatchionerError,
+)
 from patchioner.base.optional import require
 from patchioner.detail.cache import Answer, CallCache, Question, clean_answer
 from patchioner.detail.client import EmptyAnswerError
-from patchioner.devices import usable_device
+from patchioner.model import usable_device
+from patchioner.pipeline import attempt
 
-T = TypeVar("T")
-R = TypeVar("R")
 _LOG = logging.getLogger(__name__)
 _EXTRA = "language-models"
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -50,7 +55,8 @@ class LocalModel:
         OptionError: no name, an unknown precision or device, a batch size below 1.
 
     Example:
-        >>> LocalModel("Qwen/Qwen2.5-1.5B-Instruct").ask("", "A colour?", temperature=0.0, max_tokens=5)  # doctest: +SKIP
+        >>> model = LocalModel("Qwen/Qwen2.5-1.5B-Instruct")  # doctest: +SKIP
+        >>> model.ask("", "Name a colour.", temperature=0.0, max_tokens=5)  # doctest: +SKIP
         'Red'
     """
 
@@ -125,7 +131,7 @@ class LocalModel:
 
         def answer() -> Answer:
             (found,) = self.write([question], [None])
-            if isinstance(found, DetailError):
+            if isinstance(found, PatchionerError):
                 raise found
             return found
 
@@ -133,7 +139,7 @@ class LocalModel:
 
     def write(
         self, questions: Sequence[Question], pictures: Sequence[Callable[[], Image.Image] | None]
-    ) -> Iterator[Answer | DetailError]:
+    ) -> Iterator[Answer | PatchionerError]:
         """An answer per question, in order, as they come; a `DetailError` where it is empty or does not fit.
 
         Args:
@@ -142,11 +148,13 @@ class LocalModel:
         """
         pairs = list(zip(questions, pictures, strict=True))
         with self._lock:
-            yield from in_batches(pairs, self._write, self._batch_size)
+            self.parts()
+            for start in range(0, len(pairs), self._batch_size):
+                yield from attempt(self._write, pairs[start : start + self._batch_size])
 
     def _write(
         self, pairs: Sequence[tuple[Question, Callable[[], Image.Image] | None]]
-    ) -> list[Answer | DetailError]:
+    ) -> list[Answer | PatchionerError]:
         network, processor = self.parts()
         questions = [question for question, _ in pairs]
         if self._sees:
@@ -158,7 +166,7 @@ class LocalModel:
             (question,) = questions
             inputs = _prompt(tokenizer, question.system, question.user)
         sampling: Mapping[str, Any] = questions[0].sampling
-        longest, most = int(sampling["max_tokens"]), None
+        longest = int(sampling["max_tokens"])
         most = getattr(network.config.get_text_config(), "max_position_embeddings", None)
         length = inputs["input_ids"].shape[1]
         if not self._sees and isinstance(most, int) and length + longest > most:
@@ -176,11 +184,11 @@ class LocalModel:
         inputs = (
             inputs.to(network.device, network.dtype) if self._sees else inputs.to(network.device)
         )
-        found: list[Answer | DetailError] = []
+        found: list[Answer | PatchionerError] = []
         for tokens, log_prob in generated(network, inputs, sampler, longest, int(pad)):
             text = clean_answer(tokenizer.decode(tokens, skip_special_tokens=True))
-            empty = EmptyAnswerError(f"{self.name}: the answer is empty; raise max_tokens, or ask another model")  # fmt: skip
-            found.append(Answer(text, log_prob) if text else empty)
+            said = f"{self.name}: the answer is empty; raise max_tokens, or ask another model"
+            found.append(Answer(text, log_prob) if text else EmptyAnswerError(said))
         return found
 
     def _load(self) -> tuple[Any, Any]:
@@ -189,14 +197,17 @@ class LocalModel:
         offline = self._offline or not (Path(self.name).is_dir() or self._reachable())
         where |= {"local_files_only": True} if offline else {}
         dtype = "auto" if self.dtype == "auto" else getattr(torch, self.dtype)
-        kinds = ("AutoModelForImageTextToText", "AutoProcessor") if self._sees else ("AutoModelForCausalLM", "AutoTokenizer")  # fmt: skip
+        kinds = ("AutoModelForCausalLM", "AutoTokenizer")
+        if self._sees:
+            kinds = ("AutoModelForImageTextToText", "AutoProcessor")
         try:
             processor = getattr(transformers, kinds[1]).from_pretrained(self.name, **where)
             network = getattr(transformers, kinds[0]).from_pretrained(
                 self.name, dtype=dtype, use_safetensors=True, **where
             )
         except OSError as error:
-            local = "only local files were looked at, as the hub is out of reach or not to be asked; " * offline  # fmt: skip
+            local = "only local files were looked at, as the hub is out of reach or not asked; "
+            local *= offline
             raise HubError(
                 f"the model {self.name!r} cannot be read: {_first_line(error)}; {local}give the id of a model with "
                 "safetensors weights, or a folder that holds one"
@@ -394,50 +405,3 @@ def generated(
         several = values[: length + 1]
         found.append((tokens[:length], sum(several) / len(several) if several else None))
     return found
-
-
-def in_batches(
-    items: Sequence[T], run: Callable[[Sequence[T]], list[R]], size: int
-) -> Iterator[R | DetailError]:
-    """Results of `run`, in order, of batches that are halved, for good, whenever memory runs out.
-
-    Where it does not suffice for an item alone, a `DetailError` stands in its place.
-
-    Example:
-        >>> list(in_batches([1, 2, 3], lambda batch: [2 * item for item in batch], 2))
-        [2, 4, 6]
-    """
-    done = 0
-    while done < len(items):
-        batch = items[done : done + size]
-        try:
-            results = run(batch)
-        except (RuntimeError, MemoryError) as error:
-            if not _out_of_memory(error):
-                raise
-            spent = str(error).splitlines()[0] if str(error) else "out of memory"
-            results = None
-        if results is not None:
-            yield from results
-            done += len(batch)
-            continue
-        # Outside the except block: the error holds on to the tensors of the batch that did not fit.
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        if len(batch) > 1:
-            size = len(batch) // 2
-            _LOG.warning(
-                "memory does not suffice for %d at once; going on with %d", len(batch), size
-            )
-            continue
-        yield DetailError(
-            f"memory does not suffice for a single picture or prompt ({spent}); show it smaller, write less, or "
-            "take a smaller model"
-        )
-        done += 1
-
-
-def _out_of_memory(error: Exception) -> bool:
-    said = str(error).lower()
-    known = isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError))
-    return known or "out of memory" in said or "can't allocate memory" in said

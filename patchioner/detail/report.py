@@ -37,6 +37,7 @@ from patchioner.detail.values import (
 _LARGEST, _QUALITY = 1024, 82  # pixels of the longer side of an embedded photo; of its JPEG
 _FINEST = 200  # cells of the longer side of a mask that is drawn
 _SMOOTH = 160  # pixels of the longer side of a heat map: cells blend into one another, and a page stays small
+_SMOOTHLY = Image.Resampling.BICUBIC
 _LEVELS = 64
 # Night blue, violet, red, orange, light yellow: brighter is hotter, also for those who cannot tell red from green; and
 # what is cold is darkened, so that a map shows on a photo that has those colours itself.
@@ -144,8 +145,7 @@ class HeatMap:
 
 @dataclass(frozen=True, eq=False)
 class ReportPhoto:
-    """A photo for the page: its name, the upright image of which a small copy is embedded, its description, and sentence
-    -> heat map; sentences without one light their regions alone."""
+    """A photo for the page: name, upright image (a small copy is embedded), description, and sentence -> heat map."""
 
     name: str
     image: Image.Image
@@ -361,8 +361,8 @@ def heat_maps(photo: Photo, caption: DetailedCaption, source: DenseScorer) -> di
     if photo.features is None:
         return {}
     cells = photo.features.geometry.cell_boxes()
-    (x1, y1), (x2, y2) = cells[:, :2].min(axis=0), cells[:, 2:].max(axis=0)
-    box = (float(x1), float(y1), float(x2), float(y2))
+    low, high = cells.min(axis=0).tolist(), cells.max(axis=0).tolist()
+    box = (low[0], low[1], high[2], high[3])
     texts = dict.fromkeys(sentence.text for sentence in caption.sentences)
     return {text: HeatMap(source.heat_map(photo, text), box) for text in texts}
 
@@ -375,10 +375,9 @@ def _coloured(values: npt.NDArray[np.float32]) -> Image.Image:
     shares = np.zeros(found.shape)
     if high > low:
         shares = np.nan_to_num((found - low) / (high - low), nan=0.0, posinf=1.0, neginf=0.0)
-    rows, columns = shares.shape
-    scale = max(1.0, _SMOOTH / max(rows, columns))
-    size = (math.ceil(columns * scale), math.ceil(rows * scale))
-    smooth = Image.fromarray(shares.astype(np.float32)).resize(size, Image.Resampling.BICUBIC)
+    scale = max(1.0, _SMOOTH / max(shares.shape))
+    height, width = (math.ceil(side * scale) for side in shares.shape)
+    smooth = Image.fromarray(shares.astype(np.float32)).resize((width, height), _SMOOTHLY)
     levels = np.clip(np.asarray(smooth), 0, 1) * (_LEVELS - 1)
     picture = Image.fromarray(levels.round().astype(np.uint8)).convert("L")
     channels = [_spread([colour[channel] for colour in _COLOURS]) for channel in range(3)]

@@ -23,15 +23,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from patchioner import Patchioner
-from patchioner.aggregate import feature_weights
 from patchioner.backbones import PatchFeatures
 from patchioner.base.errors import CheckpointError, OptionError
 from patchioner.base.optional import require
 from patchioner.base.registry import Registry
-from patchioner.crops import cut_out
 from patchioner.detail.text import canonical, content_words, things, with_article, word_weights
 from patchioner.detail.values import DetailRegion, Photo, Support
-from patchioner.regions import Region
+from patchioner.images import cut_out
+from patchioner.regions import Region, feature_weights
 
 FloatArray = npt.NDArray[np.float64]
 

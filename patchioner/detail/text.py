@@ -380,8 +380,11 @@ def similarity_matrix(
     if embed is not None and found.size:
         cosines = _units(embed(sentences)) @ _units(embed(others)).T
         found = (1 - share) * found + share * np.clip(cosines, 0.0, 1.0)
-    plain = [[one.casefold().strip(" .") for one in several] for several in (sentences, others)]
-    found[np.array([[one == other for other in plain[1]] for one in plain[0]], dtype=bool).reshape(found.shape)] = 1.0  # fmt: skip
+    plain, other_plain = (
+        np.array([one.casefold().strip(" .") for one in several], dtype=object)
+        for several in (sentences, others)
+    )
+    found[np.asarray(plain[:, None] == other_plain[None, :], dtype=np.bool_)] = 1.0
     return found
 
 

@@ -7,7 +7,7 @@ photo -> `DetailRegion`s -> `Statement`s (raw texts) -> `Claim`s (sentences) -> 
     {"format": "patchioner-detail", "version": 1, "photo": "bus.jpg", "sha256": "9f0c..." or null, "size": [640, 480],
      "text": "...", "reason": null or why the text is empty,
      "sentences": [{"text", "claims": ["c1"], "regions": ["global"], "agreement": 3, "support": 0.94}],
-     "regions": [{"id", "kind", "box": XYXY pixels, "mask": COCO's uncompressed run lengths or null, "parents", "name"}],
+     "regions": [{"id", "kind", "box": XYXY pixels, "mask": uncompressed run lengths or null, "parents", "name"}],
      "kept": [verdict, ...], "dropped": [verdict, ...], "settings": names and numbers of every stage, and the seed}
 
 and a verdict is ``{"id": "c7", "text", "region", "sample", "place", "log_prob", "agreement", "regions", "support":
@@ -30,8 +30,7 @@ from PIL import Image
 from patchioner.backbones import PatchFeatures
 from patchioner.base.errors import DetailError, RegionError
 from patchioner.images import ImageSource, load_image
-from patchioner.regions import Box, Mask, Region, WholeImage
-from patchioner.regions.rle import encode_rle
+from patchioner.regions import Box, Mask, Region, WholeImage, encode_rle
 
 if TYPE_CHECKING:
     from patchioner.model import Patchioner
@@ -384,18 +383,19 @@ def _support(values: Mapping[str, Any]) -> Support:
     return Support(float(values["score"]), objects, _texts(values["unverifiable"]))
 
 
+_Readers = dict[str, Callable[[Any], Any]]
 # Name in JSON -> how it is read, in the order of the dataclass's fields.
-_SENTENCE = {
+_SENTENCE: _Readers = {
     "text": _text, "claims": _texts, "regions": _texts, "agreement": int, "support": _maybe(float)
 }  # fmt: skip
-_REGION = {
+_REGION: _Readers = {
     "id": _text, "kind": _kind, "box": _box, "mask": _maybe(lambda runs: Mask.from_rle(runs).array),
     "parents": _texts, "name": _maybe(_text),
 }  # fmt: skip
-_CLAIM = {
+_CLAIM: _Readers = {
     "id": _text, "text": _text, "region": _text, "sample": int, "place": int, "log_prob": _maybe(float)
 }  # fmt: skip
-_VERDICT = {
+_VERDICT: _Readers = {
     "agreement": int, "regions": _texts, "support": _maybe(_support), "reason": _maybe(_text), "note": _text,
     "merged": _texts,
 }  # fmt: skip

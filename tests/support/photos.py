@@ -10,8 +10,7 @@ import hashlib
 import numpy as np
 from PIL import Image
 
-from patchioner.detail.stages import Photo
-from patchioner.detail.values import DetailRegion
+from patchioner.detail.values import DetailRegion, Photo
 
 REGIONS = (
     DetailRegion("global", "global", (0.0, 0.0, 90.0, 60.0)),

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from patchioner import Patchioner
-from patchioner.detail.filter import FalseAccepts, calibrate_model
+from patchioner.detail.calibrate import calibrate_model
 from tests.support.tiny import TEXTS, noise_photo, tiny_parts
 
 NAMES = tuple(f"{key:012d}.jpg" for key in (1, 2, 3, 4))
@@ -21,7 +21,7 @@ SIZE = (96, 64)
 def tiny_detail_model() -> Patchioner:
     model = Patchioner(tiny_parts(), device="cpu")
     pairs: Any = [(noise_photo(seed=seed), (TEXTS[seed], TEXTS[seed + 6])) for seed in range(8)]
-    calibration = calibrate_model(model, pairs, rates=FalseAccepts(0.5, 0.2, 0.8))
+    calibration = calibrate_model(model, pairs, sentence_rate=0.5, object_rate=0.2)
     settings = replace(model.settings, calibration={"detail": calibration.to_json()})
     return Patchioner(replace(model.parts, settings=settings), device="cpu")
 

@@ -84,7 +84,7 @@ def test_one_photo_or_no_calibration_or_no_data_is_an_error_with_a_remedy(
     assert "give the folder" in capsys.readouterr().err
     raw = Patchioner(tiny_parts(), device="cpu")
     assert _run(detail_data, tmp_path, raw, "--parts", "planted") == 1
-    assert "patchioner.detail.filter.calibrate" in capsys.readouterr().err
+    assert "patchioner.detail.calibrate" in capsys.readouterr().err
 
 
 def test_the_wrong_texts_of_all_shifts_are_one_row() -> None:

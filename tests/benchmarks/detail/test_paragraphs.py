@@ -10,9 +10,8 @@ from benchmarks.detail import paragraphs
 from benchmarks.detail.paragraphs import OTHERS, PARAGRAPH, RANDOM, UNFILTERED, WHOLE
 from benchmarks.detail.part import Setup
 from patchioner import Patchioner
-from patchioner.detail.describe.own import PatchionerDescriber
-from patchioner.detail.photos import open_photo
-from patchioner.detail.values import DetailRegion
+from patchioner.detail.describe import PatchionerDescriber
+from patchioner.detail.values import DetailRegion, open_photo
 
 
 @pytest.fixture
