@@ -1,7 +1,5 @@
 """Memory banks: text embeddings to project onto, exactly, and to explain a caption by.
 
-Knows vectors and the texts behind them. Knows nothing of images, regions or decoders.
-
 Example:
     >>> import torch
     >>> bank = MemoryBank(torch.eye(3), texts=["a cat", "a dog", "a bus"])
@@ -11,19 +9,18 @@ Example:
 
 from __future__ import annotations
 
-from memory_bank.arrays import Precision
-from memory_bank.bank import MemoryBank
-from memory_bank.build import build_bank
-from memory_bank.compaction import CompactionMethod, compact
-from memory_bank.index import BankIndex
-from memory_bank.index_kinds import IndexKind, IndexOptions
-from memory_bank.joining import join_banks
+from memory_bank.bank import Approximation, MemoryBank, Neighbours, join_banks
+from memory_bank.build import BankOptions, build_bank, build_bank_folder
+from memory_bank.compact import CompactionMethod, compact
+from memory_bank.index import BankIndex, IndexKind, IndexOptions
 from memory_bank.projection import Blocks
-from memory_bank.results import Approximation, Neighbours
+from memory_bank.rows import Precision
+from memory_bank.text_files import read_captions
 
 __all__ = [
     "Approximation",
     "BankIndex",
+    "BankOptions",
     "Blocks",
     "CompactionMethod",
     "IndexKind",
@@ -32,6 +29,8 @@ __all__ = [
     "Neighbours",
     "Precision",
     "build_bank",
+    "build_bank_folder",
     "compact",
     "join_banks",
+    "read_captions",
 ]

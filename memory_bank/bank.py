@@ -1,41 +1,74 @@
-"""The memory bank itself: an immutable set of text embeddings to project onto and to search.
-
-Knows embeddings, multiplicities and texts. Does not know which encoder made the embeddings, nor
-what the projection is for. Checks: `arrays`; files: `storage`, `index_files`; arithmetic:
-`projection`, `approximate`.
-"""
+"""The memory bank: an immutable set of text embeddings to project onto and to search."""
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from memory_bank import checks, index_files, projection, storage
-from memory_bank.approximate import (
-    Candidates,
-    compare,
-    find_rows,
-    least_mass,
-    project_candidates,
+from memory_bank import projection, storage
+from memory_bank.index import (
+    INDEX_FILE,
+    INDEX_HEADER,
+    BankIndex,
+    IndexOptions,
+    find_index,
+    write_index,
 )
-from memory_bank.arrays import (
+from memory_bank.projection import Blocks, compare, find_rows, least_mass, project_candidates
+from memory_bank.rows import (
     DTYPES,
     BankArrays,
     Matrix,
     Precision,
+    check_finite,
+    checked_norms,
+    checked_texts,
     identical_rows,
     split_embeddings,
     torch_dtype,
+    unit_queries,
 )
-from memory_bank.index import BankIndex, index_of
-from memory_bank.index_kinds import IndexOptions
-from memory_bank.projection import Blocks
-from memory_bank.results import Approximation, Neighbours
 from patchioner.base.errors import MemoryBankError, OptionError
+from patchioner.base.files import replace_folder
+
+FILES = (storage.HEADER, storage.ARRAYS, storage.TEXTS, INDEX_HEADER, INDEX_FILE)
+"""What a saved bank consists of; the last three may be absent."""
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The rows of a bank nearest to each query, best first.
+
+    Args:
+        indices: (n, k) int64 row numbers.
+        similarities: (n, k) float32 cosines.
+        texts: for each query its k texts; None if the bank has no texts.
+    """
+
+    indices: Tensor
+    similarities: Tensor
+    texts: tuple[tuple[str, ...], ...] | None
+
+
+@dataclass(frozen=True)
+class Approximation:
+    """A projection onto the `top_k` rows that were found nearest, and what it left out.
+
+    Args:
+        embeddings: (n, dim) float32, as `MemoryBank.project(top_k=...)` gives them.
+        mass: (n,) float32 in 0..1: the share of the full softmax that those rows hold.
+        exact: whether `mass` is that share, by the exact projection; else it is a lower bound.
+    """
+
+    embeddings: Tensor
+    mass: Tensor
+    exact: bool
 
 
 class MemoryBank:
@@ -50,9 +83,7 @@ class MemoryBank:
         counts: (N,) positive integers: row i stands for `counts[i]` equal rows. None: all ones.
         drop_zero_rows: leave out rows of zero norm (with their texts and counts).
         dtype: "float32"; "float16" for half the memory; "int8" with a scale per row for a quarter
-            (what its rounding does to cosines: `memory_bank.quantised`). Sums are float32; those of
-            "int8" are exact integers where the processor has fast ones, and then queries and weights
-            are rounded to 15 bits (`memory_bank.integers`).
+            (what its rounding does: `memory_bank.rows`, `memory_bank.projection`). Sums are float32 or exact integers.
 
     Raises:
         MemoryBankError: no rows, rows of zero norm or not finite (named), counts or texts of
@@ -80,7 +111,7 @@ class MemoryBank:
         self._index: BankIndex | None = None
         self._texts: Sequence[str] | None = None
         if texts is not None:
-            checks.check_texts(texts, len(embeddings))
+            checked_texts(texts, len(embeddings))
             self._texts = tuple(texts[row] for row in kept.tolist())
 
     @classmethod
@@ -89,10 +120,63 @@ class MemoryBank:
     ) -> MemoryBank:
         """Make a bank of arrays that are already sound, and an index of the same rows."""
         bank = cls.__new__(cls)
-        bank._arrays = arrays
-        bank._texts = texts
-        bank._index = index
+        bank._arrays, bank._texts, bank._index = arrays, texts, index
         return bank
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | os.PathLike[str],
+        memory_map: bool = True,
+        device: torch.device | str = "cpu",
+    ) -> MemoryBank:
+        """Read a bank that `save` wrote, with its index if it has one.
+
+        Args:
+            folder: where it is, or a checkpoint that has one.
+            memory_map: open at once and read rows from the file as they are needed; shapes, norms and counts are
+                checked, and that the files are of one bank. False: read everything and check its sha256.
+            device: where searches run; other than "cpu", all rows are copied there.
+
+        Raises:
+            MemoryBankError: the folder is missing, or a file of it is corrupt or does not fit. Of an
+                index only the header is read, and the rest at its first use.
+        """
+        root = storage.bank_folder(folder)
+        arrays, texts, identity = storage.read_bank(root, memory_map=memory_map)
+        index = find_index(root, identity, *arrays.keys.shape)
+        return cls._of(arrays.to(device, None), texts, index)
+
+    def save(self, folder: str | os.PathLike[str], dtype: Precision = "float16") -> None:
+        """Write the bank into a folder, in place of an older one: `FILES`, with its texts and index if it has any.
+
+        A kill leaves the older bank or this one; other files in the folder stay. In float16 the elements of a unit row
+        are rounded by at most 1 part in 2,048: cosines at width 384 move by about 1e-5, weights at temperature 0.01 by
+        1e-3; in int8 by about 4e-4 and 4e-2.
+        """
+        stored = self.to("cpu", dtype)
+        if self._index is not None:
+            self._index.faiss()  # read now: its file may lie in this very folder
+        with replace_folder(folder, owned=FILES) as fresh:
+            identity = storage.write_bank(fresh, stored._arrays, stored._texts)
+            if self._index is not None:
+                write_index(fresh, self._index, identity)
+
+    def save_index(self, folder: str | os.PathLike[str]) -> None:
+        """Write only the index, into a folder that holds this bank already.
+
+        Raises:
+            OptionError: this bank has no index.
+            MemoryBankError: the folder holds no bank, or another one.
+        """
+        if self._index is None:
+            raise OptionError("this bank has no index to save; make one by with_index(...)")
+        stored = storage.stored_fingerprint(Path(folder))
+        if stored != self.fingerprint():
+            raise MemoryBankError(
+                f"{os.fspath(folder)} holds another bank; load it before the index is built"
+            )
+        write_index(Path(folder), self._index, stored)
 
     def __len__(self) -> int:
         return len(self._arrays.keys)
@@ -151,42 +235,49 @@ class MemoryBank:
         return self._index
 
     def units(self, rows: slice | Tensor = slice(None)) -> Tensor:
-        """Return the directions of these rows, (n, dim) float32; it may share the keys' memory."""
+        """The directions of these rows, (n, dim) float32; they may share the keys' memory."""
         return self._arrays.units(rows)
 
     def embeddings(self) -> Tensor:
-        """Return the values, `key * norm`: (N, dim) float32, in a new tensor."""
+        """The values, `key * norm`: (N, dim) float32, in a new tensor."""
         return self._arrays.values()
+
+    def fingerprint(self) -> str:
+        """The sha256 (hex) of all rows, norms, counts and texts, as held."""
+        return storage.fingerprint(self._arrays, self._texts)
 
     def to(
         self, device: torch.device | str | None = None, dtype: Precision | None = None
     ) -> MemoryBank:
-        """Return this bank on another device or in another precision."""
+        """This bank on another device or in another precision."""
         arrays = self._arrays.to(device, None if dtype is None else torch_dtype(dtype))
         return MemoryBank._of(arrays, self._texts, self._index)
 
     def with_texts(self, texts: Sequence[str] | None) -> MemoryBank:
-        """Return this bank with other texts, or with None."""
-        if texts is not None:
-            checks.check_texts(texts, len(self))
-            texts = tuple(texts)
-        return MemoryBank._of(self._arrays, texts, self._index)
+        """This bank with other texts, or with None."""
+        kept = None if texts is None else tuple(checked_texts(texts, len(self)))
+        return MemoryBank._of(self._arrays, kept, self._index)
 
     def with_index(self, index: IndexOptions | BankIndex | None) -> MemoryBank:
-        """Return this bank with an index over its rows, or with None without one.
+        """This bank with an index over its rows, or with None without one.
 
         It serves `project(top_k=...)` alone: without `top_k` a projection stays exact. It is saved and
         loaded with the bank. Give options, or an index of this bank: `bank.index.with_probes(64)`.
 
         Raises:
             MissingExtraError: FAISS is not installed.
-            OptionError, MemoryBankError: options, or an index, that do not fit this bank.
+            MemoryBankError: an index of another bank.
 
         Example:
             >>> bank.with_index(IndexOptions("ivf")).project(queries, top_k=256)  # doctest: +SKIP
         """
-        made = None if index is None else index_of(self._arrays, index)
-        return MemoryBank._of(self._arrays, self._texts, made)
+        if isinstance(index, IndexOptions):
+            index = BankIndex.build(self._arrays, index)
+        if index is not None and (index.rows, index.dim) != (len(self), self.dim):
+            raise MemoryBankError(
+                f"{index!r} is not of a bank of {len(self):,} rows x {self.dim}; build one from IndexOptions"
+            )
+        return MemoryBank._of(self._arrays, self._texts, index)
 
     def project(
         self,
@@ -217,15 +308,15 @@ class MemoryBank:
             MemoryBankError: queries of another width, of zero norm or not finite (rows named).
             OptionError: a temperature that is not a positive number, or `top_k` below 1.
         """
-        checks.check_temperature(temperature)
-        units, home = self._unit(queries)
+        units = self._unit(queries, temperature, top_k)
         with torch.no_grad():
-            if top_k is None or checks.checked_top_k(top_k) >= len(self):
+            if top_k is None or top_k >= len(self):
                 found = projection.project(units, self._arrays, temperature, blocks or Blocks())
             else:
-                chosen = self._candidates(units, top_k, temperature, blocks or Blocks())
+                rows = find_rows(units, self._arrays, self._index, top_k, blocks or Blocks())
+                chosen = compare(units, self._arrays, rows, temperature)
                 found = project_candidates(self._arrays, chosen)
-        return checks.finished(found.means, normalize).to(home)
+        return _finished(found.means, normalize).to(_home(queries))
 
     def approximate(
         self,
@@ -243,8 +334,7 @@ class MemoryBank:
             queries, top_k, temperature, normalize, blocks: as for `project`.
             oracle: run the exact projection as well and give the exact share. False: give a lower
                 bound, which only candidates that are surely the nearest allow (no index, or "flat",
-                which finds the nearest among the rows as they were when it was built: where they have
-                since been rounded to fewer bits, the bound holds to within that rounding).
+                up to the rounding of rows that were rounded since it was built).
 
         Returns:
             Embeddings and masses on the device of the queries.
@@ -257,23 +347,24 @@ class MemoryBank:
             >>> bank.approximate(torch.ones(1, 3), top_k=2).mass.round(decimals=3)
             tensor([0.6670])
         """
-        checks.check_temperature(temperature)
-        if not oracle and self._index is not None and self._index.options.kind != "flat":
+        if not oracle and self._index is not None and self._index.options.has_lists:
             raise OptionError(
                 f"a {self._index.options.kind!r} index may miss neighbours, so nothing bounds what it "
                 "left out: pass oracle=True"
             )
-        units, home = self._unit(queries)
+        units = self._unit(queries, temperature, top_k)
+        blocks = blocks or Blocks()
         with torch.no_grad():
-            top_k = min(checks.checked_top_k(top_k), len(self))
-            chosen = self._candidates(units, top_k, temperature, blocks or Blocks())
+            rows = find_rows(units, self._arrays, self._index, min(top_k, len(self)), blocks)
+            chosen = compare(units, self._arrays, rows, temperature)
             found = project_candidates(self._arrays, chosen)
             if oracle:
-                full = projection.project(units, self._arrays, temperature, blocks or Blocks())
+                full = projection.project(units, self._arrays, temperature, blocks)
                 mass = torch.exp(found.log_mass - full.log_mass).clamp_max(1.0)
             else:
                 mass = least_mass(chosen, found, self._arrays, temperature)
-        embeddings = checks.finished(found.means, normalize)
+        home = _home(queries)
+        embeddings = _finished(found.means, normalize)
         return Approximation(embeddings.to(home), mass.to(home), exact=oracle)
 
     def nearest(self, queries: Matrix, k: int, *, blocks: Blocks | None = None) -> Neighbours:
@@ -293,18 +384,19 @@ class MemoryBank:
         """
         if not 1 <= k <= len(self):
             raise OptionError(f"k={k}: this bank can give 1 to {len(self)} rows")
-        units, home = self._unit(queries)
         with torch.no_grad():
-            index, similarity = projection.nearest(units, self._arrays, k, blocks or Blocks())
-        checks.check_sound(similarity)
-        texts = self._texts
+            index, similarity = projection.nearest(
+                self._unit(queries), self._arrays, k, blocks or Blocks()
+            )
+        check_finite(similarity)
+        texts, home = self._texts, _home(queries)
         found = None
         if texts is not None:
             found = tuple(tuple(texts[row] for row in rows) for rows in index.tolist())
         return Neighbours(index.to(home), similarity.to(home), found)
 
     def take(self, rows: Tensor, counts: Tensor | None = None) -> MemoryBank:
-        """Return a bank of these rows, bit for bit, with their texts and without an index.
+        """A bank of these rows, bit for bit, with their texts and without an index.
 
         Args:
             rows: (n,) int64 row numbers, at least one.
@@ -314,12 +406,11 @@ class MemoryBank:
         if counts is not None:
             arrays = replace(arrays, counts=counts.clone())
         texts = self._texts
-        return MemoryBank._of(
-            arrays, None if texts is None else tuple(texts[row] for row in rows.tolist())
-        )
+        kept = None if texts is None else tuple(texts[row] for row in rows.tolist())
+        return MemoryBank._of(arrays, kept)
 
     def merge_duplicates(self) -> MemoryBank:
-        """Return a bank in which equal rows (bit for bit) are one row with the sum of their counts.
+        """A bank in which equal rows (bit for bit) are one row with the sum of their counts.
 
         Projections stay the same; of the texts the first is kept, and rows keep their order of
         first appearance.
@@ -328,73 +419,61 @@ class MemoryBank:
         counts = torch.zeros(len(first), dtype=torch.int64, device=self.device)
         return self.take(first, counts.index_add_(0, group, self.counts))
 
-    def fingerprint(self) -> str:
-        """Return the sha256 (hex) of all rows, norms, counts and texts, as held."""
-        return storage.fingerprint(self._arrays, self._texts)
+    def _unit(
+        self, queries: Matrix, temperature: float = 1.0, top_k: int | None = None
+    ) -> Tensor:
+        """Unit rows in float32 on the bank's device, once the numbers are sound."""
+        if not (math.isfinite(temperature) and temperature > 0):
+            raise OptionError(f"temperature={temperature}: it must be a positive number")
+        if top_k is not None and top_k < 1:
+            raise OptionError(f"top_k={top_k}: at least one row has to take part")
+        return unit_queries(queries, self.dim).to(self.device)
 
-    def save(self, folder: str | os.PathLike[str], dtype: Precision = "float16") -> None:
-        """Write the bank into a folder: bank.json, bank.safetensors and, with texts, texts.jsonl.
 
-        In float16 the elements of a unit row are rounded by at most 1 part in 2,048; cosines at
-        width 384 then move by about 1e-5, and weights at temperature 0.01 by about 1e-3. In int8
-        they move by about 4e-4 and 4e-2 (`memory_bank.quantised`). An index is written as well
-        (index.json, index.faiss); without one, an older one in the folder goes.
-        """
-        stored = self.to("cpu", dtype)
-        if self._index is not None:
-            self._index.faiss()  # read now: its file may lie in this very folder
-        index_files.remove_index(folder)
-        storage.write_bank(folder, stored._arrays, stored._texts)
-        if self._index is not None:
-            index_files.write_index(folder, self._index, storage.stored_fingerprint(folder))
+def join_banks(banks: Sequence[MemoryBank]) -> MemoryBank:
+    """One bank with the rows of all, in order, on the first one's device.
 
-    def save_index(self, folder: str | os.PathLike[str]) -> None:
-        """Write only the index, into a folder that holds this bank already.
+    So a bank larger than memory in float32 is made of parts in int8. Equal rows stay apart until
+    `merge_duplicates`. It has texts if all banks have, and no index.
 
-        Raises:
-            OptionError: this bank has no index.
-            MemoryBankError: the folder holds no bank, or another one.
-        """
-        if self._index is None:
-            raise OptionError("this bank has no index to save; make one by with_index(...)")
-        stored = storage.stored_fingerprint(folder)
-        if stored != self.fingerprint():
-            raise MemoryBankError(
-                f"{os.fspath(folder)} holds another bank; load it before the index is built"
-            )
-        index_files.write_index(folder, self._index, stored)
+    Raises:
+        MemoryBankError: no banks, or of unlike width or precision.
 
-    @classmethod
-    def load(
-        cls,
-        folder: str | os.PathLike[str],
-        memory_map: bool = True,
-        device: torch.device | str = "cpu",
-    ) -> MemoryBank:
-        """Read a bank that `save` wrote, with its index if it has one.
+    Example:
+        >>> len(join_banks([MemoryBank(torch.eye(3)), MemoryBank(torch.eye(3)[:2])]))
+        5
+    """
+    kinds = sorted({(bank.dim, bank.dtype) for bank in banks})
+    if len(kinds) != 1:
+        found = ", ".join(f"{dim} wide in {dtype}" for dim, dtype in kinds) or "none"
+        raise MemoryBankError(
+            f"banks to join must be alike, got {found}; see MemoryBank.to(dtype=)"
+        )
+    device = banks[0].device
 
-        Args:
-            folder: where it is.
-            memory_map: open at once and read rows from the file as they are needed; the shapes,
-                norms and counts are checked. False: read everything and check its sha256 as well.
-            device: where searches run; other than "cpu", all rows are copied there.
+    def joined(tensors: Sequence[Tensor]) -> Tensor:
+        return torch.cat([tensor.to(device) for tensor in tensors])
 
-        Raises:
-            MemoryBankError: the folder is missing, or a file of it is corrupt or does not fit. Of an
-                index only the header is read, and the rest at its first use.
-        """
-        arrays, texts = storage.read_bank(folder, memory_map=memory_map)
-        rows, dim = arrays.keys.shape
-        index = index_files.find_index(folder, storage.stored_fingerprint(folder), rows, dim)
-        return cls._of(arrays.to(device, None), texts, index)
+    scales = [bank.scales for bank in banks if bank.scales is not None]
+    arrays = BankArrays(
+        joined([bank.keys for bank in banks]),
+        joined([bank.norms for bank in banks]),
+        joined([bank.counts for bank in banks]),
+        joined(scales) if scales else None,
+    )
+    texts = [bank.texts for bank in banks if bank.texts is not None]
+    whole = [text for some in texts for text in some] if len(texts) == len(banks) else None
+    return MemoryBank._of(arrays, whole)
 
-    def _candidates(
-        self, units: Tensor, top_k: int, temperature: float, blocks: Blocks
-    ) -> Candidates:
-        rows = find_rows(units, self._arrays, self._index, top_k, blocks)
-        return compare(units, self._arrays, rows, temperature)
 
-    def _unit(self, queries: Matrix) -> tuple[Tensor, torch.device]:
-        """Return unit rows in float32 on the bank's device, and the device they came from."""
-        units = checks.unit_queries(queries, self.dim)
-        return units.to(self.device), units.device
+def _home(queries: Matrix) -> torch.device:
+    return queries.device if isinstance(queries, Tensor) else torch.device("cpu")
+
+
+def _finished(means: Tensor, normalize: bool) -> Tensor:
+    """Checked projections (n, dim) float32, of unit length if so wished."""
+    check_finite(means)
+    if not normalize:
+        return means
+    lengths = checked_norms(means, "projected (the bank's rows cancel out)")
+    return (means / lengths[:, None]).float()

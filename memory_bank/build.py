@@ -1,131 +1,221 @@
-"""Building a bank from texts and any text encoder.
-
-Knows texts, text files and a function that embeds a list of texts. Does not know what that function
-does inside.
-"""
+"""A bank from captions and any function that embeds them; on disk in shards, so that a killed run goes on."""
 
 from __future__ import annotations
 
+import hashlib
 import logging
-import os
+import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn import functional as F
 
-from memory_bank.arrays import Precision, as_matrix
 from memory_bank.bank import MemoryBank
-from patchioner.base.errors import MemoryBankError, OptionError, TextError
+from memory_bank.compact import compact
+from memory_bank.rows import Precision, as_matrix
+from patchioner.base.errors import CheckpointError, MemoryBankError, OptionError, TextError
+from patchioner.base.files import atomic_path
 from patchioner.base.progress import progress
+from patchioner.base.run_folder import RunFolder
+from patchioner.base.weights import load_weights
 
+Embed = Callable[[Sequence[str]], Tensor]
+"""Texts -> (len, dim) float tensor, finite; `TextTower.encode` is one."""
+
+RECORD = "building.json"
+SHARD = 2048
+_NAME = "embeddings"
 _log = logging.getLogger(__name__)
 
 
-def build_bank(
-    texts: Iterable[str] | str | os.PathLike[str],
-    encode: Callable[[list[str]], Tensor],
-    batch: int = 256,
-    *,
-    merge_repeats: bool = False,
-    keep_texts: bool = True,
-    drop_zero_rows: bool = False,
-    dtype: Precision = "float32",
-) -> MemoryBank:
-    """Embed texts and make a bank of them.
+@dataclass(frozen=True)
+class BankOptions:
+    """How a bank is built.
 
-    Args:
-        texts: the texts, or the path of a UTF-8 file with one text per line. Surrounding blanks go;
-            blank texts are left out, and their number is logged as a warning.
-        encode: up to `batch` texts -> (len, dim) float tensor, finite. It sees the texts sorted by
-            length, so that little is padded; the bank keeps the order of the texts.
-        batch: texts per call of `encode`.
-        merge_repeats: embed repeated texts once and keep them as one row with a count (projections
-            are the same). False: one row per text.
-        keep_texts: False makes a bank without texts.
-        drop_zero_rows: leave out texts with an embedding of zero norm, instead of refusing them.
-        dtype: precision of the rows in memory.
+    Attributes:
+        sample: captions drawn at random; None takes all.
+        rows: size to compact to by k-means (`compact`); None keeps every distinct caption.
+        lower: lower-case captions and strip a final full stop, as shipped models' banks are.
+        unit: store unit vectors. False keeps the lengths that the encoder gives, as the published banks do: longer
+            rows then weigh more in a projection.
+        keep_texts: keep the captions, for `explain` and for decoders that retrieve.
+        dtype: precision of the rows.
+        seed: of `sample` and of the k-means.
 
     Raises:
-        TextError: no texts, something that is not a string, or a file that cannot be read.
-        MemoryBankError: `encode` gives another number of rows, another width between batches, or
-            values that are not finite.
+        OptionError: a number below 1.
+    """
+
+    sample: int | None = None
+    rows: int | None = None
+    lower: bool = False
+    unit: bool = True
+    keep_texts: bool = True
+    dtype: Precision = "float16"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("sample", "rows"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise OptionError(f"{name} is {value}: give 1 or more, or leave it out")
+
+
+def prepare(captions: Sequence[str], options: BankOptions) -> tuple[list[str], list[int]]:
+    """Distinct captions in order of first appearance, and how often each occurred; what is blank is left out.
+
+    Raises:
+        TextError: no caption is left, or one is no string.
 
     Example:
-        >>> bank = build_bank(["a cat", "a bus"], lambda texts: torch.eye(2)[: len(texts)])
-        >>> bank.texts
+        >>> prepare(["A cat.", "a cat", " "], BankOptions(lower=True))
+        (['a cat'], [2])
+    """
+    wrong = [text for text in captions if not isinstance(text, str)]
+    if isinstance(captions, str) or wrong:
+        raise TextError(f"captions must be a list of strings, got {(wrong or [captions])[0]!r:.60}")
+    stripped = [" ".join(text.split()) for text in captions]
+    if options.lower:
+        stripped = [text.lower().rstrip(". ") for text in stripped]
+    kept = [text for text in stripped if text]
+    if blank := len(stripped) - len(kept):
+        _log.warning("left out %d blank captions of %d", blank, len(stripped))
+    if not kept:
+        raise TextError("no caption is left: give at least one that is not blank")
+    if options.sample is not None and options.sample < len(kept):
+        chosen = sorted(random.Random(options.seed).sample(range(len(kept)), options.sample))
+        kept = [kept[index] for index in chosen]
+    counts = Counter(kept)
+    return list(counts), list(counts.values())
+
+
+def build_bank(
+    captions: Sequence[str], embed: Embed, options: BankOptions | None = None
+) -> MemoryBank:
+    """Embed captions and make a bank of them, in memory; see `build_bank_folder`.
+
+    Example:
+        >>> build_bank(["a cat", "a bus"], lambda texts: torch.eye(2)[: len(texts)]).texts
         ('a cat', 'a bus')
     """
-    if batch < 1:
-        raise OptionError(f"batch={batch}: at least one text has to go in at a time")
-    clean = _clean_texts(texts)
-    counts = None
-    if merge_repeats:
-        repeats = Counter(clean)
-        clean, counts = list(repeats), list(repeats.values())
-    embeddings = _embed(clean, encode, batch)
-    return MemoryBank(
-        embeddings,
-        clean if keep_texts else None,
-        counts,
-        drop_zero_rows=drop_zero_rows,
-        dtype=dtype,
-    )
+    options = options or BankOptions()
+    texts, counts = prepare(captions, options)
+    parts = [_embedded(embed, texts[i : i + SHARD], options.unit) for i in range(0, len(texts), SHARD)]
+    return _bank_of(torch.cat([part.float() for part in parts]), texts, counts, options)
 
 
-def _embed(texts: Sequence[str], encode: Callable[[list[str]], Tensor], batch: int) -> Tensor:
-    order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
-    starts = range(0, len(order), batch)
-    embeddings: Tensor | None = None
-    for start in progress(starts, description="embedding texts", unit="batch"):
-        rows = order[start : start + batch]
-        with torch.no_grad():
-            encoded = as_matrix(encode([texts[row] for row in rows]), "text embeddings").cpu()
-        if embeddings is None:
-            embeddings = torch.empty((len(texts), encoded.shape[1]), dtype=torch.float32)
-        if encoded.shape != (len(rows), embeddings.shape[1]):
-            raise MemoryBankError(
-                f"encode returned shape {tuple(encoded.shape)} for {len(rows)} texts, expected "
-                f"{(len(rows), embeddings.shape[1])}"
+def build_bank_folder(
+    captions: Sequence[str],
+    embed: Embed,
+    out: Path,
+    options: BankOptions | None = None,
+    *,
+    encoder: Mapping[str, Any],
+    resume: bool = False,
+) -> MemoryBank:
+    """Embed captions and write a bank that `MemoryBank.load` and ``--bank`` read.
+
+    Args:
+        captions: any number; repeated ones become one row with a count, which projects the same.
+        embed: of the model that the bank is for, e.g. its text tower's `encode`.
+        out: an absent or empty folder.
+        options: see `BankOptions`.
+        encoder: JSON values that tell this encoder from others, its settings and the `digest` of its weights: a run
+            goes on only with the encoder that it was begun with.
+        resume: go on with a run that was stopped; it ends where an uninterrupted one does.
+
+    Returns:
+        The bank as written.
+
+    Raises:
+        TextError: no caption.
+        MemoryBankError: embeddings of the wrong shape or not finite.
+        OptionError: the folder holds something else, or another run.
+
+    Example:
+        >>> build_bank_folder(captions, tower.encode, Path("bank"), encoder=tower.config)  # doctest: +SKIP
+        MemoryBank(566,747 rows x 768, float16, with texts)
+    """
+    options = options or BankOptions()
+    texts, counts = prepare(captions, options)
+    identity = {
+        "options": asdict(options),
+        "captions": hashlib.sha256(repr((texts, counts)).encode("utf-8", "surrogatepass")).hexdigest(),
+        "text_tower": dict(encoder),
+    }
+    with RunFolder.claim(out, identity, resume=resume, record=RECORD) as run:
+        if run.finished:
+            _log.info("%s is finished: nothing left to do", out)
+            return MemoryBank.load(out)
+        embeddings = embed_texts(embed, texts, run.work, unit=options.unit)
+        bank = _bank_of(embeddings, texts, counts, options)
+        bank.save(out, dtype=options.dtype)
+        run.finish({"rows": len(bank), "captions": len(captions)})
+    return MemoryBank.load(out)
+
+
+def embed_texts(
+    embed: Embed, texts: Sequence[str], folder: Path, *, shard: int = SHARD, unit: bool = True
+) -> Tensor:
+    """Embeddings of texts, (N, dim) float32, by way of shards in `folder`.
+
+    Args:
+        embed: see `Embed`.
+        texts: N of them, not blank.
+        folder: shards that are already there are read, the others written.
+        shard: texts in one shard.
+        unit: unit vectors, kept as fp16; False: vectors as the encoder gives them, kept as fp32.
+
+    Raises:
+        CheckpointError: a shard is damaged or of other texts.
+        MemoryBankError: embeddings of the wrong shape or not finite.
+    """
+    rows: Tensor | None = None
+    starts = range(0, len(texts), shard)
+    for start in progress(starts, description="embedding the corpus", unit="shard"):
+        path = folder / f"{start:09d}.safetensors"
+        batch = list(texts[start : start + shard])
+        if not path.exists():
+            # Rounded even in a run that is never killed: both kinds of run end with the same numbers.
+            found = _embedded(embed, batch, unit)
+            with atomic_path(path) as temporary:
+                save_file({_NAME: found}, temporary)
+        part = load_weights(path).get(_NAME)
+        width = part.shape[-1] if part is not None and rows is None else 0
+        rows = torch.empty((len(texts), width), dtype=torch.float32) if rows is None else rows
+        if part is None or part.shape != (len(batch), rows.shape[1]):
+            raise CheckpointError(
+                f"{path} does not hold {(len(batch), rows.shape[1])} embeddings: remove it and go on"
             )
-        finite = torch.isfinite(encoded).all(dim=1).tolist()
-        if not all(finite):
-            text = texts[rows[finite.index(False)]]
-            raise MemoryBankError(f"the embedding of {text!r} is not finite; check the encoder")
-        embeddings[rows] = encoded.float()
-    assert embeddings is not None  # _clean_texts never returns an empty list
-    return embeddings
+        rows[start : start + shard] = part
+    assert rows is not None  # there is at least one text
+    return rows
 
 
-def _clean_texts(texts: Iterable[str] | str | os.PathLike[str]) -> list[str]:
-    """Return the texts without surrounding blanks and without blank ones, which are reported."""
-    source = "texts"
-    if isinstance(texts, str | os.PathLike):
-        source = os.fspath(texts)
-        texts = _read_lines(Path(texts))
-    stripped = []
-    for row, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise TextError(f"{source}: item {row} is {text!r}, not a string")
-        stripped.append(text.strip())
-    clean = [text for text in stripped if text]
-    if not clean:
-        raise TextError(f"{source}: no text in it ({len(stripped)} blank lines)")
-    if blank := len(stripped) - len(clean):
-        first = stripped.index("")
-        _log.warning("%s: left out %d blank texts, the first at index %d", source, blank, first)
-    return clean
+def _embedded(embed: Embed, texts: Sequence[str], unit: bool) -> Tensor:
+    with torch.no_grad():
+        found = as_matrix(embed(list(texts)), "text embeddings").cpu()
+    if len(found) != len(texts):
+        raise MemoryBankError(
+            f"the encoder gave shape {tuple(found.shape)} for {len(texts)} texts: one row each is needed"
+        )
+    finite = torch.isfinite(found).all(dim=1).tolist()
+    if not all(finite):
+        text = texts[finite.index(False)]
+        raise MemoryBankError(f"the embedding of {text!r} is not finite; check the encoder")
+    return F.normalize(found.float(), dim=1).half() if unit else found.float().contiguous()
 
 
-def _read_lines(path: Path) -> list[str]:
-    try:
-        # Not splitlines(), which also splits at form feeds and other marks inside a sentence.
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except OSError as error:
-        raise TextError(
-            f"{path}: cannot be read ({error.strerror}); a text itself goes in as a list"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise TextError(f"{path}: not UTF-8 text ({error}); convert it") from error
-    return lines[:-1] if lines[-1] == "" else lines
+def _bank_of(
+    embeddings: Tensor, texts: list[str], counts: list[int], options: BankOptions
+) -> MemoryBank:
+    bank = MemoryBank(embeddings, texts if options.keep_texts else None, counts)
+    if options.rows is not None:
+        bank = compact(bank, options.rows, seed=options.seed)
+    return bank.to(dtype=options.dtype)

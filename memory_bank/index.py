@@ -1,36 +1,115 @@
-"""Indexes that find a query's nearest rows without looking at all of them, by FAISS.
+"""Indexes that find a query's nearest rows without looking at all of them, by FAISS: built, searched, on disk.
 
-Knows FAISS, and how an index is filled, searched and put on a GPU. Does not know what the kinds are made of
-(`index_kinds`), banks' texts, files (`index_files`), nor what candidates are for: whoever asks compares them exactly.
+FAISS reads its files in trust: sizes in a damaged one can end the process. So before it sees a byte, index.faiss must
+have the sha256 of index.json, a header of the promised kind, width and rows, and a size that such an index can have.
+That finds accidents, not malice: take an index only from whom you trust, or build it anew.
 """
 
 from __future__ import annotations
 
 import copy
+import math
+import struct
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
+from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from memory_bank.arrays import BankArrays
-from memory_bank.index_kinds import BUILDERS, PIECE_VALUES, FaissIndex, IndexOptions
-from patchioner.base.errors import MemoryBankError, OptionError
+from memory_bank.rows import BankArrays
+from patchioner.base.errors import (
+    CheckpointError,
+    MemoryBankError,
+    OptionError,
+    PatchionerError,
+    UnknownNameError,
+)
+from patchioner.base.files import atomic_path, file_sha256, read_json, write_json
 from patchioner.base.optional import require
 from patchioner.base.progress import progress
 
+IndexKind = Literal["flat", "ivf", "ivfsq"]
+FaissIndex: TypeAlias = Any
+
+INDEX_HEADER, INDEX_FILE = "index.json", "index.faiss"
+_FORMAT, _VERSION = "patchioner-bank-index", 1
+_FAISS_HEADER = struct.Struct("<4siqqqBi")  # name, width, rows, two unused, trained, metric
+_NAMES = {"flat": b"IxFI", "ivf": b"IwFl", "ivfsq": b"IwSq"}
+_RETIRED = {"links", "effort", "pieces"}  # settings of kinds that there are no longer
+_INNER_PRODUCT = 0
+_SLACK = 2**20
 _BLOCK = 16384
 _TRAINING_ROWS_A_LIST = 64
+_FEWEST_ROWS_A_LIST = 39  # below it FAISS finds clusters unreliable; many of one row are slow, too
+
+
+@dataclass(frozen=True)
+class IndexOptions:
+    """How an index is built and searched. None leaves a number to the size of the bank.
+
+    Args:
+        kind: "ivf" looks at the lists of rows nearest to the query; "ivfsq" is "ivf" over rows of eight bits a value,
+            a quarter of the memory; "flat" looks at every row, on a GPU that FAISS was built for (elsewhere the bank's
+            own exact search is as fast, and is taken).
+        lists: of those with lists. None: four times the square root of the number of rows.
+        probes: lists looked at per query; more find more. None: an eighth of them.
+        seed: of the clustering into lists.
+
+    Raises:
+        UnknownNameError: an unknown kind.
+        OptionError: a number below 1.
+
+    Example:
+        >>> IndexOptions().lists_for(1_000_000)
+        4000
+    """
+
+    kind: IndexKind = "ivf"
+    lists: int | None = None
+    probes: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(IndexKind):
+            raise UnknownNameError.among("kind of index", str(self.kind), get_args(IndexKind))
+        for name in ("lists", "probes"):
+            number = getattr(self, name)
+            if number is not None and (type(number) is not int or number < 1):
+                raise OptionError(f"IndexOptions({name}={number!r}): give 1 or more, or leave it")
+
+    @property
+    def has_lists(self) -> bool:
+        """Whether `lists` and `probes` play a part."""
+        return self.kind != "flat"
+
+    def lists_for(self, rows: int) -> int:
+        """How many lists a bank of so many rows gets."""
+        usual = min(int(4 * math.sqrt(rows)), rows // _FEWEST_ROWS_A_LIST)
+        return min(self.lists or max(1, usual), rows)
+
+    def probes_for(self, rows: int) -> int:
+        """How many lists are looked at per query in a bank of so many rows."""
+        lists = self.lists_for(rows)
+        return min(self.probes or max(1, lists // 8), lists)
+
+    def row_bytes(self, dim: int) -> int:
+        """The bytes that a row of this width takes in the index.
+
+        Example:
+            >>> [IndexOptions(kind).row_bytes(384) for kind in ("flat", "ivf", "ivfsq")]
+            [1536, 1544, 392]
+        """
+        number = 8 if self.has_lists else 0
+        return (dim if self.kind == "ivfsq" else 4 * dim) + number
 
 
 class BankIndex:
-    """A FAISS index over the unit keys of a bank, opened when it is first searched.
-
-    Threads may share one. Made by `build_index` or read by `index_files.find_index`.
+    """A FAISS index over the unit keys of a bank, opened when it is first searched. Threads may share one.
 
     Args:
         options: how it was built.
@@ -42,12 +121,31 @@ class BankIndex:
     def __init__(
         self, options: IndexOptions, rows: int, dim: int, open_index: Callable[[], FaissIndex]
     ) -> None:
-        self.options = options
-        self.rows = rows
-        self.dim = dim
+        self.options, self.rows, self.dim = options, rows, dim
         self._open = open_index
         self._lock = Lock()
         self._indexes: dict[str, FaissIndex] = {}
+
+    @classmethod
+    def build(cls, arrays: BankArrays, options: IndexOptions) -> BankIndex:
+        """Index the unit keys of a bank, block by block, on the CPU.
+
+        Raises:
+            MissingExtraError: FAISS is not installed.
+        """
+        faiss = require("faiss", "faiss")
+        rows, dim = (int(size) for size in arrays.keys.shape)
+        codes = {"flat": "Flat", "ivf": "Flat", "ivfsq": "SQ8"}[options.kind]
+        lists = f"IVF{options.lists_for(rows)}," if options.has_lists else ""
+        index = faiss.index_factory(dim, f"{lists}{codes}", faiss.METRIC_INNER_PRODUCT)
+        if options.has_lists:
+            index.cp.seed = options.seed
+            index.cp.min_points_per_centroid = 1  # FAISS would write a warning to the terminal
+            index.train(_training_rows(arrays, options))
+        for start in progress(range(0, rows, _BLOCK), description="indexing", unit="block"):
+            block = slice(start, start + _BLOCK)
+            index.add(np.ascontiguousarray(arrays.units(block).cpu().numpy()))
+        return cls(options, rows, dim, partial(_given, index))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> BankIndex:
         """Itself: it never changes, and FAISS's own objects cannot be copied."""
@@ -57,7 +155,7 @@ class BankIndex:
         return f"BankIndex({self.options.kind}, {self.rows:,} rows x {self.dim})"
 
     def with_probes(self, probes: int) -> BankIndex:
-        """Return the same index, not built again, that looks at another number of lists per query.
+        """The same index, not built again, that looks at another number of lists per query.
 
         Raises:
             OptionError: a number below 1, or an index without lists.
@@ -75,19 +173,19 @@ class BankIndex:
         return other
 
     def faiss(self, device: torch.device | str = "cpu") -> FaissIndex:
-        """Return the FAISS index, opened now at the latest.
-
-        Args:
-            device: a GPU where FAISS was built for one and the kind runs there; else the CPU's is given.
-        """
+        """The FAISS index, opened now at the latest; on a GPU where FAISS was built for one."""
         device = torch.device(device)
         with self._lock:
             if "cpu" not in self._indexes:
                 self._indexes["cpu"] = self._open()
             name = str(device)
             if name not in self._indexes:
-                self._indexes[name] = _on_device(self._indexes["cpu"], self.options, device)
+                self._indexes[name] = _on_device(self._indexes["cpu"], device)
             return self._indexes[name]
+
+    def serves(self, device: torch.device) -> bool:
+        """Whether searching it there is worth it: all rows are compared as fast without FAISS on a CPU."""
+        return self.options.has_lists or _has_gpu(device)
 
     def search(self, units: Tensor, k: int) -> Tensor:
         """Return candidates for the k nearest rows.
@@ -99,74 +197,77 @@ class BankIndex:
         Returns:
             (n, k) int64 row numbers on the device of `units`, in no order to rely on; -1 where
             fewer were found.
-
-        Raises:
-            OptionError: k out of range.
         """
         if not 1 <= k <= self.rows:
             raise OptionError(f"k={k}: this index can give 1 to {self.rows} rows")
         index = self.faiss(units.device)
-        queries = np.ascontiguousarray(units.detach().float().cpu().numpy())
-        _, found = index.search(queries, k, params=self._search_parameters(k))
-        return torch.from_numpy(found).to(units.device)
-
-    def bytes(self) -> int:
-        """Return the size of the index on disk, which is roughly that in memory; it is opened for that."""
-        faiss = require("faiss", "faiss")
-        sizes: list[int] = []
-        # Written to nowhere: the whole of it once more in memory may be too much.
-        faiss.write_index(
-            self.faiss(), faiss.PyCallbackIOWriter(lambda part: sizes.append(len(part)))
-        )
-        return sum(sizes)
-
-    def _search_parameters(self, k: int) -> Any:
         # Parameters of the call, not of the index: threads share it.
-        faiss = require("faiss", "faiss")
-        if self.options.kind == "hnsw":
-            return faiss.SearchParametersHNSW(efSearch=max(self.options.effort, k))
-        if self.options.kind == "flat":
-            return None
-        return faiss.SearchParametersIVF(nprobe=self.options.probes_for(self.rows))
+        parameters = None
+        if self.options.has_lists:
+            faiss = require("faiss", "faiss")
+            parameters = faiss.SearchParametersIVF(nprobe=self.options.probes_for(self.rows))
+        queries = np.ascontiguousarray(units.detach().float().cpu().numpy())
+        return torch.from_numpy(index.search(queries, k, params=parameters)[1]).to(units.device)
 
 
-def index_of(arrays: BankArrays, index: IndexOptions | BankIndex) -> BankIndex:
-    """Build an index of a bank, or see that a given one is of a bank of that size.
+def write_index(root: Path, index: BankIndex, bank: str) -> None:
+    """Write an index into the folder of its bank, the header last.
 
-    Raises:
-        MemoryBankError: a given one is not.
-        MissingExtraError, OptionError: see `build_index`.
-    """
-    if isinstance(index, IndexOptions):
-        return build_index(arrays, index)
-    rows, dim = (int(size) for size in arrays.keys.shape)
-    if (index.rows, index.dim) != (rows, dim):
-        raise MemoryBankError(
-            f"{index!r} is not of a bank of {rows:,} rows x {dim}; build one from IndexOptions"
-        )
-    return index
-
-
-def build_index(arrays: BankArrays, options: IndexOptions) -> BankIndex:
-    """Index the unit keys of a bank, block by block, on the CPU.
-
-    Raises:
-        MissingExtraError: FAISS is not installed.
-        OptionError: options that do not fit the bank.
-
-    Example:
-        >>> bank.with_index(IndexOptions("hnsw")).index  # doctest: +SKIP
-        BankIndex(hnsw, 591,753 rows x 768)
+    Args:
+        root: of the bank.
+        index: of the same rows.
+        bank: fingerprint of the bank as it lies there.
     """
     faiss = require("faiss", "faiss")
-    rows, dim = (int(size) for size in arrays.keys.shape)
-    index = BUILDERS.get(options.kind)(faiss, options, rows, dim)
-    if not index.is_trained:
-        index.train(_training_rows(arrays, options))
-    for start in progress(range(0, rows, _BLOCK), description="indexing", unit="block"):
-        block = slice(start, start + _BLOCK)
-        index.add(np.ascontiguousarray(arrays.units(block).cpu().numpy()))
-    return BankIndex(options, rows, dim, partial(_given, index))
+    opened = index.faiss()
+    (root / INDEX_HEADER).unlink(missing_ok=True)
+    with atomic_path(root / INDEX_FILE) as temporary:
+        faiss.write_index(opened, str(temporary))
+        digest = file_sha256(temporary)
+    header = {
+        "format": _FORMAT,
+        "version": _VERSION,
+        "bank": bank,
+        "rows": index.rows,
+        "dim": index.dim,
+        "sha256": digest,
+        "options": asdict(index.options),
+    }
+    write_json(root / INDEX_HEADER, header)
+
+
+def find_index(root: Path, bank: str, rows: int, dim: int) -> BankIndex | None:
+    """Return the index in the folder of a bank, or None where there is none; FAISS is not needed yet.
+
+    Args:
+        root: of the bank.
+        bank: fingerprint of the bank.
+        rows: of the bank.
+        dim: width of the bank.
+
+    Raises:
+        MemoryBankError: the header is damaged, or the index is of another bank or of a kind of earlier releases.
+    """
+    path = root / INDEX_HEADER
+    if not path.exists():
+        return None
+    header = _read_header(path)
+    if (header["bank"], header["rows"], header["dim"]) != (bank, rows, dim):
+        raise MemoryBankError(
+            f"{path}: an index of another bank; build it again (`patchioner bank index`) or delete it"
+        )
+    known = {field.name for field in fields(IndexOptions)}
+    given = header["options"]
+    try:
+        if set(given) - _RETIRED != known:
+            raise MemoryBankError(f"options {sorted(given)}, expected {sorted(known)}")
+        options = IndexOptions(**{name: given[name] for name in known})
+    except PatchionerError as error:
+        raise MemoryBankError(
+            f"{path}: {error}; build the index again (`patchioner bank index`) or delete it"
+        ) from error
+    source = partial(_read_faiss, root / INDEX_FILE, header["sha256"], options, rows, dim)
+    return BankIndex(options, rows, dim, source)
 
 
 def _given(index: FaissIndex) -> FaissIndex:
@@ -176,23 +277,84 @@ def _given(index: FaissIndex) -> FaissIndex:
 def _training_rows(arrays: BankArrays, options: IndexOptions) -> Any:
     """Rows for the clustering, drawn by the seed: all of a large bank would take its memory again."""
     rows = len(arrays.keys)
-    wanted = max(_TRAINING_ROWS_A_LIST * options.lists_for(rows), 64 * PIECE_VALUES)
+    wanted = max(_TRAINING_ROWS_A_LIST * options.lists_for(rows), _BLOCK)
     generator = torch.Generator().manual_seed(options.seed)
     drawn = torch.randperm(rows, generator=generator)[:wanted].sort().values
     return np.ascontiguousarray(arrays.units(drawn.to(arrays.keys.device)).cpu().numpy())
 
 
-def _on_device(index: FaissIndex, options: IndexOptions, device: torch.device) -> FaissIndex:
-    faiss = require("faiss", "faiss")
-    if (
-        device.type != "cuda"
-        or options.kind == "hnsw"
-        or not hasattr(faiss, "StandardGpuResources")
-    ):
+def _has_gpu(device: torch.device) -> bool:
+    return device.type == "cuda" and hasattr(require("faiss", "faiss"), "StandardGpuResources")
+
+
+def _on_device(index: FaissIndex, device: torch.device) -> FaissIndex:
+    if not _has_gpu(device):
         return index
+    faiss = require("faiss", "faiss")
     try:
         return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), device.index or 0, index)
     except RuntimeError as error:
         raise MemoryBankError(
             f"FAISS cannot put the index on {device} ({error}); keep it on the CPU"
         ) from error
+
+
+def _read_header(path: Path) -> dict[str, Any]:
+    try:
+        header = read_json(path)
+    except CheckpointError as error:
+        raise MemoryBankError(f"not an index: {error}") from error
+    if not isinstance(header, dict) or header.get("format") != _FORMAT:
+        raise MemoryBankError(f"{path}: not the header of a bank's index")
+    if header.get("version") != _VERSION:
+        raise MemoryBankError(
+            f"{path}: version {header.get('version')!r}, this release reads {_VERSION}; upgrade it"
+        )
+    kinds = {"bank": str, "rows": int, "dim": int, "sha256": str, "options": dict}
+    for name, kind in kinds.items():
+        if not isinstance(header.get(name), kind):
+            raise MemoryBankError(
+                f"{path}: {name} is {header.get(name)!r}, expected {kind.__name__}; build it again"
+            )
+    return header
+
+
+def _read_faiss(path: Path, sha256: str, options: IndexOptions, rows: int, dim: int) -> FaissIndex:
+    faiss = require("faiss", "faiss")
+    _check_file(path, sha256, options, rows, dim)
+    try:
+        index = faiss.read_index(str(path))
+    except RuntimeError as error:
+        raise MemoryBankError(f"{path}: FAISS cannot read it ({error}); build it again") from error
+    if (index.ntotal, index.d, index.metric_type) != (rows, dim, _INNER_PRODUCT):
+        raise MemoryBankError(f"{path}: not an index of {rows} rows x {dim}; build it again")
+    return index
+
+
+def _check_file(path: Path, sha256: str, options: IndexOptions, rows: int, dim: int) -> None:
+    """Check all that can be known without FAISS."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            head = file.read(_FAISS_HEADER.size)
+    except OSError as error:
+        raise MemoryBankError(
+            f"{path}: cannot be read ({error.strerror}); build it again"
+        ) from error
+    if len(head) < _FAISS_HEADER.size:
+        raise MemoryBankError(f"{path}: truncated; build it again")
+    name, width, count, _, _, trained, metric = _FAISS_HEADER.unpack(head)
+    wanted = (_NAMES[options.kind], dim, rows, 1, _INNER_PRODUCT)
+    if (name, width, count, trained, metric) != wanted:
+        raise MemoryBankError(
+            f"{path}: holds {name!r}, {count} rows x {width}; index.json promises {wanted[0]!r}, "
+            f"{rows} rows x {dim}; build it again"
+        )
+    least = rows * options.row_bytes(dim)
+    most = least + options.lists_for(rows) * (4 * dim + 32) + 1024 * dim + _SLACK
+    if not least <= size <= most:
+        raise MemoryBankError(
+            f"{path}: {size} bytes, expected {least} to {most}; truncated or foreign, build it again"
+        )
+    if file_sha256(path) != sha256:
+        raise MemoryBankError(f"{path}: contents differ from their sha256; build it again")

@@ -1,8 +1,7 @@
 """The ground floor: errors, registries, files, weights and progress, shared by every package.
 
-Knows only the standard library, numpy, torch, safetensors and tqdm. Knows nothing of images,
-regions, memory banks or decoders. Importing it pulls in no torch; `patchioner.base.weights` and
-`patchioner.base.processors` do, and are therefore imported by their own names.
+Importing it pulls in no torch; `patchioner.base.weights` and `patchioner.base.inference` do, and are therefore imported
+by their own names.
 """
 
 from __future__ import annotations

@@ -1,7 +1,15 @@
 """The error tree: everything raised on purpose is a `PatchionerError`.
 
-Knows the names and their standard-library parents. Does not know who raises them. Each message
-carries the offending value and the remedy; a command line need catch only `PatchionerError`.
+    PatchionerError
+    ├── ValueError:   RegionError  RegionFileError  ImageError  CheckpointError  MemoryBankError
+    │                 DecoderError  TextError  OptionError
+    ├── RuntimeError: DetailError ── FutileError,  ExportError
+    ├── OSError:      HubError
+    ├── ImportError:  MissingExtraError
+    └── LookupError:  UnknownNameError
+
+Each is also the standard error that its line begins with. Each message carries the offending value and the remedy; a
+command line need catch only the root.
 """
 
 from __future__ import annotations

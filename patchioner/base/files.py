@@ -1,27 +1,40 @@
-"""Files that are whole or absent: atomic writing, checksums, and JSON with errors that name the file.
+"""Files and folders that are whole or absent, and JSON with errors that name the file.
 
-Knows paths and JSON. Does not know what the files mean.
+Everything is written beside its place, synced to the disk and then swapped in: a process killed at any point leaves
+the old state or the new one.
 """
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
+import logging
 import os
+import shutil
+import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from patchioner.base.errors import CheckpointError
+from patchioner.base.errors import CheckpointError, OptionError
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks: there, nobody watches
+    fcntl = None  # type: ignore[assignment]
+
+AnyPath = str | os.PathLike[str]
+_log = logging.getLogger(__name__)
 
 
 @contextmanager
-def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_path(path: AnyPath) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it takes `path`'s place, else it is removed.
 
-    A process killed half way leaves the earlier file as it was. Missing parent folders are made.
+    Missing parent folders are made.
 
     Example:
         >>> with atomic_path("weights.bin") as temporary:  # doctest: +SKIP
@@ -30,27 +43,112 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     # In the same folder, because a rename is atomic only within one file system.
-    writer = f"{os.getpid()}-{threading.get_ident()}"
-    temporary = target.with_name(f".{target.name}.{writer}.tmp")
+    temporary = target.with_name(f".{target.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         yield temporary
+        _sync(temporary)
         os.replace(temporary, target)
+        _sync(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def file_sha256(path: str | os.PathLike[str]) -> str:
-    """Sha256 of a file's bytes, in hexadecimal.
+@contextmanager
+def replace_folder(path: AnyPath, owned: Collection[str] | None = None) -> Iterator[Path]:
+    """Yield an empty folder beside `path`; on success it takes `path`'s place as a whole, else it is removed.
+
+    Where the system cannot swap folders in one step (other than Linux), a kill within two renames leaves no folder;
+    the next `replace_folder` or `recover_folder` brings the old one back. Two writers wait for one another.
+
+    Args:
+        path: an absent folder, or one to replace.
+        owned: names at its top that belong to the writer; others are carried over. None: nothing is.
+
+    Raises:
+        OptionError: `path` is a file, or a folder that cannot be replaced as a whole (the root of a volume).
 
     Example:
-        >>> len(file_sha256("weights.bin"))  # doctest: +SKIP
-        64
+        >>> with replace_folder("model", owned=("config.json",)) as fresh:  # doctest: +SKIP
+        ...     write_json(fresh / "config.json", {})
     """
+    target = Path(path).resolve()  # what a link names is replaced, not the link
+    if target.exists() and not target.is_dir():
+        raise OptionError(f"{os.fspath(path)} is a file: name a folder to write to")
+    fresh = _beside(target, "new")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _lock_file(_beside(target, "lock")):
+            _bring_back(target)
+            shutil.rmtree(fresh, ignore_errors=True)
+            fresh.mkdir()
+            try:
+                yield fresh
+                _carry_over(target, fresh, owned)
+                for entry in [*fresh.rglob("*"), fresh]:
+                    _sync(entry)
+                _swap_in(fresh, target)
+                _sync(target.parent)
+            finally:
+                shutil.rmtree(fresh, ignore_errors=True)
+    except (PermissionError, BlockingIOError) as error:
+        if error.filename is None or Path(error.filename).parent != target.parent:
+            raise
+        raise OptionError(
+            f"{os.fspath(path)} cannot be replaced as a whole ({error.strerror}): name a folder inside it"
+        ) from error
+
+
+def recover_folder(path: AnyPath) -> None:
+    """Bring back a folder whose replacement was killed half way; for readers, who call it where there is none."""
+    target = Path(path).resolve()
+    if not target.exists() and _beside(target, "old").exists():
+        with _lock_file(_beside(target, "lock")):
+            _bring_back(target)
+
+
+@contextmanager
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Hold a folder, made if need be, against other processes that ask for it in the same way.
+
+    Raises:
+        OptionError: another process holds it, or it cannot be made.
+
+    Example:
+        >>> with folder_lock(Path("out")):  # doctest: +SKIP
+        ...     write_predictions()
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OptionError(
+            f"{folder} cannot be made ({error.strerror}): choose another folder"
+        ) from error
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(handle)
+        raise OptionError(
+            f"another process is writing into {folder}: wait for it, or choose another folder"
+        ) from error
+    except OSError as error:  # a file system without locks
+        _log.warning("%s cannot be locked (%s): see that no second run writes there", folder, error)
+    try:
+        yield
+    finally:
+        os.close(handle)  # lets go of the lock
+
+
+def file_sha256(path: AnyPath) -> str:
+    """Sha256 of a file's bytes, in hexadecimal."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_json(path: str | os.PathLike[str], value: object) -> None:
+def write_json(path: AnyPath, value: object) -> None:
     """Write `value` as readable UTF-8 JSON, atomically.
 
     Raises:
@@ -64,7 +162,7 @@ def write_json(path: str | os.PathLike[str], value: object) -> None:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
-def read_json(path: str | os.PathLike[str]) -> Any:
+def read_json(path: AnyPath) -> Any:
     """Read a JSON file.
 
     Raises:
@@ -82,3 +180,91 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         raise CheckpointError(
             f"{os.fspath(path)}: not valid JSON ({error}); fetch or write it again"
         ) from error
+
+
+def _beside(target: Path, what: str) -> Path:
+    return target.with_name(f".{target.name}.{what}")
+
+
+def _sync(path: Path) -> None:
+    with suppress(OSError):  # not every system syncs folders, nor every file system files
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+@contextmanager
+def _lock_file(path: Path) -> Iterator[None]:
+    """Wait for the lock of a file, which is gone again afterwards."""
+    if fcntl is None:
+        yield
+        return
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        try:
+            if os.path.samestat(os.fstat(handle), os.stat(path)):
+                break
+        except FileNotFoundError:
+            pass  # the one before us removed it
+        os.close(handle)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _bring_back(target: Path) -> None:
+    old = _beside(target, "old")
+    if old.exists() and not target.exists():
+        os.rename(old, target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _carry_over(target: Path, fresh: Path, owned: Collection[str] | None) -> None:
+    if not target.exists():
+        return
+    shutil.copymode(target, fresh)
+    for entry in target.iterdir() if owned is not None else ():
+        if owned is None or entry.name in owned or (fresh / entry.name).exists():
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.copytree(entry, fresh / entry.name, symlinks=True, copy_function=_link)
+        else:
+            _link(entry, fresh / entry.name)
+
+
+def _link(source: AnyPath, target: AnyPath) -> None:
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError:
+        shutil.copy2(source, target, follow_symlinks=False)
+
+
+def _swap_in(fresh: Path, target: Path) -> None:
+    """Put one folder in the place of another, which may stay where the first one was."""
+    if not target.exists():
+        os.rename(fresh, target)
+    elif not _exchange(fresh, target):
+        old = _beside(target, "old")
+        os.rename(target, old)
+        try:
+            os.rename(fresh, target)
+        except OSError:
+            os.rename(old, target)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two folders in one step; False where the system or the file system cannot."""
+    try:
+        rename = ctypes.CDLL(None).renameat2 if sys.platform == "linux" else None
+    except (OSError, AttributeError):
+        return False
+    here, swap = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return rename is not None and rename(here, bytes(one), here, bytes(other), swap) == 0

@@ -242,6 +242,37 @@ def has_fast_int8(device: torch.device) -> bool:
     return device.type == "cpu" and _has_int_mm()
 
 
+def quantize_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Round each row to 8 bits with a scale of its own (symmetric, to the nearest).
+
+    Args:
+        rows: (n, k) float.
+
+    Returns:
+        (n, k) int8 in -127..127, and (n,) float32 scales: `values * scales[:, None]` is near `rows`.
+
+    Example:
+        >>> quantize_rows(torch.tensor([[1.0, -0.5]]))[0].tolist()
+        [[127, -64]]
+    """
+    rows = rows.float()
+    # A row of zeros keeps a scale above zero, so that nothing is divided by it.
+    scales = rows.abs().amax(dim=1).clamp(min=1e-30) / 127
+    return (rows / scales[:, None]).round().clamp_(-127, 127).to(torch.int8), scales
+
+
+def int8_product(left: Tensor, right: Tensor) -> Tensor:
+    """`left @ right.T` exactly, as int32.
+
+    Args:
+        left: (n, k) int8; right: (m, k) int8, on the same device. k at most 133,000.
+    """
+    if left.device.type == "cpu" and left.numel() and right.numel() and _has_int_mm():
+        return torch._int_mm(left, right.t())
+    # Accelerators restrict the shapes of theirs; float64 holds every sum exactly.
+    return (left.double() @ right.double().t()).to(torch.int32)
+
+
 def _onednn_is_right() -> bool:
     generator = torch.Generator().manual_seed(0)
     with torch.inference_mode(False), torch.no_grad():

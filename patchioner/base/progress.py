@@ -1,7 +1,4 @@
-"""Progress of a long loop, for a person at a terminal.
-
-Knows tqdm and standard error. Does not know what is being done.
-"""
+"""Progress of a long loop, for a person at a terminal."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Warnings switched off for a while, by any number of threads at once.
-
-Knows Python's warning filters, which all threads share. Does not know whose warnings they are.
-"""
+"""Warnings switched off for a while, by any number of threads at once."""
 
 from __future__ import annotations
 

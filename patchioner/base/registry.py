@@ -1,8 +1,4 @@
-"""Registries: parts by name, filled at import by decorators.
-
-Knows names, what they stand for and which module to import for a part that is seldom needed. Does not know what a
-part does or when it is built.
-"""
+"""Registries: parts by name, filled at import by decorators."""
 
 from __future__ import annotations
 

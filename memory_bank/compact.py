@@ -1,37 +1,27 @@
 """Making a bank smaller: rows become fewer, each with the count of those it stands for.
 
-Knows banks. Does not know what they are for, nor what the loss of rows costs: measure that
-(docs/studies.md).
+What the loss of rows costs is to be measured, e.g. by `python -m benchmarks.bank`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from memory_bank.bank import MemoryBank
-from memory_bank.coreset import importance, k_center
 from patchioner.base.errors import OptionError, UnknownNameError
 from patchioner.base.progress import progress
 
-CompactionMethod = Literal["k-means", "k-center", "importance"]
-
-_CORESETS: dict[str, Callable[[MemoryBank, int, int], Tensor]] = {
-    "k-center": k_center,
-    "importance": importance,
-}
+CompactionMethod = Literal["k-means", "importance"]
 
 _BLOCK = 512  # rows per product; with 16k centroids the similarities then take 33 MB
 _SMALLEST_NORM = 1e-6  # a mean of unit vectors shorter than this has no direction of its own
 
 
-@dataclass(frozen=True)
-class _Clusters:
+class _Clusters(NamedTuple):
     """A partition of rows: (N,) cluster of each row, and its cosine with the centroid."""
 
     label: Tensor
@@ -52,8 +42,8 @@ def compact(
     (Dhillon and Modha 2001), with exact assignment. A cluster becomes one row: the weighted mean of
     its members' values, the sum of their counts, and the text of the member nearest to its centroid.
 
-    "k-center" and "importance" keep rows as they are, with their texts, chosen by `k_center` or
-    `importance` (module `coreset`); each other row's count goes to the kept row of highest cosine.
+    "importance" keeps rows as they are, with their texts, drawn by the sensitivity of lightweight coresets (Bachem,
+    Lucic and Krause 2018); each other row's count goes to the kept row of highest cosine.
 
     Args:
         bank: left untouched; its device does the work (`bank.to("cuda")` for a large one).
@@ -77,14 +67,14 @@ def compact(
     """
     if rows < 1 or iterations < 1:
         raise OptionError(f"rows={rows}, iterations={iterations}: both must be at least 1")
-    if method != "k-means" and method not in _CORESETS:
-        raise UnknownNameError.among("method", str(method), ["k-means", *_CORESETS])
+    if method not in get_args(CompactionMethod):
+        raise UnknownNameError.among("method", str(method), get_args(CompactionMethod))
     distinct = bank.merge_duplicates()
     if rows >= len(distinct):
         return distinct
     with torch.no_grad():
         if method != "k-means":
-            return _keep(distinct, _CORESETS[method](distinct, rows, seed))
+            return _keep(distinct, _importance(distinct, rows, seed))
         clusters = _cluster(distinct, rows, seed, iterations)
         return _merge_clusters(distinct, clusters, rows)
 
@@ -180,3 +170,28 @@ def _representatives(clusters: _Clusters, rows: int) -> Tensor:
     # Later assignments win, and the best rows come last.
     nearest[clusters.label.cpu().numpy()[order]] = order
     return torch.from_numpy(nearest).to(clusters.label.device)
+
+
+def _importance(bank: MemoryBank, rows: int, seed: int) -> Tensor:
+    """Draw rows by the sensitivity of lightweight coresets (Bachem, Lucic and Krause 2018).
+
+    A row of count c at distance d from the mean is drawn in proportion to
+    `c / sum(c) + c d**2 / sum(c d**2)`, without replacement: two passes over the bank.
+    """
+    counts = bank.counts.double()
+    mean = torch.zeros(bank.dim, dtype=torch.float64, device=bank.device)
+    blocks = [slice(start, start + _BLOCK) for start in range(0, len(bank), _BLOCK)]
+    for block in blocks:
+        mean += counts[block] @ bank.units(block).double()
+    mean /= counts.sum()
+    squares = torch.cat([(bank.units(b) - mean.float()).square().sum(dim=1) for b in blocks])
+    spread = counts * squares.double()
+    # Rows of one direction have no spread; then the counts alone decide.
+    shares = counts / counts.sum() + spread / spread.sum().clamp_min(
+        torch.finfo(torch.float64).tiny
+    )
+    generator = torch.Generator().manual_seed(seed)
+    uniform = torch.rand(len(bank), dtype=torch.float64, generator=generator).to(bank.device)
+    # The largest of log(share) + Gumbel noise are a draw without replacement.
+    noise = -torch.log(-torch.log(uniform.clamp(1e-300, 1 - 1e-16)))
+    return torch.topk(shares.log() + noise, rows).indices
