@@ -419,9 +419,7 @@ class MemoryBank:
         counts = torch.zeros(len(first), dtype=torch.int64, device=self.device)
         return self.take(first, counts.index_add_(0, group, self.counts))
 
-    def _unit(
-        self, queries: Matrix, temperature: float = 1.0, top_k: int | None = None
-    ) -> Tensor:
+    def _unit(self, queries: Matrix, temperature: float = 1.0, top_k: int | None = None) -> Tensor:
         """Unit rows in float32 on the bank's device, once the numbers are sound."""
         if not (math.isfinite(temperature) and temperature > 0):
             raise OptionError(f"temperature={temperature}: it must be a positive number")

@@ -77,9 +77,10 @@ def prepare(captions: Sequence[str], options: BankOptions) -> tuple[list[str], l
         >>> prepare(["A cat.", "a cat", " "], BankOptions(lower=True))
         (['a cat'], [2])
     """
-    wrong = [text for text in captions if not isinstance(text, str)]
+    wrong: list[object] = [text for text in captions if not isinstance(text, str)]
     if isinstance(captions, str) or wrong:
-        raise TextError(f"captions must be a list of strings, got {(wrong or [captions])[0]!r:.60}")
+        found = wrong[0] if wrong else captions
+        raise TextError(f"captions must be a list of strings, got {found!r:.60}")
     stripped = [" ".join(text.split()) for text in captions]
     if options.lower:
         stripped = [text.lower().rstrip(". ") for text in stripped]
@@ -106,7 +107,9 @@ def build_bank(
     """
     options = options or BankOptions()
     texts, counts = prepare(captions, options)
-    parts = [_embedded(embed, texts[i : i + SHARD], options.unit) for i in range(0, len(texts), SHARD)]
+    parts = [
+        _embedded(embed, texts[i : i + SHARD], options.unit) for i in range(0, len(texts), SHARD)
+    ]
     return _bank_of(torch.cat([part.float() for part in parts]), texts, counts, options)
 
 
@@ -146,7 +149,9 @@ def build_bank_folder(
     texts, counts = prepare(captions, options)
     identity = {
         "options": asdict(options),
-        "captions": hashlib.sha256(repr((texts, counts)).encode("utf-8", "surrogatepass")).hexdigest(),
+        "captions": hashlib.sha256(
+            repr((texts, counts)).encode("utf-8", "surrogatepass")
+        ).hexdigest(),
         "text_tower": dict(encoder),
     }
     with RunFolder.claim(out, identity, resume=resume, record=RECORD) as run:

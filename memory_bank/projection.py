@@ -2,8 +2,8 @@
 
 Rows of eight bits take part in integers where the CPU has fast ones: only what they are multiplied with is rounded, to
 1 part in 32,258 of the largest of its row (two numbers of eight bits, sums exact). At temperature 0.01 that moves a
-projection by 1 part in 5,000, where storing the rows in eight bits moved it by 1 in 25; it takes half the time. At worst
-`rows of a block / 64,516` of the nearest row's weight are lost.
+projection by 1 part in 5,000, where storing the rows in eight bits moved it by 1 in 25; it takes half the time. At
+worst `rows of a block / 64,516` of the nearest row's weight are lost.
 """
 
 from __future__ import annotations
@@ -106,8 +106,9 @@ def project(queries: Tensor, arrays: BankArrays, temperature: float, blocks: Blo
     negligible = _negligible(arrays, counts)
     for rows, block in _blocks(arrays, blocks, count, converted=not integers):
         for part, scaled in asked:
-            whole = isinstance(scaled, Tensor)
-            logits = linear(scaled, block) if whole else _product(scaled, block)
+            logits = (
+                linear(scaled, block) if isinstance(scaled, Tensor) else _product(scaled, block)
+            )
             if arrays.scales is not None:
                 logits *= arrays.scales[rows]
             higher = torch.maximum(peak[part], logits.amax(dim=1, keepdim=True))
@@ -280,7 +281,7 @@ def find_rows(
     Returns:
         Row numbers; -1 where the index found fewer, but never in a whole row.
     """
-    if index is None:
+    if index is None or not index.serves(queries.device):
         return nearest(queries, arrays, top_k, blocks)[0]
     found = index.search(queries, top_k)
     # The lists that a query was looked up in may be empty: then all rows are looked at.

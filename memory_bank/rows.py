@@ -299,9 +299,7 @@ def _stored(
     """Put unit rows into this dtype block by block: (keys, scales or None)."""
     keys = torch.empty((rows, dim), dtype=dtype, device=device)
     scales = (
-        None
-        if dtype.is_floating_point
-        else torch.empty(rows, dtype=torch.float32, device=device)
+        None if dtype.is_floating_point else torch.empty(rows, dtype=torch.float32, device=device)
     )
     for start in range(0, rows, _BLOCK):
         block = slice(start, min(start + _BLOCK, rows))

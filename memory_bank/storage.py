@@ -105,7 +105,8 @@ def write_bank(root: Path, arrays: BankArrays, texts: Sequence[str] | None) -> s
     """Write a bank into an empty folder; returns its fingerprint."""
     identity = fingerprint(arrays, texts)
     tensors = {name: tensor.contiguous() for name, tensor in _named(arrays).items()}
-    save_file(tensors, root / ARRAYS, metadata={"format": "pt", "bank": identity})
+    # One entry alone: safetensors writes several in an order of its own, and equal banks are equal files.
+    save_file(tensors, root / ARRAYS, metadata={"bank": identity})
     lines = hashlib.sha256()
     if texts is not None:
         with (root / TEXTS).open("wb") as file:
@@ -271,11 +272,7 @@ class MappedFile:
     def rows(self, name: str) -> MappedRows | None:
         """An array that stays in the file; None where it is no matrix, is empty or lies askew: `read` it."""
         place = self._place(name)
-        if (
-            len(place.shape) != 2
-            or place.start == place.stop
-            or place.start % place.dtype.itemsize
-        ):
+        if len(place.shape) != 2 or place.start == place.stop or place.start % place.dtype.itemsize:
             return None
         matrix = torch.frombuffer(
             self._mapping, dtype=place.dtype, count=math.prod(place.shape), offset=place.start

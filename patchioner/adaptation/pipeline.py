@@ -18,19 +18,22 @@ from decoders import TrainReport, train_decoder
 from decoders.language_decoder import LanguageDecoder
 from decoders.language_models import fingerprint
 from memory_bank import MemoryBank, compact
+from memory_bank.build import embed_texts
 from patchioner.adaptation.corpus import Corpus, clean, gather
 from patchioner.adaptation.decoder_choice import TextDecoder, starting_decoder
 from patchioner.adaptation.gap import GapNoise
 from patchioner.adaptation.options import AdaptOptions, LanguageModelShape
 from patchioner.base.errors import OptionError
+from patchioner.base.run_folder import RunFolder
+from patchioner.base.weights import digest
 from patchioner.checkpoints.folder import write_checkpoint
 from patchioner.checkpoints.parts import Parts
 from patchioner.checkpoints.settings import ModelSettings
-from patchioner.run_folder import RunFolder, digest
 from patchioner.text import TextTower
-from patchioner.text.shards import embed_texts
 
 logger = logging.getLogger(__name__)
+
+_RECORD = "adaptation.json"
 
 # Behind the bank: noise of strengths up to what separates paraphrases, and a few rows that skip the bank.
 _PROJECTED = 0.9
@@ -85,24 +88,25 @@ def adapt(
         share=options.validation_share,
         seed=options.seed,
     )
-    run = RunFolder.claim(out, _identity(source, tower, decoder, corpus, options), resume=resume)
-    if run.finished:
-        logger.info("%s is finished: nothing left to do", out)
-        return out
-    embeddings = embed_texts(tower, corpus.texts, run.work / "embeddings")
-    reports = _train(decoder, corpus, embeddings, options, source, run, resume, on_report)
-    bank = _bank(corpus, embeddings, _bank_rows(corpus), options)
-    settings = _settings(source.settings, decoder, corpus, options, out.resolve().name)
-    write_checkpoint(
-        Parts(source.backbone, decoder, bank, tower, settings), out, storage=options.storage
-    )
-    run.finish(
-        {
-            "sentences": len(corpus.training),
-            "bank_rows": len(bank),
-            "validation_loss": reports[-1].validation_loss if reports else None,
-        }
-    )
+    identity = _identity(source, tower, decoder, corpus, options)
+    with RunFolder.claim(out, identity, resume=resume, record=_RECORD) as run:
+        if run.finished:
+            logger.info("%s is finished: nothing left to do", out)
+            return out
+        embeddings = embed_texts(tower.encode, corpus.texts, run.work / "embeddings")
+        reports = _train(decoder, corpus, embeddings, options, source, run, resume, on_report)
+        bank = _bank(corpus, embeddings, _bank_rows(corpus), options)
+        settings = _settings(source.settings, decoder, corpus, options, out.resolve().name)
+        write_checkpoint(
+            Parts(source.backbone, decoder, bank, tower, settings), out, storage=options.storage
+        )
+        run.finish(
+            {
+                "sentences": len(corpus.training),
+                "bank_rows": len(bank),
+                "validation_loss": reports[-1].validation_loss if reports else None,
+            }
+        )
     return out
 
 

@@ -4,6 +4,7 @@
     ├── ValueError:   RegionError  RegionFileError  ImageError  CheckpointError  MemoryBankError
     │                 DecoderError  TextError  OptionError
     ├── RuntimeError: DetailError ── FutileError,  ExportError
+    ├── MemoryError:  OutOfMemoryError
     ├── OSError:      HubError
     ├── ImportError:  MissingExtraError
     └── LookupError:  UnknownNameError

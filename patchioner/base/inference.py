@@ -257,7 +257,7 @@ def quantize_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
     """
     rows = rows.float()
     # A row of zeros keeps a scale above zero, so that nothing is divided by it.
-    scales = rows.abs().amax(dim=1).clamp(min=1e-30) / 127
+    scales = rows.abs().amax(dim=1).clamp(min=127 * torch.finfo(torch.float32).tiny) / 127
     return (rows / scales[:, None]).round().clamp_(-127, 127).to(torch.int8), scales
 
 

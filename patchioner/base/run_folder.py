@@ -85,7 +85,9 @@ def _look(root: Path, record: str, wanted: Mapping[str, Any], resume: bool) -> b
             f"{root} holds another run ({', '.join(changed)} differ): choose another folder, or the same settings"
         )
     if not resume:
-        raise OptionError(f"{root} holds this very run already: resume it, or choose another folder")
+        raise OptionError(
+            f"{root} holds this very run already: resume it, or choose another folder"
+        )
     return found.get("finished") is True
 
 

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from patchioner.base.errors import CheckpointError, OptionError
 from patchioner.base.files import atomic_path
+from patchioner.base.inference import quantize_rows
 
 Storage = Literal["fp32", "fp16", "int8"]
 
 SCALE_SUFFIX = ".int8_scale"
-_INT8_LIMIT = 127
 _INT8_MIN_VALUES = 4096  # below this the scales and the lost precision buy nothing
 _MAGIC = {
     b"PK\x03\x04": "a zip archive, as torch.save writes (it holds a pickle)",
@@ -130,22 +130,12 @@ def _stored_form(name: str, tensor: Tensor, storage: Storage) -> dict[str, Tenso
         return {name: tensor.clone(memory_format=torch.contiguous_format)}
     _check_finite(tensor, f"tensor {name!r}", "it must not be saved")
     if storage == "int8" and tensor.dim() >= 2 and tensor.numel() >= _INT8_MIN_VALUES:
-        levels, scale = _quantise(tensor.float())
-        return {name: levels, name + SCALE_SUFFIX: scale}
+        levels, scale = quantize_rows(tensor.reshape(len(tensor), -1))
+        return {name: levels.reshape(tensor.shape).contiguous(), name + SCALE_SUFFIX: scale}
     kept = tensor.to(torch.float32 if storage == "fp32" else torch.float16)
     _check_finite(kept, f"tensor {name!r} in {kept.dtype}", "save it with storage='fp32'")
     # Cloned, because tied tensors share memory and the format refuses that.
     return {name: kept.clone(memory_format=torch.contiguous_format)}
-
-
-def _quantise(tensor: Tensor) -> tuple[Tensor, Tensor]:
-    """Return int8 levels of the tensor's shape and a float32 scale per row of dim 0."""
-    rows = tensor.reshape(tensor.shape[0], -1)
-    scale = rows.abs().amax(dim=1) / _INT8_LIMIT
-    # A subnormal scale would divide to infinity; such rows are zero for all purposes.
-    scale = torch.where(scale < torch.finfo(torch.float32).tiny, torch.ones_like(scale), scale)
-    levels = (rows / scale[:, None]).round_().clamp_(-_INT8_LIMIT, _INT8_LIMIT)
-    return levels.to(torch.int8).reshape(tensor.shape).contiguous(), scale
 
 
 def _dequantise(levels: Tensor, scale: Tensor, where: str) -> Tensor:

@@ -1,11 +1,9 @@
-"""`patchioner bank build | info | compact | index`.
-
-Knows: the arguments and what is reported. Does not know: how banks are built, stored, indexed or made smaller.
-"""
+"""`patchioner bank build | info | compact | index`."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +14,7 @@ from patchioner.cli.spelling import positive_int
 
 if TYPE_CHECKING:
     from memory_bank import IndexOptions
+    from patchioner.text import TextTower
 
 _EXAMPLES = """\
 examples:
@@ -23,9 +22,10 @@ examples:
   patchioner bank build captions.parquet --column sentence --out bank --sample 500000
   patchioner bank info bank
   patchioner bank compact bank small --rows 32768
-  patchioner bank index bank --kind hnsw
+  patchioner bank index bank --kind ivfsq
   patchioner caption photo.jpg --bank small
 """
+_BANK = "folder of a bank or of a checkpoint"
 
 
 def add_bank_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,101 +34,68 @@ def add_bank_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EXAMPLES
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    _add_build(commands.add_parser("build", help="embed captions"))
-    info = commands.add_parser("info", help="what is in a bank")
-    info.add_argument("bank", metavar="BANK", type=Path, help="folder of a bank or of a checkpoint")
-    info.set_defaults(run=inform)
-    smaller = commands.add_parser("compact", help="shrink a bank")
-    smaller.add_argument("bank", metavar="BANK", type=Path, help="of a bank or of a checkpoint")
-    smaller.add_argument("out", metavar="OUT", type=Path, help="new folder")
-    smaller.add_argument("--rows", type=positive_int, required=True, help="rows to keep")
-    smaller.add_argument(
-        "--method",
-        choices=["k-means", "k-center", "importance"],
-        default="k-means",
-        help="means of clusters, or rows kept as they are: the farthest apart, or drawn (default: %(default)s)",
-    )
-    smaller.add_argument("--seed", type=int, default=0, help="of the choice of rows")
-    _add_storage(smaller)
-    smaller.set_defaults(run=shrink)
-    _add_index(commands.add_parser("index", help="find the nearest rows of a bank fast, by FAISS"))
 
-
-def _add_build(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+    add = commands.add_parser("build", help="embed captions").add_argument
+    add(
         "captions",
         metavar="CAPTIONS",
         help=".json (COCO), .txt, .csv, .tsv, .parquet; .gz of those",
     )
-    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="new folder")
-    parser.add_argument(
-        "--text-encoder",
-        default="patchioner-mini",
-        metavar="ID|DIR",
-        help="model whose text tower embeds; the bank is for that model (default: %(default)s)",
+    add("--out", metavar="DIR", type=Path, required=True, help="new folder")
+    model = "model whose text tower embeds; the bank is for that model (default: %(default)s)"
+    add("--text-encoder", default="patchioner-mini", metavar="ID|DIR", help=model)
+    add("--column", help="column or key of the captions (default: looked for)")
+    add("--sample", type=positive_int, metavar="N", help="draw N captions at random")
+    add("--rows", type=positive_int, metavar="N", help="compact the bank to N rows")
+    merge = (
+        "make rows that are equal on disk one row with a count; projections stay the same (equal captions "
+        "are one row in any case)"
     )
-    parser.add_argument("--column", help="column or key of the captions (default: looked for)")
-    parser.add_argument(
-        "--sample", type=positive_int, metavar="N", help="draw N captions at random"
-    )
-    parser.add_argument("--rows", type=positive_int, metavar="N", help="compact the bank to N rows")
-    parser.add_argument(
-        "--merge-duplicates",
-        action="store_true",
-        help="make rows that are equal on disk one row with a count; projections stay the same (equal captions "
-        "are one row in any case)",
-    )
-    parser.add_argument("--lower", action="store_true", help="lower-case, drop a final full stop")
-    parser.add_argument(
-        "--raw-norms", action="store_true", help="keep the lengths of the vectors, as published"
-    )
-    parser.add_argument("--no-texts", action="store_true", help="leave the captions out")
-    _add_storage(parser)
-    parser.add_argument("--device", help="cpu, cuda, ... (default: the model's choice)")
-    parser.add_argument("--seed", type=int, default=0, help="of --sample and --rows")
-    parser.add_argument("--resume", action="store_true", help="go on with a stopped run")
-    parser.set_defaults(run=build)
+    add("--merge-duplicates", action="store_true", help=merge)
+    add("--lower", action="store_true", help="lower-case, drop a final full stop")
+    add("--raw-norms", action="store_true", help="keep the lengths of the vectors, as published")
+    add("--no-texts", action="store_true", help="leave the captions out")
+    _add_storage(add)
+    add("--device", help="cpu, cuda, ... (default: the model's choice)")
+    add("--seed", type=int, default=0, help="of --sample and --rows")
+    add("--resume", action="store_true", help="go on with a stopped run")
+    commands.choices["build"].set_defaults(run=build)
 
+    add = commands.add_parser("info", help="what is in a bank").add_argument
+    add("bank", metavar="BANK", help=_BANK)
+    commands.choices["info"].set_defaults(run=inform)
 
-def _add_index(parser: argparse.ArgumentParser) -> None:
-    parser.description = (
+    add = commands.add_parser("compact", help="shrink a bank").add_argument
+    add("bank", metavar="BANK", help=_BANK)
+    add("out", metavar="OUT", type=Path, help="new folder")
+    add("--rows", type=positive_int, required=True, help="rows to keep")
+    method = "means of clusters, or rows drawn and kept as they are (default: %(default)s)"
+    add("--method", choices=["k-means", "importance"], default="k-means", help=method)
+    add("--seed", type=int, default=0, help="of the choice of rows")
+    _add_storage(add)
+    commands.choices["compact"].set_defaults(run=shrink)
+
+    index_parser = commands.add_parser("index", help="find a bank's nearest rows fast, by FAISS")
+    index_parser.description = (
         "Build an index beside a bank, for projections onto the nearest rows only. Without being asked for them, "
         "captions stay those of the whole bank. A second index replaces the first."
     )
-    parser.add_argument(
-        "bank", metavar="BANK", type=Path, help="folder of a bank or of a checkpoint"
-    )
-    parser.add_argument(
-        "--kind",
-        choices=["flat", "ivf", "ivfsq", "ivfpq", "hnsw"],
-        default="ivf",
-        help="all rows; lists of rows; of rows in eight bits; of rows in a few bytes; a graph (default: %(default)s)",
-    )
-    for flag, meaning in (
-        ("--lists", "of the ivf kinds (default: 4 times the root of the rows)"),
-        ("--probes", "lists looked at per query (default: an eighth of them)"),
-        ("--links", "of a row in the graph of hnsw (default: 32)"),
-        ("--effort", "candidates kept in building and walking the graph (default: 256)"),
-        ("--pieces", "bytes per row of ivfpq (default: about an eighth of the width)"),
-    ):
-        parser.add_argument(flag, type=positive_int, metavar="N", help=meaning)
-    parser.add_argument("--seed", type=int, default=0, help="of the clustering into lists")
-    parser.set_defaults(run=index)
-
-
-def _add_storage(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--storage",
-        choices=["float16", "float32", "int8"],
-        default="float16",
-        help="precision on disk (default: %(default)s)",
-    )
+    add = index_parser.add_argument
+    add("bank", metavar="BANK", help=_BANK)
+    kind = "lists of rows; of rows in eight bits; all rows, on a GPU (default: %(default)s)"
+    add("--kind", choices=["ivf", "ivfsq", "flat"], default="ivf", help=kind)
+    lists = "lists of rows (default: 4 times the root of the rows)"
+    add("--lists", type=positive_int, metavar="N", help=lists)
+    probes = "lists looked at per query (default: an eighth of them)"
+    add("--probes", type=positive_int, metavar="N", help=probes)
+    add("--seed", type=int, default=0, help="of the clustering into lists")
+    index_parser.set_defaults(run=index)
 
 
 def build(options: argparse.Namespace) -> int:
     """Read captions, embed them, write the bank; returns the exit status."""
-    from patchioner.bank_building import BankOptions, build_bank_folder, find_text_tower
-    from patchioner.caption_files import read_captions
+    from memory_bank import BankOptions, build_bank_folder, read_captions
+    from patchioner.base.weights import digest
     from patchioner.model import usable_device
 
     wanted = BankOptions(
@@ -141,8 +108,12 @@ def build(options: argparse.Namespace) -> int:
         seed=options.seed,
     )
     captions = read_captions(options.captions, options.column)
-    tower = find_text_tower(options.text_encoder).to(usable_device(options.device))
-    bank = build_bank_folder(captions, tower, options.out, wanted, resume=options.resume)
+    tower = _text_tower(options.text_encoder)
+    encoder = {"config": tower.config, "weights": digest(tower)}
+    embed = tower.to(usable_device(options.device)).encode
+    bank = build_bank_folder(
+        captions, embed, options.out, wanted, encoder=encoder, resume=options.resume
+    )
     if options.merge_duplicates and len(merged := bank.merge_duplicates()) < len(bank):
         merged.save(options.out, dtype=options.storage)
         bank = merged
@@ -164,7 +135,7 @@ def inform(options: argparse.Namespace) -> int:
     write_line(f"  stands for {int(bank.counts.sum()):,} captions")
     write_line(f"  sha256     {bank.fingerprint()}")
     if bank.index is not None:
-        write_line(f"  index      {_described(bank.index.options, len(bank), bank.dim)}")
+        write_line(f"  index      {_described(bank.index.options, len(bank))}")
     if bank.texts is not None:
         for row in dict.fromkeys((0, len(bank) // 2, len(bank) - 1)):
             write_line(f"  row {row:<7,} {bank.texts[row]}")
@@ -188,38 +159,56 @@ def index(options: argparse.Namespace) -> int:
     from memory_bank import IndexOptions, MemoryBank
     from patchioner.checkpoints.hub import shipped_models
 
-    names = ("lists", "probes", "links", "effort", "pieces")
-    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    wanted = IndexOptions(options.kind, seed=options.seed, **given)
-    if str(options.bank) in shipped_models():
+    if options.bank in shipped_models():
         raise OptionError(
             f"{options.bank} is part of the installed package and stays as it is: "
             f"patchioner convert {options.bank} COPY, then index COPY"
         )
+    wanted = IndexOptions(options.kind, options.lists, options.probes, options.seed)
     folder = _bank_folder(options.bank)
     indexed = MemoryBank.load(folder).with_index(wanted)
     indexed.save_index(folder)
     size = (folder / "index.faiss").stat().st_size / 2**20
-    write_line(f"{folder}: {_described(wanted, len(indexed), indexed.dim)}, {size:,.1f} MiB")
+    write_line(f"{folder}: {_described(wanted, len(indexed))}, {size:,.1f} MiB")
     return 0
 
 
-def _described(options: IndexOptions, rows: int, dim: int) -> str:
+def _add_storage(add: Callable[..., object]) -> None:
+    precision = "precision on disk (default: %(default)s)"
+    kinds = ["float16", "float32", "int8"]
+    add("--storage", choices=kinds, default="float16", help=precision)
+
+
+def _described(options: IndexOptions, rows: int) -> str:
     """The settings that this kind of index has."""
-    parts: list[str] = [options.kind]
-    if options.has_lists:
-        parts.append(f"{options.lists_for(rows):,} lists, {options.probes_for(rows):,} probed")
-    if options.kind == "ivfpq":
-        parts.append(f"{options.pieces_for(dim)} bytes a row")
-    if options.kind == "hnsw":
-        parts.append(f"{options.links} links, effort {options.effort}")
-    return ", ".join(parts)
+    lists = f", {options.lists_for(rows):,} lists, {options.probes_for(rows):,} probed"
+    return options.kind + (lists if options.has_lists else "")
 
 
-def _bank_folder(given: Path) -> Path:
-    """A bank's own folder, or the one inside a checkpoint, a shipped one included."""
+def _bank_folder(given: str) -> Path:
+    """The folder of a bank, or the one inside a checkpoint, a shipped one included."""
+    from memory_bank.storage import bank_folder
     from patchioner.checkpoints.hub import find_model, shipped_models
 
-    folder = find_model(str(given)) if str(given) in shipped_models() else given
-    inner = folder / "memory_bank"
-    return inner if inner.is_dir() else folder
+    return bank_folder(find_model(given) if given in shipped_models() else given)
+
+
+def _text_tower(name: str) -> TextTower:
+    """The text tower of a model; of a YAML file that names parts, it alone is read."""
+    from patchioner.checkpoints.config import names_parts, read_model_config
+    from patchioner.checkpoints.folder import read_checkpoint
+    from patchioner.checkpoints.hub import find_model
+    from patchioner.checkpoints.part_builders import build_text_tower
+
+    path = find_model(name)
+    if path.is_file() and names_parts(path):
+        config = read_model_config(path)
+        tower = config.text_tower and build_text_tower(config.text_tower, config.place)
+    else:
+        tower = read_checkpoint(path).text_tower
+    if not tower:
+        raise OptionError(
+            f"{name!r} has no text tower to embed captions with: choose a model that has one "
+            "(`patchioner models ID` lists the parts)"
+        )
+    return tower

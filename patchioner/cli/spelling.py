@@ -104,7 +104,7 @@ def _is_file(path: Path) -> bool:
 def parse_texts(text: str) -> tuple[str, ...]:
     """Texts separated by semicolons, or those of a file: .txt with one per line, or what `read_captions` reads."""
     if _is_file(Path(text)):
-        from patchioner.caption_files import read_captions
+        from memory_bank import read_captions
 
         texts = read_captions(text)
     else:

@@ -1,150 +1,208 @@
-"""Building banks: from lists and files, with encoders that behave and encoders that do not."""
+"""Banks from captions: what is kept, encoders that misbehave, and that a killed run ends where any other does."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from memory_bank import MemoryBank, build_bank
-from patchioner.base import MemoryBankError, OptionError, TextError
+from memory_bank import BankOptions, MemoryBank, build, build_bank, build_bank_folder
+from memory_bank.build import RECORD, Embed, embed_texts, prepare
+from patchioner.base import CheckpointError, MemoryBankError, OptionError, TextError
 
-TEXTS = ["a very long caption of a bus", "a cat", "two dogs", "a cat", "three birds fly"]
-
-
-def encode(texts: list[str]) -> Tensor:
-    """Embed a text as its length, its first letter and its number of blanks."""
-    return torch.tensor([[len(t), ord(t[0]), t.count(" ") + 1] for t in texts]).float()
-
-
-@pytest.mark.parametrize("batch", [1, 2, 5, 100])
-def test_rows_are_in_the_order_of_the_texts(batch: int) -> None:
-    bank = build_bank(TEXTS, encode, batch)
-    assert bank.texts == tuple(TEXTS)
-    torch.testing.assert_close(bank.embeddings(), encode(TEXTS))
+WORDS = [
+    f"a {colour} {thing}" for colour in ("red", "blue", "old") for thing in ("cat", "bus", "kite")
+]
+CORPUS = [*WORDS, "A Red cat.", WORDS[3], WORDS[3], "  ", f" {WORDS[5]}\n"]
+ENCODER = {"config": {"width": 3}, "weights": "abc"}
 
 
-def test_batches_are_bounded_and_sorted_by_length() -> None:
-    seen: list[list[str]] = []
+class Killed(BaseException):
+    """Stands in for a signal: no handler of errors sees it."""
 
-    def watch(texts: list[str]) -> Tensor:
-        seen.append(texts)
+
+def encode(texts: Sequence[str]) -> Tensor:
+    """Embed a text as its length, its first letter and its number of words."""
+    return torch.tensor([[len(t), ord(t[2]), 1 + t.count("a")] for t in texts]).float()
+
+
+def mortal(calls: int) -> Embed:
+    """An encoder that is killed at its n-th call."""
+    left = [calls]
+
+    def embed(texts: Sequence[str]) -> Tensor:
+        if left[0] == 0:
+            raise Killed
+        left[0] -= 1
         return encode(texts)
 
-    build_bank(TEXTS, watch, batch=2)
-    assert [len(texts) for texts in seen] == [2, 2, 1]
-    lengths = [len(text) for texts in seen for text in texts]
-    assert lengths == sorted(lengths)
+    return embed
 
 
-def test_repeats_are_embedded_once_and_counted() -> None:
-    seen: list[str] = []
-
-    def watch(texts: list[str]) -> Tensor:
-        seen.extend(texts)
-        return encode(texts)
-
-    merged = build_bank(TEXTS, watch, merge_repeats=True)
-    assert sorted(seen) == sorted(set(TEXTS))
-    assert merged.texts == ("a very long caption of a bus", "a cat", "two dogs", "three birds fly")
-    assert merged.counts.tolist() == [1, 2, 1, 1]
-    queries = torch.tensor([[5.0, 90.0, 3.0]])
-    wanted = build_bank(TEXTS, encode).project(queries)
-    torch.testing.assert_close(merged.project(queries), wanted)
+@pytest.fixture(autouse=True)
+def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embed_texts, "__kwdefaults__", {"shard": 4, "unit": True})
+    monkeypatch.setattr(build, "SHARD", 4)
 
 
-def test_blank_texts_are_dropped_and_reported(caplog: pytest.LogCaptureFixture) -> None:
+def make(
+    out: Path, embed: Embed = encode, options: BankOptions | None = None, **more: Any
+) -> MemoryBank:
+    return build_bank_folder(CORPUS, embed, out, options, **{"encoder": ENCODER, **more})
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_captions_are_cleaned_and_counted(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        bank = build_bank(["  a cat ", "", " \t", "a dog\n"], encode)
-    assert bank.texts == ("a cat", "a dog")
-    assert "left out 2 blank texts, the first at index 1" in caplog.text
+        found = prepare(["A cat. ", "a  cat", " ", "A cat."], BankOptions())
+    assert found == (["A cat.", "a cat"], [2, 1])
+    assert "1 blank captions of 4" in caplog.text
+    lower = prepare(["A cat.", "a  cat", "...", "No. 5"], BankOptions(lower=True))
+    assert lower == (["a cat", "no. 5"], [2, 1])
 
 
-def test_nothing_is_reported_when_nothing_is_blank(caplog: pytest.LogCaptureFixture) -> None:
-    build_bank(TEXTS, encode)
-    assert caplog.text == ""
+def test_a_sample_is_drawn_of_all_captions_and_by_the_seed() -> None:
+    captions = ["often"] * 900 + [f"once {i}" for i in range(100)]
+    texts, counts = prepare(captions, BankOptions(sample=200))
+    assert sum(counts) == 200 and dict(zip(texts, counts, strict=True))["often"] > 150
+    assert prepare(captions, BankOptions(sample=200)) == (texts, counts)
+    assert prepare(captions, BankOptions(sample=200, seed=1)) != (texts, counts)
+    assert prepare(captions, BankOptions(sample=5000)) == prepare(captions, BankOptions())
 
 
-@pytest.mark.parametrize("ending", ["\n", "\r\n"])
-@pytest.mark.parametrize("as_text", [True, False])
-def test_from_a_file(
-    tmp_path: Path, ending: str, as_text: bool, caplog: pytest.LogCaptureFixture
-) -> None:
-    path = tmp_path / "captions.txt"
-    path.write_bytes(("\ufeffa cat" + ending + "un chât\u2028noir" + ending).encode())
-    bank = build_bank(str(path) if as_text else path, encode)
-    assert bank.texts == ("a cat", "un chât\u2028noir")
-    assert caplog.text == ""
+@pytest.mark.parametrize("captions", [[], [" "], "a cat", ["a cat", 3]])
+def test_what_holds_no_captions_is_refused(captions: Any) -> None:
+    with pytest.raises(TextError):
+        prepare(captions, BankOptions())
 
 
-def test_other_settings_reach_the_bank() -> None:
-    def zero_for_cats(texts: list[str]) -> Tensor:
-        return encode(texts) * torch.tensor([[float("cat" not in text)] for text in texts])
+@pytest.mark.parametrize("name", ["sample", "rows"])
+def test_numbers_below_one_are_refused(name: str) -> None:
+    with pytest.raises(OptionError, match=f"{name} is 0"):
+        BankOptions(**{name: 0})  # type: ignore[arg-type]
 
-    bank = build_bank(TEXTS, zero_for_cats, drop_zero_rows=True, dtype="float16", keep_texts=False)
-    assert (len(bank), bank.dtype, bank.texts) == (3, "float16", None)
-    with pytest.raises(MemoryBankError, match="zero norm.*: 1, 3"):
-        build_bank(TEXTS, zero_for_cats)
+
+@pytest.mark.parametrize("on_disk", [True, False])
+def test_a_bank_holds_the_encoders_vectors(tmp_path: Path, on_disk: bool) -> None:
+    def built(**options: Any) -> MemoryBank:
+        chosen = BankOptions(dtype="float32", **options)
+        out = tmp_path / f"{len(list(tmp_path.iterdir()))}"
+        return make(out, options=chosen) if on_disk else build_bank(CORPUS, encode, chosen)
+
+    texts, counts = prepare(CORPUS, BankOptions())
+    bank = built()
+    assert list(bank.texts or ()) == texts and bank.counts.tolist() == counts
+    torch.testing.assert_close(bank.embeddings(), F.normalize(encode(texts)), atol=1e-3, rtol=0)
+    raw = built(unit=False, keep_texts=False)
+    torch.testing.assert_close(raw.embeddings(), encode(texts), atol=1e-6, rtol=1e-5)
+    assert raw.texts is None and float(raw.norms.std()) > 0
+    small = built(rows=5)
+    assert len(small) == 5 and int(small.counts.sum()) == len(CORPUS) - 1
+    assert set(small.texts or ()) <= set(texts)
+
+
+ENCODERS: dict[str, tuple[Callable[[Sequence[str]], Any], str]] = {
+    "loses a row": (lambda texts: encode(texts)[1:], r"\(3, 3\) for 4 texts"),
+    "gives a vector": (lambda texts: torch.ones(len(texts)), r"\(rows, dim\), got \(4,\)"),
+    "gives integers": (lambda texts: encode(texts).long(), "int64"),
+    "gives a list": (lambda texts: encode(texts).tolist(), "list"),
+    "gives nan": (lambda texts: encode(texts).log().sub_(9).sqrt(), "'a red cat' is not finite"),
+}
+
+
+@pytest.mark.parametrize("fault", ENCODERS)
+def test_encoders_that_misbehave(tmp_path: Path, fault: str) -> None:
+    embed, message = ENCODERS[fault]
+    for use in (lambda: build_bank(CORPUS, embed), lambda: make(tmp_path / "bank", embed)):
+        with pytest.raises(MemoryBankError, match=message):
+            use()
+
+
+def test_an_encoder_that_changes_its_width(tmp_path: Path) -> None:
+    widths = iter((3, 2))
+    with pytest.raises(CheckpointError, match=r"000000004.safetensors.*\(4, 3\)"):
+        make(tmp_path, lambda texts: torch.ones(len(texts), next(widths)))
+
+
+def test_an_encoder_with_gradients_leaves_no_graph() -> None:
+    layer = torch.nn.Linear(3, 4)
+    assert not build_bank(CORPUS, lambda texts: layer(encode(texts))).keys.requires_grad
 
 
 @pytest.mark.parametrize(
-    ("texts", "message"),
-    [
-        ([], "no text in it"),
-        (["", "  "], r"no text in it \(2 blank"),
-        (["a", 3], "item 1 is 3, not a string"),
-        ("no/such/file.txt", "no/such/file.txt: cannot be read"),
-    ],
+    "options", [BankOptions(), BankOptions(unit=False, rows=6), BankOptions(sample=12)]
 )
-def test_bad_texts(texts: Any, message: str) -> None:
-    with pytest.raises(TextError, match=message):
-        build_bank(texts, encode)
+@pytest.mark.parametrize("calls", [0, 1, 2])
+def test_a_killed_and_resumed_build_equals_an_uninterrupted_one(
+    tmp_path: Path, options: BankOptions, calls: int
+) -> None:
+    whole = make(tmp_path / "whole", options=options)
+    with pytest.raises(Killed):
+        make(tmp_path / "killed", mortal(calls), options)
+    assert len(list((tmp_path / "killed" / "unfinished").glob("*.safetensors"))) == calls
+    resumed = make(tmp_path / "killed", options=options, resume=True)
+    assert resumed.fingerprint() == whole.fingerprint()
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+    assert not (tmp_path / "whole" / "unfinished").exists()
 
 
-def test_bad_files(tmp_path: Path) -> None:
-    path = tmp_path / "captions.txt"
-    path.write_bytes(b"")
-    with pytest.raises(TextError, match="captions.txt: no text in it"):
-        build_bank(path, encode)
-    path.write_bytes("caf\xe9".encode("latin-1"))
-    with pytest.raises(TextError, match="captions.txt: not UTF-8"):
-        build_bank(path, encode)
+def test_killed_after_the_bank_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path / "whole")
+
+    def killed(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr("patchioner.base.run_folder.RunFolder.finish", killed)
+        make(tmp_path / "killed")
+    make(tmp_path / "killed", resume=True)
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
 
 
-def test_bad_batch() -> None:
-    with pytest.raises(OptionError, match="batch=0"):
-        build_bank(TEXTS, encode, 0)
+def test_a_finished_build_is_only_read(tmp_path: Path) -> None:
+    first = make(tmp_path)
+    assert make(tmp_path, mortal(0), resume=True).fingerprint() == first.fingerprint()
+    with pytest.raises(OptionError, match=str(tmp_path)):
+        make(tmp_path)
 
 
-def test_encoder_that_loses_a_row() -> None:
-    with pytest.raises(MemoryBankError, match=r"shape \(4, 3\) for 5 texts, expected \(5, 3\)"):
-        build_bank(TEXTS, lambda texts: encode(texts)[1:])
+def test_another_run_in_the_folder_is_named(tmp_path: Path) -> None:
+    make(tmp_path)
+    with pytest.raises(OptionError, match=r"options\.lower differ"):
+        make(tmp_path, options=replace(BankOptions(), lower=True), resume=True)
+    with pytest.raises(OptionError, match=r"text_tower\.weights differ"):
+        make(tmp_path, encoder={**ENCODER, "weights": "abd"}, resume=True)
+    with pytest.raises(OptionError, match="captions differ"):
+        build_bank_folder(CORPUS[1:], encode, tmp_path, encoder=ENCODER, resume=True)
 
 
-def test_encoder_that_changes_its_width() -> None:
-    with pytest.raises(MemoryBankError, match=r"shape \(1, 1\) for 1 texts, expected \(1, 2\)"):
-        build_bank(TEXTS, lambda texts: torch.ones(len(texts), len(texts)), batch=2)
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(OptionError, match=str(tmp_path)):
+        make(tmp_path)
+    assert not (tmp_path / RECORD).exists()
 
 
-def test_encoder_that_returns_a_vector() -> None:
-    with pytest.raises(MemoryBankError, match="text embeddings must have shape"):
-        build_bank(TEXTS, lambda texts: torch.ones(len(texts)))
-
-
-def test_encoder_that_gives_nan_names_the_text() -> None:
-    def broken(texts: list[str]) -> Tensor:
-        return torch.where(encode(texts) == 8, torch.nan, encode(texts))
-
-    with pytest.raises(MemoryBankError, match="'two dogs' is not finite"):
-        build_bank(TEXTS, broken)
-
-
-def test_encoder_with_gradients_leaves_no_graph() -> None:
-    layer = torch.nn.Linear(3, 4)
-    bank = build_bank(TEXTS, lambda texts: layer(encode(texts)))
-    assert isinstance(bank, MemoryBank)
-    assert not bank.keys.requires_grad
+def test_shards_of_others_and_damaged_ones_are_refused_by_name(tmp_path: Path) -> None:
+    found = embed_texts(encode, WORDS, tmp_path)
+    assert torch.equal(found, found.half().float())  # rounded in every run alike
+    with pytest.raises(CheckpointError, match="000000000.safetensors"):
+        embed_texts(encode, WORDS, tmp_path, shard=9)
+    path = tmp_path / "000000004.safetensors"
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(CheckpointError, match="000000004.safetensors"):
+        embed_texts(encode, WORDS, tmp_path)

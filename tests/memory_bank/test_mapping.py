@@ -15,8 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from memory_bank import Blocks, MemoryBank, mapping, projection
-from memory_bank.mapping import MappedFile
+from memory_bank import Blocks, MemoryBank, projection, rows
+from memory_bank.storage import MappedFile
 from patchioner.base import MemoryBankError
 
 MIB = 2**20
@@ -28,16 +28,16 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets page
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bank that is three times as large as one run of pages."""
     place = tmp_path_factory.mktemp("bank")
-    rows = torch.randn(ROWS, DIM, generator=torch.Generator().manual_seed(0))
-    MemoryBank(rows).save(place, dtype="float32")
+    found = torch.randn(ROWS, DIM, generator=torch.Generator().manual_seed(0))
+    MemoryBank(found).save(place, dtype="float32")
     return place
 
 
 @pytest.fixture
 def _released(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows leave memory however small the bank, in runs of 4 MiB."""
-    monkeypatch.setattr(mapping, "_KEPT_BYTES", 0)
-    monkeypatch.setattr(mapping, "_RUN_BYTES", 4 * MIB)
+    monkeypatch.setattr(rows, "_KEPT_BYTES", 0)
+    monkeypatch.setattr(rows, "_RUN_BYTES", 4 * MIB)
     monkeypatch.setattr(projection, "_RELEASING_QUERIES", 3)
 
 
@@ -79,7 +79,7 @@ def test_memory_stays_far_below_the_bank(folder: Path, work: str) -> None:
 @linux
 def test_for_single_queries_the_bank_stays(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fetching the rows again would take longer than the products."""
-    monkeypatch.setattr(mapping, "_KEPT_BYTES", 0)
+    monkeypatch.setattr(rows, "_KEPT_BYTES", 0)
     bank = MemoryBank.load(folder)
     bank.project(queries(1))
     assert resident(folder / "bank.safetensors") > 40 * MIB

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Literal
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from memory_bank import MemoryBank
@@ -82,7 +84,9 @@ def change_header(folder: Path, **changes: object) -> None:
 def change_tensor(folder: Path, name: str, tensor: torch.Tensor) -> None:
     path = folder / "bank.safetensors"
     tensors = {key: value.clone() for key, value in load_file(path).items()}
-    save_file(tensors | {name: tensor}, path)
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    save_file(tensors | {name: tensor}, path, metadata=metadata)
 
 
 def truncate(path: Path) -> None:
@@ -157,9 +161,40 @@ def test_a_bad_text_line_is_named_when_it_is_read(tmp_path: Path, line: str, mes
     make_bank().save(tmp_path)
     lines = (tmp_path / "texts.jsonl").read_text().splitlines()
     lines[2] = line
-    (tmp_path / "texts.jsonl").write_text("\n".join(lines) + "\n")
+    data = "\n".join(lines) + "\n"
+    (tmp_path / "texts.jsonl").write_text(data)
+    change_header(tmp_path, texts_sha256=hashlib.sha256(data.encode()).hexdigest())
     texts = MemoryBank.load(tmp_path).texts
     assert texts is not None
     assert texts[1] == TEXTS[1]
     with pytest.raises(MemoryBankError, match=message):
         texts[2]
+
+
+@pytest.mark.parametrize("older", [False, True], ids=["named", "of an earlier release"])
+@pytest.mark.parametrize("file", ["bank.json", "bank.safetensors", "texts.jsonl"])
+def test_a_bank_replaced_file_by_file_is_refused(tmp_path: Path, file: str, older: bool) -> None:
+    """Of the same size and precision: nothing but the fingerprint tells."""
+    for name, rows in (("one", torch.eye(6)), ("two", torch.eye(6).flip(0))):
+        MemoryBank(rows, [f"{name} {row}" for row in range(6)]).save(tmp_path / name)
+        if older:
+            save_file(
+                load_file(tmp_path / name / "bank.safetensors"),
+                tmp_path / name / "bank.safetensors",
+            )
+            header = json.loads((tmp_path / name / "bank.json").read_text())
+            del header["texts_sha256"]
+            (tmp_path / name / "bank.json").write_text(json.dumps(header))
+        MemoryBank.load(tmp_path / name)
+    (tmp_path / "one" / file).write_bytes((tmp_path / "two" / file).read_bytes())
+    with pytest.raises(MemoryBankError, match=str(tmp_path / "one")):
+        MemoryBank.load(tmp_path / "one")
+
+
+def test_a_checkpoints_folder_opens_its_bank_and_other_files_stay(tmp_path: Path) -> None:
+    make_bank().save(tmp_path / "memory_bank")
+    (tmp_path / "memory_bank" / "notes.txt").write_text("mine")
+    assert len(MemoryBank.load(tmp_path)) == 6
+    MemoryBank(torch.eye(5)).save(tmp_path / "memory_bank")
+    assert (tmp_path / "memory_bank" / "notes.txt").read_text() == "mine"
+    assert MemoryBank.load(tmp_path).texts is None

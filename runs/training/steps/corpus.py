@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from memory_bank.build import embed_texts
 from patchioner.adaptation.sentences import caption_like, clean_corpus
 from patchioner.base.files import atomic_path
 from patchioner.text import load_tower
-from patchioner.text.shards import embed_texts
 from runs.training.pairs import read_lines, read_pairs
 from runs.training.settings import RunSettings
 
@@ -34,4 +34,5 @@ def read_corpus(settings: RunSettings) -> tuple[list[str], Tensor]:
     """Texts, and their (N, dim) unit embeddings, rounded to fp16."""
     folder = settings.work / "corpus"
     texts = (folder / "texts.txt").read_text(encoding="utf-8").splitlines()
-    return texts, embed_texts(load_tower(settings.work / "text_tower"), texts, folder, shard=SHARD)
+    tower = load_tower(settings.work / "text_tower")
+    return texts, embed_texts(tower.encode, texts, folder, shard=SHARD)

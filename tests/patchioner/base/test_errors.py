@@ -21,6 +21,7 @@ PARENTS = {
     "FutileError": RuntimeError,
     "TextError": ValueError,
     "OptionError": ValueError,
+    "OutOfMemoryError": MemoryError,
     "UnknownNameError": LookupError,
     "HubError": OSError,
     "MissingExtraError": ImportError,

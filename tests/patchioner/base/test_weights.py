@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from patchioner.base import CheckpointError, OptionError
-from patchioner.base.weights import Storage, fit_weights, load_weights, save_weights
+from patchioner.base.weights import Storage, digest, fit_weights, load_weights, save_weights
 
 STORAGES: list[Storage] = ["fp32", "fp16", "int8"]
 
@@ -219,3 +219,13 @@ def test_fit_shortens_long_lists() -> None:
     with pytest.raises(CheckpointError, match="x0, x1, x2, x3, x4 and 3 more"):
         state = {f"x{i}": torch.zeros(1) for i in range(8)}
         fit_weights(nn.Identity(), state, source="x")
+
+
+def test_a_digest_follows_every_weight() -> None:
+    torch.manual_seed(0)
+    network = nn.Linear(3, 2)
+    before = digest(network)
+    assert digest(network) == before
+    with torch.no_grad():
+        network.bias[1] += 1e-3
+    assert digest(network) != before

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from memory_bank import CompactionMethod, MemoryBank, compact, coreset
-from memory_bank.compaction import _Clusters, _fill_empty
+from memory_bank import MemoryBank, compact
+from memory_bank.compact import _Clusters, _fill_empty, _importance
 from patchioner.base import OptionError, UnknownNameError
 
 
@@ -141,39 +141,11 @@ def test_bad_options(rows: int, iterations: int) -> None:
         compact(make_bank(), rows, iterations=iterations)
 
 
-METHODS: list[CompactionMethod] = ["k-center", "importance"]
-
-
-def plain_k_center(bank: MemoryBank, rows: int, seed: int) -> list[int]:
-    """Farthest first, one row at a time over all rows."""
-    first = torch.randint(len(bank), (1,), generator=torch.Generator().manual_seed(seed))
-    chosen = [int(first)]
-    while len(chosen) < rows:
-        closest = (bank.keys @ bank.keys[chosen].T).amax(dim=1)
-        closest[chosen] = torch.inf
-        chosen.append(int(closest.argmin()))
-    return chosen
-
-
-@pytest.mark.parametrize("pool", [1, 5, 4096])
-@pytest.mark.parametrize("rows", [1, 2, 17, 59])
-def test_k_center_equals_one_row_at_a_time(
-    rows: int, pool: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(coreset, "_POOL", pool)
-    monkeypatch.setattr(coreset, "_BLOCK", 7)
-    bank = make_bank()
-    assert coreset.k_center(bank, rows, 3).tolist() == plain_k_center(bank, rows, 3)
-
-
-@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("dtype", ["float32", "int8"])
 @pytest.mark.parametrize("rows", [1, 13, 59])
-def test_coresets_keep_rows_texts_and_counts(
-    method: CompactionMethod, dtype: Any, rows: int
-) -> None:
+def test_a_draw_keeps_rows_texts_and_counts(dtype: Any, rows: int) -> None:
     bank = make_bank().to(dtype=dtype)
-    small = compact(bank, rows, seed=2, method=method)
+    small = compact(bank, rows, seed=2, method="importance")
     assert (len(small), small.dtype) == (rows, dtype)
     assert small.texts is not None
     assert bank.texts is not None
@@ -184,25 +156,15 @@ def test_coresets_keep_rows_texts_and_counts(
     nearest = (bank.units() @ small.units().T).argmax(dim=1)
     wanted = torch.zeros(rows, dtype=torch.int64).index_add_(0, nearest, bank.counts)
     assert torch.equal(small.counts, wanted)
-    assert compact(bank, rows, seed=2, method=method).fingerprint() == small.fingerprint()
+    assert compact(bank, rows, seed=2, method="importance").fingerprint() == small.fingerprint()
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_coresets_of_one_direction(method: CompactionMethod) -> None:
+def test_a_draw_of_one_direction() -> None:
     rows = torch.tensor([[1.0, 0.0]]) * torch.arange(1, 11)[:, None]
-    small = compact(MemoryBank(rows), 4, method=method)
+    small = compact(MemoryBank(rows), 4, method="importance")
     assert len(small) == 4
     assert int(small.counts.sum()) == 10
     assert int(small.counts.min()) >= 1
-
-
-def test_k_center_leaves_no_row_far_away() -> None:
-    bank = make_bank(400, 4)
-    far = {
-        method: float((bank.keys @ compact(bank, 40, method=method).keys.T).amax(dim=1).min())
-        for method in METHODS
-    }
-    assert far["k-center"] > far["importance"]
 
 
 def test_importance_prefers_what_is_far_from_the_mean_and_what_counts() -> None:
@@ -211,7 +173,7 @@ def test_importance_prefers_what_is_far_from_the_mean_and_what_counts() -> None:
     bank = MemoryBank(
         torch.cat([crowd, torch.tensor([[-1.0, 0.1], [0.9, 0.0]])]), counts=[1] * 99 + [40]
     )
-    drawn = torch.cat([coreset.importance(bank, 3, seed) for seed in range(200)])
+    drawn = torch.cat([_importance(bank, 3, seed) for seed in range(200)])
     often = torch.bincount(drawn, minlength=100)
     assert int(often[:98].max()) < int(often[98]) and int(often[:98].max()) < int(often[99])
 

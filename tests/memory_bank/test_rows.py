@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from memory_bank import Blocks, MemoryBank, compact, projection
-from memory_bank.integers import product, split
-from memory_bank.quantised import dequantise, quantise
+from memory_bank.projection import _product, _split
+from memory_bank.rows import dequantise, quantise
 from patchioner.base import MemoryBankError
 
 
@@ -123,16 +123,16 @@ def test_integer_products_are_those_of_what_was_split(
     left = torch.randn(rows, dim, generator=generator) * 10.0**power
     left[0] *= float(torch.rand(1, generator=generator) > 0.3)
     right = torch.randint(-127, 128, (dim, 7), dtype=torch.int8, generator=generator)
-    halves = split(left)
-    coarse, fine = halves.parts.double().split(rows)
-    rounded = (coarse + fine / 254) * halves.scales.double()
-    out = product(halves, right)
+    parts, scales = _split(left)
+    coarse, fine = parts.double().split(rows)
+    rounded = (coarse + fine / 254) * scales.double()
+    out = _product((parts, scales), right.T)
     torch.testing.assert_close(
         out.double(), rounded @ right.double(), rtol=1e-6, atol=1e-3 * 10.0**power
     )
     step = left.abs().amax(dim=1, keepdim=True) / 32258
     assert bool(((rounded - left).abs() <= 0.51 * step + 1e-37).all())
-    assert product(split(left[:, :0]), right[:0]).tolist() == [[0.0] * 7] * rows
+    assert _product(_split(left[:, :0]), right[:0].T).tolist() == [[0.0] * 7] * rows
 
 
 def test_nearest_equals_a_full_sort_of_the_stored_rows() -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from memory_bank import read_captions
 from patchioner.base.errors import TextError
-from patchioner.caption_files import read_captions
 
 CAPTIONS = ["a café, at night", 'a sign that says "stop"', "two dogs\x0cplay"]
 
