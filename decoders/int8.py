@@ -1,7 +1,7 @@
 """Products of 8-bit numbers: rows scaled one by one, sums exact.
 
 Knows: how rows are rounded to int8, and the product for them.
-Does NOT know: what the numbers are for (`screen`, `quantized`), nor whether it is fast (`patchioner.base.processors`).
+Does NOT know: what the numbers are for (`screen`, `quantized`), nor whether it is fast (`patchioner.base.inference`).
 """
 
 from __future__ import annotations

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.speed.machine import Rates
-from patchioner.base.packed import weights_of
 
 PARTS = ("backbone", "pooling", "projection", "decoding")
 
@@ -43,10 +42,10 @@ def backbone_work(backbone: Any, patches: int) -> Work:
     """
     vit = backbone.vit
     tokens = patches + int(vit.num_prefix_tokens)
-    dense = sum(weight.numel() for weight in weights_of(vit.blocks) if weight.dim() == 2)
+    dense = sum(weight.numel() for weight in vit.blocks.parameters() if weight.dim() == 2)
     attention = 2 * len(vit.blocks) * tokens**2 * int(vit.embed_dim)
     stem = patches * vit.patch_embed.proj.weight.numel()
-    weights = sum(weight.numel() for weight in weights_of(vit))
+    weights = sum(weight.numel() for weight in vit.parameters())
     return Work(tokens * dense + attention + stem, 4 * weights)
 
 
@@ -82,7 +81,9 @@ def decoding_work(network: Any, lengths: list[int]) -> Work:
         200.9
     """
     config = network.config
-    dense = sum(weight.numel() for weight in weights_of(network.transformer.h) if weight.dim() == 2)
+    dense = sum(
+        weight.numel() for weight in network.transformer.h.parameters() if weight.dim() == 2
+    )
     output = config.vocab_size * config.width
     prefix = network.prefix.weight.numel()
     # At its t-th position a row attends to t: twice the width for each, in every layer.

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from patchioner.base.packed import PackedTable, can_pack
+from patchioner.base.inference import PackedTable, can_pack
 
 _SIDE, _ELEMENTS, _TRIES = 2048, 2**26, 5
 

@@ -94,6 +94,8 @@ def add_bank_arguments(parser: argparse.ArgumentParser) -> None:
 
 def build(options: argparse.Namespace) -> int:
     """Read captions, embed them, write the bank; returns the exit status."""
+    import torch
+
     from memory_bank import BankOptions, build_bank_folder, read_captions
     from patchioner.base.weights import digest
     from patchioner.model import usable_device
@@ -110,7 +112,7 @@ def build(options: argparse.Namespace) -> int:
     captions = read_captions(options.captions, options.column)
     tower = _text_tower(options.text_encoder)
     encoder = {"config": tower.config, "weights": digest(tower)}
-    embed = tower.to(usable_device(options.device)).encode
+    embed = tower.to(usable_device(options.device), torch.float32).encode
     bank = build_bank_folder(
         captions, embed, options.out, wanted, encoder=encoder, resume=options.resume
     )
@@ -198,12 +200,10 @@ def _text_tower(name: str) -> TextTower:
     from patchioner.checkpoints.config import names_parts, read_model_config
     from patchioner.checkpoints.folder import read_checkpoint
     from patchioner.checkpoints.hub import find_model
-    from patchioner.checkpoints.part_builders import build_text_tower
 
     path = find_model(name)
     if path.is_file() and names_parts(path):
-        config = read_model_config(path)
-        tower = config.text_tower and build_text_tower(config.text_tower, config.place)
+        tower = read_model_config(path).make_text_tower()
     else:
         tower = read_checkpoint(path).text_tower
     if not tower:
