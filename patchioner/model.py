@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, TypeAlias, TypeVar, get_args, overload
 
@@ -47,14 +47,6 @@ Regions: TypeAlias = "Sequence[Region] | Callable[[ImageGeometry], Sequence[Regi
 Item: TypeAlias = "tuple[ImageSource | PatchFeatures, Regions]"
 
 _CROPS_AT_ONCE = 32
-
-
-@dataclass(frozen=True, eq=False)
-class _Asked:
-    """A photo on its way, read or encoded, and what is asked about it."""
-
-    photo: Encodable | PatchFeatures
-    regions: Regions
 
 
 class Patchioner:
@@ -171,9 +163,6 @@ class Patchioner:
             keep_image: whether the features hold on to the photo, from which regions can then be cut out; None is
                 what the checkpoint needs.
 
-        Returns:
-            `PatchFeatures`, or a list of them for a list.
-
         Raises:
             ImageError: an image cannot be read.
         """
@@ -238,21 +227,10 @@ class Patchioner:
             weighting, options, crop: the checkpoint's defaults if None; see `embed_regions`.
 
         Returns:
-            One `Caption` per region, in their order.
-
-        Raises:
-            ImageError, RegionError: see `encode` and `embed_regions`.
+            One `Caption` per region, in their order. Errors are those of `encode` and `embed_regions`.
         """
-        alone = Batching.alone()
-        return next(
-            self.caption_many(
-                [(image, regions)],
-                weighting=weighting,
-                options=options,
-                crop=crop,
-                batching=alone,
-            )
-        )
+        how: Any = {"weighting": weighting, "crop": crop, "batching": Batching.alone()}
+        return next(self.caption_many([(image, regions)], options=options, **how))
 
     def caption_many(
         self,
@@ -322,18 +300,9 @@ class Patchioner:
             >>> model.label(features, [Box(10, 20, 200, 220)], ["a cat", "a bus"])[0].text  # doctest: +SKIP
             'a cat'
         """
-        alone = Batching.alone()
-        return next(
-            self.label_many(
-                [(image, regions)],
-                texts,
-                threshold=threshold,
-                weighting=weighting,
-                temperature=temperature,
-                crop=crop,
-                batching=alone,
-            )
-        )
+        how: Any = {"weighting": weighting, "crop": crop, "batching": Batching.alone()}
+        how |= {"threshold": threshold, "temperature": temperature}
+        return next(self.label_many([(image, regions)], texts, **how))
 
     def label_many(
         self,
@@ -422,28 +391,30 @@ class Patchioner:
             raise OptionError(f"on_error {on_error!r} is unknown: use one of {get_args(OnError)}")
         keep = self.settings.crop if crop is None else crop
 
-        def read(item: Item) -> _Asked:
+        def read(item: Item) -> tuple[Encodable | PatchFeatures, Regions]:
             photo, regions = item
             if isinstance(photo, list):
                 raise ImageError(
                     f"expected one photo, got a list of {len(photo)}: give caption_many (photo, regions) pairs"
                 )
-            encoded = isinstance(photo, PatchFeatures)
-            return _Asked(photo if encoded else self._read(photo, keep), regions)
+            if isinstance(photo, PatchFeatures):
+                return photo, regions
+            return self._read(photo, keep), regions
 
-        def encode(group: Sequence[_Asked]) -> list[tuple[PatchFeatures, Regions]]:
-            photos = [one.photo for one in group if not isinstance(one.photo, PatchFeatures)]
+        def encode(
+            group: Sequence[tuple[Encodable | PatchFeatures, Regions]],
+        ) -> list[tuple[PatchFeatures, Regions]]:
+            photos = [photo for photo, _ in group if not isinstance(photo, PatchFeatures)]
             found = iter(self._encode(photos, keep) if photos else ())
             return [
-                (one.photo if isinstance(one.photo, PatchFeatures) else next(found), one.regions)
-                for one in group
+                (photo if isinstance(photo, PatchFeatures) else next(found), regions)
+                for photo, regions in group
             ]
 
         def embed(seen: tuple[PatchFeatures, Regions]) -> Embedded:
-            features, regions = seen
-            return self._embed(features, regions, weighting, crop)
+            return self._embed(*seen, weighting, crop)
 
-        steps: Steps[Any, Any, Any, Answer] = Steps(read, encode, embed, answer)
+        steps = Steps(read, encode, embed, answer)
         return delivered(run(items, steps, batching or Batching.on(self.device.type)), on_error)
 
     def _read(self, source: ImageSource, keep_image: bool) -> Encodable:
@@ -576,12 +547,7 @@ def embed_crops(
     settings: ModelSettings,
     weighting: Weighting | None = None,
 ) -> Tensor:
-    """Cut each region out by its bounding box, encode it alone, and embed it as a whole image; as `embed_pooled`.
-
-    Raises:
-        RegionError: the model sees nothing of a region.
-        OptionError: the features do not hold their photo.
-    """
+    """Cut each region out by its bounding box, encode it alone, and embed it as a whole image; see `embed_pooled`."""
     if features.image is None:
         raise OptionError(
             "regions are to be cut out, but these features do not hold their photo: "

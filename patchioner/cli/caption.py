@@ -29,6 +29,7 @@ from patchioner.cli.photos import (
 )
 from patchioner.geometry import ImageGeometry
 from patchioner.regions import Patch, Region, RegionFile, WholeImage
+from patchioner.results import Caption
 
 _EXAMPLES = f"""\
 A PHOTO is a picture, a folder of pictures (with those below it), or one that scikit-image ships:
@@ -230,8 +231,9 @@ class _Job:
     def _draw(self, answered: Sequence[Answered], path: Path, geometry: ImageGeometry) -> None:
         from patchioner.drawing import draw_overlay, draw_patch_map
 
-        photo, answers = self.photo.load(), [one.answer for one in answered]
-        shown = [replace(one, text=one.text or "none of these") for one in answers]
+        answers = [one.answer for one in answered]
+        shown = [Caption(one.text or "none of these", 0.0, one.region) for one in answers]
+        photo = self.photo.load()
         if self.options.patches:
             picture = draw_patch_map(photo, shown, geometry)
         else:
@@ -279,8 +281,8 @@ def caption_photos(options: argparse.Namespace) -> int:
             job.finish(outcome)
         except PatchionerError as error:
             job.errors.append(error)
-        for error in job.errors:
-            report_error(f"{job.photo.name}: {error}")
+        for one in job.errors:
+            report_error(f"{job.photo.name}: {one}")
         failed += bool(job.errors)
     return 1 if failed else 0
 
