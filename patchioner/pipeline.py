@@ -9,8 +9,9 @@ import contextvars
 import logging
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeAlias, TypeVar, cast
 
@@ -108,7 +109,7 @@ class Steps(Generic[Item, Photo, Seen, Answer]):
 
 def run(
     items: Iterable[Item], steps: Steps[Item, Photo, Seen, Answer], batching: Batching
-) -> Iterator[Outcome[Answer]]:
+) -> Generator[Outcome[Answer], None, None]:
     """Yield what becomes of each item, in their order.
 
     At most `ahead` photos, one group of encoded ones, and the embeddings of three batches are held at a time, however
@@ -134,20 +135,22 @@ def run(
         yield from outcomes
 
 
-def delivered(outcomes: Iterable[Outcome[Answer]], on_error: OnError) -> Iterator[list[Answer]]:
+def delivered(
+    outcomes: Generator[Outcome[Answer], None, None], on_error: OnError
+) -> Iterator[list[Answer]]:
     """Give the answers of each item; with "return", errors stand in the places of answers."""
-    for outcome in outcomes:
-        if on_error == "return":
-            yield cast("list[Answer]", outcome)
-            continue
-        whole = isinstance(outcome, PatchionerError)
-        answers: list[Answer | PatchionerError] = [outcome] if whole else outcome  # type: ignore[list-item,assignment]
-        for error in (one for one in answers if isinstance(one, PatchionerError)):
-            if on_error == "raise":
-                raise error
-            logger.warning("skipped: %s", error)
-        if not whole:
-            yield [one for one in answers if not isinstance(one, PatchionerError)]
+    with closing(outcomes):  # also where an error that is kept keeps this frame
+        for outcome in outcomes:
+            if on_error == "return":
+                yield cast("list[Answer]", outcome)
+                continue
+            answers = [outcome] if isinstance(outcome, PatchionerError) else outcome
+            for error in (one for one in answers if isinstance(one, PatchionerError)):
+                if on_error == "raise":
+                    raise error
+                logger.warning("skipped: %s", error)
+            if answers is outcome:
+                yield [one for one in answers if not isinstance(one, PatchionerError)]
 
 
 def attempt(

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import math
 from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
 from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
-from patchioner.base.errors import OptionError
+from patchioner.base.errors import CheckpointError, OptionError
+from patchioner.base.files import atomic_path
 from patchioner.base.registry import Registry
 from patchioner.checkpoints.stored import StoredModule, make_part, settings_of
 from patchioner.geometry import ImageGeometry, Preprocessing, resized_size
@@ -51,6 +55,53 @@ class PatchFeatures:
     def dim(self) -> int:
         """Width of the embedding space."""
         return int(self.tokens.shape[-1])
+
+    def save(self, path: str | Path) -> None:
+        """Write them to a ``.safetensors`` file, whole or not at all, for `load`; a photo that they hold goes along."""
+        tensors = {
+            name: value.detach().cpu().contiguous()
+            for name in ("tokens", "cls", "attention", "reference_attention")
+            if (value := getattr(self, name)) is not None
+        }
+        if self.image is not None:
+            tensors["image"] = torch.from_numpy(np.array(self.image))
+        geometry = {"geometry": json.dumps(asdict(self.geometry))}
+        with atomic_path(path) as temporary:
+            save_file(tensors, str(temporary), metadata=geometry)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read what `save` wrote, onto the CPU.
+
+        Raises:
+            CheckpointError: the file is missing, damaged, or holds no features.
+
+        Example:
+            >>> features.save("photo.safetensors")  # doctest: +SKIP
+            >>> model.caption(PatchFeatures.load("photo.safetensors"))  # doctest: +SKIP
+        """
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                stored = json.loads((file.metadata() or {})["geometry"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            pairs = {
+                key: tuple(one) if isinstance(one, list) else one for key, one in stored.items()
+            }
+            geometry, image = ImageGeometry(**pairs), tensors.pop("image", None)
+            found = cls(
+                tensors.pop("tokens"),
+                tensors.pop("cls", None),
+                tensors.pop("attention", None),
+                geometry,
+            )
+            if found.tokens.shape[:2] != geometry.grid:
+                raise ValueError(f"tokens {tuple(found.tokens.shape)} on a grid of {geometry.grid}")
+            photo = None if image is None else Image.fromarray(image.numpy())
+            return replace(found, **tensors, image=photo)
+        except (OSError, SafetensorError, ValueError, TypeError, KeyError) as error:
+            raise CheckpointError(
+                f"{path}: no features can be read ({error}): encode the photo again"
+            ) from error
 
 
 class Dense(NamedTuple):

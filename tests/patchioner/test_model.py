@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +21,7 @@ from memory_bank import MemoryBank
 from patchioner import (
     Batching,
     Box,
+    Mask,
     Patch,
     Patchioner,
     Point,
@@ -26,10 +30,12 @@ from patchioner import (
     Trace,
     Weighting,
     WholeImage,
+    as_supervision,
 )
 from patchioner.aggregate import pool_regions
 from patchioner.backbones import PatchFeatures
 from patchioner.base.errors import (
+    CheckpointError,
     DecoderError,
     ImageError,
     MemoryBankError,
@@ -167,15 +173,6 @@ def test_large_jpegs_may_be_read_at_a_reduced_scale(tmp_path: Path) -> None:
     kept = reduced.encode(tmp_path / "large.jpg", keep_image=True)
     assert kept.image is not None and kept.image.size == (1536, 1024)
     assert torch.equal(kept.tokens, full.tokens)
-
-
-def test_a_broken_photo_in_a_stream_loses_none_before_it(model: Patchioner, tmp_path: Path) -> None:
-    items = [(noise_photo(), None), (noise_photo(seed=1), None), (tmp_path / "gone.jpg", None)]
-    found = []
-    with pytest.raises(ImageError, match=r"gone\.jpg"):
-        for captions in model.caption_stream(items):
-            found.append(captions)
-    assert len(found) == 2
 
 
 def test_the_score_is_the_mean_log_probability_with_the_end_token(
@@ -407,12 +404,6 @@ def test_an_image_of_nan_is_refused(model: Patchioner) -> None:
         model.caption(np.full((8, 8, 3), np.nan))
 
 
-def test_settings_are_those_of_the_checkpoint(model: Patchioner) -> None:
-    assert isinstance(model.settings, ModelSettings)
-    assert model.settings.name == "tiny"
-    assert isinstance(model.parts.bank, MemoryBank)
-
-
 LABELS = ("a red cat", "a blue bus", "a green boat at night", "a yellow kite")
 
 
@@ -488,3 +479,114 @@ def test_another_bank_takes_the_place_of_the_checkpoints(
         )
     with pytest.raises(PatchionerError, match="width"):
         Patchioner.from_pretrained(tmp_path / "model", bank=MemoryBank(torch.eye(8)))
+
+
+def test_siblings_share_parts_and_change_nothing_of_one_another(features: PatchFeatures) -> None:
+    parts = tiny_parts()
+    weights = {
+        part: {key: value.clone() for key, value in getattr(parts, part).state_dict().items()}
+        for part in ("backbone", "text_tower")
+    }
+    first = Patchioner(parts, device="cpu")
+    before = words(first.caption(features, REGIONS))
+    bank = MemoryBank(first.embed_text(TEXTS[:2]), TEXTS[:2])
+    sibling = Patchioner(parts.with_bank(bank), device="cpu")
+    half = first.to(dtype=torch.bfloat16)
+    assert words(sibling.caption(features, REGIONS)) != before
+    half.caption(noise_photo(), REGIONS)
+    assert words(first.caption(features, REGIONS)) == before
+    assert (half.dtype, first.dtype, half.parts) == (torch.bfloat16, torch.float32, parts)
+    for part, state in weights.items():
+        for key, value in getattr(parts, part).state_dict().items():
+            assert value.dtype == state[key].dtype and torch.equal(value, state[key])
+
+
+def test_it_prints_what_it_is(model: Patchioner) -> None:
+    text = repr(model)
+    for word in ("tiny", "TimmViT", f"{len(TEXTS)} rows", "PrefixGPT2Decoder", "cpu", "float32"):
+        assert word in text
+
+
+def test_features_are_saved_and_read_again(
+    model: Patchioner, features: PatchFeatures, tmp_path: Path
+) -> None:
+    holding = model.encode(noise_photo(), keep_image=True)
+    for number, one in enumerate((features, holding, replace(features, cls=None, attention=None))):
+        path = tmp_path / f"{number}.safetensors"
+        one.save(path)
+        read = PatchFeatures.load(path)
+        assert model.caption(read, REGIONS) == model.caption(one, REGIONS)
+        assert read.geometry == one.geometry
+        assert (read.cls is None, read.image is None) == (one.cls is None, one.image is None)
+    crops = model.embed_regions(PatchFeatures.load(tmp_path / "1.safetensors"), REGIONS, crop=True)
+    assert torch.equal(crops, model.embed_regions(holding, REGIONS, crop=True))
+    (tmp_path / "bad").write_bytes(b"{}")
+    for name in ("bad", "gone"):
+        with pytest.raises(CheckpointError, match=name):
+            PatchFeatures.load(tmp_path / name)
+
+
+def test_regions_may_be_a_function_of_the_photos_geometry(
+    model: Patchioner, features: PatchFeatures
+) -> None:
+    assert model.caption(features, Patch.all) == model.caption(
+        features, Patch.all(features.geometry)
+    )
+
+
+def test_what_fails_costs_itself_alone(
+    model: Patchioner, features: PatchFeatures, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    off = Box(900, 900, 999, 999)
+    items: list[Any] = [
+        (features, [REGIONS[0], off, REGIONS[1]]),
+        (tmp_path / "gone.jpg", None),
+        (features, [off]),
+        (noise_photo(seed=1), None),
+    ]
+    first, gone, none, last = model.caption_many(items, on_error="return")
+    assert isinstance(gone, ImageError) and isinstance(none, RegionError)
+    good = model.caption(features, REGIONS[:2])
+    assert words([first[0], first[2]]) == words(good) and isinstance(first[1], RegionError)
+    assert words(last) == words(model.caption(noise_photo(seed=1)))
+    skipped = list(model.caption_many(items, on_error="skip"))
+    assert [words(one) for one in skipped] == [words(good), words(last)]
+    assert len(caplog.records) == 3 and "gone.jpg" in caplog.text
+    labels = list(model.label_many(items, LABELS, on_error="skip"))
+    assert [len(one) for one in labels] == [2, 1]
+    stream = model.caption_stream([(features, None), *items[1:]])
+    assert words(next(stream)) == words(model.caption(features))
+    with pytest.raises(ImageError, match=r"gone\.jpg"):
+        next(stream)
+    with pytest.raises(OptionError, match="'ignore'"):
+        model.caption_many(items, on_error="ignore")  # type: ignore[arg-type]
+
+
+def test_results_are_ready_for_json_and_for_supervision(
+    model: Patchioner, features: PatchFeatures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captions = model.caption(features, REGIONS[:2])
+    told = json.loads(json.dumps([one.to_dict() for one in captions]))
+    assert told[1] == {
+        "region": {"box": [0, 0, 20, 20]},
+        "text": captions[1].text,
+        "score": pytest.approx(captions[1].score, abs=1e-6),
+    }
+    assert replace(captions[0], score=float("nan")).to_dict()["score"] is None
+    (label,) = model.label(features, [REGIONS[1]], LABELS)
+    assert set(json.loads(json.dumps(label.to_dict()))) == {
+        "region", "text", "probability", "cosines", "probabilities"
+    }  # fmt: skip
+    supervision = SimpleNamespace(Detections=SimpleNamespace)
+    monkeypatch.setitem(sys.modules, "supervision", supervision)
+    found = as_supervision(captions, features.geometry)
+    assert found.xyxy.shape == (2, 4) and found.mask is None
+    assert found.xyxy[1].tolist() == [0, 0, 20, 20]
+    assert found.data["caption"].tolist() == words(captions)
+    masks = [Mask(np.eye(64, 96, dtype=bool)), Mask(np.ones((64, 96), bool))]
+    assert as_supervision(model.caption(features, masks), features.geometry).mask.shape == (
+        2,
+        64,
+        96,
+    )
+    assert as_supervision([], features.geometry).xyxy.shape == (0, 4)

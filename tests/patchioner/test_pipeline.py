@@ -3,115 +3,208 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
+from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from patchioner.base.errors import OptionError
-from patchioner.pipeline import Batching, Steps, chunks, map_ahead, run
-
-STEPS: Steps[int, int, list[int], str] = Steps(
-    read=lambda source: source + 100,
-    embed=lambda group: [[photo] * (photo % 3) for photo in group],
-    answer=lambda batch: [f"{row}" for rows in batch for row in rows],
+from patchioner.base.errors import ImageError, OptionError, OutOfMemoryError, PatchionerError
+from patchioner.pipeline import (
+    Batching,
+    Embedded,
+    Steps,
+    attempt,
+    chunks,
+    delivered,
+    map_ahead,
+    run,
 )
+from patchioner.regions import Box
+
+ANY = Box(0, 0, 1, 1)
 
 
-@given(
-    sources=st.lists(st.integers(0, 50), max_size=30),
+def embedded(number: int) -> Embedded:
+    """As many regions as the number's rest by 3; every seventh has a bad one in front."""
+    count = number % 3
+    errors = {0: PatchionerError(f"region of {number}")} if number % 7 == 0 else {}
+    return Embedded([ANY] * count, torch.full((count, 1), float(number)), errors)
+
+
+def steps(read: Callable[[int], int] = abs, **others: Any) -> Steps[int, int, int, str]:
+    def answer(batch: Sequence[Embedded]) -> list[list[str]]:
+        return [[str(int(row)) for row in one.embeddings[:, 0].tolist()] for one in batch]
+
+    parts: dict[str, Any] = {"encode": list, "embed": embedded, "answer": answer}
+    return Steps(read, **(parts | others))
+
+
+def expected(number: int) -> list[str]:
+    return ([f"!region of {number}"] if number % 7 == 0 else []) + [str(number)] * (number % 3)
+
+
+def shown(outcome: Any) -> Any:
+    """Errors as text, for comparing."""
+    if isinstance(outcome, list):
+        return [shown(one) for one in outcome]
+    return f"!{outcome}" if isinstance(outcome, Exception) else outcome
+
+
+CUTS = st.builds(
+    Batching,
     photos=st.integers(1, 5),
     regions=st.integers(1, 9),
     readers=st.integers(0, 3),
     ahead=st.integers(1, 4),
     overlap=st.booleans(),
 )
-def test_answers_do_not_depend_on_how_the_work_is_cut(
-    sources: list[int], photos: int, regions: int, readers: int, ahead: int, overlap: bool
+
+
+@given(
+    items=st.lists(st.integers(0, 50), max_size=30), broken=st.sets(st.integers(0, 50)), cut=CUTS
+)
+def test_outcomes_do_not_depend_on_how_the_work_is_cut(
+    items: list[int], broken: set[int], cut: Batching
 ) -> None:
-    cut = Batching(photos, regions, readers, ahead, overlap)
-    plain = [[f"{source + 100}"] * ((source + 100) % 3) for source in sources]
-    assert list(run(sources, STEPS, cut, length=len)) == plain
+    def read(item: int) -> int:
+        if item in broken:
+            raise ImageError(f"photo {item}")
+        return item
+
+    plain = [f"!photo {item}" if item in broken else expected(item) for item in items]
+    assert [shown(one) for one in run(items, steps(read), cut)] == plain
+    sound = [item for item in items if item not in broken]
+    skipped = list(delivered(run(items, steps(read), cut), "skip"))
+    assert skipped == [[a for a in expected(item) if a[0] != "!"] for item in sound]
+    found: list[Any] = []
+    try:
+        for answers in delivered(run(items, steps(read), cut), "raise"):
+            found.append(answers)
+    except PatchionerError as error:
+        assert shown(error) in (plain[len(found)], plain[len(found)][0])
+    else:
+        assert found == plain
+    assert found == plain[: len(found)]
+    assert not [one for one in threading.enumerate() if one.name.startswith("patchioner")]
+
+
+@pytest.mark.parametrize("stage", ["encode", "answer"])
+@pytest.mark.parametrize(
+    "raised",
+    [
+        ImageError("bad"),
+        MemoryError(),
+        torch.cuda.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_one_that_fails_in_a_group_costs_itself_alone(stage: str, raised: Exception) -> None:
+    whole = steps()
+    calls: list[int] = []
+
+    def fails(group: Sequence[Any]) -> Any:
+        calls.append(len(group))
+        numbers = [int(one if stage == "encode" else one.embeddings[0, 0]) for one in group]
+        if 5 in numbers:
+            raise raised
+        return getattr(whole, stage)(group)
+
+    items = [1, 2, 4, 5, 8, 10, 11, 13]  # all with regions
+    others: Any = {stage: fails}
+    found = list(run(items, steps(**others), Batching(photos=8, regions=99)))
+    assert [one for one in found if isinstance(one, list)] == [expected(n) for n in items if n != 5]
+    kind = ImageError if isinstance(raised, ImageError) else OutOfMemoryError
+    assert isinstance(found[3], kind)
+    assert calls == [8, 4, 2, 2, 1, 1, 4]
+
+
+@pytest.mark.parametrize("stage", ["read", "encode", "embed", "answer"])
+def test_our_own_mistakes_are_not_hidden(stage: str) -> None:
+    def broken(one: Any) -> Any:
+        raise AttributeError("a bug")
+
+    others: Any = {stage: broken}
+    with pytest.raises(AttributeError):
+        list(run([1, 2], steps(**others), Batching()))
+
+
+def test_an_error_that_waits_holds_nothing() -> None:
+    photo = torch.zeros(3)
+    kept = []
+
+    def fails(group: Sequence[int]) -> list[int]:
+        local = photo[group[0] :]
+        raise ImageError(f"of {len(local)}") from ValueError("why")
+
+    (error,) = attempt(fails, [1])
+    assert isinstance(error, ImageError)
+    trace = error.__traceback__
+    while trace is not None:
+        kept += [one for one in trace.tb_frame.f_locals.values() if isinstance(one, torch.Tensor)]
+        trace = trace.tb_next
+    assert kept == []
 
 
 def test_groups_and_batches_are_as_large_as_asked() -> None:
     groups: list[int] = []
     batches: list[int] = []
 
-    def embed(group: Sequence[int]) -> list[list[int]]:
+    def encode(group: Sequence[int]) -> list[int]:
         groups.append(len(group))
-        return [[photo] * 2 for photo in group]
+        return list(group)
 
-    def answer(batch: Sequence[list[int]]) -> list[int]:
-        batches.append(sum(map(len, batch)))
-        return [row for rows in batch for row in rows]
+    def answer(batch: Sequence[Embedded]) -> list[list[int]]:
+        batches.append(sum(len(one.regions) for one in batch))
+        return [[0] * len(one.regions) for one in batch]
 
-    found = list(run(range(7), Steps(abs, embed, answer), Batching(3, 5), length=len))
-    assert found == [[n, n] for n in range(7)]
-    assert groups == [3, 3, 1]
-    assert batches == [6, 6, 2]
+    found: Any = list(run([2] * 7, steps(encode=encode, answer=answer), Batching(3, 5)))
+    assert found == [[0, 0]] * 7
+    assert (groups, batches) == ([3, 3, 1], [6, 6, 2])
 
 
-def test_an_endless_source_is_read_only_as_far_as_the_queues_reach() -> None:
+@pytest.mark.parametrize("fails", [False, True])
+def test_an_endless_source_is_read_only_as_far_as_the_queues_reach(fails: bool) -> None:
     read: list[int] = []
 
     def endless() -> Iterator[int]:
-        number = 0
         while True:
-            read.append(number)
-            yield number
-            number += 1
+            read.append(1)
+            yield 1
 
-    steps: Steps[int, int, list[int], int] = Steps(
-        abs, lambda group: [[n] for n in group], lambda batch: [row for (row,) in batch]
-    )
-    stream = run(endless(), steps, Batching(photos=2, regions=2, readers=2, ahead=3), length=len)
-    assert [next(stream) for _ in range(4)] == [[0], [1], [2], [3]]
+    def refuse(item: int) -> int:
+        raise ImageError("bad")
+
+    cut = Batching(photos=2, regions=2, readers=2, ahead=3)
+    stream = run(endless(), steps(refuse if fails else abs), cut)
+    assert [shown(next(stream)) for _ in range(4)] == ["!bad" if fails else ["1"]] * 4
     # Two batches of two out, one more on its way, one group, three ahead and one in hand.
     assert len(read) <= 4 + 2 + 2 + 3 + 1
-    stream.close()  # type: ignore[attr-defined]
+    stream.close()
     assert not [one for one in threading.enumerate() if one.name.startswith("patchioner")]
 
 
-@pytest.mark.parametrize("readers", [0, 1, 3])
-@pytest.mark.parametrize("overlap", [True, False])
-def test_an_error_comes_after_the_answers_before_it(readers: int, overlap: bool) -> None:
-    def read(source: int) -> int:
-        if source == 5:
-            raise ValueError("the sixth is broken")
-        return source
-
-    steps = Steps(read, lambda group: [[n] for n in group], lambda b: [r for (r,) in b])
-    stream = run(range(9), steps, Batching(2, 3, readers, 2, overlap), length=len)
-    found = []
-    with pytest.raises(ValueError, match="sixth"):
-        for answers in stream:
-            found += answers
-    assert found == [0, 1, 2, 3, 4]
-
-
-def test_an_error_of_the_source_itself_is_passed_on() -> None:
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_error_of_the_source_itself_comes_after_the_outcomes_before_it(workers: int) -> None:
     def broken() -> Iterator[int]:
-        yield 1
+        yield from (1, 2)
         raise OSError("the disk is gone")
 
-    mapped = map_ahead(abs, broken(), workers=2, ahead=2)
-    assert next(mapped) == 1
+    found = []
     with pytest.raises(OSError, match="disk"):
-        next(mapped)
+        for one in map_ahead(abs, broken(), workers=workers, ahead=2):
+            found.append(one)
+    assert found == [1, 2]
 
 
-def test_threads_see_the_context_of_the_caller() -> None:
+def test_threads_work_beside_the_caller_and_see_its_context() -> None:
     name: ContextVar[str] = ContextVar("name", default="nobody")
     name.set("caller")
-    assert list(map_ahead(lambda _: name.get(), [1, 2], workers=2, ahead=1)) == ["caller"] * 2
-
-
-def test_reading_happens_beside_the_caller() -> None:
-    threads = list(map_ahead(lambda _: threading.get_ident(), range(3), workers=1, ahead=1))
-    assert threading.get_ident() not in threads
+    seen = list(map_ahead(lambda _: (name.get(), threading.get_ident()), [1], workers=2, ahead=1))
+    assert seen[0][0] == "caller" and seen[0][1] != threading.get_ident()
 
 
 def test_chunks_end_with_the_item_that_fills_them() -> None:
