@@ -1,35 +1,42 @@
-"""Any picture a caller has -> an upright RGB Pillow image.
+"""Any picture a caller has -> an upright RGB Pillow image, whole or at the scale that is looked at.
 
-Knows: files, Pillow modes (palette, alpha, CMYK, 16 bit, animations), EXIF rotation, numpy and torch layouts.
-Does not know: preprocessing, backbones, regions.
+A large JPEG can be decoded at a half, a quarter or an eighth of its size: it holds 8 x 8 blocks of
+frequencies, and leaving out the high ones gives a smaller picture at a fraction of the time and
+memory. The result is not bit for bit that of decoding everything and shrinking it.
 """
 
 from __future__ import annotations
 
+import io
 import logging
 import math
 import os
 import struct
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 
 from patchioner.base.errors import ImageError
 from patchioner.base.quiet import Quiet
 
 Decoded = TypeVar("Decoded")
-ImageSource: TypeAlias = "str | os.PathLike[str] | Image.Image | npt.NDArray[Any] | Any"
+ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[Any] | Any"
+Size = tuple[int, int]
+FloatBox = tuple[float, float, float, float]
 
 # Pillow's own limit for files; 540 MB as RGB. Beyond it we refuse by name.
 MAX_PIXELS = 178_956_970
 # Rows converted at a time where a conversion needs much more room than its result.
 _STRIP = 64
-ORIENTATION = 0x0112  # the EXIF tag
+_ORIENTATION = 0x0112  # the EXIF tag
 _DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
+_DECODING_ERRORS = (OSError, SyntaxError, ValueError, IndexError, struct.error)
 
 # One for the module: photos are read by several threads, and filters of warnings belong to the process.
 _PILLOW_QUIET = Quiet()
@@ -37,21 +44,43 @@ _PILLOW_QUIET = Quiet()
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, eq=False)
+class ReducedPhoto:
+    """A photo at reduced scale that still knows its original.
+
+    Attributes:
+        image: the smaller picture, upright RGB.
+        size: (width, height) of the original, upright: the pixels that regions are given in.
+        box: XYXY of `image`, float pixels, where the original lies: sides that are no multiple of
+            the scale leave a part of the last column or row empty.
+    """
+
+    image: Image.Image
+    size: Size
+    box: FloatBox
+
+
+Photo = Image.Image | ReducedPhoto
+"""What a backbone encodes; both have the `size` of the original."""
+
+
 def load_image(source: ImageSource) -> Image.Image:
     """Read a picture and return it upright, as 8-bit RGB.
 
     Args:
-        source: a path; a Pillow image of any mode; a numpy array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4),
-            uint8, uint16 or float in 0..1; or a torch tensor, channels first, (3, H, W), uint8 or float in 0..1.
+        source: a path; the bytes of a file, or one opened for reading in binary; a Pillow image of
+            any mode; a numpy array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), uint8, uint16 or
+            float in 0..1; or a torch tensor, channels first, (3, H, W), uint8 or float in 0..1.
 
     Returns:
-        A Pillow image of mode RGB. EXIF rotation is applied, transparency is laid over white, 16-bit values are
-        scaled, and of an animated file the first frame is taken. The source is not changed. Beside the result
-        (3 bytes a pixel) at most one copy of the picture in its own mode is held.
+        A Pillow image of mode RGB. EXIF rotation is applied, transparency is laid over white,
+        16-bit values are scaled, and of an animated file the first frame is taken. The source is
+        not changed. Beside the result (3 bytes a pixel) at most one copy of the picture in its own
+        mode is held.
 
     Raises:
-        ImageError: the file is missing, empty, truncated, not a picture, or too large; the array has another
-            shape, NaN, or values out of range.
+        ImageError: the file is missing, empty, truncated, not a picture, or too large; the array
+            has another shape, NaN, or values out of range.
 
     Example:
         >>> load_image(np.zeros((4, 6, 3), np.uint8)).size
@@ -59,50 +88,113 @@ def load_image(source: ImageSource) -> Image.Image:
     """
     if isinstance(source, Image.Image):
         return _decode(source, "the given Pillow image", own=False)
-    if isinstance(source, (str, os.PathLike)):
-        return read_file(Path(source), decode_file)
+    if _is_file(source):
+        return _read(source, lambda image, name: _decode(image, name, own=True))
     return _from_array(source)
 
 
-def read_file(path: Path, decode: Callable[[Image.Image, str], Decoded]) -> Decoded:
-    """Open a picture and let `decode` make something of it.
+def load_reduced(
+    source: ImageSource, needed: Callable[[Size], Size], *, margin: float = 2.0
+) -> Photo:
+    """Read a picture, decoding a JPEG at the smallest scale that still has enough pixels.
 
     Args:
-        path: the file.
-        decode: takes the opened, not yet decoded image, which is its own to use up, and its name for messages.
+        source: as `load_image`. What is no JPEG file is read as it is.
+        needed: (width, height) of the upright original -> (width, height) that will be looked at,
+            such as `Backbone.needed_size`.
+        margin: at least this many pixels for each one needed, along both sides.
+
+    Returns:
+        A plain image where nothing was to be gained, else a `ReducedPhoto`.
 
     Raises:
-        ImageError: the file is missing, empty, truncated, not a picture, or too large.
+        ImageError: as `load_image`; the limit on size is that of the original.
 
     Example:
-        >>> read_file(Path("photo.jpg"), lambda image, name: image.size)  # doctest: +SKIP
-        (640, 480)
+        >>> load_reduced("24-megapixels.jpg", backbone.needed_size).image.size  # doctest: +SKIP
+        (1500, 1000)
     """
-    if not os.path.isfile(path):
-        raise ImageError(f"no photo at {str(path)!r}: check the path")
-    if path.stat().st_size == 0:
-        raise ImageError(f"{str(path)!r} is empty (0 bytes): copy or download the photo again")
+    if _is_file(source):
+        return _read(source, lambda image, name: _decode_reduced(image, name, needed, margin))
+    return load_image(source)
+
+
+def _decode_reduced(
+    image: Image.Image, name: str, needed: Callable[[Size], Size], margin: float
+) -> Photo:
+    _check_size(image, name)
+    if not isinstance(image, JpegImageFile) or 0 in image.size:
+        return _decode(image, name, own=True)
+    # Asked for before decoding, which takes the tag away.
+    orientation, original = _orientation(image), image.size
+    upright = original[::-1] if orientation >= 5 else original
+    wanted = [max(1, math.ceil(side * margin)) for side in needed(upright)]
+    if orientation >= 5:
+        wanted.reverse()
+    drafted = image.draft(None, (wanted[0], wanted[1]))
+    if drafted is None or image.size == original:
+        return _decode(image, name, own=True)
+    stored, (_, _, width, height) = image.size, drafted[1]
+    box = _upright_box(orientation, stored, width, height)
+    return ReducedPhoto(_decode(image, name, own=True), upright, box)
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's 1..8, and 1 where it says nothing that can be read, as `load_image` takes it."""
     try:
+        value = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # damaged EXIF fails in any way; decoding reports it
+        return 1
+    return value if value in range(1, 9) else 1
+
+
+def _upright_box(orientation: int, stored: Size, width: float, height: float) -> FloatBox:
+    """Where (0, 0, width, height) of the picture as stored lies after EXIF's rotation."""
+    right, bottom = stored[0] - width, stored[1] - height  # what is left empty there
+    if orientation >= 5:  # rows become columns
+        left_gap = bottom if orientation in (6, 7) else 0.0
+        top_gap = right if orientation in (7, 8) else 0.0
+        return left_gap, top_gap, left_gap + height, top_gap + width
+    left_gap = right if orientation in (2, 3) else 0.0
+    top_gap = bottom if orientation in (3, 4) else 0.0
+    return left_gap, top_gap, left_gap + width, top_gap + height
+
+
+def _is_file(source: object) -> bool:
+    return isinstance(source, (str, os.PathLike, bytes, bytearray)) or hasattr(source, "read")
+
+
+def _read(source: Any, decode: Callable[[Image.Image, str], Decoded]) -> Decoded:
+    """Open a file and let `decode` use up the image, which is not yet decoded; named errors."""
+    name = "the given file"
+    try:
+        if isinstance(source, (str, os.PathLike)):
+            name = repr(str(source))
+            if not os.path.isfile(source):
+                raise ImageError(f"no photo at {name}: check the path")
+            if os.path.getsize(source) == 0:
+                raise ImageError(f"{name} is empty (0 bytes): copy or download the photo again")
+            stream: Any = Path(source)
+        else:
+            data = source if isinstance(source, (bytes, bytearray)) else source.read()
+            if isinstance(data, str):
+                raise ImageError(f"{name} is opened as text: open it with mode 'rb'")
+            stream = io.BytesIO(data)
         # Pillow warns of what it copes with; size and damage are ours to judge.
-        with _PILLOW_QUIET, Image.open(path) as image:
-            return decode(image, repr(str(path)))
+        with _PILLOW_QUIET, Image.open(stream) as image:
+            return decode(image, name)
     except UnidentifiedImageError as error:
         raise ImageError(
-            f"{str(path)!r} is not a picture that Pillow can read: convert it to JPEG or PNG"
+            f"{name} is not a picture that Pillow can read: convert it to JPEG or PNG"
         ) from error
     except Image.DecompressionBombError as error:
-        raise ImageError(f"{str(path)!r} is too large ({error}): make it smaller first") from error
+        raise ImageError(f"{name} is too large ({error}): make it smaller first") from error
     except PermissionError as error:
-        raise ImageError(f"{str(path)!r} may not be read: check its permissions") from error
+        raise ImageError(f"{name} may not be read: check its permissions") from error
     except ImageError:
         raise
-    except (OSError, SyntaxError, ValueError, struct.error) as error:
-        raise _damaged(repr(str(path)), error) from error
-
-
-def decode_file(image: Image.Image, name: str) -> Image.Image:
-    """Upright RGB of an opened file; see `read_file` and `load_image`."""
-    return _decode(image, name, own=True)
+    except _DECODING_ERRORS as error:
+        raise _damaged(name, error) from error
 
 
 def _decode(image: Image.Image, name: str, *, own: bool) -> Image.Image:
@@ -111,7 +203,7 @@ def _decode(image: Image.Image, name: str, *, own: bool) -> Image.Image:
         return _to_rgb(image, name, own=own)
     except ImageError:
         raise
-    except (OSError, SyntaxError, ValueError, IndexError, struct.error) as error:
+    except _DECODING_ERRORS as error:
         raise _damaged(name, error) from error
 
 
@@ -121,7 +213,7 @@ def _damaged(name: str, error: Exception) -> ImageError:
 
 def _to_rgb(image: Image.Image, name: str, *, own: bool) -> Image.Image:
     """Upright RGB; an image that is our `own` is used up rather than copied."""
-    check_size(image, name)
+    _check_size(image, name)
     if image.width == 0 or image.height == 0:
         raise ImageError(f"{name} has {image.width} x {image.height} pixels: it shows nothing")
     image.load()
@@ -135,8 +227,7 @@ def _to_rgb(image: Image.Image, name: str, *, own: bool) -> Image.Image:
     return upright.convert("RGB")
 
 
-def check_size(image: Image.Image, name: str) -> None:
-    """Refuse more pixels than `MAX_PIXELS`, before they are decoded; ImageError."""
+def _check_size(image: Image.Image, name: str) -> None:
     if image.width * image.height > MAX_PIXELS:
         raise ImageError(
             f"{name} has {image.width} x {image.height} pixels, more than {MAX_PIXELS:,}: make it smaller first"
@@ -147,7 +238,7 @@ def _upright(image: Image.Image, name: str) -> Image.Image:
     """Apply the EXIF rotation; without one, the image itself rather than Pillow's copy of it."""
     try:
         with _PILLOW_QUIET:  # Pillow warns of corrupt EXIF; we log it
-            rotated = image.getexif().get(ORIENTATION, 1) != 1
+            rotated = image.getexif().get(_ORIENTATION, 1) != 1
             return ImageOps.exif_transpose(image) if rotated else image
     except (OSError, SyntaxError, ValueError, KeyError, TypeError, struct.error) as error:
         logger.warning("%s has corrupt EXIF data (%s): taken as upright", name, error)
@@ -193,8 +284,8 @@ def _from_array(source: Any) -> Image.Image:
         array = _tensor_array(source) if channels_first else np.asarray(source)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ImageError(
-            f"cannot read a picture from {type(source).__name__} ({error}): give a path, a Pillow image, "
-            "an array or a tensor"
+            f"cannot read a picture from {type(source).__name__} ({error}): give a path, bytes, an "
+            "open file, a Pillow image, an array or a tensor"
         ) from error
     if channels_first and array.ndim == 3:
         array = np.moveaxis(array, 0, -1)

@@ -25,7 +25,7 @@ from patchioner.checkpoints.hub import SHIPPED, find_model, upload
 from patchioner.checkpoints.parts import Parts
 from patchioner.checkpoints.settings import ModelSettings
 from patchioner.geometry import ImageGeometry
-from patchioner.images import ImageSource, cut_out, load_image
+from patchioner.images import ImageSource, cut_out, load_image, load_reduced
 from patchioner.pipeline import (
     Batching,
     Embedded,
@@ -37,7 +37,6 @@ from patchioner.pipeline import (
     map_ahead,
     run,
 )
-from patchioner.reduced_photos import load_reduced
 from patchioner.regions import Region, WholeImage
 from patchioner.results import Caption, Explanation, Label
 

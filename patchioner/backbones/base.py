@@ -23,7 +23,7 @@ from patchioner.base.files import atomic_path
 from patchioner.base.registry import Registry
 from patchioner.checkpoints.stored import StoredModule, make_part, settings_of
 from patchioner.geometry import ImageGeometry, Preprocessing, resized_size
-from patchioner.reduced_photos import Photo, ReducedPhoto
+from patchioner.images import Photo, ReducedPhoto
 
 # A GPU wants many patches a pass: 24 photos of 518 pixels and patches of 14.
 PATCHES_PER_PASS_GPU = 32_768

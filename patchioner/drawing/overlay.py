@@ -1,26 +1,39 @@
-"""A photo with its regions and their captions.
+"""A photo with its regions, numbered tags, and the list of their captions.
 
-Knows: the order of drawing, numbered tags, the list beside the photo. Does not know: models;
-captions are anything with a `region` and a `text`.
+Regions are drawn on a transparent layer at twice the display size, which is reduced once at the
+end: that smooths the edges.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
-from PIL import Image, ImageDraw
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageOps
 
-from patchioner.drawing.canvas import Display
-from patchioner.drawing.palette import colour_of
-from patchioner.drawing.panel import Entry, add_panel, badge_size, draw_badge
-from patchioner.drawing.shapes import FINE, Shape, draw_shapes, shapes_of
-from patchioner.drawing.text_layout import Font
+from patchioner.drawing.panel import (
+    BLACK,
+    WHITE,
+    Colour,
+    Display,
+    Entry,
+    Font,
+    add_panel,
+    badge_size,
+    colour_of,
+    draw_badge,
+)
 from patchioner.geometry import ImageGeometry
 from patchioner.regions import Region
 
 MAX_LISTED = 80  # a longer list is no longer a picture
+FINE = 2  # layer pixels per display pixel
+_TINT = 80  # opacity (0..255) of the colour inside masks and rings
 
+FloatArray = npt.NDArray[np.float64]
 _Rectangle = tuple[float, float, float, float]
 
 
@@ -30,12 +43,10 @@ class Captioned(Protocol):
     @property
     def region(self) -> Region:
         """The region."""
-        ...
 
     @property
-    def text(self) -> str:
-        """What it shows."""
-        ...
+    def text(self) -> str | None:
+        """What it shows; None where no text does."""
 
 
 def draw_overlay(
@@ -78,7 +89,7 @@ def draw_overlay(
 def _entries(captions: Sequence[Captioned], labels: Sequence[str | None] | None) -> list[Entry]:
     names = labels if labels is not None else [None] * len(captions)
     entries = [
-        Entry(colour_of(number), str(number + 1), caption.text, name or "")
+        Entry(colour_of(number), str(number + 1), caption.text or "none of these", name or "")
         for number, (caption, name) in enumerate(zip(captions, names, strict=True))
     ]
     if len(entries) > MAX_LISTED:
@@ -89,10 +100,8 @@ def _entries(captions: Sequence[Captioned], labels: Sequence[str | None] | None)
 
 def _draw_regions(display: Display, parts: Sequence[Sequence[Shape]]) -> Image.Image:
     """Large regions first, so that small ones inside them stay visible."""
-    coloured = [
-        (shape, colour_of(number)) for number, shapes in enumerate(parts) for shape in shapes
-    ]
-    coloured.sort(key=lambda item: -_area(item[0].extent))
+    coloured = [(shape, colour_of(n)) for n, shapes in enumerate(parts) for shape in shapes]
+    coloured.sort(key=lambda item: -_overlap(item[0].extent, item[0].extent))
     layer = draw_shapes(coloured, display.photo.size, width=3 if len(coloured) <= 40 else 2)
     return Image.alpha_composite(display.photo.convert("RGBA"), layer).convert("RGB")
 
@@ -104,16 +113,12 @@ def _draw_tags(photo: Image.Image, parts: Sequence[Sequence[Shape]], font: Font)
     for number, shapes in enumerate(parts):
         size = badge_size(str(number + 1), font)
         for shape in shapes:
-            hidden = taken if _is_roomy(shape, size) else [*taken, _extent(shape)]
+            x1, y1, x2, y2 = (value / FINE for value in shape.extent)
+            own = (x1 - 5, y1 - 5, x2 + 5, y2 + 5)  # with room for the marker of a point
+            hidden = taken if _is_roomy(shape, size) else [*taken, own]
             place = _free_place(_anchors(shape, size), size, photo.size, hidden)
             taken.append(place)
             draw_badge(draw, place[:2], size, colour_of(number), str(number + 1), font)
-
-
-def _extent(shape: Shape) -> _Rectangle:
-    """XYXY bounds in display pixels, with room for the marker of a point."""
-    x1, y1, x2, y2 = (value / FINE for value in shape.extent)
-    return x1 - 5, y1 - 5, x2 + 5, y2 + 5
 
 
 def _is_roomy(shape: Shape, size: tuple[int, int]) -> bool:
@@ -157,11 +162,152 @@ def _free_place(
     return min(places, key=lambda place: sum(_overlap(place, other) for other in hidden))
 
 
-def _area(box: _Rectangle) -> float:
-    return (box[2] - box[0]) * (box[3] - box[1])
-
-
 def _overlap(one: _Rectangle, two: _Rectangle) -> float:
     width = min(one[2], two[2]) - max(one[0], two[0])
     height = min(one[3], two[3]) - max(one[1], two[1])
     return max(width, 0.0) * max(height, 0.0)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One drawable part of a region, in layer pixels.
+
+    Attributes:
+        kind: how to draw it.
+        points: (n, 2) corners, vertices or the single point.
+        mask: what lies inside `points`, mode L, 0 or 255, for kind ``mask``.
+    """
+
+    kind: str
+    points: FloatArray
+    mask: Image.Image | None = None
+
+    @property
+    def anchor(self) -> tuple[float, float]:
+        """A place that surely belongs to it, in layer pixels: first point, or middle of the top."""
+        x1, y1, x2, _ = self.extent
+        if self.mask is not None:
+            rows, columns = np.nonzero(np.asarray(self.mask))
+            if len(rows):
+                return x1 + float(np.median(columns[rows == rows[0]])), y1 + float(rows[0])
+        if self.kind in ("point", "line", "ring"):
+            top = 0 if self.kind != "ring" else self.points[:, 1].argmin()
+            return float(self.points[top, 0]), float(self.points[top, 1])
+        return (x1 + x2) / 2, y1
+
+    @property
+    def corners(self) -> list[tuple[float, float]]:
+        """`points` as Pillow takes them."""
+        return [(x, y) for x, y in self.points.tolist()]
+
+    @property
+    def extent(self) -> tuple[float, float, float, float]:
+        """XYXY bounds in layer pixels."""
+        (x1, y1), (x2, y2) = self.points.min(axis=0), self.points.max(axis=0)
+        return float(x1), float(y1), float(x2), float(y2)
+
+
+def shapes_of(region: Region, display: Display, geometry: ImageGeometry | None) -> list[Shape]:
+    """The parts of a region, in layer pixels; a set gives those of its members."""
+    found = []
+    for part in region.outline(display.image_size, geometry):
+        if part.mask is not None:
+            found.append(_mask_shape(part.mask, np.asarray(part.points, np.float64), display))
+            continue
+        points = display.to_display(part.points) * FINE
+        if part.style == "box":
+            # Moved in far enough that a frame along the edge of the photo shows whole.
+            limit = np.array(display.photo.size, dtype=np.float64) * FINE
+            rim = np.minimum(3 * FINE, limit / 4)
+            points = np.clip(points, rim, limit - rim)
+        found.append(Shape(part.style, points))
+    return found
+
+
+def _mask_shape(array: npt.NDArray[np.bool_], bounds: FloatArray, display: Display) -> Shape:
+    """Only the bounding box is brought to layer size: a thousand whole layers would not fit."""
+    scale = display.to_display([[1, 1]])[0] * FINE
+    limit = np.array(display.photo.size) * FINE
+    low = np.clip(np.floor(bounds[0] * scale), 0, limit - 1)
+    high = np.clip(np.ceil(bounds[1] * scale), low + 1, limit)
+    source = np.minimum(np.concatenate([low / scale, high / scale]), [*display.image_size * 2])
+    mask = Image.fromarray(array.astype(np.uint8) * np.uint8(255))
+    size = (int(high[0] - low[0]), int(high[1] - low[1]))
+    # Enlarged masks get smooth edges; reduced ones keep their thinnest lines.
+    grows = bool((scale > 1).all())
+    kind, level = (Image.Resampling.BILINEAR, 128) if grows else (Image.Resampling.BOX, 1)
+    fitted = mask.resize(size, kind, box=tuple(source.tolist()))
+    inside = fitted.point([0] * level + [255] * (256 - level))
+    return Shape("mask", np.stack([low, high]), inside)
+
+
+def draw_shapes(
+    shapes: Sequence[tuple[Shape, Colour]], size: tuple[int, int], *, width: int
+) -> Image.Image:
+    """Draw parts on a transparent RGBA layer, the later ones on top.
+
+    Args:
+        shapes: parts in layer pixels, each with its colour.
+        size: (width, height) of the result in display pixels.
+        width: of the coloured line in display pixels; halos add to it.
+    """
+    layer = Image.new("RGBA", (size[0] * FINE, size[1] * FINE), (0, 0, 0, 0))
+    for shape, colour in shapes:
+        if shape.mask is not None:
+            corner = (int(shape.points[0, 0]), int(shape.points[0, 1]))
+            layer.paste((*colour, _TINT), corner, shape.mask)
+        elif shape.kind == "ring":
+            ImageDraw.Draw(layer).polygon(shape.corners, fill=(*colour, _TINT))
+    for shape, colour in shapes:
+        if shape.mask is not None:
+            _outline_mask(layer, shape.mask, shape.points, colour, width * FINE)
+            continue
+        # Black under white under colour: the line shows on any background.
+        for ink, extra in ((BLACK, 2 * FINE), (WHITE, FINE), (colour, 0)):
+            _stroke(ImageDraw.Draw(layer), shape, ink, width * FINE + 2 * extra)
+    # Averaged with premultiplied alpha, so that transparent black does not darken the edges.
+    return layer.convert("RGBa").resize(size, Image.Resampling.BOX).convert("RGBA")
+
+
+def _stroke(draw: ImageDraw.ImageDraw, shape: Shape, ink: Colour, width: int) -> None:
+    points = shape.corners
+    if shape.kind == "point" or len(points) == 1:
+        _dot(draw, points[0], 4 * FINE + width / 2, ink)
+    elif shape.kind == "box":
+        (x1, y1), (x2, y2) = points
+        _line(draw, [(x1, y1), (x2, y1), (x2, y2), (x1, y2), (x1, y1)], ink, width)
+    elif shape.kind == "ring":
+        _line(draw, [*points, points[0]], ink, width)
+    else:
+        _line(draw, points, ink, width)
+        _dot(draw, points[0], 3 * FINE + width / 2, ink)
+
+
+def _line(
+    draw: ImageDraw.ImageDraw, points: Sequence[tuple[float, float]], ink: Colour, width: int
+) -> None:
+    """A polyline with round joints and ends (Pillow's own joints leave notches at sharp turns)."""
+    draw.line(points, fill=ink, width=width)
+    for point in points:
+        _dot(draw, point, (width - 1) / 2, ink)
+
+
+def _dot(
+    draw: ImageDraw.ImageDraw, middle: tuple[float, float], radius: float, ink: Colour
+) -> None:
+    x, y = middle
+    draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=ink)
+
+
+def _outline_mask(
+    layer: Image.Image, mask: Image.Image, points: FloatArray, colour: Colour, width: int
+) -> None:
+    """The same three strokes around a mask, by growing it; only its surroundings are touched."""
+    reach = width + 2 * FINE
+    inner = ImageOps.expand(mask, border=reach, fill=0)
+    corner = (int(points[0, 0]) - reach, int(points[0, 1]) - reach)
+    for ink, radius in ((BLACK, reach), (WHITE, width + FINE), (colour, width)):
+        grown = inner
+        for _ in range(radius):
+            grown = grown.filter(ImageFilter.MaxFilter(3))
+        layer.paste(ink, corner, ImageChops.subtract(grown, inner))

@@ -1,27 +1,35 @@
-"""The map of what every patch shows.
-
-Knows: coloured cells over a photo and their legend. Does not know: models; how captions are
-grouped is in `clusters`.
-"""
+"""The map of what every patch shows: captions grouped into a few colours, with a legend."""
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from patchioner.base.errors import OptionError
-from patchioner.drawing.canvas import Display
-from patchioner.drawing.clusters import Cluster, cluster_captions
 from patchioner.drawing.overlay import Captioned
-from patchioner.drawing.palette import OTHER, WHITE, Colour, colour_of
-from patchioner.drawing.panel import Entry, add_panel
+from patchioner.drawing.panel import OTHER, WHITE, Colour, Display, Entry, add_panel, colour_of
 from patchioner.geometry import ImageGeometry
 from patchioner.regions import Patch
 
 _OPACITY = 0.5
+# Words that hold a sentence together without saying what is in the picture.
+_GLUE = frozenset(
+    re.findall(
+        r"\w+",
+        "a an the of on in at to with and or is are be by from for it its his her their there this "
+        "that some as up over under near next while has have into through top front side",
+    )
+)
+# Overlap that makes two captions near-equal, tried from strict to loose until the named clusters
+# say enough.
+_LEVELS = (1.0, 0.75, 0.6, 0.5, 0.4, 0.3)
+_ENOUGH = 0.8
 
 
 def draw_patch_map(
@@ -84,17 +92,13 @@ def _pixel_clusters(
 ) -> npt.NDArray[np.int64]:
     """The cluster under the centre of every display pixel, (height, width); -1 off the grid."""
     width, height = display.photo.size
-    scale = np.array(display.image_size) / display.photo.size
-    columns = geometry.to_grid(
-        np.stack([(np.arange(width) + 0.5) * scale[0], np.zeros(width)], axis=1)
-    )[:, 0]
-    rows = geometry.to_grid(
-        np.stack([np.zeros(height), (np.arange(height) + 0.5) * scale[1]], axis=1)
-    )[:, 1]
+    centres = np.arange(max(width, height))[:, None] + 0.5
+    places = np.floor(geometry.to_grid(centres * display.image_size / display.photo.size))
+    columns, rows = places[:width, 0].astype(np.int64), places[:height, 1].astype(np.int64)
     bordered = np.pad(cells, 1, constant_values=-1)
-    row_index = np.clip(np.floor(rows).astype(np.int64) + 1, 0, cells.shape[0] + 1)
-    column_index = np.clip(np.floor(columns).astype(np.int64) + 1, 0, cells.shape[1] + 1)
-    return bordered[row_index[:, None], column_index[None, :]]
+    rows = np.clip(rows + 1, 0, cells.shape[0] + 1)
+    columns = np.clip(columns + 1, 0, cells.shape[1] + 1)
+    return bordered[rows[:, None], columns[None, :]]
 
 
 def _coloured(
@@ -114,3 +118,120 @@ def _coloured(
     lines[1:, :] |= per_pixel[1:, :] != per_pixel[:-1, :]
     blended[lines] *= 0.35
     return Image.fromarray(np.rint(blended).astype(np.uint8))
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Captions that say about the same.
+
+    Attributes:
+        text: the caption that stands for all; empty for the captions that fit nowhere.
+        members: positions in the list of captions, ascending.
+        share: part of all captions, 0..1.
+    """
+
+    text: str
+    members: tuple[int, ...]
+    share: float
+
+
+def cluster_captions(texts: Sequence[str | None], *, limit: int = 12) -> list[Cluster]:
+    """Group equal and near-equal captions.
+
+    Equal captions always fall together. When that leaves too much unnamed, captions that share
+    most of their content words (Jaccard overlap) join the caption that covers most of the still
+    uncovered ones; the overlap asked for drops from 1 to 0.3 until `limit` clusters cover 80 % of
+    the captions.
+
+    Args:
+        texts: one caption per patch, None where no label fits; upper case and punctuation do
+            not count.
+        limit: number of named clusters.
+
+    Returns:
+        At most `limit` named clusters, the largest first, then one with `text == ""` for the rest,
+        if any. Every position is a member of exactly one. The result depends on the texts alone
+        (no random choice).
+
+    Example:
+        >>> [(c.text, c.members) for c in cluster_captions(["a cup", "a cup", "a table"])]
+        [('a cup', (0, 1)), ('a table', (2,))]
+    """
+    said = [text or "none of these" for text in texts]
+    if not said:
+        return []
+    distinct = list(dict.fromkeys(_normal(text) for text in said))
+    number_of = {text: number for number, text in enumerate(distinct)}
+    owner = np.array([number_of[_normal(text)] for text in said])
+    counts = np.bincount(owner, minlength=len(distinct))
+    overlap = _overlaps(distinct)
+    leaders = assignment = np.empty(0, dtype=np.int64)
+    for level in _LEVELS:
+        leaders = _leaders(overlap >= level, counts, limit)
+        assignment = _assign(overlap, leaders, level)
+        if counts[assignment >= 0].sum() >= _ENOUGH * len(said):
+            break
+    return _clusters(said, assignment[owner], len(leaders))
+
+
+def _normal(text: str) -> str:
+    return " ".join(re.findall(r"\w+", text.lower()))
+
+
+def _overlaps(distinct: Sequence[str]) -> npt.NDArray[np.float64]:
+    """Jaccard overlap of the content words of every pair, (m, m); the diagonal is 1."""
+    words = [_content(text) for text in distinct]
+    columns = {word: number for number, word in enumerate(sorted(set().union(*words)))}
+    present = np.zeros((len(distinct), len(columns)))
+    for row, content in enumerate(words):
+        present[row, [columns[word] for word in content]] = 1.0
+    both = present @ present.T
+    sizes = present.sum(axis=1)
+    either = sizes[:, None] + sizes[None, :] - both
+    overlap: npt.NDArray[np.float64] = np.zeros_like(both)
+    np.divide(both, either, out=overlap, where=either > 0)
+    np.fill_diagonal(overlap, 1.0)
+    return overlap
+
+
+def _content(text: str) -> set[str]:
+    """Content words, singular and plural taken as one; all words when nothing else is left."""
+    words = text.split()
+    return {word.rstrip("s") or word for word in words if word not in _GLUE} or set(words)
+
+
+def _leaders(
+    near: npt.NDArray[np.bool_], counts: npt.NDArray[np.int64], limit: int
+) -> npt.NDArray[np.int64]:
+    """Greedy cover: each leader is the caption that reaches most patches not yet reached."""
+    left = counts.astype(np.float64)
+    leaders: list[int] = []
+    while len(leaders) < limit and left.any():
+        # Its own count breaks ties, then the first seen: a leader should be frequent itself.
+        gain = near @ left + 1e-6 * counts * (left > 0)
+        best = int(gain.argmax())
+        leaders.append(best)
+        left[near[best]] = 0.0
+    return np.array(leaders, dtype=np.int64)
+
+
+def _assign(
+    overlap: npt.NDArray[np.float64], leaders: npt.NDArray[np.int64], level: float
+) -> npt.NDArray[np.int64]:
+    """Position of the nearest leader of every distinct caption, -1 where none is near."""
+    to_leaders = overlap[:, leaders]
+    nearest: npt.NDArray[np.int64] = to_leaders.argmax(axis=1)
+    nearest[to_leaders.max(axis=1) < level] = -1
+    nearest[leaders] = np.arange(len(leaders))
+    return nearest
+
+
+def _clusters(texts: Sequence[str], group: npt.NDArray[np.int64], groups: int) -> list[Cluster]:
+    named = []
+    for number in range(groups):
+        members = tuple(int(index) for index in np.flatnonzero(group == number))
+        text = Counter(texts[index] for index in members).most_common(1)[0][0]
+        named.append(Cluster(text, members, len(members) / len(texts)))
+    named.sort(key=lambda cluster: -len(cluster.members))
+    rest = tuple(int(index) for index in np.flatnonzero(group < 0))
+    return named + ([Cluster("", rest, len(rest) / len(texts))] if rest else [])

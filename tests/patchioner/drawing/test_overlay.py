@@ -1,19 +1,152 @@
-"""The whole picture: tags, list, sizes."""
+"""Regions leave their colour where they lie; tags, list and sizes of the whole picture."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from patchioner.drawing import Display, draw_overlay
-from patchioner.drawing.canvas import MARGIN
-from patchioner.drawing.overlay import MAX_LISTED, _entries, _free_place
-from patchioner.drawing.palette import PAPER, colour_of
-from patchioner.geometry import fit_image
-from patchioner.regions import Box, Patch, Point, Region, RegionSet, WholeImage
+from patchioner.base.errors import OptionError
+from patchioner.drawing import draw_overlay
+from patchioner.drawing.overlay import (
+    FINE,
+    MAX_LISTED,
+    _entries,
+    _free_place,
+    draw_shapes,
+    shapes_of,
+)
+from patchioner.drawing.panel import MARGIN, PAPER, Display, colour_of
+from patchioner.geometry import ImageGeometry, fit_image
+from patchioner.regions import (
+    Box,
+    Mask,
+    Patch,
+    Point,
+    Polygon,
+    Region,
+    RegionSet,
+    Trace,
+    WholeImage,
+)
+
+RED = (230, 57, 70)
+SIZE = (800, 600)
+DISPLAY = Display.of(Image.new("RGB", SIZE, "white"))
+GEOMETRY = fit_image(SIZE, mode="stretch", size=224, patch_size=14)
+
+
+def _layer(region: Region, geometry: ImageGeometry | None = GEOMETRY) -> npt.NDArray[np.uint8]:
+    shapes = shapes_of(region, DISPLAY, geometry)
+    return np.asarray(draw_shapes([(shape, RED) for shape in shapes], SIZE, width=3))
+
+
+def _is_red(pixel: npt.NDArray[np.uint8]) -> bool:
+    return bool(np.abs(pixel[:3].astype(int) - RED).max() < 12 and pixel[3] > 0)
+
+
+def _disc(radius: float = 80.0) -> npt.NDArray[np.bool_]:
+    y, x = np.mgrid[:600, :800]
+    disc: npt.NDArray[np.bool_] = (x - 400) ** 2 + (y - 300) ** 2 < radius**2
+    return disc
+
+
+@pytest.mark.parametrize(
+    ("region", "on", "off"),
+    [
+        (Box(100, 100, 300, 200), [(100, 150), (200, 100), (299, 150)], [(200, 150), (50, 50)]),
+        (WholeImage(), [(3, 300), (796, 300), (400, 3)], [(400, 300)]),
+        (Point(400, 300), [(400, 300)], [(430, 300)]),
+        (Patch(2, 3), [(150, 90), (199, 90)], [(175, 94), (400, 300)]),
+        (
+            Trace([(100, 100), (300, 100), (300, 200)]),
+            [(100, 100), (200, 100), (300, 150)],
+            [(200, 150)],
+        ),
+        (Trace([(0.5, 0.5)], normalized=True), [(400, 300)], [(1, 1)]),
+        (Polygon([(100, 100), (300, 100), (200, 300)]), [(200, 100), (200, 180)], [(110, 250)]),
+        (Mask(_disc()), [(400, 300), (400 - 82, 300)], [(400 - 95, 300), (10, 10)]),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Region) else "",
+)
+def test_colour_lies_on_the_region_only(
+    region: Region, on: list[tuple[int, int]], off: list[tuple[int, int]]
+) -> None:
+    layer = _layer(region)
+    assert all(_is_red(layer[y, x]) for x, y in on)
+    assert all(layer[y, x, 3] == 0 for x, y in off)
+
+
+@pytest.mark.parametrize("region", [Box(100, 100, 300, 200), Mask(_disc()), Point(400, 300)])
+def test_a_line_has_a_white_and_a_black_halo(region: Region) -> None:
+    opaque = _layer(region)
+    opaque = opaque[opaque[..., 3] == 255][:, :3].astype(int)
+    for ink in ((0, 0, 0), (255, 255, 255), RED):
+        assert (np.abs(opaque - ink).max(axis=1) < 40).any(), ink
+
+
+def test_a_set_is_drawn_member_by_member_in_one_colour() -> None:
+    layer = _layer(RegionSet([Box(100, 100, 200, 200), RegionSet([Point(600, 400)])]))
+    assert _is_red(layer[150, 100])
+    assert _is_red(layer[400, 600])
+
+
+def test_tints_are_see_through() -> None:
+    assert 0 < _layer(Mask(_disc()))[300, 400, 3] < 128
+    assert 0 < _layer(Polygon([(100, 100), (300, 100), (200, 300)]))[150, 200, 3] < 128
+
+
+def test_only_the_surroundings_of_a_mask_are_kept() -> None:
+    (shape,) = shapes_of(Mask(_disc()), DISPLAY, None)
+    assert shape.mask is not None
+    assert shape.mask.size == (159 * FINE, 159 * FINE)
+    inside = np.asarray(shape.mask) > 0
+    np.testing.assert_array_equal(
+        inside[FINE // 2 :: FINE, FINE // 2 :: FINE], _disc()[221:380, 321:480]
+    )
+
+
+def test_a_thin_mask_on_a_huge_photo_does_not_vanish() -> None:
+    mask = np.zeros((3000, 20000), dtype=bool)
+    mask[1000:2500, 4000] = True
+    display = Display(Image.new("RGB", (1400, 210)), (20000, 3000))
+    (shape,) = shapes_of(Mask(mask), display, None)
+    layer = np.asarray(draw_shapes([(shape, RED)], display.photo.size, width=3))
+    assert (layer[..., 3] > 0).any(axis=1).sum() > 100
+
+
+@pytest.mark.parametrize("pixel", [(0, 0), (799, 599), (0, 599)])
+def test_a_mask_in_a_corner_is_drawn(pixel: tuple[int, int]) -> None:
+    mask = np.zeros((600, 800), dtype=bool)
+    mask[pixel[1], pixel[0]] = True
+    assert _layer(Mask(mask))[pixel[1], pixel[0], 3] > 0
+
+
+def test_coordinates_follow_the_enlargement() -> None:
+    display = Display.of(Image.new("RGB", (100, 50)))
+    (shape,) = shapes_of(Box(50, 10, 75, 40), display, None)
+    assert shape.extent == (360 * FINE, 72 * FINE, 540 * FINE, 288 * FINE)
+
+
+def test_boxes_beyond_the_photo_are_framed_inside_it() -> None:
+    layer = _layer(Box(-500, 100, 5000, 200))
+    assert _is_red(layer[150, 3]) and _is_red(layer[150, 796])
+
+
+def test_the_anchor_of_a_mask_lies_on_it() -> None:
+    mask = np.zeros((600, 800), dtype=bool)
+    mask[50:60, 700:720] = mask[300:400, 100:200] = True
+    (shape,) = shapes_of(Mask(mask), DISPLAY, None)
+    x, y = (int(value / FINE) for value in shape.anchor)
+    assert mask[y, x]
+
+
+def test_a_patch_without_its_grid_is_an_error() -> None:
+    with pytest.raises(OptionError, match=r"Patch\(row=2, col=3\).*geometry"):
+        shapes_of(Patch(2, 3), DISPLAY, None)
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,146 @@
-"""The list: everything inside, in order."""
+"""Colours, lines of text, display sizes, and the list beside a photo."""
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
-from patchioner.drawing.canvas import Display
-from patchioner.drawing.palette import PAPER, colour_of
-from patchioner.drawing.panel import Entry, _Block, _stack, add_panel, draw_panel
-from patchioner.drawing.text_layout import load_font
+from patchioner.drawing.panel import (
+    BLACK,
+    LARGEST,
+    PAPER,
+    SMALLEST,
+    WHITE,
+    Colour,
+    Display,
+    Entry,
+    _Block,
+    _page,
+    _stack,
+    add_panel,
+    colour_of,
+    draw_panel,
+    ink_on,
+    line_height,
+    load_font,
+    luminance,
+    wrap_text,
+)
+
+
+def _contrast(one: Colour, two: Colour) -> float:
+    low, high = sorted((luminance(one), luminance(two)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_luminance_of_the_ends() -> None:
+    assert luminance(BLACK) == 0.0
+    assert abs(luminance(WHITE) - 1.0) < 1e-9
+
+
+def test_the_first_twelve_colours_are_far_apart() -> None:
+    distances = [
+        sum((a - b) ** 2 for a, b in zip(one, two, strict=True)) ** 0.5
+        for one, two in combinations([colour_of(i) for i in range(12)], 2)
+    ]
+    assert min(distances) > 60
+
+
+def test_no_colour_comes_twice_among_a_hundred() -> None:
+    assert len({colour_of(index) for index in range(100)}) == 100
+
+
+def test_ink_contrasts_with_every_colour() -> None:
+    for index in range(100):
+        colour = colour_of(index)
+        assert _contrast(ink_on(colour), colour) >= 4.5
+        assert _contrast(ink_on(colour), colour) == max(
+            _contrast(WHITE, colour), _contrast(BLACK, colour)
+        )
+
+
+WORDS = st.lists(st.text("abcmiW.,é", min_size=1, max_size=30), max_size=12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(words=WORDS, width=st.integers(25, 300))
+def test_lines_fit_and_keep_every_character(words: list[str], width: int) -> None:
+    font = load_font(17)
+    lines = wrap_text(" ".join(words), font, width)
+    assert all(font.getlength(line) <= width for line in lines)
+    assert "".join(lines).replace(" ", "") == "".join(words)
+
+
+def test_breaks_at_spaces_when_words_fit() -> None:
+    font = load_font(17)
+    text = "a tiger fights with the other tiger near the water"
+    lines = wrap_text(text, font, 150)
+    assert len(lines) > 1
+    assert " ".join(lines) == text
+
+
+def test_one_line_when_there_is_room_and_an_empty_text_is_one_empty_line() -> None:
+    assert wrap_text("a  red\nbus", load_font(17), 500) == ["a red bus"]
+    assert wrap_text("", load_font(17), 500) == [""]
+
+
+def test_a_width_below_one_character_still_ends() -> None:
+    assert wrap_text("bus", load_font(17), 1) == ["b", "u", "s"]
+
+
+@pytest.mark.parametrize("size", [15, 24])
+def test_line_height_exceeds_the_ink(size: int) -> None:
+    font = load_font(size)
+    top, bottom = font.getbbox("Ápgjy")[1::2]
+    assert line_height(font) > bottom - top
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((60, 40), (SMALLEST, 480)),
+        ((1000, 800), (1000, 800)),
+        ((5600, 2800), (LARGEST, LARGEST // 2)),
+        ((5000, 1), (LARGEST, 1)),
+        ((1, 1), (SMALLEST, SMALLEST)),
+    ],
+)
+def test_the_long_side_is_brought_into_range(
+    size: tuple[int, int], expected: tuple[int, int]
+) -> None:
+    display = Display.of(Image.new("RGB", size))
+    assert display.photo.size == expected
+    assert display.image_size == size
+
+
+def test_points_follow_the_photo() -> None:
+    display = Display.of(Image.new("RGB", (100, 50)))
+    np.testing.assert_allclose(
+        display.to_display([[0, 0], [50, 25], [100, 50]]),
+        np.array([[0, 0], [SMALLEST / 2, SMALLEST / 4], [SMALLEST, SMALLEST / 2]]),
+    )
+
+
+def test_the_photo_given_is_not_changed_and_a_display_is_kept() -> None:
+    image = Image.new("L", (100, 50), 7)
+    display = Display.of(image)
+    assert image.size == (100, 50) and image.mode == "L"
+    assert display.photo.mode == "RGB"
+    assert Display.of(display) is display
+
+
+def test_pages_hold_both_pictures_whole() -> None:
+    photo, panel = Image.new("RGB", (100, 80), "red"), Image.new("RGB", (60, 200), "blue")
+    for beside in (True, False):
+        pixels = np.asarray(_page(photo, panel, beside=beside))
+        assert (pixels == (255, 0, 0)).all(axis=2).sum() == 100 * 80
+        assert (pixels == (0, 0, 255)).all(axis=2).sum() == 60 * 200
+
 
 LONG = "a very long caption that says everything about nothing at all " * 4
 
