@@ -68,7 +68,7 @@ class Region(ABC):
 
     Attributes:
         kind: the name of this kind of region in settings, such as "box".
-        json_key: the key under which `to_json` writes it.
+        json_key, json_extras: the key under which `to_json` writes it, and attributes beside it.
     """
 
     kind: ClassVar[str]
@@ -79,22 +79,35 @@ class Region(ABC):
     def leaves(self) -> Iterator[tuple[Shape, float]]:
         """The single shapes this region is made of, each with its share; shares sum to 1."""
 
-    @abstractmethod
-    def outline(self, image_size: Size, geometry: ImageGeometry | None = None) -> list[Outline]:
-        """What to draw on an image of (width, height) pixels; only a `Patch` needs the geometry."""
+    # What a kind says of itself, for `outline`, `describe`, `to_json` and `from_json`:
 
     @abstractmethod
-    def describe(self) -> str:
-        """A few words: ``box 10,20,200,220``."""
+    def _outline(self, image_size: Size, geometry: ImageGeometry | None) -> list[Outline]: ...
 
     @abstractmethod
-    def to_json(self) -> dict[str, Any]:
-        """A dictionary ready for JSON that `from_json` and region files read."""
+    def _words(self) -> str: ...
+
+    @abstractmethod
+    def _value(self) -> object: ...
 
     @classmethod
     @abstractmethod
-    def _parse(cls, entry: Mapping[str, object], folder: Path | None) -> Region:
-        """The region of an entry that has this kind's `json_key`."""
+    def _parse(cls, entry: Mapping[str, object], folder: Path | None) -> Region: ...
+
+    def outline(self, image_size: Size, geometry: ImageGeometry | None = None) -> list[Outline]:
+        """What to draw on an image of (width, height) pixels; only a `Patch` needs the geometry."""
+        return self._outline(image_size, geometry)
+
+    def describe(self) -> str:
+        """A few words: ``box 10,20,200,220``."""
+        return f"{self.json_key} {self._words()}"
+
+    def to_json(self) -> dict[str, Any]:
+        """A dictionary ready for JSON that `from_json` and region files read."""
+        return {
+            self.json_key: self._value(),
+            **{extra: getattr(self, extra) for extra in self.json_extras},
+        }
 
     @staticmethod
     def from_json(entry: object, folder: Path | None = None) -> Region:
@@ -137,7 +150,7 @@ class Region(ABC):
         """
         for shape, _ in self.leaves():
             extent = shape.extent()
-            if extent is None or extent.max() > 1.0 or min(image_size) <= 4:
+            if extent is None or extent.max() > 1.0 or min(image_size) <= 2:
                 continue
             if extent.min() >= 0.0 and (extent % 1.0).any():
                 raise RegionError(

@@ -35,11 +35,17 @@ import numpy as np
 import numpy.typing as npt
 
 from patchioner.base.errors import RegionError, RegionFileError
-from patchioner.regions.adapters import from_coco, label_values, mask_stack
-from patchioner.regions.base import Region, Size, finite, items_of, numbers
+from patchioner.regions.base import Region, Size, items_of
+from patchioner.regions.formats import (
+    from_coco,
+    label_studio_region,
+    label_values,
+    labelme_region,
+    mask_stack,
+    visual_genome_region,
+)
 from patchioner.regions.mask import Mask
-from patchioner.regions.polygon import Polygon
-from patchioner.regions.shapes import Box, Point
+from patchioner.regions.shapes import Box
 from patchioner.regions.trace import Trace
 
 _ALLOWED = (
@@ -354,7 +360,7 @@ def _photos_of_mapping(content: _Entry, folder: Path) -> list[_Photo]:
     if "shapes" in content:
         size = _stated_size(content.get("imageWidth"), content.get("imageHeight"))
         shapes = _entries(content, "shapes")
-        return [_Photo(None, tuple(_items(shapes, "shape", _labelme)), size)]
+        return [_Photo(None, tuple(_items(shapes, "shape", labelme_region)), size)]
     if _is_visual_genome(content):
         return _photos_of_list([content], folder)
     if "regions" in content:
@@ -377,7 +383,7 @@ def _photos_of_list(content: list[_Entry], folder: Path) -> list[_Photo]:
     if any("segmentation" in entry or "bbox" in entry for entry in content):
         groups: dict[str, list[_Item]] = {}
         what = "annotation" if any("image_id" in e for e in content) else "entry"
-        for item, entry in zip(_items(content, what, _annotation), content, strict=True):
+        for item, entry in zip(_items(content, what, from_coco), content, strict=True):
             groups.setdefault(str(entry.get("image_id")), []).append(item)
         return [_Photo(None, tuple(items), image_id=one) for one, items in groups.items()]
     return [_ours(None, content, folder)]
@@ -408,10 +414,6 @@ def _ours(name: str | None, entries: object, folder: Path) -> _Photo:
     return _Photo(name, tuple(_items(listed, "region", make)))
 
 
-def _annotation(entry: _Entry, image_size: Size) -> Region:
-    return from_coco(entry, image_size)
-
-
 def _coco(content: _Entry) -> list[_Photo]:
     categories = _entries(content, "categories") if "categories" in content else []
     names = {str(one.get("id")): one.get("name") for one in categories}
@@ -423,7 +425,7 @@ def _coco(content: _Entry) -> list[_Photo]:
     annotations = _entries(content, "annotations")
     groups: dict[str, list[_Item]] = {}
     for entry, item in zip(
-        annotations, _items(annotations, "annotation", _annotation, label), strict=True
+        annotations, _items(annotations, "annotation", from_coco, label), strict=True
     ):
         # Exporters write ids as text in one place and as numbers in the other.
         groups.setdefault(str(entry.get("image_id")), []).append(item)
@@ -444,7 +446,7 @@ def _file_name(image: _Entry) -> str:
 
 def _one_image(image: _Entry, content: _Entry) -> _Photo:
     size = _stated_size(image.get("width"), image.get("height"))
-    items = _items(_entries(content, "annotations"), "annotation", _annotation)
+    items = _items(_entries(content, "annotations"), "annotation", from_coco)
     return _Photo(None, tuple(items), size)
 
 
@@ -460,26 +462,6 @@ def _grounded_sam(content: _Entry) -> _Photo:
     return _Photo(None, tuple(items), size)
 
 
-def _labelme(shape: _Entry, image_size: Size) -> Region:
-    points, kind = shape.get("points"), shape.get("shape_type", "polygon")
-    pairs = [tuple(numbers(one, 2, "point")) for one in items_of(points, "points")]
-    if kind == "rectangle" and len(pairs) == 2:
-        (x1, y1), (x2, y2) = pairs
-        return Box(min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2))
-    if kind == "circle" and len(pairs) == 2:
-        (x, y), (edge_x, edge_y) = pairs
-        turn = np.linspace(0.0, 2 * np.pi, 64, endpoint=False)
-        ring = np.stack([np.cos(turn), np.sin(turn)], axis=1) * np.hypot(edge_x - x, edge_y - y)
-        return Polygon(ring + (x, y))
-    if kind == "point" and len(pairs) == 1:
-        return Point(*pairs[0])
-    if kind in ("line", "linestrip"):
-        return Trace(pairs)
-    if kind == "polygon":
-        return Polygon(pairs)
-    raise RegionError(f"labelme's shape_type {kind!r:.40} is not read; draw a polygon or rectangle")
-
-
 def _is_visual_genome(entry: _Entry) -> bool:
     parts = entry.get("regions", entry.get("objects"))
     return (
@@ -490,49 +472,33 @@ def _is_visual_genome(entry: _Entry) -> bool:
 
 
 def _visual_genome(entry: _Entry) -> _Photo:
-    def make(part: _Entry, image_size: Size) -> Region:
-        width, height = part.get("width", part.get("w")), part.get("height", part.get("h"))
-        return Box.from_xywh(part["x"], part["y"], width, height)
-
     def label(part: _Entry) -> object:
         names = part.get("names") or [None]
         return part.get("phrase", part.get("name", names[0]))
 
-    parts = entry.get("regions", entry.get("objects"))
-    items = _items(
-        [part for part in parts or () if isinstance(part, Mapping)], "region", make, label
-    )
+    parts = [part for part in entry.get("regions", entry.get("objects", ())) if part]
+    items = _items(parts, "region", visual_genome_region, label)
     return _Photo(None, tuple(items), image_id=str(entry.get("image_id", entry.get("id"))))
 
 
 def _label_studio(task: _Entry) -> _Photo:
-    def make(result: _Entry, image_size: Size) -> Region:
-        value, kind = result["value"], str(result.get("type"))
-        scale = np.array(image_size) / 100.0  # it counts in per cent
-        if kind.startswith("rectangle") and not value.get("rotation"):
-            x, y, width, height = (
-                finite(value.get(key), key) for key in ("x", "y", "width", "height")
-            )
-            return Box.from_xywh(x * scale[0], y * scale[1], width * scale[0], height * scale[1])
-        if kind.startswith("polygon"):
-            return Polygon([numbers(one, 2, "point") * scale for one in value.get("points", ())])
-        raise RegionError(f"Label Studio's {kind!r:.40} is not read; export the project as COCO")
-
-    def label(result: _Entry) -> object:
-        names = result["value"].get(result.get("type")) or [None]
-        return names[0]
-
     results = [
         result
         for annotation in _entries(task, "annotations")
         for result in _entries(annotation, "result")
         if isinstance(result.get("value"), Mapping) and "original_width" in result
     ]
+    items = _items(
+        results,
+        "result",
+        label_studio_region,
+        lambda result: (result["value"].get(result.get("type")) or [None])[0],
+    )
     data = task.get("data")
     names = [str(value) for value in data.values()] if isinstance(data, Mapping) else []
     # Uploads are renamed: eight hexadecimal digits before the photo's name.
     name = re.sub(r"([/\\]|^)[0-9a-f]{8}-(?=[^/\\]+$)", r"\1", names[0]) if names else None
-    return _Photo(name, tuple(_items(results, "result", make, label)))
+    return _Photo(name, tuple(items))
 
 
 def _entries(content: _Entry, key: str) -> list[_Entry]:

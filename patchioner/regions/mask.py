@@ -195,17 +195,14 @@ class Mask(Shape):
         """Pixel edges around the true pixels."""
         return self._extent
 
-    def outline(self, image_size: Size, geometry: ImageGeometry | None = None) -> list[Outline]:
-        """The mask itself."""
+    def _outline(self, image_size: Size, geometry: ImageGeometry | None) -> list[Outline]:
         return [Outline("mask", np.asarray(self._extent, dtype=np.float64), self.array)]
 
-    def describe(self) -> str:
-        """``mask of 42 pixels``."""
-        return f"mask of {np.count_nonzero(self.array)} pixels"
+    def _words(self) -> str:
+        return f"of {np.count_nonzero(self.array)} pixels"
 
-    def to_json(self) -> dict[str, Any]:
-        """``{"mask": RLE}``, uncompressed run lengths."""
-        return {"mask": encode_rle(self.array)}
+    def _value(self) -> object:
+        return encode_rle(self.array)
 
     @classmethod
     def _parse(cls, entry: Mapping[str, object], folder: Path | None) -> Self:

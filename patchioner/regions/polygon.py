@@ -104,17 +104,14 @@ class Polygon(Shape):
         array = np.concatenate([as_array(ring) for ring in self.rings])
         return np.stack([array.min(axis=0), array.max(axis=0)])
 
-    def outline(self, image_size: Size, geometry: ImageGeometry | None = None) -> list[Outline]:
-        """One closed line per ring."""
+    def _outline(self, image_size: Size, geometry: ImageGeometry | None) -> list[Outline]:
         return [Outline("ring", as_array(ring)) for ring in self.rings]
 
-    def describe(self) -> str:
-        """``polygon of 12 points``."""
-        return f"polygon of {sum(len(ring) for ring in self.rings)} points"
+    def _words(self) -> str:
+        return f"of {sum(len(ring) for ring in self.rings)} points"
 
-    def to_json(self) -> dict[str, Any]:
-        """``{"polygon": [[[x, y], ...], ...]}``."""
-        return {"polygon": [[list(point) for point in ring] for ring in self.rings]}
+    def _value(self) -> object:
+        return [[list(point) for point in ring] for ring in self.rings]
 
     @classmethod
     def _parse(cls, entry: Mapping[str, object], folder: Path | None) -> Self:

@@ -87,17 +87,14 @@ class Point(Shape):
         """The point, twice."""
         return np.array([[self.x, self.y]] * 2)
 
-    def outline(self, image_size: Size, geometry: ImageGeometry | None = None) -> list[Outline]:
-        """One point."""
+    def _outline(self, image_size: Size, geometry: ImageGeometry | None) -> list[Outline]:
         return [Outline("point", self.extent()[:1])]
 
-    def describe(self) -> str:
-        """``point 3,4``."""
-        return f"point {join(self.x, self.y)}"
+    def _words(self) -> str:
+        return join(self.x, self.y)
 
-    def to_json(self) -> dict[str, Any]:
-        """``{"point": [x, y]}``."""
-        return {"point": [self.x, self.y]}
+    def _value(self) -> object:
+        return [self.x, self.y]
 
     @classmethod
     def _parse(cls, entry: Mapping[str, object], folder: Path | None) -> Self:
@@ -171,8 +168,7 @@ class Patch(Shape):
                 f"give row 0 to {height - 1} and col 0 to {width - 1}"
             )
 
-    def outline(self, image_size: Size, geometry: ImageGeometry | None = None) -> list[Outline]:
-        """Its square; OptionError without the geometry."""
+    def _outline(self, image_size: Size, geometry: ImageGeometry | None) -> list[Outline]:
         if geometry is None:
             raise OptionError(
                 f"drawing {self} needs the patch grid: pass geometry=features.geometry"
@@ -181,13 +177,11 @@ class Patch(Shape):
         corners = np.array([[self.col, self.row], [self.col + 1, self.row + 1]])
         return [Outline("box", geometry.to_pixels(corners))]
 
-    def describe(self) -> str:
-        """``patch 0,3``."""
-        return f"patch {self.row},{self.col}"
+    def _words(self) -> str:
+        return f"{self.row},{self.col}"
 
-    def to_json(self) -> dict[str, Any]:
-        """``{"patch": [row, col]}``."""
-        return {"patch": [self.row, self.col]}
+    def _value(self) -> object:
+        return [self.row, self.col]
 
     @classmethod
     def _parse(cls, entry: Mapping[str, object], folder: Path | None) -> Self:
@@ -289,17 +283,14 @@ class Box(Shape):
         """Its corners."""
         return np.array([[self.x1, self.y1], [self.x2, self.y2]])
 
-    def outline(self, image_size: Size, geometry: ImageGeometry | None = None) -> list[Outline]:
-        """One box."""
+    def _outline(self, image_size: Size, geometry: ImageGeometry | None) -> list[Outline]:
         return [Outline("box", self.extent())]
 
-    def describe(self) -> str:
-        """``box 10,20,200,220``."""
-        return f"box {join(self.x1, self.y1, self.x2, self.y2)}"
+    def _words(self) -> str:
+        return join(self.x1, self.y1, self.x2, self.y2)
 
-    def to_json(self) -> dict[str, Any]:
-        """``{"box": [x1, y1, x2, y2]}``."""
-        return {"box": [self.x1, self.y1, self.x2, self.y2]}
+    def _value(self) -> object:
+        return [self.x1, self.y1, self.x2, self.y2]
 
     @classmethod
     def _parse(cls, entry: Mapping[str, object], folder: Path | None) -> Self:
@@ -336,17 +327,14 @@ class WholeImage(Shape):
         """By attention the published embedding is the mean, not the sum, of attention x token."""
         return 1.0 if attended is None else float(attended.sum()) / attended.size
 
-    def outline(self, image_size: Size, geometry: ImageGeometry | None = None) -> list[Outline]:
-        """A box around the image."""
+    def _outline(self, image_size: Size, geometry: ImageGeometry | None) -> list[Outline]:
         return [Outline("box", np.array([(0.0, 0.0), image_size], dtype=np.float64))]
 
-    def describe(self) -> str:
-        """``whole image``."""
-        return "whole image"
+    def _words(self) -> str:
+        return "image"
 
-    def to_json(self) -> dict[str, Any]:
-        """``{"whole": True}``."""
-        return {"whole": True}
+    def _value(self) -> object:
+        return True
 
     @classmethod
     def _parse(cls, entry: Mapping[str, object], folder: Path | None) -> Self:
@@ -432,17 +420,14 @@ class RegionSet(Region):
         for member in self.members:
             member.require_fit(image_size)
 
-    def outline(self, image_size: Size, geometry: ImageGeometry | None = None) -> list[Outline]:
-        """The outlines of all members."""
+    def _outline(self, image_size: Size, geometry: ImageGeometry | None) -> list[Outline]:
         return [part for member in self.members for part in member.outline(image_size, geometry)]
 
-    def describe(self) -> str:
-        """``set of 2 regions``."""
-        return f"set of {len(self.members)} regions"
+    def _words(self) -> str:
+        return f"of {len(self.members)} regions"
 
-    def to_json(self) -> dict[str, Any]:
-        """``{"set": [...]}``."""
-        return {"set": [member.to_json() for member in self.members]}
+    def _value(self) -> object:
+        return [member.to_json() for member in self.members]
 
     @classmethod
     def _parse(cls, entry: Mapping[str, object], folder: Path | None) -> Self:

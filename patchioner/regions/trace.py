@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -123,17 +123,14 @@ class Trace(Shape):
         array = as_array(self.points)
         return None if self.normalized else np.stack([array.min(axis=0), array.max(axis=0)])
 
-    def outline(self, image_size: Size, geometry: ImageGeometry | None = None) -> list[Outline]:
-        """One open line."""
+    def _outline(self, image_size: Size, geometry: ImageGeometry | None) -> list[Outline]:
         return [Outline("line", self.pixels(image_size))]
 
-    def describe(self) -> str:
-        """``trace of 12 points``."""
-        return f"trace of {len(self.points)} points"
+    def _words(self) -> str:
+        return f"of {len(self.points)} points"
 
-    def to_json(self) -> dict[str, Any]:
-        """``{"trace": [[x, y], ...], "normalized": bool}``."""
-        return {"trace": [list(point) for point in self.points], "normalized": self.normalized}
+    def _value(self) -> object:
+        return [list(point) for point in self.points]
 
     @classmethod
     def _parse(cls, entry: Mapping[str, object], folder: Path | None) -> Self:

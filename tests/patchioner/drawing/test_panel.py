@@ -172,7 +172,7 @@ def test_every_badge_colour_shows() -> None:
 
 
 def test_columns_keep_order_and_are_about_equally_high() -> None:
-    blocks = [_Block(Entry(None, "", str(i)), [], [], 10 + i % 7) for i in range(40)]
+    blocks = [_Block(Entry(None, "", str(i)), [], 10 + i % 7) for i in range(40)]
     stacks = _stack(blocks, 4)
     assert [block for stack in stacks for block in stack] == blocks
     heights = [sum(block.height for block in stack) for stack in stacks]

@@ -1,4 +1,4 @@
-"""Regions out of the values that other tools return: COCO annotations, SAM's and SAM 2's masks."""
+"""Regions out of the values of other tools: COCO's annotations, SAM's masks, labelme's shapes, ..."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from patchioner.base.errors import RegionError
-from patchioner.regions.base import Region, Size, as_numpy, items_of, numbers
+from patchioner.regions.base import Region, Size, as_numpy, finite, items_of, numbers
 from patchioner.regions.mask import Mask
 from patchioner.regions.polygon import Polygon
-from patchioner.regions.shapes import Box
+from patchioner.regions.shapes import Box, Point
+from patchioner.regions.trace import Trace
 
 
 def from_coco(annotation: Mapping[str, object], image_size: Size | None = None) -> Region:
@@ -107,6 +108,46 @@ def label_values(array: npt.NDArray[np.generic]) -> list[int]:
         return []
     found = [int(value) for value in np.unique(array) if value != 0]
     return found if len(found) > 1 else []
+
+
+def labelme_region(shape: Mapping[str, Any], image_size: Size) -> Region:
+    """A rectangle, polygon, circle, point or line of labelme."""
+    points, kind = shape.get("points"), shape.get("shape_type", "polygon")
+    pairs = [tuple(numbers(one, 2, "point")) for one in items_of(points, "points")]
+    if kind == "rectangle" and len(pairs) == 2:
+        (x1, y1), (x2, y2) = pairs
+        return Box(min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2))
+    if kind == "circle" and len(pairs) == 2:
+        (x, y), (edge_x, edge_y) = pairs
+        turn = np.linspace(0.0, 2 * np.pi, 64, endpoint=False)
+        ring = np.stack([np.cos(turn), np.sin(turn)], axis=1) * np.hypot(edge_x - x, edge_y - y)
+        return Polygon(ring + (x, y))
+    if kind == "point" and len(pairs) == 1:
+        return Point(*pairs[0])
+    if kind in ("line", "linestrip"):
+        return Trace(pairs)
+    if kind == "polygon":
+        return Polygon(pairs)
+    raise RegionError(f"labelme's shape_type {kind!r:.40} is not read; draw a polygon or rectangle")
+
+
+def label_studio_region(result: Mapping[str, Any], image_size: Size) -> Region:
+    """A rectangle or polygon of Label Studio, which counts in per cent of the image."""
+    value, kind = result["value"], str(result.get("type"))
+    width, height = (side / 100.0 for side in image_size)
+    if kind.startswith("rectangle") and not value.get("rotation"):
+        x, y, w, h = (finite(value.get(key), key) for key in ("x", "y", "width", "height"))
+        return Box.from_xywh(x * width, y * height, w * width, h * height)
+    if kind.startswith("polygon"):
+        ring = (numbers(one, 2, "point") for one in items_of(value.get("points"), "points"))
+        return Polygon([(x * width, y * height) for x, y in ring])
+    raise RegionError(f"Label Studio's {kind!r:.40} is not read; export the project as COCO")
+
+
+def visual_genome_region(part: Mapping[str, Any], image_size: Size) -> Region:
+    """The box of an object or of a described region of Visual Genome."""
+    width, height = part.get("width", part.get("w")), part.get("height", part.get("h"))
+    return Box.from_xywh(part["x"], part["y"], width, height)
 
 
 def _is_yes_or_no(segmentation: object) -> bool:

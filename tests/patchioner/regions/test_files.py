@@ -1,0 +1,540 @@
+"""Files of regions: ours, COCO's, arrays, the neighbours'; photos are told apart, bad entries named."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from patchioner.base.errors import RegionFileError
+from patchioner.geometry import fit_image
+from patchioner.regions import (
+    Box,
+    Mask,
+    NamedRegion,
+    Patch,
+    Point,
+    Polygon,
+    Region,
+    RegionSet,
+    Trace,
+    WholeImage,
+    read_regions,
+    read_trace,
+    region_weights,
+)
+
+SIZE = (6, 4)
+GEOMETRY = fit_image(SIZE, mode="stretch", size=56, patch_size=14)
+TRIANGLE = [[0, 0], [3, 0], [0, 3]]
+
+
+def written(folder: Path, content: object) -> Path:
+    path = folder / "regions.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+def test_every_kind_is_read_in_order_with_its_label(tmp_path: Path) -> None:
+    array = np.eye(4, 6, dtype=bool)
+    Image.fromarray(array).save(tmp_path / "mask.png")
+    entries = [
+        {"box": [1, 2, 3, 4], "label": "cup"},
+        {"point": [1.5, 2]},
+        {"patch": [0, 3]},
+        {"polygon": TRIANGLE},
+        {"polygon": [TRIANGLE, TRIANGLE]},
+        {"trace": [[0.1, 0.2], [0.5, 1]], "normalized": True, "label": "path"},
+        {"trace": [[1, 2]]},
+        {"mask": "mask.png"},
+        {"mask": {"size": [4, 6], "counts": [0, 24]}},
+        {"set": [{"box": [1, 2, 3, 4]}, {"set": [{"whole": True}]}], "label": "all"},
+        {"whole": True},
+    ]
+    triangle = [(0, 0), (3, 0), (0, 3)]
+    assert read_regions(written(tmp_path, {"regions": entries}), SIZE) == [
+        NamedRegion(Box(1, 2, 3, 4), "cup"),
+        NamedRegion(Point(1.5, 2)),
+        NamedRegion(Patch(0, 3)),
+        NamedRegion(Polygon(triangle)),
+        NamedRegion(Polygon([triangle, triangle])),
+        NamedRegion(Trace([(0.1, 0.2), (0.5, 1)], normalized=True), "path"),
+        NamedRegion(Trace([(1, 2)])),
+        NamedRegion(Mask(array)),
+        NamedRegion(Mask(np.ones((4, 6)))),
+        NamedRegion(RegionSet([Box(1, 2, 3, 4), RegionSet([WholeImage()])]), "all"),
+        NamedRegion(WholeImage()),
+    ]
+    assert len(read_regions(str(written(tmp_path, entries)), SIZE)) == len(entries)
+
+
+def test_one_file_for_several_images(tmp_path: Path) -> None:
+    path = written(
+        tmp_path, {"images": {"in/a.jpg": [{"point": [1, 1]}], "b.jpg": [{"whole": True}]}}
+    )
+    assert read_regions(path, SIZE, "photos/a.jpg") == [NamedRegion(Point(1, 1))]
+    assert read_regions(path, SIZE, "b.jpg") == [NamedRegion(WholeImage())]
+    with pytest.raises(RegionFileError, match=r"none of its 2 images is called 'c.jpg'.*a.jpg"):
+        read_regions(path, SIZE, "c.jpg")
+    with pytest.raises(RegionFileError, match="2 images; say which one"):
+        read_regions(path, SIZE)
+    only = written(tmp_path, {"images": {"a.jpg": [{"point": [1, 1]}]}})
+    assert read_regions(only, SIZE) == [NamedRegion(Point(1, 1))]
+
+
+@pytest.mark.parametrize(
+    ("entry", "text"),
+    [
+        ({"bbox": [1, 2, 3, 4]}, "'bbox' does not belong here; did you mean 'box'.*use one of box"),
+        ({"point": [1, 2], "normalised": True}, "did you mean 'normalized'"),
+        ({"point": [1, 2], "normalized": True}, "'normalized' does not belong"),
+        ({"point": [1, 2], "box": [1, 2, 3, 4]}, "exactly one kind, this one 2"),
+        ({"label": "cup"}, "exactly one kind, this one 0"),
+        ({"point": [1, 2], "label": 5}, "label is 5"),
+        ({"set": [{"point": [1, 2], "label": "x"}]}, "'label' does not belong"),
+        ({"set": []}, "empty"),
+        ({"set": 5}, "give a list"),
+        ({"whole": False}, "give true"),
+        ({"box": [1, 2, 3]}, "3 numbers"),
+        ({"box": [3, 2, 1, 4]}, "inverted"),
+        ({"box": "1,2,3,4"}, "give a list"),
+        ({"patch": [0.5, 1]}, "0.5"),
+        ({"polygon": [[1, 2], [3, 4]]}, "at least 3"),
+        ({"trace": []}, "no point"),
+        ({"trace": [[1, 2]], "normalized": "yes"}, "true or false"),
+        ({"mask": "missing.png"}, "missing.png"),
+        ({"mask": 5}, "file name or an RLE"),
+        ({"mask": {"size": [6, 4], "counts": [0, 24]}}, "4x6 but the image is 6x4"),
+        ([1, 2, 3, 4], "dictionary"),
+    ],
+)
+def test_a_wrong_entry_is_named_with_its_file(entry: object, text: str, tmp_path: Path) -> None:
+    path = written(tmp_path, {"regions": [{"whole": True}, entry]})
+    with pytest.raises(RegionFileError, match=f"regions.json.*region 1: .*{text}"):
+        read_regions(path, SIZE)
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ({"regions": 5}, "give a list"),
+        ({"images": 5}, "'images' is not"),
+        ({"boxes": []}, "no known form"),
+        ({}, "no known form"),
+        (5, "no known form"),
+        ([5], "no known form"),
+        ("", "not JSON"),
+        ('{"regions": [', "not JSON"),
+        ('{"regions": [{"point": [NaN, 1]}]}', "nan"),
+        ('{"regions": [{"point": [1e999, 1]}]}', "inf"),
+        ('{"regions": [{"point": [1' + "0" * 400 + ", 1]}]}", "finite"),
+        ("[" * 100_000, "nested too deeply"),
+        (
+            '{"regions": [' + '{"set": [' * 900 + '{"whole": true}' + "]}" * 900 + "]}",
+            "nested too deeply",
+        ),
+    ],
+)
+def test_a_wrong_file_is_refused(content: object, text: str, tmp_path: Path) -> None:
+    with pytest.raises(RegionFileError, match=text):
+        read_regions(written(tmp_path, content), SIZE)
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(RegionFileError, match=r"nowhere.json.*No such file"):
+        read_regions(tmp_path / "nowhere.json", SIZE)
+    with pytest.raises(RegionFileError, match="cannot be read"):
+        read_regions(tmp_path, SIZE)
+
+
+def test_a_byte_order_mark_is_no_error(tmp_path: Path) -> None:
+    path = tmp_path / "regions.json"
+    path.write_bytes(b"\xef\xbb\xbf" + b'{"regions": [{"whole": true}]}')
+    assert read_regions(path, SIZE) == [NamedRegion(WholeImage())]
+
+
+REAL = Path(__file__).parents[3] / ".." / "shared" / "data" / "annotations" / "instances_dev.json"
+FULL = {"size": [4, 6], "counts": [0, 24]}
+
+
+def coco(folder: Path, **changes: object) -> Path:
+    content = {
+        "images": [
+            {"id": 7, "file_name": "a.jpg", "width": 6, "height": 4},
+            {"id": 8, "file_name": "b.jpg", "width": 6, "height": 4},
+            {"id": 9, "file_name": "c.jpg"},
+        ],
+        "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
+        "annotations": [
+            {"id": 1, "image_id": 7, "category_id": 2, "segmentation": [[0, 0, 3, 0, 0, 3]]},
+            {"id": 2, "image_id": 8, "category_id": 1, "bbox": [0, 0, 1, 1]},
+            {"id": 3, "image_id": 7, "category_id": 1, "segmentation": FULL, "iscrowd": 1},
+            {"id": 4, "image_id": 7, "category_id": 5, "segmentation": [], "bbox": [1, 2, 3, 2]},
+        ],
+        **changes,
+    }
+    path = folder / "instances.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_annotations_of_the_photo_are_read_in_order(tmp_path: Path) -> None:
+    assert read_regions(coco(tmp_path), (6, 4), "photos/a.jpg") == [
+        NamedRegion(Polygon([(0, 0), (3, 0), (0, 3)]), "dog", 1),
+        NamedRegion(Mask(np.ones((4, 6))), "cat", 3),
+        NamedRegion(Box(1, 2, 4, 4), None, 4),
+    ]
+
+
+def test_categories_may_be_missing(tmp_path: Path) -> None:
+    path = coco(tmp_path)
+    content = json.loads(path.read_text())
+    del content["categories"]
+    path.write_text(json.dumps(content))
+    assert [named.label for named in read_regions(path, (6, 4), "b.jpg")] == [None]
+
+
+def test_compressed_runs(tmp_path: Path) -> None:
+    coco_mask = pytest.importorskip("pycocotools.mask", reason="the COCO tools write the file")
+    rle = coco_mask.encode(np.asfortranarray(np.eye(4, 6, dtype=np.uint8)))
+    rle["counts"] = rle["counts"].decode("ascii")
+    path = coco(tmp_path, annotations=[{"image_id": 7, "segmentation": rle}])
+    assert read_regions(path, (6, 4), "a.jpg") == [NamedRegion(Mask(np.eye(4, 6)))]
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "text"),
+    [
+        (None, (6, 4), "3 images; say which one"),
+        ("d.jpg", (6, 4), r"called 'd.jpg'; close: .*a.jpg"),
+        ("a.jpg", (12, 8), "6x4, but the image is 12x8"),
+    ],
+)
+def test_the_wrong_photo_is_refused(
+    name: str | None, size: tuple[int, int], text: str, tmp_path: Path
+) -> None:
+    with pytest.raises(RegionFileError, match=text):
+        read_regions(coco(tmp_path), size, name)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"annotations": [{"id": 5, "image_id": 7}]}, r"annotation 0 \(id 5\): .*'segmentation'"),
+        ({"annotations": [{"image_id": 7, "bbox": [0, 0, 0, 4]}]}, "annotation 0.*empty"),
+        ({"annotations": [[1]]}, "entry 0 of 'annotations'"),
+        ({"annotations": 5}, "give a list"),
+        ({"images": [None]}, "entry 0 of 'images'"),
+        ({"images": None}, "give a list"),
+    ],
+)
+def test_broken_coco_files_are_refused(
+    changes: dict[str, object], text: str, tmp_path: Path
+) -> None:
+    with pytest.raises(RegionFileError, match=text):
+        read_regions(coco(tmp_path, **changes), (6, 4), "a.jpg")
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="the COCO annotations are not beside the checkout")
+def test_real_annotations_cover_what_their_boxes_say() -> None:
+    coco_mask = pytest.importorskip("pycocotools.mask", reason="the COCO tools are the judge")
+    content = json.loads(REAL.read_text())
+    for image in content["images"][:4]:
+        width, height = size = (image["width"], image["height"])
+        annotations = [a for a in content["annotations"] if a["image_id"] == image["id"]]
+        found = read_regions(REAL, size, image["file_name"])
+        assert len(found) == len(annotations)
+        geometry = fit_image(size, mode="aspect", size=224, patch_size=14)
+        weights = region_weights([named.region for named in found], geometry)
+        for annotation, mine in zip(annotations, weights, strict=True):
+            runs = coco_mask.merge(coco_mask.frPyObjects(annotation["segmentation"], height, width))
+            runs["counts"] = runs["counts"].decode("ascii")
+            theirs = Mask.from_rle(runs).patch_weights(geometry)
+            # Theirs is rounded to whole pixels: a rim of a pixel, most of a small thing.
+            rim = 2 * (annotation["bbox"][2] + annotation["bbox"][3]) / annotation["area"]
+            assert abs(mine - theirs).sum() < 0.02 + rim
+
+
+SIZE = (6, 4)
+MASKS = np.stack([np.eye(4, 6, dtype=bool), np.ones((4, 6), dtype=bool)])
+EXPECTED = [NamedRegion(Mask(mask)) for mask in MASKS]
+
+
+def test_sam_json_with_runs_or_plain_arrays(tmp_path: Path) -> None:
+    result = [
+        {"segmentation": MASKS[0].tolist(), "bbox": [0, 0, 4, 4], "predicted_iou": 0.9},
+        {"segmentation": {"size": [4, 6], "counts": [0, 24]}, "area": 24},
+    ]
+    path = tmp_path / "sam.json"
+    path.write_text(json.dumps(result))
+    assert read_regions(path, SIZE) == EXPECTED
+    path.write_text(json.dumps(result[1]))
+    assert read_regions(path, SIZE) == EXPECTED[1:]
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+def test_npz(compressed: bool, tmp_path: Path) -> None:
+    save = np.savez_compressed if compressed else np.savez
+    save(tmp_path / "m.npz", masks=MASKS, boxes=np.ones((2, 4)), scores=np.ones(2))
+    assert read_regions(tmp_path / "m.npz", SIZE) == EXPECTED
+    save(tmp_path / "b.npz", boxes=np.array([[1, 2, 3, 1.5]]))
+    assert read_regions(tmp_path / "b.npz", SIZE) == [NamedRegion(Box(1, 2, 4, 3.5))]
+
+
+def test_npy_of_one_or_several_masks(tmp_path: Path) -> None:
+    np.save(tmp_path / "m.npy", MASKS)
+    assert read_regions(tmp_path / "m.npy", SIZE) == EXPECTED
+    np.save(tmp_path / "m.npy", MASKS[0].astype(np.uint8))
+    assert read_regions(tmp_path / "m.npy", SIZE) == EXPECTED[:1]
+
+
+def test_the_content_decides_not_the_name(tmp_path: Path) -> None:
+    np.save(tmp_path / "m.npy", MASKS)
+    disguised = (tmp_path / "m.npy").rename(tmp_path / "m.json")
+    assert read_regions(disguised, SIZE) == EXPECTED
+
+
+class Bomb:
+    """Unpickling it would raise, so a test that only sees RegionFileError did not unpickle."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return exec, ("raise SystemExit('unpickled')",)
+
+
+def test_pickles_are_never_opened(tmp_path: Path) -> None:
+    (tmp_path / "m.pkl").write_bytes(pickle.dumps([Bomb()]))
+    np.save(tmp_path / "m.npy", np.array([Bomb()], dtype=object), allow_pickle=True)
+    np.savez(tmp_path / "m.npz", masks=np.array([Bomb()], dtype=object))
+    for name in ("m.pkl", "m.npy", "m.npz"):
+        with pytest.raises(RegionFileError, match=rf"{name}.*np.savez_compressed"):
+            read_regions(tmp_path / name, SIZE)
+    (tmp_path / "old.pkl").write_bytes(pickle.dumps([1], protocol=0))
+    with pytest.raises(RegionFileError, match="not JSON"):
+        read_regions(tmp_path / "old.pkl", SIZE)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "text"),
+    [
+        ({"stuff": MASKS}, r"\['stuff'\], none is 'masks'"),
+        ({"masks": MASKS.T}, "mask 0: .*4x6|mask 0: .*2x4"),
+        ({"masks": MASKS[:, :3]}, "mask 0: .*6x3 but the image is 6x4"),
+        ({"masks": np.zeros((1, 4, 6), bool)}, "mask 0: .*empty"),
+        ({"masks": np.full((1, 4, 6), 0.5)}, "mask 0: .*threshold"),
+        ({"masks": np.ones(3)}, r"\(3,\)"),
+        ({"masks": MASKS, "scores": np.ones(3)}, "different lengths"),
+        ({"boxes": np.ones((2, 3))}, r"\(2, 3\)"),
+        ({"boxes": np.zeros((1, 4))}, "box 0: .*empty"),
+        ({"boxes": np.array(["a"])}, r"\(1,\)"),
+    ],
+)
+def test_other_arrays_are_refused(arrays: dict[str, np.ndarray], text: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "m.npz", **arrays)  # type: ignore[arg-type]
+    with pytest.raises(RegionFileError, match=f"m.npz.*({text})"):
+        read_regions(tmp_path / "m.npz", SIZE)
+
+
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.9, 0.99])
+@pytest.mark.parametrize("kind", ["npz", "npy"])
+def test_truncated_files_are_refused(kind: str, share: float, tmp_path: Path) -> None:
+    whole = tmp_path / f"whole.{kind}"
+    if kind == "npz":
+        np.savez_compressed(whole, masks=MASKS)
+    else:
+        np.save(whole, MASKS)
+    content = whole.read_bytes()
+    (tmp_path / f"m.{kind}").write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(RegionFileError, match=f"m.{kind}"):
+        read_regions(tmp_path / f"m.{kind}", SIZE)
+
+
+def test_a_damaged_member_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "m.npz", masks=MASKS)
+    content = bytearray((tmp_path / "m.npz").read_bytes())
+    middle = content.index(b"NUMPY") + 140
+    content[middle] ^= 0xFF
+    (tmp_path / "m.npz").write_bytes(content)
+    with pytest.raises(RegionFileError, match="m.npz"):
+        read_regions(tmp_path / "m.npz", SIZE)
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8\xff\xe0" + bytes(100))
+    (tmp_path / "empty.npz").write_bytes(b"")
+    for name in ("photo.jpg", "empty.npz"):
+        with pytest.raises(RegionFileError, match=f"{name}.*not JSON.*COCO"):
+            read_regions(tmp_path / name, SIZE)
+
+
+def test_no_region_is_an_answer(tmp_path: Path) -> None:
+    np.savez(tmp_path / "none.npz", masks=np.ones((0, 4, 6), bool))
+    assert read_regions(tmp_path / "none.npz", SIZE) == []
+    assert read_regions(coco(tmp_path), SIZE, "c.jpg") == []
+    for content in ({"regions": []}, {"images": {"a.jpg": []}}, []):
+        assert read_regions(written(tmp_path, content), SIZE) == []
+
+
+def test_a_file_is_read_once_and_bad_entries_are_answered_by_errors(tmp_path: Path) -> None:
+    flat = {"id": 6, "image_id": 7, "bbox": [0, 0, 0, 4]}
+    good = {"id": 7, "image_id": 7, "bbox": [0, 0, 4, 2]}
+    file = read_regions(coco(tmp_path, annotations=[flat, good]))
+    file.path.unlink()
+    bad, box = file.entries(SIZE, "a.jpg")
+    assert isinstance(bad, RegionFileError) and "annotation 0 (id 6)" in str(bad)
+    assert box == NamedRegion(Box(0, 0, 4, 2), None, 7)
+    with pytest.raises(RegionFileError, match=r"annotation 0 \(id 6\)"):
+        file.for_photo(SIZE, "a.jpg")
+    assert file.for_photo(SIZE, "b.jpg") == []
+
+
+NAMES = ["x/1/a.jpg", "x/2/a.jpg", "x/2/b.jpg", "y\\2\\c.jpg", "c.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        ("x/1/a.jpg", 0),
+        ("/data/x/1/a.jpg", 0),
+        ("2/a.jpg", 1),
+        ("b.jpg", 2),
+        ("elsewhere/b.jpg", 2),
+        ("2/c.jpg", 3),
+        ("other/c.jpg", "ambiguous"),
+        ("a.jpg", "ambiguous"),
+        ("z/a.jpg", "ambiguous"),
+        ("7-c.jpg", r"'7-c.jpg'.*close: .*c\.jpg"),
+    ],
+)
+def test_the_longest_common_path_tells_photos_apart(
+    asked: str, found: int | str, tmp_path: Path
+) -> None:
+    images = [{"id": str(i), "file_name": name} for i, name in enumerate(NAMES)]
+    boxes = [{"image_id": i, "bbox": [i, 0, 1, 1]} for i in range(len(NAMES))]
+    path = coco(tmp_path, images=images, annotations=boxes)
+    if isinstance(found, str):
+        with pytest.raises(RegionFileError, match=found):
+            read_regions(path, SIZE, asked)
+    else:
+        assert read_regions(path, SIZE, asked) == [NamedRegion(Box(found, 0, found + 1, 1))]
+
+
+def test_one_name_under_two_ids_has_the_regions_of_both(tmp_path: Path) -> None:
+    images = [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": "a.jpg"}]
+    boxes = [{"image_id": i, "bbox": [0, 0, i, 2]} for i in (1, 2)]
+    found = read_regions(coco(tmp_path, images=images, annotations=boxes), SIZE, "a.jpg")
+    assert [named.region for named in found] == [Box(0, 0, 1, 2), Box(0, 0, 2, 2)]
+
+
+def test_results_of_several_images_are_told_apart_by_the_number_in_the_name(tmp_path: Path) -> None:
+    results = [{"image_id": i, "bbox": [0, 0, i, 2], "score": 0.5} for i in (1, 2)]
+    path = written(tmp_path, results)
+    found = read_regions(path, SIZE, "COCO_val2014_000000000002.jpg")
+    assert [named.region for named in found] == [Box(0, 0, 2, 2)]
+    for name in ("harbour.jpg", "3.jpg"):
+        with pytest.raises(RegionFileError, match="image_id 1, 2"):
+            read_regions(path, SIZE, name)
+
+
+BOX = Box(1, 2, 4, 4)
+TRIANGLES = [Polygon([(0, 0), (3, 0), (0, 3)])]
+BBOX = {"bbox": [1, 2, 3, 2], "image_id": 1}
+PER_CENT = {"x": 100 / 6, "y": 50, "width": 50, "height": 50}
+
+
+def listed(**image: object) -> dict[str, object]:
+    """A COCO file of one image and one box."""
+    return {"images": [{"id": 1, **image}], "annotations": [BBOX]}
+
+
+def labelme(points: object, kind: str = "polygon") -> dict[str, object]:
+    return {"shapes": [{"points": points, "shape_type": kind}], "imageWidth": 6}
+
+
+def label_studio(kind: str, value: object) -> list[object]:
+    result = {"original_width": 6, "type": kind, "value": value}
+    return [{"data": {"image": "/u/0a1b2c3d-a.jpg"}, "annotations": [{"result": [result]}]}]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (listed(coco_url="http://x/a.jpg"), [BOX]),
+        (listed(width="6", height="4"), [BOX]),
+        (listed(width=0, height=-1), [BOX]),
+        (listed(file_name="a.jpg", width=4, height=6), "EXIF"),
+        ({"image": {"width": 6}, "annotations": [{"segmentation": FULL}]}, [Mask(np.ones((4, 6)))]),
+        ({"annotations": [{"bbox": [1, 2, 4, 4]}], "box_format": "xyxy"}, [BOX]),
+        ([{**BBOX, "segmentation": []}], [BOX]),
+        ([{"image_id": 1, "segmentation": [[0, 0, 3, 0, 0, 3]]}], TRIANGLES),
+        ([{"bbox": [1, 2, 4, 4], "bbox_mode": 0}], [BOX]),
+        (labelme([[4, 2], [1, 4]], "rectangle"), [BOX]),
+        (labelme(TRIANGLE), TRIANGLES),
+        (labelme([[1, 2], [3, 4]], "linestrip"), [Trace([(1, 2), (3, 4)])]),
+        (labelme([[1, 2]], "point"), [Point(1, 2)]),
+        (labelme([[1, 2]], "mask"), "labelme"),
+        ([{"regions": [{"x": 1, "y": 2, "width": 3, "height": 2, "phrase": "a cup"}]}], [BOX]),
+        ({"id": 1, "objects": [{"x": 1, "y": 2, "w": 3, "h": 2, "names": ["cup"]}]}, [BOX]),
+        (label_studio("rectanglelabels", PER_CENT), [BOX]),
+        (label_studio("brushlabels", {}), "Label Studio"),
+        ({"regions": [{"box": [0.1, 0.1, 0.9, 0.9]}]}, r"within 0\.\.1"),
+        ({"regions": [{"polygon": [[0, 0], [0.5, 0], [0, 0.5]]}]}, r"within 0\.\.1"),
+    ],
+)
+def test_files_of_other_tools(
+    content: object, expected: list[Region] | str, tmp_path: Path
+) -> None:
+    path = written(tmp_path, content)
+    if isinstance(expected, str):
+        with pytest.raises(RegionFileError, match=expected):
+            read_regions(path, SIZE, "a.jpg")
+    else:
+        found = [named.region.patch_weights(GEOMETRY) for named in read_regions(path, SIZE)]
+        wanted = [region.patch_weights(GEOMETRY) for region in expected]
+        np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
+def test_a_label_map_has_one_region_per_id_and_an_axis_of_one_counts_nothing(
+    tmp_path: Path,
+) -> None:
+    labels = np.zeros((4, 6), np.int32)
+    labels[0, :2], labels[3, 3:] = 5, 9
+    np.save(tmp_path / "labels.npy", labels)
+    found = read_regions(tmp_path / "labels.npy", SIZE)
+    assert found == [NamedRegion(Mask(labels == one), None, one) for one in (5, 9)]
+    for stack in (MASKS[:, None], MASKS[None]):
+        np.savez(tmp_path / "m.npz", masks=stack)
+        assert read_regions(tmp_path / "m.npz", SIZE) == EXPECTED
+
+
+def test_boxes_that_fit_only_as_corners_are_questioned(tmp_path: Path) -> None:
+    np.savez(tmp_path / "b.npz", boxes=np.array([[1, 1, 5, 3], [2, 1, 6, 4]]))
+    with pytest.raises(RegionFileError, match="x1, y1, x2, y2"):
+        read_regions(tmp_path / "b.npz", SIZE)
+
+
+def test_traces_in_every_spelling(tmp_path: Path) -> None:
+    samples = [{"x": 0.1, "y": 0.2, "t": 0.0}, {"x": 0.4, "y": 0.2, "t": 0.1}]
+    shares = Trace([(0.1, 0.2), (0.4, 0.2)], normalized=True)
+    for content, expected in (
+        ([[1, 2], [3, 4]], Trace([(1, 2), (3, 4)])),
+        (samples, shares),
+        ({"trace": [[0.1, 0.2], [0.4, 0.2]], "normalized": True}, shares),
+        ({"traces": [samples]}, shares),
+    ):
+        assert read_trace(written(tmp_path, content)) == expected
+    for content in ({}, [], 5, "{", {"traces": []}):
+        with pytest.raises(RegionFileError, match="trace|JSON"):
+            read_trace(written(tmp_path, content))
+
+
+def test_the_pen_is_up_between_the_strokes_of_a_record(tmp_path: Path) -> None:
+    strokes = [
+        [{"x": 0.1, "y": 0.1}, {"x": 0.4, "y": 0.1}],
+        [{"x": 0.6, "y": 0.9}, {"x": 0.9, "y": 0.9}],
+    ]
+    weights = read_trace(written(tmp_path, {"traces": strokes})).patch_weights(GEOMETRY)
+    assert weights[1:-1].sum() == 0.0 and weights[0].sum() == pytest.approx(0.5)
