@@ -202,7 +202,7 @@ def _other_metrics(samples: QualitySets, answers: Answers) -> dict[str, dict[str
 def _weighting(arguments: argparse.Namespace) -> Any:
     if arguments.weighting is None:
         return None
-    from patchioner.aggregate import Weighting
+    from patchioner.regions import Weighting
 
     return Weighting(arguments.weighting, variance=arguments.variance, rounding=arguments.rounding)
 

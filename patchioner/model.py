@@ -16,7 +16,6 @@ from torch.nn import functional as F
 
 from decoders import DecodeOptions
 from memory_bank import MemoryBank, Precision
-from patchioner.aggregate import Weighting, feature_weights, pool_regions
 from patchioner.backbones import Backbone, Encodable, PatchFeatures
 from patchioner.base.errors import ImageError, OptionError, PatchionerError, RegionError, TextError
 from patchioner.base.weights import Storage
@@ -37,7 +36,7 @@ from patchioner.pipeline import (
     map_ahead,
     run,
 )
-from patchioner.regions import Region, WholeImage
+from patchioner.regions import Region, Weighting, WholeImage, feature_weights, pool_regions
 from patchioner.results import Caption, Explanation, Label
 
 Answer = TypeVar("Answer")

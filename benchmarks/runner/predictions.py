@@ -44,7 +44,7 @@ class Prediction:
 
     Attributes:
         id, photo, row, box_count, area_share, references: as in `Sample`.
-        region: the region as JSON (see `patchioner.region_files`).
+        region: the region as JSON (see `patchioner.regions.files`).
         caption: None where the model could not answer.
         score: see `Answer`.
         skipped: the reason where there is no caption.

@@ -34,7 +34,7 @@ class RunSettings:
         task: "trace", "dense", "region_set", "image" or "objects".
         model: shipped name, folder, YAML file or hub id.
         data, images, references: the annotations, the folder of photos, and the file of references if it is another.
-        weighting, variance, rounding: of patches (`patchioner.aggregate.Weighting`).
+        weighting, variance, rounding: of patches (`patchioner.regions.Weighting`).
         temperature, context: of the model (`patchioner.checkpoints.settings.ModelSettings`).
         size: side of the backbone's input in pixels (`patchioner.geometry.Preprocessing`).
         beam, max_tokens: of decoding; a beam of 1 is greedy.
@@ -163,7 +163,7 @@ def weighting_of(model: Captioner, settings: RunSettings) -> Any:
     given: dict[str, Any] = {key: value for key, value in changes.items() if value is not None}
     if not given:
         return None
-    from patchioner.aggregate import Weighting
+    from patchioner.regions import Weighting
 
     if settings.seed and "seed" in {field.name for field in fields(Weighting)}:
         given["seed"] = settings.seed

@@ -29,12 +29,11 @@ from benchmarks.speed.shapes import (
 )
 from decoders import DecodeOptions, PrefixGPT2Decoder
 from patchioner import Patchioner
-from patchioner.aggregate import Weighting
 from patchioner.base.errors import PatchionerError
 from patchioner.checkpoints.parts import Parts
 from patchioner.checkpoints.settings import ModelSettings
 from patchioner.model import project
-from patchioner.regions import Box
+from patchioner.regions import Box, Weighting
 
 OPTIONS = DecodeOptions(max_tokens=STEPS, scores=False)  # nor does the published way give any
 

@@ -86,7 +86,7 @@ class Reading:
 
 
 def region_json(region: Region) -> dict[str, Any]:
-    """A region in this project's own JSON form (see `patchioner.region_files`).
+    """A region in this project's own JSON form (see `patchioner.regions.files`).
 
     Raises:
         BenchmarkDataError: a kind of region that no task has.

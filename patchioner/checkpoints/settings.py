@@ -13,9 +13,8 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
 from decoders import DecodeOptions
-from patchioner.aggregate import Weighting
 from patchioner.base.errors import CheckpointError, OptionError, UnknownNameError
-from patchioner.regions import Region, region_kinds
+from patchioner.regions import Region, Weighting, region_kinds
 
 FORMAT = "patchioner"
 VERSION = 1

@@ -217,7 +217,7 @@ def reference_counts(trace: Trace, geometry: ImageGeometry) -> npt.NDArray[np.fl
     On the 0..1 coordinates u of the whole image, with g patches along the axis: points outside
     0..1 are dropped, column = min(int(u / (1 / g)), g - 1), every point adds 1, and repeated points
     count again (source: facts about the published Patch-ioner code). The published embedding is the
-    mean over ALL patches of count x token; `patchioner.aggregate.pool_regions` sees to that length.
+    mean over ALL patches of count x token; `patchioner.regions.pool_regions` sees to that length.
 
     Kept, since reference mode repeats: the division by 1 / g, which lets some points on a boundary
     fall low (0.3 with g = 10 gives 2); and that u goes to the grid as it is, even where the

@@ -32,7 +32,6 @@ from patchioner import (
     WholeImage,
     as_supervision,
 )
-from patchioner.aggregate import pool_regions
 from patchioner.backbones import PatchFeatures
 from patchioner.base.errors import (
     CheckpointError,
@@ -46,6 +45,7 @@ from patchioner.base.errors import (
 )
 from patchioner.checkpoints.settings import ModelSettings
 from patchioner.model import project
+from patchioner.regions import pool_regions
 from tests.support.tiny import TEXTS, noise_photo, tiny_parts
 
 REGIONS: list[Region] = [

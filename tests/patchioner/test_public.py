@@ -26,7 +26,7 @@ def test_importing_it_and_making_regions_loads_nothing_heavy() -> None:
     assert modules_after(code).isdisjoint(HEAVY)
 
 
-@pytest.mark.parametrize("module", ["geometry", "images", "regions", "region_files", "aggregate"])
+@pytest.mark.parametrize("module", ["geometry", "images", "regions", "regions.files", "aggregate"])
 def test_parts_that_need_numpy_only_stay_light(module: str) -> None:
     assert modules_after(f"import patchioner.{module}").isdisjoint(HEAVY)
 

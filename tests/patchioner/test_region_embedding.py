@@ -10,11 +10,11 @@ import torch
 from torch.nn import functional as F
 
 from patchioner import Box, Patchioner, Point, Region, RegionSet, Trace, Weighting, WholeImage
-from patchioner.aggregate import pool_regions
 from patchioner.backbones import PatchFeatures
 from patchioner.base.errors import OptionError, RegionError
 from patchioner.checkpoints.settings import KindSettings, ModelSettings
 from patchioner.model import embed_crops, embed_pooled
+from patchioner.regions import pool_regions
 from tests.support.tiny import noise_photo, tiny_backbone, tiny_parts
 
 PHOTO = noise_photo()  # 96 x 64

@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 from decoders import DecodeOptions, Decoder
 from memory_bank import MemoryBank
-from patchioner.aggregate import Weighting
 from patchioner.backbones import BACKBONES, Backbone
 from patchioner.base.errors import CheckpointError, HubError, MissingExtraError, OptionError
 from patchioner.base.files import file_sha256
@@ -25,6 +24,7 @@ from patchioner.checkpoints.published.config import (
 )
 from patchioner.checkpoints.settings import ModelSettings
 from patchioner.checkpoints.stored import make_part
+from patchioner.regions import Weighting
 from patchioner.text import TextTower
 
 STEPS = 30  # of the published greedy loop

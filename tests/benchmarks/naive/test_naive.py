@@ -18,14 +18,13 @@ from benchmarks.speed.shapes import SHAPES, build_random_backbone, build_random_
 from decoders import DecodeOptions
 from memory_bank import MemoryBank
 from patchioner import Patchioner
-from patchioner.aggregate import Weighting, pool_regions
 from patchioner.backbones import TimmViT
 from patchioner.base.errors import OptionError
 from patchioner.checkpoints.parts import Parts
 from patchioner.checkpoints.settings import ModelSettings
 from patchioner.geometry import Preprocessing
 from patchioner.model import project as own_project
-from patchioner.regions import Box
+from patchioner.regions import Box, Weighting, pool_regions
 
 TINY = SHAPES["tiny"]
 OPTIONS = DecodeOptions(max_tokens=STEPS)

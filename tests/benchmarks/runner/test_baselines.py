@@ -14,8 +14,8 @@ from benchmarks.readers import BenchmarkDataError
 from benchmarks.runner import Prediction, read_predictions
 from benchmarks.runner.typical import most_typical
 from patchioner import Box, Patchioner, RegionSet, WholeImage
-from patchioner.aggregate import Weighting
 from patchioner.base.errors import OptionError, UnknownNameError
+from patchioner.regions import Weighting
 from tests.support.tiny import TEXTS, noise_photo, tiny_parts
 
 

@@ -12,8 +12,8 @@ import pytest
 from benchmarks.dense import main
 from benchmarks.runner.settings import RunSettings, tuned, weighting_of
 from patchioner import Patchioner
-from patchioner.aggregate import Weighting
 from patchioner.checkpoints.settings import KindSettings
+from patchioner.regions import Weighting
 from tests.support.tiny import tiny_parts
 
 

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from benchmarks.readers import BenchmarkDataError
 from benchmarks.tasks import region_json
 from benchmarks.tasks.samples import covered_share
-from patchioner.region_files import read_regions
-from patchioner.regions import Box, Point, Region, RegionSet, Trace, WholeImage
+from patchioner.regions import Box, Point, Region, RegionSet, Trace, WholeImage, read_regions
 
 REGIONS: list[Region] = [
     Box(1, 2.5, 30, 18),

@@ -8,11 +8,19 @@ import numpy as np
 import pytest
 import torch
 
-from patchioner.aggregate import Weighting, feature_weights, pool_regions
 from patchioner.backbones import PatchFeatures
 from patchioner.base.errors import OptionError, RegionError
 from patchioner.geometry import fit_image
-from patchioner.regions import Box, Patch, Point, RegionSet, WholeImage
+from patchioner.regions import (
+    Box,
+    Patch,
+    Point,
+    RegionSet,
+    Weighting,
+    WholeImage,
+    feature_weights,
+    pool_regions,
+)
 
 
 def some_features(attention: bool = True) -> PatchFeatures:

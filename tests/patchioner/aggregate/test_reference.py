@@ -5,9 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from patchioner.aggregate import Kind, Weighting
 from patchioner.geometry import fit_image
-from patchioner.regions import Box, Mask, Patch, Point, Region, RegionSet, Trace, WholeImage
+from patchioner.regions import (
+    Box,
+    Kind,
+    Mask,
+    Patch,
+    Point,
+    Region,
+    RegionSet,
+    Trace,
+    Weighting,
+    WholeImage,
+)
 from patchioner.regions.coverage import span_footprints
 from patchioner.regions.weights import published_lengths, published_middle
 

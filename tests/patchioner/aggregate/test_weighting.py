@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from patchioner.aggregate import Weighting
 from patchioner.base.errors import OptionError
+from patchioner.regions import Weighting
 
 
 def test_the_default_is_uniform_exact_coverage() -> None:

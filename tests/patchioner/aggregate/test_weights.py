@@ -11,10 +11,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchioner.aggregate import Weighting, region_weights
 from patchioner.base.errors import OptionError, RegionError
 from patchioner.geometry import fit_image
-from patchioner.regions import Box, Mask, Patch, Point, Polygon, Region, Trace, WholeImage
+from patchioner.regions import (
+    Box,
+    Mask,
+    Patch,
+    Point,
+    Polygon,
+    Region,
+    Trace,
+    Weighting,
+    WholeImage,
+    region_weights,
+)
 
 # 8 x 8 patches of 10 pixels; model pixels are original pixels.
 GEOMETRY = fit_image((80, 80), mode="stretch", size=80, patch_size=10)
@@ -234,8 +244,8 @@ def test_what_is_no_list_of_regions_is_refused(regions: object, text: str) -> No
 def test_weights_need_no_torch() -> None:
     code = (
         "import sys; from patchioner.geometry import fit_image; "
-        "from patchioner.aggregate import region_weights; "
-        "from patchioner.regions import Box, Trace; import patchioner.region_files; "
+        "from patchioner.regions import region_weights; "
+        "from patchioner.regions import Box, Trace; import patchioner.regions.files; "
         "g = fit_image((9, 9), mode='stretch', size=32, patch_size=8); "
         "region_weights([Box(0, 0, 5, 5), Trace([(1, 1)])], g); "
         "sys.exit('torch' in sys.modules)"

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 from decoders import DecodeOptions
-from patchioner.aggregate import Weighting
 from patchioner.base.errors import CheckpointError, OptionError
 from patchioner.checkpoints.settings import KindSettings, ModelSettings
-from patchioner.regions import Box, Mask, Trace
+from patchioner.regions import Box, Mask, Trace, Weighting
 
 FULL = ModelSettings(
     name="mine",

@@ -9,11 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from patchioner.aggregate import Weighting, pool_regions
 from patchioner.backbones import PatchFeatures, TimmViT
 from patchioner.backbones.vit import cls_attention, published_attention
 from patchioner.geometry import Preprocessing
-from patchioner.regions import WholeImage
+from patchioner.regions import Weighting, WholeImage, pool_regions
 from tests.patchioner.reference import published
 
 

@@ -10,11 +10,21 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchioner.aggregate import Kind, Weighting, feature_weights, pool_regions
 from patchioner.backbones import PatchFeatures
 from patchioner.base.errors import OptionError, RegionError
 from patchioner.geometry import Fit, fit_image
-from patchioner.regions import Box, Patch, Region, RegionSet, Trace, WholeImage
+from patchioner.regions import (
+    Box,
+    Kind,
+    Patch,
+    Region,
+    RegionSet,
+    Trace,
+    Weighting,
+    WholeImage,
+    feature_weights,
+    pool_regions,
+)
 from tests.patchioner.reference import published
 
 reference = partial(Weighting, rounding="reference")

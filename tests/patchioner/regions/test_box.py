@@ -10,10 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchioner.aggregate import Weighting, region_weights
 from patchioner.base.errors import RegionError
 from patchioner.geometry import fit_image
-from patchioner.regions import Box, Point
+from patchioner.regions import Box, Point, Weighting, region_weights
 
 PATCH = 14
 # Model pixels are original pixels, so that the published arithmetic can be written in integers.

@@ -7,9 +7,18 @@ import numpy.typing as npt
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from patchioner.aggregate import region_weights
 from patchioner.geometry import ImageGeometry, fit_image
-from patchioner.regions import Box, Mask, Patch, Point, Polygon, Region, Trace, WholeImage
+from patchioner.regions import (
+    Box,
+    Mask,
+    Patch,
+    Point,
+    Polygon,
+    Region,
+    Trace,
+    WholeImage,
+    region_weights,
+)
 
 Weights = npt.NDArray[np.floating]
 MODES = ("stretch", "crop", "pad", "aspect")

@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from patchioner.aggregate import region_weights
 from patchioner.base.errors import RegionError
 from patchioner.geometry import fit_image
-from patchioner.regions import Box, Polygon
+from patchioner.regions import Box, Polygon, region_weights
 
 # 4 x 4 patches of 10 pixels.
 GEOMETRY = fit_image((40, 40), mode="stretch", size=32, patch_size=8)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from patchioner.aggregate import Weighting, region_weights
 from patchioner.base.errors import RegionError
 from patchioner.geometry import fit_image
-from patchioner.regions import Box, Point, RegionSet, Trace, WholeImage
+from patchioner.regions import Box, Point, RegionSet, Trace, Weighting, WholeImage, region_weights
 
 GEOMETRY = fit_image((40, 40), mode="stretch", size=32, patch_size=8)
 LARGE, SMALL, DOT = Box(0, 0, 40, 30), Box(30, 30, 35, 35), Point(5, 5)

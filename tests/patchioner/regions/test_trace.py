@@ -7,10 +7,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from patchioner.aggregate import Weighting
 from patchioner.base.errors import RegionError
 from patchioner.geometry import fit_image
-from patchioner.regions import Point, Trace
+from patchioner.regions import Point, Trace, Weighting
 from patchioner.regions.trace import reference_counts
 
 # 4 x 4 patches of 10 pixels.

@@ -17,13 +17,13 @@ from torch.nn import functional as F
 
 from decoders import DecodeOptions
 from patchioner import Box, Patchioner, Trace, WholeImage
-from patchioner.aggregate import Weighting
 from patchioner.backbones import TimmViT
 from patchioner.base.errors import CheckpointError, MemoryBankError
 from patchioner.checkpoints.parts import Parts
 from patchioner.checkpoints.published import read_published
 from patchioner.geometry import Preprocessing
 from patchioner.model import project
+from patchioner.regions import Weighting
 from tests.patchioner.checkpoints.published.test_decap import naive_greedy, until_end
 from tests.support import published
 from tests.support.tiny import noise_photo, tiny_backbone
