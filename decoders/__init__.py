@@ -1,17 +1,15 @@
-"""Embeddings in, captions out: networks, tokenizers, the generate engine, text-only training.
+"""Embeddings in, captions out: networks, tokenizers, the generate loop, text-only training.
 
-Knows: vectors and text. Does NOT know: images, regions, memory banks.
+Knows vectors and text: no images, regions or memory banks.
 """
 
 from __future__ import annotations
 
-from decoders.base import DECODERS, Decoder
-from decoders.loading import load_decoder
+from decoders.base import DECODERS, Decoder, TrainableDecoder, load_decoder
 from decoders.options import Decoded, DecodeOptions
 from decoders.prefix_gpt2 import PrefixGPT2Decoder
-from decoders.tokenizer import CaptionTokenizer
-from decoders.train_options import TrainOptions
-from decoders.training import TrainReport, train_decoder
+from decoders.tokenizers import CaptionTokenizer
+from decoders.train import TrainOptions, TrainReport, train_decoder
 
 __all__ = [
     "DECODERS",
@@ -22,6 +20,7 @@ __all__ = [
     "PrefixGPT2Decoder",
     "TrainOptions",
     "TrainReport",
+    "TrainableDecoder",
     "load_decoder",
     "train_decoder",
 ]

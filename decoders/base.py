@@ -1,37 +1,27 @@
-"""What a decoder is, and what the generate engine needs of a network.
-
-Knows: the interfaces and the registry of decoder types.
-Does NOT know: any concrete network, tokenizer or strategy.
-"""
+"""What a decoder is, what the generate loop needs of a network, and how a folder becomes a decoder."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
 
 from decoders.head import OutputHead
 from decoders.options import Decoded, DecodeOptions
+from patchioner.base.errors import CheckpointError, UnknownNameError
+from patchioner.base.files import read_json
 from patchioner.base.registry import Registry
 from patchioner.base.weights import Storage
 
-
-class RowCache(Protocol):
-    """What a network remembers of the rows it is decoding."""
-
-    def select(self, rows: Tensor) -> None:
-        """Keep these rows (int64 indices), in this order; repeats and omissions are allowed."""
+CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE = "config.json", "weights.safetensors", "tokenizer.json"
 
 
-CacheT = TypeVar("CacheT", bound=RowCache)
-
-
-class StepNetwork(Protocol[CacheT]):
-    """A network that the engine can drive: one prefix, then one token of every row at a time."""
+class StepNetwork(Protocol):
+    """A network that the loop can drive: one prefix, then one token of every row at a time."""
 
     @property
     def max_tokens(self) -> int:
@@ -44,19 +34,22 @@ class StepNetwork(Protocol[CacheT]):
     def row_bytes(self, max_tokens: int) -> int:
         """Memory that one row needs while `max_tokens` tokens are decoded."""
 
-    def start(self, embeddings: Tensor, max_tokens: int) -> tuple[Tensor, CacheT]:
-        """Read (n, dim) embeddings; the states (n, width) before the first token, and a cache."""
+    def start(self, embeddings: Tensor, max_tokens: int) -> tuple[Tensor, Any]:
+        """Read (n, dim) embeddings; the states (n, width) before the first token, and a cache.
 
-    def step(self, tokens: Tensor, cache: CacheT) -> Tensor:
+        The cache has `select(rows)`: keep these rows (int64 indices) in this order, repeated or left out.
+        """
+
+    def step(self, tokens: Tensor, cache: Any) -> Tensor:
         """Read (n,) tokens; the states (n, width) before the next token of each row."""
 
 
 class Vocabulary(Protocol):
-    """What the engine needs of a tokenizer."""
+    """What the loop needs of a tokenizer."""
 
     @property
-    def end_id(self) -> int:
-        """The token that ends a caption."""
+    def end_ids(self) -> tuple[int, ...]:
+        """The tokens that end a caption."""
 
     @property
     def unwritable_ids(self) -> Sequence[int]:
@@ -67,22 +60,6 @@ class Vocabulary(Protocol):
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of token ids."""
-
-
-class FoundTexts(Protocol):
-    """What a memory finds for (n, dim) queries, best first."""
-
-    @property
-    def indices(self) -> Tensor:
-        """(n, k) int64 rows of the memory."""
-
-    @property
-    def similarities(self) -> Tensor:
-        """(n, k) float32 cosines."""
-
-    @property
-    def texts(self) -> Sequence[Sequence[str]] | None:
-        """The n x k texts, or None from a memory without."""
 
 
 class TextMemory(Protocol):
@@ -99,11 +76,8 @@ class TextMemory(Protocol):
     def __len__(self) -> int:
         """Number of rows, N."""
 
-    def nearest(self, queries: Tensor, k: int) -> FoundTexts:
-        """The k rows of highest cosine for each of (n, dim) queries."""
-
-    def embeddings(self) -> Tensor:
-        """(N, dim) float32, in a new tensor."""
+    def nearest(self, queries: Tensor, k: int) -> Any:
+        """The k rows of highest cosine of each of (n, dim) queries: `indices` (n, k) int64, `similarities` (n, k)."""
 
 
 class Decoder(ABC):
@@ -145,7 +119,7 @@ class Decoder(ABC):
 
     @abstractmethod
     def save(self, folder: str | Path, *, storage: Storage = "fp16") -> None:
-        """Write config.json, weights.safetensors and tokenizer.json for `load_decoder`."""
+        """Write config.json, and weights.safetensors and tokenizer.json where there are any."""
 
     @abstractmethod
     def to(
@@ -159,30 +133,39 @@ class Decoder(ABC):
 
     @classmethod
     @abstractmethod
-    def load(cls, folder: Path, config: dict[str, Any]) -> Self:
-        """Read what `save` wrote; `config` is config.json without its "type"."""
+    def from_config(cls, config: dict[str, Any], folder: Path) -> Self:
+        """Read what `save` wrote, strictly; `config` is config.json without its "type".
+
+        Raises:
+            CheckpointError: a missing, damaged or unfitting file.
+        """
 
 
-class TrainableDecoder(Protocol):
-    """What text-only training needs of a decoder."""
-
-    @property
-    def embedding_dim(self) -> int:
-        """Width of the embeddings it takes."""
-
-    @property
-    def max_tokens(self) -> int:
-        """Most tokens that a training sequence can hold."""
+class TrainableDecoder(Decoder):
+    """A decoder with weights that `train_decoder` can teach."""
 
     @property
+    @abstractmethod
+    def network(self) -> nn.Module:
+        """All weights."""
+
+    @property
+    @abstractmethod
     def module(self) -> nn.Module:
         """The weights to train."""
 
+    @property
+    @abstractmethod
+    def max_tokens(self) -> int:
+        """Most tokens that a training sequence can hold."""
+
+    @abstractmethod
     def sequences(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text as trained, the end token included."""
 
+    @abstractmethod
     def loss(
-        self, embeddings: Tensor, tokens: Tensor, lengths: Tensor, *, label_smoothing: float
+        self, embeddings: Tensor, tokens: Tensor, lengths: Tensor, *, label_smoothing: float = 0.0
     ) -> Tensor:
         """Mean cross-entropy of a batch.
 
@@ -192,14 +175,6 @@ class TrainableDecoder(Protocol):
             lengths: (n,) int64, real tokens of each row.
             label_smoothing: mass spread over the whole vocabulary.
         """
-
-    def generate(
-        self,
-        embeddings: Tensor,
-        options: DecodeOptions | None = None,
-        memory: TextMemory | None = None,
-    ) -> list[Decoded]:
-        """Caption embeddings, for the samples shown while training."""
 
 
 DECODERS: Registry[type[Decoder]] = Registry(
@@ -212,3 +187,29 @@ DECODERS: Registry[type[Decoder]] = Registry(
         "prefix_lm": "decoders.prefix_lm",
     },
 )
+
+
+def load_decoder(folder: str | Path, device: str | torch.device = "cpu") -> Decoder:
+    """Load the decoder that `Decoder.save` wrote.
+
+    Args:
+        folder: holds config.json, weights.safetensors and tokenizer.json.
+        device: elsewhere than on the CPU, what comes back is a copy for inference.
+
+    Raises:
+        CheckpointError: for a missing, damaged, foreign or unfitting file.
+
+    Example:
+        >>> decoder = load_decoder("checkpoint/decoder")  # doctest: +SKIP
+    """
+    path = Path(folder) / CONFIG_FILE
+    config = read_json(path)
+    if not isinstance(config, dict) or not isinstance(config.get("type"), str):
+        raise CheckpointError(f'{path} has no "type"; a decoder\'s config.json names its type')
+    try:
+        decoder_class = DECODERS.get(config["type"])
+    except UnknownNameError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    settings = {key: value for key, value in config.items() if key != "type"}
+    decoder = decoder_class.from_config(settings, Path(folder))
+    return decoder if torch.device(device).type == "cpu" else decoder.to(device)

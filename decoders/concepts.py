@@ -1,6 +1,4 @@
-"""What several captions agree on: their entities merged, filtered and ordered.
-
-Knows: captions, their scene graphs, how alike names are. Does NOT know: embeddings, memories.
+"""What several captions agree on: their entities merged by how alike the names are, filtered and ordered.
 
 Source: Zeng et al. 2024 (MeaCap, arXiv 2403.03715: retrieve, then filter key concepts).
 """
@@ -8,48 +6,122 @@ Source: Zeng et al. 2024 (MeaCap, arXiv 2403.03715: retrieve, then filter key co
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
 
-from decoders.name_similarity import NameSimilarity, word_similarity
-from decoders.scene_graph.base import SceneGraph
+import torch
+import torch.nn.functional as functional
+from torch import Tensor
+
+from decoders.language_model import HelperModel
+from decoders.scene_graph import SceneGraph
 from decoders.scene_graph.lexicon import NUMBERS
-from decoders.scene_graph.morphology import singular
-from patchioner.base.errors import OptionError
+from decoders.scene_graph.tagging import singular
+
+# n names -> (n, n) float similarities, 1 for equal names.
+NameSimilarity: TypeAlias = Callable[[list[str]], Tensor]
+
+PUBLISHED = "sentence-transformers/all-MiniLM-L6-v2"
+
+SAME_HEAD, SYNONYM = 0.8, 0.7
+_SYNONYMS = {
+    name: number
+    for number, line in enumerate(
+        """
+man guy gentleman male; woman lady female; child kid toddler; bike bicycle; photo picture image
+tv television; couch sofa; plane airplane aeroplane jet aircraft; phone cellphone smartphone telephone
+people person crowd; boat ship; street road; dog puppy; cat kitten; motorcycle motorbike; sea ocean
+rock boulder; hill slope; shirt t-shirt; cup mug; suitcase luggage; refrigerator fridge
+baby infant; donut doughnut; racket racquet; forest wood; store shop; laptop computer
+field meadow pasture; cap hat; sidewalk pavement; cop policeman
+""".replace("\n", ";").split(";")
+    )
+    for name in line.split()
+}  # fmt: skip
 
 
-@dataclass(frozen=True)
-class ConceptOptions:
-    """How concepts are found; the defaults are the published ones.
+def word_similarity(names: list[str]) -> Tensor:
+    """Alike by their words, with nothing to download.
+
+    1 for the same name in any number ("dogs", "dog"), 0.8 where one is the other made more special
+    ("baseball player", "player"), 0.7 where the last words are listed synonyms and nothing else
+    differs, else 0. "tennis ball" and "tennis racket" are not alike.
 
     Args:
-        captions: nearest captions that are asked.
-        merge_above: names more alike than this are one concept.
-        min_count: captions that must name a concept ("more than twice").
-        min_attribute: captions that must give it an attribute.
-        most: most concepts.
+        names: n names.
 
-    Raises:
-        OptionError: a value makes no sense.
+    Returns:
+        (n, n) float32, symmetric.
 
     Example:
-        >>> ConceptOptions(captions=8).min_count
-        3
+        >>> word_similarity(["dogs", "dog", "hot dog", "cat"])[0].tolist()
+        [1.0, 1.0, 0.800000011920929, 0.0]
+    """
+    words = [_words(name) for name in names]
+    return torch.tensor([[_alike(one, other) for other in words] for one in words]).reshape(
+        len(names), len(names)
+    )
+
+
+class SentenceSimilarity:
+    """Cosine of the embeddings of a sentence encoder.
+
+    Args:
+        encode: n names -> (n, dim) float, such as a text tower's `encode`. None: `model` is used.
+        model: a sentence encoder of transformers with mean pooling, read at first use; the
+            published choice is the default.
+
+    Raises:
+        MissingExtraError: (at first use) transformers is not installed.
+        HubError: (at first use) the model cannot be had.
+
+    Example:
+        >>> alike = SentenceSimilarity(lambda names: torch.ones(len(names), 2))
+        >>> [round(value, 4) for value in alike(["a", "b"]).flatten().tolist()]
+        [1.0, 1.0, 1.0, 1.0]
     """
 
-    captions: int = 5
-    merge_above: float = 0.55
-    min_count: int = 3
-    min_attribute: int = 3
-    most: int = 4
+    def __init__(
+        self, encode: Callable[[list[str]], Tensor] | None = None, *, model: str = PUBLISHED
+    ) -> None:
+        self.model = model
+        self.encode = encode or self._embed
+        self.own = encode is None
+        self._helper = HelperModel(model, "AutoModel", instead="compare names by their words")
 
-    def __post_init__(self) -> None:
-        for name in (one.name for one in fields(self) if one.name != "merge_above"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise OptionError(f"{name} is {value!r}; it must be a whole number, at least 1")
-        if not -1 <= self.merge_above <= 1:
-            raise OptionError(f"merge_above is {self.merge_above!r}; it is a cosine, from -1 to 1")
+    def __call__(self, names: list[str]) -> Tensor:
+        """(n, n) cosines."""
+        if not names:
+            return torch.zeros(0, 0)
+        units = functional.normalize(self.encode(names).detach().cpu().float(), dim=1)
+        return units @ units.T
+
+    @torch.inference_mode()
+    def _embed(self, names: list[str]) -> Tensor:
+        network, tokenizer = self._helper.parts()
+        # One at a time: names are a word or two, and so no name's vector depends on padding.
+        rows = []
+        for name in names:
+            ids = torch.tensor([tokenizer(name)["input_ids"]])
+            rows.append(network(input_ids=ids).last_hidden_state.mean(dim=1)[0])
+        return torch.stack(rows)
+
+
+def _words(name: str) -> tuple[str, ...]:
+    *first, last = name.split() or [""]
+    return (*first, singular(last))
+
+
+def _alike(one: tuple[str, ...], other: tuple[str, ...]) -> float:
+    if one == other:
+        return 1.0
+    short, long = sorted((one, other), key=len)
+    if long[-len(short) :] == short:
+        return SAME_HEAD
+    number = _SYNONYMS.get(one[-1])
+    synonyms = number is not None and number == _SYNONYMS.get(other[-1])
+    return SYNONYM if synonyms and one[:-1] == other[:-1] else 0.0
 
 
 @dataclass
@@ -69,8 +141,12 @@ class _Concept:
 def find_concepts(
     texts: Sequence[str],
     graphs: Sequence[SceneGraph],
-    options: ConceptOptions | None = None,
     similarity: NameSimilarity = word_similarity,
+    *,
+    merge_above: float = 0.55,
+    min_count: int = 3,
+    min_attribute: int = 3,
+    most: int = 4,
 ) -> list[str]:
     """The concepts of a few captions, in the order in which captions mention them.
 
@@ -86,8 +162,11 @@ def find_concepts(
     Args:
         texts: captions, the nearest first.
         graphs: of each caption.
-        options: see `ConceptOptions`.
         similarity: of names.
+        merge_above: names more alike than this are one concept; this and the others default to the published values.
+        min_count: captions that must name a concept ("more than twice").
+        min_attribute: captions that must give it an attribute.
+        most: most concepts.
 
     Example:
         >>> from decoders.scene_graph.rules import RuleParser
@@ -95,21 +174,20 @@ def find_concepts(
         >>> find_concepts(texts, RuleParser().parse(texts))
         ['red bus']
     """
-    options = options or ConceptOptions()
-    concepts = _merge(texts, graphs, options, similarity)
-    needed = min(options.min_count, max((len(one.captions) for one in concepts), default=0))
+    concepts = _merge(texts, graphs, merge_above, similarity)
+    needed = min(min_count, max((len(one.captions) for one in concepts), default=0))
     kept = [one for one in concepts if len(one.captions) >= needed]
-    if needed == 1 < options.min_count:
+    if needed == 1 < min_count:
         first = min(min(one.captions) for one in kept)
         kept = [one for one in kept if first in one.captions]
     kept.sort(key=lambda one: one.place)  # stable: the more frequent first
-    return [_worded(one, options) for one in kept[: options.most]]
+    return [_worded(one, min_attribute) for one in kept[:most]]
 
 
 def _merge(
     texts: Sequence[str],
     graphs: Sequence[SceneGraph],
-    options: ConceptOptions,
+    merge_above: float,
     similarity: NameSimilarity,
 ) -> list[_Concept]:
     mentions = Counter(
@@ -120,7 +198,7 @@ def _merge(
     leaders: list[int] = []
     owner: dict[str, int] = {}
     for place, name in enumerate(names):
-        found = next((one for one in leaders if alike[place][one] > options.merge_above), None)
+        found = next((one for one in leaders if alike[place][one] > merge_above), None)
         if found is None:
             leaders.append(place)
             found = place
@@ -152,10 +230,10 @@ def _count(
                 concept.attributes[attribute] += 1
 
 
-def _worded(concept: _Concept, options: ConceptOptions) -> str:
+def _worded(concept: _Concept, min_attribute: int) -> str:
     kept = [
         attribute
         for attribute, count in concept.attributes.items()
-        if count >= options.min_attribute and attribute not in NUMBERS and not attribute.isdigit()
+        if count >= min_attribute and attribute not in NUMBERS and not attribute.isdigit()
     ]
     return " ".join([*kept, concept.name])

@@ -1,24 +1,18 @@
-"""What may not be generated next: unwritable tokens, an early end, repetitions, banned words.
-
-Knows: token texts, the words to avoid, what each row has written.
-Does NOT know: networks, strategies, scores: it only sets logits to minus infinity.
-"""
+"""What may not be generated next: unwritable tokens, an early end, repetitions, banned words."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from decoders.base import Vocabulary
 from decoders.options import DecodeOptions
 
-
-def end_ids(vocabulary: Vocabulary) -> tuple[int, ...]:
-    """Every token that ends a caption: `vocabulary.end_ids` where it has several, else its `end_id`."""
-    return tuple(getattr(vocabulary, "end_ids", (vocabulary.end_id,)))
+if TYPE_CHECKING:
+    from decoders.base import Vocabulary
 
 
 class StepBans:
@@ -90,7 +84,7 @@ class Constraints:
         self._ngram = options.no_repeat_ngram
         unwritable = set(vocabulary.unwritable_ids)
         self._never = _sorted_ids(unwritable, device)
-        self._never_or_end = _sorted_ids(unwritable | set(end_ids(vocabulary)), device)
+        self._never_or_end = _sorted_ids(unwritable | set(vocabulary.end_ids), device)
         self._texts = (
             [text.lower() for text in vocabulary.token_texts()] if options.banned_words else []
         )
@@ -113,15 +107,6 @@ class Constraints:
         if 0 < self._ngram <= written.shape[1]:
             repeats = _repeats(written, self._ngram)
         return StepBans(self._never_or_end if early else self._never, repeats, self._words(written))
-
-    def apply(self, logits: Tensor, written: Tensor) -> None:
-        """Set what may not come next to minus infinity, in place.
-
-        Args:
-            logits: (n, vocab) float.
-            written: (n, t) int64, the tokens of each row so far.
-        """
-        self.at(written).apply(logits)
 
     def _words(self, written: Tensor) -> tuple[list[int], list[int]]:
         rows: list[int] = []

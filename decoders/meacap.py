@@ -1,34 +1,157 @@
 """The `meacap` decoder: ViECap's networks, with a hard prompt of what the nearest captions agree on.
 
-Knows: where the captions come from, and how concepts become a prompt. Does NOT know: how sentences
-are parsed (`scene_graph`) or concepts chosen (`concepts`), the networks (`viecap`), memory banks.
-
-Source: Zeng et al. 2024 (MeaCap, arXiv 2403.03715). Unlike the published code, each memory text is
-parsed once rather than once for each region, no CLIP is loaded to scale similarities that are only
-compared, and by default neither the parser nor the comparison of names needs a download.
+Source: Zeng et al. 2024 (MeaCap, arXiv 2403.03715). Unlike the published code, each memory text is parsed once rather
+than once for each region, no CLIP is loaded to scale similarities that are only compared, and by default neither the
+parser nor the comparison of names needs a download.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
+import torch.nn.functional as functional
 from torch import Tensor
 
-from decoders.base import DECODERS, TextMemory
-from decoders.caption_memory import CaptionMemory
-from decoders.concepts import ConceptOptions, find_concepts
-from decoders.hard_prompts import HardPrompter, entity_prompt
-from decoders.language_tokenizer import LanguageTokenizer
-from decoders.name_similarity import NameSimilarity, SentenceSimilarity, word_similarity
-from decoders.options import Decoded, DecodeOptions
+from decoders.base import CONFIG_FILE, DECODERS, TextMemory
+from decoders.concepts import NameSimilarity, SentenceSimilarity, find_concepts, word_similarity
+from decoders.entities import entity_prompt
+from decoders.options import Decoded, DecodeOptions, check_whole
 from decoders.scene_graph import CachedParser, RuleParser, SceneGraphParser, T5Parser
-from decoders.viecap import CONFIG_FILE, ViecapConfig, ViecapDecoder, ViecapNetwork
+from decoders.tokenizers import LanguageTokenizer
+from decoders.viecap import HardPrompter, ViecapConfig, ViecapDecoder, ViecapNetwork
 from patchioner.base.errors import CheckpointError, DecoderError, OptionError
-from patchioner.base.weights import Storage
+from patchioner.base.files import atomic_path
+from patchioner.base.weights import Storage, load_weights, save_weights
 
 GRAPHS_FILE = "scene_graphs.jsonl"
+TEXTS_FILE, EMBEDDINGS_FILE = "captions.jsonl", "captions.safetensors"
+_ROWS_AT_A_TIME = 65_536
+
+
+@dataclass(frozen=True)
+class Found:
+    """Nearest captions of each query, best first: (n, k) rows, (n, k) cosines, n x k texts."""
+
+    indices: Tensor
+    similarities: Tensor
+    texts: tuple[tuple[str, ...], ...]
+
+
+class CaptionMemory:
+    """Captions and their embeddings; a `TextMemory`. Immutable.
+
+    Args:
+        embeddings: (N, dim) float, scaled to unit length here; copied.
+        texts: N captions.
+
+    Raises:
+        DecoderError: no rows, rows of length 0 or not finite, or another number of texts.
+
+    Example:
+        >>> memory = CaptionMemory(torch.eye(2), ["a cat", "a dog"])
+        >>> memory.nearest(torch.tensor([[0.1, 2.0]]), 1).texts
+        (('a dog',),)
+    """
+
+    def __init__(self, embeddings: Tensor, texts: Sequence[str]) -> None:
+        rows = embeddings.detach().to("cpu", torch.float32)
+        if rows.dim() != 2 or not len(rows) or len(rows) != len(texts):
+            raise DecoderError(
+                f"embeddings of shape {tuple(rows.shape)} and {len(texts)} captions make no memory; "
+                "give one row for each caption"
+            )
+        norms = rows.norm(dim=1, keepdim=True)
+        bad = (~(torch.isfinite(norms) & (norms > 0))).flatten().nonzero().flatten().tolist()
+        if bad:
+            raise DecoderError(
+                f"the embedding of caption {bad[0]} is zero or not finite ({len(bad)} in all); embed it again"
+            )
+        self._units = rows / norms
+        self._texts = tuple(texts)
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    @property
+    def dim(self) -> int:
+        """Width of the embeddings."""
+        return int(self._units.shape[1])
+
+    @property
+    def texts(self) -> Sequence[str]:
+        """The N captions."""
+        return self._texts
+
+    @torch.inference_mode()
+    def nearest(self, queries: Tensor, k: int) -> Found:
+        """The k captions of highest cosine for each of (n, dim) queries, k in 1 .. N.
+
+        Raises:
+            DecoderError: queries of another width, or k out of range.
+        """
+        if queries.dim() != 2 or queries.shape[1] != self.dim:
+            raise DecoderError(
+                f"queries of shape {tuple(queries.shape)} do not fit a memory of width {self.dim}; "
+                "use the memory of the same model"
+            )
+        if not 1 <= k <= len(self):
+            raise DecoderError(f"k is {k}: this memory can give 1 to {len(self)} captions")
+        units = functional.normalize(queries.detach().to("cpu", torch.float32), dim=1)
+        best = torch.full((len(units), 0), 0.0)
+        rows = torch.zeros((len(units), 0), dtype=torch.int64)
+        for first in range(0, len(self), _ROWS_AT_A_TIME):
+            cosines = units @ self._units[first : first + _ROWS_AT_A_TIME].T
+            values, places = cosines.topk(min(k, cosines.shape[1]), dim=1)
+            best, rows = torch.cat([best, values], 1), torch.cat([rows, places + first], 1)
+            best, order = best.sort(dim=1, descending=True, stable=True)
+            best, rows = best[:, :k], rows.gather(1, order)[:, :k]
+        texts = tuple(tuple(self._texts[row] for row in line) for line in rows.tolist())
+        return Found(rows, best, texts)
+
+    def save(self, folder: str | Path, *, storage: Storage = "fp16") -> None:
+        """Write captions.jsonl (one JSON string a line) and captions.safetensors."""
+        folder = Path(folder)
+        save_weights({"embeddings": self._units}, folder / EMBEDDINGS_FILE, storage=storage)
+        with atomic_path(folder / TEXTS_FILE) as temporary:
+            lines = (json.dumps(text, ensure_ascii=False) + "\n" for text in self._texts)
+            temporary.write_text("".join(lines), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> CaptionMemory:
+        """Read what `save` wrote.
+
+        Raises:
+            CheckpointError: a file is missing or damaged, or the two do not belong together.
+        """
+        folder = Path(folder)
+        path = folder / TEXTS_FILE
+        state = load_weights(folder / EMBEDDINGS_FILE)
+        try:
+            # Split at \n alone: JSON leaves other line separators as they are.
+            lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+            texts = [json.loads(line) for line in lines]
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{path} cannot be read: {error}") from error
+        if set(state) != {"embeddings"} or not all(isinstance(text, str) for text in texts):
+            raise CheckpointError(f"{folder}: {TEXTS_FILE} and {EMBEDDINGS_FILE} hold no captions")
+        try:
+            return cls(state["embeddings"], texts)
+        except DecoderError as error:
+            raise CheckpointError(f"{folder}: {error}") from error
+
+
+_LIMITS: dict[str, Any] = {
+    "captions": 5,
+    "merge_above": 0.55,
+    "min_count": 3,
+    "min_attribute": 3,
+    "most": 4,
+}
 
 
 class ConceptPrompter:
@@ -37,11 +160,13 @@ class ConceptPrompter:
     Args:
         memory: captions and their embeddings; None: they are given to `prompts`.
         parser: of captions; a `CachedParser` is put around it unless it is one. None: `RuleParser`.
-        options: see `ConceptOptions`.
         similarity: of names; None: by their words.
+        captions: nearest captions that are asked (published: 5).
+        limits: of `find_concepts`.
 
     Raises:
         DecoderError: a memory without texts.
+        OptionError: a limit that makes no sense.
 
     Example:
         >>> import torch
@@ -54,15 +179,22 @@ class ConceptPrompter:
         self,
         memory: TextMemory | None = None,
         parser: SceneGraphParser | None = None,
-        options: ConceptOptions | None = None,
         similarity: NameSimilarity | None = None,
+        *,
+        captions: int = 5,
+        **limits: Any,
     ) -> None:
         if memory is not None and memory.texts is None:
             raise DecoderError("the memory has no texts to find concepts in; build it with texts")
         self.memory = memory
         parser = RuleParser() if parser is None else parser
         self.parser = parser if isinstance(parser, CachedParser) else CachedParser(parser)
-        self.options = options or ConceptOptions()
+        self.limits = {**_LIMITS, "captions": captions, **limits}
+        check_whole(**{name: self.limits[name] for name in self.limits if name != "merge_above"})
+        if self.limits.keys() != _LIMITS.keys() or not -1 <= self.limits["merge_above"] <= 1:
+            raise OptionError(
+                f"limits are {self.limits}; known are {_LIMITS}, merge_above a cosine"
+            )
         self.similarity = word_similarity if similarity is None else similarity
 
     def prompts(self, embeddings: Tensor, memory: TextMemory | None = None) -> list[str]:
@@ -79,9 +211,10 @@ class ConceptPrompter:
             return []
         rows = self._captions(embeddings, self.memory or memory)
         texts = list(dict.fromkeys(text for row in rows for text in row))
+        limits = {name: value for name, value in self.limits.items() if name != "captions"}
         graphs = dict(zip(texts, self.parser.parse(texts), strict=True))
         found = {
-            row: find_concepts(row, [graphs[text] for text in row], self.options, self.similarity)
+            row: find_concepts(row, [graphs[text] for text in row], self.similarity, **limits)
             for row in dict.fromkeys(rows)
         }
         return [found[row] for row in rows]
@@ -92,7 +225,7 @@ class ConceptPrompter:
                 "this decoder has no memory of captions; give generate a memory with texts, or load the "
                 "checkpoint with its memory bank"
             )
-        found = memory.nearest(embeddings, min(self.options.captions, len(memory)))
+        found = memory.nearest(embeddings, min(self.limits["captions"], len(memory)))
         captions = []
         for rows, values in zip(found.indices.tolist(), found.similarities.tolist(), strict=True):
             # Equal cosines in the order of the memory, whatever order the search gave them.
@@ -168,9 +301,6 @@ class MeacapDecoder(ViecapDecoder):
         self._check_width(memory if self.needs_memory else None)
         return super().generate(embeddings, options, memory)
 
-    def _prompts(self, embeddings: Tensor, memory: TextMemory | None) -> list[str]:
-        return self.concepts.prompts(embeddings, memory)
-
     def save(self, folder: str | Path, *, storage: Storage = "fp16") -> None:
         """Write the network's files, the settings, and the decoder's own captions if it has any."""
         self._settings()  # what cannot be saved is refused before anything is written
@@ -186,7 +316,7 @@ class MeacapDecoder(ViecapDecoder):
     def _settings(self) -> dict[str, Any]:
         prompter = self.concepts
         return {
-            "options": asdict(prompter.options),
+            "options": prompter.limits,
             "parser": _parser_config(prompter.parser.parser),
             "similarity": _similarity_config(prompter.similarity),
             "own_memory": self.own_memory is not None,
@@ -209,7 +339,7 @@ class MeacapDecoder(ViecapDecoder):
         path = folder / CONFIG_FILE
         try:
             concepts = dict(settings.pop("concepts"))
-            options = ConceptOptions(**concepts.pop("options"))
+            limits = dict(concepts.pop("options"))
             parser = CachedParser(_parser_of(concepts.pop("parser")))
             similarity = _similarity_of(concepts.pop("similarity"))
             own = concepts.pop("own_memory")
@@ -229,7 +359,10 @@ class MeacapDecoder(ViecapDecoder):
                 f"{folder}: its captions are {memory.dim} wide, the decoder {settings.get('embedding_dim')}; "
                 "they come from different models"
             )
-        return ConceptPrompter(memory, parser, options, similarity)
+        try:
+            return ConceptPrompter(memory, parser, similarity, **limits)
+        except (TypeError, OptionError) as error:
+            raise CheckpointError(f"{path}: concepts: {error}") from error
 
 
 def _parser_config(parser: SceneGraphParser) -> dict[str, Any]:

@@ -1,8 +1,4 @@
-"""What a caller asks of a decoder (`DecodeOptions`) and what comes back (`Decoded`).
-
-Knows: the settings of the decoding strategies and which of their values make sense.
-Does NOT know: networks, tokenizers or how any strategy works.
-"""
+"""What a caller asks of a decoder (`DecodeOptions`) and what comes back (`Decoded`)."""
 
 from __future__ import annotations
 
@@ -13,6 +9,7 @@ from typing import Literal, get_args
 from patchioner.base.errors import OptionError
 
 Strategy = Literal["greedy", "beam", "sample"]
+_MOST_SEED = 2**128 - 1
 
 
 @dataclass(frozen=True)
@@ -20,24 +17,22 @@ class DecodeOptions:
     """How captions are decoded.
 
     Args:
-        strategy: "greedy" takes the likeliest token, "beam" keeps `beam_width` hypotheses,
-            "sample" draws from the distribution (`temperature`, `top_p`, `seed`).
+        strategy: "greedy" takes the likeliest token, "beam" keeps `beam_width` hypotheses, "sample" draws from the
+            distribution (`temperature`, `top_p`, `seed`).
         max_tokens: most tokens generated, the end token included.
         min_tokens: tokens that must come before the end token may.
         beam_width: hypotheses kept for each caption. A width of 1 equals greedy.
-        length_penalty: beam hypotheses rank by (sum of log-probabilities) / length ** penalty:
-            0 favours short captions, 1 ranks by the mean, more favours long ones.
+        length_penalty: beam hypotheses rank by (sum of log-probabilities) / length ** penalty: 0 favours short
+            captions, 1 ranks by the mean, more favours long ones.
         temperature: sampling divides the logits by it. Below 1 is sharper.
         top_p: sampling keeps the smallest set of likeliest tokens that holds this mass.
-        seed: of sampling. The draw depends on the seed and the embedding, never on the batch.
-        banned_words: words or phrases that must not be written, in any case and cut into any
-            tokens. A longer word that begins with a banned one may be lost as well, where the
-            tokenizer writes it in pieces.
+        seed: of sampling, below 2**128. The draw depends on the seed and the embedding, never on the batch.
+        banned_words: words or phrases that must not be written, in any case and cut into any tokens. A longer word
+            that begins with a banned one may be lost as well, where the tokenizer writes it in pieces.
         no_repeat_ngram: no sequence of this many tokens is written twice in a caption; 0 allows it.
-        batch_memory_mb: memory budget of one batch; more embeddings are decoded in turns.
-        scores: whether log-probabilities are wanted. Without them they are NaN, and greedy search may
-            leave out most of the product with the vocabulary (the tokens stay the same); beam search
-            and sampling need them anyway and give them.
+        batch_memory_mb: memory budget of one batch; more embeddings are decoded one batch after another.
+        scores: whether log-probabilities are wanted. Without them they are NaN, and greedy search may leave out most
+            of the product with the vocabulary (the tokens stay the same); beam search and sampling give them anyway.
 
     Raises:
         OptionError: when a value makes no sense.
@@ -64,11 +59,11 @@ class DecodeOptions:
         if self.strategy not in get_args(Strategy):
             known = ", ".join(get_args(Strategy))
             raise OptionError(f"strategy is {self.strategy!r}; choose one of: {known}")
-        _whole("max_tokens", self.max_tokens, at_least=1)
-        _whole("min_tokens", self.min_tokens, at_least=0)
-        _whole("beam_width", self.beam_width, at_least=1)
-        _whole("seed", self.seed, at_least=0)
-        _whole("no_repeat_ngram", self.no_repeat_ngram, at_least=0)
+        check_whole(max_tokens=self.max_tokens, beam_width=self.beam_width)
+        for name in ("min_tokens", "seed", "no_repeat_ngram"):
+            check_whole(0, **{name: getattr(self, name)})
+        if self.seed > _MOST_SEED:
+            raise OptionError(f"seed is {self.seed}; it must be below 2**128")
         if self.min_tokens > self.max_tokens:
             raise OptionError(
                 f"min_tokens is {self.min_tokens}, above max_tokens {self.max_tokens}; "
@@ -76,17 +71,15 @@ class DecodeOptions:
             )
         if not isinstance(self.scores, bool):
             raise OptionError(f"scores is {self.scores!r}; it must be True or False")
-        _number("length_penalty", self.length_penalty, above=None)
-        _number("temperature", self.temperature, above=0.0)
-        _number("top_p", self.top_p, above=0.0)
-        _number("batch_memory_mb", self.batch_memory_mb, above=0.0)
-        if self.length_penalty < 0:
-            raise OptionError(f"length_penalty is {self.length_penalty}; it must be 0 or more")
+        for name in ("length_penalty", "temperature", "top_p", "batch_memory_mb"):
+            value = getattr(self, name)
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not number or not math.isfinite(value) or value < 0:
+                raise OptionError(f"{name} is {value!r}; it must be a finite number, 0 or more")
+            if value == 0 and name != "length_penalty":
+                raise OptionError(f"{name} is {value!r}; it must be above 0")
         if self.top_p > 1:
             raise OptionError(f"top_p is {self.top_p}; it is a probability, at most 1")
-        self._check_banned_words()
-
-    def _check_banned_words(self) -> None:
         if not isinstance(self.banned_words, tuple):
             raise OptionError(
                 f"banned_words is a {type(self.banned_words).__name__}; "
@@ -104,8 +97,8 @@ class Decoded:
     Args:
         text: the caption, without special tokens or outer blanks.
         token_ids: every generated token, the end token included when it was generated.
-        log_probs: the network's own log-probability of each of those tokens (natural logarithm,
-            temperature 1, before any ban or limit); NaN where they were not asked for.
+        log_probs: the network's own log-probability of each of those tokens (natural logarithm, temperature 1,
+            before any ban or limit); NaN where they were not asked for.
 
     Example:
         >>> Decoded("a cat", (5, 9, 2), (-0.5, -0.25, -0.75)).score
@@ -122,13 +115,14 @@ class Decoded:
         return sum(self.log_probs) / len(self.log_probs)
 
 
-def _whole(name: str, value: object, *, at_least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
-        raise OptionError(f"{name} is {value!r}; it must be a whole number, at least {at_least}")
+def check_whole(at_least: int = 1, /, **numbers: object) -> None:
+    """OptionError for a value that is no whole number of at least that size; names it.
 
-
-def _number(name: str, value: object, *, above: float | None) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise OptionError(f"{name} is {value!r}; it must be a finite number")
-    if above is not None and value <= above:
-        raise OptionError(f"{name} is {value!r}; it must be above {above:g}")
+    Example:
+        >>> check_whole(layers=4)
+    """
+    for name, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
+            raise OptionError(
+                f"{name} is {value!r}; it must be a whole number, at least {at_least}"
+            )

@@ -1,8 +1,5 @@
 """The `prefix_lm` decoder: a mapper before any causal language model, which stays frozen, gets LoRA, or is trained.
 
-Knows: mapper, LoRA, which weights train, where the language model's weights are kept.
-Does NOT know: decoding strategies, the training loop, what an embedding stands for.
-
 For people who want longer text than captions, or a language model they already have. Sources: Mokady et al. 2021
 (ClipCap: a frozen language model behind a trained prefix); Hu et al. 2021 (LoRA, arXiv 2106.09685).
 """
@@ -17,27 +14,30 @@ from typing import Any, Literal, Self, get_args
 import torch
 from torch import Tensor, nn
 
-from decoders.base import DECODERS, TextMemory
-from decoders.causal_lm import vocabulary_of, width_of
-from decoders.language_decoder import LanguageDecoder
-from decoders.language_models import (
+from decoders.base import CONFIG_FILE, DECODERS, TOKENIZER_FILE, WEIGHTS_FILE, TextMemory
+from decoders.gpt2 import GPT2
+from decoders.language_model import (
     EXTRA,
+    LanguageDecoder,
     build_language_model,
     choose_language_model,
     describe_language_model,
     fetch_language_model,
     fingerprint,
-    tied_state,
+    fit_stored,
+    turned,
     untied_state,
+    vocabulary_of,
+    width_of,
 )
-from decoders.language_tokenizer import LanguageTokenizer
-from decoders.mapping_network import MappingNetwork, PromptMLP
+from decoders.mapping import MappingNetwork, PromptMLP
+from decoders.options import check_whole
+from decoders.tokenizers import LanguageTokenizer
 from patchioner.base.errors import CheckpointError, OptionError
 from patchioner.base.files import write_json
 from patchioner.base.optional import require
 from patchioner.base.weights import Storage, fit_weights, load_weights, save_weights
 
-CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE = "config.json", "weights.safetensors", "tokenizer.json"
 Mapper = Literal["mlp", "transformer"]
 Tune = Literal["frozen", "lora", "full"]
 _LORA, _BASE = "lora_", ".base_layer"
@@ -78,9 +78,7 @@ class PrefixLMConfig:
         if self.tune not in get_args(Tune):
             raise OptionError(f"tune is {self.tune!r}; choose one of {get_args(Tune)}")
         for name in ("embedding_dim", "prompt_tokens", "lora_rank", "lora_alpha"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise OptionError(f"{name} is {value!r}; it must be a whole number, at least 1")
+            check_whole(**{name: getattr(self, name)})
 
 
 @DECODERS.register("prefix_lm")
@@ -123,8 +121,8 @@ class PrefixLMDecoder(LanguageDecoder):
             )
         self.config, self.reference = config, reference
         self._fingerprint = None if reference is None else fingerprint(model)
-        network = nn.ModuleDict({"mapper": _mapper(config, width_of(model), seed), "model": model})
-        super().__init__(network, tokenizer, prefix_tokens=config.prompt_tokens)
+        parts = {"mapper": _mapper(config, width_of(model), seed), "model": model}
+        super().__init__(nn.ModuleDict(parts), tokenizer, prefix_tokens=config.prompt_tokens)
         model.requires_grad_(config.tune == "full")
         if config.tune == "lora":
             _add_lora(model, config, seed)
@@ -143,7 +141,6 @@ class PrefixLMDecoder(LanguageDecoder):
         """A decoder with a fresh mapper, to be trained.
 
         Args:
-            embedding_dim: width of the embeddings.
             language_model: a hub id or folder, trained; or a configuration ("model_type" and its settings), random.
             tokenizer: of the language model; needed with a configuration.
             keep: store the language model "inside" the checkpoint, or only a "reference" to where it came from.
@@ -173,14 +170,12 @@ class PrefixLMDecoder(LanguageDecoder):
     @property
     def model(self) -> nn.Module:
         """The language model."""
-        found: nn.Module = self.network["model"]
-        return found
+        return self.network.get_submodule("model")
 
     @property
     def mapper(self) -> nn.Module:
-        """The mapping network."""
-        found: nn.Module = self.network["mapper"]
-        return found
+        """What makes the soft prompt."""
+        return self.network.get_submodule("mapper")
 
     @property
     def module(self) -> nn.Module:
@@ -196,22 +191,24 @@ class PrefixLMDecoder(LanguageDecoder):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         state = {f"mapper.{name}": value for name, value in self.mapper.state_dict().items()}
-        base, lora = _parts(self.model)
+        base, lora = _base_and_lora(self.model)
         state |= {f"lora.{name}": value for name, value in lora.items()}
+        place: dict[str, Any] = {"reference": self.reference, "fingerprint": self._fingerprint}
         if self.reference is None:
             state |= {f"language_model.{name}": value for name, value in base.items()}
+            place = {"config": describe_language_model(self.model)}
         save_weights(state, folder / WEIGHTS_FILE, storage=storage)
         self.tokenizer.save(folder / TOKENIZER_FILE)
         config = {
             "type": "prefix_lm",
             **asdict(self.config),
             "end_ids": list(self.tokenizer.end_ids),
-            "language_model": self._place(),
+            "language_model": place,
         }
         write_json(folder / CONFIG_FILE, config)
 
     @classmethod
-    def load(cls, folder: Path, config: dict[str, Any]) -> Self:
+    def from_config(cls, config: dict[str, Any], folder: Path) -> Self:
         """Read what `save` wrote, strictly.
 
         Raises:
@@ -240,7 +237,7 @@ class PrefixLMDecoder(LanguageDecoder):
     def _fit(self, state: Mapping[str, Tensor], source: str) -> None:
         """Load mapper and LoRA matrices; what else the file holds must be the language model."""
         fit_weights(self.mapper, _under(state, "mapper."), source=source)
-        found, wanted = _under(state, "lora."), _parts(self.model)[1]
+        found, wanted = _under(state, "lora."), _base_and_lora(self.model)[1]
         holder = nn.ParameterDict({_key(name): nn.Parameter(t) for name, t in wanted.items()})
         fit_weights(holder, {_key(name): value for name, value in found.items()}, source=source)
         with torch.no_grad():
@@ -250,11 +247,6 @@ class PrefixLMDecoder(LanguageDecoder):
             raise CheckpointError(
                 f"{source} holds a language model that config.json refers to elsewhere"
             )
-
-    def _place(self) -> dict[str, Any]:
-        if self.reference is None:
-            return {"config": describe_language_model(self.model)}
-        return {"reference": self.reference, "fingerprint": self._fingerprint}
 
 
 class _Trained(nn.Module):
@@ -290,13 +282,13 @@ def _mapper(config: PrefixLMConfig, width: int, seed: int) -> nn.Module:
 def _add_lora(model: nn.Module, config: PrefixLMConfig, seed: int) -> None:
     """Put LoRA matrices into the model, in place; only they train."""
     peft = require("peft", EXTRA)
-    # GPT-2 keeps its matrices the other way round.
-    turned = any(type(module).__name__ == "Conv1D" for module in model.modules())
+    usual = ["c_attn"] if isinstance(model, GPT2) else None
     settings = peft.LoraConfig(
         r=config.lora_rank,
         lora_alpha=config.lora_alpha,
-        target_modules=list(config.lora_targets) or None,
-        fan_in_fan_out=turned,
+        target_modules=list(config.lora_targets) or usual,
+        # Some models keep their matrices the other way round.
+        fan_in_fan_out=any(type(module).__name__ == "Conv1D" for module in model.modules()),
     )
     try:
         with torch.random.fork_rng(devices=[]):
@@ -311,11 +303,11 @@ def _add_lora(model: nn.Module, config: PrefixLMConfig, seed: int) -> None:
     model.eval()
 
 
-def _parts(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The language model's own weights under its own names, and the LoRA matrices; both share memory with it."""
+def _base_and_lora(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The language model's own weights as files have them, and the LoRA matrices; both share memory with it."""
     state = untied_state(model)
     base = {name.replace(_BASE, ""): t for name, t in state.items() if _LORA not in name}
-    return base, {name: t for name, t in state.items() if _LORA in name}
+    return turned(model, base), {name: t for name, t in state.items() if _LORA in name}
 
 
 def _under(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -337,8 +329,7 @@ def _stored_model(place: Any, state: Mapping[str, Tensor], folder: Path) -> nn.M
         )
     if "config" in place:
         model = build_language_model(place["config"])
-        stored = tied_state(model, _under(state, "language_model."))
-        fit_weights(model, stored, source=str(folder / WEIGHTS_FILE))
+        fit_stored(model, _under(state, "language_model."), source=str(folder / WEIGHTS_FILE))
         return model
     model, _ = fetch_language_model(place["reference"])
     if fingerprint(model) != place.get("fingerprint"):

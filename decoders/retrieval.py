@@ -1,7 +1,4 @@
-"""The `retrieval` decoder: the caption is the nearest text of a memory. No network.
-
-Knows: cosines and texts. Does NOT know: where the memory comes from, images.
-"""
+"""The `retrieval` decoder: the caption is the nearest text of a memory. No network."""
 
 from __future__ import annotations
 
@@ -13,20 +10,18 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from decoders.base import DECODERS, Decoder, TextMemory
-from decoders.options import Decoded, DecodeOptions
+from decoders.base import CONFIG_FILE, DECODERS, Decoder, TextMemory
+from decoders.generate import check_embeddings
+from decoders.options import Decoded, DecodeOptions, check_whole
 from decoders.search import draw, row_uniforms
 from patchioner.base.errors import CheckpointError, DecoderError, OptionError
 from patchioner.base.files import write_json
 from patchioner.base.weights import Storage
 
-TYPE = "retrieval"
-CONFIG_FILE = "config.json"
-
 _WIDEN = 8  # how many times more sentences are looked at when none of the nearest will do
 
 
-@DECODERS.register(TYPE)
+@DECODERS.register("retrieval")
 class RetrievalDecoder(Decoder):
     """Captions are sentences of the memory, word for word.
 
@@ -49,7 +44,7 @@ class RetrievalDecoder(Decoder):
         OptionError: a value makes no sense.
 
     Example:
-        >>> from decoders.caption_memory import CaptionMemory
+        >>> from decoders.meacap import CaptionMemory
         >>> decoder = RetrievalDecoder(2)
         >>> memory = CaptionMemory(torch.eye(2), ["a cat", "a dog"])
         >>> decoder.generate(torch.tensor([[0.1, 1.0]]), memory=memory)[0].text
@@ -59,9 +54,7 @@ class RetrievalDecoder(Decoder):
     def __init__(
         self, embedding_dim: int, *, candidates: int = 32, temperature: float = 0.01
     ) -> None:
-        for name, value in (("embedding_dim", embedding_dim), ("candidates", candidates)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise OptionError(f"{name} is {value!r}; it must be a whole number, at least 1")
+        check_whole(embedding_dim=embedding_dim, candidates=candidates)
         if not isinstance(temperature, int | float) or not 0 < temperature < float("inf"):
             raise OptionError(f"temperature is {temperature!r}; it must be a positive number")
         self.candidates, self.temperature = candidates, float(temperature)
@@ -96,7 +89,13 @@ class RetrievalDecoder(Decoder):
         """
         options = options or DecodeOptions(max_tokens=10_000)  # whole sentences, however long
         memory, texts = self._texts(memory)
-        self._check(embeddings)
+        check_embeddings(embeddings, self._dim)
+        zero = (~(embeddings != 0).any(dim=1)).nonzero().flatten().tolist()
+        if zero:
+            raise DecoderError(
+                f"row {zero[0]} of the embeddings is zero ({len(zero)} in all); "
+                "check the regions and features that they come from"
+            )
         captions: dict[int, Decoded] = {}
         waiting, wide = list(range(len(embeddings))), self.candidates
         allowed = _Allowed(options)
@@ -117,7 +116,7 @@ class RetrievalDecoder(Decoder):
     def save(self, folder: str | Path, *, storage: Storage = "fp16") -> None:
         """Write config.json; there are no weights, and the memory is kept by whoever gave it."""
         config = {
-            "type": TYPE,
+            "type": "retrieval",
             "embedding_dim": self._dim,
             "candidates": self.candidates,
             "temperature": self.temperature,
@@ -125,7 +124,7 @@ class RetrievalDecoder(Decoder):
         write_json(Path(folder) / CONFIG_FILE, config)
 
     @classmethod
-    def load(cls, folder: Path, config: dict[str, Any]) -> Self:
+    def from_config(cls, config: dict[str, Any], folder: Path) -> Self:
         """Read what `save` wrote; CheckpointError where a setting is missing, unknown or makes no sense."""
         try:
             return cls(**config)
@@ -185,21 +184,6 @@ class RetrievalDecoder(Decoder):
                 pick = fit[int(place)]
             log_prob = float(logits.log_softmax(dim=0)[pick])
             yield row, Decoded(texts[near[pick]], (near[pick],), (log_prob,))
-
-    def _check(self, embeddings: Tensor) -> None:
-        if embeddings.dim() != 2 or embeddings.shape[1] != self._dim:
-            raise DecoderError(
-                f"the embeddings have shape {tuple(embeddings.shape)}; this decoder takes (n, {self._dim})"
-            )
-        if not embeddings.is_floating_point():
-            raise DecoderError(f"the embeddings are {embeddings.dtype}; give a float tensor")
-        sound = torch.isfinite(embeddings).all(dim=1) & (embeddings != 0).any(dim=1)
-        if not bool(sound.all()):
-            bad = (~sound).nonzero().flatten().tolist()
-            raise DecoderError(
-                f"row {bad[0]} of the embeddings is zero or not finite ({len(bad)} in all); "
-                "check the regions and features that they come from"
-            )
 
 
 class _Allowed:

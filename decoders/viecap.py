@@ -1,8 +1,5 @@
 """The `viecap` decoder: a soft prompt from a mapping network and a hard prompt of entities before GPT-2.
 
-Knows: how the two prompts are joined, how it is created, trained on, saved and loaded.
-Does NOT know: how a hard prompt is found (`HardPrompter`), the language model inside, decoding strategies.
-
 Source: Fei et al. 2023 (ViECap, arXiv 2307.16525). Unlike the published code, prompts of different lengths are masked
 (a caption does not depend on its batch), a batch of one is a list like any other, and scores are log-probabilities,
 higher is better; the published score is GPT-2's perplexity of the text, lower is better.
@@ -13,38 +10,45 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, Protocol, Self, get_args
 
 import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-from decoders.base import DECODERS, TextMemory
-from decoders.causal_lm import vocabulary_of, width_of
-from decoders.entities import COCO_ENTITIES
-from decoders.hard_prompts import (
+from decoders.base import CONFIG_FILE, DECODERS, TOKENIZER_FILE, WEIGHTS_FILE, TextMemory
+from decoders.entities import (
+    COCO_ENTITIES,
     EntityFinder,
     EntityPrompter,
-    HardPrompter,
     entity_prompt,
     mask_entities,
 )
-from decoders.language_decoder import LanguageDecoder
-from decoders.language_models import (
+from decoders.language_model import (
+    LanguageDecoder,
     build_language_model,
     choose_language_model,
     describe_language_model,
-    tied_state,
-    untied_state,
+    fit_stored,
+    stored_state,
+    vocabulary_of,
+    width_of,
 )
-from decoders.language_tokenizer import LanguageTokenizer
-from decoders.mapping_network import MappingNetwork
+from decoders.mapping import MappingNetwork
+from decoders.options import check_whole
+from decoders.tokenizers import LanguageTokenizer
 from patchioner.base.errors import CheckpointError, DecoderError, OptionError
 from patchioner.base.files import write_json
-from patchioner.base.weights import Storage, fit_weights, load_weights, save_weights
+from patchioner.base.weights import Storage, load_weights, save_weights
 
-CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE = "config.json", "weights.safetensors", "tokenizer.json"
 Prompts = Literal["soft_hard", "hard_soft", "soft", "hard"]
+
+
+class HardPrompter(Protocol):
+    """Anything that puts embeddings into words."""
+
+    def prompts(self, embeddings: Tensor, memory: TextMemory | None = None) -> list[str]:
+        """The prompt of each of (n, dim) unit embeddings; a row's prompt does not depend on the others."""
 
 
 @dataclass(frozen=True)
@@ -78,10 +82,7 @@ class ViecapConfig:
     def __post_init__(self) -> None:
         if self.prompts not in get_args(Prompts):
             raise OptionError(f"prompts is {self.prompts!r}; choose one of {get_args(Prompts)}")
-        for name in ("hard_tokens", "most_entities"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise OptionError(f"{name} is {value!r}; it must be a whole number, at least 1")
+        check_whole(hard_tokens=self.hard_tokens, most_entities=self.most_entities)
         if not 0 <= self.entity_masking <= 1:
             raise OptionError(
                 f"entity_masking is {self.entity_masking!r}; it is a probability, from 0 to 1"
@@ -115,10 +116,6 @@ class ViecapNetwork(nn.Module):
             seed=seed,
         )
         self.gpt = gpt
-
-    def fit(self, state: Mapping[str, Tensor], *, source: str) -> None:
-        """Load weights strictly; a tied output matrix may be there or not. CheckpointError where they do not fit."""
-        fit_weights(self, tied_state(self, state), source=source)
 
 
 @DECODERS.register("viecap")
@@ -199,14 +196,12 @@ class ViecapDecoder(LanguageDecoder):
     @property
     def model(self) -> nn.Module:
         """The language model."""
-        found: nn.Module = self.network.gpt
-        return found
+        return self.network.get_submodule("gpt")
 
     @property
     def mapper(self) -> nn.Module:
         """The mapping network."""
-        found: nn.Module = self.network.mapping_network
-        return found
+        return self.network.get_submodule("mapping_network")
 
     @property
     def module(self) -> nn.Module:
@@ -221,7 +216,8 @@ class ViecapDecoder(LanguageDecoder):
                 raise DecoderError(
                     f"this {self.TYPE} decoder has no hard prompter; set `prompter`, or use prompts='soft'"
                 )
-            texts = self._prompts(functional.normalize(embeddings.float(), dim=-1), memory)
+            rows = functional.normalize(embeddings.float(), dim=-1)
+            texts = self.prompter.prompts(rows, memory)
         return self._join(embeddings, texts)
 
     def training_prefixes(
@@ -248,7 +244,7 @@ class ViecapDecoder(LanguageDecoder):
         """Write config.json, weights.safetensors, tokenizer.json and what the hard prompter keeps."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        save_weights(untied_state(self.network), folder / WEIGHTS_FILE, storage=storage)
+        save_weights(stored_state(self.network), folder / WEIGHTS_FILE, storage=storage)
         self.tokenizer.save(folder / TOKENIZER_FILE)
         config = {
             "type": self.TYPE,
@@ -260,12 +256,8 @@ class ViecapDecoder(LanguageDecoder):
         write_json(folder / CONFIG_FILE, config)
 
     @classmethod
-    def load(cls, folder: Path, config: dict[str, Any]) -> Self:
-        """Read what `save` wrote, strictly.
-
-        Raises:
-            CheckpointError: for a missing, damaged or unfitting file.
-        """
+    def from_config(cls, config: dict[str, Any], folder: Path) -> Self:
+        """Read what `save` wrote; see `Decoder.from_config`."""
         settings, path = dict(config), folder / CONFIG_FILE
         prompter = cls._load_prompter(folder, settings)
         try:
@@ -277,7 +269,7 @@ class ViecapDecoder(LanguageDecoder):
         except (TypeError, OptionError) as error:
             raise CheckpointError(f"{path}: {error}") from error
         weights = folder / WEIGHTS_FILE
-        network.fit(load_weights(weights), source=str(weights))
+        fit_stored(network, load_weights(weights), source=str(weights))
         tokenizer = LanguageTokenizer.load(
             folder / TOKENIZER_FILE,
             end_ids=end_ids,
@@ -286,10 +278,6 @@ class ViecapDecoder(LanguageDecoder):
         return cls(network, tokenizer, shape, prompter)
 
     # For decoders of this form with another hard prompt.
-
-    def _prompts(self, embeddings: Tensor, memory: TextMemory | None) -> list[str]:
-        assert self.prompter is not None
-        return self.prompter.prompts(embeddings)
 
     def _save_prompter(self, folder: Path) -> dict[str, Any]:
         """Write the prompter's files; give back what config.json keeps of it."""

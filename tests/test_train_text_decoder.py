@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-from decoders.hard_prompts import EntityPrompter
+from decoders.entities import EntityPrompter
 from decoders.viecap import ViecapDecoder
 from patchioner.checkpoints.folder import read_checkpoint, write_checkpoint
 from tests.support.language import language_folder

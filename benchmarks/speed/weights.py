@@ -59,7 +59,7 @@ def random_decoder(
         >>> random_decoder(embedding_dim=8, layers=1, width=16, heads=2, vocabulary=None, ends=False, seed=0)
         PrefixGPT2Decoder(...)  # doctest: +SKIP
     """
-    from decoders.network import PrefixGPT2, PrefixGPT2Config
+    from decoders.gpt2 import PrefixGPT2, PrefixGPT2Config
 
     tokenizer = _tokenizer(vocabulary)
     shape = PrefixGPT2Config(
@@ -83,7 +83,7 @@ def random_decoder(
 def _tokenizer(vocabulary: int | None) -> Any:
     if vocabulary is None:
         return CaptionTokenizer.train(_TEXTS, vocab_size=300)
-    from decoders.clip_tokenizer import ClipTokenizer
+    from decoders.tokenizers import ClipTokenizer
 
     return ClipTokenizer.from_open_clip()
 

@@ -1,12 +1,14 @@
-"""Scene graphs of captions: what a sentence names, what it says of it, how the things relate.
-
-Knows: sentences. Does NOT know: embeddings, memories, decoders.
-"""
+"""Scene graphs of captions: what a sentence names, what it says of it, how the things relate."""
 
 from __future__ import annotations
 
-from decoders.scene_graph.base import Entity, Relation, SceneGraph, SceneGraphParser
-from decoders.scene_graph.cache import CachedParser
+from decoders.scene_graph.graphs import (
+    CachedParser,
+    Entity,
+    Relation,
+    SceneGraph,
+    SceneGraphParser,
+)
 from decoders.scene_graph.rules import RuleParser
 from decoders.scene_graph.t5 import T5Parser
 

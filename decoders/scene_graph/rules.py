@@ -1,7 +1,5 @@
 """A scene-graph parser of our own: rules and word lists, nothing to download.
 
-Knows: noun phrases, and which verb or preposition links them. Does NOT know: embeddings, networks.
-
 It reads the short declarative English of photo captions. It doesn't resolve pronouns, attaches most
 prepositions to the nearest name, and takes any unknown word for a noun. On 34 captions that we wrote
 and labelled before it had read them, precision / recall were 0.96 / 0.95 for entities and
@@ -14,9 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from decoders.scene_graph import lexicon
-from decoders.scene_graph.base import Entity, Relation, SceneGraph
-from decoders.scene_graph.morphology import singular
-from decoders.scene_graph.tagging import Token, is_animate, tag
+from decoders.scene_graph.graphs import Entity, Relation, SceneGraph
+from decoders.scene_graph.tagging import Token, is_animate, singular, tag
 
 _LONGEST_NAME = 3  # words of a compound: longer runs are several names or a slip of the tagger
 

@@ -1,10 +1,7 @@
 """The published scene-graph parser: a T5 that writes triples, through transformers.
 
-Knows: its prompt and its output, "( man , ride , horse ) , ( horse , is , brown )". Does NOT know:
-our rules, memories, decoders.
-
-Source: Li et al. 2023, "FACTUAL: A Benchmark for Faithful and Consistent Textual Scene Graph
-Parsing"; the model is fetched from the hub at first use (about 1 GB).
+Its output is "( man , ride , horse ) , ( horse , is , brown )". Source: Li et al. 2023, "FACTUAL: A Benchmark for
+Faithful and Consistent Textual Scene Graph Parsing"; the model is fetched from the hub at first use (about 1 GB).
 """
 
 from __future__ import annotations
@@ -15,9 +12,9 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from decoders.helper_models import HelperModel
-from decoders.scene_graph.base import Entity, Relation, SceneGraph
-from patchioner.base.errors import OptionError
+from decoders.language_model import HelperModel
+from decoders.options import check_whole
+from decoders.scene_graph.graphs import Entity, Relation, SceneGraph
 
 PUBLISHED = "lizhuang144/flan-t5-base-VG-factual-sg"
 
@@ -56,15 +53,12 @@ class T5Parser:
         batch: int = 16,
         max_tokens: int = 200,
     ) -> None:
-        for name, value in (("batch", batch), ("max_tokens", max_tokens)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise OptionError(f"{name} is {value!r}; it must be a whole number, at least 1")
+        check_whole(batch=batch, max_tokens=max_tokens)
         self.model, self.device = model, torch.device(device)
         self.batch, self.max_tokens = batch, max_tokens
         self._helper = HelperModel(
             model,
             "AutoModelForSeq2SeqLM",
-            what="scene-graph parser",
             instead="use the rule-based parser",
             device=self.device,
         )

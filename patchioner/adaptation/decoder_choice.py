@@ -13,9 +13,8 @@ from typing import Any, TypeAlias
 import torch
 
 from decoders import PrefixGPT2Decoder
-from decoders.entities import COCO_ENTITIES
-from decoders.hard_prompts import EntityPrompter, embed_entities
-from decoders.language_decoder import LanguageDecoder
+from decoders.entities import COCO_ENTITIES, EntityPrompter, embed_entities
+from decoders.language_model import LanguageDecoder
 from patchioner.adaptation.options import DecoderShape, LanguageModelShape
 from patchioner.base.errors import OptionError
 from patchioner.checkpoints.parts import Parts

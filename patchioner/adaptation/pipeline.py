@@ -15,8 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from decoders import TrainReport, train_decoder
-from decoders.language_decoder import LanguageDecoder
-from decoders.language_models import fingerprint
+from decoders.language_model import LanguageDecoder, fingerprint
 from memory_bank import MemoryBank, compact
 from memory_bank.build import embed_texts
 from patchioner.adaptation.corpus import Corpus, clean, gather

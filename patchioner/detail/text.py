@@ -15,8 +15,7 @@ import numpy.typing as npt
 
 from decoders.scene_graph import Entity, RuleParser, lexicon
 from decoders.scene_graph.lexicon import word_set
-from decoders.scene_graph.morphology import singular
-from decoders.scene_graph.tagging import Token, tag
+from decoders.scene_graph.tagging import Token, singular, tag
 from patchioner.base.errors import OptionError
 
 FloatArray = npt.NDArray[np.float64]

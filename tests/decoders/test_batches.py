@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from decoders.batches import TokenStore, epoch_batches, steps_per_epoch
+from decoders.train import TokenStore, epoch_batches, steps_per_epoch
 
 
 @given(

@@ -11,15 +11,15 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from decoders import DecodeOptions
-from decoders.causal_lm import (
+from decoders.generate import generate
+from decoders.language_model import (
     CausalLanguageModel,
     pad_left,
     positions_in,
     positions_of,
     width_of,
 )
-from decoders.engine import generate
-from decoders.language_tokenizer import LanguageTokenizer
+from decoders.tokenizers import LanguageTokenizer
 from patchioner.base.errors import DecoderError, OptionError
 from tests.support.language import language_model, language_tokenizer, spread
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from decoders.clip_tokenizer import END, START, ClipTokenizer
+from decoders.tokenizers import END, START, ClipTokenizer
 from patchioner.base.errors import CheckpointError, MissingExtraError
 
 open_clip = pytest.importorskip("open_clip")

@@ -13,8 +13,14 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from torch import Tensor
 
-from decoders.concepts import ConceptOptions, find_concepts
-from decoders.name_similarity import SAME_HEAD, SYNONYM, SentenceSimilarity, word_similarity
+from decoders.concepts import (
+    SAME_HEAD,
+    SYNONYM,
+    ConceptOptions,
+    SentenceSimilarity,
+    find_concepts,
+    word_similarity,
+)
 from decoders.scene_graph import Entity, RuleParser, SceneGraph
 from patchioner.base.errors import HubError, OptionError
 

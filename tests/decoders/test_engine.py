@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from decoders import Decoded, DecodeOptions, PrefixGPT2Decoder
-from decoders.cache import KeyValueCache
-from decoders.engine import rows_per_batch
+from decoders.generate import rows_per_batch
+from decoders.gpt2 import KeyValueCache
 from patchioner.base.errors import DecoderError
 
 GREEDY = DecodeOptions(max_tokens=12)

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from decoders.entities import COCO_ENTITIES
-from decoders.hard_prompts import (
+from decoders.entities import (
+    COCO_ENTITIES,
     EMBEDDINGS_FILE,
     NAMES_FILE,
     EntityFinder,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from decoders.int8 import LARGEST, int8_product, quantize_rows
+from decoders.head import LARGEST, int8_product, quantize_rows
 
 
 def test_rounding_is_bounded_and_minds_one_row_at_a_time() -> None:

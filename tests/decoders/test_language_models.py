@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from decoders import DecodeOptions
-from decoders.language_models import (
+from decoders.language_model import (
     build_language_model,
     describe_language_model,
     fetch_language_model,

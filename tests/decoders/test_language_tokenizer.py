@@ -8,7 +8,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from tokenizers import decoders as text_decoders
 
-from decoders.language_tokenizer import LanguageTokenizer
+from decoders.tokenizers import LanguageTokenizer
 from patchioner.base.errors import CheckpointError, OptionError
 from tests.support.language import END, SENTENCES, language_tokenizer, raw_tokenizer
 

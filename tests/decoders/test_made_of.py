@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import Tensor
 
-from decoders.made_of import MadeOf
+from decoders.head import MadeOf
 
 
 def counting() -> tuple[MadeOf[float], list[Tensor]]:

@@ -12,11 +12,9 @@ import torch
 from torch import Tensor
 
 from decoders import DecodeOptions, TrainOptions, load_decoder, train_decoder
-from decoders.caption_memory import CaptionMemory
-from decoders.concepts import ConceptOptions
-from decoders.hard_prompts import EntityPrompter
-from decoders.meacap import ConceptPrompter, MeacapDecoder
-from decoders.name_similarity import SentenceSimilarity
+from decoders.concepts import ConceptOptions, SentenceSimilarity
+from decoders.entities import EntityPrompter
+from decoders.meacap import CaptionMemory, ConceptPrompter, MeacapDecoder
 from decoders.scene_graph import CachedParser, RuleParser, SceneGraph, T5Parser
 from memory_bank import MemoryBank
 from patchioner.base.errors import CheckpointError, DecoderError
@@ -291,7 +289,7 @@ def test_the_own_memory_searches_like_the_bank(monkeypatch: pytest.MonkeyPatch) 
     generator = torch.Generator().manual_seed(9)
     keys, queries = (torch.randn(n, 5, generator=generator) for n in (101, 13))
     texts = [str(i) for i in range(101)]
-    monkeypatch.setattr("decoders.caption_memory._ROWS_AT_A_TIME", 7)
+    monkeypatch.setattr("decoders.meacap._ROWS_AT_A_TIME", 7)
     for k in (1, 5, 20, 101):
         found = CaptionMemory(keys, texts).nearest(queries, k)
         wanted = MemoryBank(keys, texts).nearest(queries, k)

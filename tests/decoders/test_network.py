@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from decoders import PrefixGPT2Decoder
+from decoders.gpt2 import PrefixGPT2Config
 from decoders.head import all_logits
-from decoders.network import PrefixGPT2Config
 from patchioner.base.errors import OptionError
 
 

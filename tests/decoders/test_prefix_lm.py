@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from decoders import DecodeOptions, TrainOptions, TrainReport, load_decoder, train_decoder
-from decoders.language_models import fingerprint
+from decoders.language_model import fingerprint
 from decoders.prefix_lm import PrefixLMDecoder
 from patchioner.base.errors import CheckpointError, OptionError
 from tests.decoders.conftest import COLOURS, DIM, THINGS, embed_words

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from decoders import DecodeOptions, PrefixGPT2Decoder
-from decoders.quantized import Int8Linear
+from decoders.prefix_gpt2 import Int8Linear
 from patchioner.base.errors import DecoderError, OptionError
 
 SHORT = DecodeOptions(max_tokens=12)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from decoders import Decoded, DecodeOptions, load_decoder
-from decoders.caption_memory import CaptionMemory
+from decoders.meacap import CaptionMemory
 from decoders.retrieval import RetrievalDecoder
 from memory_bank import MemoryBank
 from patchioner.base.errors import CheckpointError, DecoderError, OptionError

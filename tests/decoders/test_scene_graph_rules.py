@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from decoders.scene_graph import CachedParser, Entity, Relation, RuleParser, SceneGraph
-from decoders.scene_graph.morphology import singular, verb_form
-from decoders.scene_graph.tagging import is_animate, tag
+from decoders.scene_graph.tagging import is_animate, singular, tag, verb_form
 from patchioner.base.errors import CheckpointError, OptionError
 
 # Sentences and labels are ours, written before the parser had read them. "young two man" is a man

@@ -14,9 +14,7 @@ from torch import Tensor
 
 from decoders import DecodeOptions, PrefixGPT2Decoder
 from decoders.constraints import StepBans
-from decoders.head import LinearHead
-from decoders.made_of import MadeOf
-from decoders.screen import BLOCK, Screen, screen_if_worth, worth_screening
+from decoders.head import BLOCK, LinearHead, MadeOf, Screen, screen_if_worth, worth_screening
 
 FREE = StepBans(([], torch.tensor([], dtype=torch.int64)))
 
@@ -142,8 +140,8 @@ def screened(wild: PrefixGPT2Decoder, monkeypatch: pytest.MonkeyPatch) -> list[i
             made.append(len(matrix))
             super().__init__(matrix)
 
-    monkeypatch.setattr("decoders.screen.worth_screening", lambda matrix: True)
-    monkeypatch.setattr("decoders.screen.Screen", Counted)
+    monkeypatch.setattr("decoders.head.worth_screening", lambda matrix: True)
+    monkeypatch.setattr("decoders.head.Screen", Counted)
     monkeypatch.setattr(wild.network, "screens", MadeOf(screen_if_worth))
     return made
 

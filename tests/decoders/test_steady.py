@@ -11,8 +11,8 @@ from torch import Tensor
 
 from decoders import DecodeOptions, PrefixGPT2Decoder
 from decoders.constraints import Constraints, end_ids
+from decoders.cuda_graph import LOOK_EVERY, SteadyNetwork, bucket, steady_search
 from decoders.search import Hypothesis, greedy_search
-from decoders.steady import LOOK_EVERY, SteadyNetwork, bucket, steady_search
 
 GREEDY = DecodeOptions(max_tokens=19)
 CPU = torch.device("cpu")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from decoders import PrefixGPT2Decoder, TrainOptions, TrainReport, train_decoder
-from decoders.training import _Run, _split
+from decoders.train import _Run, _split
 from patchioner.base.errors import CheckpointError, DecoderError, OptionError, TextError
 
 OPTIONS = TrainOptions(

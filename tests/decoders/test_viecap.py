@@ -14,9 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from decoders import DecodeOptions, TrainOptions, TrainReport, load_decoder, train_decoder
-from decoders.entities import COCO_ENTITIES
-from decoders.hard_prompts import EntityPrompter, entity_prompt
-from decoders.language_tokenizer import LanguageTokenizer
+from decoders.entities import COCO_ENTITIES, EntityPrompter, entity_prompt
+from decoders.tokenizers import LanguageTokenizer
 from decoders.viecap import Prompts, ViecapDecoder, stopping
 from patchioner.base.errors import CheckpointError, DecoderError, OptionError
 from tests.decoders.conftest import COLOURS, DIM, THINGS, embed_words

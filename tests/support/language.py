@@ -17,8 +17,8 @@ from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 from torch import nn
 
-from decoders.language_models import build_language_model
-from decoders.language_tokenizer import LanguageTokenizer
+from decoders.language_model import build_language_model
+from decoders.tokenizers import LanguageTokenizer
 
 END = "<|endoftext|>"
 SENTENCES = [

@@ -59,7 +59,7 @@ class ViecapConfig:
         language_model: a GPT-2 of transformers.
         continuous_prompt_length, clip_project_length: learned vectors of the mapping network, and vectors it is given.
         clip_hidden_size: width of the region embedding; None takes it from the weights.
-        temperature, top_k, threshold: of the entities' softmax (see `decoders.hard_prompts`).
+        temperature, top_k, threshold: of the entities' softmax (see `decoders.entities`).
         name_of_entities_text, prompt_ensemble, suffix, files_path: which vocabulary of entities, and where.
         using_hard_prompt, soft_prompt_first, only_hard_prompt: what the prompt is made of.
         using_greedy_search, beam_width: decoding.

@@ -24,16 +24,13 @@ import torch
 from torch import Tensor
 
 from decoders import DecodeOptions, PrefixGPT2Decoder
-from decoders.clip_tokenizer import ClipTokenizer
-from decoders.concepts import ConceptOptions
-from decoders.entities import COCO_ENTITIES
-from decoders.hard_prompts import EntityPrompter, HardPrompter, embed_entities
-from decoders.language_models import build_language_model
-from decoders.language_tokenizer import LanguageTokenizer
+from decoders.concepts import ConceptOptions, SentenceSimilarity
+from decoders.entities import COCO_ENTITIES, EntityPrompter, HardPrompter, embed_entities
+from decoders.gpt2 import PrefixGPT2, PrefixGPT2Config
+from decoders.language_model import build_language_model
 from decoders.meacap import ConceptPrompter, MeacapDecoder
-from decoders.name_similarity import SentenceSimilarity
-from decoders.network import PrefixGPT2, PrefixGPT2Config
 from decoders.scene_graph import T5Parser
+from decoders.tokenizers import ClipTokenizer, LanguageTokenizer
 from decoders.viecap import Prompts, ViecapDecoder, ViecapNetwork
 from decoders.viecap import ViecapConfig as Shape
 from patchioner.base.errors import CheckpointError, OptionError

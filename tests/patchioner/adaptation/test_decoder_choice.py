@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from decoders import TrainReport
-from decoders.hard_prompts import EntityPrompter
-from decoders.language_decoder import LanguageDecoder
+from decoders.entities import EntityPrompter
+from decoders.language_model import LanguageDecoder
 from decoders.prefix_lm import PrefixLMDecoder
 from decoders.viecap import ViecapDecoder
 from patchioner import Patchioner

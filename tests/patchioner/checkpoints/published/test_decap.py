@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from decoders import DecodeOptions, PrefixGPT2Decoder, load_decoder
-from decoders.clip_tokenizer import ClipTokenizer
+from decoders.tokenizers import ClipTokenizer
 from patchioner.base.errors import CheckpointError
 from patchioner.checkpoints.published.decoders import read_decap
 from tests.support.published import DIM, VOCABULARY, decap_state, old_style

@@ -17,8 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from decoders import DecodeOptions
-from decoders.entities import COCO_ENTITIES
-from decoders.hard_prompts import EntityPrompter
+from decoders.entities import COCO_ENTITIES, EntityPrompter
 from decoders.viecap import ViecapDecoder
 from memory_bank import MemoryBank
 from patchioner.base.errors import CheckpointError, MemoryBankError

@@ -1,7 +1,4 @@
-"""Each text is parsed once, however often it is retrieved; what was parsed can be kept in a file.
-
-Knows: texts and their graphs. Does NOT know: how they are parsed.
-"""
+"""Scene graphs: what a sentence names, what it says of it, how the things relate; each text parsed once."""
 
 from __future__ import annotations
 
@@ -10,12 +7,71 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from decoders.scene_graph.base import Entity, Relation, SceneGraph, SceneGraphParser
-from patchioner.base.errors import CheckpointError, OptionError
+from decoders.options import check_whole
+from patchioner.base.errors import CheckpointError
 from patchioner.base.files import atomic_path
+
+
+@dataclass(frozen=True)
+class Entity:
+    """One thing that a sentence names.
+
+    Args:
+        name: lower case, the last word in the singular: "tennis racket".
+        attributes: what is said of it, in order: ("red", "wooden"), ("two",).
+    """
+
+    name: str
+    attributes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Relation:
+    """How two entities relate.
+
+    Args:
+        subject: index into the graph's entities.
+        predicate: "on", "ride", "stand in front of".
+        object: index into the graph's entities.
+    """
+
+    subject: int
+    predicate: str
+    object: int
+
+
+@dataclass(frozen=True)
+class SceneGraph:
+    """What one sentence says.
+
+    Args:
+        entities: in the order of the sentence.
+        relations: between those entities.
+
+    Example:
+        >>> graph = SceneGraph((Entity("man"), Entity("horse", ("brown",))), (Relation(0, "ride", 1),))
+        >>> graph.triples()
+        [('man', 'ride', 'horse')]
+    """
+
+    entities: tuple[Entity, ...] = ()
+    relations: tuple[Relation, ...] = ()
+
+    def triples(self) -> list[tuple[str, str, str]]:
+        """The relations by name: (subject, predicate, object)."""
+        names = [entity.name for entity in self.entities]
+        return [(names[one.subject], one.predicate, names[one.object]) for one in self.relations]
+
+
+class SceneGraphParser(Protocol):
+    """Turns sentences into scene graphs."""
+
+    def parse(self, texts: Sequence[str]) -> list[SceneGraph]:
+        """One graph for each text, in their order; a text's graph depends on that text alone."""
 
 
 class CachedParser:
@@ -37,8 +93,7 @@ class CachedParser:
     """
 
     def __init__(self, parser: SceneGraphParser, *, limit: int = 100_000) -> None:
-        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
-            raise OptionError(f"limit is {limit!r}; it must be a whole number, at least 1")
+        check_whole(limit=limit)
         self.parser = parser
         self.limit = limit
         self._graphs: OrderedDict[str, SceneGraph] = OrderedDict()

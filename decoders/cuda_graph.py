@@ -1,12 +1,8 @@
-"""Greedy search in steps of one fixed shape, for accelerators: nothing waits for the device between tokens.
+"""Greedy search by CUDA graphs: steps of one fixed shape, replayed; nothing waits for the device between tokens.
 
-Knows: batches padded to a few sizes, CUDA graphs of a step, when to look whether all rows have ended.
-Does NOT know: layers, how logits are made, text. On a CPU the same steps run without graphs (and slower
-than `search`, which drops ended rows): there they are for tests.
-
-A batch is padded to the next power of two with copies of its first row, so that a handful of graphs
-serves every batch. Rows that have ended go on, unread, until all have: that is asked every eight
-tokens, since each question makes the host wait.
+A batch is padded to the next power of two with copies of its first row, so that a handful of graphs serves every batch.
+Rows that have ended go on, unread, until all have: that is asked every eight tokens, since each question makes the host
+wait. On a CPU the same steps run without graphs, for tests.
 """
 
 from __future__ import annotations
@@ -14,14 +10,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from decoders.cache import FixedCache
 from decoders.constraints import Constraints
-from decoders.head import OutputHead, best_tokens
+from decoders.head import LinearHead, best_tokens
 from decoders.options import DecodeOptions
 from decoders.search import Hypothesis, hypotheses
 
@@ -29,40 +24,22 @@ LOOK_EVERY = 8
 _WARM_UP = 3  # steps before a capture: kernels are chosen and memory is found in the first
 
 
-@runtime_checkable
-class SteadyNetwork(Protocol):
-    """A network whose step can run on a cache of fixed shape."""
-
-    @property
-    def head(self) -> OutputHead:
-        """Makes logits of states."""
-
-    @property
-    def step_graphs(self) -> StepGraphs:
-        """The steps that have been prepared."""
-
-    def fixed_cache(self, rows: int, capacity: int) -> FixedCache:
-        """An empty cache of that shape."""
-
-    def read_prefix(self, embeddings: Tensor, cache: Any) -> Tensor:
-        """Read (n, dim) embeddings; the states (n, width) before the first token."""
-
-    def step(self, tokens: Tensor, cache: Any) -> Tensor:
-        """Read (n,) tokens; the states (n, width) before the next."""
+def can_capture(network: Any, constraints: Constraints) -> bool:
+    """Whether the steps of a network (`PrefixGPT2`) can be replayed: no bans that are looked up on the host."""
+    fixed = hasattr(network, "step_graphs") and isinstance(network.head, LinearHead)
+    return fixed and not constraints.reads_tokens
 
 
 class PreparedStep:
     """A step of one shape: cache, tokens and states stay where they are, so that a graph can be replayed.
 
     Args:
-        network: in evaluation mode.
+        network: in evaluation mode; has `fixed_cache(rows, capacity)`, `read_prefix` and `step`.
         rows, capacity: the shape.
-        device: where; on a CUDA device the step is captured.
+        device: on a CUDA device the step is captured.
     """
 
-    def __init__(
-        self, network: SteadyNetwork, rows: int, capacity: int, device: torch.device
-    ) -> None:
+    def __init__(self, network: Any, rows: int, capacity: int, device: torch.device) -> None:
         self._network = network
         self.cache = network.fixed_cache(rows, capacity)
         self._tokens = torch.zeros(rows, dtype=torch.int64, device=device)
@@ -73,7 +50,8 @@ class PreparedStep:
     def __call__(self, tokens: Tensor) -> Tensor:
         """States (rows, width) after (rows,) tokens; the next call writes over them."""
         if self._graph is None:
-            return self._network.step(tokens, self.cache)
+            states: Tensor = self._network.step(tokens, self.cache)
+            return states
         self._tokens.copy_(tokens)
         self._graph.replay()
         return self._states
@@ -89,7 +67,7 @@ class PreparedStep:
         self.cache.restart()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            self._states = self._network.step(self._tokens, self.cache)
+            self._states: Tensor = self._network.step(self._tokens, self.cache)
         self._graph = graph
 
 
@@ -102,19 +80,16 @@ class StepGraphs:
         self._steps: dict[tuple[int, int], PreparedStep] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> StepGraphs:
-        """An empty one: a graph belongs to the weights that it was captured with."""
         return StepGraphs()
 
     @contextmanager
     def borrow(
-        self, network: SteadyNetwork, rows: int, capacity: int, weight: Tensor
+        self, network: Any, rows: int, capacity: int, weight: Tensor
     ) -> Iterator[PreparedStep]:
         """The step of this shape, prepared when it is first asked for.
 
         Args:
-            network: whose steps these are.
-            rows, capacity: the shape.
-            weight: one of its weights: when it has moved or changed its type, all steps are prepared anew.
+            weight: one of the network's: when it has moved or changed its type, all steps are prepared anew.
         """
         with self._lock:
             weights = weight.data_ptr(), weight.dtype
@@ -127,31 +102,16 @@ class StepGraphs:
             yield self._steps[key]
 
 
-def bucket(rows: int) -> int:
-    """The padded size of a batch: the next power of two.
-
-    Example:
-        >>> bucket(5), bucket(8)
-        (8, 8)
-    """
-    return 1 << (rows - 1).bit_length()
-
-
-def steady_search(
+def graph_search(
     network: Any,
     embeddings: Tensor,
     constraints: Constraints,
     options: DecodeOptions,
     end_ids: tuple[int, ...],
 ) -> list[Hypothesis]:
-    """The likeliest token at every step, for each row of (n, dim) embeddings; the tokens of `greedy_search`.
-
-    Args:
-        network: a `SteadyNetwork`.
-        constraints: without banned words, whose texts are looked up on the host.
-    """
+    """The likeliest token at every step, for each row of (n, dim) embeddings; the tokens of `greedy_search`."""
     count, device = len(embeddings), embeddings.device
-    rows = bucket(count)
+    rows = 1 << (count - 1).bit_length()
     padded = torch.cat([embeddings, embeddings[:1].expand(rows - count, -1)])
     ends = torch.tensor(end_ids, device=device)
     tokens = torch.full((rows, options.max_tokens), -1, dtype=torch.int64, device=device)

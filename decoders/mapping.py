@@ -1,9 +1,6 @@
-"""The mapping network: an embedding becomes the soft prompt of a language model.
+"""Mappers: an embedding becomes the soft prompt of a language model. Names of the weights are the published ViECap's.
 
-Knows: the layers and the names of their weights (those of the published ViECap files).
-Does NOT know: language models, tokenizers, files.
-
-Source: Mokady et al. 2021 (ClipCap, arXiv 2111.09734, section 3.1: a transformer over the projected embedding and
+Sources: Mokady et al. 2021 (ClipCap, arXiv 2111.09734, section 3.1: a transformer over the projected embedding and
 learned constants, whose outputs at the constants are the prefix); Fei et al. 2023 (ViECap, arXiv 2307.16525).
 """
 
@@ -13,6 +10,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
+from decoders.options import check_whole
 from patchioner.base.errors import OptionError
 
 
@@ -52,7 +50,7 @@ class MappingNetwork(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        _check_whole(
+        check_whole(
             embedding_dim=embedding_dim,
             width=width,
             prompt_tokens=prompt_tokens,
@@ -101,7 +99,7 @@ class PromptMLP(nn.Module):
         self, embedding_dim: int, width: int, *, prompt_tokens: int = 10, seed: int = 0
     ) -> None:
         super().__init__()
-        _check_whole(embedding_dim=embedding_dim, width=width, prompt_tokens=prompt_tokens)
+        check_whole(embedding_dim=embedding_dim, width=width, prompt_tokens=prompt_tokens)
         self.prompt_tokens = prompt_tokens
         inner = max(1, prompt_tokens * width // 2)
         with torch.random.fork_rng(devices=[]):
@@ -172,9 +170,3 @@ class _FeedForward(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         out: Tensor = self.fc2(functional.relu(self.fc1(hidden)))
         return out
-
-
-def _check_whole(**numbers: int) -> None:
-    for name, value in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise OptionError(f"{name} is {value!r}; it must be a whole number, at least 1")

@@ -1,0 +1,410 @@
+"""Text to token ids and back: our own captions' BPE, CLIP's (published DeCap), and any language model's."""
+
+from __future__ import annotations
+
+import html
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from tokenizers import Regex, Tokenizer
+from tokenizers import decoders as text_decoders
+from tokenizers.models import BPE
+from tokenizers.normalizers import NFC, Lowercase
+from tokenizers.normalizers import Sequence as NormalizerSequence
+from tokenizers.pre_tokenizers import ByteLevel, Split
+from tokenizers.pre_tokenizers import Sequence as PreTokenizerSequence
+from tokenizers.trainers import BpeTrainer
+
+from patchioner.base.errors import CheckpointError, OptionError
+from patchioner.base.optional import require
+
+T = TypeVar("T")
+
+PAD, START, END = "<pad>", "<start>", "<end>"
+SMALLEST_VOCABULARY = 3 + 256  # the special tokens and one token for each byte
+CLIP_START, CLIP_END, WORD_END = "<|startoftext|>", "<|endoftext|>", "</w>"
+# English contractions, runs of letters, single digits, runs of anything else that is not blank.
+_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
+# What CLIP's own cleaning straightens in ordinary captions; it repairs mis-decoded text as well, which we do not.
+_STRAIGHT = str.maketrans(
+    {"‘": "'", "’": "'", "‚": "'", "‛": "'", "“": '"', "”": '"', "„": '"', "‟": '"'}
+    | {"\ufb00": "ff", "\ufb01": "fi", "\ufb02": "fl", "\ufb03": "ffi", "\ufb04": "ffl"}
+)
+_ENDS = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>", "<end>", "[SEP]")
+_FULL_STOPS = (".", " .")
+
+
+def read_tokenizer(path: str | Path, make: Callable[[Tokenizer], T]) -> T:
+    """What `make` makes of a tokenizer.json.
+
+    Raises:
+        CheckpointError: the file is missing or damaged, or `make` refuses it; names the file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing; a decoder's folder needs its tokenizer.json")
+    try:
+        return make(Tokenizer.from_file(str(path)))
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    except Exception as error:  # the library raises bare Exception for every kind of damage
+        raise CheckpointError(f"{path} is not a readable tokenizer: {error}") from error
+
+
+class TextTokenizer:
+    """What the tokenizers of captions share: `kind` names one in a decoder's config.json.
+
+    Args:
+        tokenizer: of the `tokenizers` library, with the two special tokens.
+    """
+
+    kind: str
+    unwritable_ids: tuple[int, ...] = ()
+    """Tokens that stand for no text and must never be generated, start and end apart."""
+
+    def __init__(self, tokenizer: Tokenizer, *, start: str, end: str) -> None:
+        self._tokenizer = tokenizer
+        # A corpus line that happens to hold the end token is text, not a command.
+        self._tokenizer.encode_special_tokens = True
+        self.start_id, self.end_id = self._special(start), self._special(end)
+
+    def save(self, path: str | Path) -> None:
+        """Write the tokenizer.json that `load` reads."""
+        self._tokenizer.save(str(path))
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """The tokens that end a caption."""
+        return (self.end_id,)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens, the special ones included."""
+        return int(self._tokenizer.get_vocab_size())
+
+    @property
+    def special_ids(self) -> tuple[int, ...]:
+        """Ids that never show in decoded text."""
+        return self.start_id, self.end_id
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, without special tokens."""
+        cleaned = [self._clean(text) for text in texts]
+        encodings = self._tokenizer.encode_batch(cleaned, add_special_tokens=False)
+        return [list(encoding.ids) for encoding in encodings]
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of token ids; special tokens and outer blanks are left out."""
+        words = [token for token in token_ids if token not in self.special_ids]
+        return str(self._tokenizer.decode(words, skip_special_tokens=False)).strip()
+
+    def token_texts(self) -> list[str]:
+        """What each token writes, by id, its blank included; "" for special tokens."""
+        ids = range(self.vocab_size)
+        texts = self._tokenizer.decode_batch([[i] for i in ids], skip_special_tokens=False)
+        return ["" if i in self.special_ids else text for i, text in zip(ids, texts, strict=True)]
+
+    def _clean(self, text: str) -> str:
+        return " ".join(text.split())
+
+    def _special(self, token: str) -> int:
+        token_id = self._tokenizer.token_to_id(token)
+        if token_id is None:
+            raise CheckpointError(f"the tokenizer has no {token} token; it is of another kind")
+        return int(token_id)
+
+
+class CaptionTokenizer(TextTokenizer):
+    """A lower-casing byte-level BPE for captions.
+
+    Every word carries its leading blank, the first one too, so that a word is written with the same tokens wherever it
+    stands. Bytes are the alphabet: no text is unknown.
+
+    Example:
+        >>> tokenizer = CaptionTokenizer.train(["a red bus", "a red car"], vocab_size=270)
+        >>> tokenizer.decode(tokenizer.encode(["A red bus"])[0])
+        'a red bus'
+    """
+
+    kind = "caption"
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        super().__init__(tokenizer, start=START, end=END)
+        self.pad_id = self._special(PAD)
+        self.unwritable_ids = (self.pad_id,)
+
+    @classmethod
+    def train(cls, texts: Iterable[str], *, vocab_size: int = 8000) -> Self:
+        """Learn the merges of a corpus.
+
+        Args:
+            vocab_size: most tokens, special ones included; a small corpus gives fewer.
+
+        Raises:
+            OptionError: when the vocabulary could not hold every byte.
+        """
+        if vocab_size < SMALLEST_VOCABULARY:
+            raise OptionError(
+                f"vocab_size is {vocab_size}; at least {SMALLEST_VOCABULARY} are needed: "
+                "three special tokens and one for each byte"
+            )
+        tokenizer = Tokenizer(BPE())
+        tokenizer.normalizer = NormalizerSequence([NFC(), Lowercase()])
+        tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=True)
+        tokenizer.decoder = text_decoders.ByteLevel()
+        trainer = BpeTrainer(
+            vocab_size=vocab_size,
+            min_frequency=2,
+            show_progress=False,
+            special_tokens=[PAD, START, END],
+            initial_alphabet=ByteLevel.alphabet(),
+        )
+        tokenizer.train_from_iterator(texts, trainer)
+        return cls(tokenizer)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a tokenizer.json; CheckpointError when it is missing, damaged, or lacks a special token."""
+        return read_tokenizer(path, cls)
+
+    @property
+    def special_ids(self) -> tuple[int, ...]:
+        """Ids of the pad, start and end tokens."""
+        return self.pad_id, self.start_id, self.end_id
+
+
+class ClipTokenizer(TextTokenizer):
+    """CLIP's BPE as a caption tokenizer: the one that the published DeCap decoders write with.
+
+    Text is cleaned as CLIP cleans it (HTML entities, typographic quotes and ligatures, blanks, lower case). Padding is
+    token 0, as published: a real token ("!"), so nothing is kept from being generated.
+
+    Source: Radford et al. 2021 (CLIP, arXiv 2103.00020: lower-cased byte-level BPE of 48,894 merges; a word's last
+    token ends in "</w>"; start is 49406, end 49407).
+
+    Example:
+        >>> tokenizer = ClipTokenizer.from_open_clip()  # doctest: +SKIP
+        >>> tokenizer.encode(["A red bus."])  # doctest: +SKIP
+        [[320, 736, 2840, 269]]
+        >>> tokenizer.decode([49406, 320, 736, 2840, 269, 49407, 320])  # doctest: +SKIP
+        'a red bus'
+    """
+
+    kind = "clip"
+    pad_id = 0
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        super().__init__(tokenizer, start=CLIP_START, end=CLIP_END)
+
+    @classmethod
+    def from_merges(cls, vocabulary: dict[str, int], merges: Sequence[tuple[str, str]]) -> Self:
+        """Make a tokenizer of a vocabulary (token -> id, both special tokens included) and its merges, in order."""
+        tokenizer = Tokenizer(
+            BPE(
+                vocab=vocabulary,
+                merges=list(merges),
+                continuing_subword_prefix="",
+                end_of_word_suffix=WORD_END,
+                fuse_unk=False,
+                unk_token=CLIP_END,
+            )
+        )
+        tokenizer.normalizer = NormalizerSequence([NFC(), Lowercase()])
+        tokenizer.pre_tokenizer = PreTokenizerSequence(
+            [
+                Split(Regex(_WORDS), behavior="removed", invert=True),
+                ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        )
+        tokenizer.decoder = text_decoders.ByteLevel()
+        return cls(tokenizer)
+
+    @classmethod
+    def from_open_clip(cls) -> Self:
+        """Read the vocabulary that the open_clip package carries; nothing is downloaded.
+
+        Raises:
+            MissingExtraError: open_clip is not installed.
+        """
+        source: Any = require("open_clip", "clip").tokenizer.SimpleTokenizer()
+        names = {source.sot_token_id: CLIP_START, source.eot_token_id: CLIP_END}
+        vocabulary = {names.get(index, token): index for token, index in source.encoder.items()}
+        merges = sorted(source.bpe_ranks, key=source.bpe_ranks.__getitem__)
+        return cls.from_merges(vocabulary, merges)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a tokenizer.json; CheckpointError when it is missing, damaged, or lacks a special token."""
+        return read_tokenizer(path, cls)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of token ids up to the first end token.
+
+        Start tokens and ids beyond the vocabulary write nothing; outer blanks and full stops are stripped, as the
+        published evaluation does.
+        """
+        ids = list(token_ids)
+        ids = ids[: ids.index(self.end_id)] if self.end_id in ids else ids
+        words = [i for i in ids if 0 <= i < self.vocab_size and i not in self.special_ids]
+        text = str(self._tokenizer.decode(words, skip_special_tokens=False))
+        return text.replace(WORD_END, " ").strip(" .")
+
+    def token_texts(self) -> list[str]:
+        """What each token writes, by id, the blank after a word included; "" for special tokens."""
+        return [text.replace(WORD_END, " ") for text in super().token_texts()]
+
+    def _clean(self, text: str) -> str:
+        """CLIP's cleaning of one caption, in its order: entities twice, characters, blanks, lower case."""
+        text = unicodedata.normalize("NFC", text.translate(_STRAIGHT))
+        return super()._clean(html.unescape(html.unescape(text))).lower()
+
+
+class LanguageTokenizer:
+    """The tokenizer of a language model, with its end tokens.
+
+    A caption is encoded as if it went on a sentence (with the blank before its first word), so that a word is written
+    with the same tokens wherever it stands. Special tokens stand for no text, and none but an end token is generated.
+
+    Args:
+        tokenizer: a fast tokenizer; padding, truncation and special tokens play no part here. Copied.
+        end_ids: tokens that end a caption, the one to train with first. None: the tokenizer's own end of text.
+        vocab_size: of the network, where it has more rows than the tokenizer has tokens; those beyond are never
+            generated.
+
+    Raises:
+        CheckpointError: more tokens than the network has, or end tokens that it does not have.
+
+    Example:
+        >>> tokenizer = LanguageTokenizer(Tokenizer.from_file("tokenizer.json"))  # doctest: +SKIP
+        >>> tokenizer.decode(tokenizer.encode(["a red bus"])[0])  # doctest: +SKIP
+        'a red bus'
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        end_ids: Sequence[int] | None = None,
+        vocab_size: int | None = None,
+    ) -> None:
+        self._tokenizer = Tokenizer.from_str(tokenizer.to_str())
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        self._tokenizer.encode_special_tokens = True  # "</s>" in a corpus is text, not a command
+        known = self._tokenizer.get_vocab()
+        # Ids need not be dense, so the highest counts, not their number.
+        highest = max(known.values(), default=-1) + 1
+        self.vocab_size = highest if vocab_size is None else vocab_size
+        if not known or highest > self.vocab_size:
+            raise CheckpointError(
+                f"the tokenizer has ids up to {highest - 1}, the network {self.vocab_size} tokens; "
+                "they come from different models"
+            )
+        added = self._tokenizer.get_added_tokens_decoder()
+        self._special = frozenset(i for i, token in added.items() if token.special)
+        self.end_ids = tuple(end_ids) if end_ids else self._own_end()
+        if not all(0 <= i < highest for i in self.end_ids):
+            raise CheckpointError(f"end_ids {self.end_ids} are not all tokens of the tokenizer")
+        written = set(known.values()) - self._special
+        self.unwritable_ids: tuple[int, ...] = tuple(
+            i for i in range(self.vocab_size) if i not in written and i not in self.end_ids
+        )
+        alone, inside = (
+            self._tokenizer.encode(text, add_special_tokens=False).ids for text in ("a", "x a")
+        )
+        # Some tokenizers put the blank before the first word by themselves.
+        self._lead = "" if alone[-1:] == inside[-1:] and len(alone) < len(inside) else " "
+        self._texts: list[str] | None = None
+
+    @classmethod
+    def of_transformers(
+        cls,
+        tokenizer: Any,
+        *,
+        end_ids: Sequence[int] | None = None,
+        vocab_size: int | None = None,
+    ) -> LanguageTokenizer:
+        """Take a tokenizer of `transformers`; its `eos_token_id` ends a caption where `end_ids` does not say.
+
+        Raises:
+            OptionError: a tokenizer that the `tokenizers` library does not run (a "slow" one).
+        """
+        fast = getattr(tokenizer, "backend_tokenizer", None)
+        if not isinstance(fast, Tokenizer):
+            raise OptionError(
+                f"{type(tokenizer).__name__} has no tokenizer.json form; choose a language model with "
+                "a fast tokenizer"
+            )
+        own = getattr(tokenizer, "eos_token_id", None)
+        if end_ids is None and isinstance(own, int):
+            end_ids = (own,)
+        return cls(fast, end_ids=end_ids, vocab_size=vocab_size)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        end_ids: Sequence[int] | None = None,
+        vocab_size: int | None = None,
+    ) -> LanguageTokenizer:
+        """Read a tokenizer.json; CheckpointError when it is missing or damaged, or does not fit the numbers."""
+        return read_tokenizer(path, partial(cls, end_ids=end_ids, vocab_size=vocab_size))
+
+    def save(self, path: str | Path) -> None:
+        """Write the tokenizer.json that `load` reads; the end tokens belong in the decoder's config.json."""
+        self._tokenizer.save(str(path))
+
+    def ending_with(self, end_ids: Sequence[int]) -> LanguageTokenizer:
+        """The same tokenizer with other end tokens."""
+        return LanguageTokenizer(self._tokenizer, end_ids=end_ids, vocab_size=self.vocab_size)
+
+    def full_stops(self) -> tuple[int, ...]:
+        """The single tokens that write "." or " .", as ViECap ends a caption; perhaps none."""
+        texts = self.token_texts()
+        return tuple(i for stop in _FULL_STOPS for i, text in enumerate(texts) if text == stop)
+
+    @property
+    def end_id(self) -> int:
+        """The token that a training sequence ends with."""
+        return self.end_ids[0]
+
+    def encode(self, texts: Sequence[str], *, lead: bool = True) -> list[list[int]]:
+        """Token ids of each text, without special tokens.
+
+        Args:
+            texts: blanks in them are made single.
+            lead: encode the first word as one inside a sentence; False for the opening of a prompt.
+        """
+        blank = self._lead if lead else ""
+        cleaned = [blank + " ".join(text.split()) for text in texts]
+        encodings = self._tokenizer.encode_batch(cleaned, add_special_tokens=False)
+        return [list(encoding.ids) for encoding in encodings]
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of token ids; end tokens, special tokens and outer blanks are left out."""
+        silent = {*self.end_ids, *self.unwritable_ids}
+        words = [token for token in token_ids if token not in silent]
+        return str(self._tokenizer.decode(words, skip_special_tokens=False)).strip()
+
+    def token_texts(self) -> list[str]:
+        """What each token writes inside a text, by id, its leading blank included; "" where it writes nothing."""
+        if self._texts is None:
+            # After another token, because some tokenizers drop the blank before the first word.
+            before = self._tokenizer.encode("a", add_special_tokens=False).ids
+            start = len(self._tokenizer.decode(before, skip_special_tokens=False))
+            pairs = [[*before, i] for i in range(self.vocab_size)]
+            texts = self._tokenizer.decode_batch(pairs, skip_special_tokens=False)
+            silent = {*self.unwritable_ids, *(self._special & set(self.end_ids))}
+            self._texts = ["" if i in silent else text[start:] for i, text in enumerate(texts)]
+        return self._texts
+
+    def _own_end(self) -> tuple[int, ...]:
+        for token in _ENDS:
+            found = self._tokenizer.token_to_id(token)
+            if found is not None:
+                return (int(found),)
+        raise CheckpointError("the tokenizer has no end of text token; name one in end_ids")

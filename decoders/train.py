@@ -1,0 +1,589 @@
+"""Text-only training: a decoder learns to say a text from the embedding of that text.
+
+Every random number of an update comes from (seed, step), and the order of the texts from (seed, epoch): so a run that
+was killed and resumed ends where an uninterrupted one does.
+
+Sources: Li et al. 2023 (DeCap: decoder trained on text embeddings); Nukrai et al. 2022 (CapDec: Gaussian noise on
+them).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import pickle
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+import torch.nn.functional as functional
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from decoders.base import TextMemory, TrainableDecoder
+from patchioner.base.errors import CheckpointError, DecoderError, OptionError, TextError
+from patchioner.base.files import read_json, write_json
+from patchioner.base.progress import progress
+from patchioner.base.weights import fit_weights, load_weights, save_weights
+
+logger = logging.getLogger(__name__)
+
+Embed: TypeAlias = Callable[[list[str]], Tensor] | NDArray[Any] | Tensor
+Corrupt: TypeAlias = Callable[[Tensor], Tensor]
+
+BUCKET_BATCHES = 64
+_VALIDATION_SEED = 7_777_777  # its noise is the same at every report
+_HARMLESS = {"validate_every", "checkpoint_every", "samples"}
+_PREFIX = "step-"
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """How a decoder is trained on text alone.
+
+    Args:
+        epochs: passes over the texts; ignored when `steps` is given.
+        steps: number of updates.
+        batch: texts in one update.
+        learning_rate: highest rate, reached after `warmup_steps`, then decayed to 0.
+        warmup_steps: updates of linear warm-up.
+        decay: shape of the decay, "cosine" or "linear".
+        weight_decay: of AdamW, on matrices only.
+        gradient_clip: largest norm of the gradient.
+        noise_sigma: standard deviation, per coordinate, of the Gaussian noise added to the unit
+            embedding (CapDec, Nukrai et al. 2022), which is then scaled to unit length again.
+        label_smoothing: share of the target spread over the vocabulary, in training only.
+        max_tokens: longer texts are cut.
+        validation_share: share of the texts held out, at most `validation_most`.
+        validation_most: most texts held out.
+        validate_every: updates between two reports.
+        checkpoint_every: updates between two checkpoints.
+        samples: held-out texts whose captions are shown with each report.
+        autocast: forward pass in bfloat16; weights, optimiser and loss stay in float32.
+        seed: of the held-out texts, the order, the noise and the dropout.
+
+    Raises:
+        OptionError: when a value makes no sense.
+    """
+
+    epochs: float = 10.0
+    steps: int | None = None
+    batch: int = 128
+    learning_rate: float = 1e-3
+    warmup_steps: int = 500
+    decay: Literal["cosine", "linear"] = "cosine"
+    weight_decay: float = 0.01
+    gradient_clip: float = 1.0
+    noise_sigma: float = 0.08
+    label_smoothing: float = 0.1
+    max_tokens: int = 40
+    validation_share: float = 0.01
+    validation_most: int = 1000
+    validate_every: int = 500
+    checkpoint_every: int = 500
+    samples: int = 4
+    autocast: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "max_tokens", "validate_every", "checkpoint_every"):
+            self._require(name, getattr(self, name) >= 1, "at least 1")
+        for name in ("warmup_steps", "weight_decay", "noise_sigma", "samples", "seed"):
+            self._require(name, 0 <= getattr(self, name) < math.inf, "0 or more")
+        for name in ("learning_rate", "gradient_clip", "epochs"):
+            self._require(name, 0 < getattr(self, name) < math.inf, "above 0")
+        for name in ("label_smoothing", "validation_share"):
+            self._require(name, 0 <= getattr(self, name) < 1, "from 0 to below 1")
+        self._require("seed", self.seed < 2**63, "below 2**63")
+        self._require("validation_most", self.validation_most >= 0, "0 or more")
+        self._require("steps", self.steps is None or self.steps >= 1, "at least 1, or None")
+        self._require("decay", self.decay in ("cosine", "linear"), '"cosine" or "linear"')
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Number of updates of the whole run."""
+        return self.steps or max(1, round(self.epochs * steps_per_epoch))
+
+    def rate_at(self, step: int, total: int) -> float:
+        """Learning rate of update `step` (from 0) of `total`."""
+        if step < self.warmup_steps:
+            return self.learning_rate * (step + 1) / self.warmup_steps
+        done = (step - self.warmup_steps) / max(1, total - self.warmup_steps)
+        left = 1 - done if self.decay == "linear" else (1 + math.cos(math.pi * done)) / 2
+        return self.learning_rate * max(0.0, left)
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that decide where a run ends: those that a resumed run must share."""
+        return {key: value for key, value in asdict(self).items() if key not in _HARMLESS}
+
+    def _require(self, name: str, holds: bool, rule: str) -> None:
+        if not holds:
+            raise OptionError(f"{name} is {getattr(self, name)!r}; it must be {rule}")
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """How a run stands.
+
+    Args:
+        step, total_steps: updates done, and of the whole run.
+        train_loss: mean over the updates since the last report, label smoothing included.
+        validation_loss: nats per held-out token, without label smoothing; None without any.
+        samples: (held-out text, caption decoded from its embedding).
+        seconds: since this call began.
+    """
+
+    step: int
+    total_steps: int
+    train_loss: float
+    validation_loss: float | None
+    samples: tuple[tuple[str, str], ...]
+    seconds: float
+
+
+def train_decoder(
+    decoder: TrainableDecoder,
+    texts: Sequence[str],
+    embed: Embed,
+    options: TrainOptions | None = None,
+    *,
+    corrupt: Corrupt | None = None,
+    memory: TextMemory | None = None,
+    held_out: Sequence[int] | None = None,
+    checkpoint_folder: str | Path | None = None,
+    resume: bool = False,
+    on_report: Callable[[TrainReport], None] | None = None,
+) -> list[TrainReport]:
+    """Train `decoder` in place on texts alone.
+
+    An embedding is scaled to unit length, gets noise, is scaled again, and then passes `corrupt`.
+
+    Args:
+        decoder: fresh or trained; its weights change.
+        texts: captions.
+        embed: (len(texts), embedding_dim) array or tensor (a memory-mapped array stays on disk),
+            or a function from a list of texts to (n, embedding_dim).
+        options: see `TrainOptions`.
+        corrupt: from (n, embedding_dim) float32 CPU to the same shape, such as the projection on
+            a memory bank. It may draw from torch's global generator, which is seeded per step.
+        memory: for the samples of a decoder that draws on one.
+        held_out: indices of the texts to validate on and not to train on, in place of the random
+            `validation_share`; empty for none.
+        checkpoint_folder: where checkpoints go; none are written without it.
+        resume: go on from the checkpoint in that folder, if there is one.
+        on_report: called with each report; reports are logged as well.
+
+    Returns:
+        The reports of this call, the last one at the end of the run.
+
+    Raises:
+        TextError: no text, or none left to train on.
+        OptionError: `held_out` repeats an index, or has one that no text has.
+        DecoderError: embeddings of a wrong shape or not finite, or a loss that is not finite.
+        CheckpointError: a checkpoint that is damaged or of another run.
+
+    Example:
+        >>> reports = train_decoder(decoder, texts, encode, TrainOptions(epochs=5),
+        ...                         checkpoint_folder="runs/decoder", resume=True)  # doctest: +SKIP
+    """
+    run = _Run(decoder, texts, embed, options or TrainOptions(), corrupt, held_out, memory)
+    folder = Path(checkpoint_folder) if checkpoint_folder is not None else None
+    forked = [run.device] if run.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=forked):
+        try:
+            return run.go(folder, resume=resume, on_report=on_report)
+        finally:
+            decoder.module.eval()
+
+
+class _Run:
+    """One call of `train_decoder`."""
+
+    def __init__(
+        self,
+        decoder: TrainableDecoder,
+        texts: Sequence[str],
+        embed: Embed,
+        options: TrainOptions,
+        corrupt: Corrupt | None,
+        held_out: Sequence[int] | None = None,
+        memory: TextMemory | None = None,
+    ) -> None:
+        if not len(texts):
+            raise TextError("there is no text to train on; give at least one")
+        self.decoder, self.texts, self.options = decoder, texts, options
+        self.memory = memory
+        self.device = next(decoder.module.parameters()).device
+        self.inputs = TrainingInputs(
+            texts,
+            embed,
+            dim=decoder.embedding_dim,
+            noise_sigma=options.noise_sigma,
+            corrupt=corrupt,
+        )
+        self.store = TokenStore(
+            decoder.sequences(texts), max_tokens=min(options.max_tokens, decoder.max_tokens)
+        )
+        if held_out is None:
+            self.training, self.validation = _split(len(texts), options)
+        else:
+            self.training, self.validation = _split_at(held_out, len(texts))
+        # Only where asked for, so that runs without it keep the identity they have always had.
+        self.chosen = {} if held_out is None else {"held_out": self.validation.tolist()}
+        self.per_epoch = -(-len(self.training) // options.batch)
+        self.total = options.total_steps(self.per_epoch)
+        self.optimizer = _optimizer(decoder.module, options)
+        self.epoch, self.batches = -1, list[NDArray[np.int64]]()
+
+    def go(
+        self,
+        folder: Path | None,
+        *,
+        resume: bool,
+        on_report: Callable[[TrainReport], None] | None,
+    ) -> list[TrainReport]:
+        corpus = _fingerprint(self.texts)
+        identity = {**self.options.identity(), "corpus": corpus, **self.chosen}
+        first = 0
+        if folder is not None and resume:
+            first = load_training(
+                folder, module=self.decoder.module, optimizer=self.optimizer, run=identity
+            )
+        reports: list[TrainReport] = []
+        losses: list[Tensor] = []
+        begin = time.monotonic()
+        for step in progress(range(first, self.total), description="training", unit="step"):
+            losses.append(self.update(step))
+            done, last = step + 1, step + 1 == self.total
+            if last or done % self.options.validate_every == 0:
+                report = self.report(done, losses, time.monotonic() - begin)
+                losses = []
+                reports.append(report)
+                _log(report)
+                if on_report is not None:
+                    on_report(report)
+            if folder is not None and (last or done % self.options.checkpoint_every == 0):
+                save_training(
+                    folder,
+                    module=self.decoder.module,
+                    optimizer=self.optimizer,
+                    step=done,
+                    run=identity,
+                )
+        return reports
+
+    def update(self, step: int) -> Tensor:
+        """One step of AdamW; gives back the detached loss."""
+        self.decoder.module.train()
+        torch.manual_seed(_mix(self.options.seed, step))
+        indices = self.training[self.batch_of(step)]
+        tokens, lengths = self.store.padded(indices)
+        embeddings = self.inputs.embeddings(indices)
+        loss = self.loss(embeddings, tokens, lengths, self.options.label_smoothing)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call,unused-ignore]
+        norm = nn.utils.clip_grad_norm_(
+            self.decoder.module.parameters(), self.options.gradient_clip
+        )
+        if not bool(torch.isfinite(norm)):
+            raise DecoderError(
+                f"the loss or its gradient is not finite at step {step}; "
+                "lower learning_rate, or check the embeddings"
+            )
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.options.rate_at(step, self.total)
+        self.optimizer.step()
+        return loss.detach()
+
+    def batch_of(self, step: int) -> NDArray[np.int64]:
+        epoch, place = divmod(step, self.per_epoch)
+        if epoch != self.epoch:
+            lengths = self.store.lengths[self.training]
+            self.batches = epoch_batches(
+                lengths, self.options.batch, seed=self.options.seed, epoch=epoch
+            )
+            self.epoch = epoch
+        return self.batches[place]
+
+    def loss(self, embeddings: Tensor, tokens: Tensor, lengths: Tensor, smoothing: float) -> Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.options.autocast):
+            return self.decoder.loss(
+                embeddings.to(self.device),
+                tokens.to(self.device),
+                lengths.to(self.device),
+                label_smoothing=smoothing,
+            )
+
+    @torch.no_grad()
+    def report(self, step: int, losses: list[Tensor], seconds: float) -> TrainReport:
+        self.decoder.module.eval()
+        return TrainReport(
+            step=step,
+            total_steps=self.total,
+            train_loss=float(torch.stack(losses).mean()),
+            validation_loss=self.validation_loss(),
+            samples=self.samples(),
+            seconds=seconds,
+        )
+
+    def validation_loss(self) -> float | None:
+        """Loss of the held-out texts per token, under the noise of training."""
+        total, count = 0.0, 0
+        torch.manual_seed(_mix(self.options.seed, _VALIDATION_SEED))
+        for first in range(0, len(self.validation), self.options.batch):
+            indices = self.validation[first : first + self.options.batch]
+            tokens, lengths = self.store.padded(indices)
+            loss = self.loss(self.inputs.embeddings(indices), tokens, lengths, 0.0)
+            total += float(loss) * int(lengths.sum())
+            count += int(lengths.sum())
+        return total / count if count else None
+
+    def samples(self) -> tuple[tuple[str, str], ...]:
+        indices = self.validation[: self.options.samples]
+        if not len(indices):
+            return ()
+        rows = self.inputs.embeddings(indices, noise=False)
+        captions = self.decoder.generate(rows, memory=self.memory)
+        return tuple(
+            (self.texts[i], caption.text) for i, caption in zip(indices, captions, strict=True)
+        )
+
+
+def _split(count: int, options: TrainOptions) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Indices to train on, and those held out."""
+    held_out = min(int(count * options.validation_share), options.validation_most, count - 1)
+    order = np.random.default_rng(options.seed).permutation(count)
+    return np.sort(order[held_out:]), np.sort(order[:held_out])
+
+
+def _split_at(held_out: Sequence[int], count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Indices to train on, and the given ones, sorted."""
+    chosen = np.unique(np.asarray(held_out, dtype=np.int64))
+    if len(chosen) < len(held_out) or (len(chosen) and not 0 <= chosen[0] <= chosen[-1] < count):
+        raise OptionError(f"held_out must be different indices from 0 to {count - 1}")
+    if len(chosen) == count:
+        raise TextError(f"all {count} texts are held out; leave some to train on")
+    return np.setdiff1d(np.arange(count), chosen), chosen
+
+
+def _optimizer(module: nn.Module, options: TrainOptions) -> torch.optim.AdamW:
+    matrices = [p for p in module.parameters() if p.requires_grad and p.dim() >= 2]
+    vectors = [p for p in module.parameters() if p.requires_grad and p.dim() < 2]
+    groups = [
+        {"params": matrices, "weight_decay": options.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=options.learning_rate, betas=(0.9, 0.98), fused=True)
+
+
+def _fingerprint(texts: Sequence[str]) -> str:
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(text.encode())
+        digest.update(b"\n")
+    return digest.hexdigest()
+
+
+def _mix(seed: int, step: int) -> int:
+    """A seed for one step, well spread and far from the seeds of neighbouring steps."""
+    return int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _log(report: TrainReport) -> None:
+    validation = (
+        "" if report.validation_loss is None else f", validation {report.validation_loss:.4f}"
+    )
+    logger.info(
+        "step %d/%d: loss %.4f%s, %.0f s",
+        report.step,
+        report.total_steps,
+        report.train_loss,
+        validation,
+        report.seconds,
+    )
+    for text, caption in report.samples:
+        logger.info("  %s -> %s", text, caption)
+
+
+class TrainingInputs:
+    """The embeddings of a corpus as training sees them.
+
+    Args:
+        texts: the corpus.
+        embed: (len(texts), dim) array or tensor, or a function of a list of texts.
+        dim: width of the embeddings.
+        noise_sigma: standard deviation of the noise, per coordinate of the unit embedding.
+        corrupt: applied last, from (n, dim) float32 to the same shape.
+
+    Raises:
+        DecoderError: when an array is not (len(texts), dim).
+    """
+
+    def __init__(
+        self,
+        texts: Sequence[str],
+        embed: Embed,
+        *,
+        dim: int,
+        noise_sigma: float,
+        corrupt: Corrupt | None,
+    ) -> None:
+        if not callable(embed) and tuple(embed.shape) != (len(texts), dim):
+            raise DecoderError(
+                f"the embeddings are {tuple(embed.shape)}; {len(texts)} texts and this decoder "
+                f"need ({len(texts)}, {dim})"
+            )
+        self._texts, self._embed, self._dim = texts, embed, dim
+        self._noise_sigma, self._corrupt = noise_sigma, corrupt
+
+    def embeddings(self, indices: NDArray[np.int64], *, noise: bool = True) -> Tensor:
+        """Embeddings (n, dim) float32 on the CPU: unit length, noise, unit length, corruption.
+
+        The noise comes from torch's global generator, which the training loop seeds per step.
+
+        Raises:
+            DecoderError: when `embed` or `corrupt` gives a wrong shape or numbers not finite.
+        """
+        rows = functional.normalize(self._clean(indices), dim=-1)
+        if noise and self._noise_sigma > 0:
+            rows = rows + self._noise_sigma * torch.randn(rows.shape)
+            rows = functional.normalize(rows, dim=-1)
+        if self._corrupt is None:
+            return rows
+        return self._checked(self._corrupt(rows), len(indices), "corrupt")
+
+    def _clean(self, indices: NDArray[np.int64]) -> Tensor:
+        if callable(self._embed):
+            rows = self._embed([self._texts[i] for i in indices])
+        elif isinstance(self._embed, Tensor):
+            rows = self._embed[torch.from_numpy(indices).to(self._embed.device)]
+        else:
+            rows = torch.from_numpy(np.asarray(self._embed[indices], dtype=np.float32))
+        return self._checked(rows, len(indices), "embed")
+
+    def _checked(self, rows: Tensor, count: int, source: str) -> Tensor:
+        if tuple(rows.shape) != (count, self._dim):
+            raise DecoderError(
+                f"{source} gave {tuple(rows.shape)} embeddings; needed ({count}, {self._dim})"
+            )
+        rows = rows.detach().to("cpu", torch.float32)
+        if not bool(torch.isfinite(rows).all()):
+            raise DecoderError(f"{source} gave embeddings that are not finite; check its inputs")
+        return rows
+
+
+class TokenStore:
+    """Many token sequences in one flat array.
+
+    Args:
+        sequences: token ids of each text.
+        max_tokens: longer sequences are cut, and so lose their end token.
+    """
+
+    def __init__(self, sequences: Sequence[Sequence[int]], *, max_tokens: int) -> None:
+        cut = [sequence[:max_tokens] for sequence in sequences]
+        self.lengths: NDArray[np.int64] = np.array([len(s) for s in cut], dtype=np.int64)
+        self._starts = np.concatenate([[0], np.cumsum(self.lengths)])
+        self._flat = np.fromiter(
+            (t for s in cut for t in s), dtype=np.int32, count=int(self._starts[-1])
+        )
+
+    def padded(self, indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Tokens (n, t) int64, padded with 0 at the end, and lengths (n,) int64."""
+        lengths = self.lengths[indices]
+        columns = np.arange(lengths.max())
+        places = self._starts[indices][:, None] + columns
+        inside = columns < lengths[:, None]
+        tokens = np.where(inside, self._flat[np.where(inside, places, 0)], 0)
+        return torch.from_numpy(tokens.astype(np.int64)), torch.from_numpy(lengths)
+
+
+def epoch_batches(
+    lengths: NDArray[np.int64], batch: int, *, seed: int, epoch: int
+) -> list[NDArray[np.int64]]:
+    """Indices of every batch of an epoch, each index once.
+
+    Texts are shuffled, sorted by length within buckets of many batches (so that a batch holds
+    little padding), and the batches are shuffled again.
+
+    Example:
+        >>> batches = epoch_batches(np.array([3, 9, 3, 8]), 2, seed=0, epoch=0)
+        >>> sorted(map(int, np.concatenate(batches)))
+        [0, 1, 2, 3]
+    """
+    random = np.random.default_rng((seed, epoch))
+    order = random.permutation(len(lengths))
+    bucket = batch * BUCKET_BATCHES
+    batches = []
+    for first in range(0, len(order), bucket):
+        part = order[first : first + bucket]
+        part = part[np.argsort(lengths[part], kind="stable")]
+        batches += [part[i : i + batch] for i in range(0, len(part), batch)]
+    return [batches[i] for i in random.permutation(len(batches))]
+
+
+def save_training(
+    folder: Path, *, module: nn.Module, optimizer: Optimizer, step: int, run: dict[str, Any]
+) -> None:
+    """Write the checkpoint of `step`, beside its place and then renamed into it, and drop the earlier ones.
+
+    Args:
+        run: what identifies the run (options, corpus); `load_training` compares it.
+    """
+    target = folder / f"{_PREFIX}{step:08d}"
+    draft = folder / f".{target.name}.tmp"
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    save_weights(module.state_dict(), draft / "weights.safetensors", storage="fp32")
+    torch.save(optimizer.state_dict(), draft / "optimizer.pt")
+    write_json(draft / "state.json", {"step": step, "run": run})
+    shutil.rmtree(target, ignore_errors=True)
+    draft.rename(target)
+    for other in _checkpoints(folder):
+        if other != target:
+            shutil.rmtree(other)
+
+
+def load_training(
+    folder: Path, *, module: nn.Module, optimizer: Optimizer, run: dict[str, Any]
+) -> int:
+    """Continue from the latest checkpoint: fill module and optimiser, give back the step.
+
+    Returns:
+        0 when the folder holds no checkpoint: the run starts afresh.
+
+    Raises:
+        CheckpointError: when the checkpoint is damaged or belongs to another run.
+    """
+    found = _checkpoints(folder)
+    if not found:
+        return 0
+    latest = found[-1]
+    state = read_json(latest / "state.json")
+    if not isinstance(state, dict) or not isinstance(state.get("run"), dict):
+        raise CheckpointError(f"{latest / 'state.json'} is not ours; remove {latest}")
+    if state["run"] != run:
+        changed = [k for k in run.keys() | state["run"].keys() if run.get(k) != state["run"].get(k)]
+        raise CheckpointError(
+            f"{latest} belongs to another run: {', '.join(sorted(changed))} changed; "
+            "use the same settings, or another checkpoint folder"
+        )
+    weights = latest / "weights.safetensors"
+    fit_weights(module, load_weights(weights), source=str(weights))
+    device = next(module.parameters()).device
+    path = latest / "optimizer.pt"
+    try:
+        optimizer.load_state_dict(torch.load(path, map_location=device, weights_only=True))
+    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}; remove {latest}") from error
+    return int(state["step"])
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob(f"{_PREFIX}*") if path.is_dir())
