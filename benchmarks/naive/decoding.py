@@ -30,7 +30,7 @@ class NaiveDecoder:
 
     def __init__(self, decoder: PrefixGPT2Decoder) -> None:
         self._config = decoder.network.config
-        self._end = decoder.end_id
+        self._end = decoder.tokenizer.end_id
         self._tokenizer = decoder.tokenizer
         self._weights: Mapping[str, Tensor] = decoder.network.state_dict()
 

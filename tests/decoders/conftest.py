@@ -57,7 +57,7 @@ def wild(corpus: list[str]) -> PrefixGPT2Decoder:
             if parameter.dim() >= 2:
                 parameter.mul_(12)
         # A likely end, so that rows end at different steps.
-        decoder.network.transformer.wte.weight[decoder.end_id] *= 2
+        decoder.network.transformer.wte.weight[decoder.tokenizer.end_id] *= 2
     return decoder
 
 

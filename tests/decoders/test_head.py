@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+import copy
+import math
+import threading
+
 import pytest
 import torch
 import torch.nn.functional as functional
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
-from decoders import DecodeOptions
+from decoders import DecodeOptions, PrefixGPT2Decoder
 from decoders.constraints import StepBans
 from decoders.head import (
+    BLOCK,
+    LARGEST,
     PIECE,
+    CandidatePruning,
+    DerivedCache,
     GivenLogits,
     LinearHead,
     best_tokens,
+    int8_product,
     pieces,
+    pruning_if_worth,
+    quantize_rows,
     table_if_worth,
     top_tokens,
 )
 from tests.support.letters import Letters, constraints_of
+
+# Tokens from pieces of the vocabulary equal those from all logits at once.
 
 WIDTH, VOCAB = 16, 2 * PIECE + 77
 
@@ -115,7 +130,7 @@ def test_a_packed_table_gives_the_same_tokens(
     table = table_if_worth(matrix)
     if table is None:
         pytest.skip("nothing is gained by packing on this processor")
-    head, some = LinearHead(matrix, table=lambda: table), bans.rows(0, rows)
+    head, some = LinearHead(matrix, table=DerivedCache(table_if_worth)), bans.rows(0, rows)
     expected = top_tokens(LinearHead(matrix), states[:rows], some, 4)
     with torch.no_grad():
         found = top_tokens(head, states[:rows], some, 4)
@@ -124,8 +139,293 @@ def test_a_packed_table_gives_the_same_tokens(
 
 
 def test_a_head_in_training_leaves_its_table_alone(matrix: Tensor, states: Tensor) -> None:
-    def unwanted() -> None:
+    def unwanted(matrix: Tensor) -> None:
         raise AssertionError("asked for")
 
-    head = LinearHead(matrix, table=unwanted)
+    head = LinearHead(matrix, table=DerivedCache(unwanted))
     assert torch.equal(head.logits(states, 0, PIECE), states @ matrix[:PIECE].T)
+
+
+# The screen finds the token that the exact product finds, whatever is done to mislead it.
+
+FREE = StepBans(([], torch.tensor([], dtype=torch.int64)))
+
+
+def exact(matrix: Tensor, states: Tensor, bans: StepBans = FREE) -> Tensor:
+    logits = states.double() @ matrix.double().T
+    bans.apply(logits)
+    return logits.argmax(dim=1)
+
+
+def numbers(seed: int, *shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    rows=st.sampled_from([1, 3, 130]),
+    vocab=st.sampled_from([5, BLOCK, 70, 2100]),
+    width=st.sampled_from([3, 24, 64]),
+    spread=st.sampled_from([0.0, 1.0, 3.0]),
+)
+def test_it_never_errs(seed: int, rows: int, vocab: int, width: int, spread: float) -> None:
+    """Rows of very different lengths, a mean far from zero, dimensions that stick out."""
+    lengths = torch.exp(spread * numbers(seed, vocab, 1))
+    matrix = numbers(seed + 1, vocab, width) * lengths + 2 * numbers(seed + 2, width)
+    states = numbers(seed + 3, rows, width)
+    states[:, 0] *= math.exp(2 * spread)
+    found = CandidatePruning(matrix).best(states, FREE)
+    if found is not None:
+        assert torch.equal(found, exact(matrix, states))
+
+
+def test_ordinary_rows_are_decided() -> None:
+    matrix, states = numbers(1, 6000, 64), numbers(2, 150, 64)
+    found = CandidatePruning(matrix).best(states, FREE)
+    assert found is not None
+    assert torch.equal(found, exact(matrix, states))
+
+
+@pytest.mark.parametrize("gap", [1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 0.0])
+def test_near_ties_are_decided_right_or_left_to_the_product(gap: float) -> None:
+    """Two tokens in different blocks that 8 bits cannot tell apart."""
+    matrix, states = numbers(3, 3000, 48), numbers(4, 20, 48)
+    for row, state in enumerate(states):
+        strong = 8 * state / state.norm()
+        matrix[40 * row] = strong
+        matrix[2999 - 40 * row] = strong * (1 + gap)
+    found = CandidatePruning(matrix).best(states, FREE)
+    if gap >= 1e-5:
+        assert found is not None
+        assert torch.equal(found, exact(matrix, states))
+    elif gap == 0.0:
+        assert found is None
+
+
+def test_a_screen_without_the_bound_would_err() -> None:
+    """To show that the tests above can fail: the 8-bit sums alone choose wrongly."""
+    matrix, states = numbers(3, 3000, 48), numbers(4, 20, 48)
+    for row, state in enumerate(states):
+        matrix[40 * row] = 8 * state / state.norm()
+        matrix[2999 - 40 * row] = matrix[40 * row] * 1.001
+    screen = CandidatePruning(matrix)
+    sums = screen._sums(
+        (states / states.abs().amax(1, keepdim=True) * 127).round().to(torch.int8), FREE
+    )[0]
+    logits = (sums * screen._scales[:, None]).flatten(1)[:, :3000]
+    assert not torch.equal(logits.argmax(dim=1), exact(matrix, states))
+
+
+def test_bans_hold() -> None:
+    matrix, states = numbers(5, 2100, 32), numbers(6, 140, 32)
+    best = exact(matrix, states)
+    never = sorted(set(best[:9].tolist()) | {2099})
+    repeats = best[:, None].clone(), (torch.arange(140) % 3 == 0)[:, None]
+    bans = StepBans((never, torch.tensor(never)), repeats, ([139], [int(best[139])]))
+    found = CandidatePruning(matrix).best(states, bans)
+    assert found is not None
+    assert torch.equal(found, exact(matrix, states, bans))
+    assert not torch.equal(found, best)
+
+
+def test_states_that_hide_everything_are_left_to_the_product() -> None:
+    """All tokens alike, or all banned."""
+    assert CandidatePruning(torch.ones(500, 8)).best(numbers(1, 3, 8), FREE) is None
+    every = StepBans((list(range(500)), torch.arange(500)))
+    assert CandidatePruning(numbers(2, 500, 8)).best(numbers(1, 3, 8), every) is None
+    zero = CandidatePruning(numbers(2, 500, 8)).best(torch.zeros(2, 8), FREE)
+    assert zero is None
+
+
+def test_the_head_falls_back_on_the_product() -> None:
+    matrix, states = torch.ones(500, 8), numbers(1, 3, 8)
+    head = LinearHead(matrix, DerivedCache(CandidatePruning))
+    assert head.best(states, FREE).tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("broken", ["states", "matrix"])
+def test_what_is_not_a_number_is_left_to_the_product(broken: str) -> None:
+    """No comparison holds for it: the row would get whatever lay in memory."""
+    matrix, states = numbers(1, 500, 8), numbers(2, 3, 8)
+    (states[1] if broken == "states" else matrix[70])[2] = math.nan
+    assert CandidatePruning(matrix).best(states, FREE) is None
+    head = LinearHead(matrix, DerivedCache(CandidatePruning))
+    assert torch.equal(head.best(states, FREE), (states @ matrix.T).argmax(dim=1))
+
+
+def test_a_row_without_candidates_does_not_make_up_for_one_with_two() -> None:
+    """As many candidates as rows, and still not one for each."""
+    matrix, states = torch.zeros(3, 2), torch.ones(2, 2)
+    matrix[:2] = 1.0
+    states[1] = math.nan
+    assert CandidatePruning(matrix).best(states, FREE) is None
+
+
+@pytest.fixture
+def screened(wild: PrefixGPT2Decoder, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Lets the toy vocabulary be screened; counts the screens that are made."""
+    made: list[int] = []
+
+    class Counted(CandidatePruning):
+        def __init__(self, matrix: Tensor) -> None:
+            made.append(len(matrix))
+            super().__init__(matrix)
+
+    monkeypatch.setattr(wild.network, "candidates", DerivedCache(Counted))
+    return made
+
+
+@pytest.mark.parametrize("ngram", [0, 2])
+def test_the_engine_gives_the_same_tokens_without_scores(
+    wild: PrefixGPT2Decoder, rows: Tensor, screened: list[int], ngram: int
+) -> None:
+    options = DecodeOptions(max_tokens=12, no_repeat_ngram=ngram, banned_words=("cat",))
+    with_scores = wild.generate(rows, options)
+    assert not screened
+    without = wild.generate(rows, DecodeOptions(**{**vars(options), "scores": False}))
+    assert [one.token_ids for one in without] == [one.token_ids for one in with_scores]
+    assert len({len(one.token_ids) for one in without}) > 2
+    assert all(math.isnan(one.score) for one in without)
+    assert len(screened) == 1
+
+
+def test_a_screen_is_made_anew_when_the_weights_change(
+    wild: PrefixGPT2Decoder, rows: Tensor, screened: list[int]
+) -> None:
+    options = DecodeOptions(max_tokens=6, scores=False)
+    before = wild.generate(rows, options)
+    wild.generate(rows, options)
+    assert len(screened) == 1
+    weight = wild.network.transformer.wte.weight
+    with torch.no_grad():
+        weight.neg_()
+    try:
+        expected = wild.generate(rows, DecodeOptions(max_tokens=6))
+        after = wild.generate(rows, options)
+    finally:
+        with torch.no_grad():
+            weight.neg_()
+    assert [one.token_ids for one in after] == [one.token_ids for one in expected]
+    assert [one.token_ids for one in after] != [one.token_ids for one in before]
+    assert len(screened) == 2
+
+
+def test_only_large_float32_matrices_on_a_cpu_are_screened() -> None:
+    assert pruning_if_worth(torch.zeros(300, 16)) is None
+    assert pruning_if_worth(torch.zeros(50_000, 128, dtype=torch.bfloat16)) is None
+    assert pruning_if_worth(torch.empty(50_000, 128, device="meta")) is None
+
+
+def test_threads_make_one_screen(
+    wild: PrefixGPT2Decoder, rows: Tensor, screened: list[int]
+) -> None:
+    found: list[list[str]] = []
+
+    def caption() -> None:
+        found.append(
+            [one.text for one in wild.generate(rows, DecodeOptions(max_tokens=10, scores=False))]
+        )
+
+    threads = [threading.Thread(target=caption) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(screened) == 1
+    assert found == [found[0]] * 4
+
+
+def test_neither_a_copy_nor_moved_weights_keep_the_screen_alive(
+    wild: PrefixGPT2Decoder, rows: Tensor, screened: list[int]
+) -> None:
+    """It holds the old matrix in float32: more than all of a network in fewer bits."""
+    twin = copy.deepcopy(wild)
+    twin.generate(rows, DecodeOptions(max_tokens=4, scores=False))
+    assert len(screened) == 1
+    assert twin.network.candidates._made is not None
+    for few in (copy.deepcopy(twin), twin.quantized("bf16"), twin.quantized("int8")):
+        assert few.network.candidates._made is None
+    twin.network.to("cpu", torch.bfloat16)
+    assert twin.network.candidates._made is None
+
+
+# What is made of a matrix: once, anew after a change, and never kept by a copy.
+
+
+def counting() -> tuple[DerivedCache[float], list[Tensor]]:
+    seen: list[Tensor] = []
+
+    def total(matrix: Tensor) -> float:
+        seen.append(matrix)
+        return float(matrix.sum())
+
+    return DerivedCache(total), seen
+
+
+def test_it_is_made_once_and_anew_when_the_matrix_changes() -> None:
+    made, seen = counting()
+    matrix = torch.ones(2, 3)
+    assert [made.of(matrix), made.of(matrix.detach())] == [6.0, 6.0]
+    assert len(seen) == 1
+    matrix.add_(1)
+    assert made.of(matrix) == 12.0
+    assert made.of(torch.zeros(2, 3)) == 0.0
+    assert len(seen) == 3
+
+
+def test_what_gains_nothing_is_asked_once() -> None:
+    seen: list[int] = []
+    made: DerivedCache[int] = DerivedCache(lambda matrix: seen.append(len(matrix)))
+    matrix = torch.ones(2, 3)
+    assert made.of(matrix) is None and made.of(matrix) is None
+    assert seen == [2]
+
+
+def test_of_weights_whose_changes_are_not_counted_nothing_is_made() -> None:
+    made, seen = counting()
+    made.of(torch.ones(1, 1))
+    with torch.inference_mode():
+        assert made.of(torch.ones(1, 1)) is None
+    assert len(seen) == 1
+
+
+def test_a_copy_starts_empty() -> None:
+    made, seen = counting()
+    matrix = torch.ones(1, 1)
+    made.of(matrix)
+    copy.deepcopy(made).of(matrix)
+    assert len(seen) == 2
+
+
+# Rounding to 8 bits is symmetric, bounded and row by row; products are exact.
+
+
+def test_rounding_is_bounded_and_minds_one_row_at_a_time() -> None:
+    rows = (
+        torch.randn(20, 33, generator=torch.Generator().manual_seed(0))
+        * torch.logspace(-6, 6, 20)[:, None]
+    )
+    rows[3] = 0
+    values, scales = quantize_rows(rows)
+    assert values.dtype == torch.int8
+    assert int(values.abs().max()) == LARGEST
+    assert bool(((values * scales[:, None] - rows).abs() <= scales[:, None] * 0.5001).all())
+    alone = quantize_rows(rows[7:8])
+    assert torch.equal(alone[0][0], values[7])
+    assert not values[3].any()
+
+
+@pytest.mark.parametrize(("n", "m", "k"), [(1, 1, 1), (1, 300, 64), (7, 33, 768), (40, 5, 3)])
+def test_products_are_exact(n: int, m: int, k: int) -> None:
+    generator = torch.Generator().manual_seed(n)
+    left = torch.randint(-127, 128, (n, k), generator=generator, dtype=torch.int8)
+    right = torch.randint(-127, 128, (m, k), generator=generator, dtype=torch.int8)
+    right[0] = left[0] = 127
+    assert torch.equal(int8_product(left, right), left.int() @ right.int().T)
+
+
+def test_products_are_exact_without_the_processors_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    left = torch.full((3, 768), 127, dtype=torch.int8)
+    monkeypatch.delattr(torch, "_int_mm")
+    assert int8_product(left, left).unique().tolist() == [127 * 127 * 768]

@@ -17,7 +17,13 @@ from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 from torch import nn
 
-from decoders.language_model import build_language_model
+from decoders.gpt2 import GPT2
+from decoders.language_model import (
+    build_language_model,
+    describe_language_model,
+    fit_stored,
+    stored_state,
+)
 from decoders.tokenizers import LanguageTokenizer
 
 END = "<|endoftext|>"
@@ -89,12 +95,21 @@ def spread(module: nn.Module, factor: float) -> None:
             parameter.mul_(factor)
 
 
+def transformers_twin(model: nn.Module) -> Any:
+    """The same weights in the network of `transformers`; that network itself where it is one."""
+    if not isinstance(model, GPT2):
+        return model
+    transformers: Any = import_module("transformers")
+    twin = transformers.GPT2LMHeadModel(transformers.GPT2Config(**describe_language_model(model)))
+    fit_stored(twin, stored_state(model), source="memory")
+    return twin.eval()
+
+
 def language_folder(place: Path, *, seed: int = 5) -> Path:
     """A language model and its tokenizer as `transformers` itself writes them."""
     transformers: Any = import_module("transformers")
 
-    model: Any = language_model(seed=seed)
-    model.save_pretrained(place)
+    transformers_twin(language_model(seed=seed)).save_pretrained(place)
     tokenizer = transformers.PreTrainedTokenizerFast(
         tokenizer_object=raw_tokenizer(), eos_token=END
     )

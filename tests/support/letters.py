@@ -13,7 +13,7 @@ class Letters:
 
     def __init__(self, *texts: str) -> None:
         self.texts = ["", "", *texts]
-        self.end_id, self.unwritable_ids = 0, (1,)
+        self.end_ids, self.unwritable_ids = (0,), (1,)
 
     def token_texts(self) -> list[str]:
         return self.texts
@@ -26,7 +26,7 @@ class Letters:
         constraints = Constraints(self, DecodeOptions(banned_words=banned), torch.device("cpu"))
         logits = torch.zeros(1, len(self.texts))
         ids = torch.tensor([[self.texts.index(text) for text in written]], dtype=torch.int64)
-        constraints.apply(logits, ids)
+        constraints.at(ids).apply(logits)
         assert logits[0, 1] == -torch.inf
         assert logits[0, 0] == 0, "the end is never a banned word"
         return {self.texts[i] for i in (logits[0] == -torch.inf).nonzero().flatten().tolist()} - {

@@ -24,10 +24,10 @@ import torch
 from torch import Tensor
 
 from decoders import DecodeOptions, PrefixGPT2Decoder
-from decoders.concepts import ConceptOptions, SentenceSimilarity
-from decoders.entities import COCO_ENTITIES, EntityPrompter, HardPrompter, embed_entities
+from decoders.concepts import SentenceSimilarity
+from decoders.entities import COCO_ENTITIES, EntityPrompter, embed_entities
 from decoders.gpt2 import PrefixGPT2, PrefixGPT2Config
-from decoders.language_model import build_language_model
+from decoders.language_model import build_language_model, fit_stored
 from decoders.meacap import ConceptPrompter, MeacapDecoder
 from decoders.scene_graph import T5Parser
 from decoders.tokenizers import ClipTokenizer, LanguageTokenizer
@@ -183,7 +183,7 @@ def read_viecap(
         MissingExtraError: transformers is not installed.
     """
     network, tokenizer, shape = read_network(files, config, dim=dim)
-    prompter: HardPrompter | None = None
+    prompter: EntityPrompter | None = None
     if "hard" in shape.prompts:
         names, embeddings = read_entities(files, config, tower, dim)
         prompter = EntityPrompter(
@@ -214,7 +214,7 @@ def read_network(
         network = ViecapNetwork(shape, build_language_model(language))
     except (OptionError, RuntimeError) as error:
         raise CheckpointError(f"{path}: {error}") from error
-    network.fit(state, source=str(path))
+    fit_stored(network, state, source=str(path))
     return network, tokenizer, shape
 
 
@@ -311,13 +311,13 @@ def concept_prompter(config: MeacapConfig, *, published_parser: bool = False) ->
     Example:
         >>> decoder.prompter = concept_prompter(config, published_parser=True)  # doctest: +SKIP
     """
-    options = ConceptOptions(captions=config.memory_caption_num)
+    captions = config.memory_caption_num
     if not published_parser:
-        return ConceptPrompter(options=options)
+        return ConceptPrompter(captions=captions)
     parser = T5Parser(config.parser_checkpoint) if config.parser_checkpoint else T5Parser()
     encoder = config.wte_model_path
     similarity = SentenceSimilarity(model=encoder) if encoder else SentenceSimilarity()
-    return ConceptPrompter(parser=parser, options=options, similarity=similarity)
+    return ConceptPrompter(parser=parser, similarity=similarity, captions=captions)
 
 
 def read_entities(

@@ -156,8 +156,8 @@ def test_decoding_goes_on_behind_the_end() -> None:
     assert {len(ids) for ids in written} == {STEPS}
     for ids in written:
         cut = naive.until_end(ids)
-        assert cut[-1] == decoder.end_id
-        assert decoder.end_id not in cut[:-1]
+        assert cut[-1] == decoder.tokenizer.end_id
+        assert decoder.tokenizer.end_id not in cut[:-1]
         assert naive.text(ids) == decoder.tokenizer.decode(cut)
     assert naive.until_end([5, 6]) == (5, 6)
 

@@ -77,7 +77,7 @@ def test_captions_end_nowhere_or_where_cocos_do() -> None:
 def test_never_a_token_that_cannot_be_written() -> None:
     """The published system would write nothing at all."""
     decoder = build_random_decoder(TINY)
-    never = {decoder.end_id, decoder.tokenizer.start_id, *decoder.unwritable_ids}
+    never = {decoder.tokenizer.end_id, decoder.tokenizer.start_id, *decoder.unwritable_ids}
     written = NaiveDecoder(decoder).token_ids(torch.randn(20, TINY.dim))
     assert not never & {token for ids in written for token in ids}
 
@@ -162,5 +162,5 @@ def test_another_decoder_shares_the_bank(work: Path, photo: Image.Image) -> None
     ending = build_random_decoder(TINY, ends=True)
     other = side.with_decoder(ending)
     boxes = random_boxes(2, photo.size, seed=0)
-    assert {ids[-1] for ids in other.token_ids(photo, boxes)} == {ending.end_id}
-    assert ending.end_id not in side.token_ids(photo, boxes)[0]
+    assert {ids[-1] for ids in other.token_ids(photo, boxes)} == {ending.tokenizer.end_id}
+    assert ending.tokenizer.end_id not in side.token_ids(photo, boxes)[0]

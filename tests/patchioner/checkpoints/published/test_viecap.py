@@ -278,7 +278,7 @@ def test_meacap_prompts_come_from_the_captions_that_agree(tmp_path: Path) -> Non
     assert list(bank.texts or ()) == list(MEMORY_CAPTIONS)
     torch.testing.assert_close(bank.norms, torch.ones(len(bank)))
     assert decoder.needs_memory
-    assert decoder.concepts.options.captions == 5
+    assert decoder.concepts.limits["captions"] == 5
     rows = bank.embeddings()[:4].sum(
         0, keepdim=True
     )  # four captions of a bus on a street are nearest

@@ -9,11 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from decoders import PrefixGPT2Decoder, TrainOptions, TrainReport, train_decoder
-from decoders.train import _Run, _split
+from decoders.train import TokenStore, _Run, _split, epoch_batches
 from patchioner.base.errors import CheckpointError, DecoderError, OptionError, TextError
+
+# Training: it learns, resumes to the same place, and refuses bad input.
 
 OPTIONS = TrainOptions(
     steps=14, batch=8, warmup_steps=3, validate_every=5, checkpoint_every=4, validation_share=0.1
@@ -211,3 +215,47 @@ def test_impossible_choices_are_refused(
 def test_holding_everything_out_is_refused(clone: Any, corpus: list[str], embed: Any) -> None:
     with pytest.raises(TextError, match="all .* held out"):
         train_decoder(clone(), corpus, embed, OPTIONS, held_out=range(len(corpus)))
+
+
+# Batches: every text once, little padding, the same order for the same seed.
+
+
+@given(
+    st.lists(st.integers(1, 30), min_size=1, max_size=400),
+    st.integers(1, 7),
+    st.integers(0, 3),
+)
+def test_every_index_once_and_as_many_batches_as_told(
+    lengths: list[int], batch: int, epoch: int
+) -> None:
+    batches = epoch_batches(np.array(lengths), batch, seed=1, epoch=epoch)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
+    assert len(batches) == -(-len(lengths) // batch)
+    assert max(map(len, batches)) <= batch
+
+
+def test_order_depends_on_seed_and_epoch() -> None:
+    lengths = np.arange(1, 200)
+
+    def order(seed: int, epoch: int) -> list[int]:
+        batches = epoch_batches(lengths, 4, seed=seed, epoch=epoch)
+        return [int(i) for i in np.concatenate(batches)]
+
+    assert order(0, 0) == order(0, 0)
+    assert order(0, 0) != order(0, 1)
+    assert order(0, 0) != order(1, 0)
+
+
+def test_batches_hold_little_padding() -> None:
+    lengths = np.random.default_rng(0).integers(5, 30, size=3000)
+    batches = epoch_batches(lengths, 16, seed=0, epoch=0)
+    padded = sum(len(b) * lengths[b].max() for b in batches)
+    assert padded < 1.05 * lengths.sum()
+
+
+def test_store_pads_at_the_end_and_cuts() -> None:
+    store = TokenStore([[5, 6, 7, 8], [9], [3, 4]], max_tokens=3)
+    tokens, lengths = store.padded(np.array([1, 0, 2]))
+    assert tokens.tolist() == [[9, 0, 0], [5, 6, 7], [3, 4, 0]]
+    assert lengths.tolist() == [1, 3, 2]
+    assert len(store.lengths) == 3

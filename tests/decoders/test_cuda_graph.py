@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from decoders import DecodeOptions, PrefixGPT2Decoder
-from decoders.constraints import Constraints, end_ids
-from decoders.cuda_graph import LOOK_EVERY, SteadyNetwork, bucket, steady_search
+from decoders.constraints import Constraints
+from decoders.cuda_graph import LOOK_EVERY, can_capture, graph_search
 from decoders.search import Hypothesis, greedy_search
 
 GREEDY = DecodeOptions(max_tokens=19)
@@ -23,8 +23,8 @@ def both(
     decoder: PrefixGPT2Decoder, rows: Tensor, options: DecodeOptions
 ) -> tuple[list[Hypothesis], list[Hypothesis]]:
     constraints = Constraints(decoder, options, CPU)
-    given = rows, constraints, options, end_ids(decoder)
-    return steady_search(decoder.network, *given), greedy_search(decoder.network, *given)
+    given = rows, constraints, options, decoder.end_ids
+    return graph_search(decoder.network, *given), greedy_search(decoder.network, *given)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 8, 24])
@@ -70,8 +70,8 @@ def test_it_stops_at_the_first_look_after_all_have_ended(
     monkeypatch.setattr(wild.network, "step", counting)
     with torch.inference_mode():
         constraints = Constraints(wild, GREEDY, CPU)
-        steady_search(wild.network, torch.stack(short), constraints, GREEDY, end_ids(wild))
-    assert taken == [bucket(len(short))] * (LOOK_EVERY - 1)
+        graph_search(wild.network, torch.stack(short), constraints, GREEDY, wild.end_ids)
+    assert taken == [1 << (len(short) - 1).bit_length()] * (LOOK_EVERY - 1)
 
 
 def test_a_copy_has_steps_of_its_own(wild: PrefixGPT2Decoder, rows: Tensor) -> None:
@@ -102,10 +102,7 @@ def test_converted_weights_let_the_old_steps_go(wild: PrefixGPT2Decoder, rows: T
     assert not twin.network.step_graphs._steps
 
 
-def test_the_network_is_a_steady_one(wild: PrefixGPT2Decoder) -> None:
-    assert isinstance(wild.network, SteadyNetwork)
-
-
-@pytest.mark.parametrize(("rows", "padded"), [(1, 1), (2, 2), (3, 4), (64, 64), (65, 128)])
-def test_buckets(rows: int, padded: int) -> None:
-    assert bucket(rows) == padded
+def test_banned_words_are_left_to_the_ordinary_search(wild: PrefixGPT2Decoder) -> None:
+    assert can_capture(wild.network, Constraints(wild, GREEDY, CPU))
+    banned = Constraints(wild, replace(GREEDY, banned_words=("cat",)), CPU)
+    assert not can_capture(wild.network, banned)

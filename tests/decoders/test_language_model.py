@@ -1,8 +1,10 @@
-"""Language models in the engine: transformers' own generate says the same, and no row minds its batch."""
+"""Language models: transformers' own generate says the same, no row minds its batch, files are strict."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,19 +14,39 @@ from torch import Tensor, nn
 
 from decoders import DecodeOptions
 from decoders.generate import generate
+from decoders.gpt2 import GPT2
 from decoders.language_model import (
-    CausalLanguageModel,
+    PromptedModel,
+    build_language_model,
+    describe_language_model,
+    fetch_language_model,
+    fingerprint,
+    fit_stored,
     pad_left,
-    positions_in,
     positions_of,
+    stored_state,
     width_of,
 )
-from decoders.tokenizers import LanguageTokenizer
-from patchioner.base.errors import DecoderError, OptionError
-from tests.support.language import language_model, language_tokenizer, spread
+from decoders.viecap import ViecapDecoder
+from patchioner.base.errors import (
+    CheckpointError,
+    DecoderError,
+    HubError,
+    MissingExtraError,
+    OptionError,
+)
+from tests.support.language import (
+    language_config,
+    language_folder,
+    language_model,
+    language_tokenizer,
+    spread,
+    transformers_twin,
+)
 
-KINDS = ["gpt2", "opt", "llama", "qwen2", "mistral"]
+KINDS = ["gpt2", "gpt2-transformers", "opt", "llama", "qwen2", "mistral"]
 DIM = 6
+CPU = torch.device("cpu")
 
 
 def lengths_of(embeddings: Tensor) -> list[int]:
@@ -36,12 +58,15 @@ class Driven:
     """A wild model with prefixes of different lengths."""
 
     def __init__(self, kind: str, **settings: Any) -> None:
-        self.model = language_model(kind, **settings)
+        name, _, foreign = kind.partition("-")
+        self.model = language_model(name, **settings)
         spread(self.model, 8.0)
+        self.twin = transformers_twin(self.model)
+        self.model = self.twin if foreign else self.model
         generator = torch.Generator().manual_seed(1)
         self.map = torch.randn(DIM, 5 * width_of(self.model), generator=generator)
         self.tokenizer = language_tokenizer()
-        self.driver = CausalLanguageModel(self.model, self.prefixes, prefix_tokens=5)
+        self.driver = PromptedModel(self.model, self.prefixes, prefix_tokens=5)
 
     def prefixes(self, embeddings: Tensor) -> Sequence[Tensor]:
         vectors = (embeddings @ self.map).view(len(embeddings), 5, -1)
@@ -54,7 +79,7 @@ class Driven:
             embeddings,
             options,
             embedding_dim=DIM,
-            device=torch.device("cpu"),
+            device=CPU,
         )
 
 
@@ -72,7 +97,7 @@ def rows() -> Tensor:
 
 def test_greedy_equals_transformers_own_generate_row_by_row(driven: Driven, rows: Tensor) -> None:
     found = driven(rows, DecodeOptions(max_tokens=12))
-    model: Any = driven.model
+    model: Any = driven.twin
     ends = 0
     for row, one in zip(rows, found, strict=True):
         prefix = driven.prefixes(row[None])[0][None]
@@ -90,7 +115,7 @@ def test_greedy_equals_transformers_own_generate_row_by_row(driven: Driven, rows
 
 
 def test_log_probs_equal_an_uncached_unpadded_twin(driven: Driven, rows: Tensor) -> None:
-    model: Any = driven.model
+    model: Any = driven.twin
     for row, one in zip(rows, driven(rows, DecodeOptions(max_tokens=8)), strict=True):
         prefix = driven.prefixes(row[None])[0]
         words = model.get_input_embeddings()(torch.tensor(one.token_ids[:-1], dtype=torch.long))
@@ -125,14 +150,11 @@ def test_a_caption_does_not_depend_on_its_batch(
 def test_without_the_mask_a_caption_would_depend_on_its_batch(rows: Tensor) -> None:
     """The published defect, to show that the test above can fail."""
     driven = Driven("gpt2")
-    inputs, mask = pad_left(driven.prefixes(rows))
-    model: Any = driven.model
+    inputs, padding = pad_left(driven.prefixes(rows))
+    assert padding is not None and isinstance(driven.model, GPT2)
     with torch.no_grad():
-        right = model(inputs_embeds=inputs, attention_mask=mask, position_ids=positions_in(mask))
-        wrong = model(inputs_embeds=inputs)
-    padded = mask[:, 0] == 0
-    assert padded.any()
-    assert not torch.allclose(right.logits[padded, -1], wrong.logits[padded, -1], atol=0.1)
+        right, wrong = (driven.model.read(inputs, given, 1)[0] for given in (padding, None))
+    assert not torch.allclose(right[padding > 0], wrong[padding > 0], atol=0.1)
 
 
 def test_beam_of_one_is_greedy_and_every_row_ends_by_itself(rows: Tensor) -> None:
@@ -183,7 +205,7 @@ def _plain_beam(
     driven: Driven, row: Tensor, ends: tuple[int, ...], width: int, steps: int
 ) -> tuple[int, ...]:
     """Every candidate of every hypothesis in one sorted list, with an uncached model."""
-    model: Any = driven.model
+    model: Any = driven.twin
     prefix = driven.prefixes(row[None])[0]
     live: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
     done: list[tuple[float, tuple[int, ...]]] = []
@@ -207,7 +229,7 @@ def test_loss_equals_the_row_by_row_twin(driven: Driven, rows: Tensor) -> None:
     sequences = [[5, 9, 30, 0], [7, 0], [8, 80, 60, 50, 40, 0]]
     lengths = torch.tensor([len(s) for s in sequences])
     tokens = torch.zeros(3, 6, dtype=torch.long)
-    model: Any = driven.model
+    model: Any = driven.twin
     total = torch.tensor(0.0)
     with torch.no_grad():
         prefixes = driven.prefixes(rows[:3])
@@ -217,7 +239,7 @@ def test_loss_equals_the_row_by_row_twin(driven: Driven, rows: Tensor) -> None:
             inputs = torch.cat([prefixes[i], model.get_input_embeddings()(ids[:-1])])
             logits = model(inputs_embeds=inputs[None]).logits[0, len(prefixes[i]) - 1 :]
             total += functional.cross_entropy(logits, ids, label_smoothing=0.1, reduction="sum")
-        loss = driven.driver.loss(prefixes, tokens, lengths, label_smoothing=0.1)
+        loss = driven.driver.loss(prefixes, model.get_input_embeddings(), tokens, lengths, 0.1)
     torch.testing.assert_close(loss, total / lengths.sum(), rtol=1e-3, atol=1e-3)
 
 
@@ -225,44 +247,46 @@ def test_gradients_reach_the_prefixes_and_not_what_pads_them() -> None:
     driver = Driven("gpt2").driver
     prefixes = [torch.randn(n, 32, requires_grad=True) for n in (2, 4)]
     tokens = torch.tensor([[5, 0], [7, 0]])
-    driver.loss(prefixes, tokens, torch.tensor([2, 2])).backward()
+    driver.loss(
+        prefixes, driver.model.get_input_embeddings(), tokens, torch.tensor([2, 2]), 0.0
+    ).backward()
     assert all(p.grad is not None and bool((p.grad != 0).any(dim=1).all()) for p in prefixes)
 
 
-def test_padding_goes_left_and_positions_count_real_places() -> None:
-    inputs, mask = pad_left([torch.ones(1, 2), torch.full((3, 2), 2.0)])
-    assert mask.tolist() == [[0, 0, 1], [1, 1, 1]]
+def test_padding_goes_left() -> None:
+    inputs, padding = pad_left([torch.ones(1, 2), torch.full((3, 2), 2.0)])
+    assert padding is not None and padding.tolist() == [2, 0]
     assert inputs[0, :, 0].tolist() == [0, 0, 1]
-    assert positions_in(mask).tolist() == [[0, 0, 0], [0, 1, 2]]
+    assert pad_left([torch.ones(2, 2)] * 2)[1] is None
 
 
 def test_bounds_are_refused_with_a_remedy(rows: Tensor) -> None:
     model = language_model(n_positions=12)
-    driver = CausalLanguageModel(model, lambda e: [torch.ones(5, 32)] * len(e), prefix_tokens=5)
+    driver = PromptedModel(model, lambda e: [torch.ones(5, 32)] * len(e), prefix_tokens=5)
     assert positions_of(model) == 12 and driver.max_tokens == 8
     options = DecodeOptions(max_tokens=9)
-    tokenizer: LanguageTokenizer = language_tokenizer()
+    tokenizer = language_tokenizer()
     with pytest.raises(DecoderError, match="positions for 8; lower max_tokens"):
-        generate(driver, tokenizer, rows, options, embedding_dim=DIM, device=torch.device("cpu"))
+        generate(driver, tokenizer, rows, options, embedding_dim=DIM, device=CPU)
     with pytest.raises(OptionError, match="12 positions"):
-        CausalLanguageModel(model, driver.prefixes, prefix_tokens=13)
-    with pytest.raises(OptionError, match="Linear"):
-        CausalLanguageModel(nn.Linear(2, 2), driver.prefixes, prefix_tokens=1)
+        PromptedModel(model, driver.prefixes, prefix_tokens=13)
+    foreign = language_model("opt")
+    del foreign.model  # type: ignore[union-attr]
+    with pytest.raises(OptionError, match="OPT"):
+        PromptedModel(foreign, driver.prefixes, prefix_tokens=1)
 
 
 def test_the_last_position_is_used(rows: Tensor) -> None:
     model = language_model(n_positions=12)
     spread(model, 8.0)
-    driver = CausalLanguageModel(model, lambda e: [torch.ones(5, 32)] * len(e), prefix_tokens=5)
+    driver = PromptedModel(model, lambda e: [torch.ones(5, 32)] * len(e), prefix_tokens=5)
     tokenizer = language_tokenizer()
     options = DecodeOptions(max_tokens=8, min_tokens=8)
-    found = generate(
-        driver, tokenizer, rows[:2], options, embedding_dim=DIM, device=torch.device("cpu")
-    )
+    found = generate(driver, tokenizer, rows[:2], options, embedding_dim=DIM, device=CPU)
     assert [len(one.token_ids) for one in found] == [8, 8]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", KINDS[1:])
 def test_a_model_without_a_cache_is_read_anew(kind: str, rows: Tensor) -> None:
     options = DecodeOptions("beam", beam_width=2, max_tokens=6)
     expected = [one.token_ids for one in Driven(kind)(rows, options)]
@@ -286,3 +310,131 @@ def test_half_precision_gives_float32_logits(rows: Tensor) -> None:
     logits, cache = driven.driver.start(rows, 4)
     assert logits.dtype == torch.float32
     assert driven.driver.step(logits.argmax(dim=1), cache).dtype == torch.float32
+
+
+def test_the_name_of_the_cache_does_not_matter(rows: Tensor) -> None:
+    """What a release calls it is taken from the output, and so the next name will be."""
+    driven, options = Driven("llama"), DecodeOptions(max_tokens=6)
+    expected = [one.token_ids for one in driven(rows, options)]
+    forward = driven.model.forward
+    own = next(
+        n for n, v in forward(torch.tensor([[1]]), use_cache=True).items() if hasattr(v, "update")
+    )
+
+    class Renamed(dict[str, Any]):
+        logits: Tensor
+
+    def renamed(**inputs: Any) -> Any:
+        if "memory" in inputs:
+            inputs[own] = inputs.pop("memory")
+        out = forward(**inputs)
+        made = Renamed({"logits": out.logits, "memory": out[own]})
+        made.logits = out.logits
+        return made
+
+    driven.model.forward = renamed
+    assert [one.token_ids for one in driven(rows, options)] == expected
+
+
+# From configurations and folders: the same again, tied weights once, bad ones refused.
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A language model as transformers itself writes one."""
+    return language_folder(tmp_path_factory.mktemp("language") / "tiny-gpt2")
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "opt", "llama", "mistral"])
+def test_described_and_built_again_is_the_same_network(kind: str) -> None:
+    model = language_model(kind, seed=1)
+    config = describe_language_model(model)
+    assert config["model_type"] == kind and "_name_or_path" not in config
+    again = build_language_model(config, seed=2)
+    assert fingerprint(again) != fingerprint(model)
+    fit_stored(again, stored_state(model), source="memory")
+    for name, value in again.state_dict().items():
+        assert torch.equal(value, model.state_dict()[name]), name
+    assert fingerprint(again) == fingerprint(model)
+
+
+def test_seeds_decide_the_weights_and_the_global_generator_is_left_alone() -> None:
+    state = torch.get_rng_state()
+    prints = [fingerprint(language_model(seed=seed)) for seed in (3, 3, 4)]
+    assert prints[0] == prints[1] != prints[2]
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_tied_weights_have_one_name() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words = nn.Embedding(3, 2)
+            self.out = nn.Linear(2, 3, bias=False)
+            self.out.weight = self.words.weight
+            self.register_buffer("places", torch.arange(3))
+
+    module = Tied()
+    assert set(stored_state(module)) == {"words.weight", "places"}
+    places = {"places": torch.arange(3)}
+    for names in (["words.weight"], ["out.weight"], ["words.weight", "out.weight"]):
+        stored = {name: torch.rand(1) * torch.ones(3, 2) for name in names[:1]}
+        stored |= {name: stored[names[0]] for name in names}
+        fit_stored(module, {**stored, **places}, source="memory")
+        assert torch.equal(module.words.weight, stored[names[0]])
+    unlike = {"words.weight": torch.ones(3, 2), "out.weight": torch.zeros(3, 2), **places}
+    with pytest.raises(CheckpointError, match="out.weight"):
+        fit_stored(module, unlike, source="memory")
+
+
+def test_a_folder_of_transformers_is_read(folder: Path) -> None:
+    model, tokenizer = fetch_language_model(str(folder))
+    assert fingerprint(model) == fingerprint(language_model(seed=5)) and not model.training
+    assert tokenizer.end_ids == (0,) and tokenizer.decode(tokenizer.encode(["a cat"])[0]) == "a cat"
+
+
+def test_a_decoder_is_created_on_a_folder(folder: Path, tmp_path: Path) -> None:
+    decoder = ViecapDecoder.create(8, str(folder), prompts="soft", mapping_layers=1)
+    decoder.save(tmp_path)
+    assert str(folder) not in (tmp_path / "config.json").read_text(encoding="utf-8")
+    found = decoder.generate(torch.randn(2, 8), DecodeOptions(max_tokens=4))
+    assert len(found) == 2
+
+
+def test_folders_that_hold_no_language_model_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="model_type"):
+        fetch_language_model(str(tmp_path))
+    (tmp_path / "config.json").write_text('{"model_type": "vit"}')
+    with pytest.raises(OptionError, match="no causal language model"):
+        fetch_language_model(str(tmp_path))
+
+
+def test_pickled_weights_are_not_read(tmp_path: Path, folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.suffix == ".json":
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    torch.save(transformers_twin(language_model()).state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(HubError, match="safetensors"):
+        fetch_language_model(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("config", "word"),
+    [
+        ({"model_type": "gtp2"}, "gtp2"),
+        ({}, "model_type"),
+        (None, "model_type"),
+        ({"model_type": "gpt2", "n_embd": 10, "n_head": 3}, "gpt2"),
+        ({"model_type": "vit"}, "vit"),
+    ],
+)
+def test_impossible_configurations_are_refused(config: Any, word: str) -> None:
+    with pytest.raises(CheckpointError, match=word):
+        build_language_model(config)
+
+
+def test_without_transformers_the_message_has_the_pip_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    assert isinstance(build_language_model(language_config()), GPT2)
+    with pytest.raises(MissingExtraError, match="language-models"):
+        build_language_model(language_config("opt"))

@@ -29,7 +29,7 @@ def plain_log_probs(
     allowed = own.clone()
     allowed[list(decoder.unwritable_ids)] = -torch.inf
     if len(written) < min_tokens:
-        allowed[decoder.end_id] = -torch.inf
+        allowed[decoder.tokenizer.end_id] = -torch.inf
     return own, allowed
 
 
@@ -43,7 +43,7 @@ def plain_greedy(
         token = int(allowed.argmax())
         written.append(token)
         values.append(float(own[token]))
-        if token == decoder.end_id:
+        if token == decoder.tokenizer.end_id:
             break
     return written, values
 
@@ -58,9 +58,9 @@ def plain_beam(decoder: PrefixGPT2Decoder, row: Tensor, options: DecodeOptions) 
             found += [(total + float(v), [*written, t]) for t, v in enumerate(allowed)]
         found = sorted(found, key=lambda pair: -pair[0])[: 2 * width]
         for rank, (total, written) in enumerate(found):
-            if written[-1] == decoder.end_id and rank < width and total > -torch.inf:
+            if written[-1] == decoder.tokenizer.end_id and rank < width and total > -torch.inf:
                 done.append((total / (step + 1) ** options.length_penalty, written))
-        live = [pair for pair in found if pair[1][-1] != decoder.end_id][:width]
+        live = [pair for pair in found if pair[1][-1] != decoder.tokenizer.end_id][:width]
         if len(done) >= width:
             break
     return max(done or live, key=lambda pair: pair[0])[1]
@@ -182,10 +182,10 @@ def test_length_limits_hold(
 ) -> None:
     low, high = limits
     for one in wild.generate(rows, replace(options, min_tokens=low, max_tokens=high)):
-        words = [token for token in one.token_ids if token != wild.end_id]
+        words = [token for token in one.token_ids if token != wild.tokenizer.end_id]
         assert low <= len(words) <= len(one.token_ids) <= high
-        assert wild.end_id not in one.token_ids[:-1]
-        assert one.token_ids[-1] == wild.end_id or len(one.token_ids) == high
+        assert wild.tokenizer.end_id not in one.token_ids[:-1]
+        assert one.token_ids[-1] == wild.tokenizer.end_id or len(one.token_ids) == high
         assert len(one.log_probs) == len(one.token_ids)
 
 

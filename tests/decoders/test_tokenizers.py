@@ -1,0 +1,288 @@
+"""The tokenizer: round trips, special tokens, damaged files."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import decoders as text_decoders
+
+from decoders import CaptionTokenizer
+from decoders.tokenizers import CLIP_END, CLIP_START, ClipTokenizer, LanguageTokenizer
+from patchioner.base.errors import CheckpointError, MissingExtraError, OptionError
+from tests.support.language import END, SENTENCES, language_tokenizer, raw_tokenizer
+
+# The tokenizer: round trips, special tokens, damaged files.
+
+TOKENIZER = CaptionTokenizer.train(["a red bus", "a red car", "the bus"] * 3, vocab_size=280)
+
+
+@given(st.text(alphabet="abc é猫!'<>\n", max_size=20))
+def test_round_trip_is_lower_case_with_single_blanks(text: str) -> None:
+    tidy = " ".join(text.split())
+    assert TOKENIZER.decode(TOKENIZER.encode([text])[0]) == tidy
+
+
+def test_case_does_not_matter() -> None:
+    assert TOKENIZER.encode(["A Red BUS"]) == TOKENIZER.encode(["a red bus"])
+
+
+def test_a_word_has_the_same_tokens_at_the_start_and_inside() -> None:
+    bus, a_bus = TOKENIZER.encode(["bus", "the bus"])
+    assert a_bus[-len(bus) :] == bus
+
+
+def test_special_tokens_are_neither_read_nor_written() -> None:
+    ids = TOKENIZER.encode(["a <end> b"])[0]
+    assert not set(ids) & set(TOKENIZER.special_ids)
+    assert TOKENIZER.decode([TOKENIZER.start_id, *ids, TOKENIZER.end_id]) == "a <end> b"
+    assert {TOKENIZER.token_texts()[i] for i in TOKENIZER.special_ids} == {""}
+
+
+def test_token_texts_join_to_the_text() -> None:
+    texts = TOKENIZER.token_texts()
+    assert "".join(texts[i] for i in TOKENIZER.encode(["the red bus"])[0]) == " the red bus"
+
+
+def test_saved_and_loaded_is_the_same(tmp_path: Path) -> None:
+    TOKENIZER.save(tmp_path / "tokenizer.json")
+    loaded = CaptionTokenizer.load(tmp_path / "tokenizer.json")
+    assert loaded.encode(["a <end> bus"]) == TOKENIZER.encode(["a <end> bus"])
+    assert loaded.vocab_size == TOKENIZER.vocab_size
+
+
+def test_too_small_a_vocabulary_is_refused() -> None:
+    with pytest.raises(OptionError, match="vocab_size is 100"):
+        CaptionTokenizer.train(["a"], vocab_size=100)
+
+
+@pytest.mark.parametrize("content", [None, "", "{}", '{"model": 3}'])
+def test_missing_or_damaged_file_is_named(tmp_path: Path, content: str | None) -> None:
+    path = tmp_path / "tokenizer.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(CheckpointError, match="tokenizer.json"):
+        CaptionTokenizer.load(path)
+
+
+def test_foreign_tokenizer_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    TOKENIZER.save(path)
+    path.write_text(path.read_text().replace("<start>", "<begin>"))
+    with pytest.raises(CheckpointError, match="<start>"):
+        CaptionTokenizer.load(path)
+
+
+# CLIP's BPE: the ids and the text of open_clip's own tokenizer, and a file that needs no open_clip.
+
+open_clip = pytest.importorskip("open_clip")
+
+TEXTS = [
+    "A RED  Bus.",
+    "don't it's we're I'VE they'll he'd I'm",
+    "I’m “quoting” ‘this’ — and that…",
+    "café naïve e\u0301 ﬁsh",
+    "a &amp; b &lt;tag&gt; &amp;lt;",
+    "12 345 6th 3.14 x² ½ Ⅷ",
+    "😀 smile 👩‍👩‍👧",
+    "日本語 の テスト",
+    "مرحبا",
+    "İstanbul STRASSE ß",
+    "hello\tworld\nfoo\u00a0bar",
+    "under_score a-b a/b #tag @you $5 100%",
+    "supercalifragilisticexpialidocious",
+    "a</w>b <end_of_text_x>",
+    "!!! ... ?",
+    "  ",
+    "",
+]
+
+
+@cache
+def _pair() -> tuple[ClipTokenizer, Any]:
+    return ClipTokenizer.from_open_clip(), open_clip.tokenizer.SimpleTokenizer()
+
+
+@pytest.fixture(scope="module")
+def ours() -> ClipTokenizer:
+    return _pair()[0]
+
+
+@pytest.fixture(scope="module")
+def theirs() -> Any:
+    return _pair()[1]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_ids_and_text_are_open_clips(ours: ClipTokenizer, theirs: Any, text: str) -> None:
+    ids = theirs.encode(text)
+    assert ours.encode([text]) == [ids]
+    assert ours.decode(ids) == theirs.decode(ids).strip(" .")
+
+
+WORDS = "abcdefgh ABC éàç0123456789.,!?'\"-_&;<>()\t\nßñ中文🙂"
+
+
+@settings(deadline=None)  # the first call makes the tokenizers
+@given(st.text(alphabet=WORDS, max_size=60))
+def test_ids_of_any_ordinary_text_are_open_clips(text: str) -> None:
+    ours, theirs = _pair()
+    assert ours.encode([text]) == [theirs.encode(text)]
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 49405), max_size=30))
+def test_any_ids_decode_as_open_clip_decodes_them(ids: list[int]) -> None:
+    ours, theirs = _pair()
+    assert ours.decode(ids) == theirs.decode(ids).strip(" .")
+
+
+def test_special_tokens(ours: ClipTokenizer) -> None:
+    assert (ours.vocab_size, ours.start_id, ours.end_id, ours.pad_id) == (49408, 49406, 49407, 0)
+    assert (ours.special_ids, ours.unwritable_ids) == ((49406, 49407), ())
+
+
+def test_decoding_cuts_at_the_end_and_strips_as_the_published_evaluation(
+    ours: ClipTokenizer,
+) -> None:
+    words = ours.encode(["a red bus ."])[0]
+    assert ours.decode([49406, *words, 49407, *words]) == "a red bus"
+    assert ours.decode([49406, 49408, *words, 50256, -1]) == "a red bus"
+    assert ours.decode([49407, *words]) == ours.decode([]) == ""
+
+
+def test_a_text_that_spells_a_special_token_is_text(ours: ClipTokenizer) -> None:
+    ids = ours.encode([f"a {CLIP_START} b {CLIP_END}"])[0]
+    assert not set(ids) & set(ours.special_ids)
+    assert ours.decode(ids).replace(" ", "") == f"a{CLIP_START}b{CLIP_END}"
+
+
+def test_token_texts_join_to_the_decoded_text(ours: ClipTokenizer) -> None:
+    texts = ours.token_texts()
+    assert len(texts) == ours.vocab_size
+    ids = ours.encode(["two dogs, playing in the snow"])[0]
+    assert "".join(texts[i] for i in ids).strip(" .") == ours.decode(ids)
+    assert texts[49406:] == ["", ""]
+
+
+def test_the_saved_file_needs_no_open_clip(
+    ours: ClipTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours.save(tmp_path / "tokenizer.json")
+    monkeypatch.setitem(__import__("sys").modules, "open_clip", None)
+    again = ClipTokenizer.load(tmp_path / "tokenizer.json")
+    assert again.encode(TEXTS) == ours.encode(TEXTS)
+    assert again.token_texts() == ours.token_texts()
+    with pytest.raises((MissingExtraError, ImportError)):
+        ClipTokenizer.from_open_clip()
+
+
+def test_damaged_files(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    with pytest.raises(CheckpointError, match="missing"):
+        ClipTokenizer.load(path)
+    path.write_text("{")
+    with pytest.raises(CheckpointError, match="not a readable tokenizer"):
+        ClipTokenizer.load(path)
+    with pytest.raises(CheckpointError, match="no <.startoftext.> token"):
+        ClipTokenizer.from_merges({"a": 0, CLIP_END: 1}, [])
+    ClipTokenizer.from_merges({"a": 0, CLIP_START: 1, CLIP_END: 2}, []).save(path)
+    path.write_text(path.read_text().replace(CLIP_START, "<x>"))
+    with pytest.raises(CheckpointError, match="tokenizer.json: .*startoftext"):
+        ClipTokenizer.load(path)
+
+
+# Tokenizers of language models: words keep their tokens, ends and specials write nothing, ids beyond are banned.
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> LanguageTokenizer:
+    return language_tokenizer()
+
+
+def metaspace_tokenizer() -> Tokenizer:
+    """A tokenizer of Llama's form: the blank is put before the first word by itself."""
+    words = ["<s>", "</s>", "<unk>", "▁a", "▁red", "▁bus", "▁x", "bus", "."]
+    made = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    made.decoder = text_decoders.Metaspace(prepend_scheme="first")
+    made.add_special_tokens(["<s>", "</s>", "<unk>"])
+    return made
+
+
+def test_text_comes_back(tokenizer: LanguageTokenizer) -> None:
+    for text in (*SENTENCES[:4], "Ünïcode, 24 cm!", "a  b", END):
+        assert tokenizer.decode(tokenizer.encode([text])[0]) == " ".join(text.split())
+
+
+def test_a_word_has_the_same_tokens_wherever_it_stands(tokenizer: LanguageTokenizer) -> None:
+    first, inside = tokenizer.encode(["cat", "red cat"])
+    assert inside[-len(first) :] == first
+    assert tokenizer.encode(["There"], lead=False)[0] != tokenizer.encode(["There"])[0]
+
+
+def test_ends_and_specials_write_nothing(tokenizer: LanguageTokenizer) -> None:
+    ids = tokenizer.encode(["a red cat"])[0]
+    assert tokenizer.decode([*ids, tokenizer.end_id]) == "a red cat"
+    stop = tokenizer.full_stops()
+    assert stop and tokenizer.token_texts()[stop[0]] == "."
+    ending = tokenizer.ending_with(stop)
+    assert ending.decode([*ids, ending.end_id]) == "a red cat"
+    assert ending.unwritable_ids == (0,)  # the end of text is now no more than a special token
+    assert tokenizer.unwritable_ids == ()
+
+
+def test_language_token_texts_join_to_the_text(tokenizer: LanguageTokenizer) -> None:
+    texts = tokenizer.token_texts()
+    ids = tokenizer.encode(["a red cat near a boat"])[0]
+    assert "".join(texts[i] for i in ids) == " a red cat near a boat"
+    assert len(texts) == tokenizer.vocab_size and texts[0] == ""
+
+
+def test_blanks_of_metaspace_tokenizers_are_seen() -> None:
+    tokenizer = LanguageTokenizer(metaspace_tokenizer())
+    assert tokenizer.end_id == 1 and tokenizer.unwritable_ids == (0, 2)
+    assert tokenizer.encode(["a red bus"]) == [[3, 4, 5]]
+    assert tokenizer.token_texts() == ["", "", "", " a", " red", " bus", " x", "bus", "."]
+    assert tokenizer.decode([3, 4, 5, 1]) == "a red bus"
+
+
+def test_ids_that_only_the_network_has_are_never_written() -> None:
+    raw = raw_tokenizer()
+    size = raw.get_vocab_size()
+    tokenizer = LanguageTokenizer(raw, vocab_size=size + 3)
+    assert tokenizer.unwritable_ids == (size, size + 1, size + 2)
+    assert tokenizer.token_texts()[-3:] == ["", "", ""]
+    with pytest.raises(CheckpointError, match="different models"):
+        LanguageTokenizer(raw, vocab_size=size - 1)
+    with pytest.raises(CheckpointError, match="end_ids"):
+        LanguageTokenizer(raw, end_ids=[size])
+
+
+def test_save_and_load(tokenizer: LanguageTokenizer, tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    tokenizer.save(path)
+    loaded = LanguageTokenizer.load(path, end_ids=(5, 0))
+    assert loaded.end_ids == (5, 0) and loaded.encode(SENTENCES) == tokenizer.encode(SENTENCES)
+    path.write_text("{")
+    with pytest.raises(CheckpointError, match="not a readable tokenizer"):
+        LanguageTokenizer.load(path)
+    with pytest.raises(CheckpointError, match="missing"):
+        LanguageTokenizer.load(tmp_path / "none.json")
+
+
+def test_the_callers_tokenizer_is_left_as_it_is() -> None:
+    raw = raw_tokenizer()
+    raw.enable_padding(length=9)
+    assert len(LanguageTokenizer(raw).encode(["a"])[0]) == 1
+    assert len(raw.encode("a").ids) == 9
+
+
+def test_slow_tokenizers_are_refused() -> None:
+    with pytest.raises(OptionError, match="fast tokenizer"):
+        LanguageTokenizer.of_transformers(object())
