@@ -16,11 +16,11 @@ from torch import Tensor
 from decoders.concepts import (
     SAME_HEAD,
     SYNONYM,
-    ConceptOptions,
     SentenceSimilarity,
     find_concepts,
     word_similarity,
 )
+from decoders.meacap import ConceptPrompter
 from decoders.scene_graph import Entity, RuleParser, SceneGraph
 from patchioner.base.errors import HubError, OptionError
 
@@ -36,7 +36,7 @@ def graphs(*names: str) -> list[SceneGraph]:
 
 def found(*names: str, **settings: Any) -> list[str]:
     texts = [caption.replace(",", "") for caption in names]
-    return find_concepts(texts, graphs(*names), ConceptOptions(**settings))
+    return find_concepts(texts, graphs(*names), **settings)
 
 
 def test_what_three_of_five_captions_name_is_kept() -> None:
@@ -77,8 +77,8 @@ def test_the_similarity_of_names_can_be_exchanged() -> None:
     captions = graphs("cat", "dog", "tree")
     assert find_concepts(["cat", "dog", "tree"], captions, similarity=all_alike) == ["cat"]
     three = graphs("man", "guy", "guy")
-    options = ConceptOptions(min_count=2)
-    assert find_concepts(["man", "guy", "guy"], three, options, none_alike) == ["guy"]
+    texts = ["man", "guy", "guy"]
+    assert find_concepts(texts, three, none_alike, min_count=2) == ["guy"]
 
 
 def test_merging_needs_more_than_the_threshold() -> None:
@@ -89,10 +89,10 @@ def test_merging_needs_more_than_the_threshold() -> None:
 
     texts, captions = ["cat", "dog", "cow"], graphs("cat", "dog", "cow")
     # Apart, each has one vote, and the nearest caption decides.
-    assert find_concepts(texts, captions, ConceptOptions(merge_above=0.5), almost) == ["cat"]
-    merged = find_concepts(texts, captions, ConceptOptions(merge_above=0.49), almost)
+    assert find_concepts(texts, captions, almost, merge_above=0.5) == ["cat"]
+    merged = find_concepts(texts, captions, almost, merge_above=0.49)
     assert merged == ["cat"]
-    counts = find_concepts(["dog", "cat", "cow"], captions, ConceptOptions(merge_above=0.5), almost)
+    counts = find_concepts(["dog", "cat", "cow"], captions, almost, merge_above=0.5)
     assert counts == ["cat"]
 
 
@@ -133,7 +133,7 @@ def test_the_result_does_not_hang_on_hash_order() -> None:
 )
 def test_options_that_make_no_sense(settings: dict[str, Any]) -> None:
     with pytest.raises(OptionError, match=next(iter(settings))):
-        ConceptOptions(**settings)
+        ConceptPrompter(**settings)
 
 
 def test_word_similarity() -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from decoders import DecodeOptions, TrainOptions, load_decoder, train_decoder
-from decoders.concepts import ConceptOptions, SentenceSimilarity
+from decoders.concepts import SentenceSimilarity
 from decoders.entities import EntityPrompter
 from decoders.meacap import CaptionMemory, ConceptPrompter, MeacapDecoder
 from decoders.scene_graph import CachedParser, RuleParser, SceneGraph, T5Parser
@@ -164,13 +164,12 @@ def test_a_bank_that_is_lent_is_still_needed_after_saving(tmp_path: Path) -> Non
 
 
 def test_own_captions_and_settings_are_saved(tmp_path: Path) -> None:
-    options = ConceptOptions(captions=7, most=2)
-    decoder = make(ConceptPrompter(memory(), options=options))
+    decoder = make(ConceptPrompter(memory(), captions=7, most=2))
     wanted = [one.token_ids for one in decoder.generate(rows(), SHORT)]
     decoder.save(tmp_path, storage="fp32")
     again = load_decoder(tmp_path)
     assert isinstance(again, MeacapDecoder) and not again.needs_memory
-    assert again.concepts.options == options
+    assert (again.concepts.limits["captions"], again.concepts.limits["most"]) == (7, 2)
     assert [one.token_ids for one in again.generate(rows(), SHORT)] == wanted
     other = MemoryBank(vectors().flip(0), CAPTIONS)  # it keeps its own
     assert [one.token_ids for one in again.generate(rows(), SHORT, other)] == wanted
