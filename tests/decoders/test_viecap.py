@@ -194,15 +194,15 @@ def test_loss_reads_the_caption_tokens_only(wild: ViecapDecoder) -> None:
     sequences = wild.sequences(texts)
     lengths = torch.tensor([len(s) for s in sequences])
     tokens = torch.zeros(2, int(lengths.max()), dtype=torch.long)
-    rows, gpt = embed_words(texts), wild.network.gpt
+    rows, gpt = embed_words(texts), transformers_twin(wild.model)
     total = torch.tensor(0.0)
     with torch.no_grad():
         for i, (ids, names) in enumerate(zip(sequences, (["cat"], ["boat", "dog"]), strict=True)):
             tokens[i, : len(ids)] = torch.tensor(ids)
             hard = wild.tokenizer.encode([entity_prompt(names)], lead=False)[0]
             soft = wild.network.mapping_network(functional.normalize(rows[i : i + 1], dim=1))[0]
-            wte = gpt.transformer.wte  # type: ignore[union-attr]
-            inputs = torch.cat([soft, wte(torch.tensor(hard + ids[:-1]))])  # type: ignore[operator]
+            wte = gpt.transformer.wte
+            inputs = torch.cat([soft, wte(torch.tensor(hard + ids[:-1]))])
             logits = gpt(inputs_embeds=inputs[None]).logits[0, -len(ids) :]
             total += functional.cross_entropy(logits, torch.tensor(ids), reduction="sum")
         found = wild.loss(rows, tokens, lengths)
