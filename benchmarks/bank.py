@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.arguments import natural, positive
+from benchmarks.answerers import LoadModel
 from benchmarks.bank_rows import Source, random_source, real_source, region_queries
 from benchmarks.bank_timing import (
     KINDS,
@@ -32,9 +32,11 @@ from benchmarks.bank_timing import (
     time_published,
     time_top_k,
 )
-from benchmarks.captioner import Captioner, LoadModel, load_pretrained, parts_of
-from benchmarks.runner.provenance import machine, versions
+from benchmarks.command import natural, positive
+from benchmarks.provenance import machine, versions
+from benchmarks.run import load_pretrained
 from memory_bank import MemoryBank
+from patchioner import Patchioner
 from patchioner.base.errors import OptionError, PatchionerError
 from patchioner.base.files import write_json
 
@@ -108,10 +110,8 @@ def _sources(
     yield real_source(bank, queries, seed=arguments.seed), _decoder_of(model)
 
 
-def _decoder_of(model: Captioner) -> Decode | None:
-    parts: Any = parts_of(model)
-    if parts is None:
-        return None
+def _decoder_of(model: Patchioner) -> Decode | None:
+    parts = model.parts
 
     def decode(embeddings: torch.Tensor) -> list[str]:
         return [

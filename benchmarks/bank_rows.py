@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.captioner import Captioner
 from memory_bank import MemoryBank, Precision, join_banks
+from patchioner import Patchioner
 from patchioner.base.errors import OptionError
 from patchioner.base.progress import progress
 from patchioner.regions import Box, WholeImage
@@ -101,7 +101,7 @@ def real_source(bank: MemoryBank, queries: Tensor, *, seed: int) -> Source:
     return Source("real", bank.dim, draw, queries, real=len(bank))
 
 
-def region_queries(model: Captioner, photos: Sequence[Path], count: int) -> Tensor:
+def region_queries(model: Patchioner, photos: Sequence[Path], count: int) -> Tensor:
     """Embeddings of whole photos and of their quarters, (count, dim), photo by photo.
 
     Raises:

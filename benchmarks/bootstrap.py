@@ -1,13 +1,12 @@
 """Confidence intervals by resampling photos.
 
-Knows: numbers and the group (photo) that each belongs to. Does NOT know: what the numbers measure.
+Samples of one photo are alike, so whole photos are drawn with replacement, each with all of its samples (cluster
+bootstrap; Efron and Tibshirani, "An Introduction to the Bootstrap", 1993); the interval runs between percentiles of the
+resampled statistic. Scores that depend on their set (CIDEr's idf) are computed once, over the full set, and resampled.
 
-Samples of one photo are alike, so whole photos are drawn with replacement, each with all of its
-samples (cluster bootstrap; Efron and Tibshirani, "An Introduction to the Bootstrap", 1993); the
-interval runs between percentiles of the resampled statistic.
-
-Scores that depend on their set (CIDEr's idf) are computed once, over the full set, and then resampled: the idf stays
-that of the full reference set in every resample.
+Everywhere: `photos` names the photo of each of n samples; `rounds` resamples, drawn with `seed`; `level` is the share
+of resampled values between the bounds. OptionError for lengths that differ, nothing to resample, values that are not
+finite, or bad settings.
 """
 
 from __future__ import annotations
@@ -22,20 +21,15 @@ from numpy.typing import ArrayLike, NDArray
 from patchioner.base.errors import OptionError
 
 Floats = NDArray[np.float64]
+Counts = NDArray[np.int64]
+Photos = Sequence[Hashable]
 
 _PIECE = 2_000_000  # counts at a time: 16 MB
-_NOT_FINITE = "the statistic is not finite for every resample: it must be defined for any photos"
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A measured value with its confidence interval.
-
-    Attributes:
-        value: the statistic of the samples as they are.
-        low, high: percentile bounds; NaN where resampling leaves the statistic undefined.
-        level: share of resampled values between the bounds (0.95).
-    """
+    """A measured value with percentile bounds, NaN where resampling leaves the statistic undefined."""
 
     value: float
     low: float
@@ -44,21 +38,14 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Difference:
+class Difference(Interval):
     """How much the second of two runs exceeds the first, on the same samples.
 
     Attributes:
-        value: the difference on the samples as they are.
-        low, high: percentile bounds over photos.
-        level: share of resampled values between the bounds.
         below_zero: share of resamples in which the second run is worse; ties count half. Near 0 or 1: more than noise.
     """
 
-    value: float
-    low: float
-    high: float
-    level: float
-    below_zero: float
+    below_zero: float = math.nan
 
     @property
     def beyond_noise(self) -> bool:
@@ -67,66 +54,27 @@ class Difference:
 
 
 def bootstrap_mean(
-    values: ArrayLike,
-    photos: Sequence[Hashable],
-    *,
-    rounds: int = 2000,
-    seed: int = 0,
-    level: float = 0.95,
+    values: ArrayLike, photos: Photos, *, rounds: int = 2000, seed: int = 0, level: float = 0.95
 ) -> Interval:
-    """Return the mean of `values` with an interval over photos.
-
-    Args:
-        values: n numbers.
-        photos: the photo of each number, n hashable values.
-        rounds: number of resamples.
-        seed: of the resampling; the same seed gives the same interval.
-        level: confidence level, between 0 and 1.
-
-    Raises:
-        OptionError: lengths differ, nothing to resample, a value is not finite, or a bad setting.
-
-    Example:
-        >>> bootstrap_mean([1.0, 1.0], ["a", "b"])
-        Interval(value=1.0, low=1.0, high=1.0, level=0.95)
-    """
+    """Mean of n `values`."""
     numbers = np.asarray(values, dtype=np.float64)
-    return bootstrap_ratio(
-        numbers, np.ones_like(numbers), photos, rounds=rounds, seed=seed, level=level
-    )
+    ones = np.ones_like(numbers)
+    return bootstrap_ratio(numbers, ones, photos, rounds=rounds, seed=seed, level=level)
 
 
 def bootstrap_ratio(
     numerators: ArrayLike,
     denominators: ArrayLike,
-    photos: Sequence[Hashable],
+    photos: Photos,
     *,
     rounds: int = 2000,
     seed: int = 0,
     level: float = 0.95,
 ) -> Interval:
-    """Return sum(numerators) / sum(denominators) with an interval over photos.
+    """sum(numerators) / sum(denominators), both resampled together; NaN where denominators sum to zero.
 
-    For two scores of the same samples (one caption of the region, one of the whole photo): both are
-    resampled together, so what a hard photo does to both cancels out.
-
-    Args:
-        numerators: n numbers.
-        denominators: n numbers of the same samples.
-        photos: the photo of each sample.
-        rounds: number of resamples.
-        seed: of the resampling.
-        level: confidence level, between 0 and 1.
-
-    Returns:
-        The ratio; NaN for a value or bound whose denominators sum to zero.
-
-    Raises:
-        OptionError: as `bootstrap_mean`.
-
-    Example:
-        >>> bootstrap_ratio([2.0, 4.0], [1.0, 2.0], ["a", "b"]).value
-        2.0
+    For two scores of the same samples (one caption of the region, one of the whole photo), what a hard photo does to
+    both cancels out.
     """
     above = _checked(numerators, photos, rounds, level)
     below = _checked(denominators, photos, rounds, level)
@@ -142,109 +90,63 @@ def bootstrap_ratio(
 def bootstrap_difference(
     first: ArrayLike,
     second: ArrayLike,
-    photos: Sequence[Hashable],
+    photos: Photos,
     *,
     rounds: int = 2000,
     seed: int = 0,
     level: float = 0.95,
 ) -> Difference:
-    """Compare two runs over the same samples: mean(second) - mean(first), photos resampled for both together.
-
-    Args:
-        first, second: n scores of the same samples, in the same order.
-        photos: the photo of each sample.
-        rounds: number of resamples.
-        seed: of the resampling.
-        level: confidence level.
-
-    Raises:
-        OptionError: as `bootstrap_mean`.
-
-    Example:
-        >>> bootstrap_difference([1.0, 2.0], [2.0, 3.0], ["a", "b"])
-        Difference(value=1.0, low=1.0, high=1.0, level=0.95, below_zero=0.0)
-    """
+    """mean(second) - mean(first) over the same n samples, photos resampled for both together."""
     gains = _checked(second, photos, rounds, level) - _checked(first, photos, rounds, level)
     groups, draws = _draw(photos, rounds, seed)
     sums, sizes = np.bincount(groups, gains), np.bincount(groups)
-    resampled = (draws @ sums) / (draws @ sizes)
-    return _difference(float(gains.mean()), resampled, level)
+    return _difference(float(gains.mean()), (draws @ sums) / (draws @ sizes), level)
 
 
 def bootstrap_statistic(
-    statistic: Callable[[NDArray[np.int64]], float],
-    photos: Sequence[Hashable],
+    statistic: Callable[[Counts], float],
+    photos: Photos,
     *,
     rounds: int = 1000,
     seed: int = 0,
     level: float = 0.95,
 ) -> Difference:
-    """Interval of any statistic of whole photos, for scores that are no mean over samples (BLEU, mAP).
+    """Any statistic of whole photos, for scores that are no mean over samples (mAP), or their difference.
 
-    Args:
-        statistic: takes how often each of the n samples counts, (n,) int64, and gives a number; of all ones it is the
-            measured value. A difference of two runs is a statistic too.
-        photos: the photo of each sample.
-        rounds: number of resamples (the statistic is computed that often).
-        seed: of the resampling.
-        level: confidence level.
-
-    Returns:
-        The value with its bounds; `below_zero` means something when the statistic is a difference.
-
-    Raises:
-        OptionError: nothing to resample, a bad setting, or a statistic that is not finite.
-
-    Example:
-        >>> bootstrap_statistic(lambda often: float(often.sum()), ["a", "b"], rounds=10).value
-        2.0
+    `statistic` takes how often each of the n samples counts, (n,); of all ones it is the measured value. `below_zero`
+    means something when it is a difference.
     """
     _checked(np.zeros(len(photos)), photos, rounds, level)
     groups, draws = _draw(photos, rounds, seed)
     value = statistic(np.ones(len(photos), dtype=np.int64))
     resampled = np.array([statistic(draw[groups]) for draw in draws], dtype=np.float64)
-    if not (math.isfinite(value) and np.isfinite(resampled).all()):
-        raise OptionError(_NOT_FINITE)
+    _check_finite(value, resampled)
     return _difference(value, resampled, level)
 
 
 def bootstrap_pooled(
-    resample: Callable[[NDArray[np.int64]], Floats],
-    photos: Sequence[Hashable],
+    resample: Callable[[Counts], Floats],
+    photos: Photos,
     *,
     rounds: int = 2000,
     seed: int = 0,
     level: float = 0.95,
 ) -> Interval:
-    """As `bootstrap_statistic`, for statistics that take many resamples at once.
+    """As `bootstrap_statistic`, with the same resamples, for statistics that take many at once: (some, n) -> (some,).
 
-    Args:
-        resample: takes how often each of the n samples counts in each of some rounds, (some, n) int64, and gives their
-            values, (some,); it is asked in pieces, since all rounds of a large set together are gigabytes.
-        photos, rounds, seed, level: as there, with the same resamples.
-
-    Raises:
-        OptionError: as `bootstrap_statistic`.
-
-    Example:
-        >>> bootstrap_pooled(lambda often: often.sum(axis=1).astype(float), ["a", "b"], rounds=10).high
-        2.0
+    It is asked in pieces, since all rounds of a large set together are gigabytes.
     """
     _checked(np.zeros(len(photos)), photos, rounds, level)
     groups, draws = _draw(photos, rounds, seed)
     value = float(resample(np.ones((1, len(photos)), dtype=np.int64))[0])
     piece = max(1, _PIECE // len(photos))
     starts = range(0, rounds, piece)
-    found = [resample(draws[start : start + piece][:, groups]) for start in starts]
-    resampled = np.concatenate(found)
-    if not (math.isfinite(value) and np.isfinite(resampled).all()):
-        raise OptionError(_NOT_FINITE)
+    resampled = np.concatenate([resample(draws[at : at + piece][:, groups]) for at in starts])
+    _check_finite(value, resampled)
     return Interval(value, *_bounds(resampled, level), level)
 
 
-def _draw(
-    photos: Sequence[Hashable], rounds: int, seed: int
-) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
+def _draw(photos: Photos, rounds: int, seed: int) -> tuple[NDArray[np.intp], Counts]:
     """Photo index of each sample, and how often each photo is drawn in each round, (rounds, photos)."""
     index = {photo: position for position, photo in enumerate(dict.fromkeys(photos))}
     groups = np.array([index[photo] for photo in photos])
@@ -269,7 +171,14 @@ def _divide(above: Floats, below: Floats) -> Floats:
     return result
 
 
-def _checked(values: ArrayLike, photos: Sequence[Hashable], rounds: int, level: float) -> Floats:
+def _check_finite(value: float, resampled: Floats) -> None:
+    if not (math.isfinite(value) and np.isfinite(resampled).all()):
+        raise OptionError(
+            "the statistic is not finite for every resample: it must be defined for any photos"
+        )
+
+
+def _checked(values: ArrayLike, photos: Photos, rounds: int, level: float) -> Floats:
     numbers = np.asarray(values, dtype=np.float64)
     if numbers.ndim != 1 or len(numbers) != len(photos):
         raise OptionError(

@@ -1,27 +1,88 @@
-"""Command: measures a model on dense captioning: given boxes, one caption each.
-
-    python -m benchmarks.dense --model patchioner-mini --baseline whole --out build/benchmarks/dense
-
-Knows: its task. Does NOT know: anything else (`benchmarks.runner.command` has the options).
-"""
+"""Dense captioning with given boxes. `python -m benchmarks.dense --baseline crop --out build/dense`."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
 
-from benchmarks.captioner import LoadModel, load_pretrained
-from benchmarks.runner import run_command
+from benchmarks.command import run_task
+from benchmarks.data import (
+    BenchmarkDataError,
+    PhotoFolder,
+    Reading,
+    Rows,
+    Sample,
+    Task,
+    box_of,
+    mapping_of,
+    merged,
+    share_of_boxes,
+    text_of,
+)
+
+FORM = '{"images": [{id, file_name}], "annotations": [{image_id, bbox: [x1, y1, x2, y2], caption}]}'
 
 
-def main(argv: Sequence[str] | None = None, *, load_model: LoadModel = load_pretrained) -> int:
-    """Run the command; see `benchmarks.runner.run_command`.
+def read(path: Path, photos: PhotoFolder, *, merge_references: bool = False) -> Reading:
+    """Read boxes with captions: VG v1.2, VG-COCO and RefCOCOg as ControlCap wrote them.
 
-    Example:
-        >>> main(["--limit", "10"])  # doctest: +SKIP
+    `bbox` is x1, y1, x2, y2 in pixels of the photo, unlike COCO's own. Each annotation is a sample with one reference,
+    as in the published protocol; with `merge_references` the captions of one and the same box are references of one
+    sample. A row is malformed when its image is not listed or not found, the photo has another size than the file says
+    (its boxes would lie elsewhere), or box or caption cannot be used.
     """
-    return run_command("dense", argv, load_model=load_model)
+    rows = Rows(path, FORM, "images", "annotations")
+    images: dict[Any, Mapping[str, Any]] = {}
+    for index, entry in enumerate(rows.content["images"]):
+        with rows.part_of(index, f"images[{index}]"):
+            _list_image(entry, images)
+    for index, annotation in enumerate(rows.content["annotations"]):
+        with rows.row(f"annotations[{index}]") as row:
+            rows.samples.append(_sample(annotation, images, photos, row))
+    found = rows.reading()
+    return replace(found, samples=merged(found.samples)) if merge_references else found
 
+
+def _list_image(entry: Any, images: dict[Any, Mapping[str, Any]]) -> None:
+    found = mapping_of(entry, "the image")
+    image_id = found.get("id")
+    if not isinstance(image_id, (str, int)):
+        raise BenchmarkDataError(f"its id is {image_id!r:.40}, not a number or text")
+    first = images.setdefault(image_id, found)
+    if first.get("file_name") != found.get("file_name"):
+        raise BenchmarkDataError(
+            f"image {image_id!r:.40} is listed as {first.get('file_name')!r:.60} already: the first one counts"
+        )
+
+
+def _sample(
+    annotation: Any, images: Mapping[Any, Mapping[str, Any]], photos: PhotoFolder, row: int
+) -> Sample:
+    entry = mapping_of(annotation, "the annotation")
+    image_id = entry.get("image_id")
+    if not isinstance(image_id, (str, int)) or image_id not in images:
+        raise BenchmarkDataError(f"image_id {image_id!r:.40} is not among the images of the file")
+    text, box = text_of(entry.get("caption")), box_of(entry.get("bbox"))
+    listed = images[image_id]
+    photo = photos.find(listed.get("file_name"), image_id)
+    size, stated = photos.size(photo), (listed.get("width"), listed.get("height"))
+    if None not in stated and stated != size:
+        raise BenchmarkDataError(
+            f"{photo} has {size[0]} x {size[1]} pixels, the file says {stated[0]} x {stated[1]}: its boxes would lie "
+            "elsewhere; use the photos that the file was made for"
+        )
+    share = share_of_boxes([box], photos, photo)
+    return Sample(f"{image_id}/{row}", photo, box, (text,), row, 1, share)
+
+
+TASK = Task(
+    "dense", "dense captioning, boxes given", "dense_refcocos_dev.json", read, clip_crops=True
+)
+main = partial(run_task, "dense")
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,27 +1,70 @@
-"""Command: measures a model on class boxes: does the caption of a box name what is in it?
-
-    python -m benchmarks.objects --model patchioner-mini --baseline whole --out build/benchmarks/objects
-
-Knows: its task. Does NOT know: anything else (`benchmarks.runner.command` has the options).
-"""
+"""Class boxes: does the caption of a box name what is in it? `python -m benchmarks.objects --baseline whole`."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
 
-from benchmarks.captioner import LoadModel, load_pretrained
-from benchmarks.runner import run_command
+from benchmarks.command import run_task
+from benchmarks.data import (
+    BenchmarkDataError,
+    PhotoFolder,
+    Reading,
+    Rows,
+    Sample,
+    Task,
+    box_of,
+    list_of,
+    mapping_of,
+    share_of_boxes,
+)
+from benchmarks.metrics.class_names import SYNONYMS
+
+FORM = '[{"file_name", "image_id", "boxes": [{"xyxy": [x1, y1, x2, y2], "name"}, ...]}, ...]'
+MIN_AREA_SHARE = 0.02
 
 
-def main(argv: Sequence[str] | None = None, *, load_model: LoadModel = load_pretrained) -> int:
-    """Run the command; see `benchmarks.runner.run_command`.
+def read(path: Path, photos: PhotoFolder, *, min_area_share: float = MIN_AREA_SHARE) -> Reading:
+    """Read boxes with the names of their COCO classes; the name is the one reference of its sample.
 
-    Example:
-        >>> main(["--limit", "10"])  # doctest: +SKIP
+    Corners are pixels of the photo. A box that covers no more than `min_area_share` of its photo is not asked about,
+    and is no malformed row either. A row is malformed when its photo is missing, the class is none of COCO's 80, or the
+    box is inverted, not finite or wholly outside.
     """
-    return run_command("objects", argv, load_model=load_model)
+    rows = Rows(path, FORM, kind=list)
+    for number, value in enumerate(rows.content):
+        try:
+            entry = mapping_of(value, "the entry")
+            boxes = list_of(entry.get("boxes"), "the list of boxes")
+        except BenchmarkDataError as error:
+            with rows.row(f"[{number}]"):
+                raise error
+            continue
+        for index, box in enumerate(boxes):
+            with rows.row(f"[{number}]/boxes[{index}]") as row:
+                sample = _sample(mapping_of(box, "the box"), entry, photos, row)
+                if sample.area_share > min_area_share:
+                    rows.samples.append(sample)
+    return rows.reading()
 
+
+def _sample(box: Any, entry: Any, photos: PhotoFolder, row: int) -> Sample:
+    name = box.get("name")
+    if not isinstance(name, str) or name not in SYNONYMS:
+        raise BenchmarkDataError(f"the class {name!r:.40} is none of COCO's 80")
+    region = box_of(box.get("xyxy"))
+    photo = photos.find(entry.get("file_name"), entry.get("image_id"))
+    share = share_of_boxes([region], photos, photo)
+    return Sample(f"{Path(photo).stem}/{row}", photo, region, (name,), row, 1, share)
+
+
+TASK = Task(
+    "objects", "class boxes over 2 % of their photo: is the object named?", "class_boxes_dev.json",
+    read, clip_crops=True,
+)  # fmt: skip
+main = partial(run_task, "objects")
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,103 +1,286 @@
-"""Command: measures a model on the development sets and prints the quality table.
+"""Command: measures a model on a data folder and prints the quality table.
 
-    python -m benchmarks.quality --model patchioner-mini --data ../shared/data --out quality.json
+    python -m benchmarks.quality --model patchioner-mini --data FOLDER --out quality.json
 
-Knows: arguments, the order of the work, the table and the JSON report. Does NOT know: how a measure
-is made (`benchmarks.measures`) or how a model is asked (`benchmarks.answers`).
-Offline, on the CPU unless told otherwise; the same command gives the same figures.
+One backbone pass a photo, whatever is asked about it. Offline, on the CPU unless told otherwise; the same command gives
+the same figures.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from benchmarks.answers import Answers, QualitySets, ask
-from benchmarks.arguments import name_template, natural, positive
-from benchmarks.captioner import LoadModel, load_pretrained
-from benchmarks.measures import Bootstrap, Measure, caption_measures, measure
-from benchmarks.metrics import bleu, java_available, official_cider, rouge_l
-from benchmarks.readers import Captioned, DevSets
-from benchmarks.runner.provenance import machine, versions
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.bootstrap import Interval, bootstrap_mean, bootstrap_ratio
+from benchmarks.command import CIDER_WARNING, natural, number, positive, run_command
+from benchmarks.data import SAMPLE, Sample, read_folder, task_named
+from benchmarks.metrics import bleu, cider, java_available, official_cider, rouge_l
+from benchmarks.metrics.class_names import SYNONYMS
+from benchmarks.provenance import machine, versions
+from benchmarks.run import load_pretrained
+from benchmarks.scoring import PERSON, finite
+from decoders import DecodeOptions
+from patchioner import Patchioner, Weighting
 from patchioner.base.errors import MissingExtraError, PatchionerError
-from patchioner.base.files import write_json
+from patchioner.base.files import file_sha256, write_json
+from patchioner.base.progress import progress
+from patchioner.regions import WholeImage
 
 DEFAULT_PROMPT = "a photo of a {name}"
+PHOTOS_A_BATCH = 16
+TASKS = ("image", "region_set", "trace", "objects")
+
+Floats = NDArray[np.float32]
+Samples = tuple[Sample, ...]
 
 
-def main(argv: Sequence[str] | None = None, *, load_model: LoadModel = load_pretrained) -> int:
-    """Run the command.
+@dataclass(frozen=True)
+class QualitySets:
+    """The samples that the quality table asks about, and the folder of their photos."""
 
-    Args:
-        argv: arguments without the program's name; None takes the process's.
-        load_model: makes the model from (name, device); tests put a small one in.
+    images: Samples
+    region_sets: Samples
+    traces: Samples
+    boxes: Samples
+    photos: Path
 
-    Returns:
-        0; 1 after an error, or with `--check` when a must is missed.
+    @classmethod
+    def read(cls, folder: Path, limit: int | None = None) -> QualitySets:
+        """Read all sets, cut to the first `limit` photos of image captioning; boxes of people are left out."""
+        images = read_folder(folder, "image")[:limit]
+        kept = {sample.photo for sample in images}
+        others = [
+            tuple(s for s in read_folder(folder, task) if limit is None or s.photo in kept)
+            for task in TASKS[1:]
+        ]
+        boxes = tuple(sample for sample in others[2] if sample.references[0] != PERSON)
+        return cls(images, others[0], others[1], boxes, folder / "photos")
 
-    Example:
-        >>> main(["--data", "../shared/data", "--limit", "10"])  # doctest: +SKIP
+
+@dataclass(frozen=True)
+class Answers:
+    """What a model said.
+
+    Attributes:
+        whole_captions: photo -> caption of the whole photo.
+        captions: (photo, id) -> caption of a region set or trace.
+        whole_embeddings: photo -> unit embedding (dim,) of the whole photo.
+        box_embeddings: (boxes, dim) unit rows.
+        name_embeddings: (80, dim) unit rows, one per class name.
+        caption_embeddings: (captions, dim) unit rows, one per reference of the image samples.
     """
-    arguments = _parser().parse_args(argv)
-    arguments.prompt = arguments.prompt or [DEFAULT_PROMPT]
-    try:
-        rows = _run(arguments, load_model)
-    except (PatchionerError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    missed = [row.key for row in rows if row.passed is False]
-    if arguments.check and missed:
-        sys.stderr.write(f"missed: {', '.join(missed)}\n")
-        return 1
-    return 0
+
+    whole_captions: dict[str, str]
+    set_captions: list[str]
+    trace_captions: list[str]
+    whole_embeddings: dict[str, Floats]
+    box_embeddings: Floats
+    name_embeddings: Floats
+    caption_embeddings: Floats
 
 
-def _run(arguments: argparse.Namespace, load_model: LoadModel) -> list[Measure]:
-    sets = DevSets(arguments.data)
-    samples = QualitySets.read(sets, arguments.limit)
-    model = load_model(arguments.model, arguments.device)
-    started = time.perf_counter()
-    answers = ask(
-        model,
-        samples,
-        sets,
-        weighting=_weighting(arguments),
-        options=_decode_options(arguments),
-        prompts=arguments.prompt,
+def ask(
+    model: Patchioner,
+    sets: QualitySets,
+    *,
+    weighting: Weighting | None = None,
+    options: DecodeOptions | None = None,
+    prompts: Sequence[str] = (DEFAULT_PROMPT,),
+) -> Answers:
+    """Let `model` caption and embed everything that `sets` asks about.
+
+    None leaves the model's own weighting (of regions and whole photos) and options; of several `prompts`, templates
+    with `{name}`, the unit embeddings are averaged.
+    """
+    spoken, boxes = (*sets.region_sets, *sets.traces), sets.boxes
+    every = dict.fromkeys(sample.photo for sample in (*sets.images, *spoken, *boxes))
+    whole: dict[str, str] = {}
+    captions: dict[int, str] = {}
+    pooled: dict[str, Floats] = {}
+    named: dict[int, Floats] = {}
+    bar = progress(every, description="photos", total=len(every), unit="photo")
+    while batch := list(islice(bar, PHOTOS_A_BATCH)):
+        items = []
+        for photo in batch:
+            features = model.encode(str(sets.photos / photo))
+            of_photo = [index for index, box in enumerate(boxes) if box.photo == photo]
+            asked = [WholeImage(), *(boxes[index].region for index in of_photo)]
+            rows = unit_rows(model.embed_regions(features, asked, weighting), f"{photo}: region")
+            pooled[photo], *rest = rows
+            named.update(zip(of_photo, rest, strict=True))
+            regions = [one.region for one in spoken if one.photo == photo]
+            items.append((features, [WholeImage(), *regions]))
+        answers = model.caption_many(items, weighting=weighting, options=options)
+        for photo, said in zip(batch, answers, strict=True):
+            whole[photo], *texts = [caption.text for caption in said]
+            of_photo = [index for index, one in enumerate(spoken) if one.photo == photo]
+            captions.update(zip(of_photo, texts, strict=True))
+    count = len(sets.region_sets)
+    references = [text for sample in sets.images for text in sample.references]
+    return Answers(
+        whole,
+        [captions[index] for index in range(count)],
+        [captions[index] for index in range(count, len(spoken))],
+        pooled,
+        np.array([named[index] for index in range(len(boxes))], dtype=np.float32),
+        embed_names(model, list(SYNONYMS), prompts),
+        unit_rows(model.embed_text(references), "caption"),
     )
-    seconds = time.perf_counter() - started
-    bootstrap = Bootstrap(arguments.rounds, arguments.seed)
-    rows = measure(samples, answers, bootstrap=bootstrap)
-    rows += _official_rows(samples, answers, bootstrap, arguments.official)
-    sys.stdout.write(table(rows))
-    if arguments.out is not None:
-        write_json(arguments.out, _report(arguments, sets, samples, answers, rows, seconds))
+
+
+def unit_rows(embeddings: torch.Tensor, what: str) -> Floats:
+    """Embeddings (n, dim) as L2-normalised float32 rows; PatchionerError names a row that is zero or not finite."""
+    rows = embeddings.detach().to(device="cpu", dtype=torch.float32).numpy()
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    bad = np.flatnonzero(~(np.isfinite(norms[:, 0]) & (norms[:, 0] > 0)))
+    if len(bad):
+        raise PatchionerError(
+            f"the embedding of {what} {int(bad[0])} has norm {norms[bad[0], 0]}: the model cannot be measured"
+        )
+    return np.asarray(rows / norms, dtype=np.float32)
+
+
+def embed_names(model: Patchioner, names: Sequence[str], prompts: Sequence[str]) -> Floats:
+    """Unit embeddings (names, dim) of class names, averaged over the prompt templates."""
+    mean = sum(
+        unit_rows(model.embed_text([prompt.format(name=name) for name in names]), "class name")
+        for prompt in prompts
+    )
+    rows = np.asarray(mean, dtype=np.float32)
+    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a measure must reach and what it aims at; `strict`: equal to `must` is not enough."""
+
+    must: float
+    aim: float
+    strict: bool = False
+
+    def passed(self, value: float) -> bool:
+        """Whether `value` reaches the must (a NaN never does)."""
+        return value > self.must if self.strict else value >= self.must
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One row of the table: a stable key, what a person reads, value and interval, what it was measured on."""
+
+    key: str
+    label: str
+    interval: Interval
+    samples: int
+    photos: int
+    target: Target | None = None
+
+    @property
+    def passed(self) -> bool | None:
+        """Whether the must is reached; None without a target."""
+        return None if self.target is None else self.target.passed(self.interval.value)
+
+
+TARGETS = {
+    "image_cider": Target(50, 65),
+    "region_sets_ratio": Target(1.03, 1.15, strict=True),
+    "traces_ratio": Target(1.0, 1.15, strict=True),
+    "box_naming": Target(45, 55),
+    "retrieval_r1": Target(55, 62),
+}
+
+
+def measure(
+    sets: QualitySets, answers: Answers, *, rounds: int = 2000, seed: int = 0
+) -> list[Measure]:
+    """The rows of the quality table; a set without samples gives none."""
+    how = {"rounds": rounds, "seed": seed}
+    rows = caption_measures(sets, answers, rounds=rounds, seed=seed)
+    if sets.boxes:
+        photos = [sample.photo for sample in sets.boxes]
+        names = list(SYNONYMS)
+        wanted = np.array([names.index(sample.references[0]) for sample in sets.boxes])
+        whole = np.stack([answers.whole_embeddings[photo] for photo in photos])
+        for key, label, embedded in (
+            ("box_naming", "box naming, % of boxes", answers.box_embeddings),
+            ("box_naming_whole", "box naming by the whole-image embedding, %", whole),
+        ):
+            right = np.argmax(embedded @ answers.name_embeddings.T, axis=1) == wanted
+            rows.append(_row(key, label, bootstrap_mean(100.0 * right, photos, **how), photos))
+    if sets.images:
+        gallery = np.stack([answers.whole_embeddings[sample.photo] for sample in sets.images])
+        owner = np.repeat(np.arange(len(sets.images)), [len(s.references) for s in sets.images])
+        photos = [sets.images[index].photo for index in owner]
+        ranks = retrieval_ranks(answers.caption_embeddings @ gallery.T, owner)
+        for k in (1, 5):
+            interval = bootstrap_mean(100.0 * (ranks <= k), photos, **how)
+            rows.append(_row(f"retrieval_r{k}", f"text to image, R@{k} %", interval, photos))
     return rows
 
 
-def table(rows: Sequence[Measure]) -> str:
-    """Return the rows as a Markdown table.
+def caption_measures(
+    sets: QualitySets, answers: Answers, *, rounds: int = 2000, seed: int = 0, metric: Any = cider
+) -> list[Measure]:
+    """The rows that score captions (by CIDEr, ours or official): photos; region sets and traces beside whole photos."""
+    how = {"rounds": rounds, "seed": seed}
+    rows: list[Measure] = []
+    if sets.images:
+        photos = [sample.photo for sample in sets.images]
+        said = [answers.whole_captions[photo] for photo in photos]
+        _, scores = metric(said, [sample.references for sample in sets.images])
+        interval = bootstrap_mean(scores, photos, **how)
+        rows.append(_row("image_cider", "image captioning, CIDEr", interval, photos))
+    for key, label, samples, said in (
+        ("region_sets", "region sets", sets.region_sets, answers.set_captions),
+        ("traces", "traces", sets.traces, answers.trace_captions),
+    ):
+        if not samples:
+            continue
+        photos = [sample.photo for sample in samples]
+        references = [sample.references for sample in samples]
+        _, regional = metric(said, references)
+        _, whole = metric([answers.whole_captions[photo] for photo in photos], references)
+        ratio = bootstrap_ratio(regional, whole, photos, **how)
+        regional, whole = (bootstrap_mean(side, photos, **how) for side in (regional, whole))
+        whole_label = f"{label}, CIDEr of the whole-image caption"
+        rows.append(_row(f"{key}_cider", f"{label}, CIDEr", regional, photos))
+        rows.append(_row(f"{key}_whole_cider", whole_label, whole, photos))
+        rows.append(_row(f"{key}_ratio", f"{label}, region / whole image", ratio, photos))
+    return rows
 
-    Example:
-        >>> table([]).splitlines()[0]
-        '| measure | must | aim | measured | 95 % interval | pass | samples (photos) |'
+
+def _row(key: str, label: str, interval: Interval, photos: Sequence[str]) -> Measure:
+    return Measure(key, label, interval, len(photos), len(set(photos)), TARGETS.get(key))
+
+
+def retrieval_ranks(similarities: Floats, owner: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Rank (from 1) of each query's own item: similarities (queries, items), owner (queries,) -> (queries,).
+
+    Equal similarity counts against it, so that a model that embeds every photo the same is not rewarded.
     """
+    own = np.take_along_axis(similarities, owner[:, None], axis=1)
+    return np.asarray((similarities >= own).sum(axis=1), dtype=np.intp)
+
+
+def table(rows: Sequence[Measure]) -> str:
+    """The rows as a Markdown table."""
     lines = [
         "| measure | must | aim | measured | 95 % interval | pass | samples (photos) |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         digits = 3 if row.key.endswith("_ratio") else 1
-        value, low, high = (
-            f"{number:.{digits}f}"
-            for number in (row.interval.value, row.interval.low, row.interval.high)
-        )
+        ends = (row.interval.value, row.interval.low, row.interval.high)
+        value, low, high = (f"{end:.{digits}f}" for end in ends)
         must = aim = ""
         if row.target is not None:
             must = f"{'> ' if row.target.strict else ''}{row.target.must:g}"
@@ -111,123 +294,103 @@ def table(rows: Sequence[Measure]) -> str:
 
 
 def _official_rows(
-    samples: QualitySets, answers: Answers, bootstrap: Bootstrap, wanted: str
+    sets: QualitySets, answers: Answers, arguments: argparse.Namespace
 ) -> list[Measure]:
     """The caption rows again by the official CIDEr; they inform, the targets stay with ours."""
+    wanted = arguments.official
     if wanted == "no" or (wanted == "auto" and not java_available()):
         return []
+    how = {"rounds": arguments.rounds, "seed": arguments.seed}
     try:
-        rows = caption_measures(samples, answers, bootstrap=bootstrap, metric=official_cider)
+        rows = caption_measures(sets, answers, **how, metric=official_cider)
     except MissingExtraError as error:
         if wanted == "yes":
             raise
         sys.stderr.write(f"no official CIDEr: {error}\n")
         return []
     return [
-        Measure(
-            f"official_{row.key}", f"{row.label} (official)", row.interval, row.samples, row.photos
-        )
-        for row in rows
+        Measure(f"official_{r.key}", f"{r.label} (official)", r.interval, r.samples, r.photos)
+        for r in rows
     ]
 
 
 def _report(
     arguments: argparse.Namespace,
-    sets: DevSets,
-    samples: QualitySets,
+    sets: QualitySets,
     answers: Answers,
     rows: Sequence[Measure],
     seconds: float,
 ) -> dict[str, Any]:
     """Everything that a reader needs to get the same figures, and every caption."""
     settings = {key: str(v) if isinstance(v, Path) else v for key, v in vars(arguments).items()}
+    whole = answers.whole_captions
+    said = {
+        "images": (sets.images, [whole[sample.photo] for sample in sets.images]),
+        "region_sets": (sets.region_sets, answers.set_captions),
+        "traces": (sets.traces, answers.trace_captions),
+    }
+    others = {}
+    for name, (samples, captions) in said.items():
+        if samples:
+            due = [sample.references for sample in samples]
+            others[name] = {
+                "bleu4": float(bleu(captions, due)[0][3]),
+                "rouge_l": rouge_l(captions, due)[0],
+            }
+    files = {task: task_named(task).files(arguments.data)[0] for task in TASKS}
     return {
         "settings": settings,
         "versions": versions(),
         "machine": machine(arguments.device),
-        "data_sha256": sets.fingerprints(),
+        "data_sha256": {task: file_sha256(path) for task, path in files.items()},
         "seconds": round(seconds, 1),
-        "measures": [_as_json(row) for row in rows],
-        "other_metrics": _other_metrics(samples, answers),
+        "measures": [
+            asdict(row) | {"interval": finite(row.interval), "passed": row.passed} for row in rows
+        ],
+        "other_metrics": others,
         "predictions": {
-            "images": [
-                asdict(sample) | {"caption": answers.whole_captions[sample.photo]}
-                for sample in samples.images
-            ],
-            "region_sets": _said(samples.region_sets, answers.set_captions, answers),
-            "traces": _said(samples.traces, answers.trace_captions, answers),
+            name: [
+                {
+                    "photo": sample.photo,
+                    "references": sample.references,
+                    "caption": caption,
+                    "whole_image_caption": whole[sample.photo],
+                }
+                for sample, caption in zip(samples, captions, strict=True)
+            ]
+            for name, (samples, captions) in said.items()
         },
     }
 
 
-def _as_json(row: Measure) -> dict[str, Any]:
-    """A row as JSON, where an undefined number (a ratio to zero) is null."""
-    interval = {
-        key: number if math.isfinite(number) else None
-        for key, number in asdict(row.interval).items()
-    }
-    return asdict(row) | {"interval": interval, "passed": row.passed}
+def name_template(text: str) -> str:
+    """Argument type: a prompt with `{name}` in it, such as "a photo of a {name}"."""
+    try:
+        named = text.format(name="dog") != text.format(name="cat")
+    except (LookupError, ValueError, AttributeError):
+        named = False
+    if not named:
+        raise argparse.ArgumentTypeError(f"{text!r} is no template: write '{{name}}' in it")
+    return text
 
 
-def _said(
-    samples: Sequence[Captioned], captions: Sequence[str], answers: Answers
-) -> list[dict[str, Any]]:
-    return [
-        {
-            "photo": sample.photo,
-            "references": sample.references,
-            "caption": caption,
-            "whole_image_caption": answers.whole_captions[sample.photo],
-        }
-        for sample, caption in zip(samples, captions, strict=True)
-    ]
-
-
-def _other_metrics(samples: QualitySets, answers: Answers) -> dict[str, dict[str, float]]:
-    """BLEU-4 and ROUGE-L of the captions, for comparison with other papers' tables."""
-    tasks: dict[str, tuple[Sequence[Captioned], Sequence[str]]] = {
-        "images": (samples.images, [answers.whole_captions[s.photo] for s in samples.images]),
-        "region_sets": (samples.region_sets, answers.set_captions),
-        "traces": (samples.traces, answers.trace_captions),
-    }
-    scores = {}
-    for name, (group, said) in tasks.items():
-        if group:
-            references = [sample.references for sample in group]
-            corpus, _ = bleu(said, references)
-            scores[name] = {"bleu4": float(corpus[3]), "rouge_l": rouge_l(said, references)[0]}
-    return scores
-
-
-def _weighting(arguments: argparse.Namespace) -> Any:
-    if arguments.weighting is None:
-        return None
-    from patchioner.regions import Weighting
-
-    return Weighting(arguments.weighting, variance=arguments.variance, rounding=arguments.rounding)
-
-
-def _decode_options(arguments: argparse.Namespace) -> Any:
-    if arguments.beam is None:
-        return None
-    from decoders import DecodeOptions
-
-    if arguments.beam == 1:
-        return DecodeOptions(strategy="greedy")
-    return DecodeOptions(strategy="beam", beam_width=arguments.beam)
-
-
-def _parser() -> argparse.ArgumentParser:
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; 0, or 1 after an error or with `--check` when a must is missed."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.quality", description="Measure a model on the development sets."
+        prog="python -m benchmarks.quality", description="Measure a model: the quality table."
     )
     add = parser.add_argument
     add("--model", default="patchioner-mini", help="shipped name, folder or hub id")
-    add("--data", type=Path, default=Path("../shared/data"), help="holds annotations/ and photos/")
+    add(
+        "--data",
+        type=Path,
+        default=SAMPLE,
+        help="holds annotations/ and photos/ (default: the sample set)",
+    )
     add("--device", default="cpu")
     add("--limit", type=positive, help="only the first N photos (all measures shrink with it)")
     add("--weighting", choices=["uniform", "gaussian", "attention"], help="default: the model's")
-    add("--variance", type=float, default=1.0, help="of --weighting gaussian")
+    add("--variance", type=number(float, 0), default=1.0, help="of --weighting gaussian")
     add("--rounding", choices=["coverage", "reference"], default="coverage")
     add("--beam", type=positive, help="beam width, 1 = greedy; default: the model's")
     add("--prompt", action="append", type=name_template,
@@ -238,7 +401,33 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=natural, default=0, help="of the bootstrap")
     add("--out", type=Path, help="write settings, measures and every caption as JSON")
     add("--check", action="store_true", help="exit status 1 when a must is missed")
-    return parser
+    return run_command(parser, _work, argv)
+
+
+def _work(arguments: argparse.Namespace) -> int:
+    sets = QualitySets.read(arguments.data, arguments.limit)
+    model = load_pretrained(arguments.model, arguments.device)
+    weighting, options = None, None
+    if arguments.weighting is not None:
+        weighting = Weighting(
+            arguments.weighting, variance=arguments.variance, rounding=arguments.rounding
+        )
+    if arguments.beam is not None:
+        width = arguments.beam
+        options = DecodeOptions("greedy") if width == 1 else DecodeOptions("beam", beam_width=width)
+    started = time.perf_counter()
+    prompts = arguments.prompt or [DEFAULT_PROMPT]
+    answers = ask(model, sets, weighting=weighting, options=options, prompts=prompts)
+    seconds = time.perf_counter() - started
+    rows = measure(sets, answers, rounds=arguments.rounds, seed=arguments.seed)
+    rows += _official_rows(sets, answers, arguments)
+    sys.stdout.write(f"{table(rows)}\n{CIDER_WARNING}\n")
+    if arguments.out is not None:
+        write_json(arguments.out, _report(arguments, sets, answers, rows, seconds))
+    missed = [row.key for row in rows if row.passed is False]
+    if arguments.check and missed:
+        sys.stderr.write(f"missed: {', '.join(missed)}\n")
+    return int(arguments.check and bool(missed))
 
 
 if __name__ == "__main__":

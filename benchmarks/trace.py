@@ -1,27 +1,72 @@
-"""Command: measures a model on traces: mouse paths over a photo.
-
-    python -m benchmarks.trace --model patchioner-mini --baseline whole --out build/benchmarks/trace
-
-Knows: its task. Does NOT know: anything else (`benchmarks.runner.command` has the options).
-"""
+"""Trace captioning: mouse paths over a photo. `python -m benchmarks.trace --baseline whole --out build/trace`."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from functools import partial
+from itertools import zip_longest
+from pathlib import Path
 
-from benchmarks.captioner import LoadModel, load_pretrained
-from benchmarks.runner import run_command
+from benchmarks.command import run_task
+from benchmarks.data import (
+    BenchmarkDataError,
+    PhotoFolder,
+    Reading,
+    Rows,
+    Sample,
+    Task,
+    covered_share,
+    list_of,
+    mapping_of,
+    text_of,
+)
+from patchioner.regions import Box, Trace
+
+FORM = '{image id: {"captions": [...], "traces": [[{x, y, t}, ...], ...]}}'
 
 
-def main(argv: Sequence[str] | None = None, *, load_model: LoadModel = load_pretrained) -> int:
-    """Run the command; see `benchmarks.runner.run_command`.
+def read(path: Path, photos: PhotoFolder) -> Reading:
+    """Read {image id: {"captions": [text], "traces": [[{x, y, t}]]}}, aligned lists.
 
-    Example:
-        >>> main(["--limit", "10"])  # doctest: +SKIP
+    x and y are 0..1 of the photo, x right and y down; the time is not used. Points outside of 0..1 are kept here and
+    dropped by `Trace`; a row is malformed when no point lies inside, a coordinate is not finite, the caption is not a
+    text, or one of the two lists is shorter.
     """
-    return run_command("trace", argv, load_model=load_model)
+    rows = Rows(path, FORM)
+    for key, entry in rows.content.items():
+        try:
+            captions = list_of(mapping_of(entry, f"entry {key!r}").get("captions"), "captions")
+            traces = list_of(entry.get("traces"), "traces")
+        except BenchmarkDataError as error:
+            with rows.row(key):
+                raise error
+            continue
+        for index, (caption, trace) in enumerate(zip_longest(captions, traces)):
+            with rows.row(f"{key}/{index}") as row:
+                references = (text_of(caption),)
+                region = Trace.from_points_xyt(list_of(trace, "the trace"))
+                photo = photos.find(key)
+                photos.size(photo)  # opens it, so that a broken photo is known now
+                share = _extent(region)
+                rows.samples.append(
+                    Sample(f"{key}/{index}", photo, region, references, row, 0, share)
+                )
+    return rows.reading()
 
+
+def _extent(trace: Trace) -> float:
+    """Share of the photo in the box around the points that lie on it."""
+    inside = [(x, y) for x, y in trace.points if 0 <= x <= 1 and 0 <= y <= 1]
+    if not inside:
+        raise BenchmarkDataError("no point of the trace lies within 0..1, on the photo")
+    (left, right), (top, bottom) = ((min(axis), max(axis)) for axis in zip(*inside, strict=True))
+    if left == right or top == bottom:
+        return 0.0
+    return covered_share([Box(left, top, right, bottom)], (1, 1))
+
+
+TASK = Task("trace", "trace captioning", "traces_dev.json", read)
+main = partial(run_task, "trace")
 
 if __name__ == "__main__":
     sys.exit(main())

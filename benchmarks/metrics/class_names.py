@@ -1,7 +1,7 @@
 """Which of the 80 COCO classes a caption names, by a table of synonyms.
 
-Knows: English words for the classes, their plurals, and compounds that are something else ("hot dog" is no dog).
-Does NOT know: boxes, models, pictures. "orange" before a noun is a colour; other ambiguities are left as they are.
+Compounds that are something else do not count ("hot dog" is no dog), "orange" before a noun is a colour; other
+ambiguities are left as they are.
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Final
 
-from benchmarks.metrics.stem_f import FUNCTION_WORDS
-from benchmarks.metrics.tokenize import tokenize
-from patchioner.base.errors import UnknownNameError
+from benchmarks.metrics.caption import FUNCTION_WORDS
+from benchmarks.metrics.words import tokenize
 
 # class: other words for it, separated by commas; the class's own name is always one.
 _TABLE: Final = """
@@ -141,12 +140,7 @@ SYNONYMS: Final[Mapping[str, tuple[str, ...]]] = _synonyms()
 
 
 def plural(phrase: str) -> str:
-    """Plural of an English noun phrase (of its last word).
-
-    Example:
-        >>> [plural(word) for word in ("dog", "bus", "hot dog", "man", "puppy", "knife")]
-        ['dogs', 'buses', 'hot dogs', 'men', 'puppies', 'knives']
-    """
+    """Plural of an English noun phrase (of its last word)."""
     head, space, word = phrase.rpartition(" ")
     if word in _IRREGULAR:
         return head + space + _IRREGULAR[word]
@@ -158,30 +152,8 @@ def plural(phrase: str) -> str:
 
 
 def named_classes(caption: str) -> frozenset[str]:
-    """COCO classes that a caption names; of overlapping words the longest phrase counts ("hot dog" is no dog).
-
-    A word may stand for several classes ("glass": cup and wine glass).
-
-    Example:
-        >>> sorted(named_classes("Two men ride their bikes past a hot dog stand"))
-        ['bicycle', 'hot dog', 'person']
-    """
+    """COCO classes that a caption names; a word may stand for several ("glass": cup and wine glass)."""
     return frozenset(name for names in _mentions(tokenize(caption)) for name in names)
-
-
-def names_class(caption: str, name: str) -> bool:
-    """Tell whether a caption names the COCO class `name`.
-
-    Raises:
-        UnknownNameError: no such class.
-
-    Example:
-        >>> names_class("a puppy on a sofa", "dog"), names_class("a puppy on a sofa", "cat")
-        (True, False)
-    """
-    if name not in SYNONYMS:
-        raise UnknownNameError.among("COCO class", name, SYNONYMS)
-    return name in named_classes(caption)
 
 
 def _mentions(words: Sequence[str]) -> Iterator[tuple[str, ...]]:
@@ -195,15 +167,11 @@ def _mentions(words: Sequence[str]) -> Iterator[tuple[str, ...]]:
         else:
             start += 1
             continue
-        following = words[start + size] if start + size < len(words) else None
-        if not (words[start] == "orange" and size == 1 and _is_noun(following)):
+        after = words[start + size] if start + size < len(words) else ""
+        colour = after.isalpha() and after not in _NO_NOUNS
+        if not (words[start] == "orange" and size == 1 and colour):
             yield found
         start += size
-
-
-def _is_noun(word: str | None) -> bool:
-    """Whether the word after "orange" makes it a colour: anything but the end or a function word."""
-    return word is not None and word.isalpha() and word not in _NO_NOUNS
 
 
 @lru_cache(maxsize=1)

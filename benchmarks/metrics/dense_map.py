@@ -1,10 +1,6 @@
 """Dense-captioning mean average precision: is the box right AND does the caption fit it?
 
-Knows: detections and ground truths of many photos, thresholds, precision and recall. The measure of text is passed in.
-Does NOT know: models, files, Java.
-
-Source: Johnson, Karpathy, Fei-Fei, "DenseCap: Fully Convolutional Localization Networks for Dense Captioning" (2016),
-in the form that later dense captioners share:
+Source: Johnson, Karpathy, Fei-Fei, "DenseCap" (2016), in the form that later dense captioners share:
 
 1. Per photo, ground truths that overlap at IoU >= 0.7 are merged (`merge_boxes`).
 2. Per photo, detections in decreasing score take their best-IoU merged box if that IoU is above 0 and the box is free
@@ -15,6 +11,7 @@ in the form that later dense captioners share:
 
 Equal scores keep their order: photos in the order given, detections in the order given within a photo. So does a
 detection with two best boxes (the first merged box). Recall is compared in whole numbers, never by rounded fractions.
+Boxes are XYXY pixels, continuous (a box from 0 to 2 is 2 wide).
 """
 
 from __future__ import annotations
@@ -25,7 +22,6 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from benchmarks.metrics.boxes import as_boxes, merge_boxes, pairwise_iou
 from patchioner.base.errors import OptionError
 
 Floats = NDArray[np.float64]
@@ -39,23 +35,69 @@ TextMeasure = Callable[[Sequence[str], Sequence[Sequence[str]]], ArrayLike]
 """(n captions, n lists of references) -> n scores between 0 and 1."""
 
 
+def as_boxes(boxes: ArrayLike, what: str = "boxes") -> Floats:
+    """(n, 4) float64; OptionError for another shape, a number that is not finite, or corners in another order."""
+    rows = np.asarray(boxes, dtype=np.float64)
+    if rows.size == 0:
+        return np.zeros((0, 4))
+    if rows.ndim != 2 or rows.shape[1] != 4:
+        raise OptionError(f"{what} have shape {rows.shape}: give (n, 4), x1 y1 x2 y2 a row")
+    bad = ~np.isfinite(rows).all(axis=1) | (rows[:, 2] < rows[:, 0]) | (rows[:, 3] < rows[:, 1])
+    if bad.any():
+        index = int(np.flatnonzero(bad)[0])
+        raise OptionError(
+            f"{what}[{index}] is {rows[index].tolist()}: give finite x1 y1 x2 y2 with x1 <= x2 and y1 <= y2"
+        )
+    return rows
+
+
+def pairwise_iou(left: Floats, right: Floats) -> Floats:
+    """Intersection over union of every pair, (n, 4) and (m, 4) -> (n, m); 0 where both areas are 0."""
+    low = np.maximum(left[:, None, :2], right[None, :, :2])
+    high = np.minimum(left[:, None, 2:], right[None, :, 2:])
+    shared = np.clip(high - low, 0.0, None).prod(axis=2)
+    areas = [(side[:, 2] - side[:, 0]) * (side[:, 3] - side[:, 1]) for side in (left, right)]
+    union = areas[0][:, None] + areas[1][None, :] - shared
+    iou: Floats = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    return iou
+
+
+def merge_boxes(
+    boxes: Floats, captions: Sequence[Sequence[str]], *, iou: float = MERGE_IOU
+) -> tuple[Floats, list[list[str]]]:
+    """Merge nearly equal boxes.
+
+    Again and again: the box that overlaps most of those left (of equals the first) takes all that overlap it at `iou`
+    or more with it; their coordinates are averaged, each input box weighing the same, and their captions pooled in
+    input order. The m merged boxes, (m, 4), come in the order in which they were taken.
+    """
+    close = pairwise_iou(boxes, boxes) >= iou
+    np.fill_diagonal(close, True)  # a box without area overlaps itself too, or it would never go
+    left = np.ones(len(boxes), dtype=bool)
+    merged: list[Floats] = []
+    texts: list[list[str]] = []
+    while left.any():
+        counts = np.where(left, (close & left).sum(axis=1), -1)
+        group = np.flatnonzero(close[int(counts.argmax())] & left).tolist()
+        merged.append(boxes[group].mean(axis=0))
+        texts.append([text for index in group for text in captions[index]])
+        left[group] = False
+    return np.array(merged).reshape(-1, 4), texts
+
+
 @dataclass(frozen=True)
 class DensePhoto:
     """What was said of one photo, and what is true of it.
 
     Attributes:
-        boxes: (d, 4) detected boxes, XYXY pixels.
+        boxes: (d, 4) detected boxes.
         scores: (d,) confidence of each; only their order counts.
         captions: d captions.
-        truth_boxes: (g, 4) ground truths, XYXY pixels; not merged.
+        truth_boxes: (g, 4) ground truths, not merged.
         truth_captions: g lists of references (a bare string stands for a list of one).
 
     Raises:
         OptionError: lengths differ, or a number is not finite.
-
-    Example:
-        >>> DensePhoto([[0, 0, 2, 2]], [1.0], ["a dog"], [[0, 0, 2, 2]], ["a dog"]).captions
-        ('a dog',)
     """
 
     boxes: ArrayLike = field(repr=False)
@@ -90,7 +132,7 @@ class DensePhoto:
 
 @dataclass(frozen=True)
 class DenseMatches:
-    """All detections of all photos in the order in which they count: by decreasing score.
+    """All detections of all photos by decreasing score.
 
     Attributes:
         photo: (d,) index of the photo of each.
@@ -111,9 +153,9 @@ class DenseMap:
 
     Attributes:
         name: "mAP" with the official METEOR, else "mAP (<text measure>)".
-        value: mean of the 30 average precisions, times 100.
-        detection: the mean of the five that ask nothing of the text, times 100 ("detmap").
-        table: (5, 6) average precisions, IoU thresholds down and text thresholds across, times 100.
+        value: mean of the 30 average precisions, x 100.
+        detection: the mean of the five that ask nothing of the text, x 100 ("detmap").
+        table: (5, 6) average precisions, IoU thresholds down and text thresholds across, x 100.
         detections, truths: how many detections, and merged ground truths, there were.
     """
 
@@ -126,40 +168,23 @@ class DenseMap:
 
 
 def dense_map(photos: Iterable[DensePhoto], text_measure: TextMeasure, *, name: str) -> DenseMap:
-    """Score detections with captions.
-
-    Args:
-        photos: what was said and what is true, photo by photo.
-        text_measure: scores captions between 0 and 1; asked once, for all detections that took a box.
-        name: what the text measure is called: "METEOR" gives the published "mAP", anything else "mAP (name)".
+    """Score detections with captions; `text_measure` is asked once, and `name` is what it is called.
 
     Raises:
         OptionError: no photo, no ground truth at all, or a text score that is not within 0..1.
-
-    Example:
-        >>> photo = DensePhoto([[0, 0, 2, 2]], [1.0], ["a dog"], [[0, 0, 2, 2]], ["a dog"])
-        >>> dense_map([photo], lambda said, due: [1.0] * len(said), name="yes-man").value
-        100.0
     """
     return summarize(match(photos, text_measure), name=name)
 
 
 def match(photos: Iterable[DensePhoto], text_measure: TextMeasure) -> DenseMatches:
-    """Give every detection its merged ground truth and its text score (steps 1 and 2 above).
-
-    Args, errors: as `dense_map`.
-
-    Example:
-        >>> photo = DensePhoto([[0, 0, 2, 2]], [1.0], ["a dog"], [[0, 0, 2, 2]], ["a dog"])
-        >>> match([photo], lambda said, due: [0.5] * len(said)).iou
-        array([1.])
-    """
+    """Give every detection its merged ground truth and its text score (steps 1 and 2 above)."""
     rows: list[tuple[int, float, float]] = []
     asked: list[tuple[int, str, list[str]]] = []
     truths: list[int] = []
     for index, photo in enumerate(photos):
         scores, boxes = np.asarray(photo.scores), np.asarray(photo.boxes)
-        merged, groups = merge_boxes(np.asarray(photo.truth_boxes), _lists(photo), iou=MERGE_IOU)
+        due = [list(group) for group in photo.truth_captions]
+        merged, groups = merge_boxes(np.asarray(photo.truth_boxes), due)
         truths.append(len(merged))
         for detection, (taken, iou) in enumerate(zip(*_take(boxes, scores, merged), strict=True)):
             if taken >= 0:
@@ -180,19 +205,15 @@ def match(photos: Iterable[DensePhoto], text_measure: TextMeasure) -> DenseMatch
 def summarize(
     matches: DenseMatches, *, name: str, weights: NDArray[np.int64] | None = None
 ) -> DenseMap:
-    """Turn matches into average precisions (step 3 above).
+    """Average precisions of matches (step 3 above).
 
     Args:
         matches: from `match`.
         name: of the text measure.
-        weights: (photos,) how often each photo counts, whole numbers; for resampling photos. None counts each once.
+        weights: (photos,) how often each photo counts, for resampling photos; None: once.
 
     Raises:
         OptionError: the weights leave no ground truth.
-
-    Example:
-        >>> summarize(matches, name="METEOR").name  # doctest: +SKIP
-        'mAP'
     """
     counts = np.ones(len(matches.truths), np.int64) if weights is None else weights
     truths = int(counts @ matches.truths)
@@ -217,16 +238,12 @@ def summarize(
 def average_precision(
     right: NDArray[np.bool_], truths: int, often: NDArray[np.int64] | None = None
 ) -> float:
-    """Mean, over recall 0.00, 0.01 .. 0.99, of the best precision at that recall or more (0 where it is never reached).
+    """Mean, over recall 0.00, 0.01 .. 0.99, of the best precision at that recall or more (0 where never reached).
 
     Args:
         right: (d,) whether each detection is right, by decreasing score.
         truths: number of ground truths, at least 1.
         often: (d,) how often each detection counts; None: once.
-
-    Example:
-        >>> average_precision(np.array([True, False]), 2)
-        0.51
     """
     weights = np.ones(len(right), np.int64) if often is None else often
     kept = weights > 0
@@ -236,10 +253,6 @@ def average_precision(
     first = np.searchsorted(RECALL_STEPS * hits, np.arange(RECALL_STEPS) * truths)
     reached = first < len(best)
     return float(best[first[reached]].sum() / RECALL_STEPS)
-
-
-def _lists(photo: DensePhoto) -> list[list[str]]:
-    return [list(group) for group in photo.truth_captions]
 
 
 def _take(boxes: Floats, scores: Floats, merged: Floats) -> tuple[NDArray[np.intp], Floats]:
@@ -259,9 +272,8 @@ def _take(boxes: Floats, scores: Floats, merged: Floats) -> tuple[NDArray[np.int
 
 
 def _text_scores(measure: TextMeasure, asked: Sequence[tuple[int, str, list[str]]]) -> Floats:
-    scores = np.asarray(
-        measure([said for _, said, _ in asked], [due for _, _, due in asked]), dtype=np.float64
-    )
+    given = measure([said for _, said, _ in asked], [due for _, _, due in asked])
+    scores = np.asarray(given, dtype=np.float64)
     if scores.shape != (len(asked),):
         raise OptionError(
             f"the text measure gave scores of shape {scores.shape} for {len(asked)} captions: give one per caption"

@@ -1,14 +1,13 @@
-"""All caption metrics over one set of captions, from one tokenisation, each result saying how it was made.
-
-Knows: the names of the metrics, which of them need Java, and how a metric of the user's own is called and checked.
-Does NOT know: how any of them computes its score, or where captions come from.
-"""
+"""All caption metrics over one set of captions, from one tokenisation, each result saying how it was made."""
 
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final, Literal
 
@@ -16,16 +15,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from benchmarks.metrics import official
-from benchmarks.metrics.bleu import bleu, bleu_of, bleu_statistics
-from benchmarks.metrics.cider import cider
-from benchmarks.metrics.java import JavaError, find_java, java_version
-from benchmarks.metrics.meteor import Meteor
-from benchmarks.metrics.ngrams import check_pairs
-from benchmarks.metrics.results import MetricResult, Provenance, Resample
-from benchmarks.metrics.rouge import rouge_l
-from benchmarks.metrics.spice import official_spice
-from benchmarks.metrics.stem_f import stem_f
-from benchmarks.metrics.tokenize import tokenize
+from benchmarks.metrics.caption import bleu, bleu_of, bleu_statistics, cider, rouge_l, stem_f
+from benchmarks.metrics.java import JavaError, Meteor, find_java, java_version
+from benchmarks.metrics.words import check_pairs, tokenize
 from patchioner.base.errors import MissingExtraError, OptionError, UnknownNameError
 from patchioner.base.optional import require
 
@@ -37,12 +29,74 @@ Floats = NDArray[np.float64]
 ExtraMetric = Callable[[Texts, Groups, Sequence[Any]], "ArrayLike | Mapping[str, Any]"]
 """(n predictions, n lists of references, n samples) -> n scores, or {"samples": n scores, "corpus": one number}."""
 
+Resample = Callable[[NDArray[np.int64]], Floats]
+"""How often each of n samples counts, (rounds, n) -> the value of each such set, (rounds,)."""
+
 BLEU: Final = ("bleu1", "bleu2", "bleu3", "bleu4")
 NEED_JAVA: Final = ("meteor", "spice")
 METRICS: Final = (*BLEU, "rouge_l", "cider", "stem_f", *NEED_JAVA)
 """Every built-in metric."""
 
 DEFAULT: Final = (*BLEU, "rouge_l", "cider")
+TEXT_MEASURES: Final = ("METEOR", "stem-F", "ROUGE-L")
+"""Measures of text for dense captioning, by the name that the mAP gets."""
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """How a score was made, so that a report can say so.
+
+    Attributes:
+        library: "pycocoevalcap", "patchioner" (the Java-free metrics), or "module:function" of a metric of one's own.
+        versions: (what, version) pairs of everything that takes part in the number.
+        tokenizer: what cut the captions into words; "none" where the metric takes whole captions.
+        note: a setting or quirk that a reader of the figure should know; may be empty.
+    """
+
+    library: str
+    versions: tuple[tuple[str, str], ...] = ()
+    tokenizer: str = "none"
+    note: str = ""
+
+    @property
+    def java(self) -> bool:
+        """Whether a Java program took part."""
+        return any(name == "java" for name, _ in self.versions)
+
+    def __str__(self) -> str:
+        versions = ", ".join(f"{name} {version}" for name, version in self.versions)
+        parts = [self.library, versions, f"tokenizer: {self.tokenizer}", self.note]
+        return "; ".join(part for part in parts if part)
+
+
+@dataclass(frozen=True)
+class MetricResult:
+    """One metric over one set of captions.
+
+    Attributes:
+        name: "cider", "bleu4", ...
+        corpus: the value of the whole set, x 100.
+        samples: the n scores of the single samples. Their mean need not be `corpus`: BLEU and METEOR pool their counts.
+        made: how it was made.
+        resample: of a metric that pools its counts, its values for other mixtures of the samples; None where the value
+            is the mean of the samples, or there is no way. That of METEOR works while its program runs.
+
+    Raises:
+        OptionError: a number is not finite.
+    """
+
+    name: str
+    corpus: float
+    samples: tuple[float, ...]
+    made: Provenance = field(repr=False)
+    resample: Resample | None = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        for index, score in enumerate(self.samples):
+            if not math.isfinite(score):
+                raise OptionError(f"{self.name}: sample {index} is {score}, not finite")
+        if not math.isfinite(self.corpus):
+            raise OptionError(f"{self.name}: the corpus score is {self.corpus}, not finite")
 
 
 def score_captions(
@@ -62,25 +116,19 @@ def score_captions(
         references: n lists of at least one reference each.
         metrics: names from `METRICS`. None: BLEU, ROUGE-L, CIDEr, and METEOR where Java is used.
         java: "yes" uses the official programs (Stanford tokenizer, pycocoevalcap) for everything they have; "no" never
-            starts Java; "auto" is "yes" where Java and pycocoevalcap are there, else "no". Which it was is in each
-            result's `made`.
+            starts Java; "auto" is "yes" where Java and pycocoevalcap are there, else "no".
         extra: metrics of your own, name -> function or "module:function"; see `ExtraMetric`.
         samples: what `extra` metrics get as their third argument, n objects; None gives n times None.
         meteor: a running METEOR to use and leave running.
 
     Returns:
-        name -> result, in the order asked for, extra ones last. All times 100 but those of `extra`.
+        name -> result, in the order asked for, extra ones last. All x 100 but those of `extra`.
 
     Raises:
         UnknownNameError: a metric of another name.
         OptionError: the lists cannot be paired, METEOR or SPICE without Java, SPICE without its parser, an extra metric
             that gives something else than n finite scores.
         MissingExtraError: java="yes" without pycocoevalcap.
-
-    Example:
-        >>> results = score_captions(["a dog", "a cat"], [["a dog"], ["a bus"]], ["cider"], java="no")
-        >>> results["cider"].samples[1]
-        0.0
     """
     check_pairs(predictions, references)
     with_java = _use_java(java)
@@ -88,15 +136,14 @@ def score_captions(
     others = {name: _resolve(name, metric) for name, metric in (extra or {}).items()}
     for name in others:
         if name in names:
-            raise OptionError(
-                f"the extra metric {name!r} has the name of a built-in one: rename it"
-            )
-    build = _Official if with_java else _JavaFree
-    scorer = build(predictions, references, meteor) if names else None
-    results = {name: scorer.result(name) for name in names} if scorer is not None else {}
+            raise OptionError(f"the extra metric {name!r} has a built-in one's name: rename it")
+    scorer = _Scorer(predictions, references, meteor, with_java)
+    results = {name: scorer.result(name) for name in names}
     rows = [None] * len(predictions) if samples is None else samples
     for name, metric in others.items():
-        results[name] = extra_result(name, metric, predictions, references, rows)
+        source = (extra or {})[name]
+        where = source if isinstance(source, str) else _name_of(metric)
+        results[name] = _extra_result(name, metric, where, predictions, references, rows)
     return results
 
 
@@ -125,105 +172,73 @@ def _chosen(metrics: Sequence[str] | None, with_java: bool) -> tuple[str, ...]:
             raise UnknownNameError.among("metric", name, METRICS)
         if name in NEED_JAVA and not with_java:
             raise OptionError(
-                f"{name!r} needs Java and pycocoevalcap (pip install 'patchioner[metrics]' and a Java runtime, java="
-                "'auto' or 'yes'); without them, 'stem_f' is the nearest to METEOR"
+                f"{name!r} needs Java and pycocoevalcap (the extra 'metrics', a Java runtime, java='auto' or 'yes');"
+                " without them, 'stem_f' is the nearest to METEOR"
             )
     return tuple(dict.fromkeys(metrics))
 
 
-class _JavaFree:
-    """Our own metrics over our own words, tokenised once."""
+class _Scorer:
+    """Metrics over one tokenisation: the official programs on the Stanford tokenizer's words, or ours on our own."""
 
-    def __init__(self, predictions: Texts, references: Groups, meteor: Meteor | None) -> None:
-        self.said = [" ".join(tokenize(text)) for text in predictions]
-        self.due = [[" ".join(tokenize(text)) for text in group] for group in references]
-        self.made = Provenance(
-            "patchioner", (("patchioner", _version("patchioner")),), "patchioner"
-        )
-        self._bleu: tuple[Floats, Floats] | None = None
-        self._counts: Floats | None = None
-        self._meteor = meteor
+    def __init__(
+        self, predictions: Texts, references: Groups, meteor: Meteor | None, with_java: bool
+    ) -> None:
+        self._raw, self._meteor, self._java = (predictions, references), meteor, with_java
+
+    @cached_property
+    def _words(self) -> tuple[list[str], list[list[str]]]:
+        said, due = self._raw
+        if self._java:
+            return official.ptb_pairs(said, due)
+        return [" ".join(tokenize(text)) for text in said], [
+            [" ".join(tokenize(text)) for text in group] for group in due
+        ]
+
+    @cached_property
+    def _bleu(self) -> tuple[Floats, Floats]:
+        if self._java:
+            return official.official_bleu(*self._words, tokenized=True)
+        return bleu(*self._words, tokenizer=str.split)
+
+    @cached_property
+    def _bleu_counts(self) -> Floats:
+        # Ours equal the official ones on the same words.
+        return bleu_statistics(*self._words, tokenizer=str.split)
 
     def result(self, name: str) -> MetricResult:
         """Score by one metric."""
+        resample: Resample | None = None
         if name in BLEU:
-            return self._order(BLEU.index(name))
-        corpus, scores = self.score(name)
-        return MetricResult(
-            name, float(corpus), tuple(scores.tolist()), self.provenance(name), self.resample(name)
-        )
+            order, counts = BLEU.index(name), self._bleu_counts
+            corpus, scores = float(self._bleu[0][order]), self._bleu[1][:, order]
+            resample = lambda often: bleu_of(often @ counts)[:, order]  # noqa: E731
+        elif name == "meteor" and self._meteor is not None:
+            meteor, pooled = self._meteor, self._meteor.statistics(*self._words)
+            corpus, scores = meteor.evaluate(pooled)
+            resample = lambda often: meteor.evaluate(often @ pooled)[1]  # noqa: E731
+        else:
+            corpus, scores = self._plain(name)
+        return MetricResult(name, float(corpus), tuple(scores.tolist()), self._made(name), resample)
 
-    def resample(self, name: str) -> Resample | None:
-        """See `MetricResult`."""
-        return None
-
-    def score(self, name: str) -> tuple[float, Floats]:
-        """Value of the set and of the samples."""
-        function = {"rouge_l": rouge_l, "cider": cider, "stem_f": stem_f}[name]
-        return function(self.said, self.due, tokenizer=str.split)
-
-    def bleu(self) -> tuple[Floats, Floats]:
-        """All four orders at once."""
-        return bleu(self.said, self.due, tokenizer=str.split)
-
-    def provenance(self, name: str) -> Provenance:
-        """How the metric of this name is made here."""
-        return self.made
-
-    def _order(self, index: int) -> MetricResult:
-        if self._bleu is None:
-            self._bleu = self.bleu()
-        corpus, scores = self._bleu
-        name = BLEU[index]
-        rows = tuple(scores[:, index].tolist())
-        if self._counts is None:  # ours equal the official ones on the same words
-            self._counts = bleu_statistics(self.said, self.due, tokenizer=str.split)
-        counts = self._counts
-        return MetricResult(
-            name, float(corpus[index]), rows, self.provenance(name),
-            lambda often: bleu_of(often @ counts)[:, index],
-        )  # fmt: skip
-
-
-class _Official(_JavaFree):
-    """The official scorers over the Stanford tokenizer's words, tokenised once."""
-
-    def __init__(self, predictions: Texts, references: Groups, meteor: Meteor | None) -> None:
-        self.said, self.due = official.ptb_pairs(predictions, references)
-        self.raw = (predictions, references)
-        self.java = ("java", java_version() or "unknown")
-        self._bleu = None
-        self._counts = None
-        self._meteor = meteor
-
-    def score(self, name: str) -> tuple[float, Floats]:
-        if name == "stem_f":  # nothing official about it but the words
-            return super().score(name)
+    def _plain(self, name: str) -> tuple[float, Floats]:
         if name == "spice":
-            return official_spice(self.said, self.due)
-        if name == "meteor" and self._meteor is not None:
-            self._pooled = self._meteor.statistics(self.said, self.due)
-            return self._meteor.evaluate(self._pooled)
+            return official.official_spice(*self._words)
         if name == "meteor":
-            return official.official_meteor(self.said, self.due, tokenized=True)
-        function = {"rouge_l": official.official_rouge_l, "cider": official.official_cider}[name]
-        return function(self.said, self.due, tokenized=True)
+            return official.official_meteor(*self._words, tokenized=True)
+        if self._java and name != "stem_f":  # nothing official about stem-F but the words
+            programs = {"rouge_l": official.official_rouge_l, "cider": official.official_cider}
+            return programs[name](*self._words, tokenized=True)
+        ours = {"rouge_l": rouge_l, "cider": cider, "stem_f": stem_f}
+        return ours[name](*self._words, tokenizer=str.split)
 
-    def resample(self, name: str) -> Resample | None:
-        meteor = self._meteor
-        if name != "meteor" or meteor is None:
-            return None
-        counts = self._pooled
-        return lambda often: meteor.evaluate(often @ counts)[1]
-
-    def bleu(self) -> tuple[Floats, Floats]:
-        return official.official_bleu(self.said, self.due, tokenized=True)
-
-    def provenance(self, name: str) -> Provenance:
-        ours = name == "stem_f"
-        library = "patchioner" if ours else "pycocoevalcap"
+    def _made(self, name: str) -> Provenance:
+        if not self._java:
+            return Provenance("patchioner", (("patchioner", _version("patchioner")),), "patchioner")
+        library = "patchioner" if name == "stem_f" else "pycocoevalcap"
         program = {"meteor": (("meteor", "1.5"),), "spice": (("spice", "1.0"),)}.get(name, ())
-        versions = ((library, _version(library)), *program, self.java)
+        java = ("java", java_version() or "unknown")
+        versions = ((library, _version(library)), *program, java)
         return Provenance(library, versions, "Stanford PTB 3.4.1")
 
 
@@ -234,31 +249,15 @@ def _version(package: str) -> str:
         return "from the checkout"
 
 
-def extra_result(
-    name: str,
-    metric: ExtraMetric | str,
-    predictions: Texts,
-    references: Groups,
-    samples: Sequence[Any],
+def _extra_result(
+    name: str, metric: ExtraMetric, where: str, said: Texts, due: Groups, samples: Sequence[Any]
 ) -> MetricResult:
-    """Run a metric of the user's own and check what it gives; see `ExtraMetric`.
-
-    Without a corpus value of its own the result's is the mean of the samples. Nothing is scaled.
-
-    Raises:
-        OptionError: not n finite scores, another number of samples than of predictions, or a "module:function" that
-            cannot be imported.
-
-    Example:
-        >>> extra_result("words", lambda said, due, rows: [len(s.split()) for s in said], ["a dog"], [["b"]], [None])
-        MetricResult(name='words', corpus=2.0, samples=(2.0,))
-    """
-    function = _resolve(name, metric)
-    if len(samples) != len(predictions):
+    """Run a metric of the user's own and check what it gives; nothing is scaled."""
+    if len(samples) != len(said):
         raise OptionError(
-            f"{len(samples)} samples for {len(predictions)} predictions: give one per prediction"
+            f"{len(samples)} samples for {len(said)} predictions: give one per prediction"
         )
-    given = function(predictions, references, samples)
+    given = metric(said, due, samples)
     corpus = None
     if isinstance(given, Mapping):
         if "samples" not in given:
@@ -273,13 +272,12 @@ def extra_result(
         raise OptionError(
             f"metric {name!r} gave {str(given)[:80]}: give numbers ({error})"
         ) from error
-    if scores.shape != (len(predictions),):
+    if scores.shape != (len(said),):
         raise OptionError(
-            f"metric {name!r} gave scores of shape {scores.shape} for {len(predictions)} predictions: give one each"
+            f"metric {name!r} gave scores of shape {scores.shape} for {len(said)} predictions: give one each"
         )
-    source = metric if isinstance(metric, str) else _name_of(function)
     note = "corpus score by the metric itself" if corpus is not None else ""
-    return MetricResult(name, value, tuple(scores.tolist()), Provenance(source, note=note))
+    return MetricResult(name, value, tuple(scores.tolist()), Provenance(where, note=note))
 
 
 def _name_of(function: ExtraMetric) -> str:
@@ -306,10 +304,6 @@ def _resolve(name: str, metric: ExtraMetric | str) -> ExtraMetric:
     return function
 
 
-TEXT_MEASURES: Final = ("METEOR", "stem-F", "ROUGE-L")
-"""Measures of text for dense captioning, by the name that the mAP gets."""
-
-
 @contextmanager
 def text_measure(
     name: str, *, meteor: Meteor | None = None
@@ -321,11 +315,6 @@ def text_measure(
     Raises:
         UnknownNameError: another name.
         OptionError, MissingExtraError: "METEOR" without Java or pycocoevalcap.
-
-    Example:
-        >>> with text_measure("ROUGE-L") as measure:
-        ...     measure(["a dog"], [["a dog"]]).tolist()
-        [1.0]
     """
     if name not in TEXT_MEASURES:
         raise UnknownNameError.among("text measure", name, TEXT_MEASURES)

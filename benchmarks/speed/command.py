@@ -12,8 +12,9 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.arguments import positive
-from benchmarks.captioner import LoadModel, load_pretrained
+from benchmarks.answerers import LoadModel
+from benchmarks.command import positive
+from benchmarks.run import load_pretrained
 from benchmarks.speed.model import REGION_COUNTS, run_model_suite
 from benchmarks.speed.shapes import SHAPES
 from patchioner.base.errors import PatchionerError

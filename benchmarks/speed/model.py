@@ -15,11 +15,12 @@ from pathlib import Path
 
 from PIL import Image
 
-from benchmarks.captioner import Captioner, LoadModel
+from benchmarks.answerers import LoadModel
 from benchmarks.speed.machine import about_machine
 from benchmarks.speed.scene import make_photo, random_boxes
 from benchmarks.speed.units import duration, plain
 from benchmarks.timing import Timing, peak_memory_mb, run_process, time_function, time_process
+from patchioner import Patchioner
 from patchioner.base.files import write_json
 
 REGION_COUNTS = (1, 10, 100, 1000)
@@ -87,14 +88,14 @@ def run_model_suite(arguments: argparse.Namespace, load_model: LoadModel) -> int
 
 
 def time_model(
-    model: Captioner, photo: Path, counts: Sequence[int], *, rounds: int, seed: int = 0
+    model: Patchioner, photo: Path, counts: Sequence[int], *, rounds: int, seed: int = 0
 ) -> list[Row]:
     """Time one backbone pass, then captioning `counts` boxes from features that are there.
 
     Boxes are all different (the engine decodes equal embeddings once, which would flatter it).
 
     Args:
-        model: see `Captioner`.
+        model: the model.
         photo: image file.
         counts: numbers of boxes, timed in this order.
         rounds: measured rounds of each.

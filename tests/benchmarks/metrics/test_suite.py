@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +12,8 @@ import pytest
 from benchmarks.metrics import (
     METRICS,
     Meteor,
+    MetricResult,
+    Provenance,
     bleu,
     cider,
     java_available,
@@ -154,3 +157,18 @@ def test_text_measures(meteor: Meteor) -> None:
             assert measure(["a red bus", "x"], [["a red bus"], ["two dogs"]]).tolist() == [1.0, 0.0]
     with pytest.raises(UnknownNameError, match="did you mean 'METEOR'"), text_measure("METEORS"):
         pass
+
+
+def test_result_provenance_reads_well() -> None:
+    made = Provenance(
+        "pycocoevalcap", (("pycocoevalcap", "1.2"), ("java", "17")), "Stanford", "a note"
+    )
+    assert str(made) == "pycocoevalcap; pycocoevalcap 1.2, java 17; tokenizer: Stanford; a note"
+    assert made.java
+    assert not Provenance("patchioner").java
+
+
+@pytest.mark.parametrize(("corpus", "samples"), [(math.nan, (1.0,)), (1.0, (1.0, math.inf))])
+def test_result_not_finite(corpus: float, samples: tuple[float, ...]) -> None:
+    with pytest.raises(OptionError, match="not finite"):
+        MetricResult("x", corpus, samples, Provenance("patchioner"))

@@ -1,0 +1,399 @@
+"""Samples: one region of one photo and what people said of it, read from the JSON of the published tasks.
+
+Each task's own form is read in its module (`benchmarks.trace`, `.dense`, ...). A malformed row is never dropped in
+silence: it is reported by its index, and skipped or refused. A data folder holds `annotations/` (with `Task.file`) and
+`photos/`; the one in this package, `SAMPLE`, is the default of every command.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from patchioner.base.errors import PatchionerError, RegionError, UnknownNameError
+from patchioner.regions import Box, Region
+
+SAMPLE = Path(__file__).parent / "sample"
+TASK_NAMES = ("trace", "dense", "region_set", "image", "objects")
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".JPG")
+COCO_PREFIXES = ("", "COCO_val2014_", "COCO_train2014_", "COCO_test2014_")
+SHOWN_ROWS = 5
+
+_ORIENTATION, _LYING = 0x0112, (5, 6, 7, 8)  # EXIF orientations that swap width and height
+_LONGEST_REASON = 400  # a coordinate can have a thousand digits
+
+
+class BenchmarkDataError(PatchionerError, ValueError):
+    """A data set that is missing, cut off, or not in its documented form."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One region of one photo and what people said of it.
+
+    Attributes:
+        id: unique in its file, and the same at each reading: "359/2" is the third row of image 359.
+        photo: name of the photo, relative to the folder of photos.
+        region: what is to be captioned, in pixels of the photo (a trace in 0..1 of it).
+        references: at least one human caption.
+        row: index of the row in the file, counted from 0 over all rows, malformed ones included.
+        box_count: boxes that the region is made of; 0 for a trace and a whole photo.
+        area_share: share of the photo's area (0..1) under the boxes, overlaps counted once; of a trace, under the box
+            around its points.
+    """
+
+    id: str
+    photo: str
+    region: Region
+    references: tuple[str, ...]
+    row: int
+    box_count: int
+    area_share: float
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A row that cannot be used: its index, how the file addresses it ("annotations[17]"), what is wrong with it."""
+
+    row: int
+    where: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"row {self.row} ({self.where}): {self.reason}"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a file holds: usable samples in file order, and the rows left out."""
+
+    samples: tuple[Sample, ...]
+    skipped: tuple[Skipped, ...]
+
+    def refuse_skipped(self, source: str) -> None:
+        """Raise BenchmarkDataError when a row was left out, naming the first of them."""
+        if self.skipped:
+            shown = "; ".join(str(row) for row in self.skipped[:SHOWN_ROWS])
+            more = len(self.skipped) - SHOWN_ROWS
+            raise BenchmarkDataError(
+                f"{source} has {len(self.skipped)} unusable rows: {shown}"
+                f"{f'; and {more} more' if more > 0 else ''}. Mend them, or run without --strict to skip them"
+            )
+
+
+@dataclass(frozen=True)
+class Task:
+    """One of the tasks: the four of the published tables, and our objects.
+
+    Attributes:
+        name: as on the command line; `benchmarks.NAME` is its module.
+        title: as in tables.
+        file: its annotations in the `annotations/` of a data folder.
+        read: (file, photos, **its own options) -> samples.
+        clip_crops: whether the CLIP baseline looks at crops, as the published one does, or at whole photos.
+    """
+
+    name: str
+    title: str
+    file: str
+    read: Callable[..., Reading]
+    clip_crops: bool = False
+
+    def files(self, data: Path, images: Path | None = None) -> tuple[Path, Path]:
+        """(annotations, folder of photos) of a data folder, or of an annotation file with its folder of photos."""
+        if data.is_dir():
+            return data / "annotations" / self.file, images or data / "photos"
+        if images is None:
+            raise BenchmarkDataError(
+                f"{data} is no folder with annotations/ and photos/: give one as --data, or the folder of the photos of"
+                " this file as --images"
+            )
+        return data, images
+
+
+def task_named(name: str) -> Task:
+    """The task called `name`; UnknownNameError offers the close ones."""
+    if name not in TASK_NAMES:
+        raise UnknownNameError.among("task", name, TASK_NAMES)
+    task: Task = importlib.import_module(f"benchmarks.{name}").TASK
+    return task
+
+
+def read_folder(folder: Path, task: str) -> tuple[Sample, ...]:
+    """The usable samples of one task in a data folder."""
+    found = task_named(task)
+    path, photos = found.files(folder)
+    if not folder.is_dir():
+        raise BenchmarkDataError(f"{folder} is no folder with annotations/ and photos/")
+    return found.read(path, PhotoFolder(photos)).samples
+
+
+class PhotoFolder:
+    """A folder of photos, looked up by image id or file name.
+
+    An id is tried as it is ("1000092795", "frame_07", a name with its extension), then as a COCO id (12 digits, with
+    and without the COCO_val2014_ prefix and its likes); in the folder, then in the folders directly inside it
+    (VG_100K/, val2014/). A name that climbs out of the folder counts by its last part only.
+
+    Raises:
+        BenchmarkDataError: there is no such folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        if not root.is_dir():
+            raise BenchmarkDataError(f"{root} is no folder: give the one that holds the photos")
+        self.root = root
+        inside = sorted(path.name for path in root.iterdir() if path.is_dir())
+        self._folders = (PurePosixPath(), *map(PurePosixPath, inside))
+        self._found: dict[str, str | None] = {}
+        self._sizes: dict[str, tuple[int, int]] = {}
+
+    def find(self, *keys: object) -> str:
+        """Name, relative to the folder, of the photo that one of `keys` (ids, file names) leads to.
+
+        Raises:
+            BenchmarkDataError: there is none; the message says what was tried.
+        """
+        names = [str(key) for key in keys if isinstance(key, (str, int)) and str(key).strip()]
+        for name in names:
+            if name not in self._found:
+                self._found[name] = self._look_up(name)
+            found = self._found[name]
+            if found is not None:
+                return found
+        # One spelling of the extension is enough to show which names were thought of.
+        likely = [n for name in names for n in candidates(name) if n.endswith(".jpg")]
+        tried = ", ".join(dict.fromkeys(likely or names))
+        called = " / ".join(names) or "without a name"
+        raise BenchmarkDataError(
+            f"image {called:.80} is missing in {self.root} (tried {tried:.200})"
+        )
+
+    def size(self, photo: str) -> tuple[int, int]:
+        """(width, height) of the upright photo, from the head of its file; BenchmarkDataError if it is no image."""
+        if photo not in self._sizes:
+            try:
+                with Image.open(self.root / photo) as image:
+                    lying = image.getexif().get(_ORIENTATION, 1) in _LYING
+                    size = image.height, image.width
+                    self._sizes[photo] = size if lying else (size[1], size[0])
+            except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+                raise BenchmarkDataError(f"photo {photo} cannot be opened: {error}") from error
+        return self._sizes[photo]
+
+    def _look_up(self, name: str) -> str | None:
+        for candidate in candidates(name):
+            for folder in self._folders:
+                try:
+                    if (self.root / folder / candidate).is_file():
+                        return str(folder / candidate)
+                except OSError:  # a name that no file system takes
+                    continue
+        return None
+
+
+def candidates(key: str) -> list[str]:
+    """File names that an image id or file name may stand for, likeliest first."""
+    path = PurePosixPath(key.replace("\\", "/"))
+    stays = not path.is_absolute() and ".." not in path.parts
+    names = [str(path)] if stays else []
+    if path.suffix.lower() in EXTENSIONS:
+        return list(dict.fromkeys([*names, path.name]))
+    names = [f"{path.name}{extension}" for extension in EXTENSIONS]
+    if path.name.isascii() and path.name.isdigit() and len(path.name) <= 12:
+        names += [f"{prefix}{int(path.name):012d}.jpg" for prefix in COCO_PREFIXES]
+    return names
+
+
+class Rows:
+    """Collects the samples of one file and the rows that have none.
+
+    Args:
+        path: the file.
+        form: what its task expects, for messages.
+        lists: keys of the JSON object that must hold lists.
+        kind: of the whole content.
+
+    Attributes:
+        content: the JSON.
+
+    Raises:
+        BenchmarkDataError: the file is missing, not JSON, or of another form.
+    """
+
+    def __init__(self, path: Path, form: str, *lists: str, kind: type = dict) -> None:
+        self.source = path
+        self.content, self._repeated = load_json(path)
+        if not isinstance(self.content, kind) or not all(
+            isinstance(self.content.get(key), list) for key in lists
+        ):
+            raise BenchmarkDataError(
+                f"{path} is not in the form of its task, {form}: is it the file of another task?"
+            )
+        self.samples: list[Sample] = []
+        self.skipped: list[Skipped] = []
+        self._next = 0
+
+    @contextmanager
+    def row(self, where: str) -> Iterator[int]:
+        """Count one row; what a BenchmarkDataError or RegionError says of it becomes its reason."""
+        index = self._next
+        self._next += 1
+        with self.part_of(index, where):
+            yield index
+
+    @contextmanager
+    def part_of(self, index: int, where: str) -> Iterator[None]:
+        """As `row`, for something with an index of its own (an annotation of an image)."""
+        try:
+            yield
+        except (BenchmarkDataError, RegionError) as error:
+            texts = (where[:_LONGEST_REASON], str(error)[:_LONGEST_REASON])
+            self.skipped.append(Skipped(index, *map(printable, texts)))
+
+    def reading(self, *others: Rows) -> Reading:
+        """All of it, with a row for each key that this file or one of `others` repeats (only the last can be read).
+
+        Raises:
+            BenchmarkDataError: no row could be used.
+        """
+        for where, times in (one for rows in (self, *others) for one in rows._repeated):
+            with self.row(where):
+                raise BenchmarkDataError(
+                    f"the key stands {times} times in one object: JSON readers keep the last, the others are lost"
+                )
+        if not self.samples:
+            first = f"; {self.skipped[0]}" if self.skipped else ""
+            raise BenchmarkDataError(f"{self.source} has no usable row{first}")
+        return Reading(tuple(self.samples), tuple(self.skipped))
+
+
+def load_json(path: Path) -> tuple[Any, list[tuple[str, int]]]:
+    """The content of a JSON file, and (where, how often) for each key that stands more than once in one object.
+
+    Raises:
+        BenchmarkDataError: the file is missing or not JSON.
+    """
+    repeated: dict[int, tuple[dict[str, Any], Counter[str]]] = {}
+
+    def build(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            # Kept alive here, so that its id stays its own.
+            repeated[id(found)] = found, Counter(key for key, _ in pairs)
+        return found
+
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=build)
+        places = list(_places(value, "")) if repeated else []
+    except FileNotFoundError as error:
+        raise BenchmarkDataError(f"{path} is missing: check the path") from error
+    except OSError as error:
+        raise BenchmarkDataError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise BenchmarkDataError(f"{path} is not JSON ({error}): fetch it again") from error
+    return value, [
+        (f"{where}{key}", times)
+        for where, found in places
+        if id(found) in repeated
+        for key, times in repeated[id(found)][1].items()
+        if times > 1
+    ]
+
+
+def _places(value: Any, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every object inside `value`, with the keys that lead to it, each with a slash behind it."""
+    if isinstance(value, dict):
+        yield where, value
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+        if isinstance(inner, (dict, list)):
+            yield from _places(inner, f"{where}{key}/")
+
+
+def mapping_of(value: object, what: str) -> Mapping[str, Any]:
+    """`value` as a JSON object; BenchmarkDataError when it is none."""
+    if not isinstance(value, dict):
+        raise BenchmarkDataError(f"{what} is {value!r:.60}, not an object")
+    return value
+
+
+def list_of(value: object, what: str) -> list[Any]:
+    """`value` as a list; BenchmarkDataError when it is none."""
+    if not isinstance(value, list):
+        raise BenchmarkDataError(f"{what} is {value!r:.60}, not a list")
+    return value
+
+
+def text_of(value: object) -> str:
+    """A caption; BenchmarkDataError when it is not a string or says nothing (NaN included)."""
+    if not isinstance(value, str):
+        raise BenchmarkDataError(f"the caption is {value!r:.60}, not a string")
+    if not value.strip():
+        raise BenchmarkDataError("the caption is blank")
+    if printable(value) != value:
+        raise BenchmarkDataError(f"the caption {printable(value)!r:.60} holds half a character")
+    return value
+
+
+def printable(text: str) -> str:
+    """`text` with halves of surrogate pairs, which no file can hold, written out."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def box_of(value: object) -> Box:
+    """A box from [x1, y1, x2, y2]; BenchmarkDataError or RegionError when it is none or has no area."""
+    corners = list_of(value, "the box")
+    if len(corners) != 4 or not all(
+        isinstance(number, (int, float)) and not isinstance(number, bool) for number in corners
+    ):
+        raise BenchmarkDataError(f"a box needs 4 numbers x1, y1, x2, y2, not {corners!r:.80}")
+    try:
+        return Box(*corners)
+    except OverflowError as error:  # a whole number beyond any float
+        raise BenchmarkDataError(f"the box {corners!r:.80} is not finite") from error
+
+
+def share_of_boxes(boxes: list[Box], photos: PhotoFolder, photo: str) -> float:
+    """Their share of the photo's area; BenchmarkDataError for one wholly outside (one that sticks out is cut)."""
+    size = photos.size(photo)
+    for box in boxes:
+        if covered_share([box], size) == 0.0:
+            raise BenchmarkDataError(
+                f"{box!r} lies outside of {photo}, which has {size[0]} x {size[1]} pixels"
+            )
+    return covered_share(boxes, size)
+
+
+def covered_share(boxes: Sequence[Box], image_size: tuple[int, int]) -> float:
+    """Share (0..1) of a photo of (width, height) under the union of boxes; 0 where all lie outside."""
+    width, height = image_size
+    corners = np.array([(box.x1, box.y1, box.x2, box.y2) for box in boxes], dtype=np.float64)
+    corners = np.clip(corners, 0.0, np.array([width, height, width, height], dtype=np.float64))
+    # Exact: the edges of all boxes cut the photo into cells that are wholly in or out.
+    columns, rows = np.unique(corners[:, 0::2]), np.unique(corners[:, 1::2])
+    covered = np.zeros((max(len(rows) - 1, 0), max(len(columns) - 1, 0)), dtype=bool)
+    for x1, y1, x2, y2 in corners:
+        across = slice(*np.searchsorted(columns, (x1, x2)))
+        covered[slice(*np.searchsorted(rows, (y1, y2))), across] = True
+    area = np.outer(np.diff(rows), np.diff(columns))[covered].sum()
+    return float(area / (width * height))
+
+
+def merged(samples: Sequence[Sample]) -> tuple[Sample, ...]:
+    """Samples of one and the same region of a photo made one, with the references of all."""
+    groups: dict[Any, list[Sample]] = {}
+    for sample in samples:
+        groups.setdefault((sample.photo, sample.region), []).append(sample)
+    return tuple(
+        replace(group[0], references=tuple(text for one in group for text in one.references))
+        for group in groups.values()
+    )

@@ -1,0 +1,317 @@
+"""BLEU, CIDEr-D, ROUGE-L and stem-F of captions, without Java; all x 100.
+
+On the same words the first three equal the official programs (`benchmarks.metrics.official`; tested).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.metrics.words import NGram, check_pairs, count_ngrams, stem, tokenize
+
+Floats = NDArray[np.float64]
+Texts = Sequence[str]
+Groups = Sequence[Sequence[str]]
+Tokenizer = Callable[[str], list[str]]
+
+# They keep a precision of 0/0 finite without moving any other score visibly.
+_TINY, _SMALL = 1e-15, 1e-9
+MAX_ORDER = 4
+SIGMA = 6.0
+ROUGE_BETA = 1.2
+# METEOR 1.5 for English: weights of the mean, the penalty, and content against function words.
+ALPHA, BETA, GAMMA, DELTA = 0.85, 0.2, 0.6, 0.75
+STEM_WEIGHT: Final = 0.6
+
+# No places ("near", "under", "between"): in captions they carry content.
+_CLOSED_CLASS: Final = """
+a an the this that these those some any each every all both no not n't 's of in on at by to from with into over as for
+about after and or but if so than then there it its he she they them his her their him i you we our your my me us who
+which what when where be is am are was were been being has have had do does did will would can could may might should
+must
+"""
+FUNCTION_WORDS: Final = frozenset(_CLOSED_CLASS.split())
+"""Closed-class words; in stem-F they weigh a quarter of a whole (1 - delta), content words three quarters."""
+
+
+def bleu(
+    predictions: Texts,
+    references: Groups,
+    *,
+    max_order: int = MAX_ORDER,
+    tokenizer: Tokenizer = tokenize,
+) -> tuple[Floats, Floats]:
+    """BLEU-1 .. BLEU-`max_order` (Papineni et al., 2002; closest reference length, as the COCO caption evaluation).
+
+    Returns:
+        Of the set (pooled counts, so not the mean of the samples), (max_order,); of the samples, (n, max_order).
+
+    Raises:
+        OptionError: the lists cannot be paired.
+    """
+    statistics = bleu_statistics(predictions, references, max_order=max_order, tokenizer=tokenizer)
+    return bleu_of(statistics.sum(axis=0, keepdims=True))[0], bleu_of(statistics)
+
+
+def bleu_statistics(
+    predictions: Texts,
+    references: Groups,
+    *,
+    max_order: int = MAX_ORDER,
+    tokenizer: Tokenizer = tokenize,
+) -> Floats:
+    """(n, 2 max_order + 2): clipped matches and guesses by order, own length, closest reference length."""
+    check_pairs(predictions, references)
+    rows = []
+    for text, group in zip(predictions, references, strict=True):
+        words, due = tokenizer(text), [tokenizer(other) for other in group]
+        allowed: list[Counter[NGram]] = [Counter() for _ in range(max_order)]
+        for reference in due:
+            for most, found in zip(allowed, count_ngrams(reference, max_order), strict=True):
+                most |= found  # the largest count in any one reference
+        counts = count_ngrams(words, max_order)
+        matches = [(mine & most).total() for mine, most in zip(counts, allowed, strict=True)]
+        guesses = [max(0, len(words) - order) for order in range(max_order)]
+        closest = min((abs(len(other) - len(words)), len(other)) for other in due)[1]
+        rows.append([*matches, *guesses, len(words), closest])
+    return np.array(rows, dtype=np.float64)
+
+
+def bleu_of(statistics: Floats) -> Floats:
+    """BLEU-1 .. BLEU-N of rows, or sums of rows, of `bleu_statistics`: (rows, N)."""
+    max_order = statistics.shape[1] // 2 - 1
+    matches, guesses = statistics[:, :max_order], statistics[:, max_order : 2 * max_order]
+    precision = (matches + _TINY) / (guesses + _SMALL)
+    means = np.exp(np.cumsum(np.log(precision), axis=1) / np.arange(1, max_order + 1))
+    ratio = (statistics[:, -2] + _TINY) / (statistics[:, -1] + _SMALL)
+    penalty = np.exp(np.minimum(0.0, 1.0 - 1.0 / ratio))
+    return np.asarray(100.0 * means * penalty[:, None], dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class _Vector:
+    """Tf-idf weights of one caption by n-gram order, their norms, and its length in bigrams."""
+
+    weights: list[dict[NGram, float]]
+    norms: list[float]
+    length: int
+
+
+def cider(
+    predictions: Texts,
+    references: Groups,
+    *,
+    tokenizer: Tokenizer = tokenize,
+    idf_from: Groups | None = None,
+) -> tuple[float, Floats]:
+    """CIDEr-D (Vedantam, Zitnick, Parikh, 2015; constants of the COCO caption evaluation), 1.0 is 100.
+
+    The rarity of an n-gram (idf) is counted over the references given here, so a score belongs to its set: the same
+    caption scores otherwise in a subset, and a set of one sample scores 0.
+
+    Args:
+        predictions: n captions.
+        references: n lists of at least one reference each.
+        tokenizer: turns a caption into words.
+        idf_from: reference lists (of the full set) to count the idf over instead.
+
+    Returns:
+        The mean, and the n scores.
+
+    Raises:
+        OptionError: the lists cannot be paired.
+    """
+    check_pairs(predictions, references)
+    if idf_from is not None:
+        check_pairs([""] * len(idf_from), idf_from)
+    documents = references if idf_from is None else idf_from
+    # Each different text is weighed once: whoever compares regions asks about the same ones many times.
+    asked = [*predictions, *(text for group in (*references, *documents) for text in group)]
+    counts = {text: count_ngrams(tokenizer(text), MAX_ORDER) for text in dict.fromkeys(asked)}
+    seen: Counter[NGram] = Counter()
+    for group in documents:
+        seen.update({ngram for text in group for order in counts[text] for ngram in order})
+    rarest = math.log(len(documents))
+    idf = {ngram: rarest - math.log(count) for ngram, count in seen.items()}
+    vectors = {text: _vector(found, idf, rarest) for text, found in counts.items()}
+    scores = np.array(
+        [
+            # times 10 (CIDEr-D's own factor), times 100
+            1000.0 * (sum(_similarity(vectors[text], vectors[due]) for due in group) / len(group))
+            for text, group in zip(predictions, references, strict=True)
+        ]
+    )
+    return float(scores.mean()), scores
+
+
+def _vector(counts: list[Counter[NGram]], idf: dict[NGram, float], rarest: float) -> _Vector:
+    # An n-gram that no reference has is as rare as can be.
+    weights = [
+        {ngram: count * idf.get(ngram, rarest) for ngram, count in order.items()}
+        for order in counts
+    ]
+    norms = [math.sqrt(sum(w * w for w in order.values())) for order in weights]
+    return _Vector(weights, norms, length=counts[1].total())
+
+
+def _similarity(candidate: _Vector, reference: _Vector) -> float:
+    """Mean over the orders of the clipped cosine, damped by the difference in length."""
+    damping = math.exp(-((candidate.length - reference.length) ** 2) / (2 * SIGMA**2))
+    total = 0.0
+    for order in range(MAX_ORDER):
+        norms = candidate.norms[order] * reference.norms[order]
+        if norms == 0.0:
+            continue
+        other = reference.weights[order]
+        # Clipping at the reference's weight keeps a repeated word from paying twice.
+        shared = sum(
+            min(weight, other[ngram]) * other[ngram]
+            for ngram, weight in candidate.weights[order].items()
+            if ngram in other
+        )
+        total += shared / norms
+    return damping * total / MAX_ORDER
+
+
+def rouge_l(
+    predictions: Texts, references: Groups, *, tokenizer: Tokenizer = tokenize
+) -> tuple[float, Floats]:
+    """ROUGE-L (Lin, 2004; beta 1.2, best precision and best recall over the references, as in the COCO evaluation).
+
+    Returns:
+        The mean, and the n scores.
+
+    Raises:
+        OptionError: the lists cannot be paired.
+    """
+    check_pairs(predictions, references)
+    scores = np.array(
+        [
+            100.0 * _rouge(tokenizer(text), [tokenizer(other) for other in group])
+            for text, group in zip(predictions, references, strict=True)
+        ]
+    )
+    return float(scores.mean()), scores
+
+
+def _rouge(words: list[str], group: list[list[str]]) -> float:
+    if not words:
+        return 0.0
+    shared = [longest_common_subsequence(words, due) for due in group]
+    precision = max(shared) / len(words)
+    recall = max(n / len(due) if due else 0.0 for n, due in zip(shared, group, strict=True))
+    if precision == 0.0 or recall == 0.0:
+        return 0.0
+    return (1 + ROUGE_BETA**2) * precision * recall / (recall + ROUGE_BETA**2 * precision)
+
+
+def longest_common_subsequence(left: Sequence[str], right: Sequence[str]) -> int:
+    """Length of the longest common subsequence of two word lists."""
+    row = [0] * (len(right) + 1)
+    for word in left:
+        diagonal = 0
+        for column, other in enumerate(right, start=1):
+            above = row[column]
+            row[column] = diagonal + 1 if word == other else max(above, row[column - 1])
+            diagonal = above
+    return row[-1]
+
+
+@dataclass(frozen=True)
+class _Words:
+    words: tuple[str, ...]
+    stems: tuple[str, ...]
+    weights: tuple[float, ...]
+
+
+def stem_f(
+    predictions: Texts, references: Groups, *, tokenizer: Tokenizer = tokenize
+) -> tuple[float, Floats]:
+    """METEOR's formula (Denkowski, Lavie, 2014, section 2.1) over exact and stem matches, best of the references.
+
+    Without synonyms and paraphrases it is not METEOR and never carries its name; where nothing but equal words match,
+    both are the same number (tested against the official program).
+
+    Returns:
+        The mean, and the n scores.
+
+    Raises:
+        OptionError: the lists cannot be paired.
+    """
+    check_pairs(predictions, references)
+    known: dict[str, _Words] = {}
+
+    def words_of(text: str) -> _Words:
+        if text not in known:
+            words = tuple(tokenizer(text))
+            weights = tuple(1 - DELTA if word in FUNCTION_WORDS else DELTA for word in words)
+            known[text] = _Words(words, tuple(map(stem, words)), weights)
+        return known[text]
+
+    scores = np.array(
+        [
+            100.0 * max(_stem_f(words_of(text), words_of(other)) for other in group)
+            for text, group in zip(predictions, references, strict=True)
+        ]
+    )
+    return float(scores.mean()), scores
+
+
+def _stem_f(said: _Words, due: _Words) -> float:
+    pairs = align(said.stems, due.stems)
+    if not pairs:
+        return 0.0
+    kinds = [1.0 if said.words[i] == due.words[j] else STEM_WEIGHT for i, j in pairs]
+    matched = list(zip(pairs, kinds, strict=True))
+    precision = sum(kind * said.weights[i] for (i, _), kind in matched) / sum(said.weights)
+    recall = sum(kind * due.weights[j] for (_, j), kind in matched) / sum(due.weights)
+    mean = precision * recall / (ALPHA * precision + (1 - ALPHA) * recall)
+    chunks = 1 + sum((i + 1, j + 1) != following for (i, j), following in pairwise(pairs))
+    if chunks == 1 and len(pairs) == len(said.words) == len(due.words):
+        return mean  # nothing out of order and nothing left over: METEOR takes no penalty
+    return float((1 - GAMMA * (chunks / len(pairs)) ** BETA) * mean)
+
+
+def align(left: Sequence[str], right: Sequence[str]) -> list[tuple[int, int]]:
+    """Match equal items of two lists one to one, in few runs: sorted (index in left, index in right) pairs.
+
+    Takes the longest run of items that are neighbours on both sides, again and again; of equally long ones that which
+    starts first on the left, then on the right. So as many items are matched as possible, and equal lists match whole.
+    """
+    free_left, free_right = [True] * len(left), [True] * len(right)
+    if not set(left) & set(right):
+        return []
+    pairs: list[tuple[int, int]] = []
+    while True:
+        length, start, other = _longest_run(left, right, free_left, free_right)
+        if length == 0:
+            return sorted(pairs)
+        for step in range(length):
+            free_left[start + step] = free_right[other + step] = False
+            pairs.append((start + step, other + step))
+
+
+def _longest_run(
+    left: Sequence[str], right: Sequence[str], free_left: list[bool], free_right: list[bool]
+) -> tuple[int, int, int]:
+    """Length and both starts of the longest common run of free items."""
+    best = (0, 0, 0)
+    after = [0] * (len(right) + 1)
+    for i in range(len(left) - 1, -1, -1):
+        row = [0] * (len(right) + 1)
+        if free_left[i]:
+            for j in range(len(right) - 1, -1, -1):
+                if free_right[j] and left[i] == right[j]:
+                    row[j] = after[j + 1] + 1
+                    # Going backwards, a tie found later starts earlier.
+                    best = max(best, (row[j], -i, -j))
+        after = row
+    return best[0], -best[1], -best[2]

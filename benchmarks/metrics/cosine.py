@@ -1,0 +1,197 @@
+"""Scores by cosines in a joint space of texts and images: CLIP-S, PAC-S, their forms with references, and column "P".
+
+Sources: Hessel et al., "CLIPScore" (2021): CLIP-S = 2.5 max(0, cos(image, caption)), and RefCLIP-S = the harmonic mean
+of CLIP-S and the best cosine to a reference. Sarto et al., "Positive-Augmented Contrastive Learning for Image and Video
+Captioning Evaluation" (2023): PAC-S and RefPAC-S are the same with 2.0 and weights of their own.
+
+The published tables of the system that we follow have a column "P", there called RefPAC-S. It is not: it holds only the
+mean best cosine between caption and references, without the image. Here that is `best_reference_cosine`. All scores are
+x 100. For regional tasks the published image is the photo with the region drawn on it in red.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from benchmarks.metrics.words import check_pairs
+from patchioner.base.errors import CheckpointError, OptionError, UnknownNameError
+from patchioner.base.optional import require
+
+Floats = NDArray[np.float64]
+EmbedText = Callable[[Sequence[str]], Any]
+"""n texts -> (n, dim) array or tensor; need not be of unit length."""
+
+PROMPT: Final = "A photo depicts "
+"""Put before every caption and reference by both papers' code."""
+
+WEIGHTS: Final = {"clip": 2.5, "pac": 2.0}
+
+
+def image_score(images: Any, captions: Any, kind: str = "clip") -> tuple[float, Floats]:
+    """CLIP-S ("clip") or PAC-S ("pac") of n captions: mean, and the n scores.
+
+    Args:
+        images: (n, dim), row i for caption i.
+        captions: (n, dim), of `PROMPT` + caption.
+        kind: key of `WEIGHTS`.
+
+    Raises:
+        OptionError: shapes that do not pair, a number that is not finite, a row of length zero.
+    """
+    left, right = unit_rows(images, "image embedding"), unit_rows(captions, "caption embedding")
+    if left.shape != right.shape:
+        raise OptionError(
+            f"image embeddings {left.shape} and caption embeddings {right.shape}: give one of each per sample, of one"
+            " width"
+        )
+    scores = 100.0 * WEIGHTS[kind] * np.clip((left * right).sum(axis=1), 0.0, None)
+    return float(scores.mean()), scores
+
+
+def best_reference_cosine(
+    predictions: Sequence[str],
+    references: Sequence[Sequence[str]],
+    embed_text: EmbedText,
+    *,
+    prompt: str = PROMPT,
+) -> tuple[float, Floats]:
+    """Column "P": cosine of a caption and its nearest reference; mean, and the n scores, -100 to 100.
+
+    For the published figures `embed_text` is the text side of the PAC-S checkpoint; figures by another space do not
+    compare with them. Each different text is asked for once.
+
+    Raises:
+        OptionError: the lists cannot be paired, or the embeddings cannot be used.
+    """
+    check_pairs(predictions, references)
+    everything = [*predictions, *(text for group in references for text in group)]
+    row = {text: index for index, text in enumerate(dict.fromkeys(everything))}
+    vectors = unit_rows(embed_text([prompt + text for text in row]), "text embedding")
+    if len(vectors) != len(row):
+        raise OptionError(
+            f"embed_text gave {len(vectors)} rows for {len(row)} texts: give one per text"
+        )
+    scores = np.array(
+        [
+            100.0 * (vectors[[row[other] for other in group]] @ vectors[row[text]]).max()
+            for text, group in zip(predictions, references, strict=True)
+        ]
+    )
+    return float(scores.mean()), scores
+
+
+def with_references(image_scores: ArrayLike, text_scores: ArrayLike) -> tuple[float, Floats]:
+    """RefCLIP-S or RefPAC-S: harmonic mean of an image score and the best reference cosine, each at least 0.
+
+    Raises:
+        OptionError: lengths differ, or a number is not finite.
+    """
+    left, right = np.asarray(image_scores, np.float64), np.asarray(text_scores, np.float64)
+    if left.shape != right.shape or left.ndim != 1 or not len(left):
+        raise OptionError(
+            f"image scores {left.shape} and text scores {right.shape}: give one of each per sample"
+        )
+    if not (np.isfinite(left).all() and np.isfinite(right).all()):
+        raise OptionError("a score is not finite: give finite numbers")
+    left, right = np.clip(left, 0.0, None), np.clip(right, 0.0, None)
+    both = left + right
+    scores = np.divide(2.0 * left * right, both, out=np.zeros_like(both), where=both > 0)
+    return float(scores.mean()), scores
+
+
+def unit_rows(vectors: Any, what: str) -> Floats:
+    """Rows of an array or tensor (n, dim) as float64 of length 1.
+
+    Raises:
+        OptionError: another shape, a number that is not finite, or a row of length zero.
+    """
+    if isinstance(vectors, torch.Tensor):
+        vectors = vectors.detach().float().cpu().numpy()
+    rows = np.asarray(vectors, dtype=np.float64)
+    if rows.ndim != 2 or not len(rows):
+        raise OptionError(f"{what}s have shape {rows.shape}: give (n, dim), one row per sample")
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    bad = np.flatnonzero(~((lengths > 0) & np.isfinite(lengths)))  # false for NaN
+    if len(bad):
+        raise OptionError(f"{what} {bad[0]} has length {lengths[bad[0], 0]}: it has no direction")
+    return np.asarray(rows / lengths, dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class ClipSpace:
+    """An open_clip model, from weights that lie on this machine; nothing is ever downloaded.
+
+    Attributes:
+        model: has `encode_text(tokens)` and `encode_image(pixels)`, both -> (n, dim).
+        tokenizer: texts -> tokens (n, length).
+        preprocess: PIL image -> pixels (3, side, side).
+        device: where the model is.
+        batch: most texts or images per pass.
+    """
+
+    model: Any
+    tokenizer: Any
+    preprocess: Any
+    device: str = "cpu"
+    batch: int = 64
+
+    @classmethod
+    def load(cls, architecture: str, weights: str | Path, *, device: str = "cpu") -> ClipSpace:
+        """Load an open_clip architecture (both published scores use "ViT-B-32-quickgelu") with weights from a file.
+
+        Raises:
+            MissingExtraError: open_clip is not installed.
+            UnknownNameError: open_clip has no such architecture.
+            CheckpointError: the file is missing, or does not fit.
+        """
+        library = require("open_clip", "clip")
+        known = library.list_models()
+        if architecture not in known:
+            raise UnknownNameError.among("open_clip architecture", architecture, known)
+        path = Path(weights)
+        if not path.is_file():
+            raise CheckpointError(
+                f"{path} is missing: CLIP-S and PAC-S need their weights as a file on this machine (nothing is"
+                " downloaded); leave these scores out, or fetch the checkpoint and give its path"
+            )
+        model, _, preprocess = library.create_model_and_transforms(architecture, device=device)
+        try:
+            library.load_checkpoint(model, str(path), weights_only=True)
+        except Exception as error:  # torch raises a different type for each way of not fitting
+            raise CheckpointError(f"{path} does not fit {architecture}: {error}") from error
+        return cls(model.eval(), library.get_tokenizer(architecture), preprocess, device)
+
+    def embed_text(self, texts: Sequence[str]) -> Floats:
+        """Unit embeddings (n, dim) of texts; long ones are cut at the tokenizer's length."""
+        return self._embed(
+            texts, lambda group: self.model.encode_text(self.tokenizer(group).to(self.device))
+        )
+
+    def embed_images(self, images: Sequence[Any]) -> Floats:
+        """Unit embeddings (n, dim) of PIL images; draw a region onto its photo before."""
+
+        def embed(group: Sequence[Any]) -> torch.Tensor:
+            pixels = torch.stack([self.preprocess(image.convert("RGB")) for image in group])
+            found: torch.Tensor = self.model.encode_image(pixels.to(self.device))
+            return found
+
+        return self._embed(images, embed)
+
+    def _embed(
+        self, items: Sequence[Any], embed: Callable[[Sequence[Any]], torch.Tensor]
+    ) -> Floats:
+        with torch.inference_mode():
+            rows = [
+                torch.nn.functional.normalize(
+                    embed(items[at : at + self.batch]).float(), dim=-1
+                ).cpu()
+                for at in range(0, len(items), self.batch)
+            ]
+        return np.asarray(torch.cat(rows).numpy() if rows else np.zeros((0, 0)), dtype=np.float64)

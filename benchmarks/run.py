@@ -1,0 +1,398 @@
+"""From settings to finished runs: reads data, asks models and baselines together, scores, writes results.json.
+
+Each photo passes through a model's backbone at most once, whatever is asked about it; a photo of which everything is on
+the disk already is not opened at all. results.json holds every setting, fingerprint and score; nothing in it depends on
+when it was made (run.json has the times).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from benchmarks.answerers import BASELINES, Answer, Answerer, Asked, ByModel, ClipCls, baseline
+from benchmarks.data import BenchmarkDataError, PhotoFolder, Reading, Sample, task_named
+from benchmarks.predictions import FILE, Prediction, PredictionLog, folder_lock, read_predictions
+from benchmarks.provenance import machine, model_fingerprint, versions
+from benchmarks.scoring import Scorer, check_metric_names
+from benchmarks.settings import RunSettings, resized, tuned
+from patchioner import Patchioner
+from patchioner.base.errors import ImageError, OptionError, RegionError, UnknownNameError
+from patchioner.base.files import file_sha256, read_json, write_json
+from patchioner.base.progress import progress
+
+logger = logging.getLogger(__name__)
+
+SETTINGS_FILE, TIMES_FILE, RESULTS_FILE = "settings.json", "run.json", "results.json"
+BASELINE_FOLDER = "baselines"
+FORMAT, VERSION = "patchioner-benchmark", 1
+_NEEDS = ("nothing", "features", "photo")
+
+Claims = dict[Path, tuple[Sample, ...]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run to do: its name in tables, its settings, its folder."""
+
+    name: str
+    settings: RunSettings
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished run: what results.json holds, for the model and, by name, for each baseline."""
+
+    run: Run
+    results: dict[str, Any]
+    baselines: dict[str, dict[str, Any]]
+
+
+def load_pretrained(name: str, device: str) -> Patchioner:
+    """Load a shipped model by name, or one from a folder, a YAML file or the hub."""
+    return Patchioner.from_pretrained(name, device=device)
+
+
+def execute(runs: Sequence[Run], *, resume: bool = False, load: Any = None) -> list[Outcome]:
+    """Do all runs; those of one model, input size, device and batch size share its weights and every backbone pass.
+
+    Args:
+        runs: in the order of the outcomes; no two in one folder.
+        resume: go on with what the folders hold; without it, a folder that holds predictions is refused.
+        load: makes a model from (name, device); None is `load_pretrained`.
+
+    Raises:
+        OptionError: a folder holds predictions of another run, another process writes into it, or two runs have one.
+        BenchmarkDataError: a data file or, in a strict run, a row of it cannot be used.
+    """
+    if len({run.folder.resolve() for run in runs}) < len(runs):
+        raise OptionError("two runs have the same folder: give each its own name")
+    for run in runs:
+        _check_names(run.settings)
+    readings = [_read(run.settings) for run in runs]
+    load = load or load_pretrained
+    outcomes: dict[int, Outcome] = {}
+    groups: dict[Any, list[int]] = {}
+    for index, run in enumerate(runs):
+        of = run.settings
+        groups.setdefault((of.model, of.size, of.device, of.batch), []).append(index)
+    with ExitStack() as stack:
+        # Opened first: a Java that was asked for and is not there is known before an hour of captioning.
+        scorers = _scorers(stack, [run.settings.java for run in runs])
+        for run in runs:
+            scorers[run.settings.java].prepare(run.settings)
+        for run in runs:
+            stack.enter_context(folder_lock(run.folder))
+        for (name, size, device, batch), members in groups.items():
+            model = resized(load(name, device), size)
+            own = model_fingerprint(model)
+            parts = {i: _start(runs[i], readings[i], model, own, load, resume) for i in members}
+            started = time.time()
+            jobs = [part.job for index in members for part in parts[index]]
+            encoded = run_jobs(jobs, model, batch=batch)
+            for index in members:
+                run = runs[index]
+                _note_times(run.folder, started, encoded)
+                scorer = scorers[run.settings.java]
+                outcomes[index] = _finish(run, readings[index], parts[index], scorer)
+    return [outcomes[index] for index in range(len(runs))]
+
+
+def _scorers(stack: ExitStack, wanted: Sequence[str]) -> dict[str, Scorer]:
+    """A scorer for each of "yes", "no" and "auto": "yes" and "auto" share one, and with it one METEOR process."""
+    official = [java for java in dict.fromkeys(wanted) if java != "no"]
+    opened = {"no": stack.enter_context(Scorer("no"))} if "no" in wanted else {}
+    if official:
+        scorer = stack.enter_context(Scorer("yes" if "yes" in official else "auto"))
+        opened |= dict.fromkeys(official, scorer)
+    return opened
+
+
+def _check_names(settings: RunSettings) -> None:
+    """Misspelt names are refused before a model is loaded."""
+    task_named(settings.task)
+    check_metric_names(settings.metrics)
+    for name in settings.baselines:
+        if name not in BASELINES:
+            raise UnknownNameError.among("baseline", name, BASELINES)
+    if settings.task != "image" and settings.references is not None:
+        raise OptionError(f"--references belongs to image captioning, not to {settings.task}")
+    if settings.task != "dense" and settings.merge_references:
+        raise OptionError(f"--merge-references belongs to dense captioning, not {settings.task}")
+
+
+def _read(settings: RunSettings) -> Reading:
+    options: dict[str, Any] = {}
+    if settings.references is not None:
+        options["references"] = Path(settings.references)
+    if settings.merge_references:
+        options["merge_references"] = True
+    photos = PhotoFolder(Path(settings.images))
+    reading = task_named(settings.task).read(Path(settings.data), photos, **options)
+    if settings.strict:
+        reading.refuse_skipped(settings.data)
+    return reading
+
+
+class Job:
+    """One answerer over its samples.
+
+    Args:
+        samples: in any order; they are asked by photo, photos in the order of their names, then by row.
+        images: folder of the photos.
+        answerer: who captions.
+        log: where the answers go; what it holds already is not asked again.
+        strict: raise where a photo or region cannot be used, instead of writing down the reason.
+
+    Raises:
+        BenchmarkDataError: the log holds other samples.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        images: Path,
+        answerer: Answerer,
+        log: PredictionLog,
+        strict: bool = False,
+    ) -> None:
+        groups: dict[Path, list[Sample]] = {}
+        for sample in samples:
+            groups.setdefault(images / sample.photo, []).append(sample)
+        self.groups: Claims = {path: tuple(groups[path]) for path in sorted(groups)}
+        self.answerer, self.log, self.strict = answerer, log, strict
+        self._position = 0
+        log.check_order([sample for group in self.groups.values() for sample in group])
+
+    def claim(self, photos: Sequence[Path]) -> Claims:
+        """The samples of these photos, the next ones in order, unless all of them are in the log."""
+        wanted = {path: self.groups[path] for path in photos if path in self.groups}
+        count = sum(map(len, wanted.values()))
+        if self._position + count <= len(self.log.ids):
+            self._position += count
+            return {}
+        # Half a group: asked again as a whole, so that it is decoded in the same company as without the break.
+        self.log.cut_to(self._position)
+        self._position += count
+        return wanted
+
+    def predict(self, wanted: Claims, features: Mapping[Path, Any]) -> Iterator[Prediction]:
+        """One prediction per sample, in order; `features` may hold the ImageError that came instead."""
+        asked, broken = [], {}
+        for path, samples in wanted.items():
+            found = features.get(path)
+            if isinstance(found, ImageError):
+                broken[path] = [self._unanswered(samples[0], found)] * len(samples)
+            else:
+                asked.append(Asked(path, found, samples))
+        answers = dict(zip((one.path for one in asked), self._ask(asked), strict=True)) | broken
+        for path, samples in wanted.items():
+            for sample, answer in zip(samples, answers[path], strict=True):
+                yield Prediction.of(sample, answer)
+
+    def _ask(self, asked: list[Asked]) -> list[list[Answer]]:
+        """All answers in one batch; if something in it cannot be used, sample by sample."""
+        try:
+            return self.answerer.answer(asked) if asked else []
+        except (RegionError, ImageError):
+            return [[self._ask_one(one, sample) for sample in one.samples] for one in asked]
+
+    def _ask_one(self, one: Asked, sample: Sample) -> Answer:
+        try:
+            return self.answerer.answer([Asked(one.path, one.features, (sample,))])[0][0]
+        except (RegionError, ImageError) as error:
+            return self._unanswered(sample, error)
+
+    def _unanswered(self, sample: Sample, error: Exception) -> Answer:
+        if self.strict:
+            raise BenchmarkDataError(
+                f"row {sample.row} ({sample.id}) cannot be captioned: {error}. Mend it, or run without --strict"
+            ) from error
+        logger.warning("row %d (%s) is skipped: %s", sample.row, sample.id, error)
+        return Answer(None, skipped=str(error))
+
+
+def run_jobs(jobs: Sequence[Job], model: Patchioner, *, batch: int) -> int:
+    """Ask all jobs about all their photos, `batch` at a time; the number of photos that went through the backbone."""
+    photos = sorted({path for job in jobs for path in job.groups})
+    bar = progress(photos, description="photos", total=len(photos), unit="photo")
+    encoded = 0
+    while group := list(islice(bar, batch)):
+        claims = [(job, wanted) for job in jobs if (wanted := job.claim(group))]
+        needs: dict[Path, str] = {}
+        for job, wanted in claims:
+            for path in wanted:
+                known = needs.get(path, "nothing")
+                needs[path] = max(known, job.answerer.needs, key=_NEEDS.index)
+        features: dict[Path, Any] = {}
+        for path, need in needs.items():
+            if need == "nothing":
+                continue
+            try:
+                features[path] = model.encode(str(path), keep_image=need == "photo" or None)
+                encoded += 1
+            except ImageError as error:
+                features[path] = error
+        for job, wanted in claims:
+            seen = {} if job.answerer.needs == "nothing" else features
+            job.log.append(list(job.predict(wanted, seen)))
+    return encoded
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The model's or a baseline's part of a run."""
+
+    baseline: str | None
+    folder: Path
+    job: Job
+    model: dict[str, Any]
+    data: dict[str, Any]
+
+
+def _start(
+    run: Run, reading: Reading, base: Patchioner, own: dict[str, Any], load: Any, resume: bool
+) -> list[_Part]:
+    """The jobs of a run, each with its log opened and its settings checked against those of the folder.
+
+    `own` is the fingerprint of `base`.
+    """
+    settings = run.settings
+    model = tuned(base, settings)
+    answerers: dict[str | None, Answerer] = {None: ByModel(model, settings, crop=settings.crop)}
+    for name in dict.fromkeys(settings.baselines):
+        answerers[name] = baseline(name, model, settings, load)
+    files = {"data": settings.data, "references": settings.references}
+    data = {
+        "sha256": {key: None if at is None else file_sha256(at) for key, at in files.items()},
+        "samples_in_file": len(reading.samples),
+    }
+    parts = []
+    for name, answerer in answerers.items():
+        folder = run.folder if name is None else run.folder / BASELINE_FOLDER / name
+        samples = answerer.prepare(reading.samples[: settings.limit])
+        if not samples:
+            raise BenchmarkDataError(
+                f"{settings.data} has no sample for the baseline {name!r} (the oracle needs two references): leave it"
+                " out"
+            )
+        of = own | {"settings": dict(model.settings.to_json())}
+        if isinstance(answerer, ClipCls):
+            other = answerer.model
+            of = model_fingerprint(other) | {"settings": dict(other.settings.to_json())}
+        clip = settings.clip_model if name == "clip" else None
+        deciding = replace(settings, clip_model=clip).deciding() | {"baseline": name}
+        _claim(folder, {"settings": deciding, "model": of, "data": data["sha256"]}, resume)
+        log = PredictionLog(folder / FILE)
+        job = Job(samples, Path(settings.images), answerer, log, settings.strict)
+        parts.append(_Part(name, folder, job, of, data))
+    return parts
+
+
+def _claim(folder: Path, deciding: dict[str, Any], resume: bool) -> None:
+    """Take a folder for a run: refuse one that holds another's predictions, or any without `resume`."""
+    text = json.dumps(deciding, sort_keys=True, default=str)
+    mine = {"fingerprint": hashlib.sha256(text.encode()).hexdigest(), **json.loads(text)}
+    path = folder / SETTINGS_FILE
+    if (folder / FILE).exists() or path.exists():
+        if not resume:
+            raise OptionError(
+                f"{folder} holds predictions of an earlier run: --resume goes on with them, another --out starts anew"
+            )
+        theirs = read_json(path)
+        if theirs.get("fingerprint") != mine["fingerprint"]:
+            raise OptionError(
+                f"{folder} holds a run with other settings ({', '.join(_differences(theirs, mine))}): choose another"
+                " --out, or the settings of then"
+            )
+    write_json(path, mine)
+
+
+def _differences(theirs: Any, mine: Any, at: str = "") -> list[str]:
+    """The keys, with dots, at which two JSON values differ."""
+    if not (isinstance(theirs, dict) and isinstance(mine, dict)):
+        return [] if theirs == mine else [f"{at}: {theirs!r:.40} then, {mine!r:.40} now"]
+    keys = [key for key in {**theirs, **mine} if key != "fingerprint"]
+    return [
+        found
+        for key in keys
+        for found in _differences(theirs.get(key), mine.get(key), f"{at}.{key}" if at else key)
+    ]
+
+
+def _note_times(folder: Path, started: float, encoded: int) -> None:
+    """Times go into a file of their own, the only one that differs between two equal runs."""
+    write_json(
+        folder / TIMES_FILE,
+        {
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "seconds": round(time.time() - started, 1),
+            "photos_through_the_backbone": encoded,
+            "note": "of all runs that shared the model, and of this session only where a run was resumed",
+        },
+    )
+
+
+def _finish(run: Run, reading: Reading, parts: Sequence[_Part], scorer: Scorer) -> Outcome:
+    """Score the model's part and every baseline's; write results.json in each folder."""
+    # Baselines first: the model's file sums them up.
+    below = {p.baseline: _results(run, reading, p, scorer, {}) for p in parts if p.baseline}
+    return Outcome(run, _results(run, reading, parts[0], scorer, below), below)
+
+
+def _results(
+    run: Run, reading: Reading, part: _Part, scorer: Scorer, below: Mapping[str, dict[str, Any]]
+) -> dict[str, Any]:
+    predictions = read_predictions(part.folder / FILE)
+    scores = scorer.score(predictions, run.settings)
+    said = [prediction for prediction in predictions if prediction.caption is not None]
+    photos = len({prediction.photo for prediction in said})
+    results: dict[str, Any] = {
+        "format": FORMAT,
+        "version": VERSION,
+        "task": run.settings.task,
+        "label": part.baseline or run.name,
+        "baseline": part.baseline,
+        "settings": asdict(run.settings),
+        "model": part.model,
+        "data": part.data | {"samples": len(said), "photos": photos},
+        "versions": versions(),
+        "machine": machine(run.settings.device),
+        "metrics": {name: score.to_json() for name, score in scores.items()},
+        "baselines": {
+            name: {
+                "folder": f"{BASELINE_FOLDER}/{name}",
+                "samples": result["data"]["samples"],
+                "metrics": result["metrics"],
+            }
+            for name, result in below.items()
+        },
+        "skipped": {
+            "malformed": [asdict(row) for row in reading.skipped],
+            "unanswered": [
+                {"row": p.row, "where": p.id, "reason": p.skipped}
+                for p in predictions
+                if p.caption is None
+            ],
+        },
+        # Columns of numbers, aligned with `ids`: the samples of predictions.jsonl that have a caption, in its order.
+        "samples": {
+            "ids": [prediction.id for prediction in said],
+            "scores": {
+                name: [round(value, 6) for value in score.samples]
+                for name, score in scores.items()
+                if score.samples is not None
+            },
+        },
+    }
+    write_json(part.folder / RESULTS_FILE, results)
+    return results
