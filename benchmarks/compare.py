@@ -303,8 +303,8 @@ def _difference(
     note: str = "",
 ) -> Paired:
     photos = [run.by_id[id_].photo for id_ in ids]
-    columns = ([scores[id_] for id_ in ids] for scores in (theirs, ours))
-    return bootstrap_difference(*columns, photos, **run.how), len(ids), note
+    before, after = ([scores[id_] for id_ in ids] for scores in (theirs, ours))
+    return bootstrap_difference(before, after, photos, **run.how), len(ids), note
 
 
 def _same_region(id_: str, first: MeasuredRun, second: MeasuredRun) -> bool:

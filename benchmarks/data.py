@@ -232,8 +232,9 @@ class Rows:
 
     def __init__(self, path: Path, form: str, *lists: str, kind: type = dict) -> None:
         self.source = path
-        self.content, self._repeated = load_json(path)
-        if not isinstance(self.content, kind) or not all(
+        content, self._repeated = load_json(path)
+        self.content: Any = content
+        if not isinstance(content, kind) or not all(
             isinstance(self.content.get(key), list) for key in lists
         ):
             raise BenchmarkDataError(

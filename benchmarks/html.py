@@ -260,8 +260,9 @@ class Gallery:
                 return None
             name = f"photo-{len(self._stored) + 1}"
             self._found[path] = name, image.size
-            place = {"width": image.width, "height": image.height, "preserveAspectRatio": "none"}
-            self._stored.append(element("image", id=name, href=_jpeg(image), **place))
+            place = {"width": image.width, "height": image.height}
+            fit = {"preserveAspectRatio": "none", "href": _jpeg(image)}
+            self._stored.append(element("image", id=name, **place, **fit))
         return self._found[path]
 
 

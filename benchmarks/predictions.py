@@ -31,18 +31,6 @@ FILE = "predictions.jsonl"
 SCORE_DIGITS = 5
 
 
-def region_json(region: Any) -> dict[str, Any]:
-    """A region in this project's own JSON form."""
-    kind = type(region).__name__
-    if kind == "WholeImage":
-        return {"whole": True}
-    if kind == "Box":
-        return {"box": [region.x1, region.y1, region.x2, region.y2]}
-    if kind == "Trace":
-        return {"trace": [list(point) for point in region.points], "normalized": True}
-    return {"set": [region_json(member) for member in region.members]}
-
-
 @dataclass(frozen=True)
 class Prediction:
     """One line of predictions.jsonl.
@@ -73,7 +61,7 @@ class Prediction:
             id=sample.id,
             photo=sample.photo,
             row=sample.row,
-            region=region_json(sample.region),
+            region=sample.region.to_json(),
             caption=answer.text,
             # Rounded: the last bits of a float depend on how many captions were decoded together.
             score=None if answer.text is None else round(answer.score, SCORE_DIGITS),

@@ -269,11 +269,11 @@ def _start(
     settings = run.settings
     model = tuned(base, settings)
     answerers: dict[str | None, Answerer] = {None: ByModel(model, settings, crop=settings.crop)}
-    for name in dict.fromkeys(settings.baselines):
-        answerers[name] = baseline(name, model, settings, load)
+    for key in dict.fromkeys(settings.baselines):
+        answerers[key] = baseline(key, model, settings, load)
     files = {"data": settings.data, "references": settings.references}
     data = {
-        "sha256": {key: None if at is None else file_sha256(at) for key, at in files.items()},
+        "sha256": {k: None if at is None else file_sha256(at) for k, at in files.items()},
         "samples_in_file": len(reading.samples),
     }
     parts = []

@@ -132,7 +132,7 @@ def weighting_of(model: Patchioner, settings: RunSettings) -> Weighting | None:
         return None
     if settings.seed and "seed" in {field.name for field in fields(Weighting)}:
         given["seed"] = settings.seed
-    own = model.settings.kinds.get(KIND_OF_TASK.get(settings.task, ""))  # type: ignore[call-overload]
+    own = model.settings.kinds.get(KIND_OF_TASK.get(settings.task, ""))
     weighting = None if own is None else own.weighting
     return Weighting(**(asdict(weighting or model.settings.weighting) | given))
 

@@ -166,11 +166,7 @@ def test_the_documented_benchmarks_run(desk: Path, capsys: pytest.CaptureFixture
     ]  # fmt: skip
     words = shlex.split(commands[0])[3:]
     words[words.index("--limit") + 1] = "2"
-    annotations, photos = data / "annotations" / "traces_dev.json", data / "photos"
-    assert (
-        trace.main([*words, "--data", str(annotations), "--images", str(photos), "--java", "no"])
-        == 0
-    )
+    assert trace.main([*words, "--data", str(data), "--java", "no"]) == 0
     assert "baseline: whole" in capsys.readouterr().out
     assert (desk / "build" / "trace" / "report.html").is_file()
     assert (ROOT / "configs" / "benchmarks" / "dev.yaml").is_file()

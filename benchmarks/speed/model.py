@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -115,9 +116,11 @@ def time_model(
     for count in counts:
         item = [(features, boxes[:count])]
         label = f"caption {count:,} box{'es' if count > 1 else ''}"
-        timing = time_function(
-            label, lambda item=item: list(model.caption_many(item)), rounds=rounds
-        )  # type: ignore[misc]
+
+        def caption(item: Any = item) -> object:
+            return list(model.caption_many(item))
+
+        timing = time_function(label, caption, rounds=rounds)
         rows.append(Row(timing, timing.median / encode.median, peak_memory_mb()))
     return rows
 

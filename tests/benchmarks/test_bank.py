@@ -21,14 +21,9 @@ from benchmarks.naive.projection import project
 from memory_bank import MemoryBank
 from patchioner import Patchioner
 from patchioner.base import OptionError
-from tests.support.tiny import tiny_parts
+from tests.benchmarks.conftest import World
 
 Capture = pytest.CaptureFixture[str]
-
-
-@pytest.fixture(scope="module")
-def model() -> Patchioner:
-    return Patchioner(tiny_parts(), device="cpu")
 
 
 def test_published_way_equals_ours() -> None:
@@ -136,11 +131,11 @@ def test_the_table_of_random_rows(capsys: Capture, tmp_path: Path) -> None:
 
 
 def test_the_table_of_a_real_bank(
-    model: Patchioner, data: Path, capsys: Capture, tmp_path: Path
+    model: Patchioner, world: World, capsys: Capture, tmp_path: Path
 ) -> None:
     assert model.parts.bank is not None
     model.parts.bank.save(tmp_path / "bank", dtype="float32")
-    words = ["--rows", "40", "--bank", str(tmp_path / "bank"), "--data", str(data)]
+    words = ["--rows", "40", "--bank", str(tmp_path / "bank"), "--data", str(world.root)]
     words += [
         "--kind",
         "flat",

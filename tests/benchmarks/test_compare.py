@@ -1,59 +1,179 @@
-"""Runs side by side: tables, verdicts, refusals, and the published rows."""
+"""Runs side by side: read back and told apart, differences against plain computations, verdicts, refusals."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pytest
 
-from benchmarks import dense, region_set
-from benchmarks.compare import main
+from benchmarks.bootstrap import bootstrap_difference
+from benchmarks.command import CIDER_WARNING
+from benchmarks.compare import (
+    NONE,
+    PAIRED,
+    UNPAIRED,
+    Change,
+    changes,
+    join_intervals,
+    main,
+    read_runs,
+)
+from benchmarks.data import TASK_NAMES, BenchmarkDataError
 from benchmarks.published import MARK, SOURCES, published_rows
-from benchmarks.tasks import TASKS
+from tests.benchmarks.conftest import World
 
-Start = Callable[..., str]
+Capture = pytest.CaptureFixture[str]
+Start = Callable[..., Path]
 
 
 @pytest.fixture
-def start(data: Path, tmp_path: Path, colour_model: Any) -> Start:
-    """Runs a task into a folder and returns its path."""
+def start(world: World, tmp_path: Path) -> Start:
+    """Runs a task into a folder of its name."""
 
-    def run(name: str, *more: str, task: Any = region_set, file: str = "region_sets_dev") -> str:
-        out = tmp_path / "runs" / name
-        words = [f"--data={data / 'annotations' / file}.json", f"--images={data / 'photos'}"]
-        words += ["--java=no", "--rounds=50", f"--out={out}", *more]
-        assert task.main(words, load_model=lambda *_: colour_model) == 0
-        return str(out)
+    def run(name: str, **changes: object) -> Path:
+        world.run(tmp_path / "runs" / name, **changes)  # type: ignore[arg-type]
+        return tmp_path / "runs" / name
 
     return run
 
 
-@pytest.fixture
-def said(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """What the command prints."""
-
-    def ask(*words: str) -> str:
-        capsys.readouterr()
-        assert main(list(words)) == 0
-        return capsys.readouterr().out
-
-    return ask
+def by_metric(first: Path, second: Path, **options: bool) -> dict[str, Change]:
+    one, other = read_runs([first, second])
+    return {change.metric: change for change in changes(one, other, **options)}
 
 
-@pytest.fixture
-def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """What it says when it refuses."""
+def edit(folder: Path, change: Callable[[dict], None]) -> None:  # type: ignore[type-arg]
+    path = folder / "results.json"
+    results = json.loads(path.read_text())
+    change(results)
+    path.write_text(json.dumps(results))
 
-    def ask(*words: str) -> str:
-        assert main(list(words)) == 1
-        error = capsys.readouterr().err
-        assert error.startswith("error: ") and error.count("\n") == 1
-        return error
 
-    return ask
+def test_scores_are_by_sample(start: Start) -> None:
+    folder = start("sets", baselines=("whole",))
+    (found,) = read_runs([folder, folder, folder.parent])
+    results = json.loads((folder / "results.json").read_text())
+    assert list(found.scores("cider")) == results["samples"]["ids"] == list(found.by_id)
+    assert found.scores("no such metric") == {}
+    assert [below.label for below in found.baselines] == ["baseline: whole"]
+    assert [one.label for one in read_runs([folder / "baselines/whole"])] == ["baseline: whole"]
+
+
+def test_names_differ(start: Start, tmp_path: Path) -> None:
+    """By settings, else by folder, else by number; only within a task."""
+    start("a", task="dense", baselines=("whole",))
+    start("b", task="dense", limit=2, baselines=("whole",))
+    start("c/one", task="dense", limit=2)
+    start("d", task="trace")
+    found = read_runs([tmp_path / "runs"])
+    assert [one.label for one in found] == [
+        "tiny",
+        "tiny (limit 2) (b)",
+        "tiny (limit 2) (one)",
+        "tiny",
+    ]
+    assert found[1].baselines[0].label == "tiny (limit 2) (b), baseline: whole"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"format": "other"}, {"version": 2}, {"samples": {"ids": ["x"], "scores": {}}}, None],
+)
+def test_files_that_do_not_fit(change: dict[str, object] | None, start: Start) -> None:
+    folder = start("a", task="dense")
+    path = folder / "results.json"
+    path.write_text("{" if change is None else json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(BenchmarkDataError, match=r"results\.json"):
+        read_runs([folder])
+
+
+def test_sample_scores_are_paired(start: Start) -> None:
+    folder = start("sets", baselines=("whole",))
+    found = by_metric(folder / "baselines/whole", folder)["stem_f"]
+    one, other = read_runs([folder / "baselines/whole", folder])
+    photos = [prediction.photo for prediction in other.by_id.values()]
+    columns = [list(run.scores("stem_f").values()) for run in (one, other)]
+    due = bootstrap_difference(*columns, photos, rounds=20, seed=0)
+    assert (found.value, found.low, found.high) == (due.value, due.low, due.high)
+    assert found.method == PAIRED and found.samples == 27 and not found.note
+    unpaired = by_metric(folder / "baselines/whole", folder, same_data=False)["stem_f"]
+    assert unpaired.method == UNPAIRED and unpaired.value == pytest.approx(found.value)
+
+
+@pytest.mark.parametrize(
+    ("task", "whole"),
+    [
+        ("region_set", {"grounding_margin", "grounding_wins", "repeated_pairs"}),
+        ("objects", {"object_margin", "object_wins", "object_hits_but_person", "repeated_pairs"}),
+        ("dense", {"mAP (stem-F)"}),
+    ],
+)
+def test_differences_of_whole_scores_are_those_of_the_results(
+    task: str, whole: set[str], start: Start
+) -> None:
+    """Measured anew from the predictions, with an interval around exactly the difference that the tables show."""
+    folder = start(task, task=task, baselines=("whole",))
+    found = by_metric(folder / "baselines/whole", folder)
+    one, other = read_runs([folder / "baselines/whole", folder])
+    assert whole <= found.keys()
+    for name in whole:
+        change = found[name]
+        due = other.metrics[name]["value"] - one.metrics[name]["value"]
+        assert change.method == PAIRED and change.value == pytest.approx(due, abs=1e-9)
+        assert change.low is not None and change.high is not None
+        assert change.low <= change.value <= change.high
+    assert "detmap" not in found and "unique_captions" not in found
+    if "repeated_pairs" in whole:
+        assert found["repeated_pairs"].verdict == "better", "the less there is"
+
+
+def test_a_run_differs_from_itself_by_nothing(start: Start) -> None:
+    found = by_metric(start("a", task="dense"), start("b", task="dense"))
+    assert found
+    for change in found.values():
+        assert (change.value, change.low, change.high) == (0.0, 0.0, 0.0)
+        assert change.verdict == "within noise"
+
+
+def test_what_is_said_of_a_difference(start: Start) -> None:
+    one, other = start("a"), start("b", limit=4)
+    found = by_metric(one, other)
+    assert found["cider"].samples == 4 and "over the 4 samples" in found["cider"].note
+    assert found["grounding_margin"].method == UNPAIRED, "its value depends on the other regions"
+    folder = start("image", task="image", baselines=("oracle",))
+    assert "other references" in by_metric(folder / "baselines/oracle", folder)["cider"].note
+    edit(one, lambda results: results["metrics"]["cider"].update(made="pycocoevalcap; java 17"))
+    found = by_metric(one, start("c"))
+    assert found["cider"].method == NONE and found["cider"].verdict == "not judged"
+    assert "made differently" in found["cider"].note and found["rouge_l"].method == PAIRED
+    edit(other, lambda results: results["metrics"]["bleu1"].update(value=77.0))
+    assert "samples' means" in by_metric(start("d"), other)["bleu1"].note
+
+
+def test_joined_intervals_cover_two_independent_means() -> None:
+    """The recovered bounds are close to those of the plain simulation."""
+    random = np.random.default_rng(0)
+    one, other = random.normal(3.0, 2.0, 20_000), random.normal(7.0, 1.0, 20_000)
+    bounds = [(float(x.mean()), *np.quantile(x, [0.025, 0.975]).tolist()) for x in (one, other)]
+    value, low, high = join_intervals(*bounds)
+    assert value == pytest.approx(4.0, abs=0.1)
+    np.testing.assert_allclose([low, high], np.quantile(other - one, [0.025, 0.975]), atol=0.15)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "higher", "verdict"),
+    [
+        (1.0, 2.0, True, "better"), (1.0, 2.0, False, "worse"), (-2.0, -1.0, True, "worse"),
+        (-2.0, -1.0, False, "better"), (0.0, 1.0, True, "within noise"),
+        (None, None, True, "not judged"),
+    ],
+)  # fmt: skip
+def test_verdicts(low: float | None, high: float | None, higher: bool, verdict: str) -> None:
+    assert Change("x", math.pi, low, high, PAIRED, 9, higher).verdict == verdict
 
 
 def rows(text: str) -> dict[str, list[str]]:
@@ -66,70 +186,47 @@ def rows(text: str) -> dict[str, list[str]]:
     return found
 
 
-def test_scores_differences_and_published_rows(start: Start, said: Callable[..., str]) -> None:
-    folder = start("sets", "--baseline=whole")
-    text = said(folder, "--baselines")
-    results = json.loads((Path(folder) / "results.json").read_text())
+def test_the_command(start: Start, capsys: Capture) -> None:
+    folder = start("sets", baselines=("whole",))
+    assert main([str(folder), "--baselines"]) == 0
+    text = capsys.readouterr().out
+    results = json.loads((folder / "results.json").read_text())
     below = results["baselines"]["whole"]["metrics"]
-    scores, differences, published = text.split("\n\n|")[0:1], text, text
-    assert scores[0].startswith("## region-set captioning")
-    assert rows(text)["metric"] == ["patchioner-mini", "baseline: whole"]
-    for cell, metrics in zip(rows(text)["CIDEr"], (results["metrics"], below), strict=True):
-        assert cell.startswith(f"{metrics['cider']['value']:.1f} (")
-    after = differences[differences.index("Differences") :]
-    assert rows(after)["metric"] == ["baseline: whole minus patchioner-mini"]
-    gain = below["cider"]["value"] - results["metrics"]["cider"]["value"]
-    assert rows(after)["CIDEr"][0].startswith(f"{gain:+.1f} (")
+    assert text.startswith("## region-set captioning") and CIDER_WARNING in text
+    assert rows(text)["metric"] == ["tiny", "baseline: whole"]
+    for cell, metrics in zip(rows(text)["stem-F"], (results["metrics"], below), strict=True):
+        assert cell.startswith(f"{metrics['stem_f']['value']:.1f} (")
+    after = text[text.index("Differences") :]
+    assert rows(after)["metric"] == ["baseline: whole minus tiny"]
+    gain = below["stem_f"]["value"] - results["metrics"]["stem_f"]["value"]
+    assert rows(after)["stem-F"][0].startswith(f"{gain:+z.1f} (")
     assert "▼ worse" in rows(after)["repeated pairs, % (lower is better)"][0]
-    assert "one in twenty" in after
-    assert f"{MARK[0].upper()}{MARK[1:]}:" in published
     assert rows(text)["Patch-ioner, best setting"][1] == "111.6"
-
-
-def test_json_holds_the_same(start: Start, said: Callable[..., str]) -> None:
-    one, other = start("a"), start("b", "--weighting=gaussian")
-    found = json.loads(said(one, other, "--json"))["region_set"]
-    assert list(found["runs"]) == ["patchioner-mini", "patchioner-mini (weighting gaussian)"]
+    other = start("b", weighting="gaussian")
+    assert main([str(folder), str(other), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["region_set"]
+    assert list(found["runs"]) == ["tiny", "tiny (weighting gaussian)"]
     (difference,) = found["differences"]
-    assert difference["against"] == "patchioner-mini" and difference["same_data"] is True
-    cider = next(one for one in difference["changes"] if one["metric"] == "cider")
-    assert cider["verdict"] == "within noise" and cider["method"] == "paired"
+    assert difference["against"] == "tiny" and difference["same_data"] is True
     assert found["published"]["mark"] == MARK
 
 
-def test_different_data_is_refused(
-    start: Start, said: Callable[..., str], refused: Callable[..., str], data: Path
-) -> None:
-    path = data / "annotations" / "region_sets_dev.json"
-    content = json.loads(path.read_text())
-    content.pop("3")
-    (data / "annotations" / "fewer.json").write_text(json.dumps(content))
-    one, other = start("a"), start("b", "--limit=3", file="fewer")
-    message = refused(one, other)
-    assert "are of different data" in message and "--allow-different-data" in message
-    text = said(one, other, "--allow-different-data")
+def test_what_is_refused(start: Start, world: World, tmp_path: Path, capsys: Capture) -> None:
+    one, dense = start("a"), start("dense", task="dense")
+    world.change("region_set", lambda content: content.popitem())
+    other = start("b")
+    for words, message in (
+        ([one], "nothing to compare"),
+        ([one, dense], "tiny (region_set), tiny (dense)"),
+        ([one, other], "--allow-different-data"),
+        ([tmp_path / "world"], "holds no results.json"),
+    ):
+        assert main(list(map(str, words))) == 1
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and error.count("\n") == 1 and message in error
+    assert main([str(one), str(other), "--allow-different-data"]) == 0
+    text = capsys.readouterr().out
     assert "unpaired: different data" in text and "not like with like" in text
-    assert "as if the samples were different" in text
-
-
-def test_one_run_is_nothing_to_compare(start: Start, refused: Callable[..., str]) -> None:
-    one = start("a")
-    other = start("b", task=dense, file="dense_refcocos_dev")
-    assert "nothing to compare" in refused(one)
-    message = refused(one, other)
-    assert "patchioner-mini (region_set), patchioner-mini (dense)" in message
-
-
-def test_a_folder_of_runs(start: Start, said: Callable[..., str], tmp_path: Path) -> None:
-    start("a")
-    start("b", "--weighting=uniform")
-    start("c", task=dense, file="dense_refcocos_dev")
-    text = said(str(tmp_path / "runs"))
-    assert "## region-set captioning" in text and "## dense captioning" in text
-
-
-def test_a_folder_without_runs(refused: Callable[..., str], tmp_path: Path) -> None:
-    assert "holds no results.json" in refused(str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -144,26 +241,16 @@ def test_a_folder_without_runs(refused: Callable[..., str], tmp_path: Path) -> N
         ("B", "Patch-ioner@518, 37 patches, DINOv2 B14, patches, gaussian", "not printed",
          {"mAP": 22.0, "meteor": 10.82, "bleu4": 1.43, "rouge_l": 18.82, "cider": 32.80, "spice": 15.48,
           "P": 79.14}),
-        ("C", "DeCap@592, CLIP B16, CLS", "COCO traces",
-         {"bleu4": 2.0, "meteor": 9.6, "rouge_l": 21.5, "cider": 20.5, "spice": 8.7, "P": 75.3}),
-        ("D", "baseline, best setting", "not printed",
-         {"mAP": 18.0, "bleu4": 1.4, "meteor": 10.3, "rouge_l": 18.5, "cider": 24.9, "spice": 11.3, "P": 77.7}),
+        ("C", "Patch-ioner@518, DINOv2 B14, patches, uniform", "COCO traces",
+         {"bleu4": 2.5, "meteor": 10.7, "rouge_l": 23.2, "cider": 27.9, "spice": 12.6, "P": 78.7}),
     ],
 )  # fmt: skip
-def test_published_values(source: str, model: str, data: str, values: dict[str, float]) -> None:
-    found = [
-        row.values
-        for row in published_rows()
-        if (row.source, row.model, row.data) == (source, model, data)
-    ]
-    assert values in found
+def test_published_figures(source: str, model: str, data: str, values: dict[str, float]) -> None:
+    found = [r for r in published_rows() if (r.source, r.model, r.data) == (source, model, data)]
+    assert [row.values for row in found] == [values]
 
 
-def test_published_rows_are_whole() -> None:
-    everything = published_rows()
-    counts = {key: sum(row.source == key for row in everything) for key in SOURCES}
-    # Of A, the filled cells: 6 models with CIDEr alone have 10, three x 8, RegionCLIP 4, AlphaCLIP 8, four x 8.
-    assert counts == {"A": 10 + 24 + 4 + 8 + 32, "B": 17, "C": 6, "D": 8}
-    assert {row.task for row in everything} == set(TASKS) - {"objects"}
-    assert sum(row.note == "attention-based weighting" for row in everything) == 6
-    assert all(0 < value < 120 for row in everything for value in row.values.values())
+def test_published_rows_belong_to_tasks_and_sources() -> None:
+    assert {row.source for row in published_rows()} == set(SOURCES)
+    assert {row.task for row in published_rows()} == set(TASK_NAMES) - {"objects"}
+    assert published_rows("objects") == ()

@@ -1,116 +1,169 @@
-"""The quality command: table, report, exit status, usage."""
+"""The quality command: ranks and targets by hand, the figures of a tiny model, table, report, exit status."""
 
 from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from benchmarks.bootstrap import Interval
-from benchmarks.measures import Measure, Target
-from benchmarks.quality import main, table
+from benchmarks.command import CIDER_WARNING
+from benchmarks.quality import (
+    Measure,
+    QualitySets,
+    Target,
+    ask,
+    embed_names,
+    main,
+    measure,
+    retrieval_ranks,
+    table,
+    unit_rows,
+)
+from decoders import DecodeOptions
+from patchioner import Patchioner, Weighting, WholeImage
+from patchioner.base.errors import PatchionerError
+from tests.benchmarks.conftest import Encoded, World
+
+Capture = pytest.CaptureFixture[str]
 
 
-def _arguments(data: Path, *more: str) -> list[str]:
-    return ["--data", str(data), "--rounds", "20", "--official", "no", *more]
+def words(world: World, *more: str) -> list[str]:
+    return ["--data", str(world.root), "--rounds", "20", "--official", "no", *more]
 
 
-def test_prints_the_table_and_writes_the_report(
-    data: Path, tmp_path: Path, colour_model: Any, capsys: pytest.CaptureFixture[str]
+def test_ranks() -> None:
+    """First, third, and a tie that counts against the query; a constant embedding retrieves nothing."""
+    similarities = np.array([[3, 2, 1], [3, 2, 1], [1, 1, 0]], dtype=np.float32)
+    assert retrieval_ranks(similarities, np.array([0, 2, 0])).tolist() == [1, 3, 2]
+    ranks = retrieval_ranks(np.ones((4, 5), dtype=np.float32), np.zeros(4, dtype=np.intp))
+    assert (ranks == 5).all()
+
+
+@pytest.mark.parametrize(
+    ("target", "value", "passed"),
+    [
+        (Target(50, 65), 50.0, True),
+        (Target(50, 65), 49.9, False),
+        (Target(1.0, 1.15, strict=True), 1.0, False),
+        (Target(1.0, 1.15, strict=True), 1.01, True),
+        (Target(50, 65), math.nan, False),
+    ],
+)
+def test_targets(target: Target, value: float, passed: bool) -> None:
+    assert target.passed(value) is passed
+
+
+def test_answers_are_those_of_the_model(
+    world: World, model: Patchioner, encoded: Encoded, monkeypatch: Any
 ) -> None:
-    """The figures of both agree, and the report holds every caption."""
+    """One pass a photo, in the order of the samples, however the photos fall into batches."""
+    sets = QualitySets.read(world.root)
+    assert {box.references[0] for box in sets.boxes} == {"dog", "cat"}, "people are left out"
+    found = ask(model, sets)
+    assert sorted(encoded) == [f"photo_{index:02d}" for index in range(11)]
+    for samples, said in (
+        (sets.region_sets, found.set_captions),
+        (sets.traces, found.trace_captions),
+    ):
+        for sample, caption in zip(samples, said, strict=True):
+            path = str(world.root / "photos" / sample.photo)
+            assert model.caption(path, [sample.region])[0].text == caption
+    features = model.encode(str(world.root / "photos" / sets.boxes[3].photo))
+    whole, box = unit_rows(model.embed_regions(features, [WholeImage(), sets.boxes[3].region]), "x")
+    np.testing.assert_allclose(found.box_embeddings[3], box, atol=1e-6)
+    np.testing.assert_allclose(found.whole_embeddings[sets.boxes[3].photo], whole, atol=1e-6)
+    monkeypatch.setattr("benchmarks.quality.PHOTOS_A_BATCH", 2)
+    assert ask(model, sets).set_captions == found.set_captions
+    right = {sample.photo: sample.references[0] for sample in sets.traces}
+    said = [sample.references[0] for sample in sets.traces]
+    found = replace(found, whole_captions=right, trace_captions=said)
+    rows = {row.key: row.interval.value for row in measure(sets, found, rounds=20)}
+    assert rows["traces_ratio"] > 1.2
+    assert rows["traces_ratio"] == pytest.approx(rows["traces_cider"] / rows["traces_whole_cider"])
+    assert rows["retrieval_r1"] <= rows["retrieval_r5"]
+
+
+def test_settings_reach_the_model(world: World, model: Patchioner) -> None:
+    sets = QualitySets.read(world.root, limit=2)
+    weighting, options = Weighting("gaussian", 0.3), DecodeOptions("greedy", max_tokens=4)
+    found = ask(model, sets, weighting=weighting, options=options)
+    photo = sets.images[0].photo
+    path = str(world.root / "photos" / photo)
+    (caption,) = model.caption(path, weighting=weighting, options=options)
+    assert found.whole_captions[photo] == caption.text
+    assert len(sets.images) == 2 and {s.photo for s in sets.traces} <= {
+        s.photo for s in sets.images
+    }
+
+
+def test_several_prompts_are_averaged(model: Patchioner) -> None:
+    rows = embed_names(model, ["cat", "dog"], ["{name}", "a red {name}"])
+    one, other = (unit_rows(model.embed_text([text]), "x")[0] for text in ("cat", "a red cat"))
+    np.testing.assert_allclose(rows[0], (one + other) / np.linalg.norm(one + other), atol=1e-6)
+
+
+@pytest.mark.parametrize("bad", [0.0, math.nan, math.inf])
+def test_unit_rows_refuse_what_has_no_direction(bad: float) -> None:
+    with pytest.raises(PatchionerError, match="caption 1"):
+        unit_rows(torch.tensor([[1.0, 0.0], [bad, bad]]), "caption")
+
+
+def test_the_command(world: World, tmp_path: Path, loads: list[str], capsys: Capture) -> None:
+    """Table and report agree, the same command gives the same figures, an undefined ratio is null."""
+    world.change("trace", lambda content: [content.pop(key) for key in list(content)[1:]])
+    world.change(
+        "trace", lambda content: next(iter(content.values())).update(captions=["zebra", "yak"])
+    )
     out = tmp_path / "quality.json"
-    asked = []
-
-    def load(name: str, device: str) -> Any:
-        asked.append((name, device))
-        return colour_model
-
-    assert main(_arguments(data, "--out", str(out)), load_model=load) == 0
-    assert asked == [("patchioner-mini", "cpu")]
-    printed = capsys.readouterr().out
-    assert "| box naming, % of boxes | 45 | 55 | 100.0 | 100.0 to 100.0 | yes | 6 (3) |" in printed
+    outputs = []
+    for _ in range(2):
+        assert main(words(world, "--seed", "4", "--out", str(out), "--beam", "2")) == 0
+        outputs.append(capsys.readouterr().out)
+    assert outputs[0] == outputs[1] and CIDER_WARNING in outputs[0]
+    assert loads == ["patchioner-mini"] * 2
     report = json.loads(out.read_text())
-    measures = {row["key"]: row for row in report["measures"]}
-    assert measures["box_naming"]["interval"]["value"] == 100.0
-    assert measures["box_naming"]["passed"] is True
-    assert report["settings"]["seed"] == 0
-    assert len(report["data_sha256"]["traces"]) == 64
-    assert [len(report["predictions"][k]) for k in ("images", "region_sets", "traces")] == [3, 6, 6]
-    assert report["predictions"]["traces"][0]["caption"] == "a red thing here"
+    rows = {row["key"]: row for row in report["measures"]}
+    value = rows["box_naming"]["interval"]["value"]
+    assert f"| box naming, % of boxes | 45 | 55 | {value:.1f} |" in outputs[0]
+    assert rows["traces_ratio"]["interval"]["value"] is None
+    assert rows["traces_ratio"]["passed"] is False
+    assert report["settings"]["seed"] == 4 and len(report["data_sha256"]["trace"]) == 64
+    assert [len(report["predictions"][k]) for k in ("images", "region_sets", "traces")] == [
+        11,
+        27,
+        2,
+    ]
     assert set(report["other_metrics"]["images"]) == {"bleu4", "rouge_l"}
 
 
-def test_same_command_same_figures(
-    data: Path, colour_model: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Bounds included."""
-    outputs = []
-    for _ in range(2):
-        main(_arguments(data, "--seed", "4"), load_model=lambda *_: colour_model)
-        outputs.append(capsys.readouterr().out)
-    assert outputs[0] == outputs[1]
-
-
 def test_check_turns_a_missed_must_into_a_status(
-    data: Path, colour_model: Any, capsys: pytest.CaptureFixture[str]
+    world: World, loads: list[str], capsys: Capture
 ) -> None:
     """One photo scores CIDEr 0 (nothing is rare in a set of one), so the must is missed."""
-    arguments = _arguments(data, "--limit", "1")
-    assert main(arguments, load_model=lambda *_: colour_model) == 0
-    assert main([*arguments, "--check"], load_model=lambda *_: colour_model) == 1
+    assert main(words(world, "--limit", "1")) == 0
+    assert main(words(world, "--limit", "1", "--check")) == 1
     assert "image_cider" in capsys.readouterr().err
 
 
-def test_undefined_ratio_is_null_in_the_report(
-    data: Path, tmp_path: Path, colour_model: Any
-) -> None:
-    """JSON has no NaN."""
-    folder = data / "annotations"
-    (folder / "traces_dev.json").write_text(
-        json.dumps({"1": {"captions": ["zebra"], "traces": [[{"x": 0.1, "y": 0.1}]]}})
-    )
-    out = tmp_path / "q.json"
-    assert main(_arguments(data, "--out", str(out)), load_model=lambda *_: colour_model) == 0
-    rows = {row["key"]: row for row in json.loads(out.read_text())["measures"]}
-    assert rows["traces_ratio"]["interval"]["value"] is None
-    assert rows["traces_ratio"]["passed"] is False
+def test_missing_data_is_one_line(tmp_path: Path, loads: list[str], capsys: Capture) -> None:
+    assert main(["--data", str(tmp_path / "none")]) == 1
+    assert capsys.readouterr().err.startswith("error: ") and loads == []
 
 
-def test_weighting_and_beam_become_values(data: Path, colour_model: Any) -> None:
-    """Flags arrive at the model as the public value classes."""
-    arguments = _arguments(data, "--weighting", "gaussian", "--variance", "0.5", "--beam", "3")
-    main(arguments, load_model=lambda *_: colour_model)
-    weighting, options = colour_model.settings[0]
-    assert (weighting.kind, weighting.variance) == ("gaussian", 0.5)
-    assert (options.strategy, options.beam_width) == ("beam", 3)
-
-
-def test_missing_data_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Status 1, no traceback, and the model is not even loaded."""
-    assert main(_arguments(tmp_path), load_model=lambda *_: pytest.fail("loaded")) == 1
-    assert capsys.readouterr().err.startswith("error: ")
-
-
-@pytest.mark.parametrize("prompt", ["a photo", "{}", "{name", "{other}"])
-def test_prompt_without_a_name_is_refused(prompt: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Usage error, status 2."""
+@pytest.mark.parametrize(
+    "bad", [("--prompt", "a photo"), ("--prompt", "{name"), ("--limit", "0"), ("--limit", "x")]
+)
+def test_usage_errors(bad: tuple[str, str], capsys: Capture) -> None:
     with pytest.raises(SystemExit) as stopped:
-        main(["--prompt", prompt])
-    assert stopped.value.code == 2
-    assert "{name}" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("limit", ["0", "-3", "x"])
-def test_limit_must_be_positive(limit: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Usage error, status 2."""
-    with pytest.raises(SystemExit) as stopped:
-        main(["--limit", limit])
-    assert stopped.value.code == 2
-    assert "--limit" in capsys.readouterr().err
+        main(list(bad))
+    assert stopped.value.code == 2 and bad[0] in capsys.readouterr().err
 
 
 def test_table_marks_misses_and_strict_musts() -> None:

@@ -1,16 +1,17 @@
-"""The default suite with the colour model: what is timed, what is printed; never how long."""
+"""The default suite with a tiny model: what is timed, what is printed; never how long."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
 
 from benchmarks.speed import Row, main, make_photo, random_boxes, table, time_model
 from benchmarks.timing import Timing
+from patchioner import Patchioner
+from tests.benchmarks.conftest import Encoded
 
 
 def test_boxes_are_inside_different_and_seeded() -> None:
@@ -29,23 +30,22 @@ def test_photo_is_the_same_each_time(tmp_path: Path) -> None:
         assert image.size == (640, 480)
 
 
-def test_rows(tmp_path: Path, colour_model: Any) -> None:
+def test_rows(tmp_path: Path, model: Patchioner, encoded: Encoded) -> None:
     """One for the backbone, one per count, and captions never encode the photo again."""
-    rows = time_model(colour_model, make_photo(tmp_path / "a.jpg"), [1, 20], rounds=2)
+    rows = time_model(model, make_photo(tmp_path / "a.jpg"), [1, 20], rounds=2)
     assert [row.timing.label for row in rows] == [
         "encode one photo", "caption 1 box", "caption 20 boxes",
     ]  # fmt: skip
     assert rows[0].ratio == 1.0
     assert all(len(row.timing.seconds) == 2 for row in rows)
-    assert len(colour_model.encoded) == 1 + 2 + 1  # warm-up, rounds, features for the captions
-    assert len(colour_model.settings) == 2 * (1 + 2)
+    assert len(encoded) == 1 + 2 + 1  # warm-up, rounds, features for the captions
 
 
-def test_command(tmp_path: Path, colour_model: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command(tmp_path: Path, model: Patchioner, capsys: pytest.CaptureFixture[str]) -> None:
     """Prints the table and writes every round."""
     out = tmp_path / "speed.json"
     arguments = ["--no-starts", "--rounds", "2", "--regions", "1", "3", "--json", str(out)]
-    assert main(arguments, load_model=lambda *_: colour_model) == 0
+    assert main(arguments, load_model=lambda *_: model) == 0
     assert "| caption 3 boxes |" in capsys.readouterr().out
     report = json.loads(out.read_text())
     assert [len(row["timing"]["seconds"]) for row in report["rows"]] == [2, 2, 2]
@@ -54,11 +54,11 @@ def test_command(tmp_path: Path, colour_model: Any, capsys: pytest.CaptureFixtur
 
 
 def test_unreadable_photo_is_one_line(
-    tmp_path: Path, colour_model: Any, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, model: Patchioner, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Status 1 and no traceback."""
     arguments = ["--no-starts", "--photo", str(tmp_path / "none.jpg")]
-    assert main(arguments, load_model=lambda *_: colour_model) == 1
+    assert main(arguments, load_model=lambda *_: model) == 1
     assert "none.jpg" in capsys.readouterr().err
 
 

@@ -1,0 +1,177 @@
+"""Every baseline says what it should, whatever is asked beside it; settings reach the model."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.answerers import most_typical
+from benchmarks.data import BenchmarkDataError
+from benchmarks.predictions import Prediction, read_predictions
+from patchioner import Box, Patchioner, RegionSet, Weighting, WholeImage
+from patchioner.base.errors import OptionError
+from tests.benchmarks.conftest import World
+from tests.support.tiny import TEXTS, tiny_parts
+
+
+def said(folder: Path, baseline: str | None = None) -> list[Prediction]:
+    below = folder if baseline is None else folder / "baselines" / baseline
+    return read_predictions(below / "predictions.jsonl")
+
+
+def regions_of(prediction: Prediction) -> RegionSet:
+    return RegionSet([Box(*member["box"]) for member in prediction.region["set"]])
+
+
+def test_the_model_and_its_baselines(world: World, tmp_path: Path, model: Patchioner) -> None:
+    names = ("whole", "crop", "nearest", "majority", "random", "oracle")
+    outcome = world.run(tmp_path, baselines=names)
+    assert tuple(outcome.baselines) == names
+    bank = model.parts.bank
+    assert bank is not None
+    by_name = {name: said(tmp_path, name) for name in names}
+    for index, prediction in enumerate(said(tmp_path)):
+        path, region = str(world.root / "photos" / prediction.photo), regions_of(prediction)
+        features = model.encode(path, keep_image=True)
+        (mine,) = model.caption(features, [region])
+        assert prediction.caption == mine.text
+        assert prediction.score == pytest.approx(mine.score, abs=2e-5)
+        (whole,) = model.caption(features, [WholeImage()])
+        (crop,) = model.caption(features, [region], crop=True)
+        found = bank.nearest(model.embed_regions(features, [region]), 1)
+        assert found.texts is not None
+        assert by_name["whole"][index].caption == whole.text
+        assert by_name["crop"][index].caption == crop.text
+        assert by_name["nearest"][index].caption == found.texts[0][0]
+        assert by_name["majority"][index].caption == most_typical(TEXTS)
+        assert by_name["random"][index].caption in TEXTS
+        oracle = by_name["oracle"][index]
+        assert sorted([oracle.caption or "", *oracle.references]) == sorted(prediction.references)
+    assert len({prediction.caption for prediction in by_name["random"]}) > 5
+    assert len({prediction.caption for prediction in said(tmp_path)}) > 1
+
+
+def test_random_choices_depend_on_the_seed_and_the_sample_only(
+    world: World, tmp_path: Path
+) -> None:
+    def choices(folder: str, **changes: Any) -> dict[str, dict[str, str | None]]:
+        names = ("random", "oracle")
+        world.run(tmp_path / folder, baselines=names, **changes)
+        return {name: {p.id: p.caption for p in said(tmp_path / folder, name)} for name in names}
+
+    everything, few, other = choices("a"), choices("b", limit=5, batch=1), choices("c", seed=1)
+    for name in everything:
+        assert few[name].items() <= everything[name].items()
+        assert other[name] != everything[name]
+
+
+def test_the_oracle_takes_samples_with_two_references_only(world: World, tmp_path: Path) -> None:
+    world.change("region_set", lambda content: content.update(photo_00={"alone": [[1, 1, 9, 9]]}))
+    outcome = world.run(tmp_path, baselines=("oracle",))
+    samples = outcome.results["data"]["samples"]
+    assert outcome.baselines["oracle"]["data"]["samples"] == samples - 1
+    with pytest.raises(BenchmarkDataError, match="'oracle'"):
+        world.run(tmp_path / "dense", task="dense", baselines=("oracle",))
+
+
+def test_clip_reads_the_cls_token_of_another_model(world: World, tmp_path: Path) -> None:
+    """Of the whole photo for sets, of crops for dense captioning; it is loaded by its own name."""
+    parts = tiny_parts(3)
+    clip = Patchioner(replace(parts, settings=replace(parts.settings, context=0.0)), device="cpu")
+    models = {"patchioner-mini": world.model, "clip": clip}
+    load = lambda name, device: models[name]  # noqa: E731
+    for task in ("region_set", "dense"):
+        folder = tmp_path / task
+        world.run(folder, load=load, task=task, baselines=("clip",), clip_model="clip")
+        for prediction in said(folder, "clip")[:6]:
+            path = str(world.root / "photos" / prediction.photo)
+            region = WholeImage() if task == "region_set" else Box(*prediction.region["box"])
+            dense = task == "dense"
+            (caption,) = clip.caption(path, [region], weighting=Weighting("cls"), crop=dense)
+            assert prediction.caption == caption.text
+    with pytest.raises(OptionError, match="--clip-model"):
+        world.run(tmp_path / "without", load=load, baselines=("clip",))
+
+
+@pytest.mark.parametrize("name", ["nearest", "majority", "random"])
+def test_memory_sentences_need_a_memory(name: str, world: World, tmp_path: Path) -> None:
+    parts = tiny_parts()
+    settings = replace(parts.settings, projection="none")
+    bare = Patchioner(replace(parts, bank=None, settings=settings), device="cpu")
+    with pytest.raises(OptionError, match="bank with texts"):
+        world.run(tmp_path / name, load=lambda *_: bare, baselines=(name,))
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"weighting": "gaussian", "variance": 0.3}, {"weighting": Weighting("gaussian", 0.3)}),
+        ({"temperature": 0.5}, {"temperature": 0.5}),
+        ({"context": 0.0}, {"context": 0.0}),
+    ],
+    ids=lambda value: "-".join(value),
+)
+def test_settings_reach_the_model(
+    world: World, tmp_path: Path, model: Patchioner, changes: Any, expected: dict[str, Any]
+) -> None:
+    plain = Patchioner(
+        replace(model.parts, settings=replace(model.settings, **expected)), device="cpu"
+    )
+    world.run(tmp_path, limit=6, **changes)
+    for prediction in said(tmp_path):
+        path = str(world.root / "photos" / prediction.photo)
+        (caption,) = plain.caption(path, [regions_of(prediction)])
+        assert prediction.caption == caption.text
+        assert prediction.score == pytest.approx(caption.score, abs=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        (["a dog on grass", "a dog on a bed", "two red kites"], "a dog on grass"),
+        (["x y", "a b", "a b c", "a b d"], "a b"),
+        (["only one"], "only one"),
+        (["same", "same"], "same"),
+    ],
+)
+def test_the_most_typical_sentence(texts: list[str], expected: str) -> None:
+    assert most_typical(texts) == expected
+
+
+def test_the_most_typical_sentence_is_the_one_of_plain_loops() -> None:
+    """Mean over orders and others of the tf-idf cosine, written as it reads."""
+    texts = [*TEXTS[:12], "a red cat at night", "two dogs"]
+
+    def grams(text: str, order: int) -> Counter[tuple[str, ...]]:
+        words = text.split()
+        return Counter(tuple(words[i : i + order]) for i in range(len(words) - order + 1))
+
+    def cosine(left: str, right: str, order: int) -> float:
+        def weigh(text: str) -> dict[tuple[str, ...], float]:
+            return {
+                gram: count * math.log(len(texts) / sum(gram in grams(t, order) for t in texts))
+                for gram, count in grams(text, order).items()
+            }
+
+        a, b = weigh(left), weigh(right)
+        norms = math.hypot(*a.values()) * math.hypot(*b.values())
+        return sum(w * b.get(gram, 0.0) for gram, w in a.items()) / norms if norms else 0.0
+
+    scores = [
+        sum(cosine(mine, other, n) for n in (1, 2, 3, 4) for k, other in enumerate(texts) if k != i)
+        for i, mine in enumerate(texts)
+    ]
+    assert most_typical(texts) == texts[max(range(len(texts)), key=lambda i: scores[i])]
+
+
+def test_of_many_sentences_a_seeded_sample_is_looked_at() -> None:
+    texts = [f"{a} {b}" for a in "abcdefgh" for b in "abcdefgh"]
+    assert most_typical(texts, most=10, seed=1) == most_typical(texts, most=10, seed=1)
+    assert len({most_typical(texts, most=5, seed=seed) for seed in range(8)}) > 1
+    with pytest.raises(OptionError, match="no sentence"):
+        most_typical([])

@@ -1,0 +1,169 @@
+"""The five task commands and `benchmarks.all`: arguments, exit status, what is printed."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import dense, region_set
+from benchmarks.all import main as run_all
+from benchmarks.all import read_runs
+from benchmarks.command import CIDER_WARNING
+from benchmarks.data import SAMPLE, TASK_NAMES
+from patchioner.base.errors import OptionError, UnknownNameError
+from tests.benchmarks.conftest import Encoded, World
+
+ROOT = Path(__file__).parents[2]
+Capture = pytest.CaptureFixture[str]
+FAST = ["--java=no", "--rounds=20"]
+
+
+@pytest.mark.parametrize("task", TASK_NAMES)
+def test_every_command_starts_on_the_sample_set(
+    task: str, tmp_path: Path, loads: list[str], encoded: Encoded, capsys: Capture
+) -> None:
+    """With a table, its files, one pass a photo, and a warning where there is CIDEr."""
+    out = tmp_path / "out"
+    baseline = "--baseline=oracle" if task == "image" else "--baseline=whole"
+    main = importlib.import_module(f"benchmarks.{task}").main
+    assert main([*FAST, f"--out={out}", baseline]) == 0
+    printed = capsys.readouterr().out
+    assert "| patchioner-mini |" in printed and f"| {baseline[2:].replace('=', ': ')} |" in printed
+    assert (CIDER_WARNING in printed) is (task != "objects")
+    results = json.loads((out / "results.json").read_text())
+    assert Path(results["settings"]["data"]).parent == SAMPLE / "annotations"
+    assert {"predictions.jsonl", "report.html"} <= {path.name for path in out.iterdir()}
+    assert len(encoded) == len(set(encoded)) >= 11
+
+
+def test_without_out_nothing_is_left_behind(
+    world: World, loads: list[str], tmp_path: Path, monkeypatch: Any, capsys: Capture
+) -> None:
+    """A folder, or a file with its folder of photos."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert region_set.main([f"--data={world.root}", *FAST]) == 0
+    first = capsys.readouterr().out
+    file, images = world.file("region_set"), world.root / "photos"
+    assert region_set.main([f"--data={file}", f"--images={images}", *FAST]) == 0
+    assert capsys.readouterr().out == first and "cider" in first
+    assert list((tmp_path / "here").iterdir()) == []
+
+
+def test_left_out_rows_are_printed(world: World, loads: list[str], capsys: Capture) -> None:
+    world.change("region_set", lambda content: content["photo_00"].update(none=[]))
+    assert region_set.main([f"--data={world.root}", *FAST]) == 0
+    assert "row 2 (photo_00/2)" in capsys.readouterr().out
+    assert region_set.main([f"--data={world.root}", *FAST, "--strict"]) == 1
+    assert "--strict" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--baseline=wole"], "'whole'"),
+        (["--data=nowhere.json"], "--images"),
+        (["--data=nowhere.json", "--images=."], "nowhere.json is missing"),
+        (["--images=nowhere"], "nowhere is no folder"),
+        (["--metric=bleu"], "module:function"),
+        (["--size=70"], "70"),
+    ],
+)
+def test_errors_are_one_line(
+    more: list[str], message: str, loads: list[str], capsys: Capture
+) -> None:
+    assert dense.main([*FAST, *more]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and message in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "--limit=0",
+        "--seed=-1",
+        "--variance=-1",
+        "--variance=nan",
+        "--temperature=0",
+        "--weighting=x",
+    ],
+)
+def test_values_outside_of_what_is_allowed(bad: str, capsys: Capture) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        dense.main([bad])
+    assert stopped.value.code == 2 and bad.partition("=")[0] in capsys.readouterr().err
+
+
+def write_config(path: Path, world: World, **runs: dict[str, Any]) -> list[str]:
+    defaults = {"data": str(world.root), "java": "no", "rounds": 20}
+    path.write_text(json.dumps({"defaults": defaults, "runs": runs}))  # JSON is YAML
+    return ["--config", str(path), "--out", str(path.parent / "out")]
+
+
+def test_all_shares_the_model_and_every_backbone_pass(
+    world: World, tmp_path: Path, loads: list[str], encoded: Encoded, capsys: Capture
+) -> None:
+    """And a run of it is the run of its command: the same bytes."""
+    words = write_config(
+        tmp_path / "some.yaml", world, sets={"task": "region_set", "baseline": ["whole"]},
+        gaussian={"task": "region_set", "weighting": "gaussian"}, traces={"task": "trace"},
+        photos={"task": "image", "limit": 2},
+    )  # fmt: skip
+    out = tmp_path / "out"
+    assert run_all(words) == 0
+    assert loads == ["patchioner-mini"]
+    assert sorted(encoded) == [f"photo_{index:02d}" for index in range(11)]
+    printed = capsys.readouterr().out
+    assert "| sets, baseline: whole |" in printed and "| gaussian |" in printed
+    assert (out / "tables.md").read_text() in printed and (out / "report.html").is_file()
+    names = {path.parent.name for path in out.glob("some/*/results.json")}
+    assert names == {"sets", "gaussian", "traces", "photos"}
+    alone = tmp_path / "alone"
+    assert region_set.main([f"--data={world.root}", *FAST, f"--out={alone}"]) == 0
+    lines = "predictions.jsonl"
+    assert (out / "some/sets" / lines).read_bytes() == (alone / lines).read_bytes()
+
+
+def test_only_some_runs(world: World, tmp_path: Path, loads: list[str], capsys: Capture) -> None:
+    words = write_config(tmp_path / "c.yaml", world, one={"task": "dense"}, two={"task": "trace"})
+    assert run_all([*words, "--only", "two"]) == 0
+    assert [path.name for path in (tmp_path / "out/c").iterdir()] == ["two"]
+    assert run_all([*words, "--only", "tow"]) == 1
+    assert "did you mean two" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("runs: [", "is not YAML"),
+        ("defaults: {}", "has no runs"),
+        ("runs: {a: {task: dense}}\nrun: {}", "did you mean runs"),
+        ("runs: {a: {weighting: uniform}}", "must name its task"),
+        ("runs: {a: 3}", "must hold options"),
+        ("runs: {a: {task: dense, weigthing: uniform}}", "--weigthing"),
+        ("runs: {a: {task: dense, limit: none}}", "limit"),
+        ("runs: {a: {task: dense, out: here}}", "command line"),
+        ("runs: {../a: {task: dense}}", "becomes a folder"),
+        ("runs: {a: {task: tracing}}", "'trace'"),
+    ],
+)
+def test_configs_that_cannot_be_read(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises((OptionError, UnknownNameError), match=message):
+        read_runs(path, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "configs/benchmarks").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_shipped_configs_can_be_read(path: Path, tmp_path: Path) -> None:
+    runs = read_runs(path, Path("out"))
+    assert len({run.folder for run in runs}) == len(runs) >= 4
+    assert {"trace", "dense", "region_set", "image"} <= {run.settings.task for run in runs}
+    moved = read_runs(path, Path("out"), tmp_path) if path.stem != "published" else []
+    assert all(run.settings.data.startswith(str(tmp_path)) for run in moved)

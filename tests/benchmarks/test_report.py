@@ -1,0 +1,278 @@
+"""The report as a reader meets it: what stands in it, that it needs nothing else, that it is always the same."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks import html
+from benchmarks.bootstrap import bootstrap_mean
+from benchmarks.command import CIDER_WARNING, write_reports
+from benchmarks.compare import read_runs
+from benchmarks.data import TASK_NAMES
+from benchmarks.html import Gallery, Mark, chart, drawing, element, histograms, round_edges
+from benchmarks.report import (
+    AREA_BINS,
+    BOX_BINS,
+    REPORT_FILE,
+    by_bins,
+    main,
+    ranked,
+    sample_metrics,
+    write_report,
+)
+from tests.benchmarks.conftest import World
+
+EVIL = '<script>alert("1")</script> & \x00</article>'
+
+
+class Page(HTMLParser):
+    """Every element as (tag, attributes, tags above it), every text by the tag around it; tags must nest."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None], list[str]]] = []
+        self.text: dict[str, list[str]] = {}
+        self._open: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.elements.append((tag, dict(attrs), list(self._open)))
+        if tag not in ("meta", "br"):
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self._open:
+            self.text.setdefault(self._open[-1], []).append(data)
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes, _ in self.elements if name == tag]
+
+    def words(self) -> str:
+        return " ".join(text for texts in self.text.values() for text in texts)
+
+
+@pytest.fixture
+def run(world: World, tmp_path: Path) -> Any:
+    """Runs one task with a baseline and writes its report."""
+
+    def start(task: str, name: str = "out", **changes: Any) -> Path:
+        baselines = ("oracle",) if task == "image" else ("whole",)
+        folder = tmp_path / "runs" / name
+        write_reports([world.run(folder, task=task, baselines=baselines, **changes)])
+        return folder
+
+    return start
+
+
+@pytest.mark.parametrize("task", TASK_NAMES)
+def test_every_task_has_a_sound_page(task: str, run: Any) -> None:
+    """Tags nest, ids are unique, tables have captions, pictures have words, nothing points outside."""
+    text = (run(task) / REPORT_FILE).read_text()
+    found = Page(text)
+    ids = [attributes["id"] for _, attributes, _ in found.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert len(found.all("caption")) == len(found.all("table")) > 3
+    for tag, attributes, above in found.elements:
+        for name in ("href", "src"):
+            value = attributes.get(name)
+            assert value is None or value.startswith(("#", "data:image/")), (tag, value)
+        if tag == "svg" and "svg" not in above:
+            assert attributes.get("aria-hidden") == "true" or attributes.get("role") == "img"
+    targets = {a["href"] for t, a, _ in found.elements if t in ("use", "a")}
+    assert {f"#{key}" for key in ids} >= targets
+    assert not re.search(r"https?://|@import|url\((?!#)", text) and not found.all("script")
+    assert (CIDER_WARNING in text) is (task != "objects")
+
+
+def test_it_says_what_was_measured(run: Any, world: World) -> None:
+    world.change("region_set", lambda content: content["photo_00"].update({"no boxes here": []}))
+    folder = run("region_set")
+    results = json.loads((folder / "results.json").read_text())
+    found = Page((folder / REPORT_FILE).read_text())
+    words = found.words()
+    assert results["data"]["sha256"]["data"] in words
+    assert results["model"]["decoder_sha256"] in words and results["versions"]["torch"] in words
+    assert results["metrics"]["cider"]["made"] in words
+    assert "1 rows left out" in words and "the list of boxes is empty" in words
+    value = results["metrics"]["stem_f"]
+    low, high = value["interval"]["low"], value["interval"]["high"]
+    assert f"{value['value']:.1f} ({low:.1f} to {high:.1f})" in words
+    assert "not measured here" in words and "111.6" in words
+    assert "tiny against baseline: whole" in words
+    assert "Repeated pairs" in words and "Grounding margin" in words
+    said = {
+        json.loads(line)["caption"]
+        for line in (folder / "predictions.jsonl").read_text().splitlines()[:3]
+    }
+    assert {"this run", "baseline: whole"} <= set(found.text["dt"]) and said
+    photos = [a for a in found.all("image") if str(a.get("id")).startswith("photo-")]
+    assert len(photos) <= 11, "each photo once, however many samples show it"
+    assert any("2 regions" in text for text in found.text["title"] if "marked" in text)
+
+
+def test_every_text_is_escaped(run: Any) -> None:
+    folder = run("image")
+    for path in (folder / "predictions.jsonl", folder / "results.json"):
+        lines = path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
+        values = [json.loads(line) for line in lines]
+        for value in values:
+            if "caption" in value:
+                value |= {"caption": EVIL, "references": [EVIL]}
+            else:
+                value["label"] = value["settings"]["model"] = EVIL
+        path.write_text("\n".join(map(json.dumps, values)))
+    out = folder / "evil.html"
+    write_report([folder], out)
+    text = out.read_text()
+    assert "<script" not in text and "\x00" not in text
+    assert EVIL.replace("\x00", "\ufffd") in " ".join(Page(text).text["dd"])
+
+
+def test_the_same_inputs_give_the_same_bytes(run: Any, tmp_path: Path) -> None:
+    folder = run("region_set")
+    written = (folder / REPORT_FILE).read_bytes()
+    (folder / "run.json").write_text("{}")
+    write_report([folder], tmp_path / "again.html")
+    assert (tmp_path / "again.html").read_bytes() == written
+
+
+def test_photos_missing_broken_or_elsewhere(
+    run: Any, world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = run("dense"), tmp_path / "again.html"
+    photos = world.root / "photos"
+    photos.rename(tmp_path / "moved")
+    words = [str(folder), "--out", str(out), "--samples=20"]
+    assert main([*words, "--images", str(tmp_path / "moved")]) == 0
+    assert "photo not shown" not in out.read_text()
+    (tmp_path / "moved").rename(photos)
+    (photos / "photo_01.jpg").unlink()
+    (photos / "photo_02.jpg").write_bytes(b"no photo")
+    assert main(words) == 0
+    assert "photo photo_01.jpg is not in the report: no such file" in capsys.readouterr().err
+    assert "photo_02.jpg: photo not shown, it cannot be opened" in out.read_text()
+    assert main([str(tmp_path / "nowhere")]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_several_runs_on_one_page(run: Any, tmp_path: Path) -> None:
+    run("region_set", "sets")
+    run("region_set", "gaussian", weighting="gaussian", variance=0.5)
+    run("trace", "traces")
+    out = tmp_path / "all.html"
+    write_report([tmp_path / "runs"], out)
+    found = Page(out.read_text())
+    assert "tiny (weighting gaussian, variance 0.5)" in found.words()
+    assert [a["id"] for a in found.all("h2")] == ["about", "trace", "region_set"]
+
+
+def test_every_region_lies_in_one_bin() -> None:
+    for share in [0.0, 0.005, 0.01, 0.0399, 0.04, 0.16, 0.5, 0.9999, 1.0]:
+        assert sum(low <= share < high for low, high in AREA_BINS.values()) == 1
+    for count in range(1, 40):
+        assert sum(low <= count < high for low, high in BOX_BINS.values()) == 1
+
+
+def test_bins_hold_the_mean_of_their_samples(run: Any) -> None:
+    (found,) = read_runs([run("dense")])
+    assert sample_metrics([found]) == ["cider", "stem_f", "rouge_l"]
+    text = str(by_bins("stem_f", [found], AREA_BINS, lambda p: p.area_share, "size"))
+    chosen = [p for p in found.by_id.values() if 0.04 <= p.area_share < 0.16]
+    values = [found.scores("stem_f")[p.id] for p in chosen]
+    due = bootstrap_mean(values, [p.photo for p in chosen], rounds=20, seed=0)
+    assert f"{due.value:.1f} ({due.low:.1f} to {due.high:.1f}) n = {len(chosen)}" in text
+    boxes = by_bins("stem_f", [found], BOX_BINS, lambda p: p.box_count, "boxes")
+    assert boxes is None, "one bin is no chart"
+    bins = {"one": (0, 1), "others": (1, 99)}
+    few = str(by_bins("stem_f", [found], bins, lambda p: int(p.photo[6:8]), "number"))
+    assert "too few photos" in few
+
+
+def test_the_best_and_the_worst(run: Any) -> None:
+    (found,) = read_runs([run("region_set")])
+    scores = found.scores("stem_f")
+    best, worst = ranked(found, "stem_f", 2)
+    assert sorted(scores.values())[-2:] == sorted(scores[id_] for id_ in best)
+    assert sorted(scores.values())[:2] == [scores[id_] for id_ in worst]
+    best, worst = ranked(found, "stem_f", 20)
+    assert len(best) == 20 and len(worst) == 7 and not set(best) & set(worst)
+
+
+@pytest.mark.parametrize("values", [[0.0], [0.3, 0.7], [-812.0, 1000.0], [5.0, 5.0], [1e-6, 3e4]])
+def test_edges_hold_all_values(values: list[float]) -> None:
+    edges = round_edges(values)
+    assert edges[0] <= min(0.0, *values) and edges[-1] >= max(values)
+    np.testing.assert_allclose(np.diff(edges), edges[1] - edges[0])
+    assert 8 <= len(edges) <= 40
+
+
+def test_charts_lie_where_they_should() -> None:
+    marks = [Mark("a", 10.0, 0.0, 20.0, "ten"), Mark("b", 20.0, None, None, "twenty", "baseline")]
+    found = Page(chart("what", marks, heads={0: "few"}))
+    assert [a["x"] for a in found.all("svg") if "x" in a] == ["50.00%", "96.00%"]
+    assert {a["class"] for a in found.all("path")} == {"run", "baseline"}
+    assert len({a["d"] for a in found.all("path")}) == 2, "told apart by shape, not by colour alone"
+    marks = [
+        Mark("a", 1.0, -1.0, 2.0, ""),
+        Mark("b", -50.0, None, None, ""),
+        Mark("c", 0.0, None, None, ""),
+    ]
+    found = Page(chart("what", marks, each=True))
+    assert {a["x1"] for a in found.all("line") if a["class"] == "zero"} == {"50.00%"}
+    assert [a["x"] for a in found.all("svg") if "x" in a] == ["73.00%", "4.00%", "50.00%"]
+    found = Page(histograms({"mine": [0.0, 0.0, 4.0, 8.0]}))
+    assert "n = 4; median 2.0, half of all between 0.0 and 5.0; 50 % at zero" in found.words()
+
+
+def test_elements() -> None:
+    text = element("p", "<", [html.Markup("<br>"), None, 1, 2.50001], class_="x", data_a="&")
+    assert text == '<p class="x" data-a="&amp;">&lt;<br>12.5</p>'
+    assert element("meta", name="viewport", content=None, hidden=False) == '<meta name="viewport">'
+    assert element("p", "\ud800\x07\r\n") == "<p>\ufffd\ufffd\r\n</p>"
+
+
+def draw(region: dict[str, Any]) -> Page:
+    return Page("<svg>" + "".join(drawing(region, (400, 200), "#photo-1", "region-1")) + "</svg>")
+
+
+def test_regions_are_drawn() -> None:
+    found = draw({"set": [{"box": [10.0, 20.5, 110.0, 70.5]}]})
+    boxes = [a for a in found.all("rect") if a.get("class") != "shade"]
+    assert len(boxes) == 3, "what is cut out, a black line and a yellow one"
+    places = {(a["x"], a["y"], a["width"], a["height"]) for a in boxes}
+    assert places == {("10", "20.5", "100", "50")}
+    assert [a.get("clip-path") for a in found.all("use")] == [None, "url(#region-1)"]
+    found = draw({"trace": [[0.1, 0.5], [0.25, 0.5], [1, 1]], "normalized": True})
+    assert [a["points"] for a in found.all("polyline")] == ["40,100 100,100 400,200"] * 2
+    circles = [(a["cx"], a["cy"], a["class"]) for a in found.all("circle")]
+    assert circles == [("40", "100", "casing"), ("40", "100", "edge"), ("400", "200", "end")]
+    assert len(draw({"trace": [[5, 5]]}).all("circle")) == 1
+    assert [tag for tag, _, _ in draw({"whole": True}).elements] == ["svg", "use"]
+
+
+def test_photos_are_small_upright_and_stored_once(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored lying
+    Image.new("RGB", (1200, 600), "red").save(tmp_path / "a.jpg", exif=exif)
+    gallery = Gallery()
+    pictures = [gallery.picture(str(tmp_path), "a.jpg", {"whole": True}, w) for w in ("one", "two")]
+    assert 'viewBox="0 0 600 1200"' in pictures[0] and "<title>two</title>" in pictures[1]
+    (attributes,) = Page(gallery.definitions()).all("image")
+    data = base64.b64decode(str(attributes["href"]).partition(",")[2])
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.format == "JPEG" and image.size == (html.LONG_SIDE // 2, html.LONG_SIDE)

@@ -1,0 +1,358 @@
+"""Runs: an interrupted one ends as one that was not; results hold every setting and the scores of the metrics."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.bootstrap import bootstrap_mean, bootstrap_statistic
+from benchmarks.data import BenchmarkDataError
+from benchmarks.metrics import DensePhoto, bleu, cider, dense_map, java_available, stem_f
+from benchmarks.predictions import folder_lock, read_predictions
+from benchmarks.provenance import tensors_sha256
+from benchmarks.settings import RunSettings, tuned, weighting_of
+from patchioner import Patchioner, Weighting
+from patchioner.base.errors import OptionError, UnknownNameError
+from patchioner.checkpoints.settings import KindSettings
+from tests.benchmarks.conftest import Encoded, World, contents
+from tests.support.tiny import noise_photo, tiny_decoder, tiny_parts
+
+ROOT = Path(__file__).parents[2]
+BASELINES = ("whole", "crop")
+LINES = "predictions.jsonl"
+
+
+def test_each_photo_passes_the_backbone_once(
+    world: World, tmp_path: Path, encoded: Encoded
+) -> None:
+    """And two runs give identical files, in the order of the photos."""
+    world.run(tmp_path / "one", baselines=BASELINES)
+    assert sorted(encoded) == [f"photo_{index:02d}" for index in range(11)]
+    world.run(tmp_path / "two", baselines=BASELINES)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    lines = [json.loads(line) for line in (tmp_path / "one" / LINES).read_text().splitlines()]
+    assert [line["photo"] for line in lines] == sorted(line["photo"] for line in lines)
+    assert set(lines[0]) == {
+        "id", "photo", "row", "region", "caption", "score", "references", "box_count", "area_share",
+    }  # fmt: skip
+    assert len({line["id"] for line in lines}) == 27
+
+
+@pytest.mark.parametrize("done", [0, 1, 3, 8, 10])
+def test_an_interrupted_run_goes_on(
+    world: World, tmp_path: Path, encoded: Encoded, done: int
+) -> None:
+    """At most the group of three photos under way is asked again; then a finished run asks nothing."""
+    world.run(tmp_path / "whole", baselines=BASELINES)
+    encoded.clear()
+    encoded.fail_after = done
+    with pytest.raises(KeyboardInterrupt):
+        world.run(tmp_path / "broken", baselines=BASELINES)
+    encoded.fail_after = None
+    encoded.clear()
+    world.run(tmp_path / "broken", baselines=BASELINES, resume=True)
+    assert len(encoded) == 11 - done // 3 * 3
+    assert contents(tmp_path / "broken") == contents(tmp_path / "whole")
+    encoded.clear()
+    world.run(tmp_path / "broken", baselines=BASELINES, resume=True)
+    assert encoded == [] and contents(tmp_path / "broken") == contents(tmp_path / "whole")
+
+
+def test_a_file_cut_at_any_byte_is_mended(world: World, tmp_path: Path) -> None:
+    world.run(tmp_path)
+    path = tmp_path / LINES
+    whole = path.read_bytes()
+    for size in range(0, len(whole), 997):
+        path.write_bytes(whole[:size])
+        world.run(tmp_path, resume=True)
+        assert path.read_bytes() == whole
+
+
+def test_further_baselines_and_metrics_can_come_later(world: World, tmp_path: Path) -> None:
+    world.run(tmp_path)
+    before = (tmp_path / LINES).read_bytes()
+    outcome = world.run(tmp_path, baselines=("whole",), metrics=("stem_f",), rounds=30, resume=True)
+    assert (tmp_path / LINES).read_bytes() == before
+    assert set(outcome.results["baselines"]) == {"whole"}
+
+
+@pytest.mark.parametrize(
+    "change", [{"limit": 5}, {"seed": 1}, {"weighting": "uniform"}, {"batch": 4}, {"beam": 2}]
+)
+def test_what_may_not_be_resumed(world: World, tmp_path: Path, change: dict[str, Any]) -> None:
+    world.run(tmp_path)
+    with pytest.raises(OptionError, match=rf"settings\.{next(iter(change))}: "):
+        world.run(tmp_path, resume=True, **change)
+    before = contents(tmp_path)
+    with pytest.raises(OptionError, match="--resume"):
+        world.run(tmp_path)
+    assert contents(tmp_path) == before
+    world.change("region_set", lambda content: content.popitem())
+    with pytest.raises(OptionError, match=r"data\.data: "):
+        world.run(tmp_path, resume=True)
+
+
+def test_a_damaged_line_is_named(world: World, tmp_path: Path) -> None:
+    world.run(tmp_path)
+    path = tmp_path / LINES
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([lines[0], b"{nonsense\n", *lines[2:]]))
+    with pytest.raises(BenchmarkDataError, match=r"line 2 of"):
+        world.run(tmp_path, resume=True)
+    path.write_bytes(b"".join([lines[1], *lines]))
+    with pytest.raises(BenchmarkDataError, match="other samples"):
+        world.run(tmp_path, resume=True)
+
+
+def test_a_killed_process_leaves_nothing_undone(tmp_path: Path) -> None:
+    """The real command with a saved model, killed while it writes."""
+    Patchioner(tiny_parts(), device="cpu").save_pretrained(tmp_path / "model", storage="fp32")
+    (tmp_path / "photos").mkdir()
+    rows = {}
+    for index in range(60):
+        noise_photo(48, 32, seed=index).save(tmp_path / "photos" / f"p{index:02d}.jpg")
+        rows[f"p{index:02d}"] = {f"thing {i} of {index}": [[i, i, 20 + i, 20 + i]] for i in (0, 1)}
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    command = [
+        sys.executable, "-m", "benchmarks.region_set", "--model", str(tmp_path / "model"), "--data",
+        str(tmp_path / "rows.json"), "--images", str(tmp_path / "photos"), "--batch", "2",
+        "--java", "no", "--rounds", "20", "--baseline", "whole", "--baseline", "nearest", "--resume",
+    ]  # fmt: skip
+    here: dict[str, Any] = {"cwd": ROOT, "env": {**os.environ, "OMP_NUM_THREADS": "1"}}
+    broken, whole = tmp_path / "broken", tmp_path / "whole"
+    process = subprocess.Popen([*command, "--out", str(broken)], **here)
+    lines = broken / LINES
+    deadline = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline:
+        if lines.is_file() and lines.read_bytes().count(b"\n") >= 8:
+            process.send_signal(signal.SIGKILL)
+            break
+        time.sleep(0.001)
+    process.wait(timeout=60)
+    assert 8 <= lines.read_bytes().count(b"\n") < 120, "killed too late to show anything"
+    for folder in (broken, whole):
+        done = subprocess.run([*command, "--out", str(folder)], capture_output=True, **here)
+        assert done.returncode == 0, done.stderr.decode()
+    assert lines.read_bytes().count(b"\n") == 120
+    times = [json.loads((folder / "run.json").read_text()) for folder in (broken, whole)]
+    again, every = (one["photos_through_the_backbone"] for one in times)
+    assert again < every == 60
+    assert contents(broken) == contents(whole)
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from benchmarks.predictions import folder_lock
+with folder_lock(Path(sys.argv[1])):
+    sys.stdout.write("held\\n")
+    sys.stdout.flush()
+    sys.stdin.read()
+"""
+
+
+def test_another_process_is_kept_out_until_it_ends(world: World, tmp_path: Path) -> None:
+    """A kill frees the folder too: the lock is the process's, not a file."""
+    pytest.importorskip("fcntl")
+    command = [sys.executable, "-c", HOLD, str(tmp_path / "out")]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"held\n"
+        with pytest.raises(OptionError, match="another process"):
+            world.run(tmp_path / "out", load=lambda *_: pytest.fail("refused after work"))
+        process.kill()
+    world.run(tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        LINES, "results.json", "run.json", "settings.json",
+    ]  # fmt: skip
+
+
+def test_a_lock_passes_errors_on_and_needs_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(BlockingIOError), folder_lock(tmp_path):
+        raise BlockingIOError
+    with folder_lock(tmp_path):  # free again
+        pass
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OptionError, match="another --out"), folder_lock(tmp_path / "file" / "in"):
+        pass
+
+
+def test_names_are_checked_before_a_model_is_loaded(world: World, tmp_path: Path) -> None:
+    refused: list[tuple[dict[str, Any], type[Exception], str]] = [
+        ({"baselines": ("majorty",)}, UnknownNameError, "'majority'"),
+        ({"metrics": ("cidr",)}, OptionError, "module:function"),
+        ({"references": "a.json"}, OptionError, "image captioning"),
+        ({"merge_references": True}, OptionError, "dense captioning"),
+    ]
+    for changes, error, message in refused:
+        with pytest.raises(error, match=message):
+            world.run(tmp_path, load=lambda *_: pytest.fail("loaded"), **changes)
+    assert not list(tmp_path.glob("*.json"))
+
+
+def test_what_the_model_cannot_see_is_reported(world: World, tmp_path: Path) -> None:
+    """A region off the view of a crop-mode backbone, and a photo cut short after it was measured."""
+
+    def edit(content: Any) -> None:
+        content["images"].append({"id": 99, "file_name": "bad.jpg"})
+        for box in ([1, 1, 9, 9], [1, 1, 0, 0]):
+            content["annotations"].append({"image_id": 99, "bbox": box, "caption": "a thing"})
+
+    world.change("dense", edit)
+    noise_photo(400, 200).save(world.root / "photos" / "bad.jpg")
+    path = world.root / "photos" / "bad.jpg"
+    path.write_bytes(path.read_bytes()[:700])
+    skipped = world.run(tmp_path, task="dense").results["skipped"]
+    assert [row["row"] for row in skipped["malformed"]] == [28]
+    assert [row["row"] for row in skipped["unanswered"]] == [27]
+    predictions = {prediction.row: prediction for prediction in read_predictions(tmp_path / LINES)}
+    assert predictions[27].caption is None and predictions[27].score is None
+    assert predictions[5].caption is not None
+    world.change("dense", lambda content: content["annotations"].pop())
+    with pytest.raises(BenchmarkDataError, match="--strict"):
+        world.run(tmp_path / "strict", task="dense", strict=True)
+
+
+def test_strict_refuses_malformed_rows(world: World, tmp_path: Path) -> None:
+    world.change("region_set", lambda content: content.update(nowhere={"a": [[1, 1, 2, 2]]}))
+    skipped = world.run(tmp_path / "skip").results["skipped"]
+    assert skipped["malformed"][0]["where"] == "nowhere/0"
+    with pytest.raises(BenchmarkDataError, match=r"row 27 \(nowhere/0\)"):
+        world.run(tmp_path / "strict", strict=True)
+
+
+def test_results_hold_everything(world: World, tmp_path: Path) -> None:
+    outcome = world.run(tmp_path, baselines=("whole",), seed=3)
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results == json.loads(json.dumps(outcome.results))
+    assert results["settings"]["seed"] == 3 and results["settings"]["task"] == "region_set"
+    assert len(results["data"]["sha256"]["data"]) == 64
+    assert results["model"]["bank_rows"] == 30 and len(results["model"]["decoder_sha256"]) == 64
+    assert {"python", "torch"} <= results["versions"].keys()
+    assert results["machine"]["device"] == "cpu"
+    below = json.loads((tmp_path / "baselines/whole/results.json").read_text())
+    assert below["baseline"] == "whole"
+    assert results["baselines"]["whole"]["metrics"] == below["metrics"]
+    assert not [key for key in results if "time" in key or "second" in key]
+
+
+def test_scores_are_those_of_the_metrics(world: World, tmp_path: Path) -> None:
+    """Per sample, with an interval over photos; BLEU is pooled anew in every resample."""
+    results = world.run(tmp_path).results
+    said = read_predictions(tmp_path / LINES)
+    captions, due = [p.caption or "" for p in said], [p.references for p in said]
+    corpus, scores = cider(captions, due)
+    assert results["samples"]["ids"] == [p.id for p in said]
+    np.testing.assert_allclose(results["samples"]["scores"]["cider"], scores, atol=1e-6)
+    measured = results["metrics"]["cider"]
+    interval = bootstrap_mean(scores, [p.photo for p in said], rounds=20, seed=0)
+    assert measured["value"] == pytest.approx(corpus)
+    assert measured["interval"]["low"] == pytest.approx(interval.low)
+
+    def value(often: Any) -> float:
+        rows = [p for p, times in zip(said, often, strict=True) for _ in range(times)]
+        return float(bleu([p.caption or "" for p in rows], [p.references for p in rows])[0][0])
+
+    slow = bootstrap_statistic(value, [p.photo for p in said], rounds=20, seed=0)
+    found = results["metrics"]["bleu1"]["interval"]
+    assert (found["low"], found["high"]) == pytest.approx((slow.low, slow.high))
+
+
+def test_dense_captioning_has_the_map(world: World, tmp_path: Path) -> None:
+    outcome = world.run(tmp_path, task="dense", baselines=("whole",))
+    said = read_predictions(tmp_path / LINES)
+    photos = [
+        DensePhoto(
+            [p.region["box"] for p in group], [p.score for p in group],
+            [p.caption for p in group], [p.region["box"] for p in group],
+            [p.references for p in group],
+        )
+        for photo in dict.fromkeys(p.photo for p in said)
+        if (group := [p for p in said if p.photo == photo])
+    ]  # fmt: skip
+    due = dense_map(photos, lambda a, b: stem_f(a, b)[1] / 100, name="stem-F")
+    metrics, whole = outcome.results["metrics"], outcome.baselines["whole"]["metrics"]
+    assert metrics["mAP (stem-F)"]["value"] == pytest.approx(due.value)
+    assert metrics["detmap"]["value"] == pytest.approx(due.detection)
+    assert "mAP" not in metrics, "the published name is for METEOR"
+    # The whole photo's caption is neither distinct nor grounded.
+    assert whole["repeated_pairs"]["value"] == 100.0
+    assert whole["grounding_margin"]["value"] == pytest.approx(0.0, abs=1e-9)
+    assert whole["grounding_wins"]["value"] == 50.0
+
+
+def lengths(predictions: Any, references: Any, samples: Any) -> list[float]:
+    """A metric of one's own: words of the caption, and a look at the sample."""
+    assert all(sample.photo for sample in samples)
+    return [float(len(text.split())) for text in predictions]
+
+
+def test_metrics_of_ones_own(world: World, tmp_path: Path, monkeypatch: Any) -> None:
+    (tmp_path / "mine.py").write_text(
+        "def lengths(said, due, rows):\n    return [1.0] * len(said)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    names = ("tests.benchmarks.test_run:lengths", "mine:lengths")
+    metrics = world.run(tmp_path / "out", metrics=names).results["metrics"]
+    assert metrics[names[0]]["value"] > 1 and metrics[names[1]]["value"] == 1.0
+    assert world.run(tmp_path / "one", metrics=names[1:]).results["metrics"]["lengths"]["interval"]
+
+
+@pytest.mark.slow  # starting the METEOR program takes seconds
+@pytest.mark.skipif(not java_available(), reason="no Java here")
+def test_with_java_the_published_map_and_meteor_are_there(world: World, tmp_path: Path) -> None:
+    pytest.importorskip("pycocoevalcap")
+    metrics = world.run(tmp_path, task="dense", java="yes").results["metrics"]
+    assert {"mAP", "mAP (stem-F)", "meteor"} <= metrics.keys()
+    assert "java" in metrics["cider"]["made"]
+    meteor = metrics["meteor"]
+    assert meteor["interval"]["low"] <= meteor["value"] <= meteor["interval"]["high"]
+
+
+def _model(**kinds: KindSettings) -> Patchioner:
+    parts = tiny_parts()
+    return Patchioner(replace(parts, settings=replace(parts.settings, kinds=kinds)), device="cpu")
+
+
+def test_settings_of_kinds_of_regions() -> None:
+    """A context counts for kinds that have their own; a variance alone changes the task's own kind."""
+    model = _model(box=KindSettings(Weighting("attention"), 0.1), trace=KindSettings(context=0.9))
+    changed = tuned(model, RunSettings("dense", context=0.4))
+    assert changed.settings.context == 0.4
+    assert changed.settings.kinds == {
+        "box": KindSettings(Weighting("attention")), "trace": KindSettings(),
+    }  # fmt: skip
+    assert tuned(model, RunSettings("dense")) is model
+    assert (
+        tuned(model, RunSettings("dense", temperature=0.5)).settings.kinds == model.settings.kinds
+    )
+    model = _model(box=KindSettings(Weighting("gaussian", variance=2.0)))
+    own = weighting_of(model, RunSettings("dense", rounding="reference"))
+    assert own == Weighting("gaussian", variance=2.0, rounding="reference")
+    other = weighting_of(model, RunSettings("trace", rounding="reference"))
+    assert other is not None and other.kind == "uniform"
+    assert weighting_of(model, RunSettings("dense")) is None
+
+
+def test_an_input_size(world: World, tmp_path: Path) -> None:
+    """The results say which; a size that cannot be is refused with the sizes that can."""
+    results = world.run(tmp_path / "out", size=96).results
+    assert results["model"]["backbone_config"]["preprocessing"]["size"] == 96
+    with pytest.raises(OptionError, match="70"):
+        world.run(tmp_path / "bad", size=70)
+
+
+def test_a_fingerprint_of_weights_sees_every_change() -> None:
+    one, same, other = (tensors_sha256(tiny_decoder(n).module.state_dict()) for n in (0, 0, 1))
+    assert one == same != other

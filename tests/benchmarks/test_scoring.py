@@ -1,0 +1,171 @@
+"""Scores of regions and objects by hand; CLIP-S over predictions; regions drawn in red; the terminal's table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks.command import table
+from benchmarks.metrics import cider, rouge_l
+from benchmarks.metrics.cosine import ClipSpace
+from benchmarks.predictions import Prediction, read_predictions
+from benchmarks.scoring import (
+    Scorer,
+    draw_region,
+    object_scores,
+    one_reference_scores,
+    regional_scores,
+)
+from benchmarks.settings import RunSettings
+from patchioner.base.errors import OptionError, PatchionerError
+from tests.benchmarks.conftest import World
+
+HOW = {"rounds": 30, "seed": 0}
+
+
+def said(photo: str, row: int, caption: str, *references: str) -> Prediction:
+    region = {"box": [row, 0, row + 5, 5]}
+    return Prediction(f"{photo}/{row}", photo, row, region, caption, 0.0, references, 1, 0.1)
+
+
+OBJECTS = [
+    said("x", 0, "a puppy on grass", "dog"), said("x", 1, "a puppy on grass", "cat"),
+    said("x", 2, "a kitten", "cat"), said("y", 0, "a man with a dog", "person"),
+    said("z", 0, "two buses", "bus"), said("z", 1, "a tree", "car"),
+]  # fmt: skip
+
+
+def test_objects_by_hand() -> None:
+    """Right: x0, x2, y0, z0. Against the photo's other classes: x0 1-0, x1 0-1, x2 1-0, z0 1-0, z1 0-0."""
+    scores = object_scores(OBJECTS, HOW)
+    assert scores["object_hits"].value == pytest.approx(100 * 4 / 6)
+    assert scores["object_hits"].samples == (100, 0, 100, 100, 100, 0)
+    assert scores["object_hits_but_person"].value == pytest.approx(100 * 3 / 5)
+    assert scores["object_margin"].value == pytest.approx(100 * (1 - 1 + 1 + 1 + 0) / 5)
+    assert scores["object_wins"].value == pytest.approx(100 * (1 + 0 + 1 + 1 + 0.5) / 5)
+    assert scores["repeated_pairs"].value == pytest.approx(100 / 4)  # of 3 pairs in x and 1 in z
+    same = object_scores([said("x", 0, "a dog", "dog"), said("x", 1, "a dog", "dog")], HOW)
+    assert "object_margin" not in same and same["repeated_pairs"].value == 100.0
+    assert set(object_scores(OBJECTS[3:4], HOW)) == {"object_hits"}
+
+
+def test_one_reference_each_is_a_sample_of_its_own() -> None:
+    rows = [
+        said("x", 0, "a dog on grass", "a dog on the grass", "a puppy"),
+        said("y", 0, "two red buses", "a red bus stops"),
+    ]
+    captions = ["a dog on grass", "a dog on grass", "two red buses"]
+    due = [["a dog on the grass"], ["a puppy"], ["a red bus stops"]]
+    scores = one_reference_scores(rows, HOW, java=False)
+    for name, metric in (("cider", cider), ("rouge_l", rouge_l)):
+        found = scores[f"{name}_one_reference"]
+        mean, samples = metric(captions, due)
+        assert found.value == pytest.approx(mean)
+        assert found.samples == pytest.approx([np.mean(samples[:2]), samples[2]])
+    assert scores["bleu4_one_reference"].interval is not None
+    assert one_reference_scores(OBJECTS, HOW, java=False) == {}
+
+
+def test_one_photo_with_two_regions_has_no_interval() -> None:
+    rows = [said("x", 0, "a dog", "a dog"), said("x", 1, "a cat", "a cat"), said("y", 0, "a", "b")]
+    for score in regional_scores(rows, HOW).values():
+        assert score.interval is None
+    rows.append(said("y", 1, "a bus", "a bus"))
+    assert regional_scores(rows, HOW)["grounding_margin"].interval
+
+
+def test_objects_and_sets_of_a_run(world: World, tmp_path: Path) -> None:
+    outcome = world.run(tmp_path / "objects", task="objects", baselines=("whole",))
+    assert "cider" not in outcome.results["metrics"], "the name of a class is no caption"
+    whole = outcome.baselines["whole"]["metrics"]
+    assert (whole["object_margin"]["value"], whole["repeated_pairs"]["value"]) == (0.0, 100.0)
+    outcome = world.run(tmp_path / "sets", baselines=("oracle",))
+    assert len(outcome.results["samples"]["scores"]["cider_one_reference"]) == 27
+    # Of two references the oracle speaks one and is scored on the other.
+    assert "cider_one_reference" not in outcome.baselines["oracle"]["metrics"]
+    assert "repeated_pairs" not in world.run(tmp_path / "i", task="image").results["metrics"]
+
+
+def test_nothing_to_score() -> None:
+    with Scorer("no") as scorer, pytest.raises(OptionError, match="nothing to score"):
+        scorer.score([], RunSettings("dense"))
+
+
+class Space:
+    """Images by how red they are, texts by how long."""
+
+    def __init__(self) -> None:
+        self.images: list[Image.Image] = []
+
+    def embed_images(self, images: Sequence[Image.Image]) -> Any:
+        self.images += images
+        return np.array([[1.0, np.asarray(image)[..., 0].mean() / 255] for image in images])
+
+    def embed_text(self, texts: Sequence[str]) -> Any:
+        assert all(text.startswith("A photo depicts ") for text in texts)
+        return np.array([[1.0, len(text) / 50] for text in texts])
+
+
+def cosine(left: Any, right: Any) -> float:
+    return float(np.dot(left, right) / np.linalg.norm(left) / np.linalg.norm(right))
+
+
+def test_scores_by_clip(world: World, tmp_path: Path, monkeypatch: Any) -> None:
+    space = Space()
+    monkeypatch.setattr(ClipSpace, "load", lambda *_, **__: space)
+    results = world.run(tmp_path, clip_score="B32=w.pt", pac_score="B32=p.pt").results
+    scores = {key: values[0] for key, values in results["samples"]["scores"].items()}
+    first = read_predictions(tmp_path / "predictions.jsonl")[0]
+    image = space.embed_images(space.images[:1])[0]
+    texts = [f"A photo depicts {text}" for text in (first.caption, *first.references)]
+    mine, *due = space.embed_text(texts)
+    fit, near = cosine(image, mine), max(cosine(mine, other) for other in due)
+    assert scores["clip_s"] == pytest.approx(250 * fit, abs=1e-5)
+    assert scores["pac_s"] == pytest.approx(200 * fit, abs=1e-5)
+    assert scores["clip_text_cosine"] == pytest.approx(100 * near, abs=1e-5)
+    harmonic = 2 / (1 / (200 * fit) + 1 / (100 * near))
+    assert scores["ref_pac_s"] == pytest.approx(harmonic, abs=1e-5)
+    assert "B32=w.pt" in results["metrics"]["clip_s"]["made"]
+
+
+def test_regions_are_drawn_in_red() -> None:
+    photo = Image.new("RGB", (200, 100))
+    red, black = (255, 0, 0), (0, 0, 0)
+    boxes = draw_region(photo, {"set": [{"box": [10, 10, 50, 50]}, {"box": [60, 10, 90, 50]}]})
+    assert [boxes.getpixel(at) for at in ((10, 30), (60, 30), (30, 30))] == [red, red, black]
+    trace = draw_region(photo, {"trace": [[0.1, 0.5], [0.9, 0.5]], "normalized": True})
+    assert [trace.getpixel(at) for at in ((100, 50), (100, 20))] == [red, black]
+    assert draw_region(photo, {"trace": [[5, 5]]}).getpixel((5, 5)) == red
+    assert draw_region(photo, {"whole": True}).tobytes() == photo.tobytes()
+    assert photo.getpixel((10, 30)) == black, "the photo itself is not drawn on"
+
+
+@pytest.mark.parametrize("given", ["ViT-B-32", "=file.pt", "ViT-B-32="])
+def test_a_space_needs_architecture_and_file(given: str, world: World, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="ARCHITECTURE=FILE"):
+        world.run(tmp_path, clip_score=given)
+    pytest.importorskip("open_clip")
+    with pytest.raises(PatchionerError, match="is missing"):
+        world.run(tmp_path, clip_score=f"ViT-B-32-quickgelu={tmp_path / 'none.pt'}")
+
+
+def test_the_table() -> None:
+    def row(label: str, value: float, **interval: float | None) -> dict[str, Any]:
+        scores = {"cider": {"value": value, "interval": interval or None}}
+        return {"label": label, "data": {"samples": 2}, "metrics": scores}
+
+    rows = [
+        row("a", 50.04, low=40.0, high=60.06),
+        row("b", -0.01),
+        row("c", 1, low=None, high=None),
+    ]
+    assert table(rows).splitlines()[2:] == [
+        "| a | 2 | 50.0 (40.0 to 60.1) |",
+        "| b | 2 | 0.0 |",
+        "| c | 2 | 1.0 |",
+    ]
