@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from patchioner.base.errors import PatchionerError
-from patchioner.base.optional import refuse_shadows
+from patchioner.base.optional import refuse_shadows as _refuse_shadows
 from patchioner.regions import (
     Box,
     Mask,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from patchioner.pipeline import Batching
     from patchioner.results import Caption, Explanation, Label, as_supervision
 
-refuse_shadows()  # before anything of ours is imported from a file of the user's
+_refuse_shadows()  # before anything of ours is imported from a file of the user's
 
 __version__ = "0.1.0"
 

@@ -12,9 +12,12 @@ import logging
 import math
 import os
 import struct
+import threading
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -23,7 +26,6 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
 from patchioner.base.errors import ImageError
-from patchioner.base.quiet import Quiet
 
 Decoded = TypeVar("Decoded")
 ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[Any] | Any"
@@ -38,10 +40,48 @@ _ORIENTATION = 0x0112  # the EXIF tag
 _DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 _DECODING_ERRORS = (OSError, SyntaxError, ValueError, IndexError, struct.error)
 
+logger = logging.getLogger(__name__)
+
+
+class Quiet:
+    """A context in which warnings are ignored; reusable and safe among threads.
+
+    `warnings.catch_warnings` alone is not: of two threads whose blocks overlap, the one that leaves last puts back the
+    filters of the other's block, and the process stays silent for good.
+
+    Example:
+        >>> quiet = Quiet()
+        >>> with quiet:
+        ...     warnings.warn("nobody sees this")
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._caught = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._caught = warnings.catch_warnings()
+                self._caught.__enter__()
+                warnings.simplefilter("ignore")
+            self._inside += 1
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._caught.__exit__(kind, error, traceback)
+
+
 # One for the module: photos are read by several threads, and filters of warnings belong to the process.
 _PILLOW_QUIET = Quiet()
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import patchioner
+from patchioner.base.optional import install_line
 from patchioner.cli.output import report_error, write_line
 
 DISTRIBUTION = "openpatchioner"
@@ -90,7 +91,7 @@ def _devices() -> Iterator[tuple[str, str]]:
 def _extras() -> Iterator[tuple[str, str]]:
     for extra, modules in EXTRAS.items():
         missing = [module for module in modules if find_spec(module) is None]
-        lacks = f"no {', '.join(missing)}: pip install '{DISTRIBUTION}[{extra}]'"
+        lacks = f"no {', '.join(missing)}: {install_line(extra)}"
         yield extra, lacks if missing else "installed"
 
 
@@ -105,12 +106,7 @@ def _hub() -> Iterator[tuple[str, str]]:
 
 
 def shadows() -> Iterator[str]:
-    """What hides a package of ours, or is installed under its name."""
-    for name in ("decoders", "memory_bank"):
-        spec = find_spec(name)
-        origin = Path(spec.origin).resolve() if spec and spec.origin else None
-        if origin is not None and origin.parent != _ROOT / name:
-            yield f"{origin} hides our package {name!r}: rename it, or run from another folder"
+    """What is installed under our name. (Files that hide a package of ours are refused at import.)"""
     for distribution in metadata.packages_distributions().get("patchioner", ()):
         if distribution != DISTRIBUTION:
             yield (

@@ -7,7 +7,7 @@ import warnings
 
 import pytest
 
-from patchioner.base.quiet import Quiet
+from patchioner.images import Quiet
 
 
 def test_warnings_are_ignored_inside_and_come_back() -> None:
