@@ -47,118 +47,58 @@ exit status: 0 all captioned; 1 a photo, a region or the model failed (see stand
 """
 
 
+_PATH = '"X,Y X,Y ..."'
+_REGIONS: Sequence[tuple[str, str, Callable[[str], Region], str]] = (
+    ("--box", "X1,Y1,X2,Y2", spelling.parse_box, "left, top, right, bottom"),
+    ("--point", "X,Y", spelling.parse_point, "the patch under a point"),
+    ("--mask", "PNG", spelling.parse_mask, "of the photo's size, not black where the region is"),
+    ("--polygon", _PATH, spelling.parse_polygon, 'several outlines separated by ";"'),
+    ("--trace", f"{_PATH}|FILE", spelling.parse_trace, "path of a pointer, or a JSON file of one"),
+    ("--region-set", '"BOX;BOX;..."', spelling.parse_region_set, "several boxes, one caption"),
+)
+
+
 def add_caption_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare everything that `patchioner caption` takes."""
     parser.description = "Print a caption for every region of every photo."
     parser.epilog = _EXAMPLES
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.set_defaults(run=caption_photos, error=parser.error)
-    parser.add_argument(
-        "photos", nargs="+", metavar="PHOTO", help="picture, folder, or scikit-image:NAME"
-    )
-    _add_regions(
-        parser.add_argument_group("regions, any number of each, captioned in the order given")
-    )
+    parser.add_argument("photos", nargs="+", metavar="PHOTO", help="picture, folder, or sample")
+    add = parser.add_argument_group("regions, captioned in the order given").add_argument
+    one_list: Any = {"action": "append", "dest": "regions", "default": []}  # it keeps their order
+    for flag, form, parse, help_ in _REGIONS:
+        add(flag, metavar=form, type=parse, help=help_, **one_list)
+    whole: Any = {"action": "append_const", "const": WholeImage(), "dest": "regions"}
+    add("--whole", help="the whole image beside others; alone, it is the default", **whole)
+    known = "JSON of regions, COCO annotations, SAM masks or another known format"
+    add("--regions", metavar="FILE", dest="region_file", type=Path, help=known)
+    add("--patches", action="store_true", help="caption every patch; draws a map")
+
     add = parser.add_argument_group("model and output").add_argument
-    add(
-        "--model",
-        default="patchioner-mini",
-        metavar="ID|DIR",
-        help="shipped name, hub id, checkpoint folder or YAML file (default: %(default)s)",
-    )
+    name = "shipped name, hub id, checkpoint folder or YAML file (default: %(default)s)"
+    add("--model", default="patchioner-mini", metavar="ID|DIR", help=name)
     add("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
-    add(
-        "--labels",
-        metavar='FILE|"A;B;C"',
-        type=spelling.parse_texts,
-        help="choose among these texts instead of writing a caption",
-    )
+    choice = "choose among these texts instead of writing a caption"
+    add("--labels", metavar='FILE|"A;B;C"', type=spelling.parse_texts, help=choice)
     add("--beam", type=spelling.positive_int, metavar="N", help="beam search of width N")
-    add(
-        "--out",
-        type=spelling.argument(picture_name),
-        metavar="PICTURE|DIR",
-        help="draw the regions and captions; a folder when there are several photos",
-    )
+    drawn = "draw the regions and captions; a folder when there are several photos"
+    add("--out", type=spelling.argument(picture_name), metavar="PICTURE|DIR", help=drawn)
     add("--json", action="store_true", help="one JSON object per photo and line")
-    _add_advanced(parser.add_argument_group("advanced"))
 
-
-def _add_regions(group: argparse._ArgumentGroup) -> None:
-    def add(flag: str, metavar: str, parse: Callable[[str], Region], help_: str) -> None:
-        # One list for all kinds: the order on the command line is the order of the captions.
-        group.add_argument(
-            flag,
-            metavar=metavar,
-            type=parse,
-            action="append",
-            dest="regions",
-            default=[],
-            help=help_,
-        )
-
-    path = '"X,Y X,Y ..."'
-    add("--box", "X1,Y1,X2,Y2", spelling.parse_box, "left, top, right, bottom")
-    add("--point", "X,Y", spelling.parse_point, "the patch under a point")
-    add("--mask", "PNG", spelling.parse_mask, "of the photo's size, not black where the region is")
-    add("--polygon", path, spelling.parse_polygon, 'several outlines separated by ";"')
-    add(
-        "--trace",
-        f"{path}|FILE",
-        spelling.parse_trace,
-        "path of a pointer, or a JSON file with one",
-    )
-    add("--region-set", '"BOX;BOX;..."', spelling.parse_region_set, "several boxes, one caption")
-    group.add_argument(
-        "--whole",
-        action="append_const",
-        const=WholeImage(),
-        dest="regions",
-        help="the whole image, beside other regions (alone, it is the default)",
-    )
-    group.add_argument(
-        "--regions",
-        metavar="FILE",
-        dest="region_file",
-        type=Path,
-        help="JSON of regions, COCO annotations, SAM masks or another known format",
-    )
-    group.add_argument("--patches", action="store_true", help="caption every patch; draws a map")
-
-
-def _add_advanced(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
+    add = parser.add_argument_group("advanced").add_argument
     add("--bank", metavar="DIR", help="memory bank in place of the model's (patchioner bank build)")
-    add(
-        "--weighting",
-        choices=["uniform", "gaussian", "attention", "cls"],
-        help="how patches of a region count; cls: the whole photo's CLS token (default: the model's)",
-    )
+    kinds = ["uniform", "gaussian", "attention", "cls"]
+    add("--weighting", choices=kinds, help="how patches of a region count (default: the model's)")
     add("--variance", type=spelling.not_negative, help="width of --weighting gaussian")
-    add(
-        "--rounding",
-        choices=["coverage", "reference"],
-        help="exact shares of patches, or the published integer arithmetic (default: coverage)",
-    )
-    add(
-        "--crop",
-        action="store_true",
-        default=None,
-        help="cut each region out and encode it alone: slow, for models whose patches say little",
-    )
-    add(
-        "--threshold",
-        type=spelling.number(0, 1),
-        metavar="P",
-        help='least probability of a label; below it "none of these"',
-    )
+    shares = "exact shares of patches, or the published integer arithmetic (default: coverage)"
+    add("--rounding", choices=["coverage", "reference"], help=shares)
+    alone = "cut each region out and encode it alone: slow, for models whose patches say little"
+    add("--crop", action="store_true", default=None, help=alone)
+    least = 'least probability of a label; below it "none of these"'
+    add("--threshold", type=spelling.number(0, 1), metavar="P", help=least)
     add("--max-tokens", type=spelling.positive_int, metavar="N", help="longest caption, in tokens")
-    add(
-        "--temperature",
-        type=spelling.positive,
-        metavar="T",
-        help="draw words at random at this temperature",
-    )
+    add("--temperature", type=spelling.positive, metavar="T", help="draw words at random")
     add("--seed", type=int, default=0, help="of --temperature (default: %(default)s)")
 
 
