@@ -167,12 +167,9 @@ def reference_box_footprints(boxes: Floats, geometry: ImageGeometry) -> Footprin
 
     In model pixels x, y, w, h (`reference_model_boxes`), with patch side p: columns
     floor(x / p) .. floor(x / p) + floor(w / p), both ends included and cut at the grid; rows
-    likewise; every patch of that rectangle counts the same. Source: facts about the published
-    Patch-ioner code.
-
-    Kept on purpose, since published numbers contain it: origin and size are floored separately,
-    so a box of exactly one patch takes 2 x 2 patches and a small box that touches four patches
-    takes one. Not kept: a box without any patch on the grid, NaN there, is the caller's error.
+    likewise; every patch of that rectangle counts the same (source: facts about the published
+    Patch-ioner code). So a box of exactly one patch takes 2 x 2 patches, and a small box that
+    touches four takes one. Not kept: a box off the grid, NaN there, is the caller's error.
 
     Example:
         >>> geometry = fit_image((140, 140), mode="stretch", size=140, patch_size=14)
@@ -193,14 +190,10 @@ def reference_model_boxes(boxes: Floats, geometry: ImageGeometry) -> npt.NDArray
 
     Stretch: x and w times target / width, y and h times target / height. Crop: all times
     size / short side, then minus max(0, (int(scaled side) - size) // 2), then x and y clamped to
-    0 .. size - 1 and w and h to 0 .. size - x. That clamp is a published defect, repeated here:
-    it moves the origin of a box that the crop cuts without shortening the box, and a box that was
-    cut away whole becomes a sliver. The default cuts boxes where the crop does.
-
-    float32, as published: what is a whole patch up to double precision's noise, such as
-    (2.4 + 14) - 2.4, is a whole patch. A box that sticks out of a stretched image is cut, where
-    the published slices wrap around or come out empty. Padding and the kept aspect ratio were not
-    published; their boxes go through the geometry's own map.
+    0 .. size - 1 and w and h to 0 .. size - x: a published defect, repeated here, that moves the
+    origin of a box that the crop cuts without shortening it. float32, as published, so that
+    (2.4 + 14) - 2.4 is a whole patch of 14. Not kept: what sticks out of a stretched image is cut.
+    Padding and the kept aspect ratio were not published; they go through the geometry's own map.
     """
     if geometry.fit == "crop":
         size = float(geometry.model_size[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -38,6 +39,7 @@ _MOST_PIXELS = 1 << 28
 _ROW_BLOCK = 512
 
 
+@dataclass(frozen=True, init=False, repr=False, eq=False)
 class Mask(Shape):
     """The pixels where an array is true.
 
@@ -57,8 +59,6 @@ class Mask(Shape):
         Mask(4x4, 4 pixels)
     """
 
-    __slots__ = ("_extent", "array")
-
     kind: ClassVar[str] = "mask"
     json_key: ClassVar[str] = "mask"
     extent_is_given: ClassVar[bool] = True
@@ -71,18 +71,13 @@ class Mask(Shape):
         if not inside.any():
             size = f"{inside.shape[1]}x{inside.shape[0]}"
             raise RegionError(f"the {size} mask is empty; mark at least one pixel")
-        inside.flags.writeable = False
-        object.__setattr__(self, "array", inside)
-        object.__setattr__(self, "_extent", true_extent(inside))
-
-    def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError(f"a Mask is immutable; make a new one instead of setting {name!r}")
-
-    def __delattr__(self, name: str) -> None:
-        raise AttributeError(f"a Mask is immutable; {name!r} cannot be deleted")
+        extent = true_extent(inside)
+        for name, value in (("array", inside), ("_extent", extent)):
+            value.flags.writeable = False
+            object.__setattr__(self, name, value)
 
     def __reduce__(self) -> tuple[type[Self], tuple[npt.NDArray[np.bool_]]]:
-        return type(self), (self.array,)
+        return type(self), (self.array,)  # read-only again
 
     def __repr__(self) -> str:
         height, width = self.array.shape

@@ -216,17 +216,10 @@ def reference_counts(trace: Trace, geometry: ImageGeometry) -> npt.NDArray[np.fl
 
     On the 0..1 coordinates u of the whole image, with g patches along the axis: points outside
     0..1 are dropped, column = min(int(u / (1 / g)), g - 1), every point adds 1, and repeated points
-    count again (source: facts about the published Patch-ioner code). The published embedding is the
-    mean over ALL patches of count x token; `patchioner.regions.pool_regions` sees to that length.
-
-    Kept, since reference mode repeats: the division by 1 / g, which lets some points on a boundary
-    fall low (0.3 with g = 10 gives 2); and that u goes to the grid as it is, even where the
-    preprocessing crops, so that the trace is not where the hand drew it (published numbers stretch,
-    where the two agree). The default follows the path itself and the crop. Padding was not
-    published: there u counts over the padded square. Not kept: NaN where no point is left.
-
-    Raises:
-        RegionError: no point is inside the image.
+    count again (source: facts about the published Patch-ioner code). Repeated with it: the division
+    by 1 / g lets some points on a boundary fall low (0.3 with g = 10 gives 2), and u goes to the
+    grid as it is even under a crop. Padding was not published: there u counts over the padded
+    square. Not kept: NaN where no point is left is a RegionError.
 
     Example:
         >>> geometry = fit_image((100, 100), mode="stretch", size=100, patch_size=10)

@@ -43,32 +43,26 @@ class Weighting:
     Args:
         kind: ``uniform``: by the share of the patch that the region covers. ``gaussian``: that,
             times exp(-(u^2 + v^2) / variance), u and v from -1 to 1 over the region's extent.
-            ``attention``: that, times the image's CLS attention; where the attention inside a
-            region is zero, the coverage alone. ``cls``: no patch at all, but the image's CLS token
-            whatever the region (for crops and baselines); weights that are asked for all the same,
-            as `explain` does, are those of ``uniform``.
+            ``attention``: that, times the image's CLS attention, or the coverage alone where that
+            is zero. ``cls``: no patch, but the image's CLS token whatever the region (for crops
+            and baselines); its weights are those of ``uniform``.
         variance: divisor of the Gaussian, finite and not negative; 0 is the one patch nearest
             to the middle (of several, the upper left). There is no factor 2, as published.
         rounding: ``coverage`` is exact. ``reference`` repeats the published arithmetic for boxes,
             sets of boxes, traces and the whole image, to 1e-5, for the sake of published numbers
-            (source: facts about the published Patch-ioner code); other kinds of region, which were
-            never published, stay exact. What it repeats, beside what the default does right:
+            (source: facts about the published Patch-ioner code); other kinds stay exact:
 
             * Boxes: origin and size are floored separately, and a crop shifts a box instead of
-              cutting it (`coverage.reference_box_footprints`). Default: what is covered, as it is.
-            * Traces: points are counted, so a slow hand weighs more, a crop is ignored, and the
-              embedding is the mean over ALL patches of count x token, so its length grows with
-              the points. Default: lengths of the path; a weighted mean.
+              cutting it (`coverage.reference_box_footprints`).
+            * Traces: points are counted, not lengths, a crop is ignored, and the embedding's
+              length grows with the points (`Shape.reference_length`).
             * ``gaussian``, variance 0, an even span: one of the two middle patches of each axis
-              by chance; here drawn from `seed` and the patches the box touches. Default: the
-              upper left one.
-            * ``gaussian``, variance 100 or more, the whole image: exactly uniform.
-            * ``attention``: the mean of the heads' LOGITS, then one softmax, with 16 heads assumed
-              (`PatchFeatures.reference_attention`); the whole image is the mean, not the sum,
-              over patches of attention x token, so its length shrinks with the grid. Default:
-              the mean of the heads' maps; a weighted mean. NOT repeated: each box changed the
-              map that later, overlapping boxes of the same call saw. No published number used it,
-              and a caption must not depend on what else is asked.
+              by chance, here drawn from `seed` and the patches. Variance 100 or more, the whole
+              image: uniform.
+            * ``attention``: the softmax of the heads' mean LOGITS, 16 heads assumed
+              (`PatchFeatures.reference_attention`), not the mean of the heads' maps; the whole
+              image is the mean, not the sum, of attention x token. NOT repeated: each box changed
+              the map that later boxes of the same call saw; no published number used it.
             * Where the published result is NaN, there is a `RegionError`.
         seed: of the chance under variance 0, an integer. The same patches get the same choice.
 
@@ -165,16 +159,9 @@ def _pool(
 def feature_weights(
     features: PatchFeatures, regions: Iterable[Region], weighting: Weighting | None = None
 ) -> npt.NDArray[np.float32]:
-    """The weights that `pool_regions` gives the patches: `region_weights` for encoded images.
+    """The weights that `pool_regions` gives the patches: `region_weights` of encoded images.
 
-    Args, errors: as `pool_regions`.
-
-    Returns:
-        (n, h, w) float32, every map sums to 1, also where reference mode changes the length; for
-        ``cls`` the weights of ``uniform``.
-
-    Example:
-        >>> weights = feature_weights(features, [Box(10, 20, 200, 220)], Weighting("attention"))
+    (n, h, w) float32, every map sums to 1, also where reference mode changes the length.
     """
     weighting = weighting or Weighting()
     return region_weights(regions, features.geometry, weighting, _attention(features, weighting))
@@ -236,20 +223,8 @@ def published_lengths(
 ) -> npt.NDArray[np.float32]:
     """What the weighted mean of each region is multiplied by to get the published embedding.
 
-    With N patches on the grid: (number of points) / N for a trace, since it is the mean over all
-    patches of count x token; with attention, the sum of count x attention, / N; (sum of attention) / N
-    for the whole image by attention, the mean over patches of attention x token; 1 for all others.
-    A set has length 1 whatever it holds: its weights were divided by their sum. The lengths
-    matter only where an embedding reaches a decoder unnormalised, as in published CapDec.
-
-    Args:
-        regions: n regions.
-        geometry: of the image.
-        weighting: its rounding is taken for "reference".
-        attention: (heads, h, w) or (h, w), only for the attention weighting.
-
-    Returns:
-        (n,) float32.
+    `Shape.reference_length`, and 1 for a set: its weights were divided by their sum. (n,) float32.
+    Lengths matter only where an embedding reaches a decoder unnormalised, as in published CapDec.
 
     Example:
         >>> geometry = fit_image((100, 100), mode="stretch", size=40, patch_size=10)
@@ -380,15 +355,8 @@ def _nearest_to_middle(cover: Floats, u: Floats, v: Floats) -> Floats:
 def published_middle(footprints: Footprints, seed: int) -> Floats:
     """(n, h, w) one-hot maps at the middle of rectangles of whole patches.
 
-    A span of an odd number of patches has one middle; of an even number the published system draws
-    one of two, for each axis, without a seed. Here the draw depends on the seed and the rectangle
-    alone, so the same box gets the same patch in any batch and any run.
-
-    Example:
-        >>> rectangle = span_footprints(np.array([[0, 0, 2, 3]]), (8, 8))
-        >>> row, column = np.argwhere(published_middle(rectangle, seed=0)[0])[0].tolist()
-        >>> column, row in (1, 2)
-        (1, True)
+    An even number of patches has two middles, of which the published system draws one for each
+    axis, without a seed; here the draw depends on the seed and the rectangle alone.
     """
     spans = footprint_spans(footprints)
     coins = np.array([_two_coins(span, seed) for span in spans], dtype=np.int64).reshape(-1, 2)

@@ -18,7 +18,7 @@ from PIL import Image
 from patchioner.backbones import preprocess
 from patchioner.base.errors import ImageError
 from patchioner.geometry import Fit, Preprocessing
-from patchioner.images import MAX_PIXELS, ReducedPhoto, load_image, load_reduced
+from patchioner.images import MAX_PIXELS, ReducedPhoto, cut_out, load_image, load_reduced
 from tests.support.tiny import noise_photo, tiny_backbone
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
@@ -412,3 +412,22 @@ def test_grey_and_cmyk_jpegs(tmp_path: Path) -> None:
         photo = load_reduced(tmp_path / "a.jpg", fixed)
         assert isinstance(photo, ReducedPhoto)
         assert photo.image.mode == "RGB"
+
+
+@pytest.mark.parametrize(
+    ("bounds", "expected"),
+    [
+        ((1.5, 2.0, 3.2, 4.0), (1, 2, 4, 4)),
+        ((2.2, 2.2, 2.4, 2.4), (2, 2, 3, 3)),
+        ((0.0, 0.0, 6.0, 5.0), (0, 0, 6, 5)),
+        ((1.9999999999, 0.0, 4.0000000001, 5.0), (2, 0, 4, 5)),  # by way of the patch grid
+        ((6.0, 5.0, 6.0, 5.0), (5, 4, 6, 5)),
+    ],
+)
+def test_whole_pixels_are_cut(
+    bounds: tuple[float, float, float, float], expected: tuple[int, int, int, int]
+) -> None:
+    pixels = np.arange(5 * 6 * 3, dtype=np.uint8).reshape(5, 6, 3)
+    left, top, right, bottom = expected
+    crop = cut_out(Image.fromarray(pixels), bounds)
+    np.testing.assert_array_equal(np.asarray(crop), pixels[top:bottom, left:right])

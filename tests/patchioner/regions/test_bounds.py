@@ -1,14 +1,12 @@
-"""Boxes around regions, and the pixels inside them."""
+"""Boxes around regions."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from patchioner.base.errors import RegionError
 from patchioner.geometry import fit_image
-from patchioner.images import cut_out
 from patchioner.regions import (
     Box,
     Mask,
@@ -74,20 +72,9 @@ def test_padding_is_never_part_of_a_crop() -> None:
     assert WholeImage().bounds(geometry) == pytest.approx((0, 0, 96, 60))
 
 
-@pytest.mark.parametrize(
-    ("bounds", "expected"),
-    [
-        ((1.5, 2.0, 3.2, 4.0), (1, 2, 4, 4)),
-        ((2.2, 2.2, 2.4, 2.4), (2, 2, 3, 3)),
-        ((0.0, 0.0, 6.0, 5.0), (0, 0, 6, 5)),
-        ((1.9999999999, 0.0, 4.0000000001, 5.0), (2, 0, 4, 5)),  # by way of the patch grid
-        ((6.0, 5.0, 6.0, 5.0), (5, 4, 6, 5)),
-    ],
-)
-def test_whole_pixels_are_cut(
-    bounds: tuple[float, float, float, float], expected: tuple[int, int, int, int]
-) -> None:
-    pixels = np.arange(5 * 6 * 3, dtype=np.uint8).reshape(5, 6, 3)
-    left, top, right, bottom = expected
-    crop = cut_out(Image.fromarray(pixels), bounds)
-    np.testing.assert_array_equal(np.asarray(crop), pixels[top:bottom, left:right])
+def test_bounds_read_as_they_were_given_and_are_empty_where_only_an_image_can_tell() -> None:
+    assert Box(-5, -5, 200, 30).bounds == (-5, -5, 200, 30)
+    assert mask(7, 3, 50, 41).bounds == (7, 3, 50, 41)
+    assert RegionSet([Point(1, 2), Trace([(5, 5), (40, 5)])]).bounds == (1, 2, 40, 5)
+    for region in (WholeImage(), Patch(0, 0), Trace([(0.1, 0.2)], normalized=True)):
+        assert region.bounds == ()
