@@ -1,171 +1,255 @@
-"""Command: when is an index worth it? Times exact and approximate projections onto banks of many sizes.
+"""The command `python -m benchmarks.bank`: when is an index over a memory bank worth it?
 
     patchioner bank build captions.txt.gz --storage float32 --out captions-bank
-    python -m benchmarks.bank --rows 10000 100000 1000000 --bank captions-bank --data ../shared/data
-    python -m benchmarks.bank --rows 10000000 --storage int8 --of real --bank captions-bank --kind ivfsq
+    python -m benchmarks.bank --rows 10000 100000 1000000 --bank captions-bank --data DATA
     python -m benchmarks.bank --rows 591753 --dim 768 --queries 1 100 1000 --published --kind
 
-Knows: arguments, the order of the work, the table. Does NOT know: how rows are made (`benchmarks.bank_rows`) or how
-anything is timed (`benchmarks.bank_timing`).
-Random rows, and with --bank the rows of a real one, asked for with regions of the photos in --data, and the captions
-that change are counted.
+Exact and approximate projections onto banks of many sizes: of random rows, and with --bank of the rows of a real one
+(past its size, of noised copies), asked for with regions of the photos in DATA/photos; changed captions are counted.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import get_args
 
 import torch
+from torch import Tensor
+from torch.nn import functional
 
-from benchmarks.answerers import LoadModel
-from benchmarks.bank_rows import Source, random_source, real_source, region_queries
-from benchmarks.bank_timing import (
-    KINDS,
-    Decode,
-    Line,
-    time_exact,
-    time_published,
-    time_top_k,
-)
-from benchmarks.command import natural, positive
-from benchmarks.provenance import machine, versions
-from benchmarks.run import load_pretrained
-from memory_bank import MemoryBank
+from benchmarks import naive
+from benchmarks.speed.measure import about_machine, clocked, open_photo, time_function
+from memory_bank import IndexKind, IndexOptions, MemoryBank, Precision, join_banks
 from patchioner import Patchioner
 from patchioner.base.errors import OptionError, PatchionerError
 from patchioner.base.files import write_json
+from patchioner.base.progress import progress
+from patchioner.cli.spelling import positive_int
+from patchioner.regions import Box, Region, WholeImage
+
+KINDS: tuple[IndexKind, ...] = get_args(IndexKind)
+_PART = 250_000
+_NOISE = (
+    0.5  # length of the noise added to a copy of a unit row: its cosine with the row is about 0.89
+)
+Decode = Callable[[Tensor], list[str]]
 
 
-def main(argv: Sequence[str] | None = None, *, load_model: LoadModel = load_pretrained) -> int:
-    """Run the command.
+@dataclass(frozen=True)
+class Source:
+    """Where rows and queries come from.
+
+    Attributes:
+        name: for the table.
+        draw: (first row, number) -> (number, dim) float32 embeddings; the same rows for the same first row.
+        queries: (n, dim) float32.
+        decode: embeddings (n, dim) -> n captions; None: there is no model.
+    """
+
+    name: str
+    draw: Callable[[int, int], Tensor]
+    queries: Tensor
+    decode: Decode | None = None
+
+    def bank(self, rows: int, storage: Precision) -> MemoryBank:
+        """A bank of the first `rows` rows, made part by part: never all of it in float32."""
+        starts = range(0, rows, _PART)
+        return join_banks(
+            [MemoryBank(self.draw(at, min(_PART, rows - at)), dtype=storage) for at in starts]
+        )
+
+
+def random_source(dim: int, queries: int, *, seed: int) -> Source:
+    """Directions drawn uniformly: no row is near a query, so a softmax has weight everywhere."""
+
+    def draw(first: int, number: int) -> Tensor:
+        return torch.randn(number, dim, generator=_generator(seed, first))
+
+    return Source("random", draw, torch.randn(queries, dim, generator=_generator(seed, -1)))
+
+
+def real_source(bank: MemoryBank, queries: Tensor, decode: Decode | None, *, seed: int) -> Source:
+    """The rows of a bank in random order; past their number, noised copies of them.
+
+    Raises:
+        OptionError: queries of another width.
+    """
+    if queries.shape[1] != bank.dim:
+        raise OptionError(
+            f"queries are {queries.shape[1]} wide, the bank {bank.dim}: of one model, please"
+        )
+    order = torch.randperm(len(bank), generator=_generator(seed, -1))
+
+    def draw(first: int, number: int) -> Tensor:
+        wanted = torch.arange(first, first + number)
+        rows = bank.units(order[wanted % len(bank)])
+        noise = torch.randn(rows.shape, generator=_generator(seed, first))
+        noise *= _NOISE / bank.dim**0.5 * (wanted >= len(bank))[:, None]
+        return rows + noise
+
+    return Source(f"real ({len(bank):,} rows)", draw, queries, decode)
+
+
+def _generator(seed: int, part: int) -> torch.Generator:
+    return torch.Generator().manual_seed((seed * 1_000_003 + part + 1) % 2**63)
+
+
+def region_queries(model: Patchioner, photos: Sequence[Path], count: int) -> Tensor:
+    """Embeddings of whole photos and of their quarters, (count, dim), photo by photo.
+
+    Raises:
+        OptionError: too few photos.
+    """
+    found: list[Tensor] = []
+    for photo in progress(photos[: -(-count // 5)], description="photos", unit="photo"):
+        x, y = (size / 2 for size in open_photo(photo).size)
+        corners = [(0.0, 0.0), (x, 0.0), (0.0, y), (x, y)]
+        regions: list[Region] = [WholeImage(), *(Box(a, b, a + x, b + y) for a, b in corners)]
+        found.append(model.embed_regions(model.encode(str(photo)), regions))
+    queries = torch.cat(found)[:count] if found else torch.empty(0, 0)
+    if len(queries) < count:
+        raise OptionError(
+            f"{len(photos)} photos give {len(queries)} queries, {count} are asked for"
+        )
+    return queries.float().cpu()
+
+
+@dataclass(frozen=True)
+class Line:
+    """One way to project onto one bank.
+
+    Attributes:
+        milliseconds: number of queries in one call -> median milliseconds of that call.
+        build_seconds, index_mb: of an index.
+        mass, least_mass: mean and lowest share of the softmax that was kept.
+        changed: share of captions that differ from those by the exact projection; None: not asked.
+    """
+
+    source: str
+    rows: int
+    way: str
+    milliseconds: dict[int, float]
+    build_seconds: float | None = None
+    index_mb: float | None = None
+    mass: float | None = None
+    least_mass: float | None = None
+    changed: float | None = None
+
+    def cells(self) -> str:
+        """A row of the Markdown table."""
+        mass = "" if self.mass is None else f"{self.mass:.4f} ({self.least_mass:.4f})"
+        changed = "" if self.changed is None else f"{100 * self.changed:.1f} %"
+        numbers = [*self.milliseconds.values(), self.build_seconds, self.index_mb]
+        shown = ["" if number is None else f"{number:,.1f}" for number in numbers]
+        return (
+            f"| {' | '.join([f'{self.rows:,}', self.source, self.way, *shown, mass, changed])} |\n"
+        )
+
+
+def measure(bank: MemoryBank, source: Source, options: argparse.Namespace) -> Iterator[Line]:
+    """Time all ways of projecting onto one bank.
+
+    Raises:
+        OptionError: the published way says something else.
+    """
+    queries, name, count = source.queries, source.name, len(bank)
+
+    def times(work: Callable[[Tensor], Tensor]) -> dict[int, float]:
+        clocks = {size: clocked(partial(work, queries[:size])) for size in options.queries}
+        return {
+            size: 1e3 * time_function("", clock, rounds=options.rounds).median
+            for size, clock in clocks.items()
+        }
+
+    if options.published:
+        rows, few = bank.embeddings(), queries[:2]
+        if not torch.allclose(naive.project(few, rows), bank.project(few), atol=1e-2):
+            raise OptionError(
+                f"{bank!r} does not project as published: counts must be 1, or it is a bug"
+            )
+        yield Line(name, count, "as published", times(lambda part: naive.project(part, rows)))
+    yield Line(name, count, "exact", times(bank.project), mass=1.0, least_mass=1.0)
+    if not options.kind or options.top_k >= count:
+        return
+    wanted = None if source.decode is None else source.decode(bank.project(queries))
+    for kind in (None, *options.kind):
+        started = time.perf_counter()
+        indexed = bank if kind is None else bank.with_index(IndexOptions(kind))
+        index, build, size = indexed.index, time.perf_counter() - started, None
+        searches = {kind or "top-k, no index": indexed}
+        if index is not None:
+            size = count * index.options.row_bytes(bank.dim) / 2**20
+            for probes in options.probes if index.options.has_lists else ():
+                searches[f"{kind}, {probes:,} probes"] = bank.with_index(index.with_probes(probes))
+        for way, searched in searches.items():
+            found = searched.approximate(queries, options.top_k)
+            changed = None
+            if source.decode is not None and wanted is not None:
+                said = source.decode(found.embeddings)
+                changed = sum(a != b for a, b in zip(wanted, said, strict=True)) / len(said)
+            yield Line(
+                name, count, way, times(partial(searched.project, top_k=options.top_k)),
+                None if index is None else build, size, float(found.mass.mean()), float(found.mass.min()), changed,
+            )  # fmt: skip
+
+
+def sources(options: argparse.Namespace, model: Patchioner | None = None) -> Iterator[Source]:
+    """Random rows, then those of --bank; a model is loaded where none is given."""
+    count = max(*options.queries, options.compared)
+    bank = None if options.bank is None else MemoryBank.load(options.bank)
+    if bank is None or options.dim is not None:
+        yield random_source(options.dim or 384, count, seed=options.seed)
+    if bank is not None:
+        model = model or Patchioner.from_pretrained(options.model, device="cpu")
+        decoder, settings, own = model.parts.decoder, model.settings, model.parts.bank
+        photos = sorted((options.data / "photos").glob("*.jpg"))
+
+        def decode(embeddings: Tensor) -> list[str]:
+            return [said.text for said in decoder.generate(embeddings, settings.decode, own)]
+
+        queries = functional.normalize(region_queries(model, photos, count))
+        yield real_source(bank, queries, decode, seed=options.seed)
+
+
+def main(argv: Sequence[str] | None = None, *, model: Patchioner | None = None) -> int:
+    """Run the command; returns 0, or 1 after an error.
 
     Args:
         argv: arguments without the program's name; None takes the process's.
-        load_model: makes the model from (name, device); tests put a small one in.
-
-    Returns:
-        0, or 1 after an error.
-
-    Example:
-        >>> main(["--rows", "10000", "--dim", "384"])  # doctest: +SKIP
+        model: in place of the one that --model names.
     """
-    arguments = _parser().parse_args(argv)
+    options = _parser().parse_args(argv)
+    lines = []
+    sizes = [f"{n:,} {'query' if n == 1 else 'queries'}, ms" for n in options.queries]
+    names = ["rows", "of", "way", *sizes, "built, s", "index, MiB"]
+    names += ["mass kept (least)", "captions changed"]
     try:
-        lines = []
-        sys.stdout.write(header(arguments.queries))
-        for line in _lines(arguments, load_model):
-            lines.append(line)
-            sys.stdout.write(table_row(line, arguments.queries))
-            sys.stdout.flush()
+        sys.stdout.write(f"| {' | '.join(names)} |\n|{'---|' * len(names)}\n")
+        for source in sources(options, model):
+            for rows in options.rows:
+                for line in measure(source.bank(rows, options.storage), source, options):
+                    lines.append(line)
+                    sys.stdout.write(line.cells())
+                    sys.stdout.flush()
     except (PatchionerError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
-    sys.stdout.write(f"\n{_explanation(arguments)}\n")
-    if arguments.json is not None:
-        settings = {key: str(v) if isinstance(v, Path) else v for key, v in vars(arguments).items()}
-        report = {"settings": settings, "versions": versions(), "machine": machine("cpu")}
-        write_json(arguments.json, report | {"lines": [asdict(line) for line in lines]})
-    return 0
-
-
-def _lines(arguments: argparse.Namespace, load_model: LoadModel) -> Iterator[Line]:
-    sizes, rounds = arguments.queries, arguments.rounds
-    for source, decode in _sources(arguments, load_model):
-        for rows in arguments.rows:
-            bank = source.bank(rows, arguments.storage)
-            name = source.name
-            if source.real is not None and rows > source.real:
-                name = f"{name}, noised copies past {source.real:,}"
-            if arguments.published:
-                yield time_published(bank, source.queries, sizes, name, rounds)
-            yield time_exact(bank, source.queries, sizes, name, rounds)
-            for kind in (None, *arguments.kind) if arguments.kind else ():
-                if arguments.top_k < rows:
-                    yield from time_top_k(
-                        bank, kind, source.queries, sizes, top_k=arguments.top_k, source=name,
-                        rounds=rounds, probes=arguments.probes, decode=decode, memory_mb=arguments.memory,
-                    )  # fmt: skip
-
-
-def _sources(
-    arguments: argparse.Namespace, load_model: LoadModel
-) -> Iterator[tuple[Source, Decode | None]]:
-    count = max(*arguments.queries, arguments.compared)
-    if arguments.bank is None and "random" not in arguments.of:
-        raise OptionError("--of real needs --bank: the folder of a bank of real captions")
-    bank = None if arguments.bank is None else MemoryBank.load(arguments.bank)
-    if "random" in arguments.of:
-        dim = arguments.dim or (384 if bank is None else bank.dim)
-        yield random_source(dim, count, seed=arguments.seed), None
-    if bank is None or "real" not in arguments.of:
-        return
-    model = load_model(arguments.model, "cpu")
-    photos = sorted((arguments.data / "photos").glob("*.jpg"))
-    queries = region_queries(model, photos, count)
-    yield real_source(bank, queries, seed=arguments.seed), _decoder_of(model)
-
-
-def _decoder_of(model: Patchioner) -> Decode | None:
-    parts = model.parts
-
-    def decode(embeddings: torch.Tensor) -> list[str]:
-        return [
-            said.text
-            for said in parts.decoder.generate(embeddings, parts.settings.decode, parts.bank)
-        ]
-
-    return decode
-
-
-def header(queries: Sequence[int]) -> str:
-    """The head of the Markdown table.
-
-    Example:
-        >>> header([1]).splitlines()[0]
-        '| rows | of | way | 1 query, ms | built, s | index, MiB | mass kept (least) | captions changed |'
-    """
-    names = [
-        "rows",
-        "of",
-        "way",
-        *(f"{n:,} {'query' if n == 1 else 'queries'}, ms" for n in queries),
-    ]
-    names += ["built, s", "index, MiB", "mass kept (least)", "captions changed"]
-    return f"| {' | '.join(names)} |\n|{'---|' * len(names)}\n"
-
-
-def table_row(line: Line, queries: Sequence[int]) -> str:
-    """One line of the table.
-
-    Example:
-        >>> table_row(Line("random", 1000, "exact", {1: 2.5}), [1])
-        '| 1,000 | random | exact | 2.5 |  |  |  |  |\\n'
-    """
-    times = [
-        f"{line.milliseconds[n]:,.1f}" if n in line.milliseconds else line.note for n in queries
-    ]
-    mass = "" if line.mass is None else f"{line.mass:.4f} ({line.least_mass:.4f})"
-    cells = [f"{line.rows:,}", line.source, line.way, *times]
-    cells += [_cell(line.build_seconds), _cell(line.index_mb), mass]
-    cells.append("" if line.changed is None else f"{100 * line.changed:.1f} %")
-    return f"| {' | '.join(cells)} |\n"
-
-
-def _cell(number: float | None) -> str:
-    return "" if number is None else f"{number:,.1f}"
-
-
-def _explanation(arguments: argparse.Namespace) -> str:
-    return (
-        f"CPU, {torch.get_num_threads()} thread(s), rows in {arguments.storage}, medians of {arguments.rounds} calls. "
-        f"Ways other than exact take the {arguments.top_k} nearest rows; mass kept is their share of the full softmax "
-        "at temperature 0.01, mean and least over the queries. The index comes on top of the bank."
+    sys.stdout.write(
+        f"\nCPU, {torch.get_num_threads()} thread(s), rows in {options.storage}, medians of {options.rounds} calls. "
+        f"Ways other than exact take the {options.top_k} nearest rows; mass kept is their share of the full softmax at "
+        "temperature 0.01, mean and least over the queries. The index comes on top of the bank.\n"
     )
+    if options.json is not None:
+        settings = {key: str(v) if isinstance(v, Path) else v for key, v in vars(options).items()}
+        found = [asdict(line) for line in lines]
+        write_json(options.json, {"settings": settings, "machine": about_machine(), "lines": found})
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -173,51 +257,50 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks.bank",
         description="When is an index over a memory bank worth it?",
     )
-    add: Callable[..., Any] = parser.add_argument
-    add("--rows", type=positive, nargs="+", default=[10_000, 100_000], help="sizes of banks")
-    add("--dim", type=positive, help="width of random rows (default: that of --bank, else 384)")
+    add = parser.add_argument
+    add("--rows", type=positive_int, nargs="+", default=[10_000, 100_000], help="sizes of banks")
     add(
-        "--of", choices=["random", "real"], nargs="+", default=["random", "real"],
-        help="rows; real ones need --bank (default: both)",
-    )  # fmt: skip
+        "--dim",
+        type=positive_int,
+        help="width of random rows; with --bank there are none without it (else 384)",
+    )
     add(
         "--bank",
         type=Path,
         metavar="DIR",
-        help="a bank of real captions, without counts, made for --model",
+        help="of real captions, without counts, made for --model",
     )
     add(
         "--model",
         default="patchioner-mini",
         help="its regions are the real queries (default: %(default)s)",
     )
-    add("--data", type=Path, default=Path("../shared/data"), help="holds photos/")
-    add("--kind", choices=KINDS, nargs="*", default=list(KINDS), help="indexes; none: only exact")
-    add("--top-k", type=positive, default=256, help="rows that take part (default: %(default)s)")
+    add("--data", type=Path, default=Path("."), help="holds photos/ (default: here)")
     add(
-        "--probes", type=positive, nargs="+", default=[], metavar="N",
-        help="lists looked at by the ivf kinds, besides the default of an eighth of them",
-    )  # fmt: skip
-    add("--queries", type=positive, nargs="+", default=[1, 100], help="of one call")
+        "--kind",
+        choices=KINDS,
+        nargs="*",
+        default=["ivf", "ivfsq"],
+        help="indexes; none: only exact",
+    )
+    add(
+        "--top-k", type=positive_int, default=256, help="rows that take part (default: %(default)s)"
+    )
+    probes = "lists looked at, besides the default of an eighth of them"
+    add("--probes", type=positive_int, nargs="+", default=[], metavar="N", help=probes)
+    add("--queries", type=positive_int, nargs="+", default=[1, 100], help="of one call")
     add(
         "--compared",
-        type=positive,
+        type=positive_int,
         default=100,
         help="queries whose mass and captions are compared",
     )
-    add("--storage", choices=["float32", "float16", "int8"], default="float16")
+    add("--storage", choices=get_args(Precision), default="float16")
     add(
         "--published", action="store_true", help="time the published way too (float32, all at once)"
     )
-    add(
-        "--memory",
-        type=positive,
-        default=6000,
-        metavar="MIB",
-        help="largest index (default: %(default)s)",
-    )
-    add("--rounds", type=positive, default=5)
-    add("--seed", type=natural, default=0)
+    add("--rounds", type=positive_int, default=5)
+    add("--seed", type=int, default=0)
     add("--json", type=Path, help="write the table as JSON as well")
     return parser
 

@@ -1,0 +1,217 @@
+"""Clocks, child processes, peak memory, the machine's rates, and what is captioned while time is taken."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from patchioner.base.errors import PatchionerError
+from patchioner.base.inference import PackedTable, can_pack
+from patchioner.regions import Box
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of several rounds of one thing."""
+
+    label: str
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """The middle round, which one disturbed round does not move."""
+        return statistics.median(self.seconds)
+
+    @property
+    def spread(self) -> str:
+        """Median, with the fastest and slowest round where there are several.
+
+        Example:
+            >>> Timing("x", (1.0, 2.0, 4.0)).spread
+            '2.00 s (1.00 s to 4.00 s)'
+        """
+        ends = f" ({duration(min(self.seconds))} to {duration(max(self.seconds))})"
+        return duration(self.median) + (ends if len(self.seconds) > 1 else "")
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: milliseconds below a second.
+
+    Example:
+        >>> duration(0.0123), duration(1.5)
+        ('12.3 ms', '1.50 s')
+    """
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1000:.3g} ms"
+
+
+def clocked(
+    function: Callable[[], object], synchronize: Callable[[], object] = lambda: None
+) -> Callable[[], float]:
+    """The function as one that returns the wall seconds it took; a device has finished before and after."""
+
+    def timed() -> float:
+        synchronize()
+        started = time.perf_counter()
+        function()
+        synchronize()
+        return time.perf_counter() - started
+
+    return timed
+
+
+def time_function(label: str, clock: Callable[[], float], *, rounds: int) -> Timing:
+    """Seconds of `rounds` calls of a clock, after one to warm up."""
+    clock()
+    return Timing(label, tuple(clock() for _ in range(rounds)))
+
+
+def take_turns(clocks: Mapping[str, Callable[[], float]], *, rounds: int) -> dict[str, Timing]:
+    """Run all clocks once, then all once more: what slows the machine for a while slows all of them.
+
+    Example:
+        >>> take_turns({"a": lambda: 1.0, "b": lambda: 2.0}, rounds=2)["b"].seconds
+        (2.0, 2.0)
+    """
+    taken = [{label: clock() for label, clock in clocks.items()} for _ in range(rounds)]
+    return {label: Timing(label, tuple(one[label] for one in taken)) for label in clocks}
+
+
+def run_process(command: Sequence[str]) -> str:
+    """Run a child process and return its standard output.
+
+    Raises:
+        PatchionerError: the command fails; the message has the end of its standard error.
+    """
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        last_words = result.stderr.strip()[-500:]
+        shown = " ".join(command)
+        raise PatchionerError(f"`{shown}` ended with status {result.returncode}: {last_words}")
+    return result.stdout
+
+
+def peak_memory_mb() -> float | None:
+    """Peak resident memory of this process so far, in MiB; None where the system has no count.
+
+    Mapped files count as far as they were read.
+    """
+    # Linux hands the parent's peak of `getrusage` on to a child; the high-water mark below starts anew.
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+            if line.startswith("VmHWM:"):
+                return float(line.split()[1]) / 2**10
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Kilobytes on Linux, bytes on macOS.
+    return float(peak) / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Measured in this process, with its threads.
+
+    Attributes:
+        product: multiply-adds a second of a square matrix product.
+        copy: bytes a second of a large copy, read and written bytes both counted.
+    """
+
+    product: float
+    copy: float
+
+    def seconds(self, multiply_adds: float, size: float) -> float:
+        """The least time that work can take: the longer of its arithmetic and of moving `size` bytes.
+
+        Example:
+            >>> Rates(product=85e9, copy=60e9).seconds(85e9, 30e9)
+            1.0
+        """
+        return max(multiply_adds / self.product, size / self.copy)
+
+
+def measure_rates(
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    *,
+    side: int = 2048,
+    elements: int = 2**26,
+    tries: int = 6,
+) -> Rates:
+    """Time a (side, side) product in `dtype` (torch's or one with a packed matrix) and a copy; the best try counts."""
+    left = torch.randn(side, side, device=device).to(dtype)
+    out = torch.empty_like(left)
+    source = torch.zeros(elements, device=device)
+    target = torch.zeros_like(source)
+    products: list[Callable[[], object]] = [lambda: torch.mm(left, left, out=out)]
+    if can_pack(left):
+        table = PackedTable(left, side)
+        products.append(lambda: table.product(left, 0, side))
+
+    def best(work: Callable[[], object]) -> float:
+        clock = clocked(work, synchronizer(device))
+        return min(clock() for _ in range(tries))
+
+    copy = best(lambda: target.copy_(source))
+    return Rates(side**3 / min(map(best, products)), 2 * 4 * elements / copy)
+
+
+def synchronizer(device: str) -> Callable[[], object]:
+    """What waits until the device has done all that it was told; nothing on the CPU."""
+    return torch.cuda.synchronize if torch.device(device).type == "cuda" else lambda: None
+
+
+def about_machine() -> dict[str, str]:
+    """Versions, threads, cores, system: what stands below every table."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "threads": str(torch.get_num_threads()),
+        "cores": str(os.cpu_count()),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def random_boxes(count: int, image_size: tuple[int, int], *, seed: int) -> list[Box]:
+    """Return `count` boxes inside an image of (width, height), 5 to 60 % of each side.
+
+    Example:
+        >>> len(random_boxes(3, (640, 480), seed=0))
+        3
+    """
+    random = np.random.default_rng(seed)
+    size = np.array(image_size, dtype=np.float64)
+    extent = random.uniform(0.05, 0.6, (count, 2)) * size
+    corner = random.uniform(0.0, 1.0, (count, 2)) * (size - extent)
+    corners = np.concatenate([corner, corner + extent], axis=1)
+    return [Box(*map(float, row)) for row in corners]
+
+
+def make_photo(path: Path, *, seed: int = 0) -> Path:
+    """Write a 640 x 480 picture of coloured shapes, for when no photo is given."""
+    random = np.random.default_rng(seed)
+    picture = np.empty((480, 640, 3), dtype=np.uint8)
+    picture[:] = np.linspace(90, 200, 480, dtype=np.uint8)[:, None, None]
+    for left, top, width, height in random.integers(20, 300, (12, 4)):
+        picture[top : top + height, left : left + width] = random.integers(0, 255, 3)
+    Image.fromarray(picture).save(path, quality=90)
+    return path
+
+
+def open_photo(path: Path) -> Image.Image:
+    """An image file as upright RGB."""
+    with Image.open(path) as opened:
+        return opened.convert("RGB")

@@ -1,0 +1,346 @@
+"""The published way against our engine token for token, and the speed suites at tiny shapes; never how long it took."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torch.nn import functional
+
+from benchmarks import naive
+from benchmarks.naive import STEPS, NaiveCaptioner, NaiveDecoder, attention_extras
+from benchmarks.speed import measure, sides, suites
+from benchmarks.speed.__main__ import main
+from benchmarks.speed.measure import Rates, make_photo, measure_rates, open_photo, random_boxes
+from benchmarks.speed.sides import (
+    PARTS,
+    SHAPES,
+    Ours,
+    Published,
+    bank_folder,
+    build_random_backbone,
+    build_random_decoder,
+    check_equal,
+    write_bank,
+)
+from decoders import DecodeOptions
+from memory_bank import MemoryBank
+from patchioner import Patchioner
+from patchioner.backbones import TimmViT
+from patchioner.base.errors import OptionError, PatchionerError
+from patchioner.geometry import Preprocessing
+from patchioner.regions import Box, Weighting, pool_regions
+from tests.support.tiny import tiny_parts
+
+TINY = SHAPES["tiny"]
+CPU = ["--suite", "cpu", "--shapes", "tiny", "--rounds", "1", "--naive-chunks", "2"]
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("work")
+    write_bank(TINY, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def photo(work: Path) -> Image.Image:
+    return open_photo(make_photo(work / "photo.jpg"))
+
+
+@pytest.fixture(scope="module")
+def backbone() -> TimmViT:
+    return build_random_backbone(TINY)
+
+
+# ---- the published way
+
+
+@pytest.mark.parametrize("count", [1, 5, 9])
+@pytest.mark.parametrize("ends", [False, True])
+def test_both_sides_write_the_same(
+    count: int, ends: bool, work: Path, photo: Image.Image, backbone: TimmViT
+) -> None:
+    """Whole chunks and remainders, captions that end and captions that are cut."""
+    decoder = build_random_decoder(TINY, ends=ends)
+    boxes = random_boxes(count, photo.size, seed=count)
+    ours = Ours(TINY, work, backbone=backbone, decoder=decoder)
+    other = Published(TINY, work, backbone=backbone, decoder=decoder, most_chunks=3)
+    tokens = other.token_ids(photo, boxes)
+    assert check_equal(ours.token_ids(photo, boxes), tokens, "boxes") == count
+    found = other.captioner.caption(photo, boxes)
+    assert [one.text for one in found] == [one.text for one in ours.model.caption(photo, boxes)]
+    lengths = {len(ids) for ids in tokens}
+    assert lengths == {STEPS} if not ends else max(lengths) < STEPS
+    assert count < 9 or ends or len(set(tokens)) >= 3  # else equal tokens would prove little
+
+
+def test_projection_is_that_of_the_bank() -> None:
+    rows = 3 * torch.randn(500, 12, generator=torch.Generator().manual_seed(0))
+    queries = torch.randn(9, 12, generator=torch.Generator().manual_seed(1))
+    found = naive.project(queries, rows)
+    torch.testing.assert_close(found, MemoryBank(rows).project(queries), rtol=1e-4, atol=1e-5)
+    nearest = naive.project(rows[:3], rows, temperature=1e-4)
+    torch.testing.assert_close(nearest, functional.normalize(rows[:3], dim=1))
+
+
+def test_pooling_and_attention_are_ours_under_reference_rounding(
+    backbone: TimmViT, photo: Image.Image
+) -> None:
+    """Boxes on patch borders, of one patch, and at the image's edge; the hook does not stay."""
+    features, ours = naive.encode(backbone, photo), backbone.encode([photo])[0]
+    x, y = photo.width / 5, photo.height / 5
+    boxes = [
+        *random_boxes(20, photo.size, seed=4),
+        Box(0, 0, x, y),
+        Box(x, y, 2 * x, 2 * y),
+        Box(photo.width - 3, photo.height - 3, photo.width, photo.height),
+        Box(0, 0, photo.width, photo.height),
+    ]
+    expected = pool_regions(ours, boxes, Weighting(rounding="reference"))
+    torch.testing.assert_close(naive.pool_boxes(features, boxes), expected, atol=1e-5, rtol=0)
+    mean_map, averaged, by_head = features.extras
+    assert ours.reference_attention is not None
+    torch.testing.assert_close(mean_map, ours.reference_attention.flatten(), atol=1e-6, rtol=0)
+    tokens = features.tokens.flatten(0, 1)
+    torch.testing.assert_close(averaged, mean_map @ tokens / len(tokens), atol=1e-6, rtol=0)
+    assert by_head.shape == (16, TINY.dim)
+    assert not backbone.vit.blocks[-1].attn.qkv._forward_hooks
+    patches = torch.randn(6, 32, generator=torch.Generator().manual_seed(0))
+    flat, _, heads = attention_extras(torch.ones(1, 8, 96), patches, prefix=2)
+    torch.testing.assert_close(flat, torch.full((6,), 1 / 6))
+    torch.testing.assert_close(heads, patches.mean(dim=0).expand(16, -1) / 6)
+
+
+def test_decoding_goes_on_behind_the_end_on_the_networks_own_weights() -> None:
+    decoder = build_random_decoder(TINY, ends=True)
+    twin = NaiveDecoder(decoder)
+    written = twin.token_ids(torch.randn(3, TINY.dim, generator=torch.Generator().manual_seed(0)))
+    assert {len(ids) for ids in written} == {STEPS}
+    for ids in written:
+        cut = twin.until_end(ids)
+        assert cut[-1] == decoder.end_id and decoder.end_id not in cut[:-1]
+        assert twin.text(ids) == decoder.tokenizer.decode(cut)
+    assert twin.until_end([5, 6]) == (5, 6)
+    name = "transformer.wte.weight"
+    assert twin._weights[name].data_ptr() == decoder.network.state_dict()[name].data_ptr()
+
+
+def test_no_bank_is_no_projection_and_only_stretched_photos(backbone: TimmViT) -> None:
+    pooled, decoder = torch.randn(2, TINY.dim), build_random_decoder(TINY)
+    assert NaiveCaptioner(backbone, None, decoder).project(pooled) is pooled
+    with pytest.raises(OptionError, match="'crop'.*'stretch'"):
+        NaiveCaptioner(TimmViT("test_vit", Preprocessing("crop", 80, 16)), None, decoder)
+
+
+# ---- random weights and banks
+
+
+def test_weights_come_from_the_seed_alone() -> None:
+    before = torch.get_rng_state()
+    one, two = build_random_backbone(TINY).state_dict(), build_random_backbone(TINY).state_dict()
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(tensor, two[name]) for name, tensor in one.items())
+    first, second = (build_random_decoder(TINY).network.state_dict() for _ in range(2))
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+
+def test_captions_end_nowhere_or_where_cocos_do_and_can_be_written() -> None:
+    vectors = torch.randn(40, TINY.dim, generator=torch.Generator().manual_seed(0))
+    vectors, options = functional.normalize(vectors, dim=1), DecodeOptions(max_tokens=STEPS)
+    decoder = build_random_decoder(TINY)
+    written = decoder.generate(vectors, options)
+    assert {len(one.token_ids) for one in written} == {STEPS}
+    never = {decoder.end_id, decoder.tokenizer.start_id, *decoder.unwritable_ids}
+    assert not never & {token for ids in NaiveDecoder(decoder).token_ids(vectors) for token in ids}
+    ending = build_random_decoder(TINY, ends=True).generate(vectors, options)
+    lengths = [len(one.token_ids) for one in ending]
+    assert 8 <= sum(lengths) / len(lengths) <= 20 and len(set(lengths)) > 1
+
+
+def test_both_sides_read_the_same_bank_and_one_that_is_there_is_kept(work: Path) -> None:
+    rows = Published(TINY, work, most_chunks=1)._rows
+    bank = MemoryBank.load(bank_folder(work, "float32"))
+    torch.testing.assert_close(bank.embeddings(), rows, atol=1e-5, rtol=0)
+    assert rows.norm(dim=1).std() > 1  # raw rows, as Talk2DINO's, are no unit vectors
+    stamp = (work / "rows.npy").stat().st_mtime_ns
+    write_bank(TINY, work)
+    assert (work / "rows.npy").stat().st_mtime_ns == stamp
+    for precision in suites.PRECISIONS:
+        stored = MemoryBank.load(bank_folder(work, precision))
+        assert torch.equal(stored.keys, bank.to(dtype=precision).keys)
+
+
+def test_tokens_must_be_equal() -> None:
+    assert check_equal([(1, 2), (3, 4)], [(1, 2)], "boxes") == 1
+    with pytest.raises(PatchionerError, match=r"boxes: caption 1 .* token 1 \(\(4,\)"):
+        check_equal([(1, 2), (3, 4)], [(1, 2), (3, 5)], "boxes")
+    with pytest.raises(PatchionerError, match="token 2"):
+        check_equal([(1, 2)], [(1, 2, 3)], "boxes")
+
+
+def test_what_is_not_run_is_scaled(
+    work: Path, photo: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """13 boxes are four chunks; of two that are run, each second counts twice, the image's once."""
+    side, ticks = Published(TINY, work, most_chunks=2), iter(range(100))
+    monkeypatch.setattr(sides.time, "perf_counter", lambda: float(next(ticks)))
+    boxes = random_boxes(13, photo.size, seed=0)
+    assert (side.run(13), side.scaled(13), side.run(5), side.scaled(5)) == (8, True, 5, False)
+    found = side.by_part(photo, boxes)
+    assert found == {"backbone": 1.0, "pooling": 4.0, "projection": 4.0, "decoding": 4.0}
+    assert side.by_part(photo, boxes[:5])["decoding"] == 2.0
+    assert len(side.token_ids(photo, boxes)) == 8
+    assert side.in_chunks(torch.randn(9, TINY.dim), len)() == 1.5
+
+
+# ---- the suites
+
+
+def test_cpu_suite(tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Children run here instead of in processes of their own."""
+    names: list[str] = []
+
+    def run(command: list[str]) -> str:
+        names.append(command[command.index("--child") + 1])
+        assert main(command[3:]) == 0
+        return capsys.readouterr().out
+
+    monkeypatch.setattr(suites, "run_process", run)
+    out = tmp_path / "speed.json"
+    assert main([*CPU, "--work", str(tmp_path), "--json", str(out), "--threads", "1"]) == 0
+    assert names == ["published", *suites.PRECISIONS]
+    assert "| part, 9 boxes | ours | published | floor |" in capsys.readouterr().out
+    report = json.loads(out.read_text())
+    lines = {line["work"]: line for line in report["lines"]}
+    for count in ("1 box", "5 boxes", "9 boxes", "13 boxes"):
+        assert {count, f"{count}, captions of COCO's length"} <= lines.keys()
+    assert {"13 boxes, times the floor", "decoding alone, 9 rows"} <= lines.keys()
+    assert {f"projection alone, {n}, int8 rows" for n in ("1 query", "9 queries")} <= lines.keys()
+    assert {
+        "peak memory, 9 boxes, float32 rows, MiB",
+        "all 25 patches, backbone passes",
+    } <= lines.keys()
+    assert lines["13 boxes"]["note"] == "published: 8 boxes run, rest scaled"
+    # Both kinds of captions of 1, 5, 8 and 8 boxes, and the rows decoded alone.
+    assert report["captions_compared"] == 2 * (1 + 5 + 8 + 8) + 9
+    assert set(report["breakdown"]) == {"ours", "published", "floor"}
+
+
+@pytest.mark.parametrize("fault", ["tokens", "projection"])
+def test_what_differs_ends_the_comparison(
+    fault: str, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates = Rates(1.0, 1.0)
+    contest = suites.Contest(TINY, work, rounds=1, most_chunks=2, rates=rates)
+    if fault == "tokens":
+        monkeypatch.setattr(Ours, "token_ids", lambda self, photo, boxes: [(1,)] * len(boxes))
+        with pytest.raises(PatchionerError, match="1 box: caption 0 differs"):
+            contest._boxes(ending=False)
+    else:
+        monkeypatch.setattr(MemoryBank, "project", lambda self, queries: queries * float("nan"))
+        with pytest.raises(PatchionerError, match="float32 rows.* nan"):
+            list(contest._projections(3))
+
+
+def test_floors_are_what_the_layers_do(work: Path) -> None:
+    """The backbone's counted by watching every linear layer and the convolution of one pass."""
+    counted = 0
+
+    def watch(module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
+        nonlocal counted
+        weight = module.weight
+        assert isinstance(weight, torch.Tensor)
+        positions = (
+            output[0, 0].numel() if output.dim() == 4 else output.numel() // output.shape[-1]
+        )
+        counted += positions * weight.numel()
+
+    rates = Rates(1.0, float("inf"))
+    contest = suites.Contest(TINY, work, rounds=1, most_chunks=2, rates=rates)
+    vit = contest.ours.backbone.vit
+    layers = [layer for layer in vit.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+    hooks = [layer.register_forward_hook(watch) for layer in layers]
+    with torch.no_grad():
+        vit.forward_features(torch.zeros(1, 3, 80, 80))
+    for hook in hooks:
+        hook.remove()
+    tokens = 25 + vit.num_prefix_tokens
+    floors = contest.floors(3)
+    assert floors["backbone"] == counted + len(vit.blocks) * 2 * tokens * tokens * vit.embed_dim
+    assert floors["projection"] == 2 * 3 * TINY.rows * TINY.dim
+    assert floors["pooling"] == 3 * 25 * TINY.dim
+    width, words = TINY.width, build_random_decoder(TINY).network.config.vocab_size
+    dense = TINY.layers * 12 * width**2 + words * width
+    attended = 2 * TINY.layers * width * STEPS * (STEPS + 1) // 2
+    assert floors["decoding"] == 3 * (STEPS * dense + TINY.dim * width + attended)
+
+
+def test_gpu_suite_runs_anywhere_and_is_refused_without_a_gpu(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_bank(TINY, tmp_path)
+    lines, text, found = suites.measure_engine(
+        TINY, tmp_path, "cpu", torch.bfloat16, images=2, rounds=2
+    )
+    assert "images/s" in text and len(lines) == 2 and found["least"] > 0
+    assert all(len(timing["seconds"]) == 2 for timing in found["timings"].values())
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert main(["--suite", "gpu", "--shapes", "tiny"]) == 1
+    assert "CUDA" in capsys.readouterr().err
+
+
+def test_model_suite(tmp_path: Path, capsys: Capture) -> None:
+    Patchioner(tiny_parts(), device="cpu").save_pretrained(tmp_path / "tiny")
+    out, model = tmp_path / "speed.json", ["--model", str(tmp_path / "tiny")]
+    words = [*model, "--rounds", "2", "--regions", "1", "3", "--json", str(out)]
+    assert main([*words, "--no-starts"]) == 0
+    assert "| caption 3 boxes |" in capsys.readouterr().out
+    report = json.loads(out.read_text())
+    assert [len(row["seconds"]) for row in report["rows"]] == [2, 2, 2]
+    assert main([*model, "--photo", str(tmp_path / "none.jpg"), "--no-starts"]) == 1
+    assert "none.jpg" in capsys.readouterr().err
+    for wrong in (["--suite", "tpu"], ["--suite", "cpu", "--shapes", "huge"]):
+        with pytest.raises(SystemExit):
+            main(wrong)
+
+
+def test_starts_are_of_fresh_processes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    run: list[list[str]] = []
+    monkeypatch.setattr(suites, "run_process", lambda words: run.append(words) or "0.5 False")
+    rows = suites.time_starts("tiny", tmp_path / "photo.jpg", rounds=2)
+    assert [timing.label for timing, _ in rows][0] == "import patchioner"
+    assert rows[0][0].seconds == (0.5, 0.5) and len(run) == 3 + 3 + 3
+
+
+# ---- clocks
+
+
+def test_boxes_and_photos_are_inside_different_and_seeded(tmp_path: Path) -> None:
+    boxes = random_boxes(50, (640, 480), seed=1)
+    assert len({(box.x1, box.y1, box.x2, box.y2) for box in boxes}) == 50
+    assert all(0 <= box.x1 < box.x2 <= 640 and 0 <= box.y1 < box.y2 <= 480 for box in boxes)
+    assert boxes == random_boxes(50, (640, 480), seed=1)
+    first, second = make_photo(tmp_path / "a.jpg"), make_photo(tmp_path / "b.jpg")
+    assert first.read_bytes() == second.read_bytes() and open_photo(first).size == (640, 480)
+
+
+def test_turns_processes_rates_and_memory() -> None:
+    order: list[str] = []
+    clocks = {name: measure.clocked(lambda name=name: order.append(name)) for name in "ab"}  # type: ignore[misc]
+    found = measure.take_turns(clocks, rounds=2)
+    assert order == ["a", "b", "a", "b"] and len(found["b"].seconds) == 2
+    assert len(measure.time_function("a", clocks["a"], rounds=3).seconds) == 3 and len(order) == 8
+    assert measure.run_process(["echo", "a"]).strip() == "a"
+    with pytest.raises(PatchionerError, match="status 1"):
+        measure.run_process(["false"])
+    rates = measure_rates(side=32, elements=1000, tries=1)
+    assert rates.product > 0 and rates.copy > 0
+    assert set(PARTS) == {"backbone", "pooling", "projection", "decoding"}
+    assert (measure.peak_memory_mb() or 1) > 0
