@@ -119,7 +119,7 @@ class NaiveDecoder:
 
     def __init__(self, decoder: PrefixGPT2Decoder) -> None:
         self._config = decoder.network.config
-        self._end, self._tokenizer = decoder.end_id, decoder.tokenizer
+        self._end, self._tokenizer = decoder.tokenizer.end_id, decoder.tokenizer
         self._weights: Mapping[str, Tensor] = decoder.network.state_dict()
 
     @torch.inference_mode()

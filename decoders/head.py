@@ -27,7 +27,13 @@ import torch.nn.functional as functional
 from torch import Tensor
 
 from decoders.constraints import StepBans
-from patchioner.base.inference import PackedTable, can_pack, has_fast_int8
+from patchioner.base.inference import (
+    PackedTable,
+    can_pack,
+    has_fast_int8,
+    int8_product,
+    quantize_rows,
+)
 
 T = TypeVar("T")
 
@@ -256,37 +262,6 @@ def top_tokens(
 def all_logits(head: OutputHead, states: Tensor) -> Tensor:
     """Float32 logits (n, vocab), which the caller may change, for strategies that need every token."""
     return head.logits(states, 0, head.vocab_size)
-
-
-def quantize_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Round each row to 8 bits with a scale of its own (symmetric, to the nearest).
-
-    Args:
-        rows: (n, k) float.
-
-    Returns:
-        (n, k) int8 in -127..127, and (n,) float32 scales: `values * scales[:, None]` is near `rows`.
-
-    Example:
-        >>> quantize_rows(torch.tensor([[1.0, -0.5]]))[0].tolist()
-        [[127, -64]]
-    """
-    rows = rows.float()
-    # A row of zeros keeps a scale above zero, so that nothing is divided by it.
-    scales = rows.abs().amax(dim=1).clamp(min=1e-30) / LARGEST
-    return (rows / scales[:, None]).round().clamp_(-LARGEST, LARGEST).to(torch.int8), scales
-
-
-def int8_product(left: Tensor, right: Tensor) -> Tensor:
-    """`left @ right.T` exactly, as int32.
-
-    Args:
-        left: (n, k) int8; right: (m, k) int8, on the same device. k at most 133,000.
-    """
-    if has_fast_int8(left.device):
-        return torch._int_mm(left, right.t())
-    # Float64 holds every sum exactly.
-    return (left.double() @ right.double().t()).to(torch.int32)
 
 
 def pruning_if_worth(matrix: Tensor) -> CandidatePruning | None:

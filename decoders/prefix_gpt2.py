@@ -22,12 +22,11 @@ from decoders.base import (
 )
 from decoders.generate import generate
 from decoders.gpt2 import PrefixGPT2, PrefixGPT2Config
-from decoders.head import int8_product, quantize_rows
 from decoders.options import Decoded, DecodeOptions
 from decoders.tokenizers import CaptionTokenizer, ClipTokenizer, TextTokenizer
 from patchioner.base.errors import CheckpointError, DecoderError, OptionError, TextError
 from patchioner.base.files import write_json
-from patchioner.base.inference import inference_copy
+from patchioner.base.inference import inference_copy, int8_product, quantize_rows
 from patchioner.base.weights import Storage, fit_weights, load_weights, save_weights
 
 Precision = Literal["int8", "bf16"]

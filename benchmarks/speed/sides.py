@@ -331,14 +331,14 @@ def build_random_decoder(shapes: Shapes, *, ends: bool = False, seed: int = 0) -
         ends: captions end after about 12 tokens, as COCO's do; otherwise never.
         seed: of the weights; those of both kinds are the same but for what ends a caption.
     """
-    from decoders.network import PrefixGPT2, PrefixGPT2Config
+    from decoders.gpt2 import PrefixGPT2, PrefixGPT2Config
 
     tokenizer: Any
     if shapes.vocabulary is None:
         texts = "a red bus on a street", "two dogs play in the snow", "a bowl of fruit on a table"
         tokenizer = CaptionTokenizer.train(texts, vocab_size=300)
     else:
-        from decoders.clip_tokenizer import ClipTokenizer
+        from decoders.tokenizers import ClipTokenizer
 
         tokenizer = ClipTokenizer.from_open_clip()
     config = PrefixGPT2Config(

@@ -125,7 +125,7 @@ def test_decoding_goes_on_behind_the_end_on_the_networks_own_weights() -> None:
     assert {len(ids) for ids in written} == {STEPS}
     for ids in written:
         cut = twin.until_end(ids)
-        assert cut[-1] == decoder.end_id and decoder.end_id not in cut[:-1]
+        assert cut[-1] == decoder.tokenizer.end_id and decoder.tokenizer.end_id not in cut[:-1]
         assert twin.text(ids) == decoder.tokenizer.decode(cut)
     assert twin.until_end([5, 6]) == (5, 6)
     name = "transformer.wte.weight"
@@ -157,7 +157,7 @@ def test_captions_end_nowhere_or_where_cocos_do_and_can_be_written() -> None:
     decoder = build_random_decoder(TINY)
     written = decoder.generate(vectors, options)
     assert {len(one.token_ids) for one in written} == {STEPS}
-    never = {decoder.end_id, decoder.tokenizer.start_id, *decoder.unwritable_ids}
+    never = {decoder.tokenizer.end_id, decoder.tokenizer.start_id, *decoder.unwritable_ids}
     assert not never & {token for ids in NaiveDecoder(decoder).token_ids(vectors) for token in ids}
     ending = build_random_decoder(TINY, ends=True).generate(vectors, options)
     lengths = [len(one.token_ids) for one in ending]

@@ -24,10 +24,8 @@ from decoders.head import (
     GivenLogits,
     LinearHead,
     best_tokens,
-    int8_product,
     pieces,
     pruning_if_worth,
-    quantize_rows,
     table_if_worth,
     top_tokens,
 )
