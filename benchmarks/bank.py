@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks import naive
+from benchmarks.data import SAMPLE
 from benchmarks.speed.measure import about_machine, clocked, open_photo, time_function
 from memory_bank import IndexKind, IndexOptions, MemoryBank, Precision, join_banks
 from patchioner import Patchioner
@@ -275,7 +276,7 @@ def _parser() -> argparse.ArgumentParser:
         default="patchioner-mini",
         help="its regions are the real queries (default: %(default)s)",
     )
-    add("--data", type=Path, default=Path("."), help="holds photos/ (default: here)")
+    add("--data", type=Path, default=SAMPLE, help="holds photos/ (default: the sample)")
     add(
         "--kind",
         choices=KINDS,

@@ -39,7 +39,6 @@ T = TypeVar("T")
 
 PIECE = 2048  # tokens: with a hundred rows 0.8 MB of float32 logits
 BLOCK = 32  # tokens that share one bound
-LARGEST = 127
 _FEW_ROWS = 2  # fewer rows are limited by reading the matrix, not by the cache
 _MOST = 64  # candidates of a row, on average, above which the full product is cheaper
 _LARGE = 4_000_000  # numbers of a matrix: a smaller one is done before the candidates are looked at

@@ -17,7 +17,6 @@ from decoders import DecodeOptions, PrefixGPT2Decoder
 from decoders.constraints import StepBans
 from decoders.head import (
     BLOCK,
-    LARGEST,
     PIECE,
     CandidatePruning,
     DerivedCache,
@@ -29,6 +28,8 @@ from decoders.head import (
     table_if_worth,
     top_tokens,
 )
+from patchioner.base import inference
+from patchioner.base.inference import int8_product, quantize_rows
 from tests.support.letters import Letters, constraints_of
 
 # Tokens from pieces of the vocabulary equal those from all logits at once.
@@ -407,7 +408,7 @@ def test_rounding_is_bounded_and_minds_one_row_at_a_time() -> None:
     rows[3] = 0
     values, scales = quantize_rows(rows)
     assert values.dtype == torch.int8
-    assert int(values.abs().max()) == LARGEST
+    assert int(values.abs().max()) == 127
     assert bool(((values * scales[:, None] - rows).abs() <= scales[:, None] * 0.5001).all())
     alone = quantize_rows(rows[7:8])
     assert torch.equal(alone[0][0], values[7])
@@ -425,5 +426,5 @@ def test_products_are_exact(n: int, m: int, k: int) -> None:
 
 def test_products_are_exact_without_the_processors_own(monkeypatch: pytest.MonkeyPatch) -> None:
     left = torch.full((3, 768), 127, dtype=torch.int8)
-    monkeypatch.delattr(torch, "_int_mm")
+    monkeypatch.setattr(inference, "_has_int_mm", lambda: False)
     assert int8_product(left, left).unique().tolist() == [127 * 127 * 768]
