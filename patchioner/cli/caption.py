@@ -19,7 +19,7 @@ from patchioner.cli.output import (
     report_error,
     write_line,
 )
-from patchioner.cli.photos import (
+from patchioner.cli.spelling import (
     SAMPLES,
     PhotoSource,
     find_photos,

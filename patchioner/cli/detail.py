@@ -14,7 +14,7 @@ from patchioner.base.errors import OptionError, UnknownNameError
 from patchioner.base.files import read_json
 from patchioner.cli import spelling
 from patchioner.cli.output import report_error, write_line
-from patchioner.cli.photos import PhotoSource, find_photos
+from patchioner.cli.spelling import PhotoSource, find_photos
 
 if TYPE_CHECKING:
     from patchioner.detail.batch import PhotoJob

@@ -43,12 +43,8 @@ def add_doctor_arguments(parser: argparse.ArgumentParser) -> None:
 
 def doctor(options: argparse.Namespace) -> int:
     """Write the report; the exit status."""
-    for heading, rows in (
-        ("version", _versions()),
-        ("devices", _devices()),
-        ("extras", _extras()),
-        ("model hub", _hub()),
-    ):
+    parts = {"version": _versions, "devices": _devices, "extras": _extras, "model hub": _hub}
+    for heading, rows in ((heading, part()) for heading, part in parts.items()):
         write_line(heading)
         for name, value in rows:
             write_line(f"  {name:<16} {value}")

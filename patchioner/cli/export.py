@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 
 from patchioner.cli.models import check_new_folder
 from patchioner.cli.output import write_line
-from patchioner.cli.photos import find_photos
-from patchioner.cli.spelling import positive_int
+from patchioner.cli.spelling import find_photos, positive_int
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -14,7 +14,7 @@ from PIL import Image
 
 from patchioner.base.errors import ImageError, OptionError, UnknownNameError
 from patchioner.cli import spelling
-from patchioner.cli.photos import SAMPLES, PhotoSource, find_photos, picture_name, plan_pictures
+from patchioner.cli.spelling import SAMPLES, PhotoSource, find_photos, picture_name, plan_pictures
 from patchioner.regions import Box, Mask, Point, Polygon, RegionSet, Trace
 
 Run = Callable[..., int]
