@@ -125,6 +125,10 @@ class RegionFile:
         self.path = Path(path)
         with _named_errors(self.path):
             self._photos = _photos_of(self.path, content)
+        self._by_file_name: dict[str, list[_Photo]] = {}
+        for photo in self._photos:
+            if photo.name is not None:
+                self._by_file_name.setdefault(_parts(photo.name)[-1], []).append(photo)
 
     def for_photo(self, image_size: Size, image_name: str | None = None) -> list[NamedRegion]:
         """The regions of one photo, in the file's order; RegionFileError for the first bad one.
@@ -149,7 +153,7 @@ class RegionFile:
             RegionFileError: the photo is not in the file, is ambiguous, or has another size there.
         """
         with _named_errors(self.path):
-            photos = _matching(self._photos, image_name)
+            photos = self._matching(image_name)
             for photo in photos:
                 _require_same_size(photo, image_size)
         found: list[NamedRegion | RegionFileError] = []
@@ -160,6 +164,36 @@ class RegionFile:
             except RegionFileError as error:
                 found.append(error)
         return found
+
+    def _matching(self, image_name: str | None) -> list[_Photo]:
+        """The photos that are the named one; several where one name has several ids."""
+        photos = self._photos
+        if len(photos) == 1 and (photos[0].name is None or image_name is None):
+            return photos
+        if image_name is None:
+            raise RegionError(f"it has {len(photos)} images; say which one by its file name")
+        if photos and not self._by_file_name:
+            return [_by_number(photos, image_name)]
+        wanted = _parts(image_name)
+        named = [
+            (photo, _parts(photo.name or "")) for photo in self._by_file_name.get(wanted[-1], ())
+        ]
+        if not named:
+            names = [str(photo.name) for photo in photos]
+            close = difflib.get_close_matches(image_name, names, n=3, cutoff=0.0)
+            raise RegionError(
+                f"none of its {len(photos)} images is called {wanted[-1]!r}; "
+                f"close: {', '.join(close)}"
+            )
+        longest = max(_alike_from_the_end(parts, wanted) for _, parts in named)
+        found = [one for one in named if _alike_from_the_end(one[1], wanted) == longest]
+        paths = sorted({"/".join(parts) for _, parts in found})
+        if len(paths) > 1:
+            raise RegionError(
+                f"{image_name!r} is ambiguous: several of its images are called so, "
+                f"{', '.join(paths[:3])}; give the photo with its folder"
+            )
+        return [photo for photo, _ in found]
 
 
 @overload
@@ -220,7 +254,8 @@ def read_trace(path: str | Path) -> Trace:
             if points is None and isinstance(strokes, list):
                 # A point off the image breaks the path: the pen was up between strokes.
                 up = [{"x": -1.0, "y": -1.0}]
-                points = [sample for stroke in strokes for sample in [*up, *stroke]][1:]
+                pieces = [[*up, *items_of(stroke, "stroke")] for stroke in strokes]
+                points = [sample for piece in pieces for sample in piece][1:]
         if not isinstance(points, list) or not points:
             raise RegionError(
                 "it holds no trace: write [[x, y], ...] in pixels or "
@@ -243,36 +278,12 @@ def _named_errors(path: Path) -> Iterator[None]:
         raise RegionFileError(f"{name}: nested too deeply") from None
     except OSError as error:
         raise RegionFileError(f"{name} cannot be read: {error.strerror or error}") from error
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        # A file that only looks like its format fails in any way.
+        raise RegionFileError(f"{name} is broken ({type(error).__name__}: {error})") from error
 
 
 # Which photo is meant
-
-
-def _matching(photos: Sequence[_Photo], image_name: str | None) -> list[_Photo]:
-    """The photos of a file that are the named one; several where one name has several ids."""
-    if len(photos) == 1 and (photos[0].name is None or image_name is None):
-        return list(photos)
-    if image_name is None:
-        raise RegionError(f"it has {len(photos)} images; say which one by its file name")
-    if all(photo.name is None for photo in photos):
-        return [_by_number(photos, image_name)]
-    wanted = _parts(image_name)
-    common = [_alike_from_the_end(_parts(photo.name or ""), wanted) for photo in photos]
-    longest = max(common, default=0)
-    if not longest:
-        names = [str(photo.name) for photo in photos]
-        close = difflib.get_close_matches(image_name, names, n=3, cutoff=0.0)
-        raise RegionError(
-            f"none of its {len(photos)} images is called {wanted[-1]!r}; close: {', '.join(close)}"
-        )
-    found = [photo for photo, alike in zip(photos, common, strict=True) if alike == longest]
-    paths = sorted({"/".join(_parts(photo.name or "")) for photo in found})
-    if len(paths) > 1:
-        raise RegionError(
-            f"{image_name!r} is ambiguous: several of its images are called so, "
-            f"{', '.join(paths[:3])}; give the photo with its folder"
-        )
-    return found
 
 
 def _parts(name: str) -> tuple[str, ...]:

@@ -65,6 +65,7 @@ class Weighting:
               the map that later boxes of the same call saw; no published number used it.
             * Where the published result is NaN, there is a `RegionError`.
         seed: of the chance under variance 0, an integer. The same patches get the same choice.
+        head: for ``attention``: the one head whose map counts, from 0; None is their mean.
 
     Raises:
         OptionError: a value outside of these.
@@ -78,6 +79,7 @@ class Weighting:
     variance: float = 1.0
     rounding: Rounding = "coverage"
     seed: int = 0
+    head: int | None = None
 
     def __post_init__(self) -> None:
         for what, allowed in (("kind", get_args(Kind)), ("rounding", get_args(Rounding))):
@@ -92,6 +94,10 @@ class Weighting:
         if not number or not math.isfinite(self.variance) or self.variance < 0:
             raise OptionError(
                 f"variance of the weighting is {self.variance!r:.80}; give a finite number from 0 on"
+            )
+        if self.head is not None and (type(self.head) is not int or self.head < 0):
+            raise OptionError(
+                f"head of the weighting is {self.head!r:.80}; give 0 or more, or None"
             )
         if not isinstance(self.seed, int) or isinstance(self.seed, bool):
             raise OptionError(f"seed of the weighting is {self.seed!r:.80}; give an integer")
@@ -207,7 +213,7 @@ def region_weights(
     """
     weighting = weighting or Weighting()
     listed = _listed(regions)
-    attended = _attention_map(attention, geometry.grid) if weighting.kind == "attention" else None
+    attended = _attention_map(attention, geometry.grid, weighting)
     out = np.zeros((len(listed), *geometry.grid), dtype=np.float32)
     for kind, leaves in _by_kind(listed).items():
         for start in range(0, len(leaves), _SHAPES):
@@ -232,7 +238,7 @@ def published_lengths(
         >>> published_lengths([two, WholeImage()], geometry, Weighting(), None).tolist()
         [0.125, 1.0]
     """
-    attended = _attention_map(attention, geometry.grid) if weighting.kind == "attention" else None
+    attended = _attention_map(attention, geometry.grid, weighting)
     lengths = [
         region.reference_length(geometry, attended) if isinstance(region, Shape) else 1.0
         for region in regions
@@ -275,8 +281,10 @@ def _add_to_owners(out: npt.NDArray[np.float32], weights: Floats, block: list[_L
     out[owners[starts]] += weights
 
 
-def _attention_map(attention: object, grid: tuple[int, int]) -> Floats:
-    """(h, w) float64 mean over the heads, checked."""
+def _attention_map(attention: object, grid: tuple[int, int], weighting: Weighting) -> Floats | None:
+    """(h, w) float64 mean over the heads, or one head's map, checked; None where none counts."""
+    if weighting.kind != "attention":
+        return None
     if attention is None:
         raise OptionError(
             "Weighting('attention') needs the backbone's attention, and it gives none; "
@@ -287,8 +295,12 @@ def _attention_map(attention: object, grid: tuple[int, int]) -> Floats:
         raise OptionError(f"attention has shape {maps.shape}; give (heads, {grid[0]}, {grid[1]})")
     if not np.isfinite(maps).all() or (maps < 0).any():
         raise OptionError("attention holds negative or non-finite values; give softmax weights")
-    mean: Floats = maps.mean(axis=0) if maps.ndim == 3 else maps
-    return mean
+    if weighting.head is None:
+        return np.asarray(maps.mean(axis=0) if maps.ndim == 3 else maps)
+    if maps.ndim == 2 or weighting.head >= len(maps):
+        heads = "no single heads" if maps.ndim == 2 else f"{len(maps)} heads"
+        raise OptionError(f"head {weighting.head} is asked for, but the attention has {heads}")
+    return np.asarray(maps[weighting.head])
 
 
 def _weigh(

@@ -128,6 +128,16 @@ def test_a_wrong_entry_is_named_with_its_file(entry: object, text: str, tmp_path
         (5, "no known form"),
         ([5], "no known form"),
         ("", "not JSON"),
+        ({"images": [], "annotations": []}, "0 images"),
+        (
+            [
+                {
+                    "data": 5,
+                    "annotations": [{"result": [{"value": {}, "type": [], "original_width": 5}]}],
+                }
+            ],
+            "broken",
+        ),
         ('{"regions": [', "not JSON"),
         ('{"regions": [{"point": [NaN, 1]}]}', "nan"),
         ('{"regions": [{"point": [1e999, 1]}]}', "inf"),

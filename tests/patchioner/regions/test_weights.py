@@ -180,6 +180,17 @@ def test_attention_multiplies_the_coverage(rounding: str) -> None:
     np.testing.assert_allclose(weights, twin / twin.sum(axis=(1, 2), keepdims=True), atol=1e-6)
 
 
+def test_one_head_of_several() -> None:
+    attention = np.random.default_rng(0).random((6, 8, 8))
+    np.testing.assert_array_equal(
+        region_weights(mixed(), GEOMETRY, Weighting("attention", head=4), attention),
+        region_weights(mixed(), GEOMETRY, Weighting("attention"), attention[4]),
+    )
+    for maps, text in ((attention, "head 6 .*6 heads"), (attention[0], "no single heads")):
+        with pytest.raises(OptionError, match=text):
+            region_weights(mixed(), GEOMETRY, Weighting("attention", head=6), maps)
+
+
 def test_attention_without_heads_or_mass() -> None:
     weighting = Weighting("attention")
     attention = np.zeros((8, 8))
@@ -272,6 +283,8 @@ def test_the_default_is_uniform_exact_coverage() -> None:
         ({"seed": 0.5}, "seed of the weighting is 0.5; give an integer"),
         ({"seed": None}, "None"),
         ({"seed": True}, "True"),
+        ({"head": -1}, "head of the weighting is -1"),
+        ({"head": 0.0}, "0.0"),
     ],
 )
 def test_impossible_settings_are_refused(values: dict[str, object], text: str) -> None:
