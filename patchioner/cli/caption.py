@@ -137,7 +137,7 @@ class _Job:
             return Patch.all(geometry)
         regions: list[Region] = list(self.options.regions)
         self.names = [(None, None)] * len(regions)
-        entries = self.file.entries(geometry.image_size, self.photo.name) if self.file else ()
+        entries = self.file.entries(geometry.image_size, self.photo.file_name) if self.file else ()
         for entry in entries:
             if isinstance(entry, PatchionerError):
                 self.errors.append(entry)

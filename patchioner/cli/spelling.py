@@ -174,8 +174,8 @@ class PhotoSource:
 
     @property
     def file_name(self) -> str:
-        """The name by which files of regions know the photo."""
-        return f"{self.name.removeprefix(_PREFIX)}.png" if self._is_sample else Path(self.name).name
+        """The path by which files of regions know the photo."""
+        return f"{self.name.removeprefix(_PREFIX)}.png" if self._is_sample else self.name
 
     @property
     def stem(self) -> str:

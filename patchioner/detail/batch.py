@@ -115,8 +115,7 @@ def _listed(entry: object, where: str, folder: Path) -> tuple[str, RegionReader 
     if given is None:
         return photo, None
     if isinstance(given, str):
-        image_name = Path(name).name
-        return photo, lambda size: read_regions(folder / given, size, image_name=image_name)
+        return photo, lambda size: read_regions(folder / given, size, image_name=name)
     if not isinstance(given, list):
         raise ImageError(f"regions of {where} are {given!r:.80}; give a file name or a list")
 
