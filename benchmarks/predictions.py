@@ -8,24 +8,14 @@ not written whole, so it is asked again as a group. Thus an interrupted run ends
 from __future__ import annotations
 
 import json
-import logging
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.answerers import Answer
 from benchmarks.data import BenchmarkDataError, Sample
-from patchioner.base.errors import OptionError
-
-try:
-    import fcntl
-except ImportError:  # Windows has no such locks: there, nobody watches
-    fcntl = None  # type: ignore[assignment]
-
-logger = logging.getLogger(__name__)
 
 FILE = "predictions.jsonl"
 SCORE_DIGITS = 5
@@ -159,37 +149,3 @@ def _parsed(line: bytes, path: Path, number: int) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise BenchmarkDataError(f"line {number} of {path} is no prediction: {values!r:.60}")
     return values
-
-
-@contextmanager
-def folder_lock(folder: Path) -> Iterator[None]:
-    """Hold a folder, made if need be, against other processes: two would write every line twice.
-
-    The lock ends with the process, however it ends.
-
-    Raises:
-        OptionError: another process holds it, or it cannot be made.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OptionError(
-            f"{folder} cannot be made ({error.strerror}): choose another --out"
-        ) from error
-    if fcntl is None:
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(handle)
-        raise OptionError(
-            f"another process is writing into {folder}: wait for it, or choose another --out"
-        ) from error
-    except OSError as error:  # a file system without locks
-        logger.warning("%s cannot be locked (%s): let no second run write into it", folder, error)
-    try:
-        yield
-    finally:
-        os.close(handle)  # lets go of the lock

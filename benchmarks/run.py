@@ -20,13 +20,13 @@ from typing import Any
 
 from benchmarks.answerers import BASELINES, Answer, Answerer, Asked, ByModel, ClipCls, baseline
 from benchmarks.data import BenchmarkDataError, PhotoFolder, Reading, Sample, task_named
-from benchmarks.predictions import FILE, Prediction, PredictionLog, folder_lock, read_predictions
+from benchmarks.predictions import FILE, Prediction, PredictionLog, read_predictions
 from benchmarks.provenance import machine, model_fingerprint, versions
 from benchmarks.scoring import Scorer, check_metric_names
 from benchmarks.settings import RunSettings, resized, tuned
 from patchioner import Patchioner
 from patchioner.base.errors import ImageError, OptionError, RegionError, UnknownNameError
-from patchioner.base.files import file_sha256, read_json, write_json
+from patchioner.base.files import file_sha256, folder_lock, read_json, write_json
 from patchioner.base.progress import progress
 
 logger = logging.getLogger(__name__)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from decoders import Decoder, load_decoder
 from memory_bank import MemoryBank, Precision
 from patchioner.backbones import Backbone, load_backbone
 from patchioner.base.errors import CheckpointError
-from patchioner.base.files import read_json, write_json
+from patchioner.base.files import read_json, recover_folder, replace_folder, write_json
 from patchioner.base.weights import Storage
 from patchioner.checkpoints.parts import Parts
 from patchioner.checkpoints.settings import ModelSettings
@@ -21,28 +18,6 @@ CONFIG_FILE = "config.json"
 _PARTS = ("backbone", "decoder", "text_tower", "memory_bank")
 FOREIGN_CONFIG_FILE = "config.yaml"
 MAPPED_FROM = 256 * 2**20  # bytes of a bank from which it is mapped rather than read
-
-
-@contextmanager
-def replace_folder(path: Path, owned: set[str]) -> Iterator[Path]:
-    """Stands in for `patchioner.base.files.replace_folder` until that is here."""
-    fresh = path.with_name(f".{path.name}.new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    try:
-        yield fresh
-        for entry in path.iterdir() if path.is_dir() else ():
-            if entry.name not in owned:
-                entry.rename(fresh / entry.name)
-        if path.exists():
-            old = path.with_name(f".{path.name}.old")
-            path.rename(old)
-            fresh.rename(path)
-            shutil.rmtree(old)
-        else:
-            fresh.rename(path)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def read_checkpoint(path: Path) -> Parts:
@@ -55,6 +30,7 @@ def read_checkpoint(path: Path) -> Parts:
     Raises:
         CheckpointError, MemoryBankError: something is missing, corrupt or does not fit.
     """
+    recover_folder(path)
     if path.is_dir() and (
         (path / CONFIG_FILE).exists() or not (path / FOREIGN_CONFIG_FILE).exists()
     ):

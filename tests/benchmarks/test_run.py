@@ -18,11 +18,12 @@ import pytest
 from benchmarks.bootstrap import bootstrap_mean, bootstrap_statistic
 from benchmarks.data import BenchmarkDataError
 from benchmarks.metrics import DensePhoto, bleu, cider, dense_map, java_available, stem_f
-from benchmarks.predictions import folder_lock, read_predictions
+from benchmarks.predictions import read_predictions
 from benchmarks.provenance import tensors_sha256
 from benchmarks.settings import RunSettings, tuned, weighting_of
 from patchioner import Patchioner, Weighting
 from patchioner.base.errors import OptionError, UnknownNameError
+from patchioner.base.files import folder_lock
 from patchioner.checkpoints.settings import KindSettings
 from tests.benchmarks.conftest import Encoded, World, contents
 from tests.support.tiny import noise_photo, tiny_decoder, tiny_parts
@@ -153,7 +154,7 @@ def test_a_killed_process_leaves_nothing_undone(tmp_path: Path) -> None:
 HOLD = """
 import sys
 from pathlib import Path
-from benchmarks.predictions import folder_lock
+from patchioner.base.files import folder_lock
 with folder_lock(Path(sys.argv[1])):
     sys.stdout.write("held\\n")
     sys.stdout.flush()
@@ -184,7 +185,7 @@ def test_a_lock_passes_errors_on_and_needs_a_folder(tmp_path: Path) -> None:
     with folder_lock(tmp_path):  # free again
         pass
     (tmp_path / "file").write_text("")
-    with pytest.raises(OptionError, match="another --out"), folder_lock(tmp_path / "file" / "in"):
+    with pytest.raises(OptionError, match="file"), folder_lock(tmp_path / "file" / "in"):
         pass
 
 
