@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from patchioner.base.errors import OptionError, PatchionerError, TextError
 
 if TYPE_CHECKING:
-    from patchioner.adaptation import AdaptOptions, DecoderShape, LanguageModelShape
+    from patchioner.adaptation import AdaptOptions, NewDecoder
 
 
 def parser() -> argparse.ArgumentParser:
@@ -130,9 +130,9 @@ def options_from(arguments: argparse.Namespace, share: float | None) -> AdaptOpt
     )
 
 
-def _fresh(arguments: argparse.Namespace) -> DecoderShape | LanguageModelShape | None:
+def _fresh(arguments: argparse.Namespace) -> NewDecoder | None:
     """The new decoder that is asked for, or None to go on from the checkpoint's."""
-    from patchioner.adaptation import DecoderShape, LanguageModelShape, read_texts
+    from patchioner.adaptation import NewDecoder, read_texts
 
     names = ("layers", "width", "heads", "vocab_size", "positions")
     shape = {name: getattr(arguments, name) for name in names if getattr(arguments, name)}
@@ -143,13 +143,13 @@ def _fresh(arguments: argparse.Namespace) -> DecoderShape | LanguageModelShape |
             )
         if shape and not arguments.from_scratch:
             raise OptionError(f"{', '.join(shape)} shape a new decoder: add --from-scratch")
-        return DecoderShape(**shape) if arguments.from_scratch else None
+        return NewDecoder(**shape) if arguments.from_scratch else None
     if shape or arguments.from_scratch:
         raise OptionError("--from-scratch and shapes are for --decoder prefix_gpt2")
     if not arguments.language_model:
         raise OptionError(f"--decoder {arguments.decoder} needs --language-model NAME|DIR")
     entities = read_texts(arguments.entities) if arguments.entities else []
-    return LanguageModelShape(
+    return NewDecoder(
         arguments.decoder,
         arguments.language_model,
         entities=tuple(name.strip() for name in entities if name.strip()),

@@ -198,9 +198,6 @@ def load_decoder(folder: str | Path, device: str | torch.device = "cpu") -> Deco
 
     Raises:
         CheckpointError: for a missing, damaged, foreign or unfitting file.
-
-    Example:
-        >>> decoder = load_decoder("checkpoint/decoder")  # doctest: +SKIP
     """
     path = Path(folder) / CONFIG_FILE
     config = read_json(path)

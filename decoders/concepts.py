@@ -14,7 +14,9 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from decoders.language_model import HelperModel
+from decoders.language_model import (
+    HelperModel,
+)
 from decoders.scene_graph import SceneGraph
 from decoders.scene_graph.lexicon import NUMBERS
 from decoders.scene_graph.tagging import singular
@@ -44,9 +46,9 @@ field meadow pasture; cap hat; sidewalk pavement; cop policeman
 def word_similarity(names: list[str]) -> Tensor:
     """Alike by their words, with nothing to download.
 
-    1 for the same name in any number ("dogs", "dog"), 0.8 where one is the other made more special
-    ("baseball player", "player"), 0.7 where the last words are listed synonyms and nothing else
-    differs, else 0. "tennis ball" and "tennis racket" are not alike.
+    1 for the same name in any number ("dogs", "dog"), 0.8 where one is the other made more special ("baseball
+    player", "player"), 0.7 where the last words are listed synonyms and nothing else differs, else 0. "tennis ball"
+    and "tennis racket" are not alike.
 
     Args:
         names: n names.
@@ -69,8 +71,8 @@ class SentenceSimilarity:
 
     Args:
         encode: n names -> (n, dim) float, such as a text tower's `encode`. None: `model` is used.
-        model: a sentence encoder of transformers with mean pooling, read at first use; the
-            published choice is the default.
+        model: a sentence encoder of transformers with mean pooling, read at first use; the published choice is the
+            default.
 
     Raises:
         MissingExtraError: (at first use) transformers is not installed.
@@ -151,13 +153,13 @@ def find_concepts(
     """The concepts of a few captions, in the order in which captions mention them.
 
     Names are merged from the most frequent down: each joins the first concept whose own name is
-    more alike than `merge_above`. A concept counts once for each caption that mentions it, however
-    often, and so do its attributes; numbers are no attributes, because names are in the singular.
-    Concepts are ordered by the mean place (in words) of their mentions, and the first `most` stay.
+    more alike than `merge_above`. A concept counts once for each caption that mentions it, however often, and so do
+    its attributes; numbers are no attributes, because names are in the singular. Concepts are ordered by the mean
+    place (in words) of their mentions, and the first `most` stay.
 
-    Where no concept is counted `min_count` times, the highest count below it is enough, provided it
-    is at least 2; where the captions share nothing, the entities of the first caption (the nearest)
-    stand in; without any entity the list is empty.
+    Where no concept is counted `min_count` times, the highest count below it is enough, provided it is at least 2;
+    where the captions share nothing, the entities of the first caption (the nearest) stand in; without any entity the
+    list is empty.
 
     Args:
         texts: captions, the nearest first.
@@ -210,11 +212,7 @@ def _merge(
 
 
 def _count(
-    number: int,
-    text: str,
-    graph: SceneGraph,
-    owner: dict[str, int],
-    concepts: dict[int, _Concept],
+    number: int, text: str, graph: SceneGraph, owner: dict[str, int], concepts: dict[int, _Concept]
 ) -> None:
     """Count one caption's entities and attributes, each once."""
     seen: set[tuple[int, str]] = set()

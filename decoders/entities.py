@@ -114,11 +114,7 @@ class EntityPrompter:
     @property
     def settings(self) -> dict[str, float | int]:
         """What a configuration keeps beside the two files: temperature, top_k, threshold."""
-        return {
-            "temperature": self.temperature,
-            "top_k": self.top_k,
-            "threshold": self.threshold,
-        }
+        return {"temperature": self.temperature, "top_k": self.top_k, "threshold": self.threshold}
 
     def entities(self, embeddings: Tensor) -> list[list[str]]:
         """The names found for each of (n, dim) embeddings, likeliest first; perhaps none.
@@ -206,8 +202,8 @@ def embed_entities(
 class EntityFinder:
     """Finds the names of a vocabulary in sentences, for training prompts.
 
-    A name counts where it stands as whole words, in any case, in the singular or in a regular plural ("bus", "buses").
-    Of names that overlap, the longer is found ("hot dog", not "dog").
+    A name counts where it stands as whole words, in any case, in the singular or in a regular plural ("bus",
+    "buses"). Of names that overlap, the longer is found ("hot dog", not "dog").
 
     Example:
         >>> EntityFinder(["dog", "hot dog", "bus"]).find("Two dogs near the buses, with a hot dog")

@@ -351,8 +351,8 @@ class _GPT2(nn.Module):
 class PrefixGPT2(_GPT2):
     """An embedding as the first input, then tokens.
 
-    `forward` reads whole sequences (training); `start` and `step` read one position at a time with a cache (decoding).
-    Both give the same numbers.
+    `forward` reads whole sequences (training); `start` and `step` read one position at a time with a cache
+    (decoding). Both give the same numbers.
     """
 
     def __init__(self, config: PrefixGPT2Config, *, seed: int = 0) -> None:

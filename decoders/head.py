@@ -97,8 +97,8 @@ class DerivedCache(Generic[T]):
         """What was made of this matrix; None where nothing is to be gained.
 
         Args:
-            matrix: a change in place is seen by torch's count of them, so not one through `.data`. Of tensors made
-                in inference mode, which are not counted, nothing is made.
+            matrix: a change in place is seen by torch's count of them, so not one through `.data`. Of tensors made in
+                inference mode, which are not counted, nothing is made.
         """
         with self._lock:
             if matrix.is_inference():
@@ -205,8 +205,8 @@ def best_tokens(
         scores: whether the log-probabilities are wanted; their sum over all tokens costs a tenth.
 
     Returns:
-        tokens (n,) int64, and their log-probabilities (n,) float32 under the network's own
-        distribution, from before the bans; NaN without `scores`.
+        tokens (n,) int64, and their log-probabilities (n,) float32 under the network's own distribution, from before
+        the bans; NaN without `scores`.
     """
     if not scores:
         if isinstance(head, LinearHead):
@@ -241,8 +241,8 @@ def top_tokens(
     """The `count` likeliest tokens of each row, best first (all of them where there are fewer).
 
     Returns:
-        log-probabilities (n, count) float32 under the network's own distribution, banned tokens at
-        minus infinity; tokens (n, count) int64.
+        log-probabilities (n, count) float32 under the network's own distribution, banned tokens at minus infinity;
+        tokens (n, count) int64.
     """
     tops, places, totals = [], [], []
     for first, last in pieces(head, len(states)):

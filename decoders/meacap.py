@@ -28,7 +28,6 @@ from patchioner.base.errors import CheckpointError, DecoderError, OptionError
 from patchioner.base.files import atomic_path
 from patchioner.base.weights import Storage, load_weights, save_weights
 
-GRAPHS_FILE = "scene_graphs.jsonl"
 TEXTS_FILE, EMBEDDINGS_FILE = "captions.jsonl", "captions.safetensors"
 _ROWS_AT_A_TIME = 65_536
 
@@ -246,12 +245,6 @@ class MeacapDecoder(ViecapDecoder):
         tokenizer: of the language model, with the tokens that end a caption.
         config: see `ViecapConfig`.
         prompter: a `ConceptPrompter`; None: one with the default settings and no memory yet.
-
-    Example:
-        >>> decoder = MeacapDecoder.create(512, "gpt2")  # doctest: +SKIP
-        >>> memory = CaptionMemory(embeddings, captions)  # doctest: +SKIP
-        >>> decoder.generate(torch.randn(1, 512), memory=memory)[0].text  # doctest: +SKIP
-        'a red bus parked on a street'
     """
 
     TYPE: ClassVar[str] = "meacap"
@@ -323,15 +316,10 @@ class MeacapDecoder(ViecapDecoder):
         }
 
     def _save_prompter(self, folder: Path) -> dict[str, Any]:
-        memory, parser = self.own_memory, self.concepts.parser
+        memory = self.own_memory
         if memory is not None:
             # Half precision may swap neighbours that are 1e-3 apart, which changes captions.
             memory.save(folder, storage="fp32")
-        # Rules are quicker than reading a file; a network's graphs are worth keeping.
-        if len(parser) and not isinstance(parser.parser, RuleParser):
-            parser.save(folder / GRAPHS_FILE)
-        else:  # of an older decoder in this folder, by another parser
-            (folder / GRAPHS_FILE).unlink(missing_ok=True)
         return {"concepts": self._settings()}
 
     @classmethod
@@ -351,8 +339,6 @@ class MeacapDecoder(ViecapDecoder):
             raise CheckpointError(f"{path}: concepts: {error}") from error
         if concepts:
             raise CheckpointError(f"{path}: unknown setting of concepts: {sorted(concepts)}")
-        if (folder / GRAPHS_FILE).exists():
-            parser.load(folder / GRAPHS_FILE)
         memory = CaptionMemory.load(folder) if own else None
         if memory is not None and memory.dim != settings.get("embedding_dim"):
             raise CheckpointError(

@@ -97,8 +97,8 @@ class Decoded:
     Args:
         text: the caption, without special tokens or outer blanks.
         token_ids: every generated token, the end token included when it was generated.
-        log_probs: the network's own log-probability of each of those tokens (natural logarithm, temperature 1,
-            before any ban or limit); NaN where they were not asked for.
+        log_probs: the network's own log-probability of each of those tokens (natural logarithm, temperature 1, before
+            any ban or limit); NaN where they were not asked for.
 
     Example:
         >>> Decoded("a cat", (5, 9, 2), (-0.5, -0.25, -0.75)).score

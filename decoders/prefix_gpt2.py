@@ -156,8 +156,7 @@ class PrefixGPT2Decoder(TrainableDecoder):
         self.tokenizer.save(folder / TOKENIZER_FILE)
         shape = asdict(self.network.config)
         write_json(
-            folder / CONFIG_FILE,
-            {"type": "prefix_gpt2", "tokenizer": self.tokenizer.kind, **shape},
+            folder / CONFIG_FILE, {"type": "prefix_gpt2", "tokenizer": self.tokenizer.kind, **shape}
         )
 
     @classmethod
@@ -199,9 +198,6 @@ class PrefixGPT2Decoder(TrainableDecoder):
 
         Raises:
             OptionError: another precision.
-
-        Example:
-            >>> decoder.quantized("int8").generate(rows)  # doctest: +SKIP
         """
         if precision not in get_args(Precision):
             known = ", ".join(get_args(Precision))

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from decoders.base import CONFIG_FILE, DECODERS, TOKENIZER_FILE, WEIGHTS_FILE, TextMemory
 from decoders.gpt2 import GPT2
+from decoders.language_decoder import LanguageDecoder
 from decoders.language_model import (
     EXTRA,
-    LanguageDecoder,
     build_language_model,
     choose_language_model,
     describe_language_model,
@@ -86,8 +86,9 @@ class PrefixLMDecoder(LanguageDecoder):
     """Any causal language model behind a trained prefix.
 
     The language model runs without dropout, in training too. By default its weights are stored in the checkpoint,
-    which is then whole; with a `reference` (hub id or folder), of a model that is not trained in full, only the mapper
-    and the LoRA matrices are stored, and loading reads the language model from there and checks that it is the same.
+    which is then whole; with a `reference` (hub id or folder), of a model that is not trained in full, only the
+    mapper and the LoRA matrices are stored, and loading reads the language model from there and checks that it is the
+    same.
 
     Args:
         model: the language model, untouched so far; LoRA matrices are added to it in place.
@@ -99,10 +100,6 @@ class PrefixLMDecoder(LanguageDecoder):
     Raises:
         OptionError: settings that do not go together, or LoRA layers that the model does not have.
         MissingExtraError: LoRA without `peft`.
-
-    Example:
-        >>> decoder = PrefixLMDecoder.create(64, "gpt2", tune="lora")  # doctest: +SKIP
-        >>> train_decoder(decoder, texts, encode)  # doctest: +SKIP
     """
 
     def __init__(

@@ -25,15 +25,15 @@ _WIDEN = 8  # how many times more sentences are looked at when none of the neare
 class RetrievalDecoder(Decoder):
     """Captions are sentences of the memory, word for word.
 
-    Greedy gives the nearest sentence by cosine; so does beam, because the nearest is the likeliest
-    of all. Sampling draws among the `candidates` nearest by softmax(cosine / temperature), sharpened
-    by the options' own temperature and `top_p`. The limits of `DecodeOptions` choose among whole
+    Greedy gives the nearest sentence by cosine; so does beam, because the nearest is the likeliest of all. Sampling
+    draws among the `candidates` nearest by softmax(cosine / temperature), sharpened by the options' own temperature
+    and `top_p`. The limits of `DecodeOptions` choose among whole
     sentences, counted in words: one that is too long or too short, holds a banned word or repeats an
     n-gram is passed over for the next; `length_penalty` and `batch_memory_mb` have nothing to act on.
 
     A `Decoded` holds one "token": the row of the memory, and the logarithm of that row's softmax
-    probability among the nearest that were looked at (the mass of farther rows is left out, so the
-    score is a little high where many sentences are about as near).
+    probability among the nearest that were looked at (the mass of farther rows is left out, so the score is a little
+    high where many sentences are about as near).
 
     Args:
         embedding_dim: width of the embeddings.
@@ -84,8 +84,8 @@ class RetrievalDecoder(Decoder):
         """One sentence of the memory for each of (n, embedding_dim) float embeddings.
 
         Raises:
-            DecoderError: no memory, a wrong shape, a row that is not finite or all zero, or options
-                that no sentence of the memory meets.
+            DecoderError: no memory, a wrong shape, a row that is not finite or all zero, or options that no sentence
+                of the memory meets.
         """
         options = options or DecodeOptions(max_tokens=10_000)  # whole sentences, however long
         memory, texts = self._texts(memory)
@@ -157,12 +157,7 @@ class RetrievalDecoder(Decoder):
         return memory, memory.texts
 
     def _choose(
-        self,
-        memory: TextMemory,
-        part: Tensor,
-        rows: list[int],
-        wide: int,
-        allowed: _Allowed,
+        self, memory: TextMemory, part: Tensor, rows: list[int], wide: int, allowed: _Allowed
     ) -> Iterator[tuple[int, Decoded]]:
         """A sentence for each of `rows`, embedded in `part`, that has an allowed one among its `wide` nearest."""
         part, texts = part.detach().float(), memory.texts

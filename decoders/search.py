@@ -51,8 +51,8 @@ def sample_search(
 ) -> list[Hypothesis]:
     """A token drawn at every step, by inverting the cumulative distribution.
 
-    The uniform numbers of a row come from the seed and the row's own bytes, so that its caption
-    does not depend on its neighbours or its place.
+    The uniform numbers of a row come from the seed and the row's own bytes, so that its caption does not depend on
+    its neighbours or its place.
     """
     uniforms = row_uniforms(embeddings, options.max_tokens, seed=options.seed)
     draws = torch.from_numpy(uniforms).to(embeddings.device)
@@ -169,8 +169,8 @@ def beam_search(
 ) -> list[Hypothesis]:
     """The best finished hypothesis of each row of (n, dim) embeddings.
 
-    A row stops once `beam_width` hypotheses have ended, or no living one can still win. A row
-    where none has ended by `max_tokens` gives its best living one, cut. Width 1 equals greedy.
+    A row stops once `beam_width` hypotheses have ended, or no living one can still win. A row where none has ended by
+    `max_tokens` gives its best living one, cut. Width 1 equals greedy.
     """
     beams = _Beams(embeddings, options, end_ids)
     head, width = network.head, options.beam_width
@@ -223,8 +223,8 @@ class _Beams:
         """Add one token to every hypothesis.
 
         Args:
-            log_probs, tokens: (m * width, k) the likeliest continuations of each, best first; banned
-                ones at minus infinity.
+            log_probs, tokens: (m * width, k) the likeliest continuations of each, best first; banned ones at minus
+                infinity.
 
         Returns:
             For each living hypothesis the index of the one it extends; empty when all are done.
@@ -255,13 +255,7 @@ class _Beams:
         return hypotheses(self.won_tokens.tolist(), self.won_log_probs.tolist())
 
     def _finish(
-        self,
-        parents: Tensor,
-        tokens: Tensor,
-        sums: Tensor,
-        steps: Tensor,
-        ended: Tensor,
-        step: int,
+        self, parents: Tensor, tokens: Tensor, sums: Tensor, steps: Tensor, ended: Tensor, step: int
     ) -> None:
         """File the best candidate that ended among the best `width`; a lower one is no winner."""
         ended = ended[:, : self.options.beam_width]

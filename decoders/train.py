@@ -57,8 +57,8 @@ class TrainOptions:
         decay: shape of the decay, "cosine" or "linear".
         weight_decay: of AdamW, on matrices only.
         gradient_clip: largest norm of the gradient.
-        noise_sigma: standard deviation, per coordinate, of the Gaussian noise added to the unit
-            embedding (CapDec, Nukrai et al. 2022), which is then scaled to unit length again.
+        noise_sigma: standard deviation, per coordinate, of the Gaussian noise added to the unit embedding (CapDec,
+            Nukrai et al. 2022), which is then scaled to unit length again.
         label_smoothing: share of the target spread over the vocabulary, in training only.
         max_tokens: longer texts are cut.
         validation_share: share of the texts held out, at most `validation_most`.
@@ -167,14 +167,14 @@ def train_decoder(
     Args:
         decoder: fresh or trained; its weights change.
         texts: captions.
-        embed: (len(texts), embedding_dim) array or tensor (a memory-mapped array stays on disk),
-            or a function from a list of texts to (n, embedding_dim).
+        embed: (len(texts), embedding_dim) array or tensor (a memory-mapped array stays on disk), or a function from a
+            list of texts to (n, embedding_dim).
         options: see `TrainOptions`.
-        corrupt: from (n, embedding_dim) float32 CPU to the same shape, such as the projection on
-            a memory bank. It may draw from torch's global generator, which is seeded per step.
+        corrupt: from (n, embedding_dim) float32 CPU to the same shape, such as the projection on a memory bank. It
+            may draw from torch's global generator, which is seeded per step.
         memory: for the samples of a decoder that draws on one.
-        held_out: indices of the texts to validate on and not to train on, in place of the random
-            `validation_share`; empty for none.
+        held_out: indices of the texts to validate on and not to train on, in place of the random `validation_share`;
+            empty for none.
         checkpoint_folder: where checkpoints go; none are written without it.
         resume: go on from the checkpoint in that folder, if there is one.
         on_report: called with each report; reports are logged as well.
@@ -230,10 +230,7 @@ class _Run:
         self.store = TokenStore(
             decoder.sequences(texts), max_tokens=min(options.max_tokens, decoder.max_tokens)
         )
-        if held_out is None:
-            self.training, self.validation = _split(len(texts), options)
-        else:
-            self.training, self.validation = _split_at(held_out, len(texts))
+        self.training, self.validation = _split(held_out, len(texts), options)
         # Only where asked for, so that runs without it keep the identity they have always had.
         self.chosen = {} if held_out is None else {"held_out": self.validation.tolist()}
         self.per_epoch = -(-len(self.training) // options.batch)
@@ -242,11 +239,7 @@ class _Run:
         self.epoch, self.batches = -1, list[NDArray[np.int64]]()
 
     def go(
-        self,
-        folder: Path | None,
-        *,
-        resume: bool,
-        on_report: Callable[[TrainReport], None] | None,
+        self, folder: Path | None, *, resume: bool, on_report: Callable[[TrainReport], None] | None
     ) -> list[TrainReport]:
         corpus = _fingerprint(self.texts)
         identity = {**self.options.identity(), "corpus": corpus, **self.chosen}
@@ -355,15 +348,14 @@ class _Run:
         )
 
 
-def _split(count: int, options: TrainOptions) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Indices to train on, and those held out."""
-    held_out = min(int(count * options.validation_share), options.validation_most, count - 1)
-    order = np.random.default_rng(options.seed).permutation(count)
-    return np.sort(order[held_out:]), np.sort(order[:held_out])
-
-
-def _split_at(held_out: Sequence[int], count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Indices to train on, and the given ones, sorted."""
+def _split(
+    held_out: Sequence[int] | None, count: int, options: TrainOptions
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Indices to train on, and those held out: the given ones, or a random share."""
+    if held_out is None:
+        most = min(int(count * options.validation_share), options.validation_most, count - 1)
+        order = np.random.default_rng(options.seed).permutation(count)
+        return np.sort(order[most:]), np.sort(order[:most])
     chosen = np.unique(np.asarray(held_out, dtype=np.int64))
     if len(chosen) < len(held_out) or (len(chosen) and not 0 <= chosen[0] <= chosen[-1] < count):
         raise OptionError(f"held_out must be different indices from 0 to {count - 1}")
@@ -396,15 +388,13 @@ def _mix(seed: int, step: int) -> int:
 
 
 def _log(report: TrainReport) -> None:
-    validation = (
-        "" if report.validation_loss is None else f", validation {report.validation_loss:.4f}"
-    )
+    loss = report.validation_loss
     logger.info(
         "step %d/%d: loss %.4f%s, %.0f s",
         report.step,
         report.total_steps,
         report.train_loss,
-        validation,
+        "" if loss is None else f", validation {loss:.4f}",
         report.seconds,
     )
     for text, caption in report.samples:
@@ -412,14 +402,7 @@ def _log(report: TrainReport) -> None:
 
 
 class TrainingInputs:
-    """The embeddings of a corpus as training sees them.
-
-    Args:
-        texts: the corpus.
-        embed: (len(texts), dim) array or tensor, or a function of a list of texts.
-        dim: width of the embeddings.
-        noise_sigma: standard deviation of the noise, per coordinate of the unit embedding.
-        corrupt: applied last, from (n, dim) float32 to the same shape.
+    """The embeddings of a corpus as training sees them; see `train_decoder`.
 
     Raises:
         DecoderError: when an array is not (len(texts), dim).
@@ -509,13 +492,8 @@ def epoch_batches(
 ) -> list[NDArray[np.int64]]:
     """Indices of every batch of an epoch, each index once.
 
-    Texts are shuffled, sorted by length within buckets of many batches (so that a batch holds
-    little padding), and the batches are shuffled again.
-
-    Example:
-        >>> batches = epoch_batches(np.array([3, 9, 3, 8]), 2, seed=0, epoch=0)
-        >>> sorted(map(int, np.concatenate(batches)))
-        [0, 1, 2, 3]
+    Texts are shuffled, sorted by length within buckets of many batches (so that a batch holds little padding), and
+    the batches are shuffled again.
     """
     random = np.random.default_rng((seed, epoch))
     order = random.permutation(len(lengths))
@@ -533,8 +511,7 @@ def save_training(
 ) -> None:
     """Write the checkpoint of `step`, beside its place and then renamed into it, and drop the earlier ones.
 
-    Args:
-        run: what identifies the run (options, corpus); `load_training` compares it.
+    `run` identifies the run (options, corpus); `load_training` compares it.
     """
     target = folder / f"{_PREFIX}{step:08d}"
     draft = folder / f".{target.name}.tmp"
@@ -553,10 +530,7 @@ def save_training(
 def load_training(
     folder: Path, *, module: nn.Module, optimizer: Optimizer, run: dict[str, Any]
 ) -> int:
-    """Continue from the latest checkpoint: fill module and optimiser, give back the step.
-
-    Returns:
-        0 when the folder holds no checkpoint: the run starts afresh.
+    """Fill module and optimiser from the latest checkpoint; give back its step, 0 where there is none.
 
     Raises:
         CheckpointError: when the checkpoint is damaged or belongs to another run.

@@ -24,8 +24,8 @@ from decoders.entities import (
     entity_prompt,
     mask_entities,
 )
+from decoders.language_decoder import LanguageDecoder
 from decoders.language_model import (
-    LanguageDecoder,
     build_language_model,
     choose_language_model,
     describe_language_model,
@@ -134,11 +134,6 @@ class ViecapDecoder(LanguageDecoder):
         config: see `ViecapConfig`.
         prompter: puts unit embeddings into words. May be left out, and set later, where `config.prompts` is not
             "soft"; then decoding without it is a DecoderError.
-
-    Example:
-        >>> decoder = ViecapDecoder.create(512, "gpt2", prompter=EntityPrompter(names, vectors))  # doctest: +SKIP
-        >>> decoder.generate(torch.randn(1, 512), DecodeOptions("beam", beam_width=5))[0].text  # doctest: +SKIP
-        'a cat sitting on a table'
     """
 
     TYPE: ClassVar[str] = "viecap"
@@ -271,9 +266,7 @@ class ViecapDecoder(LanguageDecoder):
         weights = folder / WEIGHTS_FILE
         fit_stored(network, load_weights(weights), source=str(weights))
         tokenizer = LanguageTokenizer.load(
-            folder / TOKENIZER_FILE,
-            end_ids=end_ids,
-            vocab_size=vocabulary_of(network.gpt),
+            folder / TOKENIZER_FILE, end_ids=end_ids, vocab_size=vocabulary_of(network.gpt)
         )
         return cls(network, tokenizer, shape, prompter)
 

@@ -101,25 +101,23 @@ def test_options_follow_the_arguments(script: ModuleType) -> None:
     def options(*words: str) -> object:
         return script.options_from(script.parser().parse_args([*required, *words]), 0.1)
 
-    from patchioner.adaptation import AdaptOptions, DecoderShape
+    from patchioner.adaptation import AdaptOptions, NewDecoder
 
     assert options() == options("--memory") == AdaptOptions(validation_share=0.1)
     assert options("--noise") == AdaptOptions(noise=0.08, validation_share=0.1)
     assert options("--noise", "0.2", "--seed", "4", "--autocast") == AdaptOptions(
         noise=0.2, seed=4, autocast=True, validation_share=0.1
     )
-    from patchioner.adaptation import LanguageModelShape
-
     assert options("--decoder", "viecap", "--language-model", "gpt2") == AdaptOptions(
-        fresh=LanguageModelShape("viecap", "gpt2"), validation_share=0.1
+        fresh=NewDecoder("viecap", "gpt2"), validation_share=0.1
     )
     words = ["--decoder", "prefix_lm", "--language-model", "DIR", "--tune", "lora", "--refer"]
     assert options(*words) == AdaptOptions(
-        fresh=LanguageModelShape("prefix_lm", "DIR", tune="lora", keep="reference"),
+        fresh=NewDecoder("prefix_lm", "DIR", tune="lora", keep="reference"),
         validation_share=0.1,
     )
     assert options("--from-scratch", "--layers", "2", "--vocab-size", "300") == AdaptOptions(
-        fresh=DecoderShape(layers=2, vocab_size=300), validation_share=0.1
+        fresh=NewDecoder(layers=2, vocab_size=300), validation_share=0.1
     )
 
 

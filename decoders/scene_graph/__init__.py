@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-from decoders.scene_graph.graphs import (
-    CachedParser,
-    Entity,
-    Relation,
-    SceneGraph,
-    SceneGraphParser,
-)
+from decoders.scene_graph.graphs import CachedParser, Entity, Relation, SceneGraph, SceneGraphParser
 from decoders.scene_graph.rules import RuleParser
 from decoders.scene_graph.t5 import T5Parser
 

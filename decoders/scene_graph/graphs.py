@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from decoders.options import check_whole
-from patchioner.base.errors import CheckpointError
-from patchioner.base.files import atomic_path
 
 
 @dataclass(frozen=True)
@@ -116,57 +111,8 @@ class CachedParser:
             self._keep({text: known[text] for text in unknown})
         return [known[text] for text in texts]
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write all graphs as JSON lines, atomically."""
-        with self._lock:
-            graphs = list(self._graphs.items())
-        with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-            for text, graph in graphs:
-                file.write(json.dumps(_as_json(text, graph), ensure_ascii=False) + "\n")
-
-    def load(self, path: str | os.PathLike[str]) -> None:
-        """Remember the graphs that `save` wrote, the newest first to stay.
-
-        Raises:
-            CheckpointError: the file is missing or damaged; nothing is taken from it then.
-        """
-        graphs: dict[str, SceneGraph] = {}
-        try:
-            with Path(path).open(encoding="utf-8") as file:
-                for line in file:
-                    text, graph = _from_json(json.loads(line))
-                    graphs[text] = graph
-        except OSError as error:
-            raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
-        except (ValueError, TypeError, KeyError) as error:
-            raise CheckpointError(
-                f"{path}, line {len(graphs) + 1}: not a scene graph ({error}); delete it to parse anew"
-            ) from error
-        self._keep(graphs)
-
     def _keep(self, graphs: dict[str, SceneGraph]) -> None:
         with self._lock:
             self._graphs.update(graphs)
             while len(self._graphs) > self.limit:
                 self._graphs.popitem(last=False)
-
-
-def _as_json(text: str, graph: SceneGraph) -> dict[str, Any]:
-    return {
-        "text": text,
-        "entities": [[one.name, *one.attributes] for one in graph.entities],
-        "relations": [[one.subject, one.predicate, one.object] for one in graph.relations],
-    }
-
-
-def _from_json(line: Any) -> tuple[str, SceneGraph]:
-    if not isinstance(line, dict) or not isinstance(line["text"], str):
-        raise ValueError("each line needs a text")
-    entities = [[str(word) for word in words] for words in line["entities"]]
-    relations = [(int(a), str(predicate), int(b)) for a, predicate, b in line["relations"]]
-    if any(not 0 <= end < len(entities) for a, _, b in relations for end in (a, b)):
-        raise ValueError("a relation of an entity that is not there")
-    return line["text"], SceneGraph(
-        tuple(Entity(name, tuple(attributes)) for name, *attributes in entities),
-        tuple(Relation(*relation) for relation in relations),
-    )

@@ -1,9 +1,9 @@
 """A scene-graph parser of our own: rules and word lists, nothing to download.
 
-It reads the short declarative English of photo captions. It doesn't resolve pronouns, attaches most
-prepositions to the nearest name, and takes any unknown word for a noun. On 34 captions that we wrote
-and labelled before it had read them, precision / recall were 0.96 / 0.95 for entities and
-0.94 / 0.84 for attributes; relations are rougher, and nothing here builds on them.
+It reads the short declarative English of photo captions. It doesn't resolve pronouns, attaches most prepositions to
+the nearest name, and takes any unknown word for a noun. On 34 captions that we wrote and labelled before it had read
+them, precision / recall were 0.96 / 0.95 for entities and 0.94 / 0.84 for attributes; relations are rougher, and
+nothing here builds on them.
 """
 
 from __future__ import annotations

@@ -12,7 +12,9 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from decoders.language_model import HelperModel
+from decoders.language_model import (
+    HelperModel,
+)
 from decoders.options import check_whole
 from decoders.scene_graph.graphs import Entity, Relation, SceneGraph
 
@@ -26,8 +28,8 @@ _ATTRIBUTE_WORDS = ("is", "are", "has attribute")
 class T5Parser:
     """Scene graphs written by a sequence-to-sequence model, greedily.
 
-    Texts are grouped by length in tokens, so that no batch holds padding and a text's graph does
-    not depend on the others.
+    Texts are grouped by length in tokens, so that no batch holds padding and a text's graph does not depend on the
+    others.
 
     Args:
         model: hub id or folder of a T5 and its tokenizer. Read at the first `parse`, never unpickled.
@@ -39,10 +41,6 @@ class T5Parser:
         OptionError: a number below 1.
         MissingExtraError: (at the first `parse`) transformers is not installed.
         HubError: (at the first `parse`) the model cannot be had, or not as safetensors.
-
-    Example:
-        >>> T5Parser().parse(["a man rides a brown horse"])[0].triples()  # doctest: +SKIP
-        [('man', 'ride', 'horse')]
     """
 
     def __init__(
@@ -57,10 +55,7 @@ class T5Parser:
         self.model, self.device = model, torch.device(device)
         self.batch, self.max_tokens = batch, max_tokens
         self._helper = HelperModel(
-            model,
-            "AutoModelForSeq2SeqLM",
-            instead="use the rule-based parser",
-            device=self.device,
+            model, "AutoModelForSeq2SeqLM", instead="use the rule-based parser", device=self.device
         )
 
     def parse(self, texts: Sequence[str]) -> list[SceneGraph]:
@@ -95,8 +90,8 @@ class T5Parser:
 def parse_triples(written: str) -> SceneGraph:
     """Read "( a , relation , b )" triples; ( a , is , b ) makes b an attribute of a.
 
-    One entity for each name, in the order of first mention. Anything that is not a triple of words
-    (cut short, nested, with a part missing) is passed over; "( a )" alone is an entity.
+    One entity for each name, in the order of first mention. Anything that is not a triple of words (cut short,
+    nested, with a part missing) is passed over; "( a )" alone is an entity.
 
     Example:
         >>> graph = parse_triples("( pigs , is , 2 ) , ( pigs , fly in , sky ) , ( bag ,")

@@ -13,13 +13,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from torch import Tensor
 
-from decoders.concepts import (
-    SAME_HEAD,
-    SYNONYM,
-    SentenceSimilarity,
-    find_concepts,
-    word_similarity,
-)
+from decoders.concepts import SAME_HEAD, SYNONYM, SentenceSimilarity, find_concepts, word_similarity
 from decoders.meacap import ConceptPrompter
 from decoders.scene_graph import Entity, RuleParser, SceneGraph
 from patchioner.base.errors import HubError, OptionError

@@ -15,14 +15,13 @@ from torch import Tensor, nn
 from decoders import DecodeOptions
 from decoders.generate import generate
 from decoders.gpt2 import GPT2
+from decoders.language_decoder import PromptedModel, pad_left
 from decoders.language_model import (
-    PromptedModel,
     build_language_model,
     describe_language_model,
     fetch_language_model,
     fingerprint,
     fit_stored,
-    pad_left,
     positions_of,
     stored_state,
     width_of,
@@ -74,12 +73,7 @@ class Driven:
 
     def __call__(self, embeddings: Tensor, options: DecodeOptions) -> Any:
         return generate(
-            self.driver,
-            self.tokenizer,
-            embeddings,
-            options,
-            embedding_dim=DIM,
-            device=CPU,
+            self.driver, self.tokenizer, embeddings, options, embedding_dim=DIM, device=CPU
         )
 
 

@@ -175,12 +175,11 @@ def test_own_captions_and_settings_are_saved(tmp_path: Path) -> None:
     assert [one.token_ids for one in again.generate(rows(), SHORT, other)] == wanted
 
 
-def test_a_parser_that_is_a_network_is_kept_by_name_with_what_it_wrote(tmp_path: Path) -> None:
+def test_a_parser_that_is_a_network_is_kept_by_name(tmp_path: Path) -> None:
     parser = T5Parser("somewhere/parser")
     parser.write = lambda texts: [f"( {text.split()[2]} , is , red )" for text in texts]  # type: ignore[method-assign]
     similarity = SentenceSimilarity(model="somewhere/encoder")
     decoder = make(ConceptPrompter(memory(), parser, similarity=similarity))
-    graphs = decoder.concepts.parser.parse(CAPTIONS)
     decoder.save(tmp_path)
     again = load_decoder(tmp_path)
     assert isinstance(again, MeacapDecoder)
@@ -190,13 +189,6 @@ def test_a_parser_that_is_a_network_is_kept_by_name_with_what_it_wrote(tmp_path:
     )
     assert isinstance(kept.similarity, SentenceSimilarity)
     assert kept.similarity.model == "somewhere/encoder"
-    assert kept.parser.parse(CAPTIONS) == graphs, "and the network was not asked again"
-    make(ConceptPrompter(memory())).save(
-        tmp_path
-    )  # over it, with rules, which agree with no such graphs
-    over = load_decoder(tmp_path)
-    assert isinstance(over, MeacapDecoder)
-    assert over.concepts.parser.parse(CAPTIONS) == RuleParser().parse(CAPTIONS) != graphs
 
 
 def test_what_cannot_be_saved_is_said_before_anything_is_written(tmp_path: Path) -> None:
@@ -301,7 +293,9 @@ def test_the_own_memory_is_saved_whole(tmp_path: Path) -> None:
     kept = CaptionMemory(torch.eye(4), texts)
     kept.save(tmp_path)
     again = CaptionMemory.load(tmp_path)
-    assert list(again.texts) == texts and torch.equal(again.embeddings(), kept.embeddings())
+    assert list(again.texts) == texts and again.nearest(
+        torch.eye(4), 1
+    ).indices.flatten().tolist() == [0, 1, 2, 3]
     (tmp_path / "captions.jsonl").write_text('"one"\n')
     with pytest.raises(CheckpointError, match="1 captions"):
         CaptionMemory.load(tmp_path)

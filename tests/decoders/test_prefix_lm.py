@@ -14,14 +14,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from decoders import DecodeOptions, TrainOptions, TrainReport, load_decoder, train_decoder
-from decoders.language_model import fingerprint
+from decoders.language_model import (
+    fingerprint,
+)
 from decoders.prefix_lm import PrefixLMDecoder
 from patchioner.base.errors import CheckpointError, OptionError
 from tests.decoders.conftest import COLOURS, DIM, THINGS, embed_words
 from tests.support.language import (
     language_config,
     language_folder,
-    language_model,
     language_tokenizer,
     spread,
     transformers_twin,
@@ -160,8 +161,7 @@ def test_a_referred_language_model_is_not_stored_and_must_be_the_same(
     assert {name.split(".")[0] for name in stored} == {"mapper", "lora"}
     rows = embed_words(CORPUS[:4])
     assert load_decoder(tmp_path / "out").generate(rows, SHORT) == decoder.generate(rows, SHORT)
-    other: Any = language_model(seed=6)
-    other.save_pretrained(place)
+    language_folder(place, seed=6)
     with pytest.raises(CheckpointError, match="not the language model"):
         load_decoder(tmp_path / "out")
 

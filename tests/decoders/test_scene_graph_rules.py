@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
 from decoders.scene_graph import CachedParser, Entity, Relation, RuleParser, SceneGraph
 from decoders.scene_graph.tagging import is_animate, singular, tag, verb_form
-from patchioner.base.errors import CheckpointError, OptionError
+from patchioner.base.errors import OptionError
 
 # Sentences and labels are ours, written before the parser had read them. "young two man" is a man
 # with the attributes "young" and "two".
@@ -246,29 +245,3 @@ def test_a_full_cache_forgets_what_was_used_longest_ago() -> None:
     assert len(parser) == 2
     with pytest.raises(OptionError, match="limit"):
         CachedParser(inner, limit=0)  # type: ignore[arg-type]
-
-
-def test_parsed_graphs_are_kept_in_a_file(tmp_path: Path) -> None:
-    parser = CachedParser(Counting())  # type: ignore[arg-type]
-    wanted = parser.parse(["x", "with\u2028separator", "é"])
-    parser.save(tmp_path / "graphs.jsonl")
-    inner = Counting()
-    again = CachedParser(inner)  # type: ignore[arg-type]
-    again.load(tmp_path / "graphs.jsonl")
-    assert again.parse(["x", "with\u2028separator", "é"]) == wanted
-    assert inner.asked == []
-
-
-@pytest.mark.parametrize(
-    "line",
-    ["{", "[]", '{"text": "a", "entities": [["b"]], "relations": [[0, "on", 1]]}', '{"text": 1}'],
-)
-def test_a_damaged_file_of_graphs_is_refused_whole(tmp_path: Path, line: str) -> None:
-    path = tmp_path / "graphs.jsonl"
-    path.write_text('{"text": "a", "entities": [], "relations": []}\n' + line + "\n")
-    parser = CachedParser(RuleParser())
-    with pytest.raises(CheckpointError, match=r"line 2"):
-        parser.load(path)
-    assert len(parser) == 0
-    with pytest.raises(CheckpointError, match="missing"):
-        parser.load(tmp_path / "missing.jsonl")

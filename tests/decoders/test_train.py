@@ -220,11 +220,7 @@ def test_holding_everything_out_is_refused(clone: Any, corpus: list[str], embed:
 # Batches: every text once, little padding, the same order for the same seed.
 
 
-@given(
-    st.lists(st.integers(1, 30), min_size=1, max_size=400),
-    st.integers(1, 7),
-    st.integers(0, 3),
-)
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=400), st.integers(1, 7), st.integers(0, 3))
 def test_every_index_once_and_as_many_batches_as_told(
     lengths: list[int], batch: int, epoch: int
 ) -> None:

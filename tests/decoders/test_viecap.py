@@ -15,7 +15,10 @@ from torch import Tensor
 
 from decoders import DecodeOptions, TrainOptions, TrainReport, load_decoder, train_decoder
 from decoders.entities import COCO_ENTITIES, EntityPrompter, entity_prompt
-from decoders.language_model import fit_stored, stored_state
+from decoders.language_model import (
+    fit_stored,
+    stored_state,
+)
 from decoders.tokenizers import LanguageTokenizer
 from decoders.viecap import Prompts, ViecapDecoder, stopping
 from patchioner.base.errors import CheckpointError, DecoderError, OptionError
@@ -291,7 +294,7 @@ def test_a_decoder_without_hard_prompt_needs_no_prompter(rows: Tensor, tmp_path:
 
 def test_other_prompters_work_but_are_not_saved(rows: Tensor, tmp_path: Path) -> None:
     class Fixed:
-        def prompts(self, embeddings: Tensor) -> list[str]:
+        def prompts(self, embeddings: Tensor, memory: object = None) -> list[str]:
             assert torch.allclose(embeddings.norm(dim=1), torch.ones(len(embeddings)))
             return ["There are boat in image." * 30] * len(embeddings)  # longer than is taken
 

@@ -27,7 +27,10 @@ from decoders import DecodeOptions, PrefixGPT2Decoder
 from decoders.concepts import SentenceSimilarity
 from decoders.entities import COCO_ENTITIES, EntityPrompter, embed_entities
 from decoders.gpt2 import PrefixGPT2, PrefixGPT2Config
-from decoders.language_model import build_language_model, fit_stored
+from decoders.language_model import (
+    build_language_model,
+    fit_stored,
+)
 from decoders.meacap import ConceptPrompter, MeacapDecoder
 from decoders.scene_graph import T5Parser
 from decoders.tokenizers import ClipTokenizer, LanguageTokenizer

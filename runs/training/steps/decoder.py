@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from decoders import PrefixGPT2Decoder, TrainOptions, train_decoder
 from memory_bank import MemoryBank
-from patchioner.adaptation.gap import GapNoise
+from patchioner.adaptation import GapNoise
 from runs.training.settings import RunSettings
 from runs.training.steps.corpus import read_corpus
 

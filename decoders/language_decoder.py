@@ -1,0 +1,403 @@
+"""Decoders on a language model: vectors stand before the caption, and the one loop drives the model.
+
+Prefixes are padded at the LEFT, masked, and positions are counted over real places only: so a row reads exactly what
+    it
+would read alone (the published ViECap pads at the right without a mask, and its captions depend on their batch), and
+every row's next token stands at the same place.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Self, TypeAlias
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor, nn
+
+from decoders.base import TextMemory, TrainableDecoder
+from decoders.generate import generate
+from decoders.gpt2 import GPT2
+from decoders.head import GivenLogits, OutputHead
+from decoders.language_model import positions_of, vocabulary_of
+from decoders.options import Decoded, DecodeOptions
+from decoders.tokenizers import LanguageTokenizer
+from patchioner.base.errors import CheckpointError, DecoderError, OptionError
+from patchioner.base.inference import inference_copy
+
+USUAL_TOKENS = 64  # published ViECap: at most 64 steps
+
+# (n, dim) embeddings -> the input vectors (p_i, width) of each row, p_i at least 1
+Prefixes: TypeAlias = Callable[[Tensor], Sequence[Tensor]]
+
+
+@dataclass
+class _Cache:
+    """What a model of `transformers` has read of each row.
+
+    Attributes:
+        past: keys and values; None for a model that gives none.
+        keyword: the name by which `transformers` gives `past` back and takes it.
+        inputs: (rows, places, width), all that was read, where there is no `past`.
+        padding: (rows,) int64, or None.
+        length: places read.
+    """
+
+    past: Any
+    keyword: str
+    inputs: Tensor | None
+    padding: Tensor | None
+    length: int
+
+    def select(self, rows: Tensor) -> None:
+        if self.past is not None:
+            self.past.reorder_cache(rows)
+        self.inputs = None if self.inputs is None else self.inputs[rows]
+        self.padding = None if self.padding is None else self.padding[rows]
+
+
+class TransformersModel:
+    """A causal language model of `transformers` with the interface of `GPT2`; its states are its logits.
+
+    The cache is taken from the output and handed back under the name that it has there, so no name of an argument is
+    relied on; a model that gives none is read anew at each step. What is relied on is tried once when the model comes
+    in: padding must not change a row, and reading on must equal reading anew.
+
+    Raises:
+        OptionError: a model that cannot be driven so.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model: Any = model
+        self._extras = self._accepted()
+        if not self._sound():
+            raise OptionError(
+                f"{type(model).__name__} minds padding or its own cache; choose a causal transformer "
+                "(GPT-2, OPT, Llama, Qwen ...)"
+            )
+
+    @property
+    def head(self) -> GivenLogits:
+        """The last layer may be more than a product, so it stays inside the model."""
+        return GivenLogits(vocabulary_of(self.model))
+
+    def row_bytes(self, places: int) -> int:
+        """Memory that one row of a batch needs while decoding, of so many places in all."""
+        config = self.model.config.get_text_config()
+        heads = int(config.num_attention_heads)
+        head = getattr(config, "head_dim", None) or config.hidden_size // heads
+        keys = (getattr(config, "num_key_value_heads", None) or heads) * int(head)
+        size = self.model.get_input_embeddings().weight.element_size()
+        # Twice, because a cache that grows is copied.
+        cache = 2 * 2 * int(config.num_hidden_layers) * keys * places * size
+        return int(cache + vocabulary_of(self.model) * (size + 8))
+
+    def read(
+        self, inputs: Tensor, padding: Tensor | None, max_tokens: int
+    ) -> tuple[Tensor, _Cache]:
+        """As `GPT2.read`: float32 logits (n, vocab) of the first token."""
+        out = self._call(inputs.shape[1], 0, padding, keep=1, inputs_embeds=inputs, use_cache=True)
+        caches = [name for name, value in out.items() if hasattr(value, "reorder_cache")]
+        past, keyword = (out[caches[0]], caches[0]) if caches else (None, "")
+        kept = None if caches else inputs
+        return out.logits[:, -1].float(), _Cache(past, keyword, kept, padding, inputs.shape[1])
+
+    def step(self, tokens: Tensor, cache: _Cache) -> Tensor:
+        """Read one more token (n,) of each row; float32 logits (n, vocab) of the next."""
+        cache.length += 1
+        if cache.inputs is not None:
+            words = self.model.get_input_embeddings()(tokens[:, None])
+            cache.inputs = torch.cat([cache.inputs, words], dim=1)
+            return self.read(cache.inputs, cache.padding, 1)[0]
+        past = {cache.keyword: cache.past, "use_cache": True, "input_ids": tokens[:, None]}
+        out = self._call(1, cache.length - 1, cache.padding, keep=1, **past)
+        cache.past = out[cache.keyword]
+        logits: Tensor = out.logits[:, -1].float()
+        return logits
+
+    def logits_at(self, inputs: Tensor, padding: Tensor | None, real: Tensor) -> Tensor:
+        """As `GPT2.logits_at`."""
+        count = real.shape[1]
+        out = self._call(
+            inputs.shape[1], 0, padding, keep=count, inputs_embeds=inputs, use_cache=False
+        )
+        logits: Tensor = out.logits[:, -count:][real]
+        return logits
+
+    def _call(
+        self, count: int, first: int, padding: Tensor | None, *, keep: int, **inputs: Any
+    ) -> Any:
+        """The model's output for `count` places after the `first` that it has read."""
+        rows = next(
+            value for name, value in inputs.items() if name in ("inputs_embeds", "input_ids")
+        )
+        pad = torch.zeros(len(rows), device=rows.device).long() if padding is None else padding
+        places = torch.arange(first + count, device=rows.device)
+        mask = (places >= pad[:, None]).long()
+        extra = {
+            "position_ids": (places[first:] - pad[:, None]).clamp(min=0),
+            "logits_to_keep": keep,
+        }
+        return self.model(
+            **inputs,
+            **{name: extra[name] for name in self._extras},
+            attention_mask=None if padding is None else mask,
+            return_dict=True,
+        )
+
+    def _accepted(self) -> tuple[str, ...]:
+        """Which of the arguments that spare work the model takes."""
+        for extras in (("position_ids", "logits_to_keep"), ("position_ids",), ()):
+            self._extras = extras
+            try:
+                with torch.inference_mode():
+                    vectors = self.model.get_input_embeddings().weight[None, :1]
+                    self.read(vectors, None, 1)
+                return extras
+            except (TypeError, AttributeError):
+                continue
+        raise OptionError(
+            f"{type(self.model).__name__} is no causal language model that reads input vectors; choose a "
+            "causal transformer (GPT-2, OPT, Llama, Qwen ...)"
+        )
+
+    @torch.inference_mode()
+    def _sound(self) -> bool:
+        """Whether a padded row reads as it does alone, and a step with the cache as one without."""
+        words = self.model.get_input_embeddings()
+        ids = torch.arange(3, device=words.weight.device) % vocabulary_of(self.model)
+        vectors = words(ids)
+        together, cache = self.read(*pad_left([vectors[1:2], vectors[:2]]), 2)
+        alone = self.read(vectors[None, 1:2], None, 1)[0]
+        cached = self.step(ids[2:].expand(2), cache)
+        anew = self.read(*pad_left([vectors[1:], vectors]), 1)[0]
+        return all(
+            bool((one - other).abs().max() <= 0.05 * other.abs().max().clamp(min=1e-6))
+            for one, other in ((together[:1], alone), (cached, anew))
+        )
+
+
+def pad_left(prefixes: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+    """Rows of (p_i, width) as one (n, p, width), zeros before the shorter ones, and how many (n,); None if none.
+
+    Example:
+        >>> pad_left([torch.ones(1, 2), torch.ones(2, 2)])[1].tolist()
+        [1, 0]
+    """
+    longest = max(len(prefix) for prefix in prefixes)
+    if all(len(prefix) == longest for prefix in prefixes):
+        return torch.stack(list(prefixes)), None
+    rows = [functional.pad(prefix, (0, 0, longest - len(prefix), 0)) for prefix in prefixes]
+    inputs = torch.stack(rows)
+    padding = [longest - len(prefix) for prefix in prefixes]
+    return inputs, torch.tensor(padding, device=inputs.device)
+
+
+class PromptedModel:
+    """A language model behind the vectors that `prefixes` makes; a `StepNetwork`.
+
+    Args:
+        model: in evaluation mode.
+        prefixes: makes the input vectors that stand before the caption.
+        prefix_tokens: most vectors that it makes of one row.
+
+    Raises:
+        OptionError: a model that cannot be driven, or with too few positions.
+    """
+
+    def __init__(self, model: nn.Module, prefixes: Prefixes, *, prefix_tokens: int) -> None:
+        self.prefixes, self.prefix_tokens = prefixes, prefix_tokens
+        self.positions = positions_of(model)
+        if self.max_tokens < 1:
+            raise OptionError(
+                f"the language model has {self.positions} positions, the prompt takes "
+                f"{prefix_tokens}; use a shorter prompt or a model with more positions"
+            )
+        self.model: GPT2 | TransformersModel = (
+            model if isinstance(model, GPT2) else TransformersModel(model)
+        )
+
+    def over(self, model: nn.Module | None, prefixes: Prefixes) -> PromptedModel:
+        """The same with a copy of the model (None: with the same), and other prefixes."""
+        made = copy.copy(self)
+        made.prefixes = prefixes
+        if isinstance(model, GPT2):
+            made.model = model
+        elif model is not None:
+            made.model = copy.copy(self.model)
+            made.model.model = model
+        return made
+
+    @property
+    def max_tokens(self) -> int:
+        """Most tokens of a caption: the last one generated needs no position."""
+        return self.positions - self.prefix_tokens + 1
+
+    @property
+    def head(self) -> OutputHead:
+        """Makes logits of states."""
+        return self.model.head
+
+    def row_bytes(self, max_tokens: int) -> int:
+        """Memory that one row of a batch needs while decoding `max_tokens` tokens."""
+        return self.model.row_bytes(self.prefix_tokens + max_tokens)
+
+    def start(self, embeddings: Tensor, max_tokens: int) -> tuple[Tensor, Any]:
+        """Read the prefixes of (n, dim) embeddings; the states before the first token."""
+        inputs, padding = pad_left(self.prefixes(embeddings))
+        if inputs.shape[1] > self.positions + 1 - max_tokens:
+            raise DecoderError(
+                f"a prompt of {inputs.shape[1]} vectors leaves no room for {max_tokens} tokens; "
+                "lower max_tokens"
+            )
+        return self.model.read(inputs, padding, max_tokens)
+
+    def step(self, tokens: Tensor, cache: Any) -> Tensor:
+        """Read one more token (n,) of each row; the states before the next."""
+        return self.model.step(tokens, cache)
+
+    def loss(
+        self,
+        prefixes: Sequence[Tensor],
+        words: nn.Module,
+        tokens: Tensor,
+        lengths: Tensor,
+        label_smoothing: float,
+    ) -> Tensor:
+        """Mean cross-entropy of the captions' tokens, each predicted from its prefix and the tokens before.
+
+        Args:
+            prefixes: n input vectors (p_i, width); gradients flow into them.
+            words: makes vectors of tokens.
+            tokens, lengths, label_smoothing: see `TrainableDecoder.loss`.
+        """
+        inputs, padding = pad_left(prefixes)
+        vectors = words(tokens[:, :-1]).to(inputs.dtype)
+        # Padding after a caption is hidden by causality from all that counts.
+        real = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
+        logits = self.model.logits_at(torch.cat([inputs, vectors], dim=1), padding, real)
+        return functional.cross_entropy(
+            logits.float(), tokens[real], label_smoothing=label_smoothing
+        )
+
+
+class LanguageDecoder(TrainableDecoder):
+    """A decoder that puts vectors before a language model and lets the one loop drive it.
+
+    Args:
+        network: holds the language model and the mapper.
+        tokenizer: of the language model's tokens.
+        prefix_tokens: most vectors that stand before a caption.
+
+    Raises:
+        CheckpointError: model and tokenizer do not belong together.
+        OptionError: a model that cannot be driven, or with too few positions.
+    """
+
+    def __init__(
+        self, network: nn.Module, tokenizer: LanguageTokenizer, *, prefix_tokens: int
+    ) -> None:
+        self._network, self.tokenizer = network.eval(), tokenizer
+        if tokenizer.vocab_size != vocabulary_of(self.model):
+            raise CheckpointError(
+                f"the language model has {vocabulary_of(self.model)} tokens, the tokenizer was made for "
+                f"{tokenizer.vocab_size}; they come from different models"
+            )
+        self.driver = PromptedModel(self.model, self.prefixes, prefix_tokens=prefix_tokens)
+
+    @property
+    @abstractmethod
+    def model(self) -> nn.Module:
+        """The language model, a part of `network`."""
+
+    @property
+    @abstractmethod
+    def mapper(self) -> nn.Module:
+        """What makes vectors of embeddings, a part of `network`."""
+
+    @abstractmethod
+    def prefixes(self, embeddings: Tensor, memory: TextMemory | None = None) -> Sequence[Tensor]:
+        """The vectors (p_i, width) before the caption of each of (n, dim) embeddings; no row minds the others."""
+
+    def training_prefixes(
+        self, embeddings: Tensor, tokens: Tensor, lengths: Tensor
+    ) -> Sequence[Tensor]:
+        """The same for training, where the caption is known; with gradients."""
+        return self.prefixes(embeddings)
+
+    @property
+    def network(self) -> nn.Module:
+        """All weights."""
+        return self._network
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return next(self.mapper.parameters()).device
+
+    @property
+    def max_tokens(self) -> int:
+        """Most tokens of a caption, the end token included."""
+        return self.driver.max_tokens
+
+    def generate(
+        self,
+        embeddings: Tensor,
+        options: DecodeOptions | None = None,
+        memory: TextMemory | None = None,
+    ) -> list[Decoded]:
+        """Caption (n, embedding_dim) float embeddings; see `Decoder.generate`.
+
+        Without options: greedy, at most 64 tokens.
+        """
+        if options is None:
+            options = replace(DecodeOptions(), max_tokens=min(USUAL_TOKENS, self.max_tokens))
+        driver = self.driver
+        if memory is not None:
+            driver = driver.over(None, partial(self.prefixes, memory=memory))
+        dim, device = self.embedding_dim, self.device
+        return generate(
+            driver, self.tokenizer, embeddings, options, embedding_dim=dim, device=device
+        )
+
+    def to(
+        self,
+        device: str | torch.device,
+        dtype: torch.dtype = torch.float32,
+        *,
+        optimize: bool = True,
+    ) -> Self:
+        """A copy for inference there; see `Decoder.to`."""
+        made = copy.copy(self)
+        made._network = inference_copy(self.network, device, dtype, optimize=optimize)
+        made.driver = self.driver.over(made.model, made.prefixes)
+        return made
+
+    def sequences(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text as trained: words, end. A text stops at its first end token ("." in ViECap)."""
+        ends = set(self.tokenizer.end_ids)
+        found = []
+        for ids in self.tokenizer.encode(texts):
+            stop = next((place for place, token in enumerate(ids) if token in ends), len(ids))
+            found.append([*ids[:stop], self.tokenizer.end_id])
+        return found
+
+    def loss(
+        self, embeddings: Tensor, tokens: Tensor, lengths: Tensor, *, label_smoothing: float = 0.0
+    ) -> Tensor:
+        """Mean cross-entropy of the real tokens, the prefix apart; see `TrainableDecoder.loss`."""
+        prefixes = self.training_prefixes(embeddings, tokens, lengths)
+        words: Any = self.model.get_input_embeddings()  # type: ignore[operator]
+        return self.driver.loss(prefixes, words, tokens, lengths, label_smoothing)
+
+    def soft_prompts(self, embeddings: Tensor, *, normalize: bool = True) -> Tensor:
+        """The mapper's (n, k, width) of (n, dim) embeddings, in the mapper's type."""
+        rows = embeddings.to(self.device, torch.float32)
+        if normalize:
+            rows = functional.normalize(rows, dim=-1)
+        out: Tensor = self.mapper(rows.to(next(self.mapper.parameters()).dtype))
+        return out

@@ -1,0 +1,577 @@
+"""Teaching a captioner a new way of writing from sentences alone, without a photo.
+
+Sources: DeCap (arXiv 2303.03032: behind a memory of texts); CapDec (arXiv 2211.00575: Gaussian noise).
+
+Example:
+    >>> from patchioner import Patchioner
+    >>> model = Patchioner.from_pretrained("patchioner-mini")  # doctest: +SKIP
+    >>> adapt(model.parts, read_texts("catalogue.txt"), "catalogue-model")  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import logging
+import math
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from decoders import PrefixGPT2Decoder, TrainOptions, TrainReport, train_decoder
+from decoders.language_decoder import LanguageDecoder
+from decoders.language_model import (
+    fingerprint,
+)
+from memory_bank import MemoryBank, compact
+from memory_bank.build import embed_texts
+from patchioner.base.errors import OptionError, TextError
+from patchioner.base.run_folder import RunFolder
+from patchioner.base.weights import Storage, digest
+from patchioner.checkpoints.folder import write_checkpoint
+from patchioner.checkpoints.parts import Parts
+from patchioner.checkpoints.settings import ModelSettings
+from patchioner.text import TextTower
+
+TextDecoder: TypeAlias = PrefixGPT2Decoder | LanguageDecoder
+
+FEWEST = 20
+MOST_HELD_OUT = 1000  # enough for a steady loss, few enough to be measured often
+_RECORD = "adaptation.json"
+_REPORTS = 10
+# Behind the bank: noise of strengths up to what separates paraphrases, and a few rows that skip the bank.
+_PROJECTED = 0.9
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class NewDecoder:
+    """A decoder that is trained from scratch, or on a causal language model of `transformers`.
+
+    Attributes:
+        type: "prefix_gpt2" (ours), "viecap" (soft prompt and the entities near an embedding), "meacap" (what the
+            nearest sentences of the bank agree on instead), "prefix_lm" (soft prompt alone, longer text).
+        layers, width, heads, vocab_size, positions: of "prefix_gpt2"; see `decoders.PrefixGPT2Decoder.create`.
+        language_model: of the others, hub id or folder (extra `language-models`).
+        entities: names for "viecap"; () is the 80 classes of COCO.
+        tune: for "prefix_lm", what of the language model is trained: "frozen", "lora" (needs peft) or "full". The
+            others train it in full, as published.
+        keep: for "prefix_lm", store the language model "inside" the checkpoint or only a "reference" to it.
+
+    Raises:
+        OptionError: a value makes no sense.
+    """
+
+    type: Literal["prefix_gpt2", "viecap", "meacap", "prefix_lm"] = "prefix_gpt2"
+    language_model: str = ""
+    entities: tuple[str, ...] = ()
+    tune: Literal["frozen", "lora", "full"] = "frozen"
+    keep: Literal["inside", "reference"] = "inside"
+    layers: int = 4
+    width: int = 320
+    heads: int = 5
+    vocab_size: int = 6000
+    positions: int = 64
+
+    def __post_init__(self) -> None:
+        known = {
+            "type": ("prefix_gpt2", "viecap", "meacap", "prefix_lm"),
+            "tune": ("frozen", "lora", "full"),
+            "keep": ("inside", "reference"),
+        }
+        for name, values in known.items():
+            if getattr(self, name) not in values:
+                raise OptionError(f"{name} is {getattr(self, name)!r}; choose one of {values}")
+        if bool(self.language_model) == (self.type == "prefix_gpt2"):
+            raise OptionError(
+                f"language_model is {self.language_model!r} for a decoder of type {self.type}; give viecap, "
+                "meacap and prefix_lm a hub id such as 'gpt2', or a folder, and prefix_gpt2 none"
+            )
+        if self.entities and self.type != "viecap":
+            raise OptionError(f"entities are for viecap, not for {self.type}")
+        if self.type != "prefix_lm" and (self.tune, self.keep) != ("frozen", "inside"):
+            raise OptionError(f"tune and keep are for prefix_lm, not for {self.type}")
+
+    @property
+    def learning_rate(self) -> float:
+        """What suits: a trained language model bears less than fresh weights beside a frozen one."""
+        fresh = self.type == "prefix_gpt2" or (self.type == "prefix_lm" and self.tune == "frozen")
+        return 1e-3 if fresh else 1e-4
+
+    def create(self, texts: Sequence[str], tower: TextTower, dim: int, seed: int) -> TextDecoder:
+        """The decoder, for embeddings of width `dim`; `texts` give a vocabulary, `tower` embeds names of entities."""
+        if self.type == "prefix_gpt2":
+            shape = {
+                n: getattr(self, n) for n in ("layers", "width", "heads", "vocab_size", "positions")
+            }
+            return PrefixGPT2Decoder.create(texts, embedding_dim=dim, seed=seed, **shape)
+        if self.type == "prefix_lm":
+            from decoders.prefix_lm import PrefixLMDecoder
+
+            return PrefixLMDecoder.create(
+                dim, self.language_model, seed=seed, tune=self.tune, keep=self.keep
+            )
+        if self.type == "meacap":
+            from decoders.meacap import MeacapDecoder
+
+            return MeacapDecoder.create(dim, self.language_model, seed=seed)
+        from decoders.entities import COCO_ENTITIES, EntityPrompter, embed_entities
+        from decoders.viecap import ViecapDecoder
+
+        names = self.entities or COCO_ENTITIES
+        prompter = EntityPrompter(names, embed_entities(names, tower.encode))
+        return ViecapDecoder.create(dim, self.language_model, seed=seed, prompter=prompter)
+
+
+@dataclass(frozen=True)
+class AdaptOptions:
+    """How a checkpoint is adapted to a corpus.
+
+    Attributes:
+        noise: None trains the decoder behind the new memory bank, and the result sends regions through it (DeCap,
+            arXiv 2303.03032). A number is the standard deviation, per coordinate, of Gaussian noise on unit
+            embeddings; the result then sends regions straight to the decoder (CapDec, arXiv 2211.00575).
+        fresh: None goes on from the checkpoint's own decoder.
+        bank_rows: most rows of the memory bank, by k-means; None keeps every distinct sentence.
+        epochs: passes over the corpus; None is 15, or 30 for a fresh decoder.
+        batch: sentences in one update.
+        learning_rate: highest rate; None is 1e-3, or 1e-4 where a language model is trained.
+        validation_share: share of the sentences held out, at most 1,000; unused where there is a validation file.
+        autocast: forward pass in bfloat16.
+        storage: precision of the result's weights on disk.
+        seed: of everything that depends on chance.
+
+    Raises:
+        OptionError: a value makes no sense.
+    """
+
+    noise: float | None = None
+    fresh: NewDecoder | None = None
+    bank_rows: int | None = None
+    epochs: float | None = None
+    batch: int = 64
+    learning_rate: float | None = None
+    validation_share: float = 0.05
+    autocast: bool = False
+    storage: Storage = "fp16"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.noise is not None and not 0 < self.noise < math.inf:
+            raise OptionError(f"noise is {self.noise!r}; it must be above 0, about 0.08 is usual")
+        if self.bank_rows is not None and self.bank_rows < 1:
+            raise OptionError(f"bank_rows is {self.bank_rows!r}; it must be at least 1, or None")
+        if self.storage not in get_args(Storage):
+            raise OptionError(f"storage is {self.storage!r}; choose one of {get_args(Storage)}")
+        self.training(texts=1, max_tokens=1)  # checks the rest
+
+    @property
+    def rate(self) -> float:
+        """The highest learning rate, chosen or usual."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return 1e-3 if self.fresh is None else self.fresh.learning_rate
+
+    def training(self, *, texts: int, max_tokens: int) -> TrainOptions:
+        """The decoder's training options for a corpus of `texts` sentences to train on."""
+        usual = 15.0 if self.fresh is None else 30.0
+        options = TrainOptions(
+            epochs=usual if self.epochs is None else self.epochs,
+            batch=self.batch,
+            learning_rate=self.rate,
+            noise_sigma=self.noise or 0.0,
+            max_tokens=max_tokens,
+            validation_share=self.validation_share,
+            autocast=self.autocast,
+            seed=self.seed,
+        )
+        return _paced(options, options.total_steps(-(-texts // self.batch)))
+
+
+def _paced(options: TrainOptions, total: int) -> TrainOptions:
+    """Warm-up, reports and checkpoints in proportion to a run of `total` updates."""
+    every = max(1, min(total // _REPORTS, 1000))
+    return replace(
+        options,
+        warmup_steps=min(200, total // 10),
+        validate_every=every,
+        checkpoint_every=min(every, 200),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class GapNoise:
+    """A corruption for `decoders.train_decoder`: noise of random strength, then, for most rows, the memory projection.
+
+    At inference every region passes the memory bank, so the decoder must be at home with its outputs; rows that skip
+    it keep the decoder usable without a bank.
+
+    Attributes:
+        bank: projects; None skips the projection.
+        weakest, strongest: range of the noise's standard deviation per coordinate, drawn per row.
+        temperature: of the projection.
+        share: share of the rows that are projected.
+
+    Raises:
+        OptionError: a range or share that makes no sense.
+    """
+
+    bank: MemoryBank | None
+    weakest: float = 0.02
+    strongest: float = 0.1
+    temperature: float = 0.01
+    share: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.weakest <= self.strongest < float("inf"):
+            raise OptionError(
+                f"noise from {self.weakest} to {self.strongest}: give 0 <= weakest <= strongest"
+            )
+        if not 0 <= self.share <= 1:
+            raise OptionError(f"share {self.share} of projected rows must lie in 0..1")
+
+    def __call__(self, embeddings: Tensor) -> Tensor:
+        """Unit embeddings (n, dim) -> corrupted unit embeddings; draws from torch's global generator."""
+        spread = self.strongest - self.weakest
+        rows, device = (len(embeddings), 1), embeddings.device
+        sigma = self.weakest + spread * torch.rand(rows, device=device)
+        noisy = F.normalize(embeddings + sigma * torch.randn_like(embeddings), dim=1)
+        if self.bank is None:
+            return noisy
+        projected = self.bank.project(noisy, temperature=self.temperature)
+        return torch.where(torch.rand(rows, device=device) < self.share, projected, noisy)
+
+
+def normalise(text: str) -> str:
+    """Lower case, no final full stop, no blanks before punctuation: how the decoder is to write."""
+    lowered = " ".join(text.lower().split()).strip(" .")
+    return re.sub(r"\s+([,.;:!?'])", r"\1", lowered)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Distinct normalised sentences, how often each occurred, and which of them are held out.
+
+    Attributes:
+        texts: N sentences.
+        counts: N positive numbers.
+        held_out: sorted indices of the sentences that validate.
+        foreign: the held-out sentences are no part of the corpus proper, and so never enter the memory bank.
+    """
+
+    texts: tuple[str, ...]
+    counts: tuple[int, ...]
+    held_out: tuple[int, ...] = ()
+    foreign: bool = False
+
+    @property
+    def training(self) -> list[int]:
+        """Indices of the sentences that are not held out."""
+        held_out = set(self.held_out)
+        return [row for row in range(len(self.texts)) if row not in held_out]
+
+
+def read_texts(path: str | os.PathLike[str]) -> list[str]:
+    """Lines of a UTF-8 text file, blank ones included.
+
+    Raises:
+        TextError: the file cannot be read, or is no UTF-8 text.
+    """
+    try:
+        # Not splitlines(), which also splits at form feeds and other marks inside a sentence.
+        content = Path(path).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise TextError(
+            f"cannot read the corpus {os.fspath(path)!r} ({error.strerror}): give a text file "
+            "with one sentence per line"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise TextError(
+            f"{os.fspath(path)!r} is not UTF-8 text ({error}): convert it, one sentence per line"
+        ) from error
+    lines = content.split("\n")
+    return lines[:-1] if lines[-1] == "" else lines
+
+
+def clean(texts: Iterable[str], name: str) -> Corpus:
+    """Normalised distinct sentences with their counts; `name` is what the log calls them.
+
+    Raises:
+        TextError: something is not a string.
+    """
+    counts: Counter[str] = Counter()
+    for row, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TextError(f"{name}: item {row} is {text!r}, not a string")
+        counts[normalise(text)] += 1
+    if blank := counts.pop("", 0):
+        logger.warning("%s: left out %d blank lines", name, blank)
+    repeats = counts.total() - len(counts)
+    logger.info("%s: %d distinct sentences, %d repeats merged", name, len(counts), repeats)
+    return Corpus(tuple(counts), tuple(counts.values()))
+
+
+def gather(
+    corpus: Corpus,
+    validation: Corpus | None,
+    *,
+    fits: Callable[[Sequence[str]], Sequence[bool]],
+    share: float,
+    seed: int,
+) -> Corpus:
+    """Leave out what is too long, and hold some sentences out.
+
+    Args:
+        corpus: of `clean`.
+        validation: sentences to validate on; None holds out a `share` of the corpus.
+        fits: which of some texts are short enough for the decoder.
+        share: of the distinct sentences, at least one of them and at most `MOST_HELD_OUT`; 0 holds none out.
+        seed: of the choice.
+
+    Raises:
+        TextError: fewer than `FEWEST` distinct sentences, or no usable validation sentence.
+    """
+    own = _fitting(corpus, fits, "corpus")
+    if len(own.texts) < FEWEST:
+        raise TextError(
+            f"the corpus has {len(own.texts)} distinct usable sentences: give at least {FEWEST}, "
+            "better 1,000 or more, one per line"
+        )
+    if validation is None:
+        return Corpus(own.texts, own.counts, _chosen(len(own.texts), share, seed))
+    known, offered = set(own.texts), _fitting(validation, fits, "validation").texts
+    others = [text for text in offered if text not in known]
+    if len(others) < len(offered):
+        logger.warning(
+            "validation: left out %d sentences of the corpus itself", len(offered) - len(others)
+        )
+    if not others:
+        raise TextError("no validation sentence is left: give sentences that the corpus lacks")
+    others = [others[row] for row in _chosen(len(others), 1.0, seed)]
+    first = len(own.texts)
+    rows = tuple(range(first, first + len(others)))
+    return Corpus((*own.texts, *others), (*own.counts, *[1] * len(others)), rows, foreign=True)
+
+
+def _chosen(count: int, share: float, seed: int) -> tuple[int, ...]:
+    if share == 0:
+        return ()
+    chosen = min(max(1, int(count * share)), MOST_HELD_OUT)
+    return tuple(sorted(np.random.default_rng(seed).permutation(count)[:chosen].tolist()))
+
+
+def _fitting(corpus: Corpus, fits: Callable[[Sequence[str]], Sequence[bool]], name: str) -> Corpus:
+    rows = [row for row, fit in enumerate(fits(corpus.texts)) if fit]
+    if len(rows) == len(corpus.texts):
+        return corpus
+    long = sorted(set(range(len(corpus.texts))) - set(rows))
+    logger.warning(
+        "%s: left out %d sentences longer than the decoder can write, such as %r",
+        name,
+        len(long),
+        corpus.texts[long[0]][:80],
+    )
+    return Corpus(
+        tuple(corpus.texts[row] for row in rows), tuple(corpus.counts[row] for row in rows)
+    )
+
+
+def adapt(
+    source: Parts,
+    texts: Iterable[str],
+    out: str | Path,
+    options: AdaptOptions | None = None,
+    *,
+    validation: Iterable[str] | None = None,
+    resume: bool = False,
+    on_report: Callable[[TrainReport], None] | None = None,
+) -> Path:
+    """Make a checkpoint that writes like a corpus of sentences.
+
+    The new checkpoint has the backbone, text tower and settings of the old, a decoder trained on the sentences, and a
+    memory bank of them, with their texts. Work is done on the device of the old decoder.
+
+    Args:
+        source: a checkpoint's parts, with a text tower; left untouched.
+        texts: the corpus. Sentences are lower-cased and stripped of the final full stop; blank ones and those too
+            long for the decoder are left out, repeated ones merged (they count as often in the bank), all of it
+            logged.
+        out: folder to write; its name becomes the model's.
+        options: see `AdaptOptions`.
+        validation: sentences to validate on, in place of a share of the corpus.
+        resume: go on with a run that was stopped; it ends where an uninterrupted one does.
+        on_report: called with every report of the training, which are logged as well.
+
+    Returns:
+        The folder, which `Patchioner.from_pretrained` reads.
+
+    Raises:
+        OptionError: no text tower, a decoder that cannot be trained further, or a folder that holds something else.
+        TextError: too few sentences, or something that is no string.
+        CheckpointError: intermediate files that are damaged.
+
+    Example:
+        >>> adapt(model.parts, read_texts("catalogue.txt"), "catalogue-model",
+        ...       AdaptOptions(epochs=8))  # doctest: +SKIP
+        PosixPath('catalogue-model')
+    """
+    options, out = options or AdaptOptions(), Path(out)
+    tower = _tower(source)
+    cleaned = clean(texts, "corpus")
+    decoder = _starting_decoder(source, tower, cleaned.texts, options)
+    corpus = gather(
+        cleaned,
+        None if validation is None else clean(validation, "validation"),
+        fits=_fits(decoder),
+        share=options.validation_share,
+        seed=options.seed,
+    )
+    identity = _identity(source, tower, decoder, corpus, options)
+    with RunFolder.claim(out, identity, resume=resume, record=_RECORD) as run:
+        if run.finished:
+            logger.info("%s is finished: nothing left to do", out)
+            return out
+        embeddings = embed_texts(tower.encode, corpus.texts, run.work / "embeddings")
+        reports = _train(decoder, corpus, embeddings, options, source, run, resume, on_report)
+        bank = _bank(corpus, embeddings, _bank_rows(corpus), options)
+        settings = _settings(source.settings, decoder, corpus, options, out.resolve().name)
+        write_checkpoint(
+            Parts(source.backbone, decoder, bank, tower, settings), out, storage=options.storage
+        )
+        run.finish(
+            {
+                "sentences": len(corpus.training),
+                "bank_rows": len(bank),
+                "validation_loss": reports[-1].validation_loss if reports else None,
+            }
+        )
+    return out
+
+
+def _tower(source: Parts) -> TextTower:
+    if source.text_tower is None:
+        raise OptionError(
+            f"{source.settings.name!r} has no text tower to embed sentences with: "
+            "choose a checkpoint that has one"
+        )
+    return source.text_tower
+
+
+def _fits(decoder: TextDecoder) -> Callable[[Sequence[str]], list[bool]]:
+    def fits(texts: Sequence[str]) -> list[bool]:
+        return [len(ids) <= decoder.max_tokens for ids in decoder.sequences(texts)]
+
+    return fits
+
+
+def _identity(
+    source: Parts, tower: TextTower, decoder: TextDecoder, corpus: Corpus, options: AdaptOptions
+) -> dict[str, Any]:
+    """Everything that decides where the run ends."""
+    sentences = hashlib.sha256(repr((corpus.texts, corpus.counts, corpus.held_out)).encode())
+    networks: list[nn.Module] = [tower]
+    if options.fresh is None:
+        networks.append(decoder.module)
+    extra = {}
+    if options.fresh is not None and isinstance(decoder, LanguageDecoder):
+        extra["language_model"] = fingerprint(decoder.model)
+    return {
+        "options": {**asdict(options), "learning_rate": options.rate},
+        "corpus": sentences.hexdigest(),
+        "source": {**source.settings.to_json(), "weights": digest(*networks)},
+        **extra,
+    }
+
+
+def _train(
+    decoder: TextDecoder,
+    corpus: Corpus,
+    embeddings: Tensor,
+    options: AdaptOptions,
+    source: Parts,
+    run: RunFolder,
+    resume: bool,
+    on_report: Callable[[TrainReport], None] | None,
+) -> list[TrainReport]:
+    """Train in place; the held-out sentences are in nothing that the decoder learns from, the bank included."""
+    corrupt = None
+    if options.noise is None:
+        bank = _bank(corpus, embeddings, corpus.training, options).to(decoder.device)
+        corrupt = GapNoise(bank, temperature=source.settings.temperature, share=_PROJECTED)
+    memory = None
+    if decoder.needs_memory:  # for the samples shown, of sentences that it draws on
+        memory = _bank(corpus, embeddings, corpus.training, options)
+    return train_decoder(
+        decoder,
+        corpus.texts,
+        embeddings,
+        options.training(texts=len(corpus.training), max_tokens=decoder.max_tokens),
+        corrupt=corrupt,
+        memory=memory,
+        held_out=corpus.held_out,
+        checkpoint_folder=run.work / "decoder",
+        resume=resume,
+        on_report=on_report,
+    )
+
+
+def _bank_rows(corpus: Corpus) -> list[int]:
+    """Rows of the bank that is kept: a share of the corpus belongs in it, a validation file does not."""
+    return corpus.training if corpus.foreign else list(range(len(corpus.texts)))
+
+
+def _bank(
+    corpus: Corpus, embeddings: Tensor, rows: Sequence[int], options: AdaptOptions
+) -> MemoryBank:
+    bank = MemoryBank(
+        embeddings[list(rows)],
+        [corpus.texts[row] for row in rows],
+        [corpus.counts[row] for row in rows],
+    )
+    if options.bank_rows is None:
+        return bank.merge_duplicates()
+    return compact(bank, options.bank_rows, seed=options.seed)
+
+
+def _settings(
+    old: ModelSettings, decoder: TextDecoder, corpus: Corpus, options: AdaptOptions, name: str
+) -> ModelSettings:
+    """The old settings under a new name, with captions as long as the corpus' where those are longer."""
+    longest = max(len(ids) for ids in decoder.sequences(corpus.texts))
+    most = min(decoder.max_tokens, max(old.decode.max_tokens, longest))
+    return replace(
+        old,
+        name=name,
+        projection="memory" if options.noise is None else "none",
+        decode=replace(old.decode, max_tokens=most),
+    )
+
+
+def _starting_decoder(
+    source: Parts, tower: TextTower, texts: Sequence[str], options: AdaptOptions
+) -> TextDecoder:
+    """A new decoder, or a copy of the checkpoint's own, in float32 on the device of that."""
+    decoder: TextDecoder
+    if options.fresh is not None:
+        decoder = options.fresh.create(texts, tower, source.decoder.embedding_dim, options.seed)
+    elif isinstance(source.decoder, PrefixGPT2Decoder | LanguageDecoder):
+        # A hard prompter is no network and never changes: shared, with its caches and locks.
+        prompter = getattr(source.decoder, "prompter", None)
+        decoder = copy.deepcopy(source.decoder, {id(prompter): prompter})
+    else:
+        raise OptionError(
+            f"a decoder of type {type(source.decoder).__name__} cannot be trained further: "
+            "train one from scratch"
+        )
+    decoder.network.to(source.decoder.device, torch.float32)
+    return decoder

@@ -1,0 +1,655 @@
+"""Adaptations from text alone: corpus, options, noise, checkpoints; killed runs resumed."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional as F
+
+from decoders import DecodeOptions, PrefixGPT2Decoder, TrainReport
+from decoders.entities import EntityPrompter
+from decoders.language_decoder import LanguageDecoder
+from decoders.prefix_lm import PrefixLMDecoder
+from decoders.viecap import ViecapDecoder
+from memory_bank import MemoryBank
+from patchioner import Patchioner
+from patchioner.adaptation import (
+    FEWEST,
+    MOST_HELD_OUT,
+    AdaptOptions,
+    Corpus,
+    GapNoise,
+    NewDecoder,
+    adapt,
+    clean,
+    gather,
+    normalise,
+    read_texts,
+)
+from patchioner.base.errors import OptionError, PatchionerError, TextError
+from patchioner.checkpoints.folder import read_checkpoint
+from patchioner.checkpoints.parts import Parts
+from tests.support.language import language_folder
+from tests.support.tiny import TEXTS, WORDS, noise_photo, tiny_parts
+
+# A whole adaptation of a tiny checkpoint: what comes out, what stays, what is refused.
+
+CORPUS = [
+    f"{colour.title()} {thing}, {trim}."
+    for colour in ("red", "blue", "green", "black")
+    for thing in ("cat", "dog", "bus", "boat", "kite", "chair")
+    for trim in ("with bell", "on a table")
+]
+QUICK = AdaptOptions(epochs=2, batch=8, learning_rate=2e-3)
+SHAPE = NewDecoder(layers=1, width=32, heads=2, vocab_size=270, positions=40)
+
+
+class Killed(Exception):
+    """Stands for a killed process."""
+
+
+def weights(parts: Parts) -> Tensor:
+    assert isinstance(parts.decoder, PrefixGPT2Decoder)
+    return torch.cat([p.detach().flatten() for p in parts.decoder.network.parameters()])
+
+
+@pytest.fixture(scope="module")
+def source() -> Parts:
+    return tiny_parts()
+
+
+@pytest.fixture(scope="module")
+def adapted(source: Parts, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return adapt(source, CORPUS, tmp_path_factory.mktemp("runs") / "catalogue", QUICK)
+
+
+def test_the_result_loads_and_captions_what_no_one_has_seen(adapted: Path) -> None:
+    model = Patchioner.from_pretrained(adapted, device="cpu")
+    (caption,) = model.caption(noise_photo())
+    assert caption.text == caption.text.lower() and caption.score < 0
+    explanation = model.explain(model.encode(noise_photo()), caption.region, k=2)
+    assert set(explanation.texts) <= {text.lower().rstrip(".") for text in CORPUS}
+
+
+def test_settings_carry_over_under_a_new_name(source: Parts, adapted: Path) -> None:
+    found = read_checkpoint(adapted).settings
+    expected = replace(source.settings, name="catalogue", projection="memory", decode=found.decode)
+    assert found == expected
+
+
+def test_captions_may_become_as_long_as_the_corpus(source: Parts, adapted: Path) -> None:
+    parts = read_checkpoint(adapted)
+    assert isinstance(parts.decoder, PrefixGPT2Decoder)
+    longest = max(map(len, parts.decoder.sequences([t.lower().rstrip(".") for t in CORPUS])))
+    assert longest > source.settings.decode.max_tokens
+    assert parts.settings.decode == replace(source.settings.decode, max_tokens=longest)
+
+
+def test_the_other_parts_stay_as_they_are(source: Parts, adapted: Path) -> None:
+    parts = read_checkpoint(adapted)
+    assert source.text_tower is not None and parts.text_tower is not None
+    text = ["a red cat on a table"]
+    assert torch.allclose(
+        parts.text_tower.encode(text), source.text_tower.encode(text), rtol=0.01, atol=0.01
+    )
+    one, other = (p.backbone.encode([noise_photo()])[0].tokens for p in (source, parts))
+    assert torch.nn.functional.cosine_similarity(one, other, dim=-1).min() > 0.999
+
+
+def test_the_bank_holds_every_sentence_once_with_its_text(adapted: Path) -> None:
+    bank = MemoryBank.load(adapted / "memory_bank", memory_map=False)
+    assert bank.texts is not None
+    assert sorted(bank.texts) == sorted(text.lower().rstrip(".") for text in CORPUS)
+    assert int(bank.counts.sum()) == len(CORPUS)
+
+
+def test_the_source_is_left_untouched(source: Parts, adapted: Path) -> None:
+    assert torch.equal(weights(source), weights(tiny_parts()))
+    assert source.bank is not None and tiny_parts().bank is not None
+    assert source.bank.fingerprint() == tiny_parts().bank.fingerprint()  # type: ignore[union-attr]
+    assert not torch.equal(weights(read_checkpoint(adapted)), weights(source))
+
+
+def test_only_the_checkpoint_and_its_record_are_left(adapted: Path) -> None:
+    assert sorted(path.name for path in adapted.iterdir()) == [
+        "adaptation.json",
+        "backbone",
+        "config.json",
+        "decoder",
+        "memory_bank",
+        "text_tower",
+    ]
+    record = json.loads((adapted / "adaptation.json").read_text(encoding="utf-8"))
+    assert record["finished"] and record["bank_rows"] == len(CORPUS)
+    assert record["sentences"] == len(CORPUS) - 2 and record["validation_loss"] > 0
+
+
+def test_it_learns_to_write_the_corpus(source: Parts, tmp_path: Path) -> None:
+    options = replace(QUICK, epochs=40, learning_rate=5e-3, noise=0.01, validation_share=0.0)
+    out = adapt(source, CORPUS, tmp_path / "out", options)
+    parts = read_checkpoint(out)
+    assert parts.text_tower is not None
+    wanted = [text.lower().rstrip(".") for text in CORPUS]
+    decoded = parts.decoder.generate(parts.text_tower.encode(wanted), DecodeOptions(max_tokens=30))
+    right = sum(answer.text == text for answer, text in zip(decoded, wanted, strict=True))
+    assert right > len(wanted) // 2
+
+
+def test_with_noise_regions_go_straight_to_the_decoder(source: Parts, tmp_path: Path) -> None:
+    out = adapt(source, CORPUS, tmp_path / "out", replace(QUICK, noise=0.08))
+    parts = read_checkpoint(out)
+    assert parts.settings.projection == "none"
+    assert parts.bank is not None and len(parts.bank) == len(CORPUS)  # to explain with
+
+
+def test_a_fresh_decoder_has_the_shape_and_words_asked_for(source: Parts, tmp_path: Path) -> None:
+    out = adapt(source, CORPUS, tmp_path / "out", replace(QUICK, fresh=SHAPE))
+    decoder = read_checkpoint(out).decoder
+    assert isinstance(decoder, PrefixGPT2Decoder)
+    config = decoder.network.config
+    assert (config.layers, config.width, config.heads) == (1, 32, 2)
+    assert config.vocab_size <= 270 and decoder.max_tokens == 40
+
+
+def test_the_old_vocabulary_can_write_new_words(source: Parts) -> None:
+    assert isinstance(source.decoder, PrefixGPT2Decoder)
+    text = "zabaglione whisk, 24 cm (épée)"
+    assert not set(text.split()) & set(WORDS)
+    assert source.decoder.decode(source.decoder.sequences([text])[0]) == text
+
+
+def test_a_bank_can_be_compressed(source: Parts, tmp_path: Path) -> None:
+    out = adapt(source, [*CORPUS, *CORPUS[:5]], tmp_path / "out", replace(QUICK, bank_rows=10))
+    bank = MemoryBank.load(out / "memory_bank")
+    assert len(bank) == 10 and bank.texts is not None
+    assert int(bank.counts.sum()) == len(CORPUS) + 5
+
+
+def test_validation_sentences_stay_out_of_the_bank(source: Parts, tmp_path: Path) -> None:
+    reports: list[TrainReport] = []
+    out = adapt(
+        source,
+        CORPUS,
+        tmp_path / "out",
+        QUICK,
+        validation=["a yellow kite", "a yellow dog"],
+        on_report=reports.append,
+    )
+    bank = MemoryBank.load(out / "memory_bank")
+    assert len(bank) == len(CORPUS) and "a yellow kite" not in (bank.texts or ())
+    assert {text for text, _ in reports[-1].samples} == {"a yellow kite", "a yellow dog"}
+
+
+def test_what_is_held_out_is_not_in_the_bank_that_trains(
+    source: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    module = "patchioner.adaptation"
+    monkeypatch.setattr(f"{module}.GapNoise", lambda bank, **_: seen.append(bank))
+    adapt(source, CORPUS, tmp_path / "out", replace(QUICK, validation_share=0.25))
+    assert len(seen[0]) == len(CORPUS) * 3 // 4
+
+
+def test_reports_are_logged_with_loss_and_samples(
+    source: Parts, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        adapt(source, [*CORPUS, " ", *CORPUS[:3]], tmp_path / "out", QUICK)
+    assert "left out 1 blank lines" in caplog.text and "3 repeats merged" in caplog.text
+    assert "validation " in caplog.text and " -> " in caplog.text
+
+
+@pytest.mark.parametrize("options", [QUICK, replace(QUICK, noise=0.1, fresh=SHAPE)])
+def test_killed_and_resumed_ends_where_an_uninterrupted_run_does(
+    source: Parts, tmp_path: Path, options: AdaptOptions
+) -> None:
+    whole = adapt(source, CORPUS, tmp_path / "whole" / "model", options)
+
+    def kill(report: TrainReport) -> None:
+        if report.step >= 4:
+            raise Killed
+
+    out = tmp_path / "parts" / "model"
+    with pytest.raises(Killed):
+        adapt(source, CORPUS, out, options, on_report=kill)
+    assert not (out / "config.json").exists()
+    with pytest.raises(PatchionerError, match=r"config\.json"):
+        Patchioner.from_pretrained(out)
+    steps: list[int] = []
+    adapt(source, CORPUS, out, options, resume=True, on_report=lambda r: steps.append(r.step))
+    assert steps[0] > 1
+    one, other = read_checkpoint(out), read_checkpoint(whole)
+    assert one.settings == other.settings and torch.equal(weights(one), weights(other))
+    assert one.bank is not None and other.bank is not None
+    assert one.bank.fingerprint() == other.bank.fingerprint()
+
+
+def test_a_finished_run_has_nothing_left_to_do(
+    source: Parts, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = adapt(source, CORPUS, tmp_path / "out", QUICK)
+    written = (out / "config.json").stat().st_mtime_ns
+    with caplog.at_level(logging.INFO):
+        assert adapt(source, CORPUS, out, QUICK, resume=True) == out
+    assert "nothing left to do" in caplog.text
+    assert (out / "config.json").stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"options": replace(QUICK, seed=1)}, "options.seed"),
+        ({"texts": CORPUS[1:]}, "corpus"),
+        ({"source": tiny_parts(seed=3)}, "source.weights"),
+    ],
+)
+def test_a_folder_of_another_run_is_refused(
+    source: Parts, adapted: Path, change: dict[str, Any], named: str
+) -> None:
+    values: dict[str, Any] = {"source": source, "texts": CORPUS, "options": QUICK, **change}
+    with pytest.raises(OptionError, match=named):
+        adapt(values["source"], values["texts"], adapted, values["options"], resume=True)
+
+
+def test_the_source_itself_is_never_written_over(adapted: Path) -> None:
+    with pytest.raises(OptionError, match="another run"):
+        adapt(read_checkpoint(adapted), CORPUS, adapted, QUICK, resume=True)
+
+
+def test_nothing_is_written_for_a_bad_corpus(source: Parts, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for texts in ([], ["  "], CORPUS[:5], CORPUS[:5] * 10):
+        for fresh in (None, SHAPE):
+            with pytest.raises(TextError):
+                adapt(source, texts, out, replace(QUICK, fresh=fresh))
+    assert not out.exists()
+
+
+def test_parts_that_cannot_be_adapted_are_refused(source: Parts, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="no text tower"):
+        adapt(replace(source, text_tower=None), CORPUS, tmp_path / "out")
+
+    class Other:
+        """Some other decoder."""
+
+        embedding_dim = source.decoder.embedding_dim
+        device = source.decoder.device
+
+    other = replace(source, decoder=Other())  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="type Other .* from scratch"):
+        adapt(other, CORPUS, tmp_path / "out", QUICK)
+    adapt(other, CORPUS, tmp_path / "out", replace(QUICK, fresh=SHAPE))
+
+
+# Adaptations onto language models: from text alone to captions of a photo, and on again from there.
+
+ON_LANGUAGE = AdaptOptions(epochs=2, batch=8, learning_rate=2e-3)
+KINDS: list[dict[str, Any]] = [
+    {"type": "viecap"},
+    {"type": "meacap"},
+    {"type": "prefix_lm"},
+    {"type": "prefix_lm", "tune": "lora", "keep": "reference"},
+]
+NAMES = ["viecap", "meacap", "prefix_lm", "lora"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(language_folder(tmp_path_factory.mktemp("language") / "tiny"))
+
+
+def trained_weights(out: Path) -> Tensor:
+    decoder = read_checkpoint(out).decoder
+    assert isinstance(decoder, LanguageDecoder)
+    return torch.cat([p.detach().flatten() for p in decoder.module.parameters()])
+
+
+@pytest.mark.parametrize("values", KINDS, ids=NAMES)
+def test_from_text_to_captions_and_on_again(
+    source: Parts, folder: str, tmp_path: Path, values: dict[str, Any]
+) -> None:
+    options = replace(ON_LANGUAGE, fresh=NewDecoder(language_model=folder, **values))
+    out = adapt(source, TEXTS, tmp_path / "one", options)
+    model = Patchioner.from_pretrained(out, device="cpu")
+    (caption,) = model.caption(noise_photo())
+    assert isinstance(caption.text, str) and caption.score < 0
+    assert json.loads((out / "decoder" / "config.json").read_text())["type"] == values["type"]
+    again = adapt(read_checkpoint(out), TEXTS, tmp_path / "two", replace(ON_LANGUAGE, noise=0.05))
+    assert not torch.equal(trained_weights(again), trained_weights(out))
+    assert read_checkpoint(again).settings.projection == "none"
+
+
+@pytest.mark.parametrize("values", [KINDS[0], KINDS[3]], ids=["viecap", "lora"])
+def test_on_a_language_model_killed_and_resumed_ends_where_an_uninterrupted_run_does(
+    source: Parts, folder: str, tmp_path: Path, values: dict[str, Any]
+) -> None:
+    options = replace(ON_LANGUAGE, fresh=NewDecoder(language_model=folder, **values))
+    whole = adapt(source, TEXTS, tmp_path / "whole" / "model", options)
+
+    def kill(report: TrainReport) -> None:
+        if report.step >= 4:
+            raise Killed
+
+    out = tmp_path / "parts" / "model"
+    with pytest.raises(Killed):
+        adapt(source, TEXTS, out, options, on_report=kill)
+    steps: list[int] = []
+    adapt(source, TEXTS, out, options, resume=True, on_report=lambda r: steps.append(r.step))
+    assert steps[0] > 1
+    assert torch.equal(trained_weights(out), trained_weights(whole))
+
+
+def test_a_changed_language_model_is_another_run(source: Parts, tmp_path: Path) -> None:
+    place = language_folder(tmp_path / "language")
+    options = replace(ON_LANGUAGE, fresh=NewDecoder("viecap", str(place)))
+    out = adapt(source, TEXTS, tmp_path / "out", options)
+    language_folder(place, seed=9)
+    with pytest.raises(OptionError, match="language_model"):
+        adapt(source, TEXTS, out, options, resume=True)
+
+
+def test_entities_are_those_asked_for_in_the_towers_space(
+    source: Parts, folder: str, tmp_path: Path
+) -> None:
+    shape = NewDecoder("viecap", folder, entities=("cat", "bus"))
+    out = adapt(source, TEXTS, tmp_path / "out", replace(ON_LANGUAGE, fresh=shape))
+    decoder = read_checkpoint(out).decoder
+    assert isinstance(decoder, ViecapDecoder) and isinstance(decoder.prompter, EntityPrompter)
+    assert decoder.prompter.names == ("cat", "bus") and decoder.prompter.dim == 64
+    twice = replace(shape, entities=("cat", "cat"))
+    with pytest.raises(TextError, match="twice"):
+        adapt(source, TEXTS, tmp_path / "no", replace(ON_LANGUAGE, fresh=twice))
+    assert not (tmp_path / "no").exists()
+
+
+def test_a_reference_keeps_the_checkpoint_small(source: Parts, folder: str, tmp_path: Path) -> None:
+    sizes = {}
+    for keep in ("inside", "reference"):
+        shape = NewDecoder("prefix_lm", folder, keep=keep)
+        out = adapt(source, TEXTS, tmp_path / keep, replace(ON_LANGUAGE, fresh=shape))
+        assert isinstance(read_checkpoint(out).decoder, PrefixLMDecoder)
+        sizes[keep] = (out / "decoder" / "weights.safetensors").stat().st_size
+    assert sizes["reference"] < sizes["inside"]
+
+
+@pytest.mark.parametrize(
+    ("values", "word"),
+    [
+        ({"type": "viecat"}, "type"),
+        ({"language_model": ""}, "language_model"),
+        ({"tune": "lora"}, "prefix_lm"),
+        ({"type": "meacap", "entities": ("cat",)}, "entities"),
+        ({"type": "prefix_lm", "tune": "some"}, "tune"),
+        ({"type": "prefix_lm", "keep": "away"}, "keep"),
+    ],
+)
+def test_impossible_shapes_are_refused(values: dict[str, Any], word: str) -> None:
+    with pytest.raises(OptionError, match=word):
+        NewDecoder(**{"type": "viecap", "language_model": "gpt2", **values})
+
+
+def test_learning_rates_suit_the_decoder() -> None:
+    def rate(**values: Any) -> float:
+        return AdaptOptions(fresh=NewDecoder(language_model="gpt2", **values)).rate
+
+    assert AdaptOptions().rate == rate(type="prefix_lm") == 1e-3
+    assert rate(type="viecap") == rate(type="prefix_lm", tune="full") == 1e-4
+    assert AdaptOptions(learning_rate=0.5).training(texts=9, max_tokens=9).learning_rate == 0.5
+
+
+# Settings: refused by name, and paced to the size of the corpus.
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"noise": 0.0},
+        {"noise": float("nan")},
+        {"noise": float("inf")},
+        {"bank_rows": 0},
+        {"storage": "fp8"},
+        {"epochs": -1.0},
+        {"batch": 0},
+        {"learning_rate": 0.0},
+        {"validation_share": 1.0},
+        {"seed": -1},
+    ],
+)
+def test_impossible_values_are_refused_by_name(values: dict[str, Any]) -> None:
+    with pytest.raises(OptionError, match=next(iter(values))):
+        AdaptOptions(**values)
+
+
+def test_a_fresh_decoder_learns_longer() -> None:
+    tuned = AdaptOptions().training(texts=640, max_tokens=20)
+    fresh = AdaptOptions(fresh=NewDecoder()).training(texts=640, max_tokens=20)
+    assert fresh.epochs > tuned.epochs
+
+
+def test_what_is_asked_for_wins() -> None:
+    options = AdaptOptions(epochs=2, learning_rate=0.01, batch=8, noise=0.2, seed=3, autocast=True)
+    training = options.training(texts=80, max_tokens=20)
+    assert (training.epochs, training.learning_rate, training.batch) == (2, 0.01, 8)
+    assert (training.noise_sigma, training.seed, training.autocast) == (0.2, 3, True)
+    assert training.max_tokens == 20
+
+
+def test_behind_the_bank_the_trainer_adds_no_noise_of_its_own() -> None:
+    assert AdaptOptions().training(texts=80, max_tokens=20).noise_sigma == 0
+
+
+@pytest.mark.parametrize("texts", [20, 2000, 1_000_000])
+def test_reports_come_about_ten_times_but_never_far_apart(texts: int) -> None:
+    options = AdaptOptions(batch=64, epochs=10)
+    training = options.training(texts=texts, max_tokens=20)
+    total = training.total_steps(-(-texts // 64))
+    assert 1 <= training.validate_every <= 1000
+    assert total // training.validate_every >= 10
+    assert training.warmup_steps <= total // 10
+    assert training.checkpoint_every <= 200
+
+
+# Corruption that makes text embeddings look like region embeddings.
+
+
+@pytest.fixture
+def rows() -> Tensor:
+    return F.normalize(torch.randn(400, 16, generator=torch.Generator().manual_seed(0)), dim=1)
+
+
+@pytest.fixture
+def bank() -> MemoryBank:
+    return MemoryBank(torch.randn(30, 16, generator=torch.Generator().manual_seed(1)))
+
+
+def corrupt(rows: Tensor, noise: GapNoise, seed: int = 0) -> Tensor:
+    torch.manual_seed(seed)
+    return noise(rows)
+
+
+def test_rows_stay_unit_and_the_seed_decides(rows: Tensor, bank: MemoryBank) -> None:
+    before = rows.clone()
+    for noise in (GapNoise(None), GapNoise(bank), GapNoise(bank, share=0.5)):
+        out = corrupt(rows, noise)
+        torch.testing.assert_close(out.norm(dim=1), torch.ones(len(rows)))
+        assert torch.equal(out, corrupt(rows, noise))
+        assert not torch.equal(out, corrupt(rows, noise, seed=1))
+    assert torch.equal(rows, before)
+
+
+def test_no_noise_leaves_rows_and_the_projection_is_the_banks(
+    rows: Tensor, bank: MemoryBank
+) -> None:
+    torch.testing.assert_close(corrupt(rows, GapNoise(None, 0.0, 0.0)), rows)
+    projected = corrupt(rows, GapNoise(bank, 0.0, 0.0, temperature=0.05))
+    torch.testing.assert_close(projected, bank.project(rows, temperature=0.05))
+
+
+def test_strength_is_drawn_per_row_within_its_range(rows: Tensor) -> None:
+    def angles(weakest: float, strongest: float) -> Tensor:
+        return F.cosine_similarity(corrupt(rows, GapNoise(None, weakest, strongest)), rows)
+
+    # Noise of sigma per coordinate has length about sigma * 4 in 16 dimensions: cosine 1 / sqrt(1 + 16 sigma^2).
+    assert angles(0.1, 0.1).mean() == pytest.approx(1 / (1 + 16 * 0.01) ** 0.5, abs=0.01)
+    assert angles(0.0, 0.5).std() > 3 * angles(0.1, 0.1).std()
+
+
+def test_the_share_of_rows_is_projected(rows: Tensor, bank: MemoryBank) -> None:
+    out = corrupt(rows, GapNoise(bank, 0.0, 0.0, share=0.3))
+    kept = (out - rows).norm(dim=1) < 1e-5
+    assert 0.6 < kept.float().mean() < 0.8
+    torch.testing.assert_close(out[~kept], bank.project(rows)[~kept])
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"weakest": -0.1}, "-0.1"),
+        ({"weakest": 0.2, "strongest": 0.1}, r"0\.2 to 0\.1"),
+        ({"strongest": float("nan")}, "nan"),
+        ({"share": 1.5}, r"1\.5"),
+    ],
+)
+def test_impossible_settings_are_refused(values: dict[str, float], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        GapNoise(None, **values)  # type: ignore[arg-type]
+
+
+# From lines to sentences: what is kept, merged, left out, held out, and that the log says so.
+
+
+def everything(texts: Sequence[str]) -> list[bool]:
+    return [True] * len(texts)
+
+
+def short(texts: Sequence[str]) -> list[bool]:
+    return [len(text.split()) <= 3 for text in texts]
+
+
+def numbered(count: int, word: str = "mug") -> list[str]:
+    return [f"{word} {number}" for number in range(count)]
+
+
+def test_lines_are_read_as_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "corpus.txt"
+    path.write_bytes("\ufeffa mug\r\n\na\x0cb\u2028c\nan épée".encode())
+    assert read_texts(path) == ["a mug", "", "a\x0cb\u2028c", "an épée"]
+
+
+def test_a_final_newline_is_no_blank_line(tmp_path: Path) -> None:
+    path = tmp_path / "corpus.txt"
+    path.write_text("a\nb\n", encoding="utf-8")
+    assert read_texts(path) == ["a", "b"]
+
+
+def test_a_missing_file_and_a_folder_are_refused_by_name(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.txt", tmp_path):
+        with pytest.raises(TextError, match=path.name):
+            read_texts(path)
+
+
+def test_other_encodings_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "latin.txt"
+    path.write_bytes("café".encode("latin-1"))
+    with pytest.raises(TextError, match="latin.txt.*UTF-8"):
+        read_texts(path)
+
+
+def test_cleaning_lowers_merges_and_drops(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "patchioner.adaptation"):
+        corpus = clean(["A Mug .", "  ", "a  mug", "", "a bowl", "a mug."], "corpus")
+    assert corpus == Corpus(("a mug", "a bowl"), (3, 1))
+    assert "2 blank lines" in caplog.text
+    assert "2 distinct sentences, 2 repeats merged" in caplog.text
+
+
+def test_what_is_no_string_is_refused_by_index() -> None:
+    with pytest.raises(TextError, match="item 1 is None"):
+        clean(["a mug", None], "corpus")  # type: ignore[list-item]
+
+
+def test_sentences_too_long_are_left_out_and_shown(caplog: pytest.LogCaptureFixture) -> None:
+    corpus = clean([*numbered(30), "a very long mug indeed", *numbered(1)], "corpus")
+    with caplog.at_level(logging.WARNING, "patchioner.adaptation"):
+        found = gather(corpus, None, fits=short, share=0, seed=0)
+    assert found == Corpus(tuple(numbered(30)), (2, *[1] * 29))
+    assert "left out 1 sentences longer" in caplog.text and "a very long mug" in caplog.text
+
+
+def test_a_share_is_held_out_by_seed() -> None:
+    corpus = clean(numbered(100), "corpus")
+    found = [gather(corpus, None, fits=everything, share=0.1, seed=seed) for seed in (0, 0, 1)]
+    assert found[0] == found[1] and found[0].held_out != found[2].held_out
+    assert len(set(found[0].held_out)) == 10 and not found[0].foreign
+    assert sorted([*found[0].held_out, *found[0].training]) == list(range(100))
+
+
+def test_a_small_share_is_at_least_one_and_none_is_none() -> None:
+    corpus = clean(numbered(30), "corpus")
+    assert len(gather(corpus, None, fits=everything, share=0.001, seed=0).held_out) == 1
+    assert gather(corpus, None, fits=everything, share=0, seed=0).held_out == ()
+
+
+def test_never_more_than_enough_are_held_out() -> None:
+    corpus = clean(numbered(3000), "corpus")
+    found = gather(corpus, None, fits=everything, share=0.9, seed=0)
+    assert len(found.held_out) == MOST_HELD_OUT
+
+
+def test_a_validation_file_is_held_out_without_what_the_corpus_has(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    corpus = clean(numbered(30), "corpus")
+    validation = clean(["mug 3", *numbered(5, "bowl"), "one two three four"], "validation")
+    with caplog.at_level(logging.WARNING, "patchioner.adaptation"):
+        found = gather(corpus, validation, fits=short, share=0.5, seed=0)
+    assert found.training == list(range(30)) and found.foreign
+    assert sorted(found.texts[row] for row in found.held_out) == numbered(5, "bowl")
+    assert "left out 1 sentences of the corpus itself" in caplog.text
+    assert "validation: left out 1 sentences longer" in caplog.text
+
+
+def test_too_few_sentences_are_refused() -> None:
+    texts = numbered(FEWEST - 1)
+    with pytest.raises(TextError, match=f"{FEWEST - 1} distinct usable sentences"):
+        gather(clean(texts * 2, "corpus"), None, fits=everything, share=0.1, seed=0)
+    gather(clean(numbered(FEWEST), "corpus"), None, fits=everything, share=0.1, seed=0)
+
+
+def test_a_validation_file_that_adds_nothing_is_refused() -> None:
+    corpus = clean(numbered(30), "corpus")
+    with pytest.raises(TextError, match="no validation sentence"):
+        gather(corpus, clean(["MUG 3."], "validation"), fits=everything, share=0.1, seed=0)
+
+
+# Choosing and cleaning sentences.
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("A Man riding a wave .", "a man riding a wave"),
+        ("  two\tdogs ,\n one cat!  ", "two dogs, one cat!"),
+        ("It 's a dog. A cat.", "it's a dog. a cat"),
+        ("...", ""),
+        ("", ""),
+    ],
+)
+def test_normalising(text: str, expected: str) -> None:
+    assert normalise(text) == expected
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(alphabet=st.sampled_from("aB1 .,;:!?'\t\n-É"), max_size=30))
+def test_normalising_twice_changes_nothing_more(text: str) -> None:
+    assert normalise(normalise(text)) == normalise(text)
