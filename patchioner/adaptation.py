@@ -111,9 +111,8 @@ class NewDecoder:
     def create(self, texts: Sequence[str], tower: TextTower, dim: int, seed: int) -> TextDecoder:
         """The decoder, for embeddings of width `dim`; `texts` give a vocabulary, `tower` embeds names of entities."""
         if self.type == "prefix_gpt2":
-            shape = {
-                n: getattr(self, n) for n in ("layers", "width", "heads", "vocab_size", "positions")
-            }
+            sizes = ("layers", "width", "heads", "vocab_size", "positions")
+            shape = {name: getattr(self, name) for name in sizes}
             return PrefixGPT2Decoder.create(texts, embedding_dim=dim, seed=seed, **shape)
         if self.type == "prefix_lm":
             from decoders.prefix_lm import PrefixLMDecoder
@@ -185,8 +184,11 @@ class AdaptOptions:
     def training(self, *, texts: int, max_tokens: int) -> TrainOptions:
         """The decoder's training options for a corpus of `texts` sentences to train on."""
         usual = 15.0 if self.fresh is None else 30.0
-        options = TrainOptions(
-            epochs=usual if self.epochs is None else self.epochs,
+        epochs = usual if self.epochs is None else self.epochs
+        total = max(1, round(epochs * -(-texts // self.batch)))
+        every = max(1, min(total // _REPORTS, 1000))
+        return TrainOptions(
+            epochs=epochs,
             batch=self.batch,
             learning_rate=self.rate,
             noise_sigma=self.noise or 0.0,
@@ -194,19 +196,11 @@ class AdaptOptions:
             validation_share=self.validation_share,
             autocast=self.autocast,
             seed=self.seed,
+            # In proportion to the run.
+            warmup_steps=min(200, total // 10),
+            validate_every=every,
+            checkpoint_every=min(every, 200),
         )
-        return _paced(options, options.total_steps(-(-texts // self.batch)))
-
-
-def _paced(options: TrainOptions, total: int) -> TrainOptions:
-    """Warm-up, reports and checkpoints in proportion to a run of `total` updates."""
-    every = max(1, min(total // _REPORTS, 1000))
-    return replace(
-        options,
-        warmup_steps=min(200, total // 10),
-        validate_every=every,
-        checkpoint_every=min(every, 200),
-    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,13 +211,8 @@ class GapNoise:
     it keep the decoder usable without a bank.
 
     Attributes:
-        bank: projects; None skips the projection.
+        bank: projects, at this `temperature`, a `share` of the rows; None projects none.
         weakest, strongest: range of the noise's standard deviation per coordinate, drawn per row.
-        temperature: of the projection.
-        share: share of the rows that are projected.
-
-    Raises:
-        OptionError: a range or share that makes no sense.
     """
 
     bank: MemoryBank | None
@@ -260,13 +249,9 @@ def normalise(text: str) -> str:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Distinct normalised sentences, how often each occurred, and which of them are held out.
+    """N distinct normalised sentences, how often each occurred, and the sorted indices of those held out.
 
-    Attributes:
-        texts: N sentences.
-        counts: N positive numbers.
-        held_out: sorted indices of the sentences that validate.
-        foreign: the held-out sentences are no part of the corpus proper, and so never enter the memory bank.
+    Where those are `foreign`, they are no part of the corpus proper, and so never enter the memory bank.
     """
 
     texts: tuple[str, ...]
@@ -282,11 +267,7 @@ class Corpus:
 
 
 def read_texts(path: str | os.PathLike[str]) -> list[str]:
-    """Lines of a UTF-8 text file, blank ones included.
-
-    Raises:
-        TextError: the file cannot be read, or is no UTF-8 text.
-    """
+    """Lines of a UTF-8 text file, blank ones included; TextError where it is none."""
     try:
         # Not splitlines(), which also splits at form feeds and other marks inside a sentence.
         content = Path(path).read_text(encoding="utf-8-sig")
@@ -304,11 +285,7 @@ def read_texts(path: str | os.PathLike[str]) -> list[str]:
 
 
 def clean(texts: Iterable[str], name: str) -> Corpus:
-    """Normalised distinct sentences with their counts; `name` is what the log calls them.
-
-    Raises:
-        TextError: something is not a string.
-    """
+    """Normalised distinct sentences with their counts; `name` is what the log calls them."""
     counts: Counter[str] = Counter()
     for row, text in enumerate(texts):
         if not isinstance(text, str):
@@ -329,17 +306,10 @@ def gather(
     share: float,
     seed: int,
 ) -> Corpus:
-    """Leave out what is too long, and hold some sentences out.
+    """Leave out what does not fit, and hold sentences out.
 
-    Args:
-        corpus: of `clean`.
-        validation: sentences to validate on; None holds out a `share` of the corpus.
-        fits: which of some texts are short enough for the decoder.
-        share: of the distinct sentences, at least one of them and at most `MOST_HELD_OUT`; 0 holds none out.
-        seed: of the choice.
-
-    Raises:
-        TextError: fewer than `FEWEST` distinct sentences, or no usable validation sentence.
+    Those are the ones to validate on, else a
+    `share` of the corpus, at least one and at most `MOST_HELD_OUT`; 0 holds none out.
     """
     own = _fitting(corpus, fits, "corpus")
     if len(own.texts) < FEWEST:
@@ -419,20 +389,20 @@ def adapt(
         OptionError: no text tower, a decoder that cannot be trained further, or a folder that holds something else.
         TextError: too few sentences, or something that is no string.
         CheckpointError: intermediate files that are damaged.
-
-    Example:
-        >>> adapt(model.parts, read_texts("catalogue.txt"), "catalogue-model",
-        ...       AdaptOptions(epochs=8))  # doctest: +SKIP
-        PosixPath('catalogue-model')
     """
     options, out = options or AdaptOptions(), Path(out)
-    tower = _tower(source)
+    tower = source.text_tower
+    if tower is None:
+        raise OptionError(
+            f"{source.settings.name!r} has no text tower to embed sentences with: "
+            "choose a checkpoint that has one"
+        )
     cleaned = clean(texts, "corpus")
     decoder = _starting_decoder(source, tower, cleaned.texts, options)
     corpus = gather(
         cleaned,
         None if validation is None else clean(validation, "validation"),
-        fits=_fits(decoder),
+        fits=lambda some: [len(ids) <= decoder.max_tokens for ids in decoder.sequences(some)],
         share=options.validation_share,
         seed=options.seed,
     )
@@ -443,35 +413,17 @@ def adapt(
             return out
         embeddings = embed_texts(tower.encode, corpus.texts, run.work / "embeddings")
         reports = _train(decoder, corpus, embeddings, options, source, run, resume, on_report)
-        bank = _bank(corpus, embeddings, _bank_rows(corpus), options)
+        # A share of the corpus belongs in the bank that is kept, a validation file does not.
+        rows = corpus.training if corpus.foreign else range(len(corpus.texts))
+        bank = _bank(corpus, embeddings, rows, options)
         settings = _settings(source.settings, decoder, corpus, options, out.resolve().name)
         write_checkpoint(
             Parts(source.backbone, decoder, bank, tower, settings), out, storage=options.storage
         )
-        run.finish(
-            {
-                "sentences": len(corpus.training),
-                "bank_rows": len(bank),
-                "validation_loss": reports[-1].validation_loss if reports else None,
-            }
-        )
+        loss = reports[-1].validation_loss if reports else None
+        done = {"sentences": len(corpus.training), "bank_rows": len(bank), "validation_loss": loss}
+        run.finish(done)
     return out
-
-
-def _tower(source: Parts) -> TextTower:
-    if source.text_tower is None:
-        raise OptionError(
-            f"{source.settings.name!r} has no text tower to embed sentences with: "
-            "choose a checkpoint that has one"
-        )
-    return source.text_tower
-
-
-def _fits(decoder: TextDecoder) -> Callable[[Sequence[str]], list[bool]]:
-    def fits(texts: Sequence[str]) -> list[bool]:
-        return [len(ids) <= decoder.max_tokens for ids in decoder.sequences(texts)]
-
-    return fits
 
 
 def _identity(
@@ -480,10 +432,10 @@ def _identity(
     """Everything that decides where the run ends."""
     sentences = hashlib.sha256(repr((corpus.texts, corpus.counts, corpus.held_out)).encode())
     networks: list[nn.Module] = [tower]
+    extra = {}
     if options.fresh is None:
         networks.append(decoder.module)
-    extra = {}
-    if options.fresh is not None and isinstance(decoder, LanguageDecoder):
+    elif isinstance(decoder, LanguageDecoder):
         extra["language_model"] = fingerprint(decoder.model)
     return {
         "options": {**asdict(options), "learning_rate": options.rate},
@@ -504,30 +456,24 @@ def _train(
     on_report: Callable[[TrainReport], None] | None,
 ) -> list[TrainReport]:
     """Train in place; the held-out sentences are in nothing that the decoder learns from, the bank included."""
-    corrupt = None
-    if options.noise is None:
-        bank = _bank(corpus, embeddings, corpus.training, options).to(decoder.device)
-        corrupt = GapNoise(bank, temperature=source.settings.temperature, share=_PROJECTED)
-    memory = None
-    if decoder.needs_memory:  # for the samples shown, of sentences that it draws on
-        memory = _bank(corpus, embeddings, corpus.training, options)
+    bank = corrupt = None
+    if options.noise is None or decoder.needs_memory:
+        bank = _bank(corpus, embeddings, corpus.training, options)
+    if options.noise is None and bank is not None:
+        there = bank.to(decoder.device)
+        corrupt = GapNoise(there, temperature=source.settings.temperature, share=_PROJECTED)
     return train_decoder(
         decoder,
         corpus.texts,
         embeddings,
         options.training(texts=len(corpus.training), max_tokens=decoder.max_tokens),
         corrupt=corrupt,
-        memory=memory,
+        memory=bank,
         held_out=corpus.held_out,
         checkpoint_folder=run.work / "decoder",
         resume=resume,
         on_report=on_report,
     )
-
-
-def _bank_rows(corpus: Corpus) -> list[int]:
-    """Rows of the bank that is kept: a share of the corpus belongs in it, a validation file does not."""
-    return corpus.training if corpus.foreign else list(range(len(corpus.texts)))
 
 
 def _bank(
