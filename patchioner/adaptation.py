@@ -185,7 +185,7 @@ class AdaptOptions:
         """The decoder's training options for a corpus of `texts` sentences to train on."""
         usual = 15.0 if self.fresh is None else 30.0
         epochs = usual if self.epochs is None else self.epochs
-        total = max(1, round(epochs * -(-texts // self.batch)))
+        total = max(1, round(epochs * -(-texts // max(1, self.batch))))
         every = max(1, min(total // _REPORTS, 1000))
         return TrainOptions(
             epochs=epochs,

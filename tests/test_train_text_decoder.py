@@ -61,18 +61,6 @@ def test_the_whole_way_as_a_process(words: list[str], tmp_path: Path) -> None:
     assert read_checkpoint(tmp_path / "out").settings.name == "out"
 
 
-def test_noise_storage_and_a_validation_file(
-    script: ModuleType, words: list[str], tmp_path: Path
-) -> None:
-    held_out = tmp_path / "held_out.txt"
-    held_out.write_text("a white cat at night\n", encoding="utf-8")
-    extra = ["--noise", "--storage", "fp32", "--validation", str(held_out), "--bank-rows", "9"]
-    assert script.main([*words, *extra]) == 0
-    parts = read_checkpoint(tmp_path / "out")
-    assert parts.settings.projection == "none"
-    assert parts.bank is not None and len(parts.bank) == 9
-
-
 def test_a_decoder_on_a_language_model(
     script: ModuleType, words: list[str], tmp_path: Path
 ) -> None:

@@ -1,4 +1,4 @@
-"""Scene graphs: what a sentence names, what it says of it, how the things relate; each text parsed once."""
+"""Scene graphs: what a sentence names and says of it; each text parsed once."""
 
 from __future__ import annotations
 
@@ -25,41 +25,10 @@ class Entity:
 
 
 @dataclass(frozen=True)
-class Relation:
-    """How two entities relate.
-
-    Args:
-        subject: index into the graph's entities.
-        predicate: "on", "ride", "stand in front of".
-        object: index into the graph's entities.
-    """
-
-    subject: int
-    predicate: str
-    object: int
-
-
-@dataclass(frozen=True)
 class SceneGraph:
-    """What one sentence says.
-
-    Args:
-        entities: in the order of the sentence.
-        relations: between those entities.
-
-    Example:
-        >>> graph = SceneGraph((Entity("man"), Entity("horse", ("brown",))), (Relation(0, "ride", 1),))
-        >>> graph.triples()
-        [('man', 'ride', 'horse')]
-    """
+    """What one sentence names, in its order."""
 
     entities: tuple[Entity, ...] = ()
-    relations: tuple[Relation, ...] = ()
-
-    def triples(self) -> list[tuple[str, str, str]]:
-        """The relations by name: (subject, predicate, object)."""
-        names = [entity.name for entity in self.entities]
-        return [(names[one.subject], one.predicate, names[one.object]) for one in self.relations]
 
 
 class SceneGraphParser(Protocol):

@@ -16,7 +16,7 @@ from decoders.language_model import (
     HelperModel,
 )
 from decoders.options import check_whole
-from decoders.scene_graph.graphs import Entity, Relation, SceneGraph
+from decoders.scene_graph.graphs import Entity, SceneGraph
 
 PUBLISHED = "lizhuang144/flan-t5-base-VG-factual-sg"
 
@@ -97,24 +97,20 @@ def parse_triples(written: str) -> SceneGraph:
         >>> graph = parse_triples("( pigs , is , 2 ) , ( pigs , fly in , sky ) , ( bag ,")
         >>> graph.entities
         (Entity(name='pigs', attributes=('2',)), Entity(name='sky', attributes=()))
-        >>> graph.triples()
-        [('pigs', 'fly in', 'sky')]
     """
     places: dict[str, int] = {}
     attributes: dict[str, dict[str, None]] = defaultdict(dict)
-    relations: dict[Relation, None] = {}
     for inside in _TRIPLE.findall(written.lower()):
         parts = [" ".join(part.split()) for part in inside.split(",")]
         if not all(parts) or len(parts) not in (1, 3):
             continue
-        subject = places.setdefault(parts[0], len(places))
+        places.setdefault(parts[0], len(places))
         if len(parts) == 3 and parts[1] in _ATTRIBUTE_WORDS:
             attributes[parts[0]][parts[2]] = None
         elif len(parts) == 3:
-            thing = places.setdefault(parts[2], len(places))
-            relations[Relation(subject, parts[1], thing)] = None
+            places.setdefault(parts[2], len(places))
     entities = tuple(Entity(name, tuple(attributes[name])) for name in places)
-    return SceneGraph(entities, tuple(relations))
+    return SceneGraph(entities)
 
 
 def _equal_lengths(ids: Sequence[Sequence[int]], most: int) -> Iterator[list[int]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 from typing import Any
 
@@ -75,31 +74,12 @@ def test_the_similarity_of_names_can_be_exchanged() -> None:
     assert find_concepts(texts, three, none_alike, min_count=2) == ["guy"]
 
 
-def test_merging_needs_more_than_the_threshold() -> None:
-    def almost(names: list[str]) -> Tensor:
-        alike = torch.full((len(names), len(names)), 0.5)
-        alike.fill_diagonal_(1.0)
-        return alike
-
-    texts, captions = ["cat", "dog", "cow"], graphs("cat", "dog", "cow")
-    # Apart, each has one vote, and the nearest caption decides.
-    assert find_concepts(texts, captions, almost, merge_above=0.5) == ["cat"]
-    merged = find_concepts(texts, captions, almost, merge_above=0.49)
-    assert merged == ["cat"]
-    counts = find_concepts(["dog", "cat", "cow"], captions, almost, merge_above=0.5)
-    assert counts == ["cat"]
-
-
 def test_fallbacks_fewer_votes_then_the_nearest_caption_then_nothing() -> None:
     assert found("bus, man", "bus, dog", "cat", "tree", "kite") == ["bus"]
     assert found("bus, man", "dog", "cat") == ["bus", "man"]
     assert found("", "dog", "cat") == ["dog"]
     assert found("", "") == []
     assert find_concepts([], []) == []
-
-
-def test_one_caption_may_be_enough_when_asked_for() -> None:
-    assert sorted(found("bus", "dog", "cat", min_count=1)) == ["bus", "cat", "dog"]
 
 
 def test_real_sentences() -> None:
@@ -111,14 +91,6 @@ def test_real_sentences() -> None:
         "People cross the street in front of a bus.",
     ]
     assert find_concepts(texts, RuleParser().parse(texts)) == ["street", "red bus"]
-
-
-def test_the_result_does_not_hang_on_hash_order() -> None:
-    names = [f"n{i}" for i in range(12)]
-    rng = random.Random(0)
-    captions = [", ".join(rng.sample(names, 6)) for _ in range(5)]
-    first = found(*captions)
-    assert all(found(*captions) == first for _ in range(3)) and first
 
 
 @pytest.mark.parametrize(

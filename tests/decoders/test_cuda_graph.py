@@ -74,15 +74,6 @@ def test_it_stops_at_the_first_look_after_all_have_ended(
     assert taken == [1 << (len(short) - 1).bit_length()] * (LOOK_EVERY - 1)
 
 
-def test_a_copy_has_steps_of_its_own(wild: PrefixGPT2Decoder, rows: Tensor) -> None:
-    both(wild, rows[:4], GREEDY)
-    twin = copy.deepcopy(wild)
-    with torch.no_grad():
-        twin.network.transformer.wte.weight.neg_()
-    steady, ordinary = both(twin, rows[:4], GREEDY)
-    assert [one.token_ids for one in steady] == [one.token_ids for one in ordinary]
-
-
 def test_moved_weights_get_new_steps(wild: PrefixGPT2Decoder, rows: Tensor) -> None:
     twin = copy.deepcopy(wild)
     both(twin, rows[:4], GREEDY)
@@ -91,15 +82,6 @@ def test_moved_weights_get_new_steps(wild: PrefixGPT2Decoder, rows: Tensor) -> N
         weight.data = weight.flip(1).contiguous()
     steady, ordinary = both(twin, rows[:4], GREEDY)
     assert [one.token_ids for one in steady] == [one.token_ids for one in ordinary]
-
-
-def test_converted_weights_let_the_old_steps_go(wild: PrefixGPT2Decoder, rows: Tensor) -> None:
-    """Even where the new ones should come to lie where the old ones lay."""
-    twin = copy.deepcopy(wild)
-    both(twin, rows[:4], GREEDY)
-    assert twin.network.step_graphs._steps
-    twin.network.to("cpu", torch.float64)
-    assert not twin.network.step_graphs._steps
 
 
 def test_banned_words_are_left_to_the_ordinary_search(wild: PrefixGPT2Decoder) -> None:

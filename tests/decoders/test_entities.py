@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor
 
 from decoders.entities import (
@@ -65,11 +63,6 @@ def test_the_sentences_are_the_published_ones() -> None:
     assert entity_prompt([]) == "There are something in image."
 
 
-def test_nothing_near_is_something(vectors: Tensor) -> None:
-    prompter = EntityPrompter(NAMES, torch.eye(4), temperature=1.0, threshold=0.4)
-    assert prompter.prompts(torch.ones(1, 4)) == ["There are something in image."]
-
-
 def test_save_and_load_keep_every_bit(vectors: Tensor, tmp_path: Path) -> None:
     prompter = EntityPrompter(["café", *NAMES[1:]], vectors, temperature=0.02, top_k=2)
     prompter.save(tmp_path)
@@ -113,11 +106,6 @@ def test_bad_vocabularies_and_settings_are_refused(
     given: dict[str, Any] = {"names": NAMES, "embeddings": vectors, **values}
     with pytest.raises(error):
         EntityPrompter(given.pop("names"), given.pop("embeddings"), **given)
-
-
-def test_another_width_is_refused(vectors: Tensor) -> None:
-    with pytest.raises(DecoderError, match="width 8"):
-        EntityPrompter(NAMES, vectors).prompts(torch.ones(1, 3))
 
 
 def test_embeddings_are_means_over_sentences() -> None:
@@ -170,11 +158,6 @@ def test_regular_plurals_are_found() -> None:
     assert EntityFinder([]).find("a cat") == []
 
 
-@given(st.lists(st.sampled_from(COCO_ENTITIES), unique=True, max_size=5))
-def test_every_name_is_found_in_its_own_prompt(names: list[str]) -> None:
-    assert EntityFinder(COCO_ENTITIES).find(entity_prompt(names)) == names
-
-
 def test_the_mask_leaves_out_a_share_and_is_seeded() -> None:
     names = [str(i) for i in range(10)]
     generator = torch.Generator().manual_seed(0)
@@ -185,7 +168,3 @@ def test_the_mask_leaves_out_a_share_and_is_seeded() -> None:
     assert again == kept[0]
     assert mask_entities(names, share=0.0, most=3) == names[:3]
     assert mask_entities(names, share=1.0, most=10) == []
-
-
-def test_the_vocabulary_of_coco_is_80_sorted_names() -> None:
-    assert len(COCO_ENTITIES) == 80 and list(COCO_ENTITIES) == sorted(set(COCO_ENTITIES))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import threading
 
 import pytest
 import torch
@@ -23,7 +22,6 @@ from decoders.head import (
     GivenLogits,
     LinearHead,
     best_tokens,
-    pieces,
     pruning_if_worth,
     table_if_worth,
     top_tokens,
@@ -63,12 +61,6 @@ def whole(matrix: Tensor, states: Tensor, bans: StepBans) -> tuple[Tensor, Tenso
     return logits, logits - total
 
 
-def test_pieces_cover_the_vocabulary_once(matrix: Tensor) -> None:
-    found = [token for first, last in pieces(LinearHead(matrix), 9) for token in range(first, last)]
-    assert found == list(range(VOCAB))
-    assert list(pieces(LinearHead(matrix), 1)) == [(0, VOCAB)]
-
-
 @pytest.mark.parametrize("scores", [True, False])
 @pytest.mark.parametrize("given", [True, False])
 def test_best_equals_the_whole_product(
@@ -95,14 +87,6 @@ def test_top_equals_the_whole_product(
     if count <= 6:
         assert torch.equal(tokens, expected.indices)
     assert all(len(set(row)) == min(count, VOCAB) for row in tokens.tolist())
-
-
-def test_of_equal_logits_the_first_is_taken() -> None:
-    matrix = torch.zeros(VOCAB, WIDTH)
-    matrix[[5, PIECE - 1, PIECE, VOCAB - 1]] = 1.0
-    free = StepBans(([], torch.tensor([], dtype=torch.int64)))
-    tokens, _ = best_tokens(LinearHead(matrix), torch.ones(4, WIDTH), free)
-    assert tokens.tolist() == [5] * 4
 
 
 def test_some_rows_of_the_bans(states: Tensor, bans: StepBans) -> None:
@@ -179,13 +163,6 @@ def test_it_never_errs(seed: int, rows: int, vocab: int, width: int, spread: flo
         assert torch.equal(found, exact(matrix, states))
 
 
-def test_ordinary_rows_are_decided() -> None:
-    matrix, states = numbers(1, 6000, 64), numbers(2, 150, 64)
-    found = CandidatePruning(matrix).best(states, FREE)
-    assert found is not None
-    assert torch.equal(found, exact(matrix, states))
-
-
 @pytest.mark.parametrize("gap", [1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 0.0])
 def test_near_ties_are_decided_right_or_left_to_the_product(gap: float) -> None:
     """Two tokens in different blocks that 8 bits cannot tell apart."""
@@ -237,12 +214,6 @@ def test_states_that_hide_everything_are_left_to_the_product() -> None:
     assert zero is None
 
 
-def test_the_head_falls_back_on_the_product() -> None:
-    matrix, states = torch.ones(500, 8), numbers(1, 3, 8)
-    head = LinearHead(matrix, DerivedCache(CandidatePruning))
-    assert head.best(states, FREE).tolist() == [0, 0, 0]
-
-
 @pytest.mark.parametrize("broken", ["states", "matrix"])
 def test_what_is_not_a_number_is_left_to_the_product(broken: str) -> None:
     """No comparison holds for it: the row would get whatever lay in memory."""
@@ -251,14 +222,6 @@ def test_what_is_not_a_number_is_left_to_the_product(broken: str) -> None:
     assert CandidatePruning(matrix).best(states, FREE) is None
     head = LinearHead(matrix, DerivedCache(CandidatePruning))
     assert torch.equal(head.best(states, FREE), (states @ matrix.T).argmax(dim=1))
-
-
-def test_a_row_without_candidates_does_not_make_up_for_one_with_two() -> None:
-    """As many candidates as rows, and still not one for each."""
-    matrix, states = torch.zeros(3, 2), torch.ones(2, 2)
-    matrix[:2] = 1.0
-    states[1] = math.nan
-    assert CandidatePruning(matrix).best(states, FREE) is None
 
 
 @pytest.fixture
@@ -316,25 +279,6 @@ def test_only_large_float32_matrices_on_a_cpu_are_screened() -> None:
     assert pruning_if_worth(torch.empty(50_000, 128, device="meta")) is None
 
 
-def test_threads_make_one_screen(
-    wild: PrefixGPT2Decoder, rows: Tensor, screened: list[int]
-) -> None:
-    found: list[list[str]] = []
-
-    def caption() -> None:
-        found.append(
-            [one.text for one in wild.generate(rows, DecodeOptions(max_tokens=10, scores=False))]
-        )
-
-    threads = [threading.Thread(target=caption) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(screened) == 1
-    assert found == [found[0]] * 4
-
-
 def test_neither_a_copy_nor_moved_weights_keep_the_screen_alive(
     wild: PrefixGPT2Decoder, rows: Tensor, screened: list[int]
 ) -> None:
@@ -371,30 +315,6 @@ def test_it_is_made_once_and_anew_when_the_matrix_changes() -> None:
     assert made.of(matrix) == 12.0
     assert made.of(torch.zeros(2, 3)) == 0.0
     assert len(seen) == 3
-
-
-def test_what_gains_nothing_is_asked_once() -> None:
-    seen: list[int] = []
-    made: DerivedCache[int] = DerivedCache(lambda matrix: seen.append(len(matrix)))
-    matrix = torch.ones(2, 3)
-    assert made.of(matrix) is None and made.of(matrix) is None
-    assert seen == [2]
-
-
-def test_of_weights_whose_changes_are_not_counted_nothing_is_made() -> None:
-    made, seen = counting()
-    made.of(torch.ones(1, 1))
-    with torch.inference_mode():
-        assert made.of(torch.ones(1, 1)) is None
-    assert len(seen) == 1
-
-
-def test_a_copy_starts_empty() -> None:
-    made, seen = counting()
-    matrix = torch.ones(1, 1)
-    made.of(matrix)
-    copy.deepcopy(made).of(matrix)
-    assert len(seen) == 2
 
 
 # Rounding to 8 bits is symmetric, bounded and row by row; products are exact.

@@ -26,7 +26,6 @@ from decoders.language_model import (
     stored_state,
     width_of,
 )
-from decoders.viecap import ViecapDecoder
 from patchioner.base.errors import (
     CheckpointError,
     DecoderError,
@@ -247,13 +246,6 @@ def test_gradients_reach_the_prefixes_and_not_what_pads_them() -> None:
     assert all(p.grad is not None and bool((p.grad != 0).any(dim=1).all()) for p in prefixes)
 
 
-def test_padding_goes_left() -> None:
-    inputs, padding = pad_left([torch.ones(1, 2), torch.full((3, 2), 2.0)])
-    assert padding is not None and padding.tolist() == [2, 0]
-    assert inputs[0, :, 0].tolist() == [0, 0, 1]
-    assert pad_left([torch.ones(2, 2)] * 2)[1] is None
-
-
 def test_bounds_are_refused_with_a_remedy(rows: Tensor) -> None:
     model = language_model(n_positions=12)
     driver = PromptedModel(model, lambda e: [torch.ones(5, 32)] * len(e), prefix_tokens=5)
@@ -268,16 +260,6 @@ def test_bounds_are_refused_with_a_remedy(rows: Tensor) -> None:
     del foreign.model  # type: ignore[union-attr]
     with pytest.raises(OptionError, match="OPT"):
         PromptedModel(foreign, driver.prefixes, prefix_tokens=1)
-
-
-def test_the_last_position_is_used(rows: Tensor) -> None:
-    model = language_model(n_positions=12)
-    spread(model, 8.0)
-    driver = PromptedModel(model, lambda e: [torch.ones(5, 32)] * len(e), prefix_tokens=5)
-    tokenizer = language_tokenizer()
-    options = DecodeOptions(max_tokens=8, min_tokens=8)
-    found = generate(driver, tokenizer, rows[:2], options, embedding_dim=DIM, device=CPU)
-    assert [len(one.token_ids) for one in found] == [8, 8]
 
 
 @pytest.mark.parametrize("kind", KINDS[1:])
@@ -352,13 +334,6 @@ def test_described_and_built_again_is_the_same_network(kind: str) -> None:
     assert fingerprint(again) == fingerprint(model)
 
 
-def test_seeds_decide_the_weights_and_the_global_generator_is_left_alone() -> None:
-    state = torch.get_rng_state()
-    prints = [fingerprint(language_model(seed=seed)) for seed in (3, 3, 4)]
-    assert prints[0] == prints[1] != prints[2]
-    assert torch.equal(torch.get_rng_state(), state)
-
-
 def test_tied_weights_have_one_name() -> None:
     class Tied(nn.Module):
         def __init__(self) -> None:
@@ -385,14 +360,6 @@ def test_a_folder_of_transformers_is_read(folder: Path) -> None:
     model, tokenizer = fetch_language_model(str(folder))
     assert fingerprint(model) == fingerprint(language_model(seed=5)) and not model.training
     assert tokenizer.end_ids == (0,) and tokenizer.decode(tokenizer.encode(["a cat"])[0]) == "a cat"
-
-
-def test_a_decoder_is_created_on_a_folder(folder: Path, tmp_path: Path) -> None:
-    decoder = ViecapDecoder.create(8, str(folder), prompts="soft", mapping_layers=1)
-    decoder.save(tmp_path)
-    assert str(folder) not in (tmp_path / "config.json").read_text(encoding="utf-8")
-    found = decoder.generate(torch.randn(2, 8), DecodeOptions(max_tokens=4))
-    assert len(found) == 2
 
 
 def test_folders_that_hold_no_language_model_are_refused(tmp_path: Path) -> None:

@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from decoders import DecodeOptions, TrainOptions, load_decoder, train_decoder
+from decoders import DecodeOptions, load_decoder
 from decoders.concepts import SentenceSimilarity
 from decoders.entities import EntityPrompter
 from decoders.meacap import CaptionMemory, ConceptPrompter, MeacapDecoder
-from decoders.scene_graph import CachedParser, RuleParser, SceneGraph, T5Parser
+from decoders.scene_graph import RuleParser, SceneGraph, T5Parser
 from memory_bank import MemoryBank
 from patchioner.base.errors import CheckpointError, DecoderError
 from tests.decoders.conftest import DIM, THINGS, embed_words
@@ -100,18 +100,6 @@ def test_one_search_for_all_rows_and_each_caption_parsed_once() -> None:
     before = list(parser.asked)
     assert prompter.prompts(rows().repeat(3, 1)) == first
     assert parser.asked == before
-
-
-def test_prompts_do_not_depend_on_the_batch() -> None:
-    prompter = ConceptPrompter(memory())
-    together = prompter.prompts(rows())
-    assert together == [ConceptPrompter(memory()).prompts(row[None])[0] for row in rows()]
-    assert prompter.prompts(rows()[:0]) == []
-
-
-def test_the_bank_and_the_own_memory_give_the_same_prompts() -> None:
-    bank = MemoryBank(vectors(), CAPTIONS)
-    assert ConceptPrompter(bank).prompts(rows()) == ConceptPrompter(memory()).prompts(rows())
 
 
 def test_a_memory_smaller_than_the_captions_asked_for() -> None:
@@ -232,31 +220,6 @@ def test_own_captions_of_another_width_are_refused(tmp_path: Path) -> None:
         load_decoder(tmp_path)
 
 
-def test_it_is_trained_on_text_alone() -> None:
-    decoder = MeacapDecoder.create(DIM, language_config(), language_tokenizer(), **SHAPE)
-    texts = [f"a red {thing}" for thing in THINGS]
-    options = TrainOptions(
-        steps=40,
-        batch=6,
-        learning_rate=5e-3,
-        warmup_steps=2,
-        label_smoothing=0.0,
-        validation_share=0.0,
-        validate_every=1000,
-    )
-    ids = decoder.sequences(texts)
-    tokens = torch.nn.utils.rnn.pad_sequence(list(map(torch.tensor, ids)), batch_first=True)
-    lengths = torch.tensor(list(map(len, ids)))
-
-    def loss() -> float:
-        with torch.no_grad():
-            return float(decoder.loss(embed_words(texts), tokens, lengths))
-
-    before = loss()
-    train_decoder(decoder, texts, embed_words(texts), options)
-    assert loss() < before / 2
-
-
 def test_foreign_prompters_and_memories_are_refused() -> None:
     other = EntityPrompter(THINGS, embed_words(list(THINGS)))
     with pytest.raises(DecoderError, match="ConceptPrompter"):
@@ -266,11 +229,6 @@ def test_foreign_prompters_and_memories_are_refused() -> None:
         decoder.generate(rows(), SHORT, CaptionMemory(torch.ones(1, 3), ["a"]))
     with pytest.raises(DecoderError, match="with texts"):
         decoder.generate(rows(), SHORT, MemoryBank(vectors()))
-
-
-def test_a_cached_parser_is_taken_as_it_is() -> None:
-    parser = CachedParser(RuleParser(), limit=7)
-    assert ConceptPrompter(memory(), parser).parser is parser
 
 
 # The decoder's own memory.
@@ -319,12 +277,3 @@ def test_the_own_memory_is_saved_whole(tmp_path: Path) -> None:
 def test_bad_memories(embeddings: Tensor, count: int, message: str) -> None:
     with pytest.raises(DecoderError, match=message):
         CaptionMemory(embeddings, ["x"] * count)
-
-
-def test_bad_searches() -> None:
-    kept = CaptionMemory(torch.eye(2), ["a", "b"])
-    with pytest.raises(DecoderError, match="width 2"):
-        kept.nearest(torch.ones(1, 3), 1)
-    for k in (0, 3):
-        with pytest.raises(DecoderError, match=f"k is {k}"):
-            kept.nearest(torch.ones(1, 2), k)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 
 import pytest
@@ -22,6 +21,7 @@ from patchioner.base.errors import OptionError
         ("min_tokens", 31),
         ("beam_width", 0),
         ("seed", -1),
+        ("seed", 2**128),
         ("length_penalty", -0.5),
         ("length_penalty", math.nan),
         ("temperature", 0.0),
@@ -50,16 +50,12 @@ def test_bad_decode_option_is_refused_by_name(name: str, value: object) -> None:
         ("validation_share", 1.0),
         ("steps", 0),
         ("decay", "none"),
+        ("seed", 2**64),
     ],
 )
 def test_bad_train_option_is_refused_by_name(name: str, value: object) -> None:
     with pytest.raises(OptionError, match=name):
         TrainOptions(**{name: value})  # type: ignore[arg-type]
-
-
-def test_values_are_frozen() -> None:
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        DecodeOptions().seed = 3  # type: ignore[misc]
 
 
 def test_score_is_the_mean_log_probability() -> None:
@@ -74,8 +70,3 @@ def test_rate_rises_then_falls_to_zero(decay: str) -> None:
     assert rates[4:] == sorted(rates[4:], reverse=True)
     assert rates[12] == pytest.approx(0.5)
     assert rates[20] == pytest.approx(0.0)
-
-
-def test_steps_win_over_epochs() -> None:
-    assert TrainOptions(epochs=2.5).total_steps(10) == 25
-    assert TrainOptions(epochs=2.5, steps=7).total_steps(10) == 7

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 
 import pytest
@@ -12,14 +11,12 @@ import torch.nn.functional as functional
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from decoders import DECODERS, DecodeOptions, Decoder, PrefixGPT2Decoder, load_decoder
+from decoders import DecodeOptions, PrefixGPT2Decoder, load_decoder
 from decoders.prefix_gpt2 import Int8Linear
 from patchioner.base.errors import (
     CheckpointError,
     DecoderError,
-    OptionError,
     PatchionerError,
-    TextError,
 )
 
 # The decoder as a whole: what it learns, and its folder.
@@ -64,38 +61,6 @@ def test_saved_and_loaded_says_the_same(
     else:
         tolerance = 0.01 if storage == "fp16" else 0.2
         assert [o.score for o in right] == pytest.approx([o.score for o in left], abs=tolerance)
-
-
-def test_int8_is_smaller(fresh: PrefixGPT2Decoder, corpus: list[str], tmp_path: Path) -> None:
-    wide = PrefixGPT2Decoder.create(
-        corpus, embedding_dim=12, layers=1, width=64, heads=2, vocab_size=300
-    )
-    for storage in ("fp32", "fp16", "int8"):
-        wide.save(tmp_path / storage, storage=storage)
-    sizes = [
-        (tmp_path / s / "weights.safetensors").stat().st_size for s in ("fp32", "fp16", "int8")
-    ]
-    assert sizes[0] > 1.8 * sizes[1] > 2.9 * sizes[2]
-
-
-def test_half_precision_decodes(
-    trained: PrefixGPT2Decoder, corpus: list[str], embed: object, tmp_path: Path
-) -> None:
-    trained.save(tmp_path, storage="fp32")
-    half = load_decoder(tmp_path).to("cpu", torch.bfloat16)
-    captions = half.generate(embed(corpus[:4]), SHORT)  # type: ignore[operator]
-    assert all(one.text for one in captions)
-
-
-def test_registry_knows_it() -> None:
-    assert DECODERS.get("prefix_gpt2") is PrefixGPT2Decoder
-    assert issubclass(PrefixGPT2Decoder, Decoder)
-
-
-@pytest.mark.parametrize("texts", [[], ["", "  "]])
-def test_empty_corpus_is_refused(texts: list[str]) -> None:
-    with pytest.raises(TextError, match="no text"):
-        PrefixGPT2Decoder.create(texts, embedding_dim=4)
 
 
 @pytest.mark.parametrize("name", ["config.json", "weights.safetensors", "tokenizer.json"])
@@ -223,19 +188,6 @@ def test_int8_layer_is_near_the_float_layer() -> None:
     assert float((out - expected).norm() / expected.norm()) < 0.02
 
 
-def test_int8_takes_a_quarter_of_the_memory(corpus: list[str]) -> None:
-    wide = PrefixGPT2Decoder.create(
-        corpus, embedding_dim=12, layers=2, width=64, heads=2, vocab_size=300
-    )
-
-    def size(decoder: PrefixGPT2Decoder) -> int:
-        tensors = decoder.network.state_dict().values()
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-    assert size(wide.quantized("bf16")) == size(wide) / 2
-    assert size(wide.quantized("int8")) < 0.4 * size(wide)
-
-
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_moving_keeps_the_precision(trained: PrefixGPT2Decoder, precision: str) -> None:
     few = trained.quantized(precision)  # type: ignore[arg-type]
@@ -251,17 +203,3 @@ def test_fewer_bits_are_not_saved_and_the_original_still_is(
     with pytest.raises(DecoderError, match="save the one"):
         trained.quantized(precision).save(tmp_path)  # type: ignore[arg-type]
     trained.save(tmp_path)
-
-
-def test_unknown_precision_is_refused(trained: PrefixGPT2Decoder) -> None:
-    with pytest.raises(OptionError, match="int4.*int8, bf16"):
-        trained.quantized("int4")  # type: ignore[arg-type]
-
-
-def test_int8_logits_of_many_places(trained: PrefixGPT2Decoder, rows: Tensor) -> None:
-    few = trained.quantized("int8").network
-    with torch.no_grad():
-        hidden = few(rows, torch.zeros(len(rows), 2, dtype=torch.int64))
-        logits = few.logits(hidden)
-    assert logits.shape == (len(rows), 3, trained.network.config.vocab_size)
-    assert math.isfinite(float(logits.sum()))

@@ -7,13 +7,6 @@ from pathlib import Path
 
 import decoders
 
-
-def test_every_exported_name_exists_and_is_sorted_by_kind() -> None:
-    assert len(set(decoders.__all__)) == len(decoders.__all__)
-    for name in decoders.__all__:
-        assert getattr(decoders, name).__doc__ or name.isupper()
-
-
 ABOVE = {"patchioner", "memory_bank", "benchmarks"}
 
 

@@ -130,17 +130,6 @@ def test_limits_count_words_of_whole_sentences() -> None:
     assert said(max_tokens=3, min_tokens=3) == "one two three"
 
 
-def test_equal_sentences_come_in_the_order_of_the_memory() -> None:
-    vectors = torch.ones(50, 3)
-    decoder = RetrievalDecoder(3, candidates=50)
-    memory = MemoryBank(vectors, TEXTS[:50])
-    assert decoder.generate(torch.ones(1, 3), memory=memory)[0].token_ids == (0,)
-
-
-def test_no_rows_give_no_captions(ask: Ask) -> None:
-    assert ask(torch.zeros(0, DIM)) == []
-
-
 def test_the_folder_has_no_weights(rows: Tensor, tmp_path: Path) -> None:
     RetrievalDecoder(DIM, candidates=8).save(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]

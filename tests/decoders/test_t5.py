@@ -33,10 +33,9 @@ WORDS = [
 ]
 
 
-def test_triples_become_entities_attributes_and_relations() -> None:
+def test_triples_become_entities_and_attributes() -> None:
     graph = parse_triples("( man , ride , horse ) , ( horse , is , brown ) , ( man , near , tree )")
     assert graph.entities == (Entity("man"), Entity("horse", ("brown",)), Entity("tree"))
-    assert graph.triples() == [("man", "ride", "horse"), ("man", "near", "tree")]
 
 
 @pytest.mark.parametrize(
@@ -57,11 +56,6 @@ def test_triples_become_entities_attributes_and_relations() -> None:
 )
 def test_badly_written_triples_add_nothing(written: str, names: list[str]) -> None:
     assert [one.name for one in parse_triples(written).entities] == names
-
-
-def test_repeated_triples_count_once() -> None:
-    graph = parse_triples("( a , on , b ) , ( a , on , b ) , ( a , is , red ) , ( a , is , red )")
-    assert len(graph.relations) == 1 and graph.entities[0].attributes == ("red",)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from tokenizers import decoders as text_decoders
 from decoders import CaptionTokenizer
 from decoders.tokenizers import CLIP_END, CLIP_START, ClipTokenizer, LanguageTokenizer
 from patchioner.base.errors import CheckpointError, MissingExtraError, OptionError
-from tests.support.language import END, SENTENCES, language_tokenizer, raw_tokenizer
+from tests.support.language import SENTENCES, language_tokenizer, raw_tokenizer
 
 # The tokenizer: round trips, special tokens, damaged files.
 
@@ -26,15 +26,6 @@ TOKENIZER = CaptionTokenizer.train(["a red bus", "a red car", "the bus"] * 3, vo
 def test_round_trip_is_lower_case_with_single_blanks(text: str) -> None:
     tidy = " ".join(text.split())
     assert TOKENIZER.decode(TOKENIZER.encode([text])[0]) == tidy
-
-
-def test_case_does_not_matter() -> None:
-    assert TOKENIZER.encode(["A Red BUS"]) == TOKENIZER.encode(["a red bus"])
-
-
-def test_a_word_has_the_same_tokens_at_the_start_and_inside() -> None:
-    bus, a_bus = TOKENIZER.encode(["bus", "the bus"])
-    assert a_bus[-len(bus) :] == bus
 
 
 def test_special_tokens_are_neither_read_nor_written() -> None:
@@ -54,11 +45,6 @@ def test_saved_and_loaded_is_the_same(tmp_path: Path) -> None:
     loaded = CaptionTokenizer.load(tmp_path / "tokenizer.json")
     assert loaded.encode(["a <end> bus"]) == TOKENIZER.encode(["a <end> bus"])
     assert loaded.vocab_size == TOKENIZER.vocab_size
-
-
-def test_too_small_a_vocabulary_is_refused() -> None:
-    with pytest.raises(OptionError, match="vocab_size is 100"):
-        CaptionTokenizer.train(["a"], vocab_size=100)
 
 
 @pytest.mark.parametrize("content", [None, "", "{}", '{"model": 3}'])
@@ -135,18 +121,6 @@ def test_ids_of_any_ordinary_text_are_open_clips(text: str) -> None:
     assert ours.encode([text]) == [theirs.encode(text)]
 
 
-@settings(deadline=None)
-@given(st.lists(st.integers(0, 49405), max_size=30))
-def test_any_ids_decode_as_open_clip_decodes_them(ids: list[int]) -> None:
-    ours, theirs = _pair()
-    assert ours.decode(ids) == theirs.decode(ids).strip(" .")
-
-
-def test_special_tokens(ours: ClipTokenizer) -> None:
-    assert (ours.vocab_size, ours.start_id, ours.end_id, ours.pad_id) == (49408, 49406, 49407, 0)
-    assert (ours.special_ids, ours.unwritable_ids) == ((49406, 49407), ())
-
-
 def test_decoding_cuts_at_the_end_and_strips_as_the_published_evaluation(
     ours: ClipTokenizer,
 ) -> None:
@@ -213,11 +187,6 @@ def metaspace_tokenizer() -> Tokenizer:
     made.decoder = text_decoders.Metaspace(prepend_scheme="first")
     made.add_special_tokens(["<s>", "</s>", "<unk>"])
     return made
-
-
-def test_text_comes_back(tokenizer: LanguageTokenizer) -> None:
-    for text in (*SENTENCES[:4], "Ünïcode, 24 cm!", "a  b", END):
-        assert tokenizer.decode(tokenizer.encode([text])[0]) == " ".join(text.split())
 
 
 def test_a_word_has_the_same_tokens_wherever_it_stands(tokenizer: LanguageTokenizer) -> None:

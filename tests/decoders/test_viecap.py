@@ -20,7 +20,7 @@ from decoders.language_model import (
     stored_state,
 )
 from decoders.tokenizers import LanguageTokenizer
-from decoders.viecap import Prompts, ViecapDecoder, stopping
+from decoders.viecap import Prompts, ViecapDecoder
 from patchioner.base.errors import CheckpointError, DecoderError, OptionError
 from tests.decoders.conftest import COLOURS, DIM, THINGS, embed_words
 from tests.support.language import (
@@ -140,16 +140,6 @@ def test_a_caption_does_not_depend_on_its_batch(
         (alone,) = wild.generate(row[None], options)
         assert alone.token_ids == one.token_ids and isinstance(alone.text, str)
     assert len({one.token_ids for one in together}) > 3
-
-
-def test_the_length_of_an_embedding_does_not_matter(wild: ViecapDecoder, rows: Tensor) -> None:
-    one, other = wild.generate(rows, SHORT), wild.generate(rows * 37, SHORT)
-    assert [a.token_ids for a in one] == [b.token_ids for b in other]
-
-
-def test_without_options_it_is_greedy_up_to_64(wild: ViecapDecoder, rows: Tensor) -> None:
-    assert wild.generate(rows[:2]) == wild.generate(rows[:2], DecodeOptions(max_tokens=62))
-    assert wild.max_tokens == 128 - 3 - 64 + 1
 
 
 def test_it_says_the_texts_it_was_trained_on(trained: ViecapDecoder) -> None:
@@ -276,12 +266,6 @@ def test_weights_have_the_published_names_and_tied_ones_are_stored_once(
         fit_stored(fresh.network, both, source="theirs")
 
 
-def test_half_precision_decodes(trained: ViecapDecoder, tmp_path: Path) -> None:
-    trained.save(tmp_path)
-    half = load_decoder(tmp_path).to("cpu", torch.bfloat16)
-    assert all(one.text for one in half.generate(embed_words(CORPUS[:4]), SHORT))
-
-
 def test_a_decoder_without_hard_prompt_needs_no_prompter(rows: Tensor, tmp_path: Path) -> None:
     decoder = make(prompts="soft", prompter=None)
     decoder.save(tmp_path)
@@ -388,8 +372,3 @@ def test_published_shapes_equal_transformers_own_generate() -> None:
             suppress_tokens=list(tokenizer.unwritable_ids),
         )[0].tolist()
         assert list(one.token_ids) == (ids[: ids.index(0) + 1] if 0 in ids else ids)
-
-
-def test_stopping_ends_at_full_stops_first() -> None:
-    tokenizer = stopping(language_tokenizer())
-    assert tokenizer.end_ids == (*language_tokenizer().full_stops(), 0)

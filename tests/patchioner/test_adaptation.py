@@ -25,7 +25,6 @@ from memory_bank import MemoryBank
 from patchioner import Patchioner
 from patchioner.adaptation import (
     FEWEST,
-    MOST_HELD_OUT,
     AdaptOptions,
     Corpus,
     GapNoise,
@@ -40,7 +39,7 @@ from patchioner.base.errors import OptionError, PatchionerError, TextError
 from patchioner.checkpoints.folder import read_checkpoint
 from patchioner.checkpoints.parts import Parts
 from tests.support.language import language_folder
-from tests.support.tiny import TEXTS, WORDS, noise_photo, tiny_parts
+from tests.support.tiny import TEXTS, noise_photo, tiny_parts
 
 # A whole adaptation of a tiny checkpoint: what comes out, what stays, what is refused.
 
@@ -85,14 +84,6 @@ def test_settings_carry_over_under_a_new_name(source: Parts, adapted: Path) -> N
     found = read_checkpoint(adapted).settings
     expected = replace(source.settings, name="catalogue", projection="memory", decode=found.decode)
     assert found == expected
-
-
-def test_captions_may_become_as_long_as_the_corpus(source: Parts, adapted: Path) -> None:
-    parts = read_checkpoint(adapted)
-    assert isinstance(parts.decoder, PrefixGPT2Decoder)
-    longest = max(map(len, parts.decoder.sequences([t.lower().rstrip(".") for t in CORPUS])))
-    assert longest > source.settings.decode.max_tokens
-    assert parts.settings.decode == replace(source.settings.decode, max_tokens=longest)
 
 
 def test_the_other_parts_stay_as_they_are(source: Parts, adapted: Path) -> None:
@@ -161,13 +152,6 @@ def test_a_fresh_decoder_has_the_shape_and_words_asked_for(source: Parts, tmp_pa
     assert config.vocab_size <= 270 and decoder.max_tokens == 40
 
 
-def test_the_old_vocabulary_can_write_new_words(source: Parts) -> None:
-    assert isinstance(source.decoder, PrefixGPT2Decoder)
-    text = "zabaglione whisk, 24 cm (épée)"
-    assert not set(text.split()) & set(WORDS)
-    assert source.decoder.decode(source.decoder.sequences([text])[0]) == text
-
-
 def test_a_bank_can_be_compressed(source: Parts, tmp_path: Path) -> None:
     out = adapt(source, [*CORPUS, *CORPUS[:5]], tmp_path / "out", replace(QUICK, bank_rows=10))
     bank = MemoryBank.load(out / "memory_bank")
@@ -198,15 +182,6 @@ def test_what_is_held_out_is_not_in_the_bank_that_trains(
     monkeypatch.setattr(f"{module}.GapNoise", lambda bank, **_: seen.append(bank))
     adapt(source, CORPUS, tmp_path / "out", replace(QUICK, validation_share=0.25))
     assert len(seen[0]) == len(CORPUS) * 3 // 4
-
-
-def test_reports_are_logged_with_loss_and_samples(
-    source: Parts, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    with caplog.at_level(logging.INFO):
-        adapt(source, [*CORPUS, " ", *CORPUS[:3]], tmp_path / "out", QUICK)
-    assert "left out 1 blank lines" in caplog.text and "3 repeats merged" in caplog.text
-    assert "validation " in caplog.text and " -> " in caplog.text
 
 
 @pytest.mark.parametrize("options", [QUICK, replace(QUICK, noise=0.1, fresh=SHAPE)])
@@ -430,24 +405,6 @@ def test_impossible_values_are_refused_by_name(values: dict[str, Any]) -> None:
         AdaptOptions(**values)
 
 
-def test_a_fresh_decoder_learns_longer() -> None:
-    tuned = AdaptOptions().training(texts=640, max_tokens=20)
-    fresh = AdaptOptions(fresh=NewDecoder()).training(texts=640, max_tokens=20)
-    assert fresh.epochs > tuned.epochs
-
-
-def test_what_is_asked_for_wins() -> None:
-    options = AdaptOptions(epochs=2, learning_rate=0.01, batch=8, noise=0.2, seed=3, autocast=True)
-    training = options.training(texts=80, max_tokens=20)
-    assert (training.epochs, training.learning_rate, training.batch) == (2, 0.01, 8)
-    assert (training.noise_sigma, training.seed, training.autocast) == (0.2, 3, True)
-    assert training.max_tokens == 20
-
-
-def test_behind_the_bank_the_trainer_adds_no_noise_of_its_own() -> None:
-    assert AdaptOptions().training(texts=80, max_tokens=20).noise_sigma == 0
-
-
 @pytest.mark.parametrize("texts", [20, 2000, 1_000_000])
 def test_reports_come_about_ten_times_but_never_far_apart(texts: int) -> None:
     options = AdaptOptions(batch=64, epochs=10)
@@ -485,23 +442,6 @@ def test_rows_stay_unit_and_the_seed_decides(rows: Tensor, bank: MemoryBank) -> 
         assert torch.equal(out, corrupt(rows, noise))
         assert not torch.equal(out, corrupt(rows, noise, seed=1))
     assert torch.equal(rows, before)
-
-
-def test_no_noise_leaves_rows_and_the_projection_is_the_banks(
-    rows: Tensor, bank: MemoryBank
-) -> None:
-    torch.testing.assert_close(corrupt(rows, GapNoise(None, 0.0, 0.0)), rows)
-    projected = corrupt(rows, GapNoise(bank, 0.0, 0.0, temperature=0.05))
-    torch.testing.assert_close(projected, bank.project(rows, temperature=0.05))
-
-
-def test_strength_is_drawn_per_row_within_its_range(rows: Tensor) -> None:
-    def angles(weakest: float, strongest: float) -> Tensor:
-        return F.cosine_similarity(corrupt(rows, GapNoise(None, weakest, strongest)), rows)
-
-    # Noise of sigma per coordinate has length about sigma * 4 in 16 dimensions: cosine 1 / sqrt(1 + 16 sigma^2).
-    assert angles(0.1, 0.1).mean() == pytest.approx(1 / (1 + 16 * 0.01) ** 0.5, abs=0.01)
-    assert angles(0.0, 0.5).std() > 3 * angles(0.1, 0.1).std()
 
 
 def test_the_share_of_rows_is_projected(rows: Tensor, bank: MemoryBank) -> None:
@@ -546,12 +486,6 @@ def test_lines_are_read_as_they_are(tmp_path: Path) -> None:
     assert read_texts(path) == ["a mug", "", "a\x0cb\u2028c", "an épée"]
 
 
-def test_a_final_newline_is_no_blank_line(tmp_path: Path) -> None:
-    path = tmp_path / "corpus.txt"
-    path.write_text("a\nb\n", encoding="utf-8")
-    assert read_texts(path) == ["a", "b"]
-
-
 def test_a_missing_file_and_a_folder_are_refused_by_name(tmp_path: Path) -> None:
     for path in (tmp_path / "none.txt", tmp_path):
         with pytest.raises(TextError, match=path.name):
@@ -592,18 +526,6 @@ def test_a_share_is_held_out_by_seed() -> None:
     assert found[0] == found[1] and found[0].held_out != found[2].held_out
     assert len(set(found[0].held_out)) == 10 and not found[0].foreign
     assert sorted([*found[0].held_out, *found[0].training]) == list(range(100))
-
-
-def test_a_small_share_is_at_least_one_and_none_is_none() -> None:
-    corpus = clean(numbered(30), "corpus")
-    assert len(gather(corpus, None, fits=everything, share=0.001, seed=0).held_out) == 1
-    assert gather(corpus, None, fits=everything, share=0, seed=0).held_out == ()
-
-
-def test_never_more_than_enough_are_held_out() -> None:
-    corpus = clean(numbered(3000), "corpus")
-    found = gather(corpus, None, fits=everything, share=0.9, seed=0)
-    assert len(found.held_out) == MOST_HELD_OUT
 
 
 def test_a_validation_file_is_held_out_without_what_the_corpus_has(
