@@ -1,0 +1,52 @@
+"""What has to work with the lowest releases that setup.cfg names as with the newest: `.ci/run` runs this file with both."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from patchioner import Box, Patchioner, WholeImage
+
+
+def test_importing_is_light() -> None:
+    """Neither torch nor any extra is imported with the package."""
+    code = (
+        "import sys, patchioner; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_caption() -> None:
+    photo = np.random.default_rng(0).integers(0, 255, (120, 160, 3), dtype=np.uint8)
+    found = Patchioner.from_pretrained().caption(photo, [WholeImage(), Box(10, 10, 90, 90)])
+    assert len(found) == 2 and all(one.text for one in found)
+
+
+def test_a_bank(tmp_path: Path) -> None:
+    from patchioner.cli.main import main
+
+    captions = tmp_path / "captions.txt"
+    captions.write_text("".join(f"a photo of {count} dogs on grass\n" for count in range(2, 40)))
+    assert main(["bank", "build", str(captions), "--out", str(tmp_path / "bank")]) == 0
+    model = Patchioner.from_pretrained(bank=tmp_path / "bank")
+    why = model.explain(model.encode(np.zeros((64, 64, 3), np.uint8)), WholeImage())
+    assert "dogs" in why.texts[0]
+
+
+@pytest.mark.parametrize("kind", ["decap", "capdec", "viecap", "meacap"])
+def test_a_published_folder(kind: str, tmp_path: Path) -> None:
+    for library in ("yaml", "h5py", "open_clip", "transformers"):
+        pytest.importorskip(library)
+    from patchioner.checkpoints.published import read_published
+    from tests.support import published
+    from tests.support.tiny import noise_photo, tiny_backbone
+
+    write: Any = getattr(published, f"write_{kind}")
+    parts = read_published(write(tmp_path), backbone=tiny_backbone(mode="stretch", size=64))
+    found = Patchioner(parts).caption(noise_photo(), [WholeImage(), Box(5, 5, 60, 50)])
+    assert len(found) == 2 and all(np.isfinite(one.score) for one in found)
