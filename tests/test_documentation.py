@@ -32,10 +32,10 @@ def commands(page: Path, start: str) -> list[str]:
     return [line.split(" > ")[0] for line in found]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with everything that the examples name."""
-    desk = tmp_path_factory.mktemp("desk")
+    desk = tmp_path
     photo = Image.fromarray(data.chelsea()).resize((320, 240))
     for name in ("photo.jpg", "a.jpg", "b.jpg", "photos/a.jpg"):
         (desk / name).parent.mkdir(exist_ok=True)
@@ -54,13 +54,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (desk / "captions.csv").write_text("\n".join(["id,caption", *rows]), encoding="utf-8")
     shutil.copytree(ROOT / "examples", desk / "examples")
     shutil.copytree(ROOT / "configs", desk / "configs")
+    monkeypatch.chdir(desk)
     return desk
-
-
-@pytest.fixture
-def desk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(folder)
-    return folder
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -112,12 +107,14 @@ def test_the_documented_adaptation_captions(desk: Path, capsys: pytest.CaptureFi
     corpus = desk / "examples" / "catalogue.txt"
     corpus.write_text("\n".join(corpus.read_text().splitlines()[:60]) + "\n", encoding="utf-8")
     (training,) = commands(ROOT / "README.md", "python train_text_decoder.py")
-    assert train_text_decoder.main([*shlex.split(training, comments=True)[2:], "--epochs", "1"]) == 0
+    assert (
+        train_text_decoder.main([*shlex.split(training, comments=True)[2:], "--epochs", "1"]) == 0
+    )
     (command,) = (
         c for c in commands(ROOT / "README.md", "patchioner caption") if "catalogue-model" in c
     )
     assert main(shlex.split(command, comments=True)[1:]) == 0
-    assert capsys.readouterr().out.count("whole image") == 2
+    assert capsys.readouterr().out.count("whole image") == 1
 
 
 def test_the_documented_benchmark_runs_on_the_sample_set(
