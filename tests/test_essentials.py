@@ -1,4 +1,4 @@
-"""What has to work with the lowest releases that setup.cfg names as with the newest: `.ci/run` runs this file with both."""
+"""What has to work with the lowest releases that setup.cfg names as with the newest (`.ci/run` runs both)."""
 
 from __future__ import annotations
 
