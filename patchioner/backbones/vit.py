@@ -455,7 +455,7 @@ def build_head(config: Mapping[str, Any], dim: int) -> nn.Module:
         return StandardiseHead(dim)
     if kind == "linear":
         return LinearHead(dim, int(config["dim"]))
-    raise CheckpointError(f"visual head {kind!r} is unknown: use 'none', 'standardise' or 'linear'")
+    raise OptionError(f"visual head {kind!r} is unknown: use 'none', 'standardise' or 'linear'")
 
 
 def create_vit(

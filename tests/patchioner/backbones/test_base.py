@@ -1,20 +1,32 @@
-"""What all backbones share: passes of equal grids, bounds, what is needed of a photo."""
+"""What all backbones share: preprocessing, passes of equal grids, folders, copies for inference."""
 
 from __future__ import annotations
 
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from patchioner.backbones import Backbone, load_backbone, preprocess
 from patchioner.backbones.base import equal_grids
+from patchioner.backbones.clip import OpenClipViT, clip_preprocessing
 from patchioner.backbones.dinotxt import DinoTxtViT
+from patchioner.backbones.proxy import ProxyClip
 from patchioner.backbones.vit import SiglipViT
+from patchioner.base.errors import CheckpointError
 from patchioner.geometry import Fit, Preprocessing, fit_image, resized_size
 from tests.support.tiny import noise_photo, tiny_backbone
 
 SMALL: dict[str, Any] = {"depth": 2, "embed_dim": 48, "num_heads": 3}
+
+
 MAKERS: dict[str, Any] = {
     "timm": tiny_backbone,
     "dinotxt": lambda: DinoTxtViT(
@@ -26,7 +38,12 @@ MAKERS: dict[str, Any] = {
     "siglip": lambda: SiglipViT(
         "vit_base_patch16_siglip_512", Preprocessing("aspect", 64, 16), overrides=SMALL
     ),
+    "open_clip": lambda: tiny_clip(),
+    "proxy_clip": lambda: ProxyClip(tiny_clip(), tiny_backbone(mode="stretch")),
 }
+SINGLE = ["timm", "dinotxt", "siglip"]
+
+
 # Of these, the first, third and last fill the same grid.
 PHOTOS = [
     noise_photo(*size, seed=seed)
@@ -34,7 +51,7 @@ PHOTOS = [
 ]
 
 
-@pytest.mark.parametrize("kind", MAKERS)
+@pytest.mark.parametrize("kind", SINGLE)
 def test_photos_share_passes_and_come_out_as_they_do_alone(kind: str) -> None:
     torch.manual_seed(0)
     model = MAKERS[kind]()
@@ -98,3 +115,217 @@ def test_prepared_photos_are_encoded_like_others() -> None:
     for one, other in zip(model.encode(PHOTOS), model.encode(prepared), strict=True):
         assert one.geometry == other.geometry
         assert torch.equal(one.tokens, other.tokens)
+
+
+MEAN, STD = (0.5, 0.25, 0.125), (0.5, 0.3, 0.2)
+
+
+SHAPES = [(96, 64), (64, 96), (101, 77), (33, 250), (17, 5), (64, 64)]
+
+
+def normalised(image: Image.Image) -> np.ndarray:
+    """(3, H, W) by the definition: (value / 255 - mean) / std."""
+    values = np.asarray(image, np.float64) / 255
+    return ((values - MEAN) / STD).transpose(2, 0, 1)
+
+
+def plain_twin(image: Image.Image, mode: str, size: int, patch: int) -> np.ndarray:
+    """The four fits with whole Pillow images: resize, then crop or paste onto a canvas."""
+    width, height = image.size
+    if mode in ("stretch", "aspect"):
+        rows = columns = size // patch
+        if mode == "aspect":
+            ratio = width / height
+            columns = min(max(round((rows**2 * ratio) ** 0.5), 1), rows**2)
+            rows = min(max(round((rows**2 / ratio) ** 0.5), 1), rows**2)
+        return normalised(image.resize((columns * patch, rows * patch), Image.Resampling.BICUBIC))
+    anchor = min(width, height) if mode == "crop" else max(width, height)
+    shape = tuple(max(1, int(size * side / anchor)) for side in (width, height))
+    resized = image.resize(shape, Image.Resampling.BICUBIC)
+    left, top = (round((side - size) / 2) for side in shape)
+    if mode == "crop":
+        return normalised(resized.crop((left, top, left + size, top + size)))
+    canvas = np.zeros((3, size, size))
+    canvas[:, -top : -top + shape[1], -left : -left + shape[0]] = normalised(resized)
+    return canvas
+
+
+@pytest.mark.parametrize("mode", ["stretch", "crop", "pad", "aspect"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_it_equals_the_plain_twin(mode: Fit, shape: tuple[int, int]) -> None:
+    photo = noise_photo(*shape)
+    pixels, geometry = preprocess(photo, Preprocessing(mode, 64, 16, MEAN, STD))
+    assert pixels.dtype == torch.float32
+    assert tuple(pixels.shape[1:]) == geometry.model_size[::-1]
+    np.testing.assert_allclose(pixels, plain_twin(photo, mode, 64, 16), atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_crop_is_torchvisions_resize_and_centre_crop(shape: tuple[int, int]) -> None:
+    transforms = pytest.importorskip("torchvision.transforms")
+    steps = [
+        transforms.Resize(64, interpolation=transforms.InterpolationMode.BICUBIC),
+        transforms.CenterCrop(64),
+        transforms.ToTensor(),
+        transforms.Normalize(MEAN, STD),
+    ]
+    photo = noise_photo(*shape)
+    pixels, _ = preprocess(photo, Preprocessing("crop", 64, 16, MEAN, STD))
+    torch.testing.assert_close(pixels, transforms.Compose(steps)(photo))
+
+
+@pytest.mark.parametrize("mode", ["stretch", "crop", "pad", "aspect"])
+def test_a_spot_lands_where_the_geometry_says(mode: Fit) -> None:
+    """The map and the pixels agree: a bright square of the photo lights up the patch that `to_grid` names."""
+    array = np.zeros((240, 320, 3), np.uint8)
+    array[100:120, 180:200] = 255
+    settings = Preprocessing(mode, 128, 16, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    pixels, geometry = preprocess(Image.fromarray(array), settings)
+    rows, columns = geometry.grid
+    light = pixels[0].numpy().reshape(rows, 16, columns, 16).sum((1, 3))
+    y, x = np.mgrid[0:rows, 0:columns] + 0.5
+    centre = [(light * x).sum() / light.sum(), (light * y).sum() / light.sum()]
+    ((column, row),) = geometry.to_grid([[190.0, 110.0]])
+    assert np.abs(np.array(centre) - [column, row]).max() < 0.5
+
+
+def test_the_photo_is_left_alone_and_padding_is_the_mean_colour() -> None:
+    photo = noise_photo(96, 48)
+    before = np.array(photo)
+    pixels, _ = preprocess(photo, Preprocessing("pad", 64, 16))
+    np.testing.assert_array_equal(np.asarray(photo), before)
+    assert bool((pixels[:, :16] == 0).all())
+    assert bool((pixels[:, -16:] == 0).all())
+
+
+def test_a_photo_of_the_right_size_is_not_resampled() -> None:
+    photo = noise_photo(64, 64)
+    settings = Preprocessing("crop", 64, 16, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    pixels, _ = preprocess(photo, settings)
+    np.testing.assert_array_equal((pixels * 255).round().permute(1, 2, 0), np.asarray(photo))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    tiny_backbone().save(tmp_path / "backbone", storage="fp32")
+    return tmp_path / "backbone"
+
+
+def tiny_clip() -> OpenClipViT:
+    pytest.importorskip("open_clip")
+    vision = {"layers": 2, "width": 32, "head_width": 8, "patch_size": 8, "image_size": 32}
+    text = {"context_length": 8, "vocab_size": 16, "width": 8, "heads": 1, "layers": 1}
+    config = {"embed_dim": 20, "vision_cfg": vision, "text_cfg": text}
+    return OpenClipViT("tiny", clip_preprocessing(32, 8), architecture=config)
+
+
+def made(kind: str) -> Backbone:
+    """None of its weights is near zero."""
+    torch.manual_seed(0)
+    model: Backbone = MAKERS[kind]()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    return model
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_a_backbone_comes_back_as_it_was(kind: str, tmp_path: Path) -> None:
+    original = made(kind)
+    original.save(tmp_path, storage="fp32")
+    torch.manual_seed(99)  # loading must not depend on how the network was initialised
+    loaded = load_backbone(tmp_path)
+    assert (loaded.config, loaded.training) == (original.config, False)
+    first, second = (model.encode([noise_photo()])[0] for model in (loaded, original))
+    assert torch.equal(first.tokens, second.tokens)
+    assert first.geometry == second.geometry
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_a_copy_for_inference_leaves_the_original_as_it_is(kind: str) -> None:
+    original = made(kind)
+    before = {name: tensor.clone() for name, tensor in original.state_dict().items()}
+    exact = original.encode([noise_photo()])[0]
+    half, plain, fast = (
+        original.to("cpu", dtype, optimize=optimize)
+        for dtype, optimize in (
+            (torch.bfloat16, True),
+            (torch.float32, False),
+            (torch.float32, True),
+        )
+    )
+    rounded = half.encode([noise_photo()])[0]
+    assert {rounded.tokens.dtype, getattr(rounded.attention, "dtype", None)} == {torch.float32}
+    assert torch.cosine_similarity(rounded.tokens, exact.tokens, dim=-1).mean() > 0.95
+    assert not torch.equal(rounded.tokens, exact.tokens)
+    assert torch.equal(plain.encode([noise_photo()])[0].tokens, exact.tokens)
+    torch.testing.assert_close(
+        fast.encode([noise_photo()])[0].tokens, exact.tokens, rtol=1e-3, atol=1e-4
+    )
+    state = original.state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in before.items())
+    assert all(p.requires_grad and p.dtype == torch.float32 for p in original.parameters())
+    assert not any(p.requires_grad for p in half.parameters())
+
+
+def test_the_head_stays_in_float32() -> None:
+    half = tiny_backbone().to("cpu", torch.bfloat16)
+    assert half.vit.cls_token.dtype == torch.bfloat16
+    assert {tensor.dtype for tensor in half.head.buffers()} == {torch.float32}
+
+
+def test_threads_share_a_model() -> None:
+    model = tiny_backbone()
+    photos = [noise_photo(seed=seed) for seed in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda photo: model.encode([photo])[0], photos))
+    for photo, features in zip(photos, found, strict=True):
+        assert torch.equal(features.tokens, model.encode([photo])[0].tokens)
+
+
+def change(folder: Path, **changes: Any) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"type": "tim"}, "'tim'.*'timm'"),
+        ({"type": None}, "'None'"),
+        ({"type": ["timm"]}, "timm"),
+        ({"name": "test_vitt"}, "test_vitt.*test_vit"),
+        ({"name": 3}, "wrong setting"),
+        ({"name": "resnet18"}, "not a vision transformer"),
+        ({"head": "standardise"}, "wrong setting"),
+        ({"head": {"type": "wig"}}, "wig"),
+        ({"head": {"type": "linear"}}, "'dim'"),
+        ({"head": {"type": "linear", "dim": "wide"}}, "wide"),
+        ({"preprocessing": []}, "wrong setting"),
+        ({"preprocessing": {"mode": "squeeze"}}, "squeeze"),
+        ({"preprocessing": {"sise": 64}}, "sise"),
+        ({"preprocessing": {"size": "64", "patch_size": 16}}, "wrong setting"),
+        ({"preprocessing": {"size": 64, "patch_size": 16, "std": [1, 1, 0]}}, "std"),
+        ({"preprocessing": {"size": 64, "patch_size": 16, "mean": [1, 1]}}, "mean"),
+        ({"preprocessing": {"size": 56, "patch_size": 14}}, "16"),
+    ],
+)
+def test_a_wrong_config_is_refused(folder: Path, changes: dict[str, Any], message: str) -> None:
+    change(folder, **changes)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load_backbone(folder)
+    assert "config.json" in str(caught.value)
+
+
+def test_a_config_that_is_a_list_is_refused(folder: Path) -> None:
+    (folder / "config.json").write_text("[]")
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        load_backbone(folder)
+
+
+def test_another_shape_is_refused_with_both_shapes(folder: Path) -> None:
+    weights = load_file(folder / "weights.safetensors")
+    weights["vit.norm.weight"] = torch.ones(65)
+    save_file(weights, folder / "weights.safetensors")
+    with pytest.raises(CheckpointError, match=r"vit\.norm\.weight is \(65,\).*\(64,\)"):
+        load_backbone(folder)

@@ -258,21 +258,21 @@ def test_which_yaml_is_one_of_ours(folder: Path) -> None:
         ({"decoder": 3}, "decoder is 3"),
         ({"backbone": "eyes"}, "backbone 'eyes': there is no"),
         ({"memory_bank": "memories"}, "memory_bank 'memories': there is no"),
-        ({"text_tower": {"type": "bert"}}, "text_tower: PATH"),
+        ({"text_tower": {"type": "bert"}}, "vocabulary"),
         ({"text_tower": {"type": "openclip"}}, "'openclip'.*'open_clip'"),
         ({"settings": {"contxt": 1}}, "'contxt'.*context"),
         ({"settings": {"name": "x"}}, "outside of it"),
         ({"settings": [1]}, "settings must be a mapping"),
         ({"backbone": ["timm"]}, "give a folder or a mapping"),
-        ({"backbone": {**TIMM, "type": "tim"}}, "unknown type of backbone 'tim'.*'timm'"),
-        ({"backbone": {**TIMM, "type": None}}, "unknown type of backbone 'None'"),
-        ({"backbone": {**TIMM, "hed": {}}}, "unknown key of TimmViT 'hed'.*'head'"),
-        ({"backbone": {**TIMM, "pretrained": True}}, "unknown key of TimmViT 'pretrained'"),
+        ({"backbone": {**TIMM, "type": "tim"}}, "'tim'.*'timm'"),
+        ({"backbone": {**TIMM, "type": None}}, "'None'"),
+        ({"backbone": {**TIMM, "hed": {}}}, "unknown key of timm 'hed'.*'head'"),
+        ({"backbone": {**TIMM, "pretrained": True}}, "unknown key of timm 'pretrained'"),
         ({"backbone": {**TIMM, "name": "test_vitt"}}, "test_vitt.*test_vit"),
         ({"backbone": {**TIMM, "weights": "eye.pth"}}, "there is no"),
-        ({"backbone": {**TIMM, "weights": None}}, "lacks 'weights'"),
+        ({"backbone": {**TIMM, "weights": None}}, "needs 'weights'"),
         ({"backbone": {k: v for k, v in TIMM.items() if k != "name"}}, "name"),
-        ({"backbone": {**TIMM, "preprocessing": None}}, "preprocessing of a backbone is None"),
+        ({"backbone": {**TIMM, "preprocessing": None}}, "preprocessing is None"),
         (
             {"backbone": {**TIMM, "preprocessing": {**PREPROCESSING, "sise": 3}}},
             "unknown key of preprocessing 'sise'.*'size'",
@@ -311,7 +311,7 @@ def test_dinotxt_takes_two_files(tmp_path: Path) -> None:
         build_backbone({**DINOTXT, "weights": "head.pth"}, place)
     with pytest.raises(CheckpointError, match="head of dino.txt is None"):
         build_backbone({**DINOTXT, "weights": {"vision": "vision.pth"}}, place)
-    with pytest.raises(CheckpointError, match="unknown key of weights of dino.txt 'had'"):
+    with pytest.raises(CheckpointError, match="'had'"):
         build_backbone({**DINOTXT, "weights": {"vision": "vision.pth", "had": "x"}}, place)
 
 
@@ -330,7 +330,7 @@ def test_talk2dino_takes_a_tower_and_a_file(tmp_path: Path) -> None:
     assert build_text_tower(settings, place).dim == 20
     random = build_text_tower({**settings, "weights": "random", "dim": 7}, place)
     assert random.dim == 7
-    with pytest.raises(CheckpointError, match="unknown key of text_tower talk2dino 'towr'"):
+    with pytest.raises(CheckpointError, match="'towr'"):
         build_text_tower({**settings, "towr": "reader"}, place)
 
 
@@ -386,7 +386,7 @@ def test_clips_projection_is_read_into_the_linear_head(tmp_path: Path) -> None:
     assert torch.equal(backbone.head.linear.bias, original.head.bias)
     del (state := dict(original.state_dict()))["head.weight"], state["head.bias"]
     torch.save(state, tmp_path / "vit.pth")
-    with pytest.raises(CheckpointError, match="no projection for the linear head"):
+    with pytest.raises(CheckpointError, match="no visual projection"):
         build_backbone({**TIMM, "weights": "vit.pth", "head": head}, place)
 
 

@@ -1,4 +1,4 @@
-"""Checkpoint folders: written whole, read strictly, and nothing in them is ever executed."""
+"""Checkpoint folders written whole and read strictly; parts that fit one another and are never changed."""
 
 from __future__ import annotations
 
@@ -6,20 +6,25 @@ import json
 import os
 import pickle
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from memory_bank import MemoryBank
+from decoders.retrieval import RetrievalDecoder
+from memory_bank import MemoryBank, Precision
+from patchioner import Patchioner
 from patchioner.base.errors import CheckpointError, MemoryBankError, PatchionerError
 from patchioner.checkpoints.folder import read_checkpoint, write_checkpoint
-from patchioner.checkpoints.parts import Parts
+from patchioner.checkpoints.parts import Parts, resident_precision
 from patchioner.cli.main import main
-from tests.support.tiny import noise_photo, tiny_decoder, tiny_parts, tiny_tower
+from tests.support.tiny import DIM, noise_photo, tiny_decoder, tiny_parts, tiny_tower
 
 
 @pytest.fixture(scope="module")
@@ -81,20 +86,49 @@ def test_a_folder_that_is_no_checkpoint_keeps_what_is_in_it(tmp_path: Path) -> N
     assert keepsake.exists()
 
 
-def test_a_checkpoint_stays_where_the_writing_of_another_was_cut_short(
+def test_a_checkpoint_whose_writing_was_cut_short_is_the_old_one(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    def files_of(root: Path) -> dict[Path, bytes]:
-        return {path: path.read_bytes() for path in root.parent.rglob("*") if path.is_file()}
-
-    before = files_of(folder)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     monkeypatch.setattr("patchioner.text.BertTower.save", fail)
     with pytest.raises(KeyboardInterrupt):
         write_checkpoint(tiny_parts(1), folder)
-    assert files_of(folder) == before
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    with pytest.raises(KeyboardInterrupt):
+        write_checkpoint(tiny_parts(1), folder.parent / "new")
+    assert not (folder.parent / "new").exists()
+
+
+def test_a_writer_killed_at_any_time_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
+    """A process that saves one model over another for ever is killed; what is there is either."""
+    write_checkpoint(tiny_parts(0), tmp_path / "model", storage="fp32")
+    for seconds in (0.0, 0.02, 0.05):
+        with subprocess.Popen([sys.executable, "-c", OVERWRITE, str(tmp_path / "model")]) as writer:
+            while not (tmp_path / "started").exists():
+                time.sleep(0.01)
+            time.sleep(seconds)
+            writer.kill()
+        (tmp_path / "started").unlink()
+        found = read_checkpoint(tmp_path / "model").backbone.state_dict()
+        assert any(
+            all(torch.equal(tensor, found[name]) for name, tensor in one.items())
+            for one in (tiny_parts(seed).backbone.state_dict() for seed in (0, 1))
+        )
+
+
+OVERWRITE = """
+import itertools, pathlib, sys
+from patchioner.checkpoints.folder import write_checkpoint
+from tests.support.tiny import tiny_parts
+both, folder = (tiny_parts(0), tiny_parts(1)), pathlib.Path(sys.argv[1])
+for n in itertools.count(1):
+    if n == 2:
+        (folder.parent / "started").touch()
+    write_checkpoint(both[n % 2], folder, storage="fp32")
+"""
 
 
 def parts_with(**changes: object) -> Parts:
@@ -110,11 +144,6 @@ def test_parts_of_different_widths_are_refused_with_their_widths(part: str) -> N
     }
     with pytest.raises(CheckpointError, match=f"'{part}': 48"):
         parts_with(**changes[part]())
-
-
-def test_the_memory_bridge_needs_a_bank() -> None:
-    with pytest.raises(CheckpointError, match="no memory bank"):
-        parts_with(bank=None)
 
 
 def truncate(path: Path) -> None:
@@ -142,6 +171,8 @@ def poison(path: Path, name: str) -> None:
 
 
 Damage = Callable[[Path], object]
+
+
 DAMAGES: dict[str, tuple[Damage, str]] = {
     "no config": (lambda f: (f / "config.json").unlink(), "no such file"),
     "config cut": (lambda f: truncate(f / "config.json"), "not valid JSON"),
@@ -244,3 +275,84 @@ def test_one_wrong_byte_in_a_small_bank_is_noticed(folder: Path) -> None:
     path.write_bytes(bytes(content))
     with pytest.raises(MemoryBankError):
         read_checkpoint(folder)
+
+
+@pytest.fixture(scope="module")
+def parts() -> Parts:
+    return tiny_parts()
+
+
+def without_bank(parts: Parts, bridge: str = "raw") -> Parts:
+    return replace(parts, bank=None, settings=replace(parts.settings, projection=bridge))
+
+
+def test_what_needs_a_bank_is_refused_without(parts: Parts) -> None:
+    with pytest.raises(CheckpointError, match="memory projection, but there is no memory bank"):
+        without_bank(parts, "memory")
+    with pytest.raises(CheckpointError, match="RetrievalDecoder draws on a memory bank"):
+        replace(without_bank(parts), decoder=RetrievalDecoder(DIM))
+
+
+def test_another_bank_keeps_the_bridge_that_there_was(parts: Parts) -> None:
+    bank = MemoryBank(torch.eye(DIM), [str(row) for row in range(DIM)])
+    assert parts.with_bank(bank).settings == parts.settings
+    assert parts.with_bank(bank).bank is bank and parts.bank is not bank
+    # A decoder that retrieves sends nothing through its bank, and still does not.
+    retrieving = replace(
+        parts, decoder=RetrievalDecoder(DIM), settings=replace(parts.settings, projection="none")
+    )
+    assert retrieving.with_bank(bank).settings.projection == "none"
+
+
+def test_a_first_bank_is_the_bridge(parts: Parts) -> None:
+    bank = MemoryBank(torch.eye(DIM))
+    assert without_bank(parts).with_bank(bank).settings.projection == "memory"
+    with pytest.raises(CheckpointError, match="different widths"):
+        without_bank(parts).with_bank(MemoryBank(torch.eye(8)))
+
+
+def test_parts_cannot_be_changed(parts: Parts) -> None:
+    with pytest.raises(FrozenInstanceError):
+        parts.bank = None  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("stored", "device", "dtype", "kept"),
+    [
+        ("float32", "cuda", torch.bfloat16, "float16"),
+        ("float32", "cuda", torch.float16, "float16"),
+        ("float32", "cuda", torch.float32, "float32"),
+        ("int8", "cuda", torch.bfloat16, "int8"),
+        ("float16", "cuda", torch.float32, "float16"),
+        ("float32", "cpu", torch.bfloat16, "float32"),
+    ],
+)
+def test_half_networks_on_a_gpu_halve_the_bank(
+    stored: Precision, device: str, dtype: torch.dtype, kept: Precision
+) -> None:
+    assert resident_precision(stored, torch.device(device), dtype) == kept
+
+
+def test_copies_for_inference_leave_the_parts_as_they_are(parts: Parts) -> None:
+    before = {name: tensor.clone() for name, tensor in parts.backbone.state_dict().items()}
+    half, fast = parts.to("cpu", torch.bfloat16), parts.to("cpu", torch.float32)
+    assert half.backbone.vit.cls_token.dtype == torch.bfloat16  # type: ignore[attr-defined]
+    assert half.bank is not None and parts.bank is not None
+    assert half.bank.keys is parts.bank.keys
+    assert parts.text_tower is not None and fast.text_tower is not None
+    assert {p.dtype for p in parts.text_tower.parameters()} == {torch.float32}
+    torch.testing.assert_close(
+        fast.text_tower.encode(["a cat"]), parts.text_tower.encode(["a cat"])
+    )
+    state = parts.backbone.state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in before.items())
+    assert without_bank(parts).to("cpu", torch.float32).bank is None
+
+
+def test_a_sibling_in_another_precision_changes_nothing_of_the_first(parts: Parts) -> None:
+    first = Patchioner(parts, device="cpu")
+    said = [caption.text for caption in first.caption(noise_photo())]
+    tokens = first.encode(noise_photo()).tokens
+    Patchioner(parts, device="cpu", dtype=torch.bfloat16).caption(noise_photo())
+    assert [caption.text for caption in first.caption(noise_photo())] == said
+    assert torch.equal(first.encode(noise_photo()).tokens, tokens)

@@ -1,18 +1,21 @@
-"""The text tower: order, batches, truncation, and a plain twin of its arithmetic."""
+"""The text towers' contract and the BERT tower: a plain twin, batches, cuts, folders."""
 
 from __future__ import annotations
 
+import json
 import logging
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from patchioner.base.errors import OptionError, TextError
-from patchioner.text import BertSettings, BertTower
+from patchioner.base.errors import CheckpointError, OptionError, TextError
+from patchioner.text import BertSettings, BertTower, load_tower
 from patchioner.text.base import equal_lengths
 from tests.support.tiny import TEXTS, tiny_tokenizer, tiny_tower
 
@@ -80,12 +83,6 @@ def test_long_texts_are_cut_with_a_warning_and_keep_their_end(
     assert tower.encode(["a red cat on a table near a river"]).isfinite().all()
 
 
-def test_short_texts_are_cut_in_silence(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING):
-        tiny_tower().token_ids(TEXTS)
-    assert not caplog.records
-
-
 @pytest.mark.parametrize(
     "texts",
     [["a cat", ""], ["a cat", " \n\t"], ["a cat", None], ["a cat", 3], ["a cat", "a \ud83d cat"]],
@@ -124,3 +121,57 @@ def test_impossible_shapes_are_refused(changes: dict[str, Any], message: str) ->
     shape = {"vocabulary": 10, "dim": 4, "width": 32, "heads": 2, "layers": 1}
     with pytest.raises(OptionError, match=message):
         BertSettings(**{**shape, **changes})
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    tiny_tower().save(tmp_path / "tower", storage="fp32")
+    return tmp_path / "tower"
+
+
+def test_a_tower_comes_back_as_it_was(folder: Path) -> None:
+    torch.manual_seed(99)
+    loaded, original = load_tower(folder), tiny_tower()
+    assert loaded.settings == original.settings
+    assert not loaded.training
+    assert torch.equal(loaded.encode(TEXTS), original.encode(TEXTS))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"type": "bart"}, "'bert'"),
+        ({"type": {}}, "'bert'"),
+        ({"wdth": 32}, "wdth"),
+        ({"width": "wide"}, "wide"),
+        ({"heads": 7}, "7 heads"),
+        ({"vocabulary": 5}, "pieces.*5"),
+        ({"projection": 47}, r"project_in\.weight is \(48, 32\).*\(47, 32\)"),
+    ],
+)
+def test_a_wrong_config_is_refused(folder: Path, changes: dict[str, Any], message: str) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    with pytest.raises(CheckpointError, match=message):
+        load_tower(folder)
+
+
+@pytest.mark.parametrize("content", [None, "", "{}", "{"])
+def test_a_missing_or_corrupt_tokenizer_is_refused(folder: Path, content: str | None) -> None:
+    (folder / "tokenizer.json").unlink()
+    if content is not None:
+        (folder / "tokenizer.json").write_text(content)
+    with pytest.raises(CheckpointError, match="tower"):
+        load_tower(folder)
+
+
+def test_missing_weights_are_named(folder: Path) -> None:
+    path = folder / "weights.safetensors"
+    weights = load_file(path)
+    del weights["norm.weight"]
+    save_file(weights, path)
+    with pytest.raises(CheckpointError, match=r"missing norm\.weight"):
+        load_tower(folder)
+    path.unlink()
+    with pytest.raises(CheckpointError, match="no such file"):
+        load_tower(folder)

@@ -1,4 +1,4 @@
-"""Whole published folders: read, captioned, converted; one slow test at the published shapes."""
+"""Whole published folders, and the backbones and text towers that their configs name."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -18,15 +20,20 @@ from torch.nn import functional as F
 from decoders import DecodeOptions
 from patchioner import Box, Patchioner, Trace, WholeImage
 from patchioner.backbones import TimmViT
+from patchioner.backbones.clip import CLIP_MEAN, CLIP_STD
 from patchioner.base.errors import CheckpointError, MemoryBankError
 from patchioner.checkpoints.parts import Parts
-from patchioner.checkpoints.published import read_published
+from patchioner.checkpoints.published import read_published, reading
+from patchioner.checkpoints.published.config import PublishedConfig, PublishedFiles
+from patchioner.checkpoints.published.reading import read_backbone, read_text_tower, vit_of
 from patchioner.geometry import Preprocessing
 from patchioner.model import project
 from patchioner.regions import Weighting
-from tests.patchioner.checkpoints.published.test_decap import naive_greedy, until_end
+from patchioner.text import TextTower
+from tests.patchioner.checkpoints.published.test_decoders import naive_greedy, until_end
 from tests.support import published
-from tests.support.tiny import noise_photo, tiny_backbone
+from tests.support.published import official_dinov2, talk2dino_state, write_config
+from tests.support.tiny import TEXTS, noise_photo, tiny_backbone, tiny_tower
 
 REGIONS = [
     Box(5, 5, 60, 40),
@@ -34,6 +41,8 @@ REGIONS = [
     WholeImage(),
     Trace([(10, 10), (50, 30), (80, 60)]),
 ]
+
+
 WRITERS: dict[str, Callable[[Path], Path]] = {
     "decap": published.write_decap,
     "capdec": published.write_capdec,
@@ -270,3 +279,237 @@ def test_published_shapes(tmp_path: Path) -> None:
     assert [
         one.token_ids for one in again.parts.decoder.generate(bridged, again.settings.decode)
     ] == found
+
+
+NAMES = {
+    "dinov2_vits14": "vit_small_patch14_dinov2",
+    "dinov2_vitb14": "vit_base_patch14_dinov2",
+    "dinov2_vitl14": "vit_large_patch14_dinov2",
+    "dinov2_vitg14": "vit_giant_patch14_dinov2",
+    "dinov2_vits14_reg": "vit_small_patch14_reg4_dinov2",
+    "dinov2_vitb14_reg": "vit_base_patch14_reg4_dinov2",
+    "dinov2_vitl14_reg": "vit_large_patch14_reg4_dinov2",
+    "dinov2_vitg14_reg": "vit_giant_patch14_reg4_dinov2",
+    "dinov3_vits16": "vit_small_patch16_dinov3",
+    "dinov3_vitb16": "vit_base_patch16_dinov3",
+    "dinov3_vitl16": "vit_large_patch16_dinov3",
+    "vit_base_patch16_clip_224.openai": "vit_base_patch16_clip_quickgelu_224",
+    "vit_base_patch32_clip_224.openai": "vit_base_patch32_clip_quickgelu_224",
+    "vit_large_patch14_clip_224.openai": "vit_large_patch14_clip_quickgelu_224",
+}
+
+
+@pytest.mark.parametrize(("name", "expected"), NAMES.items())
+def test_names_lead_to_weights_that_timm_has(name: str, expected: str) -> None:
+    vit = vit_of(name)
+    assert vit is not None and vit.name == expected
+    assert f"{vit.name}.{vit.tag}" in timm.list_pretrained(f"{vit.name}*")
+
+
+@pytest.mark.parametrize("name", ["dinov2_vitb16", "resnet50", "dinov2", ""])
+def test_other_names_are_none(name: str) -> None:
+    assert vit_of(name) is None
+
+
+def backbone_of(folder: Path, mode: Any = "stretch", **values: Any) -> Any:
+    config = PublishedConfig(384, 0, **{"resize_dim": 56, "crop_dim": 56, **values})
+    return read_backbone(PublishedFiles.of(write_config(folder)), config, mode=mode)
+
+
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "no-cache"))
+
+
+@pytest.mark.parametrize("name", ["dinov2_vits14", "dinov2_vits14_reg"])
+def test_the_authors_file_gives_the_same_tokens(tmp_path: Path, name: str) -> None:
+    torch.manual_seed(0)
+    expected = TimmViT(NAMES[name], Preprocessing("stretch", 56, 14))
+    file = name.replace("_reg", "_reg4") + "_pretrain.pth"
+    torch.save(official_dinov2(expected.vit), tmp_path / file)
+    found = backbone_of(tmp_path, dino_model=name)
+    image = noise_photo()
+    torch.testing.assert_close(found.encode([image])[0].tokens, expected.encode([image])[0].tokens)
+    assert found.preprocessing == expected.preprocessing
+
+
+def test_the_crop_variant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_tiny(monkeypatch, tmp_path)
+    found = backbone_of(tmp_path, mode="crop", dino_model="tiny", resize_dim=64, crop_dim=64)
+    assert found.preprocessing == Preprocessing("crop", 64, 16, CLIP_MEAN, CLIP_STD)
+    with pytest.raises(CheckpointError, match="resize_dim 64 and crop_dim 32 differ"):
+        backbone_of(tmp_path, mode="crop", dino_model="tiny", resize_dim=64, crop_dim=32)
+
+
+def use_tiny(monkeypatch: pytest.MonkeyPatch, folder: Path, **changes: torch.Tensor) -> TimmViT:
+    """Make "tiny" a backbone of the CLIP family, with its weights in the folder."""
+    tiny = reading._Vit("test_vit", "none", 16, ("tiny.pth",), projection=24)
+    monkeypatch.setattr(reading, "vit_of", lambda name: tiny)
+    torch.manual_seed(0)
+    model = TimmViT(
+        "test_vit", Preprocessing("stretch", 64, 16), head={"type": "linear", "dim": 24}
+    )
+    linear: Any = model.head.get_submodule("linear")
+    state = {**model.vit.state_dict(), "head.weight": linear.weight, "head.bias": linear.bias}
+    torch.save(
+        {**{name: tensor.detach() for name, tensor in state.items()}, **changes},
+        folder / "tiny.pth",
+    )
+    return model
+
+
+def test_clip_projects_every_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = use_tiny(monkeypatch, tmp_path)
+    found = backbone_of(tmp_path, dino_model="tiny", resize_dim=64, crop_dim=64)
+    assert (found.dim, found.preprocessing.mean) == (24, CLIP_MEAN)
+    torch.testing.assert_close(found.vit.state_dict(), expected.vit.state_dict())
+    torch.testing.assert_close(found.head.state_dict(), expected.head.state_dict())
+
+
+def test_a_projection_of_another_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_tiny(monkeypatch, tmp_path, **{"head.weight": torch.zeros(8, 64)})
+    with pytest.raises(
+        CheckpointError, match=r"tiny.pth: no visual projection of shape \(24, 64\)"
+    ):
+        backbone_of(tmp_path, dino_model="tiny", resize_dim=64, crop_dim=64)
+
+
+def test_a_file_with_an_extra_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_tiny(monkeypatch, tmp_path, surprise=torch.zeros(1))
+    with pytest.raises(CheckpointError, match="tiny.pth.*unexpected.*surprise"):
+        backbone_of(tmp_path, dino_model="tiny", resize_dim=64, crop_dim=64)
+
+
+def test_weights_that_are_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    offline(monkeypatch, tmp_path)
+    with pytest.raises(
+        CheckpointError, match="no weights.*dinov2_vits14_pretrain.*beside.*lvd142m.*give a file"
+    ):
+        backbone_of(tmp_path, dino_model="dinov2_vits14")
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"dino_model": "resnet50"}, "'resnet50' is not supported.*dinov2_vit"),
+        ({"dino_model": "dinov2_vitl14_reg4_dinotxt_tet1280d20h24l"}, "DINO.txt"),
+        ({"dino_model": None}, "ProxyCLIP"),
+        (
+            {"dino_model": "dinov2_vits14", "resize_dim": 500},
+            "config.yaml: .*500 is not.*490 or 504",
+        ),
+    ],
+)
+def test_what_is_not_supported_says_why(tmp_path: Path, values: dict[str, Any], said: str) -> None:
+    with pytest.raises(CheckpointError, match=said):
+        backbone_of(tmp_path, **values)
+
+
+def test_open_clip_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    offline(monkeypatch, tmp_path)
+    values = {
+        "use_open_clip": True,
+        "clip_model_name": "ViT-B/32",
+        "resize_dim": 224,
+        "crop_dim": 224,
+    }
+    with pytest.raises(
+        CheckpointError, match="config.yaml: no weights of the backbone: .*ViT-B-32"
+    ):
+        backbone_of(tmp_path, **values)
+    with pytest.raises(CheckpointError, match="'RN50' does not tell its patch size"):
+        backbone_of(tmp_path, **{**values, "clip_model_name": "RN50"})
+
+
+CONFIG = PublishedConfig(64, 0, dino_model="dinov2_vitb14_reg")
+
+
+def files_of(folder: Path) -> PublishedFiles:
+    return PublishedFiles.of(write_config(folder))
+
+
+@pytest.fixture
+def clip(monkeypatch: pytest.MonkeyPatch) -> TextTower:
+    """Stands for CLIP's text half: 48 wide."""
+    tower = tiny_tower(dim=48)
+    monkeypatch.setattr(reading, "_clip_text", lambda files, config: tower)
+    return tower
+
+
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize("name", ["talk2dino_reg.pth", "vitb_mlp_infonce.pth"])
+def test_both_styles_of_names(tmp_path: Path, clip: TextTower, old: bool, name: str) -> None:
+    files = files_of(tmp_path)
+    torch.save(talk2dino_state(64, 48, old=old), tmp_path / name)
+    tower = read_text_tower(files, CONFIG, 64)
+    assert tower is not None and tower.dim == 64
+    state = talk2dino_state(64, 48)
+    hidden = clip.encode(TEXTS[:3]) @ state["linear_layer.weight"].T + state["linear_layer.bias"]
+    expected = hidden.tanh() @ state["hidden_layers.0.weight"].T + state["hidden_layers.0.bias"]
+    torch.testing.assert_close(tower.encode(TEXTS[:3]), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "named", ["mine.pth", "mine", "{folder}/mine.pth", "owner/name/weights/mine.pth"]
+)
+def test_a_named_projection(
+    tmp_path: Path, clip: TextTower, monkeypatch: pytest.MonkeyPatch, named: str
+) -> None:
+    files = files_of(tmp_path)
+    torch.save(talk2dino_state(64, 48), tmp_path / "mine.pth")
+    asked: list[tuple[str, str]] = []
+
+    def fetch(repository: str, name: str) -> Path:
+        asked.append((repository, name))
+        return tmp_path / "mine.pth"
+
+    monkeypatch.setattr(reading, "fetch", fetch)
+    config = replace(CONFIG, use_talk2dino_project=named.format(folder=tmp_path))
+    tower = read_text_tower(files, config, 64)
+    assert tower is not None and tower.dim == 64
+    assert asked == ([("owner/name", "weights/mine.pth")] if named.startswith("owner") else [])
+
+
+def test_without_a_projection_texts_of_clip_are_right_only_in_clips_space(
+    tmp_path: Path, clip: TextTower
+) -> None:
+    files = files_of(tmp_path)
+    plain = PublishedConfig(
+        48, 0, dino_model="vit_base_patch16_clip_224.openai", use_talk2dino_project=False
+    )
+    assert read_text_tower(files, plain, 48) is clip
+    assert read_text_tower(files, plain, 64) is None
+
+
+def test_a_projection_of_another_backbone_or_tower(tmp_path: Path, clip: TextTower) -> None:
+    files = files_of(tmp_path)
+    torch.save(talk2dino_state(32, 48), tmp_path / "talk2dino.pth")
+    with pytest.raises(CheckpointError, match="projects into width 32, the backbone has 64"):
+        read_text_tower(files, CONFIG, 64)
+    torch.save(talk2dino_state(64, 40), tmp_path / "talk2dino.pth")
+    with pytest.raises(CheckpointError, match="40 wide, the text tower gives 48"):
+        read_text_tower(files, CONFIG, 64)
+
+
+def test_a_damaged_projection(tmp_path: Path, clip: TextTower) -> None:
+    files = files_of(tmp_path)
+    state = talk2dino_state(64, 48)
+    del state["linear_layer.bias"]
+    torch.save(state, tmp_path / "talk2dino.pth")
+    with pytest.raises(CheckpointError, match="talk2dino.pth.*missing linear_layer.bias"):
+        read_text_tower(files, CONFIG, 64)
+
+
+def test_clip_that_cannot_be_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = files_of(tmp_path)
+    torch.save(talk2dino_state(64), tmp_path / "talk2dino.pth")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "no-cache"))
+    with caplog.at_level(logging.WARNING, logger="patchioner"):
+        assert read_text_tower(files, CONFIG, 64) is None
+    assert [
+        record.levelname for record in caplog.records if record.name.startswith("patchioner")
+    ] == ["WARNING"]
+    assert "CLIP ViT-B-16 cannot be had" in caplog.text

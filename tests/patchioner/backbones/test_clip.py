@@ -1,34 +1,47 @@
-"""CLIP's visual tower: open_clip's own `encode_image` and `forward_intermediates` are the oracle."""
+"""CLIP through open_clip, which is the oracle; the last block by head; ProxyCLIP's formula written out pair by pair."""
 
 from __future__ import annotations
 
 import json
+import math
 import pickle
-import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn import functional as F
 
-from patchioner.backbones import load_backbone, preprocess
+from patchioner.backbones import TimmViT, clip, load_backbone, preprocess
 from patchioner.backbones.clip import (
     CLIP_MEAN,
+    LastBlock,
     OpenClipViT,
     clip_preprocessing,
+    is_plain,
     model_config,
+    resize_positions,
 )
+from patchioner.backbones.proxy import ProxyClip, proxy_attention, resample
 from patchioner.base.errors import CheckpointError, HubError, OptionError, UnknownNameError
-from patchioner.geometry import Fit
-from tests.support.tiny import noise_photo
+from patchioner.geometry import Fit, Preprocessing
+from tests.support.tiny import noise_photo, tiny_backbone
 
 open_clip = pytest.importorskip("open_clip")
+
+
 PATCH, NATIVE = 8, 32
+
+
 TEXT = {"context_length": 8, "vocab_size": 16, "width": 8, "heads": 1, "layers": 1}
+
+
 VISION = {"layers": 3, "width": 32, "head_width": 8, "patch_size": PATCH, "image_size": NATIVE}
+
+
 KINDS: dict[str, dict[str, Any]] = {
     "plain": {},
     "no_pre_norm": {"no_ln_pre": True, "ls_init_value": 0.5},
@@ -153,17 +166,6 @@ def test_dense_modes_change_patches_and_leave_the_cls(dense: Any, kind: str) -> 
     assert not torch.allclose(features.tokens, ordinary.tokens, atol=1e-2)
 
 
-def test_the_value_mode_is_the_value_path_written_out() -> None:
-    model, photo = tiny(dense="value"), noise_photo()
-    visual = model.visual
-    block = visual.transformer.resblocks[-1]
-    with torch.no_grad():
-        normed = block.ln_1(model.before_last(pixels_of(model, photo), (4, 4)))[0, 1:]
-        value = normed @ block.attn.in_proj_weight[64:].T + block.attn.in_proj_bias[64:]
-        expected = visual.ln_post(block.attn.out_proj(value)) @ visual.proj
-    torch.testing.assert_close(model.encode([photo])[0].tokens.flatten(0, 1), expected)
-
-
 def test_the_rest_of_the_block_is_a_choice() -> None:
     defaults = [tiny(dense=mode).rest for mode in ("plain", "value", "self_self")]
     assert defaults == [True, False, True]
@@ -187,77 +189,6 @@ def test_a_photo_is_encoded_alike_alone_and_among_others_of_any_shape(dense: Any
             )
 
 
-def test_passes_are_bounded_and_features_do_not_keep_their_batch(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    model, seen = tiny(), []
-    dense = model.dense
-    monkeypatch.setattr(model, "patches_per_pass_cpu", 40)
-
-    def counted(pixels: Tensor, grid: tuple[int, int]) -> Any:
-        seen.append(len(pixels))
-        return dense(pixels, grid)
-
-    monkeypatch.setattr(model, "dense", counted)
-    found = model.encode([noise_photo(seed=seed) for seed in range(5)])
-    assert seen == [2, 2, 1]
-    assert all(one.tokens.untyped_storage().nbytes() == one.tokens.nbytes for one in found)
-    assert model.encode([]) == []
-
-
-def test_threads_share_a_model() -> None:
-    model = tiny(dense="self_self")
-    photos = [noise_photo(seed=seed) for seed in range(4)]
-    expected = [model.encode([photo])[0].tokens for photo in photos]
-    found: dict[int, Tensor] = {}
-
-    def work(index: int) -> None:
-        found[index] = model.encode([photos[index]])[0].tokens
-
-    threads = [threading.Thread(target=work, args=(index,)) for index in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert all(torch.equal(found[index], tokens) for index, tokens in enumerate(expected))
-
-
-def test_half_precision_computes_and_features_stay_float32() -> None:
-    model, photo = tiny(dense="value"), noise_photo()
-    exact = model.encode([photo])[0]
-    model.place(torch.device("cpu"), torch.bfloat16)
-    rounded = model.encode([photo])[0]
-    assert rounded.tokens.dtype == torch.float32
-    assert torch.cosine_similarity(rounded.tokens, exact.tokens, dim=-1).min() > 0.98
-
-
-def test_the_network_is_differentiable() -> None:
-    model = tiny(dense="self_self")
-    out = model.dense(pixels_of(model, noise_photo()), (4, 4))
-    (out.tokens.square().mean() + out.cls.square().mean()).backward()
-    assert all(
-        parameter.grad is not None and parameter.grad.isfinite().all()
-        for parameter in model.visual.parameters()
-    )
-
-
-@pytest.mark.parametrize(
-    "settings", [{}, {"dense": "value"}, {"dense": "self_self", "rest": False}]
-)
-def test_a_saved_backbone_comes_back(tmp_path: Path, settings: dict[str, Any]) -> None:
-    model, photo = tiny(gelu=True, **settings), noise_photo()
-    model.save(tmp_path, storage="fp32")
-    assert not any("text" in name for name in load_file(tmp_path / "weights.safetensors"))
-    torch.manual_seed(99)
-    loaded = load_backbone(tmp_path)
-    assert isinstance(loaded, OpenClipViT)
-    assert loaded.config == model.config
-    assert not loaded.training
-    first, second = (m.encode([photo])[0] for m in (loaded, model))
-    assert torch.equal(first.tokens, second.tokens)
-    assert first.geometry == second.geometry
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -275,15 +206,6 @@ def test_a_wrong_config_is_refused(tmp_path: Path, changes: dict[str, Any], mess
     path = tmp_path / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
     with pytest.raises(CheckpointError, match=message):
-        load_backbone(tmp_path)
-
-
-def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
-    tiny().save(tmp_path)
-    weights = load_file(tmp_path / "weights.safetensors")
-    del weights["visual.proj"]
-    save_file(weights, tmp_path / "weights.safetensors")
-    with pytest.raises(CheckpointError, match=r"missing visual\.proj"):
         load_backbone(tmp_path)
 
 
@@ -375,6 +297,8 @@ def test_the_callers_architecture_is_left_alone() -> None:
 
 
 LARGE = ("ViT-B-16", 592, 16)
+
+
 TRUE_SHAPES = [
     ("ViT-B-32", 224, 32, "plain"),
     ("ViT-B-16", 224, 16, "plain"),
@@ -405,3 +329,274 @@ def test_true_shapes(name: str, size: int, patch: int, dense: Any) -> None:
         with torch.no_grad():
             expected = whole.encode_image(pixels_of(model, noise_photo(640, 480)))[0]
         torch.testing.assert_close(features.cls, expected, rtol=1e-4, atol=1e-4)
+
+
+transformer = pytest.importorskip("open_clip.transformer")
+
+
+WIDTH, HEADS, TOKENS = 24, 3, 7
+
+
+def block(ls: float | None = None) -> Any:
+    torch.manual_seed(0)
+    made = transformer.ResidualAttentionBlock(WIDTH, HEADS, ls_init_value=ls).eval()
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.copy_(torch.randn_like(parameter) * 0.3)
+    return made
+
+
+def inputs() -> Tensor:
+    return torch.randn(2, TOKENS, WIDTH, generator=torch.Generator().manual_seed(1))
+
+
+def plain_twin(made: Any, x: Tensor, mode: str, rest: bool) -> Tensor:
+    """One image, one head at a time, softmaxes written out."""
+    attention = made.attn
+    weight, bias = attention.in_proj_weight.chunk(3), attention.in_proj_bias.chunk(3)
+    results = []
+    for one in x:
+        normed = made.ln_1(one)
+        q, k, v = (normed @ weight[i].T + bias[i] for i in range(3))
+        heads = []
+        for h in range(HEADS):
+            part = slice(h * WIDTH // HEADS, (h + 1) * WIDTH // HEADS)
+            scale = (WIDTH / HEADS) ** -0.5
+            if mode == "value":
+                weights = torch.eye(TOKENS)
+            elif mode == "self_self":
+                weights = F.softmax(q[:, part] @ q[:, part].T * scale, -1)
+                weights = weights + F.softmax(k[:, part] @ k[:, part].T * scale, -1)
+            else:
+                weights = F.softmax(q[:, part] @ k[:, part].T * scale, -1)
+            heads.append(weights @ v[:, part])
+        out = made.ls_1(
+            torch.cat(heads, -1) @ attention.out_proj.weight.T + attention.out_proj.bias
+        )
+        if rest:
+            out = one + out
+            out = out + made.ls_2(made.mlp(made.ln_2(out)))
+        results.append(out)
+    return torch.stack(results)
+
+
+@pytest.mark.parametrize("ls", [None, 0.5])
+def test_the_whole_block_is_open_clips_own(ls: float | None) -> None:
+    made, x = block(ls), inputs()
+    with torch.no_grad():
+        expected, last = made(x), LastBlock.of(made, x)
+        torch.testing.assert_close(last.outputs(), expected)
+        torch.testing.assert_close(last.cls(), expected[:, 0])
+        torch.testing.assert_close(last.patches("plain", True), expected[:, 1:])
+
+
+@pytest.mark.parametrize("rest", [True, False])
+@pytest.mark.parametrize("mode", ["plain", "value", "self_self"])
+def test_each_mode_equals_its_plain_twin(mode: Any, rest: bool) -> None:
+    made, x = block(0.5), inputs()
+    with torch.no_grad():
+        got = LastBlock.of(made, x).patches(mode, rest)
+        torch.testing.assert_close(got, plain_twin(made, x, mode, rest)[:, 1:])
+
+
+def test_the_value_path_of_a_patch_is_its_own_and_the_attention_is_not() -> None:
+    made, x = block(), inputs()
+    other = x.clone()
+    other[:, 2] += 1.0
+    with torch.no_grad():
+        first, second = LastBlock.of(made, x), LastBlock.of(made, other)
+        same = (first.patches("value", False) == second.patches("value", False)).all(-1)[0]
+        assert same.tolist() == [True, False, True, True, True, True]
+        moved = (first.patches("plain", False) != second.patches("plain", False)).any(-1)
+    assert moved.all()
+
+
+def test_only_the_ordinary_block_is_taken_apart() -> None:
+    assert is_plain(block())
+    assert not is_plain(transformer.CustomResidualAttentionBlock(WIDTH, HEADS))
+    assert not is_plain(transformer.ResidualAttentionBlock(WIDTH, HEADS, is_cross_attention=True))
+    assert not is_plain(transformer.ResidualAttentionBlock(WIDTH, HEADS, batch_first=False))
+
+
+def test_positions_of_the_native_grid_are_untouched_and_others_keep_cls_and_mean() -> None:
+    positions = torch.randn(1 + 12, WIDTH, generator=torch.Generator().manual_seed(2))
+    assert resize_positions(positions, (3, 4), (3, 4)) is positions
+    resized = resize_positions(positions, (3, 4), (5, 9))
+    assert resized.shape == (1 + 45, WIDTH)
+    assert torch.equal(resized[0], positions[0])
+    flat = torch.ones(13, WIDTH)
+    torch.testing.assert_close(resize_positions(flat, (3, 4), (5, 9)), torch.ones(46, WIDTH))
+
+
+pytest.importorskip("open_clip")
+
+
+PROXY_VISION = {"layers": 2, "width": 32, "head_width": 8, "patch_size": 8, "image_size": 32}
+
+
+def tiny_clip(size: int = 32, mode: Fit = "stretch", **vision: Any) -> OpenClipViT:
+    torch.manual_seed(3)
+    config = {"embed_dim": 20, "vision_cfg": {**PROXY_VISION, **vision}, "text_cfg": TEXT}
+    made = OpenClipViT("tiny", clip_preprocessing(size, 8, mode), architecture=config)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    return made
+
+
+def tiny_proxy(size: int = 64, mode: Fit = "stretch") -> TimmViT:
+    return tiny_backbone(mode=mode, size=size)
+
+
+def plain_attention(tokens: Tensor, shift: float, scale: float) -> Tensor:
+    """The formula with loops, in float64."""
+    unit = [token / token.norm() for token in tokens.double()]
+    n = len(unit)
+    cosine = [[float(a @ b) for b in unit] for a in unit]
+    mean = sum(map(sum, cosine)) / n**2
+    rows = []
+    for i in range(n):
+        scores = [scale * (cosine[i][j] - shift * mean) for j in range(n)]
+        powers = [math.exp(s) if s >= 0 else 0.0 for s in scores]
+        rows.append([power / sum(powers) for power in powers])
+    return torch.tensor(rows)
+
+
+@pytest.mark.parametrize(("shift", "scale"), [(1.2, 3.0), (1.0, 2.0), (1.6, 5.0)])
+def test_attention_is_the_formula_written_out(shift: float, scale: float) -> None:
+    tokens = torch.randn(9, 5, generator=torch.Generator().manual_seed(0)) + 0.4
+    attention = proxy_attention(tokens, shift=shift, scale=scale)
+    torch.testing.assert_close(
+        attention, plain_attention(tokens, shift, scale), atol=1e-6, rtol=1e-5
+    )
+    assert bool((attention == 0).any())
+
+
+def test_the_lengths_of_tokens_do_not_matter() -> None:
+    tokens = torch.randn(9, 5, generator=torch.Generator().manual_seed(0))
+    lengths = torch.rand(9, 1, generator=torch.Generator().manual_seed(1)) + 0.1
+    torch.testing.assert_close(proxy_attention(tokens * lengths), proxy_attention(tokens))
+
+
+@pytest.mark.parametrize("tokens", [torch.ones(4, 3), torch.zeros(4, 3), torch.eye(4) * 0 + 2])
+def test_tokens_too_alike_for_the_formula_attend_to_themselves(tokens: Tensor) -> None:
+    attention = proxy_attention(tokens)
+    assert attention.isfinite().all()
+    torch.testing.assert_close(attention.sum(1), torch.ones(4))
+
+
+def expected_tokens(clip: OpenClipViT, proxy: TimmViT, photo: Any) -> Tensor:
+    """The method without `LastBlock`: values by hand, one photo, CLIP's grid equal to the proxy's."""
+    pixels, geometry = preprocess(photo, clip.preprocessing)
+    visual = clip.visual
+    block = visual.transformer.resblocks[-1]
+    with torch.no_grad():
+        normed = block.ln_1(clip.before_last(pixels[None], geometry.grid))[0, 1:]
+        values = normed @ block.attn.in_proj_weight[64:].T + block.attn.in_proj_bias[64:]
+        along = plain_attention(proxy.encode([photo])[0].tokens.flatten(0, 1), 1.2, 3.0)
+        return visual.ln_post(block.attn.out_proj(along @ values)) @ visual.proj  # type: ignore[no-any-return]
+
+
+def test_tokens_are_clips_values_along_the_proxys_affinities() -> None:
+    clip, proxy, photo = tiny_clip(), tiny_proxy(), noise_photo()
+    features = ProxyClip(clip, proxy).encode([photo])[0]
+    assert features.tokens.shape == (4, 4, 20)
+    torch.testing.assert_close(
+        features.tokens.flatten(0, 1), expected_tokens(clip, proxy, photo), rtol=1e-4, atol=1e-5
+    )
+    ordinary = clip.encode([photo])[0]
+    torch.testing.assert_close(features.cls, ordinary.cls)
+    torch.testing.assert_close(features.attention, ordinary.attention, rtol=1e-4, atol=1e-5)
+    assert features.reference_attention is None
+
+
+@pytest.mark.parametrize(
+    "vision", [{"pool_type": "avg"}, {"pool_type": "avg", "final_ln_after_pool": True}]
+)
+def test_the_image_embedding_is_clips_own_however_it_pools(vision: dict[str, Any]) -> None:
+    clip, photo = tiny_clip(**vision), noise_photo()
+    features = ProxyClip(clip, tiny_proxy()).encode([photo])[0]
+    torch.testing.assert_close(features.cls, clip.encode([photo])[0].cls, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("clip_size", "proxy_size"), [(32, 96), (64, 48), (24, 80)])
+@pytest.mark.parametrize("mode", ["stretch", "crop", "pad", "aspect"])
+def test_the_grid_is_the_proxys_whatever_clips(clip_size: int, proxy_size: int, mode: Fit) -> None:
+    clip, proxy = tiny_clip(clip_size, mode), tiny_proxy(proxy_size, mode)
+    model, photo = ProxyClip(clip, proxy), noise_photo(96, 64)
+    features = model.encode([photo])[0]
+    assert features.geometry == proxy.geometry(photo.size) == model.geometry(photo.size)
+    rows, columns = features.geometry.grid
+    assert features.tokens.shape == (rows, columns, 20)
+    assert features.attention is not None
+    assert features.attention.shape == (4, rows, columns)
+    torch.testing.assert_close(features.attention.sum((1, 2)), torch.ones(4))
+    assert features.tokens.isfinite().all()
+
+
+def test_resampling_keeps_places_and_constants() -> None:
+    ramp = torch.arange(4.0).view(1, 1, 4, 1).expand(1, 4, 4, 1)
+    finer = resample(ramp, (8, 8))
+    assert finer.shape == (1, 8, 8, 1)
+    torch.testing.assert_close(finer[0, 0, 1:-1, 0], torch.arange(0.25, 3.0, 0.5))
+    torch.testing.assert_close(resample(torch.ones(1, 8, 6, 2), (3, 5)), torch.ones(1, 3, 5, 2))
+    assert resample(ramp, (4, 4)) is ramp
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"shift": 0}, "shift.*positive"),
+        ({"scale": "big"}, "big"),
+        ({"scale": None}, "wrong setting"),
+    ],
+)
+def test_a_wrong_config_is_refused_proxy(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    ProxyClip(tiny_clip(), tiny_proxy()).save(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    with pytest.raises(CheckpointError, match=message):
+        load_backbone(tmp_path)
+
+
+def test_a_folder_whose_clip_is_none_is_refused(tmp_path: Path) -> None:
+    ProxyClip(tiny_clip(), tiny_proxy()).save(tmp_path)
+    tiny_proxy().save(tmp_path / "clip")
+    with pytest.raises(CheckpointError, match="'test_vit' does not allow"):
+        load_backbone(tmp_path)
+
+
+def test_backbones_that_do_not_fit_each_other_are_refused() -> None:
+    with pytest.raises(OptionError, match="'stretch' and the proxy by 'aspect'"):
+        ProxyClip(tiny_clip(), tiny_proxy(mode="aspect"))
+    with pytest.raises(OptionError, match="does not allow"):
+        ProxyClip(tiny_clip(qk_norm=True), tiny_proxy())
+    for factors in ({"shift": -1.0}, {"scale": math.nan}):
+        with pytest.raises(OptionError, match="positive"):
+            ProxyClip(tiny_clip(), tiny_proxy(), **factors)
+
+
+@pytest.mark.slow
+def test_true_shapes_proxy() -> None:
+    torch.manual_seed(0)
+    clip = OpenClipViT("ViT-B-16", clip_preprocessing(224, 16), quick_gelu=True)
+    dino = TimmViT("vit_small_patch8_224", Preprocessing("stretch", 224, 8))
+    features = ProxyClip(clip, dino).encode([noise_photo(640, 480)])[0]
+    assert features.tokens.shape == (28, 28, 512)
+    assert features.geometry.grid == (28, 28)
+    assert features.tokens.isfinite().all()
+
+
+def test_an_open_clip_that_is_built_in_another_way_is_found_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    forward = transformer.ResidualAttentionBlock.forward
+    clip._try_tower.cache_clear()
+    monkeypatch.setattr(
+        transformer.ResidualAttentionBlock, "forward", lambda self, x, **k: x + forward(self, x)
+    )
+    with pytest.raises(OptionError, match="open_clip.*another way"):
+        tiny()
+    clip._try_tower.cache_clear()
