@@ -17,7 +17,7 @@ from safetensors import safe_open
 from torch import nn
 
 from patchioner.base.errors import HubError, UnknownNameError
-from patchioner.base.files import read_json
+from patchioner.base.files import read_json, recover_folder
 from patchioner.base.weights import SCALE_SUFFIX
 
 if TYPE_CHECKING:
@@ -67,6 +67,8 @@ def find_model(name: str, *, revision: str | None = None) -> Path:
         HubError: the hub cannot be reached or has no such repository; offers the shipped model.
     """
     folder = Path(os.path.expanduser(name))
+    if name.strip():
+        recover_folder(folder)
     if name.strip() and (folder.is_dir() or (folder.is_file() and _is_yaml(folder))):
         return folder
     for shipped in _shipped_folders():

@@ -39,7 +39,6 @@ from patchioner.checkpoints.published.decoders import (
     read_tensor,
     read_viecap,
 )
-from tests.patchioner.checkpoints.published.test_decoders import Attack, naive_logits
 from tests.support.published import (
     DIM,
     MEMORY_CAPTIONS,
