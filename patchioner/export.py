@@ -12,10 +12,10 @@ import contextlib
 import io
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +36,7 @@ from patchioner.backbones.exported import (
     Format,
     resample_positions,
 )
-from patchioner.base.errors import ExportError, OptionError, PatchionerError, UnknownNameError
+from patchioner.base.errors import ExportError, OptionError, UnknownNameError
 from patchioner.base.files import file_sha256
 from patchioner.base.optional import require
 from patchioner.base.weights import Storage
@@ -53,21 +53,34 @@ PRECISIONS: dict[Format, tuple[ExportPrecision, ...]] = {
     "openvino": ("fp32", "bf16", "int8", "int8-bf16"),
 }
 INPUT_NAMES = ("pixels", "positions")
+_WRITERS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",)}
 _MOST = 4096  # patches along a side
 # Float32 in another order of summation; quantised networks must still say the same, roughly.
 _LARGEST_RELATIVE, _LEAST_COSINE = 1e-3, 0.5
 _LEVELS, _SMALLEST = 127, 4096  # of int8; values of a matrix below which nothing is gained
 
 
-@dataclass(frozen=True)
-class ExportReport:
-    """What `export_model` wrote.
+class BackboneDifference(NamedTuple):
+    """Two backbones on the same pictures.
 
     Attributes:
-        folder: of the checkpoint.
-        difference: of the two backbones on the pictures it was tried on.
-        pictures: how many.
-        megabytes: of the network's files.
+        tokens, cls, attention: largest absolute difference; NaN where the backbone has no such thing.
+        relative: of the tokens, as a share of their largest absolute value.
+        mean_cosine, least_cosine: of a patch token with its twin.
+    """
+
+    tokens: float
+    cls: float
+    attention: float
+    relative: float
+    mean_cosine: float
+    least_cosine: float
+
+
+class ExportReport(NamedTuple):
+    """What `export_model` wrote: a checkpoint's folder, and how far its backbone is from the source on some pictures.
+
+    `megabytes` are those of the network's files.
     """
 
     folder: Path
@@ -214,8 +227,13 @@ def trace_backbone(backbone: Backbone) -> Graph:
     network = exportable(backbone)
     settings = network.preprocessing
     if settings.mode != "aspect":
-        square = torch.zeros(1, 3, settings.size, settings.size)
-        module = _TensorsOnly(network, (square,), _constant_positions(network))
+        square, side = (
+            torch.zeros(1, 3, settings.size, settings.size),
+            settings.size // settings.patch_size,
+        )
+        found = _table(network)
+        constant = None if found is None else resample_positions(*found, (side, side))
+        module = _TensorsOnly(network, (square,), constant)
         program = _trace(module, (square,), None)
         return Graph(program, INPUT_NAMES[:1], module.names, None, None)
     if (found := _table(network)) is None:
@@ -267,7 +285,12 @@ class _TensorsOnly(nn.Module):
         self._constant = constant
         self._slot: list[Tensor] = []
         if constant is not None or len(examples) > 1:
-            _take_positions_from(backbone, self._slot)
+            slot = self._slot
+            if _is_plain(backbone):
+                backbone.vit.pos_embed = None
+                backbone.vit.patch_drop = _AddGiven(slot)  # the step after the one that adds them
+            else:
+                backbone.positions = lambda grid: slot[0][0]  # type: ignore[assignment]
         with torch.inference_mode():
             found = self._dense(*examples)._asdict()
         self.names = tuple(name for name, part in found.items() if part is not None)
@@ -299,25 +322,9 @@ class _AddGiven(nn.Module):
         return tokens + self._take()
 
 
-def _take_positions_from(backbone: SingleViT, slot: list[Tensor]) -> None:
-    """Let our own copy of a backbone use given position embeddings in place of its own, interpolated ones."""
-    if _is_plain(backbone):
-        backbone.vit.pos_embed = None
-        backbone.vit.patch_drop = _AddGiven(slot)  # the step after the one that adds positions
-    else:
-        backbone.positions = lambda grid: slot[0][0]  # type: ignore[assignment]
-
-
 def _is_plain(backbone: SingleViT) -> bool:
     vit = getattr(backbone, "vit", None)
     return type(vit) is VisionTransformer and getattr(vit, "pos_embed", None) is not None
-
-
-def _constant_positions(backbone: SingleViT) -> Tensor | None:
-    """Positions for the one square that the preprocessing makes; None where the network makes its own."""
-    found = _table(backbone)
-    side = backbone.preprocessing.size // backbone.preprocessing.patch_size
-    return None if found is None else resample_positions(*found, (side, side))
 
 
 def _table(backbone: SingleViT) -> tuple[Tensor, tuple[int, int]] | None:
@@ -366,58 +373,36 @@ def write_graph(graph: Graph, folder: Path, kind: Format, precision: ExportPreci
         raise OptionError(
             f"{kind} has no precision {precision!r}: choose one of {PRECISIONS[kind]}"
         )
-    path = folder / NETWORK_FILES[kind]
-    with _refusals(kind), _silence():
-        if kind == "onnx":
-            _write_onnx(graph, path)
-        else:
-            _write_openvino(graph, path, quantise=precision.startswith("int8"))
-    return sorted(path.name for path in folder.iterdir())
+    for module in _WRITERS[kind]:
+        require(module, kind)
+    path = str(folder / NETWORK_FILES[kind])
+    try:
+        # The writers print and warn of their own affairs.
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            if kind == "onnx":
+                names = {"input_names": list(graph.inputs), "output_names": list(graph.outputs)}
+                written = torch.onnx.export(graph.program, dynamo=True, verbose=False, **names)
+                assert written is not None, "with dynamo, it returns the program"
+                written.save(path)
+            else:
+                _write_openvino(graph, path, quantise=precision.startswith("int8"))
+    except Exception as error:  # each writer has its own exceptions, and changes them
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ExportError(
+            f"this network cannot be written for {kind} ({reason}): try the other format, or keep it in torch"
+        ) from error
+    return sorted(entry.name for entry in folder.iterdir())
 
 
-def _write_onnx(graph: Graph, path: Path) -> None:
-    for module in ("onnx", "onnxscript", "onnxruntime"):
-        require(module, "onnx")
-    program = torch.onnx.export(
-        graph.program,
-        dynamo=True,
-        input_names=list(graph.inputs),
-        output_names=list(graph.outputs),
-        verbose=False,
-    )
-    assert program is not None, "with dynamo, it returns the program"
-    program.save(str(path))
-
-
-def _write_openvino(graph: Graph, path: Path, *, quantise: bool) -> None:
+def _write_openvino(graph: Graph, path: str, *, quantise: bool) -> None:
     openvino = require("openvino", "openvino")
     model = openvino.convert_model(graph.program)
     for port, name in zip(model.inputs, graph.inputs, strict=True):
         port.get_tensor().set_names({name})
     if quantise:
         model = quantise_weights(model)
-    openvino.save_model(model, str(path), compress_to_fp16=False)
-
-
-@contextlib.contextmanager
-def _refusals(kind: Format) -> Iterator[None]:
-    try:
-        yield
-    except PatchionerError:
-        raise
-    except Exception as error:  # each writer has its own exceptions, and changes them
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ExportError(
-            f"this network cannot be written for {kind} ({reason}): try the other format, or keep it in torch"
-        ) from error
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """The writers print and warn of their own affairs."""
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        yield
+    openvino.save_model(model, path, compress_to_fp16=False)
 
 
 def quantise_weights(model: Any) -> Any:
@@ -432,8 +417,13 @@ def quantise_weights(model: Any) -> Any:
         if node.get_type_name() != "MatMul":
             continue
         source = node.input(1).get_source_output()
-        values = _constant(source.get_node())
-        if values is None or values.ndim != 2 or values.size < _SMALLEST:
+        constant = source.get_node()
+        if constant.get_type_name() == "Convert":  # a stored half-precision one, made float32
+            constant = constant.input_value(0).get_node()
+        if constant.get_type_name() != "Constant":
+            continue
+        values = np.asarray(constant.get_data(), dtype=np.float32)
+        if values.ndim != 2 or values.size < _SMALLEST:
             continue
         by_rows = bool(node.get_attributes()["transpose_b"])
         levels, scale = int8_levels(values, axis=1 if by_rows else 0)
@@ -446,43 +436,11 @@ def quantise_weights(model: Any) -> Any:
 def int8_levels(
     values: npt.NDArray[np.float32], *, axis: int
 ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
-    """Symmetric int8 levels of a matrix and the scales that turn them back, one for each slice along `axis`.
-
-    Example:
-        >>> levels, scale = int8_levels(np.array([[1.0, -2.0]], dtype=np.float32), axis=1)
-        >>> levels.tolist(), (levels * scale).tolist()[0][1]
-        ([[64, -127]], -2.0)
-    """
+    """Symmetric int8 levels of a matrix and the scales that turn them back, one for each slice along `axis`."""
     scale = np.abs(values).max(axis=axis, keepdims=True) / np.float32(_LEVELS)
     scale = np.where(scale < np.finfo(np.float32).tiny, np.float32(1.0), scale)
     levels = np.clip(np.rint(values / scale), -_LEVELS, _LEVELS).astype(np.int8)
     return levels, scale.astype(np.float32)
-
-
-def _constant(node: Any) -> npt.NDArray[np.float32] | None:
-    if node.get_type_name() == "Convert":  # a stored half-precision constant, made float32
-        node = node.input_value(0).get_node()
-    if node.get_type_name() != "Constant":
-        return None
-    return np.asarray(node.get_data(), dtype=np.float32)
-
-
-@dataclass(frozen=True)
-class BackboneDifference:
-    """Two backbones on the same pictures.
-
-    Attributes:
-        tokens, cls, attention: largest absolute difference; NaN where the backbone has no such thing.
-        relative: of the tokens, as a share of their largest absolute value.
-        mean_cosine, least_cosine: of a patch token with its twin.
-    """
-
-    tokens: float
-    cls: float
-    attention: float
-    relative: float
-    mean_cosine: float
-    least_cosine: float
 
 
 def compare_backbones(

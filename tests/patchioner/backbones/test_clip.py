@@ -11,13 +11,11 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
 from patchioner.backbones import TimmViT, clip, load_backbone, preprocess
 from patchioner.backbones.clip import (
-    CLIP_MEAN,
     LastBlock,
     OpenClipViT,
     clip_preprocessing,
@@ -27,7 +25,7 @@ from patchioner.backbones.clip import (
 )
 from patchioner.backbones.proxy import ProxyClip, proxy_attention, resample
 from patchioner.base.errors import CheckpointError, HubError, OptionError, UnknownNameError
-from patchioner.geometry import Fit, Preprocessing
+from patchioner.geometry import Fit
 from tests.support.tiny import noise_photo, tiny_backbone
 
 open_clip = pytest.importorskip("open_clip")
@@ -123,15 +121,6 @@ def test_other_sizes_resize_positions_as_open_clip_does(kind: str, size: int) ->
     torch.testing.assert_close(features.cls, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_grids_need_not_be_square() -> None:
-    features = tiny(mode="aspect").encode([noise_photo(130, 60)])[0]
-    rows, columns = features.geometry.grid
-    assert columns > rows
-    assert features.tokens.shape == (rows, columns, 16)
-    assert features.attention is not None
-    assert features.attention.shape == (4, rows, columns)
-
-
 def attention_row(model: OpenClipViT, photo: Image.Image) -> Tensor:
     """CLS row of torch's own attention weights in the last block, (heads, patches), summing to 1."""
     block = model.visual.transformer.resblocks[-1]
@@ -164,15 +153,6 @@ def test_dense_modes_change_patches_and_leave_the_cls(dense: Any, kind: str) -> 
     assert ordinary.cls is not None
     torch.testing.assert_close(features.cls, ordinary.cls, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(features.tokens, ordinary.tokens, atol=1e-2)
-
-
-def test_the_rest_of_the_block_is_a_choice() -> None:
-    defaults = [tiny(dense=mode).rest for mode in ("plain", "value", "self_self")]
-    assert defaults == [True, False, True]
-    photo = noise_photo()
-    with_rest, without = (tiny(rest=rest).encode([photo])[0] for rest in (True, False))
-    assert not torch.allclose(with_rest.tokens, without.tokens, atol=1e-2)
-    assert torch.allclose(with_rest.cls, without.cls, atol=1e-5)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("dense", ["plain", "self_self"])
@@ -272,30 +252,6 @@ def test_weights_that_cannot_be_had_say_why(
         OpenClipViT("ViT-B-16", clip_preprocessing(), pretrained="openai")
 
 
-@pytest.mark.slow
-def test_weights_come_from_a_file_of_open_clips(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    whole = open_clip.create_model("ViT-S-32-alt").eval()
-    path = tmp_path / "open_clip_model.safetensors"
-    save_file(whole.state_dict(), path)
-    model = OpenClipViT("ViT-S-32-alt", clip_preprocessing(224, 32), pretrained=str(path))
-    cls = model.encode([noise_photo()])[0].cls
-    assert cls is not None
-    with torch.no_grad():
-        torch.testing.assert_close(
-            cls, whole.encode_image(pixels_of(model, noise_photo()))[0], rtol=1e-4, atol=1e-5
-        )
-
-
-def test_the_callers_architecture_is_left_alone() -> None:
-    mine = architecture()
-    before = json.dumps(mine)
-    model = OpenClipViT("mine", clip_preprocessing(NATIVE, PATCH), architecture=mine)
-    mine["vision_cfg"]["width"] = 1
-    assert model.config["architecture"] == json.loads(before)
-    assert clip_preprocessing().mean == CLIP_MEAN
-
-
 LARGE = ("ViT-B-16", 592, 16)
 
 
@@ -305,30 +261,6 @@ TRUE_SHAPES = [
     ("ViT-B-16", 224, 16, "value"),
     *(pytest.param(*LARGE, dense, marks=pytest.mark.slow) for dense in ("plain", "self_self")),
 ]
-
-
-@pytest.mark.parametrize(("name", "size", "patch", "dense"), TRUE_SHAPES)
-def test_true_shapes(name: str, size: int, patch: int, dense: Any) -> None:
-    torch.manual_seed(0)
-    model = OpenClipViT(name, clip_preprocessing(size, patch), quick_gelu=True, dense=dense)
-    features = model.encode([noise_photo(640, 480)])[0]
-    side = size // patch
-    assert model.dim == 512
-    assert features.tokens.shape == (side, side, 512)
-    assert features.geometry.grid == (side, side)
-    assert features.geometry.to_grid([[640.0, 480.0]]).tolist() == [[side, side]]
-    assert features.cls is not None
-    assert features.cls.shape == (512,)
-    assert features.attention is not None
-    assert features.attention.shape == (12, side, side)
-    assert features.tokens.isfinite().all()
-    if dense == "plain" and size == 224:
-        config = {**open_clip.get_model_config(name), "text_cfg": TEXT, "quick_gelu": True}
-        whole = open_clip.CLIP(**config).eval()
-        whole.visual.load_state_dict(model.visual.state_dict())
-        with torch.no_grad():
-            expected = whole.encode_image(pixels_of(model, noise_photo(640, 480)))[0]
-        torch.testing.assert_close(features.cls, expected, rtol=1e-4, atol=1e-4)
 
 
 transformer = pytest.importorskip("open_clip.transformer")
@@ -399,18 +331,6 @@ def test_each_mode_equals_its_plain_twin(mode: Any, rest: bool) -> None:
         torch.testing.assert_close(got, plain_twin(made, x, mode, rest)[:, 1:])
 
 
-def test_the_value_path_of_a_patch_is_its_own_and_the_attention_is_not() -> None:
-    made, x = block(), inputs()
-    other = x.clone()
-    other[:, 2] += 1.0
-    with torch.no_grad():
-        first, second = LastBlock.of(made, x), LastBlock.of(made, other)
-        same = (first.patches("value", False) == second.patches("value", False)).all(-1)[0]
-        assert same.tolist() == [True, False, True, True, True, True]
-        moved = (first.patches("plain", False) != second.patches("plain", False)).any(-1)
-    assert moved.all()
-
-
 def test_only_the_ordinary_block_is_taken_apart() -> None:
     assert is_plain(block())
     assert not is_plain(transformer.CustomResidualAttentionBlock(WIDTH, HEADS))
@@ -470,12 +390,6 @@ def test_attention_is_the_formula_written_out(shift: float, scale: float) -> Non
         attention, plain_attention(tokens, shift, scale), atol=1e-6, rtol=1e-5
     )
     assert bool((attention == 0).any())
-
-
-def test_the_lengths_of_tokens_do_not_matter() -> None:
-    tokens = torch.randn(9, 5, generator=torch.Generator().manual_seed(0))
-    lengths = torch.rand(9, 1, generator=torch.Generator().manual_seed(1)) + 0.1
-    torch.testing.assert_close(proxy_attention(tokens * lengths), proxy_attention(tokens))
 
 
 @pytest.mark.parametrize("tokens", [torch.ones(4, 3), torch.zeros(4, 3), torch.eye(4) * 0 + 2])
@@ -561,13 +475,6 @@ def test_a_wrong_config_is_refused_proxy(
         load_backbone(tmp_path)
 
 
-def test_a_folder_whose_clip_is_none_is_refused(tmp_path: Path) -> None:
-    ProxyClip(tiny_clip(), tiny_proxy()).save(tmp_path)
-    tiny_proxy().save(tmp_path / "clip")
-    with pytest.raises(CheckpointError, match="'test_vit' does not allow"):
-        load_backbone(tmp_path)
-
-
 def test_backbones_that_do_not_fit_each_other_are_refused() -> None:
     with pytest.raises(OptionError, match="'stretch' and the proxy by 'aspect'"):
         ProxyClip(tiny_clip(), tiny_proxy(mode="aspect"))
@@ -576,17 +483,6 @@ def test_backbones_that_do_not_fit_each_other_are_refused() -> None:
     for factors in ({"shift": -1.0}, {"scale": math.nan}):
         with pytest.raises(OptionError, match="positive"):
             ProxyClip(tiny_clip(), tiny_proxy(), **factors)
-
-
-@pytest.mark.slow
-def test_true_shapes_proxy() -> None:
-    torch.manual_seed(0)
-    clip = OpenClipViT("ViT-B-16", clip_preprocessing(224, 16), quick_gelu=True)
-    dino = TimmViT("vit_small_patch8_224", Preprocessing("stretch", 224, 8))
-    features = ProxyClip(clip, dino).encode([noise_photo(640, 480)])[0]
-    assert features.tokens.shape == (28, 28, 512)
-    assert features.geometry.grid == (28, 28)
-    assert features.tokens.isfinite().all()
 
 
 def test_an_open_clip_that_is_built_in_another_way_is_found_out(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from patchioner.backbones import load_backbone, preprocess
+from patchioner.backbones import preprocess
 from patchioner.backbones.dinotxt import DinoTxtHead, DinoTxtViT
 from patchioner.base.errors import CheckpointError, OptionError
 from patchioner.geometry import Preprocessing
@@ -141,15 +140,6 @@ def test_a_head_that_does_not_fit_leaves_everything_as_it_was() -> None:
     ):
         target.read_published(original.vit.state_dict(), head, source="file")
     assert all(torch.equal(t, before[name]) for name, t in target.state_dict().items())
-
-
-def test_it_comes_back_from_its_folder(tmp_path: Path) -> None:
-    model = small("vit_large_patch16_dinov3", registers=False, space="both", blocks=1)
-    model.save(tmp_path, storage="fp32")
-    loaded = load_backbone(tmp_path)
-    assert loaded.config == model.config
-    first, second = (m.encode([noise_photo()])[0] for m in (model, loaded))
-    assert torch.equal(first.tokens, second.tokens)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from patchioner.backbones.vit import (
     create_vit,
     fit_vit,
 )
-from patchioner.base.errors import CheckpointError, HubError, OptionError, UnknownNameError
+from patchioner.base.errors import CheckpointError, HubError, OptionError
 from patchioner.geometry import Fit, Preprocessing
 from tests.support.tiny import noise_photo, tiny_backbone
 
@@ -132,11 +132,6 @@ def test_what_is_no_plain_vit_is_refused(name: str) -> None:
         TimmViT(name, Preprocessing("stretch", 64, 16))
 
 
-def test_an_unknown_architecture_offers_the_close_ones() -> None:
-    with pytest.raises(UnknownNameError, match="vit_smal_patch14_dinov2.*vit_small_patch14_dinov2"):
-        TimmViT("vit_smal_patch14_dinov2", Preprocessing())
-
-
 def test_a_wrong_patch_size_is_refused_with_the_right_one() -> None:
     with pytest.raises(OptionError, match=r"\(16, 16\).*says 14.*patch_size to 16"):
         TimmViT("test_vit", Preprocessing("stretch", 56, 14))
@@ -149,42 +144,6 @@ CLIP_STATISTICS = {
 
 
 # name, size, patch, width, heads, tokens before the patches
-TRUE_SHAPES = [
-    ("vit_small_patch14_dinov2", 518, 14, 384, 6, 1),
-    ("vit_small_patch14_reg4_dinov2", 518, 14, 384, 6, 5),
-    ("vit_base_patch14_dinov2", 518, 14, 768, 12, 1),
-    ("vit_base_patch14_reg4_dinov2", 518, 14, 768, 12, 5),
-    ("vit_large_patch14_dinov2", 518, 14, 1024, 16, 1),
-    ("vit_large_patch14_reg4_dinov2", 518, 14, 1024, 16, 5),
-    ("vit_giant_patch14_dinov2", 518, 14, 1536, 24, 1),
-    ("vit_giant_patch14_reg4_dinov2", 518, 14, 1536, 24, 5),
-    ("vit_small_patch16_dinov3", 512, 16, 384, None, 5),
-    ("vit_base_patch16_dinov3", 512, 16, 768, None, 5),
-    ("vit_base_patch16_clip_quickgelu_224", 224, 16, 768, 12, 1),
-    ("vit_base_patch16_clip_quickgelu_224", 592, 16, 768, 12, 1),
-]
-
-
-@pytest.mark.parametrize(("name", "size", "patch", "width", "heads", "prefix"), TRUE_SHAPES)
-def test_true_shapes_without_their_weights(
-    name: str, size: int, patch: int, width: int, heads: int | None, prefix: int
-) -> None:
-    with torch.device("meta"):  # ViT-g has 1.1 billion parameters
-        model = TimmViT(name, Preprocessing("aspect", size, patch))
-    features = model.encode([Image.new("RGB", (640, 480))])[0]
-    side = size // patch
-    grid = features.geometry.grid  # `test_assembly` has the square ones
-    assert grid[0] < side < grid[1]
-    assert abs(grid[0] * grid[1] - side * side) < 2 * side
-    assert features.tokens.shape == (*grid, width)
-    assert features.cls is not None
-    assert features.cls.shape == (width,)
-    assert model.vit.num_prefix_tokens == prefix
-    if heads is None:
-        assert features.attention is None
-    else:
-        assert features.attention is not None
-        assert features.attention.shape == (heads, *grid)
 
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -405,19 +364,6 @@ def test_pooling_before_equals_pooling_after(config: dict[str, Any]) -> None:
     torch.testing.assert_close(before, after)
 
 
-@pytest.mark.parametrize("config", CONFIGS)
-def test_the_global_token_is_optional_and_any_shape_of_tokens_is_served(
-    config: dict[str, Any],
-) -> None:
-    head, tokens = filled(config), torch.randn(2, 3, 4, 8)
-    patches, cls = head(tokens, None)
-    assert cls is None
-    assert patches.shape[:3] == (2, 3, 4)
-    flat, cls = head(tokens.flatten(0, 2), tokens[0, 0, 0])
-    torch.testing.assert_close(flat, patches.flatten(0, 2))
-    assert cls.shape == flat[0].shape
-
-
 def test_standardising_has_statistics_of_its_own_for_the_global_token() -> None:
     head, tokens = StandardiseHead(2), torch.tensor([[3.0, 5.0]])
     head.patch_mean.fill_(1.0)
@@ -446,19 +392,6 @@ def small_siglip(mode: Fit = "aspect", size: int = 80) -> SiglipViT:
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
     return model
-
-
-def test_true_shapes_without_their_weights_siglip() -> None:
-    with torch.device("meta"):
-        model = SiglipViT(NAME, Preprocessing("stretch", 512, 16, HALF, HALF))
-    features = model.encode([Image.new("RGB", (640, 480))])[0]
-    assert features.tokens.shape == (32, 32, 768)
-    assert features.cls is not None
-    assert features.cls.shape == (768,)
-    assert features.attention is not None
-    assert features.attention.shape == (12, 32, 32)
-    assert model.vit.num_prefix_tokens == 0
-    assert features.geometry.scale == (512 / 640, 512 / 480)
 
 
 def test_a_patch_is_what_the_pool_makes_of_it_alone() -> None:

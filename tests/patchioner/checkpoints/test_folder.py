@@ -23,7 +23,6 @@ from patchioner import Patchioner
 from patchioner.base.errors import CheckpointError, MemoryBankError, PatchionerError
 from patchioner.checkpoints.folder import read_checkpoint, write_checkpoint
 from patchioner.checkpoints.parts import Parts, resident_precision
-from patchioner.cli.main import main
 from tests.support.tiny import DIM, noise_photo, tiny_decoder, tiny_parts, tiny_tower
 
 
@@ -252,20 +251,6 @@ def test_stray_pickles_in_the_folder_are_ignored(folder: Path, tmp_path: Path) -
         (place / "weights.pt").write_bytes(pickle.dumps(Trap(sprung)))
     read_checkpoint(folder)
     assert not sprung.exists()
-
-
-@pytest.mark.parametrize("name", ["no config", "decoder shape", "weights cut", "bank cut"])
-def test_the_command_line_says_it_in_a_line(
-    folder: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    damage, _ = DAMAGES[name]
-    damage(folder)
-    noise_photo().save(tmp_path / "photo.png")
-    status = main(["caption", str(tmp_path / "photo.png"), "--model", str(folder)])
-    error = capsys.readouterr().err
-    assert status == 1
-    assert "Traceback" not in error
-    assert str(folder) in error or "bank" in error
 
 
 def test_one_wrong_byte_in_a_small_bank_is_noticed(folder: Path) -> None:

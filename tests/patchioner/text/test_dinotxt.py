@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from patchioner.base.errors import CheckpointError, OptionError
-from patchioner.text import load_tower
 from patchioner.text.dinotxt import DinoTxtText, DinoTxtTextSettings
 
 open_clip = pytest.importorskip("open_clip")
@@ -80,13 +78,6 @@ def test_the_published_tower_on_no_memory() -> None:
     assert "backbone.blocks.24.attention.qkv.weight" not in shapes
 
 
-def test_a_vector_depends_on_its_text_alone() -> None:
-    tower = tiny_tower()
-    together = tower.encode(TEXTS, batch=2)
-    for row, text in enumerate(TEXTS):
-        torch.testing.assert_close(tower.encode([text])[0], together[row], rtol=1e-5, atol=1e-6)
-
-
 def test_long_texts_keep_their_end_token_with_one_warning(caplog: pytest.LogCaptureFixture) -> None:
     tower = tiny_tower()
     long = "a cat " * 80
@@ -116,14 +107,6 @@ def test_other_names_are_refused_by_name() -> None:
     )
     with pytest.raises(CheckpointError, match=r"attention_norm.*unexpected.*attn_norm"):
         tiny_tower().read_published(state, source="file")
-
-
-def test_it_comes_back_from_its_folder(tmp_path: Path) -> None:
-    tower = tiny_tower(qkv_bias=True)
-    tower.save(tmp_path, storage="fp32")
-    loaded = load_tower(tmp_path)
-    assert loaded.config == tower.config
-    assert torch.equal(loaded.encode(TEXTS), tower.encode(TEXTS))
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import pickle
 from collections import OrderedDict
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from patchioner.base.errors import CheckpointError
@@ -198,28 +197,6 @@ def test_a_wrong_config_is_refused(tmp_path: Path, changes: dict[str, Any], mess
         load_tower(tmp_path)
 
 
-def test_a_missing_part_is_named(tmp_path: Path) -> None:
-    Talk2DinoTower(tiny_tower(dim=TEXT_DIM), DIM, width=WIDTH).save(tmp_path)
-    weights = load_file(tmp_path / "weights.safetensors")
-    del weights["project_out.bias"]
-    save_file(weights, tmp_path / "weights.safetensors")
-    with pytest.raises(CheckpointError, match=r"missing project_out\.bias"):
-        load_tower(tmp_path)
-    (tmp_path / "tower" / "config.json").unlink()
-    with pytest.raises(CheckpointError, match="no such file"):
-        load_tower(tmp_path)
-
-
-def test_a_vector_does_not_depend_on_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.manual_seed(0)
-    tower = Talk2DinoTower(tiny_tower(dim=TEXT_DIM), DIM, width=WIDTH)
-    together = tower.encode(TEXTS)
-    monkeypatch.setattr("patchioner.text.talk2dino._ROWS_AT_ONCE", 7)
-    torch.testing.assert_close(tower.encode(TEXTS, batch=4), together, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(tower.encode([TEXTS[3]])[0], together[3], rtol=1e-5, atol=1e-6)
-    assert tower.encode([]).shape == (0, DIM)
-
-
 def test_it_moves_and_rounds_with_the_rest() -> None:
     torch.manual_seed(0)
     tower = Talk2DinoTower(tiny_tower(dim=TEXT_DIM), DIM, width=WIDTH)
@@ -228,27 +205,3 @@ def test_it_moves_and_rounds_with_the_rest() -> None:
     rounded = tower.encode(TEXTS)
     assert rounded.dtype == torch.float32
     assert torch.cosine_similarity(rounded, exact).min() > 0.98
-
-
-@pytest.mark.slow
-def test_the_published_tower_at_its_true_shape(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    pytest.importorskip("open_clip")
-    from patchioner.text.clip import OpenClipText
-
-    torch.manual_seed(0)
-    state = {
-        "linear_layer.weight": torch.randn(768, 512) * 0.06,
-        "linear_layer.bias": torch.randn(768) * 0.01,
-        "hidden_layers.0.weight": torch.randn(768, 768) * 0.04,
-        "hidden_layers.0.bias": torch.randn(768) * 0.01,
-    }
-    weights = load_talk2dino_weights(written(tmp_path, state))
-    tower = Talk2DinoTower.from_weights(OpenClipText("ViT-B-16", quick_gelu=True), weights)
-    with caplog.at_level(logging.WARNING):
-        encoded = tower.encode(["a red bus", "word " * 100])
-    assert encoded.shape == (2, 768)
-    assert [record.getMessage() for record in caplog.records] == [
-        "1 of 2 texts are longer than 77 tokens and were cut"
-    ]

@@ -199,12 +199,6 @@ def test_configs_that_do_not_fit_the_files(
         read(published.write_decap(tmp_path, **config))
 
 
-def test_parts_of_different_widths(tmp_path: Path) -> None:
-    folder = published.write_capdec(tmp_path, published.decap_state(prefix=32), prefix_size=32)
-    with pytest.raises(CheckpointError, match="different widths"):
-        read(folder)
-
-
 CAPTION = """
 import sys
 from patchioner import Patchioner
@@ -374,12 +368,6 @@ def test_a_projection_of_another_shape(tmp_path: Path, monkeypatch: pytest.Monke
         backbone_of(tmp_path, dino_model="tiny", resize_dim=64, crop_dim=64)
 
 
-def test_a_file_with_an_extra_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    use_tiny(monkeypatch, tmp_path, surprise=torch.zeros(1))
-    with pytest.raises(CheckpointError, match="tiny.pth.*unexpected.*surprise"):
-        backbone_of(tmp_path, dino_model="tiny", resize_dim=64, crop_dim=64)
-
-
 def test_weights_that_are_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     offline(monkeypatch, tmp_path)
     with pytest.raises(
@@ -488,15 +476,6 @@ def test_a_projection_of_another_backbone_or_tower(tmp_path: Path, clip: TextTow
         read_text_tower(files, CONFIG, 64)
     torch.save(talk2dino_state(64, 40), tmp_path / "talk2dino.pth")
     with pytest.raises(CheckpointError, match="40 wide, the text tower gives 48"):
-        read_text_tower(files, CONFIG, 64)
-
-
-def test_a_damaged_projection(tmp_path: Path, clip: TextTower) -> None:
-    files = files_of(tmp_path)
-    state = talk2dino_state(64, 48)
-    del state["linear_layer.bias"]
-    torch.save(state, tmp_path / "talk2dino.pth")
-    with pytest.raises(CheckpointError, match="talk2dino.pth.*missing linear_layer.bias"):
         read_text_tower(files, CONFIG, 64)
 
 
