@@ -381,7 +381,10 @@ def write_graph(graph: Graph, folder: Path, kind: Format, precision: ExportPreci
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             if kind == "onnx":
-                names = {"input_names": list(graph.inputs), "output_names": list(graph.outputs)}
+                names: dict[str, Any] = {
+                    "input_names": list(graph.inputs),
+                    "output_names": list(graph.outputs),
+                }
                 written = torch.onnx.export(graph.program, dynamo=True, verbose=False, **names)
                 assert written is not None, "with dynamo, it returns the program"
                 written.save(path)

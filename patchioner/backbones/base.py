@@ -25,6 +25,14 @@ from patchioner.checkpoints.stored import StoredModule, make_part, settings_of
 from patchioner.geometry import ImageGeometry, Preprocessing, resized_size
 from patchioner.images import Photo, ReducedPhoto
 
+_TENSORS = (
+    "tokens",
+    "cls",
+    "attention",
+    "reference_attention",
+    "registers",
+    "reference_heads",
+)
 # A GPU wants many patches a pass: 24 photos of 518 pixels and patches of 14.
 PATCHES_PER_PASS_GPU = 32_768
 
@@ -42,6 +50,9 @@ class PatchFeatures:
         reference_attention: (rows, columns) float32 summing to 1, the attention as the published system computes it
             (`patchioner.backbones.vit.published_attention`), for reference rounding; or None.
         image: the photo itself, upright RGB, kept only for models that cut regions out of it; or None.
+        registers: (count, dim) float32 register tokens; or None.
+        reference_heads: (slices, rows, columns) float32, the attention of single heads as the published system takes
+            them (`patchioner.backbones.vit.published_heads`); or None.
     """
 
     tokens: Tensor
@@ -50,6 +61,8 @@ class PatchFeatures:
     geometry: ImageGeometry
     reference_attention: Tensor | None = None
     image: Image.Image | None = None
+    registers: Tensor | None = None
+    reference_heads: Tensor | None = None
 
     @property
     def dim(self) -> int:
@@ -60,7 +73,7 @@ class PatchFeatures:
         """Write them to a ``.safetensors`` file, whole or not at all, for `load`; a photo that they hold goes along."""
         tensors = {
             name: value.detach().cpu().contiguous()
-            for name in ("tokens", "cls", "attention", "reference_attention")
+            for name in _TENSORS
             if (value := getattr(self, name)) is not None
         }
         if self.image is not None:
@@ -84,7 +97,7 @@ class PatchFeatures:
             with safe_open(str(path), framework="pt") as file:
                 stored = json.loads((file.metadata() or {})["geometry"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            pairs = {
+            pairs: dict[str, Any] = {
                 key: tuple(one) if isinstance(one, list) else one for key, one in stored.items()
             }
             geometry, image = ImageGeometry(**pairs), tensors.pop("image", None)
@@ -112,12 +125,16 @@ class Dense(NamedTuple):
         cls: (B, width).
         attention: (B, heads, rows, columns), see `PatchFeatures.attention`.
         published: (B, rows, columns), see `PatchFeatures.reference_attention`.
+        registers: (B, count, width).
+        heads: (B, slices, rows, columns), see `PatchFeatures.reference_heads`.
     """
 
     tokens: Tensor
     cls: Tensor | None
     attention: Tensor | None
     published: Tensor | None
+    registers: Tensor | None = None
+    heads: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -317,6 +334,8 @@ def split_features(found: Dense, geometries: Sequence[ImageGeometry]) -> list[Pa
             row(found.attention, index),
             geometry,
             reference_attention=row(found.published, index),
+            registers=row(found.registers, index),
+            reference_heads=row(found.heads, index),
         )
         for index, geometry in enumerate(geometries)
     ]

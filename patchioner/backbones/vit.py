@@ -164,7 +164,10 @@ class TimmViT(SingleViT):
         found = self.dense(pixels, grid)
         cls = None if found.cls is None else found.cls.float()
         tokens, whole = self.head(found.tokens.float(), cls)
-        return found._replace(tokens=tokens, cls=whole)
+        registers = found.registers
+        if registers is not None:
+            registers, _ = self.head(registers.float(), None)
+        return found._replace(tokens=tokens, cls=whole, registers=registers)
 
     def dense(self, pixels: Tensor, grid: tuple[int, int]) -> Dense:
         """Differentiable forward pass without the head.
@@ -186,12 +189,21 @@ class TimmViT(SingleViT):
         )
         patches = final[:, prefix:].unflatten(1, grid)
         cls = final[:, 0] if getattr(self.vit, "cls_token", None) is not None else None
+        registers = final[:, 1:prefix] if cls is not None and prefix > 1 else None
         if not self._has_attention:
-            return Dense(patches, cls, None, None)
+            return Dense(patches, cls, None, None, registers)
         before_last = torch.cat([inner[0][1], inner[0][0]], dim=1)
         parts = cls_query_keys(self.vit.blocks[last], before_last, prefix)
         maps, published = cls_attention(*parts), published_attention(*parts)
-        return Dense(patches, cls, maps.unflatten(2, grid), published.unflatten(1, grid))
+        heads = published_heads(*parts)
+        return Dense(
+            patches,
+            cls,
+            maps.unflatten(2, grid),
+            published.unflatten(1, grid),
+            registers,
+            None if heads is None else heads.unflatten(2, grid),
+        )
 
 
 class SiglipViT(SingleViT):
@@ -396,6 +408,21 @@ def published_attention(query: Tensor, keys: Tensor) -> Tensor:
     full_query, full_keys = (t.transpose(1, 2).flatten(2) for t in (query, keys))
     heads = _SMALL_HEADS if full_query.shape[-1] == _SMALL_WIDTH else _OTHER_HEADS
     logits = (full_query @ full_keys.transpose(1, 2))[:, 0] * (_PUBLISHED_SCALE / heads)
+    return logits.float().softmax(dim=-1)
+
+
+def published_heads(query: Tensor, keys: Tensor) -> Tensor | None:
+    """The CLS attention of single heads as published, (B, slices, patches) float32, or None.
+
+    The published heads are 16 slices of the full width (6 of a width of 384), which in ViT-B lie across its 12 true
+    heads; the logits are scaled by 1 / 8, and there is a softmax for each.
+    """
+    full_query, full_keys = (t.transpose(1, 2).flatten(2) for t in (query, keys))
+    heads = _SMALL_HEADS if full_query.shape[-1] == _SMALL_WIDTH else _OTHER_HEADS
+    if full_query.shape[-1] % heads:
+        return None
+    own = [t.unflatten(2, (heads, -1)).transpose(1, 2) for t in (full_query, full_keys)]
+    logits: Tensor = (own[0] @ own[1].transpose(2, 3))[:, :, 0] * _PUBLISHED_SCALE
     return logits.float().softmax(dim=-1)
 
 

@@ -47,7 +47,7 @@ def add_export_arguments(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=["fp32", "bf16", "int8", "int8-bf16"],
         default="fp32",
-        help="of the backbone's arithmetic; both with bf16 for openvino only (default: %(default)s)",
+        help="of the backbone's arithmetic; all but fp32 for openvino only (default: %(default)s)",
     )
     add("--size", type=positive_int, metavar="PIXELS", help="input size, in place of the model's")
     add(

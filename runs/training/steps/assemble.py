@@ -65,7 +65,7 @@ def _views(backbone: TimmViT, folder: Path, names: list[str]) -> Iterator[Cached
     for name in progress(names, description="measuring tokens", unit="photo"):
         pixels, geometry = preprocess(load_image(folder / name), backbone.preprocessing)
         with torch.inference_mode():
-            tokens, cls, attention, _ = backbone.dense(pixels[None], geometry.grid)
+            tokens, cls, attention, *_ = backbone.dense(pixels[None], geometry.grid)
         assert cls is not None and attention is not None, "the teacher has a CLS token"
         yield CachedPhoto(name, tokens[0], cls[0], attention[0])
 

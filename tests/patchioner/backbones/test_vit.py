@@ -116,7 +116,7 @@ def test_where_attention_is_not_plain_there_is_none_rather_than_a_wrong_one(
 def test_the_same_network_is_differentiable_for_training() -> None:
     model = tiny_backbone()
     pixels, geometry = preprocess(noise_photo(), model.preprocessing)
-    tokens, cls, attention, _ = model.dense(pixels[None], geometry.grid)
+    tokens, cls, attention, *_ = model.dense(pixels[None], geometry.grid)
     assert cls is not None
     assert attention is not None
     (tokens.square().mean() + cls.square().mean()).backward()
