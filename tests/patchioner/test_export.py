@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 
 from patchioner import Box, Patchioner
-from patchioner.backbones import Backbone, TimmViT
+from patchioner.backbones import TimmViT
 from patchioner.backbones.base import SingleViT
 from patchioner.backbones.clip import OpenClipViT, clip_preprocessing
 from patchioner.backbones.dinotxt import DinoTxtViT
 from patchioner.backbones.exported import ExportedBackbone, resample_positions
+from patchioner.backbones.proxy import ProxyClip
 from patchioner.backbones.vit import SiglipViT
 from patchioner.base.errors import (
     CheckpointError,
@@ -168,21 +169,12 @@ def test_rotary_positions_cannot_be_given_for_several_sizes() -> None:
 
 
 def test_what_is_no_single_network_is_refused() -> None:
-    class Pair(Backbone):
-        dim = 3  # type: ignore[assignment]
-        config: dict[str, Any] = {}  # type: ignore[assignment]
-
-        def encode(self, images: Any) -> Any:
-            raise NotImplementedError
-
-        def geometry(self, image_size: tuple[int, int]) -> Any:
-            raise NotImplementedError
-
-        def save(self, folder: Path, *, storage: Any = "fp16") -> None:
-            raise NotImplementedError
-
-    with pytest.raises(ExportError, match="a Pair is not one network"):
-        exportable(Pair())
+    vision = {"layers": 2, "width": 32, "head_width": 8, "patch_size": 8, "image_size": 32}
+    text = {"context_length": 4, "vocab_size": 4, "width": 8, "heads": 1, "layers": 1}
+    architecture = {"embed_dim": 20, "vision_cfg": vision, "text_cfg": text}
+    clip = OpenClipViT("tiny", clip_preprocessing(32, 8), architecture=architecture)
+    with pytest.raises(ExportError, match="ProxyClip"):
+        exportable(ProxyClip(clip, shallow("stretch")))
 
 
 PHOTOS = [noise_photo(96, 64), noise_photo(50, 130, seed=1), noise_photo(80, 80, seed=2)]
@@ -265,7 +257,7 @@ def test_threads_share_an_export_and_torchs_number_of_threads_counts(
     asked = torch.get_num_threads() + 1
     monkeypatch.setattr(torch, "get_num_threads", lambda: asked)
     loaded.encode(PHOTOS[0])
-    assert backbone._run[0] == asked
+    assert list(backbone._open) == [asked]
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -349,7 +341,7 @@ def test_without_the_runtime_there_is_the_line_that_installs_it(
         lambda: Patchioner.from_pretrained(folders[kind], device="cpu"),
         lambda: export_model(model, tmp_path / "out", format=kind),
     ):
-        with pytest.raises(MissingExtraError, match=rf"pip install 'patchioner\[{kind}\]'"):
+        with pytest.raises(MissingExtraError, match=rf"pip install .*\[{kind}\]"):
             work()
     assert not (tmp_path / "out").exists()
 
@@ -360,7 +352,7 @@ def _absent(name: str) -> Any:
 
 @pytest.mark.parametrize(
     ("kind", "precision", "least"),
-    [("onnx", "int8", 0.995), ("openvino", "int8", 0.995), ("openvino", "bf16", 0.995)],
+    [("openvino", "int8", 0.995), ("openvino", "bf16", 0.995)],
 )
 def test_lower_precisions_stay_close(
     backbone: TimmViT, kind: Any, precision: Any, least: float, tmp_path: Path

@@ -114,7 +114,12 @@ def test_converted_models_write_the_same_tokens(tmp_path: Path, kind: str) -> No
     again = Patchioner.from_pretrained(tmp_path / "ours", device="cpu")
     pooled = embeddings_of(model)
     first, second = (
-        [one.token_ids for one in m.parts.decoder.generate(_project(m, pooled), m.settings.decode)]
+        [
+            one.token_ids
+            for one in m.parts.decoder.generate(
+                _project(m, pooled), m.settings.decode, memory=m.parts.bank
+            )
+        ]
         for m in (model, again)
     )
     assert first == second
@@ -362,9 +367,7 @@ def test_clip_projects_every_token(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_a_projection_of_another_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_tiny(monkeypatch, tmp_path, **{"head.weight": torch.zeros(8, 64)})
-    with pytest.raises(
-        CheckpointError, match=r"tiny.pth: no visual projection of shape \(24, 64\)"
-    ):
+    with pytest.raises(CheckpointError, match=r"tiny.pth.*\(8, 64\).*\(24, 64\)"):
         backbone_of(tmp_path, dino_model="tiny", resize_dim=64, crop_dim=64)
 
 
@@ -384,7 +387,7 @@ def test_weights_that_are_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         ({"dino_model": None}, "ProxyCLIP"),
         (
             {"dino_model": "dinov2_vits14", "resize_dim": 500},
-            "config.yaml: .*500 is not.*490 or 504",
+            "config.yaml.*500 is not.*490 or 504",
         ),
     ],
 )
