@@ -170,12 +170,6 @@ def reference_box_footprints(boxes: Floats, geometry: ImageGeometry) -> Footprin
     likewise; every patch of that rectangle counts the same (source: facts about the published
     Patch-ioner code). So a box of exactly one patch takes 2 x 2 patches, and a small box that
     touches four takes one. Not kept: a box off the grid, NaN there, is the caller's error.
-
-    Example:
-        >>> geometry = fit_image((140, 140), mode="stretch", size=140, patch_size=14)
-        >>> footprints = reference_box_footprints(np.array([[0.0, 0.0, 14.0, 14.0]]), geometry)
-        >>> int((footprints.cover > 0).sum())
-        4
     """
     model = reference_model_boxes(boxes, geometry)
     cells = np.floor_divide(model, np.float32(geometry.patch_size)).astype(np.int64)

@@ -100,15 +100,7 @@ class Mask(Shape):
 
     @classmethod
     def from_rle(cls, rle: Mapping[str, object]) -> Self:
-        """A mask from COCO's run lengths, ``{"size": [height, width], "counts": list or str}``.
-
-        Raises:
-            RegionError: the run lengths are broken or mark no pixel.
-
-        Example:
-            >>> Mask.from_rle({"size": [2, 2], "counts": [1, 2, 1]})
-            Mask(2x2, 2 pixels)
-        """
+        """A mask from COCO's run lengths, ``{"size": [height, width], "counts": list or str}``."""
         return cls(decode_rle(rle))
 
     @classmethod
@@ -303,12 +295,7 @@ def decode_rle(rle: Mapping[str, object]) -> npt.NDArray[np.bool_]:
 
 
 def encode_rle(mask: npt.NDArray[np.bool_]) -> dict[str, list[int]]:
-    """The uncompressed run lengths of a (height, width) mask: what `decode_rle` reads, ready for JSON.
-
-    Example:
-        >>> encode_rle(np.array([[False, True], [True, False]]))
-        {'size': [2, 2], 'counts': [1, 2, 1]}
-    """
+    """The uncompressed run lengths of a (height, width) mask: what `decode_rle` reads."""
     flat = np.asarray(mask, dtype=bool).ravel(order="F")
     changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     counts = np.diff(np.concatenate([[0], changes, [flat.size]])).tolist()

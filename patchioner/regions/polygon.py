@@ -71,9 +71,6 @@ class Polygon(Shape):
     def from_coco(cls, segmentation: Iterable[Iterable[float]]) -> Self:
         """A polygon from COCO's ``segmentation``: rings as flat lists [x1, y1, x2, y2, ...].
 
-        Raises:
-            RegionError: no ring, or a list of odd length or of fewer than three points.
-
         Example:
             >>> Polygon.from_coco([[0, 0, 10, 0, 0, 10]])
             Polygon((0, 0), (10, 0), (0, 10))

@@ -231,9 +231,6 @@ class Box(Shape):
     def from_xywh(cls, x: float, y: float, width: float, height: float) -> Self:
         """A box from its left top corner and its size, in pixels.
 
-        Raises:
-            RegionError: a value is not finite, or the size is not positive.
-
         Example:
             >>> Box.from_xywh(10, 20, 190, 200)
             Box(x1=10.0, y1=20.0, x2=200.0, y2=220.0)
@@ -385,14 +382,10 @@ class RegionSet(Region):
 
     @classmethod
     def from_xywh(cls, boxes: object) -> Self:
-        """A set of boxes from rows of left, top, width, height in pixels, padding left out.
+        """A set of boxes from (n, 4) rows of left, top, width, height in pixels.
 
-        Args:
-            boxes: (n, 4) list, array or tensor; rows of four negative numbers, such as the
-                published [-1, -1, -1, -1], only fill a batch and are skipped.
-
-        Raises:
-            RegionError: a row is no box, or none is left; the published code answers NaN then.
+        Rows of four negative numbers, such as the published [-1, -1, -1, -1], only fill a batch
+        and are skipped; none left is a RegionError, where the published code answers NaN.
 
         Example:
             >>> RegionSet.from_xywh([[0, 0, 10, 10], [-1, -1, -1, -1]])

@@ -19,9 +19,9 @@ from patchioner.regions.base import (
     Size,
     as_array,
     items_of,
-    points,
     shorten,
 )
+from patchioner.regions.base import points as pairs_of
 from patchioner.regions.coverage import (
     TOLERANCE,
     Floats,
@@ -67,7 +67,7 @@ class Trace(Shape):
     normalized: bool
 
     def __init__(self, points: Iterable[object], normalized: bool = False) -> None:
-        pairs = _points(points)
+        pairs = pairs_of(points, "trace")
         if not pairs:
             raise RegionError("the trace has no point; give at least one (x, y)")
         object.__setattr__(self, "points", pairs)
@@ -82,12 +82,7 @@ class Trace(Shape):
     ) -> Self:
         """A trace from mouse samples [{"x": .., "y": .., "t": ..}, ...], in time order.
 
-        Args:
-            samples: as localized-narratives files have them; the time is not used.
-            normalized: such files count in 0..1 of the image; say False for pixels.
-
-        Raises:
-            RegionError: a sample without x or y, or no sample.
+        Localized Narratives count in 0..1 of the image; say ``normalized=False`` for pixels.
         """
         pairs = []
         for index, sample in enumerate(items_of(samples, "trace")):
@@ -138,10 +133,6 @@ class Trace(Shape):
         if not isinstance(normalized, bool):
             raise RegionError(f"'normalized' is {normalized!r:.80}; give true or false")
         return cls(items_of(entry["trace"], "trace"), normalized)
-
-
-def _points(values: Iterable[object]) -> tuple[XY, ...]:
-    return points(values, "trace")
 
 
 def _on_image(pixels: Floats, image_size: tuple[int, int]) -> npt.NDArray[np.bool_]:
@@ -220,11 +211,6 @@ def reference_counts(trace: Trace, geometry: ImageGeometry) -> npt.NDArray[np.fl
     by 1 / g lets some points on a boundary fall low (0.3 with g = 10 gives 2), and u goes to the
     grid as it is even under a crop. Padding was not published: there u counts over the padded
     square. Not kept: NaN where no point is left is a RegionError.
-
-    Example:
-        >>> geometry = fit_image((100, 100), mode="stretch", size=100, patch_size=10)
-        >>> np.argwhere(reference_counts(Trace([(0.3, 0.0)], normalized=True), geometry)).tolist()
-        [[0, 2]]
     """
     pixels = trace.pixels(geometry.image_size)
     cells = np.array([geometry.grid[1], geometry.grid[0]], dtype=np.float64)

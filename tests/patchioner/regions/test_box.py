@@ -48,32 +48,11 @@ def test_reference_keeps_the_published_oddities() -> None:
     assert touches_four[0, 0] == 1
 
 
-def test_reference_widths_survive_the_way_through_corners() -> None:
-    # (2.4 + 14) - 2.4 is a little less than 14.
-    weights = Box.from_xywh(2.4, 2.4, 14, 14).patch_weights(PLAIN, REFERENCE)
-    assert np.count_nonzero(weights) == 4
-
-
 def test_reference_corners_on_a_patch_border_survive_scaling() -> None:
     # 22 x 3 / 10 pixels are column 3 of 10, but 6.6 x (140 / 22) / 14 is a little less than 3.
     geometry = fit_image((22, 22), mode="stretch", size=140, patch_size=PATCH)
     weights = Box(6.6, 0, 7, 1).patch_weights(geometry, REFERENCE)
     assert weights[0, 3] == 1
-
-
-def test_reference_boxes_are_scaled_to_model_pixels() -> None:
-    halved = fit_image((280, 280), mode="stretch", size=140, patch_size=PATCH)
-    np.testing.assert_allclose(
-        Box.from_xywh(40, 60, 100, 30).patch_weights(halved, REFERENCE),
-        published_box(20, 30, 50, 15, 10),
-    )
-
-
-def test_reference_crops_clamp_the_box_as_it_was_given() -> None:
-    # x -20 .. 30 of a tall image: the origin goes to 0, the width stays 50, three patches and a bit.
-    tall = fit_image((140, 260), mode="crop", size=140, patch_size=PATCH)
-    weights = Box(-20, 100, 30, 110).patch_weights(tall, REFERENCE)
-    assert np.flatnonzero(weights.sum(axis=0)).tolist() == [0, 1, 2, 3]
 
 
 def test_coverage_of_one_patch_is_that_patch() -> None:
