@@ -94,7 +94,7 @@ def test_without_pycocoevalcap(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(suite, "find_java", lambda: None)
     monkeypatch.setitem(sys.modules, "pycocoevalcap", None)
     assert not score_captions(SAID, DUE, ["cider"])["cider"].made.java
-    with pytest.raises(MissingExtraError, match=r"pip install 'patchioner\[metrics\]'"):
+    with pytest.raises(MissingExtraError, match="metrics"):
         score_captions(SAID, DUE, ["cider"], java="yes")
 
 

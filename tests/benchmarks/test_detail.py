@@ -1,0 +1,175 @@
+"""Detailed captions: objects and texts by hand, what is planted, DID-Bench's files, the command on the sample set."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.data import SAMPLE, BenchmarkDataError
+from benchmarks.detail import main
+from benchmarks.detail_planted import average_precision, plant, planted_among
+from benchmarks.detail_texts import (
+    AGAIN,
+    ALONE,
+    EXTRACTIVE,
+    controls,
+    filled,
+    missed_rivals,
+    object_scores,
+    read_did,
+    score_texts,
+)
+from benchmarks.metrics import cider
+from benchmarks.metrics.class_names import named_classes
+from patchioner.base.errors import OptionError
+
+
+def test_objects_by_hand() -> None:
+    """A dog there, a cat not; "glass" is the cup that is there, not a wine glass besides; a text without objects."""
+    texts = ["A dog and a cat.", "a glass on a table", "nothing"]
+    found = object_scores(texts, [{"dog", "chair"}, {"cup", "dining table"}, {"bus"}])
+    assert found.interval("precision").value == pytest.approx(3 / 4)
+    assert found.interval("recall").value == pytest.approx(3 / 5)
+    assert found.interval("clean").value == pytest.approx(2 / 3)
+    assert found.words.tolist() == [5, 5, 1]
+    gain = object_scores(["a dog", *texts[1:]], [{"dog"}, {"cup"}, {"bus"}]).gain_over(
+        found, "clean"
+    )
+    assert gain.value == pytest.approx(0.0) and gain.low <= 0 <= gain.high
+    alone = object_scores(["a man with a dog"], [{"person", "dog"}], people=False)
+    assert (alone.named.tolist(), alone.there.tolist()) == ([1], [1])
+    with pytest.raises(OptionError, match="2 texts for 1"):
+        object_scores(["a", "b"], [set()])
+
+
+def test_texts_are_filled_with_whole_sentences() -> None:
+    assert filled(["A dog.", "A very long sentence.", "A cat."], 4) == "A dog. A cat."
+    alike = ["A red bus stops.", "The red bus stops.", "Two dogs."]
+    assert filled(alike, 20, new_below=0.5) == "A red bus stops. Two dogs."
+    assert filled(alike, 20) == " ".join(alike)
+
+
+SENTENCES = {
+    "a": ["Two red buses near a man.", "A hot dog."],
+    "b": ["A cat on a bed."],
+    "c": ["A tree."],
+}
+PRESENT = {"a": frozenset({"bus", "person"}), "b": frozenset({"cat"}), "c": frozenset()}
+
+
+def test_what_is_planted_is_false() -> None:
+    """One thing is exchanged for a class that is not there; colours and numbers for others; seeded, photo by photo."""
+    found = plant(SENTENCES, PRESENT, seed=1)
+    assert found == plant(SENTENCES, PRESENT, seed=1) != plant(SENTENCES, PRESENT, seed=2)
+    kinds = {(one.photo, one.kind) for one in found}
+    assert {("a", "colour"), ("a", "number"), ("a", "object"), ("c", "other photo")} <= kinds
+    assert ("c", "object") not in kinds and ("b", "colour") not in kinds
+    for one in found:
+        assert one.false != one.true
+        if "object" in one.kind:
+            here = PRESENT[one.photo] | frozenset().union(*map(named_classes, SENTENCES[one.photo]))
+            assert named_classes(one.now) - here
+            assert len(one.false.split(one.now)) == 2
+        if one.kind == "other photo":
+            assert any(one.false in texts for key, texts in SENTENCES.items() if key != one.photo)
+    first = {"a": SENTENCES["a"], "c": SENTENCES["c"]}
+    again = plant(first, {key: PRESENT[key] for key in first}, seed=1)
+    assert {one.kind for one in again} <= {one.kind for one in found}
+
+
+def test_articles_and_capitals_follow() -> None:
+    """ "a" before a vowel becomes "an", and a sentence starts with a capital."""
+    for seed in range(30):
+        for one in plant({"a": ["Dogs see a bus."]}, {"a": frozenset()}, seed=seed):
+            assert one.false[0].isupper()
+            assert not any(f" a {vowel}" in one.false for vowel in "aeiou"), one.false
+
+
+def test_average_precision_by_hand() -> None:
+    """At 0.9: 1 of 1; at 0.8: 2 of 3."""
+    assert average_precision(np.array([0.9, 0.8]), np.array([0.85])) == pytest.approx(5 / 6)
+    assert average_precision(np.array([0.9]), np.array([0.1, 0.2])) == 1.0
+
+
+def did_row(name: str) -> dict[str, Any]:
+    return {
+        "file_name": name, "width": 60, "height": 40,
+        "global_description": "A dog sits on a bench. The sky is blue.",
+        "regions": [
+            {"kind": "quadrant", "xyxy": [0, 0, 30, 20], "descriptions": ["A dog.", "A brown dog.", "Fur."]},
+            {"kind": "other", "xyxy": [5, 5, 30, 30], "descriptions": ["A wooden bench.", "A seat.", "Wood."]},
+        ],
+    }  # fmt: skip
+
+
+@pytest.fixture
+def did(tmp_path: Path) -> Path:
+    folder = tmp_path / "did"
+    folder.mkdir()
+    (folder / "describe_run.json").write_text(json.dumps([did_row("a.jpg"), did_row("b.jpg")]))
+    references = {"a.jpg": ["A dog sits on a wooden bench under the sky."], "b.jpg": ["Two kites."]}
+    (folder / "references_dev.json").write_text(json.dumps(references))
+    return folder
+
+
+def test_did_bench_is_read_and_its_controls_are_as_long_as_ours(did: Path) -> None:
+    photos = read_did(did)
+    assert [region.id for region in photos[0].regions] == ["global", "spatial-1", "semantic-1"]
+    assert len(photos[0].statements) == 7 and photos[1].references == ("Two kites.",)
+    found = controls(photos, [14, 10])
+    assert found[EXTRACTIVE][0].startswith(
+        "A dog sits on a bench. The sky is blue. A wooden bench."
+    )
+    assert found[AGAIN][1] == found[ALONE][1] == photos[1].statements[0].text
+    assert all(len(text.split()) <= 14 for text in found[EXTRACTIVE] + found[AGAIN])
+    (did / "describe_run.json").write_text('[{"file_name": "a.jpg"}]')
+    with pytest.raises(BenchmarkDataError, match=r"describe_run\.json"):
+        read_did(did)
+    with pytest.raises(BenchmarkDataError, match=r"references_dev\.json"):
+        read_did(did / "none")
+
+
+def test_scores_are_on_raw_strings() -> None:
+    """Capitals and stops glued to words count; a tie with a rival is no win."""
+    said, due = (
+        ["A dog. It sleeps.", "Two red kites fly."],
+        [["A dog. It sleeps."], ["a bus stops"]],
+    )
+    found = score_texts(said, due)
+    mean, _ = cider(said, due, tokenizer=str.split)
+    assert found.values["cider"] == pytest.approx(mean) and found.samples["rouge_l"][0] == 100.0
+    scored = {"ours": found, EXTRACTIVE: found, AGAIN: found, ALONE: score_texts(["a", "b"], due)}
+    assert len(missed_rivals(scored)) == 2
+    assert found.gain_over(scored[ALONE], "cider").value > 0
+
+
+def test_one_thing_in_every_other_sample_is_exchanged(did: Path) -> None:
+    photo = read_did(did)[0]
+    statements, false = planted_among(photo, seed=3)
+    changed = [new for new, old in zip(statements, photo.statements, strict=True) if new != old]
+    assert 1 <= len(changed) == len(false) <= 4
+    texts = [one.text for one in photo.statements] + list(photo.references)
+    here = frozenset().union(*map(named_classes, texts))
+    assert all(named_classes(text) - here for text in false)
+
+
+def test_the_command_on_the_sample_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With the shipped model; a second run reads what the first described, and bars become a status."""
+    words = ["--out", str(tmp_path), "--limit", "2", "--parts", "objects", "planted"]
+    outputs = []
+    for _ in range(2):
+        assert main(words) == 0
+        outputs.append(capsys.readouterr().out)
+    assert outputs[0] == outputs[1] == (tmp_path / "report.md").read_text()
+    assert "| our paragraph |" in outputs[0] and "| other photo |" in outputs[0]
+    values = json.loads((tmp_path / "report.json").read_text())
+    assert values["settings"]["data"] == str(SAMPLE)
+    assert values["parts"]["objects"]["photos"] == 2
+    assert 0 <= values["parts"]["planted"]["kept"]["value"] <= 1
+    assert main(["--data", str(tmp_path / "none"), "--out", str(tmp_path)]) == 1
+    assert main([*words[:2], "--limit", "1", "--parts", "objects"]) == 1
+    assert capsys.readouterr().err.count("error: ") == 2
