@@ -122,10 +122,6 @@ def export_model(
         OptionError: the folder is not empty; a size, fit, format or precision that there is not.
         MissingExtraError: a package is not installed; the message has the line that installs it.
         ExportError: the backbone cannot be exported, or the export gives other features.
-
-    Example:
-        >>> export_model(model, "mini-openvino", format="openvino").difference.tokens  # doctest: +SKIP
-        3.1e-05
     """
     out = Path(folder)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

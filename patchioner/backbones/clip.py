@@ -74,12 +74,6 @@ class OpenClipViT(SingleViT):
         OptionError: the model is not a plain ViT, or the settings do not fit it.
         HubError, CheckpointError: the weights cannot be fetched; a file does not hold them.
         MissingExtraError: open_clip is not installed.
-
-    Example:
-        >>> backbone = OpenClipViT("ViT-B-32", clip_preprocessing(224, 32))  # doctest: +SKIP
-        >>> features = backbone.encode([Image.new("RGB", (320, 240))])[0]  # doctest: +SKIP
-        >>> tuple(features.tokens.shape), tuple(features.cls.shape)  # doctest: +SKIP
-        ((7, 7, 512), (512,))
     """
 
     # 20 crops at 224 pixels and patches of 16, 2 photos at 592: many small crops are this backbone's work.

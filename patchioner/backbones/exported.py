@@ -56,11 +56,6 @@ class ExportedBackbone(SingleViT):
     Raises:
         MissingExtraError: the runtime is not installed; the message has the line that installs it.
         CheckpointError: a file is missing or not the one that was written.
-
-    Example:
-        >>> model = Patchioner.from_pretrained("mini-openvino")  # doctest: +SKIP
-        >>> type(model.parts.backbone).__name__  # doctest: +SKIP
-        'ExportedBackbone'
     """
 
     native_positions: Tensor | None
@@ -219,10 +214,6 @@ def open_onnx(path: Path, precision: ExportPrecision, threads: int) -> Run:
     Raises:
         MissingExtraError: onnxruntime is not installed.
         ExportError: the file cannot be run by this release of it.
-
-    Example:
-        >>> run = open_onnx(Path("network.onnx"), "fp32", 2)  # doctest: +SKIP
-        >>> tokens, *_ = run({"pixels": pixels})  # doctest: +SKIP
     """
     runtime = require("onnxruntime", "onnx")
     options = runtime.SessionOptions()
@@ -254,9 +245,6 @@ def open_openvino(path: Path, precision: ExportPrecision, threads: int) -> Run:
     Raises:
         MissingExtraError: openvino is not installed.
         ExportError: the file cannot be run by this release of it.
-
-    Example:
-        >>> run = open_openvino(Path("network.xml"), "fp32", 2)  # doctest: +SKIP
     """
     openvino = require("openvino", "openvino")
     settings: dict[str, Any] = {

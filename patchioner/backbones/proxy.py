@@ -60,12 +60,6 @@ class ProxyClip(Backbone):
     Raises:
         OptionError: the two fit photos in different ways, CLIP's last block is not a plain one, or a factor is not a
             positive number.
-
-    Example:
-        >>> clip = OpenClipViT("ViT-B-16", clip_preprocessing(224, 16))  # doctest: +SKIP
-        >>> dino = TimmViT("vit_base_patch8_224.dino", Preprocessing("stretch", 224, 8))  # doctest: +SKIP
-        >>> ProxyClip(clip, dino).encode([photo])[0].tokens.shape  # doctest: +SKIP
-        torch.Size([28, 28, 512])
     """
 
     def __init__(

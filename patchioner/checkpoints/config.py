@@ -142,9 +142,6 @@ def build_model(source: str | Path | Mapping[str, Any]) -> Parts:
     Raises:
         CheckpointError, MemoryBankError: a key is unknown, or a part is missing, corrupt or does not fit.
         HubError, MissingExtraError: weights cannot be fetched; a library is not installed.
-
-    Example:
-        >>> parts = build_model("configs/my-model.yaml")  # doctest: +SKIP
     """
     config = read_model_config(source)
     head = {"format": FORMAT, "version": VERSION, "name": config.name}

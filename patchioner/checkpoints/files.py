@@ -138,10 +138,6 @@ def read_yaml(path: Path) -> Any:
     Raises:
         CheckpointError: it cannot be read, is not UTF-8, or is no plain YAML.
         MissingExtraError: pyyaml is not installed.
-
-    Example:
-        >>> read_yaml(Path("configs/dinov2-vitb14.yaml"))["name"]  # doctest: +SKIP
-        'dinov2-vitb14'
     """
     yaml = require("yaml", "published")
     try:

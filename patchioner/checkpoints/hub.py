@@ -217,12 +217,7 @@ def folder_bytes(folder: Path) -> int:
 
 
 def part_sizes(parts: Parts) -> dict[str, tuple[int, int]]:
-    """Numbers held and bytes in memory of each part of a loaded model: weights and buffers, a bank's rows.
-
-    Example:
-        >>> part_sizes(model.parts)["memory bank"]  # doctest: +SKIP
-        (6291456, 12730368)
-    """
+    """Numbers held and bytes in memory of each part of a loaded model: weights and buffers, a bank's rows."""
     sizes = {"backbone": _tensor_sizes(parts.backbone)}
     if parts.text_tower is not None:
         sizes["text tower"] = _tensor_sizes(parts.text_tower)

@@ -52,9 +52,6 @@ class Parts:
 
         Raises:
             CheckpointError: a bank of another width.
-
-        Example:
-            >>> Patchioner(parts.with_bank(MemoryBank.load("bank")))  # doctest: +SKIP
         """
         if self.bank is not None:  # it may serve the decoder alone, as for retrieval
             return replace(self, bank=bank)

@@ -69,11 +69,6 @@ class OpenClipText(TextTower):
 
     Raises:
         OptionError: the model's texts are read by another library's network or tokenizer.
-
-    Example:
-        >>> tower = OpenClipText("ViT-B-16", quick_gelu=True)  # doctest: +SKIP
-        >>> tuple(tower.encode(["a red bus", "two dogs"]).shape)  # doctest: +SKIP
-        (2, 512)
     """
 
     def __init__(

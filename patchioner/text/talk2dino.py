@@ -44,13 +44,6 @@ class Talk2DinoTower(TextTower):
         tower: embeds texts; its vectors are not normalised before the projection, as published.
         dim: width of the visual tokens.
         width: width between the two layers, `dim` as published; None for the linear projection without them.
-
-    Example:
-        >>> clip = OpenClipText("ViT-B-16", pretrained="openai")  # doctest: +SKIP
-        >>> weights = load_talk2dino_weights("vitb_mlp_infonce.pth")  # doctest: +SKIP
-        >>> tower = Talk2DinoTower.from_weights(clip, weights)  # doctest: +SKIP
-        >>> tuple(tower.encode(["a red bus"]).shape)  # doctest: +SKIP
-        (1, 768)
     """
 
     def __init__(self, tower: TextTower, dim: int, *, width: int | None) -> None:

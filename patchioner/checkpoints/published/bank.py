@@ -92,9 +92,6 @@ def read_bank(path: Path, *, unit_rows: bool = False, dim: int | None = None) ->
     Raises:
         MemoryBankError: a file that is cut short, foreign, of another width, or whose texts do not fit.
         MissingExtraError: h5py is not installed.
-
-    Example:
-        >>> bank = read_bank(Path("coco_captions_text_embeddings-B16-ViT-B.16-591753.h5"))  # doctest: +SKIP
     """
     h5py = require("h5py", "published")
     if not path.is_file():

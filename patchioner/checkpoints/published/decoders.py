@@ -82,9 +82,6 @@ def read_decap(
     Raises:
         CheckpointError: not exactly the tensors of a DeCap decoder, of one shape throughout; an output layer that is
             not the embedding itself; a pickle that would execute something.
-
-    Example:
-        >>> decoder = read_decap(Path("decap-009.pt"), prefix_size=768)  # doctest: +SKIP
     """
     state = {
         name: tensor for name, tensor in read_tensors(path).items() if not _MASKS.fullmatch(name)
@@ -310,9 +307,6 @@ def concept_prompter(config: MeacapConfig, *, published_parser: bool = False) ->
     Args:
         config: how many captions are asked, and the names of the published parser and sentence encoder.
         published_parser: use those two (downloads), instead of our rules.
-
-    Example:
-        >>> decoder.prompter = concept_prompter(config, published_parser=True)  # doctest: +SKIP
     """
     captions = config.memory_caption_num
     if not published_parser:

@@ -77,9 +77,6 @@ def read_published(
         CheckpointError, MemoryBankError: a file is missing, damaged, foreign or does not fit; a config key is unknown,
             or not supported. Nothing is executed and nothing half loaded.
         MissingExtraError: pyyaml, h5py or open_clip is not installed.
-
-    Example:
-        >>> parts = read_published(Path("Patch-ioner_talk2dino_decap_COCO_Captions"))  # doctest: +SKIP
     """
     files = PublishedFiles.of(path)
     config = read_config(files.config)

@@ -62,7 +62,7 @@ def test_every_part_comes_back(folder: Path) -> None:
     assert parts.decoder.embedding_dim == original.decoder.embedding_dim
 
 
-def test_bank_and_tower_may_be_absent_where_the_bridge_needs_none(tmp_path: Path) -> None:
+def test_bank_and_tower_may_be_absent_where_the_projection_needs_none(tmp_path: Path) -> None:
     full = tiny_parts()
     bare = replace(
         full, bank=None, text_tower=None, settings=replace(full.settings, projection="none")
@@ -267,8 +267,8 @@ def parts() -> Parts:
     return tiny_parts()
 
 
-def without_bank(parts: Parts, bridge: str = "raw") -> Parts:
-    return replace(parts, bank=None, settings=replace(parts.settings, projection=bridge))
+def without_bank(parts: Parts, projection: str = "raw") -> Parts:
+    return replace(parts, bank=None, settings=replace(parts.settings, projection=projection))
 
 
 def test_what_needs_a_bank_is_refused_without(parts: Parts) -> None:
@@ -278,7 +278,7 @@ def test_what_needs_a_bank_is_refused_without(parts: Parts) -> None:
         replace(without_bank(parts), decoder=RetrievalDecoder(DIM))
 
 
-def test_another_bank_keeps_the_bridge_that_there_was(parts: Parts) -> None:
+def test_another_bank_keeps_the_projection_that_there_was(parts: Parts) -> None:
     bank = MemoryBank(torch.eye(DIM), [str(row) for row in range(DIM)])
     assert parts.with_bank(bank).settings == parts.settings
     assert parts.with_bank(bank).bank is bank and parts.bank is not bank
@@ -289,7 +289,7 @@ def test_another_bank_keeps_the_bridge_that_there_was(parts: Parts) -> None:
     assert retrieving.with_bank(bank).settings.projection == "none"
 
 
-def test_a_first_bank_is_the_bridge(parts: Parts) -> None:
+def test_a_first_bank_is_the_projection(parts: Parts) -> None:
     bank = MemoryBank(torch.eye(DIM))
     assert without_bank(parts).with_bank(bank).settings.projection == "memory"
     with pytest.raises(CheckpointError, match="different widths"):
