@@ -1,0 +1,248 @@
+"""`patchioner detail` from the command line: texts, JSON, files, pages, regions, and wrong usage."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from patchioner.detail.describe.own import PatchionerDescriber
+from patchioner.detail.filter import Calibration
+from patchioner.detail.filter.evidence import Evidence
+from patchioner.detail.filter.logistic import Logistic
+from patchioner.detail.filter.measures import ATTRIBUTE_INPUTS, SENTENCE_INPUTS, object_inputs
+from patchioner.detail.provenance import from_json
+from patchioner.detail.stages import Photo
+from PIL import Image
+
+from patchioner import Patchioner
+from patchioner.cli.main import main
+from patchioner.detail.values import DetailRegion, Statement
+from tests.support.tiny import noise_photo, tiny_parts
+
+Run = Callable[..., int]
+
+
+def constant(inputs: tuple[str, ...], bias: float) -> Logistic:
+    """Says the same of everything."""
+    zeros, ones = (0.0,) * len(inputs), (1.0,) * len(inputs)
+    return Logistic(inputs, zeros, ones, zeros, bias, 0.5)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model whose scorer finds everything supported."""
+    parts = tiny_parts()
+    model = Patchioner(parts)
+    calibration = Calibration(
+        constant(tuple(SENTENCE_INPUTS), 2.0),
+        constant(tuple(object_inputs(Evidence(model))), 2.0),
+        constant(tuple(ATTRIBUTE_INPUTS), 2.0),
+    )
+    settings = replace(parts.settings, calibration={"detail": calibration.to_json()})
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    Patchioner(replace(parts, settings=settings)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def sensible_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A random decoder writes no sentences; everything else is real."""
+
+    def describe(
+        self: PatchionerDescriber, photo: Photo, regions: Sequence[DetailRegion], *, seed: int = 0
+    ) -> list[Statement]:
+        things = ("bus", "dog", "table", "kite", "boat", "horse", "cup", "bench")
+        return [
+            Statement(region.id, sample, f"A {colour} {things[place % len(things)]} stands there.")
+            for place, region in enumerate(regions)
+            for sample, colour in enumerate(("red", "green"))
+        ]
+
+    monkeypatch.setattr(PatchionerDescriber, "describe", describe)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(3):
+        noise_photo(seed=number).save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.fixture
+def run(checkpoint: Path) -> Run:
+    def call(*words: object) -> int:
+        return main(["detail", *map(str, words), "--model", str(checkpoint), "--samples", "2"])
+
+    return call
+
+
+def test_the_paragraph_comes_out(
+    run: Run, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(photos / "0.png", "--max-words", 30) == 0
+    text = capsys.readouterr().out.strip()
+    assert text
+    assert len(text.split()) <= 30
+    assert run(photos) == 0
+    blocks = capsys.readouterr().out.split("\n\n")
+    assert blocks[0].startswith(f"{photos / '0.png'}:\n")
+    assert len([block for block in blocks if block.strip()]) == 3
+
+
+def test_json_has_the_provenance(
+    run: Run, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    box = "10,5,60,50"
+    assert run(photos / "0.png", photos / "1.png", "--json", "--box", box, "--grid", "1x2") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    name, caption = from_json(json.loads(lines[1]))
+    assert name == str(photos / "1.png")
+    kinds = [region.kind for region in caption.regions]
+    assert kinds == ["global", "user", "grid", "grid"]
+    assert caption.regions[1].box == (10, 5, 60, 50)
+    known = {verdict.claim.id for verdict in caption.kept}
+    assert {claim for sentence in caption.sentences for claim in sentence.claim_ids} <= known
+    assert all(verdict.reason for verdict in caption.dropped)
+
+
+def test_the_same_twice(run: Run, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(photos / "0.png", "--json", "--seed", 5)
+    first = capsys.readouterr().out
+    run(photos / "0.png", "--json", "--seed", 5)
+    assert capsys.readouterr().out == first
+    assert json.loads(first)["settings"]["seed"] == 5
+
+
+def test_a_file_and_a_page(run: Run, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, page = photos.parent / "out.jsonl", photos.parent / "out.html"
+    assert run(photos, "--out", out, "--report", page) == 0
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "3 described, 0 had their line already, of 3 photos" in captured.err
+    before, text = out.read_bytes(), page.read_text()
+    assert [json.loads(line)["photo"] for line in before.splitlines()] == [
+        str(photos / f"{number}.png") for number in range(3)
+    ]
+    assert text.count("<section") == 3
+    assert text.count("data:image/png") > 0, "no heat map"
+    assert not (photos.parent / "out.jsonl.cache").exists()
+    assert run(photos, "--out", out, "--report", page) == 0
+    assert "0 described, 3 had" in capsys.readouterr().err
+    assert (out.read_bytes(), page.read_text()) == (before, text)
+
+
+def test_unsupported_sentences_leave_nothing(
+    run: Run, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page, photo = photos.parent / "x.html", photos / "0.png"
+    words = (photo, "--min-support", 1, "--report", page)
+    assert run(*words) == 0
+    captured = capsys.readouterr()
+    assert captured.out == "\n"
+    assert "nothing is said: none of" in captured.err
+    assert run(*words, "--json") == 0
+    values = json.loads(capsys.readouterr().out)
+    assert (values["text"], values["sentences"], values["kept"]) == ("", [], [])
+    assert "unsupported" in values["reason"]
+    assert {"unsupported"} <= {verdict["reason"] for verdict in values["dropped"]}
+    assert "Nothing is said of this photo: none of" in page.read_text()
+    assert "<s>" in page.read_text()
+
+
+def test_a_list_with_regions_of_its_own(
+    run: Run, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mask = np.zeros((64, 96), dtype=np.uint8)
+    mask[20:40, 30:70] = 255
+    Image.fromarray(mask).save(photos / "mask.png")
+    listed = photos / "list.json"
+    entry = {"mask": "mask.png", "label": "thing"}
+    listed.write_text(json.dumps(["0.png", {"photo": "1.png", "regions": [entry]}]))
+    assert run(listed, "--json", "--box", "0,0,50,50") == 0
+    first, second = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    given = [region for region in first["regions"] if region["kind"] == "user"]
+    assert [region["box"] for region in given] == [[0, 0, 50, 50]]
+    (own,) = [region for region in second["regions"] if region["kind"] == "user"]
+    assert (own["name"], own["box"]) == ("thing", [30, 20, 70, 40])
+    assert sum(own["mask"]["counts"][1::2]) == 20 * 40
+
+
+def test_one_bad_photo_does_not_stop_the_others(
+    run: Run, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / "1.png").write_bytes(b"?")
+    assert run(photos, "--json", "--scorer", "none") == 1
+    captured = capsys.readouterr()
+    assert len(captured.out.splitlines()) == 2
+    assert captured.err.count("error") == 1
+    assert "1.png" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--out", "x.txt"], "does not end in .jsonl"),
+        (["--report", "x"], "does not end in .html"),
+        (["--json", "--out", "x.jsonl"], "leave --json out"),
+        (["--max-cost", "1"], "--price-in"),
+        (["--grid", "0x3"], "ROWSxCOLUMNS"),
+        (["--min-support", "2"], "0 to 1"),
+        (["--min-support", "0.5", "--scorer", "none"], "needs a scorer"),
+        (["--calibration", "x"], "belongs to"),
+        (["--preset", "best"], "invalid choice"),
+        (["--describer", "nonsense"], "Known: 'hf', 'openai', 'patchioner'"),
+        (["--describer", "opnai:qwen:7b"], "unknown describer 'opnai': did you mean 'openai'"),
+        (["--describer", "patchioner:x"], "takes no model"),
+        (["--fuser", "hf:"], "names no model; write hf:MODEL"),
+        (["--fuser", "patchoner"], "unknown fuser 'patchoner': did you mean 'patchioner'"),
+        (["--scorer", "blap:x"], "unknown scorer 'blap': did you mean 'blip'"),
+        (["--scorer", "clip"], "names no model; write clip:NAME"),
+        (["--scorer", "clip:ViT-B-32"], "give --calibration FILE"),
+    ],
+)
+def test_wrong_usage(
+    run: Run, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("photo.png", *words) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_options_of_servers_without_a_server(
+    run: Run, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(photos / "0.png", "--base-url", "http://x/v1", "--key-env", "X") == 0
+    err = capsys.readouterr().err
+    assert "--base-url does nothing" in err
+    assert "--key-env does nothing" in err
+
+
+def test_without_a_model_others_must_do_the_work(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["detail", "a.png", "--model", "none"]) == 2
+    assert "name another --describer" in capsys.readouterr().err
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; from patchioner.cli.main import main; main(['detail', '--help']); "
+        "assert not {'torch', 'transformers', 'openai'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "--describer WHO" in done.stdout
+
+
+def test_the_published_numbers(run: Run, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(photos / "0.png", "--preset", "published", "--json", "--scorer", "none") == 0
+    settings: dict[str, Any] = json.loads(capsys.readouterr().out)["settings"]
+    assert settings["filter"]["trusted_agreement"] == 2
+    assert settings["describer"]["samples"] == 2

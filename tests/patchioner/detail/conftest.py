@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from patchioner import Patchioner
+from patchioner.detail.calibrate import calibrate_model
+from patchioner.detail.score import Calibration
+from patchioner.detail.values import DetailRegion, Photo, open_photo
+from tests.support.tiny import TEXTS, noise_photo, tiny_parts
+
+
+@pytest.fixture(scope="session")
+def model() -> Patchioner:
+    return Patchioner(tiny_parts(), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def pairs() -> list[tuple[object, tuple[str, ...]]]:
+    """Photos of noise, each with two captions that share their thing."""
+    return [(noise_photo(seed=seed), (TEXTS[seed], TEXTS[(seed + 6) % 30])) for seed in range(12)]
+
+
+@pytest.fixture(scope="session")
+def calibration(model: Patchioner, pairs: list[tuple[object, tuple[str, ...]]]) -> Calibration:
+    return calibrate_model(model, pairs, sentence_rate=0.5, object_rate=0.2)
+
+
+@pytest.fixture(scope="session")
+def calibrated(model: Patchioner, calibration: Calibration) -> Patchioner:
+    settings = replace(model.settings, calibration={"detail": calibration.to_json()})
+    return Patchioner(replace(model.parts, settings=settings), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def photo(model: Patchioner) -> Photo:
+    return open_photo(noise_photo(seed=3), model)
+
+
+@pytest.fixture(scope="session")
+def regions() -> list[DetailRegion]:
+    return [
+        DetailRegion("global", "global", (0.0, 0.0, 96.0, 64.0)),
+        DetailRegion("spatial-1", "spatial", (0.0, 0.0, 48.0, 32.0)),
+        DetailRegion("spatial-4", "spatial", (48.0, 32.0, 96.0, 64.0)),
+    ]

@@ -1,0 +1,375 @@
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from patchioner.base.errors import (
+    DetailError,
+    FutileError,
+    HubError,
+    ImageError,
+    OptionError,
+    RegionFileError,
+)
+from patchioner.detail.batch import (
+    LineFile,
+    Name,
+    PhotoJob,
+    describe_each,
+    describe_many,
+    read_captions,
+    read_photo_list,
+)
+from patchioner.detail.values import DetailedCaption, DetailRegion, FusedSentence, Photo
+from patchioner.regions import Box
+from tests.support.tiny import noise_photo
+
+
+@dataclass
+class FakeCaptioner:
+    """Tells the photo's digest; `act` may raise, or wait."""
+
+    act: Callable[[Photo], None] = lambda photo: None
+    settings: dict[str, object] = field(default_factory=lambda: {"describer": {"n": 1}})
+    asked: list[str] = field(default_factory=list)
+    most: int = 0
+    _active: int = 0
+    _lock: Any = field(default_factory=threading.Lock)
+
+    def describe(
+        self, photo: Photo, regions: Sequence[Any] | None = None, *, seed: int = 0
+    ) -> DetailedCaption:
+        with self._lock:
+            self.asked.append(photo.name)
+            self._active += 1
+            self.most = max(self.most, self._active)
+        try:
+            self.act(photo)
+        finally:
+            with self._lock:
+                self._active -= 1
+        text = f"{photo.sha256[:8]} {seed} {len(regions or ())}."
+        whole = DetailRegion("global", "global", (0, 0, photo.size[0], photo.size[1]))
+        sentence = FusedSentence(text, ("c1",), ("global",))
+        settings = {**self.settings, "seed": seed}
+        return DetailedCaption(text, (sentence,), (), (), (whole,), photo.size, None, settings)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> list[str]:
+    names = []
+    for number in range(5):
+        names.append(str(tmp_path / f"{number}.png"))
+        noise_photo(12, 8, seed=number).save(names[-1])
+    return names
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out.jsonl"
+
+
+def lines_of(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in out.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_line_per_photo_in_order(photos: list[str], out: Path, workers: int) -> None:
+    result = describe_many(FakeCaptioner(), photos, out, workers=workers)
+    assert result.complete
+    assert (result.described, result.known, result.failed) == (5, 0, ())
+    assert [line["photo"] for line in lines_of(out)] == photos
+    assert [name for name, _ in read_captions(out, result.names)] == photos
+    assert len({line["text"] for line in lines_of(out)}) == 5
+
+
+def test_a_second_run_describes_nothing(photos: list[str], out: Path) -> None:
+    describe_many(FakeCaptioner(), photos, out)
+    before, again = out.read_bytes(), FakeCaptioner()
+    result = describe_many(again, photos, out)
+    assert (result.known, again.asked) == (5, [])
+    assert out.read_bytes() == before
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_going_on_after_a_stop_at_any_photo(
+    photos: list[str], tmp_path: Path, workers: int
+) -> None:
+    describe_many(FakeCaptioner(), photos, tmp_path / "whole.jsonl")
+    for stop in photos:
+
+        def act(photo: Photo, stop: str = stop) -> None:
+            if photo.name == stop:
+                raise KeyboardInterrupt
+
+        out = tmp_path / f"{Path(stop).stem}.jsonl"
+        first, second = FakeCaptioner(act), FakeCaptioner()
+        with pytest.raises(KeyboardInterrupt):
+            describe_many(first, photos, out, workers=workers)
+        written = [line["photo"] for line in lines_of(out)] if out.exists() else []
+        describe_many(second, photos, out, workers=workers)
+        assert not set(written) & set(second.asked)
+        assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
+def test_a_photo_that_fails_is_reported_and_tried_again(photos: list[str], out: Path) -> None:
+    Path(photos[1]).write_bytes(b"no picture")
+
+    def act(photo: Photo) -> None:
+        if photo.name == photos[3]:
+            raise DetailError("the server is ill")
+
+    told: list[str] = []
+    result = describe_many(
+        FakeCaptioner(act), photos, out, on_error=lambda name, error: told.append(name)
+    )
+    assert not result.complete
+    assert result.stopped is None
+    assert told == [name for name, _ in result.failed] == [photos[1], photos[3]]
+    assert [line["photo"] for line in lines_of(out)] == [photos[0], photos[2], photos[4]]
+    noise_photo(12, 8, seed=1).save(photos[1])
+    again = FakeCaptioner()
+    assert describe_many(again, photos, out).complete
+    assert again.asked == [photos[1], photos[3]]
+    assert [line["photo"] for line in lines_of(out)] == photos
+
+
+@pytest.mark.parametrize("error", [FutileError("spent"), HubError("gone"), OptionError("no such")])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_failure_of_all_stops_the_run(
+    photos: list[str], out: Path, error: Exception, workers: int
+) -> None:
+    def act(photo: Photo) -> None:
+        if photo.name == photos[2]:
+            raise error
+
+    captioner = FakeCaptioner(act)
+    result = describe_many(captioner, photos, out, workers=workers)
+    assert result.stopped is error
+    assert not result.complete
+    assert photos[4] not in captioner.asked or workers > 1
+    assert {photos[0], photos[1]} <= {line["photo"] for line in lines_of(out)}
+
+
+def test_a_photo_is_known_by_its_pixels(photos: list[str], out: Path, tmp_path: Path) -> None:
+    describe_many(FakeCaptioner(), photos[:1], out)
+    renamed = str(tmp_path / "new.bmp")
+    Image.open(photos[0]).save(renamed)
+    again = FakeCaptioner()
+    result = describe_many(again, [renamed, photos[0], renamed], out)
+    assert again.asked == []
+    assert result.known == 3
+    assert [line["photo"] for line in lines_of(out)] == [renamed, photos[0]]
+    assert len({line["text"] for line in lines_of(out)}) == 1
+
+
+def test_regions_tell_photos_apart(photos: list[str], out: Path) -> None:
+    def job(*boxes: Box) -> PhotoJob:
+        return PhotoJob.of(photos[0], (lambda size: boxes) if boxes else None)
+
+    captioner = FakeCaptioner()
+    describe_many(captioner, [job()], out)
+    describe_many(captioner, [job(Box(0, 0, 4, 4))], out)
+    describe_many(captioner, [job(Box(0, 0, 4, 5))], out)
+    describe_many(captioner, [job(Box(0, 0, 4, 4))], out)
+    assert len(captioner.asked) == len(lines_of(out)) == 3
+
+
+def test_other_settings_need_another_file(photos: list[str], out: Path) -> None:
+    describe_many(FakeCaptioner(), photos, out)
+    before = out.read_bytes()
+    with pytest.raises(OptionError, match=r"other settings \(describer\)"):
+        describe_many(FakeCaptioner(settings={"describer": {"n": 2}}), photos, out)
+    with pytest.raises(OptionError, match=r"other settings \(seed\)"):
+        describe_many(FakeCaptioner(), photos, out, seed=1)
+    assert out.read_bytes() == before
+
+
+def test_who_has_seen_enough_waits_for_what_is_under_way(photos: list[str]) -> None:
+    stopped = threading.Event()
+
+    def act(photo: Photo) -> None:
+        if photo.name != photos[0]:
+            assert stopped.wait(20)
+
+    captioner = FakeCaptioner(act)
+    jobs = [PhotoJob.of(name) for name in photos]
+    outcomes = describe_each(captioner, jobs, workers=3, on_stop=stopped.set)
+    assert next(outcomes).name == photos[0]
+    outcomes.close()
+    assert stopped.is_set()
+    assert captioner._active == 0
+    assert len(captioner.asked) < 5
+
+
+OPENING = '{"format": "mine"'
+
+
+def line(name: Name) -> str:
+    return json.dumps({"format": "mine", "key": name[0], "photo": name[1]})
+
+
+def opened(path: Path) -> LineFile:
+    return LineFile(path, OPENING)
+
+
+NAMES = [("k1", "a"), ("k2", "b"), ("k2", "c")]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    file = tmp_path / "sub" / "out.jsonl"
+    lines = opened(file)
+    for name in NAMES:
+        lines.append(name, line(name))
+    return file
+
+
+def test_lines_are_found_again(path: Path) -> None:
+    lines = opened(path)
+    assert lines.names == NAMES
+    assert lines.values(("k2", "c"))["photo"] == "c"
+    assert (lines.under("k2") or {})["photo"] == "b"
+    assert lines.under("k3") is None
+    assert ("k1", "a") in lines
+    assert ("k1", "b") not in lines
+
+
+def test_one_name_has_one_line(path: Path) -> None:
+    before = path.read_bytes()
+    opened(path).append(NAMES[0], line(NAMES[0]))
+    assert path.read_bytes() == before
+
+
+def test_cut_anywhere_whole_lines_stay(path: Path) -> None:
+    """As a kill may leave it: every possible length of the file."""
+    whole = path.read_bytes()
+    ends = [i + 1 for i, byte in enumerate(whole) if byte == ord("\n")]
+    for length in range(len(whole) + 1):
+        path.write_bytes(whole[:length])
+        kept = sum(end <= length for end in ends)
+        assert opened(path).names == NAMES[:kept]
+        assert path.read_bytes() == whole[: ([0, *ends])[kept]]
+
+
+def test_after_a_cut_the_next_line_is_whole(path: Path) -> None:
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-5])
+    opened(path).append(NAMES[2], line(NAMES[2]))
+    assert path.read_bytes() == whole
+
+
+def test_zeros_at_the_end_are_cut_off(path: Path) -> None:
+    whole = path.read_bytes()
+    path.write_bytes(whole + b"\0" * 100)
+    assert len(opened(path)) == 3
+    assert path.read_bytes() == whole
+
+
+def test_a_damaged_line_in_the_middle_is_left_out(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text(lines[0] + lines[1][:30] + "\n" + lines[2])
+    with caplog.at_level(logging.WARNING):
+        assert opened(path).names == [NAMES[0], NAMES[2]]
+    assert "line 2" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "dear diary\n",
+        "dear diary",
+        '{"a": 1}\n',
+        "[]\n",
+        '{"format": "mine"}\n',
+        "\x89PNG\r\n\x1a\n",
+    ],
+)
+def test_somebody_elses_file_is_not_touched(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_bytes(text.encode())
+    with pytest.raises(OptionError, match="left as it is"):
+        opened(path)
+    assert path.read_bytes() == text.encode()
+
+
+def test_an_empty_file_is_fine(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.touch()
+    assert len(opened(path)) == 0
+
+
+def written(folder: Path, content: Any) -> Path:
+    path = folder / "list.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_paths_start_at_the_list(tmp_path: Path) -> None:
+    found = read_photo_list(written(tmp_path, ["a.jpg", {"photo": "/b.jpg"}, "scikit-image:cat"]))
+    assert [one.photo for one in found] == [str(tmp_path / "a.jpg"), "/b.jpg", "scikit-image:cat"]
+    assert all(one.regions is None for one in found)
+
+
+def test_regions_inline_and_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "r.json").write_text('{"images": {"b.jpg": [{"box": [5, 6, 7, 8]}]}}')
+    entry = {"box": [1, 2, 3, 4], "label": "bus"}
+    path = written(
+        tmp_path,
+        [{"photo": "a.jpg", "regions": [entry]}, {"photo": "x/b.jpg", "regions": "r.json"}],
+    )
+    first, second = read_photo_list(path)
+    assert first.regions is not None
+    assert second.regions is not None
+    (named,) = first.regions((10, 10))
+    assert (named.region, named.label) == (Box(1, 2, 3, 4), "bus")  # type: ignore[union-attr]
+    assert second.regions((10, 10))[0].region == Box(5, 6, 7, 8)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [{}, [], "a.jpg", [3], [""], [{"regions": []}], [{"photo": "a", "region": []}], [{"photo": "a", "regions": 3}]],
+)  # fmt: skip
+def test_other_forms_are_refused(tmp_path: Path, content: Any) -> None:
+    with pytest.raises(ImageError, match=r"list\.json"):
+        read_photo_list(written(tmp_path, content))
+
+
+def test_unreadable_lists_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="cannot be read"):
+        read_photo_list(tmp_path / "none.json")
+    (tmp_path / "x.json").write_text("[" * 100_000)
+    with pytest.raises(ImageError, match="cannot be read"):
+        read_photo_list(tmp_path / "x.json")
+
+
+def test_a_broken_region_names_its_entry(tmp_path: Path) -> None:
+    (one,) = read_photo_list(written(tmp_path, [{"photo": "a", "regions": [{"bax": 1}]}]))
+    assert one.regions is not None
+    with pytest.raises(RegionFileError, match="entry 0.*did you mean 'box'"):
+        one.regions((9, 9))
+
+
+def test_jobs_of_paths_and_pictures(tmp_path: Path) -> None:
+    noise_photo().save(tmp_path / "a.png")
+    job = PhotoJob.of(tmp_path / "a.png")
+    assert job.name == str(tmp_path / "a.png")
+    assert job.load().size == (96, 64)
+    assert PhotoJob.of(noise_photo()).name == "photo"
+
+
+def test_a_colon_in_a_file_name_makes_it_no_sample(tmp_path: Path) -> None:
+    (tmp_path / "10:30.jpg").touch()
+    (tmp_path / "list.json").write_text('["10:30.jpg", "scikit-image:coffee"]')
+    listed = read_photo_list(tmp_path / "list.json")
+    assert [one.photo for one in listed] == [str(tmp_path / "10:30.jpg"), "scikit-image:coffee"]

@@ -1,0 +1,316 @@
+"""A folder of answers: nothing is asked twice, whoever dies frees its question, and nothing half is left behind."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from filelock import FileLock
+from hypothesis import given
+from hypothesis import strategies as st
+
+from patchioner.base.errors import DetailError, OptionError
+from patchioner.detail import cache as cache_module
+from patchioner.detail import clean_answer
+from patchioner.detail.cache import Answer, CallCache, Question, mask_digest
+from tests.support.chat_server import ChatServer, Reaction, echo
+
+ROOT = Path(__file__).resolve().parents[3]
+ONE, TWO = Question("fuse", "m", "one"), Question("fuse", "m", "two", box=(0, 1.5, 2, 3))
+OTHER: dict[str, Any] = {
+    "stage": "describe", "model": "n", "user": "u", "system": "s", "prompt": "p/1", "sampling": {"temperature": 0.1},
+    "seed": 1, "sample": 1, "photo": "ab", "box": (0.0, 0.0, 1.0, 1.0), "mask": "cd", "view": {"kind": "crop"},
+}  # fmt: skip
+
+
+def no_call() -> Answer:
+    raise AssertionError("asked again")
+
+
+def test_every_field_is_part_of_the_key() -> None:
+    assert OTHER.keys() == {field.name for field in fields(Question)}
+    keys = {ONE.key, *(replace(ONE, **{name: value}).key for name, value in OTHER.items())}
+    assert len(keys) == len(OTHER) + 1
+
+
+def test_equal_questions_have_one_key_and_what_json_cannot_express_has_none() -> None:
+    one = replace(ONE, box=(0, 1, 2, 3), sampling={"a": 1, "b": 2}, seed=np.int64(3))
+    assert one.key == replace(ONE, box=(0.0, 1.0, 2.0, 3.0), sampling={"b": 2, "a": 1}, seed=3).key
+    with pytest.raises(OptionError):
+        _ = replace(ONE, sampling={"temperature": float("nan")}).key
+
+
+def test_masks_are_told_apart_by_shape_and_pixels() -> None:
+    flat = np.zeros((2, 8), dtype=bool)
+    other = flat.copy()
+    other[0, 0] = True
+    digests = [mask_digest(one) for one in (flat, flat.reshape(8, 2), other, None)]
+    assert len(set(digests)) == 4 and digests[3] is None
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        (" A bus.\r\n\tRed. ", "A bus.\n\tRed."),
+        ("a\x00b\x1b[31mc\x7f\x9b", "ab[31mc"),
+        ("\ufeffto \u202eright\u202c\u200b", "to right"),
+        ("<think>so\nmuch</think>\nA bus.", "A bus."),
+        ("<THINKING>never closed", ""),
+        ("a <think>b</think>", "a <think>b</think>"),
+        ("\ud800", "\ufffd"),
+    ],
+)
+def test_answers_are_cleaned(text: str, left: str) -> None:
+    assert clean_answer(text) == left
+
+
+@given(st.text(max_size=60))
+def test_a_cleaned_answer_is_short_writable_and_clean(text: str) -> None:
+    cleaned = clean_answer(text, limit=20)
+    assert len(cleaned) <= 20 and clean_answer(cleaned, limit=20) == cleaned
+    cleaned.encode()
+
+
+def test_an_infinite_log_probability_is_none() -> None:
+    assert Answer("a", float("-inf")).log_prob is None
+
+
+def test_what_was_answered_is_not_asked_again(tmp_path: Path) -> None:
+    cache = CallCache(tmp_path / "a")
+    assert cache.answer(ONE, lambda: Answer("yes", -0.5)) == Answer("yes", -0.5)
+    assert cache.answer(TWO, lambda: Answer("Ümläut 橋")).text == "Ümläut 橋"
+    again = CallCache(tmp_path / "a")
+    assert again.answer(ONE, no_call) == Answer("yes", -0.5)
+    assert again.answer(TWO, no_call) == Answer("Ümläut 橋")
+
+
+def test_an_exception_keeps_nothing(tmp_path: Path) -> None:
+    def broken() -> Answer:
+        raise DetailError("down")
+
+    cache = CallCache(tmp_path)
+    with pytest.raises(DetailError, match="down"):
+        cache.answer(ONE, broken)
+    assert not list(tmp_path.rglob("*.json"))
+    assert cache.answer(ONE, lambda: Answer("up")).text == "up"
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda text: b"",
+        lambda text: text[: len(text) // 2],
+        lambda text: b"[" * 100_000,
+        lambda text: text.replace(b'"yes"', b'"no"'),
+        lambda text: text.replace(b'"yes"', b"7"),
+        lambda text: text.replace(b'"user": "one"', b'"user": "two"'),
+        lambda text: text.replace(b'"format": 1', b'"format": 9'),
+        lambda text: b"null",
+        lambda text: b"\xff\xfe\x00",
+    ],
+)
+def test_a_damaged_file_is_a_miss_with_a_warning(
+    tmp_path: Path, spoil: Callable[[bytes], bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = CallCache(tmp_path)
+    cache.put(ONE, Answer("yes"))
+    path = cache.path(ONE)
+    path.write_bytes(spoil(path.read_bytes()))
+    with caplog.at_level(logging.WARNING):
+        assert cache.get(ONE) is None
+    assert path.name in caplog.text
+    cache.put(ONE, Answer("yes"))
+    assert cache.get(ONE) == Answer("yes")
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(DetailError, match="file"):
+        CallCache(tmp_path / "file").put(ONE, Answer("yes"))
+
+
+def test_threads_that_ask_the_same_at_once_ask_once(tmp_path: Path) -> None:
+    cache = CallCache(tmp_path)
+    calls: list[int] = []
+    begun = threading.Barrier(8)
+
+    def ask() -> Answer:
+        calls.append(1)
+        time.sleep(0.1)
+        return Answer("yes")
+
+    def worker(_: int) -> str:
+        begun.wait(5)
+        return cache.answer(ONE, ask).text
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(worker, range(8))) == {"yes"}
+    assert len(calls) == 1
+    assert not list((tmp_path / "asking").iterdir())
+
+
+@contextmanager
+def process(code: str, *words: str) -> Iterator[subprocess.Popen[str]]:
+    """A process that has said that it is ready; it is gone in the end."""
+    running = subprocess.Popen(
+        [sys.executable, "-c", code, *words],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OPENAI_API_KEY": "sk-of-the-test"},
+    )
+    try:
+        assert running.stdout is not None
+        assert running.stdout.readline() == "ready\n"
+        yield running
+    finally:
+        running.kill()
+        running.communicate()
+
+
+WRITER = """
+import sys
+from patchioner.detail.cache import Answer, CallCache, Question
+cache = CallCache(sys.argv[1])
+print("ready", flush=True)
+for turn in range(10**9):
+    cache.put(Question("fuse", "m", f"q{turn % 5}"), Answer("word " * 20_000))
+"""
+
+
+def test_files_are_whole_after_a_kill_and_while_several_processes_write(tmp_path: Path) -> None:
+    cache = CallCache(tmp_path)
+    questions = [Question("fuse", "m", f"q{turn}") for turn in range(5)]
+    with process(WRITER, str(tmp_path)), process(WRITER, str(tmp_path)):
+        while any(cache.get(question) is None for question in questions):
+            time.sleep(0.01)
+        for _ in range(40):
+            assert all(cache.get(question) is not None for question in questions)
+    for path in tmp_path.rglob("*.json"):
+        json.loads(path.read_text())
+    assert all(cache.get(question) is not None for question in questions)
+
+
+ASKER = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from patchioner.detail.cache import CallCache
+from patchioner.detail.client import ChatClient
+client = ChatClient("tiny", base_url=sys.argv[2], cache=CallCache(sys.argv[1]))
+def ask(number):
+    return client.ask("", f"question {number}", temperature=0.0, max_tokens=5, seed=number)
+print("ready", flush=True)
+sys.stdin.readline()
+with ThreadPoolExecutor(3) as pool:
+    print(*pool.map(ask, range(9)), sep="|")
+"""
+
+
+def test_two_processes_ask_each_question_once(tmp_path: Path) -> None:
+    pytest.importorskip("openai")
+
+    def slowly(request: dict[str, Any]) -> Reaction:
+        time.sleep(0.1)
+        return echo(request)
+
+    with (
+        ChatServer(then=slowly) as server,
+        process(ASKER, str(tmp_path), server.url) as one,
+        process(ASKER, str(tmp_path), server.url) as two,
+    ):
+        for asker in (one, two):
+            assert asker.stdin is not None
+            asker.stdin.write("\n")
+            asker.stdin.flush()
+        said = [asker.communicate(timeout=60)[0] for asker in (one, two)]
+    assert said[0] == said[1] != ""
+    asked = sorted(request["messages"][-1]["content"] for request in server.requests)
+    assert asked == [f"question {number}" for number in range(9)]
+    assert not list((tmp_path / "asking").iterdir())
+
+
+class GaveUp(Exception):
+    """Raised in place of a wait."""
+
+
+def give_up(seconds: float) -> None:
+    raise GaveUp
+
+
+HOLDER = """
+import sys, time
+from patchioner.detail.cache import CallCache, Question
+with CallCache(sys.argv[1]).asking([Question("fuse", "m", "one")]):
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_process_that_dies_frees_its_question_and_its_file_goes(tmp_path: Path) -> None:
+    cache = CallCache(tmp_path)
+    with process(HOLDER, str(tmp_path)) as holder:
+        with pytest.raises(GaveUp), cache.asking([ONE, TWO], pause=give_up):
+            raise AssertionError("taken from its holder")
+        with cache.asking([TWO], pause=give_up):  # given back, and waits for nobody
+            pass
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+    assert [path.stem for path in (tmp_path / "asking").iterdir()] == [ONE.key]
+    with cache.asking([ONE, ONE], pause=give_up):
+        pass
+    assert not list((tmp_path / "asking").iterdir())
+
+
+def test_what_has_been_answered_while_waiting_is_not_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = CallCache(tmp_path)
+    original = cache.get
+
+    def look(question: Question) -> Answer | None:
+        found = original(question)
+        CallCache(tmp_path).put(question, Answer("yes"))
+        return found
+
+    monkeypatch.setattr(cache, "get", look)
+    assert cache.answer(ONE, no_call) == Answer("yes")
+
+
+def test_where_nothing_can_be_locked_answers_are_given_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def read_only(self: object, timeout: float) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    cache = CallCache(tmp_path)
+    cache.put(ONE, Answer("kept"))
+    monkeypatch.setattr(FileLock, "acquire", read_only)
+    with caplog.at_level(logging.INFO):
+        assert cache.answer(ONE, no_call).text == "kept"
+        with cache.asking([TWO], pause=give_up) as since:
+            assert since == {}
+    assert "Read-only file system" in caplog.text
+
+
+def test_a_holder_beyond_all_patience_keeps_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache_module, "_LONGEST_WAIT", -1.0)
+    with process(HOLDER, str(tmp_path)), CallCache(tmp_path).asking([ONE], pause=give_up):
+        assert (tmp_path / "asking" / f"{ONE.key}.lock").exists()
+    assert (tmp_path / "asking" / f"{ONE.key}.lock").exists()

@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from patchioner import Patchioner
+from patchioner.base.errors import CheckpointError, OptionError
+from patchioner.detail.calibrate import (
+    calibrate_matcher,
+    calibrate_model,
+    fit_logistic,
+    main,
+    swap_thing,
+)
+from patchioner.detail.score import Calibration, DenseScorer, Logistic
+from tests.support.tiny import TEXTS, noise_photo
+
+
+def test_the_fit_is_where_the_slope_of_the_penalised_loss_is_nought() -> None:
+    generator = np.random.default_rng(0)
+    rows = generator.normal(size=(200, 3)) * [1.0, 5.0, 0.1] + 2
+    answers = rows[:, 0] + 0.2 * rows[:, 1] + generator.normal(size=200) > 3
+    fitted = fit_logistic(("a", "b", "c"), rows, answers, penalty=2.0)
+    standard = (rows - rows.mean(0)) / rows.std(0)
+    share = np.where(answers, 100 / answers.sum(), 100 / (~answers).sum())
+    error = share * (fitted(rows) - answers)
+    np.testing.assert_allclose(standard.T @ error + 2.0 * np.array(fitted.weights), 0, atol=1e-6)
+    assert error.sum() == pytest.approx(0, abs=1e-6)
+    assert fitted(rows)[answers].mean() > fitted(rows)[~answers].mean() + 0.2
+
+
+def test_separable_samples_end_too() -> None:
+    fitted = fit_logistic(("x",), [[0.0], [1.0], [2.0], [3.0]], [False, False, True, True])
+    assert np.isfinite(fitted.weights).all()
+
+
+def test_it_survives_json() -> None:
+    fitted = Logistic(("x", "y"), (0.1, 0.2), (1.0, 2.0), (0.5, -1 / 3), 0.25, 0.7)
+    again = Logistic.from_json(json.loads(json.dumps(fitted.to_json())), "here")
+    np.testing.assert_allclose(again([[1.0, 2.0]]), fitted([[1.0, 2.0]]), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"bias": "x"},
+        {"weights": [1.0]},
+        {"deviation": [0.0, 1.0]},
+        {"bias": float("nan")},
+        {"mean": None},
+    ],
+)
+def test_damage_is_refused(change: dict[str, object]) -> None:
+    stored = Logistic(("x", "y"), (0.1, 0.2), (1.0, 2.0), (0.5, 1.0), 0.25).to_json()
+    with pytest.raises(CheckpointError, match="here"):
+        Logistic.from_json({**stored, **change}, "here")
+
+
+def test_too_few_samples_are_refused() -> None:
+    with pytest.raises(OptionError, match="1 true and 2 false"):
+        fit_logistic(("x",), [[0.0], [1.0], [2.0]], [True, False, False])
+
+
+def test_the_same_seed_gives_the_same_numbers(
+    model: Patchioner, pairs: list[Any], calibration: Calibration
+) -> None:
+    again = calibrate_model(model, pairs, sentence_rate=0.5, object_rate=0.2)
+    assert again.to_json() == calibration.to_json()
+    assert calibrate_model(model, pairs, seed=1).to_json() != calibration.to_json()
+
+
+def test_a_calibration_survives_json(calibration: Calibration) -> None:
+    again = Calibration.from_json(calibration.to_json(), "here")
+    assert again.to_json() == calibration.to_json()
+
+
+def test_a_swap_exchanges_one_thing() -> None:
+    caption, name = swap_thing("A red bus.", iter(["apple"]), random.Random(0)) or ("", "")
+    assert (caption, name) == ("an apple.", "apple")
+    assert swap_thing("It is.", iter(["apple"]), random.Random(0)) is None
+    assert swap_thing("A red bus.", iter([]), random.Random(0)) is None
+
+
+def test_one_photo_is_too_few(model: Patchioner, pairs: list[Any]) -> None:
+    with pytest.raises(OptionError, match="1 photos"):
+        calibrate_model(model, pairs[:1])
+
+
+def test_a_matcher_is_calibrated_by_its_own_numbers(pairs: list[Any]) -> None:
+    """One that knows the true captions by heart is certain of them."""
+    true = {caption for _, captions in pairs for caption in captions}
+
+    def match(picture: Image.Image, sentences: Any) -> np.ndarray:
+        return np.array([0.9 if sentence in true else 0.1 for sentence in sentences])
+
+    fitted = calibrate_matcher(match, pairs, false_accept=0.2)
+    assert fitted([[0.9]])[0] > 0.9 and fitted([[0.1]])[0] < 0.1
+    assert fitted.inputs == ("match",)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> list[str]:
+    """Arguments that name a small file of pairs and its photos."""
+    rows = []
+    for seed in range(6):
+        noise_photo(seed=seed).save(tmp_path / f"{seed}.png")
+        rows.append({"file_name": f"{seed}.png", "captions": [TEXTS[seed], TEXTS[seed + 6]]})
+    (tmp_path / "pairs.json").write_text(json.dumps(rows))
+    return ["--pairs", str(tmp_path / "pairs.json"), "--photos", str(tmp_path)]
+
+
+def test_a_calibrated_model_is_written_and_scores(
+    data: list[str], tmp_path: Path, model: Patchioner, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "new"
+    assert main([*data, "--out", str(out)], load_model=lambda name: model) == 0
+    printed = json.loads(capsys.readouterr().out)
+    again = Patchioner.from_pretrained(out, device="cpu")
+    assert again.settings.calibration["detail"] == printed
+    assert DenseScorer(again).threshold == printed["sentences"]["threshold"]
+    assert "detail" not in model.settings.calibration
+
+
+def test_write_changes_the_config_alone(
+    data: list[str], tmp_path: Path, model: Patchioner, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "model"
+    model.save_pretrained(folder)
+    before = json.loads((folder / "config.json").read_text())
+    assert main([*data, "--model", str(folder), "--write", "--seed", "1"]) == 0
+    after = json.loads((folder / "config.json").read_text())
+    assert after.pop("calibration")["detail"] == json.loads(capsys.readouterr().out)
+    before.pop("calibration", None)
+    assert after == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--write", "--model", "nowhere"], "--write needs the folder"),
+        (["--limit", "1"], "--limit 1"),
+        (["--false-accept", "2"], "false-accept rate of sentence"),
+        (["--scorer", "blop:x"], "did you mean 'blip'"),
+        (["--scorer", "blip:x", "--write"], "--out FILE.json"),
+    ],
+)
+def test_mistakes_are_explained(
+    data: list[str],
+    arguments: list[str],
+    message: str,
+    model: Patchioner,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main([*data, *arguments], load_model=lambda name: model) == 1
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[1]", '[{"file_name": "a"}]', '[{"file_name": "a", "captions": []}]']
+)
+def test_a_file_that_is_no_list_of_pairs_is_refused(
+    tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "pairs.json").write_text(text)
+    assert main(["--pairs", str(tmp_path / "pairs.json"), "--photos", str(tmp_path)]) == 1
+    assert "pairs.json" in capsys.readouterr().err

@@ -1,0 +1,259 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from patchioner import Box, Patchioner
+from patchioner.base.errors import OptionError, RegionError, UnknownNameError
+from patchioner.detail.captioner import PRESETS, DetailCaptioner, DetailSettings, preset
+from patchioner.detail.divide import DivideSettings
+from patchioner.detail.judge import split_claims
+from patchioner.detail.values import (
+    DetailRegion,
+    FusedSentence,
+    Photo,
+    Statement,
+    Verdict,
+    open_photo,
+)
+from tests.support.tiny import noise_photo, tiny_parts
+
+WHOLE = DetailRegion("global", "global", (0, 0, 96, 64))
+
+
+LEFT = DetailRegion("spatial-1", "spatial", (0, 0, 48, 64), parents=("global",))
+
+
+@dataclass
+class FakeDescriber:
+    texts: dict[str, list[str]]
+    settings: dict[str, object] = field(default_factory=lambda: {"describer": "fake"})
+    seeds: list[int] = field(default_factory=list)
+
+    def describe(
+        self, photo: Photo, regions: Sequence[DetailRegion], *, seed: int = 0
+    ) -> list[Statement]:
+        self.seeds.append(seed)
+        return [
+            Statement(region.id, sample, text)
+            for region in regions
+            for sample, text in enumerate(self.texts.get(region.id, []))
+        ]
+
+
+def no_unicorns(photo: Any, regions: Any, statements: Any, **_: Any) -> list[Verdict]:
+    """Keeps every sentence that names no unicorn."""
+    return [
+        Verdict(claim, True)
+        if "unicorn" not in claim.text
+        else Verdict(claim, False, reason="unsupported")
+        for claim in split_claims(statements)
+    ]
+
+
+@dataclass
+class FakeFuser:
+    """One sentence per kept claim, worded as told."""
+
+    wording: dict[str, str] = field(default_factory=dict)
+    leaves_out: str | None = None
+    forgets: str | None = None
+    settings: dict[str, object] = field(default_factory=lambda: {"fuser": "fake"})
+
+    def fuse(
+        self, photo: Photo, regions: Sequence[DetailRegion], kept: Sequence[Verdict]
+    ) -> tuple[list[FusedSentence], list[Verdict]]:
+        names = [verdict.claim.id for verdict in kept]
+        said = [name for name in names if name not in (self.leaves_out, self.forgets)]
+        claims = {verdict.claim.id: verdict.claim for verdict in kept}
+        sentences = [
+            FusedSentence(
+                self.wording.get(name, claims[name].text), (name,), (claims[name].region_id,)
+            )
+            for name in said
+        ]
+        out = [
+            replace(verdict, kept=False, reason="length", note="no room")
+            for verdict in kept
+            if verdict.claim.id == self.leaves_out
+        ]
+        return sentences, out
+
+
+@pytest.fixture
+def describe(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Text by region and a fuser -> the caption, with the fake filter."""
+    monkeypatch.setattr("patchioner.detail.captioner.filter_statements", no_unicorns)
+
+    def run(texts: dict[str, list[str]], fuser: FakeFuser | None = None, **rest: Any) -> Any:
+        captioner = DetailCaptioner(
+            None,
+            describer=FakeDescriber(texts),
+            scorer=None,
+            fuser=fuser or FakeFuser(),
+        )
+        return captioner.describe(noise_photo(), **{"regions": [WHOLE, LEFT], **rest})
+
+    return run
+
+
+TEXTS = {"global": ["A dog sits.", "A unicorn flies."], "spatial-1": ["A red kite."]}
+
+
+def test_the_paragraph_says_what_was_kept(describe: Any) -> None:
+    caption = describe(TEXTS)
+    assert caption.text == "A dog sits. A red kite."
+    assert [s.claim_ids for s in caption.sentences] == [("c1",), ("c3",)]
+    assert [v.claim.id for v in caption.kept] == ["c1", "c3"]
+    assert [(v.claim.id, v.reason) for v in caption.dropped] == [("c2", "unsupported")]
+    assert [region.id for region in caption.regions] == ["global", "spatial-1"]
+    assert caption.image_size == (96, 64)
+    assert caption.reason is None
+
+
+def test_with_nothing_supported_nothing_is_said(describe: Any) -> None:
+    caption = describe({"global": ["A unicorn.", "Two unicorns."]})
+    assert caption.text == ""
+    assert caption.sentences == ()
+    assert caption.reason == "none of 2 sentences could be kept: 2 unsupported"
+    assert describe({}).reason == "nothing was said of the photo"
+
+
+def test_of_a_photo_that_shows_nothing_nothing_is_asked() -> None:
+    describer = FakeDescriber(TEXTS)
+    captioner = DetailCaptioner(None, describer=describer, scorer=None, fuser=FakeFuser())
+    caption = captioner.describe(Image.new("RGB", (448, 448), "gray"), [WHOLE, LEFT], seed=2)
+    assert (caption.text, caption.sentences, caption.kept, caption.dropped) == ("", (), (), ())
+    assert caption.reason == "the photo is of one colour: its parts differ by 0 of 255 levels"
+    assert [region.id for region in caption.regions] == ["global", "spatial-1"]
+    assert caption.settings["seed"] == 2
+    assert describer.seeds == []
+
+
+def test_every_claim_is_accounted_for_once(describe: Any) -> None:
+    texts = {"global": ["A dog sits.", "A cat.", "A unicorn."], "spatial-1": ["A red kite."]}
+    caption = describe(texts, FakeFuser(leaves_out="c2", forgets="c4"))
+    assert sorted(v.claim.id for v in (*caption.kept, *caption.dropped)) == ["c1", "c2", "c3", "c4"]
+    reasons = {v.claim.id: v.reason for v in caption.dropped}
+    assert reasons == {"c2": "length", "c3": "unsupported", "c4": "duplicate"}
+    assert not any(v.kept for v in caption.dropped)
+
+
+def test_the_seed_reaches_the_describer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("patchioner.detail.captioner.filter_statements", no_unicorns)
+    describer = FakeDescriber(TEXTS)
+    captioner = DetailCaptioner(None, describer=describer, scorer=None, fuser=FakeFuser())
+    assert captioner.describe(noise_photo(), [WHOLE, LEFT], seed=7).settings["seed"] == 7
+    assert describer.seeds == [7]
+
+
+def test_regions_may_be_given(describe: Any) -> None:
+    texts = {"global": ["A dog."], "user-1": ["A red kite."], "mine": ["A boat."]}
+    boxes = describe(texts, regions=[Box(1, 1, 20, 20)])
+    assert [r.id for r in boxes.regions][:2] == ["global", "user-1"]
+    assert boxes.text == "A dog. A red kite."
+    mine = describe(texts, regions=[DetailRegion("mine", "user", (0, 0, 9, 9))])
+    assert [r.id for r in mine.regions] == ["global", "mine"]
+    with pytest.raises(RegionError, match="or none of them"):
+        describe(texts, regions=[LEFT, Box(1, 1, 20, 20)])
+
+
+def test_stages_that_need_a_model_say_so() -> None:
+    with pytest.raises(OptionError, match="describer="):
+        DetailCaptioner(None, scorer=None)
+    with pytest.raises(OptionError, match="scorer="):
+        DetailCaptioner(None, describer=FakeDescriber({}))
+    with pytest.raises(UnknownNameError, match="published"):
+        DetailCaptioner(None, settings="publishd")
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Patchioner:
+    return Patchioner(tiny_parts(), device="cpu")
+
+
+@pytest.mark.parametrize("name", ["default", "published"])
+def test_all_parts_together(tiny: Patchioner, name: str) -> None:
+    captioner = DetailCaptioner(tiny, scorer=None, settings=name)
+    one, two = (captioner.describe(noise_photo(), seed=3) for _ in range(2))
+    assert one.text == two.text
+    assert one.text == " ".join(sentence.text for sentence in one.sentences)
+    assert bool(one.text) == (one.reason is None)
+    assert one.regions[0].id == "global"
+    json.dumps(one.settings)
+    known = {verdict.claim.id for verdict in one.kept}
+    assert all(set(sentence.claim_ids) <= known for sentence in one.sentences)
+
+
+def test_settings_reach_the_divider(tiny: Patchioner) -> None:
+    settings = DetailSettings(
+        divide=DivideSettings(spatial="grid", rows=1, columns=2, objects="none")
+    )
+    captioner = DetailCaptioner(tiny, scorer=None, settings=settings)
+    photo = captioner.open(noise_photo())
+    assert photo.features is not None
+    assert [r.id for r in captioner.describe(photo).regions] == ["global", "grid-1", "grid-2"]
+    bare = open_photo(noise_photo())
+    assert captioner.describe(bare).text == captioner.describe(photo).text
+
+
+def test_a_model_without_calibration_names_the_remedy(tiny: Patchioner) -> None:
+    with pytest.raises(OptionError, match="calibrat"):
+        DetailCaptioner(tiny)
+
+
+def test_published_constants() -> None:
+    settings = preset("published")
+    divide = settings.divide
+    assert (divide.spatial, divide.grow, divide.growing_area) == ("quadrants", 0.3, 1.0)
+    assert (divide.least_score, divide.fallback, divide.merge_iou) == (0.3, 2, 0.3)
+    assert (divide.objects, divide.union_coverage) == ("union", 0.4)
+    assert (settings.describe.samples, settings.describe.temperature) == (3, 0.7)
+    assert settings.fuse.overlap_iou == 0.4
+    assert (settings.filter.rules, settings.filter.trusted_agreement) == (False, 2)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_ready_for_json(name: str) -> None:
+    values = json.loads(json.dumps(preset(name).to_json()))
+    assert set(values) == {"divide", "describe", "filter", "fuse"}
+
+
+def test_default_is_what_settings_are_without_a_word() -> None:
+    assert preset("default") == DetailSettings()
+    assert preset("default") != preset("published")
+
+
+def test_changes_by_name_leave_the_rest() -> None:
+    old = preset("published")
+    new = preset("published", {"fuse.max_words": 60, "divide.discovery.limit": 3})
+    assert (new.fuse.max_words, new.divide.discovery.limit) == (60, 3)
+    assert old.changed({"fuse.max_words": 60}).divide == old.divide
+    assert new.describe == old.describe
+
+
+@pytest.mark.parametrize("wrong", ["fuse.max_word", "fuses.max_words", "fuse.max_words.x"])
+def test_unknown_settings_offer_the_close_ones(wrong: str) -> None:
+    with pytest.raises(UnknownNameError, match=r"did you mean '?.*fuse\.max_words"):
+        preset("default", {wrong: 1})
+
+
+def test_groups_and_senseless_values_are_refused() -> None:
+    with pytest.raises(OptionError, match="group of settings"):
+        preset("default", {"fuse": 3})
+    with pytest.raises(OptionError, match="max_words"):
+        preset("default", {"fuse.max_words": 0})
+    with pytest.raises(UnknownNameError, match="preset 'publishd'"):
+        preset("publishd")
+
+
+def test_the_package_is_light_until_it_is_used() -> None:
+    code = "import sys, patchioner.detail; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -1,0 +1,394 @@
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageChops
+
+from patchioner import Box, Mask, Patchioner, WholeImage
+from patchioner.base.errors import DetailError, FutileError, OptionError
+from patchioner.detail.cache import CallCache
+from patchioner.detail.client import Budget, ChatClient
+from patchioner.detail.describe import (
+    OwnSettings,
+    PatchionerDescriber,
+    View,
+    VisionDescriber,
+    VisionSettings,
+    sub_region,
+)
+from patchioner.detail.divide import PhotoDivider
+from patchioner.detail.values import DetailRegion, Photo, open_photo
+from tests.support.chat_server import ChatServer, Reaction, echo, fails, once, says
+from tests.support.photos import REGIONS
+from tests.support.photos import noise_photo as noise
+from tests.support.tiny import tiny_parts
+
+
+@pytest.fixture(scope="module")
+def model() -> Patchioner:
+    return Patchioner(tiny_parts(), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def parts(photo: Photo) -> list[DetailRegion]:
+    return PhotoDivider().divide(photo)
+
+
+def test_statements_come_by_region_then_sample(
+    model: Patchioner, photo: Photo, parts: list[DetailRegion]
+) -> None:
+    found = PatchionerDescriber(model, OwnSettings(samples=3)).describe(photo, parts)
+    assert [(s.region_id, s.sample) for s in found] == [
+        (region.id, sample) for region in parts for sample in range(3)
+    ]
+    assert all(s.log_prob is not None and s.log_prob <= 0 for s in found)
+
+
+def test_the_first_sample_is_the_plain_caption(
+    model: Patchioner, photo: Photo, parts: list[DetailRegion]
+) -> None:
+    found = PatchionerDescriber(model, OwnSettings(samples=2)).describe(photo, parts, seed=5)
+    plain = model.caption(photo.image, [region.region for region in parts])
+    first = [(s.text, s.log_prob) for s in found if s.sample == 0]
+    assert [text for text, _ in first] == [caption.text for caption in plain]
+    assert [p for _, p in first] == pytest.approx([caption.score for caption in plain], abs=1e-5)
+
+
+def test_a_text_depends_on_its_own_region_photo_and_seed_alone(
+    model: Patchioner, photo: Photo, parts: list[DetailRegion]
+) -> None:
+    describer = PatchionerDescriber(model)
+    together = describer.describe(photo, parts, seed=1)
+    alone = describer.describe(photo, [parts[2]], seed=1)
+    assert [s.text for s in together if s.region_id == parts[2].id] == [s.text for s in alone]
+    other = describer.describe(photo, parts, seed=2)
+    assert [s.text for s in other] != [s.text for s in together]
+    assert [s.text for s in describer.describe(photo, parts, seed=1)] == [s.text for s in together]
+
+
+@pytest.mark.parametrize(
+    ("settings", "batches"),
+    [
+        (OwnSettings(), 2),
+        (OwnSettings(sampled="none"), 1),
+        (OwnSettings(sampled="all", samples=3), 1),
+        (OwnSettings(sampled="all", samples=3, jitter=0.0), 3),  # a seed for each
+    ],
+)
+def test_the_photo_is_encoded_once_and_captioned_in_few_batches(
+    photo: Photo,
+    parts: list[DetailRegion],
+    settings: OwnSettings,
+    batches: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = Patchioner(tiny_parts(), device="cpu")
+    calls: list[int] = []
+    caption = model.caption
+
+    def counted(image: Any, asked: Sequence[Any], **rest: Any) -> Any:
+        assert image is photo.features
+        calls.append(len(asked))
+        return caption(image, asked, **rest)
+
+    monkeypatch.setattr(model, "caption", counted)
+    monkeypatch.setattr(model, "encode", lambda *_, **__: pytest.fail("encoded again"))
+    PatchionerDescriber(model, settings).describe(photo, parts)
+    assert len(calls) == batches
+    assert sum(calls) == len(parts) * settings.samples
+
+
+def test_drawing_the_same_region_again_draws_anew(
+    model: Patchioner, photo: Photo, parts: list[DetailRegion]
+) -> None:
+    settings = OwnSettings(samples=6, jitter=0.0, sampled="all", temperature=2.0, top_p=1.0)
+    found = PatchionerDescriber(model, settings).describe(photo, parts[:1])
+    assert len({statement.text for statement in found}) > 1
+
+
+def test_a_photo_without_features_is_encoded(model: Patchioner, photo: Photo) -> None:
+    bare = open_photo(noise_photo())
+    whole = PhotoDivider().divide(photo)[:1]
+    describer = PatchionerDescriber(model, OwnSettings(samples=1))
+    assert describer.describe(bare, whole)[0].text == describer.describe(photo, whole)[0].text
+
+
+numbers = st.floats(0, 50)
+
+
+visible = (5.0, 0.0, 90.0, 64.0)
+
+
+@given(
+    numbers, numbers, st.floats(1, 40), st.floats(1, 40), st.floats(0.05, 4), st.floats(-0.5, 0.5)
+)
+def test_sub_regions_lie_in_what_is_seen(
+    x: float, y: float, width: float, height: float, scale: float, moved: float
+) -> None:
+    region = DetailRegion("a", "user", (x, y, x + width, y + height))
+    part = sub_region(region, scale, (moved, -moved), visible)
+    assert isinstance(part, Box)
+    inside = part.x1 >= 5 and part.y1 >= 0 and part.x2 <= 90 and part.y2 <= 64
+    assert inside or part == region.region
+
+
+def test_part_of_a_mask_stays_in_it_and_its_surroundings_are_a_box() -> None:
+    mask = np.zeros((64, 96), dtype=bool)
+    mask[10:30, 10:30] = np.tri(20, dtype=bool)
+    region = DetailRegion("a", "semantic", (10, 10, 30, 30), mask)
+    part = sub_region(region, 0.5, (0.0, 0.0), (0, 0, 96, 64))
+    assert isinstance(part, Mask)
+    assert part.bounds == (15, 15, 25, 25)
+    assert not (part.array & ~mask).any()
+    assert sub_region(region, 1.5, (0.0, 0.0), (0, 0, 96, 64)) == Box(5, 5, 35, 35)
+    empty = sub_region(region, 0.1, (0.4, -0.4), (0, 0, 96, 64))
+    assert empty == Mask(mask)
+
+
+def test_the_whole_photo_is_looked_at_in_parts() -> None:
+    whole = DetailRegion("global", "global", (0, 0, 96, 64))
+    assert sub_region(whole, 0.5, (0.0, 0.0), (0, 0, 96, 64)) == Box(24, 16, 72, 48)
+    assert whole.region == WholeImage()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"samples": 0},
+        {"jitter": 0.5},
+        {"scales": ()},
+        {"sampled": "some"},
+        {"temperature": 0.0},
+        {"top_p": 1.5},
+    ],
+)
+def test_senseless_settings_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(OptionError, match=next(iter(wrong))):
+        OwnSettings(**wrong)
+
+
+def picture() -> Image.Image:
+    pixels = np.random.default_rng(0).integers(0, 255, (120, 160, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def region(*box: float, kind: str = "spatial") -> DetailRegion:
+    return DetailRegion("r", kind, box)  # type: ignore[arg-type]
+
+
+def test_a_crop_has_the_pixels_of_the_box_and_no_others() -> None:
+    shown = np.asarray(View("crop").of(picture(), region(20, 30, 100, 110)))
+    np.testing.assert_array_equal(shown, np.asarray(picture())[30:110, 20:100])
+
+
+def test_context_adds_a_margin_within_the_picture() -> None:
+    shown = np.asarray(View("context", margin=0.25).of(picture(), region(100, 40, 180, 80)))
+    np.testing.assert_array_equal(shown, np.asarray(picture())[30:90, 80:200])
+
+
+@pytest.mark.parametrize("kind", ["crop", "context", "marked"])
+def test_the_global_region_is_the_whole_photo_without_a_frame(kind: str) -> None:
+    image = picture()
+    shown = View(kind).of(image, region(0, 0, 200, 120, kind="global"))  # type: ignore[arg-type]
+    np.testing.assert_array_equal(np.asarray(shown), np.asarray(picture()))
+
+
+def test_a_marked_photo_has_a_red_frame_around_the_box_and_is_otherwise_the_same() -> None:
+    image = picture()
+    shown = View("marked").of(image, region(50, 40, 120, 90))
+    assert shown.size == image.size
+    np.testing.assert_array_equal(
+        np.asarray(image), np.asarray(picture())
+    )  # the photo is untouched
+    changed = ImageChops.difference(shown, image).convert("L").point(lambda v: 255 * (v > 0))
+    left, top, right, bottom = changed.getbbox() or (0, 0, 0, 0)
+    assert 45 <= left < 50 and 35 <= top < 40 and 120 < right <= 125 and 90 < bottom <= 95
+    inside = np.asarray(changed)[41:89, 51:119]
+    assert not inside.any()
+    pixels = np.asarray(shown).reshape(-1, 3).tolist()
+    assert [255, 0, 0] in pixels and [255, 255, 255] in pixels
+
+
+def test_a_frame_at_the_photos_edge_is_still_seen() -> None:
+    shown = np.asarray(View("marked").of(picture(), region(-10, 0, 210, 130)))
+    assert (shown[0, 100] == [255, 0, 0]).all() or (shown[1, 100] == [255, 0, 0]).all()
+    assert (shown[-1, 100] == [255, 0, 0]).all() or (shown[-2, 100] == [255, 0, 0]).all()
+
+
+def test_large_pictures_are_brought_down() -> None:
+    for kind in ("crop", "context", "marked"):
+        shown = View(kind, max_side=64).of(picture(), region(0, 0, 200, 100))
+        assert max(shown.size) == 64
+
+
+coordinate = st.floats(-50, 1050)
+
+
+@given(
+    st.sampled_from(["crop", "context", "marked"]),
+    st.tuples(coordinate, coordinate, coordinate, coordinate),
+    st.sampled_from([(1000, 20), (3, 3), (1, 400), (200, 120)]),
+    st.sampled_from([32, 100, 1024]),
+)
+def test_any_box_gives_a_picture_that_a_model_can_be_given(
+    kind: str, corners: tuple[float, float, float, float], size: tuple[int, int], limit: int
+) -> None:
+    (left, right), (top, bottom) = sorted(corners[::2]), sorted(corners[1::2])
+    shown = View(kind, max_side=limit).of(picture().resize(size), region(left, top, right, bottom))  # type: ignore[arg-type]
+    assert shown.mode == "RGB"
+    assert min(shown.size) >= 32
+    assert max(shown.size) <= limit
+    assert max(shown.size) / min(shown.size) <= 10
+
+
+@pytest.mark.parametrize(
+    "settings", [{"kind": "zoom"}, {"margin": -0.1}, {"margin": float("nan")}, {"max_side": 31}]
+)
+def test_views_that_make_no_sense_are_refused(settings: dict[str, object]) -> None:
+    with pytest.raises(OptionError):
+        View(**settings)  # type: ignore[arg-type]
+
+
+def test_a_margin_that_is_not_used_tells_nothing_apart() -> None:
+    assert View("crop", margin=0.1).as_json() == View("crop", margin=0.3).as_json()
+    assert View("context", margin=0.1).as_json() != View("context", margin=0.3).as_json()
+
+
+PHOTO = noise()
+
+
+Make = Callable[..., VisionDescriber]
+
+
+@pytest.fixture
+def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-verysecret123")
+    made: list[ChatClient] = []
+
+    def describer(
+        server: ChatServer, *, cache: Path | None = None, **options: Any
+    ) -> VisionDescriber:
+        options = {"timeout": 5.0, "attempts": 2, **options}
+        made.append(ChatClient("tiny", base_url=server.url, sleep=lambda _: None, **options))
+        return VisionDescriber(
+            made[-1], VisionSettings(), cache=CallCache(cache) if cache else None
+        )
+
+    yield describer
+    for one in made:
+        one.close()
+
+
+def test_every_region_is_asked_about_with_its_own_picture(make: Make) -> None:
+    with ChatServer() as server:
+        said = make(server).describe(PHOTO, REGIONS)
+    assert [(one.region_id, one.sample) for one in said] == [
+        ("global", 0), *((name, i) for name in ("spatial-1", "spatial-2") for i in range(3))
+    ]  # fmt: skip
+    assert len(server.requests) == 3  # the samples of a region are one request
+    sizes = set()
+    for request in server.requests:
+        shown, words = request["messages"][0]["content"]
+        data = shown["image_url"]["url"].partition(",")[2]
+        sizes.add(Image.open(io.BytesIO(base64.b64decode(data))).size)
+        assert words["text"].startswith("Describe what can be seen")
+        assert (request.get("n", 1), request["temperature"]) in {(1, 0.2), (3, 0.7)}
+    assert sizes == {(90, 60), (45, 40), (60, 40)}
+
+
+def test_a_server_that_ignores_n_is_asked_again_with_other_seeds(make: Make) -> None:
+    with ChatServer(then=once) as server:
+        said = make(server).describe(PHOTO, REGIONS)
+    assert len(said) == 7 == len({one.text for one in said})
+    assert len(server.requests) == 7
+    assert len({request["seed"] for request in server.requests}) == 7
+
+
+def test_a_server_that_refuses_n_is_asked_one_by_one(make: Make) -> None:
+    def picky(request: dict[str, Any]) -> Reaction:
+        return (
+            fails(400, "Only one completion choice is allowed") if "n" in request else once(request)
+        )
+
+    with ChatServer(then=picky) as server:
+        assert len(make(server, concurrency=1).describe(PHOTO, REGIONS)) == 7
+    assert sum("n" in request for request in server.requests) == 1
+
+
+def test_nothing_is_asked_twice_after_a_stop(make: Make, tmp_path: Path) -> None:
+    with ChatServer(then=once) as server:
+        with pytest.raises(FutileError, match="budget"):
+            make(server, cache=tmp_path, budget=Budget(max_calls=4)).describe(PHOTO, REGIONS)
+        assert len(server.requests) == 4
+        restarted = make(server, cache=tmp_path)
+        said = restarted.describe(PHOTO, REGIONS)
+        assert len(server.requests) == 7
+        again = make(server, cache=tmp_path)
+        assert again.describe(PHOTO, REGIONS) == said
+        assert len(server.requests) == 7 == len({request["seed"] for request in server.requests})
+        assert again.model.budget.usage.calls == 0
+    with ChatServer(then=once) as other:
+        assert make(other).describe(PHOTO, REGIONS) == said  # as without a stop
+        make(other, cache=tmp_path).describe(noise(1), REGIONS)
+        assert len(other.requests) == 14  # another photo is another question
+
+
+def test_a_sample_that_is_empty_or_refused_is_left_out(make: Make) -> None:
+    calls: list[int] = []
+
+    def sometimes(request: dict[str, Any]) -> Reaction:
+        calls.append(1)
+        return says("") if request["temperature"] == 0.7 and len(calls) % 3 == 0 else once(request)
+
+    with ChatServer(then=sometimes) as server:
+        said = make(server, concurrency=1).describe(PHOTO, REGIONS)
+    assert len(said) == 5
+    assert {one.region_id for one in said} == {region.id for region in REGIONS}
+
+
+def test_a_region_without_any_answer_is_an_error_of_the_photo_and_the_others_are_kept(
+    make: Make, tmp_path: Path
+) -> None:
+    with ChatServer(then=lambda request: fails(500) if "n" in request else echo(request)) as server:
+        describer = make(server, cache=tmp_path)
+        with pytest.raises(
+            DetailError, match=r"noise\.png, region 'spatial-1'.*HTTP 500"
+        ) as caught:
+            describer.describe(PHOTO, REGIONS)
+        assert not isinstance(caught.value, FutileError)
+        assert len(list(tmp_path.rglob("*.json"))) == 1
+        assert len(describer.describe(PHOTO, REGIONS[:1])) == 1  # the next photo goes on
+
+
+def test_a_refused_key_ends_it_at_once(make: Make) -> None:
+    with (
+        ChatServer(then=lambda _: fails(401, "bad key sk-verysecret123")) as server,
+        pytest.raises(FutileError, match=r"bad key \*\*\*") as caught,
+    ):
+        make(server, concurrency=1).describe(PHOTO, REGIONS)
+    assert len(server.requests) <= len(REGIONS)
+    assert "verysecret" not in str(caught.value)
+
+
+def test_settings_and_files_hold_no_key(make: Make, tmp_path: Path) -> None:
+    with ChatServer() as server:
+        describer = make(server, cache=tmp_path)
+        describer.describe(PHOTO, REGIONS)
+    text = str(describer.settings) + "".join(path.read_text() for path in tmp_path.rglob("*.json"))
+    assert "verysecret" not in text and "authorization" not in text.lower()
+    assert describer.settings["model"] == "tiny" and describer.settings["samples"] == 3
+
+
+def test_the_photo_is_not_changed(make: Make) -> None:
+    before = np.asarray(PHOTO.image).copy()
+    with ChatServer() as server:
+        make(server).describe(PHOTO, REGIONS)
+    np.testing.assert_array_equal(np.asarray(PHOTO.image), before)

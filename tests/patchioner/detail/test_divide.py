@@ -1,0 +1,332 @@
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from patchioner import Box, Mask, Patchioner, Point, Polygon
+from patchioner.base.errors import OptionError, RegionError
+from patchioner.detail.divide import (
+    Detection,
+    DivideSettings,
+    Given,
+    PhotoDivider,
+    Rectangle,
+    area,
+    as_detection,
+    bounding_union,
+    clipped,
+    grid,
+    grow,
+    iou,
+    merge_overlapping,
+    quadrants,
+    share_inside,
+    trusted,
+    union_of_named,
+)
+from patchioner.detail.values import Photo, open_photo
+from patchioner.region_files import NamedRegion
+from tests.support.tiny import noise_photo, tiny_backbone, tiny_parts
+
+corners = st.tuples(st.integers(0, 40), st.integers(0, 40), st.integers(1, 30), st.integers(1, 30))
+
+
+boxes = corners.map(lambda c: (float(c[0]), float(c[1]), float(c[0] + c[2]), float(c[1] + c[3])))
+
+
+def test_overlaps_by_hand() -> None:
+    assert iou((0, 0, 2, 2), (1, 1, 3, 3)) == pytest.approx(1 / 7)
+    assert iou((0, 0, 2, 2), (2, 0, 4, 2)) == 0.0
+    assert share_inside((0, 0, 4, 1), (3, 0, 9, 9)) == 0.25
+    assert area((3, 3, 2, 9)) == 0.0
+    assert share_inside((1, 1, 1, 1), (0, 0, 9, 9)) == iou((1, 1, 1, 1), (1, 1, 1, 1)) == 0.0
+
+
+@given(st.lists(boxes, min_size=1, max_size=12), st.sampled_from([0.0, 0.3, 0.5, 1.0]))
+def test_merging_leaves_no_pair_above_the_limit_and_loses_nothing(
+    found: list[tuple[float, float, float, float]], limit: float
+) -> None:
+    given_boxes = list(found)
+    merged = merge_overlapping(found, limit)
+    assert found == given_boxes
+    assert all(iou(one, two) <= limit for place, one in enumerate(merged) for two in merged[:place])
+    assert all(any(bounding_union([one, box]) == one for one in merged) for box in found)
+    assert bounding_union(merged) == bounding_union(found)
+
+
+def test_merging_looks_at_a_union_again() -> None:
+    """The first two make a box that overlaps the third, which neither of them did enough."""
+    found: list[tuple[float, float, float, float]] = [(0, 0, 10, 4), (0, 0, 10, 10), (0, 3, 10, 13)]
+    assert iou(found[0], found[2]) < 0.3 < iou(found[1], found[2])
+    assert merge_overlapping(found, 0.3) == [(0, 0, 10, 13)]
+
+
+def test_merging_takes_the_closest_pair_first() -> None:
+    chain: list[tuple[float, float, float, float]] = [
+        (0, 0, 10, 10),
+        (4, 0, 14, 10),
+        (5, 0, 15, 10),
+    ]
+    assert merge_overlapping(chain, 0.5) == [(0, 0, 10, 10), (4, 0, 15, 10)]
+
+
+@pytest.mark.parametrize(
+    "box", [(math.nan, 0, 1, 1), (9, 9, 9, 12), (50, 0, 60, 9), (0, 0, math.inf, 1)]
+)
+def test_a_box_with_nothing_in_the_photo_is_refused(
+    box: tuple[float, float, float, float],
+) -> None:
+    with pytest.raises(RegionError, match="40x30"):
+        clipped(box, (40, 30))
+
+
+def test_a_box_is_cut_to_the_photo() -> None:
+    assert clipped((-5, 10, 900, 20), (40, 30)) == (0, 10, 40, 20)
+    with pytest.raises(RegionError, match="no box"):
+        bounding_union([])
+
+
+sizes = st.tuples(st.integers(1, 60), st.integers(1, 60))
+
+
+numbers = st.integers(-5, 65)
+
+
+def holds(outer: Rectangle, inner: Rectangle) -> bool:
+    return bounding_union([outer, inner]) == outer
+
+
+@given(sizes)
+def test_quadrants_fill_the_photo_without_overlap(size: tuple[int, int]) -> None:
+    parts = quadrants(size)
+    assert sum(map(area, parts)) == pytest.approx(size[0] * size[1])
+    assert all(area(part) > 0 for part in parts)
+    assert bounding_union(parts) == (0, 0, *size)
+
+
+def test_quadrants_are_split_and_ordered_as_published() -> None:
+    assert quadrants((101, 60)) == [
+        (0, 0, 50, 30),
+        (50, 0, 101, 30),
+        (0, 30, 50, 60),
+        (50, 30, 101, 60),
+    ]
+
+
+@given(sizes, st.lists(st.tuples(numbers, numbers, numbers, numbers), max_size=8), st.floats(0, 1))
+def test_grown_quadrants_hold_theirs_and_stay_in_the_photo(
+    size: tuple[int, int], corners: list[tuple[int, int, int, int]], share: float
+) -> None:
+    boxes: list[Rectangle] = []
+    for x1, y1, x2, y2 in corners:
+        box = (max(x1, 0), max(y1, 0), min(x2, size[0]), min(y2, size[1]))
+        if box[0] < box[2] and box[1] < box[3]:
+            boxes.append(clipped(box, size))
+    parts = quadrants(size)
+    for part, (grown, joined) in zip(parts, grow(parts, boxes, share), strict=True):
+        assert holds(grown, part)
+        assert holds((0, 0, *size), grown)
+        assert all(holds(grown, boxes[place]) for place in joined)
+        assert grown == bounding_union([part, *(boxes[place] for place in joined)])
+
+
+def test_a_box_joins_by_its_own_area_not_by_iou() -> None:
+    """Published: a small box wholly inside has a tiny IoU and joins all the same."""
+    parts = quadrants((100, 100))
+    small = (48.0, 10.0, 54.0, 20.0)  # a third of it on the left
+    assert [joined for _, joined in grow(parts, [small], 0.3)] == [(0,), (0,), (), ()]
+    assert [joined for _, joined in grow(parts, [small], 0.4)] == [(), (0,), (), ()]
+
+
+@given(sizes, st.integers(1, 5), st.integers(1, 5), st.sampled_from([0.0, 0.25, 0.5, 0.9]))
+def test_a_grid_covers_the_photo(
+    size: tuple[int, int], rows: int, columns: int, overlap: float
+) -> None:
+    cells = grid(size, rows, columns, overlap)
+    assert len(cells) == rows * columns
+    assert bounding_union(cells) == (0, 0, *size)
+    widths = {round(right - left, 6) for left, _, right, _ in cells}
+    assert len(widths) == 1
+    for left, right in zip(cells[: columns - 1], cells[1:columns], strict=True):
+        assert left[2] - right[0] == pytest.approx(overlap * (left[2] - left[0]))
+
+
+def test_senseless_grids_are_refused() -> None:
+    with pytest.raises(OptionError, match="0 x 3"):
+        grid((10, 10), 0, 3)
+    with pytest.raises(OptionError, match=r"overlap 1\.0"):
+        grid((10, 10), 1, 3, 1.0)
+
+
+@pytest.fixture(scope="module")
+def model() -> Patchioner:
+    return Patchioner(tiny_parts(), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def photo(model: Patchioner) -> Photo:
+    return open_photo(noise_photo(), model)
+
+
+def test_the_whole_comes_first_then_things_then_places(photo: Photo, model: Patchioner) -> None:
+    regions = PhotoDivider(model=model).divide(photo)
+    ids = [region.id for region in regions]
+    assert ids[0] == "global"
+    assert ids[-4:] == [f"spatial-{number}" for number in range(1, 5)]
+    assert all(name.startswith("semantic-") for name in ids[1:-4])
+    assert len(ids) > 5
+    assert len(set(ids)) == len(ids)
+    for region in regions:
+        assert set(region.parents) <= set(ids)
+        assert region.id not in region.parents
+    assert model.caption(photo.features or photo.image, [region.region for region in regions])
+
+
+def test_the_same_photo_gives_the_same_regions(photo: Photo, model: Patchioner) -> None:
+    one, two = (PhotoDivider(model=model).divide(photo) for _ in range(2))
+    assert [(r.id, r.box, r.name, r.parents) for r in one] == [
+        (r.id, r.box, r.name, r.parents) for r in two
+    ]
+
+
+def test_given_things_are_regions_and_grow_quadrants() -> None:
+    bare = open_photo(noise_photo(100, 80))
+    mask = np.zeros((80, 100), dtype=bool)
+    mask[50:70, 30:60] = True
+    given: list[Given] = [
+        NamedRegion(Box(45, 5, 60, 30), "dog"),
+        Mask(mask),
+        (60.0, 60.0, 80.0, 90.0),
+    ]
+    regions = {r.id: r for r in PhotoDivider(given=given).divide(bare)}
+    assert regions["user-1"].name == "dog"
+    assert regions["user-2"].box == (30, 50, 60, 70)
+    assert np.array_equal(regions["user-2"].mask, mask)  # type: ignore[arg-type]
+    assert regions["user-3"].box == (60, 60, 80, 80)
+    assert regions["spatial-1"].box == (0, 0, 60, 40)
+    assert regions["spatial-1"].parents == ("global", "user-1")
+    assert regions["spatial-2"].box == (45, 0, 100, 40)
+    assert regions["spatial-3"].box == (0, 40, 60, 80)
+    assert regions["spatial-4"].box == (30, 40, 100, 80)
+
+
+def test_large_things_grow_nothing_unless_asked() -> None:
+    bare = open_photo(noise_photo(100, 80))
+    given = [Box(10, 10, 90, 70)]
+    plain = PhotoDivider(given=given).divide(bare)
+    assert plain[-4].box == (0, 0, 50, 40)
+    grown = PhotoDivider(DivideSettings(growing_area=1.0, grow=0.2), given=given).divide(bare)
+    assert grown[-4].box == (0, 0, 90, 70)
+
+
+def test_a_part_of_a_thing_has_it_for_a_parent() -> None:
+    given = [Box(10, 10, 20, 20), Box(5, 5, 50, 50)]
+    regions = PhotoDivider(DivideSettings(spatial="none"), given=given).divide(
+        open_photo(noise_photo(100, 80))
+    )
+    assert [region.parents for region in regions] == [(), ("global", "user-2"), ("global",)]
+
+
+def test_a_grid_needs_nothing_but_the_photo() -> None:
+    settings = DivideSettings(spatial="grid", rows=2, columns=3, objects="none")
+    regions = PhotoDivider(settings).divide(open_photo(noise_photo(90, 60)))
+    assert [region.id for region in regions] == ["global", *(f"grid-{n}" for n in range(1, 7))]
+    assert regions[6].box == (60, 30, 90, 60)
+
+
+def test_what_the_model_does_not_see_is_left_out() -> None:
+    parts = tiny_parts()
+    cropping = Patchioner(
+        type(parts)(
+            tiny_backbone(mode="crop"), parts.decoder, parts.bank, parts.text_tower, parts.settings
+        ),
+        device="cpu",
+    )
+    photo = open_photo(noise_photo(400, 64), cropping)
+    settings = DivideSettings(spatial="grid", rows=1, columns=10, objects="none")
+    regions = PhotoDivider(settings).divide(photo)
+    assert 2 <= len(regions) < 11
+    assert cropping.caption(photo.features or photo.image, [region.region for region in regions])
+
+
+def test_the_published_patch_is_the_box_around_what_the_caption_names() -> None:
+    things = [
+        Detection((0, 0, 10, 10), "dog"),
+        Detection((30, 20, 50, 40), "sofa"),
+        Detection((80, 80, 99, 99), "traffic_light"),
+        Detection((0, 0, 99, 99)),
+    ]
+    assert union_of_named(things, "two dogs on a couch", (100, 100)) == (0, 0, 50, 40)
+    assert union_of_named(things, "a traffic light", (100, 100)) == (80, 80, 99, 99)
+    assert union_of_named(things, "a traffic light and dogs", (100, 100)) is None  # too large
+    assert union_of_named(things, "a zebra", (100, 100)) is None
+
+
+def test_a_union_goes_by_the_models_caption(
+    photo: Photo, model: Patchioner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = DivideSettings(objects="union", spatial="none")
+    thing = Detection((1, 1, 20, 20), "kite")
+    monkeypatch.setattr(
+        "patchioner.detail.divide.dividers.union_of_named",
+        lambda things, caption, size, coverage: things[0].box,
+    )
+    regions = PhotoDivider(settings, model=model, given=[thing]).divide(photo)
+    assert [(r.id, r.kind, r.box) for r in regions[1:]] == [
+        ("semantic-1", "semantic", (1, 1, 20, 20))
+    ]
+    with pytest.raises(OptionError, match="objects='union'"):
+        PhotoDivider(settings)
+
+
+def test_without_features_nothing_can_be_found() -> None:
+    with pytest.raises(OptionError, match="open_photo"):
+        PhotoDivider().divide(open_photo(noise_photo()))
+
+
+def test_detections_count_by_score_with_a_fallback() -> None:
+    def scores(*values: float) -> list[float]:
+        found = [Detection((0, 0, 9, 9), score=value) for value in values]
+        return [detection.score for detection in trusted(found, 0.3, 2)]
+
+    assert scores(0.9, 0.3, 0.4) == [0.9, 0.4]
+    assert scores(0.3, 0.2, 0.1) == [0.3, 0.2]
+    assert scores(0.1) == []
+
+
+def test_polygons_become_masks_and_points_are_refused() -> None:
+    found = as_detection(Polygon([(10, 10), (30, 10), (30, 20), (10, 20)]), (40, 30))
+    assert found.mask is not None
+    assert found.mask[15, 20]
+    assert not found.mask[25, 20]
+    for bad in (Point(3, 3), "box", (1, 2, 3)):
+        with pytest.raises(RegionError, match="no region with an inside"):
+            as_detection(bad, (40, 30))  # type: ignore[arg-type]
+    with pytest.raises(RegionError, match="2x2 but the image is 40x30"):
+        as_detection(Mask(np.ones((2, 2), dtype=bool)), (40, 30))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"spatial": "thirds"},
+        {"objects": "all"},
+        {"rows": 0},
+        {"overlap": 1.0},
+        {"grow": 1.5},
+        {"merge_iou": float("nan")},
+    ],
+)
+def test_senseless_settings_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(OptionError, match=next(iter(wrong))):
+        DivideSettings(**wrong)  # type: ignore[arg-type]
+
+
+def test_settings_are_ready_for_json() -> None:
+    values = PhotoDivider(given=[]).settings
+    assert json.loads(json.dumps(values))["things"] == "given"

@@ -1,0 +1,392 @@
+"""Models of `transformers` on this machine: seeds, batches, end marks, what is read and what never."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from patchioner.base.errors import DetailError, HubError, MissingExtraError, OptionError
+from patchioner.detail.cache import CallCache
+from patchioner.detail.describe import PROMPTS, VisionDescriber, VisionSettings
+from patchioner.detail.local import LocalModel, SeededSampler, _prompt, generated
+from tests.support.language import language_folder, language_model, spread
+from tests.support.photos import REGIONS, noise_photo
+from tests.support.vision_language import blip2_folder, llava_folder, qwen2_vl_folder
+
+
+def sampled(
+    logits: Tensor, seeds: list[int], temperatures: list[float], **options: float
+) -> Tensor:
+    """(steps, rows): what each row takes when every step has the same logits."""
+    sampler = SeededSampler(seeds, temperatures, top_p=options.get("top_p", 1.0), max_tokens=200)
+    nothing = torch.zeros(len(seeds), 0, dtype=torch.long)
+    return torch.stack([sampler(nothing, logits).argmax(1) for _ in range(200)])
+
+
+def test_tokens_are_drawn_by_their_probability_at_that_temperature() -> None:
+    logits = torch.tensor([1.0, 0.0, 2.0, -30.0])
+    tokens = sampled(logits.expand(60, -1), list(range(60)), [0.7] * 60)
+    shares = torch.bincount(tokens.flatten(), minlength=4) / tokens.numel()
+    torch.testing.assert_close(shares, (logits / 0.7).softmax(0), atol=0.015, rtol=0)
+
+
+def test_a_row_is_the_same_in_any_batch() -> None:
+    logits = torch.randn(3, 50, generator=torch.Generator().manual_seed(0))
+    together = sampled(logits, [1, 2, 3], [0.7, 1.0, 0.0], top_p=0.9)
+    alone = [
+        sampled(logits[i : i + 1], [i + 1], [t], top_p=0.9)[:, 0]
+        for i, t in enumerate([0.7, 1.0, 0.0])
+    ]
+    assert torch.equal(together, torch.stack(alone, dim=1))
+    assert torch.equal(together[:, 2], logits[2].argmax().expand(200))
+    assert not torch.equal(sampled(logits[:1], [9], [0.7]), sampled(logits[:1], [1], [0.7]))
+
+
+def test_a_nucleus_holds_the_fewest_tokens_that_reach_its_share() -> None:
+    probabilities = torch.tensor([[0.1, 0.45, 0.15, 0.3]])
+    assert set(sampled(probabilities.log(), [0], [1.0], top_p=0.7).flatten().tolist()) == {1, 3}
+    assert set(sampled(probabilities.log(), [0], [1.0], top_p=0.76).flatten().tolist()) == {1, 2, 3}
+    assert set(sampled(probabilities.log(), [0], [1.0], top_p=0.01).flatten().tolist()) == {1}
+
+
+def test_suppressed_tokens_are_never_taken_and_log_probabilities_are_those_of_the_model() -> None:
+    logits = torch.tensor([[0.0, -math.inf, 1.0, -math.inf]])
+    sampler = SeededSampler([5], [3.0], top_p=1.0, max_tokens=50)
+    for _ in range(50):
+        left = sampler(torch.zeros(1, 0), logits)
+        token = int(left.argmax())
+        assert token in (0, 2)
+        assert torch.isfinite(left).sum() == 1
+        torch.testing.assert_close(sampler.log_probs[-1], logits.log_softmax(1)[:, token])
+
+
+def test_values_that_are_no_numbers_are_an_error() -> None:
+    sampler = SeededSampler([5], [1.0], top_p=1.0, max_tokens=1)
+    with pytest.raises(DetailError, match="not numbers"):
+        sampler(torch.zeros(1, 0), torch.tensor([[0.0, math.nan]]))
+
+
+TEMPLATE = (
+    "{% for message in messages %}[{{ message['role'] }}] {{ message['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}[assistant] {% endif %}"
+)
+
+
+NO_SYSTEM = (
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    + TEMPLATE
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = language_folder(tmp_path_factory.mktemp("language") / "tiny")
+    model: Any = language_model(seed=5)
+    spread(model, 4.0)
+    model.save_pretrained(place)
+    return place
+
+
+def ask(model: LocalModel, **changes: Any) -> str:
+    return model.ask(
+        changes.pop("system", "Be brief."),
+        "a red cat",
+        **{"temperature": 1.0, "max_tokens": 12, "seed": 1, **changes},
+    )
+
+
+def test_answers_follow_from_the_seed_and_are_kept(folder: Path, tmp_path: Path) -> None:
+    model = LocalModel(str(folder), cache=CallCache(tmp_path), device="cpu")
+    first = ask(model)
+    torch.rand(3)  # the global random numbers play no part
+    assert ask(LocalModel(str(folder), device="cpu")) == first
+    assert ask(model, seed=2) != first
+    assert ask(model, system="") != first
+    again = LocalModel(str(folder), cache=CallCache(tmp_path), device="cpu")
+    assert ask(again) == first
+    assert again._loaded is None  # nothing was loaded for it
+
+
+@pytest.mark.parametrize("template", [TEMPLATE, NO_SYSTEM])
+def test_the_chat_template_words_the_prompt(folder: Path, template: str) -> None:
+
+    transformers: Any = import_module("transformers")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = template
+    prompt = tokenizer.decode(_prompt(tokenizer, "Be brief.", "a cat")["input_ids"][0])
+    if template == TEMPLATE:
+        assert prompt == "[system] Be brief.\n[user] a cat\n[assistant] "
+    else:
+        assert prompt == "[user] Be brief.\n\na cat\n[assistant] "
+
+
+def test_a_prompt_that_is_too_long_is_an_error(folder: Path) -> None:
+    model = LocalModel(str(folder), device="cpu")
+    with pytest.raises(DetailError, match="exceed the model's 128"):
+        model.ask("", "a cat " * 200, temperature=0.0, max_tokens=5)
+
+
+def test_a_model_that_cannot_be_read_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(HubError, match="cannot be read"):
+        ask(LocalModel(str(tmp_path / "none"), device="cpu", offline=True))
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "config.json").write_text('{"model_type": "no such"}')
+    with pytest.raises((OptionError, HubError), match="odd"):
+        ask(LocalModel(str(tmp_path / "odd"), device="cpu"))
+
+
+def test_weights_in_pickles_are_not_read(folder: Path, tmp_path: Path) -> None:
+    for path in folder.iterdir():
+        if path.suffix == ".json":
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    torch.save({"evil": torch.zeros(1)}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(HubError, match="safetensors"):
+        ask(LocalModel(str(tmp_path), device="cpu"))
+
+
+def test_a_package_that_is_missing_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    transformers: Any = import_module("transformers")
+
+    def fail(*_: object, **__: object) -> None:
+        raise ImportError("needs num2words\nand more")
+
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", fail)
+    with pytest.raises(MissingExtraError, match="needs num2words"):
+        ask(LocalModel(str(folder), device="cpu"))
+
+
+def test_a_folder_is_told_by_its_contents_and_a_hub_model_by_its_revision(
+    folder: Path, tmp_path: Path
+) -> None:
+    def identity(name: str, **options: Any) -> str:
+        return LocalModel(name, device="cpu", **options).identity
+
+    other = language_folder(tmp_path / "tiny", seed=6)
+    assert identity(str(folder)).startswith("hf:tiny#")
+    assert identity(str(folder)) != identity(str(other))
+    assert identity(str(folder)) == identity(f"{folder}/../{folder.name}")
+    assert identity("gpt2", revision="abc") == "hf:gpt2@abc"
+
+
+def test_precision_is_chosen_and_checked(folder: Path) -> None:
+    network, _ = LocalModel(str(folder), device="cpu", dtype="bfloat16").parts()
+    assert network.dtype == torch.bfloat16
+    with pytest.raises(OptionError, match="'int4'"):
+        LocalModel(str(folder), dtype="int4")
+    with pytest.raises(OptionError, match="no model"):
+        LocalModel("")
+
+
+huggingface_hub = pytest.importorskip("huggingface_hub")
+
+
+transformers = pytest.importorskip("transformers")
+
+
+def model(**more: Any) -> LocalModel:
+    return LocalModel("nobody/nothing", "AutoModel", "AutoTokenizer", device="cpu", **more)
+
+
+@pytest.fixture
+def loading(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """How the library was called; it finds nothing."""
+    calls: list[dict[str, Any]] = []
+
+    def nothing(name: str, **options: Any) -> None:
+        calls.append(options)
+        raise OSError("no such file")
+
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", nothing)
+    return calls
+
+
+def hub_says(monkeypatch: pytest.MonkeyPatch, error: Exception | None) -> list[str]:
+    asked: list[str] = []
+
+    def metadata(url: str, **options: Any) -> None:
+        asked.append(url)
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", metadata)
+    return asked
+
+
+def test_without_a_connection_local_files_are_read(
+    monkeypatch: pytest.MonkeyPatch, loading: list[dict[str, Any]]
+) -> None:
+    asked = hub_says(monkeypatch, ConnectionError("no route"))
+    with pytest.raises(HubError, match="only local files were looked at"):
+        model().parts()
+    assert len(asked) == 1
+    assert "nobody/nothing" in asked[0]
+    assert [call.get("local_files_only") for call in loading] == [True]
+
+
+@pytest.mark.parametrize("error", [None, ValueError("no such id")])
+def test_a_hub_that_answers_is_used(
+    monkeypatch: pytest.MonkeyPatch, loading: list[dict[str, Any]], error: Exception | None
+) -> None:
+    hub_says(monkeypatch, error)
+    with pytest.raises(HubError, match=r"no such file; give the id"):
+        model().parts()
+    assert [call.get("local_files_only") for call in loading] == [None]
+
+
+def test_offline_the_hub_is_not_asked(
+    monkeypatch: pytest.MonkeyPatch, loading: list[dict[str, Any]]
+) -> None:
+    asked = hub_says(monkeypatch, None)
+    with pytest.raises(HubError):
+        model(offline=True).parts()
+    assert asked == []
+
+
+def test_a_model_has_a_name_and_a_known_precision() -> None:
+    with pytest.raises(OptionError, match="no model is named"):
+        LocalModel("", "AutoModel", "AutoTokenizer")
+    with pytest.raises(OptionError, match="float32"):
+        model(dtype="int3")
+
+
+PHOTO = noise_photo()
+
+
+SHORT = VisionSettings(max_tokens=6)
+
+
+FAMILIES: dict[str, Callable[..., Path]] = {
+    "llava": llava_folder,
+    "qwen2_vl": qwen2_vl_folder,
+    "blip2": blip2_folder,
+}
+
+
+@pytest.fixture(scope="module")
+def llava(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(llava_folder(tmp_path_factory.mktemp("vlm") / "llava"))
+
+
+def describer(folder: str, settings: VisionSettings = SHORT, **options: Any) -> VisionDescriber:
+    cache = options.get("cache")
+    model = LocalModel(folder, sees=True, device="cpu", **options)
+    return VisionDescriber(model, settings, cache=cache)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_texts_do_not_depend_on_their_batch(family: str, tmp_path: Path) -> None:
+    folder = str(FAMILIES[family](tmp_path / family))
+    together = describer(folder, batch_size=8).describe(PHOTO, REGIONS, seed=4)
+    torch.rand(3)
+    apart = describer(folder, batch_size=1).describe(PHOTO, REGIONS, seed=4)
+    assert [one.text for one in together] == [one.text for one in apart]
+    assert len({one.text for one in together}) >= 6
+    assert [one.region_id for one in together] == ["global"] + ["spatial-1"] * 3 + ["spatial-2"] * 3
+    for one, other in zip(together, apart, strict=True):
+        assert one.log_prob == pytest.approx(other.log_prob, abs=1e-3)
+    fewer = describer(folder).describe(PHOTO, REGIONS[1:2], seed=4)
+    assert [one.text for one in fewer] == [one.text for one in together[1:4]]
+
+
+def test_picture_seed_and_region_each_make_a_difference(llava: str) -> None:
+    cold = VisionSettings(max_tokens=6, temperature=0.0, global_temperature=0.0, samples=1)
+    one = describer(llava, cold)
+    plain = [said.log_prob for said in one.describe(PHOTO, REGIONS)]
+    other = [said.log_prob for said in one.describe(noise_photo(1), REGIONS)]
+    assert all(a != pytest.approx(b, abs=1e-6) for a, b in zip(plain, other, strict=True))
+    assert [said.log_prob for said in one.describe(PHOTO, REGIONS, seed=1)] == pytest.approx(plain)
+    warm = describer(llava)
+    texts = {
+        said.text for seed in range(2) for said in warm.describe(PHOTO, REGIONS[1:], seed=seed)
+    }
+    assert len(texts) == 12
+
+
+def test_without_temperature_it_is_the_models_own_greedy_text(llava: str) -> None:
+    cold = VisionSettings(max_tokens=8, global_temperature=0.0)
+    one = describer(llava, cold)
+    (said,) = one.describe(PHOTO, REGIONS[:1])
+    network, processor = one.model.parts()
+    text = f"user: <image>{PROMPTS['detail'][1]}\nassistant: "
+    inputs = processor(images=PHOTO.image, text=text, return_tensors="pt")
+    with torch.no_grad():
+        output = network.generate(**inputs, max_new_tokens=8, do_sample=False)
+    tail = output[0, inputs["input_ids"].shape[1] :]
+    assert said.text == processor.tokenizer.decode(tail, skip_special_tokens=True).strip()
+
+
+def test_nothing_is_written_twice_nor_loaded_for_it(llava: str, tmp_path: Path) -> None:
+    said = describer(llava, cache=CallCache(tmp_path)).describe(PHOTO, REGIONS)
+    again = describer(llava, cache=CallCache(tmp_path))
+    assert again.describe(PHOTO, REGIONS) == said
+    assert again.model._loaded is None  # type: ignore[union-attr]
+
+
+def test_batches_are_halved_when_memory_runs_out(
+    llava: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, room = generated, [2]
+
+    def limited(network: Any, inputs: Any, *args: Any, **options: Any) -> Any:
+        if len(inputs["input_ids"]) > room[0]:
+            raise RuntimeError(
+                "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"
+            )
+        return plain(network, inputs, *args, **options)
+
+    expected = describer(llava).describe(PHOTO, REGIONS)
+    monkeypatch.setattr("patchioner.detail.local.generated", limited)
+    said = describer(llava).describe(PHOTO, REGIONS)
+    assert [one.text for one in said] == [one.text for one in expected]
+    room[0] = 0
+    with pytest.raises(DetailError, match="single picture"):
+        describer(llava).describe(PHOTO, REGIONS)
+
+
+def test_what_was_written_before_a_break_stays(
+    llava: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, calls = generated, [0]
+
+    def breaks(*args: Any, **options: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == 3:
+            raise KeyboardInterrupt
+        return plain(*args, **options)
+
+    monkeypatch.setattr("patchioner.detail.local.generated", breaks)
+    with pytest.raises(KeyboardInterrupt):
+        describer(llava, batch_size=2, cache=CallCache(tmp_path)).describe(PHOTO, REGIONS)
+    assert len(list(tmp_path.rglob("*.json"))) == 4
+    describer(llava, batch_size=2, cache=CallCache(tmp_path)).describe(PHOTO, REGIONS)
+    assert calls[0] == 5  # three more texts, two batches
+
+
+def test_a_model_without_a_chat_template_is_shown_the_mark_of_the_picture(tmp_path: Path) -> None:
+    folder = str(llava_folder(tmp_path / "plain", template=False))
+    assert len(describer(folder).describe(PHOTO, REGIONS[:1])) == 1
+
+
+def test_settings_tell_the_model_and_how_it_is_asked(llava: str) -> None:
+    settings = describer(llava).settings
+    assert settings["describer"] == "hf" and str(settings["model"]).startswith("llava#")
+    assert settings["dtype"] == "float32" and settings["max_tokens"] == 6
+
+
+def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="batch_size is 0"):
+        describer("x", batch_size=0)
+    with pytest.raises(HubError, match="none"):
+        describer(str(tmp_path / "none"), offline=True).describe(PHOTO, REGIONS)
+    text_only = str(language_folder(tmp_path / "text"))
+    with pytest.raises((OptionError, HubError), match="text"):
+        describer(text_only).describe(PHOTO, REGIONS)

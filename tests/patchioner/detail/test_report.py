@@ -1,0 +1,304 @@
+from __future__ import annotations
+
+import base64
+import io
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from patchioner.detail.report import (
+    HeatMap,
+    ReportPhoto,
+    heat_maps,
+    mask_path,
+    outline,
+    report_html,
+    write_report,
+)
+from patchioner.detail.values import (
+    Claim,
+    DetailedCaption,
+    DetailRegion,
+    FusedSentence,
+    Photo,
+    Support,
+    Verdict,
+)
+from patchioner.geometry import fit_image
+from tests.support.tiny import noise_photo
+
+HOSTILE = "</style><script>alert(1)</script><img src=x onerror=alert(2)> \u202e\x00 & \"'"
+
+
+MASK = np.zeros((64, 96), dtype=bool)
+
+
+MASK[10:30, 20:50] = True
+
+
+REGIONS = (
+    DetailRegion("global", "global", (0, 0, 96, 64)),
+    DetailRegion("semantic-1", "semantic", (20, 10, 50, 30), MASK, ("global",), HOSTILE),
+    DetailRegion("spatial-1", "spatial", (0, 0, 48, 32), parents=("global",)),
+)
+
+
+CLAIM = Claim("c1", HOSTILE, "semantic-1", 0, 0)
+
+
+CAPTION = DetailedCaption(
+    text=f"A bus. {HOSTILE}",
+    sentences=(
+        FusedSentence("A bus.", ("c1",), ("semantic-1", "spatial-1"), 3, 0.876),
+        FusedSentence(HOSTILE, ("c2",), ("global",)),
+    ),
+    dropped=(
+        Verdict(
+            replace(CLAIM, id="c3", text="A unicorn."), False, reason="object", note="no sign of it"
+        ),
+        Verdict(replace(CLAIM, id="c4"), False, reason="duplicate", note=HOSTILE),
+    ),
+    kept=(Verdict(CLAIM, True, support=Support(0.876, unverifiable=(HOSTILE,))),),
+    regions=REGIONS,
+    image_size=(96, 64),
+    settings={"model": HOSTILE, HOSTILE: 1},
+)
+
+
+HEAT = {"A bus.": HeatMap(np.arange(6, dtype=np.float32).reshape(2, 3), (-10.0, 0.0, 106.0, 64.0))}
+
+
+PHOTO = ReportPhoto(f"{HOSTILE}.jpg", noise_photo(), CAPTION, HEAT)
+
+
+class Read(HTMLParser):
+    """Elements with their attributes, and the texts."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+@pytest.fixture(scope="module")
+def page() -> str:
+    return report_html([PHOTO])
+
+
+def test_hostile_texts_are_texts(page: str) -> None:
+    read = Read(page)
+    assert not read.all("script")
+    assert not read.all("img")
+    assert not [
+        key for _, attributes in read.elements for key in attributes if key.startswith("on")
+    ]
+    assert len(read.all("style")) == 1
+    shown = HOSTILE.replace("\u202e", "\ufffd").replace("\x00", "\ufffd")
+    assert shown in read.texts
+    assert "\u202e" not in page
+    assert "\x00" not in page
+
+
+def test_nothing_is_loaded(page: str) -> None:
+    read = Read(page)
+    links = [a.get(key) for _, a in read.elements for key in ("href", "src") if key in a]
+    assert all(link and link.startswith(("#", "data:image/")) for link in links)
+    policy = next(a for a in read.all("meta") if a.get("http-equiv"))
+    assert policy["content"] == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    assert not re.search(r"url\(|@import", page)
+
+
+def test_items_light_their_layers(page: str) -> None:
+    read = Read(page)
+    items = {a["data-i"]: a["id"] for a in read.all("a") if "data-i" in a}
+    # Two sentences, two dropped ones, three regions; each can be linked and focused.
+    assert list(items) == [str(number) for number in range(7)]
+    assert all(a["href"] == f"#{a['id']}" for a in read.all("a"))
+    layers = [a["data-for"] for a in read.all("g")]
+    # One heat map, then the outlines of: global, semantic-1, spatial-1.
+    assert layers == ["0", "1 4", "0 2 3 5", "6"]
+    # The second region of the first sentence is lit faintly.
+    assert [a.get("data-also") for a in read.all("g")] == [None, None, None, "0"]
+    assert '[data-i="0"]:hover) [data-also~="0"]' in page
+    for number in items:
+        assert f'[data-i="{number}"]:hover) [data-for~="{number}"]' in page
+
+
+def test_provenance_is_told(page: str) -> None:
+    text = " ".join(Read(page).texts)
+    for told in ("Left out: 2", "object (1)", "no sign of it", "Regions: 3", "20, 10, 50, 30"):
+        assert told in text
+    first = next(a for a in Read(page).all("a") if a.get("data-i") == "0")
+    assert "3 samples, support 0.88" in str(first["title"])
+    struck = page.index("<s>A unicorn.</s>")
+    assert struck > page.index("Left out: 2")
+
+
+def test_what_was_dropped_alike_is_told_once() -> None:
+    first = CAPTION.dropped[0]
+    other = replace(first, claim=replace(first.claim, id="c9", region_id="spatial-1"))
+    page = report_html([replace(PHOTO, caption=replace(CAPTION, dropped=(first, other)))])
+    assert page.count("<s>A unicorn.</s>") == 1
+    assert "object (2)" in page
+    assert "spatial-1, 2 times" in page
+
+
+def test_heat_maps_lie_where_their_patches_do(page: str) -> None:
+    photo, heat = Read(page).all("image")
+    assert (photo["x"], photo["width"], photo["height"]) == ("0", "96", "64")
+    assert (heat["x"], heat["width"]) == ("-10", "116")
+
+
+def test_an_empty_paragraph_has_its_reason() -> None:
+    empty = replace(CAPTION, text="", sentences=(), kept=(), reason="none of 2 could be kept")
+    page = report_html([ReportPhoto("a.jpg", noise_photo(), empty)])
+    assert "Nothing is said of this photo: none of 2 could be kept." in page
+    assert '<p class="paragraph"' not in page
+    assert "<s>A unicorn.</s>" in page
+
+
+def test_several_photos_have_an_index() -> None:
+    page = report_html([PHOTO, replace(PHOTO, name="b.jpg")])
+    assert page.count("<section") == 2
+    assert '<a href="#p2">b.jpg</a>' in page
+    ids = [str(a["id"]) for _, a in Read(page).elements if "id" in a]
+    assert len(ids) == len(set(ids))
+
+
+def test_large_photos_are_embedded_small(tmp_path: Path) -> None:
+    large = Image.new("RGB", (6000, 3000), "red")
+    path = tmp_path / "sub" / "r.html"
+    write_report([ReportPhoto("a", large, replace(CAPTION, image_size=large.size))], path)
+    assert path.stat().st_size < 100_000
+    assert large.size == (6000, 3000)
+
+
+def test_no_photo_is_a_page_too() -> None:
+    assert "0 photos" in report_html([])
+
+
+def pixels(values: Any) -> Any:
+    url = HeatMap(np.asarray(values, dtype=np.float32), (0, 0, 1, 1)).picture()
+    start, _, data = url.partition(",")
+    assert start == "data:image/png;base64"
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGBA")).astype(int)
+
+
+def test_hot_is_bright_and_cold_is_dark() -> None:
+    values = np.zeros((4, 6))
+    values[3, 5] = 2.0
+    found = pixels(values)
+    assert found.shape[:2] == (107, 160)
+    hot, cold = found[-1, -1], found[0, 0]
+    assert hot[:3].sum() > 500 > 150 > cold[:3].sum()
+    assert hot[3] < cold[3] < 255
+
+
+@pytest.mark.parametrize("values", [np.full((3, 3), 0.2), np.full((3, 3), np.nan), np.ones((1, 1))])
+def test_maps_without_a_hot_place_are_drawn_too(values: Any) -> None:
+    assert len(np.unique(pixels(values).reshape(-1, 4), axis=0)) == 1
+
+
+def test_maps_of_the_sentences_of_a_photo() -> None:
+    image = noise_photo()
+    geometry = fit_image(image.size, mode="pad", size=56, patch_size=14)
+    features: Any = SimpleNamespace(geometry=geometry)
+    sentences = (
+        FusedSentence("A.", (), ()),
+        FusedSentence("B.", (), ()),
+        FusedSentence("A.", (), ()),
+    )
+    caption = DetailedCaption("", sentences, (), (), (), image.size)
+    asked: list[str] = []
+
+    class Source:
+        def heat_map(self, photo: Photo, sentence: str) -> Any:
+            asked.append(sentence)
+            return np.zeros(geometry.grid, dtype=np.float32)
+
+    found = heat_maps(Photo("a", image, "", features), caption, Source())
+    assert asked == list(found) == ["A.", "B."]
+    # The square of the network reaches over the photo's upper and lower edges.
+    left, top, right, bottom = found["A."].box
+    assert (left, right) == pytest.approx((0, 96))
+    assert top < 0
+    assert bottom > 64
+    assert heat_maps(Photo("a", image, ""), caption, Source()) == {}
+
+
+def edges_of(path: str) -> tuple[set[Any], set[Any]]:
+    """Unit pieces of a path: (x, y) of the upper or left end of each."""
+    across, down = set(), set()
+    for x, y, way, end in re.findall(r"M(\S+) (\S+?)([HV])([\d.]+)", path):
+        if way == "H":
+            across |= {(column, int(y)) for column in range(int(x), int(end))}
+        else:
+            down |= {(int(x), row) for row in range(int(y), int(end))}
+    return across, down
+
+
+def slow_edges(mask: Any) -> tuple[set[Any], set[Any]]:
+    """Pixel by pixel."""
+    height, width = mask.shape
+
+    def inside(x: int, y: int) -> bool:
+        return 0 <= x < width and 0 <= y < height and bool(mask[y, x])
+
+    across = {
+        (x, y) for y in range(height + 1) for x in range(width) if inside(x, y) != inside(x, y - 1)
+    }
+    down = {
+        (x, y) for y in range(height) for x in range(width + 1) if inside(x, y) != inside(x - 1, y)
+    }
+    return across, down
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_edges_of_any_mask(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    mask = generator.random(generator.integers(1, 12, 2)) > 0.4
+    assert edges_of(mask_path(mask, (mask.shape[1], mask.shape[0]))) == slow_edges(mask)
+
+
+def test_a_hole_is_drawn() -> None:
+    mask = np.ones((5, 5), dtype=bool)
+    mask[2, 2] = False
+    across, _ = edges_of(mask_path(mask, (5, 5)))
+    assert {(2, 2), (2, 3)} < across
+
+
+def test_large_masks_stay_small_and_in_place() -> None:
+    mask = np.zeros((3000, 4000), dtype=bool)
+    mask[1000:2000, 500:1500] = True
+    path = mask_path(mask, (4000, 3000))
+    assert len(path) < 200
+    numbers = [float(number) for number in re.findall(r"[\d.]+", path)]
+    assert {500, 1500, 1000, 2000} == set(numbers)
+    thin = np.zeros((3000, 4000), dtype=bool)
+    thin[1500, 2000] = True
+    assert mask_path(thin, (4000, 3000))
+
+
+def test_boxes_are_cut_to_the_photo() -> None:
+    region = DetailRegion("a", "user", (-50, 10, 900, 20))
+    text = outline(region, (400, 300))
+    assert text.count("<rect") == 2
+    assert 'x="1" y="10" width="398" height="10"' in text
