@@ -87,8 +87,7 @@ def fit_logistic(
 def _at_rate(
     inputs: Sequence[str], rows: Sequence[FloatArray], truth: Sequence[bool], rate: float
 ) -> Logistic:
-    if not 0 < rate < 1:
-        raise OptionError(f"false-accept rate {rate} must lie between 0 and 1")
+    _require_rate(rate)
     values, answers = np.array(rows).reshape(-1, len(inputs)), np.array(truth, dtype=bool)
     fitted = fit_logistic(inputs, values, answers)
     return replace(fitted, threshold=float(np.quantile(fitted(values[~answers]), 1 - rate)))
@@ -108,6 +107,7 @@ def calibrate_model(
         OptionError: too few photos, no text tower, or a rate outside 0..1.
     """
     _require_several(pairs)
+    _require_rate(sentence_rate)
     evidence, generator = Evidence(model), random.Random(seed)
     said: list[tuple[str, View, str, FloatArray]] = []  # kind, view, text, measures of its things
     rows: list[FloatArray] = []
@@ -192,6 +192,11 @@ def _names(
         for name in things(generator.choice(generator.choice(others))):
             if canonical(name.rpartition(" ")[2]) not in named:
                 yield name
+
+
+def _require_rate(rate: float) -> None:
+    if not 0 < rate < 1:
+        raise OptionError(f"false-accept rate {rate} must lie between 0 and 1")
 
 
 def _require_several(pairs: Sequence[Captioned]) -> None:

@@ -202,7 +202,9 @@ def clean(sentence: str, *, mood: bool = True) -> tuple[str, str] | None:
             return reason, f"{reason}: {found.group()!r}"
     if _ABOUT_PICTURE.search(sentence):
         return "preamble", "speaks of the picture, not of what it shows"
-    return None if things(sentence) else ("fragment", "names no thing")
+    if len(sentence.split()) < 2 or not things(sentence):
+        return "fragment", "names no thing"
+    return None
 
 
 # --- agreement --------------------------------------------------------------------------------------------------------

@@ -12,18 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from patchioner.detail.describe.own import PatchionerDescriber
-from patchioner.detail.filter import Calibration
-from patchioner.detail.filter.evidence import Evidence
-from patchioner.detail.filter.logistic import Logistic
-from patchioner.detail.filter.measures import ATTRIBUTE_INPUTS, SENTENCE_INPUTS, object_inputs
-from patchioner.detail.provenance import from_json
-from patchioner.detail.stages import Photo
 from PIL import Image
 
 from patchioner import Patchioner
 from patchioner.cli.main import main
-from patchioner.detail.values import DetailRegion, Statement
+from patchioner.detail.describe import PatchionerDescriber
+from patchioner.detail.score import SENTENCE_INPUTS, Calibration, Evidence, Logistic
+from patchioner.detail.values import DetailRegion, Photo, Statement, from_json
 from tests.support.tiny import noise_photo, tiny_parts
 
 Run = Callable[..., int]
@@ -42,8 +37,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = Patchioner(parts)
     calibration = Calibration(
         constant(tuple(SENTENCE_INPUTS), 2.0),
-        constant(tuple(object_inputs(Evidence(model))), 2.0),
-        constant(tuple(ATTRIBUTE_INPUTS), 2.0),
+        constant(Evidence(model).object_inputs, 2.0),
     )
     settings = replace(parts.settings, calibration={"detail": calibration.to_json()})
     folder = tmp_path_factory.mktemp("models") / "tiny"

@@ -143,9 +143,9 @@ def test_write_changes_the_config_alone(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--write", "--model", "nowhere"], "--write needs the folder"),
-        (["--limit", "1"], "--limit 1"),
-        (["--false-accept", "2"], "false-accept rate of sentence"),
+        (["--write", "--model", "nowhere"], "--write needs"),
+        (["--limit", "1"], "1 photos"),
+        (["--false-accept", "2"], "false-accept rate"),
         (["--scorer", "blop:x"], "did you mean 'blip'"),
         (["--scorer", "blip:x", "--write"], "--out FILE.json"),
     ],

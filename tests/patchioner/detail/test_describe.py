@@ -29,7 +29,7 @@ from patchioner.detail.values import DetailRegion, Photo, open_photo
 from tests.support.chat_server import ChatServer, Reaction, echo, fails, once, says
 from tests.support.photos import REGIONS
 from tests.support.photos import noise_photo as noise
-from tests.support.tiny import tiny_parts
+from tests.support.tiny import noise_photo, tiny_parts
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +176,7 @@ def test_senseless_settings_are_refused(wrong: dict[str, Any]) -> None:
 
 
 def picture() -> Image.Image:
-    pixels = np.random.default_rng(0).integers(0, 255, (120, 160, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 255, (120, 200, 3), dtype=np.uint8)
     return Image.fromarray(pixels)
 
 

@@ -193,7 +193,7 @@ transformers = pytest.importorskip("transformers")
 
 
 def model(**more: Any) -> LocalModel:
-    return LocalModel("nobody/nothing", "AutoModel", "AutoTokenizer", device="cpu", **more)
+    return LocalModel("nobody/nothing", device="cpu", **more)
 
 
 @pytest.fixture
@@ -253,7 +253,9 @@ def test_offline_the_hub_is_not_asked(
 
 def test_a_model_has_a_name_and_a_known_precision() -> None:
     with pytest.raises(OptionError, match="no model is named"):
-        LocalModel("", "AutoModel", "AutoTokenizer")
+        LocalModel(
+            "",
+        )
     with pytest.raises(OptionError, match="float32"):
         model(dtype="int3")
 
@@ -348,7 +350,7 @@ def test_batches_are_halved_when_memory_runs_out(
     said = describer(llava).describe(PHOTO, REGIONS)
     assert [one.text for one in said] == [one.text for one in expected]
     room[0] = 0
-    with pytest.raises(DetailError, match="single picture"):
+    with pytest.raises(DetailError, match="region 'global'"):
         describer(llava).describe(PHOTO, REGIONS)
 
 

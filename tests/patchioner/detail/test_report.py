@@ -16,6 +16,8 @@ from PIL import Image
 from patchioner.detail.report import (
     HeatMap,
     ReportPhoto,
+    _coloured,
+    _data_url,
     heat_maps,
     mask_path,
     outline,
@@ -196,7 +198,7 @@ def test_no_photo_is_a_page_too() -> None:
 
 
 def pixels(values: Any) -> Any:
-    url = HeatMap(np.asarray(values, dtype=np.float32), (0, 0, 1, 1)).picture()
+    url = _data_url(_coloured(np.asarray(values, dtype=np.float32)), "PNG")
     start, _, data = url.partition(",")
     assert start == "data:image/png;base64"
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGBA")).astype(int)

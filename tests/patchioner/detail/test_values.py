@@ -121,8 +121,8 @@ def test_another_version_is_refused() -> None:
         ({"size": [1]}, "unpack"),
         ({"text": None}, "text should"),
         ({"settings": []}, "settings"),
-        ({"regions": [{"id": "a"}]}, "box"),
-        ({"dropped": [{"reason": "whim", "support": None}]}, "whim"),
+        ({"regions": [{"id": "a"}]}, "kind"),
+        ({"dropped": [{"id": 7}]}, "7"),
     ],
 )
 def test_damage_is_named(change: dict[str, Any], message: str) -> None:
