@@ -60,9 +60,6 @@ RegionReader = Callable[[tuple[int, int]], "Sequence[Given]"]
 """(width, height) of the photo -> what was given for it."""
 
 
-# --- photos that wait -------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class PhotoJob:
     """A photo to describe: name, what reads it (upright, RGB), what gives its regions (None: they are found)."""
@@ -126,9 +123,6 @@ def _listed(entry: object, where: str, folder: Path) -> tuple[str, RegionReader 
             raise RegionFileError(f"{where}: {error}") from error
 
     return photo, read
-
-
-# --- the file ---------------------------------------------------------------------------------------------------------
 
 
 class LineFile:
@@ -220,9 +214,6 @@ def _object(data: bytes) -> object | None:
     except (ValueError, RecursionError):
         return None
     return found
-
-
-# --- the loop ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)

@@ -131,10 +131,6 @@ class CallCache:
     `asking/`; the operating system frees that of a process that dies). A read-only folder still gives its answers.
 
     A model of the same name on two servers is taken for one: give each its own folder.
-
-    Example:
-        >>> CallCache("runs/answers").answer(question, ask_the_model).text  # doctest: +SKIP
-        'A red bus.'
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:

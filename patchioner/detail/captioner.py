@@ -72,10 +72,6 @@ class DetailSettings:
         Raises:
             UnknownNameError: no such setting; the message has the close ones.
             OptionError: a value that makes no sense.
-
-        Example:
-            >>> DetailSettings().changed({"fuse.max_words": 60, "divide.discovery.limit": 4}).fuse.max_words
-            60
         """
         settings = self
         for name, value in changes.items():

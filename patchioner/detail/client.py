@@ -44,9 +44,6 @@ class EmptyAnswerError(DetailError):
     """A model answered, and said nothing; another sample may say something."""
 
 
-# --- what may be asked, and what was ----------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Usage:
     """What was used: requests sent, and answered; tokens, for `estimated` calls estimated; the price."""
@@ -120,9 +117,6 @@ class Budget:
                 used.estimated + estimated,
                 used.cost + (self._prices[0] * tokens_in + self._prices[1] * tokens_out) / 1e6,
             )
-
-
-# --- the protocol -----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -261,12 +255,10 @@ _CONTENT_CODE = re.compile(
 )
 _CONTENT = re.compile(r"\b(content|inputs?|images?|pictures?|photos?|prompts?)\b", re.IGNORECASE)
 _RULE = re.compile(
-    r"\b(violat\w+|flagged|moderat\w+|unsafe|safety|inappropriate|polic(y|ies)|guidelines)\b",
-    re.IGNORECASE,
+    r"\b(violat\w+|flagged|moderat\w+|unsafe|safety|inappropriate|polic(y|ies)|guidelines)\b", re.I
 )
 _ABOUT_WHO = re.compile(
-    r"\b(key|keys|account|organi[sz]ation|project|billing|credentials?|subscription|permissions?|region|"
-    r"country|ip)\b",
+    r"\b(keys?|account|organi[sz]ation|project|billing|credentials?|subscription|permissions?|region|country|ip)\b",
     re.IGNORECASE,
 )
 
@@ -276,12 +268,6 @@ def refused_content(body: Any) -> bool:
 
     Decided by the fields that machines read, else by words that speak of content and a rule that it breaks, and not of
     an account. In doubt it is the key.
-
-    Example:
-        >>> refused_content({"message": "no", "code": "content_policy_violation"})
-        True
-        >>> refused_content({"message": "no", "code": "invalid_api_key"})
-        False
     """
     fields = body if isinstance(body, Mapping) else {}
     inner, metadata = fields.get("innererror"), fields.get("metadata")
@@ -310,9 +296,6 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         return max(0.0, date.timestamp() - time.time())
     except (KeyError, TypeError, ValueError, OverflowError):
         return None
-
-
-# --- the server's address and key -------------------------------------------------------------------------------------
 
 
 def public_url(address: str) -> str:
@@ -377,11 +360,6 @@ class ChatClient:
     Raises:
         OptionError: a value that makes no sense, no http(s) address, no key where one is needed.
         MissingExtraError: without the extra `api`.
-
-    Example:
-        >>> client = ChatClient("qwen2.5vl:7b", base_url="http://localhost:11434/v1")  # doctest: +SKIP
-        >>> client.complete("", "Name a colour.", temperature=0.0, max_tokens=5)  # doctest: +SKIP
-        ['Red']
     """
 
     def __init__(
@@ -614,7 +592,7 @@ class ChatClient:
 
 
 class _Secrets:
-    """A key and a password that are shown to nobody."""
+    """A key and a password that are shown to nobody, and not pickled."""
 
     def __init__(self, key: str | None, password: str | None) -> None:
         self.key, self._password = key, password

@@ -22,7 +22,7 @@ from patchioner.base.errors import (
 from patchioner.detail.cache import Answer, CallCache, Question, mask_digest
 from patchioner.detail.client import ChatClient, EmptyAnswerError, data_url
 from patchioner.detail.divide import Rectangle
-from patchioner.detail.values import DetailRegion, Photo, Statement
+from patchioner.detail.values import DetailRegion, Photo, Statement, check
 from patchioner.images import cut_out
 from patchioner.regions import Box, Mask, Region
 
@@ -33,9 +33,6 @@ if TYPE_CHECKING:
     from patchioner.results import Caption
 
 _LOG = logging.getLogger(__name__)
-
-
-# --- our own captioner ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -61,24 +58,10 @@ class OwnSettings:
     top_p: float = 0.9
 
     def __post_init__(self) -> None:
-        _check_whole(self, "samples")
-        if not 0 <= self.jitter < 0.5:
-            raise OptionError(f"jitter {self.jitter} must be 0 or more, and below 0.5")
+        check(self, samples=(1, 1000), jitter=(0, 0.49), sampled=("alternate", "all", "none"))
+        check(self, temperature=(1e-6, 100), top_p=(1e-6, 1))
         if not self.scales or not all(0.05 <= scale <= 4 for scale in self.scales):
             raise OptionError(f"scales {self.scales} must hold numbers from 0.05 to 4")
-        if self.sampled not in ("alternate", "all", "none"):
-            raise OptionError(f"sampled {self.sampled!r} is unknown: use alternate, all or none")
-        if not self.temperature > 0 or not 0 < self.top_p <= 1:
-            raise OptionError(
-                f"temperature {self.temperature} must be above 0 and top_p {self.top_p} above 0, at most 1"
-            )
-
-
-def _check_whole(settings: object, *names: str) -> None:
-    for name in names:
-        value = getattr(settings, name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise OptionError(f"{name} is {value!r}; it must be a whole number, at least 1")
 
 
 class PatchionerDescriber:
@@ -87,11 +70,6 @@ class PatchionerDescriber:
     Sample 0 is the caption that `Patchioner.caption` gives of the region. The others are of sub-regions, moved and
     scaled at random about it, or drawn from the decoder. All go through it as two batches: what is decoded as the
     checkpoint does, and what is drawn. Nothing is encoded again.
-
-    Example:
-        >>> describer = PatchionerDescriber(model, OwnSettings(samples=3))
-        >>> [statement.text for statement in describer.describe(photo, regions, seed=0)]  # doctest: +SKIP
-        ['a cat on a chair', 'a cat', 'a grey cat sitting on a wooden chair']
     """
 
     def __init__(self, model: Patchioner, settings: OwnSettings | None = None) -> None:
@@ -162,10 +140,6 @@ def sub_region(
     Its box is scaled about its centre and moved by shares of its width and height. Of a mask, its pixels in that box
     where the scale is at most 1, so that a part of an object does not take in what is around it. The region
     itself where nothing would be left.
-
-    Example:
-        >>> sub_region(DetailRegion("a", "user", (0, 0, 10, 20)), 0.5, (0.1, 0.0), (0, 0, 100, 100))
-        Box(x1=3.5, y1=5.0, x2=8.5, y2=15.0)
     """
     left, top, right, bottom = region.box
     width, height = right - left, bottom - top
@@ -181,8 +155,6 @@ def sub_region(
     part[rows, columns] = region.mask[rows, columns]
     return Mask(part) if part.any() else region.region
 
-
-# --- what a vision-language model is shown and asked ------------------------------------------------------------------
 
 ViewKind = Literal["crop", "context", "marked"]
 _LEAST = 32  # pixels: what vision encoders can be given at all
@@ -224,14 +196,7 @@ class View:
     max_side: int = 1024
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(ViewKind):
-            raise OptionError(f"view {self.kind!r} is none of {', '.join(get_args(ViewKind))}")
-        if not (math.isfinite(self.margin) and self.margin >= 0):
-            raise OptionError(
-                f"margin is {self.margin!r}; it must be 0 or more, a share of the box"
-            )
-        if isinstance(self.max_side, bool) or self.max_side < _LEAST:
-            raise OptionError(f"max_side is {self.max_side!r}; it must be at least {_LEAST} pixels")
+        check(self, kind=get_args(ViewKind), margin=(0, 100), max_side=(_LEAST, 100_000))
 
     def as_json(self) -> dict[str, object]:
         """The values that decide what is seen, with no others: a margin that is not used tells nothing apart."""
@@ -319,12 +284,8 @@ class VisionSettings:
     prompt: str | None = None
 
     def __post_init__(self) -> None:
-        _check_whole(self, "samples", "global_samples", "max_tokens")
-        for name in ("temperature", "global_temperature"):
-            if not 0 <= getattr(self, name) <= 10:
-                raise OptionError(f"{name} is {getattr(self, name)!r}; it must be between 0 and 10")
-        if not 0 < self.top_p <= 1:
-            raise OptionError(f"top_p is {self.top_p!r}; it must be over 0 and at most 1")
+        check(self, samples=(1, 1000), global_samples=(1, 1000), max_tokens=(1, 10**6))
+        check(self, temperature=(0, 10), global_temperature=(0, 10), top_p=(1e-6, 1))
         if self.prompt is not None and self.prompt not in PROMPTS:
             raise UnknownNameError.among("prompt", self.prompt, PROMPTS)
 

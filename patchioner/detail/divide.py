@@ -17,16 +17,13 @@ from PIL import Image, ImageDraw
 from patchioner.backbones import PatchFeatures
 from patchioner.base.errors import OptionError, RegionError
 from patchioner.detail.text import canonical, noun_phrases
-from patchioner.detail.values import DetailRegion, Photo, RegionKind
+from patchioner.detail.values import DetailRegion, Photo, RegionKind, check
 from patchioner.regions import Box, Mask, NamedRegion, Polygon, Region
 
 if TYPE_CHECKING:
     from patchioner.model import Patchioner
 
 Rectangle = tuple[float, float, float, float]
-
-
-# --- rectangles -------------------------------------------------------------------------------------------------------
 
 
 def area(box: Rectangle) -> float:
@@ -88,10 +85,6 @@ def merge_overlapping(boxes: Sequence[Rectangle], limit: float) -> list[Rectangl
     """Unite boxes with IoU above `limit`, the closest pair first, until no such pair is left.
 
     The published loop looks at the first box alone and leaves some pairs, in 3.7 % of random trials.
-
-    Example:
-        >>> merge_overlapping([(0, 0, 10, 10), (50, 50, 60, 60), (1, 0, 11, 10)], 0.3)
-        [(0, 0, 11, 10), (50, 50, 60, 60)]
     """
     left = list(boxes)
     while True:
@@ -125,10 +118,6 @@ def grid(
     """``rows * columns`` equal cells whose union is the photo, row by row.
 
     `overlap` is the share of a cell's side that it has in common with the next, 0 to below 1.
-
-    Example:
-        >>> grid((100, 50), 1, 3, overlap=0.5)
-        [(0.0, 0.0, 50.0, 50.0), (25.0, 0.0, 75.0, 50.0), (50.0, 0.0, 100.0, 50.0)]
     """
     if rows < 1 or columns < 1 or not 0.0 <= overlap < 1.0:
         raise OptionError(
@@ -157,19 +146,12 @@ def grow(
 
     Returns:
         (grown rectangle, positions of the boxes that joined it) per part.
-
-    Example:
-        >>> grow([(0, 0, 50, 50), (50, 0, 100, 50)], [(40, 10, 60, 70)])
-        [((0, 0, 60, 70), (0,)), ((40, 0, 100, 70), (0,))]
     """
     grown = []
     for part in parts:
         joined = tuple(place for place, box in enumerate(boxes) if share_inside(box, part) > share)
         grown.append((bounding_union([part, *(boxes[place] for place in joined)]), joined))
     return grown
-
-
-# --- things -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,10 +178,6 @@ def as_detection(given: Given, image_size: tuple[int, int]) -> Detection:
 
     Raises:
         RegionError: a region without an inside, nothing of it in the photo, or a mask of another size.
-
-    Example:
-        >>> as_detection(Box(10, 20, 200, 900), (640, 480)).box
-        (10.0, 20.0, 200.0, 480.0)
     """
     match given:
         case Detection():
@@ -247,11 +225,6 @@ def union_of_named(
     """The published semantic patch: the box around all things that the photo's caption names, by word and synonym.
 
     None where nothing is named, or its IoU with the photo is above `coverage`.
-
-    Example:
-        >>> things = [Detection((0, 0, 10, 10), "dog"), Detection((20, 0, 30, 10), "kite")]
-        >>> union_of_named(things, "a dog on the grass", (100, 100))
-        (0, 0, 10, 10)
     """
     said = {canonical(phrase.head) for phrase in noun_phrases(caption)}
     boxes = [one.box for one in detections if one.name and _heads(one.name) & said]
@@ -285,9 +258,6 @@ def detail_regions(detections: Sequence[Detection], kind: RegionKind) -> list[De
     return found
 
 
-# --- settings and the divider -----------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class DiscoverySettings:
     """How things are found in dense features (`divide_objects.discover_objects`).
@@ -308,18 +278,8 @@ class DiscoverySettings:
     part: float = 0.6
 
     def __post_init__(self) -> None:
-        if self.limit < 1:
-            raise OptionError(
-                f"limit {self.limit} finds nothing: give 1 or more, or objects='none'"
-            )
-        if not 0 <= self.least_area < self.most_area <= 1:
-            raise OptionError(
-                f"least_area {self.least_area} and most_area {self.most_area} are shares of the photo: "
-                "0 <= least_area < most_area <= 1"
-            )
-        if self.names not in ("caption", "none"):
-            raise OptionError(f"names {self.names!r} is unknown: use 'caption' or 'none'")
-        _check_shares(self, "overlap", "part")
+        check(self, limit=(1, 10_000), names=("caption", "none"), overlap=(0, 1), part=(0, 1))
+        check(self, least_area=(0, self.most_area), most_area=(1e-6, 1))
 
 
 @dataclass(frozen=True)
@@ -353,23 +313,10 @@ class DivideSettings:
     discovery: DiscoverySettings = field(default_factory=DiscoverySettings)
 
     def __post_init__(self) -> None:
-        known = {"spatial": ("quadrants", "grid", "none"), "objects": ("each", "union", "none")}
-        for name, values in known.items():
-            if getattr(self, name) not in values:
-                raise OptionError(
-                    f"{name} {getattr(self, name)!r} is unknown: use one of {', '.join(values)}"
-                )
-        if self.fallback < 0:
-            raise OptionError(f"fallback {self.fallback} must be 0 or more")
-        grid((1, 1), self.rows, self.columns, self.overlap)
-        _check_shares(self, "growing_area", "merge_iou", "union_coverage", "least_score", "grow")
-
-
-def _check_shares(settings: object, *names: str) -> None:
-    for name in names:
-        value = getattr(settings, name)
-        if value is not None and not 0 <= value <= 1:
-            raise OptionError(f"{name} {value} is a share: give 0 to 1")
+        objects, spatial = ("each", "union", "none"), ("quadrants", "grid", "none")
+        check(self, objects=objects, spatial=spatial, rows=(1, 1000), columns=(1, 1000))
+        shares = ("growing_area", "merge_iou", "union_coverage", "least_score", "grow")
+        check(self, overlap=(0, 0.99), fallback=(0, 10_000), **dict.fromkeys(shares, (0, 1)))
 
 
 class PhotoDivider:
@@ -379,10 +326,6 @@ class PhotoDivider:
         settings: which regions are wanted.
         model: captions the whole photo and names what is found; needed only for the "union" and for names.
         given: things of this one photo, in place of those found in its features.
-
-    Example:
-        >>> [region.id for region in PhotoDivider(model=model).divide(photo)]  # doctest: +SKIP
-        ['global', 'semantic-1', 'semantic-2', 'spatial-1', 'spatial-2', 'spatial-3', 'spatial-4']
     """
 
     def __init__(

@@ -120,9 +120,6 @@ def _interpolation(
     return np.maximum(1.0 - apart, 0.0).astype(np.float32), seen.astype(np.int64)
 
 
-# --- which segments look like things ----------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, eq=False)
 class Segment:
     """A connected set of patches, (rows, columns) bool, and how salient it is within its photo."""
@@ -202,9 +199,6 @@ def _cell_iou(one: Cells, two: Cells) -> float:
     return float(np.count_nonzero(one & two) / np.count_nonzero(one | two))
 
 
-# --- the merge tree ---------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, eq=False)
 class MergeTree:
     """Nodes 0 .. n-1 are the cells of the grid, row by row; n .. 2n-2 the unions in the order in which they came.
@@ -241,11 +235,6 @@ def merge_tree(vectors: Vectors) -> MergeTree:
     """Merge neighbouring cells of (rows, columns, dim) finite vectors until one node is left.
 
     Equal costs are settled by the lower numbers, so that the same vectors give the same tree.
-
-    Example:
-        >>> tree = merge_tree(np.array([[[0.0], [0.1], [5.0], [5.1]]]))
-        >>> tree.cells(4).tolist(), tree.cells(5).tolist()
-        ([[True, True, False, False]], [[False, False, True, True]])
     """
     rows, columns, dim = vectors.shape
     count = rows * columns

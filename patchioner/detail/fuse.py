@@ -9,9 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 
-from patchioner.base.errors import DetailError, OptionError
+from patchioner.base.errors import DetailError
 from patchioner.detail.text import canonical, similarity_matrix, things
-from patchioner.detail.values import REGION_KINDS, DetailRegion, FusedSentence, Photo, Verdict
+from patchioner.detail.values import (
+    REGION_KINDS,
+    DetailRegion,
+    FusedSentence,
+    Photo,
+    Verdict,
+    check,
+)
 
 _ROWS = 3  # centres in the same third of the photo's height are on one line, as a reader sees it
 
@@ -31,9 +38,7 @@ class FuseSettings:
     new_share: float = 0.5
 
     def __post_init__(self) -> None:
-        for name, least, most in (("max_words", 1, 10_000), ("duplicate", 0, 1), ("new_share", 0, 1)):  # fmt: skip
-            if not least <= getattr(self, name) <= most:
-                raise OptionError(f"{name} is {getattr(self, name)}; give {least} to {most}")
+        check(self, max_words=(1, 10_000), duplicate=(0, 1), new_share=(0, 1))
 
 
 @dataclass(eq=False)
@@ -51,11 +56,7 @@ class Draft:
 
 
 class GreedyFuser:
-    """Verdicts -> sentences of a paragraph, without a language model (a `Fuser`).
-
-    Example:
-        >>> sentences, left_out = GreedyFuser(FuseSettings(max_words=60)).fuse(photo, regions, kept)  # doctest: +SKIP
-    """
+    """Verdicts -> sentences of a paragraph, without a language model (a `Fuser`)."""
 
     def __init__(self, settings: FuseSettings | None = None) -> None:
         self._settings = settings or FuseSettings()

@@ -144,10 +144,6 @@ def unsourced_words(
     """Content words and negations of a sentence that none of its claims has, sorted; forms and synonyms count as one.
 
     A sentence that puts the words of its claims together in another sense passes.
-
-    Example:
-        >>> unsourced_words("On the left, a brown dog sits.", ["A dog sitting on the left"])
-        ['brown']
     """
     said = " ".join(claims)
     known = {root(word) for word in [*words_of(said), *content_words(said), *allowed]}
@@ -175,9 +171,6 @@ def _numbered(drafts: Sequence[Draft]) -> str:
         text = " ".join(draft.text.replace('"', "'").split())
         lines.append(f'{number}. [{part}] "{text}"')
     return "\n".join(lines)
-
-
-# --- answers: JSON with numbers of statements, checked strictly -------------------------------------------------------
 
 
 def read_written(answer: str, count: int) -> list[tuple[str, _Numbers]]:

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from decoders.scene_graph.lexicon import word_set
-from patchioner.base.errors import DetailError, OptionError
+from patchioner.base.errors import DetailError
 from patchioner.detail.divide import overlap_share
 from patchioner.detail.text import (
     Embed,
@@ -34,6 +34,7 @@ from patchioner.detail.values import (
     Statement,
     Support,
     Verdict,
+    check,
 )
 
 _OCCASIONS = 2  # other texts about a region, from which on it tells that none of them names a thing
@@ -71,15 +72,9 @@ class FilterSettings:
     merge: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("alike", "overlap", "lone_support", "lone_caption"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise OptionError(f"{name} is {getattr(self, name)}; it must be from 0 to 1")
-        if self.whole_sentences not in ("captions", "always"):
-            raise OptionError(
-                f"whole_sentences is {self.whole_sentences!r}: use captions or always"
-            )
-        if self.trusted_agreement < 0:
-            raise OptionError(f"trusted_agreement is {self.trusted_agreement}; give 0 or more")
+        shares = dict.fromkeys(("alike", "overlap", "lone_support", "lone_caption"), (0, 1))
+        kinds = ("captions", "always")
+        check(self, **shares, whole_sentences=kinds, trusted_agreement=(0, 10_000))
 
 
 def filter_statements(
@@ -147,9 +142,6 @@ def split_claims(statements: Sequence[Statement]) -> list[Claim]:
     return [Claim(f"c{number}", *part) for number, part in enumerate(parts, 1)]
 
 
-# --- sentences that say nothing of the photo --------------------------------------------------------------------------
-
-
 def _words(text: str, *, before: str = r"\b") -> re.Pattern[str]:
     """Alternatives, separated by white space; "_" is a space."""
     return re.compile(rf"{before}(?:{'|'.join(text.split())})\b".replace("_", " "), re.IGNORECASE)
@@ -188,12 +180,7 @@ _ABOUT_PICTURE: Final = _words(
 
 
 def clean(sentence: str, *, mood: bool = True) -> tuple[str, str] | None:
-    """(Reason, in words) why a sentence says nothing that a photo could support; None where it may.
-
-    Example:
-        >>> clean("The overall mood is calm."), clean("A dog sleeps on a couch.")
-        (('mood', "mood: 'mood'"), None)
-    """
+    """(Reason, in words) why a sentence says nothing that a photo could support; None where it may."""
     if sentence.rstrip().endswith(":"):
         return "preamble", "leads in to a list"
     for reason, pattern in _RULES.items():
@@ -205,9 +192,6 @@ def clean(sentence: str, *, mood: bool = True) -> tuple[str, str] | None:
     if len(sentence.split()) < 2 or not things(sentence):
         return "fragment", "names no thing"
     return None
-
-
-# --- agreement --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -288,12 +272,7 @@ class Beside:
     named: Mapping[str, int]
 
     def supporting(self, name: str) -> int:
-        """In how many other samples a thing is named.
-
-        Example:
-            >>> Beside(1, 4, {"bus": 3}).supporting("tour bus")
-            3
-        """
+        """In how many other samples a thing is named."""
         return self.named.get(_kind(name), 0)
 
 
@@ -325,9 +304,6 @@ def _kind(name: str) -> str:
     """What a thing is: the last word of its name, synonyms made one, people all alike."""
     word = canonical(name.rpartition(" ")[2])
     return "person" if word in _PEOPLE else word
-
-
-# --- verdicts ---------------------------------------------------------------------------------------------------------
 
 
 def _unsupported(
@@ -393,8 +369,6 @@ def _of_group(
     ]
 
 
-# --- photos that show nothing -----------------------------------------------------------------------------------------
-
 _BLOCK: Final = 8
 # Of 3,371 photos of COCO the flattest has 49 levels, and the noisiest 21 times the spread of noise (noise itself: 1).
 _LEVELS: Final = 8.0
@@ -409,10 +383,6 @@ def why_blank(image: Image.Image) -> str | None:
     of 255 levels. **Noise**: pixels that have nothing to do with their neighbours have means that vary 64 times less
     than they do; in photos they vary many times more than that; below 6 times it is noise. What was enlarged
     from noise, a gradient, or a pattern without meaning is not recognized.
-
-    Example:
-        >>> why_blank(Image.new("RGB", (64, 64), "gray"))
-        'the photo is of one colour: its parts differ by 0 of 255 levels'
     """
     # Of small photos smaller blocks: an eighth of the shorter side.
     block = min(max(min(image.size) // _BLOCK, 1), _BLOCK)

@@ -53,11 +53,6 @@ class LocalModel:
 
     Raises:
         OptionError: no name, an unknown precision or device, a batch size below 1.
-
-    Example:
-        >>> model = LocalModel("Qwen/Qwen2.5-1.5B-Instruct")  # doctest: +SKIP
-        >>> model.ask("", "Name a colour.", temperature=0.0, max_tokens=5)  # doctest: +SKIP
-        'Red'
     """
 
     def __init__(
@@ -258,9 +253,6 @@ def _first_line(error: Exception) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
 
 
-# --- prompts ----------------------------------------------------------------------------------------------------------
-
-
 def _prompt(tokenizer: Any, system: str, user: str) -> Any:
     """Tensors of one prompt, worded as the model's chat template has it; without one, the two texts in a row."""
     if not tokenizer.chat_template:
@@ -313,9 +305,6 @@ def _tokenizer(processor: Any, name: str) -> Any:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
-
-
-# --- writing ----------------------------------------------------------------------------------------------------------
 
 
 class SeededSampler:

@@ -52,9 +52,6 @@ _DULL = frozenset({"duplicate", "length", "preamble", "fragment"})
 Rectangle = tuple[float, float, float, float]
 
 
-# --- HTML, every text of which is escaped -----------------------------------------------------------------------------
-
-
 class Markup(str):
     """Text that is HTML already, and is not escaped again."""
 
@@ -71,12 +68,7 @@ _UNFIT = re.compile(
 
 
 def element(name: str, /, *children: Child, **attributes: Attribute) -> Markup:
-    """One element; `class_` is written as class, `data_for` as data-for; True gives a bare attribute, None none.
-
-    Example:
-        >>> element("p", "a < b", class_="x", hidden=True)
-        '<p class="x" hidden>a &lt; b</p>'
-    """
+    """One element; `class_` is written as class, `data_for` as data-for; True gives a bare attribute, None none."""
     words = [name]
     for key, value in attributes.items():
         if value is not None and value is not False:
@@ -127,9 +119,6 @@ def table(
     return element("div", whole, class_="scroll", tabindex="0", role="region", aria_label=caption)
 
 
-# --- the page ---------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, eq=False)
 class HeatMap:
     """Where in a photo a sentence is supported.
@@ -154,11 +143,7 @@ class ReportPhoto:
 
 
 def write_report(photos: Iterable[ReportPhoto], path: str | os.PathLike[str]) -> None:
-    """Write the page, atomically; photos are taken one by one.
-
-    Example:
-        >>> write_report([ReportPhoto("bus.jpg", image, caption)], "report.html")  # doctest: +SKIP
-    """
+    """Write the page, atomically; photos are taken one by one."""
     text = report_html(photos)
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -353,9 +338,6 @@ def _folded(title: str, content: Child) -> Markup:
     return element("details", element("summary", title), content)
 
 
-# --- pictures ---------------------------------------------------------------------------------------------------------
-
-
 def heat_maps(photo: Photo, caption: DetailedCaption, source: DenseScorer) -> dict[str, HeatMap]:
     """Sentence -> its map, for the sentences of the paragraph; empty for a photo without features."""
     if photo.features is None:
@@ -376,7 +358,7 @@ def _coloured(values: npt.NDArray[np.float32]) -> Image.Image:
     if high > low:
         shares = np.nan_to_num((found - low) / (high - low), nan=0.0, posinf=1.0, neginf=0.0)
     scale = max(1.0, _SMOOTH / max(shares.shape))
-    height, width = (math.ceil(side * scale) for side in shares.shape)
+    width, height = math.ceil(shares.shape[1] * scale), math.ceil(shares.shape[0] * scale)
     smooth = Image.fromarray(shares.astype(np.float32)).resize((width, height), _SMOOTHLY)
     levels = np.clip(np.asarray(smooth), 0, 1) * (_LEVELS - 1)
     picture = Image.fromarray(levels.round().astype(np.uint8)).convert("L")

@@ -13,6 +13,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final, Protocol, Self
 
 import numpy as np
@@ -46,40 +47,8 @@ PUBLISHED_THRESHOLD: Final = 0.3
 """Of (ITM + ITC) / 2 of BLIP in the published system; it means nothing for other scores."""
 
 # Things that photos show: what the name of a thing is compared with, so that its score means something.
-_NOUNS: Final = """
-man, woman, child, baby, boy, girl, crowd, family, soccer player, tennis player, baseball player, skier, surfer,
-skateboarder, cyclist, motorcyclist, soldier, police officer, chef, bride, musician, swimmer,
-dog, puppy, cat, kitten, horse, cow, sheep, goat, pig, chicken, duck, goose, swan, pigeon, parrot, owl, eagle, seagull,
-penguin, elephant, giraffe, zebra, lion, tiger, bear, monkey, deer, camel, rabbit, squirrel, mouse, turtle, snake, frog,
-fish, shark, dolphin, butterfly, insect,
-car, bus, truck, van, taxi, train, tram, airplane, helicopter, boat, sailboat, ship, canoe, bicycle, motorcycle,
-scooter, tractor, wagon, fire truck, ambulance, trailer, airport, runway, train station, railroad track,
-street, road, highway, sidewalk, bridge, tunnel, parking lot, traffic light, street sign, stop sign, fire hydrant,
-parking meter, street lamp, bench, fence, wall, gate, building, house, skyscraper, church, tower, castle, barn, tent,
-shop, restaurant, market, office, classroom, library, museum, stadium, hospital, factory, playground,
-clock, statue, fountain, flag, banner, poster, billboard, balloon, kite, umbrella,
-tree, forest, bush, flower, grass, leaf, field, garden, park, hill, mountain, rock, cave, desert, beach, sand, ocean,
-wave, lake, river, waterfall, pool, swamp, snow, ice, sky, cloud, sun, moon, rainbow, fire, smoke, fog, rain,
-kitchen, bathroom, bedroom, living room, hallway, staircase, balcony, door, window, curtain, floor, ceiling, roof,
-fireplace, lamp, chair, couch, table, desk, bed, pillow, blanket, shelf, cabinet, drawer, mirror, carpet, rug, towel,
-toilet, sink, bathtub, shower, faucet, refrigerator, oven, stove, microwave, toaster, blender, kettle, trash can,
-bottle, glass, wine glass, cup, mug, plate, bowl, fork, knife, spoon, pot, pan, cutting board, tray, napkin, basket,
-box, bag, backpack, suitcase, handbag, wallet,
-pizza, sandwich, burger, hot dog, bread, cake, donut, cookie, ice cream, pasta, rice, salad, soup, meat, egg, cheese,
-banana, apple, orange, strawberry, grape, lemon, pineapple, tomato, carrot, broccoli, potato, onion, pepper, corn,
-coffee, wine, beer, juice, candle, vase,
-television, laptop, computer, keyboard, computer mouse, cell phone, camera, remote control, printer, speaker, radio,
-microphone, guitar, piano, drum, violin, book, newspaper, magazine, pen, pencil, scissors, toothbrush, hair dryer,
-ball, baseball bat, baseball glove, tennis racket, golf club, frisbee, skateboard, surfboard, snowboard, skis, helmet,
-net, toy, doll, teddy bear, puzzle, video game,
-hat, cap, shirt, jacket, coat, suit, tie, dress, skirt, jeans, shorts, shoe, boot, sock, glove, scarf, glasses,
-sunglasses, wetsuit, uniform, bikini, necklace, ring, watch, crown, mask,
-hammer, ladder, rope, wheel, engine, chain, pipe, wire, sword, gun, robot, rocket, map, painting, sculpture
-"""
-NOUNS: Final = tuple(" ".join(noun.split()) for noun in _NOUNS.replace("\n", " ").split(","))
-
-
-# --- what measures mean: stored with a checkpoint ---------------------------------------------------------------------
+_FILE = Path(__file__).with_name("nouns.txt")
+NOUNS: Final = tuple(" ".join(noun.split()) for noun in _FILE.read_text("utf-8").split(","))
 
 
 @dataclass(frozen=True)
@@ -188,9 +157,6 @@ class Calibration:
                 "--model MODEL --pairs pairs.json --photos FOLDER --out NEWMODEL"
             )
         return cls.from_json(stored, f"calibration of {model.settings.name!r}")
-
-
-# --- measures ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
@@ -330,9 +296,6 @@ def _windows(features: PatchFeatures, region: Region) -> Tensor:
     return F.normalize(sums.flatten(2)[0].T[chosen], dim=1)
 
 
-# --- scorers ----------------------------------------------------------------------------------------------------------
-
-
 class DenseScorer:
     """Scores sentences by the model's own alignment with the region that they speak of (a `Scorer`).
 
@@ -346,11 +309,6 @@ class DenseScorer:
 
     Raises:
         OptionError: no text tower, no calibration, or one that was made with other measures.
-
-    Example:
-        >>> scorer = DenseScorer(Patchioner.from_pretrained())  # doctest: +SKIP
-        >>> scorer.score(photo, [(region, "A dog lies on a couch.")])[0].objects  # doctest: +SKIP
-        (('dog', 0.97), ('couch', 0.88))
     """
 
     def __init__(self, model: Patchioner, *, calibration: Calibration | None = None) -> None:
@@ -418,12 +376,7 @@ _UNVERIFIABLE: Final = {
 
 
 def unverifiable(sentence: str) -> tuple[str, ...]:
-    """What of a sentence no contrastive score can support, in words.
-
-    Example:
-        >>> unverifiable("Two dogs are sitting to the left of a red bus.")
-        ('number: two', 'colour: red', 'place: to the left')
-    """
+    """What of a sentence no contrastive score can support, in words."""
     parts = [
         f"{kind}: {match.group().lower()}"
         for kind, words in _UNVERIFIABLE.items()

@@ -22,8 +22,6 @@ FloatArray = npt.NDArray[np.float64]
 Embed = Callable[[Sequence[str]], npt.ArrayLike]
 """Texts -> (n, dim) vectors; compared by cosine."""
 
-# --- where sentences end ----------------------------------------------------------------------------------------------
-
 _ABBREVIATIONS = word_set(
     """
     mr mrs ms dr st jr sr prof rev gen capt lt col sgt mt ave blvd rd no vs approx ca fig inc ltd co corp dept est
@@ -131,8 +129,6 @@ def _ends(text: str, start: int, match: re.Match[str]) -> bool:
     return True
 
 
-# --- words that say something -----------------------------------------------------------------------------------------
-
 _SYNONYMS = """
 person individual human; man gentleman guy male; woman lady female; child kid; couch sofa; bicycle bike;
 motorcycle motorbike; airplane plane aeroplane; car automobile; tv television; phone cellphone smartphone telephone;
@@ -208,22 +204,12 @@ class NounPhrase:
 
 
 def canonical(word: str) -> str:
-    """One word for all that mean the same, as far as a short list goes.
-
-    Example:
-        >>> canonical("sofa"), canonical("2"), canonical("zebra")
-        ('couch', 'two', 'zebra')
-    """
+    """One word for all that mean the same, as far as a short list goes."""
     return _SAME.get(word, word)
 
 
 def content_words(sentence: str) -> frozenset[str]:
-    """Lower-case lemmas of the nouns, adjectives, verbs and numbers, synonyms made one; none about the picture.
-
-    Example:
-        >>> sorted(content_words("The image shows two red buses parked on the street."))
-        ['bus', 'park', 'red', 'road', 'two']
-    """
+    """Lower-case lemmas of the nouns, adjectives, verbs and numbers, synonyms made one; none about the picture."""
     return frozenset(word_weights(sentence))
 
 
@@ -263,12 +249,7 @@ def _lemmas(token: Token) -> Iterator[str]:
 
 @lru_cache(maxsize=8192)
 def noun_phrases(sentence: str) -> tuple[NounPhrase, ...]:
-    """What a sentence names, in order, and where; nothing for words such as "background" that name no thing.
-
-    Example:
-        >>> [(one.head, one.attributes, one.text) for one in noun_phrases("Two red buses pass a tall tower.")]
-        [('bus', ('two', 'red'), 'Two red buses'), ('tower', ('tall',), 'a tall tower')]
-    """
+    """What a sentence names, in order, and where; nothing for words such as "background" that name no thing."""
     words = list(_WORD.finditer(sentence))
     found: list[NounPhrase] = []
     begin = 0
@@ -338,9 +319,6 @@ def things(sentence: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-# --- how alike sentences are ------------------------------------------------------------------------------------------
-
-
 def similarity_matrix(
     sentences: Sequence[str],
     others: Sequence[str] | None = None,
@@ -356,11 +334,6 @@ def similarity_matrix(
 
     Raises:
         OptionError: a share outside 0..1.
-
-    Example:
-        >>> found = similarity_matrix(["A red bus.", "The bus is red.", "A bus on a road.", "A cat."])
-        >>> found[0].round(2).tolist()
-        [1.0, 1.0, 0.48, 0.0]
     """
     if not 0 <= share <= 1:
         raise OptionError(f"share of the embeddings is {share}; it must be from 0 to 1")
@@ -392,8 +365,6 @@ def _units(vectors: npt.ArrayLike) -> FloatArray:
     units: FloatArray = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
     return units
 
-
-# --- forms of a word --------------------------------------------------------------------------------------------------
 
 STOP_WORDS = (
     lexicon.DETERMINERS

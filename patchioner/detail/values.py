@@ -28,7 +28,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from patchioner.backbones import PatchFeatures
-from patchioner.base.errors import DetailError, RegionError
+from patchioner.base.errors import DetailError, OptionError, RegionError
 from patchioner.images import ImageSource, load_image
 from patchioner.regions import Box, Mask, Region, WholeImage, encode_rle
 
@@ -399,3 +399,26 @@ _VERDICT: _Readers = {
     "agreement": int, "regions": _texts, "support": _maybe(_support), "reason": _maybe(_text), "note": _text,
     "merged": _texts,
 }  # fmt: skip
+
+
+def check(settings: object, **ranges: tuple[float, float] | tuple[str, ...]) -> None:
+    """Refuse (`OptionError`) a setting outside of its range, (least, most), or not among its words; None passes.
+
+    What is annotated as a whole number must be one.
+    """
+    for name, allowed in ranges.items():
+        value = getattr(settings, name)
+        if value is None:
+            continue
+        words = all(isinstance(one, str) for one in allowed)
+        whole = str(type(settings).__annotations__.get(name)) == "int"
+        number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+        if words:
+            good, wanted = value in allowed, f"use one of {', '.join(map(str, allowed))}"
+        else:
+            least, most = allowed
+            kind = "a whole number" if whole else "a number"
+            wanted = f"give {kind} from {least} to {most}"
+            good = number and least <= value <= most
+        if not good:
+            raise OptionError(f"{name} is {value!r}: {wanted}")

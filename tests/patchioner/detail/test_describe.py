@@ -33,11 +33,6 @@ from tests.support.tiny import noise_photo, tiny_parts
 
 
 @pytest.fixture(scope="module")
-def model() -> Patchioner:
-    return Patchioner(tiny_parts(), device="cpu")
-
-
-@pytest.fixture(scope="module")
 def parts(photo: Photo) -> list[DetailRegion]:
     return PhotoDivider().divide(photo)
 

@@ -30,7 +30,7 @@ from patchioner.detail.divide import (
     union_of_named,
 )
 from patchioner.detail.values import Photo, open_photo
-from patchioner.region_files import NamedRegion
+from patchioner.regions import NamedRegion
 from tests.support.tiny import noise_photo, tiny_backbone, tiny_parts
 
 corners = st.tuples(st.integers(0, 40), st.integers(0, 40), st.integers(1, 30), st.integers(1, 30))
@@ -159,11 +159,6 @@ def test_senseless_grids_are_refused() -> None:
         grid((10, 10), 0, 3)
     with pytest.raises(OptionError, match=r"overlap 1\.0"):
         grid((10, 10), 1, 3, 1.0)
-
-
-@pytest.fixture(scope="module")
-def model() -> Patchioner:
-    return Patchioner(tiny_parts(), device="cpu")
 
 
 @pytest.fixture(scope="module")
