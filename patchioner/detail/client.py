@@ -59,16 +59,9 @@ class Usage:
 class Budget:
     """Counts, and refuses the call that would go over. Threads may share one; answers from a cache are free.
 
-    Calls are counted when they are sent, so `max_calls` is never exceeded; the price is known when a call is answered,
-    so `max_cost` can be exceeded by the calls that were under way when it was reached.
-
-    Args:
-        max_calls: most requests, tries again included; None for any number.
-        max_cost: most to spend, in the currency of the prices.
-        price_in, price_out: per million tokens sent, and that came back.
-
-    Raises:
-        OptionError: a number below 0, or a cost without prices.
+    Calls are counted when they are sent, so `max_calls` (tries again included) is never exceeded; the price, per
+    million tokens sent and that came back, is known when a call is answered, so `max_cost` can be exceeded by the calls
+    that were under way when it was reached.
     """
 
     def __init__(
@@ -121,13 +114,8 @@ class Budget:
 
 @dataclass(frozen=True)
 class Reply:
-    """What one request gave.
-
-    Attributes:
-        texts: cleaned, without the empty ones; as many as were asked for, or fewer.
-        finish: why the empty ones are empty, in the server's words.
-        tokens_in, tokens_out: as counted by the server, or `estimated`.
-    """
+    """What one request gave: cleaned texts without the empty ones; why those are empty, in the server's words; tokens
+    as counted by the server, or `estimated`."""
 
     texts: tuple[str, ...]
     finish: str
@@ -161,11 +149,9 @@ def data_url(image: Image.Image, *, max_side: int = 1024, quality: int = 90) -> 
 
 
 def read_reply(body: str, request: Mapping[str, Any]) -> Reply | Failure:
-    """The texts in the JSON of /chat/completions, or a failure that may pass where it is no such reply.
+    """The texts in the JSON of /chat/completions, or a failure that may pass where `body` is no such reply.
 
-    Args:
-        body: of the reply, whatever it holds.
-        request: the request's JSON; its messages tell how many tokens were sent where the reply does not.
+    The request's messages tell how many tokens were sent where the reply does not.
     """
     try:
         reply = json.loads(body)
@@ -183,14 +169,11 @@ def read_reply(body: str, request: Mapping[str, Any]) -> Reply | Failure:
     if all(type(one) is int and one >= 0 for one in counts):
         return Reply(texts, finish or "no reason given", counts[0], counts[1], False)
     # Four characters are about a token; pictures have a lump sum.
-    parts = [part for message in request["messages"] for part in _parts(message["content"])]
+    said = [message["content"] for message in request["messages"]]
+    parts = [part for one in said for part in ([{"text": one}] if isinstance(one, str) else one)]
     sent = sum(len(one["text"]) // 4 + 1 if "text" in one else _PICTURE_TOKENS for one in parts)
     came = sum(len(text) // 4 + 1 for text in read)
     return Reply(texts, finish or "no reason given", sent, came, True)
-
-
-def _parts(content: Any) -> list[Any]:
-    return [{"text": content}] if isinstance(content, str) else list(content)
 
 
 def _text_of(choice: Any) -> str:

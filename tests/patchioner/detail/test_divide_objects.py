@@ -223,7 +223,7 @@ def bilinear(cells: npt.NDArray[np.bool_], x: float, y: float) -> float:
 
 
 def test_senseless_settings_are_refused() -> None:
-    with pytest.raises(OptionError, match="limit 0"):
+    with pytest.raises(OptionError, match="limit is 0"):
         DiscoverySettings(limit=0)
     with pytest.raises(OptionError, match="least_area"):
         DiscoverySettings(least_area=0.5, most_area=0.2)

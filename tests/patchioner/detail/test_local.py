@@ -16,7 +16,12 @@ from patchioner.base.errors import DetailError, HubError, MissingExtraError, Opt
 from patchioner.detail.cache import CallCache
 from patchioner.detail.describe import PROMPTS, VisionDescriber, VisionSettings
 from patchioner.detail.local import LocalModel, SeededSampler, _prompt, generated
-from tests.support.language import language_folder, language_model, spread
+from tests.support.language import (
+    language_folder,
+    language_model,
+    spread,
+    transformers_twin,
+)
 from tests.support.photos import REGIONS, noise_photo
 from tests.support.vision_language import blip2_folder, llava_folder, qwen2_vl_folder
 
@@ -90,7 +95,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = language_folder(tmp_path_factory.mktemp("language") / "tiny")
     model: Any = language_model(seed=5)
     spread(model, 4.0)
-    model.save_pretrained(place)
+    transformers_twin(model).save_pretrained(place)
     return place
 
 
