@@ -13,7 +13,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Self, TypeAlias
+from typing import Any, ClassVar, Self, TypeAlias
 
 import torch
 import torch.nn.functional as functional
@@ -309,15 +309,24 @@ class LanguageDecoder(TrainableDecoder):
             )
         self.driver = PromptedModel(self.model, self.prefixes, prefix_tokens=prefix_tokens)
 
-    @property
-    @abstractmethod
-    def model(self) -> nn.Module:
-        """The language model, a part of `network`."""
+    config: Any
+    MODEL: ClassVar[str] = "model"
+    MAPPER: ClassVar[str] = "mapper"
 
     @property
-    @abstractmethod
+    def model(self) -> nn.Module:
+        """The language model, a part of `network`."""
+        return self.network.get_submodule(self.MODEL)
+
+    @property
     def mapper(self) -> nn.Module:
         """What makes vectors of embeddings, a part of `network`."""
+        return self.network.get_submodule(self.MAPPER)
+
+    @property
+    def embedding_dim(self) -> int:
+        """Width of the embeddings it takes."""
+        return int(self.config.embedding_dim)
 
     @abstractmethod
     def prefixes(self, embeddings: Tensor, memory: TextMemory | None = None) -> Sequence[Tensor]:

@@ -102,6 +102,8 @@ class PrefixLMDecoder(LanguageDecoder):
         MissingExtraError: LoRA without `peft`.
     """
 
+    config: PrefixLMConfig
+
     def __init__(
         self,
         model: nn.Module,
@@ -158,21 +160,6 @@ class PrefixLMDecoder(LanguageDecoder):
         model, tokenizer = choose_language_model(language_model, tokenizer, seed=seed)
         config = PrefixLMConfig(embedding_dim, **settings)
         return cls(model, tokenizer, config, reference=reference, seed=seed)
-
-    @property
-    def embedding_dim(self) -> int:
-        """Width of the embeddings it takes."""
-        return self.config.embedding_dim
-
-    @property
-    def model(self) -> nn.Module:
-        """The language model."""
-        return self.network.get_submodule("model")
-
-    @property
-    def mapper(self) -> nn.Module:
-        """What makes the soft prompt."""
-        return self.network.get_submodule("mapper")
 
     @property
     def module(self) -> nn.Module:

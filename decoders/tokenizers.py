@@ -65,11 +65,19 @@ class TextTokenizer:
     unwritable_ids: tuple[int, ...] = ()
     """Tokens that stand for no text and must never be generated, start and end apart."""
 
-    def __init__(self, tokenizer: Tokenizer, *, start: str, end: str) -> None:
+    _START: str
+    _END: str
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         # A corpus line that happens to hold the end token is text, not a command.
         self._tokenizer.encode_special_tokens = True
-        self.start_id, self.end_id = self._special(start), self._special(end)
+        self.start_id, self.end_id = self._special(self._START), self._special(self._END)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a tokenizer.json; CheckpointError when it is missing, damaged, or lacks a special token."""
+        return read_tokenizer(path, cls)
 
     def save(self, path: str | Path) -> None:
         """Write the tokenizer.json that `load` reads."""
@@ -129,10 +137,10 @@ class CaptionTokenizer(TextTokenizer):
         'a red bus'
     """
 
-    kind = "caption"
+    kind, _START, _END = "caption", START, END
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        super().__init__(tokenizer, start=START, end=END)
+        super().__init__(tokenizer)
         self.pad_id = self._special(PAD)
         self.unwritable_ids = (self.pad_id,)
 
@@ -165,11 +173,6 @@ class CaptionTokenizer(TextTokenizer):
         tokenizer.train_from_iterator(texts, trainer)
         return cls(tokenizer)
 
-    @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """Read a tokenizer.json; CheckpointError when it is missing, damaged, or lacks a special token."""
-        return read_tokenizer(path, cls)
-
     @property
     def special_ids(self) -> tuple[int, ...]:
         """Ids of the pad, start and end tokens."""
@@ -187,11 +190,8 @@ class ClipTokenizer(TextTokenizer):
     token ends in "</w>"; start is 49406, end 49407).
     """
 
-    kind = "clip"
+    kind, _START, _END = "clip", CLIP_START, CLIP_END
     pad_id = 0
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        super().__init__(tokenizer, start=CLIP_START, end=CLIP_END)
 
     @classmethod
     def from_merges(cls, vocabulary: dict[str, int], merges: Sequence[tuple[str, str]]) -> Self:
@@ -228,11 +228,6 @@ class ClipTokenizer(TextTokenizer):
         vocabulary = {names.get(index, token): index for token, index in source.encoder.items()}
         merges = sorted(source.bpe_ranks, key=source.bpe_ranks.__getitem__)
         return cls.from_merges(vocabulary, merges)
-
-    @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """Read a tokenizer.json; CheckpointError when it is missing, damaged, or lacks a special token."""
-        return read_tokenizer(path, cls)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of token ids up to the first end token.

@@ -137,6 +137,8 @@ class ViecapDecoder(LanguageDecoder):
     """
 
     TYPE: ClassVar[str] = "viecap"
+    MODEL, MAPPER = "gpt", "mapping_network"
+    config: ViecapConfig
 
     def __init__(
         self,
@@ -182,21 +184,6 @@ class ViecapDecoder(LanguageDecoder):
             tokenizer = stopping(tokenizer)
         config = ViecapConfig(embedding_dim, **shape)
         return cls(ViecapNetwork(config, model, seed=seed), tokenizer, config, prompter)
-
-    @property
-    def embedding_dim(self) -> int:
-        """Width of the embeddings it takes."""
-        return self.config.embedding_dim
-
-    @property
-    def model(self) -> nn.Module:
-        """The language model."""
-        return self.network.get_submodule("gpt")
-
-    @property
-    def mapper(self) -> nn.Module:
-        """The mapping network."""
-        return self.network.get_submodule("mapping_network")
 
     @property
     def module(self) -> nn.Module:

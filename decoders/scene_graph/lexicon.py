@@ -154,21 +154,18 @@ tie shape spot use report sound care control catch cast track stretch guess name
 IRREGULAR_VERBS: dict[str, str] = {
     form: lemma
     for lemma, forms in {
-        "wear": "wore worn", "sit": "sat", "stand": "stood", "hold": "held", "run": "ran",
-        "eat": "ate eaten", "drink": "drank drunk", "ride": "rode ridden", "make": "made",
-        "take": "took taken", "throw": "threw thrown", "catch": "caught", "swim": "swam swum",
-        "fly": "flew flown", "drive": "drove driven", "draw": "drew drawn", "give": "gave given",
-        "get": "got gotten", "hang": "hung", "keep": "kept", "lay": "laid lain", "lead": "led",
-        "leave": "left", "meet": "met", "rise": "rose risen", "say": "said",
-        "sing": "sang sung", "see": "seen", "send": "sent", "show": "shown", "sleep": "slept",
-        "sell": "sold", "speak": "spoke spoken", "stick": "stuck", "strike": "struck",
-        "sweep": "swept", "swing": "swung", "teach": "taught", "tell": "told", "go": "went gone",
-        "write": "wrote written", "build": "built", "buy": "bought", "bring": "brought",
-        "break": "broke", "bend": "bent", "bite": "bit bitten", "blow": "blew blown",
-        "feed": "fed", "fall": "fell fallen", "fight": "fought", "find": "found",
-        "grow": "grew", "kneel": "knelt", "leap": "leapt", "spin": "spun", "shake": "shook shaken",
-        "hide": "hidden", "begin": "began begun", "come": "came", "win": "won", "lose": "lost",
-        "spread": "spread", "weave": "woven", "tear": "torn", "dig": "dug", "slide": "slid",
+        "wear": "wore worn", "sit": "sat", "stand": "stood", "hold": "held", "run": "ran", "eat": "ate eaten",
+        "drink": "drank drunk", "ride": "rode ridden", "make": "made", "take": "took taken", "throw": "threw thrown",
+        "catch": "caught", "swim": "swam swum", "fly": "flew flown", "drive": "drove driven", "draw": "drew drawn",
+        "give": "gave given", "get": "got gotten", "hang": "hung", "keep": "kept", "lay": "laid lain", "lead": "led",
+        "leave": "left", "meet": "met", "rise": "rose risen", "say": "said", "sing": "sang sung", "see": "seen",
+        "send": "sent", "show": "shown", "sleep": "slept", "sell": "sold", "speak": "spoke spoken", "stick": "stuck",
+        "strike": "struck", "sweep": "swept", "swing": "swung", "teach": "taught", "tell": "told", "go": "went gone",
+        "write": "wrote written", "build": "built", "buy": "bought", "bring": "brought", "break": "broke",
+        "bend": "bent", "bite": "bit bitten", "blow": "blew blown", "feed": "fed", "fall": "fell fallen",
+        "fight": "fought", "find": "found", "grow": "grew", "kneel": "knelt", "leap": "leapt", "spin": "spun",
+        "shake": "shook shaken", "hide": "hidden", "begin": "began begun", "come": "came", "win": "won",
+        "lose": "lost", "spread": "spread", "weave": "woven", "tear": "torn", "dig": "dug", "slide": "slid",
     }.items()
     for form in forms.split()
 }  # fmt: skip
@@ -190,19 +187,17 @@ holly ply dolly july ugly lonely silly wooly early only jolly bubbly
 GERUND_PAIRS = frozenset(
     (first, second)
     for line in """
-swimming pool trunks cap suit goggles; parking lot meter garage space sign area; diving board suit
-dining room table area hall car; living room area; cutting board; shopping cart bag center mall
-boxing ring glove match; fishing pole boat rod net line gear vessel; washing machine; sewing machine
-frying pan; sleeping bag; walking stick path cane trail; rolling pin; skating rink; cooking pot
-running shoe track; climbing wall gear rope equipment; bowling alley ball lane; training pad field
-hiking trail boot gear pole stick; baking pan sheet dish; waiting room area; riding gear boot
-fencing match competition mask
-racing bike car track suit; wrestling match mat ring; wedding dress cake; dancing shoe
-playing field card; serving dish tray; sailing boat ship; drinking fountain glass water; landing gear
-watering can hole; writing desk; mixing bowl; rowing boat; starting line block; hunting dog rifle
-operating room table; boarding pass gate; surfing competition board; building block
-lifting weight; polling station; changing table room; knitting needle; hearing aid; loading dock
-""".replace("\n", ";").split(";")
+swimming pool trunks cap suit goggles; parking lot meter garage space sign area; diving board suit; dining room table
+area hall car; living room area; cutting board; shopping cart bag center mall; boxing ring glove match; fishing pole
+boat rod net line gear vessel; washing machine; sewing machine; frying pan; sleeping bag; walking stick path cane
+trail; rolling pin; skating rink; cooking pot; running shoe track; climbing wall gear rope equipment; bowling alley
+ball lane; training pad field; hiking trail boot gear pole stick; baking pan sheet dish; waiting room area; riding
+gear boot; fencing match competition mask; racing bike car track suit; wrestling match mat ring; wedding dress cake;
+dancing shoe; playing field card; serving dish tray; sailing boat ship; drinking fountain glass water; landing gear;
+watering can hole; writing desk; mixing bowl; rowing boat; starting line block; hunting dog rifle; operating room
+table; boarding pass gate; surfing competition board; building block; lifting weight; polling station; changing table
+room; knitting needle; hearing aid; loading dock
+""".replace("\n", " ").split(";")
     if line.strip()
     for first, *rest in [line.split()]
     for second in rest
@@ -219,18 +214,16 @@ COMPOUND_PARTICIPLES = word_set(
 # "wine glasses" are vessels, "glasses" are spectacles.
 VESSELS = word_set("wine champagne drinking water beer cocktail shot martini juice milk")
 IRREGULAR_PLURALS = {
-    "men": "man", "women": "woman", "children": "child", "feet": "foot", "teeth": "tooth",
-    "mice": "mouse", "geese": "goose", "knives": "knife", "wives": "wife", "lives": "life",
-    "leaves": "leaf", "loaves": "loaf", "shelves": "shelf", "wolves": "wolf", "calves": "calf",
-    "scarves": "scarf", "halves": "half", "hooves": "hoof", "oxen": "ox", "cacti": "cactus",
-    "policemen": "policeman", "firemen": "fireman", "fishermen": "fisherman", "cookies": "cookie",
-    "businessmen": "businessman", "gentlemen": "gentleman", "movies": "movie", "ties": "tie",
-    "pies": "pie", "selfies": "selfie", "smoothies": "smoothie", "brownies": "brownie",
-    "snowmen": "snowman", "salesmen": "salesman", "cavemen": "caveman", "gas": "gas",
-    "ladies": "lady", "skies": "sky", "headphones": "headphone", "frisbees": "frisbee",
-    "shoes": "shoe", "canoes": "canoe", "toes": "toe", "horseshoes": "horseshoe", "axes": "axe",
-    "zombies": "zombie", "hoodies": "hoodie", "hippies": "hippie", "birdies": "birdie",
-    "caches": "cache", "doilies": "doily", "aches": "ache", "cafes": "cafe",
+    "men": "man", "women": "woman", "children": "child", "feet": "foot", "teeth": "tooth", "mice": "mouse",
+    "geese": "goose", "knives": "knife", "wives": "wife", "lives": "life", "leaves": "leaf", "loaves": "loaf",
+    "shelves": "shelf", "wolves": "wolf", "calves": "calf", "scarves": "scarf", "halves": "half", "hooves": "hoof",
+    "oxen": "ox", "cacti": "cactus", "policemen": "policeman", "firemen": "fireman", "fishermen": "fisherman",
+    "cookies": "cookie", "businessmen": "businessman", "gentlemen": "gentleman", "movies": "movie", "ties": "tie",
+    "pies": "pie", "selfies": "selfie", "smoothies": "smoothie", "brownies": "brownie", "snowmen": "snowman",
+    "salesmen": "salesman", "cavemen": "caveman", "gas": "gas", "ladies": "lady", "skies": "sky",
+    "headphones": "headphone", "frisbees": "frisbee", "shoes": "shoe", "canoes": "canoe", "toes": "toe",
+    "horseshoes": "horseshoe", "axes": "axe", "zombies": "zombie", "hoodies": "hoodie", "hippies": "hippie",
+    "birdies": "birdie", "caches": "cache", "doilies": "doily", "aches": "ache", "cafes": "cafe",
 }  # fmt: skip
 NO_SINGULAR = word_set("""
 glasses sunglasses eyeglasses pants jeans shorts scissors clothes goggles tennis grass bus glass dress cross pass moss
