@@ -59,7 +59,7 @@ def test_no_ngram_is_written_twice() -> None:
         options = DecodeOptions(no_repeat_ngram=size)
         constraints = constraints_of(Letters("a", "b"), options)
         logits = torch.zeros(50, 4)
-        constraints.apply(logits, written)
+        constraints.at(written).apply(logits)
         for row, tokens in enumerate(written.tolist()):
             earlier = {tuple(tokens[i : i + size]) for i in range(len(tokens) - size + 1)}
             tail = tokens[len(tokens) - size + 1 :]
@@ -77,7 +77,7 @@ def test_bans_of_a_stretch_are_those_of_the_whole(written: int) -> None:
     tokens = torch.randint(2, 12, (20, written), generator=generator)
     whole, parts = torch.randn(20, 12, generator=generator), torch.empty(20, 12)
     parts.copy_(whole)
-    constraints.apply(whole, tokens)
+    constraints.at(tokens).apply(whole)
     bans = constraints.at(tokens)
     for first, last in ((0, 1), (1, 5), (5, 6), (6, 12)):
         bans.apply(parts[:, first:last], first)

@@ -151,8 +151,8 @@ def test_a_config_with_an_unknown_key_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        (torch.zeros(2, DIM), "zero or not finite"),
-        (torch.full((1, DIM), math.nan), "zero or not finite"),
+        (torch.zeros(2, DIM), "zero"),
+        (torch.full((1, DIM), math.nan), "not finite"),
         (torch.ones(2, DIM + 1), "shape"),
         (torch.ones(DIM), "shape"),
         (torch.ones(2, DIM, dtype=torch.int64), "float"),
