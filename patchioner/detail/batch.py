@@ -82,8 +82,7 @@ def read_photo_list(path: str | os.PathLike[str]) -> list[tuple[str, RegionReade
     "label": "bus"}]}]``: paths start at the list's own folder; ``regions`` names a file that `read_regions` reads, or
     holds entries in this project's own form.
 
-    Raises:
-        ImageError: no such file, no JSON, no photo in it, or an entry of another form; the message counts from 0.
+    `ImageError`: no such file, no JSON, no photo in it, or an entry of another form; the message counts from 0.
     """
     file = Path(path)
     try:
@@ -400,12 +399,7 @@ def read_captions(
 ) -> Iterator[tuple[str, DetailedCaption]]:
     """(name of the photo, its description) of the lines of a file of `describe_many`, read one by one.
 
-    Args:
-        path: of the file.
-        names: which lines, in which order, as in `BatchResult.names`; None for all.
-
-    Raises:
-        OptionError: the file is somebody else's. DetailError: a line is damaged.
+    `OptionError`: the file is somebody else's. DetailError: a line is damaged.
     """
     lines = LineFile(path, _OPENING)
     return (from_json(lines.values(name)) for name in (lines.names if names is None else names))

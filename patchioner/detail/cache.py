@@ -41,10 +41,6 @@ def clean_answer(text: str, *, limit: int = LONGEST_ANSWER) -> str:
     Removed: control characters, invisible marks that reorder text, lone surrogates, reasoning in <think> tags ahead of
     the answer (or instead of it, where the tag is never closed), white space at both ends, and what comes after `limit`
     characters.
-
-    Example:
-        >>> clean_answer("<think>hm</think> A red\\x00 bus. ")
-        'A red bus.'
     """
     text = _REASONING.sub("", text[: 4 * limit].replace("\r\n", "\n"))
     text = _LONE_SURROGATE.sub("\N{REPLACEMENT CHARACTER}", _UNFIT.sub("", text))
@@ -184,15 +180,7 @@ class CallCache:
     def asking(
         self, questions: Sequence[Question], *, pause: Callable[[float], object] = time.sleep
     ) -> Iterator[dict[str, Answer]]:
-        """Hold the locks of several questions while they are asked.
-
-        Args:
-            questions: for which `get` gave None.
-            pause: waits that many seconds while another asks; what it raises ends the wait.
-
-        Yields:
-            Answers that have come since, by key of their question: these need not be asked any more.
-        """
+        """Hold the locks of several questions while they are asked."""
         by_key = {question.key: question for question in questions}
         with ExitStack() as held:
             for key in sorted(by_key):  # everybody in the same order: nobody waits in a circle

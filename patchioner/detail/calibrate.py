@@ -50,14 +50,7 @@ def fit_logistic(
 ) -> Logistic:
     """Fit by Newton's method; both answers weigh the same, however many there are of each.
 
-    Args:
-        inputs: names of the k measures.
-        values: (n, k).
-        answers: (n,) bool.
-        penalty: of the squared weights, against n / 2 samples of each answer.
-
-    Raises:
-        OptionError: fewer than two samples of an answer.
+    `OptionError`: fewer than two samples of an answer.
     """
     rows = np.asarray(values, dtype=np.float64).reshape(-1, len(inputs))
     yes = np.asarray(answers, dtype=bool)
@@ -209,8 +202,7 @@ def _require_several(pairs: Sequence[Captioned]) -> None:
 def read_pairs(path: Path, photos: Path, *, limit: int, seed: int = 0) -> list[Captioned]:
     """Photos with captions from a JSON list of {"file_name", "captions"}, `limit` of them drawn by the seed.
 
-    Raises:
-        TextError: the file is not such a list, or a photo of it has no caption.
+    `TextError`: the file is not such a list, or a photo of it has no caption.
     """
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))

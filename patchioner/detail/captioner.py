@@ -69,9 +69,7 @@ class DetailSettings:
     def changed(self, changes: Mapping[str, object]) -> DetailSettings:
         """The same settings but for some, named by stage and field.
 
-        Raises:
-            UnknownNameError: no such setting; the message has the close ones.
-            OptionError: a value that makes no sense.
+        `UnknownNameError`: no such setting; the message has the close ones. OptionError: a value that makes no sense.
         """
         settings = self
         for name, value in changes.items():

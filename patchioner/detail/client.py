@@ -284,8 +284,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 def public_url(address: str) -> str:
     """An http(s) address without user, password and query: fit to be shown.
 
-    Raises:
-        OptionError: it is none; the message does not repeat it, since it may well be a key in the wrong place.
+    `OptionError`: it is none; the message does not repeat it, since it may well be a key in the wrong place.
     """
     try:
         parts = urlsplit(address)
@@ -485,12 +484,7 @@ class ChatClient:
         return [self._secrets.hide(text) for text in reply.texts[:n]]
 
     def map(self, action: Callable[[T], R], items: Iterable[T]) -> list[R | DetailError]:
-        """`action` on every item, as many at once as requests may be; results in order, a `DetailError` in its place.
-
-        Raises:
-            FutileError: of the first item that met one; what has not begun by then is left undone, what has begun is
-                finished. After Ctrl-C, requests under way are waited for, and not tried again.
-        """
+        """`action` on every item, as many at once as requests may be; in order, a `DetailError` in its place."""
 
         def caught(item: T) -> R | DetailError:
             try:

@@ -68,8 +68,7 @@ def bounding_union(boxes: Iterable[Rectangle]) -> Rectangle:
 def clipped(box: Rectangle, image_size: tuple[int, int]) -> Rectangle:
     """Cut a box to the image, (width, height).
 
-    Raises:
-        RegionError: it is not finite, or nothing of it lies inside the image.
+    `RegionError`: it is not finite, or nothing of it lies inside the image.
     """
     width, height = map(float, image_size)
     inside = max(box[0], 0.0), max(box[1], 0.0), min(box[2], width), min(box[3], height)
@@ -142,11 +141,7 @@ def _intervals(length: int, cells: int, overlap: float) -> list[tuple[float, flo
 def grow(
     parts: Sequence[Rectangle], boxes: Sequence[Rectangle], share: float = 0.3
 ) -> list[tuple[Rectangle, tuple[int, ...]]]:
-    """Grow each part to the bounding union with the boxes of which more than `share` (published 0.3) lies in it.
-
-    Returns:
-        (grown rectangle, positions of the boxes that joined it) per part.
-    """
+    """Grow each part to the bounding union with the boxes of which more than `share` (published 0.3) lies in it."""
     grown = []
     for part in parts:
         joined = tuple(place for place, box in enumerate(boxes) if share_inside(box, part) > share)
@@ -176,8 +171,7 @@ Given = Detection | NamedRegion | Region | Rectangle
 def as_detection(given: Given, image_size: tuple[int, int]) -> Detection:
     """A region as it was given, cut to the photo of (width, height), with its name where it has one.
 
-    Raises:
-        RegionError: a region without an inside, nothing of it in the photo, or a mask of another size.
+    `RegionError`: a region without an inside, nothing of it in the photo, or a mask of another size.
     """
     match given:
         case Detection():
@@ -352,10 +346,6 @@ class PhotoDivider:
         """The whole photo first, then things, then parts by place in reading order.
 
         Parts that the model sees nothing of (where its preprocessing crops) are left out. Nothing is random.
-
-        Raises:
-            OptionError: things are to be found, but the photo has no features.
-            RegionError: something given is no region of this photo.
         """
         found = self._things(photo)
         regions = [whole_photo(photo.size), *self._semantic(found, photo)]

@@ -36,17 +36,7 @@ def discover_objects(
     model: Patchioner | None = None,
     settings: DiscoverySettings | None = None,
 ) -> list[Detection]:
-    """Find what looks like things in one photo's features.
-
-    Args:
-        features: of the photo, by `Patchioner.encode`.
-        model: names what is found by the head noun of its caption, all in one batch; None leaves them nameless.
-        settings: how many, how large, how much they may overlap, and whether they are named.
-
-    Returns:
-        Things with mask, box and, where they could be named, name; the most salient first, ``score`` as a share of the
-        best one's. Nothing is random. Things that touch and look alike come as one.
-    """
+    """Find what looks like things in one photo's features."""
     settings = settings or DiscoverySettings()
     if model is None or settings.names == "none":
         return _found(features, settings)
@@ -139,11 +129,6 @@ def salient_segments(
     of four numbers: its persistence (how much dearer the union that takes it up is than itself), its compactness (share
     of its bounding box that it fills), the share of the photo's frame that it does not touch, and its mean attention
     over that of its surroundings. Of nodes that overlap more than the settings allow, the best stays.
-
-    Args:
-        tokens: (rows, columns, dim) patch tokens.
-        attention: (rows, columns) of the global token, not negative; None leaves that factor out.
-        settings: limits on number, area and overlap.
     """
     settings = settings or DiscoverySettings()
     units = _unit(np.asarray(tokens, dtype=np.float64))

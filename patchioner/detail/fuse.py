@@ -71,8 +71,7 @@ class GreedyFuser:
     ) -> tuple[list[FusedSentence], list[Verdict]]:
         """The sentences in order, and verdicts on kept claims that bring nothing new ("duplicate") or do not fit.
 
-        Raises:
-            DetailError: a claim of a region that is not among `regions`.
+        `DetailError`: a claim of a region that is not among `regions`.
         """
         taken, left_out = chosen(drafts_of(photo.size, regions, kept), self._settings)
         return [sentence_of(draft.text, [draft]) for draft in taken], left_out
@@ -137,12 +136,7 @@ def _order(draft: Draft) -> tuple[float, float]:
 
 
 def finished(text: str) -> str:
-    """The text with a capital and a stop.
-
-    Example:
-        >>> finished("a dog, ")
-        'A dog.'
-    """
+    """The text with a capital and a stop."""
     plain = " ".join(text.split()).rstrip(",;:")
     plain = plain[:1].upper() + plain[1:]
     return plain if plain.rstrip("\"'\u201d\u2019)").endswith((".", "!", "?")) else f"{plain}."

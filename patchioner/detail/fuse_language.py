@@ -176,8 +176,7 @@ def _numbered(drafts: Sequence[Draft]) -> str:
 def read_written(answer: str, count: int) -> list[tuple[str, _Numbers]]:
     """(sentence, numbers of its statements) from an answer to `SYSTEM`.
 
-    Raises:
-        DetailError: no JSON object, other keys, a sentence without text or without known numbers.
+    `DetailError`: no JSON object, other keys, a sentence without text or without known numbers.
     """
     sentences = _object(answer, ("sentences",))["sentences"]
     if not isinstance(sentences, list) or not sentences:

@@ -88,19 +88,7 @@ def filter_statements(
 ) -> list[Verdict]:
     """Judge each sentence of each statement.
 
-    Args:
-        photo: with features where the scorer wants them.
-        regions: all that statements speak of.
-        statements: ordered by region, then sample.
-        scorer: of support; None scores nothing, and nothing is dropped for lack of it.
-        settings: None is `FilterSettings()`.
-        embed: sentence embeddings, to tell better what says the same.
-
-    Returns:
-        One verdict per claim, in order.
-
-    Raises:
-        DetailError: a statement speaks of a region that is not given, or two regions have one id.
+    `DetailError`: a statement speaks of a region that is not given, or two regions have one id.
     """
     chosen = settings or FilterSettings()
     by_id = {region.id: region for region in regions}

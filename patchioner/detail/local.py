@@ -94,13 +94,7 @@ class LocalModel:
         return {"text_model": "hf", "model": self.identity.removeprefix("hf:"), "dtype": self.dtype}
 
     def parts(self) -> tuple[Any, Any]:
-        """The network, in evaluation mode on its device, and its tokenizer or processor; the first call loads them.
-
-        Raises:
-            HubError: they cannot be had, or not as safetensors.
-            OptionError: `transformers` has no such model of this kind, or it needs code of its own.
-            MissingExtraError: a package that they need is not installed.
-        """
+        """The network, in evaluation mode on its device, and its tokenizer or processor; the first call loads them."""
         with self._lock:
             if self._loaded is None:
                 self._loaded = self._load()
@@ -111,8 +105,7 @@ class LocalModel:
     ) -> str:
         """One answer's text, never empty, from the cache where it is there (a `TextModel`).
 
-        Raises:
-            DetailError: the prompt is too long for the model, the answer is empty, or memory does not suffice.
+        `DetailError`: the prompt is too long for the model, the answer is empty, or memory does not suffice.
         """
         sampling = {"temperature": float(temperature), "max_tokens": int(max_tokens)}
         question = Question(
@@ -135,12 +128,7 @@ class LocalModel:
     def write(
         self, questions: Sequence[Question], pictures: Sequence[Callable[[], Image.Image] | None]
     ) -> Iterator[Answer | PatchionerError]:
-        """An answer per question, in order, as they come; a `DetailError` where it is empty or does not fit.
-
-        Args:
-            questions: with "temperature", "max_tokens" and perhaps "top_p" among their `sampling`.
-            pictures: what gives the picture that is shown, one per question; None for a model that sees none.
-        """
+        """An answer per question, in order, as they come; a `DetailError` where it is empty or does not fit."""
         pairs = list(zip(questions, pictures, strict=True))
         with self._lock:
             self.parts()

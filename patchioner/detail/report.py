@@ -405,10 +405,6 @@ def mask_path(mask: npt.NDArray[np.bool_], image_size: tuple[int, int]) -> str:
 
     `image_size` is (width, height) in units of the drawing. Large masks are drawn on a grid of 200 cells along the
     longer side.
-
-    Example:
-        >>> mask_path(np.ones((1, 2), dtype=bool), (2, 1))
-        'M0 0H2M0 1H2M0 0V1M2 0V1'
     """
     cells = _reduced(mask)
     across, down = image_size[0] / cells.shape[1], image_size[1] / cells.shape[0]

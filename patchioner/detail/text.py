@@ -44,10 +44,6 @@ def split_sentences(text: str) -> list[str]:
     Items of a list ("1. A bench. 2. A tree", bullets, one below the other or glued into a line) become sentences of
     their own, without their marks and with a full stop; so does a title ("A bench: It is made of wood"). What leads in
     to a list stays a sentence that ends in a colon. Quoted stops, abbreviations, initials and decimals end nothing.
-
-    Example:
-        >>> split_sentences("You see: 1. A cat. 2. Two dogs (4.5 kg each)\\nA sign says \\"Stop. Go.\\" It is red")
-        ['You see:', 'A cat.', 'Two dogs (4.5 kg each).', 'A sign says "Stop. Go."', 'It is red']
     """
     plain = _BOLD.sub(r"\2", text.replace("\r", "\n")).strip()
     found: list[str] = []
@@ -309,12 +305,7 @@ def _first(words: list[re.Match[str]], begin: int, place: int, entity: Entity) -
 
 
 def things(sentence: str) -> list[str]:
-    """Names of the things in a sentence that can be pointed at, each once, in order.
-
-    Example:
-        >>> things("In the background, a red tour bus adds a sense of depth to the street.")
-        ['tour bus', 'street']
-    """
+    """Names of the things in a sentence that can be pointed at, each once, in order."""
     names = [phrase.name for phrase in noun_phrases(sentence) if phrase.head not in _NOT_THINGS]
     return list(dict.fromkeys(names))
 
@@ -332,8 +323,7 @@ def similarity_matrix(
     among those of the poorer one (containment). Equal sentences are 1 alike even without such words. `embed` gives
     vectors whose cosine is blended in with that `share`.
 
-    Raises:
-        OptionError: a share outside 0..1.
+    `OptionError`: a share outside 0..1.
     """
     if not 0 <= share <= 1:
         raise OptionError(f"share of the embeddings is {share}; it must be from 0 to 1")
@@ -385,12 +375,7 @@ def words_of(text: str) -> list[str]:
 
 @lru_cache(maxsize=8192)
 def root(word: str) -> str:
-    """What forms of a lower-case word, and words that mean the same, share; not a word itself.
-
-    Example:
-        >>> root("sits") == root("sitting"), root("sofa") == root("couches")
-        (True, True)
-    """
+    """What forms of a lower-case word, and words that mean the same, share; not a word itself."""
     plain = canonical(singular(word.removesuffix("'s").removesuffix("'")))
     for ending in ("ing", "ed", "es", "s", "d"):
         if plain.endswith(ending) and len(plain) - len(ending) >= 3:
@@ -402,12 +387,7 @@ def root(word: str) -> str:
 
 
 def with_article(name: str) -> str:
-    """A name as captions have it.
-
-    Example:
-        >>> with_article("apple"), with_article("skis")
-        ('an apple', 'skis')
-    """
+    """A name as captions have it."""
     if name.endswith("s") and not name.endswith(("ss", "us")):
         return name
     return f"{'an' if name[:1] in 'aeiou' else 'a'} {name}"

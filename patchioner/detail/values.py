@@ -68,8 +68,7 @@ def open_photo(
 ) -> Photo:
     """Read a photo for the stages, and encode it where a model is given.
 
-    Raises:
-        ImageError: it cannot be read.
+    `ImageError`: it cannot be read.
     """
     image = load_image(source)
     digest = hashlib.sha256(f"{image.mode} {image.width}x{image.height} ".encode())

@@ -242,12 +242,6 @@ def test_lines_are_found_again(path: Path) -> None:
     assert lines.under("k3") is None
 
 
-def test_one_name_has_one_line(path: Path) -> None:
-    before = path.read_bytes()
-    opened(path).append(NAMES[0], line(NAMES[0]))
-    assert path.read_bytes() == before
-
-
 def test_cut_anywhere_whole_lines_stay(path: Path) -> None:
     """As a kill may leave it: every possible length of the file."""
     whole = path.read_bytes()
@@ -257,13 +251,6 @@ def test_cut_anywhere_whole_lines_stay(path: Path) -> None:
         kept = sum(end <= length for end in ends)
         assert opened(path).names == NAMES[:kept]
         assert path.read_bytes() == whole[: ([0, *ends])[kept]]
-
-
-def test_after_a_cut_the_next_line_is_whole(path: Path) -> None:
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-5])
-    opened(path).append(NAMES[2], line(NAMES[2]))
-    assert path.read_bytes() == whole
 
 
 def test_zeros_at_the_end_are_cut_off(path: Path) -> None:
@@ -315,22 +302,6 @@ def written(folder: Path, content: Any) -> Path:
 def test_other_forms_are_refused(tmp_path: Path, content: Any) -> None:
     with pytest.raises(ImageError, match=r"list\.json"):
         read_photo_list(written(tmp_path, content))
-
-
-def test_unreadable_lists_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match="cannot be read"):
-        read_photo_list(tmp_path / "none.json")
-    (tmp_path / "x.json").write_text("[" * 100_000)
-    with pytest.raises(ImageError, match="cannot be read"):
-        read_photo_list(tmp_path / "x.json")
-
-
-def test_jobs_of_paths_and_pictures(tmp_path: Path) -> None:
-    noise_photo().save(tmp_path / "a.png")
-    job = PhotoJob.of(tmp_path / "a.png")
-    assert job.name == str(tmp_path / "a.png")
-    assert job.load().size == (96, 64)
-    assert PhotoJob.of(noise_photo()).name == "photo"
 
 
 def test_paths_start_at_the_list_and_regions_are_read(tmp_path: Path) -> None:

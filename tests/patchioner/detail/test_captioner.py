@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -12,8 +12,7 @@ from PIL import Image
 
 from patchioner import Box, Patchioner
 from patchioner.base.errors import OptionError, RegionError, UnknownNameError
-from patchioner.detail.captioner import PRESETS, DetailCaptioner, DetailSettings, preset
-from patchioner.detail.divide import DivideSettings
+from patchioner.detail.captioner import DetailCaptioner, preset
 from patchioner.detail.judge import split_claims
 from patchioner.detail.values import (
     DetailRegion,
@@ -21,7 +20,6 @@ from patchioner.detail.values import (
     Photo,
     Statement,
     Verdict,
-    open_photo,
 )
 from tests.support.tiny import noise_photo, tiny_parts
 
@@ -146,14 +144,6 @@ def test_every_claim_is_accounted_for_once(describe: Any) -> None:
     assert not any(v.kept for v in caption.dropped)
 
 
-def test_the_seed_reaches_the_describer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("patchioner.detail.captioner.filter_statements", no_unicorns)
-    describer = FakeDescriber(TEXTS)
-    captioner = DetailCaptioner(None, describer=describer, scorer=None, fuser=FakeFuser())
-    assert captioner.describe(noise_photo(), [WHOLE, LEFT], seed=7).settings["seed"] == 7
-    assert describer.seeds == [7]
-
-
 def test_regions_may_be_given(describe: Any) -> None:
     texts = {"global": ["A dog."], "user-1": ["A red kite."], "mine": ["A boat."]}
     boxes = describe(texts, regions=[Box(1, 1, 20, 20)])
@@ -192,18 +182,6 @@ def test_all_parts_together(tiny: Patchioner, name: str) -> None:
     assert all(set(sentence.claim_ids) <= known for sentence in one.sentences)
 
 
-def test_settings_reach_the_divider(tiny: Patchioner) -> None:
-    settings = DetailSettings(
-        divide=DivideSettings(spatial="grid", rows=1, columns=2, objects="none")
-    )
-    captioner = DetailCaptioner(tiny, scorer=None, settings=settings)
-    photo = captioner.open(noise_photo())
-    assert photo.features is not None
-    assert [r.id for r in captioner.describe(photo).regions] == ["global", "grid-1", "grid-2"]
-    bare = open_photo(noise_photo())
-    assert captioner.describe(bare).text == captioner.describe(photo).text
-
-
 def test_a_model_without_calibration_names_the_remedy(tiny: Patchioner) -> None:
     with pytest.raises(OptionError, match="calibrat"):
         DetailCaptioner(tiny)
@@ -219,17 +197,6 @@ def test_published_constants() -> None:
     assert (settings.filter.rules, settings.filter.trusted_agreement) == (False, 2)
 
 
-@pytest.mark.parametrize("name", PRESETS)
-def test_presets_are_ready_for_json(name: str) -> None:
-    values = json.loads(json.dumps(asdict(preset(name))))
-    assert set(values) == {"divide", "describe", "filter", "fuse"}
-
-
-def test_default_is_what_settings_are_without_a_word() -> None:
-    assert preset("default") == DetailSettings()
-    assert preset("default") != preset("published")
-
-
 def test_changes_by_name_leave_the_rest() -> None:
     old = preset("published")
     new = preset("published", {"fuse.max_words": 60, "divide.discovery.limit": 3})
@@ -242,13 +209,6 @@ def test_changes_by_name_leave_the_rest() -> None:
 def test_unknown_settings_offer_the_close_ones(wrong: str) -> None:
     with pytest.raises(UnknownNameError, match=r"did you mean '?.*fuse\.max_words"):
         preset("default", {wrong: 1})
-
-
-def test_groups_and_senseless_values_are_refused() -> None:
-    with pytest.raises(OptionError, match="max_words"):
-        preset("default", {"fuse.max_words": 0})
-    with pytest.raises(UnknownNameError, match="preset 'publishd'"):
-        preset("publishd")
 
 
 def test_the_package_is_light_until_it_is_used() -> None:

@@ -250,34 +250,6 @@ def test_a_budget_stops_the_work_and_what_was_finished_stays(make: Make, tmp_pat
     assert sorted(asked) == [f"question {i}" for i in range(10)]  # nothing twice
 
 
-def test_costs_stop_the_work_too(make: Make) -> None:
-    with ChatServer() as server:  # 100 tokens in, 10 out
-        client = make(server, budget=Budget(max_cost=3e-4, price_in=1.0, price_out=2.0))
-        ask(client)
-        ask(client)
-        assert client.budget.usage.cost == pytest.approx(2.4e-4)
-        ask(client)
-        with pytest.raises(FutileError, match="budget"):
-            ask(client)
-    assert len(server.requests) == 3
-
-
-def test_one_failure_in_a_map_leaves_the_others(make: Make) -> None:
-    def picky(request: dict[str, Any]) -> Reaction:
-        return fails(400, "not this") if request["seed"] == 1 else echo(request)
-
-    with ChatServer(then=picky) as server:
-        client = make(server)
-        first, failed, third = client.map(lambda i: ask(client, seed=i), range(3))
-    assert first == ["Answer 0 to seed 0."] and third == ["Answer 0 to seed 2."]
-    assert isinstance(failed, DetailError) and "not this" in str(failed)
-
-
-def test_an_error_of_ours_passes_through_a_map(make: Make) -> None:
-    with ChatServer() as server, pytest.raises(ZeroDivisionError):
-        make(server).map(lambda i: 1 // i, [1, 0, 2])
-
-
 def chain(error: BaseException) -> list[BaseException]:
     links = [error]
     while (follows := links[-1].__cause__ or links[-1].__context__) is not None:
@@ -309,38 +281,6 @@ def test_the_key_is_nowhere(
     assert len(files) == 1
     assert KEY not in files[0].read_text()
     assert server.headers[0]["authorization"] == f"Bearer {KEY}"  # it was in use
-
-
-@pytest.mark.parametrize(
-    ("model", "options", "names"),
-    [
-        ("", {}, "model"),
-        ("m", {"timeout": 0}, "timeout is 0"),
-        ("m", {"concurrency": 0}, "concurrency is 0"),
-        ("m", {"concurrency": True}, "concurrency is True"),
-    ],
-)
-def test_settings_that_make_no_sense_are_refused(
-    model: str, options: dict[str, Any], names: str
-) -> None:
-    with pytest.raises(OptionError, match=names):
-        ChatClient(model, base_url="http://127.0.0.1:1/v1", **options)
-
-
-def test_a_text_model_asks_each_question_once(make: Make, tmp_path: Any) -> None:
-    with ChatServer() as server:
-        model = make(server, cache=CallCache(tmp_path))
-        one = model.ask("s", "u", temperature=0.2, max_tokens=9, seed=4)
-        assert (
-            model.ask("s", "u", temperature=0.2, max_tokens=9, seed=4)
-            == one
-            == "Answer 0 to seed 4."
-        )
-        model.ask("s", "u", temperature=0.2, max_tokens=9, seed=5)
-        model.ask("t", "u", temperature=0.2, max_tokens=9, seed=4)
-        assert len(server.requests) == 3
-        make(server).ask("s", "u", temperature=0.2, max_tokens=9, seed=4)
-        assert len(server.requests) == 4
 
 
 def test_a_refused_key_is_not_tried_again(make: Make) -> None:
@@ -394,17 +334,6 @@ def test_a_stopped_client_sends_nothing_any_more_and_its_pauses_end(make: Make) 
         with pytest.raises(FutileError, match="tiny at http://127.*interrupted"):
             ask(client)
         assert server.requests == []
-
-
-def test_a_pause_ends_with_the_calls_that_are_interrupted_and_not_the_next(make: Make) -> None:
-    with ChatServer() as server:
-        client = make(server)
-        earlier = client.pauses()
-        client.interrupt()
-        with pytest.raises(DetailError, match="interrupted") as caught:
-            earlier(60.0)
-        assert not isinstance(caught.value, FutileError)
-        client.pauses()(0.0)
 
 
 def test_a_time_that_is_too_long_is_not_waited_for(make: Make, waits: list[float]) -> None:

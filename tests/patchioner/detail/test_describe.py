@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageChops
 
-from patchioner import Box, Mask, Patchioner, WholeImage
+from patchioner import Box, Mask, Patchioner
 from patchioner.base.errors import DetailError, FutileError, OptionError
 from patchioner.detail.cache import CallCache
 from patchioner.detail.client import Budget, ChatClient
@@ -25,11 +25,11 @@ from patchioner.detail.describe import (
     sub_region,
 )
 from patchioner.detail.divide import PhotoDivider
-from patchioner.detail.values import DetailRegion, Photo, open_photo
+from patchioner.detail.values import DetailRegion, Photo
 from tests.support.chat_server import ChatServer, Reaction, echo, fails, once, says
 from tests.support.photos import REGIONS
 from tests.support.photos import noise_photo as noise
-from tests.support.tiny import noise_photo, tiny_parts
+from tests.support.tiny import tiny_parts
 
 
 @pytest.fixture(scope="module")
@@ -109,13 +109,6 @@ def test_drawing_the_same_region_again_draws_anew(
     assert len({statement.text for statement in found}) > 1
 
 
-def test_a_photo_without_features_is_encoded(model: Patchioner, photo: Photo) -> None:
-    bare = open_photo(noise_photo(seed=3))
-    whole = PhotoDivider().divide(photo)[:1]
-    describer = PatchionerDescriber(model, OwnSettings(samples=1))
-    assert describer.describe(bare, whole)[0].text == describer.describe(photo, whole)[0].text
-
-
 numbers = st.floats(0, 50)
 
 
@@ -146,12 +139,6 @@ def test_part_of_a_mask_stays_in_it_and_its_surroundings_are_a_box() -> None:
     assert sub_region(region, 1.5, (0.0, 0.0), (0, 0, 96, 64)) == Box(5, 5, 35, 35)
     empty = sub_region(region, 0.1, (0.4, -0.4), (0, 0, 96, 64))
     assert empty == Mask(mask)
-
-
-def test_the_whole_photo_is_looked_at_in_parts() -> None:
-    whole = DetailRegion("global", "global", (0, 0, 96, 64))
-    assert sub_region(whole, 0.5, (0.0, 0.0), (0, 0, 96, 64)) == Box(24, 16, 72, 48)
-    assert whole.region == WholeImage()
 
 
 @pytest.mark.parametrize(
@@ -212,18 +199,6 @@ def test_a_marked_photo_has_a_red_frame_around_the_box_and_is_otherwise_the_same
     assert [255, 0, 0] in pixels and [255, 255, 255] in pixels
 
 
-def test_a_frame_at_the_photos_edge_is_still_seen() -> None:
-    shown = np.asarray(View("marked").of(picture(), region(-10, 0, 210, 130)))
-    assert (shown[0, 100] == [255, 0, 0]).all() or (shown[1, 100] == [255, 0, 0]).all()
-    assert (shown[-1, 100] == [255, 0, 0]).all() or (shown[-2, 100] == [255, 0, 0]).all()
-
-
-def test_large_pictures_are_brought_down() -> None:
-    for kind in ("crop", "context", "marked"):
-        shown = View(kind, max_side=64).of(picture(), region(0, 0, 200, 100))
-        assert max(shown.size) == 64
-
-
 coordinate = st.floats(-50, 1050)
 
 
@@ -242,19 +217,6 @@ def test_any_box_gives_a_picture_that_a_model_can_be_given(
     assert min(shown.size) >= 32
     assert max(shown.size) <= limit
     assert max(shown.size) / min(shown.size) <= 10
-
-
-@pytest.mark.parametrize(
-    "settings", [{"kind": "zoom"}, {"margin": -0.1}, {"margin": float("nan")}, {"max_side": 31}]
-)
-def test_views_that_make_no_sense_are_refused(settings: dict[str, object]) -> None:
-    with pytest.raises(OptionError):
-        View(**settings)  # type: ignore[arg-type]
-
-
-def test_a_margin_that_is_not_used_tells_nothing_apart() -> None:
-    assert View("crop", margin=0.1).as_json() == View("crop", margin=0.3).as_json()
-    assert View("context", margin=0.1).as_json() != View("context", margin=0.3).as_json()
 
 
 PHOTO = noise()
@@ -361,29 +323,3 @@ def test_a_region_without_any_answer_is_an_error_of_the_photo_and_the_others_are
         assert not isinstance(caught.value, FutileError)
         assert len(list(tmp_path.rglob("*.json"))) == 1
         assert len(describer.describe(PHOTO, REGIONS[:1])) == 1  # the next photo goes on
-
-
-def test_a_refused_key_ends_it_at_once(make: Make) -> None:
-    with (
-        ChatServer(then=lambda _: fails(401, "bad key sk-verysecret123")) as server,
-        pytest.raises(FutileError, match=r"bad key \*\*\*") as caught,
-    ):
-        make(server, concurrency=1).describe(PHOTO, REGIONS)
-    assert len(server.requests) <= len(REGIONS)
-    assert "verysecret" not in str(caught.value)
-
-
-def test_settings_and_files_hold_no_key(make: Make, tmp_path: Path) -> None:
-    with ChatServer() as server:
-        describer = make(server, cache=tmp_path)
-        describer.describe(PHOTO, REGIONS)
-    text = str(describer.settings) + "".join(path.read_text() for path in tmp_path.rglob("*.json"))
-    assert "verysecret" not in text and "authorization" not in text.lower()
-    assert describer.settings["model"] == "tiny" and describer.settings["samples"] == 3
-
-
-def test_the_photo_is_not_changed(make: Make) -> None:
-    before = np.asarray(PHOTO.image).copy()
-    with ChatServer() as server:
-        make(server).describe(PHOTO, REGIONS)
-    np.testing.assert_array_equal(np.asarray(PHOTO.image), before)

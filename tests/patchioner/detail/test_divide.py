@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import math
 
 import numpy as np
@@ -59,22 +58,6 @@ def test_merging_leaves_no_pair_above_the_limit_and_loses_nothing(
     assert bounding_union(merged) == bounding_union(found)
 
 
-def test_merging_looks_at_a_union_again() -> None:
-    """The first two make a box that overlaps the third, which neither of them did enough."""
-    found: list[tuple[float, float, float, float]] = [(0, 0, 10, 4), (0, 0, 10, 10), (0, 3, 10, 13)]
-    assert iou(found[0], found[2]) < 0.3 < iou(found[1], found[2])
-    assert merge_overlapping(found, 0.3) == [(0, 0, 10, 13)]
-
-
-def test_merging_takes_the_closest_pair_first() -> None:
-    chain: list[tuple[float, float, float, float]] = [
-        (0, 0, 10, 10),
-        (4, 0, 14, 10),
-        (5, 0, 15, 10),
-    ]
-    assert merge_overlapping(chain, 0.5) == [(0, 0, 10, 10), (4, 0, 15, 10)]
-
-
 @pytest.mark.parametrize(
     "box", [(math.nan, 0, 1, 1), (9, 9, 9, 12), (50, 0, 60, 9), (0, 0, math.inf, 1)]
 )
@@ -83,10 +66,6 @@ def test_a_box_with_nothing_in_the_photo_is_refused(
 ) -> None:
     with pytest.raises(RegionError, match="40x30"):
         clipped(box, (40, 30))
-
-
-def test_a_box_is_cut_to_the_photo() -> None:
-    assert clipped((-5, 10, 900, 20), (40, 30)) == (0, 10, 40, 20)
 
 
 sizes = st.tuples(st.integers(1, 60), st.integers(1, 60))
@@ -133,14 +112,6 @@ def test_grown_quadrants_hold_theirs_and_stay_in_the_photo(
         assert grown == bounding_union([part, *(boxes[place] for place in joined)])
 
 
-def test_a_box_joins_by_its_own_area_not_by_iou() -> None:
-    """Published: a small box wholly inside has a tiny IoU and joins all the same."""
-    parts = quadrants((100, 100))
-    small = (48.0, 10.0, 54.0, 20.0)  # a third of it on the left
-    assert [joined for _, joined in grow(parts, [small], 0.3)] == [(0,), (0,), (), ()]
-    assert [joined for _, joined in grow(parts, [small], 0.4)] == [(), (0,), (), ()]
-
-
 @given(sizes, st.integers(1, 5), st.integers(1, 5), st.sampled_from([0.0, 0.25, 0.5, 0.9]))
 def test_a_grid_covers_the_photo(
     size: tuple[int, int], rows: int, columns: int, overlap: float
@@ -152,13 +123,6 @@ def test_a_grid_covers_the_photo(
     assert len(widths) == 1
     for left, right in zip(cells[: columns - 1], cells[1:columns], strict=True):
         assert left[2] - right[0] == pytest.approx(overlap * (left[2] - left[0]))
-
-
-def test_senseless_grids_are_refused() -> None:
-    with pytest.raises(OptionError, match="0 x 3"):
-        grid((10, 10), 0, 3)
-    with pytest.raises(OptionError, match=r"overlap 1\.0"):
-        grid((10, 10), 1, 3, 1.0)
 
 
 @pytest.fixture(scope="module")
@@ -178,13 +142,6 @@ def test_the_whole_comes_first_then_things_then_places(photo: Photo, model: Patc
         assert set(region.parents) <= set(ids)
         assert region.id not in region.parents
     assert model.caption(photo.features or photo.image, [region.region for region in regions])
-
-
-def test_the_same_photo_gives_the_same_regions(photo: Photo, model: Patchioner) -> None:
-    one, two = (PhotoDivider(model=model).divide(photo) for _ in range(2))
-    assert [(r.id, r.box, r.name, r.parents) for r in one] == [
-        (r.id, r.box, r.name, r.parents) for r in two
-    ]
 
 
 def test_given_things_are_regions_and_grow_quadrants() -> None:
@@ -208,28 +165,12 @@ def test_given_things_are_regions_and_grow_quadrants() -> None:
     assert regions["spatial-4"].box == (30, 40, 100, 80)
 
 
-def test_large_things_grow_nothing_unless_asked() -> None:
-    bare = open_photo(noise_photo(100, 80))
-    given = [Box(10, 10, 90, 70)]
-    plain = PhotoDivider(given=given).divide(bare)
-    assert plain[-4].box == (0, 0, 50, 40)
-    grown = PhotoDivider(DivideSettings(growing_area=1.0, grow=0.2), given=given).divide(bare)
-    assert grown[-4].box == (0, 0, 90, 70)
-
-
 def test_a_part_of_a_thing_has_it_for_a_parent() -> None:
     given = [Box(10, 10, 20, 20), Box(5, 5, 50, 50)]
     regions = PhotoDivider(DivideSettings(spatial="none"), given=given).divide(
         open_photo(noise_photo(100, 80))
     )
     assert [region.parents for region in regions] == [(), ("global", "user-2"), ("global",)]
-
-
-def test_a_grid_needs_nothing_but_the_photo() -> None:
-    settings = DivideSettings(spatial="grid", rows=2, columns=3, objects="none")
-    regions = PhotoDivider(settings).divide(open_photo(noise_photo(90, 60)))
-    assert [region.id for region in regions] == ["global", *(f"grid-{n}" for n in range(1, 7))]
-    assert regions[6].box == (60, 30, 90, 60)
 
 
 def test_what_the_model_does_not_see_is_left_out() -> None:
@@ -277,11 +218,6 @@ def test_a_union_goes_by_the_models_caption(
         PhotoDivider(settings)
 
 
-def test_without_features_nothing_can_be_found() -> None:
-    with pytest.raises(OptionError, match="open_photo"):
-        PhotoDivider().divide(open_photo(noise_photo()))
-
-
 def test_detections_count_by_score_with_a_fallback() -> None:
     def scores(*values: float) -> list[float]:
         found = [Detection((0, 0, 9, 9), score=value) for value in values]
@@ -318,8 +254,3 @@ def test_polygons_become_masks_and_points_are_refused() -> None:
 def test_senseless_settings_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(OptionError, match=next(iter(wrong))):
         DivideSettings(**wrong)  # type: ignore[arg-type]
-
-
-def test_settings_are_ready_for_json() -> None:
-    values = PhotoDivider(given=[]).settings
-    assert json.loads(json.dumps(values))["things"] == "given"

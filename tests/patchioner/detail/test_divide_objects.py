@@ -9,7 +9,6 @@ import torch
 
 from patchioner import Patchioner
 from patchioner.backbones import PatchFeatures
-from patchioner.base.errors import OptionError
 from patchioner.detail.divide import Detection, DiscoverySettings
 from patchioner.detail.divide_objects import (
     cells_to_pixels,
@@ -68,28 +67,6 @@ def test_the_tree_is_that_of_the_plain_twin(seed: int) -> None:
     assert unions == plain_order(vectors)
 
 
-def test_heights_rise_to_the_root_and_sizes_add_up() -> None:
-    tree = merge_tree(np.random.default_rng(0).normal(size=(6, 7, 4)))
-    for node in range(len(tree.parent) - 1):
-        assert tree.parent[node] > node
-        assert tree.height[tree.parent[node]] >= tree.height[node]
-        assert tree.size[node] == tree.cells(node).sum()
-    assert tree.parent[-1] == -1
-    assert tree.size[-1] == 42
-
-
-def test_one_cell_is_a_tree() -> None:
-    tree = merge_tree(np.zeros((1, 1, 3)))
-    assert tree.cells(0).all()
-    assert len(tree.children) == 0
-
-
-def test_equal_vectors_give_a_tree_all_the_same() -> None:
-    tree = merge_tree(np.ones((3, 4, 2)))
-    assert not tree.height.any()
-    assert tree.cells(22).all()
-
-
 def planted(seed: int = 0) -> tuple[npt.NDArray[np.float64], list[npt.NDArray[np.bool_]]]:
     """Tokens of a background and of two things in it, with noise."""
     rng = np.random.default_rng(seed)
@@ -112,12 +89,6 @@ def test_planted_things_come_first(seed: int) -> None:
     found = salient_segments(tokens, attention)
     for thing in things:
         assert max(cell_iou(segment.cells, thing) for segment in found[:2]) == 1.0
-
-
-def test_without_attention_the_things_are_still_among_them() -> None:
-    tokens, things = planted()
-    found = salient_segments(tokens)
-    assert all(max(cell_iou(s.cells, thing) for s in found) == 1.0 for thing in things)
 
 
 def test_limits_are_kept() -> None:
@@ -155,13 +126,6 @@ def test_boxes_and_masks_lie_where_the_things_are() -> None:
         assert thing.name is None
         assert thing.mask is not None
         assert thing.mask.shape == (120, 160)
-
-
-def test_the_same_features_give_the_same_objects() -> None:
-    features = features_of(planted()[0])
-    one, two = discover_objects(features), discover_objects(features)
-    assert [thing.box for thing in one] == [thing.box for thing in two]
-    assert all(np.array_equal(a.mask, b.mask) for a, b in zip(one, two, strict=True))  # type: ignore[arg-type]
 
 
 def test_names_come_from_the_captions() -> None:
@@ -220,12 +184,3 @@ def bilinear(cells: npt.NDArray[np.bool_], x: float, y: float) -> float:
     upper = cells[top, left] * (1 - across) + cells[top, right] * across
     lower = cells[bottom, left] * (1 - across) + cells[bottom, right] * across
     return float(upper * (1 - down) + lower * down)
-
-
-def test_senseless_settings_are_refused() -> None:
-    with pytest.raises(OptionError, match="limit is 0"):
-        DiscoverySettings(limit=0)
-    with pytest.raises(OptionError, match="least_area"):
-        DiscoverySettings(least_area=0.5, most_area=0.2)
-    with pytest.raises(OptionError, match="overlap"):
-        replace(DiscoverySettings(), overlap=float("nan"))

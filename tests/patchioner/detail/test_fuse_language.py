@@ -9,7 +9,6 @@ from PIL import Image
 from patchioner.base.errors import DetailError, FutileError, OptionError
 from patchioner.detail.fuse import FuseSettings, GreedyFuser
 from patchioner.detail.fuse_language import LanguageFuser, read_written, unsourced_words
-from patchioner.detail.text import root, words_of
 from patchioner.detail.values import Claim, DetailRegion, Photo, Verdict
 
 PHOTO = Photo("a photo", Image.new("RGB", (100, 100)), "0" * 64)
@@ -155,12 +154,6 @@ def test_texts_are_read_strictly(answer: str, message: str) -> None:
         read_written(answer, 2)
 
 
-def test_words_around_the_object_do_no_harm() -> None:
-    assert read_written('Sure!\n```json\n{"sentences": [{"text": "A dog.", "ids": [1]}]}\n```', 1)[
-        0
-    ][1] == (1,)
-
-
 def test_settings_are_named_and_checked() -> None:
     fuser = LanguageFuser(Scripted([]), FuseSettings())
     assert fuser.settings["prompt"] == "fuse-rewrite/2"
@@ -181,18 +174,6 @@ def test_what_is_new_is_named() -> None:
         "brown",
         "tree",
     ]
-
-
-def test_a_negation_needs_a_source() -> None:
-    assert unsourced_words("There is no dog.", ["There is a dog."]) == ["no"]
-    assert unsourced_words("The dog isn't brown.", ["The brown dog is not here."]) == []
-
-
-def test_roots() -> None:
-    assert root("sits") == root("sitting")
-    assert root("parked") == root("parks")
-    assert root("dog") != root("door")
-    assert words_of("A T-shirt, isn't it?") == ["a", "t-shirt", "isn't", "it"]
 
 
 def test_instructions_in_statements_stay_data() -> None:

@@ -17,7 +17,6 @@ from patchioner.detail.judge import (
     _unsupported,
     agreeing_groups,
     filter_statements,
-    structure,
     supporting_samples,
     why_blank,
 )
@@ -87,10 +86,6 @@ def test_one_colour_shows_nothing(
     assert "one colour" in (why_blank(Image.new("RGB", size, colour)) or "")
 
 
-def test_noise_in_the_dark_is_one_colour() -> None:
-    assert "one colour" in (why_blank(noise(spread=9)) or "")
-
-
 @pytest.mark.parametrize("quality", [None, 95, 30])
 def test_noise_shows_nothing(quality: int | None) -> None:
     photo = noise()
@@ -107,14 +102,6 @@ def test_something_small_or_smooth_is_seen() -> None:
     assert why_blank(bird) is None
     assert why_blank(noise_photo()) is None
     assert why_blank(noise_photo(3, 3)) is None
-
-
-def test_structure_of_independent_pixels_is_one_and_of_blocks_64() -> None:
-    assert structure(noise(800, 800)) == pytest.approx(1, abs=0.1)
-    large = noise(40, 40).resize((320, 320), Image.Resampling.NEAREST)
-    assert structure(large) == pytest.approx(64)
-    assert structure(noise(24, 24)) is None
-    assert structure(Image.new("RGB", (64, 64))) is None
 
 
 class Believing:
@@ -201,13 +188,6 @@ def test_agreement_can_be_trusted_as_published(photo: Photo, regions: list[Detai
     assert scorer.asked.count("A zebra grazes.") == 1
 
 
-def test_groups_reach_over_regions(photo: Photo, regions: list[DetailRegion]) -> None:
-    statements = [Statement(region.id, 0, "A red bus.") for region in regions]
-    verdicts = filter_statements(photo, regions, statements)
-    assert verdicts[0].regions == ("global", "spatial-1", "spatial-4")
-    assert verdicts[2].regions[0] == "spatial-4" and verdicts[2].reason == "duplicate"
-
-
 def test_the_shipped_kind_of_scorer_works_in_it(
     calibrated: Patchioner, photo: Photo, regions: list[DetailRegion]
 ) -> None:
@@ -219,11 +199,6 @@ def test_the_shipped_kind_of_scorer_works_in_it(
     )
     assert verdicts[0].support is not None
     assert verdicts[0].kept or verdicts[0].note
-
-
-def test_nothing_said_gives_nothing(photo: Photo, regions: list[DetailRegion]) -> None:
-    assert judged(photo, regions, []) == []
-    assert judged(photo, regions, [" ", "Sure!"])[0].reason == "fragment"
 
 
 def test_what_does_not_fit_is_refused(photo: Photo, regions: list[DetailRegion]) -> None:
@@ -278,11 +253,6 @@ def test_other_samples_of_overlapping_regions_are_witnesses() -> None:
     found = supporting_samples(claims, claims, PLACES)[0]
     assert (found.others, found.sentences) == (2, 1)
     assert (found.supporting("tour bus"), found.supporting("tree")) == (2, 0)
-
-
-def test_people_witness_one_another() -> None:
-    claims = [claim("c1", "A pedestrian."), claim("c2", "A man.", sample=1)]
-    assert supporting_samples(claims, claims, PLACES)[0].supporting("woman") == 1
 
 
 def test_weak_lone_thing_drops_its_sentence() -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from patchioner.base.errors import DetailError, HubError, MissingExtraError, OptionError
+from patchioner.base.errors import DetailError, HubError, OptionError
 from patchioner.detail.cache import CallCache
 from patchioner.detail.describe import PROMPTS, VisionDescriber, VisionSettings
 from patchioner.detail.local import LocalModel, SeededSampler, _prompt, generated
@@ -70,12 +70,6 @@ def test_suppressed_tokens_are_never_taken_and_log_probabilities_are_those_of_th
         assert token in (0, 2)
         assert torch.isfinite(left).sum() == 1
         torch.testing.assert_close(sampler.log_probs[-1], logits.log_softmax(1)[:, token])
-
-
-def test_values_that_are_no_numbers_are_an_error() -> None:
-    sampler = SeededSampler([5], [1.0], top_p=1.0, max_tokens=1)
-    with pytest.raises(DetailError, match="not numbers"):
-        sampler(torch.zeros(1, 0), torch.tensor([[0.0, math.nan]]))
 
 
 TEMPLATE = (
@@ -158,17 +152,6 @@ def test_weights_in_pickles_are_not_read(folder: Path, tmp_path: Path) -> None:
         ask(LocalModel(str(tmp_path), device="cpu"))
 
 
-def test_a_package_that_is_missing_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    transformers: Any = import_module("transformers")
-
-    def fail(*_: object, **__: object) -> None:
-        raise ImportError("needs num2words\nand more")
-
-    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", fail)
-    with pytest.raises(MissingExtraError, match="needs num2words"):
-        ask(LocalModel(str(folder), device="cpu"))
-
-
 def test_a_folder_is_told_by_its_contents_and_a_hub_model_by_its_revision(
     folder: Path, tmp_path: Path
 ) -> None:
@@ -180,15 +163,6 @@ def test_a_folder_is_told_by_its_contents_and_a_hub_model_by_its_revision(
     assert identity(str(folder)) != identity(str(other))
     assert identity(str(folder)) == identity(f"{folder}/../{folder.name}")
     assert identity("gpt2", revision="abc") == "hf:gpt2@abc"
-
-
-def test_precision_is_chosen_and_checked(folder: Path) -> None:
-    network, _ = LocalModel(str(folder), device="cpu", dtype="bfloat16").parts()
-    assert network.dtype == torch.bfloat16
-    with pytest.raises(OptionError, match="'int4'"):
-        LocalModel(str(folder), dtype="int4")
-    with pytest.raises(OptionError, match="no model"):
-        LocalModel("")
 
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
@@ -381,12 +355,6 @@ def test_what_was_written_before_a_break_stays(
 def test_a_model_without_a_chat_template_is_shown_the_mark_of_the_picture(tmp_path: Path) -> None:
     folder = str(llava_folder(tmp_path / "plain", template=False))
     assert len(describer(folder).describe(PHOTO, REGIONS[:1])) == 1
-
-
-def test_settings_tell_the_model_and_how_it_is_asked(llava: str) -> None:
-    settings = describer(llava).settings
-    assert settings["describer"] == "hf" and str(settings["model"]).startswith("llava#")
-    assert settings["dtype"] == "float32" and settings["max_tokens"] == 6
 
 
 def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -101,18 +100,6 @@ def test_one_support_per_sentence_whatever_else_is_asked(
     assert scorer.score(photo, []) == []
 
 
-def test_a_photo_without_features_is_encoded(
-    calibrated: Patchioner, photo: Photo, regions: list[DetailRegion]
-) -> None:
-    scorer = DenseScorer(calibrated)
-    asked = [(regions[0], SENTENCES[0])]
-    bare = replace(photo, features=None)
-    assert scorer.score(bare, asked)[0].score == pytest.approx(
-        scorer.score(photo, asked)[0].score, abs=1e-5
-    )
-    assert scorer.heat_map(bare, SENTENCES[0]).shape == photo.features.tokens.shape[:2]  # type: ignore[union-attr]
-
-
 @pytest.mark.parametrize(
     ("sentence", "parts"),
     [
@@ -125,13 +112,6 @@ def test_a_photo_without_features_is_encoded(
 )
 def test_what_cannot_be_verified_is_named(sentence: str, parts: tuple[str, ...]) -> None:
     assert unverifiable(sentence)[: len(parts) or None] == parts
-
-
-def test_settings_are_json_and_hold_the_threshold(calibrated: Patchioner) -> None:
-    scorer = DenseScorer(calibrated)
-    stored = json.loads(json.dumps(scorer.settings))
-    assert stored["threshold"] == scorer.threshold
-    assert stored["model"] == "tiny"
 
 
 def test_a_model_without_calibration_names_the_command(model: Patchioner) -> None:

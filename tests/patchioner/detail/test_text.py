@@ -5,9 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from patchioner.base.errors import OptionError
 from patchioner.detail.text import (
-    canonical,
     content_words,
     noun_phrases,
     similarity_matrix,
@@ -128,11 +126,6 @@ def test_embeddings_are_blended_in() -> None:
     assert similarity_matrix(SENTENCES[:2], [], embed=embed).shape == (2, 0)
 
 
-def test_a_share_outside_of_its_range_is_refused() -> None:
-    with pytest.raises(OptionError, match=r"share .* 1.5"):
-        similarity_matrix(["a cat"], share=1.5)
-
-
 @pytest.mark.parametrize(
     ("sentence", "expected"),
     [
@@ -145,11 +138,6 @@ def test_a_share_outside_of_its_range_is_refused() -> None:
 )
 def test_content_words(sentence: str, expected: set[str]) -> None:
     assert content_words(sentence) == expected
-
-
-def test_words_of_one_meaning_become_one() -> None:
-    assert content_words("a sofa") == content_words("A couch.")
-    assert canonical("bike") == canonical("bicycle")
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
-from patchioner import Patchioner
 from patchioner.base.errors import DetailError, ImageError
 from patchioner.detail.values import (
     Claim,
@@ -23,8 +21,7 @@ from patchioner.detail.values import (
     open_photo,
     to_json,
 )
-from patchioner.regions import Mask, encode_rle
-from tests.support.tiny import noise_photo, tiny_parts
+from tests.support.tiny import noise_photo
 
 MASK = np.random.default_rng(0).random((6, 8)) > 0.5
 
@@ -83,19 +80,6 @@ def test_every_field_of_the_values_is_written() -> None:
     assert set(to_json(CAPTION, "x")["sentences"][0]) == fields
 
 
-@pytest.mark.parametrize("mask", [MASK, ~MASK, np.ones((3, 2), bool), np.zeros((2, 3), bool)])
-def test_masks_survive_as_runs(mask: Any) -> None:
-    runs = encode_rle(mask)
-    assert sum(runs["counts"]) == mask.size
-    if mask.any():  # a region is never empty
-        np.testing.assert_array_equal(Mask.from_rle(runs).array, mask)
-
-
-def test_an_empty_paragraph_keeps_its_reason() -> None:
-    empty = replace(CAPTION, text="", sentences=(), kept=(), reason="none of 1 sentences")
-    assert from_json(to_json(empty, "x"))[1].reason == "none of 1 sentences"
-
-
 def test_what_json_cannot_express_is_refused_by_name() -> None:
     with pytest.raises(DetailError, match=r"bus\.jpg"):
         to_json(replace(CAPTION, settings={"a": float("nan")}), "bus.jpg")
@@ -152,20 +136,6 @@ def test_the_same_pixels_have_the_same_digest_from_any_file(tmp_path: Path) -> N
         str(tmp_path / "b.bmp"),
         "photo",
     ]
-
-
-def test_size_is_part_of_the_digest() -> None:
-    flat = np.zeros((4, 9, 3), np.uint8)
-    other = open_photo(flat.reshape(9, 4, 3))
-    assert open_photo(flat).sha256 != other.sha256
-
-
-def test_features_are_those_of_the_model() -> None:
-    model = Patchioner(tiny_parts(), device="cpu")
-    photo = open_photo(noise_photo(), model, name="noise")
-    assert photo.features is not None
-    assert torch.equal(photo.features.tokens, model.encode(noise_photo()).tokens)
-    assert (photo.name, photo.size) == ("noise", (96, 64))
 
 
 def test_what_is_no_photo_is_refused(tmp_path: Path) -> None:
