@@ -357,8 +357,9 @@ def _coloured(values: npt.NDArray[np.float32]) -> Image.Image:
     shares = np.zeros(found.shape)
     if high > low:
         shares = np.nan_to_num((found - low) / (high - low), nan=0.0, posinf=1.0, neginf=0.0)
-    scale = max(1.0, _SMOOTH / max(shares.shape))
-    width, height = math.ceil(shares.shape[1] * scale), math.ceil(shares.shape[0] * scale)
+    rows, columns = int(found.shape[0]), int(found.shape[1])
+    scale = max(1.0, _SMOOTH / max(rows, columns))
+    width, height = math.ceil(columns * scale), math.ceil(rows * scale)
     smooth = Image.fromarray(shares.astype(np.float32)).resize((width, height), _SMOOTHLY)
     levels = np.clip(np.asarray(smooth), 0, 1) * (_LEVELS - 1)
     picture = Image.fromarray(levels.round().astype(np.uint8)).convert("L")
