@@ -20,7 +20,7 @@ from memory_bank.index import (
     find_index,
     write_index,
 )
-from memory_bank.projection import Blocks, compare, find_rows, least_mass, project_candidates
+from memory_bank.projection import Blocks
 from memory_bank.rows import (
     DTYPES,
     BankArrays,
@@ -63,12 +63,10 @@ class Approximation:
     Args:
         embeddings: (n, dim) float32, as `MemoryBank.project(top_k=...)` gives them.
         mass: (n,) float32 in 0..1: the share of the full softmax that those rows hold.
-        exact: whether `mass` is that share, by the exact projection; else it is a lower bound.
     """
 
     embeddings: Tensor
     mass: Tensor
-    exact: bool
 
 
 class MemoryBank:
@@ -308,14 +306,7 @@ class MemoryBank:
             MemoryBankError: queries of another width, of zero norm or not finite (rows named).
             OptionError: a temperature that is not a positive number, or `top_k` below 1.
         """
-        units = self._unit(queries, temperature, top_k)
-        with torch.no_grad():
-            if top_k is None or top_k >= len(self):
-                found = projection.project(units, self._arrays, temperature, blocks or Blocks())
-            else:
-                rows = find_rows(units, self._arrays, self._index, top_k, blocks or Blocks())
-                chosen = compare(units, self._arrays, rows, temperature)
-                found = project_candidates(self._arrays, chosen)
+        found = self._weighted(queries, temperature, top_k, blocks or Blocks())
         return _finished(found.means, normalize).to(_home(queries))
 
     def approximate(
@@ -325,47 +316,23 @@ class MemoryBank:
         temperature: float = 0.01,
         normalize: bool = True,
         *,
-        oracle: bool = True,
         blocks: Blocks | None = None,
     ) -> Approximation:
-        """Project onto the `top_k` nearest rows, and tell how much of the softmax they hold.
+        """Project onto the `top_k` nearest rows and exactly, and tell how much of the softmax those rows hold.
 
         Args:
             queries, top_k, temperature, normalize, blocks: as for `project`.
-            oracle: run the exact projection as well and give the exact share. False: give a lower
-                bound, which only candidates that are surely the nearest allow (no index, or "flat",
-                up to the rounding of rows that were rounded since it was built).
-
-        Returns:
-            Embeddings and masses on the device of the queries.
-
-        Raises:
-            OptionError: as for `project`; no oracle, with an index that may miss neighbours.
 
         Example:
             >>> bank = MemoryBank(torch.eye(3))
             >>> bank.approximate(torch.ones(1, 3), top_k=2).mass.round(decimals=3)
             tensor([0.6670])
         """
-        if not oracle and self._index is not None and self._index.options.has_lists:
-            raise OptionError(
-                f"a {self._index.options.kind!r} index may miss neighbours, so nothing bounds what it "
-                "left out: pass oracle=True"
-            )
-        units = self._unit(queries, temperature, top_k)
-        blocks = blocks or Blocks()
-        with torch.no_grad():
-            rows = find_rows(units, self._arrays, self._index, min(top_k, len(self)), blocks)
-            chosen = compare(units, self._arrays, rows, temperature)
-            found = project_candidates(self._arrays, chosen)
-            if oracle:
-                full = projection.project(units, self._arrays, temperature, blocks)
-                mass = torch.exp(found.log_mass - full.log_mass).clamp_max(1.0)
-            else:
-                mass = least_mass(chosen, found, self._arrays, temperature)
+        found = self._weighted(queries, temperature, top_k, blocks or Blocks())
+        full = self._weighted(queries, temperature, None, blocks or Blocks())
+        mass = torch.exp(found.log_mass - full.log_mass).clamp_max(1.0)
         home = _home(queries)
-        embeddings = _finished(found.means, normalize)
-        return Approximation(embeddings.to(home), mass.to(home), exact=oracle)
+        return Approximation(_finished(found.means, normalize).to(home), mass.to(home))
 
     def nearest(self, queries: Matrix, k: int, *, blocks: Blocks | None = None) -> Neighbours:
         """Find the k rows of highest cosine for each query.
@@ -385,9 +352,8 @@ class MemoryBank:
         if not 1 <= k <= len(self):
             raise OptionError(f"k={k}: this bank can give 1 to {len(self)} rows")
         with torch.no_grad():
-            index, similarity = projection.nearest(
-                self._unit(queries), self._arrays, k, blocks or Blocks()
-            )
+            units = unit_queries(queries, self.dim).to(self.device)
+            index, similarity = projection.nearest(units, self._arrays, k, blocks or Blocks())
         check_finite(similarity)
         texts, home = self._texts, _home(queries)
         found = None
@@ -419,13 +385,18 @@ class MemoryBank:
         counts = torch.zeros(len(first), dtype=torch.int64, device=self.device)
         return self.take(first, counts.index_add_(0, group, self.counts))
 
-    def _unit(self, queries: Matrix, temperature: float = 1.0, top_k: int | None = None) -> Tensor:
-        """Unit rows in float32 on the bank's device, once the numbers are sound."""
+    def _weighted(
+        self, queries: Matrix, temperature: float, top_k: int | None, blocks: Blocks
+    ) -> projection.Weighted:
         if not (math.isfinite(temperature) and temperature > 0):
             raise OptionError(f"temperature={temperature}: it must be a positive number")
         if top_k is not None and top_k < 1:
             raise OptionError(f"top_k={top_k}: at least one row has to take part")
-        return unit_queries(queries, self.dim).to(self.device)
+        units, arrays = unit_queries(queries, self.dim).to(self.device), self._arrays
+        with torch.no_grad():
+            if top_k is None or top_k >= len(self):
+                return projection.project(units, arrays, temperature, blocks)
+            return projection.project_top_k(units, arrays, self._index, top_k, temperature, blocks)
 
 
 def join_banks(banks: Sequence[MemoryBank]) -> MemoryBank:

@@ -76,7 +76,7 @@ class Weighted:
 
 
 def project(queries: Tensor, arrays: BankArrays, temperature: float, blocks: Blocks) -> Weighted:
-    """Return `softmax(queries @ keys.T / temperature) @ values`, rows repeated by their counts.
+    """`softmax(queries @ keys.T / temperature) @ values`, rows repeated by their counts, for (n, dim) unit queries.
 
     One pass over the bank with the running maximum and sum of the online softmax (Milakov and
     Gimelshein 2018): at temperature 0.01 a fixed shift would underflow.
@@ -84,15 +84,6 @@ def project(queries: Tensor, arrays: BankArrays, temperature: float, blocks: Blo
     Rows of a block that no query of the block gives a weight above 2**-24 of the smallest total
     possible, all of them together, take no part in the second product (see `_negligible`): the sum
     in float32 would lose them to rounding. Of captions seen by a photo most rows are such.
-
-    Args:
-        queries: (n, dim) float32, unit rows, on the device of the arrays.
-        arrays: the bank.
-        temperature: positive.
-        blocks: the block sizes.
-
-    Returns:
-        The means and masses, on the device of the arrays.
     """
     count, dim = queries.shape
     integers = arrays.scales is not None and has_fast_int8(queries.device)
@@ -184,17 +175,7 @@ def _that_matter(
 
 
 def nearest(queries: Tensor, arrays: BankArrays, k: int, blocks: Blocks) -> tuple[Tensor, Tensor]:
-    """Return the k rows of highest cosine for each query, best first.
-
-    Args:
-        queries: (n, dim) float32, unit rows, on the device of the arrays.
-        arrays: the bank, of at least k rows.
-        k: how many.
-        blocks: the block sizes.
-
-    Returns:
-        indices (n, k) int64 and similarities (n, k) float32. Equal similarities come in any order.
-    """
+    """The k rows of highest cosine for each query, best first: (n, k) int64, and (n, k) float32 similarities."""
     best = queries.new_empty((len(queries), 0))
     index = best.long()
     for rows, block in _blocks(arrays, blocks, len(queries)):
@@ -249,101 +230,31 @@ def _slices(total: int, size: int) -> Iterator[slice]:
         yield slice(start, min(start + size, total))
 
 
-@dataclass(frozen=True)
-class Candidates:
-    """Rows chosen for each query, compared with it exactly.
-
-    Args:
-        indices: (n, k) int64; -1 where there is none.
-        logits: (n, k) float32, cosine / temperature + log(count); -inf where there is none.
-        furthest: (n,) float32, the lowest cosine among them.
-        counts: (n,) float64, how many rows they stand for.
-    """
-
-    indices: Tensor
-    logits: Tensor
-    furthest: Tensor
-    counts: Tensor
-
-
-def find_rows(
-    queries: Tensor, arrays: BankArrays, index: BankIndex | None, top_k: int, blocks: Blocks
-) -> Tensor:
-    """Return the rows that the index finds near each query, or without one the nearest: (n, top_k) int64.
-
-    Args:
-        queries: (n, dim) float32 unit rows, on the device of the arrays.
-        arrays: the bank.
-        index: over its rows, or None.
-        top_k: 1 .. rows.
-        blocks: of the exact search.
-
-    Returns:
-        Row numbers; -1 where the index found fewer, but never in a whole row.
-    """
+def project_top_k(
+    queries: Tensor,
+    arrays: BankArrays,
+    index: BankIndex | None,
+    top_k: int,
+    temperature: float,
+    blocks: Blocks,
+) -> Weighted:
+    """As `project`, of the `top_k` rows that the index finds near each query, or without one of the nearest."""
     if index is None or not index.serves(queries.device):
-        return nearest(queries, arrays, top_k, blocks)[0]
-    found = index.search(queries, top_k)
-    # The lists that a query was looked up in may be empty: then all rows are looked at.
-    missed = (found < 0).all(dim=1).nonzero().flatten()
-    if len(missed):
-        found[missed] = nearest(queries[missed], arrays, top_k, blocks)[0]
-    return found
-
-
-def compare(queries: Tensor, arrays: BankArrays, indices: Tensor, temperature: float) -> Candidates:
-    """Compare each query with its own candidates, in float32.
-
-    Args:
-        queries: (n, dim) float32 unit rows, on the device of the arrays.
-        arrays: the bank.
-        indices: (n, k) int64 row numbers; -1 where there is none.
-        temperature: positive.
-    """
-    cosines = queries.new_empty(indices.shape)
-    for part in _parts(indices, queries.shape[1]):
+        indices = nearest(queries, arrays, top_k, blocks)[0]
+    else:
+        indices = index.search(queries, top_k)  # -1 where it found fewer
+        # The lists that a query was looked up in may be empty: then all rows are looked at.
+        missed = (indices < 0).all(dim=1).nonzero().flatten()
+        if len(missed):
+            indices[missed] = nearest(queries[missed], arrays, top_k, blocks)[0]
+    count, dim = queries.shape
+    log_mass, means = queries.new_empty(count), queries.new_empty((count, dim))
+    for part in _slices(count, max(1, _GATHERED_BYTES // (4 * dim * indices.shape[1]))):
         rows = indices[part].clamp_min(0)
         units = arrays.units(rows.flatten()).view(*rows.shape, -1)
-        cosines[part] = torch.einsum("nd,nkd->nk", queries[part], units)
-    absent = indices < 0
-    counts = arrays.counts[indices.clamp_min(0)].double().masked_fill(absent, 0.0)
-    logits = cosines / temperature + counts.log().float()
-    furthest = cosines.masked_fill(absent, torch.inf).amin(dim=1)
-    return Candidates(indices, logits.masked_fill(absent, -torch.inf), furthest, counts.sum(dim=1))
-
-
-def project_candidates(arrays: BankArrays, chosen: Candidates) -> Weighted:
-    """Return the softmax-weighted means of the candidates' values: (n, dim) float32, with masses."""
-    log_mass = torch.logsumexp(chosen.logits, dim=1)
-    weights = torch.exp(chosen.logits - log_mass[:, None])
-    means = weights.new_empty((len(weights), arrays.keys.shape[1]))
-    for part in _parts(chosen.indices, means.shape[1]):
-        rows = chosen.indices[part].clamp_min(0)
-        values = arrays.values(rows.flatten()).view(*rows.shape, -1)
-        means[part] = torch.einsum("nk,nkd->nd", weights[part], values)
+        logits = torch.einsum("nd,nkd->nk", queries[part], units) / temperature
+        logits = (logits + arrays.counts[rows].log()).masked_fill(indices[part] < 0, -torch.inf)
+        log_mass[part] = torch.logsumexp(logits, dim=1)
+        weights = torch.exp(logits - log_mass[part, None]) * arrays.norms[rows]
+        means[part] = torch.einsum("nk,nkd->nd", weights, units)
     return Weighted(means, log_mass)
-
-
-def least_mass(
-    chosen: Candidates, found: Weighted, arrays: BankArrays, temperature: float
-) -> Tensor:
-    """Return a lower bound (n,) of the share of the softmax held, if the candidates are the nearest.
-
-    Every other row is then no nearer than the furthest candidate: with S the candidates' sum, R the
-    number of other rows and c that cosine, the share is at least S / (S + R exp(c / temperature)).
-
-    Args:
-        chosen: the candidates, which must be the nearest rows.
-        found: their projection.
-        arrays: the bank.
-        temperature: positive.
-    """
-    others = (arrays.counts.double().sum() - chosen.counts).clamp_min(0.0)
-    furthest = chosen.furthest / temperature + others.log().float()
-    return torch.sigmoid(found.log_mass - furthest)
-
-
-def _parts(indices: Tensor, dim: int) -> list[slice]:
-    """Split queries so that the gathered rows of one part stay small."""
-    size = max(1, _GATHERED_BYTES // max(1, 4 * indices.shape[1] * dim))
-    return [slice(start, start + size) for start in range(0, len(indices), size)]
