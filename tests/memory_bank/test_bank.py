@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from memory_bank import MemoryBank
+from memory_bank import MemoryBank, join_banks
 from patchioner.base import MemoryBankError, OptionError
 
 
@@ -181,3 +181,39 @@ def test_fingerprint_tells_banks_apart() -> None:
     ]
     assert len({bank.fingerprint() for bank in banks}) == len(banks)
     assert MemoryBank(rows, list("abcd")).fingerprint() == banks[3].fingerprint()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+def test_parts_make_the_bank_of_all_rows(dtype: Any) -> None:
+    parts = [random_rows(4, 5), random_rows(1, 5, 1), random_rows(3, 5, 2)]
+    banks = [
+        MemoryBank(
+            part,
+            [f"{number} {row}" for row in range(len(part))],
+            [number + 1] * len(part),
+            dtype=dtype,
+        )
+        for number, part in enumerate(parts)
+    ]
+    whole = MemoryBank(
+        torch.cat(parts),
+        [text for bank in banks for text in bank.texts or ()],
+        [1] * 4 + [2] + [3] * 3,
+        dtype=dtype,
+    )
+    assert join_banks(banks).fingerprint() == whole.fingerprint()
+    assert join_banks([banks[0], banks[1].with_texts(None)]).texts is None
+    assert join_banks(banks[:1]).fingerprint() == banks[0].fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("banks", "message"),
+    [
+        ([], "got none"),
+        ([MemoryBank(torch.eye(2)), MemoryBank(torch.eye(3))], "got 2 wide in float32, 3 wide"),
+        ([MemoryBank(torch.eye(2)), MemoryBank(torch.eye(2), dtype="int8")], "2 wide in int8"),
+    ],
+)
+def test_unlike_banks(banks: list[MemoryBank], message: str) -> None:
+    with pytest.raises(MemoryBankError, match=message):
+        join_banks(banks)
