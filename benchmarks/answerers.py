@@ -23,6 +23,7 @@ from patchioner import Patchioner
 from patchioner.base.errors import OptionError
 from patchioner.regions import WholeImage
 
+Samples = tuple[Sample, ...]
 LoadModel = Callable[[str, str], Patchioner]
 """Makes a model from (name, device)."""
 
@@ -51,148 +52,122 @@ class Asked:
     samples: tuple[Sample, ...]
 
 
+@dataclass(frozen=True)
 class Answerer:
     """Captions samples.
 
     Attributes:
+        answer: one answer per sample of each photo; RegionError, ImageError for what the model cannot see.
         needs: "nothing" of the photo, its "features", or features that hold the "photo" itself.
+        prepare: the samples that it answers, each with the references that it is scored on.
+        other: the model that answers, where it is not the measured one.
     """
 
-    needs = "features"
-
-    def prepare(self, samples: tuple[Sample, ...]) -> tuple[Sample, ...]:
-        """The samples that it answers, each with the references that it is scored on."""
-        return samples
-
-    def answer(self, asked: Sequence[Asked]) -> list[list[Answer]]:
-        """One answer per sample of each photo; RegionError, ImageError for what the model cannot see."""
-        raise NotImplementedError
+    answer: Callable[[Sequence[Asked]], list[list[Answer]]]
+    needs: str = "features"
+    prepare: Callable[[Samples], Samples] = lambda samples: samples
+    other: Patchioner | None = None
 
 
-class ByModel(Answerer):
-    """The model captions each region (`crop`: each region's crop)."""
+def by_model(
+    model: Patchioner, settings: RunSettings, *, crop: bool = False, whole: bool = False
+) -> Answerer:
+    """The model captions each region, its crop, or the whole photo in its place."""
+    weighting, options = weighting_of(model, settings), options_of(model, settings)
 
-    def __init__(self, model: Patchioner, settings: RunSettings, *, crop: bool = False) -> None:
-        self.model = model
-        self._weighting = weighting_of(model, settings)
-        self._options = options_of(model, settings)
-        self._crop = True if crop else None
-        self.needs = "photo" if crop or model.settings.crop else "features"
-
-    def answer(self, asked: Sequence[Asked]) -> list[list[Answer]]:
-        """See `Answerer`."""
-        return self._caption([(one.features, [s.region for s in one.samples]) for one in asked])
-
-    def _caption(self, items: list[tuple[Any, list[Any]]]) -> list[list[Answer]]:
-        said = self.model.caption_many(
-            items, weighting=self._weighting, options=self._options, crop=self._crop
+    def answer(asked: Sequence[Asked]) -> list[list[Answer]]:
+        items = [
+            # A photo without features is for a model that encodes it itself.
+            (
+                str(one.path) if one.features is None else one.features,
+                [WholeImage()] if whole else [sample.region for sample in one.samples],
+            )
+            for one in asked
+        ]
+        said = model.caption_many(
+            items, weighting=weighting, options=options, crop=True if crop else None
         )
-        return [[Answer(one.text, float(one.score)) for one in captions] for captions in said]
+        found = [[Answer(caption.text, float(caption.score)) for caption in one] for one in said]
+        times = [len(one.samples) if whole else 1 for one in asked]
+        return [answers * count for answers, count in zip(found, times, strict=True)]
+
+    return Answerer(answer, "photo" if crop or model.settings.crop else "features")
 
 
-class Whole(ByModel):
-    """The model's caption of the whole photo, for each of its regions."""
+def clip_cls(model: Patchioner, settings: RunSettings) -> Answerer:
+    """Another model (CLIP and a memory) that reads its CLS token.
 
-    def answer(self, asked: Sequence[Asked]) -> list[list[Answer]]:
-        """See `Answerer`."""
-        said = self._caption([(one.features, [WholeImage()]) for one in asked])
-        return [found * len(one.samples) for found, one in zip(said, asked, strict=True)]
-
-
-class ClipCls(ByModel):
-    """Another model (CLIP and a memory) that reads its CLS token: of the whole photo, or of crops.
-
-    As in the published tables: crops for dense captioning, the whole photo for traces, sets and images.
+    As in the published tables: of crops for dense captioning, of the whole photo for traces, sets and images.
     """
-
-    def __init__(self, model: Patchioner, settings: RunSettings) -> None:
-        crops = task_named(settings.task).clip_crops
-        super().__init__(model, replace(settings, weighting="cls"), crop=crops)
-        self.needs = "nothing"  # of the measured model: it has a backbone of its own
-
-    def answer(self, asked: Sequence[Asked]) -> list[list[Answer]]:
-        """See `Answerer`."""
-        return self._caption([(str(one.path), [s.region for s in one.samples]) for one in asked])
+    crops = task_named(settings.task).clip_crops
+    own = by_model(model, replace(settings, weighting="cls"), crop=crops)
+    return replace(own, needs="nothing", other=model)
 
 
-class Nearest(Answerer):
+def nearest(model: Patchioner, settings: RunSettings) -> Answerer:
     """The memory sentence nearest to the region's embedding: what the decoder adds to it is the difference."""
+    (bank, _), weighting = _memory(model), weighting_of(model, settings)
 
-    def __init__(self, model: Patchioner, settings: RunSettings) -> None:
-        self._model, self._weighting = model, weighting_of(model, settings)
-        self._bank, _ = _memory(model)
-
-    def answer(self, asked: Sequence[Asked]) -> list[list[Answer]]:
-        """See `Answerer`."""
+    def answer(asked: Sequence[Asked]) -> list[list[Answer]]:
         answers = []
         for one in asked:
             regions = [sample.region for sample in one.samples]
-            embedded = self._model.embed_regions(one.features, regions, self._weighting)
-            found = self._bank.nearest(embedded, 1)
+            found = bank.nearest(model.embed_regions(one.features, regions, weighting), 1)
             rows = zip(found.texts or (), found.similarities, strict=True)
             answers.append([Answer(texts[0], float(row[0])) for texts, row in rows])
         return answers
 
+    return Answerer(answer)
 
-class Sentences(Answerer):
+
+def sentences(choose: Callable[[Sample], str]) -> Answerer:
     """A sentence for each sample, chosen without looking at the photo."""
-
-    needs = "nothing"
-
-    def __init__(self, choose: Callable[[Sample], str]) -> None:
-        self._choose = choose
-
-    def answer(self, asked: Sequence[Asked]) -> list[list[Answer]]:
-        """See `Answerer`."""
-        return [[Answer(self._choose(sample)) for sample in one.samples] for one in asked]
+    return Answerer(
+        lambda asked: [[Answer(choose(s)) for s in one.samples] for one in asked], "nothing"
+    )
 
 
-class Oracle(Sentences):
+def oracle(seed: int) -> Answerer:
     """One human reference scored against the others, for samples that have at least two.
 
     Which one is left out depends on seed and sample id. Its scores rest on one reference less than the model's.
     """
+    chosen: dict[str, str] = {}
 
-    def __init__(self, seed: int) -> None:
-        self._chosen: dict[str, str] = {}
-        self._seed = seed
-        super().__init__(lambda sample: self._chosen[sample.id])
-
-    def prepare(self, samples: tuple[Sample, ...]) -> tuple[Sample, ...]:
-        """The samples with two references or more, each without the chosen one."""
+    def prepare(samples: Samples) -> Samples:
         kept = []
         for sample in samples:
             due = sample.references
             if len(due) >= 2:
-                index = int(generator(self._seed, sample.id).integers(len(due)))
-                self._chosen[sample.id] = due[index]
+                index = int(generator(seed, sample.id).integers(len(due)))
+                chosen[sample.id] = due[index]
                 kept.append(replace(sample, references=due[:index] + due[index + 1 :]))
         return tuple(kept)
+
+    return replace(sentences(lambda sample: chosen[sample.id]), prepare=prepare)
 
 
 def baseline(name: str, model: Patchioner, settings: RunSettings, load: LoadModel) -> Answerer:
     """The answerer of one of `BASELINES`; OptionError where it needs something that is not there."""
     seed = settings.seed
-    if name == "whole":
-        return Whole(model, settings)
-    if name == "crop":
-        return ByModel(model, settings, crop=True)
+    if name in ("whole", "crop"):
+        return by_model(model, settings, crop=name == "crop", whole=name == "whole")
     if name == "nearest":
-        return Nearest(model, settings)
+        return nearest(model, settings)
     if name == "oracle":
-        return Oracle(seed)
+        return oracle(seed)
     if name == "clip":
         if settings.clip_model is None:
             raise OptionError(
                 "the baseline 'clip' needs the model to run: give --clip-model a folder, YAML file or hub id of a CLIP"
                 " backbone with a memory bank and a decoder"
             )
-        return ClipCls(load(settings.clip_model, settings.device), settings)
+        return clip_cls(load(settings.clip_model, settings.device), settings)
     _, texts = _memory(model)
     if name == "majority":
         typical = most_typical(texts, seed=seed)
-        return Sentences(lambda sample: typical)
-    return Sentences(lambda sample: texts[int(generator(seed, sample.id).integers(len(texts)))])
+        return sentences(lambda sample: typical)
+    return sentences(lambda sample: texts[int(generator(seed, sample.id).integers(len(texts)))])
 
 
 BASELINES = ("whole", "crop", "nearest", "majority", "random", "oracle", "clip")

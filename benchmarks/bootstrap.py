@@ -4,9 +4,8 @@ Samples of one photo are alike, so whole photos are drawn with replacement, each
 bootstrap; Efron and Tibshirani, "An Introduction to the Bootstrap", 1993); the interval runs between percentiles of the
 resampled statistic. Scores that depend on their set (CIDEr's idf) are computed once, over the full set, and resampled.
 
-Everywhere: `photos` names the photo of each of n samples; `rounds` resamples, drawn with `seed`; `level` is the share
-of resampled values between the bounds. OptionError for lengths that differ, nothing to resample, values that are not
-finite, or bad settings.
+Everywhere: `photos` names the photo of each of n samples; `rounds` resamples, drawn with `seed`. OptionError for
+lengths that differ, nothing to resample, values that are not finite, or bad settings.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 Photos = Sequence[Hashable]
 
+LEVEL = 0.95  # share of resampled values between the bounds
 _PIECE = 2_000_000  # counts at a time: 16 MB
 
 
@@ -34,7 +34,7 @@ class Interval:
     value: float
     low: float
     high: float
-    level: float = 0.95
+    level: float = LEVEL
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,12 @@ class Difference(Interval):
 
 
 def bootstrap_mean(
-    values: ArrayLike, photos: Photos, *, rounds: int = 2000, seed: int = 0, level: float = 0.95
+    values: ArrayLike, photos: Photos, *, rounds: int = 2000, seed: int = 0
 ) -> Interval:
     """Mean of n `values`."""
     numbers = np.asarray(values, dtype=np.float64)
     ones = np.ones_like(numbers)
-    return bootstrap_ratio(numbers, ones, photos, rounds=rounds, seed=seed, level=level)
+    return bootstrap_ratio(numbers, ones, photos, rounds=rounds, seed=seed)
 
 
 def bootstrap_ratio(
@@ -69,81 +69,64 @@ def bootstrap_ratio(
     *,
     rounds: int = 2000,
     seed: int = 0,
-    level: float = 0.95,
 ) -> Interval:
     """sum(numerators) / sum(denominators), both resampled together; NaN where denominators sum to zero.
 
     For two scores of the same samples (one caption of the region, one of the whole photo), what a hard photo does to
     both cancels out.
     """
-    above = _checked(numerators, photos, rounds, level)
-    below = _checked(denominators, photos, rounds, level)
+    above = _checked(numerators, photos, rounds)
+    below = _checked(denominators, photos, rounds)
     groups, draws = _draw(photos, rounds, seed)
     # Sums per photo: a resample is then a matrix product with how often each photo was drawn.
     sums = np.stack([np.bincount(groups, side) for side in (above, below)], axis=1)
     resampled = draws.astype(np.float64) @ sums
-    low, high = _bounds(_divide(resampled[:, 0], resampled[:, 1]), level)
+    low, high = _bounds(_divide(resampled[:, 0], resampled[:, 1]))
     value = _divide(above.sum(keepdims=True), below.sum(keepdims=True))[0]
-    return Interval(float(value), low, high, level)
+    return Interval(float(value), low, high)
 
 
 def bootstrap_difference(
-    first: ArrayLike,
-    second: ArrayLike,
-    photos: Photos,
-    *,
-    rounds: int = 2000,
-    seed: int = 0,
-    level: float = 0.95,
+    first: ArrayLike, second: ArrayLike, photos: Photos, *, rounds: int = 2000, seed: int = 0
 ) -> Difference:
     """mean(second) - mean(first) over the same n samples, photos resampled for both together."""
-    gains = _checked(second, photos, rounds, level) - _checked(first, photos, rounds, level)
+    gains = _checked(second, photos, rounds) - _checked(first, photos, rounds)
     groups, draws = _draw(photos, rounds, seed)
     sums, sizes = np.bincount(groups, gains), np.bincount(groups)
-    return _difference(float(gains.mean()), (draws @ sums) / (draws @ sizes), level)
+    return _difference(float(gains.mean()), (draws @ sums) / (draws @ sizes))
 
 
 def bootstrap_statistic(
-    statistic: Callable[[Counts], float],
-    photos: Photos,
-    *,
-    rounds: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
+    statistic: Callable[[Counts], float], photos: Photos, *, rounds: int = 1000, seed: int = 0
 ) -> Difference:
     """Any statistic of whole photos, for scores that are no mean over samples (mAP), or their difference.
 
     `statistic` takes how often each of the n samples counts, (n,); of all ones it is the measured value. `below_zero`
     means something when it is a difference.
     """
-    _checked(np.zeros(len(photos)), photos, rounds, level)
+    _checked(np.zeros(len(photos)), photos, rounds)
     groups, draws = _draw(photos, rounds, seed)
     value = statistic(np.ones(len(photos), dtype=np.int64))
     resampled = np.array([statistic(draw[groups]) for draw in draws], dtype=np.float64)
     _check_finite(value, resampled)
-    return _difference(value, resampled, level)
+    return _difference(value, resampled)
 
 
 def bootstrap_pooled(
-    resample: Callable[[Counts], Floats],
-    photos: Photos,
-    *,
-    rounds: int = 2000,
-    seed: int = 0,
-    level: float = 0.95,
+    resample: Callable[[Counts], Floats], photos: Photos, *, rounds: int = 2000, seed: int = 0
 ) -> Interval:
     """As `bootstrap_statistic`, with the same resamples, for statistics that take many at once: (some, n) -> (some,).
 
     It is asked in pieces, since all rounds of a large set together are gigabytes.
     """
-    _checked(np.zeros(len(photos)), photos, rounds, level)
+    _checked(np.zeros(len(photos)), photos, rounds)
     groups, draws = _draw(photos, rounds, seed)
     value = float(resample(np.ones((1, len(photos)), dtype=np.int64))[0])
     piece = max(1, _PIECE // len(photos))
     starts = range(0, rounds, piece)
     resampled = np.concatenate([resample(draws[at : at + piece][:, groups]) for at in starts])
     _check_finite(value, resampled)
-    return Interval(value, *_bounds(resampled, level), level)
+    return Interval(value, *_bounds(resampled))
 
 
 def _draw(photos: Photos, rounds: int, seed: int) -> tuple[NDArray[np.intp], Counts]:
@@ -155,14 +138,14 @@ def _draw(photos: Photos, rounds: int, seed: int) -> tuple[NDArray[np.intp], Cou
     return groups, draws
 
 
-def _bounds(resampled: Floats, level: float) -> tuple[float, float]:
-    low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
+def _bounds(resampled: Floats) -> tuple[float, float]:
+    low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
 
-def _difference(value: float, resampled: Floats, level: float) -> Difference:
+def _difference(value: float, resampled: Floats) -> Difference:
     below = float(np.mean((resampled < 0) + 0.5 * (resampled == 0)))
-    return Difference(value, *_bounds(resampled, level), level, below)
+    return Difference(value, *_bounds(resampled), LEVEL, below)
 
 
 def _divide(above: Floats, below: Floats) -> Floats:
@@ -178,7 +161,7 @@ def _check_finite(value: float, resampled: Floats) -> None:
         )
 
 
-def _checked(values: ArrayLike, photos: Photos, rounds: int, level: float) -> Floats:
+def _checked(values: ArrayLike, photos: Photos, rounds: int) -> Floats:
     numbers = np.asarray(values, dtype=np.float64)
     if numbers.ndim != 1 or len(numbers) != len(photos):
         raise OptionError(
@@ -189,6 +172,6 @@ def _checked(values: ArrayLike, photos: Photos, rounds: int, level: float) -> Fl
     if not np.isfinite(numbers).all():
         bad = int(np.flatnonzero(~np.isfinite(numbers))[0])
         raise OptionError(f"value {bad} is {numbers[bad]}: scores must be finite")
-    if rounds < 1 or not 0 < level < 1:
-        raise OptionError(f"rounds={rounds} must be at least 1 and level={level} within (0, 1)")
+    if rounds < 1:
+        raise OptionError(f"rounds={rounds} must be at least 1")
     return numbers

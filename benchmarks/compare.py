@@ -34,7 +34,7 @@ from benchmarks.data import TASK_NAMES, BenchmarkDataError, task_named
 from benchmarks.metrics import text_measure
 from benchmarks.metrics.dense_map import summarize
 from benchmarks.predictions import FILE, Prediction, read_predictions
-from benchmarks.published import MARK, SOURCES, published_rows
+from benchmarks.published import MARK, SOURCES, published_rows, published_table
 from benchmarks.run import BASELINE_FOLDER, FORMAT, RESULTS_FILE, VERSION
 from benchmarks.scoring import MAP_ROUNDS, PERSON, Regional, dense_matches, measure_regions
 from patchioner.base.errors import CheckpointError, OptionError
@@ -71,7 +71,15 @@ class MeasuredRun:
         results: results.json.
         predictions: predictions.jsonl, samples without a caption included.
         baselines: the runs below it, each labelled "baseline: NAME".
+        task, settings, metrics, data: of results.json; data are the sha256 of its files.
+        how: rounds and seed of its bootstrap.
     """
+
+    task: str = field(init=False)
+    settings: Mapping[str, Any] = field(init=False, repr=False)
+    metrics: Mapping[str, Mapping[str, Any]] = field(init=False, repr=False)
+    data: Mapping[str, str | None] = field(init=False, repr=False)
+    how: dict[str, int] = field(init=False, repr=False)
 
     label: str
     folder: Path
@@ -79,30 +87,17 @@ class MeasuredRun:
     predictions: tuple[Prediction, ...] = field(repr=False)
     baselines: tuple[MeasuredRun, ...] = ()
 
-    @property
-    def task(self) -> str:
-        """Name of its task."""
-        return str(self.results["task"])
-
-    @property
-    def settings(self) -> Mapping[str, Any]:
-        """Its settings."""
-        return dict(self.results["settings"])
-
-    @property
-    def metrics(self) -> Mapping[str, Mapping[str, Any]]:
-        """Its scores by metric: value, interval, how they were made."""
-        return dict(self.results["metrics"])
-
-    @property
-    def data(self) -> Mapping[str, str | None]:
-        """Sha256 of its data files."""
-        return dict(self.results["data"]["sha256"])
-
-    @property
-    def how(self) -> dict[str, int]:
-        """Rounds and seed of its bootstrap."""
-        return {"rounds": int(self.settings["rounds"]), "seed": int(self.settings["seed"])}
+    def __post_init__(self) -> None:
+        results, settings = self.results, self.results["settings"]
+        told = {
+            "task": str(results["task"]),
+            "settings": settings,
+            "metrics": results["metrics"],
+            "data": results["data"]["sha256"],
+            "how": {key: int(settings[key]) for key in ("rounds", "seed")},
+        }
+        for name, value in told.items():
+            object.__setattr__(self, name, value)
 
     @cached_property
     def by_id(self) -> dict[str, Prediction]:
@@ -513,7 +508,7 @@ def _task_markdown(task: str, found: Mapping[str, Any]) -> str:
     if found["differences"]:
         text += f"\n{_differences_markdown(found['differences'])}"
     if found["published"]["rows"]:
-        text += f"\n{_published_markdown(found['published'])}"
+        text += f"\n{_published_markdown(task, found['published'])}"
     return text
 
 
@@ -540,20 +535,11 @@ def _differences_markdown(differences: Sequence[Mapping[str, Any]]) -> str:
     return text + ("\n" if notes else "")
 
 
-def _published_markdown(published: Mapping[str, Any]) -> str:
-    rows = published["rows"]
-    names = list(dict.fromkeys(name for row in rows for name in row["values"]))
-    body = [
-        [
-            row["model"], row["data"],
-            *(f"{row['values'][n]:z.1f}" if n in row["values"] else "" for n in names),
-            row["source"], row["note"],
-        ]
-        for row in rows
-    ]  # fmt: skip
-    head = ["model", "data", *(NAMES.get(name, name) for name in names), "source", "note"]
+def _published_markdown(task: str, published: Mapping[str, Any]) -> str:
+    head, *body = published_table(task)
     sources = "\n".join(f"{key}: {text}" for key, text in published["sources"].items())
-    return f"{published['mark'].capitalize()}:\n\n{_table(head, body)}\n{sources}\n"
+    rows = _table([NAMES.get(name, name) for name in head], body)
+    return f"{published['mark'].capitalize()}:\n\n{rows}\n{sources}\n"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

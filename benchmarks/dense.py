@@ -9,20 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks import data
 from benchmarks.command import run_task
-from benchmarks.data import (
-    BenchmarkDataError,
-    PhotoFolder,
-    Reading,
-    Rows,
-    Sample,
-    Task,
-    box_of,
-    mapping_of,
-    merged,
-    share_of_boxes,
-    text_of,
-)
+from benchmarks.data import BenchmarkDataError, PhotoFolder, Reading, Rows, Sample, Task
 
 FORM = '{"images": [{id, file_name}], "annotations": [{image_id, bbox: [x1, y1, x2, y2], caption}]}'
 
@@ -44,11 +33,11 @@ def read(path: Path, photos: PhotoFolder, *, merge_references: bool = False) -> 
         with rows.row(f"annotations[{index}]") as row:
             rows.samples.append(_sample(annotation, images, photos, row))
     found = rows.reading()
-    return replace(found, samples=merged(found.samples)) if merge_references else found
+    return replace(found, samples=data.merged(found.samples)) if merge_references else found
 
 
 def _list_image(entry: Any, images: dict[Any, Mapping[str, Any]]) -> None:
-    found = mapping_of(entry, "the image")
+    found = data.mapping_of(entry, "the image")
     image_id = found.get("id")
     if not isinstance(image_id, (str, int)):
         raise BenchmarkDataError(f"its id is {image_id!r:.40}, not a number or text")
@@ -62,11 +51,11 @@ def _list_image(entry: Any, images: dict[Any, Mapping[str, Any]]) -> None:
 def _sample(
     annotation: Any, images: Mapping[Any, Mapping[str, Any]], photos: PhotoFolder, row: int
 ) -> Sample:
-    entry = mapping_of(annotation, "the annotation")
+    entry = data.mapping_of(annotation, "the annotation")
     image_id = entry.get("image_id")
     if not isinstance(image_id, (str, int)) or image_id not in images:
         raise BenchmarkDataError(f"image_id {image_id!r:.40} is not among the images of the file")
-    text, box = text_of(entry.get("caption")), box_of(entry.get("bbox"))
+    text, box = data.text_of(entry.get("caption")), data.box_of(entry.get("bbox"))
     listed = images[image_id]
     photo = photos.find(listed.get("file_name"), image_id)
     size, stated = photos.size(photo), (listed.get("width"), listed.get("height"))
@@ -75,7 +64,7 @@ def _sample(
             f"{photo} has {size[0]} x {size[1]} pixels, the file says {stated[0]} x {stated[1]}: its boxes would lie "
             "elsewhere; use the photos that the file was made for"
         )
-    share = share_of_boxes([box], photos, photo)
+    share = data.share_of_boxes([box], photos, photo)
     return Sample(f"{image_id}/{row}", photo, box, (text,), row, 1, share)
 
 

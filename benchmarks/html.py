@@ -1,4 +1,4 @@
-"""HTML, charts and photos of a report; every text is escaped on the way.
+"""Tables, charts and photos of a report, on the builder of HTML of `patchioner.detail.report`.
 
 Charts are tables: every mark, an inline SVG with lengths in percent, stands beside the number that it shows. A photo is
 stored once as a small JPEG, however many samples show it; its region is drawn over it in pixels of the original, and
@@ -8,72 +8,25 @@ what lies outside boxes is darkened.
 from __future__ import annotations
 
 import base64
-import html
 import io
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from patchioner.base.errors import ImageError
+from patchioner.detail.report import Child, Markup, element
 from patchioner.images import load_image
 
-LONG_SIDE, QUALITY, HEIGHT, BARS = 448, 78, 18, 30
-_VOID = frozenset({"meta", "br"})
-# Control characters, lone surrogates, marks that turn the direction of writing around: a model's text must not
-# rearrange what stands beside it.
-_UNFIT = re.compile(
-    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
-)
+LONG_SIDE, QUALITY, HEIGHT = 448, 78, 18
 _MARKS = {
     "run": "M-5 0A5 5 0 1 0 5 0A5 5 0 1 0 -5 0Z",
     "baseline": "M0 -6L6 0L0 6L-6 0Z",
 }
 """A disc for a run, a diamond for a baseline."""
-
-Child: TypeAlias = "str | int | float | None | Iterable[Child]"
-
-
-class Markup(str):
-    """Text that is HTML already, and is not escaped again."""
-
-    __slots__ = ()
-
-
-def element(
-    name: str, /, *children: Child, **attributes: str | int | float | bool | None
-) -> Markup:
-    """One element: children are texts (escaped), elements, iterables of them, or None; so are attributes' values.
-
-    `class_` is written as class, `data_for` as data-for; True gives a bare attribute, None and False none.
-    """
-    words = [name]
-    for key, value in attributes.items():
-        if value is not None and value is not False:
-            attribute = key.rstrip("_").replace("_", "-")
-            words.append(attribute if value is True else f'{attribute}="{_escape(value)}"')
-    start = " ".join(words)
-    return Markup(f"<{start}>" if name in _VOID else f"<{start}>{_join(children)}</{name}>")
-
-
-def _join(children: Child) -> str:
-    if children is None:
-        return ""
-    if isinstance(children, (str, int, float)):
-        return _escape(children)
-    return "".join(map(_join, children))
-
-
-def _escape(value: str | int | float) -> str:
-    if isinstance(value, Markup):
-        return value
-    text = f"{round(value, 3):g}" if isinstance(value, float) else str(value)
-    return html.escape(_UNFIT.sub("\ufffd", text))
 
 
 def table(
@@ -172,44 +125,6 @@ def _plot(mark: Mark, scale: tuple[float, float]) -> Markup:
     sign = element("path", d=_MARKS[mark.kind], class_=mark.kind)
     parts.append(element("svg", sign, x=at(mark.value), y=middle, overflow="visible"))
     return element("svg", parts, width="100%", height=HEIGHT, class_="plot", aria_hidden="true")
-
-
-def histograms(columns: Mapping[str, Sequence[float]]) -> Markup:
-    """How often values fall into bins of a round width, the same for all columns, with the quartiles in words."""
-    edges = round_edges([value for values in columns.values() for value in values])
-    figures = []
-    for label, values in columns.items():
-        counts, _ = np.histogram(values, edges)
-        width, tallest = 100 / len(counts), 64.0
-        bars = []
-        for index, count in enumerate(counts.tolist()):
-            tall = max(tallest * count / counts.max(), 1.0 if count else 0.0)
-            title = element("title", f"{edges[index]:z.1f} to {edges[index + 1]:z.1f}: {count}")
-            place = {"x": f"{index * width + 0.4:.2f}%", "width": f"{width - 0.8:.2f}%"}
-            up = {"y": f"{tallest - tall:.1f}", "height": f"{tall:.1f}"}
-            bars.append(element("rect", title, **place, **up))
-        quarter, half, three = np.quantile(values, [0.25, 0.5, 0.75]).tolist()
-        zero = 100 * float(np.mean(np.abs(values) < 0.05))
-        words = (
-            f"n = {len(values)}; median {half:z.1f}, half of all between {quarter:z.1f} and {three:z.1f}; {zero:.0f} %"
-            f" at zero; from {edges[0]:z.1f} to {edges[-1]:z.1f} in bins of {edges[1] - edges[0]:z.1f}"
-        )
-        svg = element(
-            "svg", bars, width="100%", height=64, role="img", aria_label=f"{label}: {words}"
-        )
-        legend = element("figcaption", element("strong", label), " ", words)
-        figures.append(element("figure", svg, legend, class_="histogram"))
-    return element("div", figures, class_="grid")
-
-
-def round_edges(values: Sequence[float]) -> list[float]:
-    """Edges of bins of a round width, about thirty of them, that hold zero and all values."""
-    low, high = round_scale(values)
-    wanted = (high - low) / BARS
-    power = 10.0 ** math.floor(math.log10(wanted))
-    width = next(power * step for step in (1, 2, 5, 10) if power * step >= wanted * (1 - 1e-9))
-    first, last = math.floor(low / width + 1e-9), math.ceil(high / width - 1e-9)
-    return [index * width for index in range(first, last + 1)]
 
 
 class Gallery:
@@ -340,9 +255,7 @@ th, td { border-bottom: 1px solid var(--line); padding: .25rem .7rem .25rem 0; t
 .plot { display: block; overflow: visible; } .zero { stroke: var(--quiet); stroke-dasharray: 2 2; }
 .span { stroke: var(--ink); stroke-width: 1.5; } path.run { fill: var(--mark); }
 path.baseline { fill: var(--paper); stroke: var(--second); stroke-width: 2; }
-.grid, .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 19rem), 1fr)); gap: 1rem; }
-figure { margin: 0; } figcaption { font-size: .85rem; }
-.histogram rect { fill: var(--mark); } .histogram > svg { display: block; border-bottom: 1px solid var(--quiet); }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 19rem), 1fr)); gap: 1rem; }
 .card { background: var(--panel); border: 1px solid var(--line); border-radius: .4rem; padding: .6rem; }
 .card p, .card ul, .card dl { margin: .3rem 0; } .card ul { padding-left: 1.2rem; font-size: .9rem; }
 .card .score { font-weight: 600; } dt { color: var(--quiet); font-size: .8rem; } dd { margin: 0 0 .35rem; }

@@ -7,17 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks import data
 from benchmarks.command import run_task
-from benchmarks.data import (
-    BenchmarkDataError,
-    PhotoFolder,
-    Reading,
-    Rows,
-    Sample,
-    Task,
-    mapping_of,
-    text_of,
-)
+from benchmarks.data import BenchmarkDataError, PhotoFolder, Reading, Rows, Sample, Task
 from patchioner.regions import WholeImage
 
 FORM = '{"images": [{id, file_name}], "annotations": [{image_id, caption}]}'
@@ -42,17 +34,17 @@ def read(path: Path, photos: PhotoFolder, *, references: Path | None = None) -> 
     texts: dict[str, list[str]] = {}
     for index, annotation in enumerate(annotations):
         with rows.part_of(index, f"{captioned.source.name}: annotations[{index}]"):
-            entry = mapping_of(annotation, "the annotation")
+            entry = data.mapping_of(annotation, "the annotation")
             image_id = _id_of(entry, "image_id")
             if image_id is not None and image_id in wanted:
-                texts.setdefault(image_id, []).append(text_of(entry.get("caption")))
+                texts.setdefault(image_id, []).append(data.text_of(entry.get("caption")))
             elif captioned is rows:
                 given = entry.get("image_id")
                 raise BenchmarkDataError(f"image_id {given!r:.40} is not among the images")
     asked: set[str] = set()
     for index, entry in enumerate(rows.content["images"]):
         with rows.row(f"images[{index}]") as row:
-            image_id = _id_of(mapping_of(entry, "the image"))
+            image_id = _id_of(data.mapping_of(entry, "the image"))
             if image_id is None:
                 raise BenchmarkDataError(f"its id is {entry.get('id')!r:.40}, not a number or text")
             if image_id in asked:

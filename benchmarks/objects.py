@@ -7,19 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks import data
 from benchmarks.command import run_task
-from benchmarks.data import (
-    BenchmarkDataError,
-    PhotoFolder,
-    Reading,
-    Rows,
-    Sample,
-    Task,
-    box_of,
-    list_of,
-    mapping_of,
-    share_of_boxes,
-)
+from benchmarks.data import BenchmarkDataError, PhotoFolder, Reading, Rows, Sample, Task
 from benchmarks.metrics.class_names import SYNONYMS
 
 FORM = '[{"file_name", "image_id", "boxes": [{"xyxy": [x1, y1, x2, y2], "name"}, ...]}, ...]'
@@ -36,15 +26,15 @@ def read(path: Path, photos: PhotoFolder, *, min_area_share: float = MIN_AREA_SH
     rows = Rows(path, FORM, kind=list)
     for number, value in enumerate(rows.content):
         try:
-            entry = mapping_of(value, "the entry")
-            boxes = list_of(entry.get("boxes"), "the list of boxes")
+            entry = data.mapping_of(value, "the entry")
+            boxes = data.list_of(entry.get("boxes"), "the list of boxes")
         except BenchmarkDataError as error:
             with rows.row(f"[{number}]"):
                 raise error
             continue
         for index, box in enumerate(boxes):
             with rows.row(f"[{number}]/boxes[{index}]") as row:
-                sample = _sample(mapping_of(box, "the box"), entry, photos, row)
+                sample = _sample(data.mapping_of(box, "the box"), entry, photos, row)
                 if sample.area_share > min_area_share:
                     rows.samples.append(sample)
     return rows.reading()
@@ -54,9 +44,9 @@ def _sample(box: Any, entry: Any, photos: PhotoFolder, row: int) -> Sample:
     name = box.get("name")
     if not isinstance(name, str) or name not in SYNONYMS:
         raise BenchmarkDataError(f"the class {name!r:.40} is none of COCO's 80")
-    region = box_of(box.get("xyxy"))
+    region = data.box_of(box.get("xyxy"))
     photo = photos.find(entry.get("file_name"), entry.get("image_id"))
-    share = share_of_boxes([region], photos, photo)
+    share = data.share_of_boxes([region], photos, photo)
     return Sample(f"{Path(photo).stem}/{row}", photo, region, (name,), row, 1, share)
 
 

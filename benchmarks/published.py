@@ -1,7 +1,5 @@
 """Figures that the authors published, to stand beside measured ones.
 
-Knows: the numbers, where they are printed, and what they are about. Does NOT know: anything measured here.
-
 Each is of the authors' data, splits and metric programs, so it is a mark to aim at and no result of this repository.
 The four sources are pictures on the project page of Patch-ioner (branch gh-pages, static/images/); a second-hand source
 of the specification is left out, since nobody has checked it.
@@ -47,14 +45,8 @@ class PublishedRow:
 
 
 def published_rows(task: str | None = None) -> tuple[PublishedRow, ...]:
-    """All published rows of a task, or of all tasks.
-
-    Example:
-        >>> [row.values["cider"] for row in published_rows("trace") if row.source == "C"][-2:]
-        [27.9, 27.6]
-    """
-    rows = (*_main_table(), *_dense_table(), *_trace_table(), *_radar_charts())
-    return tuple(row for row in rows if task is None or row.task == task)
+    """All published rows of a task, or of all tasks."""
+    return tuple(row for row in _rows() if task is None or row.task == task)
 
 
 # Columns of source A: (task, data set, metrics of a cell).
@@ -133,10 +125,20 @@ image, baseline         |      | 23.5 | 25.1 | 50.1 | 87.4 | 19.1 | 90.6
 """
 
 
-def _lines(text: str) -> Iterator[tuple[str, list[str]]]:
+def published_table(task: str) -> list[list[str]]:
+    """Head and rows of a table of `published_rows`."""
+    rows = published_rows(task)
+    names = list(dict.fromkeys(name for row in rows for name in row.values))
+    body = []
+    for row in rows:
+        values = [f"{row.values[name]:z.1f}" if name in row.values else "" for name in names]
+        body.append([row.model, row.data, *values, row.source, row.note])
+    return [["model", "data", *names, "source", "note"], *body]
+
+
+def _lines(text: str) -> Iterator[list[str]]:
     for line in text.strip().splitlines():
-        name, *cells = (cell.strip() for cell in line.split("|"))
-        yield name, cells
+        yield [cell.strip() for cell in line.split("|")]
 
 
 def _values(metrics: tuple[str, ...], cells: list[str]) -> dict[str, float]:
@@ -144,32 +146,20 @@ def _values(metrics: tuple[str, ...], cells: list[str]) -> dict[str, float]:
     return {name: float(cell) for name, cell in zip(metrics, cells, strict=False) if cell}
 
 
-def _main_table() -> Iterator[PublishedRow]:
-    for model, cells in _lines(_MAIN_TABLE):
+def _rows() -> Iterator[PublishedRow]:
+    for model, *cells in _lines(_MAIN_TABLE):
         for (task, data, metrics), cell in zip(_MAIN_COLUMNS, cells, strict=True):
-            attention = cell.endswith("att.")
             parts = cell.removesuffix("att.").split("/")
-            values = _values(metrics, [part.strip() for part in parts])
-            if values:
-                note = "attention-based weighting" if attention else ""
+            note = "attention-based weighting" if cell.endswith("att.") else ""
+            if values := _values(metrics, [part.strip() for part in parts]):
                 yield PublishedRow("A", model, task, data, values, note)
-
-
-def _dense_table() -> Iterator[PublishedRow]:
-    for model, cells in _lines(_DENSE_TABLE):
+    for model, *cells in _lines(_DENSE_TABLE):
         values = _values(_DENSE_COLUMNS, cells)
         values["mAP"] = round(100 * values["mAP"], 1)
         yield PublishedRow("B", model, "dense", "not printed", values, "mAP printed as a fraction")
-
-
-def _trace_table() -> Iterator[PublishedRow]:
-    for model, cells in _lines(_TRACE_TABLE):
+    for model, *cells in _lines(_TRACE_TABLE):
         yield PublishedRow("C", model, "trace", "COCO traces", _values(_TRACE_COLUMNS, cells))
-
-
-def _radar_charts() -> Iterator[PublishedRow]:
-    for name, cells in _lines(_RADAR_CHARTS):
+    for name, *cells in _lines(_RADAR_CHARTS):
         task, model = name.split(", ")
-        yield PublishedRow(
-            "D", f"{model}, best setting", task, "not printed", _values(_RADAR_COLUMNS, cells)
-        )
+        found = _values(_RADAR_COLUMNS, cells)
+        yield PublishedRow("D", f"{model}, best setting", task, "not printed", found)

@@ -6,20 +6,9 @@ import sys
 from functools import partial
 from pathlib import Path
 
+from benchmarks import data
 from benchmarks.command import run_task
-from benchmarks.data import (
-    BenchmarkDataError,
-    PhotoFolder,
-    Reading,
-    Rows,
-    Sample,
-    Task,
-    box_of,
-    list_of,
-    mapping_of,
-    share_of_boxes,
-    text_of,
-)
+from benchmarks.data import BenchmarkDataError, PhotoFolder, Reading, Rows, Sample, Task
 from patchioner.regions import RegionSet
 
 FORM = '{image id: {"caption[\\ncaption...]": [[x1, y1, x2, y2], ...]}}'
@@ -35,20 +24,20 @@ def read(path: Path, photos: PhotoFolder) -> Reading:
     rows = Rows(path, FORM)
     for key, sets in rows.content.items():
         try:
-            named = mapping_of(sets, f"entry {key!r}")
+            named = data.mapping_of(sets, f"entry {key!r}")
         except BenchmarkDataError as error:
             with rows.row(key):
                 raise error
             continue
         for index, (captions, boxes) in enumerate(named.items()):
             with rows.row(f"{key}/{index}") as row:
-                text_of(captions)
+                data.text_of(captions)
                 references = tuple(text for text in captions.split("\n") if text.strip())
-                members = [box_of(box) for box in list_of(boxes, "the list of boxes")]
+                members = [data.box_of(box) for box in data.list_of(boxes, "the list of boxes")]
                 if not members:
                     raise BenchmarkDataError("the list of boxes is empty")
                 photo = photos.find(key)
-                share = share_of_boxes(members, photos, photo)
+                share = data.share_of_boxes(members, photos, photo)
                 region, count = RegionSet(members), len(members)
                 rows.samples.append(
                     Sample(f"{key}/{index}", photo, region, references, row, count, share)

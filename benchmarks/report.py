@@ -11,7 +11,7 @@ import argparse
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -21,11 +21,12 @@ from benchmarks.bootstrap import bootstrap_mean
 from benchmarks.command import CIDER_WARNING, positive, run_command, with_interval
 from benchmarks.compare import NAMES, MeasuredRun, changes, figure, in_order, read_runs
 from benchmarks.data import TASK_NAMES, task_named
-from benchmarks.html import CSS, Child, Gallery, Mark, Markup, chart, element, histograms, table
+from benchmarks.html import CSS, Gallery, Mark, chart, table
 from benchmarks.predictions import Prediction
-from benchmarks.published import MARK, SOURCES, published_rows
+from benchmarks.published import MARK, SOURCES, published_rows, published_table
 from benchmarks.scoring import ONE_REFERENCE
 from patchioner.base.files import atomic_path
+from patchioner.detail.report import Child, Markup, element
 
 REPORT_FILE = "report.html"
 SHOWN_SAMPLES, SHOWN_REFERENCES, SHOWN_ROWS, SHOWN_NOTES = 6, 5, 200, 5
@@ -51,10 +52,6 @@ REGIONAL = (*MEANINGS, "unique_captions")
 AREA_BINS = {
     "under 1 % of the photo": (0.0, 0.01), "1 to 4 %": (0.01, 0.04), "4 to 16 %": (0.04, 0.16),
     "16 to 50 %": (0.16, 0.5), "50 % and more": (0.5, float("inf")),
-}  # fmt: skip
-BOX_BINS = {
-    "1 box": (1, 2), "2 boxes": (2, 3), "3 boxes": (3, 4), "4 or 5 boxes": (4, 6),
-    "6 boxes and more": (6, float("inf")),
 }  # fmt: skip
 
 
@@ -200,11 +197,9 @@ def _task(name: str, runs: Sequence[MeasuredRun], gallery: Gallery, shown: int) 
     for index, metric in enumerate(metrics):
         label = NAMES.get(metric, metric)
         block: list[Child] = [
-            element("summary", f"Samples, sizes and histograms by {label}"),
-            by_bins(metric, everything, AREA_BINS, lambda p: p.area_share, "share of the photo"),
-            by_bins(metric, everything, BOX_BINS, lambda p: p.box_count, "number of boxes"),
-            histograms({run.label: list(run.scores(metric).values()) for run in everything if run.scores(metric)}),
-        ]  # fmt: skip
+            element("summary", f"Samples and sizes by {label}"),
+            by_size(metric, everything),
+        ]
         for run in runs:
             others = [*run.baselines, *(other for other in runs if other is not run)]
             block += [element("h4", run.label), _extremes(run, metric, others, gallery, shown)]
@@ -229,9 +224,9 @@ def _forest(title: str, metric: str, runs: Sequence[MeasuredRun]) -> Markup | No
         score = run.metrics.get(metric)
         if score is not None:
             ends = score["interval"] or {"low": None, "high": None}
-            kind = "run" if run.results["baseline"] is None else "baseline"
             text = with_interval(score)
-            marks.append(Mark(run.label, score["value"], ends["low"], ends["high"], text, kind))
+            low, high = ends["low"], ends["high"]
+            marks.append(Mark(run.label, score["value"], low, high, text, _kind(run)))
     if not any(mark.low is not None for mark in marks):
         return None
     return chart(f"{title}; 95 % intervals over photos; disc: run, diamond: baseline", marks)
@@ -276,13 +271,8 @@ def _differences(runs: Sequence[MeasuredRun]) -> Markup:
 def _regional(runs: Sequence[MeasuredRun]) -> Markup | None:
     """Distinctness and grounding; None where no photo has two regions."""
     charts = [_forest(meaning, metric, runs) for metric, meaning in MEANINGS.items()]
-    found = {run.label: run.regional for run in runs}
-    margins = {k: list(own.margins.values()) for k, own in found.items() if own and own.margins}
-    if not any(charts) and not margins:
-        return None
-    title = "How much better captions fit their own region than the photo's others, by sample"
-    shown = [element("h4", title), histograms(margins)] if margins else None
-    return element("div", element("h3", "Distinctness and grounding"), charts, shown)
+    title = element("h3", "Distinctness and grounding")
+    return element("div", title, charts) if any(charts) else None
 
 
 def sample_metrics(runs: Sequence[MeasuredRun]) -> list[str]:
@@ -291,40 +281,35 @@ def sample_metrics(runs: Sequence[MeasuredRun]) -> list[str]:
     return [n for n in there if not n.startswith("bleu") and not n.endswith(ONE_REFERENCE)]
 
 
-def by_bins(
-    metric: str,
-    runs: Sequence[MeasuredRun],
-    bins: Mapping[str, tuple[float, float]],
-    size: Callable[[Prediction], float],
-    what: str,
-) -> Markup | None:
-    """Scores against the size or the number of boxes; None where all fall into one bin."""
+def by_size(metric: str, runs: Sequence[MeasuredRun]) -> Markup | None:
+    """Scores against the region's share of the photo; None where all fall into one bin."""
     marks: list[Mark] = []
     heads: dict[int, str] = {}
-    for name, (low, high) in bins.items():
+    for name, (low, high) in AREA_BINS.items():
+        start = len(marks)
         for run in runs:
-            scores = run.scores(metric)
-            members = [p for p in run.by_id.values() if p.id in scores and low <= size(p) < high]
-            if not members:
-                continue
-            heads.setdefault(len(marks), name) if name not in heads.values() else None
-            marks.append(_bin_mark(run, [scores[p.id] for p in members], members))
-    if len(heads) < 2:
-        return None
-    title = f"{NAMES.get(metric, metric)} by the region's {what}, 95 % intervals over photos"
-    return chart(title, marks, heads=heads)
+            scores, kind = run.scores(metric), _kind(run)
+            members = [
+                p for i, p in run.by_id.items() if i in scores and low <= p.area_share < high
+            ]
+            values, photos = [scores[p.id] for p in members], [p.photo for p in members]
+            count = f"n = {len(members)}"
+            if len(set(photos)) >= FEWEST_PHOTOS:
+                found = bootstrap_mean(values, photos, **run.how)
+                text = f"{figure(found.value, found.low, found.high)} {count}"
+                marks.append(Mark(run.label, found.value, found.low, found.high, text, kind))
+            elif members:
+                mean = float(np.mean(values))
+                text = f"{mean:z.1f} {count}, too few photos for an interval"
+                marks.append(Mark(run.label, mean, None, None, text, kind))
+        if len(marks) > start:
+            heads[start] = name
+    title = f"{NAMES.get(metric, metric)} by the region's share of the photo, 95 % intervals"
+    return chart(title, marks, heads=heads) if len(heads) > 1 else None
 
 
-def _bin_mark(run: MeasuredRun, values: list[float], members: Sequence[Prediction]) -> Mark:
-    photos = [p.photo for p in members]
-    kind = "run" if run.results["baseline"] is None else "baseline"
-    if len(set(photos)) < FEWEST_PHOTOS:
-        mean = float(np.mean(values))
-        text = f"{mean:z.1f} n = {len(members)}, too few photos for an interval"
-        return Mark(run.label, mean, None, None, text, kind)
-    found = bootstrap_mean(values, photos, **run.how)
-    text = f"{figure(found.value, found.low, found.high)} n = {len(members)}"
-    return Mark(run.label, found.value, found.low, found.high, text, kind)
+def _kind(run: MeasuredRun) -> str:
+    return "run" if run.results["baseline"] is None else "baseline"
 
 
 def ranked(run: MeasuredRun, metric: str, shown: int) -> tuple[list[str], list[str]]:
@@ -394,20 +379,12 @@ def _published(task: str) -> Markup | None:
     rows = published_rows(task)
     if not rows:
         return None
-    names = list(dict.fromkeys(name for row in rows for name in row.values))
-    body: list[list[Child]] = [
-        [
-            row.model, row.data, *(f"{row.values[n]:z.1f}" if n in row.values else "" for n in names),
-            row.source, row.note,
-        ]
-        for row in rows
-    ]  # fmt: skip
-    head = ["model", "data", *(NAMES.get(name, name) for name in names), "source", "note"]
+    head, *body = published_table(task)
     keys = dict.fromkeys(row.source for row in rows)
     return element(
         "details",
         element("summary", f"Published figures ({MARK})"),
-        table(MARK.capitalize(), head, body, "numbers"),
+        table(MARK.capitalize(), [NAMES.get(name, name) for name in head], body, "numbers"),
         element("ul", [element("li", f"{key}: {SOURCES[key]}") for key in keys]),
     )
 

@@ -18,7 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from benchmarks.answerers import BASELINES, Answer, Answerer, Asked, ByModel, ClipCls, baseline
+from benchmarks.answerers import BASELINES, Answer, Answerer, Asked, baseline, by_model
 from benchmarks.data import BenchmarkDataError, PhotoFolder, Reading, Sample, task_named
 from benchmarks.predictions import FILE, Prediction, PredictionLog, read_predictions
 from benchmarks.provenance import machine, model_fingerprint, versions
@@ -268,7 +268,7 @@ def _start(
     """
     settings = run.settings
     model = tuned(base, settings)
-    answerers: dict[str | None, Answerer] = {None: ByModel(model, settings, crop=settings.crop)}
+    answerers: dict[str | None, Answerer] = {None: by_model(model, settings, crop=settings.crop)}
     for key in dict.fromkeys(settings.baselines):
         answerers[key] = baseline(key, model, settings, load)
     files = {"data": settings.data, "references": settings.references}
@@ -286,8 +286,7 @@ def _start(
                 " out"
             )
         of = own | {"settings": dict(model.settings.to_json())}
-        if isinstance(answerer, ClipCls):
-            other = answerer.model
+        if (other := answerer.other) is not None:
             of = model_fingerprint(other) | {"settings": dict(other.settings.to_json())}
         clip = settings.clip_model if name == "clip" else None
         deciding = replace(settings, clip_model=clip).deciding() | {"baseline": name}

@@ -7,19 +7,9 @@ from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 
+from benchmarks import data
 from benchmarks.command import run_task
-from benchmarks.data import (
-    BenchmarkDataError,
-    PhotoFolder,
-    Reading,
-    Rows,
-    Sample,
-    Task,
-    covered_share,
-    list_of,
-    mapping_of,
-    text_of,
-)
+from benchmarks.data import BenchmarkDataError, PhotoFolder, Reading, Rows, Sample, Task
 from patchioner.regions import Box, Trace
 
 FORM = '{image id: {"captions": [...], "traces": [[{x, y, t}, ...], ...]}}'
@@ -35,16 +25,18 @@ def read(path: Path, photos: PhotoFolder) -> Reading:
     rows = Rows(path, FORM)
     for key, entry in rows.content.items():
         try:
-            captions = list_of(mapping_of(entry, f"entry {key!r}").get("captions"), "captions")
-            traces = list_of(entry.get("traces"), "traces")
+            captions = data.list_of(
+                data.mapping_of(entry, f"entry {key!r}").get("captions"), "captions"
+            )
+            traces = data.list_of(entry.get("traces"), "traces")
         except BenchmarkDataError as error:
             with rows.row(key):
                 raise error
             continue
         for index, (caption, trace) in enumerate(zip_longest(captions, traces)):
             with rows.row(f"{key}/{index}") as row:
-                references = (text_of(caption),)
-                region = Trace.from_points_xyt(list_of(trace, "the trace"))
+                references = (data.text_of(caption),)
+                region = Trace.from_points_xyt(data.list_of(trace, "the trace"))
                 photo = photos.find(key)
                 photos.size(photo)  # opens it, so that a broken photo is known now
                 share = _extent(region)
@@ -62,7 +54,7 @@ def _extent(trace: Trace) -> float:
     (left, right), (top, bottom) = ((min(axis), max(axis)) for axis in zip(*inside, strict=True))
     if left == right or top == bottom:
         return 0.0
-    return covered_share([Box(left, top, right, bottom)], (1, 1))
+    return data.covered_share([Box(left, top, right, bottom)], (1, 1))
 
 
 TASK = Task("trace", "trace captioning", "traces_dev.json", read)
