@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, TypeAlias, TypeVar, get_args, overload
@@ -287,9 +287,6 @@ class Patchioner:
             temperature: of the softmax over the cosines.
             weighting, crop: the checkpoint's defaults if None; see `embed_regions`.
 
-        Returns:
-            One `Label` per region, in their order. Of equally likely texts the first is taken.
-
         Raises:
             OptionError: the checkpoint has no text tower, or a number outside its range.
             TextError: fewer than two texts, or a blank one.
@@ -325,18 +322,18 @@ class Patchioner:
             )
         names = F.normalize(self.embed_text(texts), dim=1).to(self.device)
 
+        calibration = self.settings.calibration.get("label")
+
         def answer(batch: Sequence[Embedded]) -> list[list[Label]]:
-            return [_choose(rows, names, texts, temperature, threshold) for rows in batch]
+            return [
+                _choose(rows, names, texts, temperature, calibration, threshold) for rows in batch
+            ]
 
         return self._run(items, answer, on_error, weighting, crop, batching)
 
     @torch.inference_mode()
     def explain(self, features: PatchFeatures, region: Region, k: int = 5) -> Explanation:
-        """Show what a region's caption rests on: nearest memory texts and patch weights.
-
-        Raises:
-            OptionError: the checkpoint has no memory bank, or one without texts.
-        """
+        """Show what a region's caption rests on: nearest memory texts and patch weights; OptionError without texts."""
         bank = self._placed.bank
         if bank is None or bank.texts is None:
             raise OptionError(
@@ -370,7 +367,7 @@ class Patchioner:
         write_checkpoint(self.parts, Path(folder), storage=storage, bank_storage=bank_storage)
 
     def push_to_hub(self, name: str, *, storage: Storage = "fp16") -> None:
-        """Save and upload to the hub repository ``owner/name`` (needs a login and a connection)."""
+        """Save and upload to the hub repository ``owner/name`` (needs a login)."""
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder, storage=storage)
             upload(Path(folder), name)
@@ -426,8 +423,10 @@ class Patchioner:
 
     def _encode(self, photos: Sequence[Encodable], keep_image: bool) -> list[PatchFeatures]:
         found = self._placed.backbone.encode(photos)
+        if not keep_image:
+            return found
         return [
-            replace(one, image=photo) if keep_image and isinstance(photo, Image.Image) else one
+            replace(one, image=photo) if isinstance(photo, Image.Image) else one
             for one, photo in zip(found, photos, strict=True)
         ]
 
@@ -577,16 +576,20 @@ def _choose(
     names: Tensor,
     texts: Sequence[str],
     temperature: float,
+    calibration: Mapping[str, float] | None,
     threshold: float | None,
 ) -> list[Label]:
-    """The likeliest of the texts for each region; `names` are their (k, dim) unit embeddings."""
+    """The likeliest of the texts for each region; a calibration is a logistic function of the best cosine."""
     cosines = F.normalize(rows.embeddings, dim=1) @ names.T
     shares = (cosines / temperature).softmax(dim=1)
     if not bool(shares.isfinite().all()):
         raise RegionError("a region's embedding is not finite: the features are damaged")
     labels = []
     for region, near, share in zip(rows.regions, cosines.tolist(), shares.tolist(), strict=True):
-        best = max(share)
-        text = None if best < (threshold or 0) else texts[share.index(best)]
-        labels.append(Label(text, best, tuple(near), tuple(share), region))
+        text, sure, least = texts[share.index(max(share))], max(share), threshold or 0.0
+        if calibration is not None:
+            sure = 1 / (1 + math.exp(-calibration["slope"] * max(near) - calibration["offset"]))
+            least = calibration["threshold"] if threshold is None else threshold
+        answer = text if sure >= least else None
+        labels.append(Label(answer, sure, tuple(near), tuple(share), region))
     return labels

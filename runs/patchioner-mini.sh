@@ -21,5 +21,8 @@ step assemble   # measure the final statistics, write patchioner/checkpoints/pat
 # What a cosine means for these weights, from training photos alone; kept in the checkpoint's config.json.
 python -m patchioner.detail.calibrate --model patchioner-mini --limit 200 --write \
     --pairs ../shared/data/annotations/pairs_train.json --photos ../shared/data/photos
+# Its last line goes under "label" beside it.
+python -m runs.label_calibration --model patchioner-mini \
+    --boxes ../shared/data/annotations/class_boxes_train.json --photos ../shared/data/photos
 
 python -m benchmarks.quality --model patchioner-mini --data ../shared/data --out build/patchioner-mini/quality.json

@@ -71,6 +71,17 @@ def test_words_find_their_photo(model: Patchioner) -> None:
     assert similar.argmax(dim=1).tolist() == [0, 1, 2]
 
 
+def test_a_label_may_be_none_of_those_given(model: Patchioner) -> None:
+    features = model.encode(data.coffee())
+    cup = [Box(165, 10, 415, 310)]
+    (right,) = model.label(features, cup, ["a cup of coffee", "a dog", "a bus"])
+    (wrong,) = model.label(features, cup, ["a giraffe", "a dog", "a bus"])
+    assert right.text == "a cup of coffee" and right.probability > 0.5
+    assert wrong.text is None and wrong.probability < 0.25
+    (forced,) = model.label(features, cup, ["a giraffe", "a dog", "a bus"], threshold=0)
+    assert forced.text is not None and forced.cosines == wrong.cosines
+
+
 def test_the_bank_explains_in_our_own_words(model: Patchioner) -> None:
     why = model.explain(model.encode(data.chelsea()), WholeImage(), k=10)
     assert any("cat" in text for text in why.texts)
@@ -90,5 +101,5 @@ def test_the_recipe_writes_the_settings_that_are_shipped() -> None:
     settings = yaml.safe_load(recipe.read_text(encoding="utf-8"))["assemble"]["settings"]
     shipped = Patchioner.from_pretrained(SHIPPED, device="cpu").settings
     # The calibration is measured on the finished weights, the last step of the recipe.
-    assert set(shipped.calibration) == {"detail"}
+    assert set(shipped.calibration) == {"detail", "label"}
     assert ModelSettings.from_json(settings, "the recipe") == replace(shipped, calibration={})

@@ -590,3 +590,16 @@ def test_results_are_ready_for_json_and_for_supervision(
         96,
     )
     assert as_supervision([], features.geometry).xyxy.shape == (0, 4)
+
+
+def test_a_calibrated_label_may_be_none_of_the_texts(features: PatchFeatures) -> None:
+    curve = {"slope": 4.0, "offset": -1.0, "threshold": 0.5}
+    calibrated = build(calibration={"label": curve})
+    for label in calibrated.label(features, REGIONS, LABELS):
+        sure = 1 / (1 + np.exp(1.0 - 4.0 * max(label.cosines)))
+        assert label.probability == pytest.approx(sure)
+        assert label.text == (LABELS[int(np.argmax(label.cosines))] if sure >= 0.5 else None)
+    assert all(one.text for one in calibrated.label(features, REGIONS, LABELS, threshold=0.0))
+    assert not any(one.text for one in build().label(features, REGIONS, LABELS, threshold=1.0))
+    with pytest.raises(OptionError, match=r"1\.5"):
+        build().label(features, REGIONS, LABELS, threshold=1.5)
