@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from patchioner import Patchioner
+from patchioner import Patchioner, __version__
 from patchioner.base.files import file_sha256
 
 PACKAGES = (
-    "patchioner", "torch", "timm", "numpy", "pillow", "tokenizers", "transformers", "open_clip_torch", "pycocoevalcap",
+    "torch", "timm", "numpy", "pillow", "tokenizers", "transformers", "open_clip_torch", "pycocoevalcap",
 )  # fmt: skip
 
 
@@ -70,7 +70,7 @@ def model_fingerprint(model: Patchioner) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Version of Python and of each package that takes part; those that are not installed are left out."""
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), "patchioner": __version__}
     for package in PACKAGES:
         try:
             found[package] = version(package)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -18,6 +18,7 @@ from benchmarks.metrics import official
 from benchmarks.metrics.caption import bleu, bleu_of, bleu_statistics, cider, rouge_l, stem_f
 from benchmarks.metrics.java import JavaError, Meteor, find_java, java_version
 from benchmarks.metrics.words import check_pairs, tokenize
+from patchioner import __version__
 from patchioner.base.errors import MissingExtraError, OptionError, UnknownNameError
 from patchioner.base.optional import require
 
@@ -234,19 +235,13 @@ class _Scorer:
 
     def _made(self, name: str) -> Provenance:
         if not self._java:
-            return Provenance("patchioner", (("patchioner", _version("patchioner")),), "patchioner")
+            return Provenance("patchioner", (("patchioner", __version__),), "patchioner")
         library = "patchioner" if name == "stem_f" else "pycocoevalcap"
         program = {"meteor": (("meteor", "1.5"),), "spice": (("spice", "1.0"),)}.get(name, ())
         java = ("java", java_version() or "unknown")
-        versions = ((library, _version(library)), *program, java)
+        used = __version__ if library == "patchioner" else version(library)
+        versions = ((library, used), *program, java)
         return Provenance(library, versions, "Stanford PTB 3.4.1")
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "from the checkout"
 
 
 def _extra_result(
