@@ -255,7 +255,7 @@ def test_what_can_be_checked_is_checked_before_the_model_is_loaded(
         ([photo, "--regions", missing], 1, str(missing)),
         ([photo, "--mask", missing], 2, str(missing)),
         ([photo, "--bank", missing], 1, str(missing)),
-        ([photo, "--temperature", "1", "--seed", "-1"], 2, "seed"),
+        ([photo, "--temperature", "1", "--seed", str(2**128)], 2, "seed"),
         ([photo, "--out", "picture.xyz"], 2, "picture.xyz"),
         ([photo, photo, "--out", "picture.png"], 1, "picture.png"),
     ]:

@@ -131,3 +131,11 @@ def test_the_script_that_people_copy_works(
     for bad in (["--box", 90, 90, 99, 99], ["--trace", "500,500"], ["--mask", "gone.png"]):
         with pytest.raises(SystemExit, match="error: "):
             run(photo, *bad)
+
+
+def test_a_box_caption_enters_few_files(checkpoint: Path, photo: Path) -> None:
+    words = ["tools/trace.py", "caption", photo, "--box", "1,2,30,40", "--model", checkpoint]
+    command = [sys.executable, *map(str, words)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    files = int(done.stdout.splitlines()[-1].split()[0])
+    assert 20 < files <= 42, done.stdout
