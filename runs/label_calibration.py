@@ -68,10 +68,10 @@ def fit(rows: Tensor, names: Sequence[str], classes: Sequence[str], texts: Tenso
     def loss() -> Tensor:
         optimizer.zero_grad()
         value = F.binary_cross_entropy_with_logits(inputs * line[0] + line[1], truth)
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         return value
 
-    optimizer.step(loss)  # type: ignore[no-untyped-call]
+    optimizer.step(loss)
     return [round(value, 4) for value in line.tolist()]
 
 
