@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from memory_bank import MemoryBank, join_banks
-from patchioner.base import MemoryBankError, OptionError
+from patchioner.base import MemoryBankError
 
 
 def random_rows(rows: int, dim: int, seed: int = 0) -> Tensor:
@@ -30,13 +30,6 @@ def test_keys_are_unit_and_values_keep_their_norms() -> None:
     assert (len(bank), bank.dim, bank.dtype, bank.texts) == (20, 6, "float32", None)
 
 
-@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
-def test_arrays_of_every_float_type_enter(kind: type[np.floating[Any]]) -> None:
-    rows = random_rows(5, 3).half().numpy().astype(kind)
-    rows.flags.writeable = False
-    torch.testing.assert_close(MemoryBank(rows).embeddings(), torch.tensor(rows).float())
-
-
 def test_the_callers_tensors_are_neither_changed_nor_kept() -> None:
     rows = random_rows(4, 3)
     rows /= rows.norm(dim=1, keepdim=True)
@@ -48,11 +41,6 @@ def test_the_callers_tensors_are_neither_changed_nor_kept() -> None:
     counts.zero_()
     torch.testing.assert_close(bank.keys, before)
     assert bank.counts.tolist() == [1, 2, 3, 4]
-
-
-def test_tiny_and_huge_rows_are_normalised() -> None:
-    bank = MemoryBank(torch.tensor([[3e-30, 4e-30], [3e30, 4e30]]))
-    torch.testing.assert_close(bank.keys, torch.tensor([[0.6, 0.8], [0.6, 0.8]]))
 
 
 def test_zero_rows_are_named_or_dropped() -> None:
@@ -113,27 +101,6 @@ def test_counts_that_do_not_fit(counts: Any, message: str) -> None:
         MemoryBank(torch.eye(2), counts=counts)
 
 
-def test_unknown_dtype() -> None:
-    bad: Any = "bfloat16"
-    with pytest.raises(OptionError, match="'bfloat16'"):
-        MemoryBank(torch.eye(2), dtype=bad)
-
-
-def test_texts_are_exchanged_on_a_new_bank() -> None:
-    bank = MemoryBank(torch.eye(2), ["a", "b"])
-    assert bank.with_texts(["c", "d"]).texts == ("c", "d")
-    assert bank.with_texts(None).texts is None
-    assert bank.texts == ("a", "b")
-
-
-def test_half_precision_halves_the_keys_only() -> None:
-    bank = MemoryBank(random_rows(10, 8), dtype="float16")
-    assert bank.dtype == "float16"
-    assert (bank.keys.dtype, bank.norms.dtype) == (torch.float16, torch.float32)
-    assert bank.to(dtype="float32").dtype == "float32"
-    assert repr(bank) == "MemoryBank(10 rows x 8, float16, without texts)"
-
-
 def test_merging_sums_counts_and_keeps_first_texts_in_order() -> None:
     rows = random_rows(3, 4)
     bank = MemoryBank(rows[[1, 0, 1, 2, 0, 1]], list("abcdef"), counts=[1, 2, 3, 4, 5, 6])
@@ -142,11 +109,6 @@ def test_merging_sums_counts_and_keeps_first_texts_in_order() -> None:
     assert merged.counts.tolist() == [10, 7, 4]
     assert merged.texts == ("a", "b", "d")
     assert len(bank) == 6
-
-
-def test_rows_of_one_direction_and_two_lengths_are_not_merged() -> None:
-    bank = MemoryBank(torch.tensor([[1.0, 0.0], [2.0, 0.0]]))
-    assert len(bank.merge_duplicates()) == 2
 
 
 @settings(max_examples=40, deadline=None)

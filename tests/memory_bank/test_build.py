@@ -20,7 +20,9 @@ from patchioner.base import CheckpointError, MemoryBankError, OptionError, TextE
 WORDS = [
     f"a {colour} {thing}" for colour in ("red", "blue", "old") for thing in ("cat", "bus", "kite")
 ]
+
 CORPUS = [*WORDS, "A Red cat.", WORDS[3], WORDS[3], "  ", f" {WORDS[5]}\n"]
+
 ENCODER = {"config": {"width": 3}, "weights": "abc"}
 
 
@@ -90,12 +92,6 @@ def test_what_holds_no_captions_is_refused(captions: Any) -> None:
         prepare(captions, BankOptions())
 
 
-@pytest.mark.parametrize("name", ["sample", "rows"])
-def test_numbers_below_one_are_refused(name: str) -> None:
-    with pytest.raises(OptionError, match=f"{name} is 0"):
-        BankOptions(**{name: 0})  # type: ignore[arg-type]
-
-
 @pytest.mark.parametrize("on_disk", [True, False])
 def test_a_bank_holds_the_encoders_vectors(tmp_path: Path, on_disk: bool) -> None:
     def built(**options: Any) -> MemoryBank:
@@ -130,12 +126,6 @@ def test_encoders_that_misbehave(tmp_path: Path, fault: str) -> None:
     for use in (lambda: build_bank(CORPUS, embed), lambda: make(tmp_path / "bank", embed)):
         with pytest.raises(MemoryBankError, match=message):
             use()
-
-
-def test_an_encoder_that_changes_its_width(tmp_path: Path) -> None:
-    widths = iter((3, 2))
-    with pytest.raises(CheckpointError, match=r"000000004.safetensors.*\(4, 3\)"):
-        make(tmp_path, lambda texts: torch.ones(len(texts), next(widths)))
 
 
 def test_an_encoder_with_gradients_leaves_no_graph() -> None:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from memory_bank import MemoryBank, compact
-from memory_bank.compact import _Clusters, _fill_empty, _importance
-from patchioner.base import OptionError, UnknownNameError
+from memory_bank.compact import _importance
+from patchioner.base import OptionError
 
 
 def make_bank(rows: int = 60, dim: int = 5, seed: int = 0) -> MemoryBank:
@@ -71,29 +71,10 @@ def test_size_mass_and_mean_are_kept(rows: int, seed: int) -> None:
     torch.testing.assert_close(weighted, wanted, rtol=1e-4, atol=1e-3)
 
 
-def test_clear_clusters_are_found() -> None:
-    generator = torch.Generator().manual_seed(0)
-    centres = torch.eye(6)
-    rows = centres.repeat_interleave(20, dim=0) + 0.05 * torch.randn(120, 6, generator=generator)
-    # Several seeds, because Lloyd's algorithm finds a local optimum.
-    best = max(
-        (compact(MemoryBank(rows), 6, seed=seed, iterations=20) for seed in range(20)),
-        key=lambda small: mean_cosine(MemoryBank(rows), small.keys),
-    )
-    assert best.counts.tolist() == [20] * 6
-
-
 def test_more_rounds_do_not_make_it_worse() -> None:
     bank = make_bank(300, 8)
     quality = [mean_cosine(bank, compact(bank, 20, iterations=n).keys) for n in (1, 3, 10)]
     assert quality[0] < quality[1] <= quality[2] + 1e-3
-
-
-def test_same_seed_same_bank_other_seed_other_bank() -> None:
-    bank = make_bank()
-    first = compact(bank, 7, seed=1).fingerprint()
-    assert compact(bank, 7, seed=1).fingerprint() == first
-    assert compact(bank, 7, seed=2).fingerprint() != first
 
 
 def test_equal_rows_are_one_row_whatever_their_number() -> None:
@@ -104,21 +85,6 @@ def test_equal_rows_are_one_row_whatever_their_number() -> None:
     assert small.dtype == "float16"
 
 
-def test_rows_of_one_direction_fill_every_cluster() -> None:
-    rows = torch.tensor([[1.0, 0.0]]) * torch.arange(1, 11)[:, None]
-    small = compact(MemoryBank(rows), 4)
-    assert len(small) == 4
-    assert int(small.counts.sum()) == 10
-
-
-def test_an_empty_cluster_never_empties_another() -> None:
-    # The worst-served row is alone in its cluster, so the next worst one has to go.
-    clusters = _Clusters(torch.tensor([0, 1, 1]), torch.tensor([0.1, 0.8, 0.9]))
-    filled = _fill_empty(clusters, 3)
-    assert filled.label.tolist() == [0, 2, 1]
-    assert clusters.label.tolist() == [0, 1, 1]
-
-
 def test_members_that_cancel_out_leave_one_of_them() -> None:
     bank = MemoryBank(torch.tensor([[2.0, 0.0], [-2.0, 0.0]]), ["right", "left"])
     small = compact(bank, 1)
@@ -126,13 +92,6 @@ def test_members_that_cancel_out_leave_one_of_them() -> None:
     assert small.texts is not None
     wanted = [2.0, 0.0] if small.texts[0] == "right" else [-2.0, 0.0]
     assert small.embeddings().tolist() == [wanted]
-
-
-def test_bank_is_left_alone() -> None:
-    bank = make_bank()
-    before = bank.fingerprint()
-    compact(bank, 5)
-    assert bank.fingerprint() == before
 
 
 @pytest.mark.parametrize(("rows", "iterations"), [(0, 5), (-1, 5), (5, 0)])
@@ -159,14 +118,6 @@ def test_a_draw_keeps_rows_texts_and_counts(dtype: Any, rows: int) -> None:
     assert compact(bank, rows, seed=2, method="importance").fingerprint() == small.fingerprint()
 
 
-def test_a_draw_of_one_direction() -> None:
-    rows = torch.tensor([[1.0, 0.0]]) * torch.arange(1, 11)[:, None]
-    small = compact(MemoryBank(rows), 4, method="importance")
-    assert len(small) == 4
-    assert int(small.counts.sum()) == 10
-    assert int(small.counts.min()) >= 1
-
-
 def test_importance_prefers_what_is_far_from_the_mean_and_what_counts() -> None:
     generator = torch.Generator().manual_seed(0)
     crowd = torch.tensor([[1.0, 0.0]]) + 0.01 * torch.randn(98, 2, generator=generator)
@@ -176,9 +127,3 @@ def test_importance_prefers_what_is_far_from_the_mean_and_what_counts() -> None:
     drawn = torch.cat([_importance(bank, 3, seed) for seed in range(200)])
     often = torch.bincount(drawn, minlength=100)
     assert int(often[:98].max()) < int(often[98]) and int(often[:98].max()) < int(often[99])
-
-
-def test_unknown_method() -> None:
-    bad: Any = "kmeans"
-    with pytest.raises(UnknownNameError, match="did you mean 'k-means'"):
-        compact(make_bank(), 5, method=bad)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import builtins
-import copy
 import hashlib
 import json
 import struct
@@ -21,7 +20,9 @@ from patchioner.base import MemoryBankError, MissingExtraError, OptionError, Unk
 
 pytest.importorskip("faiss")
 
+
 ROWS, DIM = 600, 16
+
 KINDS: list[IndexKind] = ["flat", "ivf", "ivfsq"]
 
 
@@ -61,13 +62,6 @@ def test_without_an_index_top_k_is_exact(k: int, dtype: Any) -> None:
     found = bank.approximate(queries, k, 0.05, normalize=False)
     assert torch.equal(found.embeddings, out)
     torch.testing.assert_close(found.mass.double(), mass, rtol=1e-3, atol=1e-4)
-
-
-def test_all_rows_and_more_are_the_exact_projection() -> None:
-    bank, queries = make_bank("ivf"), make_rows(5, seed=1)
-    for k in (ROWS, ROWS + 1):
-        assert torch.equal(bank.project(queries, top_k=k), bank.project(queries))
-    torch.testing.assert_close(make_bank().approximate(queries, ROWS + 1).mass, torch.ones(5))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -146,13 +140,6 @@ def test_an_index_is_saved_beside_its_own_bank_only(tmp_path: Path) -> None:
         repr(MemoryBank.load(tmp_path / "bank", memory_map=False).index)
         == "BankIndex(flat, 600 rows x 16)"
     )
-
-
-def test_same_seed_same_lists() -> None:
-    queries = make_rows(9, seed=1)
-    found = [make_bank("ivf", seed=seed, probes=1).project(queries, top_k=50) for seed in (3, 3, 4)]
-    assert torch.equal(found[0], found[1])
-    assert not torch.equal(found[0], found[2])
 
 
 def test_threads_share_an_index_that_is_opened_once(tmp_path: Path) -> None:
@@ -251,15 +238,6 @@ def test_a_damaged_index_is_an_error_at_its_first_use(tmp_path: Path, damage: st
         bank.project(queries, top_k=3)
 
 
-def test_an_index_left_by_another_bank_is_refused(tmp_path: Path) -> None:
-    make_bank("flat").save(tmp_path / "one")
-    MemoryBank(make_rows(seed=7)).save(tmp_path / "two")
-    for name in ("index.json", "index.faiss"):
-        (tmp_path / "two" / name).write_bytes((tmp_path / "one" / name).read_bytes())
-    with pytest.raises(MemoryBankError, match="another bank; build it again"):
-        MemoryBank.load(tmp_path / "two")
-
-
 def test_without_faiss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_bank("ivf").save(tmp_path)
     import_module = builtins.__import__
@@ -289,26 +267,6 @@ def test_bad_options() -> None:
             IndexOptions(**{name: 0})
     with pytest.raises(OptionError, match="top_k=0"):
         make_bank().project(make_rows(2), top_k=0)
-
-
-def test_settings_of_retired_kinds_in_an_older_file_are_passed_over(tmp_path: Path) -> None:
-    make_bank("ivf").save(tmp_path)
-    options(tmp_path, links=32, effort=256, pieces=None)
-    index = MemoryBank.load(tmp_path).index
-    assert index is not None and index.options == IndexOptions("ivf")
-
-
-def test_on_a_cpu_a_flat_index_is_the_banks_own_search(monkeypatch: pytest.MonkeyPatch) -> None:
-    bank, queries = make_bank("flat"), make_rows(9, seed=1)
-    assert bank.index is not None
-    monkeypatch.setattr(bank.index, "search", None)
-    assert torch.equal(bank.project(queries, top_k=7), make_bank().project(queries, top_k=7))
-
-
-def test_defaults_follow_the_size_of_the_bank() -> None:
-    options = IndexOptions()
-    assert (options.lists_for(1_000_000), options.probes_for(1_000_000)) == (4000, 500)
-    assert (options.lists_for(3), options.probes_for(3)) == (1, 1)
 
 
 def test_other_probes_need_no_building() -> None:
@@ -374,10 +332,3 @@ def test_a_query_whose_lists_are_empty_is_compared_with_all_rows(
     out = bank.project(queries, top_k=8)
     torch.testing.assert_close(out[[0, 2, 3]], usual[[0, 2, 3]])
     torch.testing.assert_close(out[[1, 4]], make_bank().project(queries[[1, 4]], top_k=8))
-
-
-def test_a_copy_shares_the_index() -> None:
-    bank = make_bank("ivf")
-    twin = copy.deepcopy(bank)
-    assert twin.index is bank.index
-    assert torch.equal(twin.project(make_rows(3), top_k=4), bank.project(make_rows(3), top_k=4))

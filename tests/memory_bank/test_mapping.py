@@ -20,7 +20,9 @@ from memory_bank.storage import MappedFile
 from patchioner.base import MemoryBankError
 
 MIB = 2**20
+
 ROWS, DIM = 96 * 1024, 128  # 48 MiB of float32
+
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets pages go")
 
 
@@ -87,14 +89,6 @@ def test_for_single_queries_the_bank_stays(folder: Path, monkeypatch: pytest.Mon
     assert resident(folder / "bank.safetensors") < 4 * MIB
 
 
-@linux
-def test_a_small_bank_stays(folder: Path) -> None:
-    """It is read faster the next time."""
-    bank = MemoryBank.load(folder)
-    bank.project(queries())
-    assert resident(folder / "bank.safetensors") > 40 * MIB
-
-
 @pytest.mark.usefixtures("_released")
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
 @pytest.mark.parametrize("blocks", [None, Blocks(rows=1000)])
@@ -138,15 +132,6 @@ def test_a_file_that_was_deleted_or_replaced_since(folder: Path, tmp_path: Path)
     assert torch.equal(mapped.project(queries()), wanted)
 
 
-def test_what_keeps_the_keys_keeps_the_mapping(folder: Path) -> None:
-    bank = MemoryBank.load(folder)
-    assert bank.with_texts(["x"] * ROWS)._arrays.mapped is bank._arrays.mapped
-    assert bank.to("cpu")._arrays.mapped is bank._arrays.mapped is not None
-    for other in (bank.to(dtype="int8"), bank.take(torch.arange(5))):
-        assert other._arrays.mapped is None
-    assert bank._arrays.copy().mapped is None
-
-
 def test_a_pickle_or_a_deep_copy_has_rows_of_its_own(folder: Path) -> None:
     bank = MemoryBank.load(folder)
     held = io.BytesIO()
@@ -177,17 +162,6 @@ def test_arrays_are_those_of_safetensors(tmp_path: Path, dtype: torch.dtype) -> 
     assert file.rows("numbers") is file.rows("empty") is None
     with pytest.raises(MemoryBankError, match="no array 'other'"):
         file.rows("other")
-
-
-def test_rows_that_lie_askew_are_read(tmp_path: Path) -> None:
-    entry = {"dtype": "F32", "shape": [1, 2], "data_offsets": [0, 8]}
-    for spaces in range(4):
-        header = json.dumps({"rows": entry}).encode() + b" " * spaces
-        data = torch.tensor([[1.0, 2.0]]).numpy().tobytes()
-        (tmp_path / "a").write_bytes(len(header).to_bytes(8, "little") + header + data)
-        file = MappedFile(tmp_path / "a")
-        assert file.read("rows").tolist() == [[1.0, 2.0]]
-        assert (file.rows("rows") is None) == bool(len(header) % 4)
 
 
 def entry(**changes: object) -> Callable[[Path], object]:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from memory_bank import Blocks, MemoryBank, compact, projection
+from memory_bank import Blocks, MemoryBank, projection
 from memory_bank.projection import _product, _split
 from memory_bank.rows import dequantise, quantise
 from patchioner.base import MemoryBankError
@@ -50,16 +50,6 @@ def test_rounding_stays_within_its_bound(dim: int, seed: int, power: int) -> Non
     # Half a step in every element, and as much again for the length that is put right.
     step = units.abs().amax(dim=1) / 127
     assert bool(((back - units).norm(dim=1) <= step * math.sqrt(dim) + 1e-6).all())
-
-
-def test_cosines_move_as_stated() -> None:
-    units = torch.nn.functional.normalize(random_rows(3000, 384))
-    queries = torch.nn.functional.normalize(random_rows(50, 384, seed=1))
-    back = dequantise(*quantise(units))
-    moved = (queries @ (back - units).T).std()
-    step = float((units.abs().amax(dim=1) / 127).mean())
-    assert 0.8 < float(moved) / (step / math.sqrt(12)) < 1.2
-    assert float(moved) < 5e-4
 
 
 @pytest.mark.parametrize("blocks", [Blocks(1, 1), Blocks(7, 2), Blocks(100), Blocks()])
@@ -135,15 +125,6 @@ def test_integer_products_are_those_of_what_was_split(
     assert _product(_split(left[:, :0]), right[:0].T).tolist() == [[0.0] * 7] * rows
 
 
-def test_nearest_equals_a_full_sort_of_the_stored_rows() -> None:
-    bank, queries = MemoryBank(random_rows(57, 8), dtype="int8"), random_rows(6, 8, seed=1)
-    cosines = torch.nn.functional.normalize(queries) @ bank.units().T
-    wanted = torch.sort(cosines, dim=1, descending=True)
-    found = bank.nearest(queries, 9, blocks=Blocks(10, 4))
-    assert torch.equal(found.indices, wanted.indices[:, :9])
-    torch.testing.assert_close(found.similarities, wanted.values[:, :9], rtol=0, atol=1e-6)
-
-
 def test_a_quarter_of_the_memory_and_the_same_rows_in_every_precision() -> None:
     rows = random_rows(10, 8)
     bank = MemoryBank(rows, dtype="int8")
@@ -204,17 +185,3 @@ def test_merging_leaves_projections_as_they_were(picks: list[int]) -> None:
         rtol=1e-3,
         atol=1e-3,
     )
-
-
-def test_compaction_works_on_the_stored_rows() -> None:
-    bank = MemoryBank(random_rows(60, 5), dtype="int8")
-    small, wanted = compact(bank, 9), compact(bank.to(dtype="float32"), 9)
-    assert small.dtype == "int8"
-    assert small.counts.tolist() == wanted.counts.tolist()
-    torch.testing.assert_close(small.embeddings(), wanted.embeddings(), rtol=0, atol=0.05)
-
-
-def test_fingerprints_tell_precisions_apart() -> None:
-    rows = random_rows(4, 3)
-    kinds = [MemoryBank(rows).to(dtype=kind) for kind in ("int8", "float16", "float32")]
-    assert len({bank.fingerprint() for bank in kinds}) == 3

@@ -45,25 +45,6 @@ def test_round_trip(tmp_path: Path, dtype: Literal["float16", "float32"], memory
     assert loaded.nearest(queries, 2).texts == wanted.nearest(queries, 2).texts
 
 
-def test_texts_read_lazily_behave_as_a_sequence(tmp_path: Path) -> None:
-    make_bank().save(tmp_path)
-    texts = MemoryBank.load(tmp_path).texts
-    assert texts is not None
-    assert (len(texts), texts[-1], texts[0]) == (6, TEXTS[-1], TEXTS[0])
-    assert list(texts[1:6:2]) == TEXTS[1:6:2]
-    assert "a cat" in texts
-    with pytest.raises(IndexError):
-        texts[6]
-
-
-def test_a_loaded_bank_can_be_saved_merged_and_given_other_texts(tmp_path: Path) -> None:
-    make_bank().save(tmp_path / "one")
-    loaded = MemoryBank.load(tmp_path / "one")
-    assert loaded.merge_duplicates().texts == tuple(TEXTS)
-    loaded.save(tmp_path / "two")
-    assert MemoryBank.load(tmp_path / "two").fingerprint() == loaded.fingerprint()
-
-
 def test_saving_over_a_bank_that_is_mapped(tmp_path: Path) -> None:
     make_bank().save(tmp_path)
     mapped = MemoryBank.load(tmp_path)
@@ -126,11 +107,6 @@ def test_damage_is_an_error_at_load(tmp_path: Path, damage: str) -> None:
     break_it(tmp_path)
     with pytest.raises(MemoryBankError, match=message):
         MemoryBank.load(tmp_path)
-
-
-def test_missing_folder(tmp_path: Path) -> None:
-    with pytest.raises(MemoryBankError, match="absent"):
-        MemoryBank.load(tmp_path / "absent")
 
 
 @pytest.mark.parametrize("file", ["bank.safetensors", "texts.jsonl"])

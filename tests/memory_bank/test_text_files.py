@@ -28,6 +28,7 @@ def table(delimiter: str = ",") -> str:
 
 
 COCO = {"images": [{"id": 1}], "annotations": [{"image_id": 1, "caption": c} for c in CAPTIONS]}
+
 KARPATHY = {
     "images": [
         {"sentences": [{"raw": CAPTIONS[0], "tokens": []}, {"raw": CAPTIONS[1]}]},
@@ -35,6 +36,7 @@ KARPATHY = {
         {"filename": "nothing said.jpg"},
     ]
 }
+
 FILES: dict[str, str] = {
     "captions.txt": "\n".join(CAPTIONS[:2]) + "\n\n  \n" + CAPTIONS[2],
     "captions.csv": table(),
@@ -66,11 +68,6 @@ def test_parquet_with_one_or_several_captions_in_a_cell(tmp_path: Path, packed: 
         if packed:
             path = write(tmp_path / f"{name}.gz", path.read_bytes())
         assert read_captions(path) == CAPTIONS
-
-
-def test_windows_files_with_a_byte_order_mark(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.txt", "\ufeffa cat\r\na dog\r\n")
-    assert read_captions(path) == ["a cat", "a dog"]
 
 
 def test_a_column_of_ones_own(tmp_path: Path) -> None:

@@ -84,12 +84,6 @@ def test_aspect_lays_out_about_as_many_patches_as_the_square() -> None:
     assert abs(rows * columns - 256) <= 16
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_a_geometry_remembers_its_fit(mode: str) -> None:
-    geometry = fit_image((100, 100), mode=mode, size=56, patch_size=14)  # type: ignore[arg-type]
-    assert geometry.fit == mode
-
-
 def test_an_unknown_mode_and_an_odd_size_are_refused() -> None:
     with pytest.raises(OptionError, match="squeeze"):
         Preprocessing(mode="squeeze")  # type: ignore[arg-type]

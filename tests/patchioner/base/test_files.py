@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from patchioner.base import CheckpointError, OptionError, atomic_path, files, read_json, write_json
-from patchioner.base.files import file_sha256, folder_lock, recover_folder, replace_folder
+from patchioner.base.files import folder_lock, recover_folder, replace_folder
 
 
 def test_json_round_trip_in_a_new_folder(tmp_path: Path) -> None:
@@ -61,13 +61,6 @@ def test_missing_file_and_folder_in_its_place(tmp_path: Path) -> None:
         read_json(tmp_path)
 
 
-def test_the_checksum_is_that_of_the_bytes(tmp_path: Path) -> None:
-    path = tmp_path / "data.bin"
-    path.write_bytes(b"abc")
-    wanted = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    assert file_sha256(path) == file_sha256(str(path)) == wanted
-
-
 def contents(folder: Path) -> dict[str, str]:
     return {
         str(path.relative_to(folder)): path.read_text()
@@ -77,6 +70,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 OLD = {"a.txt": "old", "part/b.txt": "old", "gone.txt": "old", "notes/mine.txt": "mine"}
+
 NEW = {"a.txt": "new", "part/b.txt": "new", "notes/mine.txt": "mine"}
 
 
@@ -123,12 +117,6 @@ def test_what_a_link_names_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "real")
     write_new(tmp_path / "link")
     assert (tmp_path / "link").is_symlink() and contents(tmp_path / "real") == NEW
-
-
-def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
-    (tmp_path / "model").write_text("")
-    with pytest.raises(OptionError, match="model is a file"), replace_folder(tmp_path / "model"):
-        pass
 
 
 def test_two_writers_wait_for_one_another(tmp_path: Path) -> None:

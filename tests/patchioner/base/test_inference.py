@@ -13,12 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from patchioner.base import inference
-from patchioner.base.errors import OptionError
 from patchioner.base.inference import (
     PackedLinear,
     PackedTable,
     can_pack,
-    has_fast_int8,
     has_onednn,
     inference_copy,
     linear,
@@ -26,6 +24,7 @@ from patchioner.base.inference import (
 )
 
 needs_onednn = pytest.mark.skipif(not has_onednn(), reason="packs on x86 alone")
+
 F32 = torch.float32
 
 
@@ -101,16 +100,6 @@ def test_the_original_is_left_alone_and_shares_what_did_not_change() -> None:
     assert sum(own.numel() for own in original.parameters()) == 394_755
 
 
-def test_writes_to_the_original_are_seen_by_copies_made_later() -> None:
-    original = Block().eval()
-    inference_copy(original, "cpu", F32)
-    with torch.no_grad():
-        original.up.weight.mul_(3)
-        original.up.weight.data[0] = 5
-    twin = inference_copy(original, "cpu", F32)
-    same(twin(rows(4, 256)), original(rows(4, 256)).detach())
-
-
 def test_the_original_trains_while_its_copy_answers() -> None:
     original = Block()
     twin = inference_copy(original, "cpu", F32)
@@ -160,23 +149,6 @@ def test_a_copy_of_a_packed_copy_is_plain_and_bit_for_bit_the_original() -> None
             assert torch.equal(tensor, original.state_dict()[name])
     assert inference_copy(twin, "cpu", torch.float64).up.weight.dtype == torch.float64
     assert packed(inference_copy(twin, "cpu", F32)) == ["up", "down"]
-
-
-@needs_onednn
-def test_a_packed_layer_says_so_when_it_is_moved() -> None:
-    twin = inference_copy(Block(), "cpu", F32)
-    assert twin.to("cpu", F32) is twin
-    with pytest.raises(OptionError, match=r"float16.*inference_copy"):
-        twin.half()
-
-
-@needs_onednn
-def test_gradients_reach_what_lies_before_packed_layers() -> None:
-    original = Block().eval()
-    twin = inference_copy(original, "cpu", F32)
-    inputs = rows(2, 256).requires_grad_()
-    found = torch.autograd.grad(twin(inputs).sum(), inputs)[0]
-    same(found, torch.autograd.grad(original(inputs).sum(), inputs)[0])
 
 
 @needs_onednn
@@ -257,17 +229,3 @@ def test_only_large_float32_matrices_of_a_cpu_can_be_packed() -> None:
     assert not can_pack(torch.zeros(10, 10))
     assert not can_pack(torch.zeros(512, 512, dtype=torch.bfloat16))
     assert not can_pack(torch.zeros(512, 512, device="meta"))
-
-
-@pytest.mark.parametrize("fault", ["no VNNI", "no question", "no product", "wrong product"])
-def test_int8_products_are_the_cpus_to_have(
-    fault: str, fresh: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: fault != "no VNNI", raising=False)
-    if fault == "no question":
-        monkeypatch.delattr(torch.cpu, "_is_vnni_supported")
-    if fault == "no product":
-        monkeypatch.delattr(torch, "_int_mm")
-    if fault == "wrong product":
-        monkeypatch.setattr(torch, "_int_mm", lambda left, right: left.int()[:, :4])
-    assert not has_fast_int8(torch.device("cpu")) and not has_fast_int8(torch.device("cuda"))

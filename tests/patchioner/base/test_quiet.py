@@ -10,15 +10,6 @@ import pytest
 from patchioner.images import Quiet
 
 
-def test_warnings_are_ignored_inside_and_come_back() -> None:
-    quiet = Quiet()
-    for _ in range(2):
-        with quiet:
-            warnings.warn("unseen", stacklevel=1)
-        with pytest.warns(UserWarning, match="seen"):
-            warnings.warn("seen", stacklevel=1)
-
-
 def test_blocks_of_threads_may_overlap() -> None:
     before = list(warnings.filters)
     quiet, inside, leave = Quiet(), threading.Event(), threading.Event()

@@ -25,18 +25,6 @@ def make_registry() -> Registry[Callable[[], int]]:
     return registry
 
 
-def test_get_returns_what_was_filed() -> None:
-    registry = make_registry()
-    assert registry.get("one")() == 1
-    assert registry.get("two")() == 2
-    assert "one" in registry
-    assert "three" not in registry
-
-
-def test_names_are_sorted() -> None:
-    assert make_registry().names() == ("one", "two")
-
-
 def test_unknown_name_offers_close_ones() -> None:
     with pytest.raises(UnknownNameError, match="unknown number 'tow': did you mean 'two'"):
         make_registry().get("tow")
@@ -47,11 +35,6 @@ def test_a_name_is_filed_once_only() -> None:
     with pytest.raises(OptionError, match="'one' is registered twice"):
         registry.register("one")(lambda: 11)
     assert registry.get("one")() == 1
-
-
-def test_registries_do_not_share_names() -> None:
-    make_registry()
-    assert Registry[int]("other").names() == ()
 
 
 FAR: Registry[str] = Registry("part", homes={"far": "far_home", "empty": "empty_home"})
@@ -79,12 +62,6 @@ def test_a_home_is_imported_when_its_part_is_asked_for(homes: Path) -> None:
 def test_a_home_that_registers_nothing(homes: Path) -> None:
     with pytest.raises(UnknownNameError, match="empty"):
         FAR.get("empty")
-
-
-def test_a_part_of_ones_own_goes_before_its_home() -> None:
-    registry: Registry[str] = Registry("part", homes={"far": "no_such_module"})
-    registry.register("far")("mine")
-    assert registry.get("far") == "mine"
 
 
 @pytest.mark.parametrize("config", [None, [], {}, {"type": 3}, {"type": "three"}])

@@ -30,11 +30,6 @@ def test_equal_captions_fall_together_whatever_case_and_stops() -> None:
     ]
 
 
-def test_few_captions_are_not_merged_by_likeness() -> None:
-    texts = ["a cup of coffee on a table", "a cup of tea on a table"] * 3
-    assert len(cluster_captions(texts)) == 2
-
-
 def test_hundreds_of_variants_are_merged_until_most_are_named() -> None:
     things = ["cat fur whiskers", "wooden table grain", "blue sky cloud"]
     texts = [f"{thing} {extra}" for thing in things for extra in map(str, range(100))]
@@ -48,11 +43,6 @@ def test_what_fits_nowhere_is_the_rest() -> None:
     texts = ["a cup"] * 5 + ["a table"] * 3 + ["one", "two", "three"]
     clusters = cluster_captions(texts, limit=2)
     assert [(c.text, len(c.members)) for c in clusters] == [("a cup", 5), ("a table", 3), ("", 3)]
-
-
-def test_no_captions_no_clusters_and_empty_captions_are_no_error() -> None:
-    assert cluster_captions([]) == []
-    assert sum(c.share for c in cluster_captions(["", "a cup", ""])) == 1.0
 
 
 @settings(max_examples=80, deadline=None)
@@ -118,22 +108,8 @@ def test_the_map_shows_each_caption_where_it_was_given() -> None:
     assert (picture == colour_of(0)).all(axis=2).any(), "the legend shows the colour itself"
 
 
-def test_hundreds_of_different_captions_make_a_short_legend() -> None:
-    geometry = fit_image((400, 400), mode="stretch", size=518, patch_size=14)
-    captions = [
-        Said(patch, f"caption {i} of {i % 7}") for i, patch in enumerate(Patch.all(geometry))
-    ]
-    assert draw_patch_map(Image.new("RGB", (400, 400)), captions, geometry).height < 1600
-
-
 @pytest.mark.parametrize("region", [Box(0, 0, 9, 9), Patch(4, 0), Patch(0, 4)])
 def test_other_regions_are_refused(region: Region) -> None:
     geometry = fit_image((80, 80), mode="stretch", size=56, patch_size=14)
     with pytest.raises(OptionError, match="4 x 4 grid"):
         draw_patch_map(Image.new("RGB", (80, 80)), [Said(region, "x")], geometry)
-
-
-def test_no_captions_leave_the_photo_as_it_is() -> None:
-    geometry = fit_image((800, 400), mode="stretch", size=56, patch_size=14)
-    picture = np.asarray(draw_patch_map(Image.new("RGB", (800, 400), "blue"), [], geometry))
-    assert (picture[16:416, 16:816] == (0, 0, 255)).all()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from patchioner.geometry import ImageGeometry, fit_image
+from patchioner.geometry import Fit, ImageGeometry, fit_image
 from patchioner.regions import (
     Box,
     Mask,
@@ -19,9 +20,12 @@ from patchioner.regions import (
     WholeImage,
     region_weights,
 )
+from patchioner.regions.coverage import reference_box_footprints, reference_model_boxes
 
 Weights = npt.NDArray[np.floating]
+
 MODES = ("stretch", "crop", "pad", "aspect")
+
 FEW = settings(max_examples=50, deadline=None)
 
 
@@ -97,26 +101,6 @@ def test_masks_agree_with_a_loop_over_cells(geometry: ImageGeometry, seed: int) 
     np.testing.assert_allclose(weights, twin / twin.sum(), atol=1e-6)
 
 
-def test_a_round_mask_agrees_with_a_supersampled_disc() -> None:
-    geometry = fit_image((90, 60), mode="pad", size=40, patch_size=8)
-    y, x = np.indices((60, 90)) + 0.5
-    weights = Mask((x - 40) ** 2 + (y - 25) ** 2 < 20**2).patch_weights(geometry)
-    rows, columns = (np.indices((1000, 1000)) + 0.5) / 200
-    sampled = geometry.to_pixels(np.stack([columns.ravel(), rows.ravel()], axis=1))
-    inside = ((sampled - (40, 25)) ** 2).sum(axis=1) < 20**2
-    twin = inside.reshape(5, 200, 5, 200).mean(axis=(1, 3))
-    # The mask is the disc in whole pixels: they differ along its rim.
-    np.testing.assert_allclose(weights, twin / twin.sum(), atol=0.005)
-
-
-def test_a_mask_pixel_by_pixel_is_the_mean_of_its_boxes() -> None:
-    geometry = fit_image((23, 17), mode="stretch", size=40, patch_size=8)
-    array = np.random.default_rng(0).random((17, 23)) < 0.5
-    pixels = [Box(x, y, x + 1, y + 1) for y, x in np.argwhere(array)]
-    twin = np.stack([box_cell_by_cell(pixel, geometry) for pixel in pixels]).mean(axis=0)
-    np.testing.assert_allclose(region_weights([Mask(array)], geometry)[0], twin, atol=1e-6)
-
-
 def test_a_tall_mask_is_the_same_in_blocks_of_rows() -> None:
     geometry = fit_image((5, 1300), mode="stretch", size=32, patch_size=8)
     array = np.random.default_rng(1).random((1300, 5)) < 0.5
@@ -176,3 +160,56 @@ def test_every_kind_sums_to_one_in_every_mode(geometry: ImageGeometry, data: st.
     assert weights.dtype == np.float32
     assert (weights >= 0).all()
     np.testing.assert_allclose(weights.sum(axis=(1, 2)), 1, atol=1e-5)
+
+
+def mapped(
+    mode: Fit, image_size: tuple[int, int], size: int, *corners: tuple[float, ...]
+) -> list[list[float]]:
+    geometry = fit_image(image_size, mode=mode, size=size, patch_size=14)
+    model = reference_model_boxes(np.array(corners), geometry)
+    assert model.dtype == np.float32
+    values: list[list[float]] = model.tolist()
+    return values
+
+
+@pytest.mark.parametrize(
+    ("corners", "wanted"),
+    [
+        ((30, 0, 90, 20), [0, 0, 60, 20]),  # x 60 .. 90 is seen, x 60 .. 120 is taken
+        ((0, 0, 260, 140), [0, 0, 140, 140]),
+        ((180, 10, 260, 20), [120, 10, 20, 10]),
+        ((210, 10, 260, 20), [139, 10, 1, 10]),  # cut away: a sliver
+        ((0, 10, 50, 20), [0, 10, 50, 10]),  # cut away on the left: what stands at the border
+        ((-20, -20, 1e300, 1e300), [0, 0, 140, 140]),
+    ],
+)
+def test_a_crop_clamps_the_origin_without_shortening(
+    corners: tuple[float, ...], wanted: list[float]
+) -> None:
+    # Shows x 60 .. 200 of 260.
+    assert mapped("crop", (260, 140), 140, corners) == [wanted]
+
+
+def test_odd_remainders_are_floored_where_the_pixels_are_rounded_to_even() -> None:
+    # 143 - 140 leaves 3: the boxes move by 1, the pixels by round(1.5) = 2.
+    assert mapped("crop", (143, 140), 140, (41, 0, 51, 10)) == [[40, 0, 10, 10]]
+    geometry = fit_image((143, 140), mode="crop", size=140, patch_size=14)
+    assert geometry.offset == (-2, 0)
+    # 641 x 480 becomes 691.7 x 518, cut to 691 before the half of the rest is taken: 86.
+    assert mapped("crop", (641, 480), 518, (96, 0, 144, 24))[0][0] == pytest.approx(17.6)
+
+
+@pytest.mark.parametrize("mode", ["pad", "aspect"])
+def test_fits_that_were_not_published_follow_their_own_map(mode: Fit) -> None:
+    geometry = fit_image((280, 140), mode=mode, size=140, patch_size=14)
+    corners = np.array([[30.0, 20.0, 130.0, 90.0]])
+    grid = geometry.to_grid(corners.reshape(2, 2)) * 14
+    model = reference_model_boxes(corners, geometry)[0]
+    np.testing.assert_allclose([*model[:2], *(model[:2] + model[2:])], grid.ravel(), rtol=1e-6)
+
+
+def test_noise_of_double_precision_is_no_patch() -> None:
+    geometry = fit_image((140, 140), mode="stretch", size=140, patch_size=14)
+    assert (2.4 + 14) - 2.4 < 14
+    boxes = np.array([[2.4, 0.0, 2.4 + 14, 1.0]])
+    assert np.count_nonzero(reference_box_footprints(boxes, geometry).cover) == 2

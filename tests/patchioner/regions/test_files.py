@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from patchioner.base.errors import RegionFileError
+from patchioner.base.errors import RegionError, RegionFileError
 from patchioner.geometry import fit_image
 from patchioner.regions import (
     Box,
@@ -23,13 +23,17 @@ from patchioner.regions import (
     RegionSet,
     Trace,
     WholeImage,
+    from_coco,
+    from_sam,
     read_regions,
     read_trace,
     region_weights,
 )
 
 SIZE = (6, 4)
+
 GEOMETRY = fit_image(SIZE, mode="stretch", size=56, patch_size=14)
+
 TRIANGLE = [[0, 0], [3, 0], [0, 3]]
 
 
@@ -161,13 +165,8 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
         read_regions(tmp_path, SIZE)
 
 
-def test_a_byte_order_mark_is_no_error(tmp_path: Path) -> None:
-    path = tmp_path / "regions.json"
-    path.write_bytes(b"\xef\xbb\xbf" + b'{"regions": [{"whole": true}]}')
-    assert read_regions(path, SIZE) == [NamedRegion(WholeImage())]
-
-
 REAL = Path(__file__).parents[3] / ".." / "shared" / "data" / "annotations" / "instances_dev.json"
+
 FULL = {"size": [4, 6], "counts": [0, 24]}
 
 
@@ -198,14 +197,6 @@ def test_annotations_of_the_photo_are_read_in_order(tmp_path: Path) -> None:
         NamedRegion(Mask(np.ones((4, 6))), "cat", 3),
         NamedRegion(Box(1, 2, 4, 4), None, 4),
     ]
-
-
-def test_categories_may_be_missing(tmp_path: Path) -> None:
-    path = coco(tmp_path)
-    content = json.loads(path.read_text())
-    del content["categories"]
-    path.write_text(json.dumps(content))
-    assert [named.label for named in read_regions(path, (6, 4), "b.jpg")] == [None]
 
 
 def test_compressed_runs(tmp_path: Path) -> None:
@@ -269,8 +260,8 @@ def test_real_annotations_cover_what_their_boxes_say() -> None:
             assert abs(mine - theirs).sum() < 0.02 + rim
 
 
-SIZE = (6, 4)
 MASKS = np.stack([np.eye(4, 6, dtype=bool), np.ones((4, 6), dtype=bool)])
+
 EXPECTED = [NamedRegion(Mask(mask)) for mask in MASKS]
 
 
@@ -300,12 +291,6 @@ def test_npy_of_one_or_several_masks(tmp_path: Path) -> None:
     assert read_regions(tmp_path / "m.npy", SIZE) == EXPECTED
     np.save(tmp_path / "m.npy", MASKS[0].astype(np.uint8))
     assert read_regions(tmp_path / "m.npy", SIZE) == EXPECTED[:1]
-
-
-def test_the_content_decides_not_the_name(tmp_path: Path) -> None:
-    np.save(tmp_path / "m.npy", MASKS)
-    disguised = (tmp_path / "m.npy").rename(tmp_path / "m.json")
-    assert read_regions(disguised, SIZE) == EXPECTED
 
 
 class Bomb:
@@ -432,13 +417,6 @@ def test_the_longest_common_path_tells_photos_apart(
         assert read_regions(path, SIZE, asked) == [NamedRegion(Box(found, 0, found + 1, 1))]
 
 
-def test_one_name_under_two_ids_has_the_regions_of_both(tmp_path: Path) -> None:
-    images = [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": "a.jpg"}]
-    boxes = [{"image_id": i, "bbox": [0, 0, i, 2]} for i in (1, 2)]
-    found = read_regions(coco(tmp_path, images=images, annotations=boxes), SIZE, "a.jpg")
-    assert [named.region for named in found] == [Box(0, 0, 1, 2), Box(0, 0, 2, 2)]
-
-
 def test_results_of_several_images_are_told_apart_by_the_number_in_the_name(tmp_path: Path) -> None:
     results = [{"image_id": i, "bbox": [0, 0, i, 2], "score": 0.5} for i in (1, 2)]
     path = written(tmp_path, results)
@@ -450,8 +428,11 @@ def test_results_of_several_images_are_told_apart_by_the_number_in_the_name(tmp_
 
 
 BOX = Box(1, 2, 4, 4)
+
 TRIANGLES = [Polygon([(0, 0), (3, 0), (0, 3)])]
+
 BBOX = {"bbox": [1, 2, 3, 2], "image_id": 1}
+
 PER_CENT = {"x": 100 / 6, "y": 50, "width": 50, "height": 50}
 
 
@@ -548,3 +529,58 @@ def test_the_pen_is_up_between_the_strokes_of_a_record(tmp_path: Path) -> None:
     ]
     weights = read_trace(written(tmp_path, {"traces": strokes})).patch_weights(GEOMETRY)
     assert weights[1:-1].sum() == 0.0 and weights[0].sum() == pytest.approx(0.5)
+
+
+RLE = {"size": [2, 3], "counts": [0, 6]}
+
+
+def test_coco_prefers_the_outline_to_the_box() -> None:
+    ring = [0, 0, 10, 0, 0, 10]
+    box = [1, 2, 3, 4]
+    assert from_coco({"segmentation": [ring], "bbox": box}) == Polygon.from_coco([ring])
+    assert from_coco({"segmentation": RLE, "bbox": box}, (3, 2)) == Mask(np.ones((2, 3), bool))
+    without: list[dict[str, object]] = [{}, {"segmentation": []}, {"segmentation": None}]
+    for segmentation in without:
+        assert from_coco({**segmentation, "bbox": box}) == Box(1, 2, 4, 6)
+
+
+def test_sam_keeps_the_order() -> None:
+    first, second = np.eye(3, dtype=bool), np.ones((3, 3), dtype=bool)
+    regions = from_sam(
+        [{"segmentation": first, "area": 3}, {"segmentation": second}, {"bbox": [1, 2, 3, 4]}],
+        (3, 3),
+    )
+    assert regions == [Mask(first), Mask(second), Box(1, 2, 4, 6)]
+    assert from_sam([{"segmentation": RLE}]) == [Mask(np.ones((2, 3), bool))]
+    assert from_sam([]) == []
+
+
+@pytest.mark.parametrize(
+    ("annotation", "text"),
+    [
+        ({"id": 3}, r"keys \['id'\].*'segmentation'"),
+        ({"segmentation": {"counts": []}}, "no RLE"),
+        ({"segmentation": "abc", "bbox": None}, "give a list|segmentation"),
+        ({"bbox": [1, 2, 0, 4]}, "empty"),
+        ([1, 2], "dictionary"),
+    ],
+)
+def test_broken_annotations_are_refused(annotation: object, text: str) -> None:
+    with pytest.raises(RegionError, match=text):
+        from_coco(annotation)  # type: ignore[arg-type]
+
+
+def test_masks_of_another_size_are_refused() -> None:
+    with pytest.raises(RegionError, match="3x2 but the image is 4x4"):
+        from_coco({"segmentation": RLE}, (4, 4))
+    with pytest.raises(RegionError, match="entry 1 .*3x2 but the image is 2x2"):
+        from_sam([{"segmentation": np.ones((2, 2), bool)}, {"segmentation": RLE}], (2, 2))
+
+
+@pytest.mark.parametrize(
+    ("masks", "text"),
+    [([np.ones((2, 2))], "entry 0"), (5, "give a list"), ([{"area": 1}], "entry 0.*keys")],
+)
+def test_what_is_not_from_sam_is_refused(masks: object, text: str) -> None:
+    with pytest.raises(RegionError, match=text):
+        from_sam(masks)  # type: ignore[arg-type]

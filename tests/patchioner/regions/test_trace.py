@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from patchioner.base.errors import RegionError
 from patchioner.geometry import fit_image
 from patchioner.regions import Point, Trace, Weighting
-from patchioner.regions.trace import reference_counts
 
 # 4 x 4 patches of 10 pixels.
 GEOMETRY = fit_image((40, 40), mode="stretch", size=32, patch_size=8)
-TEN = fit_image((40, 40), mode="stretch", size=80, patch_size=8)
+
 CROPPED = fit_image((80, 40), mode="crop", size=32, patch_size=8)
+
 REFERENCE = Weighting(rounding="reference")
 
 
@@ -86,11 +85,6 @@ def test_a_trace_out_of_view_is_refused(weighting: Weighting | None) -> None:
         Trace([(1.5, 0.5)], normalized=True).patch_weights(GEOMETRY, weighting)
 
 
-def test_a_trace_that_was_cropped_away_says_what_is_seen() -> None:
-    with pytest.raises(RegionError, match=r"x 20 to 60"):
-        Trace([(5, 5), (10, 30)]).patch_weights(CROPPED)
-
-
 @pytest.mark.parametrize(
     ("points", "text"),
     [
@@ -112,58 +106,10 @@ def test_broken_samples_are_refused(samples: object) -> None:
         Trace.from_points_xyt(samples)  # type: ignore[arg-type]
 
 
-def published_counts(points: list[tuple[float, float]], side: int) -> np.ndarray:
-    """The plain twin: one count per point inside, by division by 1 / side."""
-    counts = np.zeros((side, side))
-    for x, y in points:
-        if 0 <= x <= 1 and 0 <= y <= 1:
-            column, row = int(x / (1.0 / side)), int(y / (1.0 / side))
-            counts[min(row, side - 1), min(column, side - 1)] += 1
-    return np.asarray(counts / counts.sum())
-
-
 shares = st.one_of(st.floats(-0.2, 1.2), st.integers(0, 10).map(lambda tenth: tenth / 10))
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.lists(st.tuples(shares, shares), min_size=1, max_size=12))
-def test_reference_traces_are_the_published_counts(points: list[tuple[float, float]]) -> None:
-    points = [*points, (0.5, 0.5)]
-    trace = Trace(points, normalized=True)
-    # Nearer to the border than a float's step, the way by pixels may take a point in or out.
-    assume(all(c in (0, 1) or min(abs(c), abs(c - 1)) > 1e-12 for p in points for c in p))
-    np.testing.assert_allclose(
-        trace.patch_weights(TEN, REFERENCE), published_counts(points, 10), rtol=1e-6
-    )
-
-
-def test_reference_keeps_the_published_oddities() -> None:
-    weights = Trace([(0.3, 0.5)], normalized=True).patch_weights(TEN, REFERENCE)
-    assert weights[5, 2] == 1
-    doubled = Trace([(5, 5), (5, 5), (35, 35)]).patch_weights(GEOMETRY, REFERENCE)
-    assert doubled[0, 0] == pytest.approx(2 / 3)
-
-
-def test_reference_ignores_a_crop_as_published() -> None:
-    # Of 80 x 40 pixels; the crop sees x from 20 to 60, which the published code does not heed.
-    weights = Trace([(21, 1), (59, 39), (10, 10)]).patch_weights(CROPPED, REFERENCE)
-    np.testing.assert_allclose(
-        weights, published_counts([(21 / 80, 1 / 40), (59 / 80, 39 / 40), (1 / 8, 1 / 4)], 4)
-    )
-    assert weights[0, 1] == weights[3, 2] == weights[1, 0]
 
 
 def test_reference_follows_padding() -> None:
     padded = fit_image((80, 40), mode="pad", size=80, patch_size=10)
     weights = Trace([(5, 5), (75, 35)]).patch_weights(padded, REFERENCE)
     assert weights[2, 0] == weights[5, 7] == 0.5
-
-
-def test_reference_counts_are_not_divided() -> None:
-    counts = reference_counts(Trace([(5, 5), (5, 5), (35, 35), (99, 0)]), GEOMETRY)
-    assert counts.sum() == 3
-    assert counts[0, 0] == 2
-
-
-def test_long_traces_stay_readable_in_messages() -> None:
-    assert len(repr(Trace([(i, i) for i in range(1000)]))) < 80

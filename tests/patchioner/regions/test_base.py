@@ -22,13 +22,16 @@ from patchioner.regions import (
     Trace,
     WholeImage,
     from_sam,
-    region_kinds,
 )
 
 SIZE = (40, 20)
+
 GEOMETRY = fit_image(SIZE, mode="stretch", size=32, patch_size=8)
+
 ARRAY = np.random.default_rng(1).random((20, 40)) < 0.4
+
 ARRAY[0, 0] = True
+
 REGIONS: list[Region] = [
     Box(1, 2, 3.5, 4),
     Point(1, 2.25),
@@ -41,14 +44,6 @@ REGIONS: list[Region] = [
     RegionSet([Box(0, 0, 3, 3), RegionSet([Point(1, 1), WholeImage()])]),
     WholeImage(),
 ]
-
-
-def test_the_kinds_are_those_of_the_settings() -> None:
-    built_in = {type(region).kind for region in REGIONS}
-    assert built_in <= region_kinds().keys()
-    assert built_in == {
-        "box", "mask", "patch", "point", "polygon", "region_set", "trace", "whole_image",
-    }  # fmt: skip
 
 
 @pytest.mark.parametrize("region", REGIONS, ids=lambda region: region.kind)
@@ -107,3 +102,65 @@ def test_masks_of_sam_2s_predictor() -> None:
         assert from_sam(given) == expected
     with pytest.raises(RegionError, match=r"\(2, 3, 20, 40\)"):
         from_sam(np.ones((2, 3, 20, 40)))
+
+
+PHOTO = (96, 60)  # 24 x 15 pixels a patch under a stretch
+
+ON_PHOTO = fit_image(PHOTO, mode="stretch", size=64, patch_size=16)
+
+
+def mask(x1: int, y1: int, x2: int, y2: int) -> Mask:
+    array = np.zeros(PHOTO[::-1], dtype=bool)
+    array[y1, x1] = array[y2 - 1, x2 - 1] = True
+    return Mask(array)
+
+
+@pytest.mark.parametrize(
+    ("region", "expected"),
+    [
+        (Box(10.5, 20, 30, 40.25), (10.5, 20, 30, 40.25)),
+        (Box(-5, -5, 200, 30), (0, 0, 96, 30)),
+        (mask(7, 3, 50, 41), (7, 3, 50, 41)),
+        (mask(95, 59, 96, 60), (95, 59, 96, 60)),
+        (Polygon([[(1, 2), (9, 2), (9, 8)], [(20, 30), (25, 30), (20, 99)]]), (1, 2, 25, 60)),
+        (Point(30, 20), (24, 15, 48, 30)),
+        (Patch(3, 0), (0, 45, 24, 60)),
+        (Trace([(5, 5), (40, 5)]), (0, 0, 48, 15)),
+        (WholeImage(), (0, 0, 96, 60)),
+        (RegionSet([Box(50, 10, 60, 20), RegionSet([Box(5, 30, 8, 40)])]), (5, 10, 60, 40)),
+    ],
+)
+def test_the_box_around_a_region(
+    region: Region, expected: tuple[float, float, float, float]
+) -> None:
+    assert region.bounds(ON_PHOTO) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "region",
+    [Box(100, 0, 120, 20), Point(500, 5), Polygon([(99, 1), (120, 1), (99, 9)])],
+)
+def test_a_region_off_the_photo_is_refused(region: Region) -> None:
+    with pytest.raises(RegionError):
+        region.bounds(ON_PHOTO)
+
+
+def test_under_a_central_square_the_crop_reaches_beyond_it() -> None:
+    geometry = fit_image(PHOTO, mode="crop", size=64, patch_size=16)
+    assert Box(0, 0, 30, 30).bounds(geometry) == (0, 0, 30, 30)
+    assert WholeImage().bounds(geometry) == pytest.approx(geometry.visible)
+    with pytest.raises(RegionError):
+        Box(0, 0, 10, 30).bounds(geometry)  # cut away
+
+
+def test_padding_is_never_part_of_a_crop() -> None:
+    geometry = fit_image(PHOTO, mode="pad", size=64, patch_size=16)
+    assert WholeImage().bounds(geometry) == pytest.approx((0, 0, 96, 60))
+
+
+def test_bounds_read_as_they_were_given_and_are_empty_where_only_an_image_can_tell() -> None:
+    assert Box(-5, -5, 200, 30).bounds == (-5, -5, 200, 30)
+    assert mask(7, 3, 50, 41).bounds == (7, 3, 50, 41)
+    assert RegionSet([Point(1, 2), Trace([(5, 5), (40, 5)])]).bounds == (1, 2, 40, 5)
+    for region in (WholeImage(), Patch(0, 0), Trace([(0.1, 0.2)], normalized=True)):
+        assert region.bounds == ()
