@@ -1,7 +1,4 @@
-"""Captions out of the files that people have them in.
-
-Knows: text, CSV/TSV, Parquet and COCO-style JSON, plain or gzipped. Does not know: what the captions are for.
-"""
+"""Captions out of the files that people have them in: text, tables, Parquet, JSON, JSON lines; plain or gzipped."""
 
 from __future__ import annotations
 
@@ -10,167 +7,259 @@ import difflib
 import gzip
 import io
 import json
+import logging
+import math
+import re
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from patchioner.base.errors import TextError
 from patchioner.base.optional import require
 
-_COLUMNS = ("caption", "captions", "text", "sentence", "raw")
-"""Names of the column or key that are tried when none is given."""
+MAX_BYTES = 2 * 2**30
+"""A file that holds more once unpacked is refused."""
+
+_COLUMNS = ("caption", "captions", "text", "sentence", "raw", "comment")
+_DELIMITERS = ",;|\t"
+_PHOTO = re.compile(r"[^\t,;|]*\.(?:jpe?g|png|webp|gif|bmp)(?:#\d+)?\s*[\t,;|]", re.IGNORECASE)
+_logger = logging.getLogger(__name__)
 
 
-def read_captions(path: str | Path, column: str | None = None) -> list[str]:
-    """Read every caption of a file, in its order.
+class _Source(NamedTuple):
+    path: Path
+    column: str | None
+    splits: Sequence[str]
+
+    def fault(self, message: str) -> TextError:
+        return TextError(f"{self.path}: {message}")
+
+
+def read_captions(
+    path: str | Path, column: str | None = None, *, splits: Sequence[str] = ("train", "restval")
+) -> list[str]:
+    """Read every caption of a file, in its order. How many were left out, and why, goes to the log as a warning.
 
     Args:
-        path: ``.txt`` (one caption per line), ``.csv`` / ``.tsv`` (with a header), ``.parquet``, or ``.json``: a list
-            of strings, a list of objects, ``{"annotations": [{"caption": ...}]}`` as COCO, or ``{"images":
-            [{"sentences": [{"raw": ...}]}]}`` as the Karpathy splits. A further ``.gz`` is unpacked on the way.
-        column: of a table, or the key of the objects; None tries "caption", "captions", "text", "sentence", "raw".
-            A cell may hold several captions (a list).
+        path: the ending says the kind; a further ``.gz`` is unpacked on the way.
+
+            * ``.txt``: a caption a line; or a table, told by the header (``image,caption``) or by
+              names of photos in front (Flickr's ``token.txt``);
+            * ``.csv``: separated by comma, semicolon, bar or tab; ``.tsv``: by tab, quotes are text;
+            * ``.parquet``;
+            * ``.json``: a list of strings or objects, ``{"annotations": [{"caption": ...}]}`` as COCO, or
+              ``{"images": [{"split": ..., "sentences": [{"raw": ...}]}]}`` as Karpathy splits; ``.jsonl``: one such
+              string or object a line.
+        column: of a table, or the key of the objects, in any case; None tries "caption", "text", ... A cell
+            may hold several captions (a list).
+        splits: of a file that has splits, those to read.
 
     Returns:
-        Captions as they stand, blank lines of a text file left out.
+        Captions as they stand; blank and missing ones are left out.
 
     Raises:
-        TextError: the file cannot be read, is of another kind, or a row holds no caption (its number is named).
+        TextError: the file cannot be read, is of another kind, unpacks to more than `MAX_BYTES`, or a row does not fit
+            its header (its number is named).
         MissingExtraError: Parquet without pyarrow.
 
     Example:
         >>> read_captions("captions_train2017.json")  # doctest: +SKIP
         ['A bicycle replica with a clock as the front wheel.', ...]
     """
-    path = Path(path)
-    kind = Path(path.stem if _packed(path) else path.name).suffix.lower()
-    reader = _READERS.get(kind)
+    source = _Source(Path(path), column, splits)
+    name = source.path.name.lower().removesuffix(".gz")
+    reader = _READERS.get(Path(name).suffix)
     if reader is None:
-        raise TextError(
-            f"{path}: captions are not read from {kind or 'files without an ending'!r}; "
-            f"give one of {', '.join(_READERS)}"
+        kind = Path(name).suffix or "files without an ending"
+        raise source.fault(
+            f"captions are not read from {kind!r}; give one of {', '.join(_READERS)}"
         )
+    captions, missing = list[str](), 0
     try:
-        captions = reader(path, column)
+        for place, value in reader(source):
+            for one in value if isinstance(value, list) else [value]:
+                if _is_missing(one):
+                    missing += 1
+                elif isinstance(one, str):
+                    captions.append(one)
+                else:
+                    raise source.fault(f"{place} is {one!r:.60}, no caption")
     except OSError as error:
-        raise TextError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise source.fault(f"cannot be read ({error.strerror or error})") from error
     except (UnicodeDecodeError, csv.Error, EOFError, zlib.error) as error:
-        raise TextError(f"{path}: damaged, or not UTF-8 text ({error})") from error
+        raise source.fault(f"damaged, or not UTF-8 text ({error})") from error
+    if missing:
+        _logger.warning("%s: left out %d rows without a caption", source.path, missing)
     if not captions:
-        raise TextError(f"{path}: no caption in it")
+        raise source.fault("no caption in it")
     return captions
 
 
-def _packed(path: Path) -> bool:
-    return path.suffix.lower() == ".gz"
+def _is_missing(value: object) -> bool:
+    if isinstance(value, str):
+        return not value.strip()
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def _bytes(path: Path) -> bytes:
-    return gzip.decompress(path.read_bytes()) if _packed(path) else path.read_bytes()
+def _bytes(source: _Source) -> bytes:
+    opened = gzip.open if source.path.suffix.lower() == ".gz" else Path.open
+    with opened(source.path, "rb") as file:
+        data: bytes = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise source.fault(f"holds more than {MAX_BYTES >> 30} GiB; cut it into several files")
+    return data
 
 
-def _text(path: Path) -> str:
-    return _bytes(path).decode("utf-8-sig")
+def _lines(source: _Source) -> list[str]:
+    """The lines that are not blank; not by splitlines(), which splits at form feeds inside a sentence, too."""
+    text = _bytes(source).decode("utf-8-sig")
+    return [line.rstrip("\r") for line in text.split("\n") if line.strip()]
 
 
-def _lines(path: Path, column: str | None) -> list[str]:
-    if column is not None:
-        raise TextError(f"{path}: a text file has no column {column!r}; leave it out")
-    # Not splitlines(), which also splits at form feeds and other marks inside a sentence.
-    return [line.rstrip("\r") for line in _text(path).split("\n") if line.strip()]
+def _text(source: _Source) -> Iterator[tuple[str, Any]]:
+    lines = _lines(source)
+    if lines and _header_delimiter(lines[0], source.column) is not None:
+        yield from _table(source)
+    elif lines and all(_PHOTO.match(line) for line in lines[:10]):
+        for number, line in enumerate(lines, 1):
+            yield f"line {number}", re.split(r"[\t,;|]", line, maxsplit=1)[-1].strip()
+    elif source.column is not None:
+        raise source.fault(f"a text file has no column {source.column!r}; leave it out")
+    else:
+        yield from _numbered("line", lines)
 
 
-def _table(path: Path, column: str | None) -> list[str]:
-    delimiter = "\t" if path.name.lower().removesuffix(".gz").endswith(".tsv") else ","
-    rows = csv.DictReader(io.StringIO(_text(path), newline=""), delimiter=delimiter)
-    name = _chosen(rows.fieldnames or (), column, path)
-    return [_caption(row[name], path, f"row {number}") for number, row in enumerate(rows, 1)]
+def _numbered(what: str, values: Iterable[Any]) -> Iterator[tuple[str, Any]]:
+    """("line 1", value), ("line 2", value), ..."""
+    return ((f"{what} {number}", value) for number, value in enumerate(values, 1))
 
 
-def _parquet(path: Path, column: str | None) -> list[str]:
-    parquet = require("pyarrow.parquet", "published")
-    arrow = require("pyarrow", "published")
+def _header_delimiter(header: str, column: str | None) -> str | None:
+    """What separates a header one of whose names is a column of captions; None where it is no such header."""
+    wanted = {column.strip().lower()} if column else set(_COLUMNS)
+    for delimiter in _DELIMITERS:
+        names = [name.strip(' "').lower() for name in header.split(delimiter)]
+        if len(names) > 1 and wanted & set(names):
+            return delimiter
+    return None
+
+
+def _table(source: _Source) -> Iterator[tuple[str, Any]]:
+    text = _bytes(source).decode("utf-8-sig")
+    header = text.split("\n", 1)[0]
+    plain = source.path.name.lower().removesuffix(".gz").endswith(".tsv")
+    delimiter = "\t" if plain else _header_delimiter(header, source.column) or ","
+    unquoted = delimiter in "\t|"  # quotes are text there
+    rows = csv.reader(
+        io.StringIO(text, newline=""),
+        delimiter=delimiter,
+        quoting=csv.QUOTE_NONE if unquoted else csv.QUOTE_MINIMAL,
+    )
+    names = [name.strip() for name in next(rows, [])]
+    place = names.index(_chosen(names, source))
+    for number, row in enumerate((row for row in rows if row), 1):
+        if len(row) > len(names):
+            raise source.fault(
+                f"row {number} has {len(row)} cells, the header {len(names)}; put captions with {delimiter!r} in quotes"
+            )
+        cell = row[place].strip() if place < len(row) else None
+        yield f"row {number}", _unquoted(cell) if unquoted and cell else cell
+
+
+def _unquoted(cell: str) -> str:
+    """A cell that is wholly in quotes, as a writer of CSV puts it, without them; any other as it is."""
+    inner = cell[1:-1]
+    whole = len(cell) > 1 and cell[0] == cell[-1] == '"' and '"' not in inner.replace('""', "")
+    return inner.replace('""', '"') if whole else cell
+
+
+def _parquet(source: _Source) -> Iterator[tuple[str, Any]]:
+    parquet, arrow = require("pyarrow.parquet", "published"), require("pyarrow", "published")
     try:
-        file = parquet.ParquetFile(io.BytesIO(_bytes(path)) if _packed(path) else path)
-        name = _chosen(file.schema_arrow.names, column, path)
+        packed = source.path.suffix.lower() == ".gz"
+        file = parquet.ParquetFile(io.BytesIO(_bytes(source)) if packed else source.path)
+        name = _chosen(file.schema_arrow.names, source)
         values = file.read(columns=[name])[name].to_pylist()
     except arrow.ArrowException as error:
-        raise TextError(f"{path}: not a readable Parquet file ({error})") from error
-    return [
-        caption
-        for number, value in enumerate(values, 1)
-        for caption in _captions(value, path, f"row {number}")
-    ]
+        raise source.fault(f"not a readable Parquet file ({error})") from error
+    yield from _numbered("row", values)
 
 
-def _json(path: Path, column: str | None) -> list[str]:
+def _json_lines(source: _Source) -> Iterator[tuple[str, Any]]:
+    for place, line in _numbered("line", _lines(source)):
+        row = _parsed(line, source, f"{place}: ")
+        yield place, row[_chosen(tuple(row), source)] if isinstance(row, dict) else row
+
+
+def _json(source: _Source) -> Iterator[tuple[str, Any]]:
+    content = _parsed(_bytes(source).decode("utf-8-sig"), source)
+    rows = _listed(content, source) if isinstance(content, dict) else content
+    if not isinstance(rows, list):
+        raise source.fault(f"holds {type(content).__name__}; a list of captions is expected")
+    for number, row in enumerate(rows):
+        value = row[_chosen(tuple(row), source)] if isinstance(row, dict) else row
+        yield f"item {number}", value
+
+
+def _parsed(text: str, source: _Source, where: str = "") -> Any:
     try:
-        content = json.loads(_text(path))
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
-        if isinstance(error, UnicodeDecodeError):
-            raise
-        raise TextError(f"{path}: no JSON ({error})") from error
-    if isinstance(content, dict):
-        return _json_rows(_json_list(content, path), column, path)
-    if isinstance(content, list):
-        return _json_rows(content, column, path)
-    raise TextError(f"{path}: holds {type(content).__name__}; a list of captions is expected")
+        raise source.fault(f"{where}no JSON ({error})") from error
 
 
-def _json_list(content: dict[str, Any], path: Path) -> list[Any]:
+def _listed(content: dict[str, Any], source: _Source) -> list[Any]:
+    """The annotations of COCO's form, or the sentences of the wanted splits."""
     if isinstance(content.get("annotations"), list):
         return list(content["annotations"])
     images = content.get("images")
-    if isinstance(images, list):
-        sentences = [image.get("sentences") for image in images if isinstance(image, dict)]
-        found = [one for listed in sentences if isinstance(listed, list) for one in listed]
-        if found:
-            return found
-    raise TextError(
-        f'{path}: no "annotations" with captions in it (it has {", ".join(map(repr, content))})'
+    described = [
+        image
+        for image in (images if isinstance(images, list) else [])
+        if isinstance(image, dict) and isinstance(image.get("sentences"), list)
+    ]
+    if not described:
+        raise source.fault(
+            f'no "annotations" with captions in it (it has {", ".join(map(repr, content))})'
+        )
+    left_out = {str(image["split"]) for image in described if image.get("split")} - set(
+        source.splits
     )
+    wanted = [
+        image
+        for image in described
+        if image.get("split") is None or image["split"] in source.splits
+    ]
+    if not wanted:
+        raise source.fault(
+            f"nothing in the splits {', '.join(source.splits)}; it has {', '.join(sorted(left_out))}"
+        )
+    if left_out:
+        _logger.warning("%s: left out the splits %s", source.path, ", ".join(sorted(left_out)))
+    return [one for image in wanted for one in image["sentences"]]
 
 
-def _json_rows(rows: Sequence[Any], column: str | None, path: Path) -> list[str]:
-    captions: list[str] = []
-    for number, row in enumerate(rows):
-        where = f"item {number}"
-        if isinstance(row, dict):
-            captions += _captions(row[_chosen(tuple(row), column, path)], path, where)
-        else:
-            captions.append(_caption(row, path, where))
-    return captions
-
-
-def _chosen(names: Sequence[str], column: str | None, path: Path) -> str:
-    if column is not None:
-        if column in names:
-            return column
-        close = difflib.get_close_matches(column, names, n=3) or list(names)
-        raise TextError(f"{path}: no column {column!r}; did you mean {', '.join(close)}?")
+def _chosen(names: Sequence[str], source: _Source) -> str:
+    """The column of captions, by its name in any case."""
+    known = {str(name).strip().lower(): name for name in reversed(names)}
+    if source.column is not None:
+        if source.column in names or source.column.strip().lower() in known:
+            return source.column if source.column in names else known[source.column.strip().lower()]
+        close = difflib.get_close_matches(source.column, names, n=3) or list(names)
+        raise source.fault(f"no column {source.column!r}; did you mean {', '.join(close)}?")
     for name in _COLUMNS:
-        if name in names:
-            return name
-    raise TextError(
-        f"{path}: none of its columns ({', '.join(map(str, names))}) looks like captions; name one (--column)"
-    )
+        if name in known:
+            return known[name]
+    shown = ", ".join(map(str, names))
+    raise source.fault(f"none of its columns ({shown}) looks like captions; name one (--column)")
 
 
-def _captions(value: object, path: Path, where: str) -> list[str]:
-    return [_caption(one, path, where) for one in (value if isinstance(value, list) else [value])]
-
-
-def _caption(value: object, path: Path, where: str) -> str:
-    if not isinstance(value, str):
-        raise TextError(f"{path}: {where} is {value!r:.60}, no caption")
-    return value
-
-
-_READERS: dict[str, Callable[[Path, str | None], list[str]]] = {
-    ".txt": _lines,
+_READERS: dict[str, Callable[[_Source], Iterator[tuple[str, Any]]]] = {
+    ".txt": _text,
     ".csv": _table,
     ".tsv": _table,
     ".parquet": _parquet,
     ".json": _json,
+    ".jsonl": _json_lines,
 }

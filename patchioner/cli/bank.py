@@ -39,12 +39,14 @@ def add_bank_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "captions",
         metavar="CAPTIONS",
-        help=".json (COCO), .txt, .csv, .tsv, .parquet; .gz of those",
+        help=".json (COCO, Karpathy), .jsonl, .txt, .csv, .tsv, .parquet; .gz of those",
     )
     add("--out", metavar="DIR", type=Path, required=True, help="new folder")
     model = "model whose text tower embeds; the bank is for that model (default: %(default)s)"
     add("--text-encoder", default="patchioner-mini", metavar="ID|DIR", help=model)
     add("--column", help="column or key of the captions (default: looked for)")
+    split = "of a file with splits, those to read (default: train restval)"
+    add("--split", nargs="+", default=["train", "restval"], metavar="NAME", help=split)
     add("--sample", type=positive_int, metavar="N", help="draw N captions at random")
     add("--rows", type=positive_int, metavar="N", help="compact the bank to N rows")
     merge = (
@@ -109,7 +111,7 @@ def build(options: argparse.Namespace) -> int:
         dtype=options.storage,
         seed=options.seed,
     )
-    captions = read_captions(options.captions, options.column)
+    captions = read_captions(options.captions, options.column, splits=options.split)
     tower = _text_tower(options.text_encoder)
     encoder = {"config": tower.config, "weights": digest(tower)}
     embed = tower.to(usable_device(options.device), torch.float32).encode

@@ -91,13 +91,15 @@ def test_a_column_of_ones_own(tmp_path: Path) -> None:
         ("a.csv", "", None, "none of its columns"),
         ("a.csv", "id,words\n1,x\n", None, r"columns \(id, words\).*--column"),
         ("a.csv", "id,caption\n1,x\n", "captoin", "did you mean caption"),
-        ("a.csv", "id,caption\n1,x\n2\n", None, "row 2 is None"),
+        ("a.csv", "id,caption\n1,a dog, a cat\n", None, "row 1 has 3 cells"),
         ("a.json", "{", None, "no JSON"),
         ("a.json", "3", None, "holds int"),
         ("a.json", "[" * 100_000, None, "no JSON"),
         ("a.json", '{"images": [3, {}], "info": 1}', None, "\"annotations\".*'images', 'info'"),
         ("a.json", '{"images": [{"sentences": 3}]}', None, "annotations"),
-        ("a.json", '["a cat", NaN]', None, "item 1 is nan"),
+        ("a.json", '["a cat", 3]', None, "item 1 is 3"),
+        ("a.jsonl", '"a cat"\n{', None, "line 2: no JSON"),
+        ("a.json", '{"images": [{"split": "val", "sentences": [{"raw": "a"}]}]}', None, "it has val"),
         ("a.json", '[{"caption": "a"}, {"caption": ["b", 3]}]', None, "item 1 is 3"),
         ("a.json", '[{"caption": "a"}, {"id": 3}]', None, r"columns \(id\)"),
         ("a.parquet", "PAR1", None, "not a readable Parquet file"),
@@ -110,6 +112,45 @@ def test_what_cannot_be_read_says_where(
     with pytest.raises(TextError, match=said) as caught:
         read_captions(path, column)
     assert str(path) in str(caught.value)
+
+
+NEIGHBOURS = {
+    "token.txt": "1.jpg#0\ta dog\n1.jpg#1\ta cat\n",
+    "captions.txt": "image,caption\n1.jpg,a dog\n1.jpg,a cat\n",
+    "semicolon.csv": "image;Caption\n1.jpg;a dog\n2.jpg;a cat\n",
+    "bar.csv": "image_name| comment_number| comment\n1.jpg| 0| a dog\n1.jpg| 1| a cat\n",
+    "lines.jsonl": '{"text": "a dog"}\n{"text": "a cat"}\n',
+    "missing.json": '{"annotations": [{"caption": "a dog"}, {"caption": null}, {"caption": "a cat"}]}',
+    "short.csv": "id,caption\n1,a dog\n2\n3,a cat\n4,\n",
+    "splits.json": json.dumps(
+        {
+            "images": [
+                {"split": split, "sentences": [{"raw": text}]}
+                for split, text in (("train", "a dog"), ("val", "a cow"), ("restval", "a cat"))
+            ]
+        }
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NEIGHBOURS)
+def test_what_others_write_is_read_as_they_mean_it(tmp_path: Path, name: str) -> None:
+    assert read_captions(write(tmp_path / name, NEIGHBOURS[name])) == ["a dog", "a cat"]
+
+
+def test_quotes_in_a_tsv_are_text(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "a.tsv", 'url\tcaption\nu0\t"no entry" sign\nu1\t"the end\nu2\ta kite"\n'
+    )
+    assert read_captions(path) == ['"no entry" sign', '"the end', 'a kite"']
+
+
+def test_what_unpacks_to_too_much_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("memory_bank.text_files.MAX_BYTES", 1000)
+    with pytest.raises(TextError, match=r"a\.txt\.gz"):
+        read_captions(write(tmp_path / "a.txt.gz", "a cat\n" * 1000))
 
 
 def test_damaged_archives_and_missing_files(tmp_path: Path) -> None:
