@@ -191,11 +191,12 @@ def _judged(photo: Photo, text: str, scorer: Scorer) -> tuple[bool, float]:
     """Whether a text that stands alone is kept, and its score."""
     width, height = photo.size
     whole = DetailRegion("global", "global", (0.0, 0.0, float(width), float(height)))
-    alone = FilterSettings(rules=False, alike=1.0, merge=False, lone_support=0.0, lone_caption=0.0)
+    alone = FilterSettings(rules=False, alike=1.0, lone_support=0.0, lone_caption=0.0)
     statements = [Statement("global", 0, text)]
     verdicts = filter_statements(photo, [whole], statements, scorer=scorer, settings=alone)
     scores = [verdict.support.score for verdict in verdicts if verdict.support is not None]
-    return all(verdict.kept for verdict in verdicts), min(scores, default=0.0)
+    kept = all(verdict.kept or verdict.reason == "duplicate" for verdict in verdicts)
+    return kept, min(scores, default=0.0)
 
 
 def average_precision(of_true: Floats, of_false: Floats) -> float:

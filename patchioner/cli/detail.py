@@ -205,7 +205,7 @@ class _Run:
         from patchioner.detail.cache import CallCache
         from patchioner.detail.client import Budget, ChatClient
         from patchioner.detail.describe import VisionDescriber, VisionSettings
-        from patchioner.detail.fuse_language import LanguageFuser
+        from patchioner.detail.fuse import LanguageFuser
 
         self._options, self._jobs = options, list(_jobs(options))
         self._clients: list[ChatClient] = []
@@ -356,7 +356,8 @@ def _scorer(options: argparse.Namespace, model: Patchioner | None) -> Scorer | N
     if kind != "dense":
         path = options.calibration
         fitted = None if path is None else Logistic.from_json(read_json(path), str(path))
-        return IndependentScorer(SCORERS.get(kind)(name), calibration=fitted, threshold=least)
+        match = SCORERS.get(kind)(name)
+        return IndependentScorer(match, name=options.scorer, calibration=fitted, threshold=least)
     if model is None:
         raise OptionError("the dense scorer needs a model: give --model, or --scorer none")
     calibration = Calibration.of(model)

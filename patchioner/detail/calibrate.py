@@ -19,7 +19,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from patchioner import Patchioner
 from patchioner.base.errors import OptionError, PatchionerError, TextError
@@ -33,6 +32,7 @@ from patchioner.detail.score import (
     Evidence,
     FloatArray,
     Logistic,
+    Matcher,
     View,
 )
 from patchioner.detail.text import canonical, content_words, noun_phrases, things, with_article
@@ -80,7 +80,6 @@ def fit_logistic(
 def _at_rate(
     inputs: Sequence[str], rows: Sequence[FloatArray], truth: Sequence[bool], rate: float
 ) -> Logistic:
-    _require_rate(rate)
     values, answers = np.array(rows).reshape(-1, len(inputs)), np.array(truth, dtype=bool)
     fitted = fit_logistic(inputs, values, answers)
     return replace(fitted, threshold=float(np.quantile(fitted(values[~answers]), 1 - rate)))
@@ -99,16 +98,12 @@ def calibrate_model(
     Raises:
         OptionError: too few photos, no text tower, or a rate outside 0..1.
     """
-    _require_several(pairs)
-    _require_rate(sentence_rate)
+    _require(pairs, sentence_rate, object_rate)
     evidence, generator = Evidence(model), random.Random(seed)
     said: list[tuple[str, View, str, FloatArray]] = []  # kind, view, text, measures of its things
     rows: list[FloatArray] = []
     truth: list[bool] = []
-    for place, (photo, captions) in enumerate(
-        progress(pairs, description="calibrating", unit="photo")
-    ):
-        others = [captions for other, (_, captions) in enumerate(pairs) if other != place]
+    for photo, captions, others in _with_others(pairs):
         # The memory may hold these very captions; of another photo it would not.
         view = evidence.view(model.encode(photo), WholeImage(), without=captions)
         for caption in captions:
@@ -134,34 +129,40 @@ def calibrate_model(
         f"accepted {kind}": round(float((scores[kinds == kind] >= threshold).mean()), 4)
         for kind in ("true", "other", "swap")
     }
-    return Calibration(
-        replace(sentences, threshold=threshold), objects, {"photos": len(pairs), **passed}
-    )
+    fitted = replace(sentences, threshold=threshold)
+    return Calibration(fitted, objects, {"photos": len(pairs), **passed})
 
 
 def calibrate_matcher(
-    match: Callable[[Image.Image, Sequence[str]], npt.ArrayLike],
+    match: Matcher,
     pairs: Sequence[Captioned],
     *,
     false_accept: float = SENTENCE_RATE,
     seed: int = 0,
 ) -> Logistic:
     """Fit the one number of a scorer, of (picture, n sentences), on whole photos, as `calibrate_model` does."""
-    _require_several(pairs)
+    _require(pairs, false_accept)
     generator = random.Random(seed)
-    values: list[float] = []
+    values: list[FloatArray] = []
     truth: list[bool] = []
-    for place, (photo, captions) in enumerate(
-        progress(pairs, description="calibrating", unit="photo")
-    ):
-        others = [captions for other, (_, captions) in enumerate(pairs) if other != place]
+    for photo, captions, others in _with_others(pairs):
         swaps = [
             swap_thing(one, _names(others, captions, generator), generator) for one in captions
         ]
         false = [swapped[0] for swapped in swaps if swapped]
-        values += np.asarray(match(load_image(photo), [*captions, *false]), dtype=float).tolist()
+        values += [*np.asarray(match(load_image(photo), [*captions, *false]), dtype=np.float64)]
         truth += [True] * len(captions) + [False] * len(false)
-    return _at_rate(("match",), [np.array([value]) for value in values], truth, false_accept)
+    return _at_rate(("match",), values, truth, false_accept)
+
+
+def _with_others(
+    pairs: Sequence[Captioned],
+) -> Iterator[tuple[ImageSource, Sequence[str], list[Sequence[str]]]]:
+    """(Photo, its captions, those of each other photo)."""
+    for place, (photo, captions) in enumerate(
+        progress(pairs, description="calibrating", unit="photo")
+    ):
+        yield photo, captions, [one for at, (_, one) in enumerate(pairs) if at != place]
 
 
 def swap_thing(
@@ -187,16 +188,14 @@ def _names(
                 yield name
 
 
-def _require_rate(rate: float) -> None:
-    if not 0 < rate < 1:
-        raise OptionError(f"false-accept rate {rate} must lie between 0 and 1")
-
-
-def _require_several(pairs: Sequence[Captioned]) -> None:
+def _require(pairs: Sequence[Captioned], *rates: float) -> None:
     if len(pairs) < 2:
         raise OptionError(
             f"{len(pairs)} photos cannot be calibrated with: give a hundred or more with captions"
         )
+    for rate in rates:
+        if not 0 < rate < 1:
+            raise OptionError(f"false-accept rate {rate} must lie between 0 and 1")
 
 
 def read_pairs(path: Path, photos: Path, *, limit: int, seed: int = 0) -> list[Captioned]:
@@ -228,8 +227,11 @@ def main(
     options = _parser().parse_args(argv)
     try:
         pairs = read_pairs(options.pairs, options.photos, limit=options.limit, seed=options.seed)
-        calibrate = _matcher if options.scorer is not None else _model
-        found = calibrate(options, pairs, load_model)
+        found = (
+            _for_scorer(options, pairs)
+            if options.scorer
+            else _for_model(options, pairs, load_model)
+        )
     except (PatchionerError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
@@ -255,28 +257,24 @@ def _parser() -> argparse.ArgumentParser:
         help="of things that are not there (default %(default)s)")  # fmt: skip
     add("--scorer", metavar="KIND:CHECKPOINT",
         help=f"calibrate this instead of a model: {', '.join(SCORERS.names())}")  # fmt: skip
-    out = parser.add_mutually_exclusive_group()
-    out.add_argument("--out", type=Path, help="new model folder; with --scorer a JSON file")
-    out.add_argument(
-        "--write", action="store_true", help="into the config.json of the model's folder"
-    )
+    add = parser.add_mutually_exclusive_group().add_argument
+    add("--out", type=Path, help="new model folder; with --scorer a JSON file")
+    add("--write", action="store_true", help="into the config.json of the model's folder")
     return parser
 
 
-def _matcher(
-    options: argparse.Namespace, pairs: Sequence[Captioned], load_model: object
-) -> dict[str, object]:
+def _for_scorer(options: argparse.Namespace, pairs: Sequence[Captioned]) -> dict[str, object]:
     kind, _, checkpoint = options.scorer.partition(":")
     if options.write:
         raise OptionError("--write is for models; give --out FILE.json with --scorer")
-    match, rate = SCORERS.get(kind)(checkpoint).match, options.false_accept
+    match, rate = SCORERS.get(kind)(checkpoint), options.false_accept
     found = calibrate_matcher(match, pairs, false_accept=rate, seed=options.seed).to_json()
     if options.out is not None:
         write_json(options.out, found)
     return found
 
 
-def _model(
+def _for_model(
     options: argparse.Namespace,
     pairs: Sequence[Captioned],
     load_model: Callable[[str], Patchioner],

@@ -1,41 +1,20 @@
 """`DetailCaptioner`: one photo in, one faithful paragraph with its provenance out; and the presets of its numbers.
 
-``published``: the constants in the code of Patch Matters (Peng et al., CVPR 2025, arXiv 2504.06666), each with the
-meaning that it was meant to have. They were chosen for a detector (BARON), a language model that sees (LLaVA-1.6, 7 B),
-one that reads (Llama-3.1-8B) and BLIP; with our own parts in their place they are a comparison, no reproduction.
-
-=======================================  =======================================  ======================================
-what                                     published constant                       what its code does instead
-=======================================  =======================================  ======================================
-detections used                          score above 0.3, else the first 2        as meant
-boxes united before quadrants grow       IoU above 0.3, until none is left        looks again at the first box only
-quadrants                                split at W // 2, H // 2; a box joins     as meant; the parameter for the share
-                                         where more than 0.3 of it lies inside    exists, but is ignored
-semantic patch                           union of the boxes that the caption      without one, the last stage stops with
-                                         names; left out above IoU 0.4 with       an error, and the loop over quadrants
-                                         the photo                                loses one
-samples                                  3 of each patch at 0.7, 1 of the         region i gets samples i to i + 2, not
-                                         whole at 0.2                             3i to 3i + 2: other regions' texts
-sentence kept                            (ITM + ITC) / 2 of BLIP above 0.3;       scores BLIP v1 though said to be
-                                         sentences that two samples agree on are  BLIP-2; errors become None
-                                         not scored
-length                                   longer than the caption of the whole     no limit at all
-=======================================  =======================================  ======================================
-
-The 0.3 of the scorer belongs to BLIP's scale alone: with the dense scorer, the threshold is the one that it was
-calibrated to. Our captioner takes as many samples of the whole photo as of a part.
-
-``default``: ours. Things found in the captioner's own features are regions of their own; quadrants grow by small things
-only; several sub-regions of every region are captioned, since a caption of ours is one short sentence.
+"default" is ours. "published": the constants in the code of Patch Matters (Peng et al., CVPR 2025, arXiv 2504.06666),
+each with the meaning that it was meant to have; `trusted` and `union_of_named` of `divide` hold the others. They were
+chosen for a detector (BARON), two language models (LLaVA-1.6, 7 B; Llama-3.1-8B) and BLIP; with our own parts in their
+place they are a comparison, no reproduction. Not repeated: its code looks for overlaps with the first box only, gives a
+region other regions' texts (samples i to i + 2, not 3i to 3i + 2), loses a quadrant where there is no union, and has no
+limit of length. Its support of 0.3 belongs to BLIP's scale; the dense scorer has its own threshold.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from patchioner.base.errors import DetailError, OptionError, RegionError, UnknownNameError
 from patchioner.checkpoints.hub import SHIPPED
@@ -51,6 +30,7 @@ from patchioner.detail.values import (
     Fuser,
     Photo,
     Scorer,
+    Verdict,
     open_photo,
 )
 from patchioner.images import ImageSource
@@ -65,31 +45,6 @@ class DetailSettings:
     describe: OwnSettings = field(default_factory=OwnSettings)
     filter: FilterSettings = field(default_factory=FilterSettings)
     fuse: FuseSettings = field(default_factory=FuseSettings)
-
-    def changed(self, changes: Mapping[str, object]) -> DetailSettings:
-        """The same settings but for some, named by stage and field.
-
-        `UnknownNameError`: no such setting; the message has the close ones. OptionError: a value that makes no sense.
-        """
-        settings = self
-        for name, value in changes.items():
-            if name not in (known := _names(settings)):
-                raise UnknownNameError.among("setting", name, known)
-            settings = _with(settings, name.split("."), value)
-        return settings
-
-
-def _with(settings: Any, path: list[str], value: object) -> Any:
-    inner = value if len(path) == 1 else _with(getattr(settings, path[0]), path[1:], value)
-    return replace(settings, **{path[0]: inner})
-
-
-def _names(settings: Any, start: str = "") -> list[str]:
-    found: list[str] = []
-    for entry in fields(settings):
-        value, name = getattr(settings, entry.name), f"{start}{entry.name}"
-        found += _names(value, f"{name}.") if is_dataclass(value) else [name]
-    return found
 
 
 _PRESETS: dict[str, dict[str, object]] = {
@@ -110,18 +65,26 @@ _PRESETS: dict[str, dict[str, object]] = {
         "filter.lone_caption": 0.0,
     },
 }
-PRESETS = tuple(_PRESETS)
 
 
 def preset(name: str, changes: Mapping[str, object] | None = None) -> DetailSettings:
-    """The settings of a preset, "default" or "published", but for `changes` (`DetailSettings.changed`).
+    """The settings of a preset, "default" or "published", but for `changes`, named by stage and field.
 
     Raises:
-        UnknownNameError: no such preset or setting.
+        UnknownNameError: no such preset or setting; the message has the close ones.
+        OptionError: a value that makes no sense.
     """
     if name not in _PRESETS:
         raise UnknownNameError.among("preset", name, _PRESETS)
-    return DetailSettings().changed({**_PRESETS[name], **(changes or {})})
+    settings = DetailSettings()
+    known = [f"{stage}.{one.name}" for stage, own in vars(settings).items() for one in fields(own)]
+    for path, value in {**_PRESETS[name], **(changes or {})}.items():
+        if path not in known:
+            raise UnknownNameError.among("setting", path, known)
+        stage, one = path.split(".")
+        changed = replace(getattr(settings, stage), **{one: value})
+        settings = replace(settings, **{stage: changed})
+    return settings
 
 
 class DetailCaptioner:
@@ -247,18 +210,14 @@ class DetailCaptioner:
         self, photo: Photo, given: Sequence[Given] | Sequence[DetailRegion] | None
     ) -> list[DetailRegion]:
         ready = [region for region in given or () if isinstance(region, DetailRegion)]
+        others = [region for region in given or () if not isinstance(region, DetailRegion)]
         if not ready:
-            divider = self._divider
-            if given is not None:
-                others = [one for one in given if not isinstance(one, DetailRegion)]
-                divider = PhotoDivider(self._settings.divide, model=self._model, given=others)
-            regions = divider.divide(photo)
-        elif len(ready) < len(given or ()):
+            return self._divider.divide(photo, None if given is None else others)
+        if others:
             raise RegionError("give all regions as DetailRegion, or none of them")
-        else:
-            whole = [region for region in ready if region.kind == "global"]
-            rest = [region for region in ready if region.kind != "global"]
-            regions = [*(whole or [whole_photo(photo.size)]), *rest]
+        regions = sorted(ready, key=lambda region: region.kind != "global")
+        if regions[0].kind != "global":
+            regions = [whole_photo(photo.size), *regions]
         counts = Counter(region.id for region in regions)
         if max(counts.values()) > 1:
             twice = [name for name, count in counts.items() if count > 1]
@@ -266,7 +225,7 @@ class DetailCaptioner:
         return regions
 
 
-def _why_empty(unused: Sequence[Any]) -> str:
+def _why_empty(unused: Sequence[Verdict]) -> str:
     if not unused:
         return "nothing was said of the photo"
     counts = Counter(verdict.reason or "unknown" for verdict in unused)

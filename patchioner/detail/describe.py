@@ -21,8 +21,7 @@ from patchioner.base.errors import (
 )
 from patchioner.detail.cache import Answer, CallCache, Question, mask_digest
 from patchioner.detail.client import ChatClient, EmptyAnswerError, data_url
-from patchioner.detail.divide import Rectangle
-from patchioner.detail.values import DetailRegion, Photo, Statement, check
+from patchioner.detail.values import DetailRegion, Photo, Rectangle, Statement, check
 from patchioner.images import cut_out
 from patchioner.regions import Box, Mask, Region
 

@@ -5,9 +5,10 @@ Boxes are (left, top, right, bottom), float pixels of the original photo.
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -17,13 +18,23 @@ from PIL import Image, ImageDraw
 from patchioner.backbones import PatchFeatures
 from patchioner.base.errors import OptionError, RegionError
 from patchioner.detail.text import canonical, noun_phrases
-from patchioner.detail.values import DetailRegion, Photo, RegionKind, check
+from patchioner.detail.values import DetailRegion, Photo, Rectangle, check
+from patchioner.geometry import ImageGeometry
 from patchioner.regions import Box, Mask, NamedRegion, Polygon, Region
 
 if TYPE_CHECKING:
     from patchioner.model import Patchioner
 
-Rectangle = tuple[float, float, float, float]
+Floats = npt.NDArray[np.float64]
+Cells = npt.NDArray[np.bool_]
+Size = tuple[int, int]
+
+_LEAST_AREA, _MOST_AREA = 0.012, 0.7  # of a thing that is found, as shares of the photo
+_OVERLAP = 0.5  # of two candidates with an IoU above this, the lesser is dropped
+_PART = 0.6  # share of a thing inside a more salient one of the same name that makes it a part
+_RING = 2  # patches: width of the surroundings that a segment's attention is compared with
+_SURE, _FEWEST = 0.3, 2  # published: given detections above this score, or else the first two
+_UNION_COVERAGE = 0.4  # published: the union is left out where its IoU with the photo is above this
 
 
 def area(box: Rectangle) -> float:
@@ -33,9 +44,7 @@ def area(box: Rectangle) -> float:
 
 def shared_area(one: Rectangle, two: Rectangle) -> float:
     """Pixels inside both."""
-    return area(
-        (max(one[0], two[0]), max(one[1], two[1]), min(one[2], two[2]), min(one[3], two[3]))
-    )
+    return area((*map(max, one[:2], two[:2]), *map(min, one[2:], two[2:])))  # type: ignore[arg-type]
 
 
 def iou(one: Rectangle, two: Rectangle) -> float:
@@ -55,8 +64,7 @@ def overlap_share(one: DetailRegion, other: DetailRegion) -> float:
     """Share of the smaller region's box that the two have in common; 1 for a region and itself."""
     if one.id == other.id:
         return 1.0
-    smaller = min(area(one.box), area(other.box))
-    return shared_area(one.box, other.box) / smaller if smaller > 0 else 0.0
+    return share_inside(*sorted((one.box, other.box), key=area))
 
 
 def bounding_union(boxes: Iterable[Rectangle]) -> Rectangle:
@@ -65,11 +73,8 @@ def bounding_union(boxes: Iterable[Rectangle]) -> Rectangle:
     return min(left), min(top), max(right), max(bottom)
 
 
-def clipped(box: Rectangle, image_size: tuple[int, int]) -> Rectangle:
-    """Cut a box to the image, (width, height).
-
-    `RegionError`: it is not finite, or nothing of it lies inside the image.
-    """
+def clipped(box: Rectangle, image_size: Size) -> Rectangle:
+    """Cut a box to the image, (width, height); `RegionError` where it is not finite or nothing of it is inside."""
     width, height = map(float, image_size)
     inside = max(box[0], 0.0), max(box[1], 0.0), min(box[2], width), min(box[3], height)
     if not all(map(math.isfinite, box)) or area(inside) <= 0.0:
@@ -99,43 +104,26 @@ def merge_overlapping(boxes: Sequence[Rectangle], limit: float) -> list[Rectangl
         del left[-second]
 
 
-def quadrants(image_size: tuple[int, int]) -> list[Rectangle]:
+def quadrants(image_size: Size) -> list[Rectangle]:
     """The four quarters, left to right, then down; split at ``width // 2`` and ``height // 2`` as published."""
     width, height = image_size
     # A photo one pixel wide or high is split at one half.
     x, y = float(width // 2) or width / 2, float(height // 2) or height / 2
+    return _cells((0.0, x, float(width)), (0.0, y, float(height)))
+
+
+def grid(image_size: Size, rows: int, columns: int) -> list[Rectangle]:
+    """``rows * columns`` equal cells whose union is the photo, row by row."""
+    x, y = np.linspace(0, image_size[0], columns + 1), np.linspace(0, image_size[1], rows + 1)
+    return _cells(x.tolist(), y.tolist())
+
+
+def _cells(x: Sequence[float], y: Sequence[float]) -> list[Rectangle]:
     return [
         (left, top, right, bottom)
-        for top, bottom in ((0.0, y), (y, float(height)))
-        for left, right in ((0.0, x), (x, float(width)))
+        for top, bottom in zip(y[:-1], y[1:], strict=True)
+        for left, right in zip(x[:-1], x[1:], strict=True)
     ]
-
-
-def grid(
-    image_size: tuple[int, int], rows: int, columns: int, overlap: float = 0.0
-) -> list[Rectangle]:
-    """``rows * columns`` equal cells whose union is the photo, row by row.
-
-    `overlap` is the share of a cell's side that it has in common with the next, 0 to below 1.
-    """
-    if rows < 1 or columns < 1 or not 0.0 <= overlap < 1.0:
-        raise OptionError(
-            f"a grid of {rows} x {columns} cells with overlap {overlap}: give 1 or more, and 0 <= overlap < 1"
-        )
-    width, height = image_size
-    return [
-        (left, top, right, bottom)
-        for top, bottom in _intervals(height, rows, overlap)
-        for left, right in _intervals(width, columns, overlap)
-    ]
-
-
-def _intervals(length: int, cells: int, overlap: float) -> list[tuple[float, float]]:
-    side = length / (cells - (cells - 1) * overlap)
-    step = side * (1.0 - overlap)
-    # The last edge is the photo's own, whatever the rounding.
-    ends = [cell * step + side for cell in range(cells - 1)] + [float(length)]
-    return [(cell * step, end) for cell, end in enumerate(ends)]
 
 
 def grow(
@@ -156,7 +144,7 @@ class Detection:
     box: Rectangle
     name: str | None = None
     score: float = 1.0
-    mask: npt.NDArray[np.bool_] | None = None
+    mask: Cells | None = None
 
     @property
     def region(self) -> Region:
@@ -168,7 +156,7 @@ Given = Detection | NamedRegion | Region | Rectangle
 """What a user may give as a region: our own values, an entry of a region file, or four numbers."""
 
 
-def as_detection(given: Given, image_size: tuple[int, int]) -> Detection:
+def as_detection(given: Given, image_size: Size) -> Detection:
     """A region as it was given, cut to the photo of (width, height), with its name where it has one.
 
     `RegionError`: a region without an inside, nothing of it in the photo, or a mask of another size.
@@ -177,19 +165,15 @@ def as_detection(given: Given, image_size: tuple[int, int]) -> Detection:
         case Detection():
             if given.mask is not None:
                 Mask(given.mask).require_fit(image_size)
-            return Detection(clipped(given.box, image_size), given.name, given.score, given.mask)
+            return replace(given, box=clipped(given.box, image_size))
         case NamedRegion():
-            plain = as_detection(given.region, image_size)
-            return Detection(plain.box, given.label, plain.score, plain.mask)
+            return replace(as_detection(given.region, image_size), name=given.label)
         case Mask():
             given.require_fit(image_size)
-            left, top, right, bottom = (float(edge) for edge in given.bounds)
-            return Detection((left, top, right, bottom), mask=given.array)
+            return _of_mask(given)
         case Polygon():
             canvas = Image.new("L", image_size)
-            for (
-                ring
-            ) in given.rings:  # the union of the rings; pixels that the outline touches count
+            for ring in given.rings:  # their union; pixels that the outline touches count
                 ImageDraw.Draw(canvas).polygon(ring, fill=1)
             return as_detection(Mask(np.asarray(canvas) > 0), image_size)
         case Box():
@@ -202,31 +186,30 @@ def as_detection(given: Given, image_size: tuple[int, int]) -> Detection:
     )
 
 
-def trusted(detections: Sequence[Detection], least_score: float, fallback: int) -> list[Detection]:
-    """Those above a score (published 0.3); if none is, the first `fallback` (published 2, none where fewer)."""
-    sure = [detection for detection in detections if detection.score > least_score]
-    if sure:
-        return sure
-    return list(detections[:fallback]) if len(detections) >= fallback else []
+def _of_mask(mask: Mask, score: float = 1.0) -> Detection:
+    left, top, right, bottom = map(float, mask.bounds)
+    return Detection((left, top, right, bottom), None, score, mask.array)
+
+
+def trusted(detections: Sequence[Detection]) -> list[Detection]:
+    """Those above a score of 0.3; if none is, the first 2, or none where there are fewer: as published."""
+    sure = [detection for detection in detections if detection.score > _SURE]
+    return sure or (list(detections[:_FEWEST]) if len(detections) >= _FEWEST else [])
 
 
 def union_of_named(
-    detections: Sequence[Detection],
-    caption: str,
-    image_size: tuple[int, int],
-    coverage: float = 0.4,
+    detections: Sequence[Detection], caption: str, image_size: Size
 ) -> Rectangle | None:
     """The published semantic patch: the box around all things that the photo's caption names, by word and synonym.
 
-    None where nothing is named, or its IoU with the photo is above `coverage`.
+    None where nothing is named, or its IoU with the photo is above 0.4.
     """
     said = {canonical(phrase.head) for phrase in noun_phrases(caption)}
     boxes = [one.box for one in detections if one.name and _heads(one.name) & said]
     if not boxes:
         return None
     union = bounding_union(boxes)
-    whole = (0.0, 0.0, float(image_size[0]), float(image_size[1]))
-    return union if iou(union, whole) <= coverage else None
+    return union if iou(union, whole_photo(image_size).box) <= _UNION_COVERAGE else None
 
 
 def _heads(name: str) -> set[str]:
@@ -235,11 +218,125 @@ def _heads(name: str) -> set[str]:
     return {canonical(word) for word in (*words[-1:], " ".join(words)) if word}
 
 
-def detail_regions(detections: Sequence[Detection], kind: RegionKind) -> list[DetailRegion]:
-    """One region per thing, "semantic-1", ... in their order.
+@dataclass(frozen=True)
+class DivideSettings:
+    """Which regions a photo is divided into, besides the whole of it.
 
-    Parents are the photo and, smallest first, the larger things that hold at least four fifths of it.
+    Attributes:
+        spatial: "quadrants", "grid", or "none".
+        rows, columns: of the grid.
+        grow: quadrants grow by boxes of which more than this share lies in them; None leaves them as they are.
+        growing_area: boxes larger than this share of the photo grow nothing.
+        merge_iou: boxes with IoU above this are united before quadrants grow by them.
+        objects: "each" thing is a region; "union": the one box around those that the caption of the whole photo
+            names, as published; or "none".
+        most_objects: that are found where none are given.
     """
+
+    spatial: Literal["quadrants", "grid", "none"] = "quadrants"
+    rows: int = 3
+    columns: int = 3
+    grow: float | None = 0.3
+    growing_area: float = 0.25
+    merge_iou: float = 0.5
+    objects: Literal["each", "union", "none"] = "each"
+    most_objects: int = 8
+
+    def __post_init__(self) -> None:
+        check(self, objects=("each", "union", "none"), spatial=("quadrants", "grid", "none"))
+        check(self, rows=(1, 1000), columns=(1, 1000), most_objects=(1, 10_000))
+        check(self, grow=(0, 1), growing_area=(0, 1), merge_iou=(0, 1))
+
+
+class PhotoDivider:
+    """Divide a photo into the whole, things in it, and parts by place.
+
+    Args:
+        settings: which regions are wanted.
+        model: captions the whole photo and names what is found; needed only for the "union" and for names.
+    """
+
+    def __init__(
+        self, settings: DivideSettings | None = None, *, model: Patchioner | None = None
+    ) -> None:
+        self._settings, self._model = settings or DivideSettings(), model
+        if self._settings.objects == "union" and model is None:
+            raise OptionError(
+                "objects='union' goes by the caption of the whole photo: give a model, or objects='each'"
+            )
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """Those of `DivideSettings`."""
+        return asdict(self._settings)
+
+    def divide(self, photo: Photo, given: Sequence[Given] | None = None) -> list[DetailRegion]:
+        """The whole photo first, then things (those given, or found), then parts by place in reading order.
+
+        Parts that the model sees nothing of (where its preprocessing crops) are left out. Nothing is random.
+        """
+        found = self._things(photo, given)
+        regions = [whole_photo(photo.size), *self._semantic(found, photo, given is not None)]
+        regions += self._spatial(found, regions, photo.size)
+        if photo.features is None:
+            return regions
+        visible = photo.features.geometry.visible
+        return [one for one in regions if shared_area(one.box, visible) > 0]
+
+    def _things(self, photo: Photo, given: Sequence[Given] | None) -> list[Detection]:
+        settings = self._settings
+        if given is not None:
+            return trusted([as_detection(one, photo.size) for one in given])
+        growing = settings.spatial == "quadrants" and settings.grow is not None
+        if settings.objects == "none" and not growing:
+            return []
+        return discover_objects(_features(photo), self._model, settings.most_objects)
+
+    def _semantic(self, found: list[Detection], photo: Photo, given: bool) -> list[DetailRegion]:
+        if self._settings.objects == "each":
+            return _regions(found, "user" if given else "semantic")
+        if self._settings.objects == "none" or self._model is None or not found:
+            return []
+        caption = self._model.caption(_features(photo))[0].text
+        box = union_of_named(found, caption, photo.size)
+        return [] if box is None else _regions([Detection(box)], "semantic")
+
+    def _spatial(
+        self, found: list[Detection], regions: list[DetailRegion], size: Size
+    ) -> list[DetailRegion]:
+        settings = self._settings
+        if settings.spatial == "none":
+            return []
+        if settings.spatial == "grid":
+            cells = grid(size, settings.rows, settings.columns)
+            return [
+                DetailRegion(f"grid-{number}", "grid", box, parents=("global",))
+                for number, box in enumerate(cells, 1)
+            ]
+        largest = settings.growing_area * size[0] * size[1]
+        growing = [one.box for one in found if area(one.box) <= largest]
+        merged = [] if settings.grow is None else merge_overlapping(growing, settings.merge_iou)
+        parts: list[DetailRegion] = []
+        for box, joined in grow(quadrants(size), merged, settings.grow or 0.0):
+            inside = [
+                region.id
+                for region in regions[1:]
+                if any(share_inside(region.box, merged[place]) >= 1 for place in joined)
+            ]
+            name = f"spatial-{len(parts) + 1}"
+            parts.append(DetailRegion(name, "spatial", box, parents=("global", *inside)))
+        return parts
+
+
+def whole_photo(image_size: Size) -> DetailRegion:
+    """The region that is the whole photo, "global"."""
+    return DetailRegion("global", "global", (0.0, 0.0, float(image_size[0]), float(image_size[1])))
+
+
+def _regions(
+    detections: Sequence[Detection], kind: Literal["semantic", "user"]
+) -> list[DetailRegion]:
+    """One per thing; parents are the photo and, smallest first, the larger things that hold four fifths of it."""
     found = []
     for number, one in enumerate(detections, 1):
         holders = sorted(
@@ -252,163 +349,6 @@ def detail_regions(detections: Sequence[Detection], kind: RegionKind) -> list[De
     return found
 
 
-@dataclass(frozen=True)
-class DiscoverySettings:
-    """How things are found in dense features (`divide_objects.discover_objects`).
-
-    Attributes:
-        limit: most things of a photo.
-        least_area, most_area: of a thing, as shares of the photo.
-        overlap: of two candidates with an IoU above this, the lesser is dropped.
-        names: "caption" names a thing by what its caption is about; "none" does not.
-        part: share of a thing inside a more salient one of the same name that makes it a part, which is dropped.
-    """
-
-    limit: int = 8
-    least_area: float = 0.012
-    most_area: float = 0.7
-    overlap: float = 0.5
-    names: Literal["caption", "none"] = "caption"
-    part: float = 0.6
-
-    def __post_init__(self) -> None:
-        check(self, limit=(1, 10_000), names=("caption", "none"), overlap=(0, 1), part=(0, 1))
-        check(self, least_area=(0, self.most_area), most_area=(1e-6, 1))
-
-
-@dataclass(frozen=True)
-class DivideSettings:
-    """Which regions a photo is divided into, besides the whole of it.
-
-    Attributes:
-        spatial: "quadrants", "grid", or "none".
-        rows, columns, overlap: of the grid, see `grid`.
-        grow: quadrants grow by boxes of which more than this share lies in them; None leaves them as they are.
-        growing_area: boxes larger than this share of the photo grow nothing.
-        merge_iou: boxes with IoU above this are united before quadrants grow by them.
-        objects: "each" thing is a region; "union": the one box around those that the caption of the whole photo
-            names, as published; or "none".
-        union_coverage: the "union" is skipped where its IoU with the photo is above this.
-        least_score, fallback: of given detections, see `trusted`.
-        discovery: how things are found when none are given.
-    """
-
-    spatial: Literal["quadrants", "grid", "none"] = "quadrants"
-    rows: int = 3
-    columns: int = 3
-    overlap: float = 0.0
-    grow: float | None = 0.3
-    growing_area: float = 0.25
-    merge_iou: float = 0.5
-    objects: Literal["each", "union", "none"] = "each"
-    union_coverage: float = 0.4
-    least_score: float = 0.3
-    fallback: int = 2
-    discovery: DiscoverySettings = field(default_factory=DiscoverySettings)
-
-    def __post_init__(self) -> None:
-        objects, spatial = ("each", "union", "none"), ("quadrants", "grid", "none")
-        check(self, objects=objects, spatial=spatial, rows=(1, 1000), columns=(1, 1000))
-        shares = ("growing_area", "merge_iou", "union_coverage", "least_score", "grow")
-        check(self, overlap=(0, 0.99), fallback=(0, 10_000), **dict.fromkeys(shares, (0, 1)))
-
-
-class PhotoDivider:
-    """Divide a photo into the whole, things in it, and parts by place.
-
-    Args:
-        settings: which regions are wanted.
-        model: captions the whole photo and names what is found; needed only for the "union" and for names.
-        given: things of this one photo, in place of those found in its features.
-    """
-
-    def __init__(
-        self,
-        settings: DivideSettings | None = None,
-        *,
-        model: Patchioner | None = None,
-        given: Sequence[Given] | None = None,
-    ) -> None:
-        self._settings = settings or DivideSettings()
-        self._model = model
-        self._given = None if given is None else tuple(given)
-        if self._settings.objects == "union" and model is None:
-            raise OptionError(
-                "objects='union' goes by the caption of the whole photo: give a model, or objects='each'"
-            )
-
-    @property
-    def settings(self) -> dict[str, object]:
-        """Those of `DivideSettings`, and where the things come from."""
-        return {**asdict(self._settings), "things": "found" if self._given is None else "given"}
-
-    def divide(self, photo: Photo) -> list[DetailRegion]:
-        """The whole photo first, then things, then parts by place in reading order.
-
-        Parts that the model sees nothing of (where its preprocessing crops) are left out. Nothing is random.
-        """
-        found = self._things(photo)
-        regions = [whole_photo(photo.size), *self._semantic(found, photo)]
-        regions += self._spatial(found, regions, photo)
-        if photo.features is None:
-            return regions
-        visible = photo.features.geometry.visible
-        return [one for one in regions if shared_area(one.box, visible) > 0]
-
-    def _things(self, photo: Photo) -> list[Detection]:
-        settings = self._settings
-        if self._given is not None:
-            found = [as_detection(given, photo.size) for given in self._given]
-            return trusted(found, settings.least_score, settings.fallback)
-        if settings.objects == "none" and (
-            settings.spatial != "quadrants" or settings.grow is None
-        ):
-            return []
-        from patchioner.detail.divide_objects import discover_objects
-
-        return discover_objects(_features(photo), self._model, settings.discovery)
-
-    def _semantic(self, found: list[Detection], photo: Photo) -> list[DetailRegion]:
-        if self._settings.objects == "each":
-            return detail_regions(found, "semantic" if self._given is None else "user")
-        if self._settings.objects == "none" or self._model is None or not found:
-            return []
-        caption = self._model.caption(_features(photo))[0].text
-        box = union_of_named(found, caption, photo.size, self._settings.union_coverage)
-        return [] if box is None else detail_regions([Detection(box)], "semantic")
-
-    def _spatial(
-        self, found: list[Detection], regions: list[DetailRegion], photo: Photo
-    ) -> list[DetailRegion]:
-        settings = self._settings
-        if settings.spatial == "none":
-            return []
-        if settings.spatial == "grid":
-            cells = grid(photo.size, settings.rows, settings.columns, settings.overlap)
-            return [
-                DetailRegion(f"grid-{number}", "grid", box, parents=("global",))
-                for number, box in enumerate(cells, 1)
-            ]
-        largest = settings.growing_area * photo.size[0] * photo.size[1]
-        growing = [one.box for one in found if area(one.box) <= largest]
-        merged = [] if settings.grow is None else merge_overlapping(growing, settings.merge_iou)
-        parts: list[DetailRegion] = []
-        for box, joined in grow(quadrants(photo.size), merged, settings.grow or 0.0):
-            inside = [
-                region.id
-                for region in regions[1:]
-                if any(share_inside(region.box, merged[place]) >= 1 for place in joined)
-            ]
-            name = f"spatial-{len(parts) + 1}"
-            parts.append(DetailRegion(name, "spatial", box, parents=("global", *inside)))
-        return parts
-
-
-def whole_photo(image_size: tuple[int, int]) -> DetailRegion:
-    """The region that is the whole photo, "global"."""
-    return DetailRegion("global", "global", (0.0, 0.0, float(image_size[0]), float(image_size[1])))
-
-
 def _features(photo: Photo) -> PatchFeatures:
     if photo.features is None:
         raise OptionError(
@@ -416,3 +356,183 @@ def _features(photo: Photo) -> PatchFeatures:
             "give the regions, or divide with objects='none' and grow=None"
         )
     return photo.features
+
+
+def discover_objects(
+    features: PatchFeatures, model: Patchioner | None = None, limit: int = 8
+) -> list[Detection]:
+    """Things in the captioner's own features, best first: class-agnostic, without a detector; a model names them."""
+    # Parts that go by the name of their whole make room for others.
+    segments = salient_segments(
+        features.tokens.detach().float().cpu().numpy(),
+        None if features.attention is None else features.attention.float().mean(0).cpu().numpy(),
+        limit if model is None else 2 * limit,
+    )
+    pixels = [(score, cells_to_pixels(cells, features.geometry)) for score, cells in segments]
+    found = [_of_mask(Mask(seen), score / segments[0][0]) for score, seen in pixels if seen.any()]
+    if model is None or not found:
+        return found
+    captions = model.caption(features, [one.region for one in found])
+    named = [
+        replace(one, name=next((phrase.name for phrase in noun_phrases(caption.text)), None))
+        for one, caption in zip(found, captions, strict=True)
+    ]
+    return without_parts(named)[:limit]
+
+
+def without_parts(found: Sequence[Detection]) -> list[Detection]:
+    """Drop what lies, by more than 0.6 of its mask, in a more salient thing of the same name."""
+    kept: list[Detection] = []
+    for one in found:
+        wholes = [other for other in kept if one.name is not None and other.name == one.name]
+        if all(_share_of_mask(one, other) <= _PART for other in wholes):
+            kept.append(one)
+    return kept
+
+
+def _share_of_mask(one: Detection, other: Detection) -> float:
+    assert one.mask is not None and other.mask is not None
+    return float(np.count_nonzero(one.mask & other.mask) / np.count_nonzero(one.mask))
+
+
+def cells_to_pixels(cells: Cells, geometry: ImageGeometry) -> Cells:
+    """(rows, columns) bool patches -> (height, width) bool pixels of the original photo, with smoothed outlines.
+
+    True where the bilinear interpolation of the cells between their centres is at least one half; False where the model
+    sees nothing of the photo.
+    """
+    width, height = geometry.image_size
+    pixels = np.zeros((height, width), dtype=np.bool_)
+    longest = np.arange(max(width, height)) + 0.5
+    centres = geometry.to_grid(np.stack([longest, longest], axis=1))
+    across, columns = _interpolation(centres[:width, 0], cells.shape[1])
+    down, rows = _interpolation(centres[:height, 1], cells.shape[0])
+    if len(rows) and len(columns):
+        soft = down @ cells.astype(np.float32) @ across.T
+        pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = soft >= 0.5 - 1e-6
+    return pixels
+
+
+def _interpolation(
+    centres: Floats, cells: int
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.intp]]:
+    """(seen pixels, cells) weights, and which pixels are seen; outside their centres the outer cells count."""
+    seen = np.flatnonzero((centres >= 0.0) & (centres <= cells))
+    place = np.clip(centres[seen] - 0.5, 0.0, cells - 1.0)
+    return np.maximum(1.0 - np.abs(place[:, None] - np.arange(cells)), 0.0).astype("f4"), seen
+
+
+def salient_segments(
+    tokens: npt.NDArray[np.floating],
+    attention: npt.NDArray[np.floating] | None = None,
+    limit: int = 8,
+) -> list[tuple[float, Cells]]:
+    """At most `limit` (score, (rows, columns) bool) that look most like things, best first; none where all is alike.
+
+    Unit tokens, less their mean over the photo and made unit again, are merged into a tree. A node scores the product
+    of four numbers: its persistence (how much dearer the union that takes it up is than itself), its compactness (share
+    of its bounding box that it fills), the share of the photo's frame that it does not touch, and its mean attention
+    over that of its surroundings. Of nodes that overlap more than half, the best stays.
+    """
+    units = _unit(np.asarray(tokens, dtype=np.float64))
+    tree, parent, height = merge_tree(_unit(units - units.mean(axis=(0, 1))))
+    count = len(tree) // 2 + 1
+    share = tree.mean(axis=(1, 2))
+    candidates = [
+        ((height[parent[node]] - height[node]) * _salience(tree[node], attention), tree[node])
+        for node in range(count, 2 * count - 2)  # cells are too small, the root is the photo
+        if _LEAST_AREA <= share[node] <= _MOST_AREA
+    ]
+    kept: list[tuple[float, Cells]] = []
+    for score, cells in sorted(candidates, key=lambda one: -one[0]):
+        if len(kept) == limit or score <= 0.0:
+            break
+        if all((cells & other).sum() <= _OVERLAP * (cells | other).sum() for _, other in kept):
+            kept.append((float(score), cells))
+    return kept
+
+
+def _unit(vectors: Floats) -> Floats:
+    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    # Rounding noise about the mean of equal tokens is no direction.
+    return np.where(length > 1e-6, vectors / np.maximum(length, 1e-6), 0.0)
+
+
+def _salience(cells: Cells, attention: npt.NDArray[np.floating] | None) -> float:
+    rows, columns = np.flatnonzero(cells.any(axis=1)), np.flatnonzero(cells.any(axis=0))
+    box = (rows[-1] - rows[0] + 1) * (columns[-1] - columns[0] + 1)
+    frame = np.concatenate([cells[0], cells[-1], cells[:, 0], cells[:, -1]])
+    score = float(cells.sum() / box) * (1.0 - float(frame.mean()))
+    if attention is not None:
+        windows = np.lib.stride_tricks.sliding_window_view(
+            np.pad(cells, _RING), (2 * _RING + 1, 2 * _RING + 1)
+        )
+        ring = windows.any(axis=(2, 3)) & ~cells
+        outside = float(attention[ring].mean()) if ring.any() else 0.0
+        score *= float(attention[cells].mean()) / outside if outside > 0 else 1.0
+    return score
+
+
+def merge_tree(vectors: Floats) -> tuple[Cells, npt.NDArray[np.int64], Floats]:
+    """Merge neighbouring cells of (rows, columns, dim) finite vectors, pair after pair, until one node is left.
+
+    The two go first whose union adds least to the sum of squared distances from the mean (Ward 1963, restricted to
+    neighbours on the grid). Equal costs are settled by the lower numbers.
+
+    Returns:
+        Of the 2n-1 nodes (n cells row by row, then the unions as they came): the (rows, columns) bool that each holds,
+        the union that took it up (-1 of the root), and what the union cost, never less than that of its children.
+    """
+    rows, columns, dim = vectors.shape
+    count = rows * columns
+    total = 2 * count - 1
+    means = np.zeros((total, dim))
+    means[:count] = vectors.reshape(count, dim)
+    size, height = np.ones(total, dtype=np.int64), np.zeros(total)
+    parent = np.full(total, -1, dtype=np.int64)
+    holds = np.zeros((total, count), dtype=np.bool_)
+    holds[:count] = np.eye(count, dtype=np.bool_)
+    around = _neighbours(rows, columns)
+    waiting = [
+        (cost, node, other)
+        for node in range(count)
+        for other, cost in _costs(means, size, node, sorted(n for n in around[node] if n > node))
+    ]
+    heapq.heapify(waiting)
+    for made in range(count, total):
+        cost, one, two = heapq.heappop(waiting)
+        while one not in around or two not in around:  # taken up by another union meanwhile
+            cost, one, two = heapq.heappop(waiting)
+        size[made] = size[one] + size[two]
+        means[made] = (means[one] * size[one] + means[two] * size[two]) / size[made]
+        height[made] = max(cost, height[one], height[two])
+        holds[made] = holds[one] | holds[two]
+        parent[[one, two]] = made
+        around[made] = (around.pop(one) | around.pop(two)) - {one, two}
+        for other in around[made]:
+            around[other] = around[other] - {one, two} | {made}
+        for other, new in _costs(means, size, made, sorted(around[made])):
+            heapq.heappush(waiting, (new, other, made))
+    return holds.reshape(total, rows, columns), parent, height
+
+
+def _neighbours(rows: int, columns: int) -> dict[int, set[int]]:
+    number = np.arange(rows * columns).reshape(rows, columns)
+    around: dict[int, set[int]] = {node: set() for node in range(rows * columns)}
+    for first, second in ((number[:, :-1], number[:, 1:]), (number[:-1], number[1:])):
+        for one, two in zip(first.ravel().tolist(), second.ravel().tolist(), strict=True):
+            around[one].add(two)
+            around[two].add(one)
+    return around
+
+
+def _costs(
+    means: Floats, size: npt.NDArray[np.int64], node: int, others: list[int]
+) -> list[tuple[int, float]]:
+    """What each union would add to the sum of squared distances from the mean."""
+    if not others:
+        return []
+    apart = means[others] - means[node]
+    weight = size[others] * size[node] / (size[others] + size[node])
+    squared = np.einsum("ij,ij->i", apart, apart)
+    return list(zip(others, (weight * squared).tolist(), strict=True))

@@ -19,7 +19,6 @@ from decoders.scene_graph.lexicon import word_set
 from patchioner.base.errors import DetailError
 from patchioner.detail.divide import overlap_share
 from patchioner.detail.text import (
-    Embed,
     canonical,
     similarity_matrix,
     split_sentences,
@@ -37,7 +36,10 @@ from patchioner.detail.values import (
     check,
 )
 
+_OVERLAP = 0.1  # share of the smaller region from which two regions may show the same thing
 _OCCASIONS = 2  # other texts about a region, from which on it tells that none of them names a thing
+_Reason = tuple[str, str]
+"""(One of `Verdict.reason`, the reason in words)."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +48,7 @@ class FilterSettings:
 
     Attributes:
         rules: hedges, mood, preamble and fragments are dropped, by the words in `clean`.
-        mood: whether mood is among them; off for benchmarks whose references are full of it.
         alike: similarity from which two claims say the same.
-        overlap: share of the smaller region from which two regions may show the same thing.
         trusted_agreement: from so many samples on a claim is kept without support; 0: never. The published system takes
             two samples that agree for proof.
         whole_sentences: which sentences need the scorer's support as a whole. It was calibrated on captions, and of the
@@ -58,23 +58,18 @@ class FilterSettings:
             overlapping region names it (two at least must have had the occasion); 0: never.
         lone_caption: a text of one sentence that no other sample agrees with needs this support; 0: no more than the
             others; 1: it goes. Our captions come from the alignment that scores them, so that scores alone say little.
-        merge: of claims that say the same one is kept, and names the others in `merged`.
     """
 
     rules: bool = True
-    mood: bool = True
     alike: float = 0.6
-    overlap: float = 0.1
     trusted_agreement: int = 0
     whole_sentences: Literal["captions", "always"] = "captions"
     lone_support: float = 0.2
     lone_caption: float = 1.0
-    merge: bool = True
 
     def __post_init__(self) -> None:
-        shares = dict.fromkeys(("alike", "overlap", "lone_support", "lone_caption"), (0, 1))
-        kinds = ("captions", "always")
-        check(self, **shares, whole_sentences=kinds, trusted_agreement=(0, 10_000))
+        check(self, alike=(0, 1), lone_support=(0, 1), lone_caption=(0, 1))
+        check(self, whole_sentences=("captions", "always"), trusted_agreement=(0, 10_000))
 
 
 def filter_statements(
@@ -84,9 +79,8 @@ def filter_statements(
     *,
     scorer: Scorer | None = None,
     settings: FilterSettings | None = None,
-    embed: Embed | None = None,
 ) -> list[Verdict]:
-    """Judge each sentence of each statement.
+    """Judge each sentence of each statement; of those that say the same one is kept, and names the others.
 
     `DetailError`: a statement speaks of a region that is not given, or two regions have one id.
     """
@@ -99,23 +93,29 @@ def filter_statements(
     claims = split_claims(statements)
     verdicts: dict[str, Verdict] = {}
     for claim in claims:
-        reason = clean(claim.text, mood=chosen.mood) if chosen.rules else None
+        reason = clean(claim.text) if chosen.rules else None
         if reason is not None:
-            own = (claim.region_id,)
-            verdicts[claim.id] = Verdict(claim, False, 1, own, None, reason[0], reason[1])
+            verdicts[claim.id] = Verdict(claim, False, 1, (claim.region_id,), None, *reason)
     left = [claim for claim in claims if claim.id not in verdicts]
-    groups = agreeing_groups(left, by_id, alike=chosen.alike, overlap=chosen.overlap, embed=embed)
+    near = {
+        (one, other): overlap_share(by_id[one], by_id[other]) >= _OVERLAP
+        for one in {claim.region_id for claim in claims}
+        for other in {claim.region_id for claim in claims}
+    }
+    groups = agreeing_groups(left, near, chosen.alike)
     supports: list[Support | None] = [None] * len(groups)
     if scorer is not None and groups:
-        asked = [left[group.representative] for group in groups]
-        supports[:] = scorer.score(photo, [(by_id[one.region_id], one.text) for one in asked])
-    others = supporting_samples(claims, left, by_id, overlap=chosen.overlap)
+        supports[:] = scorer.score(
+            photo, [(by_id[group[0].region_id], group[0].text) for group in groups]
+        )
+    beside = supporting_samples(claims, left, near)
     for group, support in zip(groups, supports, strict=True):
-        beside = others[group.representative]
-        reason = None
+        first, reason = group[0], None
+        agreement = len({(one.region_id, one.sample) for one in group})
         if scorer is not None and support is not None:
-            reason = _unsupported(group, support, beside, scorer, chosen)
-        for verdict in _of_group(group, left, support, reason, merge=chosen.merge):
+            others = beside[first.region_id, first.sample]
+            reason = unsupported(agreement, support, others, scorer, chosen)
+        for verdict in _of_group(group, agreement, support, reason):
             verdicts[verdict.claim.id] = verdict
     return [verdicts[claim.id] for claim in claims]
 
@@ -136,30 +136,24 @@ def _words(text: str, *, before: str = r"\b") -> re.Pattern[str]:
 
 
 _RULES: Final = {
-    "preamble": _words(
-        r"""
+    "preamble": _words(r"""
         here(?:'s|_is|_are)_(?:the|a|an|some|my) (?:modified|enhanced|revised)_(?:caption|description) key_elements
         i(?:'m|_am)_(?:unable|sorry) if_you please can_describe as_an_ai (?:not|no_longer|isn't|aren't)_(?:\w+_)?visible
         (?:cannot|can't|unable|difficult|hard|impossible)_(?:to_|be_)?(?:tell|determine|discern|see|say|identif\w+)
         (?:in|out_of)_focus focal_point depth_of_field blur\w* resolution grainy viewers? colou?r_palette vantage_point
         camera_angle taken_(?:from|during|with) does(?:n't|_not)_(?:provide|contain|show|include) not_specified
-        """
-    ),
-    "mood": _words(
-        r"""
+    """),
+    "mood": _words(r"""
         atmosphere ambian?ence mood vibe aesthetic\w* charm\w* seren\w+ tranquil\w* testament essence evok\w+ whims\w+
         harmon\w+ inviting cozy cosy peaceful\w* beautifully beauty captivating sense_of feeling_of touch_of symboli\w+
         reminiscent timeless solitude joy\w* nostalgi\w+ dynamism vitality bustling sophisticat\w+ elegan\w+ narrative
         simplicity everyday_life welcoming enjoy\w* relax\w+ leisure\w* contemplat\w+ anticipat\w+ excitement
-        """
-    ),
-    "hedge": _words(
-        r"""
+    """),
+    "hedge": _words(r"""
         appear(?:s|ed|ing)? seem(?:s|ed|ingly)? suggest\w* likely possibl[ey] perhaps probabl\w+ maybe presumably
         potentially might may could would indicat\w+ impl(?:y|ies|ied|ying) looks?_(?:like|as) as_(?:if|though)
         typical(?:ly)? hint\w*
-        """
-    ),
+    """),
 }
 _ABOUT_PICTURE: Final = _words(
     r"perspective angle focus lighting style composition impression setting environment combination contrast quality",
@@ -167,13 +161,13 @@ _ABOUT_PICTURE: Final = _words(
 )
 
 
-def clean(sentence: str, *, mood: bool = True) -> tuple[str, str] | None:
+def clean(sentence: str) -> tuple[str, str] | None:
     """(Reason, in words) why a sentence says nothing that a photo could support; None where it may."""
     if sentence.rstrip().endswith(":"):
         return "preamble", "leads in to a list"
     for reason, pattern in _RULES.items():
         found = pattern.search(sentence)
-        if found and (mood or reason != "mood"):
+        if found:
             return reason, f"{reason}: {found.group()!r}"
     if _ABOUT_PICTURE.search(sentence):
         return "preamble", "speaks of the picture, not of what it shows"
@@ -182,39 +176,16 @@ def clean(sentence: str, *, mood: bool = True) -> tuple[str, str] | None:
     return None
 
 
-@dataclass(frozen=True)
-class Group:
-    """Claims that say the same, by index.
-
-    Attributes:
-        representative: the one most like the others; of those the fullest.
-        members: all, in order.
-        agreement: number of distinct (region, sample) pairs they come from.
-        regions: ids of their regions, the representative's first.
-    """
-
-    representative: int
-    members: tuple[int, ...]
-    agreement: int
-    regions: tuple[str, ...]
-
-
 def agreeing_groups(
-    claims: Sequence[Claim],
-    regions: Mapping[str, DetailRegion],
-    *,
-    alike: float = 0.6,
-    overlap: float = 0.1,
-    embed: Embed | None = None,
-) -> list[Group]:
-    """Sort claims into groups that say the same, ordered by their first claim.
+    claims: Sequence[Claim], near: Mapping[tuple[str, str], bool], alike: float = 0.6
+) -> list[list[Claim]]:
+    """Claims that say the same, grouped, ordered by their first claim.
 
     A claim joins the group to whose first claim it is most `alike`, if it is enough so (`similarity_matrix`) and their
-    regions overlap by at least that share of the smaller one.
+    regions are `near`. First in its group comes the claim most like the others, of those the fullest; the others follow
+    in order.
     """
-    likeness = similarity_matrix([claim.text for claim in claims], embed=embed)
-    ids = list(dict.fromkeys(claim.region_id for claim in claims))
-    near = {(a, b): overlap_share(regions[a], regions[b]) >= overlap for a in ids for b in ids}
+    likeness = similarity_matrix([claim.text for claim in claims])
     groups: list[list[int]] = []
     for index, claim in enumerate(claims):
         fitting = [
@@ -228,13 +199,11 @@ def agreeing_groups(
         else:
             groups.append([index])
     found = []
-    for members in groups:
-        total = likeness[:, members].sum(axis=1)
-        words = {index: sum(word_weights(claims[index].text).values()) for index in members}
-        best = max(members, key=lambda index: (float(total[index]), words[index], -index))
-        samples = {(claims[index].region_id, claims[index].sample) for index in members}
-        said_of = dict.fromkeys(claims[index].region_id for index in (best, *members))
-        found.append(Group(best, tuple(members), len(samples), tuple(said_of)))
+    for group in groups:
+        total = likeness[:, group].sum(axis=1)
+        words = {index: sum(word_weights(claims[index].text).values()) for index in group}
+        best = max(group, key=lambda index: (float(total[index]), words[index], -index))
+        found.append([claims[index] for index in dict.fromkeys([best, *group])])
     return found
 
 
@@ -265,27 +234,19 @@ class Beside:
 
 
 def supporting_samples(
-    claims: Sequence[Claim],
-    left: Sequence[Claim],
-    regions: Mapping[str, DetailRegion],
-    *,
-    overlap: float = 0.1,
-) -> list[Beside]:
-    """What else was said beside each of the claims that are `left` of all `claims`, in order."""
+    claims: Sequence[Claim], left: Sequence[Claim], near: Mapping[tuple[str, str], bool]
+) -> dict[tuple[str, int], Beside]:
+    """(region, sample) of all `claims` -> what the other samples say in those that are `left`."""
     lengths = Counter((claim.region_id, claim.sample) for claim in claims)
     kinds: dict[tuple[str, int], set[str]] = {sample: set() for sample in lengths}
     for claim in left:
         kinds[claim.region_id, claim.sample].update(map(_kind, things(claim.text)))
-    found: dict[tuple[str, int], Beside] = {}
+    found = {}
     for own, sentences in lengths.items():
-        near = [
-            other
-            for other in lengths
-            if other != own and overlap_share(regions[own[0]], regions[other[0]]) >= overlap
-        ]
-        named = Counter(kind for other in near for kind in kinds[other])
-        found[own] = Beside(sentences, len(near), named)
-    return [found[claim.region_id, claim.sample] for claim in left]
+        others = [other for other in lengths if other != own and near[own[0], other[0]]]
+        named = Counter(kind for other in others for kind in kinds[other])
+        found[own] = Beside(sentences, len(others), named)
+    return found
 
 
 def _kind(name: str) -> str:
@@ -294,11 +255,11 @@ def _kind(name: str) -> str:
     return "person" if word in _PEOPLE else word
 
 
-def _unsupported(
-    group: Group, support: Support, beside: Beside, scorer: Scorer, settings: FilterSettings
-) -> tuple[str, str] | None:
-    """(Reason, in words) why the photo does not support a group; None where it does."""
-    if 0 < settings.trusted_agreement <= group.agreement:
+def unsupported(
+    agreement: int, support: Support, beside: Beside, scorer: Scorer, settings: FilterSettings
+) -> _Reason | None:
+    """Why the photo does not support a claim that so many samples agree on; None where it does."""
+    if 0 < settings.trusted_agreement <= agreement:
         return None
     # The measure of whole sentences was fitted on captions; of a long text's sentences the things are judged.
     caption = beside.sentences == 1 or not support.objects
@@ -311,55 +272,39 @@ def _unsupported(
         return "unsupported", f"support {support.score:.2f}, needs {scorer.threshold:.2f}"
     if beside.others < _OCCASIONS:
         return None
-    alone = beside.sentences == 1 and group.agreement == 1
+    alone = beside.sentences == 1 and agreement == 1
     if alone and support.score < settings.lone_caption:
-        return (
-            "unsupported",
-            f"one text alone says so, of {beside.others + 1}: its support is {support.score:.2f}, below "
-            f"{settings.lone_caption:.2f}",
-        )
+        told = f"one text alone says so, of {beside.others + 1}: its support is {support.score:.2f}"
+        return "unsupported", f"{told}, below {settings.lone_caption:.2f}"
     lone = [one for one in support.objects if not beside.supporting(one[0])]
     name, least = min(lone, key=lambda one: one[1], default=("", 1.0))
     if least >= settings.lone_support:
         return None
-    return (
-        "object",
-        f"little sign of {name!r} (support {least:.2f}, needs {settings.lone_support:.2f}), which none of "
-        f"{beside.others} other texts names",
-    )
+    sign = f"little sign of {name!r} (support {least:.2f}, needs {settings.lone_support:.2f})"
+    return "object", f"{sign}, which none of {beside.others} other texts names"
 
 
 def _of_group(
-    group: Group,
-    claims: Sequence[Claim],
-    support: Support | None,
-    reason: tuple[str, str] | None,
-    *,
-    merge: bool,
+    group: Sequence[Claim], agreement: int, support: Support | None, reason: _Reason | None
 ) -> list[Verdict]:
-    """The representative's verdict is the group's; the others of a kept group are merged into it."""
-    first = claims[group.representative]
-    others = [claims[member] for member in group.members if member != group.representative]
+    """The first claim's verdict is the group's; the others of a kept group are merged into it."""
+    first, *others = group
+    regions = tuple(dict.fromkeys(claim.region_id for claim in group))
     why, note = reason or (None, "")
-    verdict = Verdict(first, why is None, group.agreement, group.regions, support, why, note)
-    if why is None and merge:
+    verdict = rest = Verdict(first, why is None, agreement, regions, support, why, note)
+    if why is None:
         note = f'says the same as {first.id}: "{first.text}"'
         rest = replace(verdict, kept=False, reason="duplicate", note=note)
         verdict = replace(verdict, merged=tuple(claim.id for claim in others))
-    else:
-        rest = verdict
-    return [
-        verdict,
-        *(
-            replace(rest, claim=one, regions=tuple(dict.fromkeys([one.region_id, *group.regions])))
-            for one in others
-        ),
+    return [verdict] + [
+        replace(rest, claim=one, regions=tuple(dict.fromkeys([one.region_id, *regions])))
+        for one in others
     ]
 
 
 _BLOCK: Final = 8
 # Of 3,371 photos of COCO the flattest has 49 levels, and the noisiest 21 times the spread of noise (noise itself: 1).
-_LEVELS: Final = 8.0
+_LEVELS: Final = 8
 _TIMES: Final = 6.0
 _FEWEST_BLOCKS: Final = 16
 
@@ -369,34 +314,25 @@ def why_blank(image: Image.Image) -> str | None:
 
     Means of blocks of 8 x 8 pixels are compared. **One colour**: in no channel do two of them differ by more than 8
     of 255 levels. **Noise**: pixels that have nothing to do with their neighbours have means that vary 64 times less
-    than they do; in photos they vary many times more than that; below 6 times it is noise. What was enlarged
-    from noise, a gradient, or a pattern without meaning is not recognized.
+    than they do; in photos they vary many times more than that; below 6 times it is noise.
     """
     # Of small photos smaller blocks: an eighth of the shorter side.
     block = min(max(min(image.size) // _BLOCK, 1), _BLOCK)
     means = np.asarray(image.convert("RGB").reduce(block), dtype=np.int64).reshape(-1, 3)
-    levels = int((means.max(axis=0) - means.min(axis=0)).max())
+    levels = int(np.ptp(means, axis=0).max())
     if levels <= _LEVELS:
         return f"the photo is of one colour: its parts differ by {levels} of 255 levels"
-    times = structure(image)
-    if times is not None and times <= _TIMES:
-        return (
-            "the photo is noise: its pixels have nothing to do with their neighbours "
-            f"(structure {times:.1f}; noise has 1, photos have 20 and more)"
-        )
-    return None
-
-
-def structure(image: Image.Image) -> float | None:
-    """How many times more the means of blocks vary than those of independent pixels would: 1 of noise, 64 at most.
-
-    None where there are fewer than 16 whole blocks of 8 x 8 pixels, or all pixels are alike.
-    """
     grey = np.asarray(image.convert("L"), dtype=np.float32)
     rows, columns = grey.shape[0] // _BLOCK, grey.shape[1] // _BLOCK
     whole = grey[: rows * _BLOCK, : columns * _BLOCK]
-    spread = float(whole.var()) if whole.size else 0.0
-    if rows * columns < _FEWEST_BLOCKS or spread == 0:
+    spread = float(whole.var()) if rows * columns >= _FEWEST_BLOCKS else 0.0
+    if spread == 0:
         return None
-    means = whole.reshape(rows, _BLOCK, columns, _BLOCK).mean((1, 3))
-    return float(means.var()) * _BLOCK**2 / spread
+    blocks = whole.reshape(rows, _BLOCK, columns, _BLOCK).mean((1, 3))
+    times = float(blocks.var()) * _BLOCK**2 / spread
+    if times > _TIMES:
+        return None
+    return (
+        "the photo is noise: its pixels have nothing to do with their neighbours "
+        f"(structure {times:.1f}; noise has 1, photos have 20 and more)"
+    )

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import re
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -43,8 +42,7 @@ _SIDE = 5  # patches, of a window whose mean is compared: one patch alone is noi
 _TEMPERATURE = 0.02  # of the weights of the memory texts near a region
 _TEXTS_AT_ONCE, _TEXTS_KEPT = 256, 20_000
 _DAMPING = 2e-4  # share of the texts below which absence says little
-PUBLISHED_THRESHOLD: Final = 0.3
-"""Of (ITM + ITC) / 2 of BLIP in the published system; it means nothing for other scores."""
+_BLIP_THRESHOLD = 0.3  # published, of (ITM + ITC) / 2 of BLIP; it means nothing for other scores
 
 # Things that photos show: what the name of a thing is compared with, so that its score means something.
 _FILE = Path(__file__).with_name("nouns.txt")
@@ -79,12 +77,7 @@ class Logistic:
 
     def to_json(self) -> dict[str, Any]:
         """Names and numbers, rounded to six digits."""
-        short = {
-            name: [float(f"{one:.6g}") for one in getattr(self, name)]
-            for name in ("mean", "deviation", "weights")
-        }
-        ends = {name: float(f"{getattr(self, name):.6g}") for name in ("bias", "threshold")}
-        return {"inputs": list(self.inputs), **short, **ends}
+        return {name: _short(value) for name, value in asdict(self).items()}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any], source: str) -> Self:
@@ -94,20 +87,22 @@ class Logistic:
             CheckpointError: a name is missing, or the values are not finite numbers that fit together.
         """
         try:
-            mean, deviation, weights = (
-                tuple(float(one) for one in values[key]) for key in ("mean", "deviation", "weights")
-            )
+            rows = np.array([values[key] for key in ("mean", "deviation", "weights")], dtype=float)
+            ends = float(values["bias"]), float(values["threshold"])
             inputs = tuple(map(str, values["inputs"]))
-            bias, threshold = float(values["bias"]), float(values["threshold"])
+            if rows.shape != (3, len(inputs)) or not np.isfinite([*rows.ravel(), *ends]).all():
+                raise ValueError("the numbers do not fit together")
+            if (rows[1] <= 0).any():
+                raise ValueError("a deviation is not above 0")
         except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(
-                f"{source}: not a stored calibration ({type(error).__name__}: {error})"
-            ) from error
-        finite = np.isfinite((*mean, *deviation, *weights, bias, threshold)).all()
-        lengths = {len(inputs), len(mean), len(deviation), len(weights)}
-        if len(lengths) > 1 or not finite or min(deviation, default=1) <= 0:
-            raise CheckpointError(f"{source}: the stored calibration's numbers do not fit together")
-        return cls(inputs, mean, deviation, weights, bias, threshold)
+            raise CheckpointError(f"{source}: not a stored calibration ({error!r})") from error
+        return cls(inputs, *map(tuple, rows.tolist()), *ends)
+
+
+def _short(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_short(one) for one in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 @dataclass(frozen=True)
@@ -126,7 +121,7 @@ class Calibration:
 
     def to_json(self) -> dict[str, Any]:
         """What `ModelSettings.calibration["detail"]` holds."""
-        parts = {name: getattr(self, name).to_json() for name in ("sentences", "objects")}
+        parts = {"sentences": self.sentences.to_json(), "objects": self.objects.to_json()}
         return {"version": 1, **parts, "measured": {**self.measured}}
 
     @classmethod
@@ -138,14 +133,9 @@ class Calibration:
         """
         if not isinstance(values, Mapping) or values.get("version") != 1:
             raise CheckpointError(f"{source}: no calibration of version 1; make one with {COMMAND}")
-        try:
-            sentences, objects = (
-                Logistic.from_json(values[name], f"{source}: {name}")
-                for name in ("sentences", "objects")
-            )
-        except (KeyError, TypeError) as error:
-            raise CheckpointError(f"{source}: the calibration has no {error}") from error
-        return cls(sentences, objects, dict(values.get("measured", {})))
+        parts = [Logistic.from_json(values.get(name) or {}, f"{source}: {name}")
+                 for name in ("sentences", "objects")]  # fmt: skip
+        return cls(*parts, dict(values.get("measured", {})))
 
     @classmethod
     def of(cls, model: Patchioner) -> Self:
@@ -191,42 +181,34 @@ class Evidence:
                 f"{model.settings.name!r} has no text tower, so it cannot score sentences: give another model or scorer"
             )
         self.model = model
-        self._known: OrderedDict[str, Tensor] = OrderedDict()
+        self._known: dict[str, Tensor] = {}
         self._lock = threading.Lock()
         self._vocabulary = self.embed([with_article(noun) for noun in NOUNS])
         bank = model.parts.bank
         self._memory: Tensor | None = None
+        self.object_inputs: tuple[str, ...] = ("pooled", "peak")
         if bank is not None and bank.texts is not None:
+            self.object_inputs = ("pooled", "peak", "memory")
             self._memory = F.normalize(bank.embeddings().float().cpu(), dim=1)
             self._rows = {text: row for row, text in enumerate(bank.texts)}
-            places: dict[str, list[int]] = {}
+            self._places: dict[str, list[int]] = {}
             for place, text in enumerate(bank.texts):
                 for word in content_words(text):
-                    places.setdefault(word, []).append(place)
-            self._places = {word: np.array(rows) for word, rows in places.items()}
-
-    @property
-    def object_inputs(self) -> tuple[str, ...]:
-        """Names of the measures of a thing."""
-        return ("pooled", "peak") if self._memory is None else ("pooled", "peak", "memory")
+                    self._places.setdefault(word, []).append(place)
 
     def embed(self, texts: Sequence[str]) -> Tensor:
         """(n, dim) float32 unit vectors on the CPU, in the order of the texts; (0, 0) for none."""
-        distinct = list(dict.fromkeys(texts))
+        if not texts:
+            return torch.zeros(0, 0)
         with self._lock:
-            known = {text: self._known[text] for text in distinct if text in self._known}
-        unknown = [text for text in distinct if text not in known]
-        for start in range(0, len(unknown), _TEXTS_AT_ONCE):
-            block = unknown[start : start + _TEXTS_AT_ONCE]
-            rows = F.normalize(self.model.embed_text(block).float().cpu(), dim=1)
-            known.update(zip(block, rows, strict=True))
-        with self._lock:
-            for text in distinct:
-                self._known[text] = known[text]
-                self._known.move_to_end(text)
-            while len(self._known) > _TEXTS_KEPT:
-                self._known.popitem(last=False)
-        return torch.stack([known[text] for text in texts]) if texts else torch.zeros(0, 0)
+            if len(self._known) > _TEXTS_KEPT:
+                self._known.clear()
+            unknown = [text for text in dict.fromkeys(texts) if text not in self._known]
+            for start in range(0, len(unknown), _TEXTS_AT_ONCE):
+                block = unknown[start : start + _TEXTS_AT_ONCE]
+                rows = F.normalize(self.model.embed_text(block).float().cpu(), dim=1)
+                self._known.update(zip(block, rows, strict=True))
+            return torch.stack([self._known[text] for text in texts])
 
     def view(
         self, features: PatchFeatures, region: Region, *, without: Collection[str] = ()
@@ -303,9 +285,9 @@ class DenseScorer:
     region, as a whole and at its best window of patches, and with how often the memory texts near the region name the
     thing. Logistic regressions, fitted against distractors and stored with the model, make probabilities of them.
 
-    Args:
-        model: with a text tower.
-        calibration: in place of the model's own.
+    Attributes:
+        threshold: score from which a sentence counts as supported.
+        object_threshold: score below which a thing counts as not there, where its sentence is not supported.
 
     Raises:
         OptionError: no text tower, no calibration, or one that was made with other measures.
@@ -313,6 +295,8 @@ class DenseScorer:
 
     def __init__(self, model: Patchioner, *, calibration: Calibration | None = None) -> None:
         self.calibration = Calibration.of(model) if calibration is None else calibration
+        self.threshold = self.calibration.sentences.threshold
+        self.object_threshold = self.calibration.objects.threshold
         self._model, self._evidence = model, Evidence(model)
         expected, given = self._evidence.object_inputs, self.calibration.objects.inputs
         if expected != given:
@@ -327,26 +311,14 @@ class DenseScorer:
         name, fitted = self._model.settings.name, self.calibration.to_json()
         return {"type": "dense", "model": name, "threshold": self.threshold, "calibration": fitted}
 
-    @property
-    def threshold(self) -> float:
-        """Score from which a sentence counts as supported."""
-        return self.calibration.sentences.threshold
-
-    @property
-    def object_threshold(self) -> float:
-        """Score below which a thing counts as not there, where its sentence is not supported."""
-        return self.calibration.objects.threshold
-
     @torch.inference_mode()
     def score(self, photo: Photo, sentences: Sequence[tuple[DetailRegion, str]]) -> list[Support]:
         """One `Support` per (region, sentence), in order; a photo without features is encoded here."""
         if not sentences:
             return []
         features = photo.features or self._model.encode(photo.image)
-        views = {
-            name: self._evidence.view(features, region.region)
-            for name, region in {region.id: region for region, _ in sentences}.items()
-        }
+        regions = {region.id: region.region for region, _ in sentences}
+        views = {name: self._evidence.view(features, one) for name, one in regions.items()}
         self._evidence.embed([text for _, text in sentences])  # one batch, not one each
         return [self._support(views[region.id], text) for region, text in sentences]
 
@@ -387,20 +359,16 @@ def unverifiable(sentence: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(parts))
 
 
-class Matcher(Protocol):
-    """Matches a picture with sentences; `name` is what it is called in settings."""
-
-    name: str
-
-    def match(self, picture: Image.Image, sentences: Sequence[str]) -> FloatArray:
-        """(n,) float64, higher where a sentence fits better; on a scale of its own."""
+Matcher = Callable[[Image.Image, Sequence[str]], npt.ArrayLike]
+"""(picture, n sentences) -> (n,) numbers, higher where a sentence fits better; on a scale of its own."""
 
 
 class IndependentScorer:
     """A `Scorer` that is not the captioner: any matcher, on the crop of each region.
 
     Args:
-        matcher: scores a crop and sentences.
+        match: scores a crop and sentences.
+        name: of the matcher, for the settings.
         calibration: one input to a probability (`calibrate --scorer`); None gives the matcher's own numbers, cut to
             0..1.
         threshold: in place of the calibration's; without either 0.3, which was published for BLIP alone.
@@ -408,20 +376,21 @@ class IndependentScorer:
 
     def __init__(
         self,
-        matcher: Matcher,
+        match: Matcher,
         *,
+        name: str = "independent",
         calibration: Logistic | None = None,
         threshold: float | None = None,
     ) -> None:
-        self._matcher, self._calibration = matcher, calibration
-        stored = PUBLISHED_THRESHOLD if calibration is None else calibration.threshold
+        self._match, self._name, self._calibration = match, name, calibration
+        stored = _BLIP_THRESHOLD if calibration is None else calibration.threshold
         self.threshold = stored if threshold is None else threshold
 
     @property
     def settings(self) -> dict[str, object]:
         """Names and numbers, ready for JSON."""
         fitted = None if self._calibration is None else self._calibration.to_json()
-        return {"type": self._matcher.name, "threshold": self.threshold, "calibration": fitted}
+        return {"type": self._name, "threshold": self.threshold, "calibration": fitted}
 
     def score(self, photo: Photo, sentences: Sequence[tuple[DetailRegion, str]]) -> list[Support]:
         """One `Support` per (region, sentence), in order; each crop is encoded once."""
@@ -431,7 +400,7 @@ class IndependentScorer:
             places.setdefault(region.id, []).append(place)
         for asked in places.values():
             crop = cut_out(photo.image, sentences[asked[0]][0].box)
-            scores[asked] = self._matcher.match(crop, [sentences[place][1] for place in asked])
+            scores[asked] = self._match(crop, [sentences[place][1] for place in asked])
         fitted = self._calibration
         scores = np.clip(scores, 0.0, 1.0) if fitted is None else fitted(scores[:, None])
         return [
@@ -440,16 +409,11 @@ class IndependentScorer:
         ]
 
 
-class BlipMatcher:
+def blip_matcher(model: Any, processor: Any) -> Matcher:
     """(Matching probability + cosine) / 2 of BLIP, as published, for model and processor of one checkpoint."""
 
-    def __init__(self, model: Any, processor: Any, *, name: str = "blip") -> None:
-        self._model, self._processor, self.name = model.eval(), processor, name
-
     @torch.inference_mode()
-    def match(self, picture: Image.Image, sentences: Sequence[str]) -> FloatArray:
-        """(n,) float64, about 0 to 1."""
-        model, processor = self._model, self._processor
+    def match(picture: Image.Image, sentences: Sequence[str]) -> FloatArray:
         device = next(model.parameters()).device
         pixels = processor.image_processor(images=picture, return_tensors="pt")["pixel_values"]
         seen = model.vision_model(pixel_values=pixels.to(device)).last_hidden_state
@@ -469,28 +433,24 @@ class BlipMatcher:
         cosine = _unit(model.text_proj(alone[:, 0])) @ _unit(model.vision_proj(seen[:, 0]))[0]
         return np.asarray(((matching + cosine) / 2).double().cpu().numpy())
 
+    return match
 
-class ClipMatcher:
+
+def clip_matcher(
+    model: Any,
+    preprocess: Callable[[Image.Image], Tensor],
+    tokenize: Callable[[list[str]], Tensor],
+) -> Matcher:
     """Cosine of an open_clip model; `preprocess` makes (3, H, W) of a picture, `tokenize` (n, tokens) of texts."""
 
-    def __init__(
-        self,
-        model: Any,
-        preprocess: Callable[[Image.Image], Tensor],
-        tokenize: Callable[[list[str]], Tensor],
-        *,
-        name: str = "clip",
-    ) -> None:
-        self._model, self._preprocess, self._tokenize = model.eval(), preprocess, tokenize
-        self.name = name
-
     @torch.inference_mode()
-    def match(self, picture: Image.Image, sentences: Sequence[str]) -> FloatArray:
-        """(n,) float64 cosines."""
-        device = next(self._model.parameters()).device
-        seen = _unit(self._model.encode_image(self._preprocess(picture)[None].to(device)))
-        said = _unit(self._model.encode_text(self._tokenize(list(sentences)).to(device)))
+    def match(picture: Image.Image, sentences: Sequence[str]) -> FloatArray:
+        device = next(model.parameters()).device
+        seen = _unit(model.encode_image(preprocess(picture)[None].to(device)))
+        said = _unit(model.encode_text(tokenize(list(sentences)).to(device)))
         return np.asarray((said @ seen[0]).double().cpu().numpy())
+
+    return match
 
 
 def _unit(rows: Tensor) -> Tensor:
@@ -506,8 +466,7 @@ def load_blip(checkpoint: str) -> Matcher:
     """BLIP from a hub id or folder, e.g. "Salesforce/blip-itm-large-coco"."""
     transformers = require("transformers", "language-models")
     model = transformers.BlipForImageTextRetrieval.from_pretrained(checkpoint, use_safetensors=True)
-    processor = transformers.AutoProcessor.from_pretrained(checkpoint)
-    return BlipMatcher(model, processor, name=f"blip:{checkpoint}")
+    return blip_matcher(model.eval(), transformers.AutoProcessor.from_pretrained(checkpoint))
 
 
 @SCORERS.register("clip")
@@ -516,4 +475,4 @@ def load_clip(checkpoint: str) -> Matcher:
     open_clip = require("open_clip", "clip")
     name, _, weights = checkpoint.partition("@")
     model, _, preprocess = open_clip.create_model_and_transforms(name, pretrained=weights or None)
-    return ClipMatcher(model, preprocess, open_clip.get_tokenizer(name), name=f"clip:{checkpoint}")
+    return clip_matcher(model.eval(), preprocess, open_clip.get_tokenizer(name))

@@ -19,9 +19,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, is_dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, get_origin, get_type_hints
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +36,7 @@ from patchioner.regions import Box, Mask, Region, WholeImage, encode_rle
 if TYPE_CHECKING:
     from patchioner.model import Patchioner
 
+Rectangle = tuple[float, float, float, float]
 RegionKind = Literal["global", "spatial", "semantic", "grid", "user"]
 REGION_KINDS: tuple[RegionKind, ...] = ("global", "semantic", "user", "spatial", "grid")
 """In the order in which a paragraph speaks of them."""
@@ -94,7 +96,7 @@ class DetailRegion:
 
     id: str
     kind: RegionKind
-    box: tuple[float, float, float, float]
+    box: Rectangle
     mask: npt.NDArray[np.bool_] | None = None
     parents: tuple[str, ...] = ()
     name: str | None = None
@@ -212,11 +214,11 @@ class DetailedCaption:
 
 
 class Stage(Protocol):
-    """What all stages have: names and numbers that decide their result, ready for JSON; no secrets."""
+    """What all stages have."""
 
     @property
     def settings(self) -> dict[str, object]:
-        """Names and numbers."""
+        """Names and numbers that decide its result, ready for JSON; no secrets."""
 
 
 class Describer(Stage, Protocol):
@@ -263,25 +265,9 @@ def to_json(caption: DetailedCaption, photo: str, *, sha256: str | None = None) 
     Raises:
         DetailError: a value that JSON cannot express, or a number that is not finite.
     """
-    values = {
-        "format": FORMAT,
-        "version": VERSION,
-        "photo": photo,
-        "sha256": sha256,
-        "size": caption.image_size,
-        "text": caption.text,
-        "reason": caption.reason,
-        "sentences": [_named(_SENTENCE, one) for one in caption.sentences],
-        "regions": [
-            _named(_REGION, one) | {"mask": None if one.mask is None else encode_rle(one.mask)}
-            for one in caption.regions
-        ],
-        "kept": [_verdict_to_json(verdict) for verdict in caption.kept],
-        "dropped": [_verdict_to_json(verdict) for verdict in caption.dropped],
-        "settings": caption.settings,
-    }
+    head = {"format": FORMAT, "version": VERSION, "photo": photo, "sha256": sha256}
     # Through the text and back: what is handed out is what a file would hold.
-    plain: dict[str, Any] = json.loads(dumps(values))
+    plain: dict[str, Any] = json.loads(dumps({**head, **_plain(caption)}))
     return plain
 
 
@@ -310,19 +296,12 @@ def from_json(values: object) -> tuple[str, DetailedCaption]:
             f"the detailed caption has version {values.get('version')!r}, known is {VERSION}: describe the photo again"
         )
     try:
-        width, height = values["size"]
-        if not isinstance(values["settings"], dict):
-            raise TypeError(f"settings are {values['settings']!r:.40}, no object")
-        return str(values["photo"]), DetailedCaption(
-            _text(values["text"]),
-            tuple(FusedSentence(*_read(_SENTENCE, one)) for one in values["sentences"]),
-            tuple(_verdict(one, kept=False) for one in values["dropped"]),
-            tuple(_verdict(one, kept=True) for one in values["kept"]),
-            tuple(DetailRegion(*_read(_REGION, one)) for one in values["regions"]),
-            (int(width), int(height)),
-            _maybe(_text)(values["reason"]),
-            values["settings"],
-        )
+        verdicts = {
+            name: [{**one, "claim": one, "kept": name == "kept"} for one in values[name]]
+            for name in ("kept", "dropped")
+        }
+        caption: DetailedCaption = _read(DetailedCaption, {**values, **verdicts})
+        return str(values["photo"]), caption
     except (KeyError, TypeError, ValueError, RegionError) as error:
         what = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise DetailError(
@@ -330,74 +309,48 @@ def from_json(values: object) -> tuple[str, DetailedCaption]:
         ) from error
 
 
-def _verdict_to_json(verdict: Verdict) -> dict[str, Any]:
-    support = None if verdict.support is None else vars(verdict.support)
-    rest = {name: getattr(verdict, name) for name in _VERDICT}
-    return _named(_CLAIM, verdict.claim) | rest | {"support": support}
+_JSON_NAMES = {
+    "image_size": "size", "claim_ids": "claims", "region_ids": "regions", "region_id": "region"
+}  # fmt: skip
 
 
-def _verdict(values: Mapping[str, Any], *, kept: bool) -> Verdict:
-    return Verdict(Claim(*_read(_CLAIM, values)), kept, *_read(_VERDICT, values))
+def _plain(value: Any) -> Any:
+    """As JSON has it: a verdict is flat with its claim, and the list that it is in tells whether it is kept."""
+    if is_dataclass(value):
+        found = {_JSON_NAMES.get(name, name): _plain(one) for name, one in vars(value).items()}
+        if isinstance(value, Verdict):
+            del found["kept"]
+        return {**found.pop("claim", {}), **found}
+    if isinstance(value, np.ndarray):
+        return encode_rle(value)
+    return [_plain(one) for one in value] if isinstance(value, tuple) else value
 
 
-def _named(names: Iterable[str], value: object) -> dict[str, Any]:
-    """A dataclass's values, in their order, under their names in JSON."""
-    return dict(zip(names, vars(value).values(), strict=True))
+_hints = cache(get_type_hints)
 
 
-def _read(readers: Mapping[str, Callable[[Any], Any]], values: Mapping[str, Any]) -> list[Any]:
-    return [read(values[name]) for name, read in readers.items()]
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r:.40} stands where a text should")
+def _read(kind: Any, value: Any) -> Any:
+    """A value of the annotated kind from JSON; TypeError, ValueError or KeyError where it is of another."""
+    kinds, origin = get_args(kind), get_origin(kind)
+    if is_dataclass(kind):
+        hints = _hints(kind)
+        read = {
+            name: _read(hint, value[_JSON_NAMES.get(name, name)]) for name, hint in hints.items()
+        }
+        return kind(**read)  # type: ignore[operator]
+    if type(None) in kinds:
+        return None if value is None else _read(kinds[0], value)
+    if origin is tuple and isinstance(value, list):
+        several = [kinds[0]] * len(value) if kinds[-1] is ... else kinds
+        return tuple(_read(one, part) for one, part in zip(several, value, strict=True))
+    if origin is np.ndarray:
+        return Mask.from_rle(value).array
+    if kind is float and type(value) is int:
+        return float(value)
+    good = value in kinds if origin is Literal else type(value) is (origin or kind)
+    if not good:
+        raise TypeError(f"{value!r:.40} stands where {kind} should")
     return value
-
-
-def _texts(values: Sequence[object]) -> tuple[str, ...]:
-    if isinstance(values, str):
-        raise TypeError(f"{values!r:.40} stands where a list of texts should")
-    return tuple(map(_text, values))
-
-
-def _maybe(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    return lambda value: None if value is None else read(value)
-
-
-def _kind(value: Any) -> RegionKind:
-    if value not in REGION_KINDS:
-        raise ValueError(f"kind {value!r} is none of {', '.join(REGION_KINDS)}")
-    kind: RegionKind = value
-    return kind
-
-
-def _box(values: Sequence[Any]) -> tuple[float, float, float, float]:
-    left, top, right, bottom = map(float, values)
-    return left, top, right, bottom
-
-
-def _support(values: Mapping[str, Any]) -> Support:
-    objects = tuple((_text(name), float(score)) for name, score in values["objects"])
-    return Support(float(values["score"]), objects, _texts(values["unverifiable"]))
-
-
-_Readers = dict[str, Callable[[Any], Any]]
-# Name in JSON -> how it is read, in the order of the dataclass's fields.
-_SENTENCE: _Readers = {
-    "text": _text, "claims": _texts, "regions": _texts, "agreement": int, "support": _maybe(float)
-}  # fmt: skip
-_REGION: _Readers = {
-    "id": _text, "kind": _kind, "box": _box, "mask": _maybe(lambda runs: Mask.from_rle(runs).array),
-    "parents": _texts, "name": _maybe(_text),
-}  # fmt: skip
-_CLAIM: _Readers = {
-    "id": _text, "text": _text, "region": _text, "sample": int, "place": int, "log_prob": _maybe(float)
-}  # fmt: skip
-_VERDICT: _Readers = {
-    "agreement": int, "regions": _texts, "support": _maybe(_support), "reason": _maybe(_text), "note": _text,
-    "merged": _texts,
-}  # fmt: skip
 
 
 def check(settings: object, **ranges: tuple[float, float] | tuple[str, ...]) -> None:
@@ -407,17 +360,12 @@ def check(settings: object, **ranges: tuple[float, float] | tuple[str, ...]) -> 
     """
     for name, allowed in ranges.items():
         value = getattr(settings, name)
-        if value is None:
-            continue
-        words = all(isinstance(one, str) for one in allowed)
-        whole = str(type(settings).__annotations__.get(name)) == "int"
-        number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
-        if words:
+        whole = type(settings).__annotations__.get(name) in ("int", int)
+        if isinstance(allowed[0], str):
             good, wanted = value in allowed, f"use one of {', '.join(map(str, allowed))}"
         else:
-            least, most = allowed
-            kind = "a whole number" if whole else "a number"
-            wanted = f"give {kind} from {least} to {most}"
-            good = number and least <= value <= most
-        if not good:
+            number = type(value) is int or (type(value) is float and not whole)
+            good = number and allowed[0] <= value <= allowed[1]
+            wanted = f"give a {'whole ' if whole else ''}number from {allowed[0]} to {allowed[1]}"
+        if not (good or value is None):
             raise OptionError(f"{name} is {value!r}: {wanted}")

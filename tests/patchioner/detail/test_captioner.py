@@ -13,15 +13,10 @@ from PIL import Image
 from patchioner import Box, Patchioner
 from patchioner.base.errors import OptionError, RegionError, UnknownNameError
 from patchioner.detail.captioner import DetailCaptioner, preset
+from patchioner.detail.fuse import dropped
 from patchioner.detail.judge import split_claims
-from patchioner.detail.values import (
-    DetailRegion,
-    FusedSentence,
-    Photo,
-    Statement,
-    Verdict,
-)
-from tests.support.tiny import noise_photo, tiny_parts
+from patchioner.detail.values import DetailRegion, FusedSentence, Photo, Statement, Verdict
+from tests.support.tiny import noise_photo
 
 WHOLE = DetailRegion("global", "global", (0, 0, 96, 64))
 
@@ -48,19 +43,14 @@ class FakeDescriber:
 
 def no_unicorns(photo: Any, regions: Any, statements: Any, **_: Any) -> list[Verdict]:
     """Keeps every sentence that names no unicorn."""
-    return [
-        Verdict(claim, True)
-        if "unicorn" not in claim.text
-        else Verdict(claim, False, reason="unsupported")
-        for claim in split_claims(statements)
-    ]
+    found = [(claim, "unicorn" not in claim.text) for claim in split_claims(statements)]
+    return [Verdict(claim, ok, reason=None if ok else "unsupported") for claim, ok in found]
 
 
 @dataclass
 class FakeFuser:
-    """One sentence per kept claim, worded as told."""
+    """One sentence per kept claim, but for one that it drops with a reason and one that it forgets."""
 
-    wording: dict[str, str] = field(default_factory=dict)
     leaves_out: str | None = None
     forgets: str | None = None
     settings: dict[str, object] = field(default_factory=lambda: {"fuser": "fake"})
@@ -68,21 +58,13 @@ class FakeFuser:
     def fuse(
         self, photo: Photo, regions: Sequence[DetailRegion], kept: Sequence[Verdict]
     ) -> tuple[list[FusedSentence], list[Verdict]]:
-        names = [verdict.claim.id for verdict in kept]
-        said = [name for name in names if name not in (self.leaves_out, self.forgets)]
-        claims = {verdict.claim.id: verdict.claim for verdict in kept}
         sentences = [
-            FusedSentence(
-                self.wording.get(name, claims[name].text), (name,), (claims[name].region_id,)
-            )
-            for name in said
+            FusedSentence(one.claim.text, (one.claim.id,), (one.claim.region_id,))
+            for one in kept
+            if one.claim.id not in (self.leaves_out, self.forgets)
         ]
-        out = [
-            replace(verdict, kept=False, reason="length", note="no room")
-            for verdict in kept
-            if verdict.claim.id == self.leaves_out
-        ]
-        return sentences, out
+        left_out = [dropped(one, "length", "") for one in kept if one.claim.id == self.leaves_out]
+        return sentences, left_out
 
 
 @pytest.fixture
@@ -164,14 +146,9 @@ def test_stages_that_need_a_model_say_so() -> None:
         DetailCaptioner(None, settings="publishd")
 
 
-@pytest.fixture(scope="module")
-def tiny() -> Patchioner:
-    return Patchioner(tiny_parts(), device="cpu")
-
-
 @pytest.mark.parametrize("name", ["default", "published"])
-def test_all_parts_together(tiny: Patchioner, name: str) -> None:
-    captioner = DetailCaptioner(tiny, scorer=None, settings=name)
+def test_all_parts_together(model: Patchioner, name: str) -> None:
+    captioner = DetailCaptioner(model, scorer=None, settings=name)
     one, two = (captioner.describe(noise_photo(), seed=3) for _ in range(2))
     assert one.text == two.text
     assert one.text == " ".join(sentence.text for sentence in one.sentences)
@@ -182,27 +159,16 @@ def test_all_parts_together(tiny: Patchioner, name: str) -> None:
     assert all(set(sentence.claim_ids) <= known for sentence in one.sentences)
 
 
-def test_a_model_without_calibration_names_the_remedy(tiny: Patchioner) -> None:
-    with pytest.raises(OptionError, match="calibrat"):
-        DetailCaptioner(tiny)
-
-
-def test_published_constants() -> None:
-    settings = preset("published")
-    divide = settings.divide
+def test_published_constants_and_changes_by_name() -> None:
+    published = preset("published")
+    divide, describe, judge = published.divide, published.describe, published.filter
     assert (divide.spatial, divide.grow, divide.growing_area) == ("quadrants", 0.3, 1.0)
-    assert (divide.least_score, divide.fallback, divide.merge_iou) == (0.3, 2, 0.3)
-    assert (divide.objects, divide.union_coverage) == ("union", 0.4)
-    assert (settings.describe.samples, settings.describe.temperature) == (3, 0.7)
-    assert (settings.filter.rules, settings.filter.trusted_agreement) == (False, 2)
-
-
-def test_changes_by_name_leave_the_rest() -> None:
-    old = preset("published")
-    new = preset("published", {"fuse.max_words": 60, "divide.discovery.limit": 3})
-    assert (new.fuse.max_words, new.divide.discovery.limit) == (60, 3)
-    assert old.changed({"fuse.max_words": 60}).divide == old.divide
-    assert new.describe == old.describe
+    assert (divide.objects, divide.merge_iou) == ("union", 0.3)
+    assert (describe.samples, describe.temperature) == (3, 0.7)
+    assert (judge.rules, judge.trusted_agreement) == (False, 2)
+    new = preset("published", {"fuse.max_words": 60, "divide.most_objects": 3})
+    assert (new.fuse.max_words, new.divide.most_objects) == (60, 3)
+    assert replace(new.divide, most_objects=8) == divide and new.describe == describe
 
 
 @pytest.mark.parametrize("wrong", ["fuse.max_word", "fuses.max_words", "fuse.max_words.x"])
