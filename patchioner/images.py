@@ -7,6 +7,9 @@ memory. The result is not bit for bit that of decoding everything and shrinking 
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import importlib
 import io
 import logging
 import math
@@ -102,6 +105,19 @@ class ReducedPhoto:
 
 Photo = Image.Image | ReducedPhoto
 """What a backbone encodes; both have the `size` of the original."""
+
+
+def readable_formats() -> dict[str, str]:
+    """Suffix -> format of all files that Pillow opens here; with pillow-heif installed, HEIC and HEIF too."""
+    _register_heif()
+    known = Image.registered_extensions()
+    return {suffix: kind for suffix, kind in known.items() if kind in Image.OPEN}
+
+
+@functools.cache
+def _register_heif() -> None:
+    with contextlib.suppress(ImportError):
+        importlib.import_module("pillow_heif").register_heif_opener()
 
 
 def load_image(source: ImageSource) -> Image.Image:
@@ -221,6 +237,7 @@ def _read(source: Any, decode: Callable[[Image.Image, str], Decoded]) -> Decoded
                 raise ImageError(f"{name} is opened as text: open it with mode 'rb'")
             stream = io.BytesIO(data)
         # Pillow warns of what it copes with; size and damage are ours to judge.
+        _register_heif()
         with _PILLOW_QUIET, Image.open(stream) as image:
             return decode(image, name)
     except UnidentifiedImageError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,8 +28,23 @@ class Answered:
     id: int | str | None = None
 
 
+# ESC, BEL, C1 and the rest could drive a terminal; a line is one line.
+_CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """The text with control characters, line feeds apart, escaped as JSON escapes them.
+
+    Example:
+        >>> printable(chr(27) + "[31m a cat") == chr(92) + "u001b[31m a cat"
+        True
+    """
+    return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
 def write_line(text: str) -> None:
     """One line on standard output; what its encoding lacks becomes a question mark."""
+    text = printable(text)
     if sys.stderr.isatty() and sys.stdout.isatty():
         sys.stderr.write("\r\x1b[K")  # wipe the progress bar; it draws itself again
         sys.stderr.flush()
@@ -39,9 +55,14 @@ def write_line(text: str) -> None:
 
 def report_error(message: str) -> None:
     """One line on standard error, whatever line breaks the message has."""
+    report(f"error: {message}")
+
+
+def report(message: str) -> None:
+    """One line on standard error that begins with the command's name."""
     if sys.stderr.isatty():
         sys.stderr.write("\r\x1b[K")
-    sys.stderr.write(f"patchioner: error: {' '.join(message.split())}\n")
+    sys.stderr.write(f"patchioner: {printable(' '.join(message.split()))}\n")
     sys.stderr.flush()
 
 

@@ -7,6 +7,7 @@ import functools
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from patchioner.base.errors import (
     UnknownNameError,
 )
 from patchioner.base.optional import require
+from patchioner.cli.output import report
 from patchioner.regions import Box, Mask, Point, Polygon, RegionSet, Trace, read_trace
 
 if TYPE_CHECKING:
@@ -30,7 +32,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 # These lie inside scikit-image's own wheel; its other pictures would be downloaded.
 SAMPLES = ("astronaut", "chelsea", "coffee", "rocket")
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
+# Formats that Pillow opens and that hold no photos, or start another program.
+_NO_PHOTOS = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}
 WRITTEN = (".png", ".jpg", ".jpeg", ".webp")
 _PREFIX = "scikit-image:"
 
@@ -232,15 +235,34 @@ def find_photos(arguments: Sequence[str]) -> list[PhotoSource]:
         if argument.startswith(_PREFIX) or not path.is_dir():
             found.append(PhotoSource(argument))
             continue
-        pictures = sorted(
-            file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file()
-        )
+        pictures, others = _pictures_below(path)
+        if others:
+            kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(others.items()))
+            report(f"left out of {argument}: {kinds}")
         if not pictures:
-            raise ImageError(
-                f"no pictures in the folder {argument!r}: looked for {', '.join(sorted(SUFFIXES))}"
-            )
+            raise ImageError(f"no pictures in the folder {argument!r}")
         found.extend(PhotoSource(str(picture)) for picture in pictures)
     return found
+
+
+def _pictures_below(folder: Path) -> tuple[list[Path], Counter[str]]:
+    """Pictures by their suffix, sorted by path, and how many other files of each suffix there are.
+
+    macOS's `._name` files are neither; a link that leads nowhere is a picture that cannot be read.
+    """
+    wanted = _picture_suffixes()
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file() or file.is_symlink()]
+    files = [file for file in files if not file.name.startswith(".") and not file.is_dir()]
+    pictures = [file for file in files if file.suffix.lower() in wanted]
+    others = (file.suffix.lower() for file in files if file.suffix.lower() not in wanted)
+    return pictures, Counter(kind or "without an ending" for kind in others)
+
+
+def _picture_suffixes() -> set[str]:
+    """What Pillow reads here; HEIC too where pillow-heif is installed."""
+    from patchioner.images import readable_formats
+
+    return {suffix for suffix, kind in readable_formats().items() if kind not in _NO_PHOTOS}
 
 
 def picture_name(text: str) -> Path:

@@ -164,3 +164,19 @@ def test_pictures_of_photos_never_overwrite_each_other(tmp_path: Path) -> None:
     for name in ("a.txt", "b/a.pdf"):
         with pytest.raises(OptionError, match=name):
             picture_name(name)
+
+
+def test_a_folder_is_all_that_pillow_reads_below_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "below").mkdir()
+    photo = Image.new("RGB", (8, 6))
+    for name in ("a.jpg", "below/b.jp2", "below/C.TGA", "d.jfif"):
+        photo.save(tmp_path / name, format="JPEG" if name.endswith("jfif") else None)
+    for name in ("._a.jpg", "e.cr2", "notes.txt", ".DS_Store"):
+        (tmp_path / name).write_bytes(b"no picture")
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    found = [Path(one.name).relative_to(tmp_path) for one in find_photos([str(tmp_path)])]
+    assert found == [Path(n) for n in ("a.jpg", "below/C.TGA", "below/b.jp2", "d.jfif", "gone.png")]
+    said = capsys.readouterr().err
+    assert "1 .cr2, 1 .txt" in said and "._a" not in said
