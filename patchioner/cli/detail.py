@@ -18,6 +18,7 @@ from patchioner.cli.spelling import PhotoSource, find_photos
 
 if TYPE_CHECKING:
     from patchioner.detail.batch import PhotoJob
+    from patchioner.detail.client import Budget
     from patchioner.detail.values import DetailedCaption, Scorer
     from patchioner.model import Patchioner
 
@@ -56,25 +57,11 @@ def _who(what: str, *known: str) -> Callable[[str], str]:
     return parse
 
 
-def _grid(text: str) -> tuple[int, int]:
-    found = re.fullmatch(r"([1-9]\d{0,2})[xX]([1-9]\d{0,2})", text)
-    if found is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form ROWSxCOLUMNS, such as 3x4")
-    return int(found[1]), int(found[2])
-
-
-def _share(text: str) -> float:
-    value = spelling.not_negative(text)
-    if value > 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
-    return value
-
-
-def _named(*suffixes: str) -> Callable[[str], Path]:
-    def parse(text: str) -> Path:
-        if not text.lower().endswith(suffixes):
-            raise argparse.ArgumentTypeError(f"{text!r} does not end in {' or '.join(suffixes)}")
-        return Path(text)
+def _matching(pattern: str, form: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if re.fullmatch(pattern, text, re.IGNORECASE) is None:
+            raise argparse.ArgumentTypeError(f"{text!r} {form}")
+        return text
 
     return parse
 
@@ -85,9 +72,9 @@ _REGION = {"action": "append", "dest": "regions", "default": []}
 _FIRST: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("json", "one JSON object per photo and line, with provenance", {"action": "store_true"}),
     ("out", "the JSON lines, each when its photo is finished; photos that have their line are skipped",
-     {"metavar": "FILE.jsonl", "type": _named(".jsonl")}),
+     {"metavar": "FILE.jsonl", "type": _matching(r".*\.jsonl", "does not end in .jsonl")}),
     ("report", "a page that shows where each sentence comes from, and what was dropped",
-     {"metavar": "FILE.html", "type": _named(".html", ".htm")}),
+     {"metavar": "FILE.html", "type": _matching(r".*\.html?", "does not end in .html")}),
     ("box", "left, top, right, bottom in pixels", {"metavar": "X1,Y1,X2,Y2", "type": spelling.parse_box, **_REGION}),
     ("mask", "picture of the photo's size, black outside", {"metavar": "PNG", "type": spelling.parse_mask, **_REGION}),
     ("regions", "JSON of regions, COCO annotations, or SAM masks (.json, .npz, .npy)",
@@ -104,14 +91,15 @@ _FIRST: tuple[tuple[str, str, dict[str, Any]], ...] = (
 )
 _ADVANCED: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("preset", "all numbers of the stages", {"choices": ["default", "published"], "default": "default"}),
-    ("grid", "rows and columns of cells in place of quadrants", {"metavar": "RxC", "type": _grid}),
+    ("grid", "rows and columns of cells in place of quadrants",
+     {"metavar": "RxC", "type": _matching(r"[1-9]\d{0,2}x[1-9]\d{0,2}", "is not ROWSxCOLUMNS, such as 3x4")}),
     ("samples", "texts about every region", {"metavar": "N", "type": spelling.positive_int}),
     ("scorer", "dense (our model's own alignment), blip:MODEL, clip:NAME, or none",
      {"metavar": "WHO", "type": _who("scorer", "dense", "blip:MODEL", "clip:NAME", "none"), "default": "dense"}),
     ("calibration", "of blip: or clip:, as python -m patchioner.detail.calibrate --scorer writes it",
      {"metavar": "FILE", "type": Path}),
     ("min-support", "least support of a sentence that is kept (default: as calibrated)",
-     {"metavar": "0..1", "type": _share}),
+     {"metavar": "0..1", "type": spelling.number(0, 1)}),
     ("key-env", "environment variable with the key (OPENAI_API_KEY)", {"metavar": "NAME"}),
     ("cache", "keeps every answer, so that nothing is asked twice (default: FILE.jsonl.cache beside --out)",
      {"metavar": "DIR", "type": Path}),
@@ -139,11 +127,6 @@ def add_detail_arguments(parser: argparse.ArgumentParser) -> None:
         for name, meaning, more in rows:
             told = " (default: %(default)s)" if more.get("default") not in (None, []) else ""
             group.add_argument(f"--{name}", help=meaning + told, **more)
-
-
-def is_remote(options: argparse.Namespace) -> bool:
-    """Whether a server is asked for anything."""
-    return any(word.startswith("openai:") for word in (options.describer, options.fuser))
 
 
 def check_combinations(options: argparse.Namespace) -> str | None:
@@ -180,73 +163,71 @@ def detail(options: argparse.Namespace) -> int:
     if problem is not None:
         report_error(problem)
         return 2
+    from patchioner.detail.client import Budget
+
+    remote = any(who.startswith("openai:") for who in (options.describer, options.fuser))
     for name in ("base_url", "key_env", "max_calls", "max_cost", "price_in", "price_out"):
-        if getattr(options, name) is not None and not is_remote(options):
+        if getattr(options, name) is not None and not remote:
             flag = f"--{name.replace('_', '-')}"
             _say(f"warning: {flag} does nothing without --describer or --fuser openai:MODEL")
-    run = _Run(options)
+    budget = Budget(
+        options.max_calls, options.max_cost, options.price_in or 0.0, options.price_out or 0.0
+    )
+    run = _Run(options, budget)
     try:
-        return run.to_file() if options.out is not None else run.to_output()
+        return run.to_output() if options.out is None else run.to_file()
     finally:
-        if is_remote(options):
-            used = run.budget.usage
-            guess = f" (estimated for {used.estimated} calls)" if used.estimated else ""
-            price = f"; price: {used.cost:.4f}" if used.cost else ""
-            tokens = f"{used.tokens_in:,} sent, {used.tokens_out:,} came back{guess}{price}"
-            _say(f"asked {used.calls} times, {used.answered} answered; tokens: {tokens}")
+        if remote:
+            guess = f" (estimated for {budget.estimated} calls)" if budget.estimated else ""
+            price = f"; price: {budget.cost:.4f}" if budget.cost else ""
+            tokens = f"{budget.tokens_in:,} sent, {budget.tokens_out:,} came back{guess}{price}"
+            _say(f"asked {budget.calls} times, {budget.answered} answered; tokens: {tokens}")
 
 
 class _Run:
     """One call of the command: photos, the stages that the arguments name, and where results go."""
 
-    def __init__(self, options: argparse.Namespace) -> None:
+    def __init__(self, options: argparse.Namespace, budget: Budget) -> None:
         from patchioner import Patchioner
         from patchioner.detail import DetailCaptioner, preset
         from patchioner.detail.cache import CallCache
-        from patchioner.detail.client import Budget, ChatClient
+        from patchioner.detail.client import ChatClient
         from patchioner.detail.describe import VisionDescriber, VisionSettings
         from patchioner.detail.fuse import LanguageFuser
 
-        self._options, self._jobs = options, list(_jobs(options))
-        self._clients: list[ChatClient] = []
-        prices = {"price_in": options.price_in or 0.0, "price_out": options.price_out or 0.0}
-        self.budget = Budget(options.max_calls, options.max_cost, **prices)
-        own = {options.describer, options.fuser} == {"patchioner"}
-        folder = options.cache or (None if options.out is None or own else f"{options.out}.cache")
+        self._options, self._budget, self._jobs = options, budget, list(_jobs(options))
+        others = [who for who in (options.describer, options.fuser) if who != "patchioner"]
+        folder = options.cache or (f"{options.out}.cache" if options.out and others else None)
         self._cache = None if folder is None else CallCache(folder)
-        changes = {"describe.samples": options.samples, "fuse.max_words": options.max_words}
-        if options.grid is not None:
-            rows, columns = options.grid
-            changes |= {"divide.spatial": "grid", "divide.rows": rows, "divide.columns": columns}
+        rows, columns = map(int, options.grid.lower().split("x")) if options.grid else (None, None)
+        changes: dict[str, object] = {
+            "describe.samples": options.samples, "fuse.max_words": options.max_words,
+            "divide.spatial": "grid" if options.grid else None, "divide.rows": rows, "divide.columns": columns,
+        }  # fmt: skip
         changes = {name: value for name, value in changes.items() if value is not None}
-        if options.model == "none" and not all(job.regions is not None for job in self._jobs):
-            # Without a model there are no features to find things in.
-            changes |= {"divide.objects": "none", "divide.grow": None}
-        settings = preset(options.preset, changes)
         model = None
         if options.model != "none":
             model = Patchioner.from_pretrained(options.model, device=options.device)
+        elif not all(job.regions is not None for job in self._jobs):
+            # Without a model there are no features to find things in.
+            changes |= {"divide.objects": "none", "divide.grow": None}
+        settings = preset(options.preset, changes)
+        seeing = reader = self._other(options.describer, sees=True)
+        # One client for both, so that together they keep to the bound on requests under way.
+        if options.fuser != options.describer or not isinstance(seeing, ChatClient):
+            reader = self._other(options.fuser, sees=False)
         vision = VisionSettings(**({} if options.samples is None else {"samples": options.samples}))
-        seeing, fuser = self._other(options.describer, sees=True), None
-        if options.fuser != "patchioner":
-            # One client for both, so that together they keep to the bound on requests under way.
-            both = options.fuser == options.describer and isinstance(seeing, ChatClient)
-            reader = seeing if both else self._other(options.fuser, sees=False)
-            fuser = LanguageFuser(reader, settings.fuse, seed=options.seed)
         self._scorer = _scorer(options, model)
         self._captioner = DetailCaptioner(
             model,
-            describer=seeing and VisionDescriber(seeing, vision, cache=self._cache),
+            describer=seeing and VisionDescriber(seeing, vision),
             scorer=self._scorer,
-            fuser=fuser,
+            fuser=reader and LanguageFuser(reader, settings.fuse, seed=options.seed),
             settings=settings,
         )
-        workers = options.concurrency if is_remote(options) and len(self._jobs) > 1 else 1
-        self._how: dict[str, Any] = {
-            "seed": options.seed,
-            "workers": workers,
-            "on_stop": self._stop,
-        }
+        self._clients = [one for one in (seeing, reader) if isinstance(one, ChatClient)]
+        workers = options.concurrency if self._clients and len(self._jobs) > 1 else 1
+        self._how = {"seed": options.seed, "workers": workers, "on_stop": self._stop}
 
     def _other(self, who: str, *, sees: bool) -> Any:
         """The client or local model that a word stands for; None for our own part."""
@@ -260,9 +241,7 @@ class _Run:
 
             names = ("base_url", "key_env", "timeout", "concurrency")
             given = {one: getattr(options, one) for one in names}
-            client = ChatClient(name, **given, budget=self.budget, cache=self._cache)
-            self._clients.append(client)
-            return client
+            return ChatClient(name, **given, budget=self._budget, cache=self._cache)
         return None
 
     def to_file(self) -> int:
@@ -283,6 +262,7 @@ class _Run:
         """To standard output, in the order of the photos."""
         from patchioner.base.progress import progress
         from patchioner.detail.batch import Outcome, describe_each
+        from patchioner.detail.values import dumps, to_json
 
         found: list[tuple[str, DetailedCaption]] = []
         stopped: Exception | None = None
@@ -292,29 +272,24 @@ class _Run:
             outcomes = progress(outcomes, description="describing", total=total, unit="photo")
         for one in outcomes:
             if one.caption is not None:
-                self._write(one.name, one.sha256, one.caption)
+                text = f"{one.name}:\n{one.caption.text}\n" if total > 1 else one.caption.text
+                if self._options.json:
+                    text = dumps(to_json(one.caption, one.name, sha256=one.sha256))
+                write_line(text)
+                if one.caption.reason is not None:
+                    _say(f"{one.name}: nothing is said: {one.caption.reason}")
                 found.append((one.name, one.caption))
             elif one.final:
                 stopped = stopped or one.error
-            else:
-                _failed(one.name, one.error or RuntimeError("no description"))
+            elif one.error is not None:
+                _failed(one.name, one.error)
         if stopped is not None:
             report_error(f"stopped: {stopped}")
             _say(f"{len(found)} of {total} photos described")
-        if len(found) < total and self.budget.usage.answered and self._cache is None:
+        if len(found) < total and self._budget.answered and self._cache is None:
             _say("answers about photos that failed are lost: --out or --cache would keep them")
         self._report(iter(found))
         return int(len(found) < total)
-
-    def _write(self, name: str, sha256: str | None, caption: DetailedCaption) -> None:
-        from patchioner.detail.values import dumps, to_json
-
-        if self._options.json:
-            write_line(dumps(to_json(caption, name, sha256=sha256)))
-        else:
-            write_line(f"{name}:\n{caption.text}\n" if len(self._jobs) > 1 else caption.text)
-        if caption.reason is not None:
-            _say(f"{name}: nothing is said: {caption.reason}")
 
     def _report(self, captions: Iterator[tuple[str, DetailedCaption]]) -> None:
         if self._options.report is None:
@@ -371,20 +346,18 @@ def _jobs(options: argparse.Namespace) -> Iterator[PhotoJob]:
     from patchioner.detail.batch import PhotoJob, read_photo_list
     from patchioner.regions import read_regions
 
-    given, path = options.regions, options.region_file
-    file = None if path is None else read_regions(path)
+    file = None if options.region_file is None else read_regions(options.region_file)
 
     def reader(name: str) -> Any:
-        return lambda size: [*given, *(file.for_photo(size, name) if file else ())]
+        return lambda size: [*options.regions, *(file.for_photo(size, name) if file else ())]
 
     for argument in options.photos:
-        listed: list[tuple[PhotoSource, Any]] = []
         if argument.lower().endswith(".json") and not Path(argument).is_dir():
-            listed += [(PhotoSource(photo), own) for photo, own in read_photo_list(argument)]
+            listed = [(PhotoSource(photo), own) for photo, own in read_photo_list(argument)]
         else:
-            listed += [(photo, None) for photo in find_photos([argument])]
+            listed = [(photo, None) for photo in find_photos([argument])]
         for photo, own in listed:
-            common = reader(photo.file_name) if given or file is not None else None
+            common = reader(photo.file_name) if options.regions or file is not None else None
             yield PhotoJob(photo.name, photo.load, own or common)
 
 

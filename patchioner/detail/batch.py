@@ -1,8 +1,8 @@
 """Many photos, described into a file of JSON lines that survives being stopped at any moment.
 
 A photo whose line is in the file is not described again: it is known by its pixels, the regions given for it, and the
-settings and seed of the run, not by its name. What others had answered about photos that were under way is in the call
-cache. Lines stand in the order of the photos: the file is the same whether it was made in one go or in ten.
+settings and seed of the run, not by its name. Lines stand in the order of the photos: the file is the same whether it
+was made in one go or in ten.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -30,6 +31,7 @@ from patchioner.base.errors import (
     UnknownNameError,
 )
 from patchioner.base.progress import progress
+from patchioner.base.run_folder import differences
 from patchioner.detail.cache import mask_digest
 from patchioner.detail.divide import Given, as_detection
 from patchioner.detail.values import (
@@ -53,7 +55,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 # What the next photo would meet as well: models are loaded with the first call, keys are refused with it.
 _FINAL = (FutileError, HubError, MissingExtraError, OptionError, UnknownNameError)
-_OPENING = f'{{"format": "{FORMAT}"'
+_OPENING = f'{{"format": "{FORMAT}"'.encode()
 Name = tuple[str, str]
 """(key, photo) of a line."""
 RegionReader = Callable[[tuple[int, int]], "Sequence[Given]"]
@@ -98,67 +100,55 @@ def read_photo_list(path: str | os.PathLike[str]) -> list[tuple[str, RegionReade
 
 
 def _listed(entry: object, where: str, folder: Path) -> tuple[str, RegionReader | None]:
-    plain = {"photo": entry} if isinstance(entry, str) else entry
-    named = isinstance(plain, Mapping) and isinstance(plain.get("photo"), str) and plain["photo"]
-    if not isinstance(plain, Mapping) or not named or set(plain) - {"photo", "regions"}:
+    plain = entry if isinstance(entry, Mapping) else {"photo": entry}
+    name, given = plain.get("photo"), plain.get("regions")
+    sound = isinstance(name, str) and name and isinstance(given, (str, list, type(None)))
+    if not sound or not isinstance(name, str) or set(plain) - {"photo", "regions"}:
         raise ImageError(
             f'{where} is {entry!r:.80}; write a path, or {{"photo": path, "regions": file or list}}'
         )
-    name, given = str(plain["photo"]), plain.get("regions")
-    # "scikit-image:coffee" is no path, "10:30.jpg" is one.
-    beside = folder / name
-    photo = name if ":" in name.split("/", 1)[0] and not beside.exists() else str(beside)
-    if given is None:
-        return photo, None
-    if isinstance(given, str):
-        return photo, lambda size: read_regions(folder / given, size, image_name=name)
-    if not isinstance(given, list):
-        raise ImageError(f"regions of {where} are {given!r:.80}; give a file name or a list")
 
     def read(size: tuple[int, int]) -> Sequence[Given]:
+        if isinstance(given, str):
+            return read_regions(folder / given, size, image_name=name)
         try:
             return RegionFile(folder / name, {"regions": given}).for_photo(size)
         except RegionFileError as error:
             raise RegionFileError(f"{where}: {error}") from error
 
-    return photo, read
+    # "scikit-image:coffee" is no path, "10:30.jpg" is one.
+    beside = folder / name
+    photo = name if ":" in name.split("/", 1)[0] and not beside.exists() else str(beside)
+    return photo, None if given is None else read
 
 
 class LineFile:
-    """Lines, each a JSON object with a "key" and a "photo", that grow one by one.
+    """Lines of descriptions, each a JSON object with a "key" and a "photo", that grow one by one.
 
     A line is whole or absent: it is forced to the disk before `append` returns. What a kill or a power cut left of a
     last line is cut off when the file is opened; a damaged line elsewhere is passed over, with a warning. Lines stay on
     disk: only their places are remembered.
 
-    Args:
-        path: made when the first line is appended.
-        opening: how every line begins. A file that begins otherwise is somebody else's, and is not touched.
-
     Raises:
-        OptionError: the file is not one of ours. OSError: it cannot be read or written.
+        OptionError: the file is somebody else's, and not touched. OSError: it cannot be read or written.
     """
 
-    def __init__(self, path: str | os.PathLike[str], opening: str) -> None:
-        self.path, self._opening = Path(path), opening.encode()
-        self._places: dict[Name, tuple[int, int]] = {}
-        self._by_key: dict[str, Name] = {}
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.places: dict[Name, tuple[int, int]] = {}
+        """(start, length) of each line."""
+        self._first: dict[str, Name] = {}
         if self.path.exists():
             self._read()
 
-    @property
-    def names(self) -> list[Name]:
-        """Of all lines, in their order."""
-        return list(self._places)
-
     def under(self, key: str) -> dict[str, Any] | None:
         """The first line with that key, of whatever photo; None where there is none."""
-        name = self._by_key.get(key)
+        name = self._first.get(key)
         return None if name is None else self.values(name)
 
     def values(self, name: Name) -> dict[str, Any]:
         """The object of a line."""
-        start, length = self._places[name]
+        start, length = self.places[name]
         with self.path.open("rb") as file:
             file.seek(start)
             found: dict[str, Any] = json.loads(file.read(length))
@@ -166,44 +156,44 @@ class LineFile:
 
     def append(self, name: Name, line: str) -> None:
         """Write a line without a line break in it; a second line of one name is not written."""
-        if name in self._places:
+        if name in self.places:
             return
         data = line.encode() + b"\n"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("ab") as file:
-            start = file.tell()
+            self._add(name, file.tell(), len(data))
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        self._add(name, start, len(data))
 
     def _read(self) -> None:
         size = 0
         with self.path.open("rb") as file:
             for number, data in enumerate(file, 1):
-                values = _object(data) if data.endswith(b"\n") else None
+                whole = data.endswith(b"\n")
+                values = _object(data) if whole else None
                 named = values if isinstance(values, dict) else {}
                 key, photo = named.get("key"), named.get("photo")
                 # A power cut can leave zeros where the end of a file was to be.
-                start = data[: len(self._opening)].rstrip(b"\0\n")
+                start = data[: len(_OPENING)].rstrip(b"\0\n")
                 if isinstance(key, str) and isinstance(photo, str):
                     self._add((key, photo), size, len(data))
-                elif values is not None or not self._opening.startswith(start):
+                elif values is not None or not _OPENING.startswith(start):
                     raise OptionError(
                         f"{str(self.path)!r} is no file of patchioner detail --out (see its line {number}); it is left "
                         "as it is: choose another name"
                     )
-                elif data.endswith(b"\n"):
-                    _LOG.warning("%s: line %d is damaged and passed over", self.path, number)
-                else:
+                elif not whole:
                     break
+                else:
+                    _LOG.warning("%s: line %d is damaged and passed over", self.path, number)
                 size += len(data)
         if size < self.path.stat().st_size:
             os.truncate(self.path, size)
 
     def _add(self, name: Name, start: int, length: int) -> None:
-        self._places[name] = (start, length)
-        self._by_key.setdefault(name[0], name)
+        self.places[name] = (start, length)
+        self._first.setdefault(name[0], name)
 
 
 def _object(data: bytes) -> object | None:
@@ -217,17 +207,9 @@ def _object(data: bytes) -> object | None:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What became of a photo.
+    """What became of a photo: its name, the sha256 of its pixels, the key of its line; the description, or why there is
+    none (neither where it was known), and whether the next photo would fail as well."""
 
-    Attributes:
-        place, name: of the photo among those given, from 0; what it is called.
-        sha256, key: of its pixels; what its line is found by; None and "" where it could not be read.
-        caption: None where it failed, or was known.
-        error: why it failed.
-        final: whether the next photo would fail as well.
-    """
-
-    place: int
     name: str
     sha256: str | None = None
     key: str = ""
@@ -265,8 +247,8 @@ def describe_each(
     *,
     seed: int = 0,
     workers: int = 1,
-    known: Callable[[str], bool] | None = None,
-    on_stop: Callable[[], object] | None = None,
+    known: Callable[[str], bool] = lambda key: False,
+    on_stop: Callable[[], object] = lambda: None,
 ) -> Generator[Outcome, None, None]:
     """Describe photos, and yield what became of each, in their order.
 
@@ -281,53 +263,53 @@ def describe_each(
         on_stop: called when the caller has had enough (Ctrl-C, an error of its own) while photos are under way: to make
             them end soon. They are waited for, so that what they asked is not lost.
     """
-    run = fingerprint(captioner, seed)[:16]
+    run, halted = _fingerprint(captioner, seed), threading.Event()
 
-    def work(place: int, job: PhotoJob) -> Outcome:
+    def work(job: PhotoJob) -> Outcome | None:
+        if halted.is_set():
+            return None
         digest, key = None, ""
         try:
             photo = open_photo(job.load(), name=job.name)
             given = None if job.regions is None else list(job.regions(photo.size))
-            digest, key = photo.sha256, f"{run}-{_digest(photo, given)[:32]}"
+            digest, key = photo.sha256, f"{run}-{_digest(photo, given)}"
         except (PatchionerError, OSError) as error:
-            return Outcome(place, job.name, error=error)
-        if known is not None and known(key):
-            return Outcome(place, job.name, digest, key)
+            return Outcome(job.name, error=error)
         try:
-            return Outcome(
-                place, job.name, digest, key, captioner.describe(photo, given, seed=seed)
-            )
+            found = None if known(key) else captioner.describe(photo, given, seed=seed)
+            return Outcome(job.name, digest, key, found)
         except (PatchionerError, OSError) as error:
-            final = isinstance(error, _FINAL)
-            return Outcome(place, job.name, digest, key, error=error, final=final)
+            if isinstance(error, _FINAL):
+                halted.set()
+            return Outcome(job.name, digest, key, None, error, isinstance(error, _FINAL))
 
+    with closing(_in_order(work, photos, workers, on_stop)) as outcomes:
+        yield from (one for one in outcomes if one is not None)
+
+
+def _in_order(
+    work: Callable[[PhotoJob], Outcome | None],
+    photos: Iterable[PhotoJob],
+    workers: int,
+    on_stop: Callable[[], object],
+) -> Generator[Outcome | None, None, None]:
     if workers <= 1:
-        for place, job in enumerate(photos):
-            outcome = work(place, job)
-            yield outcome
-            if outcome.final:
-                return
+        yield from map(work, photos)
         return
     with ThreadPoolExecutor(workers, thread_name_prefix="detail") as pool:
-        waiting: deque[Future[Outcome]] = deque()
-        jobs: Iterator[tuple[int, PhotoJob]] = enumerate(photos)
+        waiting: deque[Future[Outcome | None]] = deque()
         try:
-            while True:
-                while len(waiting) < 2 * workers and (following := next(jobs, None)) is not None:
-                    waiting.append(pool.submit(work, *following))
-                if not waiting:
-                    return
-                outcome = waiting[0].result()
-                waiting.popleft()
-                if outcome.final:  # those under way are finished, no other is begun
-                    jobs = iter(())
-                    waiting = deque(one for one in waiting if not one.cancel())
-                yield outcome
-        finally:
-            if waiting and on_stop is not None:
-                on_stop()
+            for job in photos:
+                waiting.append(pool.submit(work, job))
+                if len(waiting) == 2 * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        except BaseException:
+            on_stop()
             for future in waiting:
                 future.cancel()
+            raise
 
 
 def describe_many(
@@ -337,8 +319,8 @@ def describe_many(
     *,
     seed: int = 0,
     workers: int = 1,
-    on_error: Callable[[str, Exception], None] | None = None,
-    on_stop: Callable[[], object] | None = None,
+    on_error: Callable[[str, Exception], None] = lambda name, error: None,
+    on_stop: Callable[[], object] = lambda: None,
 ) -> BatchResult:
     """Describe photos into a file of JSON lines, one per finished photo; go on where an earlier run was stopped.
 
@@ -361,12 +343,11 @@ def describe_many(
         True
     """
     jobs = [job if isinstance(job, PhotoJob) else PhotoJob.of(job) for job in photos]
-    lines = LineFile(out, _OPENING)
+    lines = LineFile(out)
     _require_same_run(lines, captioner, seed)
     found: dict[Name, None] = {}
-    counts = {"described": 0, "known": 0}
+    described, known, stopped = 0, 0, None
     failed: list[tuple[str, Exception]] = []
-    stopped: Exception | None = None
     outcomes = describe_each(
         captioner, jobs, seed=seed, workers=workers, on_stop=on_stop,
         known=lambda key: lines.under(key) is not None,
@@ -375,23 +356,21 @@ def describe_many(
         for one in progress(outcomes, description="describing", total=len(jobs), unit="photo"):
             if one.final:
                 stopped = stopped or one.error
-            elif one.error is not None:
+                continue
+            if one.error is not None:
                 failed.append((one.name, one.error))
-                if on_error is not None:
-                    on_error(one.name, one.error)
-            else:
-                counts["known" if one.caption is None else "described"] += 1
-                # New, or that of the same photo under another name.
+                on_error(one.name, one.error)
+                continue
+            if one.caption is None:  # or that of the same photo under another name
+                known += 1
                 values = {**(lines.under(one.key) or {}), "photo": one.name}
-                if one.caption is not None:
-                    told = to_json(one.caption, one.name, sha256=one.sha256)
-                    values = {"format": FORMAT, "version": VERSION, "key": one.key, **told}
-                lines.append((one.key, one.name), dumps(values))
-                found[one.key, one.name] = None
-    places = {job.name: place for place, job in reversed(list(enumerate(jobs)))}
-    # One name can stand for several lines: the same photo, once with its own regions.
-    names = tuple(sorted(found, key=lambda name: (places[name[1]], name[0])))
-    return BatchResult(**counts, failed=tuple(failed), stopped=stopped, names=names)
+            else:
+                described += 1
+                told = to_json(one.caption, one.name, sha256=one.sha256)
+                values = {"format": FORMAT, "version": VERSION, "key": one.key, **told}
+            lines.append((one.key, one.name), dumps(values))
+            found[one.key, one.name] = None
+    return BatchResult(described, known, tuple(failed), stopped, tuple(found))
 
 
 def read_captions(
@@ -401,34 +380,31 @@ def read_captions(
 
     `OptionError`: the file is somebody else's. DetailError: a line is damaged.
     """
-    lines = LineFile(path, _OPENING)
-    return (from_json(lines.values(name)) for name in (lines.names if names is None else names))
+    lines = LineFile(path)
+    return (from_json(lines.values(name)) for name in (lines.places if names is None else names))
 
 
-def fingerprint(captioner: DetailCaptioner, seed: int) -> str:
-    """Sha256 (hex) of the settings of every stage and the seed: two runs with the same describe in the same way."""
+def _fingerprint(captioner: DetailCaptioner, seed: int) -> str:
+    """Of the settings of every stage and the seed: two runs with the same describe in the same way."""
     settings = json.dumps({**captioner.settings, "seed": seed, "version": VERSION}, sort_keys=True)
-    return hashlib.sha256(settings.encode()).hexdigest()
+    return hashlib.sha256(settings.encode()).hexdigest()[:16]
 
 
 def _digest(photo: Photo, given: Sequence[Given] | None) -> str:
-    """Sha256 (hex) of a photo's pixels and the regions given for it."""
-    regions = None
-    if given is not None:
-        things = [as_detection(one, photo.size) for one in given]
-        regions = [[one.box, one.name, one.score, mask_digest(one.mask)] for one in things]
-    return hashlib.sha256(json.dumps([photo.sha256, regions]).encode()).hexdigest()
+    """Of a photo's pixels and the regions given for it."""
+    things = [as_detection(one, photo.size) for one in given or ()]
+    regions = [[one.box, one.name, one.score, mask_digest(one.mask)] for one in things]
+    told = json.dumps([photo.sha256, None if given is None else regions])
+    return hashlib.sha256(told.encode()).hexdigest()[:32]
 
 
 def _require_same_run(lines: LineFile, captioner: DetailCaptioner, seed: int) -> None:
-    run = fingerprint(captioner, seed)[:16]
-    others = [name for name in lines.names if not name[0].startswith(f"{run}-")]
-    if not others:
-        return
-    now = json.loads(json.dumps({**captioner.settings, "seed": seed}))
-    then = lines.values(others[0]).get("settings") or {}
-    differing = [name for name in sorted({*now, *then}) if now.get(name) != then.get(name)]
-    raise OptionError(
-        f"{str(lines.path)!r} holds {len(others)} photos described with other settings "
-        f"({', '.join(differing) or 'another version'}): choose another file, or remove it to begin anew"
-    )
+    run = _fingerprint(captioner, seed)
+    others = [name for name in lines.places if not name[0].startswith(f"{run}-")]
+    if others:
+        now = json.loads(json.dumps({**captioner.settings, "seed": seed}))
+        changed = differences(lines.values(others[0]).get("settings") or {}, now)
+        raise OptionError(
+            f"{str(lines.path)!r} holds {len(others)} photos described with other settings "
+            f"({', '.join(changed) or 'another version'}): choose another file, or remove it to begin anew"
+        )

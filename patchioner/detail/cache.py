@@ -5,44 +5,59 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from filelock import FileLock, Timeout
+from PIL import Image
 
-from patchioner.base.errors import DetailError, OptionError
+from patchioner.base.errors import DetailError, OptionError, PatchionerError
 from patchioner.base.files import atomic_path
 
 _LOG = logging.getLogger(__name__)
 LONGEST_ANSWER = 50_000
 """Characters of an answer that are kept; a paragraph has a thousand."""
-_FORMAT = 1
 _POLL, _LONGEST_WAIT = 0.05, 900.0  # seconds
 
 # Control characters but for tab and line feed, and the marks that reverse or hide the text around them.
 _UNFIT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u202a-\u202e\u2060\u2066-\u2069\ufeff]")
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-_REASONING = re.compile(
-    r"\A\s*<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.DOTALL | re.IGNORECASE
+# <think>...</think>; the same without its opening tag; the channels of harmony; marks of chat templates.
+_NO_ANSWER = (
+    re.compile(
+        r"\A(\s*<think(ing)?>.*?(</think(ing)?>|\Z)|((?!<think(ing)?>).)*?</think(ing)?>)+",
+        re.DOTALL | re.IGNORECASE,
+    ),
+    re.compile(
+        r"\A.*<\|channel\|>final<\|message\|>|\A\s*(<\|start\|>assistant)?<\|channel\|>.*",
+        re.DOTALL,
+    ),
+    re.compile(
+        r"\A\s*<\|(im_start|start)\|>assistant|<\|(end|return|im_end|eot_id|endoftext)\|>.*",
+        re.DOTALL,
+    ),
 )
 
 
 def clean_answer(text: str, *, limit: int = LONGEST_ANSWER) -> str:
     """A model's text without what could harm a file, a page or a terminal; its words stay as they are.
 
-    Removed: control characters, invisible marks that reorder text, lone surrogates, reasoning in <think> tags ahead of
-    the answer (or instead of it, where the tag is never closed), white space at both ends, and what comes after `limit`
+    Removed: control characters, invisible marks that reorder text, lone surrogates, reasoning ahead of the answer (or
+    instead of it, where it never ends), marks of chat templates, white space at both ends, and what comes after `limit`
     characters.
     """
-    text = _REASONING.sub("", text[: 4 * limit].replace("\r\n", "\n"))
+    text = text[: 4 * limit].replace("\r\n", "\n")
+    for pattern in _NO_ANSWER:
+        text = pattern.sub("", text)
     text = _LONE_SURROGATE.sub("\N{REPLACEMENT CHARACTER}", _UNFIT.sub("", text))
     return text.strip()[:limit].rstrip()
 
@@ -53,44 +68,29 @@ class Question:
 
     Attributes:
         stage: who asks: "describe", "fuse".
-        model: its id, with revision or contents where they are known; not its server's address.
+        model: its id, with the contents of its files where they are known; not its server's address.
         user, system: what it is asked, and was told beforehand, word for word.
-        prompt: id and version of the instruction, e.g. "detail/1".
-        sampling: temperature, length and the like.
+        sampling: "temperature", "max_tokens" and the like.
         seed, sample: of the run; which of several answers to the same words.
-        photo: sha256 of the photo's pixels, if one is shown.
-        box, mask, view: XYXY pixels and `mask_digest` of the region that is shown, and how.
+        shown: what tells the picture that is shown, in JSON values.
     """
 
     stage: str
     model: str
     user: str
     system: str = ""
-    prompt: str = ""
-    sampling: Mapping[str, object] = field(default_factory=dict)
+    sampling: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
     sample: int = 0
-    photo: str | None = None
-    box: tuple[float, float, float, float] | None = None
-    mask: str | None = None
-    view: Mapping[str, object] = field(default_factory=dict)
-
-    def as_json(self) -> dict[str, object]:
-        """JSON values; numbers in a box become plain floats, so that 1 and 1.0 are one."""
-        box = None if self.box is None else [float(value) for value in self.box]
-        return {**asdict(self), "seed": int(self.seed), "sample": int(self.sample), "box": box}
+    shown: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def key(self) -> str:
         """Sha256 (hex) of the canonical JSON; `OptionError` for a value that JSON cannot express."""
         try:
-            text = json.dumps(
-                self.as_json(), sort_keys=True, separators=(",", ":"), allow_nan=False
-            )
+            text = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"), allow_nan=False)
         except (TypeError, ValueError) as error:
-            raise OptionError(
-                f"a question has a value that JSON cannot express: {error}"
-            ) from error
+            raise OptionError(f"a question cannot be written as JSON: {error}") from error
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property
@@ -106,10 +106,6 @@ class Answer:
     text: str
     log_prob: float | None = None
 
-    def __post_init__(self) -> None:
-        if self.log_prob is not None and not math.isfinite(self.log_prob):
-            object.__setattr__(self, "log_prob", None)
-
 
 def mask_digest(mask: npt.NDArray[np.bool_] | None) -> str | None:
     """Sha256 (hex) of shape and pixels of an (height, width) bool mask; None of None."""
@@ -123,20 +119,27 @@ class CallCache:
     """A folder of answers: `ab/abcd….json` for the question whose key is abcd…; made when the first is kept.
 
     Threads and processes may share one: every file is whole or absent, also after a kill; a damaged one counts as
-    absent, with a warning. Who asks what another thread or process is asking waits for its answer (a lock per key, in
-    `asking/`; the operating system frees that of a process that dies). A read-only folder still gives its answers.
-
-    A model of the same name on two servers is taken for one: give each its own folder.
+    absent, with a warning. A read-only folder still gives its answers. A model of the same name on two servers is taken
+    for one: give each its own folder.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
 
+    def path(self, question: Question) -> Path:
+        """Where the answer to a question is, or would be."""
+        key = question.key
+        return self.folder / key[:2] / f"{key}.json"
+
     def get(self, question: Question) -> Answer | None:
         """The kept answer, or None."""
         path = self.path(question)
         try:
-            return _answer_of(json.loads(path.read_text(encoding="utf-8")), question)
+            entry = json.loads(path.read_text(encoding="utf-8"))
+            answer = Answer(entry["answer"]["text"], entry["answer"]["log_prob"])
+            if entry != _entry(question, answer):
+                raise ValueError("not what was written")
+            return answer
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -145,65 +148,41 @@ class CallCache:
 
     def put(self, question: Question, answer: Answer) -> None:
         """Keep an answer; `DetailError` where the folder cannot be written."""
-        entry = {
-            "format": _FORMAT,
-            "question": question.as_json(),
-            "answer": {"text": answer.text, "log_prob": answer.log_prob},
-            "check": _check(answer),
-        }
+        text = json.dumps(_entry(question, answer), ensure_ascii=False) + "\n"
         try:
             with atomic_path(self.path(question)) as temporary:
-                temporary.write_text(json.dumps(entry, ensure_ascii=False) + "\n", encoding="utf-8")
+                temporary.write_text(text, encoding="utf-8")
         except OSError as error:
             raise DetailError(
                 f"{self.folder}: the answer cannot be kept ({error.strerror}); make room or choose another folder"
             ) from error
 
-    def answer(
-        self,
-        question: Question,
-        ask: Callable[[], Answer],
-        *,
-        pause: Callable[[float], object] = time.sleep,
-    ) -> Answer:
-        """The kept answer, or that of `ask()`, which is then kept; see `asking` for `pause`."""
-        found = self.get(question)
-        if found is None:
-            with self.asking([question], pause=pause) as since:
-                found = since.get(question.key)
-                if found is None:
-                    found = ask()
-                    self.put(question, found)
-        return found
-
     @contextmanager
     def asking(
-        self, questions: Sequence[Question], *, pause: Callable[[float], object] = time.sleep
-    ) -> Iterator[dict[str, Answer]]:
-        """Hold the locks of several questions while they are asked."""
-        by_key = {question.key: question for question in questions}
+        self, questions: Iterable[Question], pause: Callable[[float], object] = time.sleep
+    ) -> Iterator[None]:
+        """Hold the locks of questions while they are asked: who wants the same waits, with `pause`, for the answer."""
         with ExitStack() as held:
-            for key in sorted(by_key):  # everybody in the same order: nobody waits in a circle
+            for key in sorted({one.key for one in questions}):  # so that nobody waits in a circle
                 held.enter_context(_locked(self.folder / "asking" / f"{key}.lock", pause))
-            found = {key: self.get(question) for key, question in by_key.items()}
-            yield {key: answer for key, answer in found.items() if answer is not None}
+            yield
 
-    def path(self, question: Question) -> Path:
-        """Where the answer to a question is, or would be."""
-        key = question.key
-        return self.folder / key[:2] / f"{key}.json"
+
+def _entry(question: Question, answer: Answer) -> dict[str, Any]:
+    check = hashlib.sha256(json.dumps([answer.text, answer.log_prob]).encode()).hexdigest()[:16]
+    entry = {"question": asdict(question), "answer": asdict(answer), "check": check}
+    plain: dict[str, Any] = json.loads(json.dumps(entry))  # as the file has it: tuples are lists
+    return plain
 
 
 @contextmanager
 def _locked(path: Path, pause: Callable[[float], object]) -> Iterator[None]:
     """Hold a lock file; without a lock where there can be none, or its holder keeps it beyond all patience."""
-    lock = FileLock(path)
-    begun = time.monotonic()
-    while True:
+    lock, begun = FileLock(path), time.monotonic()
+    while not lock.is_locked:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)
-            break
         except Timeout:
             if time.monotonic() - begun > _LONGEST_WAIT:
                 _LOG.warning("%s has been locked for %.0f s; asking as well", path, _LONGEST_WAIT)
@@ -222,21 +201,66 @@ def _locked(path: Path, pause: Callable[[float], object]) -> Iterator[None]:
             lock.release()
 
 
-def _check(answer: Answer) -> str:
-    return hashlib.sha256(json.dumps([answer.text, answer.log_prob]).encode()).hexdigest()[:16]
+Asked = tuple[Question, Callable[[], Image.Image] | None]
+"""A question, and what makes the picture that it is about."""
+Take = Callable[[Question, Answer | PatchionerError], None]
 
 
-def _answer_of(entry: object, question: Question) -> Answer:
-    """The answer in a file's JSON; ValueError, KeyError or TypeError where it is not what `put` wrote."""
-    if not isinstance(entry, dict) or entry["format"] != _FORMAT:
-        raise ValueError("not of this format")
-    # Through JSON, as the file went: tuples are lists there.
-    if entry["question"] != json.loads(json.dumps(question.as_json())):
-        raise ValueError("the answer to another question")
-    text, log_prob = entry["answer"]["text"], entry["answer"]["log_prob"]
-    if not isinstance(text, str) or not (log_prob is None or isinstance(log_prob, (int, float))):
-        raise ValueError("no text")
-    answer = Answer(text, log_prob)
-    if entry["check"] != _check(answer):
-        raise ValueError("contents differ from their sum")
-    return answer
+class AskedModel(ABC):
+    """A model that is asked, unless the answer is in its cache already (a `TextModel`). Threads may share it."""
+
+    cache: CallCache | None
+    sampling: Mapping[str, Any] = {}
+    """What else decides its answers."""
+
+    @property
+    @abstractmethod
+    def identity(self) -> str:
+        """Its name in questions."""
+
+    @property
+    @abstractmethod
+    def settings(self) -> dict[str, object]:
+        """Names, ready for JSON; no secrets."""
+
+    @abstractmethod
+    def write(self, asked: Sequence[Asked], take: Take) -> None:
+        """Answer different questions; `take` each answer, or why there is none, as soon as it is there."""
+
+    def pauses(self) -> Callable[[float], object]:
+        """What waits that many seconds while others ask the same."""
+        return time.sleep
+
+    def answers(self, asked: Iterable[Asked]) -> dict[str, Answer | PatchionerError]:
+        """The answer to each question, or why there is none, by the question's key; kept as they come."""
+        cache, by_key = self.cache, {one[0].key: one for one in asked}
+        found: dict[str, Answer | PatchionerError] = {}
+
+        def take(question: Question, answer: Answer | PatchionerError) -> None:
+            if cache is not None and isinstance(answer, Answer):
+                cache.put(question, answer)
+            found[question.key] = answer
+
+        def missing() -> list[Asked]:
+            for key, (question, _) in by_key.items():
+                if cache is not None and (known := cache.get(question)) is not None:
+                    found[key] = known
+            return [one for key, one in by_key.items() if key not in found]
+
+        if (left := missing()) and cache is not None:
+            with cache.asking([question for question, _ in left], self.pauses()):
+                self.write(missing(), take)  # without what others have answered meanwhile
+        elif left:
+            self.write(left, take)
+        return {key: found[key] for key in by_key}
+
+    def ask(
+        self, system: str, user: str, *, temperature: float, max_tokens: int, seed: int = 0
+    ) -> str:
+        """One answer's text, never empty; a `PatchionerError` says why there is none."""
+        sampling = {"temperature": temperature, "max_tokens": max_tokens, **self.sampling}
+        question = Question("fuse", self.identity, user, system, sampling, seed)
+        (answer,) = self.answers([(question, None)]).values()
+        if isinstance(answer, PatchionerError):
+            raise answer
+        return answer.text

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from patchioner.base.errors import (
     PatchionerError,
 )
 from patchioner.base.optional import require
-from patchioner.detail.cache import Answer, CallCache, Question, clean_answer
+from patchioner.detail.cache import Answer, Asked, AskedModel, CallCache, Take, clean_answer
 from patchioner.detail.client import EmptyAnswerError
 from patchioner.model import usable_device
 from patchioner.pipeline import attempt
@@ -35,7 +35,7 @@ _DTYPES = ("auto", "float32", "bfloat16", "float16")
 _ENDS = 1 << 16  # bytes at both ends of a file of weights that are read to tell it from others
 
 
-class LocalModel:
+class LocalModel(AskedModel):
     """A causal language model, or an image-text-to-text model, loaded when it is first asked.
 
     Threads may share it; they write one after the other. Each text has its own random numbers, so that it is the same
@@ -46,10 +46,8 @@ class LocalModel:
         sees: whether it is shown pictures.
         device: None: a GPU if there is one.
         dtype: "float32", "bfloat16", "float16", or "auto": as stored. None: float32 on a CPU, else as stored.
-        revision: commit, tag or branch of the hub.
-        offline: read local files alone; `HF_HUB_OFFLINE=1` does so too.
-        batch_size: most texts at once; halved, for the rest of a call, whenever memory runs out.
-        cache: where answers of `ask` are kept; None keeps nothing.
+        batch_size: most texts at once; halved whenever memory runs out.
+        cache: where answers are kept; None keeps nothing.
 
     Raises:
         OptionError: no name, an unknown precision or device, a batch size below 1.
@@ -62,31 +60,28 @@ class LocalModel:
         sees: bool = False,
         device: str | None = None,
         dtype: str | None = None,
-        revision: str | None = None,
-        offline: bool = False,
         batch_size: int = 8,
         cache: CallCache | None = None,
     ) -> None:
-        if not name:
-            raise OptionError("no model is named; give a hub id or a folder, as in hf:gpt2")
-        if batch_size < 1:
-            raise OptionError(f"batch_size is {batch_size!r}; it must be at least 1")
         self._device = usable_device(device)
         self.dtype = dtype or ("float32" if self._device.type == "cpu" else "auto")
-        if self.dtype not in _DTYPES:
-            raise OptionError(f"dtype is {dtype!r}; it must be one of {', '.join(_DTYPES)}")
-        self.name, self._sees, self._revision, self._offline = name, sees, revision, offline
-        self._batch_size, self.cache = batch_size, cache
+        if not name:
+            raise OptionError("no model is named; give a hub id or a folder, as in hf:gpt2")
+        if batch_size < 1 or self.dtype not in _DTYPES:
+            raise OptionError(
+                f"batch_size is {batch_size!r} and dtype {dtype!r}; give 1 or more, and one of {', '.join(_DTYPES)}"
+            )
+        self.name, self._sees, self._batch_size, self.cache = name, sees, batch_size, cache
+        self.sampling = {"dtype": self.dtype}
         self._lock = threading.RLock()
         self._loaded: tuple[Any, Any] | None = None
 
     @property
     def identity(self) -> str:
-        """Id and revision, or the digest of a folder's files: known without loading anything."""
+        """Id on the hub, or the digest of a folder's files: known without loading anything."""
         folder = Path(self.name)
-        if folder.is_dir():
-            return f"hf:{folder.resolve().name}#{_digest(folder)}"
-        return f"hf:{self.name}" + (f"@{self._revision}" if self._revision else "")
+        digest = f"{folder.resolve().name}#{_digest(folder)}" if folder.is_dir() else self.name
+        return f"hf:{digest}"
 
     @property
     def settings(self) -> dict[str, object]:
@@ -100,75 +95,36 @@ class LocalModel:
                 self._loaded = self._load()
             return self._loaded
 
-    def ask(
-        self, system: str, user: str, *, temperature: float, max_tokens: int, seed: int = 0
-    ) -> str:
-        """One answer's text, never empty, from the cache where it is there (a `TextModel`).
-
-        `DetailError`: the prompt is too long for the model, the answer is empty, or memory does not suffice.
-        """
-        sampling = {"temperature": float(temperature), "max_tokens": int(max_tokens)}
-        question = Question(
-            "fuse",
-            self.identity,
-            user,
-            system,
-            sampling={**sampling, "dtype": self.dtype},
-            seed=seed,
-        )
-
-        def answer() -> Answer:
-            (found,) = self.write([question], [None])
-            if isinstance(found, PatchionerError):
-                raise found
-            return found
-
-        return (answer() if self.cache is None else self.cache.answer(question, answer)).text
-
-    def write(
-        self, questions: Sequence[Question], pictures: Sequence[Callable[[], Image.Image] | None]
-    ) -> Iterator[Answer | PatchionerError]:
-        """An answer per question, in order, as they come; a `DetailError` where it is empty or does not fit."""
-        pairs = list(zip(questions, pictures, strict=True))
+    def write(self, asked: Sequence[Asked], take: Take) -> None:
+        """In batches; a `DetailError` where the prompt is too long or the answer empty."""
         with self._lock:
             self.parts()
-            for start in range(0, len(pairs), self._batch_size):
-                yield from attempt(self._write, pairs[start : start + self._batch_size])
+            for start in range(0, len(asked), self._batch_size):
+                batch = asked[start : start + self._batch_size]
+                for (question, _), answer in zip(batch, attempt(self._write, batch), strict=True):
+                    take(question, answer)
 
-    def _write(
-        self, pairs: Sequence[tuple[Question, Callable[[], Image.Image] | None]]
-    ) -> list[Answer | PatchionerError]:
+    def _write(self, asked: Sequence[Asked]) -> list[Answer | PatchionerError]:
         network, processor = self.parts()
-        questions = [question for question, _ in pairs]
+        questions = [question for question, _ in asked]
         if self._sees:
-            tokenizer = _tokenizer(processor, self.name)
-            shown = [picture() for _, picture in pairs if picture is not None]
-            inputs = encoded(processor, tokenizer, shown, [one.user for one in questions])
+            pictures = [shown() for _, shown in asked if shown is not None]
+            inputs = _seeing(processor, self.name, pictures, [one.user for one in questions])
+            inputs, tokenizer = inputs.to(network.device, network.dtype), processor.tokenizer
         else:
-            tokenizer = processor
-            (question,) = questions
-            inputs = _prompt(tokenizer, question.system, question.user)
-        sampling: Mapping[str, Any] = questions[0].sampling
-        longest = int(sampling["max_tokens"])
+            tokenizer, (question,) = processor, questions
+            inputs = _prompt(tokenizer, question.system, question.user).to(network.device)
+        longest, length = int(questions[0].sampling["max_tokens"]), inputs["input_ids"].shape[1]
         most = getattr(network.config.get_text_config(), "max_position_embeddings", None)
-        length = inputs["input_ids"].shape[1]
         if not self._sees and isinstance(most, int) and length + longest > most:
             raise DetailError(
                 f"{self.name}: a prompt of {length} tokens and an answer of {longest} exceed the model's {most}; ask "
                 "for less, or take a model that reads more"
             )
-        sampler = SeededSampler(
-            [one.own_seed for one in questions],
-            [float(one.sampling["temperature"]) for one in questions],  # type: ignore[arg-type]
-            top_p=float(sampling.get("top_p", 1.0)),
-            max_tokens=longest,
-        )
-        pad = next((one for one in (tokenizer.pad_token_id, tokenizer.eos_token_id) if one is not None), 0)  # fmt: skip
-        inputs = (
-            inputs.to(network.device, network.dtype) if self._sees else inputs.to(network.device)
-        )
+        temperatures = [float(one.sampling["temperature"]) for one in questions]
+        sampler = SeededSampler([one.own_seed for one in questions], temperatures, longest)
         found: list[Answer | PatchionerError] = []
-        for tokens, log_prob in generated(network, inputs, sampler, longest, int(pad)):
+        for tokens, log_prob in generated(network, inputs, sampler, tokenizer):
             text = clean_answer(tokenizer.decode(tokens, skip_special_tokens=True))
             said = f"{self.name}: the answer is empty; raise max_tokens, or ask another model"
             found.append(Answer(text, log_prob) if text else EmptyAnswerError(said))
@@ -176,21 +132,20 @@ class LocalModel:
 
     def _load(self) -> tuple[Any, Any]:
         transformers = require("transformers", _EXTRA)
-        where: dict[str, Any] = {"trust_remote_code": False, "revision": self._revision or "main"}
-        offline = self._offline or not (Path(self.name).is_dir() or self._reachable())
-        where |= {"local_files_only": True} if offline else {}
-        dtype = "auto" if self.dtype == "auto" else getattr(torch, self.dtype)
+        offline = not Path(self.name).is_dir() and not self._reachable()
+        where: dict[str, Any] = {"trust_remote_code": False, "local_files_only": offline}
         kinds = ("AutoModelForCausalLM", "AutoTokenizer")
         if self._sees:
             kinds = ("AutoModelForImageTextToText", "AutoProcessor")
         try:
             processor = getattr(transformers, kinds[1]).from_pretrained(self.name, **where)
             network = getattr(transformers, kinds[0]).from_pretrained(
-                self.name, dtype=dtype, use_safetensors=True, **where
+                self.name, dtype=getattr(torch, self.dtype, "auto"), use_safetensors=True, **where
             )
         except OSError as error:
-            local = "only local files were looked at, as the hub is out of reach or not asked; "
-            local *= offline
+            local = (
+                "only local files were looked at, as the hub is out of reach; " if offline else ""
+            )
             raise HubError(
                 f"the model {self.name!r} cannot be read: {_first_line(error)}; {local}give the id of a model with "
                 "safetensors weights, or a folder that holds one"
@@ -210,8 +165,7 @@ class LocalModel:
         """Whether the hub answers. Asked once: left to itself, the library tries for minutes, file by file."""
         hub = require("huggingface_hub", _EXTRA)
         try:
-            url = hub.hf_hub_url(self.name, "config.json", revision=self._revision)
-            hub.get_hf_file_metadata(url, timeout=10)
+            hub.get_hf_file_metadata(hub.hf_hub_url(self.name, "config.json"), timeout=10)
         except (hub.errors.HfHubHTTPError, ValueError):
             return True  # an answer, if not a good one: loading says it better
         except Exception as error:  # of the network, of whichever library the hub's client uses
@@ -224,16 +178,14 @@ def _digest(folder: Path) -> str:
     """Of all settings, and of names, sizes and both ends of all weights: reading those whole would take minutes."""
     total = hashlib.sha256()
     for path in sorted(folder.iterdir()):
-        if path.suffix not in (".json", ".jinja", ".safetensors", ".model", ".txt"):
-            continue
-        total.update(f"{path.name} {path.stat().st_size}\n".encode())
-        with path.open("rb") as file:
-            if path.suffix != ".safetensors":
+        if path.suffix in (".json", ".jinja", ".safetensors", ".model", ".txt"):
+            size = path.stat().st_size
+            total.update(f"{path.name} {size}\n".encode())
+            ends = _ENDS if path.suffix == ".safetensors" else size
+            with path.open("rb") as file:
+                total.update(file.read(ends))
+                file.seek(max(ends, size - ends))
                 total.update(file.read())
-                continue
-            total.update(file.read(_ENDS))
-            file.seek(max(0, path.stat().st_size - _ENDS))
-            total.update(file.read(_ENDS))
     return total.hexdigest()[:16]
 
 
@@ -261,30 +213,11 @@ def _templated(processor: Any, said: list[dict[str, Any]]) -> str:
     return str(processor.apply_chat_template(said, tokenize=False, add_generation_prompt=True))
 
 
-def encoded(
-    processor: Any, tokenizer: Any, pictures: Sequence[Image.Image], texts: Sequence[str]
-) -> Any:
-    """Tensors of pairs of picture and instruction, worded as the model's chat template has it, padded on the left.
+def _seeing(processor: Any, name: str, pictures: list[Image.Image], texts: Sequence[str]) -> Any:
+    """Tensors of pairs of picture and instruction, as the model's chat template words them, padded on the left.
 
     Without a template: the instruction behind the mark that stands for the picture, where the model has one.
     """
-    options: dict[str, Any] = {"return_tensors": "pt", "padding": True, "padding_side": "left"}
-    if getattr(processor, "chat_template", None):
-        prompts = [
-            _templated(processor, [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}])
-            for text in texts
-        ]  # fmt: skip
-        # A template that writes the mark of beginning itself must not get a second one.
-        start = getattr(tokenizer, "bos_token", None)
-        if start and prompts[0].startswith(start):
-            options["add_special_tokens"] = False
-        return processor(images=[[picture] for picture in pictures], text=prompts, **options)
-    mark = getattr(processor, "image_token", None)
-    prompts = [f"{mark}\n{text}" if isinstance(mark, str) else text for text in texts]
-    return processor(images=list(pictures), text=prompts, **options)
-
-
-def _tokenizer(processor: Any, name: str) -> Any:
     tokenizer = getattr(processor, "tokenizer", None)
     if tokenizer is None or not hasattr(processor, "image_processor"):
         raise OptionError(
@@ -292,28 +225,35 @@ def _tokenizer(processor: Any, name: str) -> Any:
         )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
+    options: dict[str, Any] = {"return_tensors": "pt", "padding": True, "padding_side": "left"}
+    if not getattr(processor, "chat_template", None):
+        mark = getattr(processor, "image_token", None)
+        prompts = [f"{mark}\n{text}" if isinstance(mark, str) else text for text in texts]
+        return processor(images=pictures, text=prompts, **options)
+    asked = [[{"type": "image"}, {"type": "text", "text": text}] for text in texts]
+    prompts = [_templated(processor, [{"role": "user", "content": content}]) for content in asked]
+    # A template that writes the mark of beginning itself must not get a second one.
+    start = getattr(tokenizer, "bos_token", None)
+    if start and prompts[0].startswith(start):
+        options["add_special_tokens"] = False
+    return processor(images=[[picture] for picture in pictures], text=prompts, **options)
 
 
 class SeededSampler:
     """Chooses the next token of each row with random numbers of that row's own: a logits processor of `transformers`.
 
-    Row i takes the token at which the cumulative probability, in the order of the vocabulary, passes its next uniform
-    number: a draw from softmax(logits / temperature), within the smallest set of tokens whose probability reaches
-    `top_p` (Holtzman et al. 2020). Only that token is left over, so that the model's own greedy choice takes it. A
-    temperature of 0 takes the most probable token.
+    Row i takes the token at which the cumulative softmax(logits / temperature), in the order of the vocabulary, passes
+    its next uniform number. Only that token is left over, so that the model's own greedy choice takes it. A temperature
+    of 0 takes the most probable token.
     """
 
-    def __init__(
-        self, seeds: Sequence[int], temperatures: Sequence[float], *, top_p: float, max_tokens: int
-    ) -> None:
-        # Drawn on the CPU, so that a seed means the same on every device.
+    def __init__(self, seeds: Sequence[int], temperatures: Sequence[float], steps: int) -> None:
+        self.steps = steps
+        # Drawn on the CPU, so that a seed means the same on every device: (rows, steps).
         draws = [torch.Generator().manual_seed(seed) for seed in seeds]
-        self._uniform = torch.stack(
-            [torch.rand(max_tokens, generator=draw, dtype=torch.float64) for draw in draws]
-        )  # (rows, steps)
+        uniform = [torch.rand(steps, generator=draw, dtype=torch.float64) for draw in draws]
+        self._uniform = torch.stack(uniform)
         self._temperatures = torch.tensor(temperatures, dtype=torch.float32)[:, None]
-        self._top_p = top_p
         self.log_probs: list[Tensor] = []
         """Of the tokens chosen, at temperature 1: one (rows,) float32 per step."""
 
@@ -336,11 +276,6 @@ class SeededSampler:
         # In float64: in float32 the sum of a large vocabulary is off by more than a rare token's share.
         wide = logits.cpu() if logits.device.type == "mps" else logits  # which has no float64
         probabilities = wide.double().softmax(dim=1)
-        if self._top_p < 1:
-            ordered, order = probabilities.sort(dim=1, descending=True, stable=True)
-            outside = ordered.cumsum(dim=1) - ordered >= self._top_p
-            outside = torch.zeros_like(outside).scatter_(1, order, outside)
-            probabilities = probabilities.masked_fill(outside, 0.0)
         total = probabilities.cumsum(dim=1)
         uniform = self._uniform[:, len(self.log_probs), None].to(total.device)
         found = torch.searchsorted(total, uniform * total[:, -1:], right=True)
@@ -350,28 +285,25 @@ class SeededSampler:
 
 
 def generated(
-    network: Any, inputs: Mapping[str, Any], sampler: SeededSampler, max_tokens: int, pad: int
-) -> list[tuple[list[int], float | None]]:
+    network: Any, inputs: Mapping[str, Any], sampler: SeededSampler, tokenizer: Any
+) -> list[tuple[list[int], float]]:
     """One text per row: tokens without prompt and end mark, and their mean log-probability, the end mark's included.
 
     Of the model's own generation settings, those stay that shape the logits (repetition penalty, suppressed tokens) and
     the end marks; sampling is the sampler's alone, without beams.
     """
     transformers: Any = require("transformers", _EXTRA)
+    pads = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
     config = transformers.GenerationConfig(
-        do_sample=False, num_beams=1, temperature=1.0, top_p=1.0, top_k=50,
-        max_new_tokens=max_tokens, pad_token_id=pad, return_dict_in_generate=False,
+        do_sample=False, num_beams=1, temperature=1.0, top_p=1.0, top_k=50, max_new_tokens=sampler.steps,
+        pad_token_id=next(one for one in pads if one is not None), return_dict_in_generate=False,
     )  # fmt: skip
     processors = transformers.LogitsProcessorList([sampler])
     with torch.inference_mode():
-        output = network.generate(
-            **inputs, generation_config=config, logits_processor=processors
-        ).cpu()
-    steps = len(sampler.log_probs)
-    written = output[
-        :, output.shape[1] - steps :
-    ].tolist()  # the prompt, where it is given back, is ahead
-    log_probs = torch.stack(sampler.log_probs, dim=1).tolist() if steps else [[] for _ in written]
+        output = network.generate(**inputs, generation_config=config, logits_processor=processors)
+    # The prompt, where it is given back, is ahead.
+    written = output[:, output.shape[1] - len(sampler.log_probs) :].tolist()
+    log_probs = torch.stack(sampler.log_probs, dim=1).tolist()
     ends = network.generation_config.eos_token_id
     if ends is None:
         ends = getattr(network.config.get_text_config(), "eos_token_id", None)
@@ -380,5 +312,5 @@ def generated(
     for tokens, values in zip(written, log_probs, strict=True):
         length = next((at for at, token in enumerate(tokens) if token in marks), len(tokens))
         several = values[: length + 1]
-        found.append((tokens[:length], sum(several) / len(several) if several else None))
+        found.append((tokens[:length], sum(several) / len(several)))
     return found

@@ -1,9 +1,8 @@
 """One HTML page about described photos: which sentence comes from where, and what was dropped.
 
-The page is one file: it loads nothing and runs nothing, and a policy in its head forbids it to, so that what a foreign
-server wrote cannot do more than be read. An element with ``data-i="3"`` is an item (a sentence, a region's row); one
-with ``data-for="0 3"`` is a layer of the photo that items 0 and 3 of its section light up; those in ``data-also`` do so
-faintly. `report.css` has its looks.
+The page is one file: it loads nothing and runs nothing, and a policy in its head forbids it to. An element with
+``data-i="3"`` is an item (a sentence, a region's row); one with ``data-for="0 3"`` is a layer of the photo that items 0
+and 3 of its section light up; those in ``data-also`` do so faintly. `report.css` has its looks.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import base64
 import html
 import io
 import json
-import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -36,13 +34,12 @@ from patchioner.detail.values import (
 
 _LARGEST, _QUALITY = 1024, 82  # pixels of the longer side of an embedded photo; of its JPEG
 _FINEST = 200  # cells of the longer side of a mask that is drawn
-_SMOOTH = 160  # pixels of the longer side of a heat map: cells blend into one another, and a page stays small
-_SMOOTHLY = Image.Resampling.BICUBIC
-_LEVELS = 64
-# Night blue, violet, red, orange, light yellow: brighter is hotter, also for those who cannot tell red from green; and
-# what is cold is darkened, so that a map shows on a photo that has those colours itself.
-_COLOURS: Final = ((8, 12, 52), (84, 18, 108), (222, 58, 58), (255, 186, 40), (255, 246, 150))
-_OPACITIES: Final = (185, 165, 140, 140, 150)  # of 255
+_SMOOTH = 160  # pixels of the longer side of a heat map
+# Night blue, violet, red, orange, light yellow, with opacities: brighter is hotter, also for those who cannot tell red
+# from green; and what is cold is darkened, so that a map shows on a photo that has those colours itself.
+_COLOURS: Final = (
+    (8, 12, 52, 185), (84, 18, 108, 165), (222, 58, 58, 140), (255, 186, 40, 140), (255, 246, 150, 150)
+)  # fmt: skip
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _HOW = (
     "Point at a sentence, tap it or reach it with the Tab key: the regions that it comes from are outlined, and warm "
@@ -81,41 +78,28 @@ def element(name: str, /, *children: Child, **attributes: Attribute) -> Markup:
 
 
 def join(children: Child) -> Markup:
-    """Texts (escaped), other elements, or iterables of them, one after another; None is left out."""
-    if children is None:
-        return Markup("")
-    if isinstance(children, float):
-        return Markup(f"{round(children, 3):g}")
-    if isinstance(children, (str, int)):
-        return escape(str(children) if isinstance(children, int) else children)
-    return Markup("".join(map(join, children)))
-
-
-def escape(text: str) -> Markup:
-    """A text as HTML; `Markup` stays as it is.
+    """Texts (escaped), other elements, or iterables of them, one after another; None is left out.
 
     Control characters, lone surrogates and the marks that turn the direction of writing around become a sign: a model's
     text must not rearrange what stands beside it.
     """
-    return text if isinstance(text, Markup) else Markup(html.escape(_UNFIT.sub("\ufffd", text)))
+    if children is None or isinstance(children, Markup):
+        return Markup(children or "")
+    if isinstance(children, float):
+        return Markup(f"{round(children, 3):g}")
+    if isinstance(children, (str, int)):
+        return Markup(html.escape(_UNFIT.sub("\ufffd", str(children))))
+    return Markup("".join(map(join, children)))
 
 
-def table(
-    caption: str, head: Iterable[Child], rows: Iterable[tuple[str | None, list[Child]]]
-) -> Markup:
-    """A table of (class of the row, cells) whose first column names its rows, in a frame that scrolls sideways."""
+def _table(caption: str, head: Iterable[Child], rows: Iterable[Sequence[Child]]) -> Markup:
+    """A table whose first column names its rows, in a frame that scrolls sideways."""
     body = [
-        element(
-            "tr",
-            element("th", cells[0], scope="row"),
-            [element("td", cell) for cell in cells[1:]],
-            class_=class_,
-        )
-        for class_, cells in rows
+        element("tr", element("th", row[0], scope="row"), [element("td", cell) for cell in row[1:]])
+        for row in rows
     ]
-    heads = [element("th", cell, scope="col") for cell in head]
-    parts = element("caption", caption), element("thead", element("tr", heads))
-    whole = element("table", *parts, element("tbody", body))
+    heads = element("thead", element("tr", [element("th", cell, scope="col") for cell in head]))
+    whole = element("table", element("caption", caption), heads, element("tbody", body))
     return element("div", whole, class_="scroll", tabindex="0", role="region", aria_label=caption)
 
 
@@ -158,7 +142,6 @@ def report_html(photos: Iterable[ReportPhoto]) -> str:
         names.append(photo.name)
         most = max(most, len(section.items))
     title = f"{names[0]}, described" if len(names) == 1 else f"{len(names)} photos, described"
-    # A style sheet is not escaped, and holds nothing from outside.
     css = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
     head = element(
         "head",
@@ -203,15 +186,13 @@ class _Section:
 
     def markup(self) -> Markup:
         # Words and regions first: they make the items that the picture's layers answer to.
-        words: list[Child] = [self._paragraph(), self._sources(), self._dropped()]
-        regions = self._region_table()
+        words = [self._paragraph(), self._sources(), self._dropped(), self._region_table()]
         settings = json.dumps(self._caption.settings, indent=2, ensure_ascii=False)
         (width, height), count = self._caption.image_size, len(self._caption.regions)
         scale = "; colours span each sentence's own range" if self._photo.heat else ""
         size = f"{width} x {height} pixels, {count} regions described{scale}"
-        caption = element("figcaption", element("span", size, class_="quiet"))
-        figure = element("figure", self._picture(), caption)
-        text = element("div", words, regions, _folded("Settings", element("pre", settings)))
+        figure = element("figure", self._picture(), element("figcaption", size, class_="quiet"))
+        text = element("div", words, _folded("Settings", element("pre", settings)))
         columns = element("div", figure, text, class_="columns")
         return element("section", element("h2", self._photo.name), columns, id=self._name)
 
@@ -238,12 +219,11 @@ class _Section:
 
     def _called(self, region_id: str) -> str:
         region = self._regions.get(region_id)
-        named = region is not None and region.name is not None
-        return f"{region.name} ({region_id})" if region is not None and named else region_id
+        return f"{region.name} ({region_id})" if region and region.name is not None else region_id
 
     def _sources(self) -> Markup | None:
         claims = {verdict.claim.id: verdict for verdict in self._caption.kept}
-        rows: list[tuple[str | None, list[Child]]] = []
+        rows: list[Sequence[Child]] = []
         for number, one in enumerate(self._caption.sentences, 1):
             said = [
                 element("div", f"{name}: {claims[name].claim.text}", _doubts(claims[name]))
@@ -252,10 +232,10 @@ class _Section:
             ]
             support = None if one.support is None else f"{one.support:.2f}"
             regions = ", ".join(map(self._called, one.region_ids))
-            rows.append((None, [number, said, regions, one.agreement, support]))
+            rows.append((number, said, regions, one.agreement, support))
         head = ["sentence", "said", "of", "samples", "support"]
         title = "Where each sentence comes from"
-        return _folded(title, table("Sources", head, rows)) if rows else None
+        return _folded(title, _table("Sources", head, rows)) if rows else None
 
     def _dropped(self) -> Markup | None:
         groups: dict[str, list[Verdict]] = {}
@@ -270,8 +250,8 @@ class _Section:
             entries = element("ul", map(self._left_out, alike.values()), class_="dropped")
             dull = reason in _DULL
             parts.append(_folded(heading, entries) if dull else [element("h4", heading), entries])
-        count = sum(map(len, groups.values()))
-        return element("div", element("h3", f"Left out: {count}"), parts) if groups else None
+        title = f"Left out: {len(self._caption.dropped)}"
+        return element("div", element("h3", title), parts) if groups else None
 
     def _left_out(self, alike: Sequence[Verdict]) -> Markup:
         """Verdicts on one text, for one reason."""
@@ -279,28 +259,23 @@ class _Section:
         places = dict.fromkeys(verdict.claim.region_id for verdict in alike)
         regions = dict.fromkeys([*places, *(name for one in alike for name in one.regions)])
         times = f", {len(alike)} times" if len(alike) > 1 else ""
-        where = f"{', '.join(map(self._called, places))}{times}"
-        return element(
-            "li",
-            self._item(element("s", first.claim.text), tuple(regions)),
-            " ",
-            element("span", first.note or first.reason or "", class_="why"),
-            " ",
-            element("span", where, class_="quiet"),
-        )
+        struck = self._item(element("s", first.claim.text), tuple(regions))
+        why = element("span", first.note or first.reason, class_="why")
+        where = ", ".join(map(self._called, places)) + times
+        return element("li", struck, " ", why, " ", element("span", where, class_="quiet"))
 
     def _region_table(self) -> Markup:
         said = [name for one in self._caption.sentences for name in one.region_ids]
-        rows: list[tuple[str | None, list[Child]]] = []
+        rows: list[Sequence[Child]] = []
         for region in self._caption.regions:
             box = ", ".join(f"{edge:.0f}" for edge in region.box)
             mask, parents = "yes" if region.mask is not None else None, ", ".join(region.parents)
             link = self._item(region.id, (region.id,))
-            cells: list[Child] = [link, region.name, region.kind, box, mask, parents]
-            rows.append((None, [*cells, said.count(region.id)]))
+            count = said.count(region.id)
+            rows.append((link, region.name, region.kind, box, mask, parents, count))
         head = ["region", "name", "kind", "box in pixels", "mask", "part of", "sentences"]
         caption = "Regions: left, top, right, bottom in pixels of the photo"
-        return _folded(f"Regions: {len(rows)}", table(caption, head, rows))
+        return _folded(f"Regions: {len(rows)}", _table(caption, head, rows))
 
     def _picture(self) -> Markup:
         width, height = self._caption.image_size
@@ -323,7 +298,7 @@ class _Section:
         also = [str(n) for n, regions in enumerate(self.items) if region.id in regions[1:]]
         if not own and not also:
             return None
-        lines = outline(region, self._caption.image_size)
+        lines = _outline(region, self._caption.image_size)
         return element("g", lines, data_for=" ".join(own), data_also=" ".join(also) or None)
 
 
@@ -350,29 +325,17 @@ def heat_maps(photo: Photo, caption: DetailedCaption, source: DenseScorer) -> di
 
 
 def _coloured(values: npt.NDArray[np.float32]) -> Image.Image:
-    """A map as a small picture with transparency; colours span its own range."""
-    found = np.asarray(values, dtype=np.float64)
-    known = found[np.isfinite(found)]
-    low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 0.0)
-    shares = np.zeros(found.shape)
-    if high > low:
-        shares = np.nan_to_num((found - low) / (high - low), nan=0.0, posinf=1.0, neginf=0.0)
-    rows, columns = int(found.shape[0]), int(found.shape[1])
-    scale = max(1.0, _SMOOTH / max(rows, columns))
-    width, height = math.ceil(columns * scale), math.ceil(rows * scale)
-    smooth = Image.fromarray(shares.astype(np.float32)).resize((width, height), _SMOOTHLY)
-    levels = np.clip(np.asarray(smooth), 0, 1) * (_LEVELS - 1)
-    picture = Image.fromarray(levels.round().astype(np.uint8)).convert("L")
-    channels = [_spread([colour[channel] for colour in _COLOURS]) for channel in range(3)]
-    picture.putpalette([value for level in zip(*channels, strict=True) for value in level])
-    picture.info["transparency"] = bytes(_spread(_OPACITIES))
-    return picture
-
-
-def _spread(values: Sequence[int]) -> list[int]:
-    """Over all levels, straight from one value to the next."""
-    at = np.linspace(0, len(values) - 1, _LEVELS)
-    return [round(value) for value in np.interp(at, range(len(values)), values).tolist()]
+    """A map as a small picture with transparency; colours span its own range, and blend into one another."""
+    found = np.where(np.isfinite(values), values, np.nan).astype(np.float32)
+    low, high = (np.nanmin(found), np.nanmax(found)) if np.isfinite(found).any() else (0.0, 0.0)
+    shares = np.nan_to_num((found - low) / (high - low)) if high > low else np.zeros_like(found)
+    scale = max(1.0, _SMOOTH / max(found.shape))
+    size = (round(found.shape[1] * scale), round(found.shape[0] * scale))
+    smooth = np.asarray(Image.fromarray(shares).resize(size, Image.Resampling.BICUBIC))
+    stops = np.linspace(0, 1, len(_COLOURS))
+    channels = [np.interp(smooth, stops, channel) for channel in zip(*_COLOURS, strict=True)]
+    coloured = Image.fromarray(np.stack(channels, axis=-1).round().astype(np.uint8))
+    return coloured.quantize(64)  # so that a page stays small
 
 
 def _data_url(picture: Image.Image, form: str, **options: int) -> str:
@@ -387,18 +350,17 @@ def _image(url: str, box: Rectangle) -> Markup:
     return element("image", href=url, **sides, preserveAspectRatio="none")
 
 
-def outline(region: DetailRegion, image_size: tuple[int, int]) -> Markup:
+def _outline(region: DetailRegion, image_size: tuple[int, int]) -> Markup:
     """A region's outline, twice, in pixels: a dark casing, and the bright line on it, so that it shows on any photo."""
     if region.mask is not None and region.mask.any():
         path = mask_path(region.mask, image_size)
-        return join(element("path", d=path, class_=name) for name in ("casing", "edge"))
-    width, height = image_size
-    inset = max(width, height) / 400
-    left, top = max(region.box[0], inset), max(region.box[1], inset)
-    right, bottom = min(region.box[2], width - inset), min(region.box[3], height - inset)
-    numbers = (left, top, max(right - left, inset), max(bottom - top, inset))
-    sides = dict(zip(("x", "y", "width", "height"), map(_short, numbers), strict=True))
-    return join(element("rect", class_=name, **sides) for name in ("casing", "edge"))
+    else:
+        inset = max(image_size) / 400
+        left, top = (max(edge, inset) for edge in region.box[:2])
+        right = max(min(region.box[2], image_size[0] - inset), left + inset)
+        bottom = max(min(region.box[3], image_size[1] - inset), top + inset)
+        path = f"M{_short(left)} {_short(top)}H{_short(right)}V{_short(bottom)}H{_short(left)}Z"
+    return join(element("path", d=path, class_=name) for name in ("casing", "edge"))
 
 
 def mask_path(mask: npt.NDArray[np.bool_], image_size: tuple[int, int]) -> str:
@@ -407,29 +369,22 @@ def mask_path(mask: npt.NDArray[np.bool_], image_size: tuple[int, int]) -> str:
     `image_size` is (width, height) in units of the drawing. Large masks are drawn on a grid of 200 cells along the
     longer side.
     """
-    cells = _reduced(mask)
-    across, down = image_size[0] / cells.shape[1], image_size[1] / cells.shape[0]
+    factor = _FINEST / max(mask.shape)
+    if factor < 1:
+        size = [max(1, round(side * factor)) for side in mask.shape[::-1]]
+        shares = Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.BOX)
+        mask = np.asarray(shares) >= 128
+        mask = mask if mask.any() else np.asarray(shares) > 0  # a thread thinner than half a cell
+    across, down = image_size[0] / mask.shape[1], image_size[1] / mask.shape[0]
     pieces = [
         f"M{_short(start * across)} {_short(line * down)}H{_short(end * across)}"
-        for line, start, end in _edges(cells)
+        for line, start, end in _edges(mask)
     ]
     pieces += [
         f"M{_short(line * across)} {_short(start * down)}V{_short(end * down)}"
-        for line, start, end in _edges(cells.T)
+        for line, start, end in _edges(mask.T)
     ]
     return "".join(pieces)
-
-
-def _reduced(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    factor = _FINEST / max(mask.shape)
-    if factor >= 1:
-        return mask
-    height, width = mask.shape
-    size = (max(1, round(width * factor)), max(1, round(height * factor)))
-    shares = Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.BOX)
-    found: npt.NDArray[np.bool_] = np.asarray(shares) >= 128
-    # A thread thinner than half a cell would vanish.
-    return found if found.any() else np.asarray(shares) > 0
 
 
 def _edges(cells: npt.NDArray[np.bool_]) -> list[tuple[int, int, int]]:

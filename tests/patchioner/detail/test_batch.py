@@ -29,7 +29,7 @@ from patchioner.detail.batch import (
     read_photo_list,
 )
 from patchioner.detail.divide import as_detection
-from patchioner.detail.values import DetailedCaption, DetailRegion, FusedSentence, Photo
+from patchioner.detail.values import FORMAT, DetailedCaption, DetailRegion, FusedSentence, Photo
 from patchioner.regions import Box
 from tests.support.tiny import noise_photo
 
@@ -187,7 +187,7 @@ def test_regions_tell_photos_apart(photos: list[str], out: Path) -> None:
 def test_other_settings_need_another_file(photos: list[str], out: Path) -> None:
     describe_many(FakeCaptioner(), photos, out)
     before = out.read_bytes()
-    with pytest.raises(OptionError, match=r"other settings \(describer\)"):
+    with pytest.raises(OptionError, match=r"other settings \(describer\.n\)"):
         describe_many(FakeCaptioner(settings={"describer": {"n": 2}}), photos, out)
     with pytest.raises(OptionError, match=r"other settings \(seed\)"):
         describe_many(FakeCaptioner(), photos, out, seed=1)
@@ -211,15 +211,8 @@ def test_who_has_seen_enough_waits_for_what_is_under_way(photos: list[str]) -> N
     assert len(captioner.asked) < 5
 
 
-OPENING = '{"format": "mine"'
-
-
 def line(name: Name) -> str:
-    return json.dumps({"format": "mine", "key": name[0], "photo": name[1]})
-
-
-def opened(path: Path) -> LineFile:
-    return LineFile(path, OPENING)
+    return json.dumps({"format": FORMAT, "key": name[0], "photo": name[1]})
 
 
 NAMES = [("k1", "a"), ("k2", "b"), ("k2", "c")]
@@ -228,15 +221,15 @@ NAMES = [("k1", "a"), ("k2", "b"), ("k2", "c")]
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     file = tmp_path / "sub" / "out.jsonl"
-    lines = opened(file)
+    lines = LineFile(file)
     for name in NAMES:
         lines.append(name, line(name))
     return file
 
 
 def test_lines_are_found_again(path: Path) -> None:
-    lines = opened(path)
-    assert lines.names == NAMES
+    lines = LineFile(path)
+    assert list(lines.places) == NAMES
     assert lines.values(("k2", "c"))["photo"] == "c"
     assert (lines.under("k2") or {})["photo"] == "b"
     assert lines.under("k3") is None
@@ -249,14 +242,14 @@ def test_cut_anywhere_whole_lines_stay(path: Path) -> None:
     for length in range(len(whole) + 1):
         path.write_bytes(whole[:length])
         kept = sum(end <= length for end in ends)
-        assert opened(path).names == NAMES[:kept]
+        assert list(LineFile(path).places) == NAMES[:kept]
         assert path.read_bytes() == whole[: ([0, *ends])[kept]]
 
 
 def test_zeros_at_the_end_are_cut_off(path: Path) -> None:
     whole = path.read_bytes()
     path.write_bytes(whole + b"\0" * 100)
-    assert len(opened(path).names) == 3
+    assert len(list(LineFile(path).places)) == 3
     assert path.read_bytes() == whole
 
 
@@ -266,7 +259,7 @@ def test_a_damaged_line_in_the_middle_is_passed_over(
     lines = path.read_text().splitlines(keepends=True)
     path.write_text(lines[0] + lines[1][:30] + "\n" + lines[2])
     with caplog.at_level(logging.WARNING):
-        assert opened(path).names == [NAMES[0], NAMES[2]]
+        assert list(LineFile(path).places) == [NAMES[0], NAMES[2]]
     assert "line 2" in caplog.text
 
 
@@ -277,7 +270,7 @@ def test_a_damaged_line_in_the_middle_is_passed_over(
         "dear diary",
         '{"a": 1}\n',
         "[]\n",
-        '{"format": "mine"}\n',
+        f'{{"format": "{FORMAT}"}}\n',
         "\x89PNG\r\n\x1a\n",
     ],
 )
@@ -285,7 +278,7 @@ def test_somebody_elses_file_is_not_touched(tmp_path: Path, text: str) -> None:
     path = tmp_path / "notes.txt"
     path.write_bytes(text.encode())
     with pytest.raises(OptionError, match="left as it is"):
-        opened(path)
+        LineFile(path)
     assert path.read_bytes() == text.encode()
 
 
