@@ -26,6 +26,7 @@ from patchioner.checkpoints.settings import ModelSettings
 from patchioner.geometry import ImageGeometry
 from patchioner.images import ImageSource, cut_out, load_image, load_reduced
 from patchioner.pipeline import (
+    Answers,
     Batching,
     Embedded,
     OnError,
@@ -200,7 +201,9 @@ class Patchioner:
             OptionError: a crop is asked for of features without their photo, or attention or a CLS token of a
                 backbone that has none.
         """
-        _check_regions(regions)
+        regions = _listed(regions)
+        if not regions:
+            raise RegionError("the list of regions is empty: give at least one")
         with torch.inference_mode():
             if self.settings.crop if crop is None else crop:
                 return embed_crops(
@@ -246,7 +249,8 @@ class Patchioner:
         while the next photos are encoded. Queues are bounded: memory does not grow with the number of photos.
 
         Args:
-            items: (image or features, regions or None) pairs; may be endless.
+            items: (image or features, regions or None) pairs; may be endless. Where they have a length, so has the
+                iterator.
             on_error: what a photo or region that fails - unreadable, off the photo, too large for the memory - does.
                 "raise" raises its error when its turn comes. "skip" leaves it out, with a warning in the log. "return"
                 gives the `PatchionerError` in place of the photo's list, or of the region's caption in it.
@@ -384,14 +388,13 @@ class Patchioner:
         """The one way of every photo: see `pipeline.run`."""
         if on_error not in get_args(OnError):
             raise OptionError(f"on_error {on_error!r} is unknown: use one of {get_args(OnError)}")
+        if isinstance(items, Sequence):  # a wrong container is told at the call
+            for item in items:
+                _pair(item)
         keep = self.settings.crop if crop is None else crop
 
         def read(item: Item) -> tuple[Encodable | PatchFeatures, Regions]:
-            photo, regions = item
-            if isinstance(photo, list):
-                raise ImageError(
-                    f"expected one photo, got a list of {len(photo)}: give caption_many (photo, regions) pairs"
-                )
+            photo, regions = _pair(item)
             if isinstance(photo, PatchFeatures):
                 return photo, regions
             return self._read(photo, keep), regions
@@ -410,7 +413,8 @@ class Patchioner:
             return self._embed(*seen, weighting, crop)
 
         steps = Steps(read, encode, embed, answer)
-        return delivered(run(items, steps, batching or Batching.on(self.device.type)), on_error)
+        outcomes = run(items, steps, batching or Batching.on(self.device.type))
+        return Answers(delivered(outcomes, on_error), items)
 
     def _read(self, source: ImageSource, keep_image: bool) -> Encodable:
         """A photo as the backbone takes it, by any thread; whole where the features are to hold it."""
@@ -438,9 +442,9 @@ class Patchioner:
         crop: bool | None,
     ) -> Embedded:
         """Embeddings of the regions that can be used, and the errors of the others."""
-        given = asked(features.geometry) if callable(asked) else asked
-        regions = [WholeImage()] if given is None else given
-        _check_regions(regions)
+        regions = _listed(asked(features.geometry) if callable(asked) else asked)
+        if not regions:  # a photo in which nothing was found
+            return Embedded([], features.tokens.new_empty((0, features.dim)).float(), {})
         rows = attempt(
             lambda some: self.embed_regions(features, some, weighting, crop=crop).unbind(), regions
         )
@@ -457,6 +461,8 @@ class Patchioner:
     def _caption(self, batch: Sequence[Embedded], options: DecodeOptions) -> list[list[Caption]]:
         """One caption per region of these photos, all through bank and decoder as one matrix."""
         embeddings = torch.cat([one.embeddings for one in batch])
+        if not len(embeddings):
+            return [[] for _ in batch]
         projected = project(embeddings, self.settings, self._placed.bank)
         decoded = iter(self._placed.decoder.generate(projected, options, self._placed.bank))
         return [
@@ -561,13 +567,40 @@ def embed_crops(
     return torch.cat(rows)
 
 
-def _check_regions(regions: Sequence[Region]) -> None:
-    if isinstance(regions, Region):
-        raise RegionError(f"give a list of regions, as in [{regions!r:.80}]")
-    if not regions:
-        raise RegionError(
-            "the list of regions is empty: give at least one, or none at all for the whole image"
+def _pair(item: Any) -> Item:
+    """An item as (photo, regions).
+
+    Raises:
+        ImageError: it is something else, such as a photo alone, or a list of photos with their regions.
+    """
+    if not isinstance(item, tuple | list) or len(item) != 2 or isinstance(item[0], list):
+        raise ImageError(
+            f"{item!r:.80} is no (photo, regions) pair: give one for each photo, with None for the whole image"
         )
+    photo, regions = item
+    return photo, regions
+
+
+def _listed(given: Any) -> list[Region]:
+    """Regions as a list, None as the whole image.
+
+    Raises:
+        RegionError: one region without its list, or arrays and numbers in place of regions.
+    """
+    if given is None:
+        return [WholeImage()]
+    if isinstance(given, Region):
+        raise RegionError(f"give a list of regions, as in [{given!r:.80}]")
+    if not isinstance(given, Iterable) or isinstance(given, str | bytes):
+        raise RegionError(f"{given!r:.80} is no list of regions: give Box, Mask, Point, ...")
+    regions = list(given)
+    for one in regions:
+        if not isinstance(one, Region):
+            raise RegionError(
+                f"{type(one).__name__} {one!r:.60} is no region: wrap it, as in [Mask(one) for one in masks] "
+                "or [Box(*one) for one in boxes] (left, top, right, bottom in pixels)"
+            )
+    return regions
 
 
 @torch.inference_mode()

@@ -9,7 +9,7 @@ import contextvars
 import logging
 import traceback
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -137,7 +137,7 @@ def run(
 
 def delivered(
     outcomes: Generator[Outcome[Answer], None, None], on_error: OnError
-) -> Iterator[list[Answer]]:
+) -> Generator[list[Answer], None, None]:
     """Give the answers of each item; with "return", errors stand in the places of answers."""
     with closing(outcomes):  # also where an error that is kept keeps this frame
         for outcome in outcomes:
@@ -151,6 +151,31 @@ def delivered(
                 logger.warning("skipped: %s", error)
             if answers is outcome:
                 yield [one for one in answers if not isinstance(one, PatchionerError)]
+
+
+class Answers(Iterator[Answer]):
+    """Answers of many items, in their order; as long as the items where those have a length (for progress bars).
+
+    Args:
+        stream: of the answers.
+        items: what they answer.
+    """
+
+    def __init__(self, stream: Generator[Answer, None, None], items: Iterable[object]) -> None:
+        self._stream = stream
+        self._items = items
+
+    def __next__(self) -> Answer:
+        return next(self._stream)
+
+    def __len__(self) -> int:
+        if not isinstance(self._items, Sized):
+            raise TypeError("the items have no length")
+        return len(self._items)
+
+    def close(self) -> None:
+        """Stop the threads that read ahead; garbage collection does it, too."""
+        self._stream.close()
 
 
 def attempt(

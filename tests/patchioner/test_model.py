@@ -368,13 +368,26 @@ def test_a_region_off_the_image_is_refused(
 
 def test_lists_in_the_wrong_place_are_refused(model: Patchioner, features: PatchFeatures) -> None:
     with pytest.raises(RegionError, match="empty"):
-        model.caption(features, [])
-    with pytest.raises(RegionError, match="list of regions"):
-        model.caption(features, WholeImage())  # type: ignore[arg-type]
-    with pytest.raises(ImageError, match="a list of 2: give caption_many"):
+        model.embed_regions(features, [])
+    for wrong in (WholeImage(), "0,0,9,9", 3, np.ones((2, 9, 9), dtype=bool), torch.ones(1, 4)):
+        with pytest.raises(RegionError):
+            model.caption(features, wrong)  # type: ignore[arg-type]
+    with pytest.raises(ImageError, match="pair"):
         model.caption([features, features], REGIONS)
+    with pytest.raises(ImageError, match="photo.jpg"):
+        model.caption_many(["photo.jpg"])  # type: ignore[list-item]
     with pytest.raises(ImageError, match="NoneType"):
         model.caption(None)
+
+
+def test_a_photo_in_which_nothing_was_found_has_no_captions(
+    model: Patchioner, features: PatchFeatures
+) -> None:
+    found = model.caption_many([(features, [WholeImage()]), (features, [])])
+    assert len(found) == 2  # type: ignore[arg-type]
+    assert [len(captions) for captions in found] == [1, 0]
+    assert model.caption(features, []) == []
+    assert len(model.caption(features, (region for region in REGIONS))) == len(REGIONS)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("bridge", ["memory", "none"])
