@@ -15,7 +15,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -170,8 +170,9 @@ class LineFile:
         size = 0
         with self.path.open("rb") as file:
             for number, data in enumerate(file, 1):
-                whole = data.endswith(b"\n")
-                values = _object(data) if whole else None
+                whole, values = data.endswith(b"\n"), None
+                with suppress(ValueError, RecursionError):
+                    values = json.loads(data) if whole else None
                 named = values if isinstance(values, dict) else {}
                 key, photo = named.get("key"), named.get("photo")
                 # A power cut can leave zeros where the end of a file was to be.
@@ -194,15 +195,6 @@ class LineFile:
     def _add(self, name: Name, start: int, length: int) -> None:
         self.places[name] = (start, length)
         self._first.setdefault(name[0], name)
-
-
-def _object(data: bytes) -> object | None:
-    """What a line holds; None where it is no JSON."""
-    try:
-        found: object = json.loads(data)
-    except (ValueError, RecursionError):
-        return None
-    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -250,18 +242,11 @@ def describe_each(
     known: Callable[[str], bool] = lambda key: False,
     on_stop: Callable[[], object] = lambda: None,
 ) -> Generator[Outcome, None, None]:
-    """Describe photos, and yield what became of each, in their order.
+    """Describe photos, taken one by one, `workers` at the same time, and yield what became of each, in their order.
 
     After a failure that the next photo would meet as well no photo is begun any more; those under way are finished.
-
-    Args:
-        captioner: threads share it where there are several workers.
-        photos: taken one by one.
-        seed: of every photo.
-        workers: photos at the same time; more than one pays where others do the work.
-        known: tells by its key whether a photo need not be described.
-        on_stop: called when the caller has had enough (Ctrl-C, an error of its own) while photos are under way: to make
-            them end soon. They are waited for, so that what they asked is not lost.
+    `known` tells by its key whether a photo need not be described. `on_stop` is called when the caller has had enough
+    (Ctrl-C, an error of its own), to make those under way end soon: they are waited for, so that nothing is lost.
     """
     run, halted = _fingerprint(captioner, seed), threading.Event()
 
@@ -328,19 +313,15 @@ def describe_many(
     others go on. Ctrl-C passes through: the file is good as it is. Lines of photos that are not given stay, ahead.
 
     Args:
-        captioner: describes.
+        captioner: threads share it where there are several workers.
         photos: paths, or jobs, which may have regions.
         out: the file.
-        seed, workers, on_stop: as `describe_each`.
+        seed: of every photo.
+        workers, on_stop: as `describe_each`.
         on_error: told (name of the photo, why it failed) of each failure at once.
 
     Raises:
-        OptionError: the file is somebody else's, or was made with other settings.
-        OSError: it cannot be written.
-
-    Example:
-        >>> describe_many(DetailCaptioner(), ["a.jpg", "b.jpg"], "out.jsonl").complete  # doctest: +SKIP
-        True
+        OptionError: the file is somebody else's, or was made with other settings. OSError: it cannot be written.
     """
     jobs = [job if isinstance(job, PhotoJob) else PhotoJob.of(job) for job in photos]
     lines = LineFile(out)

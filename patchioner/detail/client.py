@@ -46,7 +46,7 @@ DEFAULT_URL, DEFAULT_KEY_VARIABLE = "https://api.openai.com/v1", "OPENAI_API_KEY
 _SHORTEST_KEY = 6  # shorter ones are placeholders; hiding "x" would spoil every text
 _LONGEST = 60.0  # seconds to wait before a try; a server that asks for more is not waited for
 # What may be left out, or be put another way, when a server says that it does not know it.
-_OPTIONAL = ("n", "seed", "top_p", "temperature", "max_tokens")
+_OPTIONAL = ("n", "seed", "temperature", "max_tokens")
 _PICTURE_TOKENS = 1_000  # about what the paid servers count for a photo of a thousand pixels
 
 
@@ -285,8 +285,7 @@ def _key(variable: str | None, address: str) -> str | None:
     if not key.isascii() or not key.isprintable():
         raise OptionError(f"the key in {name!r} has characters that no key has; copy it again")
     if parts.scheme == "http" and host not in ("localhost", "::1") and not host.startswith("127."):
-        shown = public_url(address)
-        _LOG.warning("the key goes to %s unencrypted; use https, or unset its variable", shown)
+        _LOG.warning("the key goes to %s unencrypted; use https, or unset its variable", host)
     return key
 
 
@@ -306,9 +305,9 @@ class ChatClient(AskedModel):
     """Asks one model of one server. Threads may share it.
 
     The key comes from the environment and is in no message, setting, log or file; should a server send it back, it is
-    blotted out. 408, 409, 429, 5xx, timeouts, cut connections and replies that are no chat completion are tried again
-    with growing random pauses, or as `Retry-After` asks; other failures are not. After one that no other call would
-    survive (a refused key, no such model) nothing is sent any more.
+    blotted out. 408, 409, 429, 5xx, timeouts, cut connections and replies that are no chat completion are tried again,
+    `attempts` times in all, with growing random pauses or as `Retry-After` asks; other failures are not. After one that
+    no other call would survive (a refused key, no such model) nothing is sent any more.
 
     Args:
         model: its id, as the server calls it.
@@ -316,10 +315,8 @@ class ChatClient(AskedModel):
         key_env: environment variable that holds the key. None: OPENAI_API_KEY, which may be absent for other servers.
         timeout: seconds for one attempt.
         concurrency: most requests under way at once; one that waits to try again keeps its place.
-        attempts: most tries of a request.
-        budget: counts and limits; None counts without limits.
-        cache: where answers are kept; None keeps nothing.
-        sleep: waits that many seconds; for tests. None: really waits, until `interrupt`.
+        budget, cache: what counts and limits; where answers are kept.
+        sleep: waits that many seconds; None: until `interrupt`.
 
     Raises:
         OptionError: a value that makes no sense, no http(s) address, no key where one is needed.
@@ -341,9 +338,9 @@ class ChatClient(AskedModel):
     ) -> None:
         if not model:
             raise OptionError("no model is named; give its id, as in openai:gpt-4o-mini")
-        whole = {"concurrency": concurrency, "attempts": attempts}
-        for name, value in {"timeout": timeout, **whole}.items():
-            if isinstance(value, bool) or not value > 0 or (name in whole and value != int(value)):
+        counts = {"concurrency": concurrency, "attempts": attempts}
+        for name, value in {"timeout": timeout, **counts}.items():
+            if not value > 0 or (name in counts and type(value) is not int):
                 raise OptionError(f"{name} is {value!r}; it must be a number above 0")
         address = base_url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL
         self.model, self.concurrency, self.url = model, concurrency, public_url(address)
@@ -396,7 +393,7 @@ class ChatClient(AskedModel):
 
         def pause(seconds: float) -> None:
             if left.wait(seconds):
-                raise self._error(self._interrupted())
+                raise self._error(Failure("interrupted", futile=self._stopped))
 
         return pause
 
@@ -437,9 +434,7 @@ class ChatClient(AskedModel):
     def complete(self, question: Question, picture: str | None = None, n: int = 1) -> list[str]:
         """At most `n` answers; fewer where the server takes no `n`, or some were empty. `picture` is a data URL.
 
-        Raises:
-            DetailError: no answer; `EmptyAnswerError` where it holds no text, `FutileError` where no other call would
-                fare better: budget, key, model.
+        `DetailError`: there is none; `EmptyAnswerError`: it has no text; `FutileError`: no other call would fare better.
         """
         content: Any = question.user
         if picture is not None:
@@ -450,12 +445,10 @@ class ChatClient(AskedModel):
             "model": self.model,
             "messages": [*told, {"role": "user", "content": content}],
             "seed": question.own_seed,
-            "n": n,
             **question.sampling,
         }
-        for name in ("n", "top_p"):
-            if request.get(name) == 1:
-                del request[name]
+        if n > 1:
+            request["n"] = n
         left = self._left
         with self._places:
             reply = self._tried(request, left)
@@ -464,9 +457,6 @@ class ChatClient(AskedModel):
                 f"{self}: the answer is empty ({self._hide(reply.finish)}); raise max_tokens, or ask another model"
             )
         return [self._hide(text) for text in reply.texts[:n]]
-
-    def _interrupted(self) -> Failure:
-        return Failure("interrupted", futile=self._stopped)
 
     def _error(self, failure: Failure) -> DetailError:
         return (FutileError if failure.futile else DetailError)(f"{self}: {failure.reason}")
@@ -498,7 +488,7 @@ class ChatClient(AskedModel):
         """One request; sent again at once, without it, when the server refuses an optional parameter."""
         while True:
             if left.is_set():
-                return self._interrupted()
+                return Failure("interrupted", futile=self._stopped)
             if self._final is not None:
                 return self._final
             sent = {name: value for name, value in request.items() if name not in self._refused}

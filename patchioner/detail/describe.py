@@ -203,11 +203,8 @@ class VisionSettings:
 class VisionDescriber:
     """Describe regions with a vision-language model of other people (a `Describer`). Threads may share it.
 
-    Args:
-        model: a `ChatClient`, which is asked for the samples of a region in one request where it takes `n`, and for
-            regions side by side; or a `LocalModel` that sees, for which regions and samples are one batch. What has
-            been answered is in its cache at once.
-        settings: how it is asked.
+    Of a `ChatClient`, the samples of a region are one request where it takes `n`, and regions go side by side; of a
+    `LocalModel` that sees, regions and samples are one batch. What has been answered is in its cache at once.
     """
 
     def __init__(self, model: AskedModel, settings: VisionSettings | None = None) -> None:

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import base64
-import io
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -17,7 +15,6 @@ from patchioner.detail.report import (
     HeatMap,
     ReportPhoto,
     _coloured,
-    _data_url,
     heat_maps,
     mask_path,
     report_html,
@@ -36,46 +33,30 @@ from patchioner.geometry import fit_image
 from tests.support.tiny import noise_photo
 
 HOSTILE = "</style><script>alert(1)</script><img src=x onerror=alert(2)> \u202e\x00 & \"'"
-
-
 MASK = np.zeros((64, 96), dtype=bool)
-
-
 MASK[10:30, 20:50] = True
-
-
 REGIONS = (
     DetailRegion("global", "global", (0, 0, 96, 64)),
     DetailRegion("semantic-1", "semantic", (20, 10, 50, 30), MASK, ("global",), HOSTILE),
     DetailRegion("spatial-1", "spatial", (0, 0, 48, 32), parents=("global",)),
 )
-
-
 CLAIM = Claim("c1", HOSTILE, "semantic-1", 0, 0)
-
-
+UNICORN = Verdict(
+    replace(CLAIM, id="c3", text="A unicorn."), False, reason="object", note="no sign of it"
+)
 CAPTION = DetailedCaption(
     text=f"A bus. {HOSTILE}",
     sentences=(
         FusedSentence("A bus.", ("c1",), ("semantic-1", "spatial-1"), 3, 0.876),
         FusedSentence(HOSTILE, ("c2",), ("global",)),
     ),
-    dropped=(
-        Verdict(
-            replace(CLAIM, id="c3", text="A unicorn."), False, reason="object", note="no sign of it"
-        ),
-        Verdict(replace(CLAIM, id="c4"), False, reason="duplicate", note=HOSTILE),
-    ),
+    dropped=(UNICORN, Verdict(replace(CLAIM, id="c4"), False, reason="duplicate", note=HOSTILE)),
     kept=(Verdict(CLAIM, True, support=Support(0.876, unverifiable=(HOSTILE,))),),
     regions=REGIONS,
     image_size=(96, 64),
     settings={"model": HOSTILE, HOSTILE: 1},
 )
-
-
 HEAT = {"A bus.": HeatMap(np.arange(6, dtype=np.float32).reshape(2, 3), (-10.0, 0.0, 106.0, 64.0))}
-
-
 PHOTO = ReportPhoto(f"{HOSTILE}.jpg", noise_photo(), CAPTION, HEAT)
 
 
@@ -104,22 +85,12 @@ def page() -> str:
     return report_html([PHOTO])
 
 
-def test_hostile_texts_are_texts(page: str) -> None:
+def test_hostile_texts_are_texts_and_nothing_is_loaded(page: str) -> None:
     read = Read(page)
-    assert not read.all("script")
-    assert not read.all("img")
-    assert not [
-        key for _, attributes in read.elements for key in attributes if key.startswith("on")
-    ]
-    assert len(read.all("style")) == 1
-    shown = HOSTILE.replace("\u202e", "\ufffd").replace("\x00", "\ufffd")
-    assert shown in read.texts
-    assert "\u202e" not in page
-    assert "\x00" not in page
-
-
-def test_nothing_is_loaded(page: str) -> None:
-    read = Read(page)
+    assert not read.all("script") and not read.all("img") and len(read.all("style")) == 1
+    assert not [key for _, found in read.elements for key in found if key.startswith("on")]
+    assert HOSTILE.replace("\u202e", "\ufffd").replace("\x00", "\ufffd") in read.texts
+    assert "\u202e" not in page and "\x00" not in page
     links = [a.get(key) for _, a in read.elements for key in ("href", "src") if key in a]
     assert all(link and link.startswith(("#", "data:image/")) for link in links)
     policy = next(a for a in read.all("meta") if a.get("http-equiv"))
@@ -141,91 +112,60 @@ def test_items_light_their_layers(page: str) -> None:
     assert '[data-i="0"]:hover) [data-also~="0"]' in page
     for number in items:
         assert f'[data-i="{number}"]:hover) [data-for~="{number}"]' in page
+    photo, heat = read.all("image")
+    assert (photo["x"], photo["width"], photo["height"]) == ("0", "96", "64")
+    assert (heat["x"], heat["width"]) == ("-10", "116")
 
 
-def test_provenance_is_told(page: str) -> None:
+def test_provenance_is_told_and_what_was_dropped_alike_once(page: str) -> None:
     text = " ".join(Read(page).texts)
     for told in ("Left out: 2", "object (1)", "no sign of it", "Regions: 3", "20, 10, 50, 30"):
         assert told in text
     first = next(a for a in Read(page).all("a") if a.get("data-i") == "0")
     assert "3 samples, support 0.88" in str(first["title"])
-    struck = page.index("<s>A unicorn.</s>")
-    assert struck > page.index("Left out: 2")
-
-
-def test_what_was_dropped_alike_is_told_once() -> None:
-    first = CAPTION.dropped[0]
-    other = replace(first, claim=replace(first.claim, id="c9", region_id="spatial-1"))
-    page = report_html([replace(PHOTO, caption=replace(CAPTION, dropped=(first, other)))])
+    other = replace(UNICORN, claim=replace(UNICORN.claim, id="c9", region_id="spatial-1"))
+    page = report_html([replace(PHOTO, caption=replace(CAPTION, dropped=(UNICORN, other)))])
     assert page.count("<s>A unicorn.</s>") == 1
-    assert "object (2)" in page
-    assert "spatial-1, 2 times" in page
+    assert "object (2)" in page and "spatial-1, 2 times" in page
 
 
-def test_heat_maps_lie_where_their_patches_do(page: str) -> None:
-    photo, heat = Read(page).all("image")
-    assert (photo["x"], photo["width"], photo["height"]) == ("0", "96", "64")
-    assert (heat["x"], heat["width"]) == ("-10", "116")
-
-
-def test_several_photos_have_an_index() -> None:
-    page = report_html([PHOTO, replace(PHOTO, name="b.jpg")])
-    assert page.count("<section") == 2
-    assert '<a href="#p2">b.jpg</a>' in page
+def test_several_photos_have_an_index_and_large_ones_are_embedded_small(tmp_path: Path) -> None:
+    large = Image.new("RGB", (6000, 3000), "red")
+    path = tmp_path / "sub" / "r.html"
+    second = ReportPhoto("b.jpg", large, replace(CAPTION, image_size=large.size))
+    write_report([PHOTO, second], path)
+    assert path.stat().st_size < 100_000 and large.size == (6000, 3000)
+    page = path.read_text()
+    assert page.count("<section") == 2 and '<a href="#p2">b.jpg</a>' in page
     ids = [str(a["id"]) for _, a in Read(page).elements if "id" in a]
     assert len(ids) == len(set(ids))
 
 
-def test_large_photos_are_embedded_small(tmp_path: Path) -> None:
-    large = Image.new("RGB", (6000, 3000), "red")
-    path = tmp_path / "sub" / "r.html"
-    write_report([ReportPhoto("a", large, replace(CAPTION, image_size=large.size))], path)
-    assert path.stat().st_size < 100_000
-    assert large.size == (6000, 3000)
-
-
-def pixels(values: Any) -> Any:
-    url = _data_url(_coloured(np.asarray(values, dtype=np.float32)), "PNG")
-    start, _, data = url.partition(",")
-    assert start == "data:image/png;base64"
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGBA")).astype(int)
-
-
 def test_hot_is_bright_and_cold_is_dark() -> None:
-    values = np.zeros((4, 6))
-    values[3, 5] = 2.0
-    found = pixels(values)
+    values = np.zeros((4, 6), dtype=np.float32)
+    values[3, 5], values[0, 5] = 2.0, -np.inf
+    found = np.asarray(_coloured(values).convert("RGBA")).astype(int)
     assert found.shape[:2] == (107, 160)
     hot, cold = found[-1, -1], found[0, 0]
     assert hot[:3].sum() > 500 > 150 > cold[:3].sum()
     assert hot[3] < cold[3] < 255
+    nothing = np.asarray(_coloured(np.full((2, 2), np.nan, dtype=np.float32)).convert("RGBA"))
+    assert len(np.unique(nothing.reshape(-1, 4), axis=0)) == 1
 
 
 def test_maps_of_the_sentences_of_a_photo() -> None:
     image = noise_photo()
     geometry = fit_image(image.size, mode="pad", size=56, patch_size=14)
     features: Any = SimpleNamespace(geometry=geometry)
-    sentences = (
-        FusedSentence("A.", (), ()),
-        FusedSentence("B.", (), ()),
-        FusedSentence("A.", (), ()),
-    )
+    sentences = tuple(FusedSentence(text, (), ()) for text in ("A.", "B.", "A."))
     caption = DetailedCaption("", sentences, (), (), (), image.size)
-    asked: list[str] = []
-
-    class Source:
-        def heat_map(self, photo: Photo, sentence: str) -> Any:
-            asked.append(sentence)
-            return np.zeros(geometry.grid, dtype=np.float32)
-
-    found = heat_maps(Photo("a", image, "", features), caption, Source())
-    assert asked == list(found) == ["A.", "B."]
+    source: Any = SimpleNamespace(heat_map=lambda photo, text: np.zeros(geometry.grid))
+    found = heat_maps(Photo("a", image, "", features), caption, source)
     # The square of the network reaches over the photo's upper and lower edges.
     left, top, right, bottom = found["A."].box
-    assert (left, right) == pytest.approx((0, 96))
-    assert top < 0
-    assert bottom > 64
-    assert heat_maps(Photo("a", image, ""), caption, Source()) == {}
+    assert list(found) == ["A.", "B."] and (left, right) == pytest.approx((0, 96))
+    assert top < 0 and bottom > 64
+    assert heat_maps(Photo("a", image, ""), caption, source) == {}
 
 
 def edges_of(path: str) -> tuple[set[Any], set[Any]]:
@@ -239,34 +179,19 @@ def edges_of(path: str) -> tuple[set[Any], set[Any]]:
     return across, down
 
 
-def slow_edges(mask: Any) -> tuple[set[Any], set[Any]]:
-    """Pixel by pixel."""
+@pytest.mark.parametrize("seed", range(5))
+def test_edges_of_any_mask_are_those_found_pixel_by_pixel(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    mask = generator.random(generator.integers(1, 12, 2)) > 0.4
     height, width = mask.shape
 
     def inside(x: int, y: int) -> bool:
         return 0 <= x < width and 0 <= y < height and bool(mask[y, x])
 
-    across = {
-        (x, y) for y in range(height + 1) for x in range(width) if inside(x, y) != inside(x, y - 1)
-    }
-    down = {
-        (x, y) for y in range(height) for x in range(width + 1) if inside(x, y) != inside(x - 1, y)
-    }
-    return across, down
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_edges_of_any_mask(seed: int) -> None:
-    generator = np.random.default_rng(seed)
-    mask = generator.random(generator.integers(1, 12, 2)) > 0.4
-    assert edges_of(mask_path(mask, (mask.shape[1], mask.shape[0]))) == slow_edges(mask)
-
-
-def test_a_hole_is_drawn() -> None:
-    mask = np.ones((5, 5), dtype=bool)
-    mask[2, 2] = False
-    across, _ = edges_of(mask_path(mask, (5, 5)))
-    assert {(2, 2), (2, 3)} < across
+    spots = [(x, y) for y in range(height + 1) for x in range(width + 1)]
+    across = {(x, y) for x, y in spots if inside(x, y) != inside(x, y - 1)}
+    down = {(x, y) for x, y in spots if inside(x, y) != inside(x - 1, y)}
+    assert edges_of(mask_path(mask, (width, height))) == (across, down)
 
 
 def test_large_masks_stay_small_and_in_place() -> None:
@@ -274,8 +199,7 @@ def test_large_masks_stay_small_and_in_place() -> None:
     mask[1000:2000, 500:1500] = True
     path = mask_path(mask, (4000, 3000))
     assert len(path) < 200
-    numbers = [float(number) for number in re.findall(r"[\d.]+", path)]
-    assert {500, 1500, 1000, 2000} == set(numbers)
+    assert {500, 1500, 1000, 2000} == {float(number) for number in re.findall(r"[\d.]+", path)}
     thin = np.zeros((3000, 4000), dtype=bool)
     thin[1500, 2000] = True
     assert mask_path(thin, (4000, 3000))
