@@ -434,7 +434,7 @@ class ChatClient(AskedModel):
     def complete(self, question: Question, picture: str | None = None, n: int = 1) -> list[str]:
         """At most `n` answers; fewer where the server takes no `n`, or some were empty. `picture` is a data URL.
 
-        `DetailError`: there is none; `EmptyAnswerError`: it has no text; `FutileError`: no other call would fare better.
+        `DetailError`: none; `EmptyAnswerError`: it has no text; `FutileError`: no other call would fare better.
         """
         content: Any = question.user
         if picture is not None:
