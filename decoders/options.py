@@ -9,6 +9,7 @@ from typing import Literal, get_args
 from patchioner.base.errors import OptionError
 
 Strategy = Literal["greedy", "beam", "sample"]
+_MOST_STEPS = 10_000
 _MOST_SEED = 2**128 - 1
 
 
@@ -62,6 +63,8 @@ class DecodeOptions:
         check_whole(max_tokens=self.max_tokens, beam_width=self.beam_width)
         for name in ("min_tokens", "seed", "no_repeat_ngram"):
             check_whole(0, **{name: getattr(self, name)})
+        if max(self.beam_width, self.max_tokens) > _MOST_STEPS:
+            raise OptionError(f"beam_width and max_tokens must be {_MOST_STEPS} at most")
         if self.seed > _MOST_SEED:
             raise OptionError(f"seed is {self.seed}; it must be below 2**128")
         if self.min_tokens > self.max_tokens:

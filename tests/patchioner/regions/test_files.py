@@ -584,3 +584,24 @@ def test_masks_of_another_size_are_refused() -> None:
 def test_what_is_not_from_sam_is_refused(masks: object, text: str) -> None:
     with pytest.raises(RegionError, match=text):
         from_sam(masks)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "header",
+    [b"{'descr': '<f4',\n (", b"import os", b"{'descr': [], 'fortran_order': 0, 'shape': ()}"],
+)
+def test_arrays_with_broken_headers_are_refused(tmp_path: Path, header: bytes) -> None:
+    path = tmp_path / "masks.npy"
+    path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+    with pytest.raises(RegionFileError):
+        read_regions(path, (20, 10), "a.jpg")
+
+
+def test_arrays_that_unpack_to_too_much_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "masks.npz"
+    np.savez_compressed(path, masks=np.ones((3, 10, 20), dtype=bool))
+    monkeypatch.setattr("patchioner.regions.files.MAX_ARRAY_BYTES", 100)
+    with pytest.raises(RegionFileError, match="above 100"):
+        read_regions(path, (20, 10), "a.jpg")
