@@ -37,8 +37,7 @@ from memory_bank.build import embed_texts
 from patchioner.base.errors import OptionError, TextError
 from patchioner.base.run_folder import RunFolder
 from patchioner.base.weights import Storage, digest
-from patchioner.checkpoints.folder import write_checkpoint
-from patchioner.checkpoints.parts import Parts
+from patchioner.checkpoints.folder import Parts, write_checkpoint
 from patchioner.checkpoints.settings import ModelSettings
 from patchioner.text import TextTower
 

@@ -13,7 +13,7 @@ import io
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -41,6 +41,7 @@ from patchioner.base.files import file_sha256
 from patchioner.base.optional import require
 from patchioner.base.weights import Storage
 from patchioner.checkpoints.folder import write_checkpoint
+from patchioner.checkpoints.stored import first_line
 from patchioner.geometry import Fit
 from patchioner.regions import Box, Region, WholeImage
 
@@ -115,34 +116,32 @@ def export_model(
         photos: upright RGB, to try the export on; pictures of ours if there are none.
         storage, bank_storage: precision on disk of the other networks and of the memory bank.
 
-    Returns:
-        Where it is, and how far its features are from those of the model.
-
     Raises:
         OptionError: the folder is not empty; a size, fit, format or precision that there is not.
         MissingExtraError: a package is not installed; the message has the line that installs it.
         ExportError: the backbone cannot be exported, or the export gives other features.
     """
-    out = Path(folder)
+    out, pictures = Path(folder), list(photos) or trial_pictures()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OptionError(f"{out} exists already: choose an empty or new folder")
+    settings: dict[str, Any] = {"format": format, "precision": precision, "size": size, "fit": fit}
     with tempfile.TemporaryDirectory() as temporary:
-        exported, source = export_backbone(
-            model.parts.backbone,
-            Path(temporary),
-            format=format,
-            precision=precision,
-            size=size,
-            fit=fit,
-        )
-        pictures = list(photos) or trial_pictures()
-        difference = compare_backbones(source, exported, pictures)
-        _judge(difference, precision)
+        exported, source = export_backbone(model.parts.backbone, Path(temporary), **settings)
+        found = compare_backbones(source, exported, pictures)
+        if precision == "fp32" and not found.relative <= _LARGEST_RELATIVE:
+            raise ExportError(
+                f"the exported network's tokens are off by {found.relative:.2g} of the largest, more than "
+                f"{_LARGEST_RELATIVE}: this runtime does not compute this network right; try the other format"
+            )
+        if not found.mean_cosine >= _LEAST_COSINE:
+            raise ExportError(
+                f"tokens of the exported network have a cosine of {found.mean_cosine:.3f} with the model's: "
+                f"{precision} destroys this network; use fp32"
+            )
         parts = replace(model.parts, backbone=exported)
         write_checkpoint(parts, out, storage=storage, bank_storage=bank_storage)
-    files = (out / "backbone" / name for name in exported.files)
-    megabytes = sum(path.stat().st_size for path in files) / 2**20
-    return ExportReport(out, difference, len(pictures), megabytes)
+    size_of = sum((out / "backbone" / name).stat().st_size for name in exported.files)
+    return ExportReport(out, found, len(pictures), size_of / 2**20)
 
 
 def export_backbone(
@@ -162,49 +161,38 @@ def export_backbone(
     Returns:
         The exported backbone, and its source in float32 on the CPU with the same size and fit.
     """
-    if format not in NETWORK_FILES:
-        raise UnknownNameError.among("format", str(format), NETWORK_FILES)
-    require(PACKAGES[format], format)
+    if format not in PRECISIONS:
+        raise UnknownNameError.among("format", str(format), PRECISIONS)
+    if precision not in PRECISIONS[format]:
+        raise OptionError(
+            f"{format} has no precision {precision!r}: choose one of {PRECISIONS[format]}"
+        )
+    for module in (PACKAGES[format], *_WRITERS[format]):
+        require(module, format)
     source = exportable(backbone)
     changes = {key: value for key, value in (("size", size), ("mode", fit)) if value is not None}
     source.preprocessing = replace(source.preprocessing, **changes)  # type: ignore[arg-type]
     graph = trace_backbone(source)
-    names = write_graph(graph, folder, format, precision)
     config = {
         "type": format,
         "precision": precision,
         "dim": source.dim,
         "preprocessing": preprocessing_config(source.preprocessing),
         "outputs": graph.outputs,
-        "files": {name: file_sha256(folder / name) for name in names},
+        "files": {
+            path.name: file_sha256(path) for path in _write(graph, folder, format, precision)
+        },
         "exported_from": source.config,
         "native_grid": graph.native_grid,
     }
-    exported = ExportedBackbone(folder, config, graph.positions)
-    return exported, source
+    return ExportedBackbone(folder, config, graph.positions), source
 
 
-def _judge(difference: BackboneDifference, precision: ExportPrecision) -> None:
-    if precision == "fp32" and not difference.relative <= _LARGEST_RELATIVE:
-        raise ExportError(
-            f"the exported network's tokens are off by {difference.relative:.2g} of the largest, more than "
-            f"{_LARGEST_RELATIVE}: this runtime does not compute this network right; try the other format"
-        )
-    if not difference.mean_cosine >= _LEAST_COSINE:
-        raise ExportError(
-            f"tokens of the exported network have a cosine of {difference.mean_cosine:.3f} with the model's: "
-            f"{precision} destroys this network; use fp32"
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class Graph:
+class Graph(NamedTuple):
     """A backbone traced for export.
 
-    Attributes:
-        program: of torch.export; takes pixels (1, 3, H, W) and, for several sizes, positions (1, N, width).
-        inputs, outputs: names of what it takes and gives; the latter are fields of `Dense`.
-        positions: (prefix + cells, width) of `native_grid`, see `ExportedBackbone`; both None for a single size.
+    `program` takes pixels (1, 3, H, W) and, for several sizes, positions (1, N, width); `outputs` are the fields of
+    `Dense` that it gives. `positions` (prefix + cells, width) of `native_grid` are None for a single size.
     """
 
     program: ExportedProgram
@@ -221,29 +209,23 @@ def trace_backbone(backbone: Backbone) -> Graph:
         ExportError: it cannot be exported, or not for several sizes; the message says which.
     """
     network = exportable(backbone)
-    settings = network.preprocessing
+    settings, found = network.preprocessing, _table(network)
     if settings.mode != "aspect":
-        square, side = (
-            torch.zeros(1, 3, settings.size, settings.size),
-            settings.size // settings.patch_size,
-        )
-        found = _table(network)
+        square = torch.zeros(1, 3, settings.size, settings.size)
+        side = settings.size // settings.patch_size
         constant = None if found is None else resample_positions(*found, (side, side))
         module = _TensorsOnly(network, (square,), constant)
-        program = _trace(module, (square,), None)
-        return Graph(program, INPUT_NAMES[:1], module.names, None, None)
-    if (found := _table(network)) is None:
+        return Graph(_trace(module, (square,), None), INPUT_NAMES[:1], module.names, None, None)
+    if found is None:
         raise ExportError(
-            f"{getattr(network, 'name', type(network).__name__)} has no table of positions, so it can be exported "
-            "for one input size only: give fit='stretch' (--fit stretch), or 'crop' or 'pad'"
+            f"{network.name} has no table of positions, so it can be exported for one input size only: give "
+            "fit='stretch' (--fit stretch), or 'crop' or 'pad'"
         )
-    table, native = found
-    prefix, patch = len(table) - native[0] * native[1], settings.patch_size
+    (table, native), patch = found, settings.patch_size
+    prefix = len(table) - native[0] * native[1]
     # Two different sides, or the tracer takes them for one and the same.
-    examples = (
-        torch.zeros(1, 3, 2 * patch, 3 * patch),
-        table.new_zeros(1, prefix + 6, table.shape[1]),
-    )
+    pixels = torch.zeros(1, 3, 2 * patch, 3 * patch)
+    examples = pixels, table.new_zeros(1, prefix + 6, table.shape[1])
     module = _TensorsOnly(network, examples, None)
     rows, columns, tokens = (
         Dim(name, min=1, max=most)
@@ -277,16 +259,14 @@ class _TensorsOnly(nn.Module):
         self, backbone: SingleViT, examples: tuple[Tensor, ...], constant: Tensor | None
     ) -> None:
         super().__init__()
-        self.backbone = backbone
-        self._constant = constant
+        self.backbone, self._constant = backbone, constant
         self._slot: list[Tensor] = []
-        if constant is not None or len(examples) > 1:
-            slot = self._slot
-            if _is_plain(backbone):
-                backbone.vit.pos_embed = None
-                backbone.vit.patch_drop = _AddGiven(slot)  # the step after the one that adds them
-            else:
-                backbone.positions = lambda grid: slot[0][0]  # type: ignore[assignment]
+        slot = self._slot
+        if (constant is not None or len(examples) > 1) and _is_plain(backbone):
+            backbone.vit.pos_embed = None
+            backbone.vit.patch_drop = _AddGiven(slot)  # the step after the one that adds them
+        elif constant is not None or len(examples) > 1:
+            backbone.positions = lambda grid: slot[0][0]  # type: ignore[assignment]
         with torch.inference_mode():
             found = self._dense(*examples)._asdict()
         self.names = tuple(name for name, part in found.items() if part is not None)
@@ -298,11 +278,12 @@ class _TensorsOnly(nn.Module):
 
     def _dense(self, pixels: Tensor, positions: Tensor | None = None) -> Any:
         patch = self.backbone.preprocessing.patch_size
-        grid = pixels.shape[2] // patch, pixels.shape[3] // patch
         given = self._constant if positions is None else positions
         self._slot.extend([] if given is None else [given])
         try:
-            return self.backbone.outputs(pixels, grid)
+            return self.backbone.outputs(
+                pixels, (pixels.shape[2] // patch, pixels.shape[3] // patch)
+            )
         finally:
             self._slot.clear()
 
@@ -312,7 +293,7 @@ class _AddGiven(nn.Module):
 
     def __init__(self, slot: list[Tensor]) -> None:
         super().__init__()
-        self._take: Callable[[], Tensor] = lambda: slot[0]
+        self._take: Callable[[], Tensor] = lambda: slot[0]  # a list of tensors would be traced
 
     def forward(self, tokens: Tensor) -> Tensor:
         return tokens + self._take()
@@ -350,48 +331,35 @@ def _trace(module: nn.Module, examples: tuple[Tensor, ...], shapes: Any) -> Expo
                 prefer_deferred_runtime_asserts_over_guards=True,
             )
     except Exception as error:  # the tracer fails in many ways, each with its own type
-        reason = str(error).strip().splitlines()
         raise ExportError(
-            f"torch.export cannot trace this backbone ({reason[0] if reason else type(error).__name__}): keep it in "
-            "torch"
+            f"torch.export cannot trace this backbone ({first_line(error)}): keep it in torch"
         ) from error
 
 
-def write_graph(graph: Graph, folder: Path, kind: Format, precision: ExportPrecision) -> list[str]:
-    """Write the network's files into a folder and return their names.
-
-    Raises:
-        OptionError: a precision that the format does not have.
-        MissingExtraError: what writes it is not installed.
-        ExportError: the writer cannot express the network.
-    """
-    if precision not in PRECISIONS[kind]:
-        raise OptionError(
-            f"{kind} has no precision {precision!r}: choose one of {PRECISIONS[kind]}"
-        )
-    for module in _WRITERS[kind]:
-        require(module, kind)
+def _write(graph: Graph, folder: Path, kind: Format, precision: ExportPrecision) -> list[Path]:
+    """Write the network's files into a folder and return them."""
     path = str(folder / NETWORK_FILES[kind])
     try:
         # The writers print and warn of their own affairs.
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
-            if kind == "onnx":
-                names: dict[str, Any] = {
-                    "input_names": list(graph.inputs),
-                    "output_names": list(graph.outputs),
-                }
-                written = torch.onnx.export(graph.program, dynamo=True, verbose=False, **names)
+            if kind == "openvino":
+                _write_openvino(graph, path, quantise=precision.startswith("int8"))
+            else:
+                written = torch.onnx.export(
+                    graph.program,
+                    dynamo=True,
+                    verbose=False,
+                    input_names=list(graph.inputs),
+                    output_names=list(graph.outputs),
+                )
                 assert written is not None, "with dynamo, it returns the program"
                 written.save(path)
-            else:
-                _write_openvino(graph, path, quantise=precision.startswith("int8"))
     except Exception as error:  # each writer has its own exceptions, and changes them
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ExportError(
-            f"this network cannot be written for {kind} ({reason}): try the other format, or keep it in torch"
+            f"this network cannot be written for {kind} ({first_line(error)}): try the other format"
         ) from error
-    return sorted(entry.name for entry in folder.iterdir())
+    return sorted(folder.iterdir())
 
 
 def _write_openvino(graph: Graph, path: str, *, quantise: bool) -> None:
@@ -415,8 +383,7 @@ def quantise_weights(model: Any) -> Any:
     for node in model.get_ordered_ops():
         if node.get_type_name() != "MatMul":
             continue
-        source = node.input(1).get_source_output()
-        constant = source.get_node()
+        constant = node.input_value(1).get_node()
         if constant.get_type_name() == "Convert":  # a stored half-precision one, made float32
             constant = constant.input_value(0).get_node()
         if constant.get_type_name() != "Constant":
@@ -445,13 +412,7 @@ def int8_levels(
 def compare_backbones(
     source: Backbone, other: Backbone, pictures: Sequence[Image.Image]
 ) -> BackboneDifference:
-    """Compare the features of two backbones of the same width, grid and preprocessing; `source` is the right one.
-
-    Raises:
-        OptionError: no picture.
-    """
-    if not pictures:
-        raise OptionError("there is no picture to compare on: give at least one")
+    """Compare the features of two backbones of the same width, grid and preprocessing; `source` is the right one."""
     gaps: dict[str, list[float]] = {"tokens": [], "cls": [], "attention": []}
     largest, cosines = 0.0, []
     for picture in pictures:
@@ -464,12 +425,9 @@ def compare_backbones(
         cosines.append(F.cosine_similarity(one.tokens.cpu(), two.tokens.cpu(), dim=2).flatten())
     worst = {name: max(found, default=float("nan")) for name, found in gaps.items()}
     together = torch.cat(cosines)
-    return BackboneDifference(
-        **worst,
-        relative=worst["tokens"] / max(largest, 1e-12),
-        mean_cosine=float(together.mean()),
-        least_cosine=float(together.min()),
-    )
+    relative = worst["tokens"] / max(largest, 1e-12)
+    cosine = {"mean_cosine": float(together.mean()), "least_cosine": float(together.min())}
+    return BackboneDifference(**worst, relative=relative, **cosine)
 
 
 def count_changed_captions(

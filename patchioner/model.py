@@ -19,9 +19,8 @@ from memory_bank import MemoryBank, Precision
 from patchioner.backbones import Backbone, Encodable, PatchFeatures
 from patchioner.base.errors import ImageError, OptionError, PatchionerError, RegionError, TextError
 from patchioner.base.weights import Storage
-from patchioner.checkpoints.folder import read_checkpoint, write_checkpoint
+from patchioner.checkpoints.folder import Parts, read_checkpoint, write_checkpoint
 from patchioner.checkpoints.hub import SHIPPED, find_model, upload
-from patchioner.checkpoints.parts import Parts
 from patchioner.checkpoints.settings import ModelSettings
 from patchioner.geometry import ImageGeometry
 from patchioner.images import ImageSource, cut_out, load_image, load_reduced

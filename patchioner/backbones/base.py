@@ -7,7 +7,7 @@ import math
 from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -21,18 +21,11 @@ from torch import Tensor
 from patchioner.base.errors import CheckpointError, OptionError
 from patchioner.base.files import atomic_path
 from patchioner.base.registry import Registry
-from patchioner.checkpoints.stored import StoredModule, make_part, settings_of
+from patchioner.checkpoints.stored import StoredModule, WeightSource, make_part, settings_of
 from patchioner.geometry import ImageGeometry, Preprocessing, resized_size
 from patchioner.images import Photo, ReducedPhoto
 
-_TENSORS = (
-    "tokens",
-    "cls",
-    "attention",
-    "reference_attention",
-    "registers",
-    "reference_heads",
-)
+_TENSORS = ("tokens", "cls", "attention", "reference_attention", "registers", "reference_heads")
 # A GPU wants many patches a pass: 24 photos of 518 pixels and patches of 14.
 PATCHES_PER_PASS_GPU = 32_768
 
@@ -71,11 +64,8 @@ class PatchFeatures:
 
     def save(self, path: str | Path) -> None:
         """Write them to a ``.safetensors`` file, whole or not at all, for `load`; a photo that they hold goes along."""
-        tensors = {
-            name: value.detach().cpu().contiguous()
-            for name in _TENSORS
-            if (value := getattr(self, name)) is not None
-        }
+        held = {name: getattr(self, name) for name in _TENSORS}
+        tensors = {k: t.detach().cpu().contiguous() for k, t in held.items() if t is not None}
         if self.image is not None:
             tensors["image"] = torch.from_numpy(np.array(self.image))
         geometry = {"geometry": json.dumps(asdict(self.geometry))}
@@ -84,10 +74,7 @@ class PatchFeatures:
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read what `save` wrote, onto the CPU.
-
-        Raises:
-            CheckpointError: the file is missing, damaged, or holds no features.
+        """Read what `save` wrote, onto the CPU; CheckpointError where the file is missing, damaged or another.
 
         Example:
             >>> features.save("photo.safetensors")  # doctest: +SKIP
@@ -101,16 +88,12 @@ class PatchFeatures:
                 key: tuple(one) if isinstance(one, list) else one for key, one in stored.items()
             }
             geometry, image = ImageGeometry(**pairs), tensors.pop("image", None)
-            found = cls(
-                tensors.pop("tokens"),
-                tensors.pop("cls", None),
-                tensors.pop("attention", None),
-                geometry,
-            )
+            photo = None if image is None else Image.fromarray(image.numpy())
+            absent = {"cls": None, "attention": None}
+            found = cls(**{**absent, **tensors}, geometry=geometry, image=photo)
             if found.tokens.shape[:2] != geometry.grid:
                 raise ValueError(f"tokens {tuple(found.tokens.shape)} on a grid of {geometry.grid}")
-            photo = None if image is None else Image.fromarray(image.numpy())
-            return replace(found, **tensors, image=photo)
+            return found
         except (OSError, SafetensorError, ValueError, TypeError, KeyError) as error:
             raise CheckpointError(
                 f"{path}: no features can be read ({error}): encode the photo again"
@@ -118,21 +101,15 @@ class PatchFeatures:
 
 
 class Dense(NamedTuple):
-    """What a network gives for B images of one size; `None` where it has no such thing.
+    """What a network gives for B images of one size: the tensors of `PatchFeatures`, each with B in front.
 
-    Attributes:
-        tokens: (B, rows, columns, width).
-        cls: (B, width).
-        attention: (B, heads, rows, columns), see `PatchFeatures.attention`.
-        published: (B, rows, columns), see `PatchFeatures.reference_attention`.
-        registers: (B, count, width).
-        heads: (B, slices, rows, columns), see `PatchFeatures.reference_heads`.
+    `published` becomes `reference_attention`, `heads` `reference_heads`; None where a network has no such thing.
     """
 
     tokens: Tensor
     cls: Tensor | None
     attention: Tensor | None
-    published: Tensor | None
+    published: Tensor | None = None
     registers: Tensor | None = None
     heads: Tensor | None = None
 
@@ -171,12 +148,10 @@ def preprocess(image: Photo, settings: Preprocessing) -> tuple[Tensor, ImageGeom
         Resampling is Pillow's bicubic with antialiasing. Padding is 0, the mean colour.
     """
     geometry = settings.geometry(image.size)
-    width, height = geometry.model_size
-    whole = (width, height)
+    width, height = whole = geometry.model_size
     if settings.mode != "aspect":
         whole = resized_size(image.size, settings.mode, settings.size)
-    resized = _resize(image, whole)
-    pixels = torch.from_numpy(np.array(resized)).permute(2, 0, 1).to(torch.float32) / 255.0
+    pixels = torch.from_numpy(np.array(_resize(image, whole))).permute(2, 0, 1).float() / 255.0
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (settings.mean, settings.std))
     normalised = (pixels - mean) / std
     left, top = (round(value) for value in geometry.offset)
@@ -226,11 +201,8 @@ class Backbone(StoredModule):
             >>> TimmViT("test_vit", Preprocessing("crop", 64, 16)).needed_size((1280, 640))
             (128, 64)
         """
-        scale = self.geometry(image_size).scale
-        width, height = (
-            math.ceil(side * share - 1e-6) for side, share in zip(image_size, scale, strict=True)
-        )
-        return width, height
+        (width, height), scale = image_size, self.geometry(image_size).scale
+        return math.ceil(width * scale[0] - 1e-6), math.ceil(height * scale[1] - 1e-6)
 
 
 class SingleViT(Backbone):
@@ -242,11 +214,14 @@ class SingleViT(Backbone):
 
     Attributes:
         patches_per_pass_cpu: bound of a pass on a CPU, in patches; a pass has at least one photo.
+        own_keys: of a config, beside "name" and "preprocessing": arguments of the constructor.
     """
 
     vit: Any
+    name: str
     preprocessing: Preprocessing
     patches_per_pass_cpu: int = 1
+    own_keys: tuple[str, ...] = ()
 
     @abstractmethod
     def outputs(self, pixels: Tensor, grid: tuple[int, int]) -> Dense:
@@ -261,6 +236,12 @@ class SingleViT(Backbone):
         """The pixel-to-patch map for a photo of (width, height)."""
         return self.preprocessing.geometry(image_size)
 
+    def prepare(self, photo: Encodable) -> PreparedPhoto:
+        """See `Backbone.prepare`; the photo resized and normalised, on the CPU."""
+        if isinstance(photo, PreparedPhoto):
+            return photo
+        return PreparedPhoto(*preprocess(photo, self.preprocessing))
+
     @torch.inference_mode()
     def encode(self, images: Sequence[Encodable]) -> list[PatchFeatures]:
         """Encode upright RGB photos; those that fill the same grid share passes of a bounded size.
@@ -268,28 +249,16 @@ class SingleViT(Backbone):
         Photos do not influence one another beyond the rounding of float32 (1e-5).
         """
         geometries = [
-            image.geometry if isinstance(image, PreparedPhoto) else self.geometry(image.size)
-            for image in images
+            one.geometry if isinstance(one, PreparedPhoto) else self.geometry(one.size)
+            for one in images
         ]
         features: dict[int, PatchFeatures] = {}
         for places in equal_grids(geometries, self._patches_per_pass()):
-            prepared = (images[place] for place in places)
-            pixels = self.as_input(
-                [
-                    photo.pixels
-                    if isinstance(photo, PreparedPhoto)
-                    else preprocess(photo, self.preprocessing)[0]
-                    for photo in prepared
-                ]
-            )
+            pixels = self.as_input([self.prepare(images[place]).pixels for place in places])
             maps = [geometries[place] for place in places]
             found = split_features(self.outputs(pixels, maps[0].grid), maps)
             features.update(zip(places, found, strict=True))
         return [features[place] for place in range(len(images))]
-
-    def prepare(self, photo: Photo) -> Encodable:
-        """See `Backbone.prepare`; the photo resized and normalised, on the CPU."""
-        return PreparedPhoto(*preprocess(photo, self.preprocessing))
 
     def as_input(self, pixels: Sequence[Tensor]) -> Tensor:
         """Stack B preprocessed photos (3, H, W) of one size on the network's device, in its precision."""
@@ -305,40 +274,66 @@ class SingleViT(Backbone):
         on_cpu = self._weight().device.type == "cpu"
         return self.patches_per_pass_cpu if on_cpu else PATCHES_PER_PASS_GPU
 
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], folder: Path) -> Self:
+        """See `StoredModule.from_config`."""
+        own = settings_of(config, ("name", "preprocessing", *cls.own_keys))
+        source = WeightSource.of(config, folder)
+        preprocessing = preprocessing_of(own.pop("preprocessing", None))
+        made = cls(own.pop("name"), preprocessing, pretrained=cls.pretrained_of(source), **own)
+        if source.folder is not None:
+            made.restore(source.folder)
+        elif source.file is not None or source.parts is not None:
+            made.read_files(source, folder)
+        return made
+
+    @classmethod
+    def pretrained_of(cls, source: WeightSource) -> Any:
+        """What a config's weights are as the constructor's `pretrained`."""
+        return source.fetched
+
+    def read_files(self, source: WeightSource, folder: Path) -> None:
+        """Read weights in their authors' layout, in place; OptionError for a kind that has none."""
+        raise OptionError(f"weights of a {type(self).__name__} are not read from several files")
+
+    def described(self, kind: str, **more: Any) -> dict[str, Any]:
+        """A config: type, name, preprocessing and what is told."""
+        preprocessing = preprocessing_config(self.preprocessing)
+        return {"type": kind, "name": self.name, "preprocessing": preprocessing, **more}
+
+    def check_patches(self, patch: Sequence[int]) -> None:
+        """Refuse a preprocessing with other patches than the network's (height, width); OptionError."""
+        size = self.preprocessing.patch_size
+        if tuple(patch) != (size, size):
+            raise OptionError(
+                f"{self.name} has patches of {tuple(patch)} pixels, the preprocessing says {size}: "
+                f"set its patch_size to {patch[0]} and its size to a multiple of that"
+            )
+
 
 def split_features(found: Dense, geometries: Sequence[ImageGeometry]) -> list[PatchFeatures]:
-    """Take a batch apart: float32 features of each photo, in the batch's order.
+    """Take a batch of one grid apart: float32 features of each photo, in the batch's order.
 
-    Args:
-        found: of B images.
-        geometries: B maps between pixels and the one grid that all of them have.
-
-    Returns:
-        Features that own their numbers: keeping those of one photo does not keep the whole batch.
+    They own their numbers: keeping those of one photo does not keep the whole batch.
 
     Example:
-        >>> found = Dense(torch.zeros(2, 3, 4, 8), None, None, None)
+        >>> found = Dense(torch.zeros(2, 3, 4, 8), None, None)
         >>> geometry = ImageGeometry((40, 30), (3, 4), 10, (1.0, 1.0), (0.0, 0.0))
         >>> [tuple(one.tokens.shape) for one in split_features(found, [geometry] * 2)]
         [(3, 4, 8), (3, 4, 8)]
     """
     shared = len(geometries) > 1
-
-    def row(part: Tensor | None, index: int) -> Tensor | None:
-        return None if part is None else part[index].to(torch.float32, copy=shared)
-
-    return [
-        PatchFeatures(
-            found.tokens[index].to(torch.float32, copy=shared),
-            row(found.cls, index),
-            row(found.attention, index),
-            geometry,
-            reference_attention=row(found.published, index),
-            registers=row(found.registers, index),
-            reference_heads=row(found.heads, index),
+    features = []
+    for index, geometry in enumerate(geometries):
+        tokens, *rest = (
+            None if part is None else part[index].to(torch.float32, copy=shared) for part in found
         )
-        for index, geometry in enumerate(geometries)
-    ]
+        assert tokens is not None, "every network gives tokens"
+        cls, attention, published, registers, heads = rest
+        features.append(
+            PatchFeatures(tokens, cls, attention, geometry, published, None, registers, heads)
+        )
+    return features
 
 
 def equal_grids(geometries: Sequence[ImageGeometry], patches: int) -> Iterator[list[int]]:
@@ -381,7 +376,7 @@ BACKBONES: Registry[type[Backbone]] = Registry(
         "timm": "patchioner.backbones.vit",
         "siglip": "patchioner.backbones.vit",
         "open_clip": "patchioner.backbones.clip",
-        "proxy_clip": "patchioner.backbones.proxy",
+        "proxy_clip": "patchioner.backbones.clip",
         "dinotxt": "patchioner.backbones.dinotxt",
         "onnx": "patchioner.backbones.exported",
         "openvino": "patchioner.backbones.exported",

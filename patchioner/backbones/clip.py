@@ -1,11 +1,11 @@
-"""CLIP through open_clip as a dense backbone: every patch token in the space of CLIP's texts.
+"""CLIP through open_clip as a dense backbone (`OpenClipViT`), and ProxyCLIP.
 
 CLIP is trained on its CLS token alone: the last block gathers into every token what the whole photo shows, and patches
 lose their place. Three ways out, none of which needs training, differ in what replaces the last attention:
 
 * "value": nothing; each patch keeps its own value, sent through the output projection (MaskCLIP, arXiv 2112.01071);
 * "self_self": softmax(q q^T) + softmax(k k^T), each scaled as usual, applied to the values (SCLIP, arXiv 2312.01597);
-* affinities of another backbone (`patchioner.backbones.proxy`).
+* affinities of another backbone (`ProxyClip`).
 
 The towers are open_clip's; what this leans on beyond its public interface is tried once, when the first is made. No
 hook is registered and nothing is written into a block: threads may share it.
@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import copy
 import difflib
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -27,17 +28,27 @@ from torch.nn import functional as F
 
 from patchioner.backbones.base import (
     BACKBONES,
+    Backbone,
     Dense,
+    Encodable,
+    PatchFeatures,
+    PreparedPhoto,
     SingleViT,
-    preprocessing_config,
-    preprocessing_of,
+    preprocess,
 )
 from patchioner.backbones.vit import cls_attention, published_attention
 from patchioner.base.errors import CheckpointError, HubError, OptionError, UnknownNameError
+from patchioner.base.files import write_json
 from patchioner.base.optional import require
-from patchioner.checkpoints.files import read_object
-from patchioner.checkpoints.stored import WeightSource, settings_of
-from patchioner.geometry import Fit, Preprocessing
+from patchioner.base.weights import Storage
+from patchioner.checkpoints.stored import (
+    CONFIG_FILE,
+    WeightSource,
+    make_part,
+    read_object,
+    settings_of,
+)
+from patchioner.geometry import Fit, ImageGeometry, Preprocessing
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -57,21 +68,14 @@ class OpenClipViT(SingleViT):
         name: an open_clip model, e.g. ``ViT-B-16`` (unknown names get the close ones).
         preprocessing: input size, fit and normalisation (`clip_preprocessing`). Sizes other than the native one
             interpolate the position embedding, and grids need not be square.
-        architecture: open_clip's model config (its "model_cfg": embed_dim, vision_cfg, ...) instead of its own one for
-            `name`, which then is a label only.
-        quick_gelu: CLIP's first activation, which the ``openai`` weights need; None is what the model's config or the
-            pretrained weights say.
+        architecture, quick_gelu, pretrained: see `model_config`; random weights if `pretrained` is None.
         dense: how patch tokens leave the last block: "plain" as CLIP has it, "value" (MaskCLIP) or "self_self"
-            (SCLIP), see the module. The CLS token and its attention are the ordinary ones in
-            all three.
+            (SCLIP), see the module. The CLS token and its attention are the ordinary ones in all three.
         rest: keep the last block's skip connection and MLP for patches; None is as published: all but "value" do.
             ("self_self" without the rest is close to ClearCLIP, arXiv 2407.12442.)
-        pretrained: fetch weights by one of open_clip's tags, e.g. ``openai`` (needs a connection), or read them from a
-            file of open_clip's; random weights if None.
 
     Raises:
-        UnknownNameError: open_clip has no such model or tag.
-        OptionError: the model is not a plain ViT, or the settings do not fit it.
+        UnknownNameError, OptionError: no such model or tag; not a plain ViT, or the settings do not fit it.
         HubError, CheckpointError: the weights cannot be fetched; a file does not hold them.
         MissingExtraError: open_clip is not installed.
     """
@@ -104,17 +108,15 @@ class OpenClipViT(SingleViT):
         self._check()
         self.eval()
 
+    own_keys = ("architecture", "quick_gelu", "dense", "rest")
+
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], folder: Path) -> Self:
-        """See `StoredModule.from_config`; fetched weights go by a tag, ``pretrained:openai``."""
-        known = ("name", "preprocessing", "architecture", "quick_gelu", "dense", "rest")
-        own = settings_of(config, known)
-        source = WeightSource.of(config, folder)
-        preprocessing = preprocessing_of(own.pop("preprocessing", None))
-        made = cls(own.pop("name"), preprocessing, pretrained=pretrained_of(source), **own)
-        if source.folder is not None:
-            made.restore(source.folder)
-        return made
+    def pretrained_of(cls, source: WeightSource) -> str | None:
+        """Fetched weights go by a tag, ``pretrained:openai``."""
+        return pretrained_of(source)
+
+    def read_files(self, source: WeightSource, folder: Path) -> None:
+        """They were read on the way by open_clip."""
 
     @property
     def dim(self) -> int:
@@ -124,15 +126,13 @@ class OpenClipViT(SingleViT):
     @property
     def config(self) -> dict[str, Any]:
         """Type, architecture, dense mode and preprocessing."""
-        return {
-            "type": "open_clip",
-            "name": self.name,
-            "architecture": copy.deepcopy(self.architecture),
-            "quick_gelu": self.quick_gelu,
-            "dense": self.dense_mode,
-            "rest": self.rest,
-            "preprocessing": preprocessing_config(self.preprocessing),
-        }
+        return self.described(
+            "open_clip",
+            architecture=copy.deepcopy(self.architecture),
+            quick_gelu=self.quick_gelu,
+            dense=self.dense_mode,
+            rest=self.rest,
+        )
 
     def _weight(self) -> Tensor:
         weight: Tensor = self.visual.conv1.weight
@@ -148,12 +148,11 @@ class OpenClipViT(SingleViT):
         block = self.visual.transformer.resblocks[-1]
         if not is_plain(block):
             outputs = block(inputs)
-            tokens = self.project(outputs[:, 1:]).unflatten(1, grid)
-            return Dense(tokens, self._pool(outputs), None, None)
+            return Dense(self.project(outputs[:, 1:]).unflatten(1, grid), self.pool(outputs), None)
         last = LastBlock.of(block, inputs)
         if self.dense_mode == "plain" and self.rest:
             outputs = last.outputs()
-            patches, whole = outputs[:, 1:], self._pool(outputs)
+            patches, whole = outputs[:, 1:], self.pool(outputs)
         else:
             patches, whole = last.patches(self.dense_mode, self.rest), self.image_embedding(last)
         tokens = self.project(patches).unflatten(1, grid)
@@ -173,9 +172,16 @@ class OpenClipViT(SingleViT):
         return tokens
 
     def positions(self, grid: tuple[int, int]) -> Tensor:
-        """Position embeddings of CLS and patches for a grid: (1 + rows * columns, width)."""
-        visual = self.visual
-        return resize_positions(visual.positional_embedding, tuple(visual.grid_size), grid)
+        """Position embeddings of CLS and patches for a grid: (1 + rows * columns, width).
+
+        Bicubic with antialiasing, as open_clip and timm resize them when they load weights for another input size.
+        """
+        positions, native = self.visual.positional_embedding, tuple(self.visual.grid_size)
+        if grid == native:
+            return positions  # type: ignore[no-any-return]
+        cells = positions[1:].float().unflatten(0, native).permute(2, 0, 1)[None]
+        cells = F.interpolate(cells, size=grid, mode="bicubic", antialias=True, align_corners=False)
+        return torch.cat([positions[:1], cells[0].flatten(1).T.to(positions.dtype)])
 
     def project(self, tokens: Tensor) -> Tensor:
         """The final norm and the visual projection: (..., width) -> (..., dim)."""
@@ -184,11 +190,14 @@ class OpenClipViT(SingleViT):
 
     def image_embedding(self, last: LastBlock) -> Tensor:
         """What open_clip's `encode_image` gives, (B, dim), from the last block; its patches only if CLIP needs them."""
-        if self.visual.pool_type == "tok":
-            return self.project(last.cls())
-        return self._pool(last.outputs())
+        return (
+            self.project(last.cls())
+            if self.visual.pool_type == "tok"
+            else self.pool(last.outputs())
+        )
 
-    def _pool(self, outputs: Tensor) -> Tensor:
+    def pool(self, outputs: Tensor) -> Tensor:
+        """CLIP's own image embedding (B, dim) of the last block's outputs."""
         if self.visual.pool_type == "tok":
             return self.project(outputs[:, 0])
         if self.visual.final_ln_after_pool:
@@ -197,12 +206,7 @@ class OpenClipViT(SingleViT):
         return pooled
 
     def _check(self) -> None:
-        patch = tuple(self.visual.patch_size)
-        if patch != (self.preprocessing.patch_size, self.preprocessing.patch_size):
-            raise OptionError(
-                f"{self.name} has patches of {patch} pixels, the preprocessing says {self.preprocessing.patch_size}: "
-                f"set its patch_size to {patch[0]} and its size to a multiple of that"
-            )
+        self.check_patches(self.visual.patch_size)
         changed = self.dense_mode != "plain" or not self.rest
         if changed and not is_plain(self.visual.transformer.resblocks[-1]):
             raise OptionError(
@@ -265,12 +269,9 @@ def _try_tower() -> None:
 
 @dataclass(frozen=True, eq=False)
 class LastBlock:
-    """A block with what goes into it, and the queries, keys and values that it makes of that.
+    """A plain residual attention block of open_clip's with its inputs (B, 1 + patches, width), CLS first.
 
-    Attributes:
-        block: open_clip's plain residual attention block.
-        inputs: (B, 1 + patches, width), CLS first.
-        query, key, value: (B, heads, 1 + patches, head width), unscaled.
+    query, key and value are what it makes of these: (B, heads, 1 + patches, head width), unscaled.
     """
 
     block: Any
@@ -285,18 +286,16 @@ class LastBlock:
         attention = block.attn
         together = F.linear(block.ln_1(inputs), attention.in_proj_weight, attention.in_proj_bias)
         parts = together.unflatten(2, (3, int(attention.num_heads), -1)).permute(2, 0, 3, 1, 4)
-        query, key, value = parts.unbind(0)
-        return cls(block, inputs, query, key, value)
+        return cls(block, inputs, *parts.unbind(0))
 
     def outputs(self) -> Tensor:
         """What the block as it is makes of its inputs, (B, 1 + patches, width)."""
-        mixed = _attend(self.query, self.key, self.value)
-        return self.finish(_join(mixed), self.inputs, True)
+        return self.finish(_attend(self.query, self.key, self.value), self.inputs, True)
 
     def cls(self) -> Tensor:
         """The CLS token of `outputs` alone, (B, width)."""
         mixed = _attend(self.query[:, :, :1], self.key, self.value)
-        return self.finish(_join(mixed), self.inputs[:, :1], True)[:, 0]
+        return self.finish(mixed, self.inputs[:, :1], True)[:, 0]
 
     def patches(self, mode: DenseMode, rest: bool) -> Tensor:
         """Outputs of the patches, (B, patches, width), before the network's final norm.
@@ -313,16 +312,12 @@ class LastBlock:
             mixed = _attend(query, query, value) + _attend(key, key, value)
         else:
             mixed = _attend(query, key, value)
-        return self.finish(_join(mixed[:, :, 1:]), self.inputs[:, 1:], rest)
-
-    def patch_values(self) -> Tensor:
-        """Values of the patches, heads side by side, (B, patches, width), before the output projection."""
-        return _join(self.value[:, :, 1:])
+        return self.finish(mixed[:, :, 1:], self.inputs[:, 1:], rest)
 
     def finish(self, mixed: Tensor, inputs: Tensor, rest: bool) -> Tensor:
-        """Output projection of mixed values (B, n, width); with `rest` also the skip of `inputs` and the MLP."""
+        """Output projection of mixed values (B, heads, n, head width); with `rest` also the skip and the MLP."""
         block = self.block
-        attended: Tensor = block.ls_1(block.attn.out_proj(mixed))
+        attended: Tensor = block.ls_1(block.attn.out_proj(mixed.transpose(1, 2).flatten(2)))
         if not rest:
             return attended
         tokens = inputs + attended
@@ -343,25 +338,8 @@ def is_plain(block: Any) -> bool:
     )
 
 
-def resize_positions(positions: Tensor, native: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-    """Position embeddings (1 + patches, width) of another grid (rows, columns), the CLS token's kept as it is.
-
-    Bicubic with antialiasing, as open_clip and timm resize them when they load weights for another input size.
-    """
-    if grid == native:
-        return positions
-    cells = positions[1:].float().unflatten(0, native).permute(2, 0, 1)[None]
-    resized = F.interpolate(cells, size=grid, mode="bicubic", antialias=True, align_corners=False)
-    return torch.cat([positions[:1], resized[0].flatten(1).T.to(positions.dtype)])
-
-
 def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(query, key, value)
-
-
-def _join(heads: Tensor) -> Tensor:
-    """(B, heads, n, head width) -> (B, n, width)."""
-    return heads.transpose(1, 2).flatten(2)
 
 
 def model_config(
@@ -376,26 +354,31 @@ def model_config(
     Args:
         name: one of open_clip's models, or a label if `architecture` is given.
         architecture: a config in open_clip's form.
-        quick_gelu: overrides the config; None is what the pretrained weights or else the config say.
-        pretrained: a tag or file of weights for `name`.
+        quick_gelu: CLIP's first activation, which the ``openai`` weights need; None is what the pretrained weights or
+            else the config say.
+        pretrained: one of open_clip's tags for `name`, e.g. ``openai`` (needs a connection), or a file of its weights.
     """
     open_clip = require("open_clip", "clip")
-    if architecture is not None:
-        if pretrained is not None:
-            raise OptionError(
-                f"pretrained={pretrained!r} goes with a name of open_clip's, not with an architecture: give one of them"
+    if architecture is None:
+        if name not in (known := open_clip.list_models()):
+            close = difflib.get_close_matches(str(name), known, n=3) or ["ViT-B-16", "ViT-B-32"]
+            raise UnknownNameError(
+                f"open_clip has no model {name!r}: did you mean {', '.join(close)}?"
             )
-        settings = copy.deepcopy(dict(architecture))
-    else:
-        _check_name(open_clip, name)
         settings = open_clip.get_model_config(name)
+    elif pretrained is not None:
+        raise OptionError(
+            f"pretrained={pretrained!r} goes with a name of open_clip's, not with an architecture: give one of them"
+        )
+    else:
+        settings = copy.deepcopy(dict(architecture))
     for key in ("embed_dim", "vision_cfg", "text_cfg"):
         if key not in settings:
             raise OptionError(
                 f"the architecture of {name!r} lacks {key!r}: give open_clip's config"
             )
-    tag = (open_clip.get_pretrained_cfg(name, pretrained) or {}) if pretrained else {}
     if quick_gelu is None:
+        tag = (open_clip.get_pretrained_cfg(name, pretrained) or {}) if pretrained else {}
         quick_gelu = bool(tag.get("quick_gelu", settings.get("quick_gelu", False)))
     return {**settings, "quick_gelu": quick_gelu}
 
@@ -415,10 +398,13 @@ def fetch_model(name: str, pretrained: str, *, quick_gelu: bool) -> Any:
         HubError: a tag's weights cannot be fetched.
         CheckpointError: a file does not hold weights of this model. Nothing is unpickled.
     """
-    open_clip = require("open_clip", "clip")
+    open_clip, path = require("open_clip", "clip"), Path(pretrained)
     tags = open_clip.list_pretrained_tags_by_model(name)
     if pretrained not in tags:
-        _check_file(name, Path(pretrained), tags)
+        if not path.is_file():
+            raise UnknownNameError.among(f"file or tag of weights of {name}", pretrained, tags)
+        if path.suffix != ".safetensors":
+            read_object(path)  # refuses a pickle, which open_clip might fall back to executing
     try:
         return open_clip.create_model(
             name, pretrained, force_quick_gelu=quick_gelu, quick_gelu=quick_gelu
@@ -434,19 +420,169 @@ def fetch_model(name: str, pretrained: str, *, quick_gelu: bool) -> Any:
         ) from error
 
 
-def _check_name(open_clip: Any, name: str) -> None:
-    known = open_clip.list_models()
-    if name not in known:
-        close = difflib.get_close_matches(str(name), known, n=3) or ["ViT-B-16", "ViT-B-32"]
-        raise UnknownNameError(f"open_clip has no model {name!r}: did you mean {', '.join(close)}?")
+SHIFT, SCALE = 1.2, 3.0
+_PROXY_PARTS = ("clip", "proxy")
 
 
-def _check_file(name: str, path: Path, tags: Iterable[str]) -> None:
-    """Refuse what is no file, and a pickle of more than tensors, which open_clip might fall back to executing."""
-    if not path.is_file():
-        raise UnknownNameError.among(f"file or tag of weights of {name}", str(path), tags)
-    if path.suffix != ".safetensors":
-        read_object(path)
+class ProxyClip(Backbone):
+    """CLIP patch tokens on the grid of another backbone, gathered along that backbone's affinities.
+
+    In CLIP's last block the attention gives way to
+
+        A = scale (X X^T - shift mean(X X^T)),   Attn = softmax over j of A_ij where A_ij >= 0,   z = Proj(Attn V)
+
+    with X the unit patch tokens of the proxy (so X X^T holds cosines, and the mean is over all pairs), V CLIP's values,
+    Proj the block's output projection; skip connection and MLP are left out, CLIP's final norm and visual projection
+    follow. The paper reports a shift of 1.0..1.6 and a scale of 2..5 as good. A photo costs one pass of each backbone.
+
+    Args:
+        clip: gives values, CLS token and the space of the tokens; its `dense` mode plays no part.
+        proxy: gives affinities and the grid, e.g. a `TimmViT` of DINO or DINOv2 without a head. Its tokens need not be
+            aligned with text.
+        shift, scale: of the formula (beta and gamma of the paper).
+
+    Each backbone sees the photo in its own size and normalisation; CLIP's values are resampled (bilinear) from CLIP's
+    grid to the proxy's. That is sound only where both see the same part of the photo, so the two must fit photos in
+    the same way (`Preprocessing.mode`).
+
+    `PatchFeatures.attention` is that of CLIP's CLS token, resampled too; there is no `reference_attention`.
+
+    Raises:
+        OptionError: the two fit photos in different ways, CLIP's last block is not a plain one, or a factor is not a
+            positive number.
+    """
+
+    def __init__(
+        self, clip: OpenClipViT, proxy: Backbone, *, shift: float = SHIFT, scale: float = SCALE
+    ) -> None:
+        super().__init__()
+        if not isinstance(clip, OpenClipViT) or not is_plain(clip.visual.transformer.resblocks[-1]):
+            raise OptionError(
+                f"ProxyCLIP takes CLIP's last block apart, which {getattr(clip, 'name', type(clip).__name__)!r} does "
+                "not allow: use an 'open_clip' backbone such as 'ViT-B-16'"
+            )
+        other = getattr(getattr(proxy, "preprocessing", None), "mode", None)
+        if clip.preprocessing.mode != other:
+            raise OptionError(
+                f"CLIP fits photos by {clip.preprocessing.mode!r} and the proxy by {other!r}, so they would see "
+                "different parts: give both the same mode"
+            )
+        for name, factor in (("shift", shift), ("scale", scale)):
+            if not isinstance(factor, int | float) or not math.isfinite(factor) or factor <= 0:
+                raise OptionError(f"{name} of ProxyCLIP is {factor!r}: give a positive number")
+        self.clip, self.proxy = clip, proxy
+        self.shift, self.scale = float(shift), float(scale)
+        self.eval()
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], folder: Path) -> Self:
+        """See `StoredModule.from_config`; "clip" and "proxy" are configs or folders, else those that `save` wrote."""
+        own = settings_of(config, (*_PROXY_PARTS, "shift", "scale"))
+        parts = {
+            name: make_part(BACKBONES, own.pop(name, name), folder, f"{name} of a proxy_clip")
+            for name in _PROXY_PARTS
+        }
+        return cls(**parts, **own)  # type: ignore[arg-type]  # another kind than CLIP is refused
+
+    @property
+    def dim(self) -> int:
+        """Width of CLIP's joint space."""
+        return self.clip.dim
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Type and factors; the two backbones have folders, and configs, of their own."""
+        return {"type": "proxy_clip", "shift": self.shift, "scale": self.scale}
+
+    def geometry(self, image_size: tuple[int, int]) -> ImageGeometry:
+        """The pixel-to-patch map for a photo of (width, height): the proxy's."""
+        return self.proxy.geometry(image_size)
+
+    def needed_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """The larger of what the two backbones need."""
+        one, other = self.clip.needed_size(image_size), self.proxy.needed_size(image_size)
+        return max(one[0], other[0]), max(one[1], other[1])
+
+    @torch.inference_mode()
+    def encode(self, images: Sequence[Encodable]) -> list[PatchFeatures]:
+        """One pass of each backbone per upright RGB image. Images do not influence one another."""
+        return [self._encode_one(image) for image in images]
+
+    def _encode_one(self, image: Encodable) -> PatchFeatures:
+        if isinstance(image, PreparedPhoto):
+            raise OptionError(
+                "a prepared photo is of one backbone: give ProxyCLIP the photo itself"
+            )
+        seen = self.proxy.encode([image])[0]
+        grid = seen.geometry.grid
+        pixels, geometry = preprocess(image, self.clip.preprocessing)
+        inputs = self.clip.before_last(self.clip.as_input([pixels]), geometry.grid)
+        last = LastBlock.of(self.clip.visual.transformer.resblocks[-1], inputs)
+
+        def on_grid(cells: Tensor) -> Tensor:
+            """(heads, patches of CLIP, width) -> (heads, patches of the proxy, width)."""
+            return resample(cells.unflatten(1, geometry.grid), grid).flatten(1, 2)
+
+        values = on_grid(last.value[0, :, 1:])
+        along = proxy_attention(seen.tokens.flatten(0, 1), shift=self.shift, scale=self.scale)
+        mixed = (along.to(values) @ values)[None]
+        # With the skip connection left out, the block's inputs are not looked at.
+        tokens = self.clip.project(last.finish(mixed, mixed, False)).unflatten(1, grid)
+        maps = cls_attention(last.query[:, :, :1], last.key[:, :, 1:])
+        attention = on_grid(maps[0, :, :, None])[..., 0].float().unflatten(1, grid)
+        return PatchFeatures(
+            tokens[0].float(),
+            self.clip.image_embedding(last)[0].float(),
+            attention / attention.sum(dim=(1, 2), keepdim=True),
+            seen.geometry,
+        )
+
+    def to(  # type: ignore[override]
+        self, device: torch.device | str, dtype: torch.dtype, *, optimize: bool = True
+    ) -> Self:
+        """See `StoredModule.to`; each backbone as it sees fit."""
+        clip, proxy = (one.to(device, dtype, optimize=optimize) for one in (self.clip, self.proxy))
+        return type(self)(clip, proxy, shift=self.shift, scale=self.scale)  # type: ignore[arg-type]
+
+    def save(self, folder: Path, *, storage: Storage = "fp16") -> None:
+        """Write config.json, and each backbone in a folder of its own."""
+        for name in _PROXY_PARTS:
+            getattr(self, name).save(folder / name, storage=storage)
+        write_json(folder / CONFIG_FILE, self.config)
+
+
+def proxy_attention(tokens: Tensor, *, shift: float = SHIFT, scale: float = SCALE) -> Tensor:
+    """Rows of attention from the affinities of patch tokens (see `ProxyClip`).
+
+    Args:
+        tokens: (patches, width) of the proxy, of any length each.
+        shift: multiple of the mean cosine that an affinity must exceed to count.
+        scale: sharpness.
+
+    Returns:
+        (patches, patches) float32, each row non-negative and summing to 1. A patch always attends to itself: where all
+        tokens are so alike that even that falls below the shift, the formula by itself would give no number at all.
+
+    Example:
+        >>> proxy_attention(torch.tensor([[1.0, 0.0], [0.0, 1.0]])).tolist()
+        [[1.0, 0.0], [0.0, 1.0]]
+    """
+    unit = F.normalize(tokens.float(), dim=-1)
+    cosines = unit @ unit.T
+    affinity = scale * (cosines - shift * cosines.mean())
+    kept = affinity >= 0
+    kept.fill_diagonal_(True)
+    return affinity.masked_fill(~kept, -math.inf).softmax(dim=-1)
+
+
+def resample(cells: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Bilinear resampling (antialiased where it shrinks) of (B, rows, columns, width) to a grid over the same area."""
+    if tuple(cells.shape[1:3]) == grid:
+        return cells
+    given = cells.permute(0, 3, 1, 2).float()  # torch resamples no half precision on the CPU
+    spread = F.interpolate(given, size=grid, mode="bilinear", align_corners=False, antialias=True)
+    return spread.permute(0, 2, 3, 1).to(cells.dtype)
 
 
 BACKBONES.register("open_clip")(OpenClipViT)
+BACKBONES.register("proxy_clip")(ProxyClip)

@@ -14,31 +14,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from patchioner.backbones.base import (
-    BACKBONES,
-    Dense,
-    SingleViT,
-    preprocessing_config,
-    preprocessing_of,
-)
+from patchioner.backbones.base import BACKBONES, Dense
 from patchioner.backbones.vit import (
-    check_patches,
+    TimmNetwork,
     cls_attention,
     cls_query_keys,
-    create_vit,
     fit_vit,
     is_plain_block,
 )
 from patchioner.base.errors import OptionError
 from patchioner.base.weights import fit_weights
-from patchioner.checkpoints.files import part_of, read_tensors
-from patchioner.checkpoints.stored import PRETRAINED, WeightSource, existing_path, settings_of
+from patchioner.checkpoints.stored import (
+    PRETRAINED,
+    WeightSource,
+    existing_path,
+    part_of,
+    read_tensors,
+)
 from patchioner.geometry import Preprocessing
 
 Space = Literal["patch", "both"]
@@ -47,26 +45,17 @@ _BACKBONE_PREFIXES = ("visual_model.backbone.", "backbone.", "")
 
 
 class DinoTxtHead(nn.Module):
-    """Transformer blocks and a LayerNorm over [CLS, registers, patches]; names as in the published weights.
+    """Transformer blocks (2 as published) and a LayerNorm over [CLS, registers, patches]; published names.
 
-    Args:
-        width: of the tokens.
-        heads: of the attention, the backbone's own number.
-        blocks: how many (2 as published).
+    `heads` of the attention are as many as the backbone's own.
     """
 
     def __init__(self, width: int, heads: int, blocks: int) -> None:
         super().__init__()
         self.ln_final = nn.LayerNorm(width, eps=1e-5)
+        settings: dict[str, Any] = {"qkv_bias": True, "init_values": 1e-5}
         self.blocks = nn.ModuleList(
-            Block(
-                width,
-                heads,
-                qkv_bias=True,
-                init_values=1e-5,
-                norm_layer=nn.LayerNorm,
-            )
-            for _ in range(blocks)
+            Block(width, heads, norm_layer=nn.LayerNorm, **settings) for _ in range(blocks)
         )
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -77,7 +66,7 @@ class DinoTxtHead(nn.Module):
         return before_last, self.ln_final(tokens)
 
 
-class DinoTxtViT(SingleViT):
+class DinoTxtViT(TimmNetwork):
     """DINO.txt's vision tower, dense.
 
     Features with ``space="patch"`` live in the second half of the text's columns. Their ``cls`` is the mean of the
@@ -86,16 +75,12 @@ class DinoTxtViT(SingleViT):
     patches], the image embedding of the paper. ``attention`` is the CLS token's in the head's last block.
 
     Args:
-        name: a timm architecture: ``vit_large_patch14_reg4_dinov2`` or ``vit_large_patch16_dinov3``.
-        preprocessing: ImageNet statistics; trained at 224, with the published evaluation at larger sizes.
+        name, preprocessing, pretrained, overrides: see `TimmNetwork`; ``vit_large_patch14_reg4_dinov2`` or
+            ``vit_large_patch16_dinov3`` with ImageNet's statistics. The head's weights are published elsewhere
+            (`read_published`).
         blocks: transformer blocks of the head.
         registers: whether the registers pass through the head too.
         space: see above.
-        pretrained: fetch timm's weights of the backbone; the head's are published elsewhere (`read_published`).
-        overrides: arguments of the architecture in timm.
-
-    Raises:
-        OptionError: a network without a CLS token, no block in the head, an unknown space; and as `TimmViT`.
 
     Example:
         >>> settings = Preprocessing("stretch", 56, 14)
@@ -103,6 +88,8 @@ class DinoTxtViT(SingleViT):
         >>> tuple(backbone.encode([Image.new("RGB", (320, 240))])[0].tokens.shape)
         (4, 4, 384)
     """
+
+    own_keys = ("blocks", "registers", "space", "overrides")
 
     def __init__(
         self,
@@ -115,47 +102,41 @@ class DinoTxtViT(SingleViT):
         pretrained: bool = False,
         overrides: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__()
         if space not in get_args(Space):
             raise OptionError(f"space {space!r} is unknown: use one of {get_args(Space)}")
         if not isinstance(blocks, int) or blocks < 1:
             raise OptionError(f"the head of dino.txt has {blocks!r} blocks: give 1 or more (2)")
-        self.name, self.preprocessing = name, preprocessing
+        super().__init__(name, preprocessing, pretrained=pretrained, overrides=overrides)
         self.registers, self.space = registers, space
-        self.overrides = dict(overrides or {})
-        self.vit: Any = create_vit(name, pretrained=pretrained, overrides=self.overrides)
-        check_patches(self.vit, name, preprocessing)
-        if getattr(self.vit, "cls_token", None) is None:
+        if not self.has_cls:
             raise OptionError(f"{name} has no CLS token, which the head of dino.txt needs")
-        heads = int(self.vit.blocks[0].attn.num_heads)
-        self.head = DinoTxtHead(int(self.vit.embed_dim), heads, blocks)
+        self.head = self._fresh_head(blocks)
         self._has_attention = is_plain_block(self.head.blocks[-1])
         self.eval()
 
+    def _fresh_head(self, blocks: int) -> DinoTxtHead:
+        heads = int(self.vit.blocks[0].attn.num_heads)
+        return DinoTxtHead(int(self.vit.embed_dim), heads, blocks)
+
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], folder: Path) -> Self:
-        """See `StoredModule.from_config`; published weights are two files, {vision: pretrained or PATH, head: PATH}."""
-        known = ("name", "preprocessing", "blocks", "registers", "space", "overrides")
-        own = settings_of(config, known)
-        source = WeightSource.of(config, folder)
+    def pretrained_of(cls, source: WeightSource) -> bool:
+        """Published weights are two files, {vision: pretrained or PATH, head: PATH}."""
         parts = dict(source.parts or {})
         if source.fetched or source.file is not None or parts.keys() - {"vision", "head"}:
             raise OptionError(
-                f"weights {config.get('weights')!r}: those of dino.txt are in two files, "
-                "{vision: pretrained or PATH, head: PATH}"
+                f"weights of dino.txt are in two files, {{vision: pretrained or PATH, head: PATH}}, not "
+                f"{parts or source.file or PRETRAINED}"
             )
-        preprocessing = preprocessing_of(own.pop("preprocessing", None))
-        fetched = parts.get("vision") == PRETRAINED
-        made = cls(own.pop("name"), preprocessing, pretrained=fetched, **own)
-        if source.folder is not None:
-            made.restore(source.folder)
-        if parts:
-            head, vision = existing_path(parts.get("head"), folder, "head of dino.txt"), None
-            if not fetched:
-                path = existing_path(parts.get("vision"), folder, "vision backbone of dino.txt")
-                vision = read_tensors(path)
-            made.read_published(vision, read_tensors(head), source=str(head))
-        return made
+        return parts.get("vision") == PRETRAINED
+
+    def read_files(self, source: WeightSource, folder: Path) -> None:
+        """See `SingleViT.read_files`."""
+        parts, vision = dict(source.parts or {}), None
+        head = existing_path(parts.get("head"), folder, "head of dino.txt")
+        if parts.get("vision") != PRETRAINED:
+            path = existing_path(parts.get("vision"), folder, "vision backbone of dino.txt")
+            vision = read_tensors(path)
+        self.read_published(vision, read_tensors(head), source=str(head))
 
     @property
     def dim(self) -> int:
@@ -165,15 +146,12 @@ class DinoTxtViT(SingleViT):
     @property
     def config(self) -> dict[str, Any]:
         """Type, architecture, preprocessing and the head's settings."""
-        return {
-            "type": "dinotxt",
-            "name": self.name,
-            "preprocessing": preprocessing_config(self.preprocessing),
-            "blocks": len(self.head.blocks),
-            "registers": self.registers,
-            "space": self.space,
-            **({"overrides": dict(self.overrides)} if self.overrides else {}),
-        }
+        return self.described(
+            "dinotxt",
+            blocks=len(self.head.blocks),
+            registers=self.registers,
+            space=self.space,
+        )
 
     def read_published(
         self, vision: Mapping[str, Tensor] | None, head: Mapping[str, Tensor], *, source: str
@@ -188,9 +166,7 @@ class DinoTxtViT(SingleViT):
         Raises:
             CheckpointError: a tensor is missing, left over or of another shape; nothing is half loaded.
         """
-        fresh = DinoTxtHead(
-            int(self.vit.embed_dim), int(self.vit.blocks[0].attn.num_heads), len(self.head.blocks)
-        )
+        fresh = self._fresh_head(len(self.head.blocks))
         fit_weights(fresh, part_of(head, _HEAD_PREFIXES), source=source)
         if vision is not None:
             fit_vit(self.vit, part_of(vision, _BACKBONE_PREFIXES), source=source)
@@ -212,7 +188,7 @@ class DinoTxtViT(SingleViT):
         if self.space == "both":
             patches = torch.cat([cls[:, None].expand_as(patches), patches], dim=2)
             whole = torch.cat([cls, whole], dim=1)
-        return Dense(patches.unflatten(1, grid), whole, attention, None)
+        return Dense(patches.unflatten(1, grid), whole, attention)
 
 
 BACKBONES.register("dinotxt")(DinoTxtViT)

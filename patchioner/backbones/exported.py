@@ -29,13 +29,15 @@ from patchioner.base.errors import CheckpointError, ExportError, OptionError
 from patchioner.base.files import atomic_path, file_sha256, write_json
 from patchioner.base.optional import require
 from patchioner.base.weights import Storage, load_weights, save_weights
-from patchioner.checkpoints.stored import CONFIG_FILE, WEIGHTS_FILE
+from patchioner.checkpoints.stored import CONFIG_FILE, WEIGHTS_FILE, first_line
 
 Format = Literal["onnx", "openvino"]
 ExportPrecision = Literal["fp32", "bf16", "int8", "int8-bf16"]
 Run = Callable[[Mapping[str, npt.NDArray[np.float32]]], list[npt.NDArray[np.float32]]]
 """Inputs by name -> outputs in the network's order, float32."""
 NETWORK_FILES: dict[Format, str] = {"onnx": "network.onnx", "openvino": "network.xml"}
+# What runs each format; the format's name is also that of the extra that installs it.
+PACKAGES: dict[Format, str] = {"onnx": "onnxruntime", "openvino": "openvino"}
 PACKAGES: dict[Format, str] = {"onnx": "onnxruntime", "openvino": "openvino"}
 """The module that runs each format; the format's name is also that of the extra that installs it."""
 OUTPUT_NAMES = Dense._fields
@@ -54,17 +56,17 @@ class ExportedBackbone(SingleViT):
             size and has them as a second input; None for one of a single size.
 
     Raises:
-        MissingExtraError: the runtime is not installed; the message has the line that installs it.
-        CheckpointError: a file is missing or not the one that was written.
+        MissingExtraError, CheckpointError: no such runtime; a file is missing or not the one that was written.
     """
 
     native_positions: Tensor | None
+    kind: Format
 
     def __init__(
         self, folder: Path, config: Mapping[str, Any], positions: Tensor | None = None
     ) -> None:
         super().__init__()
-        self.kind: Format = config["type"]
+        self.kind = config["type"]
         require(PACKAGES[self.kind], self.kind)
         if config["precision"] not in get_args(ExportPrecision):
             raise OptionError(f"precision {config['precision']!r} is unknown")
@@ -125,26 +127,23 @@ class ExportedBackbone(SingleViT):
     def outputs(self, pixels: Tensor, grid: tuple[int, int]) -> Dense:
         """See `SingleViT.outputs`; the result lies on the device that `to` named."""
         inputs = {"pixels": pixels.numpy()}
-        if (positions := self.positions(grid)) is not None:
-            inputs["positions"] = positions.numpy()
-        found = self._runtime()(inputs)
+        if (native := self.native_positions) is not None and self.native_grid is not None:
+            inputs["positions"] = resample_positions(native, self.native_grid, grid).numpy()
+        try:
+            found = self._runtime()(inputs)
+        except Exception as error:  # each runtime has its own tree, which no public name covers
+            raise ExportError(
+                f"{PACKAGES[self.kind]} cannot run {self.folder / NETWORK_FILES[self.kind]} ({first_line(error)}): "
+                "export the model again with the release that is installed here"
+            ) from error
         if len(found) != len(self.output_names):
             raise ExportError(
                 f"the network in {self.folder} gives {len(found)} results, its config names "
                 f"{len(self.output_names)}: export the model again"
             )
-        named = {
-            name: torch.from_numpy(array).to(self._device)
-            for name, array in zip(self.output_names, found, strict=True)
-        }
+        tensors = (torch.from_numpy(array).to(self._device) for array in found)
+        named = dict(zip(self.output_names, tensors, strict=True))
         return Dense(*(named.get(name) for name in OUTPUT_NAMES))  # type: ignore[arg-type]
-
-    def positions(self, grid: tuple[int, int]) -> Tensor | None:
-        """Position embeddings for a grid, (1, prefix + rows * columns, width) float32; None for one size alone."""
-        native, shape = self.native_positions, self.native_grid
-        if native is None or shape is None:
-            return None
-        return resample_positions(native, shape, grid)
 
     def as_input(self, pixels: Sequence[Tensor]) -> Tensor:
         """Stack preprocessed photos on the CPU, where the runtimes work."""
@@ -177,11 +176,9 @@ class ExportedBackbone(SingleViT):
             return self._open[threads]
 
     def _check(self) -> None:
-        if NETWORK_FILES[self.kind] not in self.files:
-            raise CheckpointError(
-                f"{self.folder} names no file {NETWORK_FILES[self.kind]!r}, which a backbone of type {self.kind!r} "
-                "runs: export the model again"
-            )
+        name = NETWORK_FILES[self.kind]
+        if name not in self.files:
+            raise CheckpointError(f"{self.folder} names no file {name!r}: export the model again")
         for name, expected in self.files.items():
             path = self.folder / name
             if Path(name).name != name or not path.is_file():
@@ -209,70 +206,33 @@ def resample_positions(native: Tensor, shape: tuple[int, int], grid: tuple[int, 
 
 
 def open_onnx(path: Path, precision: ExportPrecision, threads: int) -> Run:
-    """Open an ONNX file on the CPU with ONNX Runtime; the file itself holds the precision.
-
-    Raises:
-        MissingExtraError: onnxruntime is not installed.
-        ExportError: the file cannot be run by this release of it.
-    """
+    """Open an ONNX file on the CPU with ONNX Runtime; the file itself holds the precision."""
     runtime = require("onnxruntime", "onnx")
     options = runtime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3
-    try:
-        session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its own tree of exceptions, which no public name covers
-        raise _cannot_run(path, "ONNX Runtime", error) from error
-
-    def run(inputs: Mapping[str, npt.NDArray[np.float32]]) -> list[npt.NDArray[np.float32]]:
-        try:
-            return list(session.run(None, dict(inputs)))
-        except Exception as error:
-            raise _cannot_run(path, "ONNX Runtime", error) from error
-
-    return run
+    session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return lambda inputs: list(session.run(None, dict(inputs)))
 
 
 def open_openvino(path: Path, precision: ExportPrecision, threads: int) -> Run:
-    """Open an OpenVINO network on the CPU.
+    """Open an OpenVINO network (the .xml file, its .bin beside it) on the CPU.
 
-    Args:
-        path: the .xml file, its .bin beside it.
-        precision: left to itself, OpenVINO computes in bfloat16 wherever the processor can; here only "bf16" and
-            "int8-bf16" do.
-        threads: how many.
-
-    Raises:
-        MissingExtraError: openvino is not installed.
-        ExportError: the file cannot be run by this release of it.
+    Left to itself, OpenVINO computes in bfloat16 wherever the processor can; here only "bf16" and "int8-bf16" do.
     """
-    openvino = require("openvino", "openvino")
     settings: dict[str, Any] = {
         "INFERENCE_NUM_THREADS": threads,
         "INFERENCE_PRECISION_HINT": "bf16" if precision.endswith("bf16") else "f32",
         "PERFORMANCE_HINT": "LATENCY",
     }
-    try:
-        compiled = openvino.Core().compile_model(str(path), "CPU", settings)
-    except Exception as error:  # plain RuntimeErrors, and others from release to release
-        raise _cannot_run(path, "OpenVINO", error) from error
+    compiled = require("openvino", "openvino").Core().compile_model(str(path), "CPU", settings)
 
     def run(inputs: Mapping[str, npt.NDArray[np.float32]]) -> list[npt.NDArray[np.float32]]:
-        try:  # a request of its own, since one request serves one thread
-            request = compiled.create_infer_request()
-            found = request.infer(dict(inputs))
-            return [np.array(found[index], dtype=np.float32) for index in range(len(found))]
-        except Exception as error:
-            raise _cannot_run(path, "OpenVINO", error) from error
+        # A request of its own, since one request serves one thread.
+        found = compiled.create_infer_request().infer(dict(inputs))
+        return [np.array(found[index], dtype=np.float32) for index in range(len(found))]
 
     return run
-
-
-def _cannot_run(path: Path, runtime: str, error: Exception) -> ExportError:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return ExportError(
-        f"{runtime} cannot run {path} ({reason}): export the model again with the release that is installed here"
-    )
 
 
 _RUNTIMES = {"onnx": open_onnx, "openvino": open_openvino}

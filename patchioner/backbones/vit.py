@@ -21,39 +21,86 @@ from timm.layers import AttentionPoolLatent  # type: ignore[attr-defined]
 from timm.models.vision_transformer import Attention, Block  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
-from patchioner.backbones.base import (
-    BACKBONES,
-    Dense,
-    SingleViT,
-    preprocessing_config,
-    preprocessing_of,
-)
+from patchioner.backbones.base import BACKBONES, Dense, SingleViT
 from patchioner.base.errors import CheckpointError, HubError, OptionError, UnknownNameError
 from patchioner.base.inference import inference_copy
 from patchioner.base.weights import fit_weights
-from patchioner.checkpoints.files import part_of, read_tensors
-from patchioner.checkpoints.stored import WeightSource, settings_of
+from patchioner.checkpoints.stored import WeightSource, part_of, read_tensors
 from patchioner.geometry import Preprocessing
 
-OVERRIDES = (
+# Arguments of an architecture that may be given; timm drops those that it does not know in silence.
+OVERRIDES: tuple[str, ...] = (
     "class_token",
     "depth",
     "embed_dim",
     "init_values",
     "mlp_ratio",
     "num_heads",
-    "pre_norm",
-    "qk_norm",
-    "qkv_bias",
-    "reg_tokens",
 )
-"""Arguments of an architecture that may be given; timm drops those that it does not know in silence."""
+OVERRIDES += ("pre_norm", "qk_norm", "qkv_bias", "reg_tokens")
+
 _NEEDED = ("blocks", "embed_dim", "forward_intermediates", "num_prefix_tokens", "patch_embed")
 _PUBLISHED_SCALE, _SMALL_WIDTH, _SMALL_HEADS, _OTHER_HEADS = 0.125, 384, 6, 16
 _log = logging.getLogger(__name__)
 
 
-class TimmViT(SingleViT):
+class TimmNetwork(SingleViT):
+    """What the backbones around one network of timm's have in common.
+
+    Args:
+        name: a timm architecture, e.g. ``vit_small_patch14_dinov2`` (unknown names get the close ones), with the tag
+            of its weights after a dot where they are to be fetched.
+        preprocessing: input size, fit and normalisation; sizes other than the native one interpolate the position
+            embedding, and grids need not be square.
+        pretrained: fetch timm's weights from the hub (needs a connection).
+        overrides: arguments of the architecture (`OVERRIDES`), e.g. ``{"depth": 2}``.
+        classes: width of timm's classifier, 0 for none.
+
+    Raises:
+        UnknownNameError, OptionError: no such architecture, no ViT, no such override, another patch size.
+    """
+
+    own_keys: tuple[str, ...] = ("overrides",)
+
+    def __init__(
+        self,
+        name: str,
+        preprocessing: Preprocessing,
+        *,
+        pretrained: bool = False,
+        overrides: Mapping[str, Any] | None = None,
+        classes: int = 0,
+    ) -> None:
+        super().__init__()
+        self.name, self.preprocessing = name, preprocessing
+        self._given = {"overrides": dict(overrides)} if overrides else {}
+        self.vit: Any = create_vit(
+            name, pretrained=pretrained, classes=classes, overrides=overrides
+        )
+        # Not `patch_size`: behind a convolutional stem, that counts cells of the stem's output.
+        self.check_patches(self.vit.patch_embed.feat_ratio(as_scalar=False))
+
+    @property
+    def has_cls(self) -> bool:
+        """Whether there is a CLS token."""
+        return getattr(self.vit, "cls_token", None) is not None
+
+    def described(self, kind: str, **more: Any) -> dict[str, Any]:
+        """See `SingleViT.described`; the overrides, where there are, go along."""
+        return super().described(kind, **more, **self._given)
+
+    def read_files(self, source: WeightSource, folder: Path) -> None:
+        """See `SingleViT.read_files`: one file."""
+        if source.file is None:
+            return super().read_files(source, folder)
+        where = str(source.file)
+        self.read_classifier(fit_vit(self.vit, read_tensors(source.file), source=where), where)
+
+    def read_classifier(self, classifier: Mapping[str, Tensor], source: str) -> None:
+        """Take what `fit_vit` leaves over: nothing here."""
+
+
+class TimmViT(TimmNetwork):
     """A timm ViT with a visual head: patch tokens after the final norm, CLS token, attention of the CLS token.
 
     Registers and distillation tokens are left out of the patch tokens. Rotary blocks (DINOv3, EVA-02) give no
@@ -61,18 +108,9 @@ class TimmViT(SingleViT):
     a network of one block.
 
     Args:
-        name: a timm architecture, e.g. ``vit_small_patch14_dinov2`` (unknown names get the close ones), with the tag
-            of its weights after a dot where they are to be fetched.
-        preprocessing: input size, fit and normalisation; sizes other than the native one interpolate the position
-            embedding, and grids need not be square.
+        name, preprocessing, pretrained, overrides: see `TimmNetwork`; with a linear head, the fetched weights include
+            timm's classifier, which for CLIP is the visual projection.
         head: config of the visual head (`build_head`). A linear one is applied to every token alike.
-        pretrained: fetch timm's weights from the hub (needs a connection); a linear head takes timm's classifier,
-            which for CLIP is the visual projection.
-        overrides: arguments of the architecture (`OVERRIDES`), e.g. ``{"depth": 2}``.
-
-    Raises:
-        UnknownNameError: timm has no such architecture.
-        OptionError: it is no ViT, an override is unknown, or the patch size differs from the preprocessing's.
 
     Example:
         >>> backbone = TimmViT("vit_tiny_patch16_224", Preprocessing("stretch", 64, 16))
@@ -80,6 +118,8 @@ class TimmViT(SingleViT):
         >>> tuple(features.tokens.shape)
         (4, 4, 192)
     """
+
+    own_keys = ("head", "overrides")
 
     def __init__(
         self,
@@ -90,46 +130,27 @@ class TimmViT(SingleViT):
         pretrained: bool = False,
         overrides: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__()
-        self.name, self.preprocessing, self.overrides = name, preprocessing, dict(overrides or {})
-        self.head_config: dict[str, Any] = dict(head or {"type": "none"})
-        classes = self._linear_width() if pretrained else 0
-        self.vit: Any = create_vit(
-            name, pretrained=pretrained, classes=classes, overrides=self.overrides
+        config: dict[str, Any] = dict(head or {"type": "none"})
+        linear = int(config["dim"]) if config.get("type") == "linear" else 0
+        classes = linear if pretrained else 0
+        super().__init__(
+            name, preprocessing, pretrained=pretrained, overrides=overrides, classes=classes
         )
-        check_patches(self.vit, name, preprocessing)
-        self.head = build_head(self.head_config, int(self.vit.embed_dim))
+        self.head_config, self._linear = config, linear
+        self.head = build_head(config, int(self.vit.embed_dim))
         if classes:
-            self._fit_linear(self.vit.head.state_dict(), name)
+            self.read_classifier(self.vit.head.state_dict(), name)
             self.vit.reset_classifier(0)
         # The input of the only block is nothing that timm gives.
         self._has_attention = (
-            len(self.vit.blocks) > 1
-            and getattr(self.vit, "cls_token", None) is not None
-            and is_plain_block(self.vit.blocks[-1])
+            len(self.vit.blocks) > 1 and self.has_cls and is_plain_block(self.vit.blocks[-1])
         )
         self.eval()
 
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any], folder: Path) -> Self:
-        """See `StoredModule.from_config`."""
-        own = settings_of(config, ("name", "preprocessing", "head", "overrides"))
-        source = WeightSource.of(config, folder)
-        preprocessing = preprocessing_of(own.pop("preprocessing", None))
-        made = cls(own.pop("name"), preprocessing, pretrained=source.fetched, **own)
-        if source.folder is not None:
-            made.restore(source.folder)
-        if source.file is not None:
-            classifier = fit_vit(made.vit, read_tensors(source.file), source=str(source.file))
-            if made._linear_width():
-                made._fit_linear(classifier, str(source.file))
-        return made
-
-    def _linear_width(self) -> int:
-        return int(self.head_config["dim"]) if self.head_config.get("type") == "linear" else 0
-
-    def _fit_linear(self, classifier: Mapping[str, Tensor], source: str) -> None:
-        """Give the linear head the weights of timm's classifier, whose bias may be absent (CLIP has none)."""
+    def read_classifier(self, classifier: Mapping[str, Tensor], source: str) -> None:
+        """Give a linear head the weights of timm's classifier, whose bias may be absent (CLIP has none)."""
+        if not self._linear:
+            return
         if (weight := classifier.get("weight")) is None:
             raise CheckpointError(f"{source} has no visual projection for the linear head")
         bias = classifier.get("bias", weight.new_zeros(len(weight)))
@@ -138,18 +159,12 @@ class TimmViT(SingleViT):
     @property
     def dim(self) -> int:
         """Width of the embedding space, after the head."""
-        return self._linear_width() or int(self.vit.embed_dim)
+        return self._linear or int(self.vit.embed_dim)
 
     @property
     def config(self) -> dict[str, Any]:
         """Type, architecture, preprocessing, head and, where there are, overrides."""
-        return {
-            "type": "timm",
-            "name": self.name,
-            "preprocessing": preprocessing_config(self.preprocessing),
-            "head": dict(self.head_config),
-            **({"overrides": dict(self.overrides)} if self.overrides else {}),
-        }
+        return self.described("timm", head=dict(self.head_config))
 
     def to(  # type: ignore[override]
         self, device: torch.device | str, dtype: torch.dtype, *, optimize: bool = True
@@ -188,25 +203,24 @@ class TimmViT(SingleViT):
             return_prefix_tokens=True,
         )
         patches = final[:, prefix:].unflatten(1, grid)
-        cls = final[:, 0] if getattr(self.vit, "cls_token", None) is not None else None
-        registers = final[:, 1:prefix] if cls is not None and prefix > 1 else None
+        cls = final[:, 0] if self.has_cls else None
+        registers = final[:, 1:prefix] if self.has_cls and prefix > 1 else None
         if not self._has_attention:
             return Dense(patches, cls, None, None, registers)
         before_last = torch.cat([inner[0][1], inner[0][0]], dim=1)
         parts = cls_query_keys(self.vit.blocks[last], before_last, prefix)
-        maps, published = cls_attention(*parts), published_attention(*parts)
-        heads = published_heads(*parts)
-        return Dense(
-            patches,
-            cls,
-            maps.unflatten(2, grid),
-            published.unflatten(1, grid),
-            registers,
-            None if heads is None else heads.unflatten(2, grid),
+        maps, published, heads = (
+            None if found is None else found.unflatten(-1, grid)
+            for found in (
+                cls_attention(*parts),
+                published_attention(*parts),
+                published_heads(*parts),
+            )
         )
+        return Dense(patches, cls, maps, published, registers, heads)
 
 
-class SiglipViT(SingleViT):
+class SiglipViT(TimmNetwork):
     """A SigLIP vision tower, dense: every patch through the attention pool's value path.
 
     SigLIP (arXiv 2303.15343; SigLIP 2: arXiv 2502.14786) has no CLS token. A learned query attends to the patches, and
@@ -217,13 +231,12 @@ class SiglipViT(SingleViT):
     ``cls`` of its features is the pooled vector, SigLIP's own image embedding; ``attention`` is the pool's.
 
     Args:
-        name: a timm architecture with an attention pool, e.g. ``vit_base_patch16_siglip_512``.
-        preprocessing: SigLIP stretches to a square and maps pixels to -1..1 (mean and std 0.5).
-        pretrained: fetch timm's weights (name them with their tag, ``.v2_webli`` for SigLIP 2).
-        overrides: as `TimmViT`.
+        name, preprocessing, pretrained, overrides: see `TimmNetwork`; an architecture with an attention pool, e.g.
+            ``vit_base_patch16_siglip_512`` (SigLIP 2's weights: ``.v2_webli``). SigLIP stretches to a square and maps
+            pixels to -1..1 (mean and std 0.5).
 
     Raises:
-        OptionError: the architecture has no attention pool of SigLIP's kind; and as `TimmViT`.
+        OptionError: the architecture has no attention pool of SigLIP's kind.
 
     Example:
         >>> settings = Preprocessing("stretch", 64, 16, mean=(0.5,) * 3, std=(0.5,) * 3)
@@ -232,18 +245,8 @@ class SiglipViT(SingleViT):
         (4, 4, 768)
     """
 
-    def __init__(
-        self,
-        name: str,
-        preprocessing: Preprocessing,
-        *,
-        pretrained: bool = False,
-        overrides: Mapping[str, Any] | None = None,
-    ) -> None:
-        super().__init__()
-        self.name, self.preprocessing, self.overrides = name, preprocessing, dict(overrides or {})
-        self.vit: Any = create_vit(name, pretrained=pretrained, overrides=self.overrides)
-        check_patches(self.vit, name, preprocessing)
+    def __init__(self, name: str, preprocessing: Preprocessing, **settings: Any) -> None:
+        super().__init__(name, preprocessing, **settings)
         pool = getattr(self.vit, "attn_pool", None)
         if not isinstance(pool, AttentionPoolLatent) or pool.latent_len != 1:
             raise OptionError(
@@ -255,19 +258,6 @@ class SiglipViT(SingleViT):
         self.eval()
         _try_pool(pool)
 
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any], folder: Path) -> Self:
-        """See `StoredModule.from_config`."""
-        own = settings_of(config, ("name", "preprocessing", "overrides"))
-        source = WeightSource.of(config, folder)
-        preprocessing = preprocessing_of(own.pop("preprocessing", None))
-        made = cls(own.pop("name"), preprocessing, pretrained=source.fetched, **own)
-        if source.folder is not None:
-            made.restore(source.folder)
-        if source.file is not None:
-            fit_vit(made.vit, read_tensors(source.file), source=str(source.file))
-        return made
-
     @property
     def dim(self) -> int:
         """Width of the embedding space."""
@@ -276,44 +266,36 @@ class SiglipViT(SingleViT):
     @property
     def config(self) -> dict[str, Any]:
         """Type, architecture, preprocessing and, where there are, overrides."""
-        return {
-            "type": "siglip",
-            "name": self.name,
-            "preprocessing": preprocessing_config(self.preprocessing),
-            **({"overrides": dict(self.overrides)} if self.overrides else {}),
-        }
+        return self.described("siglip")
 
     def outputs(self, pixels: Tensor, grid: tuple[int, int]) -> Dense:
         """See `SingleViT.outputs`."""
-        tokens = self.vit.forward_features(pixels)
-        pool = self.vit.attn_pool
-        return Dense(
-            patches_through_pool(pool, tokens).unflatten(1, grid),
-            pool(tokens),
-            pool_attention(pool, tokens).unflatten(2, grid),
-            None,
-        )
+        tokens, pool = self.vit.forward_features(pixels), self.vit.attn_pool
+        attention = pool_attention(pool, tokens).unflatten(2, grid)
+        return Dense(patches_through_pool(pool, tokens).unflatten(1, grid), pool(tokens), attention)
 
 
 def patches_through_pool(pool: Any, tokens: Tensor) -> Tensor:
     """Each token as the pool would give it with all attention there: (B, N, width) -> (B, N, out width)."""
-    width = pool.kv.weight.shape[0] // 2
-    bias = None if pool.kv.bias is None else pool.kv.bias[width:]
-    projected = pool.proj(nn.functional.linear(tokens, pool.kv.weight[width:], bias))
-    if pool.mlp is None:
-        return projected  # type: ignore[no-any-return]
-    return projected + pool.mlp(pool.norm(projected))  # type: ignore[no-any-return]
+    projected = pool.proj(_part_of_linear(pool.kv, tokens, 1))
+    through: Tensor = projected if pool.mlp is None else projected + pool.mlp(pool.norm(projected))
+    return through
 
 
 def pool_attention(pool: Any, tokens: Tensor) -> Tensor:
     """Softmax attention of the pool's learned query over N tokens (B, N, width) -> (B, heads, N) float32."""
-    width = pool.kv.weight.shape[0] // 2
-    bias = None if pool.kv.bias is None else pool.kv.bias[:width]
-    keys = nn.functional.linear(tokens, pool.kv.weight[:width], bias)
+    keys = _part_of_linear(pool.kv, tokens, 0)
     query, keys = (t.unflatten(2, (pool.num_heads, -1)) for t in (pool.q(pool.latent), keys))
     query, keys = pool.q_norm(query), pool.k_norm(keys)
     logits = torch.einsum("qhd,bnhd->bhn", query[0] * pool.scale, keys)
     return logits.float().softmax(dim=-1)
+
+
+def _part_of_linear(layer: Any, inputs: Tensor, index: int, parts: int = 2) -> Tensor:
+    """One of the `parts` equal parts of a linear layer's outputs."""
+    rows = slice(len(layer.weight) // parts * index, len(layer.weight) // parts * (index + 1))
+    bias = None if layer.bias is None else layer.bias[rows]
+    return nn.functional.linear(inputs, layer.weight[rows], bias)
 
 
 @torch.no_grad()
@@ -331,25 +313,22 @@ def _try_pool(pool: Any) -> None:
 
 
 def cls_query_keys(block: Any, inputs: Tensor, prefix: int) -> tuple[Tensor, Tensor]:
-    """CLS query and patch keys of a block.
+    """CLS query and patch keys of a block for which `is_plain_block`.
 
     Args:
-        block: a block of a timm ViT for which `is_plain_block`.
-        inputs: (B, prefix + patches, width), what goes into the block.
-        prefix: number of tokens before the patches; the first is the CLS token.
+        inputs: (B, prefix + patches, width), what goes into the block; the first of the prefix is the CLS token.
 
     Returns:
         query (B, heads, 1, head width) and keys (B, heads, patches, head width), unscaled.
     """
     attention, normed = block.attn, block.norm1(inputs)
-    weight, bias = attention.qkv.weight, attention.qkv.bias
-    width = len(weight) // 3
-    parts = []
-    for index, tokens in enumerate((normed[:, :1], normed[:, prefix:])):
-        rows = slice(index * width, (index + 1) * width)
-        part = nn.functional.linear(tokens, weight[rows], None if bias is None else bias[rows])
-        parts.append(part.unflatten(2, (int(attention.num_heads), -1)).transpose(1, 2))
-    return attention.q_norm(parts[0]), attention.k_norm(parts[1])
+    query, keys = (
+        _part_of_linear(attention.qkv, tokens, index, 3)
+        .unflatten(2, (int(attention.num_heads), -1))
+        .transpose(1, 2)
+        for index, tokens in enumerate((normed[:, :1], normed[:, prefix:]))
+    )
+    return attention.q_norm(query), attention.k_norm(keys)
 
 
 @torch.no_grad()
@@ -369,16 +348,13 @@ def is_plain_block(block: Any) -> bool:
     tokens = torch.linspace(-1, 1, 3 * width, device=weight.device).sin().view(1, 3, width)
     try:
         maps = cls_attention(*cls_query_keys(block, tokens, 0))  # of the first token over all three
-        values = attention.qkv(block.norm1(tokens))[..., -maps.shape[1] * attention.head_dim :]
-        values = values.unflatten(2, (maps.shape[1], -1))
+        normed, heads = block.norm1(tokens), maps.shape[1]
+        values = _part_of_linear(attention.qkv, normed, 2, 3).unflatten(2, (heads, -1))
         mixed = torch.einsum("bhn,bnhd->bhd", maps, values).flatten(1)
-        expected = attention(block.norm1(tokens))[:, 0]
-        fits = torch.allclose(
-            attention.proj(getattr(attention, "norm", nn.Identity())(mixed)),
-            expected,
-            rtol=1e-3,
-            atol=1e-4 * float(expected.abs().max()) + 1e-6,
-        )
+        found = attention.proj(getattr(attention, "norm", nn.Identity())(mixed))
+        expected = attention(normed)[:, 0]
+        room = 1e-4 * float(expected.abs().max()) + 1e-6
+        fits = torch.allclose(found, expected, rtol=1e-3, atol=room)
     except (AttributeError, RuntimeError, TypeError):
         fits = False
     if not fits:
@@ -405,9 +381,8 @@ def published_attention(query: Tensor, keys: Tensor) -> Tensor:
     heads of per-head products is the product over the full width divided by the number of heads, so the assumption
     changes the temperature only. `cls_attention` is the right map; this one serves `rounding="reference"`.
     """
-    full_query, full_keys = (t.transpose(1, 2).flatten(2) for t in (query, keys))
-    heads = _SMALL_HEADS if full_query.shape[-1] == _SMALL_WIDTH else _OTHER_HEADS
-    logits = (full_query @ full_keys.transpose(1, 2))[:, 0] * (_PUBLISHED_SCALE / heads)
+    query, keys, heads = _full_width(query, keys)
+    logits = (query @ keys.transpose(1, 2))[:, 0] * (_PUBLISHED_SCALE / heads)
     return logits.float().softmax(dim=-1)
 
 
@@ -417,20 +392,25 @@ def published_heads(query: Tensor, keys: Tensor) -> Tensor | None:
     The published heads are 16 slices of the full width (6 of a width of 384), which in ViT-B lie across its 12 true
     heads; the logits are scaled by 1 / 8, and there is a softmax for each.
     """
-    full_query, full_keys = (t.transpose(1, 2).flatten(2) for t in (query, keys))
-    heads = _SMALL_HEADS if full_query.shape[-1] == _SMALL_WIDTH else _OTHER_HEADS
-    if full_query.shape[-1] % heads:
+    query, keys, heads = _full_width(query, keys)
+    if query.shape[-1] % heads:
         return None
-    own = [t.unflatten(2, (heads, -1)).transpose(1, 2) for t in (full_query, full_keys)]
-    logits: Tensor = (own[0] @ own[1].transpose(2, 3))[:, :, 0] * _PUBLISHED_SCALE
+    query, keys = (t.unflatten(2, (heads, -1)).transpose(1, 2) for t in (query, keys))
+    logits: Tensor = (query @ keys.transpose(2, 3))[:, :, 0] * _PUBLISHED_SCALE
     return logits.float().softmax(dim=-1)
+
+
+def _full_width(query: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, int]:
+    """Both with their heads side by side, (B, n, width), and how many heads the published code takes them for."""
+    query, keys = (t.transpose(1, 2).flatten(2) for t in (query, keys))
+    return query, keys, _SMALL_HEADS if query.shape[-1] == _SMALL_WIDTH else _OTHER_HEADS
 
 
 class IdentityHead(nn.Module):
     """No visual head: tokens are text-aligned as they are (Talk2DINO projects on the text side only)."""
 
     def forward(self, tokens: Tensor, cls: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Return tokens (..., dim) and cls (..., dim) unchanged."""
+        """Both unchanged."""
         return tokens, cls
 
 
@@ -492,20 +472,10 @@ def create_vit(
     classes: int = 0,
     overrides: Mapping[str, Any] | None = None,
 ) -> Any:
-    """A timm ViT that takes any input size.
-
-    Args:
-        name, pretrained, overrides: see `TimmViT`.
-        classes: width of timm's classifier, 0 for none.
-
-    Raises:
-        UnknownNameError, OptionError: see `TimmViT`.
-        HubError: the weights cannot be fetched.
-    """
+    """A timm ViT that takes any input size; arguments and errors as `TimmNetwork`, and HubError."""
     if not timm.is_model(name):
-        close = difflib.get_close_matches(name, timm.list_models(), n=3) or [
-            "vit_small_patch14_dinov2"
-        ]
+        close = difflib.get_close_matches(name, timm.list_models(), n=3)
+        close = close or ["vit_small_patch14_dinov2"]
         raise UnknownNameError(f"timm has no model {name!r}: did you mean {', '.join(close)}?")
     arguments = dict(overrides or {})
     if unknown := [key for key in arguments if key not in OVERRIDES]:
@@ -530,17 +500,6 @@ def create_vit(
     return vit
 
 
-def check_patches(vit: Any, name: str, preprocessing: Preprocessing) -> None:
-    """Refuse a preprocessing with another patch size than the network's; OptionError names the right one."""
-    # Not `patch_size`: behind a convolutional stem, that counts cells of the stem's output.
-    patch = tuple(vit.patch_embed.feat_ratio(as_scalar=False))
-    if patch != (preprocessing.patch_size, preprocessing.patch_size):
-        raise OptionError(
-            f"{name} has patches of {patch} pixels, the preprocessing says {preprocessing.patch_size}: "
-            f"set its patch_size to {patch[0]} and its size to a multiple of that"
-        )
-
-
 def fit_vit(vit: Any, state: Mapping[str, Tensor], *, source: str) -> dict[str, Tensor]:
     """Load a ViT's weights in their authors' layout, strictly.
 
@@ -558,15 +517,14 @@ def fit_vit(vit: Any, state: Mapping[str, Tensor], *, source: str) -> dict[str, 
     given = _without_absent_biases(vit, state, source)
     try:
         # Each family of timm has a converter beside it, which gets a copy, because some take tensors out.
-        converted = import_module(type(vit).__module__).checkpoint_filter_fn(dict(given), vit)
+        converted = import_module(type(vit).__module__).checkpoint_filter_fn(given, vit)
     except (LookupError, RuntimeError, AttributeError, ValueError) as error:
         raise CheckpointError(
             f"{source}: not in a layout that timm knows for {type(vit).__name__} ({error!r})"
         ) from error
-    classifier = part_of(converted, ("head.",))
     rest = {name: t for name, t in converted.items() if not name.startswith("head.")}
     fit_weights(vit, rest, source=source)
-    return classifier
+    return part_of(converted, ("head.",))
 
 
 def _without_absent_biases(vit: Any, state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:

@@ -1,7 +1,4 @@
-"""A checkpoint's settings beyond its parts' own: how regions are embedded, projected and decoded by default.
-
-Knows: the root config.json. Does not know: networks or files of weights.
-"""
+"""The root config.json: how regions are embedded, projected and decoded by default."""
 
 from __future__ import annotations
 
@@ -104,7 +101,7 @@ class ModelSettings:
 
     def for_region(self, region: Region) -> tuple[Weighting, float]:
         """Weighting and context of a region, by its kind."""
-        kind = self.kinds.get(region.kind, _NOTHING_OF_ITS_OWN)
+        kind = self.kinds.get(region.kind, KindSettings())
         return (
             self.weighting if kind.weighting is None else kind.weighting,
             self.context if kind.context is None else kind.context,
@@ -136,28 +133,18 @@ class ModelSettings:
                     f"{source}: unknown key {key!r}; did you mean {', '.join(close)}?"
                 )
         try:
+            kinds, decode = dict(given.get("kinds", {})), dict(given.get("decode", {}))
             given["weighting"] = Weighting(**given.get("weighting", {}))
-            given["kinds"] = {
-                kind: _kind(values) for kind, values in dict(given.get("kinds", {})).items()
-            }
-            decode: dict[str, Any] = {
-                key: tuple(value) if isinstance(value, list) else value
-                for key, value in dict(given.get("decode", {})).items()
-            }
-            given["decode"] = DecodeOptions(**decode)
+            given["kinds"] = {kind: _kind(**values) for kind, values in kinds.items()}
+            tuples = {key: tuple(one) for key, one in decode.items() if isinstance(one, list)}
+            given["decode"] = DecodeOptions(**{**decode, **tuples})
             return cls(**given)
         except (TypeError, ValueError) as error:  # OptionError is a ValueError
             raise CheckpointError(f"{source}: {error}") from error
 
 
-_NOTHING_OF_ITS_OWN = KindSettings()
-
-
-def _kind(values: Any) -> KindSettings:
-    given = dict(values)
-    if given.get("weighting") is not None:
-        given["weighting"] = Weighting(**given["weighting"])
-    return KindSettings(**given)
+def _kind(weighting: dict[str, Any] | None = None, **more: Any) -> KindSettings:
+    return KindSettings(None if weighting is None else Weighting(**weighting), **more)
 
 
 def _check_context(context: float) -> None:

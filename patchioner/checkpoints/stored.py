@@ -1,13 +1,15 @@
-"""A network with a folder of its own (config.json beside weights.safetensors), and how it is made of a config.
+"""Networks with a folder of their own, how they are made of a config, and files as other people write them.
 
 A config names a "type" and the family's settings. Its "weights" are those in its own folder where it says nothing, else
 ``random``, ``pretrained`` (fetched by the library behind the family), ``pretrained:TAG`` where that needs a tag or a
 repository, a file in the authors' own layout, or another folder that `save` wrote. So one classmethod serves our
-folders, readable YAML files and the authors' folders.
+folders, readable YAML files and the authors' folders. No file is unpickled beyond plain tensors and containers.
 """
 
 from __future__ import annotations
 
+import pickle
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,16 +17,19 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from patchioner.base.errors import CheckpointError, OptionError, UnknownNameError
 from patchioner.base.files import read_json, write_json
 from patchioner.base.inference import inference_copy
+from patchioner.base.optional import require
 from patchioner.base.registry import Registry
 from patchioner.base.weights import Storage, fit_weights, load_weights, save_weights
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "weights.safetensors"
 PRETRAINED = "pretrained"
+_WRAPPINGS = ("state_dict", "model_state_dict", "model", "teacher")
+_DISTRIBUTED = "module."
 
 
 class StoredModule(nn.Module, ABC):
@@ -34,6 +39,11 @@ class StoredModule(nn.Module, ABC):
     @abstractmethod
     def config(self) -> dict[str, Any]:
         """What a checkpoint stores beside the weights: "type", the key of its registry, and its settings."""
+
+    @property
+    @abstractmethod
+    def dim(self) -> int:
+        """Width of the embedding space."""
 
     @classmethod
     @abstractmethod
@@ -132,11 +142,7 @@ class WeightSource:
 
     @classmethod
     def of(cls, config: Mapping[str, Any], folder: Path) -> WeightSource:
-        """What a config says; see the module.
-
-        Raises:
-            OptionError: it says nothing and its folder holds none, or names a path where nothing is.
-        """
+        """What a config says; OptionError where that is nothing and its folder holds none, or no such path."""
         given = config.get("weights")
         if given is None:
             if not (folder / WEIGHTS_FILE).is_file():
@@ -154,6 +160,11 @@ class WeightSource:
         path = existing_path(given, folder, "weights")
         return cls(folder=path) if path.is_dir() else cls(file=path)
 
+    def refuse(self, *, fetched: bool = False, file: bool = False, advice: str) -> None:
+        """OptionError with advice where weights are fetched, or in a file, and the part does not know such."""
+        if (fetched and self.fetched) or (file and self.file is not None):
+            raise OptionError(f"weights {self.tag or self.file or PRETRAINED}: {advice}")
+
 
 def existing_path(given: Any, folder: Path, what: str) -> Path:
     """A file or folder that a config names; OptionError where it names nothing, or nothing is there."""
@@ -163,3 +174,99 @@ def existing_path(given: Any, folder: Path, what: str) -> Path:
     if not found.exists():
         raise OptionError(f"{what} {str(given)!r}: there is no {found}")
     return found
+
+
+def read_object(path: Path) -> Any:
+    """What a `.pt` file holds: tensors, and plain containers, numbers and texts.
+
+    Raises:
+        CheckpointError: missing, truncated, foreign, or a pickle that wants to execute something.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file")
+    try:
+        with warnings.catch_warnings():
+            # On a pickle of a newer protocol torch warns before it refuses.
+            warnings.simplefilter("ignore", UserWarning)
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path}: it holds more than tensors, and to read that would execute code from the file; nothing was "
+            "executed. Save the plain state dict, or convert it to safetensors where it comes from"
+        ) from error
+    except Exception as error:  # torch has no error class of its own for a damaged file
+        reason = first_line(error)
+        raise CheckpointError(f"{path}: truncated or not a file of tensors ({reason})") from error
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a state dict in float32, without the prefix that distributed training adds.
+
+    Raises:
+        CheckpointError: as `read_object`; or it holds something other than named tensors, or values not finite.
+    """
+    held = load_weights(path) if path.suffix == ".safetensors" else read_object(path)
+    while (
+        isinstance(held, Mapping)
+        and len(inner := [k for k in _WRAPPINGS if isinstance(held.get(k), Mapping)]) == 1
+    ):
+        held = held[inner[0]]
+    if not isinstance(held, Mapping) or not held:
+        found = "none" if isinstance(held, Mapping) else type(held).__name__
+        raise CheckpointError(f"{path}: expected named tensors, found {found}")
+    for name, value in held.items():
+        if not (isinstance(name, str) and isinstance(value, Tensor)):
+            raise CheckpointError(
+                f"{path}: {name!r} is no tensor; expected a state dict of tensors alone"
+            )
+    if len({name.startswith(_DISTRIBUTED) for name in held}) > 1:
+        raise CheckpointError(
+            f"{path}: some names begin with {_DISTRIBUTED!r} and some do not; two files were mixed up"
+        )
+    return {
+        name.removeprefix(_DISTRIBUTED): as_float(tensor, f"{path}: {name}")
+        for name, tensor in held.items()
+    }
+
+
+def as_float(tensor: Tensor, where: str) -> Tensor:
+    """A float tensor in float32, finite and without gradient; other tensors as they are."""
+    if not tensor.is_floating_point():
+        return tensor
+    tensor = tensor.detach().float()
+    if not bool(torch.isfinite(tensor).all()):
+        raise CheckpointError(f"{where} has values that are not finite; fetch or train it again")
+    return tensor
+
+
+def part_of(state: Mapping[str, Tensor], prefixes: tuple[str, ...]) -> dict[str, Tensor]:
+    """The tensors under the first of the prefixes that any name has, without it; "" takes all."""
+    for prefix in prefixes:
+        if found := {k.removeprefix(prefix): t for k, t in state.items() if k.startswith(prefix)}:
+            return found
+    return {}
+
+
+def first_line(error: Exception) -> str:
+    """Of a library's message; their errors run to paragraphs."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def read_yaml(path: Path) -> Any:
+    """The values of a YAML file; tags that would make anything but plain values are refused.
+
+    Raises:
+        CheckpointError: it cannot be read, is not UTF-8, or is no plain YAML.
+        MissingExtraError: pyyaml is not installed.
+    """
+    yaml = require("yaml", "published")
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} cannot be read ({error.strerror}): check the path"
+        ) from error
+    # ValueError: no UTF-8, or a number of thousands of digits; RecursionError: brackets nested as deeply.
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{path}: not a plain YAML file ({reason})") from error

@@ -199,8 +199,7 @@ def _bank_folder(given: str) -> Path:
 
 def _text_tower(name: str) -> TextTower:
     """The text tower of a model; of a YAML file that names parts, it alone is read."""
-    from patchioner.checkpoints.config import names_parts, read_model_config
-    from patchioner.checkpoints.folder import read_checkpoint
+    from patchioner.checkpoints.folder import names_parts, read_checkpoint, read_model_config
     from patchioner.checkpoints.hub import find_model
 
     path = find_model(name)

@@ -23,7 +23,7 @@ VERBS = {
     "detail": ("detail", "add_detail_arguments", "describe photos at length"),
     "models": ("models", "add_models_arguments", "what can be loaded, and its size"),
     "convert": ("models", "add_convert_arguments", "write a model in our own format"),
-    "export": ("export", "add_export_arguments", "run a model's backbone in another runtime"),
+    "export": ("models", "add_export_arguments", "run a model's backbone in another runtime"),
     "bank": ("bank", "add_bank_arguments", "build, look into or shrink memory banks"),
     "doctor": ("doctor", "add_doctor_arguments", "what is installed here, and what is in its way"),
 }

@@ -1,20 +1,28 @@
-"""What a text tower is: texts in, vectors in the space of the patch tokens out."""
+"""What a text tower is: texts in, vectors in the space of the patch tokens out; and the small BERT-shaped one.
+
+BERT: arXiv 1810.04805; mean-pooled sentence encoders: arXiv 1908.10084; the two-layer tanh projection is Talk2DINO's,
+arXiv 2411.19331.
+"""
 
 from __future__ import annotations
 
 import logging
 from abc import abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any, Self
 
 import torch
 from tokenizers import Tokenizer
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from patchioner.base.errors import CheckpointError, TextError
+from patchioner.base.errors import CheckpointError, OptionError, TextError
 from patchioner.base.registry import Registry
-from patchioner.checkpoints.stored import StoredModule, make_part
+from patchioner.base.weights import Storage
+from patchioner.checkpoints.stored import StoredModule, WeightSource, make_part, settings_of
 
 TOKENIZER_FILE = "tokenizer.json"
 logger = logging.getLogger(__name__)
@@ -23,10 +31,7 @@ logger = logging.getLogger(__name__)
 class TextTower(StoredModule):
     """A network that puts texts into the space of the patch tokens."""
 
-    @property
-    @abstractmethod
-    def dim(self) -> int:
-        """Width of the embedding space."""
+    tokenizer: Any
 
     @abstractmethod
     def encode(self, texts: Sequence[str], *, batch: int = 256) -> Tensor:
@@ -43,6 +48,28 @@ class TextTower(StoredModule):
             TextError: a text is blank or not a string.
         """
 
+    def save(self, folder: Path, *, storage: Storage = "fp16") -> None:
+        """Write config.json, weights.safetensors and, where it has one of its own, tokenizer.json."""
+        super().save(folder, storage=storage)
+        if isinstance(self.tokenizer, Tokenizer):
+            (folder / TOKENIZER_FILE).write_text(self.tokenizer.to_str(), encoding="utf-8")
+
+
+def check_shape(settings: Any, what: str) -> None:
+    """Refuse the settings of a tower whose numbers are none or do not fit together; OptionError."""
+    for one in fields(settings):
+        value = getattr(settings, one.name)
+        if one.type == "int" and one.name != "pad_id" and (type(value) is not int or value < 1):
+            raise OptionError(f"{one.name} of {what} is {value!r}: give a whole number, 1 or more")
+    if settings.width % settings.heads:
+        raise OptionError(
+            f"width {settings.width} of {what} is no multiple of its {settings.heads} heads"
+        )
+    if settings.max_tokens < 3:
+        raise OptionError(
+            f"max_tokens {settings.max_tokens} of {what} leaves no room for start, end and a word"
+        )
+
 
 def check_texts(texts: Sequence[str]) -> None:
     """Refuse blank texts, half characters (lone surrogates) and things that are no text, by index."""
@@ -57,10 +84,13 @@ def check_texts(texts: Sequence[str]) -> None:
             raise TextError(f"text {index} is {text!r}: half a character is in it; decode it anew")
 
 
-def warn_of_cut(cut: int, total: int, limit: int) -> None:
-    """Say in one line how many texts were longer than a tower reads."""
-    if cut:
-        logger.warning("%d of %d texts are longer than %d tokens and were cut", cut, total, limit)
+def cut_ids(encoded: Sequence[Sequence[int]], limit: int) -> list[list[int]]:
+    """Token ids of at most `limit` each, the last one kept; one warning says how many texts were longer."""
+    if cut := sum(len(ids) > limit for ids in encoded):
+        logger.warning(
+            "%d of %d texts are longer than %d tokens and were cut", cut, len(encoded), limit
+        )
+    return [[*ids] if len(ids) <= limit else [*ids[: limit - 1], ids[-1]] for ids in encoded]
 
 
 def equal_lengths(
@@ -99,7 +129,6 @@ def read_tokenizer(path: Path) -> Tokenizer:
 TEXT_TOWERS: Registry[type[TextTower]] = Registry(
     "text tower",
     homes={
-        "bert": "patchioner.text.bert",
         "open_clip": "patchioner.text.clip",
         "siglip": "patchioner.text.clip",
         "talk2dino": "patchioner.text.talk2dino",
@@ -111,3 +140,125 @@ TEXT_TOWERS: Registry[type[TextTower]] = Registry(
 def load_tower(folder: Path) -> TextTower:
     """Read what `TextTower.save` wrote; CheckpointError where a file is missing, corrupt or of another shape."""
     return make_part(TEXT_TOWERS, folder, Path(), str(folder))
+
+
+@dataclass(frozen=True)
+class BertSettings:
+    """Shape of a tower: everything its weights depend on. OptionError where the numbers do not fit together."""
+
+    vocabulary: int
+    dim: int
+    width: int = 384
+    layers: int = 6
+    heads: int = 12
+    inner: int = 1536
+    projection: int = 768
+    max_tokens: int = 64
+
+    def __post_init__(self) -> None:
+        check_shape(self, "the text tower")
+
+
+class BertLayer(nn.Module):
+    """Post-norm transformer encoder layer with the exact GELU."""
+
+    def __init__(self, settings: BertSettings) -> None:
+        super().__init__()
+        self.heads = settings.heads
+        self.qkv = nn.Linear(settings.width, 3 * settings.width)
+        self.attention_out = nn.Linear(settings.width, settings.width)
+        self.attention_norm = nn.LayerNorm(settings.width, eps=1e-12)
+        self.inner = nn.Linear(settings.width, settings.inner)
+        self.outer = nn.Linear(settings.inner, settings.width)
+        self.output_norm = nn.LayerNorm(settings.width, eps=1e-12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, width) -> (B, T, width); no padding inside a batch."""
+        query, key, value = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        x = self.attention_norm(x + self.attention_out(mixed))
+        return self.output_norm(x + self.outer(F.gelu(self.inner(x))))  # type: ignore[no-any-return]
+
+
+class BertTower(TextTower):
+    """Tokenizer, encoder and projection.
+
+    Args:
+        settings: the tower's shape.
+        tokenizer: a `tokenizers.Tokenizer` that adds the start and end tokens itself; copied, without its padding
+            and truncation.
+
+    Texts are grouped by length in tokens, so no batch holds padding and a text's vector does not depend on the others.
+    """
+
+    def __init__(self, settings: BertSettings, tokenizer: Tokenizer) -> None:
+        super().__init__()
+        self.settings = settings
+        self.tokenizer = Tokenizer.from_str(tokenizer.to_str())
+        self.tokenizer.no_padding()
+        self.tokenizer.no_truncation()
+        self.tokens = nn.Embedding(settings.vocabulary, settings.width)
+        self.positions = nn.Embedding(settings.max_tokens, settings.width)
+        self.norm = nn.LayerNorm(settings.width, eps=1e-12)
+        self.layers = nn.ModuleList(BertLayer(settings) for _ in range(settings.layers))
+        self.project_in = nn.Linear(settings.width, settings.projection)
+        self.project_out = nn.Linear(settings.projection, settings.dim)
+        self.eval()
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], folder: Path) -> Self:
+        """See `StoredModule.from_config`; the tokenizer is in the folder of the weights."""
+        settings = BertSettings(**settings_of(config, (one.name for one in fields(BertSettings))))
+        source = WeightSource.of(config, folder)
+        source.refuse(fetched=True, file=True, advice="give a folder of `save`")
+        path = (source.folder or folder) / TOKENIZER_FILE
+        tokenizer = read_tokenizer(path)
+        if tokenizer.get_vocab_size() != settings.vocabulary:
+            raise CheckpointError(
+                f"{path} has {tokenizer.get_vocab_size()} pieces, the weights {settings.vocabulary}"
+            )
+        tower = cls(settings, tokenizer)
+        if source.folder is not None:
+            tower.restore(source.folder)
+        return tower
+
+    @property
+    def dim(self) -> int:
+        """Width of the embedding space."""
+        return self.settings.dim
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Type and shape."""
+        return {"type": "bert", **asdict(self.settings)}
+
+    def sentence(self, ids: Tensor) -> Tensor:
+        """Token ids (B, T) without padding -> mean-pooled unit sentence vectors (B, width)."""
+        x = self.norm(self.tokens(ids) + self.positions.weight[: ids.shape[1]])
+        for layer in self.layers:
+            x = layer(x)
+        return F.normalize(x.mean(dim=1), dim=1)
+
+    def project(self, sentences: Tensor) -> Tensor:
+        """Sentence vectors (B, width) -> the visual space (B, dim)."""
+        return self.project_out(torch.tanh(self.project_in(sentences)))  # type: ignore[no-any-return]
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Token ids (B, T) without padding -> embeddings (B, dim), not normalised."""
+        return self.project(self.sentence(ids))
+
+    def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids per text; texts beyond `max_tokens` are cut, keeping the end token, with a warning."""
+        encoded = self.tokenizer.encode_batch(list(texts))
+        return cut_ids([one.ids for one in encoded], self.settings.max_tokens)
+
+    @torch.inference_mode()
+    def encode(self, texts: Sequence[str], *, batch: int = 256) -> Tensor:
+        """Embed texts; see `TextTower.encode`."""
+        check_texts(texts)
+        device = self.positions.weight.device
+        ids = self.token_ids(texts)
+        return encode_by_length(ids, batch, lambda part: self(part.to(device)), self.dim)
+
+
+TEXT_TOWERS.register("bert")(BertTower)

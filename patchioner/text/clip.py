@@ -23,34 +23,36 @@ from torch import Tensor, nn
 from patchioner.backbones.clip import fetch_model, model_config, pretrained_of
 from patchioner.base.errors import OptionError, TextError
 from patchioner.base.optional import require
-from patchioner.base.weights import Storage, fit_weights
-from patchioner.checkpoints.files import part_of, read_tensors
+from patchioner.base.weights import fit_weights
 from patchioner.checkpoints.stored import (
     PRETRAINED,
     WeightSource,
     existing_path,
+    part_of,
+    read_tensors,
     settings_of,
 )
 from patchioner.text.base import (
     TEXT_TOWERS,
     TOKENIZER_FILE,
     TextTower,
+    check_shape,
     check_texts,
+    cut_ids,
     encode_by_length,
     read_tokenizer,
-    warn_of_cut,
 )
 
 # open_clip builds both halves of a model; the other one is made as small as it will go and dropped.
 _NO_VISION = {"layers": 1, "width": 8, "head_width": 8, "patch_size": 8, "image_size": 8}
 # The text half of a model that open_clip keeps in one piece with the visual half.
-_TEXT_PARTS = (
+_TEXT_PARTS: tuple[str, ...] = (
     "positional_embedding",
     "token_embedding.",
     "transformer.",
     "ln_final.",
-    "text_projection",
 )
+_TEXT_PARTS += ("text_projection",)
 _WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _SIGLIP_PREFIXES = ("text.", "text_model.", "")
 _SIGLIP_FILE = "open_clip_model.safetensors"
@@ -85,7 +87,7 @@ class OpenClipText(TextTower):
         settings = model_config(name, architecture, quick_gelu=quick_gelu, pretrained=pretrained)
         self.quick_gelu = bool(settings["quick_gelu"])
         self.text: Any = _text(name, settings)
-        self.tokenizer: Any = _tokenizer(name, settings["text_cfg"], self.text)
+        self.tokenizer = _tokenizer(name, settings["text_cfg"], self.text)
         if pretrained is not None:
             model = fetch_model(name, pretrained, quick_gelu=self.quick_gelu)
             fit_weights(self.text, _text_state(model), source=f"{name} {pretrained}")
@@ -131,15 +133,12 @@ class OpenClipText(TextTower):
             TextError: cleaning leaves nothing of a text.
         """
         start, end = self.tokenizer.sot_token_id, self.tokenizer.eot_token_id
-        limit, cut, result = self.context_length, 0, []
+        result = []
         for index, text in enumerate(texts):
-            words = self.tokenizer.encode(text)
-            if not words:
+            if not (words := self.tokenizer.encode(text)):
                 raise TextError(f"text {index} is {text!r}: CLIP's cleaning leaves nothing of it")
-            cut += len(words) > limit - 2
-            result.append([start, *words[: limit - 2], end])
-        warn_of_cut(cut, len(result), limit)
-        return result
+            result.append([start, *words, end])
+        return cut_ids(result, self.context_length)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Token ids -> embeddings (B, dim), not normalised.
@@ -147,21 +146,17 @@ class OpenClipText(TextTower):
         Args:
             ids: (B, T) int64 that end in the end token (a causal tower), or are padded with 0 to the full context.
         """
-        if not self._causal:
-            whole: Tensor = self.text(ids)
-            return whole
         text, length = self.text, ids.shape[1]
+        if not self._causal:
+            return text(ids)  # type: ignore[no-any-return]
         x = text.token_embedding(ids) + text.positional_embedding[:length]
         x = text.transformer(x, attn_mask=text.attn_mask[:length, :length])
         # The end token has the highest id of all; open_clip reads the first, where a text spells it out.
         rows = torch.arange(len(ids), device=ids.device)
         pooled: Tensor = text.ln_final(x[rows, ids.argmax(dim=1)])
-        projection = text.text_projection
-        if isinstance(projection, torch.nn.Linear):
-            pooled = projection(pooled)
-        elif projection is not None:
-            pooled = pooled @ projection
-        return pooled
+        if (projection := text.text_projection) is None:
+            return pooled
+        return projection(pooled) if callable(projection) else pooled @ projection  # type: ignore[no-any-return]
 
     @torch.inference_mode()
     def encode(self, texts: Sequence[str], *, batch: int = 256) -> Tensor:
@@ -273,16 +268,7 @@ class SiglipTextSettings:
     clean: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("vocabulary", "dim", "width", "layers", "heads", "max_tokens"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise OptionError(
-                    f"{name} of the SigLIP text tower is {value!r}: give a whole number, 1 or more"
-                )
-        if self.width % self.heads:
-            raise OptionError(
-                f"width {self.width} of the SigLIP text tower is no multiple of its {self.heads} heads"
-            )
+        check_shape(self, "the SigLIP text tower")
         if not 0 <= self.pad_id < self.vocabulary:
             raise OptionError(
                 f"pad_id {self.pad_id} is outside of the vocabulary of {self.vocabulary} pieces"
@@ -312,7 +298,7 @@ class SiglipText(TextTower):
         self.settings = settings
         self.tokenizer = Tokenizer.from_str(tokenizer.to_str())
         self.tokenizer.no_padding()
-        self.tokenizer.enable_truncation(settings.max_tokens)  # keeps the end token
+        self.tokenizer.no_truncation()
         self.network: Any = _network(settings)
         self.eval()
 
@@ -327,17 +313,17 @@ class SiglipText(TextTower):
 
         known = ["tokenizer", *(one.name for one in fields(SiglipTextSettings))]
         own, source = settings_of(config, known), WeightSource.of(config, folder)
+        source.refuse(
+            fetched=source.tag is None, advice="SigLIP's are in a repository: pretrained:OWNER/NAME"
+        )
         given = str(own.pop("tokenizer", (source.folder or folder).absolute() / TOKENIZER_FILE))
-        if given.partition(":")[0] == PRETRAINED:
-            tokenizer = fetch(given.partition(":")[2], TOKENIZER_FILE)
+        kind, _, place = given.partition(":")
+        if kind == PRETRAINED:
+            tokenizer = fetch(place, TOKENIZER_FILE)
         else:
             tokenizer = existing_path(given, folder, "tokenizer of the SigLIP text tower")
         tower = cls(SiglipTextSettings(**own), read_tokenizer(tokenizer))
-        if source.fetched and source.tag is None:
-            raise OptionError(
-                "SigLIP's text weights are in a repository: weights: pretrained:OWNER/NAME"
-            )
-        file = fetch(source.tag, _SIGLIP_FILE) if source.tag is not None else source.file
+        file = source.file if source.tag is None else fetch(source.tag, _SIGLIP_FILE)
         if source.folder is not None:
             tower.restore(source.folder)
         if file is not None:
@@ -364,38 +350,22 @@ class SiglipText(TextTower):
         for index, text in enumerate(cleaned):
             if not text:
                 raise TextError(f"text {index} is {texts[index]!r}: nothing but punctuation")
-        encoded = self.tokenizer.encode_batch(cleaned)
-        cut = sum(bool(encoding.overflowing) for encoding in encoded)
-        warn_of_cut(cut, len(encoded), self.settings.max_tokens)
-        ids = torch.full((len(encoded), self.settings.max_tokens), self.settings.pad_id)
-        for row, encoding in enumerate(encoded):
-            ids[row, : len(encoding.ids)] = torch.tensor(encoding.ids)
-        return ids
+        limit, pad = self.settings.max_tokens, self.settings.pad_id
+        encoded = cut_ids([one.ids for one in self.tokenizer.encode_batch(cleaned)], limit)
+        padded = [ids + [pad] * (limit - len(ids)) for ids in encoded]
+        return torch.tensor(padded, dtype=torch.long).view(-1, limit)
 
     @torch.inference_mode()
     def encode(self, texts: Sequence[str], *, batch: int = 256) -> Tensor:
         """Embed texts; see `TextTower.encode`."""
         check_texts(texts)
-        ids = self.token_ids(texts)
         device = self.network.positional_embedding.device
-        parts = [
-            self.network(part.to(device)).to("cpu", torch.float32) for part in ids.split(batch)
-        ]
-        return torch.cat(parts) if len(texts) else torch.empty(0, self.dim)
+        parts = [self.network(ids.to(device)).float() for ids in self.token_ids(texts).split(batch)]
+        return torch.cat(parts).cpu() if len(texts) else torch.empty(0, self.dim)
 
     def read_published(self, state: Mapping[str, Tensor], *, source: str) -> None:
-        """Load the text half of an open_clip SigLIP checkpoint, in place and strictly.
-
-        Args:
-            state: names and tensors; those under ``text.`` are taken.
-            source: where they come from, for messages.
-        """
+        """Load the text half (names under ``text.``) of an open_clip SigLIP checkpoint, in place and strictly."""
         fit_weights(self.network, part_of(state, _SIGLIP_PREFIXES), source=source)
-
-    def save(self, folder: Path, *, storage: Storage = "fp16") -> None:
-        """Write config.json, weights.safetensors and tokenizer.json."""
-        super().save(folder, storage=storage)
-        (folder / TOKENIZER_FILE).write_text(self.tokenizer.to_str(), encoding="utf-8")
 
 
 def canonical(text: str) -> str:

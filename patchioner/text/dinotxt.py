@@ -23,14 +23,14 @@ from torch.nn import functional as F
 from patchioner.base.errors import OptionError
 from patchioner.base.optional import require
 from patchioner.base.weights import fit_weights
-from patchioner.checkpoints.files import part_of, read_tensors
-from patchioner.checkpoints.stored import WeightSource, settings_of
+from patchioner.checkpoints.stored import WeightSource, part_of, read_tensors, settings_of
 from patchioner.text.base import (
     TEXT_TOWERS,
     TextTower,
+    check_shape,
     check_texts,
+    cut_ids,
     encode_by_length,
-    warn_of_cut,
 )
 
 Half = Literal["patch", "both"]
@@ -64,62 +64,31 @@ class DinoTxtTextSettings:
     def __post_init__(self) -> None:
         if self.space not in get_args(Half):
             raise OptionError(f"space {self.space!r} is unknown: use one of {get_args(Half)}")
-        for name in ("columns", "vocabulary", "width", "layers", "heads", "max_tokens"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise OptionError(
-                    f"{name} of the dino.txt text tower is {value!r}: give a whole number, 1 or more"
-                )
-        if self.columns % 2 or self.width % self.heads or self.max_tokens < 3:
-            raise OptionError(
-                f"columns {self.columns} must be even, width {self.width} a multiple of the {self.heads} heads, "
-                f"and max_tokens {self.max_tokens} leave room for start, end and a word"
-            )
-
-
-class _Attention(nn.Module):
-    """Causal self-attention."""
-
-    def __init__(self, width: int, heads: int, qkv_bias: bool) -> None:
-        super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias)
-        self.proj = nn.Linear(width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, width) -> (B, T, width)."""
-        query, key, value = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
-        return self.proj(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
-
-
-class _FeedForward(nn.Module):
-    """Two linear maps with the exact GELU between them."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(width, 4 * width)
-        self.fc2 = nn.Linear(4 * width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, width) -> (B, T, width)."""
-        return self.fc2(F.gelu(self.fc1(x)))  # type: ignore[no-any-return]
+        check_shape(self, "the dino.txt text tower")
+        if self.columns % 2:
+            raise OptionError(f"columns {self.columns} of the dino.txt text tower must be even")
 
 
 class _Layer(nn.Module):
-    """Pre-norm layer."""
+    """Pre-norm layer with causal attention and the exact GELU; names as in the published weights."""
 
     def __init__(self, settings: DinoTxtTextSettings) -> None:
         super().__init__()
-        self.attention_norm = nn.LayerNorm(settings.width)
-        self.attention = _Attention(settings.width, settings.heads, settings.qkv_bias)
-        self.ffn_norm = nn.LayerNorm(settings.width)
-        self.feed_forward = _FeedForward(settings.width)
+        width, self.heads = settings.width, settings.heads
+        self.attention_norm, self.ffn_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        qkv = nn.Linear(width, 3 * width, bias=settings.qkv_bias)
+        self.attention = nn.ModuleDict({"qkv": qkv, "proj": nn.Linear(width, width)})
+        inner = {"fc1": nn.Linear(width, 4 * width), "fc2": nn.Linear(4 * width, width)}
+        self.feed_forward = nn.ModuleDict(inner)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, width) -> (B, T, width)."""
-        x = x + self.attention(self.attention_norm(x))
-        return x + self.feed_forward(self.ffn_norm(x))  # type: ignore[no-any-return]
+        parts = self.attention["qkv"](self.attention_norm(x)).unflatten(2, (3, self.heads, -1))
+        query, key, value = parts.permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        x = x + self.attention["proj"](mixed.transpose(1, 2).flatten(2))
+        inner = F.gelu(self.feed_forward["fc1"](self.ffn_norm(x)))
+        return x + self.feed_forward["fc2"](inner)  # type: ignore[no-any-return]
 
 
 class _Transformer(nn.Module):
@@ -142,18 +111,6 @@ class _Transformer(nn.Module):
         return self.ln_final(x)  # type: ignore[no-any-return]
 
 
-class _Head(nn.Module):
-    """The linear map into the space shared with images."""
-
-    def __init__(self, settings: DinoTxtTextSettings) -> None:
-        super().__init__()
-        self.linear_projection = nn.Linear(settings.width, settings.columns, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, width) -> (B, columns)."""
-        return self.linear_projection(x)  # type: ignore[no-any-return]
-
-
 class DinoTxtText(TextTower):
     """CLIP's tokenizer, the transformer and the map into the space of the images.
 
@@ -172,9 +129,10 @@ class DinoTxtText(TextTower):
     def __init__(self, settings: DinoTxtTextSettings) -> None:
         super().__init__()
         self.settings = settings
-        self.tokenizer: Any = require("open_clip.tokenizer", "clip").SimpleTokenizer()
+        self.tokenizer = require("open_clip.tokenizer", "clip").SimpleTokenizer()
         self.backbone = _Transformer(settings)
-        self.head = _Head(settings)
+        projection = nn.Linear(settings.width, settings.columns, bias=False)
+        self.head = nn.ModuleDict({"linear_projection": projection})
         self.eval()
 
     @classmethod
@@ -183,8 +141,7 @@ class DinoTxtText(TextTower):
         known = [one.name for one in fields(DinoTxtTextSettings)]
         tower = cls(DinoTxtTextSettings(**settings_of(config, known)))
         source = WeightSource.of(config, folder)
-        if source.fetched:
-            raise OptionError("dino.txt's text tower is a file: weights: PATH of its .pth")
+        source.refuse(fetched=True, advice="dino.txt's text tower is a file: give its .pth")
         if source.folder is not None:
             tower.restore(source.folder)
         if source.file is not None:
@@ -204,31 +161,23 @@ class DinoTxtText(TextTower):
     def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """CLIP's ids per text between start and end; longer texts are cut, keeping the end, with a warning."""
         start, end = int(self.tokenizer.sot_token_id), int(self.tokenizer.eot_token_id)
-        encoded = [self.tokenizer.encode(text) for text in texts]
-        limit = self.settings.max_tokens - 2
-        cut = sum(len(ids) > limit for ids in encoded)
-        warn_of_cut(cut, len(encoded), self.settings.max_tokens)
-        return [[start, *ids[:limit], end] for ids in encoded]
+        encoded = [[start, *self.tokenizer.encode(text), end] for text in texts]
+        return cut_ids(encoded, self.settings.max_tokens)
 
     @torch.inference_mode()
     def encode(self, texts: Sequence[str], *, batch: int = 256) -> Tensor:
         """Embed texts; see `TextTower.encode`."""
         check_texts(texts)
-        device = self.head.linear_projection.weight.device
+        project, device = self.head["linear_projection"], self.backbone.positional_embedding.device
 
         def run(ids: Tensor) -> Tensor:
-            vectors: Tensor = self.head(self.backbone(ids.to(device))[:, -1])
+            vectors: Tensor = project(self.backbone(ids.to(device))[:, -1])
             return vectors[:, -self.dim :]
 
         return encode_by_length(self.token_ids(texts), batch, run, self.dim)
 
     def read_published(self, state: Mapping[str, Tensor], *, source: str) -> None:
-        """Load DINOv2's file of the text encoder, or DINOv3's of head and text tower, in place and strictly.
-
-        Args:
-            state: names and tensors; those under ``text_model.`` are taken where there are such.
-            source: where they come from, for messages.
-        """
+        """Load DINOv2's file of the text encoder, or DINOv3's of head and text tower, in place and strictly."""
         own = part_of(state, ("text_model.", ""))
         own.pop("logit_scale", None)  # of the contrastive loss
         fit_weights(self, own, source=source)

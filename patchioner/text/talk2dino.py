@@ -17,24 +17,21 @@ from torch import Tensor, nn
 from patchioner.base.errors import CheckpointError, OptionError
 from patchioner.base.files import write_json
 from patchioner.base.weights import Storage, fit_weights, load_weights, save_weights
-from patchioner.checkpoints.files import read_tensors
 from patchioner.checkpoints.stored import (
     CONFIG_FILE,
     WEIGHTS_FILE,
     WeightSource,
     make_part,
+    read_tensors,
     settings_of,
 )
 from patchioner.text.base import TEXT_TOWERS, TextTower, load_tower
 
 _TOWER_FOLDER = "tower"
 _ROWS_AT_ONCE = 8192
-# Published name of a layer -> ours; the last is that of older files.
-_LAYERS = {
-    "linear_layer": "project_in",
-    "hidden_layers.0": "project_out",
-    "linear_layer2": "project_out",
-}
+
+# Published names of the two layers; the last is that of older files.
+_FIRST, _SECOND = "linear_layer", ("hidden_layers.0", "linear_layer2")
 
 
 class Talk2DinoTower(TextTower):
@@ -58,8 +55,7 @@ class Talk2DinoTower(TextTower):
         """See `StoredModule.from_config`; "tower" is a config or folder, the published projection a file."""
         own = settings_of(config, ("tower", "dim", "width"))
         source = WeightSource.of(config, folder)
-        if source.fetched:
-            raise OptionError("Talk2DINO's projection is a file: weights: PATH of its .pth")
+        source.refuse(fetched=True, advice="Talk2DINO's projection is a file: give its .pth")
         if source.folder is not None and source.folder != folder:
             whole = load_tower(source.folder)
             if not isinstance(whole, cls):
@@ -118,10 +114,7 @@ class Talk2DinoTower(TextTower):
     def project(self, features: Tensor) -> Tensor:
         """Text features (n, tower's dim) -> the visual space (n, dim), in the projection's precision."""
         projected: Tensor = self.project_in(features.to(self.project_in.weight))
-        if self.project_out is None:
-            return projected
-        carried: Tensor = self.project_out(torch.tanh(projected))
-        return carried
+        return projected if self.project_out is None else self.project_out(torch.tanh(projected))
 
     @torch.inference_mode()
     def encode(self, texts: Sequence[str], *, batch: int = 256) -> Tensor:
@@ -146,10 +139,8 @@ class Talk2DinoTower(TextTower):
         self.eval()
 
     def _projection(self) -> nn.ModuleDict:
-        layers: dict[str, nn.Module] = {"project_in": self.project_in}
-        if self.project_out is not None:
-            layers["project_out"] = self.project_out
-        return nn.ModuleDict(layers)
+        layers = {"project_in": self.project_in, "project_out": self.project_out}
+        return nn.ModuleDict({name: layer for name, layer in layers.items() if layer is not None})
 
 
 def load_talk2dino_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -167,57 +158,32 @@ def load_talk2dino_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         CheckpointError: the file is missing, cut short, holds code or something else than tensors, or a tensor is
             missing, unexpected, not finite or of a shape that does not fit the others; the message names it.
     """
-    path = Path(path)
-    found: dict[str, Tensor] = {}
-    unexpected = []
-    for name, tensor in read_tensors(path).items():
-        layer, _, kind = name.rpartition(".")
-        ours = f"{_LAYERS.get(layer)}.{kind}"
-        if layer not in _LAYERS or kind not in ("weight", "bias") or ours in found:
-            unexpected.append(name)
-        else:
-            found[ours] = tensor
-    faults = [f"unexpected {', '.join(sorted(unexpected))}"] if unexpected else []
-    layers = (
-        ["project_in", "project_out"] if any("out" in name for name in found) else ["project_in"]
-    )
-    wanted = [f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")]
-    if missing := [_published(name) for name in wanted if name not in found]:
-        faults.append(f"missing {', '.join(missing)}")
-    faults += [] if faults else _wrong_tensors(found)
+    given = read_tensors(Path(path))
+    second = next((name for name in _SECOND if f"{name}.weight" in given), _SECOND[0])
+    linear = not any(name.startswith(_SECOND) for name in given)
+    named = {
+        f"{ours}.{kind}": f"{published}.{kind}"
+        for ours, published in [("project_in", _FIRST), ("project_out", second)][: 2 - linear]
+        for kind in ("weight", "bias")
+    }
+    faults = [f"missing {name}" for name in named.values() if name not in given]
+    if unexpected := sorted(given.keys() - set(named.values())):
+        faults.append(f"unexpected {', '.join(unexpected)}")
+    if not faults:
+        weight = given[f"{_FIRST}.weight"]
+        rows = len(given[f"{second}.weight"]) if not linear else 0
+        shapes = [(len(weight), weight.shape[-1]), (len(weight),), (rows, len(weight)), (rows,)]
+        faults = [
+            f"{name} is {tuple(given[name].shape)} {given[name].dtype}, expected {shape}"
+            for name, shape in zip(named.values(), shapes, strict=False)
+            if tuple(given[name].shape) != shape or not given[name].is_floating_point()
+        ]
     if faults:
         raise CheckpointError(
             f"{path} is no Talk2DINO projection: {'; '.join(faults)}. Expected are linear_layer and, unless it is "
             "linear, hidden_layers.0 (older: linear_layer2), each with weight and bias"
         )
-    return {name: found[name].float() for name in wanted}
-
-
-def _wrong_tensors(found: Mapping[str, Tensor]) -> list[str]:
-    """Faults of shape and type, by published name; all names are known to be there."""
-    faults = []
-    for name, tensor in found.items():
-        if tensor.dim() != (2 if name.endswith("weight") else 1) or not tensor.is_floating_point():
-            faults.append(f"{_published(name)} is {tuple(tensor.shape)} {tensor.dtype}")
-    if faults:
-        return faults
-    width = len(found["project_in.weight"])
-    if (size := len(found["project_in.bias"])) != width:
-        faults.append(f"linear_layer.bias is ({size},), its weight has {width} rows")
-    if "project_out.weight" in found:
-        rows, columns = found["project_out.weight"].shape
-        if columns != width:
-            faults.append(
-                f"hidden_layers.0.weight is {(rows, columns)}, linear_layer.weight has {width} rows"
-            )
-        if (size := len(found["project_out.bias"])) != rows:
-            faults.append(f"hidden_layers.0.bias is ({size},), its weight has {rows} rows")
-    return faults
-
-
-def _published(name: str) -> str:
-    layer, _, kind = name.rpartition(".")
-    return f"{'linear_layer' if layer == 'project_in' else 'hidden_layers.0'}.{kind}"
+    return {ours: given[name] for ours, name in named.items()}
 
 
 TEXT_TOWERS.register("talk2dino")(Talk2DinoTower)

@@ -24,7 +24,7 @@ from patchioner.base.optional import require
 from patchioner.base.progress import progress
 from patchioner.geometry import Preprocessing
 from patchioner.text.base import equal_lengths
-from patchioner.text.bert import BertSettings, BertTower
+from patchioner.text.base import BertSettings, BertTower
 from runs.training.settings import RunSettings
 
 

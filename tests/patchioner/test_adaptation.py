@@ -36,8 +36,7 @@ from patchioner.adaptation import (
     read_texts,
 )
 from patchioner.base.errors import OptionError, PatchionerError, TextError
-from patchioner.checkpoints.folder import read_checkpoint
-from patchioner.checkpoints.parts import Parts
+from patchioner.checkpoints.folder import Parts, read_checkpoint
 from tests.support.language import language_folder
 from tests.support.tiny import TEXTS, noise_photo, tiny_parts
 

@@ -1,7 +1,4 @@
-"""Folders in the layout of the published Patch-ioner models, small and random, written from the facts about them.
-
-Knows: the authors' names, shapes and file formats. Does not know: how the package reads them.
-"""
+"""Folders in the layout of the published Patch-ioner models, small and random, written from the facts about them."""
 
 from __future__ import annotations
 
@@ -48,21 +45,31 @@ def decap_state(
     layers: int = 2,
     positions: int = 40,
     vocabulary: int = VOCABULARY,
-    seed: int = 0,
 ) -> OrderedDict[str, Tensor]:
     """A DeCap state dict as spec 2.4 lists it, in GPT-2's transposed layout; weights spread so that captions vary."""
-    draw, body = randoms(seed), "decoder.transformer."
-    state: OrderedDict[str, Tensor] = OrderedDict()
+    draw = randoms(0)
+    state = _gpt2("decoder.", draw, width, layers, positions, vocabulary)
+    state["clip_project.model.0.weight"] = draw(width, prefix, scale=0.5)
+    state["clip_project.model.0.bias"] = draw(width, scale=0.5)
+    return state
+
+
+def _gpt2(
+    name: str, draw: Any, width: int, layers: int, positions: int, vocabulary: int
+) -> OrderedDict[str, Tensor]:
+    body, state = f"{name}transformer.", OrderedDict[str, Tensor]()
     state[body + "wte.weight"] = draw(vocabulary, width, scale=0.5)
     state[body + "wpe.weight"] = draw(positions, width, scale=0.5)
     for layer in range(layers):
         state |= _gpt2_layer(f"{body}h.{layer}.", width, draw)
-    state[body + "ln_f.weight"] = 1 + draw(width, scale=0.2)
-    state[body + "ln_f.bias"] = draw(width, scale=0.2)
-    state["decoder.lm_head.weight"] = state[body + "wte.weight"]
-    state["clip_project.model.0.weight"] = draw(width, prefix, scale=0.5)
-    state["clip_project.model.0.bias"] = draw(width, scale=0.5)
+    state |= _affine(body + "ln_f", width, draw)
+    state[name + "lm_head.weight"] = state[body + "wte.weight"]
     return state
+
+
+def _affine(name: str, width: int, draw: Any) -> dict[str, Tensor]:
+    weight = 1 + draw(width, scale=0.2)
+    return {f"{name}.weight": weight, f"{name}.bias": draw(width, scale=0.2)}
 
 
 def _gpt2_layer(name: str, width: int, draw: Any) -> dict[str, Tensor]:
@@ -72,10 +79,7 @@ def _gpt2_layer(name: str, width: int, draw: Any) -> dict[str, Tensor]:
         "mlp.c_fc": (width, 4 * width),
         "mlp.c_proj": (4 * width, width),
     }
-    state: dict[str, Tensor] = {}
-    for norm in ("ln_1", "ln_2"):
-        state[f"{name}{norm}.weight"] = 1 + draw(width, scale=0.2)
-        state[f"{name}{norm}.bias"] = draw(width, scale=0.2)
+    state = _affine(f"{name}ln_1", width, draw) | _affine(f"{name}ln_2", width, draw)
     for part, shape in shapes.items():
         state[f"{name}{part}.weight"] = draw(*shape, scale=shape[0] ** -0.5)
         state[f"{name}{part}.bias"] = draw(shape[1], scale=0.2)
@@ -84,34 +88,24 @@ def _gpt2_layer(name: str, width: int, draw: Any) -> dict[str, Tensor]:
 
 def old_style(state: Mapping[str, Tensor], *, half: bool = False) -> OrderedDict[str, Tensor]:
     """The same as distributed training and old libraries left it: `module.` prefixes, buffers of causal masks."""
-    layers = sum(name.endswith(".ln_1.weight") for name in state)
-    positions = len(state["decoder.transformer.wpe.weight"])
     found = {name: tensor.half() if half else tensor for name, tensor in state.items()}
-    for layer in range(layers):
+    for layer in range(sum(name.endswith(".ln_1.weight") for name in state)):
         attention = f"decoder.transformer.h.{layer}.attn."
-        mask = torch.ones(positions, positions, dtype=torch.bool).tril()
-        found[attention + "bias"] = mask.view(1, 1, positions, positions)
+        found[attention + "bias"] = torch.ones(1, 1, 40, 40, dtype=torch.bool).tril()
         found[attention + "masked_bias"] = torch.tensor(-1e4)
     return OrderedDict((f"module.{name}", tensor) for name, tensor in found.items())
 
 
 def write_bank(
-    path: Path,
-    embeddings: Tensor,
-    texts: Sequence[str],
-    *,
-    size: int | None = None,
-    dataset: str = "coco",
-    **options: Any,
+    path: Path, embeddings: Tensor, texts: Sequence[str], *, size: int | None = None
 ) -> None:
     """An HDF5 bank as spec 2.3 has it: `size` rows, of which the unfilled rest is zero and has empty texts."""
     rows = np.zeros((size or len(embeddings), embeddings.shape[1]), dtype=np.float32)
     rows[: len(embeddings)] = embeddings.numpy()
     with h5py.File(path, "w") as file:
-        file.create_dataset(f"{dataset}-embeddings", data=rows, **options)
-        text = file.create_dataset(
-            f"{dataset}-text", (len(rows),), dtype=h5py.string_dtype(encoding="utf-8")
-        )
+        file.create_dataset("coco-embeddings", data=rows)
+        utf8 = h5py.string_dtype(encoding="utf-8")
+        text = file.create_dataset("coco-text", (len(rows),), dtype=utf8)
         text[: len(texts)] = list(texts)
 
 
@@ -160,45 +154,29 @@ def write_capdec(folder: Path, state: Mapping[str, Tensor] | None = None, **conf
     return folder
 
 
-def viecap_state(
-    *,
-    dim: int = DIM,
-    width: int = 32,
-    layers: int = 2,
-    gpt_layers: int = 2,
-    prompts: int = 3,
-    vocabulary: int,
-    positions: int = POSITIONS,
-    seed: int = 1,
-) -> OrderedDict[str, Tensor]:
-    """A ViECap state dict as spec 2.6 lists it."""
-    draw = randoms(seed)
-    state: OrderedDict[str, Tensor] = OrderedDict()
-    state["mapping_network.linear.weight"] = draw(prompts * width, dim, scale=dim**-0.5)
-    state["mapping_network.linear.bias"] = draw(prompts * width, scale=0.2)
-    state["mapping_network.prefix_const"] = draw(prompts, width)
-    for layer in range(layers):
-        name = f"mapping_network.transformer.layers.{layer}."
-        for norm in ("norm1", "norm2"):
-            state[f"{name}{norm}.weight"], state[f"{name}{norm}.bias"] = (
-                1 + draw(width, scale=0.2),
-                draw(width, scale=0.2),
-            )
-        state[name + "attn.to_queries.weight"] = draw(width, width, scale=width**-0.5)
-        state[name + "attn.to_keys_values.weight"] = draw(2 * width, width, scale=width**-0.5)
-        state[name + "attn.project.weight"] = draw(width, width, scale=width**-0.5)
-        state[name + "attn.project.bias"] = draw(width, scale=0.2)
-        for part, shape in {"fc1": (2 * width, width), "fc2": (width, 2 * width)}.items():
-            state[f"{name}mlp.{part}.weight"] = draw(*shape, scale=shape[1] ** -0.5)
-            state[f"{name}mlp.{part}.bias"] = draw(shape[0], scale=0.2)
-    state["gpt.transformer.wte.weight"] = draw(vocabulary, width, scale=0.5)
-    state["gpt.transformer.wpe.weight"] = draw(positions, width, scale=0.2)
-    for layer in range(gpt_layers):
-        state |= _gpt2_layer(f"gpt.transformer.h.{layer}.", width, draw)
-    state["gpt.transformer.ln_f.weight"] = 1 + draw(width, scale=0.2)
-    state["gpt.transformer.ln_f.bias"] = draw(width, scale=0.2)
-    state["gpt.lm_head.weight"] = state["gpt.transformer.wte.weight"]
-    return state
+def viecap_state(*, vocabulary: int, width: int = 32, prompts: int = 3) -> dict[str, Tensor]:
+    """A ViECap state dict as spec 2.6 lists it: two layers each in the mapping network and in GPT-2."""
+    draw, mapping = randoms(1), "mapping_network."
+    state: dict[str, Tensor] = {
+        mapping + "linear.weight": draw(prompts * width, DIM, scale=DIM**-0.5),
+        mapping + "linear.bias": draw(prompts * width, scale=0.2),
+        mapping + "prefix_const": draw(prompts, width),
+    }
+    shapes = {
+        "attn.to_queries.weight": (width, width),
+        "attn.to_keys_values.weight": (2 * width, width),
+        "attn.project.weight": (width, width),
+        "mlp.fc1.weight": (2 * width, width),
+        "mlp.fc2.weight": (width, 2 * width),
+    }
+    for layer in range(2):
+        name = f"{mapping}transformer.layers.{layer}."
+        state |= _affine(name + "norm1", width, draw) | _affine(name + "norm2", width, draw)
+        for part, shape in shapes.items():
+            state[name + part] = draw(*shape, scale=shape[1] ** -0.5)
+            if "to_" not in part:
+                state[name + part.replace("weight", "bias")] = draw(shape[0], scale=0.2)
+    return state | _gpt2("gpt.", draw, width, 2, POSITIONS, vocabulary)
 
 
 def talk2dino_state(

@@ -5,7 +5,11 @@ Knows: how to build each part small. Does not know: what a test does with it.
 
 from __future__ import annotations
 
+import json
+import os
 import string
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,7 +21,7 @@ from torch.nn import functional as F
 from decoders import DecodeOptions, PrefixGPT2Decoder
 from memory_bank import MemoryBank
 from patchioner.backbones import TimmViT
-from patchioner.checkpoints.parts import Parts
+from patchioner.checkpoints.folder import Parts
 from patchioner.checkpoints.settings import ModelSettings
 from patchioner.geometry import Fit, Preprocessing
 from patchioner.text import BertSettings, BertTower
@@ -123,3 +127,37 @@ def _spread(module: nn.Module, factor: float) -> None:
     for parameter in module.parameters():
         if parameter.dim() >= 2:
             parameter.mul_(factor)
+
+
+M = TypeVar("M", bound=nn.Module)
+
+
+@torch.no_grad()
+def shaken(module: M, amount: float = 0.1) -> M:
+    """The module with noise on every weight: libraries start some near zero, which hides most of a network."""
+    for parameter in module.parameters():
+        parameter.add_(torch.randn_like(parameter) * amount)
+    return module
+
+
+def clip_architecture(**vision: Any) -> dict[str, Any]:
+    """A config of open_clip's for a ViT of two layers, 32 wide, on photos of 32 pixels; 20 wide outside."""
+    base = {"layers": 2, "width": 32, "head_width": 8, "patch_size": 8, "image_size": 32}
+    text = {"context_length": 8, "vocab_size": 16, "width": 8, "heads": 1, "layers": 1}
+    return {"embed_dim": 20, "vision_cfg": {**base, **vision}, "text_cfg": text}
+
+
+def change_config(folder: Path, **changes: Any) -> None:
+    """Change keys of the config.json in a folder."""
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+class Trap:
+    """Unpickling it makes a folder: proof that something was executed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)

@@ -4,8 +4,7 @@ Knows: the authors' file formats and names (facts about their published files). 
 Everything is read strictly, nothing is unpickled; save what comes out to have it in our own format.
 """
 
-from patchioner.checkpoints.published.bank import bank_file_name
-from patchioner.checkpoints.published.config import PublishedConfig, read_config
+from patchioner.checkpoints.published.files import PublishedConfig, bank_file_name, read_config
 from patchioner.checkpoints.published.reading import read_published
 
 __all__ = ["PublishedConfig", "bank_file_name", "read_config", "read_published"]

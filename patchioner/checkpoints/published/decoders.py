@@ -1,12 +1,10 @@
 """The published decoders become ours: DeCap and CapDec (`prefix_gpt2`), ViECap (`viecap`), MeaCap (`meacap`).
 
-What differs from the published code, and why. DeCap: decoding keeps keys and values and stops at the end token instead
-of always running 30 steps (the tokens up to there are the same); one token that cannot be written does not void the
-batch; files are loaded strictly; a caption's score is the mean log-probability of its own tokens, not the product over
-everything written after the end. MeaCap: captions are parsed by our own rules unless the published parser is put in
-(`concept_prompter`), so nothing need be downloaded; a caption is parsed once, not once per region; no CLIP is loaded
-for a logit scale that cannot change which captions are nearest; `hf_repo_id`, without which the shipped configs cannot
-be read at all, may be absent. What the published ViECap does wrong stands in `decoders.viecap`.
+What differs from the published code: decoding keeps keys and values and stops at the end token instead of always
+running 30 steps (the tokens up to there are the same); one token that cannot be written does not void the batch; a
+caption's score is the mean log-probability of its own tokens. MeaCap's captions are parsed by our own rules, so nothing
+need be downloaded, and no CLIP is loaded for a logit scale that cannot change which captions are nearest. What the
+published ViECap does wrong stands in `decoders.viecap`.
 """
 
 from __future__ import annotations
@@ -16,15 +14,14 @@ import json
 import pickle
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from decoders import DecodeOptions, PrefixGPT2Decoder
-from decoders.concepts import SentenceSimilarity
 from decoders.entities import COCO_ENTITIES, EntityPrompter, embed_entities
 from decoders.gpt2 import PrefixGPT2, PrefixGPT2Config
 from decoders.language_model import (
@@ -32,48 +29,37 @@ from decoders.language_model import (
     fit_stored,
 )
 from decoders.meacap import ConceptPrompter, MeacapDecoder
-from decoders.scene_graph import T5Parser
 from decoders.tokenizers import ClipTokenizer, LanguageTokenizer
 from decoders.viecap import Prompts, ViecapDecoder, ViecapNetwork
 from decoders.viecap import ViecapConfig as Shape
 from patchioner.base.errors import CheckpointError, OptionError
 from patchioner.base.optional import require
 from patchioner.base.weights import fit_weights, load_weights
-from patchioner.checkpoints.files import as_float, check_names, read_object, read_tensors
-from patchioner.checkpoints.published.config import (
-    MeacapConfig,
+from patchioner.checkpoints.published.files import (
     PublishedFiles,
     ViecapConfig,
     as_pattern,
     base_name,
 )
+from patchioner.checkpoints.stored import as_float, first_line, read_object, read_tensors
 from patchioner.text import TextTower
 
-HEADS = 4  # of DeCap; not in the tensors; the same in all published decoders
 USUAL_TOKENS = 64  # of ViECap
-_BODY = "decoder.transformer."
+_WORDS = "decoder.transformer.wte.weight"
 _HEAD = "decoder.lm_head.weight"
-_PROJECTION = "clip_project.model.0."
 # Old files hold buffers of causal masks.
 _MASKS = re.compile(r"(decoder|gpt)\.transformer\.h\.\d+\.attn\.(bias|masked_bias)")
 _TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
 
 
-def read_decap(
-    path: Path,
-    *,
-    prefix_size: int | None = None,
-    heads: int = HEADS,
-    tokenizer: ClipTokenizer | None = None,
-) -> PrefixGPT2Decoder:
+def read_decap(path: Path, *, prefix_size: int | None = None, heads: int = 4) -> PrefixGPT2Decoder:
     """Read a published DeCap file (`.pt`, `.pth` or safetensors).
 
     Args:
         path: the state dict. Prefixes of distributed training, old files' buffers of causal masks and half precision
             are understood.
         prefix_size: width that its embeddings must have; None takes any.
-        heads: attention heads, which the tensors do not tell.
-        tokenizer: CLIP's; None reads it out of an installed open_clip.
+        heads: attention heads, which the tensors do not tell; the same in all published decoders.
 
     Returns:
         A decoder that generates the token ids that the published greedy loop generates up to the end token: the start
@@ -83,87 +69,62 @@ def read_decap(
         CheckpointError: not exactly the tensors of a DeCap decoder, of one shape throughout; an output layer that is
             not the embedding itself; a pickle that would execute something.
     """
-    state = {
-        name: tensor for name, tensor in read_tensors(path).items() if not _MASKS.fullmatch(name)
-    }
-    config = _config(state, heads, str(path))
-    if path.suffix == ".safetensors" and _HEAD not in state:  # the format stores tied tensors once
-        state[_HEAD] = state.get(f"{_BODY}wte.weight", torch.empty(0))
-    check_names(state, _shapes(config), str(path), "a DeCap decoder")
-    if not torch.equal(state[_HEAD], state[f"{_BODY}wte.weight"]):
-        raise CheckpointError(
-            f"{path}: {_HEAD} differs from {_BODY}wte.weight; in a DeCap decoder they are one tensor"
-        )
-    if prefix_size not in (None, config.embedding_dim):
-        raise CheckpointError(
-            f"{path}: takes embeddings of width {config.embedding_dim}, the config says prefix_size {prefix_size}"
-        )
-    network = PrefixGPT2(config)
-    fit_weights(network, _renamed(state), source=str(path))
+    state = _without_masks(path)
     try:
-        return PrefixGPT2Decoder(network, tokenizer or ClipTokenizer.from_open_clip())
+        network = PrefixGPT2(_config(state, heads, str(path)))
+    except OptionError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    body, words = network.transformer, network.transformer.get_submodule("wte")
+    # The same network under the published names; GPT-2 stores its matrices transposed.
+    parts = {"transformer": body, "lm_head": words}
+    project = nn.ModuleDict({"model": nn.Sequential(network.prefix)})
+    theirs = nn.ModuleDict({"decoder": nn.ModuleDict(parts), "clip_project": project})
+    own = {k: t.T if k.endswith(_TRANSPOSED) and t.dim() == 2 else t for k, t in state.items()}
+    if path.suffix == ".safetensors":  # the format stores tied tensors once
+        own.setdefault(_HEAD, own[_WORDS])
+    if _HEAD in own and not torch.equal(own[_HEAD], own[_WORDS]):
+        raise CheckpointError(
+            f"{path}: {_HEAD} differs from {_WORDS}; in a DeCap decoder they are one tensor"
+        )
+    fit_weights(theirs, own, source=str(path))
+    if prefix_size not in (None, network.config.embedding_dim):
+        raise CheckpointError(
+            f"{path}: takes embeddings of width {network.config.embedding_dim}, the config says prefix_size "
+            f"{prefix_size}"
+        )
+    try:
+        return PrefixGPT2Decoder(network, ClipTokenizer.from_open_clip())
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
 
 
+def _without_masks(path: Path) -> dict[str, Tensor]:
+    return {k: t for k, t in read_tensors(path).items() if not _MASKS.fullmatch(k)}
+
+
+def _layers(state: Mapping[str, Tensor], prefix: str) -> int:
+    return len({k.removeprefix(prefix).split(".")[0] for k in state if k.startswith(prefix)})
+
+
 def _config(state: Mapping[str, Tensor], heads: int, source: str) -> PrefixGPT2Config:
     """The shape that the two embeddings, the projection and the number of layers tell."""
-    corners = (f"{_BODY}wte.weight", f"{_BODY}wpe.weight", f"{_PROJECTION}weight")
+    corners = (_WORDS, "decoder.transformer.wpe.weight", "clip_project.model.0.weight")
     absent = [name for name in corners if name not in state or state[name].dim() != 2]
     if absent:
         raise CheckpointError(
             f"{source}: not the tensors of a DeCap decoder: missing {', '.join(absent)}"
         )
     words, positions, projection = (state[name] for name in corners)
-    layers = {
-        int(found[1])
-        for name in state
-        if (found := re.match(r"decoder\.transformer\.h\.(\d+)\.", name))
-    }
-    try:
-        return PrefixGPT2Config(
-            embedding_dim=projection.shape[1],
-            vocab_size=words.shape[0],
-            layers=len(layers),
-            width=words.shape[1],
-            heads=heads,
-            positions=positions.shape[0],
-            normalize_input=False,
-            emit_start=True,
-        )
-    except OptionError as error:
-        raise CheckpointError(f"{source}: {error}") from error
-
-
-def _shapes(config: PrefixGPT2Config) -> dict[str, tuple[int, ...]]:
-    """Published names and shapes of a decoder of this form."""
-    with torch.device("meta"):
-        ours = PrefixGPT2(config).state_dict()
-    shapes = {
-        _published_name(name): _published_shape(name, tensor) for name, tensor in ours.items()
-    }
-    return {**shapes, _HEAD: (config.vocab_size, config.width)}
-
-
-def _published_name(name: str) -> str:
-    if name.startswith("prefix."):
-        return _PROJECTION + name.removeprefix("prefix.")
-    return "decoder." + name
-
-
-def _published_shape(name: str, tensor: Tensor) -> tuple[int, ...]:
-    shape = tuple(tensor.shape)
-    return shape[::-1] if name.endswith(_TRANSPOSED) else shape
-
-
-def _renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    renamed = {}
-    for name, tensor in state.items():
-        if name == _HEAD:
-            continue
-        own = name.removeprefix("decoder.").replace(_PROJECTION, "prefix.")
-        renamed[own] = tensor.T if own.endswith(_TRANSPOSED) else tensor
-    return renamed
+    return PrefixGPT2Config(
+        embedding_dim=projection.shape[1],
+        vocab_size=words.shape[0],
+        layers=_layers(state, "decoder.transformer.h."),
+        width=words.shape[1],
+        heads=heads,
+        positions=positions.shape[0],
+        normalize_input=False,
+        emit_start=True,
+    )
 
 
 def read_viecap(
@@ -185,10 +146,8 @@ def read_viecap(
     network, tokenizer, shape = read_network(files, config, dim=dim)
     prompter: EntityPrompter | None = None
     if "hard" in shape.prompts:
-        names, embeddings = read_entities(files, config, tower, dim)
         prompter = EntityPrompter(
-            names,
-            embeddings,
+            *read_entities(files, config, tower, dim),
             temperature=config.temperature,
             top_k=config.top_k,
             threshold=config.threshold,
@@ -205,9 +164,7 @@ def read_network(
             f"{files.config}: viecap.weight_path is missing; it names the decoder's file"
         )
     path = files.find(config.weight_path, "ViECap decoder")
-    state = {
-        name: tensor for name, tensor in read_tensors(path).items() if not _MASKS.fullmatch(name)
-    }
+    state = _without_masks(path)
     shape = _shape(state, config, dim, str(path))
     language, tokenizer = _language_model(files, config.language_model)
     try:
@@ -235,23 +192,16 @@ def prompts_of(config: ViecapConfig) -> Prompts:
 
 
 def _shape(state: Mapping[str, Tensor], config: ViecapConfig, dim: int, source: str) -> Shape:
-    constants, linear = (
-        state.get(f"mapping_network.{name}") for name in ("prefix_const", "linear.weight")
-    )
-    if constants is None or linear is None or constants.dim() != 2 or linear.dim() != 2:
+    names = ("mapping_network.prefix_const", "mapping_network.linear.weight")
+    if any(name not in state or state[name].dim() != 2 for name in names):
         raise CheckpointError(
-            f"{source}: not the tensors of a ViECap decoder: missing mapping_network.prefix_const or "
-            "mapping_network.linear.weight"
+            f"{source}: not the tensors of a ViECap decoder: missing {' or '.join(names)}"
         )
-    width = constants.shape[1]
-    layers = {
-        found[1]
-        for name in state
-        if (found := re.match(r"mapping_network\.transformer\.layers\.(\d+)\.", name))
-    }
+    constants, linear = (state[name] for name in names)
+    projected = len(linear) // constants.shape[1]
     told = {
         "continuous_prompt_length": (len(constants), config.continuous_prompt_length),
-        "clip_project_length": (len(linear) // width, config.clip_project_length),
+        "clip_project_length": (projected, config.clip_project_length),
         "clip_hidden_size": (linear.shape[1], config.clip_hidden_size or dim),
         "prefix_size": (linear.shape[1], dim),
     }
@@ -261,8 +211,8 @@ def _shape(state: Mapping[str, Tensor], config: ViecapConfig, dim: int, source: 
     return Shape(
         embedding_dim=dim,
         prompt_tokens=len(constants),
-        project_tokens=len(linear) // width,
-        mapping_layers=len(layers),
+        project_tokens=projected,
+        mapping_layers=_layers(state, "mapping_network.transformer.layers."),
         prompts=prompts_of(config),
     )
 
@@ -277,13 +227,11 @@ def _language_model(files: PublishedFiles, name: str) -> tuple[dict[str, Any], L
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         own = LanguageTokenizer.of_transformers(tokenizer, vocab_size=int(config.vocab_size))
     except (OSError, ValueError, OptionError) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
         raise CheckpointError(
             f"configuration and tokenizer of the language model {name!r} are neither in {beside} nor to be had from "
-            f"the hub ({lines[0]}). Put its config.json and tokenizer files there, or connect"
+            f"the hub ({first_line(error)}). Put its config.json and tokenizer files there, or connect"
         ) from error
-    stops = own.full_stops()
-    if not stops:
+    if not (stops := own.full_stops()):
         raise CheckpointError(
             f'the tokenizer of {name!r} has no token for ".", at which a caption ends'
         )
@@ -294,54 +242,37 @@ def read_meacap(files: PublishedFiles, config: ViecapConfig, *, dim: int) -> Mea
     """Read a published MeaCap decoder; its captions come with the model's memory bank (`read_memory`).
 
     Raises:
-        CheckpointError: see `patchioner.checkpoints.published.viecap.read_viecap`.
+        CheckpointError: see `read_viecap`.
     """
     assert config.meacap is not None, "asked for by the caller"
     network, tokenizer, shape = read_network(files, config, dim=dim)
-    return MeacapDecoder(network, tokenizer, shape, concept_prompter(config.meacap))
-
-
-def concept_prompter(config: MeacapConfig, *, published_parser: bool = False) -> ConceptPrompter:
-    """How concepts are found.
-
-    Args:
-        config: how many captions are asked, and the names of the published parser and sentence encoder.
-        published_parser: use those two (downloads), instead of our rules.
-    """
-    captions = config.memory_caption_num
-    if not published_parser:
-        return ConceptPrompter(captions=captions)
-    parser = T5Parser(config.parser_checkpoint) if config.parser_checkpoint else T5Parser()
-    encoder = config.wte_model_path
-    similarity = SentenceSimilarity(model=encoder) if encoder else SentenceSimilarity()
-    return ConceptPrompter(parser=parser, similarity=similarity, captions=captions)
+    return MeacapDecoder(
+        network, tokenizer, shape, ConceptPrompter(captions=config.meacap.memory_caption_num)
+    )
 
 
 def read_entities(
     files: PublishedFiles, config: ViecapConfig, tower: TextTower | None, dim: int
 ) -> tuple[tuple[str, ...], Tensor]:
-    """Names and embeddings of a ViECap model's vocabulary.
+    """m names, and their (m, dim) float32 embeddings, of a ViECap model's vocabulary.
 
     The embeddings come from a file beside the config (`*embeddings*.safetensors`, or the published `.pickle`, of which
     nothing but a tensor is read), else from the text tower. Those are close to the published ones and not equal:
     which sentences were averaged there is not known.
 
-    Returns:
-        m names, and (m, dim) float32.
-
     Raises:
         CheckpointError: neither file nor text tower; a file of another width or number of rows; a pickle that would
             execute something; names that are not COCO's and not in a file.
     """
-    names = _names(files, config)
-    found = files.any_of(_patterns(config))
+    names, patterns = _names(files, config), _patterns(config)
+    found = files.any_of(patterns)
+    if found is None and tower is not None:
+        return names, embed_entities(names, tower.encode)
     if found is None:
-        if tower is None:
-            raise CheckpointError(
-                f"{files.config}: the entities' embeddings are not there ({', '.join(_patterns(config))}), and there "
-                "is no text tower to make them with. Put either beside it"
-            )
-        return names, embed_entities(names, lambda texts: tower.encode(texts))
+        raise CheckpointError(
+            f"{files.config}: the entities' embeddings are not there ({', '.join(patterns)}), and there "
+            "is no text tower to make them with. Put either beside it"
+        )
     embeddings = read_tensor(found)
     if tuple(embeddings.shape) != (len(names), dim):
         raise CheckpointError(
@@ -369,26 +300,18 @@ def read_tensor(path: Path) -> Tensor:
     return as_float(held, str(path))
 
 
-def _patterns(config: ViecapConfig) -> tuple[str, ...]:
+def _patterns(config: ViecapConfig) -> list[str]:
     """From the published name with its suffix to anything that looks like it."""
     source = as_pattern(config.name_of_entities_text.removesuffix("_entities"))
     ensemble = "_with_ensemble" if config.prompt_ensemble else ""
     exact = [f"{source}_embeddings_{as_pattern(config.suffix)}{ensemble}"] if config.suffix else []
     stems = [*exact, f"{source}_embeddings*", "*entities*embeddings*"]
-    return tuple(
-        f"{folder}{stem}.{kind}"
-        for stem in stems
-        for kind in ("safetensors", "pickle")
-        for folder in ("", "vocabulary/")
-    )
+    return _beside(stems, ("safetensors", "pickle"))
 
 
 def _names(files: PublishedFiles, config: ViecapConfig) -> tuple[str, ...]:
     wanted = base_name(config.name_of_entities_text)
-    stem = as_pattern(wanted)
-    path = files.any_of(
-        f"{folder}{stem}.{kind}" for kind in ("txt", "json") for folder in ("", "vocabulary/")
-    )
+    path = files.any_of(_beside((as_pattern(wanted),), ("txt", "json")))
     if path is None:
         if wanted in ("coco_entities", "coco"):
             return COCO_ENTITIES
@@ -399,13 +322,17 @@ def _names(files: PublishedFiles, config: ViecapConfig) -> tuple[str, ...]:
     try:
         text = path.read_text(encoding="utf-8")
         names = json.loads(text) if path.suffix == ".json" else text.split("\n")
-        stripped = [name.strip().lower() for name in names]
+        found = {name.strip().lower() for name in names} - {""}
     except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path}: not a list of names ({error})") from error
-    found = tuple(sorted({name for name in stripped if name}))
     if not found:
         raise CheckpointError(f"{path}: it holds no name; give one a line")
-    return found
+    return tuple(sorted(found))
+
+
+def _beside(stems: Iterable[str], kinds: tuple[str, ...]) -> list[str]:
+    places = ("", "vocabulary/")
+    return [f"{place}{stem}.{kind}" for stem in stems for kind in kinds for place in places]
 
 
 def _unpickled(path: Path) -> Any:
@@ -415,8 +342,8 @@ def _unpickled(path: Path) -> Any:
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
     except Exception as error:  # damaged pickles fail in any way there is
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise CheckpointError(f"{path}: truncated or not a pickled tensor ({lines[0]})") from error
+        reason = first_line(error)
+        raise CheckpointError(f"{path}: truncated or not a pickled tensor ({reason})") from error
 
 
 def _load_storage(data: bytes) -> Any:

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -14,7 +13,7 @@ from patchioner.backbones import preprocess
 from patchioner.backbones.dinotxt import DinoTxtHead, DinoTxtViT
 from patchioner.base.errors import CheckpointError, OptionError
 from patchioner.geometry import Preprocessing
-from tests.support.tiny import noise_photo
+from tests.support.tiny import noise_photo, shaken
 
 NAMES = {"vit_large_patch14_reg4_dinov2": 14, "vit_large_patch16_dinov3": 16}
 SMALL = {"depth": 2, "embed_dim": 48, "num_heads": 3}
@@ -25,31 +24,16 @@ def small(
 ) -> DinoTxtViT:
     torch.manual_seed(seed)
     preprocessing = Preprocessing("aspect", 5 * NAMES[name], NAMES[name])
-    model = DinoTxtViT(name, preprocessing, overrides=SMALL, **settings)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
-    return model
+    return shaken(DinoTxtViT(name, preprocessing, overrides=SMALL, **settings))
 
 
-@pytest.mark.parametrize(
-    ("name", "size", "side"),
-    [("vit_large_patch14_reg4_dinov2", 518, 37), ("vit_large_patch16_dinov3", 512, 32)],
-)
-def test_true_shapes_without_their_weights(name: str, size: int, side: int) -> None:
+def test_the_published_head_has_its_names_and_shapes() -> None:
     with torch.device("meta"):
-        model = DinoTxtViT(name, Preprocessing("stretch", size, NAMES[name]))
-    features = model.encode([Image.new("RGB", (640, 480))])[0]
-    assert (model.dim, features.tokens.shape) == (1024, (side, side, 1024))
-    assert features.cls is not None
-    assert features.cls.shape == (1024,)
-    assert features.attention is not None
-    assert features.attention.shape == (16, side, side)
-    shapes = {key: tuple(t.shape) for key, t in model.head.state_dict().items()}
+        head = DinoTxtHead(1024, 16, 2)
+    shapes = {key: tuple(t.shape) for key, t in head.state_dict().items()}
     assert shapes["blocks.1.attn.qkv.weight"] == (3072, 1024)
     assert shapes["blocks.1.mlp.fc1.weight"] == (4096, 1024)
-    assert shapes["blocks.1.ls2.gamma"] == (1024,)
-    assert shapes["ln_final.weight"] == (1024,)
+    assert shapes["blocks.1.ls2.gamma"] == shapes["ln_final.weight"] == (1024,)
     assert len(shapes) == 2 * 14 + 2
 
 
@@ -108,11 +92,10 @@ def test_the_two_halves_of_the_space() -> None:
     patch, both = (small(space=space) for space in ("patch", "both"))
     one, two = (model.encode([noise_photo()])[0] for model in (patch, both))
     assert (patch.dim, both.dim) == (48, 96)
+    assert one.cls is not None and two.cls is not None
     assert torch.equal(two.tokens[..., 48:], one.tokens)
-    assert one.cls is not None
-    assert two.cls is not None
-    torch.testing.assert_close(one.cls, one.tokens.mean((0, 1)))
     assert torch.equal(two.cls[48:], one.cls)
+    torch.testing.assert_close(one.cls, one.tokens.mean((0, 1)))
     assert (two.tokens[..., :48] == two.cls[:48]).all()
     assert not torch.allclose(two.cls[:48], one.cls)
 
@@ -143,18 +126,14 @@ def test_a_head_that_does_not_fit_leaves_everything_as_it_was() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("make", "message"),
     [
-        ({"space": "cls"}, "'cls' is unknown"),
-        ({"blocks": 0}, "1 or more"),
-        ({"blocks": "2"}, "1 or"),
+        (lambda: small(space="cls"), "'cls' is unknown"),
+        (lambda: small(blocks=0), "1 or more"),
+        (lambda: small(blocks="2"), "1 or"),
+        (lambda: DinoTxtViT("test_vit2", Preprocessing("stretch", 64, 16)), "no CLS token"),
     ],
 )
-def test_wrong_settings_are_refused(settings: dict[str, Any], message: str) -> None:
+def test_wrong_settings_are_refused(make: Any, message: str) -> None:
     with pytest.raises(OptionError, match=message):
-        small(**settings)
-
-
-def test_a_network_without_a_cls_token_is_refused() -> None:
-    with pytest.raises(OptionError, match="no CLS token"):
-        DinoTxtViT("test_vit2", Preprocessing("stretch", 64, 16))
+        make()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,14 +15,13 @@ from torch import Tensor, nn
 from patchioner.backbones import TimmViT, preprocess, vit
 from patchioner.backbones.vit import (
     SiglipViT,
-    StandardiseHead,
     build_head,
     create_vit,
     fit_vit,
 )
 from patchioner.base.errors import CheckpointError, HubError, OptionError
 from patchioner.geometry import Fit, Preprocessing
-from tests.support.tiny import noise_photo, tiny_backbone
+from tests.support.tiny import noise_photo, shaken, tiny_backbone
 
 PLAIN = {
     "test_vit": 16,
@@ -32,28 +32,19 @@ PLAIN = {
     "deit_tiny_distilled_patch16_224": 16,
     "vit_tiny_r_s16_p8_224": 32,
 }
-
-
 ROTARY = {"vit_tiny_patch16_dinov3_qkvb": 16, "eva02_tiny_patch14_224": 14}
-
-
 WITHOUT_CLS = {"test_vit2": 16, "test_vit4": 16}
-
-
 _MADE: dict[str, TimmViT] = {}
 
 
-def backbone(name: str, patch: int, mode: Fit = "aspect") -> TimmViT:
+assert_close = partial(torch.testing.assert_close, rtol=1e-4, atol=1e-4)
+
+
+def backbone(name: str, patch: int) -> TimmViT:
     """One network per name for the whole module; inputs far from the native size, so positions are interpolated."""
     if name not in _MADE:
         torch.manual_seed(0)
-        made = TimmViT(name, Preprocessing(mode, 5 * patch, patch))
-        with (
-            torch.no_grad()
-        ):  # timm starts some scales near zero, which would hide most of the network
-            for parameter in made.parameters():
-                parameter.add_(torch.randn_like(parameter) * 0.02)
-        _MADE[name] = made
+        _MADE[name] = shaken(TimmViT(name, Preprocessing("aspect", 5 * patch, patch)), 0.02)
     return _MADE[name]
 
 
@@ -78,130 +69,63 @@ def reference(model: TimmViT, image: Image.Image) -> tuple[Tensor, Tensor | None
 @pytest.mark.parametrize("size", [(130, 60), (50, 50)])
 def test_tokens_are_timms_own_on_any_grid(name: str, patch: int, size: tuple[int, int]) -> None:
     model, photo = backbone(name, patch), noise_photo(*size)
-    tokens, _ = reference(model, photo)
-    features = model.encode([photo])[0]
+    tokens, softmax = reference(model, photo)
+    features, prefix = model.encode([photo])[0], model.vit.num_prefix_tokens
     rows, columns = features.geometry.grid
     assert (rows != columns) == (size[0] != size[1])
-    prefix = model.vit.num_prefix_tokens
     assert features.tokens.shape == (rows, columns, model.dim)
-    torch.testing.assert_close(
-        features.tokens.flatten(0, 1), tokens[0, prefix:], rtol=1e-4, atol=1e-4
-    )
+    assert_close(features.tokens.flatten(0, 1), tokens[0, prefix:])
     assert (features.cls is None) == (name in WITHOUT_CLS)
     if features.cls is not None:
-        torch.testing.assert_close(features.cls, tokens[0, 0], rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize(("name", "patch"), PLAIN.items())
-def test_attention_is_the_cls_row_of_timms_softmax(name: str, patch: int) -> None:
-    model, photo = backbone(name, patch), noise_photo(130, 60)
-    _, softmax = reference(model, photo)
-    attention = model.encode([photo])[0].attention
-    assert softmax is not None
-    assert attention is not None
-    row = softmax[:, 0, model.vit.num_prefix_tokens :]
-    torch.testing.assert_close(
-        attention.flatten(1), row / row.sum(1, keepdim=True), rtol=1e-4, atol=1e-5
-    )
-    torch.testing.assert_close(attention.sum((1, 2)), torch.ones(len(attention)))
-
-
-@pytest.mark.parametrize(("name", "patch"), [*ROTARY.items(), *WITHOUT_CLS.items()])
-def test_where_attention_is_not_plain_there_is_none_rather_than_a_wrong_one(
-    name: str, patch: int
-) -> None:
-    assert backbone(name, patch).encode([noise_photo()])[0].attention is None
+        assert_close(features.cls, tokens[0, 0])
+    if name not in PLAIN:  # none rather than a wrong one
+        assert features.attention is None
+        return
+    assert softmax is not None and features.attention is not None
+    row = softmax[:, 0, prefix:]
+    assert_close(features.attention.flatten(1), row / row.sum(1, keepdim=True))
 
 
 def test_the_same_network_is_differentiable_for_training() -> None:
     model = tiny_backbone()
     pixels, geometry = preprocess(noise_photo(), model.preprocessing)
-    tokens, cls, attention, *_ = model.dense(pixels[None], geometry.grid)
+    tokens, cls, *_ = model.dense(pixels[None], geometry.grid)
     assert cls is not None
-    assert attention is not None
     (tokens.square().mean() + cls.square().mean()).backward()
     gradients = [parameter.grad for parameter in model.vit.parameters()]
     assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
 
 
-@pytest.mark.parametrize(
-    "name", ["resnet18", "swin_tiny_patch4_window7_224", "beit_base_patch16_224"]
+SMALL = {"depth": 2, "embed_dim": 48, "num_heads": 3}
+NAMES = (
+    "vit_small_patch14_reg4_dinov2",
+    "vit_giant_patch14_reg4_dinov2",
+    "vit_base_patch16_dinov3",
+    "vit_base_patch16_clip_quickgelu_224",
 )
-def test_what_is_no_plain_vit_is_refused(name: str) -> None:
-    with pytest.raises(OptionError, match=f"{name}.*not a vision transformer"):
-        TimmViT(name, Preprocessing("stretch", 64, 16))
-
-
-def test_a_wrong_patch_size_is_refused_with_the_right_one() -> None:
-    with pytest.raises(OptionError, match=r"\(16, 16\).*says 14.*patch_size to 16"):
-        TimmViT("test_vit", Preprocessing("stretch", 56, 14))
-
-
-CLIP_STATISTICS = {
-    "mean": (0.48145466, 0.4578275, 0.40821073),
-    "std": (0.26862954, 0.26130258, 0.27577711),
-}
-
-
-# name, size, patch, width, heads, tokens before the patches
-
-
-SMALL: dict[str, dict[str, Any]] = {
-    "vit_small_patch14_reg4_dinov2": {"depth": 2, "embed_dim": 48, "num_heads": 3},
-    "vit_giant_patch14_reg4_dinov2": {"depth": 2, "embed_dim": 48, "num_heads": 3},
-    "vit_base_patch16_dinov3": {"depth": 2, "embed_dim": 48, "num_heads": 3},
-    "vit_base_patch16_clip_quickgelu_224": {"depth": 2, "embed_dim": 48, "num_heads": 3},
-}
 
 
 def small(name: str, **more: Any) -> TimmViT:
     torch.manual_seed(0)
     patch = 16 if "patch16" in name else 14
-    model = TimmViT(name, Preprocessing("aspect", 5 * patch, patch), overrides=SMALL[name], **more)
-    with torch.no_grad():  # timm starts some scales near zero, which would hide most of the network
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
-    return model
+    settings = Preprocessing("aspect", 5 * patch, patch)
+    return shaken(TimmViT(name, settings, overrides=SMALL, **more))
 
 
-@pytest.mark.parametrize("name", SMALL)
-def test_small_variants_give_timms_own_tokens(name: str) -> None:
-    model, photo = small(name), noise_photo(130, 60)
-    pixels, geometry = preprocess(photo, model.preprocessing)
-    with torch.no_grad():
-        expected = model.vit.forward_features(pixels[None])[0]
-    features = model.encode([photo])[0]
-    prefix = model.vit.num_prefix_tokens
-    assert len(expected) == prefix + geometry.grid[0] * geometry.grid[1]
-    torch.testing.assert_close(
-        features.tokens.flatten(0, 1), expected[prefix:], rtol=1e-4, atol=1e-4
-    )
-    assert features.cls is not None
-    torch.testing.assert_close(features.cls, expected[0], rtol=1e-4, atol=1e-4)
-
-
-def test_clip_projects_every_token() -> None:
-    head = {"type": "linear", "dim": 20}
-    model, photo = small("vit_base_patch16_clip_quickgelu_224", head=head), noise_photo()
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("head", [None, {"type": "linear", "dim": 20}])
+def test_every_token_is_timms_own_through_the_head(name: str, head: Any) -> None:
+    model, photo = small(name, head=head), noise_photo(130, 60)
     pixels, _ = preprocess(photo, model.preprocessing)
     with torch.no_grad():
-        tokens = model.vit.forward_features(pixels[None])[0]
-        weight, bias = (model.head.get_parameter(f"linear.{k}") for k in ("weight", "bias"))
-        expected = tokens @ weight.T + bias
-    features = model.encode([photo])[0]
-    assert (model.dim, features.dim) == (20, 20)
-    torch.testing.assert_close(features.tokens.flatten(0, 1), expected[1:], rtol=1e-4, atol=1e-4)
-    assert features.cls is not None
-    torch.testing.assert_close(features.cls, expected[0], rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [({"dept": 2}, "dept.*'depth'"), ({"num_classes": 7}, "num_classes"), ({"depth": "2"}, "2")],
-)
-def test_overrides_that_are_none_are_refused(overrides: dict[str, Any], message: str) -> None:
-    with pytest.raises(OptionError, match=message):
-        create_vit("vit_small_patch14_dinov2", overrides=overrides)
+        expected = model.vit.forward_features(pixels[None])[0]
+        if head is not None:
+            weight, bias = (model.head.get_parameter(f"linear.{k}") for k in ("weight", "bias"))
+            expected = expected @ weight.T + bias
+    features, prefix = model.encode([photo])[0], model.vit.num_prefix_tokens
+    assert (model.dim, features.dim) == (expected.shape[1],) * 2
+    assert_close(features.tokens.flatten(0, 1), expected[prefix:])
+    assert_close(features.cls, expected[0])
 
 
 def as_published_by_dinov2(vit: Any) -> dict[str, Tensor]:
@@ -246,7 +170,7 @@ WRITERS = {
 def test_weights_in_their_authors_layout_are_read(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    original, target = small(name), create_vit(name, overrides=SMALL[name])
+    original, target = small(name), create_vit(name, overrides=SMALL)
     state = WRITERS[name](original.vit)
     count = len(state)
     assert fit_vit(target, state, source="file") == {}
@@ -261,7 +185,7 @@ def test_a_bias_that_the_architecture_has_no_place_for_is_refused() -> None:
     state = as_published_by_dinov3(small(name).vit)
     state["blocks.1.attn.qkv.bias"][0] = 1.0
     with pytest.raises(CheckpointError, match=r"blocks\.1\.attn\.qkv\.bias.*_qkvb"):
-        fit_vit(create_vit(name, overrides=SMALL[name]), state, source="file")
+        fit_vit(create_vit(name, overrides=SMALL), state, source="file")
 
 
 @pytest.mark.parametrize("change", ["missing", "extra", "shape"])
@@ -275,13 +199,13 @@ def test_weights_must_all_fit(change: str) -> None:
     else:
         state["norm.weight"] = torch.zeros(7)
     with pytest.raises(CheckpointError, match="file: the weights do not fit"):
-        fit_vit(create_vit(name, overrides=SMALL[name]), state, source="file")
+        fit_vit(create_vit(name, overrides=SMALL), state, source="file")
 
 
 def test_openais_projection_is_handed_over() -> None:
     """OpenAI's layout: fused query-key-value in torch's own attention, the projection as (width, dim)."""
     name = "vit_base_patch16_clip_quickgelu_224"
-    original = timm.create_model(name, num_classes=20, **SMALL[name])
+    original = timm.create_model(name, num_classes=20, **SMALL)
     renamed = {
         "norm_pre": "ln_pre",
         "norm.": "ln_post.",
@@ -304,14 +228,13 @@ def test_openais_projection_is_handed_over() -> None:
     state["visual.proj"] = projection.T
     state["visual.class_embedding"] = state.pop("visual.cls_token")[0, 0]
     state["visual.positional_embedding"] = state.pop("visual.pos_embed")[0]
-    classifier = fit_vit(create_vit(name, overrides=SMALL[name]), state, source="file")
+    classifier = fit_vit(create_vit(name, overrides=SMALL), state, source="file")
     torch.testing.assert_close(classifier["weight"], projection)
 
 
 def test_a_fetched_linear_head_is_timms_classifier(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a connection: timm is made to give random weights where it would fetch some."""
-    name, made = "vit_base_patch16_clip_quickgelu_224", []
-    create = timm.create_model
+    name, made, create = "vit_base_patch16_clip_quickgelu_224", [], timm.create_model
 
     def offline(name: str, *, pretrained: bool, **settings: Any) -> Any:
         vit = create(name, pretrained=False, **settings)
@@ -319,9 +242,8 @@ def test_a_fetched_linear_head_is_timms_classifier(monkeypatch: pytest.MonkeyPat
         return vit
 
     monkeypatch.setattr(timm, "create_model", offline)
-    head = {"type": "linear", "dim": 20}
-    settings = Preprocessing("stretch", 32, 16, **CLIP_STATISTICS)
-    model = TimmViT(f"{name}.openai", settings, head=head, pretrained=True, overrides=SMALL[name])
+    head, settings = {"type": "linear", "dim": 20}, Preprocessing("stretch", 32, 16)
+    model = TimmViT(f"{name}.openai", settings, head=head, pretrained=True, overrides=SMALL)
     ((pretrained, fetched),) = made
     assert pretrained
     assert torch.equal(model.head.get_parameter("linear.weight"), fetched["head.weight"])
@@ -346,100 +268,72 @@ CONFIGS: list[dict[str, Any]] = [{}, {"type": "standardise"}, {"type": "linear",
 
 
 def filled(config: dict[str, Any]) -> nn.Module:
+    torch.manual_seed(0)
     head = build_head(config, 8)
-    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for tensor in [*head.parameters(), *head.buffers()]:
-            tensor.copy_(torch.randn(tensor.shape, generator=generator))
+            tensor.copy_(torch.randn(tensor.shape))
     return head
 
 
 @pytest.mark.parametrize("config", CONFIGS)
 def test_pooling_before_equals_pooling_after(config: dict[str, Any]) -> None:
-    head, tokens = filled(config), torch.randn(3, 12, 8, generator=torch.Generator().manual_seed(1))
-    weights = torch.rand(3, 12, generator=torch.Generator().manual_seed(2))
+    head, tokens, weights = filled(config), torch.randn(3, 12, 8), torch.rand(3, 12)
     weights /= weights.sum(1, keepdim=True)
     before = head(torch.einsum("bt,btd->bd", weights, tokens), None)[0]
-    after = torch.einsum("bt,btd->bd", weights, head(tokens, None)[0])
-    torch.testing.assert_close(before, after)
+    assert_close(before, torch.einsum("bt,btd->bd", weights, head(tokens, None)[0]))
 
 
-def test_standardising_has_statistics_of_its_own_for_the_global_token() -> None:
-    head, tokens = StandardiseHead(2), torch.tensor([[3.0, 5.0]])
-    head.patch_mean.fill_(1.0)
-    head.patch_inverse_std.fill_(0.5)
-    head.cls_mean.fill_(2.0)
-    head.cls_inverse_std.fill_(2.0)
-    patches, cls = head(tokens, tokens[0])
-    assert patches.tolist() == [[1.0, 2.0]]
-    assert cls is not None
-    assert cls.tolist() == [2.0, 6.0]
-
-
-NAME = "vit_base_patch16_siglip_512"
-
-
-SIGLIP_SMALL = {"depth": 2, "embed_dim": 48, "num_heads": 3}
-
-
+SIGLIP = "vit_base_patch16_siglip_512"
 HALF = (0.5, 0.5, 0.5)
 
 
 def small_siglip(mode: Fit = "aspect", size: int = 80) -> SiglipViT:
     torch.manual_seed(0)
-    model = SiglipViT(NAME, Preprocessing(mode, size, 16, HALF, HALF), overrides=SIGLIP_SMALL)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
-    return model
+    settings = Preprocessing(mode, size, 16, HALF, HALF)
+    return shaken(SiglipViT(SIGLIP, settings, overrides=SMALL))
 
 
-def test_a_patch_is_what_the_pool_makes_of_it_alone() -> None:
-    """With one token to attend to, the softmax is 1: the pool itself is the slow twin."""
+def test_the_pools_parts_are_the_pool() -> None:
+    """With one token to attend to, the softmax is 1: the pool itself is the slow twin of a patch."""
     model, photo = small_siglip(), noise_photo(130, 60)
     pixels, geometry = preprocess(photo, model.preprocessing)
-    features = model.encode([photo])[0]
-    rows, columns = geometry.grid
-    assert rows != columns
+    features, pool = model.encode([photo])[0], model.vit.attn_pool
+    assert geometry.grid[0] != geometry.grid[1]
+    assert features.attention is not None
     with torch.no_grad():
         tokens = model.vit.forward_features(pixels[None])
-        for index in range(rows * columns):
-            alone = model.vit.attn_pool(tokens[:, index : index + 1])[0]
-            found = features.tokens[index // columns, index % columns]
-            torch.testing.assert_close(found, alone, rtol=1e-4, atol=1e-5)
-
-
-def test_the_global_vector_is_timms_image_embedding() -> None:
-    model, photo = small_siglip(), noise_photo(60, 130)
-    pixels, _ = preprocess(photo, model.preprocessing)
-    with torch.no_grad():
-        expected = model.vit(pixels[None])[0]
-    cls = model.encode([photo])[0].cls
-    assert cls is not None
-    torch.testing.assert_close(cls, expected, rtol=1e-4, atol=1e-5)
-
-
-def test_attention_is_the_pools_and_makes_the_pooled_values() -> None:
-    model, photo = small_siglip(), noise_photo()
-    attention = model.encode([photo])[0].attention
-    assert attention is not None
-    torch.testing.assert_close(attention.sum((1, 2)), torch.ones(3))
-    pixels, _ = preprocess(photo, model.preprocessing)
-    pool = model.vit.attn_pool
-    with torch.no_grad():
-        values = pool.kv(model.vit.forward_features(pixels[None]))[0, :, 48:].unflatten(1, (3, 16))
-        mixed = torch.einsum("hn,nhd->hd", attention.flatten(1), values).flatten()
+        for index, found in enumerate(features.tokens.flatten(0, 1)):
+            assert_close(found, pool(tokens[:, index : index + 1])[0])
+        assert_close(features.cls, model.vit(pixels[None])[0])
+        values = pool.kv(tokens)[0, :, 48:].unflatten(1, (3, 16))
+        mixed = torch.einsum("hn,nhd->hd", features.attention.flatten(1), values).flatten()
         projected = pool.proj(mixed)
-        expected = projected + pool.mlp(pool.norm(projected))
-        torch.testing.assert_close(
-            pool(model.vit.forward_features(pixels[None]))[0], expected, rtol=1e-4, atol=1e-5
-        )
+        assert_close(features.cls, projected + pool.mlp(pool.norm(projected)))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: create_vit(NAMES[0], overrides={"dept": 2}), "dept.*'depth'"),
+        (lambda: create_vit(NAMES[0], overrides={"num_classes": 7}), "num_classes"),
+        (lambda: create_vit(NAMES[0], overrides={"depth": "2"}), "2"),
+        (lambda: create_vit("resnet18"), "resnet18.*not a vision transformer"),
+        (lambda: create_vit("swin_tiny_patch4_window7_224"), "not a vision transformer"),
+        (lambda: create_vit("beit_base_patch16_224"), "not a vision transformer"),
+        (lambda: SiglipViT("test_vit", Preprocessing("stretch", 64, 16)), "no attention pool"),
+        (lambda: TimmViT("test_vit", Preprocessing("stretch", 56, 14)), "patch_size to 16"),
+    ],
+)
+def test_what_cannot_be_made_is_refused(make: Any, message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        make()
 
 
 def test_open_clips_checkpoints_hold_it_under_the_visual_trunk() -> None:
     original, target = (
         small_siglip(),
-        SiglipViT(NAME, Preprocessing("stretch", 64, 16), overrides=SIGLIP_SMALL),
+        SiglipViT(SIGLIP, Preprocessing("stretch", 64, 16), overrides=SMALL),
     )
     state = {f"visual.trunk.{name}": t for name, t in original.vit.state_dict().items()}
     state["text.token_embedding.weight"] = torch.zeros(3, 3)
@@ -448,19 +342,13 @@ def test_open_clips_checkpoints_hold_it_under_the_visual_trunk() -> None:
         assert torch.equal(target.vit.state_dict()[name], tensor)
 
 
-@pytest.mark.parametrize("name", ["vit_base_patch16_siglip_gap_512", "vit_tiny_patch16_224"])
-def test_without_an_attention_pool_there_is_no_way_to_the_text(name: str) -> None:
-    with pytest.raises(OptionError, match="no attention pool"):
-        SiglipViT(name, Preprocessing("stretch", 64, 16), overrides={"depth": 1})
-
-
 def test_a_network_of_one_block_gives_no_attention_rather_than_a_wrong_one() -> None:
     model = TimmViT("test_vit", Preprocessing("stretch", 64, 16), overrides={"depth": 1})
     pixels, _ = preprocess(noise_photo(), model.preprocessing)
     with torch.no_grad():
         expected = model.vit.forward_features(pixels[None])[0]
     features = model.encode([noise_photo()])[0]
-    torch.testing.assert_close(features.tokens.flatten(0, 1), expected[1:], rtol=1e-4, atol=1e-4)
+    assert_close(features.tokens.flatten(0, 1), expected[1:])
     assert (features.attention, features.reference_attention) == (None, None)
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
 import pickle
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import FrozenInstanceError, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,10 +18,14 @@ from safetensors.torch import load_file, save_file
 from decoders.retrieval import RetrievalDecoder
 from memory_bank import MemoryBank, Precision
 from patchioner import Patchioner
-from patchioner.base.errors import CheckpointError, MemoryBankError, PatchionerError
-from patchioner.checkpoints.folder import read_checkpoint, write_checkpoint
-from patchioner.checkpoints.parts import Parts, resident_precision
-from tests.support.tiny import DIM, noise_photo, tiny_decoder, tiny_parts, tiny_tower
+from patchioner.base.errors import CheckpointError, MemoryBankError
+from patchioner.checkpoints.folder import (
+    Parts,
+    read_checkpoint,
+    resident_precision,
+    write_checkpoint,
+)
+from tests.support.tiny import DIM, Trap, noise_photo, tiny_decoder, tiny_parts, tiny_tower
 
 
 @pytest.fixture(scope="module")
@@ -39,49 +41,30 @@ def folder(saved: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(saved, tmp_path / "tiny"))
 
 
-class Trap:
-    """Unpickling it makes a folder: proof that something was executed."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
-        return os.mkdir, (str(self.path),)
-
-
 def test_every_part_comes_back(folder: Path) -> None:
     parts, original = read_checkpoint(folder), tiny_parts()
     assert parts.settings == original.settings
-    assert parts.bank is not None
-    assert parts.text_tower is not None
-    assert original.bank is not None
-    assert original.text_tower is not None
+    assert parts.bank is not None and original.bank is not None
+    assert parts.text_tower is not None and original.text_tower is not None
     assert list(parts.bank.texts or ()) == list(original.bank.texts or ())
     assert parts.backbone.config == original.backbone.config
-    assert parts.text_tower.settings == original.text_tower.settings
+    assert parts.text_tower.config == original.text_tower.config
     assert parts.decoder.embedding_dim == original.decoder.embedding_dim
 
 
 def test_bank_and_tower_may_be_absent_where_the_projection_needs_none(tmp_path: Path) -> None:
-    full = tiny_parts()
-    bare = replace(
-        full, bank=None, text_tower=None, settings=replace(full.settings, projection="none")
-    )
-    write_checkpoint(full, tmp_path)
+    bare = replace(without_bank(tiny_parts(), "none"), text_tower=None)
+    write_checkpoint(tiny_parts(), tmp_path)
     write_checkpoint(bare, tmp_path)  # over the full one: its bank and tower must not come back
     parts = read_checkpoint(tmp_path)
-    assert parts.bank is None
-    assert parts.text_tower is None
-    assert parts.settings.projection == "none"
+    assert (parts.bank, parts.text_tower, parts.settings.projection) == (None, None, "none")
 
 
 def test_a_folder_that_is_no_checkpoint_keeps_what_is_in_it(tmp_path: Path) -> None:
-    full = tiny_parts()
     keepsake = tmp_path / "memory_bank" / "keepsake.txt"
     keepsake.parent.mkdir()
     keepsake.touch()
-    bare = replace(full, bank=None, settings=replace(full.settings, projection="none"))
-    write_checkpoint(bare, tmp_path)
+    write_checkpoint(without_bank(tiny_parts()), tmp_path)
     assert keepsake.exists()
 
 
@@ -130,61 +113,28 @@ for n in itertools.count(1):
 """
 
 
-def parts_with(**changes: object) -> Parts:
-    return replace(tiny_parts(), **changes)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("part", ["decoder", "text tower", "memory bank"])
-def test_parts_of_different_widths_are_refused_with_their_widths(part: str) -> None:
-    changes: dict[str, Callable[[], dict[str, object]]] = {
-        "decoder": lambda: {"decoder": tiny_decoder(dim=48)},
-        "text tower": lambda: {"text_tower": tiny_tower(dim=48)},
-        "memory bank": lambda: {"bank": MemoryBank(torch.eye(48))},
-    }
-    with pytest.raises(CheckpointError, match=f"'{part}': 48"):
-        parts_with(**changes[part]())
-
-
 def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-40])
 
 
-def empty(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-def edit(path: Path, **changes: object) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+def changed(path: Path, name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    tensors = load_file(path)
+    save_file({**tensors, name: change(tensors[name])}, path)
 
 
 def reshape(path: Path, name: str) -> None:
-    tensors = load_file(path)
-    tensors[name] = tensors[name][:-1].clone()
-    save_file(tensors, path)
+    changed(path, name, lambda tensor: tensor[:-1].clone())
 
 
-def poison(path: Path, name: str) -> None:
-    tensors = load_file(path)
-    tensors[name] = torch.full_like(tensors[name], torch.nan)
-    save_file(tensors, path)
-
-
-Damage = Callable[[Path], object]
-
-
-DAMAGES: dict[str, tuple[Damage, str]] = {
+DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no config": (lambda f: (f / "config.json").unlink(), "no such file"),
     "config cut": (lambda f: truncate(f / "config.json"), "not valid JSON"),
-    "foreign config": (lambda f: (f / "config.json").write_text("{}"), '"format": "patchioner"'),
-    "wrong format": (lambda f: edit(f / "config.json", format="clip"), '"format": "patchioner"'),
-    "unknown key": (lambda f: edit(f / "config.json", temprature=1), "mean temperature"),
-    "newer version": (lambda f: edit(f / "config.json", version=9), "upgrade"),
     "no backbone": (lambda f: shutil.rmtree(f / "backbone"), "backbone"),
     "no decoder": (lambda f: shutil.rmtree(f / "decoder"), "decoder"),
     "no bank": (lambda f: shutil.rmtree(f / "memory_bank"), "no memory bank"),
     "no weights": (lambda f: (f / "decoder/weights.safetensors").unlink(), "no such file"),
     "weights cut": (lambda f: truncate(f / "backbone/weights.safetensors"), "truncated"),
-    "weights empty": (lambda f: empty(f / "text_tower/weights.safetensors"), "empty"),
+    "weights empty": (lambda f: (f / "text_tower/weights.safetensors").write_bytes(b""), "empty"),
     "backbone shape": (
         lambda f: reshape(f / "backbone/weights.safetensors", "vit.norm.bias"),
         r"vit\.norm\.bias is \(63,\).*\(64,\)",
@@ -198,24 +148,22 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
         "wrong shape: project_out.bias",
     ),
     "NaN in backbone": (
-        lambda f: poison(f / "backbone/weights.safetensors", "head.patch_mean"),
+        lambda f: changed(
+            f / "backbone/weights.safetensors", "head.patch_mean", lambda t: t * torch.nan
+        ),
         "head.patch_mean.*not finite",
     ),
-    "decoder of another width": (
-        lambda f: tiny_decoder(dim=48).save(f / "decoder"),
-        "different widths.*'decoder': 48",
-    ),
-    "bank of another width": (
+    "decoder width": (lambda f: tiny_decoder(dim=48).save(f / "decoder"), "'decoder': 48"),
+    "tower width": (lambda f: tiny_tower(dim=48).save(f / "text_tower"), "'text tower': 48"),
+    "bank width": (
         lambda f: MemoryBank(torch.eye(48)).save(f / "memory_bank"),
-        "different widths.*'memory bank': 48",
+        "'memory bank': 48",
     ),
     "bank header": (lambda f: truncate(f / "memory_bank/bank.json"), "not a memory bank"),
     "bank cut": (lambda f: truncate(f / "memory_bank/bank.safetensors"), "truncated"),
-    "bank of another size": (
-        lambda f: reshape(f / "memory_bank/bank.safetensors", "keys"),
-        "header promises",
-    ),
+    "bank size": (lambda f: reshape(f / "memory_bank/bank.safetensors", "keys"), "promises"),
     "bank texts cut": (lambda f: truncate(f / "memory_bank/texts.jsonl"), "truncated"),
+    "one byte of a bank": (lambda f: flip(f / "memory_bank/bank.safetensors"), "bank"),
 }
 
 
@@ -223,9 +171,8 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
 def test_a_damaged_checkpoint_is_refused(folder: Path, name: str) -> None:
     damage, message = DAMAGES[name]
     damage(folder)
-    with pytest.raises(PatchionerError, match=message) as caught:
+    with pytest.raises((CheckpointError, MemoryBankError), match=message):
         read_checkpoint(folder)
-    assert isinstance(caught.value, (CheckpointError, MemoryBankError))
 
 
 @pytest.mark.parametrize("part", ["backbone", "decoder", "text_tower"])
@@ -244,22 +191,10 @@ def test_a_pickle_in_place_of_weights_is_named_and_never_executed(
     assert not sprung.exists()
 
 
-def test_stray_pickles_in_the_folder_are_ignored(folder: Path, tmp_path: Path) -> None:
-    sprung = tmp_path / "sprung"
-    for place in (folder, folder / "backbone", folder / "memory_bank"):
-        (place / "pytorch_model.bin").write_bytes(pickle.dumps(Trap(sprung)))
-        (place / "weights.pt").write_bytes(pickle.dumps(Trap(sprung)))
-    read_checkpoint(folder)
-    assert not sprung.exists()
-
-
-def test_one_wrong_byte_in_a_small_bank_is_noticed(folder: Path) -> None:
-    path = folder / "memory_bank" / "bank.safetensors"
+def flip(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-1] ^= 1  # still a sound file of finite numbers
     path.write_bytes(bytes(content))
-    with pytest.raises(MemoryBankError):
-        read_checkpoint(folder)
 
 
 @pytest.fixture(scope="module")
@@ -283,29 +218,18 @@ def test_another_bank_keeps_the_projection_that_there_was(parts: Parts) -> None:
     assert parts.with_bank(bank).settings == parts.settings
     assert parts.with_bank(bank).bank is bank and parts.bank is not bank
     # A decoder that retrieves sends nothing through its bank, and still does not.
-    retrieving = replace(
-        parts, decoder=RetrievalDecoder(DIM), settings=replace(parts.settings, projection="none")
-    )
-    assert retrieving.with_bank(bank).settings.projection == "none"
-
-
-def test_a_first_bank_is_the_projection(parts: Parts) -> None:
-    bank = MemoryBank(torch.eye(DIM))
+    raw = replace(without_bank(parts, "none"), bank=bank, decoder=RetrievalDecoder(DIM))
+    assert raw.with_bank(bank).settings.projection == "none"
+    # A first bank is the projection.
     assert without_bank(parts).with_bank(bank).settings.projection == "memory"
     with pytest.raises(CheckpointError, match="different widths"):
         without_bank(parts).with_bank(MemoryBank(torch.eye(8)))
-
-
-def test_parts_cannot_be_changed(parts: Parts) -> None:
-    with pytest.raises(FrozenInstanceError):
-        parts.bank = None  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(
     ("stored", "device", "dtype", "kept"),
     [
         ("float32", "cuda", torch.bfloat16, "float16"),
-        ("float32", "cuda", torch.float16, "float16"),
         ("float32", "cuda", torch.float32, "float32"),
         ("int8", "cuda", torch.bfloat16, "int8"),
         ("float16", "cuda", torch.float32, "float16"),
@@ -318,19 +242,11 @@ def test_half_networks_on_a_gpu_halve_the_bank(
     assert resident_precision(stored, torch.device(device), dtype) == kept
 
 
-def test_copies_for_inference_leave_the_parts_as_they_are(parts: Parts) -> None:
-    before = {name: tensor.clone() for name, tensor in parts.backbone.state_dict().items()}
-    half, fast = parts.to("cpu", torch.bfloat16), parts.to("cpu", torch.float32)
+def test_copies_for_inference_share_the_bank_and_may_lack_parts(parts: Parts) -> None:
+    half = parts.to("cpu", torch.bfloat16)
     assert half.backbone.vit.cls_token.dtype == torch.bfloat16  # type: ignore[attr-defined]
     assert half.bank is not None and parts.bank is not None
     assert half.bank.keys is parts.bank.keys
-    assert parts.text_tower is not None and fast.text_tower is not None
-    assert {p.dtype for p in parts.text_tower.parameters()} == {torch.float32}
-    torch.testing.assert_close(
-        fast.text_tower.encode(["a cat"]), parts.text_tower.encode(["a cat"])
-    )
-    state = parts.backbone.state_dict()
-    assert all(torch.equal(tensor, state[name]) for name, tensor in before.items())
     assert without_bank(parts).to("cpu", torch.float32).bank is None
 
 

@@ -11,7 +11,7 @@ import pytest
 from patchioner import Patchioner
 from patchioner.backbones import TimmViT
 from patchioner.base.errors import ImageError, OptionError
-from patchioner.cli.export import add_export_arguments
+from patchioner.cli.models import add_export_arguments
 from patchioner.geometry import Preprocessing
 from tests.support.tiny import noise_photo, tiny_parts
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import pytest
@@ -10,6 +9,7 @@ import torch
 
 from patchioner.base.errors import CheckpointError, OptionError
 from patchioner.text.dinotxt import DinoTxtText, DinoTxtTextSettings
+from tests.support.tiny import shaken
 
 open_clip = pytest.importorskip("open_clip")
 
@@ -19,11 +19,7 @@ TEXTS = ["a red bus", "two dogs in the snow", "A red bus!", "a cat"]
 
 def tiny_tower(seed: int = 0, **settings: Any) -> DinoTxtText:
     torch.manual_seed(seed)
-    tower = DinoTxtText(DinoTxtTextSettings(**{**SHAPE, **settings}))
-    with torch.no_grad():
-        for parameter in tower.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
-    return tower
+    return shaken(DinoTxtText(DinoTxtTextSettings(**{**SHAPE, **settings})))
 
 
 def open_clips_twin(tower: DinoTxtText) -> Any:
@@ -54,15 +50,11 @@ def open_clips_twin(tower: DinoTxtText) -> Any:
 
 
 def test_vectors_are_those_of_the_padded_published_form() -> None:
-    tower = tiny_tower(space="both")
-    with torch.no_grad():
-        expected = open_clips_twin(tower)(open_clip.tokenizer.tokenize(TEXTS))
-    torch.testing.assert_close(tower.encode(TEXTS), expected, rtol=1e-4, atol=1e-5)
-
-
-def test_the_second_half_is_the_space_of_the_patches() -> None:
     both, patch = tiny_tower(space="both"), tiny_tower()
-    assert (both.dim, patch.dim) == (32, 16)
+    with torch.no_grad():
+        expected = open_clips_twin(both)(open_clip.tokenizer.tokenize(TEXTS))
+    torch.testing.assert_close(both.encode(TEXTS), expected, rtol=1e-4, atol=1e-5)
+    assert (both.dim, patch.dim) == (32, 16)  # the second half is the space of the patches
     assert torch.equal(patch.encode(TEXTS), both.encode(TEXTS)[:, 16:])
 
 
@@ -79,14 +71,10 @@ def test_the_published_tower_on_no_memory() -> None:
 
 
 def test_long_texts_keep_their_end_token_with_one_warning(caplog: pytest.LogCaptureFixture) -> None:
-    tower = tiny_tower()
     long = "a cat " * 80
-    with caplog.at_level(logging.WARNING):
-        ids = tower.token_ids([long, "a cat"])
+    ids = tiny_tower().token_ids([long, "a cat"])
     assert ids[0] == open_clip.tokenizer.tokenize([long])[0].tolist()
-    assert [record.getMessage() for record in caplog.records] == [
-        "1 of 2 texts are longer than 77 tokens and were cut"
-    ]
+    assert caplog.messages == ["1 of 2 texts are longer than 77 tokens and were cut"]
 
 
 @pytest.mark.parametrize("prefix", ["", "text_model."])
@@ -114,9 +102,9 @@ def test_other_names_are_refused_by_name() -> None:
     [
         ({"space": "cls"}, "'cls' is unknown"),
         ({"columns": 31}, "must be even"),
-        ({"width": 25}, "multiple of the 3 heads"),
+        ({"width": 25}, "multiple of its 3 heads"),
         ({"layers": 0}, "1 or more"),
-        ({"max_tokens": 2}, "room for start"),
+        ({"max_tokens": 2}, "no room for start"),
     ],
 )
 def test_impossible_shapes_are_refused(change: dict[str, Any], message: str) -> None:

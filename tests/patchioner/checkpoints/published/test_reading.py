@@ -1,8 +1,7 @@
-"""Whole published folders, and the backbones and text towers that their configs name."""
+"""Whole published folders, their backbones and towers; options of the authors' interface number by number."""
 
 from __future__ import annotations
 
-import logging
 import os
 import subprocess
 import sys
@@ -18,14 +17,24 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from decoders import DecodeOptions
+from memory_bank import MemoryBank
 from patchioner import Box, Patchioner, Trace, WholeImage
-from patchioner.backbones import TimmViT
+from patchioner.backbones import PatchFeatures, TimmViT, preprocess
 from patchioner.backbones.clip import CLIP_MEAN, CLIP_STD
-from patchioner.base.errors import CheckpointError, MemoryBankError
-from patchioner.checkpoints.parts import Parts
+from patchioner.backbones.vit import published_heads
+from patchioner.base.errors import CheckpointError, MemoryBankError, OptionError
+from patchioner.checkpoints.folder import Parts
 from patchioner.checkpoints.published import read_published, reading
-from patchioner.checkpoints.published.config import PublishedConfig, PublishedFiles
-from patchioner.checkpoints.published.reading import read_backbone, read_text_tower, vit_of
+from patchioner.checkpoints.published.files import PublishedConfig, PublishedFiles
+from patchioner.checkpoints.published.reading import (
+    attention_embedding,
+    clean_features,
+    head_embeddings,
+    read_backbone,
+    read_text_tower,
+    register_embeddings,
+    vit_of,
+)
 from patchioner.geometry import Preprocessing
 from patchioner.model import project
 from patchioner.regions import Weighting
@@ -33,7 +42,7 @@ from patchioner.text import TextTower
 from tests.patchioner.checkpoints.published.test_decoders import naive_greedy, until_end
 from tests.support import published
 from tests.support.published import official_dinov2, talk2dino_state, write_config
-from tests.support.tiny import TEXTS, noise_photo, tiny_backbone, tiny_tower
+from tests.support.tiny import TEXTS, noise_photo, shaken, tiny_backbone, tiny_tower
 
 REGIONS = [
     Box(5, 5, 60, 40),
@@ -41,8 +50,6 @@ REGIONS = [
     WholeImage(),
     Trace([(10, 10), (50, 30), (80, 60)]),
 ]
-
-
 WRITERS: dict[str, Callable[[Path], Path]] = {
     "decap": published.write_decap,
     "capdec": published.write_capdec,
@@ -51,60 +58,54 @@ WRITERS: dict[str, Callable[[Path], Path]] = {
 }
 
 
-def _project(model: Patchioner, embeddings: torch.Tensor) -> torch.Tensor:
-    return project(embeddings, model.settings, model.parts.bank)
-
-
 def read(folder: Path, **options: Any) -> Parts:
     """With a tiny backbone instead of a ViT-B."""
     return read_published(folder, backbone=tiny_backbone(mode="stretch", size=64), **options)
 
 
-def embeddings_of(model: Patchioner) -> Tensor:
-    return model.embed_regions(model.encode(noise_photo()), REGIONS)
+def pooled_and_projected(model: Patchioner) -> tuple[Tensor, Tensor]:
+    pooled = model.embed_regions(model.encode(noise_photo()), REGIONS)
+    return pooled, project(pooled, model.settings, model.parts.bank)
 
 
-def test_decap_with_memory_equals_the_plain_twin(tmp_path: Path) -> None:
-    state = published.decap_state()
-    model = Patchioner(read(published.write_decap(tmp_path, state)), device="cpu")
-    pooled, (rows, _) = embeddings_of(model), published.memory()
+def ids(model: Patchioner, embeddings: Tensor) -> list[list[int]]:
+    found = model.parts.decoder.generate(embeddings, model.settings.decode, model.parts.bank)
+    return [list(one.token_ids) for one in found]
+
+
+def said(model: Patchioner) -> list[str]:
+    return [one.text for one in model.caption(noise_photo(), REGIONS)]
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_decap_with_memory_equals_the_plain_twin(tmp_path: Path, normalize: bool) -> None:
+    state, (rows, texts) = published.decap_state(), published.memory()
+    parts = read(published.write_decap(tmp_path, state, normalize=normalize))
+    model = Patchioner(parts, device="cpu")
+    pooled, found = pooled_and_projected(model)
     similarities = F.normalize(pooled, dim=1) @ F.normalize(rows, dim=1).T
-    projected = F.normalize((similarities / 0.01).softmax(1) @ rows, dim=1)
-    captions = model.parts.decoder.generate(_project(model, pooled), model.settings.decode)
-    assert [list(one.token_ids) for one in captions] == [
-        until_end(naive_greedy(state, row)) for row in projected
-    ]
-    assert [one.text for one in captions] == [
-        one.text for one in model.caption(noise_photo(), REGIONS)
-    ]
+    projected = (similarities / 0.01).softmax(1) @ rows
+    projected = F.normalize(projected, dim=1) if normalize else projected
+    torch.testing.assert_close(found, projected, rtol=1e-4, atol=1e-5)
+    assert ids(model, found) == [until_end(naive_greedy(state, row)) for row in projected]
     assert model.settings.decode == DecodeOptions(max_tokens=30)
     assert model.settings.weighting == Weighting("uniform", rounding="reference")
-    assert (
-        model.explain(model.encode(noise_photo()), REGIONS[0], k=2).texts[0]
-        in published.memory()[1]
-    )
+    retrieving = published.write_decap(tmp_path, calculate_argmax_text=True, decap_weights=None)
+    nearest = [texts[row] for row in similarities.argmax(1).tolist()]
+    assert said(Patchioner(read(retrieving), device="cpu")) == nearest
 
 
-def test_normalize_false_keeps_the_length_of_the_projection(tmp_path: Path) -> None:
-    state = published.decap_state()
-    parts = read(published.write_decap(tmp_path, state, normalize=False))
-    model = Patchioner(parts, device="cpu")
-    pooled, (rows, _) = embeddings_of(model), published.memory()
-    similarities = F.normalize(pooled, dim=1) @ F.normalize(rows, dim=1).T
-    expected = (similarities / 0.01).softmax(1) @ rows
-    torch.testing.assert_close(_project(model, pooled), expected, rtol=1e-4, atol=1e-5)
-
-
-def test_capdec_gets_raw_embeddings_as_published(tmp_path: Path) -> None:
+def test_capdec_gets_raw_embeddings_as_published(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     state = published.decap_state()
     model = Patchioner(read(published.write_capdec(tmp_path, state)), device="cpu")
-    pooled = embeddings_of(model)
+    pooled, found = pooled_and_projected(model)
     assert (model.settings.projection, model.parts.bank) == ("raw", None)
     assert pooled.norm(dim=1).std() > 0  # so the length tells
-    captions = model.parts.decoder.generate(_project(model, pooled), model.settings.decode)
-    assert [list(one.token_ids) for one in captions] == [
-        until_end(naive_greedy(state, row)) for row in pooled
-    ]
+    assert ids(model, found) == [until_end(naive_greedy(state, row)) for row in pooled]
+    assert [record.levelname for record in caplog.records] == ["WARNING"]  # no text tower
+    assert "Talk2DINO" in caplog.text and "beside" in caplog.text
 
 
 @pytest.mark.parametrize("kind", WRITERS)
@@ -112,32 +113,10 @@ def test_converted_models_write_the_same_tokens(tmp_path: Path, kind: str) -> No
     model = Patchioner(read(WRITERS[kind](tmp_path / "theirs")), device="cpu")
     model.save_pretrained(tmp_path / "ours", storage="fp32")
     again = Patchioner.from_pretrained(tmp_path / "ours", device="cpu")
-    pooled = embeddings_of(model)
-    first, second = (
-        [
-            one.token_ids
-            for one in m.parts.decoder.generate(
-                _project(m, pooled), m.settings.decode, memory=m.parts.bank
-            )
-        ]
-        for m in (model, again)
-    )
-    assert first == second
-    assert len(set(first)) > 1
+    first, second = (ids(one, pooled_and_projected(one)[1]) for one in (model, again))
+    assert first == second and len({tuple(one) for one in first}) > 1
     assert again.settings == model.settings
-    assert [one.text for one in again.caption(noise_photo(), REGIONS)] == [
-        one.text for one in model.caption(noise_photo(), REGIONS)
-    ]
-
-
-def test_retrieval_instead_of_decoding(tmp_path: Path) -> None:
-    folder = published.write_decap(tmp_path, calculate_argmax_text=True, decap_weights=None)
-    model = Patchioner(read(folder), device="cpu")
-    rows, texts = published.memory()
-    nearest = (F.normalize(embeddings_of(model), dim=1) @ F.normalize(rows, dim=1).T).argmax(1)
-    assert [one.text for one in model.caption(noise_photo(), REGIONS)] == [
-        texts[i] for i in nearest.tolist()
-    ]
+    assert said(again) == said(model)
 
 
 def test_an_authors_yaml_with_files_beside_it(tmp_path: Path) -> None:
@@ -148,60 +127,27 @@ def test_an_authors_yaml_with_files_beside_it(tmp_path: Path) -> None:
     assert parts.bank is not None and len(parts.bank) == 10
 
 
-def test_what_the_text_tower_needs_is_logged_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    with caplog.at_level(logging.WARNING):
-        assert read(published.write_capdec(tmp_path)).text_tower is None
-    assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert "Talk2DINO" in caplog.text and "beside" in caplog.text
-
-
 @pytest.mark.parametrize(
-    ("missing", "error", "said"),
+    ("missing", "config", "said"),
     [
-        (
-            "decap_talk2dino-009.pt",
-            CheckpointError,
-            "decoder 'decap_talk2dino-009.pt' is not beside",
-        ),
-        (published.BANK_FILE, CheckpointError, "memory bank 'coco_captions.*-12.h5' is not beside"),
-        ("config.yaml", CheckpointError, "config.yaml: no such file"),
+        ("decap_talk2dino-009.pt", {}, "decoder 'decap_talk2dino-009.pt' is not beside"),
+        (published.BANK_FILE, {}, "memory bank 'coco_captions.*-12.h5' is not beside"),
+        ("config.yaml", {}, "config.yaml: no such file"),
+        (None, {"prefix_size": 32}, "rows have width 64, the config says prefix_size 32"),
+        (None, {"decap_weights": None}, "no decoder"),
+        (None, {"support_memory_size": 0, "prefix_size": 32}, "width 64, the config says"),
+        (None, {"support_memory_size": 0, "calculate_argmax_text": True}, "needs a bank"),
+        (None, {"suport_memory_size": 4}, "did you mean support_memory_size"),
     ],
 )
-def test_missing_files(tmp_path: Path, missing: str, error: type[Exception], said: str) -> None:
-    (published.write_decap(tmp_path) / missing).unlink()
-    with pytest.raises(error, match=said):
+def test_files_that_are_missing_or_do_not_fit(
+    tmp_path: Path, missing: str | None, config: dict[str, Any], said: str
+) -> None:
+    published.write_decap(tmp_path, **config)
+    if missing is not None:
+        (tmp_path / missing).unlink()
+    with pytest.raises((CheckpointError, MemoryBankError), match=said):
         read(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("config", "error", "said"),
-    [
-        (
-            {"prefix_size": 32},
-            MemoryBankError,
-            "rows have width 64, the config says prefix_size 32",
-        ),
-        ({"decap_weights": None}, CheckpointError, "no decoder"),
-        (
-            {"support_memory_size": 0, "prefix_size": 32},
-            CheckpointError,
-            "width 64, the config says",
-        ),
-        (
-            {"support_memory_size": 0, "calculate_argmax_text": True},
-            CheckpointError,
-            "needs a bank",
-        ),
-        ({"suport_memory_size": 4}, CheckpointError, "did you mean support_memory_size"),
-    ],
-)
-def test_configs_that_do_not_fit_the_files(
-    tmp_path: Path, config: dict[str, Any], error: type[Exception], said: str
-) -> None:
-    with pytest.raises(error, match=said):
-        read(published.write_decap(tmp_path, **config))
 
 
 CAPTION = """
@@ -214,19 +160,13 @@ sys.stdout.write(str([one.text for one in model.caption(noise_photo())]))
 """
 
 
-def write_small_dino(folder: Path, **config: Any) -> Path:
+def write_small_dino(folder: Path) -> Path:
     """A CapDec folder with a whole ViT-S in its authors' file, at a small input size."""
     torch.manual_seed(0)
     vit = TimmViT("vit_small_patch14_reg4_dinov2", Preprocessing("stretch", 56, 14)).vit
-    published.write_capdec(
-        folder,
-        published.decap_state(prefix=384),
-        prefix_size=384,
-        dino_model="dinov2_vits14_reg",
-        resize_dim=56,
-        crop_dim=56,
-        **config,
-    )
+    config = {"dino_model": "dinov2_vits14_reg", "resize_dim": 56, "crop_dim": 56}
+    state = published.decap_state(prefix=384)
+    published.write_capdec(folder, state, prefix_size=384, **config)
     torch.save(published.official_dinov2(vit), folder / "dinov2_vits14_reg4_pretrain.pth")
     return folder
 
@@ -252,62 +192,46 @@ def test_a_hub_id_offline_out_of_the_cache(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_published_shapes(tmp_path: Path) -> None:
     """768 wide, 50,257 tokens, 4 layers, 518 pixels: load, caption, convert, reload, the same tokens."""
-    state = published.decap_state(prefix=768, width=768, layers=4, positions=1024)
-    published.write_decap(tmp_path / "theirs", state, prefix_size=768, support_memory_size=4000)
-    (tmp_path / "theirs" / published.BANK_FILE).unlink()
+    state, theirs = (
+        published.decap_state(prefix=768, width=768, layers=4, positions=1024),
+        tmp_path / "t",
+    )
+    published.write_decap(theirs, state, prefix_size=768, support_memory_size=4000)
+    (theirs / published.BANK_FILE).unlink()
     rows, texts = published.memory(3000, dim=768)
     name = "coco_captions_text_embeddings-B16-ViT-B.16-4000.h5"
-    published.write_bank(tmp_path / "theirs" / name, rows, texts, size=4000)
+    published.write_bank(theirs / name, rows, texts, size=4000)
     torch.manual_seed(0)
     vit = TimmViT("vit_base_patch14_reg4_dinov2", Preprocessing("stretch", 518, 14)).vit
-    torch.save(
-        published.official_dinov2(vit), tmp_path / "theirs" / "dinov2_vitb14_reg4_pretrain.pth"
-    )
-    del vit
-
-    model = Patchioner.from_pretrained(tmp_path / "theirs", device="cpu")
-    features = model.encode(noise_photo())
-    assert tuple(features.tokens.shape) == (37, 37, 768)
-    bridged = _project(model, model.embed_regions(features, REGIONS))
-    found = [one.token_ids for one in model.parts.decoder.generate(bridged, model.settings.decode)]
-    assert list(found[0]) == until_end(naive_greedy(state, bridged[0]))
+    torch.save(published.official_dinov2(vit), theirs / "dinov2_vitb14_reg4_pretrain.pth")
+    model = Patchioner.from_pretrained(theirs, device="cpu")
+    assert tuple(model.encode(noise_photo()).tokens.shape) == (37, 37, 768)
+    projected = pooled_and_projected(model)[1]
+    found = ids(model, projected)
+    assert found[0] == until_end(naive_greedy(state, projected[0]))
     model.save_pretrained(tmp_path / "ours")
-    del model
     again = Patchioner.from_pretrained(tmp_path / "ours", device="cpu")
-    bridged = _project(again, again.embed_regions(again.encode(noise_photo()), REGIONS))
-    assert [
-        one.token_ids for one in again.parts.decoder.generate(bridged, again.settings.decode)
-    ] == found
+    assert ids(again, pooled_and_projected(again)[1]) == found
 
 
 NAMES = {
     "dinov2_vits14": "vit_small_patch14_dinov2",
-    "dinov2_vitb14": "vit_base_patch14_dinov2",
-    "dinov2_vitl14": "vit_large_patch14_dinov2",
     "dinov2_vitg14": "vit_giant_patch14_dinov2",
-    "dinov2_vits14_reg": "vit_small_patch14_reg4_dinov2",
     "dinov2_vitb14_reg": "vit_base_patch14_reg4_dinov2",
     "dinov2_vitl14_reg": "vit_large_patch14_reg4_dinov2",
-    "dinov2_vitg14_reg": "vit_giant_patch14_reg4_dinov2",
-    "dinov3_vits16": "vit_small_patch16_dinov3",
     "dinov3_vitb16": "vit_base_patch16_dinov3",
-    "dinov3_vitl16": "vit_large_patch16_dinov3",
     "vit_base_patch16_clip_224.openai": "vit_base_patch16_clip_quickgelu_224",
-    "vit_base_patch32_clip_224.openai": "vit_base_patch32_clip_quickgelu_224",
     "vit_large_patch14_clip_224.openai": "vit_large_patch14_clip_quickgelu_224",
+    **dict.fromkeys(("dinov2_vitb16", "resnet50", "dinov2", "")),
 }
 
 
 @pytest.mark.parametrize(("name", "expected"), NAMES.items())
-def test_names_lead_to_weights_that_timm_has(name: str, expected: str) -> None:
+def test_names_lead_to_weights_that_timm_has(name: str, expected: str | None) -> None:
     vit = vit_of(name)
-    assert vit is not None and vit.name == expected
-    assert f"{vit.name}.{vit.tag}" in timm.list_pretrained(f"{vit.name}*")
-
-
-@pytest.mark.parametrize("name", ["dinov2_vitb16", "resnet50", "dinov2", ""])
-def test_other_names_are_none(name: str) -> None:
-    assert vit_of(name) is None
+    assert (None if vit is None else vit.name) == expected
+    if vit is not None:
+        assert f"{vit.name}.{vit.tag}" in timm.list_pretrained(f"{vit.name}*")
 
 
 def backbone_of(folder: Path, mode: Any = "stretch", **values: Any) -> Any:
@@ -320,24 +244,21 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "no-cache"))
 
 
-@pytest.mark.parametrize("name", ["dinov2_vits14", "dinov2_vits14_reg"])
-def test_the_authors_file_gives_the_same_tokens(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "timms"),
+    [
+        ("dinov2_vits14", "vit_small_patch14_dinov2"),
+        ("dinov2_vits14_reg", "vit_small_patch14_reg4_dinov2"),
+    ],
+)
+def test_the_authors_file_gives_the_same_tokens(tmp_path: Path, name: str, timms: str) -> None:
     torch.manual_seed(0)
-    expected = TimmViT(NAMES[name], Preprocessing("stretch", 56, 14))
+    expected, image = TimmViT(timms, Preprocessing("stretch", 56, 14)), noise_photo()
     file = name.replace("_reg", "_reg4") + "_pretrain.pth"
     torch.save(official_dinov2(expected.vit), tmp_path / file)
     found = backbone_of(tmp_path, dino_model=name)
-    image = noise_photo()
     torch.testing.assert_close(found.encode([image])[0].tokens, expected.encode([image])[0].tokens)
     assert found.preprocessing == expected.preprocessing
-
-
-def test_the_crop_variant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    use_tiny(monkeypatch, tmp_path)
-    found = backbone_of(tmp_path, mode="crop", dino_model="tiny", resize_dim=64, crop_dim=64)
-    assert found.preprocessing == Preprocessing("crop", 64, 16, CLIP_MEAN, CLIP_STD)
-    with pytest.raises(CheckpointError, match="resize_dim 64 and crop_dim 32 differ"):
-        backbone_of(tmp_path, mode="crop", dino_model="tiny", resize_dim=64, crop_dim=32)
 
 
 def use_tiny(monkeypatch: pytest.MonkeyPatch, folder: Path, **changes: torch.Tensor) -> TimmViT:
@@ -345,38 +266,27 @@ def use_tiny(monkeypatch: pytest.MonkeyPatch, folder: Path, **changes: torch.Ten
     tiny = reading._Vit("test_vit", "none", 16, ("tiny.pth",), projection=24)
     monkeypatch.setattr(reading, "vit_of", lambda name: tiny)
     torch.manual_seed(0)
-    model = TimmViT(
-        "test_vit", Preprocessing("stretch", 64, 16), head={"type": "linear", "dim": 24}
-    )
-    linear: Any = model.head.get_submodule("linear")
-    state = {**model.vit.state_dict(), "head.weight": linear.weight, "head.bias": linear.bias}
-    torch.save(
-        {**{name: tensor.detach() for name, tensor in state.items()}, **changes},
-        folder / "tiny.pth",
-    )
+    head, settings = {"type": "linear", "dim": 24}, Preprocessing("stretch", 64, 16)
+    model = TimmViT("test_vit", settings, head=head)
+    linear = {name.replace("linear", "head"): t for name, t in model.head.state_dict().items()}
+    torch.save({**model.vit.state_dict(), **linear, **changes}, folder / "tiny.pth")
     return model
 
 
-def test_clip_projects_every_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_vit_of_the_clip_family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = use_tiny(monkeypatch, tmp_path)
-    found = backbone_of(tmp_path, dino_model="tiny", resize_dim=64, crop_dim=64)
-    assert (found.dim, found.preprocessing.mean) == (24, CLIP_MEAN)
-    torch.testing.assert_close(found.vit.state_dict(), expected.vit.state_dict())
-    torch.testing.assert_close(found.head.state_dict(), expected.head.state_dict())
-
-
-def test_a_projection_of_another_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = backbone_of(tmp_path, "crop", dino_model="tiny", resize_dim=64, crop_dim=64)
+    assert found.dim == 24
+    assert found.preprocessing == Preprocessing("crop", 64, 16, CLIP_MEAN, CLIP_STD)
+    torch.testing.assert_close(found.state_dict(), expected.state_dict())
+    with pytest.raises(CheckpointError, match="resize_dim 64 and crop_dim 32 differ"):
+        backbone_of(tmp_path, "crop", dino_model="tiny", resize_dim=64, crop_dim=32)
     use_tiny(monkeypatch, tmp_path, **{"head.weight": torch.zeros(8, 64)})
     with pytest.raises(CheckpointError, match=r"tiny.pth.*\(8, 64\).*\(24, 64\)"):
         backbone_of(tmp_path, dino_model="tiny", resize_dim=64, crop_dim=64)
 
 
-def test_weights_that_are_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    offline(monkeypatch, tmp_path)
-    with pytest.raises(
-        CheckpointError, match="no weights.*dinov2_vits14_pretrain.*beside.*lvd142m.*give a file"
-    ):
-        backbone_of(tmp_path, dino_model="dinov2_vits14")
+OPEN_CLIP = {"use_open_clip": True, "resize_dim": 224, "crop_dim": 224}
 
 
 @pytest.mark.parametrize(
@@ -385,38 +295,25 @@ def test_weights_that_are_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         ({"dino_model": "resnet50"}, "'resnet50' is not supported.*dinov2_vit"),
         ({"dino_model": "dinov2_vitl14_reg4_dinotxt_tet1280d20h24l"}, "DINO.txt"),
         ({"dino_model": None}, "ProxyCLIP"),
-        (
-            {"dino_model": "dinov2_vits14", "resize_dim": 500},
-            "config.yaml.*500 is not.*490 or 504",
-        ),
+        ({"dino_model": "dinov2_vits14", "resize_dim": 500}, "config.yaml.*500.*490 or 504"),
+        ({"dino_model": "dinov2_vits14"}, "no weights.*dinov2_vits14_pretrain.*lvd142m.*give a"),
+        ({**OPEN_CLIP, "clip_model_name": "ViT-B/32"}, "no weights of the backbone: .*ViT-B-32"),
+        ({**OPEN_CLIP, "clip_model_name": "RN50"}, "'RN50' does not tell its patch size"),
     ],
 )
-def test_what_is_not_supported_says_why(tmp_path: Path, values: dict[str, Any], said: str) -> None:
+def test_what_is_not_supported_or_nowhere_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: dict[str, Any], said: str
+) -> None:
+    offline(monkeypatch, tmp_path)
     with pytest.raises(CheckpointError, match=said):
         backbone_of(tmp_path, **values)
-
-
-def test_open_clip_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    offline(monkeypatch, tmp_path)
-    values = {
-        "use_open_clip": True,
-        "clip_model_name": "ViT-B/32",
-        "resize_dim": 224,
-        "crop_dim": 224,
-    }
-    with pytest.raises(
-        CheckpointError, match="config.yaml: no weights of the backbone: .*ViT-B-32"
-    ):
-        backbone_of(tmp_path, **values)
-    with pytest.raises(CheckpointError, match="'RN50' does not tell its patch size"):
-        backbone_of(tmp_path, **{**values, "clip_model_name": "RN50"})
 
 
 CONFIG = PublishedConfig(64, 0, dino_model="dinov2_vitb14_reg")
 
 
-def files_of(folder: Path) -> PublishedFiles:
-    return PublishedFiles.of(write_config(folder))
+def tower_of(folder: Path, config: PublishedConfig = CONFIG, dim: int = 64) -> TextTower | None:
+    return read_text_tower(PublishedFiles.of(write_config(folder)), config, dim)
 
 
 @pytest.fixture
@@ -429,12 +326,12 @@ def clip(monkeypatch: pytest.MonkeyPatch) -> TextTower:
 
 @pytest.mark.parametrize("old", [False, True])
 @pytest.mark.parametrize("name", ["talk2dino_reg.pth", "vitb_mlp_infonce.pth"])
-def test_both_styles_of_names(tmp_path: Path, clip: TextTower, old: bool, name: str) -> None:
-    files = files_of(tmp_path)
+def test_a_projection_beside_the_config_in_both_styles_of_names(
+    tmp_path: Path, clip: TextTower, old: bool, name: str
+) -> None:
     torch.save(talk2dino_state(64, 48, old=old), tmp_path / name)
-    tower = read_text_tower(files, CONFIG, 64)
+    tower, state = tower_of(tmp_path), talk2dino_state(64, 48)
     assert tower is not None and tower.dim == 64
-    state = talk2dino_state(64, 48)
     hidden = clip.encode(TEXTS[:3]) @ state["linear_layer.weight"].T + state["linear_layer.bias"]
     expected = hidden.tanh() @ state["hidden_layers.0.weight"].T + state["hidden_layers.0.bias"]
     torch.testing.assert_close(tower.encode(TEXTS[:3]), expected, rtol=1e-4, atol=1e-5)
@@ -446,7 +343,6 @@ def test_both_styles_of_names(tmp_path: Path, clip: TextTower, old: bool, name: 
 def test_a_named_projection(
     tmp_path: Path, clip: TextTower, monkeypatch: pytest.MonkeyPatch, named: str
 ) -> None:
-    files = files_of(tmp_path)
     torch.save(talk2dino_state(64, 48), tmp_path / "mine.pth")
     asked: list[tuple[str, str]] = []
 
@@ -456,42 +352,120 @@ def test_a_named_projection(
 
     monkeypatch.setattr(reading, "fetch", fetch)
     config = replace(CONFIG, use_talk2dino_project=named.format(folder=tmp_path))
-    tower = read_text_tower(files, config, 64)
+    tower = tower_of(tmp_path, config)
     assert tower is not None and tower.dim == 64
     assert asked == ([("owner/name", "weights/mine.pth")] if named.startswith("owner") else [])
 
 
-def test_without_a_projection_texts_of_clip_are_right_only_in_clips_space(
-    tmp_path: Path, clip: TextTower
-) -> None:
-    files = files_of(tmp_path)
-    plain = PublishedConfig(
-        48, 0, dino_model="vit_base_patch16_clip_224.openai", use_talk2dino_project=False
-    )
-    assert read_text_tower(files, plain, 48) is clip
-    assert read_text_tower(files, plain, 64) is None
-
-
-def test_a_projection_of_another_backbone_or_tower(tmp_path: Path, clip: TextTower) -> None:
-    files = files_of(tmp_path)
+def test_towers_that_do_not_fit(tmp_path: Path, clip: TextTower) -> None:
+    name = "vit_base_patch16_clip_224.openai"
+    plain = replace(CONFIG, dino_model=name, use_talk2dino_project=False)
+    assert tower_of(tmp_path, plain, 48) is clip  # in CLIP's own space alone
+    assert tower_of(tmp_path, plain, 64) is None
     torch.save(talk2dino_state(32, 48), tmp_path / "talk2dino.pth")
     with pytest.raises(CheckpointError, match="projects into width 32, the backbone has 64"):
-        read_text_tower(files, CONFIG, 64)
+        tower_of(tmp_path)
     torch.save(talk2dino_state(64, 40), tmp_path / "talk2dino.pth")
     with pytest.raises(CheckpointError, match="40 wide, the text tower gives 48"):
-        read_text_tower(files, CONFIG, 64)
+        tower_of(tmp_path)
 
 
 def test_clip_that_cannot_be_had(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    files = files_of(tmp_path)
     torch.save(talk2dino_state(64), tmp_path / "talk2dino.pth")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "no-cache"))
-    with caplog.at_level(logging.WARNING, logger="patchioner"):
-        assert read_text_tower(files, CONFIG, 64) is None
-    assert [
-        record.levelname for record in caplog.records if record.name.startswith("patchioner")
-    ] == ["WARNING"]
-    assert "CLIP ViT-B-16 cannot be had" in caplog.text
+    offline(monkeypatch, tmp_path)
+    assert tower_of(tmp_path) is None
+    ours = [record.levelname for record in caplog.records if record.name.startswith("patchioner")]
+    assert ours == ["WARNING"] and "CLIP ViT-B-16 cannot be had" in caplog.text
+
+
+SMALL = {"depth": 2, "embed_dim": 48, "num_heads": 3}
+
+
+def backbone() -> TimmViT:
+    torch.manual_seed(0)
+    settings = Preprocessing("stretch", 56, 14)
+    return shaken(TimmViT("vit_small_patch14_reg4_dinov2", settings, overrides=SMALL))
+
+
+@pytest.fixture(scope="module")
+def features() -> PatchFeatures:
+    return backbone().encode([noise_photo()])[0]
+
+
+def through_memory(rows: Tensor) -> Tensor:
+    memory = torch.randn(30, 48, generator=torch.Generator().manual_seed(5))
+    return MemoryBank(memory).project(rows)
+
+
+def test_registers_are_the_tokens_between_cls_and_patches(features: PatchFeatures) -> None:
+    model = backbone()
+    pixels, _ = preprocess(noise_photo(), model.preprocessing)
+    with torch.no_grad():
+        tokens = model.vit.forward_features(pixels[None])[0]
+    torch.testing.assert_close(register_embeddings(features), tokens[1:5], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("width", "slices"), [(48, 16), (384, 6), (768, 16)])
+def test_published_heads_are_slices_of_the_full_width(width: int, slices: int) -> None:
+    random = torch.Generator().manual_seed(0)
+    query = torch.randn(1, 12, 1, width // 12, generator=random)
+    keys = torch.randn(1, 12, 9, width // 12, generator=random)
+    found = published_heads(query, keys)
+    assert found is not None
+    flat_query, flat_keys = query[0, :, 0].flatten(), keys[0].transpose(0, 1).flatten(1)
+    for head, maps in enumerate(found[0]):
+        own = slice(head * width // slices, (head + 1) * width // slices)
+        expected = (flat_keys[:, own] @ flat_query[own] * 0.125).softmax(0)
+        torch.testing.assert_close(maps, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_heads_and_attention_are_means_over_patches(features: PatchFeatures) -> None:
+    heads, attention = features.reference_heads, features.reference_attention
+    assert heads is not None and attention is not None
+    found = [*head_embeddings(features), attention_embedding(features)]
+    for weights, vector in zip([*heads, attention], found, strict=True):
+        expected = (weights[..., None] * features.tokens).mean(dim=(0, 1))
+        torch.testing.assert_close(vector, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("after", [True, False])
+@pytest.mark.parametrize("context", ["cls", "attention"])
+@pytest.mark.parametrize(
+    ("kind", "alpha"),
+    [("orthogonal_projection", 1.0), ("orthogonal_projection", 0.5), ("contrastive_mask", 1.0)],
+)
+def test_cleaning_is_the_formula_token_by_token(
+    features: PatchFeatures, kind: Any, alpha: float, context: Any, after: bool
+) -> None:
+    before = features.tokens.clone()
+    cleaned = clean_features(
+        features, through_memory, kind, context=context, alpha=alpha, after_projection=after
+    )
+    own = features.cls if context == "cls" else attention_embedding(features)
+    assert own is not None
+    own = through_memory(own[None])[0] if after else own / own.norm()
+    for row, column in ((0, 0), (1, 3), (3, 2)):
+        token = features.tokens[row, column]
+        token = through_memory(token[None])[0] if after else token / token.norm()
+        if kind == "orthogonal_projection":
+            token = token - alpha * float(token @ own) / float(own @ own) * own
+        else:
+            token = token * (1 - own / (float(own @ own) ** 0.5 + 1e-6))
+        expected = token if after else through_memory(token[None])[0]
+        torch.testing.assert_close(cleaned.tokens[row, column], expected, rtol=1e-4, atol=1e-5)
+    assert torch.equal(features.tokens, before)
+    assert cleaned.geometry == features.geometry
+
+
+def test_what_a_backbone_does_not_have_is_refused() -> None:
+    torch.manual_seed(0)
+    bare = TimmViT("test_vit2", Preprocessing("stretch", 64, 16)).encode([noise_photo()])[0]
+    for missing in (register_embeddings, attention_embedding, head_embeddings):
+        with pytest.raises(OptionError):
+            missing(bare)
+    with pytest.raises(OptionError, match="CLS"):
+        clean_features(bare, through_memory, "contrastive_mask")
+    with pytest.raises(OptionError, match="soap"):
+        clean_features(bare, through_memory, "soap")  # type: ignore[arg-type]

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
 from patchioner.base.errors import CheckpointError, OptionError, TextError
 from patchioner.text import BertSettings, BertTower, load_tower
-from patchioner.text.base import equal_lengths
-from tests.support.tiny import TEXTS, tiny_tokenizer, tiny_tower
+from tests.support.tiny import TEXTS, change_config, tiny_tokenizer, tiny_tower
 
 MIXED = ["a red cat", "a blue dog in the snow near a fence", "kite", "a bus", "zebra", "a red cat"]
 
@@ -74,38 +70,22 @@ def test_long_texts_are_cut_with_a_warning_and_keep_their_end(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     tower = tiny_tower(max_tokens=6)
-    with caplog.at_level(logging.WARNING):
-        (ids,) = tower.token_ids(["a red cat on a table"])
-    assert len(ids) == 6
-    assert ids[-1] == tower.tokenizer.token_to_id("[SEP]")
-    assert ids[:5] == tower.tokenizer.encode("a red cat on").ids[:5]
+    (ids,) = tower.token_ids(["a red cat on a table"])
+    end = tower.tokenizer.token_to_id("[SEP]")
+    assert ids == [*tower.tokenizer.encode("a red cat on").ids[:5], end]
     assert "1 of 1 texts are longer than 6 tokens" in caplog.text
-    assert tower.encode(["a red cat on a table near a river"]).isfinite().all()
 
 
-@pytest.mark.parametrize(
-    "texts",
-    [["a cat", ""], ["a cat", " \n\t"], ["a cat", None], ["a cat", 3], ["a cat", "a \ud83d cat"]],
-)
-def test_blank_texts_are_refused_by_index(texts: list[Any]) -> None:
+@pytest.mark.parametrize("text", ["", " \n\t", None, 3, "a \ud83d cat"])
+def test_blank_texts_are_refused_by_index(text: Any) -> None:
     with pytest.raises(TextError, match="text 1 is"):
-        tiny_tower().encode(texts)
+        tiny_tower().encode(["a cat", text])
 
 
 def test_a_single_string_is_refused_and_no_text_gives_no_row() -> None:
     with pytest.raises(TextError, match="wrap it in a list"):
         tiny_tower().encode("a cat")
     assert tiny_tower().encode([]).shape == (0, 64)
-
-
-def test_equal_lengths_covers_every_row_once_without_padding() -> None:
-    sequences = [[1] * length for length in (3, 1, 3, 2, 3, 1)]
-    seen = []
-    for rows, ids in equal_lengths(sequences, 2):
-        assert ids.shape == (len(rows), len(sequences[rows[0]]))
-        assert len(rows) <= 2
-        seen += rows
-    assert sorted(seen) == list(range(6))
 
 
 @pytest.mark.parametrize(
@@ -150,8 +130,7 @@ def test_a_tower_comes_back_as_it_was(folder: Path) -> None:
     ],
 )
 def test_a_wrong_config_is_refused(folder: Path, changes: dict[str, Any], message: str) -> None:
-    path = folder / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    change_config(folder, **changes)
     with pytest.raises(CheckpointError, match=message):
         load_tower(folder)
 
@@ -162,16 +141,4 @@ def test_a_missing_or_corrupt_tokenizer_is_refused(folder: Path, content: str | 
     if content is not None:
         (folder / "tokenizer.json").write_text(content)
     with pytest.raises(CheckpointError, match="tower"):
-        load_tower(folder)
-
-
-def test_missing_weights_are_named(folder: Path) -> None:
-    path = folder / "weights.safetensors"
-    weights = load_file(path)
-    del weights["norm.weight"]
-    save_file(weights, path)
-    with pytest.raises(CheckpointError, match=r"missing norm\.weight"):
-        load_tower(folder)
-    path.unlink()
-    with pytest.raises(CheckpointError, match="no such file"):
         load_tower(folder)

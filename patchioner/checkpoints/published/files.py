@@ -1,0 +1,480 @@
+"""The authors' files: config.yaml as a value, every key checked, what lies around it, and memory banks become ours."""
+
+from __future__ import annotations
+
+import difflib
+import glob
+import json
+import logging
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from memory_bank import MemoryBank
+from patchioner.base.errors import CheckpointError, HubError, MemoryBankError
+from patchioner.base.optional import require
+from patchioner.base.progress import progress
+from patchioner.checkpoints.hub import fetch
+from patchioner.checkpoints.stored import as_float, first_line, read_object, read_yaml
+
+T = TypeVar("T")
+
+# Written in some shipped files or in the README, but read by no published code: accepted, without effect.
+UNREAD = ("kkv_attention", "project_length")
+
+UNSUPPORTED = {
+    "alphaclip_config": "AlphaCLIP runs the backbone once per region with a mask as a fourth channel",
+    "denseclip_config": "DenseCLIP needs its authors' own networks",
+    "invite_config": "INViTE needs its authors' own networks",
+    "regionclip_config": "RegionCLIP is a ResNet trained with detection code",
+    "clipcap": "ClipCap samples its captions, so no published one could be repeated",
+    "talk2dino_config": "embedding inversion undoes only the first of the projection's two layers",
+    "talk2dino_weights": "embedding inversion undoes only the first of the projection's two layers",
+}
+
+
+@dataclass(frozen=True)
+class MeacapConfig:
+    """`viecap.meacap`: where the caption memory lies and how much of it is asked.
+
+    Attributes:
+        memory_caption_num: captions retrieved for each region.
+        memory_id, memory_base_path: the memory's folder is ``<base>/<id>``; on the hub ``memory/<id>``.
+        parser_checkpoint, wte_model_path: names of the scene-graph parser and the sentence encoder that merges
+            concepts; None leaves the choice to us (our rules, no download).
+        vl_model, hf_repo_id: read and not needed here: the logit scale of `vl_model` cannot change the best captions.
+    """
+
+    memory_caption_num: int = 5
+    memory_id: str = "coco"
+    memory_base_path: str | None = None
+    parser_checkpoint: str | None = None
+    wte_model_path: str | None = None
+    vl_model: str | None = None
+    hf_repo_id: str | None = None
+
+
+@dataclass(frozen=True)
+class ViecapConfig:
+    """`viecap`: the ViECap decoder, and MeaCap where `meacap` is given.
+
+    Attributes:
+        weight_path: the decoder's file; only its base name is looked up.
+        language_model: a GPT-2 of transformers.
+        continuous_prompt_length, clip_project_length: learned vectors of the mapping network, and vectors it is given.
+        clip_hidden_size: width of the region embedding; None takes it from the weights.
+        temperature, top_k, threshold: of the entities' softmax (see `decoders.entities`).
+        name_of_entities_text, prompt_ensemble, suffix, files_path: which vocabulary of entities, and where.
+        using_hard_prompt, soft_prompt_first, only_hard_prompt: what the prompt is made of.
+        using_greedy_search, beam_width: decoding.
+        text_prompt, disable_all_entities: read for completeness.
+    """
+
+    weight_path: str | None = None
+    language_model: str = "gpt2"
+    continuous_prompt_length: int = 10
+    clip_project_length: int = 10
+    clip_hidden_size: int | None = None
+    suffix: str | None = None
+    temperature: float = 0.01
+    top_k: int = 3
+    threshold: float = 0.2
+    disable_all_entities: bool = False
+    name_of_entities_text: str = "vinvl_vgoi_entities"
+    prompt_ensemble: bool = False
+    files_path: str | None = None
+    using_hard_prompt: bool = False
+    soft_prompt_first: bool = False
+    only_hard_prompt: bool = False
+    using_greedy_search: bool = False
+    beam_width: int = 5
+    text_prompt: str | None = None
+    hf_repo_id: str | None = None
+    meacap: MeacapConfig | None = None
+
+
+@dataclass(frozen=True)
+class PublishedConfig:
+    """A published config.yaml. The defaults are those of the published code.
+
+    Attributes:
+        prefix_size: width of the vector given to the decoder.
+        support_memory_size: rows that the bank was made with; 0 is no bank.
+        projection_type: which captions the bank holds; names its file.
+        decap_weights: the decoder's file.
+        dino_model: name of the backbone; None is ProxyCLIP.
+        normalize: unit length after the memory projection (and nowhere else).
+        resize_dim, crop_dim: input size in pixels.
+        use_talk2dino_project: texts are projected by Talk2DINO; a string names another projection.
+        linear_talk2dino, talk2dino_attn_type: parts of the bank's file name.
+        attention_type: wiring of the last block; only "qkv", the plain one, is supported.
+        calculate_argmax_text: the caption is the nearest memory text.
+        clip_model_name, use_open_clip, proxyclip_clipmodel, proxyclip_vfm: backbones of the CLIP family.
+        viecap: the ViECap or MeaCap decoder.
+        hf_repo_id: where missing files are fetched.
+    """
+
+    prefix_size: int
+    support_memory_size: int
+    projection_type: str = "coco"
+    decap_weights: str | None = None
+    dino_model: str | None = None
+    normalize: bool = True
+    resize_dim: int = 518
+    crop_dim: int = 518
+    use_talk2dino_project: bool | str = True
+    linear_talk2dino: bool = False
+    talk2dino_attn_type: str = "qkv"
+    attention_type: str = "qkv"
+    calculate_argmax_text: bool = False
+    clip_model_name: str | None = None
+    use_open_clip: bool = False
+    proxyclip_clipmodel: str | None = None
+    proxyclip_vfm: str | None = None
+    viecap: ViecapConfig | None = None
+    hf_repo_id: str | None = None
+
+    @property
+    def clip_like(self) -> bool:
+        """Whether the published code unit-normalises the bank at load: a named backbone that is no DINOv2."""
+        return self.dino_model is not None and "dinov2" not in self.dino_model
+
+
+def read_config(path: Path) -> PublishedConfig:
+    """Read a published YAML file; nothing but plain values is accepted in it.
+
+    Raises:
+        CheckpointError: no YAML, an unknown or unsupported key, a value of the wrong kind.
+        MissingExtraError: pyyaml is not installed.
+    """
+    return parse_config(read_yaml(path), str(path))
+
+
+def parse_config(values: Any, source: str) -> PublishedConfig:
+    """Check the values of a config.yaml; `source` is named in errors."""
+    if not isinstance(values, Mapping):
+        raise CheckpointError(f"{source}: expected keys and values, found {type(values).__name__}")
+    given = dict(values)
+    for key, why in UNSUPPORTED.items():
+        if given.pop(key, None):
+            raise CheckpointError(
+                f"{source}: {key!r} is not supported: {why}. Remove it, or use another model"
+            )
+    if isinstance(given.get("viecap"), Mapping):
+        viecap = dict(given["viecap"])
+        if isinstance(viecap.get("meacap"), Mapping):
+            viecap["meacap"] = _build(MeacapConfig, viecap["meacap"], f"{source}: viecap.meacap")
+        given["viecap"] = _build(ViecapConfig, viecap, f"{source}: viecap")
+    config = _build(PublishedConfig, given, source)
+    if config.attention_type != "qkv":
+        raise CheckpointError(
+            f"{source}: attention_type {config.attention_type!r} rewires the backbone's last block, which is not "
+            "supported; only 'qkv' is"
+        )
+    for name in ("prefix_size", "support_memory_size", "resize_dim", "crop_dim"):
+        value, least = getattr(config, name), int(name != "support_memory_size")
+        if value < least:
+            raise CheckpointError(f"{source}: {name} is {value}; it must be {least} or more")
+    return config
+
+
+# What the text of an annotation accepts. A missing value (null) is accepted where the default is None.
+_KINDS: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "float": (int, float),
+    "bool": (bool,),
+    "str": (str,),
+    "bool | str": (bool, str),
+    "ViecapConfig": (ViecapConfig,),
+    "MeacapConfig": (MeacapConfig,),
+}
+
+
+def _build(cls: type[T], values: Mapping[Any, Any], source: str) -> T:
+    known = {entry.name: str(entry.type) for entry in fields(cls)}  # type: ignore[arg-type]
+    names, given = [*known, *(UNSUPPORTED if cls is PublishedConfig else ())], {}
+    for key, value in values.items():
+        if key in UNREAD:
+            continue
+        if key not in known:
+            close = difflib.get_close_matches(str(key), names, n=3) or names
+            raise CheckpointError(
+                f"{source}: unknown key {key!r}; did you mean {', '.join(close)}?"
+            )
+        kind = known[key].removesuffix(" | None")
+        if value is None and kind != known[key]:
+            continue
+        if not isinstance(value, _KINDS[kind]) or (type(value) is bool and "bool" not in kind):
+            raise CheckpointError(
+                f"{source}: {key} is {value!r}; it must be {kind.replace(' | ', ' or ')}"
+            )
+        given[key] = value
+    required = [name for name in ("prefix_size", "support_memory_size") if name in known]
+    if missing := [name for name in required if name not in given]:
+        raise CheckpointError(f"{source}: missing {', '.join(missing)}")
+    return cls(**given)
+
+
+@dataclass(frozen=True)
+class PublishedFiles:
+    """The files around one config: its folder, itself, and the repository to fetch missing ones from, or None."""
+
+    root: Path
+    config: Path
+    hub_id: str | None = None
+
+    @classmethod
+    def of(cls, path: Path, hub_id: str | None = None) -> PublishedFiles:
+        """The files of a folder with a config.yaml, or around a YAML file."""
+        config = path / "config.yaml" if path.is_dir() else path
+        if not config.is_file():
+            raise CheckpointError(f"{config}: no such file; a published model has a config.yaml")
+        return cls(config.parent, config, hub_id)
+
+    @property
+    def name(self) -> str:
+        """What the model is called: its hub id where the folder is one of the hub's cache, else its folder or file."""
+        for folder in (self.root, *self.root.parents):
+            if folder.name.startswith("models--"):
+                return folder.name.removeprefix("models--").replace("--", "/")
+        return self.root.name if self.config.name == "config.yaml" else self.config.stem
+
+    def find(self, given: str, what: str) -> Path:
+        """The file that a config names: as it is given, by its base name beside the config, or from the hub.
+
+        Raises:
+            CheckpointError: nowhere to be found; says where it was looked for.
+        """
+        name = base_name(given)
+        for candidate in (self.root / given, self.root / name):
+            if name and candidate.is_file():
+                return candidate
+        return self._fetched(name, f"{what} {name!r} is not beside {self.config}", self.hub_id)
+
+    def find_memory(self, config: MeacapConfig, name: str) -> Path:
+        """`<base>/<id>/<name>` where it is there, else `memory/<id>/<name>` beside the config or on the hub."""
+        own_place = self.root / (config.memory_base_path or "memory") / config.memory_id / name
+        beside = self.root / "memory" / base_name(config.memory_id) / name
+        for candidate in (own_place, beside):
+            if candidate.is_file():
+                return candidate
+        missing = f"caption memory: neither {own_place} nor {beside} is there"
+        hub_id = config.hf_repo_id or self.hub_id
+        return self._fetched(f"memory/{config.memory_id}/{name}", missing, hub_id)
+
+    @staticmethod
+    def _fetched(name: str, missing: str, hub_id: str | None) -> Path:
+        if hub_id is None:
+            raise CheckpointError(f"{missing}, and no hf_repo_id is given. Put the file there")
+        try:
+            return fetch(hub_id, name)
+        except HubError as error:
+            raise CheckpointError(
+                f"{missing}, nor to be had from the hub: {error}. Put the file there"
+            ) from error
+
+    def any_of(self, patterns: Iterable[str]) -> Path | None:
+        """The only file beside the config that fits the first pattern that any fits; None where none does.
+
+        What comes out of a config goes into a pattern by `as_pattern`. Several that fit one are a CheckpointError.
+        """
+        for pattern in patterns:
+            found = sorted(path for path in self.root.glob(pattern) if path.is_file())
+            if len(found) > 1:
+                names = ", ".join(path.name for path in found)
+                raise CheckpointError(f"{self.root}: which of {names}? Leave one there")
+            if found:
+                return found[0]
+        return None
+
+
+def as_pattern(given: str) -> str:
+    """The last part of a path, as a pattern that fits that name alone.
+
+    Example:
+        >>> as_pattern("/raid/somebody/weights[1]")
+        'weights[[]1]'
+    """
+    return glob.escape(base_name(given))
+
+
+def base_name(given: str) -> str:
+    """The last part of a path as anybody may have written it, on either kind of system."""
+    return PurePosixPath(PureWindowsPath(given).as_posix()).name
+
+
+_CAPTIONS, _EMBEDDINGS = "memory_captions.json", "memory_clip_embeddings.pt"
+_log = logging.getLogger(__name__)
+_ROWS = "-embeddings"
+_TEXTS = "-text"
+_BLOCK = 16384
+# What `projection_type` is called in a file name. Only the first is known for certain; the others follow its form.
+_SOURCES = {"coco": "coco_captions", "vg": "vg_captions", "vg-test": "vg-test_captions"}
+DINOTXT_COLUMNS = 2048
+
+
+def bank_file_name(config: PublishedConfig) -> str:
+    """The name under which the published code keeps a configuration's bank.
+
+    `{prefix}{dataset}_text_embeddings{attention}{postfix}-{CLIP model}-{rows}.h5`. The forms for Talk2DINO and for
+    plain CLIP on COCO captions are known; other sources follow the same form [inferred].
+
+    Example:
+        >>> bank_file_name(PublishedConfig(768, 591753, dino_model="dinov2_vitb14_reg"))
+        'coco_captions_text_embeddings-B16-ViT-B.16-591753.h5'
+    """
+    source = base_name(config.projection_type)
+    if source.endswith(".json"):  # the published code goes by words in the name
+        words = {"coco": "coco", "karpathy": "coco", "vg": "vg", "marco": "msmarco"}
+        source = next((words[word] for word in words if word in source.lower()), "coco")
+    talk2dino = bool(config.use_talk2dino_project) and "dino" in (config.dino_model or "")
+    clip = (config.clip_model_name or "ViT-B/16").replace("/", ".")
+    attention = "" if config.talk2dino_attn_type == "qkv" else f"_{config.talk2dino_attn_type}"
+    postfix = ("-B16" if talk2dino else "") + ("-linear" if config.linear_talk2dino else "")
+    postfix += "-open_clip" if config.use_open_clip else ""
+    dataset = f"{'' if talk2dino else 'clip-'}{_SOURCES.get(source, source)}"
+    rows = config.support_memory_size
+    return f"{dataset}_text_embeddings{attention}{postfix}-{clip}-{rows}.h5"
+
+
+def find_bank(files: PublishedFiles, config: PublishedConfig) -> Path:
+    """The bank's file: by its published name, else the only `*.h5` beside the config, else from the hub."""
+    name = bank_file_name(config)
+    beside = files.any_of([as_pattern(name), "*.h5"])
+    return beside or files.find(name, "memory bank")
+
+
+def read_bank(path: Path, *, unit_rows: bool = False, dim: int | None = None) -> MemoryBank:
+    """Read a published HDF5 bank.
+
+    Args:
+        path: one dataset `*-embeddings`, (N, width) float, and one `*-text`, N strings of UTF-8.
+        unit_rows: scale every row to unit length, as the published code does for models whose name lacks "dinov2".
+            Otherwise rows keep their lengths, by which they weigh in a projection.
+        dim: width that the rows must have; None takes any. Of DINO.txt's 2,048 columns the second half is taken.
+
+    Returns:
+        A float32 bank without the rows of zero norm (an unfilled rest) and their texts. Rows are copied in blocks from
+        the file, so the bank is held once.
+
+    Raises:
+        MemoryBankError: a file that is cut short, foreign, of another width, or whose texts do not fit.
+        MissingExtraError: h5py is not installed.
+    """
+    h5py = require("h5py", "published")
+    if not path.is_file():
+        raise MemoryBankError(f"{path}: no such memory bank")
+    try:
+        with h5py.File(path, "r") as file, tempfile.TemporaryDirectory() as scratch:
+            rows, texts = _datasets(file, h5py)
+            columns, given = _columns(rows.shape[1], dim), _texts(texts)
+            staged = None if unit_rows else _mapped(rows, path, columns)
+            if staged is None:
+                staged = _staged(rows, columns, unit_rows, Path(scratch) / "rows")
+            bank = MemoryBank(staged, given, drop_zero_rows=True)
+            del staged
+    except (OSError, KeyError, RuntimeError, UnicodeDecodeError) as error:
+        raise MemoryBankError(
+            f"{path}: cut short, or no HDF5 memory bank ({first_line(error)}); fetch it again"
+        ) from error
+    except MemoryBankError as error:
+        raise MemoryBankError(f"{path}: {error}") from error
+    if empty := len(given) - len(bank):
+        _log.info("%s: left out %d of %d rows, which are zero", path, empty, len(given))
+    return bank
+
+
+def _datasets(file: Any, h5py: Any) -> tuple[Any, Any]:
+    """The dataset of rows and the one of texts; their common name is not the same in all files."""
+    named = [name for name in file if name.endswith(_ROWS) and isinstance(file[name], h5py.Dataset)]
+    if len(named) != 1:
+        found = f"{', '.join(named) or 'none'} among {', '.join(file)}"
+        raise MemoryBankError(f"expected one dataset '*{_ROWS}', found {found}")
+    rows, texts = file[named[0]], named[0].removesuffix(_ROWS) + _TEXTS
+    if not isinstance(file.get(texts), h5py.Dataset):
+        raise MemoryBankError(f"there is no dataset {texts!r} beside {named[0]!r}")
+    if rows.ndim != 2 or rows.dtype.kind != "f":
+        raise MemoryBankError(f"{named[0]!r} is {rows.shape} {rows.dtype}, not rows of floats")
+    if file[texts].shape != rows.shape[:1]:
+        raise MemoryBankError(f"{len(rows)} rows, but texts of shape {file[texts].shape}")
+    return rows, file[texts]
+
+
+def _columns(width: int, dim: int | None) -> slice:
+    if width == DINOTXT_COLUMNS and dim == DINOTXT_COLUMNS // 2:
+        return slice(dim, None)
+    if dim not in (None, width):
+        raise MemoryBankError(f"rows have width {width}, the config says prefix_size {dim}")
+    return slice(None)
+
+
+def _texts(dataset: Any) -> list[str]:
+    texts: list[str] = []
+    for start in range(0, len(dataset), _BLOCK):
+        for value in dataset[start : start + _BLOCK]:
+            if not isinstance(value, bytes | str):
+                raise MemoryBankError(f"text {len(texts)} is {value!r}, not a string")
+            texts.append(value.decode("utf-8") if isinstance(value, bytes) else value)
+    return texts
+
+
+def _mapped(rows: Any, path: Path, columns: slice) -> npt.NDArray[np.float32] | None:
+    """The rows as they lie in the file, mapped into memory and not read; None where they do not lie in one piece."""
+    offset = rows.id.get_offset()
+    if offset is None or rows.dtype != np.dtype(np.float32):
+        return None
+    if path.stat().st_size < offset + rows.size * rows.dtype.itemsize:
+        raise MemoryBankError("cut short; fetch it again")
+    # Mode "c": the copy on write makes it writable, without which torch would warn; nothing is written.
+    return np.memmap(path, np.float32, mode="c", offset=offset, shape=rows.shape)[:, columns]
+
+
+def _staged(rows: Any, columns: slice, unit_rows: bool, scratch: Path) -> npt.NDArray[np.float32]:
+    """The rows in a scratch file, mapped: for compressed, half-precision or unit rows."""
+    width = len(range(*columns.indices(rows.shape[1])))
+    staged = np.memmap(scratch, np.float32, mode="w+", shape=(len(rows), width))
+    starts = range(0, len(rows), _BLOCK)
+    for start in progress(starts, description="reading the memory bank", unit="block"):
+        block = rows[start : start + _BLOCK, columns].astype(np.float32)
+        if unit_rows:
+            lengths = np.linalg.norm(block, axis=1, keepdims=True)
+            block /= np.where(lengths > 0, lengths, 1)
+        staged[start : start + _BLOCK] = block
+    return staged
+
+
+def read_memory(files: PublishedFiles, config: MeacapConfig, *, dim: int) -> MemoryBank:
+    """The caption memory as a bank of unit rows, searched by cosine as published.
+
+    `memory_captions.json` is a list of captions, `memory_clip_embeddings.pt` their (N, dim) tensor. The third published
+    file, embeddings of the captions by a sentence encoder, is not read: nothing depends on it here.
+
+    Raises:
+        CheckpointError, MemoryBankError: a file is missing, damaged, of another width, or does not fit the other.
+    """
+    captions, path = (files.find_memory(config, name) for name in (_CAPTIONS, _EMBEDDINGS))
+    try:
+        texts = json.loads(captions.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{captions}: not a readable list of captions ({error})") from error
+    if not isinstance(texts, list) or not texts or not all(isinstance(t, str) for t in texts):
+        raise CheckpointError(f"{captions}: expected a list of captions")
+    held = read_object(path)
+    if not isinstance(held, Tensor) or held.dim() != 2 or not held.is_floating_point():
+        raise CheckpointError(f"{path}: expected one tensor of rows, found {type(held).__name__}")
+    if held.shape != (len(texts), dim):
+        raise MemoryBankError(
+            f"{path}: embeddings of shape {tuple(held.shape)}, expected {(len(texts), dim)}: one row for each caption "
+            f"of {captions.name}, as wide as the config's prefix_size"
+        )
+    rows = as_float(held, str(path))
+    lengths = rows.norm(dim=1, keepdim=True)
+    if bool((lengths == 0).any()):
+        raise MemoryBankError(f"{path}: row {int((lengths == 0).flatten().nonzero()[0])} is zero")
+    return MemoryBank(rows / lengths, texts)

@@ -1,0 +1,251 @@
+"""The published config.yaml, key by key; the files around it; HDF5 banks: rows, lengths and texts, damage named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import huggingface_hub
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from patchioner.base.errors import CheckpointError, MemoryBankError
+from patchioner.checkpoints.published.files import (
+    PublishedConfig,
+    PublishedFiles,
+    as_pattern,
+    bank_file_name,
+    base_name,
+    find_bank,
+    parse_config,
+    read_bank,
+)
+from tests.support.published import DIM, as_hub_snapshot, memory, write_bank, write_config
+
+LAYOUTS = {
+    "contiguous": {},
+    "chunked": {"chunks": (4, 8)},
+    "compressed": {"chunks": (4, 8), "compression": "gzip"},
+    "half": {"dtype": "float16"},
+    "big endian": {"dtype": ">f4"},
+}
+
+
+ROWS = np.ones((3, 4), np.float32)
+
+
+def written(tmp_path: Path, layout: str = "contiguous") -> Path:
+    """A bank of 10 rows with an unfilled one among them and two at its end."""
+    embeddings, texts = memory()
+    rows = np.insert(np.pad(embeddings.numpy(), ((0, 2), (0, 0))), 3, 0, axis=0)
+    options = dict(LAYOUTS[layout])
+    rows = rows.astype(options.pop("dtype", "float32"))
+    with h5py.File(tmp_path / "bank.h5", "w") as file:
+        file.create_dataset("coco-embeddings", data=rows, **options)
+        text = file.create_dataset("coco-text", (13,), dtype=h5py.string_dtype(encoding="utf-8"))
+        text[:11] = [*texts[:3], "of no row", *texts[3:]]
+    return tmp_path / "bank.h5"
+
+
+@pytest.mark.parametrize("unit", [False, True])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_rows_lengths_and_texts(tmp_path: Path, layout: str, unit: bool) -> None:
+    embeddings, texts = memory()
+    bank = read_bank(written(tmp_path, layout), dim=DIM, unit_rows=unit)
+    assert list(bank.texts or ()) == texts  # those of zero rows are gone
+    error = 1e-3 if layout == "half" else 1e-6
+    expected = F.normalize(embeddings, dim=1) if unit else embeddings
+    torch.testing.assert_close(bank.embeddings(), expected, rtol=error, atol=error)
+
+
+def test_the_projection_equals_the_published_formula(tmp_path: Path) -> None:
+    bank, (rows, _) = read_bank(written(tmp_path)), memory()
+    queries = torch.randn(4, DIM, generator=torch.Generator().manual_seed(0))
+    similarities = F.normalize(queries, dim=1) @ F.normalize(rows, dim=1).T
+    expected = (similarities / 0.01).softmax(1) @ rows
+    found = bank.project(queries, normalize=False)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_bank_holds_its_rows_itself(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    before = path.read_bytes()
+    bank = read_bank(path)
+    assert path.read_bytes() == before
+    path.write_bytes(before[:100])
+    assert bank.project(torch.ones(1, DIM)).isfinite().all()
+
+
+def test_dinotxt_columns(tmp_path: Path) -> None:
+    rows = torch.randn(3, 2048, generator=torch.Generator().manual_seed(1))
+    write_bank(tmp_path / "b.h5", rows, ["a", "b", "c"])
+    bank = read_bank(tmp_path / "b.h5", dim=1024)
+    torch.testing.assert_close(bank.embeddings(), rows[:, 1024:], rtol=1e-5, atol=1e-5)
+    assert read_bank(tmp_path / "b.h5", dim=2048).dim == 2048
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.3, 0.6, 0.95])
+@pytest.mark.parametrize("layout", ["contiguous", "compressed"])
+def test_a_file_cut_short(tmp_path: Path, kept: float, layout: str) -> None:
+    path = written(tmp_path, layout)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(kept * len(data))])
+    with pytest.raises(MemoryBankError, match="bank.h5: cut short"):
+        read_bank(path)
+
+
+@pytest.mark.parametrize(
+    ("datasets", "said"),
+    [
+        (None, "no such memory bank"),
+        (b"not HDF5", "no HDF5 memory bank"),
+        ({"weights": np.ones(3)}, "found none among weights"),
+        ({"coco-embeddings": ROWS}, "no dataset 'coco-text'"),
+        ({"coco-embeddings": ROWS, "coco-text": [b"a", b"b"]}, "3 rows, but texts of shape"),
+        ({"coco-embeddings": ROWS, "coco-text": [1, 2, 3]}, "text 0 is .*1.*not a string"),
+        ({"coco-embeddings": ROWS * np.nan, "coco-text": [b"a"] * 3}, "rows that are not finite"),
+        ({"coco-embeddings": ROWS, "coco-text": [b"a"] * 3}, "width 4, .*prefix_size 768"),
+    ],
+)
+def test_files_of_something_else(tmp_path: Path, datasets: Any, said: str) -> None:
+    path = tmp_path / "bank.h5"
+    if isinstance(datasets, bytes):
+        path.write_bytes(datasets)
+    elif datasets is not None:
+        with h5py.File(path, "w") as file:
+            for name, values in datasets.items():
+                file[name] = values
+    with pytest.raises(MemoryBankError, match=f"bank.h5: .*{said}"):
+        read_bank(path, dim=768 if "768" in said else 4)
+
+
+@pytest.mark.parametrize(
+    ("values", "name"),
+    [
+        ({}, "coco_captions_text_embeddings-B16-ViT-B.16-500000.h5"),
+        (
+            {"dino_model": "vit_base_patch16_clip_224.openai", "use_talk2dino_project": False},
+            "clip-coco_captions_text_embeddings-ViT-B.16-500000.h5",
+        ),
+        (
+            {"talk2dino_attn_type": "kkv", "linear_talk2dino": True},
+            "coco_captions_text_embeddings_kkv-B16-linear-ViT-B.16-500000.h5",
+        ),
+        (
+            {"projection_type": "/data/dataset_karpathy.json"},
+            "coco_captions_text_embeddings-B16-ViT-B.16-500000.h5",
+        ),
+    ],
+)
+def test_file_names(values: dict[str, Any], name: str) -> None:
+    config = PublishedConfig(768, 500000, **{"dino_model": "dinov2_vitb14_reg", **values})
+    assert bank_file_name(config) == name
+
+
+def test_the_only_bank_in_the_folder_is_the_bank(tmp_path: Path) -> None:
+    write_config(tmp_path)
+    files, config = PublishedFiles.of(tmp_path), PublishedConfig(64, 9, dino_model="dinov2_vitb14")
+    with pytest.raises(CheckpointError, match="memory bank 'coco_captions.*-9.h5' is not beside"):
+        find_bank(files, config)
+    (tmp_path / "mine.h5").touch()
+    assert find_bank(files, config).name == "mine.h5"
+    (tmp_path / bank_file_name(config)).touch()
+    assert find_bank(files, config).name == bank_file_name(config)
+    (tmp_path / bank_file_name(config)).unlink()
+    (tmp_path / "other.h5").touch()
+    with pytest.raises(CheckpointError, match="which of mine.h5, other.h5"):
+        find_bank(files, config)
+
+
+LEAST: dict[str, Any] = {"prefix_size": 768, "support_memory_size": 591753}
+
+
+def test_nested_parts() -> None:
+    meacap = {"memory_id": "cc3m"}
+    viecap = {"weight_path": "a.pt", "top_k": 4, "meacap": meacap, "project_length": 10}
+    config = parse_config({**LEAST, "viecap": viecap, "kkv_attention": True}, "x")
+    assert config.viecap is not None and config.viecap.meacap is not None
+    assert (config.viecap.top_k, config.viecap.threshold) == (4, 0.2)
+    assert (config.viecap.meacap.memory_id, config.viecap.meacap.memory_caption_num) == ("cc3m", 5)
+    absent = dict.fromkeys(("viecap", "alphaclip_config", "clipcap", "dino_model"))
+    assert parse_config({**LEAST, **absent}, "x") == PublishedConfig(768, 591753)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"decap_weight": "x"}, "unknown key 'decap_weight'; did you mean decap_weights"),
+        ({"viecap": {"topk": 3}}, "viecap: unknown key 'topk'; did you mean top_k"),
+        ({"viecap": {"meacap": {"memory": "x"}}}, "viecap.meacap: unknown key 'memory'.*memory_id"),
+        ({3: 4}, "unknown key 3"),
+        ({"alphaclip_config": {"a": 1}}, "'alphaclip_config' is not supported: .*fourth channel"),
+        ({"clipcap": {"top_p": 0.8}}, "'clipcap' is not supported"),
+        ({"talk2dino_weights": "x"}, "'talk2dino_weights' is not supported"),
+        ({"attention_type": "kkv"}, "attention_type 'kkv'.*only 'qkv' is"),
+        ({"prefix_size": "768"}, "prefix_size is '768'; it must be int"),
+        ({"prefix_size": True}, "prefix_size is True; it must be int"),
+        ({"prefix_size": 0}, "prefix_size is 0; it must be 1 or more"),
+        ({"normalize": "yes"}, "normalize is 'yes'; it must be bool"),
+        ({"normalize": None}, "normalize is None; it must be bool"),
+        ({"viecap": "gpt2"}, "viecap is 'gpt2'"),
+        ({"use_talk2dino_project": 3}, "it must be bool or str"),
+        (["prefix_size"], "missing support_memory_size"),
+        (None, "expected keys and values"),
+    ],
+)
+def test_what_is_wrong_is_named(values: Any, said: str) -> None:
+    if isinstance(values, dict):
+        values = {**LEAST, **values}
+    elif values is not None:
+        values = {key: LEAST[key] for key in values}
+    with pytest.raises(CheckpointError, match=f"^model.yaml: (.*){said}|^model.yaml: {said}"):
+        parse_config(values, "model.yaml")
+
+
+def test_as_given_then_by_base_name_then_from_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def download(repo: str, name: str) -> str:
+        asked.append((repo, name))
+        if name != "b.pt":
+            raise ConnectionError("no route\nand much more")
+        return str(tmp_path / name)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    files = PublishedFiles.of(write_config(tmp_path / "model"), "owner/model")
+    (tmp_path / "model" / "a.pt").touch()
+    assert files.find("/raid/somebody/a.pt", "decoder") == tmp_path / "model" / "a.pt"
+    assert files.find("..\\somebody\\a.pt", "decoder") == tmp_path / "model" / "a.pt"
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "a.pt").touch()
+    assert files.find("../weights/a.pt", "decoder").resolve() == tmp_path / "weights" / "a.pt"
+    assert files.find("/raid/b.pt", "decoder") == tmp_path / "b.pt"
+    assert asked == [("owner/model", "b.pt")]
+    for name in ("c.pt", ""):
+        with pytest.raises(CheckpointError, match=f"'{name}' is not beside .*no route") as caught:
+            files.find(name, "decoder")
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("given", ["weights[1]", "/raid/x/**", "a?b", "[", "../../up", "C:\\x\\y"])
+def test_a_name_out_of_a_config_is_no_pattern(tmp_path: Path, given: str) -> None:
+    files = PublishedFiles.of(write_config(tmp_path))
+    (tmp_path / "other.pth").touch()
+    assert files.any_of([f"{as_pattern(given)}.pth"]) is None
+    wanted = tmp_path / f"{base_name(given)}.pth"
+    wanted.touch()
+    assert files.any_of([f"{as_pattern(given)}.pth"]) == wanted
+
+
+def test_names(tmp_path: Path) -> None:
+    folder = write_config(tmp_path / "mine")
+    assert PublishedFiles.of(folder).name == "mine"
+    write_config(tmp_path / "mine", "mlp.k.yaml")
+    assert PublishedFiles.of(folder / "mlp.k.yaml").name == "mlp.k"
+    snapshot = as_hub_snapshot(folder, tmp_path / "cache", "owner/mine")
+    assert PublishedFiles.of(snapshot).name == "owner/mine"
