@@ -116,12 +116,7 @@ class Dense(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class PreparedPhoto:
-    """A photo as one backbone wants it, so that other threads can prepare what the network is to see next.
-
-    Attributes:
-        pixels: (3, H, W) float32, of `preprocess`.
-        geometry: the map between the photo's pixels and the grid.
-    """
+    """A photo as one backbone wants it: pixels (3, H, W) float32 of `preprocess`, and their geometry."""
 
     pixels: Tensor
     geometry: ImageGeometry
@@ -132,8 +127,8 @@ class PreparedPhoto:
         return self.geometry.image_size
 
 
+# What a backbone encodes; a `PreparedPhoto` must come from that same backbone.
 Encodable = Photo | PreparedPhoto
-"""What a backbone encodes; a `PreparedPhoto` must come from that same backbone."""
 
 
 def preprocess(image: Photo, settings: Preprocessing) -> tuple[Tensor, ImageGeometry]:
@@ -173,11 +168,6 @@ def _resize(photo: Photo, size: tuple[int, int]) -> Image.Image:
 
 class Backbone(StoredModule):
     """A network that turns a photo into text-aligned patch tokens."""
-
-    @property
-    @abstractmethod
-    def dim(self) -> int:
-        """Width of the embedding space."""
 
     @abstractmethod
     def encode(self, images: Sequence[Encodable]) -> list[PatchFeatures]:
@@ -315,21 +305,13 @@ def split_features(found: Dense, geometries: Sequence[ImageGeometry]) -> list[Pa
     """Take a batch of one grid apart: float32 features of each photo, in the batch's order.
 
     They own their numbers: keeping those of one photo does not keep the whole batch.
-
-    Example:
-        >>> found = Dense(torch.zeros(2, 3, 4, 8), None, None)
-        >>> geometry = ImageGeometry((40, 30), (3, 4), 10, (1.0, 1.0), (0.0, 0.0))
-        >>> [tuple(one.tokens.shape) for one in split_features(found, [geometry] * 2)]
-        [(3, 4, 8), (3, 4, 8)]
     """
-    shared = len(geometries) > 1
-    features = []
+    shared, features = len(geometries) > 1, []
     for index, geometry in enumerate(geometries):
-        tokens, *rest = (
+        tokens, cls, attention, published, registers, heads = (
             None if part is None else part[index].to(torch.float32, copy=shared) for part in found
         )
         assert tokens is not None, "every network gives tokens"
-        cls, attention, published, registers, heads = rest
         features.append(
             PatchFeatures(tokens, cls, attention, geometry, published, None, registers, heads)
         )
@@ -337,13 +319,7 @@ def split_features(found: Dense, geometries: Sequence[ImageGeometry]) -> list[Pa
 
 
 def equal_grids(geometries: Sequence[ImageGeometry], patches: int) -> Iterator[list[int]]:
-    """Yield the places of photos that fill the same grid, as many at a time as `patches` allow, at least one.
-
-    Example:
-        >>> wide, tall = (fit_image(s, mode="aspect", size=64, patch_size=16) for s in [(80, 40), (40, 80)])
-        >>> list(equal_grids([wide, tall, wide, wide], 40))
-        [[0, 2], [3], [1]]
-    """
+    """Yield the places of photos that fill the same grid, as many at a time as `patches` allow, at least one."""
     alike: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
     for place, geometry in enumerate(geometries):
         alike[geometry.grid].append(place)
@@ -373,13 +349,10 @@ def preprocessing_of(given: Any) -> Preprocessing:
 BACKBONES: Registry[type[Backbone]] = Registry(
     "backbone",
     homes={
-        "timm": "patchioner.backbones.vit",
-        "siglip": "patchioner.backbones.vit",
-        "open_clip": "patchioner.backbones.clip",
-        "proxy_clip": "patchioner.backbones.clip",
+        **dict.fromkeys(("timm", "siglip"), "patchioner.backbones.vit"),
+        **dict.fromkeys(("open_clip", "proxy_clip"), "patchioner.backbones.clip"),
         "dinotxt": "patchioner.backbones.dinotxt",
-        "onnx": "patchioner.backbones.exported",
-        "openvino": "patchioner.backbones.exported",
+        **dict.fromkeys(("onnx", "openvino"), "patchioner.backbones.exported"),
     },
 )
 

@@ -427,29 +427,23 @@ _PROXY_PARTS = ("clip", "proxy")
 class ProxyClip(Backbone):
     """CLIP patch tokens on the grid of another backbone, gathered along that backbone's affinities.
 
-    In CLIP's last block the attention gives way to
+    ProxyCLIP (arXiv 2408.04883): in CLIP's last block the attention gives way to
 
         A = scale (X X^T - shift mean(X X^T)),   Attn = softmax over j of A_ij where A_ij >= 0,   z = Proj(Attn V)
 
-    with X the unit patch tokens of the proxy (so X X^T holds cosines, and the mean is over all pairs), V CLIP's values,
-    Proj the block's output projection; skip connection and MLP are left out, CLIP's final norm and visual projection
-    follow. The paper reports a shift of 1.0..1.6 and a scale of 2..5 as good. A photo costs one pass of each backbone.
+    with X the unit patch tokens of the proxy, V CLIP's values, Proj the block's output projection; skip connection and
+    MLP are left out, CLIP's final norm and visual projection follow. Each backbone sees the photo in its own size;
+    CLIP's values and the attention of its CLS token are resampled (bilinear) to the proxy's grid. There is no
+    `reference_attention`.
 
     Args:
         clip: gives values, CLS token and the space of the tokens; its `dense` mode plays no part.
-        proxy: gives affinities and the grid, e.g. a `TimmViT` of DINO or DINOv2 without a head. Its tokens need not be
-            aligned with text.
-        shift, scale: of the formula (beta and gamma of the paper).
-
-    Each backbone sees the photo in its own size and normalisation; CLIP's values are resampled (bilinear) from CLIP's
-    grid to the proxy's. That is sound only where both see the same part of the photo, so the two must fit photos in
-    the same way (`Preprocessing.mode`).
-
-    `PatchFeatures.attention` is that of CLIP's CLS token, resampled too; there is no `reference_attention`.
+        proxy: gives affinities and the grid, e.g. a `TimmViT` of DINO without a head; fits photos in the same way.
+        shift, scale: beta and gamma of the paper, which reports 1.0..1.6 and 2..5 as good.
 
     Raises:
-        OptionError: the two fit photos in different ways, CLIP's last block is not a plain one, or a factor is not a
-            positive number.
+        OptionError: the two fit photos in different ways, CLIP's last block is not a plain one, a factor is not
+            positive.
     """
 
     def __init__(
@@ -554,18 +548,9 @@ class ProxyClip(Backbone):
 def proxy_attention(tokens: Tensor, *, shift: float = SHIFT, scale: float = SCALE) -> Tensor:
     """Rows of attention from the affinities of patch tokens (see `ProxyClip`).
 
-    Args:
-        tokens: (patches, width) of the proxy, of any length each.
-        shift: multiple of the mean cosine that an affinity must exceed to count.
-        scale: sharpness.
-
-    Returns:
-        (patches, patches) float32, each row non-negative and summing to 1. A patch always attends to itself: where all
-        tokens are so alike that even that falls below the shift, the formula by itself would give no number at all.
-
-    Example:
-        >>> proxy_attention(torch.tensor([[1.0, 0.0], [0.0, 1.0]])).tolist()
-        [[1.0, 0.0], [0.0, 1.0]]
+    Tokens (patches, width) -> (patches, patches) float32, each row non-negative and summing to 1. A patch always
+    attends to itself: where all tokens are so alike that even that falls below the shift, the formula by itself would
+    give no number at all.
     """
     unit = F.normalize(tokens.float(), dim=-1)
     cosines = unit @ unit.T

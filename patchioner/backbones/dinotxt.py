@@ -81,12 +81,6 @@ class DinoTxtViT(TimmNetwork):
         blocks: transformer blocks of the head.
         registers: whether the registers pass through the head too.
         space: see above.
-
-    Example:
-        >>> settings = Preprocessing("stretch", 56, 14)
-        >>> backbone = DinoTxtViT("vit_small_patch14_reg4_dinov2", settings, overrides={"depth": 2})
-        >>> tuple(backbone.encode([Image.new("RGB", (320, 240))])[0].tokens.shape)
-        (4, 4, 384)
     """
 
     own_keys = ("blocks", "registers", "space", "overrides")

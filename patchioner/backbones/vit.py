@@ -29,16 +29,8 @@ from patchioner.checkpoints.stored import WeightSource, part_of, read_tensors
 from patchioner.geometry import Preprocessing
 
 # Arguments of an architecture that may be given; timm drops those that it does not know in silence.
-OVERRIDES: tuple[str, ...] = (
-    "class_token",
-    "depth",
-    "embed_dim",
-    "init_values",
-    "mlp_ratio",
-    "num_heads",
-)
-OVERRIDES += ("pre_norm", "qk_norm", "qkv_bias", "reg_tokens")
-
+OVERRIDES: tuple[str, ...] = ("class_token", "depth", "embed_dim", "init_values", "mlp_ratio")
+OVERRIDES += ("num_heads", "pre_norm", "qk_norm", "qkv_bias", "reg_tokens")
 _NEEDED = ("blocks", "embed_dim", "forward_intermediates", "num_prefix_tokens", "patch_embed")
 _PUBLISHED_SCALE, _SMALL_WIDTH, _SMALL_HEADS, _OTHER_HEADS = 0.125, 384, 6, 16
 _log = logging.getLogger(__name__)
@@ -108,15 +100,9 @@ class TimmViT(TimmNetwork):
     a network of one block.
 
     Args:
-        name, preprocessing, pretrained, overrides: see `TimmNetwork`; with a linear head, the fetched weights include
-            timm's classifier, which for CLIP is the visual projection.
-        head: config of the visual head (`build_head`). A linear one is applied to every token alike.
-
-    Example:
-        >>> backbone = TimmViT("vit_tiny_patch16_224", Preprocessing("stretch", 64, 16))
-        >>> features = backbone.encode([Image.new("RGB", (320, 240))])[0]
-        >>> tuple(features.tokens.shape)
-        (4, 4, 192)
+        name, preprocessing, pretrained, overrides: see `TimmNetwork`.
+        head: config of the visual head (`build_head`). A linear one gets timm's classifier from fetched weights, which
+            for CLIP is the visual projection.
     """
 
     own_keys = ("head", "overrides")
@@ -132,13 +118,11 @@ class TimmViT(TimmNetwork):
     ) -> None:
         config: dict[str, Any] = dict(head or {"type": "none"})
         linear = int(config["dim"]) if config.get("type") == "linear" else 0
-        classes = linear if pretrained else 0
-        super().__init__(
-            name, preprocessing, pretrained=pretrained, overrides=overrides, classes=classes
-        )
+        settings: dict[str, Any] = {"pretrained": pretrained, "overrides": overrides}
+        super().__init__(name, preprocessing, classes=linear if pretrained else 0, **settings)
         self.head_config, self._linear = config, linear
         self.head = build_head(config, int(self.vit.embed_dim))
-        if classes:
+        if linear and pretrained:
             self.read_classifier(self.vit.head.state_dict(), name)
             self.vit.reset_classifier(0)
         # The input of the only block is nothing that timm gives.
@@ -202,33 +186,27 @@ class TimmViT(TimmNetwork):
             output_fmt="NLC",
             return_prefix_tokens=True,
         )
-        patches = final[:, prefix:].unflatten(1, grid)
         cls = final[:, 0] if self.has_cls else None
         registers = final[:, 1:prefix] if self.has_cls and prefix > 1 else None
+        found = Dense(final[:, prefix:].unflatten(1, grid), cls, None, None, registers)
         if not self._has_attention:
-            return Dense(patches, cls, None, None, registers)
+            return found
         before_last = torch.cat([inner[0][1], inner[0][0]], dim=1)
         parts = cls_query_keys(self.vit.blocks[last], before_last, prefix)
         maps, published, heads = (
-            None if found is None else found.unflatten(-1, grid)
-            for found in (
-                cls_attention(*parts),
-                published_attention(*parts),
-                published_heads(*parts),
-            )
+            None if one is None else one.unflatten(-1, grid)
+            for one in (cls_attention(*parts), published_attention(*parts), published_heads(*parts))
         )
-        return Dense(patches, cls, maps, published, registers, heads)
+        return found._replace(attention=maps, published=published, heads=heads)
 
 
 class SiglipViT(TimmNetwork):
-    """A SigLIP vision tower, dense: every patch through the attention pool's value path.
+    """A SigLIP vision tower (arXiv 2303.15343; SigLIP 2: arXiv 2502.14786), dense.
 
-    SigLIP (arXiv 2303.15343; SigLIP 2: arXiv 2502.14786) has no CLS token. A learned query attends to the patches, and
-    the result goes through a projection and a residual MLP into the space of the text. A patch token here is what that
-    pool would give if all of its attention were on the one patch: MaskCLIP's treatment of CLIP's attention pool (arXiv
-    2112.01071, section 3.2) carried over to a pool with an MLP. The MLP is not linear, so the mean of such tokens is
-    not the pool with uniform attention (TextRegion, arXiv 2505.23769, pools values first).
-    ``cls`` of its features is the pooled vector, SigLIP's own image embedding; ``attention`` is the pool's.
+    There is no CLS token: a learned query attends to the patches, and the result goes through a projection and a
+    residual MLP into the space of the text. A patch token here is what that pool would give if all of its attention
+    were on the one patch: MaskCLIP's treatment of CLIP's pool (arXiv 2112.01071, section 3.2) carried over to a pool
+    with an MLP. ``cls`` of its features is the pooled vector, SigLIP's own image embedding; ``attention`` the pool's.
 
     Args:
         name, preprocessing, pretrained, overrides: see `TimmNetwork`; an architecture with an attention pool, e.g.
@@ -237,12 +215,6 @@ class SiglipViT(TimmNetwork):
 
     Raises:
         OptionError: the architecture has no attention pool of SigLIP's kind.
-
-    Example:
-        >>> settings = Preprocessing("stretch", 64, 16, mean=(0.5,) * 3, std=(0.5,) * 3)
-        >>> backbone = SiglipViT("vit_base_patch16_siglip_512", settings, overrides={"depth": 2})
-        >>> tuple(backbone.encode([Image.new("RGB", (320, 240))])[0].tokens.shape)
-        (4, 4, 768)
     """
 
     def __init__(self, name: str, preprocessing: Preprocessing, **settings: Any) -> None:

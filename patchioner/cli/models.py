@@ -118,7 +118,7 @@ def convert(options: argparse.Namespace) -> int:
     """Convert, load the result, decode the same vectors with both; 1 when a token differs."""
     from patchioner import Patchioner
 
-    _check_new_folder(options.out)
+    check_new_folder(options.out)
     source = _load(options)
     bank = source.parts.bank
     if options.merge_duplicates and bank is not None:
@@ -136,7 +136,8 @@ def convert(options: argparse.Namespace) -> int:
     return int(same < _TRIED)
 
 
-def _check_new_folder(out: Path) -> None:
+def check_new_folder(out: Path) -> None:
+    """Refuse to write where something is; OptionError."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OptionError(f"{out} exists already: choose an empty or new folder")
 
@@ -225,7 +226,7 @@ def add_export_arguments(parser: argparse.ArgumentParser) -> None:
 
 def export(options: argparse.Namespace) -> int:
     """Export, try, report; returns the exit status."""
-    _check_new_folder(options.out)
+    check_new_folder(options.out)
     from patchioner import Patchioner
     from patchioner.export import count_changed_captions, export_model
 

@@ -46,13 +46,7 @@ from patchioner.text.base import (
 # open_clip builds both halves of a model; the other one is made as small as it will go and dropped.
 _NO_VISION = {"layers": 1, "width": 8, "head_width": 8, "patch_size": 8, "image_size": 8}
 # The text half of a model that open_clip keeps in one piece with the visual half.
-_TEXT_PARTS: tuple[str, ...] = (
-    "positional_embedding",
-    "token_embedding.",
-    "transformer.",
-    "ln_final.",
-)
-_TEXT_PARTS += ("text_projection",)
+_TEXT_PARTS = ("positional_embedding", "token_embedding.", "transformer.", "ln_final.", "text_proj")
 _WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _SIGLIP_PREFIXES = ("text.", "text_model.", "")
 _SIGLIP_FILE = "open_clip_model.safetensors"

@@ -112,18 +112,10 @@ class _Transformer(nn.Module):
 
 
 class DinoTxtText(TextTower):
-    """CLIP's tokenizer, the transformer and the map into the space of the images.
+    """CLIP's tokenizer (of open_clip), the transformer and the map into the space of the images.
 
     Texts are grouped by length in tokens, so no batch holds padding and a text's vector does not depend on the others;
     the causal mask makes that equal to padding, as published.
-
-    Raises:
-        MissingExtraError: open_clip, which brings CLIP's vocabulary, is not installed.
-
-    Example:
-        >>> small = DinoTxtTextSettings(columns=64, width=32, layers=1, heads=2)
-        >>> DinoTxtText(small).encode(["a red bus"]).shape  # doctest: +SKIP
-        torch.Size([1, 32])
     """
 
     def __init__(self, settings: DinoTxtTextSettings) -> None:

@@ -66,13 +66,9 @@ class ViecapConfig:
 
     Attributes:
         weight_path: the decoder's file; only its base name is looked up.
-        language_model: a GPT-2 of transformers.
-        continuous_prompt_length, clip_project_length: learned vectors of the mapping network, and vectors it is given.
         clip_hidden_size: width of the region embedding; None takes it from the weights.
         temperature, top_k, threshold: of the entities' softmax (see `decoders.entities`).
         name_of_entities_text, prompt_ensemble, suffix, files_path: which vocabulary of entities, and where.
-        using_hard_prompt, soft_prompt_first, only_hard_prompt: what the prompt is made of.
-        using_greedy_search, beam_width: decoding.
         text_prompt, disable_all_entities: read for completeness.
     """
 
@@ -105,18 +101,13 @@ class PublishedConfig:
 
     Attributes:
         prefix_size: width of the vector given to the decoder.
-        support_memory_size: rows that the bank was made with; 0 is no bank.
-        projection_type: which captions the bank holds; names its file.
-        decap_weights: the decoder's file.
+        support_memory_size, projection_type: rows that the bank was made with, 0 is no bank; which captions it holds.
         dino_model: name of the backbone; None is ProxyCLIP.
         normalize: unit length after the memory projection (and nowhere else).
-        resize_dim, crop_dim: input size in pixels.
         use_talk2dino_project: texts are projected by Talk2DINO; a string names another projection.
         linear_talk2dino, talk2dino_attn_type: parts of the bank's file name.
         attention_type: wiring of the last block; only "qkv", the plain one, is supported.
         calculate_argmax_text: the caption is the nearest memory text.
-        clip_model_name, use_open_clip, proxyclip_clipmodel, proxyclip_vfm: backbones of the CLIP family.
-        viecap: the ViECap or MeaCap decoder.
         hf_repo_id: where missing files are fetched.
     """
 
@@ -147,12 +138,7 @@ class PublishedConfig:
 
 
 def read_config(path: Path) -> PublishedConfig:
-    """Read a published YAML file; nothing but plain values is accepted in it.
-
-    Raises:
-        CheckpointError: no YAML, an unknown or unsupported key, a value of the wrong kind.
-        MissingExtraError: pyyaml is not installed.
-    """
+    """Read a published YAML file of plain values; CheckpointError where a key or value is none of theirs."""
     return parse_config(read_yaml(path), str(path))
 
 
@@ -295,12 +281,7 @@ class PublishedFiles:
 
 
 def as_pattern(given: str) -> str:
-    """The last part of a path, as a pattern that fits that name alone.
-
-    Example:
-        >>> as_pattern("/raid/somebody/weights[1]")
-        'weights[[]1]'
-    """
+    """The last part of a path, as a pattern that fits that name alone."""
     return glob.escape(base_name(given))
 
 

@@ -174,18 +174,14 @@ class _Vit:
 def read_backbone(
     files: PublishedFiles, config: PublishedConfig, *, mode: Fit = "stretch"
 ) -> Backbone:
-    """Build the backbone and find its weights.
+    """The backbone that a config names; a file of its weights beside the config is preferred to a download.
 
-    Args:
-        files: around the config; a file of the backbone's weights beside it is preferred to a download.
-        config: `dino_model` and its kin.
-        mode: "stretch" to a square, with which all published numbers were made; "crop", as the usage example on the
-            hub does, for which resize_dim and crop_dim must be equal.
+    `mode` is "stretch" to a square, with which all published numbers were made, or "crop", as in the usage example on
+    the hub, for which resize_dim and crop_dim must be equal.
 
     Raises:
         CheckpointError: a name that is not supported, weights that are nowhere to be had or do not fit, or an input
             size that is no multiple of the patch size.
-        MissingExtraError: the backbone needs a package that is not installed.
     """
     source = str(files.config)
     if mode == "crop" and config.resize_dim != config.crop_dim:
@@ -240,12 +236,7 @@ def _backbone_config(files: PublishedFiles, config: PublishedConfig, mode: Fit) 
 
 
 def vit_of(name: str) -> _Vit | None:
-    """What timm calls a published backbone; None where it is none of a single vision transformer.
-
-    Example:
-        >>> vit_of("dinov2_vitb14_reg").name
-        'vit_base_patch14_reg4_dinov2'
-    """
+    """What timm calls a published backbone; None where it is none of a single vision transformer."""
     if found := re.fullmatch(r"dinov2_vit([sblg])14(_reg)?", name):
         registers = "reg4_" if found[2] else ""
         stem = f"dinov2_vit{found[1]}14" + ("_reg4" if found[2] else "")
@@ -266,18 +257,10 @@ def vit_of(name: str) -> _Vit | None:
 
 
 def read_text_tower(files: PublishedFiles, config: PublishedConfig, dim: int) -> TextTower | None:
-    """The text tower whose vectors live in the backbone's space; None where its weights are not to be had.
+    """The text tower whose vectors live in the backbone's space, `dim` wide; None where its weights are not to be had.
 
     A model captions without it; only `embed_text`, labelling and building banks need it. What is missing is logged as
-    one warning.
-
-    Args:
-        files: around the config; a Talk2DINO projection and a file of CLIP beside it are preferred to a download.
-        config: `use_talk2dino_project`, `clip_model_name`.
-        dim: width of the backbone's space.
-
-    Raises:
-        CheckpointError: a projection that is there, but damaged or of another width.
+    one warning; a projection that is there, but damaged or of another width, is a CheckpointError.
     """
     projection = find_projection(files, config) if config.use_talk2dino_project else None
     if config.use_talk2dino_project and not config.clip_like and projection is None:

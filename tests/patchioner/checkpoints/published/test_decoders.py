@@ -53,10 +53,24 @@ from tests.support.tiny import Trap
 STEPS, END = 30, 49407
 
 
+def affine(x: Tensor, state: Mapping[str, Tensor], name: str, transposed: bool = False) -> Tensor:
+    weight = state[f"{name}.weight"]
+    return x @ (weight.T if transposed else weight) + state.get(f"{name}.bias", torch.zeros(()))
+
+
 def layer_norm(x: Tensor, state: Mapping[str, Tensor], name: str) -> Tensor:
-    mean, variance = x.mean(-1, keepdim=True), x.var(-1, unbiased=False, keepdim=True)
-    weight, bias = state[f"{name}.weight"], state[f"{name}.bias"]
-    return (x - mean) / torch.sqrt(variance + 1e-5) * weight + bias
+    shape = (x.shape[-1],)
+    return F.layer_norm(x, shape, state[f"{name}.weight"], state[f"{name}.bias"])
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
+    """One head after the other, the softmax written out."""
+    outs = []
+    for cut in torch.arange(q.shape[1]).chunk(heads):
+        scores = q[:, cut] @ k[:, cut].T / math.sqrt(len(cut))
+        scores = scores if mask is None else scores.masked_fill(mask, -torch.inf)
+        outs.append(scores.softmax(-1) @ v[:, cut])
+    return torch.cat(outs, 1)
 
 
 def gelu_new(x: Tensor) -> Tensor:
@@ -65,25 +79,15 @@ def gelu_new(x: Tensor) -> Tensor:
 
 def naive_logits(state: Mapping[str, Tensor], inputs: Tensor, heads: int = 4) -> Tensor:
     """GPT-2 over (t, width) inputs without any cache: every position anew; logits of the last one."""
-    length, width = inputs.shape
+    length = len(inputs)
     x = inputs + state["decoder.transformer.wpe.weight"][:length]
-    layers = sum(name.endswith("ln_1.weight") for name in state)
     mask = torch.ones(length, length).tril() == 0
-    for layer in range(layers):
+    for layer in range(sum(name.endswith("ln_1.weight") for name in state)):
         name = f"decoder.transformer.h.{layer}."
-        normed = layer_norm(x, state, name + "ln_1")
-        qkv = normed @ state[name + "attn.c_attn.weight"] + state[name + "attn.c_attn.bias"]
-        outs = []
-        for head in range(heads):
-            size = width // heads
-            q, k, v = (qkv[:, part * width + head * size :][:, :size] for part in range(3))
-            scores = (q @ k.T / math.sqrt(size)).masked_fill(mask, -torch.inf)
-            outs.append(scores.softmax(-1) @ v)
-        mixed = torch.cat(outs, 1)
-        x = x + mixed @ state[name + "attn.c_proj.weight"] + state[name + "attn.c_proj.bias"]
-        normed = layer_norm(x, state, name + "ln_2")
-        inner = gelu_new(normed @ state[name + "mlp.c_fc.weight"] + state[name + "mlp.c_fc.bias"])
-        x = x + inner @ state[name + "mlp.c_proj.weight"] + state[name + "mlp.c_proj.bias"]
+        parts = affine(layer_norm(x, state, name + "ln_1"), state, name + "attn.c_attn").chunk(3, 1)
+        x = x + affine(attend(*parts, heads, mask), state, name + "attn.c_proj")
+        inner = gelu_new(affine(layer_norm(x, state, name + "ln_2"), state, name + "mlp.c_fc"))
+        x = x + affine(inner, state, name + "mlp.c_proj")
     return layer_norm(x, state, "decoder.transformer.ln_f")[-1] @ state["decoder.lm_head.weight"].T
 
 
@@ -215,30 +219,18 @@ def read(folder: Path) -> ViecapDecoder:
 
 def naive_soft_prompt(state: Mapping[str, Tensor], row: Tensor, heads: int = 8) -> Tensor:
     """Spec 1.7: Linear, constants appended, pre-norm layers without bias in queries, keys and values."""
-    name = "mapping_network."
-    constants = state[name + "prefix_const"]
-    width = constants.shape[1]
-    mapped = (state[name + "linear.weight"] @ row + state[name + "linear.bias"]).view(-1, width)
+    constants = state["mapping_network.prefix_const"]
+    mapped = affine(row, state, "mapping_network.linear", True).view(-1, constants.shape[1])
     x = torch.cat([mapped, constants])
-    layers = sum(key.endswith("norm1.weight") for key in state)
-    for layer in range(layers):
-        part = {
-            key.split(f"layers.{layer}.")[1]: value
-            for key, value in state.items()
-            if f"mapping_network.transformer.layers.{layer}." in key
-        }
-        normed = F.layer_norm(x, (width,), part["norm1.weight"], part["norm1.bias"])
-        queries = normed @ part["attn.to_queries.weight"].T
-        keys, values = (normed @ part["attn.to_keys_values.weight"].T).split(width, 1)
-        outs, size = [], width // heads
-        for head in range(heads):
-            cut = slice(head * size, (head + 1) * size)
-            weights = (queries[:, cut] @ keys[:, cut].T / math.sqrt(size)).softmax(-1)
-            outs.append(weights @ values[:, cut])
-        x = x + torch.cat(outs, 1) @ part["attn.project.weight"].T + part["attn.project.bias"]
-        normed = F.layer_norm(x, (width,), part["norm2.weight"], part["norm2.bias"])
-        inner = (normed @ part["mlp.fc1.weight"].T + part["mlp.fc1.bias"]).relu()
-        x = x + inner @ part["mlp.fc2.weight"].T + part["mlp.fc2.bias"]
+    for layer in range(sum(key.endswith("norm1.weight") for key in state)):
+        name = f"mapping_network.transformer.layers.{layer}."
+        normed = layer_norm(x, state, name + "norm1")
+        queries = affine(normed, state, name + "attn.to_queries", True)
+        keys, values = affine(normed, state, name + "attn.to_keys_values", True).chunk(2, 1)
+        x = x + affine(attend(queries, keys, values, heads), state, name + "attn.project", True)
+        normed = layer_norm(x, state, name + "norm2")
+        inner = affine(normed, state, name + "mlp.fc1", True).relu()
+        x = x + affine(inner, state, name + "mlp.fc2", True)
     return x[len(mapped) :]
 
 
@@ -246,11 +238,7 @@ def naive_caption(
     state: Mapping[str, Tensor], decoder: ViecapDecoder, row: Tensor, prompt: str
 ) -> list[int]:
     """Soft prompt, hard prompt, then GPT-2 without a cache until a full stop, at most 64 tokens."""
-    gpt = {
-        key.replace("gpt.", "decoder.", 1): value
-        for key, value in state.items()
-        if key.startswith("gpt.")
-    }
+    gpt = {k.replace("gpt.", "decoder.", 1): t for k, t in state.items() if k.startswith("gpt.")}
     words = gpt["decoder.transformer.wte.weight"]
     hard = words[decoder.tokenizer.encode([prompt], lead=False)[0]]
     inputs, ids = torch.cat([naive_soft_prompt(state, row), hard]), list[int]()

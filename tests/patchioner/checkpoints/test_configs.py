@@ -325,19 +325,6 @@ def test_open_clip_weights_go_by_a_tag(tmp_path: Path) -> None:
         build_backbone({**settings, "preprocessing": PREPROCESSING}, tmp_path)
 
 
-def test_clips_projection_is_read_into_the_linear_head(tmp_path: Path) -> None:
-    original: Any = timm.create_model("test_vit", num_classes=5)
-    given = {**TIMM, "weights": "vit.pth", "head": {"type": "linear", "dim": 5}}
-    torch.save(original.state_dict(), tmp_path / "vit.pth")
-    backbone: Any = build_backbone(given, tmp_path)
-    assert torch.equal(backbone.head.linear.weight, original.head.weight)
-    assert torch.equal(backbone.head.linear.bias, original.head.bias)
-    state = {k: t for k, t in original.state_dict().items() if not k.startswith("head.")}
-    torch.save(state, tmp_path / "vit.pth")
-    with pytest.raises(CheckpointError, match="no visual projection"):
-        build_backbone(given, tmp_path)
-
-
 def test_a_yaml_that_is_none_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     for text, message in (("a: [", "not a plain YAML file"), ("[1]", "holds list")):
