@@ -34,8 +34,7 @@ from memory_bank import MemoryBank, Precision
 from patchioner import Patchioner
 from patchioner.backbones import TimmViT
 from patchioner.base.errors import PatchionerError
-from patchioner.checkpoints.folder import read_model_config
-from patchioner.checkpoints.folder import Parts
+from patchioner.checkpoints.folder import Parts, read_model_config
 from patchioner.checkpoints.settings import ModelSettings
 from patchioner.geometry import Preprocessing
 from patchioner.model import project

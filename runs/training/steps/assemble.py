@@ -13,8 +13,7 @@ from memory_bank import MemoryBank
 from patchioner.backbones import TimmViT, preprocess
 from patchioner.backbones.vit import StandardiseHead
 from patchioner.base.progress import progress
-from patchioner.checkpoints.folder import write_checkpoint
-from patchioner.checkpoints.folder import Parts
+from patchioner.checkpoints.folder import Parts, write_checkpoint
 from patchioner.checkpoints.settings import ModelSettings
 from patchioner.images import load_image
 from patchioner.text import load_tower
