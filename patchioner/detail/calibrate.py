@@ -13,7 +13,7 @@ import argparse
 import json
 import random
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,8 +41,7 @@ from patchioner.regions import WholeImage
 
 Captioned = tuple[ImageSource, Sequence[str]]
 SENTENCE_RATE, OBJECT_RATE = 0.50, 0.10
-"""Shares that pass: of true sentences with one thing exchanged (those of other photos pass far less often), and of
-things that are not there."""
+"""Shares that pass: of true sentences with one thing exchanged, and of things that are not there."""
 
 
 def fit_logistic(
@@ -80,25 +79,17 @@ def fit_logistic(
 def _at_rate(
     inputs: Sequence[str], rows: Sequence[FloatArray], truth: Sequence[bool], rate: float
 ) -> Logistic:
+    """Fitted, with the threshold that this share of the false samples passes."""
     values, answers = np.array(rows).reshape(-1, len(inputs)), np.array(truth, dtype=bool)
     fitted = fit_logistic(inputs, values, answers)
     return replace(fitted, threshold=float(np.quantile(fitted(values[~answers]), 1 - rate)))
 
 
-def calibrate_model(
-    model: Patchioner,
-    pairs: Sequence[Captioned],
-    *,
-    sentence_rate: float = SENTENCE_RATE,
-    object_rate: float = OBJECT_RATE,
-    seed: int = 0,
-) -> Calibration:
+def calibrate_model(model: Patchioner, pairs: Sequence[Captioned], *, seed: int = 0) -> Calibration:
     """Fit the measures of a model with a text tower on (photo, true captions): 100 at least, a few hundred are better.
 
-    Raises:
-        OptionError: too few photos, no text tower, or a rate outside 0..1.
+    `OptionError`: too few photos, or no text tower.
     """
-    _require(pairs, sentence_rate, object_rate)
     evidence, generator = Evidence(model), random.Random(seed)
     said: list[tuple[str, View, str, FloatArray]] = []  # kind, view, text, measures of its things
     rows: list[FloatArray] = []
@@ -117,14 +108,14 @@ def calibrate_model(
             false = evidence.object_rows(view, [swapped[1]] if swapped else [])
             rows += [*true, *false]
             truth += [True] * len(true) + [False] * len(false)
-    objects = _at_rate(evidence.object_inputs, rows, truth, object_rate)
+    objects = _at_rate(evidence.object_inputs, rows, truth, OBJECT_RATE)
     measures = np.array(
         [evidence.sentence_row(view, text, rows, objects) for _, view, text, rows in said]
     )
     kinds = np.array([kind for kind, *_ in said])
     sentences = fit_logistic(SENTENCE_INPUTS, measures, kinds == "true")
     scores = sentences(measures)
-    threshold = float(np.quantile(scores[kinds == "swap"], 1 - sentence_rate))
+    threshold = float(np.quantile(scores[kinds == "swap"], 1 - SENTENCE_RATE))
     passed = {
         f"accepted {kind}": round(float((scores[kinds == kind] >= threshold).mean()), 4)
         for kind in ("true", "other", "swap")
@@ -133,15 +124,8 @@ def calibrate_model(
     return Calibration(fitted, objects, {"photos": len(pairs), **passed})
 
 
-def calibrate_matcher(
-    match: Matcher,
-    pairs: Sequence[Captioned],
-    *,
-    false_accept: float = SENTENCE_RATE,
-    seed: int = 0,
-) -> Logistic:
+def calibrate_matcher(match: Matcher, pairs: Sequence[Captioned], *, seed: int = 0) -> Logistic:
     """Fit the one number of a scorer, of (picture, n sentences), on whole photos, as `calibrate_model` does."""
-    _require(pairs, false_accept)
     generator = random.Random(seed)
     values: list[FloatArray] = []
     truth: list[bool] = []
@@ -152,16 +136,19 @@ def calibrate_matcher(
         false = [swapped[0] for swapped in swaps if swapped]
         values += [*np.asarray(match(load_image(photo), [*captions, *false]), dtype=np.float64)]
         truth += [True] * len(captions) + [False] * len(false)
-    return _at_rate(("match",), values, truth, false_accept)
+    return _at_rate(("match",), values, truth, SENTENCE_RATE)
 
 
 def _with_others(
     pairs: Sequence[Captioned],
 ) -> Iterator[tuple[ImageSource, Sequence[str], list[Sequence[str]]]]:
     """(Photo, its captions, those of each other photo)."""
-    for place, (photo, captions) in enumerate(
-        progress(pairs, description="calibrating", unit="photo")
-    ):
+    if len(pairs) < 2:
+        raise OptionError(
+            f"{len(pairs)} photos cannot be calibrated with: give a hundred or more with captions"
+        )
+    rows = progress(pairs, description="calibrating", unit="photo")
+    for place, (photo, captions) in enumerate(rows):
         yield photo, captions, [one for at, (_, one) in enumerate(pairs) if at != place]
 
 
@@ -188,16 +175,6 @@ def _names(
                 yield name
 
 
-def _require(pairs: Sequence[Captioned], *rates: float) -> None:
-    if len(pairs) < 2:
-        raise OptionError(
-            f"{len(pairs)} photos cannot be calibrated with: give a hundred or more with captions"
-        )
-    for rate in rates:
-        if not 0 < rate < 1:
-            raise OptionError(f"false-accept rate {rate} must lie between 0 and 1")
-
-
 def read_pairs(path: Path, photos: Path, *, limit: int, seed: int = 0) -> list[Captioned]:
     """Photos with captions from a JSON list of {"file_name", "captions"}, `limit` of them drawn by the seed.
 
@@ -209,29 +186,20 @@ def read_pairs(path: Path, photos: Path, *, limit: int, seed: int = 0) -> list[C
             (photos / str(row["file_name"]), tuple(map(str, row["captions"]))) for row in rows
         ]
     except (ValueError, KeyError, TypeError) as error:
-        raise TextError(
-            f'{path} is not a JSON list of {{"file_name", "captions"}}: {error!r}'
-        ) from error
+        form = '[{"file_name", "captions"}, ...]'
+        raise TextError(f"{path} is not a JSON list {form}: {error!r}") from error
     if any(not captions for _, captions in pairs):
         raise TextError(f"{path} has a photo without captions: leave it out")
     random.Random(seed).shuffle(pairs)
     return pairs[:limit]
 
 
-def main(
-    argv: Sequence[str] | None = None,
-    *,
-    load_model: Callable[[str], Patchioner] = Patchioner.from_pretrained,
-) -> int:
-    """Run the command; 0, or 1 after an error. Tests put a small model in."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; 0, or 1 after an error."""
     options = _parser().parse_args(argv)
     try:
         pairs = read_pairs(options.pairs, options.photos, limit=options.limit, seed=options.seed)
-        found = (
-            _for_scorer(options, pairs)
-            if options.scorer
-            else _for_model(options, pairs, load_model)
-        )
+        found = _for_scorer(options, pairs) if options.scorer else _for_model(options, pairs)
     except (PatchionerError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
@@ -251,12 +219,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--photos", type=Path, required=True, help="folder of the photos")
     add("--limit", type=int, default=300, help="photos, drawn by the seed (default 300)")
     add("--seed", type=int, default=0)
-    add("--false-accept", type=float, default=SENTENCE_RATE, metavar="RATE",
-        help="of captions with one thing exchanged (default %(default)s)")  # fmt: skip
-    add("--false-accept-object", type=float, default=OBJECT_RATE, metavar="RATE",
-        help="of things that are not there (default %(default)s)")  # fmt: skip
-    add("--scorer", metavar="KIND:CHECKPOINT",
-        help=f"calibrate this instead of a model: {', '.join(SCORERS.names())}")  # fmt: skip
+    scorers = ", ".join(SCORERS.names())
+    add("--scorer", metavar="KIND:CHECKPOINT", help=f"calibrate this, not a model: {scorers}")
     add = parser.add_mutually_exclusive_group().add_argument
     add("--out", type=Path, help="new model folder; with --scorer a JSON file")
     add("--write", action="store_true", help="into the config.json of the model's folder")
@@ -267,26 +231,19 @@ def _for_scorer(options: argparse.Namespace, pairs: Sequence[Captioned]) -> dict
     kind, _, checkpoint = options.scorer.partition(":")
     if options.write:
         raise OptionError("--write is for models; give --out FILE.json with --scorer")
-    match, rate = SCORERS.get(kind)(checkpoint), options.false_accept
-    found = calibrate_matcher(match, pairs, false_accept=rate, seed=options.seed).to_json()
+    match = SCORERS.get(kind)(checkpoint)
+    found = calibrate_matcher(match, pairs, seed=options.seed).to_json()
     if options.out is not None:
         write_json(options.out, found)
     return found
 
 
-def _for_model(
-    options: argparse.Namespace,
-    pairs: Sequence[Captioned],
-    load_model: Callable[[str], Patchioner],
-) -> dict[str, object]:
+def _for_model(options: argparse.Namespace, pairs: Sequence[Captioned]) -> dict[str, object]:
     config = Path(options.model) / "config.json"
     if options.write and not config.is_file():
-        raise OptionError(
-            f"--write needs a checkpoint's folder, and {config} is no file: use --out"
-        )
-    model = load_model(options.model)
-    rates = {"sentence_rate": options.false_accept, "object_rate": options.false_accept_object}
-    found = calibrate_model(model, pairs, **rates, seed=options.seed).to_json()
+        raise OptionError(f"--write needs a checkpoint's folder, {config} is no file: use --out")
+    model = Patchioner.from_pretrained(options.model)
+    found = calibrate_model(model, pairs, seed=options.seed).to_json()
     if options.out is not None:
         settings = replace(model.settings, calibration={**model.settings.calibration, KEY: found})
         calibrated = Patchioner(replace(model.parts, settings=settings), device=model.device)

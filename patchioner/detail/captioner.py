@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal
 
-from patchioner.base.errors import DetailError, OptionError, RegionError, UnknownNameError
+from patchioner.base.errors import OptionError, RegionError, UnknownNameError
 from patchioner.checkpoints.hub import SHIPPED
 from patchioner.detail.describe import OwnSettings, PatchionerDescriber
 from patchioner.detail.divide import DivideSettings, Given, PhotoDivider, whole_photo
@@ -92,22 +92,16 @@ class DetailCaptioner:
 
     Args:
         model: a loaded `Patchioner`, or the name of one; None where no stage needs one.
-        divider: photo -> regions; by the settings if None.
-        describer: regions -> statements; the model itself if None.
+        divider, describer, fuser: photo -> regions -> statements; kept claims -> paragraph. If None: by the settings,
+            by the model itself, and without a language model.
         scorer: how far the photo supports a sentence; "dense" is the model's own alignment, calibrated; None scores
             nothing: then only words and agreement decide.
-        fuser: kept claims -> paragraph; without a language model if None.
         settings: numbers of all stages, or the name of a preset. Stages that are given have their own.
 
     Raises:
         OptionError: a stage needs a model and there is none, or the model is not calibrated for the "dense" scorer; the
             message has the remedy.
         UnknownNameError: no such model or preset.
-
-    Example:
-        >>> captioner = DetailCaptioner("patchioner-mini")
-        >>> captioner.describe("photo.jpg").text  # doctest: +SKIP
-        'A train is parked at the station. ...'
     """
 
     def __init__(
@@ -157,17 +151,16 @@ class DetailCaptioner:
         *,
         seed: int = 0,
     ) -> DetailedCaption:
-        """Describe one photo.
+        """Describe one photo: the paragraph with its provenance. The same photo, settings and seed give the same.
+
+        Where nothing is supported, ``text`` is "" and ``reason`` says why; of a photo that shows nothing
+        (`judge.why_blank`) nothing is asked.
 
         Args:
             photo: a path, Pillow image, array or tensor, or a `Photo` of `open`.
             regions: what to describe besides the whole photo, in place of what the divider would find: boxes, masks,
                 entries of `read_regions`, or `DetailRegion`s, which are taken as they are.
-            seed: of everything that is drawn. The same photo, settings and seed give the same paragraph.
-
-        Returns:
-            The paragraph with its provenance. Where nothing is supported, ``text`` is "" and ``reason`` says why; of a
-            photo that shows nothing (`judge.why_blank`) nothing is asked.
+            seed: of everything that is drawn.
 
         Raises:
             ImageError, RegionError: the photo or a region cannot be used.
@@ -189,11 +182,11 @@ class DetailCaptioner:
         sentences, left_out = self._fuser.fuse(opened, chosen, kept) if kept else ([], [])
         said = {name for sentence in sentences for name in sentence.claim_ids}
         reasons = {verdict.claim.id: verdict for verdict in reversed(left_out)}
-        unused = [verdict for verdict in verdicts if not verdict.kept] + [
-            reasons.get(verdict.claim.id)
-            or dropped(verdict, "duplicate", "the fuser passed it over")
-            for verdict in kept
-            if verdict.claim.id not in said
+        unused = [verdict for verdict in verdicts if not verdict.kept]
+        unused += [
+            reasons.get(one.claim.id) or dropped(one, "duplicate", "the fuser passed it over")
+            for one in kept
+            if one.claim.id not in said
         ]
         return DetailedCaption(
             " ".join(sentence.text for sentence in sentences),
@@ -218,10 +211,6 @@ class DetailCaptioner:
         regions = sorted(ready, key=lambda region: region.kind != "global")
         if regions[0].kind != "global":
             regions = [whole_photo(photo.size), *regions]
-        counts = Counter(region.id for region in regions)
-        if max(counts.values()) > 1:
-            twice = [name for name, count in counts.items() if count > 1]
-            raise DetailError(f"region ids {twice} occur twice in one photo: make them unique")
         return regions
 
 

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 from decoders.scene_graph.lexicon import word_set
-from patchioner.base.errors import DetailError, FutileError, OptionError
+from patchioner.base.errors import DetailError, FutileError
 from patchioner.detail.text import (
     canonical,
     content_words,
@@ -102,17 +102,11 @@ class GreedyFuser:
 def ordered(
     size: tuple[int, int], regions: Sequence[DetailRegion], kept: Sequence[Verdict]
 ) -> list[Verdict]:
-    """Kept claims as the paragraph speaks of them.
-
-    By kind of region (`REGION_KINDS`), then row by row and left to right, then by place in the text.
-    """
+    """Kept claims by kind of region (`REGION_KINDS`), row by row and left to right, then by place in the text."""
     ranks = {region.id: _rank(region, size) for region in regions}
     unknown = {verdict.claim.region_id for verdict in kept} - ranks.keys()
     if unknown:
-        raise DetailError(
-            f"claims are about regions {sorted(unknown)}, which are not among {sorted(ranks)}: "
-            "give all regions that were described"
-        )
+        raise DetailError(f"claims about {sorted(unknown)}, regions {sorted(ranks)}: give all")
     return sorted(
         (verdict for verdict in kept if verdict.kept),
         key=lambda one: (ranks[one.claim.region_id], one.claim.place, one.claim.sample),
@@ -177,14 +171,8 @@ SYSTEM: Final = (
 class LanguageFuser:
     """Verdicts -> sentences of a paragraph, by a language model under check (a `Fuser`).
 
-    Args:
-        model: answers prompts.
-        settings: length, and everything of the greedy fuser, which is taken where the model gives no usable answer.
-        most: at most so many statements are shown; the greedy fuser takes over beyond.
-        temperature, max_tokens, seed: of both questions.
-
-    Raises:
-        OptionError: `most` or `max_tokens` below 1, a negative temperature.
+    The greedy fuser, with the same settings, takes over where the model gives no usable answer, and beyond `most`
+    statements. `temperature`, `max_tokens` and `seed` go with the question.
     """
 
     def __init__(
@@ -197,14 +185,9 @@ class LanguageFuser:
         max_tokens: int = 2048,
         seed: int = 0,
     ) -> None:
-        if most < 1 or max_tokens < 1 or temperature < 0:
-            raise OptionError(
-                f"most={most} and max_tokens={max_tokens} must be at least 1, temperature={temperature} at least 0"
-            )
         self._model, self._settings, self._most = model, settings or FuseSettings(), most
-        self._asking: dict[str, Any] = {
-            "temperature": temperature, "max_tokens": max_tokens, "seed": seed
-        }  # fmt: skip
+        self._asking: dict[str, Any] = {"temperature": temperature, "max_tokens": max_tokens}
+        self._asking["seed"] = seed
         self._greedy = GreedyFuser(self._settings)
 
     @property
@@ -216,11 +199,7 @@ class LanguageFuser:
     def fuse(
         self, photo: Photo, regions: Sequence[DetailRegion], kept: Sequence[Verdict]
     ) -> tuple[list[FusedSentence], list[Verdict]]:
-        """The sentences in order, and verdicts on kept claims that it left out.
-
-        As `GreedyFuser.fuse`, and besides "no source": told only in sentences that say what no statement says, or not
-        at all.
-        """
+        """As `GreedyFuser.fuse`; "no source": told in no sentence, or only in such as say what no statement says."""
         verdicts = ordered(photo.size, regions, kept)
         asked = _numbered(verdicts, {region.id: region for region in regions})
         written = self._written(asked, len(verdicts)) if 2 <= len(verdicts) <= self._most else []

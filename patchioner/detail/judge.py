@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
@@ -47,7 +47,7 @@ class FilterSettings:
     """What is kept.
 
     Attributes:
-        rules: hedges, mood, preamble and fragments are dropped, by the words in `clean`.
+        rules: hedges, preamble and fragments are dropped, see `clean`.
         alike: similarity from which two claims say the same.
         trusted_agreement: from so many samples on a claim is kept without support; 0: never. The published system takes
             two samples that agree for proof.
@@ -84,8 +84,7 @@ def filter_statements(
 
     `DetailError`: a statement speaks of a region that is not given, or two regions have one id.
     """
-    chosen = settings or FilterSettings()
-    by_id = {region.id: region for region in regions}
+    chosen, by_id = settings or FilterSettings(), {region.id: region for region in regions}
     unknown = sorted({one.region_id for one in statements} - by_id.keys())
     if len(by_id) < len(regions) or unknown:
         ids = [region.id for region in regions]
@@ -97,24 +96,22 @@ def filter_statements(
         if reason is not None:
             verdicts[claim.id] = Verdict(claim, False, 1, (claim.region_id,), None, *reason)
     left = [claim for claim in claims if claim.id not in verdicts]
+    spoken = {claim.region_id for claim in claims}
+    pairs = ((one, other) for one in spoken for other in spoken)
     near = {
-        (one, other): overlap_share(by_id[one], by_id[other]) >= _OVERLAP
-        for one in {claim.region_id for claim in claims}
-        for other in {claim.region_id for claim in claims}
+        (one, other) for one, other in pairs if overlap_share(by_id[one], by_id[other]) >= _OVERLAP
     }
     groups = agreeing_groups(left, near, chosen.alike)
-    supports: list[Support | None] = [None] * len(groups)
+    supports: list[Support] | list[None] = [None] * len(groups)
     if scorer is not None and groups:
-        supports[:] = scorer.score(
-            photo, [(by_id[group[0].region_id], group[0].text) for group in groups]
-        )
+        asked = [(by_id[first.region_id], first.text) for first, *_ in groups]
+        supports = scorer.score(photo, asked)
     beside = supporting_samples(claims, left, near)
     for group, support in zip(groups, supports, strict=True):
-        first, reason = group[0], None
+        own, reason = (group[0].region_id, group[0].sample), None
         agreement = len({(one.region_id, one.sample) for one in group})
         if scorer is not None and support is not None:
-            others = beside[first.region_id, first.sample]
-            reason = unsupported(agreement, support, others, scorer, chosen)
+            reason = unsupported(agreement, support, beside[own], scorer, chosen)
         for verdict in _of_group(group, agreement, support, reason):
             verdicts[verdict.claim.id] = verdict
     return [verdicts[claim.id] for claim in claims]
@@ -130,9 +127,9 @@ def split_claims(statements: Sequence[Statement]) -> list[Claim]:
     return [Claim(f"c{number}", *part) for number, part in enumerate(parts, 1)]
 
 
-def _words(text: str, *, before: str = r"\b") -> re.Pattern[str]:
+def _words(text: str) -> re.Pattern[str]:
     """Alternatives, separated by white space; "_" is a space."""
-    return re.compile(rf"{before}(?:{'|'.join(text.split())})\b".replace("_", " "), re.IGNORECASE)
+    return re.compile(rf"\b(?:{'|'.join(text.split())})\b".replace("_", " "), re.IGNORECASE)
 
 
 _RULES: Final = {
@@ -140,14 +137,7 @@ _RULES: Final = {
         here(?:'s|_is|_are)_(?:the|a|an|some|my) (?:modified|enhanced|revised)_(?:caption|description) key_elements
         i(?:'m|_am)_(?:unable|sorry) if_you please can_describe as_an_ai (?:not|no_longer|isn't|aren't)_(?:\w+_)?visible
         (?:cannot|can't|unable|difficult|hard|impossible)_(?:to_|be_)?(?:tell|determine|discern|see|say|identif\w+)
-        (?:in|out_of)_focus focal_point depth_of_field blur\w* resolution grainy viewers? colou?r_palette vantage_point
-        camera_angle taken_(?:from|during|with) does(?:n't|_not)_(?:provide|contain|show|include) not_specified
-    """),
-    "mood": _words(r"""
-        atmosphere ambian?ence mood vibe aesthetic\w* charm\w* seren\w+ tranquil\w* testament essence evok\w+ whims\w+
-        harmon\w+ inviting cozy cosy peaceful\w* beautifully beauty captivating sense_of feeling_of touch_of symboli\w+
-        reminiscent timeless solitude joy\w* nostalgi\w+ dynamism vitality bustling sophisticat\w+ elegan\w+ narrative
-        simplicity everyday_life welcoming enjoy\w* relax\w+ leisure\w* contemplat\w+ anticipat\w+ excitement
+        does(?:n't|_not)_(?:provide|contain|show|include) not_specified
     """),
     "hedge": _words(r"""
         appear(?:s|ed|ing)? seem(?:s|ed|ingly)? suggest\w* likely possibl[ey] perhaps probabl\w+ maybe presumably
@@ -155,35 +145,28 @@ _RULES: Final = {
         typical(?:ly)? hint\w*
     """),
 }
-_ABOUT_PICTURE: Final = _words(
-    r"perspective angle focus lighting style composition impression setting environment combination contrast quality",
-    before=r"^(?:overall,_)?(?:the|this|its)_(?:\w+_)?",
-)
 
 
-def clean(sentence: str) -> tuple[str, str] | None:
-    """(Reason, in words) why a sentence says nothing that a photo could support; None where it may."""
+def clean(sentence: str) -> _Reason | None:
+    """Why a sentence says nothing that a photo could support; None where it may."""
     if sentence.rstrip().endswith(":"):
         return "preamble", "leads in to a list"
     for reason, pattern in _RULES.items():
         found = pattern.search(sentence)
         if found:
             return reason, f"{reason}: {found.group()!r}"
-    if _ABOUT_PICTURE.search(sentence):
-        return "preamble", "speaks of the picture, not of what it shows"
     if len(sentence.split()) < 2 or not things(sentence):
         return "fragment", "names no thing"
     return None
 
 
 def agreeing_groups(
-    claims: Sequence[Claim], near: Mapping[tuple[str, str], bool], alike: float = 0.6
+    claims: Sequence[Claim], near: Collection[tuple[str, str]], alike: float = 0.6
 ) -> list[list[Claim]]:
     """Claims that say the same, grouped, ordered by their first claim.
 
     A claim joins the group to whose first claim it is most `alike`, if it is enough so (`similarity_matrix`) and their
-    regions are `near`. First in its group comes the claim most like the others, of those the fullest; the others follow
-    in order.
+    regions are `near`. First in its group then stands the claim most like the others, of those the fullest.
     """
     likeness = similarity_matrix([claim.text for claim in claims])
     groups: list[list[int]] = []
@@ -192,7 +175,7 @@ def agreeing_groups(
             group
             for group in groups
             if likeness[index, group[0]] >= alike
-            and near[claim.region_id, claims[group[0]].region_id]
+            and (claim.region_id, claims[group[0]].region_id) in near
         ]
         if fitting:
             max(fitting, key=lambda group: float(likeness[index, group[0]])).append(index)
@@ -228,13 +211,9 @@ class Beside:
     others: int
     named: Mapping[str, int]
 
-    def supporting(self, name: str) -> int:
-        """In how many other samples a thing is named."""
-        return self.named.get(_kind(name), 0)
-
 
 def supporting_samples(
-    claims: Sequence[Claim], left: Sequence[Claim], near: Mapping[tuple[str, str], bool]
+    claims: Sequence[Claim], left: Sequence[Claim], near: Collection[tuple[str, str]]
 ) -> dict[tuple[str, int], Beside]:
     """(region, sample) of all `claims` -> what the other samples say in those that are `left`."""
     lengths = Counter((claim.region_id, claim.sample) for claim in claims)
@@ -243,7 +222,7 @@ def supporting_samples(
         kinds[claim.region_id, claim.sample].update(map(_kind, things(claim.text)))
     found = {}
     for own, sentences in lengths.items():
-        others = [other for other in lengths if other != own and near[own[0], other[0]]]
+        others = [other for other in lengths if other != own and (own[0], other[0]) in near]
         named = Counter(kind for other in others for kind in kinds[other])
         found[own] = Beside(sentences, len(others), named)
     return found
@@ -276,7 +255,7 @@ def unsupported(
     if alone and support.score < settings.lone_caption:
         told = f"one text alone says so, of {beside.others + 1}: its support is {support.score:.2f}"
         return "unsupported", f"{told}, below {settings.lone_caption:.2f}"
-    lone = [one for one in support.objects if not beside.supporting(one[0])]
+    lone = [one for one in support.objects if not beside.named.get(_kind(one[0]))]
     name, least = min(lone, key=lambda one: one[1], default=("", 1.0))
     if least >= settings.lone_support:
         return None
@@ -302,11 +281,8 @@ def _of_group(
     ]
 
 
-_BLOCK: Final = 8
 # Of 3,371 photos of COCO the flattest has 49 levels, and the noisiest 21 times the spread of noise (noise itself: 1).
-_LEVELS: Final = 8
-_TIMES: Final = 6.0
-_FEWEST_BLOCKS: Final = 16
+_BLOCK, _FEWEST_BLOCKS, _LEVELS, _TIMES = 8, 16, 8, 6.0
 
 
 def why_blank(image: Image.Image) -> str | None:

@@ -80,23 +80,19 @@ class Logistic:
         return {name: _short(value) for name, value in asdict(self).items()}
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any], source: str) -> Self:
-        """Read what `to_json` wrote.
-
-        Raises:
-            CheckpointError: a name is missing, or the values are not finite numbers that fit together.
-        """
+    def from_json(cls, values: Any, source: str) -> Self:
+        """Read what `to_json` wrote; `CheckpointError` where it is not finite numbers that fit together."""
         try:
+            names = tuple(map(str, values["inputs"]))
             rows = np.array([values[key] for key in ("mean", "deviation", "weights")], dtype=float)
-            ends = float(values["bias"]), float(values["threshold"])
-            inputs = tuple(map(str, values["inputs"]))
-            if rows.shape != (3, len(inputs)) or not np.isfinite([*rows.ravel(), *ends]).all():
-                raise ValueError("the numbers do not fit together")
-            if (rows[1] <= 0).any():
-                raise ValueError("a deviation is not above 0")
+            bias, threshold = float(values["bias"]), float(values["threshold"])
+            finite = np.isfinite([*rows.ravel(), bias, threshold]).all()
+            if rows.shape != (3, len(names)) or not finite or (rows[1] <= 0).any():
+                raise ValueError("its numbers do not fit together")
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{source}: not a stored calibration ({error!r})") from error
-        return cls(inputs, *map(tuple, rows.tolist()), *ends)
+        mean, deviation, weights = map(tuple, rows.tolist())
+        return cls(names, mean, deviation, weights, bias, threshold)
 
 
 def _short(value: Any) -> Any:
@@ -126,16 +122,14 @@ class Calibration:
 
     @classmethod
     def from_json(cls, values: Any, source: str) -> Self:
-        """Read what `to_json` gave, or one with "attributes" besides, which are no longer used.
-
-        Raises:
-            CheckpointError: it is damaged, or of another version.
-        """
+        """Read what `to_json` gave; `CheckpointError`: it is damaged, or of another version."""
         if not isinstance(values, Mapping) or values.get("version") != 1:
             raise CheckpointError(f"{source}: no calibration of version 1; make one with {COMMAND}")
-        parts = [Logistic.from_json(values.get(name) or {}, f"{source}: {name}")
-                 for name in ("sentences", "objects")]  # fmt: skip
-        return cls(*parts, dict(values.get("measured", {})))
+        sentences, objects = (
+            Logistic.from_json(values.get(name), f"{source}: {name}")
+            for name in ("sentences", "objects")
+        )
+        return cls(sentences, objects, dict(values.get("measured", {})))
 
     @classmethod
     def of(cls, model: Patchioner) -> Self:
@@ -151,14 +145,10 @@ class Calibration:
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """A region as texts are compared with it.
+    """A region as texts are compared with it: its (dim,) unit embedding, (n, dim) unit means of windows inside it.
 
-    Attributes:
-        pooled: (dim,) unit embedding of the region.
-        windows: (n, dim) unit means of windows of patches inside it.
-        pooled_scale, peak_scale: (mean, deviation) of the vocabulary's cosines with the pooled region, and of its best
-            cosines with the windows: what any name of a thing would get.
-        weights: (memory rows,) float64 that sum to 1, how near each memory text is; None without memory texts.
+    The scales are (mean, deviation) of the vocabulary's cosines with the region, and of its best cosines with the
+    windows: what any name of a thing would get. `weights`, (memory rows,) that sum to 1: how near each memory text is.
     """
 
     pooled: Tensor
@@ -171,8 +161,7 @@ class View:
 class Evidence:
     """What a model's features say of texts. Threads may share one; each distinct text is embedded once.
 
-    Raises:
-        OptionError: the model has no text tower.
+    `OptionError`: the model has no text tower.
     """
 
     def __init__(self, model: Patchioner) -> None:
@@ -191,10 +180,11 @@ class Evidence:
             self.object_inputs = ("pooled", "peak", "memory")
             self._memory = F.normalize(bank.embeddings().float().cpu(), dim=1)
             self._rows = {text: row for row, text in enumerate(bank.texts)}
-            self._places: dict[str, list[int]] = {}
+            places: dict[str, list[int]] = {}
             for place, text in enumerate(bank.texts):
                 for word in content_words(text):
-                    self._places.setdefault(word, []).append(place)
+                    places.setdefault(word, []).append(place)
+            self._places = {word: np.array(rows) for word, rows in places.items()}
 
     def embed(self, texts: Sequence[str]) -> Tensor:
         """(n, dim) float32 unit vectors on the CPU, in the order of the texts; (0, 0) for none."""
@@ -239,16 +229,15 @@ class Evidence:
         compared = self.compare(view, [with_article(name) for name in names])
         if view.weights is None:
             return compared
-        memory = [self._log_odds(view.weights, name) for name in names]
-        return np.column_stack([compared, np.array(memory).reshape(-1)])
+        memory = np.array([self._log_odds(view.weights, name) for name in names])
+        return np.column_stack([compared, memory.reshape(-1)])
 
     def _log_odds(self, weights: FloatArray, name: str) -> float:
         """How much more often memory texts near a region name a thing than all do; 0 for what no text names."""
         rows = self._places.get(canonical(name.rpartition(" ")[2]))
         if rows is None:
             return 0.0
-        base = len(rows) / len(weights)
-        near = float(weights[rows].sum())
+        base, near = len(rows) / len(weights), float(weights[rows].sum())
         return float(np.log((near + 0.02 * base + _DAMPING) / (base + _DAMPING)))
 
     def sentence_row(
@@ -366,12 +355,8 @@ Matcher = Callable[[Image.Image, Sequence[str]], npt.ArrayLike]
 class IndependentScorer:
     """A `Scorer` that is not the captioner: any matcher, on the crop of each region.
 
-    Args:
-        match: scores a crop and sentences.
-        name: of the matcher, for the settings.
-        calibration: one input to a probability (`calibrate --scorer`); None gives the matcher's own numbers, cut to
-            0..1.
-        threshold: in place of the calibration's; without either 0.3, which was published for BLIP alone.
+    `calibration` makes probabilities of the matcher's own numbers, which are cut to 0..1 otherwise; `threshold` stands
+    in for the calibration's. Without either it is 0.3, which was published for BLIP alone.
     """
 
     def __init__(

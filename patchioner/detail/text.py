@@ -20,12 +20,10 @@ from decoders.scene_graph.tagging import Token, singular, tag
 
 FloatArray = npt.NDArray[np.float64]
 
-_ABBREVIATIONS = word_set(
-    """
+_ABBREVIATIONS = word_set("""
     mr mrs ms dr st jr sr prof rev gen capt lt col sgt mt ave blvd rd no vs approx ca fig inc ltd co corp dept est
     e.g i.e u.s u.k a.m p.m ft in. lb lbs oz
-    """
-)
+""")
 # These may end a sentence as well: then a capital follows.
 _MAY_END = frozenset({"etc", "a.m", "p.m", "u.s", "u.k", "inc", "co", "ltd", "no", "st", "in."})
 _NUMBERED = re.compile(r"(?:^|(?<=\s))\(?(\d{1,2})[.)]\s+(?=\S)")
@@ -68,7 +66,7 @@ def _item(text: str) -> list[str]:
     if title:
         return [_stopped(title.group(1)), *_item(text[title.end() :])]
     sentences = _prose(text)
-    return [*sentences[:-1], _stopped(sentences[-1])] if sentences else []
+    return [*sentences[:-1], *map(_stopped, sentences[-1:])]
 
 
 def _stopped(sentence: str) -> str:
@@ -88,22 +86,21 @@ def _prose(text: str) -> list[str]:
 
 
 def _ends(text: str, start: int, match: re.Match[str]) -> bool:
-    end, stop = match.end(), match.group()
-    follows = text[end:].lstrip()[0]
-    straight = text.count('"', start, end) % 2 == 1 and '"' in text[end:]
-    curly = text.count("\u201c", start, end) > text.count("\u201d", start, end)
-    if straight or (curly and "\u201d" in text[end:]):
+    said, rest, stop = text[start : match.end()], text[match.end() :].lstrip(), match.group()
+    straight = said.count('"') % 2 == 1 and '"' in rest
+    curly = said.count("\u201c") > said.count("\u201d") and "\u201d" in rest
+    if straight or curly:
         return False  # within a quotation
-    if follows.islower() and (len(stop) > 1 or stop == "\u2026"):
+    if rest[0].islower() and (len(stop) > 1 or stop == "\u2026"):
         return False  # "well ... a dog"; '"Go!" is written on it'
     if not stop.startswith("."):
         return True
     word = text[start : match.start()].rpartition(" ")[2].lower().lstrip("(\"'\u201c")
     if len(word) == 1 and word.isalpha() and word not in "ia":
         return False  # an initial
-    if word in _ABBREVIATIONS or word in _MAY_END:
-        return word in _MAY_END and follows.isupper()
-    return True
+    if word in _MAY_END:
+        return rest[0].isupper()
+    return word not in _ABBREVIATIONS
 
 
 _SYNONYMS = """

@@ -19,10 +19,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, get_args, get_origin, get_type_hints
 
 import numpy as np
 import numpy.typing as npt
@@ -68,10 +68,7 @@ class Photo:
 def open_photo(
     source: ImageSource, model: Patchioner | None = None, *, name: str | None = None
 ) -> Photo:
-    """Read a photo for the stages, and encode it where a model is given.
-
-    `ImageError`: it cannot be read.
-    """
+    """Read a photo for the stages, and encode it where a model is given; `ImageError` where it cannot be read."""
     image = load_image(source)
     digest = hashlib.sha256(f"{image.mode} {image.width}x{image.height} ".encode())
     digest.update(image.tobytes())
@@ -91,7 +88,6 @@ class DetailRegion:
         box: (left, top, right, bottom), float pixels of the original photo.
         mask: (height, width) bool of the original photo, or None where the box is all there is.
         parents: ids of the regions that it was made of or lies in.
-        name: what it is called, where that is known.
     """
 
     id: str
@@ -133,12 +129,9 @@ class Claim:
 
 @dataclass(frozen=True)
 class Support:
-    """How well the photo supports a sentence.
+    """How well the photo supports a sentence: its calibrated score, 0 to 1, and (name, score) of each thing in it.
 
-    Attributes:
-        score: calibrated, 0 to 1; the scorer's `threshold` is where it is kept.
-        objects: (name, calibrated score) of each thing in it.
-        unverifiable: what of it no score can tell: counts, left and right, relations, negation.
+    `unverifiable` is what of it no score can tell: counts, colours, left and right, relations, negation.
     """
 
     score: float
@@ -151,13 +144,11 @@ class Verdict:
     """Whether a claim may be used, and why not.
 
     Attributes:
-        claim: which.
-        kept: whether it may be used.
         agreement: in how many samples something like it was said, itself included.
         regions: ids of the regions in whose texts it was said, its own first.
         support: of the photo; None where nothing scored it.
-        reason: "preamble", "hedge", "mood", "fragment", "unsupported", "object", "duplicate", "length",
-            "contradiction" or "no source"; None when kept.
+        reason: None when kept; else "preamble", "hedge", "fragment", "unsupported", "object", "duplicate", "length" or
+            "no source".
         note: the reason in words.
         merged: ids of the claims that say the same.
     """
@@ -174,13 +165,9 @@ class Verdict:
 
 @dataclass(frozen=True)
 class FusedSentence:
-    """One sentence of the paragraph.
+    """One sentence of the paragraph: the kept claims that it says, and where they were said.
 
-    Attributes:
-        text: as it stands in the paragraph.
-        claim_ids, region_ids: of the kept claims that it says, and where they were said.
-        agreement: the largest of its claims.
-        support: the smallest score of its claims; None where nothing scored them.
+    `agreement` is the largest of its claims, `support` the smallest; None where nothing scored them.
     """
 
     text: str
@@ -233,9 +220,8 @@ class Describer(Stage, Protocol):
 class Scorer(Stage, Protocol):
     """How far a photo supports sentences."""
 
-    @property
-    def threshold(self) -> float:
-        """Calibrated score from which a sentence counts as supported."""
+    threshold: float
+    """Calibrated score from which a sentence counts as supported."""
 
     def score(self, photo: Photo, sentences: Sequence[tuple[DetailRegion, str]]) -> list[Support]:
         """One `Support` per (region, sentence), in order."""
@@ -260,11 +246,7 @@ class TextModel(Stage, Protocol):
 
 
 def to_json(caption: DetailedCaption, photo: str, *, sha256: str | None = None) -> dict[str, Any]:
-    """The object described above, of plain JSON values.
-
-    Raises:
-        DetailError: a value that JSON cannot express, or a number that is not finite.
-    """
+    """The object described above, of plain JSON values; `DetailError` for what JSON cannot express."""
     head = {"format": FORMAT, "version": VERSION, "photo": photo, "sha256": sha256}
     # Through the text and back: what is handed out is what a file would hold.
     plain: dict[str, Any] = json.loads(dumps({**head, **_plain(caption)}))
@@ -276,21 +258,16 @@ def dumps(values: Mapping[str, Any]) -> str:
     try:
         return json.dumps(values, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise DetailError(
-            f"the description of {values.get('photo')!r} cannot be written as JSON: {error}"
-        ) from error
+        raise DetailError(f"{values.get('photo')!r} cannot be written as JSON: {error}") from error
 
 
 def from_json(values: object) -> tuple[str, DetailedCaption]:
     """(name of the photo, its description) from what `to_json` gave.
 
-    Raises:
-        DetailError: another format or version, or a field is missing or malformed; the message names it.
+    `DetailError`: another format or version, or a field is missing or malformed; the message names it.
     """
     if not isinstance(values, Mapping) or values.get("format") != FORMAT:
-        raise DetailError(
-            f"no detailed caption (format {FORMAT!r}): give a line of --json or --out"
-        )
+        raise DetailError(f"no detailed caption ({FORMAT!r}): give a line of --json or --out")
     if values.get("version") != VERSION:
         raise DetailError(
             f"the detailed caption has version {values.get('version')!r}, known is {VERSION}: describe the photo again"
@@ -300,13 +277,11 @@ def from_json(values: object) -> tuple[str, DetailedCaption]:
             name: [{**one, "claim": one, "kept": name == "kept"} for one in values[name]]
             for name in ("kept", "dropped")
         }
-        caption: DetailedCaption = _read(DetailedCaption, {**values, **verdicts})
-        return str(values["photo"]), caption
+        return str(values["photo"]), _read(DetailedCaption, {**values, **verdicts})
     except (KeyError, TypeError, ValueError, RegionError) as error:
-        what = f"no {error}" if isinstance(error, KeyError) else str(error)
-        raise DetailError(
-            f"the detailed caption of {values.get('photo')!r} is damaged: {what}"
-        ) from error
+        what = f"no {error}" if isinstance(error, KeyError) else error
+        photo = values.get("photo")
+        raise DetailError(f"the detailed caption of {photo!r} is damaged: {what}") from error
 
 
 _JSON_NAMES = {
@@ -326,18 +301,18 @@ def _plain(value: Any) -> Any:
     return [_plain(one) for one in value] if isinstance(value, tuple) else value
 
 
-_hints = cache(get_type_hints)
+_hints: Callable[[Any], dict[str, Any]] = cache(get_type_hints)
 
 
 def _read(kind: Any, value: Any) -> Any:
     """A value of the annotated kind from JSON; TypeError, ValueError or KeyError where it is of another."""
     kinds, origin = get_args(kind), get_origin(kind)
     if is_dataclass(kind):
-        hints = _hints(kind)
+        hints, made = _hints(kind), cast(Any, kind)
         read = {
             name: _read(hint, value[_JSON_NAMES.get(name, name)]) for name, hint in hints.items()
         }
-        return kind(**read)  # type: ignore[operator]
+        return made(**read)
     if type(None) in kinds:
         return None if value is None else _read(kinds[0], value)
     if origin is tuple and isinstance(value, list):

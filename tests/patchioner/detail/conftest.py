@@ -24,7 +24,7 @@ def pairs() -> list[tuple[object, tuple[str, ...]]]:
 
 @pytest.fixture(scope="session")
 def calibration(model: Patchioner, pairs: list[tuple[object, tuple[str, ...]]]) -> Calibration:
-    return calibrate_model(model, pairs, sentence_rate=0.5, object_rate=0.2)
+    return calibrate_model(model, pairs)
 
 
 @pytest.fixture(scope="session")

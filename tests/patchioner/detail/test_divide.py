@@ -22,10 +22,8 @@ from patchioner.detail.divide import (
     as_detection,
     bounding_union,
     cells_to_pixels,
-    clipped,
     discover_objects,
     grid,
-    grow,
     iou,
     merge_overlapping,
     merge_tree,
@@ -79,7 +77,7 @@ def test_merging_leaves_no_pair_above_the_limit_and_loses_nothing(
 )
 def test_a_box_with_nothing_in_the_photo_is_refused(box: Rectangle) -> None:
     with pytest.raises(RegionError, match="40x30"):
-        clipped(box, (40, 30))
+        as_detection(Detection(box), (40, 30))
 
 
 @given(sizes, st.integers(1, 5), st.integers(1, 5))
@@ -97,16 +95,6 @@ def test_quadrants_are_split_and_ordered_as_published() -> None:
     assert quadrants((101, 60)) == [
         (0, 0, 50, 30), (50, 0, 101, 30), (0, 30, 50, 60), (50, 30, 101, 60)
     ]  # fmt: skip
-
-
-@given(sizes, st.lists(boxes, max_size=8), st.floats(0, 1))
-def test_grown_quadrants_hold_theirs(
-    size: tuple[int, int], found: list[Rectangle], share: float
-) -> None:
-    parts = quadrants(size)
-    for part, (grown, joined) in zip(parts, grow(parts, found, share), strict=True):
-        assert joined == tuple(n for n, box in enumerate(found) if share_inside(box, part) > share)
-        assert grown == bounding_union([part, *(found[place] for place in joined)])
 
 
 def test_the_whole_comes_first_then_things_then_places(photo: Photo, model: Patchioner) -> None:

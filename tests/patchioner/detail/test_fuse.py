@@ -101,8 +101,6 @@ def test_bad_input_is_refused() -> None:
     for name in ("max_words", "duplicate", "new_share"):
         with pytest.raises(OptionError, match=name):
             FuseSettings(**{name: -1})
-    with pytest.raises(OptionError, match="most=0"):
-        LanguageFuser(Scripted(()), most=0)
     assert fuse() == ([], {})
     assert LanguageFuser(Scripted(())).fuse(PHOTO, REGIONS, []) == ([], [])
 

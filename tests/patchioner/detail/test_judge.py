@@ -84,15 +84,15 @@ def test_regions_that_do_not_overlap_do_not_agree(photo: Photo) -> None:
 def test_one_verdict_per_sentence_in_order_with_its_reason(photo: Photo) -> None:
     found = judged(
         photo,
-        ("The image shows a red bus. The mood is calm.", "global", 0),
+        ("The image shows a red bus. I am sorry, a bus is not visible.", "global", 0),
         ("A red bus. It might rain. Lighting.", "global", 1),
         ("A cat sleeps.", "global", 2),
     )
     assert [one.claim.id for one in found] == ["c1", "c2", "c3", "c4", "c5", "c6"]
     reasons = [one.reason for one in found]
-    assert reasons == [None, "mood", "duplicate", "hedge", "fragment", None]
+    assert reasons == [None, "preamble", "duplicate", "hedge", "fragment", None]
     assert all(one.kept == (one.reason is None) for one in found)
-    assert clean("I see:") is not None and clean("The lighting is soft on a bus.") is not None
+    assert clean("I see:") is not None
 
 
 def test_what_the_photo_does_not_support_is_dropped_with_the_thing(photo: Photo) -> None:
@@ -135,10 +135,10 @@ def test_what_does_not_fit_is_refused(photo: Photo) -> None:
 def test_other_samples_of_overlapping_regions_support_a_thing() -> None:
     said = (("A tour bus and a tree.", "left", 0), ("A bus.", "left", 1), ("A tree.", "right", 0))
     claims = [Claim("c", text, region, sample, 0) for text, region, sample in said]
-    near = {(one, two): one == two for one in ("left", "right") for two in ("left", "right")}
+    near = {("left", "left"), ("right", "right")}
     found = supporting_samples(claims, claims, near)["left", 0]
     assert (found.others, found.sentences) == (1, 1)
-    assert (found.supporting("tour bus"), found.supporting("tree")) == (1, 0)
+    assert found.named == {"bus": 1}
 
 
 WEAK, FAIR, THING = (
