@@ -11,10 +11,7 @@ from types import ModuleType
 
 import pytest
 
-from decoders.entities import EntityPrompter
-from decoders.viecap import ViecapDecoder
 from patchioner.checkpoints.folder import read_checkpoint, write_checkpoint
-from tests.support.language import language_folder
 from tests.support.tiny import TEXTS, tiny_parts
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,19 +56,6 @@ def test_the_whole_way_as_a_process(words: list[str], tmp_path: Path) -> None:
     assert done.stdout.strip() == str(tmp_path / "out")
     assert "validation " in done.stderr and " -> " in done.stderr
     assert read_checkpoint(tmp_path / "out").settings.name == "out"
-
-
-def test_a_decoder_on_a_language_model(
-    script: ModuleType, words: list[str], tmp_path: Path
-) -> None:
-    entities = tmp_path / "entities.txt"
-    entities.write_text("cat\n\n bus\n", encoding="utf-8")
-    model = language_folder(tmp_path / "language")
-    extra = ["--decoder", "viecap", "--language-model", str(model), "--entities", str(entities)]
-    assert script.main([*words, *extra]) == 0
-    decoder = read_checkpoint(tmp_path / "out").decoder
-    assert isinstance(decoder, ViecapDecoder) and isinstance(decoder.prompter, EntityPrompter)
-    assert decoder.prompter.names == ("cat", "bus")
 
 
 def test_resume_goes_on_and_a_second_start_is_refused(
@@ -161,16 +145,6 @@ def test_failures_are_one_line_and_status_one(
     assert script.main([*words, *flag.split(), value]) == 1
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and message in errors[0]
-
-
-def test_empty_and_tiny_corpora_are_refused(
-    script: ModuleType, words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for content in ("", "\n\n", "a cat\na dog\n"):
-        (tmp_path / "corpus.txt").write_text(content, encoding="utf-8")
-        assert script.main(words) == 1
-        assert "distinct usable sentences" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
 
 
 def test_ctrl_c_says_how_to_go_on(

@@ -10,12 +10,11 @@ import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
-from torch import Tensor
 
 from decoders.concepts import SAME_HEAD, SYNONYM, SentenceSimilarity, find_concepts, word_similarity
 from decoders.meacap import ConceptPrompter
 from decoders.scene_graph import Entity, RuleParser, SceneGraph
-from patchioner.base.errors import HubError, OptionError
+from patchioner.base.errors import OptionError
 
 
 def graphs(*names: str) -> list[SceneGraph]:
@@ -43,11 +42,6 @@ def test_an_attribute_is_kept_from_three_captions_on() -> None:
     assert found("two red bus", "two red bus", "two red bus") == ["red bus"], "numbers are none"
 
 
-def test_a_caption_counts_once_however_often_it_says_so() -> None:
-    assert found("cat, cat, cat, dog", "dog", "dog", "tree") == ["dog"]
-    assert found("red bus, red bus, red bus", "bus", "bus") == ["bus"]
-
-
 def test_order_is_the_mean_place_and_only_the_first_stay() -> None:
     same = "a, b, c, d, e, f"
     assert found(same, same, same) == ["a", "b", "c", "d"]
@@ -58,20 +52,6 @@ def test_order_is_the_mean_place_and_only_the_first_stay() -> None:
 def test_alike_names_are_one_concept_under_the_most_frequent_name() -> None:
     texts = ["a man", "a guy", "the guy runs"]
     assert find_concepts(texts, graphs("man", "guy", "guy")) == ["guy"]
-
-
-def test_the_similarity_of_names_can_be_exchanged() -> None:
-    def all_alike(names: list[str]) -> Tensor:
-        return torch.ones(len(names), len(names))
-
-    def none_alike(names: list[str]) -> Tensor:
-        return torch.eye(len(names))
-
-    captions = graphs("cat", "dog", "tree")
-    assert find_concepts(["cat", "dog", "tree"], captions, similarity=all_alike) == ["cat"]
-    three = graphs("man", "guy", "guy")
-    texts = ["man", "guy", "guy"]
-    assert find_concepts(texts, three, none_alike, min_count=2) == ["guy"]
 
 
 def test_fallbacks_fewer_votes_then_the_nearest_caption_then_nothing() -> None:
@@ -110,21 +90,6 @@ def test_word_similarity() -> None:
     assert alike[0, 2] == pytest.approx(SAME_HEAD) and alike[0, 3] == pytest.approx(SYNONYM)
     assert alike[4, 5] == 0 and alike[4, 6] == pytest.approx(SAME_HEAD)
     assert word_similarity([]).shape == (0, 0)
-
-
-def test_sentence_similarity_is_the_cosine_of_any_encoder() -> None:
-    def encode(names: list[str]) -> Tensor:
-        return torch.tensor([[3.0, 4.0] if name == "a" else [1.0, 0.0] for name in names])
-
-    alike = SentenceSimilarity(encode)
-    assert torch.allclose(alike(["a", "b"]), torch.tensor([[1.0, 0.6], [0.6, 1.0]]))
-    assert alike([]).shape == (0, 0)
-
-
-def test_a_sentence_encoder_that_cannot_be_had_is_named(tmp_path: Path) -> None:
-    pytest.importorskip("transformers")
-    with pytest.raises(HubError, match="absent"):
-        SentenceSimilarity(model=str(tmp_path / "absent"))(["a"])
 
 
 def test_the_own_sentence_encoder_pools_by_the_mean(tmp_path: Path) -> None:

@@ -66,20 +66,3 @@ def test_no_ngram_is_written_twice() -> None:
             for token in range(4):
                 banned = token == 1 or (*tail, token) in earlier
                 assert (logits[row, token] == -torch.inf) == banned
-
-
-@pytest.mark.parametrize("written", [0, 3, 8])
-def test_bans_of_a_stretch_are_those_of_the_whole(written: int) -> None:
-    words = Letters(*"abcdefgh", "ab", "cd")
-    options = DecodeOptions(no_repeat_ngram=2, min_tokens=5, banned_words=("ab", "c", "gh"))
-    constraints = constraints_of(words, options)
-    generator = torch.Generator().manual_seed(2)
-    tokens = torch.randint(2, 12, (20, written), generator=generator)
-    whole, parts = torch.randn(20, 12, generator=generator), torch.empty(20, 12)
-    parts.copy_(whole)
-    constraints.at(tokens).apply(whole)
-    bans = constraints.at(tokens)
-    for first, last in ((0, 1), (1, 5), (5, 6), (6, 12)):
-        bans.apply(parts[:, first:last], first)
-    assert torch.equal(whole, parts)
-    assert bool((whole == -torch.inf).any()) and bool((whole > -torch.inf).any())

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from decoders import DecodeOptions, PrefixGPT2Decoder
 from decoders.constraints import Constraints
-from decoders.cuda_graph import LOOK_EVERY, can_capture, graph_search
+from decoders.cuda_graph import can_capture, graph_search
 from decoders.search import Hypothesis, greedy_search
 
 GREEDY = DecodeOptions(max_tokens=19)
@@ -48,30 +48,6 @@ def test_steps_are_reused_and_forget_what_they_read(wild: PrefixGPT2Decoder, row
     assert first == again
     assert [one.token_ids for one in other] != [one.token_ids for one in again]
     assert [one.token_ids for one in again] == [one.token_ids for one in ordinary]
-
-
-def test_it_stops_at_the_first_look_after_all_have_ended(
-    wild: PrefixGPT2Decoder, rows: Tensor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with torch.inference_mode():
-        lengths = {
-            len(one.token_ids): row
-            for one, row in zip(both(wild, rows, GREEDY)[1], rows, strict=True)
-        }
-    short = [row for length, row in lengths.items() if length <= LOOK_EVERY]
-    assert short
-    taken: list[int] = []
-    step = wild.network.step
-
-    def counting(tokens: Tensor, cache: object) -> Tensor:
-        taken.append(len(tokens))
-        return step(tokens, cache)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(wild.network, "step", counting)
-    with torch.inference_mode():
-        constraints = Constraints(wild, GREEDY, CPU)
-        graph_search(wild.network, torch.stack(short), constraints, GREEDY, wild.end_ids)
-    assert taken == [1 << (len(short) - 1).bit_length()] * (LOOK_EVERY - 1)
 
 
 def test_moved_weights_get_new_steps(wild: PrefixGPT2Decoder, rows: Tensor) -> None:

@@ -22,13 +22,10 @@ from decoders.head import (
     GivenLogits,
     LinearHead,
     best_tokens,
-    pruning_if_worth,
     table_if_worth,
     top_tokens,
 )
-from patchioner.base import inference
 from patchioner.base.inference import int8_product, quantize_rows
-from tests.support.letters import Letters, constraints_of
 
 # Tokens from pieces of the vocabulary equal those from all logits at once.
 
@@ -89,23 +86,6 @@ def test_top_equals_the_whole_product(
     assert all(len(set(row)) == min(count, VOCAB) for row in tokens.tolist())
 
 
-def test_some_rows_of_the_bans(states: Tensor, bans: StepBans) -> None:
-    every = torch.zeros(9, VOCAB)
-    some = torch.zeros(4, VOCAB)
-    bans.apply(every)
-    bans.rows(4, 8).apply(some)
-    assert torch.equal(some, every[4:8])
-
-
-def test_bans_of_integers_are_the_least() -> None:
-    options = DecodeOptions(no_repeat_ngram=1, banned_words=("b",))
-    bans = constraints_of(Letters("!", "b"), options).at(torch.tensor([[2]]))
-    sums = torch.zeros(1, 4, dtype=torch.int32)
-    bans.apply(sums)
-    least = torch.iinfo(torch.int32).min
-    assert sums.tolist() == [[0, least, least, least]]
-
-
 @pytest.mark.parametrize("rows", [1, 2, 9])
 def test_a_packed_table_gives_the_same_tokens(
     matrix: Tensor, states: Tensor, bans: StepBans, rows: int
@@ -119,14 +99,6 @@ def test_a_packed_table_gives_the_same_tokens(
         found = top_tokens(head, states[:rows], some, 4)
     assert torch.equal(found[1], expected[1])
     torch.testing.assert_close(found[0], expected[0])
-
-
-def test_a_head_in_training_leaves_its_table_alone(matrix: Tensor, states: Tensor) -> None:
-    def unwanted(matrix: Tensor) -> None:
-        raise AssertionError("asked for")
-
-    head = LinearHead(matrix, table=DerivedCache(unwanted))
-    assert torch.equal(head.logits(states, 0, PIECE), states @ matrix[:PIECE].T)
 
 
 # The screen finds the token that the exact product finds, whatever is done to mislead it.
@@ -179,20 +151,6 @@ def test_near_ties_are_decided_right_or_left_to_the_product(gap: float) -> None:
         assert found is None
 
 
-def test_a_screen_without_the_bound_would_err() -> None:
-    """To show that the tests above can fail: the 8-bit sums alone choose wrongly."""
-    matrix, states = numbers(3, 3000, 48), numbers(4, 20, 48)
-    for row, state in enumerate(states):
-        matrix[40 * row] = 8 * state / state.norm()
-        matrix[2999 - 40 * row] = matrix[40 * row] * 1.001
-    screen = CandidatePruning(matrix)
-    sums = screen._sums(
-        (states / states.abs().amax(1, keepdim=True) * 127).round().to(torch.int8), FREE
-    )[0]
-    logits = (sums * screen._scales[:, None]).flatten(1)[:, :3000]
-    assert not torch.equal(logits.argmax(dim=1), exact(matrix, states))
-
-
 def test_bans_hold() -> None:
     matrix, states = numbers(5, 2100, 32), numbers(6, 140, 32)
     best = exact(matrix, states)
@@ -203,15 +161,6 @@ def test_bans_hold() -> None:
     assert found is not None
     assert torch.equal(found, exact(matrix, states, bans))
     assert not torch.equal(found, best)
-
-
-def test_states_that_hide_everything_are_left_to_the_product() -> None:
-    """All tokens alike, or all banned."""
-    assert CandidatePruning(torch.ones(500, 8)).best(numbers(1, 3, 8), FREE) is None
-    every = StepBans((list(range(500)), torch.arange(500)))
-    assert CandidatePruning(numbers(2, 500, 8)).best(numbers(1, 3, 8), every) is None
-    zero = CandidatePruning(numbers(2, 500, 8)).best(torch.zeros(2, 8), FREE)
-    assert zero is None
 
 
 @pytest.mark.parametrize("broken", ["states", "matrix"])
@@ -271,12 +220,6 @@ def test_a_screen_is_made_anew_when_the_weights_change(
     assert [one.token_ids for one in after] == [one.token_ids for one in expected]
     assert [one.token_ids for one in after] != [one.token_ids for one in before]
     assert len(screened) == 2
-
-
-def test_only_large_float32_matrices_on_a_cpu_are_screened() -> None:
-    assert pruning_if_worth(torch.zeros(300, 16)) is None
-    assert pruning_if_worth(torch.zeros(50_000, 128, dtype=torch.bfloat16)) is None
-    assert pruning_if_worth(torch.empty(50_000, 128, device="meta")) is None
 
 
 def test_neither_a_copy_nor_moved_weights_keep_the_screen_alive(
@@ -342,9 +285,3 @@ def test_products_are_exact(n: int, m: int, k: int) -> None:
     right = torch.randint(-127, 128, (m, k), generator=generator, dtype=torch.int8)
     right[0] = left[0] = 127
     assert torch.equal(int8_product(left, right), left.int() @ right.int().T)
-
-
-def test_products_are_exact_without_the_processors_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    left = torch.full((3, 768), 127, dtype=torch.int8)
-    monkeypatch.setattr(inference, "_has_int_mm", lambda: False)
-    assert int8_product(left, left).unique().tolist() == [127 * 127 * 768]

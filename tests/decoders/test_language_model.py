@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as functional
-from torch import Tensor, nn
+from torch import Tensor
 
 from decoders import DecodeOptions
 from decoders.generate import generate
 from decoders.gpt2 import GPT2
-from decoders.language_decoder import PromptedModel, pad_left
+from decoders.language_decoder import PromptedModel
 from decoders.language_model import (
     build_language_model,
     describe_language_model,
@@ -140,29 +140,6 @@ def test_a_caption_does_not_depend_on_its_batch(
     assert [one.token_ids for one in few[::-1]] == [one.token_ids for one in alone]
 
 
-def test_without_the_mask_a_caption_would_depend_on_its_batch(rows: Tensor) -> None:
-    """The published defect, to show that the test above can fail."""
-    driven = Driven("gpt2")
-    inputs, padding = pad_left(driven.prefixes(rows))
-    assert padding is not None and isinstance(driven.model, GPT2)
-    with torch.no_grad():
-        right, wrong = (driven.model.read(inputs, given, 1)[0] for given in (padding, None))
-    assert not torch.allclose(right[padding > 0], wrong[padding > 0], atol=0.1)
-
-
-def test_beam_of_one_is_greedy_and_every_row_ends_by_itself(rows: Tensor) -> None:
-    driven = Driven("gpt2")
-    with torch.no_grad():
-        model: Any = driven.model
-        model.transformer.wte.weight[0] *= 2
-    greedy = driven(rows, DecodeOptions(max_tokens=12))
-    beam = driven(rows, DecodeOptions("beam", beam_width=1, max_tokens=12))
-    assert [one.token_ids for one in beam] == [one.token_ids for one in greedy]
-    assert len({len(one.token_ids) for one in greedy}) > 1
-    for one in greedy:
-        assert 0 not in one.token_ids[:-1]
-
-
 def test_several_end_tokens_end_a_caption(rows: Tensor) -> None:
     driven = Driven("gpt2")
     plain = driven(rows, DecodeOptions(max_tokens=10))
@@ -184,40 +161,6 @@ def test_several_end_tokens_end_a_caption(rows: Tensor) -> None:
     assert all(not set(ends) & set(one.token_ids[:6]) for one in late)
 
 
-@pytest.mark.parametrize("width", [2, 4])
-def test_beam_with_several_ends_equals_a_plain_one(rows: Tensor, width: int) -> None:
-    driven = Driven("gpt2")
-    ends = (0, *driven(rows[:1], DecodeOptions(max_tokens=4))[0].token_ids[1:3])
-    driven.tokenizer = driven.tokenizer.ending_with(ends)
-    options = DecodeOptions("beam", beam_width=width, max_tokens=5)
-    for row, one in zip(rows, driven(rows, options), strict=True):
-        assert one.token_ids == _plain_beam(driven, row, ends, width, steps=5)
-
-
-def _plain_beam(
-    driven: Driven, row: Tensor, ends: tuple[int, ...], width: int, steps: int
-) -> tuple[int, ...]:
-    """Every candidate of every hypothesis in one sorted list, with an uncached model."""
-    model: Any = driven.twin
-    prefix = driven.prefixes(row[None])[0]
-    live: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
-    done: list[tuple[float, tuple[int, ...]]] = []
-    for _ in range(steps):
-        candidates = []
-        for score, ids in live:
-            words = model.get_input_embeddings()(torch.tensor(ids, dtype=torch.long))
-            with torch.no_grad():
-                logits = model(inputs_embeds=torch.cat([prefix, words])[None]).logits[0, -1]
-            for token, value in enumerate(logits.log_softmax(0).tolist()):
-                candidates.append((score + value, (*ids, token)))
-        candidates.sort(key=lambda pair: -pair[0])
-        done += [pair for pair in candidates[:width] if pair[1][-1] in ends]
-        live = [pair for pair in candidates if pair[1][-1] not in ends][:width]
-        if len(done) >= width or (done and max(done)[0] >= live[0][0]):
-            break
-    return max(done or live)[1]
-
-
 def test_loss_equals_the_row_by_row_twin(driven: Driven, rows: Tensor) -> None:
     sequences = [[5, 9, 30, 0], [7, 0], [8, 80, 60, 50, 40, 0]]
     lengths = torch.tensor([len(s) for s in sequences])
@@ -234,32 +177,6 @@ def test_loss_equals_the_row_by_row_twin(driven: Driven, rows: Tensor) -> None:
             total += functional.cross_entropy(logits, ids, label_smoothing=0.1, reduction="sum")
         loss = driven.driver.loss(prefixes, model.get_input_embeddings(), tokens, lengths, 0.1)
     torch.testing.assert_close(loss, total / lengths.sum(), rtol=1e-3, atol=1e-3)
-
-
-def test_gradients_reach_the_prefixes_and_not_what_pads_them() -> None:
-    driver = Driven("gpt2").driver
-    prefixes = [torch.randn(n, 32, requires_grad=True) for n in (2, 4)]
-    tokens = torch.tensor([[5, 0], [7, 0]])
-    driver.loss(
-        prefixes, driver.model.get_input_embeddings(), tokens, torch.tensor([2, 2]), 0.0
-    ).backward()
-    assert all(p.grad is not None and bool((p.grad != 0).any(dim=1).all()) for p in prefixes)
-
-
-def test_bounds_are_refused_with_a_remedy(rows: Tensor) -> None:
-    model = language_model(n_positions=12)
-    driver = PromptedModel(model, lambda e: [torch.ones(5, 32)] * len(e), prefix_tokens=5)
-    assert positions_of(model) == 12 and driver.max_tokens == 8
-    options = DecodeOptions(max_tokens=9)
-    tokenizer = language_tokenizer()
-    with pytest.raises(DecoderError, match="positions for 8; lower max_tokens"):
-        generate(driver, tokenizer, rows, options, embedding_dim=DIM, device=CPU)
-    with pytest.raises(OptionError, match="12 positions"):
-        PromptedModel(model, driver.prefixes, prefix_tokens=13)
-    foreign = language_model("opt")
-    del foreign.model  # type: ignore[union-attr]
-    with pytest.raises(OptionError, match="OPT"):
-        PromptedModel(foreign, driver.prefixes, prefix_tokens=1)
 
 
 @pytest.mark.parametrize("kind", KINDS[1:])
@@ -288,30 +205,6 @@ def test_half_precision_gives_float32_logits(rows: Tensor) -> None:
     assert driven.driver.step(logits.argmax(dim=1), cache).dtype == torch.float32
 
 
-def test_the_name_of_the_cache_does_not_matter(rows: Tensor) -> None:
-    """What a release calls it is taken from the output, and so the next name will be."""
-    driven, options = Driven("llama"), DecodeOptions(max_tokens=6)
-    expected = [one.token_ids for one in driven(rows, options)]
-    forward = driven.model.forward
-    own = next(
-        n for n, v in forward(torch.tensor([[1]]), use_cache=True).items() if hasattr(v, "update")
-    )
-
-    class Renamed(dict[str, Any]):
-        logits: Tensor
-
-    def renamed(**inputs: Any) -> Any:
-        if "memory" in inputs:
-            inputs[own] = inputs.pop("memory")
-        out = forward(**inputs)
-        made = Renamed({"logits": out.logits, "memory": out[own]})
-        made.logits = out.logits
-        return made
-
-    driven.model.forward = renamed
-    assert [one.token_ids for one in driven(rows, options)] == expected
-
-
 # From configurations and folders: the same again, tied weights once, bad ones refused.
 
 
@@ -334,40 +227,10 @@ def test_described_and_built_again_is_the_same_network(kind: str) -> None:
     assert fingerprint(again) == fingerprint(model)
 
 
-def test_tied_weights_have_one_name() -> None:
-    class Tied(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.words = nn.Embedding(3, 2)
-            self.out = nn.Linear(2, 3, bias=False)
-            self.out.weight = self.words.weight
-            self.register_buffer("places", torch.arange(3))
-
-    module = Tied()
-    assert set(stored_state(module)) == {"words.weight", "places"}
-    places = {"places": torch.arange(3)}
-    for names in (["words.weight"], ["out.weight"], ["words.weight", "out.weight"]):
-        stored = {name: torch.rand(1) * torch.ones(3, 2) for name in names[:1]}
-        stored |= {name: stored[names[0]] for name in names}
-        fit_stored(module, {**stored, **places}, source="memory")
-        assert torch.equal(module.words.weight, stored[names[0]])
-    unlike = {"words.weight": torch.ones(3, 2), "out.weight": torch.zeros(3, 2), **places}
-    with pytest.raises(CheckpointError, match="out.weight"):
-        fit_stored(module, unlike, source="memory")
-
-
 def test_a_folder_of_transformers_is_read(folder: Path) -> None:
     model, tokenizer = fetch_language_model(str(folder))
     assert fingerprint(model) == fingerprint(language_model(seed=5)) and not model.training
     assert tokenizer.end_ids == (0,) and tokenizer.decode(tokenizer.encode(["a cat"])[0]) == "a cat"
-
-
-def test_folders_that_hold_no_language_model_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match="model_type"):
-        fetch_language_model(str(tmp_path))
-    (tmp_path / "config.json").write_text('{"model_type": "vit"}')
-    with pytest.raises(OptionError, match="no causal language model"):
-        fetch_language_model(str(tmp_path))
 
 
 def test_pickled_weights_are_not_read(tmp_path: Path, folder: Path) -> None:
@@ -399,3 +262,30 @@ def test_without_transformers_the_message_has_the_pip_line(monkeypatch: pytest.M
     assert isinstance(build_language_model(language_config()), GPT2)
     with pytest.raises(MissingExtraError, match="language-models"):
         build_language_model(language_config("opt"))
+
+
+def test_tied_weights_have_one_name() -> None:
+    model = language_model("llama", tie_word_embeddings=True)
+    state = stored_state(model)
+    assert "lm_head.weight" not in state
+    both = {**state, "lm_head.weight": state["model.embed_tokens.weight"]}
+    for given in (state, both):
+        fit_stored(language_model("llama", tie_word_embeddings=True, seed=2), given, source="file")
+    with pytest.raises(CheckpointError, match="lm_head"):
+        both["lm_head.weight"] = both["lm_head.weight"] + 1
+        fit_stored(model, both, source="file")
+
+
+def test_what_cannot_be_driven_is_refused(rows: Tensor) -> None:
+    model = language_model(n_positions=12)
+    driver = PromptedModel(model, lambda e: [torch.ones(5, 32)] * len(e), prefix_tokens=5)
+    assert positions_of(model) == 12 and driver.max_tokens == 8
+    options, tokenizer = DecodeOptions(max_tokens=9), language_tokenizer()
+    with pytest.raises(DecoderError, match="positions for 8; lower max_tokens"):
+        generate(driver, tokenizer, rows, options, embedding_dim=DIM, device=CPU)
+    with pytest.raises(OptionError, match="12 positions"):
+        PromptedModel(model, driver.prefixes, prefix_tokens=13)
+    foreign = language_model("opt")
+    del foreign.model  # type: ignore[union-attr]
+    with pytest.raises(OptionError, match="OPT"):
+        PromptedModel(foreign, driver.prefixes, prefix_tokens=1)

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from decoders import DecodeOptions, load_decoder
 from decoders.concepts import SentenceSimilarity
-from decoders.entities import EntityPrompter
 from decoders.meacap import CaptionMemory, ConceptPrompter, MeacapDecoder
 from decoders.scene_graph import RuleParser, SceneGraph, T5Parser
 from memory_bank import MemoryBank
@@ -56,23 +55,6 @@ class Counting:
         return RuleParser().parse(texts)
 
 
-class Searches:
-    """A memory that counts its searches."""
-
-    def __init__(self, inner: CaptionMemory) -> None:
-        self.inner, self.count = inner, 0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.inner, name)
-
-    def __len__(self) -> int:
-        return len(self.inner)
-
-    def nearest(self, queries: Tensor, k: int) -> Any:
-        self.count += 1
-        return self.inner.nearest(queries, k)
-
-
 def make(prompter: ConceptPrompter | None = None, **settings: Any) -> MeacapDecoder:
     values = {**SHAPE, **settings}
     decoder = MeacapDecoder.create(
@@ -89,17 +71,6 @@ def test_prompts_name_what_the_nearest_captions_agree_on() -> None:
         assert thing in prompt
         assert not any(other in prompt for other in THINGS if other != thing)
     assert "red cat" in prompts[0] or "cat" in prompts[0]
-
-
-def test_one_search_for_all_rows_and_each_caption_parsed_once() -> None:
-    parser, searched = Counting(), Searches(memory())
-    prompter = ConceptPrompter(searched, parser)
-    first = prompter.prompts(rows().repeat(3, 1))
-    assert searched.count == 1
-    assert len(parser.asked) == len(set(parser.asked)) > 0
-    before = list(parser.asked)
-    assert prompter.prompts(rows().repeat(3, 1)) == first
-    assert parser.asked == before
 
 
 def test_a_memory_smaller_than_the_captions_asked_for() -> None:
@@ -119,36 +90,23 @@ def test_captions_do_not_depend_on_the_batch() -> None:
     assert len({one.text for one in together}) > 1
 
 
-def test_the_memory_changes_the_captions() -> None:
-    decoder = make(prompts="hard")
-    other = CaptionMemory(vectors(), CAPTIONS[::-1])
-    first = [one.token_ids for one in decoder.generate(rows(), SHORT, memory())]
-    assert [one.token_ids for one in decoder.generate(rows(), SHORT, other)] != first
-    assert [one.token_ids for one in decoder.generate(rows(), SHORT, memory())] == first
-
-
-def test_without_a_memory_it_asks_for_one() -> None:
-    decoder = make()
-    assert decoder.needs_memory
-    with pytest.raises(DecoderError, match="memory"):
-        decoder.generate(rows(), SHORT)
-    assert not make(ConceptPrompter(memory())).needs_memory
-    soft = make(prompts="soft")
-    assert not soft.needs_memory
-    assert len(soft.generate(rows(), SHORT)) == len(rows())
-
-
-def test_a_bank_that_is_lent_is_still_needed_after_saving(tmp_path: Path) -> None:
-    decoder = make()
-    bank = MemoryBank(vectors(), CAPTIONS)
-    wanted = [one.token_ids for one in decoder.generate(rows(), SHORT, bank)]
+def test_a_memory_is_its_own_or_lent_and_lent_ones_are_checked(tmp_path: Path) -> None:
+    decoder, bank = make(prompts="hard"), MemoryBank(vectors(), CAPTIONS)
+    first, other = (
+        [one.token_ids for one in decoder.generate(rows(), SHORT, lent)]
+        for lent in (bank, CaptionMemory(vectors(), CAPTIONS[::-1]))
+    )
+    assert first != other
     decoder.save(tmp_path, storage="fp32")
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "config.json", "tokenizer.json", "weights.safetensors",
-    ]  # fmt: skip
     again = load_decoder(tmp_path)
-    assert again.needs_memory
-    assert [one.token_ids for one in again.generate(rows(), SHORT, bank)] == wanted
+    assert again.needs_memory and not (tmp_path / "captions.jsonl").exists()
+    assert [one.token_ids for one in again.generate(rows(), SHORT, bank)] == first
+    assert not make(ConceptPrompter(memory())).needs_memory
+    assert not make(prompts="soft").needs_memory
+    narrow, mute = CaptionMemory(torch.ones(1, 3), ["a"]), MemoryBank(vectors())
+    for lent, message in ((None, "memory"), (narrow, "3 wide"), (mute, "with texts")):
+        with pytest.raises(DecoderError, match=message):
+            decoder.generate(rows(), SHORT, lent)
 
 
 def test_own_captions_and_settings_are_saved(tmp_path: Path) -> None:
@@ -211,24 +169,6 @@ def test_settings_that_do_not_fit_are_refused(
     path.write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match=message):
         load_decoder(tmp_path)
-
-
-def test_own_captions_of_another_width_are_refused(tmp_path: Path) -> None:
-    make(ConceptPrompter(memory())).save(tmp_path)
-    CaptionMemory(torch.ones(1, DIM + 1), ["a cat"]).save(tmp_path)
-    with pytest.raises(CheckpointError, match="different models"):
-        load_decoder(tmp_path)
-
-
-def test_foreign_prompters_and_memories_are_refused() -> None:
-    other = EntityPrompter(THINGS, embed_words(list(THINGS)))
-    with pytest.raises(DecoderError, match="ConceptPrompter"):
-        make(other)  # type: ignore[arg-type]
-    decoder = make()
-    with pytest.raises(DecoderError, match="3 wide"):
-        decoder.generate(rows(), SHORT, CaptionMemory(torch.ones(1, 3), ["a"]))
-    with pytest.raises(DecoderError, match="with texts"):
-        decoder.generate(rows(), SHORT, MemoryBank(vectors()))
 
 
 # The decoder's own memory.

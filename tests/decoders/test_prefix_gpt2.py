@@ -12,10 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from decoders import DecodeOptions, PrefixGPT2Decoder, load_decoder
-from decoders.prefix_gpt2 import Int8Linear
 from patchioner.base.errors import (
     CheckpointError,
-    DecoderError,
     PatchionerError,
 )
 
@@ -164,42 +162,3 @@ def test_a_trained_decoder_says_nearly_the_same(
     assert sum(abs(a.score - b.score) for a, b in zip(before, after, strict=True)) < 0.1 * len(rows)
     for name, tensor in trained.network.state_dict().items():
         assert torch.equal(tensor, state[name])
-
-
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_a_caption_does_not_depend_on_its_batch(
-    trained: PrefixGPT2Decoder, corpus: list[str], embed: object, precision: str
-) -> None:
-    few = trained.quantized(precision)  # type: ignore[arg-type]
-    rows: Tensor = embed(corpus[:8])  # type: ignore[operator]
-    together = few.generate(rows, SHORT)
-    alone = [few.generate(row[None], SHORT)[0] for row in rows]
-    assert [one.token_ids for one in together] == [one.token_ids for one in alone]
-
-
-def test_int8_layer_is_near_the_float_layer() -> None:
-    generator = torch.Generator().manual_seed(0)
-    layer = torch.nn.Linear(64, 40)
-    with torch.no_grad():
-        layer.weight.normal_(generator=generator)
-        inputs = torch.randn(3, 5, 64, generator=generator)
-        out, expected = Int8Linear(layer.weight, layer.bias)(inputs), layer(inputs)
-    assert out.shape == expected.shape
-    assert float((out - expected).norm() / expected.norm()) < 0.02
-
-
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_moving_keeps_the_precision(trained: PrefixGPT2Decoder, precision: str) -> None:
-    few = trained.quantized(precision)  # type: ignore[arg-type]
-    kinds = [tensor.dtype for tensor in few.network.state_dict().values()]
-    few.to("cpu", torch.float32)
-    assert [tensor.dtype for tensor in few.network.state_dict().values()] == kinds
-
-
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_fewer_bits_are_not_saved_and_the_original_still_is(
-    trained: PrefixGPT2Decoder, tmp_path: Path, precision: str
-) -> None:
-    with pytest.raises(DecoderError, match="save the one"):
-        trained.quantized(precision).save(tmp_path)  # type: ignore[arg-type]
-    trained.save(tmp_path)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from decoders import PrefixGPT2Decoder, TrainOptions, TrainReport, train_decoder
-from decoders.train import TokenStore, _Run, _split, epoch_batches
+from decoders.train import _Run, _split, epoch_batches
 from patchioner.base.errors import CheckpointError, DecoderError, OptionError, TextError
 
 # Training: it learns, resumes to the same place, and refuses bad input.
@@ -45,8 +45,12 @@ def weights(decoder: PrefixGPT2Decoder) -> Tensor:
 def test_killed_and_resumed_ends_where_an_uninterrupted_run_does(
     clone: Any, corpus: list[str], embed: Any, tmp_path: Path
 ) -> None:
-    whole = clone()
-    straight = train_decoder(whole, corpus, embed, OPTIONS)
+    whole, seen, state = clone(), list[TrainReport](), torch.get_rng_state()
+    straight = train_decoder(whole, corpus, embed, OPTIONS, on_report=seen.append)
+    assert seen == straight and [report.step for report in straight] == [5, 10, 14]
+    assert straight[-1].train_loss < straight[0].train_loss
+    assert len(straight[0].samples) == OPTIONS.samples
+    assert torch.equal(torch.get_rng_state(), state) and not whole.network.training
 
     def die(report: TrainReport) -> None:
         if report.step == 10:
@@ -86,25 +90,6 @@ def test_damaged_checkpoint_is_refused_by_file(
         train_decoder(clone(), corpus, embed, OPTIONS, checkpoint_folder=tmp_path, resume=True)
 
 
-def test_reports_have_losses_and_samples(clone: Any, corpus: list[str], embed: Any) -> None:
-    seen: list[TrainReport] = []
-    reports = train_decoder(clone(), corpus, embed, OPTIONS, on_report=seen.append)
-    assert seen == reports
-    assert [report.step for report in reports] == [5, 10, 14]
-    assert reports[-1].train_loss < reports[0].train_loss
-    assert reports[0].validation_loss is not None
-    assert reports[-1].validation_loss is not None
-    assert reports[-1].validation_loss < reports[0].validation_loss
-    assert len(reports[0].samples) == OPTIONS.samples
-    assert all(text in corpus for text, _ in reports[0].samples)
-
-
-def test_held_out_texts_are_not_trained_on(clone: Any, corpus: list[str], embed: Any) -> None:
-    run = _Run(clone(), corpus, embed, OPTIONS, None)
-    assert len(run.validation) == int(len(corpus) * 0.1)
-    assert sorted([*run.validation, *run.training]) == list(range(len(corpus)))
-
-
 def test_noise_is_added_to_unit_embeddings_then_normalised(
     clone: Any, corpus: list[str], embed: Any
 ) -> None:
@@ -130,15 +115,15 @@ def test_corrupt_gets_the_noisy_unit_embeddings(clone: Any, corpus: list[str], e
     torch.testing.assert_close(seen[0].norm(dim=1), torch.ones(4))
 
 
-def test_global_random_state_is_left_alone(clone: Any, corpus: list[str], embed: Any) -> None:
-    state = torch.get_rng_state()
-    decoder = clone()
-    train_decoder(decoder, corpus, embed, OPTIONS)
-    assert torch.equal(torch.get_rng_state(), state)
-    assert not decoder.network.training
-
-
 def test_bad_input_is_refused(clone: Any, corpus: list[str], embed: Any) -> None:
+    for held_out in ([0, 0], [-1], [10_000]):
+        with pytest.raises(OptionError, match="different indices"):
+            train_decoder(clone(), corpus, embed, OPTIONS, held_out=held_out)
+    diverging = clone()
+    with torch.no_grad():
+        diverging.network.prefix.bias.fill_(torch.inf)
+    with pytest.raises(DecoderError, match="step 0"):
+        train_decoder(diverging, corpus, embed, OPTIONS)
     with pytest.raises(TextError, match="no text"):
         train_decoder(clone(), [], embed, OPTIONS)
     with pytest.raises(DecoderError, match=r"\(90, 12\)"):
@@ -149,14 +134,6 @@ def test_bad_input_is_refused(clone: Any, corpus: list[str], embed: Any) -> None
         train_decoder(clone(), corpus, embed(corpus) * torch.nan, OPTIONS)
     with pytest.raises(DecoderError, match="corrupt gave"):
         train_decoder(clone(), corpus, embed, OPTIONS, corrupt=lambda rows: rows[:1])
-
-
-def test_diverging_loss_is_refused(clone: Any, corpus: list[str], embed: Any) -> None:
-    decoder = clone()
-    with torch.no_grad():
-        decoder.network.prefix.bias.fill_(torch.inf)
-    with pytest.raises(DecoderError, match="step 0"):
-        train_decoder(decoder, corpus, embed, OPTIONS)
 
 
 def test_chosen_texts_are_held_out_as_a_share_would_be(
@@ -172,14 +149,6 @@ def test_chosen_texts_are_held_out_as_a_share_would_be(
     assert torch.equal(weights(share), weights(chosen))
 
 
-@pytest.mark.parametrize("held_out", [[0, 0], [-1], [10_000]])
-def test_impossible_choices_are_refused(
-    clone: Any, corpus: list[str], embed: Any, held_out: list[int]
-) -> None:
-    with pytest.raises(OptionError, match="different indices"):
-        train_decoder(clone(), corpus, embed, OPTIONS, held_out=held_out)
-
-
 # Batches: every text once, little padding, the same order for the same seed.
 
 
@@ -191,23 +160,3 @@ def test_every_index_once_and_as_many_batches_as_told(
     assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
     assert len(batches) == -(-len(lengths) // batch)
     assert max(map(len, batches)) <= batch
-
-
-def test_order_depends_on_seed_and_epoch() -> None:
-    lengths = np.arange(1, 200)
-
-    def order(seed: int, epoch: int) -> list[int]:
-        batches = epoch_batches(lengths, 4, seed=seed, epoch=epoch)
-        return [int(i) for i in np.concatenate(batches)]
-
-    assert order(0, 0) == order(0, 0)
-    assert order(0, 0) != order(0, 1)
-    assert order(0, 0) != order(1, 0)
-
-
-def test_store_pads_at_the_end_and_cuts() -> None:
-    store = TokenStore([[5, 6, 7, 8], [9], [3, 4]], max_tokens=3)
-    tokens, lengths = store.padded(np.array([1, 0, 2]))
-    assert tokens.tolist() == [[9, 0, 0], [5, 6, 7], [3, 4, 0]]
-    assert lengths.tolist() == [1, 3, 2]
-    assert len(store.lengths) == 3
