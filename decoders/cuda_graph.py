@@ -1,9 +1,7 @@
 """Greedy search by CUDA graphs: steps of one fixed shape, replayed; nothing waits for the device between tokens.
 
-A batch is padded to the next power of two with copies of its first row, so that a handful of graphs serves every
-batch.
-Rows that have ended go on, unread, until all have: that is asked every eight tokens, since each question makes the
-    host
+A batch is padded to the next power of two with copies of its first row, so that a handful of graphs serves every batch.
+Rows that have ended go on, unread, until all have: that is asked every eight tokens, since each question makes the host
 wait. On a CPU the same steps run without graphs, for tests.
 """
 
@@ -17,10 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from decoders.constraints import Constraints
+from decoders.base import DecodeOptions
 from decoders.head import LinearHead, best_tokens
-from decoders.options import DecodeOptions
-from decoders.search import Hypothesis, hypotheses
+from decoders.search import Constraints, Hypothesis, hypotheses
 
 LOOK_EVERY = 8
 _WARM_UP = 3  # steps before a capture: kernels are chosen and memory is found in the first
@@ -33,12 +30,9 @@ def can_capture(network: Any, constraints: Constraints) -> bool:
 
 
 class PreparedStep:
-    """A step of one shape: cache, tokens and states stay where they are, so that a graph can be replayed.
+    """A step of one shape: cache, tokens and states stay where they are, so that on CUDA a graph can be replayed.
 
-    Args:
-        network: in evaluation mode; has `fixed_cache(rows, capacity)`, `read_prefix` and `step`.
-        rows, capacity: the shape.
-        device: on a CUDA device the step is captured.
+    The network has `fixed_cache(rows, capacity)`, `read_prefix` and `step`.
     """
 
     def __init__(self, network: Any, rows: int, capacity: int, device: torch.device) -> None:
@@ -88,11 +82,7 @@ class StepGraphs:
     def borrow(
         self, network: Any, rows: int, capacity: int, weight: Tensor
     ) -> Iterator[PreparedStep]:
-        """The step of this shape, prepared when it is first asked for.
-
-        Args:
-            weight: one of the network's: when it has moved or changed its type, all steps are prepared anew.
-        """
+        """The step of this shape, prepared when first asked for, and anew when `weight` moves or changes its type."""
         with self._lock:
             weights = weight.data_ptr(), weight.dtype
             if weights != self._weights:

@@ -14,8 +14,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from decoders.base import TextMemory
-from decoders.options import check_whole
+from decoders.base import TextMemory, check_whole
 from patchioner.base.errors import CheckpointError, DecoderError, OptionError, TextError
 from patchioner.base.files import atomic_path
 from patchioner.base.weights import load_weights, save_weights
@@ -24,12 +23,8 @@ NOTHING = "something"
 NAMES_FILE, EMBEDDINGS_FILE = "entities.txt", "entities.safetensors"
 # The sentences that a name is embedded in; their mean stands for the name.
 TEMPLATES = (
-    "a photo of a {}",
-    "a {} in a scene",
-    "there is a {} in the picture",
-    "a small {}",
-    "a large {}",
-)
+    "a photo of a {}", "a {} in a scene", "there is a {} in the picture", "a small {}", "a large {}",
+)  # fmt: skip
 
 
 # The vocabulary that comes with ViECap: the 80 object classes of COCO (Lin et al. 2014, arXiv 1405.0312).
@@ -47,12 +42,7 @@ COCO_ENTITIES: tuple[str, ...] = tuple(name.strip() for name in _NAMES.split(","
 
 
 def entity_prompt(names: Iterable[str]) -> str:
-    """ViECap's sentence about some entities.
-
-    Example:
-        >>> entity_prompt(["cat", "dog"]), entity_prompt([])
-        ('There are cat, dog in image.', 'There are something in image.')
-    """
+    """ViECap's sentence about some entities."""
     return f"There are {', '.join(names) or NOTHING} in image."
 
 
@@ -60,19 +50,10 @@ class EntityPrompter:
     """Names the entities of a fixed vocabulary that an embedding is close to.
 
     The probability of a name is softmax(cosine / temperature) over the vocabulary. The `top_k` likeliest names are
-    taken, likeliest first, up to the first whose probability is below `threshold`.
+    taken, likeliest first, up to the first whose probability is below `threshold` (in the shipped configurations 0.4).
 
     Args:
-        names: m different entity names.
-        embeddings: (m, dim) float, one row each; scaled to unit length here.
-        temperature: of the softmax (published 0.01).
-        top_k: most names (published 3).
-        threshold: least probability of a name (published default 0.2, in the shipped configurations 0.4).
-
-    Raises:
-        TextError: no name, a blank or a repeated one.
-        OptionError: a setting makes no sense.
-        DecoderError: embeddings of a wrong shape, not finite, or of length 0.
+        names, embeddings: m different entity names and (m, dim) float, scaled to unit length here.
 
     Example:
         >>> prompter = EntityPrompter(["cat", "dog"], torch.eye(2), threshold=0.4)
@@ -117,11 +98,7 @@ class EntityPrompter:
         return {"temperature": self.temperature, "top_k": self.top_k, "threshold": self.threshold}
 
     def entities(self, embeddings: Tensor) -> list[list[str]]:
-        """The names found for each of (n, dim) embeddings, likeliest first; perhaps none.
-
-        Raises:
-            DecoderError: another width than the vocabulary's.
-        """
+        """The names found for each of (n, dim) embeddings, likeliest first; perhaps none."""
         if embeddings.dim() != 2 or embeddings.shape[1] != self.dim:
             raise DecoderError(
                 f"embeddings of shape {tuple(embeddings.shape)} cannot be compared with entities of "
@@ -143,11 +120,7 @@ class EntityPrompter:
         return [entity_prompt(names) for names in self.entities(embeddings)]
 
     def save(self, folder: str | Path) -> None:
-        """Write entities.txt (UTF-8, one name a line) and entities.safetensors (float32).
-
-        The embeddings stay in float32 whatever a decoder is stored in: they are small, and a name hangs on whether
-        a softmax at temperature 0.01 is above a threshold.
-        """
+        """Write entities.txt (UTF-8, one name a line) and entities.safetensors (always float32: names hang on it)."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_path(folder / NAMES_FILE) as temporary:
@@ -156,11 +129,7 @@ class EntityPrompter:
 
     @classmethod
     def load(cls, folder: str | Path, **settings: Any) -> Self:
-        """Read what `save` wrote; `settings` are the constructor's.
-
-        Raises:
-            CheckpointError: a file is missing or damaged, or the two do not belong together.
-        """
+        """Read what `save` wrote; `settings` are the constructor's."""
         path = Path(folder) / NAMES_FILE
         try:
             names = path.read_text(encoding="utf-8").splitlines()
@@ -181,16 +150,7 @@ def embed_entities(
     *,
     templates: Sequence[str] = TEMPLATES,
 ) -> Tensor:
-    """Unit embeddings (m, dim) of names: the mean of each name's unit embeddings in several sentences.
-
-    Args:
-        names: m entity names.
-        embed: from texts to (n, dim), such as a text tower's `encode`.
-        templates: sentences with a "{}" for the name.
-
-    Raises:
-        OptionError: a template without "{}".
-    """
+    """Unit embeddings (m, dim) of names: the mean of each name's unit embeddings in sentences with a "{}" for it."""
     if not templates or any("{}" not in template for template in templates):
         raise OptionError(f'templates are {list(templates)!r}; each needs a "{{}}" for the name')
     rows = embed([template.replace("{}", name) for name in names for template in templates])
@@ -227,16 +187,7 @@ class EntityFinder:
 def mask_entities(
     names: Sequence[str], *, share: float, most: int, generator: torch.Generator | None = None
 ) -> list[str]:
-    """Keep at most `most` of the names, each with probability 1 - `share`.
-
-    ViECap trains with share 0.4 and most 10, so that the language model does not lean on the hard prompt alone.
-
-    Args:
-        names: found in a sentence.
-        share: probability of leaving a name out, in [0, 1].
-        most: names kept before the draw, from the first.
-        generator: of the draw; None is torch's global one, which the training loop seeds for every step.
-    """
+    """Keep each of the first `most` names with probability 1 - `share`; None draws from torch's global generator."""
     draws = torch.rand(len(names[:most]), generator=generator).tolist()
     return [name for name, draw in zip(names[:most], draws, strict=True) if draw >= share]
 

@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from decoders.base import StepNetwork, Vocabulary
-from decoders.constraints import Constraints
+from decoders.base import Decoded, DecodeOptions, StepNetwork, Vocabulary
 from decoders.cuda_graph import can_capture, graph_search
-from decoders.options import Decoded, DecodeOptions
-from decoders.search import Hypothesis, beam_search, greedy_search, sample_search
+from decoders.search import Constraints, Hypothesis, beam_search, greedy_search, sample_search
 from patchioner.base.errors import DecoderError
 
-Search: TypeAlias = Callable[
-    [StepNetwork, Tensor, Constraints, DecodeOptions, tuple[int, ...]], list[Hypothesis]
-]
-
-_SEARCHES: dict[str, Search] = {
+_SEARCHES: dict[str, Callable[..., list[Hypothesis]]] = {
     "greedy": greedy_search,
     "beam": beam_search,
     "sample": sample_search,
@@ -37,19 +30,9 @@ def generate(
     embedding_dim: int,
     device: torch.device,
 ) -> list[Decoded]:
-    """Caption every embedding.
+    """As `Decoder.generate`, by a network in evaluation mode on `device`; embeddings are left untouched.
 
-    Args:
-        network: in evaluation mode, on `device`.
-        vocabulary: of the network's tokens.
-        embeddings: (n, embedding_dim) float, finite, on any device; left untouched.
-
-    Returns:
-        One `Decoded` for each row, in their order. A row's caption does not depend on the others (up to the rounding
-        of the platform's matrix product).
-
-    Raises:
-        DecoderError: for a wrong shape, a row that is not finite, or too many tokens.
+    A row's caption does not depend on the others, up to the rounding of the platform's matrix product.
     """
     check_embeddings(embeddings, embedding_dim)
     if options.max_tokens > network.max_tokens:
@@ -91,23 +74,11 @@ def check_embeddings(embeddings: Tensor, dim: int) -> None:
 
 
 def distinct_rows(embeddings: Tensor) -> tuple[Tensor, list[int]]:
-    """Each different row once, in order of appearance, and for each row which of them it is.
-
-    Example:
-        >>> rows, places = distinct_rows(torch.tensor([[1.0], [2.0], [1.0]]))
-        >>> rows.flatten().tolist(), places
-        ([1.0, 2.0], [0, 1, 0])
-    """
-    seen: dict[bytes, int] = {}
-    firsts: list[int] = []
-    places: list[int] = []
-    for index, row in enumerate(embeddings.cpu().numpy()):
-        key = row.tobytes()
-        if key not in seen:
-            seen[key] = len(firsts)
-            firsts.append(index)
-        places.append(seen[key])
-    return embeddings[firsts], places
+    """Each different row once, in order of appearance, and for each row which of them it is."""
+    keys = [row.tobytes() for row in embeddings.cpu().numpy()]
+    firsts = {key: index for index, key in reversed(list(enumerate(keys)))}
+    order = {key: place for place, key in enumerate(dict.fromkeys(keys))}
+    return embeddings[[firsts[key] for key in order]], [order[key] for key in keys]
 
 
 def rows_per_batch(network: StepNetwork, options: DecodeOptions) -> int:

@@ -1,15 +1,13 @@
 """GPT-2: behind an embedding (`PrefixGPT2`, trained by us) and as a language model behind vectors (`GPT2`).
 
-Names of the weights follow GPT-2 (`transformer.h.0.attn.c_attn.weight`), in the orientation of `torch.nn.Linear`
-(output, input). The output matrix is the token embedding itself (tied).
-
-Sources: Radford et al. 2019 (GPT-2: pre-layer-norm, learned positions, tanh GELU); Li et al. 2023 (DeCap: one linear
-map turns an embedding into the one-token prefix).
+Weights have GPT-2's names in the orientation of `torch.nn.Linear` (output, input); the output matrix is the token
+embedding. Sources: Radford et al. 2019 (GPT-2); Li et al. 2023 (DeCap: a linear map makes the one-token prefix).
 """
 
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -18,9 +16,9 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
+from decoders.base import check_whole
 from decoders.cuda_graph import StepGraphs
 from decoders.head import DerivedCache, LinearHead, pruning_if_worth, table_if_worth
-from decoders.options import check_whole
 from patchioner.base.errors import OptionError
 
 
@@ -36,8 +34,7 @@ class PrefixGPT2Config:
         dropout: after the embedding and each residual branch, in training only.
         layer_norm_eps: of every layer norm.
         normalize_input: embeddings are scaled to unit length first.
-        emit_start: sequences open with the start token, which the network then generates first (so are the published
-            DeCap weights); otherwise the first token is the first word.
+        emit_start: the network generates the start token first (so do the published DeCap weights).
 
     Raises:
         OptionError: when the numbers do not fit together.
@@ -66,10 +63,9 @@ class PrefixGPT2Config:
 
 
 class KeyValueCache:
-    """Keys and values of the positions already read, in one block sized to the need.
+    """Keys and values of the positions already read, in one block (layers, 2, capacity, rows, heads, head_dim).
 
-    The block is (layers, 2, capacity, rows, heads, head_dim): what a step adds lies together, and memory for places
-    that are never reached is never touched.
+    What a step adds lies together, and memory for places that are never reached is never touched.
 
     Args:
         like: a tensor of the block's dtype and device.
@@ -109,11 +105,7 @@ class KeyValueCache:
         self.length += positions
 
     def select(self, rows: Tensor) -> None:
-        """Keep these rows, in this order; a row may be repeated (beams) or left out (ended).
-
-        Only rows that change places are copied: in a beam most hypotheses extend themselves, and greedy search fills
-        the places of ended rows from the end of the batch.
-        """
+        """Keep these rows, in this order, repeated (beams) or left out (ended); only those that move are copied."""
         count = int(rows.shape[0])
         if count > self._block.shape[3]:
             shape = list(self._block.shape)
@@ -131,10 +123,9 @@ class KeyValueCache:
 
 
 class FixedCache(KeyValueCache):
-    """A cache whose shape never changes: all places are given back, and a mask hides those not yet read.
+    """A cache whose shape never changes, without `select`: a mask hides the places not yet read.
 
-    How far it has read is a number on the device, so that a step can be replayed as a graph. Rows stay: `select` is
-    not for this one.
+    How far it has read is a number on the device, so that a step can be replayed as a graph.
     """
 
     def __init__(self, **shape: Any) -> None:
@@ -146,19 +137,19 @@ class FixedCache(KeyValueCache):
         self._mask = self._all <= self._position
 
     def view(self, count: int) -> tuple[Tensor, Tensor]:
-        """The position (1,) of the next input (there is one at a time) and the places (1, capacity) that it sees."""
+        """The position (1,) of the next input and the places (1, capacity) that it sees."""
         torch.le(self._all, self._position, out=self._mask)
         return self._position, self._mask
 
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Put in (rows, heads, 1, head_dim) keys and values; give back those of all places."""
+        """As `KeyValueCache.extend`, of one position; gives back all places."""
         self._block[layer, 0].index_copy_(0, self._position, keys.permute(2, 0, 1, 3))
         self._block[layer, 1].index_copy_(0, self._position, values.permute(2, 0, 1, 3))
         block = self._block[layer].permute(0, 2, 3, 1, 4)
         return block[0], block[1]
 
     def advance(self, positions: int) -> None:
-        """Count the position that every layer has now added."""
+        """As `KeyValueCache.advance`."""
         self._position += positions
 
     def restart(self) -> None:
@@ -208,18 +199,6 @@ class _Attention(nn.Module):
         return merged
 
 
-class _FeedForward(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.c_fc = nn.Linear(width, 4 * width)
-        self.c_proj = nn.Linear(4 * width, width)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        inner = functional.gelu(self.c_fc(hidden), approximate="tanh")
-        out: Tensor = self.c_proj(inner)
-        return out
-
-
 class _Block(nn.Module):
     def __init__(
         self, width: int, heads: int, eps: float, dropout: float, attention_dropout: float
@@ -228,7 +207,9 @@ class _Block(nn.Module):
         self.ln_1 = nn.LayerNorm(width, eps=eps)
         self.attn = _Attention(width, heads, attention_dropout)
         self.ln_2 = nn.LayerNorm(width, eps=eps)
-        self.mlp = _FeedForward(width)
+        inner, outer = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        gelu = nn.GELU(approximate="tanh")
+        self.mlp = nn.Sequential(OrderedDict(c_fc=inner, gelu=gelu, c_proj=outer))
         self.drop = nn.Dropout(dropout)
 
     def forward(
@@ -313,16 +294,9 @@ class _GPT2(nn.Module):
         return states
 
     def _cache_shape(self, rows: int, capacity: int) -> dict[str, Any]:
-        like = self.transformer.wpe.weight
-        heads = self.transformer.heads
-        return dict(
-            layers=len(self.transformer.h),
-            rows=rows,
-            heads=heads,
-            capacity=capacity,
-            head_dim=like.shape[1] // heads,
-            like=like,
-        )
+        like, heads = self.transformer.wpe.weight, self.transformer.heads
+        shape = dict(layers=len(self.transformer.h), rows=rows, heads=heads, capacity=capacity)
+        return {**shape, "head_dim": like.shape[1] // heads, "like": like}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         # Weights are moved or converted: what was made of the old ones is let go, with its memory.
@@ -349,11 +323,7 @@ class _GPT2(nn.Module):
 
 
 class PrefixGPT2(_GPT2):
-    """An embedding as the first input, then tokens.
-
-    `forward` reads whole sequences (training); `start` and `step` read one position at a time with a cache
-    (decoding). Both give the same numbers.
-    """
+    """An embedding as the first input, then tokens: whole sequences (`forward`), or step by step with a cache."""
 
     def __init__(self, config: PrefixGPT2Config, *, seed: int = 0) -> None:
         super().__init__()
@@ -374,15 +344,7 @@ class PrefixGPT2(_GPT2):
         self._initialise(seed)
 
     def forward(self, embeddings: Tensor, tokens: Tensor) -> Tensor:
-        """Hidden states of the prefix and of every token.
-
-        Args:
-            embeddings: (n, embedding_dim) float.
-            tokens: (n, t) int64, t may be 0; 1 + t at most `positions`.
-
-        Returns:
-            (n, 1 + t, width): the state at i predicts token i of the sequence.
-        """
+        """States (n, 1 + t, width) of (n, embedding_dim) embeddings and (n, t) tokens; that at i predicts token i."""
         prefix = self._prefix(embeddings).unsqueeze(1)
         out: Tensor = self.transformer(torch.cat([prefix, self.transformer.wte(tokens)], dim=1))
         return out
@@ -420,14 +382,10 @@ class PrefixGPT2(_GPT2):
 
 
 class GPT2(_GPT2):
-    """GPT-2 as a language model that reads vectors, of any size; no need of `transformers`.
+    """GPT-2 of any size as a language model that reads vectors, without `transformers`.
 
     Args:
         config: the values of `transformers`' configuration ("n_layer", "n_embd" ...), kept for `config.json`.
-        seed: of the weights.
-
-    Raises:
-        OptionError: numbers that make no sense.
     """
 
     _DEFAULTS = {
@@ -449,12 +407,9 @@ class GPT2(_GPT2):
         "add_cross_attention": False,
         "tie_word_embeddings": True,
     }
-    _ALIASES = {
-        "hidden_size",
-        "max_position_embeddings",
-        "num_attention_heads",
-        "num_hidden_layers",
-    }
+    _ALIASES = set(
+        ["hidden_size", "max_position_embeddings", "num_attention_heads", "num_hidden_layers"]
+    )
 
     @classmethod
     def understands(cls, config: Mapping[str, Any]) -> bool:
@@ -470,9 +425,8 @@ class GPT2(_GPT2):
         value = self.config
         check_whole(**{name: value[name] for name in list(self._DEFAULTS)[:5]})
         if value["n_embd"] % value["n_head"]:
-            raise OptionError(
-                f"n_embd {value['n_embd']} is not a multiple of n_head {value['n_head']}"
-            )
+            wrong = f"n_embd {value['n_embd']} is not a multiple of n_head {value['n_head']}"
+            raise OptionError(wrong)
         with torch.random.fork_rng(devices=[]):
             self.transformer = _Transformer(
                 vocab_size=value["vocab_size"],
@@ -499,11 +453,9 @@ class GPT2(_GPT2):
     def read(
         self, inputs: Tensor, padding: Tensor | None, max_tokens: int
     ) -> tuple[Tensor, KeyValueCache]:
-        """Read (n, p, width) vectors; the states (n, width) before the first token.
+        """Read (n, p, width) vectors before `max_tokens` tokens; the states (n, width) before the first.
 
-        Args:
-            padding: (n,) int64, places at the left of each row that are not its own; None where there are none.
-            max_tokens: that will be written.
+        `padding`: (n,) int64, places at the left of each row that are not its own; None where there are none.
         """
         shape = self._cache_shape(len(inputs), inputs.shape[1] + max_tokens - 1)
         cache = KeyValueCache(**shape, padding=padding)

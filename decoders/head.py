@@ -1,32 +1,27 @@
 """From the states of a network to its likeliest tokens, without ever holding all logits.
 
-The vocabulary product is most of a step (58 % at 4 layers of 768 with 50,257 tokens). In one call it runs at two thirds
-of the processor's matrix rate and its logits go through memory four times; in pieces of 2,048 tokens it runs at nearly
-the full rate, and maximum, sum and top come out of the cache.
-
-Where only the likeliest token is wanted, int8 candidate pruning finds it faster. With h = a p + r (p its 8-bit row, r
-what rounding left) and a vocabulary row w = c q + d likewise,
+The vocabulary product is most of a step; in pieces of 2,048 tokens it runs at nearly the full matrix rate, and maximum,
+sum and top come out of the cache. Where only the likeliest token is wanted, int8 candidate pruning finds it faster.
+With h = a p + r (p its 8-bit row, r what rounding left) and a vocabulary row w = c q + d likewise,
 
     h . w - (a p) . (c q) = h . d + r . (c q), so |h . w - ac p . q| <= |h| |d| + |r| |c q|
 
 by Cauchy-Schwarz; p . q is an exact integer. Only tokens whose upper bound reaches the best lower bound can be the
-likeliest; their logits are computed in float32, and in float64 where float32 is too coarse. Where two are closer than a
-float32 product can be trusted to order, that product is asked: so both ways give the same token, always.
-Subtracting the mean row from every w first shifts all logits of a row equally and makes the w shorter. With random
-weights of 50,257 x 768, seven candidates are left of a row.
+likeliest; their logits are computed in float32, in float64 where that is too coarse, and where two are closer than a
+float32 product can be trusted to order, that product is asked: both ways give the same token, always. The mean row is
+subtracted from every w first, which shifts all logits of a row equally and makes the w shorter.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from decoders.constraints import StepBans
 from patchioner.base.inference import (
     PackedTable,
     can_pack,
@@ -34,6 +29,9 @@ from patchioner.base.inference import (
     int8_product,
     quantize_rows,
 )
+
+if TYPE_CHECKING:
+    from decoders.search import StepBans
 
 T = TypeVar("T")
 
@@ -65,65 +63,47 @@ class OutputHead(Protocol):
         """Float32 logits (n, last - first) of these tokens; the caller may change them."""
 
 
-class _Made(NamedTuple):
-    matrix: Tensor
-    version: int
-    result: Any
-
-
 class DerivedCache(Generic[T]):
-    """What a function makes of a matrix: made when first asked for, and anew when the matrix has changed.
+    """What a function makes of a matrix (None: nothing to gain): once, and anew when the matrix has changed.
 
     Threads may share one. A copy (`copy.deepcopy`) starts empty.
 
-    Args:
-        make: of a matrix that it may keep; None where nothing is to be gained.
-
     Example:
-        >>> longest = DerivedCache(lambda matrix: matrix.norm(dim=1).max())
-        >>> longest.of(torch.tensor([[3.0, 4.0]]))
+        >>> DerivedCache(lambda matrix: matrix.norm(dim=1).max()).of(torch.tensor([[3.0, 4.0]]))
         tensor(5.)
     """
 
     def __init__(self, make: Callable[[Tensor], T | None]) -> None:
         self._make = make
         self._lock = threading.Lock()
-        self._made: _Made | None = None
+        self._made: tuple[Tensor, int, T | None] | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> DerivedCache[T]:
         return DerivedCache(self._make)
 
     def of(self, matrix: Tensor) -> T | None:
-        """What was made of this matrix; None where nothing is to be gained.
+        """What was made of this matrix. Changes in place are seen by torch's count of them, so not through `.data`.
 
-        Args:
-            matrix: a change in place is seen by torch's count of them, so not one through `.data`. Of tensors made in
-                inference mode, which are not counted, nothing is made.
+        Of tensors made in inference mode, whose changes are not counted, nothing is made.
         """
         with self._lock:
             if matrix.is_inference():
                 self._made = None
                 return None
-            made = self._made
             # It holds the matrix it was made of, so no other can have come to lie in its place.
-            if (
-                made is None
-                or made.version != matrix._version
-                or made.matrix.data_ptr() != matrix.data_ptr()
-            ):
-                held = matrix.detach()
-                self._made = made = _Made(held, matrix._version, self._make(held))
-            result: T | None = made.result
-            return result
+            if self._made is not None:
+                held, version, result = self._made
+                if version == matrix._version and held.data_ptr() == matrix.data_ptr():
+                    return result
+            held = matrix.detach()
+            self._made = held, matrix._version, self._make(held)
+            return self._made[2]
 
 
 class LinearHead:
-    """Logits as the product with a matrix.
+    """Logits as the product with a matrix (vocab, width), often the token embedding itself.
 
-    Args:
-        matrix: (vocab, width), often the token embedding itself.
-        candidates: of the matrix, or None; asked for only where probabilities are not wanted.
-        table: the matrix packed in stretches of `PIECE`, or None; asked for only without gradients.
+    `candidates` serve where probabilities are not wanted, the packed `table` where no gradients are.
     """
 
     def __init__(
@@ -182,12 +162,7 @@ class GivenLogits:
 
 
 def pieces(head: OutputHead, rows: int) -> Iterator[tuple[int, int]]:
-    """First and last (exclusive) token of each stretch of the vocabulary.
-
-    Example:
-        >>> list(pieces(LinearHead(torch.zeros(5000, 2)), rows=100))
-        [(0, 2048), (2048, 4096), (4096, 5000)]
-    """
+    """First and last (exclusive) token of each stretch of the vocabulary: (0, 2048), (2048, 4096) ..."""
     size = head.vocab_size if head.whole or rows <= _FEW_ROWS else PIECE
     for first in range(0, head.vocab_size, size):
         yield first, min(first + size, head.vocab_size)
@@ -196,17 +171,10 @@ def pieces(head: OutputHead, rows: int) -> Iterator[tuple[int, int]]:
 def best_tokens(
     head: OutputHead, states: Tensor, bans: StepBans, *, scores: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """The likeliest token of each row that is not banned; of equals the first.
+    """The likeliest token (n,) int64 of each row of (n, width) states that is not banned; of equals the first.
 
-    Args:
-        head: of the network.
-        states: (n, width).
-        bans: of this step.
-        scores: whether the log-probabilities are wanted; their sum over all tokens costs a tenth.
-
-    Returns:
-        tokens (n,) int64, and their log-probabilities (n,) float32 under the network's own distribution, from before
-        the bans; NaN without `scores`.
+    And its log-probability (n,) float32 under the network's own distribution, from before the bans; NaN without
+    `scores` (the sum over all tokens costs a tenth).
     """
     if not scores:
         if isinstance(head, LinearHead):
@@ -238,11 +206,9 @@ def _best_of_pieces(
 def top_tokens(
     head: OutputHead, states: Tensor, bans: StepBans, count: int
 ) -> tuple[Tensor, Tensor]:
-    """The `count` likeliest tokens of each row, best first (all of them where there are fewer).
+    """The `count` likeliest tokens of each row, best first: log-probabilities and tokens, each (n, count).
 
-    Returns:
-        log-probabilities (n, count) float32 under the network's own distribution, banned tokens at minus infinity;
-        tokens (n, count) int64.
+    The log-probabilities are the network's own, with banned tokens at minus infinity.
     """
     tops, places, totals = [], [], []
     for first, last in pieces(head, len(states)):
@@ -271,15 +237,7 @@ def pruning_if_worth(matrix: Tensor) -> CandidatePruning | None:
 
 
 class CandidatePruning:
-    """A vocabulary matrix in 8 bits, with what rounding took from it.
-
-    Args:
-        matrix: (vocab, width) float32. It is kept (not copied), and must not change.
-
-    Example:
-        >>> matrix = torch.randn(5000, 16)
-        >>> pruning = CandidatePruning(matrix)
-    """
+    """A vocabulary matrix (vocab, width) float32, kept and not to change, in 8 bits; and what rounding took from it."""
 
     def __init__(self, matrix: Tensor) -> None:
         self.matrix = matrix
@@ -305,15 +263,10 @@ class CandidatePruning:
             self._kept[first:last] = restored.norm(dim=2).amax(dim=1)
 
     def best(self, states: Tensor, bans: StepBans) -> Tensor | None:
-        """The likeliest token that is not banned, of each row.
+        """The likeliest token (n,) int64 that is not banned, of each row of (n, width) float32 states.
 
-        Args:
-            states: (n, width) float32.
-            bans: of this step.
-
-        Returns:
-            tokens (n,) int64; None where a row has two that float32 cannot tell apart, or is not a number, or
-            where there are too many candidates: then the full product must be asked.
+        None where a row has two that float32 cannot tell apart, or is not a number, or where there are too many
+        candidates: then the full product must be asked.
         """
         found: list[Tensor] = []
         for first in range(0, len(states), _ROWS):
@@ -333,9 +286,8 @@ class CandidatePruning:
         bounds *= _SLACK / scales[:, None]
         sums, tops = self._sums(rows, bans)
         reach = tops * self._scales
-        floors = torch.maximum(
-            (reach - bounds).amax(dim=1), self._floors(states, sums, reach) / scales
-        )
+        looks_best = self._floors(states, sums, reach) / scales
+        floors = torch.maximum((reach - bounds).amax(dim=1), looks_best)
         row, block = (reach + bounds >= floors[:, None]).nonzero(as_tuple=True)
         missing = (floors[row] - bounds[row, block]) / self._scales[block]
         place, within = (sums[row, block] >= missing[:, None] - 2).nonzero(as_tuple=True)
@@ -349,9 +301,8 @@ class CandidatePruning:
         block = reach.argmax(dim=1)
         within = sums[torch.arange(len(states)), block].argmax(dim=1)
         rows = self.matrix[block * BLOCK + within] - self._mean
-        error = self._error(states.norm(dim=1))
         best: Tensor = torch.linalg.vecdot(states, rows)
-        return best - error
+        return best - self._error(states.norm(dim=1))
 
     def _error(self, norms: Tensor) -> Tensor:
         """Bound of the error of a float32 inner product with a vocabulary row: about k units of rounding."""
@@ -370,10 +321,7 @@ class CandidatePruning:
         return sums, sums.amax(dim=2)
 
     def _decide(self, states: Tensor, row: Tensor, token: Tensor, norms: Tensor) -> Tensor | None:
-        """The best of the candidates, which are pairs of row and token; None where a row has a tie, or none at all.
-
-        Float32 decides where it provably can, float64 the rest.
-        """
+        """The best of the candidates (row, token): by float32 where it provably can; None where a row has a tie."""
         near = torch.linalg.vecdot(states[row], self.matrix[token])
         error = 2 * self._error(norms)
         close = near >= (_row_max(near, row, len(states)) - error)[row]

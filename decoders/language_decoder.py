@@ -1,15 +1,16 @@
 """Decoders on a language model: vectors stand before the caption, and the one loop drives the model.
 
-Prefixes are padded at the LEFT, masked, and positions are counted over real places only: so a row reads exactly what
-    it
-would read alone (the published ViECap pads at the right without a mask, and its captions depend on their batch), and
-every row's next token stands at the same place.
+Prefixes are padded at the LEFT, masked, and positions are counted over real places only, so a row reads exactly what it
+would read alone (the published ViECap pads at the right without a mask, and its captions depend on their batch).
+Sources of the mappers: Mokady et al. 2021 (ClipCap, arXiv 2111.09734, section 3.1); Fei et al. 2023 (ViECap, arXiv
+2307.16525), whose names of the weights they have.
 """
 
 from __future__ import annotations
 
 import copy
 from abc import abstractmethod
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,12 +20,11 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-from decoders.base import TextMemory, TrainableDecoder
+from decoders.base import Decoded, DecodeOptions, TextMemory, TrainableDecoder, check_whole
 from decoders.generate import generate
 from decoders.gpt2 import GPT2
 from decoders.head import GivenLogits, OutputHead
 from decoders.language_model import positions_of, vocabulary_of
-from decoders.options import Decoded, DecodeOptions
 from decoders.tokenizers import LanguageTokenizer
 from patchioner.base.errors import CheckpointError, DecoderError, OptionError
 from patchioner.base.inference import inference_copy
@@ -37,21 +37,13 @@ Prefixes: TypeAlias = Callable[[Tensor], Sequence[Tensor]]
 
 @dataclass
 class _Cache:
-    """What a model of `transformers` has read of each row.
+    """What a model of `transformers` has read of each row."""
 
-    Attributes:
-        past: keys and values; None for a model that gives none.
-        keyword: the name by which `transformers` gives `past` back and takes it.
-        inputs: (rows, places, width), all that was read, where there is no `past`.
-        padding: (rows,) int64, or None.
-        length: places read.
-    """
-
-    past: Any
-    keyword: str
-    inputs: Tensor | None
-    padding: Tensor | None
-    length: int
+    past: Any  # keys and values; None for a model that gives none
+    keyword: str  # by which `transformers` gives `past` back and takes it
+    inputs: Tensor | None  # (rows, places, width), all that was read, where there is no `past`
+    padding: Tensor | None  # (rows,) int64
+    length: int  # places read
 
     def select(self, rows: Tensor) -> None:
         if self.past is not None:
@@ -63,12 +55,9 @@ class _Cache:
 class TransformersModel:
     """A causal language model of `transformers` with the interface of `GPT2`; its states are its logits.
 
-    The cache is taken from the output and handed back under the name that it has there, so no name of an argument is
-    relied on; a model that gives none is read anew at each step. What is relied on is tried once when the model comes
-    in: padding must not change a row, and reading on must equal reading anew.
-
-    Raises:
-        OptionError: a model that cannot be driven so.
+    The cache is handed back under the name that it has in the output; a model that gives none is read anew at each
+    step. What is relied on is tried once: padding must not change a row, reading on must equal reading anew; else
+    OptionError.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -122,9 +111,8 @@ class TransformersModel:
     def logits_at(self, inputs: Tensor, padding: Tensor | None, real: Tensor) -> Tensor:
         """As `GPT2.logits_at`."""
         count = real.shape[1]
-        out = self._call(
-            inputs.shape[1], 0, padding, keep=count, inputs_embeds=inputs, use_cache=False
-        )
+        given = {"inputs_embeds": inputs, "use_cache": False}
+        out = self._call(inputs.shape[1], 0, padding, keep=count, **given)
         logits: Tensor = out.logits[:, -count:][real]
         return logits
 
@@ -132,16 +120,12 @@ class TransformersModel:
         self, count: int, first: int, padding: Tensor | None, *, keep: int, **inputs: Any
     ) -> Any:
         """The model's output for `count` places after the `first` that it has read."""
-        rows = next(
-            value for name, value in inputs.items() if name in ("inputs_embeds", "input_ids")
-        )
+        rows = inputs["inputs_embeds" if "inputs_embeds" in inputs else "input_ids"]
         pad = torch.zeros(len(rows), device=rows.device).long() if padding is None else padding
         places = torch.arange(first + count, device=rows.device)
         mask = (places >= pad[:, None]).long()
-        extra = {
-            "position_ids": (places[first:] - pad[:, None]).clamp(min=0),
-            "logits_to_keep": keep,
-        }
+        positions = (places[first:] - pad[:, None]).clamp(min=0)
+        extra = {"position_ids": positions, "logits_to_keep": keep}
         return self.model(
             **inputs,
             **{name: extra[name] for name in self._extras},
@@ -182,12 +166,7 @@ class TransformersModel:
 
 
 def pad_left(prefixes: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
-    """Rows of (p_i, width) as one (n, p, width), zeros before the shorter ones, and how many (n,); None if none.
-
-    Example:
-        >>> pad_left([torch.ones(1, 2), torch.ones(2, 2)])[1].tolist()
-        [1, 0]
-    """
+    """Rows of (p_i, width) as one (n, p, width), zeros before the shorter ones, and how many (n,); None if none."""
     longest = max(len(prefix) for prefix in prefixes)
     if all(len(prefix) == longest for prefix in prefixes):
         return torch.stack(list(prefixes)), None
@@ -198,15 +177,9 @@ def pad_left(prefixes: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
 
 
 class PromptedModel:
-    """A language model behind the vectors that `prefixes` makes; a `StepNetwork`.
+    """A language model in evaluation mode behind the vectors (at most `prefix_tokens`) that `prefixes` makes.
 
-    Args:
-        model: in evaluation mode.
-        prefixes: makes the input vectors that stand before the caption.
-        prefix_tokens: most vectors that it makes of one row.
-
-    Raises:
-        OptionError: a model that cannot be driven, or with too few positions.
+    A `StepNetwork`; OptionError for a model that cannot be driven, or has too few positions.
     """
 
     def __init__(self, model: nn.Module, prefixes: Prefixes, *, prefix_tokens: int) -> None:
@@ -268,13 +241,7 @@ class PromptedModel:
         lengths: Tensor,
         label_smoothing: float,
     ) -> Tensor:
-        """Mean cross-entropy of the captions' tokens, each predicted from its prefix and the tokens before.
-
-        Args:
-            prefixes: n input vectors (p_i, width); gradients flow into them.
-            words: makes vectors of tokens.
-            tokens, lengths, label_smoothing: see `TrainableDecoder.loss`.
-        """
+        """As `TrainableDecoder.loss`, behind n prefixes (p_i, width); `words` makes vectors of tokens."""
         inputs, padding = pad_left(prefixes)
         vectors = words(tokens[:, :-1]).to(inputs.dtype)
         # Padding after a caption is hidden by causality from all that counts.
@@ -286,16 +253,9 @@ class PromptedModel:
 
 
 class LanguageDecoder(TrainableDecoder):
-    """A decoder that puts vectors before a language model and lets the one loop drive it.
+    """A decoder that puts vectors (at most `prefix_tokens`) before a language model and lets the one loop drive it.
 
-    Args:
-        network: holds the language model and the mapper.
-        tokenizer: of the language model's tokens.
-        prefix_tokens: most vectors that stand before a caption.
-
-    Raises:
-        CheckpointError: model and tokenizer do not belong together.
-        OptionError: a model that cannot be driven, or with too few positions.
+    `network` holds the language model and the mapper, under the names MODEL and MAPPER.
     """
 
     def __init__(
@@ -409,4 +369,113 @@ class LanguageDecoder(TrainableDecoder):
         if normalize:
             rows = functional.normalize(rows, dim=-1)
         out: Tensor = self.mapper(rows.to(next(self.mapper.parameters()).dtype))
+        return out
+
+
+class MappingNetwork(nn.Module):
+    """Linear(dim -> project_tokens * width), `prompt_tokens` constants appended, a transformer, its last outputs.
+
+    Layers are pre-norm, attention goes both ways; `width` is the language model's, a multiple of `heads`.
+
+    Example:
+        >>> MappingNetwork(8, 16, prompt_tokens=3, layers=1, heads=2)(torch.zeros(5, 8)).shape
+        torch.Size([5, 3, 16])
+    """
+
+    def __init__(
+        self,
+        embedding_dim: int,
+        width: int,
+        *,
+        prompt_tokens: int = 10,
+        project_tokens: int = 10,
+        layers: int = 8,
+        heads: int = 8,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        check_whole(
+            embedding_dim=embedding_dim,
+            width=width,
+            prompt_tokens=prompt_tokens,
+            project_tokens=project_tokens,
+            layers=layers,
+            heads=heads,
+        )
+        if width % heads:
+            raise OptionError(f"width {width} is not a multiple of heads {heads}; change the heads")
+        self.prompt_tokens, self.project_tokens = prompt_tokens, project_tokens
+        # torch's layers draw their initial weights from the global generator.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.linear = nn.Linear(embedding_dim, project_tokens * width)
+            self.prefix_const = nn.Parameter(torch.randn(prompt_tokens, width))
+            made = nn.Sequential(*(_MappingLayer(width, heads) for _ in range(layers)))
+            self.transformer = nn.ModuleDict({"layers": made})
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """(n, embedding_dim) to the soft prompt (n, prompt_tokens, width)."""
+        rows, width = len(embeddings), self.prefix_const.shape[1]
+        projected = self.linear(embeddings).view(rows, self.project_tokens, width)
+        constants = self.prefix_const.expand(rows, -1, -1)
+        out: Tensor = self.transformer["layers"](torch.cat([projected, constants], dim=1))
+        return out[:, self.project_tokens :]
+
+
+class PromptMLP(nn.Module):
+    """The simple mapper: Linear, tanh, Linear to `prompt_tokens` vectors (ClipCap's first variant)."""
+
+    def __init__(
+        self, embedding_dim: int, width: int, *, prompt_tokens: int = 10, seed: int = 0
+    ) -> None:
+        super().__init__()
+        check_whole(embedding_dim=embedding_dim, width=width, prompt_tokens=prompt_tokens)
+        self.prompt_tokens = prompt_tokens
+        inner = max(1, prompt_tokens * width // 2)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.input = nn.Linear(embedding_dim, inner)
+            self.output = nn.Linear(inner, prompt_tokens * width)
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """(n, embedding_dim) to the soft prompt (n, prompt_tokens, width)."""
+        out: Tensor = self.output(torch.tanh(self.input(embeddings)))
+        return out.view(len(embeddings), self.prompt_tokens, -1)
+
+
+class _MappingLayer(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width)
+        self.attn = _MappingAttention(width, heads)
+        self.norm2 = nn.LayerNorm(width)
+        fc1, fc2 = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
+        self.mlp = nn.Sequential(OrderedDict(fc1=fc1, relu=nn.ReLU(), fc2=fc2))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        hidden = hidden + self.attn(self.norm1(hidden))
+        out: Tensor = hidden + self.mlp(self.norm2(hidden))
+        return out
+
+
+class _MappingAttention(nn.Module):
+    """Self-attention without mask; keys are the first half of `to_keys_values`, values the second."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.to_queries = nn.Linear(width, width, bias=False)
+        self.to_keys_values = nn.Linear(width, 2 * width, bias=False)
+        self.project = nn.Linear(width, width)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        rows, places, width = hidden.shape
+        shape = (rows, places, self.heads, width // self.heads)
+        queries = self.to_queries(hidden).view(shape).transpose(1, 2)
+        keys, values = (
+            part.reshape(shape).transpose(1, 2)
+            for part in self.to_keys_values(hidden).chunk(2, dim=-1)
+        )
+        mixed = functional.scaled_dot_product_attention(queries, keys, values)
+        out: Tensor = self.project(mixed.transpose(1, 2).reshape(rows, places, width))
         return out

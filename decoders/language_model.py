@@ -1,7 +1,6 @@
 """Language models: where they come from, what describes them, and how files hold their weights.
 
-GPT-2 is our own network (`decoders.gpt2.GPT2`); every other model is one of `transformers`. Nothing is unpickled, no
-code comes with a model.
+GPT-2 is our own network; every other is one of `transformers`. Nothing is unpickled, no code comes with a model.
 """
 
 from __future__ import annotations
@@ -33,8 +32,7 @@ def fetch_language_model(source: str) -> tuple[nn.Module, LanguageTokenizer]:
     """Read a causal language model and its tokenizer, in float32 on the CPU.
 
     Args:
-        source: an id of the Hugging Face hub ("gpt2", "facebook/opt-125m") or a folder. `HF_HUB_OFFLINE=1` reads the
-            hub's cache alone.
+        source: an id of the Hugging Face hub ("gpt2", "facebook/opt-125m") or a folder.
 
     Raises:
         HubError: it cannot be had, or has no safetensors weights.
@@ -70,14 +68,9 @@ def build_language_model(config: Mapping[str, Any], *, seed: int = 0) -> nn.Modu
 
     Args:
         config: JSON values; "model_type" ("gpt2", "llama", "opt" ...) and that type's settings.
-        seed: of the weights.
 
     Raises:
         CheckpointError: a configuration that names no such type, or makes no sense.
-
-    Example:
-        >>> build_language_model({"model_type": "gpt2", "n_layer": 1, "n_embd": 8, "n_head": 1}).max_places
-        1024
     """
     if not isinstance(config, Mapping) or not isinstance(config.get("model_type"), str):
         raise CheckpointError(
@@ -104,15 +97,7 @@ def build_language_model(config: Mapping[str, Any], *, seed: int = 0) -> nn.Modu
 def choose_language_model(
     given: str | Mapping[str, Any], tokenizer: LanguageTokenizer | None, *, seed: int
 ) -> tuple[nn.Module, LanguageTokenizer]:
-    """A language model as a caller may name it: trained by its id or folder, or random from a configuration.
-
-    Args:
-        tokenizer: takes the place of the model's own; needed with a configuration.
-        seed: of random weights.
-
-    Raises:
-        OptionError: a configuration without a tokenizer; and as `fetch_language_model`, `build_language_model`.
-    """
+    """A language model by its id or folder, trained, or by a configuration, random: that needs a tokenizer."""
     if isinstance(given, str):
         model, own = fetch_language_model(given)
         return model, tokenizer or own
@@ -131,10 +116,7 @@ def describe_language_model(model: nn.Module) -> dict[str, Any]:
 
 
 def fingerprint(model: nn.Module) -> str:
-    """Sha256 (hex) of names, shapes and the first thousand values of every tensor: tells one model from another.
-
-    Cheap on purpose: reading all values of a large model would take longer than loading it.
-    """
+    """Sha256 (hex) of names, shapes and the first thousand values of every tensor: cheap, tells models apart."""
     total = hashlib.sha256()
     for name, tensor in sorted(stored_state(model).items()):
         head = tensor.detach().flatten()[:1000].cpu().float().contiguous()
@@ -237,11 +219,7 @@ def vocabulary_of(model: nn.Module) -> int:
 class HelperModel:
     """A small model of `transformers` and its tokenizer, in float32, from safetensors only, loaded when first needed.
 
-    Args:
-        name: an id of the Hugging Face hub or a folder.
-        auto_class: the class of `transformers` that reads the network, such as "AutoModel".
-        instead: what serves without a download, for the message when it cannot be had.
-        device: where the network goes.
+    `instead` is what serves without a download, for the message when it cannot be had.
     """
 
     def __init__(
@@ -253,12 +231,7 @@ class HelperModel:
         self._lock = threading.Lock()
 
     def parts(self) -> tuple[Any, Any]:
-        """The network and the tokenizer; the first call loads them.
-
-        Raises:
-            HubError: they cannot be had, or not as safetensors.
-            MissingExtraError: without the extra `language-models`.
-        """
+        """The network and the tokenizer; the first call loads them, or raises HubError or MissingExtraError."""
         with self._lock:
             if self._loaded is None:
                 transformers = require("transformers", EXTRA)

@@ -1,27 +1,28 @@
 """The `meacap` decoder: ViECap's networks, with a hard prompt of what the nearest captions agree on.
 
-Source: Zeng et al. 2024 (MeaCap, arXiv 2403.03715). Unlike the published code, each memory text is parsed once rather
-than once for each region, no CLIP is loaded to scale similarities that are only compared, and by default neither the
-parser nor the comparison of names needs a download.
+Source: Zeng et al. 2024 (MeaCap, arXiv 2403.03715). Unlike in the published code, each memory text is parsed once, and
+by default neither the parser nor the comparison of names needs a download.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from decoders.base import CONFIG_FILE, DECODERS, TextMemory
-from decoders.concepts import NameSimilarity, SentenceSimilarity, find_concepts, word_similarity
+from decoders.base import CONFIG_FILE, DECODERS, Decoded, DecodeOptions, TextMemory, check_whole
 from decoders.entities import entity_prompt
-from decoders.options import Decoded, DecodeOptions, check_whole
-from decoders.scene_graph import CachedParser, RuleParser, SceneGraphParser, T5Parser
+from decoders.language_model import HelperModel
+from decoders.scene_graph import CachedParser, RuleParser, SceneGraph, SceneGraphParser, T5Parser
+from decoders.scene_graph.lexicon import NUMBERS
+from decoders.scene_graph.tagging import singular
 from decoders.tokenizers import LanguageTokenizer
 from decoders.viecap import HardPrompter, ViecapConfig, ViecapDecoder, ViecapNetwork
 from patchioner.base.errors import CheckpointError, DecoderError, OptionError
@@ -42,14 +43,7 @@ class Found:
 
 
 class CaptionMemory:
-    """Captions and their embeddings; a `TextMemory`. Immutable.
-
-    Args:
-        embeddings: (N, dim) float, scaled to unit length here; copied.
-        texts: N captions.
-
-    Raises:
-        DecoderError: no rows, rows of length 0 or not finite, or another number of texts.
+    """N captions and their embeddings (N, dim), scaled to unit length and copied; a `TextMemory`. Immutable.
 
     Example:
         >>> memory = CaptionMemory(torch.eye(2), ["a cat", "a dog"])
@@ -88,11 +82,7 @@ class CaptionMemory:
 
     @torch.inference_mode()
     def nearest(self, queries: Tensor, k: int) -> Found:
-        """The k captions of highest cosine for each of (n, dim) queries, k in 1 .. N.
-
-        Raises:
-            DecoderError: queries of another width, or k out of range.
-        """
+        """The k captions of highest cosine for each of (n, dim) queries, k in 1 .. N."""
         if queries.dim() != 2 or queries.shape[1] != self.dim:
             raise DecoderError(
                 f"queries of shape {tuple(queries.shape)} do not fit a memory of width {self.dim}; "
@@ -122,11 +112,7 @@ class CaptionMemory:
 
     @classmethod
     def load(cls, folder: str | Path) -> CaptionMemory:
-        """Read what `save` wrote.
-
-        Raises:
-            CheckpointError: a file is missing or damaged, or the two do not belong together.
-        """
+        """Read what `save` wrote; CheckpointError where that is missing, damaged or of two memories."""
         folder = Path(folder)
         path = folder / TEXTS_FILE
         state = load_weights(folder / EMBEDDINGS_FILE)
@@ -144,6 +130,177 @@ class CaptionMemory:
             raise CheckpointError(f"{folder}: {error}") from error
 
 
+# n names -> (n, n) float similarities, 1 for equal names.
+NameSimilarity: TypeAlias = Callable[[list[str]], Tensor]
+
+PUBLISHED = "sentence-transformers/all-MiniLM-L6-v2"
+
+SAME_HEAD, SYNONYM = 0.8, 0.7
+_SYNONYMS = {
+    name: number
+    for number, line in enumerate(
+        """
+man guy gentleman male; woman lady female; child kid toddler; bike bicycle; photo picture image
+tv television; couch sofa; plane airplane aeroplane jet aircraft; phone cellphone smartphone telephone
+people person crowd; boat ship; street road; dog puppy; cat kitten; motorcycle motorbike; sea ocean
+rock boulder; hill slope; shirt t-shirt; cup mug; suitcase luggage; refrigerator fridge
+baby infant; donut doughnut; racket racquet; forest wood; store shop; laptop computer
+field meadow pasture; cap hat; sidewalk pavement; cop policeman
+""".replace("\n", ";").split(";")
+    )
+    for name in line.split()
+}  # fmt: skip
+
+
+def word_similarity(names: list[str]) -> Tensor:
+    """(n, n) float32: how alike n names are by their words, with nothing to download.
+
+    1 for the same name in any number ("dogs", "dog"), 0.8 where one is the other made more special ("baseball
+    player", "player"), 0.7 where the last words are listed synonyms and nothing else differs, else 0.
+
+    Example:
+        >>> word_similarity(["dogs", "dog", "hot dog", "cat"])[0].tolist()
+        [1.0, 1.0, 0.800000011920929, 0.0]
+    """
+    split = [name.split() or [""] for name in names]
+    words = [(*first, singular(last)) for *first, last in split]
+    rows = [[_alike(one, other) for other in words] for one in words]
+    return torch.tensor(rows).reshape(len(names), len(names))
+
+
+class SentenceSimilarity:
+    """Cosine of the embeddings of a sentence encoder of transformers with mean pooling, read at first use."""
+
+    def __init__(self, model: str = PUBLISHED) -> None:
+        self.model = model
+        self._helper = HelperModel(model, "AutoModel", instead="compare names by their words")
+
+    def __call__(self, names: list[str]) -> Tensor:
+        """(n, n) cosines."""
+        if not names:
+            return torch.zeros(0, 0)
+        units = functional.normalize(self._embed(names).float(), dim=1)
+        return units @ units.T
+
+    @torch.inference_mode()
+    def _embed(self, names: list[str]) -> Tensor:
+        network, tokenizer = self._helper.parts()
+        # One at a time: names are a word or two, and so no name's vector depends on padding.
+        rows = []
+        for name in names:
+            ids = torch.tensor([tokenizer(name)["input_ids"]])
+            rows.append(network(input_ids=ids).last_hidden_state.mean(dim=1)[0])
+        return torch.stack(rows)
+
+
+def _alike(one: tuple[str, ...], other: tuple[str, ...]) -> float:
+    if one == other:
+        return 1.0
+    short, long = sorted((one, other), key=len)
+    if long[-len(short) :] == short:
+        return SAME_HEAD
+    number = _SYNONYMS.get(one[-1])
+    synonyms = number is not None and number == _SYNONYMS.get(other[-1])
+    return SYNONYM if synonyms and one[:-1] == other[:-1] else 0.0
+
+
+@dataclass
+class _Concept:
+    """One group of names that mean the same."""
+
+    name: str
+    captions: set[int] = field(default_factory=set)
+    attributes: Counter[str] = field(default_factory=Counter)
+    places: list[int] = field(default_factory=list)
+
+    @property
+    def place(self) -> float:
+        return sum(self.places) / len(self.places)
+
+
+def find_concepts(
+    texts: Sequence[str],
+    graphs: Sequence[SceneGraph],
+    similarity: NameSimilarity = word_similarity,
+    *,
+    merge_above: float = 0.55,
+    min_count: int = 3,
+    min_attribute: int = 3,
+    most: int = 4,
+) -> list[str]:
+    """The concepts of a few captions (the nearest first) and their graphs, in the order of their mean place.
+
+    Names are merged from the most frequent down: each joins the first concept whose own name is more alike than
+    `merge_above`. A concept, and an attribute of it that is no number, counts once for each caption that mentions it.
+    Where none is counted `min_count` times, the highest count of at least 2 is enough; where the captions share
+    nothing, the entities of the first caption stand in. The first `most` stay; the defaults are published.
+
+    Example:
+        >>> texts = ["a red bus on a street", "a red bus with a man", "the red bus by a tree"]
+        >>> find_concepts(texts, RuleParser().parse(texts))
+        ['red bus']
+    """
+    concepts = _merge(texts, graphs, merge_above, similarity)
+    needed = min(min_count, max((len(one.captions) for one in concepts), default=0))
+    kept = [one for one in concepts if len(one.captions) >= needed]
+    if needed == 1 < min_count:
+        first = min(min(one.captions) for one in kept)
+        kept = [one for one in kept if first in one.captions]
+    kept.sort(key=lambda one: one.place)  # stable: the more frequent first
+    return [_worded(one, min_attribute) for one in kept[:most]]
+
+
+def _merge(
+    texts: Sequence[str],
+    graphs: Sequence[SceneGraph],
+    merge_above: float,
+    similarity: NameSimilarity,
+) -> list[_Concept]:
+    mentions = Counter(
+        name for graph in graphs for name in dict.fromkeys(one.name for one in graph.entities)
+    )
+    names = [name for name, _ in mentions.most_common()]  # ties: in order of first mention
+    alike = similarity(names).tolist()
+    leaders: list[int] = []
+    owner: dict[str, int] = {}
+    for place, name in enumerate(names):
+        found = next((one for one in leaders if alike[place][one] > merge_above), None)
+        if found is None:
+            leaders.append(place)
+            found = place
+        owner[name] = found
+    concepts = {place: _Concept(names[place]) for place in leaders}
+    for number, (text, graph) in enumerate(zip(texts, graphs, strict=True)):
+        _count(number, text, graph, owner, concepts)
+    return list(concepts.values())
+
+
+def _count(
+    number: int, text: str, graph: SceneGraph, owner: dict[str, int], concepts: dict[int, _Concept]
+) -> None:
+    """Count one caption's entities and attributes, each once."""
+    seen: set[tuple[int, str]] = set()
+    words = [singular(word.strip(".,;:!?")) for word in text.lower().split()]
+    for entity in graph.entities:
+        concept = concepts[owner[entity.name]]
+        concept.captions.add(number)
+        head = singular(entity.name.split()[-1]) if entity.name.split() else ""
+        concept.places.append(words.index(head) if head in words else len(words))
+        for attribute in entity.attributes:
+            if (owner[entity.name], attribute) not in seen:
+                seen.add((owner[entity.name], attribute))
+                concept.attributes[attribute] += 1
+
+
+def _worded(concept: _Concept, min_attribute: int) -> str:
+    kept = [
+        attribute
+        for attribute, count in concept.attributes.items()
+        if count >= min_attribute and attribute not in NUMBERS and not attribute.isdigit()
+    ]
+    return " ".join([*kept, concept.name])
+
+
 _LIMITS: dict[str, Any] = {
     "captions": 5,
     "merge_above": 0.55,
@@ -158,17 +315,12 @@ class ConceptPrompter:
 
     Args:
         memory: captions and their embeddings; None: they are given to `prompts`.
-        parser: of captions; a `CachedParser` is put around it unless it is one. None: `RuleParser`.
+        parser: of captions, asked once for each; None: `RuleParser`.
         similarity: of names; None: by their words.
         captions: nearest captions that are asked (published: 5).
         limits: of `find_concepts`.
 
-    Raises:
-        DecoderError: a memory without texts.
-        OptionError: a limit that makes no sense.
-
     Example:
-        >>> import torch
         >>> memory = CaptionMemory(torch.ones(1, 2), ["a red bus on a street"])
         >>> ConceptPrompter(memory).prompts(torch.ones(1, 2))
         ['There are bus, street in image.']
@@ -197,11 +349,7 @@ class ConceptPrompter:
         self.similarity = word_similarity if similarity is None else similarity
 
     def prompts(self, embeddings: Tensor, memory: TextMemory | None = None) -> list[str]:
-        """The prompt of each of (n, dim) embeddings: one search for all, each distinct text parsed once.
-
-        Raises:
-            DecoderError: without a memory.
-        """
+        """The prompt of each of (n, dim) embeddings: one search for all, each distinct text parsed once."""
         return [entity_prompt(names) for names in self.concepts(embeddings, memory)]
 
     def concepts(self, embeddings: Tensor, memory: TextMemory | None = None) -> list[list[str]]:
@@ -239,12 +387,6 @@ class MeacapDecoder(ViecapDecoder):
 
     The memory is either the decoder's own (a `CaptionMemory` in its prompter, saved with it) or an argument of
     `generate`, such as the model's bank. Trained like a `ViecapDecoder`, on the entities of the caption itself.
-
-    Args:
-        network: mapping network and language model.
-        tokenizer: of the language model, with the tokens that end a caption.
-        config: see `ViecapConfig`.
-        prompter: a `ConceptPrompter`; None: one with the default settings and no memory yet.
     """
 
     TYPE: ClassVar[str] = "meacap"
@@ -295,7 +437,7 @@ class MeacapDecoder(ViecapDecoder):
         return super().generate(embeddings, options, memory)
 
     def save(self, folder: str | Path, *, storage: Storage = "fp16") -> None:
-        """Write the network's files, the settings, and the decoder's own captions if it has any."""
+        """As `ViecapDecoder.save`, with the decoder's own captions if it has any."""
         self._settings()  # what cannot be saved is refused before anything is written
         super().save(folder, storage=storage)
 
@@ -310,8 +452,8 @@ class MeacapDecoder(ViecapDecoder):
         prompter = self.concepts
         return {
             "options": prompter.limits,
-            "parser": _parser_config(prompter.parser.parser),
-            "similarity": _similarity_config(prompter.similarity),
+            "parser": _described(prompter.parser.parser),
+            "similarity": _described(prompter.similarity),
             "own_memory": self.own_memory is not None,
         }
 
@@ -328,8 +470,8 @@ class MeacapDecoder(ViecapDecoder):
         try:
             concepts = dict(settings.pop("concepts"))
             limits = dict(concepts.pop("options"))
-            parser = CachedParser(_parser_of(concepts.pop("parser")))
-            similarity = _similarity_of(concepts.pop("similarity"))
+            parser = CachedParser(_made(concepts.pop("parser"), _PARSERS))
+            similarity = _made(concepts.pop("similarity"), _SIMILARITIES)
             own = concepts.pop("own_memory")
         except KeyError as error:
             raise CheckpointError(
@@ -351,40 +493,24 @@ class MeacapDecoder(ViecapDecoder):
             raise CheckpointError(f"{path}: concepts: {error}") from error
 
 
-def _parser_config(parser: SceneGraphParser) -> dict[str, Any]:
-    if isinstance(parser, RuleParser):
-        return {"type": "rules"}
-    if isinstance(parser, T5Parser):
-        return {"type": "t5", "model": parser.model}
+_PARSERS: dict[str, Any] = {"rules": RuleParser, "t5": T5Parser}
+_SIMILARITIES: dict[str, Any] = {"words": lambda: word_similarity, "sentences": SentenceSimilarity}
+
+
+def _described(part: Any) -> dict[str, Any]:
+    """What config.json keeps of a parser or a similarity."""
+    if isinstance(part, RuleParser) or part is word_similarity:
+        return {"type": "words" if part is word_similarity else "rules"}
+    if isinstance(part, T5Parser | SentenceSimilarity):
+        return {"type": "t5" if isinstance(part, T5Parser) else "sentences", "model": part.model}
     raise CheckpointError(
-        f"a {type(parser).__name__} cannot be saved with a decoder; use RuleParser or T5Parser"
+        f"{part!r}, a {type(part).__name__}, cannot be saved with a decoder; use RuleParser or T5Parser, "
+        "and word_similarity or SentenceSimilarity"
     )
 
 
-def _parser_of(config: dict[str, Any]) -> SceneGraphParser:
+def _made(config: dict[str, Any], makers: dict[str, Any]) -> Any:
     kind, rest = config["type"], {key: config[key] for key in config if key != "type"}
-    makers: dict[str, Any] = {"rules": RuleParser, "t5": T5Parser}
     if kind not in makers:
-        raise OptionError(f"parser type {kind!r}; choose one of {', '.join(makers)}")
-    parser: SceneGraphParser = makers[kind](**rest)
-    return parser
-
-
-def _similarity_config(similarity: NameSimilarity) -> dict[str, Any]:
-    if similarity is word_similarity:
-        return {"type": "words"}
-    if isinstance(similarity, SentenceSimilarity) and similarity.own:
-        return {"type": "sentences", "model": similarity.model}
-    raise CheckpointError(
-        "this similarity of names cannot be saved with a decoder; use word_similarity, or "
-        "SentenceSimilarity(model=...)"
-    )
-
-
-def _similarity_of(config: dict[str, Any]) -> NameSimilarity:
-    kind, rest = config["type"], {key: config[key] for key in config if key != "type"}
-    if kind == "sentences":
-        return SentenceSimilarity(**rest)
-    if kind != "words" or rest:
-        raise OptionError(f"similarity {config!r}; choose one of type words, sentences")
-    return word_similarity
+        raise OptionError(f"type {kind!r}; choose one of {', '.join(makers)}")
+    return makers[kind](**rest)

@@ -17,12 +17,13 @@ from decoders.base import (
     DECODERS,
     TOKENIZER_FILE,
     WEIGHTS_FILE,
+    Decoded,
+    DecodeOptions,
     TextMemory,
     TrainableDecoder,
 )
 from decoders.generate import generate
 from decoders.gpt2 import PrefixGPT2, PrefixGPT2Config
-from decoders.options import Decoded, DecodeOptions
 from decoders.tokenizers import CaptionTokenizer, ClipTokenizer, TextTokenizer
 from patchioner.base.errors import CheckpointError, DecoderError, OptionError, TextError
 from patchioner.base.files import write_json
@@ -42,13 +43,6 @@ class PrefixGPT2Decoder(TrainableDecoder):
 
     The network may have more tokens than the tokenizer (the published DeCap: GPT-2's 50,257 beside CLIP's 49,408);
     those beyond are never trained, write nothing, and are not kept from being generated.
-
-    Example:
-        >>> decoder = PrefixGPT2Decoder.create(
-        ...     ["a red bus", "a cat"], embedding_dim=8, layers=1, width=16, heads=2,
-        ...     vocab_size=260)
-        >>> len(decoder.generate(torch.randn(3, 8), DecodeOptions(max_tokens=5)))
-        3
     """
 
     precision: Precision | None = None  # set by `quantized`
@@ -79,17 +73,9 @@ class PrefixGPT2Decoder(TrainableDecoder):
         seed: int = 0,
         **shape: Any,
     ) -> Self:
-        """Train a tokenizer on `texts` and make a fresh, untrained network for it.
+        """Train a tokenizer of at most `vocab_size` tokens on `texts`, and make an untrained network for it.
 
-        Args:
-            texts: the corpus, one caption each.
-            vocab_size: most tokens; a small corpus gives fewer.
-            seed: of the initial weights.
-            embedding_dim, layers, width, heads, shape: see `PrefixGPT2Config`.
-
-        Raises:
-            TextError: without any text.
-            OptionError: when the numbers do not fit together.
+        The shape is that of `PrefixGPT2Config`. TextError without any text, OptionError for numbers that do not fit.
         """
         if not any(text.strip() for text in texts):
             raise TextError("the corpus holds no text; give at least one caption")
@@ -140,11 +126,7 @@ class PrefixGPT2Decoder(TrainableDecoder):
         )
 
     def save(self, folder: str | Path, *, storage: Storage = "fp16") -> None:
-        """Write config.json, weights.safetensors and tokenizer.json.
-
-        Raises:
-            DecoderError: for a decoder made by `quantized`.
-        """
+        """Write config.json, weights.safetensors and tokenizer.json; not (DecoderError) of a quantized decoder."""
         if self.precision is not None:
             raise DecoderError(
                 f"a decoder in {self.precision} is not saved: save the one it was made of "
@@ -193,11 +175,8 @@ class PrefixGPT2Decoder(TrainableDecoder):
     def quantized(self, precision: Precision) -> Self:
         """This decoder in fewer bits: "bf16" (half the memory traffic) or "int8" (a quarter), captions nearly the same.
 
-        A copy, for decoding alone: it is neither trained nor saved. int8 is dynamic: weights are rounded once, row by
-        row; what comes in is rounded at each call, row by row, so that no row minds its batch.
-
-        Raises:
-            OptionError: another precision.
+        A copy, for decoding alone. In int8 weights are rounded once, what comes in at each call, each row by itself,
+        so that no row minds its batch.
         """
         if precision not in get_args(Precision):
             known = ", ".join(get_args(Precision))
@@ -243,11 +222,7 @@ class PrefixGPT2Decoder(TrainableDecoder):
     def loss(
         self, embeddings: Tensor, tokens: Tensor, lengths: Tensor, *, label_smoothing: float = 0.0
     ) -> Tensor:
-        """Mean cross-entropy of the real tokens; see `TrainableDecoder.loss`.
-
-        Padding stands at the end, where causal attention hides it from every real token, so no mask is needed; logits
-        (the costly part) are computed for real positions alone.
-        """
+        """See `TrainableDecoder.loss`; causality hides the padding from the real tokens."""
         hidden = self.network(embeddings, tokens[:, :-1])
         real = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
         logits = self.network.logits(hidden[real])
@@ -304,11 +279,7 @@ class Int8Embedding(Int8Linear):
 
 
 class Int8PrefixGPT2(PrefixGPT2):
-    """A prefix GPT-2 whose linear layers and word table are 8-bit; the prefix and the norms stay float32.
-
-    Args:
-        network: what it is made of; left untouched.
-    """
+    """A copy of a prefix GPT-2 whose linear layers and word table are 8-bit; the rest stays float32."""
 
     def __init__(self, network: PrefixGPT2) -> None:
         nn.Module.__init__(self)

@@ -14,9 +14,16 @@ from typing import Any, Literal, Self, get_args
 import torch
 from torch import Tensor, nn
 
-from decoders.base import CONFIG_FILE, DECODERS, TOKENIZER_FILE, WEIGHTS_FILE, TextMemory
+from decoders.base import (
+    CONFIG_FILE,
+    DECODERS,
+    TOKENIZER_FILE,
+    WEIGHTS_FILE,
+    TextMemory,
+    check_whole,
+)
 from decoders.gpt2 import GPT2
-from decoders.language_decoder import LanguageDecoder
+from decoders.language_decoder import LanguageDecoder, MappingNetwork, PromptMLP
 from decoders.language_model import (
     EXTRA,
     build_language_model,
@@ -30,8 +37,6 @@ from decoders.language_model import (
     vocabulary_of,
     width_of,
 )
-from decoders.mapping import MappingNetwork, PromptMLP
-from decoders.options import check_whole
 from decoders.tokenizers import LanguageTokenizer
 from patchioner.base.errors import CheckpointError, OptionError
 from patchioner.base.files import write_json
@@ -83,23 +88,11 @@ class PrefixLMConfig:
 
 @DECODERS.register("prefix_lm")
 class PrefixLMDecoder(LanguageDecoder):
-    """Any causal language model behind a trained prefix.
+    """Any causal language model behind a trained prefix; it runs without dropout, in training too.
 
-    The language model runs without dropout, in training too. By default its weights are stored in the checkpoint,
-    which is then whole; with a `reference` (hub id or folder), of a model that is not trained in full, only the
-    mapper and the LoRA matrices are stored, and loading reads the language model from there and checks that it is the
-    same.
-
-    Args:
-        model: the language model, untouched so far; LoRA matrices are added to it in place.
-        tokenizer: of the language model.
-        config: see `PrefixLMConfig`.
-        reference: where the language model's weights stay; None stores them in the checkpoint.
-        seed: of the mapper and the LoRA matrices.
-
-    Raises:
-        OptionError: settings that do not go together, or LoRA layers that the model does not have.
-        MissingExtraError: LoRA without `peft`.
+    With a `reference` (hub id or folder), of a model that is not trained in full, only the mapper and the LoRA
+    matrices are stored, and loading checks that the language model there is the same; None stores it all. LoRA
+    matrices (needs `peft`) are added to `model` in place.
     """
 
     config: PrefixLMConfig
@@ -140,15 +133,13 @@ class PrefixLMDecoder(LanguageDecoder):
         """A decoder with a fresh mapper, to be trained.
 
         Args:
-            language_model: a hub id or folder, trained; or a configuration ("model_type" and its settings), random.
-            tokenizer: of the language model; needed with a configuration.
+            language_model: a hub id or folder, trained; or a configuration ("model_type" and its settings), random,
+                which needs a `tokenizer`.
             keep: store the language model "inside" the checkpoint, or only a "reference" to where it came from.
-            seed: of fresh weights.
             settings: the other values of `PrefixLMConfig`.
 
         Raises:
-            OptionError: values that make no sense.
-            HubError, CheckpointError: a language model that cannot be had.
+            OptionError, HubError, CheckpointError: values that make no sense; a language model that cannot be had.
         """
         reference = None
         if keep == "reference":
@@ -193,12 +184,7 @@ class PrefixLMDecoder(LanguageDecoder):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], folder: Path) -> Self:
-        """Read what `save` wrote, strictly.
-
-        Raises:
-            CheckpointError: for a missing, damaged or unfitting file, or a referred language model that has changed.
-            HubError: a referred language model that cannot be had.
-        """
+        """Read what `save` wrote, strictly; HubError where a referred language model cannot be had."""
         settings, path = dict(config), folder / CONFIG_FILE
         state = load_weights(folder / WEIGHTS_FILE)
         try:

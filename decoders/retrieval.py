@@ -10,9 +10,16 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from decoders.base import CONFIG_FILE, DECODERS, Decoder, TextMemory
+from decoders.base import (
+    CONFIG_FILE,
+    DECODERS,
+    Decoded,
+    DecodeOptions,
+    Decoder,
+    TextMemory,
+    check_whole,
+)
 from decoders.generate import check_embeddings
-from decoders.options import Decoded, DecodeOptions, check_whole
 from decoders.search import draw, row_uniforms
 from patchioner.base.errors import CheckpointError, DecoderError, OptionError
 from patchioner.base.files import write_json
@@ -25,23 +32,10 @@ _WIDEN = 8  # how many times more sentences are looked at when none of the neare
 class RetrievalDecoder(Decoder):
     """Captions are sentences of the memory, word for word.
 
-    Greedy gives the nearest sentence by cosine; so does beam, because the nearest is the likeliest of all. Sampling
-    draws among the `candidates` nearest by softmax(cosine / temperature), sharpened by the options' own temperature
-    and `top_p`. The limits of `DecodeOptions` choose among whole
-    sentences, counted in words: one that is too long or too short, holds a banned word or repeats an
-    n-gram is passed over for the next; `length_penalty` and `batch_memory_mb` have nothing to act on.
-
-    A `Decoded` holds one "token": the row of the memory, and the logarithm of that row's softmax
-    probability among the nearest that were looked at (the mass of farther rows is left out, so the score is a little
-    high where many sentences are about as near).
-
-    Args:
-        embedding_dim: width of the embeddings.
-        candidates: how many of the nearest sentences are looked at.
-        temperature: of the softmax over cosines.
-
-    Raises:
-        OptionError: a value makes no sense.
+    Greedy and beam give the nearest sentence by cosine. Sampling draws among the `candidates` nearest by
+    softmax(cosine / temperature), sharpened by the options' own temperature and `top_p`. The limits of `DecodeOptions`
+    pass over whole sentences, counted in words. A `Decoded` holds one "token": the row of the memory, and the logarithm
+    of its softmax probability among the nearest that were looked at.
 
     Example:
         >>> from decoders.meacap import CaptionMemory
@@ -81,12 +75,7 @@ class RetrievalDecoder(Decoder):
         options: DecodeOptions | None = None,
         memory: TextMemory | None = None,
     ) -> list[Decoded]:
-        """One sentence of the memory for each of (n, embedding_dim) float embeddings.
-
-        Raises:
-            DecoderError: no memory, a wrong shape, a row that is not finite or all zero, or options that no sentence
-                of the memory meets.
-        """
+        """A sentence of the memory for each row (see `Decoder.generate`); DecoderError where none meets the options."""
         options = options or DecodeOptions(max_tokens=10_000)  # whole sentences, however long
         memory, texts = self._texts(memory)
         check_embeddings(embeddings, self._dim)

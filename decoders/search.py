@@ -1,22 +1,21 @@
-"""How tokens are chosen: greedily, by sampling, or by beam search; all rows at once."""
+"""How tokens are chosen (greedily, by sampling, or by beam search; all rows at once), and what may not come next."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from decoders.base import StepNetwork
-from decoders.constraints import Constraints, StepBans
+from decoders.base import DecodeOptions, StepNetwork, Vocabulary
 from decoders.head import all_logits, best_tokens, top_tokens
-from decoders.options import DecodeOptions
 
 # (states (m, width), bans, which rows they are (m,), step) -> chosen tokens and log-probabilities (m,)
-Choose: TypeAlias = Callable[[Tensor, StepBans, Tensor, int], tuple[Tensor, Tensor]]
+Choose: TypeAlias = "Callable[[Tensor, StepBans, Tensor, int], tuple[Tensor, Tensor]]"
 
 
 class Hypothesis(NamedTuple):
@@ -49,11 +48,7 @@ def sample_search(
     options: DecodeOptions,
     end_ids: tuple[int, ...],
 ) -> list[Hypothesis]:
-    """A token drawn at every step, by inverting the cumulative distribution.
-
-    The uniform numbers of a row come from the seed and the row's own bytes, so that its caption does not depend on
-    its neighbours or its place.
-    """
+    """A token drawn at every step, by inverting the cumulative distribution with uniform numbers of the row's own."""
     uniforms = row_uniforms(embeddings, options.max_tokens, seed=options.seed)
     draws = torch.from_numpy(uniforms).to(embeddings.device)
     head = network.head
@@ -69,12 +64,9 @@ def sample_search(
 
 
 def draw(logits: Tensor, uniforms: Tensor, top_p: float) -> Tensor:
-    """Tokens (n,) drawn from the nucleus of mass `top_p` (Holtzman et al. 2020).
+    """Tokens (n,) of (n, vocab) logits, drawn from the nucleus of mass `top_p` (Holtzman et al. 2020).
 
-    Args:
-        logits: (n, vocab).
-        uniforms: (n,) float64 in [0, 1): the quantile to take within the nucleus.
-        top_p: the nucleus is the smallest set of likeliest tokens with at least this mass.
+    `uniforms` (n,) float64 in [0, 1) are the quantiles to take within the nucleus.
     """
     ordered, order = logits.sort(dim=1, descending=True, stable=True)
     probabilities = ordered.double().softmax(dim=1)
@@ -136,11 +128,7 @@ def _search(
 def close_ranks(going: Tensor) -> Tensor:
     """The places (m,) int64 of rows that go on: each stays where it is, or fills the place of one that ended.
 
-    So a row that ends costs its cache the copy of one row, not of all.
-
-    Example:
-        >>> close_ranks(torch.tensor([True, False, True, False, True])).tolist()
-        [0, 4, 2]
+    So a row that ends costs its cache the copy of one row: of five rows 0, 2, 4 give [0, 4, 2].
     """
     places = going.nonzero().squeeze(1)
     count = len(places)
@@ -220,14 +208,9 @@ class _Beams:
         return self.tokens[:, :, :step].flatten(0, 1)
 
     def extend(self, log_probs: Tensor, tokens: Tensor, step: int) -> Tensor:
-        """Add one token to every hypothesis.
+        """Add one token to every hypothesis, of its (m * width, k) likeliest, best first, banned ones at -inf.
 
-        Args:
-            log_probs, tokens: (m * width, k) the likeliest continuations of each, best first; banned ones at minus
-                infinity.
-
-        Returns:
-            For each living hypothesis the index of the one it extends; empty when all are done.
+        Gives back, for each living hypothesis, the index of the one it extends; empty when all are done.
         """
         rows, width = self.sums.shape
         each = log_probs.shape[1]
@@ -296,3 +279,148 @@ class _Beams:
 
     def _length(self, tokens: int) -> float:
         return float(tokens**self.options.length_penalty)
+
+
+class StepBans:
+    """What may not come next at one step.
+
+    Args:
+        never: sorted token ids that no row may write, as a list and as a tensor where the logits are.
+        repeats: tokens (n, k) that rows have written, and whether (n, k) each would repeat an n-gram; or None.
+        words: rows and tokens of banned words.
+    """
+
+    def __init__(
+        self,
+        never: tuple[list[int], Tensor],
+        repeats: tuple[Tensor, Tensor] | None = None,
+        words: tuple[list[int], list[int]] = ([], []),
+    ) -> None:
+        self._never_list, self._never = never
+        self._repeats, self._words = repeats, words
+
+    def apply(self, logits: Tensor, first: int = 0) -> None:
+        """Set banned tokens of (n, m) float or int32 logits, from token `first` on, to the least value, in place."""
+        least, most = _extremes(logits.dtype)
+        last = first + logits.shape[1]
+        low, high = bisect_left(self._never_list, first), bisect_left(self._never_list, last)
+        if low < high:
+            logits.index_fill_(1, self._never[low:high] - first, least)
+        if self._repeats is not None:
+            tokens, banned = self._repeats
+            banned = banned & (tokens >= first) & (tokens < last)
+            ceilings = torch.full_like(tokens, most, dtype=logits.dtype)
+            ceilings.masked_fill_(banned, least)
+            places = (tokens - first).clamp(0, last - first - 1)
+            logits.scatter_reduce_(1, places, ceilings, "amin")
+        inside = [pair for pair in zip(*self._words, strict=True) if first <= pair[1] < last]
+        if inside:
+            rows, columns = zip(*inside, strict=True)
+            logits[list(rows), [column - first for column in columns]] = least
+
+    def rows(self, first: int, last: int) -> StepBans:
+        """The same for some of the rows alone."""
+        repeats = None
+        if self._repeats is not None:
+            repeats = self._repeats[0][first:last], self._repeats[1][first:last]
+        kept = [
+            (row - first, i) for row, i in zip(*self._words, strict=True) if first <= row < last
+        ]
+        words = [row for row, _ in kept], [i for _, i in kept]
+        return StepBans((self._never_list, self._never), repeats, words)
+
+
+class Constraints:
+    """The bans of one call of the loop, on the device of the logits."""
+
+    def __init__(
+        self, vocabulary: Vocabulary, options: DecodeOptions, device: torch.device
+    ) -> None:
+        self._min_tokens = options.min_tokens
+        self._ngram = options.no_repeat_ngram
+        unwritable = set(vocabulary.unwritable_ids)
+        self._never = _sorted_ids(unwritable, device)
+        self._never_or_end = _sorted_ids(unwritable | set(vocabulary.end_ids), device)
+        self._texts = (
+            [text.lower() for text in vocabulary.token_texts()] if options.banned_words else []
+        )
+        words = sorted({" ".join(word.lower().split()) for word in options.banned_words})
+        self._banned = [_BannedWord(word, self._texts) for word in words]
+
+    @property
+    def reads_tokens(self) -> bool:
+        """Whether the bans depend on the written tokens' texts, which are looked up on the host."""
+        return bool(self._banned)
+
+    def at(self, written: Tensor) -> StepBans:
+        """The bans of one step, after the tokens `written` (n, t) int64."""
+        early = written.shape[1] < self._min_tokens
+        repeats = None
+        if 0 < self._ngram <= written.shape[1]:
+            repeats = _repeats(written, self._ngram)
+        return StepBans(self._never_or_end if early else self._never, repeats, self._words(written))
+
+    def _words(self, written: Tensor) -> tuple[list[int], list[int]]:
+        rows: list[int] = []
+        forbidden: list[int] = []
+        for row, tokens in enumerate(written.tolist() if self._banned else ()):
+            tail = "".join(self._texts[token] for token in tokens)
+            ids = sorted({i for word in self._banned for i in word.completed_by(tail)})
+            rows += [row] * len(ids)
+            forbidden += ids
+        return rows, forbidden
+
+
+def _extremes(dtype: torch.dtype) -> tuple[float, float]:
+    if dtype.is_floating_point:
+        return -torch.inf, torch.inf
+    return torch.iinfo(dtype).min, torch.iinfo(dtype).max
+
+
+def _sorted_ids(ids: Iterable[int], device: torch.device) -> tuple[list[int], Tensor]:
+    ordered = sorted(ids)
+    return ordered, torch.tensor(ordered, dtype=torch.int64, device=device)
+
+
+def _repeats(written: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """The last token of every n-gram written, and whether it would now write that n-gram again."""
+    ngrams = written.unfold(1, size, 1)
+    begun = written[:, None, written.shape[1] - size + 1 :]
+    return ngrams[:, :, -1], (ngrams[:, :, :-1] == begun).all(dim=2)
+
+
+class _BannedWord:
+    """Which tokens would complete one banned word or phrase, however it is cut into tokens."""
+
+    def __init__(self, word: str, texts: Sequence[str]) -> None:
+        self._word = word
+        # By number of characters already written: tokens that write the rest.
+        self._rest: list[list[int]] = [
+            [i for i, text in enumerate(texts) if _begins(text, word[done:])]
+            for done in range(len(word))
+        ]
+        self._whole = [i for i, text in enumerate(texts) if _contains(text, word)]
+
+    def completed_by(self, tail: str) -> list[int]:
+        forbidden = list(self._whole)
+        for done, tokens in enumerate(self._rest):
+            if tokens and _ends(tail, self._word[:done]):
+                forbidden += tokens
+        return forbidden
+
+
+def _begins(text: str, rest: str) -> bool:
+    """Whether `text` opens with `rest`, and the word ends there."""
+    return text.startswith(rest) and not text[len(rest) : len(rest) + 1].isalnum()
+
+
+def _ends(tail: str, beginning: str) -> bool:
+    """Whether `tail` closes with `beginning`, and the word starts there."""
+    start = len(tail) - len(beginning)
+    return tail.endswith(beginning) and (start == 0 or not tail[start - 1].isalnum())
+
+
+def _contains(text: str, word: str) -> bool:
+    """Whether `text` holds the word after a character that cannot belong to it."""
+    places = range(1, len(text) - len(word) + 1)
+    return any(not text[i - 1].isalnum() and _begins(text[i:], word) for i in places)

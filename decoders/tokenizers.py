@@ -38,11 +38,7 @@ _FULL_STOPS = (".", " .")
 
 
 def read_tokenizer(path: str | Path, make: Callable[[Tokenizer], T]) -> T:
-    """What `make` makes of a tokenizer.json.
-
-    Raises:
-        CheckpointError: the file is missing or damaged, or `make` refuses it; names the file.
-    """
+    """What `make` makes of a tokenizer.json; CheckpointError names a file that is missing, damaged or refused."""
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path} is missing; a decoder's folder needs its tokenizer.json")
@@ -55,16 +51,10 @@ def read_tokenizer(path: str | Path, make: Callable[[Tokenizer], T]) -> T:
 
 
 class TextTokenizer:
-    """What the tokenizers of captions share: `kind` names one in a decoder's config.json.
-
-    Args:
-        tokenizer: of the `tokenizers` library, with the two special tokens.
-    """
+    """What the tokenizers of captions share: `kind` names one in a decoder's config.json."""
 
     kind: str
-    unwritable_ids: tuple[int, ...] = ()
-    """Tokens that stand for no text and must never be generated, start and end apart."""
-
+    unwritable_ids: tuple[int, ...] = ()  # must never be generated, start and end apart
     _START: str
     _END: str
 
@@ -126,10 +116,7 @@ class TextTokenizer:
 
 
 class CaptionTokenizer(TextTokenizer):
-    """A lower-casing byte-level BPE for captions.
-
-    Every word carries its leading blank, the first one too, so that a word is written with the same tokens wherever
-    it stands. Bytes are the alphabet: no text is unknown.
+    """A lower-casing byte-level BPE for captions: no text is unknown, a word has the same tokens wherever it stands.
 
     Example:
         >>> tokenizer = CaptionTokenizer.train(["a red bus", "a red car"], vocab_size=270)
@@ -146,14 +133,7 @@ class CaptionTokenizer(TextTokenizer):
 
     @classmethod
     def train(cls, texts: Iterable[str], *, vocab_size: int = 8000) -> Self:
-        """Learn the merges of a corpus.
-
-        Args:
-            vocab_size: most tokens, special ones included; a small corpus gives fewer.
-
-        Raises:
-            OptionError: when the vocabulary could not hold every byte.
-        """
+        """Learn the merges of a corpus; OptionError where `vocab_size` tokens cannot hold every byte."""
         if vocab_size < SMALLEST_VOCABULARY:
             raise OptionError(
                 f"vocab_size is {vocab_size}; at least {SMALLEST_VOCABULARY} are needed: "
@@ -183,11 +163,7 @@ class ClipTokenizer(TextTokenizer):
     """CLIP's BPE as a caption tokenizer: the one that the published DeCap decoders write with.
 
     Text is cleaned as CLIP cleans it (HTML entities, typographic quotes and ligatures, blanks, lower case). Padding
-    is
-    token 0, as published: a real token ("!"), so nothing is kept from being generated.
-
-    Source: Radford et al. 2021 (CLIP, arXiv 2103.00020: lower-cased byte-level BPE of 48,894 merges; a word's last
-    token ends in "</w>"; start is 49406, end 49407).
+    is token 0, as published: a real token ("!"). Source: Radford et al. 2021 (CLIP, arXiv 2103.00020).
     """
 
     kind, _START, _END = "clip", CLIP_START, CLIP_END
@@ -218,11 +194,7 @@ class ClipTokenizer(TextTokenizer):
 
     @classmethod
     def from_open_clip(cls) -> Self:
-        """Read the vocabulary that the open_clip package carries; nothing is downloaded.
-
-        Raises:
-            MissingExtraError: open_clip is not installed.
-        """
+        """Read the vocabulary that the open_clip package carries (MissingExtraError without it)."""
         source: Any = require("open_clip", "clip").tokenizer.SimpleTokenizer()
         names = {source.sot_token_id: CLIP_START, source.eot_token_id: CLIP_END}
         vocabulary = {names.get(index, token): index for token, index in source.encoder.items()}
@@ -230,11 +202,7 @@ class ClipTokenizer(TextTokenizer):
         return cls.from_merges(vocabulary, merges)
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """The text of token ids up to the first end token.
-
-        Start tokens and ids beyond the vocabulary write nothing; outer blanks and full stops are stripped, as the
-        published evaluation does.
-        """
+        """The text of token ids up to the first end token, stripped of outer blanks and full stops, as published."""
         ids = list(token_ids)
         ids = ids[: ids.index(self.end_id)] if self.end_id in ids else ids
         words = [i for i in ids if 0 <= i < self.vocab_size and i not in self.special_ids]
@@ -254,14 +222,13 @@ class ClipTokenizer(TextTokenizer):
 class LanguageTokenizer:
     """The tokenizer of a language model, with its end tokens.
 
-    A caption is encoded as if it went on a sentence (with the blank before its first word), so that a word is written
-    with the same tokens wherever it stands. Special tokens stand for no text, and none but an end token is generated.
+    A caption is encoded with the blank before its first word, so that a word has the same tokens wherever it stands.
+    No special token but an end token is generated.
 
     Args:
-        tokenizer: a fast tokenizer; padding, truncation and special tokens play no part here. Copied.
+        tokenizer: a fast tokenizer; copied.
         end_ids: tokens that end a caption, the one to train with first. None: the tokenizer's own end of text.
-        vocab_size: of the network, where it has more rows than the tokenizer has tokens; those beyond are never
-            generated.
+        vocab_size: of the network, where it has more; those beyond the tokenizer's are never generated.
 
     Raises:
         CheckpointError: more tokens than the network has, or end tokens that it does not have.
@@ -307,11 +274,7 @@ class LanguageTokenizer:
     def of_transformers(
         cls, tokenizer: Any, *, end_ids: Sequence[int] | None = None, vocab_size: int | None = None
     ) -> LanguageTokenizer:
-        """Take a tokenizer of `transformers`; its `eos_token_id` ends a caption where `end_ids` does not say.
-
-        Raises:
-            OptionError: a tokenizer that the `tokenizers` library does not run (a "slow" one).
-        """
+        """Take a tokenizer of `transformers` (OptionError for a "slow" one); `eos_token_id` is the usual end."""
         fast = getattr(tokenizer, "backend_tokenizer", None)
         if not isinstance(fast, Tokenizer):
             raise OptionError(
@@ -353,12 +316,7 @@ class LanguageTokenizer:
         return self.end_ids[0]
 
     def encode(self, texts: Sequence[str], *, lead: bool = True) -> list[list[int]]:
-        """Token ids of each text, without special tokens.
-
-        Args:
-            texts: blanks in them are made single.
-            lead: encode the first word as one inside a sentence; False for the opening of a prompt.
-        """
+        """Token ids of each text, without special tokens; `lead=False` is for the opening of a prompt."""
         blank = self._lead if lead else ""
         cleaned = [blank + " ".join(text.split()) for text in texts]
         encodings = self._tokenizer.encode_batch(cleaned, add_special_tokens=False)

@@ -1,10 +1,7 @@
 """Text-only training: a decoder learns to say a text from the embedding of that text.
 
-Every random number of an update comes from (seed, step), and the order of the texts from (seed, epoch): so a run that
-was killed and resumed ends where an uninterrupted one does.
-
-Sources: Li et al. 2023 (DeCap: decoder trained on text embeddings); Nukrai et al. 2022 (CapDec: Gaussian noise on
-them).
+Every random number comes from (seed, step) or (seed, epoch), so a run that was killed and resumed ends where an
+uninterrupted one does. Sources: Li et al. 2023 (DeCap); Nukrai et al. 2022 (CapDec: Gaussian noise on embeddings).
 """
 
 from __future__ import annotations
@@ -57,8 +54,7 @@ class TrainOptions:
         decay: shape of the decay, "cosine" or "linear".
         weight_decay: of AdamW, on matrices only.
         gradient_clip: largest norm of the gradient.
-        noise_sigma: standard deviation, per coordinate, of the Gaussian noise added to the unit embedding (CapDec,
-            Nukrai et al. 2022), which is then scaled to unit length again.
+        noise_sigma: standard deviation, per coordinate, of Gaussian noise on the unit embedding.
         label_smoothing: share of the target spread over the vocabulary, in training only.
         max_tokens: longer texts are cut.
         validation_share: share of the texts held out, at most `validation_most`.
@@ -93,18 +89,22 @@ class TrainOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("batch", "max_tokens", "validate_every", "checkpoint_every"):
-            self._require(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("warmup_steps", "weight_decay", "noise_sigma", "samples", "seed"):
-            self._require(name, 0 <= getattr(self, name) < math.inf, "0 or more")
-        for name in ("learning_rate", "gradient_clip", "epochs"):
-            self._require(name, 0 < getattr(self, name) < math.inf, "above 0")
-        for name in ("label_smoothing", "validation_share"):
-            self._require(name, 0 <= getattr(self, name) < 1, "from 0 to below 1")
-        self._require("seed", self.seed < 2**63, "below 2**63")
-        self._require("validation_most", self.validation_most >= 0, "0 or more")
-        self._require("steps", self.steps is None or self.steps >= 1, "at least 1, or None")
-        self._require("decay", self.decay in ("cosine", "linear"), '"cosine" or "linear"')
+        rules: dict[str, tuple[str, Callable[[Any], bool]]] = {
+            "batch max_tokens validate_every checkpoint_every": ("at least 1", lambda v: v >= 1),
+            "warmup_steps weight_decay noise_sigma samples validation_most": (
+                "0 or more",
+                lambda v: 0 <= v < math.inf,
+            ),
+            "learning_rate gradient_clip epochs": ("above 0", lambda v: 0 < v < math.inf),
+            "label_smoothing validation_share": ("from 0 to below 1", lambda v: 0 <= v < 1),
+            "seed": ("from 0 to below 2**63", lambda v: 0 <= v < 2**63),
+            "steps": ("at least 1, or None", lambda v: v is None or v >= 1),
+            "decay": ('"cosine" or "linear"', lambda v: v in ("cosine", "linear")),
+        }
+        for names, (rule, holds) in rules.items():
+            for name in names.split():
+                if not holds(getattr(self, name)):
+                    raise OptionError(f"{name} is {getattr(self, name)!r}; it must be {rule}")
 
     def total_steps(self, steps_per_epoch: int) -> int:
         """Number of updates of the whole run."""
@@ -117,14 +117,6 @@ class TrainOptions:
         done = (step - self.warmup_steps) / max(1, total - self.warmup_steps)
         left = 1 - done if self.decay == "linear" else (1 + math.cos(math.pi * done)) / 2
         return self.learning_rate * max(0.0, left)
-
-    def identity(self) -> dict[str, Any]:
-        """The settings that decide where a run ends: those that a resumed run must share."""
-        return {key: value for key, value in asdict(self).items() if key not in _HARMLESS}
-
-    def _require(self, name: str, holds: bool, rule: str) -> None:
-        if not holds:
-            raise OptionError(f"{name} is {getattr(self, name)!r}; it must be {rule}")
 
 
 @dataclass(frozen=True)
@@ -165,18 +157,13 @@ def train_decoder(
     An embedding is scaled to unit length, gets noise, is scaled again, and then passes `corrupt`.
 
     Args:
-        decoder: fresh or trained; its weights change.
-        texts: captions.
         embed: (len(texts), embedding_dim) array or tensor (a memory-mapped array stays on disk), or a function from a
             list of texts to (n, embedding_dim).
-        options: see `TrainOptions`.
         corrupt: from (n, embedding_dim) float32 CPU to the same shape, such as the projection on a memory bank. It
             may draw from torch's global generator, which is seeded per step.
         memory: for the samples of a decoder that draws on one.
-        held_out: indices of the texts to validate on and not to train on, in place of the random `validation_share`;
-            empty for none.
-        checkpoint_folder: where checkpoints go; none are written without it.
-        resume: go on from the checkpoint in that folder, if there is one.
+        held_out: indices of the texts to validate on, in place of the random `validation_share`; empty for none.
+        checkpoint_folder: where checkpoints go; with `resume` the run goes on from the latest one there.
         on_report: called with each report; reports are logged as well.
 
     Returns:
@@ -187,10 +174,6 @@ def train_decoder(
         OptionError: `held_out` repeats an index, or has one that no text has.
         DecoderError: embeddings of a wrong shape or not finite, or a loss that is not finite.
         CheckpointError: a checkpoint that is damaged or of another run.
-
-    Example:
-        >>> reports = train_decoder(decoder, texts, encode, TrainOptions(epochs=5),
-        ...                         checkpoint_folder="runs/decoder", resume=True)  # doctest: +SKIP
     """
     run = _Run(decoder, texts, embed, options or TrainOptions(), corrupt, held_out, memory)
     folder = Path(checkpoint_folder) if checkpoint_folder is not None else None
@@ -220,16 +203,10 @@ class _Run:
         self.decoder, self.texts, self.options = decoder, texts, options
         self.memory = memory
         self.device = next(decoder.module.parameters()).device
-        self.inputs = TrainingInputs(
-            texts,
-            embed,
-            dim=decoder.embedding_dim,
-            noise_sigma=options.noise_sigma,
-            corrupt=corrupt,
-        )
-        self.store = TokenStore(
-            decoder.sequences(texts), max_tokens=min(options.max_tokens, decoder.max_tokens)
-        )
+        dim = decoder.embedding_dim
+        self.inputs = TrainingInputs(texts, embed, dim, options.noise_sigma, corrupt)
+        most = min(options.max_tokens, decoder.max_tokens)
+        self.store = TokenStore(decoder.sequences(texts), max_tokens=most)
         self.training, self.validation = _split(held_out, len(texts), options)
         # Only where asked for, so that runs without it keep the identity they have always had.
         self.chosen = {} if held_out is None else {"held_out": self.validation.tolist()}
@@ -241,13 +218,12 @@ class _Run:
     def go(
         self, folder: Path | None, *, resume: bool, on_report: Callable[[TrainReport], None] | None
     ) -> list[TrainReport]:
-        corpus = _fingerprint(self.texts)
-        identity = {**self.options.identity(), "corpus": corpus, **self.chosen}
-        first = 0
+        settings = {k: v for k, v in asdict(self.options).items() if k not in _HARMLESS}
+        corpus = hashlib.sha256("".join(f"{text}\n" for text in self.texts).encode()).hexdigest()
+        identity = {**settings, "corpus": corpus, **self.chosen}
+        module, optimizer, first = self.decoder.module, self.optimizer, 0
         if folder is not None and resume:
-            first = load_training(
-                folder, module=self.decoder.module, optimizer=self.optimizer, run=identity
-            )
+            first = load_training(folder, module=module, optimizer=optimizer, run=identity)
         reports: list[TrainReport] = []
         losses: list[Tensor] = []
         begin = time.monotonic()
@@ -262,28 +238,26 @@ class _Run:
                 if on_report is not None:
                     on_report(report)
             if folder is not None and (last or done % self.options.checkpoint_every == 0):
-                save_training(
-                    folder,
-                    module=self.decoder.module,
-                    optimizer=self.optimizer,
-                    step=done,
-                    run=identity,
-                )
+                save_training(folder, module=module, optimizer=optimizer, step=done, run=identity)
         return reports
 
     def update(self, step: int) -> Tensor:
         """One step of AdamW; gives back the detached loss."""
         self.decoder.module.train()
         torch.manual_seed(_mix(self.options.seed, step))
-        indices = self.training[self.batch_of(step)]
+        epoch, place = divmod(step, self.per_epoch)
+        if epoch != self.epoch:
+            known, seed = self.store.lengths[self.training], self.options.seed
+            self.batches = epoch_batches(known, self.options.batch, seed=seed, epoch=epoch)
+            self.epoch = epoch
+        indices = self.training[self.batches[place]]
         tokens, lengths = self.store.padded(indices)
         embeddings = self.inputs.embeddings(indices)
         loss = self.loss(embeddings, tokens, lengths, self.options.label_smoothing)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call,unused-ignore]
-        norm = nn.utils.clip_grad_norm_(
-            self.decoder.module.parameters(), self.options.gradient_clip
-        )
+        weights = self.decoder.module.parameters()
+        norm = nn.utils.clip_grad_norm_(weights, self.options.gradient_clip)
         if not bool(torch.isfinite(norm)):
             raise DecoderError(
                 f"the loss or its gradient is not finite at step {step}; "
@@ -294,36 +268,19 @@ class _Run:
         self.optimizer.step()
         return loss.detach()
 
-    def batch_of(self, step: int) -> NDArray[np.int64]:
-        epoch, place = divmod(step, self.per_epoch)
-        if epoch != self.epoch:
-            lengths = self.store.lengths[self.training]
-            self.batches = epoch_batches(
-                lengths, self.options.batch, seed=self.options.seed, epoch=epoch
-            )
-            self.epoch = epoch
-        return self.batches[place]
-
     def loss(self, embeddings: Tensor, tokens: Tensor, lengths: Tensor, smoothing: float) -> Tensor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.options.autocast):
-            return self.decoder.loss(
-                embeddings.to(self.device),
-                tokens.to(self.device),
-                lengths.to(self.device),
-                label_smoothing=smoothing,
-            )
+            moved = (tensor.to(self.device) for tensor in (embeddings, tokens, lengths))
+            return self.decoder.loss(*moved, label_smoothing=smoothing)
 
     @torch.no_grad()
     def report(self, step: int, losses: list[Tensor], seconds: float) -> TrainReport:
         self.decoder.module.eval()
-        return TrainReport(
-            step=step,
-            total_steps=self.total,
-            train_loss=float(torch.stack(losses).mean()),
-            validation_loss=self.validation_loss(),
-            samples=self.samples(),
-            seconds=seconds,
-        )
+        loss, indices = float(torch.stack(losses).mean()), self.validation[: self.options.samples]
+        rows = self.inputs.embeddings(indices, noise=False) if len(indices) else None
+        captions = [] if rows is None else self.decoder.generate(rows, memory=self.memory)
+        samples = tuple((self.texts[i], c.text) for i, c in zip(indices, captions, strict=True))
+        return TrainReport(step, self.total, loss, self.validation_loss(), samples, seconds)
 
     def validation_loss(self) -> float | None:
         """Loss of the held-out texts per token, under the noise of training."""
@@ -336,16 +293,6 @@ class _Run:
             total += float(loss) * int(lengths.sum())
             count += int(lengths.sum())
         return total / count if count else None
-
-    def samples(self) -> tuple[tuple[str, str], ...]:
-        indices = self.validation[: self.options.samples]
-        if not len(indices):
-            return ()
-        rows = self.inputs.embeddings(indices, noise=False)
-        captions = self.decoder.generate(rows, memory=self.memory)
-        return tuple(
-            (self.texts[i], caption.text) for i, caption in zip(indices, captions, strict=True)
-        )
 
 
 def _split(
@@ -374,14 +321,6 @@ def _optimizer(module: nn.Module, options: TrainOptions) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=options.learning_rate, betas=(0.9, 0.98), fused=True)
 
 
-def _fingerprint(texts: Sequence[str]) -> str:
-    digest = hashlib.sha256()
-    for text in texts:
-        digest.update(text.encode())
-        digest.update(b"\n")
-    return digest.hexdigest()
-
-
 def _mix(seed: int, step: int) -> int:
     """A seed for one step, well spread and far from the seeds of neighbouring steps."""
     return int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0] >> np.uint64(1))
@@ -402,17 +341,12 @@ def _log(report: TrainReport) -> None:
 
 
 class TrainingInputs:
-    """The embeddings of a corpus as training sees them; see `train_decoder`.
-
-    Raises:
-        DecoderError: when an array is not (len(texts), dim).
-    """
+    """The embeddings of a corpus as training sees them; see `train_decoder`."""
 
     def __init__(
         self,
         texts: Sequence[str],
         embed: Embed,
-        *,
         dim: int,
         noise_sigma: float,
         corrupt: Corrupt | None,
@@ -426,13 +360,7 @@ class TrainingInputs:
         self._noise_sigma, self._corrupt = noise_sigma, corrupt
 
     def embeddings(self, indices: NDArray[np.int64], *, noise: bool = True) -> Tensor:
-        """Embeddings (n, dim) float32 on the CPU: unit length, noise, unit length, corruption.
-
-        The noise comes from torch's global generator, which the training loop seeds per step.
-
-        Raises:
-            DecoderError: when `embed` or `corrupt` gives a wrong shape or numbers not finite.
-        """
+        """Embeddings (n, dim) float32 on the CPU: unit length, noise (torch's global generator), unit, corruption."""
         rows = functional.normalize(self._clean(indices), dim=-1)
         if noise and self._noise_sigma > 0:
             rows = rows + self._noise_sigma * torch.randn(rows.shape)
@@ -462,12 +390,7 @@ class TrainingInputs:
 
 
 class TokenStore:
-    """Many token sequences in one flat array.
-
-    Args:
-        sequences: token ids of each text.
-        max_tokens: longer sequences are cut, and so lose their end token.
-    """
+    """Many token sequences in one flat array; longer ones than `max_tokens` are cut, and lose their end token."""
 
     def __init__(self, sequences: Sequence[Sequence[int]], *, max_tokens: int) -> None:
         cut = [sequence[:max_tokens] for sequence in sequences]
@@ -509,10 +432,7 @@ def epoch_batches(
 def save_training(
     folder: Path, *, module: nn.Module, optimizer: Optimizer, step: int, run: dict[str, Any]
 ) -> None:
-    """Write the checkpoint of `step`, beside its place and then renamed into it, and drop the earlier ones.
-
-    `run` identifies the run (options, corpus); `load_training` compares it.
-    """
+    """Write the checkpoint of `step`, whole or not at all, and drop the earlier ones; `run` identifies the run."""
     target = folder / f"{_PREFIX}{step:08d}"
     draft = folder / f".{target.name}.tmp"
     shutil.rmtree(draft, ignore_errors=True)
@@ -530,11 +450,7 @@ def save_training(
 def load_training(
     folder: Path, *, module: nn.Module, optimizer: Optimizer, run: dict[str, Any]
 ) -> int:
-    """Fill module and optimiser from the latest checkpoint; give back its step, 0 where there is none.
-
-    Raises:
-        CheckpointError: when the checkpoint is damaged or belongs to another run.
-    """
+    """Fill module and optimiser from the latest checkpoint; give back its step, 0 where there is none."""
     found = _checkpoints(folder)
     if not found:
         return 0

@@ -1,8 +1,7 @@
 """The `viecap` decoder: a soft prompt from a mapping network and a hard prompt of entities before GPT-2.
 
 Source: Fei et al. 2023 (ViECap, arXiv 2307.16525). Unlike the published code, prompts of different lengths are masked
-(a caption does not depend on its batch), a batch of one is a list like any other, and scores are log-probabilities,
-higher is better; the published score is GPT-2's perplexity of the text, lower is better.
+(a caption does not depend on its batch), and scores are log-probabilities, not GPT-2's perplexity of the text.
 """
 
 from __future__ import annotations
@@ -16,7 +15,14 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-from decoders.base import CONFIG_FILE, DECODERS, TOKENIZER_FILE, WEIGHTS_FILE, TextMemory
+from decoders.base import (
+    CONFIG_FILE,
+    DECODERS,
+    TOKENIZER_FILE,
+    WEIGHTS_FILE,
+    TextMemory,
+    check_whole,
+)
 from decoders.entities import (
     COCO_ENTITIES,
     EntityFinder,
@@ -24,7 +30,7 @@ from decoders.entities import (
     entity_prompt,
     mask_entities,
 )
-from decoders.language_decoder import LanguageDecoder
+from decoders.language_decoder import LanguageDecoder, MappingNetwork
 from decoders.language_model import (
     build_language_model,
     choose_language_model,
@@ -34,8 +40,6 @@ from decoders.language_model import (
     vocabulary_of,
     width_of,
 )
-from decoders.mapping import MappingNetwork
-from decoders.options import check_whole
 from decoders.tokenizers import LanguageTokenizer
 from patchioner.base.errors import CheckpointError, DecoderError, OptionError
 from patchioner.base.files import write_json
@@ -96,13 +100,7 @@ class ViecapConfig:
 
 
 class ViecapNetwork(nn.Module):
-    """Mapping network and language model under the published names: `mapping_network.*`, `gpt.*`.
-
-    Args:
-        config: see `ViecapConfig`.
-        gpt: the language model.
-        seed: of the mapping network's initial weights.
-    """
+    """Mapping network and language model under the published names: `mapping_network.*`, `gpt.*`."""
 
     def __init__(self, config: ViecapConfig, gpt: nn.Module, *, seed: int = 0) -> None:
         super().__init__()
@@ -127,13 +125,6 @@ class ViecapDecoder(LanguageDecoder):
 
     Published training: `TrainOptions(epochs=15, batch=80, learning_rate=2e-5, warmup_steps=5000, decay="linear",
     noise_sigma=0.126, label_smoothing=0.0)`, all weights of both networks.
-
-    Args:
-        network: mapping network and language model.
-        tokenizer: of the language model, with the tokens that end a caption.
-        config: see `ViecapConfig`.
-        prompter: puts unit embeddings into words. May be left out, and set later, where `config.prompts` is not
-            "soft"; then decoding without it is a DecoderError.
     """
 
     TYPE: ClassVar[str] = "viecap"
@@ -166,18 +157,14 @@ class ViecapDecoder(LanguageDecoder):
         """A decoder with a fresh mapping network, to be trained.
 
         Args:
-            embedding_dim: width of the embeddings.
-            language_model: a hub id or folder, trained; or a configuration ("model_type" and its settings), random.
-            tokenizer: of the language model; needed with a configuration.
-            prompter: see the class.
-            end: captions end with the language model's "own" end of text, or at a full "stop" as published (a text
-                with a full stop inside is then trained up to there).
-            seed: of fresh weights.
+            language_model: a hub id or folder, trained; or a configuration ("model_type" and its settings), random,
+                which needs a `tokenizer`.
+            prompter: puts unit embeddings into words; can be set later.
+            end: captions end with the language model's "own" end of text, or at a full "stop" as published.
             shape: the other values of `ViecapConfig`.
 
         Raises:
-            OptionError: values that make no sense, or a tokenizer without full stops.
-            HubError, CheckpointError: a language model that cannot be had.
+            OptionError, HubError, CheckpointError: values that make no sense; a language model that cannot be had.
         """
         model, tokenizer = choose_language_model(language_model, tokenizer, seed=seed)
         if end == "stop":
@@ -205,11 +192,7 @@ class ViecapDecoder(LanguageDecoder):
     def training_prefixes(
         self, embeddings: Tensor, tokens: Tensor, lengths: Tensor
     ) -> Sequence[Tensor]:
-        """Soft prompt, and a hard prompt of the entities that the caption itself names, some of them left out.
-
-        The draw comes from torch's global generator, which `train_decoder` seeds for every step; outside training
-        (validation) nothing is left out.
-        """
+        """Soft prompt, and a hard prompt of the entities that the caption itself names, in training some left out."""
         if "hard" not in self.config.prompts:
             return self._join(embeddings, None)
         finder = self._finder()
@@ -311,11 +294,7 @@ class ViecapDecoder(LanguageDecoder):
 
 
 def stopping(tokenizer: LanguageTokenizer) -> LanguageTokenizer:
-    """The same tokenizer, with captions that end at "." or " ." (as published) or at its own end of text.
-
-    Raises:
-        OptionError: a tokenizer that has no such token.
-    """
+    """The same tokenizer, with captions that end at "." or " ." (as published) or at its own end of text."""
     stops = tokenizer.full_stops()
     if not stops:
         raise OptionError(

@@ -1,10 +1,14 @@
 """Scene graphs of captions: what a sentence names, what it says of it."""
 
-from __future__ import annotations
-
-from decoders.scene_graph.graphs import CachedParser, Entity, SceneGraph, SceneGraphParser
-from decoders.scene_graph.rules import RuleParser
-from decoders.scene_graph.t5 import T5Parser
+from decoders.scene_graph.parsers import (
+    CachedParser,
+    Entity,
+    RuleParser,
+    SceneGraph,
+    SceneGraphParser,
+    T5Parser,
+    parse_triples,
+)
 
 __all__ = [
     "CachedParser",
@@ -13,4 +17,5 @@ __all__ = [
     "SceneGraph",
     "SceneGraphParser",
     "T5Parser",
+    "parse_triples",
 ]

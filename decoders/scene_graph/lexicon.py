@@ -7,12 +7,7 @@ from __future__ import annotations
 
 
 def word_set(text: str) -> frozenset[str]:
-    """The words of a list that is written as text.
-
-    Example:
-        >>> sorted(word_set("red green"))
-        ['green', 'red']
-    """
+    """The words of a list that is written as text."""
     return frozenset(text.split())
 
 
@@ -45,30 +40,23 @@ upstairs somewhere anywhere else far quite rather really so right alone aside al
 forwards abroad off-camera close-by well perhaps maybe aloft onstage underwater
 """)
 # Words of several parts that act as one. The value "" is for those that name nothing.
-PHRASES: dict[str, str] = {
-    **dict.fromkeys(
-        """
+_PREPOSITION_PHRASES = """
 in front of|on top of|next to|close to|out of|inside of|outside of|on the side of|at the edge of
 on the edge of|in the middle of|in between|on the back of|at the top of|in the back of|up against
 at the bottom of|on the front of|to the side of|along side|by the side of|in back of|because of
 on either side of|instead of|such as|as well as|full of|filled with|covered in|covered with
 made of|surrounded by|dressed in|dressed as|to the top of|in the center of|on the other side of
-""".replace("\n", "|")
-        .strip("|")
-        .split("|"),
-        "PREPOSITION",
-    ),
-    **dict.fromkeys(
-        """
+"""
+_EMPTY_PHRASES = """
 in the background|in the foreground|in the distance|in a row|up close|at the same time|at night
 side by side|in mid air|in the back|in front|at the top|each other|one another|a lot|in motion
 on the side|a little bit|of some sort|of some kind|in the middle|on display|in action|on top
 as seen from|for the camera|at the camera
-""".replace("\n", "|")
-        .strip("|")
-        .split("|"),
-        "",
-    ),
+"""
+PHRASES: dict[str, str] = {
+    phrase: kind
+    for kind, text in (("PREPOSITION", _PREPOSITION_PHRASES), ("", _EMPTY_PHRASES))
+    for phrase in text.strip().replace("\n", "|").split("|")
 }
 
 NUMBERS = word_set(

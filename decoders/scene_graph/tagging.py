@@ -42,13 +42,7 @@ _MATERIALS = frozenset({"concrete", "metal", "plastic", "brick", "leather", "lig
 
 @dataclass(frozen=True)
 class Token:
-    """A word, or several that act as one, and what it is in this sentence.
-
-    Args:
-        text: lower case.
-        tag: what it is.
-        lemma: the base form of a verb; otherwise the text.
-    """
+    """A word, or several that act as one: lower case, what it is here, and its base form if it is a verb."""
 
     text: str
     tag: Tag
@@ -107,11 +101,8 @@ def verb_form(word: str) -> tuple[str, VerbForm] | None:
     known = verb_forms().get(word)
     if known is not None:
         return known
-    if (
-        len(word) > 5
-        and word.endswith("ing")
-        and any(letter in _VOWELS + "y" for letter in word[:-3])
-    ):
+    voiced = any(letter in _VOWELS + "y" for letter in word[:-3])
+    if len(word) > 5 and word.endswith("ing") and voiced:
         return _stem(word[:-3]), "ing"
     if len(word) > 4 and word.endswith("ed") and not word.endswith("eed"):
         return _stem(word[:-2]), "ed"
@@ -214,13 +205,10 @@ class _Context:
     def token(self, word: str) -> Token:
         """What `word`, which stands here, is."""
         closed = _closed_tag(word)
-        if word == "her" and not _name_goes_on(self.words, self.place + 1):
+        goes_on = _name_goes_on(self.words, self.place + 1)
+        if word == "her" and not goes_on:
             closed = "pron"
-        if (
-            word == "that"
-            and self._before() != "noun"
-            and _name_goes_on(self.words, self.place + 1)
-        ):
+        if word == "that" and self._before() != "noun" and goes_on:
             closed = "det"
         if word == "can" and self._before() in ("det", "noun") and self._closes():
             closed = None  # a trash can
@@ -232,9 +220,8 @@ class _Context:
         if form is not None:
             return Token(word, *self._verb_like(word, *form))
         if self._unlisted_verb(word):
-            return Token(
-                word, "verb", word[:-3] + "y" if word.endswith("ies") else word.removesuffix("s")
-            )
+            base = word[:-3] + "y" if word.endswith("ies") else word.removesuffix("s")
+            return Token(word, "verb", base)
         is_adverb = word.endswith("ly") and len(word) > 4 and word not in lexicon.LY_NOUNS
         return Token(word, "adv" if is_adverb else "noun", word)
 
@@ -308,11 +295,8 @@ class _Context:
 
     def _worn_colour(self) -> bool:
         """ "a player in white tries": the colour has no noun of its own to describe."""
-        return (
-            len(self.done) > 1
-            and self.done[-1].text in lexicon.COLOURS
-            and self.done[-2].tag == "prep"
-        )
+        *_, one, other = (None, None, *self.done)
+        return bool(one and other and one.tag == "prep" and other.text in lexicon.COLOURS)
 
     def _participle(self, word: str, lemma: str, form: VerbForm) -> tuple[Tag, str]:
         before = self._before()
@@ -321,9 +305,7 @@ class _Context:
             alone = self._worn_colour() or before == "num" or self.done[-1].text in _STANDING_ALONE
             if form == "ing" and alone and lemma not in lexicon.DESCRIBING_VERBS:
                 return "verb", lemma  # "a man in black wearing glasses", "one wearing glasses"
-            if goes_on:
-                return "adj", word
-            if form == "ed":
+            if goes_on or form == "ed":
                 return "adj", word
             named = before in ("det", "own") and self.done[-1].text not in _STANDING_ALONE
             return ("noun", word) if named or before == "adj" else ("verb", lemma)

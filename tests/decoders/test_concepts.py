@@ -11,8 +11,14 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
-from decoders.concepts import SAME_HEAD, SYNONYM, SentenceSimilarity, find_concepts, word_similarity
-from decoders.meacap import ConceptPrompter
+from decoders.meacap import (
+    SAME_HEAD,
+    SYNONYM,
+    ConceptPrompter,
+    SentenceSimilarity,
+    find_concepts,
+    word_similarity,
+)
 from decoders.scene_graph import Entity, RuleParser, SceneGraph
 from patchioner.base.errors import OptionError
 

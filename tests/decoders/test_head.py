@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from decoders import DecodeOptions, PrefixGPT2Decoder
-from decoders.constraints import StepBans
 from decoders.head import (
     BLOCK,
     PIECE,
@@ -25,6 +24,7 @@ from decoders.head import (
     table_if_worth,
     top_tokens,
 )
+from decoders.search import StepBans
 from patchioner.base.inference import int8_product, quantize_rows
 
 # Tokens from pieces of the vocabulary equal those from all logits at once.

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from decoders.mapping import MappingNetwork, PromptMLP
+from decoders.language_decoder import MappingNetwork, PromptMLP
 from patchioner.base.errors import OptionError
 
 DIM, WIDTH, HEADS, PROMPT, PROJECT = 5, 12, 3, 4, 2

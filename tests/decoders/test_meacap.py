@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from decoders import DecodeOptions, load_decoder
-from decoders.concepts import SentenceSimilarity
-from decoders.meacap import CaptionMemory, ConceptPrompter, MeacapDecoder
+from decoders.meacap import CaptionMemory, ConceptPrompter, MeacapDecoder, SentenceSimilarity
 from decoders.scene_graph import RuleParser, SceneGraph, T5Parser
 from memory_bank import MemoryBank
 from patchioner.base.errors import CheckpointError, DecoderError

@@ -13,8 +13,14 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 
-from decoders.scene_graph import CachedParser, Entity, RuleParser, SceneGraph, T5Parser
-from decoders.scene_graph.t5 import parse_triples
+from decoders.scene_graph import (
+    CachedParser,
+    Entity,
+    RuleParser,
+    SceneGraph,
+    T5Parser,
+    parse_triples,
+)
 from patchioner.base.errors import HubError, OptionError
 
 # Sentences and labels are ours, written before the parser had read them. "young two man" is a man

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from decoders import DecodeOptions
-from decoders.constraints import Constraints
+from decoders.search import Constraints
 
 
 class Letters:
