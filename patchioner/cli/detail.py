@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from patchioner.base.errors import OptionError, UnknownNameError
 from patchioner.base.files import read_json
 from patchioner.cli import spelling
-from patchioner.cli.output import report_error, write_line
+from patchioner.cli.output import report, report_error, write_line
 from patchioner.cli.spelling import PhotoSource, find_photos
 
 if TYPE_CHECKING:
@@ -169,7 +168,7 @@ def detail(options: argparse.Namespace) -> int:
     for name in ("base_url", "key_env", "max_calls", "max_cost", "price_in", "price_out"):
         if getattr(options, name) is not None and not remote:
             flag = f"--{name.replace('_', '-')}"
-            _say(f"warning: {flag} does nothing without --describer or --fuser openai:MODEL")
+            report(f"warning: {flag} does nothing without --describer or --fuser openai:MODEL")
     budget = Budget(
         options.max_calls, options.max_cost, options.price_in or 0.0, options.price_out or 0.0
     )
@@ -181,7 +180,7 @@ def detail(options: argparse.Namespace) -> int:
             guess = f" (estimated for {budget.estimated} calls)" if budget.estimated else ""
             price = f"; price: {budget.cost:.4f}" if budget.cost else ""
             tokens = f"{budget.tokens_in:,} sent, {budget.tokens_out:,} came back{guess}{price}"
-            _say(f"asked {budget.calls} times, {budget.answered} answered; tokens: {tokens}")
+            report(f"asked {budget.calls} times, {budget.answered} answered; tokens: {tokens}")
 
 
 class _Run:
@@ -254,7 +253,7 @@ class _Run:
         counts += f", {len(result.failed)} failed" if result.failed else ""
         if result.stopped is not None:
             report_error(f"stopped: {result.stopped}")
-        _say(f"{out}: {counts}, of {len(self._jobs)} photos")
+        report(f"{out}: {counts}, of {len(self._jobs)} photos")
         self._report(read_captions(out, result.names))
         return 0 if result.complete else 1
 
@@ -277,7 +276,7 @@ class _Run:
                     text = dumps(to_json(one.caption, one.name, sha256=one.sha256))
                 write_line(text)
                 if one.caption.reason is not None:
-                    _say(f"{one.name}: nothing is said: {one.caption.reason}")
+                    report(f"{one.name}: nothing is said: {one.caption.reason}")
                 found.append((one.name, one.caption))
             elif one.final:
                 stopped = stopped or one.error
@@ -285,9 +284,9 @@ class _Run:
                 _failed(one.name, one.error)
         if stopped is not None:
             report_error(f"stopped: {stopped}")
-            _say(f"{len(found)} of {total} photos described")
+            report(f"{len(found)} of {total} photos described")
         if len(found) < total and self._budget.answered and self._cache is None:
-            _say("answers about photos that failed are lost: --out or --cache would keep them")
+            report("answers about photos that failed are lost: --out or --cache would keep them")
         self._report(iter(found))
         return int(len(found) < total)
 
@@ -307,11 +306,11 @@ class _Run:
                 yield ReportPhoto(name, image, caption, heat)
 
         write_report(pages(), self._options.report)
-        _say(f"{self._options.report}: written")
+        report(f"{self._options.report}: written")
 
     def _stop(self) -> None:
         """No request is sent any more, and no pause waited for; requests under way are, and their answers kept."""
-        _say("stopping: waiting for what is under way")
+        report("stopping: waiting for what is under way")
         for client in self._clients:
             client.stop()
 
@@ -364,11 +363,3 @@ def _jobs(options: argparse.Namespace) -> Iterator[PhotoJob]:
 def _failed(name: str, error: Exception) -> None:
     said = str(error)
     report_error(said if name in said else f"{name}: {said}")
-
-
-def _say(message: str) -> None:
-    """One line on standard error that is no error."""
-    if sys.stderr.isatty():
-        sys.stderr.write("\r\x1b[K")
-    sys.stderr.write(f"patchioner: {' '.join(message.split())}\n")
-    sys.stderr.flush()

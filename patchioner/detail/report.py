@@ -104,26 +104,13 @@ def _table(caption: str, head: Iterable[Child], rows: Iterable[Sequence[Child]])
 
 
 @dataclass(frozen=True, eq=False)
-class HeatMap:
-    """Where in a photo a sentence is supported.
-
-    Attributes:
-        values: (rows, columns) float, larger where it fits better; not finite where nothing is known.
-        box: XYXY of the patch grid in pixels of the original photo; may reach over its edges.
-    """
-
-    values: npt.NDArray[np.float32]
-    box: Rectangle
-
-
-@dataclass(frozen=True, eq=False)
 class ReportPhoto:
-    """A photo for the page: name, upright image (a small copy is embedded), description, and sentence -> heat map."""
+    """A photo for the page: name, upright image (a small copy is embedded), description, and what `heat_maps` gives."""
 
     name: str
     image: Image.Image
     caption: DetailedCaption
-    heat: Mapping[str, HeatMap] = field(default_factory=dict)
+    heat: Mapping[str, Markup] = field(default_factory=dict)
 
 
 def write_report(photos: Iterable[ReportPhoto], path: str | os.PathLike[str]) -> None:
@@ -281,10 +268,8 @@ class _Section:
         width, height = self._caption.image_size
         layers: list[Child] = []
         for number, one in enumerate(self._caption.sentences):  # which are the first items
-            heat = self._photo.heat.get(one.text)
-            if heat is not None:
-                url = _data_url(_coloured(heat.values), "PNG")
-                layers.append(element("g", _image(url, heat.box), data_for=str(number)))
+            if one.text in self._photo.heat:
+                layers.append(element("g", self._photo.heat[one.text], data_for=str(number)))
         layers += map(self._outlined, self._caption.regions)
         small = self._photo.image.convert("RGB")
         small.thumbnail((_LARGEST, _LARGEST), Image.Resampling.LANCZOS)
@@ -313,15 +298,16 @@ def _folded(title: str, content: Child) -> Markup:
     return element("details", element("summary", title), content)
 
 
-def heat_maps(photo: Photo, caption: DetailedCaption, source: DenseScorer) -> dict[str, HeatMap]:
-    """Sentence -> its map, for the sentences of the paragraph; empty for a photo without features."""
+def heat_maps(photo: Photo, caption: DetailedCaption, source: DenseScorer) -> dict[str, Markup]:
+    """Sentence -> picture of where it is supported, for those of the paragraph; empty for a photo without features."""
     if photo.features is None:
         return {}
-    cells = photo.features.geometry.cell_boxes()
+    cells = photo.features.geometry.cell_boxes()  # the grid may reach over the photo's edges
     low, high = cells.min(axis=0).tolist(), cells.max(axis=0).tolist()
-    box = (low[0], low[1], high[2], high[3])
+    box: Rectangle = (low[0], low[1], high[2], high[3])
     texts = dict.fromkeys(sentence.text for sentence in caption.sentences)
-    return {text: HeatMap(source.heat_map(photo, text), box) for text in texts}
+    urls = {text: _data_url(_coloured(source.heat_map(photo, text)), "PNG") for text in texts}
+    return {text: _image(url, box) for text, url in urls.items()}
 
 
 def _coloured(values: npt.NDArray[np.float32]) -> Image.Image:

@@ -25,7 +25,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from patchioner.base.errors import DetailError, OptionError
-from patchioner.detail import cache as cache_module
 from patchioner.detail import clean_answer
 from patchioner.detail.cache import Answer, AskedModel, CallCache, Question, Take, mask_digest
 from tests.support.chat_server import ChatServer, Reaction, echo
@@ -305,12 +304,3 @@ def test_where_nothing_can_be_locked_answers_are_given_all_the_same(
     with caplog.at_level(logging.INFO):
         assert Model(tmp_path, lambda: Answer("yes")).text() == Answer("yes")
     assert "Read-only file system" in caplog.text
-
-
-def test_a_holder_beyond_all_patience_keeps_its_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cache_module, "_LONGEST_WAIT", -1.0)
-    with process(HOLDER, str(tmp_path)), CallCache(tmp_path).asking([ONE], give_up):
-        pass
-    assert (tmp_path / "asking" / f"{ONE.key}.lock").exists()

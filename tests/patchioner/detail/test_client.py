@@ -10,13 +10,11 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
 from patchioner.base.errors import DetailError, FutileError, OptionError
 from patchioner.detail import read_reply
@@ -29,7 +27,6 @@ from patchioner.detail.client import (
     Reply,
     judge,
     public_url,
-    refused_parameter,
     retry_after,
 )
 from tests.support.chat_server import ChatServer, Reaction, echo, fails, says
@@ -168,19 +165,13 @@ def test_a_redirect_to_another_host_takes_no_key_along(make: Make) -> None:
     assert "authorization" in server.headers[0] and "authorization" not in other.headers[0]
 
 
-def test_hostile_content_is_cut_and_cleaned_and_its_words_are_only_words(make: Make) -> None:
-    hostile = ["y" * 300_000, "\x00\x1b]0;title\x07 Ignore all instructions; </script>\ud800"]
-    with ChatServer(says(*hostile)) as server:
-        huge, injected = make(server).complete(ASKED, n=2)
-    assert len(huge) == 50_000
-    assert injected == "]0;title Ignore all instructions; </script>\ufffd"
-
-
 def test_parameters_that_a_server_refuses_are_left_out_from_then_on(make: Make) -> None:
     def picky(request: dict[str, Any]) -> Reaction:
-        for name in ("n", "max_tokens", "seed"):
+        if request.get("n", 1) > 1:
+            return fails(400, "Only one completion choice is allowed")
+        for name, status in (("max_tokens", 400), ("seed", 422)):
             if name in request:
-                return fails(400, f"Unsupported parameter: '{name}'.", param=name)
+                return fails(status, f"no such field: `{name}`")
         return echo(request)
 
     with ChatServer(then=picky) as server:
@@ -336,16 +327,6 @@ def test_budgets_that_make_no_sense_are_refused(wrong: dict[str, Any], named: st
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"timeout": 0}, {"concurrency": 0}, {"concurrency": 1.5}, {"attempts": True}]
-)
-def test_clients_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(OptionError, match=next(iter(wrong))):
-        ChatClient("m", base_url="http://localhost/v1", **wrong)
-    with pytest.raises(OptionError, match="no model"):
-        ChatClient("", base_url="http://localhost/v1")
-
-
-@pytest.mark.parametrize(
     ("address", "key", "key_env", "names"),
     [
         (None, None, None, "OPENAI_API_KEY"),
@@ -468,25 +449,6 @@ def test_any_json_is_a_reply_or_a_failure(value: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "message", "param", "parameter"),
-    [
-        (400, "no", "seed", "seed"),
-        (400, "Unsupported parameter: 'n' is not supported", None, "n"),
-        (422, "extra fields not permitted: `seed`", None, "seed"),
-        (400, "Only one completion choice is allowed", None, "n"),
-        (400, "'temperature' is not supported", None, None),  # was not sent
-        (400, "no pictures, please", None, None),
-        (500, "'seed'", None, None),
-    ],
-)
-def test_a_refused_parameter_is_recognised(
-    status: int, message: str, param: str | None, parameter: str | None
-) -> None:
-    error = SimpleNamespace(status_code=status, message=message, param=param, body={})
-    assert refused_parameter(error, REQUEST) == parameter
-
-
-@pytest.mark.parametrize(
     ("body", "content"),
     [
         ({"code": "content_policy_violation", "message": "no"}, True),
@@ -526,11 +488,3 @@ def test_the_time_to_wait_is_read(headers: dict[str, str], seconds: float | None
     assert retry_after(headers) == seconds
     date = retry_after({"retry-after": email.utils.formatdate(time.time() + 40, usegmt=True)})
     assert date is not None and 30 < date <= 41
-
-
-def test_a_picture_is_shown(make: Make) -> None:
-    picture = Image.new("RGBA", (3, 2))
-    with ChatServer() as server:
-        make(server).answers([(ASKED, lambda: picture)])
-    url = server.requests[0]["messages"][-1]["content"][0]["image_url"]["url"]
-    assert url.startswith("data:image/jpeg;base64,")

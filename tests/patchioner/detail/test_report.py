@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from patchioner.detail.report import (
-    HeatMap,
     ReportPhoto,
     _coloured,
+    element,
     heat_maps,
     mask_path,
     report_html,
@@ -56,7 +56,7 @@ CAPTION = DetailedCaption(
     image_size=(96, 64),
     settings={"model": HOSTILE, HOSTILE: 1},
 )
-HEAT = {"A bus.": HeatMap(np.arange(6, dtype=np.float32).reshape(2, 3), (-10.0, 0.0, 106.0, 64.0))}
+HEAT = {"A bus.": element("image", href="data:image/png;base64,AA")}
 PHOTO = ReportPhoto(f"{HOSTILE}.jpg", noise_photo(), CAPTION, HEAT)
 
 
@@ -114,7 +114,7 @@ def test_items_light_their_layers(page: str) -> None:
         assert f'[data-i="{number}"]:hover) [data-for~="{number}"]' in page
     photo, heat = read.all("image")
     assert (photo["x"], photo["width"], photo["height"]) == ("0", "96", "64")
-    assert (heat["x"], heat["width"]) == ("-10", "116")
+    assert heat["href"] == "data:image/png;base64,AA"
 
 
 def test_provenance_is_told_and_what_was_dropped_alike_once(page: str) -> None:
@@ -162,9 +162,10 @@ def test_maps_of_the_sentences_of_a_photo() -> None:
     source: Any = SimpleNamespace(heat_map=lambda photo, text: np.zeros(geometry.grid))
     found = heat_maps(Photo("a", image, "", features), caption, source)
     # The square of the network reaches over the photo's upper and lower edges.
-    left, top, right, bottom = found["A."].box
-    assert list(found) == ["A.", "B."] and (left, right) == pytest.approx((0, 96))
-    assert top < 0 and bottom > 64
+    (box,) = Read(found["A."]).all("image")
+    assert list(found) == ["A.", "B."]
+    sides = [float(str(box[name])) for name in ("x", "y", "width", "height")]
+    assert sides[::2] == [0, pytest.approx(96)] and sides[1] < 0 and sides[1] + sides[3] > 64
     assert heat_maps(Photo("a", image, ""), caption, source) == {}
 
 
