@@ -20,9 +20,8 @@ from memory_bank.bank import MemoryBank
 from memory_bank.compact import compact
 from memory_bank.rows import Precision, as_matrix
 from patchioner.base.errors import CheckpointError, MemoryBankError, OptionError, TextError
-from patchioner.base.files import atomic_path
+from patchioner.base.files import RunFolder, atomic_path
 from patchioner.base.progress import progress
-from patchioner.base.run_folder import RunFolder
 from patchioner.base.weights import load_weights
 
 Embed = Callable[[Sequence[str]], Tensor]
@@ -181,7 +180,7 @@ def embed_texts(
         CheckpointError: a shard is damaged or of other texts.
         MemoryBankError: embeddings of the wrong shape or not finite.
     """
-    rows: Tensor | None = None
+    rows = torch.empty(0)
     starts = range(0, len(texts), shard)
     for start in progress(starts, description="embedding the corpus", unit="shard"):
         path = folder / f"{start:09d}.safetensors"
@@ -192,14 +191,13 @@ def embed_texts(
             with atomic_path(path) as temporary:
                 save_file({_NAME: found}, temporary)
         part = load_weights(path).get(_NAME)
-        width = part.shape[-1] if part is not None and rows is None else 0
-        rows = torch.empty((len(texts), width), dtype=torch.float32) if rows is None else rows
-        if part is None or part.shape != (len(batch), rows.shape[1]):
+        if start == 0 and part is not None:
+            rows = torch.empty((len(texts), part.shape[-1]), dtype=torch.float32)
+        if part is None or part.shape != (len(batch), rows.shape[-1]):
             raise CheckpointError(
-                f"{path} does not hold {(len(batch), rows.shape[1])} embeddings: remove it and go on"
+                f"{path} does not hold {(len(batch), rows.shape[-1])} embeddings: remove it and go on"
             )
         rows[start : start + shard] = part
-    assert rows is not None  # there is at least one text
     return rows
 
 

@@ -22,14 +22,14 @@ import torch
 from torch import Tensor
 
 from memory_bank.rows import BankArrays
+from memory_bank.storage import read_header
 from patchioner.base.errors import (
-    CheckpointError,
     MemoryBankError,
     OptionError,
     PatchionerError,
     UnknownNameError,
 )
-from patchioner.base.files import atomic_path, file_sha256, read_json, write_json
+from patchioner.base.files import atomic_path, file_sha256, write_json
 from patchioner.base.optional import require
 from patchioner.base.progress import progress
 
@@ -109,14 +109,7 @@ class IndexOptions:
 
 
 class BankIndex:
-    """A FAISS index over the unit keys of a bank, opened when it is first searched. Threads may share one.
-
-    Args:
-        options: how it was built.
-        rows: of the bank.
-        dim: width of the bank.
-        open_index: returns the FAISS index; called once, at the first use.
-    """
+    """A FAISS index over the unit keys of a bank, opened when it is first searched. Threads may share one."""
 
     def __init__(
         self, options: IndexOptions, rows: int, dim: int, open_index: Callable[[], FaissIndex]
@@ -145,7 +138,7 @@ class BankIndex:
         for start in progress(range(0, rows, _BLOCK), description="indexing", unit="block"):
             block = slice(start, start + _BLOCK)
             index.add(np.ascontiguousarray(arrays.units(block).cpu().numpy()))
-        return cls(options, rows, dim, partial(_given, index))
+        return cls(options, rows, dim, lambda: index)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> BankIndex:
         """Itself: it never changes, and FAISS's own objects cannot be copied."""
@@ -188,18 +181,10 @@ class BankIndex:
         return self.options.has_lists or _has_gpu(device)
 
     def search(self, units: Tensor, k: int) -> Tensor:
-        """Return candidates for the k nearest rows.
+        """Candidates for the k nearest rows of (n, dim) float32 unit rows, k at most `rows`.
 
-        Args:
-            units: (n, dim) float32 unit rows on any device.
-            k: 1 .. rows.
-
-        Returns:
-            (n, k) int64 row numbers on the device of `units`, in no order to rely on; -1 where
-            fewer were found.
+        (n, k) int64 row numbers on the device of `units`, in no order to rely on; -1 where fewer were found.
         """
-        if not 1 <= k <= self.rows:
-            raise OptionError(f"k={k}: this index can give 1 to {self.rows} rows")
         index = self.faiss(units.device)
         # Parameters of the call, not of the index: threads share it.
         parameters = None
@@ -211,13 +196,7 @@ class BankIndex:
 
 
 def write_index(root: Path, index: BankIndex, bank: str) -> None:
-    """Write an index into the folder of its bank, the header last.
-
-    Args:
-        root: of the bank.
-        index: of the same rows.
-        bank: fingerprint of the bank as it lies there.
-    """
+    """Write an index into the folder of its bank, whose fingerprint is `bank`; the header last."""
     faiss = require("faiss", "faiss")
     opened = index.faiss()
     (root / INDEX_HEADER).unlink(missing_ok=True)
@@ -237,21 +216,12 @@ def write_index(root: Path, index: BankIndex, bank: str) -> None:
 
 
 def find_index(root: Path, bank: str, rows: int, dim: int) -> BankIndex | None:
-    """Return the index in the folder of a bank, or None where there is none; FAISS is not needed yet.
-
-    Args:
-        root: of the bank.
-        bank: fingerprint of the bank.
-        rows: of the bank.
-        dim: width of the bank.
-
-    Raises:
-        MemoryBankError: the header is damaged, or the index is of another bank or of a kind of earlier releases.
-    """
+    """The index beside the bank of this fingerprint, or None where there is none; FAISS is not needed yet."""
     path = root / INDEX_HEADER
     if not path.exists():
         return None
-    header = _read_header(path)
+    kinds = {"bank": str, "rows": int, "dim": int, "sha256": str, "options": dict}
+    header = read_header(path, "a bank's index", _FORMAT, (_VERSION,), kinds)
     if (header["bank"], header["rows"], header["dim"]) != (bank, rows, dim):
         raise MemoryBankError(
             f"{path}: an index of another bank; build it again (`patchioner bank index`) or delete it"
@@ -268,10 +238,6 @@ def find_index(root: Path, bank: str, rows: int, dim: int) -> BankIndex | None:
         ) from error
     source = partial(_read_faiss, root / INDEX_FILE, header["sha256"], options, rows, dim)
     return BankIndex(options, rows, dim, source)
-
-
-def _given(index: FaissIndex) -> FaissIndex:
-    return index
 
 
 def _training_rows(arrays: BankArrays, options: IndexOptions) -> Any:
@@ -297,26 +263,6 @@ def _on_device(index: FaissIndex, device: torch.device) -> FaissIndex:
         raise MemoryBankError(
             f"FAISS cannot put the index on {device} ({error}); keep it on the CPU"
         ) from error
-
-
-def _read_header(path: Path) -> dict[str, Any]:
-    try:
-        header = read_json(path)
-    except CheckpointError as error:
-        raise MemoryBankError(f"not an index: {error}") from error
-    if not isinstance(header, dict) or header.get("format") != _FORMAT:
-        raise MemoryBankError(f"{path}: not the header of a bank's index")
-    if header.get("version") != _VERSION:
-        raise MemoryBankError(
-            f"{path}: version {header.get('version')!r}, this release reads {_VERSION}; upgrade it"
-        )
-    kinds = {"bank": str, "rows": int, "dim": int, "sha256": str, "options": dict}
-    for name, kind in kinds.items():
-        if not isinstance(header.get(name), kind):
-            raise MemoryBankError(
-                f"{path}: {name} is {header.get(name)!r}, expected {kind.__name__}; build it again"
-            )
-    return header
 
 
 def _read_faiss(path: Path, sha256: str, options: IndexOptions, rows: int, dim: int) -> FaissIndex:

@@ -144,11 +144,10 @@ def _product(left: tuple[Tensor, Tensor], right: Tensor) -> Tensor:
 
 
 def _negligible(arrays: BankArrays, counts: Tensor) -> float:
-    """Return the logit, relative to a query's highest, below which rows are lost to rounding.
+    """The logit, relative to a query's highest, below which rows are lost to rounding.
 
-    A row so far below adds less than exp(that) to a sum of at least 1, and all rows, repeated by
-    their counts, less than 2**-24 of it, even if theirs are the longest values and the rest are the
-    shortest. The running maximum is no higher than the final one, so the bound holds throughout.
+    All rows so far below, repeated by their counts, add less than 2**-24 to a sum of at least 1, even if theirs are
+    the longest values. The running maximum is no higher than the final one, so the bound holds throughout.
     """
     longest, shortest = (float(end) for end in torch.aminmax(arrays.norms)[::-1])
     # In logarithms, because the ratio of two lengths in float32's range may leave that range.
@@ -179,9 +178,9 @@ def nearest(queries: Tensor, arrays: BankArrays, k: int, blocks: Blocks) -> tupl
     best = queries.new_empty((len(queries), 0))
     index = best.long()
     for rows, block in _blocks(arrays, blocks, len(queries)):
-        scales = None if arrays.scales is None else arrays.scales[rows]
+        scales = 1.0 if arrays.scales is None else arrays.scales[rows]
         found = [
-            torch.topk(_cosines(queries[part], block, scales), min(k, len(block)), dim=1)
+            torch.topk(linear(queries[part], block) * scales, min(k, len(block)), dim=1)
             for part in _slices(len(queries), blocks.queries)
         ]
         if not found:
@@ -191,11 +190,6 @@ def nearest(queries: Tensor, arrays: BankArrays, k: int, blocks: Blocks) -> tupl
         best, order = torch.topk(best, min(k, best.shape[1]), dim=1)
         index = index.gather(1, order)
     return index, best
-
-
-def _cosines(queries: Tensor, block: Tensor, scales: Tensor | None) -> Tensor:
-    cosines = linear(queries, block)
-    return cosines if scales is None else cosines.mul_(scales)
 
 
 def _blocks(

@@ -121,17 +121,16 @@ class BankArrays:
 
     def to(self, device: torch.device | str | None, dtype: torch.dtype | None) -> BankArrays:
         """The arrays on this device, the keys in this dtype; None keeps either."""
-        moved = BankArrays(
-            self.keys.to(device=device),
-            self.norms.to(device=device),
-            self.counts.to(device=device),
-            None if self.scales is None else self.scales.to(device=device),
+        scales = None if self.scales is None else self.scales.to(device=device)
+        keys, norms, counts = (
+            one.to(device=device) for one in (self.keys, self.norms, self.counts)
         )
+        moved = BankArrays(keys, norms, counts, scales)
         if dtype is None or dtype == moved.keys.dtype:
             return replace(moved, mapped=self.mapped if moved.keys is self.keys else None)
         rows, dim = moved.keys.shape
-        keys, scales = _stored(moved.units, rows, dim, dtype, moved.keys.device)
-        return BankArrays(keys, moved.norms, moved.counts, scales)
+        keys, scales = _stored(moved.units, rows, dim, dtype, keys.device)
+        return BankArrays(keys, norms, counts, scales)
 
     def copy(self) -> BankArrays:
         """The arrays in memory of their own (a mapped file's are read)."""
@@ -159,22 +158,17 @@ def dequantise(keys: Tensor, scales: Tensor) -> Tensor:
 
 def torch_dtype(precision: str) -> torch.dtype:
     """The torch dtype of "int8", "float16" or "float32"; else it is an OptionError."""
-    for name, dtype in DTYPES.items():
-        if name == precision:
-            return dtype
-    raise OptionError(f"dtype={precision!r}; a bank is kept in one of {tuple(DTYPES)}")
+    if precision not in DTYPES:
+        raise OptionError(f"dtype={precision!r}; a bank is kept in one of {tuple(DTYPES)}")
+    return DTYPES[precision]  # type: ignore[index]
 
 
 def as_matrix(value: Matrix, what: str) -> Tensor:
-    """Return `value` as a detached (n, dim) float tensor, which may share its memory.
-
-    Raises:
-        MemoryBankError: not two-dimensional, no columns, or not of a float type.
-    """
+    """`value` as a detached (n, dim) float tensor, which may share its memory; else a MemoryBankError."""
     if not isinstance(value, Tensor | np.ndarray):
         raise MemoryBankError(f"{what} must be a tensor or a numpy array, got {type(value)}")
-    kinds = (np.float16, np.float32, np.float64)
-    if isinstance(value, np.ndarray) and value.dtype not in kinds:
+    real = value.dtype.kind == "f" if isinstance(value, np.ndarray) else value.is_floating_point()
+    if not real:
         raise MemoryBankError(f"{what} must be floating point, got {value.dtype}; convert it")
     if isinstance(value, np.ndarray):
         # torch warns of arrays it could write to by accident.
@@ -184,28 +178,13 @@ def as_matrix(value: Matrix, what: str) -> Tensor:
             f"{what} must have shape (rows, dim), got {tuple(value.shape)}; "
             "a single vector goes in as vector[None]"
         )
-    if not value.is_floating_point():
-        raise MemoryBankError(f"{what} must be floating point, got {value.dtype}; convert it")
     return value.detach()
 
 
 def split_embeddings(
     embeddings: Matrix, counts: Sequence[int] | Matrix | None, dtype: torch.dtype, drop_zero: bool
 ) -> tuple[BankArrays, Tensor]:
-    """Split embeddings into keys and norms, checked.
-
-    Args:
-        embeddings: (N, dim), any float type; copied.
-        counts: (N,) positive integers, or None for all ones.
-        dtype: of the keys.
-        drop_zero: leave out rows of zero norm, instead of refusing them.
-
-    Returns:
-        The arrays, and the (M,) int64 indices of the rows that were kept.
-
-    Raises:
-        MemoryBankError: no rows; rows of zero norm or not finite (named); counts that do not fit.
-    """
+    """Split embeddings into keys and norms, checked: the arrays, and the (M,) int64 rows that were kept."""
     matrix = as_matrix(embeddings, "embeddings")
     norms = checked_norms(matrix, "embedding", zero_allowed=drop_zero)
     kept = torch.nonzero(norms).flatten()
@@ -222,11 +201,7 @@ def split_embeddings(
 
 
 def checked_norms(matrix: Tensor, what: str, *, zero_allowed: bool = False) -> Tensor:
-    """Return the (n,) float64 norms of the rows; those below float32's range count as 0.
-
-    Raises:
-        MemoryBankError: a row is not finite, or (unless allowed) of zero norm; named.
-    """
+    """The (n,) float64 norms of the rows, 0 below float32's range; rows of no finite or of zero norm are named."""
     # In float64, so that neither tiny nor huge values are lost in their squares.
     norms = torch.empty(len(matrix), dtype=torch.float64, device=matrix.device)
     for start in range(0, len(matrix), _BLOCK):
@@ -244,11 +219,7 @@ def checked_norms(matrix: Tensor, what: str, *, zero_allowed: bool = False) -> T
 
 
 def unit_queries(queries: Matrix, dim: int) -> Tensor:
-    """Return queries as (n, dim) float32 unit rows, where they are, in a new tensor.
-
-    Raises:
-        MemoryBankError: another width, rows of zero norm or not finite (named).
-    """
+    """Queries as (n, dim) float32 unit rows, where they are, in a new tensor."""
     matrix = as_matrix(queries, "queries")
     if matrix.shape[1] != dim:
         raise MemoryBankError(

@@ -11,10 +11,9 @@ import json
 import math
 import mmap
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
-from typing import NamedTuple, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import torch
@@ -29,20 +28,11 @@ HEADER, ARRAYS, TEXTS = "bank.json", "bank.safetensors", "texts.jsonl"
 _FORMAT = "patchioner-memory-bank"
 _OLDEST, _VERSION = 1, 2  # 1 is what only float rows need; releases that know no int8 read it
 _HASH_ROWS = 65536
-_SAFETENSORS_DTYPES = MappingProxyType(
-    {
-        "F64": torch.float64,
-        "F32": torch.float32,
-        "F16": torch.float16,
-        "BF16": torch.bfloat16,
-        "I64": torch.int64,
-        "I32": torch.int32,
-        "I16": torch.int16,
-        "I8": torch.int8,
-        "U8": torch.uint8,
-        "BOOL": torch.bool,
-    }
-)
+_SAFETENSORS_DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8,
+    "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
 
 
 class StoredTexts(Sequence[str]):
@@ -133,7 +123,7 @@ def read_bank(root: Path, *, memory_map: bool) -> tuple[BankArrays, Sequence[str
     Raises:
         MemoryBankError: a file is missing, foreign, damaged, or does not fit the others.
     """
-    header = _read_header(root / HEADER)
+    header = _bank_header(root)
     identity = str(header["fingerprint"])
     file = MappedFile(root / ARRAYS)
     arrays = _read_arrays(root / ARRAYS, file, header)
@@ -175,12 +165,8 @@ def fingerprint(arrays: BankArrays, texts: Sequence[str] | None) -> str:
 
 
 def stored_fingerprint(root: Path) -> str:
-    """The fingerprint that a saved bank's header promises; nothing else is read.
-
-    Raises:
-        MemoryBankError: there is no bank, or its header is damaged.
-    """
-    return str(_read_header(root / HEADER)["fingerprint"])
+    """The fingerprint that a saved bank's header promises; nothing else is read."""
+    return str(_bank_header(root)["fingerprint"])
 
 
 def _named(arrays: BankArrays) -> dict[str, Tensor]:
@@ -193,23 +179,31 @@ def _text_lines(texts: Sequence[str]) -> Iterator[bytes]:
     return ((json.dumps(text) + "\n").encode("ascii") for text in texts)
 
 
-def _read_header(path: Path) -> dict[str, object]:
+def read_header(
+    path: Path, what: str, form: str, versions: Sequence[int], kinds: Mapping[str, type]
+) -> dict[str, Any]:
+    """The JSON of a header, checked; `what` it is of, the `form` and versions that it must name, and its values."""
     try:
         header = read_json(path)
     except CheckpointError as error:
-        raise MemoryBankError(f"not a memory bank: {error}") from error
-    if not isinstance(header, dict) or header.get("format") != _FORMAT:
-        raise MemoryBankError(f"{path}: not the header of a memory bank")
-    if header.get("version") not in (_OLDEST, _VERSION):
+        raise MemoryBankError(f"not {what}: {error}") from error
+    if not isinstance(header, dict) or header.get("format") != form:
+        raise MemoryBankError(f"{path}: not the header of {what}")
+    if header.get("version") not in versions:
         raise MemoryBankError(
-            f"{path}: version {header.get('version')!r}, this release reads {_OLDEST} to {_VERSION}; upgrade it"
+            f"{path}: version {header.get('version')!r}, this release reads {versions[0]} to {versions[-1]}; upgrade it"
         )
-    for name, kind in {"rows": int, "dim": int, "texts": bool, "fingerprint": str}.items():
+    for name, kind in kinds.items():
         if not isinstance(header.get(name), kind):
             raise MemoryBankError(
-                f"{path}: {name} is {header.get(name)!r}, expected {kind.__name__}"
+                f"{path}: {name} is {header.get(name)!r}, expected {kind.__name__}; build or fetch it again"
             )
     return header
+
+
+def _bank_header(root: Path) -> dict[str, Any]:
+    kinds = {"rows": int, "dim": int, "texts": bool, "fingerprint": str}
+    return read_header(root / HEADER, "a memory bank", _FORMAT, (_OLDEST, _VERSION), kinds)
 
 
 def _read_arrays(path: Path, file: MappedFile, header: dict[str, object]) -> BankArrays:

@@ -35,7 +35,7 @@ from decoders.language_model import (
 from memory_bank import MemoryBank, compact
 from memory_bank.build import embed_texts
 from patchioner.base.errors import OptionError, TextError
-from patchioner.base.run_folder import RunFolder
+from patchioner.base.files import RunFolder
 from patchioner.base.weights import Storage, digest
 from patchioner.checkpoints.folder import Parts, write_checkpoint
 from patchioner.checkpoints.settings import ModelSettings

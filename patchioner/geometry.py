@@ -1,9 +1,4 @@
-"""How pixels of a photo map to the patch grid of a backbone, and back.
-
-Knows: the ways of fitting a photo into a backbone's input (stretch, resize + crop, pad, keep the aspect
-ratio) and the affine map that each of them amounts to. Does not know: images, networks, regions. It needs
-nothing but numpy, so regions can be turned into patch weights without torch.
-"""
+"""How pixels of a photo map to the patch grid of a backbone, and back, for each way of fitting it in; numpy only."""
 
 from __future__ import annotations
 
@@ -32,8 +27,7 @@ class ImageGeometry:
         patch_size: side of a patch in model pixels.
         scale: (x, y) model pixels per original pixel.
         offset: (x, y) model pixels added after scaling; negative where a crop cuts, positive where padding adds.
-        fit: which of the fits made it, or None; only the published arithmetic, whose boxes go through a map of their
-            own under a crop, asks for it (`patchioner.regions.reference`).
+        fit: which of the fits made it, or None; only the published arithmetic asks for it.
 
     Example:
         >>> geometry = fit_image((640, 480), mode="stretch", size=518, patch_size=14)
@@ -66,10 +60,8 @@ class ImageGeometry:
     def cell_boxes(self) -> FloatArray:
         """XYXY boxes of all patches in original pixels, (rows * columns, 4), row-major."""
         rows, columns = np.divmod(np.arange(self.grid[0] * self.grid[1]), self.grid[1])
-        corners = np.stack([columns, rows], axis=1).astype(np.float64)
-        low = self.to_pixels(corners)
-        high = self.to_pixels(corners + 1.0)
-        return np.concatenate([low, high], axis=1)
+        corners = np.stack([columns, rows], axis=1)
+        return np.concatenate([self.to_pixels(corners), self.to_pixels(corners + 1)], axis=1)
 
     @property
     def visible(self) -> tuple[float, float, float, float]:
@@ -122,10 +114,8 @@ class Preprocessing:
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Preprocessing:
         """Build from the JSON of a checkpoint; lists become tuples."""
-        values: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in config.items()
-        }
-        return cls(**values)
+        lists = {key: tuple(value) for key, value in config.items() if isinstance(value, list)}
+        return cls(**config | lists)
 
     def geometry(self, image_size: tuple[int, int]) -> ImageGeometry:
         """The map for a photo of (width, height) pixels."""
@@ -135,14 +125,7 @@ class Preprocessing:
 def fit_image(
     image_size: tuple[int, int], *, mode: Fit, size: int, patch_size: int
 ) -> ImageGeometry:
-    """The affine map that fits a photo into a backbone's input (see `Preprocessing` for the modes).
-
-    Args:
-        image_size: (width, height) of the photo in pixels, both at least 1.
-        mode: one of the four fits.
-        size: side of the square input in model pixels.
-        patch_size: side of a patch in model pixels.
-    """
+    """The affine map that fits a photo of (width, height) pixels into a backbone's input; see `Preprocessing`."""
     width, height = image_size
     if width < 1 or height < 1:
         raise ImageError(f"a photo of {width} x {height} pixels has no area")

@@ -20,7 +20,6 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -49,13 +48,8 @@ logger = logging.getLogger(__name__)
 class Quiet:
     """A context in which warnings are ignored; reusable and safe among threads.
 
-    `warnings.catch_warnings` alone is not: of two threads whose blocks overlap, the one that leaves last puts back the
+    With `warnings.catch_warnings` alone, of two threads whose blocks overlap, the one that leaves last puts back the
     filters of the other's block, and the process stays silent for good.
-
-    Example:
-        >>> quiet = Quiet()
-        >>> with quiet:
-        ...     warnings.warn("nobody sees this")
     """
 
     def __init__(self) -> None:
@@ -71,16 +65,11 @@ class Quiet:
                 warnings.simplefilter("ignore")
             self._inside += 1
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         with self._lock:
             self._inside -= 1
             if self._inside == 0:
-                self._caught.__exit__(kind, error, traceback)
+                self._caught.__exit__(None, None, None)
 
 
 # One for the module: photos are read by several threads, and filters of warnings belong to the process.
@@ -144,9 +133,7 @@ def load_image(source: ImageSource) -> Image.Image:
     """
     if isinstance(source, Image.Image):
         return _decode(source, "the given Pillow image", own=False)
-    if _is_file(source):
-        return _read(source, lambda image, name: _decode(image, name, own=True))
-    return _from_array(source)
+    return _read(source, _decode) if _is_file(source) else _from_array(source)
 
 
 def load_reduced(
@@ -180,19 +167,18 @@ def _decode_reduced(
 ) -> Photo:
     _check_size(image, name)
     if not isinstance(image, JpegImageFile) or 0 in image.size:
-        return _decode(image, name, own=True)
+        return _decode(image, name)
     # Asked for before decoding, which takes the tag away.
     orientation, original = _orientation(image), image.size
-    upright = original[::-1] if orientation >= 5 else original
-    wanted = [max(1, math.ceil(side * margin)) for side in needed(upright)]
-    if orientation >= 5:
-        wanted.reverse()
-    drafted = image.draft(None, (wanted[0], wanted[1]))
+    turned = orientation >= 5  # rows become columns
+    upright = (original[1], original[0]) if turned else original
+    across, down = (max(1, math.ceil(side * margin)) for side in needed(upright))
+    drafted = image.draft(None, (down, across) if turned else (across, down))
     if drafted is None or image.size == original:
-        return _decode(image, name, own=True)
+        return _decode(image, name)
     stored, (_, _, width, height) = image.size, drafted[1]
     box = _upright_box(orientation, stored, width, height)
-    return ReducedPhoto(_decode(image, name, own=True), upright, box)
+    return ReducedPhoto(_decode(image, name), upright, box)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -254,7 +240,7 @@ def _read(source: Any, decode: Callable[[Image.Image, str], Decoded]) -> Decoded
         raise _damaged(name, error) from error
 
 
-def _decode(image: Image.Image, name: str, *, own: bool) -> Image.Image:
+def _decode(image: Image.Image, name: str, *, own: bool = True) -> Image.Image:
     """Pixels are read here at the latest: Pillow opens lazily, whoever opened the image."""
     try:
         return _to_rgb(image, name, own=own)
@@ -348,14 +334,9 @@ def _from_array(source: Any) -> Image.Image:
         array = np.moveaxis(array, 0, -1)
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[..., 0]
-    if (
-        array.size == 0
-        or array.ndim not in (2, 3)
-        or (array.ndim == 3 and array.shape[2] not in (3, 4))
-    ):
-        layout = (
-            "a tensor (3, H, W)" if channels_first else "an array (H, W), (H, W, 3) or (H, W, 4)"
-        )
+    if array.size == 0 or array.ndim not in (2, 3) or array.shape[2:] not in ((), (3,), (4,)):
+        layout = "an array (H, W), (H, W, 3) or (H, W, 4)"
+        layout = "a tensor (3, H, W)" if channels_first else layout
         raise ImageError(
             f"cannot read a picture from {type(source).__name__} of shape {array.shape}: give {layout}"
         )

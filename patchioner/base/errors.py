@@ -64,10 +64,7 @@ class DetailError(PatchionerError, RuntimeError):
 
 
 class FutileError(DetailError):
-    """A failure that every later call of the run would meet as well: a spent budget, a refused key, no such model.
-
-    Who works through many photos goes on after any other `DetailError`, and stops at this one.
-    """
+    """A failure that every later call of the run would meet too: a spent budget, a refused key, no such model."""
 
 
 class ExportError(PatchionerError, RuntimeError):

@@ -1,4 +1,4 @@
-"""Files and folders that are whole or absent, and JSON with errors that name the file.
+"""Files and folders that are whole or absent, JSON with errors that name the file, and the folder of a long run.
 
 Everything is written beside its place, synced to the disk and then swapped in: a process killed at any point leaves
 the old state or the new one.
@@ -14,10 +14,10 @@ import os
 import shutil
 import sys
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from patchioner.base.errors import CheckpointError, OptionError
 
@@ -27,6 +27,7 @@ except ImportError:  # Windows has no such locks: there, nobody watches
     fcntl = None  # type: ignore[assignment]
 
 AnyPath = str | os.PathLike[str]
+_WORK = "unfinished"
 _log = logging.getLogger(__name__)
 
 
@@ -268,3 +269,94 @@ def _exchange(one: Path, other: Path) -> bool:
         return False
     here, swap = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
     return rename is not None and rename(here, bytes(one), here, bytes(other), swap) == 0
+
+
+class RunFolder:
+    """A folder claimed by one run. Made by `claim`.
+
+    Attributes:
+        finished: whether the run is done.
+    """
+
+    def __init__(self, record: Path, identity: Mapping[str, Any], *, finished: bool) -> None:
+        self._record, self._identity, self.finished = record, identity, finished
+
+    @classmethod
+    @contextmanager
+    def claim(
+        cls, root: Path, identity: Mapping[str, Any], *, resume: bool, record: str
+    ) -> Iterator[Self]:
+        """Hold an empty or absent folder, or, with `resume`, the one of the same run, against other processes.
+
+        Args:
+            identity: JSON values that decide where the run ends.
+            record: name of the file that says what the run is.
+
+        Raises:
+            OptionError: the folder holds something else, another run, or this run without `resume`; another process
+                writes there.
+
+        Example:
+            >>> with RunFolder.claim(out, {"seed": 0}, resume=True, record="run.json") as run:  # doctest: +SKIP
+            ...     write_shards(run.work)
+            ...     run.finish({"rows": 3})
+        """
+        if root.exists() and not root.is_dir():
+            raise OptionError(f"{root} is a file: name a folder to write to")
+        with folder_lock(root):
+            wanted = json.loads(json.dumps(identity))
+            yield cls(root / record, wanted, finished=_look(root, record, wanted, resume))
+
+    @property
+    def work(self) -> Path:
+        """Intermediate files; gone when the run is finished."""
+        return self._record.parent / _WORK
+
+    def finish(self, result: Mapping[str, Any]) -> None:
+        """Note the result and drop the intermediate files."""
+        write_json(self._record, {"run": self._identity, "finished": True, **result})
+        shutil.rmtree(self.work, ignore_errors=True)
+        self.finished = True
+
+
+def _look(root: Path, record: str, wanted: Mapping[str, Any], resume: bool) -> bool:
+    """Whether the run that `root` holds is finished; of an empty folder, its record is written."""
+    path = root / record
+    if not path.exists():
+        # What a kill within the first write left is nobody's.
+        for litter in root.glob(f".{record}.*.tmp"):
+            litter.unlink(missing_ok=True)
+        if any(root.iterdir()):
+            raise OptionError(f"{root} holds other files: choose an empty or new folder")
+        write_json(path, {"run": wanted, "finished": False})
+        return False
+    found = read_json(path)
+    run = found.get("run") if isinstance(found, dict) else None
+    if not isinstance(run, dict):
+        raise OptionError(f"{path} is not ours: choose an empty or new folder")
+    if changed := differences(run, wanted):
+        raise OptionError(
+            f"{root} holds another run ({', '.join(changed)} differ): choose another folder, or the same settings"
+        )
+    if not resume:
+        raise OptionError(
+            f"{root} holds this very run already: resume it, or choose another folder"
+        )
+    return found.get("finished") is True
+
+
+def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Dotted names of the values that differ.
+
+    Example:
+        >>> differences({"a": {"b": 1}}, {"a": {"b": 2}, "c": 3})
+        ['a.b', 'c']
+    """
+    names = []
+    for key in sorted(found.keys() | wanted.keys()):
+        one, other = found.get(key), wanted.get(key)
+        if isinstance(one, dict) and isinstance(other, dict):
+            names += [f"{key}.{name}" for name in differences(one, other)]
+        elif one != other:
+            names.append(key)
+    return names

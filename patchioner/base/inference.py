@@ -53,9 +53,8 @@ def inference_copy(
         elif type(tensor) is Tensor:
             shared[id(tensor)] = tensor.detach()
     made = copy.deepcopy(module, shared).eval().requires_grad_(False)
-    nn.Module.to(
-        made, device, dtype
-    )  # backbones and text towers have a `to` of their own, which calls this
+    # Backbones and text towers have a `to` of their own, which calls this.
+    nn.Module.to(made, device, dtype)
     return optimize_for_cpu(made) if optimize else made
 
 
@@ -174,31 +173,14 @@ class PackedTable:
 
 
 def can_pack(weight: Tensor) -> bool:
-    """Whether products with this matrix, (n, k), gain by packing it here.
-
-    Example:
-        >>> can_pack(torch.zeros(2, 2))
-        False
-    """
+    """Whether products with this matrix, (n, k), gain by packing it here."""
     ready = weight.device.type == "cpu" and weight.dtype == torch.float32
     # Tensors of inference mode are what they are for good.
     return ready and weight.numel() >= _LEAST and not weight.is_inference() and has_onednn()
 
 
 def linear(inputs: Tensor, weight: Tensor) -> Tensor:
-    """`inputs @ weight.T` as `torch.nn.functional.linear`, by oneDNN where that can be.
-
-    Args:
-        inputs: (..., k), any device and float type.
-        weight: (n, k), the same; its rows may lie in any order in memory.
-
-    Returns:
-        (..., n), new.
-
-    Example:
-        >>> linear(torch.ones(1, 2), torch.eye(2)).tolist()
-        [[1.0, 1.0]]
-    """
+    """`torch.nn.functional.linear`, by oneDNN where that can be: (..., k) by (n, k), in any order, to (..., n)."""
     if _is_plain(inputs) and _is_plain(weight) and has_onednn():
         return _onednn_linear(inputs, weight, None)
     return functional.linear(inputs, weight)
@@ -233,27 +215,14 @@ def _has_int_mm() -> bool:
 
 
 def has_fast_int8(device: torch.device) -> bool:
-    """Whether torch multiplies matrices of 8-bit integers there several times faster than float32 (a CPU with VNNI).
-
-    Example:
-        >>> has_fast_int8(torch.device("meta"))
-        False
-    """
+    """Whether torch multiplies matrices of 8-bit integers there several times faster than float32 (a CPU with VNNI)."""
     return device.type == "cpu" and _has_int_mm()
 
 
 def quantize_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Round each row to 8 bits with a scale of its own (symmetric, to the nearest).
+    """Round each row of (n, k) floats to 8 bits with a scale of its own (symmetric, to the nearest).
 
-    Args:
-        rows: (n, k) float.
-
-    Returns:
-        (n, k) int8 in -127..127, and (n,) float32 scales: `values * scales[:, None]` is near `rows`.
-
-    Example:
-        >>> quantize_rows(torch.tensor([[1.0, -0.5]]))[0].tolist()
-        [[127, -64]]
+    (n, k) int8 in -127..127, and (n,) float32 scales: `values * scales[:, None]` is near `rows`.
     """
     rows = rows.float()
     # A row of zeros keeps a scale above zero, so that nothing is divided by it.
@@ -262,11 +231,7 @@ def quantize_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def int8_product(left: Tensor, right: Tensor) -> Tensor:
-    """`left @ right.T` exactly, as int32.
-
-    Args:
-        left: (n, k) int8; right: (m, k) int8, on the same device. k at most 133,000.
-    """
+    """`left @ right.T` exactly, as int32, of (n, k) and (m, k) int8 on one device; k at most 133,000."""
     if left.device.type == "cpu" and left.numel() and right.numel() and _has_int_mm():
         return torch._int_mm(left, right.t())
     # Accelerators restrict the shapes of theirs; float64 holds every sum exactly.

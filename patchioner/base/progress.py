@@ -15,14 +15,9 @@ def progress(
     """Yield the items of `iterable`, with a bar on standard error if that is a terminal.
 
     Args:
-        iterable: what to go through.
         description: a few words before the bar.
         total: number of items, where `len(iterable)` does not tell.
         unit: what one item is called.
-
-    Example:
-        >>> list(progress([1, 2], description="counting"))
-        [1, 2]
     """
     from tqdm import tqdm  # type: ignore[import-untyped,unused-ignore]
 

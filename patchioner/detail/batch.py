@@ -30,8 +30,8 @@ from patchioner.base.errors import (
     RegionFileError,
     UnknownNameError,
 )
+from patchioner.base.files import differences
 from patchioner.base.progress import progress
-from patchioner.base.run_folder import differences
 from patchioner.detail.cache import mask_digest
 from patchioner.detail.divide import Given, as_detection
 from patchioner.detail.values import (

@@ -46,16 +46,13 @@ class Outline:
 
 
 class Bounds(tuple[float, ...]):
-    """(x1, y1, x2, y2) pixels around a region as given; empty where only an image can tell.
-
-    Called with a geometry, it gives what of the region lies on that image (see `Region.bounds`).
-    """
+    """What `Region.bounds` is: a tuple of the extent as given, and callable with a geometry."""
 
     _region: Region
 
     def __call__(self, geometry: ImageGeometry) -> tuple[float, float, float, float]:
         """XYXY float pixels, cut at the image's edges; RegionError where the model sees nothing."""
-        corners = [_corners_on(shape, geometry) for shape, _ in self._region.leaves()]
+        corners = [shape.corners_on(geometry) for shape, _ in self._region.leaves()]
         (x1, y1), (x2, y2) = np.min(corners, axis=0)[0], np.max(corners, axis=0)[1]
         width, height = geometry.image_size
         return max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))
@@ -79,10 +76,11 @@ class Region(ABC):
     def leaves(self) -> Iterator[tuple[Shape, float]]:
         """The single shapes this region is made of, each with its share; shares sum to 1."""
 
-    # What a kind says of itself, for `outline`, `describe`, `to_json` and `from_json`:
-
     @abstractmethod
-    def _outline(self, image_size: Size, geometry: ImageGeometry | None) -> list[Outline]: ...
+    def outline(self, image_size: Size, geometry: ImageGeometry | None = None) -> list[Outline]:
+        """What to draw on an image of (width, height) pixels; only a `Patch` needs the geometry."""
+
+    # What a kind says of itself, for `describe`, `to_json` and `from_json`:
 
     @abstractmethod
     def _words(self) -> str: ...
@@ -94,20 +92,14 @@ class Region(ABC):
     @abstractmethod
     def _parse(cls, entry: Mapping[str, object], folder: Path | None) -> Region: ...
 
-    def outline(self, image_size: Size, geometry: ImageGeometry | None = None) -> list[Outline]:
-        """What to draw on an image of (width, height) pixels; only a `Patch` needs the geometry."""
-        return self._outline(image_size, geometry)
-
     def describe(self) -> str:
         """A few words: ``box 10,20,200,220``."""
         return f"{self.json_key} {self._words()}"
 
     def to_json(self) -> dict[str, Any]:
         """A dictionary ready for JSON that `from_json` and region files read."""
-        return {
-            self.json_key: self._value(),
-            **{extra: getattr(self, extra) for extra in self.json_extras},
-        }
+        extras = {extra: getattr(self, extra) for extra in self.json_extras}
+        return {self.json_key: self._value(), **extras}
 
     @staticmethod
     def from_json(entry: object, folder: Path | None = None) -> Region:
@@ -145,37 +137,29 @@ class Region(ABC):
     def require_fit(self, image_size: Size) -> None:
         """RegionError where it cannot be meant for an image of (width, height) pixels.
 
-        A mask of another size is none of its; nor are boxes, points and outlines that lie within
-        0..1 and are no whole pixels: those count in shares of the image.
+        So are a mask of another size, and fractions of pixels that all lie within 0..1.
         """
         for shape, _ in self.leaves():
-            extent = shape.extent()
-            if extent is None or extent.max() > 1.0 or min(image_size) <= 2:
-                continue
-            if extent.min() >= 0.0 and (extent % 1.0).any():
-                raise RegionError(
-                    f"all numbers of {shape!r:.80} lie within 0..1, but pixels are meant: "
-                    f"multiply x by {image_size[0]} and y by {image_size[1]}"
-                )
+            shape.require_fit(image_size)
 
     @property
     def bounds(self) -> Bounds:
         """``bounds(geometry)``: the box around it, XYXY float pixels of the original image.
 
         Boxes, masks and polygons have their own extent, cut at the image's edges; other kinds
-        that of the patches they lie in, so that a line or a point shows something. Uncalled, it
-        reads as the extent that was given.
+        that of the patches they lie in. Uncalled, it is a tuple: the extent as given, empty where
+        only an image can tell it.
 
         Example:
             >>> Box(-5, 0, 40, 30).bounds(geometry)
             (0.0, 0.0, 40.0, 30.0)
         """
-        corners = [shape.extent() for shape, _ in self.leaves()]
-        known = [extent for extent in corners if extent is not None]
-        values = ()
-        if len(known) == len(corners):
-            values = (*np.min(known, axis=0)[0].tolist(), *np.max(known, axis=0)[1].tolist())
-        bounds = Bounds(values)
+        known = [shape.extent() for shape, _ in self.leaves()]
+        corners = [extent for extent in known if extent is not None]
+        edges: list[float] = []
+        if len(corners) == len(known):
+            edges = [*np.min(corners, axis=0)[0].tolist(), *np.max(corners, axis=0)[1].tolist()]
+        bounds = Bounds(edges)
         bounds._region = self
         return bounds
 
@@ -223,6 +207,25 @@ class Shape(Region):
         """[[x1, y1], [x2, y2]] pixels as given, None where they depend on the image."""
         return None
 
+    def corners_on(self, geometry: ImageGeometry) -> Floats:
+        """[[x1, y1], [x2, y2]] pixels on an image; RegionError where the model sees nothing."""
+        weights = self.patch_weights(geometry)
+        extent = self.extent()
+        if extent is not None and self.extent_is_given:
+            return extent
+        return geometry.to_pixels(true_extent(weights))
+
+    def require_fit(self, image_size: Size) -> None:
+        """See `Region.require_fit`."""
+        extent = self.extent()
+        if extent is None or extent.max() > 1.0 or min(image_size) <= 2:
+            return
+        if extent.min() >= 0.0 and (extent % 1.0).any():
+            raise RegionError(
+                f"all numbers of {self!r:.80} lie within 0..1, but pixels are meant: "
+                f"multiply x by {image_size[0]} and y by {image_size[1]}"
+            )
+
     @classmethod
     @abstractmethod
     def footprints(
@@ -242,22 +245,8 @@ class Shape(Region):
 
 def region_kinds() -> dict[str, type[Region]]:
     """Every kind of region that is defined, by its `kind`."""
-    found: dict[str, type[Region]] = {}
-    left: list[type[Region]] = Region.__subclasses__()
-    while left:
-        one = left.pop(0)
-        left.extend(one.__subclasses__())
-        if "kind" in vars(one):
-            found[one.kind] = one
-    return found
-
-
-def _corners_on(shape: Shape, geometry: ImageGeometry) -> Floats:
-    weights = shape.patch_weights(geometry)  # refuses what is off the view
-    extent = shape.extent()
-    if extent is not None and shape.extent_is_given:
-        return extent
-    return geometry.to_pixels(true_extent(weights))
+    kinds: list[type[Region]] = [*Region.__subclasses__(), *Shape.__subclasses__()]
+    return {one.kind: one for one in kinds if "kind" in vars(one)}
 
 
 def true_extent(cells: npt.NDArray[Any]) -> Floats:
@@ -288,19 +277,32 @@ def numbers(values: object, count: int, what: str) -> list[float]:
 
 
 def items_of(values: object, what: str) -> list[object]:
-    """The items of a sequence or array; RegionError for a string or a single value."""
+    """A list of them; RegionError for a string or a single value."""
     if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
         raise RegionError(f"{what} is {values!r:.80}; give a list")
     return list(values)
 
 
+def listed(regions: Iterable[Region], what: str) -> list[Region]:
+    """The regions; RegionError for anything else, or for one that is not in a list."""
+    if isinstance(regions, (Region, str)) or not isinstance(regions, Iterable):
+        raise RegionError(
+            f"give a list of regions, as in [Box(x1, y1, x2, y2)], not {regions!r:.80}"
+        )
+    found = list(regions)
+    for index, one in enumerate(found):
+        if not isinstance(one, Region):
+            raise RegionError(
+                f"{what} {index} is {one!r:.80}, no region; wrap it, as in Box(x1, y1, x2, y2)"
+            )
+    return found
+
+
 def points(values: object, what: str) -> tuple[XY, ...]:
     """A sequence of (x, y) pairs as a tuple of float pairs."""
-    pairs = []
-    for index, item in enumerate(items_of(values, what)):
-        x, y = numbers(item, 2, f"point {index} of the {what}")
-        pairs.append((x, y))
-    return tuple(pairs)
+    items = enumerate(items_of(values, what))
+    pairs = [numbers(item, 2, f"point {index} of the {what}") for index, item in items]
+    return tuple((x, y) for x, y in pairs)
 
 
 def as_array(pairs: Iterable[XY]) -> npt.NDArray[np.float64]:
@@ -310,13 +312,10 @@ def as_array(pairs: Iterable[XY]) -> npt.NDArray[np.float64]:
 
 def as_numpy(values: object) -> npt.NDArray[np.generic]:
     """An array of anything array-like; a torch tensor may sit on any device or want gradients."""
-    detach = getattr(values, "detach", None)
-    if detach is not None:
-        tensor = detach().cpu()
-        try:
-            return np.asarray(tensor.numpy())
-        except TypeError:  # numpy has no bfloat16
-            return np.asarray(tensor.float().numpy())
+    if hasattr(values, "detach"):
+        tensor = values.detach().cpu()
+        half = str(tensor.dtype) == "torch.bfloat16"  # numpy has none
+        return np.asarray((tensor.float() if half else tensor).numpy())
     try:
         return np.asarray(values)
     except ValueError:

@@ -152,10 +152,7 @@ class Mask(Shape):
         (width, height), (across, down) = self.image_size, image_size
         advice = "resize the mask to the image, nearest neighbour"
         if self.image_size == (down, across):
-            advice = (
-                "the sides are swapped, as of a mask made on a photo before its EXIF rotation: "
-                "make it on the upright photo (PIL.ImageOps.exif_transpose)"
-            )
+            advice = "make it on the upright photo, after its EXIF rotation"
         raise RegionError(
             f"the mask is {width}x{height} but the image is {across}x{down} (width x height); "
             f"{advice}"
@@ -182,8 +179,9 @@ class Mask(Shape):
         """Pixel edges around the true pixels."""
         return self._extent
 
-    def _outline(self, image_size: Size, geometry: ImageGeometry | None) -> list[Outline]:
-        return [Outline("mask", np.asarray(self._extent, dtype=np.float64), self.array)]
+    def outline(self, image_size: Size, geometry: ImageGeometry | None = None) -> list[Outline]:
+        """See `Region.outline`."""
+        return [Outline("mask", self._extent, self.array)]
 
     def _words(self) -> str:
         return f"of {np.count_nonzero(self.array)} pixels"
@@ -220,15 +218,12 @@ def _as_bool(array: npt.NDArray[np.generic]) -> npt.NDArray[np.bool_]:
     return np.array(array != 0)
 
 
-def _picture_values(picture: object) -> npt.NDArray[np.generic]:
+def _picture_values(picture: Any) -> npt.NDArray[np.generic]:
     """(h, w) values of a PIL image: grey level or index; the brightest channel of a colour one."""
-    values = np.asarray(picture)
-    if values.ndim == 3:
-        mode = str(getattr(picture, "mode", ""))
-        colours = values[..., :-1] if mode.endswith("A") else values
-        shown = values[..., -1] > 0 if mode.endswith("A") else True
-        values = colours.max(axis=-1) * shown
-    return values
+    values: npt.NDArray[Any] = np.asarray(picture)
+    if values.ndim == 3 and picture.mode.endswith("A"):
+        values = values[..., :-1] * (values[..., -1:] > 0)  # transparent is outside
+    return values if values.ndim == 2 else np.asarray(values.max(axis=-1))
 
 
 def _pixel_shares(geometry: ImageGeometry) -> tuple[Floats, Floats]:
@@ -291,29 +286,6 @@ def decode_rle(rle: Mapping[str, object]) -> npt.NDArray[np.bool_]:
     if isinstance(counts, bytes):
         # Not through pycocotools: it hands back uninitialised memory when runs are missing.
         counts = _runs_of_string(counts)
-    return _decode_runs(counts, height, width)
-
-
-def encode_rle(mask: npt.NDArray[np.bool_]) -> dict[str, list[int]]:
-    """The uncompressed run lengths of a (height, width) mask: what `decode_rle` reads."""
-    flat = np.asarray(mask, dtype=bool).ravel(order="F")
-    changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    counts = np.diff(np.concatenate([[0], changes, [flat.size]])).tolist()
-    return {"size": list(mask.shape), "counts": [0, *counts] if flat[0] else counts}
-
-
-def _size(size: object) -> tuple[int, int]:
-    sides = items_of(size, "size of the RLE")
-    whole = [int(side) for side in sides if isinstance(side, (int, np.integer))]
-    if len(sides) != 2 or len(whole) != 2 or min(whole) < 1:
-        raise RegionError(f"size of the RLE is {size!r}; give two positive integers, height, width")
-    height, width = whole
-    if height * width > _MOST_PIXELS:
-        raise RegionError(f"size of the RLE is {size!r}: over {_MOST_PIXELS} pixels")
-    return height, width
-
-
-def _decode_runs(counts: object, height: int, width: int) -> npt.NDArray[np.bool_]:
     runs = as_numpy(counts)
     if runs.ndim != 1 or runs.dtype.kind not in "iu" or np.min(runs, initial=0) < 0:
         raise RegionError("counts of the RLE must be a list of non-negative integers or a string")
@@ -326,6 +298,24 @@ def _decode_runs(counts: object, height: int, width: int) -> npt.NDArray[np.bool
         )
     inside = np.arange(len(runs)) % 2 == 1
     return np.repeat(inside, runs.astype(np.int64)).reshape((height, width), order="F")
+
+
+def encode_rle(mask: npt.NDArray[np.bool_]) -> dict[str, list[int]]:
+    """The uncompressed run lengths of a (height, width) mask: what `decode_rle` reads."""
+    flat = np.asarray(mask, dtype=bool).ravel(order="F")
+    changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    counts = np.diff(np.concatenate([[0], changes, [flat.size]])).tolist()
+    return {"size": list(mask.shape), "counts": [0, *counts] if flat[0] else counts}
+
+
+def _size(size: object) -> tuple[int, int]:
+    sides = items_of(size, "size of the RLE")
+    whole = [int(side) for side in sides if isinstance(side, (int, np.integer)) and side > 0]
+    if len(sides) != 2 or len(whole) != 2:
+        raise RegionError(f"size of the RLE is {size!r}; give two positive integers, height, width")
+    if whole[0] * whole[1] > _MOST_PIXELS:
+        raise RegionError(f"size of the RLE is {size!r}: over {_MOST_PIXELS} pixels")
+    return whole[0], whole[1]
 
 
 def _runs_of_string(counts: bytes) -> list[int]:

@@ -22,6 +22,7 @@ from patchioner.regions.base import (
     finite,
     items_of,
     join,
+    listed,
     numbers,
 )
 from patchioner.regions.coverage import (
@@ -43,8 +44,31 @@ if TYPE_CHECKING:
     from patchioner.geometry import ImageGeometry
 
 
+class _Numbers:
+    """What shapes of a few numbers share: their fields are their JSON."""
+
+    kind: ClassVar[str]
+    names: ClassVar[tuple[str, ...]]
+
+    def __post_init__(self) -> None:
+        for name in self.names:
+            number = finite(getattr(self, name), f"{name} of the {self.kind}")
+            object.__setattr__(self, name, number)
+
+    def _words(self) -> str:
+        return join(*self._value())
+
+    def _value(self) -> list[float]:
+        return [getattr(self, name) for name in self.names]
+
+    @classmethod
+    def _parse(cls, entry: Mapping[str, object], folder: Path | None) -> Self:
+        numbers(entry[cls.kind], len(cls.names), cls.kind)
+        return cls(*items_of(entry[cls.kind], cls.kind))
+
+
 @dataclass(frozen=True)
-class Point(Shape):
+class Point(_Numbers, Shape):
     """The patch under one place.
 
     Args:
@@ -61,13 +85,10 @@ class Point(Shape):
 
     kind: ClassVar[str] = "point"
     json_key: ClassVar[str] = "point"
+    names: ClassVar[tuple[str, ...]] = ("x", "y")
 
     x: float
     y: float
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "x", finite(self.x, "x of the point"))
-        object.__setattr__(self, "y", finite(self.y, "y of the point"))
 
     @classmethod
     def footprints(
@@ -87,22 +108,13 @@ class Point(Shape):
         """The point, twice."""
         return np.array([[self.x, self.y]] * 2)
 
-    def _outline(self, image_size: Size, geometry: ImageGeometry | None) -> list[Outline]:
+    def outline(self, image_size: Size, geometry: ImageGeometry | None = None) -> list[Outline]:
+        """See `Region.outline`."""
         return [Outline("point", self.extent()[:1])]
-
-    def _words(self) -> str:
-        return join(self.x, self.y)
-
-    def _value(self) -> object:
-        return [self.x, self.y]
-
-    @classmethod
-    def _parse(cls, entry: Mapping[str, object], folder: Path | None) -> Self:
-        return cls(*numbers(entry["point"], 2, "point"))
 
 
 @dataclass(frozen=True)
-class Patch(Shape):
+class Patch(_Numbers, Shape):
     """One patch by its place in the grid, counted from 0 at the top left.
 
     Args:
@@ -118,22 +130,16 @@ class Patch(Shape):
 
     kind: ClassVar[str] = "patch"
     json_key: ClassVar[str] = "patch"
+    names: ClassVar[tuple[str, ...]] = ("row", "col")
 
     row: int
     col: int
 
     def __post_init__(self) -> None:
-        for name in ("row", "col"):
-            value = getattr(self, name)
-            try:
-                number = operator.index(value)
-            except TypeError:
-                raise RegionError(
-                    f"{name} of the patch is {value!r:.80}; give an integer"
-                ) from None
-            if number < 0:
-                raise RegionError(f"{name} of the patch is {number}; patches count from 0")
-            object.__setattr__(self, name, number)
+        for name, value in zip(self.names, self._value(), strict=True):
+            if not hasattr(value, "__index__") or value < 0:
+                raise RegionError(f"{name} of the patch is {value!r:.80}; give an integer from 0")
+            object.__setattr__(self, name, operator.index(value))
 
     @classmethod
     def all(cls, geometry: ImageGeometry) -> list[Self]:
@@ -151,8 +157,7 @@ class Patch(Shape):
         """One-hot at each patch; RegionError outside the grid or where only padding shows."""
         for patch in regions:
             patch._require_grid(geometry)
-        rows = np.array([patch.row for patch in regions], dtype=np.int64)
-        columns = np.array([patch.col for patch in regions], dtype=np.int64)
+        rows, columns = np.array([(patch.row, patch.col) for patch in regions], dtype=np.int64).T
         padding = np.flatnonzero(~shown_patches(geometry)[rows, columns])
         if len(padding):
             patch = regions[padding[0]]
@@ -168,7 +173,8 @@ class Patch(Shape):
                 f"give row 0 to {height - 1} and col 0 to {width - 1}"
             )
 
-    def _outline(self, image_size: Size, geometry: ImageGeometry | None) -> list[Outline]:
+    def outline(self, image_size: Size, geometry: ImageGeometry | None = None) -> list[Outline]:
+        """See `Region.outline`."""
         if geometry is None:
             raise OptionError(
                 f"drawing {self} needs the patch grid: pass geometry=features.geometry"
@@ -177,21 +183,9 @@ class Patch(Shape):
         corners = np.array([[self.col, self.row], [self.col + 1, self.row + 1]])
         return [Outline("box", geometry.to_pixels(corners))]
 
-    def _words(self) -> str:
-        return f"{self.row},{self.col}"
-
-    def _value(self) -> object:
-        return [self.row, self.col]
-
-    @classmethod
-    def _parse(cls, entry: Mapping[str, object], folder: Path | None) -> Self:
-        numbers(entry["patch"], 2, "patch")
-        row, col = items_of(entry["patch"], "patch")
-        return cls(row, col)  # type: ignore[arg-type]  # it says itself what is wrong with a float
-
 
 @dataclass(frozen=True)
-class Box(Shape):
+class Box(_Numbers, Shape):
     """An axis-aligned box; what sticks out of the image is cut off.
 
     Args:
@@ -208,6 +202,7 @@ class Box(Shape):
 
     kind: ClassVar[str] = "box"
     json_key: ClassVar[str] = "box"
+    names: ClassVar[tuple[str, ...]] = ("x1", "y1", "x2", "y2")
     reference_is_span: ClassVar[bool] = True
     extent_is_given: ClassVar[bool] = True
 
@@ -217,8 +212,7 @@ class Box(Shape):
     y2: float
 
     def __post_init__(self) -> None:
-        for name in ("x1", "y1", "x2", "y2"):
-            object.__setattr__(self, name, finite(getattr(self, name), f"{name} of the box"))
+        super().__post_init__()
         for low, high in (("x1", "x2"), ("y1", "y2")):
             if getattr(self, high) <= getattr(self, low):
                 raise RegionError(
@@ -280,18 +274,9 @@ class Box(Shape):
         """Its corners."""
         return np.array([[self.x1, self.y1], [self.x2, self.y2]])
 
-    def _outline(self, image_size: Size, geometry: ImageGeometry | None) -> list[Outline]:
+    def outline(self, image_size: Size, geometry: ImageGeometry | None = None) -> list[Outline]:
+        """See `Region.outline`."""
         return [Outline("box", self.extent())]
-
-    def _words(self) -> str:
-        return join(self.x1, self.y1, self.x2, self.y2)
-
-    def _value(self) -> object:
-        return [self.x1, self.y1, self.x2, self.y2]
-
-    @classmethod
-    def _parse(cls, entry: Mapping[str, object], folder: Path | None) -> Self:
-        return cls(*numbers(entry["box"], 4, "box"))
 
 
 @dataclass(frozen=True)
@@ -324,7 +309,8 @@ class WholeImage(Shape):
         """By attention the published embedding is the mean, not the sum, of attention x token."""
         return 1.0 if attended is None else float(attended.sum()) / attended.size
 
-    def _outline(self, image_size: Size, geometry: ImageGeometry | None) -> list[Outline]:
+    def outline(self, image_size: Size, geometry: ImageGeometry | None = None) -> list[Outline]:
+        """See `Region.outline`."""
         return [Outline("box", np.array([(0.0, 0.0), image_size], dtype=np.float64))]
 
     def _words(self) -> str:
@@ -336,9 +322,7 @@ class WholeImage(Shape):
     @classmethod
     def _parse(cls, entry: Mapping[str, object], folder: Path | None) -> Self:
         if entry["whole"] is not True:
-            raise RegionError(
-                f"'whole' is {entry['whole']!r:.80}; give true, or leave the entry out"
-            )
+            raise RegionError(f"'whole' is {entry['whole']!r:.80}; give true, or leave it out")
         return cls()
 
 
@@ -367,18 +351,10 @@ class RegionSet(Region):
     members: tuple[Region, ...]
 
     def __init__(self, members: Iterable[Region]) -> None:
-        if isinstance(members, (Region, str)) or not isinstance(members, Iterable):
-            raise RegionError(f"a RegionSet takes a list of regions, not {members!r:.80}")
-        collected = tuple(members)
+        collected = listed(members, "member")
         if not collected:
             raise RegionError("the RegionSet is empty; give at least one region")
-        for index, member in enumerate(collected):
-            if not isinstance(member, Region):
-                raise RegionError(
-                    f"member {index} of the RegionSet is {member!r:.80}, no region; "
-                    "wrap it, as in Box(x1, y1, x2, y2)"
-                )
-        object.__setattr__(self, "members", collected)
+        object.__setattr__(self, "members", tuple(collected))
 
     @classmethod
     def from_xywh(cls, boxes: object) -> Self:
@@ -391,10 +367,8 @@ class RegionSet(Region):
             >>> RegionSet.from_xywh([[0, 0, 10, 10], [-1, -1, -1, -1]])
             RegionSet(Box(x1=0.0, y1=0.0, x2=10.0, y2=10.0))
         """
-        rows = [
-            numbers(row, 4, f"box {index} of the RegionSet")
-            for index, row in enumerate(items_of(boxes, "boxes of the RegionSet"))
-        ]
+        rows_of = enumerate(items_of(boxes, "boxes of the RegionSet"))
+        rows = [numbers(row, 4, f"box {index} of the RegionSet") for index, row in rows_of]
         return cls([Box.from_xywh(*row) for row in rows if max(row) >= 0])
 
     def __repr__(self) -> str:
@@ -408,12 +382,8 @@ class RegionSet(Region):
             for shape, share in member.leaves():
                 yield shape, share / len(self.members)
 
-    def require_fit(self, image_size: Size) -> None:
-        """RegionError where a member belongs to an image of another size."""
-        for member in self.members:
-            member.require_fit(image_size)
-
-    def _outline(self, image_size: Size, geometry: ImageGeometry | None) -> list[Outline]:
+    def outline(self, image_size: Size, geometry: ImageGeometry | None = None) -> list[Outline]:
+        """See `Region.outline`."""
         return [part for member in self.members for part in member.outline(image_size, geometry)]
 
     def _words(self) -> str:

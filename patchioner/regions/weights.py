@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from patchioner.base.errors import OptionError, RegionError
-from patchioner.regions.base import Region, Rounding, Shape, as_numpy
+from patchioner.base.errors import OptionError
+from patchioner.regions.base import Region, Rounding, Shape, as_numpy, listed
 from patchioner.regions.coverage import Floats, Footprints, footprint_spans, one_hot
 from patchioner.regions.shapes import WholeImage
 
@@ -90,17 +90,16 @@ class Weighting:
                 raise OptionError(
                     f"{what} of the weighting is {value!r:.80}{guess}; use one of {allowed}"
                 )
-        number = isinstance(self.variance, (int, float)) and not isinstance(self.variance, bool)
-        if not number or not math.isfinite(self.variance) or self.variance < 0:
-            raise OptionError(
-                f"variance of the weighting is {self.variance!r:.80}; give a finite number from 0 on"
-            )
-        if self.head is not None and (type(self.head) is not int or self.head < 0):
-            raise OptionError(
-                f"head of the weighting is {self.head!r:.80}; give 0 or more, or None"
-            )
-        if not isinstance(self.seed, int) or isinstance(self.seed, bool):
-            raise OptionError(f"seed of the weighting is {self.seed!r:.80}; give an integer")
+        variance, head = self.variance, self.head
+        number = type(variance) in (int, float) and math.isfinite(variance)
+        for what, right, wanted in (
+            ("variance", number and variance >= 0, "give a finite number from 0 on"),
+            ("head", head is None or (type(head) is int and head >= 0), "give 0 or more, or None"),
+            ("seed", type(self.seed) is int, "give an integer"),
+        ):
+            if not right:
+                value = getattr(self, what)
+                raise OptionError(f"{what} of the weighting is {value!r:.80}; {wanted}")
 
 
 def pool_regions(
@@ -131,10 +130,10 @@ def pool_regions(
 
     weighting = weighting or Weighting()
     tokens = features.tokens.flatten(0, 1).float()
-    listed = _listed(regions)
+    found = listed(regions, "region")
     pooled = [tokens.new_zeros((0, tokens.shape[1]))]
-    for start in range(0, len(listed), _REGIONS):
-        pooled.append(_pool(features, tokens, listed[start : start + _REGIONS], weighting))
+    for start in range(0, len(found), _REGIONS):
+        pooled.append(_pool(features, tokens, found[start : start + _REGIONS], weighting))
     return torch.cat(pooled)
 
 
@@ -156,10 +155,14 @@ def _pool(
     pooled = torch.from_numpy(weights.reshape(len(regions), -1)).to(tokens.device) @ tokens
     if weighting.rounding == "coverage":
         return pooled
-    lengths = published_lengths(
-        regions, features.geometry, weighting, _attention(features, weighting)
-    )
-    return pooled * torch.from_numpy(lengths).to(tokens.device)[:, None]
+    # Weighted means are not the published embeddings of traces and whole images; those of sets are.
+    geometry = features.geometry
+    attended = _attention_map(_attention(features, weighting), geometry.grid, weighting)
+    lengths = [
+        region.reference_length(geometry, attended) if isinstance(region, Shape) else 1.0
+        for region in regions
+    ]
+    return pooled * pooled.new_tensor(lengths)[:, None]
 
 
 def feature_weights(
@@ -191,12 +194,9 @@ def region_weights(
     weighting: Weighting | None = None,
     attention: object = None,
 ) -> npt.NDArray[np.float32]:
-    """Weights of regions over one image's patch grid.
+    """Weights of ``n`` regions, any kinds mixed, over one image's patch grid.
 
     Args:
-        regions: any kinds mixed, ``n`` of them; may be none.
-        geometry: how the original image maps to the patch grid.
-        weighting: uniform exact coverage by default.
         attention: (heads, h, w) or (h, w) array or tensor, non-negative; needed by
             ``Weighting("attention")``, ignored by the others. Published numbers want
             `PatchFeatures.reference_attention` here.
@@ -205,57 +205,23 @@ def region_weights(
         (n, h, w) float32 in the order of the regions, non-negative, every map sums to 1.
 
     Raises:
-        RegionError: the model sees nothing of a region; the message names it.
+        RegionError: the model sees nothing of a region.
         OptionError: attention is asked for but missing, or does not fit the grid.
 
     Example:
         >>> weights = region_weights([Box(0, 0, 9, 9), WholeImage()], features.geometry)
     """
     weighting = weighting or Weighting()
-    listed = _listed(regions)
+    found = listed(regions, "region")
     attended = _attention_map(attention, geometry.grid, weighting)
-    out = np.zeros((len(listed), *geometry.grid), dtype=np.float32)
-    for kind, leaves in _by_kind(listed).items():
+    out = np.zeros((len(found), *geometry.grid), dtype=np.float32)
+    for kind, leaves in _by_kind(found).items():
         for start in range(0, len(leaves), _SHAPES):
             block = leaves[start : start + _SHAPES]
             shapes = [shape for shape, _, _ in block]
             footprints = kind.footprints(shapes, geometry, weighting.rounding)
             _add_to_owners(out, _weigh(kind, footprints, weighting, attended), block)
     return out
-
-
-def published_lengths(
-    regions: Sequence[Region], geometry: ImageGeometry, weighting: Weighting, attention: object
-) -> npt.NDArray[np.float32]:
-    """What the weighted mean of each region is multiplied by to get the published embedding.
-
-    `Shape.reference_length`, and 1 for a set: its weights were divided by their sum. (n,) float32.
-    Lengths matter only where an embedding reaches a decoder unnormalised, as in published CapDec.
-
-    Example:
-        >>> geometry = fit_image((100, 100), mode="stretch", size=40, patch_size=10)
-        >>> two = Trace([(10, 10), (90, 90)])
-        >>> published_lengths([two, WholeImage()], geometry, Weighting(), None).tolist()
-        [0.125, 1.0]
-    """
-    attended = _attention_map(attention, geometry.grid, weighting)
-    lengths = [
-        region.reference_length(geometry, attended) if isinstance(region, Shape) else 1.0
-        for region in regions
-    ]
-    return np.array(lengths, dtype=np.float32)
-
-
-def _listed(regions: Iterable[Region]) -> list[Region]:
-    if isinstance(regions, Region):
-        raise RegionError(f"give a list of regions, as in [{regions!r}]")
-    listed = list(regions)
-    for index, region in enumerate(listed):
-        if not isinstance(region, Region):
-            raise RegionError(
-                f"region {index} is {region!r:.80}, no region; wrap it, as in Box(x1, y1, x2, y2)"
-            )
-    return listed
 
 
 _Leaf = tuple[Shape, int, float]

@@ -14,15 +14,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from memory_bank import BankOptions, MemoryBank, build, build_bank, build_bank_folder
-from memory_bank.build import RECORD, Embed, embed_texts, prepare
+from memory_bank.build import Embed, embed_texts, prepare
 from patchioner.base import CheckpointError, MemoryBankError, OptionError, TextError
 
 WORDS = [
     f"a {colour} {thing}" for colour in ("red", "blue", "old") for thing in ("cat", "bus", "kite")
 ]
 
-CORPUS = [*WORDS, "A Red cat.", WORDS[3], WORDS[3], "  ", f" {WORDS[5]}\n"]
 
+CORPUS = [*WORDS, "A Red cat.", WORDS[3], WORDS[3], "  ", f" {WORDS[5]}\n"]
 ENCODER = {"config": {"width": 3}, "weights": "abc"}
 
 
@@ -128,11 +128,6 @@ def test_encoders_that_misbehave(tmp_path: Path, fault: str) -> None:
             use()
 
 
-def test_an_encoder_with_gradients_leaves_no_graph() -> None:
-    layer = torch.nn.Linear(3, 4)
-    assert not build_bank(CORPUS, lambda texts: layer(encode(texts))).keys.requires_grad
-
-
 @pytest.mark.parametrize(
     "options", [BankOptions(), BankOptions(unit=False, rows=6), BankOptions(sample=12)]
 )
@@ -157,7 +152,7 @@ def test_killed_after_the_bank_was_written(tmp_path: Path, monkeypatch: pytest.M
         raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr("patchioner.base.run_folder.RunFolder.finish", killed)
+        patch.setattr("patchioner.base.files.RunFolder.finish", killed)
         make(tmp_path / "killed")
     make(tmp_path / "killed", resume=True)
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
@@ -178,13 +173,6 @@ def test_another_run_in_the_folder_is_named(tmp_path: Path) -> None:
         make(tmp_path, encoder={**ENCODER, "weights": "abd"}, resume=True)
     with pytest.raises(OptionError, match="captions differ"):
         build_bank_folder(CORPUS[1:], encode, tmp_path, encoder=ENCODER, resume=True)
-
-
-def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(OptionError, match=str(tmp_path)):
-        make(tmp_path)
-    assert not (tmp_path / RECORD).exists()
 
 
 def test_shards_of_others_and_damaged_ones_are_refused_by_name(tmp_path: Path) -> None:

@@ -8,10 +8,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 from memory_bank import MemoryBank, compact
-from memory_bank.compact import _importance
 from patchioner.base import OptionError
 
 
@@ -21,11 +19,6 @@ def make_bank(rows: int = 60, dim: int = 5, seed: int = 0) -> MemoryBank:
     embeddings = lengths * torch.randn(rows, dim, generator=generator)
     counts = torch.randint(1, 5, (rows,), generator=generator)
     return MemoryBank(embeddings, [f"text {row}" for row in range(rows)], counts)
-
-
-def mean_cosine(bank: MemoryBank, centroids: Tensor) -> float:
-    best = (bank.keys @ centroids.T).amax(dim=1)
-    return float((best * bank.counts).sum() / bank.counts.sum())
 
 
 def plain_kmeans(bank: MemoryBank, rows: int, seed: int, iterations: int) -> MemoryBank:
@@ -71,27 +64,12 @@ def test_size_mass_and_mean_are_kept(rows: int, seed: int) -> None:
     torch.testing.assert_close(weighted, wanted, rtol=1e-4, atol=1e-3)
 
 
-def test_more_rounds_do_not_make_it_worse() -> None:
-    bank = make_bank(300, 8)
-    quality = [mean_cosine(bank, compact(bank, 20, iterations=n).keys) for n in (1, 3, 10)]
-    assert quality[0] < quality[1] <= quality[2] + 1e-3
-
-
 def test_equal_rows_are_one_row_whatever_their_number() -> None:
     rows = torch.eye(3)[[0] * 50 + [1] + [2]]
     small = compact(MemoryBank(rows, dtype="float16"), 3)
     assert sorted(small.counts.tolist()) == [1, 1, 50]
     assert compact(MemoryBank(rows), 40).counts.tolist() == [50, 1, 1]
     assert small.dtype == "float16"
-
-
-def test_members_that_cancel_out_leave_one_of_them() -> None:
-    bank = MemoryBank(torch.tensor([[2.0, 0.0], [-2.0, 0.0]]), ["right", "left"])
-    small = compact(bank, 1)
-    assert small.counts.tolist() == [2]
-    assert small.texts is not None
-    wanted = [2.0, 0.0] if small.texts[0] == "right" else [-2.0, 0.0]
-    assert small.embeddings().tolist() == [wanted]
 
 
 @pytest.mark.parametrize(("rows", "iterations"), [(0, 5), (-1, 5), (5, 0)])
@@ -116,14 +94,3 @@ def test_a_draw_keeps_rows_texts_and_counts(dtype: Any, rows: int) -> None:
     wanted = torch.zeros(rows, dtype=torch.int64).index_add_(0, nearest, bank.counts)
     assert torch.equal(small.counts, wanted)
     assert compact(bank, rows, seed=2, method="importance").fingerprint() == small.fingerprint()
-
-
-def test_importance_prefers_what_is_far_from_the_mean_and_what_counts() -> None:
-    generator = torch.Generator().manual_seed(0)
-    crowd = torch.tensor([[1.0, 0.0]]) + 0.01 * torch.randn(98, 2, generator=generator)
-    bank = MemoryBank(
-        torch.cat([crowd, torch.tensor([[-1.0, 0.1], [0.9, 0.0]])]), counts=[1] * 99 + [40]
-    )
-    drawn = torch.cat([_importance(bank, 3, seed) for seed in range(200)])
-    often = torch.bincount(drawn, minlength=100)
-    assert int(often[:98].max()) < int(often[98]) and int(often[:98].max()) < int(often[99])

@@ -20,9 +20,7 @@ from memory_bank.storage import MappedFile
 from patchioner.base import MemoryBankError
 
 MIB = 2**20
-
 ROWS, DIM = 96 * 1024, 128  # 48 MiB of float32
-
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets pages go")
 
 
@@ -78,17 +76,6 @@ def test_memory_stays_far_below_the_bank(folder: Path, work: str) -> None:
     assert resident(folder / "bank.safetensors") < 4 * MIB
 
 
-@linux
-def test_for_single_queries_the_bank_stays(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fetching the rows again would take longer than the products."""
-    monkeypatch.setattr(rows, "_KEPT_BYTES", 0)
-    bank = MemoryBank.load(folder)
-    bank.project(queries(1))
-    assert resident(folder / "bank.safetensors") > 40 * MIB
-    bank.project(queries(32))
-    assert resident(folder / "bank.safetensors") < 4 * MIB
-
-
 @pytest.mark.usefixtures("_released")
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
 @pytest.mark.parametrize("blocks", [None, Blocks(rows=1000)])
@@ -116,20 +103,6 @@ def test_threads_share_a_bank(folder: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         for found in pool.map(lambda _: bank.project(queries()), range(12)):
             assert torch.equal(found, wanted)
-
-
-@pytest.mark.usefixtures("_released")
-def test_a_file_that_was_deleted_or_replaced_since(folder: Path, tmp_path: Path) -> None:
-    bank = MemoryBank.load(folder)
-    bank.save(tmp_path, dtype="float32")
-    mapped = MemoryBank.load(tmp_path)
-    wanted = mapped.project(queries())
-    MemoryBank(torch.eye(DIM)).save(tmp_path)
-    assert torch.equal(mapped.project(queries()), wanted)
-    again = MemoryBank.load(tmp_path)
-    (tmp_path / "bank.safetensors").unlink()
-    assert len(again.nearest(torch.eye(DIM), 1).indices) == DIM
-    assert torch.equal(mapped.project(queries()), wanted)
 
 
 def test_a_pickle_or_a_deep_copy_has_rows_of_its_own(folder: Path) -> None:

@@ -16,7 +16,6 @@ from memory_bank import Blocks, MemoryBank, projection
 from patchioner.base import MemoryBankError, OptionError
 
 ROWS, DIM = 57, 7
-
 BLOCKS = [Blocks(1, 1), Blocks(5, 2), Blocks(19, 3), Blocks(56), Blocks(57), Blocks(1000), Blocks()]
 
 
@@ -75,17 +74,6 @@ def test_counts_are_multiplicity(blocks: Blocks) -> None:
 
 
 @settings(max_examples=30, deadline=None)
-@given(order=st.permutations(range(12)), size=st.integers(1, 13))
-def test_order_of_rows_does_not_matter(order: list[int], size: int) -> None:
-    rows, queries = make_rows(rows=12), make_rows(1, rows=3)
-    counts = torch.arange(1, 13)
-    straight = MemoryBank(rows, counts=counts).project(queries, 0.1, normalize=False)
-    shuffled = MemoryBank(rows[order], counts=counts[order])
-    out = shuffled.project(queries, 0.1, normalize=False, blocks=Blocks(size, 2))
-    torch.testing.assert_close(out, straight, rtol=1e-4, atol=1e-5)
-
-
-@settings(max_examples=30, deadline=None)
 @given(rows=st.lists(st.integers(0, 9), max_size=8), scale=st.floats(1e-20, 1e20))
 def test_a_query_depends_neither_on_its_company_nor_on_its_length(
     rows: list[int], scale: float
@@ -94,17 +82,6 @@ def test_a_query_depends_neither_on_its_company_nor_on_its_length(
     alone = torch.cat([bank.project(query[None]) for query in queries])
     together = bank.project(queries[rows] * scale)
     torch.testing.assert_close(together, alone[rows], rtol=1e-3, atol=1e-4)
-
-
-def test_queries_are_left_alone_and_may_be_of_any_float_type() -> None:
-    bank, queries = MemoryBank(make_rows()), make_rows(1, rows=4)
-    before = queries.clone()
-    wanted = bank.project(queries)
-    assert torch.equal(queries, before)
-    same: list[Any] = [queries.double(), queries.numpy(), queries.double().numpy()]
-    for form in same:
-        torch.testing.assert_close(bank.project(form), wanted)
-    torch.testing.assert_close(bank.project(queries.bfloat16()), wanted, rtol=0, atol=0.5)
 
 
 @pytest.mark.parametrize("verb", ["project", "nearest"])
@@ -132,14 +109,6 @@ def test_bad_queries(verb: str, queries: Any, message: str) -> None:
 def test_bad_temperature(temperature: float) -> None:
     with pytest.raises(OptionError, match=f"temperature={temperature}"):
         MemoryBank(make_rows()).project(make_rows(), temperature)
-
-
-def test_values_that_cancel_out_have_no_direction() -> None:
-    bank = MemoryBank(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
-    query = torch.tensor([[0.0, 1.0]])
-    assert bank.project(query, normalize=False).tolist() == [[0.0, 0.0]]
-    with pytest.raises(MemoryBankError, match="cancel out"):
-        bank.project(query)
 
 
 @pytest.mark.parametrize("blocks", BLOCKS)
@@ -204,16 +173,12 @@ def spy(kept: list[int]) -> Any:
     return watched
 
 
-def test_even_the_longest_values_left_out_are_lost_to_rounding() -> None:
-    """A million rows just below the bound, of the longest values, against one short one."""
-    count, longest = 10**6, 1e6
-    bank = MemoryBank(torch.tensor([[1.0, 0.0], [0.0, longest]]), counts=[1, count])
-    bound = -projection._negligible(bank._arrays, bank.counts.float())
-    temperature = (
-        0.999 / bound
-    )  # the cosines differ by 1, the logits by a little more than the bound
-    out = bank.project(torch.tensor([[1.0, 0.0]]), temperature, normalize=False)
-    assert abs(float(out[0, 1])) <= 2**-24
-    wanted = count * longest * math.exp(-1 / temperature)
-    assert wanted <= 2**-24
-    assert out[0, 0] == 1
+@settings(max_examples=30, deadline=None)
+@given(order=st.permutations(range(12)), size=st.integers(1, 13))
+def test_order_of_rows_does_not_matter(order: list[int], size: int) -> None:
+    rows, queries = make_rows(rows=12), make_rows(1, rows=3)
+    counts = torch.arange(1, 13)
+    straight = MemoryBank(rows, counts=counts).project(queries, 0.1, normalize=False)
+    shuffled = MemoryBank(rows[order], counts=counts[order])
+    out = shuffled.project(queries, 0.1, normalize=False, blocks=Blocks(size, 2))
+    torch.testing.assert_close(out, straight, rtol=1e-4, atol=1e-5)

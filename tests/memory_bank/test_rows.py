@@ -80,25 +80,6 @@ def test_integers_move_a_projection_as_little_as_stated(monkeypatch: pytest.Monk
     assert moved[False] < 1e-5 < moved[True] < 5e-4
 
 
-def test_integer_sums_fit_however_large_a_block_is_asked_for(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """127 * 127 * 140,000 is more than 32 bits hold."""
-    monkeypatch.setattr(projection, "has_fast_int8", lambda device: True)
-    bank = MemoryBank(torch.ones(140_000, 1), dtype="int8")
-    out = bank.project(torch.ones(1, 1), normalize=False, blocks=Blocks(rows=200_000))
-    torch.testing.assert_close(out, torch.ones(1, 1))
-
-
-def test_many_small_weights_are_not_rounded_away_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One row is near; each of 100,000 others weighs less than half a step of its weight, and all together more."""
-    monkeypatch.setattr(projection, "has_fast_int8", lambda device: True)
-    rows = torch.tensor([[1.0, 0.0]] + [[0.0, 1.0]] * 100_000)
-    bank, temperature = MemoryBank(rows, dtype="int8"), 1 / math.log(1e5)
-    out = bank.project(rows[:1], temperature, normalize=False, blocks=Blocks(rows=200_000))
-    torch.testing.assert_close(out, torch.tensor([[0.5, 0.5]]), rtol=0, atol=0.03)
-
-
 @settings(max_examples=60, deadline=None)
 @given(
     rows=st.integers(1, 5),
@@ -170,18 +151,3 @@ def test_bad_scales(tmp_path: Path, scales: Tensor | None, message: str) -> None
     save_file(tensors if scales is None else tensors | {"scales": scales}, path)
     with pytest.raises(MemoryBankError, match=message):
         MemoryBank.load(tmp_path)
-
-
-@settings(max_examples=30, deadline=None)
-@given(picks=st.lists(st.integers(0, 5), min_size=1, max_size=30))
-def test_merging_leaves_projections_as_they_were(picks: list[int]) -> None:
-    bank = MemoryBank(random_rows(6, 4)[picks], dtype="int8")
-    merged = bank.merge_duplicates()
-    assert (len(merged), merged.dtype) == (len(set(picks)), "int8")
-    queries = random_rows(3, 4, seed=1)
-    torch.testing.assert_close(
-        merged.project(queries, 0.1, normalize=False),
-        bank.project(queries, 0.1, normalize=False),
-        rtol=1e-3,
-        atol=1e-3,
-    )

@@ -119,19 +119,6 @@ def test_one_flipped_bit_is_found_when_everything_is_read(tmp_path: Path, file: 
         MemoryBank.load(tmp_path, memory_map=False)
 
 
-@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
-def test_mapped_rows_that_are_not_finite_show_at_the_first_use(tmp_path: Path, bad: float) -> None:
-    make_bank().save(tmp_path)
-    keys = load_file(tmp_path / "bank.safetensors")["keys"].clone()
-    keys[4, 1] = bad
-    change_tensor(tmp_path, "keys", keys)
-    bank = MemoryBank.load(tmp_path)
-    with pytest.raises(MemoryBankError, match="corrupt"):
-        bank.project(torch.ones(1, 5))
-    with pytest.raises(MemoryBankError, match="corrupt"):
-        bank.nearest(torch.ones(1, 5), 6)
-
-
 @pytest.mark.parametrize(("line", "message"), [("{", "line 3 is not JSON"), ("3", "is 3, not a")])
 def test_a_bad_text_line_is_named_when_it_is_read(tmp_path: Path, line: str, message: str) -> None:
     make_bank().save(tmp_path)
@@ -174,3 +161,16 @@ def test_a_checkpoints_folder_opens_its_bank_and_other_files_stay(tmp_path: Path
     MemoryBank(torch.eye(5)).save(tmp_path / "memory_bank")
     assert (tmp_path / "memory_bank" / "notes.txt").read_text() == "mine"
     assert MemoryBank.load(tmp_path).texts is None
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_mapped_rows_that_are_not_finite_show_at_the_first_use(tmp_path: Path, bad: float) -> None:
+    make_bank().save(tmp_path)
+    keys = load_file(tmp_path / "bank.safetensors")["keys"].clone()
+    keys[4, 1] = bad
+    change_tensor(tmp_path, "keys", keys)
+    bank = MemoryBank.load(tmp_path)
+    with pytest.raises(MemoryBankError, match="corrupt"):
+        bank.project(torch.ones(1, 5))
+    with pytest.raises(MemoryBankError, match="corrupt"):
+        bank.nearest(torch.ones(1, 5), 6)

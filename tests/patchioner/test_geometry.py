@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchioner.base.errors import ImageError, OptionError
-from patchioner.geometry import ImageGeometry, Preprocessing, aspect_grid, fit_image
+from patchioner.base.errors import OptionError
+from patchioner.geometry import ImageGeometry, Preprocessing, fit_image
 
 MODES = ("stretch", "crop", "pad", "aspect")
 
@@ -72,28 +72,11 @@ def test_a_crop_sees_the_central_square() -> None:
     assert geometry.visible == (80.0, 0.0, 560.0, 480.0)
 
 
-def test_padding_keeps_the_aspect_ratio_in_the_middle() -> None:
-    geometry = fit_image((200, 100), mode="pad", size=100, patch_size=10)
-    assert geometry.scale == (0.5, 0.5)
-    np.testing.assert_allclose(geometry.to_grid([[0, 0], [200, 100]]), [[0, 2.5], [10, 7.5]])
-
-
-def test_aspect_lays_out_about_as_many_patches_as_the_square() -> None:
-    rows, columns = aspect_grid(2.0, 256)
-    assert columns > rows
-    assert abs(rows * columns - 256) <= 16
-
-
 def test_an_unknown_mode_and_an_odd_size_are_refused() -> None:
     with pytest.raises(OptionError, match="squeeze"):
         Preprocessing(mode="squeeze")  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="518"):
         Preprocessing(size=520, patch_size=14)
-
-
-def test_a_photo_without_area_is_refused() -> None:
-    with pytest.raises(ImageError, match="0 x 480"):
-        fit_image((0, 480), mode="stretch", size=518, patch_size=14)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import os
 import signal
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from patchioner.base import CheckpointError, OptionError, atomic_path, files, read_json, write_json
-from patchioner.base.files import folder_lock, recover_folder, replace_folder
+from patchioner.base.files import RunFolder, folder_lock, recover_folder, replace_folder
 
 
 def test_json_round_trip_in_a_new_folder(tmp_path: Path) -> None:
@@ -24,15 +25,6 @@ def test_json_round_trip_in_a_new_folder(tmp_path: Path) -> None:
     write_json(path, value)
     assert read_json(path) == value
     assert [entry.name for entry in path.parent.iterdir()] == ["config.json"]
-
-
-def test_failed_write_keeps_the_earlier_file(tmp_path: Path) -> None:
-    path = tmp_path / "config.json"
-    write_json(path, {"a": 1})
-    for value in (math.nan, object()):
-        with pytest.raises(CheckpointError, match="config.json"):
-            write_json(path, {"a": value})
-    assert read_json(path) == {"a": 1}
 
 
 def test_interrupted_writer_leaves_earlier_file_and_no_litter(tmp_path: Path) -> None:
@@ -54,13 +46,6 @@ def test_corrupt_json_names_the_file(tmp_path: Path, content: bytes) -> None:
         read_json(path)
 
 
-def test_missing_file_and_folder_in_its_place(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="absent.json: no such file"):
-        read_json(tmp_path / "absent.json")
-    with pytest.raises(CheckpointError, match=str(tmp_path)):
-        read_json(tmp_path)
-
-
 def contents(folder: Path) -> dict[str, str]:
     return {
         str(path.relative_to(folder)): path.read_text()
@@ -70,7 +55,6 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 OLD = {"a.txt": "old", "part/b.txt": "old", "gone.txt": "old", "notes/mine.txt": "mine"}
-
 NEW = {"a.txt": "new", "part/b.txt": "new", "notes/mine.txt": "mine"}
 
 
@@ -110,13 +94,6 @@ def test_a_failed_replacement_leaves_the_old_folder_and_no_litter(tmp_path: Path
         (fresh / "a.txt").write_text("half")
         raise KeyboardInterrupt
     assert contents(target) == OLD and list(tmp_path.iterdir()) == [target]
-
-
-def test_what_a_link_names_is_replaced(tmp_path: Path) -> None:
-    write_old(tmp_path / "real")
-    (tmp_path / "link").symlink_to(tmp_path / "real")
-    write_new(tmp_path / "link")
-    assert (tmp_path / "link").is_symlink() and contents(tmp_path / "real") == NEW
 
 
 def test_two_writers_wait_for_one_another(tmp_path: Path) -> None:
@@ -202,3 +179,71 @@ def test_a_folder_is_held_by_one_process(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OptionError, match="file"), folder_lock(tmp_path / "file" / "inside"):
         pass
+
+
+def test_failed_write_keeps_the_earlier_file(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    write_json(path, {"a": 1})
+    for value in (math.nan, object()):
+        with pytest.raises(CheckpointError, match="config.json"):
+            write_json(path, {"a": value})
+    assert read_json(path) == {"a": 1}
+
+
+RECORD = "run.json"
+RUN = {"options": {"seed": 0, "noise": None}, "corpus": "abc"}
+
+
+def claim(root: Path, run: dict[str, object] = RUN, *, resume: bool = True) -> bool:
+    """Whether the run that is claimed, and let go again, was finished."""
+    with RunFolder.claim(root, run, resume=resume, record=RECORD) as held:
+        return held.finished
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_absent_and_empty_folders_are_taken(tmp_path: Path, resume: bool) -> None:
+    (tmp_path / "empty").mkdir()
+    for root in (tmp_path / "a" / "b", tmp_path / "empty"):
+        assert not claim(root, resume=resume)
+        assert json.loads((root / RECORD).read_text(encoding="utf-8"))["run"] == RUN
+
+
+def test_other_files_and_plain_files_are_refused_and_left_alone(tmp_path: Path) -> None:
+    note = tmp_path / "note.txt"
+    note.write_text("mine", encoding="utf-8")
+    for resume in (False, True):
+        for root in (tmp_path, note):
+            with pytest.raises(OptionError, match=str(root)):
+                claim(root, resume=resume)
+    assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
+
+
+def test_another_run_is_refused_with_what_differs(tmp_path: Path) -> None:
+    claim(tmp_path)
+    with pytest.raises(OptionError, match=r"\(corpus, options.seed differ\)"):
+        claim(tmp_path, {"options": {"seed": 1, "noise": None}, "corpus": "abd"})
+
+
+def test_finishing_keeps_the_result_and_drops_the_work(tmp_path: Path) -> None:
+    with RunFolder.claim(tmp_path, RUN, resume=False, record=RECORD) as run:
+        run.work.mkdir()
+        (run.work / "shard").write_text("x", encoding="utf-8")
+        with pytest.raises(OptionError, match="another process"):
+            claim(tmp_path)
+        run.finish({"bank_rows": 3})
+    assert not run.work.exists() and claim(tmp_path)
+    record = json.loads((tmp_path / RECORD).read_text(encoding="utf-8"))
+    assert record == {"run": RUN, "finished": True, "bank_rows": 3}
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"run": 3}', '{"run":'])
+def test_a_foreign_or_damaged_record_is_refused_by_name(tmp_path: Path, content: str) -> None:
+    (tmp_path / RECORD).write_text(content, encoding="utf-8")
+    with pytest.raises((OptionError, CheckpointError), match=RECORD):
+        claim(tmp_path)
+
+
+def test_a_kill_within_the_first_write_does_not_close_the_folder(tmp_path: Path) -> None:
+    (tmp_path / f".{RECORD}.123-456.tmp").write_text("{")
+    assert not claim(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [RECORD]

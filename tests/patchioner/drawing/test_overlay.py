@@ -27,17 +27,13 @@ from patchioner.regions import (
     Point,
     Polygon,
     Region,
-    RegionSet,
     Trace,
     WholeImage,
 )
 
 RED = (230, 57, 70)
-
 SIZE = (800, 600)
-
 DISPLAY = Display.of(Image.new("RGB", SIZE, "white"))
-
 GEOMETRY = fit_image(SIZE, mode="stretch", size=224, patch_size=14)
 
 
@@ -90,20 +86,6 @@ def test_only_the_surroundings_of_a_mask_are_kept() -> None:
     np.testing.assert_array_equal(
         inside[FINE // 2 :: FINE, FINE // 2 :: FINE], _disc()[221:380, 321:480]
     )
-
-
-def test_a_thin_mask_on_a_huge_photo_does_not_vanish() -> None:
-    mask = np.zeros((3000, 20000), dtype=bool)
-    mask[1000:2500, 4000] = True
-    display = Display(Image.new("RGB", (1400, 210)), (20000, 3000))
-    (shape,) = shapes_of(Mask(mask), display, None)
-    layer = np.asarray(draw_shapes([(shape, RED)], display.photo.size, width=3))
-    assert (layer[..., 3] > 0).any(axis=1).sum() > 100
-
-
-def test_boxes_beyond_the_photo_are_framed_inside_it() -> None:
-    layer = _layer(Box(-500, 100, 5000, 200))
-    assert _is_red(layer[150, 3]) and _is_red(layer[150, 796])
 
 
 def test_the_anchor_of_a_mask_lies_on_it() -> None:
@@ -159,13 +141,6 @@ def test_labels_and_long_lists() -> None:
     assert len(entries) == MAX_LISTED + 1
     assert entries[-1].text == "… and 5 more"
     assert draw_overlay(Image.new("RGB", (300, 300)), _boxes(MAX_LISTED + 5)).width > 720
-
-
-def test_patches_and_sets_are_drawn_with_the_geometry() -> None:
-    geometry = fit_image((300, 300), mode="stretch", size=224, patch_size=14)
-    said = [Said(Patch(1, 1), "a patch"), Said(RegionSet([Point(9, 9), Patch(3, 3)]), "two")]
-    picture = draw_overlay(Image.new("RGB", (300, 300)), said, geometry=geometry)
-    assert (np.asarray(picture) == colour_of(1)).all(axis=2).sum() > 500
 
 
 def test_tags_step_aside_and_stay_inside() -> None:

@@ -32,10 +32,6 @@ def _contrast(one: Colour, two: Colour) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
-def test_no_colour_comes_twice_among_a_hundred() -> None:
-    assert len({colour_of(index) for index in range(100)}) == 100
-
-
 def test_ink_contrasts_with_every_colour() -> None:
     for index in range(100):
         colour = colour_of(index)
@@ -57,10 +53,6 @@ def test_lines_fit_and_keep_every_character(words: list[str], width: int) -> Non
     assert "".join(lines).replace(" ", "") == "".join(words)
 
 
-def test_a_width_below_one_character_still_ends() -> None:
-    assert wrap_text("bus", load_font(17), 1) == ["b", "u", "s"]
-
-
 @pytest.mark.parametrize(
     ("size", "expected"),
     [
@@ -77,14 +69,6 @@ def test_the_long_side_is_brought_into_range(
     display = Display.of(Image.new("RGB", size))
     assert display.photo.size == expected
     assert display.image_size == size
-
-
-def test_the_photo_given_is_not_changed_and_a_display_is_kept() -> None:
-    image = Image.new("L", (100, 50), 7)
-    display = Display.of(image)
-    assert image.size == (100, 50) and image.mode == "L"
-    assert display.photo.mode == "RGB"
-    assert Display.of(display) is display
 
 
 LONG = "a very long caption that says everything about nothing at all " * 4
@@ -113,8 +97,3 @@ def test_upright_photos_get_the_list_beside_wide_ones_below() -> None:
     assert pages[0].height < upright.photo.height + 40
     assert pages[1].height > wide.photo.height + 40
     assert pages[1].width < wide.photo.width + 40
-
-
-def test_a_sliver_of_a_photo_still_gets_a_readable_list() -> None:
-    display = Display.of(Image.new("RGB", (1, 3000)))
-    assert add_panel(display.photo, _entries(2), display).width >= 340

@@ -39,12 +39,6 @@ def test_hundreds_of_variants_are_merged_until_most_are_named() -> None:
         assert len({texts[member].split()[0] for member in cluster.members}) == 1
 
 
-def test_what_fits_nowhere_is_the_rest() -> None:
-    texts = ["a cup"] * 5 + ["a table"] * 3 + ["one", "two", "three"]
-    clusters = cluster_captions(texts, limit=2)
-    assert [(c.text, len(c.members)) for c in clusters] == [("a cup", 5), ("a table", 3), ("", 3)]
-
-
 @settings(max_examples=80, deadline=None)
 @given(texts=st.lists(SENTENCES, min_size=1, max_size=40), limit=st.integers(1, 6))
 def test_every_caption_is_in_exactly_one_cluster(texts: list[str], limit: int) -> None:

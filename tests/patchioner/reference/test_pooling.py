@@ -15,8 +15,6 @@ from patchioner.base.errors import OptionError, RegionError
 from patchioner.geometry import Fit, fit_image
 from patchioner.regions import (
     Box,
-    Kind,
-    Patch,
     Region,
     RegionSet,
     Trace,
@@ -28,8 +26,12 @@ from patchioner.regions import (
 from tests.patchioner.reference import published
 
 reference = partial(Weighting, rounding="reference")
+
+
 # (side of the input, side of a patch): the published 37 x 37, CLIP's 14 x 14, an even and an odd small one.
 INPUTS = [(518, 14), (224, 16), (140, 14), (56, 8), (35, 7)]
+
+
 DIM = 3
 XYWH = tuple[float, float, float, float]
 
@@ -175,14 +177,6 @@ def test_division_by_a_tenth_lets_a_boundary_fall_low() -> None:
     assert weights[0, 3] == 1
 
 
-def test_a_long_trace_has_the_published_length() -> None:
-    features = encoded((640, 480), 518, 14)
-    generator = torch.Generator().manual_seed(1)
-    points = torch.rand(3000, 2, generator=generator, dtype=torch.float64).tolist()
-    ours = pool_regions(features, [Trace(points, normalized=True)], reference())[0]
-    close(ours, published.weighted_mean(published.trace_counts(points, 37), flat(features)))
-
-
 @pytest.mark.parametrize(("size", "patch"), INPUTS)
 def test_the_whole_image(size: int, patch: int) -> None:
     features = encoded((640, 480), size, patch)
@@ -203,29 +197,12 @@ def test_the_whole_image(size: int, patch: int) -> None:
     close(pool_regions(features, whole, reference("cls"))[0], features.cls.tolist())
 
 
-def test_single_patches_are_their_tokens() -> None:
-    features = encoded((640, 480), 224, 16)
-    ours = pool_regions(features, Patch.all(features.geometry), reference())
-    assert torch.equal(ours, flat(features))
-
-
 def test_weights_sum_to_one_even_where_the_length_differs() -> None:
     features = encoded((640, 480), 56, 8)
     regions = [Trace([(1, 1), (600, 400), (1, 1)]), WholeImage(), Box(0, 0, 99, 99)]
     for kind in ("uniform", "gaussian", "attention", "cls"):
         sums = feature_weights(features, regions, reference(kind)).sum(axis=(1, 2))
         torch.testing.assert_close(torch.from_numpy(sums), torch.ones(3))
-
-
-def test_the_default_has_no_such_lengths() -> None:
-    features = encoded((640, 480), 56, 8)
-    ones = PatchFeatures(
-        torch.ones_like(features.tokens), None, features.attention, features.geometry
-    )
-    regions = [Trace([(1, 1), (600, 400)]), WholeImage()]
-    kinds: list[Kind] = ["uniform", "attention"]
-    for kind in kinds:
-        torch.testing.assert_close(pool_regions(ones, regions, Weighting(kind)), torch.ones(2, DIM))
 
 
 # The second overlaps the first in part; the third is elsewhere.
@@ -248,16 +225,6 @@ def test_attention_of_boxes_is_published_but_for_what_an_earlier_box_did_to_the_
         close(ours[index], fresh)
         same = torch.allclose(ours[index], torch.tensor(in_place), atol=1e-5)
         assert same == (index != 1)
-
-
-def test_an_embedding_does_not_depend_on_its_company() -> None:
-    features = encoded((140, 140), 140, 14)
-    regions: list[Region] = [Box.from_xywh(*box) for box in OVERLAPPING]
-    regions += [WholeImage(), Trace([(3, 3), (90, 10)])]
-    for weighting in (reference(), reference("gaussian", 0), reference("attention")):
-        together = pool_regions(features, regions, weighting)
-        alone = torch.cat([pool_regions(features, [region], weighting) for region in regions])
-        torch.testing.assert_close(together, alone, atol=1e-6, rtol=1e-6)
 
 
 def test_the_draw_of_the_middle_follows_the_seed_alone() -> None:
@@ -304,11 +271,6 @@ def test_a_crop_keeps_traces_where_they_are() -> None:
 def test_what_is_nan_as_published_is_an_error(mode: Fit, box: Box) -> None:
     with pytest.raises(RegionError, match="640x480"):
         pool_regions(encoded((640, 480), 56, 8, mode), [box], reference())
-
-
-def test_only_padding_is_an_empty_set() -> None:
-    with pytest.raises(RegionError, match="empty"):
-        RegionSet.from_xywh([[-1, -1, -1, -1]] * 3)
 
 
 def test_a_backbone_without_the_published_map_says_so() -> None:

@@ -25,12 +25,10 @@ from patchioner.regions import (
 )
 
 SIZE = (40, 20)
-
 GEOMETRY = fit_image(SIZE, mode="stretch", size=32, patch_size=8)
-
 ARRAY = np.random.default_rng(1).random((20, 40)) < 0.4
-
 ARRAY[0, 0] = True
+
 
 REGIONS: list[Region] = [
     Box(1, 2, 3.5, 4),
@@ -105,7 +103,6 @@ def test_masks_of_sam_2s_predictor() -> None:
 
 
 PHOTO = (96, 60)  # 24 x 15 pixels a patch under a stretch
-
 ON_PHOTO = fit_image(PHOTO, mode="stretch", size=64, patch_size=16)
 
 
@@ -151,11 +148,6 @@ def test_under_a_central_square_the_crop_reaches_beyond_it() -> None:
     assert WholeImage().bounds(geometry) == pytest.approx(geometry.visible)
     with pytest.raises(RegionError):
         Box(0, 0, 10, 30).bounds(geometry)  # cut away
-
-
-def test_padding_is_never_part_of_a_crop() -> None:
-    geometry = fit_image(PHOTO, mode="pad", size=64, patch_size=16)
-    assert WholeImage().bounds(geometry) == pytest.approx((0, 0, 96, 60))
 
 
 def test_bounds_read_as_they_were_given_and_are_empty_where_only_an_image_can_tell() -> None:

@@ -31,9 +31,7 @@ from patchioner.regions import (
 )
 
 SIZE = (6, 4)
-
 GEOMETRY = fit_image(SIZE, mode="stretch", size=56, patch_size=14)
-
 TRIANGLE = [[0, 0], [3, 0], [0, 3]]
 
 
@@ -158,15 +156,7 @@ def test_a_wrong_file_is_refused(content: object, text: str, tmp_path: Path) -> 
         read_regions(written(tmp_path, content), SIZE)
 
 
-def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(RegionFileError, match=r"nowhere.json.*No such file"):
-        read_regions(tmp_path / "nowhere.json", SIZE)
-    with pytest.raises(RegionFileError, match="cannot be read"):
-        read_regions(tmp_path, SIZE)
-
-
 REAL = Path(__file__).parents[3] / ".." / "shared" / "data" / "annotations" / "instances_dev.json"
-
 FULL = {"size": [4, 6], "counts": [0, 24]}
 
 
@@ -197,29 +187,6 @@ def test_annotations_of_the_photo_are_read_in_order(tmp_path: Path) -> None:
         NamedRegion(Mask(np.ones((4, 6))), "cat", 3),
         NamedRegion(Box(1, 2, 4, 4), None, 4),
     ]
-
-
-def test_compressed_runs(tmp_path: Path) -> None:
-    coco_mask = pytest.importorskip("pycocotools.mask", reason="the COCO tools write the file")
-    rle = coco_mask.encode(np.asfortranarray(np.eye(4, 6, dtype=np.uint8)))
-    rle["counts"] = rle["counts"].decode("ascii")
-    path = coco(tmp_path, annotations=[{"image_id": 7, "segmentation": rle}])
-    assert read_regions(path, (6, 4), "a.jpg") == [NamedRegion(Mask(np.eye(4, 6)))]
-
-
-@pytest.mark.parametrize(
-    ("name", "size", "text"),
-    [
-        (None, (6, 4), "3 images; say which one"),
-        ("d.jpg", (6, 4), r"called 'd.jpg'; close: .*a.jpg"),
-        ("a.jpg", (12, 8), "6x4, but the image is 12x8"),
-    ],
-)
-def test_the_wrong_photo_is_refused(
-    name: str | None, size: tuple[int, int], text: str, tmp_path: Path
-) -> None:
-    with pytest.raises(RegionFileError, match=text):
-        read_regions(coco(tmp_path), size, name)
 
 
 @pytest.mark.parametrize(
@@ -261,7 +228,6 @@ def test_real_annotations_cover_what_their_boxes_say() -> None:
 
 
 MASKS = np.stack([np.eye(4, 6, dtype=bool), np.ones((4, 6), dtype=bool)])
-
 EXPECTED = [NamedRegion(Mask(mask)) for mask in MASKS]
 
 
@@ -284,13 +250,6 @@ def test_npz(compressed: bool, tmp_path: Path) -> None:
     assert read_regions(tmp_path / "m.npz", SIZE) == EXPECTED
     save(tmp_path / "b.npz", boxes=np.array([[1, 2, 3, 1.5]]))
     assert read_regions(tmp_path / "b.npz", SIZE) == [NamedRegion(Box(1, 2, 4, 3.5))]
-
-
-def test_npy_of_one_or_several_masks(tmp_path: Path) -> None:
-    np.save(tmp_path / "m.npy", MASKS)
-    assert read_regions(tmp_path / "m.npy", SIZE) == EXPECTED
-    np.save(tmp_path / "m.npy", MASKS[0].astype(np.uint8))
-    assert read_regions(tmp_path / "m.npy", SIZE) == EXPECTED[:1]
 
 
 class Bomb:
@@ -347,24 +306,6 @@ def test_truncated_files_are_refused(kind: str, share: float, tmp_path: Path) ->
         read_regions(tmp_path / f"m.{kind}", SIZE)
 
 
-def test_a_damaged_member_is_refused(tmp_path: Path) -> None:
-    np.savez(tmp_path / "m.npz", masks=MASKS)
-    content = bytearray((tmp_path / "m.npz").read_bytes())
-    middle = content.index(b"NUMPY") + 140
-    content[middle] ^= 0xFF
-    (tmp_path / "m.npz").write_bytes(content)
-    with pytest.raises(RegionFileError, match="m.npz"):
-        read_regions(tmp_path / "m.npz", SIZE)
-
-
-def test_other_files_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8\xff\xe0" + bytes(100))
-    (tmp_path / "empty.npz").write_bytes(b"")
-    for name in ("photo.jpg", "empty.npz"):
-        with pytest.raises(RegionFileError, match=f"{name}.*not JSON.*COCO"):
-            read_regions(tmp_path / name, SIZE)
-
-
 def test_no_region_is_an_answer(tmp_path: Path) -> None:
     np.savez(tmp_path / "none.npz", masks=np.ones((0, 4, 6), bool))
     assert read_regions(tmp_path / "none.npz", SIZE) == []
@@ -417,22 +358,9 @@ def test_the_longest_common_path_tells_photos_apart(
         assert read_regions(path, SIZE, asked) == [NamedRegion(Box(found, 0, found + 1, 1))]
 
 
-def test_results_of_several_images_are_told_apart_by_the_number_in_the_name(tmp_path: Path) -> None:
-    results = [{"image_id": i, "bbox": [0, 0, i, 2], "score": 0.5} for i in (1, 2)]
-    path = written(tmp_path, results)
-    found = read_regions(path, SIZE, "COCO_val2014_000000000002.jpg")
-    assert [named.region for named in found] == [Box(0, 0, 2, 2)]
-    for name in ("harbour.jpg", "3.jpg"):
-        with pytest.raises(RegionFileError, match="image_id 1, 2"):
-            read_regions(path, SIZE, name)
-
-
 BOX = Box(1, 2, 4, 4)
-
 TRIANGLES = [Polygon([(0, 0), (3, 0), (0, 3)])]
-
 BBOX = {"bbox": [1, 2, 3, 2], "image_id": 1}
-
 PER_CENT = {"x": 100 / 6, "y": 50, "width": 50, "height": 50}
 
 
@@ -544,39 +472,6 @@ def test_coco_prefers_the_outline_to_the_box() -> None:
         assert from_coco({**segmentation, "bbox": box}) == Box(1, 2, 4, 6)
 
 
-def test_sam_keeps_the_order() -> None:
-    first, second = np.eye(3, dtype=bool), np.ones((3, 3), dtype=bool)
-    regions = from_sam(
-        [{"segmentation": first, "area": 3}, {"segmentation": second}, {"bbox": [1, 2, 3, 4]}],
-        (3, 3),
-    )
-    assert regions == [Mask(first), Mask(second), Box(1, 2, 4, 6)]
-    assert from_sam([{"segmentation": RLE}]) == [Mask(np.ones((2, 3), bool))]
-    assert from_sam([]) == []
-
-
-@pytest.mark.parametrize(
-    ("annotation", "text"),
-    [
-        ({"id": 3}, r"keys \['id'\].*'segmentation'"),
-        ({"segmentation": {"counts": []}}, "no RLE"),
-        ({"segmentation": "abc", "bbox": None}, "give a list|segmentation"),
-        ({"bbox": [1, 2, 0, 4]}, "empty"),
-        ([1, 2], "dictionary"),
-    ],
-)
-def test_broken_annotations_are_refused(annotation: object, text: str) -> None:
-    with pytest.raises(RegionError, match=text):
-        from_coco(annotation)  # type: ignore[arg-type]
-
-
-def test_masks_of_another_size_are_refused() -> None:
-    with pytest.raises(RegionError, match="3x2 but the image is 4x4"):
-        from_coco({"segmentation": RLE}, (4, 4))
-    with pytest.raises(RegionError, match="entry 1 .*3x2 but the image is 2x2"):
-        from_sam([{"segmentation": np.ones((2, 2), bool)}, {"segmentation": RLE}], (2, 2))
-
-
 @pytest.mark.parametrize(
     ("masks", "text"),
     [([np.ones((2, 2))], "entry 0"), (5, "give a list"), ([{"area": 1}], "entry 0.*keys")],
@@ -602,6 +497,6 @@ def test_arrays_that_unpack_to_too_much_are_refused(
 ) -> None:
     path = tmp_path / "masks.npz"
     np.savez_compressed(path, masks=np.ones((3, 10, 20), dtype=bool))
-    monkeypatch.setattr("patchioner.regions.files.MAX_ARRAY_BYTES", 100)
+    monkeypatch.setattr("patchioner.regions.formats.MAX_ARRAY_BYTES", 100)
     with pytest.raises(RegionFileError, match="above 100"):
         read_regions(path, (20, 10), "a.jpg")

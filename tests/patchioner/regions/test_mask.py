@@ -17,7 +17,6 @@ from patchioner.geometry import fit_image
 from patchioner.regions import Mask, decode_rle
 
 GEOMETRY = fit_image((40, 20), mode="stretch", size=32, patch_size=8)
-
 CROPPED = fit_image((40, 20), mode="crop", size=32, patch_size=8)
 
 
@@ -91,22 +90,6 @@ def test_pictures_of_any_mode_are_read(mode: str, tmp_path: Path) -> None:
         picture = white.convert(mode)
     picture.save(tmp_path / "mask.png")
     assert Mask.from_file(tmp_path / "mask.png") == Mask(array)
-
-
-def test_transparent_pixels_are_outside(tmp_path: Path) -> None:
-    cut_out = np.full((20, 40, 4), 200, dtype=np.uint8)
-    cut_out[..., 3] = some_mask() * 255
-    Image.fromarray(cut_out).save(tmp_path / "mask.png")
-    assert Mask.from_file(str(tmp_path / "mask.png")) == Mask(some_mask())
-
-
-def test_one_label_of_a_label_map(tmp_path: Path) -> None:
-    labels = np.ones((20, 40), dtype=np.uint8)
-    labels[some_mask()] = 7
-    Image.fromarray(labels).save(tmp_path / "labels.png")
-    assert Mask.from_file(tmp_path / "labels.png", label=7) == Mask(some_mask())
-    with pytest.raises(RegionError, match="of value 9"):
-        Mask.from_file(tmp_path / "labels.png", label=9)
 
 
 def test_unreadable_pictures_are_named(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
-"""Boxes: adapters, clipping, tiny ones, bad ones, and the published rounding."""
+"""Boxes, points, patches, the whole image and sets; and what no shape accepts."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from patchioner.regions import (
     Mask,
     Patch,
     Point,
+    Polygon,
+    Region,
     RegionSet,
     Trace,
     Weighting,
@@ -25,8 +28,10 @@ from patchioner.regions import (
 
 PATCH = 14
 
+
 # Model pixels are original pixels, so that the published arithmetic can be written in integers.
 PLAIN = fit_image((140, 140), mode="stretch", size=140, patch_size=PATCH)
+
 
 REFERENCE = Weighting(rounding="reference")
 
@@ -54,61 +59,7 @@ def test_a_box_smaller_than_a_patch_works(size: float, weighting: Weighting | No
     np.testing.assert_array_equal(weights, Point(33, 47).patch_weights(PLAIN))
 
 
-def test_a_box_too_thin_for_floats_is_the_patch_under_it() -> None:
-    geometry = fit_image((7, 7), mode="stretch", size=140, patch_size=PATCH)
-    left = 0.768561872909699
-    right = math.nextafter(left, 1)
-    assert len(set(geometry.to_grid([[left, 0], [right, 0]])[:, 0])) == 1
-    weights = Box(left, 3.0, right, 3.5).patch_weights(geometry)
-    np.testing.assert_allclose(weights, Point(left, 3.0).patch_weights(geometry))
-
-
-def test_a_hundred_thousandth_box_weighs_as_alone() -> None:
-    random = np.random.default_rng(0)
-    places = random.random((2500, 2)) * 100
-    boxes = [Box(x, y, x + 30, y + 20) for x, y in places]
-    weights = region_weights(boxes, PLAIN)
-    for index in (0, 1023, 1024, 2499):
-        np.testing.assert_array_equal(weights[index], boxes[index].patch_weights(PLAIN))
-
-
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), "12", None])
-def test_coordinates_must_be_finite_numbers(bad: object) -> None:
-    with pytest.raises(RegionError, match="y1 of the box"):
-        Box(1, bad, 3, 4)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("corners", [(5, 5, 5, 9), (5, 5, 9, 5), (9, 5, 5, 9), (5, 9, 9, 5)])
-def test_empty_and_inverted_boxes_name_value_and_remedy(corners: tuple[int, ...]) -> None:
-    with pytest.raises(RegionError, match=r"Box\(x1=.*empty or inverted.*from_xywh"):
-        Box(*corners)
-
-
-@pytest.mark.parametrize("corners", [(140, 0, 150, 10), (-9, 0, 0, 10), (0, 200, 10, 300)])
-@pytest.mark.parametrize("weighting", [None, REFERENCE])
-def test_a_box_off_the_image_names_value_and_size(
-    corners: tuple[int, ...], weighting: Weighting | None
-) -> None:
-    good = Box(0, 0, 10, 10)
-    with pytest.raises(RegionError, match=r"Box\(.*140x140 image"):
-        region_weights([good, Box(*corners)], PLAIN, weighting)
-
-
-def test_adapters() -> None:
-    assert Box.from_xywh(10, 20, 30, 40) == Box(10, 20, 40, 60)
-    assert Box.from_coco({"bbox": [10, 20, 30, 40], "id": 1}) == Box(10, 20, 40, 60)
-    with pytest.raises(RegionError, match="no 'bbox'"):
-        Box.from_coco({"id": 1})
-    with pytest.raises(RegionError, match="3 numbers"):
-        Box.from_coco({"bbox": [1, 2, 3]})
-    with pytest.raises(RegionError, match="width of the box"):
-        Box.from_xywh(0, 0, float("nan"), 1)
-    with pytest.raises(RegionError, match="empty"):
-        Box.from_xywh(0, 0, -3, 1)
-
-
 SQUARE = fit_image((100, 100), mode="stretch", size=80, patch_size=8)
-
 PADDED = fit_image((100, 50), mode="pad", size=80, patch_size=8)
 
 
@@ -135,29 +86,6 @@ def test_the_point_in_the_middle_of_a_patch_is_that_patch(row: int, column: int)
     assert where(Patch(row, column).patch_weights(SQUARE)) == (row, column)
 
 
-@pytest.mark.parametrize("place", [(-1, 5), (5, -0.1), (100.1, 5), (5, 1e30)])
-def test_a_point_off_the_image_names_value_and_image(place: tuple[float, float]) -> None:
-    with pytest.raises(RegionError, match=r"Point\(.*100x100 image.*original"):
-        Point(*place).patch_weights(SQUARE)
-
-
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), "3", None, [1], 10**400])
-def test_a_point_takes_finite_numbers_only(bad: object) -> None:
-    with pytest.raises(RegionError, match="x of the point"):
-        Point(bad, 3)  # type: ignore[arg-type]
-
-
-def test_a_patch_outside_the_grid_names_the_grid() -> None:
-    with pytest.raises(RegionError, match=r"Patch\(row=10, col=0\).*10 rows and 10 columns"):
-        Patch(10, 0).patch_weights(SQUARE)
-
-
-@pytest.mark.parametrize(("row", "col", "text"), [(-1, 0, "-1"), (0, 1.5, "1.5"), ("1", 0, "'1'")])
-def test_a_patch_takes_integers_from_zero(row: object, col: object, text: str) -> None:
-    with pytest.raises(RegionError, match=text):
-        Patch(row, col)  # type: ignore[arg-type]
-
-
 def test_a_patch_of_padding_is_refused_and_left_out_of_all() -> None:
     with pytest.raises(RegionError, match="padding"):
         Patch(0, 0).patch_weights(PADDED)
@@ -179,7 +107,6 @@ def test_the_whole_image_counts_border_patches_by_share() -> None:
 
 
 GEOMETRY = fit_image((40, 40), mode="stretch", size=32, patch_size=8)
-
 LARGE, SMALL, DOT = Box(0, 0, 40, 30), Box(30, 30, 35, 35), Point(5, 5)
 
 
@@ -200,30 +127,6 @@ def test_a_set_in_a_set_is_one_member() -> None:
     np.testing.assert_allclose(nested, large / 2 + small / 4 + dot / 4, atol=1e-7)
 
 
-def test_sets_of_the_same_member_and_single_ones_keep_their_order() -> None:
-    regions = [
-        RegionSet([SMALL, SMALL]),
-        DOT,
-        RegionSet([DOT, SMALL, DOT]),
-        SMALL,
-        RegionSet([WholeImage(), Trace([(1, 1), (9, 9)])]),
-        LARGE,
-    ]
-    together = region_weights(regions, GEOMETRY)
-    for region, weights in zip(regions, together, strict=True):
-        np.testing.assert_allclose(weights, region.patch_weights(GEOMETRY), atol=1e-7)
-    np.testing.assert_allclose(together.sum(axis=(1, 2)), 1, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("members", "text"),
-    [([], "empty"), (LARGE, "list of regions"), ("ab", "list"), ([DOT, (1, 2, 3, 4)], "member 1")],
-)
-def test_what_is_no_set_is_refused(members: object, text: str) -> None:
-    with pytest.raises(RegionError, match=text):
-        RegionSet(members)  # type: ignore[arg-type]
-
-
 def test_rows_of_xywh_become_boxes_and_padding_is_left_out() -> None:
     rows = np.array([[0, 0, 10, 20], [-1, -1, -1, -1], [-2, 3, 9, 9], [-1, -1, -1, -1]])
     assert RegionSet.from_xywh(rows) == RegionSet([Box(0, 0, 10, 20), Box(-2, 3, 7, 12)])
@@ -232,17 +135,77 @@ def test_rows_of_xywh_become_boxes_and_padding_is_left_out() -> None:
     assert RegionSet.from_xywh(iter(rows.tolist())) == RegionSet.from_xywh(rows)
 
 
+def test_adapters() -> None:
+    assert Box.from_xywh(10, 20, 30, 40) == Box(10, 20, 40, 60)
+    assert Box.from_coco({"bbox": [10, 20, 30, 40], "id": 1}) == Box(10, 20, 40, 60)
+
+
+NAN, CORNERS = float("nan"), [(10, 10), (30, 10), (30, 30)]
+REFUSED: list[tuple[Callable[..., object], object, str]] = [
+    *((lambda bad: Box(1, bad, 3, 4), bad, "y1 of the box") for bad in (NAN, math.inf, "12", None)),
+    (lambda corners: Box(*corners), (5, 5, 5, 9), r"Box\(x1=.*empty or inverted.*from_xywh"),
+    (lambda corners: Box(*corners), (5, 9, 9, 5), r"Box\(x1=.*empty or inverted.*from_xywh"),
+    (Box.from_coco, {"id": 1}, "no 'bbox'"),
+    (Box.from_coco, {"bbox": [1, 2, 3]}, "3 numbers"),
+    (lambda row: Box.from_xywh(*row), (0, 0, NAN, 1), "width of the box"),
+    (lambda row: Box.from_xywh(*row), (0, 0, -3, 1), "empty"),
+    *((lambda bad: Point(bad, 3), bad, "x of the point") for bad in (NAN, "3", None, [1], 10**400)),
+    *((lambda bad: Patch(bad, 0), bad, "row of the patch") for bad in (-1, 1.5, "1", None)),
+    (RegionSet, [], "empty"),
+    (RegionSet, LARGE, "list of regions"),
+    (RegionSet, "ab", "list"),
+    (RegionSet, [DOT, (1, 2, 3, 4)], "member 1"),
+    (RegionSet.from_xywh, [[-1, -1, -1, -1]], "empty; give at least one"),
+    (RegionSet.from_xywh, [[0, 0, 1]], "box 0 of the RegionSet has 3 numbers"),
+    (RegionSet.from_xywh, [[0, 0, 5, 5], [0, 0, -5, 5]], "empty or inverted"),
+    (RegionSet.from_xywh, [[0, 0, NAN, 5]], "finite"),
+    (RegionSet.from_xywh, "0 0 1 1", "give a list"),
+    (Trace, [], "at least one"),
+    (Trace, [(1, math.inf)], "point 0 of the trace is inf"),
+    (Trace, [(1, 2, 3)], "3 numbers"),
+    (Trace, [1, 2], "point 0"),
+    (Trace, "1,2", "give a list"),
+    *((Trace.from_points_xyt, bad, "trace") for bad in ([{"x": 1}], [(1, 2)], [], 5)),
+    (Polygon, [], "at least 3 different points, got 0"),
+    (Polygon, [(1, 1), (2, 2), (1, 1)], r"got 2: \[\(1, 1\), \(2, 2\), \(1, 1\)\]"),
+    (Polygon, [CORNERS, [(1, 1)]], "got 1"),
+    (Polygon, [(1, 1), (2, NAN), (3, 0)], "point 1 of the polygon is nan"),
+    (Polygon, [(1, 1), (2, 2, 2), (3, 0)], "point 1 of the polygon has 3 numbers"),
+    (Polygon, [(1, 1), "ab", (3, 0)], "point 1"),
+    (Polygon, [1, 2, 3, 4, 5, 6], "point 0"),
+    (Polygon, 7, "give a list"),
+    (Polygon.from_coco, [], "no ring"),
+    (Polygon.from_coco, [[1, 2, 3]], "3 numbers"),
+    (Polygon.from_coco, [[1, 2, 3, 4]], "got 2"),
+    (Polygon.from_coco, [5], "give a list"),
+]
+
+
+@pytest.mark.parametrize(("make", "value", "text"), REFUSED)
+def test_what_is_no_region_is_refused(
+    make: Callable[..., object], value: object, text: str
+) -> None:
+    with pytest.raises(RegionError, match=text):
+        make(value)
+
+
 @pytest.mark.parametrize(
-    ("rows", "text"),
+    ("region", "text"),
     [
-        ([[-1, -1, -1, -1]], "empty; give at least one"),
-        ([], "empty"),
-        ([[0, 0, 1]], "box 0 of the RegionSet has 3 numbers"),
-        ([[0, 0, 5, 5], [0, 0, -5, 5]], "empty or inverted"),
-        ([[0, 0, float("nan"), 5]], "finite"),
-        ("0 0 1 1", "give a list"),
+        (Box(140, 0, 150, 10), r"Box\(.*100x100 image"),
+        (Box(-9, 0, 0, 10), r"Box\(.*100x100 image"),
+        (Point(-1, 5), r"Point\(.*100x100 image.*original"),
+        (Point(5, 1e30), r"Point\(.*100x100 image"),
+        (Patch(10, 0), r"Patch\(row=10, col=0\).*10 rows and 10 columns"),
+        (Trace([(-1, 5), (150, 5)]), r"no point inside the 100x100 image.*normalized=True"),
+        (Trace([(1.5, 0.5)], normalized=True), "0 to 1"),
+        (Polygon([(-9, 0), (-1, 0), (-5, 9)]), r"Polygon\(\(-9, 0\).*image"),
+        (Polygon([(1, 1), (5, 5), (9, 9)]), "no area; use Trace"),
     ],
 )
-def test_rows_that_are_no_boxes_are_refused(rows: object, text: str) -> None:
+@pytest.mark.parametrize("weighting", [None, REFERENCE])
+def test_a_region_out_of_view_names_itself_and_the_image(
+    region: Region, text: str, weighting: Weighting | None
+) -> None:
     with pytest.raises(RegionError, match=text):
-        RegionSet.from_xywh(rows)
+        region_weights([Box(0, 0, 10, 10), region], SQUARE, weighting)

@@ -29,12 +29,10 @@ from patchioner.regions import (
     region_weights,
 )
 from patchioner.regions.coverage import span_footprints
-from patchioner.regions.weights import published_lengths, published_middle
+from patchioner.regions.weights import published_middle
 
 # 8 x 8 patches of 10 pixels; model pixels are original pixels.
 GEOMETRY = fit_image((80, 80), mode="stretch", size=80, patch_size=10)
-
-PADDED = fit_image((80, 40), mode="pad", size=80, patch_size=10)
 
 
 def ring() -> Mask:
@@ -72,16 +70,6 @@ def test_variance_zero_is_the_middle_and_of_several_the_upper_left() -> None:
     assert WholeImage().patch_weights(GEOMETRY, Weighting("gaussian", 0))[3, 3] == 1
     assert Box(10, 10, 40, 40).patch_weights(GEOMETRY, Weighting("gaussian", 0))[2, 2] == 1
     assert Box(19, 5, 21.5, 6).patch_weights(GEOMETRY, Weighting("gaussian", 0))[0, 2] == 1
-
-
-def test_reference_leaves_kinds_that_were_not_published_exact() -> None:
-    unpublished: list[Region] = [Point(44, 44), ring(), Polygon([(0, 0), (79, 10), (40, 60)])]
-    for kind in ("uniform", "gaussian"):
-        for variance in (0.0, 1.0):
-            np.testing.assert_array_equal(
-                region_weights(unpublished, GEOMETRY, Weighting(kind, variance, "reference")),
-                region_weights(unpublished, GEOMETRY, Weighting(kind, variance)),
-            )
 
 
 def test_variance_zero_stays_on_the_region() -> None:
@@ -159,16 +147,6 @@ def test_mixed_kinds_keep_their_order() -> None:
             np.testing.assert_allclose(
                 weights, region.patch_weights(GEOMETRY, weighting), atol=1e-7
             )
-
-
-def test_reference_whole_image_leaves_padding_out() -> None:
-    weights = WholeImage().patch_weights(PADDED, Weighting(rounding="reference"))
-    assert (weights[:2] == 0).all()
-    np.testing.assert_allclose(weights[2:6], 1 / 32)
-
-
-def test_no_region_gives_no_map() -> None:
-    assert region_weights([], GEOMETRY).shape == (0, 8, 8)
 
 
 @pytest.mark.parametrize(
@@ -273,28 +251,11 @@ def test_cls_is_the_token_of_the_image_whatever_the_region(rounding: str) -> Non
         pool_regions(some_features(), [Point(1, 3)], weighting)
 
 
-def test_errors_reach_the_caller() -> None:
-    with pytest.raises(RegionError, match="60x40"):
-        pool_regions(some_features(), [Point(61, 3)])
-    with pytest.raises(RegionError, match="list of regions"):
-        pool_regions(some_features(), Point(1, 3))  # type: ignore[arg-type]
-    with pytest.raises(OptionError, match="attention"):
-        pool_regions(some_features(attention=False), [Point(1, 3)], Weighting("attention"))
-
-
-TRACE = Trace([(5, 5), (5, 5), (75, 5), (99, 5)])
-
-
 def middle(span: tuple[int, int, int, int], seed: int = 0) -> tuple[int, int]:
     drawn = published_middle(span_footprints(np.array([span]), (8, 8)), seed)[0]
     assert drawn.sum() == 1
     row, column = np.argwhere(drawn)[0].tolist()
     return column, row
-
-
-def test_each_axis_is_drawn_for_itself() -> None:
-    assert {middle((0, 0, 7, 7), seed) for seed in range(60)} == {(3, 3), (3, 4), (4, 3), (4, 4)}
-    assert {middle((0, 0, 7, 2), seed) for seed in range(20)} == {(3, 1), (4, 1)}
 
 
 def test_a_draw_is_the_same_in_any_company_and_any_run() -> None:
@@ -305,18 +266,3 @@ def test_a_draw_is_the_same_in_any_company_and_any_run() -> None:
     np.testing.assert_array_equal(together[1:2], alone)
     # Pinned: a draw that changed with a release would change captions.
     assert [middle((2, 2, 5, 5), seed) for seed in range(4)] == [(3, 3), (4, 4), (4, 4), (3, 3)]
-
-
-def test_traces_are_as_long_as_their_points() -> None:
-    regions: list[Region] = [TRACE, Trace([(5, 5)]), WholeImage(), Box(0, 0, 9, 9), Patch(0, 0)]
-    lengths = published_lengths(regions, GEOMETRY, Weighting(), None)
-    assert lengths.dtype == np.float32
-    np.testing.assert_allclose(lengths, [3 / 64, 1 / 64, 1, 1, 1])
-
-
-def test_attention_is_averaged_over_all_patches() -> None:
-    attention = np.zeros((2, 8, 8))
-    attention[:, 0, 0], attention[:, 0, 7] = (0.2, 0.4), (0.8, 0.6)
-    regions: list[Region] = [TRACE, WholeImage(), Box(0, 0, 9, 9), Point(1, 1)]
-    lengths = published_lengths(regions, GEOMETRY, Weighting("attention"), attention)
-    np.testing.assert_allclose(lengths, [(2 * 0.3 + 0.7) / 64, 1 / 64, 1, 1], rtol=1e-6)

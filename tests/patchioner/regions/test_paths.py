@@ -1,20 +1,18 @@
-"""Traces: lengths, dots, points off the image, and the published counts."""
+"""Traces: lengths, dots, points off the image; polygons: areas and rings."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import strategies as st
 
-from patchioner.base.errors import RegionError
 from patchioner.geometry import fit_image
-from patchioner.regions import Point, Trace, Weighting
+from patchioner.regions import Point, Polygon, Trace, Weighting
 
 # 4 x 4 patches of 10 pixels.
 GEOMETRY = fit_image((40, 40), mode="stretch", size=32, patch_size=8)
 
-CROPPED = fit_image((80, 40), mode="crop", size=32, patch_size=8)
 
+CROPPED = fit_image((80, 40), mode="crop", size=32, patch_size=8)
 REFERENCE = Weighting(rounding="reference")
 
 
@@ -22,14 +20,6 @@ def test_a_line_weighs_patches_by_its_length_inside() -> None:
     weights = Trace([(5, 15), (35, 15)]).patch_weights(GEOMETRY)
     np.testing.assert_allclose(weights[1], [1 / 6, 1 / 3, 1 / 3, 1 / 6], atol=1e-7)
     assert weights.sum() == pytest.approx(1)
-
-
-def test_lengths_are_those_that_the_hand_drew() -> None:
-    # Half as many patches per pixel across as down must not make the way across shorter.
-    wide = fit_image((80, 40), mode="stretch", size=32, patch_size=8)
-    weights = Trace([(5, 5), (15, 5), (15, 5), (15, 15)]).patch_weights(wide)
-    assert weights[0, 0] == pytest.approx(15 / 20)
-    assert weights[1, 0] == pytest.approx(5 / 20)
 
 
 def test_pauses_and_doubled_points_do_not_count() -> None:
@@ -77,39 +67,39 @@ def test_a_path_across_a_crop_counts_inside_it() -> None:
     np.testing.assert_allclose(weights[0], 0.25, atol=1e-7)
 
 
-@pytest.mark.parametrize("weighting", [None, REFERENCE])
-def test_a_trace_out_of_view_is_refused(weighting: Weighting | None) -> None:
-    with pytest.raises(RegionError, match=r"no point inside the 40x40 image.*normalized=True"):
-        Trace([(-1, 5), (50, 5)]).patch_weights(GEOMETRY, weighting)
-    with pytest.raises(RegionError, match=r"0 to 1"):
-        Trace([(1.5, 0.5)], normalized=True).patch_weights(GEOMETRY, weighting)
-
-
-@pytest.mark.parametrize(
-    ("points", "text"),
-    [
-        ([], "at least one"),
-        ([(1, float("inf"))], "point 0 of the trace is inf"),
-        ([(1, 2, 3)], "3 numbers"),
-        ([1, 2], "point 0"),
-        ("1,2", "give a list"),
-    ],
-)
-def test_what_is_no_trace_is_refused(points: object, text: str) -> None:
-    with pytest.raises(RegionError, match=text):
-        Trace(points)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("samples", [[{"x": 1}], [(1, 2)], [{"x": 0.1, "y": None}], [], 5])
-def test_broken_samples_are_refused(samples: object) -> None:
-    with pytest.raises(RegionError):
-        Trace.from_points_xyt(samples)  # type: ignore[arg-type]
-
-
-shares = st.one_of(st.floats(-0.2, 1.2), st.integers(0, 10).map(lambda tenth: tenth / 10))
-
-
 def test_reference_follows_padding() -> None:
     padded = fit_image((80, 40), mode="pad", size=80, patch_size=10)
     weights = Trace([(5, 5), (75, 35)]).patch_weights(padded, REFERENCE)
     assert weights[2, 0] == weights[5, 7] == 0.5
+
+
+SQUARE = [(10, 10), (30, 10), (30, 30), (10, 30)]
+
+
+def test_a_triangle_covers_half_of_the_patches_on_its_slope() -> None:
+    weights = Polygon([(0, 0), (20, 0), (0, 20)]).patch_weights(GEOMETRY)
+    expected = np.zeros((4, 4))
+    expected[0, 0], expected[0, 1], expected[1, 0] = 0.5, 0.25, 0.25
+    np.testing.assert_allclose(weights, expected, atol=1e-7)
+
+
+def test_a_ring_that_crosses_itself_means_all_it_encloses() -> None:
+    bow_tie = Polygon([(0, 0), (40, 40), (40, 0), (0, 40)])
+    weights = bow_tie.patch_weights(GEOMETRY)
+    halves = Polygon([[(0, 0), (20, 20), (0, 40)], [(40, 0), (20, 20), (40, 40)]])
+    np.testing.assert_allclose(weights, halves.patch_weights(GEOMETRY), atol=1e-7)
+    assert weights[0, 1] == weights[3, 2] == 0
+
+
+def test_rings_come_as_lists_tuples_and_arrays() -> None:
+    expected = Polygon(SQUARE)
+    assert Polygon(np.array(SQUARE)) == expected
+    assert Polygon([np.array(SQUARE)]) == expected
+    assert Polygon([[list(point) for point in SQUARE]]) == expected
+    assert Polygon.from_coco([[10, 10, 30, 10, 30, 30, 10, 30]]) == expected
+    assert len({expected, Polygon(iter(SQUARE))}) == 1
+
+
+def test_a_tiny_polygon_is_the_patch_under_it() -> None:
+    tiny = Polygon([(15, 25), (15.001, 25), (15, 25.001)])
+    assert tiny.patch_weights(GEOMETRY)[2, 1] == 1

@@ -1,0 +1,206 @@
+"""The error tree: one root, the promised parents, and names that are close."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import patchioner.base
+from patchioner.base import (
+    CheckpointError,
+    MissingExtraError,
+    OptionError,
+    Registry,
+    UnknownNameError,
+    errors,
+    optional,
+    progress,
+    require,
+)
+from patchioner.base.errors import PatchionerError
+
+PARENTS = {
+    "RegionError": ValueError,
+    "RegionFileError": ValueError,
+    "ImageError": ValueError,
+    "CheckpointError": ValueError,
+    "MemoryBankError": ValueError,
+    "DecoderError": ValueError,
+    "DetailError": RuntimeError,
+    "ExportError": RuntimeError,
+    "FutileError": RuntimeError,
+    "TextError": ValueError,
+    "OptionError": ValueError,
+    "OutOfMemoryError": MemoryError,
+    "UnknownNameError": LookupError,
+    "HubError": OSError,
+    "MissingExtraError": ImportError,
+}
+
+
+@pytest.mark.parametrize(("name", "parent"), PARENTS.items())
+def test_errors_are_caught_by_the_root_and_by_their_standard_parent(
+    name: str, parent: type[Exception]
+) -> None:
+    kind = getattr(errors, name)
+    assert issubclass(kind, PatchionerError)
+    assert issubclass(kind, parent)
+    assert str(kind("what was wrong")) == "what was wrong"
+
+
+def test_unknown_name_offers_the_close_names_and_lists_all() -> None:
+    error = UnknownNameError.among("model", "patchoner-mini", ["talk2dino", "patchioner-mini"])
+    assert "unknown model 'patchoner-mini': did you mean 'patchioner-mini'?" in str(error)
+    assert "Known: 'patchioner-mini', 'talk2dino'" in str(error)
+
+
+def test_unknown_name_survives_pickling() -> None:
+    error = UnknownNameError.among("model", "a", ["b"])
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+def make_registry() -> Registry[Callable[[], int]]:
+    registry: Registry[Callable[[], int]] = Registry("number")
+
+    @registry.register("two")
+    def two() -> int:
+        return 2
+
+    @registry.register("one")
+    def one() -> int:
+        return 1
+
+    return registry
+
+
+def test_unknown_name_offers_close_ones() -> None:
+    with pytest.raises(UnknownNameError, match="unknown number 'tow': did you mean 'two'"):
+        make_registry().get("tow")
+
+
+def test_a_name_is_filed_once_only() -> None:
+    registry = make_registry()
+    with pytest.raises(OptionError, match="'one' is registered twice"):
+        registry.register("one")(lambda: 11)
+    assert registry.get("one")() == 1
+
+
+FAR: Registry[str] = Registry("part", homes={"far": "far_home", "empty": "empty_home"})
+
+
+@pytest.fixture
+def homes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Modules that register parts, or forget to, on the import path."""
+    code = f"from {__name__} import FAR\nFAR.register('far')('found')\n"
+    (tmp_path / "far_home.py").write_text(code)
+    (tmp_path / "empty_home.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+def test_a_home_is_imported_when_its_part_is_asked_for(homes: Path) -> None:
+    assert "far_home" not in sys.modules
+    assert "far" in FAR and FAR.names() == ("empty", "far")
+    assert "far_home" not in sys.modules, "asking for the names imports nothing"
+    assert FAR.get("far") == "found"
+    assert "far_home" in sys.modules
+    assert FAR.get("far") == "found"
+
+
+def test_a_home_that_registers_nothing(homes: Path) -> None:
+    with pytest.raises(UnknownNameError, match="empty"):
+        FAR.get("empty")
+
+
+@pytest.mark.parametrize("config", [None, [], {}, {"type": 3}, {"type": "three"}])
+def test_a_config_names_its_type(config: object) -> None:
+    with pytest.raises(CheckpointError, match="there.json must name its \"type\", one of 'one'"):
+        make_registry().of_config(config, "there.json")
+    assert make_registry().of_config({"type": "one"}, "there.json")() == 1
+
+
+@pytest.mark.parametrize("module", ["no_such_module_here", "no_such_module_here.inner"])
+@pytest.mark.parametrize("checkout", [True, False])
+def test_missing_module_tells_the_line_that_installs_it_from_here(
+    module: str, checkout: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not checkout:
+        monkeypatch.setattr(optional, "_ROOT", tmp_path)
+    line = r"pip install -e '\.\[faiss\]'" if checkout else r"pip install 'openpatchioner\[faiss\]'"
+    with pytest.raises(MissingExtraError, match=f"{module}.*{line}") as caught:
+        require(module, "faiss")
+    assert caught.value.name == module
+    assert isinstance(caught.value.__cause__, ModuleNotFoundError)
+
+
+def test_failure_inside_an_installed_module_passes_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_inside_module.py").write_text("import another_missing_module\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ModuleNotFoundError, match="another_missing_module") as caught:
+        require("broken_inside_module", "faiss")
+    assert not isinstance(caught.value, MissingExtraError)
+
+
+@pytest.mark.parametrize("name", ["decoders.py", "memory_bank.py", "decoders/__init__.py"])
+@pytest.mark.parametrize("first", ["patchioner", "patchioner.cli.main", "the module"])
+def test_a_users_own_module_of_our_name_is_named(tmp_path: Path, name: str, first: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("")
+    module = name.split("/")[0].removesuffix(".py")
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"import {module}, patchioner" if first == "the module" else f"import {first}"
+    )
+    root = Path(optional.__file__).resolve().parents[2]
+    run = subprocess.run(
+        [sys.executable, str(script)],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(root)},
+    )
+    last = run.stderr.strip().splitlines()[-1]
+    assert last.startswith("ImportError") and str(tmp_path / name) in last and "rename" in last
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        """Say yes."""
+        return True
+
+
+def test_silent_when_stderr_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    list(progress(range(3), description="counting"))
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert captured.out == ""
+
+
+def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    list(progress(range(3), description="counting", unit="sheep"))
+    assert "counting" in terminal.getvalue()
+    assert "3/3" in terminal.getvalue()
+
+
+def test_import_pulls_in_no_torch() -> None:
+    code = "import sys, patchioner.base; sys.exit('torch' in sys.modules or 'tqdm' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_export_list_is_true_and_complete() -> None:
+    for name in patchioner.base.__all__:
+        assert hasattr(patchioner.base, name)
+    assert sorted(patchioner.base.__all__) == patchioner.base.__all__
