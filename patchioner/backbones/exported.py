@@ -36,8 +36,6 @@ ExportPrecision = Literal["fp32", "bf16", "int8", "int8-bf16"]
 Run = Callable[[Mapping[str, npt.NDArray[np.float32]]], list[npt.NDArray[np.float32]]]
 """Inputs by name -> outputs in the network's order, float32."""
 NETWORK_FILES: dict[Format, str] = {"onnx": "network.onnx", "openvino": "network.xml"}
-# What runs each format; the format's name is also that of the extra that installs it.
-PACKAGES: dict[Format, str] = {"onnx": "onnxruntime", "openvino": "openvino"}
 PACKAGES: dict[Format, str] = {"onnx": "onnxruntime", "openvino": "openvino"}
 """The module that runs each format; the format's name is also that of the extra that installs it."""
 OUTPUT_NAMES = Dense._fields
