@@ -176,7 +176,7 @@ def _names(
 
 
 def read_pairs(path: Path, photos: Path, *, limit: int, seed: int = 0) -> list[Captioned]:
-    """Photos with captions from a JSON list of {"file_name", "captions"}, `limit` of them drawn by the seed.
+    """(Photo, captions) of a JSON list of {"file_name", "captions"}, `limit` of them drawn by the seed.
 
     `TextError`: the file is not such a list, or a photo of it has no caption.
     """

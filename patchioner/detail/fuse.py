@@ -151,7 +151,7 @@ def dropped(verdict: Verdict, reason: str, note: str) -> Verdict:
 
 _Written = tuple[str, tuple[int, ...]]
 """A sentence and the numbers, from 1, of the statements that it says."""
-_LONGEST = 100_000
+_LONGEST, _MOST = 100_000, 60  # characters of an answer, statements
 _ALLOWED: Final = word_set("there is are also and in on at the a an with")
 _NEGATIONS: Final = word_set("no not none never without nothing nobody neither nor cannot n't")
 
@@ -171,30 +171,22 @@ SYSTEM: Final = (
 class LanguageFuser:
     """Verdicts -> sentences of a paragraph, by a language model under check (a `Fuser`).
 
-    The greedy fuser, with the same settings, takes over where the model gives no usable answer, and beyond `most`
-    statements. `temperature`, `max_tokens` and `seed` go with the question.
+    The greedy fuser, with the same settings, takes over where the model gives no usable answer, and beyond 60
+    statements.
     """
 
     def __init__(
-        self,
-        model: TextModel,
-        settings: FuseSettings | None = None,
-        *,
-        most: int = 60,
-        temperature: float = 0.2,
-        max_tokens: int = 2048,
-        seed: int = 0,
+        self, model: TextModel, settings: FuseSettings | None = None, *, seed: int = 0
     ) -> None:
-        self._model, self._settings, self._most = model, settings or FuseSettings(), most
-        self._asking: dict[str, Any] = {"temperature": temperature, "max_tokens": max_tokens}
-        self._asking["seed"] = seed
+        self._model, self._settings = model, settings or FuseSettings()
+        self._asking: dict[str, Any] = {"temperature": 0.2, "max_tokens": 2048, "seed": seed}
         self._greedy = GreedyFuser(self._settings)
 
     @property
     def settings(self) -> dict[str, object]:
         """Names and numbers, ready for JSON; no secrets."""
         own = {"fuser": "language", "model": self._model.settings, "prompt": PROMPT}
-        return {**self._greedy.settings, **own, "most": self._most, **self._asking}
+        return {**self._greedy.settings, **own, "most": _MOST, **self._asking}
 
     def fuse(
         self, photo: Photo, regions: Sequence[DetailRegion], kept: Sequence[Verdict]
@@ -202,7 +194,7 @@ class LanguageFuser:
         """As `GreedyFuser.fuse`; "no source": told in no sentence, or only in such as say what no statement says."""
         verdicts = ordered(photo.size, regions, kept)
         asked = _numbered(verdicts, {region.id: region for region in regions})
-        written = self._written(asked, len(verdicts)) if 2 <= len(verdicts) <= self._most else []
+        written = self._written(asked, len(verdicts)) if 2 <= len(verdicts) <= _MOST else []
         sentences = self._checked(written, verdicts)
         if not sentences:
             return self._greedy.fuse(photo, regions, kept)
@@ -290,14 +282,14 @@ def read_written(answer: str, count: int) -> list[_Written]:
     `DetailError`: no JSON object, other keys, a sentence without text or without numbers from 1 to `count`.
     """
     start, end = answer.find("{"), answer.rfind("}")
-    if len(answer) > _LONGEST or not 0 <= start < end:
-        raise DetailError(f"the answer {answer!r:.60} holds no JSON object")
     try:
+        if len(answer) > _LONGEST or not 0 <= start < end:
+            raise ValueError(f"{answer!r:.60} holds no JSON object")
         found = json.loads(answer[start : end + 1])
     except (ValueError, RecursionError) as error:
         raise DetailError(f"the answer is not valid JSON ({error})") from error
     sentences = found.get("sentences")
-    if set(found) != {"sentences"} or not isinstance(sentences, list) or not sentences:
+    if len(found) > 1 or not isinstance(sentences, list) or not sentences:
         raise DetailError(f"give {{'sentences': [...]}} alone, with at least one: {found!r:.60}")
     return [_one_written(one, count) for one in sentences]
 

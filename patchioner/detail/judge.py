@@ -288,9 +288,9 @@ _BLOCK, _FEWEST_BLOCKS, _LEVELS, _TIMES = 8, 16, 8, 6.0
 def why_blank(image: Image.Image) -> str | None:
     """Why an RGB photo shows nothing (whatever is said of it is invented), in words; None where it may show something.
 
-    Means of blocks of 8 x 8 pixels are compared. **One colour**: in no channel do two of them differ by more than 8
-    of 255 levels. **Noise**: pixels that have nothing to do with their neighbours have means that vary 64 times less
-    than they do; in photos they vary many times more than that; below 6 times it is noise.
+    **One colour**: in no channel do two means of blocks of 8 x 8 pixels differ by more than 8 of 255 levels. **Noise**:
+    pixels that have nothing to do with their neighbours have means that vary 64 times less than they do; in photos they
+    vary many times more than that; below 6 times it is noise.
     """
     # Of small photos smaller blocks: an eighth of the shorter side.
     block = min(max(min(image.size) // _BLOCK, 1), _BLOCK)

@@ -103,12 +103,9 @@ def _short(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What a checkpoint's measures of sentences and of things mean.
+    """What a checkpoint's measures of sentences (`SENTENCE_INPUTS`) and of things ("pooled", "peak", "memory") mean.
 
-    Attributes:
-        sentences: of `SENTENCE_INPUTS`.
-        objects: of "pooled", "peak" and, with memory texts, "memory".
-        measured: shares of true and false sentences that pass, number of photos; for people.
+    `measured`: shares of true and false sentences that pass, number of photos; for people.
     """
 
     sentences: Logistic
@@ -272,14 +269,10 @@ class DenseScorer:
 
     A sentence's cosine and those of its things are compared with what the names of 350 other things get in the same
     region, as a whole and at its best window of patches, and with how often the memory texts near the region name the
-    thing. Logistic regressions, fitted against distractors and stored with the model, make probabilities of them.
+    thing. Logistic regressions, fitted against distractors and stored with the model, make probabilities of them: from
+    `threshold` on a sentence is supported, below `object_threshold` a thing is not there.
 
-    Attributes:
-        threshold: score from which a sentence counts as supported.
-        object_threshold: score below which a thing counts as not there, where its sentence is not supported.
-
-    Raises:
-        OptionError: no text tower, no calibration, or one that was made with other measures.
+    `OptionError`: no text tower, no calibration, or one that was made with other measures.
     """
 
     def __init__(self, model: Patchioner, *, calibration: Calibration | None = None) -> None:

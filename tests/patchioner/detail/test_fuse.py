@@ -78,21 +78,16 @@ def test_the_order_is_the_whole_then_things_then_places() -> None:
 
 def test_most_agreed_is_taken_first_and_speaks_for_the_same() -> None:
     kept = [verdict(1, "a black dog on a couch"), verdict(2, "a dog on a couch", agreement=4)]
-    sentences, left_out = GreedyFuser().fuse(PHOTO, REGIONS, kept)
-    (one,) = sentences
+    (one,), left_out = GreedyFuser().fuse(PHOTO, REGIONS, kept)
     assert (one.text, one.claim_ids, one.agreement) == ("A dog on a couch.", ("c2", "c1"), 4)
     assert left_out == []
-
-
-def test_what_names_nothing_new_or_does_not_fit_is_left_out_with_the_reason() -> None:
     kept = [
         verdict(1, "a dog chases a red kite", agreement=4),
         verdict(2, "an old wet brown shaggy dog", agreement=3),
         verdict(3, "a boat under a large stone bridge on a river"),
     ]
-    assert fuse(*kept, max_words=10) == (
-        ["A dog chases a red kite."], {"c2": "duplicate", "c3": "length"}
-    )  # fmt: skip
+    left = {"c2": "duplicate", "c3": "length"}
+    assert fuse(*kept, max_words=10) == (["A dog chases a red kite."], left)
 
 
 def test_bad_input_is_refused() -> None:
@@ -150,10 +145,12 @@ def write(
     return [one.text for one in sentences], reasons, model.asked
 
 
-def test_one_retry_tells_the_error() -> None:
+def test_one_retry_tells_the_error_and_a_spent_budget_is_not_covered_up() -> None:
     texts, _, asked = write("I think that", GOOD)
     assert texts == ["A brown dog sleeps on a red couch."]
     assert "holds no JSON object" in asked[1][1]
+    with pytest.raises(FutileError, match="budget"):
+        write(FutileError("the budget is spent"))
 
 
 @pytest.mark.parametrize(
@@ -171,11 +168,6 @@ def test_without_a_usable_answer_the_greedy_fuser_is_taken(
     texts, _, asked = write(*answers)
     assert texts == fuse(*KEPT)[0]
     assert len(asked) == len(answers)
-
-
-def test_a_spent_budget_is_not_covered_up() -> None:
-    with pytest.raises(FutileError, match="budget"):
-        write(FutileError("the budget is spent"))
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from patchioner import Patchioner
 from patchioner.base.errors import DetailError, OptionError
 from patchioner.detail.judge import (
     Beside,
@@ -18,7 +17,6 @@ from patchioner.detail.judge import (
     unsupported,
     why_blank,
 )
-from patchioner.detail.score import DenseScorer
 from patchioner.detail.values import Claim, DetailRegion, Photo, Statement, Support, Verdict
 from tests.support.tiny import noise_photo
 
@@ -115,13 +113,6 @@ def test_agreement_can_be_trusted_as_published(photo: Photo) -> None:
     assert scorer.asked.count("A zebra grazes.") == 1
 
 
-def test_the_shipped_kind_of_scorer_works_in_it(calibrated: Patchioner, photo: Photo) -> None:
-    region, said = DetailRegion("global", "global", (0, 0, 96, 64)), "a red bus on a table"
-    scorer = DenseScorer(calibrated)
-    (found,) = filter_statements(photo, [region], [Statement("global", 0, said)], scorer=scorer)
-    assert found.support == scorer.score(photo, [(region, said)])[0]
-
-
 def test_what_does_not_fit_is_refused(photo: Photo) -> None:
     with pytest.raises(DetailError, match="'nowhere'"):
         judged(photo, ("A cat.", "nowhere", 0))
@@ -135,10 +126,8 @@ def test_what_does_not_fit_is_refused(photo: Photo) -> None:
 def test_other_samples_of_overlapping_regions_support_a_thing() -> None:
     said = (("A tour bus and a tree.", "left", 0), ("A bus.", "left", 1), ("A tree.", "right", 0))
     claims = [Claim("c", text, region, sample, 0) for text, region, sample in said]
-    near = {("left", "left"), ("right", "right")}
-    found = supporting_samples(claims, claims, near)["left", 0]
-    assert (found.others, found.sentences) == (1, 1)
-    assert found.named == {"bus": 1}
+    found = supporting_samples(claims, claims, {("left", "left"), ("right", "right")})
+    assert found["left", 0] == Beside(1, 1, {"bus": 1})
 
 
 WEAK, FAIR, THING = (

@@ -101,19 +101,12 @@ def test_other_formats_are_refused(values: Any) -> None:
         ({"regions": [{"id": "a"}]}, "no 'kind'"),
         ({"regions": [{"id": "a", "kind": "odd", "box": [0, 0, 1, 1]}]}, "'odd' stands"),
         ({"dropped": [{"id": 7}]}, "7 stands"),
-        ({"kept": 5}, "5|iterable"),
+        ({"kept": 5}, "not iterable"),
     ],
 )
 def test_damage_is_named(change: dict[str, Any], message: str) -> None:
     with pytest.raises(DetailError, match=message):
         from_json({**to_json(CAPTION, "x"), **change})
-
-
-def test_a_missing_field_is_named() -> None:
-    values = to_json(CAPTION, "x")
-    del values["kept"]
-    with pytest.raises(DetailError, match="no 'kept'"):
-        from_json(values)
 
 
 def test_the_same_pixels_have_the_same_digest_from_any_file(tmp_path: Path) -> None:
