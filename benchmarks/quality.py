@@ -122,7 +122,7 @@ def ask(
             items.append((features, [WholeImage(), *regions]))
         answers = model.caption_many(items, weighting=weighting, options=options)
         for photo, said in zip(batch, answers, strict=True):
-            whole[photo], *texts = [caption.text for caption in said]
+            whole[photo], *texts = [caption.text or "" for caption in said]
             of_photo = [index for index, one in enumerate(spoken) if one.photo == photo]
             captions.update(zip(of_photo, texts, strict=True))
     count = len(sets.region_sets)

@@ -42,6 +42,7 @@ class DecodeOptions:
         temperature: sampling divides the logits by it. Below 1 is sharper.
         top_p: sampling keeps the smallest set of likeliest tokens that holds this mass.
         seed: of sampling, below 2**128. The draw depends on the seed and the embedding, never on the batch.
+        samples: captions drawn of each embedding, with seeds `seed`, `seed` + 1, ...; they follow one another.
         banned_words: words or phrases that must not be written, in any case and cut into any tokens. A longer word
             that begins with a banned one may be lost as well, where the tokenizer writes it in pieces.
         no_repeat_ngram: no sequence of this many tokens is written twice in a caption; 0 allows it.
@@ -61,6 +62,7 @@ class DecodeOptions:
     temperature: float = 1.0
     top_p: float = 1.0
     seed: int = 0
+    samples: int = 1
     banned_words: tuple[str, ...] = ()
     no_repeat_ngram: int = 0
     batch_memory_mb: float = 512.0
@@ -70,12 +72,14 @@ class DecodeOptions:
         if self.strategy not in get_args(Strategy):
             known = ", ".join(get_args(Strategy))
             raise OptionError(f"strategy is {self.strategy!r}; choose one of: {known}")
-        check_whole(max_tokens=self.max_tokens, beam_width=self.beam_width)
+        check_whole(max_tokens=self.max_tokens, beam_width=self.beam_width, samples=self.samples)
         for name in ("min_tokens", "seed", "no_repeat_ngram"):
             check_whole(0, **{name: getattr(self, name)})
         if max(self.beam_width, self.max_tokens) > _MOST_STEPS:
             raise OptionError(f"beam_width and max_tokens must be {_MOST_STEPS} at most")
-        if self.seed > _MOST_SEED:
+        if self.samples > 1 and self.strategy != "sample":
+            raise OptionError(f"samples is {self.samples}; only the strategy sample draws several")
+        if self.seed + self.samples - 1 > _MOST_SEED:
             raise OptionError(f"seed is {self.seed}; it must be below 2**128")
         if self.min_tokens > self.max_tokens:
             raise OptionError(

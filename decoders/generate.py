@@ -53,7 +53,8 @@ def generate(
         part = distinct[first : first + size]
         found += search(network, part, constraints, options, vocabulary.end_ids)
     captions = [Decoded(vocabulary.decode(ids), ids, log_probs) for ids, log_probs in found]
-    return [captions[place] for place in places]
+    many = options.samples
+    return [one for place in places for one in captions[place * many : (place + 1) * many]]
 
 
 def check_embeddings(embeddings: Tensor, dim: int) -> None:
@@ -83,7 +84,7 @@ def distinct_rows(embeddings: Tensor) -> tuple[Tensor, list[int]]:
 
 def rows_per_batch(network: StepNetwork, options: DecodeOptions) -> int:
     """Rows that fit the memory budget, at least one."""
-    row = network.row_bytes(options.max_tokens)
+    row = network.row_bytes(options.max_tokens) * options.samples
     if options.strategy == "beam":
         row *= _BEAM_COPIES * options.beam_width
     return max(1, int(options.batch_memory_mb * 2**20 / row))

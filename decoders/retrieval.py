@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -77,6 +78,13 @@ class RetrievalDecoder(Decoder):
     ) -> list[Decoded]:
         """A sentence of the memory for each row (see `Decoder.generate`); DecoderError where none meets the options."""
         options = options or DecodeOptions(max_tokens=10_000)  # whole sentences, however long
+        if options.samples > 1:
+            seeds = range(options.seed, options.seed + options.samples)
+            drawn = [
+                self.generate(embeddings, replace(options, samples=1, seed=seed), memory)
+                for seed in seeds
+            ]
+            return [one for row in zip(*drawn, strict=True) for one in row]
         memory, texts = self._texts(memory)
         check_embeddings(embeddings, self._dim)
         zero = (~(embeddings != 0).any(dim=1)).nonzero().flatten().tolist()

@@ -17,6 +17,9 @@ from decoders.head import all_logits, best_tokens, top_tokens
 # (states (m, width), bans, which rows they are (m,), step) -> chosen tokens and log-probabilities (m,)
 Choose: TypeAlias = "Callable[[Tensor, StepBans, Tensor, int], tuple[Tensor, Tensor]]"
 
+_TOP = 64  # tokens that nearly always hold the draw
+_LARGE = 512  # tokens from which finding those beats sorting all
+
 
 class Hypothesis(NamedTuple):
     """Generated tokens, the end token included, and the log-probability of each."""
@@ -49,8 +52,9 @@ def sample_search(
     end_ids: tuple[int, ...],
 ) -> list[Hypothesis]:
     """A token drawn at every step, by inverting the cumulative distribution with uniform numbers of the row's own."""
-    uniforms = row_uniforms(embeddings, options.max_tokens, seed=options.seed)
-    draws = torch.from_numpy(uniforms).to(embeddings.device)
+    seeds = range(options.seed, options.seed + options.samples)
+    each = [row_uniforms(embeddings, options.max_tokens, seed=seed) for seed in seeds]
+    draws = torch.from_numpy(np.stack(each, axis=1)).flatten(0, 1).to(embeddings.device)
     head = network.head
 
     def choose(states: Tensor, bans: StepBans, rows: Tensor, step: int) -> tuple[Tensor, Tensor]:
@@ -68,6 +72,28 @@ def draw(logits: Tensor, uniforms: Tensor, top_p: float) -> Tensor:
 
     `uniforms` (n,) float64 in [0, 1) are the quantiles to take within the nucleus.
     """
+    if logits.shape[1] < _LARGE:
+        return _draw_sorted(logits, uniforms, top_p)
+    # Nearly every draw is among the likeliest few; the order of equal ones is that of the vocabulary.
+    order = logits.topk(_TOP, dim=1).indices.sort(dim=1).values
+    ordered, among = logits.gather(1, order).sort(dim=1, descending=True, stable=True)
+    order, highest = order.gather(1, among), ordered[:, :1]
+    total = (logits - highest).exp().sum(dim=1, keepdim=True).double()
+    probabilities = (ordered - highest).double().exp() / total
+    mass = probabilities.cumsum(dim=1)
+    last = (mass - probabilities < top_p).sum(dim=1, keepdim=True).clamp(1, _TOP) - 1
+    whole = mass.gather(1, last) if top_p < 1 else torch.ones_like(mass[:, :1])
+    place = torch.searchsorted(mass, uniforms.unsqueeze(1) * whole, right=True).minimum(last)
+    chosen = order.gather(1, place).squeeze(1)
+    sure = (ordered.gather(1, place) > ordered[:, -1:]) & ((mass[:, -1:] >= top_p) | (top_p == 1))
+    rest = (~sure).squeeze(1).nonzero().squeeze(1)
+    if len(rest):
+        chosen[rest] = _draw_sorted(logits[rest], uniforms[rest], top_p)
+    return chosen
+
+
+def _draw_sorted(logits: Tensor, uniforms: Tensor, top_p: float) -> Tensor:
+    """`draw` by sorting the whole vocabulary."""
     ordered, order = logits.sort(dim=1, descending=True, stable=True)
     probabilities = ordered.double().softmax(dim=1)
     mass = probabilities.cumsum(dim=1)
@@ -105,12 +131,16 @@ def _search(
     end_ids: tuple[int, ...],
     choose: Choose,
 ) -> list[Hypothesis]:
-    count, device = embeddings.shape[0], embeddings.device
+    count, device = len(embeddings) * options.samples, embeddings.device
     tokens = torch.full((count, options.max_tokens), -1, dtype=torch.int64, device=device)
     log_probs = torch.zeros((count, options.max_tokens), device=device)
     active = torch.arange(count, device=device)
     ends = torch.tensor(end_ids, device=device)
     states, cache = network.start(embeddings, options.max_tokens)
+    if options.samples > 1:  # they start alike: each embedding is read once
+        first = active // options.samples
+        cache.select(first)
+        states = states[first]
     for step in range(options.max_tokens):
         bans = constraints.at(tokens[active, :step])
         chosen, values = choose(states, bans, active, step)

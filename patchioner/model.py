@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self, TypeAlias, TypeVar, get_args, overload
+from typing import Any, NamedTuple, Self, TypeAlias, TypeVar, get_args, overload
 
 import torch
 from PIL import Image
@@ -16,14 +16,15 @@ from torch.nn import functional as F
 
 from decoders import DecodeOptions
 from memory_bank import MemoryBank, Precision
-from patchioner.backbones import Backbone, Encodable, PatchFeatures
+from patchioner.backbones import Encodable, PatchFeatures
 from patchioner.base.errors import ImageError, OptionError, PatchionerError, RegionError, TextError
 from patchioner.base.weights import Storage
 from patchioner.checkpoints.folder import Parts, read_checkpoint, write_checkpoint
 from patchioner.checkpoints.hub import SHIPPED, find_model, upload
 from patchioner.checkpoints.settings import ModelSettings
+from patchioner.embedding import embed_crops, embed_pooled, project
 from patchioner.geometry import ImageGeometry
-from patchioner.images import ImageSource, cut_out, load_image, load_reduced
+from patchioner.images import ImageSource, load_image, load_reduced
 from patchioner.pipeline import (
     Answers,
     Batching,
@@ -36,7 +37,8 @@ from patchioner.pipeline import (
     map_ahead,
     run,
 )
-from patchioner.regions import Region, Weighting, WholeImage, feature_weights, pool_regions
+from patchioner.regions import Region, Weighting, WholeImage, feature_weights
+from patchioner.rerank import KEY, check_choice, rerank_captions, why_blank
 from patchioner.results import Caption, Explanation, Label
 
 Answer = TypeVar("Answer")
@@ -44,7 +46,12 @@ Regions: TypeAlias = "Sequence[Region] | Callable[[ImageGeometry], Sequence[Regi
 """What to look at; a function takes the photo's geometry, as `Patch.all` does; None is the whole image."""
 Item: TypeAlias = "tuple[ImageSource | PatchFeatures, Regions]"
 
-_CROPS_AT_ONCE = 32
+
+class _Read(NamedTuple):
+    """A photo as a backbone takes it, and why it shows nothing."""
+
+    seen: Encodable
+    blank: str | None
 
 
 class Patchioner:
@@ -218,6 +225,8 @@ class Patchioner:
         weighting: Weighting | None = None,
         options: DecodeOptions | None = None,
         crop: bool | None = None,
+        rerank: bool | None = None,
+        min_confidence: float | None = None,
     ) -> list[Caption]:
         """Caption regions of one photo.
 
@@ -225,11 +234,13 @@ class Patchioner:
             image: features of `encode`, or anything `encode` takes.
             regions: what to caption; None is the whole image. A function is given the photo's geometry, as `Patch.all`.
             weighting, options, crop: the checkpoint's defaults if None; see `embed_regions`.
+            rerank, min_confidence: see `caption_many`.
 
         Returns:
             One `Caption` per region, in their order. Errors are those of `encode` and `embed_regions`.
         """
         how: Any = {"weighting": weighting, "crop": crop, "batching": Batching.alone()}
+        how |= {"rerank": rerank, "min_confidence": min_confidence}
         return next(self.caption_many([(image, regions)], options=options, **how))
 
     def caption_many(
@@ -240,6 +251,8 @@ class Patchioner:
         weighting: Weighting | None = None,
         options: DecodeOptions | None = None,
         crop: bool | None = None,
+        rerank: bool | None = None,
+        min_confidence: float | None = None,
         batching: Batching | None = None,
     ) -> Iterator[list[Caption]]:
         """Caption regions of any number of photos, giving those of each photo as they are done, in order.
@@ -254,6 +267,10 @@ class Patchioner:
                 "raise" raises its error when its turn comes. "skip" leaves it out, with a warning in the log. "return"
                 gives the `PatchionerError` in place of the photo's list, or of the region's caption in it.
             weighting, options, crop: the checkpoint's defaults if None; see `embed_regions`.
+            rerank: whether captions are chosen among candidates, as the checkpoint's settings say (see
+                `patchioner.rerank`); None does so where they do and `options` ask for no sample.
+            min_confidence: captions below this `confidence` have no text but a reason; None lets all pass but those of
+                photos that show nothing. It needs a calibrated checkpoint (`patchioner calibrate`).
             batching: how the work is cut up; None is what suits the device. Captions do not depend on it.
 
         Example:
@@ -261,10 +278,14 @@ class Patchioner:
             ...     print(captions[0].text)
         """
 
-        def answer(batch: Sequence[Embedded]) -> list[list[Caption]]:
-            return self._caption(batch, options or self.settings.decode)
+        decode = options or self.settings.decode
+        chosen = self.settings.reranks and decode.strategy != "sample" if rerank is None else rerank
+        check_choice(self.settings, decode, chosen, min_confidence)
 
-        return self._run(items, answer, on_error, weighting, crop, batching)
+        def answer(batch: Sequence[Embedded]) -> list[list[Caption]]:
+            return self._caption(batch, decode, chosen, min_confidence or 0.0)
+
+        return self._run(items, answer, on_error, weighting, crop, batching, whole=chosen)
 
     caption_stream = caption_many
 
@@ -383,6 +404,8 @@ class Patchioner:
         weighting: Weighting | None,
         crop: bool | None,
         batching: Batching | None,
+        *,
+        whole: bool = False,
     ) -> Iterator[list[Answer]]:
         """The one way of every photo: see `pipeline.run`."""
         if on_error not in get_args(OnError):
@@ -392,14 +415,14 @@ class Patchioner:
                 _pair(item)
         keep = self.settings.crop if crop is None else crop
 
-        def read(item: Item) -> tuple[Encodable | PatchFeatures, Regions]:
+        def read(item: Item) -> tuple[_Read | PatchFeatures, Regions]:
             photo, regions = _pair(item)
             if isinstance(photo, PatchFeatures):
                 return photo, regions
             return self._read(photo, keep), regions
 
         def encode(
-            group: Sequence[tuple[Encodable | PatchFeatures, Regions]],
+            group: Sequence[tuple[_Read | PatchFeatures, Regions]],
         ) -> list[tuple[PatchFeatures, Regions]]:
             photos = [photo for photo, _ in group if not isinstance(photo, PatchFeatures)]
             found = iter(self._encode(photos, keep) if photos else ())
@@ -409,27 +432,33 @@ class Patchioner:
             ]
 
         def embed(seen: tuple[PatchFeatures, Regions]) -> Embedded:
-            return self._embed(*seen, weighting, crop)
+            rows = self._embed(*seen, weighting, crop)
+            if not whole:
+                return rows
+            photo = self.embed_regions(seen[0], [WholeImage()], weighting, crop=False)[0]
+            return replace(rows, whole=photo, blank=seen[0].blank)
 
         steps = Steps(read, encode, embed, answer)
         outcomes = run(items, steps, batching or Batching.on(self.device.type))
         return Answers(delivered(outcomes, on_error), items)
 
-    def _read(self, source: ImageSource, keep_image: bool) -> Encodable:
+    def _read(self, source: ImageSource, keep_image: bool) -> _Read:
         """A photo as the backbone takes it, by any thread; whole where the features are to hold it."""
         backbone = self._placed.backbone
-        if keep_image:
-            return load_image(source)
-        if self._reduce_jpegs:
-            return backbone.prepare(load_reduced(source, backbone.needed_size))
-        return backbone.prepare(load_image(source))
+        reduce = self._reduce_jpegs and not keep_image
+        photo = load_reduced(source, backbone.needed_size) if reduce else load_image(source)
+        shown = photo if isinstance(photo, Image.Image) else photo.image
+        blank = why_blank(shown) if KEY in self.settings.calibration else None
+        return _Read(photo if keep_image else backbone.prepare(photo), blank)
 
-    def _encode(self, photos: Sequence[Encodable], keep_image: bool) -> list[PatchFeatures]:
-        found = self._placed.backbone.encode(photos)
-        if not keep_image:
-            return found
+    def _encode(self, photos: Sequence[_Read], keep_image: bool) -> list[PatchFeatures]:
+        found = self._placed.backbone.encode([photo.seen for photo in photos])
         return [
-            replace(one, image=photo) if isinstance(photo, Image.Image) else one
+            replace(
+                one,
+                image=photo.seen if keep_image and isinstance(photo.seen, Image.Image) else None,
+                blank=photo.blank,
+            )
             for one, photo in zip(found, photos, strict=True)
         ]
 
@@ -457,12 +486,16 @@ class Patchioner:
         )
 
     @torch.inference_mode()
-    def _caption(self, batch: Sequence[Embedded], options: DecodeOptions) -> list[list[Caption]]:
+    def _caption(
+        self, batch: Sequence[Embedded], options: DecodeOptions, rerank: bool, least: float
+    ) -> list[list[Caption]]:
         """One caption per region of these photos, all through bank and decoder as one matrix."""
         embeddings = torch.cat([one.embeddings for one in batch])
         if not len(embeddings):
             return [[] for _ in batch]
         projected = project(embeddings, self.settings, self._placed.bank)
+        if rerank:
+            return rerank_captions(batch, projected, options, self._placed, least)
         decoded = iter(self._placed.decoder.generate(projected, options, self._placed.bank))
         return [
             [
@@ -493,77 +526,6 @@ def usable_device(wanted: str | torch.device | None) -> torch.device:
         raise OptionError(
             f"device {str(chosen)!r} cannot be used here ({reason}): try 'cpu'"
         ) from error
-
-
-@torch.inference_mode()
-def project(embeddings: Tensor, settings: ModelSettings, bank: MemoryBank | None) -> Tensor:
-    """Carry (n, dim) region embeddings over the gap between images and text, as a checkpoint's settings say."""
-    if settings.projection == "raw":
-        return embeddings
-    if settings.projection == "none" or bank is None:
-        return F.normalize(embeddings, dim=1)
-    return bank.project(
-        embeddings,
-        temperature=settings.temperature,
-        normalize=settings.normalize,
-        top_k=settings.top_k,
-    )
-
-
-def embed_pooled(
-    features: PatchFeatures,
-    regions: Sequence[Region],
-    settings: ModelSettings,
-    weighting: Weighting | None = None,
-) -> Tensor:
-    """Pool regions from the patch tokens of one photo, (n, dim) float32.
-
-    Args:
-        features: of the photo.
-        regions: n of them; each kind may have settings of its own.
-        settings: weighting and context of each kind. Where there is a context, the row is the unit pooled token plus
-            that share of the unit CLS token; else the pooled token.
-        weighting: of all regions, in place of the settings'.
-
-    Raises:
-        RegionError: the model sees nothing of a region.
-        OptionError: attention or a CLS token of a backbone that has none.
-    """
-    alike: dict[tuple[Weighting, float], list[int]] = {}
-    for place, region in enumerate(regions):
-        own, context = settings.for_region(region)
-        alike.setdefault((weighting or own, context), []).append(place)
-    embedded = features.tokens.new_empty((len(regions), features.dim), dtype=torch.float32)
-    for (chosen, context), places in alike.items():
-        pooled = pool_regions(features, [regions[place] for place in places], chosen)
-        if features.cls is not None and context:
-            pooled = F.normalize(pooled, dim=1) + context * F.normalize(features.cls, dim=0)
-        embedded[places] = pooled
-    return embedded
-
-
-def embed_crops(
-    backbone: Backbone,
-    features: PatchFeatures,
-    regions: Sequence[Region],
-    settings: ModelSettings,
-    weighting: Weighting | None = None,
-) -> Tensor:
-    """Cut each region out by its bounding box, encode it alone, and embed it as a whole image; see `embed_pooled`."""
-    if features.image is None:
-        raise OptionError(
-            "regions are to be cut out, but these features do not hold their photo: "
-            "encode it with keep_image=True"
-        )
-    rows = []
-    for start in range(0, len(regions), _CROPS_AT_ONCE):
-        crops = [
-            cut_out(features.image, region.bounds(features.geometry))
-            for region in regions[start : start + _CROPS_AT_ONCE]
-        ]
-        for found in backbone.encode(crops):
-            rows.append(embed_pooled(found, [WholeImage()], settings, weighting))
-    return torch.cat(rows)
 
 
 def _pair(item: Any) -> Item:

@@ -83,11 +83,15 @@ class Embedded:
         regions: the n that can be used.
         embeddings: (n, dim) float32.
         errors: of the others, by their place among all.
+        whole: (dim,) the whole photo's embedding, where captions are chosen among candidates.
+        blank: why the photo shows nothing, where that is so.
     """
 
     regions: Sequence[Region]
     embeddings: Tensor
     errors: Mapping[int, PatchionerError]
+    whole: Tensor | None = None
+    blank: str | None = None
 
 
 @dataclass(frozen=True)

@@ -20,20 +20,28 @@ class Caption:
     """A caption of one region.
 
     Attributes:
-        text: the caption.
+        text: the caption; None where the model is not sure enough of any.
         score: mean log-probability per generated token, the end token included; at most 0, higher is surer. NaN where
             none was asked for (`DecodeOptions.scores`).
         region: the region that was asked about.
+        confidence: that the caption is right, 0 to 1; None where the checkpoint is not calibrated, or captions are not
+            chosen among candidates.
+        reason: why there is no text.
     """
 
-    text: str
+    text: str | None
     score: float
     region: Region
+    confidence: float | None = None
+    reason: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The caption for JSON: region (as `patchioner.regions` reads it), text, score (None for NaN)."""
+        """For JSON: region (as `--regions` reads it), text, score (None for NaN), confidence and reason if any."""
         score = None if math.isnan(self.score) else round(self.score, 6)
-        return {"region": self.region.to_json(), "text": self.text, "score": score}
+        said: dict[str, Any] = {"region": self.region.to_json(), "text": self.text, "score": score}
+        if self.confidence is not None:
+            said["confidence"] = round(self.confidence, 6)
+        return said | ({} if self.reason is None else {"reason": self.reason})
 
 
 @dataclass(frozen=True)
@@ -102,7 +110,7 @@ def as_supervision(captions: Sequence[Caption], geometry: ImageGeometry) -> Any:
         mask=np.stack(masks) if masks and len(masks) == len(captions) else None,
         class_id=np.arange(len(captions)),
         data={
-            "caption": np.array([caption.text for caption in captions]),
+            "caption": np.array([caption.text or "" for caption in captions]),
             "score": np.array([caption.score for caption in captions], dtype=np.float32),
         },
     )

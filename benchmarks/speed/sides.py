@@ -36,8 +36,8 @@ from patchioner.backbones import TimmViT
 from patchioner.base.errors import PatchionerError
 from patchioner.checkpoints.folder import Parts, read_model_config
 from patchioner.checkpoints.settings import ModelSettings
+from patchioner.embedding import project
 from patchioner.geometry import Preprocessing
-from patchioner.model import project
 from patchioner.regions import Box, Weighting
 
 OPTIONS = DecodeOptions(max_tokens=STEPS, scores=False)  # nor does the published way give any

@@ -46,6 +46,7 @@ class PatchFeatures:
         registers: (count, dim) float32 register tokens; or None.
         reference_heads: (slices, rows, columns) float32, the attention of single heads as the published system takes
             them (`patchioner.backbones.vit.published_heads`); or None.
+        blank: why the photo shows nothing, in words, where that was looked at (it is not saved); or None.
     """
 
     tokens: Tensor
@@ -56,6 +57,7 @@ class PatchFeatures:
     image: Image.Image | None = None
     registers: Tensor | None = None
     reference_heads: Tensor | None = None
+    blank: str | None = None
 
     @property
     def dim(self) -> int:

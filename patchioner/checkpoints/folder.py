@@ -1,6 +1,6 @@
 """The parts of a captioner; a checkpoint folder or a readable YAML file <-> its parts.
 
-A folder holds config.json, backbone/, text_tower/, decoder/ and memory_bank/. A YAML file names parts; anything
+A folder holds config.json, backbone/, text_tower/, decoder/, memory_bank/ and nouns/. A YAML file names parts; anything
 relative starts at its folder::
 
     name: my-model
@@ -32,6 +32,7 @@ from patchioner.base.files import read_json, recover_folder, replace_folder, wri
 from patchioner.base.weights import Storage
 from patchioner.checkpoints.settings import FORMAT, VERSION, ModelSettings
 from patchioner.checkpoints.stored import CONFIG_FILE, existing_path, make_part, read_yaml
+from patchioner.rerank import NounTable
 from patchioner.text import TEXT_TOWERS, TextTower, load_tower
 
 FOREIGN_CONFIG_FILE = "config.yaml"
@@ -53,15 +54,19 @@ class Parts:
     bank: MemoryBank | None
     text_tower: TextTower | None
     settings: ModelSettings
+    nouns: NounTable | None = None
 
     def __post_init__(self) -> None:
         widths = {"backbone": self.backbone.dim, "decoder": self.decoder.embedding_dim}
         widths |= {} if self.bank is None else {"memory bank": self.bank.dim}
         widths |= {} if self.text_tower is None else {"text tower": self.text_tower.dim}
+        widths |= {} if self.nouns is None else {"nouns": self.nouns.embeddings.shape[1]}
         if len(set(widths.values())) > 1:
             raise CheckpointError(
                 f"the parts have different widths and cannot work together: {widths}"
             )
+        if self.settings.reranks and self.text_tower is None:
+            raise CheckpointError("the settings choose among captions, which needs a text tower")
         if self.bank is None and self.settings.projection == "memory":
             raise CheckpointError(
                 "the settings ask for the memory projection, but there is no memory bank"
@@ -95,6 +100,7 @@ class Parts:
             decoder=self.decoder.to(device, dtype, optimize=optimize),
             bank=bank,
             text_tower=None if tower is None else tower.to(device, dtype, optimize=optimize),
+            nouns=None if self.nouns is None else self.nouns.to(device),
         )
 
 
@@ -128,13 +134,14 @@ def read_checkpoint(path: Path) -> Parts:
 def _read_own(folder: Path) -> Parts:
     config = folder / CONFIG_FILE
     settings = ModelSettings.from_json(read_json(config), str(config))
-    bank, tower = folder / "memory_bank", folder / "text_tower"
+    bank, tower, nouns = (folder / name for name in ("memory_bank", "text_tower", "nouns"))
     return Parts(
         backbone=load_backbone(folder / "backbone"),
         decoder=load_decoder(folder / "decoder"),
         bank=read_own_bank(bank) if bank.is_dir() else None,
         text_tower=load_tower(tower) if tower.is_dir() else None,
         settings=settings,
+        nouns=NounTable.load(nouns) if nouns.is_dir() else None,
     )
 
 
@@ -167,6 +174,7 @@ def write_checkpoint(
         "decoder": parts.decoder,
         "text_tower": parts.text_tower,
         "memory_bank": parts.bank,
+        "nouns": parts.nouns,
     }
     written = {name: part for name, part in held.items() if part is not None}
     owned = {CONFIG_FILE, *(held if (folder / CONFIG_FILE).is_file() else written)}
@@ -174,6 +182,8 @@ def write_checkpoint(
         for name, part in written.items():
             if isinstance(part, MemoryBank):
                 part.save(fresh / name, dtype=bank_storage)
+            elif isinstance(part, NounTable):
+                part.save(fresh / name)
             else:
                 part.save(fresh / name, storage=storage)
         write_json(fresh / CONFIG_FILE, parts.settings.to_json())

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
 from decoders import DecodeOptions
+from decoders.base import check_whole
 from patchioner.base.errors import CheckpointError, OptionError, UnknownNameError
 from patchioner.regions import Region, Weighting, region_kinds
 
@@ -20,12 +21,43 @@ KINDS = tuple(region_kinds())
 
 
 @dataclass(frozen=True)
+class Rerank:
+    """How a caption is chosen among candidates: the usual caption, and samples.
+
+    The candidate of the highest `likelihood` x mean log-probability + cosine with the region - `photo` x cosine with
+    the whole photo + `nouns` x the best z-score of its nouns is taken (`patchioner.rerank`).
+
+    Attributes:
+        likelihood, photo, nouns: those weights; the last counts where the checkpoint has a table of nouns.
+        samples: candidates beside the usual caption; 0 leaves that as it is.
+        temperature: at which they are drawn.
+
+    Raises:
+        OptionError: a number outside its range.
+    """
+
+    likelihood: float = 0.1
+    photo: float = 0.5
+    nouns: float = 0.02
+    samples: int = 12
+    temperature: float = 0.7
+
+    def __post_init__(self) -> None:
+        for name in ("likelihood", "photo", "nouns", "temperature"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0) or (name == "temperature" and value == 0):
+                raise OptionError(f"Rerank({name}={value}): give a finite number, 0 or more")
+        check_whole(0, samples=self.samples)
+
+
+@dataclass(frozen=True)
 class KindSettings:
     """What differs for one kind of region; None leaves what the model does with all.
 
     Attributes:
         weighting: of patches inside such a region.
         context: see `ModelSettings.context`.
+        rerank: see `ModelSettings.rerank`.
 
     Raises:
         OptionError: a context that is not a finite number, 0 or more.
@@ -33,6 +65,7 @@ class KindSettings:
 
     weighting: Weighting | None = None
     context: float | None = None
+    rerank: Rerank | None = None
 
     def __post_init__(self) -> None:
         if self.context is not None:
@@ -60,8 +93,9 @@ class ModelSettings:
         crop: each region is cut out of the photo by its bounding box, encoded alone, and captioned as a whole image:
             one backbone pass per region. For CLIP and others whose patches say little.
         decode: default decoding.
+        rerank: how captions are chosen among candidates; None takes the first. It needs a text tower.
         calibration: what cosines between texts and regions mean with these weights, by the name of what measured them
-            (see `patchioner.detail`); empty where nobody has. Not to be changed once it is here.
+            ("detail", "label", "captions"); empty where nobody has. Not to be changed once it is here.
         licence: of the weights.
 
     Raises:
@@ -78,6 +112,7 @@ class ModelSettings:
     top_k: int | None = None
     crop: bool = False
     decode: DecodeOptions = field(default_factory=DecodeOptions)
+    rerank: Rerank | None = None
     calibration: Mapping[str, Any] = field(default_factory=dict, hash=False)
     licence: str = "unknown"
 
@@ -106,6 +141,17 @@ class ModelSettings:
             self.weighting if kind.weighting is None else kind.weighting,
             self.context if kind.context is None else kind.context,
         )
+
+    @property
+    def reranks(self) -> bool:
+        """Whether captions of some kind of region are chosen among candidates."""
+        kinds = self.kinds.values()
+        return self.rerank is not None or any(kind.rerank is not None for kind in kinds)
+
+    def rerank_of(self, region: Region) -> Rerank:
+        """How a region's caption is chosen, by its kind."""
+        own = self.kinds.get(region.kind, KindSettings()).rerank
+        return own or self.rerank or Rerank(samples=0)
 
     def to_json(self) -> dict[str, Any]:
         """The root config.json."""
@@ -138,13 +184,19 @@ class ModelSettings:
             given["kinds"] = {kind: _kind(**values) for kind, values in kinds.items()}
             tuples = {key: tuple(one) for key, one in decode.items() if isinstance(one, list)}
             given["decode"] = DecodeOptions(**{**decode, **tuples})
+            given["rerank"] = _rerank(given.get("rerank"))
             return cls(**given)
         except (TypeError, ValueError) as error:  # OptionError is a ValueError
             raise CheckpointError(f"{source}: {error}") from error
 
 
-def _kind(weighting: dict[str, Any] | None = None, **more: Any) -> KindSettings:
-    return KindSettings(None if weighting is None else Weighting(**weighting), **more)
+def _kind(weighting: Any = None, rerank: Any = None, **more: Any) -> KindSettings:
+    own = None if weighting is None else Weighting(**weighting)
+    return KindSettings(own, rerank=_rerank(rerank), **more)
+
+
+def _rerank(values: Any) -> Rerank | None:
+    return None if values is None else Rerank(**values)
 
 
 def _check_context(context: float) -> None:

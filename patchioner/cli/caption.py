@@ -17,6 +17,7 @@ from patchioner.cli.output import (
     as_patch_text,
     as_text,
     report_error,
+    shown_text,
     write_line,
 )
 from patchioner.cli.spelling import (
@@ -97,6 +98,10 @@ def add_caption_arguments(parser: argparse.ArgumentParser) -> None:
     add("--crop", action="store_true", default=None, help=alone)
     least = 'least probability of a label; below it "none of these"'
     add("--threshold", type=spelling.number(0, 1), metavar="P", help=least)
+    sure = "leave out captions below this confidence (for calibrated models)"
+    add("--min-confidence", type=spelling.number(0, 1), metavar="P", help=sure)
+    first = "take the first caption, do not choose among candidates"
+    add("--no-rerank", dest="rerank", action="store_false", default=None, help=first)
     add("--max-tokens", type=spelling.positive_int, metavar="N", help="longest caption, in tokens")
     add("--temperature", type=spelling.positive, metavar="T", help="draw words at random")
     add("--seed", type=int, default=0, help="of --temperature (default: %(default)s)")
@@ -115,6 +120,10 @@ def wrong_combination(options: argparse.Namespace) -> str | None:
         return "--labels writes no caption: leave --beam, --temperature and --max-tokens out"
     if options.threshold is not None and options.labels is None:
         return "--threshold belongs to --labels: add them or leave --threshold out"
+    if options.labels is not None and (options.rerank, options.min_confidence) != (None, None):
+        return "--labels writes no caption: leave --no-rerank and --min-confidence out"
+    if options.rerank is False and options.min_confidence is not None:
+        return "--min-confidence needs candidates: leave --no-rerank out"
     return None
 
 
@@ -172,7 +181,7 @@ class _Job:
         from patchioner.drawing import draw_overlay, draw_patch_map
 
         answers = [one.answer for one in answered]
-        shown = [Caption(one.text or "none of these", 0.0, one.region) for one in answers]
+        shown = [Caption(shown_text(one), 0.0, one.region) for one in answers]
         photo = self.photo.load()
         if self.options.patches:
             picture = draw_patch_map(photo, shown, geometry)
@@ -259,6 +268,7 @@ def _asked(options: argparse.Namespace) -> dict[str, Any]:
         asked["weighting"] = Weighting(**weighting)
     if options.labels is not None:
         return asked | {"threshold": options.threshold}
+    asked |= {"rerank": options.rerank, "min_confidence": options.min_confidence}
     decoding: dict[str, Any] = {}
     if options.beam is not None:
         strategy = "beam" if options.beam > 1 else "greedy"

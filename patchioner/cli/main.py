@@ -24,6 +24,7 @@ VERBS = {
     "models": ("models", "add_models_arguments", "what can be loaded, and its size"),
     "convert": ("models", "add_convert_arguments", "write a model in our own format"),
     "export": ("models", "add_export_arguments", "run a model's backbone in another runtime"),
+    "calibrate": ("calibrate", "add_calibrate_arguments", "how sure a model's captions are"),
     "bank": ("bank", "add_bank_arguments", "build, look into or shrink memory banks"),
     "doctor": ("doctor", "add_doctor_arguments", "what is installed here, and what is in its way"),
 }

@@ -163,7 +163,7 @@ def _same_captions(source: Patchioner, converted: Patchioner) -> int:
     """How many of some random embeddings both models decode to the same tokens."""
     import torch
 
-    from patchioner.model import project
+    from patchioner.embedding import project
 
     generator, bank = torch.Generator().manual_seed(0), source.parts.bank
     if bank is None:

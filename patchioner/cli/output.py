@@ -75,10 +75,20 @@ def as_text(photo: str, size: tuple[int, int], answered: Sequence[Answered]) -> 
     return "\n".join(lines)
 
 
+def shown_text(answer: Caption | Label) -> str:
+    """What stands in lists and pictures; also where there is no text."""
+    return answer.text or ("none of these" if isinstance(answer, Label) else "not sure")
+
+
 def _said(answer: Caption | Label) -> str:
+    text = shown_text(answer)
     if isinstance(answer, Label):
-        return f"{answer.text or 'none of these'}  ({100 * answer.probability:.0f} %)"
-    return answer.text if math.isnan(answer.score) else f"{answer.text}  ({answer.score:.2f})"
+        return f"{text}  ({100 * answer.probability:.0f} %)"
+    if answer.reason is not None:
+        return f"{text}: {answer.reason}"
+    if answer.confidence is not None:
+        return f"{text}  ({100 * answer.confidence:.0f} %)"
+    return text if math.isnan(answer.score) else f"{text}  ({answer.score:.2f})"
 
 
 def as_patch_text(
@@ -88,7 +98,7 @@ def as_patch_text(
     from patchioner.drawing import cluster_captions
 
     lines = [f"{photo} ({size[0]} x {size[1]}), {grid[0]} x {grid[1]} patches"]
-    for cluster in cluster_captions([one.answer.text or "none of these" for one in answered]):
+    for cluster in cluster_captions([shown_text(one.answer) for one in answered]):
         lines.append(f"  {100 * cluster.share:5.1f} %  {cluster.text or 'other'}")
     return "\n".join(lines)
 

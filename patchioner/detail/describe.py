@@ -92,7 +92,7 @@ class PatchionerDescriber:
             found = self._model.caption(features, [asked[key] for key in keys], options=options)
             captions.update(zip(keys, found, strict=True))
         return [
-            Statement(regions[key[0]].id, key[1], captions[key].text, captions[key].score)
+            Statement(regions[key[0]].id, key[1], captions[key].text or "", captions[key].score)
             for key in asked
         ]
 

@@ -272,7 +272,7 @@ class PhotoDivider:
             return _regions(found, "user" if given else "semantic")
         if self._settings.objects == "none" or self._model is None or not found:
             return []
-        caption = self._model.caption(_features(photo))[0].text
+        caption = self._model.caption(_features(photo))[0].text or ""
         box = union_of_named(found, caption, photo.size)
         return [] if box is None else _regions([Detection(box)], "semantic")
 

@@ -55,7 +55,9 @@ def draw_patch_map(
         OptionError: a region that is not a patch of this grid.
     """
     display = Display.of(image)
-    clusters = cluster_captions([caption.text for caption in captions], limit=limit)
+    clusters = cluster_captions(
+        [caption.text or "none of these" for caption in captions], limit=limit
+    )
     cells = _cell_clusters(captions, clusters, geometry.grid)
     per_pixel = _pixel_clusters(cells, display, geometry)
     colours = [colour_of(number) if c.text else OTHER for number, c in enumerate(clusters)]

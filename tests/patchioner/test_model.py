@@ -44,7 +44,7 @@ from patchioner.base.errors import (
     TextError,
 )
 from patchioner.checkpoints.settings import ModelSettings
-from patchioner.model import project
+from patchioner.embedding import project
 from patchioner.regions import pool_regions
 from tests.support.tiny import TEXTS, noise_photo, tiny_parts
 

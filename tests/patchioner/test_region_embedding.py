@@ -13,7 +13,7 @@ from patchioner import Box, Patchioner, Point, Region, RegionSet, Trace, Weighti
 from patchioner.backbones import PatchFeatures
 from patchioner.base.errors import OptionError, RegionError
 from patchioner.checkpoints.settings import KindSettings, ModelSettings
-from patchioner.model import embed_crops, embed_pooled
+from patchioner.embedding import embed_crops, embed_pooled
 from patchioner.regions import pool_regions
 from tests.support.tiny import noise_photo, tiny_backbone, tiny_parts
 

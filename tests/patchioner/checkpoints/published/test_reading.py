@@ -35,8 +35,8 @@ from patchioner.checkpoints.published.reading import (
     register_embeddings,
     vit_of,
 )
+from patchioner.embedding import project
 from patchioner.geometry import Preprocessing
-from patchioner.model import project
 from patchioner.regions import Weighting
 from patchioner.text import TextTower
 from tests.patchioner.checkpoints.published.test_decoders import naive_greedy, until_end
