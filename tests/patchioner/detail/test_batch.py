@@ -41,7 +41,6 @@ class FakeCaptioner:
     act: Callable[[Photo], None] = lambda photo: None
     settings: dict[str, object] = field(default_factory=lambda: {"describer": {"n": 1}})
     asked: list[str] = field(default_factory=list)
-    most: int = 0
     _active: int = 0
     _lock: Any = field(default_factory=threading.Lock)
 
@@ -51,7 +50,6 @@ class FakeCaptioner:
         with self._lock:
             self.asked.append(photo.name)
             self._active += 1
-            self.most = max(self.most, self._active)
         try:
             self.act(photo)
         finally:
@@ -266,19 +264,15 @@ def test_somebody_elses_file_is_not_touched(tmp_path: Path, text: str) -> None:
     assert path.read_bytes() == text.encode()
 
 
-def written(folder: Path, content: Any) -> Path:
-    path = folder / "list.json"
-    path.write_text(json.dumps(content))
-    return path
-
-
 @pytest.mark.parametrize(
     "content",
     [{}, [], "a.jpg", [3], [""], [{"regions": []}], [{"photo": "a", "region": []}], [{"photo": "a", "regions": 3}]],
 )  # fmt: skip
 def test_other_forms_are_refused(tmp_path: Path, content: Any) -> None:
+    path = tmp_path / "list.json"
+    path.write_text(json.dumps(content))
     with pytest.raises(ImageError, match=r"list\.json"):
-        read_photo_list(written(tmp_path, content))
+        read_photo_list(path)
 
 
 def test_paths_start_at_the_list_and_regions_are_read(tmp_path: Path) -> None:
@@ -293,11 +287,8 @@ def test_paths_start_at_the_list_and_regions_are_read(tmp_path: Path) -> None:
     ]
     (tmp_path / "list.json").write_text(json.dumps(entries))
     listed = read_photo_list(tmp_path / "list.json")
-    names = [str(tmp_path / "10:30.jpg"), "scikit-image:coffee"]
-    assert [name for name, _ in listed] == [
-        *names,
-        *(str(tmp_path / f"{one}.jpg") for one in "bcd"),
-    ]
+    places = [str(tmp_path / name) for name in ("10:30.jpg", "b.jpg", "c.jpg", "d.jpg")]
+    assert [name for name, _ in listed] == [places[0], "scikit-image:coffee", *places[1:]]
     (_, first), (_, none), (_, named), (_, inline), (_, broken) = listed
     assert first is none is None
     assert named is not None and inline is not None and broken is not None
