@@ -167,18 +167,13 @@ def build_bank_folder(
 def embed_texts(
     embed: Embed, texts: Sequence[str], folder: Path, *, shard: int = SHARD, unit: bool = True
 ) -> Tensor:
-    """Embeddings of texts, (N, dim) float32, by way of shards in `folder`.
+    """Embeddings of texts, (N, dim) float32; shards that lie in `folder` are read, the others written.
 
     Args:
-        embed: see `Embed`.
-        texts: N of them, not blank.
-        folder: shards that are already there are read, the others written.
-        shard: texts in one shard.
         unit: unit vectors, kept as fp16; False: vectors as the encoder gives them, kept as fp32.
 
     Raises:
         CheckpointError: a shard is damaged or of other texts.
-        MemoryBankError: embeddings of the wrong shape or not finite.
     """
     rows = torch.empty(0)
     starts = range(0, len(texts), shard)

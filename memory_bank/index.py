@@ -98,12 +98,7 @@ class IndexOptions:
         return min(self.probes or max(1, lists // 8), lists)
 
     def row_bytes(self, dim: int) -> int:
-        """The bytes that a row of this width takes in the index.
-
-        Example:
-            >>> [IndexOptions(kind).row_bytes(384) for kind in ("flat", "ivf", "ivfsq")]
-            [1536, 1544, 392]
-        """
+        """The bytes that a row of this width takes in the index."""
         number = 8 if self.has_lists else 0
         return (dim if self.kind == "ivfsq" else 4 * dim) + number
 
@@ -121,11 +116,7 @@ class BankIndex:
 
     @classmethod
     def build(cls, arrays: BankArrays, options: IndexOptions) -> BankIndex:
-        """Index the unit keys of a bank, block by block, on the CPU.
-
-        Raises:
-            MissingExtraError: FAISS is not installed.
-        """
+        """Index the unit keys of a bank, block by block, on the CPU."""
         faiss = require("faiss", "faiss")
         rows, dim = (int(size) for size in arrays.keys.shape)
         codes = {"flat": "Flat", "ivf": "Flat", "ivfsq": "SQ8"}[options.kind]
@@ -152,9 +143,6 @@ class BankIndex:
 
         Raises:
             OptionError: a number below 1, or an index without lists.
-
-        Example:
-            >>> bank.with_index(bank.index.with_probes(64))  # doctest: +SKIP
         """
         if not self.options.has_lists:
             raise OptionError(

@@ -63,12 +63,9 @@ class Blocks:
 
 @dataclass(frozen=True)
 class Weighted:
-    """Weighted means of values, and what the weights were divided by.
+    """Weighted means of values, (n, dim) float32, not normalised, and what the weights were divided by.
 
-    Args:
-        means: (n, dim) float32, not normalised.
-        log_mass: (n,) float32, the logarithm of the sum of `count * exp(cosine / temperature)`
-            over the rows that took part.
+    `log_mass`, (n,) float32, is the logarithm of the sum of `count * exp(cosine / temperature)` over the rows used.
     """
 
     means: Tensor

@@ -42,12 +42,7 @@ class MappedRows:
     """A matrix that is a view of a mapped file, of which rows can leave memory until they are read again.
 
     Threads may share one: rows that one lets go while another reads them come back from the file. A pickle or a deep
-    copy of it is None, because the matrix then lies in memory of its own.
-
-    Args:
-        rows: (N, dim), the matrix.
-        mapping: of the whole file.
-        offset: bytes of the file before the first row.
+    copy of it is None, because the matrix, (N, dim) from byte `offset` of the file on, then has memory of its own.
     """
 
     def __init__(self, rows: Tensor, mapping: mmap.mmap, offset: int) -> None:

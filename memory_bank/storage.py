@@ -36,14 +36,7 @@ _SAFETENSORS_DTYPES = {
 
 
 class StoredTexts(Sequence[str]):
-    """Texts of a JSON-lines file, each decoded when asked for: a large bank opens at once.
-
-    Args:
-        path: a file with one JSON string per line.
-
-    Raises:
-        MemoryBankError: the file is missing or truncated, or (when asked for) a line is no string.
-    """
+    """Texts of a file with one JSON string a line, each decoded and checked when asked for."""
 
     def __init__(self, path: Path) -> None:
         try:
@@ -118,11 +111,7 @@ def write_bank(root: Path, arrays: BankArrays, texts: Sequence[str] | None) -> s
 
 
 def read_bank(root: Path, *, memory_map: bool) -> tuple[BankArrays, Sequence[str] | None, str]:
-    """Read the arrays, texts and fingerprint of a bank; without `memory_map`, all of it, and check its sha256.
-
-    Raises:
-        MemoryBankError: a file is missing, foreign, damaged, or does not fit the others.
-    """
+    """Read the arrays, texts and fingerprint of a bank; without `memory_map`, all of it, and check its sha256."""
     header = _bank_header(root)
     identity = str(header["fingerprint"])
     file = MappedFile(root / ARRAYS)
@@ -233,16 +222,7 @@ class _Place(NamedTuple):
 
 
 class MappedFile:
-    """A safetensors file, mapped by ourselves so that what was read can be let go again.
-
-    It is closed when the last array of it is gone.
-
-    Attributes:
-        metadata: the strings of its header.
-
-    Raises:
-        MemoryBankError: it is missing, truncated or no such file.
-    """
+    """A safetensors file, mapped by ourselves so that what was read can be let go again; closed with its last array."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -63,9 +63,6 @@ def optimize_for_cpu(module: M) -> M:
 
     Outputs move by rounding alone. Layers stay plain that are small, share their weight, have hooks or are of a
     subclass. Nothing happens where oneDNN's operators are missing or wrong.
-
-    Args:
-        module: a copy of `inference_copy`: its layers are replaced in place.
     """
     if not has_onednn():
         return module
@@ -88,12 +85,7 @@ def optimize_for_cpu(module: M) -> M:
 
 
 class PackedLinear(nn.Module):
-    """An `nn.Linear` for inference whose weight lies in oneDNN's order. It has no parameter for the weight.
-
-    Args:
-        weight: (out, in) float32 on the CPU, one that `can_pack`; not kept.
-        bias: (out,), shared, or None.
-    """
+    """An `nn.Linear` for inference whose weight, one that `can_pack`, lies in oneDNN's order and is no parameter."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
@@ -141,16 +133,7 @@ def _plain_linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
 
 
 class PackedTable:
-    """A matrix packed in stretches of rows, for products with all of them or with some stretches.
-
-    Args:
-        matrix: (n, k), one that `can_pack`; not kept.
-        stretch: rows of each.
-
-    Example:
-        >>> PackedTable(torch.eye(512), 128).product(torch.ones(1, 512), 128, 256).shape
-        torch.Size([1, 128])
-    """
+    """A matrix, (n, k), one that `can_pack`, in stretches of rows, for products with all of them or with some."""
 
     def __init__(self, matrix: Tensor, stretch: int) -> None:
         self._stretch = stretch
@@ -159,13 +142,7 @@ class PackedTable:
             self._parts = [_reordered(matrix[start : start + stretch]) for start in starts]
 
     def product(self, inputs: Tensor, first: int, last: int) -> Tensor:
-        """(m, k) float32 times rows `first` to `last` of the matrix transposed, as a new (m, last - first).
-
-        Args:
-            inputs: on the CPU, without gradients.
-            first: begins a stretch.
-            last: ends a stretch, or lies within one.
-        """
+        """(m, k) float32, no gradients, times rows `first`, which begins a stretch, to `last`: (m, last - first)."""
         parts = self._parts[first // self._stretch : -(-last // self._stretch)]
         found = [_onednn_linear(inputs, part, None) for part in parts]
         whole = found[0] if len(found) == 1 else torch.cat(found, dim=-1)

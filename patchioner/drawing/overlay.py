@@ -170,13 +170,7 @@ def _overlap(one: _Rectangle, two: _Rectangle) -> float:
 
 @dataclass(frozen=True)
 class Shape:
-    """One drawable part of a region, in layer pixels.
-
-    Attributes:
-        kind: how to draw it.
-        points: (n, 2) corners, vertices or the single point.
-        mask: what lies inside `points`, mode L, 0 or 255, for kind ``mask``.
-    """
+    """One drawable part of a region: (n, 2) points in layer pixels, and of a mask what lies inside, mode L."""
 
     kind: str
     points: FloatArray
@@ -244,13 +238,7 @@ def _mask_shape(array: npt.NDArray[np.bool_], bounds: FloatArray, display: Displ
 def draw_shapes(
     shapes: Sequence[tuple[Shape, Colour]], size: tuple[int, int], *, width: int
 ) -> Image.Image:
-    """Draw parts on a transparent RGBA layer, the later ones on top.
-
-    Args:
-        shapes: parts in layer pixels, each with its colour.
-        size: (width, height) of the result in display pixels.
-        width: of the coloured line in display pixels; halos add to it.
-    """
+    """Draw parts on a transparent RGBA layer of (width, height) display pixels, the later ones on top."""
     layer = Image.new("RGBA", (size[0] * FINE, size[1] * FINE), (0, 0, 0, 0))
     for shape, colour in shapes:
         if shape.mask is not None:

@@ -55,8 +55,7 @@ def luminance(colour: Colour) -> float:
 
 def ink_on(colour: Colour) -> Colour:
     """Black or white, whichever contrasts more with the colour (at least 4.5 to 1)."""
-    # WCAG contrast is (brighter + 0.05) / (darker + 0.05); black and white tie at sqrt(1.05 *
-    # 0.05) - 0.05.
+    # Both contrast alike, (brighter + 0.05) / (darker + 0.05), at sqrt(1.05 * 0.05) - 0.05.
     return WHITE if luminance(colour) < 0.179 else BLACK
 
 
@@ -73,15 +72,7 @@ def line_height(font: Font) -> int:
 
 
 def wrap_text(text: str, font: Font, width: float) -> list[str]:
-    """Break text at spaces into lines of at most `width` pixels, at least one line.
-
-    Runs of white space count as one space; a word longer than a line is cut, but a line always
-    holds at least one character.
-
-    Example:
-        >>> wrap_text("a red bus", load_font(20), 1000)
-        ['a red bus']
-    """
+    """Break text at spaces into lines of at most `width` pixels, at least one; longer words are cut."""
     lines = [""]
     for word in text.split():
         joined = f"{lines[-1]} {word}" if lines[-1] else word
@@ -89,7 +80,7 @@ def wrap_text(text: str, font: Font, width: float) -> list[str]:
             lines[-1] = joined
             continue
         pieces = _cut(word, font, width)
-        lines = lines + pieces if lines[-1] else pieces if len(lines) == 1 else lines[:-1] + pieces
+        lines = (lines if lines[-1] else lines[:-1]) + pieces
     return lines
 
 
@@ -147,14 +138,7 @@ class Display:
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of the list: a badge, a caption, and a fainter note behind it.
-
-    Attributes:
-        colour: of the badge; None leaves it out.
-        badge: a short text inside the badge, may be empty.
-        text: the caption, wrapped.
-        note: set on a line of its own below, fainter; may be empty.
-    """
+    """One line of the list: a badge (None: no colour, none), a caption, and a fainter note below it."""
 
     colour: Colour | None
     badge: str

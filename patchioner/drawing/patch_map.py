@@ -142,18 +142,14 @@ def cluster_captions(texts: Sequence[str | None], *, limit: int = 12) -> list[Cl
 
     Equal captions always fall together. When that leaves too much unnamed, captions that share
     most of their content words (Jaccard overlap) join the caption that covers most of the still
-    uncovered ones; the overlap asked for drops from 1 to 0.3 until `limit` clusters cover 80 % of
-    the captions.
+    uncovered ones; the overlap asked for drops from 1 to 0.3 until `limit` clusters cover 80 %.
 
     Args:
-        texts: one caption per patch, None where no label fits; upper case and punctuation do
-            not count.
-        limit: number of named clusters.
+        texts: one caption per patch, None where no label fits; case and punctuation do not count.
 
     Returns:
         At most `limit` named clusters, the largest first, then one with `text == ""` for the rest,
-        if any. Every position is a member of exactly one. The result depends on the texts alone
-        (no random choice).
+        if any. Every position is a member of exactly one.
 
     Example:
         >>> [(c.text, c.members) for c in cluster_captions(["a cup", "a cup", "a table"])]

@@ -65,11 +65,12 @@ class Region(ABC):
 
     Attributes:
         kind: the name of this kind of region in settings, such as "box".
-        json_key, json_extras: the key under which `to_json` writes it, and attributes beside it.
+        json_key, json_extras: the key under which `to_json` writes it, if that is not its `kind`,
+            and attributes beside it.
     """
 
     kind: ClassVar[str]
-    json_key: ClassVar[str]
+    json_key: ClassVar[str] = ""
     json_extras: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
@@ -94,12 +95,12 @@ class Region(ABC):
 
     def describe(self) -> str:
         """A few words: ``box 10,20,200,220``."""
-        return f"{self.json_key} {self._words()}"
+        return f"{self.json_key or self.kind} {self._words()}"
 
     def to_json(self) -> dict[str, Any]:
         """A dictionary ready for JSON that `from_json` and region files read."""
         extras = {extra: getattr(self, extra) for extra in self.json_extras}
-        return {self.json_key: self._value(), **extras}
+        return {self.json_key or self.kind: self._value(), **extras}
 
     @staticmethod
     def from_json(entry: object, folder: Path | None = None) -> Region:
@@ -116,7 +117,7 @@ class Region(ABC):
             >>> Region.from_json({"point": [3, 4]})
             Point(x=3.0, y=4.0)
         """
-        keys = {one.json_key: one for _, one in sorted(region_kinds().items())}
+        keys = {one.json_key or kind: one for kind, one in sorted(region_kinds().items())}
         if not isinstance(entry, Mapping):
             raise RegionError(
                 f"a region is a dictionary such as {{'box': [...]}}, not {entry!r:.80}"

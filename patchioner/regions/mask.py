@@ -60,7 +60,6 @@ class Mask(Shape):
     """
 
     kind: ClassVar[str] = "mask"
-    json_key: ClassVar[str] = "mask"
     extent_is_given: ClassVar[bool] = True
 
     array: npt.NDArray[np.bool_]

@@ -62,7 +62,6 @@ class Trace(Shape):
     """
 
     kind: ClassVar[str] = "trace"
-    json_key: ClassVar[str] = "trace"
     json_extras: ClassVar[tuple[str, ...]] = ("normalized",)
 
     points: tuple[XY, ...]
@@ -274,7 +273,6 @@ class Polygon(Shape):
     """
 
     kind: ClassVar[str] = "polygon"
-    json_key: ClassVar[str] = "polygon"
     extent_is_given: ClassVar[bool] = True
 
     rings: tuple[Ring, ...]

@@ -84,7 +84,6 @@ class Point(_Numbers, Shape):
     """
 
     kind: ClassVar[str] = "point"
-    json_key: ClassVar[str] = "point"
     names: ClassVar[tuple[str, ...]] = ("x", "y")
 
     x: float
@@ -129,7 +128,6 @@ class Patch(_Numbers, Shape):
     """
 
     kind: ClassVar[str] = "patch"
-    json_key: ClassVar[str] = "patch"
     names: ClassVar[tuple[str, ...]] = ("row", "col")
 
     row: int
@@ -201,7 +199,6 @@ class Box(_Numbers, Shape):
     """
 
     kind: ClassVar[str] = "box"
-    json_key: ClassVar[str] = "box"
     names: ClassVar[tuple[str, ...]] = ("x1", "y1", "x2", "y2")
     reference_is_span: ClassVar[bool] = True
     extent_is_given: ClassVar[bool] = True
