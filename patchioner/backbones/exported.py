@@ -33,12 +33,11 @@ from patchioner.checkpoints.stored import CONFIG_FILE, WEIGHTS_FILE, first_line
 
 Format = Literal["onnx", "openvino"]
 ExportPrecision = Literal["fp32", "bf16", "int8", "int8-bf16"]
+# Inputs by name -> outputs in the network's order, float32.
 Run = Callable[[Mapping[str, npt.NDArray[np.float32]]], list[npt.NDArray[np.float32]]]
-"""Inputs by name -> outputs in the network's order, float32."""
 NETWORK_FILES: dict[Format, str] = {"onnx": "network.onnx", "openvino": "network.xml"}
+# What runs each format; the format's name is also that of the extra that installs it.
 PACKAGES: dict[Format, str] = {"onnx": "onnxruntime", "openvino": "openvino"}
-"""The module that runs each format; the format's name is also that of the extra that installs it."""
-OUTPUT_NAMES = Dense._fields
 
 
 class ExportedBackbone(SingleViT):
@@ -141,7 +140,7 @@ class ExportedBackbone(SingleViT):
             )
         tensors = (torch.from_numpy(array).to(self._device) for array in found)
         named = dict(zip(self.output_names, tensors, strict=True))
-        return Dense(*(named.get(name) for name in OUTPUT_NAMES))  # type: ignore[arg-type]
+        return Dense(*(named.get(name) for name in Dense._fields))  # type: ignore[arg-type]
 
     def as_input(self, pixels: Sequence[Tensor]) -> Tensor:
         """Stack preprocessed photos on the CPU, where the runtimes work."""

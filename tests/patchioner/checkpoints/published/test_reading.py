@@ -189,31 +189,6 @@ def test_a_hub_id_offline_out_of_the_cache(tmp_path: Path) -> None:
     assert run.stdout.splitlines() == [hub_id, str([one.text for one in expected])]
 
 
-@pytest.mark.slow
-def test_published_shapes(tmp_path: Path) -> None:
-    """768 wide, 50,257 tokens, 4 layers, 518 pixels: load, caption, convert, reload, the same tokens."""
-    state, theirs = (
-        published.decap_state(prefix=768, width=768, layers=4, positions=1024),
-        tmp_path / "t",
-    )
-    published.write_decap(theirs, state, prefix_size=768, support_memory_size=4000)
-    (theirs / published.BANK_FILE).unlink()
-    rows, texts = published.memory(3000, dim=768)
-    name = "coco_captions_text_embeddings-B16-ViT-B.16-4000.h5"
-    published.write_bank(theirs / name, rows, texts, size=4000)
-    torch.manual_seed(0)
-    vit = TimmViT("vit_base_patch14_reg4_dinov2", Preprocessing("stretch", 518, 14)).vit
-    torch.save(published.official_dinov2(vit), theirs / "dinov2_vitb14_reg4_pretrain.pth")
-    model = Patchioner.from_pretrained(theirs, device="cpu")
-    assert tuple(model.encode(noise_photo()).tokens.shape) == (37, 37, 768)
-    projected = pooled_and_projected(model)[1]
-    found = ids(model, projected)
-    assert found[0] == until_end(naive_greedy(state, projected[0]))
-    model.save_pretrained(tmp_path / "ours")
-    again = Patchioner.from_pretrained(tmp_path / "ours", device="cpu")
-    assert ids(again, pooled_and_projected(again)[1]) == found
-
-
 NAMES = {
     "dinov2_vits14": "vit_small_patch14_dinov2",
     "dinov2_vitg14": "vit_giant_patch14_dinov2",
