@@ -24,7 +24,6 @@ CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE = "config.json", "weights.safetensors"
 
 Strategy = Literal["greedy", "beam", "sample"]
 _MOST_STEPS = 10_000
-_MOST_SEED = 2**128 - 1
 
 
 @dataclass(frozen=True)
@@ -69,42 +68,39 @@ class DecodeOptions:
     scores: bool = True
 
     def __post_init__(self) -> None:
-        if self.strategy not in get_args(Strategy):
-            known = ", ".join(get_args(Strategy))
-            raise OptionError(f"strategy is {self.strategy!r}; choose one of: {known}")
         check_whole(max_tokens=self.max_tokens, beam_width=self.beam_width, samples=self.samples)
         for name in ("min_tokens", "seed", "no_repeat_ngram"):
             check_whole(0, **{name: getattr(self, name)})
-        if max(self.beam_width, self.max_tokens) > _MOST_STEPS:
-            raise OptionError(f"beam_width and max_tokens must be {_MOST_STEPS} at most")
-        if self.samples > 1 and self.strategy != "sample":
-            raise OptionError(f"samples is {self.samples}; only the strategy sample draws several")
-        if self.seed + self.samples - 1 > _MOST_SEED:
-            raise OptionError(f"seed is {self.seed}; it must be below 2**128")
-        if self.min_tokens > self.max_tokens:
-            raise OptionError(
-                f"min_tokens is {self.min_tokens}, above max_tokens {self.max_tokens}; "
-                "lower the one or raise the other"
-            )
-        if not isinstance(self.scores, bool):
-            raise OptionError(f"scores is {self.scores!r}; it must be True or False")
-        for name in ("length_penalty", "temperature", "top_p", "batch_memory_mb"):
-            value = getattr(self, name)
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number or not math.isfinite(value) or value < 0:
-                raise OptionError(f"{name} is {value!r}; it must be a finite number, 0 or more")
-            if value == 0 and name != "length_penalty":
-                raise OptionError(f"{name} is {value!r}; it must be above 0")
-        if self.top_p > 1:
-            raise OptionError(f"top_p is {self.top_p}; it is a probability, at most 1")
-        if not isinstance(self.banned_words, tuple):
-            raise OptionError(
-                f"banned_words is a {type(self.banned_words).__name__}; "
-                'give a tuple of strings, such as ("cat", "red car")'
-            )
-        for word in self.banned_words:
-            if not isinstance(word, str) or not word.strip():
-                raise OptionError(f"banned_words holds {word!r}; each must be a word or a phrase")
+        words = self.banned_words
+        rules: dict[str, tuple[bool, str]] = {
+            "strategy": (self.strategy in get_args(Strategy), f"one of {get_args(Strategy)}"),
+            "max_tokens": (self.max_tokens <= _MOST_STEPS, f"at most {_MOST_STEPS}"),
+            "beam_width": (self.beam_width <= _MOST_STEPS, f"at most {_MOST_STEPS}"),
+            "min_tokens": (self.min_tokens <= self.max_tokens, "at most max_tokens"),
+            "samples": (
+                self.samples == 1 or self.strategy == "sample",
+                "1 unless strategy is sample",
+            ),
+            "seed": (self.seed + self.samples <= 2**128, "below 2**128"),
+            "scores": (isinstance(self.scores, bool), "True or False"),
+            "length_penalty": (_finite(self.length_penalty, 0.0), "a finite number, 0 or more"),
+            "temperature": (_finite(self.temperature), "a finite number above 0"),
+            "batch_memory_mb": (_finite(self.batch_memory_mb), "a finite number above 0"),
+            "top_p": (_finite(self.top_p) and self.top_p <= 1, "a probability above 0"),
+            "banned_words": (
+                isinstance(words, tuple) and all(isinstance(w, str) and w.strip() for w in words),
+                'a tuple of words or phrases, such as ("cat", "red car")',
+            ),
+        }
+        for name, (holds, rule) in rules.items():
+            if not holds:
+                raise OptionError(f"{name} is {getattr(self, name)!r}; it must be {rule}")
+
+
+def _finite(value: object, least: float = 1e-300) -> bool:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return math.isfinite(value) and value >= least
 
 
 @dataclass(frozen=True)

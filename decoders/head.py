@@ -224,11 +224,6 @@ def top_tokens(
     return values - total[:, None], tokens.gather(1, order)
 
 
-def all_logits(head: OutputHead, states: Tensor) -> Tensor:
-    """Float32 logits (n, vocab), which the caller may change, for strategies that need every token."""
-    return head.logits(states, 0, head.vocab_size)
-
-
 def pruning_if_worth(matrix: Tensor) -> CandidatePruning | None:
     """Candidate pruning of a large matrix, on a CPU with fast int8 products; None where it would gain nothing."""
     large = matrix.numel() >= _LARGE and matrix.shape[1] <= _WIDEST

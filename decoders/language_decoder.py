@@ -12,22 +12,34 @@ import copy
 from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar, Self, TypeAlias
 
 import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-from decoders.base import Decoded, DecodeOptions, TextMemory, TrainableDecoder, check_whole
+from decoders.base import (
+    CONFIG_FILE,
+    TOKENIZER_FILE,
+    WEIGHTS_FILE,
+    Decoded,
+    DecodeOptions,
+    TextMemory,
+    TrainableDecoder,
+    check_whole,
+)
 from decoders.generate import generate
 from decoders.gpt2 import GPT2
 from decoders.head import GivenLogits, OutputHead
 from decoders.language_model import positions_of, vocabulary_of
 from decoders.tokenizers import LanguageTokenizer
 from patchioner.base.errors import CheckpointError, DecoderError, OptionError
+from patchioner.base.files import write_json
 from patchioner.base.inference import inference_copy
+from patchioner.base.weights import Storage, save_weights
 
 USUAL_TOKENS = 64  # published ViECap: at most 64 steps
 
@@ -272,6 +284,7 @@ class LanguageDecoder(TrainableDecoder):
     config: Any
     MODEL: ClassVar[str] = "model"
     MAPPER: ClassVar[str] = "mapper"
+    TYPE: ClassVar[str]
 
     @property
     def model(self) -> nn.Module:
@@ -345,6 +358,13 @@ class LanguageDecoder(TrainableDecoder):
         made._network = inference_copy(self.network, device, dtype, optimize=optimize)
         made.driver = self.driver.over(made.model, made.prefixes)
         return made
+
+    def _write(self, folder: Path, state: dict[str, Tensor], storage: Storage, **more: Any) -> None:
+        """Write config.json (with `more`), weights.safetensors and tokenizer.json."""
+        save_weights(state, folder / WEIGHTS_FILE, storage=storage)
+        self.tokenizer.save(folder / TOKENIZER_FILE)
+        values = {**asdict(self.config), "end_ids": list(self.tokenizer.end_ids), **more}
+        write_json(folder / CONFIG_FILE, {"type": self.TYPE, **values})
 
     def sequences(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text as trained: words, end. A text stops at its first end token ("." in ViECap)."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -214,36 +213,3 @@ def vocabulary_of(model: nn.Module) -> int:
     """Number of tokens that the model knows."""
     words: Any = model
     return int(words.get_input_embeddings().weight.shape[0])
-
-
-class HelperModel:
-    """A small model of `transformers` and its tokenizer, in float32, from safetensors only, loaded when first needed.
-
-    `instead` is what serves without a download, for the message when it cannot be had.
-    """
-
-    def __init__(
-        self, name: str, auto_class: str, *, instead: str, device: str | torch.device = "cpu"
-    ) -> None:
-        self.name, self.auto_class, self.device = name, auto_class, device
-        self._instead = instead
-        self._loaded: tuple[Any, Any] | None = None
-        self._lock = threading.Lock()
-
-    def parts(self) -> tuple[Any, Any]:
-        """The network and the tokenizer; the first call loads them, or raises HubError or MissingExtraError."""
-        with self._lock:
-            if self._loaded is None:
-                transformers = require("transformers", EXTRA)
-                try:
-                    tokenizer = transformers.AutoTokenizer.from_pretrained(self.name)
-                    network = getattr(transformers, self.auto_class).from_pretrained(
-                        self.name, dtype=torch.float32, use_safetensors=True
-                    )
-                except (OSError, ValueError) as error:
-                    raise HubError(
-                        f"{self.name!r} cannot be loaded: {error}. Check the name and the network, "
-                        f"or {self._instead}, which needs no download"
-                    ) from error
-                self._loaded = network.to(self.device).eval(), tokenizer
-            return self._loaded

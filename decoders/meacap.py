@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as functional
@@ -19,7 +19,6 @@ from torch import Tensor
 
 from decoders.base import CONFIG_FILE, DECODERS, Decoded, DecodeOptions, TextMemory, check_whole
 from decoders.entities import entity_prompt
-from decoders.language_model import HelperModel
 from decoders.scene_graph import CachedParser, RuleParser, SceneGraph, SceneGraphParser, T5Parser
 from decoders.scene_graph.lexicon import NUMBERS
 from decoders.scene_graph.tagging import singular
@@ -130,11 +129,6 @@ class CaptionMemory:
             raise CheckpointError(f"{folder}: {error}") from error
 
 
-# n names -> (n, n) float similarities, 1 for equal names.
-NameSimilarity: TypeAlias = Callable[[list[str]], Tensor]
-
-PUBLISHED = "sentence-transformers/all-MiniLM-L6-v2"
-
 SAME_HEAD, SYNONYM = 0.8, 0.7
 _SYNONYMS = {
     name: number
@@ -168,31 +162,6 @@ def word_similarity(names: list[str]) -> Tensor:
     return torch.tensor(rows).reshape(len(names), len(names))
 
 
-class SentenceSimilarity:
-    """Cosine of the embeddings of a sentence encoder of transformers with mean pooling, read at first use."""
-
-    def __init__(self, model: str = PUBLISHED) -> None:
-        self.model = model
-        self._helper = HelperModel(model, "AutoModel", instead="compare names by their words")
-
-    def __call__(self, names: list[str]) -> Tensor:
-        """(n, n) cosines."""
-        if not names:
-            return torch.zeros(0, 0)
-        units = functional.normalize(self._embed(names).float(), dim=1)
-        return units @ units.T
-
-    @torch.inference_mode()
-    def _embed(self, names: list[str]) -> Tensor:
-        network, tokenizer = self._helper.parts()
-        # One at a time: names are a word or two, and so no name's vector depends on padding.
-        rows = []
-        for name in names:
-            ids = torch.tensor([tokenizer(name)["input_ids"]])
-            rows.append(network(input_ids=ids).last_hidden_state.mean(dim=1)[0])
-        return torch.stack(rows)
-
-
 def _alike(one: tuple[str, ...], other: tuple[str, ...]) -> float:
     if one == other:
         return 1.0
@@ -221,7 +190,6 @@ class _Concept:
 def find_concepts(
     texts: Sequence[str],
     graphs: Sequence[SceneGraph],
-    similarity: NameSimilarity = word_similarity,
     *,
     merge_above: float = 0.55,
     min_count: int = 3,
@@ -240,7 +208,7 @@ def find_concepts(
         >>> find_concepts(texts, RuleParser().parse(texts))
         ['red bus']
     """
-    concepts = _merge(texts, graphs, merge_above, similarity)
+    concepts = _merge(texts, graphs, merge_above)
     needed = min(min_count, max((len(one.captions) for one in concepts), default=0))
     kept = [one for one in concepts if len(one.captions) >= needed]
     if needed == 1 < min_count:
@@ -251,16 +219,13 @@ def find_concepts(
 
 
 def _merge(
-    texts: Sequence[str],
-    graphs: Sequence[SceneGraph],
-    merge_above: float,
-    similarity: NameSimilarity,
+    texts: Sequence[str], graphs: Sequence[SceneGraph], merge_above: float
 ) -> list[_Concept]:
     mentions = Counter(
         name for graph in graphs for name in dict.fromkeys(one.name for one in graph.entities)
     )
     names = [name for name, _ in mentions.most_common()]  # ties: in order of first mention
-    alike = similarity(names).tolist()
+    alike = word_similarity(names).tolist()
     leaders: list[int] = []
     owner: dict[str, int] = {}
     for place, name in enumerate(names):
@@ -316,7 +281,6 @@ class ConceptPrompter:
     Args:
         memory: captions and their embeddings; None: they are given to `prompts`.
         parser: of captions, asked once for each; None: `RuleParser`.
-        similarity: of names; None: by their words.
         captions: nearest captions that are asked (published: 5).
         limits: of `find_concepts`.
 
@@ -330,7 +294,6 @@ class ConceptPrompter:
         self,
         memory: TextMemory | None = None,
         parser: SceneGraphParser | None = None,
-        similarity: NameSimilarity | None = None,
         *,
         captions: int = 5,
         **limits: Any,
@@ -346,7 +309,6 @@ class ConceptPrompter:
             raise OptionError(
                 f"limits are {self.limits}; known are {_LIMITS}, merge_above a cosine"
             )
-        self.similarity = word_similarity if similarity is None else similarity
 
     def prompts(self, embeddings: Tensor, memory: TextMemory | None = None) -> list[str]:
         """The prompt of each of (n, dim) embeddings: one search for all, each distinct text parsed once."""
@@ -361,7 +323,7 @@ class ConceptPrompter:
         limits = {name: value for name, value in self.limits.items() if name != "captions"}
         graphs = dict(zip(texts, self.parser.parse(texts), strict=True))
         found = {
-            row: find_concepts(row, [graphs[text] for text in row], self.similarity, **limits)
+            row: find_concepts(row, [graphs[text] for text in row], **limits)
             for row in dict.fromkeys(rows)
         }
         return [found[row] for row in rows]
@@ -449,11 +411,16 @@ class MeacapDecoder(ViecapDecoder):
             )
 
     def _settings(self) -> dict[str, Any]:
-        prompter = self.concepts
+        parser = self.concepts.parser.parser
+        if not isinstance(parser, RuleParser | T5Parser):
+            raise CheckpointError(
+                f"a {type(parser).__name__} cannot be saved with a decoder; use RuleParser or T5Parser"
+            )
+        t5 = {"type": "t5", "model": parser.model} if isinstance(parser, T5Parser) else None
         return {
-            "options": prompter.limits,
-            "parser": _described(prompter.parser.parser),
-            "similarity": _described(prompter.similarity),
+            "options": self.concepts.limits,
+            "parser": t5 or {"type": "rules"},
+            "similarity": {"type": "words"},
             "own_memory": self.own_memory is not None,
         }
 
@@ -470,8 +437,15 @@ class MeacapDecoder(ViecapDecoder):
         try:
             concepts = dict(settings.pop("concepts"))
             limits = dict(concepts.pop("options"))
-            parser = CachedParser(_made(concepts.pop("parser"), _PARSERS))
-            similarity = _made(concepts.pop("similarity"), _SIMILARITIES)
+            kind, similarity = dict(concepts.pop("parser")), concepts.pop("similarity")
+            makers: dict[str, Any] = {"rules": RuleParser, "t5": T5Parser}
+            name = kind.pop("type")
+            if name not in makers or similarity != {"type": "words"}:
+                raise OptionError(
+                    f"parser {name!r}, similarity {similarity!r}; known are the parsers rules, t5 and the "
+                    "similarity of type words"
+                )
+            parser = CachedParser(makers[name](**kind))
             own = concepts.pop("own_memory")
         except KeyError as error:
             raise CheckpointError(
@@ -488,29 +462,6 @@ class MeacapDecoder(ViecapDecoder):
                 "they come from different models"
             )
         try:
-            return ConceptPrompter(memory, parser, similarity, **limits)
+            return ConceptPrompter(memory, parser, **limits)
         except (TypeError, OptionError) as error:
             raise CheckpointError(f"{path}: concepts: {error}") from error
-
-
-_PARSERS: dict[str, Any] = {"rules": RuleParser, "t5": T5Parser}
-_SIMILARITIES: dict[str, Any] = {"words": lambda: word_similarity, "sentences": SentenceSimilarity}
-
-
-def _described(part: Any) -> dict[str, Any]:
-    """What config.json keeps of a parser or a similarity."""
-    if isinstance(part, RuleParser) or part is word_similarity:
-        return {"type": "words" if part is word_similarity else "rules"}
-    if isinstance(part, T5Parser | SentenceSimilarity):
-        return {"type": "t5" if isinstance(part, T5Parser) else "sentences", "model": part.model}
-    raise CheckpointError(
-        f"{part!r}, a {type(part).__name__}, cannot be saved with a decoder; use RuleParser or T5Parser, "
-        "and word_similarity or SentenceSimilarity"
-    )
-
-
-def _made(config: dict[str, Any], makers: dict[str, Any]) -> Any:
-    kind, rest = config["type"], {key: config[key] for key in config if key != "type"}
-    if kind not in makers:
-        raise OptionError(f"type {kind!r}; choose one of {', '.join(makers)}")
-    return makers[kind](**rest)

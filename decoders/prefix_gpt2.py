@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
@@ -49,10 +49,8 @@ class PrefixGPT2Decoder(TrainableDecoder):
 
     def __init__(self, network: PrefixGPT2, tokenizer: TextTokenizer) -> None:
         size = network.config.vocab_size
-        fits = size == tokenizer.vocab_size or (
-            size > tokenizer.vocab_size and tokenizer.kind != "caption"
-        )
-        if not fits:
+        least = tokenizer.vocab_size
+        if size < least or (size > least and tokenizer.kind == "caption"):
             raise CheckpointError(
                 f"the network has {size} tokens, the tokenizer {tokenizer.vocab_size}; "
                 "they come from different decoders"
@@ -118,12 +116,9 @@ class PrefixGPT2Decoder(TrainableDecoder):
     ) -> list[Decoded]:
         """Caption (n, embedding_dim) float embeddings; see `Decoder.generate`."""
         if options is None:
-            options = DecodeOptions()
-            options = replace(options, max_tokens=min(options.max_tokens, self.max_tokens))
-        dim = self.embedding_dim
-        return generate(
-            self.network, self, embeddings, options, embedding_dim=dim, device=self.device
-        )
+            options = DecodeOptions(max_tokens=min(DecodeOptions().max_tokens, self.max_tokens))
+        dim, device = self.embedding_dim, self.device
+        return generate(self.network, self, embeddings, options, embedding_dim=dim, device=device)
 
     def save(self, folder: str | Path, *, storage: Storage = "fp16") -> None:
         """Write config.json, weights.safetensors and tokenizer.json; not (DecoderError) of a quantized decoder."""
@@ -136,10 +131,8 @@ class PrefixGPT2Decoder(TrainableDecoder):
         folder.mkdir(parents=True, exist_ok=True)
         save_weights(self.network.state_dict(), folder / WEIGHTS_FILE, storage=storage)
         self.tokenizer.save(folder / TOKENIZER_FILE)
-        shape = asdict(self.network.config)
-        write_json(
-            folder / CONFIG_FILE, {"type": "prefix_gpt2", "tokenizer": self.tokenizer.kind, **shape}
-        )
+        kind = {"type": "prefix_gpt2", "tokenizer": self.tokenizer.kind}
+        write_json(folder / CONFIG_FILE, kind | asdict(self.network.config))
 
     @classmethod
     def from_config(cls, config: dict[str, Any], folder: Path) -> Self:
@@ -147,10 +140,8 @@ class PrefixGPT2Decoder(TrainableDecoder):
         settings = dict(config)
         kind = settings.pop("tokenizer", "caption")
         if kind not in _TOKENIZERS:
-            known = ", ".join(map(repr, _TOKENIZERS))
-            raise CheckpointError(
-                f"{folder / CONFIG_FILE}: tokenizer {kind!r} is unknown: use one of {known}"
-            )
+            wrong = f"{folder / CONFIG_FILE}: tokenizer {kind!r} is unknown"
+            raise CheckpointError(f"{wrong}: use one of {', '.join(_TOKENIZERS)}")
         try:
             network = PrefixGPT2(PrefixGPT2Config(**settings))
         except (TypeError, OptionError) as error:
@@ -179,8 +170,7 @@ class PrefixGPT2Decoder(TrainableDecoder):
         so that no row minds its batch.
         """
         if precision not in get_args(Precision):
-            known = ", ".join(get_args(Precision))
-            raise OptionError(f"precision {precision!r} is unknown; choose one of: {known}")
+            raise OptionError(f"precision {precision!r} is not one of {get_args(Precision)}")
         made = copy.copy(self)
         if precision == "bf16":
             made._network = copy.deepcopy(self.network).to(torch.bfloat16).requires_grad_(False)

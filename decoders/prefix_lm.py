@@ -7,9 +7,9 @@ For people who want longer text than captions, or a language model they already 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -39,9 +39,8 @@ from decoders.language_model import (
 )
 from decoders.tokenizers import LanguageTokenizer
 from patchioner.base.errors import CheckpointError, OptionError
-from patchioner.base.files import write_json
 from patchioner.base.optional import require
-from patchioner.base.weights import Storage, fit_weights, load_weights, save_weights
+from patchioner.base.weights import Storage, fit_weights, load_weights
 
 Mapper = Literal["mlp", "transformer"]
 Tune = Literal["frozen", "lora", "full"]
@@ -78,10 +77,9 @@ class PrefixLMConfig:
     normalize_input: bool = True
 
     def __post_init__(self) -> None:
-        if self.mapper not in get_args(Mapper):
-            raise OptionError(f"mapper is {self.mapper!r}; choose one of {get_args(Mapper)}")
-        if self.tune not in get_args(Tune):
-            raise OptionError(f"tune is {self.tune!r}; choose one of {get_args(Tune)}")
+        for name, choices in (("mapper", get_args(Mapper)), ("tune", get_args(Tune))):
+            if getattr(self, name) not in choices:
+                raise OptionError(f"{name} is {getattr(self, name)!r}; choose one of {choices}")
         for name in ("embedding_dim", "prompt_tokens", "lora_rank", "lora_alpha"):
             check_whole(**{name: getattr(self, name)})
 
@@ -95,6 +93,7 @@ class PrefixLMDecoder(LanguageDecoder):
     matrices (needs `peft`) are added to `model` in place.
     """
 
+    TYPE: ClassVar[str] = "prefix_lm"
     config: PrefixLMConfig
 
     def __init__(
@@ -144,9 +143,8 @@ class PrefixLMDecoder(LanguageDecoder):
         reference = None
         if keep == "reference":
             if not isinstance(language_model, str):
-                raise OptionError(
-                    "a random language model has no place to refer to; use keep='inside'"
-                )
+                wrong = "a random language model has no place to refer to"
+                raise OptionError(f"{wrong}; use keep='inside'")
             reference = language_model
         model, tokenizer = choose_language_model(language_model, tokenizer, seed=seed)
         config = PrefixLMConfig(embedding_dim, **settings)
@@ -172,15 +170,7 @@ class PrefixLMDecoder(LanguageDecoder):
         if self.reference is None:
             state |= {f"language_model.{name}": value for name, value in base.items()}
             place = {"config": describe_language_model(self.model)}
-        save_weights(state, folder / WEIGHTS_FILE, storage=storage)
-        self.tokenizer.save(folder / TOKENIZER_FILE)
-        config = {
-            "type": "prefix_lm",
-            **asdict(self.config),
-            "end_ids": list(self.tokenizer.end_ids),
-            "language_model": place,
-        }
-        write_json(folder / CONFIG_FILE, config)
+        self._write(folder, state, storage, language_model=place)
 
     @classmethod
     def from_config(cls, config: dict[str, Any], folder: Path) -> Self:
@@ -191,12 +181,10 @@ class PrefixLMDecoder(LanguageDecoder):
             language, end_ids = settings.pop("language_model"), settings.pop("end_ids")
             settings["lora_targets"] = tuple(settings.get("lora_targets", ()))
             model = _stored_model(language, state, folder)
-            tokenizer = LanguageTokenizer.load(
-                folder / TOKENIZER_FILE, end_ids=end_ids, vocab_size=vocabulary_of(model)
-            )
-            decoder = cls(
-                model, tokenizer, PrefixLMConfig(**settings), reference=language.get("reference")
-            )
+            file, size = folder / TOKENIZER_FILE, vocabulary_of(model)
+            tokenizer = LanguageTokenizer.load(file, end_ids=end_ids, vocab_size=size)
+            shape, reference = PrefixLMConfig(**settings), language.get("reference")
+            decoder = cls(model, tokenizer, shape, reference=reference)
         except KeyError as error:
             raise CheckpointError(f"{path} lacks {error}; was it written by `save`?") from error
         except (TypeError, OptionError) as error:
@@ -214,9 +202,8 @@ class PrefixLMDecoder(LanguageDecoder):
             for name, tensor in wanted.items():
                 tensor.copy_(found[name])
         if self.reference is not None and _under(state, "language_model."):
-            raise CheckpointError(
-                f"{source} holds a language model that config.json refers to elsewhere"
-            )
+            wrong = "holds a language model that config.json refers to elsewhere"
+            raise CheckpointError(f"{source} {wrong}")
 
 
 class _Trained(nn.Module):
@@ -236,17 +223,11 @@ def _key(name: str) -> str:
 
 
 def _mapper(config: PrefixLMConfig, width: int, seed: int) -> nn.Module:
+    dim, count = config.embedding_dim, config.prompt_tokens
     if config.mapper == "mlp":
-        return PromptMLP(config.embedding_dim, width, prompt_tokens=config.prompt_tokens, seed=seed)
-    return MappingNetwork(
-        config.embedding_dim,
-        width,
-        prompt_tokens=config.prompt_tokens,
-        project_tokens=config.prompt_tokens,
-        layers=config.mapping_layers,
-        heads=config.mapping_heads,
-        seed=seed,
-    )
+        return PromptMLP(dim, width, prompt_tokens=count, seed=seed)
+    depth = {"layers": config.mapping_layers, "heads": config.mapping_heads, "seed": seed}
+    return MappingNetwork(dim, width, prompt_tokens=count, project_tokens=count, **depth)
 
 
 def _add_lora(model: nn.Module, config: PrefixLMConfig, seed: int) -> None:
@@ -289,14 +270,12 @@ def _under(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def _stored_model(place: Any, state: Mapping[str, Tensor], folder: Path) -> nn.Module:
     """The language model of a checkpoint, before any LoRA: from the file, or from where it is referred to."""
     if not isinstance(place, dict) or not {"config", "reference"} & place.keys():
-        raise CheckpointError(
-            f"{folder / CONFIG_FILE}: language_model must have a config or a reference"
-        )
+        wrong = f"{folder / CONFIG_FILE}: language_model must have a config or a reference"
+        raise CheckpointError(wrong)
     strange = [n for n in state if not n.startswith(("mapper.", "lora.", "language_model."))]
     if strange:
-        raise CheckpointError(
-            f"{folder / WEIGHTS_FILE}: unexpected {', '.join(sorted(strange)[:5])}"
-        )
+        names = ", ".join(sorted(strange)[:5])
+        raise CheckpointError(f"{folder / WEIGHTS_FILE}: unexpected {names}")
     if "config" in place:
         model = build_language_model(place["config"])
         fit_stored(model, _under(state, "language_model."), source=str(folder / WEIGHTS_FILE))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from decoders.base import DecodeOptions, StepNetwork, Vocabulary
-from decoders.head import all_logits, best_tokens, top_tokens
+from decoders.head import best_tokens, top_tokens
 
 # (states (m, width), bans, which rows they are (m,), step) -> chosen tokens and log-probabilities (m,)
 Choose: TypeAlias = "Callable[[Tensor, StepBans, Tensor, int], tuple[Tensor, Tensor]]"
@@ -58,7 +58,7 @@ def sample_search(
     head = network.head
 
     def choose(states: Tensor, bans: StepBans, rows: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        logits = all_logits(head, states)
+        logits = head.logits(states, 0, head.vocab_size)
         total = logits.logsumexp(dim=1)  # before the bans: scores are the network's own
         bans.apply(logits)
         chosen = draw(logits / options.temperature, draws[rows, step], options.top_p)

@@ -7,7 +7,7 @@ Source: Fei et al. 2023 (ViECap, arXiv 2307.16525). Unlike the published code, p
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, Self, get_args
 
@@ -42,8 +42,7 @@ from decoders.language_model import (
 )
 from decoders.tokenizers import LanguageTokenizer
 from patchioner.base.errors import CheckpointError, DecoderError, OptionError
-from patchioner.base.files import write_json
-from patchioner.base.weights import Storage, load_weights, save_weights
+from patchioner.base.weights import Storage, load_weights
 
 Prompts = Literal["soft_hard", "hard_soft", "soft", "hard"]
 
@@ -88,9 +87,8 @@ class ViecapConfig:
             raise OptionError(f"prompts is {self.prompts!r}; choose one of {get_args(Prompts)}")
         check_whole(hard_tokens=self.hard_tokens, most_entities=self.most_entities)
         if not 0 <= self.entity_masking <= 1:
-            raise OptionError(
-                f"entity_masking is {self.entity_masking!r}; it is a probability, from 0 to 1"
-            )
+            wrong = f"entity_masking is {self.entity_masking!r}"
+            raise OptionError(f"{wrong}; it is a probability, from 0 to 1")
 
     @property
     def prefix_tokens(self) -> int:
@@ -200,25 +198,17 @@ class ViecapDecoder(LanguageDecoder):
         for row, length in zip(tokens.tolist(), lengths.tolist(), strict=True):
             names = finder.find(self.tokenizer.decode(row[:length]))
             share = self.config.entity_masking if self.network.training else 0.0
-            texts.append(
-                entity_prompt(mask_entities(names, share=share, most=self.config.most_entities))
-            )
+            kept = mask_entities(names, share=share, most=self.config.most_entities)
+            texts.append(entity_prompt(kept))
         return self._join(embeddings, texts)
 
     def save(self, folder: str | Path, *, storage: Storage = "fp16") -> None:
         """Write config.json, weights.safetensors, tokenizer.json and what the hard prompter keeps."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        save_weights(stored_state(self.network), folder / WEIGHTS_FILE, storage=storage)
-        self.tokenizer.save(folder / TOKENIZER_FILE)
-        config = {
-            "type": self.TYPE,
-            **asdict(self.config),
-            "end_ids": list(self.tokenizer.end_ids),
-            "language_model": describe_language_model(self.model),
-            **self._save_prompter(folder),
-        }
-        write_json(folder / CONFIG_FILE, config)
+        language, kept = describe_language_model(self.model), self._save_prompter(folder)
+        state = stored_state(self.network)
+        self._write(folder, state, storage, language_model=language, **kept)
 
     @classmethod
     def from_config(cls, config: dict[str, Any], folder: Path) -> Self:
@@ -235,9 +225,8 @@ class ViecapDecoder(LanguageDecoder):
             raise CheckpointError(f"{path}: {error}") from error
         weights = folder / WEIGHTS_FILE
         fit_stored(network, load_weights(weights), source=str(weights))
-        tokenizer = LanguageTokenizer.load(
-            folder / TOKENIZER_FILE, end_ids=end_ids, vocab_size=vocabulary_of(network.gpt)
-        )
+        path, size = folder / TOKENIZER_FILE, vocabulary_of(network.gpt)
+        tokenizer = LanguageTokenizer.load(path, end_ids=end_ids, vocab_size=size)
         return cls(network, tokenizer, shape, prompter)
 
     # For decoders of this form with another hard prompt.
@@ -297,7 +286,5 @@ def stopping(tokenizer: LanguageTokenizer) -> LanguageTokenizer:
     """The same tokenizer, with captions that end at "." or " ." (as published) or at its own end of text."""
     stops = tokenizer.full_stops()
     if not stops:
-        raise OptionError(
-            'the tokenizer has no token for "."; end captions with its own end of text'
-        )
+        raise OptionError('the tokenizer has no token for "."; use its own end of text')
     return tokenizer.ending_with((*stops, *(i for i in tokenizer.end_ids if i not in stops)))

@@ -1,11 +1,6 @@
 """Teaching a captioner a new way of writing from sentences alone, without a photo.
 
 Sources: DeCap (arXiv 2303.03032: behind a memory of texts); CapDec (arXiv 2211.00575: Gaussian noise).
-
-Example:
-    >>> from patchioner import Patchioner
-    >>> model = Patchioner.from_pretrained("patchioner-mini")  # doctest: +SKIP
-    >>> adapt(model.parts, read_texts("catalogue.txt"), "catalogue-model")  # doctest: +SKIP
 """
 
 from __future__ import annotations
@@ -29,16 +24,13 @@ from torch.nn import functional as F
 
 from decoders import PrefixGPT2Decoder, TrainOptions, TrainReport, train_decoder
 from decoders.language_decoder import LanguageDecoder
-from decoders.language_model import (
-    fingerprint,
-)
+from decoders.language_model import fingerprint
 from memory_bank import MemoryBank, compact
 from memory_bank.build import embed_texts
 from patchioner.base.errors import OptionError, TextError
 from patchioner.base.files import RunFolder
 from patchioner.base.weights import Storage, digest
 from patchioner.checkpoints.folder import Parts, write_checkpoint
-from patchioner.checkpoints.settings import ModelSettings
 from patchioner.text import TextTower
 
 TextDecoder: TypeAlias = PrefixGPT2Decoder | LanguageDecoder
@@ -49,6 +41,10 @@ _RECORD = "adaptation.json"
 _REPORTS = 10
 # Behind the bank: noise of strengths up to what separates paraphrases, and a few rows that skip the bank.
 _PROJECTED = 0.9
+
+_Type = Literal["prefix_gpt2", "viecap", "meacap", "prefix_lm"]
+_Tune = Literal["frozen", "lora", "full"]
+_Keep = Literal["inside", "reference"]
 
 logger = logging.getLogger(__name__)
 
@@ -71,11 +67,11 @@ class NewDecoder:
         OptionError: a value makes no sense.
     """
 
-    type: Literal["prefix_gpt2", "viecap", "meacap", "prefix_lm"] = "prefix_gpt2"
+    type: _Type = "prefix_gpt2"
     language_model: str = ""
     entities: tuple[str, ...] = ()
-    tune: Literal["frozen", "lora", "full"] = "frozen"
-    keep: Literal["inside", "reference"] = "inside"
+    tune: _Tune = "frozen"
+    keep: _Keep = "inside"
     layers: int = 4
     width: int = 320
     heads: int = 5
@@ -83,18 +79,14 @@ class NewDecoder:
     positions: int = 64
 
     def __post_init__(self) -> None:
-        known = {
-            "type": ("prefix_gpt2", "viecap", "meacap", "prefix_lm"),
-            "tune": ("frozen", "lora", "full"),
-            "keep": ("inside", "reference"),
-        }
-        for name, values in known.items():
+        for name, choices in (("type", _Type), ("tune", _Tune), ("keep", _Keep)):
+            values = get_args(choices)
             if getattr(self, name) not in values:
                 raise OptionError(f"{name} is {getattr(self, name)!r}; choose one of {values}")
         if bool(self.language_model) == (self.type == "prefix_gpt2"):
             raise OptionError(
-                f"language_model is {self.language_model!r} for a decoder of type {self.type}; give viecap, "
-                "meacap and prefix_lm a hub id such as 'gpt2', or a folder, and prefix_gpt2 none"
+                f"language_model is {self.language_model!r} for a decoder of type {self.type}; give all but "
+                "prefix_gpt2 a hub id such as 'gpt2', or a folder"
             )
         if self.entities and self.type != "viecap":
             raise OptionError(f"entities are for viecap, not for {self.type}")
@@ -116,9 +108,8 @@ class NewDecoder:
         if self.type == "prefix_lm":
             from decoders.prefix_lm import PrefixLMDecoder
 
-            return PrefixLMDecoder.create(
-                dim, self.language_model, seed=seed, tune=self.tune, keep=self.keep
-            )
+            values: dict[str, Any] = {"seed": seed, "tune": self.tune, "keep": self.keep}
+            return PrefixLMDecoder.create(dim, self.language_model, **values)
         if self.type == "meacap":
             from decoders.meacap import MeacapDecoder
 
@@ -136,9 +127,9 @@ class AdaptOptions:
     """How a checkpoint is adapted to a corpus.
 
     Attributes:
-        noise: None trains the decoder behind the new memory bank, and the result sends regions through it (DeCap,
-            arXiv 2303.03032). A number is the standard deviation, per coordinate, of Gaussian noise on unit
-            embeddings; the result then sends regions straight to the decoder (CapDec, arXiv 2211.00575).
+        noise: None trains behind the new memory bank, and the result sends regions through it (DeCap). A number is
+            the standard deviation, per coordinate, of Gaussian noise on unit embeddings; the result then sends
+            regions straight to the decoder (CapDec).
         fresh: None goes on from the checkpoint's own decoder.
         bank_rows: most rows of the memory bank, by k-means; None keeps every distinct sentence.
         epochs: passes over the corpus; None is 15, or 30 for a fresh decoder.
@@ -204,14 +195,10 @@ class AdaptOptions:
 
 @dataclass(frozen=True, eq=False)
 class GapNoise:
-    """A corruption for `decoders.train_decoder`: noise of random strength, then, for most rows, the memory projection.
+    """A corruption for `decoders.train_decoder`: noise of random strength, then, for a `share` of rows, the projection.
 
-    At inference every region passes the memory bank, so the decoder must be at home with its outputs; rows that skip
-    it keep the decoder usable without a bank.
-
-    Attributes:
-        bank: projects, at this `temperature`, a `share` of the rows; None projects none.
-        weakest, strongest: range of the noise's standard deviation per coordinate, drawn per row.
+    Rows that skip the bank (None: all) keep the decoder usable without one. `weakest` to `strongest` is the range of
+    the noise's standard deviation per coordinate, drawn per row.
     """
 
     bank: MemoryBank | None
@@ -222,9 +209,8 @@ class GapNoise:
 
     def __post_init__(self) -> None:
         if not 0 <= self.weakest <= self.strongest < float("inf"):
-            raise OptionError(
-                f"noise from {self.weakest} to {self.strongest}: give 0 <= weakest <= strongest"
-            )
+            wrong = f"noise from {self.weakest} to {self.strongest}"
+            raise OptionError(f"{wrong}: give 0 <= weakest <= strongest")
         if not 0 <= self.share <= 1:
             raise OptionError(f"share {self.share} of projected rows must lie in 0..1")
 
@@ -248,10 +234,7 @@ def normalise(text: str) -> str:
 
 @dataclass(frozen=True)
 class Corpus:
-    """N distinct normalised sentences, how often each occurred, and the sorted indices of those held out.
-
-    Where those are `foreign`, they are no part of the corpus proper, and so never enter the memory bank.
-    """
+    """Distinct normalised sentences, how often each occurred, and those held out; `foreign` ones enter no bank."""
 
     texts: tuple[str, ...]
     counts: tuple[int, ...]
@@ -261,8 +244,7 @@ class Corpus:
     @property
     def training(self) -> list[int]:
         """Indices of the sentences that are not held out."""
-        held_out = set(self.held_out)
-        return [row for row in range(len(self.texts)) if row not in held_out]
+        return sorted(set(range(len(self.texts))) - set(self.held_out))
 
 
 def read_texts(path: str | os.PathLike[str]) -> list[str]:
@@ -270,14 +252,9 @@ def read_texts(path: str | os.PathLike[str]) -> list[str]:
     try:
         # Not splitlines(), which also splits at form feeds and other marks inside a sentence.
         content = Path(path).read_text(encoding="utf-8-sig")
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise TextError(
-            f"cannot read the corpus {os.fspath(path)!r} ({error.strerror}): give a text file "
-            "with one sentence per line"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise TextError(
-            f"{os.fspath(path)!r} is not UTF-8 text ({error}): convert it, one sentence per line"
+            f"cannot read the corpus {os.fspath(path)!r} ({error}): give a UTF-8 text file with one sentence per line"
         ) from error
     lines = content.split("\n")
     return lines[:-1] if lines[-1] == "" else lines
@@ -305,11 +282,7 @@ def gather(
     share: float,
     seed: int,
 ) -> Corpus:
-    """Leave out what does not fit, and hold sentences out.
-
-    Those are the ones to validate on, else a
-    `share` of the corpus, at least one and at most `MOST_HELD_OUT`; 0 holds none out.
-    """
+    """Leave out what does not fit, and hold out `validation`, else a `share` of the corpus (0: none)."""
     own = _fitting(corpus, fits, "corpus")
     if len(own.texts) < FEWEST:
         raise TextError(
@@ -321,14 +294,12 @@ def gather(
     known, offered = set(own.texts), _fitting(validation, fits, "validation").texts
     others = [text for text in offered if text not in known]
     if len(others) < len(offered):
-        logger.warning(
-            "validation: left out %d sentences of the corpus itself", len(offered) - len(others)
-        )
+        left = len(offered) - len(others)
+        logger.warning("validation: left out %d sentences of the corpus itself", left)
     if not others:
         raise TextError("no validation sentence is left: give sentences that the corpus lacks")
     others = [others[row] for row in _chosen(len(others), 1.0, seed)]
-    first = len(own.texts)
-    rows = tuple(range(first, first + len(others)))
+    rows = tuple(range(len(own.texts), len(own.texts) + len(others)))
     return Corpus((*own.texts, *others), (*own.counts, *[1] * len(others)), rows, foreign=True)
 
 
@@ -344,15 +315,9 @@ def _fitting(corpus: Corpus, fits: Callable[[Sequence[str]], Sequence[bool]], na
     if len(rows) == len(corpus.texts):
         return corpus
     long = sorted(set(range(len(corpus.texts))) - set(rows))
-    logger.warning(
-        "%s: left out %d sentences longer than the decoder can write, such as %r",
-        name,
-        len(long),
-        corpus.texts[long[0]][:80],
-    )
-    return Corpus(
-        tuple(corpus.texts[row] for row in rows), tuple(corpus.counts[row] for row in rows)
-    )
+    wrong = "%s: left out %d sentences longer than the decoder can write, such as %r"
+    logger.warning(wrong, name, len(long), corpus.texts[long[0]][:80])
+    return Corpus(*(tuple(v[row] for row in rows) for v in (corpus.texts, corpus.counts)))  # type: ignore[arg-type]
 
 
 def adapt(
@@ -373,16 +338,11 @@ def adapt(
     Args:
         source: a checkpoint's parts, with a text tower; left untouched.
         texts: the corpus. Sentences are lower-cased and stripped of the final full stop; blank ones and those too
-            long for the decoder are left out, repeated ones merged (they count as often in the bank), all of it
-            logged.
-        out: folder to write; its name becomes the model's.
-        options: see `AdaptOptions`.
+            long for the decoder are left out, repeated ones merged (they count as often in the bank).
+        out: folder to write and give back, for `Patchioner.from_pretrained`; its name becomes the model's.
         validation: sentences to validate on, in place of a share of the corpus.
         resume: go on with a run that was stopped; it ends where an uninterrupted one does.
         on_report: called with every report of the training, which are logged as well.
-
-    Returns:
-        The folder, which `Patchioner.from_pretrained` reads.
 
     Raises:
         OptionError: no text tower, a decoder that cannot be trained further, or a folder that holds something else.
@@ -392,9 +352,9 @@ def adapt(
     options, out = options or AdaptOptions(), Path(out)
     tower = source.text_tower
     if tower is None:
+        name = source.settings.name
         raise OptionError(
-            f"{source.settings.name!r} has no text tower to embed sentences with: "
-            "choose a checkpoint that has one"
+            f"{name!r} has no text tower to embed sentences with: choose one that has"
         )
     cleaned = clean(texts, "corpus")
     decoder = _starting_decoder(source, tower, cleaned.texts, options)
@@ -415,10 +375,17 @@ def adapt(
         # A share of the corpus belongs in the bank that is kept, a validation file does not.
         rows = corpus.training if corpus.foreign else range(len(corpus.texts))
         bank = _bank(corpus, embeddings, rows, options)
-        settings = _settings(source.settings, decoder, corpus, options, out.resolve().name)
-        write_checkpoint(
-            Parts(source.backbone, decoder, bank, tower, settings), out, storage=options.storage
+        # Captions as long as the corpus' where those are longer.
+        decode = source.settings.decode
+        longest = max(decode.max_tokens, *map(len, decoder.sequences(corpus.texts)))
+        settings = replace(
+            source.settings,
+            name=out.resolve().name,
+            projection="memory" if options.noise is None else "none",
+            decode=replace(decode, max_tokens=min(decoder.max_tokens, longest)),
         )
+        parts = Parts(source.backbone, decoder, bank, tower, settings)
+        write_checkpoint(parts, out, storage=options.storage)
         loss = reports[-1].validation_loss if reports else None
         done = {"sentences": len(corpus.training), "bank_rows": len(bank), "validation_loss": loss}
         run.finish(done)
@@ -478,28 +445,11 @@ def _train(
 def _bank(
     corpus: Corpus, embeddings: Tensor, rows: Sequence[int], options: AdaptOptions
 ) -> MemoryBank:
-    bank = MemoryBank(
-        embeddings[list(rows)],
-        [corpus.texts[row] for row in rows],
-        [corpus.counts[row] for row in rows],
-    )
+    texts, counts = [corpus.texts[row] for row in rows], [corpus.counts[row] for row in rows]
+    bank = MemoryBank(embeddings[list(rows)], texts, counts)
     if options.bank_rows is None:
         return bank.merge_duplicates()
     return compact(bank, options.bank_rows, seed=options.seed)
-
-
-def _settings(
-    old: ModelSettings, decoder: TextDecoder, corpus: Corpus, options: AdaptOptions, name: str
-) -> ModelSettings:
-    """The old settings under a new name, with captions as long as the corpus' where those are longer."""
-    longest = max(len(ids) for ids in decoder.sequences(corpus.texts))
-    most = min(decoder.max_tokens, max(old.decode.max_tokens, longest))
-    return replace(
-        old,
-        name=name,
-        projection="memory" if options.noise is None else "none",
-        decode=replace(old.decode, max_tokens=most),
-    )
 
 
 def _starting_decoder(
@@ -514,9 +464,9 @@ def _starting_decoder(
         prompter = getattr(source.decoder, "prompter", None)
         decoder = copy.deepcopy(source.decoder, {id(prompter): prompter})
     else:
+        kind = type(source.decoder).__name__
         raise OptionError(
-            f"a decoder of type {type(source.decoder).__name__} cannot be trained further: "
-            "train one from scratch"
+            f"a decoder of type {kind} cannot be trained further: train one from scratch"
         )
     decoder.network.to(source.decoder.device, torch.float32)
     return decoder

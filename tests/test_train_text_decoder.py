@@ -147,6 +147,18 @@ def test_failures_are_one_line_and_status_one(
     assert len(errors) == 1 and message in errors[0]
 
 
+def test_the_example_corpus_is_what_its_script_writes() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / "make_catalogue.py")],
+        capture_output=True,
+        encoding="utf-8",
+        check=True,
+    )
+    lines = done.stdout.splitlines()
+    assert lines == (ROOT / "examples" / "catalogue.txt").read_text(encoding="utf-8").splitlines()
+    assert len(set(lines)) == 2000
+
+
 def test_ctrl_c_says_how_to_go_on(
     script: ModuleType,
     words: list[str],
@@ -159,15 +171,3 @@ def test_ctrl_c_says_how_to_go_on(
     monkeypatch.setattr(script, "run", stop)
     assert script.main(words) == 130
     assert "--resume" in capsys.readouterr().err
-
-
-def test_the_example_corpus_is_what_its_script_writes() -> None:
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "examples" / "make_catalogue.py")],
-        capture_output=True,
-        encoding="utf-8",
-        check=True,
-    )
-    lines = done.stdout.splitlines()
-    assert lines == (ROOT / "examples" / "catalogue.txt").read_text(encoding="utf-8").splitlines()
-    assert len(set(lines)) == 2000

@@ -13,14 +13,16 @@ import threading
 from collections import OrderedDict, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
 from decoders.base import check_whole
-from decoders.language_model import HelperModel
+from decoders.language_model import EXTRA
 from decoders.scene_graph import lexicon
 from decoders.scene_graph.tagging import Token, is_animate, singular, tag
+from patchioner.base.errors import HubError
+from patchioner.base.optional import require
 
 _LONGEST_NAME = 3  # words of a compound: longer runs are several names or a slip of the tagger
 PUBLISHED = "lizhuang144/flan-t5-base-VG-factual-sg"
@@ -272,9 +274,8 @@ class T5Parser:
         check_whole(batch=batch, max_tokens=max_tokens)
         self.model, self.device = model, torch.device(device)
         self.batch, self.max_tokens = batch, max_tokens
-        self._helper = HelperModel(
-            model, "AutoModelForSeq2SeqLM", instead="use the rule-based parser", device=self.device
-        )
+        self._loaded: tuple[Any, Any] | None = None
+        self._lock = threading.Lock()
 
     def parse(self, texts: Sequence[str]) -> list[SceneGraph]:
         """One graph for each text, in their order; text that the model wrote badly adds nothing."""
@@ -285,7 +286,7 @@ class T5Parser:
         """What the model writes for each text."""
         if not len(texts):
             return []
-        network, tokenizer = self._helper.parts()
+        network, tokenizer = self._parts()
         ids: list[list[int]] = tokenizer(
             [_PROMPT + text for text in texts], truncation=True, max_length=self.max_tokens
         )["input_ids"]
@@ -310,6 +311,24 @@ class T5Parser:
             for place, line in zip(places, lines, strict=True):
                 written[place] = line
         return written
+
+    def _parts(self) -> tuple[Any, Any]:
+        """The network and the tokenizer; the first call loads them."""
+        with self._lock:
+            if self._loaded is None:
+                transformers = require("transformers", EXTRA)
+                try:
+                    tokenizer = transformers.AutoTokenizer.from_pretrained(self.model)
+                    network = transformers.AutoModelForSeq2SeqLM.from_pretrained(
+                        self.model, dtype=torch.float32, use_safetensors=True
+                    )
+                except (OSError, ValueError) as error:
+                    raise HubError(
+                        f"{self.model!r} cannot be loaded: {error}. Check the name and the network, or use "
+                        "the rule-based parser, which needs no download"
+                    ) from error
+                self._loaded = network.to(self.device).eval(), tokenizer
+            return self._loaded
 
 
 def parse_triples(written: str) -> SceneGraph:

@@ -11,16 +11,13 @@ import torch
 from torch import Tensor
 
 from decoders.entities import (
-    EMBEDDINGS_FILE,
     NAMES_FILE,
     EntityFinder,
     EntityPrompter,
-    embed_entities,
     entity_prompt,
     mask_entities,
 )
-from patchioner.base.errors import CheckpointError, DecoderError, OptionError, TextError
-from patchioner.base.weights import save_weights
+from patchioner.base.errors import DecoderError, OptionError, TextError
 
 NAMES = ["cat", "dog", "hot dog", "bus"]
 
@@ -66,19 +63,6 @@ def test_save_and_load_keep_every_bit(vectors: Tensor, tmp_path: Path) -> None:
     assert (tmp_path / NAMES_FILE).read_text(encoding="utf-8").startswith("café\ndog\n")
 
 
-def test_damaged_files_are_refused(vectors: Tensor, tmp_path: Path) -> None:
-    EntityPrompter(NAMES, vectors).save(tmp_path)
-    (tmp_path / NAMES_FILE).write_text("cat\ndog\n", encoding="utf-8")
-    with pytest.raises(CheckpointError, match="do not fit"):
-        EntityPrompter.load(tmp_path)
-    save_weights({"rows": vectors}, tmp_path / EMBEDDINGS_FILE, storage="fp32")
-    with pytest.raises(CheckpointError, match="embeddings"):
-        EntityPrompter.load(tmp_path)
-    (tmp_path / NAMES_FILE).unlink()
-    with pytest.raises(CheckpointError, match=NAMES_FILE):
-        EntityPrompter.load(tmp_path)
-
-
 @pytest.mark.parametrize(
     ("values", "error"),
     [
@@ -100,23 +84,6 @@ def test_bad_vocabularies_and_settings_are_refused(
     given: dict[str, Any] = {"names": NAMES, "embeddings": vectors, **values}
     with pytest.raises(error):
         EntityPrompter(given.pop("names"), given.pop("embeddings"), **given)
-
-
-def test_embeddings_are_means_over_sentences() -> None:
-    seen: list[str] = []
-
-    def embed(texts: list[str]) -> Tensor:
-        seen.extend(texts)
-        return torch.tensor([[float(len(t)), 1.0 + t.count("a")] for t in texts])
-
-    found = embed_entities(["ox", "cat"], embed, templates=["a {}", "{}"])
-    assert seen == ["a ox", "ox", "a cat", "cat"]
-    rows = embed(["a ox", "ox"])
-    units = torch.stack([row / row.norm() for row in rows])
-    mean = units.mean(dim=0)
-    torch.testing.assert_close(found[0], mean / mean.norm())
-    with pytest.raises(OptionError, match="templates"):
-        embed_entities(["ox"], embed, templates=["a thing"])
 
 
 @pytest.mark.parametrize(

@@ -156,16 +156,6 @@ def test_cold_or_narrow_sampling_equals_greedy(wild: PrefixGPT2Decoder, rows: Te
     assert same(wild.generate(rows, replace(SAMPLE, temperature=1.0, top_p=1e-6)), greedy)
 
 
-def test_decoding_touches_neither_input_nor_global_random_state(
-    wild: PrefixGPT2Decoder, rows: Tensor
-) -> None:
-    before, state = rows.clone(), torch.get_rng_state()
-    for options in ALL:
-        wild.generate(rows, options)
-    assert torch.equal(rows, before)
-    assert torch.equal(torch.get_rng_state(), state)
-
-
 def test_more_tokens_than_positions_is_refused(wild: PrefixGPT2Decoder, rows: Tensor) -> None:
     with pytest.raises(DecoderError, match="21.*20"):
         wild.generate(rows, DecodeOptions(max_tokens=21))
@@ -183,3 +173,13 @@ def test_bad_embeddings_are_refused(wild: PrefixGPT2Decoder, rows: Tensor) -> No
     ):
         with pytest.raises(DecoderError, match=message):
             wild.generate(bad)
+
+
+def test_decoding_touches_neither_input_nor_global_random_state(
+    wild: PrefixGPT2Decoder, rows: Tensor
+) -> None:
+    before, state = rows.clone(), torch.get_rng_state()
+    for options in ALL:
+        wild.generate(rows, options)
+    assert torch.equal(rows, before)
+    assert torch.equal(torch.get_rng_state(), state)

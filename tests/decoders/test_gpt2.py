@@ -8,7 +8,6 @@ from torch import Tensor
 
 from decoders import PrefixGPT2Decoder
 from decoders.gpt2 import PrefixGPT2Config
-from decoders.head import all_logits
 from patchioner.base.errors import OptionError
 
 
@@ -20,10 +19,10 @@ def test_cached_steps_equal_the_full_forward_pass(wild: PrefixGPT2Decoder, rows:
         whole = network.logits(network(rows, tokens))
         states, cache = network.start(rows, 8)
         for place in range(7):
-            logits = all_logits(network.head, states)
+            logits = network.head.logits(states, 0, network.head.vocab_size)
             torch.testing.assert_close(logits, whole[:, place], atol=1e-3, rtol=1e-4)
             states = network.step(tokens[:, place], cache)
-    logits = all_logits(network.head, states)
+    logits = network.head.logits(states, 0, network.head.vocab_size)
     torch.testing.assert_close(logits, whole[:, 7], atol=1e-3, rtol=1e-4)
 
 

@@ -239,27 +239,6 @@ def test_neither_a_copy_nor_moved_weights_keep_the_screen_alive(
 # What is made of a matrix: once, anew after a change, and never kept by a copy.
 
 
-def counting() -> tuple[DerivedCache[float], list[Tensor]]:
-    seen: list[Tensor] = []
-
-    def total(matrix: Tensor) -> float:
-        seen.append(matrix)
-        return float(matrix.sum())
-
-    return DerivedCache(total), seen
-
-
-def test_it_is_made_once_and_anew_when_the_matrix_changes() -> None:
-    made, seen = counting()
-    matrix = torch.ones(2, 3)
-    assert [made.of(matrix), made.of(matrix.detach())] == [6.0, 6.0]
-    assert len(seen) == 1
-    matrix.add_(1)
-    assert made.of(matrix) == 12.0
-    assert made.of(torch.zeros(2, 3)) == 0.0
-    assert len(seen) == 3
-
-
 # Rounding to 8 bits is symmetric, bounded and row by row; products are exact.
 
 

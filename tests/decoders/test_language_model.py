@@ -194,17 +194,6 @@ def test_a_model_without_a_cache_is_read_anew(kind: str, rows: Tensor) -> None:
     assert [one.token_ids for one in driven(rows, options)] == expected
 
 
-def test_half_precision_gives_float32_logits(rows: Tensor) -> None:
-    driven = Driven("llama")
-    driven.model.to(torch.bfloat16)
-    driven.map = driven.map.to(torch.bfloat16)
-    prefixes = driven.prefixes
-    driven.driver.prefixes = lambda rows: prefixes(rows.bfloat16())
-    logits, cache = driven.driver.start(rows, 4)
-    assert logits.dtype == torch.float32
-    assert driven.driver.step(logits.argmax(dim=1), cache).dtype == torch.float32
-
-
 # From configurations and folders: the same again, tied weights once, bad ones refused.
 
 

@@ -12,10 +12,18 @@ import torch
 from torch import Tensor
 
 from decoders import DecodeOptions, load_decoder
-from decoders.meacap import CaptionMemory, ConceptPrompter, MeacapDecoder, SentenceSimilarity
-from decoders.scene_graph import RuleParser, SceneGraph, T5Parser
+from decoders.meacap import (
+    SAME_HEAD,
+    SYNONYM,
+    CaptionMemory,
+    ConceptPrompter,
+    MeacapDecoder,
+    find_concepts,
+    word_similarity,
+)
+from decoders.scene_graph import Entity, RuleParser, SceneGraph, T5Parser
 from memory_bank import MemoryBank
-from patchioner.base.errors import CheckpointError, DecoderError
+from patchioner.base.errors import CheckpointError, DecoderError, OptionError
 from tests.decoders.conftest import DIM, THINGS, embed_words
 from tests.support.language import language_config, language_tokenizer, spread
 
@@ -123,8 +131,7 @@ def test_own_captions_and_settings_are_saved(tmp_path: Path) -> None:
 def test_a_parser_that_is_a_network_is_kept_by_name(tmp_path: Path) -> None:
     parser = T5Parser("somewhere/parser")
     parser.write = lambda texts: [f"( {text.split()[2]} , is , red )" for text in texts]  # type: ignore[method-assign]
-    similarity = SentenceSimilarity(model="somewhere/encoder")
-    decoder = make(ConceptPrompter(memory(), parser, similarity=similarity))
+    decoder = make(ConceptPrompter(memory(), parser))
     decoder.save(tmp_path)
     again = load_decoder(tmp_path)
     assert isinstance(again, MeacapDecoder)
@@ -132,16 +139,11 @@ def test_a_parser_that_is_a_network_is_kept_by_name(tmp_path: Path) -> None:
     assert (
         isinstance(kept.parser.parser, T5Parser) and kept.parser.parser.model == "somewhere/parser"
     )
-    assert isinstance(kept.similarity, SentenceSimilarity)
-    assert kept.similarity.model == "somewhere/encoder"
 
 
 def test_what_cannot_be_saved_is_said_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="Counting"):
         make(ConceptPrompter(memory(), Counting())).save(tmp_path / "a")
-    other = ConceptPrompter(memory(), similarity=lambda names: torch.eye(len(names)))
-    with pytest.raises(CheckpointError, match="similarity"):
-        make(other).save(tmp_path / "b")
     assert not list(tmp_path.iterdir())
 
 
@@ -151,7 +153,7 @@ def test_what_cannot_be_saved_is_said_before_anything_is_written(tmp_path: Path)
         ({"options": {"caption": 5}}, "caption"),
         ({"options": {"captions": 0}}, "captions"),
         ({"parser": {"type": "rule"}}, "rules, t5"),
-        ({"similarity": {"type": "word"}}, "words, sentences"),
+        ({"similarity": {"type": "word"}}, "words"),
         ({"extra": 1}, "extra"),
         ({"own_memory": None}, "own_memory"),
     ],
@@ -216,3 +218,64 @@ def test_the_own_memory_is_saved_whole(tmp_path: Path) -> None:
 def test_bad_memories(embeddings: Tensor, count: int, message: str) -> None:
     with pytest.raises(DecoderError, match=message):
         CaptionMemory(embeddings, ["x"] * count)
+
+
+# Concepts of captions: merging, counting, filtering, order; and how alike names are.
+
+
+def graphs(*names: str) -> list[SceneGraph]:
+    """One graph a caption: "red bus, man" -> a bus with the attribute red, a man."""
+    made = []
+    for caption in names:
+        parts = [part.split() for part in caption.split(",") if part.strip()]
+        made.append(SceneGraph(tuple(Entity(part[-1], tuple(part[:-1])) for part in parts)))
+    return made
+
+
+def found(*names: str, **settings: Any) -> list[str]:
+    texts = [caption.replace(",", "") for caption in names]
+    return find_concepts(texts, graphs(*names), **settings)
+
+
+def test_what_three_of_five_captions_name_is_kept() -> None:
+    assert found("bus, man", "bus, dog", "man, bus", "cat", "tree") == ["bus"]
+    assert found("bus, man", "bus, man", "man, bus", "cat", "tree") == ["bus", "man"]
+
+
+def test_order_is_the_mean_place_and_only_the_first_stay() -> None:
+    same = "a, b, c, d, e, f"
+    assert found(same, same, same) == ["a", "b", "c", "d"]
+    assert found(same, same, same, most=2) == ["a", "b"]
+    assert found("x, y", "y, x", "y, x") == ["y", "x"]
+
+
+def test_alike_names_are_one_concept_under_the_most_frequent_name() -> None:
+    texts = ["a man", "a guy", "the guy runs"]
+    assert find_concepts(texts, graphs("man", "guy", "guy")) == ["guy"]
+
+
+def test_fallbacks_fewer_votes_then_the_nearest_caption_then_nothing() -> None:
+    assert found("bus, man", "bus, dog", "cat", "tree", "kite") == ["bus"]
+    assert found("bus, man", "dog", "cat") == ["bus", "man"]
+    assert found("", "dog", "cat") == ["dog"]
+    assert found("", "") == []
+    assert find_concepts([], []) == []
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"captions": 0}, {"most": 0}, {"min_count": -1}, {"min_attribute": 1.5}, {"merge_above": 2.0}],
+)
+def test_options_that_make_no_sense(settings: dict[str, Any]) -> None:
+    with pytest.raises(OptionError, match=next(iter(settings))):
+        ConceptPrompter(**settings)
+
+
+def test_word_similarity() -> None:
+    names = ["dog", "dogs", "hot dog", "puppy", "tennis ball", "tennis racket", "ball"]
+    alike = word_similarity(names)
+    assert alike.shape == (7, 7) and torch.equal(alike, alike.T)
+    assert alike[0, 1] == 1 and alike.diagonal().eq(1).all()
+    assert alike[0, 2] == pytest.approx(SAME_HEAD) and alike[0, 3] == pytest.approx(SYNONYM)
+    assert alike[4, 5] == 0 and alike[4, 6] == pytest.approx(SAME_HEAD)
+    assert word_similarity([]).shape == (0, 0)

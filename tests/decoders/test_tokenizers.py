@@ -170,18 +170,6 @@ def test_blanks_of_metaspace_tokenizers_are_seen() -> None:
     assert tokenizer.decode([3, 4, 5, 1]) == "a red bus"
 
 
-def test_ids_that_only_the_network_has_are_never_written() -> None:
-    raw = raw_tokenizer()
-    size = raw.get_vocab_size()
-    tokenizer = LanguageTokenizer(raw, vocab_size=size + 3)
-    assert tokenizer.unwritable_ids == (size, size + 1, size + 2)
-    assert tokenizer.token_texts()[-3:] == ["", "", ""]
-    with pytest.raises(CheckpointError, match="different models"):
-        LanguageTokenizer(raw, vocab_size=size - 1)
-    with pytest.raises(CheckpointError, match="end_ids"):
-        LanguageTokenizer(raw, end_ids=[size])
-
-
 def test_save_and_load(tokenizer: LanguageTokenizer, tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
     tokenizer.save(path)
@@ -194,6 +182,25 @@ def test_save_and_load(tokenizer: LanguageTokenizer, tmp_path: Path) -> None:
         LanguageTokenizer.load(tmp_path / "none.json")
 
 
+def test_a_published_decoders_text_ends_where_its_evaluation_ends_it(ours: ClipTokenizer) -> None:
+    words = ours.encode(["a red bus ."])[0]
+    assert ours.decode([49406, *words, 49407, *words]) == "a red bus"
+    assert ours.decode([49406, 49408, *words, 50256, -1]) == "a red bus"
+    assert ours.decode([49407, *words]) == ours.decode([]) == ""
+
+
+def test_ids_that_only_the_network_has_are_never_written() -> None:
+    raw = raw_tokenizer()
+    size = raw.get_vocab_size()
+    tokenizer = LanguageTokenizer(raw, vocab_size=size + 3)
+    assert tokenizer.unwritable_ids == (size, size + 1, size + 2)
+    assert tokenizer.token_texts()[-3:] == ["", "", ""]
+    with pytest.raises(CheckpointError, match="different models"):
+        LanguageTokenizer(raw, vocab_size=size - 1)
+    with pytest.raises(CheckpointError, match="end_ids"):
+        LanguageTokenizer(raw, end_ids=[size])
+
+
 @pytest.mark.parametrize("kind", [ClipTokenizer, CaptionTokenizer])
 def test_a_tokenizer_of_another_kind_is_refused(kind: Any, tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
@@ -203,10 +210,3 @@ def test_a_tokenizer_of_another_kind_is_refused(kind: Any, tmp_path: Path) -> No
     with pytest.raises(CheckpointError, match=r"tokenizer\.json: .*start"):
         kind.load(path)
     assert not path.with_suffix(".tmp").exists()
-
-
-def test_a_published_decoders_text_ends_where_its_evaluation_ends_it(ours: ClipTokenizer) -> None:
-    words = ours.encode(["a red bus ."])[0]
-    assert ours.decode([49406, *words, 49407, *words]) == "a red bus"
-    assert ours.decode([49406, 49408, *words, 50256, -1]) == "a red bus"
-    assert ours.decode([49407, *words]) == ours.decode([]) == ""

@@ -145,27 +145,6 @@ def test_it_says_the_texts_it_was_trained_on(trained: ViecapDecoder) -> None:
     assert all(one.score < 0 for one in captions)
 
 
-def test_training_prompts_name_the_captions_entities_masked_while_training() -> None:
-    decoder = make(prompts="hard", entity_masking=0.5)
-    ids = decoder.sequences(["a red cat near two boats and a bus"])[0]
-    tokens, lengths = torch.tensor([[*ids, 0, 0]]), torch.tensor([len(ids)])
-    embedding = torch.ones(1, DIM)
-    (whole,) = decoder.training_prefixes(embedding, tokens, lengths)
-    gpt: Any = decoder.network.gpt
-    expected = decoder.tokenizer.encode(["There are cat, boat, bus in image."], lead=False)[0]
-    torch.testing.assert_close(whole, gpt.transformer.wte(torch.tensor(expected)))
-    decoder.network.train()
-    seen = set()
-    for seed in range(20):
-        torch.manual_seed(seed)
-        (one,) = decoder.training_prefixes(embedding, tokens, lengths)
-        torch.manual_seed(seed)
-        (again,) = decoder.training_prefixes(embedding, tokens, lengths)
-        assert torch.equal(one, again)
-        seen.add(len(one))
-    assert len(seen) > 1
-
-
 @pytest.mark.parametrize("storage", ["fp32", "fp16", "int8"])
 def test_saved_and_loaded_says_the_same(
     trained: ViecapDecoder, tmp_path: Path, storage: Any
@@ -248,3 +227,24 @@ def test_names_are_the_published_ones_and_a_caption_ends_at_its_full_stop(tmp_pa
     assert {len(p) for p in fixed.prefixes(embed_words(["cat"]))} == {3 + 64}
     with pytest.raises(CheckpointError, match="Fixed"):
         fixed.save(tmp_path)
+
+
+def test_training_prompts_name_the_captions_entities_masked_while_training() -> None:
+    decoder = make(prompts="hard", entity_masking=0.5)
+    ids = decoder.sequences(["a red cat near two boats and a bus"])[0]
+    tokens, lengths = torch.tensor([[*ids, 0, 0]]), torch.tensor([len(ids)])
+    embedding = torch.ones(1, DIM)
+    (whole,) = decoder.training_prefixes(embedding, tokens, lengths)
+    gpt: Any = decoder.network.gpt
+    expected = decoder.tokenizer.encode(["There are cat, boat, bus in image."], lead=False)[0]
+    torch.testing.assert_close(whole, gpt.transformer.wte(torch.tensor(expected)))
+    decoder.network.train()
+    seen = set()
+    for seed in range(20):
+        torch.manual_seed(seed)
+        (one,) = decoder.training_prefixes(embedding, tokens, lengths)
+        torch.manual_seed(seed)
+        (again,) = decoder.training_prefixes(embedding, tokens, lengths)
+        assert torch.equal(one, again)
+        seen.add(len(one))
+    assert len(seen) > 1

@@ -247,15 +247,6 @@ def test_from_text_to_captions_and_on_again(
     assert read_checkpoint(again).settings.projection == "none"
 
 
-def test_a_changed_language_model_is_another_run(source: Parts, tmp_path: Path) -> None:
-    place = language_folder(tmp_path / "language")
-    options = replace(QUICK, fresh=NewDecoder("viecap", str(place)))
-    out = adapt(source, TEXTS, tmp_path / "out", options)
-    language_folder(place, seed=9)
-    with pytest.raises(OptionError, match="language_model"):
-        adapt(source, TEXTS, out, options, resume=True)
-
-
 # Settings refused by name; corruption that makes text embeddings look like region embeddings.
 
 
@@ -410,3 +401,12 @@ def test_normalising(text: str, expected: str) -> None:
 @given(st.text(alphabet=st.sampled_from("aB1 .,;:!?'\t\n-É"), max_size=30))
 def test_normalising_twice_changes_nothing_more(text: str) -> None:
     assert normalise(normalise(text)) == normalise(text)
+
+
+def test_a_changed_language_model_is_another_run(source: Parts, tmp_path: Path) -> None:
+    place = language_folder(tmp_path / "language")
+    options = replace(QUICK, fresh=NewDecoder("viecap", str(place)))
+    out = adapt(source, TEXTS, tmp_path / "out", options)
+    language_folder(place, seed=9)
+    with pytest.raises(OptionError, match="language_model"):
+        adapt(source, TEXTS, out, options, resume=True)
