@@ -167,10 +167,8 @@ def _clipped(box: Rectangle, image_size: Size) -> Rectangle:
     width, height = map(float, image_size)
     inside = max(box[0], 0.0), max(box[1], 0.0), min(box[2], width), min(box[3], height)
     if not all(map(math.isfinite, box)) or area(inside) <= 0.0:
-        raise RegionError(
-            f"box {tuple(box)} has nothing inside the {image_size[0]}x{image_size[1]} image: "
-            "give left, top, right, bottom in pixels of the original image"
-        )
+        size = f"{image_size[0]}x{image_size[1]}"
+        raise RegionError(f"box {tuple(box)} has nothing inside the {size} image: give its pixels")
     return inside
 
 
@@ -327,10 +325,8 @@ def _regions(
 
 def _features(photo: Photo) -> PatchFeatures:
     if photo.features is None:
-        raise OptionError(
-            f"{photo.name!r} has no features to find objects in: open it with a model, give the regions, "
-            "or divide with objects='none' and grow=None"
-        )
+        remedy = "open it with a model, give regions, or divide with objects='none' and grow=None"
+        raise OptionError(f"{photo.name!r} has no features to find objects in: {remedy}")
     return photo.features
 
 
@@ -436,9 +432,8 @@ def _salience(cells: Cells, attention: npt.NDArray[np.floating] | None) -> float
     frame = np.concatenate([cells[0], cells[-1], cells[:, 0], cells[:, -1]])
     score = float(cells.sum() / box) * (1.0 - float(frame.mean()))
     if attention is not None:
-        windows = np.lib.stride_tricks.sliding_window_view(
-            np.pad(cells, _RING), (2 * _RING + 1, 2 * _RING + 1)
-        )
+        side = 2 * _RING + 1
+        windows = np.lib.stride_tricks.sliding_window_view(np.pad(cells, _RING), (side, side))
         ring = windows.any(axis=(2, 3)) & ~cells
         outside = float(attention[ring].mean()) if ring.any() else 0.0
         score *= float(attention[cells].mean()) / outside if outside > 0 else 1.0

@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -57,7 +57,7 @@ class FilterSettings:
         lone_support: a thing drops its sentence where its own support is below this and no other sample of an
             overlapping region names it (two at least must have had the occasion); 0: never.
         lone_caption: a text of one sentence that no other sample agrees with needs this support; 0: no more than the
-            others; 1: it goes. Our captions come from the alignment that scores them, so that scores alone say little.
+            others; 1: it goes, since our captions come from the alignment that scores them.
     """
 
     rules: bool = True
@@ -197,15 +197,8 @@ _PEOPLE: Final = word_set("""
 """)
 
 
-@dataclass(frozen=True)
-class Beside:
-    """What else was said where a claim was made.
-
-    Attributes:
-        sentences: of its own text: 1 for a caption.
-        others: number of other samples that speak of a region that overlaps its own.
-        named: kind of thing -> in how many of those it is named.
-    """
+class Beside(NamedTuple):
+    """Sentences of a claim's own text; other samples about an overlapping region; kind of thing -> how many name it."""
 
     sentences: int
     others: int

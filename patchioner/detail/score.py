@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -140,8 +140,7 @@ class Calibration:
         return cls.from_json(stored, f"calibration of {model.settings.name!r}")
 
 
-@dataclass(frozen=True, eq=False)
-class View:
+class View(NamedTuple):
     """A region as texts are compared with it: its (dim,) unit embedding, (n, dim) unit means of windows inside it.
 
     The scales are (mean, deviation) of the vocabulary's cosines with the region, and of its best cosines with the

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -145,14 +145,8 @@ _WORD = re.compile(r"[A-Za-z0-9]+(?:[-'\u2019][A-Za-z0-9]+)*")
 _LEADS = word_set("a an the his her their its this that these those some many several")
 
 
-@dataclass(frozen=True)
-class NounPhrase:
-    """One thing that a sentence names.
-
-    Attributes:
-        name: lower case, the last word in the singular: "tennis racket".
-        start, end: where it stands, its determiner and attributes before it included.
-    """
+class NounPhrase(NamedTuple):
+    """One thing that a sentence names: "tennis racket", and where, its determiner and attributes included."""
 
     name: str
     start: int
