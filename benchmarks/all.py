@@ -39,16 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add = parser.add_argument
     add("--config", type=Path, nargs="+", required=True, help="YAML files")
-    add(
-        "--data", type=Path, help="data folder of the runs that name none (default: the sample set)"
-    )
+    add("--data", type=Path, help="data folder of the runs that name none (the sample set)")
     add("--only", nargs="+", metavar="RUN", help="only the runs of these names")
-    add(
-        "--out",
-        type=Path,
-        default=Path("build/benchmarks"),
-        help="a folder per file, in it one per run",
-    )
+    default = Path("build/benchmarks")
+    add("--out", type=Path, default=default, help="a folder per file, in it one per run")
     add("--resume", action="store_true", help="go on with what --out holds")
     return run_command(parser, _work, argv)
 
@@ -73,9 +67,8 @@ def _work(arguments: argparse.Namespace) -> None:
 def read_runs(path: Path, out: Path, data: Path | None = None) -> list[Run]:
     """The runs of one file, each in the folder `out`/<name of the file>/<name of the run>.
 
-    Raises:
-        OptionError: the file is not in the form above; an unknown key is named with the close ones.
-        MissingExtraError: PyYAML is not installed.
+    OptionError: the file is not in the form above; an unknown key is named with the close ones.
+    MissingExtraError: PyYAML is not installed.
     """
     yaml = require("yaml", "metrics")
     try:

@@ -5,7 +5,9 @@ An answer depends on its sample alone, never on what is asked beside it.
 
 from __future__ import annotations
 
+import json
 import math
+import os
 import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -15,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.data import Sample, task_named
-from benchmarks.metrics.words import NGram, count_ngrams, tokenize
+from benchmarks.data import BenchmarkDataError, Sample, task_named
+from benchmarks.metrics.caption import NGram, count_ngrams, tokenize
 from benchmarks.settings import RunSettings, options_of, weighting_of
 from memory_bank import MemoryBank
 from patchioner import Patchioner
@@ -30,13 +32,7 @@ LoadModel = Callable[[str, str], Patchioner]
 
 @dataclass(frozen=True)
 class Answer:
-    """What was said of one sample, or why nothing was.
-
-    Attributes:
-        text: the caption; None where there is none.
-        score: how sure its author is; only the order counts (mean log-probability, cosine, or 0).
-        skipped: the reason where there is no caption.
-    """
+    """What was said of one sample and how sure its author is (only the order counts), or the reason why nothing was."""
 
     text: str | None
     score: float = 0.0
@@ -56,11 +52,10 @@ class Asked:
 class Answerer:
     """Captions samples.
 
-    Attributes:
-        answer: one answer per sample of each photo; RegionError, ImageError for what the model cannot see.
-        needs: "nothing" of the photo, its "features", or features that hold the "photo" itself.
-        prepare: the samples that it answers, each with the references that it is scored on.
-        other: the model that answers, where it is not the measured one.
+    `answer` gives one answer per sample of each photo (RegionError, ImageError for what the model cannot see) and
+    `needs` "nothing" of the photo, its "features", or features that hold the "photo" itself; `prepare` gives the
+    samples that it answers, each with the references that it is scored on; `other` is the model that answers, where it
+    is not the measured one.
     """
 
     answer: Callable[[Sequence[Asked]], list[list[Answer]]]
@@ -193,14 +188,7 @@ def most_typical(texts: Sequence[str], *, most: int = 20_000, seed: int = 0) -> 
 
     Vedantam, Zitnick, Parikh, "CIDEr" (2015), equation 2 with the other sentences as references: the mean over n = 1..4
     of the cosine of tf-idf vectors. Without CIDEr-D's clipping it is linear in the references: one pass for all others.
-
-    Args:
-        texts: the sentences.
-        most: of more than this many, a sample is drawn with `seed`.
-        seed: of that draw.
-
-    Raises:
-        OptionError: no sentence.
+    Of more than `most`, a sample is drawn with `seed`.
     """
     if not texts:
         raise OptionError("there is no sentence to choose from: the memory bank holds no texts")
@@ -229,3 +217,122 @@ def _agreement(counted: Sequence[Counter[NGram]]) -> np.ndarray[tuple[int], np.d
             total[ngram] = total.get(ngram, 0.0) + weight
     own = [sum(w * (total[ngram] - w) for ngram, w in vector.items()) for vector in vectors]
     return np.array(own, dtype=np.float64)
+
+
+FILE = "predictions.jsonl"
+SCORE_DIGITS = 5
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One line of predictions.jsonl: a `Sample` with its region as JSON, and what was said of it (see `Answer`)."""
+
+    id: str
+    photo: str
+    row: int
+    region: dict[str, Any]
+    caption: str | None
+    score: float | None
+    references: tuple[str, ...]
+    box_count: int
+    area_share: float
+    skipped: str | None = None
+
+    @classmethod
+    def of(cls, sample: Sample, answer: Answer) -> Prediction:
+        """The line of a sample and its answer."""
+        return cls(
+            id=sample.id,
+            photo=sample.photo,
+            row=sample.row,
+            region=sample.region.to_json(),
+            caption=answer.text,
+            # Rounded: the last bits of a float depend on how many captions were decoded together.
+            score=None if answer.text is None else round(answer.score, SCORE_DIGITS),
+            references=sample.references,
+            box_count=sample.box_count,
+            area_share=round(sample.area_share, 6),
+            skipped=answer.skipped,
+        )
+
+    def line(self) -> bytes:
+        """The line, with its end."""
+        values = dict(vars(self))
+        if self.skipped is None:
+            del values["skipped"]
+        return json.dumps(values, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+
+
+class PredictionLog:
+    """The file of one run, opened where an earlier one left off; a last line without its end is cut away.
+
+    `ids` are those of the samples of its whole lines. BenchmarkDataError: a whole line is damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = path.read_bytes() if path.is_file() else b""
+        lines = content.splitlines(keepends=True)
+        if lines and not lines[-1].endswith(b"\n"):
+            lines.pop()
+        self.ids = [str(_parsed(line, path, n).get("id")) for n, line in enumerate(lines, start=1)]
+        self._ends = [0]
+        for line in lines:
+            self._ends.append(self._ends[-1] + len(line))
+        if len(content) != self._ends[-1]:
+            os.truncate(path, self._ends[-1])
+
+    def check_order(self, samples: Sequence[Sample]) -> None:
+        """Raise BenchmarkDataError unless the lines are the first of `samples`."""
+        if self.ids != [sample.id for sample in samples[: len(self.ids)]]:
+            raise BenchmarkDataError(
+                f"{self.path} holds other samples than this run asks about: choose another --out"
+            )
+
+    def cut_to(self, count: int) -> None:
+        """Forget all lines after the first `count`."""
+        if count < len(self.ids):
+            os.truncate(self.path, self._ends[count])
+            del self.ids[count:], self._ends[count + 1 :]
+
+    def append(self, predictions: Sequence[Prediction]) -> None:
+        """Write the lines of a group of photos at once, and wait until they are on the disk."""
+        lines = [prediction.line() for prediction in predictions]
+        with self.path.open("ab") as file:
+            file.write(b"".join(lines))
+            file.flush()
+            os.fsync(file.fileno())
+        for prediction, line in zip(predictions, lines, strict=True):
+            self.ids.append(prediction.id)
+            self._ends.append(self._ends[-1] + len(line))
+
+
+def read_predictions(path: Path) -> list[Prediction]:
+    """Read predictions.jsonl, samples without a caption included; BenchmarkDataError if missing or damaged."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise BenchmarkDataError(f"{path} cannot be read: {error.strerror}") from error
+    found = []
+    for number, line in enumerate(lines, start=1):
+        values = _parsed(line, path, number)
+        try:
+            found.append(Prediction(**(values | {"references": tuple(values["references"])})))
+        except (KeyError, TypeError) as error:
+            raise BenchmarkDataError(
+                f"line {number} of {path} is no prediction: {error}"
+            ) from error
+    return found
+
+
+def _parsed(line: bytes, path: Path, number: int) -> dict[str, Any]:
+    try:
+        values = json.loads(line)
+    except ValueError as error:
+        raise BenchmarkDataError(
+            f"line {number} of {path} is damaged: delete it and all after it, then --resume"
+        ) from error
+    if not isinstance(values, dict):
+        raise BenchmarkDataError(f"line {number} of {path} is no prediction: {values!r:.60}")
+    return values

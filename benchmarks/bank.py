@@ -24,14 +24,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks import naive
+from benchmarks.command import natural, positive, run_command
 from benchmarks.data import SAMPLE
-from benchmarks.speed.measure import about_machine, clocked, open_photo, time_function
+from benchmarks.timing import about_machine, clocked, open_photo, time_function
 from memory_bank import IndexKind, IndexOptions, MemoryBank, Precision, join_banks
 from patchioner import Patchioner
-from patchioner.base.errors import OptionError, PatchionerError
+from patchioner.base.errors import OptionError
 from patchioner.base.files import write_json
 from patchioner.base.progress import progress
-from patchioner.cli.spelling import positive_int
 from patchioner.regions import Box, Region, WholeImage
 
 KINDS: tuple[IndexKind, ...] = get_args(IndexKind)
@@ -44,13 +44,9 @@ Decode = Callable[[Tensor], list[str]]
 
 @dataclass(frozen=True)
 class Source:
-    """Where rows and queries come from.
-
-    Attributes:
-        name: for the table.
-        draw: (first row, number) -> (number, dim) float32 embeddings; the same rows for the same first row.
-        queries: (n, dim) float32.
-        decode: embeddings (n, dim) -> n captions; None: there is no model.
+    """Where rows and queries come from: its name in the table; (first row, number) -> (number, dim) float32 embeddings,
+    the same rows for the same first row; queries (n, dim) float32; embeddings (n, dim) -> n captions, None without a
+    model.
     """
 
     name: str
@@ -78,8 +74,7 @@ def random_source(dim: int, queries: int, *, seed: int) -> Source:
 def real_source(bank: MemoryBank, queries: Tensor, decode: Decode | None, *, seed: int) -> Source:
     """The rows of a bank in random order; past their number, noised copies of them.
 
-    Raises:
-        OptionError: queries of another width.
+    OptionError: queries of another width.
     """
     if queries.shape[1] != bank.dim:
         raise OptionError(
@@ -102,11 +97,7 @@ def _generator(seed: int, part: int) -> torch.Generator:
 
 
 def region_queries(model: Patchioner, photos: Sequence[Path], count: int) -> Tensor:
-    """Embeddings of whole photos and of their quarters, (count, dim), photo by photo.
-
-    Raises:
-        OptionError: too few photos.
-    """
+    """Embeddings of whole photos and of their quarters, (count, dim), photo by photo; OptionError: too few photos."""
     found: list[Tensor] = []
     for photo in progress(photos[: -(-count // 5)], description="photos", unit="photo"):
         x, y = (size / 2 for size in open_photo(photo).size)
@@ -125,11 +116,9 @@ def region_queries(model: Patchioner, photos: Sequence[Path], count: int) -> Ten
 class Line:
     """One way to project onto one bank.
 
-    Attributes:
-        milliseconds: number of queries in one call -> median milliseconds of that call.
-        build_seconds, index_mb: of an index.
-        mass, least_mass: mean and lowest share of the softmax that was kept.
-        changed: share of captions that differ from those by the exact projection; None: not asked.
+    `milliseconds`: number of queries in one call -> median of that call; build and size are of an index; `mass`,
+    `least_mass`: mean and lowest share of the softmax that was kept; `changed`: share of captions that differ from
+    those by the exact projection, None: not asked.
     """
 
     source: str
@@ -154,11 +143,7 @@ class Line:
 
 
 def measure(bank: MemoryBank, source: Source, options: argparse.Namespace) -> Iterator[Line]:
-    """Time all ways of projecting onto one bank.
-
-    Raises:
-        OptionError: the published way says something else.
-    """
+    """Time all ways of projecting onto one bank; OptionError: the published way says something else."""
     queries, name, count = source.queries, source.name, len(bank)
 
     def times(work: Callable[[Tensor], Tensor]) -> dict[int, float]:
@@ -219,28 +204,22 @@ def sources(options: argparse.Namespace, model: Patchioner | None = None) -> Ite
 
 
 def main(argv: Sequence[str] | None = None, *, model: Patchioner | None = None) -> int:
-    """Run the command; returns 0, or 1 after an error.
+    """Run the command (with `model` in place of the one that --model names); 0, or 1 after an error."""
+    return run_command(_parser(), partial(_work, model=model), argv)
 
-    Args:
-        argv: arguments without the program's name; None takes the process's.
-        model: in place of the one that --model names.
-    """
-    options = _parser().parse_args(argv)
+
+def _work(options: argparse.Namespace, model: Patchioner | None) -> None:
     lines = []
     sizes = [f"{n:,} {'query' if n == 1 else 'queries'}, ms" for n in options.queries]
     names = ["rows", "of", "way", *sizes, "built, s", "index, MiB"]
     names += ["mass kept (least)", "captions changed"]
-    try:
-        sys.stdout.write(f"| {' | '.join(names)} |\n|{'---|' * len(names)}\n")
-        for source in sources(options, model):
-            for rows in options.rows:
-                for line in measure(source.bank(rows, options.storage), source, options):
-                    lines.append(line)
-                    sys.stdout.write(line.cells())
-                    sys.stdout.flush()
-    except (PatchionerError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
+    sys.stdout.write(f"| {' | '.join(names)} |\n|{'---|' * len(names)}\n")
+    for source in sources(options, model):
+        for rows in options.rows:
+            for line in measure(source.bank(rows, options.storage), source, options):
+                lines.append(line)
+                sys.stdout.write(line.cells())
+                sys.stdout.flush()
     sys.stdout.write(
         f"\nCPU, {torch.get_num_threads()} thread(s), rows in {options.storage}, medians of {options.rounds} calls. "
         f"Ways other than exact take the {options.top_k} nearest rows; mass kept is their share of the full softmax at "
@@ -250,7 +229,6 @@ def main(argv: Sequence[str] | None = None, *, model: Patchioner | None = None) 
         settings = {key: str(v) if isinstance(v, Path) else v for key, v in vars(options).items()}
         found = [asdict(line) for line in lines]
         write_json(options.json, {"settings": settings, "machine": about_machine(), "lines": found})
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -259,49 +237,23 @@ def _parser() -> argparse.ArgumentParser:
         description="When is an index over a memory bank worth it?",
     )
     add = parser.add_argument
-    add("--rows", type=positive_int, nargs="+", default=[10_000, 100_000], help="sizes of banks")
-    add(
-        "--dim",
-        type=positive_int,
-        help="width of random rows; with --bank there are none without it (else 384)",
-    )
-    add(
-        "--bank",
-        type=Path,
-        metavar="DIR",
-        help="of real captions, without counts, made for --model",
-    )
-    add(
-        "--model",
-        default="patchioner-mini",
-        help="its regions are the real queries (default: %(default)s)",
-    )
+    some = {"type": positive, "nargs": "+"}
+    add("--rows", **some, default=[10_000, 100_000], help="sizes of banks")
+    add("--dim", type=positive, help="width of random rows; with --bank only these make any (384)")
+    add("--bank", type=Path, metavar="DIR", help="of real captions, without counts, for --model")
+    add("--model", default="patchioner-mini", help="its regions are the real queries")
     add("--data", type=Path, default=SAMPLE, help="holds photos/ (default: the sample)")
-    add(
-        "--kind",
-        choices=KINDS,
-        nargs="*",
-        default=["ivf", "ivfsq"],
-        help="indexes; none: only exact",
-    )
-    add(
-        "--top-k", type=positive_int, default=256, help="rows that take part (default: %(default)s)"
-    )
+    kinds = ["ivf", "ivfsq"]
+    add("--kind", choices=KINDS, nargs="*", default=kinds, help="indexes; none: only exact")
+    add("--top-k", type=positive, default=256, help="rows that take part (256)")
     probes = "lists looked at, besides the default of an eighth of them"
-    add("--probes", type=positive_int, nargs="+", default=[], metavar="N", help=probes)
-    add("--queries", type=positive_int, nargs="+", default=[1, 100], help="of one call")
-    add(
-        "--compared",
-        type=positive_int,
-        default=100,
-        help="queries whose mass and captions are compared",
-    )
+    add("--probes", **some, default=[], metavar="N", help=probes)
+    add("--queries", **some, default=[1, 100], help="of one call")
+    add("--compared", type=positive, default=100, help="queries whose mass and captions count")
     add("--storage", choices=get_args(Precision), default="float16")
-    add(
-        "--published", action="store_true", help="time the published way too (float32, all at once)"
-    )
-    add("--rounds", type=positive_int, default=5)
-    add("--seed", type=int, default=0)
+    add("--published", action="store_true", help="time the published way too (float32)")
+    add("--rounds", type=positive, default=5)
+    add("--seed", type=natural, default=0)
     add("--json", type=Path, help="write the table as JSON as well")
     return parser
 

@@ -41,8 +41,7 @@ class Interval:
 class Difference(Interval):
     """How much the second of two runs exceeds the first, on the same samples.
 
-    Attributes:
-        below_zero: share of resamples in which the second run is worse; ties count half. Near 0 or 1: more than noise.
+    `below_zero` is the share of resamples in which the second run is worse; ties count half.
     """
 
     below_zero: float = math.nan
@@ -57,26 +56,19 @@ def bootstrap_mean(
     values: ArrayLike, photos: Photos, *, rounds: int = 2000, seed: int = 0
 ) -> Interval:
     """Mean of n `values`."""
-    numbers = np.asarray(values, dtype=np.float64)
-    ones = np.ones_like(numbers)
-    return bootstrap_ratio(numbers, ones, photos, rounds=rounds, seed=seed)
+    ones = np.ones(np.shape(values))
+    return bootstrap_ratio(values, ones, photos, rounds=rounds, seed=seed)
 
 
 def bootstrap_ratio(
-    numerators: ArrayLike,
-    denominators: ArrayLike,
-    photos: Photos,
-    *,
-    rounds: int = 2000,
-    seed: int = 0,
-) -> Interval:
+    numerators: ArrayLike, denominators: ArrayLike, photos: Photos, *, rounds: int = 2000, seed: int = 0
+) -> Interval:  # fmt: skip
     """sum(numerators) / sum(denominators), both resampled together; NaN where denominators sum to zero.
 
     For two scores of the same samples (one caption of the region, one of the whole photo), what a hard photo does to
     both cancels out.
     """
-    above = _checked(numerators, photos, rounds)
-    below = _checked(denominators, photos, rounds)
+    above, below = _checked(numerators, photos, rounds), _checked(denominators, photos, rounds)
     groups, draws = _draw(photos, rounds, seed)
     # Sums per photo: a resample is then a matrix product with how often each photo was drawn.
     sums = np.stack([np.bincount(groups, side) for side in (above, below)], axis=1)
@@ -104,12 +96,8 @@ def bootstrap_statistic(
     `statistic` takes how often each of the n samples counts, (n,); of all ones it is the measured value. `below_zero`
     means something when it is a difference.
     """
-    _checked(np.zeros(len(photos)), photos, rounds)
-    groups, draws = _draw(photos, rounds, seed)
-    value = statistic(np.ones(len(photos), dtype=np.int64))
-    resampled = np.array([statistic(draw[groups]) for draw in draws], dtype=np.float64)
-    _check_finite(value, resampled)
-    return _difference(value, resampled)
+    one_by_one = lambda often: np.array([statistic(one) for one in often], np.float64)  # noqa: E731
+    return _difference(*_resampled(one_by_one, photos, rounds, seed))
 
 
 def bootstrap_pooled(
@@ -119,14 +107,24 @@ def bootstrap_pooled(
 
     It is asked in pieces, since all rounds of a large set together are gigabytes.
     """
+    value, resampled = _resampled(resample, photos, rounds, seed)
+    return Interval(value, *_bounds(resampled))
+
+
+def _resampled(
+    resample: Callable[[Counts], Floats], photos: Photos, rounds: int, seed: int
+) -> tuple[float, Floats]:
     _checked(np.zeros(len(photos)), photos, rounds)
     groups, draws = _draw(photos, rounds, seed)
     value = float(resample(np.ones((1, len(photos)), dtype=np.int64))[0])
     piece = max(1, _PIECE // len(photos))
     starts = range(0, rounds, piece)
-    resampled = np.concatenate([resample(draws[at : at + piece][:, groups]) for at in starts])
-    _check_finite(value, resampled)
-    return Interval(value, *_bounds(resampled))
+    found = np.concatenate([resample(draws[at : at + piece][:, groups]) for at in starts])
+    if not (math.isfinite(value) and np.isfinite(found).all()):
+        raise OptionError(
+            "the statistic is not finite for every resample: it must be defined for any photos"
+        )
+    return value, found
 
 
 def _draw(photos: Photos, rounds: int, seed: int) -> tuple[NDArray[np.intp], Counts]:
@@ -149,16 +147,7 @@ def _difference(value: float, resampled: Floats) -> Difference:
 
 
 def _divide(above: Floats, below: Floats) -> Floats:
-    result = np.full_like(above, np.nan)
-    np.divide(above, below, out=result, where=below != 0)
-    return result
-
-
-def _check_finite(value: float, resampled: Floats) -> None:
-    if not (math.isfinite(value) and np.isfinite(resampled).all()):
-        raise OptionError(
-            "the statistic is not finite for every resample: it must be defined for any photos"
-        )
+    return np.divide(above, below, out=np.full_like(above, np.nan), where=below != 0)
 
 
 def _checked(values: ArrayLike, photos: Photos, rounds: int) -> Floats:

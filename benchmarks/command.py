@@ -164,8 +164,7 @@ class _Parser(argparse.ArgumentParser):
 def settings_from(task_name: str, options: Mapping[str, Any], source: str) -> RunSettings:
     """Settings from a mapping with the names of the command's options, as a YAML file has them; `-` and `_` are one.
 
-    Raises:
-        OptionError: an option that is not there or a value outside of its allowed ones; `source` is named.
+    OptionError: an option that is not there or a value outside of its allowed ones; `source` is named.
     """
     task = task_named(task_name)
     words: list[str] = []

@@ -18,11 +18,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.answerers import FILE, Prediction, read_predictions
 from benchmarks.bootstrap import (
     Interval,
     bootstrap_difference,
@@ -33,7 +34,6 @@ from benchmarks.command import CIDER_WARNING, HIDDEN, SHOWN, run_command, with_i
 from benchmarks.data import TASK_NAMES, BenchmarkDataError, task_named
 from benchmarks.metrics import text_measure
 from benchmarks.metrics.dense_map import summarize
-from benchmarks.predictions import FILE, Prediction, read_predictions
 from benchmarks.published import MARK, SOURCES, published_rows, published_table
 from benchmarks.run import BASELINE_FOLDER, FORMAT, RESULTS_FILE, VERSION
 from benchmarks.scoring import MAP_ROUNDS, PERSON, Regional, dense_matches, measure_regions
@@ -63,23 +63,9 @@ _TOLD = (
 
 @dataclass(frozen=True, eq=False)
 class MeasuredRun:
-    """A run as its folder holds it.
-
-    Attributes:
-        label: what tables call it; unlike those of the other runs read with it.
-        folder: where it lies.
-        results: results.json.
-        predictions: predictions.jsonl, samples without a caption included.
-        baselines: the runs below it, each labelled "baseline: NAME".
-        task, settings, metrics, data: of results.json; data are the sha256 of its files.
-        how: rounds and seed of its bootstrap.
+    """A run as its folder holds it: a label unlike those read with it, results.json, predictions (those without a
+    caption included), and the runs of its baselines, each labelled "baseline: NAME".
     """
-
-    task: str = field(init=False)
-    settings: Mapping[str, Any] = field(init=False, repr=False)
-    metrics: Mapping[str, Mapping[str, Any]] = field(init=False, repr=False)
-    data: Mapping[str, str | None] = field(init=False, repr=False)
-    how: dict[str, int] = field(init=False, repr=False)
 
     label: str
     folder: Path
@@ -87,17 +73,30 @@ class MeasuredRun:
     predictions: tuple[Prediction, ...] = field(repr=False)
     baselines: tuple[MeasuredRun, ...] = ()
 
-    def __post_init__(self) -> None:
-        results, settings = self.results, self.results["settings"]
-        told = {
-            "task": str(results["task"]),
-            "settings": settings,
-            "metrics": results["metrics"],
-            "data": results["data"]["sha256"],
-            "how": {key: int(settings[key]) for key in ("rounds", "seed")},
-        }
-        for name, value in told.items():
-            object.__setattr__(self, name, value)
+    @property
+    def task(self) -> str:
+        """Name of the task."""
+        return str(self.results["task"])
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Of the run, as JSON values."""
+        return cast(Mapping[str, Any], self.results["settings"])
+
+    @property
+    def metrics(self) -> Mapping[str, Mapping[str, Any]]:
+        """Scores of the whole set by metric."""
+        return cast(Mapping[str, Mapping[str, Any]], self.results["metrics"])
+
+    @property
+    def data(self) -> Mapping[str, str | None]:
+        """The sha256 of its files."""
+        return cast(Mapping[str, str | None], self.results["data"]["sha256"])
+
+    @property
+    def how(self) -> dict[str, int]:
+        """Rounds and seed of its bootstrap."""
+        return {key: int(self.settings[key]) for key in ("rounds", "seed")}
 
     @cached_property
     def by_id(self) -> dict[str, Prediction]:
@@ -127,8 +126,7 @@ def read_runs(paths: Sequence[Path]) -> list[MeasuredRun]:
     Returns:
         Runs of one name get the settings in which they differ, or else the name of their folder, into their labels.
 
-    Raises:
-        BenchmarkDataError: no run in a folder, or files that do not belong together.
+    BenchmarkDataError: no run in a folder, or files that do not belong together.
     """
     folders = dict.fromkeys(folder.resolve() for path in paths for folder in _folders(path))
     runs = [_read(folder) for folder in folders]
@@ -203,17 +201,10 @@ def _read(folder: Path) -> MeasuredRun:
 
 @dataclass(frozen=True)
 class Change:
-    """How one metric changes from a first run to a second.
+    """How one metric changes from a first run to a second: second minus first, with bounds where there are any.
 
-    Attributes:
-        metric: its name.
-        value: second minus first; of pooled scores (BLEU, METEOR) and of runs that share only some samples, the mean
-            over the samples that both have.
-        low, high: bounds of its interval; None where there is none.
-        method: "paired", "unpaired" or "none".
-        samples: how many samples both have.
-        higher_is_better: as of the metric.
-        note: what a reader should know about this figure; may be empty.
+    Of pooled scores (BLEU, METEOR) and of runs that share only some samples, the mean over the `samples` that both
+    have. `method` is "paired", "unpaired" or "none"; `note` says what a reader should know.
     """
 
     metric: str
@@ -400,11 +391,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("run", type=Path, nargs="+", metavar="RUN", help="folder of a run, or one that holds such folders; the first"
         " run of a task is what others are compared with")  # fmt: skip
     add("--baselines", action="store_true", help="also the baselines of each run")
-    add(
-        "--allow-different-data",
-        action="store_true",
-        help="compare runs on different data, unpaired",
-    )
+    add("--allow-different-data", action="store_true", help="compare all the same, unpaired")
     add("--json", action="store_true", help="print JSON instead of Markdown tables")
     return run_command(parser, _work, argv)
 
@@ -427,9 +414,8 @@ def compare(
         By task: "runs" (label -> metrics with intervals, data, samples), "differences" (a list with "run", "against",
         "same_data", "changes"), "published" rows with their "sources" and the mark they carry.
 
-    Raises:
-        OptionError: no task has two runs, or runs of one task are on different data (unless that is allowed: their
-            difference is then unpaired).
+    OptionError: no task has two runs, or runs of one task are on different data (unless that is allowed: their
+        difference is then unpaired).
     """
     tasks = {name: [run for run in runs if run.task == name] for name in TASK_NAMES}
     if all(len(members) < 2 for members in tasks.values()):
@@ -445,12 +431,12 @@ def compare(
 
 
 def _require_same_data(first: MeasuredRun, run: MeasuredRun) -> None:
-    for kind, fingerprint in run.data.items():
-        if fingerprint != first.data.get(kind):
-            short = [str(found)[:12].lower() for found in (first.data.get(kind), fingerprint)]
+    for kind, now in run.data.items():
+        then = first.data.get(kind)
+        if now != then:
             raise OptionError(
                 f"{first.label} and {run.label} ({run.task}) are of different data: the sha256 of {kind} is"
-                f" {short[0]} and {short[1]}. Figures on different data say nothing about models;"
+                f" {str(then)[:12]} and {str(now)[:12]}. Figures on different data say nothing about models;"
                 " --allow-different-data compares them all the same, unpaired"
             )
 
@@ -470,22 +456,15 @@ def _compared(task: str, runs: Sequence[MeasuredRun]) -> dict[str, Any]:
     rows = published_rows(task)
     sources = {key: SOURCES[key] for key in sorted({row.source for row in rows})}
     published = {"mark": MARK, "sources": sources, "rows": [asdict(row) for row in rows]}
-    told = {run.label: _run_json(run) for run in runs}
+    told = {
+        run.label: {
+            "data": run.data,
+            **{key: run.results["data"][key] for key in ("samples", "photos")},
+            "metrics": {n: {k: score[k] for k in ("value", "interval", "made")} for n, score in run.metrics.items()},
+        }
+        for run in runs
+    }  # fmt: skip
     return {"runs": told, "differences": differences, "published": published}
-
-
-def _run_json(run: MeasuredRun) -> dict[str, Any]:
-    data = run.results["data"]
-    metrics = {
-        name: {key: score[key] for key in ("value", "interval", "made")}
-        for name, score in run.metrics.items()
-    }
-    return {
-        "data": run.data,
-        "samples": data["samples"],
-        "photos": data["photos"],
-        "metrics": metrics,
-    }
 
 
 def markdown(compared: Mapping[str, Mapping[str, Any]]) -> str:
@@ -508,7 +487,10 @@ def _task_markdown(task: str, found: Mapping[str, Any]) -> str:
     if found["differences"]:
         text += f"\n{_differences_markdown(found['differences'])}"
     if found["published"]["rows"]:
-        text += f"\n{_published_markdown(task, found['published'])}"
+        head, *body = published_table(task)
+        sources = [f"{key}: {one}\n" for key, one in found["published"]["sources"].items()]
+        shown = _table([NAMES.get(name, name) for name in head], body)
+        text += f"\n{MARK.capitalize()}:\n\n{shown}\n{''.join(sources)}"
     return text
 
 
@@ -533,13 +515,6 @@ def _differences_markdown(differences: Sequence[Mapping[str, Any]]) -> str:
     )
     text += "".join(f"\n[{index}] {note}" for note, index in notes.items())
     return text + ("\n" if notes else "")
-
-
-def _published_markdown(task: str, published: Mapping[str, Any]) -> str:
-    head, *body = published_table(task)
-    sources = "\n".join(f"{key}: {text}" for key, text in published["sources"].items())
-    rows = _table([NAMES.get(name, name) for name in head], body)
-    return f"{published['mark'].capitalize()}:\n\n{rows}\n{sources}\n"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -92,12 +92,10 @@ class Reading:
 
 @dataclass(frozen=True)
 class Task:
-    """One of the tasks: the four of the published tables, and our objects.
+    """One of the tasks (the four of the published tables, and our objects); `benchmarks.NAME` is its module.
 
     Attributes:
-        name: as on the command line; `benchmarks.NAME` is its module.
-        title: as in tables.
-        file: its annotations in the `annotations/` of a data folder.
+        title, file: as in tables; its annotations in the `annotations/` of a data folder.
         read: (file, photos, **its own options) -> samples.
         clip_crops: whether the CLIP baseline looks at crops, as the published one does, or at whole photos.
     """
@@ -144,8 +142,7 @@ class PhotoFolder:
     and without the COCO_val2014_ prefix and its likes); in the folder, then in the folders directly inside it
     (VG_100K/, val2014/). A name that climbs out of the folder counts by its last part only.
 
-    Raises:
-        BenchmarkDataError: there is no such folder.
+    BenchmarkDataError: there is no such folder.
     """
 
     def __init__(self, root: Path) -> None:
@@ -158,11 +155,7 @@ class PhotoFolder:
         self._sizes: dict[str, tuple[int, int]] = {}
 
     def find(self, *keys: object) -> str:
-        """Name, relative to the folder, of the photo that one of `keys` (ids, file names) leads to.
-
-        Raises:
-            BenchmarkDataError: there is none; the message says what was tried.
-        """
+        """Name, relative to the folder, of the photo that `keys` lead to; BenchmarkDataError says what it tried."""
         names = [str(key) for key in keys if isinstance(key, (str, int)) and str(key).strip()]
         for name in names:
             if name not in self._found:
@@ -215,19 +208,10 @@ def candidates(key: str) -> list[str]:
 
 
 class Rows:
-    """Collects the samples of one file and the rows that have none.
+    """Collects the samples of one file and the rows that have none; `content` is the JSON.
 
-    Args:
-        path: the file.
-        form: what its task expects, for messages.
-        lists: keys of the JSON object that must hold lists.
-        kind: of the whole content.
-
-    Attributes:
-        content: the JSON.
-
-    Raises:
-        BenchmarkDataError: the file is missing, not JSON, or of another form.
+    `form` is what its task expects, for messages; `lists` are keys that must hold lists; `kind` is that of the whole.
+    BenchmarkDataError: the file is missing, not JSON, or of another form.
     """
 
     def __init__(self, path: Path, form: str, *lists: str, kind: type = dict) -> None:
@@ -264,8 +248,7 @@ class Rows:
     def reading(self, *others: Rows) -> Reading:
         """All of it, with a row for each key that this file or one of `others` repeats (only the last can be read).
 
-        Raises:
-            BenchmarkDataError: no row could be used.
+        BenchmarkDataError: no row could be used.
         """
         for where, times in (one for rows in (self, *others) for one in rows._repeated):
             with self.row(where):
@@ -279,11 +262,7 @@ class Rows:
 
 
 def load_json(path: Path) -> tuple[Any, list[tuple[str, int]]]:
-    """The content of a JSON file, and (where, how often) for each key that stands more than once in one object.
-
-    Raises:
-        BenchmarkDataError: the file is missing or not JSON.
-    """
+    """The content of a JSON file, and (where, how often) for each key that stands more than once in one object."""
     repeated: dict[int, tuple[dict[str, Any], Counter[str]]] = {}
 
     def build(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -29,10 +29,7 @@ from typing import Any, Final
 from PIL import Image
 
 from benchmarks.command import natural, positive, run_command
-from benchmarks.data import (
-    SAMPLE,
-)
-from benchmarks.detail_planted import run_among, run_planted
+from benchmarks.data import SAMPLE
 from benchmarks.detail_texts import (
     OBJECT_METRICS,
     WORDS,
@@ -48,6 +45,8 @@ from benchmarks.detail_texts import (
     object_scores,
     percent,
     read_did,
+    run_among,
+    run_planted,
     score_texts,
 )
 from benchmarks.metrics import Meteor, java_available
@@ -55,12 +54,7 @@ from benchmarks.scoring import finite
 from patchioner.base.errors import DetailError, OptionError
 from patchioner.base.files import atomic_path, write_json
 from patchioner.base.progress import progress
-from patchioner.detail import (
-    DetailCaptioner,
-    DetailedCaption,
-    Photo,
-    Verdict,
-)
+from patchioner.detail import DetailCaptioner, DetailedCaption, Photo, Verdict
 from patchioner.detail.batch import describe_many, read_captions
 from patchioner.detail.fuse import FuseSettings, GreedyFuser
 from patchioner.detail.judge import FilterSettings, filter_statements
@@ -71,7 +65,7 @@ PARAGRAPH, UNFILTERED, FILTERED = "our paragraph", "ours, without any filter", "
 def run_did(setup: Setup) -> Part:
     """Our fusion of the large model's words beside its controls. No photo is looked at."""
     photos = [photo for photo in read_did(setup.data / "did") if photo.references][: setup.limit]
-    fuser = GreedyFuser(FuseSettings(max_words=setup.words, new_share=0.0))
+    fuser = GreedyFuser(FuseSettings(setup.words, new_share=0.0, coverage=True))
     kinds = {UNFILTERED: FilterSettings(rules=False), FILTERED: FilterSettings()}
     texts: dict[str, list[str]] = {name: [] for name in kinds}
     for photo in progress(photos, description="fusing", unit="photo"):
@@ -157,33 +151,24 @@ def run_objects(setup: Setup) -> Part:
     classes = list(present.values())
     text = f"{len(photos)} photos with boxes; 95 % of bootstrap rounds over photos.\n\n"
     values: dict[str, Any] = {"photos": len(photos)}
+    head = ["text", "words", "objects", *OBJECT_METRICS]
     for title, people in (("all classes", True), ("but people", False)):
         scores = {n: object_scores(found, classes, people=people) for n, found in texts.items()}
         own = scores[PARAGRAPH]
-        rows = [
-            [
-                name, f"{one.words.mean():.0f}", f"{one.named.mean():.1f}",
-                *(percent(one.interval(metric, setup.seed)) for metric in OBJECT_METRICS),
-            ]
-            for name, one in scores.items()
-        ]  # fmt: skip
-        gains = [
-            [
-                name,
-                *(percent(own.gain_over(one, m, setup.seed), signed=True) for m in OBJECT_METRICS),
-            ]
-            for name, one in scores.items()
-            if name != PARAGRAPH
-        ]
-        text += f"### {title}\n\n{markdown_table(['text', 'words', 'objects', *OBJECT_METRICS], rows)}\n"
+        rows, gains = [], []
+        values[title] = {}
+        for name, one in scores.items():
+            found = {metric: one.interval(metric, setup.seed) for metric in OBJECT_METRICS}
+            words = float(one.words.mean())
+            rows.append(
+                [name, f"{words:.0f}", f"{one.named.mean():.1f}", *map(percent, found.values())]
+            )
+            values[title][name] = {"words": words, **{m: finite(i) for m, i in found.items()}}
+            if name != PARAGRAPH:
+                more = (own.gain_over(one, metric, setup.seed) for metric in OBJECT_METRICS)
+                gains.append([name, *(percent(gain, signed=True) for gain in more)])
+        text += f"### {title}\n\n{markdown_table(head, rows)}\n"
         text += f"{markdown_table([f'{PARAGRAPH!r} minus', *OBJECT_METRICS], gains)}\n"
-        values[title] = {
-            name: {
-                "words": float(one.words.mean()),
-                **{metric: finite(one.interval(metric, setup.seed)) for metric in OBJECT_METRICS},
-            }
-            for name, one in scores.items()
-        }
     return Part("Objects named, against COCO's boxes", text, values)
 
 
@@ -218,29 +203,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add(
-        "--data",
-        type=Path,
-        default=SAMPLE,
-        help="holds annotations/, photos/ and did/ (default: the sample set)",
-    )
-    add(
-        "--out",
-        type=Path,
-        default=Path("build/detail"),
-        help="folder of the reports (build/detail)",
-    )
+    add("--data", type=Path, default=SAMPLE, help="annotations/, photos/, did/ (the sample set)")
+    add("--out", type=Path, default=Path("build/detail"), help="folder of the reports")
     add("--parts", nargs="+", choices=list(PARTS), help="default: those that --data has data for")
     add("--model", default="patchioner-mini", help="shipped name, folder or hub id")
     add("--limit", type=positive, help="photos of each set, the first ones")
     add("--words", type=positive, default=WORDS, help="budget on DID-Bench (240)")
     add("--seed", type=natural, default=0)
-    add(
-        "--java",
-        choices=["auto", "yes", "no"],
-        default="auto",
-        help="METEOR: auto = where there is Java",
-    )
+    java = "METEOR: auto = where there is Java"
+    add("--java", choices=["auto", "yes", "no"], default="auto", help=java)
     add("--check", action="store_true", help="exit status 1 when a bar is missed")
     return run_command(parser, _work, argv)
 

@@ -11,8 +11,7 @@ the key-value cache that its GPT-2 fills and never reads, scores, and attention 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,103 +32,60 @@ _HEADS, _SCALE = 16, 0.125  # assumed for every width but ViT-S's, though ViT-B 
 
 @dataclass(frozen=True)
 class NaiveFeatures:
-    """Of one image.
-
-    Attributes:
-        tokens: (rows, columns, dim) float32.
-        geometry: from pixels to patches.
-        extras: the attention map (patches,), the token (dim,) it averages to, one token a head (16, dim).
-    """
+    """Tokens (rows, columns, dim) of an image, its geometry, and `attention_extras`."""
 
     tokens: Tensor
     geometry: ImageGeometry
     extras: tuple[Tensor, Tensor, Tensor]
 
 
-@dataclass(frozen=True)
-class NaiveCaption:
-    """A caption and its tokens, the end token included where it came."""
-
-    text: str
-    token_ids: tuple[int, ...]
-
-
 class NaiveCaptioner:
     """Photo and boxes in, captions out, in the published order of work.
 
     Args:
-        backbone: a `patchioner.backbones.TimmViT` whose preprocessing stretches (as all published numbers do).
-        rows: (N, dim) float32, the memory bank as it comes, not normalised; None for a decoder without a bank, which
-            then takes the pooled vectors as they are.
+        backbone: a `TimmViT` whose preprocessing stretches, as all published numbers do (else OptionError).
+        rows: (N, dim) float32, the memory bank as it comes, not normalised.
         decoder: its weights are used, its engine is not.
-        temperature: of the projection.
-
-    Raises:
-        OptionError: another preprocessing.
-
-    Example:
-        >>> NaiveCaptioner(backbone, rows, decoder).caption(photo, [Box(10, 20, 200, 220)])[0].text  # doctest: +SKIP
-        'a cat sitting on a chair'
     """
 
-    def __init__(
-        self,
-        backbone: Any,
-        rows: Tensor | None,
-        decoder: PrefixGPT2Decoder,
-        *,
-        temperature: float = TEMPERATURE,
-    ) -> None:
+    def __init__(self, backbone: Any, rows: Tensor, decoder: PrefixGPT2Decoder) -> None:
         if backbone.preprocessing.mode != "stretch":
             raise OptionError(
                 f"the backbone fits photos by {backbone.preprocessing.mode!r}: the published boxes are those of a "
                 "stretched image, so set its preprocessing's mode to 'stretch'"
             )
-        self._backbone, self._rows, self._temperature = backbone, rows, temperature
-        self.decoder = NaiveDecoder(decoder)
-
-    def encode(self, image: Image.Image) -> NaiveFeatures:
-        """One backbone pass, attention extras included."""
-        return encode(self._backbone, image)
+        self.backbone, self.rows, self.decoder = backbone, rows, NaiveDecoder(decoder)
 
     @torch.inference_mode()
     def project(self, pooled: Tensor) -> Tensor:
-        """(n, dim) pooled vectors to the decoder's inputs: the whole bank in one expression."""
-        return pooled if self._rows is None else project(pooled, self._rows, self._temperature)
+        """(n, dim) pooled vectors to the decoder's inputs."""
+        return project(pooled, self.rows)
 
-    def caption(self, image: Image.Image, boxes: Sequence[Box]) -> list[NaiveCaption]:
-        """Caption all boxes of an image (upright RGB), four by four."""
-        features = self.encode(image)
-        written = [
-            ids
+    def token_ids(self, image: Image.Image, boxes: Sequence[Box]) -> list[tuple[int, ...]]:
+        """Tokens of each box's caption, up to the end token, of an upright RGB image; four boxes at a time."""
+        features = encode(self.backbone, image)
+        return [
+            self.decoder.until_end(ids)
             for part in chunks(boxes)
             for ids in self.decoder.token_ids(self.project(pool_boxes(features, part)))
-        ]
-        return [
-            NaiveCaption(self.decoder.text(ids), self.decoder.until_end(ids)) for ids in written
         ]
 
 
 class NaiveDecoder:
-    """The DeCap decoder as published: no cache, always 30 steps, logits at every position.
-
-    Args:
-        decoder: whose weights are used, shared and unchanged.
-    """
+    """The DeCap decoder as published, on another's weights: no cache, always 30 steps, logits at every position."""
 
     def __init__(self, decoder: PrefixGPT2Decoder) -> None:
         self._config = decoder.network.config
         self._end, self._tokenizer = decoder.tokenizer.end_id, decoder.tokenizer
-        self._weights: Mapping[str, Tensor] = decoder.network.state_dict()
+        self._weights = decoder.network.state_dict()
 
     @torch.inference_mode()
     def token_ids(self, embeddings: Tensor, steps: int = STEPS) -> list[list[int]]:
         """Exactly `steps` tokens for each of (n, dim) embeddings, whatever stands behind the end token."""
         words = self._weights["transformer.wte.weight"]
-        prefix = embeddings
         if self._config.normalize_input:
-            prefix = functional.normalize(embeddings, dim=-1)
-        inputs = self._linear("prefix", prefix)[:, None]
+            embeddings = functional.normalize(embeddings, dim=-1)
+        inputs = self._linear("prefix", embeddings)[:, None]
         found: list[Tensor] = []
         for _ in range(steps):
             logits = self._states(inputs) @ words.T  # at every position
@@ -197,12 +153,7 @@ def encode(backbone: Any, image: Image.Image) -> NaiveFeatures:
 def attention_extras(
     projected: Tensor, patches: Tensor, prefix: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What is derived of the last block's queries and keys on every forward.
-
-    Args:
-        projected: (1, tokens, 3 * width) queries, keys and values of the last block.
-        patches: (patches, dim).
-        prefix: tokens before the patches.
+    """What is derived of the last block's queries, keys and values (1, tokens, 3 * width) on every forward.
 
     Returns:
         The softmax over patches of the heads' mean logits (patches,); the mean over patches of map x token (dim,);
@@ -226,12 +177,11 @@ def pool_boxes(features: NaiveFeatures, boxes: Sequence[Box]) -> Tensor:
     x .. x + w and rows y .. y + h count, both ends included.
     """
     across, down = features.geometry.scale
-    patch = features.geometry.patch_size
     pooled = []
     for box in boxes:
         size = (box.x2 - box.x1) * across, (box.y2 - box.y1) * down
         scaled = torch.tensor([box.x1 * across, box.y1 * down, *size], dtype=torch.float32)
-        x, y, width, height = scaled.div(patch).floor().int()
+        x, y, width, height = scaled.div(features.geometry.patch_size).floor().int()
         inside = features.tokens[y : y + height + 1, x : x + width + 1]
         share = torch.full(inside.shape[:2], 1 / (inside.shape[0] * inside.shape[1]))
         pooled.append((inside * share[..., None]).sum(dim=(0, 1)))
@@ -241,17 +191,8 @@ def pool_boxes(features: NaiveFeatures, boxes: Sequence[Box]) -> Tensor:
 def project(queries: Tensor, rows: Tensor, temperature: float = TEMPERATURE) -> Tensor:
     """Unit vectors of `softmax(cos(queries, rows) / temperature) @ rows` (Li et al. 2023, DeCap, equation 4).
 
-    The rows are normalised into a second array of their size, and the (n, N) similarities and their softmax are alive
-    together.
-
-    Args:
-        queries: (n, dim) float32, not zero.
-        rows: (N, dim) float32, raw: longer rows weigh more.
-        temperature: positive.
-
-    Example:
-        >>> project(torch.tensor([[5.0, 0.1]]), torch.tensor([[2.0, 0.0], [0.0, 1.0]])).round(decimals=3)
-        tensor([[1., 0.]])
+    The raw rows (longer ones weigh more) are normalised into a second array of their size; the (n, N) similarities and
+    their softmax are alive together.
     """
     queries = queries / queries.norm(dim=-1, keepdim=True)
     keys = rows / rows.norm(dim=-1, keepdim=True)
@@ -259,16 +200,6 @@ def project(queries: Tensor, rows: Tensor, temperature: float = TEMPERATURE) -> 
     return functional.normalize(weights @ rows, dim=-1)
 
 
-def chunks(boxes: Sequence[Box], size: int = CHUNK) -> list[Sequence[Box]]:
-    """The boxes in parts of `size`; the last may be shorter.
-
-    Example:
-        >>> [len(part) for part in chunks([Box(0, 0, 1, 1)] * 9)]
-        [4, 4, 1]
-    """
-    return [boxes[start : start + size] for start in range(0, len(boxes), size)]
-
-
-def chunk_count(boxes: int, size: int = CHUNK) -> int:
-    """How many chunks that many boxes make."""
-    return math.ceil(boxes / size)
+def chunks(items: Any) -> list[Any]:
+    """Boxes or vectors in parts of four; the last may be shorter."""
+    return [items[start : start + CHUNK] for start in range(0, len(items), CHUNK)]

@@ -25,15 +25,9 @@ P = "P"
 
 @dataclass(frozen=True)
 class PublishedRow:
-    """One row of a published table, on one data set.
+    """One row of a published table (key of `SOURCES`), on one data set, with what is printed beside it.
 
-    Attributes:
-        source: key of `SOURCES`.
-        model: as printed, with its setting.
-        task: "trace", "dense", "region_set" or "image".
-        data: name of the data set.
-        values: by metric, times 100. The names are those of results.json; "P" is the text cosine of the tables.
-        note: what is printed beside the row; may be empty.
+    `values` are by metric, times 100, by the names of results.json; "P" is the text cosine of the tables.
     """
 
     source: str

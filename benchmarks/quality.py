@@ -25,10 +25,10 @@ from benchmarks.bootstrap import Interval, bootstrap_mean, bootstrap_ratio
 from benchmarks.command import CIDER_WARNING, natural, number, positive, run_command
 from benchmarks.data import SAMPLE, Sample, read_folder, task_named
 from benchmarks.metrics import bleu, cider, java_available, official_cider, rouge_l
-from benchmarks.metrics.class_names import SYNONYMS
-from benchmarks.provenance import machine, versions
+from benchmarks.metrics.grounding import SYNONYMS
 from benchmarks.run import load_pretrained
 from benchmarks.scoring import PERSON, finite
+from benchmarks.settings import machine, versions
 from decoders import DecodeOptions
 from patchioner import Patchioner, Weighting
 from patchioner.base.errors import MissingExtraError, PatchionerError
@@ -59,25 +59,19 @@ class QualitySets:
         """Read all sets, cut to the first `limit` photos of image captioning; boxes of people are left out."""
         images = read_folder(folder, "image")[:limit]
         kept = {sample.photo for sample in images}
-        others = [
+        sets, traces, boxes = (
             tuple(s for s in read_folder(folder, task) if limit is None or s.photo in kept)
             for task in TASKS[1:]
-        ]
-        boxes = tuple(sample for sample in others[2] if sample.references[0] != PERSON)
-        return cls(images, others[0], others[1], boxes, folder / "photos")
+        )
+        boxes = tuple(sample for sample in boxes if sample.references[0] != PERSON)
+        return cls(images, sets, traces, boxes, folder / "photos")
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What a model said.
+    """What a model said: captions by photo or in the order of the samples, and unit embeddings (rows, dim).
 
-    Attributes:
-        whole_captions: photo -> caption of the whole photo.
-        captions: (photo, id) -> caption of a region set or trace.
-        whole_embeddings: photo -> unit embedding (dim,) of the whole photo.
-        box_embeddings: (boxes, dim) unit rows.
-        name_embeddings: (80, dim) unit rows, one per class name.
-        caption_embeddings: (captions, dim) unit rows, one per reference of the image samples.
+    `name_embeddings` has a row per class name, `caption_embeddings` one per reference of the image samples.
     """
 
     whole_captions: dict[str, str]
@@ -90,13 +84,9 @@ class Answers:
 
 
 def ask(
-    model: Patchioner,
-    sets: QualitySets,
-    *,
-    weighting: Weighting | None = None,
-    options: DecodeOptions | None = None,
-    prompts: Sequence[str] = (DEFAULT_PROMPT,),
-) -> Answers:
+    model: Patchioner, sets: QualitySets, *, weighting: Weighting | None = None,
+    options: DecodeOptions | None = None, prompts: Sequence[str] = (DEFAULT_PROMPT,),
+) -> Answers:  # fmt: skip
     """Let `model` caption and embed everything that `sets` asks about.
 
     None leaves the model's own weighting (of regions and whole photos) and options; of several `prompts`, templates
@@ -125,17 +115,14 @@ def ask(
             whole[photo], *texts = [caption.text or "" for caption in said]
             of_photo = [index for index, one in enumerate(spoken) if one.photo == photo]
             captions.update(zip(of_photo, texts, strict=True))
+    in_order = [captions[index] for index in range(len(spoken))]
     count = len(sets.region_sets)
     references = [text for sample in sets.images for text in sample.references]
     return Answers(
-        whole,
-        [captions[index] for index in range(count)],
-        [captions[index] for index in range(count, len(spoken))],
-        pooled,
+        whole, in_order[:count], in_order[count:], pooled,
         np.array([named[index] for index in range(len(boxes))], dtype=np.float32),
-        embed_names(model, list(SYNONYMS), prompts),
-        unit_rows(model.embed_text(references), "caption"),
-    )
+        embed_names(model, list(SYNONYMS), prompts), unit_rows(model.embed_text(references), "caption"),
+    )  # fmt: skip
 
 
 def unit_rows(embeddings: torch.Tensor, what: str) -> Floats:
@@ -173,6 +160,15 @@ class Target:
         return value > self.must if self.strict else value >= self.must
 
 
+TARGETS = {
+    "image_cider": Target(50, 65),
+    "region_sets_ratio": Target(1.03, 1.15, strict=True),
+    "traces_ratio": Target(1.0, 1.15, strict=True),
+    "box_naming": Target(45, 55),
+    "retrieval_r1": Target(55, 62),
+}
+
+
 @dataclass(frozen=True)
 class Measure:
     """One row of the table: a stable key, what a person reads, value and interval, what it was measured on."""
@@ -188,15 +184,6 @@ class Measure:
     def passed(self) -> bool | None:
         """Whether the must is reached; None without a target."""
         return None if self.target is None else self.target.passed(self.interval.value)
-
-
-TARGETS = {
-    "image_cider": Target(50, 65),
-    "region_sets_ratio": Target(1.03, 1.15, strict=True),
-    "traces_ratio": Target(1.0, 1.15, strict=True),
-    "box_naming": Target(45, 55),
-    "retrieval_r1": Target(55, 62),
-}
 
 
 def measure(
@@ -286,10 +273,8 @@ def table(rows: Sequence[Measure]) -> str:
             must = f"{'> ' if row.target.strict else ''}{row.target.must:g}"
             aim = f"{row.target.aim:g}"
         verdict = {True: "yes", False: "NO", None: ""}[row.passed]
-        size = f"{row.samples} ({row.photos})"
-        lines.append(
-            f"| {row.label} | {must} | {aim} | {value} | {low} to {high} | {verdict} | {size} |"
-        )
+        cells = [row.label, must, aim, value, f"{low} to {high}", verdict]
+        lines.append(f"| {' | '.join(cells)} | {row.samples} ({row.photos}) |")
     return "\n".join(lines) + "\n"
 
 
@@ -315,51 +300,36 @@ def _official_rows(
 
 
 def _report(
-    arguments: argparse.Namespace,
-    sets: QualitySets,
-    answers: Answers,
-    rows: Sequence[Measure],
-    seconds: float,
+    arguments: argparse.Namespace, sets: QualitySets, answers: Answers, rows: Sequence[Measure]
 ) -> dict[str, Any]:
     """Everything that a reader needs to get the same figures, and every caption."""
-    settings = {key: str(v) if isinstance(v, Path) else v for key, v in vars(arguments).items()}
     whole = answers.whole_captions
-    said = {
-        "images": (sets.images, [whole[sample.photo] for sample in sets.images]),
-        "region_sets": (sets.region_sets, answers.set_captions),
-        "traces": (sets.traces, answers.trace_captions),
-    }
-    others = {}
-    for name, (samples, captions) in said.items():
+    others, predictions = {}, {}
+    for name, samples, captions in (
+        ("images", sets.images, [whole[sample.photo] for sample in sets.images]),
+        ("region_sets", sets.region_sets, answers.set_captions),
+        ("traces", sets.traces, answers.trace_captions),
+    ):
+        due = [sample.references for sample in samples]
         if samples:
-            due = [sample.references for sample in samples]
-            others[name] = {
-                "bleu4": float(bleu(captions, due)[0][3]),
-                "rouge_l": rouge_l(captions, due)[0],
-            }
+            found = bleu(captions, due)[0][3], rouge_l(captions, due)[0]
+            others[name] = dict(zip(("bleu4", "rouge_l"), map(float, found), strict=True))
+        predictions[name] = [
+            {"photo": sample.photo, "references": sample.references, "caption": caption,
+             "whole_image_caption": whole[sample.photo]}
+            for sample, caption in zip(samples, captions, strict=True)
+        ]  # fmt: skip
     files = {task: task_named(task).files(arguments.data)[0] for task in TASKS}
     return {
-        "settings": settings,
+        "settings": {k: str(v) if isinstance(v, Path) else v for k, v in vars(arguments).items()},
         "versions": versions(),
         "machine": machine(arguments.device),
         "data_sha256": {task: file_sha256(path) for task, path in files.items()},
-        "seconds": round(seconds, 1),
         "measures": [
             asdict(row) | {"interval": finite(row.interval), "passed": row.passed} for row in rows
         ],
         "other_metrics": others,
-        "predictions": {
-            name: [
-                {
-                    "photo": sample.photo,
-                    "references": sample.references,
-                    "caption": caption,
-                    "whole_image_caption": whole[sample.photo],
-                }
-                for sample, caption in zip(samples, captions, strict=True)
-            ]
-            for name, (samples, captions) in said.items()
-        },
+        "predictions": predictions,
     }
 
 
@@ -381,12 +351,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add = parser.add_argument
     add("--model", default="patchioner-mini", help="shipped name, folder or hub id")
-    add(
-        "--data",
-        type=Path,
-        default=SAMPLE,
-        help="holds annotations/ and photos/ (default: the sample set)",
-    )
+    add("--data", type=Path, default=SAMPLE, help="annotations/ and photos/ (the sample set)")
     add("--device", default="cpu")
     add("--limit", type=positive, help="only the first N photos (all measures shrink with it)")
     add("--weighting", choices=["uniform", "gaussian", "attention"], help="default: the model's")
@@ -407,23 +372,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _work(arguments: argparse.Namespace) -> int:
     sets = QualitySets.read(arguments.data, arguments.limit)
     model = load_pretrained(arguments.model, arguments.device)
-    weighting, options = None, None
+    weighting, options, width = None, None, arguments.beam
     if arguments.weighting is not None:
         weighting = Weighting(
             arguments.weighting, variance=arguments.variance, rounding=arguments.rounding
         )
-    if arguments.beam is not None:
-        width = arguments.beam
+    if width is not None:
         options = DecodeOptions("greedy") if width == 1 else DecodeOptions("beam", beam_width=width)
     started = time.perf_counter()
     prompts = arguments.prompt or [DEFAULT_PROMPT]
     answers = ask(model, sets, weighting=weighting, options=options, prompts=prompts)
-    seconds = time.perf_counter() - started
+    seconds = round(time.perf_counter() - started, 1)
     rows = measure(sets, answers, rounds=arguments.rounds, seed=arguments.seed)
     rows += _official_rows(sets, answers, arguments)
     sys.stdout.write(f"{table(rows)}\n{CIDER_WARNING}\n")
     if arguments.out is not None:
-        write_json(arguments.out, _report(arguments, sets, answers, rows, seconds))
+        found = _report(arguments, sets, answers, rows)
+        write_json(arguments.out, found | {"seconds": seconds})
     missed = [row.key for row in rows if row.passed is False]
     if arguments.check and missed:
         sys.stderr.write(f"missed: {', '.join(missed)}\n")

@@ -18,12 +18,21 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from benchmarks.answerers import BASELINES, Answer, Answerer, Asked, baseline, by_model
+from benchmarks.answerers import (
+    BASELINES,
+    FILE,
+    Answer,
+    Answerer,
+    Asked,
+    Prediction,
+    PredictionLog,
+    baseline,
+    by_model,
+    read_predictions,
+)
 from benchmarks.data import BenchmarkDataError, PhotoFolder, Reading, Sample, task_named
-from benchmarks.predictions import FILE, Prediction, PredictionLog, read_predictions
-from benchmarks.provenance import machine, model_fingerprint, versions
 from benchmarks.scoring import Scorer, check_metric_names
-from benchmarks.settings import RunSettings, resized, tuned
+from benchmarks.settings import RunSettings, machine, model_fingerprint, resized, tuned, versions
 from patchioner import Patchioner
 from patchioner.base.errors import ImageError, OptionError, RegionError, UnknownNameError
 from patchioner.base.files import file_sha256, folder_lock, read_json, write_json
@@ -65,14 +74,9 @@ def load_pretrained(name: str, device: str) -> Patchioner:
 def execute(runs: Sequence[Run], *, resume: bool = False, load: Any = None) -> list[Outcome]:
     """Do all runs; those of one model, input size, device and batch size share its weights and every backbone pass.
 
-    Args:
-        runs: in the order of the outcomes; no two in one folder.
-        resume: go on with what the folders hold; without it, a folder that holds predictions is refused.
-        load: makes a model from (name, device); None is `load_pretrained`.
-
-    Raises:
-        OptionError: a folder holds predictions of another run, another process writes into it, or two runs have one.
-        BenchmarkDataError: a data file or, in a strict run, a row of it cannot be used.
+    With `resume` they go on with what their folders hold; without it, a folder that holds predictions is refused.
+    `load` makes a model from (name, device). OptionError: a folder holds predictions of another run, another process
+    writes into it, or two runs have one; BenchmarkDataError: a data file or, in a strict run, a row cannot be used.
     """
     if len({run.folder.resolve() for run in runs}) < len(runs):
         raise OptionError("two runs have the same folder: give each its own name")
@@ -144,17 +148,10 @@ def _read(settings: RunSettings) -> Reading:
 
 
 class Job:
-    """One answerer over its samples.
+    """One answerer over its samples, asked by photo, photos in the order of their names, then by row.
 
-    Args:
-        samples: in any order; they are asked by photo, photos in the order of their names, then by row.
-        images: folder of the photos.
-        answerer: who captions.
-        log: where the answers go; what it holds already is not asked again.
-        strict: raise where a photo or region cannot be used, instead of writing down the reason.
-
-    Raises:
-        BenchmarkDataError: the log holds other samples.
+    What `log` holds already is not asked again (BenchmarkDataError: it holds other samples); `strict` raises where a
+    photo or region cannot be used, instead of writing down the reason.
     """
 
     def __init__(
@@ -330,15 +327,12 @@ def _differences(theirs: Any, mine: Any, at: str = "") -> list[str]:
 
 def _note_times(folder: Path, started: float, encoded: int) -> None:
     """Times go into a file of their own, the only one that differs between two equal runs."""
-    write_json(
-        folder / TIMES_FILE,
-        {
-            "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "seconds": round(time.time() - started, 1),
-            "photos_through_the_backbone": encoded,
-            "note": "of all runs that shared the model, and of this session only where a run was resumed",
-        },
-    )
+    note = "of all runs that shared the model, and of this session only where a run was resumed"
+    times = {
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "seconds": round(time.time() - started, 1),
+        "photos_through_the_backbone": encoded, "note": note,
+    }  # fmt: skip
+    write_json(folder / TIMES_FILE, times)
 
 
 def _finish(run: Run, reading: Reading, parts: Sequence[_Part], scorer: Scorer) -> Outcome:

@@ -6,13 +6,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from benchmarks.answerers import Prediction
 from benchmarks.bootstrap import (
     Interval,
     bootstrap_mean,
@@ -45,7 +45,6 @@ from benchmarks.metrics.grounding import (
     grounding,
     one_reference_each,
 )
-from benchmarks.predictions import Prediction
 from benchmarks.settings import RunSettings
 from patchioner.base.errors import MissingExtraError, OptionError
 from patchioner.base.optional import require
@@ -66,15 +65,10 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Score:
-    """One measured value.
+    """One measured value of the whole set, as papers print it, and how it was made.
 
-    Attributes:
-        value: of the whole set, as papers print it.
-        interval: its bounds over photos; None where resampling was not done.
-        made: how it was made, in words.
-        samples: the score of each answered sample, in the order of the predictions; None where it has none.
-        mean: for a score that pools counts over the set (BLEU, METEOR), the mean of the samples with its own interval.
-        higher_is_better: False for a rate of repetition.
+    `interval` is None where resampling was not done; `samples` has the score of each answered sample; `mean` is, for
+    a score that pools counts over the set (BLEU, METEOR), the mean of the samples with its own interval.
     """
 
     value: float
@@ -118,8 +112,7 @@ class Scorer:
     Args:
         java: "yes" uses the official programs, "no" never starts Java, "auto" is "yes" where they are there.
 
-    Raises:
-        JavaError, MissingExtraError: java="yes" without Java or pycocoevalcap.
+    JavaError, MissingExtraError: java="yes" without Java or pycocoevalcap.
     """
 
     def __init__(self, java: str = "auto") -> None:
@@ -137,12 +130,7 @@ class Scorer:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._meteor is not None:
             self._meteor.close()
 
@@ -164,8 +152,7 @@ class Scorer:
         Predictions without a caption are left out of every score; in the dense mAP their boxes stay among the ground
         truths.
 
-        Raises:
-            OptionError: no prediction has a caption, or a metric cannot be computed.
+        OptionError: no prediction has a caption, or a metric cannot be computed.
         """
         said = [prediction for prediction in predictions if prediction.caption is not None]
         if not said:
@@ -232,13 +219,10 @@ def check_metric_names(metrics: Sequence[str]) -> None:
 class Regional:
     """What the regional scores of a run are made of.
 
-    Attributes:
-        margins: by sample id, how much better the caption fits its own region than the photo's others: CIDEr against
-            the references, or for class boxes 100 where the class is named.
-        wins: by sample id, percent of the photo's other regions that fit worse.
-        pairs: by photo, (pairs of regions with the same caption, pairs of regions).
-        unique: mean share of different captions per photo, %.
-        photos: by sample id.
+    By sample id: `margins`, how much better the caption fits its own region than the photo's others (CIDEr against
+    the references, or for class boxes 100 where the class is named), `wins`, percent of the others that fit worse, and
+    `photos`. `pairs`: by photo, (pairs of regions with the same caption, pairs of regions). `unique`: mean share of
+    different captions per photo, %.
     """
 
     margins: dict[str, float]
@@ -271,17 +255,12 @@ def measure_regions(said: Sequence[Prediction], *, classes: bool = False) -> Reg
     elif not _alone(photos, [due[0] for due in references]):
         kinds = [due[0] for due in references]
         ground = grounding(captions, references, photos, class_named, kinds)
-    indices = () if ground is None else ground.samples
-    ids = [said[index].id for index in indices]
-    margins = [] if ground is None else ground.margins.tolist()
-    wins = [] if ground is None else (100.0 * ground.wins).tolist()
-    return Regional(
-        dict(zip(ids, margins, strict=True)),
-        dict(zip(ids, wins, strict=True)),
-        counted,
-        100.0 * found.unique_captions,
-        {said[index].id: said[index].photo for index in indices},
-    )
+    margins, wins, of = {}, {}, {}
+    if ground is not None:
+        for index, margin, won in zip(ground.samples, ground.margins, ground.wins, strict=True):
+            one = said[index]
+            margins[one.id], wins[one.id], of[one.id] = float(margin), 100.0 * won, one.photo
+    return Regional(margins, wins, counted, 100.0 * found.unique_captions, of)
 
 
 def _alone(photos: Sequence[str], names: Sequence[str]) -> bool:
@@ -345,7 +324,7 @@ def object_scores(said: Sequence[Prediction], how: Mapping[str, int]) -> dict[st
         "object_hits": % of boxes; "object_hits_but_person": of those of other classes than the commonest; and what
         `regional_scores` has of classes.
     """
-    made = "patchioner, benchmarks.metrics.class_names: boxes whose caption names their class, %"
+    made = "patchioner, benchmarks.metrics.grounding: boxes whose caption names their class, %"
     references = [prediction.references for prediction in said]
     hits = class_named([prediction.caption or "" for prediction in said], references)
     photos = [prediction.photo for prediction in said]

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import os
+import platform
+import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import load_file
+
 from decoders import DecodeOptions
-from patchioner import Patchioner, Weighting
+from patchioner import Patchioner, Weighting, __version__
 from patchioner.base.errors import OptionError
+from patchioner.base.files import file_sha256
 
 # These decide how captions are scored, or where files lie; what is said is the same.
 _SCORING = frozenset(
@@ -29,25 +40,18 @@ class RunSettings:
     """Everything that one run is asked for. None stands for what the model itself says.
 
     Attributes:
-        task: "trace", "dense", "region_set", "image" or "objects".
-        model: shipped name, folder, YAML file or hub id.
+        task, model: "trace", "dense", "region_set", "image" or "objects"; shipped name, folder, YAML file or hub id.
         data, images, references: the annotations, the folder of photos, and the file of references if it is another.
-        weighting, variance, rounding: of patches (`patchioner.Weighting`).
-        temperature, context: of the model's settings; a context counts for every kind of region.
+        weighting, variance, rounding, temperature, context: of the model's settings; a context counts for every kind.
         size: side of the backbone's input in pixels.
         beam, max_tokens: of decoding; a beam of 1 is greedy.
         crop: caption each region's crop instead of pooling patches.
         merge_references: dense captioning: captions of one box are references of one sample.
-        strict: refuse a malformed row instead of skipping it.
-        limit: only the first samples of the file.
-        baselines: names of baselines to run beside the model.
-        clip_model: model of the baseline "clip".
+        strict, limit: refuse a malformed row instead of skipping it; only the first samples of the file.
+        baselines, clip_model: names of baselines to run beside the model; the model of the baseline "clip".
         seed: of every random choice: baselines, bootstrap, the weighting's centre at variance 0.
         batch: photos whose regions are decoded together.
-        device: "cpu", "cuda", ...
-        metrics: further metrics, as "module:function".
-        java: "auto", "yes" or "no": whether the official metrics run.
-        rounds: bootstrap resamples.
+        metrics, java, rounds: further ones, as "module:function"; whether the official ones run; bootstrap resamples.
         clip_score, pac_score: "ARCHITECTURE=FILE" of the weights that CLIP-S and PAC-S are made with.
     """
 
@@ -105,8 +109,7 @@ def tuned(model: Patchioner, settings: RunSettings) -> Patchioner:
 def resized(model: Patchioner, size: int | None) -> Patchioner:
     """The same networks with another side of the square input in pixels; None leaves the model's own.
 
-    Raises:
-        OptionError: a size that the backbone cannot take, or a backbone of one size only.
+    OptionError: a size that the backbone cannot take, or a backbone of one size only.
     """
     own = getattr(model.parts.backbone, "preprocessing", None)
     if size is None:
@@ -147,3 +150,76 @@ def options_of(model: Patchioner, settings: RunSettings) -> DecodeOptions | None
     if settings.max_tokens is not None:
         given["max_tokens"] = settings.max_tokens
     return DecodeOptions(**(vars(model.settings.decode) | given)) if given else None
+
+
+PACKAGES = (
+    "torch", "timm", "numpy", "pillow", "tokenizers", "transformers", "open_clip_torch", "pycocoevalcap",
+)  # fmt: skip
+
+
+def tensors_sha256(tensors: Mapping[str, torch.Tensor]) -> str:
+    """Sha256 (hex) over names, types, shapes and values, wherever the tensors lie."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        values = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {values.dtype} {tuple(values.shape)}\n".encode())
+        digest.update(values.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def saved_sha256(decoder: Any) -> str:
+    """Sha256 (hex) over the files that a decoder saves in float32.
+
+    A decoder need not be one network, so what it writes is the only complete account of it.
+    """
+    digest = hashlib.sha256()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        decoder.save(folder, storage="fp32")
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            # The head of a safetensors file is written in an order that changes from process to process.
+            tensors = path.suffix == ".safetensors"
+            found = tensors_sha256(load_file(path)) if tensors else file_sha256(path)
+            digest.update(f"{path.relative_to(folder).as_posix()} {found}\n".encode())
+    return digest.hexdigest()
+
+
+def model_fingerprint(model: Patchioner) -> dict[str, Any]:
+    """Sha256 of each part of a model; its settings are not among them."""
+    parts = model.parts
+    tower, bank = parts.text_tower, parts.bank
+    return {
+        "name": parts.settings.name,
+        "backbone_config": parts.backbone.config,
+        "backbone_sha256": tensors_sha256(parts.backbone.state_dict()),
+        "decoder_class": type(parts.decoder).__name__,
+        "decoder_sha256": saved_sha256(parts.decoder),
+        "text_tower_sha256": None if tower is None else tensors_sha256(tower.state_dict()),
+        "bank_sha256": None if bank is None else bank.fingerprint(),
+        "bank_rows": None if bank is None else len(bank),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Version of Python and of each package that takes part; those that are not installed are left out."""
+    found = {"python": platform.python_version(), "patchioner": __version__}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def machine(device: str) -> dict[str, Any]:
+    """What computes: processor family, cores, threads, system, and the accelerator where one is used."""
+    found: dict[str, Any] = {
+        "device": device,
+        "architecture": platform.machine(),
+        "system": platform.system(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
+    if device.startswith("cuda"):
+        found["accelerator"] = torch.cuda.get_device_name(torch.device(device))
+    return found

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from benchmarks.metrics.caption import bleu, cider, rouge_l, stem_f
+from benchmarks.metrics.caption import bleu, cider, rouge_l, stem_f, tokenize
 from benchmarks.metrics.dense_map import DenseMap, DensePhoto, dense_map
 from benchmarks.metrics.grounding import Distinctness, Grounding, distinctness, grounding
-from benchmarks.metrics.java import Meteor, java_available
-from benchmarks.metrics.official import official_cider
-from benchmarks.metrics.suite import (
-    METRICS,
-    MetricResult,
-    Provenance,
-    score_captions,
-    text_measure,
-)
-from benchmarks.metrics.words import tokenize
+from benchmarks.metrics.official import Meteor, java_available, official_cider
+from benchmarks.metrics.suite import METRICS, MetricResult, Provenance, score_captions, text_measure
 
 __all__ = [
     "METRICS",

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from benchmarks.metrics.words import check_pairs
+from benchmarks.metrics.caption import check_pairs
 from patchioner.base.errors import CheckpointError, OptionError, UnknownNameError
 from patchioner.base.optional import require
 
@@ -37,13 +37,8 @@ WEIGHTS: Final = {"clip": 2.5, "pac": 2.0}
 def image_score(images: Any, captions: Any, kind: str = "clip") -> tuple[float, Floats]:
     """CLIP-S ("clip") or PAC-S ("pac") of n captions: mean, and the n scores.
 
-    Args:
-        images: (n, dim), row i for caption i.
-        captions: (n, dim), of `PROMPT` + caption.
-        kind: key of `WEIGHTS`.
-
-    Raises:
-        OptionError: shapes that do not pair, a number that is not finite, a row of length zero.
+    `images` (n, dim), row i for caption i; `captions` (n, dim), of `PROMPT` + caption. OptionError: shapes that do not
+    pair, a number that is not finite, a row of length zero.
     """
     left, right = unit_rows(images, "image embedding"), unit_rows(captions, "caption embedding")
     if left.shape != right.shape:
@@ -56,24 +51,17 @@ def image_score(images: Any, captions: Any, kind: str = "clip") -> tuple[float, 
 
 
 def best_reference_cosine(
-    predictions: Sequence[str],
-    references: Sequence[Sequence[str]],
-    embed_text: EmbedText,
-    *,
-    prompt: str = PROMPT,
+    predictions: Sequence[str], references: Sequence[Sequence[str]], embed_text: EmbedText
 ) -> tuple[float, Floats]:
     """Column "P": cosine of a caption and its nearest reference; mean, and the n scores, -100 to 100.
 
     For the published figures `embed_text` is the text side of the PAC-S checkpoint; figures by another space do not
     compare with them. Each different text is asked for once.
-
-    Raises:
-        OptionError: the lists cannot be paired, or the embeddings cannot be used.
     """
     check_pairs(predictions, references)
     everything = [*predictions, *(text for group in references for text in group)]
     row = {text: index for index, text in enumerate(dict.fromkeys(everything))}
-    vectors = unit_rows(embed_text([prompt + text for text in row]), "text embedding")
+    vectors = unit_rows(embed_text([PROMPT + text for text in row]), "text embedding")
     if len(vectors) != len(row):
         raise OptionError(
             f"embed_text gave {len(vectors)} rows for {len(row)} texts: give one per text"
@@ -88,11 +76,7 @@ def best_reference_cosine(
 
 
 def with_references(image_scores: ArrayLike, text_scores: ArrayLike) -> tuple[float, Floats]:
-    """RefCLIP-S or RefPAC-S: harmonic mean of an image score and the best reference cosine, each at least 0.
-
-    Raises:
-        OptionError: lengths differ, or a number is not finite.
-    """
+    """RefCLIP-S or RefPAC-S: harmonic mean of an image score and the best reference cosine, each at least 0."""
     left, right = np.asarray(image_scores, np.float64), np.asarray(text_scores, np.float64)
     if left.shape != right.shape or left.ndim != 1 or not len(left):
         raise OptionError(
@@ -107,11 +91,7 @@ def with_references(image_scores: ArrayLike, text_scores: ArrayLike) -> tuple[fl
 
 
 def unit_rows(vectors: Any, what: str) -> Floats:
-    """Rows of an array or tensor (n, dim) as float64 of length 1.
-
-    Raises:
-        OptionError: another shape, a number that is not finite, or a row of length zero.
-    """
+    """Rows of an array or tensor (n, dim) as float64 of length 1; OptionError for one that has none."""
     if isinstance(vectors, torch.Tensor):
         vectors = vectors.detach().float().cpu().numpy()
     rows = np.asarray(vectors, dtype=np.float64)
@@ -128,12 +108,8 @@ def unit_rows(vectors: Any, what: str) -> Floats:
 class ClipSpace:
     """An open_clip model, from weights that lie on this machine; nothing is ever downloaded.
 
-    Attributes:
-        model: has `encode_text(tokens)` and `encode_image(pixels)`, both -> (n, dim).
-        tokenizer: texts -> tokens (n, length).
-        preprocess: PIL image -> pixels (3, side, side).
-        device: where the model is.
-        batch: most texts or images per pass.
+    `model` has `encode_text(tokens)` and `encode_image(pixels)`, both -> (n, dim); `batch` is the most texts or images
+    per pass.
     """
 
     model: Any
@@ -146,10 +122,8 @@ class ClipSpace:
     def load(cls, architecture: str, weights: str | Path, *, device: str = "cpu") -> ClipSpace:
         """Load an open_clip architecture (both published scores use "ViT-B-32-quickgelu") with weights from a file.
 
-        Raises:
-            MissingExtraError: open_clip is not installed.
-            UnknownNameError: open_clip has no such architecture.
-            CheckpointError: the file is missing, or does not fit.
+        MissingExtraError, UnknownNameError, CheckpointError: no open_clip, no such architecture, a file that is
+        missing or does not fit.
         """
         library = require("open_clip", "clip")
         known = library.list_models()
@@ -170,28 +144,20 @@ class ClipSpace:
 
     def embed_text(self, texts: Sequence[str]) -> Floats:
         """Unit embeddings (n, dim) of texts; long ones are cut at the tokenizer's length."""
-        return self._embed(
-            texts, lambda group: self.model.encode_text(self.tokenizer(group).to(self.device))
-        )
+        cut = lambda group: self.tokenizer(group).to(self.device)  # noqa: E731
+        return self._embed(texts, lambda group: self.model.encode_text(cut(group)))
 
     def embed_images(self, images: Sequence[Any]) -> Floats:
         """Unit embeddings (n, dim) of PIL images; draw a region onto its photo before."""
 
-        def embed(group: Sequence[Any]) -> torch.Tensor:
+        def embed(group: Sequence[Any]) -> Any:
             pixels = torch.stack([self.preprocess(image.convert("RGB")) for image in group])
-            found: torch.Tensor = self.model.encode_image(pixels.to(self.device))
-            return found
+            return self.model.encode_image(pixels.to(self.device))
 
         return self._embed(images, embed)
 
-    def _embed(
-        self, items: Sequence[Any], embed: Callable[[Sequence[Any]], torch.Tensor]
-    ) -> Floats:
+    def _embed(self, items: Sequence[Any], embed: Callable[[Sequence[Any]], Any]) -> Floats:
+        starts = range(0, len(items), self.batch)
         with torch.inference_mode():
-            rows = [
-                torch.nn.functional.normalize(
-                    embed(items[at : at + self.batch]).float(), dim=-1
-                ).cpu()
-                for at in range(0, len(items), self.batch)
-            ]
-        return np.asarray(torch.cat(rows).numpy() if rows else np.zeros((0, 0)), dtype=np.float64)
+            rows = [embed(items[at : at + self.batch]).float().cpu() for at in starts]
+        return unit_rows(torch.cat(rows), "embedding")

@@ -87,17 +87,11 @@ def merge_boxes(
 
 @dataclass(frozen=True)
 class DensePhoto:
-    """What was said of one photo, and what is true of it.
+    """What was said of one photo, and what is true of it; OptionError for lengths that differ or no finite numbers.
 
     Attributes:
-        boxes: (d, 4) detected boxes.
-        scores: (d,) confidence of each; only their order counts.
-        captions: d captions.
-        truth_boxes: (g, 4) ground truths, not merged.
-        truth_captions: g lists of references (a bare string stands for a list of one).
-
-    Raises:
-        OptionError: lengths differ, or a number is not finite.
+        boxes, scores, captions: (d, 4) detected boxes, (d,) confidence of each (only their order counts), d captions.
+        truth_boxes, truth_captions: (g, 4) ground truths, not merged, and g lists of references (or bare strings).
     """
 
     boxes: ArrayLike = field(repr=False)
@@ -132,12 +126,11 @@ class DensePhoto:
 
 @dataclass(frozen=True)
 class DenseMatches:
-    """All detections of all photos by decreasing score.
+    """All d detections of all photos by decreasing score.
 
     Attributes:
-        photo: (d,) index of the photo of each.
-        iou: (d,) IoU with the merged box that it took; 0 where it took none.
-        text: (d,) text score against that box's references, 0..1; -1 where it took none.
+        photo, iou, text: (d,) index of the photo of each; IoU with the merged box that it took, 0 where it took none;
+            text score against that box's references, 0..1, -1 where it took none.
         truths: (photos,) merged ground truths of each photo.
     """
 
@@ -149,12 +142,10 @@ class DenseMatches:
 
 @dataclass(frozen=True)
 class DenseMap:
-    """Dense-captioning mAP.
+    """Dense-captioning mAP: "mAP" with the official METEOR, else "mAP (<text measure>)".
 
     Attributes:
-        name: "mAP" with the official METEOR, else "mAP (<text measure>)".
-        value: mean of the 30 average precisions, x 100.
-        detection: the mean of the five that ask nothing of the text, x 100 ("detmap").
+        value, detection: mean of the 30 average precisions, and of the five that ask nothing of the text, x 100.
         table: (5, 6) average precisions, IoU thresholds down and text thresholds across, x 100.
         detections, truths: how many detections, and merged ground truths, there were.
     """
@@ -170,8 +161,7 @@ class DenseMap:
 def dense_map(photos: Iterable[DensePhoto], text_measure: TextMeasure, *, name: str) -> DenseMap:
     """Score detections with captions; `text_measure` is asked once, and `name` is what it is called.
 
-    Raises:
-        OptionError: no photo, no ground truth at all, or a text score that is not within 0..1.
+    OptionError: no ground truth at all, or a text score that is not within 0..1.
     """
     return summarize(match(photos, text_measure), name=name)
 
@@ -205,16 +195,7 @@ def match(photos: Iterable[DensePhoto], text_measure: TextMeasure) -> DenseMatch
 def summarize(
     matches: DenseMatches, *, name: str, weights: NDArray[np.int64] | None = None
 ) -> DenseMap:
-    """Average precisions of matches (step 3 above).
-
-    Args:
-        matches: from `match`.
-        name: of the text measure.
-        weights: (photos,) how often each photo counts, for resampling photos; None: once.
-
-    Raises:
-        OptionError: the weights leave no ground truth.
-    """
+    """Average precisions of matches (step 3 above); `weights` (photos,) say how often each photo counts, None: once."""
     counts = np.ones(len(matches.truths), np.int64) if weights is None else weights
     truths = int(counts @ matches.truths)
     if truths <= 0:
@@ -240,10 +221,7 @@ def average_precision(
 ) -> float:
     """Mean, over recall 0.00, 0.01 .. 0.99, of the best precision at that recall or more (0 where never reached).
 
-    Args:
-        right: (d,) whether each detection is right, by decreasing score.
-        truths: number of ground truths, at least 1.
-        often: (d,) how often each detection counts; None: once.
+    `right`: (d,) whether each detection is right, by decreasing score; `often`: (d,) how often each counts.
     """
     weights = np.ones(len(right), np.int64) if often is None else often
     kept = weights > 0

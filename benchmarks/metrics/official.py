@@ -8,27 +8,316 @@ be paired, JavaError without Java, MissingExtraError without pycocoevalcap.
 from __future__ import annotations
 
 import json
+import os
+import re
+import shutil
+import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.metrics.java import (
-    JavaError,
-    Meteor,
-    find_java,
-    jar_of,
-    one_line,
-    ptb_tokenize,
-    run_java,
-)
-from benchmarks.metrics.words import check_pairs
+from benchmarks.metrics.caption import check_pairs
 from patchioner.base.errors import OptionError
 from patchioner.base.optional import require
+
+OLDEST_JAVA = 8
+"""SPICE's classes are of Java 8 (METEOR's and the tokenizer's are of Java 5 and 6); the newest tried is 25."""
+
+_REMEDY = (
+    "install a Java runtime of version 8 or later (Debian, Ubuntu: apt-get install default-jre-headless) or set"
+    " JAVA_HOME, or use the Java-free metrics (java='no')"
+)
+_TOKENIZER, _METEOR = "stanford-corenlp-3.4.1.jar", "meteor-1.5.jar"
+# Questions to METEOR under way at once: enough that neither side waits, few enough that both pipes (64 KiB on Linux)
+# hold them, since a full pipe in both directions would be a deadlock.
+_AHEAD_CHARACTERS, _AHEAD_LINES = 8_000, 64
+
+DROPPED: Final = frozenset(
+    ("''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", ".", "?", "!", ",", ":", "-", "--", "...", ";")
+)  # fmt: skip
+"""The official list. Its brackets are upper-case while the text is lower-case by then, so brackets are kept."""
+
+
+class JavaError(OptionError):
+    """Java is missing or too old, or one of its programs failed; the message has the remedy."""
+
+
+@dataclass(frozen=True)
+class Java:
+    """A Java runtime: its command, its version as it says it, and the feature release (8, 11, 17, ...)."""
+
+    command: str
+    version: str
+    release: int
+
+    def arguments(self, *, heap: str, opens: Sequence[str] = ()) -> list[str]:
+        """Head of a command line: largest heap, UTF-8, and the JDK packages opened to reflection."""
+        # Modules, and with them the need to open them, came with Java 9; Java 8 refuses the flag.
+        flags = [f"--add-opens=java.base/{p}=ALL-UNNAMED" for p in opens if self.release >= 9]
+        return [self.command, f"-Xmx{heap}", "-Dfile.encoding=UTF-8", *flags]
+
+
+def java_command() -> str | None:
+    """Path of the `java` on the PATH, else of the one under JAVA_HOME; None without either."""
+    found = shutil.which("java")
+    if found is None and os.environ.get("JAVA_HOME"):
+        found = shutil.which("java", path=str(Path(os.environ["JAVA_HOME"]) / "bin"))
+    return found
+
+
+def java_available() -> bool:
+    """Whether there is a `java` command."""
+    return java_command() is not None
+
+
+def java_version() -> str | None:
+    """Version of the Java that would be used ("17.0.15"); None without a Java that answers."""
+    command = java_command()
+    try:
+        return None if command is None else _ask_version(command)
+    except JavaError:
+        return None
+
+
+def find_java(purpose: str = "the official metrics") -> Java:
+    """The Java runtime, checked; JavaError when none is found, it does not answer, or it is too old."""
+    command = java_command()
+    if command is None:
+        raise JavaError(f"no `java` is on the PATH for {purpose}: {_REMEDY}")
+    version = _ask_version(command)
+    release = feature_release(version)
+    if release < OLDEST_JAVA:
+        raise JavaError(
+            f"{command} is Java {version}, too old for {purpose} (Java {OLDEST_JAVA} or later): {_REMEDY}"
+        )
+    return Java(command, version, release)
+
+
+def feature_release(version: str) -> int:
+    """8 of "1.8.0_312", 17 of "17.0.15", 25 of "25-ea"."""
+    found = re.match(r"(?:1\.)?(\d+)", version)
+    if found is None:
+        raise JavaError(f"{version!r} is no Java version: {_REMEDY}")
+    return int(found.group(1))
+
+
+@lru_cache(maxsize=8)
+def _ask_version(command: str) -> str:
+    try:
+        asked = subprocess.run([command, "-version"], capture_output=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise JavaError(f"{command} -version does not answer ({error}): {_REMEDY}") from error
+    said = (asked.stderr + asked.stdout).decode("utf-8", "replace")
+    found = re.search(r'version "([^"]+)"', said)
+    if found is None:
+        raise JavaError(f"{command} -version says {_last_lines(said)!r}: {_REMEDY}")
+    return found.group(1)
+
+
+def jar_of(package: str, *names: str) -> Path:
+    """Path of a file inside a pycocoevalcap package; JavaError or MissingExtraError where it is not."""
+    root = Path(next(iter(require("pycocoevalcap", "metrics").__path__)))
+    path = root.joinpath(package, *names)
+    if not path.is_file():
+        raise JavaError(f"{path} is missing: pip install --force-reinstall pycocoevalcap")
+    return path
+
+
+def run_java(command: Sequence[str], *, folder: Path, text: str = "", purpose: str) -> str:
+    """Run a program to its end; what it wrote, or JavaError with the end of its complaint."""
+    try:
+        done = subprocess.run(
+            list(command), cwd=folder, input=_as_bytes(text), capture_output=True, check=False
+        )
+    except OSError as error:
+        raise JavaError(f"{purpose} cannot be started ({error}): {_REMEDY}") from error
+    if done.returncode:
+        said = _last_lines(done.stderr.decode("utf-8", "replace"))
+        raise JavaError(f"{purpose} failed (exit status {done.returncode}): {said}")
+    return done.stdout.decode("utf-8", "replace")
+
+
+def one_line(text: str) -> str:
+    """Every run of white space, of any kind that Java or Python knows, becomes one space."""
+    return " ".join(text.replace("\0", " ").split())
+
+
+def _as_bytes(text: str) -> bytes:
+    return text.encode("utf-8", "replace")
+
+
+def _last_lines(text: str, count: int = 4) -> str:
+    return " | ".join(line.strip() for line in text.strip().splitlines()[-count:])
+
+
+def ptb_tokenize(captions: Sequence[str], *, heap: str = "1G") -> list[list[str]]:
+    """Words by the Stanford tokenizer (CoreNLP 3.4.1), lower-cased, official punctuation dropped; one run for all.
+
+    As `pycocoevalcap.tokenizer.ptbtokenizer`, but a caption cannot break into two lines (there, some line ends inside
+    it shift every later caption by one), trailing empty captions are kept, and nothing is written into the package.
+    """
+    lines = [one_line(caption) for caption in captions]
+    if not any(lines):
+        return [[] for _ in lines]
+    jar = jar_of("tokenizer", _TOKENIZER)
+    command = [
+        *find_java("the official tokenizer").arguments(heap=heap), "-cp", _TOKENIZER,
+        "edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", "-lowerCase", "-encoding", "UTF-8",
+    ]  # fmt: skip
+    text = "".join(f"{line}\n" for line in lines)
+    output = run_java(command, folder=jar.parent, text=text, purpose="the official tokenizer")
+    said = output.split("\n")
+    if len(said) != len(lines) + 1:  # every line ends in a line feed
+        raise JavaError(
+            f"the official tokenizer gave {len(said) - 1} lines for {len(lines)} captions: a caption holds a"
+            " character that it takes for a line end; remove control characters from the captions"
+        )
+    return [
+        [word for word in line.split(" ") if word and word not in DROPPED] for line in said[:-1]
+    ]
+
+
+class Meteor:
+    """METEOR 1.5 (Denkowski, Lavie, 2014) as one running program; a context manager.
+
+    The command line is that of the COCO caption evaluation (English, `-norm`). Starting takes some seconds, a pair well
+    under a millisecond afterwards. Not for several threads at once. JavaError: no usable Java, or the program died;
+    then the object is closed and a new one may be made.
+    """
+
+    def __init__(self, *, heap: str = "2G") -> None:
+        jar = jar_of("meteor", _METEOR)
+        head = find_java("METEOR").arguments(heap=heap)
+        command = [*head, "-jar", _METEOR, "-", "-", "-stdio", "-l", "en", "-norm"]
+        # A file, not a pipe: nobody reads it while the program runs, and a full pipe would stop it.
+        self._complaints: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
+        try:
+            self._process: subprocess.Popen[bytes] = subprocess.Popen(
+                command, cwd=jar.parent,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._complaints,
+            )  # fmt: skip
+        except OSError as error:
+            self._complaints.close()
+            raise JavaError(f"METEOR cannot be started ({error}): check `java -version`") from error
+
+    def score(
+        self, predictions: Sequence[str], references: Sequence[Sequence[str]]
+    ) -> tuple[float, NDArray[np.float64]]:
+        """METEOR x 100 of the set (pooled statistics, so not the mean) and of the n samples.
+
+        Plain captions are split by the program's own normalisation; the COCO evaluation gives it tokenised ones.
+        """
+        return self.evaluate(self.statistics(predictions, references))
+
+    def statistics(
+        self, predictions: Sequence[str], references: Sequence[Sequence[str]]
+    ) -> NDArray[np.float64]:
+        """What METEOR counts of each sample, (n, 23); sums of rows are the counts of a set."""
+        check_pairs(predictions, references)
+        questions = [
+            " ||| ".join(["SCORE", *map(_clean, group), _clean(text)])
+            for text, group in zip(predictions, references, strict=True)
+        ]
+        answers: list[str] = []
+        for group in _handfuls(questions):
+            self._write("\n".join(group))
+            answers.extend(self._read() for _ in group)
+        try:
+            return np.array([answer.split() for answer in answers], dtype=np.float64)
+        except ValueError:
+            raise self._died(f"it answered {answers[0][:80]!r} where statistics were due") from None
+
+    def evaluate(self, statistics: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        """METEOR x 100 of all rows (or sums of rows) of `statistics` pooled, and of each row."""
+        rows = (" ".join(map(repr, row)) for row in statistics.tolist())
+        self._write(" ||| ".join(["EVAL", *rows]))
+        scores = [100.0 * self._number() for _ in statistics]
+        return 100.0 * self._number(), np.array(scores, dtype=np.float64)
+
+    def _number(self) -> float:
+        said = self._read()
+        try:
+            return float(said)
+        except ValueError:
+            raise self._died(f"it answered {said[:80]!r} where a score was due") from None
+
+    def _write(self, line: str) -> None:
+        stream = self._process.stdin
+        if stream is None or stream.closed:
+            raise JavaError("this METEOR is closed: make a new one")
+        try:
+            stream.write(_as_bytes(f"{line}\n"))
+            stream.flush()
+        except OSError as error:
+            raise self._died("its input is closed") from error
+
+    def _read(self) -> str:
+        stream = self._process.stdout
+        assert stream is not None
+        line = stream.readline()
+        if not line.endswith(b"\n"):
+            raise self._died("its output ended")
+        return line.decode("utf-8", "replace").strip()
+
+    def _died(self, what: str) -> JavaError:
+        self._stop()
+        status = self._process.returncode
+        self._complaints.seek(0)
+        said = _last_lines(self._complaints.read().decode("utf-8", "replace"))
+        self._complaints.close()
+        return JavaError(
+            f"METEOR died ({what}; exit status {status}): {said or 'it said nothing'}. It needs about 1 GB of memory;"
+            " free some, or leave METEOR out"
+        )
+
+    def _stop(self) -> None:
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None and not stream.closed:
+                try:
+                    stream.close()
+                except BrokenPipeError:
+                    continue  # bytes still in our buffer for a program that is gone
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+
+    def close(self) -> None:
+        """End the program; closing twice does nothing."""
+        self._stop()
+        self._complaints.close()
+
+    def __enter__(self) -> Meteor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _handfuls(lines: Sequence[str]) -> Iterator[list[str]]:
+    """Groups of lines that both pipes hold; a longer line goes alone."""
+    group: list[str] = []
+    size = 0
+    for line in lines:
+        if group and (size + len(line) > _AHEAD_CHARACTERS or len(group) == _AHEAD_LINES):
+            yield group
+            group, size = [], 0
+        group.append(line)
+        size += len(line)
+    if group:
+        yield group
+
+
+def _clean(text: str) -> str:
+    """One line, without the separator of the line protocol."""
+    return one_line(text.replace("|||", " "))
+
 
 Texts = Sequence[str]
 Groups = Sequence[Sequence[str]]
@@ -59,13 +348,11 @@ def official_cider(
     predictions: Texts, references: Groups, *, tokenized: bool = False
 ) -> tuple[float, Floats]:
     """The published CIDEr-D code: mean, and the n scores."""
-    said, groups = _prepared(predictions, references, tokenized)
-    if not any(text for group in groups.values() for text in group):
+    if tokenized and not any(text for group in references for text in group):
         # The published code takes the maximum over all n-grams, and there are none.
-        return 0.0, np.zeros(len(said))
-    mean, scores = (
-        require("pycocoevalcap.cider.cider", "metrics").Cider().compute_score(groups, said)
-    )
+        return 0.0, np.zeros(len(predictions))
+    scorer = require("pycocoevalcap.cider.cider", "metrics").Cider()
+    mean, scores = scorer.compute_score(*_prepared(predictions, references, tokenized))
     return 100.0 * float(mean), 100.0 * np.asarray(scores, dtype=np.float64)
 
 
@@ -73,9 +360,8 @@ def official_bleu(
     predictions: Texts, references: Groups, *, tokenized: bool = False
 ) -> tuple[Floats, Floats]:
     """The published BLEU-1..4 code: of the set (pooled counts), (4,), and of the samples, (n, 4)."""
-    said, groups = _prepared(predictions, references, tokenized)
     scorer = require("pycocoevalcap.bleu.bleu", "metrics").Bleu(4)
-    corpus, samples = scorer.compute_score(groups, said, verbose=0)
+    corpus, samples = scorer.compute_score(*_prepared(predictions, references, tokenized), 0)
     return 100.0 * np.asarray(corpus, np.float64), 100.0 * np.asarray(samples, np.float64).T
 
 
@@ -83,19 +369,13 @@ def official_rouge_l(
     predictions: Texts, references: Groups, *, tokenized: bool = False
 ) -> tuple[float, Floats]:
     """The published ROUGE-L code: mean, and the n scores. An empty caption against an empty reference is 100."""
-    said, groups = _prepared(predictions, references, tokenized)
-    mean, scores = (
-        require("pycocoevalcap.rouge.rouge", "metrics").Rouge().compute_score(groups, said)
-    )
+    scorer = require("pycocoevalcap.rouge.rouge", "metrics").Rouge()
+    mean, scores = scorer.compute_score(*_prepared(predictions, references, tokenized))
     return 100.0 * float(mean), 100.0 * np.asarray(scores, dtype=np.float64)
 
 
 def official_meteor(
-    predictions: Texts,
-    references: Groups,
-    *,
-    tokenized: bool = False,
-    meteor: Meteor | None = None,
+    predictions: Texts, references: Groups, *, tokenized: bool = False, meteor: Meteor | None = None
 ) -> tuple[float, Floats]:
     """METEOR 1.5 after the Stanford tokenizer, of the set (pooled) and the samples; a given one is left running."""
     check_pairs(predictions, references)
@@ -113,10 +393,7 @@ def official_spice(
     """SPICE (Anderson et al., 2016): mean, and the n F-scores; a sample without any proposition scores 0.
 
     The package fetches its parser (400 MB) over plain HTTP whenever its object is made, and fails on Java 17 and later.
-    Nothing is fetched here, and the packages that its serializer looks into are opened.
-
-    Raises:
-        MissingModelError: the parser is not in place.
+    Nothing is fetched here (MissingModelError without it), and the packages that its serializer needs are opened.
     """
     check_pairs(predictions, references)
     java = find_java("SPICE")
@@ -176,11 +453,10 @@ def read_spice(path: Path, count: int) -> Floats:
 def _prepared(
     predictions: Texts, references: Groups, tokenized: bool
 ) -> tuple[dict[int, list[str]], dict[int, list[str]]]:
-    """In the package's form: sample -> list of tokenised texts."""
+    """References and predictions in the package's form: sample -> list of tokenised texts."""
     check_pairs(predictions, references)
-    require("pycocoevalcap", "metrics")
     if not tokenized:
         find_java("the official metrics")
         predictions, references = ptb_pairs(predictions, references)
     said = {index: [text] for index, text in enumerate(predictions)}
-    return said, {index: list(group) for index, group in enumerate(references)}
+    return {index: list(group) for index, group in enumerate(references)}, said

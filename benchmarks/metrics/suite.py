@@ -7,25 +7,29 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
 from importlib.metadata import version
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from benchmarks.metrics import official
-from benchmarks.metrics.caption import bleu, bleu_of, bleu_statistics, cider, rouge_l, stem_f
-from benchmarks.metrics.java import JavaError, Meteor, find_java, java_version
-from benchmarks.metrics.words import check_pairs, tokenize
+from benchmarks.metrics.caption import (
+    Floats,
+    Groups,
+    Texts,
+    bleu_of,
+    bleu_statistics,
+    check_pairs,
+    cider,
+    rouge_l,
+    stem_f,
+    tokenize,
+)  # fmt: skip
+from benchmarks.metrics.official import JavaError, Meteor, find_java, java_version
 from patchioner import __version__
 from patchioner.base.errors import MissingExtraError, OptionError, UnknownNameError
 from patchioner.base.optional import require
-
-UseJava = Literal["auto", "yes", "no"]
-Texts = Sequence[str]
-Groups = Sequence[Sequence[str]]
-Floats = NDArray[np.float64]
 
 ExtraMetric = Callable[[Texts, Groups, Sequence[Any]], "ArrayLike | Mapping[str, Any]"]
 """(n predictions, n lists of references, n samples) -> n scores, or {"samples": n scores, "corpus": one number}."""
@@ -72,7 +76,7 @@ class Provenance:
 
 @dataclass(frozen=True)
 class MetricResult:
-    """One metric over one set of captions.
+    """One metric over one set of captions; OptionError for a number that is not finite.
 
     Attributes:
         name: "cider", "bleu4", ...
@@ -81,9 +85,6 @@ class MetricResult:
         made: how it was made.
         resample: of a metric that pools its counts, its values for other mixtures of the samples; None where the value
             is the mean of the samples, or there is no way. That of METEOR works while its program runs.
-
-    Raises:
-        OptionError: a number is not finite.
     """
 
     name: str
@@ -101,20 +102,14 @@ class MetricResult:
 
 
 def score_captions(
-    predictions: Texts,
-    references: Groups,
-    metrics: Sequence[str] | None = None,
-    *,
-    java: UseJava = "auto",
-    extra: Mapping[str, ExtraMetric | str] | None = None,
-    samples: Sequence[Any] | None = None,
+    predictions: Texts, references: Groups, metrics: Sequence[str] | None = None, *, java: str = "auto",
+    extra: Mapping[str, ExtraMetric | str] | None = None, samples: Sequence[Any] | None = None,
     meteor: Meteor | None = None,
-) -> dict[str, MetricResult]:
-    """Score captions by several metrics.
+) -> dict[str, MetricResult]:  # fmt: skip
+    """Score n captions, each against a list of at least one reference, by several metrics.
 
     Args:
-        predictions: n captions.
-        references: n lists of at least one reference each.
+        predictions, references: n captions, n lists.
         metrics: names from `METRICS`. None: BLEU, ROUGE-L, CIDEr, and METEOR where Java is used.
         java: "yes" uses the official programs (Stanford tokenizer, pycocoevalcap) for everything they have; "no" never
             starts Java; "auto" is "yes" where Java and pycocoevalcap are there, else "no".
@@ -125,11 +120,8 @@ def score_captions(
     Returns:
         name -> result, in the order asked for, extra ones last. All x 100 but those of `extra`.
 
-    Raises:
-        UnknownNameError: a metric of another name.
-        OptionError: the lists cannot be paired, METEOR or SPICE without Java, SPICE without its parser, an extra metric
-            that gives something else than n finite scores.
-        MissingExtraError: java="yes" without pycocoevalcap.
+    UnknownNameError, OptionError, MissingExtraError: a metric that is not there or needs what is not there, lists that
+    do not pair, an extra metric that gives something else than n finite scores.
     """
     check_pairs(predictions, references)
     with_java = _use_java(java)
@@ -138,13 +130,22 @@ def score_captions(
     for name in others:
         if name in names:
             raise OptionError(f"the extra metric {name!r} has a built-in one's name: rename it")
-    scorer = _Scorer(predictions, references, meteor, with_java)
-    results = {name: scorer.result(name) for name in names}
     rows = [None] * len(predictions) if samples is None else samples
+    if others and len(rows) != len(predictions):
+        raise OptionError(f"{len(rows)} samples for {len(predictions)} predictions: give one each")
+    results = {}
+    if names and with_java:
+        words = official.ptb_pairs(predictions, references)
+    elif names:
+        cut = lambda texts: [" ".join(tokenize(text)) for text in texts]  # noqa: E731
+        words = cut(predictions), [cut(group) for group in references]
+    for name in names:
+        results[name] = _result(name, *words, with_java, meteor)
     for name, metric in others.items():
+        given = metric(predictions, references, rows)
         source = (extra or {})[name]
-        where = source if isinstance(source, str) else _name_of(metric)
-        results[name] = _extra_result(name, metric, where, predictions, references, rows)
+        where = source if isinstance(source, str) else f"{metric.__module__}:{metric.__qualname__}"
+        results[name] = _extra_result(name, given, where, len(predictions))
     return results
 
 
@@ -179,80 +180,47 @@ def _chosen(metrics: Sequence[str] | None, with_java: bool) -> tuple[str, ...]:
     return tuple(dict.fromkeys(metrics))
 
 
-class _Scorer:
-    """Metrics over one tokenisation: the official programs on the Stanford tokenizer's words, or ours on our own."""
-
-    def __init__(
-        self, predictions: Texts, references: Groups, meteor: Meteor | None, with_java: bool
-    ) -> None:
-        self._raw, self._meteor, self._java = (predictions, references), meteor, with_java
-
-    @cached_property
-    def _words(self) -> tuple[list[str], list[list[str]]]:
-        said, due = self._raw
-        if self._java:
-            return official.ptb_pairs(said, due)
-        return [" ".join(tokenize(text)) for text in said], [
-            [" ".join(tokenize(text)) for text in group] for group in due
-        ]
-
-    @cached_property
-    def _bleu(self) -> tuple[Floats, Floats]:
-        if self._java:
-            return official.official_bleu(*self._words, tokenized=True)
-        return bleu(*self._words, tokenizer=str.split)
-
-    @cached_property
-    def _bleu_counts(self) -> Floats:
-        # Ours equal the official ones on the same words.
-        return bleu_statistics(*self._words, tokenizer=str.split)
-
-    def result(self, name: str) -> MetricResult:
-        """Score by one metric."""
-        resample: Resample | None = None
-        if name in BLEU:
-            order, counts = BLEU.index(name), self._bleu_counts
-            corpus, scores = float(self._bleu[0][order]), self._bleu[1][:, order]
-            resample = lambda often: bleu_of(often @ counts)[:, order]  # noqa: E731
-        elif name == "meteor" and self._meteor is not None:
-            meteor, pooled = self._meteor, self._meteor.statistics(*self._words)
-            corpus, scores = meteor.evaluate(pooled)
-            resample = lambda often: meteor.evaluate(often @ pooled)[1]  # noqa: E731
-        else:
-            corpus, scores = self._plain(name)
-        return MetricResult(name, float(corpus), tuple(scores.tolist()), self._made(name), resample)
-
-    def _plain(self, name: str) -> tuple[float, Floats]:
-        if name == "spice":
-            return official.official_spice(*self._words)
-        if name == "meteor":
-            return official.official_meteor(*self._words, tokenized=True)
-        if self._java and name != "stem_f":  # nothing official about stem-F but the words
-            programs = {"rouge_l": official.official_rouge_l, "cider": official.official_cider}
-            return programs[name](*self._words, tokenized=True)
-        ours = {"rouge_l": rouge_l, "cider": cider, "stem_f": stem_f}
-        return ours[name](*self._words, tokenizer=str.split)
-
-    def _made(self, name: str) -> Provenance:
-        if not self._java:
-            return Provenance("patchioner", (("patchioner", __version__),), "patchioner")
-        library = "patchioner" if name == "stem_f" else "pycocoevalcap"
-        program = {"meteor": (("meteor", "1.5"),), "spice": (("spice", "1.0"),)}.get(name, ())
-        java = ("java", java_version() or "unknown")
-        used = __version__ if library == "patchioner" else version(library)
-        versions = ((library, used), *program, java)
-        return Provenance(library, versions, "Stanford PTB 3.4.1")
-
-
-def _extra_result(
-    name: str, metric: ExtraMetric, where: str, said: Texts, due: Groups, samples: Sequence[Any]
+def _result(
+    name: str, said: list[str], due: list[list[str]], java: bool, meteor: Meteor | None
 ) -> MetricResult:
-    """Run a metric of the user's own and check what it gives; nothing is scaled."""
-    if len(samples) != len(said):
-        raise OptionError(
-            f"{len(samples)} samples for {len(said)} predictions: give one per prediction"
-        )
-    given = metric(said, due, samples)
+    """One metric over words: the official program's where `java`, else ours; on the same words both are equal."""
+    resample: Resample | None = None
+    if name in BLEU:
+        order, counts = BLEU.index(name), bleu_statistics(said, due, tokenizer=str.split)
+        resample = lambda often: bleu_of(often @ counts)[:, order]  # noqa: E731
+        of_set, samples = bleu_of(counts.sum(axis=0, keepdims=True))[0], bleu_of(counts)
+        if java:
+            of_set, samples = official.official_bleu(said, due, tokenized=True)
+        corpus, scores = float(of_set[order]), samples[:, order]
+    elif name == "meteor" and meteor is not None:
+        pooled = meteor.statistics(said, due)
+        corpus, scores = meteor.evaluate(pooled)
+        resample = lambda often: meteor.evaluate(often @ pooled)[1]  # noqa: E731
+    elif name == "spice":
+        corpus, scores = official.official_spice(said, due)
+    elif java and name != "stem_f":  # nothing official about stem-F but the words
+        programs: dict[str, Any] = {
+            "rouge_l": official.official_rouge_l, "cider": official.official_cider, "meteor": official.official_meteor,
+        }  # fmt: skip
+        corpus, scores = programs[name](said, due, tokenized=True)
+    else:
+        ours = {"rouge_l": rouge_l, "cider": cider, "stem_f": stem_f}
+        corpus, scores = ours[name](said, due, tokenizer=str.split)
+    return MetricResult(name, float(corpus), tuple(scores.tolist()), _made(name, java), resample)
+
+
+def _made(name: str, java: bool) -> Provenance:
+    if not java:
+        return Provenance("patchioner", (("patchioner", __version__),), "patchioner")
+    library = "patchioner" if name == "stem_f" else "pycocoevalcap"
+    program = {"meteor": (("meteor", "1.5"),), "spice": (("spice", "1.0"),)}.get(name, ())
+    used = __version__ if library == "patchioner" else version(library)
+    versions = ((library, used), *program, ("java", java_version() or "unknown"))
+    return Provenance(library, versions, "Stanford PTB 3.4.1")
+
+
+def _extra_result(name: str, given: Any, where: str, count: int) -> MetricResult:
+    """What a metric of the user's own gave, checked and not scaled."""
     corpus = None
     if isinstance(given, Mapping):
         if "samples" not in given:
@@ -267,35 +235,29 @@ def _extra_result(
         raise OptionError(
             f"metric {name!r} gave {str(given)[:80]}: give numbers ({error})"
         ) from error
-    if scores.shape != (len(said),):
+    if scores.shape != (count,):
         raise OptionError(
-            f"metric {name!r} gave scores of shape {scores.shape} for {len(said)} predictions: give one each"
+            f"metric {name!r} gave scores of shape {scores.shape} for {count} predictions: give one each"
         )
     note = "corpus score by the metric itself" if corpus is not None else ""
     return MetricResult(name, value, tuple(scores.tolist()), Provenance(where, note=note))
 
 
-def _name_of(function: ExtraMetric) -> str:
-    module = getattr(function, "__module__", "?")
-    return f"{module}:{getattr(function, '__qualname__', type(function).__name__)}"
-
-
-def _resolve(name: str, metric: ExtraMetric | str) -> ExtraMetric:
+def _resolve(name: str, metric: ExtraMetric | str) -> Any:
     if callable(metric):
         return metric
-    module, colon, attribute = str(metric).partition(":")
-    if not isinstance(metric, str) or not colon or not module or not attribute:
+    module, _, attribute = str(metric).partition(":")
+    if not isinstance(metric, str) or not module or not attribute:
         raise OptionError(f"metric {name!r} is {metric!r}: give a function, or 'module:function'")
     try:
-        function: ExtraMetric = getattr(importlib.import_module(module), attribute)
+        function = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise OptionError(
             f"metric {name!r}: {metric!r} cannot be imported ({error}): check its spelling and the PYTHONPATH"
         ) from error
     if not callable(function):
-        raise OptionError(
-            f"metric {name!r}: {metric!r} is {type(function).__name__}, not a function"
-        )
+        kind = type(function).__name__
+        raise OptionError(f"metric {name!r}: {metric!r} is {kind}, not a function")
     return function
 
 
@@ -305,11 +267,8 @@ def text_measure(
 ) -> Iterator[Callable[[Texts, Groups], Floats]]:
     """Open the text measure of a dense mAP: (captions, lists of references) -> scores within 0..1.
 
-    "METEOR" is the published one: the official program on untokenised captions; "stem-F" and "ROUGE-L" need no Java.
-
-    Raises:
-        UnknownNameError: another name.
-        OptionError, MissingExtraError: "METEOR" without Java or pycocoevalcap.
+    "METEOR" is the published one: the official program on untokenised captions (it needs Java and pycocoevalcap);
+    "stem-F" and "ROUGE-L" need no Java. UnknownNameError: another name.
     """
     if name not in TEXT_MEASURES:
         raise UnknownNameError.among("text measure", name, TEXT_MEASURES)

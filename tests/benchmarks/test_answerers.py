@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.answerers import most_typical
+from benchmarks.answerers import Prediction, most_typical, read_predictions
 from benchmarks.data import BenchmarkDataError
-from benchmarks.predictions import Prediction, read_predictions
 from patchioner import Box, Patchioner, RegionSet, Weighting, WholeImage
 from patchioner.base.errors import OptionError
 from tests.benchmarks.conftest import World
@@ -130,19 +129,6 @@ def test_settings_reach_the_model(
         assert prediction.score == pytest.approx(caption.score, abs=2e-5)
 
 
-@pytest.mark.parametrize(
-    ("texts", "expected"),
-    [
-        (["a dog on grass", "a dog on a bed", "two red kites"], "a dog on grass"),
-        (["x y", "a b", "a b c", "a b d"], "a b"),
-        (["only one"], "only one"),
-        (["same", "same"], "same"),
-    ],
-)
-def test_the_most_typical_sentence(texts: list[str], expected: str) -> None:
-    assert most_typical(texts) == expected
-
-
 def test_the_most_typical_sentence_is_the_one_of_plain_loops() -> None:
     """Mean over orders and others of the tf-idf cosine, written as it reads."""
     texts = [*TEXTS[:12], "a red cat at night", "two dogs"]
@@ -167,11 +153,3 @@ def test_the_most_typical_sentence_is_the_one_of_plain_loops() -> None:
         for i, mine in enumerate(texts)
     ]
     assert most_typical(texts) == texts[max(range(len(texts)), key=lambda i: scores[i])]
-
-
-def test_of_many_sentences_a_seeded_sample_is_looked_at() -> None:
-    texts = [f"{a} {b}" for a in "abcdefgh" for b in "abcdefgh"]
-    assert most_typical(texts, most=10, seed=1) == most_typical(texts, most=10, seed=1)
-    assert len({most_typical(texts, most=5, seed=seed) for seed in range(8)}) > 1
-    with pytest.raises(OptionError, match="no sentence"):
-        most_typical([])

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from benchmarks import bank
-from benchmarks.bank import Line, Source, measure, random_source, real_source, region_queries
-from benchmarks.speed.measure import make_photo
+from benchmarks.bank import Line, Source, measure, random_source, real_source
+from benchmarks.timing import make_photo
 from memory_bank import MemoryBank
 from patchioner import Patchioner
 from patchioner.base import OptionError
@@ -52,11 +52,6 @@ def test_real_rows_first_and_noised_copies_past_them() -> None:
     assert 0.8 < float(cosines[20:40].amax(dim=1).mean()) < 0.95
     with pytest.raises(OptionError, match="3 wide, the bank 64"):
         real_source(MemoryBank(rows), torch.ones(1, 3), None, seed=0)
-
-
-def test_too_few_photos(model: Patchioner) -> None:
-    with pytest.raises(OptionError, match="0 photos give 0 queries"):
-        region_queries(model, [], 3)
 
 
 def test_captions_that_change_are_counted() -> None:

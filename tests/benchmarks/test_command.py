@@ -81,23 +81,6 @@ def test_errors_are_one_line(
     assert error.startswith("error: ") and message in error and error.count("\n") == 1
 
 
-@pytest.mark.parametrize(
-    "bad",
-    [
-        "--limit=0",
-        "--seed=-1",
-        "--variance=-1",
-        "--variance=nan",
-        "--temperature=0",
-        "--weighting=x",
-    ],
-)
-def test_values_outside_of_what_is_allowed(bad: str, capsys: Capture) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        dense.main([bad])
-    assert stopped.value.code == 2 and bad.partition("=")[0] in capsys.readouterr().err
-
-
 def write_config(path: Path, world: World, **runs: dict[str, Any]) -> list[str]:
     defaults = {"data": str(world.root), "java": "no", "rounds": 20}
     path.write_text(json.dumps({"defaults": defaults, "runs": runs}))  # JSON is YAML
@@ -126,14 +109,6 @@ def test_all_shares_the_model_and_every_backbone_pass(
     assert region_set.main([f"--data={world.root}", *FAST, f"--out={alone}"]) == 0
     lines = "predictions.jsonl"
     assert (out / "some/sets" / lines).read_bytes() == (alone / lines).read_bytes()
-
-
-def test_only_some_runs(world: World, tmp_path: Path, loads: list[str], capsys: Capture) -> None:
-    words = write_config(tmp_path / "c.yaml", world, one={"task": "dense"}, two={"task": "trace"})
-    assert run_all([*words, "--only", "two"]) == 0
-    assert [path.name for path in (tmp_path / "out/c").iterdir()] == ["two"]
-    assert run_all([*words, "--only", "tow"]) == 1
-    assert "did you mean two" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -13,18 +13,17 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from benchmarks import html
 from benchmarks.bootstrap import bootstrap_mean
 from benchmarks.command import CIDER_WARNING, write_reports
 from benchmarks.compare import read_runs
 from benchmarks.data import TASK_NAMES
-from benchmarks.html import Gallery, Mark, chart, drawing
 from benchmarks.report import (
-    AREA_BINS,
+    LONG_SIDE,
     REPORT_FILE,
+    Gallery,
     by_size,
+    drawing,
     main,
-    ranked,
     sample_metrics,
     write_report,
 )
@@ -168,22 +167,6 @@ def test_photos_missing_broken_or_elsewhere(
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_several_runs_on_one_page(run: Any, tmp_path: Path) -> None:
-    run("region_set", "sets")
-    run("region_set", "gaussian", weighting="gaussian", variance=0.5)
-    run("trace", "traces")
-    out = tmp_path / "all.html"
-    write_report([tmp_path / "runs"], out)
-    found = Page(out.read_text())
-    assert "tiny (weighting gaussian, variance 0.5)" in found.words()
-    assert [a["id"] for a in found.all("h2")] == ["about", "trace", "region_set"]
-
-
-def test_every_region_lies_in_one_bin() -> None:
-    for share in [0.0, 0.005, 0.01, 0.0399, 0.04, 0.16, 0.5, 0.9999, 1.0]:
-        assert sum(low <= share < high for low, high in AREA_BINS.values()) == 1
-
-
 def test_bins_hold_the_mean_of_their_samples(run: Any) -> None:
     (found,) = read_runs([run("dense")])
     assert sample_metrics([found]) == ["cider", "stem_f", "rouge_l"]
@@ -196,32 +179,6 @@ def test_bins_hold_the_mean_of_their_samples(run: Any) -> None:
     assert "too few photos" in str(by_size("stem_f", [small]))
     (photos,) = read_runs([run("image", "photos")])
     assert by_size("stem_f", [photos]) is None, "one bin is no chart"
-
-
-def test_the_best_and_the_worst(run: Any) -> None:
-    (found,) = read_runs([run("region_set")])
-    scores = found.scores("stem_f")
-    best, worst = ranked(found, "stem_f", 2)
-    assert sorted(scores.values())[-2:] == sorted(scores[id_] for id_ in best)
-    assert sorted(scores.values())[:2] == [scores[id_] for id_ in worst]
-    best, worst = ranked(found, "stem_f", 20)
-    assert len(best) == 20 and len(worst) == 7 and not set(best) & set(worst)
-
-
-def test_charts_lie_where_they_should() -> None:
-    marks = [Mark("a", 10.0, 0.0, 20.0, "ten"), Mark("b", 20.0, None, None, "twenty", "baseline")]
-    found = Page(chart("what", marks, heads={0: "few"}))
-    assert [a["x"] for a in found.all("svg") if "x" in a] == ["50.00%", "96.00%"]
-    assert {a["class"] for a in found.all("path")} == {"run", "baseline"}
-    assert len({a["d"] for a in found.all("path")}) == 2, "told apart by shape, not by colour alone"
-    marks = [
-        Mark("a", 1.0, -1.0, 2.0, ""),
-        Mark("b", -50.0, None, None, ""),
-        Mark("c", 0.0, None, None, ""),
-    ]
-    found = Page(chart("what", marks, each=True))
-    assert {a["x1"] for a in found.all("line") if a["class"] == "zero"} == {"50.00%"}
-    assert [a["x"] for a in found.all("svg") if "x" in a] == ["73.00%", "4.00%", "50.00%"]
 
 
 def draw(region: dict[str, Any]) -> Page:
@@ -253,4 +210,4 @@ def test_photos_are_small_upright_and_stored_once(tmp_path: Path) -> None:
     (attributes,) = Page(gallery.definitions()).all("image")
     data = base64.b64decode(str(attributes["href"]).partition(",")[2])
     with Image.open(io.BytesIO(data)) as image:
-        assert image.format == "JPEG" and image.size == (html.LONG_SIDE // 2, html.LONG_SIDE)
+        assert image.format == "JPEG" and image.size == (LONG_SIDE // 2, LONG_SIDE)

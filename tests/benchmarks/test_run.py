@@ -15,18 +15,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.answerers import read_predictions
 from benchmarks.bootstrap import bootstrap_mean, bootstrap_statistic
 from benchmarks.data import BenchmarkDataError
-from benchmarks.metrics import DensePhoto, bleu, cider, dense_map, java_available, stem_f
-from benchmarks.predictions import read_predictions
-from benchmarks.provenance import tensors_sha256
+from benchmarks.metrics import DensePhoto, bleu, cider, dense_map, stem_f
 from benchmarks.settings import RunSettings, tuned, weighting_of
 from patchioner import Patchioner, Weighting
 from patchioner.base.errors import OptionError, UnknownNameError
-from patchioner.base.files import folder_lock
 from patchioner.checkpoints.settings import KindSettings
 from tests.benchmarks.conftest import Encoded, World, contents
-from tests.support.tiny import noise_photo, tiny_decoder, tiny_parts
+from tests.support.tiny import noise_photo, tiny_parts
 
 ROOT = Path(__file__).parents[2]
 BASELINES = ("whole", "crop")
@@ -36,7 +34,6 @@ LINES = "predictions.jsonl"
 def test_each_photo_passes_the_backbone_once(
     world: World, tmp_path: Path, encoded: Encoded
 ) -> None:
-    """And two runs give identical files, in the order of the photos."""
     world.run(tmp_path / "one", baselines=BASELINES)
     assert sorted(encoded) == [f"photo_{index:02d}" for index in range(11)]
     world.run(tmp_path / "two", baselines=BASELINES)
@@ -79,14 +76,6 @@ def test_a_file_cut_at_any_byte_is_mended(world: World, tmp_path: Path) -> None:
         assert path.read_bytes() == whole
 
 
-def test_further_baselines_and_metrics_can_come_later(world: World, tmp_path: Path) -> None:
-    world.run(tmp_path)
-    before = (tmp_path / LINES).read_bytes()
-    outcome = world.run(tmp_path, baselines=("whole",), metrics=("stem_f",), rounds=30, resume=True)
-    assert (tmp_path / LINES).read_bytes() == before
-    assert set(outcome.results["baselines"]) == {"whole"}
-
-
 @pytest.mark.parametrize(
     "change", [{"limit": 5}, {"seed": 1}, {"weighting": "uniform"}, {"batch": 4}, {"beam": 2}]
 )
@@ -116,7 +105,6 @@ def test_a_damaged_line_is_named(world: World, tmp_path: Path) -> None:
 
 
 def test_a_killed_process_leaves_nothing_undone(tmp_path: Path) -> None:
-    """The real command with a saved model, killed while it writes."""
     Patchioner(tiny_parts(), device="cpu").save_pretrained(tmp_path / "model", storage="fp32")
     (tmp_path / "photos").mkdir()
     rows = {}
@@ -179,16 +167,6 @@ def test_another_process_is_kept_out_until_it_ends(world: World, tmp_path: Path)
     ]  # fmt: skip
 
 
-def test_a_lock_passes_errors_on_and_needs_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(BlockingIOError), folder_lock(tmp_path):
-        raise BlockingIOError
-    with folder_lock(tmp_path):  # free again
-        pass
-    (tmp_path / "file").write_text("")
-    with pytest.raises(OptionError, match="file"), folder_lock(tmp_path / "file" / "in"):
-        pass
-
-
 def test_names_are_checked_before_a_model_is_loaded(world: World, tmp_path: Path) -> None:
     refused: list[tuple[dict[str, Any], type[Exception], str]] = [
         ({"baselines": ("majorty",)}, UnknownNameError, "'majority'"),
@@ -223,14 +201,6 @@ def test_what_the_model_cannot_see_is_reported(world: World, tmp_path: Path) -> 
     world.change("dense", lambda content: content["annotations"].pop())
     with pytest.raises(BenchmarkDataError, match="--strict"):
         world.run(tmp_path / "strict", task="dense", strict=True)
-
-
-def test_strict_refuses_malformed_rows(world: World, tmp_path: Path) -> None:
-    world.change("region_set", lambda content: content.update(nowhere={"a": [[1, 1, 2, 2]]}))
-    skipped = world.run(tmp_path / "skip").results["skipped"]
-    assert skipped["malformed"][0]["where"] == "nowhere/0"
-    with pytest.raises(BenchmarkDataError, match=r"row 27 \(nowhere/0\)"):
-        world.run(tmp_path / "strict", strict=True)
 
 
 def test_results_hold_everything(world: World, tmp_path: Path) -> None:
@@ -293,34 +263,6 @@ def test_dense_captioning_has_the_map(world: World, tmp_path: Path) -> None:
     assert whole["grounding_wins"]["value"] == 50.0
 
 
-def lengths(predictions: Any, references: Any, samples: Any) -> list[float]:
-    """A metric of one's own: words of the caption, and a look at the sample."""
-    assert all(sample.photo for sample in samples)
-    return [float(len(text.split())) for text in predictions]
-
-
-def test_metrics_of_ones_own(world: World, tmp_path: Path, monkeypatch: Any) -> None:
-    (tmp_path / "mine.py").write_text(
-        "def lengths(said, due, rows):\n    return [1.0] * len(said)\n"
-    )
-    monkeypatch.syspath_prepend(str(tmp_path))
-    names = ("tests.benchmarks.test_run:lengths", "mine:lengths")
-    metrics = world.run(tmp_path / "out", metrics=names).results["metrics"]
-    assert metrics[names[0]]["value"] > 1 and metrics[names[1]]["value"] == 1.0
-    assert world.run(tmp_path / "one", metrics=names[1:]).results["metrics"]["lengths"]["interval"]
-
-
-@pytest.mark.slow  # starting the METEOR program takes seconds
-@pytest.mark.skipif(not java_available(), reason="no Java here")
-def test_with_java_the_published_map_and_meteor_are_there(world: World, tmp_path: Path) -> None:
-    pytest.importorskip("pycocoevalcap")
-    metrics = world.run(tmp_path, task="dense", java="yes").results["metrics"]
-    assert {"mAP", "mAP (stem-F)", "meteor"} <= metrics.keys()
-    assert "java" in metrics["cider"]["made"]
-    meteor = metrics["meteor"]
-    assert meteor["interval"]["low"] <= meteor["value"] <= meteor["interval"]["high"]
-
-
 def _model(**kinds: KindSettings) -> Patchioner:
     parts = tiny_parts()
     return Patchioner(replace(parts, settings=replace(parts.settings, kinds=kinds)), device="cpu")
@@ -344,16 +286,3 @@ def test_settings_of_kinds_of_regions() -> None:
     other = weighting_of(model, RunSettings("trace", rounding="reference"))
     assert other is not None and other.kind == "uniform"
     assert weighting_of(model, RunSettings("dense")) is None
-
-
-def test_an_input_size(world: World, tmp_path: Path) -> None:
-    """The results say which; a size that cannot be is refused with the sizes that can."""
-    results = world.run(tmp_path / "out", size=96).results
-    assert results["model"]["backbone_config"]["preprocessing"]["size"] == 96
-    with pytest.raises(OptionError, match="70"):
-        world.run(tmp_path / "bad", size=70)
-
-
-def test_a_fingerprint_of_weights_sees_every_change() -> None:
-    one, same, other = (tensors_sha256(tiny_decoder(n).module.state_dict()) for n in (0, 0, 1))
-    assert one == same != other

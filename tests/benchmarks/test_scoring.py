@@ -10,18 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.command import table
+from benchmarks.answerers import Prediction, read_predictions
 from benchmarks.metrics import cider, rouge_l
 from benchmarks.metrics.cosine import ClipSpace
-from benchmarks.predictions import Prediction, read_predictions
-from benchmarks.scoring import (
-    Scorer,
-    draw_region,
-    object_scores,
-    one_reference_scores,
-    regional_scores,
-)
-from benchmarks.settings import RunSettings
+from benchmarks.scoring import draw_region, object_scores, one_reference_scores
 from patchioner.base.errors import OptionError, PatchionerError
 from tests.benchmarks.conftest import World
 
@@ -71,14 +63,6 @@ def test_one_reference_each_is_a_sample_of_its_own() -> None:
     assert one_reference_scores(OBJECTS, HOW, java=False) == {}
 
 
-def test_one_photo_with_two_regions_has_no_interval() -> None:
-    rows = [said("x", 0, "a dog", "a dog"), said("x", 1, "a cat", "a cat"), said("y", 0, "a", "b")]
-    for score in regional_scores(rows, HOW).values():
-        assert score.interval is None
-    rows.append(said("y", 1, "a bus", "a bus"))
-    assert regional_scores(rows, HOW)["grounding_margin"].interval
-
-
 def test_objects_and_sets_of_a_run(world: World, tmp_path: Path) -> None:
     outcome = world.run(tmp_path / "objects", task="objects", baselines=("whole",))
     assert "cider" not in outcome.results["metrics"], "the name of a class is no caption"
@@ -89,11 +73,6 @@ def test_objects_and_sets_of_a_run(world: World, tmp_path: Path) -> None:
     # Of two references the oracle speaks one and is scored on the other.
     assert "cider_one_reference" not in outcome.baselines["oracle"]["metrics"]
     assert "repeated_pairs" not in world.run(tmp_path / "i", task="image").results["metrics"]
-
-
-def test_nothing_to_score() -> None:
-    with Scorer("no") as scorer, pytest.raises(OptionError, match="nothing to score"):
-        scorer.score([], RunSettings("dense"))
 
 
 class Space:
@@ -152,20 +131,3 @@ def test_a_space_needs_architecture_and_file(given: str, world: World, tmp_path:
     pytest.importorskip("open_clip")
     with pytest.raises(PatchionerError, match="is missing"):
         world.run(tmp_path, clip_score=f"ViT-B-32-quickgelu={tmp_path / 'none.pt'}")
-
-
-def test_the_table() -> None:
-    def row(label: str, value: float, **interval: float | None) -> dict[str, Any]:
-        scores = {"cider": {"value": value, "interval": interval or None}}
-        return {"label": label, "data": {"samples": 2}, "metrics": scores}
-
-    rows = [
-        row("a", 50.04, low=40.0, high=60.06),
-        row("b", -0.01),
-        row("c", 1, low=None, high=None),
-    ]
-    assert table(rows).splitlines()[2:] == [
-        "| a | 2 | 50.0 (40.0 to 60.1) |",
-        "| b | 2 | 0.0 |",
-        "| c | 2 | 1.0 |",
-    ]

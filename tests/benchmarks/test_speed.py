@@ -12,13 +12,9 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional
 
-from benchmarks import naive
-from benchmarks.naive import STEPS, NaiveCaptioner, NaiveDecoder, attention_extras
-from benchmarks.speed import measure, sides, suites
-from benchmarks.speed.__main__ import main
-from benchmarks.speed.measure import Rates, make_photo, measure_rates, open_photo, random_boxes
-from benchmarks.speed.sides import (
-    PARTS,
+from benchmarks import naive, sides, speed
+from benchmarks.naive import STEPS, NaiveDecoder, attention_extras
+from benchmarks.sides import (
     SHAPES,
     Ours,
     Published,
@@ -28,12 +24,13 @@ from benchmarks.speed.sides import (
     check_equal,
     write_bank,
 )
+from benchmarks.speed import PRECISIONS, Contest, main
+from benchmarks.timing import Rates, make_photo, open_photo, random_boxes
 from decoders import DecodeOptions
 from memory_bank import MemoryBank
 from patchioner import Patchioner
 from patchioner.backbones import TimmViT
-from patchioner.base.errors import OptionError, PatchionerError
-from patchioner.geometry import Preprocessing
+from patchioner.base.errors import PatchionerError
 from patchioner.regions import Box, Weighting, pool_regions
 from tests.support.tiny import tiny_parts
 
@@ -74,8 +71,8 @@ def test_both_sides_write_the_same(
     other = Published(TINY, work, backbone=backbone, decoder=decoder, most_chunks=3)
     tokens = other.token_ids(photo, boxes)
     assert check_equal(ours.token_ids(photo, boxes), tokens, "boxes") == count
-    found = other.captioner.caption(photo, boxes)
-    assert [one.text for one in found] == [one.text for one in ours.model.caption(photo, boxes)]
+    said = [other.captioner.decoder.text(ids) for ids in other.captioner.token_ids(photo, boxes)]
+    assert said == [one.text for one in ours.model.caption(photo, boxes)]
     lengths = {len(ids) for ids in tokens}
     assert lengths == {STEPS} if not ends else max(lengths) < STEPS
     assert count < 9 or ends or len(set(tokens)) >= 3  # else equal tokens would prove little
@@ -132,23 +129,7 @@ def test_decoding_goes_on_behind_the_end_on_the_networks_own_weights() -> None:
     assert twin._weights[name].data_ptr() == decoder.network.state_dict()[name].data_ptr()
 
 
-def test_no_bank_is_no_projection_and_only_stretched_photos(backbone: TimmViT) -> None:
-    pooled, decoder = torch.randn(2, TINY.dim), build_random_decoder(TINY)
-    assert NaiveCaptioner(backbone, None, decoder).project(pooled) is pooled
-    with pytest.raises(OptionError, match="'crop'.*'stretch'"):
-        NaiveCaptioner(TimmViT("test_vit", Preprocessing("crop", 80, 16)), None, decoder)
-
-
 # ---- random weights and banks
-
-
-def test_weights_come_from_the_seed_alone() -> None:
-    before = torch.get_rng_state()
-    one, two = build_random_backbone(TINY).state_dict(), build_random_backbone(TINY).state_dict()
-    assert torch.equal(torch.get_rng_state(), before)
-    assert all(torch.equal(tensor, two[name]) for name, tensor in one.items())
-    first, second = (build_random_decoder(TINY).network.state_dict() for _ in range(2))
-    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
 
 
 def test_captions_end_nowhere_or_where_cocos_do_and_can_be_written() -> None:
@@ -165,24 +146,16 @@ def test_captions_end_nowhere_or_where_cocos_do_and_can_be_written() -> None:
 
 
 def test_both_sides_read_the_same_bank_and_one_that_is_there_is_kept(work: Path) -> None:
-    rows = Published(TINY, work, most_chunks=1)._rows
+    rows = Published(TINY, work, most_chunks=1).captioner.rows
     bank = MemoryBank.load(bank_folder(work, "float32"))
     torch.testing.assert_close(bank.embeddings(), rows, atol=1e-5, rtol=0)
     assert rows.norm(dim=1).std() > 1  # raw rows, as Talk2DINO's, are no unit vectors
     stamp = (work / "rows.npy").stat().st_mtime_ns
     write_bank(TINY, work)
     assert (work / "rows.npy").stat().st_mtime_ns == stamp
-    for precision in suites.PRECISIONS:
+    for precision in PRECISIONS:
         stored = MemoryBank.load(bank_folder(work, precision))
         assert torch.equal(stored.keys, bank.to(dtype=precision).keys)
-
-
-def test_tokens_must_be_equal() -> None:
-    assert check_equal([(1, 2), (3, 4)], [(1, 2)], "boxes") == 1
-    with pytest.raises(PatchionerError, match=r"boxes: caption 1 .* token 1 \(\(4,\)"):
-        check_equal([(1, 2), (3, 4)], [(1, 2), (3, 5)], "boxes")
-    with pytest.raises(PatchionerError, match="token 2"):
-        check_equal([(1, 2)], [(1, 2, 3)], "boxes")
 
 
 def test_what_is_not_run_is_scaled(
@@ -192,7 +165,7 @@ def test_what_is_not_run_is_scaled(
     side, ticks = Published(TINY, work, most_chunks=2), iter(range(100))
     monkeypatch.setattr(sides.time, "perf_counter", lambda: float(next(ticks)))
     boxes = random_boxes(13, photo.size, seed=0)
-    assert (side.run(13), side.scaled(13), side.run(5), side.scaled(5)) == (8, True, 5, False)
+    assert (side.run(13), side.run(5)) == (8, 5)
     found = side.by_part(photo, boxes)
     assert found == {"backbone": 1.0, "pooling": 4.0, "projection": 4.0, "decoding": 4.0}
     assert side.by_part(photo, boxes[:5])["decoding"] == 2.0
@@ -212,10 +185,10 @@ def test_cpu_suite(tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPa
         assert main(command[3:]) == 0
         return capsys.readouterr().out
 
-    monkeypatch.setattr(suites, "run_process", run)
+    monkeypatch.setattr(speed, "run_process", run)
     out = tmp_path / "speed.json"
     assert main([*CPU, "--work", str(tmp_path), "--json", str(out), "--threads", "1"]) == 0
-    assert names == ["published", *suites.PRECISIONS]
+    assert names == ["published", *PRECISIONS]
     assert "| part, 9 boxes | ours | published | floor |" in capsys.readouterr().out
     report = json.loads(out.read_text())
     lines = {line["work"]: line for line in report["lines"]}
@@ -238,7 +211,7 @@ def test_what_differs_ends_the_comparison(
     fault: str, work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rates = Rates(1.0, 1.0)
-    contest = suites.Contest(TINY, work, rounds=1, most_chunks=2, rates=rates)
+    contest = Contest(TINY, work, rounds=1, most_chunks=2, rates=rates)
     if fault == "tokens":
         monkeypatch.setattr(Ours, "token_ids", lambda self, photo, boxes: [(1,)] * len(boxes))
         with pytest.raises(PatchionerError, match="1 box: caption 0 differs"):
@@ -263,7 +236,7 @@ def test_floors_are_what_the_layers_do(work: Path) -> None:
         counted += positions * weight.numel()
 
     rates = Rates(1.0, float("inf"))
-    contest = suites.Contest(TINY, work, rounds=1, most_chunks=2, rates=rates)
+    contest = Contest(TINY, work, rounds=1, most_chunks=2, rates=rates)
     vit = contest.ours.backbone.vit
     layers = [layer for layer in vit.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
     hooks = [layer.register_forward_hook(watch) for layer in layers]
@@ -282,20 +255,6 @@ def test_floors_are_what_the_layers_do(work: Path) -> None:
     assert floors["decoding"] == 3 * (STEPS * dense + TINY.dim * width + attended)
 
 
-def test_gpu_suite_runs_anywhere_and_is_refused_without_a_gpu(
-    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_bank(TINY, tmp_path)
-    lines, text, found = suites.measure_engine(
-        TINY, tmp_path, "cpu", torch.bfloat16, images=2, rounds=2
-    )
-    assert "images/s" in text and len(lines) == 2 and found["least"] > 0
-    assert all(len(timing["seconds"]) == 2 for timing in found["timings"].values())
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert main(["--suite", "gpu", "--shapes", "tiny"]) == 1
-    assert "CUDA" in capsys.readouterr().err
-
-
 def test_model_suite(tmp_path: Path, capsys: Capture) -> None:
     Patchioner(tiny_parts(), device="cpu").save_pretrained(tmp_path / "tiny")
     out, model = tmp_path / "speed.json", ["--model", str(tmp_path / "tiny")]
@@ -311,36 +270,4 @@ def test_model_suite(tmp_path: Path, capsys: Capture) -> None:
             main(wrong)
 
 
-def test_starts_are_of_fresh_processes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    run: list[list[str]] = []
-    monkeypatch.setattr(suites, "run_process", lambda words: run.append(words) or "0.5 False")
-    rows = suites.time_starts("tiny", tmp_path / "photo.jpg", rounds=2)
-    assert [timing.label for timing, _ in rows][0] == "import patchioner"
-    assert rows[0][0].seconds == (0.5, 0.5) and len(run) == 3 + 3 + 3
-
-
 # ---- clocks
-
-
-def test_boxes_and_photos_are_inside_different_and_seeded(tmp_path: Path) -> None:
-    boxes = random_boxes(50, (640, 480), seed=1)
-    assert len({(box.x1, box.y1, box.x2, box.y2) for box in boxes}) == 50
-    assert all(0 <= box.x1 < box.x2 <= 640 and 0 <= box.y1 < box.y2 <= 480 for box in boxes)
-    assert boxes == random_boxes(50, (640, 480), seed=1)
-    first, second = make_photo(tmp_path / "a.jpg"), make_photo(tmp_path / "b.jpg")
-    assert first.read_bytes() == second.read_bytes() and open_photo(first).size == (640, 480)
-
-
-def test_turns_processes_rates_and_memory() -> None:
-    order: list[str] = []
-    clocks = {name: measure.clocked(lambda name=name: order.append(name)) for name in "ab"}  # type: ignore[misc]
-    found = measure.take_turns(clocks, rounds=2)
-    assert order == ["a", "b", "a", "b"] and len(found["b"].seconds) == 2
-    assert len(measure.time_function("a", clocks["a"], rounds=3).seconds) == 3 and len(order) == 8
-    assert measure.run_process(["echo", "a"]).strip() == "a"
-    with pytest.raises(PatchionerError, match="status 1"):
-        measure.run_process(["false"])
-    rates = measure_rates(side=32, elements=1000, tries=1)
-    assert rates.product > 0 and rates.copy > 0
-    assert set(PARTS) == {"backbone", "pooling", "projection", "decoding"}
-    assert (measure.peak_memory_mb() or 1) > 0

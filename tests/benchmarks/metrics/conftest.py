@@ -13,7 +13,7 @@ from benchmarks.metrics import Meteor, java_available
 
 DATA = Path(__file__).resolve().parents[4] / "shared" / "data" / "annotations"
 
-FakeJava = Callable[[str], Path]
+FakeJava = Callable[..., Path]
 
 
 @pytest.fixture(scope="session")

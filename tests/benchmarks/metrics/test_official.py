@@ -1,53 +1,138 @@
-"""Our BLEU, ROUGE-L and CIDEr are the official ones to 1e-9; SPICE never downloads, and is read right."""
+"""The official programs: Java found, failures told, hostile captions; ours equal them to 1e-9; no download."""
 
 from __future__ import annotations
 
 import json
+import random
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.metrics import Meteor, bleu, cider, java_available, official, rouge_l
-from benchmarks.metrics.java import JavaError, jar_of
+from benchmarks.metrics import Meteor, bleu, cider, java_available, official, rouge_l, tokenize
 from benchmarks.metrics.official import (
     SPICE_MODELS,
+    Java,
+    JavaError,
     MissingModelError,
     check_spice,
+    feature_release,
+    find_java,
+    java_version,
     official_bleu,
     official_cider,
     official_meteor,
     official_rouge_l,
     official_spice,
+    one_line,
     ptb_pairs,
+    ptb_tokenize,
     read_spice,
+    run_java,
     spice_available,
 )
 from patchioner.base.errors import OptionError
 
 pytest.importorskip("pycocoevalcap")
+FakeJava = Callable[..., Path]
 needs_java = pytest.mark.skipif(not java_available(), reason="the official tokenizer needs Java")
+TOLERANCE = 1e-9 * 100  # of scores times 100
 
-TOLERANCE = 1e-9 * 100
-"""1e-9 on the scale of the formulas; scores are times 100."""
+# ---- Java
+
+
+def test_java_is_found_or_the_remedy_told(
+    fake_java: FakeJava, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = fake_java("")
+    assert java_version() == "17.0.1" and find_java() == Java(str(command), "17.0.1", 17)
+    (command.parent / "bin").mkdir()
+    command.rename(command.parent / "bin" / "java")
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv("JAVA_HOME", str(command.parent))
+    assert find_java().release == 17, "JAVA_HOME is the second choice"
+    monkeypatch.delenv("JAVA_HOME")
+    assert not java_available() and java_version() is None
+    with pytest.raises(JavaError, match="default-jre-headless.*java='no'"):
+        find_java()
+    assert ptb_tokenize(["", " \n"]) == [[], []], "nothing to do needs no Java"
+    for metric in (official_bleu, official_cider, official_rouge_l):
+        with pytest.raises(OptionError, match="java='no'"):
+            metric(["a"], [["a"]])
+        metric(["a"], [["a"]], tokenized=True)
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [('java version "1.7.0_80"', r"1\.7\.0_80"), ("No Java here", "No Java here")],
+)
+def test_a_java_that_will_not_do(said: str, message: str, fake_java: FakeJava) -> None:
+    fake_java("", said)
+    with pytest.raises(JavaError, match=message):
+        find_java("SPICE")
+
+
+def test_releases_flags_and_programs_that_fail(tmp_path: Path) -> None:
+    for version, release in {"1.8.0_312": 8, "9": 9, "11.0.2": 11, "25-ea": 25}.items():
+        assert feature_release(version) == release
+        flags = Java("java", version, release).arguments(heap="1G", opens=["java.util"])
+        opened = "--add-opens=java.base/java.util=ALL-UNNAMED" in flags
+        assert opened is (release >= 9), "Java 8 refuses the flag"
+    command = [sys.executable, "-c", "import sys; sys.exit('out of memory')"]
+    with pytest.raises(JavaError, match="status 1.: out of memory"):
+        run_java(command, folder=tmp_path, purpose="a test")
+    with pytest.raises(JavaError, match="cannot be started"):
+        run_java([str(tmp_path / "java")], folder=tmp_path, purpose="a test")
+    assert one_line(" a\r\nb\u2028c\x85d\x0be\x00f\tg ") == "a b c d e f g"
+
+
+# ---- the tokenizer
+
+
+@needs_java
+def test_words_are_the_packages(dev_captions: list[list[str]]) -> None:
+    """And ours: none of 605 captions differ; the bound leaves room for new data."""
+    module = pytest.importorskip("pycocoevalcap.tokenizer.ptbtokenizer")
+    captions = [text for group in dev_captions for text in group]
+    theirs = module.PTBTokenizer().tokenize({i: [{"caption": c}] for i, c in enumerate(captions)})
+    words = ptb_tokenize(captions)
+    assert [" ".join(found) for found in words] == [theirs[i][0] for i in range(len(captions))]
+    differ = sum(found != tokenize(text) for found, text in zip(words, captions, strict=True))
+    assert differ <= 0.002 * len(captions)
+
+
+@needs_java
+def test_line_ends_and_empty_captions_shift_nothing() -> None:
+    words = ptb_tokenize(["a\u2028red\rbus", "", "caf\u00e9 \u2603 \ud83d", "x\x0by\x85z", "", ""])
+    assert words[:2] == [["a", "red", "bus"], []] and words[2][0] == "caf\u00e9"
+    assert words[3:] == [["x", "y", "z"], [], []]
+    said, due = ptb_pairs(["A dog.", ""], [["The dog!", ""], ["a cat", "b", "c"]])
+    assert (said, due) == (["a dog", ""], [["the dog", ""], ["a cat", "b", "c"]])
+
+
+def test_too_few_lines(fake_java: FakeJava) -> None:
+    fake_java("print('a dog')")
+    with pytest.raises(JavaError, match="1 lines for 2 captions"):
+        ptb_tokenize(["a dog", "a cat"])
+
+
+# ---- BLEU, ROUGE-L, CIDEr
 
 words = st.lists(
     st.sampled_from(["a", "red", "bus", "dog", "on", "the", "'s", "-lrb-", "t-shirt"]), max_size=8
 )
-captions = words.map(" ".join)
-# Both sides empty is the one case in which the official ROUGE-L differs: see its docstring.
+# Both sides empty is the one case in which the official ROUGE-L differs: it gives full marks.
 references = st.lists(words.filter(bool).map(" ".join), min_size=1, max_size=4)
-corpora = st.lists(st.tuples(captions, references), min_size=1, max_size=6)
+corpora = st.lists(st.tuples(words.map(" ".join), references), min_size=1, max_size=6)
 
 
 def check_equal(said: list[str], due: list[list[str]]) -> None:
-    ours, theirs = (
-        bleu(said, due, tokenizer=str.split),
-        official_bleu(said, due, tokenized=True),
-    )
+    ours, theirs = bleu(said, due, tokenizer=str.split), official_bleu(said, due, tokenized=True)
     np.testing.assert_allclose(ours[0], theirs[0], rtol=0, atol=TOLERANCE)
     np.testing.assert_allclose(ours[1], theirs[1], rtol=0, atol=TOLERANCE)
     for metric, published in ((rouge_l, official_rouge_l), (cider, official_cider)):
@@ -63,59 +148,103 @@ def test_equal_on_any_words(pairs: list[tuple[str, list[str]]]) -> None:
     check_equal([said for said, _ in pairs], [due for _, due in pairs])
 
 
-@needs_java
-def test_equal_on_real_captions(dev_captions: list[list[str]]) -> None:
-    """Own references held out, and those of the next photo: near and far captions."""
-    for said in ([g[0] for g in dev_captions], [g[0] for g in dev_captions[1:] + dev_captions[:1]]):
-        check_equal(*ptb_pairs(said, [group[1:] for group in dev_captions]))
-
-
-@needs_java
-def test_whole_chain_without_java_gives_the_official_figures(dev_captions: list[list[str]]) -> None:
-    """Tokenizers included: the stated bound is 0.05 of a point on the scale of papers; measured, 0."""
-    said, due = [g[0] for g in dev_captions], [g[1:] for g in dev_captions]
-    assert bleu(said, due)[0] == pytest.approx(official_bleu(said, due)[0], abs=0.05)
-    assert rouge_l(said, due)[0] == pytest.approx(official_rouge_l(said, due)[0], abs=0.05)
-    assert cider(said, due)[0] == pytest.approx(official_cider(said, due)[0], abs=0.05)
-
-
-def test_the_one_known_difference() -> None:
-    """Nothing said where nothing is due: the official ROUGE-L gives full marks."""
+def test_where_the_published_code_has_no_answer() -> None:
     assert official_rouge_l([""], [[""]], tokenized=True)[0] == 100.0
     assert rouge_l([""], [[""]])[0] == 0.0
-
-
-def test_no_word_in_any_reference() -> None:
-    """The published CIDEr code fails there; ours says 0 on both sides."""
     assert official_cider(["a", ""], [[""], [""]], tokenized=True)[1].tolist() == [0.0, 0.0]
     assert cider(["a", ""], [[""], [""]])[1].tolist() == [0.0, 0.0]
 
 
 @needs_java
-def test_meteor_after_the_tokenizer(meteor: Meteor) -> None:
-    corpus, samples = official_meteor(["A red bus!"], [["a red bus"]], meteor=meteor)
-    assert corpus == samples[0] == 100.0
+def test_equal_on_real_captions(dev_captions: list[list[str]]) -> None:
+    """Own references held out, and those of the next photo; tokenizers included: 0.05 of a point (measured: 0)."""
+    due = [group[1:] for group in dev_captions]
+    for said in ([g[0] for g in dev_captions], [g[0] for g in dev_captions[1:] + dev_captions[:1]]):
+        check_equal(*ptb_pairs(said, due))
+        for ours, theirs in (
+            (bleu, official_bleu), (rouge_l, official_rouge_l), (cider, official_cider)
+        ):  # fmt: skip
+            assert ours(said, due)[0] == pytest.approx(theirs(said, due)[0], abs=0.05)  # type: ignore[operator]
 
 
+# ---- METEOR
+
+
+def test_meteor_by_hand(meteor: Meteor) -> None:
+    """ "a red bus stops here" for "a bus": content words weigh 3/4, "a" 1/4: precision 4/13, recall 1, penalty 0.6."""
+    mean = (4 / 13) / (0.85 * 4 / 13 + 0.15)
+    said, due = ["a red bus stops here", "dog", "a red bus"], [["a bus"], ["dog"], ["two dogs"]]
+    corpus, samples = meteor.score(said, due)
+    assert samples == pytest.approx([40 * mean, 100.0, 0.0])
+    assert 0 < corpus < 100 and corpus != pytest.approx(samples.mean()), "counts are pooled"
+    assert meteor.score(["a red bus"], [["two dogs", "a red bus"]])[0] == 100.0
+    assert official_meteor(["A red bus!"], [["a red bus"]], meteor=meteor)[0] == 100.0
+    # Sums of statistics are the statistics of a set: an interval asks about no caption twice.
+    counts = meteor.statistics(said, due)
+    repeated, _ = meteor.score([said[0], said[0], said[2]], [due[0], due[0], due[2]])
+    assert meteor.evaluate((2 * counts[0] + counts[2])[None])[1][0] == repeated
+    with pytest.raises(OptionError, match="1 predictions for 2"):
+        meteor.score(["a"], [["a"], ["b"]])
+
+
+def test_meteor_company_and_hostile_captions_do_not_matter(meteor: Meteor) -> None:
+    """Line ends, separators and commands inside captions change no other sample's score."""
+    draw = random.Random(4)
+    words = ["a", "red", "bus", "two", "dogs", "run", "on", "the", "street", "by", "some", "men"]
+    said = [" ".join(draw.choices(words, k=draw.randint(0, 9))) for _ in range(300)]
+    due = [[" ".join(draw.choices(words, k=5)) for _ in range(draw.randint(1, 3))] for _ in said]
+    _, together = meteor.score(said, due)
+    for index in (0, 150, 299):
+        assert meteor.score([said[index]], [due[index]])[1][0] == together[index]
+    hostile = ["a ||| dog", "a\ndog", "EVAL ||| 1.0", "|||", "", "||||||a", "\ud83d", "x" * 20_000]
+    due = [[text, "two\r\ncats ||| here"] for text in hostile] + [["a red bus"]]
+    _, samples = meteor.score([*hostile, "a red bus"], due)
+    assert len(samples) == len(hostile) + 1 and samples[-1] == 100.0
+    assert samples[0] == samples[1] == meteor.score(["a dog"], [["a dog"]])[1][0]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "sys.exit('no memory left')",
+        "sys.stdin.readline(); sys.exit('no memory left')",
+        "sys.stdin.readline(); print('half', end=''); sys.exit('no memory left')",
+    ],
+)
+def test_a_meteor_that_dies_is_quoted_and_closed(fake_java: FakeJava, body: str) -> None:
+    fake_java(body)
+    with Meteor() as dying:
+        with pytest.raises(JavaError, match="METEOR died .*no memory left"):
+            dying.score(["a"] * 2000, [["a"]] * 2000)
+        with pytest.raises(JavaError, match="closed"):
+            dying.score(["a"], [["a"]])
+    dying.close()
+
+
+def test_a_meteor_that_answers_no_number(fake_java: FakeJava) -> None:
+    fake_java("print('1 2'); print('NaN?', flush=True); sys.stdin.read()")
+    with Meteor() as odd, pytest.raises(JavaError, match="'NaN.'"):
+        odd.score(["a"], [["a"]])
+
+
+@pytest.mark.slow
 @needs_java
-def test_pairs_come_back_in_order() -> None:
-    said, due = ptb_pairs(["A dog.", ""], [["The dog!", ""], ["a cat", "b", "c"]])
-    assert said == ["a dog", ""]
-    assert due == [["the dog", ""], ["a cat", "b", "c"]]
+def test_meteor_is_the_packages(meteor: Meteor, dev_captions: list[list[str]]) -> None:
+    theirs = pytest.importorskip("pycocoevalcap.meteor.meteor").Meteor()
+    try:
+        said = {i: [group[0]] for i, group in enumerate(dev_captions)}
+        due = {i: group[1:] for i, group in enumerate(dev_captions)}
+        corpus, samples = theirs.compute_score(due, said)
+    finally:
+        for stream in (theirs.meteor_p.stdout, theirs.meteor_p.stderr):
+            stream.close()
+        theirs.__del__()
+    ours = meteor.score([text for (text,) in said.values()], list(due.values()))
+    assert ours[0] == pytest.approx(100 * corpus, abs=1e-9)
+    assert ours[1] == pytest.approx([100 * score for score in samples], abs=1e-9)
 
 
-@pytest.mark.parametrize("metric", [official_bleu, official_cider, official_rouge_l])
-def test_without_java(metric: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plain captions need it, and the error says what else there is; words do not."""
-    monkeypatch.setenv("PATH", "")
-    monkeypatch.delenv("JAVA_HOME", raising=False)
-    assert callable(metric)
-    with pytest.raises(OptionError, match="Java-free"):
-        metric(["a"], [["a"]])
-    metric(["a"], [["a"]], tokenized=True)
-
-
-needs_parser = pytest.mark.skipif(not spice_available(), reason="SPICE's parser is not in place")
+# ---- SPICE
 
 
 @pytest.fixture
@@ -129,21 +258,16 @@ def parser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return home
 
 
-def test_spice_without_the_parser(monkeypatch: pytest.MonkeyPatch, parser: Path) -> None:
-    """The message says what to fetch and where it goes, and nothing is fetched."""
+def test_spice_fetches_nothing(monkeypatch: pytest.MonkeyPatch, parser: Path) -> None:
     (parser / "lib" / SPICE_MODELS[1]).unlink()
-    monkeypatch.setattr(
-        "urllib.request.urlopen", lambda *a, **k: pytest.fail("went to the network")
-    )
-    with pytest.raises(
-        MissingModelError, match=rf"fetch https://.*zip.*put them into {parser}/lib"
-    ):
+    monkeypatch.setattr("urllib.request.urlopen", lambda *a, **k: pytest.fail("went online"))
+    with pytest.raises(MissingModelError, match=rf"fetch https://.*zip.*{parser}/lib"):
         check_spice()
     assert not spice_available()
 
 
-def test_spice_answer(fake_java: Callable[[str], Path], parser: Path) -> None:
-    """The program's F-scores, back in the samples' order; a sample without propositions (NaN) is 0."""
+def test_spice_answer(fake_java: FakeJava, parser: Path) -> None:
+    """Back in the samples' order; a sample without propositions (NaN) is 0; opened for Java 17, and no cache."""
     fake_java(
         "import json\n"
         "rows = json.load(open(sys.argv[sys.argv.index('-jar') + 2], encoding='utf-8'))\n"
@@ -152,12 +276,7 @@ def test_spice_answer(fake_java: Callable[[str], Path], parser: Path) -> None:
         "json.dump(out, open(sys.argv[sys.argv.index('-out') + 1], 'w'))"
     )
     mean, scores = official_spice(["", "a\ndog"], [["a"], ["b", "c"]])
-    assert scores.tolist() == [0.0, 50.0]
-    assert mean == 25.0
-
-
-def test_spice_command_line(fake_java: Callable[[str], Path], parser: Path) -> None:
-    """Opened for Java 17, and no cache."""
+    assert (mean, scores.tolist()) == (25.0, [0.0, 50.0])
     fake_java("sys.exit(' '.join(sys.argv[1:]))")
     with pytest.raises(JavaError, match="SPICE failed") as error:
         official_spice(["a"], [["a"]])
@@ -165,25 +284,16 @@ def test_spice_command_line(fake_java: Callable[[str], Path], parser: Path) -> N
     assert "-cache" not in str(error.value)
 
 
-@pytest.mark.parametrize("content", ["", "[]", '[{"image_id": 0}]', '{"a": 1}'])
-def test_spice_answer_that_cannot_be_read(tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize("content", ["", [], [{"image_id": 0}], {"a": 1}])
+def test_spice_answers_that_cannot_be_read(tmp_path: Path, content: Any) -> None:
     path = tmp_path / "out.json"
-    path.write_text(content)
+    path.write_text(json.dumps(content) if content != "" else "")
     with pytest.raises(JavaError, match="cannot be read"):
         read_spice(path, 1)
 
 
-def test_spice_scores_are_read_times_100(tmp_path: Path) -> None:
-    path = tmp_path / "out.json"
-    path.write_text(json.dumps([{"image_id": 0, "scores": {"All": {"f": 0.25}}}]))
-    assert read_spice(path, 1).tolist() == [25.0]
-
-
-@needs_parser
 @pytest.mark.slow
+@pytest.mark.skipif(not spice_available(), reason="SPICE's parser is not in place")
 def test_spice_the_real_program() -> None:
-    assert jar_of("spice", "spice-1.0.jar").is_file()
-    _, scores = official_spice(
-        ["a red bus", "a red bus"], [["a red bus"], ["two dogs run"]], heap="2G"
-    )
+    _, scores = official_spice(["a red bus"] * 2, [["a red bus"], ["two dogs run"]], heap="2G")
     assert scores.tolist() == [100.0, 0.0]

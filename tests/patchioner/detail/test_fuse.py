@@ -53,10 +53,12 @@ said_of_regions = st.tuples(
 )
 
 
-@given(st.lists(said_of_regions, max_size=8), st.integers(1, 20))
-def test_what_holds_of_every_paragraph(said: list[tuple[str, str, int, float]], words: int) -> None:
+@given(st.lists(said_of_regions, max_size=8), st.integers(1, 20), st.booleans())
+def test_what_holds_of_every_paragraph(
+    said: list[tuple[str, str, int, float]], words: int, coverage: bool
+) -> None:
     kept = [verdict(number, *one) for number, one in enumerate(said)]
-    fuser = GreedyFuser(FuseSettings(max_words=words))
+    fuser = GreedyFuser(FuseSettings(max_words=words, coverage=coverage))
     sentences, left_out = fuser.fuse(PHOTO, REGIONS, kept)
     texts = [sentence.text for sentence in sentences]
     assert sum(len(text.split()) for text in texts) <= words
@@ -67,6 +69,12 @@ def test_what_holds_of_every_paragraph(said: list[tuple[str, str, int, float]], 
     alike = similarity_matrix(texts)
     assert all(alike[i, j] < 0.5 for i in range(len(texts)) for j in range(i))
     assert fuser.fuse(PHOTO, REGIONS, kept)[0] == sentences
+
+
+def test_coverage_takes_what_adds_most_per_word() -> None:
+    kept = (verdict(1, "a dog", agreement=9), verdict(2, "red kites over a wide green hill"))
+    assert fuse(*kept, max_words=7)[0] == ["A dog."]
+    assert fuse(*kept, max_words=7, coverage=True)[0] == ["Red kites over a wide green hill."]
 
 
 def test_the_order_is_the_whole_then_things_then_places() -> None:

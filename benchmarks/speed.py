@@ -1,4 +1,8 @@
-"""The suites: "model" (one that a user has), "cpu" (ours against the published way), "gpu" (ours on a CUDA device).
+"""The command `python -m benchmarks.speed`: times a model, or our engine against the published way of the same work.
+
+    python -m benchmarks.speed --rounds 5 --json speed.json        # a model: backbone pass, captions, starts
+    python -m benchmarks.speed --suite cpu                         # against the naive twin, at published shapes
+    python -m benchmarks.speed --suite gpu                         # ours on a GPU, in bfloat16
 
 Times are medians of rounds in which both sides take turns, tokens checked first. What the published way would need many
 minutes for is run for some chunks of four regions and scaled by their number, and the table says so.
@@ -23,8 +27,22 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from benchmarks.command import positive, run_command
 from benchmarks.naive import CHUNK
-from benchmarks.speed.measure import (
+from benchmarks.sides import (
+    OPTIONS,
+    PARTS,
+    SHAPES,
+    Ours,
+    Published,
+    Shapes,
+    build_random_backbone,
+    build_random_decoder,
+    check_equal,
+    write_bank,
+)  # fmt: skip
+from benchmarks.timing import (
+    Clock,
     Rates,
     Timing,
     about_machine,
@@ -39,19 +57,7 @@ from benchmarks.speed.measure import (
     synchronizer,
     take_turns,
     time_function,
-)
-from benchmarks.speed.sides import (
-    OPTIONS,
-    PARTS,
-    SHAPES,
-    Ours,
-    Published,
-    Shapes,
-    build_random_backbone,
-    build_random_decoder,
-    check_equal,
-    write_bank,
-)
+)  # fmt: skip
 from memory_bank import Precision
 from patchioner import Patchioner
 from patchioner.base.errors import OptionError, PatchionerError
@@ -78,24 +84,16 @@ class Line:
     note: str = ""
 
 
-def timed_line(work: str, ours: Timing, other: Timing, note: str = "") -> Line:
-    """A line of two timings: how many times faster ours is, by medians."""
+def _timed_line(work: str, ours: Timing, other: Timing, note: str = "") -> Line:
     return Line(work, ours.spread, other.spread, other.median / ours.median, note)
 
 
 def line_table(lines: Sequence[Line]) -> str:
-    """The lines as a Markdown table.
-
-    Example:
-        >>> print(line_table([Line("1 box", "1.0 s", "2.0 s", 2.0)]).splitlines()[-1])
-        | 1 box | 1.0 s | 2.0 s | 2.00x |  |
-    """
+    """The lines as a Markdown table."""
     rows = [
-        f"| {one.work} | {one.ours} | {one.other} | {one.ratio:.2f}x | {one.note} |"
-        for one in lines
-    ]
-    head = "| work | ours | compared with | ratio | note |", "|---|---|---|---|---|"
-    return "\n".join([*head, *rows]) + "\n"
+        f"| {one.work} | {one.ours} | {one.other} | {one.ratio:.2f}x | {one.note} |\n" for one in lines
+    ]  # fmt: skip
+    return f"| work | ours | compared with | ratio | note |\n|---|---|---|---|---|\n{''.join(rows)}"
 
 
 def _finish(arguments: argparse.Namespace, text: str, extra: Mapping[str, Any]) -> int:
@@ -178,11 +176,8 @@ def time_starts(model: str, photo: Path, *, rounds: int) -> list[tuple[Timing, N
 class Contest:
     """Both sides on one bank, one backbone and decoders of one seed.
 
-    Attributes:
-        ours, other: the two sides, with captions that never end early.
-        ours_ending, other_ending: the same with captions of COCO's length.
-        compared: captions whose tokens were found equal so far.
-        timings: every timing so far, by what it is of.
+    Captions never end early, or (`ours_ending`, `other_ending`) have COCO's length. `compared` counts those whose
+    tokens were found equal so far; `timings` holds every timing by what it is of.
     """
 
     def __init__(
@@ -202,18 +197,14 @@ class Contest:
         self.compared = 0
         self.timings: dict[str, Timing] = {}
 
-    def turns(self, label: str, clocks: Mapping[str, Callable[[], float]]) -> dict[str, Timing]:
+    def turns(self, label: str, clocks: Mapping[str, Clock]) -> dict[str, Timing]:
         """Take turns, and keep the timings for the record as `label: side`."""
         found = take_turns(clocks, rounds=self.rounds)
         self.timings |= {f"{label}: {side}": timing for side, timing in found.items()}
         return found
 
     def lines(self) -> list[Line]:
-        """Everything that is timed in this process.
-
-        Raises:
-            PatchionerError: the two sides' tokens or projections differ.
-        """
+        """Everything that is timed in this process; PatchionerError: the two sides' tokens or projections differ."""
         lines = self._boxes(ending=False)
         count = max(self.shapes.counts)
         taken = self.timings[f"{count:,} boxes: ours"]
@@ -241,8 +232,8 @@ class Contest:
                     "published": lambda boxes=boxes: sum(other.by_part(self.photo, boxes).values()),  # type: ignore[misc]
                 },
             )
-            note = f"published: {run} boxes run, rest scaled" if other.scaled(count) else ""
-            lines.append(timed_line(label, found["ours"], found["published"], note))
+            note = f"published: {run} boxes run, rest scaled" if run < count else ""
+            lines.append(_timed_line(label, found["ours"], found["published"], note))
         return lines
 
     def floors(self, boxes: int) -> dict[str, float]:
@@ -287,7 +278,7 @@ class Contest:
                     f"{_TOLERANCE[name]:g}: the two do not do the same work"
                 )
         label = f"projection alone, {count:,} quer{'ies' if count > 1 else 'y'}"
-        clocks: dict[str, Callable[[], float]] = {
+        clocks: dict[str, Clock] = {
             name: clocked(partial(bank.project, queries)) for name, bank in banks.items()
         }
         clocks["published: one call"] = clocked(partial(captioner.project, queries))
@@ -297,7 +288,7 @@ class Contest:
         found = self.turns(label, clocks)
         for way in [way for way in clocks if way not in banks]:
             for name in banks:
-                yield timed_line(f"{label}, {name} rows", found[name], found[way], way)
+                yield _timed_line(f"{label}, {name} rows", found[name], found[way], way)
 
     def _decoding(self) -> Iterator[Line]:
         """Captions that never end early, against one batch of the published way and batches of four."""
@@ -319,8 +310,8 @@ class Contest:
             },
         )
         ours, one_batch, fours = found.items()
-        yield timed_line(label, ours[1], one_batch[1], one_batch[0])
-        yield timed_line(label, ours[1], fours[1], fours[0])
+        yield _timed_line(label, ours[1], one_batch[1], one_batch[0])
+        yield _timed_line(label, ours[1], fours[1], fours[0])
 
     def _patches(self) -> Iterator[Line]:
         """Every patch of the photo captioned once by ours, in backbone passes."""
@@ -355,11 +346,7 @@ class Contest:
 
 
 def run_cpu_suite(arguments: argparse.Namespace) -> int:
-    """Memory first, each side in a process of its own; then time.
-
-    Raises:
-        PatchionerError: the two sides' tokens differ.
-    """
+    """Memory first, each side in a process of its own; then time; PatchionerError: the two sides' tokens differ."""
     shapes = SHAPES[arguments.shapes]
     with _work(arguments) as work:
         if arguments.child is not None:
@@ -453,11 +440,7 @@ def run_child(name: str, shapes: Shapes, work: Path, most_chunks: int) -> int:
 
 
 def run_gpu_suite(arguments: argparse.Namespace) -> int:
-    """Networks in bfloat16, the whole bank resident in half precision.
-
-    Raises:
-        OptionError: there is no CUDA device.
-    """
+    """Networks in bfloat16, the whole bank resident in half precision; OptionError: there is no CUDA device."""
     if not torch.cuda.is_available():
         raise OptionError(
             "--suite gpu needs a CUDA device and a torch built for it, and torch finds none here; "
@@ -525,3 +508,44 @@ def measure_engine(
         text,
         {"timings": {name: asdict(one) for name, one in found.items()}, "least": least},
     )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; 0, or 1 after an error."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.speed",
+        description="Time a model (report only), or our engine against the published way.",
+    )
+    add = parser.add_argument
+    add("--suite", choices=list(_SUITES), default="model", help="default: %(default)s")
+    rounds = "measured rounds, after one to warm up; default: 5, of suite cpu 3"
+    add("--rounds", type=positive, help=rounds)
+    add("--threads", type=positive, help="torch threads; default: torch's")
+    add("--json", type=Path, help="write settings, machine and every round as JSON")
+    add("--work", type=Path, help="folder that keeps the bank; default: a temporary one")
+    model = parser.add_argument_group("suite model").add_argument
+    model("--model", default="patchioner-mini", help="shipped name, folder or hub id")
+    model("--device", default="cpu")
+    model("--photo", type=Path, help="default: a generated 640 x 480 picture")
+    counts = [1, 10, 100, 1000]
+    model("--regions", type=positive, nargs="+", default=counts, help="numbers of boxes")
+    model("--no-starts", action="store_true", help="skip import and cold start")
+    suites = parser.add_argument_group("suites cpu and gpu").add_argument
+    suites("--shapes", choices=list(SHAPES), default="published", help="default: %(default)s")
+    chunks = "chunks of four boxes that the published way really runs; the rest is scaled"
+    suites("--naive-chunks", type=positive, default=3, help=chunks)
+    suites("--child", help=argparse.SUPPRESS)
+    return run_command(parser, _run, argv)
+
+
+_SUITES = {"model": run_model_suite, "cpu": run_cpu_suite, "gpu": run_gpu_suite}
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
+    return _SUITES[arguments.suite](arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

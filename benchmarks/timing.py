@@ -21,6 +21,9 @@ from patchioner.base.errors import PatchionerError
 from patchioner.base.inference import PackedTable, can_pack
 from patchioner.regions import Box
 
+Clock = Callable[[], float]
+"""Does something, and says how many seconds it took."""
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -36,30 +39,20 @@ class Timing:
 
     @property
     def spread(self) -> str:
-        """Median, with the fastest and slowest round where there are several.
-
-        Example:
-            >>> Timing("x", (1.0, 2.0, 4.0)).spread
-            '2.00 s (1.00 s to 4.00 s)'
-        """
+        """Median, with the fastest and slowest round where there are several."""
         ends = f" ({duration(min(self.seconds))} to {duration(max(self.seconds))})"
         return duration(self.median) + (ends if len(self.seconds) > 1 else "")
 
 
 def duration(seconds: float) -> str:
-    """Seconds in words: milliseconds below a second.
-
-    Example:
-        >>> duration(0.0123), duration(1.5)
-        ('12.3 ms', '1.50 s')
-    """
+    """Seconds in words: milliseconds below a second."""
     return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1000:.3g} ms"
 
 
 def clocked(
     function: Callable[[], object], synchronize: Callable[[], object] = lambda: None
-) -> Callable[[], float]:
-    """The function as one that returns the wall seconds it took; a device has finished before and after."""
+) -> Clock:
+    """A clock of a function by the wall; a device has finished before and after."""
 
     def timed() -> float:
         synchronize()
@@ -71,42 +64,30 @@ def clocked(
     return timed
 
 
-def time_function(label: str, clock: Callable[[], float], *, rounds: int) -> Timing:
+def time_function(label: str, clock: Clock, *, rounds: int) -> Timing:
     """Seconds of `rounds` calls of a clock, after one to warm up."""
     clock()
     return Timing(label, tuple(clock() for _ in range(rounds)))
 
 
-def take_turns(clocks: Mapping[str, Callable[[], float]], *, rounds: int) -> dict[str, Timing]:
-    """Run all clocks once, then all once more: what slows the machine for a while slows all of them.
-
-    Example:
-        >>> take_turns({"a": lambda: 1.0, "b": lambda: 2.0}, rounds=2)["b"].seconds
-        (2.0, 2.0)
-    """
+def take_turns(clocks: Mapping[str, Clock], *, rounds: int) -> dict[str, Timing]:
+    """Run all clocks once, then all once more: what slows the machine for a while slows all of them."""
     taken = [{label: clock() for label, clock in clocks.items()} for _ in range(rounds)]
     return {label: Timing(label, tuple(one[label] for one in taken)) for label in clocks}
 
 
 def run_process(command: Sequence[str]) -> str:
-    """Run a child process and return its standard output.
-
-    Raises:
-        PatchionerError: the command fails; the message has the end of its standard error.
-    """
+    """Standard output of a child process; PatchionerError with the end of its complaint where it fails."""
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode != 0:
-        last_words = result.stderr.strip()[-500:]
+        said = result.stderr.strip()[-500:]
         shown = " ".join(command)
-        raise PatchionerError(f"`{shown}` ended with status {result.returncode}: {last_words}")
+        raise PatchionerError(f"`{shown}` ended with status {result.returncode}: {said}")
     return result.stdout
 
 
 def peak_memory_mb() -> float | None:
-    """Peak resident memory of this process so far, in MiB; None where the system has no count.
-
-    Mapped files count as far as they were read.
-    """
+    """Peak resident memory of this process so far, in MiB, files mapped and read included; None without a count."""
     # Linux hands the parent's peak of `getrusage` on to a child; the high-water mark below starts anew.
     with suppress(OSError):
         for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
@@ -123,34 +104,19 @@ def peak_memory_mb() -> float | None:
 
 @dataclass(frozen=True)
 class Rates:
-    """Measured in this process, with its threads.
-
-    Attributes:
-        product: multiply-adds a second of a square matrix product.
-        copy: bytes a second of a large copy, read and written bytes both counted.
-    """
+    """Measured: multiply-adds a second of a square matrix product, bytes a second (read and written) of a copy."""
 
     product: float
     copy: float
 
     def seconds(self, multiply_adds: float, size: float) -> float:
-        """The least time that work can take: the longer of its arithmetic and of moving `size` bytes.
-
-        Example:
-            >>> Rates(product=85e9, copy=60e9).seconds(85e9, 30e9)
-            1.0
-        """
+        """The least time that work can take: the longer of its arithmetic and of moving `size` bytes."""
         return max(multiply_adds / self.product, size / self.copy)
 
 
 def measure_rates(
-    device: str = "cpu",
-    dtype: torch.dtype = torch.float32,
-    *,
-    side: int = 2048,
-    elements: int = 2**26,
-    tries: int = 6,
-) -> Rates:
+    device: str = "cpu", dtype: torch.dtype = torch.float32, *, side: int = 2048, elements: int = 2**26, tries: int = 6
+) -> Rates:  # fmt: skip
     """Time a (side, side) product in `dtype` (torch's or one with a packed matrix) and a copy; the best try counts."""
     left = torch.randn(side, side, device=device).to(dtype)
     out = torch.empty_like(left)
@@ -186,12 +152,7 @@ def about_machine() -> dict[str, str]:
 
 
 def random_boxes(count: int, image_size: tuple[int, int], *, seed: int) -> list[Box]:
-    """Return `count` boxes inside an image of (width, height), 5 to 60 % of each side.
-
-    Example:
-        >>> len(random_boxes(3, (640, 480), seed=0))
-        3
-    """
+    """`count` boxes inside an image of (width, height), 5 to 60 % of each side."""
     random = np.random.default_rng(seed)
     size = np.array(image_size, dtype=np.float64)
     extent = random.uniform(0.05, 0.6, (count, 2)) * size

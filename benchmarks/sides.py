@@ -20,15 +20,7 @@ from numpy.lib.format import open_memmap
 from PIL import Image
 from torch import Tensor, nn
 
-from benchmarks.naive import (
-    CHUNK,
-    STEPS,
-    NaiveCaptioner,
-    NaiveDecoder,
-    chunk_count,
-    chunks,
-    pool_boxes,
-)
+from benchmarks.naive import CHUNK, STEPS, NaiveCaptioner, NaiveDecoder, chunks, encode, pool_boxes
 from decoders import CaptionTokenizer, DecodeOptions, PrefixGPT2Decoder
 from memory_bank import MemoryBank, Precision
 from patchioner import Patchioner
@@ -44,7 +36,7 @@ OPTIONS = DecodeOptions(max_tokens=STEPS, scores=False)  # nor does the publishe
 PARTS = ("backbone", "pooling", "projection", "decoding")
 CAPTION_TOKENS = 12  # where captions of COCO end, on average, the end token included
 _RISE = 0.25  # of the end token's logit for each position, in standard deviations of a logit
-_CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+_CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 _BLOCK = 65536
 
 
@@ -52,15 +44,9 @@ _BLOCK = 65536
 class Shapes:
     """Sizes of everything.
 
-    Attributes:
-        rows: of the bank.
-        dim: width of tokens, bank and decoder's input.
-        layers, width, heads, vocabulary: of the decoder; a vocabulary of None is that of a tokenizer trained on the
-            spot.
-        config: file of the backbone in configs/; None is timm's own tiny test model.
-        counts: numbers of boxes, the last but one the one whose memory and breakdown are shown.
-        decoded: rows of the decoder alone.
-        projected: queries of the bank alone, few and many.
+    `vocabulary` None is that of a tokenizer trained on the spot; `config` is the backbone's file in configs/, None
+    timm's own tiny test model; of `counts` of boxes the last but one has its memory and breakdown shown; `decoded` rows
+    go through the decoder alone, few and many `projected` queries through the bank alone.
     """
 
     rows: int
@@ -92,53 +78,35 @@ SHAPES = {
 class Ours:
     """Our engine at its defaults, but for the published rounding of boxes.
 
-    Args:
-        shapes: sizes.
-        work: folder of the bank.
-        backbone, decoder: to share with another side; made here if None.
-        precision: of the bank's rows, one that `write_bank` has written.
-        device, dtype: of the networks.
+    Backbone and decoder are shared with another side, or made here; `precision` is of the bank's rows in `work`.
     """
 
     def __init__(
-        self,
-        shapes: Shapes,
-        work: Path,
-        *,
-        backbone: Any = None,
-        decoder: PrefixGPT2Decoder | None = None,
-        precision: Precision = "float32",
-        device: str = "cpu",
-        dtype: torch.dtype | None = None,
-    ) -> None:
+        self, shapes: Shapes, work: Path, *, backbone: Any = None, decoder: PrefixGPT2Decoder | None = None,
+        precision: Precision = "float32", device: str = "cpu", dtype: torch.dtype | None = None,
+    ) -> None:  # fmt: skip
         settings = ModelSettings(weighting=Weighting(rounding="reference"), decode=OPTIONS)
         self.backbone = backbone or build_random_backbone(shapes)
         decoder = decoder or build_random_decoder(shapes)
-        bank = MemoryBank.load(bank_folder(work, precision))
-        parts = Parts(self.backbone, decoder, bank, None, settings)
+        self.bank = MemoryBank.load(bank_folder(work, precision))
+        parts = Parts(self.backbone, decoder, self.bank, None, settings)
         self.model = Patchioner(parts, device=device, dtype=dtype)
-
-    @property
-    def bank(self) -> MemoryBank:
-        """As the model has it."""
-        bank = self.model.parts.bank
-        assert bank is not None
-        return bank
 
     def by_part(
         self, image: Image.Image, boxes: Sequence[Box]
     ) -> tuple[dict[str, float], list[Any]]:
         """Seconds of each of `PARTS`, each called by itself, and the captions."""
-        clock, model = _Laps(), self.model
+        model, laps = self.model, [time.perf_counter()]
         features = model.encode(image)
-        clock.lap()
+        laps.append(time.perf_counter())
         pooled = model.embed_regions(features, boxes)
-        clock.lap()
-        projected = project(pooled, model.settings, self.bank)
-        clock.lap()
+        laps.append(time.perf_counter())
+        bank = model.parts.bank
+        projected = project(pooled, model.settings, bank)
+        laps.append(time.perf_counter())
         found = model.parts.decoder.generate(projected, OPTIONS)
-        clock.lap()
-        return dict(zip(PARTS, clock.seconds, strict=True)), found
+        laps.append(time.perf_counter())
+        return dict(zip(PARTS, np.diff(laps).tolist(), strict=True)), found
 
     def token_ids(self, image: Image.Image, boxes: Sequence[Box]) -> list[tuple[int, ...]]:
         """Tokens of each box's caption, up to the end token."""
@@ -146,115 +114,73 @@ class Ours:
 
 
 class Published:
-    """The published way.
-
-    Args:
-        shapes: sizes.
-        work: folder of the bank.
-        backbone, decoder: to share with another side; made here if None.
-        most_chunks: chunks of four that are really run; the time of more is scaled from theirs.
-    """
+    """The published way; of more than `most_chunks` chunks of four, the time is scaled from so many."""
 
     def __init__(
-        self,
-        shapes: Shapes,
-        work: Path,
-        *,
-        backbone: Any = None,
-        decoder: PrefixGPT2Decoder | None = None,
+        self, shapes: Shapes, work: Path, *, backbone: Any = None, decoder: PrefixGPT2Decoder | None = None,
         most_chunks: int,
-    ) -> None:
-        self._backbone = backbone or build_random_backbone(shapes)
+    ) -> None:  # fmt: skip
         # Read into memory, as the published system reads its bank.
-        self._rows = torch.from_numpy(np.load(work / "rows.npy"))
+        rows = torch.from_numpy(np.load(work / "rows.npy"))
+        backbone = backbone or build_random_backbone(shapes)
         self.most_chunks = most_chunks
-        self.captioner = NaiveCaptioner(
-            self._backbone, self._rows, decoder or build_random_decoder(shapes)
-        )
+        self.captioner = NaiveCaptioner(backbone, rows, decoder or build_random_decoder(shapes))
 
     def with_decoder(self, decoder: PrefixGPT2Decoder) -> Published:
         """The same backbone and bank, which is not read again, with another decoder."""
-        other = copy.copy(self)
-        other.captioner = NaiveCaptioner(self._backbone, self._rows, decoder)
+        other, own = copy.copy(self), self.captioner
+        other.captioner = NaiveCaptioner(own.backbone, own.rows, decoder)
         return other
 
     def run(self, boxes: int) -> int:
         """How many of so many boxes are really captioned."""
         return min(boxes, self.most_chunks * CHUNK)
 
-    def scaled(self, boxes: int) -> bool:
-        """Whether the time of so many boxes is scaled from fewer."""
-        return chunk_count(boxes) > self.most_chunks
-
     def token_ids(self, image: Image.Image, boxes: Sequence[Box]) -> list[tuple[int, ...]]:
         """Tokens of each box's caption, of no more boxes than `run` says."""
-        return [
-            caption.token_ids
-            for caption in self.captioner.caption(image, boxes[: self.run(len(boxes))])
-        ]
+        return self.captioner.token_ids(image, boxes[: self.run(len(boxes))])
 
     def by_part(self, image: Image.Image, boxes: Sequence[Box]) -> dict[str, float]:
         """Seconds of each of `PARTS`, scaled by the number of chunks; the attention extras are the backbone's."""
-        clock = _Laps()
-        features = self.captioner.encode(image)
-        clock.lap()
-        parts = chunks(boxes)[: self.most_chunks]
+        started = time.perf_counter()
+        features = encode(self.captioner.backbone, image)
+        first = time.perf_counter() - started
+        every = chunks(boxes)
+        parts = every[: self.most_chunks]
         spent = np.zeros(3)
         for part in parts:
-            laps = _Laps()
+            laps = [time.perf_counter()]
             pooled = pool_boxes(features, part)
-            laps.lap()
+            laps.append(time.perf_counter())
             projected = self.captioner.project(pooled)
-            laps.lap()
+            laps.append(time.perf_counter())
             for ids in self.captioner.decoder.token_ids(projected):
                 self.captioner.decoder.text(ids)
-            laps.lap()
-            spent += laps.seconds
-        spent *= chunk_count(len(boxes)) / len(parts)
-        return dict(zip(PARTS, [*clock.seconds, *spent.tolist()], strict=True))
+            laps.append(time.perf_counter())
+            spent += np.diff(laps)
+        spent *= len(every) / len(parts)
+        return dict(zip(PARTS, [first, *spent.tolist()], strict=True))
 
     def in_chunks(self, vectors: Tensor, work: Callable[[Tensor], object]) -> Callable[[], float]:
         """A clock of working on (n, dim) vectors four at a time, scaled as `by_part` is."""
-        parts = vectors.split(CHUNK)[: self.most_chunks]
+        every = chunks(vectors)
+        parts = every[: self.most_chunks]
 
         def timed() -> float:
             started = time.perf_counter()
             for part in parts:
                 work(part)
-            return chunk_count(len(vectors)) / len(parts) * (time.perf_counter() - started)
+            return len(every) / len(parts) * (time.perf_counter() - started)
 
         return timed
-
-
-class _Laps:
-    """Seconds between calls of `lap`."""
-
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
-        self._last = time.perf_counter()
-
-    def lap(self) -> None:
-        now = time.perf_counter()
-        self.seconds.append(now - self._last)
-        self._last = now
 
 
 def check_equal(
     ours: Sequence[tuple[int, ...]], published: Sequence[tuple[int, ...]], what: str
 ) -> int:
-    """See that both sides wrote the same tokens; returns how many captions were compared.
+    """How many captions were compared, of tokens up to the end token; the other side may have run fewer.
 
-    Args:
-        ours: tokens of each caption, up to the end token.
-        published: the same of the other side, which may have run fewer.
-        what: was captioned, for the message.
-
-    Raises:
-        PatchionerError: they differ; the message says where.
-
-    Example:
-        >>> check_equal([(1, 2), (3,)], [(1, 2)], "boxes")
-        1
+    PatchionerError: they differ; the message says where.
     """
     for box, (one, other) in enumerate(zip(ours, published, strict=False)):
         if one != other:
@@ -323,13 +249,7 @@ def build_random_backbone(shapes: Shapes, *, seed: int = 0) -> TimmViT:
 
 @torch.no_grad()
 def build_random_decoder(shapes: Shapes, *, ends: bool = False, seed: int = 0) -> PrefixGPT2Decoder:
-    """A decoder of the published form with random weights.
-
-    Args:
-        shapes: its sizes.
-        ends: captions end after about 12 tokens, as COCO's do; otherwise never.
-        seed: of the weights; those of both kinds are the same but for what ends a caption.
-    """
+    """A decoder of the published form; with `ends`, captions end after about 12 tokens, as COCO's do, else never."""
     from decoders.gpt2 import PrefixGPT2, PrefixGPT2Config
 
     tokenizer: Any

@@ -1,1 +1,0 @@
-"""How fast: see `python -m benchmarks.speed --help`."""
