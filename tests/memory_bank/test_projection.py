@@ -105,12 +105,6 @@ def test_bad_queries(verb: str, queries: Any, message: str) -> None:
             bank.nearest(queries, 2)
 
 
-@pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan, math.inf])
-def test_bad_temperature(temperature: float) -> None:
-    with pytest.raises(OptionError, match=f"temperature={temperature}"):
-        MemoryBank(make_rows()).project(make_rows(), temperature)
-
-
 @pytest.mark.parametrize("blocks", BLOCKS)
 @pytest.mark.parametrize("k", [1, 5, ROWS])
 def test_nearest_equals_a_full_sort(blocks: Blocks, k: int) -> None:
@@ -123,12 +117,6 @@ def test_nearest_equals_a_full_sort(blocks: Blocks, k: int) -> None:
     torch.testing.assert_close(found.similarities, wanted.values[:, :k], rtol=0, atol=1e-6)
     assert found.texts is not None
     assert found.texts[3] == tuple(texts[row] for row in found.indices[3].tolist())
-
-
-@pytest.mark.parametrize("k", [0, -1, ROWS + 1])
-def test_k_out_of_range(k: int) -> None:
-    with pytest.raises(OptionError, match=f"k={k}: this bank can give 1 to {ROWS}"):
-        MemoryBank(make_rows()).nearest(make_rows(), k)
 
 
 def clustered(rows: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -182,3 +170,16 @@ def test_order_of_rows_does_not_matter(order: list[int], size: int) -> None:
     shuffled = MemoryBank(rows[order], counts=counts[order])
     out = shuffled.project(queries, 0.1, normalize=False, blocks=Blocks(size, 2))
     torch.testing.assert_close(out, straight, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("verb", "options", "message"),
+    [
+        *(("project", {"temperature": t}, f"={t}") for t in (0.0, -1.0, math.nan, math.inf)),
+        ("project", {"top_k": 0}, "top_k=0"),
+        *(("nearest", {"k": k}, f"k={k}: .* 1 to {ROWS}") for k in (0, -1, ROWS + 1)),
+    ],
+)
+def test_numbers_out_of_range(verb: str, options: Any, message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        getattr(MemoryBank(make_rows()), verb)(make_rows(), **options)
