@@ -135,9 +135,13 @@ class Patch(_Numbers, Shape):
 
     def __post_init__(self) -> None:
         for name, value in zip(self.names, self._value(), strict=True):
-            if not hasattr(value, "__index__") or value < 0:
+            try:
+                number = operator.index(value)  # type: ignore[arg-type]
+            except TypeError:
+                number = -1
+            if number < 0:
                 raise RegionError(f"{name} of the patch is {value!r:.80}; give an integer from 0")
-            object.__setattr__(self, name, operator.index(value))
+            object.__setattr__(self, name, number)
 
     @classmethod
     def all(cls, geometry: ImageGeometry) -> list[Self]:

@@ -150,7 +150,10 @@ REFUSED: list[tuple[Callable[..., object], object, str]] = [
     (lambda row: Box.from_xywh(*row), (0, 0, NAN, 1), "width of the box"),
     (lambda row: Box.from_xywh(*row), (0, 0, -3, 1), "empty"),
     *((lambda bad: Point(bad, 3), bad, "x of the point") for bad in (NAN, "3", None, [1], 10**400)),
-    *((lambda bad: Patch(bad, 0), bad, "row of the patch") for bad in (-1, 1.5, "1", None)),
+    *(
+        (lambda bad: Patch(bad, 0), bad, "row of the patch")
+        for bad in (-1, 1.5, "1", np.array(1.5))
+    ),
     (RegionSet, [], "empty"),
     (RegionSet, LARGE, "list of regions"),
     (RegionSet, "ab", "list"),
