@@ -321,7 +321,6 @@ def figure(value: float, low: float, high: float, *, signed: bool = False, digit
     return "-" if np.isnan(value) else f"{value:{form}} ({low:{form}} to {high:{form}})"
 
 
-Floats = NDArray[np.float64]
 KEPT, DROPPED = 0.90, 0.5  # of true sentences kept, of exchanged objects dropped
 COLOURS: Final = (
     "red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white", "grey",

@@ -144,8 +144,11 @@ class ClipSpace:
 
     def embed_text(self, texts: Sequence[str]) -> Floats:
         """Unit embeddings (n, dim) of texts; long ones are cut at the tokenizer's length."""
-        cut = lambda group: self.tokenizer(group).to(self.device)  # noqa: E731
-        return self._embed(texts, lambda group: self.model.encode_text(cut(group)))
+
+        def embed(group: Sequence[Any]) -> Any:
+            return self.model.encode_text(self.tokenizer(group).to(self.device))
+
+        return self._embed(texts, embed)
 
     def embed_images(self, images: Sequence[Any]) -> Floats:
         """Unit embeddings (n, dim) of PIL images; draw a region onto its photo before."""

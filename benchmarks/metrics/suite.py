@@ -137,8 +137,7 @@ def score_captions(
     if names and with_java:
         words = official.ptb_pairs(predictions, references)
     elif names:
-        cut = lambda texts: [" ".join(tokenize(text)) for text in texts]  # noqa: E731
-        words = cut(predictions), [cut(group) for group in references]
+        words = _cut(predictions), [_cut(group) for group in references]
     for name in names:
         results[name] = _result(name, *words, with_java, meteor)
     for name, metric in others.items():
@@ -147,6 +146,10 @@ def score_captions(
         where = source if isinstance(source, str) else f"{metric.__module__}:{metric.__qualname__}"
         results[name] = _extra_result(name, given, where, len(predictions))
     return results
+
+
+def _cut(texts: Texts) -> list[str]:
+    return [" ".join(tokenize(text)) for text in texts]
 
 
 def _use_java(java: str) -> bool:

@@ -88,7 +88,8 @@ def test_by_hand(boxes: Any, scores: Any, captions: str, value: float, detection
     photo = DensePhoto(boxes, scores, list(captions), [A, B], ["x", "y"])
     result = dense_map([photo], figures, name="METEOR")
     assert (result.name, result.detections, result.truths) == ("mAP", len(boxes), 2)
-    assert (result.value, result.detection) == (pytest.approx(value), pytest.approx(detection))
+    assert result.value == pytest.approx(value)
+    assert result.detection == pytest.approx(detection)
 
 
 def test_thresholds() -> None:

@@ -40,7 +40,12 @@ def test_without_java_the_single_functions_over_one_tokenisation(
     monkeypatch.setattr("subprocess.run", lambda *a, **k: pytest.fail("started a program"))
     asked: list[str] = []
     plain = suite.tokenize
-    monkeypatch.setattr(suite, "tokenize", lambda text: (asked.append(text), plain(text))[1])
+
+    def watch(text: str) -> list[str]:
+        asked.append(text)
+        return plain(text)
+
+    monkeypatch.setattr(suite, "tokenize", watch)
     found = score_captions(SAID, DUE, ["bleu1", "bleu4", "rouge_l", "cider", "stem_f"], java="no")
     assert sorted(asked) == sorted([*SAID, *DUE[0], *DUE[1]])
     assert list(found) == ["bleu1", "bleu4", "rouge_l", "cider", "stem_f"]
