@@ -86,7 +86,7 @@ def test_a_crop_is_the_photo_of_the_region_encoded_by_hand(
 def test_crops_of_one_region_do_not_depend_on_the_others(
     features: PatchFeatures, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("patchioner.model._CROPS_AT_ONCE", 2)
+    monkeypatch.setattr("patchioner.embedding._CROPS_AT_ONCE", 2)
     backbone = tiny_backbone()
     together = embed_crops(backbone, features, BOXES, ModelSettings())
     for region, row in zip(BOXES, together, strict=True):
