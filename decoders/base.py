@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, get_args
 import torch
 from torch import Tensor, nn
 
-from patchioner.base.errors import CheckpointError, OptionError, UnknownNameError
+from patchioner.base.errors import OptionError
 from patchioner.base.files import read_json
 from patchioner.base.registry import Registry
 from patchioner.base.weights import Storage
@@ -313,12 +313,7 @@ def load_decoder(folder: str | Path, device: str | torch.device = "cpu") -> Deco
     """
     path = Path(folder) / CONFIG_FILE
     config = read_json(path)
-    if not isinstance(config, dict) or not isinstance(config.get("type"), str):
-        raise CheckpointError(f'{path} has no "type"; a decoder\'s config.json names its type')
-    try:
-        decoder_class = DECODERS.get(config["type"])
-    except UnknownNameError as error:
-        raise CheckpointError(f"{path}: {error}") from error
+    decoder_class = DECODERS.of_config(config, str(path))
     settings = {key: value for key, value in config.items() if key != "type"}
     decoder = decoder_class.from_config(settings, Path(folder))
     return decoder if torch.device(device).type == "cpu" else decoder.to(device)

@@ -54,10 +54,11 @@ class Registry(Generic[T]):
 
     def of_config(self, config: object, source: str) -> T:
         """Return the part that a config names by its "type"; CheckpointError, with `source`, where it does not."""
-        kind = config.get("type") if isinstance(config, dict) else None
+        kind = config.get("type") if isinstance(config, Mapping) else None
         if not isinstance(kind, str) or kind not in self:
             known = ", ".join(map(repr, self.names()))
-            raise CheckpointError(f'{source} must name its "type", one of {known}')
+            unknown = UnknownNameError.among(f"type of {self.kind}", str(kind), self.names())
+            raise CheckpointError(f'{source} must name its "type", one of {known}: {unknown}')
         return self.get(kind)
 
     def names(self) -> tuple[str, ...]:

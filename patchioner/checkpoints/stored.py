@@ -102,10 +102,7 @@ def make_part(registry: Registry[type[P]], given: Any, folder: Path, source: str
             folder = existing_path(given, folder, registry.kind)
             source = str(folder / CONFIG_FILE)
             given = read_json(source)
-        kind = given.get("type") if isinstance(given, Mapping) else None
-        if not isinstance(kind, str) or kind not in registry:
-            raise UnknownNameError.among(f"type of {registry.kind}", str(kind), registry.names())
-        return registry.get(kind).from_config(given, folder)
+        return registry.of_config(given, source).from_config(given, folder)
     except CheckpointError:
         raise
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
