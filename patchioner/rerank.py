@@ -21,7 +21,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from decoders import Decoded, DecodeOptions
-from decoders.scene_graph.lexicon import word_set
 from patchioner.base.errors import CheckpointError, OptionError
 from patchioner.base.files import read_json, write_json
 from patchioner.base.weights import load_weights, save_weights
@@ -43,12 +42,14 @@ FEATURES = ("cosine", "margin", "agreement", "noun")
 """What confidence rests on: cosine of caption and region; by how much it is above that with the whole photo; share of
 the candidates that name its most common thing; z-score of its best noun."""
 _TEMPLATES = ("a photo of a {}", "there is a {}")
-_PEOPLE = word_set("""
-person people man men woman women child children kid boy girl baby lady guy player someone adult male female
-""")
-_NO_THINGS = word_set("""
-view front side top area background picture image photo group couple bunch
-""")
+_PEOPLE = frozenset({
+    "person", "people", "man", "men", "woman", "women", "child", "children", "kid", "boy", "girl", "baby",
+    "lady", "guy", "player", "someone", "adult", "male", "female",
+})  # fmt: skip
+_NO_THINGS = frozenset({
+    "view", "front", "side", "top", "area", "background", "picture", "image", "photo", "group", "couple",
+    "bunch",
+})  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
