@@ -111,16 +111,20 @@ def _bytes(source: _Source) -> bytes:
     return data
 
 
-def _lines(source: _Source) -> list[str]:
+def _decoded(source: _Source) -> str:
+    return _bytes(source).decode("utf-8-sig")
+
+
+def _lines(text: str) -> list[str]:
     """The lines that are not blank; not by splitlines(), which splits at form feeds inside a sentence, too."""
-    text = _bytes(source).decode("utf-8-sig")
     return [line.rstrip("\r") for line in text.split("\n") if line.strip()]
 
 
 def _text(source: _Source) -> Iterator[tuple[str, Any]]:
-    lines = _lines(source)
+    text = _decoded(source)
+    lines = _lines(text)
     if lines and _header_delimiter(lines[0], source.column) is not None:
-        yield from _table(source)
+        yield from _rows(text, source)
     elif lines and all(_PHOTO.match(line) for line in lines[:10]):
         for number, line in enumerate(lines, 1):
             yield f"line {number}", re.split(r"[\t,;|]", line, maxsplit=1)[-1].strip()
@@ -146,7 +150,10 @@ def _header_delimiter(header: str, column: str | None) -> str | None:
 
 
 def _table(source: _Source) -> Iterator[tuple[str, Any]]:
-    text = _bytes(source).decode("utf-8-sig")
+    return _rows(_decoded(source), source)
+
+
+def _rows(text: str, source: _Source) -> Iterator[tuple[str, Any]]:
     header = text.split("\n", 1)[0]
     plain = source.path.name.lower().removesuffix(".gz").endswith(".tsv")
     delimiter = "\t" if plain else _header_delimiter(header, source.column) or ","
@@ -187,13 +194,13 @@ def _parquet(source: _Source) -> Iterator[tuple[str, Any]]:
 
 
 def _json_lines(source: _Source) -> Iterator[tuple[str, Any]]:
-    for place, line in _numbered("line", _lines(source)):
+    for place, line in _numbered("line", _lines(_decoded(source))):
         row = _parsed(line, source, f"{place}: ")
         yield place, row[_chosen(tuple(row), source)] if isinstance(row, dict) else row
 
 
 def _json(source: _Source) -> Iterator[tuple[str, Any]]:
-    content = _parsed(_bytes(source).decode("utf-8-sig"), source)
+    content = _parsed(_decoded(source), source)
     rows = _listed(content, source) if isinstance(content, dict) else content
     if not isinstance(rows, list):
         raise source.fault(f"holds {type(content).__name__}; a list of captions is expected")

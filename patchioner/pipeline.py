@@ -121,7 +121,7 @@ def run(
     outcomes of those before it.
     """
     photos = map_ahead(
-        lambda item: attempt_each(steps.read, [item])[0],
+        lambda item: attempt(lambda some: [steps.read(some[0])], [item])[0],
         items,
         workers=batching.readers,
         ahead=batching.ahead,
@@ -198,11 +198,6 @@ def attempt(
         torch.cuda.empty_cache()
     middle = len(group) // 2
     return attempt(work, group[:middle]) + attempt(work, group[middle:])
-
-
-def attempt_each(work: Callable[[In], Out], group: Sequence[In]) -> list[Out | PatchionerError]:
-    """`work` on each, and its error in its place where it fails."""
-    return [one for item in group for one in attempt(lambda it: [work(it[0])], [item])]
 
 
 def _through(
