@@ -120,23 +120,25 @@ def run(
     many items there are. An item that fails costs itself alone. An error of `items` itself is raised after the
     outcomes of those before it.
     """
-    photos = map_ahead(
-        lambda item: attempt(lambda some: [steps.read(some[0])], [item])[0],
-        items,
-        workers=batching.readers,
-        ahead=batching.ahead,
-    )
-    groups = chunks(photos, lambda group: len(group) == batching.photos)
-    encoded = (seen for group in groups for seen in _through(steps.encode, group))
-    embedded = (_through(lambda one: [steps.embed(one[0])], [seen])[0] for seen in encoded)
-    batches = chunks(embedded, lambda batch: sum(map(_size, batch)) >= batching.regions)
+
+    def read(item: Item) -> Photo | PatchionerError:
+        return attempt(lambda some: [steps.read(some[0])], [item])[0]
 
     def answer(batch: Sequence[Embedded | PatchionerError]) -> list[Outcome[Answer]]:
         answered = _through(steps.answer, batch)
         return [_merged(rows, answers) for rows, answers in zip(batch, answered, strict=True)]
 
-    for outcomes in map_ahead(answer, batches, workers=int(batching.overlap), ahead=1):
-        yield from outcomes
+    # Both are closed here, not when the garbage is collected, so that no thread outlives the loop.
+    with closing(map_ahead(read, items, workers=batching.readers, ahead=batching.ahead)) as photos:
+        groups = chunks(photos, lambda group: len(group) == batching.photos)
+        encoded = (seen for group in groups for seen in _through(steps.encode, group))
+        embedded = (_through(lambda one: [steps.embed(one[0])], [seen])[0] for seen in encoded)
+        batches = chunks(embedded, lambda batch: sum(map(_size, batch)) >= batching.regions)
+        with closing(
+            map_ahead(answer, batches, workers=int(batching.overlap), ahead=1)
+        ) as answered:
+            for outcomes in answered:
+                yield from outcomes
 
 
 def delivered(
@@ -245,7 +247,7 @@ def _merged(
 
 def map_ahead(
     function: Callable[[In], Out], items: Iterable[In], *, workers: int, ahead: int
-) -> Iterator[Out]:
+) -> Generator[Out, None, None]:
     """`map` with threads: results in order, never more than `ahead` of them waiting to be taken.
 
     Args:
