@@ -378,3 +378,36 @@ def cut_out(image: Image.Image, bounds: Sequence[float]) -> Image.Image:
     left, top = min(left, image.width - 1), min(top, image.height - 1)
     right, bottom = max(left + 1, right), max(top + 1, bottom)
     return image.crop((left, top, min(right, image.width), min(bottom, image.height)))
+
+
+# Of 3,371 photos of COCO the flattest has 49 levels, and the noisiest 21 times the spread of noise (noise itself: 1).
+_BLOCK, _FEWEST_BLOCKS, _LEVELS, _TIMES = 8, 16, 8, 6.0
+
+
+def why_blank(image: Image.Image) -> str | None:
+    """Why an RGB photo shows nothing (whatever is said of it is invented), in words; None where it may show something.
+
+    **One colour**: in no channel do two means of blocks of 8 x 8 pixels differ by more than 8 of 255 levels. **Noise**:
+    pixels that have nothing to do with their neighbours have means that vary 64 times less than they do; in photos they
+    vary many times more than that; below 6 times it is noise.
+    """
+    # Of small photos smaller blocks: an eighth of the shorter side.
+    block = min(max(min(image.size) // _BLOCK, 1), _BLOCK)
+    means = np.asarray(image.convert("RGB").reduce(block), dtype=np.int64).reshape(-1, 3)
+    levels = int(np.ptp(means, axis=0).max())
+    if levels <= _LEVELS:
+        return f"the photo is of one colour: its parts differ by {levels} of 255 levels"
+    grey = np.asarray(image.convert("L"), dtype=np.float32)
+    rows, columns = grey.shape[0] // _BLOCK, grey.shape[1] // _BLOCK
+    whole = grey[: rows * _BLOCK, : columns * _BLOCK]
+    spread = float(whole.var()) if rows * columns >= _FEWEST_BLOCKS else 0.0
+    if spread == 0:
+        return None
+    blocks = whole.reshape(rows, _BLOCK, columns, _BLOCK).mean((1, 3))
+    times = float(blocks.var()) * _BLOCK**2 / spread
+    if times > _TIMES:
+        return None
+    return (
+        "the photo is noise: its pixels have nothing to do with their neighbours "
+        f"(structure {times:.1f}; noise has 1, photos have 20 and more)"
+    )

@@ -24,7 +24,7 @@ from patchioner.checkpoints.hub import SHIPPED, find_model, upload
 from patchioner.checkpoints.settings import ModelSettings
 from patchioner.embedding import embed_crops, embed_pooled, project
 from patchioner.geometry import ImageGeometry
-from patchioner.images import ImageSource, load_image, load_reduced
+from patchioner.images import ImageSource, load_image, load_reduced, why_blank
 from patchioner.pipeline import (
     Answers,
     Batching,
@@ -38,7 +38,7 @@ from patchioner.pipeline import (
     run,
 )
 from patchioner.regions import Region, Weighting, WholeImage, feature_weights
-from patchioner.rerank import KEY, check_choice, rerank_captions, why_blank
+from patchioner.rerank import KEY, check_choice, rerank_captions
 from patchioner.results import Caption, Explanation, Label
 
 Answer = TypeVar("Answer")

@@ -24,14 +24,12 @@ from decoders import Decoded, DecodeOptions
 from patchioner.base.errors import CheckpointError, OptionError
 from patchioner.base.files import read_json, write_json
 from patchioner.base.weights import load_weights, save_weights
+from patchioner.calibration import Logistic
 from patchioner.checkpoints.settings import ModelSettings, Rerank
 from patchioner.results import Caption
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from patchioner.checkpoints.folder import Parts
-    from patchioner.detail.score import Logistic
     from patchioner.pipeline import Embedded
     from patchioner.regions import Region
     from patchioner.text import TextTower
@@ -139,7 +137,7 @@ def named(text: str) -> tuple[str, ...]:
         >>> named("a man with a red umbrella")
         ('person', 'umbrella')
     """
-    from patchioner.detail.text import noun_phrases
+    from decoders.scene_graph.phrases import noun_phrases
 
     heads = [phrase.head for phrase in noun_phrases(text) if phrase.head not in _NO_THINGS]
     return tuple(dict.fromkeys("person" if head in _PEOPLE else head for head in heads))
@@ -274,8 +272,6 @@ def confidence_of(settings: ModelSettings) -> Logistic | None:
     """
     if KEY not in settings.calibration:
         return None
-    from patchioner.detail.score import Logistic
-
     found = Logistic.from_json(
         settings.calibration[KEY], f"{settings.name}: calibration of captions"
     )
@@ -304,13 +300,6 @@ def check_choice(
         raise OptionError(
             f"{settings.name!r} gives no confidence here: it needs reranking and patchioner calibrate"
         )
-
-
-def why_blank(photo: Image.Image) -> str | None:
-    """Why a photo shows nothing, by the test that `patchioner.detail` makes; None where it may show something."""
-    from patchioner.detail import judge
-
-    return judge.why_blank(photo)
 
 
 def rerank_captions(

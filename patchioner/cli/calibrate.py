@@ -53,9 +53,9 @@ def add_calibrate_arguments(parser: argparse.ArgumentParser) -> None:
 
 def calibrate(options: argparse.Namespace) -> int:
     """Fit, print the calibration as JSON, and write it where that is asked."""
+    from patchioner.calibration import read_pairs
     from patchioner.checkpoints.folder import read_checkpoint
     from patchioner.checkpoints.hub import find_model
-    from patchioner.detail.calibrate import read_pairs
     from patchioner.model import usable_device
 
     folder = Path(options.model)
@@ -89,8 +89,8 @@ def fit(
     """
     import torch
 
+    from patchioner.calibration import fit_logistic
     from patchioner.checkpoints.settings import Rerank
-    from patchioner.detail.calibrate import fit_logistic
     from patchioner.embedding import project
     from patchioner.rerank import FEATURES, KEY, NounTable, choose, named
 

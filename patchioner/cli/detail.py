@@ -316,12 +316,12 @@ class _Run:
 
 
 def _scorer(options: argparse.Namespace, model: Patchioner | None) -> Scorer | None:
+    from patchioner.calibration import Logistic
     from patchioner.detail.score import (
         SCORERS,
         Calibration,
         DenseScorer,
         IndependentScorer,
-        Logistic,
     )
 
     (kind, _, name), least = options.scorer.partition(":"), options.min_support

@@ -18,62 +18,28 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from decoders.scene_graph.phrases import noun_phrases
 from patchioner import Patchioner
-from patchioner.base.errors import OptionError, PatchionerError, TextError
+from patchioner.base.errors import OptionError, PatchionerError
 from patchioner.base.files import write_json
 from patchioner.base.progress import progress
+from patchioner.calibration import Captioned, FloatArray, Logistic, fit_logistic, read_pairs
 from patchioner.detail.score import (
     KEY,
     SCORERS,
     SENTENCE_INPUTS,
     Calibration,
     Evidence,
-    FloatArray,
-    Logistic,
     Matcher,
     View,
 )
-from patchioner.detail.text import canonical, content_words, noun_phrases, things, with_article
+from patchioner.detail.text import canonical, content_words, things, with_article
 from patchioner.images import ImageSource, load_image
 from patchioner.regions import WholeImage
 
-Captioned = tuple[ImageSource, Sequence[str]]
 SENTENCE_RATE, OBJECT_RATE = 0.50, 0.10
 """Shares that pass: of true sentences with one thing exchanged, and of things that are not there."""
-
-
-def fit_logistic(
-    inputs: Sequence[str], values: npt.ArrayLike, answers: npt.ArrayLike, *, penalty: float = 1.0
-) -> Logistic:
-    """Fit by Newton's method; both answers weigh the same, however many there are of each.
-
-    `OptionError`: fewer than two samples of an answer.
-    """
-    rows = np.asarray(values, dtype=np.float64).reshape(-1, len(inputs))
-    yes = np.asarray(answers, dtype=bool)
-    counts = int(yes.sum()), int((~yes).sum())
-    if min(counts) < 2:
-        raise OptionError(
-            f"{counts[0]} true and {counts[1]} false samples are too few to calibrate with: "
-            "give more photos and captions"
-        )
-    mean, deviation = rows.mean(0), np.maximum(rows.std(0), 1e-6)
-    standard = np.column_stack([(rows - mean) / deviation, np.ones(len(rows))])
-    share = np.where(yes, 0.5 / counts[0], 0.5 / counts[1]) * len(rows)
-    ridge = np.diag([penalty] * len(inputs) + [1e-9])
-    weights = np.zeros(len(inputs) + 1)
-    for _ in range(50):
-        p = 1 / (1 + np.exp(-np.clip(standard @ weights, -60, 60)))
-        slope = standard.T @ (share * (p - yes)) + ridge @ weights
-        curve = (standard * (share * p * (1 - p))[:, None]).T @ standard + ridge
-        step = np.linalg.solve(curve, slope)
-        weights = weights - step
-        if float(np.abs(step).max()) < 1e-8:
-            break
-    means, spreads, slopes = (tuple(one.tolist()) for one in (mean, deviation, weights[:-1]))
-    return Logistic(tuple(inputs), means, spreads, slopes, float(weights[-1]))
 
 
 def _at_rate(
@@ -173,25 +139,6 @@ def _names(
         for name in things(generator.choice(generator.choice(others))):
             if canonical(name.rpartition(" ")[2]) not in named:
                 yield name
-
-
-def read_pairs(path: Path, photos: Path, *, limit: int, seed: int = 0) -> list[Captioned]:
-    """(Photo, captions) of a JSON list of {"file_name", "captions"}, `limit` of them drawn by the seed.
-
-    `TextError`: the file is not such a list, or a photo of it has no caption.
-    """
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-        pairs: list[Captioned] = [
-            (photos / str(row["file_name"]), tuple(map(str, row["captions"]))) for row in rows
-        ]
-    except (ValueError, KeyError, TypeError) as error:
-        form = '[{"file_name", "captions"}, ...]'
-        raise TextError(f"{path} is not a JSON list {form}: {error!r}") from error
-    if any(not captions for _, captions in pairs):
-        raise TextError(f"{path} has a photo without captions: leave it out")
-    random.Random(seed).shuffle(pairs)
-    return pairs[:limit]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

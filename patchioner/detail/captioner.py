@@ -21,7 +21,7 @@ from patchioner.checkpoints.hub import SHIPPED
 from patchioner.detail.describe import OwnSettings, PatchionerDescriber
 from patchioner.detail.divide import DivideSettings, Given, PhotoDivider, whole_photo
 from patchioner.detail.fuse import FuseSettings, GreedyFuser, dropped
-from patchioner.detail.judge import FilterSettings, filter_statements, why_blank
+from patchioner.detail.judge import FilterSettings, filter_statements
 from patchioner.detail.score import DenseScorer
 from patchioner.detail.values import (
     Describer,
@@ -33,7 +33,7 @@ from patchioner.detail.values import (
     Verdict,
     open_photo,
 )
-from patchioner.images import ImageSource
+from patchioner.images import ImageSource, why_blank
 from patchioner.model import Patchioner
 
 
@@ -154,7 +154,7 @@ class DetailCaptioner:
         """Describe one photo: the paragraph with its provenance. The same photo, settings and seed give the same.
 
         Where nothing is supported, ``text`` is "" and ``reason`` says why; of a photo that shows nothing
-        (`judge.why_blank`) nothing is asked.
+        (`patchioner.images.why_blank`) nothing is asked.
 
         Args:
             photo: a path, Pillow image, array or tensor, or a `Photo` of `open`.

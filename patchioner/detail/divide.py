@@ -16,9 +16,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
+from decoders.scene_graph.phrases import noun_phrases
 from patchioner.backbones import PatchFeatures
 from patchioner.base.errors import OptionError, RegionError
-from patchioner.detail.text import canonical, noun_phrases
+from patchioner.detail.text import canonical
 from patchioner.detail.values import DetailRegion, Photo, Rectangle, check
 from patchioner.geometry import ImageGeometry
 from patchioner.regions import Box, Mask, NamedRegion, Polygon, Region

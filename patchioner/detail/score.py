@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
@@ -27,12 +27,11 @@ from patchioner.backbones import PatchFeatures
 from patchioner.base.errors import CheckpointError, OptionError
 from patchioner.base.optional import require
 from patchioner.base.registry import Registry
+from patchioner.calibration import FloatArray, Logistic
 from patchioner.detail.text import canonical, content_words, things, with_article, word_weights
 from patchioner.detail.values import DetailRegion, Photo, Support
 from patchioner.images import cut_out
 from patchioner.regions import Region, feature_weights
-
-FloatArray = npt.NDArray[np.float64]
 
 KEY = "detail"
 """Under which a model's settings hold its calibration."""
@@ -47,58 +46,6 @@ _BLIP_THRESHOLD = 0.3  # published, of (ITM + ITC) / 2 of BLIP; it means nothing
 # Things that photos show: what the name of a thing is compared with, so that its score means something.
 _FILE = Path(__file__).with_name("nouns.txt")
 NOUNS: Final = tuple(" ".join(noun.split()) for noun in _FILE.read_text("utf-8").split(","))
-
-
-@dataclass(frozen=True)
-class Logistic:
-    """p = 1 / (1 + exp(-(bias + sum of weight * (value - mean) / deviation))); yes from `threshold` on.
-
-    `inputs` are the names of the k measures; `mean`, `deviation` and `weights` have k numbers each.
-    """
-
-    inputs: tuple[str, ...]
-    mean: tuple[float, ...]
-    deviation: tuple[float, ...]
-    weights: tuple[float, ...]
-    bias: float
-    threshold: float = 0.5
-
-    def __call__(self, values: npt.ArrayLike) -> FloatArray:
-        """(n, k) measures -> (n,) float64 probabilities."""
-        rows = np.asarray(values, dtype=np.float64).reshape(-1, len(self.inputs))
-        found: FloatArray = 1 / (1 + np.exp(-np.clip(self.logits(rows), -60, 60)))
-        return found
-
-    def logits(self, rows: FloatArray) -> FloatArray:
-        """(n, k) measures -> (n,) float64, the logarithms of the odds."""
-        standard = (rows - np.array(self.mean)) / np.array(self.deviation)
-        found: FloatArray = standard @ np.array(self.weights) + self.bias
-        return found
-
-    def to_json(self) -> dict[str, Any]:
-        """Names and numbers, rounded to six digits."""
-        return {name: _short(value) for name, value in asdict(self).items()}
-
-    @classmethod
-    def from_json(cls, values: Any, source: str) -> Self:
-        """Read what `to_json` wrote; `CheckpointError` where it is not finite numbers that fit together."""
-        try:
-            names = tuple(map(str, values["inputs"]))
-            rows = np.array([values[key] for key in ("mean", "deviation", "weights")], dtype=float)
-            bias, threshold = float(values["bias"]), float(values["threshold"])
-            finite = np.isfinite([*rows.ravel(), bias, threshold]).all()
-            if rows.shape != (3, len(names)) or not finite or (rows[1] <= 0).any():
-                raise ValueError("its numbers do not fit together")
-        except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{source}: not a stored calibration ({error!r})") from error
-        mean, deviation, weights = map(tuple, rows.tolist())
-        return cls(names, mean, deviation, weights, bias, threshold)
-
-
-def _short(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return [_short(one) for one in value]
-    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from types import MappingProxyType
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from decoders.scene_graph import RuleParser, lexicon
+from decoders.scene_graph import lexicon
 from decoders.scene_graph.lexicon import word_set
+from decoders.scene_graph.phrases import ADJECTIVES, VERBS, WORD, noun_phrases
 from decoders.scene_graph.tagging import Token, singular, tag
 
 FloatArray = npt.NDArray[np.float64]
@@ -120,17 +120,6 @@ _EMPTY_VERBS = word_set("""
     look make give create indicate
 """)
 _EMPTY_ADJECTIVES = word_set("visible key such own same other various several many possible")
-# Words of long descriptions that the tagger, made for captions, takes for nouns.
-_VERBS = word_set("""
-    suggest show convey indicate depict cater pass contrast contribute evoke imply enhance frame complement appear
-    accentuate emphasize highlight reflect capture seem present feature read portray showcase blend line fill dominate
-    resemble reveal belong remain
-""")
-_ADJECTIVES = word_set("""
-    damp overcast harsh casual peaceful serene recent well-prepared everyday cross-country out-of-focus well-lit
-    well-maintained monochromatic inviting vibrant lively bustling predominantly tranquil muted subdued grassy
-    sandy rocky paved unpaved multicolored multi-colored beige wooden metallic asphalt
-""")
 # Words for nothing that can be pointed at: no score supports them.
 _NOT_THINGS = lexicon.UNSEEN | lexicon.PICTURES | word_set("""
     atmosphere ambience ambiance sense feeling feel mood presence appearance impression vibe touch depth warmth
@@ -141,21 +130,6 @@ _NOT_THINGS = lexicon.UNSEEN | lexicon.PICTURES | word_set("""
     natural devoid darker reflection day
 """)  # fmt: skip
 _WEIGHTS = {"noun": 1.0, "num": 0.7, "adj": 0.7, "verb": 0.6}
-_WORD = re.compile(r"[A-Za-z0-9]+(?:[-'\u2019][A-Za-z0-9]+)*")
-_LEADS = word_set("a an the his her their its this that these those some many several")
-
-
-class NounPhrase(NamedTuple):
-    """One thing that a sentence names: "tennis racket", and where, its determiner and attributes included."""
-
-    name: str
-    start: int
-    end: int
-
-    @property
-    def head(self) -> str:
-        """The last word of the name."""
-        return self.name.rpartition(" ")[2]
 
 
 def canonical(word: str) -> str:
@@ -181,9 +155,9 @@ def word_weights(sentence: str) -> Mapping[str, float]:
 
 def _retagged(token: Token) -> Token:
     lemma = singular(token.text)
-    if token.tag == "noun" and lemma in _VERBS and token.text != lemma:
+    if token.tag == "noun" and lemma in VERBS and token.text != lemma:
         return Token(token.text, "verb", lemma)
-    if token.tag == "noun" and token.text in _ADJECTIVES:
+    if token.tag == "noun" and token.text in ADJECTIVES:
         return Token(token.text, "adj", token.text)
     return token
 
@@ -196,55 +170,6 @@ def _lemma(token: Token) -> str | None:
         return None if token.lemma in _EMPTY_VERBS else token.lemma
     told = token.tag == "num" or (token.tag == "adj" and token.text not in _EMPTY_ADJECTIVES)
     return canonical(token.text) if told else None
-
-
-@lru_cache(maxsize=8192)
-def noun_phrases(sentence: str) -> tuple[NounPhrase, ...]:
-    """What a sentence names, in order, and where; nothing for words such as "background" that name no thing."""
-    words = list(_WORD.finditer(sentence))
-    said = [word.group().lower().replace("\u2019", "'") for word in words]
-    found: list[NounPhrase] = []
-    begin = 0
-    for entity in RuleParser().parse([sentence])[0].entities:
-        place = _find(said, begin, entity.name.split())
-        if place is None:
-            continue
-        name = _named(entity.name, said[place + entity.name.count(" ")])
-        if name is None:
-            continue
-        end = place + len(name.split())
-        first = _first(said, begin, place, entity.attributes)
-        found.append(NounPhrase(name, words[first].start(), words[end - 1].end()))
-        begin = end
-    return tuple(found)
-
-
-def _named(name: str, last: str) -> str | None:
-    """The name without a verb that was taken for its last word ("red buses pass"); None where nothing is left."""
-    *before, head = name.split()
-    if head in _VERBS and (before or last != head):
-        return " ".join([*before[:-1], singular(before[-1])]) if before else None
-    return None if head in _ADJECTIVES else name
-
-
-def _find(said: list[str], begin: int, name: list[str]) -> int | None:
-    """Place of the first word of a name."""
-    *before, head = name
-    for place in range(begin, len(said) - len(before)):
-        last = said[place + len(before)].removesuffix("'s")
-        same = head in (last, singular(last)) or (last == "glasses" and head == "glass")
-        if same and said[place : place + len(before)] == before:
-            return place
-    return None
-
-
-def _first(said: list[str], begin: int, place: int, attributes: tuple[str, ...]) -> int:
-    """Place where the phrase starts: its attributes and determiner stand before the name."""
-    own = {*attributes, *(part for one in attributes for part in re.split(r"[\s-]", one))}
-    own |= {"and"} if len(attributes) > 1 else set()
-    while place > begin and said[place - 1] in own:
-        place -= 1
-    return place - 1 if place > begin and said[place - 1] in _LEADS else place
 
 
 def things(sentence: str) -> list[str]:
@@ -276,7 +201,7 @@ def similarity_matrix(sentences: Sequence[str]) -> FloatArray:
 
 def words_of(text: str) -> list[str]:
     """The words of a text, lower case, in order, without marks."""
-    return _WORD.findall(text.lower().replace("\u2019", "'"))
+    return WORD.findall(text.lower().replace("\u2019", "'"))
 
 
 @lru_cache(maxsize=8192)

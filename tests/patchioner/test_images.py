@@ -19,7 +19,15 @@ from PIL import Image
 from patchioner.backbones import preprocess
 from patchioner.base.errors import ImageError
 from patchioner.geometry import Preprocessing
-from patchioner.images import MAX_PIXELS, Quiet, ReducedPhoto, cut_out, load_image, load_reduced
+from patchioner.images import (
+    MAX_PIXELS,
+    Quiet,
+    ReducedPhoto,
+    cut_out,
+    load_image,
+    load_reduced,
+    why_blank,
+)
 from tests.support.tiny import noise_photo
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
@@ -344,3 +352,21 @@ def test_corrupt_exif_does_not_cost_the_photo(tmp_path: Path, suffix: str, exif:
     path = tmp_path / f"photo{suffix}"
     noise_photo().save(path, exif=exif)
     assert load_image(path).size == (96, 64)
+
+
+def static(quality: int | None) -> Image.Image:
+    pixels = np.random.default_rng(0).integers(0, 256, (448, 448, 3), dtype=np.uint8)
+    written = io.BytesIO()
+    Image.fromarray(pixels).save(written, "JPEG" if quality else "PNG", quality=quality or 0)
+    return Image.open(written).convert("RGB")
+
+
+def test_photos_that_show_nothing() -> None:
+    for size in ((448, 448), (3, 5), (641, 7)):
+        assert "one colour" in (why_blank(Image.new("RGB", size, (10, 200, 30))) or "")
+    for quality in (None, 95, 30):
+        assert "noise" in (why_blank(static(quality)) or "")
+    bird = Image.new("RGB", (448, 448), "white")
+    bird.paste((0, 0, 0), (100, 100, 108, 108))
+    for photo in (bird, noise_photo(), noise_photo(3, 3)):
+        assert why_blank(photo) is None

@@ -15,9 +15,10 @@ import pytest
 from PIL import Image
 
 from patchioner import Patchioner
+from patchioner.calibration import Logistic
 from patchioner.cli.main import main
 from patchioner.detail.describe import PatchionerDescriber
-from patchioner.detail.score import SENTENCE_INPUTS, Calibration, Evidence, Logistic
+from patchioner.detail.score import SENTENCE_INPUTS, Calibration, Evidence
 from patchioner.detail.values import DetailRegion, Photo, Statement, from_json
 from tests.support.tiny import noise_photo, tiny_parts
 

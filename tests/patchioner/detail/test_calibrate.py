@@ -9,29 +9,13 @@ import pytest
 from PIL import Image
 
 from patchioner import Patchioner
-from patchioner.base.errors import TextError
 from patchioner.detail.calibrate import (
     calibrate_matcher,
     calibrate_model,
-    fit_logistic,
     main,
-    read_pairs,
 )
 from patchioner.detail.score import Calibration, DenseScorer
 from tests.support.tiny import TEXTS, noise_photo
-
-
-def test_the_fit_is_where_the_slope_of_the_penalised_loss_is_nought() -> None:
-    generator = np.random.default_rng(0)
-    rows = generator.normal(size=(200, 3)) * [1.0, 5.0, 0.1] + 2
-    answers = rows[:, 0] + 0.2 * rows[:, 1] + generator.normal(size=200) > 3
-    fitted = fit_logistic(("a", "b", "c"), rows, answers, penalty=2.0)
-    standard = (rows - rows.mean(0)) / rows.std(0)
-    share = np.where(answers, 100 / answers.sum(), 100 / (~answers).sum())
-    error = share * (fitted(rows) - answers)
-    np.testing.assert_allclose(standard.T @ error + 2.0 * np.array(fitted.weights), 0, atol=1e-6)
-    assert error.sum() == pytest.approx(0, abs=1e-6)
-    assert fitted(rows)[answers].mean() > fitted(rows)[~answers].mean() + 0.2
 
 
 def test_the_same_seed_gives_the_same_numbers(
@@ -103,12 +87,3 @@ def test_mistakes_are_explained(
 ) -> None:
     assert main([*data, *arguments]) == 1
     assert message in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    "text", ["{", "[1]", '[{"file_name": "a"}]', '[{"file_name": "a", "captions": []}]']
-)
-def test_a_file_that_is_no_list_of_pairs_is_refused(tmp_path: Path, text: str) -> None:
-    (tmp_path / "pairs.json").write_text(text)
-    with pytest.raises(TextError, match=r"pairs\.json"):
-        read_pairs(tmp_path / "pairs.json", tmp_path, limit=3)

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from decoders.scene_graph.phrases import noun_phrases
 from patchioner import Box, Mask, Patchioner, Point, Polygon
 from patchioner.backbones import PatchFeatures
 from patchioner.base.errors import OptionError, RegionError
@@ -35,7 +36,6 @@ from patchioner.detail.divide import (
     union_of_named,
     without_parts,
 )
-from patchioner.detail.text import noun_phrases
 from patchioner.detail.values import DetailRegion, Photo, Rectangle, open_photo
 from patchioner.geometry import Fit, ImageGeometry, fit_image
 from patchioner.regions import NamedRegion

@@ -1,11 +1,8 @@
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from patchioner.base.errors import DetailError, OptionError
 from patchioner.detail.judge import (
@@ -15,10 +12,8 @@ from patchioner.detail.judge import (
     filter_statements,
     supporting_samples,
     unsupported,
-    why_blank,
 )
 from patchioner.detail.values import Claim, DetailRegion, Photo, Statement, Support, Verdict
-from tests.support.tiny import noise_photo
 
 LEFT = DetailRegion("left", "spatial", (0, 0, 10, 10))
 RIGHT = DetailRegion("right", "spatial", (10, 0, 20, 10))
@@ -157,21 +152,3 @@ def test_what_is_kept(
 ) -> None:
     settings = FilterSettings(**changes)  # type: ignore[arg-type]
     assert (unsupported(1, support, beside, Believing(), settings) is None) == kept
-
-
-def noise(quality: int | None) -> Image.Image:
-    pixels = np.random.default_rng(0).integers(0, 256, (448, 448, 3), dtype=np.uint8)
-    written = io.BytesIO()
-    Image.fromarray(pixels).save(written, "JPEG" if quality else "PNG", quality=quality or 0)
-    return Image.open(written).convert("RGB")
-
-
-def test_photos_that_show_nothing() -> None:
-    for size in ((448, 448), (3, 5), (641, 7)):
-        assert "one colour" in (why_blank(Image.new("RGB", size, (10, 200, 30))) or "")
-    for quality in (None, 95, 30):
-        assert "noise" in (why_blank(noise(quality)) or "")
-    bird = Image.new("RGB", (448, 448), "white")
-    bird.paste((0, 0, 0), (100, 100, 108, 108))
-    for photo in (bird, noise_photo(), noise_photo(3, 3)):
-        assert why_blank(photo) is None

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from patchioner import Box, Patchioner, WholeImage
 from patchioner.base.errors import CheckpointError, OptionError, UnknownNameError
+from patchioner.calibration import Logistic
 from patchioner.detail.score import (
     NOUNS,
     SCORERS,
@@ -21,7 +22,6 @@ from patchioner.detail.score import (
     DenseScorer,
     Evidence,
     IndependentScorer,
-    Logistic,
     blip_matcher,
     clip_matcher,
     unverifiable,
@@ -117,20 +117,6 @@ def test_a_damaged_calibration_is_refused(
     assert Calibration.from_json(stored, "here").to_json() == stored
     with pytest.raises(CheckpointError, match=f"here.*(version|{next(iter(change))})"):
         Calibration.from_json({**stored, **change}, "here")
-
-
-@pytest.mark.parametrize(
-    "change",
-    [{"bias": "x"}, {"weights": [1.0]}, {"deviation": [0.0, 1.0]}, {"bias": float("nan")},
-     {"mean": None}, {"inputs": ["x"]}],
-)  # fmt: skip
-def test_a_logistic_survives_json_and_damage_is_refused(change: dict[str, object]) -> None:
-    fitted = Logistic(("x", "y"), (0.1, 0.2), (1.0, 2.0), (0.5, -1 / 3), 0.25, 0.7)
-    stored = fitted.to_json()
-    again = Logistic.from_json(stored, "here")
-    np.testing.assert_allclose(again([[1.0, 2.0]]), fitted([[1.0, 2.0]]), rtol=1e-5)
-    with pytest.raises(CheckpointError, match="here"):
-        Logistic.from_json({**stored, **change}, "here")
 
 
 def test_each_crop_is_seen_once_and_answers_keep_their_order(

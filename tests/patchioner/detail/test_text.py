@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from patchioner.detail.text import (
     content_words,
-    noun_phrases,
     similarity_matrix,
     split_sentences,
     word_weights,
@@ -96,26 +95,3 @@ def test_same_words_are_the_same_and_none_in_common_is_nothing() -> None:
 )
 def test_content_words(sentence: str, expected: set[str]) -> None:
     assert content_words(sentence) == expected
-
-
-@pytest.mark.parametrize(
-    ("sentence", "expected"),
-    [
-        ("A man in a red and white shirt holds two tennis rackets.",
-         {"man": "A man", "shirt": "a red and white shirt", "tennis racket": "two tennis rackets"}),
-        ("The bus is red.", {"bus": "The bus"}),
-        ("Red buses pass a tree.", {"bus": "Red buses", "tree": "a tree"}),
-        ("It is there.", {}),
-    ],
-)  # fmt: skip
-def test_noun_phrases(sentence: str, expected: dict[str, str]) -> None:
-    found = noun_phrases(sentence)
-    assert {one.name: sentence[one.start : one.end] for one in found} == expected
-
-
-@given(st.text(alphabet="aeinrst -',.AR29", max_size=60))
-def test_phrases_lie_in_their_sentence_one_after_the_other(sentence: str) -> None:
-    end = 0
-    for phrase in noun_phrases(sentence):
-        assert end <= phrase.start < phrase.end <= len(sentence)
-        end = phrase.end
