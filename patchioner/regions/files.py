@@ -28,7 +28,7 @@ from typing import overload
 
 from patchioner.base.errors import RegionError, RegionFileError
 from patchioner.regions.base import Size, items_of
-from patchioner.regions.formats import NamedRegion, Photo, photos_of, read_json
+from patchioner.regions.formats import Item, NamedRegion, Photo, photos_of, read_json
 from patchioner.regions.paths import Trace
 
 
@@ -56,6 +56,16 @@ class RegionFile:
         for photo in self._photos:
             if photo.name is not None:
                 self._by_file_name.setdefault(_parts(photo.name)[-1], []).append(photo)
+
+    @property
+    def photos(self) -> Sequence[Photo]:
+        """Every photo of the file, in its order, with entries that are not yet made regions."""
+        return self._photos
+
+    def items(self, image_name: str | None = None) -> list[Item]:
+        """The entries of one photo as they stand, one for each of `entries`; RegionFileError as there."""
+        with _named_errors(self.path):
+            return [item for photo in self._matching(image_name) for item in photo.items]
 
     def for_photo(self, image_size: Size, image_name: str | None = None) -> list[NamedRegion]:
         """The regions of one photo, in the file's order; RegionFileError for the first bad one.

@@ -39,11 +39,13 @@ class NamedRegion:
         region: in pixels of the original image (a trace may count in 0..1).
         label: what the file calls it (our ``label``, COCO's category), or None.
         id: the annotation's id in the file, or None.
+        source: its entry in the file with all keys, where it has one.
     """
 
     region: Region
     label: str | None = None
     id: int | str | None = None
+    source: Entry | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Item:
     make: Callable[[Size], Region]
     label: object = None
     id: object = None
+    source: Entry | None = None
 
     def named(self, image_size: Size) -> NamedRegion:
         """The region on an image of (width, height); RegionError with the entry's place."""
@@ -65,7 +68,8 @@ class Item:
         if self.label is not None and not isinstance(self.label, str):
             raise RegionError(f"{self.what}: label is {self.label!r:.80}; give a text")
         known = isinstance(self.id, (int, str)) and not isinstance(self.id, bool)
-        return NamedRegion(region, self.label, self.id if known else None)  # type: ignore[arg-type]
+        own: Any = self.id if known else None
+        return NamedRegion(region, self.label, own, self.source)
 
 
 @dataclass(frozen=True)
@@ -233,7 +237,7 @@ def _items(
         known = isinstance(entry, Mapping)
         own, called = (entry.get("id"), label(entry)) if known else (None, None)
         name = f"{what} {index}" + ("" if own is None else f" (id {own!r:.40})")
-        found.append(Item(name, partial(make, entry), called, own))
+        found.append(Item(name, partial(make, entry), called, own, entry if known else None))
     return tuple(found)
 
 
