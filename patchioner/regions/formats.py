@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ class NamedRegion:
     region: Region
     label: str | None = None
     id: int | str | None = None
-    source: Entry | None = None
+    source: Entry | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
