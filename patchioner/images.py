@@ -73,7 +73,7 @@ class Quiet:
 
 
 # One for the module: photos are read by several threads, and filters of warnings belong to the process.
-_PILLOW_QUIET = Quiet()
+PILLOW_QUIET = Quiet()
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,7 +224,7 @@ def _read(source: Any, decode: Callable[[Image.Image, str], Decoded]) -> Decoded
             stream = io.BytesIO(data)
         # Pillow warns of what it copes with; size and damage are ours to judge.
         _register_heif()
-        with _PILLOW_QUIET, Image.open(stream) as image:
+        with PILLOW_QUIET, Image.open(stream) as image:
             return decode(image, name)
     except UnidentifiedImageError as error:
         raise ImageError(
@@ -280,7 +280,7 @@ def _check_size(image: Image.Image, name: str) -> None:
 def _upright(image: Image.Image, name: str) -> Image.Image:
     """Apply the EXIF rotation; without one, the image itself rather than Pillow's copy of it."""
     try:
-        with _PILLOW_QUIET:  # Pillow warns of corrupt EXIF; we log it
+        with PILLOW_QUIET:  # Pillow warns of corrupt EXIF; we log it
             rotated = image.getexif().get(_ORIENTATION, 1) != 1
             return ImageOps.exif_transpose(image) if rotated else image
     except (OSError, SyntaxError, ValueError, KeyError, TypeError, struct.error) as error:

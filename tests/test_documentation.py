@@ -19,7 +19,9 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 data = pytest.importorskip("skimage.data", reason="the documents' photos come with scikit-image")
 
 # What needs a connection, a server or data of one's own: spelled right (it is parsed), not run.
-ELSEWHERE = re.compile(r"Ruggero1912|openai:|hf:|\bMODEL\b|my-copy|my-model|--model decap")
+ELSEWHERE = re.compile(
+    r"Ruggero1912|openai:|hf:|\bMODEL\b|my-copy|my-model|--model decap|^patchioner serve"
+)
 
 
 def blocks(page: Path, language: str) -> list[str]:

@@ -26,6 +26,7 @@ VERBS = {
     "export": ("models", "add_export_arguments", "run a model's backbone in another runtime"),
     "calibrate": ("calibrate", "add_calibrate_arguments", "how sure a model's captions are"),
     "bank": ("bank", "add_bank_arguments", "build, look into or shrink memory banks"),
+    "serve": ("serve", "add_serve_arguments", "a page and an API"),
     "doctor": ("doctor", "add_doctor_arguments", "what is installed here, and what is in its way"),
 }
 """Verb -> module of this package, its function that declares arguments and sets `run`, and one line of help."""

@@ -1,0 +1,252 @@
+"""The model as requests see it: photos are encoded once and kept; questions of many clients are answered together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Hashable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from decoders import DecodeOptions
+from patchioner.backbones import PatchFeatures
+from patchioner.base.errors import PatchionerError
+from patchioner.model import Patchioner
+from patchioner.pipeline import Batching, attempt
+from patchioner.regions import Region, Weighting
+from patchioner.results import Caption, Explanation, Label
+from patchioner.serve.batcher import Batcher
+from patchioner.serve.cache import Encoded, PhotoCache, content_id
+from patchioner.serve.errors import RequestError
+from patchioner.serve.metrics import Metrics
+from patchioner.serve.reading import open_photo
+from patchioner.serve.settings import ServeSettings
+
+if TYPE_CHECKING:
+    from patchioner.detail import DetailCaptioner, DetailedCaption
+
+Found = list[Region | PatchionerError]
+_DECODERS = 2  # threads that decode photos
+_DECODED = 8  # photos that may be decoded and not yet encoded: they are large
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How captions are wanted; see `Patchioner.caption_many`."""
+
+    options: DecodeOptions
+    rerank: bool | None = None
+    min_confidence: float | None = None
+    weighting: Weighting | None = None
+
+
+class _Regions(NamedTuple):
+    features: PatchFeatures
+    regions: Sequence[Region]
+
+
+class Engine:
+    """A model, the photos that it has seen, and the queue in front of it.
+
+    Args:
+        model: loaded.
+        settings: its limits.
+        metrics: told of what happens.
+
+    Attributes:
+        active: requests under way.
+    """
+
+    def __init__(self, model: Patchioner, settings: ServeSettings, metrics: Metrics) -> None:
+        self.model, self.settings = model, settings
+        self.cache = PhotoCache(settings.cache_bytes)
+        # Smaller batches than for a folder of photos: whoever asks next need not wait for long.
+        most = Batching.on(model.device.type).regions // 4
+        self.batcher = Batcher(
+            self._answer,
+            workers=settings.workers,
+            most_rows=most,
+            limit=32 * settings.queue,
+            observe=metrics.batch,
+        )
+        self._piece = max(1, most // 2)
+        self._readers = ThreadPoolExecutor(_DECODERS, thread_name_prefix="patchioner-photos")
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="patchioner-detail")
+        self._room = asyncio.Semaphore(_DECODED)
+        self._metrics = metrics
+        self.active = 0
+
+    def close(self) -> None:
+        """Finish what was asked, and stop."""
+        self._readers.shutdown(wait=True)
+        self.batcher.close()
+        self._writer.shutdown(wait=True)
+
+    async def photo(self, data: bytes) -> Encoded:
+        """The photo in a file, encoded; the same file is encoded once while there is room for it.
+
+        Raises:
+            RequestError: it cannot be read, or is too large.
+        """
+        name = content_id(data)
+        known = self.cache.get(name)
+        if known is not None:
+            return known
+        async with self._room:
+            with self._metrics.stage("decode"):
+                loop = asyncio.get_running_loop()
+                image = await loop.run_in_executor(self._readers, open_photo, data, self.settings)
+            features = await self.batcher.ask(("encode",), image)
+        photo = Encoded(name, data, features)
+        self.cache.put(photo)
+        return photo
+
+    def known(self, name: str) -> Encoded:
+        """The photo of that id.
+
+        Raises:
+            RequestError: it is not there, or no more.
+        """
+        found = self.cache.get(name)
+        if found is None:
+            raise RequestError(
+                404, "unknown_image", f"no image {name!r:.40} here (any more): upload it again"
+            )
+        return found
+
+    async def captions(
+        self, photo: Encoded, regions: Found, asked: Asked
+    ) -> list[Caption | PatchionerError]:
+        """A caption for each region, or its error."""
+        return await self._of_regions(("caption", asked), photo, regions)
+
+    async def labels(
+        self, photo: Encoded, regions: Found, names: Sequence[str], threshold: float | None
+    ) -> list[Label | PatchionerError]:
+        """The likeliest of the names for each region, or its error."""
+        return await self._of_regions(("label", tuple(names), threshold), photo, regions)
+
+    async def embeddings(self, photo: Encoded, regions: Found) -> list[Tensor | PatchionerError]:
+        """(dim,) float32 for each region, before the memory bank, or its error."""
+        return await self._of_regions(("embed",), photo, regions)
+
+    async def explain(self, photo: Encoded, region: Region, count: int) -> Explanation:
+        """What a region's caption rests on."""
+        found: Explanation = await self.batcher.ask(("explain", count), (photo.features, region))
+        return found
+
+    async def texts(self, texts: Sequence[str]) -> Tensor:
+        """(n, dim) float32 embeddings of texts."""
+        found: Tensor = await self.batcher.ask(("text",), list(texts), len(texts))
+        return found
+
+    async def similarities(self, photo: Encoded, text: str) -> Tensor:
+        """(rows, columns) float32 cosines of the patches with a text."""
+        words = F.normalize(await self.texts([text]), dim=1)[0]
+        tokens = F.normalize(photo.features.tokens.float(), dim=-1)
+        return tokens @ words.to(tokens.device)
+
+    async def detail(self, photo: Encoded, seed: int) -> DetailedCaption:
+        """A long description; one at a time."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._writer, self._describe, photo, seed)
+
+    @cached_property
+    def has_detail(self) -> bool:
+        """Whether the model is calibrated for long descriptions."""
+        return "detail" in self.model.settings.calibration
+
+    @cached_property
+    def _describer(self) -> DetailCaptioner:
+        from patchioner.detail import DetailCaptioner
+
+        return DetailCaptioner(self.model)
+
+    def _describe(self, photo: Encoded, seed: int) -> DetailedCaption:
+        from patchioner.detail import Photo
+
+        with self._metrics.stage("detail"):
+            image = open_photo(photo.data, self.settings)
+            seen = Photo("photo", image, photo.id, photo.features)
+            return self._describer.describe(seen, seed=seed)
+
+    async def _of_regions(self, key: Hashable, photo: Encoded, regions: Found) -> list[Any]:
+        """Answers in the order of the regions, asked in pieces so that small questions are not kept waiting."""
+        sound = [one for one in regions if isinstance(one, Region)]
+        pieces = [sound[start : start + self._piece] for start in range(0, len(sound), self._piece)]
+        asked = [
+            self.batcher.ask(key, _Regions(photo.features, piece), len(piece)) for piece in pieces
+        ]
+        answered = iter([one for piece in await asyncio.gather(*asked) for one in piece])
+        return [next(answered) if isinstance(one, Region) else one for one in regions]
+
+    def _answer(self, key: Any, asked: Sequence[Any]) -> Sequence[Any]:
+        """One batch, in a thread of the queue."""
+        verb, *how = key
+        found: Sequence[Any] = getattr(self, f"_{verb}")(asked, *how)
+        return found
+
+    def _encode(self, images: Sequence[Any]) -> Sequence[Any]:
+        return attempt(lambda some: self.model.encode(list(some)), images)
+
+    def _caption(self, asked: Sequence[_Regions], how: Asked) -> list[list[Any]]:
+        found = self.model.caption_many(
+            [(one.features, one.regions) for one in asked],
+            on_error="return",
+            options=how.options,
+            rerank=how.rerank,
+            min_confidence=how.min_confidence,
+            weighting=how.weighting,
+            batching=_AT_ONCE,
+        )
+        return self._each(asked, found)
+
+    def _label(
+        self, asked: Sequence[_Regions], names: Sequence[str], threshold: float | None
+    ) -> list[list[Any]]:
+        items = [(one.features, one.regions) for one in asked]
+        found = self.model.label_many(
+            items, names, on_error="return", threshold=threshold, batching=_AT_ONCE
+        )
+        return self._each(asked, found)
+
+    def _embed(self, asked: Sequence[_Regions]) -> list[list[Any]]:
+        return [
+            attempt(lambda some, one=one: self.model.embed_regions(one.features, some).unbind(), one.regions)  # type: ignore[misc]
+            for one in asked
+        ]  # fmt: skip
+
+    def _explain(
+        self, asked: Sequence[tuple[PatchFeatures, Region]], count: int
+    ) -> Sequence[Explanation | PatchionerError]:
+        return attempt(lambda some: [self.model.explain(*one, count) for one in some], asked)
+
+    def _text(self, asked: Sequence[list[str]]) -> Sequence[Tensor]:
+        found = self.model.embed_text([text for texts in asked for text in texts])
+        rows: Sequence[Tensor] = found.split([len(texts) for texts in asked])
+        return rows
+
+    def _each(self, asked: Sequence[_Regions], outcomes: Iterator[Any]) -> list[list[Any]]:
+        """An error of all regions of a photo becomes the own error of each."""
+        return [
+            _own_errors(one, outcome) if isinstance(outcome, PatchionerError) else outcome
+            for one, outcome in zip(asked, outcomes, strict=True)
+        ]
+
+
+_AT_ONCE = Batching(photos=10**6, regions=10**6, readers=0, overlap=False)
+
+
+def _own_errors(asked: _Regions, common: PatchionerError) -> list[PatchionerError]:
+    def own(region: Region) -> PatchionerError:
+        try:
+            region.patch_weights(asked.features.geometry)
+        except PatchionerError as error:
+            return error
+        return common
+
+    return [own(region) for region in asked.regions]

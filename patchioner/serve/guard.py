@@ -1,0 +1,242 @@
+"""What stands before every request: who may ask, how much, how many at once, for how long; and what is logged of it."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import contextlib
+import hmac
+import json
+import logging
+import time
+import uuid
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from patchioner.serve.engine import Engine
+from patchioner.serve.errors import RequestError, told
+from patchioner.serve.metrics import Metrics
+
+logger = logging.getLogger("patchioner.serve")
+
+OPEN = ("/", "/health", "/ready")
+"""Answered to anyone; so is the page's folder."""
+_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+        "font-src 'self'; media-src 'self' blob:; manifest-src 'self'; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(self), geolocation=(), microphone=()",
+}
+_ENCODED = [(name.lower().encode(), value.encode()) for name, value in _HEADERS.items()]
+_CLIENT_LEFT = 499  # nginx's word for it; it stands in the log alone
+_DRAIN = 2.0  # seconds for the rest of a request that is refused
+_NO_PHOTO = 8  # requests without a photo may have this part of the bytes
+
+
+class Guard:
+    """ASGI middleware.
+
+    Args:
+        app: what it guards.
+        engine: whose settings and queue decide.
+        metrics: told of each request.
+    """
+
+    def __init__(self, app: ASGIApp, engine: Engine, metrics: Metrics) -> None:
+        self._app, self._engine, self._metrics = app, engine, metrics
+        self._settings = engine.settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, whatever happens."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started, call = time.monotonic(), _Call(scope, send)
+        try:
+            self._check(call)
+            if scope["method"] in ("GET", "HEAD"):
+                await self._app(scope, receive, call.send)
+            else:
+                with self._place():
+                    await self._in_time(call, receive)
+        except Exception as error:
+            if not isinstance(error, RequestError):
+                logger.exception("request %s failed", call.id)
+            await call.refuse(told(error), receive)
+        finally:
+            seconds = time.monotonic() - started
+            self._metrics.request(call.path, call.status, seconds)
+            entry = {"id": call.id, "method": scope["method"], "path": call.path}
+            entry |= {"status": call.status, "ms": round(1000 * seconds, 1)}
+            logger.info("%s", json.dumps(entry))
+
+    def _check(self, call: _Call) -> None:
+        """RequestError for whoever may not ask."""
+        settings, path = self._settings, call.scope["path"]
+        host = call.header("host")
+        if not (settings.token or settings.insecure):
+            # A page of another site may have its own name point to this machine.
+            name = urlsplit(f"//{host}").hostname
+            if name not in ("localhost", "127.0.0.1", "::1", settings.host):
+                raise RequestError(
+                    403, "forbidden", "this server is asked by a name it does not know"
+                )
+        origin = call.header("origin")
+        if origin and urlsplit(origin).netloc != host:
+            raise RequestError(403, "forbidden", "pages of other sites may not ask this server")
+        if settings.token is None or path in OPEN or path.startswith("/static/"):
+            return
+        # compare_digest takes time that does not depend on where the two differ
+        if not hmac.compare_digest(_token(call.header("authorization")), settings.token.encode()):
+            raise RequestError(401, "unauthorized", "send the header 'Authorization: Bearer TOKEN'")
+
+    @contextlib.contextmanager
+    def _place(self) -> Iterator[None]:
+        """One of the places for requests under way; RequestError where there is none."""
+        batcher = self._engine.batcher
+        if self._engine.active >= self._settings.queue or batcher.is_full:
+            raise RequestError(
+                429, "busy", "too many requests at once", retry_after=batcher.patience
+            )
+        self._engine.active += 1
+        try:
+            yield
+        finally:
+            self._engine.active -= 1
+
+    async def _in_time(self, call: _Call, receive: Receive) -> None:
+        try:
+            async with asyncio.timeout(self._settings.deadline):
+                body = await self._body(call, receive)
+                if body is None:
+                    call.status = _CLIENT_LEFT
+                else:
+                    await self._until_gone(call, body, receive)
+        except TimeoutError:
+            raise RequestError(
+                504, "deadline", f"no answer within {self._settings.deadline:g} seconds"
+            ) from None
+
+    async def _body(self, call: _Call, receive: Receive) -> bytes | None:
+        """All of the request's body; None where the client left."""
+        most = self._settings.max_bytes
+        if call.scope["path"].startswith("/v1/images/"):
+            most //= _NO_PHOTO
+        refused = RequestError(413, "too_large", f"the request has more than {most:,} bytes")
+        stated = call.header("content-length")
+        if stated.isdigit() and int(stated) > most:
+            raise refused
+        parts, length = [], 0
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return None
+            part = message.get("body", b"")
+            length += len(part)
+            if length > most:
+                raise refused
+            parts.append(part)
+            if not message.get("more_body", False):
+                return b"".join(parts)
+
+    async def _until_gone(self, call: _Call, body: bytes, receive: Receive) -> None:
+        """Answer, unless the client leaves: then the work is cancelled and leaves the queue."""
+        work = asyncio.ensure_future(self._app(call.scope, _replay(body), call.send))
+        watch = asyncio.ensure_future(_gone(receive))
+        try:
+            await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                work.result()
+            else:
+                call.status = _CLIENT_LEFT
+        finally:
+            for task in (work, watch):
+                task.cancel()
+            await asyncio.gather(work, watch, return_exceptions=True)
+
+
+class _Call:
+    """A request on its way: who asked, and what was answered so far."""
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self.scope, self._send = scope, send
+        self.id = uuid.uuid4().hex[:12]
+        self.status = 500
+        self._begun = False
+        self._headers = dict(reversed(scope["headers"]))
+
+    @property
+    def path(self) -> str:
+        """The route's template; names of images and files stay out of logs."""
+        if self.scope["path"].startswith("/static/"):
+            return "/static"
+        return str(getattr(self.scope.get("route"), "path", "other"))
+
+    def header(self, name: str) -> str:
+        """A header of the request, "" where there is none."""
+        value: bytes = self._headers.get(name.encode(), b"")
+        return value.decode("latin-1")
+
+    async def send(self, message: Message) -> None:
+        """Pass on what is answered, with our headers."""
+        if message["type"] == "http.response.start":
+            self._begun, self.status = True, message["status"]
+            own = [*_ENCODED, (b"x-request-id", self.id.encode())]
+            message = {**message, "headers": [*message["headers"], *own]}
+        await self._send(message)
+
+    async def refuse(self, error: RequestError, receive: Receive) -> None:
+        """Say why there is no answer, unless one has begun."""
+        if self._begun:
+            return
+        # A client that is still sending would see the connection cut, not the answer.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_DRAIN):
+                while (await receive()).get("more_body", False):
+                    pass
+        await error_response(error, self.scope["path"])(self.scope, receive, self.send)
+
+
+def error_response(error: RequestError, path: str) -> JSONResponse:
+    """The error as JSON; Ollama's clients know a text only."""
+    headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    said = str(error) if path.startswith("/api/") else error.to_dict()
+    return JSONResponse({"error": said}, error.status, headers)
+
+
+def _token(header: str) -> bytes:
+    """The token of a request: a bearer's, or the password of basic authentication (Label Studio's way)."""
+    scheme, _, value = header.partition(" ")
+    if scheme.lower() == "bearer":
+        return value.strip().encode()
+    if scheme.lower() == "basic":
+        with contextlib.suppress(binascii.Error, ValueError):
+            return base64.b64decode(value.strip(), validate=True).partition(b":")[2]
+    return b""
+
+
+def _replay(body: bytes) -> Receive:
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive() -> Message:
+        if not messages:
+            await asyncio.Event().wait()  # whether the client leaves is watched elsewhere
+        return messages.pop()
+
+    return receive
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

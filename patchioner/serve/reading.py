@@ -1,0 +1,167 @@
+"""Photos and regions out of requests, within limits."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from patchioner.base.errors import ImageError, PatchionerError, RegionError
+from patchioner.images import PILLOW_QUIET, load_image, readable_formats
+from patchioner.regions import Mask, Region, WholeImage, from_coco
+from patchioner.serve.errors import RequestError, bad_request, told
+from patchioner.serve.settings import ServeSettings
+
+Size = tuple[int, int]
+Regions = "list[Region | PatchionerError]"
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF", "MPO", "PPM")
+_MOST_POINTS, _DEEPEST = 50_000, 8  # of a region
+
+
+def photo_bytes(text: str) -> bytes:
+    """The file in base64 or a data URL.
+
+    Raises:
+        RequestError: it is a link or a path, or no base64.
+    """
+    head, comma, body = text.partition(",") if text.startswith("data:") else ("", "", text)
+    if re.match(r"[a-z]{2,10}://", text, re.IGNORECASE) or (head and not comma):
+        raise RequestError(
+            400, "bad_image", "photos are not fetched: send the file as base64 or a data URL"
+        )
+    try:
+        return base64.b64decode("".join(body.split()), validate=True)
+    except (binascii.Error, ValueError):
+        raise RequestError(400, "bad_image", "the image is no base64 and no data URL") from None
+
+
+def open_photo(data: bytes, settings: ServeSettings) -> Image.Image:
+    """Decode a file of a known kind: upright RGB.
+
+    Raises:
+        RequestError: it is too large, damaged, or of another kind.
+    """
+    readable_formats()  # those of extras, too
+    formats = [one for one in _FORMATS if one in Image.OPEN]
+    try:
+        with PILLOW_QUIET, Image.open(io.BytesIO(data), formats=formats) as picture:
+            if picture.width * picture.height > settings.max_pixels:
+                raise RequestError(
+                    413,
+                    "too_large",
+                    f"the photo has {picture.width} x {picture.height} pixels, more than "
+                    f"{settings.max_pixels:,}: make it smaller first",
+                )
+            return load_image(picture)
+    except RequestError:
+        raise
+    except Image.DecompressionBombError:
+        raise RequestError(413, "too_large", "the photo has too many pixels") from None
+    except MemoryError:
+        raise RequestError(413, "too_large", "too little memory for this photo") from None
+    except Exception as error:  # decoders fail in any way at hostile files
+        raise told(error if isinstance(error, ImageError) else ImageError()) from error
+
+
+def named_photo(name: str, root: Path | None, most: int) -> bytes:
+    """The file of that name in the folder that the server was given.
+
+    Raises:
+        RequestError: there is no such folder or file, it lies elsewhere, or is too large.
+    """
+    refused = RequestError(400, "bad_image", f"no photo {name!r:.80} in the server's --root")
+    if root is None or "\0" in name:
+        raise refused
+    try:
+        base = root.resolve()
+        path = (base / name).resolve()
+        if not path.is_relative_to(base) or not path.is_file():
+            raise refused
+        if path.stat().st_size > most:
+            raise RequestError(413, "too_large", f"the photo {name!r:.80} is too large")
+        return path.read_bytes()
+    except (OSError, ValueError, RuntimeError):
+        raise refused from None
+
+
+def region_list(entries: Sequence[Any] | None, size: Size, settings: ServeSettings) -> Any:
+    """Each entry as a region or its error; None is the whole photo.
+
+    Args:
+        entries: our JSON, or ``{"format": "coco" | "rle", ...}``.
+        size: (width, height) of the photo.
+
+    Raises:
+        RequestError: more than are allowed, or none.
+    """
+    if entries is None:
+        return [WholeImage()]
+    if not entries:
+        raise bad_request("'regions' is empty: leave it out for the whole photo")
+    if len(entries) > settings.max_regions:
+        raise RequestError(
+            413, "too_large", f"{len(entries)} regions: give at most {settings.max_regions}"
+        )
+    return [_region(entry, size) for entry in entries]
+
+
+def _region(entry: Any, size: Size) -> Region | PatchionerError:
+    try:
+        _check(entry, size)
+        region = _made(entry)
+        region.require_fit(size)
+        return region
+    except RegionError as error:
+        return error
+    except RecursionError:
+        return RegionError("the region is nested too deeply")
+    except Exception:  # what only looks like a region fails in any way
+        return RegionError(f"{entry!r:.80} is no region: see docs/regions.md")
+
+
+def _made(entry: Any) -> Region:
+    if not isinstance(entry, Mapping) or "format" not in entry:
+        return Region.from_json(_bare(entry))
+    given = {key: value for key, value in entry.items() if key != "format"}
+    if entry["format"] == "coco":
+        return from_coco(given)
+    if entry["format"] == "rle":
+        return Mask.from_rle(given)
+    raise RegionError(f"format {entry['format']!r:.40} is unknown: use coco, rle, or leave it out")
+
+
+def _bare(entry: Any) -> Any:
+    """Without what files may add."""
+    if not isinstance(entry, Mapping):
+        return entry
+    return {key: value for key, value in entry.items() if key not in ("label", "id")}
+
+
+def _check(entry: Any, size: Size) -> None:
+    """Refuse what would take much memory or time before any of it is read."""
+    points, level = 0, [entry]
+    for _ in range(_DEEPEST):
+        deeper: list[Any] = []
+        for one in level:
+            if isinstance(one, Mapping):
+                if "counts" in one and list(one.get("size", ())) != [size[1], size[0]]:
+                    raise RegionError(
+                        f"the mask's size is {one.get('size')!r:.40}; the photo's is "
+                        f"[height, width] = [{size[1]}, {size[0]}]"
+                    )
+                deeper += [value for key, value in one.items() if key != "counts"]
+            elif isinstance(one, list):
+                points += len(one)
+                deeper += [value for value in one if isinstance(value, list | Mapping)]
+        if points > _MOST_POINTS:
+            raise RegionError(f"the region has more than {_MOST_POINTS:,} numbers: simplify it")
+        level = deeper
+        if not level:
+            return
+    raise RegionError("the region is nested too deeply")

@@ -1,0 +1,73 @@
+"""How the server is run, and its limits; the options of `patchioner serve` are these fields."""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from patchioner.base.errors import OptionError
+
+
+def _option(default: Any, meaning: str, form: str | None = None, *, secret: bool = False) -> Any:
+    metadata = {"help": meaning, "metavar": form}
+    return field(default=default, metadata=metadata, repr=not secret)
+
+
+@dataclass(frozen=True)
+class ServeSettings:
+    """How the server is run, and its limits.
+
+    Raises:
+        OptionError: a number that makes no sense, no such folder, or an address that others reach without a token.
+
+    Example:
+        >>> ServeSettings(host="0.0.0.0", token="secret").is_local
+        False
+    """
+
+    host: str = _option("127.0.0.1", "address to listen on")
+    port: int = _option(8000, "port to listen on", "N")
+    token: str | None = _option(
+        None, "that clients must send (default: $PATCHIONER_TOKEN)", secret=True
+    )
+    insecure: bool = _option(False, "allow others to reach it without a token")
+    root: Path | None = _option(None, "folder whose photos requests may name", "FOLDER")
+    workers: int = _option(1, "threads that run the model", "N")
+    cache_bytes: int = _option(2**30, "of encoded photos that are kept", "N")
+    queue: int = _option(128, "requests under way at once; more are told to come back", "N")
+    deadline: float = _option(120.0, "for one request", "SECONDS")
+    max_bytes: int = _option(32 * 2**20, "of a request", "N")
+    max_pixels: int = _option(50_000_000, "of a photo", "N")
+    max_regions: int = _option(1024, "of a request", "N")
+    max_texts: int = _option(1000, "of a request", "N")
+    max_text: int = _option(2000, "characters of a text", "N")
+
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            value = getattr(self, one.name)
+            least = 0 if one.name in ("port", "cache_bytes") else 1
+            number = isinstance(one.default, int | float) and not isinstance(one.default, bool)
+            if number and not (math.isfinite(value) and value >= least):
+                flag = one.name.replace("_", "-")
+                raise OptionError(f"--{flag} is {value}: give a number of at least {least}")
+        if self.port > 65535:
+            raise OptionError(f"--port is {self.port}: give one of 1 to 65535, or 0 for a free one")
+        if self.root is not None and not self.root.is_dir():
+            raise OptionError(f"--root {str(self.root)!r} is no folder")
+        if self.token is not None and not (self.token.isascii() and len(self.token.strip()) >= 8):
+            raise OptionError("the token is too easily guessed: give 8 ASCII characters or more")
+        if not (self.is_local or self.token or self.insecure):
+            raise OptionError(
+                f"--host {self.host} lets others reach the server: give a --token, or say --insecure"
+            )
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine can reach the server."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
