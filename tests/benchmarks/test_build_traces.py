@@ -1,0 +1,175 @@
+"""Trace samples from narratives: real ones of ../shared, spoken at an even pace, and a server of our own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import trace
+from benchmarks.build_traces import Spoken, main, read_reply, split
+from benchmarks.data import BenchmarkDataError, PhotoFolder
+from tests.support.chat_server import ChatServer, Reaction, fails, says
+
+REAL = Path(__file__).parents[3] / "shared" / "data" / "real_traces"
+
+
+def record(image: str, captions: list[str], traces: list[Any]) -> dict[str, Any]:
+    """A record of Localized Narratives: one stroke a sentence, each spoken while its stroke is drawn."""
+    timed, strokes, begin = [], [], 0.0
+    for caption, points in zip(captions, traces, strict=True):
+        words, lasts = caption.split(), points[-1]["t"]
+        for index, word in enumerate(words):
+            at = begin + lasts * index / len(words)
+            end = begin + lasts * (index + 1) / len(words)
+            timed.append({"utterance": word, "start_time": at, "end_time": end})
+        strokes.append([{**point, "t": begin + point["t"]} for point in points])
+        begin += lasts + 1.0
+    return {"image_id": image, "timed_caption": timed, "traces": strokes}
+
+
+def stroke(*t: float) -> list[dict[str, float]]:
+    return [{"x": 0.1 * one, "y": 0.5, "t": one} for one in t]
+
+
+def rewriter(request: dict[str, Any]) -> Reaction:
+    """Lower case without the stop; backgrounds are no captions."""
+    words = request["messages"][1]["content"].rpartition("Sentence: ")[2]
+    return says("INVALID" if "background" in words else f'Caption: "{words.lower()[:-1]}"')
+
+
+@pytest.fixture
+def real(tmp_path: Path) -> Path:
+    if not REAL.is_dir():
+        pytest.skip(
+            "the real narratives are not beside the repository (../shared/data/real_traces)"
+        )
+    content = json.loads((REAL / "traces.json").read_text(encoding="utf-8"))
+    lines = [json.dumps(record(key, **entry)) for key, entry in content.items()]
+    path = tmp_path / "narratives.jsonl"
+    path.write_text("\n".join([*lines, '{"image_id": 3}', "", "{"]), encoding="utf-8")
+    return path
+
+
+def run(path: Path, out: Path, server: ChatServer, *more: str) -> int:
+    return main(
+        [str(path), "--rewriter", "openai:m", "--base-url", server.url, "--out", str(out), *more]
+    )
+
+
+def test_real_narratives_become_samples_that_the_benchmark_reads(
+    real: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each caption has the points of its own sentence; what is invalid or malformed is counted."""
+    out = tmp_path / "traces.json"
+    with ChatServer(then=rewriter) as server:
+        assert run(real, out, server) == 0
+    given = json.loads((REAL / "traces.json").read_text(encoding="utf-8"))
+    found = json.loads(out.read_text(encoding="utf-8"))
+    for image, entry in found.items():
+        spoken = [text.lower().rstrip(".") for text in given[image]["captions"]]
+        kept = [
+            (text, points)
+            for text, points in zip(spoken, given[image]["traces"], strict=True)
+            if "background" not in text
+        ]
+        assert entry["captions"] == [text for text, _ in kept]
+        for points, (_, wanted) in zip(entry["traces"], kept, strict=True):
+            assert [(p["x"], p["y"]) for p in points] == [(p["x"], p["y"]) for p in wanted]
+            assert [p["t"] for p in points] == pytest.approx([p["t"] for p in wanted], abs=1e-3)
+    reading = trace.read(out, PhotoFolder(REAL / "frames"))
+    assert (len(reading.samples), len(reading.skipped)) == (9, 0)
+    about = json.loads(Path(f"{out}.about.json").read_text(encoding="utf-8"))
+    assert about["left_out"] == {
+        "sentences that the rewriter marks as invalid": 2,
+        "malformed records": 2,
+    }
+    assert "record 11" in capsys.readouterr().err
+
+
+def test_a_stopped_run_goes_on_and_ends_with_the_same_bytes(real: Path, tmp_path: Path) -> None:
+    whole, broken = tmp_path / "whole.json", tmp_path / "broken.json"
+    with ChatServer(then=rewriter) as server:
+        assert run(real, whole, server) == 0
+        asked = len(server.requests)
+    with ChatServer(then=rewriter) as server:
+        assert run(real, broken, server, "--max-calls", "3", "--concurrency", "1") == 1
+        assert not broken.exists()
+        assert run(real, broken, server) == 0
+        assert len(server.requests) == asked
+    assert broken.read_bytes() == whole.read_bytes()
+
+
+def test_a_server_that_refuses_leaves_no_file(real: Path, tmp_path: Path) -> None:
+    with ChatServer(then=lambda _: fails(401, "bad key")) as server:
+        assert run(real, tmp_path / "out.json", server) == 1
+    assert not (tmp_path / "out.json").exists()
+
+
+def test_limit_draws_by_the_seed(real: Path, tmp_path: Path) -> None:
+    drawn = set()
+    with ChatServer(then=lambda _: says("a tiger")) as server:
+        for seed in ("1", "1", "2", "3"):
+            out = tmp_path / f"{len(drawn)}.json"
+            assert run(real, out, server, "--limit", "3", "--seed", seed) == 0
+            drawn.add(frozenset(json.loads(out.read_text(encoding="utf-8"))))
+    assert len(drawn) == 3 and all(len(one) <= 3 for one in drawn)
+
+
+def test_strokes_of_one_sentence_are_parted_off_the_photo() -> None:
+    word = {"utterance": "A dog sleeps.", "start_time": 1.0, "end_time": 6.0}
+    (found,) = split(
+        {"image_id": 5, "timed_caption": [word], "traces": [stroke(0, 1, 2), stroke(5, 6, 7)]}
+    )
+    assert isinstance(found, Spoken) and found.image == "5"
+    assert [(p["x"], p["t"]) for p in found.points] == [
+        (0.1, 0),
+        (0.2, 1),
+        (-1, 4),
+        (0.5, 4),
+        (pytest.approx(0.6), 5),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "points", "reason"),
+    [
+        ("Dog.", stroke(0, 1), "words"),
+        ("A dog sleeps.", stroke(0), "points"),
+        ("A dog sleeps.", stroke(0, 11, 12), "points"),
+    ],
+)
+def test_what_is_left_out(words: str, points: Any, reason: str) -> None:
+    timed = [{"utterance": words, "start_time": 0, "end_time": 20}]
+    (found,) = split({"image_id": "a", "timed_caption": timed, "traces": [points]})
+    assert isinstance(found, str) and reason in found
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        [], {}, {"image_id": "a", "timed_caption": 3, "traces": []},
+        {"image_id": "a", "timed_caption": [], "traces": [[{"x": 0.1, "y": float("nan"), "t": 0}]]},
+        {"image_id": "a", "timed_caption": [], "traces": [[{"x": 0.1, "y": "left", "t": 0}]]},
+    ],
+)  # fmt: skip
+def test_no_record(broken: Any) -> None:
+    with pytest.raises(BenchmarkDataError):
+        list(split(broken))
+
+
+@pytest.mark.parametrize(
+    ("reply", "caption"),
+    [
+        ("a dog", "a dog"), ('Caption: "a dog."', "a dog."), ("INVALID", None), ("Invalid: no object", None),
+        ("an invalid in a wheelchair", "an invalid in a wheelchair"), ("a\nb", None), ("", None), ("word " * 41, None),
+    ],
+)  # fmt: skip
+def test_replies(reply: str, caption: str | None) -> None:
+    assert read_reply(reply) == caption
+
+
+def test_another_kind_of_rewriter_is_refused(tmp_path: Path) -> None:
+    assert main([str(tmp_path / "x"), "--rewriter", "hf:m", "--out", str(tmp_path / "y")]) == 1
