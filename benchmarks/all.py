@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.command import report, run_command, settings_from, write_reports
+from benchmarks.command import command_parser, report, run_command, settings_from, write_reports
 from benchmarks.data import TASK_NAMES
 from benchmarks.report import REPORT_FILE
 from benchmarks.run import Run, execute
@@ -32,11 +32,7 @@ _KEYS = ("defaults", "runs")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 0, or 1 after an error."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.all",
-        description="Do all runs of YAML files.",
-        allow_abbrev=False,
-    )
+    parser = command_parser("all", "Do all runs of YAML files.")
     add = parser.add_argument
     add("--config", type=Path, nargs="+", required=True, help="YAML files")
     add("--data", type=Path, help="data folder of the runs that name none (the sample set)")

@@ -24,20 +24,22 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks import naive
-from benchmarks.command import natural, positive, run_command
+from benchmarks.command import as_json, command_parser, natural, positive, run_command
 from benchmarks.data import SAMPLE
-from benchmarks.timing import about_machine, clocked, open_photo, time_function
+from benchmarks.settings import machine, versions
+from benchmarks.timing import clocked, time_function
 from memory_bank import IndexKind, IndexOptions, MemoryBank, Precision, join_banks
 from patchioner import Patchioner
 from patchioner.base.errors import OptionError
 from patchioner.base.files import write_json
 from patchioner.base.progress import progress
+from patchioner.images import load_image
 from patchioner.regions import Box, Region, WholeImage
 
 KINDS: tuple[IndexKind, ...] = get_args(IndexKind)
 _PART = 250_000
 _NOISE = (
-    0.5  # length of the noise added to a copy of a unit row: its cosine with the row is about 0.89
+    0.5  # length of what is added to a copy of a unit row: its cosine with the row is about 0.89
 )
 Decode = Callable[[Tensor], list[str]]
 
@@ -100,7 +102,7 @@ def region_queries(model: Patchioner, photos: Sequence[Path], count: int) -> Ten
     """Embeddings of whole photos and of their quarters, (count, dim), photo by photo; OptionError: too few photos."""
     found: list[Tensor] = []
     for photo in progress(photos[: -(-count // 5)], description="photos", unit="photo"):
-        x, y = (size / 2 for size in open_photo(photo).size)
+        x, y = (size / 2 for size in load_image(photo).size)
         corners = [(0.0, 0.0), (x, 0.0), (0.0, y), (x, y)]
         regions: list[Region] = [WholeImage(), *(Box(a, b, a + x, b + y) for a, b in corners)]
         found.append(model.embed_regions(model.encode(str(photo)), regions))
@@ -226,16 +228,12 @@ def _work(options: argparse.Namespace, model: Patchioner | None) -> None:
         "temperature 0.01, mean and least over the queries. The index comes on top of the bank.\n"
     )
     if options.json is not None:
-        settings = {key: str(v) if isinstance(v, Path) else v for key, v in vars(options).items()}
-        found = [asdict(line) for line in lines]
-        write_json(options.json, {"settings": settings, "machine": about_machine(), "lines": found})
+        found = {"settings": as_json(options), "machine": versions() | machine("cpu")}
+        write_json(options.json, found | {"lines": [asdict(line) for line in lines]})
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.bank",
-        description="When is an index over a memory bank worth it?",
-    )
+    parser = command_parser("bank", "When is an index over a memory bank worth it?")
     add = parser.add_argument
     some = {"type": positive, "nargs": "+"}
     add("--rows", **some, default=[10_000, 100_000], help="sizes of banks")

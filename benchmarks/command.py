@@ -7,7 +7,7 @@ import logging
 import math
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
@@ -33,6 +33,13 @@ HIDDEN = (
 _SHOWN_ROWS = 10
 
 
+def command_parser(name: str, description: str) -> argparse.ArgumentParser:
+    """The parser of `python -m benchmarks.NAME`."""
+    return argparse.ArgumentParser(
+        prog=f"python -m benchmarks.{name}", description=description, allow_abbrev=False
+    )
+
+
 def run_command(
     parser: argparse.ArgumentParser,
     work: Callable[[argparse.Namespace], int | None],
@@ -50,14 +57,46 @@ def run_command(
         return 130
 
 
-def number(kind: type[int] | type[float], low: float, *, above: bool = False) -> Any:
-    """An argument type: a finite number of at least `low` (`above`: greater than it)."""
+def as_json(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options of a command as JSON values."""
+    return {key: str(v) if isinstance(v, Path) else v for key, v in vars(arguments).items()}
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    cells = ([cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines)
+    return "".join(f"| {' | '.join(line)} |\n" for line in cells)
+
+
+def figure(
+    value: float, low: float | None, high: float | None, *, signed: bool = False, digits: int = 1
+) -> str:
+    """A value, with its bounds if it has them; never -0.0; "-" where it is undefined."""
+    form = f"{'+' if signed else ''}z.{digits}f"
+    if math.isnan(value):
+        return "-"
+    text = f"{value:{form}}"
+    return (
+        text if low is None or high is None else f"{text} ({low:z.{digits}f} to {high:z.{digits}f})"
+    )
+
+
+def with_interval(score: Mapping[str, Any] | None) -> str:
+    """A score of results.json, with its interval where it has one."""
+    if score is None:
+        return ""
+    ends = score["interval"] or {"low": None, "high": None}
+    return figure(score["value"], ends["low"], ends["high"])
+
+
+def number(kind: type[int] | type[float], low: float) -> Any:
+    """An argument type: a finite number of at least `low`."""
 
     def read(text: str) -> float:
         value = kind(text)
-        if not math.isfinite(value) or value < low or (above and value == low):
-            bound = f"above {low:g}" if above else f"of at least {low:g}"
-            raise argparse.ArgumentTypeError(f"{text} is not a number {bound}")
+        if not math.isfinite(value) or value < low:
+            raise argparse.ArgumentTypeError(f"{text} is not a number of at least {low:g}")
         return value
 
     read.__name__ = kind.__name__
@@ -100,33 +139,24 @@ def report(outcomes: Sequence[Outcome]) -> str:
             rows.append(outcome.results)
             rows += [r | {"label": f"{owner}baseline: {n}"} for n, r in outcome.baselines.items()]
         gap = "\n" if text else ""
-        text += f"{gap}## {task_named(name).title}\n\n{table(rows)}"
+        text += f"{gap}## {task_named(name).title}\n\n{score_table(rows)}"
         if any("cider" in row["metrics"] for row in rows):
             text += f"\n{CIDER_WARNING}\n"
         text += "".join(map(_left_out, of_task))
     return text
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
+def score_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Results as a Markdown table: runs down, metrics across, each with its interval over photos."""
     there = dict.fromkeys(name for row in rows for name in row["metrics"])
     names = [name for name in SHOWN if name in there]
     names += [name for name in there if name not in SHOWN and name not in HIDDEN]
-    lines = [f"| run | samples | {' | '.join(names)} |", "|---|---|" + "---|" * len(names)]
-    for row in rows:
-        cells = [with_interval(row["metrics"].get(name)) for name in names]
-        lines.append(f"| {row['label']} | {row['data']['samples']} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
-
-
-def with_interval(score: Mapping[str, Any] | None) -> str:
-    """A score of results.json with one digit, and with its interval where it has one; never -0.0."""
-    if score is None:
-        return ""
-    interval = score["interval"]
-    if interval is None or interval["low"] is None or interval["high"] is None:
-        return f"{score['value']:z.1f}"
-    return f"{score['value']:z.1f} ({interval['low']:z.1f} to {interval['high']:z.1f})"
+    body = [
+        [row["label"], str(row["data"]["samples"])]
+        + [with_interval(row["metrics"].get(name)) for name in names]
+        for row in rows
+    ]
+    return markdown_table(["run", "samples", *names], body)
 
 
 def _left_out(outcome: Outcome) -> str:
@@ -206,9 +236,6 @@ def parser_of(
     add("--images", type=Path, help="folder of the photos")
     if task.name == "image":
         add("--references", help="file with the captions, where --data lists images alone")
-    if task.name == "dense":
-        add("--merge-references", action="store_true",
-            help="captions of one and the same box are references of one sample")  # fmt: skip
     add("--limit", type=positive, help="only the first N samples of the file")
     add("--strict", action="store_true", help="refuse a malformed row; default: skip and report it")
     add("--baseline", action="append", metavar="NAME",
@@ -228,11 +255,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     add("--variance", type=number(float, 0), help="of --weighting gaussian")
     add("--rounding", choices=["coverage", "reference"],
         help="reference: the published integer arithmetic")  # fmt: skip
-    add("--temperature", type=number(float, 0, above=True), help="of the projection")
-    add("--context", type=number(float, 0), help="share of the whole photo mixed into a region")
-    add("--size", type=positive, help="side of the backbone's input in pixels")
     add("--beam", type=positive, help="beam width, 1 = greedy")
-    add("--max-tokens", type=positive, help="longest caption")
     add("--crop", action="store_true", help="caption each region's crop instead of its patches")
 
 

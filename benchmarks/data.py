@@ -12,7 +12,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -366,14 +366,3 @@ def covered_share(boxes: Sequence[Box], image_size: tuple[int, int]) -> float:
         covered[slice(*np.searchsorted(rows, (y1, y2))), across] = True
     area = np.outer(np.diff(rows), np.diff(columns))[covered].sum()
     return float(area / (width * height))
-
-
-def merged(samples: Sequence[Sample]) -> tuple[Sample, ...]:
-    """Samples of one and the same region of a photo made one, with the references of all."""
-    groups: dict[Any, list[Sample]] = {}
-    for sample in samples:
-        groups.setdefault((sample.photo, sample.region), []).append(sample)
-    return tuple(
-        replace(group[0], references=tuple(text for one in group for text in one.references))
-        for group in groups.values()
-    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,12 @@ from benchmarks.data import BenchmarkDataError, PhotoFolder, Reading, Rows, Samp
 FORM = '{"images": [{id, file_name}], "annotations": [{image_id, bbox: [x1, y1, x2, y2], caption}]}'
 
 
-def read(path: Path, photos: PhotoFolder, *, merge_references: bool = False) -> Reading:
+def read(path: Path, photos: PhotoFolder) -> Reading:
     """Read boxes with captions: VG v1.2, VG-COCO and RefCOCOg as ControlCap wrote them.
 
     `bbox` is x1, y1, x2, y2 in pixels of the photo, unlike COCO's own. Each annotation is a sample with one reference,
-    as in the published protocol; with `merge_references` the captions of one and the same box are references of one
-    sample. A row is malformed when its image is not listed or not found, the photo has another size than the file says
+    as in the published protocol. A row is malformed when its image is not listed or not found, the photo has another
+    size than the file says
     (its boxes would lie elsewhere), or box or caption cannot be used.
     """
     rows = Rows(path, FORM, "images", "annotations")
@@ -32,8 +31,7 @@ def read(path: Path, photos: PhotoFolder, *, merge_references: bool = False) -> 
     for index, annotation in enumerate(rows.content["annotations"]):
         with rows.row(f"annotations[{index}]") as row:
             rows.samples.append(_sample(annotation, images, photos, row))
-    found = rows.reading()
-    return replace(found, samples=data.merged(found.samples)) if merge_references else found
+    return rows.reading()
 
 
 def _list_image(entry: Any, images: dict[Any, Mapping[str, Any]]) -> None:

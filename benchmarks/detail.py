@@ -28,7 +28,14 @@ from typing import Any, Final
 
 from PIL import Image
 
-from benchmarks.command import natural, positive, run_command
+from benchmarks.command import (
+    as_json,
+    command_parser,
+    markdown_table,
+    natural,
+    positive,
+    run_command,
+)
 from benchmarks.data import SAMPLE
 from benchmarks.detail_texts import (
     OBJECT_METRICS,
@@ -40,7 +47,6 @@ from benchmarks.detail_texts import (
     did_json,
     did_tables,
     filled,
-    markdown_table,
     missed_rivals,
     object_scores,
     percent,
@@ -197,11 +203,8 @@ PARTS: Final[Mapping[str, Callable[[Setup], Part]]] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 0, 1 after an error or with `--check` where a bar is missed, 130 when stopped."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.detail",
-        description="Measure detailed captions: objects, planted falsehoods, DID-Bench.",
-        allow_abbrev=False,
-    )
+    told = "Measure detailed captions: objects, planted falsehoods, DID-Bench."
+    parser = command_parser("detail", told)
     add = parser.add_argument
     add("--data", type=Path, default=SAMPLE, help="annotations/, photos/, did/ (the sample set)")
     add("--out", type=Path, default=Path("build/detail"), help="folder of the reports")
@@ -233,9 +236,8 @@ def _work(arguments: argparse.Namespace) -> int:
                 text += "".join(f"\n**Missed**: {bar}\n" for bar in one.missed)
             with atomic_path(setup.out / "report.md") as temporary:
                 temporary.write_text(text, encoding="utf-8")
-            settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(arguments).items()}
             parts = {key: {**one.values, "missed": list(one.missed)} for key, one in found.items()}
-            write_json(setup.out / "report.json", {"settings": settings, "parts": parts})
+            write_json(setup.out / "report.json", {"settings": as_json(arguments), "parts": parts})
             sys.stderr.writelines(f"missed: {name}: {bar}\n" for bar in part.missed)
     sys.stdout.write(text)
     return int(arguments.check and any(part.missed for part in found.values()))

@@ -21,7 +21,7 @@ from benchmarks.bootstrap import (
     bootstrap_ratio,
     bootstrap_statistic,
 )
-from benchmarks.command import CIDER_WARNING
+from benchmarks.command import CIDER_WARNING, figure, markdown_table
 from benchmarks.data import BenchmarkDataError, PhotoFolder, load_json, read_folder, task_named
 from benchmarks.metrics import Meteor, bleu, cider, rouge_l
 from benchmarks.metrics.grounding import SYNONYMS, named_classes, plural
@@ -276,7 +276,9 @@ def did_tables(scored: Mapping[str, Scored], seed: int) -> str:
         rows.append([name, words, *(f"{one.values[metric]:.2f}" for metric in metrics), *shares])
         if name != ours:
             found = [own.gain_over(one, metric, seed) for metric in paired]
-            gains.append([name, *(figure(f.value, f.low, f.high, signed=True) for f in found)])
+            gains.append(
+                [name, *(figure(f.value, f.low, f.high, signed=True, digits=2) for f in found)]
+            )
     head = ["text", "words", *metrics, "objects: precision", "recall"]
     differences = markdown_table([f'"{ours}" minus', *paired], gains)
     return f"{markdown_table(head, rows)}\n{differences}\n{CIDER_WARNING}\n"
@@ -304,21 +306,9 @@ def annotated(setup: Setup) -> dict[str, frozenset[str]]:
     return {name: frozenset(found) for name, found in list(present.items())[: setup.limit]}
 
 
-def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; the first column is text, the others are figures."""
-    lines = [f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in (head, *rows)]
-    return "\n".join([lines[0], "|---|" + "---:|" * (len(head) - 1), *lines[1:]]) + "\n"
-
-
 def percent(found: Interval, *, signed: bool = False) -> str:
     """A share with its interval, times 100; "-" where it is undefined."""
-    return figure(100 * found.value, 100 * found.low, 100 * found.high, signed=signed, digits=1)
-
-
-def figure(value: float, low: float, high: float, *, signed: bool = False, digits: int = 2) -> str:
-    """A value with its bounds; never -0.0."""
-    form = f"{'+' if signed else ''}z.{digits}f"
-    return "-" if np.isnan(value) else f"{value:{form}} ({low:{form}} to {high:{form}})"
+    return figure(100 * found.value, 100 * found.low, 100 * found.high, signed=signed)
 
 
 KEPT, DROPPED = 0.90, 0.5  # of true sentences kept, of exchanged objects dropped

@@ -1,33 +1,50 @@
-"""The published way of the same work, written plainly on our weights: the slow twin that speed is compared with.
+"""The two sides of a comparison of speed: the published way, written plainly, and ours, on the same random weights.
 
-Per image one backbone pass, and attention maps whether asked for or not; boxes four at a time, as the published
-evaluation sends them; for each four the whole memory bank normalised into a copy, all similarities and their softmax in
-memory; for each four 30 decoding steps, whatever has ended, all positions read again at each, logits at all positions,
-a softmax over the vocabulary before the argmax; the text is cut at the end token.
+The published way: per image one backbone pass, and attention maps whether asked for or not; boxes four at a time; for
+each four the whole memory bank normalised into a copy, all similarities and their softmax in memory; 30 decoding steps,
+whatever has ended, all positions read again at each, logits at all positions, a softmax over the vocabulary before the
+argmax; the text is cut at the end token. Left out, in its favour: the extra caption of the CLS token, the key-value
+cache that it fills and never reads, scores, and attention without a fused kernel.
 
-Left out, in the baseline's favour: the extra caption of the CLS token that the published `forward` writes by default,
-the key-value cache that its GPT-2 fills and never reads, scores, and attention without a fused kernel.
+Weights are made so that tokens tell patches apart, captions tell regions apart, and captions end nowhere or where
+COCO's do: what initial weights hide.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import copy
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.lib.format import open_memmap
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
-from decoders import PrefixGPT2Decoder
-from patchioner.backbones import preprocess
-from patchioner.base.errors import OptionError
-from patchioner.geometry import ImageGeometry
-from patchioner.regions import Box
+from decoders import CaptionTokenizer, DecodeOptions, PrefixGPT2Decoder
+from memory_bank import MemoryBank, Precision
+from patchioner import Patchioner
+from patchioner.backbones import TimmViT, preprocess
+from patchioner.base.errors import PatchionerError
+from patchioner.checkpoints.folder import Parts, read_model_config
+from patchioner.checkpoints.settings import ModelSettings
+from patchioner.embedding import project as project_ours
+from patchioner.geometry import ImageGeometry, Preprocessing
+from patchioner.regions import Box, Weighting
 
 CHUNK, STEPS, TEMPERATURE = 4, 30, 0.01
 _HEADS, _SCALE = 16, 0.125  # assumed for every width but ViT-S's, though ViT-B has 12 heads
+OPTIONS = DecodeOptions(max_tokens=STEPS, scores=False)  # nor does the published way give any
+CAPTION_TOKENS = 12  # where captions of COCO end, on average, the end token included
+_RISE = 0.25  # of the end token's logit for each position, in standard deviations of a logit
+_CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+_BLOCK = 65536
 
 
 @dataclass(frozen=True)
@@ -37,38 +54,6 @@ class NaiveFeatures:
     tokens: Tensor
     geometry: ImageGeometry
     extras: tuple[Tensor, Tensor, Tensor]
-
-
-class NaiveCaptioner:
-    """Photo and boxes in, captions out, in the published order of work.
-
-    Args:
-        backbone: a `TimmViT` whose preprocessing stretches, as all published numbers do (else OptionError).
-        rows: (N, dim) float32, the memory bank as it comes, not normalised.
-        decoder: its weights are used, its engine is not.
-    """
-
-    def __init__(self, backbone: Any, rows: Tensor, decoder: PrefixGPT2Decoder) -> None:
-        if backbone.preprocessing.mode != "stretch":
-            raise OptionError(
-                f"the backbone fits photos by {backbone.preprocessing.mode!r}: the published boxes are those of a "
-                "stretched image, so set its preprocessing's mode to 'stretch'"
-            )
-        self.backbone, self.rows, self.decoder = backbone, rows, NaiveDecoder(decoder)
-
-    @torch.inference_mode()
-    def project(self, pooled: Tensor) -> Tensor:
-        """(n, dim) pooled vectors to the decoder's inputs."""
-        return project(pooled, self.rows)
-
-    def token_ids(self, image: Image.Image, boxes: Sequence[Box]) -> list[tuple[int, ...]]:
-        """Tokens of each box's caption, up to the end token, of an upright RGB image; four boxes at a time."""
-        features = encode(self.backbone, image)
-        return [
-            self.decoder.until_end(ids)
-            for part in chunks(boxes)
-            for ids in self.decoder.token_ids(self.project(pool_boxes(features, part)))
-        ]
 
 
 class NaiveDecoder:
@@ -98,10 +83,6 @@ class NaiveDecoder:
         """The tokens up to the first end token, which is kept."""
         ids = tuple(token_ids)
         return ids[: ids.index(self._end) + 1] if self._end in ids else ids
-
-    def text(self, token_ids: Sequence[int]) -> str:
-        """What the tokens before the end token write."""
-        return self._tokenizer.decode(self.until_end(token_ids))
 
     def _states(self, inputs: Tensor) -> Tensor:
         """(n, positions, width) inputs to final hidden states of all positions."""
@@ -200,6 +181,247 @@ def project(queries: Tensor, rows: Tensor, temperature: float = TEMPERATURE) -> 
     return functional.normalize(weights @ rows, dim=-1)
 
 
-def chunks(items: Any) -> list[Any]:
-    """Boxes or vectors in parts of four; the last may be shorter."""
-    return [items[start : start + CHUNK] for start in range(0, len(items), CHUNK)]
+@dataclass(frozen=True)
+class Shapes:
+    """Sizes of everything.
+
+    `vocabulary` None is that of a tokenizer trained on the spot; `config` is the backbone's file in configs/, None
+    timm's own tiny test model; `decoded` rows go through the decoder alone, few and many `projected` queries through
+    the bank alone.
+    """
+
+    rows: int
+    dim: int
+    layers: int
+    width: int
+    heads: int
+    vocabulary: int | None
+    config: str | None
+    counts: tuple[int, ...]
+    decoded: int
+    projected: tuple[int, int]
+
+
+SHAPES = {
+    "published": Shapes(
+        591_753, 768, 4, 768, 4, 50257, "dinov2-vitb14-reg", (1, 10, 100, 1000), 100, (1, 100)
+    ),
+    "tiny": Shapes(300, 64, 2, 32, 4, None, None, (1, 5, 9, 13), 9, (1, 9)),
+}
+"""By the names of `--shapes`. "tiny" is for tests: its timings say nothing."""
+
+
+class Ours:
+    """Our engine at its defaults, but for the published rounding of boxes, on the bank in `work`."""
+
+    def __init__(
+        self, work: Path, backbone: Any, decoder: PrefixGPT2Decoder, *,
+        precision: Precision = "float32", device: str = "cpu", dtype: torch.dtype | None = None,
+    ) -> None:  # fmt: skip
+        settings = ModelSettings(weighting=Weighting(rounding="reference"), decode=OPTIONS)
+        self.bank = MemoryBank.load(work / "bank").to(dtype=precision)
+        parts = Parts(backbone, decoder, self.bank, None, settings)
+        self.model = Patchioner(parts, device=device, dtype=dtype)
+
+    def token_ids(self, image: Image.Image, boxes: Sequence[Box]) -> list[tuple[int, ...]]:
+        """Tokens of each box's caption, up to the end token."""
+        model = self.model
+        pooled = model.embed_regions(model.encode(image), boxes)
+        projected = project_ours(pooled, model.settings, model.parts.bank)
+        return [one.token_ids for one in model.parts.decoder.generate(projected, OPTIONS)]
+
+
+class Published:
+    """The published way; of more than `most_chunks` chunks of four, the time is scaled from so many.
+
+    `backbone` is a `TimmViT` that stretches photos; of `decoder`, the weights are used and the engine is not.
+    """
+
+    def __init__(
+        self, work: Path, backbone: Any, decoder: PrefixGPT2Decoder, *, most_chunks: int
+    ) -> None:
+        # Read into memory, as the published system reads its bank; the rows are not normalised.
+        self.rows = torch.from_numpy(np.load(work / "rows.npy"))
+        self.backbone, self.decoder = backbone, NaiveDecoder(decoder)
+        self.most_chunks = most_chunks
+
+    def with_decoder(self, decoder: PrefixGPT2Decoder) -> Published:
+        """The same backbone and bank, which is not read again, with another decoder."""
+        other = copy.copy(self)
+        other.decoder = NaiveDecoder(decoder)
+        return other
+
+    def run(self, boxes: int) -> int:
+        """How many of so many boxes are really captioned."""
+        return min(boxes, self.most_chunks * CHUNK)
+
+    @torch.inference_mode()
+    def project(self, pooled: Tensor) -> Tensor:
+        """(n, dim) pooled vectors to the decoder's inputs."""
+        return project(pooled, self.rows)
+
+    def token_ids(self, image: Image.Image, boxes: Sequence[Box]) -> list[tuple[int, ...]]:
+        """Tokens of each box's caption, up to the end token, of no more boxes than `run` says."""
+        features = encode(self.backbone, image)
+        return [ids for part in self._parts(boxes) for ids in self._caption(features, part)]
+
+    def seconds(self, image: Image.Image, boxes: Sequence[Box]) -> float:
+        """How long captioning takes, scaled by the number of chunks."""
+        started = time.perf_counter()
+        features = encode(self.backbone, image)
+        first = time.perf_counter() - started
+        return first + self.in_chunks(boxes, lambda part: self._caption(features, part))()
+
+    def in_chunks(self, items: Any, work: Callable[[Any], object]) -> Callable[[], float]:
+        """A clock of working on boxes or (n, dim) vectors four at a time, scaled by the number of chunks."""
+        parts = self._parts(items)
+
+        def timed() -> float:
+            started = time.perf_counter()
+            for part in parts:
+                work(part)
+            return -(-len(items) // CHUNK) / len(parts) * (time.perf_counter() - started)
+
+        return timed
+
+    def _parts(self, items: Any) -> list[Any]:
+        starts = range(0, len(items), CHUNK)[: self.most_chunks]
+        return [items[start : start + CHUNK] for start in starts]
+
+    def _caption(self, features: NaiveFeatures, boxes: Sequence[Box]) -> list[tuple[int, ...]]:
+        written = self.decoder.token_ids(self.project(pool_boxes(features, boxes)))
+        return [self.decoder.until_end(ids) for ids in written]
+
+
+def check_equal(
+    ours: Sequence[tuple[int, ...]], published: Sequence[tuple[int, ...]], what: str
+) -> int:
+    """How many captions were compared, of tokens up to the end token; the other side may have run fewer.
+
+    PatchionerError: they differ; the message says where.
+    """
+    for box, (one, other) in enumerate(zip(ours, published, strict=False)):
+        if one != other:
+            place = next(
+                (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b),
+                min(len(one), len(other)),
+            )
+            raise PatchionerError(
+                f"{what}: caption {box} differs from the published way's at token {place} "
+                f"({one[place : place + 3]} against {other[place : place + 3]}), so their times cannot be compared: "
+                "a fast path is wrong, or two tokens are equally likely up to rounding"
+            )
+    return min(len(ours), len(published))
+
+
+def write_bank(shapes: Shapes, folder: Path, *, seed: int = 0) -> None:
+    """Write random rows, raw for the published way and as a bank of ours, unless they are there.
+
+    Rows are Gaussian, of lengths that differ as those of Talk2DINO do (long rows weigh more in a projection).
+    """
+    raw = folder / "rows.npy"
+    if raw.is_file() and len(np.load(raw, mmap_mode="r")) == shapes.rows:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    generator = torch.Generator().manual_seed(seed)
+    held = open_memmap(raw, mode="w+", dtype=np.float32, shape=(shapes.rows, shapes.dim))
+    for start in range(0, shapes.rows, _BLOCK):  # nothing larger is held
+        rows = torch.randn(min(_BLOCK, shapes.rows - start), shapes.dim, generator=generator)
+        lengths = 0.5 + torch.rand(len(rows), 1, generator=generator)
+        held[start : start + len(rows)] = (rows * lengths).numpy()
+    held.flush()
+    MemoryBank(torch.from_numpy(held)).save(folder / "bank", dtype="float32")
+
+
+def build_random_backbone(shapes: Shapes, *, seed: int = 0) -> TimmViT:
+    """The backbone with random weights whose patch tokens differ from one another."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if shapes.config is None:
+            backbone: Any = TimmViT("test_vit", Preprocessing("stretch", 80, 16))
+        else:
+            read = read_model_config(_CONFIGS / f"{shapes.config}.yaml")
+            backbone = replace(
+                read, backbone={**read.backbone, "weights": "random"}
+            ).make_backbone()
+    assert isinstance(backbone, TimmViT), "the published backbone is one of timm's"
+    with torch.no_grad():
+        for name, parameter in backbone.vit.named_parameters():
+            if name.endswith(
+                "gamma"
+            ):  # timm starts DINOv2's at 1e-5, with which no block would add anything
+                parameter.fill_(0.3)
+            elif parameter.dim() >= 2 and "pos_embed" not in name:
+                parameter.mul_(3.0)
+    return backbone
+
+
+@torch.no_grad()
+def build_random_decoder(shapes: Shapes, *, ends: bool = False, seed: int = 0) -> PrefixGPT2Decoder:
+    """A decoder of the published form; with `ends`, captions end after about 12 tokens, as COCO's do, else never."""
+    from decoders.gpt2 import PrefixGPT2, PrefixGPT2Config
+
+    tokenizer: Any
+    if shapes.vocabulary is None:
+        texts = "a red bus on a street", "two dogs play in the snow", "a bowl of fruit on a table"
+        tokenizer = CaptionTokenizer.train(texts, vocab_size=300)
+    else:
+        from decoders.tokenizers import ClipTokenizer
+
+        tokenizer = ClipTokenizer.from_open_clip()
+    config = PrefixGPT2Config(
+        shapes.dim,
+        shapes.vocabulary or tokenizer.vocab_size,
+        layers=shapes.layers,
+        width=shapes.width,
+        heads=shapes.heads,
+        positions=1024 if shapes.vocabulary else 40,
+        normalize_input=False,
+        emit_start=True,
+    )
+    network = PrefixGPT2(config, seed=seed).eval()
+    # Each step's state is to depend on prefix and history: with small layers every word would be followed by itself.
+    generator = torch.Generator().manual_seed(seed + 1)
+    network.prefix.weight.normal_(0.0, 1.0, generator=generator)
+    for name, parameter in network.named_parameters():
+        if ".h." in name and parameter.dim() == 2:
+            parameter.normal_(0.0, 2.0 / math.sqrt(parameter.shape[1]), generator=generator)
+        elif "wte" in name or "wpe" in name:
+            parameter.normal_(0.0, 8.0 / math.sqrt(shapes.width), generator=generator)
+    # No caption ends, and none holds what cannot be written: those logits are 0, the others' best far above.
+    words = network.transformer.wte.weight
+    words[[tokenizer.end_id, tokenizer.start_id, *tokenizer.unwritable_ids]] = 0.0
+    words[tokenizer.vocab_size :] = 0.0
+    if ends:
+        _end_after(network, tokenizer, seed=seed)
+    return PrefixGPT2Decoder(network, tokenizer)
+
+
+def _end_after(network: Any, tokenizer: Any, *, seed: int) -> None:
+    """Make the end token's logit rise from step to step, past the others' best at about `CAPTION_TOKENS`.
+
+    One coordinate of the hidden state is given to the position alone: nothing else writes it, and only the end token
+    reads it.
+    """
+    body = network.transformer
+    for name, parameter in network.named_parameters():
+        if name.endswith(("c_proj.weight", "c_proj.bias", "prefix.weight", "prefix.bias")):
+            parameter[0] = 0.0
+    body.wte.weight[:, 0] = body.wpe.weight[:, 0] = 0.0
+    # Of captions of random vectors: the deviation of states before the last norm; the logits' best and deviation.
+    generator = torch.Generator().manual_seed(seed + 2)
+    prefixes = nn.functional.normalize(
+        torch.randn(8, network.config.embedding_dim, generator=generator), dim=1
+    )
+    naive = NaiveDecoder(PrefixGPT2Decoder(network, tokenizer))  # ours may keep what it derives
+    inputs: list[Tensor] = []
+    hook = body.ln_f.register_forward_pre_hook(lambda module, given: inputs.append(given[0]))
+    words = torch.tensor(naive.token_ids(prefixes, CAPTION_TOKENS))
+    logits: Tensor = network.logits(network(prefixes, words))
+    hook.remove()
+    best = float(logits.amax(dim=-1).mean())
+    steps = torch.arange(network.config.positions, dtype=torch.float32)
+    wanted = best + _RISE * float(logits.std()) * (steps - (CAPTION_TOKENS - 1))
+    scale = float(inputs[0].std(dim=-1).mean())
+    body.wpe.weight[:, 0] = scale * wanted / best  # about `wanted / best` after the last norm
+    body.wte.weight[tokenizer.end_id, 0] = best

@@ -120,14 +120,14 @@ image, baseline         |      | 23.5 | 25.1 | 50.1 | 87.4 | 19.1 | 90.6
 
 
 def published_table(task: str) -> list[list[str]]:
-    """Head and rows of a table of `published_rows`."""
+    """Head and rows of a table of `published_rows`; empty where there are none."""
     rows = published_rows(task)
     names = list(dict.fromkeys(name for row in rows for name in row.values))
     body = []
     for row in rows:
         values = [f"{row.values[name]:z.1f}" if name in row.values else "" for name in names]
         body.append([row.model, row.data, *values, row.source, row.note])
-    return [["model", "data", *names, "source", "note"], *body]
+    return [["model", "data", *names, "source", "note"], *body] if body else []
 
 
 def _lines(text: str) -> Iterator[list[str]]:

@@ -22,9 +22,18 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.bootstrap import Interval, bootstrap_mean, bootstrap_ratio
-from benchmarks.command import CIDER_WARNING, natural, number, positive, run_command
+from benchmarks.command import (
+    CIDER_WARNING,
+    as_json,
+    command_parser,
+    markdown_table,
+    natural,
+    number,
+    positive,
+    run_command,
+)
 from benchmarks.data import SAMPLE, Sample, read_folder, task_named
-from benchmarks.metrics import bleu, cider, java_available, official_cider, rouge_l
+from benchmarks.metrics import bleu, cider, java_available, official_score, ptb_pairs, rouge_l
 from benchmarks.metrics.grounding import SYNONYMS
 from benchmarks.run import load_pretrained
 from benchmarks.scoring import PERSON, finite
@@ -260,10 +269,7 @@ def retrieval_ranks(similarities: Floats, owner: NDArray[np.intp]) -> NDArray[np
 
 def table(rows: Sequence[Measure]) -> str:
     """The rows as a Markdown table."""
-    lines = [
-        "| measure | must | aim | measured | 95 % interval | pass | samples (photos) |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    body = []
     for row in rows:
         digits = 3 if row.key.endswith("_ratio") else 1
         ends = (row.interval.value, row.interval.low, row.interval.high)
@@ -273,9 +279,16 @@ def table(rows: Sequence[Measure]) -> str:
             must = f"{'> ' if row.target.strict else ''}{row.target.must:g}"
             aim = f"{row.target.aim:g}"
         verdict = {True: "yes", False: "NO", None: ""}[row.passed]
-        cells = [row.label, must, aim, value, f"{low} to {high}", verdict]
-        lines.append(f"| {' | '.join(cells)} | {row.samples} ({row.photos}) |")
-    return "\n".join(lines) + "\n"
+        counts = f"{row.samples} ({row.photos})"
+        body.append([row.label, must, aim, value, f"{low} to {high}", verdict, counts])
+    head = ["measure", "must", "aim", "measured", "95 % interval", "pass", "samples (photos)"]
+    return markdown_table(head, body)
+
+
+def _official_cider(
+    captions: Sequence[str], references: Sequence[Sequence[str]]
+) -> tuple[float, NDArray[np.float64]]:
+    return official_score("cider", *ptb_pairs(captions, references))
 
 
 def _official_rows(
@@ -287,7 +300,7 @@ def _official_rows(
         return []
     how = {"rounds": arguments.rounds, "seed": arguments.seed}
     try:
-        rows = caption_measures(sets, answers, **how, metric=official_cider)
+        rows = caption_measures(sets, answers, **how, metric=_official_cider)
     except MissingExtraError as error:
         if wanted == "yes":
             raise
@@ -321,7 +334,7 @@ def _report(
         ]  # fmt: skip
     files = {task: task_named(task).files(arguments.data)[0] for task in TASKS}
     return {
-        "settings": {k: str(v) if isinstance(v, Path) else v for k, v in vars(arguments).items()},
+        "settings": as_json(arguments),
         "versions": versions(),
         "machine": machine(arguments.device),
         "data_sha256": {task: file_sha256(path) for task, path in files.items()},
@@ -346,9 +359,7 @@ def name_template(text: str) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 0, or 1 after an error or with `--check` when a must is missed."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.quality", description="Measure a model: the quality table."
-    )
+    parser = command_parser("quality", "Measure a model: the quality table.")
     add = parser.add_argument
     add("--model", default="patchioner-mini", help="shipped name, folder or hub id")
     add("--data", type=Path, default=SAMPLE, help="annotations/ and photos/ (the sample set)")

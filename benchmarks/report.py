@@ -19,21 +19,35 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from benchmarks.answerers import Prediction
-from benchmarks.bootstrap import bootstrap_mean
-from benchmarks.command import CIDER_WARNING, positive, run_command, with_interval
-from benchmarks.compare import NAMES, MeasuredRun, changes, figure, in_order, read_runs
+from benchmarks.command import CIDER_WARNING, command_parser, figure, run_command, with_interval
+from benchmarks.compare import NAMES, MeasuredRun, changes, in_order, read_runs
 from benchmarks.data import TASK_NAMES, task_named
 from benchmarks.published import MARK, SOURCES, published_rows, published_table
-from benchmarks.scoring import ONE_REFERENCE
+from benchmarks.scoring import ONE_REFERENCE, draw_region
 from patchioner.base.errors import ImageError
 from patchioner.base.files import atomic_path
 from patchioner.detail.report import Child, Markup, element
 from patchioner.images import load_image
 
+REPORT_FILE = "report.html"
+SHOWN_SAMPLES, SHOWN_REFERENCES, SHOWN_ROWS, SHOWN_NOTES = 6, 5, 200, 5
+CSS = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
+# The page itself forbids every request; what it shows is inside it.
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+_OF_SAME = "is what the same caption for all regions gets"
+MEANINGS = {
+    "repeated_pairs": "how often two regions of one photo get the same caption; low is good",
+    "grounding_wins": "how often a caption fits its own region's references better than those of another region of the"
+    f" photo; 50 {_OF_SAME}",
+    "grounding_margin": f"CIDEr against the own references minus that against the other regions'; 0 {_OF_SAME}",
+    "object_wins": "share of the photo's other classes that the caption names less than the box's own; 50"
+    f" {_OF_SAME}",
+    "object_margin": "how often the own class is named, minus how often those of the photo's other boxes are",
+}
+"""What the regional scores say, none of which a published table has."""
 LONG_SIDE, QUALITY, HEIGHT = 448, 78, 18
 _MARKS = {"run": "M-5 0A5 5 0 1 0 5 0A5 5 0 1 0 -5 0Z", "baseline": "M0 -6L6 0L0 6L-6 0Z"}
 """A disc for a run, a diamond for a baseline."""
@@ -79,22 +93,11 @@ class Mark:
     kind: str = "run"
 
 
-def chart(
-    caption: Child,
-    marks: Sequence[Mark],
-    *,
-    heads: Mapping[int, str] | None = None,
-    each: bool = False,
-) -> Markup:
-    """Marks with intervals, a row each: on one common scale, or `each` on its own with zero in the middle.
-
-    `heads` are headings before the rows of these indices.
-    """
+def chart(caption: Child, marks: Sequence[Mark], *, each: bool = False) -> Markup:
+    """Marks with intervals, a row each: on one common scale, or `each` on its own with zero in the middle."""
     scale = round_scale([end for mark in marks for end in (mark.value, mark.low, mark.high)])
     rows: list[Markup] = []
-    for index, mark in enumerate(marks):
-        if heads and index in heads:
-            rows.append(element("tr", element("th", heads[index], colspan=3), class_="group"))
+    for mark in marks:
         ends = [abs(end) for end in (mark.value, mark.low, mark.high) if end is not None]
         reach = max(ends) or 1.0
         rows.append(
@@ -138,7 +141,7 @@ def _plot(mark: Mark, scale: tuple[float, float]) -> Markup:
 
 
 class Gallery:
-    """The photos of a page: each is opened at its first use.
+    """The photos of a page, each with each region once.
 
     Args:
         override: folder of the photos, in place of those that the runs name.
@@ -149,145 +152,56 @@ class Gallery:
 
     def __init__(self, override: Path | None = None) -> None:
         self._override = override
-        self._found: dict[Path, tuple[str, tuple[int, int]] | None] = {}
+        self._names: dict[str, tuple[str, str]] = {}
         self._stored: list[Markup] = []
-        self._clips = 0
         self.missing: dict[str, str] = {}
 
     def picture(self, folder: str, photo: str, region: Mapping[str, Any], words: str) -> Markup:
-        """A photo with its region (as JSON); a note in its place where it cannot be opened. `words` describe it."""
-        found = self._open((self._override or Path(folder)) / photo, photo)
-        if found is None:
-            reason = self.missing[photo]
-            return element("p", f"{photo}: photo not shown, {reason}", class_="missing")
-        name, (width, height) = found
-        self._clips += 1
-        shapes = drawing(region, (width, height), f"#{name}", f"region-{self._clips}")
-        box = f"0 0 {width} {height}"
-        return element(
-            "svg", element("title", words), shapes, viewBox=box, role="img", class_="photo"
-        )
-
-    def definitions(self) -> Markup:
-        """The photos themselves, once each."""
-        stored = element("defs", self._stored)
-        return element("svg", stored, width=0, height=0, class_="store", aria_hidden="true")
-
-    def _open(self, path: Path, photo: str) -> tuple[str, tuple[int, int]] | None:
-        if path not in self._found:
+        """A photo with its region (as JSON) in red; a note in its place where it cannot be opened."""
+        path = (self._override or Path(folder)) / photo
+        key = json.dumps([str(path), region])
+        if key not in self._names and photo not in self.missing:
             try:
-                image = load_image(path)
+                self._store(key, draw_region(load_image(path), region))
             except ImageError as error:
-                self._found[path] = None
                 # Without the path: the page says the same wherever it was made.
                 broken = f"it cannot be opened ({type(error).__name__})"
                 self.missing[photo] = broken if path.is_file() else "no such file"
-                return None
-            name = f"photo-{len(self._stored) + 1}"
-            self._found[path] = name, image.size
-            place = {"width": image.width, "height": image.height}
-            fit = {"preserveAspectRatio": "none", "href": _jpeg(image)}
-            self._stored.append(element("image", id=name, **place, **fit))
-        return self._found[path]
+        if key not in self._names:
+            reason = f"{photo}: photo not shown, {self.missing[photo]}"
+            return element("p", reason, class_="missing")
+        name, box = self._names[key]
+        inside = element("title", words), element("use", href=f"#{name}")
+        return element("svg", *inside, viewBox=box, role="img", class_="photo")
 
+    def definitions(self) -> Markup:
+        """The pictures themselves."""
+        stored = element("defs", self._stored)
+        return element("svg", stored, width=0, height=0, class_="store", aria_hidden="true")
 
-def _jpeg(image: Image.Image) -> str:
-    small, buffer = image.copy(), io.BytesIO()
-    small.thumbnail((LONG_SIDE, LONG_SIDE), Image.Resampling.LANCZOS)
-    small.save(buffer, "JPEG", quality=QUALITY, optimize=True)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def drawing(
-    region: Mapping[str, Any], size: tuple[int, int], photo: str, name: str
-) -> list[Markup]:
-    """The photo (a reference, "#photo-1") and a region on it, in pixels of the original of (width, height).
-
-    Boxes are cut out of a shade under the id `name`; a trace runs from an open circle to a full one.
-    """
-    members = region.get("set", [region])
-    boxes = [
-        {"x": _short(x1), "y": _short(y1), "width": _short(x2 - x1), "height": _short(y2 - y1)}
-        for x1, y1, x2, y2 in (member["box"] for member in members if "box" in member)
-    ]
-    parts = [element("use", href=photo)]
-    if boxes:
-        parts += [
-            element("rect", width=size[0], height=size[1], class_="shade"),
-            element("clipPath", [element("rect", **box) for box in boxes], id=name),
-            element("use", href=photo, clip_path=f"url(#{name})"),
-        ]
-    parts += [edge for box in boxes for edge in _cased("rect", box)]
-    for trace in (member for member in members if "trace" in member):
-        scale = size if trace.get("normalized") else (1.0, 1.0)
-        points = [(x * scale[0], y * scale[1]) for x, y in trace["trace"]]
-        line = " ".join(f"{_short(x)},{_short(y)}" for x, y in points)
-        radius = _short(max(size) / 60)
-        (x1, y1), (x2, y2) = points[0], points[-1]
-        if len(points) > 1:
-            parts += _cased("polyline", {"points": line})
-            parts += _cased("circle", {"cx": _short(x1), "cy": _short(y1), "r": radius})
-        parts.append(element("circle", cx=_short(x2), cy=_short(y2), r=radius, class_="end"))
-    return parts
-
-
-def _cased(tag: str, shape: Mapping[str, str]) -> list[Markup]:
-    """Drawn twice, broad and black, then narrow and yellow, to show on any photo."""
-    return [element(tag, **shape, class_=class_) for class_ in ("casing", "edge")]
-
-
-def _short(value: float) -> str:
-    return f"{value:.1f}".removesuffix(".0")
-
-
-CSS = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
-
-
-REPORT_FILE = "report.html"
-SHOWN_SAMPLES, SHOWN_REFERENCES, SHOWN_ROWS, SHOWN_NOTES = 6, 5, 200, 5
-FEWEST_PHOTOS = 3
-# The page itself forbids every request; what it shows is inside it.
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-MEANINGS = {
-    "repeated_pairs": "Repeated pairs: of two regions of one photo, how often both get the same caption (%); low is"
-    " good",
-    "grounding_wins": "Grounding wins: how often a caption fits its own region's references better than those of"
-    " another region of the photo (%); 50 is what the same caption for all regions gets",
-    "grounding_margin": "Grounding margin: CIDEr against the own references minus that against the other regions';"
-    " 0 is what the same caption for all regions gets",
-    "object_wins": "Object wins: share of the photo's other classes that the caption names less than the box's own (%);"
-    " 50 is what the same caption for all boxes gets",
-    "object_margin": "Object margin: how often the own class is named, minus how often those of the photo's other boxes"
-    " are (%)",
-}
-"""What the regional scores say, none of which a published table has."""
-REGIONAL = (*MEANINGS, "unique_captions")
-
-# Fixed edges, so that figures of different runs can be laid side by side; a size is four times the last.
-AREA_BINS = {
-    "under 1 % of the photo": (0.0, 0.01), "1 to 4 %": (0.01, 0.04), "4 to 16 %": (0.04, 0.16),
-    "16 to 50 %": (0.16, 0.5), "50 % and more": (0.5, float("inf")),
-}  # fmt: skip
+    def _store(self, key: str, image: Image.Image) -> None:
+        image.thumbnail((LONG_SIDE, LONG_SIDE), Image.Resampling.LANCZOS)
+        buffer, name = io.BytesIO(), f"photo-{len(self._names) + 1}"
+        image.save(buffer, "JPEG", quality=QUALITY, optimize=True)
+        data = f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+        self._names[key] = name, f"0 0 {image.width} {image.height}"
+        self._stored.append(
+            element("image", id=name, width=image.width, height=image.height, href=data)
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 0, or 1 after an error."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.report",
-        description="Write the report of finished runs as one HTML file.",
-        allow_abbrev=False,
-    )
+    parser = command_parser("report", "One HTML file about finished runs.")
     add = parser.add_argument
-    add("run", type=Path, nargs="+", metavar="RUN", help="folder of a run, or one that holds such")
+    add("run", type=Path, nargs="+", metavar="RUN", help="folder of a run, or one that holds them")
     add("--out", type=Path, default=Path(REPORT_FILE), help="the HTML file (default: %(default)s)")
     add("--images", type=Path, help="folder of the photos, if no longer where the runs found it")
-    add("--samples", type=positive, default=SHOWN_SAMPLES, help="best and worst of each run")
     return run_command(parser, _work, argv)
 
 
 def _work(arguments: argparse.Namespace) -> None:
-    given = arguments.run, arguments.out
-    notes = write_report(*given, images=arguments.images, shown=arguments.samples)
+    notes = write_report(arguments.run, arguments.out, images=arguments.images)
     for note in notes[:SHOWN_NOTES]:
         sys.stderr.write(f"{note}\n")
     if len(notes) > SHOWN_NOTES:
@@ -295,28 +209,24 @@ def _work(arguments: argparse.Namespace) -> None:
     sys.stdout.write(f"The report is in {arguments.out}\n")
 
 
-def write_report(
-    folders: Sequence[Path], out: Path, *, images: Path | None = None, shown: int = SHOWN_SAMPLES
-) -> list[str]:
+def write_report(folders: Sequence[Path], out: Path, *, images: Path | None = None) -> list[str]:
     """Write the report of finished runs (of folders, or of folders that hold them) into an HTML file.
 
     A line for each photo that was not found comes back. `images` is the folder of the photos, in place of those that
-    the runs name; `shown` best and worst samples of each run stand in it.
+    the runs name.
     """
     gallery = Gallery(images)
-    text = report_html(read_runs(folders), gallery, shown=shown)
+    text = report_html(read_runs(folders), gallery)
     with atomic_path(out) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
     return [f"photo {one} is not in the report: {why}" for one, why in gallery.missing.items()]
 
 
-def report_html(
-    runs: Sequence[MeasuredRun], gallery: Gallery, *, shown: int = SHOWN_SAMPLES
-) -> str:
+def report_html(runs: Sequence[MeasuredRun], gallery: Gallery) -> str:
     """The whole page."""
     tasks = [name for name in TASK_NAMES if any(run.task == name for run in runs)]
     titles = {"about": "What was measured"} | {name: task_named(name).title for name in tasks}
-    sections = [_task(n, [run for run in runs if run.task == n], gallery, shown) for n in tasks]
+    sections = [_task(n, [run for run in runs if run.task == n], gallery) for n in tasks]
     links = [element("li", element("a", title, href=f"#{key}")) for key, title in titles.items()]
     title = f"Benchmark report: {', '.join(titles[name] for name in tasks)}"
     head = element(
@@ -380,30 +290,23 @@ def _flat(values: Mapping[str, Any], above: str = "") -> list[list[Child]]:
     return rows
 
 
-def _task(name: str, runs: Sequence[MeasuredRun], gallery: Gallery, shown: int) -> Markup:
+def _task(name: str, runs: Sequence[MeasuredRun], gallery: Gallery) -> Markup:
     everything = [one for run in runs for one in (run, *run.baselines)]
     names = in_order(metric for run in everything for metric in run.metrics)
-    plain = [metric for metric in names if metric not in REGIONAL]
     parts: list[Child] = [
         element("h2", task_named(name).title, id=name),
         element("h3", "Scores"),
-        _score_table(everything, plain),
+        _score_table(everything, names),
         element("p", CIDER_WARNING) if "cider" in names else None,
-        [_forest(NAMES.get(metric, metric), metric, everything) for metric in plain],
+        [_forest(metric, everything) for metric in names],
         element("h3", "Differences"),
         _differences(runs),
-        _regional(everything),
     ]
-    metrics = sample_metrics(runs)
-    for index, metric in enumerate(metrics):
-        label = NAMES.get(metric, metric)
-        block: list[Child] = [
-            element("summary", f"Samples and sizes by {label}"),
-            by_size(metric, everything),
-        ]
+    for index, metric in enumerate(sample_metrics(runs)):
+        block: list[Child] = [element("summary", f"Samples by {NAMES.get(metric, metric)}")]
         for run in runs:
             others = [*run.baselines, *(other for other in runs if other is not run)]
-            block += [element("h4", run.label), _extremes(run, metric, others, gallery, shown)]
+            block += [element("h4", run.label), _extremes(run, metric, others, gallery)]
         parts.append(element("details", block, open=index == 0))
     parts.append(_published(name))
     return element("section", parts)
@@ -418,18 +321,20 @@ def _score_table(runs: Sequence[MeasuredRun], names: Sequence[str]) -> Markup:
     return table(caption, ["run", "samples", *(NAMES.get(n, n) for n in names)], rows, "numbers")
 
 
-def _forest(title: str, metric: str, runs: Sequence[MeasuredRun]) -> Markup | None:
+def _forest(metric: str, runs: Sequence[MeasuredRun]) -> Markup | None:
     """One metric over all runs; None where no run has an interval of it."""
     marks = []
     for run in runs:
         score = run.metrics.get(metric)
         if score is not None:
             ends = score["interval"] or {"low": None, "high": None}
-            text = with_interval(score)
-            low, high = ends["low"], ends["high"]
-            marks.append(Mark(run.label, score["value"], low, high, text, _kind(run)))
+            kind = "run" if run.results["baseline"] is None else "baseline"
+            place = score["value"], ends["low"], ends["high"]
+            marks.append(Mark(run.label, *place, with_interval(score), kind))
     if not any(mark.low is not None for mark in marks):
         return None
+    title = NAMES.get(metric, metric)
+    title += f": {MEANINGS[metric]}" if metric in MEANINGS else ""
     return chart(f"{title}; 95 % intervals over photos; disc: run, diamond: baseline", marks)
 
 
@@ -455,11 +360,11 @@ def _differences(runs: Sequence[MeasuredRun]) -> Markup:
         )
     ]
     for index, (first, second) in enumerate(pairs):
-        found = {change.metric: change for change in changes(first, second)}
-        counts = Counter(change.verdict for change in found.values())
+        found = changes(first, second)
+        counts = Counter(change.verdict for change in found)
         outcome = ", ".join(f"{verdict}: {count}" for verdict, count in sorted(counts.items()))
         marks = []
-        for c in (found[name] for name in in_order(found)):
+        for c in found:
             words = figure(c.value, c.low, c.high, signed=True)
             text = f"{words} {c.signed_verdict}{f' ({c.note})' if c.note else ''}"
             marks.append(Mark(NAMES.get(c.metric, c.metric), c.value, c.low, c.high, text))
@@ -469,51 +374,15 @@ def _differences(runs: Sequence[MeasuredRun]) -> Markup:
     return element("div", parts)
 
 
-def _regional(runs: Sequence[MeasuredRun]) -> Markup | None:
-    """Distinctness and grounding; None where no photo has two regions."""
-    charts = [_forest(meaning, metric, runs) for metric, meaning in MEANINGS.items()]
-    title = element("h3", "Distinctness and grounding")
-    return element("div", title, charts) if any(charts) else None
-
-
 def sample_metrics(runs: Sequence[MeasuredRun]) -> list[str]:
     """Metrics that single samples are ranked by: not BLEU, which a sentence cannot carry, nor one reference each."""
     there = in_order(name for run in runs for name in run.results["samples"]["scores"])
     return [n for n in there if not n.startswith("bleu") and not n.endswith(ONE_REFERENCE)]
 
 
-def by_size(metric: str, runs: Sequence[MeasuredRun]) -> Markup | None:
-    """Scores against the region's share of the photo; None where all fall into one bin."""
-    marks: list[Mark] = []
-    heads: dict[int, str] = {}
-    for name, (low, high) in AREA_BINS.items():
-        start = len(marks)
-        for run in runs:
-            scores, kind = run.scores(metric), _kind(run)
-            members = [
-                p for i, p in run.by_id.items() if i in scores and low <= p.area_share < high
-            ]
-            values, photos = [scores[p.id] for p in members], [p.photo for p in members]
-            count = f"n = {len(members)}"
-            if len(set(photos)) >= FEWEST_PHOTOS:
-                found = bootstrap_mean(values, photos, **run.how)
-                text = f"{figure(found.value, found.low, found.high)} {count}"
-                marks.append(Mark(run.label, found.value, found.low, found.high, text, kind))
-            elif members:
-                mean = float(np.mean(values))
-                text = f"{mean:z.1f} {count}, too few photos for an interval"
-                marks.append(Mark(run.label, mean, None, None, text, kind))
-        if len(marks) > start:
-            heads[start] = name
-    title = f"{NAMES.get(metric, metric)} by the region's share of the photo, 95 % intervals"
-    return chart(title, marks, heads=heads) if len(heads) > 1 else None
-
-
-def _kind(run: MeasuredRun) -> str:
-    return "run" if run.results["baseline"] is None else "baseline"
-
-
-def ranked(run: MeasuredRun, metric: str, shown: int) -> tuple[list[str], list[str]]:
+def ranked(
+    run: MeasuredRun, metric: str, shown: int = SHOWN_SAMPLES
+) -> tuple[list[str], list[str]]:
     """Ids of the best and of the worst samples, the most extreme first; of a small run, no sample comes twice."""
     scores = run.scores(metric)
     best = sorted(scores, key=lambda id_: -scores[id_])[:shown]
@@ -522,10 +391,10 @@ def ranked(run: MeasuredRun, metric: str, shown: int) -> tuple[list[str], list[s
 
 
 def _extremes(
-    run: MeasuredRun, metric: str, others: Sequence[MeasuredRun], gallery: Gallery, shown: int
+    run: MeasuredRun, metric: str, others: Sequence[MeasuredRun], gallery: Gallery
 ) -> Markup:
     parts = []
-    for title, ids in zip(("Best", "Worst"), ranked(run, metric, shown), strict=True):
+    for title, ids in zip(("Best", "Worst"), ranked(run, metric), strict=True):
         cards = [_card(run, id_, metric, others, gallery) for id_ in ids]
         if cards:
             label = f"{title} by {NAMES.get(metric, metric)}"
@@ -572,16 +441,16 @@ def describe(prediction: Prediction) -> str:
         return f"{len(members)} regions, {share}"
     if "trace" in members[0]:
         count = len(members[0]["trace"])
-        return f"a trace of {count} points, from the open circle to the full one, {share}"
+        return f"a trace of {count} points, {share}"
     return f"a box, {share}"
 
 
 def _published(task: str) -> Markup | None:
-    rows = published_rows(task)
-    if not rows:
+    found = published_table(task)
+    if not found:
         return None
-    head, *body = published_table(task)
-    keys = dict.fromkeys(row.source for row in rows)
+    head, *body = found
+    keys = dict.fromkeys(row.source for row in published_rows(task))
     return element(
         "details",
         element("summary", f"Published figures ({MARK})"),

@@ -7,7 +7,6 @@ when it was made (run.json has the times).
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import time
@@ -31,11 +30,12 @@ from benchmarks.answerers import (
     read_predictions,
 )
 from benchmarks.data import BenchmarkDataError, PhotoFolder, Reading, Sample, task_named
-from benchmarks.scoring import Scorer, check_metric_names
-from benchmarks.settings import RunSettings, machine, model_fingerprint, resized, tuned, versions
+from benchmarks.metrics.suite import check_metric_names
+from benchmarks.scoring import Scorer
+from benchmarks.settings import RunSettings, machine, model_fingerprint, versions
 from patchioner import Patchioner
 from patchioner.base.errors import ImageError, OptionError, RegionError, UnknownNameError
-from patchioner.base.files import file_sha256, folder_lock, read_json, write_json
+from patchioner.base.files import differences, file_sha256, folder_lock, read_json, write_json
 from patchioner.base.progress import progress
 
 logger = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ def load_pretrained(name: str, device: str) -> Patchioner:
 
 
 def execute(runs: Sequence[Run], *, resume: bool = False, load: Any = None) -> list[Outcome]:
-    """Do all runs; those of one model, input size, device and batch size share its weights and every backbone pass.
+    """Do all runs; those of one model, device and batch size share its weights and every backbone pass.
 
     With `resume` they go on with what their folders hold; without it, a folder that holds predictions is refused.
     `load` makes a model from (name, device). OptionError: a folder holds predictions of another run, another process
@@ -88,16 +88,17 @@ def execute(runs: Sequence[Run], *, resume: bool = False, load: Any = None) -> l
     groups: dict[Any, list[int]] = {}
     for index, run in enumerate(runs):
         of = run.settings
-        groups.setdefault((of.model, of.size, of.device, of.batch), []).append(index)
+        groups.setdefault((of.model, of.device, of.batch), []).append(index)
     with ExitStack() as stack:
         # Opened first: a Java that was asked for and is not there is known before an hour of captioning.
-        scorers = _scorers(stack, [run.settings.java for run in runs])
+        wanted = dict.fromkeys(run.settings.java for run in runs)
+        scorers = {java: stack.enter_context(Scorer(java)) for java in wanted}
         for run in runs:
             scorers[run.settings.java].prepare(run.settings)
         for run in runs:
             stack.enter_context(folder_lock(run.folder))
-        for (name, size, device, batch), members in groups.items():
-            model = resized(load(name, device), size)
+        for (name, device, batch), members in groups.items():
+            model = load(name, device)
             own = model_fingerprint(model)
             parts = {i: _start(runs[i], readings[i], model, own, load, resume) for i in members}
             started = time.time()
@@ -111,16 +112,6 @@ def execute(runs: Sequence[Run], *, resume: bool = False, load: Any = None) -> l
     return [outcomes[index] for index in range(len(runs))]
 
 
-def _scorers(stack: ExitStack, wanted: Sequence[str]) -> dict[str, Scorer]:
-    """A scorer for each of "yes", "no" and "auto": "yes" and "auto" share one, and with it one METEOR process."""
-    official = [java for java in dict.fromkeys(wanted) if java != "no"]
-    opened = {"no": stack.enter_context(Scorer("no"))} if "no" in wanted else {}
-    if official:
-        scorer = stack.enter_context(Scorer("yes" if "yes" in official else "auto"))
-        opened |= dict.fromkeys(official, scorer)
-    return opened
-
-
 def _check_names(settings: RunSettings) -> None:
     """Misspelt names are refused before a model is loaded."""
     task_named(settings.task)
@@ -128,18 +119,11 @@ def _check_names(settings: RunSettings) -> None:
     for name in settings.baselines:
         if name not in BASELINES:
             raise UnknownNameError.among("baseline", name, BASELINES)
-    if settings.task != "image" and settings.references is not None:
-        raise OptionError(f"--references belongs to image captioning, not to {settings.task}")
-    if settings.task != "dense" and settings.merge_references:
-        raise OptionError(f"--merge-references belongs to dense captioning, not {settings.task}")
 
 
 def _read(settings: RunSettings) -> Reading:
-    options: dict[str, Any] = {}
-    if settings.references is not None:
-        options["references"] = Path(settings.references)
-    if settings.merge_references:
-        options["merge_references"] = True
+    references = settings.references
+    options = {} if references is None else {"references": Path(references)}
     photos = PhotoFolder(Path(settings.images))
     reading = task_named(settings.task).read(Path(settings.data), photos, **options)
     if settings.strict:
@@ -257,14 +241,13 @@ class _Part:
 
 
 def _start(
-    run: Run, reading: Reading, base: Patchioner, own: dict[str, Any], load: Any, resume: bool
+    run: Run, reading: Reading, model: Patchioner, own: dict[str, Any], load: Any, resume: bool
 ) -> list[_Part]:
     """The jobs of a run, each with its log opened and its settings checked against those of the folder.
 
-    `own` is the fingerprint of `base`.
+    `own` is the fingerprint of `model`.
     """
     settings = run.settings
-    model = tuned(base, settings)
     answerers: dict[str | None, Answerer] = {None: by_model(model, settings, crop=settings.crop)}
     for key in dict.fromkeys(settings.baselines):
         answerers[key] = baseline(key, model, settings, load)
@@ -296,33 +279,19 @@ def _start(
 
 def _claim(folder: Path, deciding: dict[str, Any], resume: bool) -> None:
     """Take a folder for a run: refuse one that holds another's predictions, or any without `resume`."""
-    text = json.dumps(deciding, sort_keys=True, default=str)
-    mine = {"fingerprint": hashlib.sha256(text.encode()).hexdigest(), **json.loads(text)}
+    mine = json.loads(json.dumps(deciding, sort_keys=True, default=str))
     path = folder / SETTINGS_FILE
     if (folder / FILE).exists() or path.exists():
         if not resume:
             raise OptionError(
                 f"{folder} holds predictions of an earlier run: --resume goes on with them, another --out starts anew"
             )
-        theirs = read_json(path)
-        if theirs.get("fingerprint") != mine["fingerprint"]:
+        if changed := differences(read_json(path), mine):
             raise OptionError(
-                f"{folder} holds a run with other settings ({', '.join(_differences(theirs, mine))}): choose another"
-                " --out, or the settings of then"
+                f"{folder} holds a run with other settings ({', '.join(changed)}): choose another --out, or the"
+                " settings of then"
             )
     write_json(path, mine)
-
-
-def _differences(theirs: Any, mine: Any, at: str = "") -> list[str]:
-    """The keys, with dots, at which two JSON values differ."""
-    if not (isinstance(theirs, dict) and isinstance(mine, dict)):
-        return [] if theirs == mine else [f"{at}: {theirs!r:.40} then, {mine!r:.40} now"]
-    keys = [key for key in {**theirs, **mine} if key != "fingerprint"]
-    return [
-        found
-        for key in keys
-        for found in _differences(theirs.get(key), mine.get(key), f"{at}.{key}" if at else key)
-    ]
 
 
 def _note_times(folder: Path, started: float, encoded: int) -> None:

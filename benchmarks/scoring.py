@@ -20,15 +20,7 @@ from benchmarks.bootstrap import (
     bootstrap_ratio,
     bootstrap_statistic,
 )
-from benchmarks.metrics import (
-    METRICS,
-    DensePhoto,
-    Meteor,
-    MetricResult,
-    Provenance,
-    score_captions,
-    text_measure,
-)
+from benchmarks.metrics import Meteor, MetricResult, score_captions, stem_f
 from benchmarks.metrics.cosine import (
     PROMPT,
     ClipSpace,
@@ -36,9 +28,14 @@ from benchmarks.metrics.cosine import (
     image_score,
     with_references,
 )
-from benchmarks.metrics.dense_map import DenseMatches, match, summarize
+from benchmarks.metrics.dense_map import (
+    DenseMatches,
+    DensePhoto,
+    TextMeasure,
+    match,
+    summarize,
+)
 from benchmarks.metrics.grounding import (
-    Grounding,
     class_named,
     distinctness,
     fixed_cider,
@@ -101,9 +98,7 @@ def caption_score(result: MetricResult, photos: Sequence[str], how: Mapping[str,
     interval: Interval | None = None if pooled else mean
     if pooled and result.resample is not None:
         interval = bootstrap_pooled(result.resample, photos, **how)
-    return Score(
-        result.corpus, interval, str(result.made), result.samples, mean if pooled else None
-    )
+    return Score(result.corpus, interval, result.made, result.samples, mean if pooled else None)
 
 
 class Scorer:
@@ -158,29 +153,30 @@ class Scorer:
         if not said:
             raise OptionError("no sample has a caption: there is nothing to score")
         how = {"rounds": settings.rounds, "seed": settings.seed}
-        java = self._meteor is not None
-        scores = self._of_captions(said, settings)
+        scores = self._of_captions(said, settings, how)
         if settings.task == "objects":
             scores = object_scores(said, how) | scores
         if settings.task == "dense":
-            for name in ("stem-F", *(("METEOR",) if java else ())):
-                with text_measure(name, meteor=self._meteor) as measure:
-                    scores |= dense_scores(predictions, measure, name, how)
+            scores |= dense_scores(predictions, stem_f_measure, "stem-F", how)
+            if (meteor := self._meteor) is not None:
+                measure = lambda text, due: meteor.score(text, due)[1] / 100.0  # noqa: E731
+                scores |= dense_scores(predictions, measure, "METEOR", how)
         if settings.task == "region_set":
-            scores |= one_reference_scores(said, how, java=java)
+            scores |= one_reference_scores(said, how, self._meteor)
         if settings.task not in ("image", "objects"):
             scores |= regional_scores(said, how)
+        self.prepare(settings)
         for kind, given in (("clip", settings.clip_score), ("pac", settings.pac_score)):
             if given is not None:
-                self.prepare(settings)
                 space, images = self._spaces[given], Path(settings.images)
                 results = image_text_scores(said, images, space, kind=kind, source=given)
                 photos = [prediction.photo for prediction in said]
                 scores |= {name: caption_score(r, photos, how) for name, r in results.items()}
         return scores
 
-    def _of_captions(self, said: Sequence[Prediction], settings: RunSettings) -> dict[str, Score]:
-        java = self._meteor is not None
+    def _of_captions(
+        self, said: Sequence[Prediction], settings: RunSettings, how: Mapping[str, int]
+    ) -> dict[str, Score]:
         asked = [name for name in settings.metrics if ":" not in name]
         own = [name for name in settings.metrics if ":" in name]
         # A metric of the user's is called by its function's name, with its module where two share one.
@@ -191,28 +187,19 @@ class Scorer:
         }
         # The name of a class is no caption: only what was asked for is measured against it.
         usual = () if settings.task == "objects" else DEFAULT_METRICS
-        names = [*usual, *(("meteor",) if java and usual else ()), *asked]
+        names = [*usual, *(("meteor",) if self._meteor is not None and usual else ()), *asked]
         results = score_captions(
             [prediction.caption or "" for prediction in said],
             [prediction.references for prediction in said],
-            list(dict.fromkeys(names)),
-            java="yes" if java else "no",
-            extra=extra,
-            samples=said,
-            meteor=self._meteor,
-        )
+            list(dict.fromkeys(names)), extra=extra, samples=said, meteor=self._meteor,
+        )  # fmt: skip
         photos = [prediction.photo for prediction in said]
-        how = {"rounds": settings.rounds, "seed": settings.seed}
         return {name: caption_score(result, photos, how) for name, result in results.items()}
 
 
-def check_metric_names(metrics: Sequence[str]) -> None:
-    """Refuse a further metric that is neither built in nor "module:function"."""
-    for name in metrics:
-        if ":" not in name and name not in METRICS:
-            raise OptionError(
-                f"metric {name!r} is unknown: give one of {', '.join(METRICS)}, or module:function"
-            )
+def stem_f_measure(captions: Sequence[str], references: Sequence[Sequence[str]]) -> Floats:
+    """Stem-F within 0..1, for a dense mAP."""
+    return stem_f(captions, references)[1] / 100.0
 
 
 @dataclass(frozen=True)
@@ -244,12 +231,8 @@ def measure_regions(said: Sequence[Prediction], *, classes: bool = False) -> Reg
     references = [prediction.references for prediction in said]
     if _alone(photos, names):
         return None
-    found = distinctness(captions, photos, names)
-    counted = {
-        str(photo): (same, of)
-        for photo, same, of in zip(found.photos, found.repeats, found.pairs, strict=True)
-    }
-    ground: Grounding | None = None
+    counted, unique = distinctness(captions, photos, names)
+    ground = None
     if not classes:
         ground = grounding(captions, references, photos, fixed_cider(references), names)
     elif not _alone(photos, [due[0] for due in references]):
@@ -260,7 +243,7 @@ def measure_regions(said: Sequence[Prediction], *, classes: bool = False) -> Reg
         for index, margin, won in zip(ground.samples, ground.margins, ground.wins, strict=True):
             one = said[index]
             margins[one.id], wins[one.id], of[one.id] = float(margin), 100.0 * won, one.photo
-    return Regional(margins, wins, counted, 100.0 * found.unique_captions, of)
+    return Regional(margins, wins, counted, 100.0 * unique, of)
 
 
 def _alone(photos: Sequence[str], names: Sequence[str]) -> bool:
@@ -339,7 +322,7 @@ def object_scores(said: Sequence[Prediction], how: Mapping[str, int]) -> dict[st
 
 
 def one_reference_scores(
-    said: Sequence[Prediction], how: Mapping[str, int], *, java: bool
+    said: Sequence[Prediction], how: Mapping[str, int], meteor: Meteor | None
 ) -> dict[str, Score]:
     """CIDEr, ROUGE-L and BLEU-4 with each reference a sample of its own; nothing where no sample has several."""
     texts, due, origin = one_reference_each(
@@ -349,7 +332,7 @@ def one_reference_scores(
     if len(texts) == len(said):
         return {}
     asked = ["cider", "rouge_l", "bleu4"]
-    results = score_captions(texts, due, asked, java="yes" if java else "no")
+    results = score_captions(texts, due, asked, meteor=meteor)
     photos = [said[index].photo for index in origin]
     scores = {}
     for name, result in results.items():
@@ -364,7 +347,7 @@ def one_reference_scores(
 
 
 def dense_scores(
-    predictions: Sequence[Prediction], measure: Any, name: str, how: Mapping[str, int]
+    predictions: Sequence[Prediction], measure: TextMeasure, name: str, how: Mapping[str, int]
 ) -> dict[str, Score]:
     """The dense mAP with one text measure, and without any ("detmap", beside stem-F alone: it is the same for all)."""
     photos, matches = dense_matches(predictions, measure)
@@ -380,15 +363,15 @@ def dense_scores(
             found = summarize(matches, name=name, weights=often)
             return found.detection if detection else found.value
 
-        spread = bootstrap_statistic(value, photos, rounds=rounds, seed=how["seed"])
-        interval = Interval(spread.value, spread.low, spread.high, spread.level)
+        found = bootstrap_statistic(value, photos, rounds=rounds, seed=how["seed"])
+        interval = Interval(found.value, found.low, found.high, found.level)
         made = f"{note}; text: {'none' if detection else name}; {rounds} resamples"
-        scores[key] = Score(spread.value, interval, made)
+        scores[key] = Score(found.value, interval, made)
     return scores
 
 
 def dense_matches(
-    predictions: Sequence[Prediction], measure: Any
+    predictions: Sequence[Prediction], measure: TextMeasure
 ) -> tuple[list[str], DenseMatches]:
     """Photos, and their detections with what they matched: the given boxes, as in the published protocol."""
     groups: dict[str, list[Prediction]] = {}
@@ -429,7 +412,7 @@ def image_text_scores(
     references = [prediction.references for prediction in said]
     text_mean, cosines = best_reference_cosine(captions, references, space.embed_text)
     both_mean, both = with_references(scores, cosines)
-    made = Provenance(f"open_clip {source}", note="image: the photo with its region drawn in red")
+    made = f"open_clip {source}; tokenizer: none; image: the photo with its region drawn in red"
     found = {
         f"{kind}_s": (mean, scores),
         f"ref_{kind}_s": (both_mean, both),

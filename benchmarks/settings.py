@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import os
 import platform
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from safetensors.torch import load_file
 
 from decoders import DecodeOptions
 from patchioner import Patchioner, Weighting, __version__
-from patchioner.base.errors import OptionError
 from patchioner.base.files import file_sha256
 
 # These decide how captions are scored, or where files lie; what is said is the same.
@@ -42,11 +40,9 @@ class RunSettings:
     Attributes:
         task, model: "trace", "dense", "region_set", "image" or "objects"; shipped name, folder, YAML file or hub id.
         data, images, references: the annotations, the folder of photos, and the file of references if it is another.
-        weighting, variance, rounding, temperature, context: of the model's settings; a context counts for every kind.
-        size: side of the backbone's input in pixels.
-        beam, max_tokens: of decoding; a beam of 1 is greedy.
+        weighting, variance, rounding: of the model's settings.
+        beam: of decoding; 1 is greedy.
         crop: caption each region's crop instead of pooling patches.
-        merge_references: dense captioning: captions of one box are references of one sample.
         strict, limit: refuse a malformed row instead of skipping it; only the first samples of the file.
         baselines, clip_model: names of baselines to run beside the model; the model of the baseline "clip".
         seed: of every random choice: baselines, bootstrap, the weighting's centre at variance 0.
@@ -63,13 +59,8 @@ class RunSettings:
     weighting: str | None = None
     variance: float | None = None
     rounding: str | None = None
-    temperature: float | None = None
-    context: float | None = None
-    size: int | None = None
     beam: int | None = None
-    max_tokens: int | None = None
     crop: bool = False
-    merge_references: bool = False
     strict: bool = False
     limit: int | None = None
     baselines: tuple[str, ...] = ()
@@ -91,40 +82,6 @@ class RunSettings:
         return {key: value for key, value in vars(self).items() if key not in _SCORING}
 
 
-def tuned(model: Patchioner, settings: RunSettings) -> Patchioner:
-    """The same networks with the temperature and context of the run."""
-    own, changes = model.settings, {}
-    if settings.temperature is not None:
-        changes["temperature"] = settings.temperature
-    if settings.context is not None:
-        kinds = {kind: replace(of, context=None) for kind, of in own.kinds.items()}
-        changes |= {"context": settings.context, "kinds": kinds}  # type: ignore[dict-item]
-    if not changes:
-        return model
-    parts = replace(model.parts, settings=replace(own, **changes))  # type: ignore[arg-type]
-    # The weights keep their precision: a run does not change it, and float32 is the reference.
-    return Patchioner(parts, device=model.device)
-
-
-def resized(model: Patchioner, size: int | None) -> Patchioner:
-    """The same networks with another side of the square input in pixels; None leaves the model's own.
-
-    OptionError: a size that the backbone cannot take, or a backbone of one size only.
-    """
-    own = getattr(model.parts.backbone, "preprocessing", None)
-    if size is None:
-        return model
-    if own is None:
-        raise OptionError(
-            f"size {size}: the input of this {type(model.parts.backbone).__name__} cannot be changed: leave --size out"
-        )
-    if own.size == size:
-        return model
-    backbone: Any = copy.copy(model.parts.backbone)  # shares the weights
-    backbone.preprocessing = replace(own, size=size)
-    return Patchioner(replace(model.parts, backbone=backbone), device=model.device)
-
-
 def weighting_of(model: Patchioner, settings: RunSettings) -> Weighting | None:
     """The model's own weighting with what the run changes; None where it changes nothing."""
     changes = {
@@ -133,7 +90,7 @@ def weighting_of(model: Patchioner, settings: RunSettings) -> Weighting | None:
     given: dict[str, Any] = {key: value for key, value in changes.items() if value is not None}
     if not given:
         return None
-    if settings.seed and "seed" in {field.name for field in fields(Weighting)}:
+    if settings.seed:
         given["seed"] = settings.seed
     own = model.settings.kinds.get(KIND_OF_TASK.get(settings.task, ""))
     weighting = None if own is None else own.weighting
@@ -142,14 +99,11 @@ def weighting_of(model: Patchioner, settings: RunSettings) -> Weighting | None:
 
 def options_of(model: Patchioner, settings: RunSettings) -> DecodeOptions | None:
     """The model's own decoding options with what the run changes; None where it changes nothing."""
-    given: dict[str, Any] = {}
-    if settings.beam is not None:
-        given["strategy"] = "greedy" if settings.beam == 1 else "beam"
-        if settings.beam > 1:
-            given["beam_width"] = settings.beam
-    if settings.max_tokens is not None:
-        given["max_tokens"] = settings.max_tokens
-    return DecodeOptions(**(vars(model.settings.decode) | given)) if given else None
+    if settings.beam is None:
+        return None
+    if settings.beam == 1:
+        return replace(model.settings.decode, strategy="greedy")
+    return replace(model.settings.decode, strategy="beam", beam_width=settings.beam)
 
 
 PACKAGES = (

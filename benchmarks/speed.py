@@ -19,19 +19,16 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks.command import positive, run_command
-from benchmarks.naive import CHUNK
-from benchmarks.sides import (
+from benchmarks.command import as_json, command_parser, markdown_table, positive, run_command
+from benchmarks.naive import (
+    CHUNK,
     OPTIONS,
-    PARTS,
     SHAPES,
     Ours,
     Published,
@@ -40,32 +37,28 @@ from benchmarks.sides import (
     build_random_decoder,
     check_equal,
     write_bank,
-)  # fmt: skip
+)
+from benchmarks.settings import machine, versions
 from benchmarks.timing import (
     Clock,
-    Rates,
     Timing,
-    about_machine,
     clocked,
     duration,
     make_photo,
-    measure_rates,
-    open_photo,
     peak_memory_mb,
     random_boxes,
     run_process,
     synchronizer,
     take_turns,
     time_function,
-)  # fmt: skip
-from memory_bank import Precision
+)
 from patchioner import Patchioner
 from patchioner.base.errors import OptionError, PatchionerError
 from patchioner.base.files import write_json
+from patchioner.images import load_image
 from patchioner.regions import Patch
 
-PRECISIONS: tuple[Precision, ...] = ("float32", "float16", "int8")
-_TOLERANCE = {"float32": 1e-4, "float16": 5e-3, "int8": 0.2}
+_TOLERANCE = 1e-4
 _IMPORT_PROBE = (
     "import sys, time; start = time.perf_counter(); import patchioner;"
     " print(time.perf_counter() - start, 'torch' in sys.modules)"
@@ -90,19 +83,19 @@ def _timed_line(work: str, ours: Timing, other: Timing, note: str = "") -> Line:
 
 def line_table(lines: Sequence[Line]) -> str:
     """The lines as a Markdown table."""
-    rows = [
-        f"| {one.work} | {one.ours} | {one.other} | {one.ratio:.2f}x | {one.note} |\n" for one in lines
-    ]  # fmt: skip
-    return f"| work | ours | compared with | ratio | note |\n|---|---|---|---|---|\n{''.join(rows)}"
+    rows = [[one.work, one.ours, one.other, f"{one.ratio:.2f}x", one.note] for one in lines]
+    return markdown_table(["work", "ours", "compared with", "ratio", "note"], rows)
 
 
 def _finish(arguments: argparse.Namespace, text: str, extra: Mapping[str, Any]) -> int:
     """Print, write JSON where it is asked for; the exit status."""
-    machine = about_machine()
-    sys.stdout.write(text + ", ".join(f"{key} {value}" for key, value in machine.items()) + "\n")
+    where = versions() | machine(arguments.device if arguments.suite == "model" else "cpu")
+    sys.stdout.write(
+        f"{text}\n" + ", ".join(f"{key} {value}" for key, value in where.items()) + "\n"
+    )
     if arguments.json is not None:
-        settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(arguments).items()}
-        write_json(arguments.json, {"settings": settings, "machine": machine, **extra})
+        found = {"settings": as_json(arguments), "machine": where, **extra}
+        write_json(arguments.json, found)
     return 0
 
 
@@ -125,16 +118,17 @@ def run_model_suite(arguments: argparse.Namespace) -> int:
         if not arguments.no_starts:
             rows += time_starts(arguments.model, photo, rounds=rounds)
     base = rows[0][0].median
-    lines = ["| what | median | x backbone pass | peak memory, MiB |", "|---|---|---|---|"]
+    table = []
     for timing, peak in rows:
         shown = ("", "") if peak is None else (f"{timing.median / base:.2f}", f"{peak:.0f}")
-        lines.append(f"| {timing.label} | {timing.spread} | {' | '.join(shown)} |")
+        table.append([timing.label, timing.spread, *shown])
+    text = markdown_table(["what", "median", "x backbone pass", "peak memory, MiB"], table)
     extra = {
         "rows": [
             {**asdict(timing), "median": timing.median, "peak_mb": peak} for timing, peak in rows
         ]
     }
-    return _finish(arguments, "\n".join(lines) + "\n\n", extra)
+    return _finish(arguments, text, extra)
 
 
 def time_model(
@@ -144,7 +138,7 @@ def time_model(
     encode = time_function("encode one photo", clocked(partial(model.encode, photo)), rounds=rounds)
     rows = [(encode, peak_memory_mb())]
     features = model.encode(photo)
-    boxes = random_boxes(max(counts, default=0), open_photo(photo).size, seed=0)
+    boxes = random_boxes(max(counts, default=0), load_image(photo).size, seed=0)
     for count in counts:
         clock = clocked(partial(model.caption, features, boxes[:count]))
         label = f"caption {count:,} box{'es' if count > 1 else ''}"
@@ -176,24 +170,19 @@ def time_starts(model: str, photo: Path, *, rounds: int) -> list[tuple[Timing, N
 class Contest:
     """Both sides on one bank, one backbone and decoders of one seed.
 
-    Captions never end early, or (`ours_ending`, `other_ending`) have COCO's length. `compared` counts those whose
-    tokens were found equal so far; `timings` holds every timing by what it is of.
+    Captions never end early, or have COCO's length. `compared` counts those whose tokens were found equal so far;
+    `timings` holds every timing by what it is of.
     """
 
-    def __init__(
-        self, shapes: Shapes, work: Path, *, rounds: int, most_chunks: int, rates: Rates
-    ) -> None:
-        self.shapes, self.rounds, self.rates = shapes, rounds, rates
-        self.photo = open_photo(make_photo(work / "photo.jpg"))
+    def __init__(self, shapes: Shapes, work: Path, *, rounds: int, most_chunks: int) -> None:
+        self.shapes, self.rounds = shapes, rounds
+        self.photo = load_image(make_photo(work / "photo.jpg"))
         self.boxes = random_boxes(max(shapes.counts), self.photo.size, seed=0)
         backbone, decoder = build_random_backbone(shapes), build_random_decoder(shapes)
         ending = build_random_decoder(shapes, ends=True)
-        self.ours = Ours(shapes, work, backbone=backbone, decoder=decoder)
-        self.other = Published(
-            shapes, work, backbone=backbone, decoder=decoder, most_chunks=most_chunks
-        )
-        self.ours_ending = Ours(shapes, work, backbone=backbone, decoder=ending)
-        self.other_ending = self.other.with_decoder(ending)
+        other = Published(work, backbone, decoder, most_chunks=most_chunks)
+        self.sides = Ours(work, backbone, decoder), other
+        self.ending = Ours(work, backbone, ending), other.with_decoder(ending)
         self.compared = 0
         self.timings: dict[str, Timing] = {}
 
@@ -205,19 +194,13 @@ class Contest:
 
     def lines(self) -> list[Line]:
         """Everything that is timed in this process; PatchionerError: the two sides' tokens or projections differ."""
-        lines = self._boxes(ending=False)
-        count = max(self.shapes.counts)
-        taken = self.timings[f"{count:,} boxes: ours"]
-        least = sum(self.floors(count).values())
-        floor = f"{count:,} boxes, times the floor"
-        lines.append(Line(floor, taken.spread, duration(least), taken.median / least, "floor"))
         few, many = self.shapes.projected
-        lines += [*self._projections(few), *self._projections(many), *self._decoding()]
-        return [*lines, *self._patches(), *self._boxes(ending=True)]
+        lines = [*self._boxes(ending=False), *self._projections(few), *self._projections(many)]
+        return [*lines, *self._decoding(), *self._patches(), *self._boxes(ending=True)]
 
     def _boxes(self, *, ending: bool) -> list[Line]:
         """Every number of boxes end to end, both sides in turns; tokens first, which also warms both up."""
-        ours, other = (self.ours_ending, self.other_ending) if ending else (self.ours, self.other)
+        ours, other = self.ending if ending else self.sides
         lines = []
         for count in self.shapes.counts:
             boxes, run = self.boxes[:count], other.run(count)
@@ -229,117 +212,66 @@ class Contest:
                 label,
                 {
                     "ours": clocked(partial(ours.model.caption, self.photo, boxes)),
-                    "published": lambda boxes=boxes: sum(other.by_part(self.photo, boxes).values()),  # type: ignore[misc]
+                    "published": partial(other.seconds, self.photo, boxes),
                 },
             )
             note = f"published: {run} boxes run, rest scaled" if run < count else ""
             lines.append(_timed_line(label, found["ours"], found["published"], note))
         return lines
 
-    def floors(self, boxes: int) -> dict[str, float]:
-        """The least seconds of each of `PARTS` for so many boxes whose captions never end early.
-
-        Multiply-adds in float32 on every weight and row at the measured rate; each read once where that suffices.
-        """
-        vit, shapes = self.ours.backbone.vit, self.shapes
-        rows, columns = self.ours.backbone.geometry(self.photo.size).grid
-        patches = rows * columns
-        tokens = patches + int(vit.num_prefix_tokens)
-        dense = sum(own.numel() for own in vit.blocks.parameters() if own.dim() == 2)
-        attention = 2 * len(vit.blocks) * tokens**2 * int(vit.embed_dim)
-        stem = patches * vit.patch_embed.proj.weight.numel()
-        backbone = (
-            tokens * dense + attention + stem,
-            4 * sum(own.numel() for own in vit.parameters()),
-        )
-        pooling = boxes * patches * shapes.dim, 4 * patches * shapes.dim
-        projection = 2 * boxes * shapes.rows * shapes.dim, 4 * shapes.rows * shapes.dim
-        # A prefix, then each token through all layers and the output matrix; its t-th position attends to t.
-        network: Any = self.ours.model.parts.decoder
-        network, steps = network.network, OPTIONS.max_tokens
-        layers = sum(own.numel() for own in network.transformer.h.parameters() if own.dim() == 2)
-        output = network.config.vocab_size * network.config.width
-        attended = 2 * network.config.layers * network.config.width * steps * (steps + 1) // 2
-        adds = boxes * (steps * (layers + output) + network.prefix.weight.numel() + attended)
-        decoding = adds, steps * 4 * (layers + output)
-        works = zip(PARTS, (backbone, pooling, projection, decoding), strict=True)
-        return {part: self.rates.seconds(*work) for part, work in works}
-
     def _projections(self, count: int) -> Iterator[Line]:
-        """Queries alone, rows of each precision, against one call and (of many) calls of four, which are published."""
-        queries, captioner = self._vectors(count), self.other.captioner
-        banks = {name: self.ours.bank.to(dtype=name) for name in PRECISIONS}
-        expected = captioner.project(queries)
-        for name, bank in banks.items():
-            distance = float((bank.project(queries) - expected).norm(dim=1).max())
-            if not distance <= _TOLERANCE[name]:
-                raise PatchionerError(
-                    f"projected with {name} rows, a vector is {distance:.2g} from the published way's, more than "
-                    f"{_TOLERANCE[name]:g}: the two do not do the same work"
-                )
+        """Queries alone, against one call and (of many) calls of four, which are published."""
+        (ours, other), queries = self.sides, self._vectors(count)
+        distance = float((ours.bank.project(queries) - other.project(queries)).norm(dim=1).max())
+        if not distance <= _TOLERANCE:
+            raise PatchionerError(
+                f"a projected vector is {distance:.2g} from the published way's, more than {_TOLERANCE:g}: the two do"
+                " not do the same work"
+            )
         label = f"projection alone, {count:,} quer{'ies' if count > 1 else 'y'}"
-        clocks: dict[str, Clock] = {
-            name: clocked(partial(bank.project, queries)) for name, bank in banks.items()
+        clocks = {
+            "ours": clocked(partial(ours.bank.project, queries)),
+            "published: one call": clocked(partial(other.project, queries)),
         }
-        clocks["published: one call"] = clocked(partial(captioner.project, queries))
         if count > CHUNK:
-            fours = self.other.in_chunks(queries, captioner.project)
-            clocks["published: calls of four, scaled"] = fours
-        found = self.turns(label, clocks)
-        for way in [way for way in clocks if way not in banks]:
-            for name in banks:
-                yield _timed_line(f"{label}, {name} rows", found[name], found[way], way)
+            clocks["published: calls of four, scaled"] = other.in_chunks(queries, other.project)
+        yield from self._against(label, clocks)
 
     def _decoding(self) -> Iterator[Line]:
         """Captions that never end early, against one batch of the published way and batches of four."""
         count = self.shapes.decoded
         vectors = functional.normalize(self._vectors(count), dim=1)
-        decoder, naive = self.ours.model.parts.decoder, self.other.captioner.decoder
+        decoder, naive = self.sides[0].model.parts.decoder, self.sides[1].decoder
         label = f"decoding alone, {count:,} rows"
         expected = [naive.until_end(ids) for ids in naive.token_ids(vectors)]
         written = [one.token_ids for one in decoder.generate(vectors, OPTIONS)]
         self.compared += check_equal(written, expected, label)
-        found = self.turns(
-            label,
-            {
-                "ours": clocked(partial(decoder.generate, vectors, OPTIONS)),
-                "published: one batch": clocked(partial(naive.token_ids, vectors)),
-                "published: batches of four, scaled": self.other.in_chunks(
-                    vectors, naive.token_ids
-                ),
-            },
-        )
-        ours, one_batch, fours = found.items()
-        yield _timed_line(label, ours[1], one_batch[1], one_batch[0])
-        yield _timed_line(label, ours[1], fours[1], fours[0])
+        clocks = {
+            "ours": clocked(partial(decoder.generate, vectors, OPTIONS)),
+            "published: one batch": clocked(partial(naive.token_ids, vectors)),
+            "published: batches of four, scaled": self.sides[1].in_chunks(vectors, naive.token_ids),
+        }
+        yield from self._against(label, clocks)
+
+    def _against(self, label: str, clocks: Mapping[str, Clock]) -> Iterator[Line]:
+        """The first clock against each other one."""
+        (_, ours), *others = self.turns(label, clocks).items()
+        for way, found in others:
+            yield _timed_line(label, ours, found, way)
 
     def _patches(self) -> Iterator[Line]:
         """Every patch of the photo captioned once by ours, in backbone passes."""
-        encode = partial(self.ours.model.encode, self.photo)
-        one_pass = self.turns("backbone", {"ours": clocked(encode)})["ours"]
-        rows, columns = self.ours.backbone.geometry(self.photo.size).grid
+        model = self.sides[0].model
+        one_pass = self.turns("backbone", {"ours": clocked(partial(model.encode, self.photo))})
+        rows, columns = model.encode(self.photo).geometry.grid
         patches = [Patch(row, column) for row in range(rows) for column in range(columns)]
-        for side, kind in ((self.ours, ""), (self.ours_ending, ", captions of COCO's length")):
+        for (side, _), kind in ((self.sides, ""), (self.ending, ", captions of COCO's length")):
             label = f"all {len(patches):,} patches{kind}"
             taken = Timing(label, (clocked(partial(side.model.caption, self.photo, patches))(),))
             self.timings[f"{label}: ours"] = taken
-            ratio = taken.median / one_pass.median
+            ratio = taken.median / one_pass["ours"].median
             work = f"{label}, backbone passes"
-            yield Line(work, taken.spread, one_pass.spread, ratio, "one pass")
-
-    def breakdown(self) -> dict[str, dict[str, float]]:
-        """Median seconds of each part for `shapes.breakdown` boxes by side, and the floor's."""
-        boxes = self.boxes[: self.shapes.breakdown]
-        ours, other = [], []
-        for _ in range(self.rounds):
-            ours.append(self.ours.by_part(self.photo, boxes)[0])
-            other.append(self.other.by_part(self.photo, boxes))
-        sides = {"ours": ours, "published": other}
-        found = {
-            side: {part: float(np.median([lap[part] for lap in taken])) for part in PARTS}
-            for side, taken in sides.items()
-        }
-        return found | {"floor": self.floors(len(boxes))}
+            yield Line(work, taken.spread, one_pass["ours"].spread, ratio, "one pass")
 
     def _vectors(self, count: int) -> Tensor:
         return torch.randn(count, self.shapes.dim, generator=torch.Generator().manual_seed(count))
@@ -352,83 +284,51 @@ def run_cpu_suite(arguments: argparse.Namespace) -> int:
         if arguments.child is not None:
             return run_child(arguments.child, shapes, work, arguments.naive_chunks)
         write_bank(shapes, work)
-        memory = memory_lines(arguments, work)
-        rates = measure_rates(side=2048 if arguments.shapes == "published" else 64)
+        memory = memory_line(arguments, work)
         rounds = arguments.rounds or 3
-        contest = Contest(
-            shapes, work, rounds=rounds, most_chunks=arguments.naive_chunks, rates=rates
-        )
-        lines = [*contest.lines(), *memory]
-        parts = contest.breakdown()
-    table = [
-        f"| part, {shapes.breakdown:,} boxes | ours | published | floor | ours, x floor |",
-        "|---|---|---|---|---|",
-    ]
-    for part in (*PARTS, "all"):
-        values = {
-            side: sum(of.values()) if part == "all" else of[part] for side, of in parts.items()
-        }
-        shown = " | ".join(map(duration, values.values()))
-        table.append(f"| {part} | {shown} | {values['ours'] / values['floor']:.2f} |")
+        contest = Contest(shapes, work, rounds=rounds, most_chunks=arguments.naive_chunks)
+        lines = [*contest.lines(), memory]
     text = (
-        f"{line_table(lines)}\n"
-        + "\n".join(table)
-        + f"\n\nTokens of both ways were equal in {contest.compared:,} "
-        f"captions. Floor: multiply-adds at the measured {2 * rates.product / 1e9:,.0f} GFLOP/s of a float32 matrix "
-        f"product, bytes at the measured {rates.copy / 1e9:,.1f} GB/s of a copy.\n"
+        f"{line_table(lines)}\nTokens of both ways were equal in {contest.compared:,} captions.\n"
     )
     extra = {
         "lines": [asdict(line) for line in lines],
-        "rates": asdict(rates),
         "captions_compared": contest.compared,
         "timings": {label: list(found.seconds) for label, found in contest.timings.items()},
-        "breakdown": parts,
     }
     return _finish(arguments, text, extra)
 
 
-def memory_lines(arguments: argparse.Namespace, work: Path) -> list[Line]:
-    """Peak memory of ours with rows of each precision against the published way, each in a process of its own."""
+def memory_line(arguments: argparse.Namespace, work: Path) -> Line:
+    """Peak memory of ours against the published way, each in a process of its own."""
 
     def child(name: str) -> dict[str, Any]:
         command = [sys.executable, "-m", "benchmarks.speed", "--suite", "cpu", "--child", name]
         chunks, threads = str(arguments.naive_chunks), str(torch.get_num_threads())
         command += ["--shapes", arguments.shapes, "--naive-chunks", chunks, "--threads", threads]
-        answer: dict[str, Any] = json.loads(
-            run_process([*command, "--work", str(work)]).splitlines()[-1]
-        )
+        written = run_process([*command, "--work", str(work)]).splitlines()[-1]
+        answer: dict[str, Any] = json.loads(written)
         return answer | {"tokens": [tuple(ids) for ids in answer["tokens"]]}
 
-    other = child("published")
-    found = {name: child(name) for name in PRECISIONS}
-    check_equal(found["float32"]["tokens"], other["tokens"], "captions of a process of its own")
-    same = {
-        name: [a == b for a, b in zip(one["tokens"], other["tokens"], strict=True)]
-        for name, one in found.items()
-    }
-    lines = []
-    for name, equal in same.items():
-        boxes = SHAPES[arguments.shapes].breakdown
-        label = f"peak memory, {boxes:,} boxes, {name} rows, MiB"
-        ours, theirs = found[name]["peak_mb"], other["peak_mb"]
-        if ours is None or theirs is None:
-            lines.append(Line(label, "no count", "no count", float("nan")))
-            continue
-        note = f"{sum(equal)} of {len(equal)} captions equal"
-        lines.append(Line(label, f"{ours:,.0f}", f"{theirs:,.0f}", theirs / ours, note))
-    return lines
+    ours, other = child("ours"), child("published")
+    check_equal(ours["tokens"], other["tokens"], "captions of a process of its own")
+    label = f"peak memory, {SHAPES[arguments.shapes].counts[-2]:,} boxes, MiB"
+    if ours["peak_mb"] is None:
+        return Line(label, "no count", "no count", float("nan"))
+    mine, theirs = ours["peak_mb"], other["peak_mb"]
+    return Line(label, f"{mine:,.0f}", f"{theirs:,.0f}", theirs / mine)
 
 
 def run_child(name: str, shapes: Shapes, work: Path, most_chunks: int) -> int:
     """Caption as one side does, and write tokens and peak memory to standard output as one JSON line."""
-    photo = open_photo(make_photo(work / f"photo-{name}.jpg"))
-    boxes = random_boxes(shapes.breakdown, photo.size, seed=0)
+    photo = load_image(make_photo(work / f"photo-{name}.jpg"))
+    boxes = random_boxes(shapes.counts[-2], photo.size, seed=0)
+    parts = build_random_backbone(shapes), build_random_decoder(shapes)
     if name == "published":
-        tokens = Published(shapes, work, most_chunks=most_chunks).token_ids(photo, boxes)
+        tokens = Published(work, *parts, most_chunks=most_chunks).token_ids(photo, boxes)
         peak = peak_memory_mb()
     else:
-        precision = next(known for known in get_args(Precision) if known == name)
-        ours = Ours(shapes, work, precision=precision)
+        ours = Ours(work, *parts)
         ours.model.caption(photo, boxes)
         peak = peak_memory_mb()
         tokens = ours.token_ids(photo, boxes[: CHUNK * most_chunks])
@@ -449,29 +349,27 @@ def run_gpu_suite(arguments: argparse.Namespace) -> int:
     shapes, images = SHAPES[arguments.shapes], _GPU_IMAGES[arguments.shapes]
     with _work(arguments) as work:
         write_bank(shapes, work)
-        lines, text, extra = measure_engine(
+        line, text, extra = measure_engine(
             shapes, work, "cuda", torch.bfloat16, images=images, rounds=arguments.rounds or 5
         )
-    card = f"card {torch.cuda.get_device_name()}, "
-    return _finish(arguments, f"{line_table(lines)}\n{text}\n{card}", extra)
+    return _finish(
+        arguments, f"{line_table([line])}\n{text}\n{torch.cuda.get_device_name()}", extra
+    )
 
 
 def measure_engine(
     shapes: Shapes, work: Path, device: str, dtype: torch.dtype, *, images: int, rounds: int
-) -> tuple[list[Line], str, dict[str, Any]]:
+) -> tuple[Line, str, dict[str, Any]]:
     """Caption `images` different photos with 16 boxes each, over and over, on any device.
 
     Returns:
-        Lines (is the backbone what the time goes to?), other figures as a sentence, all of it for a file.
+        Is the backbone what the time goes to?, other figures as a sentence, all of it for a file.
     """
-    ours = Ours(shapes, work, precision="float16", device=device, dtype=dtype)
-    photos: list[Image.Image] = []
-    for seed in range(images):
-        photos.append(open_photo(make_photo(work / "photo.jpg", seed=seed)))
-    items = [
-        (photo, random_boxes(_GPU_REGIONS, photo.size, seed=seed))
-        for seed, photo in enumerate(photos)
-    ]
+    parts = build_random_backbone(shapes), build_random_decoder(shapes)
+    ours = Ours(work, *parts, precision="float16", device=device, dtype=dtype)
+    seeds = range(images)
+    photos = [load_image(make_photo(work / "photo.jpg", seed=seed)) for seed in seeds]
+    items = [(one, random_boxes(_GPU_REGIONS, one.size, seed=i)) for i, one in enumerate(photos)]
     captions = images * _GPU_REGIONS
     generator = torch.Generator().manual_seed(0)
     vectors = torch.randn(captions, shapes.dim, generator=generator)
@@ -486,35 +384,20 @@ def measure_engine(
         label: time_function(label, clocked(run, synchronize), rounds=rounds)
         for label, run in works.items()
     }
-    rates = measure_rates(device, dtype, side=8192 if device == "cuda" else 64, elements=2**16)
-    contest = Contest.__new__(Contest)  # whose floors need no more than this
-    contest.shapes, contest.photo, contest.ours, contest.rates = shapes, photos[0], ours, rates
-    whole, backbone, step = (found[name].median for name in ("whole", "backbone", "decoding"))
-    step /= OPTIONS.max_tokens
-    least = images * contest.floors(1)["backbone"]
-    lines = [
-        Line(
-            "share of time in the backbone", duration(backbone), duration(whole), backbone / whole
-        ),
-        Line("backbone, times its floor", duration(backbone), duration(least), backbone / least),
-    ]
+    whole, backbone, step = (found[name].median for name in works)
+    times = duration(backbone), duration(whole)
+    line = Line("share of time in the backbone", *times, backbone / whole)
     text = (
         f"{images / whole:,.1f} images/s and {captions / whole:,.0f} captions/s at {_GPU_REGIONS} regions an image; "
-        f"a decoding step of {captions:,} captions takes {duration(step)}; "
-        f"measured matrix product: {2 * rates.product / 1e12:,.2f} TFLOP/s."
+        f"a decoding step of {captions:,} captions takes {duration(step / OPTIONS.max_tokens)}."
     )
-    return (
-        lines,
-        text,
-        {"timings": {name: asdict(one) for name, one in found.items()}, "least": least},
-    )
+    return line, text, {"timings": {name: asdict(one) for name, one in found.items()}}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 0, or 1 after an error."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.speed",
-        description="Time a model (report only), or our engine against the published way.",
+    parser = command_parser(
+        "speed", "Time a model (report only), or our engine against the published way."
     )
     add = parser.add_argument
     add("--suite", choices=list(_SUITES), default="model", help="default: %(default)s")

@@ -1,12 +1,9 @@
-"""Clocks, child processes, peak memory, the machine's rates, and what is captioned while time is taken."""
+"""Clocks, child processes, peak memory, and what is captioned while time is taken."""
 
 from __future__ import annotations
 
-import os
-import platform
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -18,7 +15,6 @@ import torch
 from PIL import Image
 
 from patchioner.base.errors import PatchionerError
-from patchioner.base.inference import PackedTable, can_pack
 from patchioner.regions import Box
 
 Clock = Callable[[], float]
@@ -93,62 +89,12 @@ def peak_memory_mb() -> float | None:
         for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
             if line.startswith("VmHWM:"):
                 return float(line.split()[1]) / 2**10
-    try:
-        import resource
-    except ImportError:  # not on Windows
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # Kilobytes on Linux, bytes on macOS.
-    return float(peak) / (2**20 if sys.platform == "darwin" else 2**10)
-
-
-@dataclass(frozen=True)
-class Rates:
-    """Measured: multiply-adds a second of a square matrix product, bytes a second (read and written) of a copy."""
-
-    product: float
-    copy: float
-
-    def seconds(self, multiply_adds: float, size: float) -> float:
-        """The least time that work can take: the longer of its arithmetic and of moving `size` bytes."""
-        return max(multiply_adds / self.product, size / self.copy)
-
-
-def measure_rates(
-    device: str = "cpu", dtype: torch.dtype = torch.float32, *, side: int = 2048, elements: int = 2**26, tries: int = 6
-) -> Rates:  # fmt: skip
-    """Time a (side, side) product in `dtype` (torch's or one with a packed matrix) and a copy; the best try counts."""
-    left = torch.randn(side, side, device=device).to(dtype)
-    out = torch.empty_like(left)
-    source = torch.zeros(elements, device=device)
-    target = torch.zeros_like(source)
-    products: list[Callable[[], object]] = [lambda: torch.mm(left, left, out=out)]
-    if can_pack(left):
-        table = PackedTable(left, side)
-        products.append(lambda: table.product(left, 0, side))
-
-    def best(work: Callable[[], object]) -> float:
-        clock = clocked(work, synchronizer(device))
-        return min(clock() for _ in range(tries))
-
-    copy = best(lambda: target.copy_(source))
-    return Rates(side**3 / min(map(best, products)), 2 * 4 * elements / copy)
+    return None
 
 
 def synchronizer(device: str) -> Callable[[], object]:
     """What waits until the device has done all that it was told; nothing on the CPU."""
     return torch.cuda.synchronize if torch.device(device).type == "cuda" else lambda: None
-
-
-def about_machine() -> dict[str, str]:
-    """Versions, threads, cores, system: what stands below every table."""
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "threads": str(torch.get_num_threads()),
-        "cores": str(os.cpu_count()),
-        "system": f"{platform.system()} {platform.machine()}",
-    }
 
 
 def random_boxes(count: int, image_size: tuple[int, int], *, seed: int) -> list[Box]:
@@ -170,9 +116,3 @@ def make_photo(path: Path, *, seed: int = 0) -> Path:
         picture[top : top + height, left : left + width] = random.integers(0, 255, 3)
     Image.fromarray(picture).save(path, quality=90)
     return path
-
-
-def open_photo(path: Path) -> Image.Image:
-    """An image file as upright RGB."""
-    with Image.open(path) as opened:
-        return opened.convert("RGB")

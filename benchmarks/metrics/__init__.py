@@ -3,30 +3,20 @@
 from __future__ import annotations
 
 from benchmarks.metrics.caption import bleu, cider, rouge_l, stem_f, tokenize
-from benchmarks.metrics.dense_map import DenseMap, DensePhoto, dense_map
-from benchmarks.metrics.grounding import Distinctness, Grounding, distinctness, grounding
-from benchmarks.metrics.official import Meteor, java_available, official_cider
-from benchmarks.metrics.suite import METRICS, MetricResult, Provenance, score_captions, text_measure
+from benchmarks.metrics.official import Meteor, java_available, official_score, ptb_pairs
+from benchmarks.metrics.suite import METRICS, MetricResult, score_captions
 
 __all__ = [
     "METRICS",
-    "DenseMap",
-    "DensePhoto",
-    "Distinctness",
-    "Grounding",
     "Meteor",
     "MetricResult",
-    "Provenance",
     "bleu",
     "cider",
-    "dense_map",
-    "distinctness",
-    "grounding",
     "java_available",
-    "official_cider",
+    "official_score",
+    "ptb_pairs",
     "rouge_l",
     "score_captions",
     "stem_f",
-    "text_measure",
     "tokenize",
 ]

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from benchmarks.metrics.caption import check_pairs
 from patchioner.base.errors import CheckpointError, OptionError, UnknownNameError
@@ -37,15 +37,10 @@ WEIGHTS: Final = {"clip": 2.5, "pac": 2.0}
 def image_score(images: Any, captions: Any, kind: str = "clip") -> tuple[float, Floats]:
     """CLIP-S ("clip") or PAC-S ("pac") of n captions: mean, and the n scores.
 
-    `images` (n, dim), row i for caption i; `captions` (n, dim), of `PROMPT` + caption. OptionError: shapes that do not
-    pair, a number that is not finite, a row of length zero.
+    `images` (n, dim), row i for caption i; `captions` (n, dim), of `PROMPT` + caption. OptionError: a row without a
+    direction.
     """
     left, right = unit_rows(images, "image embedding"), unit_rows(captions, "caption embedding")
-    if left.shape != right.shape:
-        raise OptionError(
-            f"image embeddings {left.shape} and caption embeddings {right.shape}: give one of each per sample, of one"
-            " width"
-        )
     scores = 100.0 * WEIGHTS[kind] * np.clip((left * right).sum(axis=1), 0.0, None)
     return float(scores.mean()), scores
 
@@ -62,10 +57,6 @@ def best_reference_cosine(
     everything = [*predictions, *(text for group in references for text in group)]
     row = {text: index for index, text in enumerate(dict.fromkeys(everything))}
     vectors = unit_rows(embed_text([PROMPT + text for text in row]), "text embedding")
-    if len(vectors) != len(row):
-        raise OptionError(
-            f"embed_text gave {len(vectors)} rows for {len(row)} texts: give one per text"
-        )
     scores = np.array(
         [
             100.0 * (vectors[[row[other] for other in group]] @ vectors[row[text]]).max()
@@ -75,16 +66,9 @@ def best_reference_cosine(
     return float(scores.mean()), scores
 
 
-def with_references(image_scores: ArrayLike, text_scores: ArrayLike) -> tuple[float, Floats]:
+def with_references(image_scores: Floats, text_scores: Floats) -> tuple[float, Floats]:
     """RefCLIP-S or RefPAC-S: harmonic mean of an image score and the best reference cosine, each at least 0."""
-    left, right = np.asarray(image_scores, np.float64), np.asarray(text_scores, np.float64)
-    if left.shape != right.shape or left.ndim != 1 or not len(left):
-        raise OptionError(
-            f"image scores {left.shape} and text scores {right.shape}: give one of each per sample"
-        )
-    if not (np.isfinite(left).all() and np.isfinite(right).all()):
-        raise OptionError("a score is not finite: give finite numbers")
-    left, right = np.clip(left, 0.0, None), np.clip(right, 0.0, None)
+    left, right = np.clip(image_scores, 0.0, None), np.clip(text_scores, 0.0, None)
     both = left + right
     scores = np.divide(2.0 * left * right, both, out=np.zeros_like(both), where=both > 0)
     return float(scores.mean()), scores
@@ -106,20 +90,15 @@ def unit_rows(vectors: Any, what: str) -> Floats:
 
 @dataclass(frozen=True)
 class ClipSpace:
-    """An open_clip model, from weights that lie on this machine; nothing is ever downloaded.
-
-    `model` has `encode_text(tokens)` and `encode_image(pixels)`, both -> (n, dim); `batch` is the most texts or images
-    per pass.
-    """
+    """An open_clip model, from weights that lie on this machine; nothing is ever downloaded."""
 
     model: Any
     tokenizer: Any
     preprocess: Any
-    device: str = "cpu"
     batch: int = 64
 
     @classmethod
-    def load(cls, architecture: str, weights: str | Path, *, device: str = "cpu") -> ClipSpace:
+    def load(cls, architecture: str, weights: str | Path) -> ClipSpace:
         """Load an open_clip architecture (both published scores use "ViT-B-32-quickgelu") with weights from a file.
 
         MissingExtraError, UnknownNameError, CheckpointError: no open_clip, no such architecture, a file that is
@@ -135,27 +114,23 @@ class ClipSpace:
                 f"{path} is missing: CLIP-S and PAC-S need their weights as a file on this machine (nothing is"
                 " downloaded); leave these scores out, or fetch the checkpoint and give its path"
             )
-        model, _, preprocess = library.create_model_and_transforms(architecture, device=device)
+        model, _, preprocess = library.create_model_and_transforms(architecture)
         try:
             library.load_checkpoint(model, str(path), weights_only=True)
         except Exception as error:  # torch raises a different type for each way of not fitting
             raise CheckpointError(f"{path} does not fit {architecture}: {error}") from error
-        return cls(model.eval(), library.get_tokenizer(architecture), preprocess, device)
+        return cls(model.eval(), library.get_tokenizer(architecture), preprocess)
 
     def embed_text(self, texts: Sequence[str]) -> Floats:
         """Unit embeddings (n, dim) of texts; long ones are cut at the tokenizer's length."""
-
-        def embed(group: Sequence[Any]) -> Any:
-            return self.model.encode_text(self.tokenizer(group).to(self.device))
-
-        return self._embed(texts, embed)
+        return self._embed(texts, lambda group: self.model.encode_text(self.tokenizer(group)))
 
     def embed_images(self, images: Sequence[Any]) -> Floats:
         """Unit embeddings (n, dim) of PIL images; draw a region onto its photo before."""
 
         def embed(group: Sequence[Any]) -> Any:
-            pixels = torch.stack([self.preprocess(image.convert("RGB")) for image in group])
-            return self.model.encode_image(pixels.to(self.device))
+            pixels = [self.preprocess(image.convert("RGB")) for image in group]
+            return self.model.encode_image(torch.stack(pixels))
 
         return self._embed(images, embed)
 

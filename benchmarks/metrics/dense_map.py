@@ -91,37 +91,31 @@ class DensePhoto:
 
     Attributes:
         boxes, scores, captions: (d, 4) detected boxes, (d,) confidence of each (only their order counts), d captions.
-        truth_boxes, truth_captions: (g, 4) ground truths, not merged, and g lists of references (or bare strings).
+        truth_boxes, truth_captions: (g, 4) ground truths, not merged, and g lists of references.
     """
 
     boxes: ArrayLike = field(repr=False)
-    scores: ArrayLike = field(repr=False)
+    scores: Sequence[float] = field(repr=False)
     captions: Sequence[str]
     truth_boxes: ArrayLike = field(repr=False)
-    truth_captions: Sequence[str | Sequence[str]] = field(repr=False)
+    truth_captions: Sequence[Sequence[str]] = field(repr=False)
 
     def __post_init__(self) -> None:
         boxes, truths = as_boxes(self.boxes), as_boxes(self.truth_boxes, "truth_boxes")
-        scores = np.asarray(self.scores, dtype=np.float64).reshape(-1)
-        if not len(boxes) == len(scores) == len(self.captions):
+        object.__setattr__(self, "boxes", boxes)
+        object.__setattr__(self, "truth_boxes", truths)
+        if not len(boxes) == len(self.scores) == len(self.captions):
             raise OptionError(
-                f"{len(boxes)} boxes, {len(scores)} scores and {len(self.captions)} captions of one photo: give one of"
-                " each per detection"
+                f"{len(boxes)} boxes, {len(self.scores)} scores and {len(self.captions)} captions of one photo: give"
+                " one of each per detection"
             )
-        if len(truths) != len(self.truth_captions):
+        if len(truths) != len(self.truth_captions) or not all(self.truth_captions):
             raise OptionError(
-                f"{len(truths)} truth_boxes for {len(self.truth_captions)} truth_captions: give one list per box"
+                f"{len(truths)} truth_boxes for {len(self.truth_captions)} truth_captions: give a list with a reference"
+                " per box"
             )
-        if not np.isfinite(scores).all():
-            raise OptionError(f"scores hold {scores[~np.isfinite(scores)][0]}: give finite numbers")
-        groups = tuple((t,) if isinstance(t, str) else tuple(t) for t in self.truth_captions)
-        if not all(groups):
-            raise OptionError("a ground truth has no caption: give at least one reference per box")
-        for name, value in (
-            ("boxes", boxes), ("scores", scores), ("captions", tuple(self.captions)),
-            ("truth_boxes", truths), ("truth_captions", groups),
-        ):  # fmt: skip
-            object.__setattr__(self, name, value)
+        if not np.isfinite(self.scores).all():
+            raise OptionError(f"scores are {self.scores!r:.80}: give finite numbers")
 
 
 @dataclass(frozen=True)
@@ -146,35 +140,27 @@ class DenseMap:
 
     Attributes:
         value, detection: mean of the 30 average precisions, and of the five that ask nothing of the text, x 100.
-        table: (5, 6) average precisions, IoU thresholds down and text thresholds across, x 100.
         detections, truths: how many detections, and merged ground truths, there were.
     """
 
     name: str
     value: float
     detection: float
-    table: tuple[tuple[float, ...], ...]
     detections: int
     truths: int
 
 
-def dense_map(photos: Iterable[DensePhoto], text_measure: TextMeasure, *, name: str) -> DenseMap:
-    """Score detections with captions; `text_measure` is asked once, and `name` is what it is called.
-
-    OptionError: no ground truth at all, or a text score that is not within 0..1.
-    """
-    return summarize(match(photos, text_measure), name=name)
-
-
 def match(photos: Iterable[DensePhoto], text_measure: TextMeasure) -> DenseMatches:
-    """Give every detection its merged ground truth and its text score (steps 1 and 2 above)."""
+    """Give every detection its merged ground truth and its text score (steps 1 and 2 above).
+
+    `text_measure` is asked once. OptionError: no ground truth at all, or a text score that is not within 0..1.
+    """
     rows: list[tuple[int, float, float]] = []
     asked: list[tuple[int, str, list[str]]] = []
     truths: list[int] = []
     for index, photo in enumerate(photos):
         scores, boxes = np.asarray(photo.scores), np.asarray(photo.boxes)
-        due = [list(group) for group in photo.truth_captions]
-        merged, groups = merge_boxes(np.asarray(photo.truth_boxes), due)
+        merged, groups = merge_boxes(np.asarray(photo.truth_boxes), photo.truth_captions)
         truths.append(len(merged))
         for detection, (taken, iou) in enumerate(zip(*_take(boxes, scores, merged), strict=True)):
             if taken >= 0:
@@ -207,13 +193,10 @@ def summarize(
 
     taken = matches.text >= 0
     boxed = [taken & (matches.iou >= least) for least in IOU_THRESHOLDS]
-    table = tuple(
-        tuple(precision(found & (matches.text > least)) for least in TEXT_THRESHOLDS)
-        for found in boxed
-    )
+    table = [precision(one & (matches.text > least)) for one in boxed for least in TEXT_THRESHOLDS]
     detection = float(np.mean([precision(found) for found in boxed]))
     label = "mAP" if name == "METEOR" else f"mAP ({name})"
-    return DenseMap(label, float(np.mean(table)), detection, table, int(often.sum()), truths)
+    return DenseMap(label, float(np.mean(table)), detection, int(often.sum()), truths)
 
 
 def average_precision(

@@ -14,6 +14,7 @@ symmetry.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -207,34 +208,20 @@ PairMeasure = Callable[[Sequence[str], Sequence[Sequence[str]]], ArrayLike]
 """(n captions, n lists of references) -> n scores."""
 
 
-@dataclass(frozen=True)
-class Distinctness:
-    """How often regions of one photo share a caption.
-
-    Attributes:
-        repeated_pairs: share of pairs with the same caption, 0..1; 0 is best, and when there is no pair.
-        unique_captions: mean share of different captions per photo, 0..1; 1 is best, and when no photo has two regions.
-        repeats, pairs, photos: pairs with the same caption, and all pairs, of each photo with at least two regions.
-    """
-
-    repeated_pairs: float
-    unique_captions: float
-    repeats: tuple[int, ...]
-    pairs: tuple[int, ...]
-    photos: tuple[Hashable, ...]
-
-
 def distinctness(
-    captions: Sequence[str], photos: Sequence[Hashable], regions: Sequence[Hashable] | None = None
-) -> Distinctness:
+    captions: Sequence[str], photos: Sequence[str], regions: Sequence[Hashable]
+) -> tuple[dict[str, tuple[int, int]], float]:
     """How distinct the captions of the regions of each photo are; case and punctuation do not matter.
 
     `photos` and `regions` name those of each of n captions; a region that comes twice in a photo, as it does where each
-    reference is a sample, counts once. OptionError: lengths differ, or one region has two different captions.
+    reference is a sample, counts once. OptionError: one region has two different captions.
+
+    Returns:
+        By photo with two regions or more, (pairs of regions with the same caption, pairs of regions); and the mean
+        share of different captions per photo, 0..1, 1 where no photo has two regions.
     """
-    names = _checked_regions(captions, photos, regions)
-    said: dict[Hashable, dict[Hashable, tuple[str, ...]]] = {}
-    for caption, photo, region in zip(captions, photos, names, strict=True):
+    said: dict[str, dict[Hashable, tuple[str, ...]]] = {}
+    for caption, photo, region in zip(captions, photos, regions, strict=True):
         words = tuple(tokenize(caption))
         if said.setdefault(photo, {}).setdefault(region, words) != words:
             raise OptionError(
@@ -242,16 +229,12 @@ def distinctness(
                 " a name of its own"
             )
     counts = {photo: Counter(found.values()) for photo, found in said.items() if len(found) > 1}
-    repeats = tuple(sum(n * (n - 1) // 2 for n in found.values()) for found in counts.values())
-    pairs = tuple(n * (n - 1) // 2 for n in (found.total() for found in counts.values()))
+    pairs = {
+        photo: (sum(math.comb(n, 2) for n in found.values()), math.comb(found.total(), 2))
+        for photo, found in counts.items()
+    }
     unique = [len(found) / found.total() for found in counts.values()]
-    return Distinctness(
-        repeated_pairs=sum(repeats) / sum(pairs) if pairs else 0.0,
-        unique_captions=sum(unique) / len(unique) if unique else 1.0,
-        repeats=repeats,
-        pairs=pairs,
-        photos=tuple(counts),
-    )
+    return pairs, sum(unique) / len(unique) if unique else 1.0
 
 
 @dataclass(frozen=True)
@@ -302,7 +285,11 @@ def grounding(
     lengths differ, no photo has two regions, or the measure does not give one finite score per pair.
     """
     check_pairs(captions, references)
-    names = _checked_regions(captions, photos, regions)
+    names: Sequence[Hashable] = range(len(captions)) if regions is None else regions
+    if not len(captions) == len(photos) == len(names):
+        raise OptionError(
+            f"{len(captions)} captions, {len(photos)} photos, {len(names)} regions: give one of each per sample"
+        )
     members: dict[Hashable, list[int]] = {}
     for index, photo in enumerate(photos):
         members.setdefault(photo, []).append(index)
@@ -338,14 +325,3 @@ def one_reference_each(
     rows = [(i, text) for i, group in enumerate(references) for text in group]
     origin = np.array([i for i, _ in rows], dtype=np.intp)
     return [predictions[i] for i, _ in rows], [[text] for _, text in rows], origin
-
-
-def _checked_regions(
-    captions: Sequence[str], photos: Sequence[Hashable], regions: Sequence[Hashable] | None
-) -> Sequence[Hashable]:
-    names: Sequence[Hashable] = range(len(captions)) if regions is None else regions
-    if not len(captions) == len(photos) == len(names):
-        raise OptionError(
-            f"{len(captions)} captions, {len(photos)} photos, {len(names)} regions: give one of each per sample"
-        )
-    return names

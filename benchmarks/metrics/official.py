@@ -1,8 +1,7 @@
 """The official caption metrics, for whoever has Java: the scorers of pycocoevalcap after the Stanford tokenizer.
 
-All take plain captions, or with `tokenized=True` words joined by single spaces (BLEU, ROUGE-L and CIDEr then need no
-Java), and give the value of the set and the scores of the samples, x 100. All raise OptionError for lists that cannot
-be paired, JavaError without Java, MissingExtraError without pycocoevalcap.
+All give the value of the set and the scores of the samples, x 100, and raise JavaError without a usable Java,
+MissingExtraError without pycocoevalcap.
 """
 
 from __future__ import annotations
@@ -51,11 +50,18 @@ class JavaError(OptionError):
 
 @dataclass(frozen=True)
 class Java:
-    """A Java runtime: its command, its version as it says it, and the feature release (8, 11, 17, ...)."""
+    """A Java runtime: its command, and its version as it says it."""
 
     command: str
     version: str
-    release: int
+
+    @property
+    def release(self) -> int:
+        """8 of "1.8.0_312", 17 of "17.0.15", 25 of "25-ea"; JavaError for what is no version."""
+        found = re.match(r"(?:1\.)?(\d+)", self.version)
+        if found is None:
+            raise JavaError(f"{self.command} says {self.version!r} of its version: {_REMEDY}")
+        return int(found.group(1))
 
     def arguments(self, *, heap: str, opens: Sequence[str] = ()) -> list[str]:
         """Head of a command line: largest heap, UTF-8, and the JDK packages opened to reflection."""
@@ -64,48 +70,27 @@ class Java:
         return [self.command, f"-Xmx{heap}", "-Dfile.encoding=UTF-8", *flags]
 
 
-def java_command() -> str | None:
-    """Path of the `java` on the PATH, else of the one under JAVA_HOME; None without either."""
-    found = shutil.which("java")
-    if found is None and os.environ.get("JAVA_HOME"):
-        found = shutil.which("java", path=str(Path(os.environ["JAVA_HOME"]) / "bin"))
+def find_java(purpose: str = "the official metrics") -> Java:
+    """The Java on the PATH, else under JAVA_HOME; JavaError when there is none, it does not answer, or is too old."""
+    home = os.environ.get("JAVA_HOME")
+    command = shutil.which("java") or (home and shutil.which("java", path=str(Path(home) / "bin")))
+    if not command:
+        raise JavaError(f"no `java` is on the PATH for {purpose}: {_REMEDY}")
+    found = Java(command, _ask_version(command))
+    if found.release < OLDEST_JAVA:
+        raise JavaError(
+            f"{command} is Java {found.version}, too old for {purpose} (Java {OLDEST_JAVA} or later): {_REMEDY}"
+        )
     return found
 
 
 def java_available() -> bool:
-    """Whether there is a `java` command."""
-    return java_command() is not None
-
-
-def java_version() -> str | None:
-    """Version of the Java that would be used ("17.0.15"); None without a Java that answers."""
-    command = java_command()
+    """Whether there is a Java that can be used."""
     try:
-        return None if command is None else _ask_version(command)
+        find_java()
     except JavaError:
-        return None
-
-
-def find_java(purpose: str = "the official metrics") -> Java:
-    """The Java runtime, checked; JavaError when none is found, it does not answer, or it is too old."""
-    command = java_command()
-    if command is None:
-        raise JavaError(f"no `java` is on the PATH for {purpose}: {_REMEDY}")
-    version = _ask_version(command)
-    release = feature_release(version)
-    if release < OLDEST_JAVA:
-        raise JavaError(
-            f"{command} is Java {version}, too old for {purpose} (Java {OLDEST_JAVA} or later): {_REMEDY}"
-        )
-    return Java(command, version, release)
-
-
-def feature_release(version: str) -> int:
-    """8 of "1.8.0_312", 17 of "17.0.15", 25 of "25-ea"."""
-    found = re.match(r"(?:1\.)?(\d+)", version)
-    if found is None:
-        raise JavaError(f"{version!r} is no Java version: {_REMEDY}")
-    return int(found.group(1))
+        return False
+    return True
 
 
 @lru_cache(maxsize=8)
@@ -116,9 +101,7 @@ def _ask_version(command: str) -> str:
         raise JavaError(f"{command} -version does not answer ({error}): {_REMEDY}") from error
     said = (asked.stderr + asked.stdout).decode("utf-8", "replace")
     found = re.search(r'version "([^"]+)"', said)
-    if found is None:
-        raise JavaError(f"{command} -version says {_last_lines(said)!r}: {_REMEDY}")
-    return found.group(1)
+    return found.group(1) if found else _last_lines(said)
 
 
 def jar_of(package: str, *names: str) -> Path:
@@ -157,7 +140,7 @@ def _last_lines(text: str, count: int = 4) -> str:
     return " | ".join(line.strip() for line in text.strip().splitlines()[-count:])
 
 
-def ptb_tokenize(captions: Sequence[str], *, heap: str = "1G") -> list[list[str]]:
+def ptb_tokenize(captions: Sequence[str]) -> list[list[str]]:
     """Words by the Stanford tokenizer (CoreNLP 3.4.1), lower-cased, official punctuation dropped; one run for all.
 
     As `pycocoevalcap.tokenizer.ptbtokenizer`, but a caption cannot break into two lines (there, some line ends inside
@@ -168,7 +151,7 @@ def ptb_tokenize(captions: Sequence[str], *, heap: str = "1G") -> list[list[str]
         return [[] for _ in lines]
     jar = jar_of("tokenizer", _TOKENIZER)
     command = [
-        *find_java("the official tokenizer").arguments(heap=heap), "-cp", _TOKENIZER,
+        *find_java("the official tokenizer").arguments(heap="1G"), "-cp", _TOKENIZER,
         "edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", "-lowerCase", "-encoding", "UTF-8",
     ]  # fmt: skip
     text = "".join(f"{line}\n" for line in lines)
@@ -192,9 +175,9 @@ class Meteor:
     then the object is closed and a new one may be made.
     """
 
-    def __init__(self, *, heap: str = "2G") -> None:
+    def __init__(self) -> None:
         jar = jar_of("meteor", _METEOR)
-        head = find_java("METEOR").arguments(heap=heap)
+        head = find_java("METEOR").arguments(heap="2G")
         command = [*head, "-jar", _METEOR, "-", "-", "-stdio", "-l", "en", "-norm"]
         # A file, not a pipe: nobody reads it while the program runs, and a full pipe would stop it.
         self._complaints: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
@@ -210,10 +193,7 @@ class Meteor:
     def score(
         self, predictions: Sequence[str], references: Sequence[Sequence[str]]
     ) -> tuple[float, NDArray[np.float64]]:
-        """METEOR x 100 of the set (pooled statistics, so not the mean) and of the n samples.
-
-        Plain captions are split by the program's own normalisation; the COCO evaluation gives it tokenised ones.
-        """
+        """METEOR x 100 of the set (pooled statistics, so not the mean) and of the n samples."""
         return self.evaluate(self.statistics(predictions, references))
 
     def statistics(
@@ -323,16 +303,15 @@ Texts = Sequence[str]
 Groups = Sequence[Sequence[str]]
 Floats = NDArray[np.float64]
 
+_SCORERS: Final = {
+    "bleu": ("bleu.bleu", "Bleu"), "rouge_l": ("rouge.rouge", "Rouge"), "cider": ("cider.cider", "Cider"),
+}  # fmt: skip
 SPICE_JAR: Final = "spice-1.0.jar"
 SPICE_MODELS: Final = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
 SPICE_SOURCE: Final = "https://nlp.stanford.edu/software/stanford-corenlp-full-2015-12-09.zip"
 _OPENS: Final = (
     "java.lang", "java.math", "java.net", "java.text", "java.util", "java.util.concurrent",
 )  # fmt: skip
-
-
-class MissingModelError(OptionError):
-    """SPICE's parser has not been put in place; the message says what to fetch and where it goes."""
 
 
 def ptb_pairs(predictions: Texts, references: Groups) -> tuple[list[str], list[list[str]]]:
@@ -344,47 +323,25 @@ def ptb_pairs(predictions: Texts, references: Groups) -> tuple[list[str], list[l
     return said, [list(islice(words, len(group))) for group in references]
 
 
-def official_cider(
-    predictions: Texts, references: Groups, *, tokenized: bool = False
-) -> tuple[float, Floats]:
-    """The published CIDEr-D code: mean, and the n scores."""
-    if tokenized and not any(text for group in references for text in group):
+def official_score(name: str, predictions: Texts, references: Groups) -> tuple[Any, Floats]:
+    """ "bleu", "rouge_l" or "cider" by the published code, of words joined by spaces (see `ptb_pairs`).
+
+    Of the set, and of the n samples; of BLEU-1..4, (4,) of the set (pooled counts) and (n, 4). ROUGE-L gives an empty
+    caption against an empty reference 100.
+    """
+    check_pairs(predictions, references)
+    if name == "cider" and not any(text for group in references for text in group):
         # The published code takes the maximum over all n-grams, and there are none.
         return 0.0, np.zeros(len(predictions))
-    scorer = require("pycocoevalcap.cider.cider", "metrics").Cider()
-    mean, scores = scorer.compute_score(*_prepared(predictions, references, tokenized))
-    return 100.0 * float(mean), 100.0 * np.asarray(scores, dtype=np.float64)
-
-
-def official_bleu(
-    predictions: Texts, references: Groups, *, tokenized: bool = False
-) -> tuple[Floats, Floats]:
-    """The published BLEU-1..4 code: of the set (pooled counts), (4,), and of the samples, (n, 4)."""
-    scorer = require("pycocoevalcap.bleu.bleu", "metrics").Bleu(4)
-    corpus, samples = scorer.compute_score(*_prepared(predictions, references, tokenized), 0)
+    module, kind = _SCORERS[name]
+    scorer = getattr(require(f"pycocoevalcap.{module}", "metrics"), kind)
+    said = {index: [text] for index, text in enumerate(predictions)}
+    due = {index: list(group) for index, group in enumerate(references)}
+    if name == "bleu":
+        corpus, samples = scorer(4).compute_score(due, said, 0)
+    else:
+        corpus, samples = scorer().compute_score(due, said)
     return 100.0 * np.asarray(corpus, np.float64), 100.0 * np.asarray(samples, np.float64).T
-
-
-def official_rouge_l(
-    predictions: Texts, references: Groups, *, tokenized: bool = False
-) -> tuple[float, Floats]:
-    """The published ROUGE-L code: mean, and the n scores. An empty caption against an empty reference is 100."""
-    scorer = require("pycocoevalcap.rouge.rouge", "metrics").Rouge()
-    mean, scores = scorer.compute_score(*_prepared(predictions, references, tokenized))
-    return 100.0 * float(mean), 100.0 * np.asarray(scores, dtype=np.float64)
-
-
-def official_meteor(
-    predictions: Texts, references: Groups, *, tokenized: bool = False, meteor: Meteor | None = None
-) -> tuple[float, Floats]:
-    """METEOR 1.5 after the Stanford tokenizer, of the set (pooled) and the samples; a given one is left running."""
-    check_pairs(predictions, references)
-    if not tokenized:
-        predictions, references = ptb_pairs(predictions, references)
-    if meteor is not None:
-        return meteor.score(predictions, references)
-    with Meteor() as own:
-        return own.score(predictions, references)
 
 
 def official_spice(
@@ -393,7 +350,7 @@ def official_spice(
     """SPICE (Anderson et al., 2016): mean, and the n F-scores; a sample without any proposition scores 0.
 
     The package fetches its parser (400 MB) over plain HTTP whenever its object is made, and fails on Java 17 and later.
-    Nothing is fetched here (MissingModelError without it), and the packages that its serializer needs are opened.
+    Nothing is fetched here, and the packages that its serializer needs are opened.
     """
     check_pairs(predictions, references)
     java = find_java("SPICE")
@@ -415,22 +372,12 @@ def official_spice(
     return float(scores.mean()), scores
 
 
-def spice_available() -> bool:
-    """Whether SPICE could run: pycocoevalcap, a usable Java and the parser's files are all there."""
-    try:
-        find_java("SPICE")
-        check_spice()
-    except (OptionError, ImportError):
-        return False
-    return True
-
-
 def check_spice() -> Path:
-    """Folder of SPICE's parser; MissingModelError while a file is missing."""
+    """Folder of SPICE's parser; JavaError while a file is missing."""
     folder = jar_of("spice", SPICE_JAR).parent / "lib"
     missing = [name for name in SPICE_MODELS if not (folder / name).is_file()]
     if missing:
-        raise MissingModelError(
+        raise JavaError(
             f"SPICE needs {' and '.join(missing)}, which pycocoevalcap does not ship: fetch {SPICE_SOURCE} (400 MB),"
             f" take {' and '.join(SPICE_MODELS)} out of it and put them into {folder}; nothing is downloaded on its own"
         )
@@ -448,15 +395,3 @@ def read_spice(path: Path, count: int) -> Floats:
             f"SPICE's answer cannot be read ({type(error).__name__}: {error}): run it with more memory or fewer samples"
         ) from error
     return 100.0 * np.nan_to_num(scores, nan=0.0)
-
-
-def _prepared(
-    predictions: Texts, references: Groups, tokenized: bool
-) -> tuple[dict[int, list[str]], dict[int, list[str]]]:
-    """References and predictions in the package's form: sample -> list of tokenised texts."""
-    check_pairs(predictions, references)
-    if not tokenized:
-        find_java("the official metrics")
-        predictions, references = ptb_pairs(predictions, references)
-    said = {index: [text] for index, text in enumerate(predictions)}
-    return {index: list(group) for index, group in enumerate(references)}, said

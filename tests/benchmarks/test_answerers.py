@@ -110,8 +110,7 @@ def test_memory_sentences_need_a_memory(name: str, world: World, tmp_path: Path)
     ("changes", "expected"),
     [
         ({"weighting": "gaussian", "variance": 0.3}, {"weighting": Weighting("gaussian", 0.3)}),
-        ({"temperature": 0.5}, {"temperature": 0.5}),
-        ({"context": 0.0}, {"context": 0.0}),
+        ({"rounding": "reference"}, {"weighting": Weighting(rounding="reference")}),
     ],
     ids=lambda value: "-".join(value),
 )

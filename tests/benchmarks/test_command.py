@@ -69,8 +69,7 @@ def test_left_out_rows_are_printed(world: World, loads: list[str], capsys: Captu
         (["--data=nowhere.json"], "--images"),
         (["--data=nowhere.json", "--images=."], "nowhere.json is missing"),
         (["--images=nowhere"], "nowhere is no folder"),
-        (["--metric=bleu"], "module:function"),
-        (["--size=70"], "70"),
+        (["--metric=bleu"], "'bleu4'"),
     ],
 )
 def test_errors_are_one_line(

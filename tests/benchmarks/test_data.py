@@ -97,8 +97,6 @@ def test_rows_of_every_form(photos: PhotoFolder) -> None:
     assert (several.box_count, several.area_share) == (2, 0.75)  # what two boxes share counts once
     content = dense(("red", LEFT), ("red half", LEFT), ("other", [1, 1, 5, 5]), ("red side", LEFT))
     assert [sample.row for sample in read("dense", content, photos).samples] == [0, 1, 2, 3]
-    merged = read("dense", content, photos, merge_references=True).samples
-    assert [s.references for s in merged] == [("red", "red half", "red side"), ("other",)]
     named = [{"xyxy": [0, 0, 20, 20], "name": "dog"}, {"xyxy": [0, 0, 3, 3], "name": "cat"}]
     found = read("objects", [{"file_name": PHOTO, "boxes": named}], photos)
     assert [sample.references for sample in found.samples] == [("dog",)] and not found.skipped

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,10 @@ from benchmarks.detail_texts import (
 )
 from benchmarks.metrics import cider
 from benchmarks.metrics.grounding import named_classes
+from patchioner import Patchioner
 from patchioner.base.errors import OptionError
+from patchioner.detail.calibrate import calibrate_model
+from tests.support.tiny import TEXTS, noise_photo, tiny_parts
 
 
 def test_objects_by_hand() -> None:
@@ -143,8 +147,16 @@ def test_one_thing_in_every_other_sample_is_exchanged(did: Path) -> None:
     assert all(named_classes(text) - here for text in false)
 
 
-def test_the_command_on_the_sample_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """With the shipped model; a second run reads what the first described, and bars become a status."""
+def test_the_command_on_the_sample_set(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second run reads what the first described, and bars become a status."""
+    plain = Patchioner(tiny_parts(), device="cpu")
+    pairs = [(noise_photo(seed=seed), (TEXTS[seed], TEXTS[seed + 6])) for seed in range(12)]
+    calibration = {"detail": calibrate_model(plain, pairs).to_json()}
+    settings = replace(plain.settings, calibration=calibration)
+    model = Patchioner(replace(plain.parts, settings=settings), device="cpu")
+    monkeypatch.setattr("benchmarks.detail_texts.load_pretrained", lambda name, device: model)
     words = ["--out", str(tmp_path), "--limit", "2", "--parts", "objects", "planted"]
     outputs = []
     for _ in range(2):
@@ -156,6 +168,7 @@ def test_the_command_on_the_sample_set(tmp_path: Path, capsys: pytest.CaptureFix
     assert values["settings"]["data"] == str(SAMPLE)
     assert values["parts"]["objects"]["photos"] == 2
     assert 0 <= values["parts"]["planted"]["kept"]["value"] <= 1
+    assert main([*words, "--check"]) == int(bool(values["parts"]["planted"]["missed"]))
     assert main(["--data", str(tmp_path / "none"), "--out", str(tmp_path)]) == 1
     assert main([*words[:2], "--limit", "1", "--parts", "objects"]) == 1
     assert capsys.readouterr().err.count("error: ") == 2

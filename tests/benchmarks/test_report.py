@@ -13,18 +13,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from benchmarks.bootstrap import bootstrap_mean
 from benchmarks.command import CIDER_WARNING, write_reports
-from benchmarks.compare import read_runs
 from benchmarks.data import TASK_NAMES
 from benchmarks.report import (
     LONG_SIDE,
     REPORT_FILE,
     Gallery,
-    by_size,
-    drawing,
     main,
-    sample_metrics,
     write_report,
 )
 from tests.benchmarks.conftest import World
@@ -111,14 +106,14 @@ def test_it_says_what_was_measured(run: Any, world: World) -> None:
     assert f"{value['value']:.1f} ({low:.1f} to {high:.1f})" in words
     assert "not measured here" in words and "111.6" in words
     assert "tiny against baseline: whole" in words
-    assert "Repeated pairs" in words and "Grounding margin" in words
+    assert "how often two regions of one photo get the same caption" in words
     said = {
         json.loads(line)["caption"]
         for line in (folder / "predictions.jsonl").read_text().splitlines()[:3]
     }
     assert {"this run", "baseline: whole"} <= set(found.text["dt"]) and said
     photos = [a for a in found.all("image") if str(a.get("id")).startswith("photo-")]
-    assert len(photos) <= 11, "each photo once, however many samples show it"
+    assert len(photos) <= 27, "each region once, however many samples show it"
     assert any("2 regions" in text for text in found.text["title"] if "marked" in text)
 
 
@@ -154,7 +149,7 @@ def test_photos_missing_broken_or_elsewhere(
     folder, out = run("dense"), tmp_path / "again.html"
     photos = world.root / "photos"
     photos.rename(tmp_path / "moved")
-    words = [str(folder), "--out", str(out), "--samples=20"]
+    words = [str(folder), "--out", str(out)]
     assert main([*words, "--images", str(tmp_path / "moved")]) == 0
     assert "photo not shown" not in out.read_text()
     (tmp_path / "moved").rename(photos)
@@ -167,47 +162,23 @@ def test_photos_missing_broken_or_elsewhere(
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_bins_hold_the_mean_of_their_samples(run: Any) -> None:
-    (found,) = read_runs([run("dense")])
-    assert sample_metrics([found]) == ["cider", "stem_f", "rouge_l"]
-    text = str(by_size("stem_f", [found]))
-    chosen = [p for p in found.by_id.values() if 0.04 <= p.area_share < 0.16]
-    values = [found.scores("stem_f")[p.id] for p in chosen]
-    due = bootstrap_mean(values, [p.photo for p in chosen], rounds=20, seed=0)
-    assert f"{due.value:.1f} ({due.low:.1f} to {due.high:.1f}) n = {len(chosen)}" in text
-    (small,) = read_runs([run("dense", "small", limit=5)])
-    assert "too few photos" in str(by_size("stem_f", [small]))
-    (photos,) = read_runs([run("image", "photos")])
-    assert by_size("stem_f", [photos]) is None, "one bin is no chart"
-
-
-def draw(region: dict[str, Any]) -> Page:
-    return Page("<svg>" + "".join(drawing(region, (400, 200), "#photo-1", "region-1")) + "</svg>")
-
-
-def test_regions_are_drawn() -> None:
-    found = draw({"set": [{"box": [10.0, 20.5, 110.0, 70.5]}]})
-    boxes = [a for a in found.all("rect") if a.get("class") != "shade"]
-    assert len(boxes) == 3, "what is cut out, a black line and a yellow one"
-    places = {(a["x"], a["y"], a["width"], a["height"]) for a in boxes}
-    assert places == {("10", "20.5", "100", "50")}
-    assert [a.get("clip-path") for a in found.all("use")] == [None, "url(#region-1)"]
-    found = draw({"trace": [[0.1, 0.5], [0.25, 0.5], [1, 1]], "normalized": True})
-    assert [a["points"] for a in found.all("polyline")] == ["40,100 100,100 400,200"] * 2
-    circles = [(a["cx"], a["cy"], a["class"]) for a in found.all("circle")]
-    assert circles == [("40", "100", "casing"), ("40", "100", "edge"), ("400", "200", "end")]
-    assert len(draw({"trace": [[5, 5]]}).all("circle")) == 1
-    assert [tag for tag, _, _ in draw({"whole": True}).elements] == ["svg", "use"]
-
-
 def test_photos_are_small_upright_and_stored_once(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # stored lying
-    Image.new("RGB", (1200, 600), "red").save(tmp_path / "a.jpg", exif=exif)
-    gallery = Gallery()
-    pictures = [gallery.picture(str(tmp_path), "a.jpg", {"whole": True}, w) for w in ("one", "two")]
-    assert 'viewBox="0 0 600 1200"' in pictures[0] and "<title>two</title>" in pictures[1]
-    (attributes,) = Page(gallery.definitions()).all("image")
-    data = base64.b64decode(str(attributes["href"]).partition(",")[2])
-    with Image.open(io.BytesIO(data)) as image:
-        assert image.format == "JPEG" and image.size == (LONG_SIDE // 2, LONG_SIDE)
+    Image.new("RGB", (1200, 600), "blue").save(tmp_path / "a.jpg", exif=exif)
+    gallery, whole, box = Gallery(), {"whole": True}, {"box": [0, 0, 300, 300]}
+    pictures = [
+        gallery.picture(str(tmp_path), "a.jpg", region, words)
+        for region, words in ((whole, "one"), (whole, "two"), (box, "three"))
+    ]
+    size = LONG_SIDE // 2, LONG_SIDE
+    assert (
+        f'viewBox="0 0 {size[0]} {size[1]}"' in pictures[0] and "<title>two</title>" in pictures[1]
+    )
+    stored = [str(found["href"]) for found in Page(gallery.definitions()).all("image")]
+    assert len(stored) == 2, "each photo once with each region"
+    for href, red in zip(stored, (False, True), strict=True):
+        with Image.open(io.BytesIO(base64.b64decode(href.partition(",")[2]))) as image:
+            assert image.format == "JPEG" and image.size == size
+            pixel = image.getpixel((50, 1))
+            assert isinstance(pixel, tuple) and (pixel[0] > 150) is red

@@ -53,14 +53,14 @@ def test_one_reference_each_is_a_sample_of_its_own() -> None:
     ]
     captions = ["a dog on grass", "a dog on grass", "two red buses"]
     due = [["a dog on the grass"], ["a puppy"], ["a red bus stops"]]
-    scores = one_reference_scores(rows, HOW, java=False)
+    scores = one_reference_scores(rows, HOW, None)
     for name, metric in (("cider", cider), ("rouge_l", rouge_l)):
         found = scores[f"{name}_one_reference"]
         mean, samples = metric(captions, due)
         assert found.value == pytest.approx(mean)
         assert found.samples == pytest.approx([np.mean(samples[:2]), samples[2]])
     assert scores["bleu4_one_reference"].interval is not None
-    assert one_reference_scores(OBJECTS, HOW, java=False) == {}
+    assert one_reference_scores(OBJECTS, HOW, None) == {}
 
 
 def test_objects_and_sets_of_a_run(world: World, tmp_path: Path) -> None:
