@@ -1,0 +1,22 @@
+// A caption as alt text: one plain sentence of at most 125 characters that tells nobody's gender.
+
+const MOST = 125;
+const SURE = 0.5;
+const NOTICE = "Machine-made: ";
+const NEUTRAL = {
+  man: "person", woman: "person", men: "people", women: "people", boy: "child", girl: "child", boys: "children",
+  girls: "children", guy: "person", guys: "people", lady: "person", ladies: "people", gentleman: "person",
+  gentlemen: "people", his: "their", her: "their", he: "they", she: "they", him: "them", himself: "themselves",
+  herself: "themselves", male: "", female: "",
+};
+const WORDS = new RegExp(`\\b(${Object.keys(NEUTRAL).join("|")})\\b`, "gi");
+
+/** `confidence` below a half, or unknown, puts the notice first. */
+export function altText({ text, confidence }) {
+  let plain = text.replace(WORDS, (word) => NEUTRAL[word.toLowerCase()]).replace(/\s+/g, " ").trim();
+  plain = plain.replace(/[.\s]+$/, "");
+  const notice = confidence != null && confidence >= SURE ? "" : NOTICE;
+  const room = MOST - notice.length - 1;
+  if (plain.length > room) plain = `${plain.slice(0, room).replace(/\s+\S*$/, "")}`;
+  return `${notice}${plain.charAt(0).toUpperCase()}${plain.slice(1)}.`;
+}

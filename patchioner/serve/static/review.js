@@ -1,0 +1,112 @@
+// Alt-text review: photo after photo with its proposed text, edited and accepted by keyboard.
+
+import { altText } from "./alt.js";
+import { ask, upload } from "./api.js";
+import { $, acting, download, sureness } from "./dom.js";
+import { csv } from "./files.js";
+
+const AHEAD = 2; // photos whose text is asked for while one is read
+
+export class Review {
+  #entries = [];
+  #at = 0;
+
+  constructor() {
+    $("review-form").onsubmit = acting(() => this.#accept());
+    $("review-back").onclick = () => this.#go(this.#at - 1);
+    $("review-skip").onclick = () => this.#go(this.#at + 1);
+    $("review-text").oninput = ({ target }) => (this.#entries[this.#at].text = target.value);
+    $("review").onkeydown = (event) => this.#key(event);
+    const named = { csv: ["alt.csv", "text/csv"], json: ["alt.json", "application/json"], html: ["alt.html", "text/html"] };
+    for (const [format, [name, type]] of Object.entries(named)) {
+      $(`review-${format}`).onclick = () => download(name, this[format](), type);
+    }
+  }
+
+  /** Begin with these files. */
+  start(files) {
+    if (!files.length) throw new Error("There is no photo in that folder.");
+    const path = (file) => file.webkitRelativePath || file.name;
+    this.#entries = files
+      .map((file) => ({ file, name: path(file), text: "", accepted: false, proposal: null }))
+      .sort((one, two) => one.name.localeCompare(two.name, undefined, { numeric: true }));
+    $("review-title").focus();
+    return this.#go(0);
+  }
+
+  /** The proposal of a photo, asked for once. */
+  #propose(entry) {
+    entry.proposal ??= (async () => {
+      const photo = { blob: entry.file, name: entry.name, ...(await upload(entry.file, entry.file.name)) };
+      const [caption] = (await ask(photo, "captions", { regions: [{ whole: true }] })).captions;
+      if (caption.error) throw new Error(caption.error.message);
+      Object.assign(entry, { caption, text: caption.text ? altText(caption) : "" });
+      return caption.text ? sureness(caption) : `no proposal: ${caption.reason ?? "not sure"}`;
+    })().catch((error) => `no proposal: ${error.message}`);
+    return entry.proposal;
+  }
+
+  async #go(place) {
+    this.#at = Math.min(Math.max(place, 0), this.#entries.length - 1);
+    const entry = this.#entries[this.#at];
+    URL.revokeObjectURL($("review-photo").src);
+    $("review-photo").src = URL.createObjectURL(entry.file);
+    $("review-text").value = entry.text;
+    $("review-note").textContent = "Asking ...";
+    this.#tell();
+    const note = await this.#propose(entry);
+    if (this.#entries[this.#at] !== entry) return;
+    $("review-text").value ||= entry.text;
+    $("review-note").textContent = `Proposed: ${note}`;
+    $("review-text").focus();
+    for (const next of this.#entries.slice(this.#at + 1, this.#at + 1 + AHEAD)) await this.#propose(next);
+  }
+
+  #tell() {
+    const { name, accepted } = this.#entries[this.#at];
+    const done = this.#entries.filter((entry) => entry.accepted).length;
+    $("review-place").textContent = `${this.#at + 1} of ${this.#entries.length}: ${name}${accepted ? " (accepted)" : ""}`;
+    $("review-status").textContent = `${done} of ${this.#entries.length} accepted`;
+  }
+
+  #accept() {
+    const entry = this.#entries[this.#at];
+    entry.text = $("review-text").value.trim();
+    if (!entry.text) throw new Error("The alt text is empty: write one, or skip the photo.");
+    entry.accepted = true;
+    return this.#go(this.#at + 1);
+  }
+
+  #key(event) {
+    if (event.ctrlKey && event.key === "Enter") $("review-form").requestSubmit();
+    else if (event.altKey && event.key === "PageDown") this.#go(this.#at + 1);
+    else if (event.altKey && event.key === "PageUp") this.#go(this.#at - 1);
+    else return;
+    event.preventDefault();
+  }
+
+  #accepted() {
+    return this.#entries.filter((entry) => entry.accepted);
+  }
+
+  csv() {
+    return csv([["photo", "alt"], ...this.#accepted().map(({ name, text }) => [name, text])]);
+  }
+
+  json() {
+    const row = ({ name, text, caption }) => ({
+      photo: name, alt: text, proposed: caption?.text ?? null, confidence: caption?.confidence ?? null,
+    });
+    return JSON.stringify({ photos: this.#accepted().map(row) }, null, 1);
+  }
+
+  html() {
+    const shown = this.#accepted().map(({ name, text }) => {
+      const image = document.createElement("img");
+      image.setAttribute("src", name.split("/").map(encodeURIComponent).join("/"));
+      image.setAttribute("alt", text);
+      return image.outerHTML;
+    });
+    return `${shown.join("\n")}\n`;
+  }
+}
