@@ -120,6 +120,7 @@ def build_bank_folder(
     *,
     encoder: Mapping[str, Any],
     resume: bool = False,
+    spread: Callable[[Sequence[str], Path], object] | None = None,
 ) -> MemoryBank:
     """Embed captions and write a bank that `MemoryBank.load` and ``--bank`` read.
 
@@ -131,6 +132,7 @@ def build_bank_folder(
         encoder: JSON values that tell this encoder from others, its settings and the `digest` of its weights: a run
             goes on only with the encoder that it was begun with.
         resume: go on with a run that was stopped; it ends where an uninterrupted one does.
+        spread: writes shards of these texts into that folder ahead of `embed` (`memory_bank.cluster`).
 
     Returns:
         The bank as written.
@@ -157,10 +159,12 @@ def build_bank_folder(
         if run.finished:
             _log.info("%s is finished: nothing left to do", out)
             return MemoryBank.load(out)
+        if spread is not None:
+            spread(texts, run.work)
         embeddings = embed_texts(embed, texts, run.work, unit=options.unit)
         bank = _bank_of(embeddings, texts, counts, options)
         bank.save(out, dtype=options.dtype)
-        run.finish({"rows": len(bank), "captions": len(captions)})
+        run.finish({"rows": len(bank), "captions": len(captions), "distinct": len(texts)})
     return MemoryBank.load(out)
 
 
@@ -178,13 +182,9 @@ def embed_texts(
     rows = torch.empty(0)
     starts = range(0, len(texts), shard)
     for start in progress(starts, description="embedding the corpus", unit="shard"):
-        path = folder / f"{start:09d}.safetensors"
-        batch = list(texts[start : start + shard])
+        path, batch = shard_path(folder, start), list(texts[start : start + shard])
         if not path.exists():
-            # Rounded even in a run that is never killed: both kinds of run end with the same numbers.
-            found = _embedded(embed, batch, unit)
-            with atomic_path(path) as temporary:
-                save_file({_NAME: found}, temporary)
+            write_shard(embed, batch, path, unit=unit)
         part = load_weights(path).get(_NAME)
         if start == 0 and part is not None:
             rows = torch.empty((len(texts), part.shape[-1]), dtype=torch.float32)
@@ -194,6 +194,19 @@ def embed_texts(
             )
         rows[start : start + shard] = part
     return rows
+
+
+def shard_path(folder: Path, start: int) -> Path:
+    """Where the embeddings of the texts from `start` on are."""
+    return folder / f"{start:09d}.safetensors"
+
+
+def write_shard(embed: Embed, texts: Sequence[str], path: Path, *, unit: bool) -> None:
+    """Embed texts and keep that, as `embed_texts` reads it."""
+    # Rounded even in a run that is never killed: both kinds of run end with the same numbers.
+    found = _embedded(embed, texts, unit)
+    with atomic_path(path) as temporary:
+        save_file({_NAME: found}, temporary)
 
 
 def _embedded(embed: Embed, texts: Sequence[str], unit: bool) -> Tensor:

@@ -1,4 +1,4 @@
-"""Captions out of the files that people have them in: text, tables, Parquet, JSON, JSON lines; plain or gzipped."""
+"""Captions out of the files that people have them in: text, tables, Parquet, JSON, JSON lines; plain, gz or zst."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def read_captions(
     """Read every caption of a file, in its order. How many were left out, and why, goes to the log as a warning.
 
     Args:
-        path: the ending says the kind; a further ``.gz`` is unpacked on the way.
+        path: the ending says the kind; a further ``.gz`` or ``.zst`` is unpacked on the way.
 
             * ``.txt``: a caption a line; or a table, told by the header (``image,caption``) or by
               names of photos in front (Flickr's ``token.txt``);
@@ -61,17 +61,17 @@ def read_captions(
     Raises:
         TextError: the file cannot be read, is of another kind, unpacks to more than `MAX_BYTES`, or a row does not fit
             its header (its number is named).
-        MissingExtraError: Parquet without pyarrow.
+        MissingExtraError: Parquet or zst without pyarrow.
 
     Example:
         >>> read_captions("captions_train2017.json")  # doctest: +SKIP
         ['A bicycle replica with a clock as the front wheel.', ...]
     """
     source = _Source(Path(path), column, splits)
-    name = source.path.name.lower().removesuffix(".gz")
-    reader = _READERS.get(Path(name).suffix)
+    kind = _kind(source.path)
+    reader = _READERS.get(kind)
     if reader is None:
-        kind = Path(name).suffix or "files without an ending"
+        kind = kind or "files without an ending"
         raise source.fault(
             f"captions are not read from {kind!r}; give one of {', '.join(_READERS)}"
         )
@@ -102,13 +102,22 @@ def _is_missing(value: object) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
+def _kind(path: Path) -> str:
+    """The ending, without that of the packer."""
+    return Path(path.name.lower().removesuffix(".gz").removesuffix(".zst")).suffix
+
+
 def _bytes(source: _Source) -> bytes:
-    opened = gzip.open if source.path.suffix.lower() == ".gz" else Path.open
-    with opened(source.path, "rb") as file:
+    opened: dict[str, Callable[[Path, str], Any]] = {".gz": gzip.open, ".zst": _zstd}
+    with opened.get(source.path.suffix.lower(), Path.open)(source.path, "rb") as file:
         data: bytes = file.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
         raise source.fault(f"holds more than {MAX_BYTES >> 30} GiB; cut it into several files")
     return data
+
+
+def _zstd(path: Path, mode: str) -> Any:
+    return require("pyarrow", "published").input_stream(path, compression="zstd")
 
 
 def _decoded(source: _Source) -> str:
@@ -155,8 +164,9 @@ def _table(source: _Source) -> Iterator[tuple[str, Any]]:
 
 def _rows(text: str, source: _Source) -> Iterator[tuple[str, Any]]:
     header = text.split("\n", 1)[0]
-    plain = source.path.name.lower().removesuffix(".gz").endswith(".tsv")
-    delimiter = "\t" if plain else _header_delimiter(header, source.column) or ","
+    delimiter = (
+        "\t" if _kind(source.path) == ".tsv" else _header_delimiter(header, source.column) or ","
+    )
     unquoted = delimiter in "\t|"  # quotes are text there
     rows = csv.reader(
         io.StringIO(text, newline=""),
@@ -184,7 +194,7 @@ def _unquoted(cell: str) -> str:
 def _parquet(source: _Source) -> Iterator[tuple[str, Any]]:
     parquet, arrow = require("pyarrow.parquet", "published"), require("pyarrow", "published")
     try:
-        packed = source.path.suffix.lower() == ".gz"
+        packed = source.path.suffix.lower() != ".parquet"
         file = parquet.ParquetFile(io.BytesIO(_bytes(source)) if packed else source.path)
         name = _chosen(file.schema_arrow.names, source)
         values = file.read(columns=[name])[name].to_pylist()

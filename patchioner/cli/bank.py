@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from patchioner.cli.spelling import positive_int
 
 if TYPE_CHECKING:
     from memory_bank import IndexOptions
+    from memory_bank.build import Embed
     from patchioner.text import TextTower
 
 _EXAMPLES = """\
@@ -38,8 +40,9 @@ def add_bank_arguments(parser: argparse.ArgumentParser) -> None:
     add = commands.add_parser("build", help="embed captions").add_argument
     add(
         "captions",
+        nargs="+",
         metavar="CAPTIONS",
-        help=".json (COCO, Karpathy), .jsonl, .txt, .csv, .tsv, .parquet; .gz of those",
+        help=".json (COCO, Karpathy), .jsonl, .txt, .csv, .tsv, .parquet; .gz or .zst of those",
     )
     add("--out", metavar="DIR", type=Path, required=True, help="new folder")
     model = "model whose text tower embeds; the bank is for that model (default: %(default)s)"
@@ -61,6 +64,10 @@ def add_bank_arguments(parser: argparse.ArgumentParser) -> None:
     add("--device", help="cpu, cuda, ... (default: the model's choice)")
     add("--seed", type=int, default=0, help="of --sample and --rows")
     add("--resume", action="store_true", help="go on with a stopped run")
+    engine = "who embeds: this process, or a pool of Ray's workers (default: %(default)s)"
+    add("--engine", choices=["local", "ray"], default="local", help=engine)
+    workers = "of Ray (default: one for each processor, or GPU with --device cuda)"
+    add("--workers", type=positive_int, metavar="N", help=workers)
     commands.choices["build"].set_defaults(run=build)
 
     add = commands.add_parser("info", help="what is in a bank").add_argument
@@ -96,11 +103,11 @@ def add_bank_arguments(parser: argparse.ArgumentParser) -> None:
 
 def build(options: argparse.Namespace) -> int:
     """Read captions, embed them, write the bank; returns the exit status."""
-    import torch
-
     from memory_bank import BankOptions, build_bank_folder, read_captions
+    from memory_bank.build import RECORD
+    from memory_bank.cluster import embed_on_ray
+    from patchioner.base.files import read_json
     from patchioner.base.weights import digest
-    from patchioner.model import usable_device
 
     wanted = BankOptions(
         sample=options.sample,
@@ -111,17 +118,36 @@ def build(options: argparse.Namespace) -> int:
         dtype=options.storage,
         seed=options.seed,
     )
-    captions = read_captions(options.captions, options.column, splits=options.split)
+    captions = [
+        caption
+        for path in options.captions
+        for caption in read_captions(path, options.column, splits=options.split)
+    ]
     tower = _text_tower(options.text_encoder)
     encoder = {"config": tower.config, "weights": digest(tower)}
-    embed = tower.to(usable_device(options.device), torch.float32).encode
-    bank = build_bank_folder(
-        captions, embed, options.out, wanted, encoder=encoder, resume=options.resume
+    on_ray = partial(
+        embed_on_ray,
+        partial(_embedder, options.text_encoder, options.device),
+        unit=wanted.unit,
+        workers=options.workers,
+        gpus=float((options.device or "").startswith("cuda")),
     )
+    bank = build_bank_folder(
+        captions,
+        _placed(tower, options.device),
+        options.out,
+        wanted,
+        encoder=encoder,
+        resume=options.resume,
+        spread=on_ray if options.engine == "ray" else None,
+    )
+    distinct = read_json(options.out / RECORD).get("distinct", len(bank))
     if options.merge_duplicates and len(merged := bank.merge_duplicates()) < len(bank):
         merged.save(options.out, dtype=options.storage)
         bank = merged
-    write_line(f"{options.out}: {bank!r} of {len(captions):,} captions")
+    write_line(
+        f"{options.out}: {bank!r} of {len(captions):,} captions; {distinct:,} distinct ones embedded"
+    )
     return 0
 
 
@@ -195,6 +221,19 @@ def _bank_folder(given: str) -> Path:
     from patchioner.checkpoints.hub import find_model, shipped_models
 
     return bank_folder(find_model(given) if given in shipped_models() else given)
+
+
+def _placed(tower: TextTower, device: str | None) -> Embed:
+    import torch
+
+    from patchioner.model import usable_device
+
+    return tower.to(usable_device(device), torch.float32).encode
+
+
+def _embedder(name: str, device: str | None) -> Embed:
+    """What a worker on another machine embeds with."""
+    return _placed(_text_tower(name), device)
 
 
 def _text_tower(name: str) -> TextTower:

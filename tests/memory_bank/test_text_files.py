@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from memory_bank import read_captions
@@ -17,6 +18,10 @@ CAPTIONS = ["a café, at night", 'a sign that says "stop"', "two dogs\x0cplay"]
 
 def write(path: Path, content: str | bytes) -> Path:
     data = content.encode() if isinstance(content, str) else content
+    if path.suffix == ".zst":
+        with pa.CompressedOutputStream(pa.OSFile(str(path), "wb"), "zstd") as stream:
+            stream.write(data)
+        return path
     path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
     return path
 
@@ -48,10 +53,10 @@ FILES: dict[str, str] = {
 }
 
 
-@pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzipped"])
+@pytest.mark.parametrize("packed", ["", ".gz", ".zst"])
 @pytest.mark.parametrize("name", FILES)
-def test_the_same_captions_from_every_file(tmp_path: Path, name: str, packed: bool) -> None:
-    path = write(tmp_path / (name + ".gz" if packed else name), FILES[name])
+def test_the_same_captions_from_every_file(tmp_path: Path, name: str, packed: str) -> None:
+    path = write(tmp_path / (name + packed), FILES[name])
     assert read_captions(path) == CAPTIONS
     assert read_captions(str(path)) == CAPTIONS
 
@@ -149,8 +154,9 @@ def test_what_unpacks_to_too_much_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("memory_bank.text_files.MAX_BYTES", 1000)
-    with pytest.raises(TextError, match=r"a\.txt\.gz"):
-        read_captions(write(tmp_path / "a.txt.gz", "a cat\n" * 1000))
+    for name in ("a.txt.gz", "a.txt.zst"):
+        with pytest.raises(TextError, match=name):
+            read_captions(write(tmp_path / name, "a cat\n" * 1000))
 
 
 def test_damaged_archives_and_missing_files(tmp_path: Path) -> None:
@@ -159,6 +165,8 @@ def test_damaged_archives_and_missing_files(tmp_path: Path) -> None:
         "cut.txt.gz": whole[:-9],
         "no.txt.gz": b"no archive",
         "bits.txt.gz": whole[:12] + b"\xff\xff\xff" + whole[15:],
+        "cut.txt.zst": write(tmp_path / "a.txt.zst", "a cat\n" * 9).read_bytes()[:-9],
+        "no.txt.zst": b"no archive",
     }.items():
         (tmp_path / name).write_bytes(data)
         with pytest.raises(TextError, match=name):

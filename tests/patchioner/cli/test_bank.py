@@ -55,6 +55,24 @@ def test_a_bank_is_built_and_used(
     assert swapped.explain(features, model.caption(features)[0].region).texts
 
 
+def test_several_files_by_workers_of_ray(
+    captions: Path, checkpoint: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    """As one process does it, byte for byte; what is distinct is counted over all files."""
+    pytest.importorskip("ray", reason="Ray is not installed")
+    second = tmp_path / "more.csv"
+    second.write_text(captions.read_text(encoding="utf-8") + "\n40,a new one")
+    for engine, more in (("local", ()), ("ray", ("--workers", "1"))):
+        words = [str(second), "--text-encoder", str(checkpoint), "--column", "words"]
+        out = ["--device", "cpu", "--out", str(tmp_path / engine), "--engine", engine]
+        assert main(["bank", "build", str(captions), *words, *out, *more]) == 0
+        assert f"of 63 captions; {len(TEXTS) + 1} distinct" in capsys.readouterr().out
+    names = [path.name for path in (tmp_path / "local").iterdir()]
+    for name in names:
+        one, other = (tmp_path / engine / name for engine in ("local", "ray"))
+        assert one.read_bytes() == other.read_bytes()
+
+
 def test_a_model_that_is_still_to_get_its_bank_lends_its_text_tower(
     captions: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
