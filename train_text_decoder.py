@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from patchioner.base.errors import OptionError, PatchionerError, TextError
+from patchioner.base.progress import quiet_interrupts
 
 if TYPE_CHECKING:
     from patchioner.adaptation import AdaptOptions, NewDecoder
@@ -211,4 +212,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    quiet_interrupts()
     sys.exit(main())

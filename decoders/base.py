@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from patchioner.base.errors import OptionError
 from patchioner.base.files import read_json
 from patchioner.base.registry import Registry
-from patchioner.base.weights import Storage
+from patchioner.base.weights import AllocationLimit, Storage
 
 if TYPE_CHECKING:
     from decoders.head import OutputHead
@@ -315,5 +315,6 @@ def load_decoder(folder: str | Path, device: str | torch.device = "cpu") -> Deco
     config = read_json(path)
     decoder_class = DECODERS.of_config(config, str(path))
     settings = {key: value for key, value in config.items() if key != "type"}
-    decoder = decoder_class.from_config(settings, Path(folder))
+    with AllocationLimit.beside(Path(folder) / WEIGHTS_FILE, str(path)):
+        decoder = decoder_class.from_config(settings, Path(folder))
     return decoder if torch.device(device).type == "cpu" else decoder.to(device)

@@ -20,6 +20,7 @@ from tokenizers.trainers import BpeTrainer
 
 from patchioner.base.errors import CheckpointError, OptionError
 from patchioner.base.optional import require
+from patchioner.base.weights import sound_tokenizer
 
 T = TypeVar("T")
 
@@ -42,12 +43,8 @@ def read_tokenizer(path: str | Path, make: Callable[[Tokenizer], T]) -> T:
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path} is missing; a decoder's folder needs its tokenizer.json")
-    try:
+    with sound_tokenizer(path):
         return make(Tokenizer.from_file(str(path)))
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from error
-    except Exception as error:  # the library raises bare Exception for every kind of damage
-        raise CheckpointError(f"{path} is not a readable tokenizer: {error}") from error
 
 
 class TextTokenizer:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -22,7 +21,7 @@ from memory_bank.rows import Precision, as_matrix
 from patchioner.base.errors import CheckpointError, MemoryBankError, OptionError, TextError
 from patchioner.base.files import RunFolder, atomic_path
 from patchioner.base.progress import progress
-from patchioner.base.weights import load_weights
+from patchioner.base.weights import load_weights, write_tensors
 
 Embed = Callable[[Sequence[str]], Tensor]
 """Texts -> (len, dim) float tensor, finite; `TextTower.encode` is one."""
@@ -206,7 +205,7 @@ def write_shard(embed: Embed, texts: Sequence[str], path: Path, *, unit: bool) -
     # Rounded even in a run that is never killed: both kinds of run end with the same numbers.
     found = _embedded(embed, texts, unit)
     with atomic_path(path) as temporary:
-        save_file({_NAME: found}, temporary)
+        write_tensors({_NAME: found}, temporary, {})
 
 
 def _embedded(embed: Embed, texts: Sequence[str], unit: bool) -> Tensor:

@@ -17,12 +17,12 @@ from typing import Any, NamedTuple, overload
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from memory_bank.rows import DTYPES, BankArrays, MappedRows
 from patchioner.base.errors import CheckpointError, MemoryBankError
 from patchioner.base.files import read_json, recover_folder, write_json
+from patchioner.base.weights import write_tensors
 
 HEADER, ARRAYS, TEXTS = "bank.json", "bank.safetensors", "texts.jsonl"
 _FORMAT = "patchioner-memory-bank"
@@ -89,7 +89,7 @@ def write_bank(root: Path, arrays: BankArrays, texts: Sequence[str] | None) -> s
     identity = fingerprint(arrays, texts)
     tensors = {name: tensor.contiguous() for name, tensor in _named(arrays).items()}
     # One entry alone: safetensors writes several in an order of its own, and equal banks are equal files.
-    save_file(tensors, root / ARRAYS, metadata={"bank": identity})
+    write_tensors(tensors, root / ARRAYS, {"bank": identity})
     lines = hashlib.sha256()
     if texts is not None:
         with (root / TEXTS).open("wb") as file:

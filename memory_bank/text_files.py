@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 from patchioner.base.errors import TextError
 from patchioner.base.optional import require
 
-MAX_BYTES = 2 * 2**30
-"""A file that holds more once unpacked is refused."""
+MAX_BYTES, MOST_UNPACKED = 2 * 2**30, 32
+"""A file that holds more once unpacked, or so many times its own size, is refused."""
 
 _COLUMNS = ("caption", "captions", "text", "sentence", "raw", "comment")
 _DELIMITERS = ",;|\t"
@@ -108,11 +108,16 @@ def _kind(path: Path) -> str:
 
 
 def _bytes(source: _Source) -> bytes:
-    opened: dict[str, Callable[[Path, str], Any]] = {".gz": gzip.open, ".zst": _zstd}
-    with opened.get(source.path.suffix.lower(), Path.open)(source.path, "rb") as file:
-        data: bytes = file.read(MAX_BYTES + 1)
-    if len(data) > MAX_BYTES:
-        raise source.fault(f"holds more than {MAX_BYTES >> 30} GiB; cut it into several files")
+    openers: dict[str, Callable[[Path, str], Any]] = {".gz": gzip.open, ".zst": _zstd}
+    opened, most = openers.get(source.path.suffix.lower()), MAX_BYTES
+    if opened is not None:
+        most = min(MAX_BYTES, 2**26 + MOST_UNPACKED * source.path.stat().st_size)
+    with (opened or Path.open)(source.path, "rb") as file:
+        data: bytes = file.read(most + 1)
+    if len(data) > most:
+        raise source.fault(
+            f"holds more than {most >> 20:,} MiB; cut it into several files, or unpack it"
+        )
     return data
 
 

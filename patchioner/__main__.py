@@ -4,6 +4,17 @@ from __future__ import annotations
 
 import sys
 
-from patchioner.cli.main import main
 
-sys.exit(main())
+def run() -> int:
+    """`patchioner.cli.main.main`, which Ctrl-C may stop while it is still being imported."""
+    try:
+        from patchioner.cli.main import main
+
+        return main()
+    except KeyboardInterrupt:
+        sys.stderr.write("patchioner: error: stopped\n")
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(run())

@@ -133,7 +133,7 @@ def load_image(source: ImageSource) -> Image.Image:
     """
     if isinstance(source, Image.Image):
         return _decode(source, "the given Pillow image", own=False)
-    return _read(source, _decode) if _is_file(source) else _from_array(source)
+    return read_picture(source, _decode) if _is_file(source) else _from_array(source)
 
 
 def load_reduced(
@@ -158,7 +158,9 @@ def load_reduced(
         (1500, 1000)
     """
     if _is_file(source):
-        return _read(source, lambda image, name: _decode_reduced(image, name, needed, margin))
+        return read_picture(
+            source, lambda image, name: _decode_reduced(image, name, needed, margin)
+        )
     return load_image(source)
 
 
@@ -206,8 +208,8 @@ def _is_file(source: object) -> bool:
     return isinstance(source, (str, os.PathLike, bytes, bytearray)) or hasattr(source, "read")
 
 
-def _read(source: Any, decode: Callable[[Image.Image, str], Decoded]) -> Decoded:
-    """Open a file and let `decode` use up the image, which is not yet decoded; named errors."""
+def read_picture(source: Any, decode: Callable[[Image.Image, str], Decoded]) -> Decoded:
+    """What `decode` makes of a file's image, not yet decoded, and its name; ImageError, and no warning, from Pillow."""
     name = "the given file"
     try:
         if isinstance(source, (str, os.PathLike)):

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from patchioner.base.errors import CheckpointError, OptionError
 from patchioner.base.files import atomic_path
 from patchioner.base.registry import Registry
+from patchioner.base.weights import write_tensors
 from patchioner.checkpoints.stored import StoredModule, WeightSource, make_part, settings_of
 from patchioner.geometry import ImageGeometry, Preprocessing, resized_size
 from patchioner.images import Photo, ReducedPhoto
@@ -72,7 +72,7 @@ class PatchFeatures:
             tensors["image"] = torch.from_numpy(np.array(self.image))
         geometry = {"geometry": json.dumps(asdict(self.geometry))}
         with atomic_path(path) as temporary:
-            save_file(tensors, str(temporary), metadata=geometry)
+            write_tensors(tensors, temporary, geometry)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

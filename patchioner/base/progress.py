@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
+from types import TracebackType
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -25,3 +26,18 @@ def progress(
     yield from tqdm(
         iterable, desc=description, total=total, unit=unit, file=sys.stderr, disable=None
     )
+
+
+def quiet_interrupts() -> None:
+    """For commands, before their imports: Ctrl-C outside of any `try` gives one line in place of a traceback."""
+    before = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        # A library that is stopped while it is imported hides the reason in its own error.
+        chain = (error, error.__cause__, error.__context__)
+        if any(isinstance(one, KeyboardInterrupt) for one in chain):
+            sys.stderr.write("stopped\n")
+        else:
+            before(kind, error, trace)
+
+    sys.excepthook = hook

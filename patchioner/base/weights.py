@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from patchioner.base.errors import CheckpointError, OptionError
 from patchioner.base.files import atomic_path
@@ -21,6 +23,17 @@ Storage = Literal["fp32", "fp16", "int8"]
 
 SCALE_SUFFIX = ".int8_scale"
 _INT8_MIN_VALUES = 4096  # below this the scales and the lost precision buy nothing
+# A module takes some kilobytes whatever its size.
+_SPARE, _MOST_BYTES, _LEAST = 256 * 2**20, 2**36, 4096
+_FACTORIES = (
+    torch.empty,
+    torch.zeros,
+    torch.ones,
+    torch.full,
+    torch.randn,
+    torch.rand,
+    torch.arange,
+)
 _MAGIC = {
     b"PK\x03\x04": "a zip archive, as torch.save writes (it holds a pickle)",
     b"\x80": "a pickle",
@@ -54,7 +67,15 @@ def save_weights(
             raise CheckpointError(f"tensor name {name!r} is reserved for int8 scales; rename it")
         stored.update(_stored_form(name, tensor.detach().cpu(), storage))
     with atomic_path(path) as temporary:
-        save_file(stored, temporary, metadata={"format": "pt", "storage": storage})
+        write_tensors(stored, temporary, {"format": "pt", "storage": storage})
+
+
+def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Write a safetensors file; OSError where the disk is full, as other writers raise it."""
+    try:
+        save_file(tensors, path, metadata=metadata)
+    except SafetensorError as error:
+        raise OSError(f"{path} cannot be written ({error})") from error
 
 
 def load_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -81,6 +102,52 @@ def load_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     if orphans:
         raise CheckpointError(f"{path}: scales without a tensor: {_some(orphans)}")
     return {name: state[name] for name in stored if name in state}
+
+
+@contextmanager
+def sound_tokenizer(path: Path) -> Iterator[None]:
+    """What reading a tokenizer.json raises becomes a CheckpointError; Rust's panics, no `Exception`, too."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    except BaseException as error:  # the library raises bare Exception for every kind of damage
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise CheckpointError(
+            f"{path} is not a readable tokenizer ({error}): fetch the checkpoint again"
+        ) from error
+
+
+class AllocationLimit(TorchFunctionMode):
+    """Within it, tensors made by torch's factories may take `limit` bytes in all; else CheckpointError.
+
+    So numbers in a config cannot ask for more than a multiple of the weights beside it.
+    """
+
+    def __init__(self, source: str, limit: int) -> None:
+        super().__init__()
+        self._source, self._limit, self._left = source, limit, limit
+
+    @classmethod
+    def beside(cls, weights: Path, source: str) -> AllocationLimit:
+        """For a network whose weights are a file; without one, what no network of today takes."""
+        known = weights.is_file()
+        return cls(source, 16 * weights.stat().st_size + _SPARE if known else _MOST_BYTES)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Count what a factory would make before it makes it."""
+        kwargs = kwargs or {}
+        if func in _FACTORIES:
+            with torch._C.DisableTorchFunction():
+                asked = func(*args, **{**kwargs, "device": "meta"})
+            self._left -= max(asked.numel() * asked.element_size(), _LEAST)
+            if self._left < 0:
+                raise CheckpointError(
+                    f"{self._source} asks for a network of over {self._limit >> 20:,} MiB, which is not that of its "
+                    "weights: fetch the checkpoint again"
+                )
+        return func(*args, **kwargs)
 
 
 def fit_weights(module: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:

@@ -24,7 +24,13 @@ from patchioner.base.files import read_json, write_json
 from patchioner.base.inference import inference_copy
 from patchioner.base.optional import require
 from patchioner.base.registry import Registry
-from patchioner.base.weights import Storage, fit_weights, load_weights, save_weights
+from patchioner.base.weights import (
+    AllocationLimit,
+    Storage,
+    fit_weights,
+    load_weights,
+    save_weights,
+)
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "weights.safetensors"
 PRETRAINED = "pretrained"
@@ -102,7 +108,9 @@ def make_part(registry: Registry[type[P]], given: Any, folder: Path, source: str
             folder = existing_path(given, folder, registry.kind)
             source = str(folder / CONFIG_FILE)
             given = read_json(source)
-        return registry.of_config(given, source).from_config(given, folder)
+        part = registry.of_config(given, source)
+        with AllocationLimit.beside(folder / WEIGHTS_FILE, source):
+            return part.from_config(given, folder)
     except CheckpointError:
         raise
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
@@ -263,7 +271,11 @@ def read_yaml(path: Path) -> Any:
         raise CheckpointError(
             f"{path} cannot be read ({error.strerror}): check the path"
         ) from error
-    # ValueError: no UTF-8, or a number of thousands of digits; RecursionError: brackets nested as deeply.
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())
+    # No YAML, no UTF-8, a number of thousands of digits, brackets as deep, or a date that is none: each its own class.
+    except Exception as error:
+        reason = (
+            " ".join(str(error).split())
+            if isinstance(error, yaml.YAMLError)
+            else "a value that is none"
+        )
         raise CheckpointError(f"{path}: not a plain YAML file ({reason})") from error

@@ -16,6 +16,7 @@ from patchioner.cli.output import (
     as_json,
     as_patch_text,
     as_text,
+    report,
     report_error,
     shown_text,
     write_line,
@@ -155,6 +156,9 @@ class _Job:
                 self.names.append((entry.label, entry.id))
         if not regions and self.errors:
             raise self.errors.pop(0)
+        if not regions and self.file is not None:
+            report(f"{self.photo.name}: {self.options.region_file} has no region of it")
+            return []
         return regions or [WholeImage()]
 
     def finish(self, found: Sequence[Any]) -> None:

@@ -50,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
           1. box 10,20,200,220: a red bus on a street  (-0.61)
         0
     """
+    _open_standard_streams()
     arguments = attach_negative_values(sys.argv[1:] if argv is None else argv)
     verb = next((word for word in arguments if not word.startswith("-")), "")
     try:
@@ -71,6 +72,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (PatchionerError, OSError) as error:
         report_error(str(error))
         return 1
+
+
+def _open_standard_streams() -> None:
+    """Where a stream is closed, the next file that is opened would take its place and get what is meant for it."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
 
 
 def command_parser(verb: str | None = None) -> argparse.ArgumentParser:

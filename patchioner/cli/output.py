@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from patchioner.base.errors import OptionError
 from patchioner.results import Caption, Label
 
 
@@ -45,9 +46,10 @@ def printable(text: str) -> str:
 def write_line(text: str) -> None:
     """One line on standard output; what its encoding lacks becomes a question mark."""
     text = printable(text)
-    if sys.stderr.isatty() and sys.stdout.isatty():
-        sys.stderr.write("\r\x1b[K")  # wipe the progress bar; it draws itself again
-        sys.stderr.flush()
+    if sys.stdout is None:
+        raise OptionError("standard output is closed: send it to a file, or to /dev/null")
+    if sys.stdout.isatty():
+        _wipe_progress()
     encoding = sys.stdout.encoding or "utf-8"
     sys.stdout.write(text.encode(encoding, "replace").decode(encoding) + "\n")
     sys.stdout.flush()
@@ -60,10 +62,17 @@ def report_error(message: str) -> None:
 
 def report(message: str) -> None:
     """One line on standard error that begins with the command's name."""
-    if sys.stderr.isatty():
-        sys.stderr.write("\r\x1b[K")
+    if sys.stderr is None:
+        return
+    _wipe_progress()
     sys.stderr.write(f"patchioner: {printable(' '.join(message.split()))}\n")
     sys.stderr.flush()
+
+
+def _wipe_progress() -> None:
+    if sys.stderr is not None and sys.stderr.isatty():
+        sys.stderr.write("\r\x1b[K")  # the bar draws itself again
+        sys.stderr.flush()
 
 
 def as_text(photo: str, size: tuple[int, int], answered: Sequence[Answered]) -> str:

@@ -141,8 +141,9 @@ def parse_texts(text: str) -> tuple[str, ...]:
 
 def positive_int(text: str) -> int:
     """A whole number from 1 on."""
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    # Python takes no integer of thousands of digits, and nothing here needs one of nineteen.
+    if not text.isascii() or not text.isdigit() or len(text) > 18 or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r:.80} is not a whole number from 1 on")
     return int(text)
 
 

@@ -158,7 +158,8 @@ class LineFile:
         """Write a line without a line break in it; a second line of one name is not written."""
         if name in self.places:
             return
-        data = line.encode() + b"\n"
+        # File names that are no UTF-8 hold half characters, which JSON can escape.
+        data = line.encode("utf-8", "backslashreplace") + b"\n"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("ab") as file:
             self._add(name, file.tell(), len(data))

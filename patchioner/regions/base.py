@@ -263,10 +263,18 @@ def finite(value: object, what: str) -> float:
             raise TypeError
         number = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError, RuntimeError):
-        raise RegionError(f"{what} is {value!r:.80}; give a finite number of pixels") from None
+        raise RegionError(f"{what} is {shown(value)}; give a finite number of pixels") from None
     if not math.isfinite(number):
         raise RegionError(f"{what} is {number}; give a finite number of pixels")
     return number
+
+
+def shown(value: object) -> str:
+    """The beginning of its repr; Python refuses to write integers of thousands of digits."""
+    try:
+        return f"{value!r:.80}"
+    except ValueError:
+        return f"a {type(value).__name__} of very many digits"
 
 
 def numbers(values: object, count: int, what: str) -> list[float]:
@@ -282,6 +290,17 @@ def items_of(values: object, what: str) -> list[object]:
     if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
         raise RegionError(f"{what} is {values!r:.80}; give a list")
     return list(values)
+
+
+def inside(folder: Path, name: str) -> Path:
+    """A file that another file names; RegionError where that leads out of the folder of the latter."""
+    found = folder / name
+    try:
+        if found.resolve().is_relative_to(folder.resolve()):
+            return found
+    except (OSError, ValueError, RuntimeError):  # NUL, half characters, links in a circle
+        pass
+    raise RegionError(f"{name!r:.80} leads out of the folder {str(folder)!r}: put the file into it")
 
 
 def listed(regions: Iterable[Region], what: str) -> list[Region]:

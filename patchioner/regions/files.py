@@ -28,7 +28,15 @@ from typing import overload
 
 from patchioner.base.errors import RegionError, RegionFileError
 from patchioner.regions.base import Size, items_of
-from patchioner.regions.formats import Item, NamedRegion, Photo, photos_of, read_json
+from patchioner.regions.formats import (
+    MAX_MASK_BYTES,
+    Item,
+    NamedRegion,
+    Photo,
+    mask_bytes,
+    photos_of,
+    read_json,
+)
 from patchioner.regions.paths import Trace
 
 
@@ -51,6 +59,10 @@ class RegionFile:
     def __init__(self, path: str | Path, content: object = None) -> None:
         self.path = Path(path)
         with _named_errors(self.path):
+            if (
+                content is None and not self.path.is_file()
+            ):  # nor is a pipe read, which may never end
+                raise RegionError("no such file")
             self._photos = photos_of(self.path, content)
         self._by_file_name: dict[str, list[Photo]] = {}
         for photo in self._photos:
@@ -94,10 +106,17 @@ class RegionFile:
             for photo in photos:
                 _require_same_size(photo, image_size)
         found: list[NamedRegion | RegionFileError] = []
+        held = 0
         for item in (item for photo in photos for item in photo.items):
             try:
                 with _named_errors(self.path):
-                    found.append(item.named(image_size))
+                    named = item.named(image_size)
+                    held += mask_bytes(named.region)
+                    if held > MAX_MASK_BYTES:
+                        raise RegionError(
+                            f"{item.what}: with it the masks of a photo take over {MAX_MASK_BYTES:,} bytes; give fewer"
+                        )
+                    found.append(named)
             except RegionFileError as error:
                 found.append(error)
         return found
@@ -180,6 +199,8 @@ def read_trace(path: str | Path) -> Trace:
         RegionError: the points make no trace.
     """
     with _named_errors(Path(path)):
+        if not Path(path).is_file():
+            raise RegionError("no such file")
         content = read_json(Path(path))
         points, normalized = content, None
         if isinstance(content, Mapping):
@@ -215,7 +236,9 @@ def _named_errors(path: Path) -> Iterator[None]:
         raise RegionFileError(f"{name} cannot be read: {error.strerror or error}") from error
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         # A file that only looks like its format fails in any way.
-        raise RegionFileError(f"{name} is broken ({type(error).__name__}: {error})") from error
+        raise RegionFileError(
+            f"{name} is broken: a value in it is not of the kind that belongs there"
+        ) from error
 
 
 def _parts(name: str) -> tuple[str, ...]:

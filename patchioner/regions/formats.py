@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,8 @@ _ALLOWED = (
 _REMEDY = 'save bool masks with np.savez_compressed("masks.npz", masks=array)'
 # Masks of a hundred objects in a photo of 40 megapixels; larger files are refused before they are unpacked.
 MAX_ARRAY_BYTES = 4 * 2**30
+MAX_MASK_BYTES = 3 * 2**29
+"""Masks of one photo that a file may bring, at a byte a pixel: 128 of one of 12 megapixels."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def from_coco(annotation: Mapping[str, object], image_size: Size | None = None) 
         raise RegionError(f"a COCO annotation is a dictionary, not {annotation!r:.80}")
     given = annotation.get("segmentation")
     if isinstance(given, Mapping) or hasattr(given, "shape") or _is_yes_or_no(given):
-        mask = Mask.from_rle(given) if isinstance(given, Mapping) else Mask(given)
+        mask = Mask.from_rle(given, image_size) if isinstance(given, Mapping) else Mask(given)
         if image_size is not None:
             mask.require_fit(image_size)
         return mask
@@ -255,6 +257,7 @@ def _one_photo(
 def _ours(name: str | None, entries: object, folder: Path) -> Photo:
     def make(entry: Entry, image_size: Size) -> Region:
         if isinstance(entry, Mapping):
+            _check_masks(entry, image_size)
             entry = {key: value for key, value in entry.items() if key not in ("label", "id")}
         return Region.from_json(entry, folder)
 
@@ -262,16 +265,43 @@ def _ours(name: str | None, entries: object, folder: Path) -> Photo:
     return Photo(name, _items(listed, "region", make))
 
 
+def _check_masks(entry: Entry, image_size: Size) -> None:
+    """Refuse run lengths of another size, and more of them than are held at a time, before they are unpacked."""
+    sizes = list(_rle_sizes(entry))
+    for size in sizes:
+        Mask.require_rle_size(size, image_size)
+    if len(sizes) * image_size[0] * image_size[1] > MAX_MASK_BYTES:
+        raise RegionError(f"its {len(sizes)} masks take over {MAX_MASK_BYTES:,} bytes; give fewer")
+
+
+def mask_bytes(region: Region) -> int:
+    """What its masks take."""
+    return sum(one.array.nbytes for one, _ in region.leaves() if isinstance(one, Mask))
+
+
+def _rle_sizes(entry: object) -> Iterator[object]:
+    if isinstance(entry, Mapping):
+        mask, parts = entry.get("mask"), entry.get("set")
+        if isinstance(mask, Mapping) and "size" in mask:
+            yield mask["size"]
+        for part in parts if isinstance(parts, list) else ():
+            yield from _rle_sizes(part)
+
+
 def _coco(content: Entry) -> list[Photo]:
     categories = _entries(content, "categories") if "categories" in content else []
-    names = {str(one.get("id")): one.get("name") for one in categories}
+    names = {_key(one.get("id"), "id of a category"): one.get("name") for one in categories}
 
     def label(entry: Entry) -> object:
         name = names.get(str(entry.get("category_id")))
         return None if name is None else str(name)
 
+    def make(entry: Entry, image_size: Size) -> Region:
+        _key(entry.get("category_id"), "category_id")
+        return from_coco(entry, image_size)
+
     entries = _entries(content, "annotations")
-    groups = _by_image(entries, _items(entries, "annotation", from_coco, label))
+    groups = _by_image(entries, _items(entries, "annotation", make, label))
     return [
         Photo(
             # LVIS v1 has URLs alone.
@@ -283,11 +313,17 @@ def _coco(content: Entry) -> list[Photo]:
     ]
 
 
+def _key(value: object, what: str) -> str:
+    """Exporters write ids as text in one place and as numbers in the other."""
+    if isinstance(value, (Mapping, list)):
+        raise RegionError(f"{what} is {value!r:.80}; give a number or a text")
+    return str(value)
+
+
 def _by_image(entries: Iterable[Entry], items: Iterable[Item]) -> dict[str, list[Item]]:
-    """Exporters write image ids as text in one place and as numbers in the other."""
     groups: dict[str, list[Item]] = {}
     for entry, item in zip(entries, items, strict=True):
-        groups.setdefault(str(entry.get("image_id")), []).append(item)
+        groups.setdefault(_key(entry.get("image_id"), "image_id"), []).append(item)
     return groups
 
 
@@ -391,7 +427,9 @@ def _array_items(path: Path) -> list[Item]:
     except RegionError:
         raise
     except Exception as error:  # numpy reads headers as Python: anything can come of a broken one
-        raise RegionError(f"its arrays cannot be read ({error}); {_REMEDY}") from error
+        raise RegionError(
+            f"its arrays cannot be read: it is cut short or damaged; {_REMEDY}"
+        ) from error
     if not {"masks", "boxes"} & arrays.keys():
         raise RegionError(f"its arrays are {sorted(arrays)}, none is 'masks'; {_REMEDY}")
     stack = _mask_stack(arrays["masks"]) if "masks" in arrays else []

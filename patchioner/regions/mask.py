@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
-from patchioner.base.errors import RegionError
+from patchioner.base.errors import ImageError, RegionError
 from patchioner.regions.base import (
     Outline,
     Rounding,
     Shape,
     Size,
     as_numpy,
+    inside,
     items_of,
     true_extent,
 )
@@ -66,12 +67,12 @@ class Mask(Shape):
     _extent: Floats
 
     def __init__(self, array: object) -> None:
-        inside = _as_bool(as_numpy(array))
-        if not inside.any():
-            size = f"{inside.shape[1]}x{inside.shape[0]}"
+        marked = _as_bool(as_numpy(array))
+        if not marked.any():
+            size = f"{marked.shape[1]}x{marked.shape[0]}"
             raise RegionError(f"the {size} mask is empty; mark at least one pixel")
-        extent = true_extent(inside)
-        for name, value in (("array", inside), ("_extent", extent)):
+        extent = true_extent(marked)
+        for name, value in (("array", marked), ("_extent", extent)):
             value.flags.writeable = False
             object.__setattr__(self, name, value)
 
@@ -98,9 +99,20 @@ class Mask(Shape):
         return width, height
 
     @classmethod
-    def from_rle(cls, rle: Mapping[str, object]) -> Self:
-        """A mask from COCO's run lengths, ``{"size": [height, width], "counts": list or str}``."""
+    def from_rle(cls, rle: Mapping[str, object], image_size: Size | None = None) -> Self:
+        """A mask from COCO's run lengths, ``{"size": [height, width], "counts": list or str}``.
+
+        Where the image's (width, height) is given, a mask of another size is not even unpacked.
+        """
+        if image_size is not None and isinstance(rle, Mapping) and "size" in rle:
+            cls.require_rle_size(rle["size"], image_size)
         return cls(decode_rle(rle))
+
+    @staticmethod
+    def require_rle_size(size: object, image_size: Size) -> None:
+        """RegionError unless run lengths of a [height, width] fit an image of (width, height)."""
+        height, width = _size(size)
+        _require_same_size((width, height), image_size)
 
     @classmethod
     def from_file(cls, path: str | Path, *, label: int | None = None) -> Self:
@@ -114,18 +126,17 @@ class Mask(Shape):
         Raises:
             RegionError: not a picture, or no pixel counts.
         """
-        from PIL import Image
+        from patchioner.images import read_picture
 
         try:
-            with Image.open(path) as picture:
-                pixels = _picture_values(picture)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise RegionError(f"mask {str(path)!r} cannot be read as a picture: {error}") from error
-        inside = pixels != 0 if label is None else pixels == label
-        if not inside.any():
+            pixels = read_picture(path, lambda picture, name: _picture_values(picture))
+        except ImageError as error:
+            raise RegionError(f"mask: {error}") from error
+        marked = pixels != 0 if label is None else pixels == label
+        if not marked.any():
             wanted = "that is not black" if label is None else f"of value {label}"
             raise RegionError(f"mask {str(path)!r} is empty: it has no pixel {wanted}")
-        return cls(inside)
+        return cls(marked)
 
     @classmethod
     def from_supervision(cls, detections: Any) -> list[Self]:
@@ -146,16 +157,7 @@ class Mask(Shape):
 
     def require_fit(self, image_size: Size) -> None:
         """RegionError unless the mask is as large as the image, (width, height)."""
-        if self.image_size == tuple(image_size):
-            return
-        (width, height), (across, down) = self.image_size, image_size
-        advice = "resize the mask to the image, nearest neighbour"
-        if self.image_size == (down, across):
-            advice = "make it on the upright photo, after its EXIF rotation"
-        raise RegionError(
-            f"the mask is {width}x{height} but the image is {across}x{down} (width x height); "
-            f"{advice}"
-        )
+        _require_same_size(self.image_size, image_size)
 
     @classmethod
     def footprints(
@@ -194,9 +196,21 @@ class Mask(Shape):
         if isinstance(source, Mapping):
             return cls.from_rle(source)
         if isinstance(source, str) and folder is not None:
-            return cls.from_file(folder / source)
+            return cls.from_file(inside(folder, source))
         form = "an RLE dictionary" if folder is None else "a file name or an RLE dictionary"
         raise RegionError(f"'mask' is {source!r:.80}; give {form}")
+
+
+def _require_same_size(own: Size, image_size: Size) -> None:
+    if own == tuple(image_size):
+        return
+    (width, height), (across, down) = own, image_size
+    advice = "resize the mask to the image, nearest neighbour"
+    if own == (down, across):
+        advice = "make it on the upright photo, after its EXIF rotation"
+    raise RegionError(
+        f"the mask is {width}x{height} but the image is {across}x{down} (width x height); {advice}"
+    )
 
 
 def _as_bool(array: npt.NDArray[np.generic]) -> npt.NDArray[np.bool_]:
@@ -289,7 +303,7 @@ def decode_rle(rle: Mapping[str, object]) -> npt.NDArray[np.bool_]:
     if runs.ndim != 1 or runs.dtype.kind not in "iu" or np.min(runs, initial=0) < 0:
         raise RegionError("counts of the RLE must be a list of non-negative integers or a string")
     # Python's integers: an int64 sum of forged runs could wrap around to the right total.
-    total = sum(int(run) for run in runs)
+    total = sum(runs.tolist())
     if total != height * width:
         raise RegionError(
             f"the RLE's runs sum to {total}, not to height x width = {height * width}; "

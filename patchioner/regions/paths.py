@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 # A path shorter than this many pixels is a dot.
 _DOT = 1e-9
+MOST_CROSSINGS = 1000
+"""Of one ring of a polygon with itself: the time to take it apart grows faster than their number."""
 Ring = tuple[XY, ...]
 
 
@@ -338,10 +340,10 @@ class Polygon(Shape):
 def _is_ring(item: object) -> bool:
     """A ring's items are points, a point's items are numbers."""
     try:
-        first = items_of(item, "ring")[0]
+        points = items_of(items_of(item, "ring")[0], "point")
     except (RegionError, IndexError):
         return False
-    return not isinstance(first, str) and np.ndim(first) == 1  # type: ignore[arg-type]
+    return bool(points) and not isinstance(points[0], (str, Sequence))
 
 
 def _ring(ring: object) -> Ring:
@@ -356,6 +358,11 @@ def _ring(ring: object) -> Ring:
 
 def _cover(polygon: Polygon, geometry: ImageGeometry) -> tuple[Floats, Floats]:
     """(h, w) shares that sum to 1, and the (4,) extent, both on the grid."""
+    with np.errstate(all="ignore"):  # numbers near the largest float: nothing of them is seen
+        return _clipped_cover(polygon, geometry)
+
+
+def _clipped_cover(polygon: Polygon, geometry: ImageGeometry) -> tuple[Floats, Floats]:
     shapely = importlib.import_module("shapely")
     # Clipped in pixels first: far-away points then cannot blow up on the way to the grid.
     seen = shapely.intersection(_area(polygon), shapely.box(*geometry.visible))
@@ -384,8 +391,24 @@ def _cover(polygon: Polygon, geometry: ImageGeometry) -> tuple[Floats, Floats]:
 
 def _area(polygon: Polygon) -> Any:
     shapely = importlib.import_module("shapely")
-    rings = [shapely.make_valid(shapely.polygons(as_array(ring))) for ring in polygon.rings]
+    rings = [_valid(shapely, as_array(ring)) for ring in polygon.rings]
     return rings[0] if len(rings) == 1 else shapely.union_all(rings)
+
+
+def _valid(shapely: Any, ring: Floats) -> Any:
+    """The area of a ring; RegionError where it crosses itself so often that its parts would take minutes to find."""
+    area = shapely.polygons(ring)
+    if shapely.is_valid(area):
+        return area
+    sides = shapely.linestrings(np.stack([ring, np.roll(ring, -1, axis=0)], axis=1))
+    some = sides[:: max(1, len(sides) // 64)]
+    met = shapely.STRtree(sides).query(some, predicate="crosses").shape[1]
+    crossings = met * len(sides) // (2 * len(some))
+    if met >= 8 and crossings > MOST_CROSSINGS:
+        raise RegionError(
+            f"the polygon crosses itself about {crossings:,} times: simplify it, or give it as a mask"
+        )
+    return shapely.make_valid(area)
 
 
 def _unseen_polygon(polygon: Polygon, geometry: ImageGeometry) -> RegionError:

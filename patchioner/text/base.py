@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from patchioner.base.errors import CheckpointError, OptionError, TextError
 from patchioner.base.registry import Registry
-from patchioner.base.weights import Storage
+from patchioner.base.weights import Storage, sound_tokenizer
 from patchioner.checkpoints.stored import StoredModule, WeightSource, make_part, settings_of
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -118,12 +118,8 @@ def encode_by_length(
 
 def read_tokenizer(path: Path) -> Tokenizer:
     """Read tokenizer.json; CheckpointError where it is none."""
-    try:
+    with sound_tokenizer(path):
         return Tokenizer.from_file(str(path))
-    except Exception as error:  # the tokenizers library raises bare Exception
-        raise CheckpointError(
-            f"{path} is no tokenizer ({error}): fetch the checkpoint again"
-        ) from error
 
 
 TEXT_TOWERS: Registry[type[TextTower]] = Registry(

@@ -298,6 +298,8 @@ _BLOCK = 16384
 # What `projection_type` is called in a file name. Only the first is known for certain; the others follow its form.
 _SOURCES = {"coco": "coco_captions", "vg": "vg_captions", "vg-test": "vg-test_captions"}
 DINOTXT_COLUMNS = 2048
+MOST_UNPACKED = 64
+"""A bank may be so many times its file, once unpacked."""
 
 
 def bank_file_name(config: PublishedConfig) -> str:
@@ -354,6 +356,7 @@ def read_bank(path: Path, *, unit_rows: bool = False, dim: int | None = None) ->
     try:
         with h5py.File(path, "r") as file, tempfile.TemporaryDirectory() as scratch:
             rows, texts = _datasets(file, h5py)
+            _check_unpacked(rows, path)
             columns, given = _columns(rows.shape[1], dim), _texts(texts)
             staged = None if unit_rows else _mapped(rows, path, columns)
             if staged is None:
@@ -385,6 +388,15 @@ def _datasets(file: Any, h5py: Any) -> tuple[Any, Any]:
     if file[texts].shape != rows.shape[:1]:
         raise MemoryBankError(f"{len(rows)} rows, but texts of shape {file[texts].shape}")
     return rows, file[texts]
+
+
+def _check_unpacked(rows: Any, path: Path) -> None:
+    """What was never written takes no room in a file, and what is compressed little."""
+    unpacked, most = rows.size * 4, MOST_UNPACKED * path.stat().st_size + 2**26
+    if unpacked > most:
+        raise MemoryBankError(
+            f"{rows.name!r} is {rows.shape}, {unpacked:,} bytes, over {MOST_UNPACKED} times its file: fetch it again"
+        )
 
 
 def _columns(width: int, dim: int | None) -> slice:

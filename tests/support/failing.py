@@ -1,0 +1,152 @@
+"""The n-th call of one kind to the system fails: for campaigns over n = 1, 2, 3, ... until the work passes."""
+
+from __future__ import annotations
+
+import builtins
+import errno
+import importlib
+import io
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+from torch.overrides import TorchFunctionMode
+
+# What each kind of failure meets: (module, name). Paths of safetensors are written outside of Python.
+CALLS: dict[str, tuple[tuple[str, str], ...]] = {
+    "open": (("io", "open"), ("builtins", "open"), ("os", "open"), ("os", "mkdir")),
+    "write": (
+        ("patchioner.base.weights", "save_file"),
+        ("os", "write"),
+    ),
+    "fsync": (("os", "fsync"),),
+    "rename": (("os", "replace"), ("os", "rename"), ("os", "link")),
+    "allocation": (("numpy", "empty"), ("numpy", "zeros"), ("numpy", "concatenate")),
+}
+_FACTORIES = ("empty", "zeros", "ones", "full", "cat", "stack")
+
+
+class Failing:
+    """Counts the calls of a kind and fails the n-th; with `lasting`, all from then on.
+
+    Attributes:
+        calls: made so far.
+    """
+
+    def __init__(self, kind: str, nth: int, *, lasting: bool = False) -> None:
+        self.kind, self.nth, self.lasting, self.calls = kind, nth, lasting, 0
+
+    def check(self) -> None:
+        """Count a call."""
+        self.calls += 1
+        if self.calls == self.nth or (self.lasting and self.calls > self.nth):
+            if self.kind == "allocation":
+                raise MemoryError("no more memory (made by a test)")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "made by a test")
+
+    def wrapped(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        """The same call, counted."""
+
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            self.check()
+            return call(*args, **kwargs)
+
+        return counted
+
+    def opening(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        """`open`, whose files count what is written to them."""
+
+        def opened(*args: Any, **kwargs: Any) -> Any:
+            file = call(*args, **kwargs)
+            writes = any(sign in str(args[1:2] or kwargs.get("mode", "")) for sign in "wax+")
+            return _Counted(file, self) if writes else file
+
+        return opened
+
+
+class _Counted:
+    """A file whose writes are counted; everything else is the file's own."""
+
+    def __init__(self, file: Any, failing: Failing) -> None:
+        self.__dict__.update(_file=file, _failing=failing)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def write(self, data: Any) -> Any:
+        """Counted."""
+        self._failing.check()
+        return self._file.write(data)
+
+    def __enter__(self) -> _Counted:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._file)
+
+
+class _Allocations(TorchFunctionMode):
+    def __init__(self, failing: Failing) -> None:
+        super().__init__()
+        self._failing = failing
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") in _FACTORIES:
+            self._failing.check()
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def failing(kind: str, nth: int, *, lasting: bool = False) -> Iterator[Failing]:
+    """Within it, the `nth` call of a `kind` (a key of `CALLS`) fails."""
+    one, patches = Failing(kind, nth, lasting=lasting), []
+    for home, name in CALLS[kind]:
+        module = importlib.import_module(home)
+        patches.append((module, name, one.wrapped(getattr(module, name))))
+    if kind == "write":
+        patches += [(module, "open", one.opening(builtins.open)) for module in (io, builtins)]
+    for module, name, call in patches:
+        changed = patch.object(module, name, call)
+        changed.start()
+    try:
+        if kind == "allocation":
+            with _Allocations(one):
+                yield one
+        else:
+            yield one
+    finally:
+        patch.stopall()
+
+
+def every_failure(
+    kind: str, action: Callable[[], object], check: Callable[[BaseException | None], object]
+) -> int:
+    """Fail each call of a kind in turn, once and for good, until the action passes without meeting the failure.
+
+    Args:
+        action: the work; may raise.
+        check: told the error, or None, after each try: that the old state or the new one is there.
+
+    Returns:
+        How many calls there were to fail.
+    """
+    for nth in itertools.count(1):
+        met = False
+        for lasting in (False, True):
+            error: BaseException | None = None
+            with failing(kind, nth, lasting=lasting) as one:
+                try:
+                    action()
+                except Exception as caught:
+                    error = caught
+            met = met or one.calls >= nth
+            check(error)
+        if not met:
+            return nth - 1
+    raise AssertionError
