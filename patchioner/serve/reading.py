@@ -112,6 +112,8 @@ def region_list(entries: Sequence[Any] | None, size: Size, settings: ServeSettin
 
 
 def _region(entry: Any, size: Size) -> Region | PatchionerError:
+    if isinstance(entry, PatchionerError):  # another dialect could not read it
+        return entry
     try:
         _check(entry, size)
         region = _made(entry)
