@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from patchioner.base.errors import RegionError
-from patchioner.regions.base import Region, Size, as_numpy, finite, items_of, numbers
+from patchioner.regions.base import Region, Size, as_numpy, items_of, numbers
+from patchioner.regions.label_studio import from_label_studio
 from patchioner.regions.mask import Mask
 from patchioner.regions.paths import Polygon, Trace
 from patchioner.regions.shapes import Box, Point
@@ -384,20 +385,7 @@ def _label_studio(task: Entry) -> Photo:
     names = [str(value) for value in data.values()] if isinstance(data, Mapping) else []
     # Uploads are renamed: eight hexadecimal digits before the photo's name.
     name = re.sub(r"([/\\]|^)[0-9a-f]{8}-(?=[^/\\]+$)", r"\1", names[0]) if names else None
-    return Photo(name, _items(results, "result", _label_studio_region, label))
-
-
-def _label_studio_region(result: Entry, image_size: Size) -> Region:
-    """A rectangle or polygon in per cent of the image."""
-    value, kind = result["value"], str(result.get("type"))
-    width, height = (side / 100.0 for side in image_size)
-    if kind.startswith("rectangle") and not value.get("rotation"):
-        x, y, w, h = (finite(value.get(key), key) for key in ("x", "y", "width", "height"))
-        return Box.from_xywh(x * width, y * height, w * width, h * height)
-    if kind.startswith("polygon"):
-        ring = (numbers(one, 2, "point") for one in items_of(value.get("points"), "points"))
-        return Polygon([(x * width, y * height) for x, y in ring])
-    raise RegionError(f"Label Studio's {kind!r:.40} is not read; export the project as COCO")
+    return Photo(name, _items(results, "result", from_label_studio, label))
 
 
 def _stated_size(width: object, height: object) -> Size | None:

@@ -9,7 +9,6 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from patchioner.base.errors import UnknownNameError
 from patchioner.serve.engine import Asked
 from patchioner.serve.errors import RequestError, bad_request
 from patchioner.serve.native import Photos
@@ -83,9 +82,7 @@ class Conversation(BaseModel):
         Raises:
             PatchionerError: another model, no photo, or of the first region that cannot be used.
         """
-        name = photos.model.settings.name
-        if self.model not in (name, f"{name}:latest"):
-            raise UnknownNameError.among("model", self.model[:80], [name])
+        photos.require_model(self.model)
         asked, read = drawing.asked(photos), [message.read() for message in self.messages]
         regions = [*(self.regions or ()), *boxes_in(read[-1][0])]
         photo = await photos.upload(_last([images for _, images in read if images]))

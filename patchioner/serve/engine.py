@@ -156,11 +156,6 @@ class Engine:
         return await loop.run_in_executor(self._writer, self._describe, photo, seed)
 
     @cached_property
-    def has_detail(self) -> bool:
-        """Whether the model is calibrated for long descriptions."""
-        return "detail" in self.model.settings.calibration
-
-    @cached_property
     def _describer(self) -> DetailCaptioner:
         from patchioner.detail import DetailCaptioner
 

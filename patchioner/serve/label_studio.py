@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.etree import ElementTree
 
-import numpy as np
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
 from patchioner.base.errors import PatchionerError, RegionError
-from patchioner.regions import Box, Mask, Polygon, Region
+from patchioner.regions.label_studio import from_label_studio
+from patchioner.serve.cache import Encoded
 from patchioner.serve.errors import bad_request
 from patchioner.serve.native import Asker, Photos
 from patchioner.serve.schemas import Decoding, failure
 
 router = APIRouter()
 Entry = Mapping[str, Any]
-_KINDS = ("rectangle", "polygon", "brush")
-_PLACE = ("x", "y", "width", "height", "rotation", "points", "format", "rle")
+_KINDS = ("rectangle", "polygon", "brush", "ellipse", "keypoint")
+_NO_PLACE = ("labels", "text", "rectanglelabels", "polygonlabels", "brushlabels")
 
 
 class Setup(BaseModel):
@@ -36,7 +35,7 @@ class PredictRequest(BaseModel):
     """Tasks to look at; what people drew stands in `params.context.result` or in the tasks."""
 
     tasks: list[dict[str, Any]]
-    label_config: str = ""
+    label_config: str | None = None
     params: dict[str, Any] | None = None
 
 
@@ -49,11 +48,11 @@ async def setup(question: Setup, photos: Asker) -> JSONResponse:
 @router.post("/predict")
 async def predict(question: PredictRequest, photos: Asker) -> JSONResponse:
     """Texts of drawn regions, or of whole photos where nothing is drawn; an error costs its task alone."""
-    names = _names(question.label_config)
-    context = (question.params or {}).get("context") or {}
+    names = _names(question.label_config or "")
+    context = (question.params or {}).get("context")
     drawn = context.get("result") if isinstance(context, Mapping) else None
     results = []
-    for task in question.tasks[: photos.settings.max_texts]:
+    for task in question.tasks:
         try:
             found = await _predict(task, drawn, names, photos)
         except PatchionerError as error:
@@ -62,34 +61,30 @@ async def predict(question: PredictRequest, photos: Asker) -> JSONResponse:
     return JSONResponse({"results": results})
 
 
-async def _predict(task: Entry, drawn: Any, names: dict[str, str], photos: Photos) -> dict[str, Any]:
+async def _predict(
+    task: Entry, drawn: Any, names: dict[str, str], photos: Photos
+) -> dict[str, Any]:
     photo = await _photo(task, names["key"], photos)
-    entries = _drawn(drawn if drawn is not None else task)
-    regions: list[Any] = [_region(one, photo.size) for one in entries] or [{"whole": True}]
+    drawings = _drawings(task if drawn is None else drawn)
+    regions = [_region(one, photo.size) for one in drawings] or [{"whole": True}]
     found = await photos.captions(photo, regions, Decoding().asked(photos.model))
+    bad = next((one["error"]["message"] for one in found if "error" in one), None)
+    if bad is not None:
+        raise RegionError(bad)
     said = {"from_name": names["text"], "to_name": names["image"], "type": "textarea"}
-    result: list[dict[str, Any]] = []
-    for place, one in enumerate(found):
-        if "error" in one:
-            raise RegionError(f"region {place}: {one['error']['message']}")
-        own: dict[str, Any] = {"value": {"text": [one["text"] or ""]}}
-        if entries:
-            drawing = entries[place]
-            result.append(dict(drawing))
-            where = {key: drawing["value"][key] for key in _PLACE if key in drawing["value"]}
-            sizes = ("id", "original_width", "original_height", "image_rotation")
-            own = {key: drawing[key] for key in sizes if key in drawing}
-            own["value"] = where | {"text": [one["text"] or ""]}
-        sure = one["confidence"]
-        result.append(said | own | ({} if sure is None else {"score": sure}))
-    sure = [one["confidence"] for one in found if one["confidence"] is not None]
-    return {"result": result, "score": min(sure, default=0.0)}
+    result: list[dict[str, Any]] = [dict(one) for one in drawings]
+    for one, drawing in zip(found, drawings or [{"value": {}}], strict=True):
+        where = {key: value for key, value in drawing["value"].items() if key not in _NO_PLACE}
+        text = {"value": where | {"text": [one["text"] or ""]}, "score": one["confidence"] or 0.0}
+        result.append({**drawing, **said, **text})
+    score = min((one["confidence"] or 0.0 for one in found), default=0.0)
+    return {"result": result, "score": score}
 
 
 def _names(config: str) -> dict[str, str]:
-    """What the project's labelling interface calls image, text, and the image's key in tasks."""
+    """What the project's labelling interface calls image and text, and the image's key in tasks."""
     names = {"image": "image", "text": "caption", "key": "image"}
-    if not config or "<!" in config:  # no declarations: entities could grow without end
+    if not config or "<!" in config:  # a declaration's entities could grow without end
         return names
     try:
         tags = list(ElementTree.fromstring(config).iter())
@@ -104,87 +99,33 @@ def _names(config: str) -> dict[str, str]:
     return names
 
 
-async def _photo(task: Entry, key: str, photos: Photos) -> Any:
+async def _photo(task: Entry, key: str, photos: Photos) -> Encoded:
     data = task.get("data")
     named = data.get(key) if isinstance(data, Mapping) else None
     if not isinstance(named, str):
         raise bad_request(f"the task has no photo under {key!r:.40}")
-    if named.startswith("data:"):
+    if named.startswith("data:") or urlsplit(named).scheme:
         return await photos.upload(named)
     # As Label Studio names files: /data/upload/1/a.jpg, /data/local-files/?d=folder/a.jpg
     parts = urlsplit(named)
     local = parse_qs(parts.query).get("d")
     path = local[0] if local else re.sub("^/?(data/)?", "", unquote(parts.path), count=1)
-    return await photos.upload(None, named if parts.scheme else path)
+    return await photos.upload(None, path)
 
 
-def _drawn(source: Any) -> list[Entry]:
+def _drawings(source: Any) -> list[Entry]:
     """The regions of a list of results, or those of a task's first annotation, prediction or draft."""
-    results = source
     if isinstance(source, Mapping):
         lists = (source.get(key) for key in ("annotations", "predictions", "drafts"))
-        first = next((found[0] for found in lists if isinstance(found, list) and found), {})
-        results = first.get("result") if isinstance(first, Mapping) else None
-    return [
-        one
-        for one in (results if isinstance(results, list) else ())
-        if isinstance(one, Mapping)
-        and isinstance(one.get("value"), Mapping)
-        and str(one.get("type")).startswith(_KINDS)
-    ]
+        first = next((found[0] for found in lists if isinstance(found, list) and found), None)
+        source = first.get("result") if isinstance(first, Mapping) else None
+    results = source if isinstance(source, list) else []
+    known = (one for one in results if isinstance(one, Mapping) and "value" in one)
+    return [one for one in known if str(one.get("type")).startswith(_KINDS)]
 
 
-def _region(result: Entry, size: tuple[int, int]) -> dict[str, Any] | RegionError:
-    """A drawn region, in per cent of the photo, as our own JSON."""
-    value, kind = result["value"], str(result["type"])
+def _region(drawing: Entry, size: tuple[int, int]) -> Any:
     try:
-        if kind.startswith("brush"):
-            return {"mask": _brush(value["rle"], size)}
-        return _shape(value, kind, size).to_json()
+        return from_label_studio(drawing, size).to_json()
     except RegionError as error:
         return error
-    except (KeyError, TypeError, ValueError, IndexError):
-        return RegionError(f"the {kind:.20} {result.get('id')!r:.40} is damaged: draw it again")
-
-
-def _shape(value: Entry, kind: str, size: tuple[int, int]) -> Region:
-    width, height = (side / 100.0 for side in size)
-    if kind.startswith("polygon"):
-        return Polygon([(x * width, y * height) for x, y in value["points"]])
-    left, top = value["x"] * width, value["y"] * height
-    across, down = value["width"] * width, value["height"] * height
-    turn = math.radians(value.get("rotation") or 0.0)
-    if not turn:
-        return Box(left, top, left + across, top + down)
-    # Clockwise, around the left top corner
-    corners = [(0.0, 0.0), (across, 0.0), (across, down), (0.0, down)]
-    cos, sin = math.cos(turn), math.sin(turn)
-    return Polygon([(left + x * cos - y * sin, top + x * sin + y * cos) for x, y in corners])
-
-
-def _brush(rle: Sequence[int], size: tuple[int, int]) -> dict[str, Any]:
-    """A brush's run lengths of RGBA pixels (thi.ng's rle-pack) as our own."""
-    bits = "".join(f"{byte:08b}" for byte in bytes(rle))
-    at = 0
-
-    def read(count: int) -> int:
-        nonlocal at
-        at += count
-        return int(bits[at - count : at], 2)
-
-    total, word = read(32), read(5) + 1
-    lengths = [read(4) + 1 for _ in range(4)]
-    if total != 4 * size[0] * size[1]:
-        raise RegionError(f"the brush was drawn on another size than {size[0]} x {size[1]} pixels")
-    values = np.zeros(total, dtype=np.uint32)
-    done = 0
-    while done < total:
-        repeats = read(1)
-        stop = done + 1 + read(lengths[read(2)])
-        if stop > total:
-            raise RegionError("the brush's run lengths do not fit its size")
-        values[done:stop] = read(word) if repeats else [read(word) for _ in range(done, stop)]
-        done = stop
-    alpha = values.reshape(size[1], size[0], 4)[..., 3]
-    found: dict[str, Any] = Mask(alpha > 0).to_json()["mask"]
-    return found

@@ -13,15 +13,15 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import UploadFile
 
-from patchioner.base.errors import PatchionerError, TextError
+from patchioner.base.errors import PatchionerError, TextError, UnknownNameError
 from patchioner.detail import DetailedCaption
 from patchioner.regions import Patch, Region
 from patchioner.serve import schemas
 from patchioner.serve.cache import Encoded
-from patchioner.serve.engine import Asked, Engine
+from patchioner.serve.engine import Asked, Engine, Found
 from patchioner.serve.errors import bad_request
 from patchioner.serve.reading import named_photo, photo_bytes, region_list
-from patchioner.serve.schemas import CaptionAnswer, failure
+from patchioner.serve.schemas import caption_json, choice_json, failure
 
 B = TypeVar("B", bound=BaseModel)
 _LIMITS = ("bytes", "pixels", "regions", "texts", "text")
@@ -51,13 +51,16 @@ class Photos:
         candidates: Sequence[str] | None = None,
     ) -> list[dict[str, Any]]:
         """Captions as JSON, or the error of each region."""
-        read = region_list(regions, photo.size, self.settings)
+        read = self.regions(regions, photo)
         if candidates is not None:
-            names = self.texts(candidates)
-            labels = await self.engine.labels(photo, read, names, None)
-            return [_json(one, CaptionAnswer.chosen) for one in labels]
+            labels = await self.engine.labels(photo, read, self.texts(candidates), None)
+            return [_json(one, choice_json) for one in labels]
         found = await self.engine.captions(photo, read, asked)
-        return [_json(one, CaptionAnswer.of) for one in found]
+        return [_json(one, caption_json) for one in found]
+
+    def regions(self, regions: Sequence[Any] | None, photo: Encoded) -> Found:
+        """Each as a region or its error."""
+        return region_list(regions, photo.size, self.settings)
 
     def texts(self, texts: Sequence[str]) -> list[str]:
         """The texts, if they are neither too many nor too long."""
@@ -65,6 +68,12 @@ class Photos:
         if len(texts) > most or any(len(text) > longest for text in texts):
             raise TextError(f"give at most {most} texts of at most {longest} characters")
         return list(texts)
+
+    def require_model(self, name: str) -> None:
+        """UnknownNameError for a model that is not the one of this server."""
+        own = self.model.settings.name
+        if name not in (own, f"{own}:latest"):
+            raise UnknownNameError.among("model", name[:80], [own])
 
 
 def _said(kind: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
@@ -77,21 +86,9 @@ def _photos(request: Request) -> Photos:
 
 
 Asker = Annotated[Photos, Depends(_photos)]
-_UPLOAD = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "properties": {"file": {"type": "string", "format": "binary"}},
-                    "required": ["file"],
-                }
-            },
-            "application/json": {"schema": schemas.Upload.model_json_schema()},
-        },
-    }
-}
+_FILE = {"type": "object", "properties": {"file": {"type": "string", "format": "binary"}}}
+_FORMS = {"multipart/form-data": _FILE, "application/json": schemas.Upload.model_json_schema()}
+_UPLOAD = {"requestBody": {"content": {kind: {"schema": one} for kind, one in _FORMS.items()}}}
 router = APIRouter(prefix="/v1", responses={400: {"model": schemas.Failure}})
 
 
@@ -122,17 +119,16 @@ async def caption(question: schemas.OneGo, photos: Asker) -> JSONResponse:
 async def labels(id: str, question: schemas.LabelQuestion, photos: Asker) -> JSONResponse:
     """Choose a name for each region."""
     photo, names = photos.engine.known(id), photos.texts(question.names)
-    read = region_list(question.regions, photo.size, photos.settings)
+    read = photos.regions(question.regions, photo)
     found = await photos.engine.labels(photo, read, names, question.threshold)
     return JSONResponse({"labels": [_json(one, lambda label: label.to_dict()) for one in found]})
 
 
 @router.post("/images/{id}/embed", responses=_said(schemas.EmbedAnswer))
-async def embed(id: str, question: schemas.EmbedQuestion, photos: Asker) -> JSONResponse:
+async def embed(id: str, question: schemas.RegionQuestion, photos: Asker) -> JSONResponse:
     """Embed regions, before the memory bank."""
     photo = photos.engine.known(id)
-    read = region_list(question.regions, photo.size, photos.settings)
-    rows = await photos.engine.embeddings(photo, read)
+    rows = await photos.engine.embeddings(photo, photos.regions(question.regions, photo))
     listed = [_json(row, lambda tensor: tensor.tolist()) for row in rows]
     return JSONResponse({"dim": photo.features.dim, "embeddings": listed})
 
@@ -141,7 +137,7 @@ async def embed(id: str, question: schemas.EmbedQuestion, photos: Asker) -> JSON
 async def explain(id: str, question: schemas.ExplainQuestion, photos: Asker) -> JSONResponse:
     """What a region's caption rests on."""
     photo = photos.engine.known(id)
-    (region,) = region_list([question.region], photo.size, photos.settings)
+    (region,) = photos.regions([question.region], photo)
     if not isinstance(region, Region):
         raise region
     found = await photos.engine.explain(photo, region, question.k)
@@ -180,18 +176,16 @@ async def detail(id: str, question: schemas.DetailQuestion, photos: Asker) -> St
 @router.get("/models")
 async def models(photos: Asker) -> JSONResponse:
     """The model, what it can do, and the limits of requests."""
-    limits = {one: getattr(photos.settings, f"max_{one}") for one in _LIMITS}
+    model, parts = photos.model, photos.model.parts
+    known = {"id": model.settings.name, "object": "model", "created": 0, "owned_by": "patchioner"}
     able = {
-        "labels": photos.model.parts.text_tower is not None,
-        "explain": photos.model.parts.bank is not None
-        and photos.model.parts.bank.texts is not None,
-        "detail": photos.engine.has_detail,
-        "confidence": "captions" in photos.model.settings.calibration,
+        "labels": parts.text_tower is not None,
+        "explain": parts.bank is not None and parts.bank.texts is not None,
+        "detail": "detail" in model.settings.calibration,
+        "confidence": "captions" in model.settings.calibration,
+        "limits": {one: getattr(photos.settings, f"max_{one}") for one in _LIMITS},
     }
-    known = {"object": "model", "created": 0, "owned_by": "patchioner", "limits": limits}
-    return JSONResponse(
-        {"object": "list", "data": [{"id": photos.model.settings.name, **known, **able}]}
-    )
+    return JSONResponse({"object": "list", "data": [known | able]})
 
 
 async def read_body(request: Request, kind: type[B]) -> B:

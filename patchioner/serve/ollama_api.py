@@ -29,7 +29,7 @@ class OllamaChat(Conversation):
 class OllamaPrompt(OllamaChat):
     """A prompt with a photo."""
 
-    messages: list[Message] = Field([], exclude=True)
+    messages: list[Message] = Field(default=[], exclude=True)
     prompt: str = ""
     images: list[str] | None = None
 

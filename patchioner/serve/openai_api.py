@@ -63,7 +63,7 @@ class EmbeddingRequest(BaseModel):
     input: str | list[str] = []
     image: str | None = None
     regions: list[dict[str, Any]] | None = None
-    encoding_format: str = Field("float", pattern="^(float|base64)$")
+    encoding_format: str = Field(default="float", pattern="^(float|base64)$")
 
 
 @router.post("/embeddings")

@@ -19,7 +19,6 @@ from patchioner.serve.errors import RequestError, bad_request, told
 from patchioner.serve.settings import ServeSettings
 
 Size = tuple[int, int]
-Regions = "list[Region | PatchionerError]"
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF", "MPO", "PPM")
 _MOST_POINTS, _DEEPEST = 50_000, 8  # of a region
 
@@ -90,7 +89,9 @@ def named_photo(name: str, root: Path | None, most: int) -> bytes:
         raise refused from None
 
 
-def region_list(entries: Sequence[Any] | None, size: Size, settings: ServeSettings) -> Any:
+def region_list(
+    entries: Sequence[Any] | None, size: Size, settings: ServeSettings
+) -> list[Region | PatchionerError]:
     """Each entry as a region or its error; None is the whole photo.
 
     Args:
