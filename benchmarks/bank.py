@@ -172,18 +172,19 @@ def measure(bank: MemoryBank, source: Source, options: argparse.Namespace) -> It
         index, build, size = indexed.index, time.perf_counter() - started, None
         searches = {kind or "top-k, no index": indexed}
         if index is not None:
-            size = count * index.options.row_bytes(bank.dim) / 2**20
+            width = bank.dim * (1 if index.options.kind == "ivfsq" else 4)
+            size = count * (width + 8 * index.options.has_lists) / 2**20
             for probes in options.probes if index.options.has_lists else ():
                 searches[f"{kind}, {probes:,} probes"] = bank.with_index(index.with_probes(probes))
         for way, searched in searches.items():
-            found = searched.approximate(queries, options.top_k)
+            found, mass = searched.approximate(queries, options.top_k)
             changed = None
             if source.decode is not None and wanted is not None:
-                said = source.decode(found.embeddings)
+                said = source.decode(found)
                 changed = sum(a != b for a, b in zip(wanted, said, strict=True)) / len(said)
             yield Line(
                 name, count, way, times(partial(searched.project, top_k=options.top_k)),
-                None if index is None else build, size, float(found.mass.mean()), float(found.mass.min()), changed,
+                None if index is None else build, size, float(mass.mean()), float(mass.min()), changed,
             )  # fmt: skip
 
 

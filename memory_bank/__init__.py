@@ -9,19 +9,16 @@ Example:
 
 from __future__ import annotations
 
-from memory_bank.bank import Approximation, MemoryBank, Neighbours, join_banks
+from memory_bank.bank import MemoryBank, Neighbours, join_banks
 from memory_bank.build import BankOptions, build_bank, build_bank_folder
 from memory_bank.compact import CompactionMethod, compact
 from memory_bank.index import BankIndex, IndexKind, IndexOptions
-from memory_bank.projection import Blocks
 from memory_bank.rows import Precision
 from memory_bank.text_files import read_captions
 
 __all__ = [
-    "Approximation",
     "BankIndex",
     "BankOptions",
-    "Blocks",
     "CompactionMethod",
     "IndexKind",
     "IndexOptions",

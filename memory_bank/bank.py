@@ -17,10 +17,9 @@ from memory_bank.index import (
     INDEX_HEADER,
     BankIndex,
     IndexOptions,
-    find_index,
+    read_index,
     write_index,
 )
-from memory_bank.projection import Blocks
 from memory_bank.rows import (
     DTYPES,
     BankArrays,
@@ -56,19 +55,6 @@ class Neighbours:
     texts: tuple[tuple[str, ...], ...] | None
 
 
-@dataclass(frozen=True)
-class Approximation:
-    """A projection onto the `top_k` rows that were found nearest, and what it left out.
-
-    Args:
-        embeddings: (n, dim) float32, as `MemoryBank.project(top_k=...)` gives them.
-        mass: (n,) float32 in 0..1: the share of the full softmax that those rows hold.
-    """
-
-    embeddings: Tensor
-    mass: Tensor
-
-
 class MemoryBank:
     """Text embeddings to project onto. Immutable: threads may share one.
 
@@ -82,6 +68,14 @@ class MemoryBank:
         drop_zero_rows: leave out rows of zero norm (with their texts and counts).
         dtype: "float32"; "float16" for half the memory; "int8" with a scale per row for a quarter
             (what its rounding does: `memory_bank.rows`, `memory_bank.projection`). Sums are float32 or exact integers.
+
+    Attributes (shared, not copies: do not change them):
+        keys: (N, dim) unit rows in the bank's dtype; in an int8 bank integers, unit only times `scales`: see `units`.
+        norms, counts: (N,) float32 lengths of the values; (N,) int64 multiplicities.
+        scales: (N,) float32 of an int8 bank, else None.
+        texts: the N texts, or None.
+        index: the `BankIndex` that `project(top_k=...)` takes candidates from; None: they are searched exactly.
+        dim, dtype, device: width; precision of the rows; where they are, and where searches run.
 
     Raises:
         MemoryBankError: no rows, rows of zero norm or not finite (named), counts or texts of
@@ -105,12 +99,18 @@ class MemoryBank:
         dtype: Precision = "float32",
     ) -> None:
         arrays, kept = split_embeddings(embeddings, counts, torch_dtype(dtype), drop_zero_rows)
-        self._arrays = arrays
-        self._index: BankIndex | None = None
-        self._texts: Sequence[str] | None = None
         if texts is not None:
             checked_texts(texts, len(embeddings))
-            self._texts = tuple(texts[row] for row in kept.tolist())
+            texts = tuple(texts[row] for row in kept.tolist())
+        self._hold(arrays, texts, None)
+
+    def _hold(
+        self, arrays: BankArrays, texts: Sequence[str] | None, index: BankIndex | None
+    ) -> None:
+        self._arrays, self.texts, self.index = arrays, texts, index
+        self.keys, self.norms, self.counts = arrays.keys, arrays.norms, arrays.counts
+        self.scales, self.device, self.dim = arrays.scales, arrays.keys.device, arrays.keys.shape[1]
+        self.dtype = next(name for name, kind in DTYPES.items() if kind == arrays.keys.dtype)
 
     @classmethod
     def _of(
@@ -118,7 +118,7 @@ class MemoryBank:
     ) -> MemoryBank:
         """Make a bank of arrays that are already sound, and an index of the same rows."""
         bank = cls.__new__(cls)
-        bank._arrays, bank._texts, bank._index = arrays, texts, index
+        bank._hold(arrays, texts, index)
         return bank
 
     @classmethod
@@ -142,7 +142,8 @@ class MemoryBank:
         """
         root = storage.bank_folder(folder)
         arrays, texts, identity = storage.read_bank(root, memory_map=memory_map)
-        index = find_index(root, identity, *arrays.keys.shape)
+        indexed = (root / INDEX_HEADER).exists()
+        index = read_index(root, identity, *arrays.keys.shape) if indexed else None
         return cls._of(arrays.to(device, None), texts, index)
 
     def save(self, folder: str | os.PathLike[str], dtype: Precision = "float16") -> None:
@@ -153,12 +154,12 @@ class MemoryBank:
         1e-3; in int8 by about 4e-4 and 4e-2.
         """
         stored = self.to("cpu", dtype)
-        if self._index is not None:
-            self._index.faiss()  # read now: its file may lie in this very folder
+        if self.index is not None:
+            self.index.faiss()  # read now: its file may lie in this very folder
         with replace_folder(folder, owned=FILES) as fresh:
-            identity = storage.write_bank(fresh, stored._arrays, stored._texts)
-            if self._index is not None:
-                write_index(fresh, self._index, identity)
+            identity = storage.write_bank(fresh, stored._arrays, stored.texts)
+            if self.index is not None:
+                write_index(fresh, self.index, identity)
 
     def save_index(self, folder: str | os.PathLike[str]) -> None:
         """Write only the index, into a folder that holds this bank already.
@@ -167,70 +168,22 @@ class MemoryBank:
             OptionError: this bank has no index.
             MemoryBankError: the folder holds no bank, or another one.
         """
-        if self._index is None:
+        if self.index is None:
             raise OptionError("this bank has no index to save; make one by with_index(...)")
         stored = storage.stored_fingerprint(Path(folder))
         if stored != self.fingerprint():
             raise MemoryBankError(
                 f"{os.fspath(folder)} holds another bank; load it before the index is built"
             )
-        write_index(Path(folder), self._index, stored)
+        write_index(Path(folder), self.index, stored)
 
     def __len__(self) -> int:
         return len(self._arrays.keys)
 
     def __repr__(self) -> str:
-        texts = "with" if self._texts is not None else "without"
-        index = "" if self._index is None else f", {self._index.options.kind} index"
+        texts = "with" if self.texts is not None else "without"
+        index = "" if self.index is None else f", {self.index.options.kind} index"
         return f"MemoryBank({len(self):,} rows x {self.dim}, {self.dtype}, {texts} texts{index})"
-
-    @property
-    def dim(self) -> int:
-        """Width of the embeddings."""
-        return int(self._arrays.keys.shape[1])
-
-    @property
-    def texts(self) -> Sequence[str] | None:
-        """The N texts, or None."""
-        return self._texts
-
-    @property
-    def keys(self) -> Tensor:
-        """(N, dim) unit rows in the bank's dtype. Shared, not a copy: do not change them.
-
-        In an int8 bank they are integers, and unit only times `scales`: see `units`.
-        """
-        return self._arrays.keys
-
-    @property
-    def scales(self) -> Tensor | None:
-        """(N,) float32 scales of the keys of an int8 bank, else None. Shared, not a copy."""
-        return self._arrays.scales
-
-    @property
-    def norms(self) -> Tensor:
-        """(N,) float32 norms of the values. Shared, not a copy: do not change them."""
-        return self._arrays.norms
-
-    @property
-    def counts(self) -> Tensor:
-        """(N,) int64 multiplicities. Shared, not a copy: do not change them."""
-        return self._arrays.counts
-
-    @property
-    def dtype(self) -> Precision:
-        """Precision of the stored rows."""
-        return next(name for name, dtype in DTYPES.items() if dtype == self.keys.dtype)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the rows are, and where searches run."""
-        return self.keys.device
-
-    @property
-    def index(self) -> BankIndex | None:
-        """The index that `project(top_k=...)` takes candidates from; None: they are searched exactly."""
-        return self._index
 
     def units(self, rows: slice | Tensor = slice(None)) -> Tensor:
         """The directions of these rows, (n, dim) float32; they may share the keys' memory."""
@@ -238,23 +191,23 @@ class MemoryBank:
 
     def embeddings(self) -> Tensor:
         """The values, `key * norm`: (N, dim) float32, in a new tensor."""
-        return self._arrays.values()
+        return self.units() * self.norms[:, None]
 
     def fingerprint(self) -> str:
         """The sha256 (hex) of all rows, norms, counts and texts, as held."""
-        return storage.fingerprint(self._arrays, self._texts)
+        return storage.fingerprint(self._arrays, self.texts)
 
     def to(
         self, device: torch.device | str | None = None, dtype: Precision | None = None
     ) -> MemoryBank:
         """This bank on another device or in another precision."""
         arrays = self._arrays.to(device, None if dtype is None else torch_dtype(dtype))
-        return MemoryBank._of(arrays, self._texts, self._index)
+        return MemoryBank._of(arrays, self.texts, self.index)
 
     def with_texts(self, texts: Sequence[str] | None) -> MemoryBank:
         """This bank with other texts, or with None."""
         kept = None if texts is None else tuple(checked_texts(texts, len(self)))
-        return MemoryBank._of(self._arrays, kept, self._index)
+        return MemoryBank._of(self._arrays, kept, self.index)
 
     def with_index(self, index: IndexOptions | BankIndex | None) -> MemoryBank:
         """This bank with an index over its rows, or with None without one.
@@ -275,7 +228,7 @@ class MemoryBank:
             raise MemoryBankError(
                 f"{index!r} is not of a bank of {len(self):,} rows x {self.dim}; build one from IndexOptions"
             )
-        return MemoryBank._of(self._arrays, self._texts, index)
+        return MemoryBank._of(self._arrays, self.texts, index)
 
     def project(
         self,
@@ -284,7 +237,6 @@ class MemoryBank:
         normalize: bool = True,
         *,
         top_k: int | None = None,
-        blocks: Blocks | None = None,
     ) -> Tensor:
         """Pull queries into the space of the texts: a softmax-weighted mean of the bank's values.
 
@@ -297,7 +249,6 @@ class MemoryBank:
             normalize: return unit rows.
             top_k: let only the k nearest rows take part: those that the bank's index finds, else
                 the k nearest. They are compared in float32. What that leaves out: `approximate`.
-            blocks: block sizes, where the defaults do not suit.
 
         Returns:
             (n, dim) float32 on the device of the queries.
@@ -306,41 +257,30 @@ class MemoryBank:
             MemoryBankError: queries of another width, of zero norm or not finite (rows named).
             OptionError: a temperature that is not a positive number, or `top_k` below 1.
         """
-        found = self._weighted(queries, temperature, top_k, blocks or Blocks())
-        return _finished(found.means, normalize).to(_home(queries))
+        means, _ = self._weighted(queries, temperature, top_k)
+        return _finished(means, normalize).to(_home(queries))
 
     def approximate(
-        self,
-        queries: Matrix,
-        top_k: int,
-        temperature: float = 0.01,
-        normalize: bool = True,
-        *,
-        blocks: Blocks | None = None,
-    ) -> Approximation:
-        """Project onto the `top_k` nearest rows and exactly, and tell how much of the softmax those rows hold.
-
-        Args:
-            queries, top_k, temperature, normalize, blocks: as for `project`.
+        self, queries: Matrix, top_k: int, temperature: float = 0.01, normalize: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        """`project(top_k=...)`, and (n,) float32 in 0..1: the share of the full softmax that those rows hold.
 
         Example:
             >>> bank = MemoryBank(torch.eye(3))
-            >>> bank.approximate(torch.ones(1, 3), top_k=2).mass.round(decimals=3)
+            >>> bank.approximate(torch.ones(1, 3), top_k=2)[1].round(decimals=3)
             tensor([0.6670])
         """
-        found = self._weighted(queries, temperature, top_k, blocks or Blocks())
-        full = self._weighted(queries, temperature, None, blocks or Blocks())
-        mass = torch.exp(found.log_mass - full.log_mass).clamp_max(1.0)
-        home = _home(queries)
-        return Approximation(_finished(found.means, normalize).to(home), mass.to(home))
+        means, log_mass = self._weighted(queries, temperature, top_k)
+        full = self._weighted(queries, temperature, None)[1]
+        mass = torch.exp(log_mass - full).clamp_max(1.0)
+        return _finished(means, normalize).to(_home(queries)), mass.to(_home(queries))
 
-    def nearest(self, queries: Matrix, k: int, *, blocks: Blocks | None = None) -> Neighbours:
+    def nearest(self, queries: Matrix, k: int) -> Neighbours:
         """Find the k rows of highest cosine for each query.
 
         Args:
             queries: (n, dim), any float type; left untouched.
             k: 1 .. len(bank).
-            blocks: block sizes, where the defaults do not suit.
 
         Returns:
             Neighbours, best first; equal similarities come in any order. Counts play no part.
@@ -353,9 +293,9 @@ class MemoryBank:
             raise OptionError(f"k={k}: this bank can give 1 to {len(self)} rows")
         with torch.no_grad():
             units = unit_queries(queries, self.dim).to(self.device)
-            index, similarity = projection.nearest(units, self._arrays, k, blocks or Blocks())
+            index, similarity = projection.nearest(units, self._arrays, k)
         check_finite(similarity)
-        texts, home = self._texts, _home(queries)
+        texts, home = self.texts, _home(queries)
         found = None
         if texts is not None:
             found = tuple(tuple(texts[row] for row in rows) for rows in index.tolist())
@@ -368,12 +308,11 @@ class MemoryBank:
             rows: (n,) int64 row numbers, at least one.
             counts: (n,) int64 in place of the rows' own.
         """
-        arrays = self._arrays.take(rows)
+        arrays = self._arrays.map(lambda array: array[rows])
         if counts is not None:
             arrays = replace(arrays, counts=counts.clone())
-        texts = self._texts
-        kept = None if texts is None else tuple(texts[row] for row in rows.tolist())
-        return MemoryBank._of(arrays, kept)
+        texts = None if self.texts is None else tuple(self.texts[row] for row in rows.tolist())
+        return MemoryBank._of(arrays, texts)
 
     def merge_duplicates(self) -> MemoryBank:
         """A bank in which equal rows (bit for bit) are one row with the sum of their counts.
@@ -386,8 +325,8 @@ class MemoryBank:
         return self.take(first, counts.index_add_(0, group, self.counts))
 
     def _weighted(
-        self, queries: Matrix, temperature: float, top_k: int | None, blocks: Blocks
-    ) -> projection.Weighted:
+        self, queries: Matrix, temperature: float, top_k: int | None
+    ) -> tuple[Tensor, Tensor]:
         if not (math.isfinite(temperature) and temperature > 0):
             raise OptionError(f"temperature={temperature}: it must be a positive number")
         if top_k is not None and top_k < 1:
@@ -395,8 +334,8 @@ class MemoryBank:
         units, arrays = unit_queries(queries, self.dim).to(self.device), self._arrays
         with torch.no_grad():
             if top_k is None or top_k >= len(self):
-                return projection.project(units, arrays, temperature, blocks)
-            return projection.project_top_k(units, arrays, self._index, top_k, temperature, blocks)
+                return projection.project(units, arrays, temperature)
+            return projection.project_top_k(units, arrays, self.index, top_k, temperature)
 
 
 def join_banks(banks: Sequence[MemoryBank]) -> MemoryBank:
@@ -420,16 +359,11 @@ def join_banks(banks: Sequence[MemoryBank]) -> MemoryBank:
         )
     device = banks[0].device
 
-    def joined(tensors: Sequence[Tensor]) -> Tensor:
-        return torch.cat([tensor.to(device) for tensor in tensors])
+    def joined(name: str) -> Tensor:
+        return torch.cat([getattr(bank, name).to(device) for bank in banks])
 
-    scales = [bank.scales for bank in banks if bank.scales is not None]
-    arrays = BankArrays(
-        joined([bank.keys for bank in banks]),
-        joined([bank.norms for bank in banks]),
-        joined([bank.counts for bank in banks]),
-        joined(scales) if scales else None,
-    )
+    scales = None if banks[0].scales is None else joined("scales")
+    arrays = BankArrays(joined("keys"), joined("norms"), joined("counts"), scales)
     texts = [bank.texts for bank in banks if bank.texts is not None]
     whole = [text for some in texts for text in some] if len(texts) == len(banks) else None
     return MemoryBank._of(arrays, whole)

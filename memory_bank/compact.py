@@ -84,11 +84,9 @@ def _cluster(bank: MemoryBank, rows: int, seed: int, iterations: int) -> _Cluste
     centroids = bank.units(start.to(bank.device))
     clusters = _fill_empty(_assign(bank, centroids, "clustering 1"), rows)
     for iteration in range(2, iterations + 1):
-        centroids = _centroids(bank, clusters, centroids)
-        moved = _fill_empty(_assign(bank, centroids, f"clustering {iteration}"), rows)
-        settled = torch.equal(moved.label, clusters.label)
-        clusters = moved
-        if settled:
+        centroids, before = _centroids(bank, clusters, centroids), clusters.label
+        clusters = _fill_empty(_assign(bank, centroids, f"clustering {iteration}"), rows)
+        if torch.equal(clusters.label, before):
             break
     return clusters
 
@@ -132,13 +130,18 @@ def _fill_empty(clusters: _Clusters, count: int) -> _Clusters:
     return _Clusters(torch.from_numpy(label).to(device), torch.from_numpy(similarity).to(device))
 
 
-def _centroids(bank: MemoryBank, clusters: _Clusters, previous: Tensor) -> Tensor:
-    """Return the normalised weighted sums of the clusters' keys, (rows, dim) float32."""
-    sums = torch.zeros_like(previous)
+def _sums(bank: MemoryBank, clusters: _Clusters, factors: Tensor, rows: int) -> Tensor:
+    """The sum of each cluster's unit rows times their factors, (rows, dim) float32."""
+    sums = torch.zeros((rows, bank.dim), dtype=torch.float32, device=bank.device)
     for start in range(0, len(bank), _BLOCK):
         block = slice(start, start + _BLOCK)
-        weighted = bank.units(block) * bank.counts[block, None]
-        sums.index_add_(0, clusters.label[block], weighted)
+        sums.index_add_(0, clusters.label[block], bank.units(block) * factors[block, None])
+    return sums
+
+
+def _centroids(bank: MemoryBank, clusters: _Clusters, previous: Tensor) -> Tensor:
+    """Return the normalised weighted sums of the clusters' keys, (rows, dim) float32."""
+    sums = _sums(bank, clusters, bank.counts, len(previous))
     lengths = torch.linalg.vector_norm(sums, dim=1, keepdim=True)
     # Members that cancel out leave no direction: such a cluster keeps its centroid.
     return torch.where(lengths > _SMALLEST_NORM, sums / lengths.clamp_min(_SMALLEST_NORM), previous)
@@ -147,20 +150,13 @@ def _centroids(bank: MemoryBank, clusters: _Clusters, previous: Tensor) -> Tenso
 def _merge_clusters(bank: MemoryBank, clusters: _Clusters, rows: int) -> MemoryBank:
     counts = torch.zeros(rows, dtype=torch.int64, device=bank.device)
     counts.index_add_(0, clusters.label, bank.counts)
-    values = torch.zeros((rows, bank.dim), dtype=torch.float32, device=bank.device)
-    for start in range(0, len(bank), _BLOCK):
-        block = slice(start, start + _BLOCK)
-        factor = bank.counts[block] * bank.norms[block]
-        values.index_add_(0, clusters.label[block], bank.units(block) * factor[:, None])
-    values /= counts[:, None]
+    values = _sums(bank, clusters, bank.counts * bank.norms, rows) / counts[:, None]
     nearest = _representatives(clusters, rows)
     cancelled = torch.linalg.vector_norm(values, dim=1) <= _SMALLEST_NORM * bank.norms[nearest]
-    values = torch.where(
-        cancelled[:, None], bank.units(nearest) * bank.norms[nearest, None], values
-    )
-    texts = bank.texts
-    kept = None if texts is None else [texts[row] for row in nearest.tolist()]
-    return MemoryBank(values, kept, counts, dtype=bank.dtype)
+    kept = bank.units(nearest) * bank.norms[nearest, None]
+    values = torch.where(cancelled[:, None], kept, values)
+    texts = None if bank.texts is None else [bank.texts[row] for row in nearest.tolist()]
+    return MemoryBank(values, texts, counts, dtype=bank.dtype)
 
 
 def _representatives(clusters: _Clusters, rows: int) -> Tensor:
@@ -190,8 +186,9 @@ def _importance(bank: MemoryBank, rows: int, seed: int) -> Tensor:
     shares = counts / counts.sum() + spread / spread.sum().clamp_min(
         torch.finfo(torch.float64).tiny
     )
-    generator = torch.Generator().manual_seed(seed)
-    uniform = torch.rand(len(bank), dtype=torch.float64, generator=generator).to(bank.device)
+    uniform = torch.rand(
+        len(bank), dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+    )
     # The largest of log(share) + Gumbel noise are a draw without replacement.
-    noise = -torch.log(-torch.log(uniform.clamp(1e-300, 1 - 1e-16)))
+    noise = -torch.log(-torch.log(uniform.to(bank.device).clamp(1e-300, 1 - 1e-16)))
     return torch.topk(shares.log() + noise, rows).indices

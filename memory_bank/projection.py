@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from memory_bank.index import BankIndex
 from memory_bank.rows import BankArrays
-from patchioner.base.errors import OptionError
 from patchioner.base.inference import has_fast_int8, int8_product, linear
 
-_CPU_BLOCK_BYTES = 6 * 2**20
+_QUERIES = 512  # worked on at once; neither this nor the size of a block of rows changes a result
+_CPU_BLOCK_BYTES = 6 * 2**20  # of float32, which stays in the cache: 2,048 rows of width 768
 _CPU_ROWS = (64, 65536)
 _GPU_ROWS = 65536
 # One query of 1.8 GB of float32 takes 1.2 to 2 times as long when its pages have to be fetched again.
@@ -33,47 +32,10 @@ _FINER = 254  # steps of the second number in one of the first: what is left is 
 _DENSE = 0.7  # above this share of rows that matter, gathering them costs more than it saves
 
 
-@dataclass(frozen=True)
-class Blocks:
-    """How much is worked on at once; the result does not depend on it (beyond rounding).
-
-    Args:
-        rows: bank rows per block. None: on a CPU what makes 6 MiB of float32, which stays in its
-            cache (2,048 rows of width 768); else 65,536.
-        queries: queries per block.
-    """
-
-    rows: int | None = None
-    queries: int = 512
-
-    def __post_init__(self) -> None:
-        for name, size in (("rows", self.rows), ("queries", self.queries)):
-            if size is not None and size < 1:
-                raise OptionError(f"Blocks({name}={size}): a block holds at least 1")
-
-    def rows_on(self, device: torch.device, dim: int) -> int:
-        """Return the rows per block on this device, for rows of this width."""
-        if self.rows is not None:
-            return self.rows
-        if device.type != "cpu":
-            return _GPU_ROWS
-        fewest, most = _CPU_ROWS
-        return min(max(_CPU_BLOCK_BYTES // (4 * dim), fewest), most)
-
-
-@dataclass(frozen=True)
-class Weighted:
-    """Weighted means of values, (n, dim) float32, not normalised, and what the weights were divided by.
-
-    `log_mass`, (n,) float32, is the logarithm of the sum of `count * exp(cosine / temperature)` over the rows used.
-    """
-
-    means: Tensor
-    log_mass: Tensor
-
-
-def project(queries: Tensor, arrays: BankArrays, temperature: float, blocks: Blocks) -> Weighted:
+def project(queries: Tensor, arrays: BankArrays, temperature: float) -> tuple[Tensor, Tensor]:
     """`softmax(queries @ keys.T / temperature) @ values`, rows repeated by their counts, for (n, dim) unit queries.
+
+    (n, dim) float32 means, and (n,) logarithms of the sums of `count * exp(cosine / temperature)` they were divided by.
 
     One pass over the bank with the running maximum and sum of the online softmax (Milakov and
     Gimelshein 2018): at temperature 0.01 a fixed shift would underflow.
@@ -84,15 +46,15 @@ def project(queries: Tensor, arrays: BankArrays, temperature: float, blocks: Blo
     """
     count, dim = queries.shape
     integers = arrays.scales is not None and has_fast_int8(queries.device)
-    parts = [(part, queries[part] / temperature) for part in _slices(count, blocks.queries)]
+    parts = [(part, queries[part] / temperature) for part in _slices(count, _QUERIES)]
     asked = [(part, _split(scaled) if integers else scaled) for part, scaled in parts]
     peak = queries.new_full((count, 1), -torch.inf)
     mass = queries.new_zeros((count, 1))
     total = queries.new_zeros((count, dim))
     counts = arrays.counts.float()
-    value_factor = counts * arrays.value_factors()
-    negligible = _negligible(arrays, counts)
-    for rows, block in _blocks(arrays, blocks, count, converted=not integers):
+    value_factor = counts * (arrays.norms * (1.0 if arrays.scales is None else arrays.scales))
+    negligible = _negligible(arrays)
+    for rows, block in _blocks(arrays, count, converted=not integers):
         for part, scaled in asked:
             logits = (
                 linear(scaled, block) if isinstance(scaled, Tensor) else _product(scaled, block)
@@ -110,7 +72,7 @@ def project(queries: Tensor, arrays: BankArrays, temperature: float, blocks: Blo
             weights = weights.mul_(factor)
             total[part].mul_(shrink).add_(_weighted_sum(weights, values))
             peak[part] = higher
-    return Weighted(total / mass, (peak + mass.log()).flatten())
+    return total / mass, (peak + mass.log()).flatten()
 
 
 def _weighted_sum(weights: Tensor, values: Tensor) -> Tensor:
@@ -140,7 +102,7 @@ def _product(left: tuple[Tensor, Tensor], right: Tensor) -> Tensor:
     return sums[:rows].add_(sums[rows:], alpha=1 / _FINER).mul_(scales)
 
 
-def _negligible(arrays: BankArrays, counts: Tensor) -> float:
+def _negligible(arrays: BankArrays) -> float:
     """The logit, relative to a query's highest, below which rows are lost to rounding.
 
     All rows so far below, repeated by their counts, add less than 2**-24 to a sum of at least 1, even if theirs are
@@ -148,7 +110,7 @@ def _negligible(arrays: BankArrays, counts: Tensor) -> float:
     """
     longest, shortest = (float(end) for end in torch.aminmax(arrays.norms)[::-1])
     # In logarithms, because the ratio of two lengths in float32's range may leave that range.
-    rows = math.log(float(counts.double().sum()))
+    rows = math.log(float(arrays.counts.sum()))
     return -(24 * math.log(2) + rows + math.log(longest) - math.log(shortest))
 
 
@@ -170,18 +132,18 @@ def _that_matter(
     return chosen, block[kept], counts[kept], factors[kept]
 
 
-def nearest(queries: Tensor, arrays: BankArrays, k: int, blocks: Blocks) -> tuple[Tensor, Tensor]:
+def nearest(queries: Tensor, arrays: BankArrays, k: int) -> tuple[Tensor, Tensor]:
     """The k rows of highest cosine for each query, best first: (n, k) int64, and (n, k) float32 similarities."""
     best = queries.new_empty((len(queries), 0))
     index = best.long()
-    for rows, block in _blocks(arrays, blocks, len(queries)):
+    for rows, block in _blocks(arrays, len(queries)):
         scales = 1.0 if arrays.scales is None else arrays.scales[rows]
         found = [
             torch.topk(linear(queries[part], block) * scales, min(k, len(block)), dim=1)
-            for part in _slices(len(queries), blocks.queries)
+            for part in _slices(len(queries), _QUERIES)
         ]
         if not found:
-            return best.new_empty((0, k)), index.new_empty((0, k))
+            return index.new_empty((0, k)), best.new_empty((0, k))
         best = torch.cat([best, torch.cat([top.values for top in found])], dim=1)
         index = torch.cat([index, torch.cat([top.indices for top in found]) + rows.start], dim=1)
         best, order = torch.topk(best, min(k, best.shape[1]), dim=1)
@@ -189,8 +151,15 @@ def nearest(queries: Tensor, arrays: BankArrays, k: int, blocks: Blocks) -> tupl
     return index, best
 
 
+def _block_rows(device: torch.device, dim: int) -> int:
+    fewest, most = _CPU_ROWS
+    return (
+        _GPU_ROWS if device.type != "cpu" else min(max(_CPU_BLOCK_BYTES // (4 * dim), fewest), most)
+    )
+
+
 def _blocks(
-    arrays: BankArrays, blocks: Blocks, queries: int, *, converted: bool = True
+    arrays: BankArrays, queries: int, *, converted: bool = True
 ) -> Iterator[tuple[slice, Tensor]]:
     """Yield (rows, those keys, in float32 if `converted`); a block may be overwritten by the next one.
 
@@ -198,7 +167,7 @@ def _blocks(
     beside the products.
     """
     keys = arrays.keys
-    size = min(blocks.rows_on(keys.device, keys.shape[1]), len(keys))
+    size = min(_block_rows(keys.device, keys.shape[1]), len(keys))
     if not converted:
         size = min(size, _MOST_INTEGER_ROWS)
     slices = _slices(len(keys), size)
@@ -227,17 +196,16 @@ def project_top_k(
     index: BankIndex | None,
     top_k: int,
     temperature: float,
-    blocks: Blocks,
-) -> Weighted:
+) -> tuple[Tensor, Tensor]:
     """As `project`, of the `top_k` rows that the index finds near each query, or without one of the nearest."""
     if index is None or not index.serves(queries.device):
-        indices = nearest(queries, arrays, top_k, blocks)[0]
+        indices = nearest(queries, arrays, top_k)[0]
     else:
         indices = index.search(queries, top_k)  # -1 where it found fewer
         # The lists that a query was looked up in may be empty: then all rows are looked at.
         missed = (indices < 0).all(dim=1).nonzero().flatten()
         if len(missed):
-            indices[missed] = nearest(queries[missed], arrays, top_k, blocks)[0]
+            indices[missed] = nearest(queries[missed], arrays, top_k)[0]
     count, dim = queries.shape
     log_mass, means = queries.new_empty(count), queries.new_empty((count, dim))
     for part in _slices(count, max(1, _GATHERED_BYTES // (4 * dim * indices.shape[1]))):
@@ -248,4 +216,4 @@ def project_top_k(
         log_mass[part] = torch.logsumexp(logits, dim=1)
         weights = torch.exp(logits - log_mass[part, None]) * arrays.norms[rows]
         means[part] = torch.einsum("nk,nkd->nd", weights, units)
-    return Weighted(means, log_mass)
+    return means, log_mass

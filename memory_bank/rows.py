@@ -99,38 +99,28 @@ class BankArrays:
     def units(self, rows: slice | Tensor = slice(None)) -> Tensor:
         """These rows' directions, (n, dim) float32; they may share the keys' memory."""
         keys = self.keys[rows]
-        return keys.float() if self.scales is None else dequantise(keys, self.scales[rows])
+        return (
+            keys.float() if self.scales is None else keys.float().mul_(self.scales[rows][:, None])
+        )
 
-    def values(self, rows: slice | Tensor = slice(None)) -> Tensor:
-        """These rows as embeddings, (n, dim) float32, in a new tensor."""
-        return self.units(rows) * self.norms[rows, None]
-
-    def value_factors(self) -> Tensor:
-        """(N,) float32, what a stored key times gives its value: the norm, with the scale."""
-        return self.norms if self.scales is None else self.norms * self.scales
-
-    def take(self, rows: Tensor) -> BankArrays:
-        """The arrays of these rows (int64 indices), in this order."""
-        scales = None if self.scales is None else self.scales[rows]
-        return BankArrays(self.keys[rows], self.norms[rows], self.counts[rows], scales)
+    def map(self, change: Callable[[Tensor], Tensor]) -> BankArrays:
+        """The arrays, each as `change` gives it."""
+        scales = None if self.scales is None else change(self.scales)
+        return BankArrays(change(self.keys), change(self.norms), change(self.counts), scales)
 
     def to(self, device: torch.device | str | None, dtype: torch.dtype | None) -> BankArrays:
         """The arrays on this device, the keys in this dtype; None keeps either."""
-        scales = None if self.scales is None else self.scales.to(device=device)
-        keys, norms, counts = (
-            one.to(device=device) for one in (self.keys, self.norms, self.counts)
-        )
-        moved = BankArrays(keys, norms, counts, scales)
+        moved = self.map(lambda array: array.to(device=device))
         if dtype is None or dtype == moved.keys.dtype:
             return replace(moved, mapped=self.mapped if moved.keys is self.keys else None)
-        rows, dim = moved.keys.shape
-        keys, scales = _stored(moved.units, rows, dim, dtype, keys.device)
-        return BankArrays(keys, norms, counts, scales)
+        keys, scales = _stored(moved.units, moved.keys.shape, dtype, moved.keys.device)
+        return BankArrays(keys, moved.norms, moved.counts, scales)
 
-    def copy(self) -> BankArrays:
-        """The arrays in memory of their own (a mapped file's are read)."""
-        scales = None if self.scales is None else self.scales.clone()
-        return BankArrays(self.keys.clone(), self.norms.clone(), self.counts.clone(), scales)
+
+def named_arrays(arrays: BankArrays) -> dict[str, Tensor]:
+    """The arrays by name, in the order of `BankArrays`; `scales` only where there are any."""
+    tensors = {"keys": arrays.keys, "norms": arrays.norms, "counts": arrays.counts}
+    return tensors if arrays.scales is None else tensors | {"scales": arrays.scales}
 
 
 def quantise(units: Tensor) -> tuple[Tensor, Tensor]:
@@ -144,11 +134,6 @@ def quantise(units: Tensor) -> tuple[Tensor, Tensor]:
     keys = quantize_rows(units)[0]
     # The length is that of the rounded row, not the step: cosines stay cosines, norms stay norms.
     return keys, (1 / torch.linalg.vector_norm(keys.double(), dim=1)).float()
-
-
-def dequantise(keys: Tensor, scales: Tensor) -> Tensor:
-    """`keys * scales` as (n, dim) float32 unit rows, in a new tensor."""
-    return keys.float().mul_(scales[:, None])
 
 
 def torch_dtype(precision: str) -> torch.dtype:
@@ -191,7 +176,7 @@ def split_embeddings(
         rows = kept[block]
         return matrix[rows].double() / norms[rows, None]
 
-    keys, scales = _stored(units, len(kept), matrix.shape[1], dtype, matrix.device)
+    keys, scales = _stored(units, (len(kept), matrix.shape[1]), dtype, matrix.device)
     return BankArrays(keys, norms[kept].float(), all_counts[kept], scales), kept
 
 
@@ -260,15 +245,13 @@ def identical_rows(arrays: BankArrays) -> tuple[Tensor, Tensor]:
 
 
 def _stored(
-    units: Callable[[slice], Tensor], rows: int, dim: int, dtype: torch.dtype, device: torch.device
+    units: Callable[[slice], Tensor], shape: Sequence[int], dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor | None]:
     """Put unit rows into this dtype block by block: (keys, scales or None)."""
-    keys = torch.empty((rows, dim), dtype=dtype, device=device)
-    scales = (
-        None if dtype.is_floating_point else torch.empty(rows, dtype=torch.float32, device=device)
-    )
-    for start in range(0, rows, _BLOCK):
-        block = slice(start, min(start + _BLOCK, rows))
+    keys = torch.empty(tuple(shape), dtype=dtype, device=device)
+    scales = None if dtype.is_floating_point else torch.empty(len(keys), device=device).float()
+    for start in range(0, len(keys), _BLOCK):
+        block = slice(start, min(start + _BLOCK, len(keys)))
         if scales is None:
             keys[block] = units(block)
         else:

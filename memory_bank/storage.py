@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import mmap
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import Any, overload
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from memory_bank.rows import DTYPES, BankArrays, MappedRows
+from memory_bank.rows import DTYPES, BankArrays, MappedRows, named_arrays
 from patchioner.base.errors import CheckpointError, MemoryBankError
 from patchioner.base.files import read_json, recover_folder, write_json
 from patchioner.base.weights import write_tensors
@@ -28,11 +28,6 @@ HEADER, ARRAYS, TEXTS = "bank.json", "bank.safetensors", "texts.jsonl"
 _FORMAT = "patchioner-memory-bank"
 _OLDEST, _VERSION = 1, 2  # 1 is what only float rows need; releases that know no int8 read it
 _HASH_ROWS = 65536
-_SAFETENSORS_DTYPES = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8,
-    "U8": torch.uint8, "BOOL": torch.bool,
-}  # fmt: skip
 
 
 class StoredTexts(Sequence[str]):
@@ -87,7 +82,7 @@ def bank_folder(folder: str | os.PathLike[str]) -> Path:
 def write_bank(root: Path, arrays: BankArrays, texts: Sequence[str] | None) -> str:
     """Write a bank into an empty folder; returns its fingerprint."""
     identity = fingerprint(arrays, texts)
-    tensors = {name: tensor.contiguous() for name, tensor in _named(arrays).items()}
+    tensors = {name: tensor.contiguous() for name, tensor in named_arrays(arrays).items()}
     # One entry alone: safetensors writes several in an order of its own, and equal banks are equal files.
     write_tensors(tensors, root / ARRAYS, {"bank": identity})
     lines = hashlib.sha256()
@@ -114,19 +109,15 @@ def read_bank(root: Path, *, memory_map: bool) -> tuple[BankArrays, Sequence[str
     """Read the arrays, texts and fingerprint of a bank; without `memory_map`, all of it, and check its sha256."""
     header = _bank_header(root)
     identity = str(header["fingerprint"])
-    file = MappedFile(root / ARRAYS)
-    arrays = _read_arrays(root / ARRAYS, file, header)
+    arrays, named = _read_arrays(root / ARRAYS, header, memory_map)
     texts = StoredTexts(root / TEXTS) if header["texts"] else None
     if texts is not None and len(texts) != header["rows"]:
         raise MemoryBankError(
             f"{root}: {len(texts)} texts for {header['rows']} rows; fetch it again"
         )
     # Banks of earlier releases say nothing in their files: those are read whole.
-    named = "bank" in file.metadata and (texts is None or "texts_sha256" in header)
-    if not memory_map:
-        arrays = arrays.copy()
-    if memory_map and named:
-        sound = file.metadata["bank"] == identity
+    if memory_map and named is not None and (texts is None or "texts_sha256" in header):
+        sound = named == identity
         sound = sound and (texts is None or texts.sha256() == header["texts_sha256"])
     else:
         sound = fingerprint(arrays, texts) == identity
@@ -140,7 +131,7 @@ def read_bank(root: Path, *, memory_map: bool) -> tuple[BankArrays, Sequence[str
 def fingerprint(arrays: BankArrays, texts: Sequence[str] | None) -> str:
     """The sha256 (hex) of a bank's arrays and texts."""
     digest = hashlib.sha256()
-    for tensor in _named(arrays).values():
+    for tensor in named_arrays(arrays).values():
         digest.update(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())
         starts = range(0, len(tensor), _HASH_ROWS)
         slices: Iterator[slice] = (slice(start, start + _HASH_ROWS) for start in starts)
@@ -156,11 +147,6 @@ def fingerprint(arrays: BankArrays, texts: Sequence[str] | None) -> str:
 def stored_fingerprint(root: Path) -> str:
     """The fingerprint that a saved bank's header promises; nothing else is read."""
     return str(_bank_header(root)["fingerprint"])
-
-
-def _named(arrays: BankArrays) -> dict[str, Tensor]:
-    tensors = {"keys": arrays.keys, "norms": arrays.norms, "counts": arrays.counts}
-    return tensors if arrays.scales is None else tensors | {"scales": arrays.scales}
 
 
 def _text_lines(texts: Sequence[str]) -> Iterator[bytes]:
@@ -195,104 +181,44 @@ def _bank_header(root: Path) -> dict[str, Any]:
     return read_header(root / HEADER, "a memory bank", _FORMAT, (_OLDEST, _VERSION), kinds)
 
 
-def _read_arrays(path: Path, file: MappedFile, header: dict[str, object]) -> BankArrays:
-    mapped = file.rows("keys")  # of which nothing is read before it is used
-    keys = file.read("keys") if mapped is None else mapped.rows
-    scales = file.read("scales") if keys.dtype == torch.int8 else None
-    arrays = BankArrays(keys, file.read("norms"), file.read("counts"), scales, mapped)
-    rows, dim = header["rows"], header["dim"]
-    for name, tensor in _named(arrays).items():
-        shape = (rows, dim) if name == "keys" else (rows,)
-        dtypes = {"keys": tuple(DTYPES.values()), "counts": (torch.int64,)}
-        if tuple(tensor.shape) != shape or tensor.dtype not in dtypes.get(name, (torch.float32,)):
+def _read_arrays(
+    path: Path, header: dict[str, Any], memory_map: bool
+) -> tuple[BankArrays, str | None]:
+    """The arrays, the keys as a view of the file if `memory_map`, and the fingerprint that the file itself names."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            named = (file.metadata() or {}).get("bank")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        mapped = _map_rows(path, tensors["keys"]) if memory_map else None
+        keys = tensors["keys"].clone() if mapped is None else mapped.rows
+        scales = tensors["scales"].clone() if keys.dtype == torch.int8 else None
+        norms, counts = tensors["norms"].clone(), tensors["counts"].clone()
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise MemoryBankError(
+            f"{path}: missing, truncated or foreign ({error}); fetch it again"
+        ) from error
+    arrays = BankArrays(keys, norms, counts, scales, mapped)
+    dtypes = {"keys": tuple(DTYPES.values()), "counts": (torch.int64,)}
+    for name, tensor in named_arrays(arrays).items():
+        shape = (header["rows"], header["dim"]) if name == "keys" else (header["rows"],)
+        if tensor.shape != shape or tensor.dtype not in dtypes.get(name, (torch.float32,)):
             raise MemoryBankError(
                 f"{path}: {name} is {tuple(tensor.shape)} {tensor.dtype}, the header promises {shape}; "
                 "the files are not of one bank"
             )
         if name != "keys" and not bool((torch.isfinite(tensor) & (tensor > 0)).all()):
             raise MemoryBankError(f"{path}: {name} that are not positive; fetch it again")
-    return arrays
+    return arrays, named
 
 
-class _Place(NamedTuple):
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-    start: int
-    stop: int
-
-
-class MappedFile:
-    """A safetensors file, mapped by ourselves so that what was read can be let go again; closed with its last array."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        try:
-            with path.open("rb") as file:
-                # Private and never written to. Read-only pages would let a stray write end the process.
-                self._mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-            self._places, self.metadata = _read_places(self._mapping)
-        except (OSError, ValueError, RecursionError) as error:
-            raise self._broken(str(error)) from error
-
-    def read(self, name: str) -> Tensor:
-        """An array in memory of its own; MemoryBankError where the file has none of this name."""
-        place = self._place(name)
-        if place.start == place.stop:
-            return torch.empty(place.shape, dtype=place.dtype)
-        # By bytes: nothing says that they begin where the type would have them.
-        data = bytearray(self._mapping[place.start : place.stop])
-        return torch.frombuffer(data, dtype=place.dtype).view(place.shape)
-
-    def rows(self, name: str) -> MappedRows | None:
-        """An array that stays in the file; None where it is no matrix, is empty or lies askew: `read` it."""
-        place = self._place(name)
-        if len(place.shape) != 2 or place.start == place.stop or place.start % place.dtype.itemsize:
-            return None
-        matrix = torch.frombuffer(
-            self._mapping, dtype=place.dtype, count=math.prod(place.shape), offset=place.start
-        )
-        return MappedRows(matrix.view(place.shape), self._mapping, place.start)
-
-    def _place(self, name: str) -> _Place:
-        if name not in self._places:
-            raise self._broken(f"no array {name!r}")
-        return self._places[name]
-
-    def _broken(self, why: str) -> MemoryBankError:
-        return MemoryBankError(
-            f"{self._path}: missing, truncated or foreign ({why}); fetch it again"
-        )
-
-
-def _read_places(data: mmap.mmap) -> tuple[dict[str, _Place], dict[str, str]]:
-    """Read where each array lies, and the metadata; a ValueError says what is wrong."""
-    begin = 8 + int.from_bytes(data[:8], "little")
-    if not 8 < begin <= len(data):
-        raise ValueError(f"a header of {begin - 8} bytes in a file of {len(data)}")
-    header = json.loads(data[8:begin].decode("utf-8"))
-    if not isinstance(header, dict):
-        raise ValueError("its header is no table")
-    metadata = header.pop("__metadata__", {})
-    places = {name: _read_place(name, entry, begin, len(data)) for name, entry in header.items()}
-    end = max((place.stop for place in places.values()), default=begin)
-    if end != len(data):
-        raise ValueError(f"arrays up to byte {end} in a file of {len(data)}")
-    return places, metadata if isinstance(metadata, dict) else {}
-
-
-def _read_place(name: str, entry: object, begin: int, size: int) -> _Place:
-    found = entry if isinstance(entry, dict) else {}
-    dtype = _SAFETENSORS_DTYPES.get(str(found.get("dtype")))
-    shape, offsets = _whole(found.get("shape")), _whole(found.get("data_offsets"))
-    if dtype is None or shape is None or offsets is None or len(offsets) != 2:
-        raise ValueError(f"its header has {entry!r} for {name!r}")
-    start, stop = (begin + offset for offset in offsets)
-    if stop > size or stop - start != math.prod(shape) * dtype.itemsize:
-        raise ValueError(f"{name!r} does not fit in bytes {start} to {stop} of {size}")
-    return _Place(dtype, shape, start, stop)
-
-
-def _whole(value: object) -> tuple[int, ...] | None:
-    """The value, if it is a list of numbers from 0."""
-    sound = isinstance(value, list) and all(type(one) is int and one >= 0 for one in value)
-    return tuple(value) if sound and isinstance(value, list) else None
+def _map_rows(path: Path, keys: Tensor) -> MappedRows | None:
+    """The keys of a sound file in a mapping of our own, of which rows can be let go; None where they lie askew."""
+    with path.open("rb") as file:
+        # Private and never written to. Read-only pages would let a stray write end the process.
+        mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    begin = 8 + int.from_bytes(mapping[:8], "little")
+    offset = begin + json.loads(mapping[8:begin])["keys"]["data_offsets"][0]
+    if keys.dim() != 2 or not keys.numel() or offset % keys.itemsize:
+        return None
+    rows = torch.frombuffer(mapping, dtype=keys.dtype, count=keys.numel(), offset=offset)
+    return MappedRows(rows.view(keys.shape), mapping, offset)

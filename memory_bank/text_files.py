@@ -163,10 +163,6 @@ def _header_delimiter(header: str, column: str | None) -> str | None:
     return None
 
 
-def _table(source: _Source) -> Iterator[tuple[str, Any]]:
-    return _rows(_decoded(source), source)
-
-
 def _rows(text: str, source: _Source) -> Iterator[tuple[str, Any]]:
     header = text.split("\n", 1)[0]
     delimiter = (
@@ -236,51 +232,43 @@ def _listed(content: dict[str, Any], source: _Source) -> list[Any]:
     if isinstance(content.get("annotations"), list):
         return list(content["annotations"])
     images = content.get("images")
-    described = [
-        image
-        for image in (images if isinstance(images, list) else [])
-        if isinstance(image, dict) and isinstance(image.get("sentences"), list)
-    ]
-    if not described:
-        raise source.fault(
-            f'no "annotations" with captions in it (it has {", ".join(map(repr, content))})'
-        )
-    left_out = {str(image["split"]) for image in described if image.get("split")} - set(
-        source.splits
-    )
-    wanted = [
-        image
-        for image in described
-        if image.get("split") is None or image["split"] in source.splits
-    ]
+    wanted, left_out = list[Any](), set[str]()
+    for image in images if isinstance(images, list) else ():
+        if isinstance(image, dict) and isinstance(image.get("sentences"), list):
+            if image.get("split") is None or image["split"] in source.splits:
+                wanted += image["sentences"]
+            else:
+                left_out.add(str(image["split"]))
+    others = ", ".join(sorted(left_out))
+    if not wanted and left_out:
+        raise source.fault(f"nothing in the splits {', '.join(source.splits)}; it has {others}")
     if not wanted:
-        raise source.fault(
-            f"nothing in the splits {', '.join(source.splits)}; it has {', '.join(sorted(left_out))}"
-        )
+        keys = ", ".join(map(repr, content))
+        raise source.fault(f'no "annotations" with captions in it (it has {keys})')
     if left_out:
-        _logger.warning("%s: left out the splits %s", source.path, ", ".join(sorted(left_out)))
-    return [one for image in wanted for one in image["sentences"]]
+        _logger.warning("%s: left out the splits %s", source.path, others)
+    return wanted
 
 
 def _chosen(names: Sequence[str], source: _Source) -> str:
     """The column of captions, by its name in any case."""
     known = {str(name).strip().lower(): name for name in reversed(names)}
-    if source.column is not None:
-        if source.column in names or source.column.strip().lower() in known:
-            return source.column if source.column in names else known[source.column.strip().lower()]
-        close = difflib.get_close_matches(source.column, names, n=3) or list(names)
-        raise source.fault(f"no column {source.column!r}; did you mean {', '.join(close)}?")
-    for name in _COLUMNS:
+    if source.column is not None and source.column in names:
+        return source.column
+    for name in _COLUMNS if source.column is None else [source.column.strip().lower()]:
         if name in known:
             return known[name]
+    if source.column is not None:
+        close = difflib.get_close_matches(source.column, names, n=3) or list(names)
+        raise source.fault(f"no column {source.column!r}; did you mean {', '.join(close)}?")
     shown = ", ".join(map(str, names))
     raise source.fault(f"none of its columns ({shown}) looks like captions; name one (--column)")
 
 
 _READERS: dict[str, Callable[[_Source], Iterator[tuple[str, Any]]]] = {
     ".txt": _text,
-    ".csv": _table,
-    ".tsv": _table,
+    ".csv": lambda source: _rows(_decoded(source), source),
+    ".tsv": lambda source: _rows(_decoded(source), source),
     ".parquet": _parquet,
     ".json": _json,
     ".jsonl": _json_lines,

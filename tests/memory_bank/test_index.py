@@ -56,11 +56,11 @@ def test_an_index_that_looks_everywhere_finds_the_nearest(kind: IndexKind) -> No
     queries = make_rows(9, seed=1)
     bank = make_bank(kind, probes=10_000)
     wanted, mass = plain_top_k(bank, queries, 20, 0.05)
-    found = bank.approximate(queries, 20, 0.05, normalize=False)
+    found, share = bank.approximate(queries, 20, 0.05, normalize=False)
     # Rows of eight bits miss a few neighbours; the mass says so, by the exact projection.
     atol = 0.1 if kind == "ivfsq" else 1e-3
-    torch.testing.assert_close(found.embeddings.double(), wanted, rtol=0, atol=atol)
-    torch.testing.assert_close(found.mass.double(), mass, rtol=0, atol=atol)
+    torch.testing.assert_close(found.double(), wanted, rtol=0, atol=atol)
+    torch.testing.assert_close(share.double(), mass, rtol=0, atol=atol)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -70,7 +70,7 @@ def test_candidates_are_rescored_exactly(kind: IndexKind) -> None:
     assert bank.index is not None
     rows = bank.index.search(torch.nn.functional.normalize(queries), 12)
     out = bank.project(queries, 0.05, normalize=False, top_k=12)
-    found = bank.approximate(queries, 12, 0.05)
+    found, share = bank.approximate(queries, 12, 0.05)
     units = torch.nn.functional.normalize(queries).double()
     for query, picked in enumerate(rows.tolist()):
         kept = torch.tensor([row for row in picked if row >= 0])
@@ -82,7 +82,7 @@ def test_candidates_are_rescored_exactly(kind: IndexKind) -> None:
             bank.keys.double() @ units[query] / 0.05 + bank.counts.log().double(), dim=0
         )
         some = torch.logsumexp(bank.keys[counted].double() @ units[query] / 0.05, dim=0)
-        assert float(found.mass[query]) == pytest.approx(float((some - everything).exp()), abs=1e-4)
+        assert float(share[query]) == pytest.approx(float((some - everything).exp()), abs=1e-4)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -171,7 +171,7 @@ AT_LOAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "rows no number": (lambda f: header(f, rows="600"), "rows is '600', expected int"),
     "unknown kind": (lambda f: options(f, kind="ivv"), "did you mean 'ivf'"),
     "retired kind": (lambda f: options(f, kind="hnsw", links=32), "'hnsw'.*build the index again"),
-    "unknown option": (lambda f: options(f, speed=3), "options .*'speed'"),
+    "unknown option": (lambda f: options(f, speed=3), "'speed'"),
     "bad option": (lambda f: options(f, lists=0), "lists=0"),
     "odd option": (lambda f: options(f, lists="4"), "lists='4'"),
 }
@@ -187,23 +187,17 @@ def test_a_damaged_or_foreign_header_is_an_error_at_load(tmp_path: Path, damage:
 
 
 AT_USE: dict[str, tuple[Callable[[Path], object], str]] = {
-    "missing": (lambda f: (f / "index.faiss").unlink(), "cannot be read"),
-    "empty": (lambda f: (f / "index.faiss").write_bytes(b""), "truncated"),
-    "cut": (lambda f: change_bytes(f, lambda d: d.__delitem__(slice(20_000, None))), "truncated"),
+    "missing": (lambda f: (f / "index.faiss").unlink(), "No such file"),
+    "cut": (lambda f: change_bytes(f, lambda d: d.__delitem__(slice(20_000, None))), "sha256"),
     "flipped bit": (lambda f: change_bytes(f, lambda d: d.__setitem__(-9, d[-9] ^ 1)), "sha256"),
-    "pickle": (lambda f: torch.save(torch.zeros(20000), f / "index.faiss"), "holds b'PK"),
-    "other kind": (lambda f: options(f, kind="ivfsq"), "holds b'IwFl'.*promises b'IwSq'"),
+    "other kind": (lambda f: options(f, kind="ivfsq"), "holds .*'IndexIVFFlat'.* of 'ivfsq'"),
     "huge": (
         lambda f: change_bytes(f, lambda d: struct.pack_into("<q", d, 8, 2**60), resign=True),
-        f"{2**60} rows",
-    ),
-    "padded": (
-        lambda f: change_bytes(f, lambda d: d.extend(bytes(2**22)), resign=True),
-        "bytes, expected",
+        f"{2**60}",
     ),
     "broken inside": (
         lambda f: change_bytes(f, lambda d: struct.pack_into("<q", d, 37, 2**60), resign=True),
-        "FAISS cannot read it",
+        "cannot be read",
     ),
 }
 
@@ -245,9 +239,7 @@ def test_other_probes_need_no_building() -> None:
     more = bank.index.with_probes(8)
     assert more.faiss() is bank.index.faiss() and bank.index.options.probes == 1
     searched = bank.with_index(more)
-    assert (
-        searched.approximate(queries, 20).mass >= bank.approximate(queries, 20).mass - 1e-6
-    ).all()
+    assert (searched.approximate(queries, 20)[1] >= bank.approximate(queries, 20)[1] - 1e-6).all()
     torch.testing.assert_close(
         searched.project(queries, top_k=20), make_bank().project(queries, top_k=20)
     )
@@ -292,9 +284,9 @@ def test_without_an_index_top_k_is_exact(k: int, dtype: Any) -> None:
     wanted, mass = plain_top_k(bank, queries, k, 0.05)
     out = bank.project(queries, 0.05, normalize=False, top_k=k)
     torch.testing.assert_close(out.double(), wanted, rtol=1e-3, atol=1e-3)
-    found = bank.approximate(queries, k, 0.05, normalize=False)
-    assert torch.equal(found.embeddings, out)
-    torch.testing.assert_close(found.mass.double(), mass, rtol=1e-3, atol=1e-4)
+    found, share = bank.approximate(queries, k, 0.05, normalize=False)
+    assert torch.equal(found, out)
+    torch.testing.assert_close(share.double(), mass, rtol=1e-3, atol=1e-4)
 
 
 def test_a_query_whose_lists_are_empty_is_compared_with_all_rows(

@@ -12,11 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from memory_bank import Blocks, MemoryBank, projection
+from memory_bank import MemoryBank, projection
 from patchioner.base import MemoryBankError, OptionError
 
 ROWS, DIM = 57, 7
-BLOCKS = [Blocks(1, 1), Blocks(5, 2), Blocks(19, 3), Blocks(56), Blocks(57), Blocks(1000), Blocks()]
 
 
 def make_rows(seed: int = 0, rows: int = ROWS) -> Tensor:
@@ -33,27 +32,27 @@ def plain_projection(queries: Tensor, rows: Tensor, temperature: float) -> Tenso
     return torch.softmax(units @ keys.T / temperature, dim=1) @ rows
 
 
-@pytest.mark.parametrize("blocks", BLOCKS)
+@pytest.mark.usefixtures("_blocks")
 @pytest.mark.parametrize("temperature", [0.001, 0.01, 0.1, 1.0, 100.0])
-def test_streaming_equals_the_plain_softmax(blocks: Blocks, temperature: float) -> None:
+def test_streaming_equals_the_plain_softmax(temperature: float) -> None:
     rows, queries = make_rows(), make_rows(1, rows=6)
     wanted = plain_projection(queries, rows, temperature)
     bank = MemoryBank(rows)
-    raw = bank.project(queries, temperature, normalize=False, blocks=blocks)
+    raw = bank.project(queries, temperature, normalize=False)
     # Logits of 1 / temperature carry float32's rounding into the weights.
     atol = 2e-5 / temperature + 2e-6
     torch.testing.assert_close(raw.double(), wanted, rtol=0, atol=atol)
-    unit = bank.project(queries, temperature, blocks=blocks)
+    unit = bank.project(queries, temperature)
     wanted = wanted / wanted.norm(dim=1, keepdim=True)
     torch.testing.assert_close(unit.double(), wanted, rtol=0, atol=atol)
     assert unit.dtype == torch.float32
 
 
-@pytest.mark.parametrize("blocks", BLOCKS)
-def test_half_precision_stays_within_its_bound(blocks: Blocks) -> None:
+@pytest.mark.usefixtures("_blocks")
+def test_half_precision_stays_within_its_bound() -> None:
     rows, queries = make_rows(), make_rows(1, rows=6)
     half = MemoryBank(rows, dtype="float16")
-    raw = half.project(queries, 0.05, normalize=False, blocks=blocks)
+    raw = half.project(queries, 0.05, normalize=False)
     # Against the plain twin on the very rows that are stored, only float32 rounding is left ...
     logits = torch.nn.functional.normalize(queries).double() @ half.keys.double().T / 0.05
     stored = torch.softmax(logits, dim=1) @ half.embeddings().double()
@@ -63,12 +62,12 @@ def test_half_precision_stays_within_its_bound(blocks: Blocks) -> None:
     assert float((raw - exact).abs().max()) < 2 * 2**-11 / 0.05 * float(rows.norm(dim=1).max())
 
 
-@pytest.mark.parametrize("blocks", BLOCKS)
-def test_counts_are_multiplicity(blocks: Blocks) -> None:
+@pytest.mark.usefixtures("_blocks")
+def test_counts_are_multiplicity() -> None:
     rows, queries = make_rows(), make_rows(1, rows=4)
     counts = [1 + (7 * row) % 5 for row in range(ROWS)]
     spelled_out = rows.repeat_interleave(torch.tensor(counts), dim=0)
-    counted = MemoryBank(rows, counts=counts).project(queries, 0.2, False, blocks=blocks)
+    counted = MemoryBank(rows, counts=counts).project(queries, 0.2, False)
     wanted = plain_projection(queries, spelled_out, 0.2).float()
     torch.testing.assert_close(counted, wanted, rtol=1e-4, atol=1e-5)
 
@@ -105,14 +104,21 @@ def test_bad_queries(verb: str, queries: Any, message: str) -> None:
             bank.nearest(queries, 2)
 
 
-@pytest.mark.parametrize("blocks", BLOCKS)
+def test_no_queries_give_no_rows() -> None:
+    bank = MemoryBank(make_rows())
+    assert bank.project(torch.empty(0, DIM)).shape == (0, DIM)
+    found = bank.nearest(torch.empty(0, DIM), 3)
+    assert (found.indices.dtype, found.indices.shape) == (torch.int64, (0, 3))
+
+
+@pytest.mark.usefixtures("_blocks")
 @pytest.mark.parametrize("k", [1, 5, ROWS])
-def test_nearest_equals_a_full_sort(blocks: Blocks, k: int) -> None:
+def test_nearest_equals_a_full_sort(k: int) -> None:
     rows, queries = make_rows(), make_rows(1, rows=6)
     texts = [f"text {row}" for row in range(ROWS)]
     cosine = torch.nn.functional.normalize(queries) @ torch.nn.functional.normalize(rows).T
     wanted = torch.sort(cosine, dim=1, descending=True)
-    found = MemoryBank(rows, texts).nearest(queries, k, blocks=blocks)
+    found = MemoryBank(rows, texts).nearest(queries, k)
     assert torch.equal(found.indices, wanted.indices[:, :k])
     torch.testing.assert_close(found.similarities, wanted.values[:, :k], rtol=0, atol=1e-6)
     assert found.texts is not None
@@ -132,20 +138,20 @@ def clustered(rows: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
-@pytest.mark.parametrize("rows_a_block", [None, 64, 4096])
+@pytest.mark.parametrize("rows_a_block", [64, 4096])
 def test_rows_left_out_of_the_second_product_are_lost_to_rounding_anyway(
-    dtype: Any, rows_a_block: int | None, monkeypatch: pytest.MonkeyPatch
+    dtype: Any, rows_a_block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(projection, "_block_rows", lambda device, dim: rows_a_block)
     rows, queries = clustered(3000)
     bank = MemoryBank(rows, counts=[1 + row % 3 for row in range(3000)], dtype=dtype)
-    blocks = Blocks(rows=rows_a_block)
-    sparse = bank.project(queries, normalize=False, blocks=blocks)
+    sparse = bank.project(queries, normalize=False)
     kept: list[int] = []
     monkeypatch.setattr(projection, "_that_matter", spy(kept))
-    assert torch.equal(bank.project(queries, normalize=False, blocks=blocks), sparse)
+    assert torch.equal(bank.project(queries, normalize=False), sparse)
     assert sum(kept) < 0.6 * 3000
     monkeypatch.setattr(projection, "_that_matter", lambda *arguments: arguments[:4])
-    dense = bank.project(queries, normalize=False, blocks=blocks)
+    dense = bank.project(queries, normalize=False)
     torch.testing.assert_close(sparse, dense, rtol=2e-6, atol=2e-6)
 
 
@@ -162,13 +168,13 @@ def spy(kept: list[int]) -> Any:
 
 
 @settings(max_examples=30, deadline=None)
-@given(order=st.permutations(range(12)), size=st.integers(1, 13))
-def test_order_of_rows_does_not_matter(order: list[int], size: int) -> None:
+@given(order=st.permutations(range(12)))
+def test_order_of_rows_does_not_matter(order: list[int]) -> None:
     rows, queries = make_rows(rows=12), make_rows(1, rows=3)
     counts = torch.arange(1, 13)
     straight = MemoryBank(rows, counts=counts).project(queries, 0.1, normalize=False)
     shuffled = MemoryBank(rows[order], counts=counts[order])
-    out = shuffled.project(queries, 0.1, normalize=False, blocks=Blocks(size, 2))
+    out = shuffled.project(queries, 0.1, normalize=False)
     torch.testing.assert_close(out, straight, rtol=1e-4, atol=1e-5)
 
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from memory_bank import Blocks, MemoryBank, projection
+from memory_bank import MemoryBank, projection
 from memory_bank.projection import _product, _split
-from memory_bank.rows import dequantise, quantise
+from memory_bank.rows import quantise
 from patchioner.base import MemoryBankError
 
 
@@ -43,7 +43,7 @@ def test_rounding_stays_within_its_bound(dim: int, seed: int, power: int) -> Non
     raw = raw.sign() * raw.abs() ** power
     units = raw / raw.norm(dim=1, keepdim=True)
     keys, scales = quantise(units)
-    back = dequantise(keys, scales)
+    back = keys.float() * scales[:, None]
     assert keys.dtype == torch.int8
     assert int(keys.abs().max()) <= 127
     torch.testing.assert_close(back.norm(dim=1), torch.ones(20))
@@ -52,18 +52,18 @@ def test_rounding_stays_within_its_bound(dim: int, seed: int, power: int) -> Non
     assert bool(((back - units).norm(dim=1) <= step * math.sqrt(dim) + 1e-6).all())
 
 
-@pytest.mark.parametrize("blocks", [Blocks(1, 1), Blocks(7, 2), Blocks(100), Blocks()])
+@pytest.mark.usefixtures("_blocks")
 @pytest.mark.parametrize("temperature", [0.01, 0.1, 10.0])
 @pytest.mark.parametrize("queries", [1, 5, 40])
 @pytest.mark.parametrize("integers", [True, False])
 def test_projection_equals_the_plain_softmax_of_the_stored_rows(
-    blocks: Blocks, temperature: float, queries: int, integers: bool, monkeypatch: Any
+    temperature: float, queries: int, integers: bool, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr(projection, "has_fast_int8", lambda device: integers)
     counts = [1 + (3 * row) % 4 for row in range(57)]
     bank = MemoryBank(random_rows(57, 24), counts=counts, dtype="int8")
     asked = random_rows(queries, 24, seed=1)
-    out = bank.project(asked, temperature, normalize=False, blocks=blocks)
+    out = bank.project(asked, temperature, normalize=False)
     wanted = plain_projection(asked, bank, temperature)
     atol = (4e-3 if integers else 4e-5) * float(wanted.norm(dim=1).max())
     torch.testing.assert_close(out.double(), wanted, rtol=0, atol=atol)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import io
 import json
+import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from memory_bank import MemoryBank
+from memory_bank import MemoryBank, projection
+from memory_bank import rows as bank_rows
 from patchioner.base import MemoryBankError
 
 TEXTS = ["a cat", 'two\nlines "quoted"', "élan 猫", "", "form\x0cfeed\u2028mark", "\ud800 lone"]
@@ -91,6 +96,18 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "other rows": (lambda f: change_header(f, rows=7), "not of one bank"),
     "other width": (lambda f: change_header(f, dim=4), "keys is .6, 5. .*not of one bank"),
     "pickle": (lambda f: torch.save(1, f / "bank.safetensors"), "missing, truncated or foreign"),
+    "no keys": (lambda f: save_file({"a": torch.ones(1)}, f / "bank.safetensors"), "foreign"),
+    "empty arrays": (lambda f: (f / "bank.safetensors").write_bytes(b""), "foreign"),
+    "a folder": (
+        lambda f: ((f / "bank.safetensors").unlink(), (f / "bank.safetensors").mkdir()),
+        "foreign",
+    ),
+    "deep header": (
+        lambda f: (f / "bank.safetensors").write_bytes(
+            (10**5).to_bytes(8, "little") + b"[" * 10**5
+        ),
+        "foreign",
+    ),
     "keys of int": (lambda f: change_tensor(f, "keys", torch.ones(6, 5).int()), "keys is"),
     "counts of float": (lambda f: change_tensor(f, "counts", torch.ones(6)), "counts is"),
     "short norms": (lambda f: change_tensor(f, "norms", torch.ones(5)), "norms is"),
@@ -174,3 +191,95 @@ def test_mapped_rows_that_are_not_finite_show_at_the_first_use(tmp_path: Path, b
         bank.project(torch.ones(1, 5))
     with pytest.raises(MemoryBankError, match="corrupt"):
         bank.nearest(torch.ones(1, 5), 6)
+
+
+MIB = 2**20
+ROWS, DIM = 96 * 1024, 128  # 48 MiB of float32
+linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets pages go")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bank that is three times as large as one run of pages."""
+    place = tmp_path_factory.mktemp("bank")
+    found = torch.randn(ROWS, DIM, generator=torch.Generator().manual_seed(0))
+    MemoryBank(found).save(place, dtype="float32")
+    return place
+
+
+@pytest.fixture
+def _released(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows leave memory however small the bank, in runs of 4 MiB."""
+    monkeypatch.setattr(bank_rows, "_KEPT_BYTES", 0)
+    monkeypatch.setattr(bank_rows, "_RUN_BYTES", 4 * MIB)
+    monkeypatch.setattr(projection, "_RELEASING_QUERIES", 3)
+
+
+def queries(count: int = 3) -> torch.Tensor:
+    return torch.randn(count, DIM, generator=torch.Generator().manual_seed(1))
+
+
+def resident(file: Path) -> int:
+    """Bytes of a mapped file that are in this process's memory."""
+    found, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if "-" in line.split(" ", 1)[0]:
+            inside = line.endswith(str(file))
+        elif inside and line.startswith("Rss:"):
+            found += int(line.split()[1]) * 1024
+    return found
+
+
+@linux
+@pytest.mark.usefixtures("_released")
+@pytest.mark.parametrize("work", ["project", "nearest"])
+def test_memory_stays_far_below_the_bank(folder: Path, work: str) -> None:
+    bank = MemoryBank.load(folder)
+    mapped = bank._arrays.mapped
+    assert mapped is not None
+    release, most = mapped.release, 0
+
+    def watch(start: int, stop: int) -> None:
+        nonlocal most
+        most = max(most, resident(folder / "bank.safetensors"))
+        release(start, stop)
+
+    mapped.release = watch  # type: ignore[method-assign]
+    bank.project(queries()) if work == "project" else bank.nearest(queries(), 5)
+    assert 4 * MIB <= most < 12 * MIB
+    assert resident(folder / "bank.safetensors") < 4 * MIB
+
+
+@pytest.mark.usefixtures("_released")
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+def test_results_are_those_of_rows_in_memory(folder: Path, tmp_path: Path, dtype: Any) -> None:
+    MemoryBank.load(folder).save(tmp_path, dtype=dtype)
+    mapped, read = MemoryBank.load(tmp_path), MemoryBank.load(tmp_path, memory_map=False)
+    assert mapped._arrays.mapped is not None and read._arrays.mapped is None
+    for _ in range(2):
+        assert torch.equal(mapped.project(queries()), read.project(queries()))
+        ours, other = (one.nearest(queries(), 7) for one in (mapped, read))
+        assert torch.equal(ours.indices, other.indices)
+        assert torch.equal(ours.similarities, other.similarities)
+    assert mapped.fingerprint() == read.fingerprint()
+
+
+@pytest.mark.usefixtures("_released")
+def test_threads_share_a_bank(folder: Path) -> None:
+    """Rows that one thread lets go, another still reads."""
+    bank = MemoryBank.load(folder)
+    wanted = MemoryBank.load(folder, memory_map=False).project(queries())
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(lambda _: bank.project(queries()), range(12)):
+            assert torch.equal(found, wanted)
+
+
+def test_a_pickle_or_a_deep_copy_has_rows_of_its_own(folder: Path) -> None:
+    bank = MemoryBank.load(folder)
+    held = io.BytesIO()
+    torch.save(bank._arrays, held)
+    held.seek(0)
+    for other in (copy.deepcopy(bank)._arrays, torch.load(held, weights_only=False)):
+        assert other.mapped is None
+        assert torch.equal(other.keys, bank.keys)
+        assert other.keys.data_ptr() != bank.keys.data_ptr()
