@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, get_args
@@ -12,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, get_args
 import torch
 from torch import Tensor, nn
 
-from patchioner.base.errors import OptionError
+from patchioner.base.errors import CheckpointError, DecoderError, OptionError
 from patchioner.base.files import read_json
+from patchioner.base.inference import inference_copy
 from patchioner.base.registry import Registry
 from patchioner.base.weights import AllocationLimit, Storage
 
@@ -177,13 +180,8 @@ class Vocabulary(Protocol):
 class TextMemory(Protocol):
     """Texts and their embeddings, searched by cosine; `memory_bank.MemoryBank` is one."""
 
-    @property
-    def dim(self) -> int:
-        """Width of the embeddings."""
-
-    @property
-    def texts(self) -> Sequence[str] | None:
-        """The N texts, or None."""
+    dim: int
+    texts: Sequence[str] | None
 
     def __len__(self) -> int:
         """Number of rows, N."""
@@ -210,24 +208,41 @@ class Decoder(ABC):
     def device(self) -> torch.device:
         """Where its weights are."""
 
-    @abstractmethod
     def generate(
         self,
         embeddings: Tensor,
         options: DecodeOptions | None = None,
         memory: TextMemory | None = None,
     ) -> list[Decoded]:
-        """Caption (n, embedding_dim) float embeddings: one `Decoded` each, in their order.
+        """Caption (n, embedding_dim) float embeddings: `options.samples` `Decoded` each, in their order.
 
         A row's caption does not depend on the other rows.
 
         Args:
+            options: None: greedily, at most as many tokens as is usual for the decoder.
             memory: texts to draw on, where `needs_memory`; of the same width.
 
         Raises:
             DecoderError: no memory that is needed, a wrong shape, a row that is not finite, or a caption longer than
                 the network has positions.
         """
+        check_embeddings(embeddings, self.embedding_dim)
+        if self.needs_memory and (memory is None or not memory.texts):
+            raise DecoderError(
+                "this decoder draws on the texts of a memory: give generate a memory with texts, or load "
+                "the checkpoint with its memory bank"
+            )
+        if self.needs_memory and memory is not None and memory.dim != self.embedding_dim:
+            raise DecoderError(
+                f"the memory is {memory.dim} wide, this decoder takes {self.embedding_dim}; "
+                "use the memory of the same model"
+            )
+        return self._generate(embeddings, options, memory)
+
+    @abstractmethod
+    def _generate(
+        self, embeddings: Tensor, options: DecodeOptions | None, memory: TextMemory | None
+    ) -> list[Decoded]: ...
 
     @abstractmethod
     def save(self, folder: str | Path, *, storage: Storage = "fp16") -> None:
@@ -254,22 +269,40 @@ class Decoder(ABC):
 
 
 class TrainableDecoder(Decoder):
-    """A decoder with weights that `train_decoder` can teach."""
+    """A decoder with weights (`network` has all) that `train_decoder` can teach."""
+
+    network: nn.Module
 
     @property
-    @abstractmethod
-    def network(self) -> nn.Module:
-        """All weights."""
-
-    @property
-    @abstractmethod
     def module(self) -> nn.Module:
         """The weights to train."""
+        return self.network
 
     @property
     @abstractmethod
     def max_tokens(self) -> int:
-        """Most tokens that a training sequence can hold."""
+        """Most tokens of a caption, the end token included."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return next(self.network.parameters()).device
+
+    def to(
+        self,
+        device: str | torch.device,
+        dtype: torch.dtype = torch.float32,
+        *,
+        optimize: bool = True,
+    ) -> Self:
+        """As `Decoder.to`."""
+        return self._over(inference_copy(self.network, device, dtype, optimize=optimize))
+
+    def _over(self, network: nn.Module) -> Self:
+        """This decoder with a copy of its network."""
+        made = copy.copy(self)
+        made.network = network
+        return made
 
     @abstractmethod
     def sequences(self, texts: Sequence[str]) -> list[list[int]]:
@@ -287,6 +320,34 @@ class TrainableDecoder(Decoder):
             lengths: (n,) int64, real tokens of each row.
             label_smoothing: mass spread over the whole vocabulary.
         """
+
+
+def check_embeddings(embeddings: Tensor, dim: int) -> None:
+    """DecoderError for what is not (n, dim) finite floats."""
+    if embeddings.dim() != 2 or embeddings.shape[1] != dim:
+        raise DecoderError(
+            f"the embeddings have shape {tuple(embeddings.shape)}; this decoder takes (n, {dim})"
+        )
+    if not embeddings.is_floating_point():
+        raise DecoderError(f"the embeddings are {embeddings.dtype}; give a float tensor")
+    bad = (~torch.isfinite(embeddings).all(dim=1)).nonzero().flatten().tolist()
+    if bad:
+        rows = ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
+        raise DecoderError(
+            f"embeddings that are not finite in row {rows}; "
+            "check the regions and features that they come from"
+        )
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Settings of a file that lack something or make no sense are a CheckpointError that names it."""
+    try:
+        yield
+    except KeyError as error:
+        raise CheckpointError(f"{path} lacks {error}; was it written by `save`?") from error
+    except (TypeError, OptionError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
 
 
 DECODERS: Registry[type[Decoder]] = Registry(

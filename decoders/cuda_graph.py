@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from decoders.base import DecodeOptions
 from decoders.head import LinearHead, best_tokens
 from decoders.search import Constraints, Hypothesis, hypotheses
 
@@ -26,7 +25,7 @@ _WARM_UP = 3  # steps before a capture: kernels are chosen and memory is found i
 def can_capture(network: Any, constraints: Constraints) -> bool:
     """Whether the steps of a network (`PrefixGPT2`) can be replayed: no bans that are looked up on the host."""
     fixed = hasattr(network, "step_graphs") and isinstance(network.head, LinearHead)
-    return fixed and not constraints.reads_tokens
+    return fixed and not network.head.matrix.is_inference() and not constraints.reads_tokens
 
 
 class PreparedStep:
@@ -68,50 +67,36 @@ class PreparedStep:
 
 
 class StepGraphs:
-    """The prepared steps of one network. One thread uses them at a time; a copy starts without any."""
+    """The prepared steps of one network with the weights that it has. One thread uses them at a time."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._weights: tuple[int, torch.dtype] | None = None
         self._steps: dict[tuple[int, int], PreparedStep] = {}
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> StepGraphs:
-        return StepGraphs()
 
     @contextmanager
     def borrow(
-        self, network: Any, rows: int, capacity: int, weight: Tensor
+        self, network: Any, rows: int, capacity: int, device: torch.device
     ) -> Iterator[PreparedStep]:
-        """The step of this shape, prepared when first asked for, and anew when `weight` moves or changes its type."""
+        """The step of this shape, prepared when first asked for."""
         with self._lock:
-            weights = weight.data_ptr(), weight.dtype
-            if weights != self._weights:
-                self._weights = weights
-                self._steps.clear()
-            key = rows, capacity
-            if key not in self._steps:
-                self._steps[key] = PreparedStep(network, rows, capacity, weight.device)
-            yield self._steps[key]
+            if (rows, capacity) not in self._steps:
+                self._steps[rows, capacity] = PreparedStep(network, rows, capacity, device)
+            yield self._steps[rows, capacity]
 
 
-def graph_search(
-    network: Any,
-    embeddings: Tensor,
-    constraints: Constraints,
-    options: DecodeOptions,
-    end_ids: tuple[int, ...],
-) -> list[Hypothesis]:
+def graph_search(network: Any, embeddings: Tensor, constraints: Constraints) -> list[Hypothesis]:
     """The likeliest token at every step, for each row of (n, dim) embeddings; the tokens of `greedy_search`."""
+    options, ends = constraints.options, constraints.ends
     count, device = len(embeddings), embeddings.device
     rows = 1 << (count - 1).bit_length()
     padded = torch.cat([embeddings, embeddings[:1].expand(rows - count, -1)])
-    ends = torch.tensor(end_ids, device=device)
     tokens = torch.full((rows, options.max_tokens), -1, dtype=torch.int64, device=device)
     log_probs = torch.zeros((rows, options.max_tokens), device=device)
     ended = torch.zeros(rows, dtype=torch.bool, device=device)
     written = torch.empty_like(tokens)
     head = network.head
-    with network.step_graphs.borrow(network, rows, options.max_tokens, head.matrix) as step:
+    graphs = network.step_graphs.of(head.matrix)
+    with graphs.borrow(network, rows, options.max_tokens, device) as step:
         step.cache.restart()
         states = network.read_prefix(padded, step.cache)
         for place in range(options.max_tokens):

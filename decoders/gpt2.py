@@ -10,16 +10,18 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from decoders.base import check_whole
-from decoders.cuda_graph import StepGraphs
 from decoders.head import DerivedCache, LinearHead, pruning_if_worth, table_if_worth
 from patchioner.base.errors import OptionError
+
+if TYPE_CHECKING:
+    from decoders.cuda_graph import StepGraphs
 
 
 @dataclass(frozen=True)
@@ -225,26 +227,26 @@ class _Transformer(nn.Module):
 
     def __init__(
         self,
-        *,
         vocab_size: int,
-        layers: int,
-        width: int,
-        heads: int,
         positions: int,
+        width: int,
+        layers: int,
+        heads: int,
+        dropout: tuple[float, float, float],
         eps: float,
-        dropout: float,
-        embedding_dropout: float,
-        attention_dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.wte = nn.Embedding(vocab_size, width)
-        self.wpe = nn.Embedding(positions, width)
-        self.drop = nn.Dropout(embedding_dropout)
+        branches, inputs, attention = dropout
         self.heads = heads
-        self.h = nn.ModuleList(
-            _Block(width, heads, eps, dropout, attention_dropout) for _ in range(layers)
-        )
-        self.ln_f = nn.LayerNorm(width, eps=eps)
+        # torch's layers draw initial weights, which the networks overwrite, from the global generator.
+        with torch.random.fork_rng(devices=[]):
+            self.wte = nn.Embedding(vocab_size, width)
+            self.wpe = nn.Embedding(positions, width)
+            self.drop = nn.Dropout(inputs)
+            self.h = nn.ModuleList(
+                _Block(width, heads, eps, branches, attention) for _ in range(layers)
+            )
+            self.ln_f = nn.LayerNorm(width, eps=eps)
 
     def forward(
         self, inputs: Tensor, cache: KeyValueCache | None = None, padding: Tensor | None = None
@@ -322,25 +324,24 @@ class _GPT2(nn.Module):
                     parameter.normal_(0.0, scale, generator=generator)
 
 
+def _step_graphs(matrix: Tensor) -> StepGraphs:
+    from decoders.cuda_graph import StepGraphs
+
+    return StepGraphs()
+
+
 class PrefixGPT2(_GPT2):
     """An embedding as the first input, then tokens: whole sequences (`forward`), or step by step with a cache."""
 
     def __init__(self, config: PrefixGPT2Config, *, seed: int = 0) -> None:
         super().__init__()
         self.config = config
-        # torch's layers draw initial weights, overwritten below, from the global generator.
         with torch.random.fork_rng(devices=[]):
             self.prefix = nn.Linear(config.embedding_dim, config.width)
-            self.transformer = _Transformer(
-                vocab_size=config.vocab_size,
-                layers=config.layers,
-                width=config.width,
-                heads=config.heads,
-                positions=config.positions,
-                eps=config.layer_norm_eps,
-                dropout=config.dropout,
-                embedding_dropout=config.dropout,
-            )
+        c, dropout = config, (config.dropout, config.dropout, 0.0)
+        self.transformer = _Transformer(
+            c.vocab_size, c.positions, c.width, c.layers, c.heads, dropout, c.layer_norm_eps
+        )
         self._initialise(seed)
 
     def forward(self, embeddings: Tensor, tokens: Tensor) -> Tensor:
@@ -370,7 +371,7 @@ class PrefixGPT2(_GPT2):
 
     def _reset_derived(self) -> None:
         super()._reset_derived()
-        self.step_graphs = StepGraphs()
+        self.step_graphs = DerivedCache(_step_graphs)
 
     def _prefix(self, embeddings: Tensor) -> Tensor:
         like = self.transformer.wpe.weight
@@ -427,18 +428,15 @@ class GPT2(_GPT2):
         if value["n_embd"] % value["n_head"]:
             wrong = f"n_embd {value['n_embd']} is not a multiple of n_head {value['n_head']}"
             raise OptionError(wrong)
-        with torch.random.fork_rng(devices=[]):
-            self.transformer = _Transformer(
-                vocab_size=value["vocab_size"],
-                layers=value["n_layer"],
-                width=value["n_embd"],
-                heads=value["n_head"],
-                positions=value["n_positions"],
-                eps=value["layer_norm_epsilon"],
-                dropout=value["resid_pdrop"],
-                embedding_dropout=value["embd_pdrop"],
-                attention_dropout=value["attn_pdrop"],
-            )
+        self.transformer = _Transformer(
+            value["vocab_size"],
+            value["n_positions"],
+            value["n_embd"],
+            value["n_layer"],
+            value["n_head"],
+            (value["resid_pdrop"], value["embd_pdrop"], value["attn_pdrop"]),
+            value["layer_norm_epsilon"],
+        )
         self._initialise(seed)
 
     @property

@@ -12,7 +12,7 @@ import copy
 from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeAlias
@@ -31,14 +31,13 @@ from decoders.base import (
     TrainableDecoder,
     check_whole,
 )
-from decoders.generate import generate
 from decoders.gpt2 import GPT2
 from decoders.head import GivenLogits, OutputHead
 from decoders.language_model import positions_of, vocabulary_of
+from decoders.search import generate
 from decoders.tokenizers import LanguageTokenizer
 from patchioner.base.errors import CheckpointError, DecoderError, OptionError
 from patchioner.base.files import write_json
-from patchioner.base.inference import inference_copy
 from patchioner.base.weights import Storage, save_weights
 
 USUAL_TOKENS = 64  # published ViECap: at most 64 steps
@@ -273,7 +272,7 @@ class LanguageDecoder(TrainableDecoder):
     def __init__(
         self, network: nn.Module, tokenizer: LanguageTokenizer, *, prefix_tokens: int
     ) -> None:
-        self._network, self.tokenizer = network.eval(), tokenizer
+        self.network, self.tokenizer = network.eval(), tokenizer
         if tokenizer.vocab_size != vocabulary_of(self.model):
             raise CheckpointError(
                 f"the language model has {vocabulary_of(self.model)} tokens, the tokenizer was made for "
@@ -312,50 +311,22 @@ class LanguageDecoder(TrainableDecoder):
         return self.prefixes(embeddings)
 
     @property
-    def network(self) -> nn.Module:
-        """All weights."""
-        return self._network
-
-    @property
-    def device(self) -> torch.device:
-        """Where its weights are."""
-        return next(self.mapper.parameters()).device
-
-    @property
     def max_tokens(self) -> int:
         """Most tokens of a caption, the end token included."""
         return self.driver.max_tokens
 
-    def generate(
-        self,
-        embeddings: Tensor,
-        options: DecodeOptions | None = None,
-        memory: TextMemory | None = None,
+    def _generate(
+        self, embeddings: Tensor, options: DecodeOptions | None, memory: TextMemory | None
     ) -> list[Decoded]:
-        """Caption (n, embedding_dim) float embeddings; see `Decoder.generate`.
-
-        Without options: greedy, at most 64 tokens.
-        """
         if options is None:
-            options = replace(DecodeOptions(), max_tokens=min(USUAL_TOKENS, self.max_tokens))
+            options = DecodeOptions(max_tokens=min(USUAL_TOKENS, self.max_tokens))
         driver = self.driver
         if memory is not None:
             driver = driver.over(None, partial(self.prefixes, memory=memory))
-        dim, device = self.embedding_dim, self.device
-        return generate(
-            driver, self.tokenizer, embeddings, options, embedding_dim=dim, device=device
-        )
+        return generate(driver, self.tokenizer, embeddings, options, self.device)
 
-    def to(
-        self,
-        device: str | torch.device,
-        dtype: torch.dtype = torch.float32,
-        *,
-        optimize: bool = True,
-    ) -> Self:
-        """A copy for inference there; see `Decoder.to`."""
-        made = copy.copy(self)
-        made._network = inference_copy(self.network, device, dtype, optimize=optimize)
+    def _over(self, network: nn.Module) -> Self:
+        made = super()._over(network)
         made.driver = self.driver.over(made.model, made.prefixes)
         return made
 
@@ -378,7 +349,7 @@ class LanguageDecoder(TrainableDecoder):
     def loss(
         self, embeddings: Tensor, tokens: Tensor, lengths: Tensor, *, label_smoothing: float = 0.0
     ) -> Tensor:
-        """Mean cross-entropy of the real tokens, the prefix apart; see `TrainableDecoder.loss`."""
+        """As `TrainableDecoder.loss`; the prefix does not count."""
         prefixes = self.training_prefixes(embeddings, tokens, lengths)
         words: Any = self.model.get_input_embeddings()  # type: ignore[operator]
         return self.driver.loss(prefixes, words, tokens, lengths, label_smoothing)

@@ -21,13 +21,14 @@ from decoders.base import (
     DecodeOptions,
     TextMemory,
     TrainableDecoder,
+    reading,
 )
-from decoders.generate import generate
 from decoders.gpt2 import PrefixGPT2, PrefixGPT2Config
+from decoders.search import generate
 from decoders.tokenizers import CaptionTokenizer, ClipTokenizer, TextTokenizer
 from patchioner.base.errors import CheckpointError, DecoderError, OptionError, TextError
 from patchioner.base.files import write_json
-from patchioner.base.inference import inference_copy, int8_product, quantize_rows
+from patchioner.base.inference import int8_product, quantize_rows
 from patchioner.base.weights import Storage, fit_weights, load_weights, save_weights
 
 Precision = Literal["int8", "bf16"]
@@ -45,6 +46,7 @@ class PrefixGPT2Decoder(TrainableDecoder):
     those beyond are never trained, write nothing, and are not kept from being generated.
     """
 
+    network: PrefixGPT2
     precision: Precision | None = None  # set by `quantized`
 
     def __init__(self, network: PrefixGPT2, tokenizer: TextTokenizer) -> None:
@@ -55,8 +57,7 @@ class PrefixGPT2Decoder(TrainableDecoder):
                 f"the network has {size} tokens, the tokenizer {tokenizer.vocab_size}; "
                 "they come from different decoders"
             )
-        self._network = network.eval()
-        self.tokenizer = tokenizer
+        self.network, self.tokenizer = network.eval(), tokenizer
 
     @classmethod
     def create(
@@ -64,9 +65,6 @@ class PrefixGPT2Decoder(TrainableDecoder):
         texts: Sequence[str],
         *,
         embedding_dim: int,
-        layers: int = 4,
-        width: int = 320,
-        heads: int = 4,
         vocab_size: int = 8000,
         seed: int = 0,
         **shape: Any,
@@ -78,20 +76,8 @@ class PrefixGPT2Decoder(TrainableDecoder):
         if not any(text.strip() for text in texts):
             raise TextError("the corpus holds no text; give at least one caption")
         tokenizer = CaptionTokenizer.train(texts, vocab_size=vocab_size)
-        config = PrefixGPT2Config(
-            embedding_dim, tokenizer.vocab_size, layers=layers, width=width, heads=heads, **shape
-        )
+        config = PrefixGPT2Config(embedding_dim, tokenizer.vocab_size, **shape)
         return cls(PrefixGPT2(config, seed=seed), tokenizer)
-
-    @property
-    def network(self) -> PrefixGPT2:
-        """All weights."""
-        return self._network
-
-    @property
-    def module(self) -> PrefixGPT2:
-        """The weights to train: all."""
-        return self._network
 
     @property
     def embedding_dim(self) -> int:
@@ -103,22 +89,12 @@ class PrefixGPT2Decoder(TrainableDecoder):
         """Most tokens of a caption, the end token included."""
         return self.network.max_tokens
 
-    @property
-    def device(self) -> torch.device:
-        """Where its weights are."""
-        return self.network.transformer.wpe.weight.device
-
-    def generate(
-        self,
-        embeddings: Tensor,
-        options: DecodeOptions | None = None,
-        memory: TextMemory | None = None,
+    def _generate(
+        self, embeddings: Tensor, options: DecodeOptions | None, memory: TextMemory | None
     ) -> list[Decoded]:
-        """Caption (n, embedding_dim) float embeddings; see `Decoder.generate`."""
         if options is None:
             options = DecodeOptions(max_tokens=min(DecodeOptions().max_tokens, self.max_tokens))
-        dim, device = self.embedding_dim, self.device
-        return generate(self.network, self, embeddings, options, embedding_dim=dim, device=device)
+        return generate(self.network, self, embeddings, options, self.device)
 
     def save(self, folder: str | Path, *, storage: Storage = "fp16") -> None:
         """Write config.json, weights.safetensors and tokenizer.json; not (DecoderError) of a quantized decoder."""
@@ -128,7 +104,6 @@ class PrefixGPT2Decoder(TrainableDecoder):
                 '(storage="int8" keeps its file small)'
             )
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         save_weights(self.network.state_dict(), folder / WEIGHTS_FILE, storage=storage)
         self.tokenizer.save(folder / TOKENIZER_FILE)
         kind = {"type": "prefix_gpt2", "tokenizer": self.tokenizer.kind}
@@ -142,10 +117,8 @@ class PrefixGPT2Decoder(TrainableDecoder):
         if kind not in _TOKENIZERS:
             wrong = f"{folder / CONFIG_FILE}: tokenizer {kind!r} is unknown"
             raise CheckpointError(f"{wrong}: use one of {', '.join(_TOKENIZERS)}")
-        try:
+        with reading(folder / CONFIG_FILE):
             network = PrefixGPT2(PrefixGPT2Config(**settings))
-        except (TypeError, OptionError) as error:
-            raise CheckpointError(f"{folder / CONFIG_FILE}: {error}") from error
         path = folder / WEIGHTS_FILE
         fit_weights(network, load_weights(path), source=str(path))
         return cls(network, _TOKENIZERS[kind](folder / TOKENIZER_FILE))
@@ -157,11 +130,9 @@ class PrefixGPT2Decoder(TrainableDecoder):
         *,
         optimize: bool = True,
     ) -> Self:
-        """A copy for inference there; see `Decoder.to`. One made by `quantized` keeps its precision."""
+        """As `Decoder.to`. A decoder made by `quantized` keeps its precision."""
         kept = self.network.transformer.wpe.weight.dtype if self.precision else dtype
-        made = copy.copy(self)
-        made._network = inference_copy(self.network, device, kept, optimize=optimize)
-        return made
+        return super().to(device, kept, optimize=optimize)
 
     def quantized(self, precision: Precision) -> Self:
         """This decoder in fewer bits: "bf16" (half the memory traffic) or "int8" (a quarter), captions nearly the same.
@@ -171,11 +142,10 @@ class PrefixGPT2Decoder(TrainableDecoder):
         """
         if precision not in get_args(Precision):
             raise OptionError(f"precision {precision!r} is not one of {get_args(Precision)}")
-        made = copy.copy(self)
         if precision == "bf16":
-            made._network = copy.deepcopy(self.network).to(torch.bfloat16).requires_grad_(False)
+            made = self._over(copy.deepcopy(self.network).to(torch.bfloat16).requires_grad_(False))
         else:
-            made._network = Int8PrefixGPT2(self.network)
+            made = self._over(Int8PrefixGPT2(self.network))
         made.precision = precision
         return made
 

@@ -21,6 +21,7 @@ from decoders.base import (
     WEIGHTS_FILE,
     TextMemory,
     check_whole,
+    reading,
 )
 from decoders.gpt2 import GPT2
 from decoders.language_decoder import LanguageDecoder, MappingNetwork, PromptMLP
@@ -162,7 +163,6 @@ class PrefixLMDecoder(LanguageDecoder):
     def save(self, folder: str | Path, *, storage: Storage = "fp16") -> None:
         """Write config.json, weights.safetensors and tokenizer.json."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         state = {f"mapper.{name}": value for name, value in self.mapper.state_dict().items()}
         base, lora = _base_and_lora(self.model)
         state |= {f"lora.{name}": value for name, value in lora.items()}
@@ -177,7 +177,7 @@ class PrefixLMDecoder(LanguageDecoder):
         """Read what `save` wrote, strictly; HubError where a referred language model cannot be had."""
         settings, path = dict(config), folder / CONFIG_FILE
         state = load_weights(folder / WEIGHTS_FILE)
-        try:
+        with reading(path):
             language, end_ids = settings.pop("language_model"), settings.pop("end_ids")
             settings["lora_targets"] = tuple(settings.get("lora_targets", ()))
             model = _stored_model(language, state, folder)
@@ -185,10 +185,6 @@ class PrefixLMDecoder(LanguageDecoder):
             tokenizer = LanguageTokenizer.load(file, end_ids=end_ids, vocab_size=size)
             shape, reference = PrefixLMConfig(**settings), language.get("reference")
             decoder = cls(model, tokenizer, shape, reference=reference)
-        except KeyError as error:
-            raise CheckpointError(f"{path} lacks {error}; was it written by `save`?") from error
-        except (TypeError, OptionError) as error:
-            raise CheckpointError(f"{path}: {error}") from error
         decoder._fit(state, str(folder / WEIGHTS_FILE))
         return decoder
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -19,10 +19,10 @@ from decoders.base import (
     Decoder,
     TextMemory,
     check_whole,
+    reading,
 )
-from decoders.generate import check_embeddings
 from decoders.search import draw, row_uniforms
-from patchioner.base.errors import CheckpointError, DecoderError, OptionError
+from patchioner.base.errors import DecoderError, OptionError
 from patchioner.base.files import write_json
 from patchioner.base.weights import Storage
 
@@ -39,9 +39,9 @@ class RetrievalDecoder(Decoder):
     of its softmax probability among the nearest that were looked at.
 
     Example:
-        >>> from decoders.meacap import CaptionMemory
+        >>> from memory_bank import MemoryBank
         >>> decoder = RetrievalDecoder(2)
-        >>> memory = CaptionMemory(torch.eye(2), ["a cat", "a dog"])
+        >>> memory = MemoryBank(torch.eye(2), ["a cat", "a dog"])
         >>> decoder.generate(torch.tensor([[0.1, 1.0]]), memory=memory)[0].text
         'a dog'
     """
@@ -70,29 +70,19 @@ class RetrievalDecoder(Decoder):
         """Where embeddings are expected; there are no weights."""
         return torch.device("cpu")
 
-    def generate(
-        self,
-        embeddings: Tensor,
-        options: DecodeOptions | None = None,
-        memory: TextMemory | None = None,
+    def _generate(
+        self, embeddings: Tensor, options: DecodeOptions | None, memory: TextMemory | None
     ) -> list[Decoded]:
-        """A sentence of the memory for each row (see `Decoder.generate`); DecoderError where none meets the options."""
+        """A sentence of the memory for each row; DecoderError where none meets the options."""
         options = options or DecodeOptions(max_tokens=10_000)  # whole sentences, however long
         if options.samples > 1:
             seeds = range(options.seed, options.seed + options.samples)
             drawn = [
-                self.generate(embeddings, replace(options, samples=1, seed=seed), memory)
+                self._generate(embeddings, replace(options, samples=1, seed=seed), memory)
                 for seed in seeds
             ]
             return [one for row in zip(*drawn, strict=True) for one in row]
-        memory, texts = self._texts(memory)
-        check_embeddings(embeddings, self._dim)
-        zero = (~(embeddings != 0).any(dim=1)).nonzero().flatten().tolist()
-        if zero:
-            raise DecoderError(
-                f"row {zero[0]} of the embeddings is zero ({len(zero)} in all); "
-                "check the regions and features that they come from"
-            )
+        assert memory is not None  # `generate` has seen to it
         captions: dict[int, Decoded] = {}
         waiting, wide = list(range(len(embeddings))), self.candidates
         allowed = _Allowed(options)
@@ -101,7 +91,7 @@ class RetrievalDecoder(Decoder):
             for row, caption in self._choose(memory, embeddings[waiting], waiting, wide, allowed):
                 captions[row] = caption
             waiting = [row for row in waiting if row not in captions]
-            if waiting and wide == len(texts):
+            if waiting and wide == len(memory):
                 raise DecoderError(
                     f"none of the {wide} sentences of the memory meets the options (max_tokens "
                     f"{options.max_tokens}, min_tokens {options.min_tokens}, banned_words "
@@ -123,10 +113,8 @@ class RetrievalDecoder(Decoder):
     @classmethod
     def from_config(cls, config: dict[str, Any], folder: Path) -> Self:
         """Read what `save` wrote; CheckpointError where a setting is missing, unknown or makes no sense."""
-        try:
+        with reading(folder / CONFIG_FILE):
             return cls(**config)
-        except (TypeError, OptionError) as error:
-            raise CheckpointError(f"{folder / CONFIG_FILE}: {error}") from error
 
     def to(
         self,
@@ -137,21 +125,6 @@ class RetrievalDecoder(Decoder):
     ) -> Self:
         """This decoder; there are no weights, and the memory searches where it is."""
         return self
-
-    def _texts(self, memory: TextMemory | None) -> tuple[TextMemory, Sequence[str]]:
-        if memory is None:
-            raise DecoderError(
-                "this decoder chooses sentences of a memory: give generate a memory, or load the "
-                "checkpoint with its memory bank"
-            )
-        if memory.texts is None or not len(memory):
-            raise DecoderError("the memory has no texts to choose from; build it with texts")
-        if memory.dim != self._dim:
-            raise DecoderError(
-                f"the memory is {memory.dim} wide, this decoder takes {self._dim}; "
-                "use the memory of the same model"
-            )
-        return memory, memory.texts
 
     def _choose(
         self, memory: TextMemory, part: Tensor, rows: list[int], wide: int, allowed: _Allowed

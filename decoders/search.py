@@ -1,4 +1,4 @@
-"""How tokens are chosen (greedily, by sampling, or by beam search; all rows at once), and what may not come next."""
+"""The one loop from embeddings to captions: how tokens are chosen, in batches, and what may not come next."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from decoders.base import DecodeOptions, StepNetwork, Vocabulary
+from decoders.base import Decoded, DecodeOptions, StepNetwork, Vocabulary
 from decoders.head import best_tokens, top_tokens
+from patchioner.base.errors import DecoderError
 
 # (states (m, width), bans, which rows they are (m,), step) -> chosen tokens and log-probabilities (m,)
 Choose: TypeAlias = "Callable[[Tensor, StepBans, Tensor, int], tuple[Tensor, Tensor]]"
 
+Search: TypeAlias = "Callable[..., list[Hypothesis]]"
+
+_BEAM_COPIES = 3  # scores, log-probabilities and the cache while beams are reordered
 _TOP = 64  # tokens that nearly always hold the draw
 _LARGE = 512  # tokens from which finding those beats sorting all
 
@@ -28,30 +32,76 @@ class Hypothesis(NamedTuple):
     log_probs: tuple[float, ...]
 
 
-def greedy_search(
+@torch.inference_mode()
+def generate(
     network: StepNetwork,
+    vocabulary: Vocabulary,
     embeddings: Tensor,
-    constraints: Constraints,
     options: DecodeOptions,
-    end_ids: tuple[int, ...],
+    device: torch.device,
+) -> list[Decoded]:
+    """As `Decoder.generate`, of checked embeddings, by a network in evaluation mode on `device`.
+
+    A row's caption does not depend on the others, up to the rounding of the platform's matrix product.
+    """
+    if options.max_tokens > network.max_tokens:
+        raise DecoderError(
+            f"max_tokens is {options.max_tokens}, but this decoder has positions for "
+            f"{network.max_tokens}; lower max_tokens"
+        )
+    if not len(embeddings):
+        return []
+    distinct, places = distinct_rows(embeddings.detach().to(device, torch.float32))
+    constraints = Constraints(vocabulary, options, device)
+    searches = {"greedy": greedy_search, "beam": beam_search, "sample": sample_search}
+    search: Search = searches[options.strategy]
+    if search is greedy_search and device.type == "cuda":
+        from decoders.cuda_graph import can_capture, graph_search
+
+        search = graph_search if can_capture(network, constraints) else search
+    found: list[Hypothesis] = []
+    size = rows_per_batch(network, options)
+    for first in range(0, len(distinct), size):
+        part = distinct[first : first + size]
+        found += search(network, part, constraints)
+    captions = [Decoded(vocabulary.decode(ids), ids, log_probs) for ids, log_probs in found]
+    many = options.samples
+    return [one for place in places for one in captions[place * many : (place + 1) * many]]
+
+
+def distinct_rows(embeddings: Tensor) -> tuple[Tensor, list[int]]:
+    """Each different row once, in order of appearance, and for each row which of them it is."""
+    keys = [row.tobytes() for row in embeddings.cpu().numpy()]
+    firsts = {key: index for index, key in reversed(list(enumerate(keys)))}
+    order = {key: place for place, key in enumerate(dict.fromkeys(keys))}
+    return embeddings[[firsts[key] for key in order]], [order[key] for key in keys]
+
+
+def rows_per_batch(network: StepNetwork, options: DecodeOptions) -> int:
+    """Rows that fit the memory budget, at least one."""
+    row = network.row_bytes(options.max_tokens) * options.samples
+    if options.strategy == "beam":
+        row *= _BEAM_COPIES * options.beam_width
+    return max(1, int(options.batch_memory_mb * 2**20 / row))
+
+
+def greedy_search(
+    network: StepNetwork, embeddings: Tensor, constraints: Constraints
 ) -> list[Hypothesis]:
     """The likeliest token at every step, for each row of (n, dim) embeddings."""
     head = network.head
 
     def choose(states: Tensor, bans: StepBans, rows: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        return best_tokens(head, states, bans, scores=options.scores)
+        return best_tokens(head, states, bans, scores=constraints.options.scores)
 
-    return _search(network, embeddings, constraints, options, end_ids, choose)
+    return _search(network, embeddings, constraints, choose)
 
 
 def sample_search(
-    network: StepNetwork,
-    embeddings: Tensor,
-    constraints: Constraints,
-    options: DecodeOptions,
-    end_ids: tuple[int, ...],
+    network: StepNetwork, embeddings: Tensor, constraints: Constraints
 ) -> list[Hypothesis]:
     """A token drawn at every step, by inverting the cumulative distribution with uniform numbers of the row's own."""
+    options = constraints.options
     seeds = range(options.seed, options.seed + options.samples)
     each = [row_uniforms(embeddings, options.max_tokens, seed=seed) for seed in seeds]
     draws = torch.from_numpy(np.stack(each, axis=1)).flatten(0, 1).to(embeddings.device)
@@ -64,7 +114,7 @@ def sample_search(
         chosen = draw(logits / options.temperature, draws[rows, step], options.top_p)
         return chosen, logits.gather(1, chosen[:, None]).squeeze(1) - total
 
-    return _search(network, embeddings, constraints, options, end_ids, choose)
+    return _search(network, embeddings, constraints, choose)
 
 
 def draw(logits: Tensor, uniforms: Tensor, top_p: float) -> Tensor:
@@ -124,18 +174,14 @@ def row_uniforms(
 
 
 def _search(
-    network: StepNetwork,
-    embeddings: Tensor,
-    constraints: Constraints,
-    options: DecodeOptions,
-    end_ids: tuple[int, ...],
-    choose: Choose,
+    network: StepNetwork, embeddings: Tensor, constraints: Constraints, choose: Choose
 ) -> list[Hypothesis]:
+    options = constraints.options
     count, device = len(embeddings) * options.samples, embeddings.device
     tokens = torch.full((count, options.max_tokens), -1, dtype=torch.int64, device=device)
     log_probs = torch.zeros((count, options.max_tokens), device=device)
     active = torch.arange(count, device=device)
-    ends = torch.tensor(end_ids, device=device)
+    ends = constraints.ends
     states, cache = network.start(embeddings, options.max_tokens)
     if options.samples > 1:  # they start alike: each embedding is read once
         first = active // options.samples
@@ -179,21 +225,17 @@ def hypotheses(
 
 
 def beam_search(
-    network: StepNetwork,
-    embeddings: Tensor,
-    constraints: Constraints,
-    options: DecodeOptions,
-    end_ids: tuple[int, ...],
+    network: StepNetwork, embeddings: Tensor, constraints: Constraints
 ) -> list[Hypothesis]:
     """The best finished hypothesis of each row of (n, dim) embeddings.
 
     A row stops once `beam_width` hypotheses have ended, or no living one can still win. A row where none has ended by
     `max_tokens` gives its best living one, cut. Width 1 equals greedy.
     """
-    beams = _Beams(embeddings, options, end_ids)
+    beams, options = _Beams(embeddings, constraints), constraints.options
     head, width = network.head, options.beam_width
     # Each hypothesis can end in `len(ends)` ways: with one more than that of each, enough remain to go on.
-    most = (1 + len(end_ids)) * width
+    most = (1 + len(constraints.ends)) * width
     states, cache = network.start(embeddings, options.max_tokens)
     log_probs, tokens = top_tokens(head, states, constraints.at(beams.written(0)[::width]), most)
     # All hypotheses start alike: one is read, and its continuations shown to each.
@@ -214,13 +256,11 @@ def beam_search(
 class _Beams:
     """Living hypotheses (m rows still going, width) and the best finished one of every row."""
 
-    def __init__(
-        self, embeddings: Tensor, options: DecodeOptions, end_ids: tuple[int, ...]
-    ) -> None:
+    def __init__(self, embeddings: Tensor, constraints: Constraints) -> None:
+        self.options = options = constraints.options
+        self.ends = constraints.ends
         count, width, device = len(embeddings), options.beam_width, embeddings.device
         shape = (count, width, options.max_tokens)
-        self.options = options
-        self.ends = torch.tensor(end_ids, device=device)
         self.rows = torch.arange(count, device=device)  # which input each living row is
         self.tokens = torch.zeros(shape, dtype=torch.int64, device=device)
         self.log_probs = torch.zeros(shape, device=device)
@@ -361,13 +401,13 @@ class StepBans:
 
 
 class Constraints:
-    """The bans of one call of the loop, on the device of the logits."""
+    """The options and bans of one call of the loop, and the tokens that end a caption, where the logits are."""
 
     def __init__(
         self, vocabulary: Vocabulary, options: DecodeOptions, device: torch.device
     ) -> None:
-        self._min_tokens = options.min_tokens
-        self._ngram = options.no_repeat_ngram
+        self.options = options
+        self.ends = torch.tensor(vocabulary.end_ids, device=device)
         unwritable = set(vocabulary.unwritable_ids)
         self._never = _sorted_ids(unwritable, device)
         self._never_or_end = _sorted_ids(unwritable | set(vocabulary.end_ids), device)
@@ -384,10 +424,9 @@ class Constraints:
 
     def at(self, written: Tensor) -> StepBans:
         """The bans of one step, after the tokens `written` (n, t) int64."""
-        early = written.shape[1] < self._min_tokens
-        repeats = None
-        if 0 < self._ngram <= written.shape[1]:
-            repeats = _repeats(written, self._ngram)
+        early = written.shape[1] < self.options.min_tokens
+        size = self.options.no_repeat_ngram
+        repeats = _repeats(written, size) if 0 < size <= written.shape[1] else None
         return StepBans(self._never_or_end if early else self._never, repeats, self._words(written))
 
     def _words(self, written: Tensor) -> tuple[list[int], list[int]]:

@@ -22,6 +22,7 @@ from decoders.base import (
     WEIGHTS_FILE,
     TextMemory,
     check_whole,
+    reading,
 )
 from decoders.entities import (
     COCO_ENTITIES,
@@ -48,10 +49,10 @@ Prompts = Literal["soft_hard", "hard_soft", "soft", "hard"]
 
 
 class HardPrompter(Protocol):
-    """Anything that puts embeddings into words."""
+    """Puts each of (n, dim) unit embeddings into words; a row's prompt does not depend on the others."""
 
     def prompts(self, embeddings: Tensor, memory: TextMemory | None = None) -> list[str]:
-        """The prompt of each of (n, dim) unit embeddings; a row's prompt does not depend on the others."""
+        """The prompts."""
 
 
 @dataclass(frozen=True)
@@ -170,11 +171,6 @@ class ViecapDecoder(LanguageDecoder):
         config = ViecapConfig(embedding_dim, **shape)
         return cls(ViecapNetwork(config, model, seed=seed), tokenizer, config, prompter)
 
-    @property
-    def module(self) -> nn.Module:
-        """The weights to train: mapping network and language model."""
-        return self.network
-
     def prefixes(self, embeddings: Tensor, memory: TextMemory | None = None) -> Sequence[Tensor]:
         """Soft and hard prompt of each row, joined as the configuration says."""
         texts: list[str] | None = None
@@ -205,7 +201,6 @@ class ViecapDecoder(LanguageDecoder):
     def save(self, folder: str | Path, *, storage: Storage = "fp16") -> None:
         """Write config.json, weights.safetensors, tokenizer.json and what the hard prompter keeps."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         language, kept = describe_language_model(self.model), self._save_prompter(folder)
         state = stored_state(self.network)
         self._write(folder, state, storage, language_model=language, **kept)
@@ -215,14 +210,10 @@ class ViecapDecoder(LanguageDecoder):
         """Read what `save` wrote; see `Decoder.from_config`."""
         settings, path = dict(config), folder / CONFIG_FILE
         prompter = cls._load_prompter(folder, settings)
-        try:
+        with reading(path):
             language, end_ids = settings.pop("language_model"), settings.pop("end_ids")
             shape = ViecapConfig(**settings)
             network = ViecapNetwork(shape, build_language_model(language))
-        except KeyError as error:
-            raise CheckpointError(f"{path} lacks {error}; was it written by `save`?") from error
-        except (TypeError, OptionError) as error:
-            raise CheckpointError(f"{path}: {error}") from error
         weights = folder / WEIGHTS_FILE
         fit_stored(network, load_weights(weights), source=str(weights))
         path, size = folder / TOKENIZER_FILE, vocabulary_of(network.gpt)
@@ -248,10 +239,8 @@ class ViecapDecoder(LanguageDecoder):
         entities = settings.pop("entities", None)
         if entities is None:
             return None
-        try:
+        with reading(folder / CONFIG_FILE):
             return EntityPrompter.load(folder, **entities)
-        except (TypeError, OptionError) as error:
-            raise CheckpointError(f"{folder / CONFIG_FILE}: entities: {error}") from error
 
     def _finder(self) -> EntityFinder:
         """Finds the entities of a caption: those of the prompter, else the classes of COCO."""

@@ -21,8 +21,7 @@ CPU = torch.device("cpu")
 def both(
     decoder: PrefixGPT2Decoder, rows: Tensor, options: DecodeOptions
 ) -> tuple[list[Hypothesis], list[Hypothesis]]:
-    constraints = Constraints(decoder, options, CPU)
-    given = rows, constraints, options, decoder.end_ids
+    given = rows, Constraints(decoder, options, CPU)
     return graph_search(decoder.network, *given), greedy_search(decoder.network, *given)
 
 

@@ -13,7 +13,6 @@ import torch.nn.functional as functional
 from torch import Tensor
 
 from decoders import DecodeOptions
-from decoders.generate import generate
 from decoders.gpt2 import GPT2
 from decoders.language_decoder import PromptedModel
 from decoders.language_model import (
@@ -26,6 +25,7 @@ from decoders.language_model import (
     stored_state,
     width_of,
 )
+from decoders.search import generate
 from patchioner.base.errors import (
     CheckpointError,
     DecoderError,
@@ -71,9 +71,7 @@ class Driven:
         return [row[:n] for row, n in zip(vectors, lengths_of(embeddings), strict=True)]
 
     def __call__(self, embeddings: Tensor, options: DecodeOptions) -> Any:
-        return generate(
-            self.driver, self.tokenizer, embeddings, options, embedding_dim=DIM, device=CPU
-        )
+        return generate(self.driver, self.tokenizer, embeddings, options, CPU)
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -271,7 +269,7 @@ def test_what_cannot_be_driven_is_refused(rows: Tensor) -> None:
     assert positions_of(model) == 12 and driver.max_tokens == 8
     options, tokenizer = DecodeOptions(max_tokens=9), language_tokenizer()
     with pytest.raises(DecoderError, match="positions for 8; lower max_tokens"):
-        generate(driver, tokenizer, rows, options, embedding_dim=DIM, device=CPU)
+        generate(driver, tokenizer, rows, options, CPU)
     with pytest.raises(OptionError, match="12 positions"):
         PromptedModel(model, driver.prefixes, prefix_tokens=13)
     foreign = language_model("opt")

@@ -1,4 +1,4 @@
-"""The MeaCap decoder: concepts of retrieved captions as prompts, batches, its folder; and its own memory."""
+"""The MeaCap decoder: concepts of retrieved captions as prompts, batches, its folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from decoders import DecodeOptions, load_decoder
 from decoders.meacap import (
     SAME_HEAD,
     SYNONYM,
-    CaptionMemory,
     ConceptPrompter,
     MeacapDecoder,
     find_concepts,
@@ -43,8 +42,8 @@ def vectors() -> Tensor:
     return embed_words([text.split()[2] for text in CAPTIONS]) + 0.05 * noise
 
 
-def memory() -> CaptionMemory:
-    return CaptionMemory(vectors(), CAPTIONS)
+def memory() -> MemoryBank:
+    return MemoryBank(vectors(), CAPTIONS)
 
 
 def rows() -> Tensor:
@@ -72,7 +71,7 @@ def make(prompter: ConceptPrompter | None = None, **settings: Any) -> MeacapDeco
 
 
 def test_prompts_name_what_the_nearest_captions_agree_on() -> None:
-    prompts = ConceptPrompter(memory()).prompts(rows()[: len(THINGS)])
+    prompts = ConceptPrompter().prompts(rows()[: len(THINGS)], memory())
     for thing, prompt in zip(THINGS, prompts, strict=True):
         assert prompt.startswith("There are ") and prompt.endswith(" in image.")
         assert thing in prompt
@@ -81,12 +80,11 @@ def test_prompts_name_what_the_nearest_captions_agree_on() -> None:
 
 
 def test_a_memory_smaller_than_the_captions_asked_for() -> None:
-    small = CaptionMemory(torch.ones(1, 2), ["a red bus on a street"])
-    assert (
-        ConceptPrompter(small).prompts(torch.ones(2, 2)) == ["There are bus, street in image."] * 2
-    )
-    empty = CaptionMemory(torch.ones(1, 2), ["!"])
-    assert ConceptPrompter(empty).prompts(torch.ones(1, 2)) == ["There are something in image."]
+    small = MemoryBank(torch.ones(1, 2), ["a red bus on a street"])
+    prompts = ConceptPrompter().prompts(torch.ones(2, 2), small)
+    assert prompts == ["There are bus, street in image."] * 2
+    empty = MemoryBank(torch.ones(1, 2), ["!"])
+    assert ConceptPrompter().prompts(torch.ones(1, 2), empty) == ["There are something in image."]
 
 
 def test_captions_do_not_depend_on_the_batch() -> None:
@@ -97,53 +95,38 @@ def test_captions_do_not_depend_on_the_batch() -> None:
     assert len({one.text for one in together}) > 1
 
 
-def test_a_memory_is_its_own_or_lent_and_lent_ones_are_checked(tmp_path: Path) -> None:
-    decoder, bank = make(prompts="hard"), MemoryBank(vectors(), CAPTIONS)
+def test_memories_are_lent_and_checked_and_settings_are_saved(tmp_path: Path) -> None:
+    decoder = make(ConceptPrompter(captions=7, most=2), prompts="hard")
     first, other = (
         [one.token_ids for one in decoder.generate(rows(), SHORT, lent)]
-        for lent in (bank, CaptionMemory(vectors(), CAPTIONS[::-1]))
+        for lent in (memory(), MemoryBank(vectors(), CAPTIONS[::-1]))
     )
     assert first != other
     decoder.save(tmp_path, storage="fp32")
     again = load_decoder(tmp_path)
-    assert again.needs_memory and not (tmp_path / "captions.jsonl").exists()
-    assert [one.token_ids for one in again.generate(rows(), SHORT, bank)] == first
-    assert not make(ConceptPrompter(memory())).needs_memory
+    assert isinstance(again, MeacapDecoder) and again.needs_memory
+    assert (again.prompter.limits["captions"], again.prompter.limits["most"]) == (7, 2)
+    assert [one.token_ids for one in again.generate(rows(), SHORT, memory())] == first
     assert not make(prompts="soft").needs_memory
-    narrow, mute = CaptionMemory(torch.ones(1, 3), ["a"]), MemoryBank(vectors())
+    narrow, mute = MemoryBank(torch.ones(1, 3), ["a"]), MemoryBank(vectors())
     for lent, message in ((None, "memory"), (narrow, "3 wide"), (mute, "with texts")):
         with pytest.raises(DecoderError, match=message):
             decoder.generate(rows(), SHORT, lent)
 
 
-def test_own_captions_and_settings_are_saved(tmp_path: Path) -> None:
-    decoder = make(ConceptPrompter(memory(), captions=7, most=2))
-    wanted = [one.token_ids for one in decoder.generate(rows(), SHORT)]
-    decoder.save(tmp_path, storage="fp32")
-    again = load_decoder(tmp_path)
-    assert isinstance(again, MeacapDecoder) and not again.needs_memory
-    assert (again.concepts.limits["captions"], again.concepts.limits["most"]) == (7, 2)
-    assert [one.token_ids for one in again.generate(rows(), SHORT)] == wanted
-    other = MemoryBank(vectors().flip(0), CAPTIONS)  # it keeps its own
-    assert [one.token_ids for one in again.generate(rows(), SHORT, other)] == wanted
-
-
 def test_a_parser_that_is_a_network_is_kept_by_name(tmp_path: Path) -> None:
     parser = T5Parser("somewhere/parser")
     parser.write = lambda texts: [f"( {text.split()[2]} , is , red )" for text in texts]  # type: ignore[method-assign]
-    decoder = make(ConceptPrompter(memory(), parser))
-    decoder.save(tmp_path)
+    make(ConceptPrompter(parser)).save(tmp_path)
     again = load_decoder(tmp_path)
     assert isinstance(again, MeacapDecoder)
-    kept = again.concepts
-    assert (
-        isinstance(kept.parser.parser, T5Parser) and kept.parser.parser.model == "somewhere/parser"
-    )
+    kept = again.prompter.parser.parser
+    assert isinstance(kept, T5Parser) and kept.model == "somewhere/parser"
 
 
 def test_what_cannot_be_saved_is_said_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="Counting"):
-        make(ConceptPrompter(memory(), Counting())).save(tmp_path / "a")
+        make(ConceptPrompter(Counting())).save(tmp_path / "a")
     assert not list(tmp_path.iterdir())
 
 
@@ -153,9 +136,8 @@ def test_what_cannot_be_saved_is_said_before_anything_is_written(tmp_path: Path)
         ({"options": {"caption": 5}}, "caption"),
         ({"options": {"captions": 0}}, "captions"),
         ({"parser": {"type": "rule"}}, "rules, t5"),
-        ({"similarity": {"type": "word"}}, "words"),
+        ({"similarity": {"type": "words"}, "own_memory": True}, "own_memory"),
         ({"extra": 1}, "extra"),
-        ({"own_memory": None}, "own_memory"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(
@@ -165,59 +147,9 @@ def test_settings_that_do_not_fit_are_refused(
     path = tmp_path / "config.json"
     config = json.loads(path.read_text())
     config["concepts"].update(change)
-    if change == {"own_memory": None}:
-        del config["concepts"]["own_memory"]
     path.write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match=message):
         load_decoder(tmp_path)
-
-
-# The decoder's own memory.
-
-
-def test_the_own_memory_searches_like_the_bank(monkeypatch: pytest.MonkeyPatch) -> None:
-    generator = torch.Generator().manual_seed(9)
-    keys, queries = (torch.randn(n, 5, generator=generator) for n in (101, 13))
-    texts = [str(i) for i in range(101)]
-    monkeypatch.setattr("decoders.meacap._ROWS_AT_A_TIME", 7)
-    for k in (1, 5, 20, 101):
-        found = CaptionMemory(keys, texts).nearest(queries, k)
-        wanted = MemoryBank(keys, texts).nearest(queries, k)
-        assert torch.equal(found.indices, wanted.indices) and found.texts == wanted.texts
-        assert torch.allclose(found.similarities, wanted.similarities, atol=1e-6)
-
-
-def test_the_own_memory_is_saved_whole(tmp_path: Path) -> None:
-    texts = ["a\nb", "c\u2028d", '"quoted" é', ""]
-    kept = CaptionMemory(torch.eye(4), texts)
-    kept.save(tmp_path)
-    again = CaptionMemory.load(tmp_path)
-    assert list(again.texts) == texts and again.nearest(
-        torch.eye(4), 1
-    ).indices.flatten().tolist() == [0, 1, 2, 3]
-    (tmp_path / "captions.jsonl").write_text('"one"\n')
-    with pytest.raises(CheckpointError, match="1 captions"):
-        CaptionMemory.load(tmp_path)
-    (tmp_path / "captions.jsonl").write_text("{")
-    with pytest.raises(CheckpointError):
-        CaptionMemory.load(tmp_path)
-    (tmp_path / "captions.jsonl").unlink()
-    with pytest.raises(CheckpointError, match=r"captions\.jsonl"):
-        CaptionMemory.load(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("embeddings", "count", "message"),
-    [
-        (torch.zeros(2, 3), 2, "zero or not finite"),
-        (torch.full((1, 3), float("nan")), 1, "zero or not finite"),
-        (torch.ones(2, 3), 1, "1 captions"),
-        (torch.zeros(0, 3), 0, "make no memory"),
-    ],
-)
-def test_bad_memories(embeddings: Tensor, count: int, message: str) -> None:
-    with pytest.raises(DecoderError, match=message):
-        CaptionMemory(embeddings, ["x"] * count)
 
 
 # Concepts of captions: merging, counting, filtering, order; and how alike names are.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -160,3 +161,32 @@ def test_every_index_once_and_as_many_batches_as_told(
     assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
     assert len(batches) == -(-len(lengths) // batch)
     assert max(map(len, batches)) <= batch
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("batch", 0),
+        ("learning_rate", 0.0),
+        ("learning_rate", math.nan),
+        ("noise_sigma", -0.1),
+        ("label_smoothing", 1.0),
+        ("validation_share", 1.0),
+        ("steps", 0),
+        ("decay", "none"),
+        ("seed", 2**64),
+    ],
+)
+def test_bad_train_option_is_refused_by_name(name: str, value: object) -> None:
+    with pytest.raises(OptionError, match=name):
+        TrainOptions(**{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("decay", ["linear", "cosine"])
+def test_rate_rises_then_falls_to_zero(decay: str) -> None:
+    options = TrainOptions(learning_rate=1.0, warmup_steps=4, decay=decay)  # type: ignore[arg-type]
+    rates = [options.rate_at(step, 20) for step in range(21)]
+    assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert rates[4:] == sorted(rates[4:], reverse=True)
+    assert rates[12] == pytest.approx(0.5)
+    assert rates[20] == pytest.approx(0.0)
