@@ -16,7 +16,7 @@ from benchmarks.bank import Line, Source, measure, random_source, real_source
 from benchmarks.timing import make_photo
 from memory_bank import MemoryBank
 from patchioner import Patchioner
-from patchioner.base import OptionError
+from patchioner.base.errors import OptionError
 from tests.support.tiny import tiny_parts
 
 Capture = pytest.CaptureFixture[str]

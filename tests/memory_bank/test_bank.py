@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from memory_bank import MemoryBank, join_banks
-from patchioner.base import MemoryBankError
+from patchioner.base.errors import MemoryBankError
 
 
 def random_rows(rows: int, dim: int, seed: int = 0) -> Tensor:

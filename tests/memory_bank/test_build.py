@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from memory_bank import BankOptions, MemoryBank, build, build_bank, build_bank_folder
 from memory_bank.build import Embed, embed_texts, prepare
-from patchioner.base import CheckpointError, MemoryBankError, OptionError, TextError
+from patchioner.base.errors import CheckpointError, MemoryBankError, OptionError, TextError
 
 WORDS = [
     f"a {colour} {thing}" for colour in ("red", "blue", "old") for thing in ("cat", "bus", "kite")

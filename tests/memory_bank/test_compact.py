@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memory_bank import MemoryBank, compact
-from patchioner.base import OptionError
+from patchioner.base.errors import OptionError
 
 
 def make_bank(rows: int = 60, dim: int = 5, seed: int = 0) -> MemoryBank:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from memory_bank import IndexKind, IndexOptions, MemoryBank
-from patchioner.base import MemoryBankError, MissingExtraError, OptionError
+from patchioner.base.errors import MemoryBankError, MissingExtraError, OptionError
 
 pytest.importorskip("faiss")
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from memory_bank import MemoryBank, projection
-from patchioner.base import MemoryBankError, OptionError
+from patchioner.base.errors import MemoryBankError, OptionError
 
 ROWS, DIM = 57, 7
 

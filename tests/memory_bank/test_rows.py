@@ -16,7 +16,7 @@ from torch import Tensor
 from memory_bank import MemoryBank, projection
 from memory_bank.projection import _product, _split
 from memory_bank.rows import quantise
-from patchioner.base import MemoryBankError
+from patchioner.base.errors import MemoryBankError
 
 
 def random_rows(rows: int, dim: int, seed: int = 0) -> Tensor:

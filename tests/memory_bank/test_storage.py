@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from memory_bank import MemoryBank, projection
 from memory_bank import rows as bank_rows
-from patchioner.base import MemoryBankError
+from patchioner.base.errors import MemoryBankError
 
 TEXTS = ["a cat", 'two\nlines "quoted"', "élan 猫", "", "form\x0cfeed\u2028mark", "\ud800 lone"]
 

@@ -13,18 +13,17 @@ from pathlib import Path
 import pytest
 
 import patchioner.base
-from patchioner.base import (
+from patchioner.base import errors, optional
+from patchioner.base.errors import (
     CheckpointError,
     MissingExtraError,
     OptionError,
-    Registry,
+    PatchionerError,
     UnknownNameError,
-    errors,
-    optional,
-    progress,
-    require,
 )
-from patchioner.base.errors import PatchionerError
+from patchioner.base.optional import require
+from patchioner.base.progress import progress
+from patchioner.base.registry import Registry
 
 PARENTS = {
     "RegionError": ValueError,

@@ -15,8 +15,17 @@ from pathlib import Path
 
 import pytest
 
-from patchioner.base import CheckpointError, OptionError, atomic_path, files, read_json, write_json
-from patchioner.base.files import RunFolder, folder_lock, recover_folder, replace_folder
+from patchioner.base import files
+from patchioner.base.errors import CheckpointError, OptionError
+from patchioner.base.files import (
+    RunFolder,
+    atomic_path,
+    folder_lock,
+    read_json,
+    recover_folder,
+    replace_folder,
+    write_json,
+)
 
 
 def test_json_round_trip_in_a_new_folder(tmp_path: Path) -> None:

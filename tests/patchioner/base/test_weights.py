@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from patchioner.base import CheckpointError
+from patchioner.base.errors import CheckpointError
 from patchioner.base.weights import Storage, digest, fit_weights, load_weights, save_weights
 
 STORAGES: list[Storage] = ["fp32", "fp16", "int8"]
