@@ -403,9 +403,9 @@ def test_meacap_prompts_come_from_the_captions_that_agree(tmp_path: Path) -> Non
     assert list(bank.texts or ()) == list(MEMORY_CAPTIONS)
     torch.testing.assert_close(bank.norms, torch.ones(len(bank)))
     assert decoder.needs_memory
-    assert decoder.concepts.limits["captions"] == 5
+    assert decoder.prompter.limits["captions"] == 5
     rows = bank.embeddings()[:4].sum(0, keepdim=True)  # four captions of a bus are nearest
-    assert "bus" in decoder.concepts.prompts(rows, bank)[0]
+    assert "bus" in decoder.prompter.prompts(rows, bank)[0]
     assert decoder.generate(rows, memory=bank)[0].text
 
 
