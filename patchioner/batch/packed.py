@@ -1,0 +1,277 @@
+"""Photos that lie many to a file: WebDataset tars, and tables (Parquet, Arrow, folders of `datasets`)."""
+
+from __future__ import annotations
+
+import json
+import os
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache, partial
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from patchioner.base.errors import ImageError, OptionError, PatchionerError
+from patchioner.base.optional import require
+from patchioner.batch.sources import Lazy, Reading, Regions, Sample, Store, is_picture, plain
+from patchioner.regions import RegionFile
+
+# Keys of JSON beside a photo that make it a file of regions.
+_REGION_KEYS = {"regions", "annotations", "shapes", "objects", "bbox", "segmentation"}
+_IMAGES = ("image", "jpg", "jpeg", "png", "webp", "img", "image_bytes", "bytes", "photo", "path",
+           "image_path", "file_name", "filename", "file")  # fmt: skip
+_REGIONS = ("regions", "annotations", "objects", "boxes", "bboxes", "bbox")
+_NAMES = ("photo", "__key__", "key", "file_name", "filename", "image_path", "path", "image_id", "id")
+_ROWS = 256  # of a table that are read as one piece
+_MOST_BESIDE = 2**24  # bytes of a file beside a photo
+_BOX = {
+    "xyxy": lambda a, b, c, d: [a, b, c, d],
+    "xywh": lambda x, y, w, h: [x, y, x + w, y + h],
+    "cxcywh": lambda x, y, w, h: [x - w / 2, y - h / 2, x + w / 2, y + h / 2],
+}
+
+
+class Tars:
+    """WebDataset: a sample is the files of one stem, its photo one of them; a tar is a shard.
+
+    JSON beside the photo is read as its regions where it has any; all of it comes back in `source`, as do texts.
+    """
+
+    per_shard = 1
+
+    def __init__(
+        self,
+        store: Store,
+        sizes: Mapping[str, int | None],
+        how: Reading,
+        regions: Regions | None,
+        identity: str,
+        left_out: Mapping[str, int],
+    ) -> None:
+        self._store, self._sizes, self._regions, self.left_out = store, sizes, regions, left_out
+        self.identity = {"source": identity, "regions": regions and regions.identity}
+
+    def keys(self) -> Sequence[str]:
+        """The tars' names."""
+        return list(self._sizes)
+
+    def samples(self, keys: Sequence[str]) -> Iterator[Sample]:
+        """See `Source`; what cannot be read of a tar is one sample with its error."""
+        for key in keys:
+            try:
+                if not key.lower().endswith(".tar"):
+                    raise ImageError(f"{key!r} is compressed: unpack it to a plain .tar first")
+                with self._store.open(key) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
+                    yield from (self._sample(key, *group) for group in _grouped(tar))
+            except ImageError as error:
+                yield Sample(plain(key), error=error)
+            except (tarfile.TarError, OSError, EOFError) as error:
+                reason = f"{key!r} cannot be read to its end ({error}): fetch it again"
+                yield Sample(plain(key), error=ImageError(reason))
+
+    def _sample(self, key: str, stem: str, members: Sequence[tarfile.TarInfo]) -> Sample:
+        picture = next(one for one in members if is_picture(one.name))
+        name = f"{plain(key)}/{plain(picture.name)}"
+
+        def fetch(member: tarfile.TarInfo) -> bytes:
+            start = member.offset_data
+            return self._store.read(key, start, start + member.size)
+
+        image, beside = Lazy(name, partial(fetch, picture)), dict[str, Any]()
+        try:
+            for one in members:
+                if not is_picture(one.name) and one.size <= _MOST_BESIDE:
+                    beside[one.name[len(stem) + 1 :]] = _read(fetch(one), one.name)
+            file, called = self._regions_of(name, picture.name, beside)
+        except PatchionerError as error:
+            return Sample(name, source=beside, error=error)
+        return Sample(name, image, picture.size, file, called, beside)
+
+    def _regions_of(
+        self, name: str, called: str, beside: Mapping[str, Any]
+    ) -> tuple[RegionFile | None, str | None]:
+        if self._regions is not None:
+            return self._regions.of(called)
+        found = next((one for one in beside.values() if _has_regions(one)), None)
+        return (None, None) if found is None else (RegionFile(Path(name), found), None)
+
+
+def _has_regions(content: object) -> bool:
+    listed = content if isinstance(content, list) else [content]
+    return any(isinstance(one, Mapping) and _REGION_KEYS & one.keys() for one in listed)
+
+
+def _grouped(tar: tarfile.TarFile) -> Iterator[tuple[str, list[tarfile.TarInfo]]]:
+    """Neighbours of one stem (up to the first dot of the file name) that have a picture among them."""
+    files = (one for one in tar if one.isfile() and not os.path.basename(one.name).startswith("."))
+    for stem, members in groupby(files, lambda one: _stem(one.name)):
+        group = list(members)
+        if any(is_picture(one.name) for one in group):
+            yield stem, group
+
+
+def _stem(name: str) -> str:
+    folder, slash, tail = name.rpartition("/")
+    return f"{folder}{slash}{tail.partition('.')[0]}"
+
+
+def _read(data: bytes, name: str) -> Any:
+    if not name.lower().endswith(".json"):
+        return data.decode("utf-8", "backslashreplace")
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ImageError(f"{plain(name)} beside the photo is no JSON ({error})") from error
+
+
+class Tables:
+    """Rows with a picture or its path, and maybe regions; pieces of 256 rows are keys.
+
+    The columns that hold pictures, names and regions are known by the usual names, or told by `Reading`; the others
+    come back in `source`.
+
+    Raises:
+        OptionError: no column of pictures, a named column that is not there, boxes whose numbers could mean anything.
+        MissingExtraError: pyarrow is not installed.
+    """
+
+    per_shard = 1
+
+    def __init__(
+        self,
+        store: Store,
+        sizes: Mapping[str, int | None],
+        how: Reading,
+        regions: Regions | None,
+        identity: str,
+        left_out: Mapping[str, int],
+    ) -> None:
+        self._store, self._how, self._regions, self.left_out = store, how, regions, left_out
+        self._names = list(sizes)
+        told = {"image": how.image_column, "regions": how.region_column, "box": how.box_format}
+        self.identity = {"source": identity, "regions": regions and regions.identity, "read": told}
+        self._batch, self._batches = lru_cache(2)(self._read), lru_cache(1)(self._read_batches)
+        self._image = self._region = ""
+        for name in self._names:
+            self._choose(name)
+
+    def _choose(self, name: str) -> None:
+        """Find the columns, alike in every file, before any work."""
+        columns = self._opened(name)[1]
+        image = _column(columns, self._how.image_column, _IMAGES, name)
+        region = _column(columns, self._how.region_column, _REGIONS, name)
+        if image is None:
+            raise OptionError(f"{name!r} has columns {columns}: say which holds the photos "
+                              "(--image-column)")  # fmt: skip
+        if region in ("boxes", "bboxes", "bbox") and self._how.box_format is None:
+            raise OptionError(f"{name!r} has boxes in {region!r}: say what their numbers mean "
+                              "(--box-format xyxy, xywh or cxcywh)")  # fmt: skip
+        self._image, self._region = image, region or ""
+
+    def keys(self) -> Sequence[str]:
+        """``file#group:row`` of every piece."""
+        return [
+            f"{name}#{group}:{start}"
+            for name in self._names
+            for group, rows in enumerate(self._opened(name)[0])
+            for start in range(0, rows, _ROWS)
+        ]
+
+    def samples(self, keys: Sequence[str]) -> Iterator[Sample]:
+        """See `Source`."""
+        for key in keys:
+            name, _, place = key.rpartition("#")
+            group, start = map(int, place.split(":"))
+            try:
+                table = self._batch(name, group).slice(start, _ROWS)
+            except (OSError, ValueError, IndexError) as error:  # Arrow's errors are these
+                reason = f"{key!r} cannot be read ({error}): fetch the file again"
+                yield Sample(plain(key), error=ImageError(reason))
+                continue
+            for number, row in enumerate(table.to_pylist()):
+                yield self._sample(f"{plain(name)}#{group}:{start + number}", row)
+
+    def _sample(self, place: str, row: dict[str, Any]) -> Sample:
+        picture, given = row.pop(self._image), row.pop(self._region, None)
+        inner = picture if isinstance(picture, Mapping) else {}
+        named = [row.get(one) for one in _NAMES] + [inner.get("path")]
+        named += [picture] if isinstance(picture, str) else []
+        photo = next((str(one) for one in named if one not in (None, "")), place)
+        data = inner.get("bytes") if inner else picture
+        data = inner.get("path") if data is None else data
+        if data is None:
+            return Sample(photo, source=row, error=ImageError(f"{place}: the photo is empty"))
+        image = self._store.image(data) if isinstance(data, str) else data
+        size = len(data) if isinstance(data, bytes) else None
+        try:
+            if self._regions is not None:
+                file, called = self._regions.of(photo)
+            else:
+                file, called = self._own(place, given), None
+        except PatchionerError as error:
+            return Sample(photo, source=row, error=error)
+        return Sample(photo, image, size, file, called, row)
+
+    def _own(self, place: str, given: Any) -> RegionFile | None:
+        """Regions that stand in the row, as a file of regions would hold them."""
+        if given is None:
+            return RegionFile(Path(place), {"regions": []}) if self._region else None
+        if isinstance(given, str | bytes):
+            given = _read(given if isinstance(given, bytes) else given.encode(), "x.json")
+        if self._region == "objects" and isinstance(given, Mapping):  # datasets' lists side by side
+            keys = [key for key, one in given.items() if isinstance(one, list)]
+            given = [dict(zip(keys, one, strict=True)) for one in zip(*map(given.get, keys), strict=True)]  # type: ignore[arg-type]
+        if isinstance(given, list) and (not given or not isinstance(given[0], Mapping)):
+            given = {"regions": [{"box": box} for box in self._boxes(place, given)]}
+        return RegionFile(Path(place), {"regions": given} if given == [] else given)
+
+    def _boxes(self, place: str, given: list[Any]) -> list[list[float]]:
+        rows = given if not given or isinstance(given[0], list) else [given]
+        turn = _BOX.get(self._how.box_format or "xyxy")
+        if turn is None:
+            raise OptionError(f"--box-format {self._how.box_format!r} is unknown: {list(_BOX)}")
+        try:
+            return [turn(*box) for box in rows]
+        except TypeError as error:
+            raise OptionError(f"{place}: {given!r:.80} are no boxes of four numbers") from error
+
+    def _opened(self, name: str) -> tuple[list[int], list[str]]:
+        """(rows of each group, columns) of a file."""
+        try:
+            if not name.lower().endswith(".parquet"):
+                batches = self._batches(name)
+                columns = list(batches[0].schema.names) if batches else []
+                return [len(one) for one in batches], columns
+            with self._store.open(name) as stream:
+                file = require("pyarrow.parquet", "batch").ParquetFile(stream)
+                groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+                return groups, list(file.schema_arrow.names)
+        except (OSError, ValueError) as error:  # Arrow's errors are these
+            if isinstance(error, PatchionerError):
+                raise
+            raise OptionError(f"{name!r} is no table that can be read ({error})") from error
+
+    def _read(self, name: str, group: int) -> Any:
+        if not name.lower().endswith(".parquet"):
+            return require("pyarrow", "batch").Table.from_batches([self._batches(name)[group]])
+        with self._store.open(name) as stream:
+            return require("pyarrow.parquet", "batch").ParquetFile(stream).read_row_group(group)
+
+    def _read_batches(self, name: str) -> list[Any]:
+        """The record batches of an Arrow file, or of the stream that `datasets` writes."""
+        ipc, arrow = require("pyarrow.ipc", "batch"), require("pyarrow", "batch")
+        here = self._store.fs is None
+        data = arrow.memory_map(self._store.path(name)) if here else self._store.read(name)
+        try:
+            reader = ipc.open_file(data)
+            return [reader.get_batch(place) for place in range(reader.num_record_batches)]
+        except (OSError, ValueError):
+            return list(ipc.open_stream(arrow.memory_map(self._store.path(name)) if here else data))
+
+
+def _column(
+    columns: Sequence[str], told: str | None, usual: Sequence[str], name: str
+) -> str | None:
+    if told is not None and told not in columns:
+        raise OptionError(f"{name!r} has no column {told!r}: it has {list(columns)}")
+    return told or next((one for one in usual if one in columns), None)
