@@ -32,11 +32,12 @@ from benchmarks.answerers import (
 from benchmarks.data import BenchmarkDataError, PhotoFolder, Reading, Sample, task_named
 from benchmarks.metrics.suite import check_metric_names
 from benchmarks.scoring import Scorer
-from benchmarks.settings import RunSettings, machine, model_fingerprint, versions
+from benchmarks.settings import RunSettings, machine, versions
 from patchioner import Patchioner
 from patchioner.base.errors import ImageError, OptionError, RegionError, UnknownNameError
 from patchioner.base.files import differences, file_sha256, folder_lock, read_json, write_json
 from patchioner.base.progress import progress
+from patchioner.checkpoints.fingerprint import model_fingerprint
 
 logger = logging.getLogger(__name__)
 

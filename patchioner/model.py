@@ -277,7 +277,6 @@ class Patchioner:
             >>> for captions in model.caption_many((path, None) for path in paths):  # doctest: +SKIP
             ...     print(captions[0].text)
         """
-
         decode = options or self.settings.decode
         chosen = self.settings.reranks and decode.strategy != "sample" if rerank is None else rerank
         check_choice(self.settings, decode, chosen, min_confidence)
@@ -354,6 +353,16 @@ class Patchioner:
             ]
 
         return self._run(items, answer, on_error, weighting, crop, batching)
+
+    def embed_many(
+        self, items: Iterable[Item], *, on_error: OnError = "raise"
+    ) -> Iterator[list[Tensor]]:
+        """`embed_regions` for many photos, as `caption_many`: (dim,) float32 of each region."""
+
+        def answer(batch: Sequence[Embedded]) -> list[list[Tensor]]:
+            return [list(rows.embeddings.cpu()) for rows in batch]
+
+        return self._run(items, answer, on_error, None, None, None)
 
     @torch.inference_mode()
     def explain(self, features: PatchFeatures, region: Region, k: int = 5) -> Explanation:

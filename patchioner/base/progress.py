@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TypeVar
 
@@ -41,3 +42,19 @@ def quiet_interrupts() -> None:
             before(kind, error, trace)
 
     sys.excepthook = hook
+
+
+@contextmanager
+def meter(
+    *, description: str, total: int | None = None, unit: str = "it"
+) -> Iterator[Callable[[str], None]]:
+    """A bar with rate and time left for work that is no iterable; call what it gives after each piece, with a note."""
+    from tqdm import tqdm
+
+    with tqdm(desc=description, total=total, unit=unit, file=sys.stderr, disable=None) as bar:
+
+        def step(note: str = "") -> None:
+            bar.set_postfix_str(note, refresh=False)
+            bar.update()
+
+        yield step

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from itertools import groupby
 from pathlib import Path
@@ -13,47 +13,41 @@ from typing import Any
 
 from patchioner.base.errors import ImageError, OptionError, PatchionerError
 from patchioner.base.optional import require
-from patchioner.batch.sources import Lazy, Reading, Regions, Sample, Store, is_picture, plain
+from patchioner.batch.sources import Lazy, Sample, Source, is_picture, plain
 from patchioner.regions import RegionFile
 
 # Keys of JSON beside a photo that make it a file of regions.
 _REGION_KEYS = {"regions", "annotations", "shapes", "objects", "bbox", "segmentation"}
-_IMAGES = ("image", "jpg", "jpeg", "png", "webp", "img", "image_bytes", "bytes", "photo", "path",
-           "image_path", "file_name", "filename", "file")  # fmt: skip
+_IMAGES = (
+    "image", "jpg", "jpeg", "png", "webp", "img", "image_bytes", "bytes", "photo", "path",
+    "image_path", "file_name", "filename", "file",
+)  # fmt: skip
 _REGIONS = ("regions", "annotations", "objects", "boxes", "bboxes", "bbox")
-_NAMES = ("photo", "__key__", "key", "file_name", "filename", "image_path", "path", "image_id", "id")
+_NAMES = (
+    "photo",
+    "__key__",
+    "key",
+    "file_name",
+    "filename",
+    "image_path",
+    "path",
+    "image_id",
+    "id",
+)
 _ROWS = 256  # of a table that are read as one piece
 _MOST_BESIDE = 2**24  # bytes of a file beside a photo
-_BOX = {
+_BOX: dict[str, Callable[..., list[float]]] = {
     "xyxy": lambda a, b, c, d: [a, b, c, d],
     "xywh": lambda x, y, w, h: [x, y, x + w, y + h],
     "cxcywh": lambda x, y, w, h: [x - w / 2, y - h / 2, x + w / 2, y + h / 2],
 }
 
 
-class Tars:
+class Tars(Source):
     """WebDataset: a sample is the files of one stem, its photo one of them; a tar is a shard.
 
     JSON beside the photo is read as its regions where it has any; all of it comes back in `source`, as do texts.
     """
-
-    per_shard = 1
-
-    def __init__(
-        self,
-        store: Store,
-        sizes: Mapping[str, int | None],
-        how: Reading,
-        regions: Regions | None,
-        identity: str,
-        left_out: Mapping[str, int],
-    ) -> None:
-        self._store, self._sizes, self._regions, self.left_out = store, sizes, regions, left_out
-        self.identity = {"source": identity, "regions": regions and regions.identity}
-
-    def keys(self) -> Sequence[str]:
-        """The tars' names."""
-        return list(self._sizes)
 
     def samples(self, keys: Sequence[str]) -> Iterator[Sample]:
         """See `Source`; what cannot be read of a tar is one sample with its error."""
@@ -61,7 +55,10 @@ class Tars:
             try:
                 if not key.lower().endswith(".tar"):
                     raise ImageError(f"{key!r} is compressed: unpack it to a plain .tar first")
-                with self._store.open(key) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
+                with (
+                    self.store.open(key) as stream,
+                    tarfile.open(fileobj=stream, mode="r:") as tar,
+                ):
                     yield from (self._sample(key, *group) for group in _grouped(tar))
             except ImageError as error:
                 yield Sample(plain(key), error=error)
@@ -75,7 +72,7 @@ class Tars:
 
         def fetch(member: tarfile.TarInfo) -> bytes:
             start = member.offset_data
-            return self._store.read(key, start, start + member.size)
+            return self.store.read(key, start, start + member.size)
 
         image, beside = Lazy(name, partial(fetch, picture)), dict[str, Any]()
         try:
@@ -90,8 +87,8 @@ class Tars:
     def _regions_of(
         self, name: str, called: str, beside: Mapping[str, Any]
     ) -> tuple[RegionFile | None, str | None]:
-        if self._regions is not None:
-            return self._regions.of(called)
+        if self.regions is not None:
+            return self.regions.of(called)
         found = next((one for one in beside.values() if _has_regions(one)), None)
         return (None, None) if found is None else (RegionFile(Path(name), found), None)
 
@@ -124,7 +121,7 @@ def _read(data: bytes, name: str) -> Any:
         raise ImageError(f"{plain(name)} beside the photo is no JSON ({error})") from error
 
 
-class Tables:
+class Tables(Source):
     """Rows with a picture or its path, and maybe regions; pieces of 256 rows are keys.
 
     The columns that hold pictures, names and regions are known by the usual names, or told by `Reading`; the others
@@ -135,35 +132,25 @@ class Tables:
         MissingExtraError: pyarrow is not installed.
     """
 
-    per_shard = 1
-
-    def __init__(
-        self,
-        store: Store,
-        sizes: Mapping[str, int | None],
-        how: Reading,
-        regions: Regions | None,
-        identity: str,
-        left_out: Mapping[str, int],
-    ) -> None:
-        self._store, self._how, self._regions, self.left_out = store, how, regions, left_out
-        self._names = list(sizes)
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        how = self.how
         told = {"image": how.image_column, "regions": how.region_column, "box": how.box_format}
-        self.identity = {"source": identity, "regions": regions and regions.identity, "read": told}
+        self.identity |= {"columns": told}
         self._batch, self._batches = lru_cache(2)(self._read), lru_cache(1)(self._read_batches)
         self._image = self._region = ""
-        for name in self._names:
+        for name in self.sizes:
             self._choose(name)
 
     def _choose(self, name: str) -> None:
         """Find the columns, alike in every file, before any work."""
         columns = self._opened(name)[1]
-        image = _column(columns, self._how.image_column, _IMAGES, name)
-        region = _column(columns, self._how.region_column, _REGIONS, name)
+        image = _column(columns, self.how.image_column, _IMAGES, name)
+        region = _column(columns, self.how.region_column, _REGIONS, name)
         if image is None:
             raise OptionError(f"{name!r} has columns {columns}: say which holds the photos "
                               "(--image-column)")  # fmt: skip
-        if region in ("boxes", "bboxes", "bbox") and self._how.box_format is None:
+        if region in ("boxes", "bboxes", "bbox") and self.how.box_format is None:
             raise OptionError(f"{name!r} has boxes in {region!r}: say what their numbers mean "
                               "(--box-format xyxy, xywh or cxcywh)")  # fmt: skip
         self._image, self._region = image, region or ""
@@ -172,7 +159,7 @@ class Tables:
         """``file#group:row`` of every piece."""
         return [
             f"{name}#{group}:{start}"
-            for name in self._names
+            for name in self.sizes
             for group, rows in enumerate(self._opened(name)[0])
             for start in range(0, rows, _ROWS)
         ]
@@ -201,13 +188,11 @@ class Tables:
         data = inner.get("path") if data is None else data
         if data is None:
             return Sample(photo, source=row, error=ImageError(f"{place}: the photo is empty"))
-        image = self._store.image(data) if isinstance(data, str) else data
+        image = self.store.image(data) if isinstance(data, str) else data
         size = len(data) if isinstance(data, bytes) else None
         try:
-            if self._regions is not None:
-                file, called = self._regions.of(photo)
-            else:
-                file, called = self._own(place, given), None
+            own = (self._own(place, given), None)
+            file, called = own if self.regions is None else self.regions.of(photo)
         except PatchionerError as error:
             return Sample(photo, source=row, error=error)
         return Sample(photo, image, size, file, called, row)
@@ -219,17 +204,18 @@ class Tables:
         if isinstance(given, str | bytes):
             given = _read(given if isinstance(given, bytes) else given.encode(), "x.json")
         if self._region == "objects" and isinstance(given, Mapping):  # datasets' lists side by side
-            keys = [key for key, one in given.items() if isinstance(one, list)]
-            given = [dict(zip(keys, one, strict=True)) for one in zip(*map(given.get, keys), strict=True)]  # type: ignore[arg-type]
+            lists = {key: one for key, one in given.items() if isinstance(one, list)}
+            rows = zip(*lists.values(), strict=True)
+            given = [dict(zip(lists, row, strict=True)) for row in rows]
         if isinstance(given, list) and (not given or not isinstance(given[0], Mapping)):
             given = {"regions": [{"box": box} for box in self._boxes(place, given)]}
         return RegionFile(Path(place), {"regions": given} if given == [] else given)
 
     def _boxes(self, place: str, given: list[Any]) -> list[list[float]]:
         rows = given if not given or isinstance(given[0], list) else [given]
-        turn = _BOX.get(self._how.box_format or "xyxy")
+        turn = _BOX.get(self.how.box_format or "xyxy")
         if turn is None:
-            raise OptionError(f"--box-format {self._how.box_format!r} is unknown: {list(_BOX)}")
+            raise OptionError(f"--box-format {self.how.box_format!r} is unknown: {list(_BOX)}")
         try:
             return [turn(*box) for box in rows]
         except TypeError as error:
@@ -242,7 +228,7 @@ class Tables:
                 batches = self._batches(name)
                 columns = list(batches[0].schema.names) if batches else []
                 return [len(one) for one in batches], columns
-            with self._store.open(name) as stream:
+            with self.store.open(name) as stream:
                 file = require("pyarrow.parquet", "batch").ParquetFile(stream)
                 groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
                 return groups, list(file.schema_arrow.names)
@@ -254,19 +240,19 @@ class Tables:
     def _read(self, name: str, group: int) -> Any:
         if not name.lower().endswith(".parquet"):
             return require("pyarrow", "batch").Table.from_batches([self._batches(name)[group]])
-        with self._store.open(name) as stream:
+        with self.store.open(name) as stream:
             return require("pyarrow.parquet", "batch").ParquetFile(stream).read_row_group(group)
 
     def _read_batches(self, name: str) -> list[Any]:
         """The record batches of an Arrow file, or of the stream that `datasets` writes."""
         ipc, arrow = require("pyarrow.ipc", "batch"), require("pyarrow", "batch")
-        here = self._store.fs is None
-        data = arrow.memory_map(self._store.path(name)) if here else self._store.read(name)
+        here = self.store.is_local
+        data = arrow.memory_map(self.store.image(name)) if here else self.store.read(name)
         try:
             reader = ipc.open_file(data)
             return [reader.get_batch(place) for place in range(reader.num_record_batches)]
         except (OSError, ValueError):
-            return list(ipc.open_stream(arrow.memory_map(self._store.path(name)) if here else data))
+            return list(ipc.open_stream(arrow.memory_map(self.store.image(name)) if here else data))
 
 
 def _column(

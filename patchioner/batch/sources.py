@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import glob
 import json
 import os
-import re
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, ClassVar
 
 from patchioner.base.errors import ImageError, OptionError, PatchionerError, RegionFileError
 from patchioner.base.files import file_sha256
@@ -19,7 +18,6 @@ from patchioner.base.optional import require
 from patchioner.images import ImageSource, readable_formats
 from patchioner.regions import RegionFile
 
-PHOTOS_PER_SHARD = 256
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.zst")
 TABLES = (".parquet", ".arrow")
 _LISTS = (".txt", ".lst", ".list")
@@ -68,28 +66,6 @@ class Sample:
     error: PatchionerError | None = None
 
 
-class Source(Protocol):
-    """Photos in pieces that can be read on their own, each under a key that stays its own.
-
-    Attributes:
-        identity: JSON values that say which photos and regions these are.
-        per_shard: keys that make a shard.
-        left_out: what was found and is no photo, and how often.
-    """
-
-    identity: Mapping[str, Any]
-    per_shard: int
-    left_out: Mapping[str, int]
-
-    def keys(self) -> Sequence[str]:
-        """Of all that there is, in a stable order."""
-        ...
-
-    def samples(self, keys: Sequence[str]) -> Iterator[Sample]:
-        """The photos under these keys, in order."""
-        ...
-
-
 @dataclass(frozen=True)
 class Reading:
     """How a source is to be read.
@@ -108,66 +84,62 @@ class Reading:
 
 
 class Store:
-    """Files below a folder, here or behind a URL that fsspec knows."""
+    """Files below a folder, here or behind a URL that fsspec knows; OptionError where it does not."""
 
-    def __init__(self, root: str) -> None:
-        self.fs: Any = None
-        self.root = root
-        if "://" in root:
-            try:
-                self.fs, self.root = require("fsspec.core", "batch").url_to_fs(root)
-            except (ValueError, ImportError) as error:
-                if isinstance(error, PatchionerError):
-                    raise
-                raise OptionError(f"{root} cannot be reached: {error}") from error
+    def __init__(self, place: str) -> None:
+        self.is_local = "://" not in place
+        try:
+            self.fs, self.root = require("fsspec.core", "batch").url_to_fs(place)
+        except (
+            ValueError,
+            ImportError,
+        ) as error:  # an unknown protocol, or one without its package
+            raise OptionError(f"{place} cannot be reached: {error}") from error
 
-    def path(self, name: str) -> str:
-        """Where a file of the store lies; absolute names and URLs stay as they are."""
-        return name if "://" in name else os.path.join(self.root, name) if self.root else name
+    def _at(self, name: str) -> tuple[Any, str]:
+        if "://" in name:
+            return Store(name).fs, Store(name).root
+        return self.fs, os.path.join(self.root, name)
 
     def open(self, name: str) -> BinaryIO:
         """A file, to be read."""
-        if self.fs is None and "://" not in name:
-            return open(self.path(name), "rb")
-        fs, path = _located(self, name)
+        fs, path = self._at(name)
         opened: BinaryIO = fs.open(path, "rb")
         return opened
 
-    def image(self, name: str) -> ImageSource:
-        """What a model reads: a path, or a picture that is fetched later."""
-        if self.fs is None and "://" not in name:
-            return self.path(name)
-
-        return Lazy(name, partial(self.read, name))
-
     def read(self, name: str, start: int | None = None, stop: int | None = None) -> bytes:
         """The bytes of a file, or some of them."""
-        if self.fs is None and "://" not in name:
-            with open(self.path(name), "rb") as stream:
-                stream.seek(start or 0)
-                return stream.read(-1 if stop is None else stop - (start or 0))
-        fs, path = _located(self, name)
+        fs, path = self._at(name)
         data: bytes = fs.cat_file(path, start=start, end=stop)
         return data
 
-    def sizes(self) -> dict[str, int | None]:
-        """Every file below, by its path from here, sorted; a link is followed once."""
-        if self.fs is None:
+    def image(self, name: str) -> ImageSource:
+        """What a model reads: a path, or a picture that is fetched later."""
+        is_path = self.is_local and "://" not in name
+        return self._at(name)[1] if is_path else Lazy(name, partial(self.read, name))
+
+    def size(self, name: str) -> int | None:
+        """Of a file here; None of others, which would have to be asked for it."""
+        path = self._at(name)[1]
+        return os.path.getsize(path) if self.is_local and os.path.isfile(path) else None
+
+    def below(self) -> dict[str, int | None]:
+        """Sizes of all files, by their path from here, sorted; a link to a folder is followed once."""
+        if self.is_local:
             return dict(sorted(_walk(self.root)))
         found = self.fs.find(self.root, detail=True)
-        start = len(self.root.rstrip("/")) + 1
-        return {
-            path[start:]: one.get("size")
-            for path, one in sorted(found.items())
-            if not _is_copy(path[start:])
-        }
+        sizes = {_from(self.root, path): one.get("size") for path, one in sorted(found.items())}
+        return {name: size for name, size in sizes.items() if not _is_copy(name)}
+
+    def matching(self, pattern: str) -> dict[str, int | None]:
+        """Sizes of the files that a glob finds."""
+        found = self.fs.glob(pattern)
+        names = (_from(self.root, path) for path in sorted(found) if not self.fs.isdir(path))
+        return {name: self.size(name) for name in names if not _is_copy(name)}
 
 
-def _located(store: Store, name: str) -> tuple[Any, str]:
-    if "://" in name:
-        other = Store(name)
-        return other.fs, other.root
-    return store.fs, store.path(name)
+def _from(root: str, path: str) -> str:
+    return path[len(root.rstrip("/")) + 1 :]
 
 
 def _is_copy(path: str) -> bool:
@@ -177,13 +149,9 @@ def _is_copy(path: str) -> bool:
 def _walk(root: str) -> Iterator[tuple[str, int | None]]:
     seen = {os.path.realpath(root)}
     for folder, below, files in os.walk(root, followlinks=True):
-        kept = []
-        for name in sorted(below):
-            real = os.path.realpath(os.path.join(folder, name))
-            if not _is_copy(name) and real not in seen:
-                seen.add(real)
-                kept.append(name)
-        below[:] = kept
+        reals = {name: os.path.realpath(os.path.join(folder, name)) for name in sorted(below)}
+        below[:] = [one for one in reals if not _is_copy(one) and reals[one] not in seen]
+        seen.update(reals.values())
         for name in files:
             path = os.path.join(folder, name)
             if not _is_copy(name) and (os.path.isfile(path) or os.path.islink(path)):
@@ -197,20 +165,24 @@ def is_picture(name: str) -> bool:
     return readable_formats().get(suffix, "EPS") not in _NO_PHOTOS
 
 
+def plain(name: str) -> str:
+    """A file name as text: bytes that are no UTF-8 as backslash escapes."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 class Regions:
-    """Where regions of photos stand: in one file about all, or in a file for each."""
+    """Where regions of photos stand: in one file about all, or in a folder with a file for each."""
 
     def __init__(self, place: str) -> None:
+        if "://" in place:
+            place = require("fsspec", "batch").open_local(f"simplecache::{place}")
         self._folder = Path(place) if os.path.isdir(place) else None
-        self.file = None if self._folder else RegionFile(_local(place))
-        self.identity = (
-            str(self._folder.resolve()) if self._folder else file_sha256(_local(place))
-        )
+        self.file = None if self._folder else RegionFile(place)
+        self.identity = file_sha256(place) if self.file else str(Path(place).resolve())
 
     @cached_property
     def _beside(self) -> dict[str, str]:
-        assert self._folder is not None, "asked of a folder alone"
-        names = Store(str(self._folder)).sizes()
+        names = Store(str(self._folder)).below()
         return {os.path.splitext(name)[0]: name for name in names if not is_picture(name)}
 
     def of(self, photo: str) -> tuple[RegionFile, str | None]:
@@ -226,56 +198,62 @@ class Regions:
         )
 
 
-def _local(place: str) -> Path:
-    if "://" not in place:
-        return Path(place)
-    fsspec: Any = require("fsspec", "batch")
-    return Path(fsspec.open_local(f"simplecache::{place}"))
-
-
-class Photos:
-    """Photos that are files of their own.
+class Source(ABC):
+    """Photos in pieces that can be read on their own, each under a key that stays its own.
 
     Args:
-        store: where they lie.
-        sizes: name -> bytes of each.
-        regions: of them; None is the whole image of each.
-        identity: of the source.
-        left_out: see `Source`.
+        store: where the files lie.
+        sizes: their names, with the bytes of each where they are known.
+        how: they are read.
+        identity: the source's name.
+        regions: of the photos, where they are read already.
+
+    Attributes:
+        identity: JSON values that say which photos and regions these are.
+        per_shard: keys that make a shard.
+        left_out: what was found and is no photo, and how often.
     """
+
+    per_shard: ClassVar[int] = 1
 
     def __init__(
         self,
         store: Store,
         sizes: Mapping[str, int | None],
-        regions: Regions | None,
+        how: Reading,
         identity: str,
-        left_out: Mapping[str, int] | None = None,
+        regions: Regions | None = None,
     ) -> None:
-        self._store, self._sizes, self._regions = store, sizes, regions
-        self.identity = {"source": identity, "regions": regions and regions.identity}
-        self.per_shard = PHOTOS_PER_SHARD
-        self.left_out = left_out or {}
+        self.store, self.sizes, self.how = store, sizes, how
+        self.regions = regions or (None if how.regions is None else Regions(how.regions))
+        told = self.regions and self.regions.identity
+        self.identity: dict[str, Any] = {"source": identity, "regions": told}
+        self.left_out: dict[str, int] = {}
 
     def keys(self) -> Sequence[str]:
-        """The photos' names."""
-        return list(self._sizes)
+        """Of all that there is, in a stable order."""
+        return list(self.sizes)
+
+    @abstractmethod
+    def samples(self, keys: Sequence[str]) -> Iterator[Sample]:
+        """The photos under these keys, in order."""
+
+
+class Photos(Source):
+    """Photos that are files of their own; 256 make a shard."""
+
+    per_shard = 256
 
     def samples(self, keys: Sequence[str]) -> Iterator[Sample]:
         """See `Source`."""
         for name in keys:
-            photo, image = plain(name), self._store.image(name)
+            photo, image = plain(name), self.store.image(name)
             try:
-                file, called = self._regions.of(name) if self._regions else (None, None)
+                file, called = self.regions.of(name) if self.regions else (None, None)
             except PatchionerError as error:
                 yield Sample(photo, error=error)
-                continue
-            yield Sample(photo, image, self._sizes.get(name), file, called)
-
-
-def plain(name: str) -> str:
-    """A file name as text: bytes that are no UTF-8 as backslash escapes."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+            else:
+                yield Sample(photo, image, self.sizes.get(name), file, called)
 
 
 def open_source(place: str | os.PathLike[str], reading: Reading | None = None) -> Source:
@@ -290,111 +268,77 @@ def open_source(place: str | os.PathLike[str], reading: Reading | None = None) -
     Raises:
         OptionError, ImageError: nothing is there, or nothing that is known.
         RegionFileError: a file of regions that cannot be read.
-        MissingExtraError: pyarrow or fsspec is not installed.
+        MissingExtraError: pyarrow is not installed.
     """
     how, name = reading or Reading(), os.fspath(place)
     identity = name if "://" in name else os.path.abspath(name)
-    if glob.has_magic(name) and not os.path.exists(name):
-        return _of_glob(name, how, identity)
-    if "://" not in name and not os.path.exists(name):
-        raise ImageError(f"nothing at {name!r}: check the path")
-    store = Store(name)
-    is_folder = os.path.isdir(name) if store.fs is None else store.fs.isdir(store.root)
-    if is_folder:
-        return _of_files(store, store.sizes(), how, identity)
-    head, _, tail = name.rpartition("/")
-    store = Store(head or ("/" if name.startswith("/") else ""))
-    suffix = os.path.splitext(tail)[1].lower()
+    whole = Store(name)
+    if whole.fs.isdir(whole.root):
+        return _of_files(whole, whole.below(), how, identity)
+    if not whole.fs.exists(whole.root):
+        head = name.partition("*")[0].partition("?")[0].partition("[")[0]
+        store = Store(head.rpartition("/")[0] or ("/" if head.startswith("/") else "."))
+        found = store.matching(whole.root) if head != name else {}
+        if not found:
+            raise ImageError(f"nothing at {name!r}: check the path")
+        return _of_files(store, found, how, identity)
+    folder, _, tail = name.rpartition("/")
+    store = Store(folder or ("/" if name.startswith("/") else "."))
     if is_picture(tail) or tail.lower().endswith(TARS + TABLES):
-        return _of_files(store, {tail: None}, how, identity)
-    if suffix in _LISTS:
+        return _of_files(store, {tail: store.size(tail)}, how, identity)
+    if os.path.splitext(tail)[1].lower() in _LISTS:
         return _of_list(store, tail, how, identity)
     if how.regions is not None:
         raise OptionError(f"{name!r} is no folder or list of photos, beside --regions: give one")
     return _of_annotations(store, tail, name, identity)
 
 
-def _of_glob(pattern: str, how: Reading, identity: str) -> Source:
-    if "://" in pattern:
-        root = re.split(r"[*?\[]", pattern, maxsplit=1)[0].rpartition("/")[0]
-        store = Store(root)
-        paths = store.fs.glob(Store(pattern).root)
-        sizes = {path[len(store.root.rstrip("/")) + 1 :]: None for path in sorted(paths)}
-    else:
-        root = re.split(r"[*?\[]", pattern, maxsplit=1)[0].rpartition("/")[0]
-        store = Store(root)
-        found = (path for path in sorted(glob.glob(pattern, recursive=True)) if os.path.isfile(path))
-        names = {os.path.relpath(path, root or ".").replace(os.sep, "/"): path for path in found}
-        sizes = {name: os.path.getsize(path) for name, path in names.items() if not _is_copy(name)}
-    return _of_files(store, sizes, how, identity)
-
-
-def _of_files(
-    store: Store, sizes: Mapping[str, int | None], how: Reading, identity: str
-) -> Source:
+def _of_files(store: Store, sizes: Mapping[str, int | None], how: Reading, identity: str) -> Source:
     """By what there is: pictures, else tars, else tables."""
     from patchioner.batch.packed import Tables, Tars
 
-    regions = None if how.regions is None else Regions(how.regions)
-    kinds: tuple[Callable[[str], bool], ...] = (
-        is_picture,
-        lambda name: name.lower().endswith(TARS),
-        lambda name: name.lower().endswith(TABLES),
+    kinds: tuple[tuple[type[Source], Callable[[str], bool]], ...] = (
+        (Photos, is_picture),
+        (Tars, lambda name: name.lower().endswith(TARS)),
+        (Tables, lambda name: name.lower().endswith(TABLES)),
     )
-    for place, is_kind in enumerate(kinds):
+    for make, is_kind in kinds:
         wanted = {name: size for name, size in sizes.items() if is_kind(name)}
-        if not wanted:
-            continue
-        others = Counter(
-            os.path.splitext(name)[1].lower() or "without an ending"
-            for name in sizes
-            if name not in wanted
-        )
-        if place == 0:
-            return Photos(store, wanted, regions, identity, others)
-        packed = Tars if place == 1 else Tables
-        return packed(store, wanted, how, regions, identity, others)
+        if wanted:
+            source = make(store, wanted, how, identity)
+            others = (os.path.splitext(name)[1].lower() for name in sizes if name not in wanted)
+            source.left_out.update(Counter(one or "without an ending" for one in others))
+            return source
     raise ImageError(f"no pictures, tars or tables in {identity!r}: check the path")
 
 
 def _of_list(store: Store, name: str, how: Reading, identity: str) -> Source:
-    with store.open(name) as stream:
-        lines = stream.read().decode("utf-8-sig", "surrogateescape").splitlines()
+    lines = store.read(name).decode("utf-8-sig", "surrogateescape").splitlines()
     named = [line.strip() for line in lines if line.strip()]
     if not named:
         raise ImageError(f"{identity!r} lists no photo: write one path a line")
-    twice = len(named) - len(set(named))
-    regions = None if how.regions is None else Regions(how.regions)
-    left_out = {"listed twice": twice} if twice else {}
-    sizes = {one: _size_of(store, one) for one in named}
-    return Photos(store, sizes, regions, identity, left_out)
-
-
-def _size_of(store: Store, name: str) -> int | None:
-    local = store.fs is None and "://" not in name and os.path.isfile(store.path(name))
-    return os.path.getsize(store.path(name)) if local else None
+    source = Photos(store, {one: store.size(one) for one in named}, how, identity)
+    if len(named) > len(source.sizes):
+        source.left_out["listed twice"] = len(named) - len(source.sizes)
+    return source
 
 
 def _of_annotations(store: Store, name: str, path: str, identity: str) -> Source:
     """A file of regions, whose photos lie beside it or below its folder."""
     regions = Regions(path)
-    assert regions.file is not None, "a file, no folder"
-    sizes: dict[str, int | None] = {}
-    for photo in regions.file.photos:
-        called = photo.name or _beside(store, photo.image_id or os.path.splitext(name)[0])
-        sizes[called] = _size_of(store, called)
-    if not sizes:
+    stem = os.path.splitext(name)[0]
+    photos = () if regions.file is None else regions.file.photos
+    names = [one.name or _beside(store, one.image_id or stem) for one in photos]
+    if not names:
         raise RegionFileError(f"{path!r} has no photos: give them as SOURCE, and it as --regions")
-    return Photos(store, sizes, regions, identity)
+    return Photos(store, {one: store.size(one) for one in names}, Reading(), identity, regions)
 
 
 def _beside(store: Store, stem: str) -> str:
     """The picture of that stem in the folder; where there is none, the name it should have."""
-    suffixes = [suffix for suffix, kind in readable_formats().items() if kind not in _NO_PHOTOS]
-    for suffix in (".jpg", ".jpeg", ".png", *suffixes):
-        if store.fs is None and os.path.isfile(store.path(stem + suffix)):
-            return stem + suffix
-    return f"{stem}.jpg"
+    suffixes = [suffix for suffix in readable_formats() if is_picture(f"a{suffix}")]
+    names = (stem + suffix for suffix in (".jpg", ".jpeg", ".png", *suffixes))
+    return next((name for name in names if store.size(name) is not None), f"{stem}.jpg")
 
 
 def as_json(values: Mapping[str, Any]) -> str | None:

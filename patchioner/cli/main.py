@@ -1,7 +1,7 @@
 """Entry point of the `patchioner` command.
 
-Exit status: 0 all went well, 1 something failed (a line on standard error says what), 2 wrong usage, 130 stopped with
-Ctrl-C.
+Exit status: 0 all went well, 1 something failed (a line on standard error says what), 2 wrong usage, 3 some rows of a
+batch failed, 130 stopped with Ctrl-C.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from patchioner.cli.spelling import attach_negative_values
 VERBS = {
     "caption": ("caption", "add_caption_arguments", "caption photos or regions of them"),
     "detail": ("detail", "add_detail_arguments", "describe photos at length"),
+    "batch": ("batch", "add_batch_arguments", "many photos into rows, resumable"),
+    "alt": ("batch", "add_alt_arguments", "alt text of many photos"),
     "models": ("models", "add_models_arguments", "what can be loaded, and its size"),
     "convert": ("models", "add_convert_arguments", "write a model in our own format"),
     "export": ("models", "add_export_arguments", "run a model's backbone in another runtime"),

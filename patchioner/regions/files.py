@@ -23,6 +23,7 @@ import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import overload
 
@@ -139,7 +140,7 @@ class RegionFile:
                 f"none of its {len(photos)} images is called {wanted[-1]!r}; "
                 f"close: {', '.join(close)}"
             )
-        alike = [_alike_from_the_end(_parts(photo.name or ""), wanted) for photo in named]
+        alike = [_alike(_parts(photo.name or ""), wanted) for photo in named]
         found = [one for one, length in zip(named, alike, strict=True) if length == max(alike)]
         paths = sorted({"/".join(_parts(photo.name or "")) for photo in found})
         if len(paths) > 1:
@@ -246,13 +247,11 @@ def _parts(name: str) -> tuple[str, ...]:
     return PurePosixPath(name.replace("\\", "/")).parts or ("",)
 
 
-def _alike_from_the_end(one: Sequence[str], two: Sequence[str]) -> int:
-    count = 0
-    for left, right in zip(reversed(one), reversed(two), strict=False):
-        if left != right:
-            break
-        count += 1
-    return count
+def _alike(one: Sequence[str], wanted: Sequence[str]) -> tuple[int, bool]:
+    """How many parts are the same from the end, and whether all are."""
+    pairs = zip(reversed(one), reversed(wanted), strict=False)
+    count = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+    return count, count == len(one) == len(wanted)
 
 
 def _by_number(photos: Sequence[Photo], image_name: str) -> Photo:

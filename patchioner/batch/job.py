@@ -1,0 +1,269 @@
+"""The job itself: what is left of the shards is read, asked about, and written, each shard whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from patchioner.base.errors import OptionError
+from patchioner.base.progress import meter
+from patchioner.batch.asked import Asked, group_by_content
+from patchioner.batch.manifest import Manifest
+from patchioner.batch.rows import VERSION, Row
+from patchioner.batch.sinks import read_rows, run_folder, write_rows
+from patchioner.batch.sources import Reading, Sample, open_source
+from patchioner.batch.tasks import Task
+
+if TYPE_CHECKING:
+    from patchioner.model import Patchioner
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a batch is asked for; any number of processes may work on the same.
+
+    Attributes:
+        source: see `patchioner.batch.sources.open_source`.
+        out: FILE.parquet, .jsonl or .csv, with its shards in FILE.run; or a folder, which gets Parquet shards.
+        model, device, bank: see `Patchioner.from_pretrained`.
+        task: what is asked of each photo.
+        reading: how the source is read, and where its regions are.
+        shards: into how many the photos of a new run are cut; None is 256 photos, or a tar, to each.
+        retry: do shards over in which rows failed, those photos alone; what had succeeded stays.
+        max_failures: stop when more rows have failed.
+    """
+
+    source: str
+    out: str
+    model: str = "patchioner-mini"
+    device: str | None = None
+    bank: str | None = None
+    task: Task = field(default_factory=Task)
+    reading: Reading = field(default_factory=Reading)
+    shards: int | None = None
+    retry: bool = False
+    max_failures: int | None = None
+
+    def load(self) -> Patchioner:
+        """The model; errors of `Patchioner.from_pretrained`."""
+        from patchioner.model import Patchioner
+
+        return Patchioner.from_pretrained(self.model, device=self.device, bank=self.bank)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a job came to.
+
+    Attributes:
+        rows: in its output, of all runs.
+        failed: how many of them have an error, by its class.
+        photos: that this run asked about; `regions` with so many rows.
+        seconds: that this run took, without loading the model.
+        stopped: why it ended before its end; None if it did not.
+        left_out: of the source, what is no photo, by kind.
+    """
+
+    rows: int
+    failed: Mapping[str, int]
+    photos: int
+    regions: int
+    seconds: float
+    stopped: str | None = None
+    left_out: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def status(self) -> int:
+        """Exit status: 0 all well, 3 some rows failed, 1 nothing could be done."""
+        failures = sum(self.failed.values())
+        if self.stopped is None and not failures:
+            return 0
+        return 1 if failures == self.rows else 3
+
+
+class _EnoughError(Exception):
+    """More rows have failed than are allowed."""
+
+
+class Worker:
+    """A process's share of a job: the opened source, the model, and the shards.
+
+    Args:
+        job: of all workers.
+        model: a loaded one in place of the job's.
+        on_photo: called after each photo with how many rows have failed so far.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        model: Patchioner | None = None,
+        on_photo: Callable[[int], object] = lambda failures: None,
+    ) -> None:
+        self.job, self._on_photo = job, on_photo
+        self.folder, suffix = run_folder(job.out)
+        self.source = open_source(job.source, job.reading)  # what is cheap to refuse comes first
+        keys = self.source.keys()
+        per_shard = self.source.per_shard if job.shards is None else -(-len(keys) // job.shards)
+        self.model = model or job.load()
+        identity = self._identity()
+        self.name = hashlib.sha256(json.dumps(identity["model"]).encode()).hexdigest()[:16]
+        self.manifest = Manifest.open(self.folder, suffix, identity, keys, max(1, per_shard))
+        self.photos = self.rows = self.failures = 0
+
+    def _identity(self) -> dict[str, Any]:
+        """All that changes what rows say."""
+        from patchioner.checkpoints.fingerprint import model_fingerprint
+
+        own = model_fingerprint(self.model) | {"settings": self.model.settings.to_json()}
+        own["dtype"] = str(self.model.dtype)
+        return {"rows": VERSION, **self.job.task.identity(), "model": own, **self.source.identity}
+
+    def pending(self) -> list[int]:
+        """Shards that are not finished, and to be done over."""
+        paths = enumerate(self.manifest.paths())
+        return [
+            number
+            for number, path in paths
+            if not path.exists() or (self.job.retry and any(row.error for row in read_rows(path)))
+        ]
+
+    def write(self, number: int, *, wait: bool = False) -> bool:
+        """Do a shard; False where another process is about it and we do not wait."""
+        with self.manifest.lock(number, wait=wait) as ours:
+            if not ours:
+                return False
+            path = self.manifest.path(number)
+            samples = self.source.samples(self.manifest.shards[number])
+            if not path.exists():
+                with closing(self._rows(list(samples))) as rows:
+                    write_rows(path, rows)
+            elif self.job.retry:
+                write_rows(path, self._retried(list(read_rows(path)), list(samples)))
+            return True
+
+    def _rows(self, samples: Sequence[Sample]) -> Generator[Row, None, None]:
+        """One row per region of these photos, through the one pipeline."""
+        task, places = self.job.task, Counter[str]()
+        groups = [Asked(group, whole=task.whole) for group in group_by_content(samples)]
+        asked = [group for group in groups if group.error is None and not group.is_empty]
+        items = [(group.image, group.regions) for group in asked]
+        with closing(task.answers(self.model, items)) as answers:
+            for group in groups:
+                outcome: Any = group.error or ([] if group.is_empty else next(answers))
+                for row in group.rows(outcome, task.columns):
+                    row = replace(row, index=places[row.photo], model=self.name)
+                    places[row.photo] += 1
+                    self._count(row)
+                    yield row
+                for _ in group.samples:
+                    self.photos += 1
+                    self._on_photo(self.failures)
+
+    def _count(self, row: Row) -> None:
+        self.rows += 1
+        self.failures += row.error is not None
+        most = self.job.max_failures
+        if most is not None and self.failures > most:
+            raise _EnoughError(f"stopped after {self.failures} failures, the last of {row.photo!r}: "
+                               f"{row.message}")  # fmt: skip
+
+    def _retried(self, old: Sequence[Row], samples: Sequence[Sample]) -> list[Row]:
+        """Rows of a shard of which the photos that failed are asked again; a stored success beats a failure."""
+        failed = {row.photo for row in old if row.error}
+        again = [one for one in samples if one.photo in failed]
+        if failed - {one.photo for one in again}:  # a tar that broke hides which photos it has
+            again = list(samples)
+        redone = {one.photo for one in again} | failed
+        kept = {row.key: row for row in old if row.photo not in redone or row.error is None}
+        for row in self._rows(again):
+            if row.error is None or row.key not in kept:
+                kept[row.key] = row
+        place = {one.photo: at for at, one in reversed(list(enumerate(samples)))}
+        return sorted(kept.values(), key=lambda row: (place.get(row.photo, -1), row.index))
+
+
+def run(
+    source: str | Path,
+    out: str | Path,
+    *,
+    model: Patchioner | str = "patchioner-mini",
+    engine: str = "local",
+    **settings: Any,
+) -> Report:
+    """Caption all photos of a source, or go on where an earlier run was stopped.
+
+    Args:
+        source: a folder, glob, list, file of regions, tars, tables, or a URL of them (`sources.open_source`).
+        out: the rows: a .parquet, .jsonl or .csv file, or a folder of Parquet shards.
+        model: a loaded one, or its name; with Ray its name.
+        engine: "local", or "ray": the same shards on the cluster that Ray is connected to.
+        settings: the other attributes of `Job`.
+
+    Returns:
+        What it came to. Rows that failed are in the output with their error, and counted.
+
+    Raises:
+        PatchionerError: nothing can be done: no source, no model, an output of another run.
+        OSError: the output cannot be written; what is finished stays.
+
+    Example:
+        >>> run("photos/", "captions.parquet", reading=Reading(regions="instances.json"))  # doctest: +SKIP
+        Report(rows=4096, failed={}, ...)
+    """
+    name = model if isinstance(model, str) else Job.model
+    job = Job(str(source), str(out), model=name, **settings)
+    if engine == "ray":
+        if not isinstance(model, str):
+            raise OptionError("with engine='ray' give the model's name: each worker loads its own")
+        from patchioner.batch.ray_engine import work_on_ray
+
+        return _finished(job, work_on_ray(job))
+    if engine != "local":
+        raise OptionError(f"engine {engine!r} is unknown: use 'local' or 'ray'")
+    return _finished(job, _work_here(job, None if isinstance(model, str) else model))
+
+
+def _work_here(job: Job, model: Patchioner | None) -> Report:
+    with meter(description=job.task.kind, unit="photo") as step:
+        worker = Worker(job, model, lambda failures: step(f"{failures} failed" if failures else ""))
+        started, stopped = time.perf_counter(), None
+        try:
+            taken = [number for number in worker.pending() if not worker.write(number)]
+            for number in taken:  # by another process, which may have been killed since
+                worker.write(number, wait=True)
+        except _EnoughError as error:
+            stopped = str(error)
+        seconds = time.perf_counter() - started
+    return Report(0, {}, worker.photos, worker.rows, seconds, stopped, worker.source.left_out)
+
+
+def _finished(job: Job, report: Report) -> Report:
+    """The report of all rows there are, which are joined to the one file that was asked for."""
+    folder, suffix = run_folder(job.out)
+    manifest = Manifest.read(folder, suffix)
+    finished = [path for path in manifest.paths() if path.exists()]
+    errors: Counter[str] = Counter()
+    total = 0
+    for row in (row for path in finished for row in read_rows(path)):
+        total += 1
+        if row.error is not None:
+            errors[row.error] += 1
+    is_whole = len(finished) == len(manifest.shards)
+    if folder != Path(job.out) and is_whole and _is_older(Path(job.out), finished):
+        write_rows(Path(job.out), (row for path in finished for row in read_rows(path)))
+    return replace(report, rows=total, failed=dict(errors.most_common()))
+
+
+def _is_older(out: Path, shards: Sequence[Path]) -> bool:
+    if not out.exists():
+        return True
+    written = out.stat().st_mtime_ns
+    return any(path.stat().st_mtime_ns >= written for path in shards)

@@ -1,0 +1,313 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from patchioner import Patchioner
+from patchioner.base.errors import OptionError
+from patchioner.batch import Reading, Row, Task, job, read_rows, run
+from patchioner.cli.main import main
+from tests.support.tiny import noise_photo
+
+
+def lines(out: Path) -> list[str]:
+    return sorted(json.dumps(row.to_dict()) for row in read_rows(out))
+
+
+def captions(rows: Sequence[Row]) -> dict[tuple[str, int], str | None]:
+    return {row.key: row.text for row in rows}
+
+
+@pytest.fixture
+def batch(photos: Path, model: Patchioner, tmp_path: Path) -> Callable[..., job.Report]:
+    """`batch(out, ...)` captions the regions of the photos, two photos a shard."""
+
+    def work(out: str = "out.jsonl", **more: Any) -> job.Report:
+        given = {"reading": Reading(str(tmp_path / "coco.json")), "shards": 3, "model": model}
+        return run(photos, tmp_path / out, **(given | more))
+
+    return work
+
+
+@pytest.mark.parametrize("out", ["out.jsonl", "out.parquet", "out"])
+def test_a_row_per_region_says_what_caption_says(
+    out: str, batch: Callable[..., job.Report], photos: Path, model: Patchioner, tmp_path: Path
+) -> None:
+    assert (batch(out).rows, batch(out).photos) == (15, 0)
+    rows = list(read_rows(tmp_path / out))
+    by_hand = [
+        one.text
+        for name in ("a.png", "sub/a.png")
+        for one in model.caption(photos / name, [row_box(n) for n in range(3)])
+    ]
+    assert [r.text for n in ("a.png", "sub/a.png") for r in rows if r.photo == n] == by_hand
+    one = next(row for row in rows if row.key == ("b.png", 2))
+    assert (one.annotation_id, one.category, one.kind) == ("12", "cat", "box")
+    assert one.bbox == (10.0, 4.0, 50.0, 34.0)
+    assert json.loads(one.source or "")["rater"] == "née"
+
+
+def row_box(n: int) -> Any:
+    from patchioner import Box
+
+    return Box(5 * n, 4, 5 * n + 40, 34)
+
+
+def test_a_photo_given_twice_is_encoded_once(
+    batch: Callable[..., job.Report],
+    model: Patchioner,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    seen: list[int] = []
+    encode = model._placed.backbone.encode
+
+    def counted(photos: Sequence[Any]) -> Any:
+        seen.append(len(photos))
+        return encode(photos)
+
+    monkeypatch.setattr(model._placed.backbone, "encode", counted)
+    batch(shards=1)
+    assert sum(seen) == 4  # b.png is sub/d.png, and e.png has no regions
+    rows = captions(list(read_rows(tmp_path / "out.jsonl")))
+    assert [rows["b.png", n] for n in range(3)] == [rows["sub/d.png", n] for n in range(3)]
+
+
+def test_failures_are_rows_and_are_tried_again_on_demand(
+    batch: Callable[..., job.Report], photos: Path, tmp_path: Path
+) -> None:
+    good = (photos / "c.png").read_bytes()
+    (photos / "c.png").write_bytes(good[:100])
+    assert (batch().status, batch().failed) == (3, {"ImageError": 3})
+    failed = [row for row in read_rows(tmp_path / "out.jsonl") if row.error]
+    assert [row.annotation_id for row in failed] == ["20", "21", "22"]
+    (photos / "c.png").write_bytes(good)
+    (photos / "b.png").unlink()  # what has succeeded is not tried again
+    assert batch().status == 3
+    assert batch(retry=True).status == 0
+    assert [row.key[0] for row in read_rows(tmp_path / "out.jsonl")].count("b.png") == 3
+
+
+def test_the_input_may_grow(batch: Callable[..., job.Report], photos: Path, tmp_path: Path) -> None:
+    batch(reading=Reading())
+    before = lines(tmp_path / "out.jsonl")
+    noise_photo(seed=9).save(photos / "aa.png")
+    assert batch(reading=Reading()).photos == 1
+    assert set(before) < set(lines(tmp_path / "out.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"task": Task("alt")}, "task"),
+        ({"task": Task(how={"min_confidence": 0.5})}, "how.min_confidence"),
+        ({"reading": Reading()}, "regions"),
+    ],
+)
+def test_another_run_in_the_same_place_is_refused(
+    change: dict[str, Any], named: str, batch: Callable[..., job.Report]
+) -> None:
+    batch()
+    with pytest.raises(OptionError, match=named):
+        batch(**change)
+
+
+def test_a_changed_region_file_is_refused(batch: Callable[..., job.Report], tmp_path: Path) -> None:
+    batch()
+    content = (tmp_path / "coco.json").read_text()
+    (tmp_path / "coco.json").write_text(content.replace("cat", "dog"))
+    with pytest.raises(OptionError, match="regions"):
+        batch()
+
+
+def test_too_many_failures_stop_the_run(
+    batch: Callable[..., job.Report], photos: Path, tmp_path: Path
+) -> None:
+    for name in ("b.png", "c.png"):
+        (photos / name).write_bytes(b"broken")
+    found = batch(max_failures=4)
+    assert found.stopped and found.status
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+@pytest.mark.parametrize("task", ["embed", "alt", "label"])
+def test_other_tasks(
+    task: str, batch: Callable[..., job.Report], model: Patchioner, tmp_path: Path
+) -> None:
+    batch(task=Task(task, ("a cat", "a bus") if task == "label" else ()))
+    rows = list(read_rows(tmp_path / "out.jsonl"))
+    if task == "embed":
+        assert {len(row.embedding or ()) for row in rows} == {model.parts.backbone.dim}
+    elif task == "label":
+        assert {row.text for row in rows} <= {"a cat", "a bus"}
+    else:
+        assert [row.kind for row in rows] == ["whole_image"] * 6
+
+
+@pytest.mark.parametrize("reader", ["pyarrow", "pandas", "duckdb", "datasets"])
+def test_others_read_the_rows(
+    reader: str, batch: Callable[..., job.Report], tmp_path: Path
+) -> None:
+    library = pytest.importorskip(reader)
+    batch("out.parquet")
+    path = str(tmp_path / "out.parquet")
+    if reader == "pyarrow":
+        ids = pytest.importorskip("pyarrow.parquet").read_table(path)["annotation_id"].to_pylist()
+    elif reader == "pandas":
+        ids = list(library.read_parquet(path)["annotation_id"])
+    elif reader == "duckdb":
+        ids = [row[0] for row in library.sql(f"select annotation_id from '{path}'").fetchall()]
+    else:
+        ids = library.Dataset.from_parquet(path, cache_dir=str(tmp_path))["annotation_id"]
+    assert sorted(ids) == sorted(str(10 * image + n) for image in range(5) for n in range(3))
+
+
+class Faults:
+    """The n-th open, write, fsync or rename below a folder fails, once or from then on."""
+
+    def __init__(self, folder: Path, nth: int, persistent: bool) -> None:
+        self.folder, self.nth, self.persistent, self.count = str(folder), nth, persistent, 0
+
+    def strike(self) -> None:
+        self.count += 1
+        if self.count == self.nth or (self.persistent and self.count > self.nth):
+            raise OSError(28, "No space left on device")
+
+    def install(self, patch: pytest.MonkeyPatch) -> None:
+        opened = Path.open
+
+        def open_(path: Path, mode: str = "r", *more: Any, **named: Any) -> Any:
+            ours = str(path).startswith(self.folder) and "w" in mode
+            if not ours:
+                return opened(path, mode, *more, **named)
+            self.strike()
+            stream = opened(path, mode, *more, **named)
+            write = stream.write
+
+            class Stream:
+                def write(self_, data: Any) -> Any:
+                    self.strike()
+                    return write(data)
+
+                def __enter__(self_) -> Any:
+                    stream.__enter__()
+                    return self_
+
+                def __exit__(self_, *error: Any) -> Any:
+                    return stream.__exit__(*error)
+
+                def __getattr__(self_, name: str) -> Any:
+                    return getattr(stream, name)
+
+            return Stream()
+
+        def striking(function: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*given: Any, **named: Any) -> Any:
+                self.strike()
+                return function(*given, **named)
+
+            return call
+
+        patch.setattr(Path, "open", open_)
+        patch.setattr(os, "replace", striking(os.replace))
+        patch.setattr(os, "fsync", striking(os.fsync))
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+@pytest.mark.parametrize("out", ["out.jsonl", "out.parquet"])
+def test_whatever_fails_to_be_written_nothing_is_lost_or_doubled(
+    out: str, persistent: bool, photos: Path, model: Patchioner, tmp_path: Path
+) -> None:
+    given: Any = {"reading": Reading(str(tmp_path / "coco.json")), "shards": 2, "model": model}
+    run(photos, tmp_path / "sound" / out, **given)
+    wanted = lines(tmp_path / "sound" / out)
+    faults = Faults(tmp_path, 0, persistent)
+    while faults.count >= faults.nth:  # until a run passes; Arrow writes in hundreds of pieces
+        folder = tmp_path / f"{faults.nth}"
+        faults = Faults(folder, faults.nth + 1 + faults.nth // 8, persistent)
+        with pytest.MonkeyPatch.context() as patch:
+            faults.install(patch)
+            try:
+                run(photos, folder / out, **given)
+            except OSError:
+                assert not (folder / out).exists()
+        run(photos, folder / out, **given)
+        assert lines(folder / out) == wanted
+    assert faults.nth > 10
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from patchioner.batch import Reading, run
+photos, out, regions, model = sys.argv[1:]
+print("ready", flush=True)
+run(photos, out, reading=Reading(regions), shards=3, model=model)
+"""
+
+
+def started(photos: Path, out: Path, checkpoint: str) -> subprocess.Popen[bytes]:
+    regions = str(photos.parent / "coco.json")
+    words = [sys.executable, "-c", SCRIPT, str(photos), str(out), regions, checkpoint]
+    here = os.pathsep.join(path for path in sys.path if path)
+    process = subprocess.Popen(
+        words,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"PYTHONPATH": here},
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    return process
+
+
+KILLS = int(os.environ.get("PATCHIONER_KILLS", "3"))
+
+
+def test_a_killed_run_goes_on_where_it_was(photos: Path, checkpoint: str, tmp_path: Path) -> None:
+    given: Any = {"reading": Reading(str(tmp_path / "coco.json")), "shards": 3}
+    run(photos, tmp_path / "sound.jsonl", model=checkpoint, **given)
+    chance = np.random.default_rng(0)
+    for kill in range(KILLS):
+        out = tmp_path / f"{kill}.jsonl"
+        with started(photos, out, checkpoint) as process:
+            time.sleep(chance.uniform(0.0, 3.0))
+            process.send_signal(signal.SIGKILL)
+        run(photos, out, model=checkpoint, **given)
+        assert lines(out) == lines(tmp_path / "sound.jsonl")
+
+
+def test_two_processes_share_the_work(photos: Path, checkpoint: str, tmp_path: Path) -> None:
+    given: Any = {"reading": Reading(str(tmp_path / "coco.json")), "shards": 3}
+    run(photos, tmp_path / "sound.jsonl", model=checkpoint, **given)
+    out = tmp_path / "shared.jsonl"
+    with started(photos, out, checkpoint) as one, started(photos, out, checkpoint) as two:
+        assert (one.wait(120), two.wait(120)) == (0, 0)
+    assert lines(out) == lines(tmp_path / "sound.jsonl")
+
+
+def test_the_command_says_what_failed(
+    photos: Path, checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "out.csv")
+    words = ["batch", str(photos), "--out", out, "--model", checkpoint]
+    assert main([*words, "--profile"]) == 0
+    assert "the backbone alone" in capsys.readouterr().out
+    (photos / "broken.png").write_bytes(b"")
+    assert main(words) == 3
+    assert "1  ImageError" in capsys.readouterr().out
+    assert main([*words, "--task", "alt"]) == 1
+    assert main(["batch", str(tmp_path / "nothing"), "--out", out]) == 1
+    assert (
+        main(["alt", str(photos), "--out", str(tmp_path / "alt.csv"), "--model", checkpoint]) == 3
+    )
