@@ -17,12 +17,11 @@ import torch
 from torch import Tensor
 
 from decoders.base import CONFIG_FILE, DECODERS, TextMemory, check_whole, reading
-from decoders.entities import entity_prompt
 from decoders.scene_graph import CachedParser, RuleParser, SceneGraph, SceneGraphParser, T5Parser
 from decoders.scene_graph.lexicon import NUMBERS
 from decoders.scene_graph.tagging import singular
 from decoders.tokenizers import LanguageTokenizer
-from decoders.viecap import ViecapConfig, ViecapDecoder, ViecapNetwork
+from decoders.viecap import ViecapConfig, ViecapDecoder, ViecapNetwork, entity_prompt
 from patchioner.base.errors import CheckpointError, DecoderError, OptionError
 
 SAME_HEAD, SYNONYM = 0.8, 0.7

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -85,11 +86,11 @@ class RetrievalDecoder(Decoder):
         assert memory is not None  # `generate` has seen to it
         captions: dict[int, Decoded] = {}
         waiting, wide = list(range(len(embeddings))), self.candidates
-        allowed = _Allowed(options)
+        allowed = _allowed(options)
         while waiting:
             wide = min(wide, len(memory))
-            for row, caption in self._choose(memory, embeddings[waiting], waiting, wide, allowed):
-                captions[row] = caption
+            part = embeddings[waiting]
+            captions.update(self._choose(memory, part, waiting, wide, options, allowed))
             waiting = [row for row in waiting if row not in captions]
             if waiting and wide == len(memory):
                 raise DecoderError(
@@ -127,13 +128,19 @@ class RetrievalDecoder(Decoder):
         return self
 
     def _choose(
-        self, memory: TextMemory, part: Tensor, rows: list[int], wide: int, allowed: _Allowed
+        self,
+        memory: TextMemory,
+        part: Tensor,
+        rows: list[int],
+        wide: int,
+        options: DecodeOptions,
+        allowed: Callable[[str], bool],
     ) -> Iterator[tuple[int, Decoded]]:
         """A sentence for each of `rows`, embedded in `part`, that has an allowed one among its `wide` nearest."""
         part, texts = part.detach().float(), memory.texts
         assert texts is not None
         found = memory.nearest(part, wide)
-        uniforms = row_uniforms(part, 1, seed=allowed.options.seed)[:, 0]
+        uniforms = row_uniforms(part, 1, seed=options.seed)[:, 0]
         places, cosines = found.indices.tolist(), found.similarities.double().cpu()
         for row, near, values, uniform in zip(rows, places, cosines, uniforms, strict=True):
             # Equal cosines in the order of the memory, whatever order the search gave them.
@@ -143,34 +150,26 @@ class RetrievalDecoder(Decoder):
                 continue
             logits = values / self.temperature
             pick = fit[0]
-            if allowed.options.strategy == "sample":
-                sharpened = (logits[fit] / allowed.options.temperature)[None]
-                place = draw(sharpened, torch.tensor([uniform]), allowed.options.top_p)
+            if options.strategy == "sample":
+                sharpened = (logits[fit] / options.temperature)[None]
+                place = draw(sharpened, torch.tensor([uniform]), options.top_p)
                 pick = fit[int(place)]
             log_prob = float(logits.log_softmax(dim=0)[pick])
             yield row, Decoded(texts[near[pick]], (near[pick],), (log_prob,))
 
 
-class _Allowed:
+def _allowed(options: DecodeOptions) -> Callable[[str], bool]:
     """Whether a sentence meets the options; each sentence is looked at once."""
+    words = "|".join(r"\s+".join(map(re.escape, word.split())) for word in options.banned_words)
+    banned = re.compile(rf"(?<!\w)(?:{words})(?!\w)", re.IGNORECASE) if words else None
+    size = options.no_repeat_ngram
 
-    def __init__(self, options: DecodeOptions) -> None:
-        self.options = options
-        words = "|".join(r"\s+".join(map(re.escape, word.split())) for word in options.banned_words)
-        self._banned = re.compile(rf"(?<!\w)(?:{words})(?!\w)", re.IGNORECASE) if words else None
-        self._known: dict[str, bool] = {}
-
-    def __call__(self, text: str) -> bool:
-        if text not in self._known:
-            self._known[text] = self._meets(text)
-        return self._known[text]
-
-    def _meets(self, text: str) -> bool:
+    @cache
+    def meets(text: str) -> bool:
         words = text.lower().split()
-        if not self.options.min_tokens <= len(words) <= self.options.max_tokens:
+        if not options.min_tokens <= len(words) <= options.max_tokens:
             return False
-        if self._banned is not None and self._banned.search(text):
-            return False
-        size = self.options.no_repeat_ngram
         ngrams = [tuple(words[i : i + size]) for i in range(len(words) - size + 1)] if size else []
-        return len(set(ngrams)) == len(ngrams)
+        return len(set(ngrams)) == len(ngrams) and not (banned and banned.search(text))
+
+    return meets

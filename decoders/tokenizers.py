@@ -48,18 +48,25 @@ def read_tokenizer(path: str | Path, make: Callable[[Tokenizer], T]) -> T:
 
 
 class TextTokenizer:
-    """What the tokenizers of captions share: `kind` names one in a decoder's config.json."""
+    """What the tokenizers of captions share: `kind` names one in a decoder's config.json.
+
+    Attributes:
+        start_id, end_id, end_ids: the tokens that begin and end a caption.
+        special_ids: never show in decoded text; those before start and end, `unwritable_ids`, are never generated.
+        vocab_size: number of tokens, the special ones included.
+    """
 
     kind: str
-    unwritable_ids: tuple[int, ...] = ()  # must never be generated, start and end apart
-    _START: str
-    _END: str
+    _SPECIAL: tuple[str, ...]
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         # A corpus line that happens to hold the end token is text, not a command.
         self._tokenizer.encode_special_tokens = True
-        self.start_id, self.end_id = self._special(self._START), self._special(self._END)
+        self.special_ids = tuple(self._special(token) for token in self._SPECIAL)
+        self.start_id, self.end_id = self.special_ids[-2:]
+        self.end_ids, self.unwritable_ids = (self.end_id,), self.special_ids[:-2]
+        self.vocab_size = int(tokenizer.get_vocab_size())
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -69,21 +76,6 @@ class TextTokenizer:
     def save(self, path: str | Path) -> None:
         """Write the tokenizer.json that `load` reads."""
         self._tokenizer.save(str(path))
-
-    @property
-    def end_ids(self) -> tuple[int, ...]:
-        """The tokens that end a caption."""
-        return (self.end_id,)
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of tokens, the special ones included."""
-        return int(self._tokenizer.get_vocab_size())
-
-    @property
-    def special_ids(self) -> tuple[int, ...]:
-        """Ids that never show in decoded text."""
-        return self.start_id, self.end_id
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, without special tokens."""
@@ -121,12 +113,7 @@ class CaptionTokenizer(TextTokenizer):
         'a red bus'
     """
 
-    kind, _START, _END = "caption", START, END
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        super().__init__(tokenizer)
-        self.pad_id = self._special(PAD)
-        self.unwritable_ids = (self.pad_id,)
+    kind, _SPECIAL = "caption", (PAD, START, END)
 
     @classmethod
     def train(cls, texts: Iterable[str], *, vocab_size: int = 8000) -> Self:
@@ -150,21 +137,15 @@ class CaptionTokenizer(TextTokenizer):
         tokenizer.train_from_iterator(texts, trainer)
         return cls(tokenizer)
 
-    @property
-    def special_ids(self) -> tuple[int, ...]:
-        """Ids of the pad, start and end tokens."""
-        return self.pad_id, self.start_id, self.end_id
-
 
 class ClipTokenizer(TextTokenizer):
     """CLIP's BPE as a caption tokenizer: the one that the published DeCap decoders write with.
 
-    Text is cleaned as CLIP cleans it (HTML entities, typographic quotes and ligatures, blanks, lower case). Padding
-    is token 0, as published: a real token ("!"). Source: Radford et al. 2021 (CLIP, arXiv 2103.00020).
+    Text is cleaned as CLIP cleans it (HTML entities, typographic quotes and ligatures, blanks, lower case).
+    Source: Radford et al. 2021 (CLIP, arXiv 2103.00020).
     """
 
-    kind, _START, _END = "clip", CLIP_START, CLIP_END
-    pad_id = 0
+    kind, _SPECIAL = "clip", (CLIP_START, CLIP_END)
 
     @classmethod
     def from_merges(cls, vocabulary: dict[str, int], merges: Sequence[tuple[str, str]]) -> Self:

@@ -10,7 +10,6 @@ import hashlib
 import logging
 import math
 import pickle
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -26,7 +25,13 @@ from torch.optim import Optimizer
 
 from decoders.base import TextMemory, TrainableDecoder
 from patchioner.base.errors import CheckpointError, DecoderError, OptionError, TextError
-from patchioner.base.files import read_json, write_json
+from patchioner.base.files import (
+    differences,
+    read_json,
+    recover_folder,
+    replace_folder,
+    write_json,
+)
 from patchioner.base.progress import progress
 from patchioner.base.weights import fit_weights, load_weights, save_weights
 
@@ -38,7 +43,7 @@ Corrupt: TypeAlias = Callable[[Tensor], Tensor]
 BUCKET_BATCHES = 64
 _VALIDATION_SEED = 7_777_777  # its noise is the same at every report
 _HARMLESS = {"validate_every", "checkpoint_every", "samples"}
-_PREFIX = "step-"
+_CHECKPOINT = "checkpoint"
 
 
 @dataclass(frozen=True)
@@ -327,15 +332,9 @@ def _mix(seed: int, step: int) -> int:
 
 
 def _log(report: TrainReport) -> None:
-    loss = report.validation_loss
-    logger.info(
-        "step %d/%d: loss %.4f%s, %.0f s",
-        report.step,
-        report.total_steps,
-        report.train_loss,
-        "" if loss is None else f", validation {loss:.4f}",
-        report.seconds,
-    )
+    held = "" if report.validation_loss is None else f", validation {report.validation_loss:.4f}"
+    done = f"{report.step}/{report.total_steps}"
+    logger.info("step %s: loss %.4f%s, %.0f s", done, report.train_loss, held, report.seconds)
     for text, caption in report.samples:
         logger.info("  %s -> %s", text, caption)
 
@@ -432,48 +431,34 @@ def epoch_batches(
 def save_training(
     folder: Path, *, module: nn.Module, optimizer: Optimizer, step: int, run: dict[str, Any]
 ) -> None:
-    """Write the checkpoint of `step`, whole or not at all, and drop the earlier ones; `run` identifies the run."""
-    target = folder / f"{_PREFIX}{step:08d}"
-    draft = folder / f".{target.name}.tmp"
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
-    save_weights(module.state_dict(), draft / "weights.safetensors", storage="fp32")
-    torch.save(optimizer.state_dict(), draft / "optimizer.pt")
-    write_json(draft / "state.json", {"step": step, "run": run})
-    shutil.rmtree(target, ignore_errors=True)
-    draft.rename(target)
-    for other in _checkpoints(folder):
-        if other != target:
-            shutil.rmtree(other)
+    """Write the checkpoint of `step` in place of the one before, whole or not at all; `run` identifies the run."""
+    with replace_folder(folder / _CHECKPOINT) as fresh:
+        save_weights(module.state_dict(), fresh / "weights.safetensors", storage="fp32")
+        torch.save(optimizer.state_dict(), fresh / "optimizer.pt")
+        write_json(fresh / "state.json", {"step": step, "run": run})
 
 
 def load_training(
     folder: Path, *, module: nn.Module, optimizer: Optimizer, run: dict[str, Any]
 ) -> int:
-    """Fill module and optimiser from the latest checkpoint; give back its step, 0 where there is none."""
-    found = _checkpoints(folder)
-    if not found:
+    """Fill module and optimiser from the checkpoint; give back its step, 0 where there is none."""
+    latest = folder / _CHECKPOINT
+    recover_folder(latest)
+    if not latest.exists():
         return 0
-    latest = found[-1]
     state = read_json(latest / "state.json")
     if not isinstance(state, dict) or not isinstance(state.get("run"), dict):
         raise CheckpointError(f"{latest / 'state.json'} is not ours; remove {latest}")
-    if state["run"] != run:
-        changed = [k for k in run.keys() | state["run"].keys() if run.get(k) != state["run"].get(k)]
+    if changed := differences(state["run"], run):
         raise CheckpointError(
-            f"{latest} belongs to another run: {', '.join(sorted(changed))} changed; "
+            f"{latest} belongs to another run: {', '.join(changed)} changed; "
             "use the same settings, or another checkpoint folder"
         )
-    weights = latest / "weights.safetensors"
+    weights, path = latest / "weights.safetensors", latest / "optimizer.pt"
     fit_weights(module, load_weights(weights), source=str(weights))
     device = next(module.parameters()).device
-    path = latest / "optimizer.pt"
     try:
         optimizer.load_state_dict(torch.load(path, map_location=device, weights_only=True))
     except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}; remove {latest}") from error
     return int(state["step"])
-
-
-def _checkpoints(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob(f"{_PREFIX}*") if path.is_dir())

@@ -114,8 +114,7 @@ class NewDecoder:
             from decoders.meacap import MeacapDecoder
 
             return MeacapDecoder.create(dim, self.language_model, seed=seed)
-        from decoders.entities import COCO_ENTITIES, EntityPrompter, embed_entities
-        from decoders.viecap import ViecapDecoder
+        from decoders.viecap import COCO_ENTITIES, EntityPrompter, ViecapDecoder, embed_entities
 
         names = self.entities or COCO_ENTITIES
         prompter = EntityPrompter(names, embed_entities(names, tower.encode))

@@ -178,12 +178,12 @@ def export_backbone(
         "precision": precision,
         "dim": source.dim,
         "preprocessing": preprocessing_config(source.preprocessing),
-        "outputs": graph.outputs,
+        "outputs": list(graph.outputs),
         "files": {
             path.name: file_sha256(path) for path in _write(graph, folder, format, precision)
         },
         "exported_from": source.config,
-        "native_grid": graph.native_grid,
+        "native_grid": graph.native_grid and list(graph.native_grid),
     }
     return ExportedBackbone(folder, config, graph.positions), source
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections import OrderedDict, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -24,6 +24,7 @@ from decoders.scene_graph.tagging import Token, is_animate, singular, tag
 from patchioner.base.errors import HubError
 from patchioner.base.optional import require
 
+_MOST_GRAPHS = 100_000
 _LONGEST_NAME = 3  # words of a compound: longer runs are several names or a slip of the tagger
 PUBLISHED = "lizhuang144/flan-t5-base-VG-factual-sg"
 _PROMPT = "Generate Scene Graph: "
@@ -54,36 +55,26 @@ class SceneGraphParser(Protocol):
 
 
 class CachedParser:
-    """A parser that remembers `limit` graphs (about 1 kB each); the one not used for longest goes first.
+    """A parser that remembers its graphs, up to 100,000 of about 1 kB each. Threads may share one."""
 
-    Threads may share one.
-    """
-
-    def __init__(self, parser: SceneGraphParser, *, limit: int = 100_000) -> None:
-        check_whole(limit=limit)
+    def __init__(self, parser: SceneGraphParser) -> None:
         self.parser = parser
-        self.limit = limit
-        self._graphs: OrderedDict[str, SceneGraph] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def __len__(self) -> int:
-        return len(self._graphs)
+        self._graphs: dict[str, SceneGraph] = {}
 
     def parse(self, texts: Sequence[str]) -> list[SceneGraph]:
         """One graph for each text, in their order; only texts not met before are parsed."""
-        distinct = list(dict.fromkeys(texts))
-        with self._lock:
-            known = {text: self._graphs[text] for text in distinct if text in self._graphs}
-        # Outside the lock: a slow parser must not hold up the other threads.
-        unknown = [text for text in distinct if text not in known]
+        known = self._graphs
+        unknown = [text for text in dict.fromkeys(texts) if text not in known]
         if unknown:
-            known.update(zip(unknown, self.parser.parse(unknown), strict=True))
-        with self._lock:
-            for text in distinct:
-                self._graphs[text] = known[text]
-                self._graphs.move_to_end(text)
-            while len(self._graphs) > self.limit:
-                self._graphs.popitem(last=False)
+            # A new dictionary: other threads go on with the one they hold.
+            kept = known if len(known) + len(unknown) <= _MOST_GRAPHS else {}
+            found = zip(unknown, self.parser.parse(unknown), strict=True)
+            known = {
+                **{text: known[text] for text in texts if text in known},
+                **kept,
+                **dict(found),
+            }
+            self._graphs = known
         return [known[text] for text in texts]
 
 

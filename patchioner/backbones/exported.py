@@ -18,13 +18,7 @@ import torch
 from timm.layers import resample_abs_pos_embed  # type: ignore[attr-defined]
 from torch import Tensor
 
-from patchioner.backbones.base import (
-    BACKBONES,
-    Dense,
-    SingleViT,
-    preprocessing_config,
-    preprocessing_of,
-)
+from patchioner.backbones.base import BACKBONES, Dense, SingleViT, preprocessing_of
 from patchioner.base.errors import CheckpointError, ExportError, OptionError
 from patchioner.base.files import atomic_path, file_sha256, write_json
 from patchioner.base.optional import require
@@ -70,12 +64,12 @@ class ExportedBackbone(SingleViT):
         native = config.get("native_grid")
         if (native is None) != (positions is None):
             raise OptionError("native_grid goes with 'native_positions' among the weights")
-        self.folder, self.precision, self.width = folder, config["precision"], int(config["dim"])
+        self.folder, self.precision = folder, config["precision"]
+        self._config = {**config, "dim": int(config["dim"])}
         self.preprocessing = preprocessing_of(config["preprocessing"])
         self.native_grid = None if native is None else (int(native[0]), int(native[1]))
         self.output_names = tuple(str(name) for name in config["outputs"])
         self.files = {str(name): str(digest) for name, digest in config["files"].items()}
-        self.exported_from = dict(config["exported_from"])
         self.register_buffer("native_positions", positions)
         self._check()
         self._device = torch.device("cpu")
@@ -105,21 +99,13 @@ class ExportedBackbone(SingleViT):
     @property
     def dim(self) -> int:
         """Width of the embedding space."""
-        return self.width
+        width: int = self._config["dim"]
+        return width
 
     @property
     def config(self) -> dict[str, Any]:
         """See the class."""
-        return {
-            "type": self.kind,
-            "precision": self.precision,
-            "dim": self.width,
-            "preprocessing": preprocessing_config(self.preprocessing),
-            "outputs": list(self.output_names),
-            "native_grid": None if self.native_grid is None else list(self.native_grid),
-            "files": dict(self.files),
-            "exported_from": dict(self.exported_from),
-        }
+        return copy.deepcopy(self._config)
 
     def outputs(self, pixels: Tensor, grid: tuple[int, int]) -> Dense:
         """See `SingleViT.outputs`; the result lies on the device that `to` named."""

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from tokenizers import Tokenizer
@@ -53,6 +53,31 @@ class TextTower(StoredModule):
         super().save(folder, storage=storage)
         if isinstance(self.tokenizer, Tokenizer):
             (folder / TOKENIZER_FILE).write_text(self.tokenizer.to_str(), encoding="utf-8")
+
+
+class ShapedTower(TextTower):
+    """A tower whose network follows from `settings`, a dataclass; `kind` names it in a config."""
+
+    kind: ClassVar[str]
+    settings: Any
+
+    @property
+    def dim(self) -> int:
+        """Width of the embedding space."""
+        return int(self.settings.dim)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Type and shape."""
+        return {"type": self.kind, **asdict(self.settings)}
+
+
+def plain_tokenizer(tokenizer: Tokenizer) -> Tokenizer:
+    """A copy without padding and truncation."""
+    copied = Tokenizer.from_str(tokenizer.to_str())
+    copied.no_padding()
+    copied.no_truncation()
+    return copied
 
 
 def check_shape(settings: Any, what: str) -> None:
@@ -176,7 +201,7 @@ class BertLayer(nn.Module):
         return self.output_norm(x + self.outer(F.gelu(self.inner(x))))  # type: ignore[no-any-return]
 
 
-class BertTower(TextTower):
+class BertTower(ShapedTower):
     """Tokenizer, encoder and projection.
 
     Args:
@@ -187,12 +212,11 @@ class BertTower(TextTower):
     Texts are grouped by length in tokens, so no batch holds padding and a text's vector does not depend on the others.
     """
 
+    kind = "bert"
+
     def __init__(self, settings: BertSettings, tokenizer: Tokenizer) -> None:
         super().__init__()
-        self.settings = settings
-        self.tokenizer = Tokenizer.from_str(tokenizer.to_str())
-        self.tokenizer.no_padding()
-        self.tokenizer.no_truncation()
+        self.settings, self.tokenizer = settings, plain_tokenizer(tokenizer)
         self.tokens = nn.Embedding(settings.vocabulary, settings.width)
         self.positions = nn.Embedding(settings.max_tokens, settings.width)
         self.norm = nn.LayerNorm(settings.width, eps=1e-12)
@@ -217,16 +241,6 @@ class BertTower(TextTower):
         if source.folder is not None:
             tower.restore(source.folder)
         return tower
-
-    @property
-    def dim(self) -> int:
-        """Width of the embedding space."""
-        return self.settings.dim
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """Type and shape."""
-        return {"type": "bert", **asdict(self.settings)}
 
     def sentence(self, ids: Tensor) -> Tensor:
         """Token ids (B, T) without padding -> mean-pooled unit sentence vectors (B, width)."""

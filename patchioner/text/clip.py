@@ -11,7 +11,7 @@ import copy
 import logging
 import string
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, Self
@@ -35,11 +35,13 @@ from patchioner.checkpoints.stored import (
 from patchioner.text.base import (
     TEXT_TOWERS,
     TOKENIZER_FILE,
+    ShapedTower,
     TextTower,
     check_shape,
     check_texts,
     cut_ids,
     encode_by_length,
+    plain_tokenizer,
     read_tokenizer,
 )
 
@@ -269,7 +271,7 @@ class SiglipTextSettings:
             )
 
 
-class SiglipText(TextTower):
+class SiglipText(ShapedTower):
     """Tokenizer and text transformer.
 
     Args:
@@ -282,6 +284,8 @@ class SiglipText(TextTower):
         OptionError: the tokenizer has more pieces than the vocabulary.
     """
 
+    kind = "siglip"
+
     def __init__(self, settings: SiglipTextSettings, tokenizer: Tokenizer) -> None:
         super().__init__()
         if tokenizer.get_vocab_size() > settings.vocabulary:
@@ -289,10 +293,7 @@ class SiglipText(TextTower):
                 f"the tokenizer has {tokenizer.get_vocab_size()} pieces, the tower only {settings.vocabulary}: "
                 "take the tokenizer that the weights were trained with"
             )
-        self.settings = settings
-        self.tokenizer = Tokenizer.from_str(tokenizer.to_str())
-        self.tokenizer.no_padding()
-        self.tokenizer.no_truncation()
+        self.settings, self.tokenizer = settings, plain_tokenizer(tokenizer)
         self.network: Any = _network(settings)
         self.eval()
 
@@ -323,16 +324,6 @@ class SiglipText(TextTower):
         if file is not None:
             tower.read_published(read_tensors(file), source=str(file))
         return tower
-
-    @property
-    def dim(self) -> int:
-        """Width of the embedding space."""
-        return self.settings.dim
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """Type and shape."""
-        return {"type": "siglip", **asdict(self.settings)}
 
     def token_ids(self, texts: Sequence[str]) -> Tensor:
         """(n, max_tokens) int64; longer texts are cut, keeping the end token, with a warning.

@@ -12,7 +12,7 @@ that a layer's query-key-value map has no bias and its output map has one. A fil
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
@@ -26,7 +26,7 @@ from patchioner.base.weights import fit_weights
 from patchioner.checkpoints.stored import WeightSource, part_of, read_tensors, settings_of
 from patchioner.text.base import (
     TEXT_TOWERS,
-    TextTower,
+    ShapedTower,
     check_shape,
     check_texts,
     cut_ids,
@@ -67,6 +67,11 @@ class DinoTxtTextSettings:
         check_shape(self, "the dino.txt text tower")
         if self.columns % 2:
             raise OptionError(f"columns {self.columns} of the dino.txt text tower must be even")
+
+    @property
+    def dim(self) -> int:
+        """Width of the embedding space."""
+        return self.columns // (2 if self.space == "patch" else 1)
 
 
 class _Layer(nn.Module):
@@ -111,12 +116,14 @@ class _Transformer(nn.Module):
         return self.ln_final(x)  # type: ignore[no-any-return]
 
 
-class DinoTxtText(TextTower):
+class DinoTxtText(ShapedTower):
     """CLIP's tokenizer (of open_clip), the transformer and the map into the space of the images.
 
     Texts are grouped by length in tokens, so no batch holds padding and a text's vector does not depend on the others;
     the causal mask makes that equal to padding, as published.
     """
+
+    kind = "dinotxt"
 
     def __init__(self, settings: DinoTxtTextSettings) -> None:
         super().__init__()
@@ -139,16 +146,6 @@ class DinoTxtText(TextTower):
         if source.file is not None:
             tower.read_published(read_tensors(source.file), source=str(source.file))
         return tower
-
-    @property
-    def dim(self) -> int:
-        """Width of the embedding space."""
-        return self.settings.columns // (2 if self.settings.space == "patch" else 1)
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """Type and shape."""
-        return {"type": "dinotxt", **asdict(self.settings)}
 
     def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """CLIP's ids per text between start and end; longer texts are cut, keeping the end, with a warning."""

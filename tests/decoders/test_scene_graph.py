@@ -21,7 +21,7 @@ from decoders.scene_graph import (
     T5Parser,
     parse_triples,
 )
-from patchioner.base.errors import HubError, OptionError
+from patchioner.base.errors import HubError
 
 # Sentences and labels are ours, written before the parser had read them. "young two man" is a man
 # with the attributes "young" and "two".
@@ -164,17 +164,15 @@ def test_each_text_is_parsed_once() -> None:
     assert parser.parse([]) == []
 
 
-def test_a_full_cache_forgets_what_was_used_longest_ago() -> None:
+def test_a_full_cache_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("decoders.scene_graph.parsers._MOST_GRAPHS", 2)
     inner = Counting()
-    parser = CachedParser(inner, limit=2)  # type: ignore[arg-type]
-    for texts in (["a"], ["b"], ["a"], ["c"], ["a"], ["b"]):
-        parser.parse(texts)
+    parser = CachedParser(inner)  # type: ignore[arg-type]
+    for texts in (["a"], ["b"], ["a", "c"], ["a", "c"], ["b"]):
+        assert [one.entities[0].name for one in parser.parse(texts)] == texts
     assert inner.asked == [["a"], ["b"], ["c"], ["b"]]
     # More distinct texts in one call than it can keep.
     assert [one.entities[0].name for one in parser.parse(list("pqrs"))] == list("pqrs")
-    assert len(parser) == 2
-    with pytest.raises(OptionError, match="limit"):
-        CachedParser(inner, limit=0)  # type: ignore[arg-type]
 
 
 # The T5 parser: its output read robustly, and a tiny random T5 driven without any download.

@@ -204,9 +204,6 @@ def test_ids_that_only_the_network_has_are_never_written() -> None:
 @pytest.mark.parametrize("kind", [ClipTokenizer, CaptionTokenizer])
 def test_a_tokenizer_of_another_kind_is_refused(kind: Any, tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
-    (ClipTokenizer if kind is CaptionTokenizer else CaptionTokenizer).save(
-        ClipTokenizer.from_open_clip() if kind is CaptionTokenizer else TOKENIZER, path
-    )
-    with pytest.raises(CheckpointError, match=r"tokenizer\.json: .*start"):
+    (ClipTokenizer.from_open_clip() if kind is CaptionTokenizer else TOKENIZER).save(path)
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json: .*of another kind"):
         kind.load(path)
-    assert not path.with_suffix(".tmp").exists()

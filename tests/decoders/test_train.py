@@ -66,7 +66,7 @@ def test_killed_and_resumed_ends_where_an_uninterrupted_run_does(
     )
     assert torch.equal(weights(resumed), weights(whole))
     assert reports[-1].validation_loss == straight[-1].validation_loss
-    assert [path.name for path in tmp_path.iterdir()] == ["step-00000014"]
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
 
 
 @pytest.mark.parametrize("change", ["options", "corpus"])
@@ -85,7 +85,7 @@ def test_damaged_checkpoint_is_refused_by_file(
     clone: Any, corpus: list[str], embed: Any, tmp_path: Path, name: str
 ) -> None:
     train_decoder(clone(), corpus, embed, OPTIONS, checkpoint_folder=tmp_path)
-    path = next(tmp_path.glob("step-*")) / name
+    path = tmp_path / "checkpoint" / name
     path.write_bytes(path.read_bytes()[:20])
     with pytest.raises(CheckpointError, match=name):
         train_decoder(clone(), corpus, embed, OPTIONS, checkpoint_folder=tmp_path, resume=True)

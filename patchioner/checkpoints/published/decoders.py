@@ -22,7 +22,6 @@ import torch
 from torch import Tensor, nn
 
 from decoders import DecodeOptions, PrefixGPT2Decoder
-from decoders.entities import COCO_ENTITIES, EntityPrompter, embed_entities
 from decoders.gpt2 import PrefixGPT2, PrefixGPT2Config
 from decoders.language_model import (
     build_language_model,
@@ -30,7 +29,14 @@ from decoders.language_model import (
 )
 from decoders.meacap import ConceptPrompter, MeacapDecoder
 from decoders.tokenizers import ClipTokenizer, LanguageTokenizer
-from decoders.viecap import Prompts, ViecapDecoder, ViecapNetwork
+from decoders.viecap import (
+    COCO_ENTITIES,
+    EntityPrompter,
+    Prompts,
+    ViecapDecoder,
+    ViecapNetwork,
+    embed_entities,
+)
 from decoders.viecap import ViecapConfig as Shape
 from patchioner.base.errors import CheckpointError, OptionError
 from patchioner.base.optional import require

@@ -67,7 +67,7 @@ class ViecapConfig:
     Attributes:
         weight_path: the decoder's file; only its base name is looked up.
         clip_hidden_size: width of the region embedding; None takes it from the weights.
-        temperature, top_k, threshold: of the entities' softmax (see `decoders.entities`).
+        temperature, top_k, threshold: of the entities' softmax (see `decoders.viecap`).
         name_of_entities_text, prompt_ensemble, suffix, files_path: which vocabulary of entities, and where.
         text_prompt, disable_all_entities: read for completeness.
     """

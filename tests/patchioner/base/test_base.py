@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-import patchioner.base
 from patchioner.base import errors, optional
 from patchioner.base.errors import (
     CheckpointError,
@@ -197,9 +196,3 @@ def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_import_pulls_in_no_torch() -> None:
     code = "import sys, patchioner.base; sys.exit('torch' in sys.modules or 'tqdm' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_export_list_is_true_and_complete() -> None:
-    for name in patchioner.base.__all__:
-        assert hasattr(patchioner.base, name)
-    assert sorted(patchioner.base.__all__) == patchioner.base.__all__

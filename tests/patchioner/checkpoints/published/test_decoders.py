@@ -18,9 +18,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from decoders import DecodeOptions, load_decoder
-from decoders.entities import COCO_ENTITIES, EntityPrompter
 from decoders.tokenizers import ClipTokenizer
-from decoders.viecap import ViecapDecoder
+from decoders.viecap import COCO_ENTITIES, EntityPrompter, ViecapDecoder
 from memory_bank import MemoryBank
 from patchioner.base.errors import CheckpointError, MemoryBankError
 from patchioner.checkpoints.published.decoders import (
