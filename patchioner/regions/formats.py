@@ -220,7 +220,7 @@ def _photos_of_mapping(content: Entry, folder: Path) -> list[Photo]:
 def _photos_of_list(content: list[Entry], folder: Path) -> list[Photo]:
     if any(_is_visual_genome(entry) for entry in content):
         return [_visual_genome(entry) for entry in content]
-    if any("data" in entry and "annotations" in entry for entry in content):
+    if any("data" in entry and {"annotations", "predictions"} & entry.keys() for entry in content):
         return [_label_studio(entry) for entry in content]
     if any("segmentation" in entry or "bbox" in entry for entry in content):
         what = "annotation" if any("image_id" in entry for entry in content) else "entry"
@@ -370,12 +370,19 @@ def _visual_genome(entry: Entry) -> Photo:
     return Photo(None, items, image_id=str(entry.get("image_id", entry.get("id"))))
 
 
+# Results of Label Studio that say something of a region which has its own result.
+_ABOUT_REGIONS = ("textarea", "choices", "rating", "number", "taxonomy", "datetime")
+
+
 def _label_studio(task: Entry) -> Photo:
+    given = _entries(task, "annotations") if task.get("annotations") else []
     results = [
         result
-        for annotation in _entries(task, "annotations")
+        for annotation in given or _entries({"predictions": [], **task}, "predictions")
         for result in _entries(annotation, "result")
-        if isinstance(result.get("value"), Mapping) and "original_width" in result
+        if isinstance(result.get("value"), Mapping)
+        and "original_width" in result
+        and result.get("type") not in _ABOUT_REGIONS
     ]
 
     def label(result: Entry) -> object:

@@ -1,0 +1,366 @@
+"""Finished rows as other tools read them: COCO, Label Studio, CVAT, FiftyOne, files beside the photos."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import groupby
+from pathlib import Path, PurePosixPath
+from typing import Any, TextIO
+from xml.sax.saxutils import XMLGenerator
+
+from patchioner.base.errors import OptionError, UnknownNameError
+from patchioner.base.files import atomic_path
+from patchioner.batch.rows import Row
+
+WHOLE = "whole_image"
+_UNFIT = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # for XML 1.0
+_XMP = {
+    "x": "adobe:ns:meta/",
+    "rdf": "http://www.w3.org/1999/02/22-rdf-syntax-ns#",
+    "dc": "http://purl.org/dc/elements/1.1/",
+    "mwg-rs": "http://www.metadataworkinggroup.com/schemas/regions/",
+    "stDim": "http://ns.adobe.com/xap/1.0/sType/Dimensions#",
+    "stArea": "http://ns.adobe.com/xmp/sType/Area#",
+}
+_FIFTYONE = "fiftyone.core.fields.EmbeddedDocumentField(fiftyone.core.labels.{})"
+Entry = dict[str, Any]
+Photos = Iterator[tuple[str, list[Row]]]
+Size = tuple[int, int]
+
+
+def export(rows: Iterable[Row], to: str, out: str | os.PathLike[str], *, prefix: str = "") -> int:
+    """Write rows in the form of another tool; those of one photo are held at a time. Files are whole or absent.
+
+    Args:
+        rows: finished ones, those of a photo together, as `read_rows` gives them.
+        to: a key of `EXPORTS`; docs/batch.md says what each holds.
+        out: the file; of "txt", "json" and "xmp" the folder that gets a file for each photo, at its name with another
+            suffix: given the photos' own folder, beside them.
+        prefix: put before the names of photos, such as "/data/local-files/?d=" for Label Studio.
+
+    Returns:
+        How many rows the form has no place for: without text or box, or about regions where it is of whole photos.
+
+    Raises:
+        UnknownNameError: no such form.
+        OptionError: rows of a photo that do not stand together; a name that leads out of the folder.
+        OSError: a file cannot be written.
+
+    Example:
+        >>> export(read_rows("captions.parquet"), "coco", "captioned.json")  # doctest: +SKIP
+        0
+    """
+    if to not in EXPORTS:
+        raise UnknownNameError.among("export", to, EXPORTS)
+    return EXPORTS[to](photos_of(rows, prefix), Path(out))
+
+
+def photos_of(rows: Iterable[Row], prefix: str = "") -> Photos:
+    """(name, its rows) of each photo; OptionError where one comes twice."""
+    seen: set[str] = set()
+    for name, group in groupby(rows, key=lambda row: row.photo):
+        if name in seen:
+            raise OptionError(f"rows of {name!r} stand apart: sort them by photo and index")
+        seen.add(name)
+        yield prefix + name, list(group)
+
+
+class _Ids:
+    """Whole numbers for keys: the one that is wanted where it is free, else the next free one."""
+
+    def __init__(self) -> None:
+        self.known: dict[Any, int] = {}
+        self._taken: set[int] = set()
+        self._last = 0
+
+    def of(self, key: Any, wanted: object = None) -> int:
+        if key not in self.known:
+            text = str(wanted)
+            number = int(text) if re.fullmatch(r"-?[0-9]{1,18}", text) else None
+            while number is None or number in self._taken:
+                number = self._last = self._last + 1
+            self.known[key] = number
+            self._taken.add(number)
+        return self.known[key]
+
+
+def _coco(photos: Photos, out: Path, make: Callable[[Row, _Ids], Entry | None]) -> int:
+    """Annotations first: they come one by one, and the images and categories are known when all have been seen."""
+    annotations, images, categories = _Ids(), _Ids(), _Ids()
+    listed: list[Entry] = []
+
+    def entries() -> Iterator[Entry | None]:
+        for name, rows in photos:
+            image, size = images.of(name, _carried(rows[0]).get("image_id")), _size(rows)
+            known = {} if size is None else {"width": size[0], "height": size[1]}
+            listed.append({"id": image, "file_name": name, **known})
+            for row in rows:
+                if (made := make(row, categories)) is not None:
+                    made |= {"id": annotations.of(row.key, row.annotation_id), "image_id": image}
+                yield made
+
+    return _write(out, "annotations", entries(), lambda: {
+        "images": listed,
+        "categories": [{"id": number, "name": name} for name, number in categories.known.items()],
+    })  # fmt: skip
+
+
+def _boxed(row: Row, categories: _Ids) -> Entry | None:
+    """A COCO annotation with the keys that it came with."""
+    if row.bbox is None:
+        return None
+    carried, (x, y, right, bottom) = _carried(row), row.bbox
+    category = categories.of(row.category or "region", carried.get("category_id"))
+    box: Entry = {"bbox": [x, y, right - x, bottom - y], "area": (right - x) * (bottom - y)}
+    kept = carried if carried.keys() & {"bbox", "segmentation"} else {}
+    if kept.pop("bbox_mode", None) is not None:
+        kept.pop("bbox", None)
+    said = {"caption": row.text, "score": row.score, "confidence": row.confidence}
+    whole = {"segmentation": [], "iscrowd": 0, **box, **kept, "category_id": category}
+    return whole | _given({**said, "error": row.error})
+
+
+def _said(row: Row, categories: _Ids) -> Entry | None:
+    return {"caption": row.text} if row.kind == WHOLE and row.text is not None else None
+
+
+def _label_studio(name: str, rows: list[Row]) -> Iterator[Entry | None]:
+    """A task with a prediction; the names of its tags are label, box and caption."""
+    results: list[Entry] = []
+    for row in rows:
+        found = list(_results(row, _size(rows)))
+        results += found
+        yield from [] if found else [None]
+    known = [row.confidence for row in rows if row.confidence is not None]
+    least = {"score": min(known)} if known else {}
+    prediction = {"model_version": rows[0].model, **least, "result": results}
+    yield {"data": {"image": name}, "predictions": [prediction]}
+
+
+def _results(row: Row, size: Size | None) -> Iterator[Entry]:
+    own = str(row.index) if row.annotation_id is None else f"{row.index}-{row.annotation_id}"
+    common = {"id": own, "to_name": "image", **_given({"score": row.confidence})}
+    words = [] if row.text is None else [row.text]
+    box, where = _shares(row, size), dict[str, Any]()
+    if row.kind != WHOLE:
+        if box is None or size is None:
+            return
+        where = {
+            key: 100 * one for key, one in zip(("x", "y", "width", "height"), box, strict=True)
+        }
+        where["rotation"] = 0
+        common |= {"original_width": size[0], "original_height": size[1], "image_rotation": 0}
+        kind, tag = ("rectangle", "box") if row.category is None else ("rectanglelabels", "label")
+        named = {} if row.category is None else {"rectanglelabels": [row.category]}
+        yield {**common, "from_name": tag, "type": kind, "value": {**where, **named}}
+    if words:
+        yield {
+            **common,
+            "from_name": "caption",
+            "type": "textarea",
+            "value": {**where, "text": words},
+        }
+
+
+def _fiftyone(name: str, rows: list[Row]) -> Iterator[Entry | None]:
+    """A sample with the fields `regions` (Detections) and `caption` (Classification)."""
+    size, found, whole = _size(rows), list[Entry](), None
+    for row in rows:
+        sure, box = _given({"confidence": row.confidence}), _shares(row, size)
+        if row.kind == WHOLE and row.text is not None:
+            whole = {"_cls": "Classification", "label": row.text, **sure}
+        elif row.kind != WHOLE and box is not None:
+            told = {"caption": row.text, "score": row.score, "annotation_id": row.annotation_id}
+            own = {"_cls": "Detection", "label": row.category or "region", "bounding_box": box}
+            found.append({**own, **sure, **_given({**told, "error": row.error})})
+        else:
+            yield None
+    known = {} if size is None else {"width": size[0], "height": size[1]}
+    metadata = {"_cls": "ImageMetadata", **known}
+    regions = {"_cls": "Detections", "detections": found}
+    yield {"filepath": name, "tags": [], "metadata": metadata, "regions": regions, "caption": whole}
+
+
+def _per_photo(make: Callable[[str, list[Row]], Iterator[Entry | None]], photos: Photos) -> Any:
+    return (entry for name, rows in photos for entry in make(name, rows))
+
+
+def _write_fiftyone(photos: Photos, out: Path) -> int:
+    kinds = {"regions": "Detections", "caption": "Classification"}
+    fields = {name: _FIFTYONE.format(kind) for name, kind in kinds.items()}
+    rest = {"name": out.stem, "media_type": "image", "sample_fields": fields}
+    return _write(out, "samples", _per_photo(_fiftyone, photos), lambda: rest)
+
+
+def _cvat(photos: Photos, out: Path) -> int:
+    """CVAT for images 1.1: boxes and tags with the attributes caption, confidence and annotation_id."""
+    left = 0
+    with _text(out) as stream:
+        xml = _Xml(stream)
+        with xml("annotations"):
+            xml.leaf("version", "1.1")
+            for number, (name, rows) in enumerate(photos):
+                width, height = _size(rows) or (0, 0)
+                with xml("image", id=number, name=name, width=width, height=height):
+                    left += sum(not _cvat_shape(xml, row) for row in rows)
+    return left
+
+
+def _cvat_shape(xml: _Xml, row: Row) -> bool:
+    is_whole = row.kind == WHOLE
+    if row.text is None if is_whole else row.bbox is None:
+        return False
+    where = dict(zip(("xtl", "ytl", "xbr", "ybr"), row.bbox or (), strict=False))
+    place = {} if is_whole else {"occluded": 0, **where, "z_order": 0}
+    label = row.category or ("photo" if is_whole else "region")
+    with xml("tag" if is_whole else "box", label=label, source="auto", **place):
+        told = {
+            "caption": row.text,
+            "confidence": row.confidence,
+            "annotation_id": row.annotation_id,
+        }
+        for name, value in _given(told).items():
+            xml.leaf("attribute", value, name=name)
+    return True
+
+
+def _txt(rows: list[Row], stream: TextIO) -> int:
+    """A caption a line."""
+    texts = [" ".join(row.text.split()) for row in rows if row.text is not None]
+    stream.write("".join(_UNFIT.sub("\ufffd", text) + "\n" for text in texts))
+    return len(rows) - len(texts)
+
+
+def _json(rows: list[Row], stream: TextIO) -> int:
+    """All of them, as they are."""
+    stream.write(json.dumps([row.to_dict() for row in rows], indent=2, allow_nan=False) + "\n")
+    return 0
+
+
+def _xmp(rows: list[Row], stream: TextIO) -> int:
+    """dc:description, and regions as the Metadata Working Group defines them."""
+    size, xml = _size(rows), _Xml(stream)
+    places = [(row, box) for row in rows if row.kind != WHOLE and (box := _shares(row, size))]
+    texts = [row.text for row in rows if row.kind == WHOLE and row.text is not None][:1]
+    spaces = {f"xmlns:{name}": address for name, address in _XMP.items()}
+    with xml("x:xmpmeta", **spaces), xml("rdf:RDF"), xml("rdf:Description", **{"rdf:about": ""}):
+        for text in texts:
+            with xml("dc:description"), xml("rdf:Alt"):
+                xml.leaf("rdf:li", text, **{"xml:lang": "x-default"})
+        if places and size is not None:
+            with xml("mwg-rs:Regions", **{"rdf:parseType": "Resource"}):
+                pixels = {"stDim:w": size[0], "stDim:h": size[1], "stDim:unit": "pixel"}
+                xml.leaf("mwg-rs:AppliedToDimensions", **pixels)
+                with xml("mwg-rs:RegionList"), xml("rdf:Bag"):
+                    for row, (x, y, width, height) in places:
+                        middle = {"stArea:x": x + width / 2, "stArea:y": y + height / 2}
+                        sides = {"stArea:w": width, "stArea:h": height, "stArea:unit": "normalized"}
+                        told = {"mwg-rs:Name": row.category, "mwg-rs:Description": row.text}
+                        with xml("rdf:li"), xml("rdf:Description", **_given(told)):
+                            xml.leaf("mwg-rs:Area", **middle, **sides)
+    return len(rows) - len(places) - len(texts)
+
+
+class _Xml:
+    """Writes elements; what no XML may hold becomes a sign."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._writer = XMLGenerator(stream, "utf-8", short_empty_elements=True)
+        self._writer.startDocument()
+
+    @contextmanager
+    def __call__(self, element: str, /, **attributes: object) -> Iterator[None]:
+        self._writer.startElement(element, {key: _fit(one) for key, one in attributes.items()})
+        yield
+        self._writer.endElement(element)
+
+    def leaf(self, element: str, text: object = "", /, **attributes: object) -> None:
+        with self(element, **attributes):
+            self._writer.characters(_fit(text))
+
+
+def _fit(value: object) -> str:
+    return _UNFIT.sub("\ufffd", f"{value:.8g}" if isinstance(value, float) else str(value))
+
+
+def _beside(photos: Photos, folder: Path, write: Callable[[list[Row], TextIO], int]) -> int:
+    """A file for each photo, at its name with another suffix; at name and suffix where that is taken."""
+    left, taken, suffix = 0, set[Path](), write.__name__.replace("_", ".")
+    for name, rows in photos:
+        parts = [part for part in PurePosixPath(name.replace("\\", "/")).parts if part != "/"]
+        if not parts or ".." in parts:
+            raise OptionError(f"{name!r} leads out of {folder}: nothing more is written")
+        path = folder.joinpath(*parts).with_suffix(suffix)
+        path = path.with_name(parts[-1] + suffix) if path in taken else path
+        taken.add(path)
+        with _text(path) as stream:
+            left += write(rows, stream)
+    return left
+
+
+EXPORTS: Mapping[str, Callable[[Photos, Path], int]] = {
+    "coco": lambda photos, out: _coco(photos, out, _boxed),
+    "coco-captions": lambda photos, out: _coco(photos, out, _said),
+    "label-studio": lambda photos, out: _write(out, None, _per_photo(_label_studio, photos)),
+    "cvat": _cvat,
+    "fiftyone": _write_fiftyone,
+    "txt": lambda photos, out: _beside(photos, out, _txt),
+    "json": lambda photos, out: _beside(photos, out, _json),
+    "xmp": lambda photos, out: _beside(photos, out, _xmp),
+}
+
+
+@contextmanager
+def _text(path: Path) -> Iterator[TextIO]:
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
+        yield stream
+
+
+def _write(
+    out: Path,
+    key: str | None,
+    entries: Iterable[Entry | None],
+    rest: Callable[[], Entry] = dict,
+) -> int:
+    """A JSON list of entries, under a key of an object with the rest; how many were None."""
+    left, start = 0, "[\n"
+    with _text(out) as stream:
+        stream.write("" if key is None else f'{{"{key}": ')
+        for entry in entries:
+            if entry is None:
+                left += 1
+            else:
+                stream.write(start + json.dumps(entry, allow_nan=False))
+                start = ",\n"
+        stream.write("[]" if start == "[\n" else "\n]")
+        for name, value in rest().items():
+            stream.write(f',\n"{name}": {json.dumps(value)}')
+        stream.write("\n" if key is None else "}\n")
+    return left
+
+
+def _given(values: Entry) -> Entry:
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _carried(row: Row) -> Entry:
+    """The annotation that a row was made of."""
+    found: Entry = json.loads(row.source) if row.source else {}
+    inner = found.get("annotation")
+    return inner if isinstance(inner, dict) else found
+
+
+def _size(rows: list[Row]) -> Size | None:
+    return next(((row.width, row.height) for row in rows if row.width and row.height), None)
+
+
+def _shares(row: Row, size: Size | None) -> list[float] | None:
+    """x, y, width and height in 0..1 of the photo."""
+    if row.bbox is None or size is None:
+        return None
+    (x, y, right, bottom), (width, height) = row.bbox, size
+    return [x / width, y / height, (right - x) / width, (bottom - y) / height]

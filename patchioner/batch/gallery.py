@@ -1,0 +1,154 @@
+"""Photos, their regions and captions on one HTML page, sorted by a click; it loads nothing and sends nothing."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from collections.abc import Iterable
+from itertools import islice
+
+from patchioner.base.errors import ImageError
+from patchioner.base.files import atomic_path
+from patchioner.batch.exports import photos_of
+from patchioner.batch.rows import Row
+from patchioner.detail.client import data_url
+from patchioner.detail.report import Attribute, Child, Markup, element
+from patchioner.images import ImageSource, load_image
+
+_SIDE = 320  # pixels of the longer side of a thumbnail
+_CSS = """
+:root { color-scheme: light dark; }
+body { margin: 1rem; font: 1rem/1.4 system-ui, sans-serif; overflow-wrap: anywhere; }
+main { display: grid; grid-template-columns: repeat(auto-fill, minmax(18rem, 1fr)); gap: 1rem; }
+article { border: 1px solid #8888; border-radius: .4rem; padding: .5rem; } h2 { font-size: .9rem; margin: 0 0 .4rem; }
+svg { width: 100%; height: auto; display: block; background: #8883; } ol { padding-left: 1.6rem; margin: .4rem 0 0; }
+rect { fill: none; stroke: #000; stroke-width: 5; vector-effect: non-scaling-stroke; }
+rect + rect { stroke: #ffd100; stroke-width: 2; } text { fill: #ffd100; stroke: #000; paint-order: stroke; }
+small { opacity: .75; } .failed { color: #c33; } button[aria-pressed=true] { font-weight: bold; }
+"""
+_SCRIPT = """
+const main = document.querySelector("main"), buttons = [...document.querySelectorAll("button")];
+const sort = (order) => {
+  const value = (card) => order === "file" ? 0 : "sure" in card.dataset
+    ? card.dataset.sure * (order === "least" ? 1 : -1) : Infinity;
+  const before = (a, b) => value(a) - value(b) || a.dataset.place - b.dataset.place;
+  main.append(...[...main.children].sort(before));
+  for (const one of buttons) one.setAttribute("aria-pressed", one.value === order);
+};
+for (const one of buttons) one.addEventListener("click", () => sort(one.value));
+"""
+_ORDERS = {"file": "as in the file", "least": "least sure first", "most": "surest first"}
+
+
+def write_gallery(
+    rows: Iterable[Row],
+    photos: Iterable[tuple[str, ImageSource]],
+    out: str | os.PathLike[str],
+    *,
+    limit: int = 1000,
+) -> int:
+    """Write the page, atomically. A photo is as sure as the least sure of its captions.
+
+    Args:
+        rows: those of a photo together.
+        photos: (name as in the rows, the photo), in any order; one without a picture is shown by its texts.
+        out: the HTML file; about 20 KiB a photo.
+        limit: photos shown, the first ones.
+
+    Returns:
+        How many photos are on it.
+
+    Raises:
+        OptionError: rows of a photo that do not stand together.
+        OSError: the file cannot be written.
+
+    Example:
+        >>> write_gallery(rows, [("a.jpg", "photos/a.jpg")], "gallery.html")  # doctest: +SKIP
+        1
+    """
+    shown = dict(islice(photos_of(rows), limit))
+    pictures: dict[str, str | None] = {}
+    for name, source in photos:
+        if name in shown and name not in pictures:
+            pictures[name] = _thumbnail(source)
+        if len(pictures) == len(shown):
+            break
+    cards = [_card(at, *one, pictures.get(one[0])) for at, one in enumerate(shown.items())]
+    with atomic_path(out) as temporary:
+        page = _page(cards).encode("utf-8")
+        temporary.write_bytes(page)
+    return len(cards)
+
+
+def _page(cards: list[Markup]) -> str:
+    hashes = (f"'sha256-{_digest(text)}'" for text in (_CSS, _SCRIPT))
+    policy = "default-src 'none'; img-src data:; style-src {}; script-src {}".format(*hashes)
+    title = f"{len(cards)} photos, captioned"
+    head = element(
+        "head",
+        element("meta", charset="utf-8"),
+        element("meta", http_equiv="Content-Security-Policy", content=policy),
+        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        element("title", title),
+        element("style", Markup(_CSS)),
+    )
+    buttons = [
+        element(
+            "button", text, type="button", value=order, aria_pressed=str(order == "file").lower()
+        )
+        for order, text in _ORDERS.items()
+    ]
+    top = element("header", element("h1", title), element("nav", buttons, aria_label="Order"))
+    body = element("body", top, element("main", cards), element("script", Markup(_SCRIPT)))
+    return f"<!DOCTYPE html>\n{element('html', head, body, lang='en')}\n"
+
+
+def _card(place: int, name: str, rows: list[Row], picture: str | None) -> Markup:
+    known = [row.confidence for row in rows if row.confidence is not None]
+    size = next(((row.width, row.height) for row in rows if row.width and row.height), None)
+    drawn = None if size is None or picture is None else _drawn(name, rows, picture, size)
+    listed = element("ol", map(_line, rows))
+    sure = str(min(known)) if known else None
+    return element("article", element("h2", name), drawn, listed, data_place=place, data_sure=sure)
+
+
+def _drawn(name: str, rows: list[Row], picture: str, size: tuple[int, int]) -> Markup:
+    width, height = size
+    layers: list[Child] = [element("image", href=picture, width=width, height=height)]
+    large = max(size) / 16
+    for number, row in enumerate(rows, 1):
+        if row.bbox is not None:
+            x, y, right, bottom = row.bbox
+            box: dict[str, Attribute] = {"x": x, "y": y, "width": right - x, "height": bottom - y}
+            edges = [element("rect", **box), element("rect", **box)]
+            where = {
+                "x": x + large / 4,
+                "y": y + large,
+                "font_size": large,
+                "stroke_width": large / 8,
+            }
+            layers.append(element("g", edges, element("text", number, **where)))
+    return element("svg", layers, viewBox=f"0 0 {width} {height}", role="img", aria_label=name)
+
+
+def _line(row: Row) -> Markup:
+    if row.error is not None:
+        return element("li", f"{row.error}: {row.message}", class_="failed")
+    told = [f"{row.confidence:.0%} sure"] if row.confidence is not None else []
+    told = [part for part in (row.category, row.annotation_id, *told) if part]
+    said = row.text if row.text is not None else row.reason or "no text"
+    return element("li", said, element("small", f" ({', '.join(told)})") if told else None)
+
+
+def _thumbnail(source: ImageSource) -> str | None:
+    try:
+        picture = load_image(source)
+    except ImageError:
+        return None
+    picture.thumbnail((_SIDE, _SIDE))
+    return data_url(picture)
+
+
+def _digest(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

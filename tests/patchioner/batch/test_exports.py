@@ -1,0 +1,194 @@
+"""Rows in the forms of other tools, read back by our own readers, pycocotools and XML."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from memory_bank import read_captions
+from patchioner import read_regions
+from patchioner.base.errors import OptionError, UnknownNameError
+from patchioner.batch.exports import EXPORTS, export
+from patchioner.batch.rows import Row
+from patchioner.regions import Box, Polygon
+
+RING = [10.0, 10.0, 60.0, 10.0, 60.0, 40.0]
+GIVEN = {
+    "id": 7,
+    "image_id": 42,
+    "category_id": 17,
+    "segmentation": [RING],
+    "bbox": [10, 10, 50, 30],
+    "rater": "née",
+}
+SIZE: dict[str, Any] = {"width": 100, "height": 80, "model": "m"}
+ROWS = [
+    Row("a.jpg", 0, "7", "cat", "polygon", (10, 10, 60, 40), text='a "cat" & <b>', score=-0.5, confidence=0.9,
+        source=json.dumps({"caption_id": 3, "annotation": GIVEN}), **SIZE),
+    Row("a.jpg", 1, None, None, "box", (0, 0, 25, 20), text="a dog\n\x07", confidence=0.25, **SIZE),
+    Row("a.jpg", 2, "9", "cat", None, None, error="RegionError", message="empty", **SIZE),
+    Row("sub/b.png", 0, None, None, "whole_image", (0, 0, 100, 80), text="a street", **SIZE),
+    Row("c.jpg", 0, None, None, model="m", error="ImageError", message="no picture"),
+]  # fmt: skip
+
+
+def load(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_coco_brings_back_what_came(tmp_path: Path) -> None:
+    out = tmp_path / "coco.json"
+    assert export(ROWS, "coco", out) == 2
+    content = load(out)
+    images = {image["file_name"]: image for image in content["images"]}
+    assert images["a.jpg"] == {"id": 42, "file_name": "a.jpg", "width": 100, "height": 80}
+    first, second, third = content["annotations"]
+    assert first == GIVEN | {
+        "area": 1500,
+        "iscrowd": 0,
+        "caption": ROWS[0].text,
+        "score": -0.5,
+        "confidence": 0.9,
+    }
+    assert second["bbox"] == [0, 0, 25, 20] and second["category_id"] != 17 and second["id"] != 7
+    assert third["image_id"] == images["sub/b.png"]["id"]
+    found = read_regions(out, (100, 80), "a.jpg")
+    polygon, box = (named.region for named in found)
+    assert isinstance(polygon, Polygon) and box == Box(0, 0, 25, 20)
+    assert [(named.id, named.label) for named in found] == [(7, "cat"), (second["id"], "region")]
+    coco = pytest.importorskip("pycocotools.coco").COCO(str(out))
+    assert coco.loadAnns(coco.getAnnIds(imgIds=[42], catIds=[17]))[0]["caption"] == ROWS[0].text
+
+
+def test_coco_captions_are_of_whole_photos(tmp_path: Path) -> None:
+    assert export(ROWS, "coco-captions", tmp_path / "captions.json") == 4
+    assert read_captions(tmp_path / "captions.json") == ["a street"]
+
+
+def test_corners_of_detectron_become_coco(tmp_path: Path) -> None:
+    source = json.dumps({"bbox": [10, 10, 60, 40], "bbox_mode": 0, "id": "x"})
+    row = replace(ROWS[0], annotation_id="x", source=source)
+    export([row], "coco", tmp_path / "coco.json")
+    (named,) = read_regions(tmp_path / "coco.json", (100, 80), "a.jpg")
+    assert named.region == Box(10, 10, 60, 40) and named.id == 1
+
+
+def test_label_studio_reads_back(tmp_path: Path) -> None:
+    out = tmp_path / "tasks.json"
+    assert export(ROWS, "label-studio", out, prefix="/data/local-files/?d=photos/") == 2
+    first, second, third = load(out)
+    assert first["data"] == {"image": "/data/local-files/?d=photos/a.jpg"}
+    prediction = first["predictions"][0]
+    assert (prediction["model_version"], prediction["score"]) == ("m", 0.25)
+    texts = [one["value"]["text"] for one in prediction["result"] if one["type"] == "textarea"]
+    assert texts == [[ROWS[0].text], [ROWS[1].text]]
+    assert len({one["id"] for one in prediction["result"]}) == 2
+    found = read_regions(out, (100, 80), "a.jpg")
+    assert [(named.region, named.label) for named in found] == [
+        (Box(10, 10, 60, 40), "cat"),
+        (Box(0, 0, 25, 20), None),
+    ]
+    assert second["predictions"][0]["result"][0]["value"] == {"text": ["a street"]}
+    assert third["predictions"][0]["result"] == []
+
+
+def test_fiftyone_samples(tmp_path: Path) -> None:
+    assert export(ROWS, "fiftyone", tmp_path / "set.json", prefix="/photos/") == 2
+    content = load(tmp_path / "set.json")
+    first, second, _ = content["samples"]
+    assert first["filepath"] == "/photos/a.jpg" and first["metadata"]["width"] == 100
+    cat, dog = first["regions"]["detections"]
+    assert cat["bounding_box"] == pytest.approx([0.1, 0.125, 0.5, 0.375])
+    assert (cat["label"], cat["caption"], cat["confidence"]) == ("cat", ROWS[0].text, 0.9)
+    assert dog["bounding_box"] == [0, 0, 0.25, 0.25]
+    assert second["caption"] == {"_cls": "Classification", "label": "a street"}
+
+
+def test_cvat_has_captions_as_attributes(tmp_path: Path) -> None:
+    assert export(ROWS, "cvat", tmp_path / "cvat.xml") == 2
+    images = ElementTree.parse(tmp_path / "cvat.xml").findall("image")
+    assert [image.get("name") for image in images] == ["a.jpg", "sub/b.png", "c.jpg"]
+    box, other = images[0].findall("box")
+    assert [box.get(key) for key in ("label", "xtl", "ytl", "xbr", "ybr")] == [
+        "cat",
+        "10",
+        "10",
+        "60",
+        "40",
+    ]
+    told = {one.get("name"): one.text for one in box.findall("attribute")}
+    assert told == {"caption": ROWS[0].text, "confidence": "0.9", "annotation_id": "7"}
+    assert other.findtext("attribute") == "a dog\n\ufffd"
+    assert images[1].findtext("tag/attribute") == "a street"
+
+
+def test_files_beside_the_photos(tmp_path: Path) -> None:
+    assert export(ROWS, "txt", tmp_path) == 2
+    assert (tmp_path / "a.txt").read_text(encoding="utf-8") == 'a "cat" & <b>\na dog \ufffd\n'
+    assert (tmp_path / "sub" / "b.txt").read_text(encoding="utf-8") == "a street\n"
+    assert export(ROWS, "json", tmp_path) == 0
+    assert [Row.from_dict(one) for one in load(tmp_path / "a.json")] == ROWS[:3]
+    twice = [ROWS[3], replace(ROWS[3], photo="sub/b.jpg", text="a lane")]
+    export(twice, "txt", tmp_path)
+    assert (tmp_path / "sub" / "b.jpg.txt").read_text(encoding="utf-8") == "a lane\n"
+
+
+def test_xmp_has_description_and_regions(tmp_path: Path) -> None:
+    assert export(ROWS, "xmp", tmp_path) == 2
+    spaces = {
+        "rdf": "http://www.w3.org/1999/02/22-rdf-syntax-ns#",
+        "dc": "http://purl.org/dc/elements/1.1/",
+        "r": "http://www.metadataworkinggroup.com/schemas/regions/",
+        "a": "http://ns.adobe.com/xmp/sType/Area#",
+    }
+    whole = ElementTree.parse(tmp_path / "sub" / "b.xmp")
+    assert whole.findtext(".//dc:description/rdf:Alt/rdf:li", namespaces=spaces) == "a street"
+    first = ElementTree.parse(tmp_path / "a.xmp").find(
+        ".//r:RegionList/rdf:Bag/rdf:li/rdf:Description", spaces
+    )
+    assert first is not None and first.get(f"{{{spaces['r']}}}Description") == ROWS[0].text
+    area = first.find("r:Area", spaces)
+    assert area is not None and float(area.get(f"{{{spaces['a']}}}y", "")) == pytest.approx(25 / 80)
+
+
+@pytest.mark.parametrize("to", sorted(EXPORTS))
+def test_files_are_whole_or_absent_and_hostile_names_harmless(tmp_path: Path, to: str) -> None:
+    def broken() -> Iterator[Row]:
+        yield ROWS[3]
+        raise OSError("the disk is gone")
+
+    out = tmp_path / "out"
+    with pytest.raises(OSError, match="disk is gone"):
+        export(broken(), to, out)
+    assert not out.is_file() and not list(tmp_path.rglob("*.tmp"))
+    with pytest.raises(OptionError, match="stand apart"):
+        export([ROWS[0], ROWS[3], ROWS[1]], to, tmp_path / "apart")
+    hostile = [
+        replace(ROWS[0], photo='"><script>\x1b\udcff.jpg', category="\x00", text="\ud800 ]]>")
+    ]
+    if to in ("txt", "json", "xmp"):
+        for name in ("../a.jpg", "/..", "a/../../b.jpg", ""):
+            with pytest.raises(OptionError, match="leads out"):
+                export([replace(ROWS[0], photo=name)], to, tmp_path / "in")
+        hostile = [replace(hostile[0], photo="/etc/a.jpg")]
+    export(hostile, to, tmp_path / "hostile")
+    found = next(
+        path
+        for path in tmp_path.rglob("*")
+        if path.is_file() and "hostile" in path.parts[-1] + path.parts[-3]
+    )
+    text = found.read_text(encoding="utf-8")
+    assert ElementTree.fromstring(text) is not None if to in ("cvat", "xmp") else text
+
+
+def test_nothing_and_unknown_forms(tmp_path: Path) -> None:
+    export([], "coco", tmp_path / "none.json")
+    assert load(tmp_path / "none.json") == {"annotations": [], "images": [], "categories": []}
+    with pytest.raises(UnknownNameError, match="coco"):
+        export(ROWS, "cocoo", tmp_path / "x")

@@ -1,0 +1,88 @@
+"""The gallery in a real browser: sorted by a click, regions where they are, nothing of a caption run or loaded."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from patchioner.batch.gallery import write_gallery
+from patchioner.batch.rows import Row
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+HOSTILE = "</script><img src=x onerror=alert(1)><svg onload='alert(2)'>\u202e{{1}}"
+SIZE: dict[str, Any] = {"width": 100, "height": 80}
+ROWS = [
+    Row(HOSTILE, 0, category=HOSTILE, kind="box", bbox=(50, 40, 100, 80), text=HOSTILE, confidence=0.5, **SIZE),
+    Row("sure.png", 0, kind="box", bbox=(0, 0, 50, 40), text="a dog", confidence=0.9, **SIZE),
+    Row("unknown.png", 0, kind="whole_image", bbox=(0, 0, 100, 80), text="a cat", **SIZE),
+    Row("doubt.png", 0, kind="box", bbox=(0, 0, 9, 9), text="a bus", confidence=0.95, **SIZE),
+    Row("doubt.png", 1, kind="box", bbox=(0, 0, 9, 9), text="a car", confidence=0.1, **SIZE),
+    Row("lost.png", 0, error="ImageError", message=HOSTILE),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def page() -> Iterator[Any]:
+    if CHROMIUM is None:
+        pytest.skip("no chromium is installed")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser.new_page()
+        browser.close()
+
+
+@pytest.fixture
+def gallery(tmp_path: Path) -> Path:
+    out = tmp_path / "gallery.html"
+    photos = [
+        (row.photo, Image.new("RGB", (100, 80), "grey")) for row in ROWS if row.photo != "lost.png"
+    ]
+    assert write_gallery(ROWS, photos, out) == 5
+    return out
+
+
+def test_sorted_by_a_click_and_nothing_is_run_or_loaded(gallery: Path, page: Any) -> None:
+    asked: list[str] = []
+    faults: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("dialog", lambda dialog: faults.append(dialog.message))
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("console", lambda message: faults.append(message.text))
+    page.goto(gallery.as_uri())
+
+    def order() -> list[str]:
+        return [name[:4] for name in page.locator("h2").all_inner_texts()]
+
+    assert order() == ["</sc", "sure", "unkn", "doub", "lost"]
+    page.get_by_role("button", name="least sure first").click()
+    assert order() == ["doub", "</sc", "sure", "unkn", "lost"]
+    page.get_by_role("button", name="surest first").click()
+    assert order() == ["sure", "</sc", "doub", "unkn", "lost"]
+    page.get_by_role("button", name="as in the file").click()
+    assert order() == ["</sc", "sure", "unkn", "doub", "lost"]
+    assert page.locator("li").first.inner_text().startswith(HOSTILE.replace("\u202e", "\ufffd"))
+    card = page.locator("article").nth(1)
+    photo, edge = card.locator("image").bounding_box(), card.locator("rect").first.bounding_box()
+    assert photo["width"] > 100
+    for side in ("width", "height"):
+        assert edge[side] / photo[side] == pytest.approx(0.5, abs=0.03)
+    assert page.locator("article img, article script").count() == 0
+    assert faults == [] and all(url.startswith(("file:", "data:image/jpeg")) for url in asked)
+
+
+def test_only_so_many_and_whole_or_absent(tmp_path: Path) -> None:
+    assert write_gallery(ROWS, [], tmp_path / "few.html", limit=2) == 2
+    with pytest.raises(OSError, match="no folder"):
+        write_gallery(_broken(), [], tmp_path / "none.html")
+    assert [path.name for path in tmp_path.iterdir()] == ["few.html"]
+
+
+def _broken() -> Iterator[Row]:
+    yield ROWS[0]
+    raise OSError("no folder")
