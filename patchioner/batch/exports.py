@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path, PurePosixPath
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 from xml.sax.saxutils import XMLGenerator
 
 from patchioner.base.errors import OptionError, UnknownNameError
@@ -269,12 +269,13 @@ class _Xml:
     """Writes elements; what no XML may hold becomes a sign."""
 
     def __init__(self, stream: TextIO) -> None:
-        self._writer = XMLGenerator(stream, "utf-8", short_empty_elements=True)
+        self._writer = XMLGenerator(cast(Any, stream), "utf-8", short_empty_elements=True)
         self._writer.startDocument()
 
     @contextmanager
     def __call__(self, element: str, /, **attributes: object) -> Iterator[None]:
-        self._writer.startElement(element, {key: _fit(one) for key, one in attributes.items()})
+        fit: Any = {key: _fit(one) for key, one in attributes.items()}
+        self._writer.startElement(element, fit)
         yield
         self._writer.endElement(element)
 

@@ -109,7 +109,7 @@ def test_a_server_that_refuses_leaves_no_file(real: Path, tmp_path: Path) -> Non
 
 
 def test_limit_draws_by_the_seed(real: Path, tmp_path: Path) -> None:
-    drawn = set()
+    drawn: set[frozenset[str]] = set()
     with ChatServer(then=lambda _: says("a tiger")) as server:
         for seed in ("1", "1", "2", "3"):
             out = tmp_path / f"{len(drawn)}.json"
