@@ -3,7 +3,7 @@
     PatchionerError
     ├── ValueError:   RegionError  RegionFileError  ImageError  CheckpointError  MemoryBankError
     │                 DecoderError  TextError  OptionError
-    ├── RuntimeError: DetailError ── FutileError,  ExportError
+    ├── RuntimeError: DetailError ── FutileError,  ExportError  ServerError
     ├── MemoryError:  OutOfMemoryError
     ├── OSError:      HubError
     ├── ImportError:  MissingExtraError
@@ -69,6 +69,14 @@ class FutileError(DetailError):
 
 class ExportError(PatchionerError, RuntimeError):
     """A network that cannot be exported, or an exported file that does not fit or cannot be run."""
+
+
+class ServerError(PatchionerError, RuntimeError):
+    """A `patchioner serve` that cannot be reached, or refuses; `kind` is its word for why, such as "bad_image"."""
+
+    def __init__(self, message: str, kind: str = "failed") -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 class HubError(PatchionerError, OSError):

@@ -27,7 +27,7 @@ EXTRAS = {
     "openvino": ("openvino",),
     "api": ("openai",),
     "supervision": ("supervision",),
-    "serve": ("fastapi", "uvicorn", "multipart", "prometheus_client"),
+    "serve": ("fastapi", "uvicorn", "python_multipart", "prometheus_client"),
 }
 """Extra -> the modules that it installs."""
 SWITCHES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT")

@@ -60,7 +60,7 @@ def serve(options: argparse.Namespace) -> int:
     """
     given = {one.name: getattr(options, one.name) for one in fields(ServeSettings)}
     settings = ServeSettings(**given | {"token": options.token or os.getenv("PATCHIONER_TOKEN")})
-    for module in ("fastapi", "uvicorn", "multipart"):
+    for module in ("fastapi", "uvicorn", "python_multipart"):
         require(module, "serve")
     from patchioner.model import Patchioner
     from patchioner.serve.app import run_server

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -130,3 +132,7 @@ async def _refuse(request: Request, error: Any) -> Response:
     if found.status == 500:
         logging.getLogger("patchioner.serve").exception("a request failed", exc_info=error)
     return error_response(found, request.url.path)
+
+
+if __name__ == "__main__":
+    json.dump(create_app(Patchioner.from_pretrained()).openapi(), sys.stdout, indent=1)

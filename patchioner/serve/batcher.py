@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import threading
@@ -80,7 +81,12 @@ class Batcher:
                 raise RequestError(503, "stopping", "the server is stopping: try again later")
             self._queue.append(job)
             self._change.notify()
-        return await asyncio.wrap_future(job.future)
+        try:
+            return await asyncio.wrap_future(job.future)
+        except asyncio.CancelledError:
+            with self._change, contextlib.suppress(ValueError):
+                self._queue.remove(job)  # unless it is under way
+            raise
 
     @property
     def waiting(self) -> int:

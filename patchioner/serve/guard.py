@@ -136,17 +136,16 @@ class Guard:
         if stated.isdigit() and int(stated) > most:
             raise refused
         parts, length = [], 0
-        while True:
+        while not call.is_read:
             message = await receive()
             if message["type"] == "http.disconnect":
                 return None
-            part = message.get("body", b"")
-            length += len(part)
+            call.is_read = not message.get("more_body", False)
+            parts.append(message.get("body", b""))
+            length += len(parts[-1])
             if length > most:
                 raise refused
-            parts.append(part)
-            if not message.get("more_body", False):
-                return b"".join(parts)
+        return b"".join(parts)
 
     async def _until_gone(self, call: _Call, body: bytes, receive: Receive) -> None:
         """Answer, unless the client leaves: then the work is cancelled and leaves the queue."""
@@ -171,7 +170,7 @@ class _Call:
         self.scope, self._send = scope, send
         self.id = uuid.uuid4().hex[:12]
         self.status = 500
-        self._begun = False
+        self.is_read = self._begun = False
         self._headers = dict(reversed(scope["headers"]))
 
     @property
@@ -201,8 +200,8 @@ class _Call:
         # A client that is still sending would see the connection cut, not the answer.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_DRAIN):
-                while (await receive()).get("more_body", False):
-                    pass
+                while not self.is_read:
+                    self.is_read = not (await receive()).get("more_body", False)
         await error_response(error, self.scope["path"])(self.scope, receive, self.send)
 
 

@@ -1,0 +1,153 @@
+"""A client of `patchioner serve`, of the standard library alone: photos and regions in, plain dictionaries out.
+
+Example:
+    >>> Client("http://127.0.0.1:8000").caption("photo.jpg")[0]["text"]  # doctest: +SKIP
+    'a cat sitting on a chair'
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from patchioner.base.errors import ImageError, ServerError
+from patchioner.regions import Region
+
+Source: TypeAlias = "str | os.PathLike[str] | bytes"
+Regions: TypeAlias = "Sequence[Region | Mapping[str, Any]] | None"
+_PATIENCE = 60  # seconds that a busy server is asked again for
+
+
+class Client:
+    """A server, and the photos that it was sent.
+
+    Args:
+        url, token: of the server.
+        timeout: seconds for one request.
+
+    Raises (every method):
+        ServerError: the server cannot be reached, or refuses; `kind` is its word for why.
+        ImageError: no such file.
+    """
+
+    def __init__(self, url: str, token: str | None = None, *, timeout: float = 150.0) -> None:
+        self._url, self._timeout = url.rstrip("/"), timeout
+        self._headers = {"Content-Type": "application/json"}
+        if token is not None:
+            self._headers["Authorization"] = f"Bearer {token}"
+
+    def models(self) -> list[dict[str, Any]]:
+        """The server's model, what it can do, and its limits."""
+        with self._send("/v1/models") as answer:
+            return list(json.load(answer)["data"])
+
+    def encode(self, photo: Source) -> dict[str, Any]:
+        """Send a photo: its id, width, height and grid. The other methods do so themselves, and again if need be."""
+        return self._upload(_read(photo))
+
+    def caption(
+        self, photo: Source, regions: Regions = None, **options: Any
+    ) -> list[dict[str, Any]]:
+        """A caption for each region, or ``{"error": ...}``; options are those of docs/serve.md, as `candidates`."""
+        return list(self._ask(photo, "captions", regions, options)["captions"])
+
+    def label(
+        self, photo: Source, regions: Regions, names: Sequence[str], threshold: float | None = None
+    ) -> list[dict[str, Any]]:
+        """The likeliest name for each region, or ``{"error": ...}``."""
+        options = {"names": list(names), "threshold": threshold}
+        return list(self._ask(photo, "labels", regions, options)["labels"])
+
+    def embed(self, photo: Source, regions: Regions = None) -> list[Any]:
+        """The embedding of each region as a list of numbers, or ``{"error": ...}``."""
+        return list(self._ask(photo, "embed", regions, {})["embeddings"])
+
+    def explain(self, photo: Source, region: Region | Mapping[str, Any], k: int = 5) -> Any:
+        """Nearest memory texts and patch weights of one region."""
+        return self._ask(photo, "explain", None, {"region": _plain(region), "k": k})
+
+    def find(self, photo: Source, text: str) -> list[list[float]]:
+        """How near each patch is to the words: cosines in rows of columns."""
+        return list(self._ask(photo, "patches", None, {"text": text})["similarities"])
+
+    def detail(self, photo: Source, seed: int = 0) -> Iterator[dict[str, Any]]:
+        """The sentences of a long description, each with the regions that it speaks of."""
+        data = _read(photo)
+        with self._known(data, "detail", {"seed": seed}) as answer:
+            name = b""
+            for line in answer:
+                field, _, value = line.strip().partition(b": ")
+                name = value if field == b"event" else name
+                if field == b"data" and name != b"done":
+                    said = json.loads(value)
+                    if name == b"error":
+                        raise ServerError(said["error"]["message"], said["error"]["type"])
+                    yield said
+
+    def _ask(self, photo: Source, verb: str, regions: Regions, options: Mapping[str, Any]) -> Any:
+        body = {key: value for key, value in options.items() if value is not None}
+        if regions is not None:
+            body["regions"] = [_plain(one) for one in regions]
+        with self._known(_read(photo), verb, body) as answer:
+            return json.load(answer)
+
+    def _known(self, data: bytes, verb: str, body: Mapping[str, Any]) -> Any:
+        """The answer about a photo; it is sent where the server does not have it."""
+        path = f"/v1/images/{hashlib.sha256(data).hexdigest()[:32]}/{verb}"
+        try:
+            return self._send(path, body)
+        except ServerError as error:
+            if error.kind != "unknown_image":
+                raise
+        self._upload(data)
+        return self._send(path, body)
+
+    def _upload(self, data: bytes) -> dict[str, Any]:
+        body = {"image": base64.b64encode(data).decode()}
+        with self._send("/v1/images", body) as answer:
+            return dict(json.load(answer))
+
+    def _send(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        until = time.monotonic() + _PATIENCE
+        while True:
+            request = urllib.request.Request(self._url + path, data, self._headers)
+            try:
+                return urllib.request.urlopen(request, timeout=self._timeout)
+            except urllib.error.HTTPError as error:
+                with error:
+                    pause = float(error.headers.get("Retry-After") or 1)
+                    if error.code != 429 or time.monotonic() + pause > until:
+                        raise _refusal(error) from None
+                time.sleep(pause)
+            except (urllib.error.URLError, OSError) as error:
+                raise ServerError(
+                    f"{self._url} cannot be reached: {error}", "unreachable"
+                ) from error
+
+
+def _read(photo: Source) -> bytes:
+    try:
+        return photo if isinstance(photo, bytes) else Path(photo).read_bytes()
+    except (OSError, ValueError) as error:
+        raise ImageError(f"{str(photo)!r} cannot be read: {error}") from error
+
+
+def _plain(region: Region | Mapping[str, Any]) -> Any:
+    return region.to_json() if isinstance(region, Region) else region
+
+
+def _refusal(error: urllib.error.HTTPError) -> ServerError:
+    try:
+        said = json.loads(error.read(65_536))["error"]
+        return ServerError(str(said["message"]), str(said["type"]))
+    except (ValueError, KeyError, TypeError):
+        return ServerError(f"the server answers {error.code}: is it patchioner serve?", "failed")

@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import base64
+import json
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from patchioner import Box, DecodeOptions, Mask, Patch, Patchioner, Point, WholeImage
+from patchioner.images import load_image
+from tests.support.server import picture_bytes, running
+from tests.support.tiny import noise_photo
+
+REGIONS = [Box(3, 4, 50, 60), Point(70, 20), Patch(1, 2), Mask(np.eye(64, 96, dtype=bool))]
+BAD = {"box": [900, 0, 910, 9]}
+
+
+@pytest.fixture
+def image(client: httpx.Client, photo: bytes) -> str:
+    answer = client.post("/v1/images", files={"file": ("../<b>.png", photo)})
+    assert answer.status_code == 200, answer.text
+    return f"/v1/images/{answer.json()['id']}"
+
+
+def test_a_photo_has_one_id_however_it_is_sent(client: httpx.Client, photo: bytes) -> None:
+    text = base64.b64encode(photo).decode()
+    forms = [text, f"data:image/png;base64,{text}"]
+    found = [client.post("/v1/images", json={"image": form}).json() for form in forms]
+    found.append(client.post("/v1/images", files={"file": photo}).json())
+    assert found[0] == found[1] == found[2]
+    assert found[0].keys() == {"id", "width", "height", "grid"}
+    assert (found[0]["width"], found[0]["height"]) == (96, 64)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"strategy": "greedy"}, {"strategy": "sample", "seed": 5}, {"banned_words": ["a"]}],
+)
+def test_captions_are_those_of_the_library(
+    client: httpx.Client, image: str, photo: bytes, model: Patchioner, options: dict[str, Any]
+) -> None:
+    asked = [region.to_json() for region in REGIONS]
+    answer = client.post(f"{image}/captions", json={"regions": [*asked, BAD], **options}).json()
+    given = {key: tuple(one) if isinstance(one, list) else one for key, one in options.items()}
+    own = DecodeOptions(**{"max_tokens": 8, **given})
+    expected = model.caption(load_image(photo), REGIONS, options=own)
+    *captions, error = answer["captions"]
+    assert [one["text"] for one in captions] == [one.text for one in expected]
+    assert [one["region"] for one in captions] == asked
+    assert captions[0].keys() == {"text", "score", "confidence", "reason", "region"}
+    assert error["error"]["type"] == "bad_region"
+
+
+def test_each_bad_region_has_its_own_error(client: httpx.Client, image: str) -> None:
+    other = {"point": [5000, 5]}
+    found = client.post(f"{image}/captions", json={"regions": [BAD, other]}).json()["captions"]
+    messages = [one["error"]["message"] for one in found]
+    assert "Box" in messages[0] and "Point" in messages[1]
+
+
+def test_one_go(client: httpx.Client, photo: bytes, model: Patchioner) -> None:
+    image = base64.b64encode(photo).decode()
+    answer = client.post("/v1/caption", json={"image": image}).json()
+    assert answer["captions"][0]["text"] == model.caption(load_image(photo))[0].text
+    assert answer["width"] == 96
+
+
+def test_labels_and_candidates(client: httpx.Client, image: str, model: Patchioner) -> None:
+    names = ["a red cat", "a blue bus"]
+    asked = {"regions": [REGIONS[0].to_json(), BAD]}
+    labels = client.post(f"{image}/labels", json={**asked, "names": names}).json()["labels"]
+    (expected,) = model.label(noise_photo(), REGIONS[:1], names)
+    assert labels[0] == expected.to_dict() and "error" in labels[1]
+    chosen = client.post(f"{image}/captions", json={**asked, "candidates": names}).json()
+    assert chosen["captions"][0]["text"] == expected.text
+    none = client.post(f"{image}/labels", json={**asked, "names": names, "threshold": 1.0}).json()
+    assert none["labels"][0]["text"] is None
+
+
+def test_reasons(client: httpx.Client, image: str, model: Patchioner) -> None:
+    answer = client.post(f"{image}/explain", json={"region": REGIONS[0].to_json(), "k": 3}).json()
+    expected = model.explain(model.encode(noise_photo()), REGIONS[0], 3)
+    assert [one["text"] for one in answer["texts"]] == list(expected.texts)
+    assert sum(one["weight"] for one in answer["texts"]) == pytest.approx(1, abs=1e-4)
+    np.testing.assert_allclose(answer["weights"], expected.weights, atol=1e-5)
+    assert client.post(f"{image}/explain", json={"region": BAD}).status_code == 400
+
+
+def test_patches(client: httpx.Client, image: str, model: Patchioner) -> None:
+    found = client.post(f"{image}/patches", json={"text": "a red cat"}).json()
+    features = model.encode(noise_photo())
+    words = model.embed_text(["a red cat"])[0].numpy()
+    tokens = features.tokens.numpy()
+    cosines = tokens @ words / np.linalg.norm(tokens, axis=2) / np.linalg.norm(words)
+    np.testing.assert_allclose(found["similarities"], cosines, atol=1e-4)
+    cells = client.post(f"{image}/patches", json={"cells": [[1, 2], [0, 0]]}).json()["captions"]
+    expected = model.caption(features, [Patch(1, 2), Patch(0, 0)])
+    assert [one["text"] for one in cells] == [one.text for one in expected]
+
+
+def test_embeddings(client: httpx.Client, image: str, model: Patchioner) -> None:
+    answer = client.post(f"{image}/embed", json={"regions": [REGIONS[0].to_json(), BAD]}).json()
+    expected = model.embed_regions(model.encode(noise_photo()), REGIONS[:1])
+    np.testing.assert_allclose(answer["embeddings"][0], expected[0].tolist(), atol=1e-5)
+    assert answer["dim"] == expected.shape[1] and "error" in answer["embeddings"][1]
+
+
+def events(answer: httpx.Response) -> list[tuple[str, Any]]:
+    parts = [part for part in answer.text.split("\n\n") if part and not part.startswith(":")]
+    lines = [part.split("\n") for part in parts]
+    return [(name[7:], json.loads(data[6:])) for name, data in lines]
+
+
+def test_a_model_that_cannot_describe_says_so(client: httpx.Client, image: str) -> None:
+    answer = client.post(f"{image}/detail", json={})
+    ((name, data),) = events(answer)
+    assert name == "error" and data["error"]["type"] == "bad_option"
+
+
+def test_a_description_comes_sentence_by_sentence() -> None:
+    skimage = pytest.importorskip("skimage.data", reason="the photo comes with scikit-image")
+    photo = picture_bytes(load_image(skimage.coffee()).resize((150, 100)))
+    with (
+        running(Patchioner.from_pretrained(device="cpu")) as url,
+        httpx.Client(base_url=url, timeout=300) as client,
+    ):
+        name = client.post("/v1/images", files={"file": photo}).json()["id"]
+        *sentences, (last, done) = events(client.post(f"/v1/images/{name}/detail", json={}))
+    assert last == "done" and {kind for kind, _ in sentences} <= {"sentence"}
+    assert done["text"] == " ".join(data["text"] for _, data in sentences)
+    assert all(data["regions"] for _, data in sentences)
+    assert sentences or done["reason"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "kind"),
+    [
+        ("/v1/images/none/captions", {}, 404, "unknown_image"),
+        ("/v1/images", {"image": "http://a.b/c.jpg"}, 400, "bad_image"),
+        ("/v1/images", {"path": "a.jpg"}, 400, "bad_image"),
+        ("/v1/images", {}, 400, "bad_request"),
+        ("/v1/images", [], 400, "bad_request"),
+        ("{}/captions", {"region": []}, 400, "bad_request"),
+        ("{}/captions", {"regions": 5}, 400, "bad_request"),
+        ("{}/captions", {"max_tokens": 10**6}, 400, "bad_option"),
+        ("{}/captions", {"strategy": "magic"}, 400, "bad_option"),
+        ("{}/captions", {"weighting": "magic"}, 400, "bad_option"),
+        ("{}/captions", {"min_confidence": 0.5}, 400, "bad_option"),
+        ("{}/labels", {"names": ["one"]}, 400, "bad_text"),
+        ("{}/labels", {"names": ["a", " "]}, 400, "bad_text"),
+        ("{}/labels", {}, 400, "bad_request"),
+        ("{}/labels", {"names": ["a", "b" * 9999]}, 400, "bad_text"),
+        ("{}/patches", {}, 400, "bad_request"),
+        ("{}/patches", {"cells": [[-1, 0]]}, 400, "bad_region"),
+        ("{}/explain", {"region": {"whole": True}, "k": 0}, 400, "bad_request"),
+        ("/v1/nothing", {}, 404, "not_found"),
+    ],
+)
+def test_bad_requests_are_named(
+    client: httpx.Client, image: str, path: str, body: Any, status: int, kind: str
+) -> None:
+    answer = client.post(path.format(image), json=body)
+    assert (answer.status_code, answer.json()["error"]["type"]) == (status, kind), answer.text
+    assert "pydantic" not in answer.text and "Traceback" not in answer.text
+
+
+def test_bodies_that_are_no_json(client: httpx.Client, image: str) -> None:
+    for path in ("/v1/images", f"{image}/captions", "/v1/chat/completions", "/api/chat"):
+        for body in (b"", b"{", b"\xff\xfe", b"[" * 10_000):
+            answer = client.post(path, content=body, headers={"Content-Type": "application/json"})
+            assert answer.status_code == 400, (path, body[:9], answer.text)
+
+
+def test_answers_to_many_clients_at_once_are_those_of_the_library(
+    url: str, model: Patchioner
+) -> None:
+    """Photos of many clients, good and bad, in any company: each has the answer that it has alone."""
+
+    def ask(seed: int) -> list[Any]:
+        data = picture_bytes(noise_photo(40 + 8 * (seed % 3), 64, seed % 5))
+        regions = [Box(1, 2, 20 + seed, 40).to_json(), BAD, {"whole": True}]
+        with httpx.Client(base_url=url, timeout=120) as client:
+            body = {"image": base64.b64encode(data).decode(), "regions": regions}
+            found = client.post("/v1/caption", json=body).json()["captions"]
+        return [one.get("text", "error") for one in found]
+
+    def expected(seed: int) -> list[Any]:
+        photo = noise_photo(40 + 8 * (seed % 3), 64, seed % 5)
+        first, whole = model.caption(photo, [Box(1, 2, 20 + seed, 40), WholeImage()])
+        return [first.text, "error", whole.text]
+
+    with ThreadPoolExecutor(16) as pool:
+        assert list(pool.map(ask, range(32))) == [expected(seed) for seed in range(32)]
+
+
+def test_evicted_photos_are_unknown_and_can_be_sent_again(model: Patchioner) -> None:
+    with running(model, cache_bytes=30_000) as url, httpx.Client(base_url=url) as client:
+        ids = [
+            client.post("/v1/images", files={"file": picture_bytes(noise_photo(seed=seed))}).json()
+            for seed in range(4)
+        ]
+        statuses = [
+            client.post(f"/v1/images/{one['id']}/captions", json={}).status_code for one in ids
+        ]
+        assert statuses[0] == 404 and statuses[-1] == 200
+        again = client.post("/v1/images", files={"file": picture_bytes(noise_photo(seed=0))})
+        assert again.json() == ids[0]
+        first = client.post(f"/v1/images/{ids[0]['id']}/captions", json={})
+        assert first.status_code == 200

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from patchioner import Box, Mask, Point, WholeImage
+from patchioner.base.errors import RegionError
+from patchioner.serve.errors import RequestError
+from patchioner.serve.reading import named_photo, open_photo, photo_bytes, region_list
+from patchioner.serve.settings import ServeSettings
+from tests.support.server import picture_bytes
+
+SETTINGS = ServeSettings(max_pixels=10_000, max_regions=3)
+SIZE = (40, 30)
+SMALL = Image.new("RGB", SIZE)
+CORNER = np.zeros((30, 40), dtype=bool)
+CORNER[:2, :3] = True
+
+
+@pytest.mark.parametrize("head", ["", "data:image/png;base64,", "data:;base64,"])
+def test_photos_come_as_base64_or_data_urls(head: str) -> None:
+    assert photo_bytes(head + base64.b64encode(b"photo").decode()) == b"photo"
+
+
+@pytest.mark.parametrize(
+    "text", ["http://a.b/c.jpg", "file:///etc/passwd", "/etc/passwd", "data:image/png", "a$b="]
+)
+def test_nothing_is_fetched(text: str) -> None:
+    with pytest.raises(RequestError) as refused:
+        photo_bytes(text)
+    assert refused.value.kind == "bad_image"
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (b"", "bad_image"),
+        (b"no picture", "bad_image"),
+        (picture_bytes(SMALL)[:60], "bad_image"),
+        (picture_bytes(SMALL, "JPEG")[:-300], "bad_image"),
+        (picture_bytes(SMALL, "EPS"), "bad_image"),
+        (picture_bytes(Image.new("1", (20_000, 20_000)), "PNG"), "too_large"),
+        (picture_bytes(Image.new("1", (101, 100)), "PNG"), "too_large"),
+    ],
+    ids=["empty", "text", "header", "truncated", "program", "bomb", "large"],
+)
+def test_bad_photos_are_named_in_our_words(data: bytes, kind: str) -> None:
+    with pytest.raises(RequestError) as refused:
+        open_photo(data, SETTINGS)
+    assert refused.value.kind == kind
+    assert "Pillow" not in str(refused.value) and "0x" not in str(refused.value)
+
+
+def test_of_an_animation_the_first_frame_is_taken() -> None:
+    frames = [Image.new("RGB", SIZE, colour) for colour in ("red", "blue")]
+    path = picture_bytes(frames[0], "GIF")
+    assert open_photo(path, SETTINGS).getpixel((5, 5)) == (255, 0, 0)
+
+
+def test_named_photos_stay_inside_the_root(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "a.png").write_bytes(b"inside")
+    (tmp_path / "b.png").write_bytes(b"outside")
+    (root / "link.png").symlink_to(tmp_path / "b.png")
+    assert named_photo("a.png", root, 99) == b"inside"
+    for name in (
+        "../b.png",
+        str(tmp_path / "b.png"),
+        "link.png",
+        "c.png",
+        ".",
+        "a\0.png",
+        "x" * 999,
+    ):
+        with pytest.raises(RequestError):
+            named_photo(name, root, 99)
+    with pytest.raises(RequestError) as refused:
+        named_photo("a.png", root, 3)
+    assert refused.value.kind == "too_large"
+    with pytest.raises(RequestError):
+        named_photo("a.png", None, 99)
+
+
+@pytest.mark.parametrize(
+    ("entry", "region"),
+    [
+        ({"box": [1, 2, 13, 14], "label": "x", "id": 7}, Box(1, 2, 13, 14)),
+        ({"point": [3, 4]}, Point(3, 4)),
+        ({"format": "coco", "bbox": [1, 2, 12, 12]}, Box(1, 2, 13, 14)),
+        ({"format": "rle", **Mask(CORNER).to_json()["mask"]}, Mask(CORNER)),
+        (Mask(CORNER).to_json(), Mask(CORNER)),
+    ],
+)
+def test_regions_of_every_form(entry: Any, region: object) -> None:
+    assert region_list([entry], SIZE, SETTINGS) == [region]
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {},
+        {"box": [1, 2, 3]},
+        {"box": "1,2,3,4"},
+        {"box": [1, 2, float("nan"), 4]},
+        {"mask": "a.png"},
+        {"mask": {"size": [100_000, 100_000], "counts": [10**10]}},
+        {"format": "rle", "size": [3, 3], "counts": [9]},
+        {"format": "rle", "size": 5, "counts": [9]},
+        {"format": "coco", "segmentation": {"size": [30, 40], "counts": "\ud800"}},
+        {"format": "yolo"},
+        {"trace": [[1, 2]] * 60_000},
+        {"set": [{"set": [{"set": [{"set": [{"set": [{"set": [{"box": [1, 2, 3, 4]}]}]}]}]}]}]},
+        {"polygon": {}},
+        {1: 2},
+    ],
+)  # fmt: skip
+def test_bad_regions_are_errors_of_their_own(entry: Any) -> None:
+    whole, error = region_list([{"whole": True}, entry], SIZE, SETTINGS)
+    assert whole == WholeImage() and isinstance(error, RegionError)
+
+
+@pytest.mark.parametrize("entries", [[], [{"whole": True}] * 4])
+def test_their_number_is_bounded(entries: Any) -> None:
+    with pytest.raises(RequestError):
+        region_list(entries, SIZE, SETTINGS)
