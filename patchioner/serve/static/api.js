@@ -1,37 +1,38 @@
 // The server's answers. A photo that the server has let go of is sent again, and a full queue is waited for.
 
-const MOST_TRIES = 8;
-let token = sessionStorage.getItem("token");
-const asked = new URLSearchParams(location.hash.slice(1)).get("token");
-if (asked) keepToken(asked);
+import { $ } from "./dom.js";
 
-export function keepToken(given) {
-  token = given;
-  sessionStorage.setItem("token", given);
-  if (location.hash) history.replaceState(null, "", location.pathname);
-}
+const MOST_TRIES = 8;
 
 /** What the server refused; `type` is its word for it. */
 class Refusal extends Error {
   constructor(status, { type, message } = {}) {
     super(message ?? `The server answered with status ${status}.`);
-    this.status = status;
     this.type = type;
   }
 }
 
+async function askToken() {
+  const dialog = $("token-dialog");
+  dialog.showModal();
+  await new Promise((close) => (dialog.onclose = close));
+  sessionStorage.setItem("token", $("token").value);
+}
+
 async function send(path, options = {}) {
   for (let tries = 1; ; tries++) {
+    const token = sessionStorage.getItem("token");
     const headers = { ...options.headers, ...(token ? { Authorization: `Bearer ${token}` } : {}) };
     const reply = await fetch(path, { ...options, headers }).catch((error) => {
       throw error.name === "AbortError" ? error : new Error("The server cannot be reached: is it running?");
     });
     if (reply.ok) return reply;
-    if (![429, 503].includes(reply.status) || tries === MOST_TRIES) {
+    if (![401, 429, 503].includes(reply.status) || tries === MOST_TRIES) {
       throw new Refusal(reply.status, (await reply.json().catch(() => ({}))).error);
     }
     const seconds = Math.min(Number(reply.headers.get("Retry-After")) || 1, 10);
-    await new Promise((wake) => setTimeout(wake, 1000 * seconds));
+    if (reply.status === 401) await askToken();
+    else await new Promise((wake) => setTimeout(wake, 1000 * seconds));
   }
 }
 
@@ -43,17 +44,14 @@ export async function upload(blob, name) {
 }
 
 async function post(photo, verb, body, signal) {
-  const options = {
-    method: "POST", signal, body: JSON.stringify(body), headers: { "Content-Type": "application/json" },
-  };
+  const headers = { "Content-Type": "application/json" };
+  const options = { method: "POST", signal, body: JSON.stringify(body), headers };
   const path = () => `v1/images/${encodeURIComponent(photo.id)}/${verb}`;
-  try {
-    return await send(path(), options);
-  } catch (error) {
+  return send(path(), options).catch(async (error) => {
     if (error.type !== "unknown_image") throw error;
     photo.id = (await upload(photo.blob, photo.name)).id;
     return send(path(), options);
-  }
+  });
 }
 
 /** Ask for `verb` of a photo: captions, patches, explain, labels. */
@@ -75,9 +73,4 @@ export async function* listen(photo, verb, body, signal) {
       if (of("data")) yield [of("event") || "message", JSON.parse(of("data"))];
     }
   }
-}
-
-/** A plain GET of JSON. */
-export async function read(path) {
-  return (await send(path)).json();
 }

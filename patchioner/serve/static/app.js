@@ -1,7 +1,7 @@
 // The page: where photos come from, the tools, and what the parts tell one another.
 
-import { keepToken, read, upload } from "./api.js";
-import { $, acting, complain, download, say, sureness } from "./dom.js";
+import { upload } from "./api.js";
+import { $, acting, complain, download, say, sureness, words } from "./dom.js";
 import { exported, imported } from "./files.js";
 import { Items } from "./items.js";
 import { Panels } from "./panels.js";
@@ -10,11 +10,11 @@ import { Review } from "./review.js";
 import { cellAt, cellBox } from "./shapes.js";
 import { Stage } from "./stage.js";
 
-let patches = null, latest = 0, quietly = true;
+let patches = null, latest = 0, aloud = false;
 
 const stage = new Stage({
   onlook(at, byKeyboard) {
-    quietly = !byKeyboard;
+    aloud = byKeyboard;
     patches?.look(cellAt(at, items.photo));
   },
   onleave() {
@@ -25,13 +25,9 @@ const stage = new Stage({
   onstroke: (stroke) => items.paint(stroke),
   onsmall: () => say("Too small: hold and drag."),
 });
-const items = new Items(stage, options, (item) => panels.why(item));
+const items = new Items(stage, (item) => panels.why(item));
 const panels = new Panels(stage, items);
 const review = new Review();
-
-function options() {
-  return $("style").value ? { style: $("style").value } : {};
-}
 
 /** Show and encode a photo; of two that are opened the later one stays. */
 async function open(blob, name) {
@@ -41,13 +37,9 @@ async function open(blob, name) {
   say(`Encoding ${name} ...`);
   try {
     const photo = { blob, name, url: URL.createObjectURL(blob), ...(await upload(blob, name)) };
-    if (turn !== latest) return;
-    photo.origin ??= [0, 0];
-    photo.cell ??= [photo.width / photo.grid[1], photo.height / photo.grid[0]];
-    await show(photo);
+    if (turn === latest) await show(photo);
   } catch (error) {
     if (turn === latest) say("");
-    if (error.status === 401) askToken();
     complain(error);
   } finally {
     if (turn === latest) $("busy").hidden = true;
@@ -55,40 +47,27 @@ async function open(blob, name) {
 }
 
 async function show(photo) {
-  patches?.stop();
-  patches = null;
+  patches = void patches?.stop();
   if (items.photo) URL.revokeObjectURL(items.photo.url);
   panels.reset();
   items.reset(null);
   $("empty").hidden = true;
   $("frame").hidden = false;
   swap(false);
+  photo.origin ??= [0, 0]; // of the grid, and the size of a patch, in pixels
+  photo.cell ??= [photo.width / photo.grid[1], photo.height / photo.grid[0]];
   await stage.show(photo);
   items.reset(photo);
-  watch();
-  stage.root.dataset.grid = photo.grid.join("x");
+  patches = new Patches(photo, { onready: follow, onfault: complain });
   stage.root.ariaLabel = `Photo ${photo.name}, ${photo.width} by ${photo.height} pixels`;
-  say(`${photo.name}: ${photo.width} x ${photo.height} pixels, ${photo.grid[0]} x ${photo.grid[1]} patches. Move over it.`);
+  say(`${photo.name}: ${photo.width} x ${photo.height} pixels, ${photo.grid.join(" x ")} patches. Move over it.`);
 }
 
-/** Captions of patches from now on. */
-function watch() {
-  patches?.stop();
-  patches = new Patches(items.photo, options(), {
-    onready(cell, caption) {
-      const words = caption.error?.message ?? caption.text ?? `no caption: ${caption.reason ?? "not sure"}`;
-      stage.patch(cell);
-      stage.note([words, sureness(caption)].filter(Boolean).join(" · "), cellBox(cell, items.photo));
-      if (!quietly) say(words);
-    },
-    onprogress: (known, all) => (stage.root.dataset.ready = `${known}/${all}`),
-    onfault: complain,
-  });
-}
-
-function askToken() {
-  $("token-dialog").onclose = () => $("token").value && keepToken($("token").value);
-  $("token-dialog").showModal();
+/** The caption of the patch that is looked at. */
+function follow(cell, caption) {
+  stage.patch(cell);
+  stage.note([words(caption), sureness(caption)].filter(Boolean).join(" · "), cellBox(cell, items.photo));
+  if (aloud) say(words(caption));
 }
 
 /** Between one photo and the review of many. */
@@ -97,32 +76,28 @@ function swap(many) {
   $("review").hidden = !many;
 }
 
+/** A picture of the camera, which is shown until the button is pressed. */
 async function shoot() {
   const stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
-  const video = $("video"), dialog = $("camera-dialog");
+  const video = $("video"), dialog = $("camera-dialog"), canvas = document.createElement("canvas");
   video.srcObject = stream;
   await video.play();
   dialog.returnValue = "";
   dialog.showModal();
   await new Promise((close) => (dialog.onclose = close));
-  const canvas = document.createElement("canvas");
   [canvas.width, canvas.height] = [video.videoWidth, video.videoHeight];
   canvas.getContext("2d").drawImage(video, 0, 0);
   stream.getTracks().forEach((track) => track.stop());
-  if (dialog.returnValue !== "shoot") return;
-  canvas.toBlob((blob) => open(blob, "camera.jpg"), "image/jpeg", 0.95);
+  if (dialog.returnValue === "shoot") canvas.toBlob((blob) => open(blob, "camera.jpg"), "image/jpeg", 0.95);
 }
 
-function take(files) {
+/** One photo is opened, several are reviewed. */
+function take(files, many = false) {
   const photos = [...files].filter((file) => file.type.startsWith("image/"));
-  if (photos.length > 1) return startReview(photos);
-  if (photos.length) return open(photos[0], photos[0].name);
-  complain(new Error("That is no photo: give a picture file."));
-}
-
-function startReview(files) {
+  if (!photos.length) return complain(new Error("There is no photo in that: give picture files."));
+  if (photos.length === 1 && !many) return open(photos[0], photos[0].name);
   swap(true);
-  return review.start(files);
+  return review.start(photos);
 }
 
 /** A file input hands over its files, and can be given the same ones again. */
@@ -135,42 +110,39 @@ function onfiles(id, handler) {
 }
 
 onfiles("file", take);
-onfiles("folder", (files) => startReview(files.filter((file) => file.type.startsWith("image/"))));
+onfiles("folder", (files) => take(files, true));
 onfiles("import", async ([file]) => items.load(imported(JSON.parse(await file.text()), items.photo)));
 $("camera").onclick = acting(shoot);
-for (const button of document.querySelectorAll("[data-sample]")) {
+for (const button of $("samples").children) {
   button.onclick = acting(async () => {
-    const { sample } = button.dataset;
-    await open(await (await fetch(`static/samples/${sample}`)).blob(), sample);
+    const { src } = button.firstChild;
+    await open(await (await fetch(src)).blob(), src.split("/").pop());
   });
 }
-addEventListener("paste", (event) => {
-  if (event.clipboardData.files.length) take(event.clipboardData.files);
-});
+addEventListener("paste", ({ clipboardData: { files } }) => files.length && take(files));
 addEventListener("dragover", (event) => event.preventDefault());
 addEventListener("drop", (event) => {
   event.preventDefault();
   take(event.dataTransfer.files);
 });
 $("fault-close").onclick = () => ($("fault").hidden = true);
-for (const button of document.querySelectorAll("[data-zoom]")) {
-  button.onclick = () => stage.zoom(Number(button.dataset.zoom));
+for (const button of document.querySelectorAll(".zoom button")) {
+  button.onclick = () => stage.zoom(Number(button.value));
 }
 $("tools").onsubmit = (event) => event.preventDefault();
 $("tools").onchange = () => {
-  stage.tool = $("tools").elements.tool.value;
-  stage.brush = Number($("brush").value);
-  stage.erase = $("erase").checked;
-  stage.root.dataset.tool = stage.tool;
-  $("brush-options").hidden = stage.tool !== "brush";
+  const { tool, brush, erase } = $("tools").elements;
+  Object.assign(stage, { tool: tool.value, brush: Number(brush.value), erase: erase.checked });
+  stage.root.dataset.tool = tool.value;
+  $("brush-options").hidden = tool.value !== "brush";
 };
 $("new-mask").onclick = () => items.select(null);
 $("whole").onclick = acting(() => items.photo && items.add({ whole: true }));
 $("clear").onclick = () => items.reset(items.photo);
-$("style").onchange = () => items.photo && watch();
 $("export").onchange = acting(async ({ target }) => {
   const format = target.value;
   target.value = "";
-  if (items.photo && format) download(...(await exported(format, items.photo, items.all, $("photo"))));
+  while (items.all.some((item) => item.waiting)) await new Promise((wake) => setTimeout(wake, 50));
+  if (items.photo) download(...(await exported(format, items.photo, items.all, $("photo"))));
 });
 $("review-close").onclick = () => swap(false);

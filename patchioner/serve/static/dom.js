@@ -14,7 +14,7 @@ export function say(text) {
   $("status").textContent = text;
 }
 
-/** Show what went wrong; nothing hides it but the next photo or the user. */
+/** Show what went wrong, until the next photo. */
 export function complain(error) {
   if (error.name === "AbortError") return;
   $("fault-text").textContent = error.message || String(error);
@@ -27,13 +27,8 @@ export function acting(handler) {
     const control = event.submitter ?? event.currentTarget;
     event.preventDefault();
     control.ariaBusy = "true";
-    try {
-      await handler(event);
-    } catch (error) {
-      complain(error);
-    } finally {
-      control.ariaBusy = "false";
-    }
+    await Promise.resolve(event).then(handler).catch(complain);
+    control.ariaBusy = "false";
   };
 }
 
@@ -48,4 +43,9 @@ export function download(name, content, type) {
 export function sureness({ confidence, score }) {
   if (confidence != null) return `${Math.round(100 * confidence)} % sure`;
   return score == null ? "" : `score ${score.toFixed(2)}`;
+}
+
+/** What is said of an answer: its caption, its error, or why it has none. */
+export function words({ text, reason, error }) {
+  return error?.message ?? text ?? `no caption: ${reason ?? "not sure"}`;
 }

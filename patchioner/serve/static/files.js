@@ -1,7 +1,7 @@
 // Region files in (ours, COCO, SAM, labelme), captions out (ours, COCO, CSV, a picture, alt text).
 
 import { altText } from "./alt.js";
-import { sureness } from "./dom.js";
+import { sureness, words } from "./dom.js";
 import { bounds, outline, rings } from "./shapes.js";
 
 const baseName = (path) => String(path).split(/[\\/]/).pop();
@@ -9,12 +9,6 @@ const baseName = (path) => String(path).split(/[\\/]/).pop();
 /** The regions of a file of any known form, as the server takes them: [{region, label}, ...]. */
 export function imported(content, photo) {
   if (!photo) throw new Error("Open the photo of the regions first.");
-  const found = entriesOf(content, photo);
-  if (!found?.length) throw new Error("No regions found: give our JSON, COCO, SAM or labelme.");
-  return found;
-}
-
-function entriesOf(content, photo) {
   if (content.shapes) {
     checkSize(content.imageWidth, content.imageHeight, photo);
     return content.shapes.map((shape) => ({ region: ofLabelme(shape), label: shape.label }));
@@ -28,7 +22,7 @@ function entriesOf(content, photo) {
   }
   let list = content.regions ?? content;
   if (content.images) list = ofPhoto(Object.entries(content.images), ([name]) => name, photo)[1];
-  if (!Array.isArray(list)) return null;
+  if (!Array.isArray(list)) throw new Error("No regions found: give our JSON, COCO, SAM or labelme.");
   const ofAny = (one) => (one.segmentation || one.bbox ? ofCoco(one) : one);
   return list.map((one) => ({ region: ofAny(one), label: one.label }));
 }
@@ -62,52 +56,44 @@ function ofLabelme({ shape_type: kind = "polygon", points }) {
 /** [file name, content, media type] of the captions in a format. */
 export async function exported(format, photo, items, picture) {
   const stem = baseName(photo.name).replace(/\.[^.]*$/, "") || "photo";
-  const done = items.filter((item) => !item.waiting && !item.error);
-  if (format === "png") return [`${stem}-captions.png`, await overlay(photo, done, picture), "image/png"];
-  if (format === "txt") return [`${stem}-alt.txt`, altText(wholeOf(done)), "text/plain"];
-  if (format === "csv") return [`${stem}-captions.csv`, csv(tableOf(done, photo)), "text/csv"];
-  const content = format === "coco" ? toCoco(photo, done) : toOurs(photo, done);
-  return [`${stem}-${format === "coco" ? "coco" : "captions"}.json`, JSON.stringify(content, null, 1), "application/json"];
+  if (format === "png") return [`${stem}-captions.png`, await overlay(photo, items, picture), "image/png"];
+  if (format === "txt") return [`${stem}-alt.txt`, altText(wholeOf(items)), "text/plain"];
+  if (format === "csv") return [`${stem}-captions.csv`, csv(tableOf(items, photo)), "text/csv"];
+  const content = format === "coco" ? toCoco(photo, items) : toOurs(photo, items);
+  return [`${stem}-${format}.json`, JSON.stringify(content, null, 1), "application/json"];
 }
 
 function wholeOf(items) {
-  const whole = items.find((item) => item.region.whole);
-  if (!whole?.text) throw new Error("Caption the whole photo first: its caption becomes the alt text.");
+  const whole = items.find((item) => item.region.whole && item.text);
+  if (!whole) throw new Error("Caption the whole photo first: its caption becomes the alt text.");
   return whole;
 }
 
-const answer = ({ text, score, confidence, reason, label }) => ({ text, score, confidence, reason, name: label });
+const answer = ({ region, text, score, confidence, reason, error, label }) =>
+  ({ region, text, score, confidence, reason: error?.message ?? reason, name: label });
 
 function toOurs({ name, width, height }, items) {
   const regions = items.map(({ region, text }) => (text ? { ...region, label: text } : region));
-  return { photo: name, width, height, regions, captions: items.map((item) => ({ region: item.region, ...answer(item) })) };
+  return { photo: name, width, height, regions, captions: items.map(answer) };
 }
 
 function toCoco({ name, width, height }, items) {
   const annotations = items.map((item, index) => {
-    const [x1, y1, x2, y2] = bounds(item.region, { width, height });
+    const { region } = item, [x1, y1, x2, y2] = bounds(region, { width, height });
     const bbox = [x1, y1, Math.max(x2 - x1, 1), Math.max(y2 - y1, 1)];
-    const { region } = item;
     const segmentation = region.mask ?? (region.polygon ? rings(region).map((ring) => ring.flat()) : []);
-    return {
-      id: index + 1, image_id: 1, category_id: 1, bbox, area: areaOf(region, bbox), iscrowd: 0, segmentation,
-      caption: item.text, ...answer(item), region,
-    };
+    const area = region.mask?.counts.reduce((sum, run, at) => sum + (at % 2) * run, 0) ?? bbox[2] * bbox[3];
+    const own = { id: index + 1, image_id: 1, category_id: 1, bbox, area, iscrowd: 0, segmentation };
+    return { ...own, caption: item.text, ...answer(item) };
   });
   return { images: [{ id: 1, file_name: name, width, height }], annotations, categories: [{ id: 1, name: "region" }] };
 }
 
-function areaOf(region, bbox) {
-  if (region.mask) return region.mask.counts.reduce((sum, run, index) => sum + (index % 2 ? run : 0), 0);
-  return bbox[2] * bbox[3];
-}
-
 function tableOf(items, photo) {
   const head = ["photo", "region", "x1", "y1", "x2", "y2", "caption", "confidence", "score", "label"];
-  const row = ({ region, text, confidence, score, label }) => [
+  return [head, ...items.map(({ region, text, confidence, score, label }) => [
     photo.name, JSON.stringify(region), ...bounds(region, photo), text, confidence, score, label,
-  ];
-  return [head, ...items.map(row)];
+  ])];
 }
 
 /** CSV for spreadsheets too: a text that one would run as a formula is led by an apostrophe. */
@@ -126,47 +112,42 @@ async function overlay(photo, items, picture) {
   const size = Math.max(12, Math.round(width / 40)), canvas = document.createElement("canvas");
   const pen = canvas.getContext("2d"), font = `${size}px sans-serif`;
   pen.font = font;
-  const lines = items.flatMap((item, index) => wrapped(pen, `${index + 1}  ${item.text ?? item.reason} (${sureness(item)})`, width - size));
+  const said = (item, index) => `${index + 1}  ${words(item)} (${item.edited ? "edited" : sureness(item)})`;
+  const lines = items.flatMap((item, index) => wrapped(pen, said(item, index), width - size));
   [canvas.width, canvas.height] = [Math.max(width, 160), height + (lines.length + 1) * size * 1.4];
   pen.fillStyle = "#fff";
   pen.fillRect(0, 0, canvas.width, canvas.height);
   pen.drawImage(picture, 0, 0, width, height);
-  items.forEach((item, index) => drawRegion(pen, item, index + 1, photo, scale, size));
+  items.forEach(({ region }, index) => drawRegion(pen, region, index + 1, photo, scale, size));
   pen.font = font;
   pen.fillStyle = "#000";
   lines.forEach((line, index) => pen.fillText(line, size / 2, height + (index + 1.2) * size * 1.4));
   return new Promise((done) => canvas.toBlob(done, "image/png"));
 }
 
-function drawRegion(pen, item, number, photo, scale, size) {
-  const [x1, y1] = bounds(item.region, photo);
+function drawRegion(pen, region, number, photo, scale, size) {
+  const [x, y] = bounds(region, photo).map((edge) => edge * scale), yellow = "#ffd100";
   pen.save();
   pen.scale(scale, scale);
   pen.lineCap = pen.lineJoin = "round";
-  for (const { d, style } of outline(item.region, photo)) {
+  for (const { d, style } of outline(region, photo)) {
     const path = new Path2D(d), thick = (style === "dot" ? size / 2 : size / 8) / scale;
     pen.fillStyle = "rgba(255, 209, 0, 0.5)";
     if (style === "fill") pen.fill(path);
-    else for (const [colour, width] of [["#000", 2 * thick], ["#ffd100", thick]]) {
-      pen.strokeStyle = colour;
-      pen.lineWidth = width;
-      pen.stroke(path);
+    for (const [strokeStyle, lineWidth] of style === "fill" ? [] : [["#000", 2 * thick], [yellow, thick]]) {
+      Object.assign(pen, { strokeStyle, lineWidth }).stroke(path);
     }
   }
   pen.restore();
   pen.font = `bold ${size}px sans-serif`;
-  pen.fillStyle = "#000";
-  pen.fillRect(x1 * scale, y1 * scale, pen.measureText(number).width + size / 2, size * 1.3);
-  pen.fillStyle = "#ffd100";
-  pen.fillText(number, x1 * scale + size / 4, y1 * scale + size);
+  Object.assign(pen, { fillStyle: "#000" }).fillRect(x, y, pen.measureText(number).width + size / 2, size * 1.3);
+  Object.assign(pen, { fillStyle: yellow }).fillText(number, x + size / 4, y + size);
 }
 
 function wrapped(pen, text, width) {
-  const lines = [""];
-  for (const word of text.split(" ")) {
-    const longer = `${lines.at(-1)} ${word}`.trimStart();
-    if (pen.measureText(longer).width > width && lines.at(-1)) lines.push(word);
-    else lines[lines.length - 1] = longer;
-  }
-  return lines;
+  return text.split(" ").reduce((lines, word) => {
+    const longer = [lines.pop(), word].filter(Boolean).join(" ");
+    if (pen.measureText(longer).width <= width) return [...lines, longer];
+    return [...lines, longer.slice(0, -word.length).trim(), word].filter(Boolean);
+  }, []);
 }

@@ -4,7 +4,9 @@ import { ask, listen } from "./api.js";
 import { $, acting, el, say } from "./dom.js";
 import { cellsMask } from "./shapes.js";
 
-/** Transparent to yellow: how much a patch counted, 0..1. */
+const CAREFUL = 0.8; // least support of a sentence in a careful description
+
+/** Transparent to yellow: how much a patch counts, 0..1. */
 const glow = (share) => [255, 209, 0, Math.round(200 * share)];
 
 /** Values of a grid as shares of its range, 0..1. */
@@ -14,16 +16,16 @@ function shares(grid, low = Math.min(...grid.flat())) {
 }
 
 export class Panels {
-  #near = null; // similarity to the words, 0..1 of its range
+  #near = null; // of each patch to the words, 0..1 of its range
   #ended = new AbortController();
 
   constructor(stage, items) {
     Object.assign(this, { stage, items });
-    $("why-close").onclick = () => this.#close("why");
+    $("why-close").onclick = () => this.#close();
+    $("find-close").onclick = () => this.#close();
     $("find").onsubmit = acting(() => this.find());
     $("threshold").oninput = () => this.#light();
     $("make-region").onclick = acting(() => this.#region());
-    $("find-close").onclick = () => this.#close("found");
     $("label").onsubmit = acting(() => this.label());
     $("describe").onsubmit = acting(() => this.describe());
   }
@@ -32,9 +34,7 @@ export class Panels {
     this.#ended.abort();
     this.#ended = new AbortController();
     $("sentences").replaceChildren();
-    this.#near = null;
-    $("why").hidden = $("found").hidden = true;
-    this.stage.heat(null);
+    this.#show(null);
   }
 
   #photo() {
@@ -42,9 +42,14 @@ export class Panels {
     return this.items.photo;
   }
 
-  #close(id) {
-    $(id).hidden = true;
+  /** Of what shows a heat map, one at a time. */
+  #show(id) {
+    for (const one of ["why", "found"]) $(one).hidden = one !== id;
     this.stage.heat(null);
+  }
+
+  #close() {
+    this.#show(null);
     $("stage").focus();
   }
 
@@ -56,8 +61,7 @@ export class Panels {
       return el("li", {}, `${text} `, meter, el("span", { className: "quiet" }, ` cosine ${similarity.toFixed(2)}`));
     });
     $("memory").replaceChildren(...rows);
-    $("found").hidden = true;
-    $("why").hidden = false;
+    this.#show("why");
     this.items.select(item);
     this.stage.heat(shares(weights, 0), glow);
     say(`Nearest memory text: ${texts[0]?.text ?? "none"}`);
@@ -67,8 +71,7 @@ export class Panels {
   async find() {
     const { similarities } = await ask(this.#photo(), "patches", { text: $("words").value });
     this.#near = shares(similarities);
-    $("why").hidden = true;
-    $("found").hidden = false;
+    this.#show("found");
     this.#light();
   }
 
@@ -86,7 +89,7 @@ export class Panels {
   async #region() {
     const region = cellsMask(this.#cells(), this.#photo());
     if (!region) throw new Error("No patch matches: lower the threshold.");
-    this.#close("found");
+    this.#close();
     await this.items.add(region);
   }
 
@@ -99,32 +102,33 @@ export class Panels {
     const items = [...this.items.all], regions = items.map((item) => item.region);
     const { labels } = await ask(photo, "labels", { regions, names });
     labels.forEach(({ text, probability, error }, index) => {
-      const sure = `${text ?? "none of them"}, ${Math.round(100 * probability)} %`;
-      items[index].label = error ? error.message : sure;
+      items[index].label = error?.message ?? `${text ?? "none of them"}, ${Math.round(100 * probability)} %`;
     });
     this.items.render();
     say(`Labelled ${items.length} regions: ${items.map((item) => item.label).join("; ")}`);
   }
 
-  /** A paragraph, sentence by sentence; each lights up the regions that it was said of. */
+  /** Sentence by sentence; each lights up the regions that it was said of. */
   async describe() {
-    const place = $("sentences");
+    const place = $("sentences"), least = $("detail").value === "careful" ? CAREFUL : 0;
     place.replaceChildren();
-    const body = { style: $("detail").value };
-    for await (const [event, data] of listen(this.#photo(), "detail", body, this.#ended.signal)) {
-      if (event === "sentence") place.append(this.#sentence(data), " ");
+    let left = 0;
+    for await (const [event, data] of listen(this.#photo(), "detail", {}, this.#ended.signal)) {
       if (event === "error") throw new Error(data.error.message);
-      if (event === "done") say(data.text || `No description: ${data.reason}`);
+      if (event === "sentence" && (data.support ?? 1) < least) left++;
+      else if (event === "sentence") place.append(this.#sentence(data), " ");
+      if (event === "done") say(place.textContent || data.reason || "No sentence is supported well.");
     }
+    if (left) place.append(el("span", { className: "quiet" }, `${left} less supported: choose the full description.`));
   }
 
   #sentence({ text, support, regions }) {
     const lit = regions.map(({ region }) => ({ region }));
     const light = () => this.stage.draw([...this.items.all, ...lit], new Set(lit));
+    const dark = () => this.items.draw();
     return el("button", {
       type: "button", className: "sentence", title: support == null ? "" : `support ${support.toFixed(2)}`,
-      onpointerenter: light, onfocus: light, onclick: light,
-      onpointerleave: () => this.items.draw(), onblur: () => this.items.draw(),
+      onpointerenter: light, onfocus: light, onclick: light, onpointerleave: dark, onblur: dark,
     }, text);
   }
 }

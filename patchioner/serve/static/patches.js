@@ -10,16 +10,18 @@ export class Patches {
   #running = false;
   #ended = new AbortController();
 
-  /** `onready` is told of the caption under the pointer; `onfault` of a failure. */
-  constructor(photo, options, { onready, onprogress, onfault }) {
-    Object.assign(this, { photo, options, onready, onprogress, onfault });
+  /** `onready(cell, caption)` is told of the patch under the pointer, `onfault` of a failure. */
+  constructor(photo, { onready, onfault }) {
+    Object.assign(this, { photo, onready, onfault });
   }
 
   /** The pointer is over this [row, column]. */
   look(cell) {
     this.#here = cell;
     if (this.#known.has(String(cell))) this.onready(cell, this.#known.get(String(cell)));
-    this.#run();
+    if (this.#running || this.#ended.signal.aborted) return;
+    this.#running = true;
+    this.#run().catch(this.onfault).finally(() => (this.#running = false));
   }
 
   stop() {
@@ -27,35 +29,23 @@ export class Patches {
   }
 
   async #run() {
-    if (this.#running || this.#ended.signal.aborted) return;
-    this.#running = true;
-    try {
-      for (let cells; (cells = this.#next()).length; ) await this.#fetch(cells);
-    } catch (error) {
-      this.onfault(error);
-    } finally {
-      this.#running = false;
-    }
+    for (let cells; (cells = this.#next()).length; ) await this.#fetch(cells);
   }
 
   #next() {
     if (!this.#known.has(String(this.#here))) return [this.#here];
-    const [rows, columns] = this.photo.grid, left = [];
-    for (let index = 0; index < rows * columns; index++) {
-      const cell = [Math.floor(index / columns), index % columns];
-      if (!this.#known.has(String(cell))) left.push(cell);
-    }
+    const [rows, columns] = this.photo.grid;
+    const all = Array.from({ length: rows * columns }, (_, at) => [Math.floor(at / columns), at % columns]);
     const far = ([row, column]) => Math.hypot(row - this.#here[0], column - this.#here[1]);
+    const left = all.filter((cell) => !this.#known.has(String(cell)));
     return left.sort((one, two) => far(one) - far(two)).slice(0, AT_A_TIME);
   }
 
   async #fetch(cells) {
-    const body = { cells, ...this.options };
-    const { captions } = await ask(this.photo, "patches", body, this.#ended.signal);
+    const { captions } = await ask(this.photo, "patches", { cells }, this.#ended.signal);
     for (const [index, cell] of cells.entries()) {
       this.#known.set(String(cell), captions[index]);
       if (String(cell) === String(this.#here)) this.onready(cell, captions[index]);
     }
-    this.onprogress(this.#known.size, this.photo.grid[0] * this.photo.grid[1]);
   }
 }

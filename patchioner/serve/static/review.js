@@ -25,7 +25,6 @@ export class Review {
 
   /** Begin with these files. */
   start(files) {
-    if (!files.length) throw new Error("There is no photo in that folder.");
     const path = (file) => file.webkitRelativePath || file.name;
     this.#entries = files
       .map((file) => ({ file, name: path(file), text: "", accepted: false, proposal: null }))
@@ -40,7 +39,8 @@ export class Review {
       const photo = { blob: entry.file, name: entry.name, ...(await upload(entry.file, entry.file.name)) };
       const [caption] = (await ask(photo, "captions", { regions: [{ whole: true }] })).captions;
       if (caption.error) throw new Error(caption.error.message);
-      Object.assign(entry, { caption, text: caption.text ? altText(caption) : "" });
+      entry.caption = caption;
+      if (caption.text) entry.text ||= altText(caption); // what has been typed meanwhile stays
       return caption.text ? sureness(caption) : `no proposal: ${caption.reason ?? "not sure"}`;
     })().catch((error) => `no proposal: ${error.message}`);
     return entry.proposal;
@@ -70,17 +70,16 @@ export class Review {
   }
 
   #accept() {
-    const entry = this.#entries[this.#at];
-    entry.text = $("review-text").value.trim();
-    if (!entry.text) throw new Error("The alt text is empty: write one, or skip the photo.");
-    entry.accepted = true;
+    const text = $("review-text").value.trim();
+    if (!text) throw new Error("The alt text is empty: write one, or skip the photo.");
+    Object.assign(this.#entries[this.#at], { text, accepted: true });
     return this.#go(this.#at + 1);
   }
 
   #key(event) {
-    if (event.ctrlKey && event.key === "Enter") $("review-form").requestSubmit();
-    else if (event.altKey && event.key === "PageDown") this.#go(this.#at + 1);
-    else if (event.altKey && event.key === "PageUp") this.#go(this.#at - 1);
+    const step = event.altKey && { PageDown: 1, PageUp: -1 }[event.key];
+    if (step) this.#go(this.#at + step);
+    else if (event.ctrlKey && event.key === "Enter") $("review-form").requestSubmit();
     else return;
     event.preventDefault();
   }
@@ -94,19 +93,13 @@ export class Review {
   }
 
   json() {
-    const row = ({ name, text, caption }) => ({
-      photo: name, alt: text, proposed: caption?.text ?? null, confidence: caption?.confidence ?? null,
-    });
+    const row = ({ name, text, caption }) => ({ photo: name, alt: text, proposed: caption?.text ?? null });
     return JSON.stringify({ photos: this.#accepted().map(row) }, null, 1);
   }
 
   html() {
-    const shown = this.#accepted().map(({ name, text }) => {
-      const image = document.createElement("img");
-      image.setAttribute("src", name.split("/").map(encodeURIComponent).join("/"));
-      image.setAttribute("alt", text);
-      return image.outerHTML;
-    });
-    return `${shown.join("\n")}\n`;
+    const quoted = (text) => text.replaceAll("&", "&amp;").replaceAll('"', "&quot;").replaceAll("<", "&lt;");
+    const path = (name) => name.split("/").map(encodeURIComponent).join("/");
+    return this.#accepted().map(({ name, text }) => `<img src="${path(name)}" alt="${quoted(text)}">\n`).join("");
   }
 }

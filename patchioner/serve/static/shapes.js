@@ -5,16 +5,13 @@ const hundredth = (value) => Math.round(value * 100) / 100;
 /** A place on the screen -> [x, y] of the original photo, kept inside it; `rect` is what the photo covers. */
 export function toPixels(clientX, clientY, rect, { width, height }) {
   const share = (at, start, length) => Math.min(Math.max((at - start) / length, 0), 1);
-  return [
-    hundredth(share(clientX, rect.left, rect.width) * width),
-    hundredth(share(clientY, rect.top, rect.height) * height),
-  ];
+  const [x, y] = [share(clientX, rect.left, rect.width) * width, share(clientY, rect.top, rect.height) * height];
+  return [hundredth(x), hundredth(y)];
 }
 
 /** [x, y] -> [row, column] of the patch under it. */
 export function cellAt([x, y], { grid, origin, cell }) {
-  const along = (at, start, size, count) =>
-    Math.min(Math.max(Math.floor((at - start) / size), 0), count - 1);
+  const along = (at, start, size, count) => Math.min(Math.max(Math.floor((at - start) / size), 0), count - 1);
   return [along(y, origin[1], cell[1], grid[0]), along(x, origin[0], cell[0], grid[1])];
 }
 
@@ -26,8 +23,7 @@ export function cellBox([row, column], { origin, cell, width, height }) {
 
 /** A stroke of the pointer as the region that the tool draws; null where it is too small to be meant. */
 export function regionOf(tool, points, slack) {
-  const xs = points.map((point) => point[0]), ys = points.map((point) => point[1]);
-  const [x1, x2] = [Math.min(...xs), Math.max(...xs)], [y1, y2] = [Math.min(...ys), Math.max(...ys)];
+  const [x1, y1, x2, y2] = bounds({ trace: points });
   const far = Math.max(x2 - x1, y2 - y1);
   if (tool === "look") return far > slack ? null : { point: points[0] };
   if (tool === "trace") return far > slack ? { trace: thinned(points, slack / 4) } : null;
@@ -39,12 +35,10 @@ export function regionOf(tool, points, slack) {
 }
 
 function thinned(points, least) {
-  const kept = [points[0]];
-  for (const point of points) {
-    const [x, y] = kept.at(-1);
-    if (Math.hypot(point[0] - x, point[1] - y) >= least) kept.push(point);
-  }
-  return kept;
+  return points.reduce((kept, [x, y]) => {
+    const [lastX, lastY] = kept.at(-1);
+    return Math.hypot(x - lastX, y - lastY) < least ? kept : (kept.push([x, y]), kept);
+  }, [points[0]]);
 }
 
 /** Strokes of a round brush ({points, radius, erase}, in order) as a mask; a pixel counts by its middle. */
@@ -132,20 +126,21 @@ export function outline(region, photo) {
 
 /** XYXY around a region. */
 export function bounds(region, photo) {
-  if (region.box) return region.box;
-  if (region.whole) return [0, 0, photo.width, photo.height];
-  if (region.patch) return cellBox(region.patch, photo);
-  let points = region.point ? [region.point] : [];
-  if (region.polygon) points = rings(region).flat();
-  if (region.trace) points = tracePixels(region, photo);
-  if (region.mask) points = Array.from(runs(region.mask), ([x, a, b]) => [[x, a], [x + 1, b]]).flat();
-  if (region.set) {
-    const boxes = region.set.map((member) => bounds(member, photo));
-    points = boxes.flatMap(([x1, y1, x2, y2]) => [[x1, y1], [x2, y2]]);
-  }
-  const least = (axis) => points.reduce((found, point) => Math.min(found, point[axis]), Infinity);
-  const most = (axis) => points.reduce((found, point) => Math.max(found, point[axis]), -Infinity);
-  return [least(0), least(1), most(0), most(1)];
+  const points = corners(region, photo);
+  const among = (choose, axis) => points.reduce((found, point) => choose(found, point[axis]), points[0][axis]);
+  return [among(Math.min, 0), among(Math.min, 1), among(Math.max, 0), among(Math.max, 1)];
+}
+
+function corners(region, photo) {
+  const ends = ([x1, y1, x2, y2]) => [[x1, y1], [x2, y2]];
+  if (region.box) return ends(region.box);
+  if (region.whole) return ends([0, 0, photo.width, photo.height]);
+  if (region.patch) return ends(cellBox(region.patch, photo));
+  if (region.point) return [region.point];
+  if (region.polygon) return rings(region).flat();
+  if (region.trace) return tracePixels(region, photo);
+  if (region.set) return region.set.flatMap((member) => corners(member, photo));
+  return Array.from(runs(region.mask), ([x, top, end]) => ends([x, top, x + 1, end])).flat();
 }
 
 /** The rings of a polygon, which may be given as one. */
@@ -153,8 +148,8 @@ export function rings({ polygon }) {
   return typeof polygon[0][0] === "number" ? [polygon] : polygon;
 }
 
-function tracePixels({ trace, normalized }, { width, height }) {
-  return normalized ? trace.map(([x, y]) => [x * width, y * height]) : trace;
+function tracePixels({ trace, normalized }, photo) {
+  return normalized ? trace.map(([x, y]) => [x * photo.width, y * photo.height]) : trace;
 }
 
 /** A few words: "box at 10, 20, 190 by 200 pixels". */

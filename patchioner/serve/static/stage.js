@@ -5,6 +5,7 @@ import { cellBox, outline, regionOf, toPixels } from "./shapes.js";
 
 const CLICK = 6; // CSS pixels that a pointer may move in a click
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+const ZOOMS = { "+": 1.5, "=": 1.5, "-": 1 / 1.5, 0: 0 };
 
 function svg(tag, attributes, parent) {
   const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
@@ -28,7 +29,6 @@ export class Stage {
     Object.assign(this, handlers);
     this.root = $("stage");
     this.frame = $("frame");
-    this.marks = $("marks");
     for (const name of ["down", "move", "up", "cancel", "leave"]) {
       this.frame.addEventListener(`pointer${name}`, (event) => this[`_${name}`](event));
     }
@@ -40,23 +40,19 @@ export class Stage {
 
   /** Show a photo: {url, name, width, height, ...}; the size is the server's. */
   async show(photo) {
-    const picture = $("photo");
-    picture.src = photo.url;
-    picture.alt = "";
+    const picture = Object.assign($("photo"), { src: photo.url });
     await picture.decode().catch(() => {
       throw new Error(`${photo.name}: this browser cannot show it. Save it as JPEG or PNG.`);
     });
-    const [across, down] = [picture.naturalWidth, picture.naturalHeight];
-    if (across !== photo.width || down !== photo.height) {
-      throw new Error(
-        `${photo.name}: this browser shows ${across} x ${down} pixels, the server reads ${photo.width} x ` +
-          `${photo.height}. Save it as JPEG, so that regions land where they are drawn.`,
-      );
+    const { naturalWidth: across, naturalHeight: down } = picture, { width, height } = photo;
+    if (across !== width || down !== height) {
+      const sizes = `this browser shows ${across} x ${down} pixels, the server reads ${width} x ${height}`;
+      throw new Error(`${photo.name}: ${sizes}. Save it as JPEG, so that regions land where they are drawn.`);
     }
     this.#photo = photo;
     this.#points = this.#cursor = null;
-    this.root.style.aspectRatio = photo.width / photo.height;
-    this.marks.setAttribute("viewBox", `0 0 ${photo.width} ${photo.height}`);
+    this.root.style.aspectRatio = width / height;
+    $("marks").setAttribute("viewBox", `0 0 ${width} ${height}`);
     this.zoom(0);
   }
 
@@ -84,8 +80,7 @@ export class Stage {
 
   /** CSS pixels -> pixels of the photo. */
   #pixels(css) {
-    const rect = this.frame.getBoundingClientRect();
-    return (css * this.#photo.width) / rect.width;
+    return (css * this.#photo.width) / this.frame.getBoundingClientRect().width;
   }
 
   #at(event) {
@@ -102,8 +97,7 @@ export class Stage {
     if (!this.#photo || !event.isPrimary) return;
     const at = this.#at(event);
     if (this.#points) {
-      const path = event.getCoalescedEvents?.() ?? [];
-      this.#points.push(...path.map((one) => this.#at(one)), at);
+      this.#points.push(...(event.getCoalescedEvents?.() ?? []).map((one) => this.#at(one)), at);
       this.#draft();
     }
     if (this.tool === "look") this.onlook(at, false);
@@ -130,38 +124,32 @@ export class Stage {
     this.#draft();
   }
 
-  #stroke() {
-    return { points: this.#points, radius: this.#pixels(this.brush) / 2, erase: this.erase };
-  }
-
   #finish() {
-    const stroke = this.#stroke();
+    const points = this.#points, radius = this.#pixels(this.brush) / 2;
     this._cancel();
-    if (this.tool === "brush") return this.onstroke(stroke);
-    const region = regionOf(this.tool, stroke.points, this.#pixels(CLICK));
+    if (this.tool === "brush") return this.onstroke({ points, radius, erase: this.erase });
+    const region = regionOf(this.tool, points, this.#pixels(CLICK));
     if (region) this.onregion(region);
     else if (this.tool !== "look") this.onsmall();
   }
 
   #key(event) {
     if (!this.#photo || event.target !== this.root || event.ctrlKey || event.metaKey || event.altKey) return;
-    const step = ARROWS[event.key];
+    const step = ARROWS[event.key], zoom = ZOOMS[event.key];
     if (step) this.#walk(step, event.shiftKey ? 1 / 8 : 1);
+    else if (zoom != null) this.zoom(zoom);
     else if (event.key === "Enter" || event.key === " ") this.#press();
     else if (event.key === "Escape") this._cancel();
-    else if (event.key === "+" || event.key === "=") this.zoom(1.5);
-    else if (event.key === "-") this.zoom(1 / 1.5);
-    else if (event.key === "0") this.zoom(0);
     else return;
     event.preventDefault();
   }
 
   #walk([x, y], share) {
     const { cell, width, height } = this.#photo;
-    const [cx, cy] = this.#cursor ?? [width / 2 - x * cell[0] * share, height / 2 - y * cell[1] * share];
-    const along = (at, move, end) => Math.min(Math.max(Math.round((at + move) * 100) / 100, 0), end);
-    this.#cursor = [along(cx, x * cell[0] * share, width), along(cy, y * cell[1] * share, height)];
-    if (this.#points) this.#points.push(this.#cursor);
+    const [cx, cy] = this.#cursor ?? [width / 2, height / 2];
+    const along = (at, move, end) => Math.min(Math.max(Math.round((at + move * share) * 100) / 100, 0), end);
+    this.#cursor = [along(cx, x * cell[0], width), along(cy, y * cell[1], height)];
+    this.#points?.push(this.#cursor);
     this.#draft();
     this.onlook(this.#cursor, true);
   }
@@ -181,14 +169,14 @@ export class Stage {
 
   /** What is being drawn, and the keyboard's cursor. */
   #draft() {
-    const group = $("draft");
+    const group = $("draft"), points = this.#points;
     group.replaceChildren();
-    const stroke = this.#points && this.#stroke();
-    if (stroke && this.tool === "brush") {
-      const d = outline({ trace: [stroke.points[0], ...stroke.points] }, this.#photo)[0].d;
-      svg("path", { d: `${d}h.01`, class: stroke.erase ? "erased" : "painted", "stroke-width": 2 * stroke.radius }, group);
-    } else if (stroke && this.tool !== "look") {
-      const region = regionOf(this.tool, stroke.points, 0);
+    if (points && this.tool === "brush") {
+      const { d } = outline({ trace: points }, this.#photo)[0];
+      const look = { class: this.erase ? "erased" : "painted", "stroke-width": this.#pixels(this.brush) };
+      svg("path", { d: `${d}h.01`, ...look }, group);
+    } else if (points && this.tool !== "look") {
+      const region = regionOf(this.tool, points, 0);
       if (region) this.#outline(region, group);
     }
     if (this.#cursor) this.#outline({ point: this.#cursor }, group);
@@ -248,10 +236,9 @@ export class Stage {
     const across = (x) => rect.left - view.left + (x / this.#photo.width) * rect.width;
     const down = (y) => rect.top - view.top + (y / this.#photo.height) * rect.height;
     const { offsetWidth: wide, offsetHeight: high } = bubble;
-    const fits = across(x2) + 8 + wide <= view.width;
-    const left = fits ? across(x2) + 8 : Math.min(across(x1), view.width - wide - 4);
-    let top = fits ? down(y1) : down(y2) + 8;
-    if (!fits && top + high > view.height) top = down(y1) - high - 8;
+    const beside = across(x2) + 8 + wide <= view.width, below = down(y2) + 8 + high <= view.height;
+    const left = beside ? across(x2) + 8 : across(x1);
+    const top = beside ? down(y1) : below ? down(y2) + 8 : down(y1) - high - 8;
     const within = (at, most) => Math.max(4, Math.min(at, most));
     bubble.style.left = `${within(left, view.width - wide - 4)}px`;
     bubble.style.top = `${within(top, view.height - high - 4)}px`;

@@ -1,0 +1,488 @@
+"""The page in a real browser: what is drawn is what the server is asked, on every kind of photo and screen."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from patchioner import Patchioner
+from patchioner.regions import Mask, read_regions
+
+playwright = pytest.importorskip("playwright.sync_api", reason="the page's tests need playwright")
+pytest.importorskip("fastapi", reason="the server needs the extra 'serve'")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+if CHROMIUM is None:
+    pytest.skip("no chromium is installed", allow_module_level=True)
+
+STATIC = Path(__file__).parents[3] / "patchioner" / "serve" / "static"
+MARK = (60, 40, 220, 150)  # of every photo here: magenta, XYXY pixels
+WIDE, TALL = (480, 320), (320, 480)
+
+
+def photo(size: tuple[int, int] = WIDE, *, turned: bool = False) -> bytes:
+    """Grey with a magenta box at MARK; turned: stored on its side, with the EXIF note that says so."""
+    pixels = np.full((size[1], size[0], 3), 120, dtype=np.uint8)
+    pixels[MARK[1] : MARK[3], MARK[0] : MARK[2]] = (255, 0, 255)
+    image, exif = Image.fromarray(pixels), Image.Exif()
+    if turned:
+        image, exif[0x0112] = image.transpose(Image.Transpose.ROTATE_90), 6
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=95, subsampling=0, exif=exif)
+    return stream.getvalue()
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """The shipped model, served."""
+    import uvicorn
+
+    from patchioner.serve.app import create_app
+
+    app = create_app(Patchioner.from_pretrained(device="cpu"))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, ws="none"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.05)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    fake = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+    with playwright.sync_playwright() as driver:
+        found = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", *fake])
+        yield found
+        found.close()
+
+
+class Desk:
+    """A page, with what a test does to it."""
+
+    def __init__(self, page: Any) -> None:
+        self.page, self.faults = page, list[str]()
+        page.set_default_timeout(20_000)
+        page.on("pageerror", lambda error: self.faults.append(str(error)))
+        page.on("dialog", lambda dialog: self.faults.append(f"a script ran: {dialog.message}"))
+
+    def open(self, content: bytes, name: str = "photo.jpg") -> Desk:
+        file = {"name": name, "mimeType": "image/jpeg", "buffer": content}
+        self.page.locator("#file").set_input_files(file)
+        self.page.wait_for_selector("#stage[aria-label*='pixels']")
+        return self
+
+    def tool(self, name: str) -> None:
+        self.page.get_by_label(name, exact=True).check()
+
+    def mark(self) -> tuple[float, float, float, float]:
+        """Where the magenta box is SEEN, XYXY in CSS pixels."""
+        shot = np.asarray(Image.open(io.BytesIO(self.page.screenshot())).convert("RGB"), dtype=int)
+        ratio = shot.shape[1] / self.page.evaluate("innerWidth")
+        rows, columns = np.nonzero(
+            (shot[..., 0] - shot[..., 1] > 90) & (shot[..., 2] - shot[..., 1] > 90)
+        )
+        edges = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+        return tuple(float(edge) / ratio for edge in edges)  # type: ignore[return-value]
+
+    def drag(self, *points: tuple[float, float]) -> dict[str, Any]:
+        """Draw with the mouse; the region that the server is then asked about."""
+
+        def draw() -> None:
+            mouse = self.page.mouse
+            mouse.move(*points[0])
+            mouse.down()
+            for point in points[1:]:
+                mouse.move(*point, steps=4)
+            mouse.up()
+
+        return self.asked(draw)
+
+    def asked(self, act: Callable[[], object]) -> dict[str, Any]:
+        """The region of the request that `act` leads to."""
+        with self.page.expect_response(lambda reply: reply.url.endswith("/captions")) as reply:
+            act()
+        (region,) = json.loads(reply.value.request.post_data)["regions"]
+        assert "error" not in reply.value.json()["captions"][0]
+        return region  # type: ignore[no-any-return]
+
+    def click(self, name: str) -> None:
+        self.page.get_by_role("button", name=name, exact=True).first.click()
+
+    def says(self, text: str) -> None:
+        playwright.expect(self.page.locator("#status")).to_contain_text(text, timeout=30_000)
+
+    def download(self, act: Callable[[], object]) -> Path:
+        with self.page.expect_download() as file:
+            act()
+        return Path(file.value.path())
+
+
+Start = Callable[..., Desk]
+
+
+@pytest.fixture
+def start(browser: Any, address: str) -> Iterator[Start]:
+    """Open the page with these options of the browser; afterwards nothing may have gone wrong in it."""
+    opened: list[tuple[Any, Desk]] = []
+
+    def go(**options: Any) -> Desk:
+        context = browser.new_context(**{"viewport": {"width": 1200, "height": 800}, **options})
+        desk = Desk(context.new_page())
+        opened.append((context, desk))
+        desk.page.goto(address)
+        return desk
+
+    yield go
+    for context, desk in opened:
+        assert desk.faults == []
+        context.close()
+
+
+def zoomed(desk: Desk) -> None:
+    desk.click("Zoom in")
+    desk.page.locator("#stage").evaluate("stage => stage.scrollTo(0, 0)")
+
+
+LAYOUTS: dict[str, tuple[dict[str, Any], dict[str, Any], Callable[[Desk], object]]] = {
+    "landscape": ({}, {}, lambda desk: None),
+    "portrait": ({}, {"size": TALL}, lambda desk: None),
+    "exif-rotated": ({}, {"size": TALL, "turned": True}, lambda desk: None),
+    "zoomed-in": ({}, {}, zoomed),
+    "page-zoom": ({}, {}, lambda desk: desk.page.evaluate("document.body.style.zoom = 1.4")),
+    "high-dpi": ({"device_scale_factor": 2.5}, {}, lambda desk: None),
+    "resized": ({}, {}, lambda desk: desk.page.set_viewport_size({"width": 700, "height": 900})),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_box_lands_on_the_pixels_that_it_was_drawn_around(start: Start, layout: str) -> None:
+    options, kind, change = LAYOUTS[layout]
+    desk = start(**options).open(photo(**kind))
+    desk.tool("Box")
+    change(desk)
+    desk.page.wait_for_timeout(100)
+    x1, y1, x2, y2 = desk.mark()
+    region = desk.drag((x2, y1), (x1, y2))
+    assert np.allclose(region["box"], MARK, atol=1.5)
+
+
+def test_every_tool_sends_what_was_drawn(start: Start) -> None:
+    desk = start().open(photo())
+    x1, y1, x2, y2 = desk.mark()
+    corners, scale = [(x1, y1), (x2, y1), (x2, y2), (x1, y2)], (x2 - x1) / (MARK[2] - MARK[0])
+    assert np.allclose(desk.drag((x1, y1))["point"], MARK[:2], atol=1.5)
+    desk.tool("Lasso")
+    ring = np.array(desk.drag(*corners)["polygon"])
+    assert np.allclose([*ring.min(axis=0), *ring.max(axis=0)], MARK, atol=1.5)
+    desk.tool("Scribble")
+    path = np.array(desk.drag((x1, y1), (x2, y2))["trace"])
+    assert np.allclose([path[0], path[-1]], [MARK[:2], MARK[2:]], atol=4)
+    desk.tool("Paint")
+    x1, y1, x2, y2 = desk.mark()  # the brush's options take a line
+    painted = Mask.from_rle(desk.drag((x1, y1), (x2, y1))["mask"]).array
+    half = 12 / scale  # the brush is 24 CSS pixels wide
+    rows, columns = np.nonzero(painted)
+    seen = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+    assert np.allclose(
+        seen, [MARK[0] - half, MARK[1] - half, MARK[2] + half, MARK[1] + half], atol=2
+    )
+    more = Mask.from_rle(desk.drag((x1, y2), (x2, y2))["mask"]).array
+    assert (more & painted).sum() == painted.sum() < more.sum()  # the same mask goes on
+    desk.page.get_by_label("Erase").check()
+    less = Mask.from_rle(desk.drag((x1, y1), (x2, y1))["mask"]).array
+    assert np.array_equal(less, more & ~painted)
+    desk.page.get_by_label("Join into a set").check()
+    desk.tool("Box")
+    joined = desk.drag((x1, y1), (x2, y2))["set"]
+    assert [list(member) for member in joined] == [["mask"], ["box"]]
+    desk.page.get_by_label("Join into a set").uncheck()
+    assert desk.asked(lambda: desk.click("Caption the whole photo")) == {"whole": True}
+
+
+def test_the_caption_of_the_patch_under_the_pointer_follows_it(start: Start) -> None:
+    desk, asked = start().open(photo()), list[list[int]]()
+    words = desk.page.locator("#status").inner_text().split()
+    rows, columns = int(words[words.index("patches.") - 3]), int(words[words.index("patches.") - 1])
+    desk.page.on("request", lambda one: asked.extend(json.loads(one.post_data)["cells"]))
+    x1, y1, x2, y2 = desk.mark()
+    desk.page.mouse.move((x1 + x2) / 2, (y1 + y2) / 2)
+    while len(asked) < 20:
+        desk.page.wait_for_timeout(50)
+    assert len(desk.page.locator("#bubble").inner_text().split()) > 2
+    x, y = (MARK[0] + MARK[2]) / 2 / WIDE[0] * columns, (MARK[1] + MARK[3]) / 2 / WIDE[1] * rows
+    assert asked[0] == [int(y), int(x)]
+    assert all(abs(row - int(y)) <= 2 and abs(column - int(x)) <= 2 for row, column in asked[:9])
+    assert len({tuple(cell) for cell in asked}) == len(asked)  # none twice
+
+
+def test_the_keyboard_alone_looks_points_draws_edits_and_deletes(start: Start) -> None:
+    desk = start().open(photo())
+    page, keys = desk.page, desk.page.keyboard
+    page.locator("#stage").focus()
+    keys.press("ArrowRight")
+    desk.says(" ")
+    keys.press("ArrowDown")
+    x, y = desk.asked(lambda: keys.press("Enter"))["point"]
+    assert (x, y) == pytest.approx((WIDE[0] / 2, WIDE[1] / 2), abs=20)
+    desk.tool("Box")
+    page.locator("#stage").focus()
+    keys.press("Enter")
+    for key in ("ArrowRight", "ArrowRight", "ArrowDown"):
+        keys.press(key)
+    box = desk.asked(lambda: keys.press("Enter"))["box"]
+    assert (box[0], box[1]) == pytest.approx((x, y)) and box[2] > box[0] and box[3] > box[1]
+    items = page.locator("#items li")
+    items.first.get_by_role("button", name="Edit").focus()
+    keys.press("Enter")
+    keys.press("Control+a")
+    keys.type("my own words")
+    keys.press("Enter")
+    playwright.expect(items.first).to_contain_text("my own words (edited)")
+    items.first.get_by_role("button", name="Delete").focus()
+    keys.press("Enter")
+    playwright.expect(items).to_have_count(1)
+
+
+def test_why_find_label_and_describe_answer(start: Start) -> None:
+    desk = start().open(photo())
+    page = desk.page
+    x1, y1, x2, y2 = desk.mark()
+    desk.tool("Box")
+    desk.drag((x1, y1), (x2, y2))
+    page.get_by_role("button", name="Why").click()
+    playwright.expect(page.locator("#memory li")).to_have_count(5)
+    playwright.expect(page.locator("#heat image")).to_have_count(1)
+    page.get_by_label("Words").fill("a purple square")
+    desk.click("Find")
+    desk.says("patches match")
+    page.get_by_label("Threshold").fill("0.9")
+    mask = Mask.from_rle(desk.asked(lambda: desk.click("Make it a region"))["mask"])
+    assert mask.image_size == WIDE
+    page.get_by_text("Choose among my words").click()
+    page.get_by_label("Names").fill("a purple square, a dog")
+    desk.click("Label every region")
+    desk.says("Labelled 2 regions")
+    playwright.expect(page.locator(".tag")).to_have_count(2)
+    page.get_by_text("Describe the photo").click()
+    desk.click("Describe")
+    page.wait_for_selector("#describe button[aria-busy=false]", timeout=60_000)
+    assert (
+        page.locator("#sentences").inner_text()
+        or "No description" in page.locator("#status").inner_text()
+    )
+
+
+def test_regions_come_from_files_and_captions_go_to_files(start: Start, tmp_path: Path) -> None:
+    desk = start().open(photo())
+    coco = {
+        "images": [{"id": 7, "file_name": "photo.jpg", "width": WIDE[0], "height": WIDE[1]}],
+        "annotations": [
+            {"id": 1, "image_id": 7, "category_id": 3, "bbox": [60, 40, 160, 110]},
+            {
+                "id": 2,
+                "image_id": 7,
+                "category_id": 3,
+                "segmentation": [[60, 40, 220, 40, 220, 150]],
+            },
+            {"id": 3, "image_id": 7, "category_id": 3, "bbox": [9000, 40, 10, 10]},
+        ],
+        "categories": [{"id": 3, "name": "square"}],
+    }
+    sam = [{"segmentation": {"size": [WIDE[1], WIDE[0]], "counts": [5000, 900, 320 * 480 - 5900]}}]
+    labelme = {
+        "shapes": [{"label": "a", "shape_type": "rectangle", "points": [[220, 150], [60, 40]]}]
+    }
+    ours = {
+        "regions": [
+            {"point": [100, 100], "label": "here"},
+            {"trace": [[0.1, 0.2], [0.4, 0.4]], "normalized": True},
+        ]
+    }
+    for content in (coco, sam, labelme, ours):
+        file = {
+            "name": "r.json",
+            "mimeType": "application/json",
+            "buffer": json.dumps(content).encode(),
+        }
+        desk.page.locator("#import").set_input_files(file)
+        desk.says("regions read")
+    playwright.expect(desk.page.locator("#fault")).to_contain_text("Entry 3")
+    desk.asked(lambda: desk.click("Caption the whole photo"))
+    playwright.expect(desk.page.locator("#items li")).to_have_count(7)
+    found = {
+        kind: desk.download(lambda kind=kind: desk.page.get_by_label("Export").select_option(kind))
+        for kind in ("json", "coco", "csv", "png", "txt")
+    }
+    for kind in ("json", "coco"):
+        read = read_regions(found[kind], WIDE, "photo.jpg")
+        assert len(read) == 7 and np.allclose(read[0].region.bounds, MARK)
+    rows = list(csv.DictReader(io.StringIO(found["csv"].read_text(encoding="utf-8"))))
+    assert len(rows) == 7 and [float(rows[0][edge]) for edge in ("x1", "y1", "x2", "y2")] == list(
+        MARK
+    )
+    with Image.open(found["png"]) as picture:
+        assert picture.width == WIDE[0]
+        assert np.allclose(picture.getpixel((120, 130))[:3], (255, 0, 255), atol=5)
+    alt = found["txt"].read_text(encoding="utf-8")
+    assert len(alt) <= 125 and alt.endswith(".")
+
+
+def test_hostile_names_and_texts_run_nothing(start: Start) -> None:
+    attack = '"><img src=x onerror=alert(1)><script>alert(2)</script>=HYPERLINK("x").jpg'
+    desk = start().open(photo(), attack)
+    desk.asked(lambda: desk.click("Caption the whole photo"))
+    desk.page.get_by_role("button", name="Edit").click()
+    desk.page.get_by_label("Caption", exact=True).fill(attack)
+    desk.click("Save")
+    playwright.expect(desk.page.locator("#items")).to_contain_text("onerror=alert(1)")
+    sheet = desk.download(lambda: desk.page.get_by_label("Export").select_option("csv"))
+    assert (
+        attack
+        in next(iter(csv.DictReader(io.StringIO(sheet.read_text(encoding="utf-8")))))["caption"]
+    )
+    assert desk.page.locator("img:not([src^=blob]):not([src^=static]):not([src=''])").count() <= 1
+    policy = desk.page.request.get(desk.page.url).headers["content-security-policy"]
+    assert "unsafe" not in policy
+    markup = (STATIC / "index.html").read_text(encoding="utf-8")
+    assert "<style" not in markup and " style=" not in markup and " onclick" not in markup
+    assert "innerHTML" not in "".join(
+        file.read_text(encoding="utf-8") for file in STATIC.glob("*.js")
+    )
+
+
+def test_a_photo_that_the_server_forgot_is_sent_again_and_a_full_queue_waited_for(
+    start: Start,
+) -> None:
+    desk, answers = start().open(photo()), [429, 404]
+    kinds = {429: "busy", 404: "unknown_image"}
+
+    def fail(route: Any) -> None:
+        if not answers:
+            return route.continue_()
+        status = answers.pop(0)
+        body = {"error": {"type": kinds[status], "message": "gone"}}
+        route.fulfill(status=status, json=body, headers={"Retry-After": "1"})
+
+    desk.page.route("**/captions", fail)
+    with desk.page.expect_request("**/v1/images"):
+        desk.click("Caption the whole photo")
+    playwright.expect(desk.page.locator("#items")).not_to_contain_text("gone")
+    playwright.expect(desk.page.locator("#items .caption")).not_to_have_text("...")
+    assert desk.page.locator("#fault").is_hidden()
+
+
+def test_what_is_no_photo_is_told(start: Start) -> None:
+    desk = start()
+    file = {"name": "broken.jpg", "mimeType": "image/jpeg", "buffer": photo()[:200]}
+    desk.page.locator("#file").set_input_files(file)
+    playwright.expect(desk.page.get_by_role("alert")).to_be_visible()
+
+
+def test_photos_are_dropped_pasted_taken_or_samples(start: Start) -> None:
+    desk, data = start(), list(photo())
+    give = """([kind, bytes]) => {
+        const files = new DataTransfer();
+        files.items.add(new File([new Uint8Array(bytes)], `${kind}.jpg`, { type: "image/jpeg" }));
+        const drop = new DragEvent("drop", { dataTransfer: files, cancelable: true });
+        const paste = new ClipboardEvent("paste", { clipboardData: files });
+        window.dispatchEvent(kind === "drop" ? drop : paste);
+    }"""
+    for kind in ("drop", "paste"):
+        desk.page.evaluate(give, [kind, data])
+        desk.says(f"{kind}.jpg: 480 x 320")
+    desk.click("Camera")
+    desk.click("Take the photo")
+    desk.says("camera.jpg: 640 x 480")
+    desk.click("Sample: a cat")
+    desk.says("cat.jpg: 451 x 300")
+
+
+def test_a_folder_is_reviewed_by_keyboard(start: Start) -> None:
+    desk = start()
+    page = desk.page
+    files = [{"name": f"{n}.jpg", "mimeType": "image/jpeg", "buffer": photo()} for n in (10, 9)]
+    page.locator("#file").evaluate("input => (input.multiple = true)")
+    page.locator("#file").set_input_files(files)
+    text = page.get_by_label("Alt text", exact=True)
+    playwright.expect(page.locator("#review-note")).to_contain_text("Proposed")
+    playwright.expect(page.locator("#review-place")).to_contain_text("1 of 2: 9.jpg")
+    text.fill("A purple square.")
+    text.press("Control+Enter")
+    playwright.expect(page.locator("#review-place")).to_contain_text("2 of 2: 10.jpg")
+    text.fill('A "second" <b>one</b>.')
+    text.press("Control+Enter")
+    playwright.expect(page.locator("#review-status")).to_have_text("2 of 2 accepted")
+    sheet = desk.download(lambda: desk.click("CSV")).read_text(encoding="utf-8")
+    rows = [("9.jpg", "A purple square."), ("10.jpg", 'A "second" <b>one</b>.')]
+    assert [(row["photo"], row["alt"]) for row in csv.DictReader(io.StringIO(sheet))] == rows
+    side = json.loads(desk.download(lambda: desk.click("JSON")).read_text(encoding="utf-8"))
+    assert [(one["photo"], one["alt"]) for one in side["photos"]] == rows
+    snippet = desk.download(lambda: desk.click("HTML snippet")).read_text(encoding="utf-8")
+    assert snippet.startswith('<img src="9.jpg" alt="A purple square.">')
+    page.set_content(snippet)
+    assert page.locator("img").last.get_attribute("alt") == rows[1][1]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_serious_stands_between_the_page_and_anyone(start: Start, scheme: str) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    desk = start(color_scheme=scheme, bypass_csp=True)
+
+    def check() -> None:
+        found = axe.run(desk.page).response["violations"]
+        serious = [one for one in found if one["impact"] in ("serious", "critical")]
+        assert [(one["id"], one["nodes"][0]["html"]) for one in serious] == []
+
+    check()
+    desk.open(photo())
+    desk.asked(lambda: desk.click("Caption the whole photo"))
+    desk.page.get_by_role("button", name="Why").click()
+    desk.page.wait_for_selector("#why")
+    check()
+    desk.page.set_viewport_size(
+        {"width": 600, "height": 400}
+    )  # what 200 % zoom leaves of 1200 x 800
+    assert desk.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    check()
+
+
+def test_a_phone_draws_by_touch(start: Start) -> None:
+    phone = {"viewport": {"width": 390, "height": 780}, "device_scale_factor": 3}
+    desk = start(**phone, has_touch=True, is_mobile=True).open(photo(TALL, turned=True))
+    assert desk.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    desk.page.locator("#stage").scroll_into_view_if_needed()
+    x1, y1, x2, y2 = desk.mark()
+    point = desk.asked(lambda: desk.page.touchscreen.tap(x1, y1))["point"]
+    assert np.allclose(point, MARK[:2], atol=2)
+    desk.page.get_by_label("Box", exact=True).tap(force=True)
+    desk.page.locator("#stage").scroll_into_view_if_needed()
+    x1, y1, x2, y2 = desk.mark()
+    finger = desk.page.context.new_cdp_session(desk.page)
+
+    def draw() -> None:
+        for kind, places in (
+            ("Start", [(x1, y1)]),
+            ("Move", [((x1 + x2) / 2, y2)]),
+            ("Move", [(x2, y2)]),
+            ("End", []),
+        ):
+            touches = [{"x": x, "y": y} for x, y in places]
+            finger.send(
+                "Input.dispatchTouchEvent", {"type": f"touch{kind}", "touchPoints": touches}
+            )
+
+    assert np.allclose(desk.asked(draw)["box"], MARK, atol=2)
