@@ -7,7 +7,6 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import Any, TextIO, cast
 from xml.sax.saxutils import XMLGenerator
@@ -33,10 +32,10 @@ Size = tuple[int, int]
 
 
 def export(rows: Iterable[Row], to: str, out: str | os.PathLike[str], *, prefix: str = "") -> int:
-    """Write rows in the form of another tool; those of one photo are held at a time. Files are whole or absent.
+    """Write rows in the form of another tool. Files are whole or absent.
 
     Args:
-        rows: finished ones, those of a photo together, as `read_rows` gives them.
+        rows: finished ones, as `read_rows` gives them; all are held, about 1 KiB each.
         to: a key of `EXPORTS`; docs/batch.md says what each holds.
         out: the file; of "txt", "json" and "xmp" the folder that gets a file for each photo, at its name with another
             suffix: given the photos' own folder, beside them.
@@ -47,7 +46,7 @@ def export(rows: Iterable[Row], to: str, out: str | os.PathLike[str], *, prefix:
 
     Raises:
         UnknownNameError: no such form.
-        OptionError: rows of a photo that do not stand together; a name that leads out of the folder.
+        OptionError: a photo's name leads out of the folder.
         OSError: a file cannot be written.
 
     Example:
@@ -60,13 +59,11 @@ def export(rows: Iterable[Row], to: str, out: str | os.PathLike[str], *, prefix:
 
 
 def photos_of(rows: Iterable[Row], prefix: str = "") -> Photos:
-    """(name, its rows) of each photo; OptionError where one comes twice."""
-    seen: set[str] = set()
-    for name, group in groupby(rows, key=lambda row: row.photo):
-        if name in seen:
-            raise OptionError(f"rows of {name!r} stand apart: sort them by photo and index")
-        seen.add(name)
-        yield prefix + name, list(group)
+    """(name, its rows) of each photo, in the order of their first rows; a table may have them apart."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(prefix + row.photo, []).append(row)
+    return iter(groups.items())
 
 
 class _Ids:
@@ -98,9 +95,10 @@ def _coco(photos: Photos, out: Path, make: Callable[[Row, _Ids], Entry | None]) 
             image, size = images.of(name, _carried(rows[0]).get("image_id")), _size(rows)
             known = {} if size is None else {"width": size[0], "height": size[1]}
             listed.append({"id": image, "file_name": name, **known})
-            for row in rows:
+            for place, row in enumerate(rows):
                 if (made := make(row, categories)) is not None:
-                    made |= {"id": annotations.of(row.key, row.annotation_id), "image_id": image}
+                    own = annotations.of((name, place), row.annotation_id)
+                    made |= {"id": own, "image_id": image}
                 yield made
 
     return _write(out, "annotations", entries(), lambda: {

@@ -43,7 +43,7 @@ _ORDERS = {"file": "as in the file", "least": "least sure first", "most": "sures
 
 def write_gallery(
     rows: Iterable[Row],
-    photos: Iterable[tuple[str, ImageSource]],
+    photos: Iterable[tuple[str, ImageSource | None]],
     out: str | os.PathLike[str],
     *,
     limit: int = 1000,
@@ -51,8 +51,8 @@ def write_gallery(
     """Write the page, atomically. A photo is as sure as the least sure of its captions.
 
     Args:
-        rows: those of a photo together.
-        photos: (name as in the rows, the photo), in any order; one without a picture is shown by its texts.
+        rows: finished ones.
+        photos: (name as in the rows, the photo or None), in any order; one without a picture is shown by its texts.
         out: the HTML file; about 20 KiB a photo.
         limit: photos shown, the first ones.
 
@@ -60,7 +60,6 @@ def write_gallery(
         How many photos are on it.
 
     Raises:
-        OptionError: rows of a photo that do not stand together.
         OSError: the file cannot be written.
 
     Example:
@@ -141,7 +140,9 @@ def _line(row: Row) -> Markup:
     return element("li", said, element("small", f" ({', '.join(told)})") if told else None)
 
 
-def _thumbnail(source: ImageSource) -> str | None:
+def _thumbnail(source: ImageSource | None) -> str | None:
+    if source is None:
+        return None
     try:
         picture = load_image(source)
     except ImageError:

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from patchioner.base.errors import OptionError
+from patchioner.base.errors import OptionError, UnknownNameError
+from patchioner.batch.exports import EXPORTS, export
 from patchioner.batch.job import Report, run
-from patchioner.batch.sources import Reading
+from patchioner.batch.sinks import read_rows, run_folder
+from patchioner.batch.sources import Reading, open_source
 from patchioner.batch.tasks import TASKS, Task
 from patchioner.cli import spelling
 from patchioner.cli.output import report, write_line
@@ -23,6 +25,7 @@ examples:
   patchioner batch photos/ --out captions.parquet
   patchioner batch photos/ --regions instances.json --out captions.jsonl    (stop it, start it again: it goes on)
   patchioner batch "shards/*.tar" --out captions/ --engine ray
+  patchioner batch photos/ --out captions.parquet --export coco=captioned.json --gallery captions.html
 
 exit status: 0 all well; 3 some rows failed (their error is in the row); 1 nothing could be done; 2 wrong usage;
 130 stopped with Ctrl-C.
@@ -49,11 +52,25 @@ def add_batch_arguments(parser: argparse.ArgumentParser) -> None:
     least = "leave out captions below this confidence (for calibrated models)"
     add("--min-confidence", type=spelling.number(0, 1), metavar="P", help=least)
     add("--profile", action="store_true", help="the rate beside that of the backbone alone")
+    add = parser.add_argument_group("other forms of the rows, once all are there").add_argument
+    forms = f"also for other tools: {', '.join(EXPORTS)}; the last three a file beside each photo of the folder PATH"
+    add("--export", action="append", type=_export, metavar="FORM=PATH", default=[], help=forms)
+    add("--prefix", default="", metavar="TEXT", help="in front of the photos' names in --export")
+    page = "photos, regions and captions on a page, sorted by confidence"
+    add("--gallery", metavar="FILE.html", help=page)
     add = parser.add_argument_group("tables").add_argument
     add("--image-column", metavar="NAME", help="pictures or paths")
     add("--region-column", metavar="NAME", help="regions or boxes")
     numbers = "what the four numbers of a box column mean, in pixels"
     add("--box-format", choices=["xyxy", "xywh", "cxcywh"], help=numbers)
+
+
+def _export(text: str) -> tuple[str, str]:
+    form, _, path = text.partition("=")
+    if form not in EXPORTS or not path:
+        error = UnknownNameError.among("export", form, EXPORTS)
+        raise argparse.ArgumentTypeError(f"{error}; to be written FORM=PATH")
+    return form, path
 
 
 def add_alt_arguments(parser: argparse.ArgumentParser) -> None:
@@ -100,6 +117,8 @@ def run_batch(options: argparse.Namespace) -> int:
     engine = given.get("engine", "local")
     found = run(options.source, options.out, model=options.model, engine=engine, **settings)
     _tell(found, options.out)
+    if found.stopped is None:
+        _write_other_forms(given, settings["reading"])
     if options.profile:
         from patchioner.batch.profile import backbone_rate
 
@@ -109,6 +128,19 @@ def run_batch(options: argparse.Namespace) -> int:
         write_line(f"{rate:.2f} photos/s with {each:.1f} regions each; the backbone alone "
                    f"{alone:.2f}: {rate / alone:.2f} of it")  # fmt: skip
     return found.status
+
+
+def _write_other_forms(given: Mapping[str, Any], reading: Reading) -> None:
+    folder = run_folder(given["out"])[0]
+    for form, path in given.get("export", ()):
+        left = export(read_rows(folder), form, path, prefix=given["prefix"])
+        report(f"{path}: written" + (f"; {left:,} rows have no place in {form}" if left else ""))
+    if (page := given.get("gallery")) is not None:
+        from patchioner.batch.gallery import write_gallery
+
+        source = open_source(given["source"], reading)
+        photos = ((one.photo, one.image) for one in source.samples(source.keys()))
+        report(f"{page}: {write_gallery(read_rows(folder), photos, page):,} photos")
 
 
 def _tell(found: Report, out: str) -> None:

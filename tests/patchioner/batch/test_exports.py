@@ -16,6 +16,7 @@ from patchioner import read_regions
 from patchioner.base.errors import OptionError, UnknownNameError
 from patchioner.batch.exports import EXPORTS, export
 from patchioner.batch.rows import Row
+from patchioner.cli.main import main
 from patchioner.regions import Box, Polygon
 
 RING = [10.0, 10.0, 60.0, 10.0, 60.0, 40.0]
@@ -167,8 +168,6 @@ def test_files_are_whole_or_absent_and_hostile_names_harmless(tmp_path: Path, to
     with pytest.raises(OSError, match="disk is gone"):
         export(broken(), to, out)
     assert not out.is_file() and not list(tmp_path.rglob("*.tmp"))
-    with pytest.raises(OptionError, match="stand apart"):
-        export([ROWS[0], ROWS[3], ROWS[1]], to, tmp_path / "apart")
     hostile = [
         replace(ROWS[0], photo='"><script>\x1b\udcff.jpg', category="\x00", text="\ud800 ]]>")
     ]
@@ -187,8 +186,39 @@ def test_files_are_whole_or_absent_and_hostile_names_harmless(tmp_path: Path, to
     assert ElementTree.fromstring(text) is not None if to in ("cvat", "xmp") else text
 
 
+def test_rows_of_a_photo_may_stand_apart_and_ids_twice(tmp_path: Path) -> None:
+    export([ROWS[0], ROWS[3], replace(ROWS[1], annotation_id="7")], "coco", tmp_path / "coco.json")
+    content = load(tmp_path / "coco.json")
+    assert [image["file_name"] for image in content["images"]] == ["a.jpg", "sub/b.png"]
+    assert len({one["id"] for one in content["annotations"]}) == 3
+    assert [one["caption"] for one in content["annotations"]] == [
+        ROWS[0].text,
+        ROWS[1].text,
+        "a street",
+    ]
+
+
 def test_nothing_and_unknown_forms(tmp_path: Path) -> None:
     export([], "coco", tmp_path / "none.json")
     assert load(tmp_path / "none.json") == {"annotations": [], "images": [], "categories": []}
     with pytest.raises(UnknownNameError, match="coco"):
         export(ROWS, "cocoo", tmp_path / "x")
+
+
+def test_the_command_writes_them_when_all_rows_are_there(
+    photos: Path, checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """COCO in, COCO out: the same annotations, each with a caption; a page beside; misspelt forms are refused."""
+    coco, page = tmp_path / "captioned.json", tmp_path / "page.html"
+    words = ["batch", str(photos), "--out", str(tmp_path / "out.csv"), "--model", checkpoint]
+    words += ["--regions", str(tmp_path / "coco.json"), "--device", "cpu"]
+    assert main([*words, "--export", f"coco={coco}", "--gallery", str(page)]) == 0
+    given, found = load(tmp_path / "coco.json"), load(coco)
+    own = {one["id"]: one for one in found["annotations"]}
+    for one in given["annotations"]:
+        assert own[one["id"]].items() >= one.items() and own[one["id"]]["caption"]
+    assert page.read_text(encoding="utf-8").count("data:image/jpeg") == 5
+    assert main([*words, "--export", f"txt={tmp_path / 'txt'}"]) == 0
+    assert (tmp_path / "txt" / "sub" / "a.txt").read_text(encoding="utf-8").count("\n") == 3
+    assert main([*words, "--export", "cocoo=x.json"]) == 2
+    assert "did you mean 'coco'" in capsys.readouterr().err
