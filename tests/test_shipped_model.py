@@ -16,11 +16,6 @@ data = pytest.importorskip("skimage.data", reason="the photos come with scikit-i
 MEGABYTES = 64
 
 
-@pytest.fixture(scope="module")
-def model() -> Patchioner:
-    return Patchioner.from_pretrained(SHIPPED, device="cpu")
-
-
 @pytest.mark.parametrize(
     ("photo", "words"),
     [
@@ -29,21 +24,21 @@ def model() -> Patchioner:
         ("astronaut", {"woman", "man", "person"}),
     ],
 )
-def test_whole_photos_get_true_captions(model: Patchioner, photo: str, words: set[str]) -> None:
-    (caption,) = model.caption(getattr(data, photo)(), [WholeImage()])
+def test_whole_photos_get_true_captions(shipped: Patchioner, photo: str, words: set[str]) -> None:
+    (caption,) = shipped.caption(getattr(data, photo)(), [WholeImage()])
     assert words & set(caption.text.split()), caption.text
     assert math.isfinite(caption.score) and caption.score <= 0
 
 
-def test_regions_of_one_photo_differ(model: Patchioner) -> None:
-    features = model.encode(data.coffee())
-    cup, table = model.caption(features, [Box(165, 10, 415, 310), Box(480, 20, 600, 400)])
+def test_regions_of_one_photo_differ(shipped: Patchioner) -> None:
+    features = shipped.encode(data.coffee())
+    cup, table = shipped.caption(features, [Box(165, 10, 415, 310), Box(480, 20, 600, 400)])
     assert cup.text != table.text
     assert {"cup", "coffee", "mug", "bowl"} & set(cup.text.split()), cup.text
 
 
-def test_every_kind_of_region_is_captioned(model: Patchioner) -> None:
-    features = model.encode(data.chelsea())
+def test_every_kind_of_region_is_captioned(shipped: Patchioner) -> None:
+    features = shipped.encode(data.chelsea())
     boxes = [Box(10, 10, 100, 100), Box(200, 50, 400, 250)]
     regions = [
         Point(150, 100),
@@ -52,10 +47,10 @@ def test_every_kind_of_region_is_captioned(model: Patchioner) -> None:
         Trace([(20, 20), (300, 200)]),
         *boxes,
     ]
-    assert all(caption.text for caption in model.caption(features, regions))
+    assert all(caption.text for caption in shipped.caption(features, regions))
 
 
-def test_words_find_their_photo(model: Patchioner) -> None:
+def test_words_find_their_photo(shipped: Patchioner) -> None:
     import torch
     from torch.nn import functional as F
 
@@ -63,27 +58,27 @@ def test_words_find_their_photo(model: Patchioner) -> None:
     texts = ["a close up of a cat", "a cup of coffee on a table", "a rocket at night"]
     images = torch.cat(
         [
-            model.embed_regions(model.encode(getattr(data, name)()), [WholeImage()])
+            shipped.embed_regions(shipped.encode(getattr(data, name)()), [WholeImage()])
             for name in photos
         ]
     )
-    similar = F.normalize(model.embed_text(texts), dim=1) @ F.normalize(images, dim=1).T
+    similar = F.normalize(shipped.embed_text(texts), dim=1) @ F.normalize(images, dim=1).T
     assert similar.argmax(dim=1).tolist() == [0, 1, 2]
 
 
-def test_a_label_may_be_none_of_those_given(model: Patchioner) -> None:
-    features = model.encode(data.coffee())
+def test_a_label_may_be_none_of_those_given(shipped: Patchioner) -> None:
+    features = shipped.encode(data.coffee())
     cup = [Box(165, 10, 415, 310)]
-    (right,) = model.label(features, cup, ["a cup of coffee", "a dog", "a bus"])
-    (wrong,) = model.label(features, cup, ["a giraffe", "a dog", "a bus"])
+    (right,) = shipped.label(features, cup, ["a cup of coffee", "a dog", "a bus"])
+    (wrong,) = shipped.label(features, cup, ["a giraffe", "a dog", "a bus"])
     assert right.text == "a cup of coffee" and right.probability > 0.5
     assert wrong.text is None and wrong.probability < 0.25
-    (forced,) = model.label(features, cup, ["a giraffe", "a dog", "a bus"], threshold=0)
+    (forced,) = shipped.label(features, cup, ["a giraffe", "a dog", "a bus"], threshold=0)
     assert forced.text is not None and forced.cosines == wrong.cosines
 
 
-def test_the_bank_explains_in_our_own_words(model: Patchioner) -> None:
-    why = model.explain(model.encode(data.chelsea()), WholeImage(), k=10)
+def test_the_bank_explains_in_our_own_words(shipped: Patchioner) -> None:
+    why = shipped.explain(shipped.encode(data.chelsea()), WholeImage(), k=10)
     assert any("cat" in text for text in why.texts)
     assert why.weights.sum() == pytest.approx(1.0, abs=1e-5)
     assert list(why.similarities) == sorted(why.similarities, reverse=True)
@@ -95,11 +90,12 @@ def test_it_fits_into_the_package() -> None:
     assert not [path for path in files if path.suffix in {".pt", ".pth", ".pkl", ".pickle", ".bin"}]
 
 
-def test_the_recipe_writes_the_settings_that_are_shipped() -> None:
+def test_the_recipe_writes_the_settings_that_are_shipped(shipped: Patchioner) -> None:
     yaml = pytest.importorskip("yaml")
     recipe = Path(__file__).parent.parent / "configs" / "patchioner-mini.yaml"
     settings = yaml.safe_load(recipe.read_text(encoding="utf-8"))["assemble"]["settings"]
-    shipped = Patchioner.from_pretrained(SHIPPED, device="cpu").settings
     # The calibration is measured on the finished weights, the last step of the recipe.
-    assert set(shipped.calibration) == {"detail", "label"}
-    assert ModelSettings.from_json(settings, "the recipe") == replace(shipped, calibration={})
+    assert set(shipped.settings.calibration) == {"detail", "label"}
+    assert ModelSettings.from_json(settings, "the recipe") == replace(
+        shipped.settings, calibration={}
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -44,24 +43,18 @@ def words(checkpoint: Path, tmp_path: Path) -> list[str]:
     return [*run, "--epochs", "1", "--batch", "8", "--device", "cpu"]
 
 
-def test_the_whole_way_as_a_process(words: list[str], tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), *words],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == str(tmp_path / "out")
-    assert "validation " in done.stderr and " -> " in done.stderr
-    assert read_checkpoint(tmp_path / "out").settings.name == "out"
-
-
-def test_resume_goes_on_and_a_second_start_is_refused(
-    script: ModuleType, words: list[str], capsys: pytest.CaptureFixture[str]
+def test_the_whole_way_on_again_and_a_second_start(
+    script: ModuleType,
+    words: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    assert script.main(words) == 0
+    with caplog.at_level("INFO"):
+        assert script.main(words) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "out")
+    assert "validation " in caplog.text and " -> " in caplog.text
+    assert read_checkpoint(tmp_path / "out").settings.name == "out"
     assert script.main([*words, "--resume"]) == 0
     assert script.main(words) == 1
     assert "holds this very run already" in capsys.readouterr().err

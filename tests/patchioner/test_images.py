@@ -333,12 +333,12 @@ def test_blocks_of_threads_may_overlap() -> None:
     def stay() -> None:
         with quiet:
             inside.set()
-            leave.wait(5)
+            leave.wait()
 
     with quiet:
-        other = threading.Thread(target=stay)
+        other = threading.Thread(target=stay, daemon=True)
         other.start()
-        assert inside.wait(5)
+        assert inside.wait(60)
     # The other thread is still inside, and keeps what it asked for.
     assert warnings.filters[0][0] == "ignore"
     leave.set()

@@ -136,10 +136,3 @@ def test_equal_rows_are_merged_and_int8_banks_written_on_demand(
     bank = Patchioner.from_pretrained(tmp_path / "out", device="cpu").parts.bank
     assert bank is not None
     assert (len(bank), bank.counts.tolist(), bank.dtype) == (4, [2, 2, 2, 2], "int8")
-
-
-@pytest.mark.slow
-def test_the_shipped_model_converts(tmp_path: Path, capsys: Capture) -> None:
-    assert main(["convert", "patchioner-mini", str(tmp_path / "mini")]) == 0
-    assert "32 of 32" in capsys.readouterr().out
-    assert said(tmp_path / "mini") == said("patchioner-mini")
