@@ -12,7 +12,6 @@ A file holds `runs`, each with its `task` and the options of that task's command
 from __future__ import annotations
 
 import argparse
-import difflib
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from benchmarks.command import command_parser, report, run_command, settings_fro
 from benchmarks.data import TASK_NAMES
 from benchmarks.report import REPORT_FILE
 from benchmarks.run import Run, execute
-from patchioner.base.errors import OptionError
+from patchioner.base.errors import OptionError, UnknownNameError
 from patchioner.base.files import atomic_path
 from patchioner.base.optional import require
 
@@ -49,8 +48,7 @@ def _work(arguments: argparse.Namespace) -> None:
     known = [run.name for run in runs]
     for name in arguments.only or ():
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=3) or known
-            raise OptionError(f"no run is called {name!r}: did you mean {', '.join(close)}?")
+            raise UnknownNameError.among("run", name, known)
     wanted = [run for run in runs if not arguments.only or run.name in arguments.only]
     outcomes = execute(wanted, resume=arguments.resume)
     text = report(outcomes)
@@ -77,8 +75,7 @@ def read_runs(path: Path, out: Path, data: Path | None = None) -> list[Run]:
         raise OptionError(f"{path} has no runs: write 'runs:' and below it a name for each")
     for key in content:
         if key not in _KEYS:
-            close = difflib.get_close_matches(str(key), _KEYS, n=1) or _KEYS
-            raise OptionError(f"{path}: unknown key {key!r}; did you mean {' or '.join(close)}?")
+            raise UnknownNameError.among(f"key of {path}:", str(key), _KEYS)
     defaults = content.get("defaults") or {}
     if isinstance(defaults, Mapping) and data is not None:
         defaults = {"data": str(data), **defaults}

@@ -234,7 +234,6 @@ class Prediction:
     caption: str | None
     score: float | None
     references: tuple[str, ...]
-    box_count: int
     area_share: float
     skipped: str | None = None
 
@@ -250,7 +249,6 @@ class Prediction:
             # Rounded: the last bits of a float depend on how many captions were decoded together.
             score=None if answer.text is None else round(answer.score, SCORE_DIGITS),
             references=sample.references,
-            box_count=sample.box_count,
             area_share=round(sample.area_share, 6),
             skipped=answer.skipped,
         )

@@ -2,7 +2,6 @@
 
     patchioner bank build captions.txt.gz --storage float32 --out captions-bank
     python -m benchmarks.bank --rows 10000 100000 1000000 --bank captions-bank --data DATA
-    python -m benchmarks.bank --rows 591753 --dim 768 --queries 1 100 1000 --published --kind
 
 Exact and approximate projections onto banks of many sizes: of random rows, and with --bank of the rows of a real one
 (past its size, of noised copies), asked for with regions of the photos in DATA/photos; changed captions are counted.
@@ -23,7 +22,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks import naive
 from benchmarks.command import as_json, command_parser, natural, positive, run_command
 from benchmarks.data import SAMPLE
 from benchmarks.settings import machine, versions
@@ -145,7 +143,7 @@ class Line:
 
 
 def measure(bank: MemoryBank, source: Source, options: argparse.Namespace) -> Iterator[Line]:
-    """Time all ways of projecting onto one bank; OptionError: the published way says something else."""
+    """Time all ways of projecting onto one bank."""
     queries, name, count = source.queries, source.name, len(bank)
 
     def times(work: Callable[[Tensor], Tensor]) -> dict[int, float]:
@@ -155,13 +153,6 @@ def measure(bank: MemoryBank, source: Source, options: argparse.Namespace) -> It
             for size, clock in clocks.items()
         }
 
-    if options.published:
-        rows, few = bank.embeddings(), queries[:2]
-        if not torch.allclose(naive.project(few, rows), bank.project(few), atol=1e-2):
-            raise OptionError(
-                f"{bank!r} does not project as published: counts must be 1, or it is a bug"
-            )
-        yield Line(name, count, "as published", times(lambda part: naive.project(part, rows)))
     yield Line(name, count, "exact", times(bank.project), mass=1.0, least_mass=1.0)
     if not options.kind or options.top_k >= count:
         return
@@ -170,22 +161,17 @@ def measure(bank: MemoryBank, source: Source, options: argparse.Namespace) -> It
         started = time.perf_counter()
         indexed = bank if kind is None else bank.with_index(IndexOptions(kind))
         index, build, size = indexed.index, time.perf_counter() - started, None
-        searches = {kind or "top-k, no index": indexed}
         if index is not None:
             width = bank.dim * (1 if index.options.kind == "ivfsq" else 4)
             size = count * (width + 8 * index.options.has_lists) / 2**20
-            for probes in options.probes if index.options.has_lists else ():
-                searches[f"{kind}, {probes:,} probes"] = bank.with_index(index.with_probes(probes))
-        for way, searched in searches.items():
-            found, mass = searched.approximate(queries, options.top_k)
-            changed = None
-            if source.decode is not None and wanted is not None:
-                said = source.decode(found)
-                changed = sum(a != b for a, b in zip(wanted, said, strict=True)) / len(said)
-            yield Line(
-                name, count, way, times(partial(searched.project, top_k=options.top_k)),
-                None if index is None else build, size, float(mass.mean()), float(mass.min()), changed,
-            )  # fmt: skip
+        (found, mass), changed = indexed.approximate(queries, options.top_k), None
+        if source.decode is not None and wanted is not None:
+            said = source.decode(found)
+            changed = sum(a != b for a, b in zip(wanted, said, strict=True)) / len(said)
+        yield Line(
+            name, count, kind or "top-k, no index", times(partial(indexed.project, top_k=options.top_k)),
+            None if index is None else build, size, float(mass.mean()), float(mass.min()), changed,
+        )  # fmt: skip
 
 
 def sources(options: argparse.Namespace, model: Patchioner | None = None) -> Iterator[Source]:
@@ -245,12 +231,9 @@ def _parser() -> argparse.ArgumentParser:
     kinds = ["ivf", "ivfsq"]
     add("--kind", choices=KINDS, nargs="*", default=kinds, help="indexes; none: only exact")
     add("--top-k", type=positive, default=256, help="rows that take part (256)")
-    probes = "lists looked at, besides the default of an eighth of them"
-    add("--probes", **some, default=[], metavar="N", help=probes)
     add("--queries", **some, default=[1, 100], help="of one call")
     add("--compared", type=positive, default=100, help="queries whose mass and captions count")
     add("--storage", choices=get_args(Precision), default="float16")
-    add("--published", action="store_true", help="time the published way too (float32)")
     add("--rounds", type=positive, default=5)
     add("--seed", type=natural, default=0)
     add("--json", type=Path, help="write the table as JSON as well")

@@ -37,21 +37,6 @@ class Interval:
     level: float = LEVEL
 
 
-@dataclass(frozen=True)
-class Difference(Interval):
-    """How much the second of two runs exceeds the first, on the same samples.
-
-    `below_zero` is the share of resamples in which the second run is worse; ties count half.
-    """
-
-    below_zero: float = math.nan
-
-    @property
-    def beyond_noise(self) -> bool:
-        """Whether the interval leaves out zero."""
-        return self.low > 0 or self.high < 0
-
-
 def bootstrap_mean(
     values: ArrayLike, photos: Photos, *, rounds: int = 2000, seed: int = 0
 ) -> Interval:
@@ -80,24 +65,23 @@ def bootstrap_ratio(
 
 def bootstrap_difference(
     first: ArrayLike, second: ArrayLike, photos: Photos, *, rounds: int = 2000, seed: int = 0
-) -> Difference:
+) -> Interval:
     """mean(second) - mean(first) over the same n samples, photos resampled for both together."""
     gains = _checked(second, photos, rounds) - _checked(first, photos, rounds)
     groups, draws = _draw(photos, rounds, seed)
     sums, sizes = np.bincount(groups, gains), np.bincount(groups)
-    return _difference(float(gains.mean()), (draws @ sums) / (draws @ sizes))
+    return Interval(float(gains.mean()), *_bounds((draws @ sums) / (draws @ sizes)))
 
 
 def bootstrap_statistic(
     statistic: Callable[[Counts], float], photos: Photos, *, rounds: int = 1000, seed: int = 0
-) -> Difference:
+) -> Interval:
     """Any statistic of whole photos, for scores that are no mean over samples (mAP), or their difference.
 
-    `statistic` takes how often each of the n samples counts, (n,); of all ones it is the measured value. `below_zero`
-    means something when it is a difference.
+    `statistic` takes how often each of the n samples counts, (n,); of all ones it is the measured value.
     """
     one_by_one = lambda often: np.array([statistic(one) for one in often], np.float64)  # noqa: E731
-    return _difference(*_resampled(one_by_one, photos, rounds, seed))
+    return bootstrap_pooled(one_by_one, photos, rounds=rounds, seed=seed)
 
 
 def bootstrap_pooled(
@@ -107,13 +91,6 @@ def bootstrap_pooled(
 
     It is asked in pieces, since all rounds of a large set together are gigabytes.
     """
-    value, resampled = _resampled(resample, photos, rounds, seed)
-    return Interval(value, *_bounds(resampled))
-
-
-def _resampled(
-    resample: Callable[[Counts], Floats], photos: Photos, rounds: int, seed: int
-) -> tuple[float, Floats]:
     _checked(np.zeros(len(photos)), photos, rounds)
     groups, draws = _draw(photos, rounds, seed)
     value = float(resample(np.ones((1, len(photos)), dtype=np.int64))[0])
@@ -124,7 +101,7 @@ def _resampled(
         raise OptionError(
             "the statistic is not finite for every resample: it must be defined for any photos"
         )
-    return value, found
+    return Interval(value, *_bounds(found))
 
 
 def _draw(photos: Photos, rounds: int, seed: int) -> tuple[NDArray[np.intp], Counts]:
@@ -139,11 +116,6 @@ def _draw(photos: Photos, rounds: int, seed: int) -> tuple[NDArray[np.intp], Cou
 def _bounds(resampled: Floats) -> tuple[float, float]:
     low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
-
-
-def _difference(value: float, resampled: Floats) -> Difference:
-    below = float(np.mean((resampled < 0) + 0.5 * (resampled == 0)))
-    return Difference(value, *_bounds(resampled), LEVEL, below)
 
 
 def _divide(above: Floats, below: Floats) -> Floats:

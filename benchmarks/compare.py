@@ -66,6 +66,10 @@ NAMES = {
     "clip_s": "CLIP-S", "ref_clip_s": "RefCLIP-S", "pac_s": "PAC-S", "ref_pac_s": "RefPAC-S",
     "clip_text_cosine": "best text cosine (CLIP)", "pac_text_cosine": "best text cosine (PAC), the tables' P",
 }  # fmt: skip
+DIFFERENCES = (
+    "Differences, 95 % intervals over photos, resampled for both runs together; larger than noise (better, worse) where"
+    " the interval leaves out zero. Of many comparisons, one in twenty does so by chance."
+)
 SIGNS = {"better": "\u25b2", "worse": "\u25bc", "within noise": "\u2248", "not judged": "\u2013"}
 
 
@@ -210,6 +214,11 @@ class Change:
         if self.low <= 0.0 <= self.high:
             return "within noise"
         return "better" if (self.low > 0) == self.higher_is_better else "worse"
+
+    @property
+    def figure(self) -> str:
+        """The change with its bounds."""
+        return figure(self.value, self.low, self.high, signed=True)
 
     @property
     def signed_verdict(self) -> str:
@@ -408,17 +417,13 @@ def _differences(first: MeasuredRun, *others: MeasuredRun) -> str:
     for run in others:
         cells = {}
         for change in changes(first, run):
-            words = figure(change.value, change.low, change.high, signed=True)
             mark = f" [{notes.setdefault(change.note, len(notes) + 1)}]" if change.note else ""
-            cells[change.metric] = f"{words} {change.signed_verdict}{mark}"
+            cells[change.metric] = f"{change.figure} {change.signed_verdict}{mark}"
         columns.append(cells)
     metrics = in_order(name for cells in columns for name in cells)
     rows = [[NAMES.get(n, n), *(cells.get(n, "") for cells in columns)] for n in metrics]
     head = ["metric", *(f"{run.label} minus {first.label}" for run in others)]
-    text = (
-        "Differences, 95 % intervals over photos; larger than noise (better, worse) where the interval leaves out zero."
-        f" Of many comparisons, one in twenty does so by chance.\n\n{markdown_table(head, rows)}"
-    )
+    text = f"{DIFFERENCES}\n\n{markdown_table(head, rows)}"
     text += "".join(f"\n[{index}] {note}" for note, index in notes.items())
     return text + ("\n" if notes else "")
 

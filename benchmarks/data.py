@@ -10,11 +10,11 @@ from __future__ import annotations
 import importlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -28,6 +28,7 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".JPG")
 COCO_PREFIXES = ("", "COCO_val2014_", "COCO_train2014_", "COCO_test2014_")
 SHOWN_ROWS = 5
 
+T = TypeVar("T")
 _ORIENTATION, _LYING = 0x0112, (5, 6, 7, 8)  # EXIF orientations that swap width and height
 _LONGEST_REASON = 400  # a coordinate can have a thousand digits
 
@@ -46,7 +47,6 @@ class Sample:
         region: what is to be captioned, in pixels of the photo (a trace in 0..1 of it).
         references: at least one human caption.
         row: index of the row in the file, counted from 0 over all rows, malformed ones included.
-        box_count: boxes that the region is made of; 0 for a trace and a whole photo.
         area_share: share of the photo's area (0..1) under the boxes, overlaps counted once; of a trace, under the box
             around its points.
     """
@@ -56,7 +56,6 @@ class Sample:
     region: Region
     references: tuple[str, ...]
     row: int
-    box_count: int
     area_share: float
 
 
@@ -228,6 +227,19 @@ class Rows:
         self.skipped: list[Skipped] = []
         self._next = 0
 
+    def each(
+        self, entries: Iterable[tuple[str, Any]], parse: Callable[[Any], T]
+    ) -> Iterator[tuple[str, T]]:
+        """(where, parsed) of entries that hold rows; one that `parse` refuses is a malformed row itself."""
+        for where, entry in entries:
+            try:
+                found = parse(entry)
+            except BenchmarkDataError as error:
+                with self.row(where):
+                    raise error
+            else:
+                yield where, found
+
     @contextmanager
     def row(self, where: str) -> Iterator[int]:
         """Count one row; what a BenchmarkDataError or RegionError says of it becomes its reason."""
@@ -250,10 +262,10 @@ class Rows:
 
         BenchmarkDataError: no row could be used.
         """
-        for where, times in (one for rows in (self, *others) for one in rows._repeated):
-            with self.row(where):
+        for key in (one for rows in (self, *others) for one in rows._repeated):
+            with self.row(key):
                 raise BenchmarkDataError(
-                    f"the key stands {times} times in one object: JSON readers keep the last, the others are lost"
+                    "the key stands twice in one object: JSON readers keep the last, the other is lost"
                 )
         if not self.samples:
             first = f"; {self.skipped[0]}" if self.skipped else ""
@@ -261,42 +273,22 @@ class Rows:
         return Reading(tuple(self.samples), tuple(self.skipped))
 
 
-def load_json(path: Path) -> tuple[Any, list[tuple[str, int]]]:
-    """The content of a JSON file, and (where, how often) for each key that stands more than once in one object."""
-    repeated: dict[int, tuple[dict[str, Any], Counter[str]]] = {}
+def load_json(path: Path) -> tuple[Any, list[str]]:
+    """The content of a JSON file, and each key that stands more than once in one object."""
+    repeated: list[str] = []
 
     def build(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            # Kept alive here, so that its id stays its own.
-            repeated[id(found)] = found, Counter(key for key, _ in pairs)
-        return found
+        repeated.extend(key for key, times in Counter(k for k, _ in pairs).items() if times > 1)
+        return dict(pairs)
 
     try:
-        value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=build)
-        places = list(_places(value, "")) if repeated else []
+        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=build), repeated
     except FileNotFoundError as error:
         raise BenchmarkDataError(f"{path} is missing: check the path") from error
     except OSError as error:
         raise BenchmarkDataError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise BenchmarkDataError(f"{path} is not JSON ({error}): fetch it again") from error
-    return value, [
-        (f"{where}{key}", times)
-        for where, found in places
-        if id(found) in repeated
-        for key, times in repeated[id(found)][1].items()
-        if times > 1
-    ]
-
-
-def _places(value: Any, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every object inside `value`, with the keys that lead to it, each with a slash behind it."""
-    if isinstance(value, dict):
-        yield where, value
-    for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
-        if isinstance(inner, (dict, list)):
-            yield from _places(inner, f"{where}{key}/")
 
 
 def mapping_of(value: object, what: str) -> Mapping[str, Any]:

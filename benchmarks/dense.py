@@ -63,7 +63,7 @@ def _sample(
             "elsewhere; use the photos that the file was made for"
         )
     share = data.share_of_boxes([box], photos, photo)
-    return Sample(f"{image_id}/{row}", photo, box, (text,), row, 1, share)
+    return Sample(f"{image_id}/{row}", photo, box, (text,), row, share)
 
 
 TASK = Task(

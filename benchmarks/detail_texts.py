@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.bootstrap import (
-    Difference,
     Interval,
     bootstrap_difference,
     bootstrap_mean,
@@ -102,7 +101,7 @@ class ObjectScores:
         below = self.named if metric == "precision" else self.there
         return bootstrap_ratio(self.right, below, photos, seed=seed)
 
-    def gain_over(self, other: ObjectScores, metric: str, seed: int = 0) -> Difference:
+    def gain_over(self, other: ObjectScores, metric: str, seed: int = 0) -> Interval:
         """How much a metric exceeds that of other texts of the same photos, resampled for both together."""
 
         def share(one: ObjectScores, often: NDArray[np.int64]) -> float:
@@ -190,7 +189,7 @@ class Scored:
     samples: Mapping[str, Floats]
     objects: ObjectScores = field(repr=False)
 
-    def gain_over(self, other: Scored, metric: str, seed: int = 0) -> Difference:
+    def gain_over(self, other: Scored, metric: str, seed: int = 0) -> Interval:
         """How much the single texts' scores exceed another set's over the same photos; paired."""
         before, after = other.samples[metric], self.samples[metric]
         return bootstrap_difference(before, after, range(len(self.texts)), seed=seed)

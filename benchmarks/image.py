@@ -55,7 +55,7 @@ def read(path: Path, photos: PhotoFolder, *, references: Path | None = None) -> 
             photos.size(photo)
             asked.add(image_id)
             found = tuple(texts[image_id])
-            rows.samples.append(Sample(image_id, photo, WholeImage(), found, row, 0, 1.0))
+            rows.samples.append(Sample(image_id, photo, WholeImage(), found, row, 1.0))
     return rows.reading(*([captioned] if captioned is not rows else []))
 
 

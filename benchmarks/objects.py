@@ -24,20 +24,19 @@ def read(path: Path, photos: PhotoFolder, *, min_area_share: float = MIN_AREA_SH
     box is inverted, not finite or wholly outside.
     """
     rows = Rows(path, FORM, kind=list)
-    for number, value in enumerate(rows.content):
-        try:
-            entry = data.mapping_of(value, "the entry")
-            boxes = data.list_of(entry.get("boxes"), "the list of boxes")
-        except BenchmarkDataError as error:
-            with rows.row(f"[{number}]"):
-                raise error
-            continue
-        for index, box in enumerate(boxes):
-            with rows.row(f"[{number}]/boxes[{index}]") as row:
+    entries = ((f"[{number}]", entry) for number, entry in enumerate(rows.content))
+    for where, entry in rows.each(entries, _checked):
+        for index, box in enumerate(entry["boxes"]):
+            with rows.row(f"{where}/boxes[{index}]") as row:
                 sample = _sample(data.mapping_of(box, "the box"), entry, photos, row)
                 if sample.area_share > min_area_share:
                     rows.samples.append(sample)
     return rows.reading()
+
+
+def _checked(value: Any) -> Any:
+    data.list_of(data.mapping_of(value, "the entry").get("boxes"), "the list of boxes")
+    return value
 
 
 def _sample(box: Any, entry: Any, photos: PhotoFolder, row: int) -> Sample:
@@ -47,7 +46,7 @@ def _sample(box: Any, entry: Any, photos: PhotoFolder, row: int) -> Sample:
     region = data.box_of(box.get("xyxy"))
     photo = photos.find(entry.get("file_name"), entry.get("image_id"))
     share = data.share_of_boxes([region], photos, photo)
-    return Sample(f"{Path(photo).stem}/{row}", photo, region, (name,), row, 1, share)
+    return Sample(f"{Path(photo).stem}/{row}", photo, region, (name,), row, share)
 
 
 TASK = Task(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -28,24 +28,22 @@ from benchmarks.command import (
     command_parser,
     markdown_table,
     natural,
-    number,
     positive,
     run_command,
 )
 from benchmarks.data import SAMPLE, Sample, read_folder, task_named
-from benchmarks.metrics import bleu, cider, java_available, official_score, ptb_pairs, rouge_l
+from benchmarks.metrics import cider
 from benchmarks.metrics.grounding import SYNONYMS
 from benchmarks.run import load_pretrained
 from benchmarks.scoring import PERSON, finite
 from benchmarks.settings import machine, versions
-from decoders import DecodeOptions
-from patchioner import Patchioner, Weighting
-from patchioner.base.errors import MissingExtraError, PatchionerError
+from patchioner import Patchioner
+from patchioner.base.errors import PatchionerError
 from patchioner.base.files import file_sha256, write_json
 from patchioner.base.progress import progress
 from patchioner.regions import WholeImage
 
-DEFAULT_PROMPT = "a photo of a {name}"
+PROMPT = "a photo of a {name}"
 PHOTOS_A_BATCH = 16
 TASKS = ("image", "region_set", "trace", "objects")
 
@@ -92,15 +90,8 @@ class Answers:
     caption_embeddings: Floats
 
 
-def ask(
-    model: Patchioner, sets: QualitySets, *, weighting: Weighting | None = None,
-    options: DecodeOptions | None = None, prompts: Sequence[str] = (DEFAULT_PROMPT,),
-) -> Answers:  # fmt: skip
-    """Let `model` caption and embed everything that `sets` asks about.
-
-    None leaves the model's own weighting (of regions and whole photos) and options; of several `prompts`, templates
-    with `{name}`, the unit embeddings are averaged.
-    """
+def ask(model: Patchioner, sets: QualitySets) -> Answers:
+    """Let `model` caption and embed everything that `sets` asks about."""
     spoken, boxes = (*sets.region_sets, *sets.traces), sets.boxes
     every = dict.fromkeys(sample.photo for sample in (*sets.images, *spoken, *boxes))
     whole: dict[str, str] = {}
@@ -114,12 +105,12 @@ def ask(
             features = model.encode(str(sets.photos / photo))
             of_photo = [index for index, box in enumerate(boxes) if box.photo == photo]
             asked = [WholeImage(), *(boxes[index].region for index in of_photo)]
-            rows = unit_rows(model.embed_regions(features, asked, weighting), f"{photo}: region")
+            rows = unit_rows(model.embed_regions(features, asked), f"{photo}: region")
             pooled[photo], *rest = rows
             named.update(zip(of_photo, rest, strict=True))
             regions = [one.region for one in spoken if one.photo == photo]
             items.append((features, [WholeImage(), *regions]))
-        answers = model.caption_many(items, weighting=weighting, options=options)
+        answers = model.caption_many(items)
         for photo, said in zip(batch, answers, strict=True):
             whole[photo], *texts = [caption.text or "" for caption in said]
             of_photo = [index for index, one in enumerate(spoken) if one.photo == photo]
@@ -130,7 +121,7 @@ def ask(
     return Answers(
         whole, in_order[:count], in_order[count:], pooled,
         np.array([named[index] for index in range(len(boxes))], dtype=np.float32),
-        embed_names(model, list(SYNONYMS), prompts), unit_rows(model.embed_text(references), "caption"),
+        embed_names(model, list(SYNONYMS), [PROMPT]), unit_rows(model.embed_text(references), "caption"),
     )  # fmt: skip
 
 
@@ -200,7 +191,7 @@ def measure(
 ) -> list[Measure]:
     """The rows of the quality table; a set without samples gives none."""
     how = {"rounds": rounds, "seed": seed}
-    rows = caption_measures(sets, answers, rounds=rounds, seed=seed)
+    rows = caption_measures(sets, answers, how)
     if sets.boxes:
         photos = [sample.photo for sample in sets.boxes]
         names = list(SYNONYMS)
@@ -223,16 +214,13 @@ def measure(
     return rows
 
 
-def caption_measures(
-    sets: QualitySets, answers: Answers, *, rounds: int = 2000, seed: int = 0, metric: Any = cider
-) -> list[Measure]:
-    """The rows that score captions (by CIDEr, ours or official): photos; region sets and traces beside whole photos."""
-    how = {"rounds": rounds, "seed": seed}
+def caption_measures(sets: QualitySets, answers: Answers, how: Mapping[str, int]) -> list[Measure]:
+    """The rows that score captions by CIDEr: photos; region sets and traces beside whole photos."""
     rows: list[Measure] = []
     if sets.images:
         photos = [sample.photo for sample in sets.images]
         said = [answers.whole_captions[photo] for photo in photos]
-        _, scores = metric(said, [sample.references for sample in sets.images])
+        _, scores = cider(said, [sample.references for sample in sets.images])
         interval = bootstrap_mean(scores, photos, **how)
         rows.append(_row("image_cider", "image captioning, CIDEr", interval, photos))
     for key, label, samples, said in (
@@ -243,13 +231,13 @@ def caption_measures(
             continue
         photos = [sample.photo for sample in samples]
         references = [sample.references for sample in samples]
-        _, regional = metric(said, references)
-        _, whole = metric([answers.whole_captions[photo] for photo in photos], references)
+        _, regional = cider(said, references)
+        _, whole = cider([answers.whole_captions[photo] for photo in photos], references)
         ratio = bootstrap_ratio(regional, whole, photos, **how)
-        regional, whole = (bootstrap_mean(side, photos, **how) for side in (regional, whole))
+        region_mean, whole_mean = (bootstrap_mean(one, photos, **how) for one in (regional, whole))
         whole_label = f"{label}, CIDEr of the whole-image caption"
-        rows.append(_row(f"{key}_cider", f"{label}, CIDEr", regional, photos))
-        rows.append(_row(f"{key}_whole_cider", whole_label, whole, photos))
+        rows.append(_row(f"{key}_cider", f"{label}, CIDEr", region_mean, photos))
+        rows.append(_row(f"{key}_whole_cider", whole_label, whole_mean, photos))
         rows.append(_row(f"{key}_ratio", f"{label}, region / whole image", ratio, photos))
     return rows
 
@@ -285,53 +273,23 @@ def table(rows: Sequence[Measure]) -> str:
     return markdown_table(head, body)
 
 
-def _official_cider(
-    captions: Sequence[str], references: Sequence[Sequence[str]]
-) -> tuple[float, NDArray[np.float64]]:
-    return official_score("cider", *ptb_pairs(captions, references))
-
-
-def _official_rows(
-    sets: QualitySets, answers: Answers, arguments: argparse.Namespace
-) -> list[Measure]:
-    """The caption rows again by the official CIDEr; they inform, the targets stay with ours."""
-    wanted = arguments.official
-    if wanted == "no" or (wanted == "auto" and not java_available()):
-        return []
-    how = {"rounds": arguments.rounds, "seed": arguments.seed}
-    try:
-        rows = caption_measures(sets, answers, **how, metric=_official_cider)
-    except MissingExtraError as error:
-        if wanted == "yes":
-            raise
-        sys.stderr.write(f"no official CIDEr: {error}\n")
-        return []
-    return [
-        Measure(f"official_{r.key}", f"{r.label} (official)", r.interval, r.samples, r.photos)
-        for r in rows
-    ]
-
-
 def _report(
     arguments: argparse.Namespace, sets: QualitySets, answers: Answers, rows: Sequence[Measure]
 ) -> dict[str, Any]:
     """Everything that a reader needs to get the same figures, and every caption."""
     whole = answers.whole_captions
-    others, predictions = {}, {}
-    for name, samples, captions in (
-        ("images", sets.images, [whole[sample.photo] for sample in sets.images]),
-        ("region_sets", sets.region_sets, answers.set_captions),
-        ("traces", sets.traces, answers.trace_captions),
-    ):
-        due = [sample.references for sample in samples]
-        if samples:
-            found = bleu(captions, due)[0][3], rouge_l(captions, due)[0]
-            others[name] = dict(zip(("bleu4", "rouge_l"), map(float, found), strict=True))
-        predictions[name] = [
+    predictions = {
+        name: [
             {"photo": sample.photo, "references": sample.references, "caption": caption,
              "whole_image_caption": whole[sample.photo]}
             for sample, caption in zip(samples, captions, strict=True)
-        ]  # fmt: skip
+        ]
+        for name, samples, captions in (
+            ("images", sets.images, [whole[sample.photo] for sample in sets.images]),
+            ("region_sets", sets.region_sets, answers.set_captions),
+            ("traces", sets.traces, answers.trace_captions),
+        )
+    }  # fmt: skip
     files = {task: task_named(task).files(arguments.data)[0] for task in TASKS}
     return {
         "settings": as_json(arguments),
@@ -341,20 +299,8 @@ def _report(
         "measures": [
             asdict(row) | {"interval": finite(row.interval), "passed": row.passed} for row in rows
         ],
-        "other_metrics": others,
         "predictions": predictions,
     }
-
-
-def name_template(text: str) -> str:
-    """Argument type: a prompt with `{name}` in it, such as "a photo of a {name}"."""
-    try:
-        named = text.format(name="dog") != text.format(name="cat")
-    except (LookupError, ValueError, AttributeError):
-        named = False
-    if not named:
-        raise argparse.ArgumentTypeError(f"{text!r} is no template: write '{{name}}' in it")
-    return text
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -365,14 +311,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--data", type=Path, default=SAMPLE, help="annotations/ and photos/ (the sample set)")
     add("--device", default="cpu")
     add("--limit", type=positive, help="only the first N photos (all measures shrink with it)")
-    add("--weighting", choices=["uniform", "gaussian", "attention"], help="default: the model's")
-    add("--variance", type=number(float, 0), default=1.0, help="of --weighting gaussian")
-    add("--rounding", choices=["coverage", "reference"], default="coverage")
-    add("--beam", type=positive, help="beam width, 1 = greedy; default: the model's")
-    add("--prompt", action="append", type=name_template,
-        help=f"of a class name, default {DEFAULT_PROMPT!r}; several: their mean")  # fmt: skip
-    add("--official", choices=["auto", "yes", "no"], default="auto",
-        help="also the official CIDEr: auto = where Java and pycocoevalcap are")  # fmt: skip
     add("--rounds", type=positive, default=2000, help="bootstrap resamples")
     add("--seed", type=natural, default=0, help="of the bootstrap")
     add("--out", type=Path, help="write settings, measures and every caption as JSON")
@@ -383,19 +321,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _work(arguments: argparse.Namespace) -> int:
     sets = QualitySets.read(arguments.data, arguments.limit)
     model = load_pretrained(arguments.model, arguments.device)
-    weighting, options, width = None, None, arguments.beam
-    if arguments.weighting is not None:
-        weighting = Weighting(
-            arguments.weighting, variance=arguments.variance, rounding=arguments.rounding
-        )
-    if width is not None:
-        options = DecodeOptions("greedy") if width == 1 else DecodeOptions("beam", beam_width=width)
     started = time.perf_counter()
-    prompts = arguments.prompt or [DEFAULT_PROMPT]
-    answers = ask(model, sets, weighting=weighting, options=options, prompts=prompts)
+    answers = ask(model, sets)
     seconds = round(time.perf_counter() - started, 1)
     rows = measure(sets, answers, rounds=arguments.rounds, seed=arguments.seed)
-    rows += _official_rows(sets, answers, arguments)
     sys.stdout.write(f"{table(rows)}\n{CIDER_WARNING}\n")
     if arguments.out is not None:
         found = _report(arguments, sets, answers, rows)

@@ -22,13 +22,8 @@ def read(path: Path, photos: PhotoFolder) -> Reading:
     noise) or one of its boxes is inverted, not finite or wholly outside.
     """
     rows = Rows(path, FORM)
-    for key, sets in rows.content.items():
-        try:
-            named = data.mapping_of(sets, f"entry {key!r}")
-        except BenchmarkDataError as error:
-            with rows.row(key):
-                raise error
-            continue
+    forms = lambda sets: data.mapping_of(sets, "the sets of an image")  # noqa: E731
+    for key, named in rows.each(rows.content.items(), forms):
         for index, (captions, boxes) in enumerate(named.items()):
             with rows.row(f"{key}/{index}") as row:
                 data.text_of(captions)
@@ -38,10 +33,8 @@ def read(path: Path, photos: PhotoFolder) -> Reading:
                     raise BenchmarkDataError("the list of boxes is empty")
                 photo = photos.find(key)
                 share = data.share_of_boxes(members, photos, photo)
-                region, count = RegionSet(members), len(members)
-                rows.samples.append(
-                    Sample(f"{key}/{index}", photo, region, references, row, count, share)
-                )
+                region = RegionSet(members)
+                rows.samples.append(Sample(f"{key}/{index}", photo, region, references, row, share))
     return rows.reading()
 
 

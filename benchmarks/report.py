@@ -11,19 +11,17 @@ import argparse
 import base64
 import io
 import json
-import math
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
 from PIL import Image
 
 from benchmarks.answerers import Prediction
-from benchmarks.command import CIDER_WARNING, command_parser, figure, run_command, with_interval
-from benchmarks.compare import NAMES, MeasuredRun, changes, in_order, read_runs
+from benchmarks.command import CIDER_WARNING, command_parser, run_command, with_interval
+from benchmarks.compare import DIFFERENCES, NAMES, MeasuredRun, changes, in_order, read_runs
 from benchmarks.data import TASK_NAMES, task_named
 from benchmarks.published import MARK, SOURCES, published_rows, published_table
 from benchmarks.scoring import ONE_REFERENCE, draw_region
@@ -48,9 +46,7 @@ MEANINGS = {
     "object_margin": "how often the own class is named, minus how often those of the photo's other boxes are",
 }
 """What the regional scores say, none of which a published table has."""
-LONG_SIDE, QUALITY, HEIGHT = 448, 78, 18
-_MARKS = {"run": "M-5 0A5 5 0 1 0 5 0A5 5 0 1 0 -5 0Z", "baseline": "M0 -6L6 0L0 6L-6 0Z"}
-"""A disc for a run, a diamond for a baseline."""
+LONG_SIDE, QUALITY = 448, 78
 
 
 def table(
@@ -67,77 +63,14 @@ def table(
         )
         for row in rows
     ]  # fmt: skip
-    return _framed(caption, [element("th", cell, scope="col") for cell in head], body, class_)
-
-
-def _framed(caption: Child, head: Child, body: Child, class_: str | None) -> Markup:
     whole = element(
         "table",
         element("caption", element("span", caption)),
-        element("thead", element("tr", head)),
+        element("thead", element("tr", [element("th", cell, scope="col") for cell in head])),
         element("tbody", body),
         class_=class_,
     )
     return element("div", whole, class_="scroll", tabindex="0")
-
-
-@dataclass(frozen=True)
-class Mark:
-    """One line of a chart: a value with its bounds, drawn as a "run" or a "baseline"; `text` stands beside it."""
-
-    label: str
-    value: float
-    low: float | None
-    high: float | None
-    text: str
-    kind: str = "run"
-
-
-def chart(caption: Child, marks: Sequence[Mark], *, each: bool = False) -> Markup:
-    """Marks with intervals, a row each: on one common scale, or `each` on its own with zero in the middle."""
-    scale = round_scale([end for mark in marks for end in (mark.value, mark.low, mark.high)])
-    rows: list[Markup] = []
-    for mark in marks:
-        ends = [abs(end) for end in (mark.value, mark.low, mark.high) if end is not None]
-        reach = max(ends) or 1.0
-        rows.append(
-            element(
-                "tr",
-                element("th", mark.label, scope="row"),
-                element("td", _plot(mark, (-reach, reach) if each else scale), class_="plotted"),
-                element("td", mark.text),
-            )
-        )
-    words = ["less", "0", "more"] if each else [f"{end:z.1f}" for end in scale]
-    ends_ = element("span", [element("span", word) for word in words], class_="ends")
-    head = [element("th", ""), element("th", ends_, class_="plotted"), element("th", "value")]
-    return _framed(caption, head, rows, "chart")
-
-
-def round_scale(values: Iterable[float | None]) -> tuple[float, float]:
-    """Round ends of a scale that holds zero and all values."""
-    there = [value for value in values if value is not None and math.isfinite(value)]
-    low, high = min([0.0, *there]), max([0.0, *there])
-    if high == low:
-        return 0.0, 1.0
-    step = 10.0 ** math.floor(math.log10(high - low)) / 2
-    return math.floor(low / step) * step, math.ceil(high / step) * step
-
-
-def _plot(mark: Mark, scale: tuple[float, float]) -> Markup:
-    """Zero line, interval, mark. Said in words in the next cell, so hidden from screen readers."""
-
-    def at(value: float) -> str:  # leaves room for half a mark at both ends
-        return f"{4 + 92 * (value - scale[0]) / (scale[1] - scale[0]):.2f}%"
-
-    middle = HEIGHT // 2
-    parts = [element("line", x1=at(0.0), x2=at(0.0), y1=0, y2=HEIGHT, class_="zero")]
-    if mark.low is not None and mark.high is not None:
-        ends = {"x1": at(mark.low), "x2": at(mark.high)}
-        parts.append(element("line", **ends, y1=middle, y2=middle, class_="span"))
-    sign = element("path", d=_MARKS[mark.kind], class_=mark.kind)
-    parts.append(element("svg", sign, x=at(mark.value), y=middle, overflow="visible"))
-    return element("svg", parts, width="100%", height=HEIGHT, class_="plot", aria_hidden="true")
 
 
 class Gallery:
@@ -298,7 +231,9 @@ def _task(name: str, runs: Sequence[MeasuredRun], gallery: Gallery) -> Markup:
         element("h3", "Scores"),
         _score_table(everything, names),
         element("p", CIDER_WARNING) if "cider" in names else None,
-        [_forest(metric, everything) for metric in names],
+        element(
+            "ul", [element("li", f"{NAMES[n]}: {MEANINGS[n]}") for n in names if n in MEANINGS]
+        ),
         element("h3", "Differences"),
         _differences(runs),
     ]
@@ -321,23 +256,6 @@ def _score_table(runs: Sequence[MeasuredRun], names: Sequence[str]) -> Markup:
     return table(caption, ["run", "samples", *(NAMES.get(n, n) for n in names)], rows, "numbers")
 
 
-def _forest(metric: str, runs: Sequence[MeasuredRun]) -> Markup | None:
-    """One metric over all runs; None where no run has an interval of it."""
-    marks = []
-    for run in runs:
-        score = run.metrics.get(metric)
-        if score is not None:
-            ends = score["interval"] or {"low": None, "high": None}
-            kind = "run" if run.results["baseline"] is None else "baseline"
-            place = score["value"], ends["low"], ends["high"]
-            marks.append(Mark(run.label, *place, with_interval(score), kind))
-    if not any(mark.low is not None for mark in marks):
-        return None
-    title = NAMES.get(metric, metric)
-    title += f": {MEANINGS[metric]}" if metric in MEANINGS else ""
-    return chart(f"{title}; 95 % intervals over photos; disc: run, diamond: baseline", marks)
-
-
 def pairs_of(runs: Sequence[MeasuredRun]) -> list[tuple[MeasuredRun, MeasuredRun]]:
     """What is compared: each run with its own baselines, and with the first run of the same data."""
     found: list[tuple[MeasuredRun, MeasuredRun]] = []
@@ -352,25 +270,16 @@ def _differences(runs: Sequence[MeasuredRun]) -> Markup:
     pairs = pairs_of(runs)
     if not pairs:
         return element("p", "There is one run and no baseline: nothing to compare.")
-    parts: list[Child] = [
-        element(
-            "p",
-            "Photos are drawn again and again, for both runs together; a difference is larger than noise when its 95 %"
-            " interval leaves out zero. Of many such comparisons about one in twenty does so by chance.",
-        )
-    ]
+    parts = [element("p", DIFFERENCES)]
     for index, (first, second) in enumerate(pairs):
         found = changes(first, second)
         counts = Counter(change.verdict for change in found)
         outcome = ", ".join(f"{verdict}: {count}" for verdict, count in sorted(counts.items()))
-        marks = []
-        for c in found:
-            words = figure(c.value, c.low, c.high, signed=True)
-            text = f"{words} {c.signed_verdict}{f' ({c.note})' if c.note else ''}"
-            marks.append(Mark(NAMES.get(c.metric, c.metric), c.value, c.low, c.high, text))
-        title = f"{second.label} minus {first.label}, 95 % intervals; each metric has its own scale"
+        rows = [[NAMES.get(c.metric, c.metric), c.figure, c.signed_verdict, c.note] for c in found]
+        title = f"{second.label} minus {first.label}, 95 % intervals"
         summary = element("summary", f"{second.label} against {first.label}: {outcome}")
-        parts.append(element("details", summary, chart(title, marks, each=True), open=index == 0))
+        shown = table(title, ["metric", "difference", "verdict", "note"], rows, "numbers")
+        parts.append(element("details", summary, shown, open=index == 0))
     return element("div", parts)
 
 

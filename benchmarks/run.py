@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 SETTINGS_FILE, TIMES_FILE, RESULTS_FILE = "settings.json", "run.json", "results.json"
 BASELINE_FOLDER = "baselines"
-FORMAT, VERSION = "patchioner-benchmark", 1
+FORMAT, VERSION = "patchioner-benchmark", 2
 _NEEDS = ("nothing", "features", "photo")
 
 Claims = dict[Path, tuple[Sample, ...]]

@@ -6,6 +6,7 @@ import sys
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 from benchmarks import data
 from benchmarks.command import run_task
@@ -23,16 +24,7 @@ def read(path: Path, photos: PhotoFolder) -> Reading:
     text, or one of the two lists is shorter.
     """
     rows = Rows(path, FORM)
-    for key, entry in rows.content.items():
-        try:
-            captions = data.list_of(
-                data.mapping_of(entry, f"entry {key!r}").get("captions"), "captions"
-            )
-            traces = data.list_of(entry.get("traces"), "traces")
-        except BenchmarkDataError as error:
-            with rows.row(key):
-                raise error
-            continue
+    for key, (captions, traces) in rows.each(rows.content.items(), _lists):
         for index, (caption, trace) in enumerate(zip_longest(captions, traces)):
             with rows.row(f"{key}/{index}") as row:
                 references = (data.text_of(caption),)
@@ -40,10 +32,13 @@ def read(path: Path, photos: PhotoFolder) -> Reading:
                 photo = photos.find(key)
                 photos.size(photo)  # opens it, so that a broken photo is known now
                 share = _extent(region)
-                rows.samples.append(
-                    Sample(f"{key}/{index}", photo, region, references, row, 0, share)
-                )
+                rows.samples.append(Sample(f"{key}/{index}", photo, region, references, row, share))
     return rows.reading()
+
+
+def _lists(entry: Any) -> tuple[list[Any], list[Any]]:
+    found = data.mapping_of(entry, "the entry of an image")
+    return tuple(data.list_of(found.get(name), name) for name in ("captions", "traces"))  # type: ignore[return-value]
 
 
 def _extent(trace: Trace) -> float:

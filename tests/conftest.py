@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import hypothesis
 import pytest
 
-from patchioner import Patchioner
+if TYPE_CHECKING:
+    from patchioner import Patchioner
 
 # No deadline: a busy machine is no fault. The same examples each time: a run fails for what was changed.
 hypothesis.settings.register_profile(
@@ -20,4 +23,6 @@ hypothesis.settings.load_profile("steady")
 @pytest.fixture(scope="session")
 def shipped() -> Patchioner:
     """The model inside the package, on the CPU."""
+    from patchioner import Patchioner
+
     return Patchioner.from_pretrained(device="cpu")

@@ -74,24 +74,18 @@ def test_captions_that_change_are_counted() -> None:
     assert few.mass is not None and few.mass < (all_but_one.mass or 0) == pytest.approx(1.0)
 
 
-def test_a_bank_that_does_not_project_as_published_is_refused() -> None:
-    source = Source("eye", lambda first, number: torch.eye(2), torch.ones(1, 2))
-    with pytest.raises(OptionError, match="as published"):
-        list(measure(MemoryBank(torch.eye(2), counts=[5, 1]), source, options("--published")))
-
-
 def test_the_table_of_random_rows(capsys: Capture, tmp_path: Path) -> None:
     pytest.importorskip("faiss")
     out = tmp_path / "out.json"
-    words = "--rows 300 400 --dim 16 --top-k 20 --rounds 1 --compared 5 --probes 3 --queries 1 3 --published"
+    words = "--rows 300 400 --dim 16 --top-k 20 --rounds 1 --compared 5 --queries 1 3"
     assert bank.main([*words.split(), "--kind", *bank.KINDS, "--json", str(out)]) == 0
     printed = capsys.readouterr().out
-    assert printed.count("| random |") == 2 * (3 + len(bank.KINDS) + 2)
+    assert printed.count("| random |") == 2 * (2 + len(bank.KINDS))
     assert "| 400 | random | exact |" in printed
     lines = json.loads(out.read_text())["lines"]
     masses = {line["way"]: line["mass"] for line in lines if line["rows"] == 300}
     assert masses["exact"] == 1
-    assert 0 < masses["ivf"] < masses["ivf, 3 probes"] <= masses["flat"] + 1e-4
+    assert 0 < masses["ivf"] <= masses["flat"] + 1e-4
     assert masses["flat"] == pytest.approx(masses["top-k, no index"], abs=1e-5)
 
 

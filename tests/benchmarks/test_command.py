@@ -115,7 +115,7 @@ def test_all_shares_the_model_and_every_backbone_pass(
     [
         ("runs: [", "is not YAML"),
         ("defaults: {}", "has no runs"),
-        ("runs: {a: {task: dense}}\nrun: {}", "did you mean runs"),
+        ("runs: {a: {task: dense}}\nrun: {}", "did you mean 'runs'"),
         ("runs: {a: {weighting: uniform}}", "must name its task"),
         ("runs: {a: 3}", "must hold options"),
         ("runs: {a: {task: dense, weigthing: uniform}}", "--weigthing"),

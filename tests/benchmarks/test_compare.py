@@ -43,7 +43,7 @@ def edit(folder: Path, change: Callable[[dict], None]) -> None:  # type: ignore[
 
 
 @pytest.mark.parametrize(
-    "change", [{"format": "other"}, {"version": 2}, {"samples": {"ids": ["x"], "scores": {}}}, None]
+    "change", [{"format": "other"}, {"version": 1}, {"samples": {"ids": ["x"], "scores": {}}}, None]
 )
 def test_files_that_do_not_fit(change: dict[str, object] | None, start: Start) -> None:
     folder = start("a", task="dense")

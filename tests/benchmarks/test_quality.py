@@ -14,8 +14,7 @@ import torch
 
 from benchmarks.command import CIDER_WARNING
 from benchmarks.quality import QualitySets, ask, main, measure, retrieval_ranks, unit_rows
-from decoders import DecodeOptions
-from patchioner import Patchioner, Weighting, WholeImage
+from patchioner import Patchioner, WholeImage
 from patchioner.base.errors import PatchionerError
 from tests.benchmarks.conftest import Encoded, World
 
@@ -23,7 +22,7 @@ Capture = pytest.CaptureFixture[str]
 
 
 def words(world: World, *more: str) -> list[str]:
-    return ["--data", str(world.root), "--rounds", "20", "--official", "no", *more]
+    return ["--data", str(world.root), "--rounds", "20", *more]
 
 
 def test_ranks() -> None:
@@ -64,19 +63,6 @@ def test_answers_are_those_of_the_model(
     assert rows["retrieval_r1"] <= rows["retrieval_r5"]
 
 
-def test_settings_reach_the_model(world: World, model: Patchioner) -> None:
-    sets = QualitySets.read(world.root, limit=2)
-    weighting, options = Weighting("gaussian", 0.3), DecodeOptions("greedy", max_tokens=4)
-    found = ask(model, sets, weighting=weighting, options=options)
-    photo = sets.images[0].photo
-    path = str(world.root / "photos" / photo)
-    (caption,) = model.caption(path, weighting=weighting, options=options)
-    assert found.whole_captions[photo] == caption.text
-    assert len(sets.images) == 2 and {s.photo for s in sets.traces} <= {
-        s.photo for s in sets.images
-    }
-
-
 @pytest.mark.parametrize("bad", [0.0, math.nan, math.inf])
 def test_unit_rows_refuse_what_has_no_direction(bad: float) -> None:
     with pytest.raises(PatchionerError, match="caption 1"):
@@ -92,7 +78,7 @@ def test_the_command(world: World, tmp_path: Path, loads: list[str], capsys: Cap
     out = tmp_path / "quality.json"
     outputs = []
     for _ in range(2):
-        assert main(words(world, "--seed", "4", "--out", str(out), "--beam", "2")) == 0
+        assert main(words(world, "--seed", "4", "--out", str(out))) == 0
         outputs.append(capsys.readouterr().out)
     assert outputs[0] == outputs[1] and CIDER_WARNING in outputs[0]
     assert loads == ["patchioner-mini"] * 2
@@ -108,7 +94,6 @@ def test_the_command(world: World, tmp_path: Path, loads: list[str], capsys: Cap
         27,
         2,
     ]
-    assert set(report["other_metrics"]["images"]) == {"bleu4", "rouge_l"}
 
 
 def test_check_turns_a_missed_must_into_a_status(
@@ -120,10 +105,8 @@ def test_check_turns_a_missed_must_into_a_status(
     assert "image_cider" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "bad", [("--prompt", "a photo"), ("--prompt", "{name"), ("--limit", "0"), ("--limit", "x")]
-)
-def test_usage_errors(bad: tuple[str, str], capsys: Capture) -> None:
+@pytest.mark.parametrize("bad", ["0", "x"])
+def test_usage_errors(bad: str, capsys: Capture) -> None:
     with pytest.raises(SystemExit) as stopped:
-        main(list(bad))
-    assert stopped.value.code == 2 and bad[0] in capsys.readouterr().err
+        main(["--limit", bad])
+    assert stopped.value.code == 2 and "--limit" in capsys.readouterr().err

@@ -42,7 +42,7 @@ def test_each_photo_passes_the_backbone_once(
     lines = [json.loads(line) for line in (tmp_path / "one" / LINES).read_text().splitlines()]
     assert [line["photo"] for line in lines] == sorted(line["photo"] for line in lines)
     assert set(lines[0]) == {
-        "id", "photo", "row", "region", "caption", "score", "references", "box_count", "area_share",
+        "id", "photo", "row", "region", "caption", "score", "references", "area_share",
     }  # fmt: skip
     assert len({line["id"] for line in lines}) == 27
 

@@ -22,7 +22,7 @@ HOW = {"rounds": 30, "seed": 0}
 
 def said(photo: str, row: int, caption: str, *references: str) -> Prediction:
     region = {"box": [row, 0, row + 5, 5]}
-    return Prediction(f"{photo}/{row}", photo, row, region, caption, 0.0, references, 1, 0.1)
+    return Prediction(f"{photo}/{row}", photo, row, region, caption, 0.0, references, 0.1)
 
 
 OBJECTS = [
