@@ -13,7 +13,7 @@ from memory_bank.bank import MemoryBank, Neighbours, join_banks
 from memory_bank.build import BankOptions, build_bank, build_bank_folder
 from memory_bank.compact import CompactionMethod, compact
 from memory_bank.index import BankIndex, IndexKind, IndexOptions
-from memory_bank.rows import Precision
+from memory_bank.projection import Precision
 from memory_bank.text_files import read_captions
 
 __all__ = [

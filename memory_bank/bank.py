@@ -20,7 +20,7 @@ from memory_bank.index import (
     read_index,
     write_index,
 )
-from memory_bank.rows import (
+from memory_bank.projection import (
     DTYPES,
     BankArrays,
     Matrix,
@@ -67,7 +67,7 @@ class MemoryBank:
         counts: (N,) positive integers: row i stands for `counts[i]` equal rows. None: all ones.
         drop_zero_rows: leave out rows of zero norm (with their texts and counts).
         dtype: "float32"; "float16" for half the memory; "int8" with a scale per row for a quarter
-            (what its rounding does: `memory_bank.rows`, `memory_bank.projection`). Sums are float32 or exact integers.
+            (what its rounding does: `memory_bank.projection`). Sums are float32 or exact integers.
 
     Attributes (shared, not copies: do not change them):
         keys: (N, dim) unit rows in the bank's dtype; in an int8 bank integers, unit only times `scales`: see `units`.

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from memory_bank.bank import MemoryBank
 from memory_bank.compact import compact
-from memory_bank.rows import Precision, as_matrix
+from memory_bank.projection import Precision, as_matrix
 from patchioner.base.errors import CheckpointError, MemoryBankError, OptionError, TextError
 from patchioner.base.files import RunFolder, atomic_path
 from patchioner.base.progress import progress

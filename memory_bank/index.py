@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from memory_bank.rows import BankArrays
+from memory_bank.projection import BankArrays
 from memory_bank.storage import read_header
 from patchioner.base.errors import MemoryBankError, OptionError, PatchionerError, UnknownNameError
 from patchioner.base.files import atomic_path, file_sha256, write_json

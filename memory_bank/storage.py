@@ -10,7 +10,8 @@ import hashlib
 import json
 import mmap
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -19,7 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from memory_bank.rows import DTYPES, BankArrays, MappedRows, named_arrays
+from memory_bank.projection import DTYPES, BankArrays, named_arrays
 from patchioner.base.errors import CheckpointError, MemoryBankError
 from patchioner.base.files import read_json, recover_folder, write_json
 from patchioner.base.weights import write_tensors
@@ -28,6 +29,50 @@ HEADER, ARRAYS, TEXTS = "bank.json", "bank.safetensors", "texts.jsonl"
 _FORMAT = "patchioner-memory-bank"
 _OLDEST, _VERSION = 1, 2  # 1 is what only float rows need; releases that know no int8 read it
 _HASH_ROWS = 65536
+
+
+# Smaller matrices are left where they are: they are read faster the next time.
+_KEPT_BYTES, _RUN_BYTES = 512 * 2**20, 16 * 2**20
+
+
+class MappedRows:
+    """A matrix that is a view of a mapped file, of which rows can leave memory until they are read again.
+
+    Threads may share one: rows that one lets go while another reads them come back from the file. A pickle or a deep
+    copy of it is None, because the matrix, (N, dim) from byte `offset` of the file on, then has memory of its own.
+    """
+
+    def __init__(self, rows: Tensor, mapping: mmap.mmap, offset: int) -> None:
+        self.rows, self._mapping, self._offset = rows, mapping, offset
+
+    def __reduce__(self) -> tuple[type[None], tuple[()]]:
+        return type(None), ()
+
+    def release(self, start: int, stop: int) -> None:
+        """Let go of the whole pages of rows `start` to `stop`; elsewhere than on Linux nothing happens."""
+        if sys.platform != "linux":
+            return  # the same advice means something else, or nothing
+        row = self.rows.shape[1] * self.rows.element_size()
+        first = -(-(self._offset + start * row) // mmap.PAGESIZE) * mmap.PAGESIZE
+        last = (self._offset + stop * row) // mmap.PAGESIZE * mmap.PAGESIZE
+        if first < last:
+            self._mapping.madvise(mmap.MADV_DONTNEED, first, last - first)
+
+    def passing(self, slices: Iterable[slice]) -> Iterator[slice]:
+        """Yield adjoining slices of rows, and release those that have been used; below half a GiB, none."""
+        row = self.rows.shape[1] * self.rows.element_size()
+        if row * len(self.rows) < _KEPT_BYTES:
+            yield from slices
+            return
+        start = stop = 0
+        for rows in slices:
+            yield rows
+            stop = rows.stop
+            # In long runs: the system reads some way ahead, and each call costs.
+            if (stop - start) * row >= _RUN_BYTES:
+                self.release(start, stop)
+                start = stop
+        self.release(start, stop)
 
 
 class StoredTexts(Sequence[str]):

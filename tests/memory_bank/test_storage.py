@@ -17,8 +17,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from memory_bank import MemoryBank, projection
-from memory_bank import rows as bank_rows
+from memory_bank import MemoryBank, projection, storage
 from patchioner.base.errors import MemoryBankError
 
 TEXTS = ["a cat", 'two\nlines "quoted"', "élan 猫", "", "form\x0cfeed\u2028mark", "\ud800 lone"]
@@ -210,8 +209,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def _released(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows leave memory however small the bank, in runs of 4 MiB."""
-    monkeypatch.setattr(bank_rows, "_KEPT_BYTES", 0)
-    monkeypatch.setattr(bank_rows, "_RUN_BYTES", 4 * MIB)
+    monkeypatch.setattr(storage, "_KEPT_BYTES", 0)
+    monkeypatch.setattr(storage, "_RUN_BYTES", 4 * MIB)
     monkeypatch.setattr(projection, "_RELEASING_QUERIES", 3)
 
 
