@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from patchioner.base.errors import CheckpointError, DecoderError, OptionError
 from patchioner.base.files import read_json
 from patchioner.base.inference import inference_copy
-from patchioner.base.registry import Registry
+from patchioner.base.optional import Registry
 from patchioner.base.weights import AllocationLimit, Storage
 
 if TYPE_CHECKING:

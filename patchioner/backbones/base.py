@@ -19,7 +19,7 @@ from torch import Tensor
 
 from patchioner.base.errors import CheckpointError, OptionError
 from patchioner.base.files import atomic_path
-from patchioner.base.registry import Registry
+from patchioner.base.optional import Registry
 from patchioner.base.weights import write_tensors
 from patchioner.checkpoints.stored import StoredModule, WeightSource, make_part, settings_of
 from patchioner.geometry import ImageGeometry, Preprocessing, resized_size

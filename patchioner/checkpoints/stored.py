@@ -22,8 +22,7 @@ from torch import Tensor, nn
 from patchioner.base.errors import CheckpointError, OptionError, UnknownNameError
 from patchioner.base.files import read_json, write_json
 from patchioner.base.inference import inference_copy
-from patchioner.base.optional import require
-from patchioner.base.registry import Registry
+from patchioner.base.optional import Registry, require
 from patchioner.base.weights import (
     AllocationLimit,
     Storage,

@@ -25,8 +25,7 @@ from torch.nn import functional as F
 from patchioner import Patchioner
 from patchioner.backbones import PatchFeatures
 from patchioner.base.errors import CheckpointError, OptionError
-from patchioner.base.optional import require
-from patchioner.base.registry import Registry
+from patchioner.base.optional import Registry, require
 from patchioner.calibration import FloatArray, Logistic
 from patchioner.detail.text import canonical, content_words, things, with_article, word_weights
 from patchioner.detail.values import DetailRegion, Photo, Support

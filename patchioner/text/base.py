@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from patchioner.base.errors import CheckpointError, OptionError, TextError
-from patchioner.base.registry import Registry
+from patchioner.base.optional import Registry
 from patchioner.base.weights import Storage, sound_tokenizer
 from patchioner.checkpoints.stored import StoredModule, WeightSource, make_part, settings_of
 

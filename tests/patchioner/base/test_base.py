@@ -20,9 +20,8 @@ from patchioner.base.errors import (
     PatchionerError,
     UnknownNameError,
 )
-from patchioner.base.optional import require
+from patchioner.base.optional import Registry, require
 from patchioner.base.progress import progress
-from patchioner.base.registry import Registry
 
 PARENTS = {
     "RegionError": ValueError,
