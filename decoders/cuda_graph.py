@@ -1,8 +1,6 @@
 """Greedy search by CUDA graphs: steps of one fixed shape, replayed; nothing waits for the device between tokens.
 
-A batch is padded to the next power of two with copies of its first row, so that a handful of graphs serves every batch.
-Rows that have ended go on, unread, until all have: that is asked every eight tokens, since each question makes the host
-wait. On a CPU the same steps run without graphs, for tests.
+A batch is padded to a power of two, and rows that have ended go on, unread. On a CPU the steps run without graphs.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""GPT-2: behind an embedding (`PrefixGPT2`, trained by us) and as a language model behind vectors (`GPT2`).
+"""GPT-2 (Radford et al. 2019) behind an embedding (`PrefixGPT2`; Li et al. 2023, DeCap) and behind vectors (`GPT2`).
 
-Weights have GPT-2's names in the orientation of `torch.nn.Linear` (output, input); the output matrix is the token
-embedding. Sources: Radford et al. 2019 (GPT-2); Li et al. 2023 (DeCap: a linear map makes the one-token prefix).
+Weights have GPT-2's names in the orientation of `torch.nn.Linear`; the output matrix is the token embedding.
 """
 
 from __future__ import annotations

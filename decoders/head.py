@@ -1,16 +1,4 @@
-"""From the states of a network to its likeliest tokens, without ever holding all logits.
-
-The vocabulary product is most of a step; in pieces of 2,048 tokens it runs at nearly the full matrix rate, and maximum,
-sum and top come out of the cache. Where only the likeliest token is wanted, int8 candidate pruning finds it faster.
-With h = a p + r (p its 8-bit row, r what rounding left) and a vocabulary row w = c q + d likewise,
-
-    h . w - (a p) . (c q) = h . d + r . (c q), so |h . w - ac p . q| <= |h| |d| + |r| |c q|
-
-by Cauchy-Schwarz; p . q is an exact integer. Only tokens whose upper bound reaches the best lower bound can be the
-likeliest; their logits are computed in float32, in float64 where that is too coarse, and where two are closer than a
-float32 product can be trusted to order, that product is asked: both ways give the same token, always. The mean row is
-subtracted from every w first, which shifts all logits of a row equally and makes the w shorter.
-"""
+"""From the states of a network to its likeliest tokens, without ever holding all logits: a vocabulary in pieces."""
 
 from __future__ import annotations
 
@@ -232,7 +220,13 @@ def pruning_if_worth(matrix: Tensor) -> CandidatePruning | None:
 
 
 class CandidatePruning:
-    """A vocabulary matrix (vocab, width) float32, kept and not to change, in 8 bits; and what rounding took from it."""
+    """A vocabulary matrix (vocab, width) float32, kept and not to change, in 8 bits; and what rounding took from it.
+
+    With h = a p + r (p the 8-bit row of a state, r what rounding left) and w = c q + d of a token likewise,
+    |h . w - ac p . q| <= |h| |d| + |r| |c q|, where p . q is an exact integer. Tokens whose upper bound reaches the
+    best lower bound are computed in float32, and in float64 where that is too coarse. The mean row is subtracted from
+    every w first, which shifts all logits of a state equally.
+    """
 
     def __init__(self, matrix: Tensor) -> None:
         self.matrix = matrix

@@ -1,9 +1,6 @@
-"""Decoders on a language model: vectors stand before the caption, and the one loop drives the model.
+"""Decoders on a language model: vectors stand before the caption, padded at the left and masked: rows are independent.
 
-Prefixes are padded at the LEFT, masked, and positions are counted over real places only, so a row reads exactly what it
-would read alone (the published ViECap pads at the right without a mask, and its captions depend on their batch).
-Sources of the mappers: Mokady et al. 2021 (ClipCap, arXiv 2111.09734, section 3.1); Fei et al. 2023 (ViECap, arXiv
-2307.16525), whose names of the weights they have.
+Sources of the mappers: Mokady et al. 2021 (ClipCap, arXiv 2111.09734); Fei et al. 2023 (ViECap, arXiv 2307.16525).
 """
 
 from __future__ import annotations

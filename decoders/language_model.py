@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from decoders.gpt2 import GPT2
 from decoders.tokenizers import LanguageTokenizer
-from patchioner.base.errors import CheckpointError, HubError, OptionError
+from patchioner.base.errors import CheckpointError, HubError, OptionError, first_line
 from patchioner.base.optional import require
 from patchioner.base.weights import fit_weights
 
@@ -46,12 +46,12 @@ def fetch_language_model(source: str) -> tuple[nn.Module, LanguageTokenizer]:
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except OSError as error:
         raise HubError(
-            f"the language model {source!r} cannot be read: {_first_line(error)}; give the id of a model with "
+            f"the language model {source!r} cannot be read: {first_line(error)}; give the id of a model with "
             "safetensors weights, or a folder that holds one"
         ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise OptionError(
-            f"{source!r} is no causal language model that transformers can build: {_first_line(error)}"
+            f"{source!r} is no causal language model that transformers can build: {first_line(error)}"
         ) from error
     config = describe_language_model(model)
     if GPT2.understands(config):
@@ -87,7 +87,7 @@ def build_language_model(config: Mapping[str, Any], *, seed: int = 0) -> nn.Modu
             model = transformers.AutoModelForCausalLM.from_config(made, dtype=torch.float32)
     except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise CheckpointError(
-            f"no causal language model can be built from the configuration of type {kind!r}: {_first_line(error)}"
+            f"no causal language model can be built from the configuration of type {kind!r}: {first_line(error)}"
         ) from error
     built: nn.Module = model.eval()
     return built
@@ -188,10 +188,6 @@ def _check_tied(state: Mapping[str, Tensor], alias: str, name: str) -> None:
             f"{alias} and {name} differ, but the network has one tensor for both; the file is "
             "of another architecture"
         )
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
 
 
 def positions_of(model: nn.Module) -> int:

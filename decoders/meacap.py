@@ -1,7 +1,6 @@
 """The `meacap` decoder: ViECap's networks, with a hard prompt of what the nearest captions agree on.
 
-Source: Zeng et al. 2024 (MeaCap, arXiv 2403.03715). Unlike in the published code, each memory text is parsed once, and
-by default neither the parser nor the comparison of names needs a download.
+Source: Zeng et al. 2024 (MeaCap, arXiv 2403.03715); here each text is parsed once, and nothing has to be downloaded.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """The `prefix_lm` decoder: a mapper before any causal language model, which stays frozen, gets LoRA, or is trained.
 
-For people who want longer text than captions, or a language model they already have. Sources: Mokady et al. 2021
-(ClipCap: a frozen language model behind a trained prefix); Hu et al. 2021 (LoRA, arXiv 2106.09685).
+Sources: Mokady et al. 2021 (ClipCap); Hu et al. 2021 (LoRA, arXiv 2106.09685).
 """
 
 from __future__ import annotations

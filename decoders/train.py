@@ -1,7 +1,7 @@
-"""Text-only training: a decoder learns to say a text from the embedding of that text.
+"""Text-only training: a decoder learns to say a text from its embedding.
 
-Every random number comes from (seed, step) or (seed, epoch), so a run that was killed and resumed ends where an
-uninterrupted one does. Sources: Li et al. 2023 (DeCap); Nukrai et al. 2022 (CapDec: Gaussian noise on embeddings).
+Sources: Li et al. 2023 (DeCap); Nukrai et al. 2022 (CapDec: Gaussian noise on embeddings).
+Every random number comes from (seed, step) or (seed, epoch): a resumed run ends where an uninterrupted one does.
 """
 
 from __future__ import annotations

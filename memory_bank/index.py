@@ -1,7 +1,7 @@
-"""Indexes that find a query's nearest rows without looking at all of them, by FAISS: built, searched, on disk.
+"""Indexes that find a query's nearest rows without looking at all of them, by FAISS.
 
-FAISS reads its files in trust: sizes in a damaged one can end the process. So before it sees a byte, index.faiss must
-have the sha256 of index.json. That finds accidents, not malice: take an index only from whom you trust.
+FAISS reads its files in trust: before it sees a byte, index.faiss must have the sha256 of index.json. That finds
+accidents, not malice: take an index only from whom you trust.
 """
 
 from __future__ import annotations

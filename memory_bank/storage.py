@@ -1,7 +1,6 @@
 """Banks on disk: bank.json, bank.safetensors (keys, norms, counts, with int8 keys scales) and texts.jsonl.
 
-The fingerprint in bank.json is the sha256 of all arrays and texts; bank.safetensors repeats it, and bank.json has the
-sha256 of texts.jsonl too. So a bank whose files are not of one another is refused without reading the rows.
+All name the sha256 of the whole, so that files of two banks are refused without reading the rows.
 """
 
 from __future__ import annotations

@@ -1,9 +1,7 @@
 """Export of a model's backbone to ONNX (portable) or OpenVINO (fast); the result is a checkpoint like any other.
 
-The backbone becomes one graph of tensors: pixels in, tokens, CLS token and attentions out. Position embeddings of a
-photo's own grid are made by interpolation, which no runtime does to the last bit as torch does: where a network takes
-several sizes they are a second input, made by torch; a network of one size has them as constants. What this leans on
-inside timm and open_clip is checked by comparing every export with its source.
+One graph: pixels in, tokens, CLS token and attentions out. No runtime interpolates as torch does: where a network takes
+several sizes, its position embeddings are a second input. Every export is compared with its source.
 """
 
 from __future__ import annotations
@@ -18,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
@@ -36,12 +33,12 @@ from patchioner.backbones.exported import (
     Format,
     resample_positions,
 )
-from patchioner.base.errors import ExportError, OptionError, UnknownNameError
+from patchioner.base.errors import ExportError, OptionError, UnknownNameError, first_line
 from patchioner.base.files import file_sha256
+from patchioner.base.inference import quantize_rows
 from patchioner.base.optional import require
 from patchioner.base.weights import Storage
 from patchioner.checkpoints.folder import write_checkpoint
-from patchioner.checkpoints.stored import first_line
 from patchioner.geometry import Fit
 from patchioner.regions import Box, Region, WholeImage
 
@@ -58,7 +55,7 @@ _WRITERS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvin
 _MOST = 4096  # patches along a side
 # Float32 in another order of summation; quantised networks must still say the same, roughly.
 _LARGEST_RELATIVE, _LEAST_COSINE = 1e-3, 0.5
-_LEVELS, _SMALLEST = 127, 4096  # of int8; values of a matrix below which nothing is gained
+_SMALLEST = 4096  # values of a matrix below which int8 gains nothing
 
 
 class BackboneDifference(NamedTuple):
@@ -392,21 +389,13 @@ def quantise_weights(model: Any) -> Any:
         if values.ndim != 2 or values.size < _SMALLEST:
             continue
         by_rows = bool(node.get_attributes()["transpose_b"])
-        levels, scale = int8_levels(values, axis=1 if by_rows else 0)
-        stored = opset.convert(opset.constant(levels, dtype=np.int8), "f32")
-        node.input(1).replace_source_output(opset.multiply(stored, opset.constant(scale)).output(0))
+        levels, scales = quantize_rows(torch.from_numpy(values if by_rows else values.T.copy()))
+        parts = (levels, scales[:, None]) if by_rows else (levels.T, scales[None])
+        stored, scale = (opset.constant(part.contiguous().numpy()) for part in parts)
+        product = opset.multiply(opset.convert(stored, "f32"), scale)
+        node.input(1).replace_source_output(product.output(0))
     model.validate_nodes_and_infer_types()
     return model
-
-
-def int8_levels(
-    values: npt.NDArray[np.float32], *, axis: int
-) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
-    """Symmetric int8 levels of a matrix and the scales that turn them back, one for each slice along `axis`."""
-    scale = np.abs(values).max(axis=axis, keepdims=True) / np.float32(_LEVELS)
-    scale = np.where(scale < np.finfo(np.float32).tiny, np.float32(1.0), scale)
-    levels = np.clip(np.rint(values / scale), -_LEVELS, _LEVELS).astype(np.int8)
-    return levels, scale.astype(np.float32)
 
 
 def compare_backbones(

@@ -1,14 +1,7 @@
 """CLIP through open_clip as a dense backbone (`OpenClipViT`), and ProxyCLIP.
 
-CLIP is trained on its CLS token alone: the last block gathers into every token what the whole photo shows, and patches
-lose their place. Three ways out, none of which needs training, differ in what replaces the last attention:
-
-* "value": nothing; each patch keeps its own value, sent through the output projection (MaskCLIP, arXiv 2112.01071);
-* "self_self": softmax(q q^T) + softmax(k k^T), each scaled as usual, applied to the values (SCLIP, arXiv 2312.01597);
-* affinities of another backbone (`ProxyClip`).
-
-The towers are open_clip's; what this leans on beyond its public interface is tried once, when the first is made. No
-hook is registered and nothing is written into a block: threads may share it.
+In CLIP's last block patches lose their place. In place of its attention: "value", each patch's own value (MaskCLIP,
+arXiv 2112.01071); "self_self", softmax(q q^T) + softmax(k k^T) (SCLIP, arXiv 2312.01597); affinities of another backbone.
 """
 
 from __future__ import annotations

@@ -1,13 +1,7 @@
-"""DINO.txt: a frozen DINOv2 or DINOv3 and a small head that aligns its tokens with a text tower.
+"""DINO.txt's vision side (arXiv 2412.16334): a frozen DINOv2 or DINOv3, and a head that aligns its tokens with texts.
 
-The vision side of dino.txt (arXiv 2412.16334, section 3). The head is two transformer blocks and a LayerNorm over all
-tokens of the backbone. Training compares a text vector of twice the width with [CLS | mean of the patches], so the
-second half of the text's columns is the space of the patches.
-
-Established from the paper and from what users print and report: the parts and their widths (2 blocks, 1024 wide for
-ViT-L; text 2048), LayerNorm eps 1e-5 in the head, DINOv3's weights of the head under ``visual_model.head.``. Inferred,
-and not checked against the weights: that the registers pass through the head along with the patches (`registers`),
-that its blocks are not rotary for DINOv3 either, and the prefixes of DINOv2's separate file of the head.
+Inferred, and not checked against the weights: that registers pass through the head (`registers`), that its blocks are
+not rotary for DINOv3 either, and the prefixes of DINOv2's separate file of the head.
 """
 
 from __future__ import annotations

@@ -19,11 +19,11 @@ from timm.layers import resample_abs_pos_embed  # type: ignore[attr-defined]
 from torch import Tensor
 
 from patchioner.backbones.base import BACKBONES, Dense, SingleViT, preprocessing_of
-from patchioner.base.errors import CheckpointError, ExportError, OptionError
+from patchioner.base.errors import CheckpointError, ExportError, OptionError, first_line
 from patchioner.base.files import atomic_path, file_sha256, write_json
 from patchioner.base.optional import require
 from patchioner.base.weights import Storage, load_weights, save_weights
-from patchioner.checkpoints.stored import CONFIG_FILE, WEIGHTS_FILE, first_line
+from patchioner.checkpoints.stored import CONFIG_FILE, WEIGHTS_FILE
 
 Format = Literal["onnx", "openvino"]
 ExportPrecision = Literal["fp32", "bf16", "int8", "int8-bf16"]

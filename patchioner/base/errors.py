@@ -105,5 +105,10 @@ class UnknownNameError(PatchionerError, LookupError):
         return cls(f"unknown {kind} {name!r}: {hint}{listing}")
 
 
+def first_line(error: Exception) -> str:
+    """Of a library's message; theirs run to paragraphs."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def _quoted(names: Iterable[str], joint: str) -> str:
     return joint.join(repr(name) for name in names)

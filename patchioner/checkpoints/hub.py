@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING
 from safetensors import safe_open
 from torch import nn
 
-from patchioner.base.errors import HubError, UnknownNameError
+from patchioner.base.errors import HubError, UnknownNameError, first_line
 from patchioner.base.files import read_json, recover_folder
 from patchioner.base.weights import SCALE_SUFFIX
-from patchioner.checkpoints.stored import first_line
 
 if TYPE_CHECKING:
     from patchioner.checkpoints.folder import Parts

@@ -19,7 +19,7 @@ from typing import Any, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
-from patchioner.base.errors import CheckpointError, OptionError, UnknownNameError
+from patchioner.base.errors import CheckpointError, OptionError, UnknownNameError, first_line
 from patchioner.base.files import read_json, write_json
 from patchioner.base.inference import inference_copy
 from patchioner.base.optional import Registry, require
@@ -249,11 +249,6 @@ def part_of(state: Mapping[str, Tensor], prefixes: tuple[str, ...]) -> dict[str,
         if found := {k.removeprefix(prefix): t for k, t in state.items() if k.startswith(prefix)}:
             return found
     return {}
-
-
-def first_line(error: Exception) -> str:
-    """Of a library's message; their errors run to paragraphs."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def read_yaml(path: Path) -> Any:

@@ -22,6 +22,7 @@ from patchioner.base.errors import (
     MissingExtraError,
     OptionError,
     PatchionerError,
+    first_line,
 )
 from patchioner.base.optional import require
 from patchioner.detail.cache import Answer, Asked, AskedModel, CallCache, Take, clean_answer
@@ -147,16 +148,16 @@ class LocalModel(AskedModel):
                 "only local files were looked at, as the hub is out of reach; " if offline else ""
             )
             raise HubError(
-                f"the model {self.name!r} cannot be read: {_first_line(error)}; {local}give the id of a model with "
+                f"the model {self.name!r} cannot be read: {first_line(error)}; {local}give the id of a model with "
                 "safetensors weights, or a folder that holds one"
             ) from error
         except ImportError as error:
             raise MissingExtraError(
-                f"the model {self.name!r} needs a package that is not installed: {_first_line(error)}"
+                f"the model {self.name!r} needs a package that is not installed: {first_line(error)}"
             ) from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise OptionError(
-                f"{self.name!r} is no model that transformers reads as {kinds[0]} ({_first_line(error)}); code that "
+                f"{self.name!r} is no model that transformers reads as {kinds[0]} ({first_line(error)}); code that "
                 "comes with a model is never run"
             ) from error
         return network.to(self._device).eval(), processor
@@ -187,10 +188,6 @@ def _digest(folder: Path) -> str:
                 file.seek(max(ends, size - ends))
                 total.update(file.read())
     return total.hexdigest()[:16]
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
 
 
 def _prompt(tokenizer: Any, system: str, user: str) -> Any:

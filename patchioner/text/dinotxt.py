@@ -1,12 +1,7 @@
-"""DINO.txt's text tower: sentence -> vector whose second half is the space of DINOv2's or DINOv3's patch tokens.
+"""DINO.txt's text tower (arXiv 2412.16334): sentence -> vector whose second half is the space of the patch tokens.
 
-As published with dino.txt (arXiv 2412.16334; ``tet1280d20h24l``): 24 pre-norm layers, 1280 wide, 20 heads; CLIP's
-byte-pair tokens, at most 77, start and end token included; the vector of the end token goes through a linear map to
-2048 columns, [CLS | mean patch].
-
-Established from the paper and from public threads: those numbers and the names ``attention_norm``, ``ffn_norm`` and
-``feed_forward.fc1/fc2`` of a layer. Inferred, and not checked against the weights: the other names, LayerNorm eps 1e-5,
-that a layer's query-key-value map has no bias and its output map has one. A file that is otherwise is refused by name.
+Inferred, and not checked against the weights: some names, LayerNorm eps 1e-5, that query-key-value maps have no bias
+and output maps have one. A file that is otherwise is refused by name.
 """
 
 from __future__ import annotations

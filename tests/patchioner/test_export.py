@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -38,7 +37,6 @@ from patchioner.export import (
     export_backbone,
     export_model,
     exportable,
-    int8_levels,
     trace_backbone,
     trial_pictures,
 )
@@ -315,13 +313,3 @@ def test_an_export_that_computes_something_else_is_refused(
     with pytest.raises(ExportError, match="does not compute this network right"):
         export_model(model, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize("axis", [0, 1])
-def test_levels_are_within_half_a_step_of_the_values(axis: int) -> None:
-    values = np.random.default_rng(0).normal(size=(5, 7)).astype(np.float32)
-    levels, scale = int8_levels(values, axis=axis)
-    assert levels.dtype == np.int8
-    steps = np.abs(values).max(axis=axis, keepdims=True) / 127
-    assert (np.abs(levels * steps - values) <= steps * 0.501).all()
-    np.testing.assert_allclose(scale, steps, rtol=1e-6)

@@ -1,10 +1,6 @@
 """The published decoders become ours: DeCap and CapDec (`prefix_gpt2`), ViECap (`viecap`), MeaCap (`meacap`).
 
-What differs from the published code: decoding keeps keys and values and stops at the end token instead of always
-running 30 steps (the tokens up to there are the same); one token that cannot be written does not void the batch; a
-caption's score is the mean log-probability of its own tokens. MeaCap's captions are parsed by our own rules, so nothing
-need be downloaded, and no CLIP is loaded for a logit scale that cannot change which captions are nearest. What the
-published ViECap does wrong stands in `decoders.viecap`.
+The tokens up to the end token are the published ones; a caption's score is the mean log-probability of its own.
 """
 
 from __future__ import annotations
@@ -38,7 +34,7 @@ from decoders.viecap import (
     embed_entities,
 )
 from decoders.viecap import ViecapConfig as Shape
-from patchioner.base.errors import CheckpointError, OptionError
+from patchioner.base.errors import CheckpointError, OptionError, first_line
 from patchioner.base.optional import require
 from patchioner.base.weights import fit_weights, load_weights
 from patchioner.checkpoints.published.files import (
@@ -47,7 +43,7 @@ from patchioner.checkpoints.published.files import (
     as_pattern,
     base_name,
 )
-from patchioner.checkpoints.stored import as_float, first_line, read_object, read_tensors
+from patchioner.checkpoints.stored import as_float, read_object, read_tensors
 from patchioner.text import TextTower
 
 USUAL_TOKENS = 64  # of ViECap

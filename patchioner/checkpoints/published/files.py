@@ -17,11 +17,11 @@ import numpy.typing as npt
 from torch import Tensor
 
 from memory_bank import MemoryBank
-from patchioner.base.errors import CheckpointError, HubError, MemoryBankError
+from patchioner.base.errors import CheckpointError, HubError, MemoryBankError, first_line
 from patchioner.base.optional import require
 from patchioner.base.progress import progress
 from patchioner.checkpoints.hub import fetch
-from patchioner.checkpoints.stored import as_float, first_line, read_object, read_yaml
+from patchioner.checkpoints.stored import as_float, read_object, read_yaml
 
 T = TypeVar("T")
 

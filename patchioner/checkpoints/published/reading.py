@@ -15,7 +15,13 @@ from torch.nn import functional as F
 from decoders import DecodeOptions, Decoder
 from memory_bank import MemoryBank
 from patchioner.backbones import BACKBONES, Backbone, PatchFeatures
-from patchioner.base.errors import CheckpointError, HubError, MissingExtraError, OptionError
+from patchioner.base.errors import (
+    CheckpointError,
+    HubError,
+    MissingExtraError,
+    OptionError,
+    first_line,
+)
 from patchioner.base.files import file_sha256
 from patchioner.checkpoints.folder import Parts
 from patchioner.checkpoints.hub import fetch
@@ -29,7 +35,7 @@ from patchioner.checkpoints.published.files import (
     read_memory,
 )
 from patchioner.checkpoints.settings import ModelSettings
-from patchioner.checkpoints.stored import first_line, make_part
+from patchioner.checkpoints.stored import make_part
 from patchioner.regions import Weighting
 from patchioner.text import TextTower
 
