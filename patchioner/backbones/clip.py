@@ -1,7 +1,7 @@
 """CLIP through open_clip as a dense backbone (`OpenClipViT`), and ProxyCLIP.
 
 In CLIP's last block patches lose their place. In place of its attention: "value", each patch's own value (MaskCLIP,
-arXiv 2112.01071); "self_self", softmax(q q^T) + softmax(k k^T) (SCLIP, arXiv 2312.01597); affinities of another backbone.
+arXiv 2112.01071); "self_self", softmax(q q^T) + softmax(k k^T) (SCLIP, arXiv 2312.01597); another's affinities.
 """
 
 from __future__ import annotations
