@@ -25,7 +25,6 @@ from decoders.head import (
     top_tokens,
 )
 from decoders.search import StepBans
-from patchioner.base.inference import int8_product, quantize_rows
 
 # Tokens from pieces of the vocabulary equal those from all logits at once.
 
@@ -234,33 +233,3 @@ def test_neither_a_copy_nor_moved_weights_keep_the_screen_alive(
         assert few.network.candidates._made is None
     twin.network.to("cpu", torch.bfloat16)
     assert twin.network.candidates._made is None
-
-
-# What is made of a matrix: once, anew after a change, and never kept by a copy.
-
-
-# Rounding to 8 bits is symmetric, bounded and row by row; products are exact.
-
-
-def test_rounding_is_bounded_and_minds_one_row_at_a_time() -> None:
-    rows = (
-        torch.randn(20, 33, generator=torch.Generator().manual_seed(0))
-        * torch.logspace(-6, 6, 20)[:, None]
-    )
-    rows[3] = 0
-    values, scales = quantize_rows(rows)
-    assert values.dtype == torch.int8
-    assert int(values.abs().max()) == 127
-    assert bool(((values * scales[:, None] - rows).abs() <= scales[:, None] * 0.5001).all())
-    alone = quantize_rows(rows[7:8])
-    assert torch.equal(alone[0][0], values[7])
-    assert not values[3].any()
-
-
-@pytest.mark.parametrize(("n", "m", "k"), [(1, 1, 1), (1, 300, 64), (7, 33, 768), (40, 5, 3)])
-def test_products_are_exact(n: int, m: int, k: int) -> None:
-    generator = torch.Generator().manual_seed(n)
-    left = torch.randint(-127, 128, (n, k), generator=generator, dtype=torch.int8)
-    right = torch.randint(-127, 128, (m, k), generator=generator, dtype=torch.int8)
-    right[0] = left[0] = 127
-    assert torch.equal(int8_product(left, right), left.int() @ right.int().T)

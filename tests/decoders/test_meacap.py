@@ -87,14 +87,6 @@ def test_a_memory_smaller_than_the_captions_asked_for() -> None:
     assert ConceptPrompter().prompts(torch.ones(1, 2), empty) == ["There are something in image."]
 
 
-def test_captions_do_not_depend_on_the_batch() -> None:
-    decoder = make()
-    together = decoder.generate(rows(), SHORT, memory())
-    alone = [decoder.generate(row[None], SHORT, memory())[0] for row in rows()]
-    assert [one.token_ids for one in together] == [one.token_ids for one in alone]
-    assert len({one.text for one in together}) > 1
-
-
 def test_memories_are_lent_and_checked_and_settings_are_saved(tmp_path: Path) -> None:
     decoder = make(ConceptPrompter(captions=7, most=2), prompts="hard")
     first, other = (

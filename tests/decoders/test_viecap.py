@@ -132,18 +132,6 @@ def _plain(
     return found
 
 
-@pytest.mark.parametrize("options", [SHORT, DecodeOptions("beam", beam_width=5, max_tokens=12)])
-def test_a_caption_does_not_depend_on_its_batch(
-    wild: ViecapDecoder, rows: Tensor, options: DecodeOptions
-) -> None:
-    assert len({len(p) for p in wild.prefixes(rows)}) > 2
-    together = wild.generate(rows, options)
-    for row, one in zip(rows, together, strict=True):
-        (alone,) = wild.generate(row[None], options)
-        assert alone.token_ids == one.token_ids and isinstance(alone.text, str)
-    assert len({one.token_ids for one in together}) > 3
-
-
 def test_it_says_the_texts_it_was_trained_on(trained: ViecapDecoder) -> None:
     captions = trained.generate(embed_words(CORPUS), SHORT)
     right = sum(one.text == text for one, text in zip(captions, CORPUS, strict=True))

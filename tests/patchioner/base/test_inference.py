@@ -207,3 +207,12 @@ def test_a_table_multiplies_any_of_its_stretches(stretch: int, count: int) -> No
         for last in {min(first + stretch, 515), 515}:
             found = table.product(inputs, first, last)
             torch.testing.assert_close(found, expected[:, first:last], rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(("n", "m", "k"), [(1, 1, 1), (1, 300, 64), (7, 33, 768), (40, 5, 3)])
+def test_products_of_integers_are_exact(n: int, m: int, k: int) -> None:
+    generator = torch.Generator().manual_seed(n)
+    left = torch.randint(-127, 128, (n, k), generator=generator, dtype=torch.int8)
+    right = torch.randint(-127, 128, (m, k), generator=generator, dtype=torch.int8)
+    right[0] = left[0] = 127
+    assert torch.equal(inference.int8_product(left, right), left.int() @ right.int().T)
