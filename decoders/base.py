@@ -312,13 +312,9 @@ class TrainableDecoder(Decoder):
     def loss(
         self, embeddings: Tensor, tokens: Tensor, lengths: Tensor, *, label_smoothing: float = 0.0
     ) -> Tensor:
-        """Mean cross-entropy of a batch.
+        """Mean cross-entropy of a batch: (n, dim) float embeddings, (n, t) int64 tokens padded at the end, lengths.
 
-        Args:
-            embeddings: (n, embedding_dim) float.
-            tokens: (n, t) int64, padded at the end.
-            lengths: (n,) int64, real tokens of each row.
-            label_smoothing: mass spread over the whole vocabulary.
+        `label_smoothing` is the mass spread over the whole vocabulary.
         """
 
 
@@ -363,11 +359,7 @@ DECODERS: Registry[type[Decoder]] = Registry(
 
 
 def load_decoder(folder: str | Path, device: str | torch.device = "cpu") -> Decoder:
-    """Load the decoder that `Decoder.save` wrote.
-
-    Args:
-        folder: holds config.json, weights.safetensors and tokenizer.json.
-        device: elsewhere than on the CPU, what comes back is a copy for inference.
+    """Load the decoder that `Decoder.save` wrote; elsewhere than on the CPU, a copy for inference.
 
     Raises:
         CheckpointError: for a missing, damaged, foreign or unfitting file.

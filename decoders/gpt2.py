@@ -25,20 +25,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PrefixGPT2Config:
-    """Shape of the network.
+    """Shape of the network; OptionError where the numbers do not fit together.
 
     Args:
-        embedding_dim: width of the embeddings that come in.
-        vocab_size: number of tokens.
+        embedding_dim, vocab_size: width of the embeddings that come in; number of tokens.
         layers, width, heads: of the transformer; `width` is a multiple of `heads`.
         positions: longest sequence, the prefix included.
         dropout: after the embedding and each residual branch, in training only.
         layer_norm_eps: of every layer norm.
         normalize_input: embeddings are scaled to unit length first.
         emit_start: the network generates the start token first (so do the published DeCap weights).
-
-    Raises:
-        OptionError: when the numbers do not fit together.
     """
 
     embedding_dim: int
@@ -66,11 +62,7 @@ class PrefixGPT2Config:
 class KeyValueCache:
     """Keys and values of the positions already read, in one block (layers, 2, capacity, rows, heads, head_dim).
 
-    What a step adds lies together, and memory for places that are never reached is never touched.
-
-    Args:
-        like: a tensor of the block's dtype and device.
-        padding: (rows,) int64, places before each row that are not its own; None where there are none.
+    `like` has the block's dtype and device; `padding` (rows,) int64 are places before each row that are not its own.
     """
 
     def __init__(

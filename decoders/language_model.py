@@ -28,10 +28,7 @@ _TURNED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
 
 
 def fetch_language_model(source: str) -> tuple[nn.Module, LanguageTokenizer]:
-    """Read a causal language model and its tokenizer, in float32 on the CPU.
-
-    Args:
-        source: an id of the Hugging Face hub ("gpt2", "facebook/opt-125m") or a folder.
+    """Read a causal language model and its tokenizer by hub id or folder, in float32 on the CPU.
 
     Raises:
         HubError: it cannot be had, or has no safetensors weights.
@@ -65,11 +62,7 @@ def fetch_language_model(source: str) -> tuple[nn.Module, LanguageTokenizer]:
 def build_language_model(config: Mapping[str, Any], *, seed: int = 0) -> nn.Module:
     """A causal language model with random weights: our own GPT-2, or any type that `transformers` has.
 
-    Args:
-        config: JSON values; "model_type" ("gpt2", "llama", "opt" ...) and that type's settings.
-
-    Raises:
-        CheckpointError: a configuration that names no such type, or makes no sense.
+    `config` has "model_type" ("gpt2", "llama" ...) and that type's settings; CheckpointError where it makes no sense.
     """
     if not isinstance(config, Mapping) or not isinstance(config.get("model_type"), str):
         raise CheckpointError(
@@ -96,7 +89,10 @@ def build_language_model(config: Mapping[str, Any], *, seed: int = 0) -> nn.Modu
 def choose_language_model(
     given: str | Mapping[str, Any], tokenizer: LanguageTokenizer | None, *, seed: int
 ) -> tuple[nn.Module, LanguageTokenizer]:
-    """A language model by its id or folder, trained, or by a configuration, random: that needs a tokenizer."""
+    """A language model by its id or folder, trained, or by a configuration, random: which needs a tokenizer.
+
+    HubError, CheckpointError: see `fetch_language_model` and `build_language_model`.
+    """
     if isinstance(given, str):
         model, own = fetch_language_model(given)
         return model, tokenizer or own

@@ -49,7 +49,7 @@ _LORA, _BASE = "lora_", ".base_layer"
 
 @dataclass(frozen=True)
 class PrefixLMConfig:
-    """Shape of the mapper, and what of the language model is trained.
+    """Shape of the mapper, and what is trained; OptionError where a value makes no sense.
 
     Args:
         embedding_dim: width of the embeddings.
@@ -60,9 +60,6 @@ class PrefixLMConfig:
         lora_rank, lora_alpha: of the LoRA matrices.
         lora_targets: names of the layers that get them; () is what `peft` has for this type of model.
         normalize_input: embeddings are scaled to unit length first.
-
-    Raises:
-        OptionError: a value makes no sense.
     """
 
     embedding_dim: int
@@ -129,16 +126,12 @@ class PrefixLMDecoder(LanguageDecoder):
         seed: int = 0,
         **settings: Any,
     ) -> Self:
-        """A decoder with a fresh mapper, to be trained.
+        """A decoder with a fresh mapper, to be trained; errors as `choose_language_model`, and OptionError.
 
         Args:
-            language_model: a hub id or folder, trained; or a configuration ("model_type" and its settings), random,
-                which needs a `tokenizer`.
+            language_model, tokenizer: see `choose_language_model`.
             keep: store the language model "inside" the checkpoint, or only a "reference" to where it came from.
             settings: the other values of `PrefixLMConfig`.
-
-        Raises:
-            OptionError, HubError, CheckpointError: values that make no sense; a language model that cannot be had.
         """
         reference = None
         if keep == "reference":

@@ -198,10 +198,9 @@ class ClipTokenizer(TextTokenizer):
 
 
 class LanguageTokenizer:
-    """The tokenizer of a language model, with its end tokens.
+    """The tokenizer of a language model, with its end tokens; of special tokens, those alone are generated.
 
     A caption is encoded with the blank before its first word, so that a word has the same tokens wherever it stands.
-    No special token but an end token is generated.
 
     Args:
         tokenizer: a fast tokenizer; copied.

@@ -52,7 +52,7 @@ class HardPrompter(Protocol):
 
 @dataclass(frozen=True)
 class ViecapConfig:
-    """Shape of the mapping network, and how prompts are joined.
+    """Shape of the mapping network, and how prompts are joined; OptionError where a value makes no sense.
 
     Args:
         embedding_dim: width of the embeddings.
@@ -61,11 +61,7 @@ class ViecapConfig:
         mapping_layers, mapping_heads: of the mapping network.
         prompts: which prompts stand before a caption, in this order. "hard" leaves the mapping network unused.
         hard_tokens: a hard prompt of more tokens is cut.
-        entity_masking: in training, the probability of leaving an entity of the caption out of the hard prompt.
-        most_entities: in training, most entities of a hard prompt.
-
-    Raises:
-        OptionError: a value makes no sense.
+        entity_masking, most_entities: in training, the probability of leaving an entity out of the hard prompt; most.
     """
 
     embedding_dim: int
@@ -347,17 +343,13 @@ class ViecapDecoder(LanguageDecoder):
         seed: int = 0,
         **shape: Any,
     ) -> Self:
-        """A decoder with a fresh mapping network, to be trained.
+        """A decoder with a fresh mapping network, to be trained; errors as `choose_language_model`, and OptionError.
 
         Args:
-            language_model: a hub id or folder, trained; or a configuration ("model_type" and its settings), random,
-                which needs a `tokenizer`.
+            language_model, tokenizer: see `choose_language_model`.
             prompter: puts unit embeddings into words; can be set later.
             end: captions end with the language model's "own" end of text, or at a full "stop" as published.
             shape: the other values of `ViecapConfig`.
-
-        Raises:
-            OptionError, HubError, CheckpointError: values that make no sense; a language model that cannot be had.
         """
         model, tokenizer = choose_language_model(language_model, tokenizer, seed=seed)
         if end == "stop":

@@ -44,10 +44,7 @@ FILES = (storage.HEADER, storage.ARRAYS, storage.TEXTS, INDEX_HEADER, INDEX_FILE
 class Neighbours:
     """The rows of a bank nearest to each query, best first.
 
-    Args:
-        indices: (n, k) int64 row numbers.
-        similarities: (n, k) float32 cosines.
-        texts: for each query its k texts; None if the bank has no texts.
+    `indices` (n, k) int64 row numbers, `similarities` (n, k) float32 cosines, `texts` n times k, or None.
     """
 
     indices: Tensor
@@ -218,9 +215,6 @@ class MemoryBank:
         Raises:
             MissingExtraError: FAISS is not installed.
             MemoryBankError: an index of another bank.
-
-        Example:
-            >>> bank.with_index(IndexOptions("ivf")).project(queries, top_k=256)  # doctest: +SKIP
         """
         if isinstance(index, IndexOptions):
             index = BankIndex.build(self._arrays, index)
@@ -276,18 +270,9 @@ class MemoryBank:
         return _finished(means, normalize).to(_home(queries)), mass.to(_home(queries))
 
     def nearest(self, queries: Matrix, k: int) -> Neighbours:
-        """Find the k rows of highest cosine for each query.
+        """Find the k rows, 1 .. len(bank), of highest cosine for each of (n, dim) queries of any float type.
 
-        Args:
-            queries: (n, dim), any float type; left untouched.
-            k: 1 .. len(bank).
-
-        Returns:
-            Neighbours, best first; equal similarities come in any order. Counts play no part.
-
-        Raises:
-            MemoryBankError: as for `project`.
-            OptionError: k out of range.
+        Best first, equal similarities in any order; counts play no part. Errors as for `project`; OptionError: another k.
         """
         if not 1 <= k <= len(self):
             raise OptionError(f"k={k}: this bank can give 1 to {len(self)} rows")

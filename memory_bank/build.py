@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class BankOptions:
-    """How a bank is built.
+    """How a bank is built; OptionError for a number below 1.
 
     Attributes:
         sample: captions drawn at random; None takes all.
@@ -45,9 +45,6 @@ class BankOptions:
         keep_texts: keep the captions, for `explain` and for decoders that retrieve.
         dtype: precision of the rows.
         seed: of `sample` and of the k-means.
-
-    Raises:
-        OptionError: a number below 1.
     """
 
     sample: int | None = None
@@ -140,10 +137,6 @@ def build_bank_folder(
         TextError: no caption.
         MemoryBankError: embeddings of the wrong shape or not finite.
         OptionError: the folder holds something else, or another run.
-
-    Example:
-        >>> build_bank_folder(captions, tower.encode, Path("bank"), encoder=tower.config)  # doctest: +SKIP
-        MemoryBank(566,747 rows x 768, float16, with texts)
     """
     options = options or BankOptions()
     texts, counts = prepare(captions, options)
@@ -172,11 +165,7 @@ def embed_texts(
 ) -> Tensor:
     """Embeddings of texts, (N, dim) float32; shards that lie in `folder` are read, the others written.
 
-    Args:
-        unit: unit vectors, kept as fp16; False: vectors as the encoder gives them, kept as fp32.
-
-    Raises:
-        CheckpointError: a shard is damaged or of other texts.
+    `unit` vectors are kept as fp16, others as fp32. CheckpointError: a shard is damaged or of other texts.
     """
     rows = torch.empty(0)
     starts = range(0, len(texts), shard)

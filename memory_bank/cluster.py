@@ -34,9 +34,6 @@ def embed_on_ray(
     Raises:
         MissingExtraError: Ray is not installed.
         MemoryBankError: a worker failed.
-
-    Example:
-        >>> embed_on_ray(lambda: tower.encode, texts, Path("bank/unfinished"))  # doctest: +SKIP
     """
     ray, pools = require("ray", "ray"), require("ray.util.actor_pool", "ray")
     starts = range(0, len(texts), shard)

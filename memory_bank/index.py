@@ -51,12 +51,7 @@ class IndexOptions:
         seed: of the clustering into lists.
 
     Raises:
-        UnknownNameError: an unknown kind.
-        OptionError: a number below 1.
-
-    Example:
-        >>> IndexOptions().lists_for(1_000_000)
-        4000
+        UnknownNameError, OptionError: an unknown kind; a number below 1.
     """
 
     kind: IndexKind = "ivf"

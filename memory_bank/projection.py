@@ -256,13 +256,9 @@ def project(queries: Tensor, arrays: BankArrays, temperature: float) -> tuple[Te
     """`softmax(queries @ keys.T / temperature) @ values`, rows repeated by their counts, for (n, dim) unit queries.
 
     (n, dim) float32 means, and (n,) logarithms of the sums of `count * exp(cosine / temperature)` they were divided by.
-
-    One pass over the bank with the running maximum and sum of the online softmax (Milakov and
-    Gimelshein 2018): at temperature 0.01 a fixed shift would underflow.
-
-    Rows of a block that no query of the block gives a weight above 2**-24 of the smallest total
-    possible, all of them together, take no part in the second product (see `_negligible`): the sum
-    in float32 would lose them to rounding. Of captions seen by a photo most rows are such.
+    One pass over the bank with the running maximum and sum of the online softmax (Milakov and Gimelshein 2018): at
+    temperature 0.01 a fixed shift would underflow. Rows of a block that float32 would lose to rounding for every query
+    (see `_negligible`) take no part in the second product: of captions seen by a photo most rows are such.
     """
     count, dim = queries.shape
     integers = arrays.scales is not None and has_fast_int8(queries.device)

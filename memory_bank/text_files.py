@@ -62,10 +62,6 @@ def read_captions(
         TextError: the file cannot be read, is of another kind, unpacks to more than `MAX_BYTES`, or a row does not fit
             its header (its number is named).
         MissingExtraError: Parquet or zst without pyarrow.
-
-    Example:
-        >>> read_captions("captions_train2017.json")  # doctest: +SKIP
-        ['A bicycle replica with a clock as the front wheel.', ...]
     """
     source = _Source(Path(path), column, splits)
     kind = _kind(source.path)

@@ -244,12 +244,9 @@ class T5Parser:
     """Scene graphs written by a sequence-to-sequence model (about 1 GB) of transformers, greedily.
 
     Args:
-        model: hub id or folder of a T5 and its tokenizer. Read at the first `parse`, never unpickled.
+        model: hub id or folder, read at the first `parse` (MissingExtraError, HubError there), never unpickled.
         batch: most texts at a time; those of one length go together, so that no batch holds padding.
         max_tokens: most tokens read of a text and written for it; a triple cut short is left out.
-
-    Raises:
-        MissingExtraError, HubError: (at the first `parse`) no transformers, or no such model with safetensors.
     """
 
     def __init__(

@@ -76,12 +76,7 @@ class PatchFeatures:
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read what `save` wrote, onto the CPU; CheckpointError where the file is missing, damaged or another.
-
-        Example:
-            >>> features.save("photo.safetensors")  # doctest: +SKIP
-            >>> model.caption(PatchFeatures.load("photo.safetensors"))  # doctest: +SKIP
-        """
+        """Read what `save` wrote, onto the CPU; CheckpointError where the file is missing, damaged or another."""
         try:
             with safe_open(str(path), framework="pt") as file:
                 stored = json.loads((file.metadata() or {})["geometry"])
@@ -134,15 +129,10 @@ Encodable = Photo | PreparedPhoto
 
 
 def preprocess(image: Photo, settings: Preprocessing) -> tuple[Tensor, ImageGeometry]:
-    """Fit an RGB image into the backbone's input.
+    """Fit an upright RGB image into the backbone's input; one decoded at reduced scale has the original's geometry.
 
-    Args:
-        image: upright RGB, or one decoded at reduced scale, whose geometry is that of the original.
-        settings: the backbone's preprocessing.
-
-    Returns:
-        pixels (3, H, W) float32, normalised, H and W multiples of the patch size; and the geometry.
-        Resampling is Pillow's bicubic with antialiasing. Padding is 0, the mean colour.
+    Pixels (3, H, W) float32, normalised, H and W multiples of the patch size, and the geometry. Resampling is Pillow's
+    bicubic with antialiasing. Padding is 0, the mean colour.
     """
     geometry = settings.geometry(image.size)
     width, height = whole = geometry.model_size

@@ -293,9 +293,7 @@ class LastBlock:
     def patches(self, mode: DenseMode, rest: bool) -> Tensor:
         """Outputs of the patches, (B, patches, width), before the network's final norm.
 
-        Args:
-            mode: what replaces the attention, see the module; "plain" leaves it.
-            rest: keep the skip connection and the MLP.
+        `mode` is what replaces the attention, see the module; `rest` keeps the skip connection and the MLP.
         """
         query, key, value = self.query, self.key, self.value
         if mode == "value":
@@ -384,12 +382,11 @@ def pretrained_of(source: WeightSource) -> str | None:
 
 
 def fetch_model(name: str, pretrained: str, *, quick_gelu: bool) -> Any:
-    """A whole open_clip model with its weights, by tag (downloaded once, then cached) or from a file.
+    """A whole open_clip model with its weights, by tag (downloaded once, then cached) or from a file, never unpickled.
 
     Raises:
         UnknownNameError: neither a tag of this model nor a file.
-        HubError: a tag's weights cannot be fetched.
-        CheckpointError: a file does not hold weights of this model. Nothing is unpickled.
+        HubError, CheckpointError: a tag's weights cannot be fetched; a file does not hold weights of this model.
     """
     open_clip, path = require("open_clip", "clip"), Path(pretrained)
     tags = open_clip.list_pretrained_tags_by_model(name)

@@ -144,15 +144,11 @@ class DinoTxtViT(TimmNetwork):
     def read_published(
         self, vision: Mapping[str, Tensor] | None, head: Mapping[str, Tensor], *, source: str
     ) -> None:
-        """Load the weights as published, in place.
+        """Load the weights as published, in place; CheckpointError where a tensor does not fit; nothing is half loaded.
 
         Args:
             vision: the backbone's own weights, in DINOv2's or DINOv3's layout; None leaves those that are there.
             head: DINOv2's file of the vision head, or DINOv3's of head and text tower together.
-            source: where they come from, for messages.
-
-        Raises:
-            CheckpointError: a tensor is missing, left over or of another shape; nothing is half loaded.
         """
         fresh = self._fresh_head(len(self.head.blocks))
         fit_weights(fresh, part_of(head, _HEAD_PREFIXES), source=source)

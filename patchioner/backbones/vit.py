@@ -169,14 +169,9 @@ class TimmViT(TimmNetwork):
         return found._replace(tokens=tokens, cls=whole, registers=registers)
 
     def dense(self, pixels: Tensor, grid: tuple[int, int]) -> Dense:
-        """Differentiable forward pass without the head.
+        """Differentiable forward pass without the head, of (B, 3, H, W) normalised pixels on a grid (rows, columns).
 
-        Args:
-            pixels: (B, 3, H, W) normalised.
-            grid: (rows, columns) with rows * columns patch tokens.
-
-        Returns:
-            Tokens and CLS token after the network's final norm; the attentions where the last block is a plain one.
+        Tokens and CLS token after the network's final norm; the attentions where the last block is a plain one.
         """
         last, prefix = len(self.vit.blocks) - 1, int(self.vit.num_prefix_tokens)
         final, inner = self.vit.forward_intermediates(
@@ -285,13 +280,9 @@ def _try_pool(pool: Any) -> None:
 
 
 def cls_query_keys(block: Any, inputs: Tensor, prefix: int) -> tuple[Tensor, Tensor]:
-    """CLS query and patch keys of a block for which `is_plain_block`.
+    """CLS query (B, heads, 1, head width) and patch keys (B, heads, patches, head width), unscaled, of a plain block.
 
-    Args:
-        inputs: (B, prefix + patches, width), what goes into the block; the first of the prefix is the CLS token.
-
-    Returns:
-        query (B, heads, 1, head width) and keys (B, heads, patches, head width), unscaled.
+    `inputs` (B, prefix + patches, width) go into the block; the first of the prefix is the CLS token.
     """
     attention, normed = block.attn, block.norm1(inputs)
     query, keys = (

@@ -36,10 +36,6 @@ def atomic_path(path: AnyPath) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it takes `path`'s place, else it is removed.
 
     Missing parent folders are made.
-
-    Example:
-        >>> with atomic_path("weights.bin") as temporary:  # doctest: +SKIP
-        ...     temporary.write_bytes(b"...")
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -67,10 +63,6 @@ def replace_folder(path: AnyPath, owned: Collection[str] | None = None) -> Itera
 
     Raises:
         OptionError: `path` is a file, or a folder that cannot be replaced as a whole (the root of a volume).
-
-    Example:
-        >>> with replace_folder("model", owned=("config.json",)) as fresh:  # doctest: +SKIP
-        ...     write_json(fresh / "config.json", {})
     """
     target = Path(path).resolve()  # what a link names is replaced, not the link
     if target.exists() and not target.is_dir():
@@ -113,10 +105,6 @@ def folder_lock(folder: Path) -> Iterator[None]:
 
     Raises:
         OptionError: another process holds it, or it cannot be made.
-
-    Example:
-        >>> with folder_lock(Path("out")):  # doctest: +SKIP
-        ...     write_predictions()
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -295,11 +283,6 @@ class RunFolder:
         Raises:
             OptionError: the folder holds something else, another run, or this run without `resume`; another process
                 writes there.
-
-        Example:
-            >>> with RunFolder.claim(out, {"seed": 0}, resume=True, record="run.json") as run:  # doctest: +SKIP
-            ...     write_shards(run.work)
-            ...     run.finish({"rows": 3})
         """
         if root.exists() and not root.is_dir():
             raise OptionError(f"{root} is a file: name a folder to write to")

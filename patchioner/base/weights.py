@@ -151,15 +151,10 @@ class AllocationLimit(TorchFunctionMode):
 
 
 def fit_weights(module: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
-    """Load `state` into `module`, strictly: every name and every shape must fit.
-
-    Args:
-        module: changed in place only if everything fits.
-        state: name -> tensor.
-        source: where the weights come from, for the message.
+    """Load name -> tensor into a module, strictly: only if every name and every shape fits.
 
     Raises:
-        CheckpointError: names the missing, unexpected and wrong-shape tensors, with both shapes.
+        CheckpointError: names the missing, unexpected and wrong-shape tensors of the `source`, with both shapes.
     """
     wanted = module.state_dict()
     faults = []

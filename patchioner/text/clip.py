@@ -240,18 +240,14 @@ def _text_state(model: Any) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class SiglipTextSettings:
-    """Shape of a tower: everything its weights depend on; the defaults are ViT-B/16's of SigLIP 2.
+    """Shape of a tower, ViT-B/16's of SigLIP 2 by default; OptionError where the numbers do not fit together.
 
     Attributes:
-        vocabulary: pieces of the tokenizer.
-        dim: width of the embedding space.
+        vocabulary, dim: pieces of the tokenizer; width of the embedding space.
         width, layers, heads: of the transformer; its MLPs are four times as wide.
         max_tokens: length that every text is padded or cut to.
         pad_id: the token to pad with (Gemma: 0; SigLIP 1 pads with 1).
         clean: whether texts lose their punctuation and case (SigLIP 2 and 1 alike).
-
-    Raises:
-        OptionError: the numbers do not fit together.
     """
 
     vocabulary: int = 256000

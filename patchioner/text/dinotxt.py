@@ -33,7 +33,7 @@ Half = Literal["patch", "both"]
 
 @dataclass(frozen=True)
 class DinoTxtTextSettings:
-    """Shape of a tower: everything its weights depend on; the defaults are the published tower's.
+    """Shape of a tower, the published one by default; OptionError where the numbers do not fit together.
 
     Attributes:
         space: "patch" gives the second half of the columns, the space of the patch tokens; "both" gives all.
@@ -42,9 +42,6 @@ class DinoTxtTextSettings:
         width, layers, heads: of the transformer; its MLPs are four times as wide.
         max_tokens: longest text, start and end token included.
         qkv_bias: whether the query-key-value maps have a bias.
-
-    Raises:
-        OptionError: the numbers do not fit together.
     """
 
     space: Half = "patch"

@@ -144,19 +144,13 @@ class Talk2DinoTower(TextTower):
 
 
 def load_talk2dino_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """Read a published Talk2DINO projection; nothing in the file is executed.
+    """Read a published Talk2DINO projection as float32 tensors by our names; nothing in the file is executed.
 
-    Args:
-        path: a ``.pth`` of tensors by name, ``linear_layer.*`` with ``hidden_layers.0.*`` or, in older files,
-            ``linear_layer2.*``, or without either for a linear projection; or the same as safetensors.
-
-    Returns:
-        float32 tensors by our names: "project_in.weight" (width, text dim), "project_in.bias" (width), and unless the
-        projection is linear "project_out.weight" (dim, width), "project_out.bias" (dim).
+    The file, a ``.pth`` or safetensors, holds ``linear_layer.*`` and, unless the projection is linear,
+    ``hidden_layers.0.*`` (older: ``linear_layer2.*``): "project_in.*" and "project_out.*" here.
 
     Raises:
-        CheckpointError: the file is missing, cut short, holds code or something else than tensors, or a tensor is
-            missing, unexpected, not finite or of a shape that does not fit the others; the message names it.
+        CheckpointError: the file holds something else than these, or shapes that do not fit one another (named).
     """
     given = read_tensors(Path(path))
     second = next((name for name in _SECOND if f"{name}.weight" in given), _SECOND[0])

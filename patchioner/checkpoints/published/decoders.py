@@ -57,19 +57,11 @@ _TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
 def read_decap(path: Path, *, prefix_size: int | None = None, heads: int = 4) -> PrefixGPT2Decoder:
     """Read a published DeCap file (`.pt`, `.pth` or safetensors).
 
-    Args:
-        path: the state dict. Prefixes of distributed training, old files' buffers of causal masks and half precision
-            are understood.
-        prefix_size: width that its embeddings must have; None takes any.
-        heads: attention heads, which the tensors do not tell; the same in all published decoders.
-
-    Returns:
-        A decoder that generates the token ids that the published greedy loop generates up to the end token: the start
-        token first, embeddings as they come (not normalised), nothing banned.
+    It generates the token ids of the published greedy loop up to the end token: the start token first, embeddings as
+    they come, nothing banned. `prefix_size` is the width that its embeddings must have; `heads` the tensors do not tell.
 
     Raises:
-        CheckpointError: not exactly the tensors of a DeCap decoder, of one shape throughout; an output layer that is
-            not the embedding itself; a pickle that would execute something.
+        CheckpointError: not exactly the tensors of a DeCap decoder; a pickle that would execute something.
     """
     state = _without_masks(path)
     try:
@@ -132,14 +124,10 @@ def _config(state: Mapping[str, Tensor], heads: int, source: str) -> PrefixGPT2C
 def read_viecap(
     files: PublishedFiles, config: ViecapConfig, tower: TextTower | None, *, dim: int
 ) -> ViecapDecoder:
-    """Read a published ViECap decoder.
+    """Read a published ViECap decoder for embeddings of width `dim`, with the `viecap` part of a config.
 
-    Args:
-        files: around the config: the decoder's file, a vocabulary, and a folder of the language model's configuration
-            and tokenizer (named like `language_model`), which are else fetched from the hub.
-        config: the `viecap` part of the config.
-        tower: embeds the entities where no file has their embeddings.
-        dim: width of the region embeddings.
+    Beside the config are the decoder's file, a vocabulary, and a folder of the language model's configuration and
+    tokenizer, else fetched from the hub; `tower` embeds the entities where no file has their embeddings.
 
     Raises:
         CheckpointError: a file is missing, damaged, or does not fit the others.
@@ -241,11 +229,7 @@ def _language_model(files: PublishedFiles, name: str) -> tuple[dict[str, Any], L
 
 
 def read_meacap(files: PublishedFiles, config: ViecapConfig, *, dim: int) -> MeacapDecoder:
-    """Read a published MeaCap decoder; its captions come with the model's memory bank (`read_memory`).
-
-    Raises:
-        CheckpointError: see `read_viecap`.
-    """
+    """Read a published MeaCap decoder as `read_viecap`; its captions are the model's memory bank (`read_memory`)."""
     assert config.meacap is not None, "asked for by the caller"
     network, tokenizer, shape = read_network(files, config, dim=dim)
     return MeacapDecoder(
@@ -259,12 +243,8 @@ def read_entities(
     """m names, and their (m, dim) float32 embeddings, of a ViECap model's vocabulary.
 
     The embeddings come from a file beside the config (`*embeddings*.safetensors`, or the published `.pickle`, of which
-    nothing but a tensor is read), else from the text tower. Those are close to the published ones and not equal:
-    which sentences were averaged there is not known.
-
-    Raises:
-        CheckpointError: neither file nor text tower; a file of another width or number of rows; a pickle that would
-            execute something; names that are not COCO's and not in a file.
+    nothing but a tensor is read), else from the text tower: close to the published ones and not equal. CheckpointError:
+    neither; a file that does not fit; names that are not COCO's and not in a file.
     """
     names, patterns = _names(files, config), _patterns(config)
     found = files.any_of(patterns)

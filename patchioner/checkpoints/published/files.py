@@ -334,17 +334,13 @@ def find_bank(files: PublishedFiles, config: PublishedConfig) -> Path:
 
 
 def read_bank(path: Path, *, unit_rows: bool = False, dim: int | None = None) -> MemoryBank:
-    """Read a published HDF5 bank.
+    """Read a published HDF5 bank, in float32, with its texts and without rows of zero norm (an unfilled rest).
 
     Args:
         path: one dataset `*-embeddings`, (N, width) float, and one `*-text`, N strings of UTF-8.
         unit_rows: scale every row to unit length, as the published code does for models whose name lacks "dinov2".
             Otherwise rows keep their lengths, by which they weigh in a projection.
         dim: width that the rows must have; None takes any. Of DINO.txt's 2,048 columns the second half is taken.
-
-    Returns:
-        A float32 bank without the rows of zero norm (an unfilled rest) and their texts. Rows are copied in blocks from
-        the file, so the bank is held once.
 
     Raises:
         MemoryBankError: a file that is cut short, foreign, of another width, or whose texts do not fit.

@@ -183,11 +183,7 @@ def read_backbone(
     """The backbone that a config names; a file of its weights beside the config is preferred to a download.
 
     `mode` is "stretch" to a square, with which all published numbers were made, or "crop", as in the usage example on
-    the hub, for which resize_dim and crop_dim must be equal.
-
-    Raises:
-        CheckpointError: a name that is not supported, weights that are nowhere to be had or do not fit, or an input
-            size that is no multiple of the patch size.
+    the hub. CheckpointError: a name, a size or weights that cannot be had or do not fit.
     """
     source = str(files.config)
     if mode == "crop" and config.resize_dim != config.crop_dim:
