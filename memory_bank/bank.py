@@ -272,7 +272,7 @@ class MemoryBank:
     def nearest(self, queries: Matrix, k: int) -> Neighbours:
         """Find the k rows, 1 .. len(bank), of highest cosine for each of (n, dim) queries of any float type.
 
-        Best first, equal similarities in any order; counts play no part. Errors as for `project`; OptionError: another k.
+        Best first, equal ones in any order; counts play no part. Errors as for `project`; OptionError: another k.
         """
         if not 1 <= k <= len(self):
             raise OptionError(f"k={k}: this bank can give 1 to {len(self)} rows")

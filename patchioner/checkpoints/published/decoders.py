@@ -58,7 +58,7 @@ def read_decap(path: Path, *, prefix_size: int | None = None, heads: int = 4) ->
     """Read a published DeCap file (`.pt`, `.pth` or safetensors).
 
     It generates the token ids of the published greedy loop up to the end token: the start token first, embeddings as
-    they come, nothing banned. `prefix_size` is the width that its embeddings must have; `heads` the tensors do not tell.
+    they come, nothing banned. `prefix_size` is the width of its embeddings; `heads` the tensors do not tell.
 
     Raises:
         CheckpointError: not exactly the tensors of a DeCap decoder; a pickle that would execute something.
