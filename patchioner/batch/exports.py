@@ -8,22 +8,24 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any, TextIO, cast
-from xml.sax.saxutils import XMLGenerator
+from typing import Any, TextIO
+from xml.etree import ElementTree
+from xml.etree.ElementTree import Element, SubElement
 
 from patchioner.base.errors import OptionError, UnknownNameError
 from patchioner.base.files import atomic_path
 from patchioner.batch.rows import Row
 
 WHOLE = "whole_image"
+BESIDE = ("txt", "json", "xmp")
 _UNFIT = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # for XML 1.0
 _XMP = {
-    "x": "adobe:ns:meta/",
-    "rdf": "http://www.w3.org/1999/02/22-rdf-syntax-ns#",
-    "dc": "http://purl.org/dc/elements/1.1/",
-    "mwg-rs": "http://www.metadataworkinggroup.com/schemas/regions/",
-    "stDim": "http://ns.adobe.com/xap/1.0/sType/Dimensions#",
-    "stArea": "http://ns.adobe.com/xmp/sType/Area#",
+    "xmlns:x": "adobe:ns:meta/",
+    "xmlns:rdf": "http://www.w3.org/1999/02/22-rdf-syntax-ns#",
+    "xmlns:dc": "http://purl.org/dc/elements/1.1/",
+    "xmlns:mwg-rs": "http://www.metadataworkinggroup.com/schemas/regions/",
+    "xmlns:stDim": "http://ns.adobe.com/xap/1.0/sType/Dimensions#",
+    "xmlns:stArea": "http://ns.adobe.com/xmp/sType/Area#",
 }
 _FIFTYONE = "fiftyone.core.fields.EmbeddedDocumentField(fiftyone.core.labels.{})"
 Entry = dict[str, Any]
@@ -37,9 +39,9 @@ def export(rows: Iterable[Row], to: str, out: str | os.PathLike[str], *, prefix:
     Args:
         rows: finished ones, as `read_rows` gives them; all are held, about 1 KiB each.
         to: a key of `EXPORTS`; docs/batch.md says what each holds.
-        out: the file; of "txt", "json" and "xmp" the folder that gets a file for each photo, at its name with another
+        out: the file; of those in `BESIDE` the folder that gets a file for each photo, at its name with another
             suffix: given the photos' own folder, beside them.
-        prefix: put before the names of photos, such as "/data/local-files/?d=" for Label Studio.
+        prefix: put before the names of photos inside a file, such as "/data/local-files/?d=" for Label Studio.
 
     Returns:
         How many rows the form has no place for: without text or box, or about regions where it is of whole photos.
@@ -55,7 +57,7 @@ def export(rows: Iterable[Row], to: str, out: str | os.PathLike[str], *, prefix:
     """
     if to not in EXPORTS:
         raise UnknownNameError.among("export", to, EXPORTS)
-    return EXPORTS[to](photos_of(rows, prefix), Path(out))
+    return EXPORTS[to](photos_of(rows, "" if to in BESIDE else prefix), Path(out))
 
 
 def photos_of(rows: Iterable[Row], prefix: str = "") -> Photos:
@@ -117,9 +119,12 @@ def _boxed(row: Row, categories: _Ids) -> Entry | None:
     kept = carried if carried.keys() & {"bbox", "segmentation"} else {}
     if kept.pop("bbox_mode", None) is not None:
         kept.pop("bbox", None)
-    said = {"caption": row.text, "score": row.score, "confidence": row.confidence}
+    if "caption" in kept:
+        kept["source_caption"] = kept.pop("caption")
+    # "score" is a detector's, which may have come with it.
+    said = {"caption": row.text, "caption_score": row.score, "caption_confidence": row.confidence}
     whole = {"segmentation": [], "iscrowd": 0, **box, **kept, "category_id": category}
-    return whole | _given({**said, "error": row.error})
+    return whole | _given({**said, "caption_error": row.error})
 
 
 def _said(row: Row, categories: _Ids) -> Entry | None:
@@ -147,21 +152,15 @@ def _results(row: Row, size: Size | None) -> Iterator[Entry]:
     if row.kind != WHOLE:
         if box is None or size is None:
             return
-        where = {
-            key: 100 * one for key, one in zip(("x", "y", "width", "height"), box, strict=True)
-        }
-        where["rotation"] = 0
+        x, y, width, height = (100 * share for share in box)
+        where = {"x": x, "y": y, "width": width, "height": height, "rotation": 0}
         common |= {"original_width": size[0], "original_height": size[1], "image_rotation": 0}
         kind, tag = ("rectangle", "box") if row.category is None else ("rectanglelabels", "label")
         named = {} if row.category is None else {"rectanglelabels": [row.category]}
         yield {**common, "from_name": tag, "type": kind, "value": {**where, **named}}
     if words:
-        yield {
-            **common,
-            "from_name": "caption",
-            "type": "textarea",
-            "value": {**where, "text": words},
-        }
+        said = {"from_name": "caption", "type": "textarea", "value": {**where, "text": words}}
+        yield common | said
 
 
 def _fiftyone(name: str, rows: list[Row]) -> Iterator[Entry | None]:
@@ -198,31 +197,28 @@ def _cvat(photos: Photos, out: Path) -> int:
     """CVAT for images 1.1: boxes and tags with the attributes caption, confidence and annotation_id."""
     left = 0
     with _text(out) as stream:
-        xml = _Xml(stream)
-        with xml("annotations"):
-            xml.leaf("version", "1.1")
-            for number, (name, rows) in enumerate(photos):
-                width, height = _size(rows) or (0, 0)
-                with xml("image", id=number, name=name, width=width, height=height):
-                    left += sum(not _cvat_shape(xml, row) for row in rows)
+        stream.write("<annotations>\n<version>1.1</version>\n")
+        for number, (name, rows) in enumerate(photos):
+            width, height = _size(rows) or (0, 0)
+            image = _inside(None, "image", id=number, name=name, width=width, height=height)
+            left += sum(not _cvat_shape(image, row) for row in rows)
+            stream.write(ElementTree.tostring(image, encoding="unicode") + "\n")
+        stream.write("</annotations>\n")
     return left
 
 
-def _cvat_shape(xml: _Xml, row: Row) -> bool:
-    is_whole = row.kind == WHOLE
-    if row.text is None if is_whole else row.bbox is None:
+def _cvat_shape(image: Element, row: Row) -> bool:
+    if row.kind == WHOLE and row.text is not None:
+        shape = _inside(image, "tag", label=row.category or "photo", source="auto")
+    elif row.kind != WHOLE and row.bbox is not None:
+        edges = dict(zip(("xtl", "ytl", "xbr", "ybr"), row.bbox, strict=True))
+        where: Entry = {"occluded": 0, **edges, "z_order": 0}
+        shape = _inside(image, "box", label=row.category or "region", source="auto", **where)
+    else:
         return False
-    where = dict(zip(("xtl", "ytl", "xbr", "ybr"), row.bbox or (), strict=False))
-    place = {} if is_whole else {"occluded": 0, **where, "z_order": 0}
-    label = row.category or ("photo" if is_whole else "region")
-    with xml("tag" if is_whole else "box", label=label, source="auto", **place):
-        told = {
-            "caption": row.text,
-            "confidence": row.confidence,
-            "annotation_id": row.annotation_id,
-        }
-        for name, value in _given(told).items():
-            xml.leaf("attribute", value, name=name)
+    told = {"caption": row.text, "confidence": row.confidence, "annotation_id": row.annotation_id}
+    for name, value in _given(told).items():
+        _inside(shape, "attribute", value, name=name)
     return True
 
 
@@ -241,45 +237,36 @@ def _json(rows: list[Row], stream: TextIO) -> int:
 
 def _xmp(rows: list[Row], stream: TextIO) -> int:
     """dc:description, and regions as the Metadata Working Group defines them."""
-    size, xml = _size(rows), _Xml(stream)
+    size, meta = _size(rows), _inside(None, "x:xmpmeta", **_XMP)
+    about = _inside(_inside(meta, "rdf:RDF"), "rdf:Description", **{"rdf:about": ""})
     places = [(row, box) for row in rows if row.kind != WHOLE and (box := _shares(row, size))]
     texts = [row.text for row in rows if row.kind == WHOLE and row.text is not None][:1]
-    spaces = {f"xmlns:{name}": address for name, address in _XMP.items()}
-    with xml("x:xmpmeta", **spaces), xml("rdf:RDF"), xml("rdf:Description", **{"rdf:about": ""}):
-        for text in texts:
-            with xml("dc:description"), xml("rdf:Alt"):
-                xml.leaf("rdf:li", text, **{"xml:lang": "x-default"})
-        if places and size is not None:
-            with xml("mwg-rs:Regions", **{"rdf:parseType": "Resource"}):
-                pixels = {"stDim:w": size[0], "stDim:h": size[1], "stDim:unit": "pixel"}
-                xml.leaf("mwg-rs:AppliedToDimensions", **pixels)
-                with xml("mwg-rs:RegionList"), xml("rdf:Bag"):
-                    for row, (x, y, width, height) in places:
-                        middle = {"stArea:x": x + width / 2, "stArea:y": y + height / 2}
-                        sides = {"stArea:w": width, "stArea:h": height, "stArea:unit": "normalized"}
-                        told = {"mwg-rs:Name": row.category, "mwg-rs:Description": row.text}
-                        with xml("rdf:li"), xml("rdf:Description", **_given(told)):
-                            xml.leaf("mwg-rs:Area", **middle, **sides)
+    for text in texts:
+        choices = _inside(_inside(about, "dc:description"), "rdf:Alt")
+        _inside(choices, "rdf:li", text, **{"xml:lang": "x-default"})
+    if places and size is not None:
+        regions = _inside(about, "mwg-rs:Regions", **{"rdf:parseType": "Resource"})
+        pixels = {"stDim:w": size[0], "stDim:h": size[1], "stDim:unit": "pixel"}
+        _inside(regions, "mwg-rs:AppliedToDimensions", **pixels)
+        bag = _inside(_inside(regions, "mwg-rs:RegionList"), "rdf:Bag")
+        for row, (x, y, width, height) in places:
+            told = {"mwg-rs:Name": row.category, "mwg-rs:Description": row.text}
+            entry = _inside(_inside(bag, "rdf:li"), "rdf:Description", **_given(told))
+            middle = {"stArea:x": x + width / 2, "stArea:y": y + height / 2}
+            sides = {"stArea:w": width, "stArea:h": height, "stArea:unit": "normalized"}
+            _inside(entry, "mwg-rs:Area", **middle, **sides)
+    stream.write(ElementTree.tostring(meta, encoding="unicode") + "\n")
     return len(rows) - len(places) - len(texts)
 
 
-class _Xml:
-    """Writes elements; what no XML may hold becomes a sign."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._writer = XMLGenerator(cast(Any, stream), "utf-8", short_empty_elements=True)
-        self._writer.startDocument()
-
-    @contextmanager
-    def __call__(self, element: str, /, **attributes: object) -> Iterator[None]:
-        fit: Any = {key: _fit(one) for key, one in attributes.items()}
-        self._writer.startElement(element, fit)
-        yield
-        self._writer.endElement(element)
-
-    def leaf(self, element: str, text: object = "", /, **attributes: object) -> None:
-        with self(element, **attributes):
-            self._writer.characters(_fit(text))
+def _inside(
+    parent: Element | None, element: str, text: object = "", /, **attributes: object
+) -> Element:
+    """A new element; what no XML may hold becomes a sign."""
+    told = {key: _fit(one) for key, one in attributes.items()}
+    found = Element(element, told) if parent is None else SubElement(parent, element, told)
+    found.text = _fit(text)
+    return found
 
 
 def _fit(value: object) -> str:

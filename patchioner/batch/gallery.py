@@ -20,7 +20,7 @@ _SIDE = 320  # pixels of the longer side of a thumbnail
 _CSS = """
 :root { color-scheme: light dark; }
 body { margin: 1rem; font: 1rem/1.4 system-ui, sans-serif; overflow-wrap: anywhere; }
-main { display: grid; grid-template-columns: repeat(auto-fill, minmax(18rem, 1fr)); gap: 1rem; }
+main { display: grid; grid-template-columns: repeat(auto-fill, minmax(18rem, 1fr)); gap: 1rem; align-items: start; }
 article { border: 1px solid #8888; border-radius: .4rem; padding: .5rem; } h2 { font-size: .9rem; margin: 0 0 .4rem; }
 svg { width: 100%; height: auto; display: block; background: #8883; } ol { padding-left: 1.6rem; margin: .4rem 0 0; }
 rect { fill: none; stroke: #000; stroke-width: 5; vector-effect: non-scaling-stroke; }
@@ -50,6 +50,8 @@ def write_gallery(
 ) -> int:
     """Write the page, atomically. A photo is as sure as the least sure of its captions.
 
+    They are sorted by confidence, or by score where no row has a confidence.
+
     Args:
         rows: finished ones.
         photos: (name as in the rows, the photo or None), in any order; one without a picture is shown by its texts.
@@ -73,10 +75,14 @@ def write_gallery(
             pictures[name] = _thumbnail(source)
         if len(pictures) == len(shown):
             break
-    cards = [_card(at, *one, pictures.get(one[0])) for at, one in enumerate(shown.items())]
+    calibrated = any(row.confidence is not None for one in shown.values() for row in one)
+    by = "confidence" if calibrated else "score"
+    cards = [
+        _card(at, name, own, pictures.get(name), [getattr(row, by) for row in own])
+        for at, (name, own) in enumerate(shown.items())
+    ]
     with atomic_path(out) as temporary:
-        page = _page(cards).encode("utf-8")
-        temporary.write_bytes(page)
+        temporary.write_text(_page(cards), encoding="utf-8")
     return len(cards)
 
 
@@ -103,8 +109,10 @@ def _page(cards: list[Markup]) -> str:
     return f"<!DOCTYPE html>\n{element('html', head, body, lang='en')}\n"
 
 
-def _card(place: int, name: str, rows: list[Row], picture: str | None) -> Markup:
-    known = [row.confidence for row in rows if row.confidence is not None]
+def _card(
+    place: int, name: str, rows: list[Row], picture: str | None, values: list[float | None]
+) -> Markup:
+    known = [value for value in values if value is not None]
     size = next(((row.width, row.height) for row in rows if row.width and row.height), None)
     drawn = None if size is None or picture is None else _drawn(name, rows, picture, size)
     listed = element("ol", map(_line, rows))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from patchioner.base.errors import OptionError, UnknownNameError
-from patchioner.batch.exports import EXPORTS, export
+from patchioner.batch.exports import BESIDE, EXPORTS, export
 from patchioner.batch.job import Report, run
 from patchioner.batch.sinks import read_rows, run_folder
 from patchioner.batch.sources import Reading, open_source
@@ -53,7 +53,9 @@ def add_batch_arguments(parser: argparse.ArgumentParser) -> None:
     add("--min-confidence", type=spelling.number(0, 1), metavar="P", help=least)
     add("--profile", action="store_true", help="the rate beside that of the backbone alone")
     add = parser.add_argument_group("other forms of the rows, once all are there").add_argument
-    forms = f"also for other tools: {', '.join(EXPORTS)}; the last three a file beside each photo of the folder PATH"
+    forms = (
+        f"{', '.join(EXPORTS)}; of {', '.join(BESIDE)} a file for each photo, in the folder PATH"
+    )
     add("--export", action="append", type=_export, metavar="FORM=PATH", default=[], help=forms)
     add("--prefix", default="", metavar="TEXT", help="in front of the photos' names in --export")
     page = "photos, regions and captions on a page, sorted by confidence"

@@ -54,8 +54,8 @@ def test_coco_brings_back_what_came(tmp_path: Path) -> None:
         "area": 1500,
         "iscrowd": 0,
         "caption": ROWS[0].text,
-        "score": -0.5,
-        "confidence": 0.9,
+        "caption_score": -0.5,
+        "caption_confidence": 0.9,
     }
     assert second["bbox"] == [0, 0, 25, 20] and second["category_id"] != 17 and second["id"] != 7
     assert third["image_id"] == images["sub/b.png"]["id"]
@@ -136,7 +136,7 @@ def test_files_beside_the_photos(tmp_path: Path) -> None:
     assert export(ROWS, "json", tmp_path) == 0
     assert [Row.from_dict(one) for one in load(tmp_path / "a.json")] == ROWS[:3]
     twice = [ROWS[3], replace(ROWS[3], photo="sub/b.jpg", text="a lane")]
-    export(twice, "txt", tmp_path)
+    export(twice, "txt", tmp_path, prefix="/not/here/")
     assert (tmp_path / "sub" / "b.jpg.txt").read_text(encoding="utf-8") == "a lane\n"
 
 
