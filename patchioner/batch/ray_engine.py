@@ -8,6 +8,8 @@ from typing import Any
 from patchioner.base.optional import require
 from patchioner.batch.job import Job, Report, Worker
 
+_CPUS = 2  # of each worker: one encodes while the other decodes
+
 
 class _Actor:
     """One process of the pool: a worker, which loads its own model."""
@@ -39,7 +41,9 @@ def work_on_ray(job: Job, *, workers: int | None = None, gpus: float = 0.0) -> R
         ray.init()
     found = ray.cluster_resources()
     gpus = gpus or float(found.get("GPU", 0) > 0)
-    count = workers or int(found.get("GPU", 0) / gpus if gpus else max(1, found.get("CPU", 1) // 2))
+    count = workers or int(
+        found.get("GPU", 0) / gpus if gpus else max(1, found.get("CPU", 1) // _CPUS)
+    )
     started = time.perf_counter()
     first = Worker(job)  # begins the run, and finds what is left
     left = first.pending()
@@ -52,6 +56,7 @@ def work_on_ray(job: Job, *, workers: int | None = None, gpus: float = 0.0) -> R
             _Actor,
             fn_constructor_args=(job,),
             compute=data.ActorPoolStrategy(size=min(count, len(left))),
+            num_cpus=_CPUS,
             num_gpus=gpus,
         )
         for row in done.iter_rows():

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from patchioner import Box, Patchioner
+from patchioner.base.errors import OptionError
+from patchioner.batch import Captioner
+
+BOX = [5, 4, 45, 34]
+
+
+def test_columns_are_added_to_a_batch(photos: Path, model: Patchioner) -> None:
+    batch = {"image": np.array([str(photos / "a.png"), str(photos / "notes.txt")]), "id": [1, 2]}
+    found = Captioner(model)(batch)
+    assert found["caption"] == [model.caption(photos / "a.png")[0].text, None]
+    assert found["id"] == [1, 2] and found["error"][0] is None
+    assert found["error"][1].startswith("ImageError")
+
+
+def test_boxes_have_a_caption_each(photos: Path, model: Patchioner) -> None:
+    data = (photos / "a.png").read_bytes()
+    batch = {
+        "jpg": [{"bytes": data, "path": None}] * 3,
+        "boxes": [[BOX, [200, 0, 210, 5]], [], np.array([BOX])],
+    }
+    found = Captioner(model, image="jpg", boxes="boxes")(batch)
+    (caption,) = model.caption(photos / "a.png", [Box(*BOX)])
+    assert found["caption"] == [[caption.text, None], [], [caption.text]]
+    assert [len(one) for one in found["score"]] == [2, 0, 1]
+    with pytest.raises(OptionError, match="boxes"):
+        Captioner(model, boxes="boxes")({"image": []})
+
+
+def test_it_maps_a_dataset(photos: Path, model: Patchioner) -> None:
+    datasets = pytest.importorskip("datasets")
+    rows = datasets.Dataset.from_dict({"image": [str(photos / "a.png")]})
+    (row,) = rows.map(
+        Captioner(model), batched=True, load_from_cache_file=False, new_fingerprint="x"
+    )
+    assert row["caption"] == model.caption(photos / "a.png")[0].text

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from patchioner.batch import Reading, read_rows, run
+
+ray = pytest.importorskip("ray", reason="the extra 'ray' is not installed")
+pytestmark = pytest.mark.filterwarnings("ignore")  # of Ray's own
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """Room for two workers, which find this checkout."""
+    here = str(Path(__file__).parents[3])
+    ray.init(
+        num_cpus=4,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+        runtime_env={"env_vars": {"PYTHONPATH": here}},
+    )
+    yield
+    ray.shutdown()
+
+
+def lines(out: Path) -> list[str]:
+    return sorted(json.dumps(row.to_dict()) for row in read_rows(out))
+
+
+def workers() -> list[int]:
+    """Processes of Ray that run our actor."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            is_ours = b"ray::MapWorker(Map(_Actor))" in path.read_bytes()
+        except OSError:  # it is gone
+            continue
+        if is_ours:
+            found.append(int(path.parent.name))
+    return found
+
+
+def test_shards_on_ray_are_those_of_a_local_run_though_a_worker_is_killed(
+    cluster: None, photos: Path, checkpoint: str, tmp_path: Path
+) -> None:
+    given: Any = {"reading": Reading(str(tmp_path / "coco.json")), "shards": 6, "model": checkpoint}
+    run(photos, tmp_path / "local", **given)
+    run(photos, tmp_path / "ray", **given)
+    for number in (0, 2, 3, 4, 5):  # begun locally, finished on Ray
+        (tmp_path / "ray" / f"{number:06d}.parquet").unlink()
+    killed: list[int] = []
+    finished = threading.Event()
+
+    def kill() -> None:
+        while not killed and not finished.wait(0.05):
+            for pid in workers()[:1]:
+                killed.append(pid)
+                os.kill(pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        report = run(photos, tmp_path / "ray", engine="ray", **given)
+    finally:
+        finished.set()
+        killer.join()
+    assert report.status == 0 and lines(tmp_path / "ray") == lines(tmp_path / "local")
+    assert killed
+    assert run(photos, tmp_path / "ray", **given).photos == 0

@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from patchioner.base.errors import ImageError, OptionError, PatchionerError
+from patchioner.batch.asked import Asked
+from patchioner.batch.sources import Lazy, Reading, Sample, Source, open_source
+from patchioner.geometry import fit_image
+from patchioner.regions import Box
+from tests.support.tiny import noise_photo
+
+GEOMETRY = fit_image((96, 64), mode="stretch", size=64, patch_size=16)
+
+
+def png(seed: int = 0) -> bytes:
+    stream = io.BytesIO()
+    noise_photo(seed=seed).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def samples(source: Source) -> list[Sample]:
+    return list(source.samples(source.keys()))
+
+
+def names(source: Source) -> list[str]:
+    return [one.photo for one in samples(source)]
+
+
+def boxes(sample: Sample) -> list[Any]:
+    return Asked([sample], whole=False).regions(GEOMETRY)
+
+
+def test_a_folder_is_gone_through_and_links_are_followed_once(photos: Path) -> None:
+    (photos / "sub" / "loop").symlink_to(photos)
+    (photos / "gone.jpg").symlink_to(photos / "nowhere")
+    (photos / "thumbnails").mkdir()
+    (photos / "thumbnails" / "a.png").write_bytes(b"small")
+    source = open_source(photos)
+    assert names(source) == [
+        "a.png",
+        "b.png",
+        "c.png",
+        "e.png",
+        "gone.jpg",
+        "sub/a.png",
+        "sub/d.png",
+    ]
+    assert source.left_out == {".txt": 1}
+
+
+@pytest.mark.parametrize(
+    ("place", "found"),
+    [
+        ("photos/**/a.png", ["a.png", "sub/a.png"]),
+        ("photos/[bc].png", ["b.png", "c.png"]),
+        ("photos/a.png", ["a.png"]),
+        ("list.txt", ["photos/b.png", "photos/sub/a.png"]),
+        ("photos/coco.json", ["a.png", "b.png", "c.png", "sub/a.png", "sub/d.png", "e.png"]),
+    ],
+)
+def test_what_a_source_may_be(
+    place: str, found: list[str], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "list.txt").write_text("photos/b.png\nphotos/sub/a.png\n\nphotos/b.png\n")
+    (photos / "coco.json").write_bytes((tmp_path / "coco.json").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    assert names(open_source(place)) == names(open_source(tmp_path / place)) == found
+
+
+def test_regions_may_lie_in_a_file_for_each_photo(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "regions" / "sub").mkdir(parents=True)
+    for name in ("a", "sub/a"):
+        entry = {"box": [1, 2, 30, 40 + len(name)], "id": name}
+        (tmp_path / "regions" / f"{name}.json").write_text(json.dumps({"regions": [entry]}))
+    found = samples(open_source(photos, Reading(str(tmp_path / "regions"))))
+    assert [one.photo for one in found if one.error is None] == ["a.png", "sub/a.png"]
+    assert boxes(found[4]) == [Box(1, 2, 30, 45)]
+
+
+def test_a_url_is_a_source(photos: Path) -> None:
+    fsspec: Any = pytest.importorskip("fsspec")
+    memory = fsspec.filesystem("memory")
+    memory.pipe({f"/store/{n}/{n}.png": png(n) for n in range(2)} | {"/store/x.tar": tar()})
+    for place in ("memory://store", "memory://store/*/*.png"):
+        found = samples(open_source(place))
+        assert [one.photo for one in found] == ["0/0.png", "1/1.png"]
+        assert isinstance(found[1].image, Lazy) and found[1].image.read() == png(1)
+    (one, _) = samples(open_source("memory://store/x.tar"))
+    assert isinstance(one.image, Lazy) and one.image.read() == png(1)
+    with pytest.raises(OptionError, match="nosuch"):
+        open_source("nosuch://bucket")
+
+
+def tar() -> bytes:
+    """Two samples: one with regions and a text beside it, one without."""
+    beside = {"regions": [{"box": [1, 2, 30, 40], "id": 5}], "mood": "calm"}
+    members = {
+        "x/1.png": png(1), "x/1.json": json.dumps(beside).encode(), "x/1.txt": b"one",
+        "x/._2.png": b"macOS", "x/2.png": png(2), "x/3.txt": b"no photo",
+    }  # fmt: skip
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as file:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            file.addfile(info, io.BytesIO(data))
+    return stream.getvalue()
+
+
+def test_a_tar_of_webdataset(tmp_path: Path) -> None:
+    (tmp_path / "0.tar").write_bytes(tar())
+    one, two = samples(open_source(tmp_path))
+    assert (one.photo, two.photo) == ("0.tar/x/1.png", "0.tar/x/2.png")
+    assert one.source["txt"] == "one" and one.source["json"]["mood"] == "calm"
+    assert boxes(one) == [Box(1, 2, 30, 40)] and len(boxes(two)) == 1
+
+
+def test_a_broken_tar_is_an_error_beside_what_it_has(tmp_path: Path) -> None:
+    (tmp_path / "0.tar").write_bytes(tar()[: tar().index(b"x/3.txt")])  # between two files
+    (tmp_path / "1.tar").write_bytes(b"no tar" * 500)
+    (tmp_path / "2.tar.gz").write_bytes(b"")
+    found = samples(open_source(tmp_path))
+    assert [one.photo for one in found if one.error] == ["0.tar", "1.tar", "2.tar.gz"]
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow", "datasets"])
+def test_tables_have_pictures_and_regions(kind: str, tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    table = arrow.Table.from_pydict(
+        {
+            "image": [{"bytes": png(n), "path": f"{n}.png"} for n in range(3)],
+            "objects": [
+                {"bbox": [[1.0, 2.0, 30.0, 40.0]] * n, "id": list(range(n))} for n in range(3)
+            ],
+            "mood": ["calm"] * 3,
+        }
+    )
+    if kind == "parquet":
+        pytest.importorskip("pyarrow.parquet").write_table(
+            table, tmp_path / "t.parquet", row_group_size=2
+        )
+    elif kind == "arrow":
+        with pytest.importorskip("pyarrow.ipc").new_file(
+            str(tmp_path / "t.arrow"), table.schema
+        ) as file:
+            file.write_table(table)
+    else:
+        pytest.importorskip("datasets").Dataset(table).save_to_disk(tmp_path)
+    found = samples(open_source(tmp_path))
+    assert [one.photo for one in found] == ["0.png", "1.png", "2.png"]
+    assert [boxes(one) for one in found] == [[Box(1, 2, 31, 42)] * n for n in range(3)]
+    assert found[2].source == {"mood": "calm"}
+
+
+def test_a_table_of_paths_and_boxes_asks_what_the_numbers_mean(photos: Path) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = arrow.Table.from_pydict({"path": ["a.png"], "boxes": [[[10.0, 20.0, 30.0, 40.0]]]})
+    parquet.write_table(table, photos / "t.parquet")
+    with pytest.raises(OptionError, match="box-format"):
+        open_source(photos / "t.parquet")
+    (one,) = samples(open_source(photos / "t.parquet", Reading(box_format="cxcywh")))
+    assert (one.photo, boxes(one)) == ("a.png", [Box(-5, 0, 25, 40)])
+    with pytest.raises(OptionError, match="other"):
+        open_source(photos / "t.parquet", Reading(image_column="other"))
+
+
+def empty(folder: Path) -> Path:
+    return folder
+
+
+def listed(folder: Path) -> Path:
+    (folder / "list.txt").write_text("\n")
+    return folder / "list.txt"
+
+
+def cut_short(folder: Path) -> Path:
+    (folder / "coco.json").write_text('{"images": [')
+    return folder / "coco.json"
+
+
+def no_table(folder: Path) -> Path:
+    pytest.importorskip("pyarrow")
+    (folder / "t.parquet").write_bytes(b"PAR1")
+    return folder / "t.parquet"
+
+
+@pytest.mark.parametrize("make", [empty, listed, cut_short, no_table, lambda folder: folder / "x"])
+def test_what_is_no_source_is_refused_before_any_work(
+    make: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    with pytest.raises(PatchionerError):
+        open_source(make(tmp_path))
+
+
+def test_a_fetch_that_fails_in_any_way_is_an_image_error() -> None:
+    with pytest.raises(ImageError, match="photo"):
+        Lazy("photo", lambda: {}["x"]).read()  # type: ignore[arg-type]
