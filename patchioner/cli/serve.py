@@ -21,6 +21,7 @@ examples:
 docs/serve.md has the API. Ctrl-C or SIGTERM finishes what is under way and stops.
 """
 _FIRST = ("host", "port", "token")
+_ALSO = {"root": ("--review",)}
 
 
 def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +46,8 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
         kind = next(kind for kind in (int, float, Path, str) if kind in _kinds(hints[one.name]))
         told = "" if one.default is None else " (default: %(default)s)"
         form = one.metadata["metavar"]
-        add(flag, type=kind, default=one.default, metavar=form, help=text + told)
+        also = _ALSO.get(one.name, ())
+        add(flag, *also, type=kind, default=one.default, metavar=form, help=text + told)
 
 
 def _kinds(hint: object) -> tuple[object, ...]:

@@ -21,7 +21,7 @@ from starlette.exceptions import HTTPException
 from patchioner import __version__
 from patchioner.base.errors import PatchionerError
 from patchioner.model import Patchioner
-from patchioner.serve import label_studio, native, ollama_api, openai_api
+from patchioner.serve import folder, label_studio, native, ollama_api, openai_api
 from patchioner.serve.engine import Engine
 from patchioner.serve.errors import RequestError, bad_request, told
 from patchioner.serve.guard import Guard, error_response
@@ -64,7 +64,7 @@ def create_app(model: Patchioner, settings: ServeSettings | None = None) -> Fast
     app.add_exception_handler(PatchionerError, _refuse)
     app.add_exception_handler(RequestValidationError, _refuse)
     app.add_exception_handler(HTTPException, _refuse)
-    for dialect in (native, openai_api, ollama_api, label_studio):
+    for dialect in (native, folder, openai_api, ollama_api, label_studio):
         app.include_router(dialect.router)
     _add_page(app, engine, metrics)
     return app

@@ -223,8 +223,10 @@ async def _uploaded(request: Request, photos: Photos) -> Encoded:
 
 def _image(photo: Encoded) -> dict[str, Any]:
     width, height = photo.size
-    grid = photo.features.geometry.grid
-    return {"id": photo.id, "width": width, "height": height, "grid": grid}
+    geometry = photo.features.geometry
+    corners = geometry.to_pixels([[0, 0], [1, 1]])
+    patches = {"origin": corners[0].tolist(), "cell": (corners[1] - corners[0]).tolist()}
+    return {"id": photo.id, "width": width, "height": height, "grid": geometry.grid, **patches}
 
 
 def _json(one: Any, write: Any) -> Any:

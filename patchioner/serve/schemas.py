@@ -8,9 +8,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from decoders import DecodeOptions
+from patchioner.alt import alt_text
 from patchioner.base.errors import OptionError
 from patchioner.model import Patchioner
-from patchioner.regions import Weighting
+from patchioner.regions import Weighting, WholeImage
 from patchioner.results import Caption, Label
 from patchioner.serve.engine import Asked
 from patchioner.serve.errors import told
@@ -115,11 +116,24 @@ def _answer(name: str, **kinds: Any) -> type[BaseModel]:
 
 Failure = _answer("Failure", error=_answer("Error", type=str, message=str))
 _text: Any = {"text": str | None, "region": _Json}
-_confident: Any = {"score": float | None, "confidence": float | None, "reason": str | None}
+_confident: Any = {
+    "score": float | None,
+    "confidence": float | None,
+    "reason": str | None,
+    "alt": str | None,
+}
 _chosen: Any = {"probability": float, "cosines": list[float], "probabilities": list[float]}
 _near = _answer("MemoryText", text=str, similarity=float, weight=float)
 _captions: Any = {"captions": list[_answer("Caption", **_text, **_confident) | Failure]}  # type: ignore[misc]
-_image: Any = {"id": str, "width": int, "height": int, "grid": tuple[int, int]}
+_pair = tuple[float, float]
+_image: Any = {
+    "id": str,
+    "width": int,
+    "height": int,
+    "grid": tuple[int, int],
+    "origin": _pair,
+    "cell": _pair,
+}
 ImageAnswer = _answer("Image", **_image)
 CaptionsAnswer = _answer("Captions", **_captions)
 OneGoAnswer = _answer("ImageAndCaptions", **_image, **_captions)
@@ -131,14 +145,16 @@ PatchesAnswer = _answer("Similarities", grid=tuple[int, int], similarities=list[
 
 def caption_json(caption: Caption) -> _Json:
     """A caption with all its fields."""
-    return {"confidence": None, "reason": None, **caption.to_dict()}
+    alt = alt_text(caption) if isinstance(caption.region, WholeImage) else None
+    return {"confidence": None, "reason": None, **caption.to_dict(), "alt": alt}
 
 
 def choice_json(label: Label) -> _Json:
     """A candidate that was chosen, as a caption."""
     sure = {"score": None, "confidence": round(label.probability, 6)}
     reason = None if label.text is not None else "none of the candidates is likely enough"
-    return {"text": label.text, **sure, "reason": reason, "region": label.region.to_json()}
+    said = {"text": label.text, **sure, "reason": reason, "region": label.region.to_json()}
+    return said | {"alt": None}
 
 
 def failure(error: BaseException) -> _Json:

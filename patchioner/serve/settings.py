@@ -34,7 +34,9 @@ class ServeSettings:
         None, "that clients must send (default: $PATCHIONER_TOKEN)", secret=True
     )
     insecure: bool = _option(False, "allow others to reach it without a token")
-    root: Path | None = _option(None, "folder whose photos requests may name", "FOLDER")
+    root: Path | None = _option(
+        None, "folder whose photos requests may name, and the page reviews", "FOLDER"
+    )
     workers: int = _option(1, "threads that run the model", "N")
     cache_bytes: int = _option(2**30, "of encoded photos that are kept", "N")
     queue: int = _option(128, "requests under way at once; more are told to come back", "N")

@@ -54,6 +54,11 @@ async function post(photo, verb, body, signal) {
   });
 }
 
+/** A file of the server. */
+export async function readBlob(path) {
+  return (await send(path)).blob();
+}
+
 /** Ask for `verb` of a photo: captions, patches, explain, labels. */
 export async function ask(photo, verb, body, signal) {
   return (await post(photo, verb, body, signal)).json();

@@ -1,6 +1,6 @@
 // The page: where photos come from, the tools, and what the parts tell one another.
 
-import { upload } from "./api.js";
+import { readBlob, upload } from "./api.js";
 import { $, acting, complain, download, say, sureness, words } from "./dom.js";
 import { exported, imported } from "./files.js";
 import { Items } from "./items.js";
@@ -96,6 +96,10 @@ function take(files, many = false) {
   const photos = [...files].filter((file) => file.type.startsWith("image/"));
   if (!photos.length) return complain(new Error("There is no photo in that: give picture files."));
   if (photos.length === 1 && !many) return open(photos[0], photos[0].name);
+  return startReview(photos.map((file) => ({ file, name: file.webkitRelativePath || file.name })));
+}
+
+function startReview(photos) {
   swap(true);
   return review.start(photos);
 }
@@ -116,7 +120,7 @@ $("camera").onclick = acting(shoot);
 for (const button of $("samples").children) {
   button.onclick = acting(async () => {
     const { src } = button.firstChild;
-    await open(await (await fetch(src)).blob(), src.split("/").pop());
+    await open(await readBlob(src), src.split("/").pop());
   });
 }
 addEventListener("paste", ({ clipboardData: { files } }) => files.length && take(files));
@@ -146,3 +150,8 @@ $("export").onchange = acting(async ({ target }) => {
   if (items.photo) download(...(await exported(format, items.photo, items.all, $("photo"))));
 });
 $("review-close").onclick = () => swap(false);
+readBlob("v1/photos").then(async (blob) => {
+  const { photos } = JSON.parse(await blob.text());
+  $("server-folder").hidden = !photos.length;
+  $("server-folder").onclick = acting(() => startReview(photos.map((name) => ({ name }))));
+}).catch(complain);

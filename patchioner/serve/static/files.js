@@ -1,6 +1,5 @@
 // Region files in (ours, COCO, SAM, labelme), captions out (ours, COCO, CSV, a picture, alt text).
 
-import { altText } from "./alt.js";
 import { sureness, words } from "./dom.js";
 import { bounds, outline, rings } from "./shapes.js";
 
@@ -57,16 +56,16 @@ function ofLabelme({ shape_type: kind = "polygon", points }) {
 export async function exported(format, photo, items, picture) {
   const stem = baseName(photo.name).replace(/\.[^.]*$/, "") || "photo";
   if (format === "png") return [`${stem}-captions.png`, await overlay(photo, items, picture), "image/png"];
-  if (format === "txt") return [`${stem}-alt.txt`, altText(wholeOf(items)), "text/plain"];
+  if (format === "txt") return [`${stem}-alt.txt`, altOf(items), "text/plain"];
   if (format === "csv") return [`${stem}-captions.csv`, csv(tableOf(items, photo)), "text/csv"];
   const content = format === "coco" ? toCoco(photo, items) : toOurs(photo, items);
   return [`${stem}-${format}.json`, JSON.stringify(content, null, 1), "application/json"];
 }
 
-function wholeOf(items) {
+function altOf(items) {
   const whole = items.find((item) => item.region.whole && item.text);
   if (!whole) throw new Error("Caption the whole photo first: its caption becomes the alt text.");
-  return whole;
+  return whole.edited ? whole.text : whole.alt;
 }
 
 const answer = ({ region, text, score, confidence, reason, error, label }) =>

@@ -21,8 +21,7 @@ export class Panels {
 
   constructor(stage, items) {
     Object.assign(this, { stage, items });
-    $("why-close").onclick = () => this.#close();
-    $("find-close").onclick = () => this.#close();
+    $("why-close").onclick = $("find-close").onclick = () => this.#close();
     $("find").onsubmit = acting(() => this.find());
     $("threshold").oninput = () => this.#light();
     $("make-region").onclick = acting(() => this.#region());

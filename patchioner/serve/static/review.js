@@ -1,7 +1,6 @@
 // Alt-text review: photo after photo with its proposed text, edited and accepted by keyboard.
 
-import { altText } from "./alt.js";
-import { ask, upload } from "./api.js";
+import { ask, readBlob, upload } from "./api.js";
 import { $, acting, download, sureness } from "./dom.js";
 import { csv } from "./files.js";
 
@@ -17,17 +16,15 @@ export class Review {
     $("review-skip").onclick = () => this.#go(this.#at + 1);
     $("review-text").oninput = ({ target }) => (this.#entries[this.#at].text = target.value);
     $("review").onkeydown = (event) => this.#key(event);
-    const named = { csv: ["alt.csv", "text/csv"], json: ["alt.json", "application/json"], html: ["alt.html", "text/html"] };
-    for (const [format, [name, type]] of Object.entries(named)) {
-      $(`review-${format}`).onclick = () => download(name, this[format](), type);
+    for (const [format, type] of [["csv", "text/csv"], ["json", "application/json"], ["html", "text/html"]]) {
+      $(`review-${format}`).onclick = () => download(`alt.${format}`, this[format](), type);
     }
   }
 
-  /** Begin with these files. */
-  start(files) {
-    const path = (file) => file.webkitRelativePath || file.name;
-    this.#entries = files
-      .map((file) => ({ file, name: path(file), text: "", accepted: false, proposal: null }))
+  /** Begin with these: [{name, file}, ...], where a file may be missing that the server has. */
+  start(photos) {
+    this.#entries = photos
+      .map((photo) => ({ text: "", accepted: false, proposal: null, ...photo }))
       .sort((one, two) => one.name.localeCompare(two.name, undefined, { numeric: true }));
     $("review-title").focus();
     return this.#go(0);
@@ -36,11 +33,11 @@ export class Review {
   /** The proposal of a photo, asked for once. */
   #propose(entry) {
     entry.proposal ??= (async () => {
-      const photo = { blob: entry.file, name: entry.name, ...(await upload(entry.file, entry.file.name)) };
+      const blob = await this.#file(entry), photo = { blob, name: entry.name, ...(await upload(blob, "photo")) };
       const [caption] = (await ask(photo, "captions", { regions: [{ whole: true }] })).captions;
       if (caption.error) throw new Error(caption.error.message);
       entry.caption = caption;
-      if (caption.text) entry.text ||= altText(caption); // what has been typed meanwhile stays
+      if (caption.text) entry.text ||= caption.alt; // what has been typed meanwhile stays
       return caption.text ? sureness(caption) : `no proposal: ${caption.reason ?? "not sure"}`;
     })().catch((error) => `no proposal: ${error.message}`);
     return entry.proposal;
@@ -49,17 +46,23 @@ export class Review {
   async #go(place) {
     this.#at = Math.min(Math.max(place, 0), this.#entries.length - 1);
     const entry = this.#entries[this.#at];
-    URL.revokeObjectURL($("review-photo").src);
-    $("review-photo").src = URL.createObjectURL(entry.file);
     $("review-text").value = entry.text;
     $("review-note").textContent = "Asking ...";
     this.#tell();
+    const file = await this.#file(entry);
+    if (this.#entries[this.#at] !== entry) return;
+    URL.revokeObjectURL($("review-photo").src);
+    $("review-photo").src = URL.createObjectURL(file);
     const note = await this.#propose(entry);
     if (this.#entries[this.#at] !== entry) return;
     $("review-text").value ||= entry.text;
     $("review-note").textContent = `Proposed: ${note}`;
     $("review-text").focus();
     for (const next of this.#entries.slice(this.#at + 1, this.#at + 1 + AHEAD)) await this.#propose(next);
+  }
+
+  async #file(entry) {
+    return (entry.file ??= await readBlob(`v1/photos/${entry.name.split("/").map(encodeURIComponent).join("/")}`));
   }
 
   #tell() {

@@ -17,7 +17,7 @@ export function cellAt([x, y], { grid, origin, cell }) {
 
 /** XYXY box of a patch, cut at the photo's edges. */
 export function cellBox([row, column], { origin, cell, width, height }) {
-  const x = origin[0] + column * cell[0], y = origin[1] + row * cell[1];
+  const [x, y] = [origin[0] + column * cell[0], origin[1] + row * cell[1]];
   return [Math.max(x, 0), Math.max(y, 0), Math.min(x + cell[0], width), Math.min(y + cell[1], height)];
 }
 

@@ -33,7 +33,7 @@ export class Stage {
       this.frame.addEventListener(`pointer${name}`, (event) => this[`_${name}`](event));
     }
     this.root.addEventListener("keydown", (event) => this.#key(event));
-    this.root.addEventListener("wheel", (event) => this.#wheel(event), { passive: false });
+    this.root.addEventListener("wheel", (event) => event.ctrlKey && this.#wheel(event), { passive: false });
     this.root.addEventListener("scroll", () => this.#place());
     new ResizeObserver(() => this.#fit()).observe(this.root);
   }
@@ -83,8 +83,8 @@ export class Stage {
     return (css * this.#photo.width) / this.frame.getBoundingClientRect().width;
   }
 
-  #at(event) {
-    return toPixels(event.clientX, event.clientY, this.frame.getBoundingClientRect(), this.#photo);
+  #at({ clientX, clientY }) {
+    return toPixels(clientX, clientY, this.frame.getBoundingClientRect(), this.#photo);
   }
 
   _down(event) {
@@ -162,7 +162,6 @@ export class Stage {
   }
 
   #wheel(event) {
-    if (!event.ctrlKey) return;
     event.preventDefault();
     this.zoom(Math.exp(-event.deltaY / 200), [event.clientX, event.clientY]);
   }

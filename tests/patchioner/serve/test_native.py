@@ -31,7 +31,7 @@ def test_a_photo_has_one_id_however_it_is_sent(client: httpx.Client, photo: byte
     found = [client.post("/v1/images", json={"image": form}).json() for form in forms]
     found.append(client.post("/v1/images", files={"file": photo}).json())
     assert found[0] == found[1] == found[2]
-    assert found[0].keys() == {"id", "width", "height", "grid"}
+    assert found[0].keys() == {"id", "width", "height", "grid", "origin", "cell"}
     assert (found[0]["width"], found[0]["height"]) == (96, 64)
 
 
@@ -50,7 +50,7 @@ def test_captions_are_those_of_the_library(
     *captions, error = answer["captions"]
     assert [one["text"] for one in captions] == [one.text for one in expected]
     assert [one["region"] for one in captions] == asked
-    assert captions[0].keys() == {"text", "score", "confidence", "reason", "region"}
+    assert captions[0].keys() == {"text", "score", "confidence", "reason", "region", "alt"}
     assert error["error"]["type"] == "bad_region"
 
 

@@ -6,8 +6,6 @@ import csv
 import io
 import json
 import shutil
-import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,9 +16,9 @@ from PIL import Image
 
 from patchioner import Patchioner
 from patchioner.regions import Mask, read_regions
+from tests.support.server import running
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the page's tests need playwright")
-pytest.importorskip("fastapi", reason="the server needs the extra 'serve'")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 if CHROMIUM is None:
     pytest.skip("no chromium is installed", allow_module_level=True)
@@ -43,22 +41,13 @@ def photo(size: tuple[int, int] = WIDE, *, turned: bool = False) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    """The shipped model, served."""
-    import uvicorn
-
-    from patchioner.serve.app import create_app
-
-    app = create_app(Patchioner.from_pretrained(device="cpu"))
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, ws="none"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.05)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The shipped model, served with a folder of two photos."""
+    folder = tmp_path_factory.mktemp("photos")
+    for name in ("9.jpg", "10.jpg"):
+        (folder / name).write_bytes(photo())
+    with running(Patchioner.from_pretrained(device="cpu"), root=folder) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")
@@ -392,17 +381,19 @@ def test_what_is_no_photo_is_told(start: Start) -> None:
     playwright.expect(desk.page.get_by_role("alert")).to_be_visible()
 
 
+GIVE = """([kind, photos]) => {
+    const files = new DataTransfer();
+    for (const [name, bytes] of Object.entries(photos))
+        files.items.add(new File([new Uint8Array(bytes)], name, { type: "image/jpeg" }));
+    const drop = new DragEvent("drop", { dataTransfer: files, cancelable: true });
+    dispatchEvent(kind === "drop" ? drop : new ClipboardEvent("paste", { clipboardData: files }));
+}"""
+
+
 def test_photos_are_dropped_pasted_taken_or_samples(start: Start) -> None:
-    desk, data = start(), list(photo())
-    give = """([kind, bytes]) => {
-        const files = new DataTransfer();
-        files.items.add(new File([new Uint8Array(bytes)], `${kind}.jpg`, { type: "image/jpeg" }));
-        const drop = new DragEvent("drop", { dataTransfer: files, cancelable: true });
-        const paste = new ClipboardEvent("paste", { clipboardData: files });
-        window.dispatchEvent(kind === "drop" ? drop : paste);
-    }"""
+    desk = start()
     for kind in ("drop", "paste"):
-        desk.page.evaluate(give, [kind, data])
+        desk.page.evaluate(GIVE, [kind, {f"{kind}.jpg": list(photo())}])
         desk.says(f"{kind}.jpg: 480 x 320")
     desk.click("Camera")
     desk.click("Take the photo")
@@ -411,12 +402,15 @@ def test_photos_are_dropped_pasted_taken_or_samples(start: Start) -> None:
     desk.says("cat.jpg: 451 x 300")
 
 
-def test_a_folder_is_reviewed_by_keyboard(start: Start) -> None:
+@pytest.mark.parametrize("where", ["browser", "server"])
+def test_a_folder_is_reviewed_by_keyboard(start: Start, where: str) -> None:
     desk = start()
     page = desk.page
-    files = [{"name": f"{n}.jpg", "mimeType": "image/jpeg", "buffer": photo()} for n in (10, 9)]
-    page.locator("#file").evaluate("input => (input.multiple = true)")
-    page.locator("#file").set_input_files(files)
+    if where == "server":
+        desk.click("Review the server's folder")
+    else:
+        named = {name: photo() for name in ("10.jpg", "9.jpg")}
+        page.evaluate(GIVE, ["drop", {name: list(data) for name, data in named.items()}])
     text = page.get_by_label("Alt text", exact=True)
     playwright.expect(page.locator("#review-note")).to_contain_text("Proposed")
     playwright.expect(page.locator("#review-place")).to_contain_text("1 of 2: 9.jpg")
