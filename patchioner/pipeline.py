@@ -246,7 +246,12 @@ def _merged(
 
 
 def map_ahead(
-    function: Callable[[In], Out], items: Iterable[In], *, workers: int, ahead: int
+    function: Callable[[In], Out],
+    items: Iterable[In],
+    *,
+    workers: int,
+    ahead: int,
+    on_stop: Callable[[], object] = lambda: None,
 ) -> Generator[Out, None, None]:
     """`map` with threads: results in order, never more than `ahead` of them waiting to be taken.
 
@@ -255,6 +260,7 @@ def map_ahead(
         items: taken one by one, in the caller's thread.
         workers: threads; 0 is plain `map`.
         ahead: how many items are worked on beyond the one that is taken next.
+        on_stop: called ahead of the wait for work under way, where the caller has seen enough or an error ends it.
 
     Example:
         >>> list(map_ahead(abs, [-1, 2, -3], workers=2, ahead=1))
@@ -283,9 +289,11 @@ def map_ahead(
                 yield waiting.popleft().result()
             if stopped is not None:
                 raise stopped
-        finally:  # an error, or a caller who has seen enough
+        except BaseException:  # an error, or a caller who has seen enough
+            on_stop()
             for future in waiting:
                 future.cancel()
+            raise
 
 
 def chunks(items: Iterable[In], is_full: Callable[[Sequence[In]], bool]) -> Iterator[list[In]]:

@@ -12,9 +12,7 @@ import json
 import logging
 import os
 import threading
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,6 +43,7 @@ from patchioner.detail.values import (
     to_json,
 )
 from patchioner.images import ImageSource, load_image
+from patchioner.pipeline import map_ahead
 from patchioner.regions import RegionFile, read_regions
 
 if TYPE_CHECKING:
@@ -269,33 +268,10 @@ def describe_each(
                 halted.set()
             return Outcome(job.name, digest, key, None, error, isinstance(error, _FINAL))
 
-    with closing(_in_order(work, photos, workers, on_stop)) as outcomes:
+    ahead, threads = 2 * workers - 1, workers if workers > 1 else 0
+    outcomes = map_ahead(work, photos, workers=threads, ahead=ahead, on_stop=on_stop)
+    with closing(outcomes):
         yield from (one for one in outcomes if one is not None)
-
-
-def _in_order(
-    work: Callable[[PhotoJob], Outcome | None],
-    photos: Iterable[PhotoJob],
-    workers: int,
-    on_stop: Callable[[], object],
-) -> Generator[Outcome | None, None, None]:
-    if workers <= 1:
-        yield from map(work, photos)
-        return
-    with ThreadPoolExecutor(workers, thread_name_prefix="detail") as pool:
-        waiting: deque[Future[Outcome | None]] = deque()
-        try:
-            for job in photos:
-                waiting.append(pool.submit(work, job))
-                if len(waiting) == 2 * workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        except BaseException:
-            on_stop()
-            for future in waiting:
-                future.cancel()
-            raise
 
 
 def describe_many(

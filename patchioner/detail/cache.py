@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import re
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -17,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 from PIL import Image
 
 from patchioner.base.errors import DetailError, OptionError, PatchionerError
@@ -159,13 +158,34 @@ class CallCache:
 
     @contextmanager
     def asking(
-        self, questions: Iterable[Question], pause: Callable[[float], object] = time.sleep
+        self, questions: Iterable[Question], given_up: Callable[[], bool] = lambda: False
     ) -> Iterator[None]:
-        """Hold the locks of questions while they are asked: who wants the same waits, with `pause`, for the answer."""
+        """Hold the locks of questions while they are asked: who wants the same waits for the answer.
+
+        `DetailError` once `given_up`. A lock that cannot be had, or is kept beyond all patience, is gone without.
+        """
         with ExitStack() as held:
             for key in sorted({one.key for one in questions}):  # so that nobody waits in a circle
-                held.enter_context(_locked(self.folder / "asking" / f"{key}.lock", pause))
+                lock = FileLock(self.folder / "asking" / f"{key}.lock")
+                try:
+                    Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+                    lock.acquire(_LONGEST_WAIT, _POLL, cancel_check=given_up)
+                except Timeout:
+                    if given_up():
+                        raise DetailError("interrupted while others ask the same") from None
+                    _LOG.warning("%s is still locked; asking as well", lock.lock_file)
+                except (OSError, NotImplementedError) as error:
+                    _LOG.info("%s cannot be locked (%s)", lock.lock_file, error)
+                else:
+                    held.callback(_let_go, lock)
             yield
+
+
+def _let_go(lock: BaseFileLock) -> None:
+    # The file goes first: who has opened it already finds it gone, and makes a new one.
+    with suppress(OSError):
+        os.unlink(lock.lock_file)
+    lock.release()
 
 
 def _entry(question: Question, answer: Answer) -> dict[str, Any]:
@@ -173,32 +193,6 @@ def _entry(question: Question, answer: Answer) -> dict[str, Any]:
     entry = {"question": asdict(question), "answer": asdict(answer), "check": check}
     plain: dict[str, Any] = json.loads(json.dumps(entry))  # as the file has it: tuples are lists
     return plain
-
-
-@contextmanager
-def _locked(path: Path, pause: Callable[[float], object]) -> Iterator[None]:
-    """Hold a lock file; without a lock where there can be none, or its holder keeps it beyond all patience."""
-    lock, begun = FileLock(path), time.monotonic()
-    while not lock.is_locked:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=0)
-        except Timeout:
-            if time.monotonic() - begun > _LONGEST_WAIT:
-                _LOG.warning("%s has been locked for %.0f s; asking as well", path, _LONGEST_WAIT)
-                break
-            pause(_POLL)
-        except (OSError, NotImplementedError) as error:
-            _LOG.info("%s cannot be locked (%s); others may ask the same", path, error)
-            break
-    try:
-        yield
-    finally:
-        if lock.is_locked:
-            # Ahead of the release: who has opened this file already finds it gone, and makes a new one.
-            with suppress(OSError):
-                path.unlink()
-            lock.release()
 
 
 Asked = tuple[Question, Callable[[], Image.Image] | None]
@@ -227,9 +221,9 @@ class AskedModel(ABC):
     def write(self, asked: Sequence[Asked], take: Take) -> None:
         """Answer different questions; `take` each answer, or why there is none, as soon as it is there."""
 
-    def pauses(self) -> Callable[[float], object]:
-        """What waits that many seconds while others ask the same."""
-        return time.sleep
+    def given_up(self) -> Callable[[], bool]:
+        """What tells, while others are asked the same, whether the calls under way now were interrupted."""
+        return lambda: False
 
     def answers(self, asked: Iterable[Asked]) -> dict[str, Answer | PatchionerError]:
         """The answer to each question, or why there is none, by the question's key; kept as they come."""
@@ -248,7 +242,7 @@ class AskedModel(ABC):
             return [one for key, one in by_key.items() if key not in found]
 
         if (left := missing()) and cache is not None:
-            with cache.asking([question for question, _ in left], self.pauses()):
+            with cache.asking([question for question, _ in left], self.given_up()):
                 self.write(missing(), take)  # without what others have answered meanwhile
         elif left:
             self.write(left, take)

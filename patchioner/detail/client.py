@@ -387,15 +387,9 @@ class ChatClient(AskedModel):
         self._stopped = True
         self.interrupt()
 
-    def pauses(self) -> Callable[[float], object]:
-        """What waits that many seconds, and raises `DetailError` once the calls under way now are interrupted."""
-        left = self._left
-
-        def pause(seconds: float) -> None:
-            if left.wait(seconds):
-                raise self._error(Failure("interrupted", futile=self._stopped))
-
-        return pause
+    def given_up(self) -> Callable[[], bool]:
+        """What tells whether the calls under way now were interrupted."""
+        return self._left.is_set
 
     def write(self, asked: Sequence[Asked], take: Take) -> None:
         """Samples of the same are one request, others go side by side."""

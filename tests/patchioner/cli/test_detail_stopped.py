@@ -180,7 +180,9 @@ def test_a_refused_key_stops_at_once(
         assert main(words(server, folder, tmp_path / "out.jsonl")) == 1
         assert len(server.requests) <= 2 * 3
     assert "stopped: " in capsys.readouterr().err
-    workers = [one.name for one in threading.enumerate() if one.name.startswith(("detail", "chat"))]
+    workers = [
+        one.name for one in threading.enumerate() if one.name.startswith(("patchioner", "chat"))
+    ]
     assert workers == []
 
 

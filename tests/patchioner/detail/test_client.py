@@ -266,16 +266,14 @@ def test_after_an_interrupt_nothing_is_tried_again_and_the_next_call_is(
         assert client.complete(ASKED) == [ECHO]
 
 
-def test_a_stopped_client_sends_nothing_any_more_and_its_pauses_end(make: Make) -> None:
+def test_a_stopped_client_sends_nothing_any_more(make: Make) -> None:
     with ChatServer() as server:
         client = make(server)
-        pause = client.pauses()
-        pause(0.0)
+        under_way = client.given_up()
+        assert not under_way()
         client.stop()
         client.interrupt()  # changes nothing about it
-        for wait in (pause, client.pauses()):
-            with pytest.raises(FutileError, match="interrupted"):
-                wait(60.0)
+        assert under_way() and client.given_up()()
         with pytest.raises(FutileError, match="tiny at http://127.*interrupted"):
             client.complete(ASKED)
         assert server.requests == []
