@@ -201,7 +201,7 @@ Take = Callable[[Question, Answer | PatchionerError], None]
 
 
 class AskedModel(ABC):
-    """A model that is asked, unless the answer is in its cache already (a `TextModel`). Threads may share it."""
+    """A model that is asked, unless the answer is in its cache already . Threads may share it."""
 
     cache: CallCache | None
     sampling: Mapping[str, Any] = {}

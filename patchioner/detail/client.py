@@ -1,7 +1,7 @@
 """A client of OpenAI-compatible chat servers: vLLM, Ollama, llama.cpp, and the paid ones.
 
-Connections, redirects, proxies and TLS are the `openai` package's. Its own retries are off: they would escape the
-budget, could not be interrupted, and do not know a reply that is no chat completion.
+Connections, redirects, proxies, TLS and time limits are the `openai` package's. Its own retries are off: each would
+have to pass the budget, be interruptible in its pause, and also come after a reply that is no chat completion.
 """
 
 from __future__ import annotations
@@ -122,12 +122,11 @@ class Reply:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why an attempt failed; whether the same may succeed later, in how many seconds by the server; whether no other
-    request would fare better."""
+    """Why an attempt failed; may the same succeed in `wait` seconds (by the server); would no other request either."""
 
     reason: str
     retry: bool = False
-    wait: float | None = None
+    wait: float = 0.0
     futile: bool = False
 
 
@@ -139,8 +138,8 @@ def data_url(image: Image.Image) -> str:
 
 
 def read_reply(body: str, request: Mapping[str, Any]) -> Reply | Failure:
-    """The texts in the JSON of /chat/completions, or why there are none; the request tells how many tokens were sent
-    where the reply does not."""
+    """The texts in the JSON of /chat/completions, or why there are none; tokens are estimated from the request where
+    the reply does not count them."""
     try:
         reply = json.loads(body)
         if reply.get("error") and not reply.get("choices"):
@@ -205,7 +204,7 @@ def judge(
     if status == 404:
         return Failure(f"{reason}; check the model's name and the base URL", futile=True)
     passing = status in (408, 409, 429) or status >= 500
-    return Failure(reason, retry=passing, wait=retry_after(headers or {}) if passing else None)
+    return Failure(reason, passing, retry_after(headers or {}))
 
 
 # Codes and words of OpenAI, Azure, DashScope and their like about what was asked or shown; and about who asks.
@@ -239,19 +238,19 @@ def refused_parameter(error: Any, request: Mapping[str, Any]) -> str | None:
     return "n" if request.get("n", 1) > 1 and "one completion" in said.lower() else None
 
 
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that a server asks to wait (seconds or a date, RFC 9110 10.2.3); None without."""
-    for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
-        try:
-            seconds = float(headers[name]) * unit
-        except (KeyError, ValueError):
-            continue
-        return seconds if 0 <= seconds < math.inf else None
+def retry_after(headers: Mapping[str, str]) -> float:
+    """Seconds that a server asks to wait (a number, or a date: RFC 9110 10.2.3); 0 where it does not ask."""
+    asked = headers.get("retry-after", "")
     try:
-        date = email.utils.parsedate_to_datetime(headers["retry-after"])
-        return max(0.0, date.timestamp() - time.time())
-    except (KeyError, TypeError, ValueError, OverflowError):
-        return None
+        seconds = float(headers.get("retry-after-ms", "nan")) / 1e3
+        if math.isnan(seconds):
+            seconds = float(asked)
+    except ValueError:
+        try:
+            seconds = email.utils.parsedate_to_datetime(asked).timestamp() - time.time()
+        except (TypeError, ValueError, OverflowError):
+            return 0.0
+    return seconds if 0 < seconds < math.inf else 0.0
 
 
 def public_url(address: str) -> str:
@@ -306,8 +305,8 @@ class ChatClient(AskedModel):
 
     The key comes from the environment and is in no message, setting, log or file; should a server send it back, it is
     blotted out. 408, 409, 429, 5xx, timeouts, cut connections and replies that are no chat completion are tried again,
-    `attempts` times in all, with growing random pauses or as `Retry-After` asks; other failures are not. After one that
-    no other call would survive (a refused key, no such model) nothing is sent any more.
+    `attempts` times in all, with growing random pauses or as `Retry-After` asks. After a failure that no other call
+    would survive (a refused key, no such model) nothing is sent any more.
 
     Args:
         model: its id, as the server calls it.
@@ -319,7 +318,7 @@ class ChatClient(AskedModel):
         sleep: waits that many seconds; None: until `interrupt`.
 
     Raises:
-        OptionError: a value that makes no sense, no http(s) address, no key where one is needed.
+        OptionError: no http(s) address, no key where one is needed, a number below its least.
         MissingExtraError: without the extra `api`.
     """
 
@@ -338,9 +337,12 @@ class ChatClient(AskedModel):
     ) -> None:
         if not model:
             raise OptionError("no model is named; give its id, as in openai:gpt-4o-mini")
-        counts = {"concurrency": concurrency, "attempts": attempts}
-        for name, value in {"timeout": timeout, **counts}.items():
-            if not value > 0 or (name in counts and type(value) is not int):
+        for name, value in {
+            "timeout": timeout,
+            "concurrency": concurrency,
+            "attempts": attempts,
+        }.items():
+            if not value > 0:
                 raise OptionError(f"{name} is {value!r}; it must be a number above 0")
         address = base_url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL
         self.model, self.concurrency, self.url = model, concurrency, public_url(address)
@@ -440,20 +442,15 @@ class ChatClient(AskedModel):
             "messages": [*told, {"role": "user", "content": content}],
             "seed": question.own_seed,
             **question.sampling,
+            **({"n": n} if n > 1 else {}),
         }
-        if n > 1:
-            request["n"] = n
-        left = self._left
         with self._places:
-            reply = self._tried(request, left)
+            reply = self._tried(request, self._left)
         if not reply.texts:
             raise EmptyAnswerError(
                 f"{self}: the answer is empty ({self._hide(reply.finish)}); raise max_tokens, or ask another model"
             )
         return [self._hide(text) for text in reply.texts[:n]]
-
-    def _error(self, failure: Failure) -> DetailError:
-        return (FutileError if failure.futile else DetailError)(f"{self}: {failure.reason}")
 
     def _tried(self, request: dict[str, Any], left: threading.Event) -> Reply:
         """Try until there is a reply, or a failure is final."""
@@ -461,21 +458,20 @@ class ChatClient(AskedModel):
             outcome = self._attempt(request, left)
             if isinstance(outcome, Reply):
                 return outcome
+            said = f"{self}: {outcome.reason}"
             if not outcome.retry:
-                raise self._error(outcome)
-            asked = outcome.wait or 0.0
-            if asked > _LONGEST:
+                raise (FutileError if outcome.futile else DetailError)(said)
+            if outcome.wait > _LONGEST:
                 raise DetailError(
-                    f"{self}: {outcome.reason}; it asks to wait {asked:.0f} s, longer than the {_LONGEST:.0f} s "
-                    "that are allowed: try again later"
+                    f"{said}; it asks to wait {outcome.wait:.0f} s, longer than {_LONGEST:.0f} s: try again later"
                 )
             if attempt >= self._attempts:
                 raise DetailError(
-                    f"{self}: {outcome.reason}, {attempt} times; is the server up, and its limits kept?"
+                    f"{said}, {attempt} times; is the server up, and its limits kept?"
                 )
             # Random, so that many clients do not come back all at once; on top of what was asked, a little.
-            growing = 1.0 if asked else min(_LONGEST, 2.0 ** (attempt - 1))
-            (self._sleep or left.wait)(asked + random.random() * growing)
+            growing = 1.0 if outcome.wait else min(_LONGEST, 2.0 ** (attempt - 1))
+            (self._sleep or left.wait)(outcome.wait + random.random() * growing)
         raise AssertionError("not reached")
 
     def _attempt(self, request: dict[str, Any], left: threading.Event) -> Reply | Failure:

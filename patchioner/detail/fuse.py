@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from decoders.scene_graph.lexicon import word_set
 from patchioner.base.errors import DetailError, FutileError
+from patchioner.detail.cache import AskedModel
 from patchioner.detail.text import (
     canonical,
     content_words,
@@ -30,7 +31,6 @@ from patchioner.detail.values import (
     DetailRegion,
     FusedSentence,
     Photo,
-    TextModel,
     Verdict,
     check,
 )
@@ -222,7 +222,7 @@ class LanguageFuser:
     """
 
     def __init__(
-        self, model: TextModel, settings: FuseSettings | None = None, *, seed: int = 0
+        self, model: AskedModel, settings: FuseSettings | None = None, *, seed: int = 0
     ) -> None:
         self._model, self._settings = model, settings or FuseSettings()
         self._asking: dict[str, Any] = {"temperature": 0.2, "max_tokens": 2048, "seed": seed}

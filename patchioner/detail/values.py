@@ -236,15 +236,6 @@ class Fuser(Stage, Protocol):
         """The sentences in order, and verdicts (kept=False, with a reason) on kept claims that it left out."""
 
 
-class TextModel(Stage, Protocol):
-    """A language model that answers a prompt."""
-
-    def ask(
-        self, system: str, user: str, *, temperature: float, max_tokens: int, seed: int = 0
-    ) -> str:
-        """The answer's text. `DetailError` when none can be had."""
-
-
 def to_json(caption: DetailedCaption, photo: str, *, sha256: str | None = None) -> dict[str, Any]:
     """The object described above, of plain JSON values; `DetailError` for what JSON cannot express."""
     head = {"format": FORMAT, "version": VERSION, "photo": photo, "sha256": sha256}
