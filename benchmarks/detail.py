@@ -1,6 +1,6 @@
 """Command: how good detailed captions are.
 
-    python -m benchmarks.detail --data FOLDER --out build/detail [--parts objects planted] [--limit 10] [--check]
+    python -m benchmarks.detail --data FOLDER --out build/detail [--preset full] [--parts objects planted] [--limit 10] [--check]
 
 Parts:
 * objects: things that our paragraphs name against COCO's boxes (of FOLDER/annotations).
@@ -101,7 +101,7 @@ def paragraphs(setup: Setup, photos: Sequence[Path], name: str) -> list[Detailed
     """Describe photos, or read from the file of a former run what was finished; OptionError for fewer than two."""
     if len(photos) < 2:
         raise OptionError(f"{len(photos)} photos: give at least 2, texts of others are a control")
-    captioner = DetailCaptioner(setup.model)
+    captioner = DetailCaptioner(setup.model, settings=setup.preset)
     text = json.dumps(captioner.settings, sort_keys=True, default=str)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     out = setup.out / "photos" / f"{name}-{digest}-{setup.seed}.jsonl"
@@ -210,6 +210,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--out", type=Path, default=Path("build/detail"), help="folder of the reports")
     add("--parts", nargs="+", choices=list(PARTS), help="default: those that --data has data for")
     add("--model", default="patchioner-mini", help="shipped name, folder or hub id")
+    add("--preset", choices=["careful", "full", "published"], default="careful", help="of ours")
     add("--limit", type=positive, help="photos of each set, the first ones")
     add("--words", type=positive, default=WORDS, help="budget on DID-Bench (240)")
     add("--seed", type=natural, default=0)
@@ -226,7 +227,8 @@ def _work(arguments: argparse.Namespace) -> int:
     found: dict[str, Part] = {}
     with Meteor() if java and (arguments.data / "did").is_dir() else nullcontext() as meteor:
         setup = Setup(
-            arguments.data, arguments.out, arguments.model, arguments.limit, arguments.words, arguments.seed, meteor
+            arguments.data, arguments.out, arguments.model, arguments.limit, arguments.words, arguments.seed, meteor,
+            arguments.preset,
         )  # fmt: skip
         for name in dict.fromkeys(arguments.parts or there):
             found[name] = part = PARTS[name](setup)

@@ -63,6 +63,7 @@ class Setup:
     words: int = WORDS
     seed: int = 0
     meteor: Meteor | None = None
+    preset: str = "careful"
 
     @cached_property
     def model(self) -> Patchioner:
@@ -457,7 +458,7 @@ def _judged(photo: Photo, text: str, scorer: Scorer) -> tuple[bool, float]:
     """Whether a text that stands alone is kept, and its score."""
     width, height = photo.size
     whole = DetailRegion("global", "global", (0.0, 0.0, float(width), float(height)))
-    alone = FilterSettings(rules=False, alike=1.0, lone_support=0.0, lone_caption=0.0)
+    alone = FilterSettings(rules=False, alike=1.0, lone_support=0.0, share=0.0)
     statements = [Statement("global", 0, text)]
     verdicts = filter_statements(photo, [whole], statements, scorer=scorer, settings=alone)
     scores = [verdict.support.score for verdict in verdicts if verdict.support is not None]

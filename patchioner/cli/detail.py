@@ -66,6 +66,7 @@ def _matching(pattern: str, form: str) -> Callable[[str], str]:
 
 
 _MODELS = ("patchioner", "hf:MODEL", "openai:MODEL")
+_PRESET = {"action": "store_const", "dest": "preset", "default": argparse.SUPPRESS}
 _REGION = {"action": "append", "dest": "regions", "default": []}
 # fmt: off
 _FIRST: tuple[tuple[str, str, dict[str, Any]], ...] = (
@@ -84,12 +85,14 @@ _FIRST: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("fuser", "who makes a paragraph of it: patchioner (greedy), hf:MODEL or openai:MODEL",
      {"metavar": "WHO", "type": _who("fuser", *_MODELS), "default": "patchioner"}),
     ("base-url", "of an OpenAI-compatible server, with its /v1", {"metavar": "URL"}),
+    ("careful", "say only what many captions of overlapping regions say: the default", _PRESET | {"const": "careful"}),
+    ("full", "say more, of which more is wrong", _PRESET | {"const": "full"}),
     ("max-words", "of the paragraph", {"metavar": "N", "type": spelling.positive_int}),
     ("seed", "of everything drawn", {"type": int, "default": 0}),
     ("device", "cpu, cuda, cuda:1 ... (default: the model's choice)", {}),
 )
 _ADVANCED: tuple[tuple[str, str, dict[str, Any]], ...] = (
-    ("preset", "all numbers of the stages", {"choices": ["default", "published"], "default": "default"}),
+    ("preset", "all numbers of the stages", {"choices": ["careful", "full", "published"], "default": "careful"}),
     ("grid", "rows and columns of cells in place of quadrants",
      {"metavar": "RxC", "type": _matching(r"[1-9]\d{0,2}x[1-9]\d{0,2}", "is not ROWSxCOLUMNS, such as 3x4")}),
     ("samples", "texts about every region", {"metavar": "N", "type": spelling.positive_int}),
@@ -124,7 +127,11 @@ def add_detail_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("photos", nargs="+", metavar="PHOTO", help=photos)
     for group, rows in ((parser, _FIRST), (parser.add_argument_group("advanced"), _ADVANCED)):
         for name, meaning, more in rows:
-            told = " (default: %(default)s)" if more.get("default") not in (None, []) else ""
+            told = (
+                " (default: %(default)s)"
+                if more.get("default") not in (None, [], argparse.SUPPRESS)
+                else ""
+            )
             group.add_argument(f"--{name}", help=meaning + told, **more)
 
 
@@ -207,9 +214,8 @@ class _Run:
         model = None
         if options.model != "none":
             model = Patchioner.from_pretrained(options.model, device=options.device)
-        elif not all(job.regions is not None for job in self._jobs):
-            # Without a model there are no features to find things in.
-            changes |= {"divide.objects": "none", "divide.grow": None}
+        elif not options.grid:
+            changes["divide.spatial"] = "quadrants"  # fewer questions to servers that are paid
         settings = preset(options.preset, changes)
         seeing = reader = self._other(options.describer, sees=True)
         # One client for both, so that together they keep to the bound on requests under way.

@@ -63,7 +63,7 @@ RegionReader = Callable[[tuple[int, int]], "Sequence[Given]"]
 
 @dataclass(frozen=True)
 class PhotoJob:
-    """A photo to describe: name, what reads it (upright, RGB), what gives its regions (None: they are found)."""
+    """A photo to describe: name, what reads it (upright, RGB), what gives its regions."""
 
     name: str
     load: Callable[[], Image.Image]
@@ -256,7 +256,7 @@ def describe_each(
         digest, key = None, ""
         try:
             photo = open_photo(job.load(), name=job.name)
-            given = None if job.regions is None else list(job.regions(photo.size))
+            given = [] if job.regions is None else list(job.regions(photo.size))
             digest, key = photo.sha256, f"{run}-{_digest(photo, given)}"
         except (PatchionerError, OSError) as error:
             return Outcome(job.name, error=error)
@@ -348,11 +348,11 @@ def _fingerprint(captioner: DetailCaptioner, seed: int) -> str:
     return hashlib.sha256(settings.encode()).hexdigest()[:16]
 
 
-def _digest(photo: Photo, given: Sequence[Given] | None) -> str:
+def _digest(photo: Photo, given: Sequence[Given]) -> str:
     """Of a photo's pixels and the regions given for it."""
-    things = [as_detection(one, photo.size) for one in given or ()]
+    things = [as_detection(one, photo.size) for one in given]
     regions = [[one.box, one.name, one.score, mask_digest(one.mask)] for one in things]
-    told = json.dumps([photo.sha256, None if given is None else regions])
+    told = json.dumps([photo.sha256, regions])
     return hashlib.sha256(told.encode()).hexdigest()[:32]
 
 

@@ -1,6 +1,7 @@
 """`DetailCaptioner`: one photo in, one faithful paragraph with its provenance out; and the presets of its numbers.
 
-"default" is ours. "published": the constants in the code of Patch Matters (Peng et al., CVPR 2025, arXiv 2504.06666),
+"careful" says less and is right more often, "full" says more: one rule, two thresholds (`FilterSettings.share`; figures
+in docs/detail.md). "published": the constants in the code of Patch Matters (Peng et al., CVPR 2025, arXiv 2504.06666),
 each with the meaning that it was meant to have; `trusted` and `union_of_named` of `divide` hold the others. They were
 chosen for a detector (BARON), two language models (LLaVA-1.6, 7 B; Llama-3.1-8B) and BLIP; with our own parts in their
 place they are a comparison, no reproduction. Not repeated: its code looks for overlaps with the first box only, gives a
@@ -16,17 +17,16 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal
 
-from patchioner.base.errors import OptionError, RegionError, UnknownNameError
+from patchioner.base.errors import OptionError, UnknownNameError
 from patchioner.checkpoints.hub import SHIPPED
 from patchioner.detail.describe import OwnSettings, PatchionerDescriber
-from patchioner.detail.divide import DivideSettings, Given, PhotoDivider, whole_photo
+from patchioner.detail.divide import DivideSettings, Given, PhotoDivider
 from patchioner.detail.fuse import FuseSettings, GreedyFuser, dropped
 from patchioner.detail.judge import FilterSettings, filter_statements
 from patchioner.detail.score import DenseScorer
 from patchioner.detail.values import (
     Describer,
     DetailedCaption,
-    DetailRegion,
     Fuser,
     Photo,
     Scorer,
@@ -48,7 +48,8 @@ class DetailSettings:
 
 
 _PRESETS: dict[str, dict[str, object]] = {
-    "default": {},
+    "careful": {},
+    "full": {"filter.share": 0.07, "filter.alike": 0.7, "fuse.new_share": 0.3},
     "published": {
         "divide.merge_iou": 0.3,
         "divide.growing_area": 1.0,
@@ -62,13 +63,14 @@ _PRESETS: dict[str, dict[str, object]] = {
         "filter.trusted_agreement": 2,
         "filter.whole_sentences": "always",
         "filter.lone_support": 0.0,
-        "filter.lone_caption": 0.0,
+        "filter.share": 0.0,
+        "divide.spatial": "quadrants",
     },
 }
 
 
 def preset(name: str, changes: Mapping[str, object] | None = None) -> DetailSettings:
-    """The settings of a preset, "default" or "published", but for `changes`, named by stage and field.
+    """The settings of a preset, "careful", "full" or "published", but for `changes`, named by stage and field.
 
     Raises:
         UnknownNameError: no such preset or setting; the message has the close ones.
@@ -112,7 +114,7 @@ class DetailCaptioner:
         describer: Describer | None = None,
         scorer: Scorer | Literal["dense"] | None = "dense",
         fuser: Fuser | None = None,
-        settings: DetailSettings | str = "default",
+        settings: DetailSettings | str = "careful",
     ) -> None:
         self._settings = preset(settings) if isinstance(settings, str) else settings
         self._model = Patchioner.from_pretrained(model) if isinstance(model, (str, Path)) else model
@@ -147,7 +149,7 @@ class DetailCaptioner:
     def describe(
         self,
         photo: Photo | ImageSource,
-        regions: Sequence[Given] | Sequence[DetailRegion] | None = None,
+        regions: Sequence[Given] = (),
         *,
         seed: int = 0,
     ) -> DetailedCaption:
@@ -158,8 +160,7 @@ class DetailCaptioner:
 
         Args:
             photo: a path, Pillow image, array or tensor, or a `Photo` of `open`.
-            regions: what to describe besides the whole photo, in place of what the divider would find: boxes, masks,
-                entries of `read_regions`, or `DetailRegion`s, which are taken as they are.
+            regions: things to describe besides the whole photo and its parts: boxes, masks, entries of `read_regions`.
             seed: of everything that is drawn.
 
         Raises:
@@ -169,7 +170,7 @@ class DetailCaptioner:
         opened = photo if isinstance(photo, Photo) else self.open(photo)
         if opened.features is None and self._model is not None:
             opened = replace(opened, features=self._model.encode(opened.image))
-        chosen = tuple(self._regions(opened, regions))
+        chosen = tuple(self._divider.divide(opened, regions))
         settings = {**self.settings, "seed": seed}
         blank = why_blank(opened.image)
         if blank is not None:
@@ -198,20 +199,6 @@ class DetailCaptioner:
             None if sentences else _why_empty(unused),
             settings,
         )
-
-    def _regions(
-        self, photo: Photo, given: Sequence[Given] | Sequence[DetailRegion] | None
-    ) -> list[DetailRegion]:
-        ready = [region for region in given or () if isinstance(region, DetailRegion)]
-        others = [region for region in given or () if not isinstance(region, DetailRegion)]
-        if not ready:
-            return self._divider.divide(photo, None if given is None else others)
-        if others:
-            raise RegionError("give all regions as DetailRegion, or none of them")
-        regions = sorted(ready, key=lambda region: region.kind != "global")
-        if regions[0].kind != "global":
-            regions = [whole_photo(photo.size), *regions]
-        return regions
 
 
 def _why_empty(unused: Sequence[Verdict]) -> str:

@@ -19,8 +19,8 @@ from decoders.scene_graph.lexicon import word_set
 from patchioner.base.errors import DetailError, FutileError
 from patchioner.detail.cache import AskedModel
 from patchioner.detail.text import (
-    canonical,
     content_words,
+    kind_of,
     root,
     similarity_matrix,
     things,
@@ -89,7 +89,7 @@ class GreedyFuser:
         for place in _by_coverage(texts, verdicts, taken) if settings.coverage else places:
             verdict, words = verdicts[place], len(texts[place].split())
             same = max(taken, key=lambda other: float(alike[place, other]), default=None)
-            own = {canonical(name.rpartition(" ")[2]) for name in things(texts[place])}
+            own = set(map(kind_of, things(texts[place])))
             if same is not None and alike[place, same] >= settings.duplicate:
                 taken[same].append(verdict)
             elif settings.new_share and len(own - named) < max(settings.new_share * len(own), 1e-9):

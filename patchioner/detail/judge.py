@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal, NamedTuple
 
-from decoders.scene_graph.lexicon import word_set
 from patchioner.base.errors import DetailError
 from patchioner.detail.divide import overlap_share
 from patchioner.detail.text import (
-    canonical,
+    content_words,
+    kind_of,
     similarity_matrix,
     split_sentences,
     things,
@@ -53,8 +53,9 @@ class FilterSettings:
             sentences of which no single thing is scored; "always" of all.
         lone_support: a thing drops its sentence where its own support is below this and no other sample of an
             overlapping region names it (two at least must have had the occasion); 0: never.
-        lone_caption: a text of one sentence that no other sample agrees with needs this support; 0: no more than the
-            others; 1: it goes, since our captions come from the alignment that scores them.
+        share: of a text of one sentence each thing must be named by this share of the samples about overlapping regions
+            (about the region alone where a user gave it), each other word by half of it; 0: no such test. Our captions
+            come from the alignment that scores them: what many samples say is better evidence.
     """
 
     rules: bool = True
@@ -62,10 +63,10 @@ class FilterSettings:
     trusted_agreement: int = 0
     whole_sentences: Literal["captions", "always"] = "captions"
     lone_support: float = 0.2
-    lone_caption: float = 1.0
+    share: float = 0.45
 
     def __post_init__(self) -> None:
-        check(self, alike=(0, 1), lone_support=(0, 1), lone_caption=(0, 1))
+        check(self, alike=(0, 1), lone_support=(0, 1), share=(0, 1))
         check(self, whole_sentences=("captions", "always"), trusted_agreement=(0, 10_000))
 
 
@@ -88,27 +89,36 @@ def filter_statements(
         raise DetailError(f"statements about {unknown}, regions {ids}: every id must be there once")
     claims = split_claims(statements)
     verdicts: dict[str, Verdict] = {}
-    for claim in claims:
-        reason = clean(claim.text) if chosen.rules else None
-        if reason is not None:
-            verdicts[claim.id] = Verdict(claim, False, 1, (claim.region_id,), None, *reason)
-    left = [claim for claim in claims if claim.id not in verdicts]
+
+    def left_by(why_not: Callable[[Claim], _Reason | None], some: Sequence[Claim]) -> list[Claim]:
+        for claim in some:
+            reason = why_not(claim)
+            if reason is not None:
+                verdicts[claim.id] = Verdict(claim, False, 1, (claim.region_id,), None, *reason)
+        return [claim for claim in some if claim.id not in verdicts]
+
+    left = left_by(lambda claim: clean(claim.text), claims) if chosen.rules else claims
     spoken = {claim.region_id for claim in claims}
     pairs = ((one, other) for one in spoken for other in spoken)
     near = {
         (one, other) for one, other in pairs if overlap_share(by_id[one], by_id[other]) >= _OVERLAP
     }
+    heard = {pair for pair in near if pair[0] == pair[1] or by_id[pair[0]].kind != "user"}
+    beside = supporting_samples(claims, left, heard)
+    left = left_by(
+        lambda one: rarely_said(one.text, beside[one.region_id, one.sample], chosen.share), left
+    )
     groups = agreeing_groups(left, near, chosen.alike)
     supports: list[Support] | list[None] = [None] * len(groups)
     if scorer is not None and groups:
         asked = [(by_id[first.region_id], first.text) for first, *_ in groups]
         supports = scorer.score(photo, asked)
-    beside = supporting_samples(claims, left, near)
     for group, support in zip(groups, supports, strict=True):
-        own, reason = (group[0].region_id, group[0].sample), None
+        own, reason = beside[group[0].region_id, group[0].sample], None
         agreement = len({(one.region_id, one.sample) for one in group})
-        if scorer is not None and support is not None:
-            reason = unsupported(agreement, support, beside[own], scorer, chosen)
+        trusted = 0 < chosen.trusted_agreement <= agreement
+        if scorer is not None and support is not None and not trusted:
+            reason = unsupported(support, own, scorer, chosen)
         for verdict in _of_group(group, agreement, support, reason):
             verdicts[verdict.claim.id] = verdict
     return [verdicts[claim.id] for claim in claims]
@@ -187,15 +197,8 @@ def agreeing_groups(
     return found
 
 
-# One text's man is another's person, pedestrian or player.
-_PEOPLE: Final = word_set("""
-    person people man woman child boy girl baby lady adult teenager pedestrian player rider worker passenger spectator
-    skier surfer skateboarder snowboarder bystander guy group crowd family couple audience
-""")
-
-
 class Beside(NamedTuple):
-    """Sentences of a claim's own text; other samples about an overlapping region; kind of thing -> how many name it."""
+    """Sentences of a claim's own text; other samples about overlapping regions; how many say a thing or a word."""
 
     sentences: int
     others: int
@@ -207,29 +210,36 @@ def supporting_samples(
 ) -> dict[tuple[str, int], Beside]:
     """(region, sample) of all `claims` -> what the other samples say in those that are `left`."""
     lengths = Counter((claim.region_id, claim.sample) for claim in claims)
-    kinds: dict[tuple[str, int], set[str]] = {sample: set() for sample in lengths}
+    said: dict[tuple[str, int], set[str]] = {sample: set() for sample in lengths}
     for claim in left:
-        kinds[claim.region_id, claim.sample].update(map(_kind, things(claim.text)))
+        words = said[claim.region_id, claim.sample]
+        words.update(content_words(claim.text), map(kind_of, things(claim.text)))
     found = {}
     for own, sentences in lengths.items():
         others = [other for other in lengths if other != own and (own[0], other[0]) in near]
-        named = Counter(kind for other in others for kind in kinds[other])
+        named = Counter(word for other in others for word in said[other])
         found[own] = Beside(sentences, len(others), named)
     return found
 
 
-def _kind(name: str) -> str:
-    """What a thing is: the last word of its name, synonyms made one, people all alike."""
-    word = canonical(name.rpartition(" ")[2])
-    return "person" if word in _PEOPLE else word
+def rarely_said(text: str, beside: Beside, share: float) -> _Reason | None:
+    """Why a text of one sentence says what too few samples say; None where enough do."""
+    if beside.sentences > 1 or beside.others < _OCCASIONS:
+        return None
+    needed = dict.fromkeys(sorted(content_words(text)), share / 2)
+    needed |= dict.fromkeys(map(kind_of, things(text)), share)
+    for word, least in needed.items():
+        found = (beside.named.get(word, 0) + 1) / (beside.others + 1)
+        if found < least:
+            told = f"{found:.0%} of {beside.others + 1} texts say {word!r}, not {least:.0%}"
+            return "unsupported", told
+    return None
 
 
 def unsupported(
-    agreement: int, support: Support, beside: Beside, scorer: Scorer, settings: FilterSettings
+    support: Support, beside: Beside, scorer: Scorer, settings: FilterSettings
 ) -> _Reason | None:
-    """Why the photo does not support a claim that so many samples agree on; None where it does."""
-    if 0 < settings.trusted_agreement <= agreement:
-        return None
+    """Why the photo does not support a claim; None where it does."""
     # The measure of whole sentences was fitted on captions; of a long text's sentences the things are judged.
     caption = beside.sentences == 1 or not support.objects
     weak = support.score < scorer.threshold
@@ -241,11 +251,7 @@ def unsupported(
         return "unsupported", f"support {support.score:.2f}, needs {scorer.threshold:.2f}"
     if beside.others < _OCCASIONS:
         return None
-    alone = beside.sentences == 1 and agreement == 1
-    if alone and support.score < settings.lone_caption:
-        told = f"one text alone says so, of {beside.others + 1}: its support is {support.score:.2f}"
-        return "unsupported", f"{told}, below {settings.lone_caption:.2f}"
-    lone = [one for one in support.objects if not beside.named.get(_kind(one[0]))]
+    lone = [one for one in support.objects if not beside.named.get(kind_of(one[0]))]
     name, least = min(lone, key=lambda one: one[1], default=("", 1.0))
     if least >= settings.lone_support:
         return None

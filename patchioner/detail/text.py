@@ -178,6 +178,19 @@ def things(sentence: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+# One text's man is another's person, pedestrian or player.
+_PEOPLE = word_set("""
+    person people man woman child boy girl baby lady adult teenager pedestrian player rider worker passenger spectator
+    skier surfer skateboarder snowboarder bystander guy group crowd family couple audience
+""")
+
+
+def kind_of(name: str) -> str:
+    """What a thing is: the last word of its name, synonyms made one, people all alike."""
+    word = canonical(name.rpartition(" ")[2])
+    return "person" if word in _PEOPLE else word
+
+
 def similarity_matrix(sentences: Sequence[str]) -> FloatArray:
     """How alike n sentences are: (n, n) float64, 0 to 1.
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from patchioner import Box, Patchioner
-from patchioner.base.errors import OptionError, RegionError, UnknownNameError
+from patchioner.base.errors import OptionError, UnknownNameError
 from patchioner.detail.captioner import DetailCaptioner, preset
 from patchioner.detail.fuse import dropped
 from patchioner.detail.judge import split_claims
@@ -24,8 +24,6 @@ from patchioner.detail.values import (
 )
 from tests.support.tiny import noise_photo
 
-WHOLE = DetailRegion("global", "global", (0, 0, 96, 64))
-LEFT = DetailRegion("spatial-1", "spatial", (0, 0, 48, 64), parents=("global",))
 TEXTS = {"global": ["A dog sits.", "A unicorn flies."], "spatial-1": ["A red kite."]}
 
 
@@ -80,7 +78,7 @@ def describe(monkeypatch: pytest.MonkeyPatch) -> Any:
     def run(texts: dict[str, list[str]], fuser: FakeFuser | None = None, **rest: Any) -> Any:
         parts: Any = {"describer": FakeDescriber(texts), "fuser": fuser or FakeFuser()}
         captioner = DetailCaptioner(None, scorer=None, **parts)
-        return captioner.describe(noise_photo(), **{"regions": [WHOLE, LEFT], **rest})
+        return captioner.describe(noise_photo(), **rest)
 
     return run
 
@@ -91,7 +89,6 @@ def test_the_paragraph_says_what_was_kept(describe: Any) -> None:
     assert [s.claim_ids for s in caption.sentences] == [("c1",), ("c3",)]
     assert [v.claim.id for v in caption.kept] == ["c1", "c3"]
     assert [(v.claim.id, v.reason) for v in caption.dropped] == [("c2", "unsupported")]
-    assert [region.id for region in caption.regions] == ["global", "spatial-1"]
     assert (caption.image_size, caption.reason) == ((96, 64), None)
 
 
@@ -106,10 +103,10 @@ def test_with_nothing_supported_nothing_is_said(describe: Any) -> None:
 def test_of_a_photo_that_shows_nothing_nothing_is_asked() -> None:
     describer = FakeDescriber(TEXTS)
     captioner = DetailCaptioner(None, describer=describer, scorer=None, fuser=FakeFuser())
-    caption = captioner.describe(Image.new("RGB", (448, 448), "gray"), [WHOLE, LEFT], seed=2)
+    caption = captioner.describe(Image.new("RGB", (448, 448), "gray"), seed=2)
     assert (caption.text, caption.sentences, caption.kept, caption.dropped) == ("", (), (), ())
     assert "one colour" in (caption.reason or "")
-    assert len(caption.regions) == 2 and caption.settings["seed"] == 2
+    assert len(caption.regions) == 14 and caption.settings["seed"] == 2
     assert describer.seeds == []
 
 
@@ -127,10 +124,6 @@ def test_regions_may_be_given(describe: Any) -> None:
     boxes = describe(texts, regions=[Box(1, 1, 20, 20)])
     assert [r.id for r in boxes.regions][:2] == ["global", "user-1"]
     assert boxes.text == "A dog. A red kite."
-    mine = describe(texts, regions=[DetailRegion("mine", "user", (0, 0, 9, 9))])
-    assert [r.id for r in mine.regions] == ["global", "mine"]
-    with pytest.raises(RegionError, match="or none of them"):
-        describe(texts, regions=[LEFT, Box(1, 1, 20, 20)])
 
 
 def test_stages_that_need_a_model_say_so() -> None:
@@ -142,7 +135,7 @@ def test_stages_that_need_a_model_say_so() -> None:
         DetailCaptioner(None, settings="publishd")
 
 
-@pytest.mark.parametrize("name", ["default", "published"])
+@pytest.mark.parametrize("name", ["careful", "full", "published"])
 def test_all_parts_together(model: Patchioner, name: str) -> None:
     captioner = DetailCaptioner(model, scorer=None, settings=name)
     one, two = (captioner.describe(noise_photo(), seed=3) for _ in range(2))
@@ -158,15 +151,15 @@ def test_published_constants_and_changes_by_name() -> None:
     assert (divide.objects, divide.merge_iou) == ("union", 0.3)
     assert (describe.samples, describe.temperature) == (3, 0.7)
     assert (judge.rules, judge.trusted_agreement) == (False, 2)
-    new = preset("published", {"fuse.max_words": 60, "divide.most_objects": 3})
-    assert (new.fuse.max_words, new.divide.most_objects) == (60, 3)
-    assert replace(new.divide, most_objects=8) == divide and new.describe == describe
+    new = preset("published", {"fuse.max_words": 60, "divide.rows": 4})
+    assert (new.fuse.max_words, new.divide.rows) == (60, 4)
+    assert replace(new.divide, rows=3) == divide and new.describe == describe
 
 
 @pytest.mark.parametrize("wrong", ["fuse.max_word", "fuses.max_words", "fuse.max_words.x"])
 def test_unknown_settings_offer_the_close_ones(wrong: str) -> None:
     with pytest.raises(UnknownNameError, match=r"did you mean '?.*fuse\.max_words"):
-        preset("default", {wrong: 1})
+        preset("careful", {wrong: 1})
 
 
 def test_the_package_is_light_until_it_is_used() -> None:
