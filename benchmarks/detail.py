@@ -1,6 +1,6 @@
 """Command: how good detailed captions are.
 
-    python -m benchmarks.detail --data FOLDER --out build/detail [--preset full] [--parts objects planted] [--limit 10] [--check]
+    python -m benchmarks.detail --data FOLDER --out build/detail [--preset full] [--parts objects planted]
 
 Parts:
 * objects: things that our paragraphs name against COCO's boxes (of FOLDER/annotations).
