@@ -327,7 +327,7 @@ def read_predictions(path: Path) -> list[Prediction]:
 def _parsed(line: bytes, path: Path, number: int) -> dict[str, Any]:
     try:
         values = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BenchmarkDataError(
             f"line {number} of {path} is damaged: delete it and all after it, then --resume"
         ) from error

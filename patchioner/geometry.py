@@ -12,6 +12,8 @@ import numpy.typing as npt
 from patchioner.base.errors import ImageError, OptionError
 
 Fit = Literal["stretch", "crop", "pad", "aspect"]
+MOST_SIZE = 16384
+"""Longest side of a network's input."""
 FloatArray = npt.NDArray[np.float64]
 
 
@@ -99,6 +101,8 @@ class Preprocessing:
             raise OptionError(
                 f"preprocessing mode {self.mode!r} is unknown: use one of {get_args(Fit)}"
             )
+        if self.size > MOST_SIZE:
+            raise OptionError(f"input size {self.size} is over {MOST_SIZE}: no photo is so large")
         if self.patch_size < 1 or self.size < self.patch_size or self.size % self.patch_size:
             lower = max(self.patch_size, self.size - self.size % max(self.patch_size, 1))
             raise OptionError(

@@ -16,7 +16,7 @@ import sys
 import threading
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any, Self
 
 from patchioner.base.errors import CheckpointError, OptionError
@@ -129,6 +129,12 @@ def folder_lock(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)  # lets go of the lock
+
+
+def leads_out(name: str) -> bool:
+    """Whether a path that a file names leads out of that file's folder, as written; links are the user's own."""
+    windows = PureWindowsPath(name)
+    return bool(windows.drive or windows.root) or ".." in windows.parts or "\0" in name
 
 
 def file_sha256(path: AnyPath) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -75,7 +77,9 @@ def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, st
     try:
         save_file(tensors, path, metadata=metadata)
     except SafetensorError as error:
-        raise OSError(f"{path} cannot be written ({error})") from error
+        found = re.search(r"os error (\d+)", str(error))
+        number = int(found[1]) if found else errno.EIO
+        raise OSError(number, os.strerror(number), str(path)) from error
 
 
 def load_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -108,7 +112,9 @@ def load_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 def sound_tokenizer(path: Path) -> Iterator[None]:
     """What reading a tokenizer.json raises becomes a CheckpointError; Rust's panics, no `Exception`, too."""
     try:
-        yield
+        # The part of the library that is known to panic, of whose reports there is no other way to be rid.
+        with _no_standard_error() if b'"Precompiled"' in path.read_bytes() else nullcontext():
+            yield
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
     except BaseException as error:  # the library raises bare Exception for every kind of damage
@@ -117,6 +123,19 @@ def sound_tokenizer(path: Path) -> Iterator[None]:
         raise CheckpointError(
             f"{path} is not a readable tokenizer ({error}): fetch the checkpoint again"
         ) from error
+
+
+@contextmanager
+def _no_standard_error() -> Iterator[None]:
+    """Neither Python's nor, below it, that of libraries."""
+    kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(null)
 
 
 class AllocationLimit(TorchFunctionMode):

@@ -186,7 +186,7 @@ class ModelSettings:
             given["decode"] = DecodeOptions(**{**decode, **tuples})
             given["rerank"] = _rerank(given.get("rerank"))
             return cls(**given)
-        except (TypeError, ValueError) as error:  # OptionError is a ValueError
+        except (TypeError, ValueError, ArithmeticError) as error:  # OptionError is a ValueError
             raise CheckpointError(f"{source}: {error}") from error
 
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from patchioner.base.errors import CheckpointError, OptionError, UnknownNameError, first_line
-from patchioner.base.files import read_json, write_json
+from patchioner.base.files import leads_out, read_json, write_json
 from patchioner.base.inference import inference_copy
 from patchioner.base.optional import Registry, require
 from patchioner.base.weights import (
@@ -107,14 +107,39 @@ def make_part(registry: Registry[type[P]], given: Any, folder: Path, source: str
             folder = existing_path(given, folder, registry.kind)
             source = str(folder / CONFIG_FILE)
             given = read_json(source)
+            _refuse_paths_out(given, source)
         part = registry.of_config(given, source)
         with AllocationLimit.beside(folder / WEIGHTS_FILE, source):
             return part.from_config(given, folder)
     except CheckpointError:
         raise
-    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except (
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        RuntimeError,
+        ArithmeticError,
+    ) as error:
         # Our own errors are among these; torch names an impossible shape by a RuntimeError.
-        raise CheckpointError(f"{source} lacks or has a wrong setting: {error}") from error
+        reason = first_line(error)
+        raise CheckpointError(f"{source} lacks or has a wrong setting: {reason}") from error
+
+
+def _refuse_paths_out(config: Any, source: str) -> None:
+    """The config of a folder comes from others: it names no file outside of that folder."""
+    if isinstance(config, str) and leads_out(config):
+        raise CheckpointError(
+            f"{source}: {config!r:.80} leads out of its folder: copy the file into it"
+        )
+    for one in (
+        config.values()
+        if isinstance(config, Mapping)
+        else config
+        if isinstance(config, list)
+        else ()
+    ):
+        _refuse_paths_out(one, source)
 
 
 def settings_of(config: Mapping[str, Any], known: Iterable[str]) -> dict[str, Any]:

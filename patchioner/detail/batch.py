@@ -28,7 +28,7 @@ from patchioner.base.errors import (
     RegionFileError,
     UnknownNameError,
 )
-from patchioner.base.files import differences
+from patchioner.base.files import differences, leads_out
 from patchioner.base.progress import progress
 from patchioner.detail.cache import mask_digest
 from patchioner.detail.divide import Given, as_detection
@@ -109,6 +109,10 @@ def _listed(entry: object, where: str, folder: Path) -> tuple[str, RegionReader 
 
     def read(size: tuple[int, int]) -> Sequence[Given]:
         if isinstance(given, str):
+            if leads_out(given):
+                raise RegionFileError(
+                    f"{where}: {given!r:.80} leads out of the list's folder: put the file into it"
+                )
             return read_regions(folder / given, size, image_name=name)
         try:
             return RegionFile(folder / name, {"regions": given}).for_photo(size)

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from patchioner.base.errors import RegionError
+from patchioner.base.files import leads_out
 from patchioner.regions.coverage import Floats, Footprints
 
 if TYPE_CHECKING:
@@ -294,13 +295,11 @@ def items_of(values: object, what: str) -> list[object]:
 
 def inside(folder: Path, name: str) -> Path:
     """A file that another file names; RegionError where that leads out of the folder of the latter."""
-    found = folder / name
-    try:
-        if found.resolve().is_relative_to(folder.resolve()):
-            return found
-    except (OSError, ValueError, RuntimeError):  # NUL, half characters, links in a circle
-        pass
-    raise RegionError(f"{name!r:.80} leads out of the folder {str(folder)!r}: put the file into it")
+    if leads_out(name):
+        raise RegionError(
+            f"{name!r:.80} leads out of {str(folder)!r}: put the file into that folder"
+        )
+    return folder / name
 
 
 def listed(regions: Iterable[Region], what: str) -> list[Region]:
