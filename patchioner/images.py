@@ -183,6 +183,11 @@ def _decode_reduced(
     return ReducedPhoto(_decode(image, name), upright, box)
 
 
+def orientation(source: ImageSource) -> int:
+    """EXIF's 1 to 8 of a picture file: how its stored pixels lie; errors as `load_image`."""
+    return read_picture(source, lambda image, name: _orientation(image))
+
+
 def _orientation(image: Image.Image) -> int:
     """EXIF's 1..8, and 1 where it says nothing that can be read, as `load_image` takes it."""
     try:

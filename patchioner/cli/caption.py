@@ -73,8 +73,7 @@ def add_caption_arguments(parser: argparse.ArgumentParser) -> None:
         add(flag, metavar=form, type=parse, help=help_, **one_list)
     whole: Any = {"action": "append_const", "const": WholeImage(), "dest": "regions"}
     add("--whole", help="the whole image beside others; alone, it is the default", **whole)
-    known = "JSON of regions, COCO annotations, SAM masks or another known format"
-    add("--regions", metavar="FILE", dest="region_file", type=Path, help=known)
+    spelling.add_region_file(add)
     add("--patches", action="store_true", help="caption every patch; draws a map")
 
     add = parser.add_argument_group("model and output").add_argument
@@ -112,6 +111,8 @@ def wrong_combination(options: argparse.Namespace) -> str | None:
     """What is wrong about arguments that are right one by one; None when nothing is."""
     if options.patches and (options.regions or options.region_file):
         return "--patches captions every patch: leave the other regions out"
+    if problem := spelling.without_region_file(options):
+        return problem
     if options.variance is not None and options.weighting != "gaussian":
         return "--variance belongs to --weighting gaussian: add it or leave --variance out"
     if options.beam is not None and options.temperature is not None:
@@ -248,7 +249,7 @@ def _jobs(options: argparse.Namespace) -> tuple[list[_Job], int]:
         )
     photos = find_photos(options.photos)
     pictures = plan_pictures(options.out, photos)
-    file = None if options.region_file is None else RegionFile(options.region_file)
+    file = spelling.region_file(options)
     jobs = []
     for photo, picture in zip(photos, pictures, strict=True):
         try:

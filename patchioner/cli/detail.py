@@ -77,8 +77,6 @@ _FIRST: tuple[tuple[str, str, dict[str, Any]], ...] = (
      {"metavar": "FILE.html", "type": _matching(r".*\.html?", "does not end in .html")}),
     ("box", "left, top, right, bottom in pixels", {"metavar": "X1,Y1,X2,Y2", "type": spelling.parse_box, **_REGION}),
     ("mask", "picture of the photo's size, black outside", {"metavar": "PNG", "type": spelling.parse_mask, **_REGION}),
-    ("regions", "JSON of regions, COCO annotations, or SAM masks (.json, .npz, .npy)",
-     {"metavar": "FILE", "dest": "region_file", "type": Path}),
     ("model", "our captioner; 'none' where others do it all", {"metavar": "ID|DIR", "default": "patchioner-mini"}),
     ("describer", "who says what is in a region: patchioner, hf:MODEL or openai:MODEL",
      {"metavar": "WHO", "type": _who("describer", *_MODELS), "default": "patchioner"}),
@@ -125,6 +123,7 @@ def add_detail_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=detail)
     photos = "picture, folder, LIST.json, scikit-image:NAME"
     parser.add_argument("photos", nargs="+", metavar="PHOTO", help=photos)
+    spelling.add_region_file(parser.add_argument)
     for group, rows in ((parser, _FIRST), (parser.add_argument_group("advanced"), _ADVANCED)):
         for name, meaning, more in rows:
             told = (
@@ -165,7 +164,7 @@ def detail(options: argparse.Namespace) -> int:
     Raises:
         PatchionerError: nothing can be done at all: no photos, no model, a file of other settings.
     """
-    problem = check_combinations(options)
+    problem = check_combinations(options) or spelling.without_region_file(options)
     if problem is not None:
         report_error(problem)
         return 2
@@ -349,9 +348,8 @@ def _scorer(options: argparse.Namespace, model: Patchioner | None) -> Scorer | N
 
 def _jobs(options: argparse.Namespace) -> Iterator[PhotoJob]:
     from patchioner.detail.batch import PhotoJob, read_photo_list
-    from patchioner.regions import read_regions
 
-    file = None if options.region_file is None else read_regions(options.region_file)
+    file = spelling.region_file(options)
 
     def reader(name: str) -> Any:
         return lambda size: [*options.regions, *(file.for_photo(size, name) if file else ())]

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from patchioner.base.errors import (
     ImageError,
@@ -22,7 +22,16 @@ from patchioner.base.errors import (
 )
 from patchioner.base.optional import require
 from patchioner.cli.output import report
-from patchioner.regions import Box, Mask, Point, Polygon, RegionSet, Trace, read_trace
+from patchioner.regions import (
+    Box,
+    Mask,
+    Point,
+    Polygon,
+    RegionFile,
+    RegionSet,
+    Trace,
+    read_trace,
+)
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -120,6 +129,39 @@ def _is_file(path: Path) -> bool:
         return path.is_file()
     except OSError:  # a long list of points is no possible file name
         return False
+
+
+def add_region_file(add: Callable[..., Any]) -> None:
+    """`--regions`, and what its numbers mean where they cannot say it."""
+    known = (
+        "JSON of regions, COCO annotations, SAM masks or another known format; or a folder of them"
+    )
+    add("--regions", metavar="FILE", dest="region_file", type=Path, help=known)
+    form = "how boxes of --regions are written, where their format leaves it open"
+    add("--box-format", choices=["xyxy", "xywh", "cxcywh"], help=form)
+    shares = "numbers of --regions are 0..1 of the photo"
+    add("--normalized", action="store_true", default=None, help=shares)
+    turned = "ignore: --regions were made on the pixels as stored, before the EXIF rotation"
+    add("--exif", choices=["apply", "ignore"], help=turned)
+
+
+def _how(options: argparse.Namespace) -> dict[str, Any]:
+    names = ("box_format", "normalized", "exif")
+    return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+
+
+def without_region_file(options: argparse.Namespace) -> str | None:
+    """What is wrong where `--regions` is missing; None when nothing is."""
+    if options.region_file is None and (given := next(iter(_how(options)), None)):
+        return f"--{given.replace('_', '-')} belongs to --regions: add it"
+    return None
+
+
+def region_file(options: argparse.Namespace) -> RegionFile | None:
+    """The file of `--regions`, read."""
+    if options.region_file is None:
+        return None
+    return RegionFile(options.region_file, **_how(options))
 
 
 @argument

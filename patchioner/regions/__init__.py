@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from patchioner.regions.base import Bounds, Outline, Region, Shape, region_kinds
 from patchioner.regions.files import RegionFile, read_regions, read_trace
-from patchioner.regions.formats import NamedRegion, from_coco, from_sam
+from patchioner.regions.formats import from_coco, from_sam
+from patchioner.regions.items import NamedRegion
 from patchioner.regions.mask import Mask, decode_rle, encode_rle
 from patchioner.regions.paths import Polygon, Trace
 from patchioner.regions.shapes import Box, Patch, Point, RegionSet, WholeImage

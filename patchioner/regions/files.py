@@ -25,19 +25,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
-from typing import overload
+from typing import Any, Literal, get_args, overload
 
-from patchioner.base.errors import RegionError, RegionFileError
+from patchioner.base.errors import OptionError, RegionError, RegionFileError
+from patchioner.regions.annotators import sam_masks
 from patchioner.regions.base import Size, items_of
 from patchioner.regions.formats import (
     MAX_MASK_BYTES,
-    Item,
-    NamedRegion,
-    Photo,
     mask_bytes,
     photos_of,
     read_json,
 )
+from patchioner.regions.items import BoxFormat, Item, NamedRegion, Photo
 from patchioner.regions.paths import Trace
 
 
@@ -47,9 +46,15 @@ class RegionFile:
     Args:
         path: as in `read_regions`.
         content: what JSON the file holds, where that has been read already.
+        box_format: how boxes are written, where the format itself does not say: "xyxy" corners, "xywh" left top corner
+            and size, "cxcywh" centre and size.
+        normalized: numbers that the format takes for pixels are 0..1 of the photo.
+        exif: "ignore" for regions made on the stored pixels of photos that EXIF turns (as OpenCV does); then the name
+            of each photo must be its path.
 
     Raises:
         RegionFileError: no such file, or an unknown or unsafe format.
+        OptionError: another `box_format` or `exif`.
 
     Example:
         >>> file = RegionFile("coco.json")
@@ -57,14 +62,35 @@ class RegionFile:
         ...     named = file.for_photo(photo.size, photo.path)
     """
 
-    def __init__(self, path: str | Path, content: object = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        content: object = None,
+        *,
+        box_format: BoxFormat | None = None,
+        normalized: bool = False,
+        exif: Literal["apply", "ignore"] = "apply",
+    ) -> None:
+        if box_format not in (None, *get_args(BoxFormat)) or exif not in ("apply", "ignore"):
+            raise OptionError(
+                f"box_format {box_format!r}, exif {exif!r}: use one of {get_args(BoxFormat)}, and apply or ignore"
+            )
         self.path = Path(path)
+        self._how: dict[str, Any] = {
+            "box_format": box_format,
+            "normalized": normalized,
+            "exif": exif,
+        }
+        self._photos: list[Photo] = []
         with _named_errors(self.path):
-            if (
-                content is None and not self.path.is_file()
-            ):  # nor is a pipe read, which may never end
+            if content is None and self.path.is_dir():
+                if (self.path / "metadata.csv").is_file():
+                    self._photos = [sam_masks(self.path)]
+            elif content is None and not self.path.is_file():  # a pipe might never end
                 raise RegionError("no such file")
-            self._photos = photos_of(self.path, content)
+            else:
+                self._photos = photos_of(self.path, content, box_format)
+        self._is_folder = not self._photos and content is None and self.path.is_dir()
         self._by_file_name: dict[str, list[Photo]] = {}
         for photo in self._photos:
             if photo.name is not None:
@@ -102,16 +128,20 @@ class RegionFile:
         Raises:
             RegionFileError: the photo is not in the file, is ambiguous, or has another size there.
         """
+        if self._is_folder:
+            return self._own_file(image_name).entries(image_size, image_name)
         with _named_errors(self.path):
             photos = self._matching(image_name)
-            for photo in photos:
-                _require_same_size(photo, image_size)
+            turn = 1 if self._how["exif"] == "apply" else _orientation(image_name)
+            for one in photos:
+                _require_same_size(one, image_size[::-1] if turn >= 5 else image_size)
         found: list[NamedRegion | RegionFileError] = []
         held = 0
-        for item in (item for photo in photos for item in photo.items):
+        for photo, item in [(one, item) for one in photos for item in one.items]:
+            shares = bool(self._how["normalized"]) and photo.in_pixels
             try:
                 with _named_errors(self.path):
-                    named = item.named(image_size)
+                    named = item.named(image_size, shares=shares, orientation=turn)
                     held += mask_bytes(named.region)
                     if held > MAX_MASK_BYTES:
                         raise RegionError(
@@ -121,6 +151,16 @@ class RegionFile:
             except RegionFileError as error:
                 found.append(error)
         return found
+
+    def _own_file(self, image_name: str | None) -> RegionFile:
+        """Of a folder: the file, or the folder of SAM's masks, that is called like the photo."""
+        stem = PurePosixPath(_parts(image_name or "")[-1]).stem
+        wanted = [f"{stem}{suffix}" for suffix in (".txt", ".json", ".xml", ".npz", ".npy", "")]
+        with _named_errors(self.path):
+            for name in wanted if image_name else ():
+                if (self.path / name).exists():
+                    return RegionFile(self.path / name, **self._how)
+            raise RegionError(f"no file in it is called like the photo, {', '.join(wanted[:-1])}")
 
     def _matching(self, image_name: str | None) -> list[Photo]:
         """The photos that are the named one; several where one name has several ids."""
@@ -152,27 +192,29 @@ class RegionFile:
 
 
 @overload
-def read_regions(path: str | Path) -> RegionFile: ...
+def read_regions(path: str | Path, **how: Any) -> RegionFile: ...
 
 
 @overload
 def read_regions(
-    path: str | Path, image_size: Size, image_name: str | None = None
+    path: str | Path, image_size: Size, image_name: str | None = None, **how: Any
 ) -> list[NamedRegion]: ...
 
 
 def read_regions(
-    path: str | Path, image_size: Size | None = None, image_name: str | None = None
+    path: str | Path, image_size: Size | None = None, image_name: str | None = None, **how: Any
 ) -> RegionFile | list[NamedRegion]:
     """Read a file of regions; with an image's size, what it has for that image.
 
     Args:
         path: our JSON (see `patchioner.regions.files`), COCO annotations or results (LVIS, SA-1B
             and Grounded-SAM-2 too), what SAM's automatic mask generator returns as JSON, masks as
-            .npz or .npy (integer label maps: one region per id), labelme, Visual Genome, Label
-            Studio. Never a pickle.
+            .npz or .npy (integer label maps: one region per id), labelme, CVAT, Pascal VOC, YOLO,
+            Visual Genome, Label Studio; or a folder with such a file, or a folder of SAM's masks,
+            for each photo, called like it. Never a pickle.
         image_size: (width, height) of the original image, in pixels.
         image_name: its path or file name, for files about several images.
+        how: `box_format`, `normalized` and `exif` of `RegionFile`, where the numbers cannot say.
 
     Returns:
         The file, to be asked photo by photo; or the regions of the one image, in the file's order.
@@ -184,7 +226,7 @@ def read_regions(
         >>> regions = read_regions("regions.json", (640, 480))
         >>> model.caption("photo.jpg", [named.region for named in regions])
     """
-    file = RegionFile(path)
+    file = RegionFile(path, **how)
     return file if image_size is None else file.for_photo(image_size, image_name)
 
 
@@ -240,6 +282,14 @@ def _named_errors(path: Path) -> Iterator[None]:
         raise RegionFileError(
             f"{name} is broken: a value in it is not of the kind that belongs there"
         ) from error
+
+
+def _orientation(image_name: str | None) -> int:
+    from patchioner.images import orientation
+
+    if image_name is None or not Path(image_name).is_file():
+        raise RegionError(f"exif='ignore' needs the path of the photo; {image_name!r} is none")
+    return orientation(image_name)
 
 
 def _parts(name: str) -> tuple[str, ...]:

@@ -398,7 +398,7 @@ def label_studio(kind: str, value: object) -> list[object]:
         ([{"regions": [{"x": 1, "y": 2, "width": 3, "height": 2, "phrase": "a cup"}]}], [BOX]),
         ({"id": 1, "objects": [{"x": 1, "y": 2, "w": 3, "h": 2, "names": ["cup"]}]}, [BOX]),
         (label_studio("rectanglelabels", PER_CENT), [BOX]),
-        (label_studio("brushlabels", {}), "Label Studio"),
+        (label_studio("videorectangle", {}), "Label Studio"),
         ({"regions": [{"box": [0.1, 0.1, 0.9, 0.9]}]}, r"within 0\.\.1"),
         ({"regions": [{"polygon": [[0, 0], [0.5, 0], [0, 0.5]]}]}, r"within 0\.\.1"),
     ],
