@@ -295,6 +295,9 @@ def _by_image(entries: Iterable[Entry], items: Iterable[Item]) -> dict[str, list
         groups.setdefault(_key(entry.get("image_id"), "image_id"), []).append(item)
     return groups
 
+
+def _array_items(path: Path, box_format: BoxFormat | None) -> list[Item]:
+    """Of `masks`, or else of `boxes`, (n, 4), x, y, width, height if not told; `scores` are not used."""
     try:
         # Opened here: given a path, numpy leaves a broken zip file open.
         with path.open("rb") as stream:
