@@ -43,10 +43,7 @@ from benchmarks.published import MARK, SOURCES, published_rows, published_table
 from benchmarks.run import BASELINE_FOLDER, FORMAT, RESULTS_FILE, VERSION
 from benchmarks.scoring import (
     MAP_ROUNDS,
-    PERSON,
-    Regional,
     dense_matches,
-    measure_regions,
     stem_f_measure,
 )
 from patchioner.base.errors import CheckpointError, OptionError
@@ -118,14 +115,11 @@ class MeasuredRun:
     def scores(self, metric: str) -> dict[str, float]:
         """The score of each answered sample by its id; empty where the metric has none."""
         found = self.results["samples"]["scores"].get(metric, ())
-        return dict(zip(self.by_id, found, strict=True)) if found else {}
-
-    @cached_property
-    def regional(self) -> Regional | None:
-        """Distinctness and grounding sample by sample; None where no photo has two regions."""
-        if self.task == "image":
-            return None
-        return measure_regions(list(self.by_id.values()), classes=self.task == "objects")
+        return (
+            {id_: n for id_, n in zip(self.by_id, found, strict=True) if n is not None}
+            if found
+            else {}
+        )
 
 
 def read_runs(paths: Sequence[Path]) -> list[MeasuredRun]:
@@ -258,7 +252,8 @@ def _by_sample(name: str, first: MeasuredRun, second: MeasuredRun) -> Paired | N
     """Over the samples that both runs answered."""
     ours, theirs = second.scores(name), first.scores(name)
     ids = [id_ for id_ in ours if id_ in theirs and _same_region(id_, first, second)]
-    if not ids:
+    among = name.endswith(("_margin", "_wins"))  # what a sample gets depends on the photo's others
+    if not ids or (among and not len(ids) == len(ours) == len(theirs)):
         return None
     # Scores by sample are kept with six digits.
     mean, value = float(np.mean(list(ours.values()))), second.metrics[name]["value"]
@@ -268,19 +263,9 @@ def _by_sample(name: str, first: MeasuredRun, second: MeasuredRun) -> Paired | N
         notes.append(f"over the {len(ids)} samples that both have")
     if any(first.by_id[id_].references != second.by_id[id_].references for id_ in ids):
         notes.append("scored against other references")
-    return _difference(theirs, ours, ids, second, "; ".join(notes))
-
-
-def _difference(
-    theirs: Mapping[str, float],
-    ours: Mapping[str, float],
-    ids: Sequence[str],
-    run: MeasuredRun,
-    note: str = "",
-) -> Paired:
-    photos = [run.by_id[id_].photo for id_ in ids]
+    photos = [second.by_id[id_].photo for id_ in ids]
     before, after = ([scores[id_] for id_ in ids] for scores in (theirs, ours))
-    return bootstrap_difference(before, after, photos, **run.how), note
+    return bootstrap_difference(before, after, photos, **second.how), "; ".join(notes)
 
 
 def _same_region(id_: str, first: MeasuredRun, second: MeasuredRun) -> bool:
@@ -298,27 +283,13 @@ def _whole(name: str, first: MeasuredRun, second: MeasuredRun) -> Paired | None:
         return None
     if name == "mAP (stem-F)":
         return _dense_map(first, second)
-    if name == "object_hits_but_person":
-        theirs, ours = first.scores("object_hits"), second.scores("object_hits")
-        kept = [id_ for id_ in ours if second.by_id[id_].references[0] != PERSON]
-        return _difference(theirs, ours, kept, second) if kept else None
-    before, after = first.regional, second.regional
-    if before is None or after is None:
-        return None
-    if name.endswith(("_margin", "_wins")):
-        column = "margins" if name.endswith("_margin") else "wins"
-        theirs, ours = getattr(before, column), getattr(after, column)
-        if theirs.keys() != ours.keys() or not ours:
-            return None
-        return _difference(theirs, ours, list(ours), second)
-    if name != "repeated_pairs":
-        return None
-    one, other = before.pairs, after.pairs
-    if {p: of for p, (_, of) in one.items()} != {p: of for p, (_, of) in other.items()}:
+    one, other = (run.results["samples"]["pairs"] for run in (first, second))
+    if name != "repeated_pairs" or [of for _, of in one.values()] != [
+        of for _, of in other.values()
+    ]:
         return None
     gains = [100.0 * (other[photo][0] - one[photo][0]) for photo in other]
-    found = bootstrap_ratio(gains, [of for _, of in other.values()], list(other), **second.how)
-    return found, ""
+    return bootstrap_ratio(gains, [of for _, of in other.values()], list(other), **second.how), ""
 
 
 def _dense_map(first: MeasuredRun, second: MeasuredRun) -> Paired:

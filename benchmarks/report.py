@@ -286,7 +286,11 @@ def _differences(runs: Sequence[MeasuredRun]) -> Markup:
 def sample_metrics(runs: Sequence[MeasuredRun]) -> list[str]:
     """Metrics that single samples are ranked by: not BLEU, which a sentence cannot carry, nor one reference each."""
     there = in_order(name for run in runs for name in run.results["samples"]["scores"])
-    return [n for n in there if not n.startswith("bleu") and not n.endswith(ONE_REFERENCE)]
+    return [
+        n
+        for n in there
+        if not n.startswith("bleu") and not n.endswith((ONE_REFERENCE, "_margin", "_wins"))
+    ]
 
 
 def ranked(

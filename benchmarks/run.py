@@ -351,10 +351,11 @@ def _results(
         "samples": {
             "ids": [prediction.id for prediction in said],
             "scores": {
-                name: [round(value, 6) for value in score.samples]
+                name: [None if value is None else round(value, 6) for value in score.samples]
                 for name, score in scores.items()
                 if score.samples is not None
             },
+            "pairs": next((score.pairs for score in scores.values() if score.pairs), {}),
         },
     }
     write_json(part.folder / RESULTS_FILE, results)

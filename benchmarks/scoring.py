@@ -64,16 +64,18 @@ Floats = NDArray[np.float64]
 class Score:
     """One measured value of the whole set, as papers print it, and how it was made.
 
-    `interval` is None where resampling was not done; `samples` has the score of each answered sample; `mean` is, for
-    a score that pools counts over the set (BLEU, METEOR), the mean of the samples with its own interval.
+    `interval` is None where resampling was not done; `samples` has the score of each answered sample (None where it has
+    none); `mean` is, for a score that pools counts over the set (BLEU, METEOR), the mean of the samples with its own
+    interval; `pairs` are, of "repeated_pairs", those of each photo that have the same caption, and all.
     """
 
     value: float
     interval: Interval | None
     made: str
-    samples: tuple[float, ...] | None = None
+    samples: tuple[float | None, ...] | None = None
     mean: Interval | None = None
     higher_is_better: bool = True
+    pairs: Mapping[str, tuple[int, int]] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """All but the samples, which results.json keeps in a place of their own; an undefined bound is null."""
@@ -202,50 +204,6 @@ def stem_f_measure(captions: Sequence[str], references: Sequence[Sequence[str]])
     return stem_f(captions, references)[1] / 100.0
 
 
-@dataclass(frozen=True)
-class Regional:
-    """What the regional scores of a run are made of.
-
-    By sample id: `margins`, how much better the caption fits its own region than the photo's others (CIDEr against
-    the references, or for class boxes 100 where the class is named), `wins`, percent of the others that fit worse, and
-    `photos`. `pairs`: by photo, (pairs of regions with the same caption, pairs of regions). `unique`: mean share of
-    different captions per photo, %.
-    """
-
-    margins: dict[str, float]
-    wins: dict[str, float]
-    pairs: dict[str, tuple[int, int]]
-    unique: float
-    photos: dict[str, str]
-
-
-def measure_regions(said: Sequence[Prediction], *, classes: bool = False) -> Regional | None:
-    """Distinctness and grounding of answered predictions; None where no photo has two different regions.
-
-    With `classes` the one reference of each is the name of its class, and boxes of one class are one region for the
-    grounding: a caption that names it is right for all of them.
-    """
-    names = region_names(said)
-    photos = [prediction.photo for prediction in said]
-    captions = [prediction.caption or "" for prediction in said]
-    references = [prediction.references for prediction in said]
-    if _alone(photos, names):
-        return None
-    counted, unique = distinctness(captions, photos, names)
-    ground = None
-    if not classes:
-        ground = grounding(captions, references, photos, fixed_cider(references), names)
-    elif not _alone(photos, [due[0] for due in references]):
-        kinds = [due[0] for due in references]
-        ground = grounding(captions, references, photos, class_named, kinds)
-    margins, wins, of = {}, {}, {}
-    if ground is not None:
-        for index, margin, won in zip(ground.samples, ground.margins, ground.wins, strict=True):
-            one = said[index]
-            margins[one.id], wins[one.id], of[one.id] = float(margin), 100.0 * won, one.photo
-    return Regional(margins, wins, counted, 100.0 * unique, of)
-
-
 def _alone(photos: Sequence[str], names: Sequence[str]) -> bool:
     return len(set(zip(photos, names, strict=True))) == len(set(photos))
 
@@ -263,30 +221,42 @@ def region_names(said: Sequence[Prediction]) -> list[str]:
 def regional_scores(
     said: Sequence[Prediction], how: Mapping[str, int], *, classes: bool = False
 ) -> dict[str, Score]:
-    """Distinctness and grounding with intervals, where some photo has two different regions; else nothing."""
-    found = measure_regions(said, classes=classes)
-    if found is None:
+    """Distinctness and grounding with intervals, where some photo has two different regions; else nothing.
+
+    With `classes` the one reference of each is the name of its class, and boxes of one class are one region for the
+    grounding: a caption that names it is right for all of them.
+    """
+    names = region_names(said)
+    photos = [prediction.photo for prediction in said]
+    captions = [prediction.caption or "" for prediction in said]
+    references = [prediction.references for prediction in said]
+    if _alone(photos, names):
         return {}
-    scores: dict[str, Score] = {}
-    if found.pairs:
-        repeats = 100.0 * np.array([same for same, _ in found.pairs.values()], dtype=np.float64)
-        pairs = [of for _, of in found.pairs.values()]
-        repeated = bootstrap_ratio(repeats, pairs, list(found.pairs), **how)
-        made = f"{_OURS}: share of pairs of regions of one photo with the same caption, %"
-        several = repeated if len(pairs) > 1 else None
-        scores["repeated_pairs"] = Score(repeated.value, several, made, higher_is_better=False)
-        made = f"{_OURS}: different captions per photo, % of its regions"
-        scores["unique_captions"] = Score(found.unique, None, made)
-    if not found.margins:
+    pairs, unique = distinctness(captions, photos, names)
+    same, every = np.array(list(pairs.values()), dtype=np.float64).T
+    repeated = bootstrap_ratio(100.0 * same, every, list(pairs), **how)
+    made = f"{_OURS}: share of pairs of regions of one photo with the same caption, %"
+    several = repeated if len(pairs) > 1 else None
+    scores = {"repeated_pairs": Score(repeated.value, several, made, None, None, False, pairs)}
+    made = f"{_OURS}: different captions per photo, % of its regions"
+    scores["unique_captions"] = Score(100.0 * unique, None, made)
+    kinds = [due[0] for due in references]
+    if classes and _alone(photos, kinds):
         return scores
-    photos = list(found.photos.values())
-    # Resampling the only photo that has two regions gives that photo again, not an interval.
-    several_photos = classes or len(set(photos)) > 1
-    told = _OF_CLASSES if classes else _OF_REGIONS
-    for (name, made), values in zip(told.items(), (found.margins, found.wins), strict=True):
-        mean = bootstrap_mean(list(values.values()), photos, **how)
-        interval = mean if several_photos else None
-        scores[name] = Score(mean.value, interval, f"{_OURS}: {made}")
+    fit = (class_named, kinds) if classes else (fixed_cider(references), names)
+    found = grounding(captions, references, photos, *fit)
+    of = [photos[index] for index in found.samples]
+    for (name, made), values in zip(
+        (_OF_CLASSES if classes else _OF_REGIONS).items(),
+        (found.margins, 100.0 * found.wins),
+        strict=True,
+    ):
+        mean = bootstrap_mean(values, of, **how)
+        by_index = dict(zip(found.samples, values.tolist(), strict=True))
+        samples = tuple(by_index.get(index) for index in range(len(said)))
+        # Resampling the only photo that has two regions gives that photo again, not an interval.
+        interval = mean if classes or len(set(of)) > 1 else None
+        scores[name] = Score(mean.value, interval, f"{_OURS}: {made}", samples)
     return scores
 
 
@@ -317,7 +287,8 @@ def object_scores(said: Sequence[Prediction], how: Mapping[str, int]) -> dict[st
     if others:
         rate = bootstrap_mean(hits[others], [photos[i] for i in others], **how)
         made = f"{made}; boxes of people left out"
-        scores["object_hits_but_person"] = Score(rate.value, rate, made)
+        of_others = tuple(hit if at in others else None for at, hit in enumerate(hits.tolist()))
+        scores["object_hits_but_person"] = Score(rate.value, rate, made, of_others)
     return scores | regional_scores(said, how, classes=True)
 
 

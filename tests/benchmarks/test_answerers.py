@@ -12,8 +12,10 @@ import pytest
 
 from benchmarks.answerers import Prediction, most_typical, read_predictions
 from benchmarks.data import BenchmarkDataError
+from benchmarks.settings import RunSettings, weighting_of
 from patchioner import Box, Patchioner, RegionSet, Weighting, WholeImage
 from patchioner.base.errors import OptionError
+from patchioner.checkpoints.settings import KindSettings
 from tests.benchmarks.conftest import World
 from tests.support.tiny import TEXTS, tiny_parts
 
@@ -52,21 +54,18 @@ def test_the_model_and_its_baselines(world: World, tmp_path: Path, model: Patchi
         oracle = by_name["oracle"][index]
         assert sorted([oracle.caption or "", *oracle.references]) == sorted(prediction.references)
     assert len({prediction.caption for prediction in by_name["random"]}) > 5
+    world.run(tmp_path / "few", baselines=("random", "oracle"), limit=5, batch=1)
+    world.run(tmp_path / "other", baselines=("random", "oracle"), seed=1)
+    for name in (
+        "random",
+        "oracle",
+    ):  # chosen by the seed and the sample, whatever is asked beside it
+        few, other = (
+            {p.id: p.caption for p in said(tmp_path / folder, name)} for folder in ("few", "other")
+        )
+        everything = {p.id: p.caption for p in by_name[name]}
+        assert few.items() <= everything.items() and other != everything
     assert len({prediction.caption for prediction in said(tmp_path)}) > 1
-
-
-def test_random_choices_depend_on_the_seed_and_the_sample_only(
-    world: World, tmp_path: Path
-) -> None:
-    def choices(folder: str, **changes: Any) -> dict[str, dict[str, str | None]]:
-        names = ("random", "oracle")
-        world.run(tmp_path / folder, baselines=names, **changes)
-        return {name: {p.id: p.caption for p in said(tmp_path / folder, name)} for name in names}
-
-    everything, few, other = choices("a"), choices("b", limit=5, batch=1), choices("c", seed=1)
-    for name in everything:
-        assert few[name].items() <= everything[name].items()
-        assert other[name] != everything[name]
 
 
 def test_the_oracle_takes_samples_with_two_references_only(world: World, tmp_path: Path) -> None:
@@ -152,3 +151,15 @@ def test_the_most_typical_sentence_is_the_one_of_plain_loops() -> None:
         for i, mine in enumerate(texts)
     ]
     assert most_typical(texts) == texts[max(range(len(texts)), key=lambda i: scores[i])]
+
+
+def test_a_rounding_alone_changes_the_tasks_own_kind(model: Patchioner) -> None:
+    kinds = {"box": KindSettings(Weighting("gaussian", 2.0))}
+    parts = replace(model.parts, settings=replace(model.settings, kinds=kinds))
+    own = Patchioner(parts, device="cpu")
+    changed = weighting_of(own, RunSettings("dense", rounding="reference"))
+    assert changed == Weighting("gaussian", 2.0, "reference")
+    assert weighting_of(own, RunSettings("trace", rounding="reference")) == Weighting(
+        rounding="reference"
+    )
+    assert weighting_of(own, RunSettings("dense")) is None

@@ -49,17 +49,15 @@ def test_without_out_nothing_is_left_behind(
     assert region_set.main([f"--data={world.root}", *FAST]) == 0
     first = capsys.readouterr().out
     file, images = world.file("region_set"), world.root / "photos"
-    assert region_set.main([f"--data={file}", f"--images={images}", *FAST]) == 0
+    words = [f"--data={file}", f"--images={images}", *FAST]
+    assert region_set.main(words) == 0
     assert capsys.readouterr().out == first and "cider" in first
-    assert list((tmp_path / "here").iterdir()) == []
-
-
-def test_left_out_rows_are_printed(world: World, loads: list[str], capsys: Capture) -> None:
     world.change("region_set", lambda content: content["photo_00"].update(none=[]))
-    assert region_set.main([f"--data={world.root}", *FAST]) == 0
+    assert region_set.main(words) == 0
     assert "row 2 (photo_00/2)" in capsys.readouterr().out
-    assert region_set.main([f"--data={world.root}", *FAST, "--strict"]) == 1
+    assert region_set.main([*words, "--strict"]) == 1
     assert "--strict" in capsys.readouterr().err
+    assert list((tmp_path / "here").iterdir()) == []
 
 
 @pytest.mark.parametrize(

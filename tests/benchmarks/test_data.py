@@ -213,7 +213,7 @@ def test_half_a_character_is_reported_and_can_be_written(photos: PhotoFolder) ->
     assert printable("a \U0001f600 b") == "a \U0001f600 b"
 
 
-@pytest.mark.parametrize("number", ["9" * 400, "1e999", "-Infinity", "NaN"])
+@pytest.mark.parametrize("number", ["9" * 400, "1e999", "NaN"])
 def test_numbers_beyond_any_photo(number: str, photos: PhotoFolder) -> None:
     boxes = f'{{"1": {{"a": [[0, 0, {number}, 9]], "b": [[0, 0, 5, 5]]}}}}'
     point = f'[{{"x": {number}, "y": 0}}], [{json.dumps(POINT)}]'
@@ -221,14 +221,6 @@ def test_numbers_beyond_any_photo(number: str, photos: PhotoFolder) -> None:
     for task, text in (("region_set", boxes), ("trace", traces)):
         (row,) = read(task, text, photos).skipped
         assert row.where == "1/0" and len(row.reason) <= 400
-
-
-@pytest.mark.parametrize("key", ["9" * 5000, "x" * 5000, "../../etc/passwd", "\\u0000", ""])
-def test_names_that_no_file_has(key: str, photos: PhotoFolder) -> None:
-    text = f'{{"{key}": {{"a": [[0, 0, 5, 5]]}}, "1": {{"b": [[0, 0, 5, 5]]}}}}'
-    found = read("region_set", text, photos)
-    assert [sample.photo for sample in found.samples] == [PHOTO]
-    assert "missing" in found.skipped[0].reason
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,39 +19,22 @@ from benchmarks.bootstrap import bootstrap_mean, bootstrap_statistic
 from benchmarks.data import BenchmarkDataError
 from benchmarks.metrics import bleu, cider, stem_f
 from benchmarks.metrics.dense_map import DensePhoto, match, summarize
-from benchmarks.settings import RunSettings, weighting_of
-from patchioner import Patchioner, Weighting
 from patchioner.base.errors import OptionError, UnknownNameError
-from patchioner.checkpoints.settings import KindSettings
 from tests.benchmarks.conftest import Encoded, World, contents
-from tests.support.tiny import noise_photo, tiny_parts
+from tests.support.tiny import noise_photo
 
 ROOT = Path(__file__).parents[2]
 BASELINES = ("whole", "crop")
 LINES = "predictions.jsonl"
 
 
-def test_each_photo_passes_the_backbone_once(
-    world: World, tmp_path: Path, encoded: Encoded
-) -> None:
-    world.run(tmp_path / "one", baselines=BASELINES)
-    assert sorted(encoded) == [f"photo_{index:02d}" for index in range(11)]
-    world.run(tmp_path / "two", baselines=BASELINES)
-    assert contents(tmp_path / "one") == contents(tmp_path / "two")
-    lines = [json.loads(line) for line in (tmp_path / "one" / LINES).read_text().splitlines()]
-    assert [line["photo"] for line in lines] == sorted(line["photo"] for line in lines)
-    assert set(lines[0]) == {
-        "id", "photo", "row", "region", "caption", "score", "references", "area_share",
-    }  # fmt: skip
-    assert len({line["id"] for line in lines}) == 27
-
-
-@pytest.mark.parametrize("done", [0, 1, 3, 8, 10])
+@pytest.mark.parametrize("done", [0, 3, 8])
 def test_an_interrupted_run_goes_on(
     world: World, tmp_path: Path, encoded: Encoded, done: int
 ) -> None:
     """At most the group of three photos under way is asked again; then a finished run asks nothing."""
     world.run(tmp_path / "whole", baselines=BASELINES)
+    assert sorted(encoded) == [f"photo_{index:02d}" for index in range(11)], "each photo once"
     encoded.clear()
     encoded.fail_after = done
     with pytest.raises(KeyboardInterrupt):
@@ -71,7 +53,7 @@ def test_a_file_cut_at_any_byte_is_mended(world: World, tmp_path: Path) -> None:
     world.run(tmp_path)
     path = tmp_path / LINES
     whole = path.read_bytes()
-    for size in range(0, len(whole), 997):
+    for size in range(0, len(whole), 2017):
         path.write_bytes(whole[:size])
         world.run(tmp_path, resume=True)
         assert path.read_bytes() == whole
@@ -262,18 +244,3 @@ def test_dense_captioning_has_the_map(world: World, tmp_path: Path) -> None:
     assert whole["repeated_pairs"]["value"] == 100.0
     assert whole["grounding_margin"]["value"] == pytest.approx(0.0, abs=1e-9)
     assert whole["grounding_wins"]["value"] == 50.0
-
-
-def _model(**kinds: KindSettings) -> Patchioner:
-    parts = tiny_parts()
-    return Patchioner(replace(parts, settings=replace(parts.settings, kinds=kinds)), device="cpu")
-
-
-def test_settings_of_kinds_of_regions() -> None:
-    """A variance alone changes the task's own kind."""
-    model = _model(box=KindSettings(Weighting("gaussian", variance=2.0)))
-    own = weighting_of(model, RunSettings("dense", rounding="reference"))
-    assert own == Weighting("gaussian", variance=2.0, rounding="reference")
-    other = weighting_of(model, RunSettings("trace", rounding="reference"))
-    assert other is not None and other.kind == "uniform"
-    assert weighting_of(model, RunSettings("dense")) is None

@@ -25,7 +25,6 @@ from benchmarks.naive import (
 )
 from benchmarks.speed import Contest, main
 from benchmarks.timing import make_photo, random_boxes
-from decoders import DecodeOptions
 from memory_bank import MemoryBank
 from patchioner import Patchioner
 from patchioner.backbones import TimmViT
@@ -128,19 +127,6 @@ def test_decoding_goes_on_behind_the_end_on_the_networks_own_weights() -> None:
 
 
 # ---- random weights and banks
-
-
-def test_captions_end_nowhere_or_where_cocos_do_and_can_be_written() -> None:
-    vectors = torch.randn(40, TINY.dim, generator=torch.Generator().manual_seed(0))
-    vectors, options = functional.normalize(vectors, dim=1), DecodeOptions(max_tokens=STEPS)
-    decoder = build_random_decoder(TINY)
-    written = decoder.generate(vectors, options)
-    assert {len(one.token_ids) for one in written} == {STEPS}
-    never = {decoder.tokenizer.end_id, decoder.tokenizer.start_id, *decoder.unwritable_ids}
-    assert not never & {token for ids in NaiveDecoder(decoder).token_ids(vectors) for token in ids}
-    ending = build_random_decoder(TINY, ends=True).generate(vectors, options)
-    lengths = [len(one.token_ids) for one in ending]
-    assert 8 <= sum(lengths) / len(lengths) <= 20 and len(set(lengths)) > 1
 
 
 def test_both_sides_read_the_same_bank_and_one_that_is_there_is_kept(

@@ -26,9 +26,10 @@ def test_importing_it_and_making_regions_loads_nothing_heavy() -> None:
     assert modules_after(code).isdisjoint(HEAVY)
 
 
-@pytest.mark.parametrize("module", ["geometry", "images", "regions", "regions.files", "aggregate"])
-def test_parts_that_need_numpy_only_stay_light(module: str) -> None:
-    assert modules_after(f"import patchioner.{module}").isdisjoint(HEAVY)
+def test_parts_that_need_numpy_only_stay_light() -> None:
+    names = ("geometry", "images", "regions", "regions.files", "aggregate")
+    code = ", ".join(f"patchioner.{name}" for name in names)
+    assert modules_after(f"import {code}").isdisjoint(HEAVY)
 
 
 def test_every_exported_name_is_there_and_documented() -> None:
@@ -38,15 +39,6 @@ def test_every_exported_name_is_there_and_documented() -> None:
         value = getattr(patchioner, name)
         assert name == "__version__" or value.__doc__
     assert dir(patchioner) == patchioner.__all__
-
-
-def test_nothing_public_is_exported_unannounced() -> None:
-    own = {
-        name
-        for name, value in vars(patchioner).items()
-        if not name.startswith("_") and getattr(value, "__module__", "").startswith("patchioner")
-    }
-    assert own <= set(patchioner.__all__)
 
 
 def test_lazy_names_are_the_real_ones() -> None:

@@ -15,7 +15,6 @@ from benchmarks.metrics.dense_map import (
     DenseMap,
     DensePhoto,
     as_boxes,
-    average_precision,
     match,
     merge_boxes,
     pairwise_iou,
@@ -136,13 +135,6 @@ def test_photos_without_detections_or_truths_count() -> None:
     assert dense_map([hit, invented], figures, name="METEOR").value == pytest.approx(50.0)
     with pytest.raises(OptionError, match="no ground truth"):
         dense_map([], figures, name="x")
-
-
-@pytest.mark.parametrize(
-    ("right", "expected"), [(np.zeros(0, bool), 0.0), (np.zeros(2, bool), 0.0), ([True], 0.34)]
-)
-def test_average_precision_by_hand(right: Any, expected: float) -> None:
-    assert average_precision(np.array(right), 3) == pytest.approx(expected)
 
 
 def test_weights_are_copies_of_photos() -> None:

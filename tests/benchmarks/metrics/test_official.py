@@ -115,12 +115,6 @@ def test_line_ends_and_empty_captions_shift_nothing() -> None:
     assert (said, due) == (["a dog", ""], [["the dog", ""], ["a cat", "b", "c"]])
 
 
-def test_too_few_lines(fake_java: FakeJava) -> None:
-    fake_java("print('a dog')")
-    with pytest.raises(JavaError, match="1 lines for 2 captions"):
-        ptb_tokenize(["a dog", "a cat"])
-
-
 # ---- BLEU, ROUGE-L, CIDEr
 
 words = st.lists(
@@ -218,12 +212,6 @@ def test_a_meteor_that_dies_is_quoted_and_closed(fake_java: FakeJava, body: str)
         with pytest.raises(JavaError, match="closed"):
             dying.score(["a"], [["a"]])
     dying.close()
-
-
-def test_a_meteor_that_answers_no_number(fake_java: FakeJava) -> None:
-    fake_java("print('1 2'); print('NaN?', flush=True); sys.stdin.read()")
-    with Meteor() as odd, pytest.raises(JavaError, match="'NaN.'"):
-        odd.score(["a"], [["a"]])
 
 
 @pytest.mark.slow

@@ -16,13 +16,6 @@ from tests.support.tiny import DIM, TEXTS, noise_photo, tiny_parts
 Capture = pytest.CaptureFixture[str]
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    Patchioner(tiny_parts(), device="cpu").save_pretrained(folder, storage="fp32")
-    return folder
-
-
 @pytest.fixture
 def captions(tmp_path: Path) -> Path:
     path = tmp_path / "captions.csv"
@@ -155,12 +148,6 @@ def test_compacting(
     assert "exists already" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", [["--rows", "0"], ["--rows", "many"], []])
-def test_wrong_usage_exits_2(checkpoint: Path, tmp_path: Path, words: list[str]) -> None:
-    assert main(["bank", "compact", str(checkpoint), str(tmp_path / "small"), *words]) == 2
-    assert main(["bank"]) == 2
-
-
 def test_eight_bits_and_equal_rows_merged(
     captions: Path, checkpoint: Path, tmp_path: Path, capsys: Capture
 ) -> None:
@@ -183,12 +170,6 @@ def test_eight_bits_and_equal_rows_merged(
     # Again, and it stays as it is.
     assert build(shouted, checkpoint, tmp_path / "bank", *words, "--resume") == 0
     assert MemoryBank.load(tmp_path / "bank").fingerprint() == bank.fingerprint()
-
-
-def test_an_int8_bank_serves_captions(checkpoint: Path, tmp_path: Path) -> None:
-    MemoryBank.load(checkpoint / "memory_bank").save(tmp_path / "bank", dtype="int8")
-    model = Patchioner.from_pretrained(checkpoint, device="cpu", bank=tmp_path / "bank")
-    assert model.caption(noise_photo())[0].text
 
 
 def test_the_shipped_bank_stays_as_it_is(capsys: Capture) -> None:

@@ -262,3 +262,30 @@ def test_what_can_be_checked_is_checked_before_the_model_is_loaded(
         assert run(*words) == status, words
         error = capsys.readouterr().err
         assert says in error and error.count("\n") <= 2 and "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--box", "200,200,300,300"], "lies outside what the model sees of the 80x60 image"),
+        (["--point", "500,500"], "lies outside what the model sees"),
+        (["--trace", "500,500 600,600"], "no point inside the 80x60 image"),
+        (["--mask", "black.png"], "'black.png' is empty"),
+        (["--mask", "small.png"], "the mask is 8x8 but the image is 80x60"),
+    ],
+)
+def test_a_region_that_is_not_on_the_photo_fails_in_a_line(
+    run: Run,
+    photo: Path,
+    tmp_path: Path,
+    capsys: Capture,
+    monkeypatch: Any,
+    words: list[str],
+    says: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.new("L", (80, 60)).save("black.png")
+    Image.new("L", (8, 8), 255).save("small.png")
+    assert run(photo, *words) in (1, 2)
+    written = capsys.readouterr()
+    assert says in written.err and written.err.count("\n") == 1 and "nan" not in written.out

@@ -17,7 +17,7 @@ from PIL import Image
 
 from patchioner import Patchioner
 from patchioner.cli import doctor, output
-from patchioner.cli.main import VERBS, command_parser, main
+from patchioner.cli.main import main
 
 Run = Callable[..., int]
 Capture = pytest.CaptureFixture[str]
@@ -49,20 +49,6 @@ def test_help_needs_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True)
     assert done.returncode == 0, done.stderr
-
-
-def test_every_verb_says_what_it_runs() -> None:
-    parser = command_parser()
-    (commands,) = (action for action in parser._actions if action.dest == "==SUPPRESS==")
-    assert commands.choices is not None
-    assert list(commands.choices) == list(VERBS)
-
-
-def test_python_m_patchioner_is_the_same_command() -> None:
-    words = [sys.executable, "-m", "patchioner", "caption"]
-    done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert done.stderr.startswith("patchioner caption: error:")
 
 
 @pytest.mark.parametrize(("raised", "status"), [(KeyboardInterrupt, 130), (AttributeError, None)])

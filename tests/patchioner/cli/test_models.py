@@ -14,7 +14,7 @@ from patchioner import Patchioner
 from patchioner.backbones import TimmViT
 from patchioner.cli.main import main
 from tests.support import published
-from tests.support.tiny import DIM, noise_photo, tiny_backbone, tiny_parts
+from tests.support.tiny import DIM, noise_photo, tiny_backbone
 
 Capture = pytest.CaptureFixture[str]
 WRITERS: dict[str, Callable[..., Path]] = {
@@ -23,13 +23,6 @@ WRITERS: dict[str, Callable[..., Path]] = {
     "viecap": published.write_viecap,
     "meacap": published.write_meacap,
 }
-
-
-@pytest.fixture
-def checkpoint(tmp_path: Path) -> Path:
-    """A tiny checkpoint of ours."""
-    Patchioner(tiny_parts(), device="cpu").save_pretrained(tmp_path / "tiny", storage="fp32")
-    return tmp_path / "tiny"
 
 
 @pytest.fixture

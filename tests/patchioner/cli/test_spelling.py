@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -122,24 +121,6 @@ def test_negative_coordinates_need_no_equals_sign() -> None:
     assert spelling.attach_negative_values(["--box=1,2,3,4", "-x"]) == ["--box=1,2,3,4", "-x"]
 
 
-def test_a_folder_stands_for_the_pictures_below_it(photo: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "folder"
-    (folder / "b").mkdir(parents=True)
-    for name in ("c.png", "a.PNG", "b/d.jpeg"):
-        shutil.copy(photo, folder / name)
-    (folder / "notes.txt").write_text("no picture")
-    (folder / "e.png").mkdir()
-    names = [Path(source.file_name).name for source in find_photos([str(folder), str(photo)])]
-    assert names == ["a.PNG", "d.jpeg", "c.png", "photo.png"]
-    with pytest.raises(ImageError, match="empty"):
-        (tmp_path / "empty").mkdir()
-        find_photos([str(tmp_path / "empty")])
-    (missing,) = find_photos([str(tmp_path / "missing.png")])
-    for use in (missing.check, missing.load):
-        with pytest.raises(ImageError, match=r"missing\.png"):
-            use()
-
-
 def test_samples_come_with_scikit_image() -> None:
     pytest.importorskip("skimage")
     for name in SAMPLES:
@@ -180,3 +161,14 @@ def test_a_folder_is_all_that_pillow_reads_below_it(
     assert found == [Path(n) for n in ("a.jpg", "below/C.TGA", "below/b.jp2", "d.jfif", "gone.png")]
     said = capsys.readouterr().err
     assert "1 .cr2, 1 .txt" in said and "._a" not in said
+    (alone, picked) = (
+        find_photos([str(tmp_path / "below"), str(tmp_path / "a.jpg")])[i] for i in (0, -1)
+    )
+    assert (Path(alone.name).name, Path(picked.name).name) == ("C.TGA", "a.jpg")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ImageError, match="empty"):
+        find_photos([str(tmp_path / "empty")])
+    (missing,) = find_photos([str(tmp_path / "missing.png")])
+    for use in (missing.check, missing.load):
+        with pytest.raises(ImageError, match=r"missing\.png"):
+            use()
