@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,8 +71,7 @@ class Setup:
         return load_pretrained(self.name, "cpu")
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(NamedTuple):
     """What a part found: its tables, the same figures as JSON values, and bars that were not reached."""
 
     title: str
@@ -425,26 +424,24 @@ def run_planted(setup: Setup) -> Part:
     level = float(np.quantile([scores[key] for key in true], 1 - KEPT))
     rows: list[list[str]] = []
     values: dict[str, Any] = {}
-    objects = 1.0
     for kind in KINDS:
         ones = [one for one in every if one.kind == kind]
         if not ones:
             continue
         false = [(one.photo, one.false) for one in ones]
         dropped = bootstrap_mean([not kept[key] for key in false], [photo for photo, _ in false])
-        objects = dropped.value if kind == "object" else objects
         of_false = np.array([scores[key] for key in false])
         of_true = np.array([scores[one.photo, one.true] for one in ones])
         at, precision = float((of_false < level).mean()), average_precision(of_true, of_false)
-        rows.append(
-            [kind, str(len(ones)), percent(dropped), f"{100 * at:.1f}", f"{100 * precision:.1f}"]
-        )
+        shares = (percent(dropped), f"{100 * at:.1f}", f"{100 * precision:.1f}")
+        rows.append([kind, str(len(ones)), *shares])
         values[kind] = {
             "count": len(ones), "dropped": finite(dropped), "dropped_at": at, "average_precision": precision
         }  # fmt: skip
     missed = []
     if share.value < KEPT:
         missed.append(f"{share.value:.1%} of the true sentences are kept, not {KEPT:.0%}")
+    objects = values.get("object", {"dropped": {"value": 1.0}})["dropped"]["value"]
     if objects < DROPPED:
         missed.append(f"{objects:.1%} of the exchanged objects are dropped, not {DROPPED:.0%}")
     head = ["planted", "n", "dropped, %", "dropped at 90 % kept, %", "average precision"]

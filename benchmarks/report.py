@@ -188,39 +188,22 @@ def _about(runs: Sequence[MeasuredRun]) -> Markup:
         model = PurePath(str(run.settings["model"])).name
         title = task_named(run.task).title
         rows.append([run.label, title, model, where, data["samples"], data["photos"], len(left)])
-        made = [[NAMES.get(n, n), score["made"]] for n, score in results["metrics"].items()]
         listed = [[row["row"], row["where"], row["reason"]] for row in left[:SHOWN_ROWS]]
+        kept = {key: results[key] for key in ("model", "data", "settings", "versions", "machine")}
+        kept["made"] = {name: score["made"] for name, score in results["metrics"].items()}
         details.append(
             element(
                 "details",
                 element("summary", f"Everything about {run.label} ({run.task})"),
-                [
-                    table(caption, ["what", "value"], _flat(results[key]), "pairs")
-                    for key, caption in (
-                        ("model", "Model: fingerprints (sha256) and settings"), ("data", "Data"),
-                        ("settings", "Settings of the run"), ("versions", "Software"), ("machine", "Machine"),
-                    )
-                ],
-                table("How each metric was made", ["metric", "value"], made, "pairs"),
+                element("pre", json.dumps(kept, indent=1, ensure_ascii=False)),
                 table(f"{len(left)} rows left out", ["row", "where", "reason"], listed)
                 if left
-                else element("p", "No row of the data file was left out."),
+                else None,
             )
-        )  # fmt: skip
+        )
     head = ["run", "task", "model", "data (sha256)", "samples", "photos", "rows left out"]
     overview = table("Runs of this page", head, rows)
     return element("section", element("h2", "What was measured", id="about"), overview, details)
-
-
-def _flat(values: Mapping[str, Any], above: str = "") -> list[list[Child]]:
-    """Nested settings as rows, keys joined by dots; what was not given is left out."""
-    rows: list[list[Child]] = []
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            rows += _flat(value, f"{above}{key}.")
-        elif value is not None and value != []:
-            rows.append([f"{above}{key}", value if isinstance(value, str) else json.dumps(value)])
-    return rows
 
 
 def _task(name: str, runs: Sequence[MeasuredRun], gallery: Gallery) -> Markup:

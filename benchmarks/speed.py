@@ -1,6 +1,6 @@
 """The command `python -m benchmarks.speed`: times a model, or our engine against the published way of the same work.
 
-    python -m benchmarks.speed --rounds 5 --json speed.json        # a model: backbone pass, captions, starts
+    python -m benchmarks.speed --rounds 5 --json speed.json        # a model: backbone pass, captions
     python -m benchmarks.speed --suite cpu                         # against the naive twin, at published shapes
     python -m benchmarks.speed --suite gpu                         # ours on a GPU, in bfloat16
 
@@ -59,10 +59,6 @@ from patchioner.images import load_image
 from patchioner.regions import Patch
 
 _TOLERANCE = 1e-4
-_IMPORT_PROBE = (
-    "import sys, time; start = time.perf_counter(); import patchioner;"
-    " print(time.perf_counter() - start, 'torch' in sys.modules)"
-)
 _GPU_REGIONS, _GPU_IMAGES = 16, {"published": 32, "tiny": 2}
 
 
@@ -109,14 +105,12 @@ def _work(arguments: argparse.Namespace) -> Iterator[Path]:
 
 
 def run_model_suite(arguments: argparse.Namespace) -> int:
-    """Time a model's backbone pass, captions from features that are there, imports and cold starts; no verdicts."""
+    """Time a model's backbone pass, and captions from features that are there; no verdicts."""
     rounds = arguments.rounds or 5
     with _work(arguments) as folder:
         photo = arguments.photo or make_photo(folder / "photo.jpg")
         model = Patchioner.from_pretrained(arguments.model, device=arguments.device)
         rows = time_model(model, photo, arguments.regions, rounds=rounds)
-        if not arguments.no_starts:
-            rows += time_starts(arguments.model, photo, rounds=rounds)
     base = rows[0][0].median
     table = []
     for timing, peak in rows:
@@ -144,24 +138,6 @@ def time_model(
         label = f"caption {count:,} box{'es' if count > 1 else ''}"
         rows.append((time_function(label, clock, rounds=rounds), peak_memory_mb()))
     return rows
-
-
-def time_starts(model: str, photo: Path, *, rounds: int) -> list[tuple[Timing, None]]:
-    """Time `import patchioner`, which must not load torch, and the command line, each in a fresh process."""
-    probe = [sys.executable, "-c", _IMPORT_PROBE]
-    run_process(probe)  # bytecode and disk cache
-    outputs = [run_process(probe).split() for _ in range(rounds)]
-    torch_too = " (with torch)" if outputs[0][1] == "True" else ""
-    imports = Timing(f"import patchioner{torch_too}", tuple(float(taken) for taken, _ in outputs))
-    command = [sys.executable, "-m", "patchioner"]
-    caption = [*command, "caption", str(photo), "--model", model]
-    helped = clocked(partial(run_process, [*command, "--help"]))
-    cold = clocked(partial(run_process, caption))
-    return [
-        (imports, None),
-        (time_function("patchioner --help", helped, rounds=rounds), None),
-        (time_function("patchioner caption PHOTO, cold", cold, rounds=rounds), None),
-    ]
 
 
 # ---- ours against the published way
@@ -412,7 +388,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     model("--photo", type=Path, help="default: a generated 640 x 480 picture")
     counts = [1, 10, 100, 1000]
     model("--regions", type=positive, nargs="+", default=counts, help="numbers of boxes")
-    model("--no-starts", action="store_true", help="skip import and cold start")
     suites = parser.add_argument_group("suites cpu and gpu").add_argument
     suites("--shapes", choices=list(SHAPES), default="published", help="default: %(default)s")
     chunks = "chunks of four boxes that the published way really runs; the rest is scaled"

@@ -203,11 +203,11 @@ def test_model_suite(tmp_path: Path, capsys: Capture) -> None:
     Patchioner(tiny_parts(), device="cpu").save_pretrained(tmp_path / "tiny")
     out, model = tmp_path / "speed.json", ["--model", str(tmp_path / "tiny")]
     words = [*model, "--rounds", "2", "--regions", "1", "3", "--json", str(out)]
-    assert main([*words, "--no-starts"]) == 0
+    assert main(words) == 0
     assert "| caption 3 boxes |" in capsys.readouterr().out
     report = json.loads(out.read_text())
     assert [len(row["seconds"]) for row in report["rows"]] == [2, 2, 2]
-    assert main([*model, "--photo", str(tmp_path / "none.jpg"), "--no-starts"]) == 1
+    assert main([*model, "--photo", str(tmp_path / "none.jpg")]) == 1
     assert "none.jpg" in capsys.readouterr().err
     for wrong in (["--suite", "tpu"], ["--suite", "cpu", "--shapes", "huge"]):
         with pytest.raises(SystemExit):

@@ -56,43 +56,6 @@ def test_cider_by_hand(said: Any, due: Any, expected: list[float]) -> None:
     assert scores == pytest.approx(expected) and mean == pytest.approx(np.mean(expected))
 
 
-def test_cider_plain_twin() -> None:
-    """The formula written out over dense vectors."""
-    draw = random.Random(3)
-    words = ["a", "red", "blue", "bus", "dog", "runs", "on", "the", "street", "two", "men"]
-
-    def sentence() -> str:
-        return " ".join(draw.choices(words, k=draw.randint(1, 9)))
-
-    predictions = [sentence() for _ in range(20)]
-    references = [[sentence() for _ in range(draw.randint(1, 4))] for _ in range(20)]
-
-    def grams(text: str, n: int) -> Ngrams:
-        words = text.split()
-        return Counter(tuple(words[i : i + n]) for i in range(len(words) - n + 1))
-
-    def vector(text: str, n: int, vocabulary: list[tuple[str, ...]]) -> list[float]:
-        counts = grams(text, n)
-        documents = [sum(any(g in grams(r, n) for r in rs) for rs in references) for g in vocabulary]  # fmt: skip
-        return [counts[g] * math.log(len(references) / max(1, d))
-                for g, d in zip(vocabulary, documents, strict=True)]  # fmt: skip
-
-    scores = []
-    for text, group in zip(predictions, references, strict=True):
-        total = 0.0
-        for reference in group:
-            delta = len(text.split()) - len(reference.split())
-            for n in (1, 2, 3, 4):
-                vocabulary = sorted(set(grams(text, n)) | set(grams(reference, n)))
-                left, right = vector(text, n, vocabulary), vector(reference, n, vocabulary)
-                norms = math.hypot(*left) * math.hypot(*right)
-                if norms:
-                    clipped = sum(min(a, b) * b for a, b in zip(left, right, strict=True))
-                    total += clipped / norms * math.exp(-(delta**2) / 72)
-        scores.append(1000 * total / 4 / len(group))
-    assert cider(predictions, references)[1] == pytest.approx(scores)
-
-
 def test_cider_with_a_fixed_idf() -> None:
     """A subset scores what it scores in the full set, and each different text is counted once."""
     seen: list[str] = []

@@ -11,15 +11,7 @@ from patchioner.regions import Point, Polygon, Trace, Weighting
 # 4 x 4 patches of 10 pixels.
 GEOMETRY = fit_image((40, 40), mode="stretch", size=32, patch_size=8)
 
-
-CROPPED = fit_image((80, 40), mode="crop", size=32, patch_size=8)
 REFERENCE = Weighting(rounding="reference")
-
-
-def test_a_line_weighs_patches_by_its_length_inside() -> None:
-    weights = Trace([(5, 15), (35, 15)]).patch_weights(GEOMETRY)
-    np.testing.assert_allclose(weights[1], [1 / 6, 1 / 3, 1 / 3, 1 / 6], atol=1e-7)
-    assert weights.sum() == pytest.approx(1)
 
 
 def test_pauses_and_doubled_points_do_not_count() -> None:
@@ -59,12 +51,6 @@ def test_the_path_is_broken_where_points_are_off_the_image() -> None:
     expected = np.zeros((4, 4))
     expected[0, :2] = expected[3, 2:] = 0.25
     np.testing.assert_allclose(broken, expected, atol=1e-7)
-
-
-def test_a_path_across_a_crop_counts_inside_it() -> None:
-    # The crop sees x from 20 to 60; both ends are cropped away.
-    weights = Trace([(0, 5), (80, 5)]).patch_weights(CROPPED)
-    np.testing.assert_allclose(weights[0], 0.25, atol=1e-7)
 
 
 def test_reference_follows_padding() -> None:

@@ -7,8 +7,6 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from patchioner.base.errors import RegionError
 from patchioner.geometry import fit_image
@@ -78,14 +76,6 @@ def test_a_point_is_the_patch_under_it(x: float, y: float, row: int, column: int
     assert where(Point(x, y).patch_weights(SQUARE)) == (row, column)
 
 
-@settings(max_examples=50, deadline=None)
-@given(st.integers(0, 9), st.integers(0, 9))
-def test_the_point_in_the_middle_of_a_patch_is_that_patch(row: int, column: int) -> None:
-    x, y = SQUARE.to_pixels(np.array([[column + 0.5, row + 0.5]]))[0]
-    assert where(Point(x, y).patch_weights(SQUARE)) == (row, column)
-    assert where(Patch(row, column).patch_weights(SQUARE)) == (row, column)
-
-
 def test_a_patch_of_padding_is_refused_and_left_out_of_all() -> None:
     with pytest.raises(RegionError, match="padding"):
         Patch(0, 0).patch_weights(PADDED)
@@ -133,11 +123,6 @@ def test_rows_of_xywh_become_boxes_and_padding_is_left_out() -> None:
     # Off any image, but no padding: an error of its own when it is pooled.
     assert RegionSet.from_xywh([[-30, 3, 9, 9]]) == RegionSet([Box(-30, 3, -21, 12)])
     assert RegionSet.from_xywh(iter(rows.tolist())) == RegionSet.from_xywh(rows)
-
-
-def test_adapters() -> None:
-    assert Box.from_xywh(10, 20, 30, 40) == Box(10, 20, 40, 60)
-    assert Box.from_coco({"bbox": [10, 20, 30, 40], "id": 1}) == Box(10, 20, 40, 60)
 
 
 NAN, CORNERS = float("nan"), [(10, 10), (30, 10), (30, 30)]

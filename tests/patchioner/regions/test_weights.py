@@ -202,12 +202,6 @@ def test_pooled_tokens_are_the_plain_weighted_sum(kind: str) -> None:
         np.testing.assert_allclose(embedding.numpy(), twin, atol=1e-5)
 
 
-def test_a_patch_is_its_token() -> None:
-    features = some_features()
-    pooled = pool_regions(features, Patch.all(features.geometry))
-    torch.testing.assert_close(pooled, features.tokens.flatten(0, 1))
-
-
 def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     features = some_features()
     regions = [Box(i, i, i + 7, i + 5) for i in range(30)]
