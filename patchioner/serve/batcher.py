@@ -35,8 +35,7 @@ class _Job:
 
 
 class Batcher:
-    """A queue that threads empty. The oldest question decides what is answered next, and all that are asked alike come
-    along; nothing waits for company. What is cancelled leaves the queue.
+    """A queue that threads empty: the oldest question goes next, with all that are asked alike.
 
     Args:
         answer: called in the threads.
@@ -46,7 +45,7 @@ class Batcher:
         observe: told of each batch.
 
     Example:
-        >>> batcher = Batcher(lambda key, asked: [one * 2 for one in asked], workers=1, most_rows=8)
+        >>> batcher = Batcher(lambda key, asked: [one * 2 for one in asked], 1, most_rows=8)
         >>> asyncio.run(batcher.ask("double", 21)), batcher.close()
         (42, None)
     """
@@ -54,8 +53,8 @@ class Batcher:
     def __init__(
         self,
         answer: Answer,
-        *,
         workers: int,
+        *,
         most_rows: int,
         limit: int = 10**6,
         observe: Observe = lambda *_: None,
@@ -63,13 +62,9 @@ class Batcher:
         self._answer, self._observe = answer, observe
         self._most_rows, self._limit = most_rows, limit
         self._queue: deque[_Job] = deque()
-        self._change = threading.Condition()
-        self._stopping = False
+        self._change, self._stopping = threading.Condition(), False
         self._seconds_per_row = 0.01
-        self._threads = [
-            threading.Thread(target=self._work, name=f"patchioner-serve-{number}", daemon=True)
-            for number in range(workers)
-        ]
+        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(workers)]
         for thread in self._threads:
             thread.start()
 
@@ -115,32 +110,29 @@ class Batcher:
     def _take(self) -> list[_Job]:
         """The next batch, which is under way from now on; empty at the end."""
         with self._change:
-            while True:
-                while not self._queue and not self._stopping:
-                    self._change.wait()
-                batch: list[_Job] = []
-                rest, rows = deque[_Job](), 0
-                for job in self._queue:
-                    fits = not batch or (
-                        job.key == batch[0].key and rows + job.rows <= self._most_rows
-                    )
-                    if not fits:
-                        rest.append(job)
-                    elif job.future.set_running_or_notify_cancel():
-                        batch.append(job)
-                        rows += job.rows
-                stopped = self._stopping and not rest
-                self._queue = rest
-                if rest:
-                    self._change.notify()  # another thread may take those
-                if batch or stopped:
-                    return batch
+            while not self._queue and not self._stopping:
+                self._change.wait()
+            batch: list[_Job] = []
+            rest, rows = deque[_Job](), 0
+            for job in self._queue:
+                alike = not batch or job.key == batch[0].key
+                if alike and (not batch or rows + job.rows <= self._most_rows):
+                    batch.append(job)
+                    rows += job.rows
+                else:
+                    rest.append(job)
+            self._queue = rest
+            if rest:
+                self._change.notify()  # another thread may take those
+            return batch
 
     def _work(self) -> None:
-        while batch := self._take():
+        while taken := self._take():
+            batch = [job for job in taken if job.future.set_running_or_notify_cancel()]
+            if not batch:
+                continue
             started, rows = time.monotonic(), sum(job.rows for job in batch)
-            answers = self._answers(batch)
-            for job, answer in zip(batch, answers, strict=True):
+            for job, answer in zip(batch, self._answers(batch), strict=True):
                 if isinstance(answer, BaseException):
                     job.future.set_exception(answer)
                 else:

@@ -37,19 +37,14 @@ class Encoded:
     @property
     def bytes(self) -> int:
         """What it takes in memory, about."""
-        held = [one for one in vars(self.features).values() if isinstance(one, Tensor)]
-        image = self.features.image
+        image, parts = self.features.image, vars(self.features).values()
         pixels = 0 if image is None else 3 * image.width * image.height
-        return len(self.data) + pixels + sum(one.nbytes for one in held)
+        tensors = sum(one.nbytes for one in parts if isinstance(one, Tensor))
+        return len(self.data) + pixels + tensors
 
 
 class PhotoCache:
-    """At most so many bytes of encoded photos; for one thread.
-
-    Attributes:
-        bytes: held now.
-        hits, misses, evicted: counted since the start.
-    """
+    """At most so many bytes of encoded photos, for one thread; `bytes` is what they take, the rest is counted."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -61,16 +56,17 @@ class PhotoCache:
         found = self._held.get(name)
         if found is None:
             self.misses += 1
-            return None
-        self.hits += 1
-        self._held.move_to_end(name)
+        else:
+            self.hits += 1
+            self._held.move_to_end(name)
         return found
 
     def put(self, photo: Encoded) -> None:
         """Hold a photo; others give way, and itself where it is larger than the limit."""
-        old = self._held.pop(photo.id, None)
-        self.bytes += photo.bytes - (0 if old is None else old.bytes)
+        if photo.id in self._held:  # two clients sent it at once
+            return
         self._held[photo.id] = photo
+        self.bytes += photo.bytes
         while self.bytes > self._limit:
             _, gone = self._held.popitem(last=False)
             self.bytes -= gone.bytes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +18,7 @@ from patchioner.base.errors import PatchionerError
 from patchioner.model import Patchioner
 from patchioner.pipeline import Batching, attempt
 from patchioner.regions import Region, Weighting
-from patchioner.results import Caption, Explanation, Label
+from patchioner.results import Explanation
 from patchioner.serve.batcher import Batcher
 from patchioner.serve.cache import Encoded, PhotoCache, content_id
 from patchioner.serve.errors import RequestError
@@ -29,7 +29,8 @@ from patchioner.serve.settings import ServeSettings
 if TYPE_CHECKING:
     from patchioner.detail import DetailCaptioner, DetailedCaption
 
-Found = list[Region | PatchionerError]
+Found = Sequence[Region | PatchionerError]
+_AT_ONCE = Batching(photos=10**6, regions=10**6, readers=0, overlap=False)
 _DECODERS = 2  # threads that decode photos
 _DECODED = 8  # photos that may be decoded and not yet encoded: they are large
 
@@ -53,8 +54,7 @@ class Engine:
     """A model, the photos that it has seen, and the queue in front of it.
 
     Args:
-        model: loaded.
-        settings: its limits.
+        model, settings: the model, and the limits of requests.
         metrics: told of what happens.
 
     Attributes:
@@ -62,29 +62,22 @@ class Engine:
     """
 
     def __init__(self, model: Patchioner, settings: ServeSettings, metrics: Metrics) -> None:
-        self.model, self.settings = model, settings
-        self.cache = PhotoCache(settings.cache_bytes)
+        self.model, self.settings, self._metrics = model, settings, metrics
+        self.cache, self.active = PhotoCache(settings.cache_bytes), 0
         # Smaller batches than for a folder of photos: whoever asks next need not wait for long.
         most = Batching.on(model.device.type).regions // 4
-        self.batcher = Batcher(
-            self._answer,
-            workers=settings.workers,
-            most_rows=most,
-            limit=32 * settings.queue,
-            observe=metrics.batch,
-        )
+        rows = {"most_rows": most, "limit": 32 * settings.queue}
+        self.batcher = Batcher(self._answer, settings.workers, observe=metrics.batch, **rows)
         self._piece = max(1, most // 2)
         self._readers = ThreadPoolExecutor(_DECODERS, thread_name_prefix="patchioner-photos")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="patchioner-detail")
         self._room = asyncio.Semaphore(_DECODED)
-        self._metrics = metrics
-        self.active = 0
 
     def close(self) -> None:
         """Finish what was asked, and stop."""
-        self._readers.shutdown(wait=True)
+        self._readers.shutdown()
         self.batcher.close()
-        self._writer.shutdown(wait=True)
+        self._writer.shutdown()
 
     async def photo(self, data: bytes) -> Encoded:
         """The photo in a file, encoded; the same file is encoded once while there is room for it.
@@ -106,32 +99,25 @@ class Engine:
         return photo
 
     def known(self, name: str) -> Encoded:
-        """The photo of that id.
-
-        Raises:
-            RequestError: it is not there, or no more.
-        """
+        """The photo of that id; RequestError where it is not there, or no more."""
         found = self.cache.get(name)
         if found is None:
-            raise RequestError(
-                404, "unknown_image", f"no image {name!r:.40} here (any more): upload it again"
-            )
+            message = f"no image {name!r:.40} here (any more): upload it again"
+            raise RequestError(404, "unknown_image", message)
         return found
 
-    async def captions(
-        self, photo: Encoded, regions: Found, asked: Asked
-    ) -> list[Caption | PatchionerError]:
-        """A caption for each region, or its error."""
+    async def captions(self, photo: Encoded, regions: Found, asked: Asked) -> list[Any]:
+        """A `Caption` for each region, or its error."""
         return await self._of_regions(("caption", asked), photo, regions)
 
     async def labels(
         self, photo: Encoded, regions: Found, names: Sequence[str], threshold: float | None
-    ) -> list[Label | PatchionerError]:
-        """The likeliest of the names for each region, or its error."""
+    ) -> list[Any]:
+        """A `Label`, the likeliest of the names, for each region, or its error."""
         return await self._of_regions(("label", tuple(names), threshold), photo, regions)
 
-    async def embeddings(self, photo: Encoded, regions: Found) -> list[Tensor | PatchionerError]:
-        """(dim,) float32 for each region, before the memory bank, or its error."""
+    async def embeddings(self, photo: Encoded, regions: Found) -> list[Any]:
+        """A tensor (dim,), float32, before the memory bank, for each region, or its error."""
         return await self._of_regions(("embed",), photo, regions)
 
     async def explain(self, photo: Encoded, region: Region, count: int) -> Explanation:
@@ -171,12 +157,11 @@ class Engine:
 
     async def _of_regions(self, key: Hashable, photo: Encoded, regions: Found) -> list[Any]:
         """Answers in the order of the regions, asked in pieces so that small questions are not kept waiting."""
-        sound = [one for one in regions if isinstance(one, Region)]
-        pieces = [sound[start : start + self._piece] for start in range(0, len(sound), self._piece)]
-        asked = [
-            self.batcher.ask(key, _Regions(photo.features, piece), len(piece)) for piece in pieces
-        ]
-        answered = iter([one for piece in await asyncio.gather(*asked) for one in piece])
+        sound, size = [one for one in regions if isinstance(one, Region)], self._piece
+        pieces = [sound[start : start + size] for start in range(0, len(sound), size)]
+        seen = photo.features
+        asked = [self.batcher.ask(key, _Regions(seen, some), len(some)) for some in pieces]
+        answered = iter([one for some in await asyncio.gather(*asked) for one in some])
         return [next(answered) if isinstance(one, Region) else one for one in regions]
 
     def _answer(self, key: Any, asked: Sequence[Any]) -> Sequence[Any]:
@@ -188,60 +173,47 @@ class Engine:
     def _encode(self, images: Sequence[Any]) -> Sequence[Any]:
         return attempt(lambda some: self.model.encode(list(some)), images)
 
-    def _caption(self, asked: Sequence[_Regions], how: Asked) -> list[list[Any]]:
-        found = self.model.caption_many(
-            [(one.features, one.regions) for one in asked],
-            on_error="return",
-            options=how.options,
-            rerank=how.rerank,
-            min_confidence=how.min_confidence,
-            weighting=how.weighting,
-            batching=_AT_ONCE,
-        )
-        return self._each(asked, found)
+    def _caption(self, asked: Sequence[_Regions], how: Asked) -> list[Any]:
+        items = [(one.features, one.regions) for one in asked]
+        wanted: Any = {"on_error": "return", "batching": _AT_ONCE, **vars(how)}
+        return _each(asked, self.model.caption_many(items, **wanted))
 
     def _label(
         self, asked: Sequence[_Regions], names: Sequence[str], threshold: float | None
-    ) -> list[list[Any]]:
+    ) -> list[Any]:
         items = [(one.features, one.regions) for one in asked]
-        found = self.model.label_many(
-            items, names, on_error="return", threshold=threshold, batching=_AT_ONCE
+        wanted: Any = {"on_error": "return", "batching": _AT_ONCE, "threshold": threshold}
+        return _each(asked, self.model.label_many(items, names, **wanted))
+
+    def _embed(self, asked: Sequence[_Regions]) -> list[Any]:
+        def embed(one: _Regions) -> list[Any]:
+            return attempt(lambda some: self.model.embed_regions(one.features, some).unbind(), one.regions)  # fmt: skip
+
+        return [embed(one) for one in asked]
+
+    def _explain(self, asked: Sequence[Any], count: int) -> Sequence[Any]:
+        return attempt(
+            lambda some: [self.model.explain(seen, region, count) for seen, region in some], asked
         )
-        return self._each(asked, found)
 
-    def _embed(self, asked: Sequence[_Regions]) -> list[list[Any]]:
-        return [
-            attempt(lambda some, one=one: self.model.embed_regions(one.features, some).unbind(), one.regions)  # type: ignore[misc]
-            for one in asked
-        ]  # fmt: skip
-
-    def _explain(
-        self, asked: Sequence[tuple[PatchFeatures, Region]], count: int
-    ) -> Sequence[Explanation | PatchionerError]:
-        return attempt(lambda some: [self.model.explain(*one, count) for one in some], asked)
-
-    def _text(self, asked: Sequence[list[str]]) -> Sequence[Tensor]:
+    def _text(self, asked: Sequence[list[str]]) -> Sequence[Any]:
         found = self.model.embed_text([text for texts in asked for text in texts])
-        rows: Sequence[Tensor] = found.split([len(texts) for texts in asked])
-        return rows
-
-    def _each(self, asked: Sequence[_Regions], outcomes: Iterator[Any]) -> list[list[Any]]:
-        """An error of all regions of a photo becomes the own error of each."""
-        return [
-            _own_errors(one, outcome) if isinstance(outcome, PatchionerError) else outcome
-            for one, outcome in zip(asked, outcomes, strict=True)
-        ]
+        return list(found.split([len(texts) for texts in asked]))
 
 
-_AT_ONCE = Batching(photos=10**6, regions=10**6, readers=0, overlap=False)
+def _each(asked: Sequence[_Regions], outcomes: Iterable[Any]) -> list[Any]:
+    """An error of all regions of a photo becomes the own error of each."""
 
-
-def _own_errors(asked: _Regions, common: PatchionerError) -> list[PatchionerError]:
-    def own(region: Region) -> PatchionerError:
+    def own(region: Region, seen: PatchFeatures, common: PatchionerError) -> PatchionerError:
         try:
-            region.patch_weights(asked.features.geometry)
+            region.patch_weights(seen.geometry)
         except PatchionerError as error:
             return error
         return common
 
-    return [own(region) for region in asked.regions]
+    return [
+        [own(region, one.features, outcome) for region in one.regions]
+        if isinstance(outcome, PatchionerError)
+        else outcome
+        for one, outcome in zip(asked, outcomes, strict=True)
+    ]

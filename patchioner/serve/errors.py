@@ -4,17 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from patchioner.base.errors import (
-    DecoderError,
-    ImageError,
-    OptionError,
-    OutOfMemoryError,
-    PatchionerError,
-    RegionError,
-    RegionFileError,
-    TextError,
-    UnknownNameError,
-)
+from patchioner.base import errors
+from patchioner.base.errors import PatchionerError
 
 
 class RequestError(PatchionerError):
@@ -37,17 +28,17 @@ class RequestError(PatchionerError):
         return {"type": self.kind, "message": str(self)}
 
 
-_KINDS: tuple[tuple[type[PatchionerError] | tuple[type[PatchionerError], ...], int, str], ...] = (
-    ((RegionError, RegionFileError), 400, "bad_region"),
-    ((OptionError, DecoderError), 400, "bad_option"),
-    (TextError, 400, "bad_text"),
-    (UnknownNameError, 404, "unknown_model"),
+# The last column replaces messages that quote a library.
+_TOLD: tuple[tuple[type[PatchionerError], int, str, str | None], ...] = (
+    (errors.RegionError, 400, "bad_region", None),
+    (errors.RegionFileError, 400, "bad_region", None),
+    (errors.OptionError, 400, "bad_option", None),
+    (errors.DecoderError, 400, "bad_option", None),
+    (errors.TextError, 400, "bad_text", None),
+    (errors.UnknownNameError, 404, "unknown_model", None),
+    (errors.ImageError, 400, "bad_image", "the photo is damaged, or of no known kind"),
+    (errors.OutOfMemoryError, 413, "too_large", "too little memory: give fewer regions"),
 )
-# The messages of these quote what a library said.
-_OWN_WORDS: tuple[tuple[type[PatchionerError], int, str, str], ...] = (
-    (ImageError, 400, "bad_image", "the photo cannot be decoded: it is damaged or of no known kind"),
-    (OutOfMemoryError, 413, "too_large", "too little memory: give fewer regions or a smaller photo"),
-)  # fmt: skip
 
 
 def told(error: BaseException) -> RequestError:
@@ -59,12 +50,9 @@ def told(error: BaseException) -> RequestError:
     """
     if isinstance(error, RequestError):
         return error
-    for kinds, status, kind in _KINDS:
-        if isinstance(error, kinds):
-            return RequestError(status, kind, str(error))
-    for own, status, kind, words in _OWN_WORDS:
-        if isinstance(error, own):
-            return RequestError(status, kind, words)
+    for sort, status, kind, words in _TOLD:
+        if isinstance(error, sort):
+            return RequestError(status, kind, words or str(error))
     return RequestError(500, "failed", "the server failed at this request; its log says more")
 
 

@@ -2,51 +2,34 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from patchioner.base.optional import require
+import prometheus_client as prometheus
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
-_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+_ROWS = tuple(2**power for power in range(11))
 
 
 class Metrics:
     """Counters of one server."""
 
     def __init__(self) -> None:
-        prometheus = require("prometheus_client", "serve")
-        self._text = prometheus.generate_latest
-        self._gauge = prometheus.Gauge
-        self._registry = registry = prometheus.CollectorRegistry()
-        known: dict[str, Any] = {"namespace": "patchioner", "registry": registry}
-        self._requests = prometheus.Counter(
-            "requests", "Requests answered", ["path", "status"], **known
-        )
-        self._latency = prometheus.Histogram(
-            "request_seconds",
-            "From the first byte to the last",
-            ["path"],
-            buckets=_SECONDS,
-            **known,
-        )
-        self._stages = prometheus.Histogram(
-            "stage_seconds",
-            "Of decoding, waiting, and each batch",
-            ["stage"],
-            buckets=_SECONDS,
-            **known,
-        )
-        self._rows = prometheus.Histogram(
-            "batch_rows", "Regions, photos or texts of a batch", ["stage"], buckets=_ROWS, **known
-        )
+        self._registry = prometheus.CollectorRegistry()
+        self._known: Any = {"namespace": "patchioner", "registry": self._registry}
+        names = ["path", "status"]
+        self._requests = prometheus.Counter("requests", "Answered", names, **self._known)
+        self._latency = self._histogram("request_seconds", "Of requests", "path", _SECONDS)
+        self._stages = self._histogram("stage_seconds", "Of parts of the work", "stage", _SECONDS)
+        self._rows = self._histogram("batch_rows", "Regions, photos or texts", "stage", _ROWS)
+
+    def _histogram(self, name: str, meaning: str, label: str, buckets: Any) -> Any:
+        return prometheus.Histogram(name, meaning, [label], buckets=buckets, **self._known)
 
     def watch(self, name: str, meaning: str, read: Callable[[], float]) -> None:
         """A number that is read whenever it is asked for."""
-        gauge = self._gauge(name, meaning, namespace="patchioner", registry=self._registry)
-        gauge.set_function(read)
+        prometheus.Gauge(name, meaning, **self._known).set_function(read)
 
     def request(self, path: str, status: int, seconds: float) -> None:
         """A request has been answered."""
@@ -55,21 +38,16 @@ class Metrics:
 
     def batch(self, key: Any, rows: int, waited: float, seconds: float) -> None:
         """A batch has been answered."""
-        stage = key[0]
         self._stages.labels("wait").observe(waited)
-        self._stages.labels(stage).observe(seconds)
-        self._rows.labels(stage).observe(rows)
+        self._stages.labels(key[0]).observe(seconds)
+        self._rows.labels(key[0]).observe(rows)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Measure what is done inside."""
-        started = time.monotonic()
-        try:
+        with self._stages.labels(name).time():
             yield
-        finally:
-            self._stages.labels(name).observe(time.monotonic() - started)
 
     def text(self) -> bytes:
         """All of it in Prometheus' text format."""
-        found: bytes = self._text(self._registry)
-        return found
+        return prometheus.generate_latest(self._registry)

@@ -44,7 +44,7 @@ async def queued(
 def test_what_waits_and_is_asked_alike_is_answered_together() -> None:
     async def scenario() -> list[Any]:
         answerer = Answerer()
-        batcher = Batcher(answerer, workers=1, most_rows=3)
+        batcher = Batcher(answerer, 1, most_rows=3)
         asked = [("a", 1), ("b", 2), ("a", 3), ("a", 4), ("a", 5)]
         tasks = await queued(batcher, answerer, asked)
         answerer.gate.set()
@@ -60,7 +60,7 @@ def test_what_waits_and_is_asked_alike_is_answered_together() -> None:
 def test_what_is_cancelled_leaves_the_queue() -> None:
     async def scenario() -> list[Any]:
         answerer = Answerer()
-        batcher = Batcher(answerer, workers=1, most_rows=9)
+        batcher = Batcher(answerer, 1, most_rows=9)
         tasks = await queued(batcher, answerer, [("a", 1), ("a", 2)])
         tasks[1].cancel()
         await asyncio.wait({tasks[1]})
@@ -75,7 +75,7 @@ def test_what_is_cancelled_leaves_the_queue() -> None:
 def test_a_question_that_fails_costs_itself_alone() -> None:
     async def scenario() -> None:
         answerer = Answerer()
-        batcher = Batcher(answerer, workers=2, most_rows=9)
+        batcher = Batcher(answerer, 2, most_rows=9)
         tasks = await queued(batcher, answerer, [])
         answerer.gate.set()
         found = await asyncio.gather(
@@ -91,7 +91,7 @@ def test_a_question_that_fails_costs_itself_alone() -> None:
 def test_closing_finishes_what_waits_and_refuses_the_rest() -> None:
     async def scenario() -> None:
         answerer = Answerer()
-        batcher = Batcher(answerer, workers=1, most_rows=1, limit=2)
+        batcher = Batcher(answerer, 1, most_rows=1, limit=2)
         tasks = await queued(batcher, answerer, [("a", 1), ("b", 2)])
         assert batcher.is_full and batcher.patience >= 1
         closing = asyncio.create_task(asyncio.to_thread(batcher.close))
