@@ -1,7 +1,8 @@
-"""The Dockerfile's steps, without Docker: its copies in an empty folder, its RUN lines in a virtual environment."""
+"""The Dockerfiles' steps, without Docker: copies in an empty folder, pip's RUN lines in a virtual environment."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -13,11 +14,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-LINES = (ROOT / "Dockerfile").read_text(encoding="utf-8").splitlines()
+ENTRIES = {
+    "Dockerfile": ["patchioner"],
+    "Dockerfile.serve": ["patchioner", "serve", "--host", "0.0.0.0"],
+}
+
+
+def lines_of(name: str) -> list[str]:
+    return (ROOT / name).read_text(encoding="utf-8").splitlines()
 
 
 @pytest.fixture
-def image(tmp_path: Path) -> tuple[Path, dict[str, str]]:
+def image(name: str, tmp_path: Path) -> tuple[Path, dict[str, str]]:
     """The folder of the build with what COPY names, and the variables of an environment that sees our libraries."""
     venv.create(tmp_path / "venv", with_pip=True)
     (site,) = (tmp_path / "venv" / "lib").glob("python*/site-packages")
@@ -25,22 +33,23 @@ def image(tmp_path: Path) -> tuple[Path, dict[str, str]]:
     (site / "outside.pth").write_text(sysconfig.get_path("purelib") + "\n")
     source = tmp_path / "src"
     source.mkdir()
-    for line in LINES:
+    for line in lines_of(name):
         if line.startswith("COPY"):
             *given, to = line.split()[1:]
-            for name in given:
-                copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-                copy(ROOT / name, source / (name if to == "./" else to))
+            for file in given:
+                copy = shutil.copytree if (ROOT / file).is_dir() else shutil.copy
+                copy(ROOT / file, source / (file if to == "./" else to))
     path = f"{tmp_path / 'venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     return source, {**kept, "PATH": path, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
 
 
-def test_the_steps_of_the_dockerfile_make_a_command_that_runs(
-    image: tuple[Path, dict[str, str]],
+@pytest.mark.parametrize("name", ENTRIES)
+def test_the_steps_of_a_dockerfile_make_a_command_that_runs(
+    name: str, image: tuple[Path, dict[str, str]]
 ) -> None:
-    source, environment = image
-    steps = [line.removeprefix("RUN ") for line in LINES if line.startswith("RUN ")]
+    (source, environment), lines = image, lines_of(name)
+    steps = [line.removeprefix("RUN ") for line in lines if line.startswith("RUN pip ")]
     assert len(steps) == 2
     for step in steps:
         done = subprocess.run(
@@ -49,8 +58,8 @@ def test_the_steps_of_the_dockerfile_make_a_command_that_runs(
         if done.returncode and re.search("connection|resolve|network", done.stderr, re.IGNORECASE):
             pytest.skip("no package index can be reached")
         assert done.returncode == 0, done.stderr
-    (entry,) = (line for line in LINES if line.startswith("ENTRYPOINT"))
-    assert entry == 'ENTRYPOINT ["patchioner"]'
+    (entry,) = (line for line in lines if line.startswith("ENTRYPOINT"))
+    assert json.loads(entry.removeprefix("ENTRYPOINT ")) == ENTRIES[name]
     command = [str(source.parent / "venv" / "bin" / "patchioner"), "--version"]
     told = subprocess.run(
         command, cwd=source.parent, env=environment, capture_output=True, text=True
