@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Annotated, Any, TypeVar
 
 import torch
@@ -51,16 +51,15 @@ class Photos:
         candidates: Sequence[str] | None = None,
     ) -> list[dict[str, Any]]:
         """Captions as JSON, or the error of each region."""
-        read = self.regions(regions, photo)
+        read = await self.regions(regions, photo)
         if candidates is not None:
             labels = await self.engine.labels(photo, read, self.texts(candidates), None)
-            return [_json(one, choice_json) for one in labels]
-        found = await self.engine.captions(photo, read, asked)
-        return [_json(one, caption_json) for one in found]
+            return await as_json(labels, choice_json)
+        return await as_json(await self.engine.captions(photo, read, asked), caption_json)
 
-    def regions(self, regions: Sequence[Any] | None, photo: Encoded) -> Found:
-        """Each as a region or its error."""
-        return region_list(regions, photo.size, self.settings)
+    async def regions(self, regions: Sequence[Any] | None, photo: Encoded) -> Found:
+        """Each as a region or its error; masks take a while, and so a thread."""
+        return await asyncio.to_thread(region_list, regions, photo.size, self.settings)
 
     def texts(self, texts: Sequence[str]) -> list[str]:
         """The texts, if they are neither too many nor too long."""
@@ -119,17 +118,17 @@ async def caption(question: schemas.OneGo, photos: Asker) -> JSONResponse:
 async def labels(id: str, question: schemas.LabelQuestion, photos: Asker) -> JSONResponse:
     """Choose a name for each region."""
     photo, names = photos.engine.known(id), photos.texts(question.names)
-    read = photos.regions(question.regions, photo)
+    read = await photos.regions(question.regions, photo)
     found = await photos.engine.labels(photo, read, names, question.threshold)
-    return JSONResponse({"labels": [_json(one, lambda label: label.to_dict()) for one in found]})
+    return JSONResponse({"labels": await as_json(found, lambda label: label.to_dict())})
 
 
 @router.post("/images/{id}/embed", responses=_said(schemas.EmbedAnswer))
 async def embed(id: str, question: schemas.RegionQuestion, photos: Asker) -> JSONResponse:
     """Embed regions, before the memory bank."""
     photo = photos.engine.known(id)
-    rows = await photos.engine.embeddings(photo, photos.regions(question.regions, photo))
-    listed = [_json(row, lambda tensor: tensor.tolist()) for row in rows]
+    rows = await photos.engine.embeddings(photo, await photos.regions(question.regions, photo))
+    listed = await as_json(rows, lambda tensor: tensor.tolist())
     return JSONResponse({"dim": photo.features.dim, "embeddings": listed})
 
 
@@ -137,7 +136,7 @@ async def embed(id: str, question: schemas.RegionQuestion, photos: Asker) -> JSO
 async def explain(id: str, question: schemas.ExplainQuestion, photos: Asker) -> JSONResponse:
     """What a region's caption rests on."""
     photo = photos.engine.known(id)
-    (region,) = photos.regions([question.region], photo)
+    (region,) = await photos.regions([question.region], photo)
     if not isinstance(region, Region):
         raise region
     found = await photos.engine.explain(photo, region, question.k)
@@ -229,8 +228,13 @@ def _image(photo: Encoded) -> dict[str, Any]:
     return {"id": photo.id, "width": width, "height": height, "grid": geometry.grid, **patches}
 
 
-def _json(one: Any, write: Any) -> Any:
-    return failure(one) if isinstance(one, PatchionerError) else write(one)
+async def as_json(found: Sequence[Any], write: Callable[[Any], Any]) -> list[Any]:
+    """Each as JSON, or its error; masks take a while, and so a thread."""
+
+    def work() -> list[Any]:
+        return [failure(one) if isinstance(one, PatchionerError) else write(one) for one in found]
+
+    return await asyncio.to_thread(work)
 
 
 def _rounded(rows: Sequence[Sequence[float]]) -> list[list[float]]:

@@ -76,7 +76,8 @@ async def embeddings(question: EmbeddingRequest, photos: Asker) -> JSONResponse:
         rows += (await photos.engine.texts(photos.texts(texts))).unbind()
     if question.image is not None:
         photo = await photos.upload(question.image)
-        rows += await photos.engine.embeddings(photo, photos.regions(question.regions, photo))
+        regions = await photos.regions(question.regions, photo)
+        rows += await photos.engine.embeddings(photo, regions)
     data = [
         {"object": "embedding", "index": place, "embedding": _vector(row, question.encoding_format)}
         for place, row in enumerate(rows)

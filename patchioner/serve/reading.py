@@ -6,9 +6,9 @@ import base64
 import binascii
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from PIL import Image
 
@@ -18,9 +18,11 @@ from patchioner.regions import Mask, Region, WholeImage, from_coco
 from patchioner.serve.errors import RequestError, bad_request, told
 from patchioner.serve.settings import ServeSettings
 
+T = TypeVar("T")
 Size = tuple[int, int]
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF", "MPO", "PPM")
-_MOST_POINTS, _DEEPEST = 50_000, 8  # of a region
+_MOST_NUMBERS, _DEEPEST = 50_000, 8  # of a region
+_MOST_MASK_PIXELS = 2**28  # of a request: a byte each, when unpacked
 
 
 def photo_bytes(text: str) -> bytes:
@@ -95,32 +97,37 @@ def region_list(
     """Each entry as a region or its error; None is the whole photo.
 
     Args:
-        entries: our JSON, or ``{"format": "coco" | "rle", ...}``.
+        entries: our JSON, or ``{"format": "coco" | "rle", ...}``; or what another dialect found: a region's error.
         size: (width, height) of the photo.
 
     Raises:
-        RequestError: more than are allowed, or none.
+        RequestError: none, or more than are allowed, by number or by the pixels of their masks.
     """
     if entries is None:
         return [WholeImage()]
     if not entries:
         raise bad_request("'regions' is empty: leave it out for the whole photo")
-    if len(entries) > settings.max_regions:
-        raise RequestError(
-            413, "too_large", f"{len(entries)} regions: give at most {settings.max_regions}"
-        )
-    return [_region(entry, size) for entry in entries]
+    most, room = settings.max_regions, _MOST_MASK_PIXELS
+    if len(entries) > most:
+        raise RequestError(413, "too_large", f"{len(entries)} regions: give at most {most}")
+    found: list[Region | PatchionerError] = []
+    for entry in entries:
+        pixels = _attempt(_mask_pixels, entry, size)
+        if isinstance(pixels, PatchionerError):
+            found.append(pixels)
+            continue
+        room -= pixels
+        if room < 0:
+            message = f"masks of more than {_MOST_MASK_PIXELS:,} pixels in all: send some at a time"
+            raise RequestError(413, "too_large", message)
+        found.append(_attempt(_region, entry, size))
+    return found
 
 
-def _region(entry: Any, size: Size) -> Region | PatchionerError:
-    if isinstance(entry, PatchionerError):  # another dialect could not read it
-        return entry
+def _attempt(work: Callable[[Any, Size], T], entry: Any, size: Size) -> T | PatchionerError:
     try:
-        _check(entry, size)
-        region = _made(entry)
-        region.require_fit(size)
-        return region
-    except RegionError as error:
+        return work(entry, size)
+    except PatchionerError as error:
         return error
     except RecursionError:
         return RegionError("the region is nested too deeply")
@@ -128,43 +135,43 @@ def _region(entry: Any, size: Size) -> Region | PatchionerError:
         return RegionError(f"{entry!r:.80} is no region: see docs/regions.md")
 
 
-def _made(entry: Any) -> Region:
-    if not isinstance(entry, Mapping) or "format" not in entry:
-        return Region.from_json(_bare(entry))
-    given = {key: value for key, value in entry.items() if key != "format"}
-    if entry["format"] == "coco":
-        return from_coco(given)
-    if entry["format"] == "rle":
-        return Mask.from_rle(given)
-    raise RegionError(f"format {entry['format']!r:.40} is unknown: use coco, rle, or leave it out")
+def _region(entry: Any, size: Size) -> Region:
+    region = _made(entry, size)
+    region.require_fit(size)
+    return region
 
 
-def _bare(entry: Any) -> Any:
-    """Without what files may add."""
+def _made(entry: Any, size: Size) -> Region:
     if not isinstance(entry, Mapping):
-        return entry
-    return {key: value for key, value in entry.items() if key not in ("label", "id")}
+        return Region.from_json(entry)
+    given = {key: value for key, value in entry.items() if key not in ("format", "label", "id")}
+    form = entry.get("format")
+    if form not in (None, "coco", "rle"):
+        raise RegionError(f"format {form!r:.40} is unknown: use coco, rle, or leave it out")
+    if form is None:
+        return Region.from_json(given)
+    return from_coco(given, size) if form == "coco" else Mask.from_rle(given, size)
 
 
-def _check(entry: Any, size: Size) -> None:
-    """Refuse what would take much memory or time before any of it is read."""
-    points, level = 0, [entry]
+def _mask_pixels(entry: Any, size: Size) -> int:
+    """Pixels of the masks in an entry; what would take much memory or time is refused before it is read."""
+    if isinstance(entry, PatchionerError):
+        raise entry
+    numbers, masks, level = 0, 0, [entry]
     for _ in range(_DEEPEST):
         deeper: list[Any] = []
         for one in level:
             if isinstance(one, Mapping):
-                if "counts" in one and list(one.get("size", ())) != [size[1], size[0]]:
-                    raise RegionError(
-                        f"the mask's size is {one.get('size')!r:.40}; the photo's is "
-                        f"[height, width] = [{size[1]}, {size[0]}]"
-                    )
+                if "counts" in one:
+                    Mask.require_rle_size(one.get("size"), size)
+                    masks += 1
                 deeper += [value for key, value in one.items() if key != "counts"]
             elif isinstance(one, list):
-                points += len(one)
+                numbers += len(one)
                 deeper += [value for value in one if isinstance(value, list | Mapping)]
-        if points > _MOST_POINTS:
-            raise RegionError(f"the region has more than {_MOST_POINTS:,} numbers: simplify it")
+        if numbers > _MOST_NUMBERS:
+            raise RegionError(f"the region has more than {_MOST_NUMBERS:,} numbers: simplify it")
         level = deeper
-        if not level:
-            return
-    raise RegionError("the region is nested too deeply")
+    if level:
+        raise RegionError("the region is nested too deeply")
+    return masks * size[0] * size[1]

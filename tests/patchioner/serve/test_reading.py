@@ -125,7 +125,14 @@ def test_bad_regions_are_errors_of_their_own(entry: Any) -> None:
     assert whole == WholeImage() and isinstance(error, RegionError)
 
 
-@pytest.mark.parametrize("entries", [[], [{"whole": True}] * 4])
-def test_their_number_is_bounded(entries: Any) -> None:
+@pytest.mark.parametrize(
+    ("entries", "size"),
+    [
+        ([], SIZE),
+        ([{"whole": True}] * 4, SIZE),
+        ([{"mask": {"size": [2**14, 2**13], "counts": [0, 2**27]}}] * 3, (2**13, 2**14)),
+    ],
+)
+def test_their_number_is_bounded(entries: Any, size: tuple[int, int]) -> None:
     with pytest.raises(RequestError):
-        region_list(entries, SIZE, SETTINGS)
+        region_list(entries, size, SETTINGS)
