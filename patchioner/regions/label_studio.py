@@ -95,7 +95,9 @@ def _brush(rle: object, size: Size) -> Any:
         raise RegionError(
             f"the brush was drawn on another size than the image's {size[0]}x{size[1]}"
         )
-    values, done = np.zeros(total, dtype=np.uint32), 0
+    if width > 8:
+        raise RegionError(f"the brush has values of {width} bits; export the project as COCO")
+    values, done = np.zeros(total, dtype=np.uint8), 0
     while done < total:
         repeats = read(1)
         stop = done + 1 + read(lengths[read(2)])

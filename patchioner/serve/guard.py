@@ -9,10 +9,10 @@ import contextlib
 import hmac
 import json
 import logging
+import re
 import time
 import uuid
 from collections.abc import Iterator
-from urllib.parse import urlsplit
 
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -85,13 +85,11 @@ class Guard:
         host = call.header("host")
         if not (settings.token or settings.insecure):
             # A page of another site may have its own name point to this machine.
-            name = urlsplit(f"//{host}").hostname
+            name = re.sub(r":\d*$", "", host).strip("[]")
             if name not in ("localhost", "127.0.0.1", "::1", settings.host):
-                raise RequestError(
-                    403, "forbidden", "this server is asked by a name it does not know"
-                )
+                raise RequestError(403, "forbidden", "this server does not go by that name")
         origin = call.header("origin")
-        if origin and urlsplit(origin).netloc != host:
+        if origin and origin.partition("://")[2] != host:
             raise RequestError(403, "forbidden", "pages of other sites may not ask this server")
         if settings.token is None or path in OPEN or path.startswith("/static/"):
             return
@@ -104,9 +102,8 @@ class Guard:
         """One of the places for requests under way; RequestError where there is none."""
         batcher = self._engine.batcher
         if self._engine.active >= self._settings.queue or batcher.is_full:
-            raise RequestError(
-                429, "busy", "too many requests at once", retry_after=batcher.patience
-            )
+            busy = "too many requests at once"
+            raise RequestError(429, "busy", busy, retry_after=batcher.patience)
         self._engine.active += 1
         try:
             yield
@@ -122,9 +119,8 @@ class Guard:
                 else:
                     await self._until_gone(call, body, receive)
         except TimeoutError:
-            raise RequestError(
-                504, "deadline", f"no answer within {self._settings.deadline:g} seconds"
-            ) from None
+            message = f"no answer within {self._settings.deadline:g} seconds"
+            raise RequestError(504, "deadline", message) from None
 
     async def _body(self, call: _Call, receive: Receive) -> bytes | None:
         """All of the request's body; None where the client left."""

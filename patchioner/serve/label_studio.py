@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, unquote
 from xml.etree import ElementTree
 
 from fastapi import APIRouter
@@ -13,6 +14,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
 from patchioner.base.errors import PatchionerError, RegionError
+from patchioner.pipeline import attempt
 from patchioner.regions.label_studio import from_label_studio
 from patchioner.serve.cache import Encoded
 from patchioner.serve.errors import bad_request
@@ -66,7 +68,7 @@ async def _predict(
 ) -> dict[str, Any]:
     photo = await _photo(task, names["key"], photos)
     drawings = _drawings(task if drawn is None else drawn)
-    regions = [_region(one, photo.size) for one in drawings] or [{"whole": True}]
+    regions = await asyncio.to_thread(_regions, drawings, photo.size)
     found = await photos.captions(photo, regions, Decoding().asked(photos.model))
     bad = next((one["error"]["message"] for one in found if "error" in one), None)
     if bad is not None:
@@ -104,13 +106,13 @@ async def _photo(task: Entry, key: str, photos: Photos) -> Encoded:
     named = data.get(key) if isinstance(data, Mapping) else None
     if not isinstance(named, str):
         raise bad_request(f"the task has no photo under {key!r:.40}")
-    if named.startswith("data:") or urlsplit(named).scheme:
+    if re.match(r"\w+:", named):  # a data URL, or a link, which is refused
         return await photos.upload(named)
     # As Label Studio names files: /data/upload/1/a.jpg, /data/local-files/?d=folder/a.jpg
-    parts = urlsplit(named)
-    local = parse_qs(parts.query).get("d")
-    path = local[0] if local else re.sub("^/?(data/)?", "", unquote(parts.path), count=1)
-    return await photos.upload(None, path)
+    path, _, query = named.partition("?")
+    local = parse_qs(query).get("d")
+    name = local[0] if local else re.sub("^/?(data/)?", "", unquote(path), count=1)
+    return await photos.upload(None, name)
 
 
 def _drawings(source: Any) -> list[Entry]:
@@ -124,8 +126,7 @@ def _drawings(source: Any) -> list[Entry]:
     return [one for one in known if str(one.get("type")).startswith(_KINDS)]
 
 
-def _region(drawing: Entry, size: tuple[int, int]) -> Any:
-    try:
-        return from_label_studio(drawing, size).to_json()
-    except RegionError as error:
-        return error
+def _regions(drawings: Sequence[Entry], size: tuple[int, int]) -> list[Any] | None:
+    """Each as our JSON or its error; None, the whole photo, where there are none."""
+    work = lambda some: [from_label_studio(one, size).to_json() for one in some]  # noqa: E731
+    return attempt(work, drawings) if drawings else None
