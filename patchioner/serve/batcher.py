@@ -37,12 +37,7 @@ class _Job:
 class Batcher:
     """A queue that threads empty: the oldest question goes next, with all that are asked alike.
 
-    Args:
-        answer: called in the threads.
-        workers: how many threads.
-        most_rows: of a batch, but for a single question that has more.
-        limit: rows that may wait before `is_full`.
-        observe: told of each batch.
+    A batch has `most_rows`, but for a single question that has more; at `limit` waiting rows the queue `is_full`.
 
     Example:
         >>> batcher = Batcher(lambda key, asked: [one * 2 for one in asked], 1, most_rows=8)

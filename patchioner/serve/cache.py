@@ -12,12 +12,7 @@ from patchioner.backbones import PatchFeatures
 
 
 def content_id(data: bytes) -> str:
-    """What a file is called: 32 hexadecimal digits of its SHA-256.
-
-    Example:
-        >>> content_id(b"")
-        'e3b0c44298fc1c149afbf4c8996fb924'
-    """
+    """What a file is called: 32 hexadecimal digits of its SHA-256."""
     return hashlib.sha256(data).hexdigest()[:32]
 
 

@@ -51,15 +51,7 @@ class _Regions(NamedTuple):
 
 
 class Engine:
-    """A model, the photos that it has seen, and the queue in front of it.
-
-    Args:
-        model, settings: the model, and the limits of requests.
-        metrics: told of what happens.
-
-    Attributes:
-        active: requests under way.
-    """
+    """A model, the photos that it has seen, and the queue in front of it; `active` are the requests under way."""
 
     def __init__(self, model: Patchioner, settings: ServeSettings, metrics: Metrics) -> None:
         self.model, self.settings, self._metrics = model, settings, metrics
@@ -80,11 +72,7 @@ class Engine:
         self._writer.shutdown()
 
     async def photo(self, data: bytes) -> Encoded:
-        """The photo in a file, encoded; the same file is encoded once while there is room for it.
-
-        Raises:
-            RequestError: it cannot be read, or is too large.
-        """
+        """The photo in a file, encoded once while there is room for it; RequestError where it cannot be read."""
         name = content_id(data)
         known = self.cache.get(name)
         if known is not None:
@@ -167,8 +155,7 @@ class Engine:
     def _answer(self, key: Any, asked: Sequence[Any]) -> Sequence[Any]:
         """One batch, in a thread of the queue."""
         verb, *how = key
-        found: Sequence[Any] = getattr(self, f"_{verb}")(asked, *how)
-        return found
+        return list(getattr(self, f"_{verb}")(asked, *how))
 
     def _encode(self, images: Sequence[Any]) -> Sequence[Any]:
         return attempt(lambda some: self.model.encode(list(some)), images)

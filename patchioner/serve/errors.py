@@ -9,13 +9,7 @@ from patchioner.base.errors import PatchionerError
 
 
 class RequestError(PatchionerError):
-    """A request that gets no answer.
-
-    Attributes:
-        status: of HTTP.
-        kind: a word for programs, such as "unknown_image".
-        retry_after: seconds after which another attempt makes sense.
-    """
+    """A request without an answer: HTTP's status, a word for programs, seconds after which to try again."""
 
     def __init__(
         self, status: int, kind: str, message: str, *, retry_after: int | None = None

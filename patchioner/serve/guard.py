@@ -43,13 +43,7 @@ _NO_PHOTO = 8  # requests without a photo may have this part of the bytes
 
 
 class Guard:
-    """ASGI middleware.
-
-    Args:
-        app: what it guards.
-        engine: whose settings and queue decide.
-        metrics: told of each request.
-    """
+    """ASGI middleware in front of an app; the engine's settings and queue decide, the metrics are told."""
 
     def __init__(self, app: ASGIApp, engine: Engine, metrics: Metrics) -> None:
         self._app, self._engine, self._metrics = app, engine, metrics

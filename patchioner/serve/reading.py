@@ -26,11 +26,7 @@ _MOST_MASK_PIXELS = 2**28  # of a request: a byte each, when unpacked
 
 
 def photo_bytes(text: str) -> bytes:
-    """The file in base64 or a data URL.
-
-    Raises:
-        RequestError: it is a link or a path, or no base64.
-    """
+    """The file in base64 or a data URL; RequestError for a link, a path, or no base64."""
     head, comma, body = text.partition(",") if text.startswith("data:") else ("", "", text)
     if re.match(r"[a-z]{2,10}://", text, re.IGNORECASE) or (head and not comma):
         raise RequestError(
@@ -43,11 +39,7 @@ def photo_bytes(text: str) -> bytes:
 
 
 def open_photo(data: bytes, settings: ServeSettings) -> Image.Image:
-    """Decode a file of a known kind: upright RGB.
-
-    Raises:
-        RequestError: it is too large, damaged, or of another kind.
-    """
+    """A file of a known kind as upright RGB; RequestError where it is too large, damaged, or of another kind."""
     readable_formats()  # those of extras, too
     formats = [one for one in _FORMATS if one in Image.OPEN]
     try:
@@ -71,11 +63,7 @@ def open_photo(data: bytes, settings: ServeSettings) -> Image.Image:
 
 
 def named_photo(name: str, root: Path | None, most: int) -> bytes:
-    """The file of that name in the folder that the server was given.
-
-    Raises:
-        RequestError: there is no such folder or file, it lies elsewhere, or is too large.
-    """
+    """A file of the server's folder; RequestError where it is not there, lies elsewhere, or is too large."""
     refused = RequestError(400, "bad_image", f"no photo {name!r:.80} in the server's --root")
     if root is None or "\0" in name:
         raise refused
