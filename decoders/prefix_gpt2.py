@@ -114,7 +114,7 @@ class PrefixGPT2Decoder(TrainableDecoder):
         """Read what `save` wrote; see `Decoder.from_config`."""
         settings = dict(config)
         kind = settings.pop("tokenizer", "caption")
-        if kind not in _TOKENIZERS:
+        if not isinstance(kind, str) or kind not in _TOKENIZERS:
             wrong = f"{folder / CONFIG_FILE}: tokenizer {kind!r} is unknown"
             raise CheckpointError(f"{wrong}: use one of {', '.join(_TOKENIZERS)}")
         with reading(folder / CONFIG_FILE):

@@ -25,8 +25,8 @@ Storage = Literal["fp32", "fp16", "int8"]
 
 SCALE_SUFFIX = ".int8_scale"
 _INT8_MIN_VALUES = 4096  # below this the scales and the lost precision buy nothing
-# A module takes some kilobytes whatever its size.
-_SPARE, _MOST_BYTES, _LEAST = 256 * 2**20, 2**36, 4096
+# A module takes kilobytes and time whatever its size.
+_SPARE, _MOST_BYTES, _LEAST = 256 * 2**20, 2**36, 2**16
 _FACTORIES = (
     torch.empty,
     torch.zeros,

@@ -255,6 +255,8 @@ def read_trace(path: str | Path) -> Trace:
                 up = [{"x": -1.0, "y": -1.0}]
                 pieces = [[*up, *items_of(stroke, "stroke")] for stroke in strokes]
                 points = [sample for piece in pieces for sample in piece][1:]
+        if normalized not in (None, True, False):
+            raise RegionError(f"'normalized' is {normalized!r:.80}; give true or false")
         if not isinstance(points, list) or not points:
             raise RegionError(
                 "it holds no trace: write [[x, y], ...] in pixels or "

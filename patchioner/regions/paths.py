@@ -97,7 +97,8 @@ class Trace(Shape):
     def pixels(self, image_size: tuple[int, int]) -> npt.NDArray[np.float64]:
         """(n, 2) float64 pixels of the points on an image of (width, height)."""
         array = as_array(self.points)
-        return array * np.asarray(image_size, dtype=np.float64) if self.normalized else array
+        with np.errstate(over="ignore"):  # what becomes infinite is off the image
+            return array * np.asarray(image_size, dtype=np.float64) if self.normalized else array
 
     @classmethod
     def footprints(
@@ -401,7 +402,7 @@ def _valid(shapely: Any, ring: Floats) -> Any:
     if shapely.is_valid(area):
         return area
     sides = shapely.linestrings(np.stack([ring, np.roll(ring, -1, axis=0)], axis=1))
-    some = sides[:: max(1, len(sides) // 64)]
+    some = sides[:: max(1, len(sides) // 24)]
     met = shapely.STRtree(sides).query(some, predicate="crosses").shape[1]
     crossings = met * len(sides) // (2 * len(some))
     if met >= 8 and crossings > MOST_CROSSINGS:

@@ -9,7 +9,7 @@ import io
 import itertools
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
 
@@ -111,33 +111,32 @@ def failing(kind: str, nth: int, *, lasting: bool = False) -> Iterator[Failing]:
         patches.append((module, name, one.wrapped(getattr(module, name))))
     if kind == "write":
         patches += [(module, "open", one.opening(builtins.open)) for module in (io, builtins)]
-    for module, name, call in patches:
-        changed = patch.object(module, name, call)
-        changed.start()
-    try:
+    with ExitStack() as stack:
+        for module, name, call in patches:
+            stack.enter_context(patch.object(module, name, call))
         if kind == "allocation":
-            with _Allocations(one):
-                yield one
-        else:
-            yield one
-    finally:
-        patch.stopall()
+            stack.enter_context(_Allocations(one))
+        yield one
 
 
 def every_failure(
-    kind: str, action: Callable[[], object], check: Callable[[BaseException | None], object]
+    kind: str,
+    action: Callable[[], object],
+    check: Callable[[BaseException | None], object],
+    step: int = 1,
 ) -> int:
     """Fail each call of a kind in turn, once and for good, until the action passes without meeting the failure.
 
     Args:
         action: the work; may raise.
         check: told the error, or None, after each try: that the old state or the new one is there.
+        step: only every so manyth call.
 
     Returns:
-        How many calls there were to fail.
+        How many failures were made.
     """
-    for nth in itertools.count(1):
-        met = False
+    made = 0
+    for nth in itertools.count(1, step):
         for lasting in (False, True):
             error: BaseException | None = None
             with failing(kind, nth, lasting=lasting) as one:
@@ -145,8 +144,8 @@ def every_failure(
                     action()
                 except Exception as caught:
                     error = caught
-            met = met or one.calls >= nth
+            if one.calls < nth:
+                return made
+            made += 1
             check(error)
-        if not met:
-            return nth - 1
     raise AssertionError

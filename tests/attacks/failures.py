@@ -1,0 +1,146 @@
+"""The n-th open, write, fsync, rename or allocation fails while something is written: python -m tests.attacks.failures
+
+Afterwards the old state is there or the new one, the error is one of ours, and the work done again ends as undisturbed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from memory_bank.build import build_bank_folder
+from patchioner import Patchioner, PatchionerError
+from patchioner.adaptation import AdaptOptions, NewDecoder, adapt
+from patchioner.base.weights import digest
+from patchioner.checkpoints.folder import Parts, read_checkpoint, write_checkpoint
+from patchioner.detail import DetailCaptioner
+from patchioner.detail.batch import describe_many
+from tests.support.failing import CALLS, every_failure
+from tests.support.tiny import TEXTS, noise_photo, tiny_parts
+
+QUICK = AdaptOptions(
+    epochs=1,
+    batch=30,
+    fresh=NewDecoder(layers=1, width=32, heads=2, vocab_size=270, positions=40),
+)
+
+
+@cache
+def parts(name: str = "old") -> Parts:
+    """A tiny model that knows its name."""
+    made = tiny_parts()
+    return replace(made, settings=replace(made.settings, name=name))
+
+
+def save(folder: Path) -> Callable[[], str]:
+    """Over an older checkpoint."""
+    write_checkpoint(parts("old"), folder / "model")
+
+    def work() -> str:
+        write_checkpoint(parts("new"), folder / "model")
+        return state()
+
+    def state() -> str:
+        return read_checkpoint(folder / "model").settings.name
+
+    work.state = state  # type: ignore[attr-defined]
+    return work
+
+
+def bank(folder: Path) -> Callable[[], str]:
+    """Built in a folder, and gone on with."""
+    tower = parts().text_tower
+    assert tower is not None
+    return lambda: build_bank_folder(
+        TEXTS, tower.encode, folder / "bank", encoder={}, resume=True
+    ).fingerprint()
+
+
+def train(folder: Path) -> Callable[[], str]:
+    """A decoder and its bank, gone on with."""
+
+    def work() -> str:
+        made = read_checkpoint(adapt(parts(), TEXTS, folder / "model", QUICK, resume=True))
+        return digest(made.decoder.module)  # type: ignore[attr-defined]
+
+    return work
+
+
+def detail(folder: Path) -> Callable[[], str]:
+    """Lines of three photos, gone on with."""
+    for number in range(3):
+        noise_photo(seed=number).save(folder / f"{number}.png")
+    captioner = DetailCaptioner(Patchioner(parts(), device="cpu"), scorer=None)
+    names = sorted(str(path) for path in folder.glob("*.png"))
+
+    def work() -> str:
+        found = describe_many(captioner, names, folder / "out.jsonl")
+        if found.failed:
+            raise found.failed[0][1]
+        lines = (folder / "out.jsonl").read_text().replace(str(folder), "")
+        return "\n".join(sorted(lines.splitlines()))
+
+    return work
+
+
+WORKS = {"save": save, "bank": bank, "train": train, "detail": detail}
+
+
+def campaign(name: str, kind: str, step: int = 1) -> int:
+    """Fail every `step`-th call; AssertionError where a state is mixed, an error foreign, or the end another.
+
+    Returns how many failures were made.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        wanted = WORKS[name](_fresh(Path(scratch) / "undisturbed"))()
+        folder, works = Path(scratch) / "run", list[Callable[[], str]]()
+
+        def action() -> None:
+            works[:] = [prepared[0]]
+            works[0]()
+
+        prepared = [WORKS[name](_fresh(folder))]
+
+        def check(error: BaseException | None) -> None:
+            assert error is None or isinstance(error, (PatchionerError, OSError, MemoryError)), (
+                f"{name}, {kind}: {error!r}"
+            )
+            state = getattr(works[0], "state", None)
+            assert state is None or state() in ("old", "new")
+            assert works[0]() == wanted, f"{name}, {kind}: done again, it ends otherwise"
+            prepared[:] = [WORKS[name](_fresh(folder))]
+
+        return every_failure(kind, action, check, step)
+
+
+def _fresh(folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    return folder
+
+
+def main() -> int:
+    """All works, all kinds."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("works", nargs="*", default=list(WORKS), help="some of them")
+    parser.add_argument("--step", type=int, default=1, help="only every so manyth call")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    for name, kind in itertools.product(options.works, CALLS):
+        if made := campaign(name, kind, options.step):
+            sys.stdout.write(f"{name}, {kind}: {made} failures, nothing lost or mixed\n")
+            sys.stdout.flush()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,258 @@
+"""Attacks and accidents, and our answer: an error in our own words, nothing executed, allocated, lost or mixed.
+
+An attack is a file that the test writes, and a reader; the whole campaigns are commands (`fuzz`, `failures`).
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import pickle
+import signal
+import struct
+import subprocess
+import sys
+import warnings
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from memory_bank import read_captions
+from patchioner import Mask, PatchionerError, Polygon, read_regions
+from patchioner.base.weights import load_weights
+from patchioner.checkpoints.stored import read_yaml
+from patchioner.detail.batch import read_photo_list
+from patchioner.geometry import fit_image
+from patchioner.images import load_image
+from patchioner.regions import read_trace, region_weights
+from tests.attacks import failures, fuzz
+from tests.support.failing import CALLS
+
+Read = Callable[[Path], object]
+SIZE = (320, 240)
+
+
+class Runs:
+    """A pickle of it makes a file where it is read."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, ("touch executed",)
+
+
+def regions(path: Path) -> object:
+    """Of one photo, each with its weights."""
+    found = [one.region for one in read_regions(path, SIZE)]
+    return region_weights(found, fit_image(SIZE, mode="stretch", size=56, patch_size=14))
+
+
+def changed(name: str, **values: Any) -> Callable[[Path], object]:
+    """A sound checkpoint with other values in one config; made beside the attack's file."""
+
+    def write(path: Path) -> None:
+        config = json.loads((fuzz.tiny() / name).read_text()) | values
+        path.write_text(json.dumps({"name": name, "config": config}))
+
+    return write
+
+
+def model(path: Path) -> object:
+    """The checkpoint that `changed` describes."""
+    held = json.loads(path.read_text())
+    return fuzz.config(json.dumps(held["config"]).encode(), path.parent, held["name"])
+
+
+def npz_bomb(path: Path) -> None:
+    """12 MB that unpack to 12 GB, without the 12 MB."""
+    head = b"{'descr': '|b1', 'fortran_order': False, 'shape': (12000, 1000, 1000), }"
+    head += b" " * (63 - (10 + len(head)) % 64) + b"\n"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("masks.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head)) + head)
+
+
+def tokenizer(path: Path) -> None:
+    """One that Rust panics at, in place of the tower's."""
+    held = json.loads((fuzz.tiny() / "text_tower/tokenizer.json").read_text())
+    held["normalizer"] = {"type": "Precompiled", "precompiled_charsmap": "AAAA"}
+    path.write_text(json.dumps({"name": "text_tower/tokenizer.json", "config": held}))
+
+
+def crossing(path: Path) -> None:
+    """A polygon of 60,000 points in disorder."""
+    ring = [[(i * 7919) % 320, (i * 104729) % 240] for i in range(60000)]
+    path.write_text(json.dumps({"regions": [{"polygon": ring}]}))
+
+
+def text(content: str) -> Callable[[Path], object]:
+    """A file of that text."""
+    return lambda path: path.write_text(content)
+
+
+def data(content: bytes) -> Callable[[Path], object]:
+    """A file of those bytes."""
+    return lambda path: path.write_bytes(content)
+
+
+RLE = '{"mask": {"size": [16384, 16384], "counts": [0, 268435456]}}'
+ATTACKS: dict[str, tuple[str, Callable[[Path], object], Read]] = {
+    "pickle as regions": ("r.npy", data(pickle.dumps(Runs())), regions),
+    "pickle as weights": ("w.safetensors", data(pickle.dumps(Runs())), load_weights),
+    "pickle in an array": ("r.npy", lambda p: np.save(p, np.array([Runs()])), regions),
+    "pickle as a picture": ("p.png", data(pickle.dumps(Runs())), load_image),
+    "yaml that runs": ("c.yaml", text("!!python/object/apply:os.system ['touch executed']"), read_yaml),
+    "yaml that grows": (
+        "c.yaml",
+        text("\n".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9 if i else ['1'])}]" for i in range(40)) + "\n- x"),
+        read_yaml,
+    ),
+    "date that is none": ("c.yaml", text("a: 2024-13-45"), read_yaml),
+    "deep json": ("r.json", text("[" * 100_000), regions),
+    "deep trace": ("t.json", text("[" * 100_000), read_trace),
+    "npz bomb": ("r.npz", npz_bomb, regions),
+    "rle bomb": ("r.json", text(f'{{"regions": [{",".join([RLE] * 60)}]}}'), regions),
+    "rle bomb in a set": ("r.json", text(f'[{{"set": [{",".join([RLE] * 60)}]}}]'), regions),
+    "gzip bomb": ("c.txt.gz", lambda p: p.write_bytes(gzip.compress(b"a" * 2**27)), read_captions),
+    "polygon in disorder": ("r.json", crossing, regions),
+    "pipe as a mask": (
+        "r.json",
+        lambda p: (os.mkfifo(p.parent / "pipe"), p.write_text('[{"mask": "pipe"}]')),
+        regions,
+    ),
+    "pipe as a file": ("r.json", os.mkfifo, regions),
+    "mask out of the folder": ("r.json", text('[{"mask": "../../etc/passwd"}]'), regions),
+    "mask at an absolute path": ("r.json", text('[{"mask": "/etc/passwd"}]'), regions),
+    "mask at a Windows path": ("r.json", text('[{"mask": "c:\\\\x.png"}]'), regions),
+    "mask named by NUL": ("r.json", text('[{"mask": "\\u0000"}]'), regions),
+    "mask named by half a character": ("r.json", text('[{"mask": "\\ud800"}]'), regions),
+    "digits by the thousand": ("r.json", text(f'[{{"box": [1, 2, 3, {"9" * 5000}]}}]'), regions),
+    "xml that grows": ("r.xml", text("<!DOCTYPE a [<!ENTITY b 'c'>]><annotations/>"), regions),
+    "coordinates near infinity": (
+        "r.json",
+        text('[{"polygon": [[-1e308, 5], [1e308, 7], [50, 1e308]]}]'),
+        regions,
+    ),
+    "layers by the million": ("m.json", changed("decoder/config.json", layers=10**7), model),
+    "words by the billion": ("m.json", changed("decoder/config.json", vocab_size=10**9), model),
+    "wide tower": ("m.json", changed("text_tower/config.json", inner=2**31), model),
+    "input by the million": (
+        "m.json",
+        changed("backbone/config.json", preprocessing={"mode": "stretch", "size": 16 * 10**7, "patch_size": 16}),
+        model,
+    ),
+    "weights out of the folder": ("m.json", changed("backbone/config.json", weights="../../x"), model),
+    "type that cannot be hashed": ("m.json", changed("backbone/config.json", type=["a"]), model),
+    "tokenizer that panics": ("m.json", tokenizer, model),
+    "bank of other rows": (
+        "b.json",
+        lambda p: p.write_bytes((fuzz.tiny() / "memory_bank/bank.json").read_bytes().replace(b"30", b"10000000000")),
+        lambda p: fuzz.bank(p.read_bytes(), p.parent, "bank.json"),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_an_attack_is_refused_in_our_words(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file, write, read = ATTACKS[name]
+    write(tmp_path / file)
+    with pytest.raises(PatchionerError), fuzz.alarm():
+        read(tmp_path / file)
+    assert not (tmp_path / "executed").exists()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_list_s_region_files_stay_in_its_folder(tmp_path: Path) -> None:
+    names = ("../r.json", "/r.json", "\0", "\ud800")
+    (tmp_path / "l.json").write_text(
+        json.dumps([{"photo": "a.png", "regions": one} for one in names])
+    )
+    for _, reader in read_photo_list(tmp_path / "l.json"):
+        assert reader is not None
+        with pytest.raises(PatchionerError):
+            reader(SIZE)
+
+
+def test_pillow_s_warnings_stay_with_us(tmp_path: Path) -> None:
+    Image.fromarray(np.ones((10000, 9000), bool)).save(tmp_path / "m.png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert Mask.from_file(tmp_path / "m.png").image_size == (9000, 10000)
+
+
+def test_a_hand_s_few_crossings_are_taken_apart() -> None:
+    turn = np.linspace(0, 2 * np.pi, 6000, endpoint=False)
+    ring = np.stack([160 + 100 * np.cos(turn), 120 + 100 * np.sin(2 * turn)], axis=1)
+    geometry = fit_image(SIZE, mode="stretch", size=56, patch_size=14)
+    assert Polygon(ring).patch_weights(geometry).sum() == pytest.approx(1)
+
+
+def command(words: str, folder: Path, **more: Any) -> subprocess.CompletedProcess[str]:
+    """`patchioner WORDS` through a shell, with the tiny model."""
+    line = f"{sys.executable} -m patchioner {words} --model {fuzz.tiny()}"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.run(
+        line,
+        shell=True,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=environment,
+        **more,
+    )
+
+
+@pytest.mark.parametrize("name", ["closed output", "full output", "not UTF-8"])
+def test_the_command_ends_in_a_line(name: str, tmp_path: Path) -> None:
+    photo = b"caf\xe9.png" if name == "not UTF-8" else b"p.png"
+    Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3)).save(
+        os.path.join(os.fsencode(tmp_path), photo)
+    )
+    redirected = {"closed output": ">&-", "full output": ">/dev/full", "not UTF-8": ""}[name]
+    done = command(f"caption *.png {redirected}", tmp_path)
+    assert "Traceback" not in done.stderr
+    assert done.returncode == (0 if name == "not UTF-8" else 1)
+
+
+@pytest.mark.parametrize("module", ["benchmarks.region_set", "patchioner"])
+def test_ctrl_c_in_the_first_moments_is_one_line(module: str, tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys, runpy\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        f"sys.argv = ['-m']; import {module.split('.')[0]}\n"
+        "class Stop:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name in ('torch', 'PIL', 'argparse', 'patchioner.cli.main'):\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Stop())\n"
+        f"runpy.run_module('{module}', run_name='__main__', alter_sys=True)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert done.returncode in (130, -signal.SIGINT)
+    assert done.stderr.strip().endswith("stopped")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_broken_inputs_end_in_a_value_or_an_error_of_ours() -> None:
+    ends, wrong = fuzz.campaign(count=150, seconds=60, seed=7)
+    assert wrong == []
+    assert min(ends["value"], ends["refused"]) > 0
+
+
+@pytest.mark.parametrize("kind", CALLS)
+@pytest.mark.parametrize("work", failures.WORKS)
+def test_a_failure_of_the_system_loses_nothing(work: str, kind: str) -> None:
+    assert failures.campaign(work, kind, step=61) > 0
