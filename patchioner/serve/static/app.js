@@ -116,6 +116,7 @@ function onfiles(id, handler) {
 onfiles("file", take);
 onfiles("folder", (files) => take(files, true));
 onfiles("import", async ([file]) => items.load(imported(JSON.parse(await file.text()), items.photo)));
+$("camera").hidden = !navigator.mediaDevices; // browsers have it on this machine and over https alone
 $("camera").onclick = acting(shoot);
 for (const button of $("samples").children) {
   button.onclick = acting(async () => {

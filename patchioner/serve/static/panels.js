@@ -123,7 +123,7 @@ export class Panels {
 
   #sentence({ text, support, regions }) {
     const lit = regions.map(({ region }) => ({ region }));
-    const light = () => this.stage.draw([...this.items.all, ...lit], new Set(lit));
+    const light = () => (this.stage.draw([...this.items.all, ...lit], new Set(lit)), this.stage.note(null));
     const dark = () => this.items.draw();
     return el("button", {
       type: "button", className: "sentence", title: support == null ? "" : `support ${support.toFixed(2)}`,

@@ -40,6 +40,7 @@ export class Stage {
 
   /** Show a photo: {url, name, width, height, ...}; the size is the server's. */
   async show(photo) {
+    this.#photo = this.#points = this.#cursor = null;
     const picture = Object.assign($("photo"), { src: photo.url });
     await picture.decode().catch(() => {
       throw new Error(`${photo.name}: this browser cannot show it. Save it as JPEG or PNG.`);
@@ -50,7 +51,6 @@ export class Stage {
       throw new Error(`${photo.name}: ${sizes}. Save it as JPEG, so that regions land where they are drawn.`);
     }
     this.#photo = photo;
-    this.#points = this.#cursor = null;
     this.root.style.aspectRatio = width / height;
     $("marks").setAttribute("viewBox", `0 0 ${width} ${height}`);
     this.zoom(0);
