@@ -138,8 +138,7 @@ class Tables(Source):
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
         how = self.how
-        told = {"image": how.image_column, "regions": how.region_column, "box": how.box_format}
-        self.identity |= {"columns": told}
+        self.identity |= {"columns": [how.image_column, how.region_column]}
         self._batch, self._batches = lru_cache(2)(self._read), lru_cache(1)(self._read_batches)
         self._image = self._region = ""
         for name in self.sizes:

@@ -74,7 +74,7 @@ class Reading:
         regions: a file of regions of all photos, or a folder with a file for each (same path, other suffix).
         image_column: of a table, holds pictures or paths.
         region_column: of a table, holds regions or boxes.
-        box_format: what four numbers of a table mean: "xyxy", "xywh" or "cxcywh", pixels.
+        box_format: what four numbers mean where a file or table does not say: "xyxy", "xywh" or "cxcywh".
     """
 
     regions: str | None = None
@@ -173,17 +173,21 @@ def plain(name: str) -> str:
 class Regions:
     """Where regions of photos stand: in one file about all, or in a folder with a file for each."""
 
-    def __init__(self, place: str) -> None:
+    def __init__(self, place: str, how: Reading) -> None:
         if "://" in place:
             place = require("fsspec", "batch").open_local(f"simplecache::{place}")
         self._folder = Path(place) if os.path.isdir(place) else None
-        self.file = None if self._folder else RegionFile(place)
+        self._format: Any = how.box_format
+        self.file = None if self._folder else self._read(Path(place))
         self.identity = file_sha256(place) if self.file else str(Path(place).resolve())
 
     @cached_property
     def _beside(self) -> dict[str, str]:
         names = Store(str(self._folder)).below()
         return {os.path.splitext(name)[0]: name for name in names if not is_picture(name)}
+
+    def _read(self, path: Path) -> RegionFile:
+        return RegionFile(path, box_format=self._format)
 
     def of(self, photo: str) -> tuple[RegionFile, str | None]:
         """The file for a photo, and the name by which it knows the photo; RegionFileError without one."""
@@ -192,7 +196,7 @@ class Regions:
         stem = os.path.splitext(photo)[0]
         for known in (stem, stem.rpartition("/")[2]):
             if known in self._beside:
-                return RegionFile(Path(str(self._folder), self._beside[known])), None
+                return self._read(Path(str(self._folder), self._beside[known])), None
         raise RegionFileError(
             f"no file of regions for {photo!r} in {str(self._folder)!r}: name it {stem}.json"
         )
@@ -225,9 +229,13 @@ class Source(ABC):
         regions: Regions | None = None,
     ) -> None:
         self.store, self.sizes, self.how = store, sizes, how
-        self.regions = regions or (None if how.regions is None else Regions(how.regions))
+        self.regions = regions or (None if how.regions is None else Regions(how.regions, how))
         told = self.regions and self.regions.identity
-        self.identity: dict[str, Any] = {"source": identity, "regions": told}
+        self.identity: dict[str, Any] = {
+            "source": identity,
+            "regions": told,
+            "box_format": how.box_format,
+        }
         self.left_out: dict[str, int] = {}
 
     def keys(self) -> Sequence[str]:
@@ -290,7 +298,7 @@ def open_source(place: str | os.PathLike[str], reading: Reading | None = None) -
         return _of_list(store, tail, how, identity)
     if how.regions is not None:
         raise OptionError(f"{name!r} is no folder or list of photos, beside --regions: give one")
-    return _of_annotations(store, tail, name, identity)
+    return _of_annotations(store, tail, name, identity, how)
 
 
 def _of_files(store: Store, sizes: Mapping[str, int | None], how: Reading, identity: str) -> Source:
@@ -323,15 +331,15 @@ def _of_list(store: Store, name: str, how: Reading, identity: str) -> Source:
     return source
 
 
-def _of_annotations(store: Store, name: str, path: str, identity: str) -> Source:
+def _of_annotations(store: Store, name: str, path: str, identity: str, how: Reading) -> Source:
     """A file of regions, whose photos lie beside it or below its folder."""
-    regions = Regions(path)
+    regions = Regions(path, how)
     stem = os.path.splitext(name)[0]
     photos = () if regions.file is None else regions.file.photos
     names = [one.name or _beside(store, one.image_id or stem) for one in photos]
     if not names:
         raise RegionFileError(f"{path!r} has no photos: give them as SOURCE, and it as --regions")
-    return Photos(store, {one: store.size(one) for one in names}, Reading(), identity, regions)
+    return Photos(store, {one: store.size(one) for one in names}, how, identity, regions)
 
 
 def _beside(store: Store, stem: str) -> str:

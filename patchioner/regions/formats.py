@@ -34,6 +34,7 @@ from patchioner.regions.items import (
     one_photo,
     stated_size,
 )
+from patchioner.regions.large import LARGE, large_coco
 from patchioner.regions.mask import Mask
 from patchioner.regions.paths import Polygon
 from patchioner.regions.shapes import Box
@@ -155,6 +156,10 @@ def photos_of(path: Path, content: object, box_format: BoxFormat | None = None) 
         if _YOLO.match(opening) or (path.suffix == ".txt" and not opening.strip()):
             lines = path.read_text(encoding="utf-8-sig").splitlines()
             return [yolo([line for line in lines if line.strip()], path.parent)]
+        coco = partial(_coco, region_of=partial(from_coco, box_format=box_format))
+        large = large_coco(path, coco) if path.stat().st_size > LARGE else None
+        if large is not None:
+            return large
         content = read_json(path)
     if isinstance(content, Mapping):
         return _photos_of_mapping(content, path.parent, box_format)

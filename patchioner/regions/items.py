@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
@@ -77,7 +77,7 @@ class Photo:
     """What a file has for one photo; `name` is None where the file does not say which."""
 
     name: str | None
-    items: tuple[Item, ...]
+    items: Sequence[Item]
     size: Size | None = None
     image_id: str | None = None
     in_pixels: bool = True  # unless told that numbers are shares; False where the format itself says what they are
