@@ -342,7 +342,7 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except KeyError as error:
         raise CheckpointError(f"{path} lacks {error}; was it written by `save`?") from error
-    except (TypeError, OptionError) as error:
+    except (TypeError, OptionError, RuntimeError) as error:  # torch: an impossible shape
         raise CheckpointError(f"{path}: {error}") from error
 
 

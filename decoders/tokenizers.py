@@ -248,9 +248,7 @@ class LanguageTokenizer:
         self._texts: list[str] | None = None
 
     @classmethod
-    def of_transformers(
-        cls, tokenizer: Any, *, end_ids: Sequence[int] | None = None, vocab_size: int | None = None
-    ) -> LanguageTokenizer:
+    def of_transformers(cls, tokenizer: Any, *, vocab_size: int) -> LanguageTokenizer:
         """Take a tokenizer of `transformers` (OptionError for a "slow" one); `eos_token_id` is the usual end."""
         fast = getattr(tokenizer, "backend_tokenizer", None)
         if not isinstance(fast, Tokenizer):
@@ -259,17 +257,12 @@ class LanguageTokenizer:
                 "a fast tokenizer"
             )
         own = getattr(tokenizer, "eos_token_id", None)
-        if end_ids is None and isinstance(own, int):
-            end_ids = (own,)
+        end_ids = (own,) if isinstance(own, int) else None
         return cls(fast, end_ids=end_ids, vocab_size=vocab_size)
 
     @classmethod
     def load(
-        cls,
-        path: str | Path,
-        *,
-        end_ids: Sequence[int] | None = None,
-        vocab_size: int | None = None,
+        cls, path: str | Path, *, end_ids: Sequence[int], vocab_size: int
     ) -> LanguageTokenizer:
         """Read a tokenizer.json; CheckpointError when it is missing or damaged, or does not fit the numbers."""
         return read_tokenizer(path, partial(cls, end_ids=end_ids, vocab_size=vocab_size))

@@ -266,11 +266,9 @@ class EntityFinder:
         return list(dict.fromkeys(self._names[form] for form in found))
 
 
-def mask_entities(
-    names: Sequence[str], *, share: float, most: int, generator: torch.Generator | None = None
-) -> list[str]:
-    """Keep each of the first `most` names with probability 1 - `share`; None draws from torch's global generator."""
-    draws = torch.rand(len(names[:most]), generator=generator).tolist()
+def mask_entities(names: Sequence[str], *, share: float, most: int) -> list[str]:
+    """Keep each of the first `most` names with probability 1 - `share`, by torch's global generator."""
+    draws = torch.rand(len(names[:most])).tolist()
     return [name for name, draw in zip(names[:most], draws, strict=True) if draw >= share]
 
 

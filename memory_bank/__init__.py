@@ -10,7 +10,7 @@ Example:
 from __future__ import annotations
 
 from memory_bank.bank import MemoryBank, Neighbours, join_banks
-from memory_bank.build import BankOptions, build_bank, build_bank_folder
+from memory_bank.build import BankOptions, build_bank_folder
 from memory_bank.compact import CompactionMethod, compact
 from memory_bank.index import BankIndex, IndexKind, IndexOptions
 from memory_bank.projection import Precision
@@ -25,7 +25,6 @@ __all__ = [
     "MemoryBank",
     "Neighbours",
     "Precision",
-    "build_bank",
     "build_bank_folder",
     "compact",
     "join_banks",

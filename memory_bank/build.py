@@ -91,23 +91,6 @@ def prepare(captions: Sequence[str], options: BankOptions) -> tuple[list[str], l
     return list(counts), list(counts.values())
 
 
-def build_bank(
-    captions: Sequence[str], embed: Embed, options: BankOptions | None = None
-) -> MemoryBank:
-    """Embed captions and make a bank of them, in memory; see `build_bank_folder`.
-
-    Example:
-        >>> build_bank(["a cat", "a bus"], lambda texts: torch.eye(2)[: len(texts)]).texts
-        ('a cat', 'a bus')
-    """
-    options = options or BankOptions()
-    texts, counts = prepare(captions, options)
-    parts = [
-        _embedded(embed, texts[i : i + SHARD], options.unit) for i in range(0, len(texts), SHARD)
-    ]
-    return _bank_of(torch.cat([part.float() for part in parts]), texts, counts, options)
-
-
 def build_bank_folder(
     captions: Sequence[str],
     embed: Embed,
@@ -154,7 +137,9 @@ def build_bank_folder(
         if spread is not None:
             spread(texts, run.work)
         embeddings = embed_texts(embed, texts, run.work, unit=options.unit)
-        bank = _bank_of(embeddings, texts, counts, options)
+        bank = MemoryBank(embeddings, texts if options.keep_texts else None, counts)
+        if options.rows is not None:
+            bank = compact(bank, options.rows, seed=options.seed)
         bank.save(out, dtype=options.dtype)
         run.finish({"rows": len(bank), "captions": len(captions), "distinct": len(texts)})
     return MemoryBank.load(out)
@@ -209,12 +194,3 @@ def _embedded(embed: Embed, texts: Sequence[str], unit: bool) -> Tensor:
         text = texts[finite.index(False)]
         raise MemoryBankError(f"the embedding of {text!r} is not finite; check the encoder")
     return F.normalize(found.float(), dim=1).half() if unit else found.float().contiguous()
-
-
-def _bank_of(
-    embeddings: Tensor, texts: list[str], counts: list[int], options: BankOptions
-) -> MemoryBank:
-    bank = MemoryBank(embeddings, texts if options.keep_texts else None, counts)
-    if options.rows is not None:
-        bank = compact(bank, options.rows, seed=options.seed)
-    return bank.to(dtype=options.dtype)

@@ -233,7 +233,7 @@ def _read_arrays(
         with safe_open(path, framework="pt") as file:
             named = (file.metadata() or {}).get("bank")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        mapped = _map_rows(path, tensors["keys"]) if memory_map else None
+        mapped = _map_rows(path, tensors["keys"], named) if memory_map else None
         keys = tensors["keys"].clone() if mapped is None else mapped.rows
         scales = tensors["scales"].clone() if keys.dtype == torch.int8 else None
         norms, counts = tensors["norms"].clone(), tensors["counts"].clone()
@@ -255,13 +255,16 @@ def _read_arrays(
     return arrays, named
 
 
-def _map_rows(path: Path, keys: Tensor) -> MappedRows | None:
+def _map_rows(path: Path, keys: Tensor, named: str | None) -> MappedRows | None:
     """The keys of a sound file in a mapping of our own, of which rows can be let go; None where they lie askew."""
     with path.open("rb") as file:
         # Private and never written to. Read-only pages would let a stray write end the process.
         mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     begin = 8 + int.from_bytes(mapping[:8], "little")
-    offset = begin + json.loads(mapping[8:begin])["keys"]["data_offsets"][0]
+    header = json.loads(mapping[8:begin])
+    if header.get("__metadata__", {}).get("bank") != named:
+        raise ValueError("it was replaced while it was read")
+    offset = begin + header["keys"]["data_offsets"][0]
     if keys.dim() != 2 or not keys.numel() or offset % keys.itemsize:
         return None
     rows = torch.frombuffer(mapping, dtype=keys.dtype, count=keys.numel(), offset=offset)

@@ -64,15 +64,10 @@ class CachedParser:
         known = self._graphs
         unknown = [text for text in dict.fromkeys(texts) if text not in known]
         if unknown:
-            # A new dictionary: other threads go on with the one they hold.
-            kept = known if len(known) + len(unknown) <= _MOST_GRAPHS else {}
-            found = zip(unknown, self.parser.parse(unknown), strict=True)
-            known = {
-                **{text: known[text] for text in texts if text in known},
-                **kept,
-                **dict(found),
-            }
-            self._graphs = known
+            found = dict(zip(unknown, self.parser.parse(unknown), strict=True))
+            if len(known) + len(found) > _MOST_GRAPHS:  # other threads go on with what they hold
+                known = self._graphs = {text: known[text] for text in texts if text in known}
+            known.update(found)
         return [known[text] for text in texts]
 
 

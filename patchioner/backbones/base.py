@@ -263,9 +263,8 @@ class SingleViT(Backbone):
         source = WeightSource.of(config, folder)
         preprocessing = preprocessing_of(own.pop("preprocessing", None))
         made = cls(own.pop("name"), preprocessing, pretrained=cls.pretrained_of(source), **own)
-        if source.folder is not None:
-            made.restore(source.folder)
-        elif source.file is not None or source.parts is not None:
+        made.restore(source.folder)
+        if source.file is not None or source.parts is not None:
             made.read_files(source, folder)
         return made
 

@@ -225,14 +225,18 @@ def _visual(name: str, settings: Mapping[str, Any], pretrained: str | None) -> A
         raise _no_vit(name, "its patches reach the text space through attention pooling only")
     if pretrained is not None:
         return fetch_model(name, pretrained, quick_gelu=settings["quick_gelu"]).visual
-    open_clip = require("open_clip", "clip")
+    return build_model("CLIP", name, settings, dict(vision), dict(_NO_TEXT)).visual
+
+
+def build_model(
+    kind: str, name: str, settings: Mapping[str, Any], vision: dict[str, Any], text: dict[str, Any]
+) -> Any:
+    """An open_clip model of a class ("CLIP", "CustomTextCLIP") with random weights; OptionError where it cannot be."""
+    make = getattr(require("open_clip", "clip"), kind)
     try:
-        model = open_clip.CLIP(
-            settings["embed_dim"], dict(vision), dict(_NO_TEXT), quick_gelu=settings["quick_gelu"]
-        )
+        return make(settings["embed_dim"], vision, text, quick_gelu=settings["quick_gelu"])
     except (TypeError, ValueError, AssertionError, RuntimeError, ZeroDivisionError) as error:
         raise OptionError(f"open_clip cannot build {name!r}: {error}") from error
-    return model.visual
 
 
 def _no_vit(name: str, reason: str) -> OptionError:

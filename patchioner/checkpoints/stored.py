@@ -75,11 +75,12 @@ class StoredModule(nn.Module, ABC):
         save_weights(self.state_dict(), folder / WEIGHTS_FILE, storage=storage)
         write_json(folder / CONFIG_FILE, self.config)
 
-    def restore(self, folder: Path) -> None:
-        """Read what `save` wrote into this network, strictly; CheckpointError where a tensor does not fit."""
-        weights = folder / WEIGHTS_FILE
-        fit_weights(self, load_weights(weights), source=str(weights))
-        self.eval()
+    def restore(self, folder: Path | None) -> Self:
+        """Read what `save` wrote, strictly (CheckpointError), into this network, and give it back; None: nothing."""
+        if folder is not None:
+            weights = folder / WEIGHTS_FILE
+            fit_weights(self, load_weights(weights), source=str(weights))
+        return self.eval()
 
 
 P = TypeVar("P", bound=StoredModule)

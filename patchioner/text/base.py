@@ -237,10 +237,7 @@ class BertTower(ShapedTower):
             raise CheckpointError(
                 f"{path} has {tokenizer.get_vocab_size()} pieces, the weights {settings.vocabulary}"
             )
-        tower = cls(settings, tokenizer)
-        if source.folder is not None:
-            tower.restore(source.folder)
-        return tower
+        return cls(settings, tokenizer).restore(source.folder)
 
     def sentence(self, ids: Tensor) -> Tensor:
         """Token ids (B, T) without padding -> mean-pooled unit sentence vectors (B, width)."""

@@ -20,7 +20,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from patchioner.backbones.clip import fetch_model, model_config, pretrained_of
+from patchioner.backbones.clip import build_model, fetch_model, model_config, pretrained_of
 from patchioner.base.errors import OptionError, TextError
 from patchioner.base.optional import require
 from patchioner.base.weights import fit_weights
@@ -97,9 +97,7 @@ class OpenClipText(TextTower):
         own = settings_of(config, ("name", "architecture", "quick_gelu"))
         source = WeightSource.of(config, folder)
         tower = cls(own.pop("name"), pretrained=pretrained_of(source), **own)
-        if source.folder is not None:
-            tower.restore(source.folder)
-        return tower
+        return tower.restore(source.folder)
 
     @property
     def dim(self) -> int:
@@ -205,14 +203,7 @@ def _text(name: str, settings: Mapping[str, Any]) -> Any:
                 f"texts of {name!r} are read by {text[key]!r} of another library, which is not supported here: "
                 "choose a model with CLIP's own text tower, such as 'ViT-B-16'"
             )
-    open_clip = require("open_clip", "clip")
-    try:
-        model = open_clip.CustomTextCLIP(
-            settings["embed_dim"], dict(_NO_VISION), text, quick_gelu=settings["quick_gelu"]
-        )
-    except (TypeError, ValueError, AssertionError, RuntimeError, ZeroDivisionError) as error:
-        raise OptionError(f"open_clip cannot build the text tower of {name!r}: {error}") from error
-    return model.text
+    return build_model("CustomTextCLIP", name, settings, dict(_NO_VISION), text).text
 
 
 def _tokenizer(name: str, settings: Mapping[str, Any], text: Any) -> Any:
@@ -313,10 +304,8 @@ class SiglipText(ShapedTower):
             tokenizer = fetch(place, TOKENIZER_FILE)
         else:
             tokenizer = existing_path(given, folder, "tokenizer of the SigLIP text tower")
-        tower = cls(SiglipTextSettings(**own), read_tokenizer(tokenizer))
+        tower = cls(SiglipTextSettings(**own), read_tokenizer(tokenizer)).restore(source.folder)
         file = source.file if source.tag is None else fetch(source.tag, _SIGLIP_FILE)
-        if source.folder is not None:
-            tower.restore(source.folder)
         if file is not None:
             tower.read_published(read_tensors(file), source=str(file))
         return tower

@@ -130,11 +130,9 @@ class DinoTxtText(ShapedTower):
     def from_config(cls, config: Mapping[str, Any], folder: Path) -> Self:
         """See `StoredModule.from_config`; the published weights are a file."""
         known = [one.name for one in fields(DinoTxtTextSettings)]
-        tower = cls(DinoTxtTextSettings(**settings_of(config, known)))
-        source = WeightSource.of(config, folder)
+        settings, source = settings_of(config, known), WeightSource.of(config, folder)
         source.refuse(fetched=True, advice="dino.txt's text tower is a file: give its .pth")
-        if source.folder is not None:
-            tower.restore(source.folder)
+        tower = cls(DinoTxtTextSettings(**settings)).restore(source.folder)
         if source.file is not None:
             tower.read_published(read_tensors(source.file), source=str(source.file))
         return tower

@@ -68,9 +68,7 @@ class Talk2DinoTower(TextTower):
         dim = int(own.get("dim", 768))
         width = own.get("width", dim)
         joined = cls(tower, dim, width=None if width is None else int(width))
-        if source.folder is not None:
-            joined.restore(source.folder)
-        return joined
+        return joined.restore(source.folder)
 
     def to(  # type: ignore[override]
         self, device: torch.device | str, dtype: torch.dtype, *, optimize: bool = True
@@ -132,11 +130,12 @@ class Talk2DinoTower(TextTower):
         save_weights(self._projection().state_dict(), folder / WEIGHTS_FILE, storage=storage)
         write_json(folder / CONFIG_FILE, self.config)
 
-    def restore(self, folder: Path) -> None:
-        """Read what `save` wrote of the projection, strictly; the tower inside is restored by its own loader."""
-        weights = folder / WEIGHTS_FILE
-        fit_weights(self._projection(), load_weights(weights), source=str(weights))
-        self.eval()
+    def restore(self, folder: Path | None) -> Self:
+        """As `StoredModule.restore`, of the projection; the tower inside is restored by its own loader."""
+        if folder is not None:
+            weights = folder / WEIGHTS_FILE
+            fit_weights(self._projection(), load_weights(weights), source=str(weights))
+        return self.eval()
 
     def _projection(self) -> nn.ModuleDict:
         layers = {"project_in": self.project_in, "project_out": self.project_out}

@@ -173,13 +173,15 @@ def test_blanks_of_metaspace_tokenizers_are_seen() -> None:
 def test_save_and_load(tokenizer: LanguageTokenizer, tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
     tokenizer.save(path)
-    loaded = LanguageTokenizer.load(path, end_ids=(5, 0))
+    loaded = LanguageTokenizer.load(path, end_ids=(5, 0), vocab_size=tokenizer.vocab_size)
     assert loaded.end_ids == (5, 0) and loaded.encode(SENTENCES) == tokenizer.encode(SENTENCES)
     path.write_text("{")
     with pytest.raises(CheckpointError, match="not a readable tokenizer"):
-        LanguageTokenizer.load(path)
+        LanguageTokenizer.load(path, end_ids=(0,), vocab_size=tokenizer.vocab_size)
     with pytest.raises(CheckpointError, match="missing"):
-        LanguageTokenizer.load(tmp_path / "none.json")
+        LanguageTokenizer.load(
+            tmp_path / "none.json", end_ids=(0,), vocab_size=tokenizer.vocab_size
+        )
 
 
 def test_a_published_decoders_text_ends_where_its_evaluation_ends_it(ours: ClipTokenizer) -> None:

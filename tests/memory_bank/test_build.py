@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from memory_bank import BankOptions, MemoryBank, build, build_bank, build_bank_folder
+from memory_bank import BankOptions, MemoryBank, build, build_bank_folder
 from memory_bank.build import Embed, embed_texts, prepare
 from patchioner.base.errors import CheckpointError, MemoryBankError, OptionError, TextError
 
@@ -92,12 +92,11 @@ def test_what_holds_no_captions_is_refused(captions: Any) -> None:
         prepare(captions, BankOptions())
 
 
-@pytest.mark.parametrize("on_disk", [True, False])
-def test_a_bank_holds_the_encoders_vectors(tmp_path: Path, on_disk: bool) -> None:
+def test_a_bank_holds_the_encoders_vectors(tmp_path: Path) -> None:
     def built(**options: Any) -> MemoryBank:
         chosen = BankOptions(dtype="float32", **options)
         out = tmp_path / f"{len(list(tmp_path.iterdir()))}"
-        return make(out, options=chosen) if on_disk else build_bank(CORPUS, encode, chosen)
+        return make(out, options=chosen)
 
     texts, counts = prepare(CORPUS, BankOptions())
     bank = built()
@@ -123,9 +122,8 @@ ENCODERS: dict[str, tuple[Callable[[Sequence[str]], Any], str]] = {
 @pytest.mark.parametrize("fault", ENCODERS)
 def test_encoders_that_misbehave(tmp_path: Path, fault: str) -> None:
     embed, message = ENCODERS[fault]
-    for use in (lambda: build_bank(CORPUS, embed), lambda: make(tmp_path / "bank", embed)):
-        with pytest.raises(MemoryBankError, match=message):
-            use()
+    with pytest.raises(MemoryBankError, match=message):
+        make(tmp_path / "bank", embed)
 
 
 @pytest.mark.parametrize(

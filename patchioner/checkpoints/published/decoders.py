@@ -18,11 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from decoders import DecodeOptions, PrefixGPT2Decoder
+from decoders.base import reading
 from decoders.gpt2 import PrefixGPT2, PrefixGPT2Config
-from decoders.language_model import (
-    build_language_model,
-    fit_stored,
-)
+from decoders.language_model import build_language_model, fit_stored
 from decoders.meacap import ConceptPrompter, MeacapDecoder
 from decoders.tokenizers import ClipTokenizer, LanguageTokenizer
 from decoders.viecap import (
@@ -54,20 +52,18 @@ _MASKS = re.compile(r"(decoder|gpt)\.transformer\.h\.\d+\.attn\.(bias|masked_bia
 _TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
 
 
-def read_decap(path: Path, *, prefix_size: int | None = None, heads: int = 4) -> PrefixGPT2Decoder:
+def read_decap(path: Path, *, prefix_size: int | None = None) -> PrefixGPT2Decoder:
     """Read a published DeCap file (`.pt`, `.pth` or safetensors).
 
     It generates the token ids of the published greedy loop up to the end token: the start token first, embeddings as
-    they come, nothing banned. `prefix_size` is the width of its embeddings; `heads` the tensors do not tell.
+    they come, nothing banned. `prefix_size` is the width of its embeddings.
 
     Raises:
         CheckpointError: not exactly the tensors of a DeCap decoder; a pickle that would execute something.
     """
     state = _without_masks(path)
-    try:
-        network = PrefixGPT2(_config(state, heads, str(path)))
-    except OptionError as error:
-        raise CheckpointError(f"{path}: {error}") from error
+    with reading(path):
+        network = PrefixGPT2(_config(state, str(path)))
     body, words = network.transformer, network.transformer.get_submodule("wte")
     # The same network under the published names; GPT-2 stores its matrices transposed.
     parts = {"transformer": body, "lm_head": words}
@@ -100,7 +96,7 @@ def _layers(state: Mapping[str, Tensor], prefix: str) -> int:
     return len({k.removeprefix(prefix).split(".")[0] for k in state if k.startswith(prefix)})
 
 
-def _config(state: Mapping[str, Tensor], heads: int, source: str) -> PrefixGPT2Config:
+def _config(state: Mapping[str, Tensor], source: str) -> PrefixGPT2Config:
     """The shape that the two embeddings, the projection and the number of layers tell."""
     corners = (_WORDS, "decoder.transformer.wpe.weight", "clip_project.model.0.weight")
     absent = [name for name in corners if name not in state or state[name].dim() != 2]
@@ -114,7 +110,7 @@ def _config(state: Mapping[str, Tensor], heads: int, source: str) -> PrefixGPT2C
         vocab_size=words.shape[0],
         layers=_layers(state, "decoder.transformer.h."),
         width=words.shape[1],
-        heads=heads,
+        heads=4,  # which the tensors do not tell; the same in all published decoders
         positions=positions.shape[0],
         normalize_input=False,
         emit_start=True,
@@ -157,10 +153,8 @@ def read_network(
     state = _without_masks(path)
     shape = _shape(state, config, dim, str(path))
     language, tokenizer = _language_model(files, config.language_model)
-    try:
+    with reading(path):
         network = ViecapNetwork(shape, build_language_model(language))
-    except (OptionError, RuntimeError) as error:
-        raise CheckpointError(f"{path}: {error}") from error
     fit_stored(network, state, source=str(path))
     return network, tokenizer, shape
 

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from memory_bank import MemoryBank
 from patchioner.base.errors import CheckpointError, HubError, MemoryBankError, first_line
@@ -462,8 +463,7 @@ def read_memory(files: PublishedFiles, config: MeacapConfig, *, dim: int) -> Mem
             f"{path}: embeddings of shape {tuple(held.shape)}, expected {(len(texts), dim)}: one row for each caption "
             f"of {captions.name}, as wide as the config's prefix_size"
         )
-    rows = as_float(held, str(path))
-    lengths = rows.norm(dim=1, keepdim=True)
-    if bool((lengths == 0).any()):
-        raise MemoryBankError(f"{path}: row {int((lengths == 0).flatten().nonzero()[0])} is zero")
-    return MemoryBank(rows / lengths, texts)
+    try:
+        return MemoryBank(normalize(as_float(held, str(path)), dim=1), texts)
+    except MemoryBankError as error:
+        raise MemoryBankError(f"{path}: {error}") from error
