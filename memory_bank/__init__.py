@@ -10,7 +10,7 @@ Example:
 from __future__ import annotations
 
 from memory_bank.bank import MemoryBank, Neighbours, join_banks
-from memory_bank.build import BankOptions, build_bank_folder
+from memory_bank.build import build_bank_folder
 from memory_bank.compact import CompactionMethod, compact
 from memory_bank.index import BankIndex, IndexKind, IndexOptions
 from memory_bank.projection import Precision
@@ -18,7 +18,6 @@ from memory_bank.text_files import read_captions
 
 __all__ = [
     "BankIndex",
-    "BankOptions",
     "CompactionMethod",
     "IndexKind",
     "IndexOptions",

@@ -7,7 +7,6 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,44 +31,15 @@ _NAME = "embeddings"
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class BankOptions:
-    """How a bank is built; OptionError for a number below 1.
-
-    Attributes:
-        sample: captions drawn at random; None takes all.
-        rows: size to compact to by k-means (`compact`); None keeps every distinct caption.
-        lower: lower-case captions and strip a final full stop, as shipped models' banks are.
-        unit: store unit vectors. False keeps the lengths that the encoder gives, as the published banks do: longer
-            rows then weigh more in a projection.
-        keep_texts: keep the captions, for `explain` and for decoders that retrieve.
-        dtype: precision of the rows.
-        seed: of `sample` and of the k-means.
-    """
-
-    sample: int | None = None
-    rows: int | None = None
-    lower: bool = False
-    unit: bool = True
-    keep_texts: bool = True
-    dtype: Precision = "float16"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("sample", "rows"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise OptionError(f"{name} is {value}: give 1 or more, or leave it out")
-
-
-def prepare(captions: Sequence[str], options: BankOptions) -> tuple[list[str], list[int]]:
+def prepare(
+    captions: Sequence[str], *, lower: bool = False, sample: int | None = None, seed: int = 0
+) -> tuple[list[str], list[int]]:
     """Distinct captions in order of first appearance, and how often each occurred; what is blank is left out.
 
-    Raises:
-        TextError: no caption is left, or one is no string.
+    TextError: no caption is left, or one is no string. See `build_bank_folder`.
 
     Example:
-        >>> prepare(["A cat.", "a cat", " "], BankOptions(lower=True))
+        >>> prepare(["A cat.", "a cat", " "], lower=True)
         (['a cat'], [2])
     """
     wrong: list[object] = [text for text in captions if not isinstance(text, str)]
@@ -77,15 +47,15 @@ def prepare(captions: Sequence[str], options: BankOptions) -> tuple[list[str], l
         found = wrong[0] if wrong else captions
         raise TextError(f"captions must be a list of strings, got {found!r:.60}")
     stripped = [" ".join(text.split()) for text in captions]
-    if options.lower:
+    if lower:
         stripped = [text.lower().rstrip(". ") for text in stripped]
     kept = [text for text in stripped if text]
     if blank := len(stripped) - len(kept):
         _log.warning("left out %d blank captions of %d", blank, len(stripped))
     if not kept:
         raise TextError("no caption is left: give at least one that is not blank")
-    if options.sample is not None and options.sample < len(kept):
-        chosen = sorted(random.Random(options.seed).sample(range(len(kept)), options.sample))
+    if sample is not None and sample < len(kept):
+        chosen = sorted(random.Random(seed).sample(range(len(kept)), sample))
         kept = [kept[index] for index in chosen]
     counts = Counter(kept)
     return list(counts), list(counts.values())
@@ -95,36 +65,49 @@ def build_bank_folder(
     captions: Sequence[str],
     embed: Embed,
     out: Path,
-    options: BankOptions | None = None,
     *,
     encoder: Mapping[str, Any],
+    sample: int | None = None,
+    rows: int | None = None,
+    lower: bool = False,
+    unit: bool = True,
+    keep_texts: bool = True,
+    dtype: Precision = "float16",
+    seed: int = 0,
     resume: bool = False,
     spread: Callable[[Sequence[str], Path], object] | None = None,
 ) -> MemoryBank:
-    """Embed captions and write a bank that `MemoryBank.load` and ``--bank`` read.
+    """Embed captions and write a bank that `MemoryBank.load` and ``--bank`` read; gives it back as written.
 
     Args:
         captions: any number; repeated ones become one row with a count, which projects the same.
         embed: of the model that the bank is for, e.g. its text tower's `encode`.
         out: an absent or empty folder.
-        options: see `BankOptions`.
         encoder: JSON values that tell this encoder from others, its settings and the `digest` of its weights: a run
             goes on only with the encoder that it was begun with.
+        sample: captions drawn at random; None takes all.
+        rows: size to compact to by k-means (`compact`); None keeps every distinct caption.
+        lower: lower-case captions and strip a final full stop, as shipped models' banks are.
+        unit: store unit vectors. False keeps the lengths that the encoder gives, as the published banks do: longer
+            rows then weigh more in a projection.
+        keep_texts: keep the captions, for `explain` and for decoders that retrieve.
+        dtype: precision of the rows.
+        seed: of `sample` and of the k-means.
         resume: go on with a run that was stopped; it ends where an uninterrupted one does.
         spread: writes shards of these texts into that folder ahead of `embed` (`memory_bank.cluster`).
-
-    Returns:
-        The bank as written.
 
     Raises:
         TextError: no caption.
         MemoryBankError: embeddings of the wrong shape or not finite.
-        OptionError: the folder holds something else, or another run.
+        OptionError: a number below 1; the folder holds something else, or another run.
     """
-    options = options or BankOptions()
-    texts, counts = prepare(captions, options)
+    for name, value in (("sample", sample), ("rows", rows)):
+        if value is not None and value < 1:
+            raise OptionError(f"{name} is {value}: give 1 or more, or leave it out")
+    texts, counts = prepare(captions, lower=lower, sample=sample, seed=seed)
+    options = dict(sample=sample, rows=rows, lower=lower, unit=unit, keep_texts=keep_texts)
     identity = {
-        "options": asdict(options),
+        "options": {**options, "dtype": dtype, "seed": seed},
         "captions": hashlib.sha256(
             repr((texts, counts)).encode("utf-8", "surrogatepass")
         ).hexdigest(),
@@ -136,11 +119,11 @@ def build_bank_folder(
             return MemoryBank.load(out)
         if spread is not None:
             spread(texts, run.work)
-        embeddings = embed_texts(embed, texts, run.work, unit=options.unit)
-        bank = MemoryBank(embeddings, texts if options.keep_texts else None, counts)
-        if options.rows is not None:
-            bank = compact(bank, options.rows, seed=options.seed)
-        bank.save(out, dtype=options.dtype)
+        embeddings = embed_texts(embed, texts, run.work, unit=unit)
+        bank = MemoryBank(embeddings, texts if keep_texts else None, counts)
+        if rows is not None:
+            bank = compact(bank, rows, seed=seed)
+        bank.save(out, dtype=dtype)
         run.finish({"rows": len(bank), "captions": len(captions), "distinct": len(texts)})
     return MemoryBank.load(out)
 

@@ -103,21 +103,12 @@ def add_bank_arguments(parser: argparse.ArgumentParser) -> None:
 
 def build(options: argparse.Namespace) -> int:
     """Read captions, embed them, write the bank; returns the exit status."""
-    from memory_bank import BankOptions, build_bank_folder, read_captions
+    from memory_bank import build_bank_folder, read_captions
     from memory_bank.build import RECORD
     from memory_bank.cluster import embed_on_ray
     from patchioner.base.files import read_json
     from patchioner.base.weights import digest
 
-    wanted = BankOptions(
-        sample=options.sample,
-        rows=options.rows,
-        lower=options.lower,
-        unit=not options.raw_norms,
-        keep_texts=not options.no_texts,
-        dtype=options.storage,
-        seed=options.seed,
-    )
     captions = [
         caption
         for path in options.captions
@@ -128,7 +119,7 @@ def build(options: argparse.Namespace) -> int:
     on_ray = partial(
         embed_on_ray,
         partial(_embedder, options.text_encoder, options.device),
-        unit=wanted.unit,
+        unit=not options.raw_norms,
         workers=options.workers,
         gpus=float((options.device or "").startswith("cuda")),
     )
@@ -136,8 +127,14 @@ def build(options: argparse.Namespace) -> int:
         captions,
         _placed(tower, options.device),
         options.out,
-        wanted,
         encoder=encoder,
+        sample=options.sample,
+        rows=options.rows,
+        lower=options.lower,
+        unit=not options.raw_norms,
+        keep_texts=not options.no_texts,
+        dtype=options.storage,
+        seed=options.seed,
         resume=options.resume,
         spread=on_ray if options.engine == "ray" else None,
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from memory_bank import BankOptions, MemoryBank, build, build_bank_folder
+from memory_bank import MemoryBank, build, build_bank_folder
 from memory_bank.build import Embed, embed_texts, prepare
 from patchioner.base.errors import CheckpointError, MemoryBankError, OptionError, TextError
 
@@ -54,10 +53,8 @@ def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "SHARD", 4)
 
 
-def make(
-    out: Path, embed: Embed = encode, options: BankOptions | None = None, **more: Any
-) -> MemoryBank:
-    return build_bank_folder(CORPUS, embed, out, options, **{"encoder": ENCODER, **more})
+def make(out: Path, embed: Embed = encode, **options: Any) -> MemoryBank:
+    return build_bank_folder(CORPUS, embed, out, **{"encoder": ENCODER, **options})
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -70,35 +67,34 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_captions_are_cleaned_and_counted(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        found = prepare(["A cat. ", "a  cat", " ", "A cat."], BankOptions())
+        found = prepare(["A cat. ", "a  cat", " ", "A cat."])
     assert found == (["A cat.", "a cat"], [2, 1])
     assert "1 blank captions of 4" in caplog.text
-    lower = prepare(["A cat.", "a  cat", "...", "No. 5"], BankOptions(lower=True))
+    lower = prepare(["A cat.", "a  cat", "...", "No. 5"], lower=True)
     assert lower == (["a cat", "no. 5"], [2, 1])
 
 
 def test_a_sample_is_drawn_of_all_captions_and_by_the_seed() -> None:
     captions = ["often"] * 900 + [f"once {i}" for i in range(100)]
-    texts, counts = prepare(captions, BankOptions(sample=200))
+    texts, counts = prepare(captions, sample=200)
     assert sum(counts) == 200 and dict(zip(texts, counts, strict=True))["often"] > 150
-    assert prepare(captions, BankOptions(sample=200)) == (texts, counts)
-    assert prepare(captions, BankOptions(sample=200, seed=1)) != (texts, counts)
-    assert prepare(captions, BankOptions(sample=5000)) == prepare(captions, BankOptions())
+    assert prepare(captions, sample=200) == (texts, counts)
+    assert prepare(captions, sample=200, seed=1) != (texts, counts)
+    assert prepare(captions, sample=5000) == prepare(captions)
 
 
 @pytest.mark.parametrize("captions", [[], [" "], "a cat", ["a cat", 3]])
 def test_what_holds_no_captions_is_refused(captions: Any) -> None:
     with pytest.raises(TextError):
-        prepare(captions, BankOptions())
+        prepare(captions)
 
 
 def test_a_bank_holds_the_encoders_vectors(tmp_path: Path) -> None:
     def built(**options: Any) -> MemoryBank:
-        chosen = BankOptions(dtype="float32", **options)
         out = tmp_path / f"{len(list(tmp_path.iterdir()))}"
-        return make(out, options=chosen)
+        return make(out, dtype="float32", **options)
 
-    texts, counts = prepare(CORPUS, BankOptions())
+    texts, counts = prepare(CORPUS)
     bank = built()
     assert list(bank.texts or ()) == texts and bank.counts.tolist() == counts
     torch.testing.assert_close(bank.embeddings(), F.normalize(encode(texts)), atol=1e-3, rtol=0)
@@ -126,18 +122,16 @@ def test_encoders_that_misbehave(tmp_path: Path, fault: str) -> None:
         make(tmp_path / "bank", embed)
 
 
-@pytest.mark.parametrize(
-    "options", [BankOptions(), BankOptions(unit=False, rows=6), BankOptions(sample=12)]
-)
+@pytest.mark.parametrize("options", [{}, {"unit": False, "rows": 6}, {"sample": 12}])
 @pytest.mark.parametrize("calls", [0, 1, 2])
 def test_a_killed_and_resumed_build_equals_an_uninterrupted_one(
-    tmp_path: Path, options: BankOptions, calls: int
+    tmp_path: Path, options: dict[str, Any], calls: int
 ) -> None:
-    whole = make(tmp_path / "whole", options=options)
+    whole = make(tmp_path / "whole", **options)
     with pytest.raises(Killed):
-        make(tmp_path / "killed", mortal(calls), options)
+        make(tmp_path / "killed", mortal(calls), **options)
     assert len(list((tmp_path / "killed" / "unfinished").glob("*.safetensors"))) == calls
-    resumed = make(tmp_path / "killed", options=options, resume=True)
+    resumed = make(tmp_path / "killed", resume=True, **options)
     assert resumed.fingerprint() == whole.fingerprint()
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
     assert not (tmp_path / "whole" / "unfinished").exists()
@@ -166,7 +160,7 @@ def test_a_finished_build_is_only_read(tmp_path: Path) -> None:
 def test_another_run_in_the_folder_is_named(tmp_path: Path) -> None:
     make(tmp_path)
     with pytest.raises(OptionError, match=r"options\.lower differ"):
-        make(tmp_path, options=replace(BankOptions(), lower=True), resume=True)
+        make(tmp_path, lower=True, resume=True)
     with pytest.raises(OptionError, match=r"text_tower\.weights differ"):
         make(tmp_path, encoder={**ENCODER, "weights": "abd"}, resume=True)
     with pytest.raises(OptionError, match="captions differ"):
