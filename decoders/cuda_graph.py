@@ -89,7 +89,7 @@ def graph_search(network: Any, embeddings: Tensor, constraints: Constraints) -> 
     rows = 1 << (count - 1).bit_length()
     padded = torch.cat([embeddings, embeddings[:1].expand(rows - count, -1)])
     tokens = torch.full((rows, options.max_tokens), -1, dtype=torch.int64, device=device)
-    log_probs = torch.zeros((rows, options.max_tokens), device=device)
+    log_probs = torch.zeros((rows, options.max_tokens), dtype=torch.float32, device=device)
     ended = torch.zeros(rows, dtype=torch.bool, device=device)
     written = torch.empty_like(tokens)
     head = network.head

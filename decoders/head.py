@@ -69,6 +69,9 @@ class DerivedCache(Generic[T]):
     def __deepcopy__(self, memo: dict[int, Any]) -> DerivedCache[T]:
         return DerivedCache(self._make)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return DerivedCache, (self._make,)
+
     def of(self, matrix: Tensor) -> T | None:
         """What was made of this matrix. Changes in place are seen by torch's count of them, so not through `.data`.
 

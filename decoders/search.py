@@ -179,7 +179,7 @@ def _search(
     options = constraints.options
     count, device = len(embeddings) * options.samples, embeddings.device
     tokens = torch.full((count, options.max_tokens), -1, dtype=torch.int64, device=device)
-    log_probs = torch.zeros((count, options.max_tokens), device=device)
+    log_probs = torch.zeros((count, options.max_tokens), dtype=torch.float32, device=device)
     active = torch.arange(count, device=device)
     ends = constraints.ends
     states, cache = network.start(embeddings, options.max_tokens)
@@ -263,15 +263,17 @@ class _Beams:
         shape = (count, width, options.max_tokens)
         self.rows = torch.arange(count, device=device)  # which input each living row is
         self.tokens = torch.zeros(shape, dtype=torch.int64, device=device)
-        self.log_probs = torch.zeros(shape, device=device)
-        self.sums = torch.full((count, width), -torch.inf, device=device)
+        self.log_probs = torch.zeros(shape, dtype=torch.float32, device=device)
+        self.sums = torch.full((count, width), -torch.inf, dtype=torch.float32, device=device)
         self.sums[:, 0] = 0.0  # all start alike, so only one may be extended at first
         self.ended = torch.zeros(count, dtype=torch.int64, device=device)  # how many, of each input
         self.scores = torch.full((count,), -torch.inf, dtype=torch.float64, device=device)
         self.won_tokens = torch.full(
             (count, options.max_tokens), -1, dtype=torch.int64, device=device
         )
-        self.won_log_probs = torch.zeros((count, options.max_tokens), device=device)
+        self.won_log_probs = torch.zeros(
+            (count, options.max_tokens), dtype=torch.float32, device=device
+        )
 
     def written(self, step: int) -> Tensor:
         """(m * width, step): the tokens of every living hypothesis."""

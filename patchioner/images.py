@@ -210,7 +210,8 @@ def _upright_box(orientation: int, stored: Size, width: float, height: float) ->
 
 
 def _is_file(source: object) -> bool:
-    return isinstance(source, (str, os.PathLike, bytes, bytearray)) or hasattr(source, "read")
+    files = (str, os.PathLike, bytes, bytearray, memoryview)
+    return isinstance(source, files) or hasattr(source, "read")
 
 
 def read_picture(source: Any, decode: Callable[[Image.Image, str], Decoded]) -> Decoded:
@@ -225,7 +226,7 @@ def read_picture(source: Any, decode: Callable[[Image.Image, str], Decoded]) -> 
                 raise ImageError(f"{name} is empty (0 bytes): copy or download the photo again")
             stream: Any = Path(source)
         else:
-            data = source if isinstance(source, (bytes, bytearray)) else source.read()
+            data = source if isinstance(source, (bytes, bytearray, memoryview)) else source.read()
             if isinstance(data, str):
                 raise ImageError(f"{name} is opened as text: open it with mode 'rb'")
             stream = io.BytesIO(data)

@@ -6,6 +6,7 @@ import math
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeAlias, TypeVar, get_args, overload
 
@@ -77,12 +78,12 @@ class Patchioner:
         parts: Parts,
         *,
         device: str | torch.device | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
         reduce_jpegs: bool = False,
     ) -> None:
         self.parts = parts
         self.device = usable_device(device)
-        self.dtype = dtype or torch.float32
+        self.dtype = usable_dtype(dtype)
         self._reduce_jpegs = reduce_jpegs
         self._placed = parts.to(self.device, self.dtype)
 
@@ -92,7 +93,7 @@ class Patchioner:
         name: str | Path = SHIPPED,
         *,
         device: str | torch.device | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
         revision: str | None = None,
         bank: MemoryBank | str | Path | None = None,
         reduce_jpegs: bool = False,
@@ -122,7 +123,7 @@ class Patchioner:
         return cls(parts, device=chosen, dtype=dtype, reduce_jpegs=reduce_jpegs)
 
     def to(
-        self, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+        self, device: str | torch.device | None = None, dtype: torch.dtype | str | None = None
     ) -> Self:
         """The same model on another device or in another precision; this one stays as it is.
 
@@ -135,6 +136,10 @@ class Patchioner:
             dtype=dtype or self.dtype,
             reduce_jpegs=self._reduce_jpegs,
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        how = {"device": self.device, "dtype": self.dtype, "reduce_jpegs": self._reduce_jpegs}
+        return partial(type(self), **how), (self.parts,)
 
     def __repr__(self) -> str:
         parts = self.parts
@@ -278,6 +283,8 @@ class Patchioner:
             ...     print(captions[0].text)
         """
         decode = options or self.settings.decode
+        if not isinstance(decode, DecodeOptions):
+            raise OptionError(f"options {options!r:.80}: give DecodeOptions(max_tokens=20), say")
         chosen = self.settings.reranks and decode.strategy != "sample" if rerank is None else rerank
         check_choice(self.settings, decode, chosen, min_confidence)
 
@@ -339,9 +346,10 @@ class Patchioner:
             raise OptionError(f"temperature {temperature} must be a positive number")
         if threshold is not None and not 0 <= threshold <= 1:
             raise OptionError(f"threshold {threshold} must lie in 0..1")
+        texts = texts if isinstance(texts, str) else _texts(texts)
         if len(texts) < 2 and not isinstance(texts, str):
             raise TextError(
-                f"{list(texts)!r} is no choice: give two texts or more, such as the likely mistakes"
+                f"{texts!r} is no choice: give two texts or more, such as the likely mistakes"
             )
         names = F.normalize(self.embed_text(texts), dim=1).to(self.device)
 
@@ -387,7 +395,7 @@ class Patchioner:
         """
         if self._placed.text_tower is None:
             raise OptionError(f"{self.settings.name!r} has no text tower, so it cannot embed text")
-        return self._placed.text_tower.encode(list(texts) if not isinstance(texts, str) else texts)
+        return self._placed.text_tower.encode(texts if isinstance(texts, str) else _texts(texts))
 
     def save_pretrained(
         self,
@@ -422,6 +430,12 @@ class Patchioner:
         if isinstance(items, Sequence):  # a wrong container is told at the call
             for item in items:
                 _pair(item)
+        elif not isinstance(items, Iterable):
+            raise OptionError(f"{items!r:.80} is no list of (photo, regions) pairs")
+        if weighting is not None and not isinstance(weighting, Weighting):
+            raise OptionError(
+                f"weighting {weighting!r:.80}: give a Weighting, as Weighting('gaussian')"
+            )
         keep = self.settings.crop if crop is None else crop
 
         def read(item: Item) -> tuple[_Read | PatchFeatures, Regions]:
@@ -596,3 +610,26 @@ def _choose(
         answer = text if sure >= least else None
         labels.append(Label(answer, sure, tuple(near), tuple(share), region))
     return labels
+
+
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+
+def _texts(texts: object) -> list[str]:
+    if not isinstance(texts, Iterable):
+        raise TextError(f"{texts!r:.80} is no list of texts: give two or more")
+    return list(texts)
+
+
+def usable_dtype(wanted: torch.dtype | str | None) -> torch.dtype:
+    """A precision of networks, by itself or by its name; OptionError where it is none.
+
+    Example:
+        >>> usable_dtype("bfloat16")
+        torch.bfloat16
+    """
+    known = {str(one).removeprefix("torch."): one for one in _DTYPES}
+    found = known.get(str(wanted or torch.float32).removeprefix("torch."))
+    if found is None:
+        raise OptionError(f"dtype {wanted!r:.80} is unknown: use one of {', '.join(known)}")
+    return found

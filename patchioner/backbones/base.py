@@ -146,7 +146,7 @@ def preprocess(image: Photo, settings: Preprocessing) -> tuple[Tensor, ImageGeom
         return normalised.contiguous(), geometry
     x, y = max(-left, 0), max(-top, 0)
     seen = normalised[:, y : y + height, x : x + width]
-    canvas = torch.zeros(3, height, width)
+    canvas = torch.zeros(3, height, width, dtype=torch.float32)
     x, y = max(left, 0), max(top, 0)
     canvas[:, y : y + seen.shape[1], x : x + seen.shape[2]] = seen
     return canvas, geometry

@@ -288,9 +288,12 @@ def numbers(values: object, count: int, what: str) -> list[float]:
 
 def items_of(values: object, what: str) -> list[object]:
     """A list of them; RegionError for a string or a single value."""
-    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
-        raise RegionError(f"{what} is {values!r:.80}; give a list")
-    return list(values)
+    try:
+        if not isinstance(values, (str, bytes)):
+            return list(values)  # type: ignore[call-overload,no-any-return]
+    except TypeError:  # arrays and tensors without an axis only look as if they had items
+        pass
+    raise RegionError(f"{what} is {values!r:.80}; give a list")
 
 
 def inside(folder: Path, name: str) -> Path:

@@ -135,7 +135,7 @@ def encode_by_length(
     sequences: Sequence[Sequence[int]], batch: int, run: Callable[[Tensor], Tensor], dim: int
 ) -> Tensor:
     """Vectors (n, dim) float32 of token ids; those of one length share passes of `run`, so nothing is padded."""
-    result = torch.empty(len(sequences), dim)
+    result = torch.empty(len(sequences), dim, dtype=torch.float32)
     for rows, ids in equal_lengths(sequences, batch):
         result[rows] = run(ids).to("cpu", torch.float32)
     return result

@@ -118,7 +118,7 @@ class Talk2DinoTower(TextTower):
     def encode(self, texts: Sequence[str], *, batch: int = 256) -> Tensor:
         """Embed texts into the space of the patch tokens; see `TextTower.encode`."""
         features = self.tower.encode(texts, batch=batch)
-        result = torch.empty(len(features), self.dim)
+        result = torch.empty(len(features), self.dim, dtype=torch.float32)
         for start in range(0, len(features), _ROWS_AT_ONCE):
             rows = slice(start, start + _ROWS_AT_ONCE)
             result[rows] = self.project(features[rows]).to("cpu", torch.float32)

@@ -1,0 +1,144 @@
+"""Whatever people give from Python: it works and means the same, or an error of ours says what to give."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from patchioner import Box, Mask, Patchioner, PatchionerError, Polygon, Trace
+from tests.support.tiny import noise_photo, tiny_parts
+
+PHOTO = noise_photo()  # 96 x 64
+MASKS = np.zeros((2, 64, 96), dtype=bool)
+MASKS[0, :20, :20] = MASKS[1, 20:, 30:] = True
+BOX = [1.0, 1.0, 30.0, 30.0]
+RING = np.array([[1, 1], [30, 1], [30, 30]])
+
+
+@pytest.fixture(scope="module")
+def model() -> Patchioner:
+    return Patchioner(tiny_parts(), device="cpu")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    PHOTO.save(tmp_path / "p.png")
+    return tmp_path / "p.png"
+
+
+@pytest.fixture
+def doubles() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+SAME: dict[str, Callable[[], tuple[Any, Any]]] = {
+    "generator": lambda: ((Box(*BOX) for _ in range(1)), [Box(*BOX)]),
+    "tuple": lambda: ((Box(*BOX),), [Box(*BOX)]),
+    "box of a tensor": lambda: ([Box(*torch.tensor(BOX))], [Box(*BOX)]),
+    "polygon as a tensor": lambda: ([Polygon(torch.tensor(RING))], [Polygon(RING.tolist())]),
+    "polygon as a generator": lambda: ([Polygon(iter(RING))], [Polygon(RING.tolist())]),
+    "trace as an array": lambda: ([Trace(RING)], [Trace(RING.tolist())]),
+    "mask with an axis of one": lambda: ([Mask(MASKS[:1])], [Mask(MASKS[0])]),
+    "mask as lists": lambda: ([Mask(MASKS[0].tolist())], [Mask(MASKS[0])]),
+    "mask of numbers": lambda: ([Mask(MASKS[0] * 3)], [Mask(MASKS[0])]),
+    "object array": lambda: (np.array([Box(*BOX)], dtype=object), [Box(*BOX)]),
+} | {
+    f"mask in {dtype}": lambda dtype=dtype: (  # type: ignore[misc]
+        [Mask(torch.tensor(MASKS[0]).to(dtype))],
+        [Mask(MASKS[0])],
+    )
+    for dtype in (torch.bfloat16, torch.float16, torch.float32, torch.uint8)
+}
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_regions_in_another_form_mean_the_same(name: str, model: Patchioner) -> None:
+    given, plain = SAME[name]()
+    features = model.encode(PHOTO)
+    assert torch.equal(model.embed_regions(features, given), model.embed_regions(features, plain))
+
+
+WRONG: dict[str, Callable[[Patchioner], object]] = {
+    **{
+        f"regions {name}": lambda m, given=given: m.caption(PHOTO, given)  # type: ignore[misc]
+        for name, given in {
+            "masks in one piece": MASKS,
+            "masks in one tensor": torch.tensor(MASKS),
+            "boxes in one piece": np.array([BOX]),
+            "one mask": MASKS[0],
+            "lists of numbers": [BOX],
+            "numbers": BOX,
+            "one region": Box(*BOX),
+            "text": "box",
+            "dictionary": {"box": BOX},
+            "None in a list": [None],
+        }.items()
+    },
+    "soft mask": lambda m: Mask(MASKS[0] * 0.5),
+    "ragged mask": lambda m: Mask([[1, 0], [1]]),
+    "no mask": lambda m: Mask(None),
+    "mask of objects": lambda m: Mask(MASKS[0].astype(object)),
+    "texts as numbers": lambda m: Box("1", "2", "3", "4"),  # type: ignore[arg-type]
+    "flat polygon": lambda m: Polygon([1, 1, 30, 1, 30, 30]),
+    "polygon of tensors without axis": lambda m: Polygon(torch.tensor([1, 1, 30, 1])),
+    "photo None": lambda m: m.encode(None),
+    "photo of another folder": lambda m: m.encode("\0"),
+    "floats up to 255": lambda m: m.encode(np.full((8, 8, 3), 255.0)),
+    "channels last tensor": lambda m: m.encode(torch.zeros(8, 9, 3)),
+    "sparse tensor": lambda m: m.encode(torch.zeros(3, 8, 8).to_sparse()),
+    "items None": lambda m: m.caption_many(None),  # type: ignore[arg-type]
+    "a list where one photo is meant": lambda m: m.caption([PHOTO, PHOTO]),
+    "options as a dictionary": lambda m: m.caption(PHOTO, options={"max_tokens": 3}),  # type: ignore[arg-type]
+    "weighting as text": lambda m: m.caption(PHOTO, [Box(*BOX)], weighting="gaussian"),  # type: ignore[arg-type]
+    "texts as one": lambda m: m.label(PHOTO, [Box(*BOX)], "a;b"),
+    "texts None": lambda m: m.embed_text(None),  # type: ignore[arg-type]
+    "unknown dtype": lambda m: m.to(dtype="float7"),
+    "whole dtype": lambda m: m.to(dtype=torch.int32),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_cannot_be_meant_is_an_error_of_ours(name: str, model: Patchioner) -> None:
+    with pytest.raises(PatchionerError):
+        WRONG[name](model)
+
+
+def test_photos_in_every_form_are_the_same(model: Patchioner, path: Path) -> None:
+    data, pixels = path.read_bytes(), np.asarray(PHOTO)
+    with path.open("rb") as file:
+        forms = [path, str(path), data, bytearray(data), memoryview(data), io.BytesIO(data), file]
+        forms += [pixels, torch.tensor(pixels).permute(2, 0, 1)]
+        for found in map(model.encode, forms):
+            assert torch.equal(found.tokens, model.encode(PHOTO).tokens)
+    assert len(model.encode([path, path])) == 2
+
+
+@pytest.mark.parametrize("way", ["pickle", "deepcopy", "dtype"])
+def test_a_copied_model_says_the_same(way: str, model: Patchioner) -> None:
+    ways: dict[str, Callable[[], Patchioner]] = {
+        "pickle": lambda: pickle.loads(pickle.dumps(model)),
+        "deepcopy": lambda: copy.deepcopy(model),
+        "dtype": lambda: model.to(dtype="float32"),
+    }
+    assert ways[way]().caption(PHOTO)[0].text == model.caption(PHOTO)[0].text
+
+
+def test_the_default_dtype_of_torch_changes_nothing(model: Patchioner, doubles: None) -> None:
+    said = model.caption(PHOTO, [Box(*BOX)])[0].text
+    torch.set_default_dtype(torch.float32)
+    assert said == model.caption(PHOTO, [Box(*BOX)])[0].text
+
+
+def test_texts_may_be_a_generator(model: Patchioner) -> None:
+    label = model.label(PHOTO, [Box(*BOX)], (text for text in ("a cat", "a dog")))  # type: ignore[arg-type]
+    assert label == model.label(PHOTO, [Box(*BOX)], ["a cat", "a dog"])
