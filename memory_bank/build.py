@@ -120,7 +120,8 @@ def build_bank_folder(
         if spread is not None:
             spread(texts, run.work)
         embeddings = embed_texts(embed, texts, run.work, unit=unit)
-        bank = MemoryBank(embeddings, texts if keep_texts else None, counts)
+        stored: Precision = dtype if rows is None else "float32"
+        bank = MemoryBank(embeddings, texts if keep_texts else None, counts, dtype=stored)
         if rows is not None:
             bank = compact(bank, rows, seed=seed)
         bank.save(out, dtype=dtype)
@@ -131,11 +132,11 @@ def build_bank_folder(
 def embed_texts(
     embed: Embed, texts: Sequence[str], folder: Path, *, shard: int = SHARD, unit: bool = True
 ) -> Tensor:
-    """Embeddings of texts, (N, dim) float32; shards that lie in `folder` are read, the others written.
+    """Embeddings of texts, (N, dim); shards that lie in `folder` are read, the others written.
 
-    `unit` vectors are kept as fp16, others as fp32. CheckpointError: a shard is damaged or of other texts.
+    `unit` vectors are fp16, others fp32. CheckpointError: a shard is damaged or of other texts.
     """
-    rows = torch.empty(0)
+    rows, kind = torch.empty(0), torch.float16 if unit else torch.float32
     starts = range(0, len(texts), shard)
     for start in progress(starts, description="embedding the corpus", unit="shard"):
         path, batch = shard_path(folder, start), list(texts[start : start + shard])
@@ -143,7 +144,7 @@ def embed_texts(
             write_shard(embed, batch, path, unit=unit)
         part = load_weights(path).get(_NAME)
         if start == 0 and part is not None:
-            rows = torch.empty((len(texts), part.shape[-1]), dtype=torch.float32)
+            rows = torch.empty((len(texts), part.shape[-1]), dtype=kind)
         if part is None or part.shape != (len(batch), rows.shape[-1]):
             raise CheckpointError(
                 f"{path} does not hold {(len(batch), rows.shape[-1])} embeddings: remove it and go on"

@@ -369,7 +369,7 @@ def adapt(
         if run.finished:
             logger.info("%s is finished: nothing left to do", out)
             return out
-        embeddings = embed_texts(tower.encode, corpus.texts, run.work / "embeddings")
+        embeddings = embed_texts(tower.encode, corpus.texts, run.work / "embeddings").float()
         reports = _train(decoder, corpus, embeddings, options, source, run, resume, on_report)
         # A share of the corpus belongs in the bank that is kept, a validation file does not.
         rows = corpus.training if corpus.foreign else range(len(corpus.texts))

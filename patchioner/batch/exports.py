@@ -115,16 +115,26 @@ def _boxed(row: Row, categories: _Ids) -> Entry | None:
         return None
     carried, (x, y, right, bottom) = _carried(row), row.bbox
     category = categories.of(row.category or "region", carried.get("category_id"))
-    box: Entry = {"bbox": [x, y, right - x, bottom - y], "area": (right - x) * (bottom - y)}
+    box: list[float] = [round(side, 3) for side in (x, y, right - x, bottom - y)]
     kept = carried if carried.keys() & {"bbox", "segmentation"} else {}
-    if kept.pop("bbox_mode", None) is not None:
+    kept.pop("bbox_mode", None)
+    if not _alike(kept.get("bbox"), box):  # corners, shares, or no box
         kept.pop("bbox", None)
     if "caption" in kept:
         kept["source_caption"] = kept.pop("caption")
     # "score" is a detector's, which may have come with it.
     said = {"caption": row.text, "caption_score": row.score, "caption_confidence": row.confidence}
-    whole = {"segmentation": [], "iscrowd": 0, **box, **kept, "category_id": category}
+    whole = {"segmentation": [], "iscrowd": 0, "bbox": box, "area": box[2] * box[3], **kept}
+    whole["category_id"] = category
     return whole | _given({**said, "caption_error": row.error})
+
+
+def _alike(given: object, box: list[float]) -> bool:
+    """Whether they are the same four numbers, but for rounding."""
+    if not isinstance(given, list) or len(given) != 4:
+        return False
+    real = all(isinstance(side, int | float) for side in given)
+    return real and all(abs(one - other) <= 1 for one, other in zip(given, box, strict=True))
 
 
 def _said(row: Row, categories: _Ids) -> Entry | None:

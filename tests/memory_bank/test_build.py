@@ -169,7 +169,7 @@ def test_another_run_in_the_folder_is_named(tmp_path: Path) -> None:
 
 def test_shards_of_others_and_damaged_ones_are_refused_by_name(tmp_path: Path) -> None:
     found = embed_texts(encode, WORDS, tmp_path)
-    assert torch.equal(found, found.half().float())  # rounded in every run alike
+    assert found.dtype == torch.float16  # rounded in every run alike
     with pytest.raises(CheckpointError, match="000000000.safetensors"):
         embed_texts(encode, WORDS, tmp_path, shard=9)
     path = tmp_path / "000000004.safetensors"

@@ -42,7 +42,7 @@ def read_corpus(settings: RunSettings) -> tuple[list[str], Tensor]:
     folder = settings.work / "corpus"
     texts = (folder / "texts.txt").read_text(encoding="utf-8").splitlines()
     tower = load_tower(settings.work / "text_tower")
-    return texts, embed_texts(tower.encode, texts, folder, shard=SHARD)
+    return texts, embed_texts(tower.encode, texts, folder, shard=SHARD).float()
 
 
 def clean_corpus(texts: Iterable[str], *, shortest: int = 4, longest: int = 24) -> list[str]:

@@ -72,12 +72,22 @@ def test_coco_captions_are_of_whole_photos(tmp_path: Path) -> None:
     assert read_captions(tmp_path / "captions.json") == ["a street"]
 
 
-def test_corners_of_detectron_become_coco(tmp_path: Path) -> None:
-    source = json.dumps({"bbox": [10, 10, 60, 40], "bbox_mode": 0, "id": "x"})
-    row = replace(ROWS[0], annotation_id="x", source=source)
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"bbox": [10, 10, 60, 40], "bbox_mode": 0, "id": "x"},
+        {"bbox": [10, 10, 60, 40], "score": [0.9]},  # Grounded SAM 2
+        {"bbox": [0.1, 0.1, 0.5, 0.4], "caption": "of a person's"},
+        {"bbox": "10,10"},
+    ],
+)
+def test_boxes_of_other_conventions_become_cocos(tmp_path: Path, given: Any) -> None:
+    row = replace(ROWS[0], annotation_id="x", source=json.dumps(given))
     export([row], "coco", tmp_path / "coco.json")
     (named,) = read_regions(tmp_path / "coco.json", (100, 80), "a.jpg")
     assert named.region == Box(10, 10, 60, 40) and named.id == 1
+    (found,) = load(tmp_path / "coco.json")["annotations"]
+    assert found["caption"] == ROWS[0].text and found.get("source_caption") == given.get("caption")
 
 
 def test_label_studio_reads_back(tmp_path: Path) -> None:
