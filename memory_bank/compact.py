@@ -36,29 +36,22 @@ def compact(
     iterations: int = 5,
     method: CompactionMethod = "k-means",
 ) -> MemoryBank:
-    """Shrink a bank to `rows` rows. Equal rows are merged first.
+    """Shrink a bank to `rows` rows, in the same precision. Equal rows are merged first.
 
-    "k-means" is spherical k-means weighted by multiplicity: Lloyd's algorithm on the unit keys
-    (Dhillon and Modha 2001), with exact assignment. A cluster becomes one row: the weighted mean of
-    its members' values, the sum of their counts, and the text of the member nearest to its centroid.
-
-    "importance" keeps rows as they are, with their texts, drawn by the sensitivity of lightweight coresets (Bachem,
-    Lucic and Krause 2018); each other row's count goes to the kept row of highest cosine.
+    "k-means" is spherical k-means weighted by multiplicity: Lloyd's algorithm on the unit keys (Dhillon and Modha
+    2001), with exact assignment. A cluster becomes one row: the weighted mean of its members' values, the sum of their
+    counts, and the text of the member nearest to its centroid. "importance" keeps rows as they are, with their texts,
+    drawn by the sensitivity of lightweight coresets (Bachem, Lucic and Krause 2018); each other row's count goes to
+    the kept row of highest cosine.
 
     Args:
         bank: left untouched; its device does the work (`bank.to("cuda")` for a large one).
         rows: size of the result; a bank with no more distinct rows is only merged.
         seed: of the choice of starting rows, or of the draw.
-        iterations: of "k-means", most rounds of assigning and averaging; it ends sooner once nothing
-            moves.
-        method: how.
-
-    Returns:
-        A bank of `rows` rows in the same precision.
+        iterations: of "k-means", most rounds of assigning and averaging.
 
     Raises:
-        OptionError: `rows` or `iterations` below 1.
-        UnknownNameError: an unknown method.
+        OptionError, UnknownNameError: `rows` or `iterations` below 1; an unknown method.
 
     Example:
         >>> bank = MemoryBank(torch.tensor([[1.0, 0.0], [1.0, 0.01], [0.0, 1.0]]))

@@ -331,22 +331,21 @@ def adapt(
 ) -> Path:
     """Make a checkpoint that writes like a corpus of sentences.
 
-    The new checkpoint has the backbone, text tower and settings of the old, a decoder trained on the sentences, and a
-    memory bank of them, with their texts. Work is done on the device of the old decoder.
+    It has the backbone, text tower and settings of the old, a decoder trained on the sentences, and a memory bank of
+    them, with their texts. Work is done on the device of the old decoder.
 
     Args:
         source: a checkpoint's parts, with a text tower; left untouched.
         texts: the corpus. Sentences are lower-cased and stripped of the final full stop; blank ones and those too
             long for the decoder are left out, repeated ones merged (they count as often in the bank).
-        out: folder to write and give back, for `Patchioner.from_pretrained`; its name becomes the model's.
+        out: folder to write and give back; its name becomes the model's.
         validation: sentences to validate on, in place of a share of the corpus.
         resume: go on with a run that was stopped; it ends where an uninterrupted one does.
         on_report: called with every report of the training, which are logged as well.
 
     Raises:
         OptionError: no text tower, a decoder that cannot be trained further, or a folder that holds something else.
-        TextError: too few sentences, or something that is no string.
-        CheckpointError: intermediate files that are damaged.
+        TextError, CheckpointError: too few sentences, or no string; intermediate files that are damaged.
     """
     options, out = options or AdaptOptions(), Path(out)
     tower = source.text_tower

@@ -40,8 +40,8 @@ class TimmNetwork(SingleViT):
     """What the backbones around one network of timm's have in common.
 
     Args:
-        name: a timm architecture, e.g. ``vit_small_patch14_dinov2`` (unknown names get the close ones), with the tag
-            of its weights after a dot where they are to be fetched.
+        name: a timm architecture, e.g. ``vit_small_patch14_dinov2``, with the tag of its weights after a dot where they
+            are to be fetched.
         preprocessing: input size, fit and normalisation; sizes other than the native one interpolate the position
             embedding, and grids need not be square.
         pretrained: fetch timm's weights from the hub (needs a connection).
@@ -196,20 +196,15 @@ class TimmViT(TimmNetwork):
 
 
 class SiglipViT(TimmNetwork):
-    """A SigLIP vision tower (arXiv 2303.15343; SigLIP 2: arXiv 2502.14786), dense.
+    """A SigLIP vision tower (arXiv 2303.15343; SigLIP 2: arXiv 2502.14786), dense; OptionError without SigLIP's pool.
 
     There is no CLS token: a learned query attends to the patches, and the result goes through a projection and a
     residual MLP into the space of the text. A patch token here is what that pool would give if all of its attention
     were on the one patch: MaskCLIP's treatment of CLIP's pool (arXiv 2112.01071, section 3.2) carried over to a pool
     with an MLP. ``cls`` of its features is the pooled vector, SigLIP's own image embedding; ``attention`` the pool's.
 
-    Args:
-        name, preprocessing, pretrained, overrides: see `TimmNetwork`; an architecture with an attention pool, e.g.
-            ``vit_base_patch16_siglip_512`` (SigLIP 2's weights: ``.v2_webli``). SigLIP stretches to a square and maps
-            pixels to -1..1 (mean and std 0.5).
-
-    Raises:
-        OptionError: the architecture has no attention pool of SigLIP's kind.
+    Arguments as for `TimmNetwork`, e.g. ``vit_base_patch16_siglip_512`` (SigLIP 2's weights: ``.v2_webli``). SigLIP
+    stretches to a square and maps pixels to -1..1 (mean and std 0.5).
     """
 
     def __init__(self, name: str, preprocessing: Preprocessing, **settings: Any) -> None:

@@ -29,9 +29,8 @@ def inference_copy(
 ) -> M:
     """A frozen copy of a network in eval mode on a device and in a precision; the original is left as it is.
 
-    Weights that need no conversion are shared with the original, not copied: training the original while the copy
-    serves reaches those and not the others, so make a new copy after training. Packed weights are a second copy in
-    memory for as long as the original is kept.
+    Weights that need no conversion are shared with the original, not copied: make a new copy after training. Packed
+    weights are a second copy in memory for as long as the original is kept.
 
     Args:
         module: anything that `copy.deepcopy` takes, another inference copy included.

@@ -66,25 +66,20 @@ def read_published(
     backbone: Backbone | None = None,
     talk2dino: str | Path | None = None,
 ) -> Parts:
-    """Read a published Patch-ioner model.
+    """Read a published Patch-ioner model; `backbone` takes the place of the one that the config names.
+
+    Its settings repeat the published ones: the published integer arithmetic of patches (`rounding="reference"`),
+    uniform weights, or for backbones of the CLIP family those of the CLS token, greedy decoding of 30 tokens. The
+    projection is "memory" for DeCap (`support_memory_size` > 0); "raw" for CapDec, whose published code gives the
+    decoder embeddings of any length, though training used unit vectors ("none" is what the training means); "none" for
+    ViECap, MeaCap, retrieval.
 
     Args:
         path: a folder with a config.yaml (as in the hub repositories), or a YAML file of the authors; the other files
             are looked up beside it by their base names, then in the repository that `hf_repo_id` names.
         mode: how photos are fitted: "stretch", as for all published numbers, or "crop".
-        backbone: use this one instead of the one that the config names, of the same width.
         talk2dino: the projection for the text tower, a file or ``owner/name/file.pth`` on the hub; None looks beside
             the config. It must be the one that the model was made with, or texts and regions do not share a space.
-
-    Returns:
-        Parts whose settings repeat the published ones: patches weighed by the published integer arithmetic
-        (`rounding="reference"`), uniformly, or for backbones of the CLIP family by their CLS token; greedy decoding of
-        30 tokens. The projection is
-
-        * "memory" for DeCap (`support_memory_size` > 0), unit vectors after it as `normalize` says;
-        * "raw" for CapDec (`support_memory_size: 0`): the published code gives its decoder region embeddings of any
-          length, though training used unit vectors. Set it to "none" for what the training means;
-        * "none", which means unit vectors, for ViECap, MeaCap and retrieval.
 
     Raises:
         CheckpointError, MemoryBankError: a file is missing, damaged, foreign or does not fit; a config key is unknown,
@@ -368,21 +363,17 @@ def clean_features(
     alpha: float = 1.0,
     after_projection: bool = True,
 ) -> PatchFeatures:
-    """Take the photo's context out of every patch token, as `cleaning_type` does.
+    """Take the photo's context out of every patch token of features, as `cleaning_type` does.
 
     Boxes and patches of the result are captioned without another projection: by a model whose projection is "raw".
 
     Args:
-        features: left as they are.
         project: (n, dim) -> (n, dim), the memory projection, e.g. ``model.parts.bank.project``.
         kind: "orthogonal_projection": t - alpha (t . c / c . c) c; "contrastive_mask": t (1 - c / (|c| + 1e-6)).
-        context: c, the CLS token or `attention_embedding`.
+        context: c, the CLS token or `attention_embedding`; OptionError for one that the backbone does not have.
         alpha: share that the orthogonal projection takes away.
         after_projection: project tokens and context and clean then; else scale both to unit length, clean, and
             project what comes out.
-
-    Raises:
-        OptionError: an unknown kind or context, or one that the backbone does not have.
     """
     if kind not in get_args(Cleaning) or context not in get_args(Context):
         raise OptionError(f"cleaning {kind!r} by {context!r} is unknown")
