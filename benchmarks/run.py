@@ -30,7 +30,7 @@ from benchmarks.answerers import (
     read_predictions,
 )
 from benchmarks.data import BenchmarkDataError, PhotoFolder, Reading, Sample, task_named
-from benchmarks.metrics.suite import check_metric_names
+from benchmarks.metrics import check_metric_names
 from benchmarks.scoring import Scorer
 from benchmarks.settings import RunSettings, machine, versions
 from patchioner import Patchioner

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hypothesis
@@ -26,3 +27,20 @@ def shipped() -> Patchioner:
     from patchioner import Patchioner
 
     return Patchioner.from_pretrained(device="cpu")
+
+
+@pytest.fixture(scope="session")
+def model() -> Patchioner:
+    """A tiny model of random weights; nobody changes it."""
+    from patchioner import Patchioner
+    from tests.support.tiny import tiny_parts
+
+    return Patchioner(tiny_parts(), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def checkpoint(model: Patchioner, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its folder."""
+    folder = tmp_path_factory.mktemp("checkpoints") / "tiny"
+    model.save_pretrained(folder, storage="fp32")
+    return folder

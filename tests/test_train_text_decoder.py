@@ -10,8 +10,8 @@ from types import ModuleType
 
 import pytest
 
-from patchioner.checkpoints.folder import read_checkpoint, write_checkpoint
-from tests.support.tiny import TEXTS, tiny_parts
+from patchioner.checkpoints.folder import read_checkpoint
+from tests.support.tiny import TEXTS
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "train_text_decoder.py"
@@ -24,13 +24,6 @@ def script() -> ModuleType:
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
     return module
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tiny") / "tiny"
-    write_checkpoint(tiny_parts(), folder)
-    return folder
 
 
 @pytest.fixture

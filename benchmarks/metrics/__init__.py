@@ -1,22 +1,212 @@
-"""Caption metrics as pure functions: strings (or boxes, or embeddings) in, scores x 100 out."""
+"""Caption metrics: pure functions (strings, boxes or embeddings in, scores x 100 out), and all of them over one set of
+captions from one tokenisation, each result saying how it was made.
+"""
 
 from __future__ import annotations
 
-from benchmarks.metrics.caption import bleu, cider, rouge_l, stem_f, tokenize
-from benchmarks.metrics.official import Meteor, java_available, official_score, ptb_pairs
-from benchmarks.metrics.suite import METRICS, MetricResult, score_captions
+import importlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.metrics.caption import (
+    Floats,
+    Groups,
+    Texts,
+    bleu,
+    bleu_of,
+    bleu_statistics,
+    check_pairs,
+    cider,
+    rouge_l,
+    stem_f,
+    tokenize,
+)
+from benchmarks.metrics.official import (
+    Meteor,
+    find_java,
+    java_available,
+    official_score,
+    official_spice,
+    ptb_pairs,
+)
+from patchioner import __version__
+from patchioner.base.errors import OptionError, UnknownNameError
 
 __all__ = [
-    "METRICS",
-    "Meteor",
-    "MetricResult",
-    "bleu",
-    "cider",
-    "java_available",
-    "official_score",
-    "ptb_pairs",
-    "rouge_l",
-    "score_captions",
-    "stem_f",
-    "tokenize",
-]
+    "METRICS", "Meteor", "MetricResult", "bleu", "check_metric_names", "cider", "java_available", "official_score",
+    "ptb_pairs", "rouge_l", "score_captions", "stem_f", "tokenize",
+]  # fmt: skip
+
+Resample = Callable[[NDArray[np.int64]], Floats]
+"""How often each of n samples counts, (rounds, n) -> the value of each such set, (rounds,)."""
+
+BLEU: Final = ("bleu1", "bleu2", "bleu3", "bleu4")
+NEED_JAVA: Final = ("meteor", "spice")
+METRICS: Final = (*BLEU, "rouge_l", "cider", "stem_f", *NEED_JAVA)
+"""Every built-in metric."""
+
+
+@dataclass(frozen=True)
+class MetricResult:
+    """One metric over one set of captions; OptionError for a number that is not finite.
+
+    Attributes:
+        name: "cider", "bleu4", ...
+        corpus: the value of the whole set, x 100.
+        samples: the n scores of the single samples. Their mean need not be `corpus`: BLEU and METEOR pool their counts.
+        made: how it was made: libraries with their versions, and the tokenizer.
+        resample: of a metric that pools its counts, its values for other mixtures of the samples; None where the value
+            is the mean of the samples, or there is no way. That of METEOR works while its program runs.
+    """
+
+    name: str
+    corpus: float
+    samples: tuple[float, ...]
+    made: str = field(repr=False)
+    resample: Resample | None = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        for index, score in enumerate(self.samples):
+            if not math.isfinite(score):
+                raise OptionError(f"{self.name}: sample {index} is {score}, not finite")
+        if not math.isfinite(self.corpus):
+            raise OptionError(f"{self.name}: the corpus score is {self.corpus}, not finite")
+
+
+def score_captions(
+    predictions: Texts, references: Groups, metrics: Sequence[str], *, meteor: Meteor | None = None,
+    extra: Mapping[str, str] | None = None, samples: Sequence[Any] = (),
+) -> dict[str, MetricResult]:  # fmt: skip
+    """Score n captions, each against a list of at least one reference, by several metrics.
+
+    Args:
+        predictions, references: n captions, n lists.
+        metrics: names from `METRICS`.
+        meteor: a running METEOR: it and the official programs (Stanford tokenizer, pycocoevalcap) are used for
+            everything that they have. None: never Java.
+        extra: metrics of your own, name -> "module:function"; the function takes predictions, references and `samples`
+            and gives n scores, or {"samples": n scores, "corpus": one number}, which are not scaled.
+        samples: n objects.
+
+    Returns:
+        name -> result, in the order asked for, extra ones last.
+
+    UnknownNameError, OptionError, MissingExtraError: a metric that is not there or needs what is not there, lists that
+    do not pair, an extra metric that gives something else than n finite scores.
+    """
+    check_pairs(predictions, references)
+    check_metric_names(metrics)
+    for name in metrics:
+        if name in NEED_JAVA and meteor is None:
+            raise OptionError(
+                f"{name!r} needs Java and pycocoevalcap (the extra 'metrics', a Java runtime, java 'auto' or 'yes');"
+                " without them, 'stem_f' is the nearest to METEOR"
+            )
+    functions = {name: _resolve(name, source) for name, source in (extra or {}).items()}
+    results = {}
+    if metrics:
+        cut = ptb_pairs if meteor is not None else _cut_pairs
+        words = cut(predictions, references)
+    for name in metrics:
+        results[name] = _result(name, *words, meteor)
+    for name, function in functions.items():
+        if name in results:
+            raise OptionError(f"the extra metric {name!r} has a built-in one's name: rename it")
+        given = function(predictions, references, samples)
+        results[name] = _extra_result(name, given, (extra or {})[name], len(predictions))
+    return results
+
+
+def check_metric_names(metrics: Sequence[str]) -> None:
+    """Refuse a metric that is neither built in nor "module:function"."""
+    for name in metrics:
+        if ":" not in name and name not in METRICS:
+            raise UnknownNameError.among("metric", name, METRICS)
+
+
+def _cut_pairs(predictions: Texts, references: Groups) -> tuple[list[str], list[list[str]]]:
+    said, *due = [[" ".join(tokenize(t)) for t in group] for group in (predictions, *references)]
+    return said, due
+
+
+def _result(
+    name: str, said: list[str], due: list[list[str]], meteor: Meteor | None
+) -> MetricResult:
+    """One metric over words: the official program's where there is one, else ours; on the same words both are equal."""
+    resample: Resample | None = None
+    if name in BLEU:
+        order, counts = BLEU.index(name), bleu_statistics(said, due, tokenizer=str.split)
+        resample = lambda often: bleu_of(often @ counts)[:, order]  # noqa: E731
+        of_set, samples = bleu_of(counts.sum(axis=0, keepdims=True))[0], bleu_of(counts)
+        if meteor is not None:
+            of_set, samples = official_score("bleu", said, due)
+        corpus, scores = of_set[order], samples[:, order]
+    elif name == "meteor" and meteor is not None:
+        pooled = meteor.statistics(said, due)
+        corpus, scores = meteor.evaluate(pooled)
+        resample = lambda often: meteor.evaluate(often @ pooled)[1]  # noqa: E731
+    elif name == "spice":
+        corpus, scores = official_spice(said, due)
+    elif meteor is not None and name != "stem_f":  # nothing official about stem-F but the words
+        corpus, scores = official_score(name, said, due)
+    else:
+        ours = {"rouge_l": rouge_l, "cider": cider, "stem_f": stem_f}
+        corpus, scores = ours[name](said, due, tokenizer=str.split)
+    made = _made(name, java=meteor is not None)
+    return MetricResult(name, float(corpus), tuple(scores.tolist()), made, resample)
+
+
+def _made(name: str, *, java: bool) -> str:
+    if not java:
+        return f"patchioner; patchioner {__version__}; tokenizer: patchioner"
+    library = "patchioner" if name == "stem_f" else "pycocoevalcap"
+    used = __version__ if library == "patchioner" else version(library)
+    program = {"meteor": "meteor 1.5, ", "spice": "spice 1.0, "}.get(name, "")
+    programs = f"{library} {used}, {program}java {find_java().version}"
+    return f"{library}; {programs}; tokenizer: Stanford PTB 3.4.1"
+
+
+def _extra_result(name: str, given: Any, where: str, count: int) -> MetricResult:
+    """What a metric of the user's own gave, checked and not scaled."""
+    corpus = None
+    if isinstance(given, Mapping):
+        if "samples" not in given:
+            raise OptionError(
+                f"metric {name!r} gave a mapping with {sorted(map(str, given))}: give 'samples', and 'corpus' if any"
+            )
+        corpus, given = given.get("corpus"), given["samples"]
+    try:
+        scores = np.asarray(given, dtype=np.float64)
+        value = float(scores.mean()) if corpus is None else float(corpus)
+    except (TypeError, ValueError) as error:
+        raise OptionError(
+            f"metric {name!r} gave {str(given)[:80]}: give numbers ({error})"
+        ) from error
+    if scores.shape != (count,):
+        raise OptionError(
+            f"metric {name!r} gave scores of shape {scores.shape} for {count} predictions: give one each"
+        )
+    made = f"{where}; tokenizer: none"
+    made += "; corpus score by the metric itself" if corpus is not None else ""
+    return MetricResult(name, value, tuple(scores.tolist()), made)
+
+
+def _resolve(name: str, metric: str) -> Callable[..., Any]:
+    module, _, attribute = metric.partition(":")
+    if not module or not attribute:
+        raise OptionError(f"metric {name!r} is {metric!r}: give 'module:function'")
+    try:
+        function: Any = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise OptionError(
+            f"metric {name!r}: {metric!r} cannot be imported ({error}): check its spelling and the PYTHONPATH"
+        ) from error
+    if not callable(function):
+        raise OptionError(f"metric {name!r}: {metric!r} is {function!r:.40}, not a function")
+    return function  # type: ignore[no-any-return]

@@ -13,18 +13,13 @@ import pytest
 from benchmarks.run import Outcome, Run, execute
 from benchmarks.settings import RunSettings
 from patchioner import Patchioner
-from tests.support.tiny import TEXTS, noise_photo, tiny_parts
+from tests.support.tiny import TEXTS, noise_photo
 
 PHOTOS = 11
 FILES = {
     "trace": "traces_dev.json", "dense": "dense_refcocos_dev.json", "region_set": "region_sets_dev.json",
     "image": "image_captions_dev.json", "objects": "class_boxes_dev.json",
 }  # fmt: skip
-
-
-@pytest.fixture(scope="session")
-def model() -> Patchioner:
-    return Patchioner(tiny_parts(), device="cpu")
 
 
 @pytest.fixture

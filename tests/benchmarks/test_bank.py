@@ -17,14 +17,8 @@ from benchmarks.timing import make_photo
 from memory_bank import MemoryBank
 from patchioner import Patchioner
 from patchioner.base.errors import OptionError
-from tests.support.tiny import tiny_parts
 
 Capture = pytest.CaptureFixture[str]
-
-
-@pytest.fixture(scope="module")
-def model() -> Patchioner:
-    return Patchioner(tiny_parts(), device="cpu")
 
 
 def options(*words: str) -> argparse.Namespace:

@@ -259,20 +259,6 @@ def test_the_smallest_scale_that_has_twice_what_is_needed(
     assert photo.size == size
 
 
-def test_what_is_small_enough_or_no_jpeg_is_read_as_ever(tmp_path: Path) -> None:
-    small = jpeg(tmp_path / "small.jpg", (390, 290))
-    photo = load_reduced(small, fixed)
-    assert isinstance(photo, Image.Image)
-    assert photo.tobytes() == load_image(small).tobytes()
-    noise_photo(1600, 1200).save(tmp_path / "large.png")
-    for source in (
-        str(tmp_path / "large.png"),
-        noise_photo(1600, 1200),
-        np.zeros((900, 900, 3), np.uint8),
-    ):
-        assert isinstance(load_reduced(source, fixed), Image.Image)
-
-
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("size", [(803, 605), (1601, 1203)])
 def test_rotations_and_odd_sizes_show_the_same_picture(

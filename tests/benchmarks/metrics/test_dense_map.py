@@ -41,21 +41,6 @@ def test_iou_by_hand() -> None:
     assert pairwise_iou(left, right) == pytest.approx(np.array(expected))
 
 
-@pytest.mark.parametrize(
-    ("boxes", "merged", "texts"),
-    [
-        # The second overlaps its neighbours at 0.8, these one another at 8/12: all become one, seeded by it.
-        ([[0, 0, 10, 1], [1, 0, 11, 1], [2, 0, 12, 1], B], [[1, 0, 11, 1], B], [["0", "1", "2"], ["3"]]),
-        ([A, B, A, B], [A, B], [["0", "2"], ["1", "3"]]),
-        ([[1, 1, 1, 1], [1, 1, 1, 1]], [[1, 1, 1, 1]] * 2, [["0"], ["1"]]),  # empty ones end too
-        ([], np.zeros((0, 4)), []),
-    ],
-)  # fmt: skip
-def test_merged_boxes_by_hand(boxes: Any, merged: Any, texts: Any) -> None:
-    found = merge_boxes(as_boxes(boxes), [[str(index)] for index in range(len(boxes))])
-    assert np.array_equal(found[0], merged) and found[1] == texts
-
-
 def test_merged_boxes_are_those_of_a_plain_loop() -> None:
     draw = np.random.default_rng(0)
     for _ in range(30):

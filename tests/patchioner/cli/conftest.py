@@ -9,17 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from patchioner import Patchioner
 from patchioner.cli.main import main
-from tests.support.tiny import tiny_parts
-
-
-@pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a tiny model."""
-    folder = tmp_path_factory.mktemp("checkpoints") / "tiny"
-    Patchioner(tiny_parts(), device="cpu").save_pretrained(folder, storage="fp32")
-    return folder
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks import metrics
 from benchmarks.metrics import (
     METRICS,
     Meteor,
@@ -19,7 +20,6 @@ from benchmarks.metrics import (
     rouge_l,
     score_captions,
     stem_f,
-    suite,
 )
 from patchioner.base.errors import OptionError, UnknownNameError
 
@@ -37,13 +37,13 @@ def test_without_java_the_single_functions_over_one_tokenisation(
 ) -> None:
     monkeypatch.setattr("subprocess.run", lambda *a, **k: pytest.fail("started a program"))
     asked: list[str] = []
-    plain = suite.tokenize
+    plain = metrics.tokenize
 
     def watch(text: str) -> list[str]:
         asked.append(text)
         return plain(text)
 
-    monkeypatch.setattr(suite, "tokenize", watch)
+    monkeypatch.setattr(metrics, "tokenize", watch)
     found = score_captions(SAID, DUE, ["bleu1", "bleu4", "rouge_l", "cider", "stem_f"])
     assert sorted(asked) == sorted([*SAID, *DUE[0], *DUE[1]])
     assert list(found) == ["bleu1", "bleu4", "rouge_l", "cider", "stem_f"]
@@ -78,7 +78,7 @@ def sizes(said: Sequence[str], due: Sequence[Sequence[str]], rows: Sequence[Any]
     return {"samples": [row["size"] for row in rows], "corpus": 7}
 
 
-HERE = "tests.benchmarks.metrics.test_suite"
+HERE = "tests.benchmarks.metrics.test_all"
 
 
 def test_metrics_of_ones_own() -> None:
