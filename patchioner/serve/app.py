@@ -8,9 +8,11 @@ import logging
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import fastapi
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -87,19 +89,14 @@ def _watch(engine: Engine, metrics: Metrics) -> None:
     cache = engine.cache
     metrics.watch("active_requests", "Requests under way", lambda: engine.active)
     metrics.watch("waiting_rows", "Rows in the queue", lambda: engine.batcher.waiting)
-    metrics.watch("cache_bytes", "Of encoded photos", lambda: cache.bytes)
     metrics.watch("cache_photos", "Encoded photos", lambda: len(cache))
-    for name in ("hits", "misses", "evicted"):
-        metrics.watch(
-            f"cache_{name}", f"Photos: {name}", lambda name=name: getattr(cache, name)  # type: ignore[misc]
-        )  # fmt: skip
+    for name in ("bytes", "hits", "misses", "evicted"):
+        metrics.watch(f"cache_{name}", "Of encoded photos", partial(getattr, cache, name))
 
 
 def _add_page(app: FastAPI, engine: Engine, metrics: Metrics) -> None:
     @app.get("/", include_in_schema=False)
     async def page() -> FileResponse:
-        if not (_PAGE / "index.html").is_file():
-            raise RequestError(404, "not_found", "this build has no page; the API is there")
         return FileResponse(_PAGE / "index.html", headers={"Cache-Control": "no-cache"})
 
     @app.get("/health")
@@ -135,4 +132,5 @@ async def _refuse(request: Request, error: Any) -> Response:
 
 
 if __name__ == "__main__":
-    json.dump(create_app(Patchioner.from_pretrained()).openapi(), sys.stdout, indent=1)
+    schema = create_app(Patchioner.from_pretrained()).openapi()
+    json.dump({**schema, "x-fastapi": fastapi.__version__}, sys.stdout, indent=1)

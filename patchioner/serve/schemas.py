@@ -116,24 +116,14 @@ def _answer(name: str, **kinds: Any) -> type[BaseModel]:
 
 Failure = _answer("Failure", error=_answer("Error", type=str, message=str))
 _text: Any = {"text": str | None, "region": _Json}
-_confident: Any = {
-    "score": float | None,
-    "confidence": float | None,
-    "reason": str | None,
-    "alt": str | None,
-}
+_confident: Any = dict.fromkeys(("score", "confidence"), float | None)
+_confident |= dict.fromkeys(("reason", "alt"), str | None)
 _chosen: Any = {"probability": float, "cosines": list[float], "probabilities": list[float]}
 _near = _answer("MemoryText", text=str, similarity=float, weight=float)
 _captions: Any = {"captions": list[_answer("Caption", **_text, **_confident) | Failure]}  # type: ignore[misc]
 _pair = tuple[float, float]
-_image: Any = {
-    "id": str,
-    "width": int,
-    "height": int,
-    "grid": tuple[int, int],
-    "origin": _pair,
-    "cell": _pair,
-}
+_image: Any = {"id": str, "width": int, "height": int, "grid": tuple[int, int]}
+_image |= {"origin": _pair, "cell": _pair}
 ImageAnswer = _answer("Image", **_image)
 CaptionsAnswer = _answer("Captions", **_captions)
 OneGoAnswer = _answer("ImageAndCaptions", **_image, **_captions)

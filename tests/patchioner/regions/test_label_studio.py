@@ -34,6 +34,15 @@ def test_a_brush_is_a_mask() -> None:
     assert found == Mask(inside)
 
 
+def test_a_brush_of_the_official_sdk_is_read() -> None:
+    """What label_studio_sdk.converter.brush.mask2rle writes of this mask."""
+    rle = [0, 0, 0, 96, 57, 27, 254, 31, 0, 183, 255, 108, 2, 223, 252, 96, 17, 255, 225, 48, 0]
+    inside = np.zeros((4, 6), dtype=bool)
+    inside[1:3, 2:5] = inside[3, 0] = True
+    value = {"format": "rle", "rle": rle, "brushlabels": ["Thing"]}
+    assert from_label_studio({"type": "brushlabels", "value": value}, (6, 4)) == Mask(inside)
+
+
 @pytest.mark.parametrize(
     ("kind", "value", "region"),
     [

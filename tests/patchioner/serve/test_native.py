@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from PIL import Image
 
 from patchioner import Box, DecodeOptions, Mask, Patch, Patchioner, Point, WholeImage
 from patchioner.images import load_image
@@ -194,6 +195,26 @@ def test_answers_to_many_clients_at_once_are_those_of_the_library(
 
     with ThreadPoolExecutor(16) as pool:
         assert list(pool.map(ask, range(32))) == [expected(seed) for seed in range(32)]
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (picture_bytes(Image.new("RGB", (1, 1))), 200),
+        (picture_bytes(Image.new("RGB", (1, 20_000))), 200),
+        (picture_bytes(Image.new("P", (9, 9)), "GIF"), 200),
+        (picture_bytes(Image.new("1", (10_001, 10_000))), 413),
+        (picture_bytes(Image.new("RGB", (300, 300)), "JPEG")[:400], 400),
+        (b"\x89PNG\r\n\x1a\n" + b"\0" * 99, 400),
+    ],
+    ids=["1x1", "1x20000", "palette", "100 megapixels", "truncated", "rubbish"],
+)
+def test_no_photo_stops_the_server(
+    client: httpx.Client, image: str, data: bytes, status: int
+) -> None:
+    body = {"image": base64.b64encode(data).decode()}
+    assert client.post("/v1/caption", json=body).status_code == status
+    assert client.post(f"{image}/captions", json={}).status_code == 200
 
 
 def test_evicted_photos_are_unknown_and_can_be_sent_again(model: Patchioner) -> None:
