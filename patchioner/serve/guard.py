@@ -39,6 +39,7 @@ _HEADERS = {
 _ENCODED = [(name.lower().encode(), value.encode()) for name, value in _HEADERS.items()]
 _CLIENT_LEFT = 499  # nginx's word for it; it stands in the log alone
 _DRAIN = 2.0  # seconds for the rest of a request that is refused
+_LARGEST = 16  # requests of the largest size that may be held at once
 _NO_PHOTO = 8  # requests without a photo may have this part of the bytes
 
 
@@ -47,7 +48,7 @@ class Guard:
 
     def __init__(self, app: ASGIApp, engine: Engine, metrics: Metrics) -> None:
         self._app, self._engine, self._metrics = app, engine, metrics
-        self._settings = engine.settings
+        self._settings, self._held = engine.settings, 0  # bytes of requests under way
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, whatever happens."""
@@ -94,15 +95,17 @@ class Guard:
     @contextlib.contextmanager
     def _place(self) -> Iterator[None]:
         """One of the places for requests under way; RequestError where there is none."""
-        batcher = self._engine.batcher
-        if self._engine.active >= self._settings.queue or batcher.is_full:
-            busy = "too many requests at once"
-            raise RequestError(429, "busy", busy, retry_after=batcher.patience)
+        if self._engine.active >= self._settings.queue or self._engine.batcher.is_full:
+            raise self._busy()
         self._engine.active += 1
         try:
             yield
         finally:
             self._engine.active -= 1
+
+    def _busy(self) -> RequestError:
+        patience = self._engine.batcher.patience
+        return RequestError(429, "busy", "too many requests at once", retry_after=patience)
 
     async def _in_time(self, call: _Call, receive: Receive) -> None:
         try:
@@ -115,6 +118,8 @@ class Guard:
         except TimeoutError:
             message = f"no answer within {self._settings.deadline:g} seconds"
             raise RequestError(504, "deadline", message) from None
+        finally:
+            self._held -= call.length
 
     async def _body(self, call: _Call, receive: Receive) -> bytes | None:
         """All of the request's body; None where the client left."""
@@ -125,16 +130,19 @@ class Guard:
         stated = call.header("content-length")
         if stated.isdigit() and int(stated) > most:
             raise refused
-        parts, length = [], 0
+        parts = []
         while not call.is_read:
             message = await receive()
             if message["type"] == "http.disconnect":
                 return None
             call.is_read = not message.get("more_body", False)
             parts.append(message.get("body", b""))
-            length += len(parts[-1])
-            if length > most:
+            call.length += len(parts[-1])
+            self._held += len(parts[-1])
+            if call.length > most:
                 raise refused
+            if self._held > _LARGEST * self._settings.max_bytes:
+                raise self._busy()
         return b"".join(parts)
 
     async def _until_gone(self, call: _Call, body: bytes, receive: Receive) -> None:
@@ -159,7 +167,7 @@ class _Call:
     def __init__(self, scope: Scope, send: Send) -> None:
         self.scope, self._send = scope, send
         self.id = uuid.uuid4().hex[:12]
-        self.status = 500
+        self.status, self.length = 500, 0
         self.is_read = self._begun = False
         self._headers = dict(reversed(scope["headers"]))
 

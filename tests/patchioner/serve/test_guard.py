@@ -100,6 +100,22 @@ def test_a_full_queue_says_when_to_come_back_before_a_photo_is_looked_at(
         assert httpx.get(f"{url}/ready").status_code == 200
 
 
+def test_large_requests_share_a_bound(gated: Gated, photo: bytes) -> None:
+    """Room for sixteen of the largest size: a seventeenth is told to come back."""
+    most = len(base64.b64encode(photo)) + 20
+    found: list[httpx.Response] = []
+    with held(gated, max_bytes=most) as url:
+        threads = [post(url, photo, found) for _ in range(17)]
+        assert gated.reached.wait(60)
+        while not found:
+            threading.Event().wait(0.05)
+        gated.gate.set()
+        for thread in threads:
+            thread.join()
+    assert sorted({one.status_code for one in found}) == [200, 429]
+    assert found[0].status_code == 429
+
+
 def test_a_deadline_ends_a_request(gated: Gated, photo: bytes) -> None:
     found: list[httpx.Response] = []
     with held(gated, deadline=1.0) as url:
