@@ -23,7 +23,10 @@ from patchioner.regions import Region
 
 Source: TypeAlias = "str | os.PathLike[str] | bytes"
 Regions: TypeAlias = "Sequence[Region | Mapping[str, Any]] | None"
-_PATIENCE = 60  # seconds that a busy server is asked again for
+_PATIENCE, _EVICTED = (
+    60,
+    20,
+)  # seconds that a busy server is asked again for; times that a photo is sent again
 
 
 class Client:
@@ -102,12 +105,13 @@ class Client:
     def _known(self, data: bytes, verb: str, body: Mapping[str, Any]) -> Any:
         """The answer about a photo; it is sent where the server does not have it."""
         path = f"/v1/images/{hashlib.sha256(data).hexdigest()[:32]}/{verb}"
-        try:
-            return self._send(path, body)
-        except ServerError as error:
-            if error.kind != "unknown_image":
-                raise
-        self._upload(data)
+        for _ in range(_EVICTED):  # others may fill the server's memory in between
+            try:
+                return self._send(path, body)
+            except ServerError as error:
+                if error.kind != "unknown_image":
+                    raise
+            self._upload(data)
         return self._send(path, body)
 
     def _upload(self, data: bytes) -> dict[str, Any]:
