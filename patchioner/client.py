@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import http.client
 import json
 import os
 import time
@@ -23,22 +24,18 @@ from patchioner.regions import Region
 
 Source: TypeAlias = "str | os.PathLike[str] | bytes"
 Regions: TypeAlias = "Sequence[Region | Mapping[str, Any]] | None"
-_PATIENCE, _EVICTED = (
-    60,
-    20,
-)  # seconds that a busy server is asked again for; times that a photo is sent again
+Answers: TypeAlias = list[dict[str, Any]]
+_PATIENCE = 60  # seconds that a busy server is asked again for
+_EVICTED = 20  # times that a photo is sent again
+_BROKEN = (OSError, ValueError, http.client.HTTPException)
 
 
 class Client:
-    """A server, and the photos that it was sent.
+    """A server. Every method raises ServerError where it cannot be reached or refuses (`kind` is its word for why).
 
     Args:
         url, token: of the server.
         timeout: seconds for one request.
-
-    Raises (every method):
-        ServerError: the server cannot be reached, or refuses; `kind` is its word for why.
-        ImageError: no such file.
     """
 
     def __init__(self, url: str, token: str | None = None, *, timeout: float = 150.0) -> None:
@@ -47,26 +44,22 @@ class Client:
         if token is not None:
             self._headers["Authorization"] = f"Bearer {token}"
 
-    def models(self) -> list[dict[str, Any]]:
+    def models(self) -> Answers:
         """The server's model, what it can do, and its limits."""
-        with self._send("/v1/models") as answer:
-            return list(json.load(answer)["data"])
+        return list(_load(self._send("/v1/models"))["data"])
 
     def encode(self, photo: Source) -> dict[str, Any]:
         """Send a photo: its id, width, height and grid. The other methods do so themselves, and again if need be."""
-        return self._upload(_read(photo))
+        body = {"image": base64.b64encode(_read(photo)).decode()}
+        return dict(_load(self._send("/v1/images", body)))
 
-    def caption(
-        self, photo: Source, regions: Regions = None, **options: Any
-    ) -> list[dict[str, Any]]:
+    def caption(self, photo: Source, regions: Regions = None, **options: Any) -> Answers:
         """A caption for each region, or ``{"error": ...}``; options are those of docs/serve.md, as `candidates`."""
         return list(self._ask(photo, "captions", regions, options)["captions"])
 
-    def label(
-        self, photo: Source, regions: Regions, names: Sequence[str], threshold: float | None = None
-    ) -> list[dict[str, Any]]:
-        """The likeliest name for each region, or ``{"error": ...}``."""
-        options = {"names": list(names), "threshold": threshold}
+    def label(self, photo: Source, regions: Regions, names: list[str], **options: Any) -> Answers:
+        """The likeliest name for each region, or ``{"error": ...}``; an option is `threshold`."""
+        options["names"] = names
         return list(self._ask(photo, "labels", regions, options)["labels"])
 
     def embed(self, photo: Source, regions: Regions = None) -> list[Any]:
@@ -83,24 +76,21 @@ class Client:
 
     def detail(self, photo: Source, seed: int = 0) -> Iterator[dict[str, Any]]:
         """The sentences of a long description, each with the regions that it speaks of."""
-        data = _read(photo)
-        with self._known(data, "detail", {"seed": seed}) as answer:
-            name = b""
-            for line in answer:
-                field, _, value = line.strip().partition(b": ")
-                name = value if field == b"event" else name
-                if field == b"data" and name != b"done":
-                    said = json.loads(value)
-                    if name == b"error":
-                        raise ServerError(said["error"]["message"], said["error"]["type"])
-                    yield said
+        name = b""
+        for line in _lines(self._known(_read(photo), "detail", {"seed": seed})):
+            field, _, value = line.strip().partition(b": ")
+            name = value if field == b"event" else name
+            if field == b"data" and name != b"done":
+                said = json.loads(value)
+                if name == b"error":
+                    raise ServerError(said["error"]["message"], said["error"]["type"])
+                yield said
 
     def _ask(self, photo: Source, verb: str, regions: Regions, options: Mapping[str, Any]) -> Any:
         body = {key: value for key, value in options.items() if value is not None}
         if regions is not None:
             body["regions"] = [_plain(one) for one in regions]
-        with self._known(_read(photo), verb, body) as answer:
-            return json.load(answer)
+        return _load(self._known(_read(photo), verb, body))
 
     def _known(self, data: bytes, verb: str, body: Mapping[str, Any]) -> Any:
         """The answer about a photo; it is sent where the server does not have it."""
@@ -111,31 +101,47 @@ class Client:
             except ServerError as error:
                 if error.kind != "unknown_image":
                     raise
-            self._upload(data)
+            self.encode(data)
         return self._send(path, body)
-
-    def _upload(self, data: bytes) -> dict[str, Any]:
-        body = {"image": base64.b64encode(data).decode()}
-        with self._send("/v1/images", body) as answer:
-            return dict(json.load(answer))
 
     def _send(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
         until = time.monotonic() + _PATIENCE
         while True:
-            request = urllib.request.Request(self._url + path, data, self._headers)
             try:
+                request = urllib.request.Request(self._url + path, data, self._headers)
                 return urllib.request.urlopen(request, timeout=self._timeout)
             except urllib.error.HTTPError as error:
-                with error:
-                    pause = float(error.headers.get("Retry-After") or 1)
-                    if error.code != 429 or time.monotonic() + pause > until:
-                        raise _refusal(error) from None
+                pause = float(error.headers.get("Retry-After") or 1)
+                refusal = _refusal(error)
+                if error.code != 429 or time.monotonic() + pause > until:
+                    raise refusal from None
                 time.sleep(pause)
-            except (urllib.error.URLError, OSError) as error:
-                raise ServerError(
-                    f"{self._url} cannot be reached: {error}", "unreachable"
-                ) from error
+            except _BROKEN as error:
+                raise ServerError(f"no {self._url}: {error}", "unreachable") from error
+
+
+def _load(answer: Any) -> Any:
+    try:
+        return json.loads(b"".join(_lines(answer)))
+    except ValueError as error:
+        raise ServerError("the answer is no JSON") from error
+
+
+def _refusal(answer: Any) -> ServerError:
+    try:
+        said = _load(answer)["error"]
+        return ServerError(str(said["message"]), str(said["type"]))
+    except (KeyError, TypeError, ServerError):
+        return ServerError(f"status {answer.code}: is it patchioner serve?")
+
+
+def _lines(answer: Any) -> Iterator[bytes]:
+    try:
+        with answer:
+            yield from answer
+    except _BROKEN as error:
+        raise ServerError(f"the answer broke off: {error}") from error
 
 
 def _read(photo: Source) -> bytes:
@@ -147,11 +153,3 @@ def _read(photo: Source) -> bytes:
 
 def _plain(region: Region | Mapping[str, Any]) -> Any:
     return region.to_json() if isinstance(region, Region) else region
-
-
-def _refusal(error: urllib.error.HTTPError) -> ServerError:
-    try:
-        said = json.loads(error.read(65_536))["error"]
-        return ServerError(str(said["message"]), str(said["type"]))
-    except (ValueError, KeyError, TypeError):
-        return ServerError(f"the server answers {error.code}: is it patchioner serve?", "failed")
