@@ -1,9 +1,4 @@
-"""A client of `patchioner serve`, of the standard library alone: photos and regions in, plain dictionaries out.
-
-Example:
-    >>> Client("http://127.0.0.1:8000").caption("photo.jpg")[0]["text"]  # doctest: +SKIP
-    'a cat sitting on a chair'
-"""
+"""A client of `patchioner serve`, of the standard library alone: photos and regions in, plain dictionaries out."""
 
 from __future__ import annotations
 
@@ -36,13 +31,15 @@ class Client:
     Args:
         url, token: of the server.
         timeout: seconds for one request.
+
+    Example:
+        >>> Client("http://127.0.0.1:8000").caption("photo.jpg")[0]["text"]  # doctest: +SKIP
     """
 
     def __init__(self, url: str, token: str | None = None, *, timeout: float = 150.0) -> None:
         self._url, self._timeout = url.rstrip("/"), timeout
-        self._headers = {"Content-Type": "application/json"}
-        if token is not None:
-            self._headers["Authorization"] = f"Bearer {token}"
+        bearer = {} if token is None else {"Authorization": f"Bearer {token}"}
+        self._headers = {"Content-Type": "application/json", **bearer}
 
     def models(self) -> Answers:
         """The server's model, what it can do, and its limits."""
@@ -83,14 +80,12 @@ class Client:
             if field == b"data" and name != b"done":
                 said = json.loads(value)
                 if name == b"error":
-                    raise ServerError(said["error"]["message"], said["error"]["type"])
+                    raise _refusal(said)
                 yield said
 
     def _ask(self, photo: Source, verb: str, regions: Regions, options: Mapping[str, Any]) -> Any:
-        body = {key: value for key, value in options.items() if value is not None}
-        if regions is not None:
-            body["regions"] = [_plain(one) for one in regions]
-        return _load(self._known(_read(photo), verb, body))
+        given = {} if regions is None else {"regions": [_plain(one) for one in regions]}
+        return _load(self._known(_read(photo), verb, {**options, **given}))
 
     def _known(self, data: bytes, verb: str, body: Mapping[str, Any]) -> Any:
         """The answer about a photo; it is sent where the server does not have it."""
@@ -113,7 +108,7 @@ class Client:
                 return urllib.request.urlopen(request, timeout=self._timeout)
             except urllib.error.HTTPError as error:
                 pause = float(error.headers.get("Retry-After") or 1)
-                refusal = _refusal(error)
+                refusal = _refusal(_load(error))
                 if error.code != 429 or time.monotonic() + pause > until:
                     raise refusal from None
                 time.sleep(pause)
@@ -124,16 +119,15 @@ class Client:
 def _load(answer: Any) -> Any:
     try:
         return json.loads(b"".join(_lines(answer)))
-    except ValueError as error:
-        raise ServerError("the answer is no JSON") from error
+    except ValueError:
+        raise ServerError("the answer is no JSON: is it patchioner serve?") from None
 
 
-def _refusal(answer: Any) -> ServerError:
+def _refusal(said: Any) -> ServerError:
     try:
-        said = _load(answer)["error"]
-        return ServerError(str(said["message"]), str(said["type"]))
-    except (KeyError, TypeError, ServerError):
-        return ServerError(f"status {answer.code}: is it patchioner serve?")
+        return ServerError(str(said["error"]["message"]), str(said["error"]["type"]))
+    except (KeyError, TypeError):
+        return ServerError(f"no answer of patchioner serve: {said!r:.80}")
 
 
 def _lines(answer: Any) -> Iterator[bytes]:
