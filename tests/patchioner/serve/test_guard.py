@@ -107,8 +107,10 @@ def test_large_requests_share_a_bound(gated: Gated, photo: bytes) -> None:
     with held(gated, max_bytes=most) as url:
         threads = [post(url, photo, found) for _ in range(17)]
         assert gated.reached.wait(60)
-        while not found:
-            threading.Event().wait(0.05)
+        for _ in range(600):
+            if found:
+                break
+            threading.Event().wait(0.1)
         gated.gate.set()
         for thread in threads:
             thread.join()
