@@ -138,7 +138,11 @@ class Patchioner:
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        how = {"device": self.device, "dtype": self.dtype, "reduce_jpegs": self._reduce_jpegs}
+        how: dict[str, Any] = {
+            "device": self.device,
+            "dtype": self.dtype,
+            "reduce_jpegs": self._reduce_jpegs,
+        }
         return partial(type(self), **how), (self.parts,)
 
     def __repr__(self) -> str:

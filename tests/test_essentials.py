@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from configparser import ConfigParser
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from packaging.version import Version
 
 from patchioner import Box, Patchioner, WholeImage
+
+ROOT = Path(__file__).resolve().parents[1]
+OPTIONAL = (
+    "skimage", "pycocotools", "supervision", "pillow_heif", "pycocoevalcap", "yaml", "open_clip", "h5py", "pyarrow",
+    "transformers", "peft", "faiss", "onnx", "onnxscript", "onnxruntime", "openvino", "openai", "fastapi", "uvicorn",
+)  # fmt: skip
 
 
 def test_importing_is_light() -> None:
@@ -50,3 +60,34 @@ def test_a_published_folder(kind: str, tmp_path: Path) -> None:
     parts = read_published(write(tmp_path), backbone=tiny_backbone(mode="stretch", size=64))
     found = Patchioner(parts).caption(noise_photo(), [WholeImage(), Box(5, 5, 60, 50)])
     assert len(found) == 2 and all(np.isfinite(one.score) for one in found)
+
+
+def test_everything_imports_without_an_extra() -> None:
+    code = (
+        "import importlib, pkgutil, sys\n"
+        f"blocked = {OPTIONAL!r}\n"
+        "class No:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name.partition('.')[0] in blocked:\n"
+        "            raise ModuleNotFoundError(name, name=name)\n"
+        "sys.meta_path.insert(0, No())\n"
+        "for name in ('patchioner', 'memory_bank', 'decoders'):\n"
+        "    package = importlib.import_module(name)\n"
+        "    for one in pkgutil.walk_packages(package.__path__, name + '.'):\n"
+        "        if not one.name.endswith('__main__'):\n"
+        "            importlib.import_module(one.name)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(
+    "PATCHIONER_LOWEST" not in os.environ, reason="for the job of the lowest releases"
+)
+def test_the_lowest_releases_are_those_of_setup_cfg() -> None:
+    config = ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    for line in config["options"]["install_requires"].split():
+        name, _, least = line.partition(">=")
+        found = Version(Version(metadata.version(name)).base_version)
+        assert found == Version(least), name

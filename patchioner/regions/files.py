@@ -28,14 +28,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args, overload
 
 from patchioner.base.errors import OptionError, RegionError, RegionFileError
+from patchioner.regions import formats
 from patchioner.regions.annotators import sam_masks
 from patchioner.regions.base import Size, items_of
-from patchioner.regions.formats import (
-    MAX_MASK_BYTES,
-    mask_bytes,
-    photos_of,
-    read_json,
-)
+from patchioner.regions.formats import mask_bytes, photos_of, read_json
 from patchioner.regions.items import BoxFormat, Item, NamedRegion, Photo
 from patchioner.regions.paths import Trace
 
@@ -143,9 +139,9 @@ class RegionFile:
                 with _named_errors(self.path):
                     named = item.named(image_size, shares=shares, orientation=turn)
                     held += mask_bytes(named.region)
-                    if held > MAX_MASK_BYTES:
+                    if held > formats.MAX_MASK_BYTES:
                         raise RegionError(
-                            f"{item.what}: with it the masks of a photo take over {MAX_MASK_BYTES:,} bytes; give fewer"
+                            f"{item.what}: with it the photo's masks take over {formats.MAX_MASK_BYTES:,} bytes"
                         )
                     found.append(named)
             except RegionFileError as error:

@@ -1,6 +1,6 @@
 """Attacks and accidents, and our answer: an error in our own words, nothing executed, allocated, lost or mixed.
 
-An attack is a file that the test writes, and a reader; the whole campaigns are commands (`fuzz`, `failures`).
+An attack is a file that the test writes, and a reader; the campaigns are commands (`fuzz`, `failures`, `equality`).
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ from patchioner.detail.batch import read_photo_list
 from patchioner.geometry import fit_image
 from patchioner.images import load_image
 from patchioner.regions import read_trace, region_weights
-from tests.attacks import failures, fuzz
+from tests.attacks import equality, failures, fuzz
 from tests.support.failing import CALLS
+from tests.support.tiny import noise_photo, tiny_parts
 
 Read = Callable[[Path], object]
 SIZE = (320, 240)
@@ -61,10 +62,10 @@ def changed(name: str, **values: Any) -> Callable[[Path], object]:
     return write
 
 
-def model(path: Path) -> object:
+def model(path: Path) -> None:
     """The checkpoint that `changed` describes."""
     held = json.loads(path.read_text())
-    return fuzz.config(json.dumps(held["config"]).encode(), path.parent, held["name"])
+    fuzz.config(json.dumps(held["config"]).encode(), path.parent, held["name"])
 
 
 def npz_bomb(path: Path) -> None:
@@ -98,6 +99,12 @@ def data(content: bytes) -> Callable[[Path], object]:
     return lambda path: path.write_bytes(content)
 
 
+def piped(path: Path) -> None:
+    """A mask that never ends."""
+    os.mkfifo(path.parent / "pipe")
+    path.write_text('[{"mask": "pipe"}]')
+
+
 RLE = '{"mask": {"size": [16384, 16384], "counts": [0, 268435456]}}'
 ATTACKS: dict[str, tuple[str, Callable[[Path], object], Read]] = {
     "pickle as regions": ("r.npy", data(pickle.dumps(Runs())), regions),
@@ -120,7 +127,7 @@ ATTACKS: dict[str, tuple[str, Callable[[Path], object], Read]] = {
     "polygon in disorder": ("r.json", crossing, regions),
     "pipe as a mask": (
         "r.json",
-        lambda p: (os.mkfifo(p.parent / "pipe"), p.write_text('[{"mask": "pipe"}]')),
+        piped,
         regions,
     ),
     "pipe as a file": ("r.json", os.mkfifo, regions),
@@ -256,3 +263,9 @@ def test_broken_inputs_end_in_a_value_or_an_error_of_ours() -> None:
 @pytest.mark.parametrize("work", failures.WORKS)
 def test_a_failure_of_the_system_loses_nothing(work: str, kind: str) -> None:
     assert failures.campaign(work, kind, step=61) > 0
+
+
+def test_captions_do_not_depend_on_what_makes_them_fast() -> None:
+    found = equality.differing(tiny_parts(), noise_photo(), 36)
+    assert found
+    assert not any(found.values())
