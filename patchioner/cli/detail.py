@@ -207,6 +207,7 @@ class _Run:
         rows, columns = map(int, options.grid.lower().split("x")) if options.grid else (None, None)
         changes: dict[str, object] = {
             "describe.samples": options.samples, "fuse.max_words": options.max_words,
+            "filter.whole_sentences": None if options.min_support is None else "always",
             "divide.spatial": "grid" if options.grid else None, "divide.rows": rows, "divide.columns": columns,
         }  # fmt: skip
         changes = {name: value for name, value in changes.items() if value is not None}

@@ -20,7 +20,7 @@ from typing import Literal
 from patchioner.base.errors import OptionError, UnknownNameError
 from patchioner.checkpoints.hub import SHIPPED
 from patchioner.detail.describe import OwnSettings, PatchionerDescriber
-from patchioner.detail.divide import DivideSettings, Given, PhotoDivider
+from patchioner.detail.divide import DivideSettings, Given, divide
 from patchioner.detail.fuse import FuseSettings, GreedyFuser, dropped
 from patchioner.detail.judge import FilterSettings, filter_statements
 from patchioner.detail.score import DenseScorer
@@ -94,8 +94,8 @@ class DetailCaptioner:
 
     Args:
         model: a loaded `Patchioner`, or the name of one; None where no stage needs one.
-        divider, describer, fuser: photo -> regions -> statements; kept claims -> paragraph. If None: by the settings,
-            by the model itself, and without a language model.
+        describer, fuser: photo and regions -> statements; kept claims -> paragraph. If None: the model itself, and no
+            language model.
         scorer: how far the photo supports a sentence; "dense" is the model's own alignment, calibrated; None scores
             nothing: then only words and agreement decide.
         settings: numbers of all stages, or the name of a preset. Stages that are given have their own.
@@ -110,7 +110,6 @@ class DetailCaptioner:
         self,
         model: Patchioner | str | Path | None = SHIPPED,
         *,
-        divider: PhotoDivider | None = None,
         describer: Describer | None = None,
         scorer: Scorer | Literal["dense"] | None = "dense",
         fuser: Fuser | None = None,
@@ -118,7 +117,6 @@ class DetailCaptioner:
     ) -> None:
         self._settings = preset(settings) if isinstance(settings, str) else settings
         self._model = Patchioner.from_pretrained(model) if isinstance(model, (str, Path)) else model
-        self._divider = divider or PhotoDivider(self._settings.divide, model=self._model)
         self._describer = describer or PatchionerDescriber(
             self._needed("describer"), self._settings.describe
         )
@@ -135,7 +133,7 @@ class DetailCaptioner:
         """Names and numbers of every stage, ready for JSON; no secrets."""
         return {
             "model": None if self._model is None else self._model.settings.name,
-            "divider": self._divider.settings,
+            "divider": asdict(self._settings.divide),
             "describer": self._describer.settings,
             "filter": asdict(self._settings.filter),
             "scorer": None if self._scorer is None else self._scorer.settings,
@@ -170,7 +168,7 @@ class DetailCaptioner:
         opened = photo if isinstance(photo, Photo) else self.open(photo)
         if opened.features is None and self._model is not None:
             opened = replace(opened, features=self._model.encode(opened.image))
-        chosen = tuple(self._divider.divide(opened, regions))
+        chosen = tuple(divide(opened, regions, self._settings.divide, self._model))
         settings = {**self.settings, "seed": seed}
         blank = why_blank(opened.image)
         if blank is not None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
@@ -207,73 +207,57 @@ class DivideSettings:
         check(self, grow=(0, 1), growing_area=(0, 1), merge_iou=(0, 1))
 
 
-class PhotoDivider:
-    """Divide a photo into the whole, things in it that are given, and parts by place.
+def divide(
+    photo: Photo,
+    given: Sequence[Given] = (),
+    settings: DivideSettings | None = None,
+    model: Patchioner | None = None,
+) -> list[DetailRegion]:
+    """The whole photo first, then things that are given, then quadrants and cells in reading order.
 
-    `OptionError`: a "union" without a model, which captions the whole photo.
+    Parts that the model sees nothing of (where its preprocessing crops) are left out. Nothing is random.
+    `OptionError`: a "union" of things without a model, which captions the whole photo.
     """
-
-    def __init__(
-        self, settings: DivideSettings | None = None, *, model: Patchioner | None = None
-    ) -> None:
-        self._settings, self._model = settings or DivideSettings(), model
-        if self._settings.objects == "union" and model is None:
+    chosen = settings or DivideSettings()
+    found = trusted([as_detection(one, photo.size) for one in given])
+    things = _regions(found)
+    if chosen.objects == "union":
+        if model is None:
             raise OptionError("objects='union' goes by a caption: give a model, or objects='each'")
+        caption = model.caption(photo.features or photo.image)[0].text if found else None
+        box = union_of_named(found, caption or "", photo.size)
+        things = (
+            []
+            if box is None
+            else [DetailRegion("semantic-1", "semantic", box, parents=("global",))]
+        )
+    regions = [whole_photo(photo.size), *things]
+    if chosen.spatial in ("quadrants", "both"):
+        regions += _grown_quadrants(found, things, photo.size, chosen)
+    if chosen.spatial in ("grid", "both"):
+        cells = enumerate(grid(photo.size, chosen.rows, chosen.columns), 1)
+        regions += [DetailRegion(f"grid-{n}", "grid", box, parents=("global",)) for n, box in cells]
+    if photo.features is None:
+        return regions
+    visible = photo.features.geometry.visible
+    return [one for one in regions if shared_area(one.box, visible) > 0]
 
-    @property
-    def settings(self) -> dict[str, object]:
-        """Those of `DivideSettings`."""
-        return asdict(self._settings)
 
-    def divide(self, photo: Photo, given: Sequence[Given] = ()) -> list[DetailRegion]:
-        """The whole photo first, then things, then quadrants and cells in reading order.
-
-        Parts that the model sees nothing of (where its preprocessing crops) are left out. Nothing is random.
-        """
-        found = trusted([as_detection(one, photo.size) for one in given])
-        things = _regions(found)
-        if self._settings.objects == "union":
-            box = self._union(found, photo)
-            things = (
-                []
-                if box is None
-                else [DetailRegion("semantic-1", "semantic", box, parents=("global",))]
-            )
-        regions = [whole_photo(photo.size), *things, *self._spatial(found, things, photo.size)]
-        if photo.features is None:
-            return regions
-        visible = photo.features.geometry.visible
-        return [one for one in regions if shared_area(one.box, visible) > 0]
-
-    def _union(self, found: list[Detection], photo: Photo) -> Rectangle | None:
-        if self._model is None or not found:
-            return None
-        caption = self._model.caption(photo.features or photo.image)[0].text
-        return union_of_named(found, caption or "", photo.size)
-
-    def _spatial(
-        self, found: list[Detection], things: list[DetailRegion], size: Size
-    ) -> list[DetailRegion]:
-        settings, parts = self._settings, []
-        if settings.spatial in ("quadrants", "both"):
-            largest, grow = settings.growing_area * size[0] * size[1], settings.grow
-            growing = [one.box for one in found if grow is not None and area(one.box) <= largest]
-            merged = merge_overlapping(growing, settings.merge_iou)
-            for number, part in enumerate(quadrants(size), 1):
-                joined = [box for box in merged if share_inside(box, part) > (grow or 0.0)]
-                inside = (
-                    one.id
-                    for one in things
-                    if any(share_inside(one.box, box) >= 1 for box in joined)
-                )
-                box, parents = bounding_union([part, *joined]), ("global", *inside)
-                parts.append(DetailRegion(f"spatial-{number}", "spatial", box, parents=parents))
-        if settings.spatial in ("grid", "both"):
-            cells = enumerate(grid(size, settings.rows, settings.columns), 1)
-            parts += [
-                DetailRegion(f"grid-{n}", "grid", box, parents=("global",)) for n, box in cells
-            ]
-        return parts
+def _grown_quadrants(
+    found: list[Detection], things: list[DetailRegion], size: Size, settings: DivideSettings
+) -> list[DetailRegion]:
+    largest, grow = settings.growing_area * size[0] * size[1], settings.grow
+    growing = [one.box for one in found if grow is not None and area(one.box) <= largest]
+    merged = merge_overlapping(growing, settings.merge_iou)
+    parts = []
+    for number, part in enumerate(quadrants(size), 1):
+        joined = [box for box in merged if share_inside(box, part) > (grow or 0.0)]
+        inside = (
+            one.id for one in things if any(share_inside(one.box, box) >= 1 for box in joined)
+        )
+        box, parents = bounding_union([part, *joined]), ("global", *inside)
+        parts.append(DetailRegion(f"spatial-{number}", "spatial", box, parents=parents))
+    return parts
 
 
 def whole_photo(image_size: Size) -> DetailRegion:

@@ -49,8 +49,8 @@ class FilterSettings:
         trusted_agreement: from so many samples on a claim is kept without support; 0: never. The published system takes
             two samples that agree for proof.
         whole_sentences: which sentences need the scorer's support as a whole. It was calibrated on captions, and of the
-            sentences of long texts it drops every third true one: "captions" asks it of texts of one sentence, and of
-            sentences of which no single thing is scored; "always" of all.
+            sentences of long texts it drops every third true one: "captions" asks it of texts of one sentence that no
+            share of samples tells of, and of sentences of which no single thing is scored; "always" of all.
         lone_support: a thing drops its sentence where its own support is below this and no other sample of an
             overlapping region names it (two at least must have had the occasion); 0: never.
         share: of a text of one sentence each thing must be named by this share of the samples about overlapping regions
@@ -241,7 +241,8 @@ def unsupported(
 ) -> _Reason | None:
     """Why the photo does not support a claim; None where it does."""
     # The measure of whole sentences was fitted on captions; of a long text's sentences the things are judged.
-    caption = beside.sentences == 1 or not support.objects
+    told = settings.share > 0 and beside.others >= _OCCASIONS
+    caption = (beside.sentences == 1 and not told) or not support.objects
     weak = support.score < scorer.threshold
     if weak and (caption or settings.whole_sentences == "always"):
         name, least = min(support.objects, key=lambda one: one[1], default=("", 1.0))

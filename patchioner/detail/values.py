@@ -45,14 +45,8 @@ FORMAT, VERSION = "patchioner-detail", 1
 
 @dataclass(frozen=True, eq=False)
 class Photo:
-    """A photo on its way through the stages.
-
-    Attributes:
-        name: its path, or what it is called in messages and results.
-        image: upright RGB, original size. Not to be changed.
-        sha256: hex digest of its size and pixels: the same photo from another file has the same.
-        features: its one backbone pass, where a `Patchioner` is at work.
-    """
+    """A photo on its way through the stages: name, upright RGB in original size (not to be changed), sha256 of its size
+    and pixels, and its one backbone pass where a `Patchioner` is at work."""
 
     name: str
     image: Image.Image
@@ -200,16 +194,12 @@ class DetailedCaption:
     settings: dict[str, object] = field(default_factory=dict)
 
 
-class Stage(Protocol):
-    """What all stages have."""
+class Describer(Protocol):
+    """Photo and regions -> statements."""
 
     @property
     def settings(self) -> dict[str, object]:
-        """Names and numbers that decide its result, ready for JSON; no secrets."""
-
-
-class Describer(Stage, Protocol):
-    """Photo and regions -> statements."""
+        """Names and numbers that decide its result, ready for JSON; no secrets. So of all stages."""
 
     def describe(
         self, photo: Photo, regions: Sequence[DetailRegion], *, seed: int = 0
@@ -217,18 +207,25 @@ class Describer(Stage, Protocol):
         """All samples of all regions, ordered by region, then sample."""
 
 
-class Scorer(Stage, Protocol):
-    """How far a photo supports sentences."""
+class Scorer(Protocol):
+    """How far a photo supports sentences; from `threshold`, a calibrated score, a sentence counts as supported."""
 
     threshold: float
-    """Calibrated score from which a sentence counts as supported."""
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """See `Describer`."""
 
     def score(self, photo: Photo, sentences: Sequence[tuple[DetailRegion, str]]) -> list[Support]:
         """One `Support` per (region, sentence), in order."""
 
 
-class Fuser(Stage, Protocol):
+class Fuser(Protocol):
     """Verdicts -> sentences of a paragraph."""
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """See `Describer`."""
 
     def fuse(
         self, photo: Photo, regions: Sequence[DetailRegion], kept: Sequence[Verdict]

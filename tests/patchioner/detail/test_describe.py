@@ -23,7 +23,7 @@ from patchioner.detail.describe import (
     shown,
     sub_region,
 )
-from patchioner.detail.divide import PhotoDivider
+from patchioner.detail.divide import divide
 from patchioner.detail.values import DetailRegion, Photo
 from tests.support.chat_server import ChatServer, Reaction, echo, fails, once, says
 from tests.support.photos import REGIONS
@@ -33,7 +33,7 @@ from tests.support.tiny import tiny_parts
 
 @pytest.fixture(scope="module")
 def parts(photo: Photo) -> list[DetailRegion]:
-    return PhotoDivider().divide(photo)
+    return divide(photo)
 
 
 def test_statements_come_by_region_then_sample_and_the_first_is_the_plain_caption(

@@ -15,10 +15,10 @@ from patchioner.detail.divide import (
     Detection,
     DivideSettings,
     Given,
-    PhotoDivider,
     area,
     as_detection,
     bounding_union,
+    divide,
     grid,
     iou,
     merge_overlapping,
@@ -84,7 +84,7 @@ def test_quadrants_and_cells_fill_the_photo_without_overlap(
 
 
 def test_the_whole_comes_first_then_things_then_places(photo: Photo, model: Patchioner) -> None:
-    regions = PhotoDivider(model=model).divide(photo)
+    regions = divide(photo)
     ids = [region.id for region in regions]
     assert ids[0] == "global"
     assert ids[1:5] == [f"spatial-{number}" for number in range(1, 5)]
@@ -102,7 +102,7 @@ def test_given_things_are_regions_and_grow_quadrants() -> None:
         NamedRegion(Box(45, 5, 60, 30), "dog"), Mask(mask), (60.0, 60.0, 80.0, 90.0),
         Box(62, 62, 70, 70),
     ]  # fmt: skip
-    regions = {r.id: r for r in PhotoDivider().divide(bare, things)}
+    regions = {r.id: r for r in divide(bare, things)}
     assert regions["user-1"].name == "dog"
     assert regions["user-2"].box == (30, 50, 60, 70)
     assert np.array_equal(regions["user-2"].mask, mask)  # type: ignore[arg-type]
@@ -119,7 +119,7 @@ def test_what_the_model_does_not_see_is_left_out() -> None:
     cropping = Patchioner(replace(tiny_parts(), backbone=tiny_backbone(mode="crop")), device="cpu")
     photo = open_photo(noise_photo(400, 64), cropping)
     settings = DivideSettings(spatial="grid", rows=1, columns=10)
-    regions = PhotoDivider(settings).divide(photo)
+    regions = divide(photo, settings=settings)
     assert 2 <= len(regions) < 11
     assert cropping.caption(photo.features or photo.image, [region.region for region in regions])
 
@@ -141,10 +141,10 @@ def test_a_union_goes_by_the_models_caption(photo: Photo, model: Patchioner) -> 
     settings = DivideSettings(objects="union", spatial="none")
     caption = model.caption(photo.features or photo.image)[0].text
     thing = Detection((1, 1, 20, 20), noun_phrases(caption)[0].name)
-    regions = PhotoDivider(settings, model=model).divide(photo, [thing])
+    regions = divide(photo, [thing], settings, model)
     assert [(r.id, r.box) for r in regions[1:]] == [("semantic-1", (1, 1, 20, 20))]
     with pytest.raises(OptionError, match="objects='union'"):
-        PhotoDivider(settings)
+        divide(photo, [thing], settings)
 
 
 def test_detections_count_by_score_with_a_fallback() -> None:
