@@ -33,7 +33,7 @@ from patchioner.detail.values import (
 )
 
 _LARGEST, _QUALITY = 1024, 82  # pixels of the longer side of an embedded photo; of its JPEG
-_FINEST = 200  # cells of the longer side of a mask that is drawn
+_FINEST, _TINT = 400, 150  # pixels of the longer side of a mask that is drawn; its opacity
 _SMOOTH = 160  # pixels of the longer side of a heat map
 # Night blue, violet, red, orange, light yellow, with opacities: brighter is hotter, also for those who cannot tell red
 # from green; and what is cold is darkened, so that a map shows on a photo that has those colours itself.
@@ -337,50 +337,16 @@ def _image(url: str, box: Rectangle) -> Markup:
 
 
 def _outline(region: DetailRegion, image_size: tuple[int, int]) -> Markup:
-    """A region's outline, twice, in pixels: a dark casing, and the bright line on it, so that it shows on any photo."""
-    if region.mask is not None and region.mask.any():
-        path = mask_path(region.mask, image_size)
-    else:
-        inset = max(image_size) / 400
-        left, top = (max(edge, inset) for edge in region.box[:2])
-        right = max(min(region.box[2], image_size[0] - inset), left + inset)
-        bottom = max(min(region.box[3], image_size[1] - inset), top + inset)
-        path = f"M{_short(left)} {_short(top)}H{_short(right)}V{_short(bottom)}H{_short(left)}Z"
+    """A region's mask, tinted; or its box, twice: a dark casing and the bright line on it, to show on any photo."""
+    if region.mask is not None:
+        small = Image.fromarray(region.mask.astype(np.uint8) * np.uint8(_TINT))
+        small.thumbnail((_FINEST, _FINEST), Image.Resampling.BOX)
+        tinted = Image.new("RGBA", small.size, (255, 209, 0, 0))
+        tinted.putalpha(small)
+        return _image(_data_url(tinted, "PNG"), (0, 0, *image_size))
+    inset = max(image_size) / 400
+    left, top = (max(edge, inset) for edge in region.box[:2])
+    right = max(min(region.box[2], image_size[0] - inset), left + inset)
+    bottom = max(min(region.box[3], image_size[1] - inset), top + inset)
+    path = f"M{left:.1f} {top:.1f}H{right:.1f}V{bottom:.1f}H{left:.1f}Z"
     return join(element("path", d=path, class_=name) for name in ("casing", "edge"))
-
-
-def mask_path(mask: npt.NDArray[np.bool_], image_size: tuple[int, int]) -> str:
-    """The edges of an (height, width) bool mask as an SVG path: straight pieces along its pixels, holes included.
-
-    `image_size` is (width, height) in units of the drawing. Large masks are drawn on a grid of 200 cells along the
-    longer side.
-    """
-    factor = _FINEST / max(mask.shape)
-    if factor < 1:
-        size = [max(1, round(side * factor)) for side in mask.shape[::-1]]
-        shares = Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.BOX)
-        mask = np.asarray(shares) >= 128
-        mask = mask if mask.any() else np.asarray(shares) > 0  # a thread thinner than half a cell
-    across, down = image_size[0] / mask.shape[1], image_size[1] / mask.shape[0]
-    pieces = [
-        f"M{_short(start * across)} {_short(line * down)}H{_short(end * across)}"
-        for line, start, end in _edges(mask)
-    ]
-    pieces += [
-        f"M{_short(line * across)} {_short(start * down)}V{_short(end * down)}"
-        for line, start, end in _edges(mask.T)
-    ]
-    return "".join(pieces)
-
-
-def _edges(cells: npt.NDArray[np.bool_]) -> list[tuple[int, int, int]]:
-    """(line, start, end) of each stretch where a row differs from the one above it."""
-    padded = np.pad(cells, ((1, 1), (0, 0)))
-    differs = np.pad(padded[1:] != padded[:-1], ((0, 0), (1, 1)))
-    turns = np.argwhere(differs[:, 1:] != differs[:, :-1])
-    pairs = zip(turns[::2], turns[1::2], strict=True)
-    return [(int(line), int(start), int(end)) for (line, start), (_, end) in pairs]
-
-
-def _short(value: float) -> str:
-    return f"{round(value, 1):g}"

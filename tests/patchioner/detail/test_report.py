@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import base64
+import io
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -14,9 +16,9 @@ from PIL import Image
 from patchioner.detail.report import (
     ReportPhoto,
     _coloured,
+    _outline,
     element,
     heat_maps,
-    mask_path,
     report_html,
     write_report,
 )
@@ -112,7 +114,7 @@ def test_items_light_their_layers(page: str) -> None:
     assert '[data-i="0"]:hover) [data-also~="0"]' in page
     for number in items:
         assert f'[data-i="{number}"]:hover) [data-for~="{number}"]' in page
-    photo, heat = read.all("image")
+    photo, heat, mask = read.all("image")
     assert (photo["x"], photo["width"], photo["height"]) == ("0", "96", "64")
     assert heat["href"] == "data:image/png;base64,AA"
 
@@ -169,38 +171,12 @@ def test_maps_of_the_sentences_of_a_photo() -> None:
     assert heat_maps(Photo("a", image, ""), caption, source) == {}
 
 
-def edges_of(path: str) -> tuple[set[Any], set[Any]]:
-    """Unit pieces of a path: (x, y) of the upper or left end of each."""
-    across, down = set(), set()
-    for x, y, way, end in re.findall(r"M(\S+) (\S+?)([HV])([\d.]+)", path):
-        if way == "H":
-            across |= {(column, int(y)) for column in range(int(x), int(end))}
-        else:
-            down |= {(int(x), row) for row in range(int(y), int(end))}
-    return across, down
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_edges_of_any_mask_are_those_found_pixel_by_pixel(seed: int) -> None:
-    generator = np.random.default_rng(seed)
-    mask = generator.random(generator.integers(1, 12, 2)) > 0.4
-    height, width = mask.shape
-
-    def inside(x: int, y: int) -> bool:
-        return 0 <= x < width and 0 <= y < height and bool(mask[y, x])
-
-    spots = [(x, y) for y in range(height + 1) for x in range(width + 1)]
-    across = {(x, y) for x, y in spots if inside(x, y) != inside(x, y - 1)}
-    down = {(x, y) for x, y in spots if inside(x, y) != inside(x - 1, y)}
-    assert edges_of(mask_path(mask, (width, height))) == (across, down)
-
-
 def test_large_masks_stay_small_and_in_place() -> None:
     mask = np.zeros((3000, 4000), dtype=bool)
     mask[1000:2000, 500:1500] = True
-    path = mask_path(mask, (4000, 3000))
-    assert len(path) < 200
-    assert {500, 1500, 1000, 2000} == {float(number) for number in re.findall(r"[\d.]+", path)}
-    thin = np.zeros((3000, 4000), dtype=bool)
-    thin[1500, 2000] = True
-    assert mask_path(thin, (4000, 3000))
+    mark = _outline(DetailRegion("m", "user", (500, 1000, 1500, 2000), mask), (4000, 3000))
+    (image,) = Read(mark).all("image")
+    assert (image["width"], image["height"], len(mark) < 2000) == ("4000", "3000", True)
+    data = base64.b64decode(str(image["href"]).partition(",")[2])
+    drawn = Image.open(io.BytesIO(data)).getchannel("A").resize((40, 30), Image.Resampling.NEAREST)
+    assert np.array_equal(np.asarray(drawn) > 0, mask[50::100, 50::100])
