@@ -6,9 +6,7 @@ have to pass the budget, be interruptible in its pause, and also come after a re
 
 from __future__ import annotations
 
-import base64
 import email.utils
-import io
 import itertools
 import json
 import logging
@@ -25,8 +23,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from PIL import Image
-
 from patchioner.base.errors import DetailError, FutileError, OptionError
 from patchioner.base.optional import require
 from patchioner.detail.cache import (
@@ -39,6 +35,7 @@ from patchioner.detail.cache import (
     clean_answer,
 )
 from patchioner.detail.values import check
+from patchioner.images import data_url
 
 _LOG = logging.getLogger(__name__)
 
@@ -128,13 +125,6 @@ class Failure:
     retry: bool = False
     wait: float = 0.0
     futile: bool = False
-
-
-def data_url(image: Image.Image) -> str:
-    """A photo as a JPEG in a data URL."""
-    file = io.BytesIO()
-    image.convert("RGB").save(file, "JPEG", quality=90)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def read_reply(body: str, request: Mapping[str, Any]) -> Reply | Failure:
@@ -411,7 +401,7 @@ class ChatClient(AskedModel):
 
     def _samples(self, group: Sequence[Asked], take: Take) -> None:
         questions, shown = [question for question, _ in group], group[0][1]
-        url = None if shown is None else data_url(shown())
+        url = None if shown is None else data_url(shown(), quality=90)
         while questions:
             texts: list[str] = []
             try:

@@ -7,9 +7,7 @@ and 3 of its section light up; those in ``data-also`` do so faintly. `report.css
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 import json
 import os
 import re
@@ -31,6 +29,7 @@ from patchioner.detail.values import (
     Photo,
     Verdict,
 )
+from patchioner.images import data_url
 
 _LARGEST, _QUALITY = 1024, 82  # pixels of the longer side of an embedded photo; of its JPEG
 _FINEST, _TINT = 400, 150  # pixels of the longer side of a mask that is drawn; its opacity
@@ -273,7 +272,7 @@ class _Section:
         layers += map(self._outlined, self._caption.regions)
         small = self._photo.image.convert("RGB")
         small.thumbnail((_LARGEST, _LARGEST), Image.Resampling.LANCZOS)
-        photo = _image(_data_url(small, "JPEG", quality=_QUALITY), (0, 0, width, height))
+        photo = _image(data_url(small, quality=_QUALITY), (0, 0, width, height))
         box, label = f"0 0 {width} {height}", f"Photo {self._photo.name}"
         return element("svg", photo, layers, viewBox=box, role="img", aria_label=label)
 
@@ -306,7 +305,7 @@ def heat_maps(photo: Photo, caption: DetailedCaption, source: DenseScorer) -> di
     low, high = cells.min(axis=0).tolist(), cells.max(axis=0).tolist()
     box: Rectangle = (low[0], low[1], high[2], high[3])
     texts = dict.fromkeys(sentence.text for sentence in caption.sentences)
-    urls = {text: _data_url(_coloured(source.heat_map(photo, text)), "PNG") for text in texts}
+    urls = {text: data_url(_coloured(source.heat_map(photo, text)), "PNG") for text in texts}
     return {text: _image(url, box) for text, url in urls.items()}
 
 
@@ -324,12 +323,6 @@ def _coloured(values: npt.NDArray[np.float32]) -> Image.Image:
     return coloured.quantize(64)  # so that a page stays small
 
 
-def _data_url(picture: Image.Image, form: str, **options: int) -> str:
-    buffer = io.BytesIO()
-    picture.save(buffer, form, optimize=True, **options)
-    return f"data:image/{form.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
 def _image(url: str, box: Rectangle) -> Markup:
     left, top, right, bottom = box
     sides: dict[str, Attribute] = {"x": left, "y": top, "width": right - left, "height": bottom - top}  # fmt: skip
@@ -343,7 +336,7 @@ def _outline(region: DetailRegion, image_size: tuple[int, int]) -> Markup:
         small.thumbnail((_FINEST, _FINEST), Image.Resampling.BOX)
         tinted = Image.new("RGBA", small.size, (255, 209, 0, 0))
         tinted.putalpha(small)
-        return _image(_data_url(tinted, "PNG"), (0, 0, *image_size))
+        return _image(data_url(tinted, "PNG"), (0, 0, *image_size))
     inset = max(image_size) / 400
     left, top = (max(edge, inset) for edge in region.box[:2])
     right = max(min(region.box[2], image_size[0] - inset), left + inset)
