@@ -27,8 +27,8 @@ from benchmarks.published import MARK, SOURCES, published_rows, published_table
 from benchmarks.scoring import ONE_REFERENCE, draw_region
 from patchioner.base.errors import ImageError
 from patchioner.base.files import atomic_path
-from patchioner.detail.report import Child, Markup, element
 from patchioner.images import load_image
+from patchioner.markup import Child, Markup, element
 
 REPORT_FILE = "report.html"
 SHOWN_SAMPLES, SHOWN_REFERENCES, SHOWN_ROWS, SHOWN_NOTES = 6, 5, 200, 5

@@ -12,9 +12,8 @@ from patchioner.base.errors import ImageError
 from patchioner.base.files import atomic_path
 from patchioner.batch.exports import photos_of
 from patchioner.batch.rows import Row
-from patchioner.detail.client import data_url
-from patchioner.detail.report import Attribute, Child, Markup, element
-from patchioner.images import ImageSource, load_image
+from patchioner.images import ImageSource, data_url, load_image
+from patchioner.markup import Attribute, Child, Markup, element
 
 _SIDE = 320  # pixels of the longer side of a thumbnail
 _CSS = """
@@ -156,7 +155,7 @@ def _thumbnail(source: ImageSource | None) -> str | None:
     except ImageError:
         return None
     picture.thumbnail((_SIDE, _SIDE))
-    return data_url(picture)
+    return data_url(picture, quality=90)
 
 
 def _digest(text: str) -> str:

@@ -147,7 +147,7 @@ class DetailCaptioner:
     def describe(
         self,
         photo: Photo | ImageSource,
-        regions: Sequence[Given] = (),
+        regions: Sequence[Given] | None = None,
         *,
         seed: int = 0,
     ) -> DetailedCaption:
@@ -168,7 +168,7 @@ class DetailCaptioner:
         opened = photo if isinstance(photo, Photo) else self.open(photo)
         if opened.features is None and self._model is not None:
             opened = replace(opened, features=self._model.encode(opened.image))
-        chosen = tuple(divide(opened, regions, self._settings.divide, self._model))
+        chosen = tuple(divide(opened, regions or (), self._settings.divide, self._model))
         settings = {**self.settings, "seed": seed}
         blank = why_blank(opened.image)
         if blank is not None:

@@ -7,14 +7,12 @@ and 3 of its section light up; those in ``data-also`` do so faintly. `report.css
 
 from __future__ import annotations
 
-import html
 import json
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +28,7 @@ from patchioner.detail.values import (
     Verdict,
 )
 from patchioner.images import data_url
+from patchioner.markup import Attribute, Child, Markup, element, join
 
 _LARGEST, _QUALITY = 1024, 82  # pixels of the longer side of an embedded photo; of its JPEG
 _FINEST, _TINT = 400, 150  # pixels of the longer side of a mask that is drawn; its opacity
@@ -46,49 +45,6 @@ _HOW = (
 )
 _DULL = frozenset({"duplicate", "length", "preamble", "fragment"})
 Rectangle = tuple[float, float, float, float]
-
-
-class Markup(str):
-    """Text that is HTML already, and is not escaped again."""
-
-    __slots__ = ()
-
-
-Child: TypeAlias = "str | int | float | None | Iterable[Child]"
-Attribute: TypeAlias = str | int | float | bool | None
-_VOID = frozenset({"meta", "link", "input", "img", "br", "hr"})
-_EMPTY = frozenset({"rect", "path", "image"})  # of SVG, where a slash ends them
-_UNFIT = re.compile(
-    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
-)
-
-
-def element(name: str, /, *children: Child, **attributes: Attribute) -> Markup:
-    """One element; `class_` is written as class, `data_for` as data-for; True gives a bare attribute, None none."""
-    words = [name]
-    for key, value in attributes.items():
-        if value is not None and value is not False:
-            attribute = key.rstrip("_").replace("_", "-")
-            words.append(attribute if value is True else f'{attribute}="{join(value)}"')
-    start = " ".join(words)
-    if name in _EMPTY and not children:
-        return Markup(f"<{start}/>")
-    return Markup(f"<{start}>" if name in _VOID else f"<{start}>{join(children)}</{name}>")
-
-
-def join(children: Child) -> Markup:
-    """Texts (escaped), other elements, or iterables of them, one after another; None is left out.
-
-    Control characters, lone surrogates and the marks that turn the direction of writing around become a sign: a model's
-    text must not rearrange what stands beside it.
-    """
-    if children is None or isinstance(children, Markup):
-        return Markup(children or "")
-    if isinstance(children, float):
-        return Markup(f"{round(children, 3):g}")
-    if isinstance(children, (str, int)):
-        return Markup(html.escape(_UNFIT.sub("\ufffd", str(children))))
-    return Markup("".join(map(join, children)))
 
 
 def _table(caption: str, head: Iterable[Child], rows: Iterable[Sequence[Child]]) -> Markup:

@@ -17,7 +17,6 @@ from patchioner.detail.report import (
     ReportPhoto,
     _coloured,
     _outline,
-    element,
     heat_maps,
     report_html,
     write_report,
@@ -32,6 +31,7 @@ from patchioner.detail.values import (
     Verdict,
 )
 from patchioner.geometry import fit_image
+from patchioner.markup import element
 from tests.support.tiny import noise_photo
 
 HOSTILE = "</style><script>alert(1)</script><img src=x onerror=alert(2)> \u202e\x00 & \"'"
