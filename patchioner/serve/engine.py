@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
@@ -63,6 +62,7 @@ class Engine:
         self._piece = max(1, most // 2)
         self._readers = ThreadPoolExecutor(_DECODERS, thread_name_prefix="patchioner-photos")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="patchioner-detail")
+        self._describers: dict[str, DetailCaptioner] = {}
         self._room = asyncio.Semaphore(_DECODED)
 
     def close(self) -> None:
@@ -124,24 +124,20 @@ class Engine:
         tokens = F.normalize(photo.features.tokens.float(), dim=-1)
         return tokens @ words.to(tokens.device)
 
-    async def detail(self, photo: Encoded, seed: int) -> DetailedCaption:
+    async def detail(self, photo: Encoded, seed: int, preset: str) -> DetailedCaption:
         """A long description; one at a time."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._writer, self._describe, photo, seed)
+        return await loop.run_in_executor(self._writer, self._describe, photo, seed, preset)
 
-    @cached_property
-    def _describer(self) -> DetailCaptioner:
-        from patchioner.detail import DetailCaptioner
-
-        return DetailCaptioner(self.model)
-
-    def _describe(self, photo: Encoded, seed: int) -> DetailedCaption:
-        from patchioner.detail import Photo
+    def _describe(self, photo: Encoded, seed: int, preset: str) -> DetailedCaption:
+        from patchioner.detail import DetailCaptioner, Photo
 
         with self._metrics.stage("detail"):
             image = open_photo(photo.data, self.settings)
             seen = Photo("photo", image, photo.id, photo.features)
-            return self._describer.describe(seen, seed=seed)
+            if preset not in self._describers:
+                self._describers[preset] = DetailCaptioner(self.model, settings=preset)
+            return self._describers[preset].describe(seen, seed=seed)
 
     async def _of_regions(self, key: Hashable, photo: Encoded, regions: Found) -> list[Any]:
         """Answers in the order of the regions, asked in pieces so that small questions are not kept waiting."""

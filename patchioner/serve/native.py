@@ -168,7 +168,8 @@ async def patches(id: str, question: schemas.PatchQuestion, photos: Asker) -> JS
 @router.post("/images/{id}/detail", response_class=StreamingResponse)
 async def detail(id: str, question: schemas.DetailQuestion, photos: Asker) -> StreamingResponse:
     """A long description as server-sent events, one for each sentence."""
-    work = asyncio.ensure_future(photos.engine.detail(photos.engine.known(id), question.seed))
+    photo = photos.engine.known(id)
+    work = asyncio.ensure_future(photos.engine.detail(photo, question.seed, question.preset))
     return StreamingResponse(_events(work), media_type="text/event-stream")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
@@ -107,6 +107,7 @@ class DetailQuestion(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     seed: int = Field(default=0, ge=0, lt=2**63)
+    preset: Literal["careful", "full"] = "careful"
 
 
 def _answer(name: str, **kinds: Any) -> type[BaseModel]:

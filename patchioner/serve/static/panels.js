@@ -4,8 +4,6 @@ import { ask, listen } from "./api.js";
 import { $, acting, el, say } from "./dom.js";
 import { cellsMask } from "./shapes.js";
 
-const CAREFUL = 0.8; // least support of a sentence in a careful description
-
 /** Transparent to yellow: how much a patch counts, 0..1. */
 const glow = (share) => [255, 209, 0, Math.round(200 * share)];
 
@@ -109,16 +107,13 @@ export class Panels {
 
   /** Sentence by sentence; each lights up the regions that it was said of. */
   async describe() {
-    const place = $("sentences"), least = $("detail").value === "careful" ? CAREFUL : 0;
+    const place = $("sentences"), body = { preset: $("detail").value };
     place.replaceChildren();
-    let left = 0;
-    for await (const [event, data] of listen(this.#photo(), "detail", {}, this.#ended.signal)) {
+    for await (const [event, data] of listen(this.#photo(), "detail", body, this.#ended.signal)) {
       if (event === "error") throw new Error(data.error.message);
-      if (event === "sentence" && (data.support ?? 1) < least) left++;
-      else if (event === "sentence") place.append(this.#sentence(data), " ");
-      if (event === "done") say(place.textContent || data.reason || "No sentence is supported well.");
+      if (event === "sentence") place.append(this.#sentence(data), " ");
+      if (event === "done") say(data.text || `No description: ${data.reason}`);
     }
-    if (left) place.append(el("span", { className: "quiet" }, `${left} less supported: choose the full description.`));
   }
 
   #sentence({ text, support, regions }) {

@@ -1,7 +1,7 @@
 // Alt-text review: photo after photo with its proposed text, edited and accepted by keyboard.
 
 import { ask, readBlob, upload } from "./api.js";
-import { $, acting, download, sureness } from "./dom.js";
+import { $, acting, complain, download, sureness } from "./dom.js";
 import { csv } from "./files.js";
 
 const AHEAD = 2; // photos whose text is asked for while one is read
@@ -43,7 +43,11 @@ export class Review {
     return entry.proposal;
   }
 
-  async #go(place) {
+  #go(place) {
+    return this.#show(place).catch(complain);
+  }
+
+  async #show(place) {
     this.#at = Math.min(Math.max(place, 0), this.#entries.length - 1);
     const entry = this.#entries[this.#at];
     $("review-text").value = entry.text;

@@ -19,7 +19,8 @@ from patchioner.regions import Mask, read_regions
 from tests.support.server import running
 
 playwright: Any = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-expect = playwright.expect
+expect, PATIENCE = playwright.expect, 120_000  # milliseconds, on a machine with other work
+expect.set_options(timeout=PATIENCE)
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 if CHROMIUM is None:
     pytest.skip("no chromium is installed", allow_module_level=True)
@@ -62,7 +63,8 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def browser() -> Iterator[Any]:
     fake = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
     with playwright.sync_playwright() as driver:
-        found = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", *fake])
+        options = {"args": ["--no-sandbox", *fake], "timeout": PATIENCE}
+        found = driver.chromium.launch(executable_path=CHROMIUM, **options)
         yield found
         found.close()
 
@@ -72,7 +74,7 @@ class Desk:
 
     def __init__(self, page: Any) -> None:
         self.page, self.faults = page, list[str]()
-        page.set_default_timeout(30_000)
+        page.set_default_timeout(PATIENCE)
         page.on("pageerror", lambda error: self.faults.append(str(error)))
         page.on("dialog", lambda dialog: self.faults.append(f"a script ran: {dialog.message}"))
 
@@ -93,7 +95,7 @@ class Desk:
         self.page.get_by_role("button", name=name, exact=True).first.click()
 
     def says(self, text: str) -> None:
-        expect(self.page.locator("#status")).to_contain_text(text, timeout=30_000)
+        expect(self.page.locator("#status")).to_contain_text(text)
 
     def mark(self) -> tuple[float, float, float, float]:
         """Where the magenta box is SEEN, XYXY in CSS pixels."""
@@ -196,6 +198,7 @@ def test_every_tool_sends_what_was_drawn(start: Start) -> None:
     path = np.array(desk.drag((x1, y1), (x2, y2))["trace"])
     assert np.allclose([path[0], path[-1]], [MARK[:2], MARK[2:]], atol=4)
     desk.tool("Paint")
+    desk.click("Delete all")
     x1, y1, x2, y2 = desk.mark()  # the brush's options take a line
     painted = Mask.from_rle(desk.drag((x1, y1), (x2, y1))["mask"]).array
     half = 12 / scale  # the brush is 24 CSS pixels wide
@@ -223,10 +226,8 @@ def test_the_caption_of_the_patch_under_the_pointer_follows_it(start: Start) -> 
     rows, columns = int(words[-7]), int(words[-5])  # "... 26 x 39 patches. Move over it."
     desk.page.on("request", lambda one: asked.extend(json.loads(one.post_data)["cells"]))
     x1, y1, x2, y2 = desk.mark()
-    desk.page.mouse.move((x1 + x2) / 2, (y1 + y2) / 2)
-    for _ in range(500):
-        if len(asked) < 20:
-            desk.page.wait_for_timeout(50)
+    with desk.page.expect_request(lambda _: len(asked) > 20):
+        desk.page.mouse.move((x1 + x2) / 2, (y1 + y2) / 2)
     assert len(desk.page.locator("#bubble").inner_text().split()) > 2
     x, y = (MARK[0] + MARK[2]) / 2 / WIDE[0] * columns, (MARK[1] + MARK[3]) / 2 / WIDE[1] * rows
     assert asked[0] == [int(y), int(x)]
@@ -239,7 +240,7 @@ def test_the_keyboard_alone_looks_points_draws_edits_and_deletes(start: Start) -
     page, keys = desk.page, desk.page.keyboard
     page.locator("#stage").focus()
     keys.press("ArrowRight")
-    desk.says(" ")
+    expect(page.locator("#status")).not_to_contain_text("Move over it")
     keys.press("ArrowDown")
     x, y = desk.asked(lambda: keys.press("Enter"))["point"]
     assert (x, y) == pytest.approx((WIDE[0] / 2, WIDE[1] / 2), abs=20)
@@ -287,7 +288,7 @@ def test_why_find_label_and_describe_answer(start: Start) -> None:
     page.get_by_text("Describe the photo").click()
     page.get_by_label("Description").select_option("full")
     desk.click("Describe")
-    page.locator(".sentence").first.hover(timeout=60_000)
+    page.locator(".sentence").first.hover()
     expect(page.locator("#regions .lit").first).to_be_attached()
 
 
