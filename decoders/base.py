@@ -21,6 +21,7 @@ from patchioner.base.optional import Registry
 from patchioner.base.weights import AllocationLimit, Storage
 
 if TYPE_CHECKING:
+    from decoders.guidance import Guide
     from decoders.head import OutputHead
 
 CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE = "config.json", "weights.safetensors", "tokenizer.json"
@@ -213,6 +214,7 @@ class Decoder(ABC):
         embeddings: Tensor,
         options: DecodeOptions | None = None,
         memory: TextMemory | None = None,
+        guide: Guide | None = None,
     ) -> list[Decoded]:
         """Caption (n, embedding_dim) float embeddings: `options.samples` `Decoded` each, in their order.
 
@@ -221,9 +223,11 @@ class Decoder(ABC):
         Args:
             options: None: greedily, at most as many tokens as is usual for the decoder.
             memory: texts to draw on, where `needs_memory`; of the same width.
+            guide: of the same rows; what each shows and its surroundings do not (`decoders.guidance`). `log_probs` are
+                the scores of the tokens there.
 
         Raises:
-            DecoderError: no memory that is needed, a wrong shape, a row that is not finite, or a caption longer than
+            DecoderError: no memory that is needed, a guide of other rows, a wrong shape, a row that is not finite, or a caption longer than
                 the network has positions.
         """
         check_embeddings(embeddings, self.embedding_dim)
@@ -237,11 +241,20 @@ class Decoder(ABC):
                 f"the memory is {memory.dim} wide, this decoder takes {self.embedding_dim}; "
                 "use the memory of the same model"
             )
-        return self._generate(embeddings, options, memory)
+        if guide is not None:
+            check_embeddings(guide.around, self.embedding_dim)
+            check_embeddings(guide.evidence, len(guide.words.words))
+            if not len(embeddings) == len(guide.around) == len(guide.evidence):
+                raise DecoderError(f"the guide is not of {len(embeddings)} rows, as the embeddings")
+        return self._generate(embeddings, options, memory, guide)
 
     @abstractmethod
     def _generate(
-        self, embeddings: Tensor, options: DecodeOptions | None, memory: TextMemory | None
+        self,
+        embeddings: Tensor,
+        options: DecodeOptions | None,
+        memory: TextMemory | None,
+        guide: Guide | None,
     ) -> list[Decoded]: ...
 
     @abstractmethod

@@ -140,12 +140,12 @@ def table_if_worth(matrix: Tensor) -> PackedTable | None:
 
 
 class GivenLogits:
-    """For networks that give logits themselves: the states are (n, vocab) logits."""
+    """For networks that give logits themselves: the states are (n, vocab) logits; `scores` as they are, not of a softmax."""
 
     whole = True
 
-    def __init__(self, vocab_size: int) -> None:
-        self.vocab_size = vocab_size
+    def __init__(self, vocab_size: int, *, scores: bool = False) -> None:
+        self.vocab_size, self.scores = vocab_size, scores
 
     def logits(self, states: Tensor, first: int, last: int) -> Tensor:
         """The states' own columns; a step's states are made for it alone, so nothing is copied."""
@@ -185,7 +185,7 @@ def _best_of_pieces(
     for first, last in pieces(head, len(states)):
         logits = head.logits(states, first, last)
         if totals is not None:
-            totals.append(logits.logsumexp(dim=1))
+            totals.append(log_total(head, logits))
         bans.apply(logits, first)
         top, place = logits.max(dim=1)
         tops.append(top)
@@ -204,7 +204,7 @@ def top_tokens(
     tops, places, totals = [], [], []
     for first, last in pieces(head, len(states)):
         logits = head.logits(states, first, last)
-        totals.append(logits.logsumexp(dim=1))
+        totals.append(log_total(head, logits))
         bans.apply(logits, first)
         top, place = logits.topk(min(count, last - first), dim=1)
         tops.append(top)
@@ -213,6 +213,13 @@ def top_tokens(
     values, order = torch.cat(tops, dim=1).topk(min(count, head.vocab_size), dim=1)
     total = torch.stack(totals).logsumexp(dim=0)
     return values - total[:, None], tokens.gather(1, order)
+
+
+def log_total(head: OutputHead, logits: Tensor) -> Tensor:
+    """What is taken off each row of logits to make log-probabilities of them; nothing (0) off scores."""
+    if isinstance(head, GivenLogits) and head.scores:
+        return logits.new_zeros(len(logits))
+    return logits.logsumexp(dim=1)
 
 
 def pruning_if_worth(matrix: Tensor) -> CandidatePruning | None:

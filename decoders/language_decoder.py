@@ -29,6 +29,7 @@ from decoders.base import (
     check_whole,
 )
 from decoders.gpt2 import GPT2
+from decoders.guidance import Guide
 from decoders.head import GivenLogits, OutputHead
 from decoders.language_model import positions_of, vocabulary_of
 from decoders.search import generate
@@ -313,14 +314,18 @@ class LanguageDecoder(TrainableDecoder):
         return self.driver.max_tokens
 
     def _generate(
-        self, embeddings: Tensor, options: DecodeOptions | None, memory: TextMemory | None
+        self,
+        embeddings: Tensor,
+        options: DecodeOptions | None,
+        memory: TextMemory | None,
+        guide: Guide | None,
     ) -> list[Decoded]:
         if options is None:
             options = DecodeOptions(max_tokens=min(USUAL_TOKENS, self.max_tokens))
         driver = self.driver
         if memory is not None:
             driver = driver.over(None, partial(self.prefixes, memory=memory))
-        return generate(driver, self.tokenizer, embeddings, options, self.device)
+        return generate(driver, self.tokenizer, embeddings, options, self.device, guide)
 
     def _over(self, network: nn.Module) -> Self:
         made = super()._over(network)

@@ -24,6 +24,7 @@ from decoders.base import (
     reading,
 )
 from decoders.gpt2 import PrefixGPT2, PrefixGPT2Config
+from decoders.guidance import Guide
 from decoders.search import generate
 from decoders.tokenizers import CaptionTokenizer, ClipTokenizer, TextTokenizer
 from patchioner.base.errors import CheckpointError, DecoderError, OptionError, TextError
@@ -90,11 +91,15 @@ class PrefixGPT2Decoder(TrainableDecoder):
         return self.network.max_tokens
 
     def _generate(
-        self, embeddings: Tensor, options: DecodeOptions | None, memory: TextMemory | None
+        self,
+        embeddings: Tensor,
+        options: DecodeOptions | None,
+        memory: TextMemory | None,
+        guide: Guide | None,
     ) -> list[Decoded]:
         if options is None:
             options = DecodeOptions(max_tokens=min(DecodeOptions().max_tokens, self.max_tokens))
-        return generate(self.network, self, embeddings, options, self.device)
+        return generate(self.network, self, embeddings, options, self.device, guide)
 
     def save(self, folder: str | Path, *, storage: Storage = "fp16") -> None:
         """Write config.json, weights.safetensors and tokenizer.json; not (DecoderError) of a quantized decoder."""

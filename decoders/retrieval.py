@@ -22,6 +22,7 @@ from decoders.base import (
     check_whole,
     reading,
 )
+from decoders.guidance import Guide
 from decoders.search import draw, row_uniforms
 from patchioner.base.errors import DecoderError, OptionError
 from patchioner.base.files import write_json
@@ -72,14 +73,20 @@ class RetrievalDecoder(Decoder):
         return torch.device("cpu")
 
     def _generate(
-        self, embeddings: Tensor, options: DecodeOptions | None, memory: TextMemory | None
+        self,
+        embeddings: Tensor,
+        options: DecodeOptions | None,
+        memory: TextMemory | None,
+        guide: Guide | None,
     ) -> list[Decoded]:
         """A sentence of the memory for each row; DecoderError where none meets the options."""
+        if guide is not None:
+            raise DecoderError("sentences of a memory cannot be guided: leave out the guide")
         options = options or DecodeOptions(max_tokens=10_000)  # whole sentences, however long
         if options.samples > 1:
             seeds = range(options.seed, options.seed + options.samples)
             drawn = [
-                self._generate(embeddings, replace(options, samples=1, seed=seed), memory)
+                self._generate(embeddings, replace(options, samples=1, seed=seed), memory, None)
                 for seed in seeds
             ]
             return [one for row in zip(*drawn, strict=True) for one in row]

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from decoders.base import Decoded, DecodeOptions, StepNetwork, Vocabulary
-from decoders.head import best_tokens, top_tokens
+from decoders.guidance import Guide, GuidedNetwork
+from decoders.head import best_tokens, log_total, top_tokens
 from patchioner.base.errors import DecoderError
 
 # (states (m, width), bans, which rows they are (m,), step) -> chosen tokens and log-probabilities (m,)
@@ -39,6 +40,7 @@ def generate(
     embeddings: Tensor,
     options: DecodeOptions,
     device: torch.device,
+    guide: Guide | None = None,
 ) -> list[Decoded]:
     """As `Decoder.generate`, of checked embeddings, by a network in evaluation mode on `device`.
 
@@ -51,7 +53,12 @@ def generate(
         )
     if not len(embeddings):
         return []
-    distinct, places = distinct_rows(embeddings.detach().to(device, torch.float32))
+    parts = [embeddings]
+    if guide is not None:
+        network = GuidedNetwork(network, vocabulary, guide)
+        parts += [guide.around, guide.evidence]
+    rows = torch.cat([part.detach().to(device, torch.float32) for part in parts], dim=1)
+    distinct, places = distinct_rows(rows)
     constraints = Constraints(vocabulary, options, device)
     searches = {"greedy": greedy_search, "beam": beam_search, "sample": sample_search}
     search: Search = searches[options.strategy]
@@ -109,7 +116,7 @@ def sample_search(
 
     def choose(states: Tensor, bans: StepBans, rows: Tensor, step: int) -> tuple[Tensor, Tensor]:
         logits = head.logits(states, 0, head.vocab_size)
-        total = logits.logsumexp(dim=1)  # before the bans: scores are the network's own
+        total = log_total(head, logits)  # before the bans: scores are the network's own
         bans.apply(logits)
         chosen = draw(logits / options.temperature, draws[rows, step], options.top_p)
         return chosen, logits.gather(1, chosen[:, None]).squeeze(1) - total

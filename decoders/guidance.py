@@ -1,0 +1,139 @@
+"""Decoding that is told what a region shows and its surroundings do not.
+
+At each step a token scores, under the network,
+
+    log p(token | region) + contrast * (log p(token | region) - log p(token | around)) + evidence of the word
+
+where `around` is what surrounds the region (as in contrastive decoding, Li et al. 2022, arXiv 2210.15097, whose
+threshold of plausible tokens it has, and the rational speech acts of Cohn-Gordon et al., arXiv 1804.05417), and the
+evidence counts for the first mention of a word.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from decoders.base import StepNetwork, Vocabulary
+from decoders.head import GivenLogits
+
+PLAUSIBLE = 0.02
+"""Share of the likeliest token's probability, given the region, below which a token is not written."""
+REPEATED = -2.0
+"""In place of the evidence of a word that the caption has already."""
+_NEVER = 1e4  # taken off what is not plausible: its order stays, for where all else is banned
+
+
+class Words:
+    """Words that evidence may speak for, each in singular and plural; those that are one token of a vocabulary count.
+
+    Example:
+        >>> Words(["cup", "berry"]).forms(1)
+        ('berry', 'berrys', 'berryes', 'berries')
+    """
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self.words = tuple(words)
+        self._known: WeakKeyDictionary[Any, tuple[Tensor, Tensor]] = WeakKeyDictionary()
+
+    def forms(self, place: int) -> tuple[str, ...]:
+        """How the word there may be written."""
+        word = self.words[place]
+        regular = (word, f"{word}s", f"{word}es")
+        return (*regular, f"{word[:-1]}ies") if word.endswith("y") else regular
+
+    def tokens(self, vocabulary: Vocabulary) -> tuple[Tensor, Tensor]:
+        """Tokens (m,) int64 that write one of the words, and which word (m,) each writes; the first of several."""
+        found = self._known.get(vocabulary)
+        if found is None:
+            places = {
+                form: at for at in reversed(range(len(self.words))) for form in self.forms(at)
+            }
+            whole = ((token, text.strip().lower()) for token, text in enumerate(vocabulary.token_texts())
+                     if text != text.strip())  # fmt: skip
+            pairs = [(token, places[text]) for token, text in whole if text in places]
+            found = tuple(torch.tensor(pairs, dtype=torch.int64).view(-1, 2).unbind(1))
+            self._known[vocabulary] = found
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class Guide:
+    """What is known of n regions beside their embeddings.
+
+    Attributes:
+        around: (n, dim) float, embeddings of what surrounds each, as the decoder takes them.
+        words: k words.
+        evidence: (n, k) float, natural logarithms: how much more likely each word is to be seen in the region than
+            elsewhere.
+        contrast: 0 or more.
+    """
+
+    around: Tensor
+    words: Words
+    evidence: Tensor
+    contrast: float = 0.5
+
+
+class GuidedNetwork:
+    """A network of the same interface whose states are the scores above, of rows [region, around, evidence]."""
+
+    def __init__(self, network: StepNetwork, vocabulary: Vocabulary, guide: Guide) -> None:
+        self._network, self._contrast = network, guide.contrast
+        self._tokens, self._words = guide.words.tokens(vocabulary)
+        self._width = guide.evidence.shape[1]
+        self.max_tokens = network.max_tokens
+        self.head = GivenLogits(network.head.vocab_size, scores=True)
+        self._word_of = torch.full((self.head.vocab_size,), -1, dtype=torch.int64)
+        self._word_of[self._tokens] = self._words
+
+    def row_bytes(self, max_tokens: int) -> int:
+        """Memory of one row: twice the network's, and scores."""
+        return 2 * self._network.row_bytes(max_tokens) + 16 * self.head.vocab_size + 4 * self._width
+
+    def start(self, embeddings: Tensor, max_tokens: int) -> tuple[Tensor, _Cache]:
+        """Read rows [region, around, evidence]; see `StepNetwork`."""
+        dim = (embeddings.shape[1] - self._width) // 2
+        region, around, evidence = embeddings.split([dim, dim, self._width], dim=1)
+        states, cache = self._network.start(region, max_tokens)
+        others, other_cache = self._network.start(around, max_tokens)
+        held = _Cache(cache, other_cache, evidence.clone())
+        return self._scores(states, others, held), held
+
+    def step(self, tokens: Tensor, cache: _Cache) -> Tensor:
+        """Read (n,) tokens; see `StepNetwork`."""
+        word = self._word_of.to(tokens.device)[tokens]
+        rows = (word >= 0).nonzero().squeeze(1)
+        cache.evidence[rows, word[rows]] = REPEATED
+        states = self._network.step(tokens, cache.region)
+        return self._scores(states, self._network.step(tokens, cache.around), cache)
+
+    def _scores(self, states: Tensor, others: Tensor, cache: _Cache) -> Tensor:
+        size = self.head.vocab_size
+        near = self._network.head.logits(states, 0, size).log_softmax(dim=1)
+        far = self._network.head.logits(others, 0, size).log_softmax(dim=1)
+        least = near.amax(dim=1, keepdim=True) + math.log(PLAUSIBLE)
+        scores = near + self._contrast * (near - far)
+        device = scores.device
+        scores[:, self._tokens.to(device)] += cache.evidence[:, self._words.to(device)]
+        return torch.where(near < least, near - _NEVER, scores)
+
+
+@dataclass
+class _Cache:
+    """What was read of each row, twice, and the evidence that still counts, (n, k)."""
+
+    region: Any
+    around: Any
+    evidence: Tensor
+
+    def select(self, rows: Tensor) -> None:
+        self.region.select(rows)
+        self.around.select(rows)
+        self.evidence = self.evidence[rows]
