@@ -36,10 +36,22 @@ from patchioner.base.progress import progress
 Answer = dict[str, Any]
 Counts = NDArray[np.int64]
 
-TEMPLATES = ("a photo of a {name}.", "a {name} in the scene.", "there is a {name}.", "a close up of a {name}.")  # fmt: skip
+TEMPLATES = (
+    "a photo of a {name}.",
+    "a {name} in the scene.",
+    "there is a {name}.",
+    "a close up of a {name}.",
+)
 LARGE, SMALL = 0.02, 0.002
 SECOND = ("annotations/region_sets_f30k_dev.json", "f30k_dev")
-TASKS = {"boxes": "objects", "dense": "dense", "sets": "region_set", "sets_f30k": "region_set", "images": "image"}  # fmt: skip
+TASKS = {
+    "boxes": "objects",
+    "dense": "dense",
+    "sets": "region_set",
+    "sets_f30k": "region_set",
+    "traces": "trace",
+    "images": "image",
+}
 ROUNDS, BINS, _BATCH = 1000, 10, 16
 
 
@@ -146,7 +158,11 @@ def measure(answers: Mapping[str, list[Answer]]) -> list[Row]:
         rows += [_same_caption(boxes), _ranking(boxes), *_calibration(boxes)]
     if dense := answers.get("dense"):
         rows.append(_cider("dense", "referring phrases, CIDEr", dense))
-    for part, label in (("sets", "region sets"), ("sets_f30k", "region sets, Flickr30k")):
+    for part, label in (
+        ("sets", "region sets"),
+        ("sets_f30k", "region sets, Flickr30k"),
+        ("traces", "traces"),
+    ):
         if found := answers.get(part):
             rows += [_wins(part, label, found), _cider(part, f"{label}, CIDEr", found)]
     if images := answers.get("images"):
@@ -297,7 +313,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _work(arguments: argparse.Namespace) -> None:
     model = load_pretrained(arguments.model, arguments.device)
-    how: dict[str, Any] = {"rerank": False} if arguments.plain else {}
+    how: dict[str, Any] = {"plain": True} if arguments.plain else {}
     if arguments.crop:
         how["crop"] = arguments.crop
     answers = ask(model, arguments.data, limit=arguments.limit, how=how)

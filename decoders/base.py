@@ -200,6 +200,11 @@ class Decoder(ABC):
         return False
 
     @property
+    def can_be_guided(self) -> bool:
+        """Whether `generate` takes a guide."""
+        return True
+
+    @property
     @abstractmethod
     def embedding_dim(self) -> int:
         """Width of the embeddings it takes."""
@@ -227,8 +232,8 @@ class Decoder(ABC):
                 the scores of the tokens there.
 
         Raises:
-            DecoderError: no memory that is needed, a guide of other rows, a wrong shape, a row that is not finite, or a caption longer than
-                the network has positions.
+            DecoderError: no memory that is needed, a guide of other rows, a wrong shape, a row that is not finite, or a
+                caption longer than the network has positions.
         """
         check_embeddings(embeddings, self.embedding_dim)
         if self.needs_memory and (memory is None or not memory.texts):
@@ -242,6 +247,8 @@ class Decoder(ABC):
                 "use the memory of the same model"
             )
         if guide is not None:
+            if not self.can_be_guided:
+                raise DecoderError(f"a {type(self).__name__} cannot be guided: leave the guide out")
             check_embeddings(guide.around, self.embedding_dim)
             check_embeddings(guide.evidence, len(guide.words.words))
             if not len(embeddings) == len(guide.around) == len(guide.evidence):

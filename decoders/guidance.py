@@ -31,36 +31,41 @@ _NEVER = 1e4  # taken off what is not plausible: its order stays, for where all 
 
 
 class Words:
-    """Words that evidence may speak for, each in singular and plural; those that are one token of a vocabulary count.
+    """k words that evidence may speak for, each in singular and plural; a form of several words is the first one's.
 
     Example:
-        >>> Words(["cup", "berry"]).forms(1)
-        ('berry', 'berrys', 'berryes', 'berries')
+        >>> Words(["cup", "berry"]).in_text("two cups of berries on a table")
+        [0, 1]
     """
 
     def __init__(self, words: Sequence[str]) -> None:
         self.words = tuple(words)
+        self._places = {
+            form: place for place, word in reversed(list(enumerate(words))) for form in _forms(word)
+        }
         self._known: WeakKeyDictionary[Any, tuple[Tensor, Tensor]] = WeakKeyDictionary()
 
-    def forms(self, place: int) -> tuple[str, ...]:
-        """How the word there may be written."""
-        word = self.words[place]
-        regular = (word, f"{word}s", f"{word}es")
-        return (*regular, f"{word[:-1]}ies") if word.endswith("y") else regular
+    def in_text(self, text: str) -> list[int]:
+        """Places of the words that a text has, in order."""
+        return [self._places[word] for word in text.lower().split() if word in self._places]
 
     def tokens(self, vocabulary: Vocabulary) -> tuple[Tensor, Tensor]:
-        """Tokens (m,) int64 that write one of the words, and which word (m,) each writes; the first of several."""
+        """Tokens (m,) int64 of a vocabulary that write one of the words whole, and the place (m,) of the word."""
         found = self._known.get(vocabulary)
         if found is None:
-            places = {
-                form: at for at in reversed(range(len(self.words))) for form in self.forms(at)
-            }
-            whole = ((token, text.strip().lower()) for token, text in enumerate(vocabulary.token_texts())
-                     if text != text.strip())  # fmt: skip
-            pairs = [(token, places[text]) for token, text in whole if text in places]
-            found = tuple(torch.tensor(pairs, dtype=torch.int64).view(-1, 2).unbind(1))
-            self._known[vocabulary] = found
+            pairs = [
+                (token, self._places[text.strip().lower()])
+                for token, text in enumerate(vocabulary.token_texts())
+                if text != text.strip() and text.strip().lower() in self._places
+            ]
+            tokens, places = torch.tensor(pairs, dtype=torch.int64).view(-1, 2).unbind(1)
+            found = self._known[vocabulary] = tokens, places
         return found
+
+
+def _forms(word: str) -> tuple[str, ...]:
+    regular = (word, f"{word}s", f"{word}es")
+    return (*regular, f"{word[:-1]}ies") if word.endswith("y") else regular
 
 
 @dataclass(frozen=True, eq=False)

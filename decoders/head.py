@@ -140,7 +140,7 @@ def table_if_worth(matrix: Tensor) -> PackedTable | None:
 
 
 class GivenLogits:
-    """For networks that give logits themselves: the states are (n, vocab) logits; `scores` as they are, not of a softmax."""
+    """For networks that give logits themselves: the states are (n, vocab) logits, or scores of no softmax."""
 
     whole = True
 

@@ -63,6 +63,11 @@ class RetrievalDecoder(Decoder):
         return True
 
     @property
+    def can_be_guided(self) -> bool:
+        """False: it writes nothing of its own."""
+        return False
+
+    @property
     def embedding_dim(self) -> int:
         """Width of the embeddings it takes."""
         return self._dim
@@ -80,8 +85,6 @@ class RetrievalDecoder(Decoder):
         guide: Guide | None,
     ) -> list[Decoded]:
         """A sentence of the memory for each row; DecoderError where none meets the options."""
-        if guide is not None:
-            raise DecoderError("sentences of a memory cannot be guided: leave out the guide")
         options = options or DecodeOptions(max_tokens=10_000)  # whole sentences, however long
         if options.samples > 1:
             seeds = range(options.seed, options.seed + options.samples)

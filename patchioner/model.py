@@ -23,8 +23,9 @@ from patchioner.base.weights import Storage
 from patchioner.checkpoints.folder import Parts, read_checkpoint, write_checkpoint
 from patchioner.checkpoints.hub import SHIPPED, find_model, upload
 from patchioner.checkpoints.settings import ModelSettings
-from patchioner.embedding import embed_crops, embed_pooled, project
+from patchioner.embedding import embed_crops, embed_pooled
 from patchioner.geometry import ImageGeometry
+from patchioner.guidance import KEY, captions, check_least
 from patchioner.images import ImageSource, load_image, load_reduced, why_blank
 from patchioner.pipeline import (
     Answers,
@@ -39,7 +40,6 @@ from patchioner.pipeline import (
     run,
 )
 from patchioner.regions import Region, Weighting, WholeImage, feature_weights
-from patchioner.rerank import KEY, check_choice, rerank_captions
 from patchioner.results import Caption, Explanation, Label
 
 Answer = TypeVar("Answer")
@@ -234,7 +234,7 @@ class Patchioner:
         weighting: Weighting | None = None,
         options: DecodeOptions | None = None,
         crop: bool | None = None,
-        rerank: bool | None = None,
+        plain: bool = False,
         min_confidence: float | None = None,
     ) -> list[Caption]:
         """Caption regions of one photo.
@@ -243,13 +243,13 @@ class Patchioner:
             image: features of `encode`, or anything `encode` takes.
             regions: what to caption; None is the whole image. A function is given the photo's geometry, as `Patch.all`.
             weighting, options, crop: the checkpoint's defaults if None; see `embed_regions`.
-            rerank, min_confidence: see `caption_many`.
+            plain, min_confidence: see `caption_many`.
 
         Returns:
             One `Caption` per region, in their order. Errors are those of `encode` and `embed_regions`.
         """
         how: Any = {"weighting": weighting, "crop": crop, "batching": Batching.alone()}
-        how |= {"rerank": rerank, "min_confidence": min_confidence}
+        how |= {"plain": plain, "min_confidence": min_confidence}
         return next(self.caption_many([(image, regions)], options=options, **how))
 
     def caption_many(
@@ -260,7 +260,7 @@ class Patchioner:
         weighting: Weighting | None = None,
         options: DecodeOptions | None = None,
         crop: bool | None = None,
-        rerank: bool | None = None,
+        plain: bool = False,
         min_confidence: float | None = None,
         batching: Batching | None = None,
     ) -> Iterator[list[Caption]]:
@@ -276,8 +276,8 @@ class Patchioner:
                 "raise" raises its error when its turn comes. "skip" leaves it out, with a warning in the log. "return"
                 gives the `PatchionerError` in place of the photo's list, or of the region's caption in it.
             weighting, options, crop: the checkpoint's defaults if None; see `embed_regions`.
-            rerank: whether captions are chosen among candidates, as the checkpoint's settings say (see
-                `patchioner.rerank`); None does so where they do and `options` ask for no sample.
+            plain: the likeliest captions, whether or not the checkpoint's settings keep captions to their regions (see
+                `patchioner.guidance`); samples always are.
             min_confidence: captions below this `confidence` have no text but a reason; None lets all pass but those of
                 photos that show nothing. It needs a calibrated checkpoint (`patchioner calibrate`).
             batching: how the work is cut up; None is what suits the device. Captions do not depend on it.
@@ -286,16 +286,20 @@ class Patchioner:
             >>> for captions in model.caption_many((path, None) for path in paths):  # doctest: +SKIP
             ...     print(captions[0].text)
         """
+        check_least(self.settings, min_confidence)
         decode = options or self.settings.decode
         if not isinstance(decode, DecodeOptions):
             raise OptionError(f"options {options!r:.80}: give DecodeOptions(max_tokens=20), say")
-        chosen = self.settings.reranks and decode.strategy != "sample" if rerank is None else rerank
-        check_choice(self.settings, decode, chosen, min_confidence)
+        if decode.samples > 1:
+            raise OptionError(f"samples is {decode.samples}; a region has one caption")
+        likeliest = plain or decode.strategy == "sample" or not self.settings.adapts
 
         def answer(batch: Sequence[Embedded]) -> list[list[Caption]]:
-            return self._caption(batch, decode, chosen, min_confidence or 0.0)
+            how: Any = {"plain": likeliest, "least": min_confidence or 0.0}
+            return captions(batch, options, self._placed, **how)
 
-        return self._run(items, answer, on_error, weighting, crop, batching, whole=chosen)
+        whole = not likeliest or KEY in self.settings.calibration
+        return self._run(items, answer, on_error, weighting, crop, batching, whole=whole)
 
     caption_stream = caption_many
 
@@ -511,26 +515,6 @@ class Patchioner:
             torch.stack([row for row in rows if not isinstance(row, PatchionerError)]),
             errors,
         )
-
-    @torch.inference_mode()
-    def _caption(
-        self, batch: Sequence[Embedded], options: DecodeOptions, rerank: bool, least: float
-    ) -> list[list[Caption]]:
-        """One caption per region of these photos, all through bank and decoder as one matrix."""
-        embeddings = torch.cat([one.embeddings for one in batch])
-        if not len(embeddings):
-            return [[] for _ in batch]
-        projected = project(embeddings, self.settings, self._placed.bank)
-        if rerank:
-            return rerank_captions(batch, projected, options, self._placed, least)
-        decoded = iter(self._placed.decoder.generate(projected, options, self._placed.bank))
-        return [
-            [
-                Caption(answer.text, answer.score, region)
-                for region, answer in zip(one.regions, decoded, strict=False)
-            ]
-            for one in batch
-        ]
 
 
 def usable_device(wanted: str | torch.device | None) -> torch.device:

@@ -83,7 +83,7 @@ class Embedded:
         regions: the n that can be used.
         embeddings: (n, dim) float32.
         errors: of the others, by their place among all.
-        whole: (dim,) the whole photo's embedding, where captions are chosen among candidates.
+        whole: (dim,) the whole photo's embedding, where captions are kept to their regions, or have a confidence.
         blank: why the photo shows nothing, where that is so.
     """
 

@@ -32,7 +32,7 @@ from patchioner.base.files import read_json, recover_folder, replace_folder, wri
 from patchioner.base.weights import Storage
 from patchioner.checkpoints.settings import FORMAT, VERSION, ModelSettings
 from patchioner.checkpoints.stored import CONFIG_FILE, existing_path, make_part, read_yaml
-from patchioner.rerank import NounTable
+from patchioner.nouns import NounTable
 from patchioner.text import TEXT_TOWERS, TextTower, load_tower
 
 FOREIGN_CONFIG_FILE = "config.yaml"
@@ -65,8 +65,13 @@ class Parts:
             raise CheckpointError(
                 f"the parts have different widths and cannot work together: {widths}"
             )
-        if self.settings.reranks and self.text_tower is None:
+        kinds = self.settings.kinds.values()
+        if self.settings.adapts and self.nouns is None:
+            raise CheckpointError("the settings keep captions to their regions, which needs nouns/")
+        if self.text_tower is None and any(kind.rerank for kind in kinds):
             raise CheckpointError("the settings choose among captions, which needs a text tower")
+        if not self.decoder.can_be_guided and any(kind.guidance for kind in kinds):
+            raise CheckpointError(f"a {type(self.decoder).__name__} cannot be guided")
         if self.bank is None and self.settings.projection == "memory":
             raise CheckpointError(
                 "the settings ask for the memory projection, but there is no memory bank"

@@ -21,33 +21,54 @@ KINDS = tuple(region_kinds())
 
 
 @dataclass(frozen=True)
-class Rerank:
-    """How a caption is chosen among candidates: the usual caption, and samples.
-
-    The candidate of the highest `likelihood` x mean log-probability + cosine with the region - `photo` x cosine with
-    the whole photo + `nouns` x the best z-score of its nouns is taken (`patchioner.rerank`).
+class Guidance:
+    """How the captions of a region are kept to what it shows and its surroundings do not (`decoders.guidance`).
 
     Attributes:
-        likelihood, photo, nouns: those weights; the last counts where the checkpoint has a table of nouns.
-        samples: candidates beside the usual caption; 0 leaves that as it is.
+        contrast: weight of the log-probability given the region less that given the whole photo.
+        nouns: weight of the z-score of a noun with the region, for its first mention.
+        beam_width: of such captions, where no options of decoding are given.
+
+    Raises:
+        OptionError: a number outside its range.
+    """
+
+    contrast: float = 0.5
+    nouns: float = 1.0
+    beam_width: int = 2
+
+    def __post_init__(self) -> None:
+        _check_weights(self, "contrast", "nouns")
+        check_whole(beam_width=self.beam_width)
+
+
+@dataclass(frozen=True)
+class Rerank:
+    """How a caption is chosen among the usual one and samples, with a text tower (`patchioner.guidance`).
+
+    The candidate of the highest `likelihood` x mean log-probability + cosine with the region - `photo` x cosine with
+    the whole photo + `nouns` x the best z-score of its nouns is taken.
+
+    Attributes:
+        likelihood, photo, nouns: those weights.
+        samples: candidates beside the usual caption.
         temperature: at which they are drawn.
 
     Raises:
         OptionError: a number outside its range.
     """
 
-    likelihood: float = 0.1
+    likelihood: float = 0.05
     photo: float = 0.5
     nouns: float = 0.02
     samples: int = 12
     temperature: float = 0.7
 
     def __post_init__(self) -> None:
-        for name in ("likelihood", "photo", "nouns", "temperature"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0) or (name == "temperature" and value == 0):
-                raise OptionError(f"Rerank({name}={value}): give a finite number, 0 or more")
-        check_whole(0, samples=self.samples)
+        _check_weights(self, "likelihood", "photo", "nouns", "temperature")
+        check_whole(samples=self.samples)
+        if not self.temperature:
+            raise OptionError("Rerank(temperature=0): samples would be one and the same")
 
 
 @dataclass(frozen=True)
@@ -57,7 +78,8 @@ class KindSettings:
     Attributes:
         weighting: of patches inside such a region.
         context: see `ModelSettings.context`.
-        rerank: see `ModelSettings.rerank`.
+        guidance: how captions are kept to such a region while they are decoded; needs a table of nouns.
+        rerank: how they are chosen among candidates; needs a table of nouns and a text tower.
 
     Raises:
         OptionError: a context that is not a finite number, 0 or more.
@@ -65,6 +87,7 @@ class KindSettings:
 
     weighting: Weighting | None = None
     context: float | None = None
+    guidance: Guidance | None = None
     rerank: Rerank | None = None
 
     def __post_init__(self) -> None:
@@ -93,7 +116,6 @@ class ModelSettings:
         crop: each region is cut out of the photo by its bounding box, encoded alone, and captioned as a whole image:
             one backbone pass per region. For CLIP and others whose patches say little.
         decode: default decoding.
-        rerank: how captions are chosen among candidates; None takes the first. It needs a text tower.
         calibration: what cosines between texts and regions mean with these weights, by the name of what measured them
             ("detail", "label", "captions"); empty where nobody has. Not to be changed once it is here.
         licence: of the weights.
@@ -112,7 +134,6 @@ class ModelSettings:
     top_k: int | None = None
     crop: bool = False
     decode: DecodeOptions = field(default_factory=DecodeOptions)
-    rerank: Rerank | None = None
     calibration: Mapping[str, Any] = field(default_factory=dict, hash=False)
     licence: str = "unknown"
 
@@ -143,15 +164,9 @@ class ModelSettings:
         )
 
     @property
-    def reranks(self) -> bool:
-        """Whether captions of some kind of region are chosen among candidates."""
-        kinds = self.kinds.values()
-        return self.rerank is not None or any(kind.rerank is not None for kind in kinds)
-
-    def rerank_of(self, region: Region) -> Rerank:
-        """How a region's caption is chosen, by its kind."""
-        own = self.kinds.get(region.kind, KindSettings()).rerank
-        return own or self.rerank or Rerank(samples=0)
+    def adapts(self) -> bool:
+        """Whether captions of some kind of region are guided or chosen."""
+        return any(kind.guidance or kind.rerank for kind in self.kinds.values())
 
     def to_json(self) -> dict[str, Any]:
         """The root config.json."""
@@ -184,19 +199,26 @@ class ModelSettings:
             given["kinds"] = {kind: _kind(**values) for kind, values in kinds.items()}
             tuples = {key: tuple(one) for key, one in decode.items() if isinstance(one, list)}
             given["decode"] = DecodeOptions(**{**decode, **tuples})
-            given["rerank"] = _rerank(given.get("rerank"))
             return cls(**given)
         except (TypeError, ValueError, ArithmeticError) as error:  # OptionError is a ValueError
             raise CheckpointError(f"{source}: {error}") from error
 
 
-def _kind(weighting: Any = None, rerank: Any = None, **more: Any) -> KindSettings:
-    own = None if weighting is None else Weighting(**weighting)
-    return KindSettings(own, rerank=_rerank(rerank), **more)
+_PARTS = {"weighting": Weighting, "guidance": Guidance, "rerank": Rerank}
 
 
-def _rerank(values: Any) -> Rerank | None:
-    return None if values is None else Rerank(**values)
+def _kind(**values: Any) -> KindSettings:
+    made = {key: kind(**values[key]) for key, kind in _PARTS.items() if values.get(key) is not None}
+    return KindSettings(**{**values, **made})
+
+
+def _check_weights(owner: object, *names: str) -> None:
+    for name in names:
+        value = getattr(owner, name)
+        if not (math.isfinite(value) and value >= 0):
+            raise OptionError(
+                f"{type(owner).__name__}({name}={value}): give a finite number, 0 or more"
+            )
 
 
 def _check_context(context: float) -> None:

@@ -10,8 +10,9 @@ import argparse
 import json
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from patchioner.checkpoints.folder import Parts
+    from patchioner.checkpoints.settings import KindSettings
     from patchioner.geometry import ImageGeometry
     from patchioner.regions import Region
 
@@ -73,14 +75,14 @@ def calibrate(options: argparse.Namespace) -> int:
 def fit(
     parts: Parts, device: Any, pairs: Sequence[tuple[Any, Sequence[str]]], limit: int, seed: int
 ) -> tuple[Parts, dict[str, Any]]:
-    """The parts with a table of nouns, settings that rerank, and calibrated captions; and that calibration.
+    """The parts with a table of nouns, settings that use it, and calibrated captions; and that calibration.
 
     A table or settings that are there stay.
 
     Args:
         parts: with a text tower.
         device: where to run them.
-        pairs: (photo, people's captions), all of which the nouns are counted in.
+        pairs: (photo, people's captions), all of which the nouns are counted in, as in the bank's texts.
         limit: the first so many photos are captioned.
         seed: of the boxes.
 
@@ -90,36 +92,35 @@ def fit(
     import torch
 
     from patchioner.calibration import fit_logistic
-    from patchioner.checkpoints.settings import Rerank
     from patchioner.embedding import project
-    from patchioner.rerank import FEATURES, KEY, NounTable, choose, named
+    from patchioner.guidance import FEATURES, KEY, Asked, features, write
+    from patchioner.nouns import NounTable, named
 
-    tower = parts.text_tower
+    tower, settings = parts.text_tower, parts.settings
     if tower is None:
-        raise OptionError(f"{parts.settings.name!r} has no text tower to compare captions with")
-    settings = parts.settings
-    if not settings.reranks:
-        settings = replace(settings, rerank=Rerank())
+        raise OptionError(f"{settings.name!r} has no text tower to compare captions with")
     placed = parts.to(device, torch.float32)
-    boxes, embeddings, wholes, owners = _boxes(placed, [photo for photo, _ in pairs[:limit]], seed)
-    if parts.nouns is None:
-        captions = (caption.lower() for _, captions in pairs for caption in captions)
-        table = NounTable.build(captions, embeddings, tower)
-        parts, placed = replace(parts, nouns=table), replace(placed, nouns=table.to(device))
-    parts, placed = replace(parts, settings=settings), replace(placed, settings=settings)
+    regions, embeddings, wholes, owners = _regions(placed, [p for p, _ in pairs[:limit]], seed)
+    nouns = parts.nouns
+    if nouns is None:
+        texts = None if parts.bank is None else parts.bank.texts
+        said = chain(texts or (), *(captions for _, captions in pairs))
+        boxes = [place for place, region in enumerate(regions) if region.kind == "box"]
+        nouns = NounTable.build(map(str.lower, said), embeddings[boxes], tower)
+    if not settings.adapts:
+        settings = replace(settings, kinds=_adapting(settings.kinds, parts.decoder.can_be_guided))
+    placed = replace(placed, settings=settings, nouns=nouns.to(device))
     rows, truth = [], []
-    with torch.inference_mode():
-        for start in progress(range(0, len(boxes), _AT_ONCE), description="captioning"):
-            part = slice(start, start + _AT_ONCE)
-            projected = project(embeddings[part], settings, placed.bank)
-            embedded = (embeddings[part], wholes[part], projected)
-            found = choose(boxes[part], *embedded, settings.decode, placed)
-            for owner, one in zip(owners[part], found, strict=True):
-                things = set(named(one.decoded.text))
-                if things and one.features is not None:
-                    said = {thing for text in pairs[owner][1] for thing in named(text.lower())}
-                    rows.append(one.features)
-                    truth.append(things <= said)
+    for start in progress(range(0, len(regions), _AT_ONCE), description="captioning"):
+        part = slice(start, start + _AT_ONCE)
+        projected = project(embeddings[part], settings, placed.bank)
+        asked = Asked(regions[part], embeddings[part], wholes[part], projected)
+        texts = [one.text for one in write(asked, None, placed)]
+        measures = features(asked, texts, nouns.to(device))
+        for owner, text, row in zip(owners[part], texts, measures, strict=True):
+            if things := named(text):
+                rows.append(row)
+                truth.append(things <= {x for said in pairs[owner][1] for x in named(said.lower())})
     fitted = fit_logistic(FEATURES, rows, truth)
     # It was fitted with as much weight on the right as on the wrong: back to how often each is.
     fitted = replace(fitted, bias=fitted.bias + math.log(sum(truth) / (len(truth) - sum(truth))))
@@ -128,13 +129,24 @@ def fit(
         "measured": _measures(fitted(rows).tolist(), truth, len(pairs[:limit])),
     }
     calibration = {**settings.calibration, KEY: measured}
-    return replace(parts, settings=replace(settings, calibration=calibration)), measured
+    settings = replace(settings, calibration=calibration)
+    return replace(parts, settings=settings, nouns=nouns), measured
 
 
-def _boxes(
+def _adapting(kinds: Mapping[str, KindSettings], guided: bool) -> dict[str, KindSettings]:
+    """Places are guided; sets, of which a photo has few, are chosen among samples."""
+    from patchioner.checkpoints.settings import Guidance, KindSettings, Rerank
+
+    found = dict(kinds)
+    for kind in ("point", "patch", "box", "mask", "polygon") if guided else ():
+        found[kind] = replace(found.get(kind, KindSettings()), guidance=Guidance())
+    return found | {"region_set": replace(found.get("region_set", KindSettings()), rerank=Rerank())}
+
+
+def _regions(
     placed: Parts, photos: Sequence[Any], seed: int
 ) -> tuple[list[Region], Tensor, Tensor, list[int]]:
-    """Random boxes of photos, the embeddings of each and of its photo, and whose they are."""
+    """Random boxes of photos and the photos whole, the embeddings of each and of its photo, and whose they are."""
     import torch
 
     from patchioner.embedding import embed_pooled
@@ -142,22 +154,17 @@ def _boxes(
     from patchioner.regions import WholeImage
 
     generator = random.Random(seed)
-    boxes: list[Region] = []
-    rows, owners = [], []
+    regions: list[Region] = []
+    rows, wholes, owners = [], [], []
     with torch.inference_mode():
         for owner, photo in enumerate(progress(photos, description="encoding", unit="photo")):
             features = placed.backbone.encode([placed.backbone.prepare(load_image(photo))])[0]
-            own = [_box(features.geometry, generator) for _ in range(_BOXES)]
-            rows.append(embed_pooled(features, [*own, WholeImage()], placed.settings))
-            boxes += own
-            owners += [owner] * _BOXES
-    found = torch.stack(rows)
-    return (
-        boxes,
-        found[:, :-1].flatten(0, 1),
-        found[:, -1:].expand(-1, _BOXES, -1).flatten(0, 1),
-        owners,
-    )
+            own = [*(_box(features.geometry, generator) for _ in range(_BOXES)), WholeImage()]
+            rows.append(embed_pooled(features, own, placed.settings))
+            wholes.append(rows[-1][-1:].expand(len(own), -1))
+            regions += own
+            owners += [owner] * len(own)
+    return regions, torch.cat(rows), torch.cat(wholes), owners
 
 
 def _box(geometry: ImageGeometry, generator: random.Random) -> Region:
@@ -194,6 +201,5 @@ def _write(folder: Path, fitted: Parts) -> None:
     config = folder / "config.json"
     values = json.loads(config.read_text(encoding="utf-8"))
     values["calibration"] = dict(fitted.settings.calibration)
-    if fitted.settings.rerank is not None:
-        values["rerank"] = asdict(fitted.settings.rerank)
+    values["kinds"] = asdict(fitted.settings)["kinds"]
     write_json(config, values)

@@ -100,8 +100,8 @@ def add_caption_arguments(parser: argparse.ArgumentParser) -> None:
     add("--threshold", type=spelling.number(0, 1), metavar="P", help=least)
     sure = "leave out captions below this confidence (for calibrated models)"
     add("--min-confidence", type=spelling.number(0, 1), metavar="P", help=sure)
-    first = "take the first caption, do not choose among candidates"
-    add("--no-rerank", dest="rerank", action="store_false", default=None, help=first)
+    likely = "the likeliest captions, not kept to what the region shows"
+    add("--plain", action="store_true", help=likely)
     add("--max-tokens", type=spelling.positive_int, metavar="N", help="longest caption, in tokens")
     add("--temperature", type=spelling.positive, metavar="T", help="draw words at random")
     add("--seed", type=int, default=0, help="of --temperature (default: %(default)s)")
@@ -122,10 +122,8 @@ def wrong_combination(options: argparse.Namespace) -> str | None:
         return "--labels writes no caption: leave --beam, --temperature and --max-tokens out"
     if options.threshold is not None and options.labels is None:
         return "--threshold belongs to --labels: add them or leave --threshold out"
-    if options.labels is not None and (options.rerank, options.min_confidence) != (None, None):
-        return "--labels writes no caption: leave --no-rerank and --min-confidence out"
-    if options.rerank is False and options.min_confidence is not None:
-        return "--min-confidence needs candidates: leave --no-rerank out"
+    if options.labels is not None and (options.plain or options.min_confidence is not None):
+        return "--labels writes no caption: leave --plain and --min-confidence out"
     return None
 
 
@@ -273,7 +271,7 @@ def _asked(options: argparse.Namespace) -> dict[str, Any]:
         asked["weighting"] = Weighting(**weighting)
     if options.labels is not None:
         return asked | {"threshold": options.threshold}
-    asked |= {"rerank": options.rerank, "min_confidence": options.min_confidence}
+    asked |= {"plain": options.plain, "min_confidence": options.min_confidence}
     decoding: dict[str, Any] = {}
     if options.beam is not None:
         strategy = "beam" if options.beam > 1 else "greedy"

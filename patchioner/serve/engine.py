@@ -38,8 +38,8 @@ _DECODED = 8  # photos that may be decoded and not yet encoded: they are large
 class Asked:
     """How captions are wanted; see `Patchioner.caption_many`."""
 
-    options: DecodeOptions
-    rerank: bool | None = None
+    options: DecodeOptions | None = None
+    plain: bool = False
     min_confidence: float | None = None
     weighting: Weighting | None = None
 

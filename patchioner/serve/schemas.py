@@ -34,8 +34,8 @@ class Decoding(BaseModel):
     seed: int | None = None
     banned_words: tuple[str, ...] | None = None
     no_repeat_ngram: int | None = None
-    rerank: bool | None = Field(
-        default=None, description="choose among candidates of the model's own"
+    plain: bool = Field(
+        default=False, description="the likeliest captions, not kept to what the region shows"
     )
     min_confidence: float | None = Field(default=None, description="captions below it have no text")
     weighting: str | None = Field(default=None, description="uniform, gaussian, attention or cls")
@@ -49,8 +49,8 @@ class Decoding(BaseModel):
             if (len(value) if isinstance(value, tuple) else value) > most:
                 raise OptionError(f"{name} is too large: give at most {most}")
         kind = given.pop("weighting", None)
-        own = {name: given.pop(name, None) for name in ("rerank", "min_confidence")}
-        options: DecodeOptions = replace(model.settings.decode, **given)
+        own = {name: given.pop(name, None) for name in ("plain", "min_confidence")}
+        options = replace(model.settings.decode, **given) if given else None
         return Asked(options, **own, weighting=None if kind is None else Weighting(kind))
 
 

@@ -15,35 +15,39 @@ from PIL import Image
 from torch.nn import functional as F
 
 from decoders import DecodeOptions
+from decoders.guidance import Guide
 from decoders.retrieval import RetrievalDecoder
 from patchioner import Box, Patchioner, RegionSet, WholeImage
 from patchioner.base.errors import CheckpointError, OptionError
 from patchioner.checkpoints.folder import Parts
-from patchioner.checkpoints.settings import KindSettings, ModelSettings, Rerank
+from patchioner.checkpoints.settings import Guidance, KindSettings, ModelSettings, Rerank
 from patchioner.cli.main import main
 from patchioner.embedding import project
-from patchioner.rerank import FEATURES, KEY, NounTable, named
+from patchioner.guidance import FEATURES, KEY
+from patchioner.nouns import NounTable
 from tests.support.tiny import TEXTS, noise_photo, tiny_parts
 
 RERANK = Rerank(likelihood=0.01, photo=1.5, nouns=0.02, samples=4, temperature=8.0)
+GUIDANCE = Guidance(contrast=0.9, nouns=0.7, beam_width=1)
 CALIBRATION = {
     "inputs": list(FEATURES),
-    "mean": [0.0, 0.0, 0.5, 0.0],
-    "deviation": [0.2, 0.2, 0.3, 1.0],
-    "weights": [1.0, 0.5, 1.0, 0.3],
+    "mean": [0.0, 0.5, 0.5],
+    "deviation": [0.8, 0.9, 0.3],
+    "weights": [1.0, -0.5, 0.3],
     "bias": 0.1,
     "threshold": 0.5,
 }
 BOXES = [Box(x, y, x + 24, y + 20) for x in (0, 20, 40, 60) for y in (0, 20, 40)]
 
 
-def parts(nouns: bool = True, **settings: Any) -> Parts:
+def parts(writes: bool = False, **settings: Any) -> Parts:
     tiny = tiny_parts()
     assert tiny.text_tower is not None
-    chosen: dict[str, Any] = {"rerank": RERANK, "calibration": {KEY: CALIBRATION}} | settings
-    table = NounTable.build(TEXTS, torch.randn(40, 64), tiny.text_tower) if nouns else None
+    kinds = {kind: KindSettings(rerank=RERANK) for kind in ("box", "whole_image")}
+    chosen: dict[str, Any] = {"kinds": kinds, "calibration": {KEY: CALIBRATION}} | settings
+    table = NounTable.build(TEXTS, torch.randn(40, 64), tiny.text_tower)
     # It writes sentences with things in them, where the tiny network writes letters.
-    decoder = RetrievalDecoder(64, temperature=0.05)
+    decoder = tiny.decoder if writes else RetrievalDecoder(64, temperature=0.05)
     return replace(tiny, decoder=decoder, settings=replace(tiny.settings, **chosen), nouns=table)
 
 
@@ -58,6 +62,7 @@ def naive(model: Patchioner, regions: Sequence[Any], rule: Rerank) -> list[tuple
     features = model.encode(noise_photo())
     held, answers = model.parts, []
     nouns = held.nouns
+    assert nouns is not None
     (photo,) = F.normalize(model.embed_regions(features, [WholeImage()]), dim=1)
     for region in regions:
         row = model.embed_regions(features, [region])
@@ -73,40 +78,30 @@ def naive(model: Patchioner, regions: Sequence[Any], rule: Rerank) -> list[tuple
         for one in pool:
             vector = F.normalize(model.embed_text([one.text]), dim=1)[0]
             near, far = float(vector @ unit), float(vector @ photo)
-            noun = 0.0
-            if nouns is not None:
-                z = (nouns.embeddings @ unit - nouns.mean) / nouns.deviation
-                noun = max(
-                    (float(z[nouns.names.index(n)]) for n in named(one.text) if n in nouns.names),
-                    default=0.0,
-                )
-            shares = [np.mean([n in named(o.text) for o in pool]) for n in named(one.text)]
-            agree = max(shares, default=0.0)
-            value = rule.likelihood * one.score + near - rule.photo * far + rule.nouns * noun
+            z, there = (
+                ((nouns.embeddings @ side - nouns.mean) / nouns.deviation).tolist()
+                for side in (unit, photo)
+            )
+            said = [nouns.names.index(word) for word in one.text.split() if word in nouns.names]
+            at = max(said, key=lambda place: z[place])
+            value = rule.likelihood * one.score + near - rule.photo * far + rule.nouns * z[at]
             if value > best[0] + 1e-9:
-                best = value, one.text, [near, near - far, float(agree), noun]
+                best = value, one.text, [z[at], there[at], float(unit @ photo)]
         answers.append(best[1:])
     return answers
 
 
-@pytest.mark.parametrize("nouns", [True, False])
-def test_captions_and_confidences_are_those_of_plain_code(nouns: bool) -> None:
-    torch.manual_seed(0)
-    model = Patchioner(parts(nouns), device="cpu")
+def test_captions_and_confidences_are_those_of_plain_code(model: Patchioner) -> None:
     found = model.caption(noise_photo(), BOXES)
     expected = naive(model, BOXES, RERANK)
     assert [one.text for one in found] == [text for text, _ in expected]
-    for one, (_, features) in zip(found, expected, strict=True):
-        terms = zip(
-            features, *(CALIBRATION[k] for k in ("mean", "deviation", "weights")), strict=True
-        )  # type: ignore[call-overload]
-        logit = 0.1 + sum(
-            (value - mean) / deviation * weight for value, mean, deviation, weight in terms
-        )
+    for one, (_, measured) in zip(found, expected, strict=True):
+        columns = (CALIBRATION[key] for key in ("mean", "deviation", "weights"))
+        terms = zip(measured, *columns, strict=True)  # type: ignore[call-overload]
+        logit = 0.1 + sum((value - mean) / spread * weight for value, mean, spread, weight in terms)
         assert one.confidence == pytest.approx(1 / (1 + np.exp(-logit)), abs=1e-4)
-    usual = model.caption(noise_photo(), BOXES, rerank=False)
+    usual = model.caption(noise_photo(), BOXES, plain=True)
     assert [one.text for one in usual] != [one.text for one in found]
-    assert all(one.confidence is None for one in usual)
 
 
 def test_captions_do_not_depend_on_the_batch(model: Patchioner) -> None:
@@ -122,25 +117,45 @@ def test_captions_do_not_depend_on_the_batch(model: Patchioner) -> None:
 
 
 def test_each_kind_has_its_own_way() -> None:
-    kinds = {
-        "box": KindSettings(rerank=Rerank(samples=0)),
-        "region_set": KindSettings(rerank=RERANK),
-    }
-    model = Patchioner(parts(rerank=None, kinds=kinds), device="cpu")
+    torch.manual_seed(0)
+    kinds = {"box": KindSettings(guidance=GUIDANCE), "region_set": KindSettings(rerank=RERANK)}
+    model = Patchioner(parts(True, kinds=kinds, calibration={}), device="cpu")
     regions = [*BOXES, *(RegionSet([box, Box(70, 40, 90, 60)]) for box in BOXES), WholeImage()]
-    found, usual = (model.caption(noise_photo(), regions, rerank=on) for on in (None, False))
-    assert found[:12] == usual[:12]
-    assert found[-1] == usual[-1]
-    assert [one.text for one in found[12:]] != [one.text for one in usual[12:]]
-    assert all(one.confidence is not None for one in found[12:-1])
+    found, usual = (model.caption(noise_photo(), regions, plain=on) for on in (False, True))
+    assert found[-1].text == usual[-1].text
+    assert [one.text for one in found[:12]] != [one.text for one in usual[:12]]
+    assert [one.text for one in found[12:-1]] != [one.text for one in usual[12:-1]]
+    assert model.caption(noise_photo(), BOXES, options=DecodeOptions("sample")) == model.caption(
+        noise_photo(), BOXES, options=DecodeOptions("sample"), plain=True
+    )
+
+
+def test_a_guide_is_made_of_the_photo_and_its_nouns() -> None:
+    torch.manual_seed(0)
+    kinds = {"box": KindSettings(guidance=GUIDANCE)}
+    held = parts(True, kinds=kinds, calibration={})
+    assert held.nouns is not None
+    model = Patchioner(held, device="cpu")
+    features = model.encode(noise_photo())
+    rows = model.embed_regions(features, BOXES)
+    whole = model.embed_regions(features, [WholeImage()])
+    z = (
+        F.normalize(rows, dim=1) @ held.nouns.embeddings.T - held.nouns.mean
+    ) / held.nouns.deviation
+    around = project(whole, held.settings, held.bank).expand(len(BOXES), -1)
+    guide = Guide(around, held.nouns.words, 0.7 * z.clamp(-1, 4), 0.9)
+    options = replace(held.settings.decode, strategy="greedy")
+    plain = held.decoder.generate(
+        project(rows, held.settings, held.bank), options, held.bank, guide
+    )
+    assert [one.text for one in model.caption(features, BOXES)] == [one.text for one in plain]
 
 
 def test_without_settings_nothing_changes() -> None:
-    plain = Patchioner(replace(parts(rerank=None), nouns=None), device="cpu")
-    assert plain.caption(noise_photo(), BOXES) == plain.caption(noise_photo(), BOXES, rerank=False)
-    for wrong in ({"rerank": True}, {"min_confidence": 0.5}):
-        with pytest.raises(OptionError, match="calibrate"):
-            plain.caption(noise_photo(), BOXES, **wrong)
+    plain = Patchioner(replace(parts(kinds={}, calibration={}), nouns=None), device="cpu")
+    assert plain.caption(noise_photo(), BOXES) == plain.caption(noise_photo(), BOXES, plain=True)
+    with pytest.raises(OptionError, match="calibrate"):
+        plain.caption(noise_photo(), BOXES, min_confidence=0.5)
 
 
 def test_what_is_not_sure_enough_has_no_text_but_a_reason(model: Patchioner) -> None:
@@ -168,15 +183,12 @@ def test_photos_that_show_nothing_get_no_caption(model: Patchioner, photo: str, 
     (found,) = model.caption(model.encode(shown, keep_image=kept))
     assert (found.text, found.confidence) == (None, 0.0)
     assert photo in (found.reason or "")
-    assert model.caption(shown, rerank=False)[0].text is not None
 
 
 @pytest.mark.parametrize(
     ("asked", "match"),
     [
         ({"min_confidence": 1.5}, "1.5"),
-        ({"min_confidence": 0.5, "rerank": False}, "calibrate"),
-        ({"min_confidence": 0.5, "options": DecodeOptions("sample")}, "calibrate"),
         ({"options": DecodeOptions("sample", samples=2)}, "samples is 2"),
     ],
 )
@@ -187,12 +199,22 @@ def test_what_makes_no_sense_is_refused(
         model.caption(noise_photo(), BOXES, **asked)
 
 
-@pytest.mark.parametrize("change", [{"samples": -1}, {"temperature": 0.0}, {"photo": float("nan")}])
-def test_settings_out_of_range_are_refused(change: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        (Rerank, {"samples": 0}),
+        (Rerank, {"temperature": 0.0}),
+        (Rerank, {"photo": float("nan")}),
+        (Guidance, {"contrast": -0.1}),
+        (Guidance, {"beam_width": 0}),
+    ],
+)
+def test_settings_out_of_range_are_refused(kind: Any, change: dict[str, Any]) -> None:
     with pytest.raises(OptionError, match=next(iter(change))):
-        Rerank(**change)
+        kind(**change)
+    kinds = {"box": {kind.__name__.lower(): change}}
     with pytest.raises(CheckpointError):
-        ModelSettings.from_json({**ModelSettings().to_json(), "rerank": change}, "here")
+        ModelSettings.from_json({**ModelSettings().to_json(), "kinds": kinds}, "here")
 
 
 def test_samples_are_those_of_single_seeds() -> None:
@@ -210,7 +232,6 @@ def test_a_checkpoint_keeps_it_all(model: Patchioner, tmp_path: Path) -> None:
     model.save_pretrained(tmp_path, storage="fp32")
     again = Patchioner.from_pretrained(tmp_path, device="cpu")
     assert again.settings == model.settings
-    assert again.settings.rerank == RERANK
     assert again.parts.nouns is not None
     assert model.parts.nouns is not None
     assert again.parts.nouns.names == model.parts.nouns.names
@@ -220,10 +241,13 @@ def test_a_checkpoint_keeps_it_all(model: Patchioner, tmp_path: Path) -> None:
         Patchioner.from_pretrained(tmp_path, device="cpu")
 
 
-def test_reranking_needs_a_text_tower_and_calibrations_their_features() -> None:
-    with pytest.raises(CheckpointError, match="text tower"):
-        replace(parts(), text_tower=None)
-    stored = {**CALIBRATION, "inputs": ["a", "b", "c", "d"]}
+def test_settings_need_their_parts_and_calibrations_their_features() -> None:
+    for missing in ("text_tower", "nouns"):
+        with pytest.raises(CheckpointError, match=missing.replace("_", " ")):
+            replace(parts(), **{missing: None})
+    with pytest.raises(CheckpointError, match="Retrieval"):
+        parts(kinds={"box": KindSettings(guidance=GUIDANCE)})  # sentences word for word
+    stored = {**CALIBRATION, "inputs": ["a", "b", "c"]}
     with pytest.raises(CheckpointError, match="captions"):
         Patchioner(parts(calibration={KEY: stored}), device="cpu").caption(
             noise_photo(), min_confidence=0.1
@@ -233,9 +257,8 @@ def test_reranking_needs_a_text_tower_and_calibrations_their_features() -> None:
 def test_the_command_calibrates_a_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    Patchioner(parts(nouns=False, rerank=None, calibration={}), device="cpu").save_pretrained(
-        tmp_path / "model"
-    )
+    bare = replace(parts(kinds={}, calibration={}), nouns=None)
+    Patchioner(bare, device="cpu").save_pretrained(tmp_path / "model")
     rows = []
     for place in range(6):
         noise_photo(seed=place).save(tmp_path / f"{place}.png")
@@ -251,7 +274,8 @@ def test_the_command_calibrates_a_folder(
     model = Patchioner.from_pretrained(tmp_path / "model", device="cpu")
     assert model.settings.calibration[KEY] == printed
     assert printed["measured"]["photos"] == 6
-    assert model.settings.rerank == Rerank()
+    assert model.settings.kinds["region_set"].rerank == Rerank()
+    assert "box" not in model.settings.kinds  # sentences word for word are not guided
     photo = str(tmp_path / "1.png")
     (found,) = model.caption(photo)
     assert 0 <= (found.confidence or 0.0) <= 1
@@ -260,5 +284,5 @@ def test_the_command_calibrates_a_folder(
     (said,) = json.loads(capsys.readouterr().out)["captions"]
     assert said["text"] is None
     assert "below 1" in said["reason"]
-    assert main([*asked, "--no-rerank"]) == 0
-    assert "confidence" not in json.loads(capsys.readouterr().out)["captions"][0]
+    assert main([*asked, "--plain"]) == 0
+    assert json.loads(capsys.readouterr().out)["captions"][0]["text"]

@@ -1,0 +1,236 @@
+"""Captions that are about their region, as a checkpoint's settings say: guided while they are decoded, or chosen among
+candidates; and how sure each is.
+
+The likeliest caption of a region is often one of the whole photo. Guided decoding (`decoders.guidance`) contrasts the
+two and counts the nouns that the region shows; it suits any number of regions. Reranking draws samples and takes the
+one that tells the region from the photo; it suits regions of which a photo has few, and takes about a tenth of a
+backbone pass each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from decoders import Decoded, DecodeOptions
+from decoders.guidance import Guide
+from patchioner.base.errors import CheckpointError, OptionError
+from patchioner.calibration import Logistic
+from patchioner.checkpoints.settings import Guidance, KindSettings, ModelSettings, Rerank
+from patchioner.embedding import project
+from patchioner.results import Caption
+
+if TYPE_CHECKING:
+    from patchioner.checkpoints.folder import Parts
+    from patchioner.nouns import NounTable
+    from patchioner.pipeline import Embedded
+    from patchioner.regions import Region
+
+KEY = "captions"
+"""Under which a model's settings hold the calibration of its captions."""
+FEATURES = ("noun", "noun in photo", "likeness")
+"""What confidence rests on: z-scores of the caption's best noun with the region and with the whole photo, and the
+cosine of these two."""
+_LEAST, _MOST = -1.0, 4.0  # z-scores that count as evidence
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """n regions of any photos.
+
+    Attributes:
+        regions: n.
+        embeddings: (n, dim) of the regions, before the projection.
+        wholes: (n, dim) of the whole photo of each.
+        projected: (n, dim) `embeddings` as the decoder takes them.
+    """
+
+    regions: Sequence[Region]
+    embeddings: Tensor
+    wholes: Tensor
+    projected: Tensor
+
+    def rows(self, places: Sequence[int]) -> Asked:
+        """Some of them."""
+        at = list(places)
+        tensors = (self.embeddings[at], self.wholes[at], self.projected[at])
+        return Asked([self.regions[place] for place in at], *tensors)
+
+
+@torch.inference_mode()
+def write(asked: Asked, options: DecodeOptions | None, parts: Parts) -> list[Decoded]:
+    """One caption for each region; it does not depend on the others.
+
+    Args:
+        options: None is the checkpoint's, with the width of beams of its guidance.
+        parts: on one device.
+    """
+    alike: dict[tuple[Guidance | None, Rerank | None], list[int]] = {}
+    for place, region in enumerate(asked.regions):
+        kind = parts.settings.kinds.get(region.kind, KindSettings())
+        alike.setdefault((kind.guidance, kind.rerank), []).append(place)
+    found: dict[int, Decoded] = {}
+    for (guidance, rerank), places in alike.items():
+        rows = asked.rows(places)
+        usual = _usual(rows, options, guidance, parts)
+        if rerank is not None:
+            usual = _best(rows, usual, options or parts.settings.decode, rerank, parts)
+        found.update(zip(places, usual, strict=True))
+    return [found[place] for place in range(len(asked.regions))]
+
+
+def _usual(
+    asked: Asked, options: DecodeOptions | None, guidance: Guidance | None, parts: Parts
+) -> list[Decoded]:
+    """The caption of the highest score, guided or not."""
+    decode, guide = options or parts.settings.decode, None
+    if guidance is not None and parts.nouns is not None:
+        width = guidance.beam_width
+        how: Any = {"strategy": "beam" if width > 1 else "greedy", "beam_width": width}
+        decode = options or replace(decode, **how)
+        evidence = parts.nouns.scores(asked.embeddings).clamp(_LEAST, _MOST) * guidance.nouns
+        around = project(asked.wholes, parts.settings, parts.bank)
+        guide = Guide(around, parts.nouns.words, evidence, guidance.contrast)
+    return parts.decoder.generate(asked.projected, decode, parts.bank, guide)
+
+
+def _best(
+    asked: Asked, usual: Sequence[Decoded], options: DecodeOptions, rule: Rerank, parts: Parts
+) -> list[Decoded]:
+    """Of the usual caption of each row and its samples the one of the highest score; of equals the first."""
+    how: Any = {"temperature": rule.temperature, "top_p": 1.0, "seed": 0, "samples": rule.samples}
+    drawn = parts.decoder.generate(
+        asked.projected, replace(options, strategy="sample", scores=True, **how), parts.bank
+    )
+    size = rule.samples
+    pools = [
+        [one, *(s for s in drawn[row * size : (row + 1) * size] if s.text.strip())]
+        for row, one in enumerate(usual)
+    ]
+    cosines = _Cosines(asked, pools, parts)
+    best = []
+    for row, pool in enumerate(pools):
+        scores = [cosines.score(row, one, rule) for one in pool] if pool[0].text.strip() else [0.0]
+        best.append(pool[scores.index(max(scores))])
+    return best
+
+
+class _Cosines:
+    """Candidates of a batch against their regions and photos; each text is embedded once."""
+
+    def __init__(self, asked: Asked, pools: Sequence[Sequence[Decoded]], parts: Parts) -> None:
+        assert parts.text_tower is not None and parts.nouns is not None, "the parts were checked"
+        texts = list(dict.fromkeys(one.text for pool in pools for one in pool if one.text.strip()))
+        vectors = F.normalize(parts.text_tower.encode(texts or ["a"]), dim=1)
+        self._places = {text: place for place, text in enumerate(texts)}
+        self._vectors = vectors.to(asked.embeddings.device)
+        self._regions, self._wholes = (
+            F.normalize(rows, dim=1) for rows in (asked.embeddings, asked.wholes)
+        )
+        self._words = parts.nouns.words
+        self._nouns = parts.nouns.scores(asked.embeddings)
+
+    def score(self, row: int, one: Decoded, rule: Rerank) -> float:
+        """See `Rerank`."""
+        vector = self._vectors[self._places[one.text]]
+        region: Tensor = torch.linalg.vecdot(vector, self._regions[row])
+        photo: Tensor = torch.linalg.vecdot(vector, self._wholes[row])
+        known = self._words.in_text(one.text)
+        noun = float(self._nouns[row, known].max()) if known else 0.0
+        return float(rule.likelihood * one.score + region - rule.photo * photo + rule.nouns * noun)
+
+
+def features(asked: Asked, texts: Sequence[str], nouns: NounTable) -> list[tuple[float, ...]]:
+    """The `FEATURES` of a caption of each region; nouns that a caption does not have score 0."""
+    here, there = nouns.scores(asked.embeddings), nouns.scores(asked.wholes)
+    likeness = F.cosine_similarity(asked.embeddings, asked.wholes, dim=1).tolist()
+    found: list[tuple[float, ...]] = []
+    for row, text in enumerate(texts):
+        known = nouns.words.in_text(text)
+        best = known[int(here[row, known].argmax())] if known else None
+        scores = (0.0, 0.0) if best is None else (float(here[row, best]), float(there[row, best]))
+        found.append((*scores, likeness[row]))
+    return found
+
+
+def confidence_of(settings: ModelSettings) -> Logistic | None:
+    """What turns `FEATURES` into a confidence, where the checkpoint is calibrated.
+
+    Raises:
+        CheckpointError: what is stored is no calibration of captions.
+    """
+    if KEY not in settings.calibration:
+        return None
+    source = f"{settings.name}: calibration of captions"
+    found = Logistic.from_json(settings.calibration[KEY], source)
+    if found.inputs != FEATURES:
+        raise CheckpointError(f"{source}: it rests on {found.inputs}, not {FEATURES}")
+    return found
+
+
+def check_least(settings: ModelSettings, min_confidence: float | None) -> None:
+    """OptionError for a confidence that cannot be asked of a checkpoint, or makes no sense."""
+    if min_confidence is None:
+        return
+    if not 0 <= min_confidence <= 1:
+        raise OptionError(f"min_confidence {min_confidence} must lie in 0..1")
+    if confidence_of(settings) is None:
+        raise OptionError(
+            f"{settings.name!r} gives no confidence: patchioner calibrate makes it do so"
+        )
+
+
+def captions(
+    batch: Sequence[Embedded],
+    options: DecodeOptions | None,
+    parts: Parts,
+    *,
+    plain: bool,
+    least: float,
+) -> list[list[Caption]]:
+    """One caption for each region of these photos, all through bank and decoder as one matrix.
+
+    Args:
+        batch: of photos.
+        options: of decoding; None is the checkpoint's.
+        plain: the likeliest captions.
+        least: confidence below which a caption has no text.
+    """
+    regions = [region for one in batch for region in one.regions]
+    embeddings = torch.cat([one.embeddings for one in batch])
+    if not regions:
+        return [[] for _ in batch]
+    pairs = [(one, embeddings[:1] if one.whole is None else one.whole) for one in batch]
+    wholes = torch.cat([whole.expand(len(one.regions), -1) for one, whole in pairs])
+    asked = Asked(regions, embeddings, wholes, project(embeddings, parts.settings, parts.bank))
+    if plain:
+        found = parts.decoder.generate(
+            asked.projected, options or parts.settings.decode, parts.bank
+        )
+    else:
+        found = write(asked, options, parts)
+    sure: list[float | None] = [None] * len(found)
+    calibrated = confidence_of(parts.settings)
+    if calibrated is not None and parts.nouns is not None:
+        sure = calibrated(features(asked, [one.text for one in found], parts.nouns)).tolist()
+    answers = iter(zip(found, sure, strict=True))
+    return [
+        [_answer(*next(answers), region, one.blank, least) for region in one.regions]
+        for one in batch
+    ]
+
+
+def _answer(
+    one: Decoded, sure: float | None, region: Region, blank: str | None, least: float
+) -> Caption:
+    if sure is None:
+        return Caption(one.text, one.score, region)
+    if blank is not None:
+        return Caption(None, one.score, region, 0.0, blank)
+    low = f"confidence {sure:.2f} is below {least:g}" if sure < least else None
+    return Caption(None if low else one.text, one.score, region, sure, low)

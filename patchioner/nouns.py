@@ -1,0 +1,131 @@
+"""The nouns that captions name, how near the regions of photos usually are to each, and which of them a text names."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from decoders.guidance import Words
+from patchioner.base.errors import CheckpointError, OptionError
+from patchioner.base.files import read_json, write_json
+from patchioner.base.weights import load_weights, save_weights
+
+if TYPE_CHECKING:
+    from patchioner.text import TextTower
+
+_TEMPLATES = ("a photo of a {}", "there is a {}")
+_PEOPLE = frozenset({
+    "person", "people", "man", "men", "woman", "women", "child", "children", "kid", "boy", "girl", "baby",
+    "lady", "guy", "player", "someone", "adult", "male", "female",
+})  # fmt: skip
+_NO_THINGS = frozenset({
+    "view", "front", "side", "top", "area", "background", "picture", "image", "photo", "group", "couple",
+    "bunch",
+})  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class NounTable:
+    """Nouns, and how near regions usually are to each.
+
+    Attributes:
+        names: k nouns, lower case.
+        embeddings: (k, dim) float32, unit.
+        mean, deviation: (k,) float32, of the cosines between a noun and regions of many photos.
+        words: the names, as decoders look for them.
+    """
+
+    names: tuple[str, ...]
+    embeddings: Tensor
+    mean: Tensor
+    deviation: Tensor
+    words: Words = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "words", Words(self.names))
+
+    @classmethod
+    @torch.inference_mode()
+    def build(
+        cls, captions: Iterable[str], regions: Tensor, tower: TextTower, count: int = 1500
+    ) -> Self:
+        """The `count` commonest nouns of captions.
+
+        Args:
+            captions: many.
+            regions: (n, dim) embeddings of regions of many photos, before the projection.
+            tower: of the same model.
+
+        Raises:
+            OptionError: the captions name nothing.
+        """
+        found = Counter(noun for caption in captions for noun in heads(caption))
+        common = (noun for noun, _ in found.most_common() if re.fullmatch("[a-z][a-z-]+", noun))
+        names = tuple(islice(common, count))
+        if not names:
+            raise OptionError("the captions name no things: give more of them")
+        each = [tower.encode([form.format(name) for name in names]) for form in _TEMPLATES]
+        embeddings = F.normalize(
+            torch.stack([F.normalize(one, dim=1) for one in each]).sum(0), dim=1
+        )
+        cosines = embeddings @ F.normalize(regions.cpu(), dim=1).T
+        return cls(names, embeddings, cosines.mean(1), cosines.std(1).clamp_min(1e-6))
+
+    def scores(self, regions: Tensor) -> Tensor:
+        """(n, dim) region embeddings -> (n, k) z-scores of their cosines with each noun."""
+        return (F.normalize(regions, dim=1) @ self.embeddings.T - self.mean) / self.deviation
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same table there."""
+        tensors = (self.embeddings, self.mean, self.deviation)
+        return type(self)(self.names, *(one.to(device) for one in tensors))
+
+    def save(self, folder: Path) -> None:
+        """Write names.json and weights.safetensors, the embeddings in half precision."""
+        folder.mkdir(parents=True, exist_ok=True)
+        save_weights(
+            {"embeddings": self.embeddings}, folder / "embeddings.safetensors", storage="fp16"
+        )
+        spread = {"mean": self.mean, "deviation": self.deviation}
+        save_weights(spread, folder / "spread.safetensors", storage="fp32")
+        write_json(folder / "names.json", self.names)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote; CheckpointError where the files do not fit together."""
+        names = read_json(folder / "names.json")
+        held = load_weights(folder / "embeddings.safetensors")
+        held |= load_weights(folder / "spread.safetensors")
+        shapes = [tuple(held[key].shape) for key in ("mean", "deviation") if key in held]
+        rows = held.get("embeddings")
+        fit = rows is not None and rows.dim() == 2 and isinstance(names, list)
+        if not fit or rows is None or shapes != [(len(names),)] * 2 or len(rows) != len(names):
+            raise CheckpointError(f"{folder}: names and tensors of the nouns do not fit together")
+        unit = F.normalize(rows.float(), dim=1)
+        return cls(tuple(map(str, names)), unit, held["mean"].float(), held["deviation"].float())
+
+
+def heads(text: str) -> list[str]:
+    """Head nouns of the things that a caption names."""
+    from decoders.scene_graph.phrases import noun_phrases
+
+    return [phrase.head for phrase in noun_phrases(text) if phrase.head not in _NO_THINGS]
+
+
+def named(text: str) -> frozenset[str]:
+    """The same, with all people as "person".
+
+    Example:
+        >>> sorted(named("a man with a red umbrella"))
+        ['person', 'umbrella']
+    """
+    return frozenset("person" if head in _PEOPLE else head for head in heads(text))

@@ -1,0 +1,83 @@
+"""The table of captions about their regions, from answers whose measures are known."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks import regional
+from benchmarks.metrics import cider
+
+
+def box(photo: str, name: str, caption: str, share: float, sure: float, named: bool) -> Any:
+    known = {"photo": photo, "references": [name], "share": share, "named": named}
+    return known | {"caption": caption, "sure": sure}
+
+
+BOXES = [
+    box("a", "cup", "a cup on a table", 0.3, 0.9, True),
+    box("a", "dog", "a cup on a table", 0.1, 0.4, True),
+    box("a", "cat", "a cat", 0.01, 0.8, False),
+    box("b", "bus", "a street", 0.2, 0.6, False),
+    box("b", "car", "two cars", 0.015, 0.5, True),
+]
+
+
+def values(answers: dict[str, list[Any]]) -> dict[str, float]:
+    rows = regional.measure(answers)
+    return {row.key: row.value(np.ones(len(row.photos), dtype=np.int64)) for row in rows}
+
+
+def test_boxes_are_measured_as_by_hand() -> None:
+    found = values({"boxes": BOXES})
+    assert found["naming over 2 %"] == pytest.approx(200 / 3)
+    assert found["says over 2 %"] == pytest.approx(100 / 3)
+    assert found["says 0.2 to 2 %"] == 100
+    assert found["same"] == pytest.approx(25)  # of (cup, dog), (cup, cat), (dog, cat), (bus, car)
+    # Right: 0.9, 0.8, 0.5; wrong: 0.4, 0.6.
+    assert found["confidence"] == pytest.approx(100 * 5 / 6)
+    gaps = [0.1, 0.4, 0.2, 0.6, 0.5]
+    assert found["calibration"] == pytest.approx(100 * sum(gaps) / 5)  # each a bin of its own
+
+
+def test_sets_are_measured_by_cider_and_against_the_photos_others() -> None:
+    said = ["a man on a horse", "a red boat", "a red boat", "a dog in the snow"]
+    due = [
+        ["a man rides a horse"],
+        ["a red boat on a lake"],
+        ["a small dog"],
+        ["a dog runs in snow"],
+    ]
+    rows = [
+        {"photo": photo, "references": list(own), "share": 0.2, "caption": text, "sure": -1.0}
+        for photo, text, own in zip("aabb", said, due, strict=True)
+    ]
+    found = values({"sets": rows})
+    assert found["sets CIDEr"] == pytest.approx(float(np.mean(cider(said, due)[1])))
+    assert 50 < found["sets wins"] < 100
+
+
+def test_two_models_are_paired() -> None:
+    better = [dict(one, caption=f"a {one['references'][0]}") for one in BOXES]
+    found = regional.scores(regional.measure({"boxes": better}), regional.measure({"boxes": BOXES}))
+    gains = {entry["key"]: entry["gain"]["value"] for entry in found}
+    assert gains["says over 2 %"] == pytest.approx(200 / 3)
+    assert gains["same"] == pytest.approx(-25)
+    assert "+66.7" in regional.table(found)
+
+
+def test_the_command_measures_the_sample_set(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "plain.json"
+    assert regional.main(["--limit", "1", "--plain", "--out", str(out)]) == 0
+    capsys.readouterr()
+    assert regional.main(["--limit", "1", "--against", str(out)]) == 0
+    assert "image CIDEr" in capsys.readouterr().out
+    stored = json.loads(out.read_text())
+    assert {"boxes", "images", "sets"} <= set(stored["answers"])
+    assert all(one["caption"] for part in stored["answers"].values() for one in part)

@@ -1,0 +1,132 @@
+"""Guided decoding against plain code that scores one prefix at a time."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from decoders import DecodeOptions, PrefixGPT2Decoder
+from decoders.guidance import PLAUSIBLE, REPEATED, Guide, Words
+from patchioner.base.errors import DecoderError
+from tests.support.tiny import tiny_decoder
+
+WORDS = Words(["snow", "fen", "gre", "unicorn"])  # pieces that the tiny tokenizer has whole
+OPTIONS = DecodeOptions(max_tokens=9)
+
+
+def guided(rows: int = 6, contrast: float = 0.7) -> tuple[PrefixGPT2Decoder, Tensor, Guide]:
+    decoder = tiny_decoder(seed=3)
+    draw = torch.Generator().manual_seed(1)
+    embeddings, around = torch.randn(2, rows, decoder.embedding_dim, generator=draw)
+    evidence = 3 * torch.randn(rows, 4, generator=draw)
+    return decoder, embeddings, Guide(around, WORDS, evidence, contrast)
+
+
+def log_probs(decoder: PrefixGPT2Decoder, embedding: Tensor, tokens: list[int]) -> Tensor:
+    """Of the token after a prefix, read anew."""
+    network = decoder.network
+    states, cache = network.start(embedding[None], 30)
+    for token in tokens:
+        states = network.step(torch.tensor([token]), cache)
+    return network.head.logits(states, 0, network.head.vocab_size)[0].log_softmax(dim=0)
+
+
+@torch.inference_mode()
+def naive(
+    decoder: PrefixGPT2Decoder, embedding: Tensor, around: Tensor, evidence: Tensor, contrast: float
+) -> tuple[list[int], list[float]]:
+    texts = decoder.token_texts()
+    forms = {
+        form: place
+        for place, word in enumerate(WORDS.words)
+        for form in (f" {word}", f" {word}s", f" {word}es")
+    }
+    tokens: list[int] = []
+    found: list[float] = []
+    while len(tokens) < OPTIONS.max_tokens and not set(tokens) & set(decoder.end_ids):
+        near, far = (log_probs(decoder, side, tokens) for side in (embedding, around))
+        scores = near + contrast * (near - far)
+        said = {forms.get(texts[token]) for token in tokens}
+        for token, text in enumerate(texts):
+            if text in forms:
+                place = forms[text]
+                scores[token] += REPEATED if place in said else float(evidence[place])
+        scores[near < near.max() + math.log(PLAUSIBLE)] = -math.inf
+        scores[list(decoder.unwritable_ids)] = -math.inf
+        tokens.append(int(scores.argmax()))
+        found.append(float(scores.max()))
+    return tokens, found
+
+
+@torch.inference_mode()
+def test_tokens_and_scores_are_those_of_plain_code() -> None:
+    decoder, embeddings, guide = guided()
+    fast = decoder.generate(embeddings, OPTIONS, guide=guide)
+    for row, one in enumerate(fast):
+        tokens, scores = naive(
+            decoder, embeddings[row], guide.around[row], guide.evidence[row], guide.contrast
+        )
+        assert list(one.token_ids) == tokens
+        assert one.log_probs == pytest.approx(scores, abs=1e-4)
+    assert [one.token_ids for one in fast] != [
+        one.token_ids for one in decoder.generate(embeddings, OPTIONS)
+    ]
+
+
+@pytest.mark.parametrize(
+    "options", [OPTIONS, replace(OPTIONS, strategy="beam", beam_width=3, batch_memory_mb=0.01)]
+)
+def test_rows_do_not_depend_on_one_another_and_nothing_known_changes_nothing(
+    options: DecodeOptions,
+) -> None:
+    decoder, embeddings, guide = guided()
+    together = decoder.generate(embeddings, options, guide=guide)
+    for row, one in enumerate(together):
+        own = Guide(guide.around[[row]], WORDS, guide.evidence[[row]], guide.contrast)
+        (alone,) = decoder.generate(embeddings[[row]], options, guide=own)
+        assert alone.token_ids == one.token_ids
+    # Equal embeddings with other evidence are other rows.
+    same = embeddings[[0, 0]]
+    rows = Guide(guide.around[[0, 0]], WORDS, guide.evidence[[0, 1]], guide.contrast)
+    first, second = decoder.generate(same, options, guide=rows)
+    assert first.token_ids == together[0].token_ids
+    assert second.token_ids == decoder.generate(
+        same[:1], options, guide=Guide(rows.around[:1], WORDS, rows.evidence[1:], guide.contrast)
+    )[0].token_ids  # fmt: skip
+
+
+def test_contrast_alone_is_a_difference_of_log_probabilities() -> None:
+    decoder, embeddings, guide = guided(contrast=0.0)
+    nothing = Guide(guide.around, WORDS, torch.zeros_like(guide.evidence), 0.0)
+    greedy = replace(OPTIONS, no_repeat_ngram=1)
+    plain = decoder.generate(embeddings, greedy)
+    same = decoder.generate(embeddings, greedy, guide=nothing)
+    for one, other in zip(plain, same, strict=True):
+        if not set(WORDS.in_text(one.text)):
+            assert one.token_ids == other.token_ids
+            assert one.log_probs == pytest.approx(other.log_probs, abs=1e-4)
+
+
+def test_words_are_found_in_texts_and_tokens() -> None:
+    assert WORDS.in_text("two Fens and gres, a fen in the snow") == [1, 1, 0]
+    decoder = tiny_decoder()
+    tokens, places = WORDS.tokens(decoder)
+    texts = decoder.token_texts()
+    expected = [(texts.index(f" {word}"), WORDS.words.index(word)) for word in WORDS.words[:3]]
+    assert sorted(zip(tokens.tolist(), places.tolist(), strict=True)) == sorted(expected)
+
+
+def test_guides_of_other_rows_or_widths_are_refused() -> None:
+    decoder, embeddings, guide = guided()
+    for wrong in (
+        Guide(guide.around[:2], WORDS, guide.evidence),
+        Guide(guide.around, WORDS, guide.evidence[:, :2]),
+        Guide(guide.around[:, :8], WORDS, guide.evidence),
+        Guide(guide.around, WORDS, guide.evidence * math.nan),
+    ):
+        with pytest.raises(DecoderError):
+            decoder.generate(embeddings, OPTIONS, guide=wrong)
