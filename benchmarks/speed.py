@@ -305,7 +305,7 @@ def run_child(name: str, shapes: Shapes, work: Path, most_chunks: int) -> int:
         peak = peak_memory_mb()
     else:
         ours = Ours(work, *parts)
-        ours.model.caption(photo, boxes)
+        ours.model.caption(photo, boxes, plain=True)
         peak = peak_memory_mb()
         tokens = ours.token_ids(photo, boxes[: CHUNK * most_chunks])
     sys.stdout.write(json.dumps({"peak_mb": peak, "tokens": tokens}) + "\n")
@@ -351,7 +351,7 @@ def measure_engine(
     vectors = torch.randn(captions, shapes.dim, generator=generator)
     vectors = functional.normalize(vectors, dim=1).to(device)
     works: dict[str, Callable[[], object]] = {
-        "whole": lambda: list(ours.model.caption_many(items)),
+        "whole": lambda: list(ours.model.caption_many(items, plain=True)),
         "backbone": lambda: ours.model.encode(list(photos)),
         "decoding": lambda: ours.model.parts.decoder.generate(vectors, OPTIONS),
     }

@@ -106,39 +106,39 @@ class GuidedNetwork:
         """Read rows [region, around, evidence]; see `StepNetwork`."""
         dim = (embeddings.shape[1] - self._width) // 2
         region, around, evidence = embeddings.split([dim, dim, self._width], dim=1)
-        states, cache = self._network.start(region, max_tokens)
-        others, other_cache = self._network.start(around, max_tokens)
-        held = _Cache(cache, other_cache, evidence.clone())
-        return self._scores(states, others, held), held
+        states, cache = self._network.start(torch.cat([region, around]), max_tokens)
+        held = _Cache(cache, evidence.clone())
+        return self._scores(states, held), held
 
     def step(self, tokens: Tensor, cache: _Cache) -> Tensor:
         """Read (n,) tokens; see `StepNetwork`."""
         word = self._word_of.to(tokens.device)[tokens]
         rows = (word >= 0).nonzero().squeeze(1)
         cache.evidence[rows, word[rows]] = REPEATED
-        states = self._network.step(tokens, cache.region)
-        return self._scores(states, self._network.step(tokens, cache.around), cache)
+        return self._scores(self._network.step(tokens.repeat(2), cache.both), cache)
 
-    def _scores(self, states: Tensor, others: Tensor, cache: _Cache) -> Tensor:
-        size = self.head.vocab_size
-        near = self._network.head.logits(states, 0, size).log_softmax(dim=1)
-        far = self._network.head.logits(others, 0, size).log_softmax(dim=1)
-        least = near.amax(dim=1, keepdim=True) + math.log(PLAUSIBLE)
-        scores = near + self._contrast * (near - far)
-        device = scores.device
+    def _scores(self, states: Tensor, cache: _Cache) -> Tensor:
+        """(2n, width) states of regions and of what is around them -> (n, vocab) scores."""
+        logits = self._network.head.logits(states, 0, self.head.vocab_size)
+        (near, far), (total, other) = (
+            logits.chunk(2),
+            logits.logsumexp(dim=1, keepdim=True).chunk(2),
+        )
+        weight, device = self._contrast, logits.device
+        scores = near.mul(1 + weight).sub_(far, alpha=weight)
+        scores.sub_(total * (1 + weight) - other * weight)
         scores[:, self._tokens.to(device)] += cache.evidence[:, self._words.to(device)]
+        least = near.amax(dim=1, keepdim=True) + math.log(PLAUSIBLE)
         return torch.where(near < least, near - _NEVER, scores)
 
 
 @dataclass
 class _Cache:
-    """What was read of each row, twice, and the evidence that still counts, (n, k)."""
+    """What was read of regions and, in the rows after them, of what is around; and the evidence that counts, (n, k)."""
 
-    region: Any
-    around: Any
+    both: Any
     evidence: Tensor
 
     def select(self, rows: Tensor) -> None:
-        self.region.select(rows)
-        self.around.select(rows)
+        self.both.select(torch.cat([rows, rows + len(self.evidence)]))
         self.evidence = self.evidence[rows]

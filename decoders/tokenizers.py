@@ -92,7 +92,8 @@ class TextTokenizer:
         """What each token writes, by id, its blank included; "" for special tokens."""
         ids = range(self.vocab_size)
         texts = self._tokenizer.decode_batch([[i] for i in ids], skip_special_tokens=False)
-        return ["" if i in self.special_ids else text for i, text in zip(ids, texts, strict=True)]
+        special = set(self.special_ids)
+        return ["" if i in special else text for i, text in zip(ids, texts, strict=True)]
 
     def _clean(self, text: str) -> str:
         return " ".join(text.split())

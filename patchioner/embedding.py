@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -13,9 +14,10 @@ from patchioner.backbones import Backbone, PatchFeatures
 from patchioner.base.errors import OptionError
 from patchioner.checkpoints.settings import ModelSettings
 from patchioner.images import cut_out
-from patchioner.regions import Region, Weighting, WholeImage, pool_regions
+from patchioner.regions import Box, Region, Weighting, WholeImage, pool_regions
 
 _CROPS_AT_ONCE = 32
+_SURROUNDINGS = 0.25  # of a crop that is added, on each side, in sides of the region
 
 
 @torch.inference_mode()
@@ -73,17 +75,49 @@ def embed_crops(
     weighting: Weighting | None = None,
 ) -> Tensor:
     """Cut each region out by its bounding box, encode it alone, and embed it as a whole image; see `embed_pooled`."""
+    bounds = [region.bounds(features.geometry) for region in regions]
+    crops = _encoded_crops(backbone, features, bounds)
+    return torch.cat([embed_pooled(crop, [WholeImage()], settings, weighting) for crop in crops])
+
+
+def add_crops(
+    backbone: Backbone,
+    features: PatchFeatures,
+    regions: Sequence[Region],
+    settings: ModelSettings,
+    weighting: Weighting | None = None,
+) -> Tensor:
+    """Unit pooled embeddings plus unit ones of the regions' boxes in crops with a quarter of surroundings on each side.
+
+    Whole photos are pooled alone.
+    """
+    rows = F.normalize(embed_pooled(features, regions, settings, weighting), dim=1)
+    parts = [place for place, region in enumerate(regions) if not isinstance(region, WholeImage)]
+    boxes = [regions[place].bounds(features.geometry) for place in parts]
+    wide = [_widened(box, features.geometry.image_size) for box in boxes]
+    crops = _encoded_crops(backbone, features, wide)
+    for place, box, outer, crop in zip(parts, boxes, wide, crops, strict=True):
+        left, top = math.floor(outer[0]), math.floor(outer[1])
+        inner = Box(box[0] - left, box[1] - top, box[2] - left, box[3] - top)
+        rows[place] += F.normalize(embed_pooled(crop, [inner], settings, weighting)[0], dim=0)
+    return rows
+
+
+def _widened(box: Sequence[float], size: tuple[int, int]) -> tuple[float, ...]:
+    left, top, right, bottom = box
+    across, down = _SURROUNDINGS * (right - left), _SURROUNDINGS * (bottom - top)
+    ends = min(right + across, size[0]), min(bottom + down, size[1])
+    return max(left - across, 0.0), max(top - down, 0.0), *ends
+
+
+def _encoded_crops(
+    backbone: Backbone, features: PatchFeatures, bounds: Sequence[Sequence[float]]
+) -> Iterator[PatchFeatures]:
     if features.image is None:
         raise OptionError(
             "regions are to be cut out, but these features do not hold their photo: "
             "encode it with keep_image=True"
         )
-    rows = []
-    for start in range(0, len(regions), _CROPS_AT_ONCE):
-        crops = [
-            cut_out(features.image, region.bounds(features.geometry))
-            for region in regions[start : start + _CROPS_AT_ONCE]
-        ]
-        for found in backbone.encode(crops):
-            rows.append(embed_pooled(found, [WholeImage()], settings, weighting))
-    return torch.cat(rows)
+    for start in range(0, len(bounds), _CROPS_AT_ONCE):
+        part = bounds[start : start + _CROPS_AT_ONCE]
+        yield from backbone.encode([cut_out(features.image, one) for one in part])

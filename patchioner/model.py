@@ -22,8 +22,8 @@ from patchioner.base.errors import ImageError, OptionError, PatchionerError, Reg
 from patchioner.base.weights import Storage
 from patchioner.checkpoints.folder import Parts, read_checkpoint, write_checkpoint
 from patchioner.checkpoints.hub import SHIPPED, find_model, upload
-from patchioner.checkpoints.settings import ModelSettings
-from patchioner.embedding import embed_crops, embed_pooled
+from patchioner.checkpoints.settings import Crop, ModelSettings
+from patchioner.embedding import add_crops, embed_crops, embed_pooled
 from patchioner.geometry import ImageGeometry
 from patchioner.guidance import KEY, captions, check_least
 from patchioner.images import ImageSource, load_image, load_reduced, why_blank
@@ -180,7 +180,7 @@ class Patchioner:
         Raises:
             ImageError: an image cannot be read.
         """
-        keep = self.settings.crop if keep_image is None else keep_image
+        keep = bool(self.settings.crop) if keep_image is None else keep_image
         if not isinstance(images, list):
             return self._encode([self._read(images, keep)], keep)[0]
         cut = Batching.on(self.device.type)
@@ -196,7 +196,7 @@ class Patchioner:
         regions: Sequence[Region],
         weighting: Weighting | None = None,
         *,
-        crop: bool | None = None,
+        crop: Crop | None = None,
     ) -> Tensor:
         """Pool regions into embeddings, before the memory bank.
 
@@ -204,8 +204,9 @@ class Patchioner:
             features: of `encode`.
             regions: n regions; one matrix product pools them all.
             weighting: the checkpoint's default if None.
-            crop: cut each region out and encode it alone (`ModelSettings.crop`), the checkpoint's default if None;
-                needs features that hold their photo.
+            crop: cut each region out and encode it alone (`ModelSettings.crop`), or "add" that to what is pooled: a
+                pass of the backbone per region; the checkpoint's default if None. It needs features that hold their
+                photo.
 
         Returns:
             (n, dim) float32 in the space of `embed_text`. Where the checkpoint's settings have a context, unit pooled
@@ -220,10 +221,10 @@ class Patchioner:
         if not regions:
             raise RegionError("the list of regions is empty: give at least one")
         with torch.inference_mode():
-            if self.settings.crop if crop is None else crop:
-                return embed_crops(
-                    self._placed.backbone, features, regions, self.settings, weighting
-                )
+            crop = self.settings.crop if crop is None else crop
+            if crop:
+                embed = add_crops if crop == "add" else embed_crops
+                return embed(self._placed.backbone, features, regions, self.settings, weighting)
             return embed_pooled(features, regions, self.settings, weighting)
 
     def caption(
@@ -233,7 +234,7 @@ class Patchioner:
         *,
         weighting: Weighting | None = None,
         options: DecodeOptions | None = None,
-        crop: bool | None = None,
+        crop: Crop | None = None,
         plain: bool = False,
         min_confidence: float | None = None,
     ) -> list[Caption]:
@@ -259,7 +260,7 @@ class Patchioner:
         on_error: OnError = "raise",
         weighting: Weighting | None = None,
         options: DecodeOptions | None = None,
-        crop: bool | None = None,
+        crop: Crop | None = None,
         plain: bool = False,
         min_confidence: float | None = None,
         batching: Batching | None = None,
@@ -312,7 +313,7 @@ class Patchioner:
         threshold: float | None = None,
         weighting: Weighting | None = None,
         temperature: float = 0.01,
-        crop: bool | None = None,
+        crop: Crop | None = None,
     ) -> list[Label]:
         """Choose, for each region of a photo, among given texts: open-vocabulary labelling.
 
@@ -346,7 +347,7 @@ class Patchioner:
         threshold: float | None = None,
         weighting: Weighting | None = None,
         temperature: float = 0.01,
-        crop: bool | None = None,
+        crop: Crop | None = None,
         batching: Batching | None = None,
     ) -> Iterator[list[Label]]:
         """`label` for many photos, as `caption_many`; the texts are embedded once."""
@@ -427,7 +428,7 @@ class Patchioner:
         answer: Callable[[Sequence[Embedded]], Sequence[Sequence[Answer]]],
         on_error: OnError,
         weighting: Weighting | None,
-        crop: bool | None,
+        crop: Crop | None,
         batching: Batching | None,
         *,
         whole: bool = False,
@@ -444,7 +445,7 @@ class Patchioner:
             raise OptionError(
                 f"weighting {weighting!r:.80}: give a Weighting, as Weighting('gaussian')"
             )
-        keep = self.settings.crop if crop is None else crop
+        keep = bool(self.settings.crop if crop is None else crop)
 
         def read(item: Item) -> tuple[_Read | PatchFeatures, Regions]:
             photo, regions = _pair(item)
@@ -498,7 +499,7 @@ class Patchioner:
         features: PatchFeatures,
         asked: Regions,
         weighting: Weighting | None,
-        crop: bool | None,
+        crop: Crop | None,
     ) -> Embedded:
         """Embeddings of the regions that can be used, and the errors of the others."""
         regions = _listed(asked(features.geometry) if callable(asked) else asked)

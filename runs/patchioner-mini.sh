@@ -21,6 +21,11 @@ step assemble   # measure the final statistics, write patchioner/checkpoints/pat
 # What a cosine means for these weights, from training photos alone; kept in the checkpoint's config.json.
 python -m patchioner.detail.calibrate --model patchioner-mini --limit 200 --write \
     --pairs ../shared/data/annotations/pairs_train.json --photos ../shared/data/photos
+# Nouns, and how sure captions are, from photos that nothing was trained on.
+python -c 'import json, sys; json.dump([p for p in json.load(sys.stdin) if p["source"] != "flickr8k"], sys.stdout)' \
+    < ../shared/data/more/pairs_more.json > build/patchioner-mini/pairs.json
+python -m patchioner calibrate --model patchioner/checkpoints/patchioner-mini --limit 600 --write \
+    --pairs build/patchioner-mini/pairs.json --photos ../shared/data/more/photos
 # Its last line goes under "label" beside it.
 python -m runs.label_calibration --model patchioner-mini \
     --boxes ../shared/data/annotations/class_boxes_train.json --photos ../shared/data/photos

@@ -7,7 +7,7 @@ import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Self
+from typing import Any, Literal, Self, TypeAlias
 
 from decoders import DecodeOptions
 from decoders.base import check_whole
@@ -18,6 +18,8 @@ FORMAT = "patchioner"
 VERSION = 1
 PROJECTIONS = ("memory", "none", "raw")
 KINDS = tuple(region_kinds())
+Crop: TypeAlias = 'bool | Literal["add"]'
+"""Whether a region is cut out and encoded alone; "add" adds that to what is pooled."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,8 @@ class ModelSettings:
         top_k: project onto so many nearest rows of the memory bank alone: approximate, by the bank's index where it has
             one (`patchioner bank index`). None, the default, is exact.
         crop: each region is cut out of the photo by its bounding box, encoded alone, and captioned as a whole image:
-            one backbone pass per region. For CLIP and others whose patches say little.
+            one backbone pass per region. For CLIP and others whose patches say little. "add" adds that to what is
+            pooled.
         decode: default decoding.
         calibration: what cosines between texts and regions mean with these weights, by the name of what measured them
             ("detail", "label", "captions"); empty where nobody has. Not to be changed once it is here.
@@ -132,7 +135,7 @@ class ModelSettings:
     temperature: float = 0.01
     normalize: bool = True
     top_k: int | None = None
-    crop: bool = False
+    crop: Crop = False
     decode: DecodeOptions = field(default_factory=DecodeOptions)
     calibration: Mapping[str, Any] = field(default_factory=dict, hash=False)
     licence: str = "unknown"
@@ -145,6 +148,8 @@ class ModelSettings:
         if not (math.isfinite(self.temperature) and self.temperature > 0):
             raise OptionError(f"temperature {self.temperature} must be a positive number")
         _check_context(self.context)
+        if self.crop not in (True, False, "add"):
+            raise OptionError(f'crop {self.crop!r} is unknown: use true, false or "add"')
         if self.top_k is not None and self.top_k < 1:
             raise OptionError(
                 f"top_k {self.top_k} must be 1 or more, or None for the exact projection"

@@ -95,7 +95,9 @@ def add_caption_arguments(parser: argparse.ArgumentParser) -> None:
     shares = "exact shares of patches, or the published integer arithmetic (default: coverage)"
     add("--rounding", choices=["coverage", "reference"], help=shares)
     alone = "cut each region out and encode it alone: slow, for models whose patches say little"
-    add("--crop", action="store_true", default=None, help=alone)
+    add("--crop", action="store_const", const=True, help=alone)
+    added = "add what each region's crop shows to its patches: slow, and surer of small regions"
+    add("--add-crops", dest="crop", action="store_const", const="add", help=added)
     least = 'least probability of a label; below it "none of these"'
     add("--threshold", type=spelling.number(0, 1), metavar="P", help=least)
     sure = "leave out captions below this confidence (for calibrated models)"

@@ -1,4 +1,4 @@
-"""Golden captions of the shipped model: token ids of every kind of region, decoded three ways.
+"""Golden captions of the shipped model: token ids of every kind of region, decoded in four ways.
 
 `python -m tests.golden` checks all photos and ends with status 1 if one differs; `--write` freezes anew.
 """
@@ -32,11 +32,13 @@ FILE = Path(__file__).parent / "captions.json"
 _BESIDE = [parent / "shared" / "data" for parent in Path(__file__).resolve().parents]
 SHARED = next((folder for folder in _BESIDE if (folder / "photos").is_dir()), _BESIDE[-1])
 PHOTOS = 60
-MODES: dict[str, DecodeOptions | None] = {
-    "default": None,
-    "greedy": DecodeOptions(),
-    "beam": DecodeOptions(strategy="beam", beam_width=5, max_tokens=20),
+MODES: dict[str, dict[str, Any]] = {
+    "default": {"plain": True},
+    "greedy": {"plain": True, "options": DecodeOptions()},
+    "beam": {"plain": True, "options": DecodeOptions(strategy="beam", beam_width=5, max_tokens=20)},
+    "regional": {},
 }
+"""Three ways of decoding as they were frozen before captions were kept to their regions; and as captions are now."""
 Ids = list[list[int]]
 
 
@@ -91,7 +93,7 @@ def captioned(model: Patchioner, paths: Sequence[Path], mode: str) -> dict[str, 
     found = {}
     for path in paths:
         with recorded(model) as ids:
-            model.caption(str(path), regions(path), options=MODES[mode])
+            model.caption(str(path), regions(path), **MODES[mode])
         found[path.name] = ids
     return found
 

@@ -28,7 +28,11 @@ def test_batches_and_threads_change_nothing(shipped: Patchioner) -> None:
     paths = golden.photos(3)
     items = [(str(path), golden.regions(path)) for path in paths]
     with golden.recorded(shipped) as ids:
-        many = [[one.text for one in captions] for captions in shipped.caption_many(items)]
+        plain = [
+            [one.text for one in captions] for captions in shipped.caption_many(items, plain=True)
+        ]
+    assert plain
+    many = [[one.text for one in captions] for captions in shipped.caption_many(items)]
     expected = golden.frozen()["default"]
     assert ids == [row for path in paths for row in expected[path.name]]
     with ThreadPoolExecutor(3) as pool:

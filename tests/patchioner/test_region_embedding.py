@@ -9,11 +9,21 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from patchioner import Box, Patchioner, Point, Region, RegionSet, Trace, Weighting, WholeImage
+from patchioner import (
+    Box,
+    Patchioner,
+    Point,
+    Polygon,
+    Region,
+    RegionSet,
+    Trace,
+    Weighting,
+    WholeImage,
+)
 from patchioner.backbones import PatchFeatures
 from patchioner.base.errors import OptionError, RegionError
 from patchioner.checkpoints.settings import KindSettings, ModelSettings
-from patchioner.embedding import embed_crops, embed_pooled
+from patchioner.embedding import add_crops, embed_crops, embed_pooled
 from patchioner.regions import pool_regions
 from tests.support.tiny import noise_photo, tiny_backbone, tiny_parts
 
@@ -125,3 +135,19 @@ def test_a_cls_token_that_is_not_there(features: PatchFeatures) -> None:
     bare: Any = replace(features, cls=None)
     with pytest.raises(OptionError, match="CLS"):
         embed_pooled(bare, BOXES, ModelSettings(), Weighting("cls"))
+
+
+def test_crops_are_added_with_their_surroundings_to_what_is_pooled(features: PatchFeatures) -> None:
+    backbone, settings = tiny_backbone(), ModelSettings(context=0.3)
+    regions: list[Region] = [BOXES[1], WholeImage(), Polygon([(10, 10), (40, 12), (30, 50)])]
+    found = add_crops(backbone, features, regions, settings)
+    pooled = F.normalize(embed_pooled(features, regions, settings), dim=1)
+    torch.testing.assert_close(found[1], pooled[1])
+    # 30.5 to 90 and 10.25 to 60, 14.875 and 12.4375 more on each side; 10 to 40 and 10 to 50.
+    for row, outer, box in (
+        (0, (15, 0, 96, 64), (30.5 - 15, 10.25, 90 - 15, 60)),
+        (2, (2, 0, 48, 60), (10 - 2, 10, 40 - 2, 50)),
+    ):
+        (crop,) = backbone.encode([PHOTO.crop(outer)])
+        inside = F.normalize(embed_pooled(crop, [Box(*box)], settings)[0], dim=0)
+        torch.testing.assert_close(found[row], pooled[row] + inside, atol=1e-4, rtol=1e-4)
