@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from decoders import DecodeOptions
 from patchioner.alt import alt_text
 from patchioner.base.errors import OptionError
 from patchioner.model import Patchioner
