@@ -145,6 +145,15 @@ class _Cosines:
         return float(rule.likelihood * one.score + region - rule.photo * photo + rule.nouns * noun)
 
 
+def gathered(batch: Sequence[Embedded], parts: Parts) -> Asked:
+    """All regions of some photos; without embeddings of the photos (plain captions) `wholes` say nothing."""
+    embeddings = torch.cat([one.embeddings for one in batch])
+    pairs = [(one, embeddings[:1] if one.whole is None else one.whole) for one in batch]
+    wholes = torch.cat([whole.expand(len(one.regions), -1) for one, whole in pairs])
+    regions = [region for one in batch for region in one.regions]
+    return Asked(regions, embeddings, wholes, project(embeddings, parts.settings, parts.bank))
+
+
 def features(asked: Asked, texts: Sequence[str], nouns: NounTable) -> list[tuple[float, ...]]:
     """The `FEATURES` of a caption of each region; nouns that a caption does not have score 0."""
     here, there = nouns.scores(asked.embeddings), nouns.scores(asked.wholes)
@@ -201,13 +210,9 @@ def captions(
         plain: the likeliest captions.
         least: confidence below which a caption has no text.
     """
-    regions = [region for one in batch for region in one.regions]
-    embeddings = torch.cat([one.embeddings for one in batch])
-    if not regions:
+    if not any(one.regions for one in batch):
         return [[] for _ in batch]
-    pairs = [(one, embeddings[:1] if one.whole is None else one.whole) for one in batch]
-    wholes = torch.cat([whole.expand(len(one.regions), -1) for one, whole in pairs])
-    asked = Asked(regions, embeddings, wholes, project(embeddings, parts.settings, parts.bank))
+    asked = gathered(batch, parts)
     if plain:
         found = parts.decoder.generate(
             asked.projected, options or parts.settings.decode, parts.bank

@@ -1,7 +1,7 @@
-"""`patchioner calibrate`: fit, on photos with people's captions, how sure a model's captions of regions are.
+"""`patchioner calibrate`: fit how sure captions of regions are, on boxes with names, or on photos with captions.
 
-Random boxes are captioned; a caption counts as right where all things it names are in people's captions of the photo.
-Nothing else is known of a box, so a caption of the photo's main thing for a box beside it counts as right.
+A caption of a box counts as right where it says the box's name. Without such boxes random ones are captioned, and right
+is a caption whose things are all in people's captions of the photo: the photo's main thing for a box beside it, too.
 """
 
 from __future__ import annotations
@@ -10,27 +10,30 @@ import argparse
 import json
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from patchioner.base.errors import OptionError
+from patchioner.base.errors import OptionError, TextError
 from patchioner.base.files import replace_folder, write_json
 from patchioner.base.progress import progress
 from patchioner.cli.output import write_line
 from patchioner.cli.spelling import positive_int
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from patchioner.checkpoints.folder import Parts
     from patchioner.checkpoints.settings import KindSettings
     from patchioner.geometry import ImageGeometry
+    from patchioner.pipeline import Embedded
     from patchioner.regions import Region
 
-_AT_ONCE = 256  # regions
+    NamedBoxes: TypeAlias = tuple[Any, Sequence[tuple[Region, str]]]
+    Regions: TypeAlias = Callable[[ImageGeometry], list[Region]]
+
+_AT_ONCE = 32  # photos
 _BOXES, _SHARES = 8, (0.02, 0.5)  # of a photo, and shares of its area
 
 
@@ -44,6 +47,9 @@ def add_calibrate_arguments(parser: argparse.ArgumentParser) -> None:
     add("--model", default="patchioner-mini", metavar="ID|DIR", help="with a text tower")
     pairs = 'JSON: [{"file_name", "captions"}, ...]'
     add("--pairs", type=Path, required=True, metavar="FILE", help=pairs)
+    boxes = 'JSON: [{"file_name", "boxes": [{"xyxy", "name"}, ...]}, ...]; much surer than captions alone'
+    add("--boxes", type=Path, metavar="FILE", help=boxes)
+    add("--box-photos", type=Path, metavar="DIR", help="folder of their photos (default: --photos)")
     add("--photos", type=Path, required=True, metavar="DIR", help="folder of those photos")
     drawn = "photos, drawn by the seed (default: %(default)s)"
     add("--limit", type=positive_int, default=300, metavar="N", help=drawn)
@@ -64,8 +70,11 @@ def calibrate(options: argparse.Namespace) -> int:
     if options.write and not (folder / "config.json").is_file():
         raise OptionError(f"--write needs the folder of a checkpoint; {options.model!r} is none")
     pairs = read_pairs(options.pairs, options.photos, limit=10**9, seed=options.seed)
-    parts = read_checkpoint(find_model(options.model))
-    fitted, measured = fit(parts, usable_device(options.device), pairs, options.limit, options.seed)
+    boxes = None
+    if options.boxes is not None:
+        boxes = _read_boxes(options.boxes, options.box_photos or options.photos, options.seed)
+    parts, device = read_checkpoint(find_model(options.model)), usable_device(options.device)
+    fitted, measured = fit(parts, device, pairs, options.limit, options.seed, boxes)
     write_line(json.dumps(measured, indent=2))
     if options.write:
         _write(folder, fitted)
@@ -73,7 +82,12 @@ def calibrate(options: argparse.Namespace) -> int:
 
 
 def fit(
-    parts: Parts, device: Any, pairs: Sequence[tuple[Any, Sequence[str]]], limit: int, seed: int
+    parts: Parts,
+    device: Any,
+    pairs: Sequence[tuple[Any, Sequence[str]]],
+    limit: int,
+    seed: int,
+    named_boxes: Sequence[NamedBoxes] | None = None,
 ) -> tuple[Parts, dict[str, Any]]:
     """The parts with a table of nouns, settings that use it, and calibrated captions; and that calibration.
 
@@ -85,6 +99,7 @@ def fit(
         pairs: (photo, people's captions), all of which the nouns are counted in, as in the bank's texts.
         limit: the first so many photos are captioned.
         seed: of the boxes.
+        named_boxes: what captions are judged by, in place of the pairs; the first `limit` photos.
 
     Raises:
         OptionError: no text tower, or captions that are all right or all wrong.
@@ -92,44 +107,50 @@ def fit(
     import torch
 
     from patchioner.calibration import fit_logistic
-    from patchioner.embedding import project
-    from patchioner.guidance import FEATURES, KEY, Asked, features, write
-    from patchioner.nouns import NounTable, named
+    from patchioner.guidance import FEATURES, KEY
+    from patchioner.nouns import NounTable
 
-    tower, settings = parts.text_tower, parts.settings
-    if tower is None:
+    settings = parts.settings
+    if parts.text_tower is None:
         raise OptionError(f"{settings.name!r} has no text tower to compare captions with")
     placed = parts.to(device, torch.float32)
-    regions, embeddings, wholes, owners = _regions(placed, [p for p, _ in pairs[:limit]], seed)
+    drawn = None
+    if parts.nouns is None or named_boxes is None:
+        generator = random.Random(seed)
+        drawn = _embedded(
+            placed, ((photo, partial(_boxes, generator=generator)) for photo, _ in pairs[:limit])
+        )
     nouns = parts.nouns
     if nouns is None:
         texts = None if parts.bank is None else parts.bank.texts
         said = chain(texts or (), *(captions for _, captions in pairs))
-        boxes = [place for place, region in enumerate(regions) if region.kind == "box"]
-        nouns = NounTable.build(map(str.lower, said), embeddings[boxes], tower)
+        rows = torch.cat([one.embeddings for one in drawn or ()])
+        nouns = NounTable.build(map(str.lower, said), rows, parts.text_tower)
     if not settings.adapts:
         settings = replace(settings, kinds=_adapting(settings.kinds, parts.decoder.can_be_guided))
     placed = replace(placed, settings=settings, nouns=nouns.to(device))
-    rows, truth = [], []
-    for start in progress(range(0, len(regions), _AT_ONCE), description="captioning"):
-        part = slice(start, start + _AT_ONCE)
-        projected = project(embeddings[part], settings, placed.bank)
-        asked = Asked(regions[part], embeddings[part], wholes[part], projected)
-        texts = [one.text for one in write(asked, None, placed)]
-        measures = features(asked, texts, nouns.to(device))
-        for owner, text, row in zip(owners[part], texts, measures, strict=True):
-            if things := named(text):
-                rows.append(row)
-                truth.append(things <= {x for said in pairs[owner][1] for x in named(said.lower())})
-    fitted = fit_logistic(FEATURES, rows, truth)
+    if named_boxes is None:
+        found = [
+            (measures, _all_told(text, pairs[owner][1]))
+            for owner, _, text, measures in _captioned(drawn or (), placed)
+        ]
+    else:
+        chosen = named_boxes[:limit]
+        photos = _embedded(placed, ((photo, _of(boxes)) for photo, boxes in chosen))
+        found = [
+            (measures, _says(text, chosen[owner][1][place][1]))
+            for owner, place, text, measures in _captioned(photos, placed)
+        ]
+    measures, truth = zip(*found, strict=True)
+    fitted = fit_logistic(FEATURES, measures, truth)
     # It was fitted with as much weight on the right as on the wrong: back to how often each is.
     fitted = replace(fitted, bias=fitted.bias + math.log(sum(truth) / (len(truth) - sum(truth))))
+    photos_used = len((pairs if named_boxes is None else named_boxes)[:limit])
     measured = {
         **fitted.to_json(),
-        "measured": _measures(fitted(rows).tolist(), truth, len(pairs[:limit])),
+        "measured": _measures(fitted(measures).tolist(), truth, photos_used),
     }
-    calibration = {**settings.calibration, KEY: measured}
-    settings = replace(settings, calibration=calibration)
+    settings = replace(settings, calibration={**settings.calibration, KEY: measured})
     return replace(parts, settings=settings, nouns=nouns), measured
 
 
@@ -143,28 +164,85 @@ def _adapting(kinds: Mapping[str, KindSettings], guided: bool) -> dict[str, Kind
     return found | {"region_set": replace(found.get("region_set", KindSettings()), rerank=Rerank())}
 
 
-def _regions(
-    placed: Parts, photos: Sequence[Any], seed: int
-) -> tuple[list[Region], Tensor, Tensor, list[int]]:
-    """Random boxes of photos and the photos whole, the embeddings of each and of its photo, and whose they are."""
+def _embedded(placed: Parts, asked: Iterable[tuple[Any, Regions]]) -> list[Embedded]:
+    """Photos and their regions as embeddings, each with the photo's own."""
     import torch
 
     from patchioner.embedding import embed_pooled
     from patchioner.images import load_image
+    from patchioner.pipeline import Embedded
     from patchioner.regions import WholeImage
 
-    generator = random.Random(seed)
-    regions: list[Region] = []
-    rows, wholes, owners = [], [], []
+    found = []
     with torch.inference_mode():
-        for owner, photo in enumerate(progress(photos, description="encoding", unit="photo")):
+        for photo, regions_of in progress(list(asked), description="encoding", unit="photo"):
             features = placed.backbone.encode([placed.backbone.prepare(load_image(photo))])[0]
-            own = [*(_box(features.geometry, generator) for _ in range(_BOXES)), WholeImage()]
-            rows.append(embed_pooled(features, own, placed.settings))
-            wholes.append(rows[-1][-1:].expand(len(own), -1))
-            regions += own
-            owners += [owner] * len(own)
-    return regions, torch.cat(rows), torch.cat(wholes), owners
+            regions = regions_of(features.geometry)
+            rows = embed_pooled(features, [*regions, WholeImage()], placed.settings)
+            found.append(Embedded(regions, rows[:-1], {}, rows[-1]))
+    return found
+
+
+def _captioned(
+    photos: Sequence[Embedded], placed: Parts
+) -> Iterator[tuple[int, int, str, tuple[float, ...]]]:
+    """(Photo, place in it, caption, `FEATURES`) of all regions."""
+    from patchioner.guidance import features, gathered, write
+
+    assert placed.nouns is not None, "it was made"
+    for start in progress(range(0, len(photos), _AT_ONCE), description="captioning"):
+        part = photos[start : start + _AT_ONCE]
+        asked = gathered(part, placed)
+        texts = [one.text for one in write(asked, None, placed)]
+        rows = iter(zip(texts, features(asked, texts, placed.nouns), strict=True))
+        for owner, one in enumerate(part, start=start):
+            for place in range(len(one.regions)):
+                yield owner, place, *next(rows)
+
+
+def _all_told(text: str, captions: Sequence[str]) -> bool:
+    """Whether a caption names things, all of which people's captions name."""
+    from patchioner.nouns import named
+
+    things = named(text)
+    return bool(things) and things <= {thing for one in captions for thing in named(one.lower())}
+
+
+def _says(text: str, name: str) -> bool:
+    """Whether a caption says a name, or the last word of it."""
+    from decoders.guidance import Words
+    from patchioner.nouns import named
+
+    head = name.lower().split()[-1]
+    return head in named(text) or bool(Words([head]).in_text(text))
+
+
+def _read_boxes(path: Path, photos: Path, seed: int) -> list[NamedBoxes]:
+    """(Photo, (box, name)) of a JSON file, in an order drawn by the seed; TextError says where it is not one."""
+    from patchioner.regions import Box
+
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        found: list[NamedBoxes] = [
+            (
+                photos / str(row["file_name"]),
+                [(Box(*map(float, box["xyxy"])), str(box["name"])) for box in row["boxes"]],
+            )
+            for row in rows
+        ]
+    except (ValueError, KeyError, TypeError) as error:
+        raise TextError(f"{path} is no list of photos with boxes and names: {error!r}") from error
+    found = [(photo, boxes) for photo, boxes in found if boxes]
+    random.Random(seed).shuffle(found)
+    return found
+
+
+def _of(boxes: Sequence[tuple[Region, str]]) -> Regions:
+    return lambda geometry: [box for box, _ in boxes]
+
+
+def _boxes(geometry: ImageGeometry, generator: random.Random) -> list[Region]:
+    return [_box(geometry, generator) for _ in range(_BOXES)]
 
 
 def _box(geometry: ImageGeometry, generator: random.Random) -> Region:
