@@ -23,9 +23,9 @@ from torch import Tensor
 from decoders.base import StepNetwork, Vocabulary
 from decoders.head import GivenLogits
 
-PLAUSIBLE = 0.02
+PLAUSIBLE = 0.1
 """Share of the likeliest token's probability, given the region, below which a token is not written."""
-REPEATED = -2.0
+REPEATED = -4.0
 """In place of the evidence of a word that the caption has already."""
 _NEVER = 1e4  # taken off what is not plausible: its order stays, for where all else is banned
 
@@ -83,7 +83,7 @@ class Guide:
     around: Tensor
     words: Words
     evidence: Tensor
-    contrast: float = 0.5
+    contrast: float = 0.3
 
 
 class GuidedNetwork:

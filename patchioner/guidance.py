@@ -36,7 +36,7 @@ KEY = "captions"
 FEATURES = ("noun", "noun in photo", "likeness")
 """What confidence rests on: z-scores of the caption's best noun with the region and with the whole photo, and the
 cosine of these two."""
-_LEAST, _MOST = -1.0, 4.0  # z-scores that count as evidence
+_USUAL, _MOST = 1.0, 3.0  # z-score that speaks neither for nor against, and how far from it counts
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,9 +93,9 @@ def _usual(
         width = guidance.beam_width
         how: Any = {"strategy": "beam" if width > 1 else "greedy", "beam_width": width}
         decode = options or replace(decode, **how)
-        evidence = parts.nouns.scores(asked.embeddings).clamp(_LEAST, _MOST) * guidance.nouns
+        evidence = (parts.nouns.scores(asked.embeddings) - _USUAL).clamp(-_MOST, _MOST)
         around = project(asked.wholes, parts.settings, parts.bank)
-        guide = Guide(around, parts.nouns.words, evidence, guidance.contrast)
+        guide = Guide(around, parts.nouns.words, evidence * guidance.nouns, guidance.contrast)
     return parts.decoder.generate(asked.projected, decode, parts.bank, guide)
 
 

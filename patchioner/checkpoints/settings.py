@@ -28,15 +28,15 @@ class Guidance:
 
     Attributes:
         contrast: weight of the log-probability given the region less that given the whole photo.
-        nouns: weight of the z-score of a noun with the region, for its first mention.
+        nouns: weight of the z-score of a noun with the region, less 1 and within 3 of it, for its first mention.
         beam_width: of such captions, where no options of decoding are given.
 
     Raises:
         OptionError: a number outside its range.
     """
 
-    contrast: float = 0.5
-    nouns: float = 1.0
+    contrast: float = 0.3
+    nouns: float = 1.5
     beam_width: int = 2
 
     def __post_init__(self) -> None:

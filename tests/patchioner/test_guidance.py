@@ -143,7 +143,7 @@ def test_a_guide_is_made_of_the_photo_and_its_nouns() -> None:
         F.normalize(rows, dim=1) @ held.nouns.embeddings.T - held.nouns.mean
     ) / held.nouns.deviation
     around = project(whole, held.settings, held.bank).expand(len(BOXES), -1)
-    guide = Guide(around, held.nouns.words, 0.7 * z.clamp(-1, 4), 0.9)
+    guide = Guide(around, held.nouns.words, 0.7 * (z - 1).clamp(-3, 3), 0.9)
     options = replace(held.settings.decode, strategy="greedy")
     plain = held.decoder.generate(
         project(rows, held.settings, held.bank), options, held.bank, guide
