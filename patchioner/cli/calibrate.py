@@ -127,7 +127,7 @@ def fit(
         rows = torch.cat([one.embeddings for one in drawn or ()])
         nouns = NounTable.build(map(str.lower, said), rows, parts.text_tower)
     if not settings.adapts:
-        settings = replace(settings, kinds=_adapting(settings.kinds, parts.decoder.can_be_guided))
+        settings = replace(settings, kinds=adapting(settings.kinds, parts.decoder.can_be_guided))
     placed = replace(placed, settings=settings, nouns=nouns.to(device))
     if named_boxes is None:
         found = [
@@ -154,7 +154,7 @@ def fit(
     return replace(parts, settings=settings, nouns=nouns), measured
 
 
-def _adapting(kinds: Mapping[str, KindSettings], guided: bool) -> dict[str, KindSettings]:
+def adapting(kinds: Mapping[str, KindSettings], guided: bool) -> dict[str, KindSettings]:
     """Places are guided; sets, of which a photo has few, are chosen among samples."""
     from patchioner.checkpoints.settings import Guidance, KindSettings, Rerank
 
