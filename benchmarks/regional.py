@@ -77,8 +77,9 @@ def samples(data: Path, part: str, limit: int | None = None) -> Iterator[tuple[P
     if not path.is_file():
         return
     kept: set[str] = set()
-    for sample in task.read(path, PhotoFolder(photos)).samples:
-        if part == "boxes" and (sample.references[0] == PERSON or sample.area_share < SMALL):
+    how = {"min_area_share": SMALL} if part == "boxes" else {}
+    for sample in task.read(path, PhotoFolder(photos), **how).samples:
+        if part == "boxes" and sample.references[0] == PERSON:
             continue
         kept.add(sample.photo)
         if limit is None or len(kept) <= limit:

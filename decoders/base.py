@@ -45,7 +45,6 @@ class DecodeOptions:
         temperature: sampling divides the logits by it. Below 1 is sharper.
         top_p: sampling keeps the smallest set of likeliest tokens that holds this mass.
         seed: of sampling, below 2**128. The draw depends on the seed and the embedding, never on the batch.
-        samples: captions drawn of each embedding, with seeds `seed`, `seed` + 1, ...; they follow one another.
         banned_words: words or phrases that must not be written, in any case and cut into any tokens. A longer word
             that begins with a banned one may be lost as well, where the tokenizer writes it in pieces.
         no_repeat_ngram: no sequence of this many tokens is written twice in a caption; 0 allows it.
@@ -65,14 +64,13 @@ class DecodeOptions:
     temperature: float = 1.0
     top_p: float = 1.0
     seed: int = 0
-    samples: int = 1
     banned_words: tuple[str, ...] = ()
     no_repeat_ngram: int = 0
     batch_memory_mb: float = 512.0
     scores: bool = True
 
     def __post_init__(self) -> None:
-        check_whole(max_tokens=self.max_tokens, beam_width=self.beam_width, samples=self.samples)
+        check_whole(max_tokens=self.max_tokens, beam_width=self.beam_width)
         for name in ("min_tokens", "seed", "no_repeat_ngram"):
             check_whole(0, **{name: getattr(self, name)})
         words = self.banned_words
@@ -81,11 +79,7 @@ class DecodeOptions:
             "max_tokens": (self.max_tokens <= _MOST_STEPS, f"at most {_MOST_STEPS}"),
             "beam_width": (self.beam_width <= _MOST_STEPS, f"at most {_MOST_STEPS}"),
             "min_tokens": (self.min_tokens <= self.max_tokens, "at most max_tokens"),
-            "samples": (
-                self.samples == 1 or self.strategy == "sample",
-                "1 unless strategy is sample",
-            ),
-            "seed": (self.seed + self.samples <= 2**128, "below 2**128"),
+            "seed": (self.seed < 2**128, "below 2**128"),
             "scores": (isinstance(self.scores, bool), "True or False"),
             "length_penalty": (_finite(self.length_penalty, 0.0), "a finite number, 0 or more"),
             "temperature": (_finite(self.temperature), "a finite number above 0"),
@@ -221,7 +215,7 @@ class Decoder(ABC):
         memory: TextMemory | None = None,
         guide: Guide | None = None,
     ) -> list[Decoded]:
-        """Caption (n, embedding_dim) float embeddings: `options.samples` `Decoded` each, in their order.
+        """Caption (n, embedding_dim) float embeddings: one `Decoded` each, in their order.
 
         A row's caption does not depend on the other rows.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Self
@@ -86,13 +85,6 @@ class RetrievalDecoder(Decoder):
     ) -> list[Decoded]:
         """A sentence of the memory for each row; DecoderError where none meets the options."""
         options = options or DecodeOptions(max_tokens=10_000)  # whole sentences, however long
-        if options.samples > 1:
-            seeds = range(options.seed, options.seed + options.samples)
-            drawn = [
-                self._generate(embeddings, replace(options, samples=1, seed=seed), memory, None)
-                for seed in seeds
-            ]
-            return [one for row in zip(*drawn, strict=True) for one in row]
         assert memory is not None  # `generate` has seen to it
         captions: dict[int, Decoded] = {}
         waiting, wide = list(range(len(embeddings))), self.candidates

@@ -72,8 +72,7 @@ def generate(
         part = distinct[first : first + size]
         found += search(network, part, constraints)
     captions = [Decoded(vocabulary.decode(ids), ids, log_probs) for ids, log_probs in found]
-    many = options.samples
-    return [one for place in places for one in captions[place * many : (place + 1) * many]]
+    return [captions[place] for place in places]
 
 
 def distinct_rows(embeddings: Tensor) -> tuple[Tensor, list[int]]:
@@ -86,7 +85,7 @@ def distinct_rows(embeddings: Tensor) -> tuple[Tensor, list[int]]:
 
 def rows_per_batch(network: StepNetwork, options: DecodeOptions) -> int:
     """Rows that fit the memory budget, at least one."""
-    row = network.row_bytes(options.max_tokens) * options.samples
+    row = network.row_bytes(options.max_tokens)
     if options.strategy == "beam":
         row *= _BEAM_COPIES * options.beam_width
     return max(1, int(options.batch_memory_mb * 2**20 / row))
@@ -109,9 +108,8 @@ def sample_search(
 ) -> list[Hypothesis]:
     """A token drawn at every step, by inverting the cumulative distribution with uniform numbers of the row's own."""
     options = constraints.options
-    seeds = range(options.seed, options.seed + options.samples)
-    each = [row_uniforms(embeddings, options.max_tokens, seed=seed) for seed in seeds]
-    draws = torch.from_numpy(np.stack(each, axis=1)).flatten(0, 1).to(embeddings.device)
+    uniforms = row_uniforms(embeddings, options.max_tokens, seed=options.seed)
+    draws = torch.from_numpy(uniforms).to(embeddings.device)
     head = network.head
 
     def choose(states: Tensor, bans: StepBans, rows: Tensor, step: int) -> tuple[Tensor, Tensor]:
@@ -184,16 +182,12 @@ def _search(
     network: StepNetwork, embeddings: Tensor, constraints: Constraints, choose: Choose
 ) -> list[Hypothesis]:
     options = constraints.options
-    count, device = len(embeddings) * options.samples, embeddings.device
+    count, device = len(embeddings), embeddings.device
     tokens = torch.full((count, options.max_tokens), -1, dtype=torch.int64, device=device)
     log_probs = torch.zeros((count, options.max_tokens), dtype=torch.float32, device=device)
     active = torch.arange(count, device=device)
     ends = constraints.ends
     states, cache = network.start(embeddings, options.max_tokens)
-    if options.samples > 1:  # they start alike: each embedding is read once
-        first = active // options.samples
-        cache.select(first)
-        states = states[first]
     for step in range(options.max_tokens):
         bans = constraints.at(tokens[active, :step])
         chosen, values = choose(states, bans, active, step)

@@ -1,10 +1,7 @@
-"""Captions that are about their region, as a checkpoint's settings say: guided while they are decoded, or chosen among
-candidates; and how sure each is.
+"""Captions that are about their region, as a checkpoint's settings say; and how sure each is.
 
 The likeliest caption of a region is often one of the whole photo. Guided decoding (`decoders.guidance`) contrasts the
-two and counts the nouns that the region shows; it suits any number of regions. Reranking draws samples and takes the
-one that tells the region from the photo; it suits regions of which a photo has few, and takes about a tenth of a
-backbone pass each.
+two and counts the nouns that the region shows.
 """
 
 from __future__ import annotations
@@ -21,7 +18,7 @@ from decoders import Decoded, DecodeOptions
 from decoders.guidance import Guide
 from patchioner.base.errors import CheckpointError, OptionError
 from patchioner.calibration import Logistic
-from patchioner.checkpoints.settings import Guidance, KindSettings, ModelSettings, Rerank
+from patchioner.checkpoints.settings import Guidance, KindSettings, ModelSettings
 from patchioner.embedding import project
 from patchioner.results import Caption
 
@@ -70,24 +67,21 @@ def write(asked: Asked, options: DecodeOptions | None, parts: Parts) -> list[Dec
         options: None is the checkpoint's, with the width of beams of its guidance.
         parts: on one device.
     """
-    alike: dict[tuple[Guidance | None, Rerank | None], list[int]] = {}
+    alike: dict[Guidance | None, list[int]] = {}
     for place, region in enumerate(asked.regions):
         kind = parts.settings.kinds.get(region.kind, KindSettings())
-        alike.setdefault((kind.guidance, kind.rerank), []).append(place)
+        alike.setdefault(kind.guidance, []).append(place)
     found: dict[int, Decoded] = {}
-    for (guidance, rerank), places in alike.items():
-        rows = asked.rows(places)
-        usual = _usual(rows, options, guidance, parts)
-        if rerank is not None:
-            usual = _best(rows, usual, options or parts.settings.decode, rerank, parts)
-        found.update(zip(places, usual, strict=True))
+    for guidance, places in alike.items():
+        found.update(
+            zip(places, _written(asked.rows(places), options, guidance, parts), strict=True)
+        )
     return [found[place] for place in range(len(asked.regions))]
 
 
-def _usual(
+def _written(
     asked: Asked, options: DecodeOptions | None, guidance: Guidance | None, parts: Parts
 ) -> list[Decoded]:
-    """The caption of the highest score, guided or not."""
     decode, guide = options or parts.settings.decode, None
     if guidance is not None and parts.nouns is not None:
         width = guidance.beam_width
@@ -97,52 +91,6 @@ def _usual(
         around = project(asked.wholes, parts.settings, parts.bank)
         guide = Guide(around, parts.nouns.words, evidence * guidance.nouns, guidance.contrast)
     return parts.decoder.generate(asked.projected, decode, parts.bank, guide)
-
-
-def _best(
-    asked: Asked, usual: Sequence[Decoded], options: DecodeOptions, rule: Rerank, parts: Parts
-) -> list[Decoded]:
-    """Of the usual caption of each row and its samples the one of the highest score; of equals the first."""
-    how: Any = {"temperature": rule.temperature, "top_p": 1.0, "seed": 0, "samples": rule.samples}
-    drawn = parts.decoder.generate(
-        asked.projected, replace(options, strategy="sample", scores=True, **how), parts.bank
-    )
-    size = rule.samples
-    pools = [
-        [one, *(s for s in drawn[row * size : (row + 1) * size] if s.text.strip())]
-        for row, one in enumerate(usual)
-    ]
-    cosines = _Cosines(asked, pools, parts)
-    best = []
-    for row, pool in enumerate(pools):
-        scores = [cosines.score(row, one, rule) for one in pool] if pool[0].text.strip() else [0.0]
-        best.append(pool[scores.index(max(scores))])
-    return best
-
-
-class _Cosines:
-    """Candidates of a batch against their regions and photos; each text is embedded once."""
-
-    def __init__(self, asked: Asked, pools: Sequence[Sequence[Decoded]], parts: Parts) -> None:
-        assert parts.text_tower is not None and parts.nouns is not None, "the parts were checked"
-        texts = list(dict.fromkeys(one.text for pool in pools for one in pool if one.text.strip()))
-        vectors = F.normalize(parts.text_tower.encode(texts or ["a"]), dim=1)
-        self._places = {text: place for place, text in enumerate(texts)}
-        self._vectors = vectors.to(asked.embeddings.device)
-        self._regions, self._wholes = (
-            F.normalize(rows, dim=1) for rows in (asked.embeddings, asked.wholes)
-        )
-        self._words = parts.nouns.words
-        self._nouns = parts.nouns.scores(asked.embeddings)
-
-    def score(self, row: int, one: Decoded, rule: Rerank) -> float:
-        """See `Rerank`."""
-        vector = self._vectors[self._places[one.text]]
-        region: Tensor = torch.linalg.vecdot(vector, self._regions[row])
-        photo: Tensor = torch.linalg.vecdot(vector, self._wholes[row])
-        known = self._words.in_text(one.text)
-        noun = float(self._nouns[row, known].max()) if known else 0.0
-        return float(rule.likelihood * one.score + region - rule.photo * photo + rule.nouns * noun)
 
 
 def gathered(batch: Sequence[Embedded], parts: Parts) -> Asked:

@@ -291,9 +291,7 @@ class Patchioner:
         decode = options or self.settings.decode
         if not isinstance(decode, DecodeOptions):
             raise OptionError(f"options {options!r:.80}: give DecodeOptions(max_tokens=20), say")
-        if decode.samples > 1:
-            raise OptionError(f"samples is {decode.samples}; a region has one caption")
-        likeliest = plain or decode.strategy == "sample" or not self.settings.adapts
+        likeliest = plain or decode.strategy == "sample" or not self.settings.guides
 
         def answer(batch: Sequence[Embedded]) -> list[list[Caption]]:
             how: Any = {"plain": likeliest, "least": min_confidence or 0.0}

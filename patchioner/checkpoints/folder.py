@@ -65,12 +65,9 @@ class Parts:
             raise CheckpointError(
                 f"the parts have different widths and cannot work together: {widths}"
             )
-        kinds = self.settings.kinds.values()
-        if self.settings.adapts and self.nouns is None:
+        if self.settings.guides and self.nouns is None:
             raise CheckpointError("the settings keep captions to their regions, which needs nouns/")
-        if self.text_tower is None and any(kind.rerank for kind in kinds):
-            raise CheckpointError("the settings choose among captions, which needs a text tower")
-        if not self.decoder.can_be_guided and any(kind.guidance for kind in kinds):
+        if self.settings.guides and not self.decoder.can_be_guided:
             raise CheckpointError(f"a {type(self.decoder).__name__} cannot be guided")
         if self.bank is None and self.settings.projection == "memory":
             raise CheckpointError(

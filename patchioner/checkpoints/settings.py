@@ -40,37 +40,11 @@ class Guidance:
     beam_width: int = 2
 
     def __post_init__(self) -> None:
-        _check_weights(self, "contrast", "nouns")
+        for name in ("contrast", "nouns"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise OptionError(f"Guidance({name}={value}): give a finite number, 0 or more")
         check_whole(beam_width=self.beam_width)
-
-
-@dataclass(frozen=True)
-class Rerank:
-    """How a caption is chosen among the usual one and samples, with a text tower (`patchioner.guidance`).
-
-    The candidate of the highest `likelihood` x mean log-probability + cosine with the region - `photo` x cosine with
-    the whole photo + `nouns` x the best z-score of its nouns is taken.
-
-    Attributes:
-        likelihood, photo, nouns: those weights.
-        samples: candidates beside the usual caption.
-        temperature: at which they are drawn.
-
-    Raises:
-        OptionError: a number outside its range.
-    """
-
-    likelihood: float = 0.05
-    photo: float = 0.5
-    nouns: float = 0.02
-    samples: int = 12
-    temperature: float = 0.7
-
-    def __post_init__(self) -> None:
-        _check_weights(self, "likelihood", "photo", "nouns", "temperature")
-        check_whole(samples=self.samples)
-        if not self.temperature:
-            raise OptionError("Rerank(temperature=0): samples would be one and the same")
 
 
 @dataclass(frozen=True)
@@ -81,7 +55,6 @@ class KindSettings:
         weighting: of patches inside such a region.
         context: see `ModelSettings.context`.
         guidance: how captions are kept to such a region while they are decoded; needs a table of nouns.
-        rerank: how they are chosen among candidates; needs a table of nouns and a text tower.
 
     Raises:
         OptionError: a context that is not a finite number, 0 or more.
@@ -90,7 +63,6 @@ class KindSettings:
     weighting: Weighting | None = None
     context: float | None = None
     guidance: Guidance | None = None
-    rerank: Rerank | None = None
 
     def __post_init__(self) -> None:
         if self.context is not None:
@@ -169,9 +141,9 @@ class ModelSettings:
         )
 
     @property
-    def adapts(self) -> bool:
-        """Whether captions of some kind of region are guided or chosen."""
-        return any(kind.guidance or kind.rerank for kind in self.kinds.values())
+    def guides(self) -> bool:
+        """Whether captions of some kind of region are guided."""
+        return any(kind.guidance for kind in self.kinds.values())
 
     def to_json(self) -> dict[str, Any]:
         """The root config.json."""
@@ -209,21 +181,12 @@ class ModelSettings:
             raise CheckpointError(f"{source}: {error}") from error
 
 
-_PARTS = {"weighting": Weighting, "guidance": Guidance, "rerank": Rerank}
+_PARTS = {"weighting": Weighting, "guidance": Guidance}
 
 
 def _kind(**values: Any) -> KindSettings:
     made = {key: kind(**values[key]) for key, kind in _PARTS.items() if values.get(key) is not None}
     return KindSettings(**{**values, **made})
-
-
-def _check_weights(owner: object, *names: str) -> None:
-    for name in names:
-        value = getattr(owner, name)
-        if not (math.isfinite(value) and value >= 0):
-            raise OptionError(
-                f"{type(owner).__name__}({name}={value}): give a finite number, 0 or more"
-            )
 
 
 def _check_context(context: float) -> None:

@@ -126,7 +126,7 @@ def fit(
         said = chain(texts or (), *(captions for _, captions in pairs))
         rows = torch.cat([one.embeddings for one in drawn or ()])
         nouns = NounTable.build(map(str.lower, said), rows, parts.text_tower)
-    if not settings.adapts:
+    if not settings.guides:
         settings = replace(settings, kinds=adapting(settings.kinds, parts.decoder.can_be_guided))
     placed = replace(placed, settings=settings, nouns=nouns.to(device))
     if named_boxes is None:
@@ -155,13 +155,13 @@ def fit(
 
 
 def adapting(kinds: Mapping[str, KindSettings], guided: bool) -> dict[str, KindSettings]:
-    """Places are guided; sets, of which a photo has few, are chosen among samples."""
-    from patchioner.checkpoints.settings import Guidance, KindSettings, Rerank
+    """Captions of places are guided; those of sets and traces gain nothing from it."""
+    from patchioner.checkpoints.settings import Guidance, KindSettings
 
     found = dict(kinds)
     for kind in ("point", "patch", "box", "mask", "polygon") if guided else ():
         found[kind] = replace(found.get(kind, KindSettings()), guidance=Guidance())
-    return found | {"region_set": replace(found.get("region_set", KindSettings()), rerank=Rerank())}
+    return found
 
 
 def _embedded(placed: Parts, asked: Iterable[tuple[Any, Regions]]) -> list[Embedded]:
