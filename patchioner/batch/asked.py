@@ -12,7 +12,7 @@ from patchioner.base.errors import PatchionerError, RegionError
 from patchioner.batch.rows import Row, failed
 from patchioner.batch.sources import Lazy, Sample, as_json
 from patchioner.regions import NamedRegion, Region, WholeImage
-from patchioner.regions.formats import Item
+from patchioner.regions.items import Item
 
 if TYPE_CHECKING:
     from patchioner.geometry import ImageGeometry
