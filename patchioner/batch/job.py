@@ -88,7 +88,7 @@ class Report:
         return 1 if failures == self.rows else 3
 
 
-class _EnoughError(Exception):
+class TooManyFailuresError(Exception):
     """More rows have failed than are allowed."""
 
 
@@ -172,7 +172,7 @@ class Worker:
         self.failures += row.error is not None
         most = self.job.max_failures
         if most is not None and self.failures > most:
-            raise _EnoughError(f"stopped after {self.failures} failures, the last of {row.photo!r}: "
+            raise TooManyFailuresError(f"stopped after {self.failures} failures, the last of {row.photo!r}: "
                                f"{row.message}")  # fmt: skip
 
     def _retried(self, old: Sequence[Row], samples: Sequence[Sample]) -> list[Row]:
@@ -239,7 +239,7 @@ def _work_here(job: Job, model: Patchioner | None) -> Report:
             taken = [number for number in worker.pending() if not worker.write(number)]
             for number in taken:  # by another process, which may have been killed since
                 worker.write(number, wait=True)
-        except _EnoughError as error:
+        except TooManyFailuresError as error:
             stopped = str(error)
         seconds = time.perf_counter() - started
     return Report(0, {}, worker.photos, worker.rows, seconds, stopped, worker.source.left_out)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tarfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from itertools import groupby
 from pathlib import Path
@@ -36,11 +36,6 @@ _NAMES = (
 )
 _ROWS = 256  # of a table that are read as one piece
 _MOST_BESIDE = 2**24  # bytes of a file beside a photo
-_BOX: dict[str, Callable[..., list[float]]] = {
-    "xyxy": lambda a, b, c, d: [a, b, c, d],
-    "xywh": lambda x, y, w, h: [x, y, x + w, y + h],
-    "cxcywh": lambda x, y, w, h: [x - w / 2, y - h / 2, x + w / 2, y + h / 2],
-}
 
 
 class Tars(Source):
@@ -207,21 +202,13 @@ class Tables(Source):
             given = _read(given if isinstance(given, bytes) else given.encode(), "x.json")
         if self._region == "objects" and isinstance(given, Mapping):  # datasets' lists side by side
             lists = {key: one for key, one in given.items() if isinstance(one, list)}
-            rows = zip(*lists.values(), strict=True)
-            given = [dict(zip(lists, row, strict=True)) for row in rows]
+            entries = zip(*lists.values(), strict=True)
+            given = [dict(zip(lists, entry, strict=True)) for entry in entries]
         if isinstance(given, list) and (not given or not isinstance(given[0], Mapping)):
-            given = {"regions": [{"box": box} for box in self._boxes(place, given)]}
-        return RegionFile(Path(place), {"regions": given} if given == [] else given)
-
-    def _boxes(self, place: str, given: list[Any]) -> list[list[float]]:
-        rows = given if not given or isinstance(given[0], list) else [given]
-        turn = _BOX.get(self.how.box_format or "xyxy")
-        if turn is None:
-            raise OptionError(f"--box-format {self.how.box_format!r} is unknown: {list(_BOX)}")
-        try:
-            return [turn(*box) for box in rows]
-        except TypeError as error:
-            raise OptionError(f"{place}: {given!r:.80} are no boxes of four numbers") from error
+            rows = given if not given or isinstance(given[0], list) else [given]
+            given = [{"bbox": box} for box in rows]
+        content = given or {"regions": []}
+        return RegionFile(Path(place), content, box_format=self.how.box_format)  # type: ignore[arg-type]
 
     def _opened(self, name: str) -> tuple[list[int], list[str]]:
         """(rows of each group, columns) of a file."""

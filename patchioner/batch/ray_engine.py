@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from patchioner.base.errors import PatchionerError
 from patchioner.base.optional import require
-from patchioner.batch.job import Job, Report, Worker
+from patchioner.batch.job import Job, Report, TooManyFailuresError, Worker
 
 _CPUS = 2  # of each worker: one encodes while the other decodes
 
@@ -18,9 +19,13 @@ class _Actor:
         self._worker = Worker(job)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        before = self._worker.photos, self._worker.rows
-        self._worker.write(int(row["shard"]), wait=True)
-        return {"photos": self._worker.photos - before[0], "regions": self._worker.rows - before[1]}
+        before, stopped = (self._worker.photos, self._worker.rows), None
+        try:
+            self._worker.write(int(row["shard"]), wait=True)
+        except TooManyFailuresError as error:
+            stopped = str(error)
+        photos, rows = self._worker.photos - before[0], self._worker.rows - before[1]
+        return {"photos": photos, "regions": rows, "stopped": stopped}
 
 
 def work_on_ray(job: Job, *, workers: int | None = None, gpus: float = 0.0) -> Report:
@@ -47,7 +52,7 @@ def work_on_ray(job: Job, *, workers: int | None = None, gpus: float = 0.0) -> R
     started = time.perf_counter()
     first = Worker(job)  # begins the run, and finds what is left
     left = first.pending()
-    photos = regions = 0
+    photos, regions, stopped = 0, 0, None
     if left:
         shards = data.from_items(
             [{"shard": number} for number in left], override_num_blocks=len(left)
@@ -59,7 +64,12 @@ def work_on_ray(job: Job, *, workers: int | None = None, gpus: float = 0.0) -> R
             num_cpus=_CPUS,
             num_gpus=gpus,
         )
-        for row in done.iter_rows():
-            photos, regions = photos + row["photos"], regions + row["regions"]
+        try:
+            for row in done.iter_rows():
+                photos, regions = photos + row["photos"], regions + row["regions"]
+                stopped = stopped or row["stopped"]
+        except ray.exceptions.RayError as error:
+            reason = str(error).strip().splitlines()[-1:]
+            raise PatchionerError(f"Ray stopped ({' '.join(reason):.300}); start again") from error
     seconds = time.perf_counter() - started
-    return Report(0, {}, photos, regions, seconds, None, first.source.left_out)
+    return Report(0, {}, photos, regions, seconds, stopped, first.source.left_out)

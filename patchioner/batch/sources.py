@@ -316,8 +316,18 @@ def _of_files(store: Store, sizes: Mapping[str, int | None], how: Reading, ident
             source = make(store, wanted, how, identity)
             others = (os.path.splitext(name)[1].lower() for name in sizes if name not in wanted)
             source.left_out.update(Counter(one or "without an ending" for one in others))
+            if make is Photos and (absent := _absent(source)):
+                source.left_out["photos of the region file that are not there"] = absent
             return source
     raise ImageError(f"no pictures, tars or tables in {identity!r}: check the path")
+
+
+def _absent(source: Source) -> int:
+    """How many photos the file of regions names that the folder does not have."""
+    file = source.regions and source.regions.file
+    here = {name.rpartition("/")[2] for name in source.sizes}
+    named = [photo.name.replace("\\", "/") for photo in (file.photos if file else ()) if photo.name]
+    return sum(name.rpartition("/")[2] not in here for name in named)
 
 
 def _of_list(store: Store, name: str, how: Reading, identity: str) -> Source:

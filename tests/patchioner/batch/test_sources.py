@@ -53,6 +53,9 @@ def test_a_folder_is_gone_through_and_links_are_followed_once(photos: Path) -> N
         "sub/d.png",
     ]
     assert source.left_out == {".txt": 1}
+    (photos / "c.png").unlink()
+    with_regions = open_source(photos, Reading(str(photos.parent / "coco.json")))
+    assert sum(with_regions.left_out.values()) == 2
 
 
 @pytest.mark.parametrize(
