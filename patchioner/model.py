@@ -19,6 +19,7 @@ from decoders import DecodeOptions
 from memory_bank import MemoryBank, Precision
 from patchioner.backbones import Encodable, PatchFeatures
 from patchioner.base.errors import ImageError, OptionError, PatchionerError, RegionError, TextError
+from patchioner.base.inference import usable_device, usable_dtype
 from patchioner.base.weights import Storage
 from patchioner.checkpoints.folder import Parts, read_checkpoint, write_checkpoint
 from patchioner.checkpoints.hub import SHIPPED, find_model, upload
@@ -516,28 +517,6 @@ class Patchioner:
         )
 
 
-def usable_device(wanted: str | torch.device | None) -> torch.device:
-    """The device that was asked for, or a GPU if there is one, else the CPU.
-
-    It is tried out, since torch names a bad one only when it is used.
-
-    Raises:
-        OptionError: the device is unknown or absent.
-
-    Example:
-        >>> usable_device("cpu")
-        device(type='cpu')
-    """
-    chosen = wanted or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=chosen).device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise OptionError(
-            f"device {str(chosen)!r} cannot be used here ({reason}): try 'cpu'"
-        ) from error
-
-
 def _pair(item: Any) -> Item:
     """An item as (photo, regions).
 
@@ -599,24 +578,7 @@ def _choose(
     return labels
 
 
-_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-
-
 def _texts(texts: object) -> list[str]:
     if not isinstance(texts, Iterable):
         raise TextError(f"{texts!r:.80} is no list of texts: give two or more")
     return list(texts)
-
-
-def usable_dtype(wanted: torch.dtype | str | None) -> torch.dtype:
-    """A precision of networks, by itself or by its name; OptionError where it is none.
-
-    Example:
-        >>> usable_dtype("bfloat16")
-        torch.bfloat16
-    """
-    known = {str(one).removeprefix("torch."): one for one in _DTYPES}
-    found = known.get(str(wanted or torch.float32).removeprefix("torch."))
-    if found is None:
-        raise OptionError(f"dtype {wanted!r:.80} is unknown: use one of {', '.join(known)}")
-    return found

@@ -21,6 +21,7 @@ from patchioner.base.errors import OptionError
 
 M = TypeVar("M", bound=nn.Module)
 _LEAST = 2**16  # numbers of a weight below which packing gains nothing
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _log = logging.getLogger(__name__)
 
 
@@ -241,3 +242,39 @@ def _reordered(weight: Tensor) -> Tensor:
 def _onednn_linear(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     out: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "none", [], "")
     return out
+
+
+def usable_device(wanted: str | torch.device | None) -> torch.device:
+    """The device that was asked for, or a GPU if there is one, else the CPU.
+
+    It is tried out, since torch names a bad one only when it is used.
+
+    Raises:
+        OptionError: the device is unknown or absent.
+
+    Example:
+        >>> usable_device("cpu")
+        device(type='cpu')
+    """
+    chosen = wanted or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=chosen).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise OptionError(
+            f"device {str(chosen)!r} cannot be used here ({reason}): try 'cpu'"
+        ) from error
+
+
+def usable_dtype(wanted: torch.dtype | str | None) -> torch.dtype:
+    """A precision of networks, by itself or by its name; OptionError where it is none.
+
+    Example:
+        >>> usable_dtype("bfloat16")
+        torch.bfloat16
+    """
+    known = {str(one).removeprefix("torch."): one for one in _DTYPES}
+    found = known.get(str(wanted or torch.float32).removeprefix("torch."))
+    if found is None:
+        raise OptionError(f"dtype {wanted!r:.80} is unknown: use one of {', '.join(known)}")
+    return found

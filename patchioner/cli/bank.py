@@ -223,7 +223,7 @@ def _bank_folder(given: str) -> Path:
 def _placed(tower: TextTower, device: str | None) -> Embed:
     import torch
 
-    from patchioner.model import usable_device
+    from patchioner.base.inference import usable_device
 
     return tower.to(usable_device(device), torch.float32).encode
 

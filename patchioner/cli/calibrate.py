@@ -61,10 +61,10 @@ def add_calibrate_arguments(parser: argparse.ArgumentParser) -> None:
 
 def calibrate(options: argparse.Namespace) -> int:
     """Fit, print the calibration as JSON, and write it where that is asked."""
+    from patchioner.base.inference import usable_device
     from patchioner.calibration import read_pairs
     from patchioner.checkpoints.folder import read_checkpoint
     from patchioner.checkpoints.hub import find_model
-    from patchioner.model import usable_device
 
     folder = Path(options.model)
     if options.write and not (folder / "config.json").is_file():

@@ -24,10 +24,10 @@ from patchioner.base.errors import (
     PatchionerError,
     first_line,
 )
+from patchioner.base.inference import usable_device
 from patchioner.base.optional import require
 from patchioner.detail.cache import Answer, Asked, AskedModel, CallCache, Take, clean_answer
 from patchioner.detail.client import EmptyAnswerError
-from patchioner.model import usable_device
 from patchioner.pipeline import attempt
 
 _LOG = logging.getLogger(__name__)
