@@ -292,7 +292,7 @@ def test_two_processes_share_the_work(photos: Path, checkpoint: str, tmp_path: P
     run(photos, tmp_path / "sound.jsonl", model=checkpoint, **given)
     out = tmp_path / "shared.jsonl"
     with started(photos, out, checkpoint) as one, started(photos, out, checkpoint) as two:
-        assert (one.wait(120), two.wait(120)) == (0, 0)
+        assert (one.wait(600), two.wait(600)) == (0, 0)
     assert lines(out) == lines(tmp_path / "sound.jsonl")
 
 
