@@ -198,11 +198,13 @@ def agreeing_groups(
 
 
 class Beside(NamedTuple):
-    """Sentences of a claim's own text; other samples about overlapping regions; how many say a thing or a word."""
+    """Sentences of a claim's own text; other samples about overlapping regions; how many name a kind of thing, and say
+    a kind or a word."""
 
     sentences: int
     others: int
     named: Mapping[str, int]
+    said: Mapping[str, int]
 
 
 def supporting_samples(
@@ -210,15 +212,17 @@ def supporting_samples(
 ) -> dict[tuple[str, int], Beside]:
     """(region, sample) of all `claims` -> what the other samples say in those that are `left`."""
     lengths = Counter((claim.region_id, claim.sample) for claim in claims)
-    said: dict[tuple[str, int], set[str]] = {sample: set() for sample in lengths}
+    kinds: dict[tuple[str, int], set[str]] = {sample: set() for sample in lengths}
+    words: dict[tuple[str, int], set[str]] = {sample: set() for sample in lengths}
     for claim in left:
-        words = said[claim.region_id, claim.sample]
-        words.update(content_words(claim.text), map(kind_of, things(claim.text)))
+        kinds[claim.region_id, claim.sample].update(map(kind_of, things(claim.text)))
+        words[claim.region_id, claim.sample].update(content_words(claim.text))
     found = {}
     for own, sentences in lengths.items():
         others = [other for other in lengths if other != own and (own[0], other[0]) in near]
-        named = Counter(word for other in others for word in said[other])
-        found[own] = Beside(sentences, len(others), named)
+        named = Counter(kind for other in others for kind in kinds[other])
+        said = Counter(word for other in others for word in kinds[other] | words[other])
+        found[own] = Beside(sentences, len(others), named, said)
     return found
 
 
@@ -229,7 +233,7 @@ def rarely_said(text: str, beside: Beside, share: float) -> _Reason | None:
     needed = dict.fromkeys(sorted(content_words(text)), share / 2)
     needed |= dict.fromkeys(map(kind_of, things(text)), share)
     for word, least in needed.items():
-        found = (beside.named.get(word, 0) + 1) / (beside.others + 1)
+        found = (beside.said.get(word, 0) + 1) / (beside.others + 1)
         if found < least:
             told = f"{found:.0%} of {beside.others + 1} texts say {word!r}, not {least:.0%}"
             return "unsupported", told

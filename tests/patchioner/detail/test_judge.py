@@ -124,7 +124,7 @@ def test_other_samples_of_overlapping_regions_support_a_thing() -> None:
     said = (("A tour bus and a tree.", "left", 0), ("A bus.", "left", 1), ("A tree.", "right", 0))
     claims = [Claim("c", text, region, sample, 0) for text, region, sample in said]
     found = supporting_samples(claims, claims, {("left", "left"), ("right", "right")})
-    assert found["left", 0] == Beside(1, 1, {"bus": 1})
+    assert found["left", 0] == Beside(1, 1, {"bus": 1}, {"bus": 1})
 
 
 WEAK, THING = (Support(score, (("bus", least),)) for score, least in ((0.1, 0.05), (0.1, 0.9)))
@@ -133,15 +133,15 @@ WEAK, THING = (Support(score, (("bus", least),)) for score, least in ((0.1, 0.05
 @pytest.mark.parametrize(
     ("support", "beside", "changes", "kept"),
     [
-        (WEAK, Beside(3, 4, {}), {}, False),  # a weak thing that nobody else names
-        (WEAK, Beside(3, 4, {"bus": 1}), {}, True),
-        (WEAK, Beside(3, 1, {}), {}, True),  # nobody had the occasion
-        (WEAK, Beside(3, 4, {}), {"lone_support": 0.0}, True),
-        (Support(0.1, (("bus", 0.3),)), Beside(3, 4, {}), {}, True),
-        (THING, Beside(1, 0, {}), {}, False),  # of captions the whole sentence counts
-        (THING, Beside(2, 0, {}), {}, True),
-        (Support(0.1), Beside(2, 0, {}), {}, False),
-        (THING, Beside(2, 0, {}), {"whole_sentences": "always"}, False),
+        (WEAK, Beside(3, 4, {}, {}), {}, False),  # a weak thing that nobody else names
+        (WEAK, Beside(3, 4, {"bus": 1}, {}), {}, True),
+        (WEAK, Beside(3, 1, {}, {}), {}, True),  # nobody had the occasion
+        (WEAK, Beside(3, 4, {}, {}), {"lone_support": 0.0}, True),
+        (Support(0.1, (("bus", 0.3),)), Beside(3, 4, {}, {}), {}, True),
+        (THING, Beside(1, 0, {}, {}), {}, False),  # of captions the whole sentence counts
+        (THING, Beside(2, 0, {}, {}), {}, True),
+        (Support(0.1), Beside(2, 0, {}, {}), {}, False),
+        (THING, Beside(2, 0, {}, {}), {"whole_sentences": "always"}, False),
     ],
 )
 def test_what_is_kept(
@@ -154,12 +154,12 @@ def test_what_is_kept(
 @pytest.mark.parametrize(
     ("beside", "share", "word"),
     [
-        (Beside(1, 9, {"bus": 4, "red": 1}), 0.4, None),  # the text itself counts, too
-        (Beside(1, 9, {"bus": 2, "red": 9}), 0.4, "bus"),
-        (Beside(1, 9, {"bus": 9}), 0.4, "red"),  # other words need half as many
-        (Beside(1, 9, {}), 0.1, None),
-        (Beside(1, 1, {}), 1.0, None),  # nobody had the occasion
-        (Beside(2, 9, {}), 1.0, None),  # no caption
+        (Beside(1, 9, {}, {"bus": 4, "red": 1}), 0.4, None),  # the text itself counts, too
+        (Beside(1, 9, {}, {"bus": 2, "red": 9}), 0.4, "bus"),
+        (Beside(1, 9, {}, {"bus": 9}), 0.4, "red"),  # other words need half as many
+        (Beside(1, 9, {}, {}), 0.1, None),
+        (Beside(1, 1, {}, {}), 1.0, None),  # nobody had the occasion
+        (Beside(2, 9, {}, {}), 1.0, None),  # no caption
     ],
 )
 def test_what_few_say_is_dropped(beside: Beside, share: float, word: str | None) -> None:
