@@ -71,8 +71,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whoever reads our output has enough: the flush at exit must not complain about it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (PatchionerError, OSError) as error:
-        report_error(str(error))
+    except (PatchionerError, OSError, ImportError, MemoryError) as error:
+        # A library that finds too little memory to be loaded says so by an ImportError.
+        report_error(str(error) or "out of memory: give the process more, or a smaller photo")
         return 1
 
 
