@@ -21,11 +21,26 @@ step assemble   # measure the final statistics, write patchioner/checkpoints/pat
 # What a cosine means for these weights, from training photos alone; kept in the checkpoint's config.json.
 python -m patchioner.detail.calibrate --model patchioner-mini --limit 200 --write \
     --pairs ../shared/data/annotations/pairs_train.json --photos ../shared/data/photos
-# Nouns, and how sure captions are, from photos that nothing was trained on.
-python -c 'import json, sys; json.dump([p for p in json.load(sys.stdin) if p["source"] != "flickr8k"], sys.stdout)' \
-    < ../shared/data/more/pairs_more.json > build/patchioner-mini/pairs.json
-python -m patchioner calibrate --model patchioner/checkpoints/patchioner-mini --limit 600 --write \
-    --pairs build/patchioner-mini/pairs.json --photos ../shared/data/more/photos
+# Nouns from photos that nothing was trained on; how sure captions are, from boxes with names.
+python - <<'PYTHON'
+import json
+from pathlib import Path
+
+data, out = Path("../shared/data"), Path("build/patchioner-mini")
+pairs = json.loads((data / "more/pairs_more.json").read_text())
+(out / "pairs.json").write_text(json.dumps([p for p in pairs if p["source"] != "flickr8k"]))
+photos = json.loads((data / "annotations/class_boxes_train.json").read_text())
+for photo in photos:  # people are named whatever the region; specks say nothing
+    sides = ((b, b["xyxy"]) for b in photo["boxes"] if b["name"] != "person")
+    photo["boxes"] = [b for b, (x1, y1, x2, y2) in sides if (x2 - x1) * (y2 - y1) > 600]
+(out / "boxes.json").write_text(json.dumps(photos))
+PYTHON
+calibrate() {
+    python -m patchioner calibrate --model patchioner/checkpoints/patchioner-mini --write "$@" \
+        --pairs build/patchioner-mini/pairs.json --photos ../shared/data/more/photos
+}
+calibrate --limit 600
+calibrate --limit 250 --boxes build/patchioner-mini/boxes.json --box-photos ../shared/data/photos
 # Its last line goes under "label" beside it.
 python -m runs.label_calibration --model patchioner-mini \
     --boxes ../shared/data/annotations/class_boxes_train.json --photos ../shared/data/photos
