@@ -382,7 +382,7 @@ def adapt(
             projection="memory" if options.noise is None else "none",
             decode=replace(decode, max_tokens=min(decoder.max_tokens, longest)),
         )
-        parts = Parts(source.backbone, decoder, bank, tower, settings)
+        parts = Parts(source.backbone, decoder, bank, tower, settings, source.nouns)
         write_checkpoint(parts, out, storage=options.storage)
         loss = reports[-1].validation_loss if reports else None
         done = {"sentences": len(corpus.training), "bank_rows": len(bank), "validation_loss": loss}

@@ -39,8 +39,11 @@ def model() -> Patchioner:
 
 
 @pytest.fixture(scope="session")
-def checkpoint(model: Patchioner, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Its folder."""
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its folder; made anew, since a file of tests may have a model of its own."""
+    from patchioner import Patchioner
+    from tests.support.tiny import tiny_parts
+
     folder = tmp_path_factory.mktemp("checkpoints") / "tiny"
-    model.save_pretrained(folder, storage="fp32")
+    Patchioner(tiny_parts(), device="cpu").save_pretrained(folder, storage="fp32")
     return folder
