@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,16 @@ def test_a_bank_is_built_and_used(
     assert swapped.explain(features, model.caption(features)[0].region).texts
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As a worker of Ray has, so that rows are the same to the last bit."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_several_files_by_workers_of_ray(
     captions: Path, checkpoint: Path, tmp_path: Path, capsys: Capture
 ) -> None:
