@@ -60,17 +60,20 @@ class Asked:
 
 
 @torch.inference_mode()
-def write(asked: Asked, options: DecodeOptions | None, parts: Parts) -> list[Decoded]:
+def write(
+    asked: Asked, options: DecodeOptions | None, parts: Parts, *, plain: bool = False
+) -> list[Decoded]:
     """One caption for each region; it does not depend on the others.
 
     Args:
         options: None is the checkpoint's, with the width of beams of its guidance.
         parts: on one device.
+        plain: the likeliest captions.
     """
     alike: dict[Guidance | None, list[int]] = {}
     for place, region in enumerate(asked.regions):
         kind = parts.settings.kinds.get(region.kind, KindSettings())
-        alike.setdefault(kind.guidance, []).append(place)
+        alike.setdefault(None if plain else kind.guidance, []).append(place)
     found: dict[int, Decoded] = {}
     for guidance, places in alike.items():
         found.update(
@@ -161,12 +164,7 @@ def captions(
     if not any(one.regions for one in batch):
         return [[] for _ in batch]
     asked = gathered(batch, parts)
-    if plain:
-        found = parts.decoder.generate(
-            asked.projected, options or parts.settings.decode, parts.bank
-        )
-    else:
-        found = write(asked, options, parts)
+    found = write(asked, options, parts, plain=plain)
     sure: list[float | None] = [None] * len(found)
     calibrated = confidence_of(parts.settings)
     if calibrated is not None and parts.nouns is not None:
