@@ -86,9 +86,7 @@ def _add_common(parser: argparse.ArgumentParser, out: str) -> None:
     add = parser.add_argument
     add("source", metavar="SOURCE", help="folder, list, annotations, tars or tables of photos")
     add("--out", required=True, metavar="FILE|DIR", help=out)
-    name = "shipped name, hub id, checkpoint folder or YAML file (default: %(default)s)"
-    add("--model", default="patchioner-mini", metavar="ID|DIR", help=name)
-    add("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
+    spelling.add_model(add)
     add("--retry", choices=["failed"], help="ask again about the photos of which rows failed")
     most = "stop when more rows have failed"
     add("--max-failures", type=int, metavar="N", help=most)

@@ -77,9 +77,7 @@ def add_caption_arguments(parser: argparse.ArgumentParser) -> None:
     add("--patches", action="store_true", help="caption every patch; draws a map")
 
     add = parser.add_argument_group("model and output").add_argument
-    name = "shipped name, hub id, checkpoint folder or YAML file (default: %(default)s)"
-    add("--model", default="patchioner-mini", metavar="ID|DIR", help=name)
-    add("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
+    spelling.add_model(add)
     choice = "choose among these texts instead of writing a caption"
     add("--labels", metavar='FILE|"A;B;C"', type=spelling.parse_texts, help=choice)
     add("--beam", type=spelling.positive_int, metavar="N", help="beam search of width N")

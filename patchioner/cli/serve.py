@@ -10,6 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from patchioner.base.optional import require
+from patchioner.cli import spelling
 from patchioner.cli.output import report
 from patchioner.serve.settings import ServeSettings
 
@@ -32,9 +33,7 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EXAMPLES
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.set_defaults(run=serve)
-    name = "shipped name, hub id, checkpoint folder or YAML file (default: %(default)s)"
-    parser.add_argument("--model", default="patchioner-mini", metavar="ID|DIR", help=name)
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
+    spelling.add_model(parser.add_argument)
     advanced = parser.add_argument_group("advanced")
     hints = typing.get_type_hints(ServeSettings)
     for one in fields(ServeSettings):

@@ -131,6 +131,13 @@ def _is_file(path: Path) -> bool:
         return False
 
 
+def add_model(add: Callable[..., Any]) -> None:
+    """`--model`, and where it runs."""
+    name = "shipped name, hub id, checkpoint folder or YAML file (default: %(default)s)"
+    add("--model", default="patchioner-mini", metavar="ID|DIR", help=name)
+    add("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
+
+
 def add_region_file(add: Callable[..., Any]) -> None:
     """`--regions`, and what its numbers mean where they cannot say it."""
     known = (
