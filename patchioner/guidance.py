@@ -43,19 +43,21 @@ class Asked:
     Attributes:
         regions: n.
         embeddings: (n, dim) of the regions, before the projection.
-        wholes: (n, dim) of the whole photo of each.
+        photos: (p, dim) of the whole photos.
+        owners: (n,) int64, which of them each region is of.
         projected: (n, dim) `embeddings` as the decoder takes them.
     """
 
     regions: Sequence[Region]
     embeddings: Tensor
-    wholes: Tensor
+    photos: Tensor
+    owners: Tensor
     projected: Tensor
 
     def rows(self, places: Sequence[int]) -> Asked:
         """Some of them."""
         at = list(places)
-        tensors = (self.embeddings[at], self.wholes[at], self.projected[at])
+        tensors = (self.embeddings[at], self.photos, self.owners[at], self.projected[at])
         return Asked([self.regions[place] for place in at], *tensors)
 
 
@@ -91,29 +93,32 @@ def _written(
         how: Any = {"strategy": "beam" if width > 1 else "greedy", "beam_width": width}
         decode = options or replace(decode, **how)
         evidence = (parts.nouns.scores(asked.embeddings) - _USUAL).clamp(-_MOST, _MOST)
-        around = project(asked.wholes, parts.settings, parts.bank)
+        around = project(asked.photos, parts.settings, parts.bank)[asked.owners]
         guide = Guide(around, parts.nouns.words, evidence * guidance.nouns, guidance.contrast)
     return parts.decoder.generate(asked.projected, decode, parts.bank, guide)
 
 
 def gathered(batch: Sequence[Embedded], parts: Parts) -> Asked:
-    """All regions of some photos; without embeddings of the photos (plain captions) `wholes` say nothing."""
+    """All regions of some photos; without embeddings of the photos (plain captions) `photos` say nothing."""
     embeddings = torch.cat([one.embeddings for one in batch])
-    pairs = [(one, embeddings[:1] if one.whole is None else one.whole) for one in batch]
-    wholes = torch.cat([whole.expand(len(one.regions), -1) for one, whole in pairs])
+    photos = torch.stack([embeddings[0] if one.whole is None else one.whole for one in batch])
+    counts = torch.tensor([len(one.regions) for one in batch], device=embeddings.device)
+    owners = torch.arange(len(batch), device=embeddings.device).repeat_interleave(counts)
     regions = [region for one in batch for region in one.regions]
-    return Asked(regions, embeddings, wholes, project(embeddings, parts.settings, parts.bank))
+    projected = project(embeddings, parts.settings, parts.bank)
+    return Asked(regions, embeddings, photos, owners, projected)
 
 
 def features(asked: Asked, texts: Sequence[str], nouns: NounTable) -> list[tuple[float, ...]]:
     """The `FEATURES` of a caption of each region; nouns that a caption does not have score 0."""
-    here, there = nouns.scores(asked.embeddings), nouns.scores(asked.wholes)
-    likeness = F.cosine_similarity(asked.embeddings, asked.wholes, dim=1).tolist()
+    here, there = nouns.scores(asked.embeddings), nouns.scores(asked.photos)
+    photos = asked.photos[asked.owners]
+    likeness = F.cosine_similarity(asked.embeddings, photos, dim=1).tolist()
     found: list[tuple[float, ...]] = []
-    for row, text in enumerate(texts):
+    for row, (text, owner) in enumerate(zip(texts, asked.owners.tolist(), strict=True)):
         known = nouns.words.in_text(text)
         best = known[int(here[row, known].argmax())] if known else None
-        scores = (0.0, 0.0) if best is None else (float(here[row, best]), float(there[row, best]))
+        scores = (0.0, 0.0) if best is None else (float(here[row, best]), float(there[owner, best]))
         found.append((*scores, likeness[row]))
     return found
 
