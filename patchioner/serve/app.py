@@ -8,11 +8,11 @@ import logging
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import fastapi
+import prometheus_client as prometheus
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -23,12 +23,11 @@ from starlette.exceptions import HTTPException
 from patchioner import __version__
 from patchioner.base.errors import PatchionerError
 from patchioner.model import Patchioner
-from patchioner.serve import folder, label_studio, native, ollama_api, openai_api
+from patchioner.serve import dialects, native
 from patchioner.serve.engine import Engine
-from patchioner.serve.errors import RequestError, bad_request, told
 from patchioner.serve.guard import Guard, error_response
-from patchioner.serve.metrics import Metrics
-from patchioner.serve.native import Photos, why_invalid
+from patchioner.serve.native import why_invalid
+from patchioner.serve.reading import RequestError, bad_request, told
 from patchioner.serve.settings import ServeSettings
 
 _PAGE = Path(__file__).with_name("static")
@@ -45,30 +44,24 @@ def create_app(model: Patchioner, settings: ServeSettings | None = None) -> Fast
     Example:
         >>> app = create_app(Patchioner.from_pretrained())  # doctest: +SKIP
     """
-    metrics = Metrics()
-    engine = Engine(model, settings or ServeSettings(), metrics)
-    _watch(engine, metrics)
+    engine = Engine(model, settings or ServeSettings())
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
         await asyncio.to_thread(engine.close)
 
+    # The documentation pages would load scripts from elsewhere.
     app = FastAPI(
-        title="Patchioner",
-        version=__version__,
-        lifespan=lifespan,
-        docs_url=None,  # these pages load scripts from elsewhere
-        redoc_url=None,
+        title="Patchioner", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None
     )
-    app.state.photos = Photos(engine)
-    app.add_middleware(Guard, engine=engine, metrics=metrics)
-    app.add_exception_handler(PatchionerError, _refuse)
-    app.add_exception_handler(RequestValidationError, _refuse)
-    app.add_exception_handler(HTTPException, _refuse)
-    for dialect in (native, folder, openai_api, ollama_api, label_studio):
-        app.include_router(dialect.router)
-    _add_page(app, engine, metrics)
+    app.state.engine = engine
+    app.add_middleware(Guard, engine=engine)
+    for kind in (PatchionerError, RequestValidationError, HTTPException):
+        app.add_exception_handler(kind, _refuse)
+    for router in (native.router, dialects.router):
+        app.include_router(router)
+    _add_page(app, engine)
     return app
 
 
@@ -85,16 +78,7 @@ def run_server(model: Patchioner, settings: ServeSettings) -> None:
     )
 
 
-def _watch(engine: Engine, metrics: Metrics) -> None:
-    cache = engine.cache
-    metrics.watch("active_requests", "Requests under way", lambda: engine.active)
-    metrics.watch("waiting_rows", "Rows in the queue", lambda: engine.batcher.waiting)
-    metrics.watch("cache_photos", "Encoded photos", lambda: len(cache))
-    for name in ("bytes", "hits", "misses", "evicted"):
-        metrics.watch(f"cache_{name}", "Of encoded photos", partial(getattr, cache, name))
-
-
-def _add_page(app: FastAPI, engine: Engine, metrics: Metrics) -> None:
+def _add_page(app: FastAPI, engine: Engine) -> None:
     @app.get("/", include_in_schema=False)
     async def page() -> FileResponse:
         return FileResponse(_PAGE / "index.html", headers={"Cache-Control": "no-cache"})
@@ -107,13 +91,13 @@ def _add_page(app: FastAPI, engine: Engine, metrics: Metrics) -> None:
     @app.get("/ready")
     async def ready() -> JSONResponse:
         """Whether it takes work now."""
-        full = engine.batcher.is_full or engine.active >= engine.settings.queue
-        return JSONResponse({"ready": not full}, 503 if full else 200)
+        return JSONResponse({"ready": not engine.is_full}, 503 if engine.is_full else 200)
 
     @app.get("/metrics")
-    async def prometheus() -> Response:
+    async def metrics() -> Response:
         """Counters for Prometheus."""
-        return Response(metrics.text(), media_type="text/plain; version=0.0.4")
+        text = prometheus.generate_latest(engine.metrics.registry)
+        return Response(text, media_type="text/plain; version=0.0.4")
 
     app.mount("/static", StaticFiles(directory=_PAGE, check_dir=False), name="static")
 

@@ -3,67 +3,291 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Hashable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+import contextlib
+import hashlib
+import logging
+import math
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import prometheus_client as prometheus
 from torch import Tensor
-from torch.nn import functional as F
 
-from decoders import DecodeOptions
 from patchioner.backbones import PatchFeatures
-from patchioner.base.errors import PatchionerError
+from patchioner.base.errors import PatchionerError, TextError, UnknownNameError
 from patchioner.model import Patchioner
 from patchioner.pipeline import Batching, attempt
-from patchioner.regions import Region, Weighting
-from patchioner.results import Explanation
-from patchioner.serve.batcher import Batcher
-from patchioner.serve.cache import Encoded, PhotoCache, content_id
-from patchioner.serve.errors import RequestError
-from patchioner.serve.metrics import Metrics
-from patchioner.serve.reading import open_photo
+from patchioner.regions import Region
+from patchioner.serve.reading import (
+    RequestError,
+    bad_request,
+    named_photo,
+    open_photo,
+    photo_bytes,
+    region_list,
+)
+from patchioner.serve.schemas import Asked, caption_json, choice_json, failure
 from patchioner.serve.settings import ServeSettings
 
 if TYPE_CHECKING:
     from patchioner.detail import DetailCaptioner, DetailedCaption
 
-Found = Sequence[Region | PatchionerError]
+logger = logging.getLogger(__name__)
+LONGEST_TEXT = 2000  # characters
 _AT_ONCE = Batching(photos=10**6, regions=10**6, readers=0, overlap=False)
 _DECODERS = 2  # threads that decode photos
 _DECODED = 8  # photos that may be decoded and not yet encoded: they are large
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+_ROWS = tuple(2**power for power in range(11))
 
 
-@dataclass(frozen=True)
-class Asked:
-    """How captions are wanted; see `Patchioner.caption_many`."""
+class Metrics:
+    """What Prometheus is told: requests, stages, batches, queue and cache; never what was in them."""
 
-    options: DecodeOptions | None = None
-    plain: bool = False
-    min_confidence: float | None = None
-    weighting: Weighting | None = None
+    def __init__(self) -> None:
+        self.registry = prometheus.CollectorRegistry()
+        self._known: Any = {"namespace": "patchioner", "registry": self.registry}
+        names = ["path", "status"]
+        self._requests = prometheus.Counter("requests", "Answered", names, **self._known)
+        self._latency = self._histogram("request_seconds", "Of requests", "path", _SECONDS)
+        self.stages = self._histogram("stage_seconds", "Of parts of the work", "stage", _SECONDS)
+        self._rows = self._histogram("batch_rows", "Regions, photos or texts", "stage", _ROWS)
+
+    def _histogram(self, name: str, meaning: str, label: str, buckets: Any) -> Any:
+        return prometheus.Histogram(name, meaning, [label], buckets=buckets, **self._known)
+
+    def watch(self, name: str, meaning: str, read: Callable[[], float]) -> None:
+        """A number that is read whenever it is asked for."""
+        prometheus.Gauge(name, meaning, **self._known).set_function(read)
+
+    def request(self, path: str, status: int, seconds: float) -> None:
+        """A request has been answered."""
+        self._requests.labels(path, str(status)).inc()
+        self._latency.labels(path).observe(seconds)
+
+    def batch(self, key: Any, rows: int, waited: float, seconds: float) -> None:
+        """A batch has been answered."""
+        self.stages.labels("wait").observe(waited)
+        self.stages.labels(key[0]).observe(seconds)
+        self._rows.labels(key[0]).observe(rows)
+
+
+@dataclass(eq=False)
+class _Job:
+    key: Hashable
+    asked: Any
+    rows: int
+    future: Future[Any] = field(default_factory=Future)
+    since: float = field(default_factory=time.monotonic)
+
+
+class Batcher:
+    """A queue that threads empty: the oldest question goes next, with all that are asked alike.
+
+    Args:
+        answer: (a key, what is asked under it) -> an answer, or an exception, for each.
+        workers: threads.
+        most_rows: of a batch, but for a single question that has more.
+        limit: of waiting rows, at which the queue `is_full`.
+        observe: told of each batch its key, its rows, seconds that its oldest waited, seconds of work.
+
+    Example:
+        >>> batcher = Batcher(lambda key, asked: [one * 2 for one in asked], 1, most_rows=8)
+        >>> asyncio.run(batcher.ask("double", 21)), batcher.close()
+        (42, None)
+    """
+
+    def __init__(
+        self,
+        answer: Callable[[Any, Sequence[Any]], Sequence[Any]],
+        workers: int,
+        *,
+        most_rows: int,
+        limit: int = 10**6,
+        observe: Callable[[Any, int, float, float], None] = lambda *_: None,
+    ) -> None:
+        self._answer, self._observe = answer, observe
+        self._most_rows, self._limit = most_rows, limit
+        self._queue: deque[_Job] = deque()
+        self._change, self._stopping = threading.Condition(), False
+        self._seconds_per_row = 0.01
+        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(workers)]
+        for thread in self._threads:
+            thread.start()
+
+    async def ask(self, key: Hashable, asked: Any, rows: int = 1) -> Any:
+        """The answer to one question; cancelling this takes the question back."""
+        job = _Job(key, asked, rows)
+        with self._change:
+            if self._stopping:
+                raise RequestError(503, "stopping", "the server is stopping: try again later")
+            self._queue.append(job)
+            self._change.notify()
+        try:
+            return await asyncio.wrap_future(job.future)
+        except asyncio.CancelledError:
+            with self._change, contextlib.suppress(ValueError):
+                self._queue.remove(job)  # unless it is under way
+            raise
+
+    @property
+    def waiting(self) -> int:
+        """Rows in the queue."""
+        with self._change:
+            return sum(job.rows for job in self._queue)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether more waits than should."""
+        return self.waiting >= self._limit
+
+    @property
+    def patience(self) -> int:
+        """Seconds in which what waits will be done, about."""
+        return min(60, max(1, math.ceil(self.waiting * self._seconds_per_row)))
+
+    def close(self) -> None:
+        """Answer what waits, then stop the threads; new questions are refused."""
+        with self._change:
+            self._stopping = True
+            self._change.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def _take(self) -> list[_Job]:
+        """The next batch, which is under way from now on; empty at the end."""
+        with self._change:
+            self._change.wait_for(lambda: self._queue or self._stopping)
+            batch: list[_Job] = []
+            rest, rows = deque[_Job](), 0
+            for job in self._queue:
+                if batch and (job.key != batch[0].key or rows + job.rows > self._most_rows):
+                    rest.append(job)
+                else:
+                    batch.append(job)
+                    rows += job.rows
+            self._queue = rest
+            if rest:
+                self._change.notify()  # another thread may take those
+            return batch
+
+    def _work(self) -> None:
+        while taken := self._take():
+            batch = [job for job in taken if job.future.set_running_or_notify_cancel()]
+            if not batch:
+                continue
+            started, rows = time.monotonic(), sum(job.rows for job in batch)
+            for job, answer in zip(batch, self._answers(batch), strict=True):
+                if isinstance(answer, BaseException):
+                    job.future.set_exception(answer)
+                else:
+                    job.future.set_result(answer)
+            seconds = time.monotonic() - started
+            self._seconds_per_row += 0.1 * (seconds / max(1, rows) - self._seconds_per_row)
+            self._observe(batch[0].key, rows, started - batch[0].since, seconds)
+
+    def _answers(self, batch: Sequence[_Job]) -> Sequence[Any]:
+        """Where a batch fails, each question is answered alone, so that none suffers for another."""
+        try:
+            answers = self._answer(batch[0].key, [job.asked for job in batch])
+            if len(answers) != len(batch):
+                raise RuntimeError(f"{len(answers)} answers to {len(batch)} questions")
+            return answers
+        except Exception as error:
+            if len(batch) > 1:
+                return [answer for job in batch for answer in self._answers([job])]
+            if not isinstance(error, PatchionerError):
+                logger.exception("a question could not be answered")
+            return [error]
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """A photo as its file and its features; `id` is made of its content."""
+
+    id: str
+    data: bytes
+    features: PatchFeatures
+
+    @property
+    def bytes(self) -> int:
+        """What it takes in memory, about."""
+        image, parts = self.features.image, vars(self.features).values()
+        pixels = 0 if image is None else 3 * image.width * image.height
+        return len(self.data) + pixels + sum(one.nbytes for one in parts if isinstance(one, Tensor))
+
+
+class PhotoCache:
+    """At most `limit` bytes of encoded photos, the least recently used of which give way; all of it is counted."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._held: OrderedDict[str, Encoded] = OrderedDict()
+        self.bytes = self.hits = self.misses = self.evicted = 0
+
+    def get(self, name: str) -> Encoded | None:
+        """A photo that is held, which becomes the most recently used."""
+        if name not in self._held:
+            self.misses += 1
+            return None
+        self.hits += 1
+        self._held.move_to_end(name)
+        return self._held[name]
+
+    def put(self, photo: Encoded) -> None:
+        """Hold a photo; others give way, and itself where it is larger than the limit."""
+        if photo.id in self._held:  # two clients sent it at once
+            return
+        self._held[photo.id] = photo
+        self.bytes += photo.bytes
+        while self.bytes > self._limit:
+            self.bytes -= self._held.popitem(last=False)[1].bytes
+            self.evicted += 1
+
+    def __len__(self) -> int:
+        return len(self._held)
 
 
 class _Regions(NamedTuple):
     features: PatchFeatures
     regions: Sequence[Region]
 
+    def weigh(self, some: Sequence[Region]) -> list[Tensor]:
+        return [region.patch_weights(self.features.geometry) for region in some]
+
 
 class Engine:
     """A model, the photos that it has seen, and the queue in front of it; `active` are the requests under way."""
 
-    def __init__(self, model: Patchioner, settings: ServeSettings, metrics: Metrics) -> None:
-        self.model, self.settings, self._metrics = model, settings, metrics
+    def __init__(self, model: Patchioner, settings: ServeSettings) -> None:
+        self.model, self.settings, self.metrics = model, settings, Metrics()
         self.cache, self.active = PhotoCache(settings.cache_bytes), 0
         # Smaller batches than for a folder of photos: whoever asks next need not wait for long.
         most = Batching.on(model.device.type).regions // 4
         rows = {"most_rows": most, "limit": 32 * settings.queue}
-        self.batcher = Batcher(self._answer, settings.workers, observe=metrics.batch, **rows)
+        self.batcher = Batcher(self._answer, settings.workers, observe=self.metrics.batch, **rows)
         self._piece = max(1, most // 2)
         self._readers = ThreadPoolExecutor(_DECODERS, thread_name_prefix="patchioner-photos")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="patchioner-detail")
         self._describers: dict[str, DetailCaptioner] = {}
         self._room = asyncio.Semaphore(_DECODED)
+        watch = self.metrics.watch
+        watch("active_requests", "Requests under way", lambda: self.active)
+        watch("waiting_rows", "Rows in the queue", lambda: self.batcher.waiting)
+        watch("cache_photos", "Encoded photos", lambda: len(self.cache))
+        for name in ("bytes", "hits", "misses", "evicted"):
+            watch(f"cache_{name}", "Of encoded photos", partial(getattr, self.cache, name))
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it takes no request now."""
+        return self.active >= self.settings.queue or self.batcher.is_full
 
     def close(self) -> None:
         """Finish what was asked, and stop."""
@@ -73,18 +297,25 @@ class Engine:
 
     async def photo(self, data: bytes) -> Encoded:
         """The photo in a file, encoded once while there is room for it; RequestError where it cannot be read."""
-        name = content_id(data)
+        name = hashlib.sha256(data).hexdigest()[:32]
         known = self.cache.get(name)
         if known is not None:
             return known
         async with self._room:
-            with self._metrics.stage("decode"):
+            with self.metrics.stages.labels("decode").time():
                 loop = asyncio.get_running_loop()
                 image = await loop.run_in_executor(self._readers, open_photo, data, self.settings)
             features = await self.batcher.ask(("encode",), image)
         photo = Encoded(name, data, features)
         self.cache.put(photo)
         return photo
+
+    async def upload(self, image: str | None, path: str | None = None) -> Encoded:
+        """The photo in base64 or a data URL, or of a name in `--root`, encoded."""
+        if (image is None) == (path is None):
+            raise bad_request("give the photo as 'image' (base64 or a data URL)")
+        data = named_photo(path or "", self.settings) if image is None else photo_bytes(image)
+        return await self.photo(data)
 
     def known(self, name: str) -> Encoded:
         """The photo of that id; RequestError where it is not there, or no more."""
@@ -94,35 +325,56 @@ class Engine:
             raise RequestError(404, "unknown_image", message)
         return found
 
-    async def captions(self, photo: Encoded, regions: Found, asked: Asked) -> list[Any]:
-        """A `Caption` for each region, or its error."""
-        return await self._of_regions(("caption", asked), photo, regions)
+    def checked(self, texts: Sequence[str]) -> tuple[str, ...]:
+        """The texts; TextError where they are too many or too long."""
+        most = self.settings.max_texts
+        if len(texts) > most or any(len(text) > LONGEST_TEXT for text in texts):
+            raise TextError(f"give at most {most} texts of at most {LONGEST_TEXT} characters")
+        return tuple(texts)
 
-    async def labels(
-        self, photo: Encoded, regions: Found, names: Sequence[str], threshold: float | None
+    def require_model(self, name: str) -> None:
+        """UnknownNameError for a model that is not the one of this server."""
+        own = self.model.settings.name
+        if name not in (own, f"{own}:latest"):
+            raise UnknownNameError.among("model", name[:80], [own])
+
+    async def captions(
+        self,
+        photo: Encoded,
+        regions: Sequence[Any] | None,
+        asked: Asked,
+        candidates: Sequence[str] | None = None,
+    ) -> list[dict[str, Any]]:
+        """Captions as JSON, or the error of each region."""
+        if candidates is None:
+            return await as_json(await self.ask(("caption", asked), photo, regions), caption_json)
+        key = ("label", self.checked(candidates), None)
+        return await as_json(await self.ask(key, photo, regions), choice_json)
+
+    async def ask(
+        self, key: tuple[Any, ...], photo: Encoded, regions: Sequence[Any] | None
     ) -> list[Any]:
-        """A `Label`, the likeliest of the names, for each region, or its error."""
-        return await self._of_regions(("label", tuple(names), threshold), photo, regions)
+        """The answer for each region, or its error, in pieces so that small questions are not kept waiting.
 
-    async def embeddings(self, photo: Encoded, regions: Found) -> list[Any]:
-        """A tensor (dim,), float32, before the memory bank, for each region, or its error."""
-        return await self._of_regions(("embed",), photo, regions)
-
-    async def explain(self, photo: Encoded, region: Region, count: int) -> Explanation:
-        """What a region's caption rests on."""
-        found: Explanation = await self.batcher.ask(("explain", count), (photo.features, region))
-        return found
+        Args:
+            key: ("caption", Asked), ("label", names, threshold), ("embed",) or ("explain", texts wanted).
+            photo: encoded.
+            regions: see `region_list`.
+        """
+        size = photo.features.geometry.image_size
+        read = await asyncio.to_thread(region_list, regions, size, self.settings)
+        sound, piece = [one for one in read if isinstance(one, Region)], self._piece
+        pieces = [sound[start : start + piece] for start in range(0, len(sound), piece)]
+        seen = photo.features
+        asked = (self.batcher.ask(key, _Regions(seen, some), len(some)) for some in pieces)
+        answered = iter([one for some in await asyncio.gather(*asked) for one in some])
+        return [next(answered) if isinstance(one, Region) else one for one in read]
 
     async def texts(self, texts: Sequence[str]) -> Tensor:
         """(n, dim) float32 embeddings of texts."""
-        found: Tensor = await self.batcher.ask(("text",), list(texts), len(texts))
+        wanted = self.checked(texts)
+        found: Tensor = await self.batcher.ask(("text",), wanted, len(wanted))
         return found
-
-    async def similarities(self, photo: Encoded, text: str) -> Tensor:
-        """(rows, columns) float32 cosines of the patches with a text."""
-        words = F.normalize(await self.texts([text]), dim=1)[0]
-        tokens = F.normalize(photo.features.tokens.float(), dim=-1)
-        return tokens @ words.to(tokens.device)
 
     async def detail(self, photo: Encoded, seed: int, preset: str) -> DetailedCaption:
         """A long description; one at a time."""
@@ -132,71 +384,54 @@ class Engine:
     def _describe(self, photo: Encoded, seed: int, preset: str) -> DetailedCaption:
         from patchioner.detail import DetailCaptioner, Photo
 
-        with self._metrics.stage("detail"):
+        with self.metrics.stages.labels("detail").time():
             image = open_photo(photo.data, self.settings)
             seen = Photo("photo", image, photo.id, photo.features)
             if preset not in self._describers:
                 self._describers[preset] = DetailCaptioner(self.model, settings=preset)
             return self._describers[preset].describe(seen, seed=seed)
 
-    async def _of_regions(self, key: Hashable, photo: Encoded, regions: Found) -> list[Any]:
-        """Answers in the order of the regions, asked in pieces so that small questions are not kept waiting."""
-        sound, size = [one for one in regions if isinstance(one, Region)], self._piece
-        pieces = [sound[start : start + size] for start in range(0, len(sound), size)]
-        seen = photo.features
-        asked = [self.batcher.ask(key, _Regions(seen, some), len(some)) for some in pieces]
-        answered = iter([one for some in await asyncio.gather(*asked) for one in some])
-        return [next(answered) if isinstance(one, Region) else one for one in regions]
-
     def _answer(self, key: Any, asked: Sequence[Any]) -> Sequence[Any]:
         """One batch, in a thread of the queue."""
         verb, *how = key
-        return list(getattr(self, f"_{verb}")(asked, *how))
+        if verb == "encode":
+            return attempt(lambda some: self.model.encode(list(some)), asked)
+        if verb == "text":
+            rows = self.model.embed_text([text for texts in asked for text in texts])
+            return list(rows.split([len(texts) for texts in asked]))
+        if verb in ("embed", "explain"):
+            look = self._embed if verb == "embed" else self._explain
+            return [attempt(partial(look, one.features, *how), one.regions) for one in asked]
+        found: Iterable[Any]
+        wanted: Any = {"on_error": "return", "batching": _AT_ONCE}
+        if verb == "caption":
+            found = self.model.caption_many(asked, **wanted, **vars(how[0]))
+        else:
+            names, wanted["threshold"] = how
+            found = self.model.label_many(asked, names, **wanted)
+        return list(_each(asked, found))
 
-    def _encode(self, images: Sequence[Any]) -> Sequence[Any]:
-        return attempt(lambda some: self.model.encode(list(some)), images)
+    def _embed(self, seen: PatchFeatures, regions: Sequence[Region]) -> Sequence[Any]:
+        return self.model.embed_regions(seen, regions).unbind()
 
-    def _caption(self, asked: Sequence[_Regions], how: Asked) -> list[Any]:
-        items = [(one.features, one.regions) for one in asked]
-        wanted: Any = {"on_error": "return", "batching": _AT_ONCE, **vars(how)}
-        return _each(asked, self.model.caption_many(items, **wanted))
-
-    def _label(
-        self, asked: Sequence[_Regions], names: Sequence[str], threshold: float | None
-    ) -> list[Any]:
-        items = [(one.features, one.regions) for one in asked]
-        wanted: Any = {"on_error": "return", "batching": _AT_ONCE, "threshold": threshold}
-        return _each(asked, self.model.label_many(items, names, **wanted))
-
-    def _embed(self, asked: Sequence[_Regions]) -> list[Any]:
-        def embed(one: _Regions) -> list[Any]:
-            return attempt(lambda some: self.model.embed_regions(one.features, some).unbind(), one.regions)  # fmt: skip
-
-        return [embed(one) for one in asked]
-
-    def _explain(self, asked: Sequence[Any], count: int) -> Sequence[Any]:
-        return attempt(
-            lambda some: [self.model.explain(seen, region, count) for seen, region in some], asked
-        )
-
-    def _text(self, asked: Sequence[list[str]]) -> Sequence[Any]:
-        found = self.model.embed_text([text for texts in asked for text in texts])
-        return list(found.split([len(texts) for texts in asked]))
+    def _explain(self, seen: PatchFeatures, count: int, regions: Sequence[Region]) -> Sequence[Any]:
+        return [self.model.explain(seen, region, count) for region in regions]
 
 
-def _each(asked: Sequence[_Regions], outcomes: Iterable[Any]) -> list[Any]:
+def _each(asked: Sequence[_Regions], outcomes: Iterable[Any]) -> Iterator[list[Any]]:
     """An error of all regions of a photo becomes the own error of each."""
+    for one, outcome in zip(asked, outcomes, strict=True):
+        if not isinstance(outcome, PatchionerError):
+            yield outcome
+            continue
+        own = attempt(one.weigh, one.regions)
+        yield [error if isinstance(error, PatchionerError) else outcome for error in own]
 
-    def own(region: Region, seen: PatchFeatures, common: PatchionerError) -> PatchionerError:
-        try:
-            region.patch_weights(seen.geometry)
-        except PatchionerError as error:
-            return error
-        return common
 
-    return [
-        [own(region, one.features, outcome) for region in one.regions]
-        if isinstance(outcome, PatchionerError)
-        else outcome
-        for one, outcome in zip(asked, outcomes, strict=True)
-    ]
+async def as_json(found: Sequence[Any], write: Callable[[Any], Any]) -> list[Any]:
+    """Each as JSON, or its error; masks take a while, and so a thread."""
+
+    def work() -> list[Any]:
+        return [failure(one) if isinstance(one, PatchionerError) else write(one) for one in found]
+
+    return await asyncio.to_thread(work)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import contextlib
 import hmac
 import json
@@ -12,31 +11,30 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Iterator
 
+from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from patchioner.serve.engine import Engine
-from patchioner.serve.errors import RequestError, told
-from patchioner.serve.metrics import Metrics
+from patchioner.serve.reading import RequestError, told, too_large
 
 logger = logging.getLogger("patchioner.serve")
 
 OPEN = ("/", "/health", "/ready")
 """Answered to anyone; so is the page's folder."""
-_HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
-        "font-src 'self'; media-src 'self' blob:; manifest-src 'self'; base-uri 'none'; form-action 'none'; "
-        "frame-ancestors 'none'"
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Permissions-Policy": "camera=(self), geolocation=(), microphone=()",
-}
-_ENCODED = [(name.lower().encode(), value.encode()) for name, value in _HEADERS.items()]
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+    "font-src 'self'; media-src 'self' blob:; manifest-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
+)
+_HEADERS = (
+    (b"content-security-policy", _POLICY.encode()),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"permissions-policy", b"camera=(self), geolocation=(), microphone=()"),
+)
 _CLIENT_LEFT = 499  # nginx's word for it; it stands in the log alone
 _DRAIN = 2.0  # seconds for the rest of a request that is refused
 _LARGEST = 16  # requests of the largest size that may be held at once
@@ -44,11 +42,11 @@ _NO_PHOTO = 8  # requests without a photo may have this part of the bytes
 
 
 class Guard:
-    """ASGI middleware in front of an app; the engine's settings and queue decide, the metrics are told."""
+    """ASGI middleware in front of an app; the engine's settings and queue decide, its metrics are told."""
 
-    def __init__(self, app: ASGIApp, engine: Engine, metrics: Metrics) -> None:
-        self._app, self._engine, self._metrics = app, engine, metrics
-        self._settings, self._held = engine.settings, 0  # bytes of requests under way
+    def __init__(self, app: ASGIApp, engine: Engine) -> None:
+        self._app, self._engine, self._settings = app, engine, engine.settings
+        self._held = 0  # bytes of requests under way
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, whatever happens."""
@@ -60,16 +58,17 @@ class Guard:
             self._check(call)
             if scope["method"] in ("GET", "HEAD"):
                 await self._app(scope, receive, call.send)
+            elif self._engine.is_full:
+                raise self._busy()
             else:
-                with self._place():
-                    await self._in_time(call, receive)
+                await self._in_time(call, receive)
         except Exception as error:
             if not isinstance(error, RequestError):
                 logger.exception("request %s failed", call.id)
             await call.refuse(told(error), receive)
         finally:
             seconds = time.monotonic() - started
-            self._metrics.request(call.path, call.status, seconds)
+            self._engine.metrics.request(call.path, call.status, seconds)
             entry = {"id": call.id, "method": scope["method"], "path": call.path}
             entry |= {"status": call.status, "ms": round(1000 * seconds, 1)}
             logger.info("%s", json.dumps(entry))
@@ -77,37 +76,28 @@ class Guard:
     def _check(self, call: _Call) -> None:
         """RequestError for whoever may not ask."""
         settings, path = self._settings, call.scope["path"]
-        host = call.header("host")
+        host = call.headers.get("host", "")
         if not (settings.token or settings.insecure):
             # A page of another site may have its own name point to this machine.
             name = re.sub(r":\d*$", "", host).strip("[]")
             if name not in ("localhost", "127.0.0.1", "::1", settings.host):
                 raise RequestError(403, "forbidden", "this server does not go by that name")
-        origin = call.header("origin")
+        origin = call.headers.get("origin")
         if origin and origin.partition("://")[2] != host:
             raise RequestError(403, "forbidden", "pages of other sites may not ask this server")
         if settings.token is None or path in OPEN or path.startswith("/static/"):
             return
         # compare_digest takes time that does not depend on where the two differ
-        if not hmac.compare_digest(_token(call.header("authorization")), settings.token.encode()):
+        given = _token(call.headers.get("authorization", ""))
+        if not hmac.compare_digest(given, settings.token.encode()):
             raise RequestError(401, "unauthorized", "send the header 'Authorization: Bearer TOKEN'")
-
-    @contextlib.contextmanager
-    def _place(self) -> Iterator[None]:
-        """One of the places for requests under way; RequestError where there is none."""
-        if self._engine.active >= self._settings.queue or self._engine.batcher.is_full:
-            raise self._busy()
-        self._engine.active += 1
-        try:
-            yield
-        finally:
-            self._engine.active -= 1
 
     def _busy(self) -> RequestError:
         patience = self._engine.batcher.patience
         return RequestError(429, "busy", "too many requests at once", retry_after=patience)
 
     async def _in_time(self, call: _Call, receive: Receive) -> None:
+        self._engine.active += 1
         try:
             async with asyncio.timeout(self._settings.deadline):
                 body = await self._body(call, receive)
@@ -116,9 +106,10 @@ class Guard:
                 else:
                     await self._until_gone(call, body, receive)
         except TimeoutError:
-            message = f"no answer within {self._settings.deadline:g} seconds"
-            raise RequestError(504, "deadline", message) from None
+            seconds = f"{self._settings.deadline:g} seconds"
+            raise RequestError(504, "deadline", f"no answer within {seconds}") from None
         finally:
+            self._engine.active -= 1
             self._held -= call.length
 
     async def _body(self, call: _Call, receive: Receive) -> bytes | None:
@@ -126,8 +117,8 @@ class Guard:
         most = self._settings.max_bytes
         if call.scope["path"].startswith("/v1/images/"):
             most //= _NO_PHOTO
-        refused = RequestError(413, "too_large", f"the request has more than {most:,} bytes")
-        stated = call.header("content-length")
+        refused = too_large(f"the request has more than {most:,} bytes")
+        stated = call.headers.get("content-length", "")
         if stated.isdigit() and int(stated) > most:
             raise refused
         parts = []
@@ -165,11 +156,10 @@ class _Call:
     """A request on its way: who asked, and what was answered so far."""
 
     def __init__(self, scope: Scope, send: Send) -> None:
-        self.scope, self._send = scope, send
+        self.scope, self.headers, self._send = scope, Headers(scope=scope), send
         self.id = uuid.uuid4().hex[:12]
         self.status, self.length = 500, 0
         self.is_read = self._begun = False
-        self._headers = dict(reversed(scope["headers"]))
 
     @property
     def path(self) -> str:
@@ -178,17 +168,12 @@ class _Call:
             return "/static"
         return str(getattr(self.scope.get("route"), "path", "other"))
 
-    def header(self, name: str) -> str:
-        """A header of the request, "" where there is none."""
-        value: bytes = self._headers.get(name.encode(), b"")
-        return value.decode("latin-1")
-
     async def send(self, message: Message) -> None:
         """Pass on what is answered, with our headers."""
         if message["type"] == "http.response.start":
             self._begun, self.status = True, message["status"]
-            own = [*_ENCODED, (b"x-request-id", self.id.encode())]
-            message = {**message, "headers": [*message["headers"], *own]}
+            own = (b"x-request-id", self.id.encode())
+            message = {**message, "headers": [*message["headers"], *_HEADERS, own]}
         await self._send(message)
 
     async def refuse(self, error: RequestError, receive: Receive) -> None:
@@ -218,7 +203,7 @@ def _token(header: str) -> bytes:
     if scheme.lower() == "bearer":
         return value.strip().encode()
     if scheme.lower() == "basic":
-        with contextlib.suppress(binascii.Error, ValueError):
+        with contextlib.suppress(ValueError):
             return base64.b64decode(value.strip(), validate=True).partition(b":")[2]
     return b""
 

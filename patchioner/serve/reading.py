@@ -1,4 +1,4 @@
-"""Photos and regions out of requests, within limits."""
+"""Photos and regions out of requests, within limits; and what a client is told is wrong, never in a library's words."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ import binascii
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 from PIL import Image
 
+from patchioner.base import errors
 from patchioner.base.errors import ImageError, PatchionerError, RegionError
 from patchioner.images import PILLOW_QUIET, load_image, readable_formats
 from patchioner.regions import Mask, Region, WholeImage, from_coco
-from patchioner.serve.errors import RequestError, bad_request, told
 from patchioner.serve.settings import ServeSettings
 
 T = TypeVar("T")
@@ -23,57 +22,104 @@ Size = tuple[int, int]
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF", "MPO", "PPM")
 _MOST_NUMBERS, _DEEPEST = 50_000, 8  # of a region
 _MOST_MASK_PIXELS = 2**28  # of a request: a byte each, when unpacked
+# The last column replaces messages that quote a library.
+_TOLD: tuple[tuple[type[PatchionerError], int, str, str | None], ...] = (
+    (errors.RegionError, 400, "bad_region", None),
+    (errors.RegionFileError, 400, "bad_region", None),
+    (errors.OptionError, 400, "bad_option", None),
+    (errors.DecoderError, 400, "bad_option", None),
+    (errors.TextError, 400, "bad_text", None),
+    (errors.UnknownNameError, 404, "unknown_model", None),
+    (errors.ImageError, 400, "bad_image", "the photo is damaged, or of no known kind"),
+    (errors.OutOfMemoryError, 413, "too_large", "too little memory: give fewer regions"),
+)
+
+
+class RequestError(PatchionerError):
+    """A request without an answer: HTTP's status, a word for programs, seconds after which to try again."""
+
+    def __init__(
+        self, status: int, kind: str, message: str, *, retry_after: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status, self.kind, self.retry_after = status, kind, retry_after
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it stands in answers, under "error"."""
+        return {"type": self.kind, "message": str(self)}
+
+
+def told(error: BaseException) -> RequestError:
+    """What a client is told of an error; of one that nobody foresaw, nothing but that.
+
+    Example:
+        >>> told(ZeroDivisionError("secret")).to_dict()
+        {'type': 'failed', 'message': 'the server failed at this request; its log says more'}
+    """
+    if isinstance(error, RequestError):
+        return error
+    for sort, status, kind, words in _TOLD:
+        if isinstance(error, sort):
+            return RequestError(status, kind, words or str(error))
+    return RequestError(500, "failed", "the server failed at this request; its log says more")
+
+
+def bad_request(message: str) -> RequestError:
+    """The request itself cannot be understood."""
+    return RequestError(400, "bad_request", message)
+
+
+def bad_image(message: str) -> RequestError:
+    """There is no such photo, or it is none."""
+    return RequestError(400, "bad_image", message)
+
+
+def too_large(message: str) -> RequestError:
+    """A limit is passed."""
+    return RequestError(413, "too_large", message)
 
 
 def photo_bytes(text: str) -> bytes:
     """The file in base64 or a data URL; RequestError for a link, a path, or no base64."""
     head, comma, body = text.partition(",") if text.startswith("data:") else ("", "", text)
     if re.match(r"[a-z]{2,10}://", text, re.IGNORECASE) or (head and not comma):
-        raise RequestError(
-            400, "bad_image", "photos are not fetched: send the file as base64 or a data URL"
-        )
+        raise bad_image("photos are not fetched: send the file as base64 or a data URL")
     try:
         return base64.b64decode("".join(body.split()), validate=True)
     except (binascii.Error, ValueError):
-        raise RequestError(400, "bad_image", "the image is no base64 and no data URL") from None
+        raise bad_image("the image is no base64 and no data URL") from None
 
 
 def open_photo(data: bytes, settings: ServeSettings) -> Image.Image:
     """A file of a known kind as upright RGB; RequestError where it is too large, damaged, or of another kind."""
     readable_formats()  # those of extras, too
-    formats = [one for one in _FORMATS if one in Image.OPEN]
+    formats, most = [one for one in _FORMATS if one in Image.OPEN], settings.max_pixels
     try:
         with PILLOW_QUIET, Image.open(io.BytesIO(data), formats=formats) as picture:
-            if picture.width * picture.height > settings.max_pixels:
-                raise RequestError(
-                    413,
-                    "too_large",
-                    f"the photo has {picture.width} x {picture.height} pixels, more than "
-                    f"{settings.max_pixels:,}: make it smaller first",
-                )
+            width, height = picture.size
+            if width * height > most:
+                raise too_large(f"the photo has {width} x {height} pixels, more than {most:,}")
             return load_image(picture)
     except RequestError:
         raise
-    except Image.DecompressionBombError:
-        raise RequestError(413, "too_large", "the photo has too many pixels") from None
-    except MemoryError:
-        raise RequestError(413, "too_large", "too little memory for this photo") from None
+    except (Image.DecompressionBombError, MemoryError):
+        raise too_large("the photo is too large for this server") from None
     except Exception as error:  # decoders fail in any way at hostile files
         raise told(error if isinstance(error, ImageError) else ImageError()) from error
 
 
-def named_photo(name: str, root: Path | None, most: int) -> bytes:
-    """A file of the server's folder; RequestError where it is not there, lies elsewhere, or is too large."""
-    refused = RequestError(400, "bad_image", f"no photo {name!r:.80} in the server's --root")
-    if root is None or "\0" in name:
+def named_photo(name: str, settings: ServeSettings) -> bytes:
+    """A file of the server's `--root`; RequestError where it is not there, lies elsewhere, or is too large."""
+    refused = bad_image(f"no photo {name!r:.80} in the server's --root")
+    if settings.root is None or "\0" in name:
         raise refused
     try:
-        base = root.resolve()
+        base = settings.root.resolve()
         path = (base / name).resolve()
         if not path.is_relative_to(base) or not path.is_file():
             raise refused
-        if path.stat().st_size > most:
-            raise RequestError(413, "too_large", f"the photo {name!r:.80} is too large")
+        if path.stat().st_size > settings.max_bytes:
+            raise too_large(f"the photo {name!r:.80} is too large")
         return path.read_bytes()
     except (OSError, ValueError, RuntimeError):
         raise refused from None
@@ -97,7 +143,7 @@ def region_list(
         raise bad_request("'regions' is empty: leave it out for the whole photo")
     most, room = settings.max_regions, _MOST_MASK_PIXELS
     if len(entries) > most:
-        raise RequestError(413, "too_large", f"{len(entries)} regions: give at most {most}")
+        raise too_large(f"{len(entries)} regions: give at most {most}")
     found: list[Region | PatchionerError] = []
     for entry in entries:
         pixels = _attempt(_mask_pixels, entry, size)
@@ -106,8 +152,8 @@ def region_list(
             continue
         room -= pixels
         if room < 0:
-            message = f"masks of more than {_MOST_MASK_PIXELS:,} pixels in all: send some at a time"
-            raise RequestError(413, "too_large", message)
+            raise too_large(f"masks of more than {_MOST_MASK_PIXELS:,} pixels in all: "
+                            "send some at a time")  # fmt: skip
         found.append(_attempt(_region, entry, size))
     return found
 
@@ -124,21 +170,15 @@ def _attempt(work: Callable[[Any, Size], T], entry: Any, size: Size) -> T | Patc
 
 
 def _region(entry: Any, size: Size) -> Region:
-    region = _made(entry, size)
-    region.require_fit(size)
-    return region
-
-
-def _made(entry: Any, size: Size) -> Region:
-    if not isinstance(entry, Mapping):
-        return Region.from_json(entry)
-    given = {key: value for key, value in entry.items() if key not in ("format", "label", "id")}
-    form = entry.get("format")
+    form = entry.get("format") if isinstance(entry, Mapping) else None
     if form not in (None, "coco", "rle"):
         raise RegionError(f"format {form!r:.40} is unknown: use coco, rle, or leave it out")
-    if form is None:
-        return Region.from_json(given)
-    return from_coco(given, size) if form == "coco" else Mask.from_rle(given, size)
+    if isinstance(entry, Mapping):
+        entry = {key: entry[key] for key in entry if key not in ("format", "label", "id")}
+    read = {"coco": from_coco, "rle": Mask.from_rle}.get(form)
+    region = read(entry, size) if read else Region.from_json(entry)
+    region.require_fit(size)
+    return region
 
 
 def _mask_pixels(entry: Any, size: Size) -> int:

@@ -2,28 +2,43 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
+from decoders import DecodeOptions
 from patchioner.alt import alt_text
 from patchioner.base.errors import OptionError
 from patchioner.model import Patchioner
 from patchioner.regions import Weighting, WholeImage
 from patchioner.results import Caption, Label
-from patchioner.serve.engine import Asked
-from patchioner.serve.errors import told
+from patchioner.serve.reading import told
 
 _Json = dict[str, Any]
 _MOST = {"max_tokens": 128, "beam_width": 16, "banned_words": 100}
 
 
-class Decoding(BaseModel):
-    """How captions are wanted; the defaults are the model's. See `DecodeOptions`."""
+@dataclass(frozen=True)
+class Asked:
+    """How captions are wanted; see `Patchioner.caption_many`."""
+
+    options: DecodeOptions | None = None
+    plain: bool = False
+    min_confidence: float | None = None
+    weighting: Weighting | None = None
+
+
+class Strict(BaseModel):
+    """A body with no other fields than these."""
 
     model_config = ConfigDict(extra="forbid")
-    strategy: str | None = Field(default=None, description="greedy, beam or sample")
+
+
+class Decoding(Strict):
+    """How captions are wanted; the defaults are the model's. See `DecodeOptions`."""
+
+    strategy: str | None = Field(None, description="greedy, beam or sample")
     max_tokens: int | None = None
     min_tokens: int | None = None
     beam_width: int | None = None
@@ -33,11 +48,9 @@ class Decoding(BaseModel):
     seed: int | None = None
     banned_words: tuple[str, ...] | None = None
     no_repeat_ngram: int | None = None
-    plain: bool = Field(
-        default=False, description="the likeliest captions, not kept to what the region shows"
-    )
-    min_confidence: float | None = Field(default=None, description="captions below it have no text")
-    weighting: str | None = Field(default=None, description="uniform, gaussian, attention or cls")
+    plain: bool = Field(False, description="likeliest captions, not kept to what the region shows")
+    min_confidence: float | None = Field(None, description="captions below it have no text")
+    weighting: str | None = Field(None, description="uniform, gaussian, attention or cls")
 
     def asked(self, model: Patchioner) -> Asked:
         """The same for a model; OptionError for a number that makes no sense or is too large."""
@@ -53,10 +66,9 @@ class Decoding(BaseModel):
         return Asked(options, **own, weighting=None if kind is None else Weighting(kind))
 
 
-class Upload(BaseModel):
+class Upload(Strict):
     """A photo as base64 or a data URL, or the name of one in the server's `--root`."""
 
-    model_config = ConfigDict(extra="forbid")
     image: str | None = None
     path: str | None = None
 
@@ -72,10 +84,9 @@ class OneGo(CaptionQuestion, Upload):
     """A photo and its regions."""
 
 
-class RegionQuestion(BaseModel):
+class RegionQuestion(Strict):
     """Regions; none is the whole photo."""
 
-    model_config = ConfigDict(extra="forbid")
     regions: list[_Json] | None = None
 
 
@@ -86,10 +97,9 @@ class LabelQuestion(RegionQuestion):
     threshold: float | None = None
 
 
-class ExplainQuestion(BaseModel):
+class ExplainQuestion(Strict):
     """A region, and how many memory texts are wanted."""
 
-    model_config = ConfigDict(extra="forbid")
     region: _Json
     k: int = Field(default=5, ge=1, le=100)
 
@@ -101,10 +111,9 @@ class PatchQuestion(Decoding):
     cells: list[tuple[int, int]] | None = None
 
 
-class DetailQuestion(BaseModel):
+class DetailQuestion(Strict):
     """How a long description is drawn."""
 
-    model_config = ConfigDict(extra="forbid")
     seed: int = Field(default=0, ge=0, lt=2**63)
     preset: Literal["careful", "full"] = "careful"
 

@@ -11,9 +11,8 @@ from typing import Any
 from patchioner.base.errors import OptionError
 
 
-def _option(default: Any, meaning: str, form: str | None = None, *, secret: bool = False) -> Any:
-    metadata = {"help": meaning, "metavar": form}
-    return field(default=default, metadata=metadata, repr=not secret)
+def _option(default: Any, meaning: str, form: str | None = None, **more: Any) -> Any:
+    return field(default=default, metadata={"help": meaning, "metavar": form}, **more)
 
 
 @dataclass(frozen=True)
@@ -30,13 +29,9 @@ class ServeSettings:
 
     host: str = _option("127.0.0.1", "address to listen on")
     port: int = _option(8000, "port to listen on", "N")
-    token: str | None = _option(
-        None, "that clients must send (default: $PATCHIONER_TOKEN)", secret=True
-    )
+    token: str | None = _option(None, "clients must send it ($PATCHIONER_TOKEN)", repr=False)
     insecure: bool = _option(False, "allow others to reach it without a token")
-    root: Path | None = _option(
-        None, "folder whose photos requests may name, and the page reviews", "FOLDER"
-    )
+    root: Path | None = _option(None, "requests may name its photos; the page reviews", "FOLDER")
     workers: int = _option(1, "threads that run the model", "N")
     cache_bytes: int = _option(2**30, "of encoded photos that are kept", "N")
     queue: int = _option(128, "requests under way at once; more are told to come back", "N")
@@ -44,15 +39,12 @@ class ServeSettings:
     max_bytes: int = _option(32 * 2**20, "of a request", "N")
     max_pixels: int = _option(50_000_000, "of a photo", "N")
     max_regions: int = _option(1024, "of a request", "N")
-    max_texts: int = _option(1000, "of a request", "N")
-    max_text: int = _option(2000, "characters of a text", "N")
+    max_texts: int = _option(1000, "of a request, of at most 2,000 characters each", "N")
 
     def __post_init__(self) -> None:
         for one in fields(self):
-            value = getattr(self, one.name)
-            least = 0 if one.name in ("port", "cache_bytes") else 1
-            number = isinstance(one.default, int | float) and not isinstance(one.default, bool)
-            if number and not (math.isfinite(value) and value >= least):
+            value, least = getattr(self, one.name), int(one.name not in ("port", "cache_bytes"))
+            if type(one.default) in (int, float) and not (math.isfinite(value) and value >= least):
                 flag = one.name.replace("_", "-")
                 raise OptionError(f"--{flag} is {value}: give a number of at least {least}")
         if self.port > 65535:

@@ -10,8 +10,13 @@ from PIL import Image
 
 from patchioner import Box, Mask, Point, WholeImage
 from patchioner.base.errors import RegionError
-from patchioner.serve.errors import RequestError
-from patchioner.serve.reading import named_photo, open_photo, photo_bytes, region_list
+from patchioner.serve.reading import (
+    RequestError,
+    named_photo,
+    open_photo,
+    photo_bytes,
+    region_list,
+)
 from patchioner.serve.settings import ServeSettings
 from tests.support.server import picture_bytes
 
@@ -68,23 +73,18 @@ def test_named_photos_stay_inside_the_root(tmp_path: Path) -> None:
     (root / "a.png").write_bytes(b"inside")
     (tmp_path / "b.png").write_bytes(b"outside")
     (root / "link.png").symlink_to(tmp_path / "b.png")
-    assert named_photo("a.png", root, 99) == b"inside"
-    for name in (
-        "../b.png",
-        str(tmp_path / "b.png"),
-        "link.png",
-        "c.png",
-        ".",
-        "a\0.png",
-        "x" * 999,
-    ):
+    settings = ServeSettings(root=root, max_bytes=6)
+    assert named_photo("a.png", settings) == b"inside"
+    outside = ("../b.png", str(tmp_path / "b.png"), "link.png", "c.png", ".", "a\0.png", "x" * 999)
+    for name in outside:
         with pytest.raises(RequestError):
-            named_photo(name, root, 99)
+            named_photo(name, settings)
+    (root / "a.png").write_bytes(b"too long")
     with pytest.raises(RequestError) as refused:
-        named_photo("a.png", root, 3)
+        named_photo("a.png", settings)
     assert refused.value.kind == "too_large"
     with pytest.raises(RequestError):
-        named_photo("a.png", None, 99)
+        named_photo("a.png", SETTINGS)
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from patchioner.base.errors import OptionError
-from patchioner.serve.batcher import Batcher
-from patchioner.serve.errors import RequestError
+from patchioner.serve.engine import Batcher
+from patchioner.serve.reading import RequestError
 
 
 class Answerer:

@@ -1,0 +1,364 @@
+"""The dialects of other servers: OpenAI's and Ollama's chats about a photo's regions, Label Studio's ML backend."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import re
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import parse_qs, unquote
+from xml.etree import ElementTree
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from pydantic import BaseModel, Field
+from torch import Tensor
+
+from patchioner.base.errors import PatchionerError, RegionError
+from patchioner.pipeline import attempt
+from patchioner.regions.label_studio import from_label_studio
+from patchioner.serve.engine import Encoded, Engine
+from patchioner.serve.native import Asker
+from patchioner.serve.reading import RequestError, bad_request
+from patchioner.serve.schemas import Asked, Decoding, failure
+
+router = APIRouter()
+Entry = Mapping[str, Any]
+_BOX = re.compile(r"<box>\s*([^<>]{1,200}?)\s*</box>")
+_NUMBER = re.compile(r"-?\d{1,7}(\.\d{1,6})?")
+_KINDS = ("rectangle", "polygon", "brush", "ellipse", "keypoint")  # of Label Studio
+_NO_PLACE = ("labels", "text", "rectanglelabels", "polygonlabels", "brushlabels")
+
+
+class Part(BaseModel):
+    """Of a message of OpenAI's: text, or an image as {"url": a data URL}."""
+
+    text: str = ""
+    image_url: dict[str, str] | None = None
+
+
+class Message(BaseModel):
+    """Of a conversation; `images` are Ollama's."""
+
+    content: str | list[Part] | None = None
+    images: list[str] | None = None
+
+    def read(self) -> tuple[str, list[str]]:
+        """Text and photos."""
+        content = self.content or ""
+        parts = [Part(text=content)] if isinstance(content, str) else content
+        urls = [part.image_url.get("url", "") for part in parts if part.image_url is not None]
+        return " ".join(part.text for part in parts), [*urls, *(self.images or ())]
+
+
+class Drawing(BaseModel):
+    """How words are drawn, in either dialect's names. Above a temperature of 0 the decoder samples, with `top_p` and
+    `seed`; else it works in the model's own way. More tokens than the model's own limit are never written.
+    """
+
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    num_predict: int | None = None
+
+    def asked(self, engine: Engine) -> Asked:
+        """The same as our own options."""
+        options = engine.model.settings.decode
+        most = self.max_completion_tokens or self.max_tokens or self.num_predict or -1
+        if most > 0:  # Ollama's -1 is "no limit"
+            options = replace(options, max_tokens=min(most, options.max_tokens))
+        if self.temperature:
+            drawn: dict[str, Any] = {"temperature": self.temperature, "seed": self.seed or 0}
+            options = replace(options, strategy="sample", top_p=self.top_p or 1.0, **drawn)
+        return Asked(options)
+
+
+class Conversation(BaseModel):
+    """What every request has; `regions` and `candidates` are ours, fields that mean nothing here are ignored."""
+
+    model: str
+    messages: list[Message] = Field(min_length=1)
+    regions: list[dict[str, Any]] | None = None
+    candidates: list[str] | None = None
+
+    async def answer(self, engine: Engine, drawing: Drawing) -> list[dict[str, Any]]:
+        """A caption, as JSON, for each region of the last photo; boxes in the last message follow `regions`.
+
+        Raises:
+            PatchionerError: another model, no photo, or of the first region that cannot be used.
+        """
+        engine.require_model(self.model)
+        asked, read = drawing.asked(engine), [message.read() for message in self.messages]
+        regions = [*(self.regions or ()), *_boxes_in(read[-1][0])]
+        images = next((images for _, images in reversed(read) if images), ())
+        if len(images) != 1:
+            raise bad_request("send one photo in a message, as base64 or a data URL: "
+                              f"the last that should have one has {len(images)}")  # fmt: skip
+        photo = await engine.upload(images[0])
+        found = await engine.captions(photo, regions or None, asked, self.candidates)
+        for place, one in enumerate(found):
+            if "error" in one:
+                error = one["error"]
+                raise RequestError(400, error["type"], f"region {place}: {error['message']}")
+        return found
+
+
+def _boxes_in(text: str) -> Iterator[dict[str, Any]]:
+    for found in _BOX.findall(text):
+        values = [value.strip() for value in found.split(",")]
+        if len(values) != 4 or not all(_NUMBER.fullmatch(value) for value in values):
+            raise bad_request(f"<box>{found:.60}</box> is not <box>x1,y1,x2,y2</box> in pixels")
+        yield {"box": [float(value) for value in values]}
+
+
+def _lines(captions: Sequence[dict[str, Any]]) -> list[str]:
+    """What a chat says, one line for each region."""
+    texts = [one["text"] or f"not sure: {one['reason']}" for one in captions]
+    return [*(text + "\n" for text in texts[:-1]), *texts[-1:]]
+
+
+class ChatRequest(Conversation, Drawing):
+    """OpenAI's, with `regions` and `candidates` of ours."""
+
+    stream: bool = False
+    n: int | None = None
+
+
+@router.post("/v1/chat/completions")
+async def openai_chat(question: ChatRequest, engine: Asker) -> Response:
+    """Captions of a photo's regions, one a line; the message's `captions` has them as /v1 gives them."""
+    if question.n not in (None, 1):
+        raise bad_request("'n' must be 1: a region has one caption")
+    found = await question.answer(engine, question)
+    head: dict[str, Any] = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time())}
+    head["model"] = engine.model.settings.name
+    if question.stream:
+        return StreamingResponse(_chunks(head, _lines(found)), media_type="text/event-stream")
+    message = {"role": "assistant", "content": "".join(_lines(found)), "captions": found}
+    choice = {"index": 0, "message": message, "finish_reason": "stop"}
+    return JSONResponse({**head, "object": "chat.completion", "choices": [choice]})
+
+
+def _chunks(head: dict[str, Any], lines: Sequence[str]) -> Iterator[str]:
+    deltas: list[dict[str, str]] = [{"role": "assistant", "content": line} for line in lines]
+    for delta in [*deltas, {}]:
+        choice = {"index": 0, "delta": delta, "finish_reason": None if delta else "stop"}
+        chunk = {**head, "object": "chat.completion.chunk", "choices": [choice]}
+        yield f"data: {json.dumps(chunk)}\n\n"
+    yield "data: [DONE]\n\n"
+
+
+class EmbeddingRequest(BaseModel):
+    """OpenAI's; `image` and `regions` are ours: rows of the regions follow those of the texts."""
+
+    model: str
+    input: str | list[str] = []
+    image: str | None = None
+    regions: list[dict[str, Any]] | None = None
+    encoding_format: str = Field(default="float", pattern="^(float|base64)$")
+
+
+@router.post("/v1/embeddings")
+async def embeddings(question: EmbeddingRequest, engine: Asker) -> JSONResponse:
+    """Texts and regions as vectors of one space."""
+    engine.require_model(question.model)
+    texts = [question.input] if isinstance(question.input, str) else question.input
+    rows: list[Tensor | PatchionerError] = []
+    if texts:
+        rows += (await engine.texts(texts)).unbind()
+    if question.image is not None:
+        photo = await engine.upload(question.image)
+        rows += await engine.ask(("embed",), photo, question.regions)
+    form = question.encoding_format
+    data = [
+        {"object": "embedding", "index": place, "embedding": _vector(row, form)}
+        for place, row in enumerate(rows)
+    ]
+    answer = {"object": "list", "data": data, "model": question.model}
+    return JSONResponse(answer | {"usage": {"prompt_tokens": 0, "total_tokens": 0}})
+
+
+def _vector(row: Tensor | PatchionerError, form: str) -> Any:
+    if isinstance(row, PatchionerError):
+        raise row
+    values = row.float().cpu()
+    if form == "float":
+        return values.tolist()
+    return base64.b64encode(values.numpy().astype("<f4").tobytes()).decode()
+
+
+class OllamaChat(Conversation):
+    """Ollama's, with `regions` and `candidates` of ours."""
+
+    stream: bool = True
+    options: Drawing | None = None
+
+
+class OllamaPrompt(OllamaChat):
+    """A prompt with a photo."""
+
+    messages: list[Message] = Field(default=[], exclude=True)
+    prompt: str = ""
+    images: list[str] | None = None
+
+
+@router.post("/api/chat")
+async def ollama_chat(question: OllamaChat, engine: Asker) -> Response:
+    """Captions of a photo's regions, one a line."""
+    return await _reply(
+        question, engine, lambda text: {"message": {"role": "assistant", "content": text}}
+    )
+
+
+@router.post("/api/generate")
+async def ollama_generate(question: OllamaPrompt, engine: Asker) -> Response:
+    """The same of a prompt. Without prompt and photo it says that the model is loaded, as Ollama does."""
+    if question.prompt or question.images:
+        question.messages = [Message(content=question.prompt, images=question.images)]
+    return await _reply(question, engine, lambda text: {"response": text})
+
+
+@router.get("/api/tags")
+async def ollama_tags(engine: Asker) -> JSONResponse:
+    """The model."""
+    name = f"{engine.model.settings.name}:latest"
+    details = {"format": "safetensors", "family": "patchioner", "families": ["patchioner"]}
+    entry = {"name": name, "model": name, "size": 0, "digest": "", "details": details}
+    return JSONResponse({"models": [entry | {"modified_at": _now()}]})
+
+
+async def _reply(
+    question: OllamaChat, engine: Engine, say: Callable[[str], dict[str, Any]]
+) -> Response:
+    started = time.monotonic_ns()
+    engine.require_model(question.model)
+    lines: list[str] = []
+    if question.messages:
+        lines = _lines(await question.answer(engine, question.options or Drawing()))
+
+    def part(text: str) -> dict[str, Any]:
+        end = {"done_reason": "stop", "total_duration": time.monotonic_ns() - started}
+        more = {"done": False} if text and question.stream else {"done": True, **end}
+        return {"model": question.model, "created_at": _now(), **say(text), **more}
+
+    if question.stream:
+        parts = (json.dumps(part(text)) + "\n" for text in [*lines, ""])
+        return StreamingResponse(parts, media_type="application/x-ndjson")
+    return JSONResponse(part("".join(lines)))
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat()
+
+
+class Setup(BaseModel):
+    """Label Studio tells of a project."""
+
+    project: str | int | None = None
+
+
+class PredictRequest(BaseModel):
+    """Tasks to look at; what people drew stands in `params.context.result` or in the tasks."""
+
+    tasks: list[dict[str, Any]]
+    label_config: str | None = None
+    params: dict[str, Any] | None = None
+
+
+@router.post("/setup")
+async def setup(question: Setup, engine: Asker) -> JSONResponse:
+    """Say which model this is."""
+    return JSONResponse({"model_version": engine.model.settings.name})
+
+
+@router.post("/predict")
+async def predict(question: PredictRequest, engine: Asker) -> JSONResponse:
+    """Texts of drawn regions, or of whole photos where nothing is drawn; an error costs its task alone."""
+    names = _names(question.label_config or "")
+    context = (question.params or {}).get("context")
+    drawn = context.get("result") if isinstance(context, Mapping) else None
+    results = []
+    for task in question.tasks:
+        try:
+            found = await _predict(task, drawn, names, engine)
+        except PatchionerError as error:
+            found = {"result": [], "score": 0.0, **failure(error)}
+        results.append(found | {"model_version": engine.model.settings.name})
+    return JSONResponse({"results": results})
+
+
+async def _predict(
+    task: Entry, drawn: Any, names: dict[str, str], engine: Engine
+) -> dict[str, Any]:
+    photo = await _photo(task, names["key"], engine)
+    drawings = _drawings(task if drawn is None else drawn)
+    regions = await asyncio.to_thread(_regions, drawings, photo.features.geometry.image_size)
+    found = await engine.captions(photo, regions, Decoding().asked(engine.model))
+    bad = next((one["error"]["message"] for one in found if "error" in one), None)
+    if bad is not None:
+        raise RegionError(bad)
+    said = {"from_name": names["text"], "to_name": names["image"], "type": "textarea"}
+    result: list[dict[str, Any]] = [dict(one) for one in drawings]
+    for one, drawing in zip(found, drawings or [{"value": {}}], strict=True):
+        where = {key: value for key, value in drawing["value"].items() if key not in _NO_PLACE}
+        text = {"value": where | {"text": [one["text"] or ""]}, "score": one["confidence"] or 0.0}
+        result.append({**drawing, **said, **text})
+    score = min((one["confidence"] or 0.0 for one in found), default=0.0)
+    return {"result": result, "score": score}
+
+
+def _names(config: str) -> dict[str, str]:
+    """What the project's labelling interface calls image and text, and the image's key in tasks."""
+    names = {"image": "image", "text": "caption", "key": "image"}
+    if not config or "<!" in config:  # a declaration's entities could grow without end
+        return names
+    try:
+        tags = list(ElementTree.fromstring(config).iter())
+    except ElementTree.ParseError:
+        raise bad_request("'label_config' is no XML") from None
+    for tag in tags:
+        if tag.tag == "Image":
+            names["image"] = tag.get("name", "image")
+            names["key"] = tag.get("value", "$image").lstrip("$")
+        elif tag.tag == "TextArea":
+            names["text"] = tag.get("name", "caption")
+    return names
+
+
+async def _photo(task: Entry, key: str, engine: Engine) -> Encoded:
+    data = task.get("data")
+    named = data.get(key) if isinstance(data, Mapping) else None
+    if not isinstance(named, str):
+        raise bad_request(f"the task has no photo under {key!r:.40}")
+    if re.match(r"\w+:", named):  # a data URL, or a link, which is refused
+        return await engine.upload(named)
+    # As Label Studio names files: /data/upload/1/a.jpg, /data/local-files/?d=folder/a.jpg
+    path, _, query = named.partition("?")
+    local = parse_qs(query).get("d")
+    name = local[0] if local else re.sub("^/?(data/)?", "", unquote(path), count=1)
+    return await engine.upload(None, name)
+
+
+def _drawings(source: Any) -> list[Entry]:
+    """The regions of a list of results, or those of a task's first annotation, prediction or draft."""
+    if isinstance(source, Mapping):
+        lists = (source.get(key) for key in ("annotations", "predictions", "drafts"))
+        first = next((found[0] for found in lists if isinstance(found, list) and found), None)
+        source = first.get("result") if isinstance(first, Mapping) else None
+    results = source if isinstance(source, list) else []
+    known = (one for one in results if isinstance(one, Mapping) and "value" in one)
+    return [one for one in known if str(one.get("type")).startswith(_KINDS)]
+
+
+def _regions(drawings: Sequence[Entry], size: tuple[int, int]) -> list[Any] | None:
+    """Each as our JSON or its error; None, the whole photo, where there are none."""
+    work = lambda some: [from_label_studio(one, size).to_json() for one in some]  # noqa: E731
+    return attempt(work, drawings) if drawings else None
