@@ -35,11 +35,7 @@ _HTTP = {404: ("not_found", "there is nothing here"), 405: ("bad_request", "not 
 
 
 def create_app(model: Patchioner, settings: ServeSettings | None = None) -> FastAPI:
-    """The server of a model as an ASGI application.
-
-    Args:
-        model: loaded; used by the server's threads from now on.
-        settings: limits and protection; where it listens is up to whoever runs it.
+    """The server of a model, which its threads use from now on, as an ASGI application.
 
     Example:
         >>> app = create_app(Patchioner.from_pretrained())  # doctest: +SKIP
@@ -61,24 +57,8 @@ def create_app(model: Patchioner, settings: ServeSettings | None = None) -> Fast
         app.add_exception_handler(kind, _refuse)
     for router in (native.router, dialects.router):
         app.include_router(router)
-    _add_page(app, engine)
-    return app
+    app.mount("/static", StaticFiles(directory=_PAGE, check_dir=False), name="static")
 
-
-def run_server(model: Patchioner, settings: ServeSettings) -> None:
-    """Serve until the process is told to stop; requests under way are finished."""
-    uvicorn.run(
-        create_app(model, settings),
-        host=settings.host,
-        port=settings.port,
-        access_log=False,
-        log_config=None,
-        server_header=False,
-        timeout_graceful_shutdown=int(settings.deadline) + 1,
-    )
-
-
-def _add_page(app: FastAPI, engine: Engine) -> None:
     @app.get("/", include_in_schema=False)
     async def page() -> FileResponse:
         return FileResponse(_PAGE / "index.html", headers={"Cache-Control": "no-cache"})
@@ -99,7 +79,20 @@ def _add_page(app: FastAPI, engine: Engine) -> None:
         text = prometheus.generate_latest(engine.metrics.registry)
         return Response(text, media_type="text/plain; version=0.0.4")
 
-    app.mount("/static", StaticFiles(directory=_PAGE, check_dir=False), name="static")
+    return app
+
+
+def run_server(model: Patchioner, settings: ServeSettings) -> None:
+    """Serve until the process is told to stop; requests under way are finished."""
+    uvicorn.run(
+        create_app(model, settings),
+        host=settings.host,
+        port=settings.port,
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        timeout_graceful_shutdown=int(settings.deadline) + 1,
+    )
 
 
 async def _refuse(request: Request, error: Any) -> Response:

@@ -104,10 +104,8 @@ class Conversation(BaseModel):
                               f"the last that should have one has {len(images)}")  # fmt: skip
         photo = await engine.upload(images[0])
         found = await engine.captions(photo, regions or None, asked, self.candidates)
-        for place, one in enumerate(found):
-            if "error" in one:
-                error = one["error"]
-                raise RequestError(400, error["type"], f"region {place}: {error['message']}")
+        for place, error in ((at, one["error"]) for at, one in enumerate(found) if "error" in one):
+            raise RequestError(400, error["type"], f"region {place}: {error['message']}")
         return found
 
 
@@ -177,22 +175,16 @@ async def embeddings(question: EmbeddingRequest, engine: Asker) -> JSONResponse:
     if question.image is not None:
         photo = await engine.upload(question.image)
         rows += await engine.ask(("embed",), photo, question.regions)
-    form = question.encoding_format
-    data = [
-        {"object": "embedding", "index": place, "embedding": _vector(row, form)}
-        for place, row in enumerate(rows)
-    ]
+    data: list[dict[str, Any]] = []
+    for place, row in enumerate(rows):
+        if isinstance(row, PatchionerError):
+            raise row
+        vector: Any = row.tolist()
+        if question.encoding_format == "base64":
+            vector = base64.b64encode(row.cpu().numpy().astype("<f4").tobytes()).decode()
+        data.append({"object": "embedding", "index": place, "embedding": vector})
     answer = {"object": "list", "data": data, "model": question.model}
     return JSONResponse(answer | {"usage": {"prompt_tokens": 0, "total_tokens": 0}})
-
-
-def _vector(row: Tensor | PatchionerError, form: str) -> Any:
-    if isinstance(row, PatchionerError):
-        raise row
-    values = row.float().cpu()
-    if form == "float":
-        return values.tolist()
-    return base64.b64encode(values.numpy().astype("<f4").tobytes()).decode()
 
 
 class OllamaChat(Conversation):
@@ -213,9 +205,8 @@ class OllamaPrompt(OllamaChat):
 @router.post("/api/chat")
 async def ollama_chat(question: OllamaChat, engine: Asker) -> Response:
     """Captions of a photo's regions, one a line."""
-    return await _reply(
-        question, engine, lambda text: {"message": {"role": "assistant", "content": text}}
-    )
+    say: Any = lambda text: {"message": {"role": "assistant", "content": text}}  # noqa: E731
+    return await _reply(question, engine, say)
 
 
 @router.post("/api/generate")
@@ -235,9 +226,7 @@ async def ollama_tags(engine: Asker) -> JSONResponse:
     return JSONResponse({"models": [entry | {"modified_at": _now()}]})
 
 
-async def _reply(
-    question: OllamaChat, engine: Engine, say: Callable[[str], dict[str, Any]]
-) -> Response:
+async def _reply(question: OllamaChat, engine: Engine, say: Callable[[str], Entry]) -> Response:
     started = time.monotonic_ns()
     engine.require_model(question.model)
     lines: list[str] = []
@@ -295,16 +284,13 @@ async def predict(question: PredictRequest, engine: Asker) -> JSONResponse:
     return JSONResponse({"results": results})
 
 
-async def _predict(
-    task: Entry, drawn: Any, names: dict[str, str], engine: Engine
-) -> dict[str, Any]:
+async def _predict(task: Entry, drawn: Any, names: Entry, engine: Engine) -> dict[str, Any]:
     photo = await _photo(task, names["key"], engine)
     drawings = _drawings(task if drawn is None else drawn)
     regions = await asyncio.to_thread(_regions, drawings, photo.features.geometry.image_size)
     found = await engine.captions(photo, regions, Decoding().asked(engine.model))
-    bad = next((one["error"]["message"] for one in found if "error" in one), None)
-    if bad is not None:
-        raise RegionError(bad)
+    for bad in (one["error"] for one in found if "error" in one):
+        raise RegionError(bad["message"])
     said = {"from_name": names["text"], "to_name": names["image"], "type": "textarea"}
     result: list[dict[str, Any]] = [dict(one) for one in drawings]
     for one, drawing in zip(found, drawings or [{"value": {}}], strict=True):
@@ -318,13 +304,13 @@ async def _predict(
 def _names(config: str) -> dict[str, str]:
     """What the project's labelling interface calls image and text, and the image's key in tasks."""
     names = {"image": "image", "text": "caption", "key": "image"}
-    if not config or "<!" in config:  # a declaration's entities could grow without end
+    if "<!" in config:  # a declaration's entities could grow without end
         return names
     try:
-        tags = list(ElementTree.fromstring(config).iter())
+        root = ElementTree.fromstring(config or "<View/>")
     except ElementTree.ParseError:
         raise bad_request("'label_config' is no XML") from None
-    for tag in tags:
+    for tag in root.iter():
         if tag.tag == "Image":
             names["image"] = tag.get("name", "image")
             names["key"] = tag.get("value", "$image").lstrip("$")

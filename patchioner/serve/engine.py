@@ -13,31 +13,24 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import cache, partial
+from typing import Any, NamedTuple, TypeAlias
 
 import prometheus_client as prometheus
 from torch import Tensor
 
 from patchioner.backbones import PatchFeatures
 from patchioner.base.errors import PatchionerError, TextError, UnknownNameError
+from patchioner.detail import DetailCaptioner, DetailedCaption, Photo
 from patchioner.model import Patchioner
 from patchioner.pipeline import Batching, attempt
 from patchioner.regions import Region
-from patchioner.serve.reading import (
-    RequestError,
-    bad_request,
-    named_photo,
-    open_photo,
-    photo_bytes,
-    region_list,
-)
+from patchioner.serve import reading
+from patchioner.serve.reading import RequestError, open_photo, region_list
 from patchioner.serve.schemas import Asked, caption_json, choice_json, failure
 from patchioner.serve.settings import ServeSettings
 
-if TYPE_CHECKING:
-    from patchioner.detail import DetailCaptioner, DetailedCaption
-
+Asking: TypeAlias = Sequence[Any] | None
 logger = logging.getLogger(__name__)
 LONGEST_TEXT = 2000  # characters
 _AT_ONCE = Batching(photos=10**6, regions=10**6, readers=0, overlap=False)
@@ -52,19 +45,14 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = prometheus.CollectorRegistry()
-        self._known: Any = {"namespace": "patchioner", "registry": self.registry}
-        names = ["path", "status"]
-        self._requests = prometheus.Counter("requests", "Answered", names, **self._known)
-        self._latency = self._histogram("request_seconds", "Of requests", "path", _SECONDS)
-        self.stages = self._histogram("stage_seconds", "Of parts of the work", "stage", _SECONDS)
-        self._rows = self._histogram("batch_rows", "Regions, photos or texts", "stage", _ROWS)
-
-    def _histogram(self, name: str, meaning: str, label: str, buckets: Any) -> Any:
-        return prometheus.Histogram(name, meaning, [label], buckets=buckets, **self._known)
-
-    def watch(self, name: str, meaning: str, read: Callable[[], float]) -> None:
-        """A number that is read whenever it is asked for."""
-        prometheus.Gauge(name, meaning, **self._known).set_function(read)
+        known: Any = {"namespace": "patchioner", "registry": self.registry}
+        self.gauge: Any = partial(prometheus.Gauge, **known)
+        self._requests = prometheus.Counter("requests", "Answered", ["path", "status"], **known)
+        timed: Any = partial(prometheus.Histogram, buckets=_SECONDS, **known)
+        self._latency = timed("request_seconds", "Of requests", ["path"])
+        self.stages = timed("stage_seconds", "Of parts of the work", ["stage"])
+        rows: Any = partial(prometheus.Histogram, buckets=_ROWS, **known)
+        self._rows = rows("batch_rows", "Regions, photos or texts", ["stage"])
 
     def request(self, path: str, status: int, seconds: float) -> None:
         """A request has been answered."""
@@ -258,7 +246,7 @@ class _Regions(NamedTuple):
     features: PatchFeatures
     regions: Sequence[Region]
 
-    def weigh(self, some: Sequence[Region]) -> list[Tensor]:
+    def weigh(self, some: Sequence[Region]) -> list[Any]:
         return [region.patch_weights(self.features.geometry) for region in some]
 
 
@@ -275,14 +263,15 @@ class Engine:
         self._piece = max(1, most // 2)
         self._readers = ThreadPoolExecutor(_DECODERS, thread_name_prefix="patchioner-photos")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="patchioner-detail")
-        self._describers: dict[str, DetailCaptioner] = {}
+        self._describer = cache(lambda preset: DetailCaptioner(model, settings=preset))
         self._room = asyncio.Semaphore(_DECODED)
-        watch = self.metrics.watch
-        watch("active_requests", "Requests under way", lambda: self.active)
-        watch("waiting_rows", "Rows in the queue", lambda: self.batcher.waiting)
-        watch("cache_photos", "Encoded photos", lambda: len(self.cache))
+        gauge = self.metrics.gauge
+        gauge("active_requests", "Requests under way").set_function(lambda: self.active)
+        gauge("waiting_rows", "Rows in the queue").set_function(lambda: self.batcher.waiting)
+        gauge("cache_photos", "Encoded photos").set_function(lambda: len(self.cache))
         for name in ("bytes", "hits", "misses", "evicted"):
-            watch(f"cache_{name}", "Of encoded photos", partial(getattr, self.cache, name))
+            read = partial(getattr, self.cache, name)
+            gauge(f"cache_{name}", "Of encoded photos").set_function(read)
 
     @property
     def is_full(self) -> bool:
@@ -298,8 +287,7 @@ class Engine:
     async def photo(self, data: bytes) -> Encoded:
         """The photo in a file, encoded once while there is room for it; RequestError where it cannot be read."""
         name = hashlib.sha256(data).hexdigest()[:32]
-        known = self.cache.get(name)
-        if known is not None:
+        if known := self.cache.get(name):
             return known
         async with self._room:
             with self.metrics.stages.labels("decode").time():
@@ -313,9 +301,10 @@ class Engine:
     async def upload(self, image: str | None, path: str | None = None) -> Encoded:
         """The photo in base64 or a data URL, or of a name in `--root`, encoded."""
         if (image is None) == (path is None):
-            raise bad_request("give the photo as 'image' (base64 or a data URL)")
-        data = named_photo(path or "", self.settings) if image is None else photo_bytes(image)
-        return await self.photo(data)
+            raise reading.bad_request("give the photo as 'image' (base64 or a data URL)")
+        if image is not None:
+            return await self.photo(reading.photo_bytes(image))
+        return await self.photo(reading.named_photo(path or "", self.settings))
 
     def known(self, name: str) -> Encoded:
         """The photo of that id; RequestError where it is not there, or no more."""
@@ -339,11 +328,7 @@ class Engine:
             raise UnknownNameError.among("model", name[:80], [own])
 
     async def captions(
-        self,
-        photo: Encoded,
-        regions: Sequence[Any] | None,
-        asked: Asked,
-        candidates: Sequence[str] | None = None,
+        self, photo: Encoded, regions: Asking, asked: Asked, candidates: Asking = None
     ) -> list[dict[str, Any]]:
         """Captions as JSON, or the error of each region."""
         if candidates is None:
@@ -351,15 +336,10 @@ class Engine:
         key = ("label", self.checked(candidates), None)
         return await as_json(await self.ask(key, photo, regions), choice_json)
 
-    async def ask(
-        self, key: tuple[Any, ...], photo: Encoded, regions: Sequence[Any] | None
-    ) -> list[Any]:
-        """The answer for each region, or its error, in pieces so that small questions are not kept waiting.
+    async def ask(self, key: tuple[Any, ...], photo: Encoded, regions: Asking) -> list[Any]:
+        """The answer for each of `region_list`, or its error; in pieces, so that small questions need not wait.
 
-        Args:
-            key: ("caption", Asked), ("label", names, threshold), ("embed",) or ("explain", texts wanted).
-            photo: encoded.
-            regions: see `region_list`.
+        The key is ("caption", Asked), ("label", names, threshold), ("embed",) or ("explain", texts wanted).
         """
         size = photo.features.geometry.image_size
         read = await asyncio.to_thread(region_list, regions, size, self.settings)
@@ -382,14 +362,10 @@ class Engine:
         return await loop.run_in_executor(self._writer, self._describe, photo, seed, preset)
 
     def _describe(self, photo: Encoded, seed: int, preset: str) -> DetailedCaption:
-        from patchioner.detail import DetailCaptioner, Photo
-
         with self.metrics.stages.labels("detail").time():
             image = open_photo(photo.data, self.settings)
             seen = Photo("photo", image, photo.id, photo.features)
-            if preset not in self._describers:
-                self._describers[preset] = DetailCaptioner(self.model, settings=preset)
-            return self._describers[preset].describe(seen, seed=seed)
+            return self._describer(preset).describe(seen, seed=seed)
 
     def _answer(self, key: Any, asked: Sequence[Any]) -> Sequence[Any]:
         """One batch, in a thread of the queue."""

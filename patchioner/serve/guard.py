@@ -21,8 +21,7 @@ from patchioner.serve.reading import RequestError, told, too_large
 
 logger = logging.getLogger("patchioner.serve")
 
-OPEN = ("/", "/health", "/ready")
-"""Answered to anyone; so is the page's folder."""
+_OPEN = ("/", "/health", "/ready")  # answered to anyone; so is the page's folder
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
     "font-src 'self'; media-src 'self' blob:; manifest-src 'self'; base-uri 'none'; form-action 'none'; "
@@ -85,7 +84,7 @@ class Guard:
         origin = call.headers.get("origin")
         if origin and origin.partition("://")[2] != host:
             raise RequestError(403, "forbidden", "pages of other sites may not ask this server")
-        if settings.token is None or path in OPEN or path.startswith("/static/"):
+        if settings.token is None or path in _OPEN or path.startswith("/static/"):
             return
         # compare_digest takes time that does not depend on where the two differ
         given = _token(call.headers.get("authorization", ""))
@@ -93,8 +92,7 @@ class Guard:
             raise RequestError(401, "unauthorized", "send the header 'Authorization: Bearer TOKEN'")
 
     def _busy(self) -> RequestError:
-        patience = self._engine.batcher.patience
-        return RequestError(429, "busy", "too many requests at once", retry_after=patience)
+        return RequestError(429, "busy", "too many requests at once", self._engine.batcher.patience)
 
     async def _in_time(self, call: _Call, receive: Receive) -> None:
         self._engine.active += 1
@@ -106,17 +104,16 @@ class Guard:
                 else:
                     await self._until_gone(call, body, receive)
         except TimeoutError:
-            seconds = f"{self._settings.deadline:g} seconds"
-            raise RequestError(504, "deadline", f"no answer within {seconds}") from None
+            most = f"{self._settings.deadline:g} seconds"
+            raise RequestError(504, "deadline", f"no answer within {most}") from None
         finally:
             self._engine.active -= 1
             self._held -= call.length
 
     async def _body(self, call: _Call, receive: Receive) -> bytes | None:
         """All of the request's body; None where the client left."""
-        most = self._settings.max_bytes
-        if call.scope["path"].startswith("/v1/images/"):
-            most //= _NO_PHOTO
+        has_photo = not call.scope["path"].startswith("/v1/images/")
+        most = self._settings.max_bytes // (1 if has_photo else _NO_PHOTO)
         refused = too_large(f"the request has more than {most:,} bytes")
         stated = call.headers.get("content-length", "")
         if stated.isdigit() and int(stated) > most:

@@ -179,13 +179,11 @@ def why_invalid(errors: Sequence[Any]) -> str:
     """The first of pydantic's errors in our words."""
     first = errors[0]
     place = ".".join(str(part) for part in first["loc"] if part != "body") or "the body"
-    if first["type"] == "missing":
-        return f"{place!r:.80} is missing"
-    if first["type"] == "extra_forbidden":
-        return f"{place!r:.80} is no field of this request: see /openapi.json"
     if first["type"].startswith("json"):
         return "the body is no JSON"
-    return f"{place!r:.80} has a value that cannot be used: see /openapi.json"
+    known = {"missing": "is missing", "extra_forbidden": "is no field of this request"}
+    said = known.get(first["type"], "has a value that cannot be used")
+    return f"{place!r:.80} {said}: see /openapi.json"
 
 
 def _image(photo: Encoded) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import binascii
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from PIL import Image
@@ -23,11 +24,9 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF", "MPO", 
 _MOST_NUMBERS, _DEEPEST = 50_000, 8  # of a region
 _MOST_MASK_PIXELS = 2**28  # of a request: a byte each, when unpacked
 # The last column replaces messages that quote a library.
-_TOLD: tuple[tuple[type[PatchionerError], int, str, str | None], ...] = (
-    (errors.RegionError, 400, "bad_region", None),
-    (errors.RegionFileError, 400, "bad_region", None),
-    (errors.OptionError, 400, "bad_option", None),
-    (errors.DecoderError, 400, "bad_option", None),
+_TOLD: tuple[tuple[Any, int, str, str | None], ...] = (
+    ((errors.RegionError, errors.RegionFileError), 400, "bad_region", None),
+    ((errors.OptionError, errors.DecoderError), 400, "bad_option", None),
     (errors.TextError, 400, "bad_text", None),
     (errors.UnknownNameError, 404, "unknown_model", None),
     (errors.ImageError, 400, "bad_image", "the photo is damaged, or of no known kind"),
@@ -38,15 +37,18 @@ _TOLD: tuple[tuple[type[PatchionerError], int, str, str | None], ...] = (
 class RequestError(PatchionerError):
     """A request without an answer: HTTP's status, a word for programs, seconds after which to try again."""
 
-    def __init__(
-        self, status: int, kind: str, message: str, *, retry_after: int | None = None
-    ) -> None:
+    def __init__(self, status: int, kind: str, message: str, wait: int | None = None) -> None:
         super().__init__(message)
-        self.status, self.kind, self.retry_after = status, kind, retry_after
+        self.status, self.kind, self.retry_after = status, kind, wait
 
     def to_dict(self) -> dict[str, Any]:
         """As it stands in answers, under "error"."""
         return {"type": self.kind, "message": str(self)}
+
+
+bad_request = partial(RequestError, 400, "bad_request")  # it cannot be understood
+bad_image = partial(RequestError, 400, "bad_image")  # there is no such photo, or it is none
+too_large = partial(RequestError, 413, "too_large")  # a limit is passed
 
 
 def told(error: BaseException) -> RequestError:
@@ -62,21 +64,6 @@ def told(error: BaseException) -> RequestError:
         if isinstance(error, sort):
             return RequestError(status, kind, words or str(error))
     return RequestError(500, "failed", "the server failed at this request; its log says more")
-
-
-def bad_request(message: str) -> RequestError:
-    """The request itself cannot be understood."""
-    return RequestError(400, "bad_request", message)
-
-
-def bad_image(message: str) -> RequestError:
-    """There is no such photo, or it is none."""
-    return RequestError(400, "bad_image", message)
-
-
-def too_large(message: str) -> RequestError:
-    """A limit is passed."""
-    return RequestError(413, "too_large", message)
 
 
 def photo_bytes(text: str) -> bytes:
@@ -175,8 +162,10 @@ def _region(entry: Any, size: Size) -> Region:
         raise RegionError(f"format {form!r:.40} is unknown: use coco, rle, or leave it out")
     if isinstance(entry, Mapping):
         entry = {key: entry[key] for key in entry if key not in ("format", "label", "id")}
-    read = {"coco": from_coco, "rle": Mask.from_rle}.get(form)
-    region = read(entry, size) if read else Region.from_json(entry)
+    if form is None:
+        region = Region.from_json(entry)
+    else:
+        region = from_coco(entry, size) if form == "coco" else Mask.from_rle(entry, size)
     region.require_fit(size)
     return region
 

@@ -38,7 +38,7 @@ class Strict(BaseModel):
 class Decoding(Strict):
     """How captions are wanted; the defaults are the model's. See `DecodeOptions`."""
 
-    strategy: str | None = Field(None, description="greedy, beam or sample")
+    strategy: str | None = Field(default=None, description="greedy, beam or sample")
     max_tokens: int | None = None
     min_tokens: int | None = None
     beam_width: int | None = None
@@ -48,14 +48,13 @@ class Decoding(Strict):
     seed: int | None = None
     banned_words: tuple[str, ...] | None = None
     no_repeat_ngram: int | None = None
-    plain: bool = Field(False, description="likeliest captions, not kept to what the region shows")
-    min_confidence: float | None = Field(None, description="captions below it have no text")
-    weighting: str | None = Field(None, description="uniform, gaussian, attention or cls")
+    plain: bool = Field(default=False, description="likeliest, not kept to what the region shows")
+    min_confidence: float | None = Field(default=None, description="captions below it have no text")
+    weighting: str | None = Field(default=None, description="uniform, gaussian, attention or cls")
 
     def asked(self, model: Patchioner) -> Asked:
         """The same for a model; OptionError for a number that makes no sense or is too large."""
-        names = set(Decoding.model_fields)
-        given = self.model_dump(include=names, exclude_none=True)
+        given = self.model_dump(include=set(Decoding.model_fields), exclude_none=True)
         for name, most in _MOST.items():
             value = given.get(name, 0)
             if (len(value) if isinstance(value, tuple) else value) > most:
@@ -150,10 +149,9 @@ def caption_json(caption: Caption) -> _Json:
 
 def choice_json(label: Label) -> _Json:
     """A candidate that was chosen, as a caption."""
-    sure = {"score": None, "confidence": round(label.probability, 6)}
-    reason = None if label.text is not None else "none of the candidates is likely enough"
-    said = {"text": label.text, **sure, "reason": reason, "region": label.region.to_json()}
-    return said | {"alt": None}
+    reason = "none of the candidates is likely enough" if label.text is None else None
+    sure = {"score": None, "confidence": round(label.probability, 6), "reason": reason}
+    return {"text": label.text, **sure, "region": label.region.to_json(), "alt": None}
 
 
 def failure(error: BaseException) -> _Json:
