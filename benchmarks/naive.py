@@ -32,8 +32,7 @@ from memory_bank import MemoryBank, Precision
 from patchioner import Patchioner
 from patchioner.backbones import TimmViT, preprocess
 from patchioner.base.errors import PatchionerError
-from patchioner.checkpoints.folder import Parts, read_model_config
-from patchioner.checkpoints.settings import ModelSettings
+from patchioner.checkpoints.folder import ModelSettings, Parts, read_model_config
 from patchioner.embedding import project as project_ours
 from patchioner.geometry import ImageGeometry, Preprocessing
 from patchioner.regions import Box, Weighting

@@ -37,7 +37,7 @@ from patchioner import Patchioner
 from patchioner.base.errors import ImageError, OptionError, RegionError, UnknownNameError
 from patchioner.base.files import differences, file_sha256, folder_lock, read_json, write_json
 from patchioner.base.progress import progress
-from patchioner.checkpoints.fingerprint import model_fingerprint
+from patchioner.checkpoints.hub import model_fingerprint
 
 logger = logging.getLogger(__name__)
 

@@ -16,9 +16,8 @@ from torch import Tensor, nn
 
 from patchioner.base.errors import CheckpointError, DecoderError, OptionError
 from patchioner.base.files import read_json
-from patchioner.base.inference import inference_copy
 from patchioner.base.optional import Registry
-from patchioner.base.weights import AllocationLimit, Storage
+from patchioner.base.weights import AllocationLimit, Storage, inference_copy
 
 if TYPE_CHECKING:
     from decoders.guidance import Guide
@@ -270,7 +269,7 @@ class Decoder(ABC):
         *,
         optimize: bool = True,
     ) -> Self:
-        """A copy for inference there (`patchioner.base.inference.inference_copy`); this one stays as it is."""
+        """A copy for inference there (`patchioner.base.weights.inference_copy`); this one stays as it is."""
 
     @classmethod
     @abstractmethod

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from patchioner.base.inference import (
+from patchioner.base.weights import (
     PackedTable,
     can_pack,
     has_fast_int8,

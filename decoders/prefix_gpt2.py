@@ -29,8 +29,14 @@ from decoders.search import generate
 from decoders.tokenizers import CaptionTokenizer, ClipTokenizer, TextTokenizer
 from patchioner.base.errors import CheckpointError, DecoderError, OptionError, TextError
 from patchioner.base.files import write_json
-from patchioner.base.inference import int8_product, quantize_rows
-from patchioner.base.weights import Storage, fit_weights, load_weights, save_weights
+from patchioner.base.weights import (
+    Storage,
+    fit_weights,
+    int8_product,
+    load_weights,
+    quantize_rows,
+    save_weights,
+)
 
 Precision = Literal["int8", "bf16"]
 _TOKENIZERS: dict[str, Callable[[Path], TextTokenizer]] = {

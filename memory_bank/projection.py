@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from patchioner.base.errors import MemoryBankError, OptionError
-from patchioner.base.inference import has_fast_int8, int8_product, linear, quantize_rows
+from patchioner.base.weights import has_fast_int8, int8_product, linear, quantize_rows
 
 if TYPE_CHECKING:
     from memory_bank.index import BankIndex

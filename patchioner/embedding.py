@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from memory_bank import MemoryBank
 from patchioner.backbones import Backbone, PatchFeatures
 from patchioner.base.errors import OptionError
-from patchioner.checkpoints.settings import ModelSettings
+from patchioner.checkpoints.folder import ModelSettings
 from patchioner.images import cut_out
 from patchioner.regions import Box, Region, Weighting, WholeImage, pool_regions
 

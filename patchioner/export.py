@@ -23,8 +23,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.nn import functional as F
 
-from patchioner.backbones import Backbone
-from patchioner.backbones.base import SingleViT, preprocessing_config
+from patchioner.backbones import Backbone, SingleViT, preprocessing_config
 from patchioner.backbones.exported import (
     NETWORK_FILES,
     PACKAGES,
@@ -35,9 +34,8 @@ from patchioner.backbones.exported import (
 )
 from patchioner.base.errors import ExportError, OptionError, UnknownNameError, first_line
 from patchioner.base.files import file_sha256
-from patchioner.base.inference import quantize_rows
 from patchioner.base.optional import require
-from patchioner.base.weights import Storage
+from patchioner.base.weights import Storage, quantize_rows
 from patchioner.checkpoints.folder import write_checkpoint
 from patchioner.geometry import Fit
 from patchioner.regions import Box, Region, WholeImage

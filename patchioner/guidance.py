@@ -18,7 +18,7 @@ from decoders import Decoded, DecodeOptions
 from decoders.guidance import Guide
 from patchioner.base.errors import CheckpointError, OptionError
 from patchioner.calibration import Logistic
-from patchioner.checkpoints.settings import Guidance, KindSettings, ModelSettings
+from patchioner.checkpoints.folder import Guidance, KindSettings, ModelSettings
 from patchioner.embedding import project
 from patchioner.results import Caption
 

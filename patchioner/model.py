@@ -19,11 +19,17 @@ from decoders import DecodeOptions
 from memory_bank import MemoryBank, Precision
 from patchioner.backbones import Encodable, PatchFeatures
 from patchioner.base.errors import ImageError, OptionError, PatchionerError, RegionError, TextError
-from patchioner.base.inference import usable_device, usable_dtype
-from patchioner.base.weights import Storage
-from patchioner.checkpoints.folder import Parts, read_checkpoint, write_checkpoint
-from patchioner.checkpoints.hub import SHIPPED, find_model, upload
-from patchioner.checkpoints.settings import Crop, ModelSettings
+from patchioner.base.weights import Storage, usable_device, usable_dtype
+from patchioner.checkpoints.folder import (
+    SHIPPED,
+    Crop,
+    ModelSettings,
+    Parts,
+    find_model,
+    read_checkpoint,
+    write_checkpoint,
+)
+from patchioner.checkpoints.hub import upload
 from patchioner.embedding import add_crops, embed_crops, embed_pooled
 from patchioner.geometry import ImageGeometry
 from patchioner.guidance import KEY, captions, check_least
@@ -112,7 +118,7 @@ class Patchioner:
 
         Raises:
             OptionError: no such device.
-            UnknownNameError, HubError: the name leads nowhere (see `patchioner.checkpoints.hub.find_model`).
+            UnknownNameError, HubError: the name leads nowhere (see `patchioner.checkpoints.folder.find_model`).
             CheckpointError, MemoryBankError: a file is missing, corrupt, a pickle, or does not fit.
         """
         chosen = usable_device(device)  # what is cheap to refuse comes first

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from patchioner import Patchioner
-from patchioner.checkpoints.hub import SHIPPED
+from patchioner.checkpoints.folder import SHIPPED
 from patchioner.cli.main import command_parser, main
 
 ROOT = Path(__file__).parent.parent

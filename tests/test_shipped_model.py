@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from patchioner import Box, Patch, Patchioner, Point, RegionSet, Trace, WholeImage
-from patchioner.checkpoints.hub import SHIPPED, find_model
-from patchioner.checkpoints.settings import ModelSettings
+from patchioner.checkpoints.folder import SHIPPED, ModelSettings, find_model
 from patchioner.cli.calibrate import adapting
 
 data = pytest.importorskip("skimage.data", reason="the photos come with scikit-image")

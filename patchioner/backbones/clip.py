@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from patchioner.backbones.base import (
+from patchioner.backbones import (
     BACKBONES,
     Backbone,
     Dense,

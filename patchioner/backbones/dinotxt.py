@@ -14,7 +14,7 @@ import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from patchioner.backbones.base import BACKBONES, Dense
+from patchioner.backbones import BACKBONES, Dense
 from patchioner.backbones.vit import (
     TimmNetwork,
     cls_attention,

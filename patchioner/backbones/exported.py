@@ -18,7 +18,7 @@ import torch
 from timm.layers import resample_abs_pos_embed  # type: ignore[attr-defined]
 from torch import Tensor
 
-from patchioner.backbones.base import BACKBONES, Dense, SingleViT, preprocessing_of
+from patchioner.backbones import BACKBONES, Dense, SingleViT, preprocessing_of
 from patchioner.base.errors import CheckpointError, ExportError, OptionError, first_line
 from patchioner.base.files import atomic_path, file_sha256, write_json
 from patchioner.base.optional import require

@@ -21,10 +21,9 @@ from timm.layers import AttentionPoolLatent  # type: ignore[attr-defined]
 from timm.models.vision_transformer import Attention, Block  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
-from patchioner.backbones.base import BACKBONES, Dense, SingleViT
+from patchioner.backbones import BACKBONES, Dense, SingleViT
 from patchioner.base.errors import CheckpointError, HubError, OptionError, UnknownNameError
-from patchioner.base.inference import inference_copy
-from patchioner.base.weights import fit_weights
+from patchioner.base.weights import fit_weights, inference_copy
 from patchioner.checkpoints.stored import WeightSource, part_of, read_tensors
 from patchioner.geometry import Preprocessing
 

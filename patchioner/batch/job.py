@@ -120,7 +120,7 @@ class Worker:
 
     def _identity(self) -> dict[str, Any]:
         """All that changes what rows say."""
-        from patchioner.checkpoints.fingerprint import model_fingerprint
+        from patchioner.checkpoints.hub import model_fingerprint
 
         own = model_fingerprint(self.model) | {"settings": self.model.settings.to_json()}
         own["dtype"] = str(self.model.dtype)

@@ -1,4 +1,4 @@
-"""The parts of a captioner; a checkpoint folder or a readable YAML file <-> its parts.
+"""The parts of a captioner and how they are used; a checkpoint folder, or a readable YAML file, <-> its parts.
 
 A folder holds config.json, backbone/, text_tower/, decoder/, memory_bank/ and nouns/. A YAML file names parts; anything
 relative starts at its folder::
@@ -17,33 +17,221 @@ What "weights" may be stands in `patchioner.checkpoints.stored`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+import copy
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self, TypeAlias
 
 import torch
 
-from decoders import Decoder, load_decoder
+from decoders import DecodeOptions, Decoder, load_decoder
+from decoders.base import check_whole
 from memory_bank import MemoryBank, Precision
 from patchioner.backbones import BACKBONES, Backbone, load_backbone
-from patchioner.base.errors import CheckpointError, OptionError, UnknownNameError
+from patchioner.base.errors import (
+    CheckpointError,
+    HubError,
+    OptionError,
+    UnknownNameError,
+    first_line,
+)
 from patchioner.base.files import read_json, recover_folder, replace_folder, write_json
 from patchioner.base.weights import Storage
-from patchioner.checkpoints.settings import FORMAT, VERSION, ModelSettings
 from patchioner.checkpoints.stored import CONFIG_FILE, existing_path, make_part, read_yaml
 from patchioner.nouns import NounTable
+from patchioner.regions import Region, Weighting, region_kinds
 from patchioner.text import TEXT_TOWERS, TextTower, load_tower
 
+FORMAT, VERSION = "patchioner", 1
+SHIPPED = "patchioner-mini"
+_PACKAGE = Path(__file__).parent
+PROJECTIONS = ("memory", "none", "raw")
+KINDS = tuple(region_kinds())
 FOREIGN_CONFIG_FILE = "config.yaml"
 MAPPED_FROM = 256 * 2**20  # bytes of a bank from which it is mapped rather than read
-_PARTS = ("backbone", "decoder", "text_tower", "memory_bank")
-_KEYS = ("name", "about", *_PARTS, "settings")
+_KEYS = ("name", "about", "backbone", "decoder", "text_tower", "memory_bank", "settings")
+Crop: TypeAlias = 'bool | Literal["add"]'
+"""Whether a region is cut out and encoded alone; "add" adds that to what is pooled."""
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """How the captions of a region are kept to what it shows and its surroundings do not (`decoders.guidance`).
+
+    Attributes:
+        contrast: weight of the log-probability given the region less that given the whole photo.
+        nouns: weight of the z-score of a noun with the region, less 1 and within 3 of it, for its first mention.
+        beam_width: of such captions, where no options of decoding are given.
+
+    Raises:
+        OptionError: a number outside its range.
+    """
+
+    contrast: float = 0.3
+    nouns: float = 1.5
+    beam_width: int = 2
+
+    def __post_init__(self) -> None:
+        _check_weights(contrast=self.contrast, nouns=self.nouns)
+        check_whole(beam_width=self.beam_width)
+
+
+@dataclass(frozen=True)
+class KindSettings:
+    """What differs for one kind of region; None leaves what the model does with all.
+
+    Attributes:
+        weighting: of patches inside such a region.
+        context: see `ModelSettings.context`.
+        guidance: how captions are kept to such a region while they are decoded; needs a table of nouns.
+
+    Raises:
+        OptionError: a context that is not a finite number, 0 or more.
+    """
+
+    weighting: Weighting | None = None
+    context: float | None = None
+    guidance: Guidance | None = None
+
+    def __post_init__(self) -> None:
+        _check_weights(context=self.context or 0.0)
+
+    @classmethod
+    def from_json(cls, **values: Any) -> Self:
+        """Of the values that a config has for a kind."""
+        made = {
+            key: kind(**values[key])
+            for key, kind in (("weighting", Weighting), ("guidance", Guidance))
+            if values.get(key) is not None
+        }
+        return cls(**{**values, **made})
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """How a checkpoint is used by default: the root config.json.
+
+    Attributes:
+        name: what the model is called.
+        weighting: default weighting of patches inside a region.
+        context: share of the photo's unit CLS token added to the unit embedding of a region; 0 leaves the pooled
+            tokens as they are.
+        kinds: what differs for a kind of region: "point", "patch", "box", "mask", "polygon", "trace", "region_set",
+            "whole_image". Not to be changed once it is here.
+        projection: "memory" sends embeddings through the memory bank, "none" as unit vectors straight to the decoder,
+            "raw" straight to it at the length they have, as the published CapDec model was run, though its decoder was
+            trained on unit vectors.
+        temperature: of the memory projection's softmax.
+        normalize: whether the memory projection gives unit vectors.
+        top_k: project onto so many nearest rows of the memory bank alone: approximate, by the bank's index where it has
+            one (`patchioner bank index`). None, the default, is exact.
+        crop: each region is cut out of the photo by its bounding box, encoded alone, and captioned as a whole image:
+            one backbone pass per region. For CLIP and others whose patches say little. "add" adds that to what is
+            pooled.
+        decode: default decoding.
+        calibration: what cosines between texts and regions mean with these weights, by the name of what measured them
+            ("detail", "label", "captions"); empty where nobody has. Not to be changed once it is here.
+        licence: of the weights.
+
+    Raises:
+        OptionError: a value outside of these.
+    """
+
+    name: str = "custom"
+    weighting: Weighting = field(default_factory=Weighting)
+    context: float = 0.0
+    kinds: Mapping[str, KindSettings] = field(default_factory=dict, hash=False)
+    projection: str = "memory"
+    temperature: float = 0.01
+    normalize: bool = True
+    top_k: int | None = None
+    crop: Crop = False
+    decode: DecodeOptions = field(default_factory=DecodeOptions)
+    calibration: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    licence: str = "unknown"
+
+    def __post_init__(self) -> None:
+        if self.projection not in PROJECTIONS:
+            raise OptionError(
+                f"projection {self.projection!r} is unknown: use one of {PROJECTIONS}"
+            )
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise OptionError(f"temperature {self.temperature} must be a positive number")
+        _check_weights(context=self.context)
+        if self.crop not in (True, False, "add"):
+            raise OptionError(f'crop {self.crop!r} is unknown: use true, false or "add"')
+        if self.top_k is not None:  # None is the exact projection
+            check_whole(top_k=self.top_k)
+        object.__setattr__(self, "kinds", dict(self.kinds))  # the caller's own may change
+        object.__setattr__(self, "calibration", copy.deepcopy(dict(self.calibration)))
+        for kind in self.kinds:
+            if kind not in KINDS:
+                raise OptionError(str(UnknownNameError.among("kind of region", kind, KINDS)))
+
+    def for_region(self, region: Region) -> tuple[Weighting, float]:
+        """Weighting and context of a region, by its kind."""
+        kind = self.kinds.get(region.kind, KindSettings())
+        return (
+            self.weighting if kind.weighting is None else kind.weighting,
+            self.context if kind.context is None else kind.context,
+        )
+
+    @property
+    def guides(self) -> bool:
+        """Whether captions of some kind of region are guided."""
+        return any(kind.guidance for kind in self.kinds.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """The root config.json."""
+        return {"format": FORMAT, "version": VERSION, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, values: Any, source: str) -> Self:
+        """Read the root config.json; unknown keys are refused with the close ones."""
+        if not isinstance(values, dict) or values.get("format") != FORMAT:
+            raise CheckpointError(
+                f'{source} is not the config of a Patchioner checkpoint (no "format": "{FORMAT}")'
+            )
+        if values.get("version") != VERSION:
+            raise CheckpointError(
+                f"{source} has version {values.get('version')!r}, this release reads {VERSION}: upgrade"
+            )
+        given = {key: value for key, value in values.items() if key not in ("format", "version")}
+        if "bridge" in given and "projection" not in given:  # its name before the redesign
+            given["projection"] = given.pop("bridge")
+        _refuse_unknown(given, [entry.name for entry in fields(cls)], "key", source)
+        try:
+            kinds, decode = dict(given.get("kinds", {})), dict(given.get("decode", {}))
+            given["weighting"] = Weighting(**given.get("weighting", {}))
+            given["kinds"] = {kind: KindSettings.from_json(**own) for kind, own in kinds.items()}
+            tuples = {key: tuple(one) for key, one in decode.items() if isinstance(one, list)}
+            given["decode"] = DecodeOptions(**{**decode, **tuples})
+            return cls(**given)
+        except (TypeError, ValueError, ArithmeticError) as error:  # OptionError is a ValueError
+            raise CheckpointError(f"{source}: {error}") from error
+
+
+def _check_weights(**weights: float) -> None:
+    for name, value in weights.items():
+        if not (math.isfinite(value) and value >= 0):
+            raise OptionError(f"{name} {value} must be a finite number, 0 or more")
+
+
+def _refuse_unknown(given: Mapping[str, Any], known: list[str], kind: str, source: str) -> None:
+    for key in given:
+        if key not in known:
+            raise CheckpointError(f"{source}: {UnknownNameError.among(kind, str(key), known)}")
 
 
 @dataclass(frozen=True)
 class Parts:
-    """Everything a captioner consists of; `bank` and `text_tower` may be absent. Nothing here is ever changed.
+    """Everything a captioner consists of; `bank` and `tower` may be absent. Nothing here is ever changed.
+
+    Captions need no text tower, so `tower` may also be what reads it, which `text_tower` then does.
 
     Raises:
         CheckpointError: parts of different widths, or one that needs a memory bank where there is none.
@@ -52,19 +240,20 @@ class Parts:
     backbone: Backbone
     decoder: Decoder
     bank: MemoryBank | None
-    text_tower: TextTower | None
+    tower: TextTower | Callable[[], TextTower | None] | None
     settings: ModelSettings
     nouns: NounTable | None = None
 
     def __post_init__(self) -> None:
-        widths = {"backbone": self.backbone.dim, "decoder": self.decoder.embedding_dim}
-        widths |= {} if self.bank is None else {"memory bank": self.bank.dim}
-        widths |= {} if self.text_tower is None else {"text tower": self.text_tower.dim}
+        held = {"memory bank": self.bank, "text tower": self.tower}
+        widths = {"decoder": self.decoder.embedding_dim}
+        widths |= {
+            name: part.dim
+            for name, part in held.items()
+            if isinstance(part, MemoryBank | TextTower)
+        }
         widths |= {} if self.nouns is None else {"nouns": self.nouns.embeddings.shape[1]}
-        if len(set(widths.values())) > 1:
-            raise CheckpointError(
-                f"the parts have different widths and cannot work together: {widths}"
-            )
+        self._check_widths(widths)
         if self.settings.guides and self.nouns is None:
             raise CheckpointError("the settings keep captions to their regions, which needs nouns/")
         if self.settings.guides and not self.decoder.can_be_guided:
@@ -78,6 +267,27 @@ class Parts:
                 f"a {type(self.decoder).__name__} draws on a memory bank, but there is none: add one with texts"
             )
 
+    def _check_widths(self, others: Mapping[str, int]) -> None:
+        widths = {"backbone": self.backbone.dim, **others}
+        if len(set(widths.values())) > 1:
+            raise CheckpointError(
+                f"the parts have different widths and cannot work together: {widths}"
+            )
+
+    @cached_property
+    def text_tower(self) -> TextTower | None:
+        """The text tower, read now where it was not yet; CheckpointError where it is damaged or does not fit."""
+        if self.tower is None or isinstance(self.tower, TextTower):
+            return self.tower
+        tower = self.tower()
+        self._check_widths({} if tower is None else {"text tower": tower.dim})
+        return tower
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Whole: what reads the tower may find nothing on another machine.
+        held = self.backbone, self.decoder, self.bank, self.text_tower, self.settings, self.nouns
+        return type(self), held
+
     def with_bank(self, bank: MemoryBank) -> Parts:
         """The same parts with another bank (of the same width); a first one also becomes the projection."""
         if self.bank is not None:  # it may serve the decoder alone, as for retrieval
@@ -85,7 +295,7 @@ class Parts:
         return replace(self, bank=bank, settings=replace(self.settings, projection="memory"))
 
     def to(self, device: torch.device | str, dtype: torch.dtype, *, optimize: bool = True) -> Parts:
-        """Copies for inference on a device, in a precision (`patchioner.base.inference.inference_copy`).
+        """Copies for inference on a device, in a precision (`patchioner.base.weights.inference_copy`).
 
         Beside networks in half precision on a GPU, a float32 bank becomes float16: half the memory there, and rounded
         less than the queries are. Sums stay float32. On a CPU its rows may lie in a mapped file and stay as they are.
@@ -93,7 +303,12 @@ class Parts:
         Args:
             optimize: also pack what a CPU multiplies faster packed.
         """
-        device, bank, tower = torch.device(device), self.bank, self.text_tower
+        device, bank, nouns = torch.device(device), self.bank, self.nouns
+
+        def placed_tower() -> TextTower | None:
+            tower = self.text_tower
+            return None if tower is None else tower.to(device, dtype, optimize=optimize)
+
         if bank is not None:
             bank = bank.to(device, resident_precision(bank.dtype, device, dtype))
         return replace(
@@ -101,8 +316,8 @@ class Parts:
             backbone=self.backbone.to(device, dtype, optimize=optimize),
             decoder=self.decoder.to(device, dtype, optimize=optimize),
             bank=bank,
-            text_tower=None if tower is None else tower.to(device, dtype, optimize=optimize),
-            nouns=None if self.nouns is None else self.nouns.to(device),
+            tower=None if self.tower is None else placed_tower,
+            nouns=None if nouns is None else nouns.to(device),
         )
 
 
@@ -112,8 +327,53 @@ def resident_precision(stored: Precision, device: torch.device, dtype: torch.dty
     return "float16" if halved else stored
 
 
+def find_model(name: str, *, revision: str | None = None) -> Path:
+    """The folder of a checkpoint, or the YAML file that describes one.
+
+    Args:
+        name: a folder, a ``.yaml`` file, a shipped name, or a hub id ``owner/name``. Hub repositories of the published
+            Patch-ioner are fetched whole, like our own; with ``HF_HUB_OFFLINE=1`` the hub's cache alone is used.
+        revision: branch, tag or commit of a hub repository.
+
+    Raises:
+        UnknownNameError: neither a folder nor a known name; offers the close ones.
+        HubError: the hub cannot be reached or has no such repository; offers the shipped model.
+    """
+    path = Path(os.path.expanduser(name))
+    is_yaml = path.suffix.lower() in (".yaml", ".yml")
+    if name.strip():
+        recover_folder(path)
+        if path.is_dir() or (path.is_file() and is_yaml):
+            return path
+    if name in shipped_models():
+        return _PACKAGE / name
+    if path.is_file():
+        raise UnknownNameError(
+            f"{name!r} is a file that is no checkpoint: give its folder, or a .yaml file"
+        )
+    if name.startswith((".", "/", "~")) or is_yaml:
+        kind = "model file" if is_yaml else "checkpoint folder"
+        raise UnknownNameError(f"no {kind} at {name!r}: check the path")
+    if name.count("/") != 1:
+        raise UnknownNameError.among("model", name, shipped_models())
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, revision=revision))
+    except Exception as error:  # its transport raises errors of its own, others in each release
+        raise HubError(
+            f"no folder {name!r} here, and it cannot be fetched from the model hub ({first_line(error)}). Check the "
+            f"name and the connection, or use the model inside the package: {SHIPPED!r}"
+        ) from error
+
+
+def shipped_models() -> tuple[str, ...]:
+    """Names of the models inside the package."""
+    return tuple(sorted(path.parent.name for path in _PACKAGE.glob(f"*/{CONFIG_FILE}")))
+
+
 def read_checkpoint(path: Path) -> Parts:
-    """Read all parts.
+    """Read all parts; the text tower when it is first asked for.
 
     Args:
         path: a folder of ours; a folder of the published system (config.yaml); or a YAML file, either one of the
@@ -138,16 +398,16 @@ def _read_own(folder: Path) -> Parts:
     settings = ModelSettings.from_json(read_json(config), str(config))
     bank, tower, nouns = (folder / name for name in ("memory_bank", "text_tower", "nouns"))
     return Parts(
-        backbone=load_backbone(folder / "backbone"),
-        decoder=load_decoder(folder / "decoder"),
-        bank=read_own_bank(bank) if bank.is_dir() else None,
-        text_tower=load_tower(tower) if tower.is_dir() else None,
-        settings=settings,
-        nouns=NounTable.load(nouns) if nouns.is_dir() else None,
+        load_backbone(folder / "backbone"),
+        load_decoder(folder / "decoder"),
+        _read_bank(bank) if bank.is_dir() else None,
+        partial(load_tower, tower) if tower.is_dir() else None,
+        settings,
+        NounTable.load(nouns) if nouns.is_dir() else None,
     )
 
 
-def read_own_bank(folder: Path) -> MemoryBank:
+def _read_bank(folder: Path) -> MemoryBank:
     """A small bank is read whole and checked against its checksum; a large one is mapped, so that it opens at once."""
     size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
     return MemoryBank.load(folder, memory_map=size > MAPPED_FROM)
@@ -193,7 +453,7 @@ def write_checkpoint(
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What a YAML file says, its keys checked; `build_model` makes all parts, its methods one by one.
+    """What a YAML file says, its keys checked; `build_model` makes all parts, its methods single ones.
 
     Attributes:
         name, settings: what the model is called; values of `ModelSettings`, without the name.
@@ -219,14 +479,6 @@ class ModelConfig:
         if self.text_tower is None:
             return None
         return make_part(TEXT_TOWERS, self.text_tower, self.folder, self.source)
-
-    def make_decoder(self, width: int) -> Decoder:
-        """The decoder of a folder, or the retrieval decoder for embeddings of a width."""
-        if isinstance(self.decoder, str):
-            return load_decoder(self.path("decoder"))
-        from decoders.retrieval import RetrievalDecoder
-
-        return RetrievalDecoder(width)
 
     def path(self, part: str) -> Path:
         """A folder that the config names; CheckpointError where nothing is there."""
@@ -259,10 +511,7 @@ def read_model_config(source: str | Path | Mapping[str, Any]) -> ModelConfig:
         raise CheckpointError(
             f"{where}: it holds {type(held).__name__}, not a mapping with {', '.join(_KEYS)}"
         )
-    for key in held:
-        if key not in _KEYS:
-            unknown = UnknownNameError.among("key of a model's config", str(key), _KEYS)
-            raise CheckpointError(f"{where}: {unknown}")
+    _refuse_unknown(held, list(_KEYS), "key of a model's config", where)
     name, settings = held.get("name"), held.get("settings") or {}
     if not isinstance(name, str) or not name.strip():
         raise CheckpointError(f"{where}: name is {name!r}: say what the model is called")
@@ -274,8 +523,8 @@ def read_model_config(source: str | Path | Mapping[str, Any]) -> ModelConfig:
         raise CheckpointError(
             f"{where}: settings must be a mapping, and the name stands outside of it"
         )
-    parts = {key: held.get(key) for key in _PARTS}
-    return ModelConfig(name=name, folder=folder, source=where, settings=dict(settings), **parts)
+    known = {key: value for key, value in held.items() if key not in ("about", "settings")}
+    return ModelConfig(**known, folder=folder, source=where, settings=dict(settings))
 
 
 def build_model(source: str | Path | Mapping[str, Any]) -> Parts:
@@ -289,14 +538,17 @@ def build_model(source: str | Path | Mapping[str, Any]) -> Parts:
     head = {"format": FORMAT, "version": VERSION, "name": config.name}
     settings = ModelSettings.from_json({**config.settings, **head}, config.source)
     # The small and easily mistaken parts first: an error should not wait for gigabytes of weights.
-    bank = None if config.memory_bank is None else read_own_bank(config.path("memory_bank"))
+    bank = None if config.memory_bank is None else _read_bank(config.path("memory_bank"))
     if isinstance(config.decoder, str):
-        config.path("decoder")
+        decoder = load_decoder(config.path("decoder"))
     elif config.decoder != {"type": "retrieval"}:
         raise CheckpointError(
             f"{config.source}: decoder is {config.decoder!r}: give a folder, or {{type: retrieval}} with a memory bank"
         )
     backbone = config.make_backbone()
-    return Parts(
-        backbone, config.make_decoder(backbone.dim), bank, config.make_text_tower(), settings
-    )
+    if not isinstance(config.decoder, str):
+        from decoders.retrieval import RetrievalDecoder
+
+        decoder = RetrievalDecoder(backbone.dim)
+    tower = None if config.text_tower is None else config.make_text_tower
+    return Parts(backbone, decoder, bank, tower, settings)

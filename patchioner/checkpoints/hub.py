@@ -1,29 +1,31 @@
-"""A model's name -> its folder on disk (a path, the shipped model, a hub repository); and what models there are.
+"""What models there are by name, how much memory their parts take, and which one it is; files of the model hub.
 
 Downloads go through huggingface_hub, which caches and honours offline mode.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
-import os
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import nn
 
-from patchioner.base.errors import HubError, UnknownNameError, first_line
-from patchioner.base.files import read_json, recover_folder
+from patchioner.base.errors import HubError, first_line
+from patchioner.base.files import file_sha256, read_json
 from patchioner.base.weights import SCALE_SUFFIX
+from patchioner.checkpoints.folder import Parts, find_model, shipped_models
 
 if TYPE_CHECKING:
-    from patchioner.checkpoints.folder import Parts
+    from patchioner.model import Patchioner
 
-SHIPPED = "patchioner-mini"
 _OWNER, _STATED = "Ruggero1912", "none stated"
 _FLOAT = 4  # bytes
 # Bytes of the published networks in float32, and of a bank whose rows are 768 numbers, a norm and a count.
@@ -49,57 +51,6 @@ _PUBLISHED = {
 }
 
 
-def shipped_models() -> tuple[str, ...]:
-    """Names of the models inside the package."""
-    return tuple(sorted(folder.name for folder in _shipped_folders()))
-
-
-def find_model(name: str, *, revision: str | None = None) -> Path:
-    """The folder of a checkpoint, or the YAML file that describes one.
-
-    Args:
-        name: a folder, a ``.yaml`` file, a shipped name, or a hub id ``owner/name``. Hub repositories of the published
-            Patch-ioner are fetched whole, like our own; with ``HF_HUB_OFFLINE=1`` the hub's cache alone is used.
-        revision: branch, tag or commit of a hub repository.
-
-    Raises:
-        UnknownNameError: neither a folder nor a known name; offers the close ones.
-        HubError: the hub cannot be reached or has no such repository; offers the shipped model.
-    """
-    path = Path(os.path.expanduser(name))
-    is_yaml = path.suffix.lower() in (".yaml", ".yml")
-    if name.strip():
-        recover_folder(path)
-        if path.is_dir() or (path.is_file() and is_yaml):
-            return path
-    for shipped in _shipped_folders():
-        if shipped.name == name:
-            return shipped
-    if path.is_file():
-        raise UnknownNameError(
-            f"{name!r} is a file that is no checkpoint: give its folder, or a .yaml file"
-        )
-    if name.startswith((".", "/", "~")) or is_yaml:
-        kind = "model file" if is_yaml else "checkpoint folder"
-        raise UnknownNameError(f"no {kind} at {name!r}: check the path")
-    if name.count("/") != 1:
-        raise UnknownNameError.among("model", name, shipped_models())
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(name, revision=revision))
-    except Exception as error:  # its transport raises errors of its own, others in each release
-        raise HubError(
-            f"no folder {name!r} here, and it cannot be fetched from the model hub ({first_line(error)}). Check the "
-            f"name and the connection, or use the model inside the package: {SHIPPED!r}"
-        ) from error
-
-
-def _shipped_folders() -> Iterator[Path]:
-    root = Path(str(resources.files("patchioner") / "checkpoints"))
-    return (path for path in root.glob("*") if (path / "config.json").is_file())
-
-
 def upload(folder: Path, name: str) -> None:
     """Push a checkpoint folder to the hub repository `name`, made on demand."""
     from huggingface_hub import HfApi
@@ -108,7 +59,7 @@ def upload(folder: Path, name: str) -> None:
     try:
         api.create_repo(name, exist_ok=True)
         api.upload_folder(repo_id=name, folder_path=folder)
-    except Exception as error:  # as in `find_model`
+    except Exception as error:  # as for `folder.find_model`
         raise HubError(
             f"cannot push to {name!r} ({first_line(error)}). Log in with `hf auth login` and check the name"
         ) from error
@@ -120,7 +71,7 @@ def fetch(hub_id: str, name: str) -> Path:
 
     try:
         return Path(hf_hub_download(hub_id, name))
-    except Exception as error:  # as in `find_model`
+    except Exception as error:  # as for `folder.find_model`
         raise HubError(f"{name!r} of {hub_id} cannot be fetched ({first_line(error)})") from error
 
 
@@ -204,3 +155,46 @@ def part_sizes(parts: Parts) -> dict[str, tuple[int, int]]:
 def _tensor_sizes(module: nn.Module) -> tuple[int, int]:
     tensors = [*module.parameters(), *module.buffers()]
     return sum(t.numel() for t in tensors), sum(t.numel() * t.element_size() for t in tensors)
+
+
+def tensors_sha256(tensors: Mapping[str, torch.Tensor]) -> str:
+    """Sha256 (hex) over names, types, shapes and values, wherever the tensors lie."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        values = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {values.dtype} {tuple(values.shape)}\n".encode())
+        digest.update(values.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def saved_sha256(decoder: Any) -> str:
+    """Sha256 (hex) over the files that a decoder saves in float32.
+
+    A decoder need not be one network, so what it writes is the only complete account of it.
+    """
+    digest = hashlib.sha256()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        decoder.save(folder, storage="fp32")
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            # The head of a safetensors file is written in an order that changes from process to process.
+            tensors = path.suffix == ".safetensors"
+            found = tensors_sha256(load_file(path)) if tensors else file_sha256(path)
+            digest.update(f"{path.relative_to(folder).as_posix()} {found}\n".encode())
+    return digest.hexdigest()
+
+
+def model_fingerprint(model: Patchioner) -> dict[str, Any]:
+    """Sha256 of each part of a model; its settings are not among them."""
+    parts = model.parts
+    tower, bank = parts.text_tower, parts.bank
+    return {
+        "name": parts.settings.name,
+        "backbone_config": parts.backbone.config,
+        "backbone_sha256": tensors_sha256(parts.backbone.state_dict()),
+        "decoder_class": type(parts.decoder).__name__,
+        "decoder_sha256": saved_sha256(parts.decoder),
+        "text_tower_sha256": None if tower is None else tensors_sha256(tower.state_dict()),
+        "bank_sha256": None if bank is None else bank.fingerprint(),
+        "bank_rows": None if bank is None else len(bank),
+    }

@@ -21,12 +21,12 @@ from torch import Tensor, nn
 
 from patchioner.base.errors import CheckpointError, OptionError, UnknownNameError, first_line
 from patchioner.base.files import leads_out, read_json, write_json
-from patchioner.base.inference import inference_copy
 from patchioner.base.optional import Registry, require
 from patchioner.base.weights import (
     AllocationLimit,
     Storage,
     fit_weights,
+    inference_copy,
     load_weights,
     save_weights,
 )

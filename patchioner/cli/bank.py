@@ -184,7 +184,7 @@ def shrink(options: argparse.Namespace) -> int:
 def index(options: argparse.Namespace) -> int:
     """Build an index and write it beside its bank; returns the exit status."""
     from memory_bank import IndexOptions, MemoryBank
-    from patchioner.checkpoints.hub import shipped_models
+    from patchioner.checkpoints.folder import shipped_models
 
     if options.bank in shipped_models():
         raise OptionError(
@@ -215,7 +215,7 @@ def _described(options: IndexOptions, rows: int) -> str:
 def _bank_folder(given: str) -> Path:
     """The folder of a bank, or the one inside a checkpoint, a shipped one included."""
     from memory_bank.storage import bank_folder
-    from patchioner.checkpoints.hub import find_model, shipped_models
+    from patchioner.checkpoints.folder import find_model, shipped_models
 
     return bank_folder(find_model(given) if given in shipped_models() else given)
 
@@ -223,7 +223,7 @@ def _bank_folder(given: str) -> Path:
 def _placed(tower: TextTower, device: str | None) -> Embed:
     import torch
 
-    from patchioner.base.inference import usable_device
+    from patchioner.base.weights import usable_device
 
     return tower.to(usable_device(device), torch.float32).encode
 
@@ -235,8 +235,12 @@ def _embedder(name: str, device: str | None) -> Embed:
 
 def _text_tower(name: str) -> TextTower:
     """The text tower of a model; of a YAML file that names parts, it alone is read."""
-    from patchioner.checkpoints.folder import names_parts, read_checkpoint, read_model_config
-    from patchioner.checkpoints.hub import find_model
+    from patchioner.checkpoints.folder import (
+        find_model,
+        names_parts,
+        read_checkpoint,
+        read_model_config,
+    )
 
     path = find_model(name)
     if path.is_file() and names_parts(path):

@@ -24,8 +24,7 @@ from patchioner.cli.output import write_line
 from patchioner.cli.spelling import positive_int
 
 if TYPE_CHECKING:
-    from patchioner.checkpoints.folder import Parts
-    from patchioner.checkpoints.settings import KindSettings
+    from patchioner.checkpoints.folder import KindSettings, Parts
     from patchioner.geometry import ImageGeometry
     from patchioner.pipeline import Embedded
     from patchioner.regions import Region
@@ -61,10 +60,9 @@ def add_calibrate_arguments(parser: argparse.ArgumentParser) -> None:
 
 def calibrate(options: argparse.Namespace) -> int:
     """Fit, print the calibration as JSON, and write it where that is asked."""
-    from patchioner.base.inference import usable_device
+    from patchioner.base.weights import usable_device
     from patchioner.calibration import read_pairs
-    from patchioner.checkpoints.folder import read_checkpoint
-    from patchioner.checkpoints.hub import find_model
+    from patchioner.checkpoints.folder import find_model, read_checkpoint
 
     folder = Path(options.model)
     if options.write and not (folder / "config.json").is_file():
@@ -156,7 +154,7 @@ def fit(
 
 def adapting(kinds: Mapping[str, KindSettings], guided: bool) -> dict[str, KindSettings]:
     """Captions of places are guided; those of sets and traces gain nothing from it."""
-    from patchioner.checkpoints.settings import Guidance, KindSettings
+    from patchioner.checkpoints.folder import Guidance, KindSettings
 
     found = dict(kinds)
     for kind in ("point", "patch", "box", "mask", "polygon") if guided else ():

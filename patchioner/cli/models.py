@@ -43,7 +43,8 @@ def add_models_arguments(parser: argparse.ArgumentParser) -> None:
 
 def list_models(options: argparse.Namespace) -> int:
     """Print what is known, or the parts of one model with their sizes; returns the exit status."""
-    from patchioner.checkpoints.hub import find_model, folder_bytes, known_models, part_sizes
+    from patchioner.checkpoints.folder import find_model
+    from patchioner.checkpoints.hub import folder_bytes, known_models, part_sizes
 
     if options.model is None:
         for model in known_models():
@@ -148,7 +149,7 @@ def _load(options: argparse.Namespace) -> Patchioner:
     if options.talk2dino is None and options.fit is None:
         return Patchioner.from_pretrained(options.source, device="cpu", bank=options.bank)
     from memory_bank import MemoryBank
-    from patchioner.checkpoints.hub import find_model
+    from patchioner.checkpoints.folder import find_model
     from patchioner.checkpoints.published import read_published
 
     parts = read_published(

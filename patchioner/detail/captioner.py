@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from patchioner.base.errors import OptionError, UnknownNameError
-from patchioner.checkpoints.hub import SHIPPED
+from patchioner.checkpoints.folder import SHIPPED
 from patchioner.detail.describe import OwnSettings, PatchionerDescriber
 from patchioner.detail.divide import DivideSettings, Given, divide
 from patchioner.detail.fuse import FuseSettings, GreedyFuser, dropped

@@ -24,8 +24,8 @@ from patchioner.base.errors import (
     PatchionerError,
     first_line,
 )
-from patchioner.base.inference import usable_device
 from patchioner.base.optional import require
+from patchioner.base.weights import usable_device
 from patchioner.detail.cache import Answer, Asked, AskedModel, CallCache, Take, clean_answer
 from patchioner.detail.client import EmptyAnswerError
 from patchioner.pipeline import attempt

@@ -1,5 +1,438 @@
-"""Text towers: sentences in, vectors in the space of the patch tokens out."""
+"""Text towers: texts in, vectors in the space of the patch tokens out; a small BERT-shaped one, and Talk2DINO's.
 
-from patchioner.text.base import TEXT_TOWERS, BertSettings, BertTower, TextTower, load_tower
+BERT: arXiv 1810.04805; mean-pooled sentence encoders: arXiv 1908.10084. Talk2DINO (arXiv 2411.19331) carries the text
+feature t of any tower (CLIP ViT-B/16: 512) into the space of DINO's patch tokens (ViT-B: 768), ``W2 tanh(W1 t + b1) +
+b2``, or ``W1 t + b1`` alone. Nothing is applied on the visual side.
+"""
 
-__all__ = ["TEXT_TOWERS", "BertSettings", "BertTower", "TextTower", "load_tower"]
+from __future__ import annotations
+
+import logging
+import os
+from abc import abstractmethod
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from patchioner.base.errors import CheckpointError, OptionError, TextError
+from patchioner.base.files import write_json
+from patchioner.base.optional import Registry
+from patchioner.base.weights import (
+    Storage,
+    fit_weights,
+    load_weights,
+    save_weights,
+    sound_tokenizer,
+)
+from patchioner.checkpoints.stored import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    StoredModule,
+    WeightSource,
+    make_part,
+    read_tensors,
+    settings_of,
+)
+
+TOKENIZER_FILE = "tokenizer.json"
+logger = logging.getLogger(__name__)
+
+
+class TextTower(StoredModule):
+    """A network that puts texts into the space of the patch tokens."""
+
+    tokenizer: Any
+
+    @abstractmethod
+    def encode(self, texts: Sequence[str], *, batch: int = 256) -> Tensor:
+        """Embed texts.
+
+        Args:
+            texts: n non-blank strings.
+            batch: most texts per pass.
+
+        Returns:
+            (n, dim) float32 on the CPU, not normalised. A text's vector does not depend on the others.
+
+        Raises:
+            TextError: a text is blank or not a string.
+        """
+
+    def save(self, folder: Path, *, storage: Storage = "fp16") -> None:
+        """Write config.json, weights.safetensors and, where it has one of its own, tokenizer.json."""
+        super().save(folder, storage=storage)
+        if isinstance(self.tokenizer, Tokenizer):
+            (folder / TOKENIZER_FILE).write_text(self.tokenizer.to_str(), encoding="utf-8")
+
+
+class ShapedTower(TextTower):
+    """A tower whose network follows from `settings`, a dataclass; `kind` names it in a config."""
+
+    kind: ClassVar[str]
+    settings: Any
+
+    @property
+    def dim(self) -> int:
+        """Width of the embedding space."""
+        return int(self.settings.dim)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Type and shape."""
+        return {"type": self.kind, **asdict(self.settings)}
+
+
+def plain_tokenizer(tokenizer: Tokenizer) -> Tokenizer:
+    """A copy without padding and truncation."""
+    copied = Tokenizer.from_str(tokenizer.to_str())
+    copied.no_padding()
+    copied.no_truncation()
+    return copied
+
+
+def check_shape(settings: Any, what: str) -> None:
+    """Refuse the settings of a tower whose numbers are none or do not fit together; OptionError."""
+    for one in fields(settings):
+        value = getattr(settings, one.name)
+        if one.type == "int" and one.name != "pad_id" and (type(value) is not int or value < 1):
+            raise OptionError(f"{one.name} of {what} is {value!r}: give a whole number, 1 or more")
+    if settings.width % settings.heads:
+        raise OptionError(
+            f"width {settings.width} of {what} is no multiple of its {settings.heads} heads"
+        )
+    if settings.max_tokens < 3:
+        raise OptionError(
+            f"max_tokens {settings.max_tokens} of {what} leaves no room for start, end and a word"
+        )
+
+
+def check_texts(texts: Sequence[str]) -> None:
+    """Refuse blank texts, half characters (lone surrogates) and things that are no text, by index."""
+    if isinstance(texts, str):
+        raise TextError(
+            f"expected a list of texts, got the single string {texts!r}: wrap it in a list"
+        )
+    for index, text in enumerate(texts):
+        if not isinstance(text, str) or not text.strip():
+            raise TextError(f"text {index} is {text!r}: give non-blank strings")
+        if not text.isascii() and any("\ud800" <= sign <= "\udfff" for sign in text):
+            raise TextError(f"text {index} is {text!r}: half a character is in it; decode it anew")
+
+
+def cut_ids(encoded: Sequence[Sequence[int]], limit: int) -> list[list[int]]:
+    """Token ids of at most `limit` each, the last one kept; one warning says how many texts were longer."""
+    if cut := sum(len(ids) > limit for ids in encoded):
+        logger.warning(
+            "%d of %d texts are longer than %d tokens and were cut", cut, len(encoded), limit
+        )
+    return [[*ids] if len(ids) <= limit else [*ids[: limit - 1], ids[-1]] for ids in encoded]
+
+
+def equal_lengths(
+    sequences: Sequence[Sequence[int]], batch: int
+) -> Iterator[tuple[list[int], Tensor]]:
+    """Yield (row indices, ids (B, T)) such that every batch holds sequences of one length."""
+    by_length: defaultdict[int, list[int]] = defaultdict(list)
+    for row, ids in enumerate(sequences):
+        by_length[len(ids)].append(row)
+    for rows in by_length.values():
+        for start in range(0, len(rows), batch):
+            part = rows[start : start + batch]
+            yield part, torch.tensor([sequences[row] for row in part])
+
+
+def encode_by_length(
+    sequences: Sequence[Sequence[int]], batch: int, run: Callable[[Tensor], Tensor], dim: int
+) -> Tensor:
+    """Vectors (n, dim) float32 of token ids; those of one length share passes of `run`, so nothing is padded."""
+    result = torch.empty(len(sequences), dim, dtype=torch.float32)
+    for rows, ids in equal_lengths(sequences, batch):
+        result[rows] = run(ids).to("cpu", torch.float32)
+    return result
+
+
+def read_tokenizer(path: Path) -> Tokenizer:
+    """Read tokenizer.json; CheckpointError where it is none."""
+    with sound_tokenizer(path):
+        return Tokenizer.from_file(str(path))
+
+
+TEXT_TOWERS: Registry[type[TextTower]] = Registry(
+    "text tower",
+    homes={name: "patchioner.text.clip" for name in ("open_clip", "siglip", "dinotxt")},
+)
+
+
+def load_tower(folder: Path) -> TextTower:
+    """Read what `TextTower.save` wrote; CheckpointError where a file is missing, corrupt or of another shape."""
+    return make_part(TEXT_TOWERS, folder, Path(), str(folder))
+
+
+@dataclass(frozen=True)
+class BertSettings:
+    """Shape of a tower: everything its weights depend on. OptionError where the numbers do not fit together."""
+
+    vocabulary: int
+    dim: int
+    width: int = 384
+    layers: int = 6
+    heads: int = 12
+    inner: int = 1536
+    projection: int = 768
+    max_tokens: int = 64
+
+    def __post_init__(self) -> None:
+        check_shape(self, "the text tower")
+
+
+class BertLayer(nn.Module):
+    """Post-norm transformer encoder layer with the exact GELU."""
+
+    def __init__(self, settings: BertSettings) -> None:
+        super().__init__()
+        self.heads = settings.heads
+        self.qkv = nn.Linear(settings.width, 3 * settings.width)
+        self.attention_out = nn.Linear(settings.width, settings.width)
+        self.attention_norm = nn.LayerNorm(settings.width, eps=1e-12)
+        self.inner = nn.Linear(settings.width, settings.inner)
+        self.outer = nn.Linear(settings.inner, settings.width)
+        self.output_norm = nn.LayerNorm(settings.width, eps=1e-12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, width) -> (B, T, width); no padding inside a batch."""
+        query, key, value = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        x = self.attention_norm(x + self.attention_out(mixed))
+        return self.output_norm(x + self.outer(F.gelu(self.inner(x))))  # type: ignore[no-any-return]
+
+
+class BertTower(ShapedTower):
+    """Tokenizer, encoder and projection.
+
+    Args:
+        settings: the tower's shape.
+        tokenizer: a `tokenizers.Tokenizer` that adds the start and end tokens itself; copied, without its padding
+            and truncation.
+
+    Texts are grouped by length in tokens, so no batch holds padding and a text's vector does not depend on the others.
+    """
+
+    kind = "bert"
+
+    def __init__(self, settings: BertSettings, tokenizer: Tokenizer) -> None:
+        super().__init__()
+        self.settings, self.tokenizer = settings, plain_tokenizer(tokenizer)
+        self.tokens = nn.Embedding(settings.vocabulary, settings.width)
+        self.positions = nn.Embedding(settings.max_tokens, settings.width)
+        self.norm = nn.LayerNorm(settings.width, eps=1e-12)
+        self.layers = nn.ModuleList(BertLayer(settings) for _ in range(settings.layers))
+        self.project_in = nn.Linear(settings.width, settings.projection)
+        self.project_out = nn.Linear(settings.projection, settings.dim)
+        self.eval()
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], folder: Path) -> Self:
+        """See `StoredModule.from_config`; the tokenizer is in the folder of the weights."""
+        settings = BertSettings(**settings_of(config, (one.name for one in fields(BertSettings))))
+        source = WeightSource.of(config, folder)
+        source.refuse(fetched=True, file=True, advice="give a folder of `save`")
+        path = (source.folder or folder) / TOKENIZER_FILE
+        tokenizer = read_tokenizer(path)
+        if tokenizer.get_vocab_size() != settings.vocabulary:
+            raise CheckpointError(
+                f"{path} has {tokenizer.get_vocab_size()} pieces, the weights {settings.vocabulary}"
+            )
+        return cls(settings, tokenizer).restore(source.folder)
+
+    def sentence(self, ids: Tensor) -> Tensor:
+        """Token ids (B, T) without padding -> mean-pooled unit sentence vectors (B, width)."""
+        x = self.norm(self.tokens(ids) + self.positions.weight[: ids.shape[1]])
+        for layer in self.layers:
+            x = layer(x)
+        return F.normalize(x.mean(dim=1), dim=1)
+
+    def project(self, sentences: Tensor) -> Tensor:
+        """Sentence vectors (B, width) -> the visual space (B, dim)."""
+        return self.project_out(torch.tanh(self.project_in(sentences)))  # type: ignore[no-any-return]
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Token ids (B, T) without padding -> embeddings (B, dim), not normalised."""
+        return self.project(self.sentence(ids))
+
+    def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids per text; texts beyond `max_tokens` are cut, keeping the end token, with a warning."""
+        encoded = self.tokenizer.encode_batch(list(texts))
+        return cut_ids([one.ids for one in encoded], self.settings.max_tokens)
+
+    @torch.inference_mode()
+    def encode(self, texts: Sequence[str], *, batch: int = 256) -> Tensor:
+        """Embed texts; see `TextTower.encode`."""
+        check_texts(texts)
+        device = self.positions.weight.device
+        ids = self.token_ids(texts)
+        return encode_by_length(ids, batch, lambda part: self(part.to(device)), self.dim)
+
+
+TEXT_TOWERS.register("bert")(BertTower)
+
+
+_TOWER_FOLDER = "tower"
+_ROWS_AT_ONCE = 8192
+
+# Published names of the two layers; the last is that of older files.
+_FIRST, _SECOND = "linear_layer", ("hidden_layers.0", "linear_layer2")
+
+
+class Talk2DinoTower(TextTower):
+    """Any text tower, then Talk2DINO's projection into the visual space.
+
+    Args:
+        tower: embeds texts; its vectors are not normalised before the projection, as published.
+        dim: width of the visual tokens.
+        width: width between the two layers, `dim` as published; None for the linear projection without them.
+    """
+
+    def __init__(self, tower: TextTower, dim: int, *, width: int | None) -> None:
+        super().__init__()
+        self.tower = tower
+        self.project_in = nn.Linear(tower.dim, dim if width is None else width)
+        self.project_out = None if width is None else nn.Linear(width, dim)
+        self.eval()
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], folder: Path) -> Self:
+        """See `StoredModule.from_config`; "tower" is a config or folder, the published projection a file."""
+        own = settings_of(config, ("tower", "dim", "width"))
+        source = WeightSource.of(config, folder)
+        source.refuse(fetched=True, advice="Talk2DINO's projection is a file: give its .pth")
+        if source.folder is not None and source.folder != folder:
+            whole = load_tower(source.folder)
+            if not isinstance(whole, cls):
+                raise OptionError(f"{source.folder} holds a {type(whole).__name__}")
+            return whole
+        inner = own.pop("tower", _TOWER_FOLDER)
+        tower = make_part(TEXT_TOWERS, inner, folder, "the tower of a talk2dino")
+        if source.file is not None:
+            return cls.from_weights(tower, load_talk2dino_weights(source.file))
+        dim = int(own.get("dim", 768))
+        width = own.get("width", dim)
+        joined = cls(tower, dim, width=None if width is None else int(width))
+        return joined.restore(source.folder)
+
+    def to(  # type: ignore[override]
+        self, device: torch.device | str, dtype: torch.dtype, *, optimize: bool = True
+    ) -> Self:
+        """See `StoredModule.to`; the tower inside as it sees fit."""
+        twin = super().to(device, dtype, optimize=optimize)
+        twin.tower = self.tower.to(device, dtype, optimize=optimize)
+        return twin
+
+    @classmethod
+    def from_weights(cls, tower: TextTower, weights: Mapping[str, Tensor]) -> Self:
+        """Join a tower and what `load_talk2dino_weights` read.
+
+        Raises:
+            CheckpointError: the projection takes vectors of another width than the tower's.
+        """
+        width, taken = weights["project_in.weight"].shape
+        if taken != tower.dim:
+            raise CheckpointError(
+                f"this Talk2DINO projection takes text features {taken} wide, the text tower gives {tower.dim}: "
+                "use the tower it was trained with (CLIP ViT-B/16, 512 wide, for the published ones)"
+            )
+        two = "project_out.weight" in weights
+        dim = len(weights["project_out.weight"]) if two else width
+        joined = cls(tower, dim, width=width if two else None)
+        fit_weights(joined._projection(), weights, source="Talk2DINO")
+        return joined
+
+    @property
+    def dim(self) -> int:
+        """Width of the visual tokens."""
+        last = self.project_in if self.project_out is None else self.project_out
+        return last.out_features
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Type and shape of the projection; the tower inside has a folder, and a config, of its own."""
+        width = None if self.project_out is None else self.project_in.out_features
+        return {"type": "talk2dino", "dim": self.dim, "width": width}
+
+    def project(self, features: Tensor) -> Tensor:
+        """Text features (n, tower's dim) -> the visual space (n, dim), in the projection's precision."""
+        projected: Tensor = self.project_in(features.to(self.project_in.weight))
+        return projected if self.project_out is None else self.project_out(torch.tanh(projected))
+
+    @torch.inference_mode()
+    def encode(self, texts: Sequence[str], *, batch: int = 256) -> Tensor:
+        """Embed texts into the space of the patch tokens; see `TextTower.encode`."""
+        features = self.tower.encode(texts, batch=batch)
+        result = torch.empty(len(features), self.dim, dtype=torch.float32)
+        for start in range(0, len(features), _ROWS_AT_ONCE):
+            rows = slice(start, start + _ROWS_AT_ONCE)
+            result[rows] = self.project(features[rows]).to("cpu", torch.float32)
+        return result
+
+    def save(self, folder: Path, *, storage: Storage = "fp16") -> None:
+        """Write the projection, and the tower inside in a folder of its own."""
+        self.tower.save(folder / _TOWER_FOLDER, storage=storage)
+        save_weights(self._projection().state_dict(), folder / WEIGHTS_FILE, storage=storage)
+        write_json(folder / CONFIG_FILE, self.config)
+
+    def restore(self, folder: Path | None) -> Self:
+        """As `StoredModule.restore`, of the projection; the tower inside is restored by its own loader."""
+        if folder is not None:
+            weights = folder / WEIGHTS_FILE
+            fit_weights(self._projection(), load_weights(weights), source=str(weights))
+        return self.eval()
+
+    def _projection(self) -> nn.ModuleDict:
+        layers = {"project_in": self.project_in, "project_out": self.project_out}
+        return nn.ModuleDict({name: layer for name, layer in layers.items() if layer is not None})
+
+
+def load_talk2dino_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """Read a published Talk2DINO projection as float32 tensors by our names; nothing in the file is executed.
+
+    The file, a ``.pth`` or safetensors, holds ``linear_layer.*`` and, unless the projection is linear,
+    ``hidden_layers.0.*`` (older: ``linear_layer2.*``): "project_in.*" and "project_out.*" here.
+
+    Raises:
+        CheckpointError: the file holds something else than these, or shapes that do not fit one another (named).
+    """
+    given = read_tensors(Path(path))
+    second = next((name for name in _SECOND if f"{name}.weight" in given), _SECOND[0])
+    linear = not any(name.startswith(_SECOND) for name in given)
+    named = {
+        f"{ours}.{kind}": f"{published}.{kind}"
+        for ours, published in [("project_in", _FIRST), ("project_out", second)][: 2 - linear]
+        for kind in ("weight", "bias")
+    }
+    faults = [f"missing {name}" for name in named.values() if name not in given]
+    if unexpected := sorted(given.keys() - set(named.values())):
+        faults.append(f"unexpected {', '.join(unexpected)}")
+    if not faults:
+        weight = given[f"{_FIRST}.weight"]
+        rows = len(given[f"{second}.weight"]) if not linear else 0
+        shapes = [(len(weight), weight.shape[-1]), (len(weight),), (rows, len(weight)), (rows,)]
+        faults = [
+            f"{name} is {tuple(given[name].shape)} {given[name].dtype}, expected {shape}"
+            for name, shape in zip(named.values(), shapes, strict=False)
+            if tuple(given[name].shape) != shape or not given[name].is_floating_point()
+        ]
+    if faults:
+        raise CheckpointError(
+            f"{path} is no Talk2DINO projection: {'; '.join(faults)}. Expected are linear_layer and, unless it is "
+            "linear, hidden_layers.0 (older: linear_layer2), each with weight and bias"
+        )
+    return {ours: given[name] for ours, name in named.items()}
+
+
+TEXT_TOWERS.register("talk2dino")(Talk2DinoTower)

@@ -23,7 +23,7 @@ from patchioner.base.files import read_json
 from patchioner.base.optional import require
 from patchioner.base.progress import progress
 from patchioner.geometry import Preprocessing
-from patchioner.text.base import BertSettings, BertTower, equal_lengths
+from patchioner.text import BertSettings, BertTower, equal_lengths
 from runs.training.settings import RunSettings
 
 

@@ -19,8 +19,7 @@ from PIL import Image
 
 from memory_bank import MemoryBank
 from patchioner import Box, Mask, Patchioner, Point, Polygon, Region, RegionSet, Trace
-from patchioner.checkpoints.folder import Parts, read_checkpoint
-from patchioner.checkpoints.hub import find_model
+from patchioner.checkpoints.folder import Parts, find_model, read_checkpoint
 from tests.support.tiny import noise_photo
 
 Captioned = Callable[[Sequence[Region]], list[str]]

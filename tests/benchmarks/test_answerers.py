@@ -15,7 +15,7 @@ from benchmarks.data import BenchmarkDataError
 from benchmarks.settings import RunSettings, weighting_of
 from patchioner import Box, Patchioner, RegionSet, Weighting, WholeImage
 from patchioner.base.errors import OptionError
-from patchioner.checkpoints.settings import KindSettings
+from patchioner.checkpoints.folder import KindSettings
 from tests.benchmarks.conftest import World
 from tests.support.tiny import TEXTS, tiny_parts
 

@@ -209,7 +209,7 @@ def test_nothing_is_written_for_a_bad_corpus(source: Parts, tmp_path: Path) -> N
 
 def test_parts_that_cannot_be_adapted_are_refused(source: Parts, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="no text tower"):
-        adapt(replace(source, text_tower=None), CORPUS, tmp_path / "out")
+        adapt(replace(source, tower=None), CORPUS, tmp_path / "out")
 
     class Other:
         """Some other decoder."""

@@ -16,8 +16,7 @@ import pytest
 import torch
 
 from patchioner import Patchioner
-from patchioner.backbones import TimmViT, load_backbone
-from patchioner.backbones.base import SingleViT
+from patchioner.backbones import SingleViT, TimmViT, load_backbone
 from patchioner.backbones.clip import OpenClipViT, ProxyClip, clip_preprocessing
 from patchioner.backbones.dinotxt import DinoTxtViT
 from patchioner.backbones.exported import NETWORK_FILES, ExportedBackbone, resample_positions

@@ -18,8 +18,7 @@ from decoders.guidance import Guide
 from decoders.retrieval import RetrievalDecoder
 from patchioner import Box, Patchioner, RegionSet, WholeImage
 from patchioner.base.errors import CheckpointError, OptionError
-from patchioner.checkpoints.folder import Parts
-from patchioner.checkpoints.settings import Guidance, KindSettings, ModelSettings
+from patchioner.checkpoints.folder import Guidance, KindSettings, ModelSettings, Parts
 from patchioner.cli.calibrate import adapting
 from patchioner.cli.main import main
 from patchioner.embedding import project

@@ -267,7 +267,7 @@ def test_text_and_regions_share_a_space(model: Patchioner, features: PatchFeatur
         model.embed_text(["a cat", " "])
     with pytest.raises(TextError, match="wrap it in a list"):
         model.embed_text("a cat")
-    deaf = Patchioner(replace(tiny_parts(), text_tower=None), device="cpu")
+    deaf = Patchioner(replace(tiny_parts(), tower=None), device="cpu")
     with pytest.raises(OptionError, match="'tiny' has no text tower"):
         deaf.embed_text(["a cat"])
 
@@ -387,7 +387,7 @@ def test_what_cannot_be_labelled_is_refused(model: Patchioner, features: PatchFe
     for temperature in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(OptionError, match="temperature"):
             model.label(features, None, LABELS, temperature=temperature)
-    bare = Patchioner(replace(tiny_parts(), text_tower=None), device="cpu")
+    bare = Patchioner(replace(tiny_parts(), tower=None), device="cpu")
     with pytest.raises(OptionError, match="no text tower"):
         bare.label(features, None, LABELS)
     broken = replace(features, tokens=torch.full_like(features.tokens, float("nan")))

@@ -22,7 +22,7 @@ from patchioner import (
 )
 from patchioner.backbones import PatchFeatures
 from patchioner.base.errors import OptionError, RegionError
-from patchioner.checkpoints.settings import KindSettings, ModelSettings
+from patchioner.checkpoints.folder import KindSettings, ModelSettings
 from patchioner.embedding import add_crops, embed_crops, embed_pooled
 from patchioner.regions import pool_regions
 from tests.support.tiny import noise_photo, tiny_backbone, tiny_parts

@@ -21,8 +21,7 @@ from torch.nn import functional as F
 from decoders import DecodeOptions, PrefixGPT2Decoder
 from memory_bank import MemoryBank
 from patchioner.backbones import TimmViT
-from patchioner.checkpoints.folder import Parts
-from patchioner.checkpoints.settings import ModelSettings
+from patchioner.checkpoints.folder import ModelSettings, Parts
 from patchioner.geometry import Fit, Preprocessing
 from patchioner.text import BertSettings, BertTower
 

@@ -1,6 +1,391 @@
-"""Reading published Patch-ioner models: their config.yaml, decoders, HDF5 banks and projections become our parts."""
+"""Published Patch-ioner models become parts (`read_published`); and options of the authors' interface."""
 
-from patchioner.checkpoints.published.files import PublishedConfig, bank_file_name, read_config
-from patchioner.checkpoints.published.reading import read_published
+from __future__ import annotations
 
-__all__ = ["PublishedConfig", "bank_file_name", "read_config", "read_published"]
+import logging
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from decoders import DecodeOptions, Decoder
+from memory_bank import MemoryBank
+from patchioner.backbones import BACKBONES, Backbone, PatchFeatures
+from patchioner.base.errors import (
+    CheckpointError,
+    HubError,
+    MissingExtraError,
+    OptionError,
+    first_line,
+)
+from patchioner.base.files import file_sha256
+from patchioner.checkpoints.folder import ModelSettings, Parts
+from patchioner.checkpoints.hub import fetch
+from patchioner.checkpoints.published.files import (
+    PublishedConfig,
+    PublishedFiles,
+    as_pattern,
+    find_bank,
+    read_bank,
+    read_config,
+    read_memory,
+)
+from patchioner.checkpoints.stored import make_part
+from patchioner.regions import Weighting
+from patchioner.text import TextTower
+
+STEPS = 30  # of the published greedy loop
+Fit = Literal["stretch", "crop"]
+Cleaning = Literal["orthogonal_projection", "contrastive_mask"]
+Context = Literal["cls", "attention"]
+_CLIP_STATISTICS = {
+    "mean": [0.48145466, 0.4578275, 0.40821073],
+    "std": [0.26862954, 0.26130258, 0.27577711],
+}
+_SIZES = {"s": "small", "b": "base", "l": "large", "g": "giant"}
+# The published projections, by the start of their sha256. Decoder and bank go with the one they were made with.
+_KNOWN = {
+    "5db3e85d8745a621": "Patch-ioner's own Talk2DINO weights",
+    "5f6efcc520f22916": "Talk2DINO's vitb_mlp_infonce.pth",
+    "6fc5ce7a05d8f1c8": "Talk2DINO's dinov3_vitb_mlp_infonce.pth",
+}
+_PATTERNS = ("talk2dino*.pth", "talk2dino*.safetensors", "*infonce*.pth", "*infonce*.safetensors")
+_CLIP_FILES = ("ViT-*.pt", "clip*.pt", "open_clip*.safetensors", "clip*.safetensors")
+_log = logging.getLogger(__name__)
+
+
+def read_published(
+    path: Path,
+    *,
+    mode: Fit = "stretch",
+    backbone: Backbone | None = None,
+    talk2dino: str | Path | None = None,
+) -> Parts:
+    """Read a published Patch-ioner model; `backbone` takes the place of the one that the config names.
+
+    Its settings repeat the published ones: the published integer arithmetic of patches (`rounding="reference"`),
+    uniform weights, or for backbones of the CLIP family those of the CLS token, greedy decoding of 30 tokens. The
+    projection is "memory" for DeCap (`support_memory_size` > 0); "raw" for CapDec, whose published code gives the
+    decoder embeddings of any length, though training used unit vectors ("none" is what the training means); "none" for
+    ViECap, MeaCap, retrieval.
+
+    Args:
+        path: a folder with a config.yaml (as in the hub repositories), or a YAML file of the authors; the other files
+            are looked up beside it by their base names, then in the repository that `hf_repo_id` names.
+        mode: how photos are fitted: "stretch", as for all published numbers, or "crop".
+        talk2dino: the projection for the text tower, a file or ``owner/name/file.pth`` on the hub; None looks beside
+            the config. It must be the one that the model was made with, or texts and regions do not share a space.
+
+    Raises:
+        CheckpointError, MemoryBankError: a file is missing, damaged, foreign or does not fit; a config key is unknown,
+            or not supported. Nothing is executed and nothing half loaded.
+        MissingExtraError: pyyaml, h5py or open_clip is not installed.
+    """
+    files = PublishedFiles.of(path)
+    config = read_config(files.config)
+    if talk2dino is not None:
+        config = replace(config, use_talk2dino_project=str(talk2dino))
+    try:
+        return _read(replace(files, hub_id=config.hf_repo_id), config, mode, backbone)
+    except OptionError as error:  # a number in the config that makes no sense
+        raise CheckpointError(f"{files.config}: {error}") from error
+
+
+def _read(
+    files: PublishedFiles, config: PublishedConfig, mode: Fit, backbone: Backbone | None
+) -> Parts:
+    """The cheap parts first: a fault in them should not wait for a download of the backbone."""
+    from patchioner.checkpoints.published import decoders
+
+    dim, viecap = config.prefix_size, config.viecap
+    bank, decoder = _bank(files, config), _small_decoder(files, config)
+    backbone = backbone or read_backbone(files, config, mode=mode)
+    tower = partial(read_text_tower, files, config, backbone.dim)
+    # Retrieval counts words and passes longer sentences over, which the published code does not.
+    decode = DecodeOptions(max_tokens=1000 if config.calculate_argmax_text else STEPS)
+    projection = "raw" if bank is None else "memory"
+    if viecap is not None:
+        decode, projection = decoders.decode_options(viecap), "none"
+    elif config.calculate_argmax_text:
+        projection = "none"
+    if decoder is None:
+        assert viecap is not None, "every other decoder is a small one"
+        decoder = decoders.read_viecap(files, viecap, tower, dim=dim)
+    # Patches count alike; backbones that were not trained on images alone were read at their CLS token.
+    dino = config.dino_model is not None and "dino" in config.dino_model
+    settings = ModelSettings(
+        name=files.name,
+        weighting=Weighting("uniform" if dino else "cls", rounding="reference"),
+        projection=projection,
+        normalize=config.normalize or viecap is not None,
+        decode=decode,
+    )
+    return Parts(backbone, decoder, bank, tower, settings)
+
+
+def _bank(files: PublishedFiles, config: PublishedConfig) -> MemoryBank | None:
+    if config.viecap is not None:
+        meacap = config.viecap.meacap
+        return None if meacap is None else read_memory(files, meacap, dim=config.prefix_size)
+    if config.support_memory_size == 0:
+        return None
+    return read_bank(find_bank(files, config), unit_rows=config.clip_like, dim=config.prefix_size)
+
+
+def _small_decoder(files: PublishedFiles, config: PublishedConfig) -> Decoder | None:
+    """The decoder; None for ViECap, which may need the text tower."""
+    from patchioner.checkpoints.published import decoders
+
+    if config.viecap is not None:
+        if config.viecap.meacap is None:
+            return None
+        return decoders.read_meacap(files, config.viecap, dim=config.prefix_size)
+    if config.calculate_argmax_text:
+        if config.support_memory_size == 0:
+            raise CheckpointError(
+                f"{files.config}: calculate_argmax_text needs a bank; set support_memory_size"
+            )
+        from decoders.retrieval import RetrievalDecoder
+
+        return RetrievalDecoder(config.prefix_size)
+    if config.decap_weights is None:
+        raise CheckpointError(
+            f"{files.config}: no decoder: give decap_weights, viecap, or calculate_argmax_text with a bank"
+        )
+    path = files.find(config.decap_weights, "decoder")
+    return decoders.read_decap(path, prefix_size=config.prefix_size)
+
+
+@dataclass(frozen=True)
+class _Vit:
+    """A network of timm, the tag of its weights, where a file of them may lie, the width of CLIP's projection."""
+
+    name: str
+    tag: str
+    patch: int
+    files: tuple[str, ...]
+    projection: int | None = None
+
+
+def read_backbone(
+    files: PublishedFiles, config: PublishedConfig, *, mode: Fit = "stretch"
+) -> Backbone:
+    """The backbone that a config names; a file of its weights beside the config is preferred to a download.
+
+    `mode` is "stretch" to a square, with which all published numbers were made, or "crop", as in the usage example on
+    the hub. CheckpointError: a name, a size or weights that cannot be had or do not fit.
+    """
+    source = str(files.config)
+    if mode == "crop" and config.resize_dim != config.crop_dim:
+        raise CheckpointError(
+            f"{source}: resize_dim {config.resize_dim} and crop_dim {config.crop_dim} differ; a crop is "
+            "supported where they are equal. Set both to the same, or stretch"
+        )
+    try:
+        return make_part(BACKBONES, _backbone_config(files, config, mode), Path(), source)
+    except HubError as error:
+        vit = vit_of(config.dino_model or "")
+        wanted = "" if vit is None else f" neither {' nor '.join(vit.files)} is beside it, and"
+        raise CheckpointError(f"{source}: no weights of the backbone:{wanted} {error}") from error
+
+
+def _backbone_config(files: PublishedFiles, config: PublishedConfig, mode: Fit) -> dict[str, Any]:
+    """What our own config of the backbone would say."""
+    name, source = config.dino_model, str(files.config)
+    fit: dict[str, Any] = {"mode": mode, "size": config.resize_dim}
+    if config.use_open_clip:  # the published crop variant was its training transform, a random crop
+        name = (config.clip_model_name or "ViT-B-16").replace("/", "-")
+        if (found := re.search(r"-(14|16|32)(?:-|$)", name)) is None:
+            raise CheckpointError(
+                f"clip_model_name {name!r} does not tell its patch size; use a ViT such as ViT-B/16"
+            )
+        fit |= {"patch_size": int(found[1]), **_CLIP_STATISTICS}
+        weights = "pretrained:openai"
+        return {"type": "open_clip", "name": name, "weights": weights, "preprocessing": fit}
+    if name is None or "dinotxt" in name:
+        what = f"a DINO.txt model ({name})"
+        if name is None:
+            what = f"a ProxyCLIP model ({config.proxyclip_clipmodel} under {config.proxyclip_vfm})"
+        raise CheckpointError(
+            f"{source}: this is {what}, which is not read from published files; build it from configs/ with its own "
+            "YAML"
+        )
+    if (vit := vit_of(name)) is None:
+        raise CheckpointError(
+            f"{source}: dino_model {name!r} is not supported; use dinov2_vit{{s,b,l,g}}14[_reg], "
+            "dinov3_vit{s,b,l}16, vit_base_patch16_clip_224.openai and its kin"
+        )
+    if (beside := files.any_of(vit.files)) is None:
+        _log.info("no weights of %s beside %s: fetching timm's", vit.name, source)
+    fit |= {"patch_size": vit.patch, **(_CLIP_STATISTICS if vit.projection else {})}
+    return {
+        "type": "timm",
+        "name": vit.name if beside else f"{vit.name}.{vit.tag}",
+        "weights": str(beside) if beside else "pretrained",
+        "head": {"type": "linear", "dim": vit.projection} if vit.projection else {"type": "none"},
+        "preprocessing": fit,
+    }
+
+
+def vit_of(name: str) -> _Vit | None:
+    """What timm calls a published backbone; None where it is none of a single vision transformer."""
+    if found := re.fullmatch(r"dinov2_vit([sblg])14(_reg)?", name):
+        registers = "reg4_" if found[2] else ""
+        stem = f"dinov2_vit{found[1]}14" + ("_reg4" if found[2] else "")
+        official = (f"{stem}_pretrain.*", f"{name}.*", "dinov2*.pth", "dinov2*.safetensors")
+        timm_name = f"vit_{_SIZES[found[1]]}_patch14_{registers}dinov2"
+        return _Vit(timm_name, "lvd142m", 14, official)
+    if found := re.fullmatch(
+        r"dinov3_vit([sbl])16\w*|vit_(small|base|large)_patch16_dinov3.*", name
+    ):
+        timm_name = f"vit_{found[2] or _SIZES[found[1]]}_patch16_dinov3"
+        return _Vit(timm_name, "lvd1689m", 16, ("dinov3_vit*.pth", "dinov3_vit*.safetensors"))
+    clip = r"(vit_(base|large)_patch(14|16|32)_clip)(?:_quickgelu)?(_\d+)\.openai"
+    if found := re.fullmatch(clip, name):
+        timm_name, width = f"{found[1]}_quickgelu{found[4]}", 768 if found[2] == "large" else 512
+        patterns = (f"{name}.*", "vit_*clip*.safetensors")
+        return _Vit(timm_name, "openai", int(found[3]), patterns, projection=width)
+    return None
+
+
+def read_text_tower(files: PublishedFiles, config: PublishedConfig, dim: int) -> TextTower | None:
+    """The text tower whose vectors live in the backbone's space, `dim` wide; None where its weights are not to be had.
+
+    A model captions without it; only `embed_text`, labelling and building banks need it. What is missing is logged as
+    one warning; a projection that is there, but damaged or of another width, is a CheckpointError.
+    """
+    projection = find_projection(files, config) if config.use_talk2dino_project else None
+    if config.use_talk2dino_project and not config.clip_like and projection is None:
+        _log.warning(
+            "no text tower: there is no Talk2DINO projection beside %s (%s). Captions need none; to embed texts, put "
+            "the projection that the model was made with there",
+            files.config,
+            ", ".join(_PATTERNS[::2]),
+        )
+        return None
+    clip = _clip_text(files, config)
+    if clip is None or projection is None:
+        return clip if clip is not None and clip.dim == dim else None
+    from patchioner.text import Talk2DinoTower, load_talk2dino_weights
+
+    tower = Talk2DinoTower.from_weights(clip, load_talk2dino_weights(projection))
+    if tower.dim != dim:
+        raise CheckpointError(
+            f"{projection}: projects into width {tower.dim}, the backbone has {dim}; it belongs to another backbone"
+        )
+    known = _KNOWN.get(file_sha256(projection)[:16], "an unknown Talk2DINO projection")
+    _log.info("text tower: %s (%s)", known, projection.name)
+    return tower
+
+
+def find_projection(files: PublishedFiles, config: PublishedConfig) -> Path | None:
+    """The file of the Talk2DINO projection, or None.
+
+    Where `use_talk2dino_project` is a string, that is a path (also relative to the config), a name beside it, or a
+    file of a hub repository, ``owner/name/file.pth``; otherwise, and where that leads nowhere, the one file beside
+    the config that is called like a projection.
+    """
+    named = config.use_talk2dino_project
+    if not isinstance(named, str):
+        return files.any_of(_PATTERNS)
+    if (files.root / named).is_file():
+        return files.root / named
+    if named.count("/") >= 2 and not named.startswith((".", "/")):
+        owner, name, rest = named.split("/", 2)
+        try:
+            return fetch(f"{owner}/{name}", rest)
+        except HubError as error:
+            _log.warning("the Talk2DINO projection %s", error)
+    return files.any_of((f"{as_pattern(named)}.*", *_PATTERNS))
+
+
+def _clip_text(files: PublishedFiles, config: PublishedConfig) -> TextTower | None:
+    name = (config.clip_model_name or "ViT-B/16").replace("/", "-")
+    beside = files.any_of(_CLIP_FILES)
+    weights = "pretrained:openai" if beside is None else str(beside)
+    try:
+        from patchioner.text.clip import OpenClipText
+
+        given = {"name": name, "quick_gelu": True, "weights": weights}
+        return OpenClipText.from_config(given, Path())
+    except (HubError, MissingExtraError, OptionError) as error:
+        _log.warning(
+            "no text tower: CLIP %s cannot be had (%s). Captions need none; to embed texts, connect once, or put one "
+            "of %s beside %s",
+            name,
+            first_line(error),
+            ", ".join(_CLIP_FILES),
+            files.config,
+        )
+        return None
+
+
+# Options of the authors' interface, with their arithmetic. Each gives vectors or features for `Patchioner`: a model
+# whose projection is "memory" sends vectors through the memory, one with "raw" takes what is there already.
+
+
+def register_embeddings(features: PatchFeatures) -> Tensor:
+    """The register tokens, (count, dim): what `get_register_capts` captions; OptionError without registers."""
+    return _there(features.registers, "registers: use one with 'reg' in its name")
+
+
+def attention_embedding(features: PatchFeatures) -> Tensor:
+    """`avg_self_attn_token`, (dim,): the mean over patches, not the sum, of attention times token."""
+    attention = _there(features.reference_attention, "attention of its CLS token: use another one")
+    weighted = attention.flatten()[:, None] * features.tokens.flatten(0, 1)
+    return weighted.mean(dim=0)
+
+
+def head_embeddings(features: PatchFeatures) -> Tensor:
+    """`attn_heads_capts`: for each published head the mean over patches of its map times token, (slices, dim)."""
+    heads = _there(features.reference_heads, "attention of single heads: use another one")
+    tokens = features.tokens.flatten(0, 1)
+    return heads.flatten(1) @ tokens / len(tokens)
+
+
+def _there(part: Tensor | None, what: str) -> Tensor:
+    if part is None:
+        raise OptionError(f"the backbone has no {what}")
+    return part
+
+
+def clean_features(
+    features: PatchFeatures,
+    project: Callable[[Tensor], Tensor],
+    kind: Cleaning,
+    *,
+    context: Context = "cls",
+    alpha: float = 1.0,
+    after_projection: bool = True,
+) -> PatchFeatures:
+    """Take the photo's context out of every patch token of features, as `cleaning_type` does.
+
+    Boxes and patches of the result are captioned without another projection: by a model whose projection is "raw".
+
+    Args:
+        project: (n, dim) -> (n, dim), the memory projection, e.g. ``model.parts.bank.project``.
+        kind: "orthogonal_projection": t - alpha (t . c / c . c) c; "contrastive_mask": t (1 - c / (|c| + 1e-6)).
+        context: c, the CLS token or `attention_embedding`; OptionError for one that the backbone does not have.
+        alpha: share that the orthogonal projection takes away.
+        after_projection: project tokens and context and clean then; else scale both to unit length, clean, and
+            project what comes out.
+    """
+    if kind not in get_args(Cleaning) or context not in get_args(Context):
+        raise OptionError(f"cleaning {kind!r} by {context!r} is unknown")
+    by_cls, step = context == "cls", project if after_projection else F.normalize
+    own = _there(features.cls, "CLS token: clean by attention") if by_cls else None
+    own = step((attention_embedding(features) if own is None else own)[None])
+    tokens = step(features.tokens.flatten(0, 1))
+    if kind == "orthogonal_projection":
+        share = (tokens @ own.T) / own.square().sum()
+        cleaned = tokens - alpha * share * own
+    else:
+        cleaned = tokens * (1 - own / (own.norm() + 1e-6))
+    if not after_projection:
+        cleaned = project(cleaned)
+    return replace(features, tokens=cleaned.view_as(features.tokens))

@@ -118,12 +118,12 @@ def _config(state: Mapping[str, Tensor], source: str) -> PrefixGPT2Config:
 
 
 def read_viecap(
-    files: PublishedFiles, config: ViecapConfig, tower: TextTower | None, *, dim: int
+    files: PublishedFiles, config: ViecapConfig, tower: Callable[[], TextTower | None], *, dim: int
 ) -> ViecapDecoder:
     """Read a published ViECap decoder for embeddings of width `dim`, with the `viecap` part of a config.
 
     Beside the config are the decoder's file, a vocabulary, and a folder of the language model's configuration and
-    tokenizer, else fetched from the hub; `tower` embeds the entities where no file has their embeddings.
+    tokenizer, else fetched from the hub; what `tower` reads embeds the entities where no file has their embeddings.
 
     Raises:
         CheckpointError: a file is missing, damaged, or does not fit the others.
@@ -232,7 +232,10 @@ def read_meacap(files: PublishedFiles, config: ViecapConfig, *, dim: int) -> Mea
 
 
 def read_entities(
-    files: PublishedFiles, config: ViecapConfig, tower: TextTower | None, dim: int
+    files: PublishedFiles,
+    config: ViecapConfig,
+    read_tower: Callable[[], TextTower | None],
+    dim: int,
 ) -> tuple[tuple[str, ...], Tensor]:
     """m names, and their (m, dim) float32 embeddings, of a ViECap model's vocabulary.
 
@@ -242,9 +245,9 @@ def read_entities(
     """
     names, patterns = _names(files, config), _patterns(config)
     found = files.any_of(patterns)
-    if found is None and tower is not None:
-        return names, embed_entities(names, tower.encode)
     if found is None:
+        if (tower := read_tower()) is not None:
+            return names, embed_entities(names, tower.encode)
         raise CheckpointError(
             f"{files.config}: the entities' embeddings are not there ({', '.join(patterns)}), and there "
             "is no text tower to make them with. Put either beside it"

@@ -13,8 +13,7 @@ from memory_bank import MemoryBank
 from patchioner.backbones import TimmViT, preprocess
 from patchioner.backbones.vit import StandardiseHead
 from patchioner.base.progress import progress
-from patchioner.checkpoints.folder import Parts, write_checkpoint
-from patchioner.checkpoints.settings import ModelSettings
+from patchioner.checkpoints.folder import ModelSettings, Parts, write_checkpoint
 from patchioner.images import load_image
 from patchioner.text import load_tower
 from runs.training.alignment import pool_views
@@ -33,7 +32,7 @@ def run(settings: RunSettings) -> None:
         backbone=backbone,
         decoder=decoder,
         bank=describe(bank, decoder),
-        text_tower=load_tower(settings.work / "text_tower"),
+        tower=load_tower(settings.work / "text_tower"),
         settings=ModelSettings.from_json(section["settings"], "assemble.settings"),
     )
     write_checkpoint(parts, settings.root / section["out"], storage=section["storage"])

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from patchioner.backbones.vit import StandardiseHead
 from patchioner.base.progress import progress
-from patchioner.text.base import BertTower, equal_lengths
+from patchioner.text import BertTower, equal_lengths
 from runs.training.alignment import blend_views, info_nce, mix_context
 from runs.training.pairs import Pairs, read_lines, read_pairs
 from runs.training.settings import RunSettings

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from patchioner.base import inference
-from patchioner.base.inference import (
+from patchioner.base import weights as inference
+from patchioner.base.weights import (
     PackedLinear,
     PackedTable,
     can_pack,

@@ -21,12 +21,14 @@ from patchioner.backbones import BACKBONES, Backbone, TimmViT
 from patchioner.base.errors import CheckpointError
 from patchioner.checkpoints import hub
 from patchioner.checkpoints.folder import (
+    FORMAT,
+    VERSION,
+    ModelSettings,
     build_model,
     names_parts,
     read_checkpoint,
     read_model_config,
 )
-from patchioner.checkpoints.settings import FORMAT, VERSION, ModelSettings
 from patchioner.checkpoints.stored import make_part
 from patchioner.geometry import Preprocessing
 from patchioner.text import TEXT_TOWERS, TextTower
@@ -253,7 +255,7 @@ def test_what_is_wrong_is_named_with_its_file(
     folder: Path, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(CheckpointError, match=message) as caught:
-        build_model(write(folder, **changes))
+        assert build_model(write(folder, **changes)).text_tower is None
     assert "model.yaml" in str(caught.value)
 
 

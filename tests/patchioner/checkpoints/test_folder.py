@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from decoders.retrieval import RetrievalDecoder
 from memory_bank import MemoryBank, Precision
-from patchioner import Patchioner
+from patchioner import Box, Patchioner
 from patchioner.base.errors import CheckpointError, MemoryBankError
 from patchioner.checkpoints.folder import (
     Parts,
@@ -25,6 +25,7 @@ from patchioner.checkpoints.folder import (
     resident_precision,
     write_checkpoint,
 )
+from patchioner.text import BertTower
 from tests.support.tiny import DIM, Trap, noise_photo, tiny_decoder, tiny_parts, tiny_tower
 
 
@@ -52,8 +53,22 @@ def test_every_part_comes_back(folder: Path) -> None:
     assert parts.decoder.embedding_dim == original.decoder.embedding_dim
 
 
+def test_a_caption_does_not_read_the_text_tower(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+    monkeypatch.setattr(BertTower, "restore", lambda tower, folder: read.append(folder) or tower)
+    model = Patchioner.from_pretrained(saved, device="cpu")
+    assert model.caption(noise_photo(), [Box(1, 1, 20, 20)])[0].text
+    assert read == []
+    model.embed_text(["one"])
+    model.embed_text(["two"])
+    assert read == [saved / "text_tower"]
+    assert pickle.loads(pickle.dumps(model.parts)).tower is not None
+
+
 def test_bank_and_tower_may_be_absent_where_the_projection_needs_none(tmp_path: Path) -> None:
-    bare = replace(without_bank(tiny_parts(), "none"), text_tower=None)
+    bare = replace(without_bank(tiny_parts(), "none"), tower=None)
     write_checkpoint(tiny_parts(), tmp_path)
     write_checkpoint(bare, tmp_path)  # over the full one: its bank and tower must not come back
     parts = read_checkpoint(tmp_path)
@@ -104,6 +119,7 @@ def test_a_writer_killed_at_any_time_leaves_a_whole_checkpoint(tmp_path: Path) -
 OVERWRITE = """
 import itertools, pathlib, sys
 from patchioner.checkpoints.folder import write_checkpoint
+from patchioner.text import BertTower
 from tests.support.tiny import tiny_parts
 both, folder = (tiny_parts(0), tiny_parts(1)), pathlib.Path(sys.argv[1])
 for n in itertools.count(1):
@@ -172,7 +188,7 @@ def test_a_damaged_checkpoint_is_refused(folder: Path, name: str) -> None:
     damage, message = DAMAGES[name]
     damage(folder)
     with pytest.raises((CheckpointError, MemoryBankError), match=message):
-        read_checkpoint(folder)
+        assert read_checkpoint(folder).text_tower is not None
 
 
 @pytest.mark.parametrize("part", ["backbone", "decoder", "text_tower"])
@@ -187,7 +203,7 @@ def test_a_pickle_in_place_of_weights_is_named_and_never_executed(
     else:
         torch.save(Trap(sprung), path)
     with pytest.raises(CheckpointError, match="pickle"):
-        read_checkpoint(folder)
+        assert read_checkpoint(folder).text_tower is not None
     assert not sprung.exists()
 
 

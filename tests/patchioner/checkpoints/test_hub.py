@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from memory_bank import MemoryBank
 from patchioner import Patchioner
 from patchioner.base.errors import HubError, UnknownNameError
 from patchioner.checkpoints import hub
+from patchioner.checkpoints.folder import SHIPPED, find_model, shipped_models
 from patchioner.checkpoints.hub import folder_bytes, known_models, part_sizes
 from tests.support.published import as_hub_snapshot, write_capdec
 from tests.support.tiny import DIM, tiny_parts
@@ -32,26 +32,23 @@ class TransportError(Exception):
 @pytest.fixture
 def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A model inside the package."""
-    folder = tmp_path / "package" / hub.SHIPPED
+    folder = tmp_path / "package" / SHIPPED
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("{}")
 
-    def folders() -> Iterator[Path]:
-        yield folder
-
-    monkeypatch.setattr(hub, "_shipped_folders", folders)
+    monkeypatch.setattr("patchioner.checkpoints.folder._PACKAGE", tmp_path / "package")
     monkeypatch.chdir(tmp_path)
     return folder
 
 
 def test_a_folder_comes_first_then_the_shipped_name(shipped: Path, tmp_path: Path) -> None:
-    assert hub.find_model(hub.SHIPPED) == shipped
-    assert hub.shipped_models() == (hub.SHIPPED,)
-    (tmp_path / hub.SHIPPED).mkdir()
-    assert hub.find_model(hub.SHIPPED) == Path(hub.SHIPPED)
-    assert hub.find_model(str(tmp_path)) == tmp_path
+    assert find_model(SHIPPED) == shipped
+    assert shipped_models() == (SHIPPED,)
+    (tmp_path / SHIPPED).mkdir()
+    assert find_model(SHIPPED) == Path(SHIPPED)
+    assert find_model(str(tmp_path)) == tmp_path
     (tmp_path / "mlp.k.yaml").write_text("prefix_size: 4")
-    assert hub.find_model("mlp.k.yaml") == Path("mlp.k.yaml")
+    assert find_model("mlp.k.yaml") == Path("mlp.k.yaml")
 
 
 @pytest.mark.parametrize(
@@ -66,7 +63,7 @@ def test_a_folder_comes_first_then_the_shipped_name(shipped: Path, tmp_path: Pat
 def test_a_name_that_leads_nowhere(shipped: Path, tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / "model.pt").touch()
     with pytest.raises(UnknownNameError, match=message):
-        hub.find_model(name)
+        find_model(name)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +83,7 @@ def test_a_hub_that_fails_in_any_way_offers_the_shipped_model(
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
     with pytest.raises(HubError, match="'owner/model'.*connection.*'patchioner-mini'") as caught:
-        hub.find_model("owner/model")
+        find_model("owner/model")
     assert "\n" not in str(caught.value)
     monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", fail)
     with pytest.raises(HubError, match="cannot push to 'owner/mine'.*hf auth login"):
@@ -94,7 +91,7 @@ def test_a_hub_that_fails_in_any_way_offers_the_shipped_model(
 
 
 FIND = """
-from patchioner.checkpoints.hub import find_model
+from patchioner.checkpoints.folder import find_model
 from patchioner.base.errors import HubError
 try:
     find_model("owner/model")
@@ -129,7 +126,7 @@ def test_a_hub_id_goes_to_the_client_with_its_revision(
         return str(tmp_path)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    assert hub.find_model("owner/model", revision="v2") == tmp_path
+    assert find_model("owner/model", revision="v2") == tmp_path
     assert asked == [("owner/model", "v2")]
 
 
@@ -202,6 +199,6 @@ def test_sizes_of_parts_are_those_of_their_tensors() -> None:
     assert parts.bank is not None
     assert sizes["memory bank"] == (len(parts.bank) * DIM, len(parts.bank) * (4 * DIM + 4 + 8))
     bank = MemoryBank(torch.eye(DIM), [str(row) for row in range(DIM)], dtype="float16")
-    sizes = part_sizes(replace(parts, text_tower=None, bank=bank, decoder=RetrievalDecoder(DIM)))
+    sizes = part_sizes(replace(parts, tower=None, bank=bank, decoder=RetrievalDecoder(DIM)))
     assert "text tower" not in sizes and sizes["decoder"] == (0, 0)
     assert sizes["memory bank"][1] == DIM * (2 * DIM + 4 + 8)

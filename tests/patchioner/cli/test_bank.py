@@ -115,7 +115,7 @@ def test_a_model_without_a_text_tower_is_refused(
 ) -> None:
     from dataclasses import replace
 
-    model = Patchioner(replace(tiny_parts(), text_tower=None), device="cpu")
+    model = Patchioner(replace(tiny_parts(), tower=None), device="cpu")
     model.save_pretrained(tmp_path / "mute")
     assert build(captions, tmp_path / "mute", tmp_path / "bank") == 1
     assert "no text tower" in capsys.readouterr().err

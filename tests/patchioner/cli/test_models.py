@@ -34,7 +34,7 @@ def tiny_vit(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         modes.append(mode)
         return tiny_backbone(mode="stretch", size=64)
 
-    monkeypatch.setattr("patchioner.checkpoints.published.reading.read_backbone", read)
+    monkeypatch.setattr("patchioner.checkpoints.published.read_backbone", read)
     return modes
 
 
@@ -83,7 +83,7 @@ def test_settings_for_published_models_reach_the_reader(
 ) -> None:
     named: list[object] = []
     monkeypatch.setattr(
-        "patchioner.checkpoints.published.reading.read_text_tower",
+        "patchioner.checkpoints.published.read_text_tower",
         lambda files, config, dim: named.append(config.use_talk2dino_project),
     )
     source = published.write_capdec(tmp_path / "theirs")

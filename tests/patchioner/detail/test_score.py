@@ -98,7 +98,7 @@ def test_a_model_that_cannot_score_says_what_to_do(
     model: Patchioner, calibrated: Patchioner, calibration: Calibration
 ) -> None:
     with pytest.raises(OptionError, match="no text tower"):
-        Evidence(Patchioner(replace(model.parts, text_tower=None), device="cpu"))
+        Evidence(Patchioner(replace(model.parts, tower=None), device="cpu"))
     with pytest.raises(OptionError, match=r"python -m patchioner\.detail\.calibrate --model"):
         DenseScorer(model)
     settings = replace(calibrated.settings, projection="none")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from patchioner.base.errors import CheckpointError, OptionError
-from patchioner.text.dinotxt import DinoTxtText, DinoTxtTextSettings
+from patchioner.text.clip import DinoTxtText, DinoTxtTextSettings
 from tests.support.tiny import shaken
 
 open_clip = pytest.importorskip("open_clip")

@@ -12,8 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from patchioner.base.errors import CheckpointError
-from patchioner.text import load_tower
-from patchioner.text.talk2dino import Talk2DinoTower, load_talk2dino_weights
+from patchioner.text import Talk2DinoTower, load_talk2dino_weights, load_tower
 from tests.support.tiny import TEXTS, change_config, tiny_tower
 
 TEXT_DIM, WIDTH, DIM = 10, 14, 12

@@ -213,7 +213,7 @@ def files_of(folder: Path) -> tuple[PublishedFiles, ViecapConfig]:
 
 def read(folder: Path) -> ViecapDecoder:
     files, config = files_of(folder)
-    return read_viecap(files, config, None, dim=DIM)
+    return read_viecap(files, config, lambda: None, dim=DIM)
 
 
 def naive_soft_prompt(state: Mapping[str, Tensor], row: Tensor, heads: int = 8) -> Tensor:

@@ -23,18 +23,19 @@ from patchioner.backbones import PatchFeatures, TimmViT, preprocess
 from patchioner.backbones.clip import CLIP_MEAN, CLIP_STD
 from patchioner.backbones.vit import published_heads
 from patchioner.base.errors import CheckpointError, MemoryBankError, OptionError
+from patchioner.checkpoints import published as reading
 from patchioner.checkpoints.folder import Parts
-from patchioner.checkpoints.published import read_published, reading
-from patchioner.checkpoints.published.files import PublishedConfig, PublishedFiles
-from patchioner.checkpoints.published.reading import (
+from patchioner.checkpoints.published import (
     attention_embedding,
     clean_features,
     head_embeddings,
     read_backbone,
+    read_published,
     read_text_tower,
     register_embeddings,
     vit_of,
 )
+from patchioner.checkpoints.published.files import PublishedConfig, PublishedFiles
 from patchioner.embedding import project
 from patchioner.geometry import Preprocessing
 from patchioner.regions import Weighting
@@ -104,7 +105,8 @@ def test_capdec_gets_raw_embeddings_as_published(
     assert (model.settings.projection, model.parts.bank) == ("raw", None)
     assert pooled.norm(dim=1).std() > 0  # so the length tells
     assert ids(model, found) == [until_end(naive_greedy(state, row)) for row in pooled]
-    assert [record.levelname for record in caplog.records] == ["WARNING"]  # no text tower
+    assert caplog.records == [] and model.parts.text_tower is None
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "Talk2DINO" in caplog.text and "beside" in caplog.text
 
 
