@@ -181,7 +181,8 @@ class _Job:
             self._draw(answered, self.picture, self.geometry)
 
     def _draw(self, answered: Sequence[Answered], path: Path, geometry: ImageGeometry) -> None:
-        from patchioner.drawing import draw_overlay, draw_patch_map
+        from patchioner.drawing import draw_overlay
+        from patchioner.patch_map import draw_patch_map
 
         answers = [one.answer for one in answered]
         shown = [Caption(shown_text(one), 0.0, one.region) for one in answers]

@@ -104,7 +104,7 @@ def as_patch_text(
     photo: str, size: tuple[int, int], grid: tuple[int, int], answered: Sequence[Answered]
 ) -> str:
     """`--patches` for people: what the map's legend says."""
-    from patchioner.drawing import cluster_captions
+    from patchioner.patch_map import cluster_captions
 
     lines = [f"{photo} ({size[0]} x {size[1]}), {grid[0]} x {grid[1]} patches"]
     for cluster in cluster_captions([shown_text(one.answer) for one in answered]):

@@ -1,4 +1,4 @@
-"""Regions leave their colour where they lie; tags, list and sizes of the whole picture."""
+"""Regions leave their colour where they lie; tags, list, lines of text and sizes of the whole picture."""
 
 from __future__ import annotations
 
@@ -7,43 +7,37 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
-from patchioner.drawing import draw_overlay
-from patchioner.drawing.overlay import (
+from patchioner.drawing import (
+    BLACK,
     FINE,
+    MARGIN,
     MAX_LISTED,
-    _entries,
-    _free_place,
+    PAPER,
+    WHITE,
+    Display,
+    Entry,
+    add_list,
+    colour_of,
+    draw_list,
+    draw_overlay,
     draw_shapes,
+    ink_on,
+    load_font,
+    luminance,
     shapes_of,
+    wrap_text,
 )
-from patchioner.drawing.panel import MARGIN, PAPER, Display, colour_of
-from patchioner.geometry import ImageGeometry, fit_image
-from patchioner.regions import (
-    Box,
-    Mask,
-    Patch,
-    Point,
-    Polygon,
-    Region,
-    Trace,
-    WholeImage,
-)
+from patchioner.geometry import fit_image
+from patchioner.regions import Box, Mask, Patch, Point, Polygon, Region, Trace, WholeImage
 
 RED = (230, 57, 70)
 SIZE = (800, 600)
 DISPLAY = Display.of(Image.new("RGB", SIZE, "white"))
 GEOMETRY = fit_image(SIZE, mode="stretch", size=224, patch_size=14)
-
-
-def _layer(region: Region, geometry: ImageGeometry | None = GEOMETRY) -> npt.NDArray[np.uint8]:
-    shapes = shapes_of(region, DISPLAY, geometry)
-    return np.asarray(draw_shapes([(shape, RED) for shape in shapes], SIZE, width=3))
-
-
-def _is_red(pixel: npt.NDArray[np.uint8]) -> bool:
-    return bool(np.abs(pixel[:3].astype(int) - RED).max() < 12 and pixel[3] > 0)
 
 
 def _disc(radius: float = 80.0) -> npt.NDArray[np.bool_]:
@@ -73,8 +67,10 @@ def _disc(radius: float = 80.0) -> npt.NDArray[np.bool_]:
 def test_colour_lies_on_the_region_only(
     region: Region, on: list[tuple[int, int]], off: list[tuple[int, int]]
 ) -> None:
-    layer = _layer(region)
-    assert all(_is_red(layer[y, x]) for x, y in on)
+    shapes = [(shape, RED) for shape in shapes_of(region, DISPLAY, GEOMETRY)]
+    layer = np.asarray(draw_shapes(shapes, SIZE, width=3)).astype(int)
+    for x, y in on:
+        assert np.abs(layer[y, x, :3] - RED).max() < 12 and layer[y, x, 3] > 0
     assert all(layer[y, x, 3] == 0 for x, y in off)
 
 
@@ -135,15 +131,63 @@ def test_every_region_of_a_crowd_has_its_tag_inside_the_photo() -> None:
         assert (photo == colour_of(number)).all(axis=2).sum() > 100
 
 
-def test_labels_and_long_lists() -> None:
-    entries = _entries(_boxes(MAX_LISTED + 5), ["name"] + [None] * (MAX_LISTED + 4))
-    assert entries[0].note == "name" and entries[1].note == ""
-    assert len(entries) == MAX_LISTED + 1
-    assert entries[-1].text == "… and 5 more"
-    assert draw_overlay(Image.new("RGB", (300, 300)), _boxes(MAX_LISTED + 5)).width > 720
+def test_a_long_list_is_cut_and_labels_take_room() -> None:
+    white, said = Image.new("RGB", (300, 300)), _boxes(MAX_LISTED + 9)
+    long, longer = draw_overlay(white, said[:-4]), draw_overlay(white, said)
+    assert long.size == longer.size
+    few = _boxes(20)
+    assert draw_overlay(white, few, labels=["a name"] * 20).size != draw_overlay(white, few).size
 
 
-def test_tags_step_aside_and_stay_inside() -> None:
-    taken = [(0.0, 0.0, 20.0, 20.0)]
-    assert _free_place([(0, 0), (50, 50)], (20, 20), (100, 100), taken)[:2] == (50, 50)
-    assert _free_place([(-9, 95)], (20, 20), (100, 100), [])[:2] == (0, 80)
+def test_ink_contrasts_with_every_colour() -> None:
+    def contrast(*pair: tuple[int, int, int]) -> float:
+        low, high = sorted(map(luminance, pair))
+        return (high + 0.05) / (low + 0.05)
+
+    for colour in map(colour_of, range(100)):
+        best = max(contrast(WHITE, colour), contrast(BLACK, colour))
+        assert contrast(ink_on(colour), colour) == best >= 4.5
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.text("abcmiW.,é", min_size=1, max_size=30), max_size=12), st.integers(25, 300))
+def test_lines_fit_and_keep_every_character(words: list[str], width: int) -> None:
+    font = load_font(17)
+    lines = wrap_text(" ".join(words), font, width)
+    assert all(font.getlength(line) <= width for line in lines)
+    assert "".join(lines).replace(" ", "") == "".join(words)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((60, 40), (720, 480)),
+        ((1000, 800), (1000, 800)),
+        ((5600, 2800), (1400, 700)),
+        ((5000, 1), (1400, 1)),
+        ((1, 1), (720, 720)),
+    ],
+)
+def test_the_long_side_is_brought_into_range(
+    size: tuple[int, int], expected: tuple[int, int]
+) -> None:
+    display = Display.of(Image.new("RGB", size))
+    assert (display.photo.size, display.image_size) == (expected, size)
+
+
+def _entries(count: int, text: str) -> list[Entry]:
+    return [Entry(colour_of(i), str(i + 1), text, "a note") for i in range(count)]
+
+
+@pytest.mark.parametrize("columns", [1, 2, 4])
+@pytest.mark.parametrize("text", ["a bus", LONG, "W" * 300])
+def test_no_ink_touches_the_right_or_the_lower_edge(columns: int, text: str) -> None:
+    panel = np.asarray(draw_list(_entries(9, text), 800, columns, load_font(18)))
+    assert panel.shape[1] == 800
+    assert (panel[:, -1] == PAPER).all() and (panel[-1] == PAPER).all()
+
+
+def test_upright_photos_get_the_list_beside_wide_ones_below() -> None:
+    for size, grows in (((600, 800), (True, False)), ((800, 400), (False, True))):
+        page = add_list(Image.new("RGB", size), _entries(3, "a bus"), load_font(15))
+        assert tuple(np.subtract(page.size, size) > 2 * MARGIN) == grows

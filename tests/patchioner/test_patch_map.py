@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from patchioner.base.errors import OptionError
-from patchioner.drawing import Display, draw_patch_map
-from patchioner.drawing.panel import colour_of
-from patchioner.drawing.patch_map import _content, _overlaps, _pixel_clusters, cluster_captions
+from patchioner.drawing import Display, colour_of
 from patchioner.geometry import Fit, fit_image
+from patchioner.patch_map import _pixel_clusters, cluster_captions, draw_patch_map
 from patchioner.regions import Box, Patch, Region
 
 SENTENCES = st.lists(
@@ -48,17 +47,6 @@ def test_every_caption_is_in_exactly_one_cluster(texts: list[str], limit: int) -
     assert len([c for c in clusters if c.text]) <= limit
     assert all(c.members for c in clusters)
     assert clusters == cluster_captions(texts, limit=limit)
-
-
-@settings(max_examples=50, deadline=None)
-@given(texts=st.lists(SENTENCES, min_size=1, max_size=12, unique=True))
-def test_overlap_is_the_jaccard_index_of_the_words(texts: list[str]) -> None:
-    matrix = _overlaps(texts)
-    for i, one in enumerate(texts):
-        for j, two in enumerate(texts):
-            a, b = _content(one), _content(two)
-            plain = 1.0 if i == j else len(a & b) / len(a | b) if a | b else 0.0
-            np.testing.assert_allclose(matrix[i, j], plain)
 
 
 @dataclass(frozen=True)

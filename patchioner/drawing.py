@@ -1,0 +1,469 @@
+"""A photo with its regions, numbered tags, and the list of their captions; Pillow and numpy only.
+
+Regions are drawn on a transparent layer at twice the display size, reduced once at the end: that smooths edges.
+"""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont, ImageOps
+
+from patchioner.geometry import ImageGeometry
+from patchioner.regions import Region
+
+Colour: TypeAlias = tuple[int, int, int]
+Font: TypeAlias = "ImageFont.FreeTypeFont | ImageFont.ImageFont"
+FloatArray = npt.NDArray[np.float64]
+_Place = tuple[float, float]
+_Rectangle = tuple[float, float, float, float]
+
+INK: Colour = (28, 28, 32)
+FAINT_INK: Colour = (110, 110, 118)
+PAPER: Colour = (250, 250, 248)
+WHITE: Colour = (255, 255, 255)
+BLACK: Colour = (0, 0, 0)
+
+# Smaller photos are enlarged, so that tags do not hide them; both are long sides on the page.
+SMALLEST, LARGEST = 720, 1400
+MARGIN = 16
+COLUMN = 340  # a column of the list is at least this wide, in pixels
+MAX_LISTED = 80  # a longer list is no longer a picture
+FINE = 2  # layer pixels per display pixel
+_TINT = 80  # opacity (0..255) of the colour inside masks and rings
+
+_FIRST: tuple[Colour, ...] = (
+    (230, 57, 70), (33, 158, 235), (255, 196, 0), (46, 184, 92), (170, 82, 220), (255, 128, 30),
+    (0, 200, 200), (255, 105, 180), (150, 200, 40), (90, 100, 240), (165, 100, 50), (120, 220, 190),
+)  # fmt: skip
+
+
+class Captioned(Protocol):
+    """Anything that says what a region shows, such as `patchioner.Caption`."""
+
+    @property
+    def region(self) -> Region:
+        """The region."""
+
+    @property
+    def text(self) -> str | None:
+        """What it shows; None where no text does."""
+
+
+@dataclass(frozen=True)
+class Display:
+    """A photo at display size that remembers its original size.
+
+    Attributes:
+        photo: RGB, its long side within 720..1400 pixels.
+        image_size: (width, height) of the original photo: regions are in its pixels.
+
+    Example:
+        >>> Display.of(Image.new("RGB", (4000, 3000))).photo.size
+        (1400, 1050)
+    """
+
+    photo: Image.Image
+    image_size: tuple[int, int]
+
+    @classmethod
+    def of(cls, image: Image.Image | Display) -> Display:
+        """Bring a photo to display size; a `Display` is returned as it is."""
+        if isinstance(image, Display):
+            return image
+        long_side = max(image.size)
+        ratio = min(max(long_side, SMALLEST), LARGEST) / long_side
+        size = (max(1, round(image.width * ratio)), max(1, round(image.height * ratio)))
+        kind = Image.Resampling.LANCZOS if ratio < 1 else Image.Resampling.BICUBIC
+        # reducing_gap keeps the filter cheap on huge photos, at less than one grey level's cost.
+        return cls(image.convert("RGB").resize(size, kind, reducing_gap=3.0), image.size)
+
+    def to_display(self, points: npt.ArrayLike) -> FloatArray:
+        """Original pixels (n, 2) as (x, y) -> pixels of `photo`."""
+        scale = np.array(self.photo.size, dtype=np.float64) / self.image_size
+        return np.asarray(points, dtype=np.float64).reshape(-1, 2) * scale
+
+    @property
+    def font(self) -> Font:
+        """Pillow's own, in the size that suits this one."""
+        return load_font(min(max(round(max(self.photo.size) / 56), 15), 24))
+
+
+def draw_overlay(
+    image: Image.Image | Display,
+    captions: Sequence[Captioned],
+    *,
+    geometry: ImageGeometry | None = None,
+    labels: Sequence[str | None] | None = None,
+) -> Image.Image:
+    """Draw regions on a photo, number them, and list their captions.
+
+    Args:
+        image: the photo, any size and mode, or its `Display`.
+        captions: one per region, in pixels of the photo; number, colour and list follow this order.
+        geometry: the patch grid (`features.geometry`); needed only for `Patch` regions.
+        labels: a name for each region, listed below its caption; None where there is none.
+
+    Returns:
+        A new RGB picture; small photos are enlarged, huge ones reduced. At most 80 captions are listed.
+
+    Raises:
+        OptionError: a `Patch` without geometry.
+
+    Example:
+        >>> caption = model.caption(photo, [Box(10, 10, 60, 60)])[0]
+        >>> draw_overlay(photo, [caption]).save("overlay.png")
+    """
+    display = Display.of(image)
+    names = labels or [None] * len(captions)
+    parts = [shapes_of(caption.region, display, geometry) for caption in captions]
+    coloured = [(shape, colour_of(n)) for n, shapes in enumerate(parts) for shape in shapes]
+    # Large regions first, so that small ones inside them stay visible.
+    coloured.sort(key=lambda item: -_overlap(item[0].extent, item[0].extent))
+    layer = draw_shapes(coloured, display.photo.size, width=3 if len(coloured) <= 40 else 2)
+    photo = Image.alpha_composite(display.photo.convert("RGBA"), layer).convert("RGB")
+    _draw_tags(photo, parts, display.font)
+    entries = [
+        Entry(colour_of(number), str(number + 1), caption.text or "none of these", name or "")
+        for number, (caption, name) in enumerate(zip(captions, names, strict=True))
+    ]
+    if len(entries) > MAX_LISTED:
+        entries[MAX_LISTED:] = [Entry(None, "", f"… and {len(entries) - MAX_LISTED} more")]
+    return add_list(photo, entries, display.font)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One drawable part of a region: (n, 2) points in layer pixels, and of a mask what lies inside, mode L."""
+
+    kind: str
+    points: FloatArray
+    mask: Image.Image | None = None
+
+    @property
+    def anchor(self) -> _Place:
+        """A place that surely belongs to it, in layer pixels: first point, or middle of the top."""
+        x1, y1, x2, _ = self.extent
+        if self.mask is not None:
+            rows, columns = np.nonzero(np.asarray(self.mask))
+            if len(rows):
+                return x1 + float(np.median(columns[rows == rows[0]])), y1 + float(rows[0])
+        if self.kind in ("point", "line", "ring"):
+            return self.corners[0 if self.kind != "ring" else int(self.points[:, 1].argmin())]
+        return (x1 + x2) / 2, y1
+
+    @property
+    def corners(self) -> list[_Place]:
+        """`points` as Pillow takes them."""
+        return [(x, y) for x, y in self.points.tolist()]
+
+    @property
+    def extent(self) -> _Rectangle:
+        """XYXY bounds in layer pixels."""
+        (x1, y1), (x2, y2) = self.points.min(axis=0).tolist(), self.points.max(axis=0).tolist()
+        return x1, y1, x2, y2
+
+
+def shapes_of(region: Region, display: Display, geometry: ImageGeometry | None) -> list[Shape]:
+    """The parts of a region, in layer pixels; a set gives those of its members."""
+    found = []
+    for part in region.outline(display.image_size, geometry):
+        if part.mask is not None:
+            found.append(_mask_shape(part.mask, np.asarray(part.points, np.float64), display))
+            continue
+        points = display.to_display(part.points) * FINE
+        if part.style == "box":
+            # Moved in far enough that a frame along the edge of the photo shows whole.
+            limit = np.array(display.photo.size, dtype=np.float64) * FINE
+            rim = np.minimum(3 * FINE, limit / 4)
+            points = np.clip(points, rim, limit - rim)
+        found.append(Shape(part.style, points))
+    return found
+
+
+def _mask_shape(array: npt.NDArray[np.bool_], bounds: FloatArray, display: Display) -> Shape:
+    """Only the bounding box is brought to layer size: a thousand whole layers would not fit."""
+    scale = display.to_display([[1, 1]])[0] * FINE
+    limit = np.array(display.photo.size) * FINE
+    low = np.clip(np.floor(bounds[0] * scale), 0, limit - 1)
+    high = np.clip(np.ceil(bounds[1] * scale), low + 1, limit)
+    source = np.minimum(np.concatenate([low / scale, high / scale]), [*display.image_size * 2])
+    mask = Image.fromarray(array.astype(np.uint8) * np.uint8(255))
+    # Enlarged masks get smooth edges; reduced ones keep their thinnest lines.
+    grows = bool((scale > 1).all())
+    kind, level = (Image.Resampling.BILINEAR, 128) if grows else (Image.Resampling.BOX, 1)
+    width, height = (high - low).astype(int).tolist()
+    fitted = mask.resize((width, height), kind, box=tuple(source.tolist()))
+    inside = fitted.point([0] * level + [255] * (256 - level))
+    return Shape("mask", np.stack([low, high]), inside)
+
+
+def draw_shapes(
+    shapes: Sequence[tuple[Shape, Colour]], size: tuple[int, int], *, width: int
+) -> Image.Image:
+    """Draw parts on a transparent RGBA layer of (width, height) display pixels, the later ones on top."""
+    layer = Image.new("RGBA", (size[0] * FINE, size[1] * FINE), (0, 0, 0, 0))
+    draw = ImageDraw.Draw(layer)
+    for shape, colour in shapes:
+        if shape.mask is not None:
+            corner = (int(shape.points[0, 0]), int(shape.points[0, 1]))
+            layer.paste((*colour, _TINT), corner, shape.mask)
+        elif shape.kind == "ring":
+            draw.polygon(shape.corners, fill=(*colour, _TINT))
+    for shape, colour in shapes:
+        # Black under white under colour: the line shows on any background.
+        strokes = ((BLACK, 2 * FINE), (WHITE, FINE), (colour, 0))
+        for ink, extra in strokes if shape.mask is None else ():
+            _stroke(draw, shape, ink, width * FINE + 2 * extra)
+        if shape.mask is not None:
+            _outline_mask(layer, shape, [(ink, width * FINE + extra) for ink, extra in strokes])
+    # Averaged with premultiplied alpha, so that transparent black does not darken the edges.
+    return layer.convert("RGBa").resize(size, Image.Resampling.BOX).convert("RGBA")
+
+
+def _stroke(draw: ImageDraw.ImageDraw, shape: Shape, ink: Colour, width: int) -> None:
+    points = shape.corners
+    dots = points
+    if shape.kind == "point" or len(points) == 1:
+        _dot(draw, points[0], 4 * FINE + width / 2, ink)
+        return
+    if shape.kind == "line":
+        _dot(draw, points[0], 3 * FINE + width / 2, ink)
+    if shape.kind == "box":
+        (x1, y1), (x2, y2) = points
+        dots = points = [(x1, y1), (x2, y1), (x2, y2), (x1, y2)]
+    draw.line(points if shape.kind == "line" else [*points, points[0]], fill=ink, width=width)
+    for dot in dots:  # round joints and ends: Pillow's own joints leave notches at sharp turns
+        _dot(draw, dot, (width - 1) / 2, ink)
+
+
+def _dot(draw: ImageDraw.ImageDraw, middle: _Place, radius: float, ink: Colour) -> None:
+    x, y = middle
+    draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=ink)
+
+
+def _outline_mask(layer: Image.Image, shape: Shape, strokes: Sequence[tuple[Colour, int]]) -> None:
+    """Strokes around a mask, by growing it; only its surroundings are touched."""
+    assert shape.mask is not None
+    reach = strokes[0][1]
+    inner = ImageOps.expand(shape.mask, border=reach, fill=0)
+    corner = (int(shape.points[0, 0]) - reach, int(shape.points[0, 1]) - reach)
+    for ink, radius in strokes:
+        grown = inner
+        for _ in range(radius):
+            grown = grown.filter(ImageFilter.MaxFilter(3))
+        layer.paste(ink, corner, ImageChops.subtract(grown, inner))
+
+
+def _draw_tags(photo: Image.Image, parts: Sequence[Sequence[Shape]], font: Font) -> None:
+    """One numbered tag at every part of every region, moved aside where tags would overlap."""
+    draw = ImageDraw.Draw(photo)
+    taken: list[_Rectangle] = []
+    for number, shapes in enumerate(parts):
+        size = badge_size(str(number + 1), font)
+        for shape in shapes:
+            x1, y1, x2, y2 = extent = [value / FINE for value in shape.extent]
+            # Whether a tag may lie inside without hiding what it names.
+            roomy = min(x2 - x1, y2 - y1) > 2 * max(size)
+            own = (x1 - 5, y1 - 5, x2 + 5, y2 + 5)  # with room for the marker of a point
+            anchors = _anchors(shape, extent, size, roomy)
+            place = _free_place(anchors, size, photo.size, taken if roomy else [*taken, own])
+            taken.append(place)
+            draw_badge(draw, place[:2], size, colour_of(number), str(number + 1), font)
+
+
+def _anchors(
+    shape: Shape, extent: Sequence[float], size: tuple[int, int], roomy: bool
+) -> list[_Place]:
+    """Where the tag of a shape may go, best first, as top left corners in display pixels."""
+    x1, y1, x2, y2 = extent
+    x, y = (value / FINE for value in shape.anchor)
+    width, height = size
+    right, left, above, below = x + 12.0, x - 12.0 - width, y - 12.0 - height, y + 12.0
+    around = [(right, above), (right, below), (left, above), (left, below)]
+    if shape.kind in ("point", "line"):
+        return around
+    if shape.kind == "box" and roomy:
+        corners = [(x1, y1), (x2 - width, y1), (x1, y2 - height), (x2 - width, y2 - height)]
+        return [*corners, (x1 + width, y1), (x1, y1 + height)]
+    return [(x - width / 2, y - height), (x - width / 2, y2), (x2, y1), (x1 - width, y1), *around]
+
+
+def _free_place(
+    anchors: Sequence[_Place],
+    size: tuple[int, int],
+    photo: tuple[int, int],
+    hidden: Sequence[_Rectangle],
+) -> _Rectangle:
+    """The first anchor where a tag hides nothing, else the one that hides least."""
+    places: list[_Rectangle] = []
+    for x, y in anchors:
+        left = min(max(x, 0.0), max(photo[0] - size[0], 0))
+        top = min(max(y, 0.0), max(photo[1] - size[1], 0))
+        places.append((left, top, left + size[0], top + size[1]))
+    return min(places, key=lambda place: sum(_overlap(place, other) for other in hidden))
+
+
+def _overlap(one: _Rectangle, two: _Rectangle) -> float:
+    width = min(one[2], two[2]) - max(one[0], two[0])
+    height = min(one[3], two[3]) - max(one[1], two[1])
+    return max(width, 0.0) * max(height, 0.0)
+
+
+def colour_of(index: int) -> Colour:
+    """The colour of the index-th thing: twelve picked by hand, then an even spread of hues."""
+    if index < len(_FIRST):
+        return _FIRST[index]
+    turn = index - len(_FIRST)
+    # Steps of the golden ratio never bring two hues of a short run close together.
+    hue, lightness = (0.05 + turn * 0.618033988749895) % 1.0, (0.5, 0.62, 0.4)[turn % 3]
+    red, green, blue = colorsys.hls_to_rgb(hue, lightness, 0.75)
+    return round(red * 255), round(green * 255), round(blue * 255)
+
+
+def luminance(colour: Colour) -> float:
+    """Relative luminance 0..1 of an sRGB colour (WCAG 2)."""
+    shares = [channel / 255 for channel in colour]
+    linear = [one / 12.92 if one <= 0.04045 else ((one + 0.055) / 1.055) ** 2.4 for one in shares]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def ink_on(colour: Colour) -> Colour:
+    """Black or white, whichever contrasts more with the colour (at least 4.5 to 1)."""
+    # Both contrast alike, (brighter + 0.05) / (darker + 0.05), at sqrt(1.05 * 0.05) - 0.05.
+    return WHITE if luminance(colour) < 0.179 else BLACK
+
+
+@lru_cache(maxsize=32)
+def load_font(size: int) -> Font:
+    """Pillow's built-in font at `size` pixels; no font file is looked for on the system."""
+    return ImageFont.load_default(size)
+
+
+def wrap_text(text: str, font: Font, width: float) -> list[str]:
+    """Break text at spaces into lines of at most `width` pixels, at least one; longer words are cut."""
+    lines = [""]
+    for word in text.split():
+        joined = f"{lines[-1]} {word}" if lines[-1] else word
+        if font.getlength(joined) <= width:
+            lines[-1] = joined
+            continue
+        lines += [""] if lines[-1] else []
+        for character in word:
+            if lines[-1] and font.getlength(lines[-1] + character) > width:
+                lines.append("")
+            lines[-1] += character
+    return lines
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the list: a badge (None: no colour, none), a caption, and a fainter note below it."""
+
+    colour: Colour | None
+    badge: str
+    text: str
+    note: str = ""
+
+
+def add_list(photo: Image.Image, entries: Sequence[Entry], font: Font) -> Image.Image:
+    """Put the list beside a photo, or below it where the photo is wide or the list long."""
+    if photo.width <= 1.25 * photo.height:
+        widest = max(COLUMN, round(photo.width * 0.45))
+        longest = max((font.getlength(one) for e in entries for one in (e.text, e.note)), default=0)
+        natural = max(COLUMN // 2, round(longest) + _badge(entries, font)[0] + MARGIN)
+        for columns in (1, 2, 3):
+            width = columns * min(widest, natural) + (columns - 1) * MARGIN
+            panel = draw_list(entries, width, columns, font)
+            if panel.height <= 1.1 * photo.height:
+                return _page(photo, panel, beside=True)
+    width = max(photo.width, COLUMN if len(entries) <= 24 else 3 * COLUMN)
+    return _page(photo, draw_list(entries, width, width // COLUMN, font), beside=False)
+
+
+def _page(photo: Image.Image, panel: Image.Image, *, beside: bool) -> Image.Image:
+    """Both on one page with margins: the list right of the photo, or both centred, the list below."""
+    wide, high = max(photo.width, panel.width), max(photo.height, panel.height)
+    if beside:
+        wide, places = photo.width + panel.width + MARGIN, [(0, 0), (photo.width + MARGIN, 0)]
+    else:
+        high = photo.height + panel.height + MARGIN
+        places = [
+            ((wide - photo.width) // 2, 0),
+            ((wide - panel.width) // 2, photo.height + MARGIN),
+        ]
+    page = Image.new("RGB", (wide + 2 * MARGIN, high + 2 * MARGIN), PAPER)
+    for picture, (left, top) in zip((photo, panel), places, strict=True):
+        page.paste(picture, (left + MARGIN, top + MARGIN))
+    return page
+
+
+def draw_list(entries: Sequence[Entry], width: int, columns: int, font: Font) -> Image.Image:
+    """The list as a picture of `width` pixels and the height that it needs, in at most `columns` columns."""
+    columns = max(1, min(columns, len(entries)))
+    column_width = (width - (columns - 1) * MARGIN) // columns
+    badge, step = _badge(entries, font), line_height(font)
+    room = column_width - badge[0] - MARGIN // 2
+    blocks = []
+    for entry in entries:
+        rows = [(line, INK) for line in wrap_text(entry.text, font, room)]
+        rows += [(line, FAINT_INK) for line in wrap_text(entry.note, font, room) if entry.note]
+        blocks.append((entry, rows, max(len(rows) * step, badge[1]) + round(step * 0.5)))
+    # A block goes into the column where its middle falls, so a long one is not pushed over by its first line.
+    share = sum(height for _, _, height in blocks) / columns
+    places, tops, seen = [], [0] * columns, 0.0
+    for _, _, height in blocks:
+        column = min(columns - 1, int((seen + height / 2) / share))
+        places.append((column * (column_width + MARGIN), tops[column]))
+        tops[column] += height
+        seen += height
+    panel = Image.new("RGB", (width, max(1, *tops)), PAPER)
+    draw = ImageDraw.Draw(panel)
+    for (entry, rows, _), (left, top) in zip(blocks, places, strict=True):
+        if entry.colour is not None:
+            draw_badge(draw, (left, top), badge, entry.colour, entry.badge, font)
+        for number, (line, ink) in enumerate(rows):
+            # The first line sits level with the middle of the badge.
+            middle = (left + badge[0] + MARGIN // 2, top + badge[1] // 2 + number * step)
+            draw.text(middle, line, fill=ink, font=font, anchor="lm")
+    return panel
+
+
+def line_height(font: Font) -> int:
+    """Pixels from one line of text to the next."""
+    top, bottom = font.getbbox("Ápgjy")[1::2]
+    return round((bottom - top) * 1.25)
+
+
+def _badge(entries: Sequence[Entry], font: Font) -> tuple[int, int]:
+    return badge_size(max((entry.badge for entry in entries), key=len, default=""), font)
+
+
+def badge_size(text: str, font: Font) -> tuple[int, int]:
+    """(width, height) in pixels of a badge around a text."""
+    height = round(line_height(font) * 1.1)
+    return max(height, round(font.getlength(text)) + height // 2), height
+
+
+def draw_badge(
+    draw: ImageDraw.ImageDraw,
+    corner: _Place,
+    size: tuple[int, int],
+    colour: Colour,
+    text: str,
+    font: Font,
+) -> None:
+    """A rounded, haloed badge with centred text; `corner` is its top left."""
+    box = (corner[0], corner[1], corner[0] + size[0] - 1, corner[1] + size[1] - 1)
+    draw.rounded_rectangle(box, radius=size[1] // 4, fill=colour, outline=(0, 0, 0), width=1)
+    # Centred by the height of a digit: "mm" would leave room for descenders that badges never have.
+    digit = -font.getbbox("0", anchor="ls")[1]
+    baseline = (corner[0] + size[0] / 2, corner[1] + (size[1] + digit) / 2)
+    if text:
+        draw.text(baseline, text, fill=ink_on(colour), font=font, anchor="ms")
