@@ -62,8 +62,7 @@ from patchioner.base.files import atomic_path, write_json
 from patchioner.base.progress import progress
 from patchioner.detail import DetailCaptioner, DetailedCaption, Photo, Verdict
 from patchioner.detail.batch import describe_many, read_captions
-from patchioner.detail.fuse import FuseSettings, GreedyFuser
-from patchioner.detail.judge import FilterSettings, filter_statements
+from patchioner.detail.fuse import FilterSettings, FuseSettings, GreedyFuser, filter_statements
 
 PARAGRAPH, UNFILTERED, FILTERED = "our paragraph", "ours, without any filter", "ours, filtered"
 

@@ -30,10 +30,9 @@ from patchioner import Patchioner
 from patchioner.base.errors import OptionError
 from patchioner.base.progress import progress
 from patchioner.detail import DetailRegion, Photo, Statement, open_photo
-from patchioner.detail.judge import FilterSettings, clean, filter_statements
+from patchioner.detail.fuse import FilterSettings, clean, filter_statements
 from patchioner.detail.score import DenseScorer
-from patchioner.detail.text import split_sentences
-from patchioner.detail.values import RegionKind, Scorer
+from patchioner.detail.values import RegionKind, Scorer, split_sentences
 
 Floats = NDArray[np.float64]
 WORDS = 240  # near the mean of the published references (248 and 239), declared beforehand

@@ -195,10 +195,10 @@ class _Run:
     def __init__(self, options: argparse.Namespace, budget: Budget) -> None:
         from patchioner import Patchioner
         from patchioner.detail import DetailCaptioner, preset
-        from patchioner.detail.cache import CallCache
         from patchioner.detail.client import ChatClient
         from patchioner.detail.describe import VisionDescriber, VisionSettings
         from patchioner.detail.fuse import LanguageFuser
+        from patchioner.detail.models import CallCache
 
         self._options, self._budget, self._jobs = options, budget, list(_jobs(options))
         others = [who for who in (options.describer, options.fuser) if who != "patchioner"]
@@ -238,7 +238,7 @@ class _Run:
         """The client or local model that a word stands for; None for our own part."""
         options, (kind, _, name) = self._options, who.partition(":")
         if kind == "hf":
-            from patchioner.detail.local import LocalModel
+            from patchioner.detail.models import LocalModel
 
             return LocalModel(name, sees=sees, device=options.device, cache=self._cache)
         if kind == "openai":

@@ -14,36 +14,31 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from patchioner.detail.cache import clean_answer as clean_answer
-    from patchioner.detail.captioner import DetailCaptioner as DetailCaptioner
-    from patchioner.detail.captioner import DetailSettings as DetailSettings
-    from patchioner.detail.captioner import preset as preset
-    from patchioner.detail.client import read_reply as read_reply
-    from patchioner.detail.values import Claim as Claim
-    from patchioner.detail.values import DetailedCaption as DetailedCaption
-    from patchioner.detail.values import DetailRegion as DetailRegion
-    from patchioner.detail.values import FusedSentence as FusedSentence
-    from patchioner.detail.values import Photo as Photo
-    from patchioner.detail.values import Statement as Statement
-    from patchioner.detail.values import Support as Support
-    from patchioner.detail.values import Verdict as Verdict
-    from patchioner.detail.values import open_photo as open_photo
+    from patchioner.detail.batch import DetailCaptioner, DetailSettings, preset
+    from patchioner.detail.client import read_reply
+    from patchioner.detail.models import clean_answer
+    from patchioner.detail.values import (
+        Claim,
+        DetailedCaption,
+        DetailRegion,
+        FusedSentence,
+        Photo,
+        Statement,
+        Support,
+        Verdict,
+        open_photo,
+    )  # fmt: skip
 
-_HOME = {
-    "cache": ("clean_answer",),
-    "captioner": ("DetailCaptioner", "DetailSettings", "preset"),
-    "client": ("read_reply",),
-    "values": (
-        "Claim", "DetailRegion", "DetailedCaption", "FusedSentence", "Photo", "Statement", "Support", "Verdict",
-        "open_photo",
-    ),
-}  # fmt: skip
-_LAZY = {name: module for module, names in _HOME.items() for name in names}
-__all__ = sorted(_LAZY)
+__all__ = [
+    "Claim", "DetailCaptioner", "DetailRegion", "DetailSettings", "DetailedCaption", "FusedSentence", "Photo",
+    "Statement", "Support", "Verdict", "clean_answer", "open_photo", "preset", "read_reply",
+]  # fmt: skip
+_HOME = {name: "batch" for name in ("DetailCaptioner", "DetailSettings", "preset")}
+_HOME |= {"read_reply": "client", "clean_answer": "models"}
 
 
 def __getattr__(name: str) -> Any:
     """Load what needs torch only when it is asked for (PEP 562)."""
-    if name in _LAZY:
-        return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
+    if name in __all__:
+        return getattr(importlib.import_module(f"{__name__}.{_HOME.get(name, 'values')}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

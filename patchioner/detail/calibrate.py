@@ -34,7 +34,7 @@ from patchioner.detail.score import (
     Matcher,
     View,
 )
-from patchioner.detail.text import canonical, content_words, things, with_article
+from patchioner.detail.values import canonical, content_words, things, with_article
 from patchioner.images import ImageSource, load_image
 from patchioner.regions import WholeImage
 

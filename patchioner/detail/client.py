@@ -1,35 +1,31 @@
 """A client of OpenAI-compatible chat servers: vLLM, Ollama, llama.cpp, and the paid ones.
 
-Connections, redirects, proxies, TLS and time limits are the `openai` package's. Its own retries are off: each would
-have to pass the budget, be interruptible in its pause, and also come after a reply that is no chat completion.
+Connections, retries, back-off, redirects, proxies and TLS are the `openai` package's.
 """
 
 from __future__ import annotations
 
-import email.utils
-import itertools
 import json
 import logging
-import math
 import os
 import random
 import re
 import sys
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
 from patchioner.base.errors import DetailError, FutileError, OptionError
 from patchioner.base.optional import require
-from patchioner.detail.cache import (
+from patchioner.detail.models import (
     Answer,
     Asked,
     AskedModel,
     CallCache,
+    EmptyAnswerError,
     Question,
     Take,
     clean_answer,
@@ -38,17 +34,11 @@ from patchioner.detail.values import check
 from patchioner.images import data_url
 
 _LOG = logging.getLogger(__name__)
-
 DEFAULT_URL, DEFAULT_KEY_VARIABLE = "https://api.openai.com/v1", "OPENAI_API_KEY"
 _SHORTEST_KEY = 6  # shorter ones are placeholders; hiding "x" would spoil every text
-_LONGEST = 60.0  # seconds to wait before a try; a server that asks for more is not waited for
 # What may be left out, or be put another way, when a server says that it does not know it.
 _OPTIONAL = ("n", "seed", "temperature", "max_tokens")
 _PICTURE_TOKENS = 1_000  # about what the paid servers count for a photo of a thousand pixels
-
-
-class EmptyAnswerError(DetailError):
-    """A model answered, and said nothing; another sample may say something."""
 
 
 @dataclass
@@ -88,9 +78,7 @@ class Budget:
             if self.max_calls is not None and self.calls >= self.max_calls:
                 spent = f"of {self.max_calls} calls is spent; raise max_calls (--max-calls)"
             elif self.max_cost is not None and self.cost >= self.max_cost:
-                spent = (
-                    f"of {self.max_cost} is spent ({self.cost:.4f}); raise max_cost (--max-cost)"
-                )
+                spent = f"of {self.max_cost} is spent ({self.cost:.4f}); raise max_cost (--max-cost)"  # fmt: skip
             else:
                 self.calls += 1
                 return
@@ -106,8 +94,7 @@ class Budget:
             self.cost += (self.price_in * tokens_in + self.price_out * tokens_out) / 1e6
 
 
-@dataclass(frozen=True)
-class Reply:
+class Reply(NamedTuple):
     """Cleaned texts without the empty ones; why they are so few, by the server; tokens, counted or estimated."""
 
     texts: tuple[str, ...]
@@ -117,17 +104,11 @@ class Reply:
     estimated: bool
 
 
-@dataclass(frozen=True)
-class Failure:
-    """Why an attempt failed; may the same succeed in `wait` seconds (by the server); would no other request either."""
-
-    reason: str
-    retry: bool = False
-    wait: float = 0.0
-    futile: bool = False
+class BrokenReplyError(DetailError):
+    """HTTP 200 with something else than a chat completion; it may pass."""
 
 
-def read_reply(body: str, request: Mapping[str, Any]) -> Reply | Failure:
+def read_reply(body: str, request: Mapping[str, Any]) -> Reply | DetailError:
     """The texts in the JSON of /chat/completions, or why there are none; tokens are estimated from the request where
     the reply does not count them."""
     try:
@@ -139,12 +120,11 @@ def read_reply(body: str, request: Mapping[str, Any]) -> Reply | Failure:
         used = reply.get("usage")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         kind = f"{type(error).__name__}: {str(error)[:80]}"
-        return Failure(f"the reply is not a chat completion ({kind})", retry=True)
+        return BrokenReplyError(f"the reply is not a chat completion ({kind})")
     if not read:
-        return Failure("the reply has no choices", retry=True)
+        return BrokenReplyError("the reply has no choices")
     texts = tuple(text for text in map(clean_answer, read) if text)
-    reasons = sorted({clean_answer(str(one))[:80] for one in said if one})
-    finish = ", ".join(reasons) or "no reason given"
+    finish = ", ".join(sorted({clean_answer(str(one))[:80] for one in said if one})) or "no reason"
     used = used if isinstance(used, dict) else {}
     counts = [used.get("prompt_tokens"), used.get("completion_tokens", 0)]
     if all(type(one) is int and one >= 0 for one in counts):
@@ -166,35 +146,33 @@ def _text_of(choice: Any) -> str:
     return content or ""
 
 
-def _error_within(error: Any) -> Failure:
+def _error_within(error: Any) -> DetailError:
     """What an error in a reply with HTTP 200 means; only one with a number may pass."""
     fields = error if isinstance(error, Mapping) else {}
     said, status = str(fields.get("message") or error), fields.get("code")
-    if isinstance(status, int) and 400 <= status < 600:
-        return judge(status, said, fields)
-    return Failure(f"the server answers with an error: {_line(said)}")
+    if not isinstance(status, int) or not 400 <= status < 600:
+        return DetailError(f"the server answers with an error: {_line(said)}")
+    failure = judge(status, said, fields)
+    passing = status in (408, 409, 429) or status >= 500
+    return BrokenReplyError(*failure.args) if passing else failure
 
 
 def _line(text: str) -> str:
     return clean_answer(" ".join(text.split()), limit=300)
 
 
-def judge(
-    status: int, said: str, body: object = None, headers: Mapping[str, str] | None = None
-) -> Failure:
-    """What a reply with a status of 400 or more means."""
-    reason = f"HTTP {status}: {_line(said)}"
+def judge(status: int, said: str, body: object = None) -> DetailError:
+    """What a reply with a status of 400 or more means; `FutileError` where no other request would fare better."""
     code = body.get("code") if isinstance(body, Mapping) else None
+    hints = {401: "check the key, and the variable that holds it"}
+    hints |= {403: hints[401], 404: "check the model's name and the base URL"}
+    hint = hints.get(status)
     if status == 429 and code == "insufficient_quota":
-        return Failure(f"{reason}; the account's quota is spent", futile=True)
-    if status == 403 and refused_content(body):
-        return Failure(f"{reason}; the server refuses this content")
-    if status in (401, 403):
-        return Failure(f"{reason}; check the key, and the variable that holds it", futile=True)
-    if status == 404:
-        return Failure(f"{reason}; check the model's name and the base URL", futile=True)
-    passing = status in (408, 409, 429) or status >= 500
-    return Failure(reason, passing, retry_after(headers or {}))
+        hint = "the account's quota is spent"
+    elif status == 403 and refused_content(body):
+        return DetailError(f"HTTP 403: {_line(said)}; the server refuses this content")
+    reason = f"HTTP {status}: {_line(said)}"
+    return DetailError(reason) if hint is None else FutileError(f"{reason}; {hint}")
 
 
 # Codes and words of OpenAI, Azure, DashScope and their like about what was asked or shown; and about who asks.
@@ -226,21 +204,6 @@ def refused_parameter(error: Any, request: Mapping[str, Any]) -> str | None:
             return name
     # llama.cpp and others name no parameter.
     return "n" if request.get("n", 1) > 1 and "one completion" in said.lower() else None
-
-
-def retry_after(headers: Mapping[str, str]) -> float:
-    """Seconds that a server asks to wait (a number, or a date: RFC 9110 10.2.3); 0 where it does not ask."""
-    asked = headers.get("retry-after", "")
-    try:
-        seconds = float(headers.get("retry-after-ms", "nan")) / 1e3
-        if math.isnan(seconds):
-            seconds = float(asked)
-    except ValueError:
-        try:
-            seconds = email.utils.parsedate_to_datetime(asked).timestamp() - time.time()
-        except (TypeError, ValueError, OverflowError):
-            return 0.0
-    return seconds if 0 < seconds < math.inf else 0.0
 
 
 def public_url(address: str) -> str:
@@ -305,7 +268,6 @@ class ChatClient(AskedModel):
         timeout: seconds for one attempt.
         concurrency: most requests under way at once; one that waits to try again keeps its place.
         budget, cache: what counts and limits; where answers are kept.
-        sleep: waits that many seconds; None: until `interrupt`.
 
     Raises:
         OptionError: no http(s) address, no key where one is needed, a number below its least.
@@ -323,31 +285,25 @@ class ChatClient(AskedModel):
         attempts: int = 6,
         budget: Budget | None = None,
         cache: CallCache | None = None,
-        sleep: Callable[[float], object] | None = None,
     ) -> None:
-        if not model:
-            raise OptionError("no model is named; give its id, as in openai:gpt-4o-mini")
-        for name, value in {
-            "timeout": timeout,
-            "concurrency": concurrency,
-            "attempts": attempts,
-        }.items():
+        numbers = {"timeout": timeout, "concurrency": concurrency, "attempts": attempts}
+        for name, value in numbers.items():
             if not value > 0:
                 raise OptionError(f"{name} is {value!r}; it must be a number above 0")
+        if not model:
+            raise OptionError("no model is named; give its id, as in openai:gpt-4o-mini")
         address = base_url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL
         self.model, self.concurrency, self.url = model, concurrency, public_url(address)
         self.budget, self.cache = budget or Budget(), cache
         key = _key(key_env, address)
-        self._hide = _hider(key, urlsplit(address).password)
-        self._attempts, self._sleep = attempts, sleep
-        self._final: Failure | None = None
+        self._hide, self._attempts = _hider(key, urlsplit(address).password), attempts
+        self._final: FutileError | None = None
         self._left, self._stopped = threading.Event(), False
+        self._mine = threading.local()  # `left` of the call that a thread is at
         self._places = threading.BoundedSemaphore(concurrency)
-        self._refused: tuple[str, ...] = ()
-        self._lock = threading.Lock()
-        self._client: Any = require("openai", "api").OpenAI(
-            base_url=address, api_key=key or "no-key", timeout=timeout, max_retries=0
-        )
+        self._refused: set[str] = set()
+        options = {"base_url": address, "api_key": key or "no-key", "timeout": timeout}
+        self._client = _sdk(self._before, self._pause, max_retries=attempts - 1, **options)
 
     def __repr__(self) -> str:
         return f"{self.model} at {self.url}"
@@ -366,18 +322,14 @@ class ChatClient(AskedModel):
         """Close the connections."""
         self._client.close()
 
-    def interrupt(self) -> None:
-        """Let the calls under way fail after the attempt that they are at; later calls are not concerned."""
-        with self._lock:
-            left, self._left = self._left, threading.Event()
-            if self._stopped:
-                self._left.set()
+    def stop(self, *, for_good: bool = True) -> None:
+        """Let the calls under way fail after the request that they are at, without a pause; `for_good`, later calls
+        raise `FutileError`."""
+        self._stopped |= for_good
+        left = self._left
+        if not self._stopped:
+            self._left = threading.Event()
         left.set()
-
-    def stop(self) -> None:
-        """Send nothing any more: pauses end, requests under way are the last, later calls raise `FutileError`."""
-        self._stopped = True
-        self.interrupt()
 
     def given_up(self) -> Callable[[], bool]:
         """What tells whether the calls under way now were interrupted."""
@@ -395,7 +347,7 @@ class ChatClient(AskedModel):
                     future.result()
             except BaseException as error:
                 if not isinstance(error, DetailError):
-                    self.interrupt()
+                    self.stop(for_good=False)
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
 
@@ -435,79 +387,94 @@ class ChatClient(AskedModel):
             **({"n": n} if n > 1 else {}),
         }
         with self._places:
-            reply = self._tried(request, self._left)
-        if not reply.texts:
-            raise EmptyAnswerError(
-                f"{self}: the answer is empty ({self._hide(reply.finish)}); raise max_tokens, or ask another model"
-            )
+            self._mine.left = self._left
+            reply = self._replied(request)
+        if isinstance(reply, Reply) and not reply.texts:
+            said = f"the answer is empty ({reply.finish}); raise max_tokens, or ask another model"
+            reply = EmptyAnswerError(said)
+        if isinstance(reply, DetailError):
+            raise type(reply)(f"{self}: {self._hide(str(reply))}")
         return [self._hide(text) for text in reply.texts[:n]]
 
-    def _tried(self, request: dict[str, Any], left: threading.Event) -> Reply:
-        """Try until there is a reply, or a failure is final."""
-        for attempt in itertools.count(1):
-            outcome = self._attempt(request, left)
-            if isinstance(outcome, Reply):
-                return outcome
-            said = f"{self}: {outcome.reason}"
-            if not outcome.retry:
-                raise (FutileError if outcome.futile else DetailError)(said)
-            if outcome.wait > _LONGEST:
-                raise DetailError(
-                    f"{said}; it asks to wait {outcome.wait:.0f} s, longer than {_LONGEST:.0f} s: try again later"
-                )
-            if attempt >= self._attempts:
-                raise DetailError(
-                    f"{said}, {attempt} times; is the server up, and its limits kept?"
-                )
-            # Random, so that many clients do not come back all at once; on top of what was asked, a little.
-            growing = 1.0 if outcome.wait else min(_LONGEST, 2.0 ** (attempt - 1))
-            (self._sleep or left.wait)(outcome.wait + random.random() * growing)
-        raise AssertionError("not reached")
-
-    def _attempt(self, request: dict[str, Any], left: threading.Event) -> Reply | Failure:
-        """One request; sent again at once, without it, when the server refuses an optional parameter."""
-        while True:
-            if left.is_set():
-                return Failure("interrupted", futile=self._stopped)
-            if self._final is not None:
-                return self._final
-            sent = {name: value for name, value in request.items() if name not in self._refused}
-            if "max_tokens" in self._refused:  # the newer name takes its place
-                sent["max_completion_tokens"] = request["max_tokens"]
-            self.budget.reserve()
-            outcome = self._send(sent)
-            if not isinstance(outcome, str):
+    def _replied(self, request: dict[str, Any]) -> Reply | DetailError:
+        """Of a request that is tried again where what came was no chat completion."""
+        reply = self._send(request)
+        for turn in range(1, self._attempts):
+            if not isinstance(reply, BrokenReplyError):
                 break
-            with self._lock:
-                if outcome not in self._refused:
-                    self._refused += (outcome,)
-                    _LOG.warning("%s takes no %r; asking without it", self, outcome)
-        if isinstance(outcome, Reply):
-            self.budget.record(outcome.tokens_in, outcome.tokens_out, estimated=outcome.estimated)
-        elif outcome.futile:
-            self._final = outcome
-        return outcome
+            self._pause(min(2.0**turn, 60.0) * random.random())
+            reply = self._send(request)
+        return reply
 
-    def _send(self, request: dict[str, Any]) -> Reply | Failure | str:
-        """The reply, why there is none, or the name of a parameter to leave out.
+    def _send(self, request: dict[str, Any]) -> Reply | DetailError:
+        """The reply, or why there is none; at once again without an optional parameter that the server refuses.
 
         The library's exceptions, which may quote the key, end here.
         """
         openai: Any = require("openai", "api")
+        sent = {name: value for name, value in request.items() if name not in self._refused}
+        if (
+            "max_tokens" in self._refused and "max_tokens" in request
+        ):  # the newer name takes its place
+            sent["max_completion_tokens"] = request["max_tokens"]
         try:
-            raw = self._client.chat.completions.with_raw_response.create(**request)
-            outcome = read_reply(raw.text, request)
+            raw = self._client.chat.completions.with_raw_response.create(**sent)
+        except DetailError as error:  # of `_before`
+            return error
         except openai.APITimeoutError:
-            return Failure("no answer in time", retry=True)
+            return DetailError(f"no answer in time, {self._attempts} times; is the server up?")
         except openai.APIConnectionError as error:
             cause = type(error.__cause__).__name__ if error.__cause__ else "no more is known"
-            return Failure(f"the connection failed ({cause})", retry=True)
+            return DetailError(
+                f"the connection failed ({cause}), {self._attempts} times; is the server up?"
+            )
         except openai.APIStatusError as error:
-            if (parameter := refused_parameter(error, request)) is not None:
-                return parameter
-            status, headers = int(error.status_code), error.response.headers
+            refused, status = refused_parameter(error, sent), int(error.status_code)
             said = str(error.message).removeprefix(f"Error code: {status} - ")
-            outcome = judge(status, said, error.body, headers)
-        if isinstance(outcome, Failure):
-            return replace(outcome, reason=self._hide(outcome.reason))
-        return outcome
+            failure = judge(status, said, error.body)
+        else:
+            reply = read_reply(raw.text, sent)
+            if isinstance(reply, Reply):
+                self.budget.record(reply.tokens_in, reply.tokens_out, estimated=reply.estimated)
+                return reply
+            refused, failure = None, reply
+        if refused is not None:
+            _LOG.warning("%s takes no %r; asking without it", self, refused)
+            self._refused.add(refused)
+            return self._send(request)
+        if isinstance(failure, FutileError):
+            self._final = FutileError(self._hide(str(failure)))
+        return failure
+
+    def _before(self) -> None:
+        """Ahead of every request, those that the library sends again included."""
+        if self._mine.left.is_set():
+            raise (FutileError if self._stopped else DetailError)("interrupted")
+        if self._final is not None:
+            raise FutileError(*self._final.args)
+        self.budget.reserve()
+
+    def _pause(self, seconds: float) -> None:
+        self._mine.left.wait(seconds)
+
+
+def _sdk(before: Callable[[], None], pause: Callable[[float], None], **options: Any) -> Any:
+    """The library's client, whose retries pass our budget and whose pauses can be cut short."""
+    openai: Any = require("openai", "api")
+
+    class Client(openai.OpenAI):  # type: ignore[misc]
+        def _prepare_request(self, request: Any) -> None:
+            before()
+
+        def _should_retry(self, response: Any) -> bool:
+            # A spent quota is told with the status of a busy server.
+            spent = response.status_code == 429 and "insufficient_quota" in response.text
+            return not spent and bool(super()._should_retry(response))
+
+        def _sleep_for_retry(
+            self, *, retries_taken: int, max_retries: int, options: Any, response: Any
+        ) -> None:
+            headers = response.headers if response else None
+            pause(self._calculate_retry_timeout(max_retries - retries_taken, options, headers))
+
+    return Client(**options)

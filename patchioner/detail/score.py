@@ -27,8 +27,16 @@ from patchioner.backbones import PatchFeatures
 from patchioner.base.errors import CheckpointError, OptionError
 from patchioner.base.optional import Registry, require
 from patchioner.calibration import FloatArray, Logistic
-from patchioner.detail.text import canonical, content_words, things, with_article, word_weights
-from patchioner.detail.values import DetailRegion, Photo, Support
+from patchioner.detail.values import (
+    DetailRegion,
+    Photo,
+    Support,
+    canonical,
+    content_words,
+    things,
+    with_article,
+    word_weights,
+)
 from patchioner.images import cut_out
 from patchioner.regions import Region, feature_weights
 

@@ -28,7 +28,7 @@ from patchioner.detail.batch import (
     read_captions,
     read_photo_list,
 )
-from patchioner.detail.divide import as_detection
+from patchioner.detail.describe import as_detection
 from patchioner.detail.values import FORMAT, DetailedCaption, DetailRegion, FusedSentence, Photo
 from patchioner.regions import Box
 from tests.support.tiny import noise_photo

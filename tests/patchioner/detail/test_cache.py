@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 
 from patchioner.base.errors import DetailError, OptionError
 from patchioner.detail import clean_answer
-from patchioner.detail.cache import Answer, AskedModel, CallCache, Question, Take, mask_digest
+from patchioner.detail.models import Answer, AskedModel, CallCache, Question, Take, mask_digest
 from tests.support.chat_server import ChatServer, Reaction, echo
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -188,7 +188,7 @@ def process(code: str, *words: str) -> Iterator[subprocess.Popen[str]]:
 
 WRITER = """
 import sys
-from patchioner.detail.cache import Answer, CallCache, Question
+from patchioner.detail.models import Answer, CallCache, Question
 cache = CallCache(sys.argv[1])
 print("ready", flush=True)
 for turn in range(10**9):
@@ -211,7 +211,7 @@ def test_files_are_whole_after_a_kill_and_while_several_processes_write(tmp_path
 ASKER = """
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from patchioner.detail.cache import CallCache
+from patchioner.detail.models import CallCache
 from patchioner.detail.client import ChatClient
 client = ChatClient("tiny", base_url=sys.argv[2], cache=CallCache(sys.argv[1]))
 def ask(number):
@@ -252,7 +252,7 @@ def give_up() -> bool:
 
 HOLDER = """
 import sys, time
-from patchioner.detail.cache import CallCache, Question
+from patchioner.detail.models import CallCache, Question
 with CallCache(sys.argv[1]).asking([Question("fuse", "m", "one")]):
     print("ready", flush=True)
     time.sleep(60)

@@ -11,9 +11,8 @@ from PIL import Image
 
 from patchioner import Box, Patchioner
 from patchioner.base.errors import OptionError, UnknownNameError
-from patchioner.detail.captioner import DetailCaptioner, preset
-from patchioner.detail.fuse import dropped
-from patchioner.detail.judge import split_claims
+from patchioner.detail.batch import DetailCaptioner, preset
+from patchioner.detail.fuse import dropped, split_claims
 from patchioner.detail.values import (
     DetailRegion,
     FusedSentence,
@@ -73,7 +72,7 @@ class FakeFuser:
 @pytest.fixture
 def describe(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Text by region and a fuser -> the caption, with the fake filter."""
-    monkeypatch.setattr("patchioner.detail.captioner.filter_statements", no_unicorns)
+    monkeypatch.setattr("patchioner.detail.batch.filter_statements", no_unicorns)
 
     def run(texts: dict[str, list[str]], fuser: FakeFuser | None = None, **rest: Any) -> Any:
         parts: Any = {"describer": FakeDescriber(texts), "fuser": fuser or FakeFuser()}

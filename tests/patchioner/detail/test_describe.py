@@ -14,16 +14,16 @@ from PIL import Image
 
 from patchioner import Box, Mask, Patchioner
 from patchioner.base.errors import DetailError, FutileError, OptionError
-from patchioner.detail.cache import CallCache
 from patchioner.detail.client import Budget, ChatClient
 from patchioner.detail.describe import (
     OwnSettings,
     PatchionerDescriber,
     VisionDescriber,
+    divide,
     shown,
     sub_region,
 )
-from patchioner.detail.divide import divide
+from patchioner.detail.models import CallCache
 from patchioner.detail.values import DetailRegion, Photo
 from tests.support.chat_server import ChatServer, Reaction, echo, fails, once, says
 from tests.support.photos import REGIONS
@@ -177,6 +177,7 @@ Make = Callable[..., VisionDescriber]
 @pytest.fixture
 def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-verysecret123")
+    monkeypatch.setattr(ChatClient, "_pause", lambda self, seconds: None)
     made: list[ChatClient] = []
 
     def describer(
@@ -185,7 +186,7 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
         options = {"timeout": 5.0, "attempts": 2, **options}
         kept = CallCache(cache) if cache else None
         url = server.url
-        made.append(ChatClient("tiny", base_url=url, sleep=lambda _: None, cache=kept, **options))
+        made.append(ChatClient("tiny", base_url=url, cache=kept, **options))
         return VisionDescriber(made[-1])
 
     yield describer

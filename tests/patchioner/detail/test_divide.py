@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from decoders.scene_graph.phrases import noun_phrases
 from patchioner import Box, Mask, Patchioner, Point, Polygon
 from patchioner.base.errors import OptionError, RegionError
-from patchioner.detail.divide import (
+from patchioner.detail.describe import (
     Detection,
     DivideSettings,
     Given,

@@ -16,8 +16,7 @@ from patchioner.detail.fuse import (
     read_written,
     unsourced_words,
 )
-from patchioner.detail.text import similarity_matrix
-from patchioner.detail.values import Claim, DetailRegion, Photo, Support, Verdict
+from patchioner.detail.values import Claim, DetailRegion, Photo, Support, Verdict, similarity_matrix
 
 PHOTO = Photo("p", Image.new("RGB", (100, 100)), "")
 REGIONS = (

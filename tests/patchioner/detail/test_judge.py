@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from patchioner.base.errors import DetailError, OptionError
-from patchioner.detail.judge import (
+from patchioner.detail.fuse import (
     Beside,
     FilterSettings,
     clean,

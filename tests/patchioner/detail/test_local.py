@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 from patchioner.base.errors import DetailError, HubError, OptionError
-from patchioner.detail.cache import CallCache
 from patchioner.detail.describe import PROMPT, VisionDescriber, VisionSettings
-from patchioner.detail.local import LocalModel, SeededSampler, _prompt, generated
+from patchioner.detail.models import CallCache, LocalModel, SeededSampler, _prompt, generated
 from tests.support.language import (
     language_folder,
     language_model,
@@ -279,7 +278,7 @@ def test_batches_are_halved_when_memory_runs_out(
         return plain(network, inputs, *args, **options)
 
     expected = describer(llava).describe(PHOTO, REGIONS)
-    monkeypatch.setattr("patchioner.detail.local.generated", limited)
+    monkeypatch.setattr("patchioner.detail.models.generated", limited)
     said = describer(llava).describe(PHOTO, REGIONS)
     assert [one.text for one in said] == [one.text for one in expected]
     room[0] = 0
@@ -298,7 +297,7 @@ def test_what_was_written_before_a_break_stays(
             raise KeyboardInterrupt
         return plain(*args, **options)
 
-    monkeypatch.setattr("patchioner.detail.local.generated", breaks)
+    monkeypatch.setattr("patchioner.detail.models.generated", breaks)
     with pytest.raises(KeyboardInterrupt):
         describer(llava, batch_size=2, cache=CallCache(tmp_path)).describe(PHOTO, REGIONS)
     assert len(list(tmp_path.rglob("*.json"))) == 4

@@ -26,8 +26,7 @@ from patchioner.detail.score import (
     clip_matcher,
     unverifiable,
 )
-from patchioner.detail.text import with_article
-from patchioner.detail.values import DetailRegion, Photo
+from patchioner.detail.values import DetailRegion, Photo, with_article
 from tests.support.tiny import noise_photo
 
 

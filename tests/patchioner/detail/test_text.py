@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from patchioner.detail.text import (
+from patchioner.detail.values import (
     content_words,
     similarity_matrix,
     split_sentences,
