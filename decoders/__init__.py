@@ -6,7 +6,7 @@ Knows vectors and text: no images, regions or memory banks.
 from __future__ import annotations
 
 from decoders.base import DECODERS, Decoded, DecodeOptions, Decoder, TrainableDecoder, load_decoder
-from decoders.prefix_gpt2 import PrefixGPT2Decoder
+from decoders.gpt2 import PrefixGPT2Decoder
 from decoders.tokenizers import CaptionTokenizer
 from decoders.train import TrainOptions, TrainReport, train_decoder
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -184,28 +184,39 @@ class TextMemory(Protocol):
         """The k rows of highest cosine of each of (n, dim) queries: `indices` (n, k) int64, `similarities` (n, k)."""
 
 
+def nearest_rows(memory: TextMemory, queries: Tensor, k: int) -> list[list[tuple[int, float]]]:
+    """The k nearest rows and their cosines; equal ones in the order of the memory, whatever order a search gives."""
+    found = memory.nearest(queries, k)
+    pairs = zip(found.indices.tolist(), found.similarities.tolist(), strict=True)
+    return [
+        sorted(zip(rows, cosines, strict=True), key=lambda one: (-one[1], one[0]))
+        for rows, cosines in pairs
+    ]
+
+
 class Decoder(ABC):
-    """Embeddings in, captions out. Made by `load_decoder` or by a class's own `create`."""
+    """Embeddings in, captions out. Made by `load_decoder` or by a class's own `create`.
 
-    @property
-    def needs_memory(self) -> bool:
-        """Whether `generate` needs a memory of texts to draw on."""
-        return False
+    Attributes:
+        embedding_dim: width of the embeddings it takes.
+        needs_memory: whether `generate` needs a memory of texts to draw on.
+        can_be_guided: whether `generate` takes a guide.
+    """
 
-    @property
-    def can_be_guided(self) -> bool:
-        """Whether `generate` takes a guide."""
-        return True
-
-    @property
-    @abstractmethod
-    def embedding_dim(self) -> int:
-        """Width of the embeddings it takes."""
+    embedding_dim: int
+    needs_memory: bool = False
+    can_be_guided: ClassVar[bool] = True
+    USUAL_TOKENS: ClassVar[int] = DecodeOptions().max_tokens
 
     @property
     @abstractmethod
     def device(self) -> torch.device:
         """Where its weights are."""
+
+    @property
+    @abstractmethod
+    def max_tokens(self) -> int:
+        """Most tokens of a caption, the end token included."""
 
     def generate(
         self,
@@ -234,7 +245,7 @@ class Decoder(ABC):
                 "this decoder draws on the texts of a memory: give generate a memory with texts, or load "
                 "the checkpoint with its memory bank"
             )
-        if self.needs_memory and memory is not None and memory.dim != self.embedding_dim:
+        if self.needs_memory and memory and memory.dim != self.embedding_dim:
             raise DecoderError(
                 f"the memory is {memory.dim} wide, this decoder takes {self.embedding_dim}; "
                 "use the memory of the same model"
@@ -246,13 +257,15 @@ class Decoder(ABC):
             check_embeddings(guide.evidence, len(guide.words.words))
             if not len(embeddings) == len(guide.around) == len(guide.evidence):
                 raise DecoderError(f"the guide is not of {len(embeddings)} rows, as the embeddings")
+        if options is None:
+            options = DecodeOptions(max_tokens=min(self.USUAL_TOKENS, self.max_tokens))
         return self._generate(embeddings, options, memory, guide)
 
     @abstractmethod
     def _generate(
         self,
         embeddings: Tensor,
-        options: DecodeOptions | None,
+        options: DecodeOptions,
         memory: TextMemory | None,
         guide: Guide | None,
     ) -> list[Decoded]: ...
@@ -261,7 +274,6 @@ class Decoder(ABC):
     def save(self, folder: str | Path, *, storage: Storage = "fp16") -> None:
         """Write config.json, and weights.safetensors and tokenizer.json where there are any."""
 
-    @abstractmethod
     def to(
         self,
         device: str | torch.device,
@@ -269,7 +281,8 @@ class Decoder(ABC):
         *,
         optimize: bool = True,
     ) -> Self:
-        """A copy for inference there (`patchioner.base.weights.inference_copy`); this one stays as it is."""
+        """A copy for inference there (`patchioner.base.weights.inference_copy`); this one where it has no weights."""
+        return self
 
     @classmethod
     @abstractmethod
@@ -285,16 +298,21 @@ class TrainableDecoder(Decoder):
     """A decoder with weights (`network` has all) that `train_decoder` can teach."""
 
     network: nn.Module
+    fixed_dtype: torch.dtype | None = None  # that `to` keeps
 
     @property
     def module(self) -> nn.Module:
         """The weights to train."""
         return self.network
 
-    @property
     @abstractmethod
+    def driven(self, memory: TextMemory | None = None) -> tuple[StepNetwork, Vocabulary]:
+        """What the loop drives, of captions that draw on this memory, and what its tokens write."""
+
+    @property
     def max_tokens(self) -> int:
         """Most tokens of a caption, the end token included."""
+        return self.driven()[0].max_tokens
 
     @property
     def device(self) -> torch.device:
@@ -309,13 +327,25 @@ class TrainableDecoder(Decoder):
         optimize: bool = True,
     ) -> Self:
         """As `Decoder.to`."""
-        return self._over(inference_copy(self.network, device, dtype, optimize=optimize))
+        kept = self.fixed_dtype or dtype
+        return self._over(inference_copy(self.network, device, kept, optimize=optimize))
 
     def _over(self, network: nn.Module) -> Self:
         """This decoder with a copy of its network."""
         made = copy.copy(self)
         made.network = network
         return made
+
+    def _generate(
+        self,
+        embeddings: Tensor,
+        options: DecodeOptions,
+        memory: TextMemory | None,
+        guide: Guide | None,
+    ) -> list[Decoded]:
+        from decoders.search import generate  # which needs this module
+
+        return generate(*self.driven(memory), embeddings, options, self.device, guide)
 
     @abstractmethod
     def sequences(self, texts: Sequence[str]) -> list[list[int]]:
@@ -362,7 +392,7 @@ def reading(path: Path) -> Iterator[None]:
 DECODERS: Registry[type[Decoder]] = Registry(
     "decoder",
     homes={
-        "prefix_gpt2": "decoders.prefix_gpt2",
+        "prefix_gpt2": "decoders.gpt2",
         "viecap": "decoders.viecap",
         "meacap": "decoders.meacap",
         "retrieval": "decoders.retrieval",

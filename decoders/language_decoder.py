@@ -22,24 +22,18 @@ from decoders.base import (
     CONFIG_FILE,
     TOKENIZER_FILE,
     WEIGHTS_FILE,
-    Decoded,
-    DecodeOptions,
     TextMemory,
     TrainableDecoder,
     check_whole,
 )
-from decoders.gpt2 import GPT2
-from decoders.guidance import Guide
 from decoders.head import GivenLogits, OutputHead
-from decoders.language_model import positions_of, vocabulary_of
-from decoders.search import generate
+from decoders.language_model import GPT2, vocabulary_of
 from decoders.tokenizers import LanguageTokenizer
 from patchioner.base.errors import CheckpointError, DecoderError, OptionError
 from patchioner.base.files import write_json
 from patchioner.base.weights import Storage, save_weights
 
-USUAL_TOKENS = 64  # published ViECap: at most 64 steps
-
+_NO_LIMIT = 1_000_000  # positions of a model that has no table of them
 # (n, dim) embeddings -> the input vectors (p_i, width) of each row, p_i at least 1
 Prefixes: TypeAlias = Callable[[Tensor], Sequence[Tensor]]
 
@@ -82,6 +76,16 @@ class TransformersModel:
     def head(self) -> GivenLogits:
         """The last layer may be more than a product, so it stays inside the model."""
         return GivenLogits(vocabulary_of(self.model))
+
+    @property
+    def max_places(self) -> int:
+        """Longest sequence that the model can read; a million where it has no limit of its own."""
+        found = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return found if isinstance(found, int) and found > 0 else _NO_LIMIT
+
+    def get_input_embeddings(self) -> Any:
+        """The word vectors."""
+        return self.model.get_input_embeddings()
 
     def row_bytes(self, places: int) -> int:
         """Memory that one row of a batch needs while decoding, of so many places in all."""
@@ -185,39 +189,18 @@ def pad_left(prefixes: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
     return inputs, torch.tensor(padding, device=inputs.device)
 
 
+@dataclass(frozen=True)
 class PromptedModel:
-    """A language model in evaluation mode behind the vectors (at most `prefix_tokens`) that `prefixes` makes.
+    """A `StepNetwork`: a language model, evaluated, behind the vectors (at most `prefix_tokens`) of `prefixes`."""
 
-    A `StepNetwork`; OptionError for a model that cannot be driven, or has too few positions.
-    """
-
-    def __init__(self, model: nn.Module, prefixes: Prefixes, *, prefix_tokens: int) -> None:
-        self.prefixes, self.prefix_tokens = prefixes, prefix_tokens
-        self.positions = positions_of(model)
-        if self.max_tokens < 1:
-            raise OptionError(
-                f"the language model has {self.positions} positions, the prompt takes "
-                f"{prefix_tokens}; use a shorter prompt or a model with more positions"
-            )
-        self.model: GPT2 | TransformersModel = (
-            model if isinstance(model, GPT2) else TransformersModel(model)
-        )
-
-    def over(self, model: nn.Module | None, prefixes: Prefixes) -> PromptedModel:
-        """The same with a copy of the model (None: with the same), and other prefixes."""
-        made = copy.copy(self)
-        made.prefixes = prefixes
-        if isinstance(model, GPT2):
-            made.model = model
-        elif model is not None:
-            made.model = copy.copy(self.model)
-            made.model.model = model
-        return made
+    model: GPT2 | TransformersModel
+    prefixes: Prefixes
+    prefix_tokens: int
 
     @property
     def max_tokens(self) -> int:
         """Most tokens of a caption: the last one generated needs no position."""
-        return self.positions - self.prefix_tokens + 1
+        return self.model.max_places - self.prefix_tokens + 1
 
     @property
     def head(self) -> OutputHead:
@@ -231,7 +214,7 @@ class PromptedModel:
     def start(self, embeddings: Tensor, max_tokens: int) -> tuple[Tensor, Any]:
         """Read the prefixes of (n, dim) embeddings; the states before the first token."""
         inputs, padding = pad_left(self.prefixes(embeddings))
-        if inputs.shape[1] > self.positions + 1 - max_tokens:
+        if inputs.shape[1] > self.model.max_places + 1 - max_tokens:
             raise DecoderError(
                 f"a prompt of {inputs.shape[1]} vectors leaves no room for {max_tokens} tokens; "
                 "lower max_tokens"
@@ -243,16 +226,11 @@ class PromptedModel:
         return self.model.step(tokens, cache)
 
     def loss(
-        self,
-        prefixes: Sequence[Tensor],
-        words: nn.Module,
-        tokens: Tensor,
-        lengths: Tensor,
-        label_smoothing: float,
+        self, prefixes: Sequence[Tensor], tokens: Tensor, lengths: Tensor, label_smoothing: float
     ) -> Tensor:
-        """As `TrainableDecoder.loss`, behind n prefixes (p_i, width); `words` makes vectors of tokens."""
+        """As `TrainableDecoder.loss`, behind n prefixes (p_i, width)."""
         inputs, padding = pad_left(prefixes)
-        vectors = words(tokens[:, :-1]).to(inputs.dtype)
+        vectors = self.model.get_input_embeddings()(tokens[:, :-1]).to(inputs.dtype)
         # Padding after a caption is hidden by causality from all that counts.
         real = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
         logits = self.model.logits_at(torch.cat([inputs, vectors], dim=1), padding, real)
@@ -264,24 +242,40 @@ class PromptedModel:
 class LanguageDecoder(TrainableDecoder):
     """A decoder that puts vectors (at most `prefix_tokens`) before a language model and lets the one loop drive it.
 
-    `network` holds the language model and the mapper, under the names MODEL and MAPPER.
+    `network` holds the language model and the mapper, under the names MODEL and MAPPER; OptionError for a model that
+    cannot be driven, or has too few positions.
     """
 
-    def __init__(
-        self, network: nn.Module, tokenizer: LanguageTokenizer, *, prefix_tokens: int
-    ) -> None:
-        self.network, self.tokenizer = network.eval(), tokenizer
-        if tokenizer.vocab_size != vocabulary_of(self.model):
-            raise CheckpointError(
-                f"the language model has {vocabulary_of(self.model)} tokens, the tokenizer was made for "
-                f"{tokenizer.vocab_size}; they come from different models"
-            )
-        self.driver = PromptedModel(self.model, self.prefixes, prefix_tokens=prefix_tokens)
-
-    config: Any
     MODEL: ClassVar[str] = "model"
     MAPPER: ClassVar[str] = "mapper"
     TYPE: ClassVar[str]
+    USUAL_TOKENS = 64  # published ViECap: at most 64 steps
+
+    def __init__(
+        self,
+        network: nn.Module,
+        tokenizer: LanguageTokenizer,
+        embedding_dim: int,
+        *,
+        prefix_tokens: int,
+    ) -> None:
+        self.network, self.tokenizer = network.eval(), tokenizer
+        self.embedding_dim, self._prefix_tokens = embedding_dim, prefix_tokens
+        known = vocabulary_of(self.model)
+        if tokenizer.vocab_size != known:
+            raise CheckpointError(
+                f"the language model has {known} tokens, the tokenizer was made for "
+                f"{tokenizer.vocab_size}; they come from different models"
+            )
+        model = self.model
+        self._driven = model if isinstance(model, GPT2) else TransformersModel(model)
+        if self.max_tokens < 1:
+            raise OptionError(
+                f"the language model has {self._driven.max_places} positions, the prompt takes "
+                f"{prefix_tokens}; use a shorter prompt or a model with more positions"
+            )
+
+    config: Any
 
     @property
     def model(self) -> nn.Module:
@@ -293,11 +287,6 @@ class LanguageDecoder(TrainableDecoder):
         """What makes vectors of embeddings, a part of `network`."""
         return self.network.get_submodule(self.MAPPER)
 
-    @property
-    def embedding_dim(self) -> int:
-        """Width of the embeddings it takes."""
-        return int(self.config.embedding_dim)
-
     @abstractmethod
     def prefixes(self, embeddings: Tensor, memory: TextMemory | None = None) -> Sequence[Tensor]:
         """The vectors (p_i, width) before the caption of each of (n, dim) embeddings; no row minds the others."""
@@ -308,28 +297,18 @@ class LanguageDecoder(TrainableDecoder):
         """The same for training, where the caption is known; with gradients."""
         return self.prefixes(embeddings)
 
-    @property
-    def max_tokens(self) -> int:
-        """Most tokens of a caption, the end token included."""
-        return self.driver.max_tokens
-
-    def _generate(
-        self,
-        embeddings: Tensor,
-        options: DecodeOptions | None,
-        memory: TextMemory | None,
-        guide: Guide | None,
-    ) -> list[Decoded]:
-        if options is None:
-            options = DecodeOptions(max_tokens=min(USUAL_TOKENS, self.max_tokens))
-        driver = self.driver
-        if memory is not None:
-            driver = driver.over(None, partial(self.prefixes, memory=memory))
-        return generate(driver, self.tokenizer, embeddings, options, self.device, guide)
+    def driven(self, memory: TextMemory | None = None) -> tuple[PromptedModel, LanguageTokenizer]:
+        """The language model behind the prefixes, and its tokenizer."""
+        prefixes = partial(self.prefixes, memory=memory)
+        return PromptedModel(self._driven, prefixes, self._prefix_tokens), self.tokenizer
 
     def _over(self, network: nn.Module) -> Self:
         made = super()._over(network)
-        made.driver = self.driver.over(made.model, made.prefixes)
+        if isinstance(made.model, GPT2):
+            made._driven = made.model
+        else:  # which has been tried already
+            made._driven = copy.copy(made._driven)
+            made._driven.model = made.model
         return made
 
     def _write(self, folder: Path, state: dict[str, Tensor], storage: Storage, **more: Any) -> None:
@@ -353,8 +332,7 @@ class LanguageDecoder(TrainableDecoder):
     ) -> Tensor:
         """As `TrainableDecoder.loss`; the prefix does not count."""
         prefixes = self.training_prefixes(embeddings, tokens, lengths)
-        words: Any = self.model.get_input_embeddings()  # type: ignore[operator]
-        return self.driver.loss(prefixes, words, tokens, lengths, label_smoothing)
+        return self.driven()[0].loss(prefixes, tokens, lengths, label_smoothing)
 
     def soft_prompts(self, embeddings: Tensor, *, normalize: bool = True) -> Tensor:
         """The mapper's (n, k, width) of (n, dim) embeddings, in the mapper's type."""

@@ -13,18 +13,101 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from decoders.gpt2 import GPT2
+from decoders.base import check_whole
+from decoders.gpt2 import Dropout, GPT2Network, KeyValueCache, Transformer
 from decoders.tokenizers import LanguageTokenizer
 from patchioner.base.errors import CheckpointError, HubError, OptionError, first_line
 from patchioner.base.optional import require
 from patchioner.base.weights import fit_weights
 
 EXTRA = "language-models"
-_NO_LIMIT = 1_000_000  # positions of a model that has no table of them
 # Where a model was read from and with what: of no use to who reads the checkpoint.
 _PRIVATE = ("_name_or_path", "transformers_version", "_commit_hash", "dtype", "torch_dtype")
 # GPT-2 keeps these the other way round in all files.
 _TURNED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
+
+
+class GPT2(GPT2Network):
+    """GPT-2 of any size as a language model that reads vectors, without `transformers`.
+
+    Args:
+        config: the values of `transformers`' configuration ("n_layer", "n_embd" ...), kept for `config.json`.
+    """
+
+    _DEFAULTS = {
+        "vocab_size": 50257,
+        "n_positions": 1024,
+        "n_embd": 768,
+        "n_layer": 12,
+        "n_head": 12,
+        "resid_pdrop": 0.1,
+        "embd_pdrop": 0.1,
+        "attn_pdrop": 0.1,
+        "layer_norm_epsilon": 1e-5,
+    }
+    # What this network does; a model that is told otherwise is left to `transformers`.
+    _FIXED = {
+        "activation_function": "gelu_new",
+        "scale_attn_weights": True,
+        "scale_attn_by_inverse_layer_idx": False,
+        "add_cross_attention": False,
+        "tie_word_embeddings": True,
+    }
+    _ALIASES = set(
+        ["hidden_size", "max_position_embeddings", "num_attention_heads", "num_hidden_layers"]
+    )
+
+    @classmethod
+    def understands(cls, config: Mapping[str, Any]) -> bool:
+        """Whether a configuration of `transformers` describes such a network."""
+        usual = all(config.get(name, value) == value for name, value in cls._FIXED.items())
+        inner = config.get("n_inner") in (None, 4 * config.get("n_embd", 768))
+        named = config.get("model_type") == "gpt2" and not cls._ALIASES & config.keys()
+        return named and usual and inner
+
+    def __init__(self, config: Mapping[str, Any], *, seed: int = 0) -> None:
+        super().__init__()
+        self.config = {**self._DEFAULTS, **config, "model_type": "gpt2"}
+        value = self.config
+        check_whole(**{name: value[name] for name in list(self._DEFAULTS)[:5]})
+        if value["n_embd"] % value["n_head"]:
+            wrong = f"n_embd {value['n_embd']} is not a multiple of n_head {value['n_head']}"
+            raise OptionError(wrong)
+        self.transformer = Transformer(
+            value["vocab_size"],
+            value["n_positions"],
+            value["n_embd"],
+            value["n_layer"],
+            value["n_head"],
+            Dropout(value["resid_pdrop"], value["embd_pdrop"], value["attn_pdrop"]),
+            value["layer_norm_epsilon"],
+        )
+        self._initialise(seed)
+
+    @property
+    def max_places(self) -> int:
+        """Longest sequence that it can read."""
+        return self.transformer.wpe.num_embeddings
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """The word vectors."""
+        return self.transformer.wte
+
+    def read(
+        self, inputs: Tensor, padding: Tensor | None, max_tokens: int
+    ) -> tuple[Tensor, KeyValueCache]:
+        """Read (n, p, width) vectors before `max_tokens` tokens; the states (n, width) before the first.
+
+        `padding`: (n,) int64, places at the left of each row that are not its own; None where there are none.
+        """
+        cache = KeyValueCache(self.block(len(inputs), inputs.shape[1] + max_tokens - 1), padding)
+        states: Tensor = self.transformer(inputs, cache)[:, -1]
+        return states, cache
+
+    def logits_at(self, inputs: Tensor, padding: Tensor | None, real: Tensor) -> Tensor:
+        """Logits (m, vocab) at the real places among the last t, of (n, p, width) vectors and a mask (n, t)."""
+        hidden = self.transformer(inputs, padding=padding)[:, -real.shape[1] :]
+        return self.logits(hidden[real])
 
 
 def fetch_language_model(source: str) -> tuple[nn.Module, LanguageTokenizer]:
@@ -184,15 +267,6 @@ def _check_tied(state: Mapping[str, Tensor], alias: str, name: str) -> None:
             f"{alias} and {name} differ, but the network has one tensor for both; the file is "
             "of another architecture"
         )
-
-
-def positions_of(model: nn.Module) -> int:
-    """Longest sequence that the model can read; a million where it has no limit of its own."""
-    if isinstance(model, GPT2):
-        return model.max_places
-    config: Any = model.config
-    found = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return int(found) if isinstance(found, int) and found > 0 else _NO_LIMIT
 
 
 def width_of(model: nn.Module) -> int:

@@ -22,10 +22,10 @@ from decoders.base import (
     check_whole,
     reading,
 )
-from decoders.gpt2 import GPT2
 from decoders.language_decoder import LanguageDecoder, MappingNetwork, PromptMLP
 from decoders.language_model import (
     EXTRA,
+    GPT2,
     build_language_model,
     choose_language_model,
     describe_language_model,
@@ -110,7 +110,8 @@ class PrefixLMDecoder(LanguageDecoder):
         self.config, self.reference = config, reference
         self._fingerprint = None if reference is None else fingerprint(model)
         parts = {"mapper": _mapper(config, width_of(model), seed), "model": model}
-        super().__init__(nn.ModuleDict(parts), tokenizer, prefix_tokens=config.prompt_tokens)
+        dim, prefix = config.embedding_dim, config.prompt_tokens
+        super().__init__(nn.ModuleDict(parts), tokenizer, dim, prefix_tokens=prefix)
         model.requires_grad_(config.tune == "full")
         if config.tune == "lora":
             _add_lora(model, config, seed)

@@ -19,6 +19,7 @@ from decoders.base import (
     Decoder,
     TextMemory,
     check_whole,
+    nearest_rows,
     reading,
 )
 from decoders.guidance import Guide
@@ -47,6 +48,10 @@ class RetrievalDecoder(Decoder):
         'a dog'
     """
 
+    needs_memory, can_be_guided = True, False
+    USUAL_TOKENS = max_tokens = 10_000  # whole sentences, however long
+    device = torch.device("cpu")  # there are no weights
+
     def __init__(
         self, embedding_dim: int, *, candidates: int = 32, temperature: float = 0.01
     ) -> None:
@@ -54,45 +59,25 @@ class RetrievalDecoder(Decoder):
         if not isinstance(temperature, int | float) or not 0 < temperature < float("inf"):
             raise OptionError(f"temperature is {temperature!r}; it must be a positive number")
         self.candidates, self.temperature = candidates, float(temperature)
-        self._dim = embedding_dim
-
-    @property
-    def needs_memory(self) -> bool:
-        """True: all it can say stands in the memory."""
-        return True
-
-    @property
-    def can_be_guided(self) -> bool:
-        """False: it writes nothing of its own."""
-        return False
-
-    @property
-    def embedding_dim(self) -> int:
-        """Width of the embeddings it takes."""
-        return self._dim
-
-    @property
-    def device(self) -> torch.device:
-        """Where embeddings are expected; there are no weights."""
-        return torch.device("cpu")
+        self.embedding_dim = embedding_dim
 
     def _generate(
         self,
         embeddings: Tensor,
-        options: DecodeOptions | None,
+        options: DecodeOptions,
         memory: TextMemory | None,
         guide: Guide | None,
     ) -> list[Decoded]:
         """A sentence of the memory for each row; DecoderError where none meets the options."""
-        options = options or DecodeOptions(max_tokens=10_000)  # whole sentences, however long
         assert memory is not None  # `generate` has seen to it
         captions: dict[int, Decoded] = {}
         waiting, wide = list(range(len(embeddings))), self.candidates
         allowed = _allowed(options)
         while waiting:
             wide = min(wide, len(memory))
-            part = embeddings[waiting]
-            captions.update(self._choose(memory, part, waiting, wide, options, allowed))
+            part = embeddings[waiting].detach().float()
+            chosen = self._choose(memory, part, wide, options, allowed)
+            captions |= {row: one for row, one in zip(waiting, chosen, strict=True) if one}
             waiting = [row for row in waiting if row not in captions]
             if waiting and wide == len(memory):
                 raise DecoderError(
@@ -105,12 +90,8 @@ class RetrievalDecoder(Decoder):
 
     def save(self, folder: str | Path, *, storage: Storage = "fp16") -> None:
         """Write config.json; there are no weights, and the memory is kept by whoever gave it."""
-        config = {
-            "type": "retrieval",
-            "embedding_dim": self._dim,
-            "candidates": self.candidates,
-            "temperature": self.temperature,
-        }
+        names = ("embedding_dim", "candidates", "temperature")
+        config = {"type": "retrieval"} | {name: getattr(self, name) for name in names}
         write_json(Path(folder) / CONFIG_FILE, config)
 
     @classmethod
@@ -119,45 +100,30 @@ class RetrievalDecoder(Decoder):
         with reading(folder / CONFIG_FILE):
             return cls(**config)
 
-    def to(
-        self,
-        device: str | torch.device,
-        dtype: torch.dtype = torch.float32,
-        *,
-        optimize: bool = True,
-    ) -> Self:
-        """This decoder; there are no weights, and the memory searches where it is."""
-        return self
-
     def _choose(
         self,
         memory: TextMemory,
-        part: Tensor,
-        rows: list[int],
+        rows: Tensor,
         wide: int,
         options: DecodeOptions,
         allowed: Callable[[str], bool],
-    ) -> Iterator[tuple[int, Decoded]]:
-        """A sentence for each of `rows`, embedded in `part`, that has an allowed one among its `wide` nearest."""
-        part, texts = part.detach().float(), memory.texts
+    ) -> Iterator[Decoded | None]:
+        """For each of (n, dim) rows an allowed sentence among its `wide` nearest; None without one."""
+        texts = memory.texts
         assert texts is not None
-        found = memory.nearest(part, wide)
-        uniforms = row_uniforms(part, 1, seed=options.seed)[:, 0]
-        places, cosines = found.indices.tolist(), found.similarities.double().cpu()
-        for row, near, values, uniform in zip(rows, places, cosines, uniforms, strict=True):
-            # Equal cosines in the order of the memory, whatever order the search gave them.
-            order = sorted(range(wide), key=lambda i: (-float(values[i]), near[i]))
-            fit = [i for i in order if allowed(texts[near[i]])]
+        uniforms = row_uniforms(rows, 1, seed=options.seed)[:, 0]
+        for near, uniform in zip(nearest_rows(memory, rows, wide), uniforms, strict=True):
+            logits = torch.tensor([cosine for _, cosine in near]).double() / self.temperature
+            fit = [place for place, (row, _) in enumerate(near) if allowed(texts[row])]
             if not fit:
+                yield None
                 continue
-            logits = values / self.temperature
             pick = fit[0]
             if options.strategy == "sample":
                 sharpened = (logits[fit] / options.temperature)[None]
-                place = draw(sharpened, torch.tensor([uniform]), options.top_p)
-                pick = fit[int(place)]
-            log_prob = float(logits.log_softmax(dim=0)[pick])
-            yield row, Decoded(texts[near[pick]], (near[pick],), (log_prob,))
+                pick = fit[int(draw(sharpened, torch.tensor([uniform]), options.top_p))]
+            row, log_prob = near[pick][0], float(logits.log_softmax(dim=0)[pick])
+            yield Decoded(texts[row], (row,), (log_prob,))
 
 
 def _allowed(options: DecodeOptions) -> Callable[[str], bool]:

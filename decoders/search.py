@@ -1,11 +1,12 @@
-"""The one loop from embeddings to captions: how tokens are chosen, in batches, and what may not come next."""
+"""The one loop from embeddings to captions: greedy, beam, sampling; on CUDA greedy steps are replayed as graphs."""
 
 from __future__ import annotations
 
 import hashlib
-from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple, TypeAlias
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -13,17 +14,17 @@ from torch import Tensor
 
 from decoders.base import Decoded, DecodeOptions, StepNetwork, Vocabulary
 from decoders.guidance import Guide, GuidedNetwork
-from decoders.head import best_tokens, log_total, top_tokens
+from decoders.head import Constraints, LinearHead, StepBans, best_tokens, log_total, top_tokens
 from patchioner.base.errors import DecoderError
 
 # (states (m, width), bans, which rows they are (m,), step) -> chosen tokens and log-probabilities (m,)
-Choose: TypeAlias = "Callable[[Tensor, StepBans, Tensor, int], tuple[Tensor, Tensor]]"
-
-Search: TypeAlias = "Callable[..., list[Hypothesis]]"
+Choose: TypeAlias = Callable[[Tensor, StepBans, Tensor, int], tuple[Tensor, Tensor]]
 
 _BEAM_COPIES = 3  # scores, log-probabilities and the cache while beams are reordered
 _TOP = 64  # tokens that nearly always hold the draw
 _LARGE = 512  # tokens from which finding those beats sorting all
+_LOOK_EVERY = 8  # steps between two questions to the device whether all rows have ended
+_WARM_UP = 3  # steps before a capture: kernels are chosen and memory is found in the first
 
 
 class Hypothesis(NamedTuple):
@@ -61,11 +62,9 @@ def generate(
     distinct, places = distinct_rows(rows)
     constraints = Constraints(vocabulary, options, device)
     searches = {"greedy": greedy_search, "beam": beam_search, "sample": sample_search}
-    search: Search = searches[options.strategy]
-    if search is greedy_search and device.type == "cuda":
-        from decoders.cuda_graph import can_capture, graph_search
-
-        search = graph_search if can_capture(network, constraints) else search
+    search = searches[options.strategy]
+    if search is greedy_search and device.type == "cuda" and can_capture(network, constraints):
+        search = graph_search
     found: list[Hypothesis] = []
     size = rows_per_batch(network, options)
     for first in range(0, len(distinct), size):
@@ -85,9 +84,8 @@ def distinct_rows(embeddings: Tensor) -> tuple[Tensor, list[int]]:
 
 def rows_per_batch(network: StepNetwork, options: DecodeOptions) -> int:
     """Rows that fit the memory budget, at least one."""
-    row = network.row_bytes(options.max_tokens)
-    if options.strategy == "beam":
-        row *= _BEAM_COPIES * options.beam_width
+    copies = _BEAM_COPIES * options.beam_width if options.strategy == "beam" else 1
+    row = network.row_bytes(options.max_tokens) * copies
     return max(1, int(options.batch_memory_mb * 2**20 / row))
 
 
@@ -354,145 +352,91 @@ class _Beams:
         return float(tokens**self.options.length_penalty)
 
 
-class StepBans:
-    """What may not come next at one step.
+def can_capture(network: Any, constraints: Constraints) -> bool:
+    """Whether the steps of a network (`PrefixGPT2`) can be replayed: no bans that are looked up on the host."""
+    fixed = hasattr(network, "step_graphs") and isinstance(network.head, LinearHead)
+    return fixed and not network.head.matrix.is_inference() and not constraints.reads_tokens
 
-    Args:
-        never: sorted token ids that no row may write, as a list and as a tensor where the logits are.
-        repeats: tokens (n, k) that rows have written, and whether (n, k) each would repeat an n-gram; or None.
-        words: rows and tokens of banned words.
+
+class PreparedStep:
+    """A step of one shape: cache, tokens and states stay where they are, so that on CUDA a graph can be replayed."""
+
+    def __init__(self, network: Any, rows: int, capacity: int, device: torch.device) -> None:
+        self._network = network
+        self.cache = network.fixed_cache(rows, capacity)
+        self._tokens = torch.zeros(rows, dtype=torch.int64, device=device)
+        self._graph: Any = None
+        if device.type == "cuda":
+            self._capture()
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """States (rows, width) after (rows,) tokens; the next call writes over them."""
+        if self._graph is None:
+            states: Tensor = self._network.step(tokens, self.cache)
+            return states
+        self._tokens.copy_(tokens)
+        self._graph.replay()
+        return self._states
+
+    def _capture(self) -> None:
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(_WARM_UP):
+                self.cache.restart()
+                self._network.step(self._tokens, self.cache)
+        torch.cuda.current_stream().wait_stream(stream)
+        self.cache.restart()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._states: Tensor = self._network.step(self._tokens, self.cache)
+        self._graph = graph
+
+
+class StepGraphs:
+    """The prepared steps of a network while its output matrix is this one. One thread uses them at a time."""
+
+    def __init__(self, matrix: Tensor) -> None:
+        self._device, self._lock = matrix.device, threading.Lock()
+        self._steps: dict[tuple[int, int], PreparedStep] = {}
+
+    @contextmanager
+    def borrow(self, network: Any, rows: int, capacity: int) -> Iterator[PreparedStep]:
+        """The step of this shape, prepared when first asked for."""
+        with self._lock:
+            if (rows, capacity) not in self._steps:
+                self._steps[rows, capacity] = PreparedStep(network, rows, capacity, self._device)
+            yield self._steps[rows, capacity]
+
+
+def graph_search(network: Any, embeddings: Tensor, constraints: Constraints) -> list[Hypothesis]:
+    """The tokens of `greedy_search`, by steps of one fixed shape; nothing waits for the device between tokens.
+
+    A batch is padded to a power of two, and rows that have ended go on, unread. On a CPU the steps run without graphs.
     """
-
-    def __init__(
-        self,
-        never: tuple[list[int], Tensor],
-        repeats: tuple[Tensor, Tensor] | None = None,
-        words: tuple[list[int], list[int]] = ([], []),
-    ) -> None:
-        self._never_list, self._never = never
-        self._repeats, self._words = repeats, words
-
-    def apply(self, logits: Tensor, first: int = 0) -> None:
-        """Set banned tokens of (n, m) float or int32 logits, from token `first` on, to the least value, in place."""
-        least, most = _extremes(logits.dtype)
-        last = first + logits.shape[1]
-        low, high = bisect_left(self._never_list, first), bisect_left(self._never_list, last)
-        if low < high:
-            logits.index_fill_(1, self._never[low:high] - first, least)
-        if self._repeats is not None:
-            tokens, banned = self._repeats
-            banned = banned & (tokens >= first) & (tokens < last)
-            ceilings = torch.full_like(tokens, most, dtype=logits.dtype)
-            ceilings.masked_fill_(banned, least)
-            places = (tokens - first).clamp(0, last - first - 1)
-            logits.scatter_reduce_(1, places, ceilings, "amin")
-        inside = [pair for pair in zip(*self._words, strict=True) if first <= pair[1] < last]
-        if inside:
-            rows, columns = zip(*inside, strict=True)
-            logits[list(rows), [column - first for column in columns]] = least
-
-    def rows(self, first: int, last: int) -> StepBans:
-        """The same for some of the rows alone."""
-        repeats = None
-        if self._repeats is not None:
-            repeats = self._repeats[0][first:last], self._repeats[1][first:last]
-        kept = [
-            (row - first, i) for row, i in zip(*self._words, strict=True) if first <= row < last
-        ]
-        words = [row for row, _ in kept], [i for _, i in kept]
-        return StepBans((self._never_list, self._never), repeats, words)
-
-
-class Constraints:
-    """The options and bans of one call of the loop, and the tokens that end a caption, where the logits are."""
-
-    def __init__(
-        self, vocabulary: Vocabulary, options: DecodeOptions, device: torch.device
-    ) -> None:
-        self.options = options
-        self.ends = torch.tensor(vocabulary.end_ids, device=device)
-        unwritable = set(vocabulary.unwritable_ids)
-        self._never = _sorted_ids(unwritable, device)
-        self._never_or_end = _sorted_ids(unwritable | set(vocabulary.end_ids), device)
-        self._texts = (
-            [text.lower() for text in vocabulary.token_texts()] if options.banned_words else []
-        )
-        words = sorted({" ".join(word.lower().split()) for word in options.banned_words})
-        self._banned = [_BannedWord(word, self._texts) for word in words]
-
-    @property
-    def reads_tokens(self) -> bool:
-        """Whether the bans depend on the written tokens' texts, which are looked up on the host."""
-        return bool(self._banned)
-
-    def at(self, written: Tensor) -> StepBans:
-        """The bans of one step, after the tokens `written` (n, t) int64."""
-        early = written.shape[1] < self.options.min_tokens
-        size = self.options.no_repeat_ngram
-        repeats = _repeats(written, size) if 0 < size <= written.shape[1] else None
-        return StepBans(self._never_or_end if early else self._never, repeats, self._words(written))
-
-    def _words(self, written: Tensor) -> tuple[list[int], list[int]]:
-        rows: list[int] = []
-        forbidden: list[int] = []
-        for row, tokens in enumerate(written.tolist() if self._banned else ()):
-            tail = "".join(self._texts[token] for token in tokens)
-            ids = sorted({i for word in self._banned for i in word.completed_by(tail)})
-            rows += [row] * len(ids)
-            forbidden += ids
-        return rows, forbidden
-
-
-def _extremes(dtype: torch.dtype) -> tuple[float, float]:
-    if dtype.is_floating_point:
-        return -torch.inf, torch.inf
-    return torch.iinfo(dtype).min, torch.iinfo(dtype).max
-
-
-def _sorted_ids(ids: Iterable[int], device: torch.device) -> tuple[list[int], Tensor]:
-    ordered = sorted(ids)
-    return ordered, torch.tensor(ordered, dtype=torch.int64, device=device)
-
-
-def _repeats(written: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """The last token of every n-gram written, and whether it would now write that n-gram again."""
-    ngrams = written.unfold(1, size, 1)
-    begun = written[:, None, written.shape[1] - size + 1 :]
-    return ngrams[:, :, -1], (ngrams[:, :, :-1] == begun).all(dim=2)
-
-
-class _BannedWord:
-    """Which tokens would complete one banned word or phrase, however it is cut into tokens."""
-
-    def __init__(self, word: str, texts: Sequence[str]) -> None:
-        self._word = word
-        # By number of characters already written: tokens that write the rest.
-        self._rest: list[list[int]] = [
-            [i for i, text in enumerate(texts) if _begins(text, word[done:])]
-            for done in range(len(word))
-        ]
-        self._whole = [i for i, text in enumerate(texts) if _contains(text, word)]
-
-    def completed_by(self, tail: str) -> list[int]:
-        forbidden = list(self._whole)
-        for done, tokens in enumerate(self._rest):
-            if tokens and _ends(tail, self._word[:done]):
-                forbidden += tokens
-        return forbidden
-
-
-def _begins(text: str, rest: str) -> bool:
-    """Whether `text` opens with `rest`, and the word ends there."""
-    return text.startswith(rest) and not text[len(rest) : len(rest) + 1].isalnum()
-
-
-def _ends(tail: str, beginning: str) -> bool:
-    """Whether `tail` closes with `beginning`, and the word starts there."""
-    start = len(tail) - len(beginning)
-    return tail.endswith(beginning) and (start == 0 or not tail[start - 1].isalnum())
-
-
-def _contains(text: str, word: str) -> bool:
-    """Whether `text` holds the word after a character that cannot belong to it."""
-    places = range(1, len(text) - len(word) + 1)
-    return any(not text[i - 1].isalnum() and _begins(text[i:], word) for i in places)
+    options, ends = constraints.options, constraints.ends
+    count, device = len(embeddings), embeddings.device
+    rows = 1 << (count - 1).bit_length()
+    padded = torch.cat([embeddings, embeddings[:1].expand(rows - count, -1)])
+    tokens = torch.full((rows, options.max_tokens), -1, dtype=torch.int64, device=device)
+    log_probs = torch.zeros((rows, options.max_tokens), dtype=torch.float32, device=device)
+    ended = torch.zeros(rows, dtype=torch.bool, device=device)
+    written = torch.empty_like(tokens)
+    head = network.head
+    graphs = network.step_graphs.of(head.matrix)
+    with graphs.borrow(network, rows, options.max_tokens) as step:
+        step.cache.restart()
+        states = network.read_prefix(padded, step.cache)
+        for place in range(options.max_tokens):
+            bans = constraints.at(written[:, :place])
+            chosen, values = best_tokens(head, states, bans, scores=options.scores)
+            written[:, place] = chosen
+            tokens[:, place] = chosen.masked_fill(ended, -1)
+            log_probs[:, place] = values
+            ended |= torch.isin(chosen, ends)
+            if place + 1 == options.max_tokens:
+                break
+            if (place + 1) % _LOOK_EVERY == 0 and bool(ended.all()):
+                break
+            states = step(chosen)
+    return hypotheses(tokens[:count].tolist(), log_probs[:count].tolist())

@@ -13,6 +13,7 @@ import pickle
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -394,19 +395,15 @@ class TokenStore:
     def __init__(self, sequences: Sequence[Sequence[int]], *, max_tokens: int) -> None:
         cut = [sequence[:max_tokens] for sequence in sequences]
         self.lengths: NDArray[np.int64] = np.array([len(s) for s in cut], dtype=np.int64)
-        self._starts = np.concatenate([[0], np.cumsum(self.lengths)])
-        self._flat = np.fromiter(
-            (t for s in cut for t in s), dtype=np.int32, count=int(self._starts[-1])
-        )
+        self._ends = np.cumsum(self.lengths)
+        self._flat = np.fromiter(chain.from_iterable(cut), dtype=np.int32)
 
     def padded(self, indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Tokens (n, t) int64, padded with 0 at the end, and lengths (n,) int64."""
-        lengths = self.lengths[indices]
-        columns = np.arange(lengths.max())
-        places = self._starts[indices][:, None] + columns
-        inside = columns < lengths[:, None]
-        tokens = np.where(inside, self._flat[np.where(inside, places, 0)], 0)
-        return torch.from_numpy(tokens.astype(np.int64)), torch.from_numpy(lengths)
+        lengths, ends = self.lengths[indices], self._ends[indices]
+        rows = [self._flat[end - length : end] for length, end in zip(lengths, ends, strict=True)]
+        tokens = [torch.from_numpy(row.astype(np.int64)) for row in rows]
+        return nn.utils.rnn.pad_sequence(tokens, batch_first=True), torch.from_numpy(lengths)
 
 
 def epoch_batches(

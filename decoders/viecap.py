@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, Self, get_args
 
@@ -113,7 +114,6 @@ TEMPLATES = (
     "a photo of a {}", "a {} in a scene", "there is a {} in the picture", "a small {}", "a large {}",
 )  # fmt: skip
 
-
 # The vocabulary that comes with ViECap: the 80 object classes of COCO (Lin et al. 2014, arXiv 1405.0312).
 _NAMES = """
 airplane, apple, backpack, banana, baseball bat, baseball glove, bear, bed, bench, bicycle, bird, boat, book,
@@ -158,12 +158,11 @@ class EntityPrompter:
         threshold: float = 0.2,
     ) -> None:
         self.names = _checked_names(names)
-        if embeddings.dim() != 2 or len(embeddings) != len(self.names):
+        rows, count = embeddings.detach().float(), len(self.names)
+        if rows.dim() != 2 or len(rows) != count:
             raise DecoderError(
-                f"the entity embeddings have shape {tuple(embeddings.shape)}; "
-                f"{len(self.names)} names need ({len(self.names)}, dim)"
+                f"the entity embeddings have shape {tuple(rows.shape)}; {count} names need ({count}, dim)"
             )
-        rows = embeddings.detach().float()
         if not bool((torch.isfinite(rows).all(dim=1) & (rows.norm(dim=1) > 0)).all()):
             raise DecoderError("an entity embedding is not finite, or 0; embed the names again")
         check_whole(top_k=top_k)
@@ -226,18 +225,11 @@ class EntityPrompter:
             ) from error
 
 
-def embed_entities(
-    names: Sequence[str],
-    embed: Callable[[list[str]], Tensor],
-    *,
-    templates: Sequence[str] = TEMPLATES,
-) -> Tensor:
-    """Unit embeddings (m, dim) of names: the mean of each name's unit embeddings in sentences with a "{}" for it."""
-    if not templates or any("{}" not in template for template in templates):
-        raise OptionError(f'templates are {list(templates)!r}; each needs a "{{}}" for the name')
-    rows = embed([template.replace("{}", name) for name in names for template in templates])
+def embed_entities(names: Sequence[str], embed: Callable[[list[str]], Tensor]) -> Tensor:
+    """Unit embeddings (m, dim) of names: the mean of each name's unit embeddings in the sentences of `TEMPLATES`."""
+    rows = embed([template.replace("{}", name) for name in names for template in TEMPLATES])
     units = functional.normalize(rows.float(), dim=1)
-    means = units.view(len(names), len(templates), -1).mean(dim=1)
+    means = units.view(len(names), len(TEMPLATES), -1).mean(dim=1)
     return functional.normalize(means, dim=1)
 
 
@@ -260,10 +252,11 @@ class EntityFinder:
 
     def find(self, text: str) -> list[str]:
         """The names in the order of their first mention, each once."""
-        if not self._names:
-            return []
         found = self._pattern.findall(" ".join(text.lower().split()))
         return list(dict.fromkeys(self._names[form] for form in found))
+
+
+_finder = lru_cache(maxsize=4)(EntityFinder)
 
 
 def mask_entities(names: Sequence[str], *, share: float, most: int) -> list[str]:
@@ -325,9 +318,9 @@ class ViecapDecoder(LanguageDecoder):
         config: ViecapConfig,
         prompter: HardPrompter | None = None,
     ) -> None:
-        super().__init__(network, tokenizer, prefix_tokens=config.prefix_tokens)
         self.config, self.prompter = config, prompter
-        self._finds: tuple[Sequence[str], EntityFinder] | None = None
+        dim, prefix = config.embedding_dim, config.prefix_tokens
+        super().__init__(network, tokenizer, dim, prefix_tokens=prefix)
 
     @classmethod
     def create(
@@ -346,12 +339,15 @@ class ViecapDecoder(LanguageDecoder):
         Args:
             language_model, tokenizer: see `choose_language_model`.
             prompter: puts unit embeddings into words; can be set later.
-            end: captions end with the language model's "own" end of text, or at a full "stop" as published.
+            end: captions end with the language model's "own" end of text, or also at a full "stop" as published.
             shape: the other values of `ViecapConfig`.
         """
         model, tokenizer = choose_language_model(language_model, tokenizer, seed=seed)
         if end == "stop":
-            tokenizer = stopping(tokenizer)
+            stops = tokenizer.full_stops()
+            if not stops:
+                raise OptionError('the tokenizer has no token for "."; use its own end of text')
+            tokenizer = tokenizer.ending_with(tuple(dict.fromkeys(stops + tokenizer.end_ids)))
         config = ViecapConfig(embedding_dim, **shape)
         return cls(ViecapNetwork(config, model, seed=seed), tokenizer, config, prompter)
 
@@ -373,7 +369,8 @@ class ViecapDecoder(LanguageDecoder):
         """Soft prompt, and a hard prompt of the entities that the caption itself names, in training some left out."""
         if "hard" not in self.config.prompts:
             return self._join(embeddings, None)
-        finder = self._finder()
+        # The entities of the prompter, else the classes of COCO.
+        finder = _finder(getattr(self.prompter, "names", COCO_ENTITIES))
         texts = []
         for row, length in zip(tokens.tolist(), lengths.tolist(), strict=True):
             names = finder.find(self.tokenizer.decode(row[:length]))
@@ -426,13 +423,6 @@ class ViecapDecoder(LanguageDecoder):
         with reading(folder / CONFIG_FILE):
             return EntityPrompter.load(folder, **entities)
 
-    def _finder(self) -> EntityFinder:
-        """Finds the entities of a caption: those of the prompter, else the classes of COCO."""
-        names = getattr(self.prompter, "names", COCO_ENTITIES)
-        if self._finds is None or self._finds[0] != names:
-            self._finds = names, EntityFinder(names)
-        return self._finds[1]
-
     def _join(self, embeddings: Tensor, texts: Sequence[str] | None) -> list[Tensor]:
         order = self.config.prompts.split("_")
         parts: dict[str, Sequence[Tensor]] = {}
@@ -453,11 +443,3 @@ class ViecapDecoder(LanguageDecoder):
             cut = torch.tensor(ids[: self.config.hard_tokens], device=self.device)
             vectors[text] = words(cut)
         return [vectors[text] for text in texts]
-
-
-def stopping(tokenizer: LanguageTokenizer) -> LanguageTokenizer:
-    """The same tokenizer, with captions that end at "." or " ." (as published) or at its own end of text."""
-    stops = tokenizer.full_stops()
-    if not stops:
-        raise OptionError('the tokenizer has no token for "."; use its own end of text')
-    return tokenizer.ending_with((*stops, *(i for i in tokenizer.end_ids if i not in stops)))

@@ -10,8 +10,7 @@ Example:
 from __future__ import annotations
 
 from memory_bank.bank import MemoryBank, Neighbours, join_banks
-from memory_bank.build import build_bank_folder
-from memory_bank.compact import CompactionMethod, compact
+from memory_bank.build import CompactionMethod, build_bank_folder, compact
 from memory_bank.index import BankIndex, IndexKind, IndexOptions
 from memory_bank.projection import Precision
 from memory_bank.text_files import read_captions

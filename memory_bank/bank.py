@@ -28,8 +28,6 @@ from memory_bank.projection import (
     check_finite,
     checked_norms,
     checked_texts,
-    identical_rows,
-    split_embeddings,
     torch_dtype,
     unit_queries,
 )
@@ -95,14 +93,16 @@ class MemoryBank:
         drop_zero_rows: bool = False,
         dtype: Precision = "float32",
     ) -> None:
-        arrays, kept = split_embeddings(embeddings, counts, torch_dtype(dtype), drop_zero_rows)
+        arrays, kept = projection.split_embeddings(
+            embeddings, counts, torch_dtype(dtype), drop_zero_rows
+        )
         if texts is not None:
             checked_texts(texts, len(embeddings))
             texts = tuple(texts[row] for row in kept.tolist())
-        self._hold(arrays, texts, None)
+        self._hold(arrays, texts)
 
     def _hold(
-        self, arrays: BankArrays, texts: Sequence[str] | None, index: BankIndex | None
+        self, arrays: BankArrays, texts: Sequence[str] | None, index: BankIndex | None = None
     ) -> None:
         self._arrays, self.texts, self.index = arrays, texts, index
         self.keys, self.norms, self.counts = arrays.keys, arrays.norms, arrays.counts
@@ -305,7 +305,7 @@ class MemoryBank:
         Projections stay the same; of the texts the first is kept, and rows keep their order of
         first appearance.
         """
-        first, group = identical_rows(self._arrays)
+        first, group = projection.identical_rows(self._arrays)
         counts = torch.zeros(len(first), dtype=torch.int64, device=self.device)
         return self.take(first, counts.index_add_(0, group, self.counts))
 

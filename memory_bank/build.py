@@ -1,4 +1,7 @@
-"""A bank from captions and any function that embeds them; on disk in shards, so that a killed run goes on."""
+"""Banks made and made smaller: captions embedded in shards, here or on Ray, so that a killed run goes on; compaction.
+
+What a loss of rows costs is to be measured, e.g. by `python -m benchmarks.bank`.
+"""
 
 from __future__ import annotations
 
@@ -8,25 +11,36 @@ import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
+import torch.nn.functional as functional
 from torch import Tensor
-from torch.nn import functional as F
 
 from memory_bank.bank import MemoryBank
-from memory_bank.compact import compact
 from memory_bank.projection import Precision, as_matrix
-from patchioner.base.errors import CheckpointError, MemoryBankError, OptionError, TextError
+from patchioner.base.errors import (
+    CheckpointError,
+    MemoryBankError,
+    OptionError,
+    TextError,
+    UnknownNameError,
+)
 from patchioner.base.files import RunFolder, atomic_path
+from patchioner.base.optional import require
 from patchioner.base.progress import progress
 from patchioner.base.weights import load_weights, write_tensors
 
 Embed = Callable[[Sequence[str]], Tensor]
 """Texts -> (len, dim) float tensor, finite; `TextTower.encode` is one."""
 
+CompactionMethod = Literal["k-means", "importance"]
+
 RECORD = "building.json"
 SHARD = 2048
+_BLOCK = 512  # rows per product; with 16k centroids the similarities then take 33 MB
+_SMALLEST_NORM = 1e-6  # a mean of unit vectors shorter than this has no direction of its own
 _NAME = "embeddings"
 _log = logging.getLogger(__name__)
 
@@ -94,7 +108,7 @@ def build_bank_folder(
         dtype: precision of the rows.
         seed: of `sample` and of the k-means.
         resume: go on with a run that was stopped; it ends where an uninterrupted one does.
-        spread: writes shards of these texts into that folder ahead of `embed` (`memory_bank.cluster`).
+        spread: writes shards of these texts into that folder ahead of `embed` (such as `embed_on_ray`).
 
     Raises:
         TextError: no caption.
@@ -159,14 +173,7 @@ def shard_path(folder: Path, start: int) -> Path:
 
 
 def write_shard(embed: Embed, texts: Sequence[str], path: Path, *, unit: bool) -> None:
-    """Embed texts and keep that, as `embed_texts` reads it."""
-    # Rounded even in a run that is never killed: both kinds of run end with the same numbers.
-    found = _embedded(embed, texts, unit)
-    with atomic_path(path) as temporary:
-        write_tensors({_NAME: found}, temporary, {})
-
-
-def _embedded(embed: Embed, texts: Sequence[str], unit: bool) -> Tensor:
+    """Embed texts and keep that, as `embed_texts` reads it: rounded even in a run that is never killed."""
     with torch.no_grad():
         found = as_matrix(embed(list(texts)), "text embeddings").cpu()
     if len(found) != len(texts):
@@ -177,4 +184,213 @@ def _embedded(embed: Embed, texts: Sequence[str], unit: bool) -> Tensor:
     if not all(finite):
         text = texts[finite.index(False)]
         raise MemoryBankError(f"the embedding of {text!r} is not finite; check the encoder")
-    return F.normalize(found.float(), dim=1).half() if unit else found.float().contiguous()
+    found = functional.normalize(found.float(), dim=1).half() if unit else found.float()
+    with atomic_path(path) as temporary:
+        write_tensors({_NAME: found.contiguous()}, temporary, {})
+
+
+def embed_on_ray(
+    make_embed: Callable[[], Embed],
+    texts: Sequence[str],
+    folder: Path,
+    *,
+    unit: bool = True,
+    shard: int = SHARD,
+    workers: int | None = None,
+    gpus: float = 0.0,
+) -> None:
+    """Write the shards that `embed_texts` would, where they are missing, by Ray; a worker that dies is replaced.
+
+    Args:
+        make_embed: gives each worker its encoder; pickled.
+        folder: on a disk that all machines see.
+        unit, shard: as of `embed_texts`.
+        workers: None: one for each processor of the cluster, or for each share of a GPU.
+        gpus: of each worker; a fraction shares one.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+        MemoryBankError: a worker failed.
+    """
+    ray, pools = require("ray", "ray"), require("ray.util.actor_pool", "ray")
+    starts = range(0, len(texts), shard)
+    missing = [start for start in starts if not shard_path(folder, start).exists()]
+    if not missing:
+        return
+    if not ray.is_initialized():
+        ray.init(include_dashboard=False, log_to_driver=False)
+    there = ray.cluster_resources()
+    count = workers or int(there.get("GPU", 0) / gpus if gpus else there.get("CPU", 1))
+    kind = ray.remote(max_restarts=3, max_task_retries=3, num_cpus=1, num_gpus=gpus)(_Worker)
+    actors = [kind.remote(make_embed, unit) for _ in range(min(count, len(missing)))]
+
+    def submit(actor: Any, start: int) -> Any:
+        path = shard_path(folder, start)
+        return actor.write.remote(list(texts[start : start + shard]), path)
+
+    try:
+        done = pools.ActorPool(actors).map_unordered(submit, missing)
+        list(progress(done, description="embedding on Ray", total=len(missing), unit="shard"))
+    except ray.exceptions.RayError as error:
+        cause = getattr(error, "cause", None) or error
+        raise MemoryBankError(f"a worker of Ray failed: {cause}") from error
+    finally:
+        for actor in actors:
+            ray.kill(actor)
+
+
+class _Worker:
+    """Holds an encoder."""
+
+    def __init__(self, make_embed: Callable[[], Embed], unit: bool) -> None:
+        self._embed, self._unit = make_embed(), unit
+
+    def write(self, texts: Sequence[str], path: Path) -> None:
+        write_shard(self._embed, texts, path, unit=self._unit)
+
+
+def compact(
+    bank: MemoryBank,
+    rows: int,
+    *,
+    seed: int = 0,
+    iterations: int = 5,
+    method: CompactionMethod = "k-means",
+) -> MemoryBank:
+    """Shrink a bank to `rows` rows, in the same precision. Equal rows are merged first.
+
+    "k-means" is spherical k-means weighted by multiplicity: Lloyd's algorithm on the unit keys (Dhillon and Modha
+    2001), with exact assignment. A cluster becomes one row: the weighted mean of its members' values, the sum of their
+    counts, and the text of the member nearest to its centroid. "importance" keeps rows as they are, with their texts,
+    drawn by the sensitivity of lightweight coresets (Bachem, Lucic and Krause 2018); each other row's count goes to
+    the kept row of highest cosine.
+
+    Args:
+        bank: left untouched; its device does the work (`bank.to("cuda")` for a large one).
+        rows: size of the result; a bank with no more distinct rows is only merged.
+        seed: of the choice of starting rows, or of the draw.
+        iterations: of "k-means", most rounds of assigning and averaging.
+
+    Raises:
+        OptionError, UnknownNameError: `rows` or `iterations` below 1; an unknown method.
+
+    Example:
+        >>> bank = MemoryBank(torch.tensor([[1.0, 0.0], [1.0, 0.01], [0.0, 1.0]]))
+        >>> sorted(compact(bank, 2).counts.tolist())
+        [1, 2]
+    """
+    if rows < 1 or iterations < 1:
+        raise OptionError(f"rows={rows}, iterations={iterations}: both must be at least 1")
+    if method not in get_args(CompactionMethod):
+        raise UnknownNameError.among("method", str(method), get_args(CompactionMethod))
+    distinct = bank.merge_duplicates()
+    if rows >= len(distinct):
+        return distinct
+    with torch.no_grad():
+        if method == "importance":
+            return _keep(distinct, _importance(distinct, rows, seed))
+        return _merge(distinct, *_cluster(distinct, rows, seed, iterations), rows)
+
+
+def _cluster(bank: MemoryBank, rows: int, seed: int, iterations: int) -> tuple[Tensor, Tensor]:
+    """A partition: (N,) cluster of each row, and its cosine with the centroid."""
+    start = torch.randperm(len(bank), generator=torch.Generator().manual_seed(seed))[:rows]
+    centroids = bank.units(start.to(bank.device))
+    label, similarity = _fill_empty(*_assign(bank, centroids, "clustering 1"), rows)
+    for iteration in range(2, iterations + 1):
+        sums, before = _sums(bank, label, bank.counts, rows), label
+        lengths = torch.linalg.vector_norm(sums, dim=1, keepdim=True)
+        # Members that cancel out leave no direction: such a cluster keeps its centroid.
+        directed = sums / lengths.clamp_min(_SMALLEST_NORM)
+        centroids = torch.where(lengths > _SMALLEST_NORM, directed, centroids)
+        found = _assign(bank, centroids, f"clustering {iteration}")
+        label, similarity = _fill_empty(*found, rows)
+        if torch.equal(label, before):
+            break
+    return label, similarity
+
+
+def _assign(bank: MemoryBank, centroids: Tensor, description: str) -> tuple[Tensor, Tensor]:
+    """Give every row to the centroid of highest cosine: labels and cosines."""
+    found = []
+    for start in progress(range(0, len(bank), _BLOCK), description=description, unit="block"):
+        units = bank.units(slice(start, start + _BLOCK))
+        found.append(torch.max(units @ centroids.T, dim=1))
+    return torch.cat([best.indices for best in found]), torch.cat([best.values for best in found])
+
+
+def _fill_empty(labels: Tensor, cosines: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Give each empty cluster the worst-served row of a cluster that keeps others."""
+    label, similarity = labels.cpu().numpy().copy(), cosines.cpu().numpy().copy()
+    sizes = np.bincount(label, minlength=count)
+    empty = np.flatnonzero(sizes == 0).tolist()
+    worst = iter(np.argsort(similarity, kind="stable").tolist()) if empty else iter(())
+    for cluster in empty:
+        row = next(row for row in worst if sizes[label[row]] > 1)
+        sizes[label[row]] -= 1
+        sizes[cluster] += 1
+        label[row], similarity[row] = cluster, 1.0
+    return torch.from_numpy(label).to(labels.device), torch.from_numpy(similarity).to(labels.device)
+
+
+def _sums(bank: MemoryBank, label: Tensor, factors: Tensor, rows: int) -> Tensor:
+    """The sum of each cluster's unit rows times their factors, (rows, dim) float32."""
+    sums = torch.zeros((rows, bank.dim), dtype=torch.float32, device=bank.device)
+    for start in range(0, len(bank), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        sums.index_add_(0, label[block], bank.units(block) * factors[block, None])
+    return sums
+
+
+def _mass(bank: MemoryBank, label: Tensor, rows: int) -> Tensor:
+    """The sum of each cluster's counts, (rows,) int64."""
+    counts = torch.zeros(rows, dtype=torch.int64, device=bank.device)
+    return counts.index_add_(0, label, bank.counts)
+
+
+def _merge(bank: MemoryBank, label: Tensor, similarity: Tensor, rows: int) -> MemoryBank:
+    """One row for each cluster."""
+    counts = _mass(bank, label, rows)
+    values = _sums(bank, label, bank.counts * bank.norms, rows) / counts[:, None]
+    # The row nearest to each centroid: later assignments win, and the best rows come last.
+    order = np.argsort(similarity.cpu().numpy(), kind="stable")
+    best = np.empty(rows, dtype=np.int64)
+    best[label.cpu().numpy()[order]] = order
+    nearest = torch.from_numpy(best).to(bank.device)
+    cancelled = torch.linalg.vector_norm(values, dim=1) <= _SMALLEST_NORM * bank.norms[nearest]
+    kept = bank.units(nearest) * bank.norms[nearest, None]
+    values = torch.where(cancelled[:, None], kept, values)
+    texts = None if bank.texts is None else [bank.texts[row] for row in nearest.tolist()]
+    return MemoryBank(values, texts, counts, dtype=bank.dtype)
+
+
+def _keep(bank: MemoryBank, chosen: Tensor) -> MemoryBank:
+    """Keep the chosen rows, in the bank's order, with the counts of those nearest to them."""
+    chosen = chosen.sort().values
+    label, _ = _assign(bank, bank.units(chosen), "assigning")
+    # Of two rows of one direction and unlike lengths, each still stands for itself.
+    label[chosen] = torch.arange(len(chosen), device=bank.device)
+    return bank.take(chosen, _mass(bank, label, len(chosen)))
+
+
+def _importance(bank: MemoryBank, rows: int, seed: int) -> Tensor:
+    """Draw rows by the sensitivity of lightweight coresets (Bachem, Lucic and Krause 2018).
+
+    A row of count c at distance d from the mean is drawn in proportion to
+    `c / sum(c) + c d**2 / sum(c d**2)`, without replacement: two passes over the bank.
+    """
+    counts, tiny = bank.counts.double(), torch.finfo(torch.float64).tiny
+    blocks = [slice(start, start + _BLOCK) for start in range(0, len(bank), _BLOCK)]
+    total = torch.zeros(bank.dim, dtype=torch.float64, device=bank.device)
+    for block in blocks:
+        total += counts[block] @ bank.units(block).double()
+    mean = (total / counts.sum()).float()
+    spread = torch.cat([(bank.units(block) - mean).square().sum(dim=1) for block in blocks])
+    spread = counts * spread.double()
+    # Rows of one direction have no spread; then the counts alone decide.
+    shares = counts / counts.sum() + spread / spread.sum().clamp_min(tiny)
+    generator = torch.Generator().manual_seed(seed)
+    uniform = torch.rand(len(bank), dtype=torch.float64, generator=generator).to(bank.device)
+    # The largest of log(share) + Gumbel noise are a draw without replacement.
+    noise = -torch.log(-torch.log(uniform.clamp(1e-300, 1 - 1e-16)))
+    return torch.topk(shares.log() + noise, rows).indices

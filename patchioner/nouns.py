@@ -116,7 +116,7 @@ class NounTable:
 
 def heads(text: str) -> list[str]:
     """Head nouns of the things that a caption names."""
-    from decoders.scene_graph.phrases import noun_phrases
+    from decoders.scene_graph import noun_phrases
 
     return [phrase.head for phrase in noun_phrases(text) if phrase.head not in _NO_THINGS]
 

@@ -104,8 +104,7 @@ def add_bank_arguments(parser: argparse.ArgumentParser) -> None:
 def build(options: argparse.Namespace) -> int:
     """Read captions, embed them, write the bank; returns the exit status."""
     from memory_bank import build_bank_folder, read_captions
-    from memory_bank.build import RECORD
-    from memory_bank.cluster import embed_on_ray
+    from memory_bank.build import RECORD, embed_on_ray
     from patchioner.base.files import read_json
     from patchioner.base.weights import digest
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from decoders.scene_graph.phrases import noun_phrases
+from decoders.scene_graph import noun_phrases
 from patchioner import Patchioner
 from patchioner.base.errors import OptionError, PatchionerError
 from patchioner.base.files import write_json

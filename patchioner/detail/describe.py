@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from decoders.scene_graph.phrases import noun_phrases
+from decoders.scene_graph import noun_phrases
 from patchioner.base.errors import DetailError, OptionError, PatchionerError, RegionError
 from patchioner.detail.models import Answer, Asked, AskedModel, Question, mask_digest
 from patchioner.detail.values import DetailRegion, Photo, Rectangle, Statement, canonical, check

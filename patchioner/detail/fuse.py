@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any, Final, Literal, NamedTuple
 
-from decoders.scene_graph.lexicon import word_set
+from decoders.tagging import word_set
 from patchioner.base.errors import DetailError, FutileError
 from patchioner.detail.describe import overlap_share
 from patchioner.detail.models import AskedModel

@@ -30,10 +30,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from decoders.scene_graph import lexicon
-from decoders.scene_graph.lexicon import word_set
-from decoders.scene_graph.phrases import ADJECTIVES, VERBS, WORD, noun_phrases
-from decoders.scene_graph.tagging import Token, singular, tag
+from decoders.scene_graph import WORD, noun_phrases
+from decoders.tagging import WORDS, Token, singular, tag, word_set
 from patchioner.backbones import PatchFeatures
 from patchioner.base.errors import DetailError, OptionError, RegionError
 from patchioner.images import ImageSource, load_image
@@ -438,7 +436,7 @@ _EMPTY_VERBS = word_set("""
 """)
 _EMPTY_ADJECTIVES = word_set("visible key such own same other various several many possible")
 # Words for nothing that can be pointed at: no score supports them.
-_NOT_THINGS = lexicon.UNSEEN | lexicon.PICTURES | word_set("""
+_NOT_THINGS = WORDS["unseen"] | WORDS["pictures"] | word_set("""
     atmosphere ambience ambiance sense feeling feel mood presence appearance impression vibe touch depth warmth
     contrast focus attention perspective angle composition overall area setting environment activity something anything
     nothing everything edge corner half center centre surface surroundings variety event occasion position posture
@@ -472,9 +470,9 @@ def word_weights(sentence: str) -> Mapping[str, float]:
 
 def _retagged(token: Token) -> Token:
     lemma = singular(token.text)
-    if token.tag == "noun" and lemma in VERBS and token.text != lemma:
+    if token.tag == "noun" and lemma in WORDS["prose verbs"] and token.text != lemma:
         return Token(token.text, "verb", lemma)
-    if token.tag == "noun" and token.text in ADJECTIVES:
+    if token.tag == "noun" and token.text in WORDS["prose adjectives"]:
         return Token(token.text, "adj", token.text)
     return token
 

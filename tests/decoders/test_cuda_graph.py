@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from decoders import DecodeOptions, PrefixGPT2Decoder
-from decoders.cuda_graph import can_capture, graph_search
-from decoders.search import Constraints, Hypothesis, greedy_search
+from decoders.head import Constraints
+from decoders.search import Hypothesis, can_capture, graph_search, greedy_search
 
 GREEDY = DecodeOptions(max_tokens=19)
 CPU = torch.device("cpu")

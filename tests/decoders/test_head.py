@@ -20,11 +20,11 @@ from decoders.head import (
     DerivedCache,
     GivenLogits,
     LinearHead,
+    StepBans,
     best_tokens,
     table_if_worth,
     top_tokens,
 )
-from decoders.search import StepBans
 
 # Tokens from pieces of the vocabulary equal those from all logits at once.
 

@@ -13,14 +13,12 @@ from torch import Tensor
 
 from decoders import DecodeOptions, load_decoder
 from decoders.meacap import (
-    SAME_HEAD,
-    SYNONYM,
     ConceptPrompter,
     MeacapDecoder,
     find_concepts,
-    word_similarity,
+    likeness,
 )
-from decoders.scene_graph import Entity, RuleParser, SceneGraph, T5Parser
+from decoders.scene_graph import Entity, Graph, T5Parser, parse_all
 from memory_bank import MemoryBank
 from patchioner.base.errors import CheckpointError, DecoderError, OptionError
 from tests.decoders.conftest import DIM, THINGS, embed_words
@@ -54,11 +52,11 @@ class Counting:
     """The rule parser, noting what it was asked."""
 
     def __init__(self) -> None:
-        self.asked: list[str] = []
+        self.asked: list[list[str]] = []
 
-    def parse(self, texts: Sequence[str]) -> list[SceneGraph]:
-        self.asked += texts
-        return RuleParser().parse(texts)
+    def __call__(self, texts: Sequence[str]) -> list[Graph]:
+        self.asked.append(list(texts))
+        return parse_all(texts)
 
 
 def make(prompter: ConceptPrompter | None = None, **settings: Any) -> MeacapDecoder:
@@ -112,7 +110,7 @@ def test_a_parser_that_is_a_network_is_kept_by_name(tmp_path: Path) -> None:
     make(ConceptPrompter(parser)).save(tmp_path)
     again = load_decoder(tmp_path)
     assert isinstance(again, MeacapDecoder)
-    kept = again.prompter.parser.parser
+    kept = again.prompter.parser
     assert isinstance(kept, T5Parser) and kept.model == "somewhere/parser"
 
 
@@ -147,12 +145,12 @@ def test_settings_that_do_not_fit_are_refused(
 # Concepts of captions: merging, counting, filtering, order; and how alike names are.
 
 
-def graphs(*names: str) -> list[SceneGraph]:
+def graphs(*names: str) -> list[Graph]:
     """One graph a caption: "red bus, man" -> a bus with the attribute red, a man."""
     made = []
     for caption in names:
         parts = [part.split() for part in caption.split(",") if part.strip()]
-        made.append(SceneGraph(tuple(Entity(part[-1], tuple(part[:-1])) for part in parts)))
+        made.append(tuple(Entity(part[-1], tuple(part[:-1])) for part in parts))
     return made
 
 
@@ -195,11 +193,28 @@ def test_options_that_make_no_sense(settings: dict[str, Any]) -> None:
         ConceptPrompter(**settings)
 
 
-def test_word_similarity() -> None:
-    names = ["dog", "dogs", "hot dog", "puppy", "tennis ball", "tennis racket", "ball"]
-    alike = word_similarity(names)
-    assert alike.shape == (7, 7) and torch.equal(alike, alike.T)
-    assert alike[0, 1] == 1 and alike.diagonal().eq(1).all()
-    assert alike[0, 2] == pytest.approx(SAME_HEAD) and alike[0, 3] == pytest.approx(SYNONYM)
-    assert alike[4, 5] == 0 and alike[4, 6] == pytest.approx(SAME_HEAD)
-    assert word_similarity([]).shape == (0, 0)
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        ("dogs", "dog", 1.0),
+        ("hot dog", "dog", 0.8),
+        ("puppy", "dog", 0.7),
+        ("tennis ball", "ball", 0.8),
+        ("tennis ball", "tennis racket", 0.0),
+        ("", "dog", 0.0),
+    ],
+)
+def test_names_are_alike_by_their_words(one: str, other: str, expected: float) -> None:
+    assert likeness(one, other) == likeness(other, one) == expected
+
+
+def test_each_text_is_parsed_once_and_a_full_memory_begins_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    parser = Counting()
+    prompter = ConceptPrompter(parser, captions=1)
+    expected = prompter.prompts(rows(), memory())
+    assert prompter.prompts(rows(), memory()) == expected and len(parser.asked) == 1
+    monkeypatch.setattr("decoders.meacap._MOST_GRAPHS", 2)
+    assert [prompter.prompts(row[None], memory())[0] for row in rows()] == expected
+    assert len(parser.asked) > 1

@@ -8,19 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 
-from decoders.scene_graph import (
-    CachedParser,
-    Entity,
-    RuleParser,
-    SceneGraph,
-    T5Parser,
-    parse_triples,
-)
+from decoders.scene_graph import Entity, T5Parser, noun_phrases, parse, parse_triples
 from patchioner.base.errors import HubError
 
 # Sentences and labels are ours, written before the parser had read them. "young two man" is a man
@@ -79,12 +74,8 @@ def _score(found: Counter[object], wanted: Counter[object]) -> tuple[float, floa
 def test_entities_and_attributes_of_captions_labelled_by_hand() -> None:
     names: list[Counter[object]] = [Counter(), Counter()]
     attributes: list[Counter[object]] = [Counter(), Counter()]
-    for caption, (graph, label) in zip(
-        LABELLED,
-        zip(RuleParser().parse(list(LABELLED)), map(_labels, LABELLED.values()), strict=True),
-        strict=True,
-    ):
-        for side, entities in enumerate((graph.entities, label)):
+    for caption, labels in LABELLED.items():
+        for side, entities in enumerate((parse(caption), _labels(labels))):
             names[side].update((caption, one.name) for one in entities)
             attributes[side].update(
                 (caption, one.name, word) for one in entities for word in one.attributes
@@ -98,14 +89,6 @@ def test_entities_and_attributes_of_captions_labelled_by_hand() -> None:
         attributes[0] - attributes[1],
         attributes[1] - attributes[0],
     )
-
-
-def graph(caption: str) -> SceneGraph:
-    return RuleParser().parse([caption])[0]
-
-
-def described(caption: str) -> list[str]:
-    return [" ".join([*one.attributes, one.name]) for one in graph(caption).entities]
 
 
 @pytest.mark.parametrize(
@@ -140,39 +123,30 @@ def described(caption: str) -> list[str]:
     ],
 )
 def test_names_and_attributes(caption: str, wanted: list[str]) -> None:
-    assert described(caption) == wanted
+    assert [" ".join([*one.attributes, one.name]) for one in parse(caption)] == wanted
 
 
-class Counting:
-    """A parser that notes what it was asked."""
-
-    def __init__(self) -> None:
-        self.asked: list[list[str]] = []
-
-    def parse(self, texts: list[str]) -> list[SceneGraph]:
-        self.asked.append(list(texts))
-        return [SceneGraph((Entity(text, ("red",)), Entity("b"))) for text in texts]
-
-
-def test_each_text_is_parsed_once() -> None:
-    inner = Counting()
-    parser = CachedParser(inner)  # type: ignore[arg-type]
-    found = parser.parse(["x", "y", "x"])
-    assert [one.entities[0].name for one in found] == ["x", "y", "x"]
-    parser.parse(["y", "z"])
-    assert inner.asked == [["x", "y"], ["z"]]
-    assert parser.parse([]) == []
+@pytest.mark.parametrize(
+    ("sentence", "expected"),
+    [
+        ("A man in a red and white shirt holds two tennis rackets.",
+         {"man": "A man", "shirt": "a red and white shirt", "tennis racket": "two tennis rackets"}),
+        ("The bus is red.", {"bus": "The bus"}),
+        ("Red buses pass a tree.", {"bus": "Red buses", "tree": "a tree"}),
+        ("It is there.", {}),
+    ],
+)  # fmt: skip
+def test_noun_phrases(sentence: str, expected: dict[str, str]) -> None:
+    found = noun_phrases(sentence)
+    assert {one.name: sentence[one.start : one.end] for one in found} == expected
 
 
-def test_a_full_cache_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("decoders.scene_graph.parsers._MOST_GRAPHS", 2)
-    inner = Counting()
-    parser = CachedParser(inner)  # type: ignore[arg-type]
-    for texts in (["a"], ["b"], ["a", "c"], ["a", "c"], ["b"]):
-        assert [one.entities[0].name for one in parser.parse(texts)] == texts
-    assert inner.asked == [["a"], ["b"], ["c"], ["b"]]
-    # More distinct texts in one call than it can keep.
-    assert [one.entities[0].name for one in parser.parse(list("pqrs"))] == list("pqrs")
+@given(st.text(alphabet="aeinrst -',.AR29", max_size=60))
+def test_phrases_lie_in_their_sentence_one_after_the_other(sentence: str) -> None:
+    end = 0
+    for phrase in noun_phrases(sentence):
+        assert end <= phrase.start < phrase.end <= len(sentence)
+        end = phrase.end
 
 
 # The T5 parser: its output read robustly, and a tiny random T5 driven without any download.
@@ -187,7 +161,7 @@ WORDS = [
 
 def test_triples_become_entities_and_attributes() -> None:
     graph = parse_triples("( man , ride , horse ) , ( horse , is , brown ) , ( man , near , tree )")
-    assert graph.entities == (Entity("man"), Entity("horse", ("brown",)), Entity("tree"))
+    assert graph == (Entity("man"), Entity("horse", ("brown",)), Entity("tree"))
 
 
 @pytest.mark.parametrize(
@@ -207,7 +181,7 @@ def test_triples_become_entities_and_attributes() -> None:
     ],
 )
 def test_badly_written_triples_add_nothing(written: str, names: list[str]) -> None:
-    assert [one.name for one in parse_triples(written).entities] == names
+    assert [one.name for one in parse_triples(written)] == names
 
 
 @pytest.fixture(scope="module")
@@ -239,11 +213,11 @@ def test_a_text_is_written_the_same_in_any_batch(folder: Path) -> None:
     together = parser.write(texts)
     assert together == [T5Parser(str(folder), max_tokens=12).write([text])[0] for text in texts]
     assert len(set(together)) > 1, "the tiny network says the same of everything"
-    assert parser.parse(texts) == [parse_triples(line) for line in together]
-    assert parser.parse([]) == []
+    assert parser(texts) == [parse_triples(line) for line in together]
+    assert parser([]) == []
 
 
 def test_a_model_that_cannot_be_had_is_named(tmp_path: Path) -> None:
     parser = T5Parser(str(tmp_path / "absent"))  # nothing is read yet
     with pytest.raises(HubError, match="absent"):
-        parser.parse(["a man"])
+        parser(["a man"])

@@ -12,8 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from memory_bank.build import Embed, embed_texts, shard_path
-from memory_bank.cluster import embed_on_ray
+from memory_bank.build import Embed, embed_on_ray, embed_texts, shard_path
 from patchioner.base.errors import MemoryBankError
 
 ray = pytest.importorskip("ray", reason="Ray is not installed")

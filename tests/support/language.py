@@ -17,8 +17,8 @@ from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 from torch import nn
 
-from decoders.gpt2 import GPT2
 from decoders.language_model import (
+    GPT2,
     build_language_model,
     describe_language_model,
     fit_stored,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from decoders import DecodeOptions
-from decoders.search import Constraints
+from decoders.head import Constraints
 
 
 class Letters:

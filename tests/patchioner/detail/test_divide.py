@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from decoders.scene_graph.phrases import noun_phrases
+from decoders.scene_graph import noun_phrases
 from patchioner import Box, Mask, Patchioner, Point, Polygon
 from patchioner.base.errors import OptionError, RegionError
 from patchioner.detail.describe import (

@@ -1,6 +1,6 @@
 """Words of a caption, what each is (determiner, adjective, noun, verb ...), its singular or base form.
 
-A rule-based tagger of our own, by the lists of `lexicon`, endings and neighbours.
+A rule-based tagger of our own, by the lists of lexicon.txt, endings and neighbours.
 """
 
 from __future__ import annotations
@@ -9,35 +9,66 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Literal
-
-from decoders.scene_graph import lexicon
 
 Tag = Literal[
     "det", "adj", "num", "noun", "verb", "aux", "prep", "adv", "conj", "own", "pron", "clause", "stop"
 ]  # fmt: skip
 VerbForm = Literal["base", "s", "ing", "ed"]
 
-_VOWELS = "aeiou"
 
+def word_set(text: str) -> frozenset[str]:
+    """The words of a list that is written as text."""
+    return frozenset(text.split())
+
+
+def _lists() -> dict[str, str]:
+    lines = Path(__file__).with_name("lexicon.txt").read_text(encoding="utf-8").split("\n")
+    text = "\n".join(line for line in lines if not line.startswith("#"))
+    _, *parts = re.split(r"^\[(.+)\]$", text, flags=re.MULTILINE)
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+def entries(name: str) -> list[list[str]]:
+    """The words of each entry of a list whose entries ";" parts."""
+    return [entry.replace(":", " ").split() for entry in _LISTS[name].split(";")]
+
+
+def _bases(name: str) -> dict[str, str]:
+    """Form -> base, of a list of "base: its forms"."""
+    return {form: base for base, *forms in entries(name) for form in forms}
+
+
+_LISTS = _lists()
+WORDS = {name: word_set(text) for name, text in _LISTS.items()}
+"""Lists of the lexicon, by name."""
+_ADJECTIVES = WORDS["adjectives"] | WORDS["colours"]
+_ADJECTIVE_ENDINGS = ("ful", "ous", "less", "able", "ible", "ical", "esque", "-like", "-style")
+_PLURALS, _IRREGULAR_VERBS = _bases("irregular plurals"), _bases("irregular verbs")
+_GERUNDS = {(verb, noun) for verb, *nouns in entries("gerund pairs") for noun in nouns}
+# An adverb stands for what names nothing, so that its neighbours stay apart.
+_PHRASES = {tuple(phrase): " ".join(phrase) for phrase in entries("preposition phrases")}
+_PHRASES |= {tuple(phrase): "there" for phrase in entries("empty phrases")}
+_LONGEST_PHRASE = max(map(len, _PHRASES))
+_CLOSED: list[tuple[str, Tag]] = [
+    ("determiners", "det"),
+    ("numbers", "num"),
+    ("conjunctions", "conj"),
+    ("clause words", "clause"),
+    ("auxiliaries", "aux"),
+    ("prepositions", "prep"),
+    ("pronouns", "pron"),
+    ("adverbs", "adv"),
+]
+_TAGS = {word: kind for name, kind in reversed(_CLOSED) for word in WORDS[name]}
+_VOWELS = "aeiou"
 _TOKEN = re.compile(r"[a-z0-9]+(?:[-'][a-z0-9]+)*|[,.;:!?&+]")
 _SPACED = re.compile(
     r"\b(?:(close|t|v|polka|double|semi|multi) - (?=\w)|(close) (?=up )|(double) (?=decker))"
 )
-_STANDING_ALONE = frozenset({"one", "another", "other", "others", "both", "all", "some", "each"})
-_LONGEST_PHRASE = max(len(phrase.split()) for phrase in lexicon.PHRASES)
-_PHRASES = {tuple(phrase.split()): kind for phrase, kind in lexicon.PHRASES.items()}
-_CLOSED: list[tuple[frozenset[str], Tag]] = [
-    (lexicon.DETERMINERS, "det"),
-    (lexicon.NUMBERS, "num"),
-    (lexicon.CONJUNCTIONS, "conj"),
-    (lexicon.CLAUSE_WORDS, "clause"),
-    (lexicon.AUXILIARIES, "aux"),
-    (lexicon.PREPOSITIONS, "prep"),
-    (lexicon.PRONOUNS, "pron"),
-    (lexicon.ADVERBS, "adv"),
-]
-_MATERIALS = frozenset({"concrete", "metal", "plastic", "brick", "leather", "light", "square"})
+_STANDING_ALONE = word_set("one another other others both all some each")
+_MATERIALS = word_set("concrete metal plastic brick leather light square")
 
 
 @dataclass(frozen=True)
@@ -57,12 +88,12 @@ def singular(noun: str) -> str:
         >>> [singular(word) for word in ("dogs", "men", "buses", "glass", "puppies")]
         ['dog', 'man', 'bus', 'glass', 'puppy']
     """
-    if noun in lexicon.IRREGULAR_PLURALS:
-        return lexicon.IRREGULAR_PLURALS[noun]
+    if noun in _PLURALS:
+        return _PLURALS[noun]
     if "-" in noun:
         stem, _, last = noun.rpartition("-")
         return f"{stem}-{singular(last)}"
-    if noun in lexicon.NO_SINGULAR or len(noun) < 3 or not noun.endswith("s"):
+    if noun in WORDS["no singular"] or len(noun) < 3 or not noun.endswith("s"):
         return noun
     if noun.endswith(("ss", "us", "is")) and noun not in {"skis", "taxis", "menus", "gnus"}:
         return noun
@@ -77,12 +108,12 @@ def singular(noun: str) -> str:
 def verb_forms() -> dict[str, tuple[str, VerbForm]]:
     """Every form of every listed verb: form -> (base form, which form it is)."""
     forms: dict[str, tuple[str, VerbForm]] = {}
-    for verb in sorted(lexicon.VERBS_ONLY | lexicon.NOUN_VERBS):
+    for verb in sorted(WORDS["verbs only"] | WORDS["noun verbs"]):
         forms[verb] = (verb, "base")
-    for verb in sorted(lexicon.VERBS_ONLY | lexicon.NOUN_VERBS):
+    for verb in sorted(WORDS["verbs only"] | WORDS["noun verbs"]):
         for form, kind in _inflected(verb):
             forms.setdefault(form, (verb, kind))
-    for form, verb in lexicon.IRREGULAR_VERBS.items():
+    for form, verb in _IRREGULAR_VERBS.items():
         forms.setdefault(form, (verb, "ed"))
     return forms
 
@@ -96,7 +127,7 @@ def verb_form(word: str) -> tuple[str, VerbForm] | None:
         >>> verb_form("riding"), verb_form("stood"), verb_form("ceiling")
         (('ride', 'ing'), ('stand', 'ed'), None)
     """
-    if word in lexicon.ING_NOUNS or word in lexicon.ED_NOUNS:
+    if word in WORDS["ing nouns"] or word in WORDS["ed nouns"]:
         return None
     known = verb_forms().get(word)
     if known is not None:
@@ -155,7 +186,7 @@ def _tokens(caption: str) -> list[str]:
     text = _SPACED.sub(r"\1\2\3-", text)
     found: list[str] = []
     for token in _TOKEN.findall(text):
-        if token.endswith("'s") and token not in lexicon.AUXILIARIES and len(token) > 3:
+        if token.endswith("'s") and token not in WORDS["auxiliaries"] and len(token) > 3:
             found += [token[:-2], "'s"]
         else:
             found.append(token)
@@ -168,10 +199,9 @@ def _join_phrases(words: Sequence[str]) -> list[str]:
     place = 0
     while place < len(words):
         for size in range(min(_LONGEST_PHRASE, len(words) - place), 0, -1):
-            kind = _PHRASES.get(tuple(words[place : place + size])) if size > 1 else None
-            if kind is not None or size == 1:
-                # An adverb stands for what names nothing, so that its neighbours stay apart.
-                joined.append("there" if kind == "" else " ".join(words[place : place + size]))
+            kind = _PHRASES.get(tuple(words[place : place + size]))
+            if kind or size == 1:
+                joined.append(kind or words[place])
                 place += size
                 break
     return joined
@@ -181,7 +211,7 @@ def _join_participles(words: Sequence[str]) -> list[str]:
     """ "a snow covered hill" -> "a snow-covered hill"."""
     joined: list[str] = []
     for place, word in enumerate(words):
-        binds = word in lexicon.COMPOUND_PARTICIPLES and _closed_tag(_at(words, place + 1)) is None
+        binds = word in WORDS["compound participles"] and _closed_tag(_at(words, place + 1)) is None
         if binds and joined and _closed_tag(joined[-1]) is None and not joined[-1].endswith("ly"):
             joined[-1] = f"{joined[-1]}-{word}"
         else:
@@ -216,13 +246,13 @@ class _Context:
             return Token(word, closed, word)
         if _is_adjective(word):
             return Token(word, self._adjective(word), word)
-        form = None if word in lexicon.NO_SINGULAR else verb_form(word)
+        form = None if word in WORDS["no singular"] else verb_form(word)
         if form is not None:
             return Token(word, *self._verb_like(word, *form))
         if self._unlisted_verb(word):
             base = word[:-3] + "y" if word.endswith("ies") else word.removesuffix("s")
             return Token(word, "verb", base)
-        is_adverb = word.endswith("ly") and len(word) > 4 and word not in lexicon.LY_NOUNS
+        is_adverb = word.endswith("ly") and len(word) > 4 and word not in WORDS["ly nouns"]
         return Token(word, "adv" if is_adverb else "noun", word)
 
     @property
@@ -248,7 +278,7 @@ class _Context:
         if not is_animate(self.done[-1].text) and not self._subject_waits(one=True):
             return False
         if word.endswith("s"):
-            unlike = word in lexicon.NO_SINGULAR or word in lexicon.IRREGULAR_PLURALS
+            unlike = word in WORDS["no singular"] or word in _PLURALS
             return follows == "det" and not unlike and not word.endswith("ss")
         subject = self.done[-1].text
         plural = subject == "people" or singular(subject) != subject
@@ -257,29 +287,31 @@ class _Context:
     def _adjective(self, word: str) -> Tag:
         if _name_goes_on(self.words, self.place + 1):
             return "adj"
-        if word in lexicon.NOUN_ADJECTIVES and self._before() in ("det", "adj", "num", "noun"):
+        if word in WORDS["noun adjectives"] and self._before() in ("det", "adj", "num", "noun"):
             return "noun"
         if word in _MATERIALS and self._before() in ("prep", "verb"):
             return "noun"
         # "the young": nobody named it otherwise. A colour alone ("in blue") names nothing.
-        if self._before() == "det" and word not in lexicon.COLOURS:
+        if self._before() == "det" and word not in WORDS["colours"]:
             return "noun"
         return "adj"
 
     def _verb_like(self, word: str, lemma: str, form: VerbForm) -> tuple[Tag, str]:
         before = self._before()
         after = self._after
-        if form == "ing" and (word, singular(after)) in lexicon.GERUND_PAIRS:
+        if form == "ing" and (word, singular(after)) in _GERUNDS:
             return "noun", word
         if form in ("ing", "ed"):
             return self._participle(word, lemma, form)
         if before == "aux" or (before == "prep" and self.done[-1].text == "to"):
             return ("verb", lemma) if form == "base" else ("noun", word)
-        acts = lemma in lexicon.VERBS_ONLY and self._worn_colour()
+        acts = lemma in WORDS["verbs only"] and self._worn_colour()
         if before in ("det", "adj", "num", "own", "prep") and not acts:
             return "noun", word
-        only = lemma in lexicon.VERBS_ONLY and not (form == "base" and lemma in lexicon.NOUN_VERBS)
-        if only and word not in lexicon.IRREGULAR_PLURALS:
+        only = lemma in WORDS["verbs only"] and not (
+            form == "base" and lemma in WORDS["noun verbs"]
+        )
+        if only and word not in _PLURALS:
             return "verb", lemma
         return ("verb", lemma) if self._acts(after, form) else ("noun", word)
 
@@ -296,20 +328,20 @@ class _Context:
     def _worn_colour(self) -> bool:
         """ "a player in white tries": the colour has no noun of its own to describe."""
         *_, one, other = (None, None, *self.done)
-        return bool(one and other and one.tag == "prep" and other.text in lexicon.COLOURS)
+        return bool(one and other and one.tag == "prep" and other.text in WORDS["colours"])
 
     def _participle(self, word: str, lemma: str, form: VerbForm) -> tuple[Tag, str]:
         before = self._before()
         goes_on = _name_goes_on(self.words, self.place + 1)
         if before in ("det", "adj", "num", "own"):
             alone = self._worn_colour() or before == "num" or self.done[-1].text in _STANDING_ALONE
-            if form == "ing" and alone and lemma not in lexicon.DESCRIBING_VERBS:
+            if form == "ing" and alone and lemma not in WORDS["describing verbs"]:
                 return "verb", lemma  # "a man in black wearing glasses", "one wearing glasses"
             if goes_on or form == "ed":
                 return "adj", word
             named = before in ("det", "own") and self.done[-1].text not in _STANDING_ALONE
             return ("noun", word) if named or before == "adj" else ("verb", lemma)
-        describes = form == "ed" or lemma in lexicon.DESCRIBING_VERBS
+        describes = form == "ed" or lemma in WORDS["describing verbs"]
         if describes and goes_on and before in ("prep", "conj", "stop", "adv"):
             return "adj", word
         return "verb", lemma
@@ -340,9 +372,9 @@ class _Context:
 def is_animate(noun: str) -> bool:
     """Whether a noun names a person or an animal, as far as the lists and -er, -or, -ist tell."""
     word = singular(noun.split()[-1])
-    if word in lexicon.ANIMATE:
+    if word in WORDS["animate"]:
         return True
-    return word.endswith(("er", "or", "ist")) and word not in lexicon.NOT_ANIMATE and len(word) > 4
+    return word.endswith(("er", "or", "ist")) and word not in WORDS["not animate"] and len(word) > 4
 
 
 def _closed_tag(word: str) -> Tag | None:
@@ -352,18 +384,18 @@ def _closed_tag(word: str) -> Tag | None:
         return "prep"
     if word[0].isdigit():
         return "num" if word.isdigit() else "adj"
-    return next((kind for words, kind in _CLOSED if word in words), None)
+    return _TAGS.get(word)
 
 
 def _is_adjective(word: str) -> bool:
-    if word in lexicon.ADJECTIVES:
+    if word in _ADJECTIVES:
         return True
     if "-" in word:
         last = word.rpartition("-")[2]
-        return last in lexicon.ADJECTIVES or (
-            last.endswith("ed") and len(last) > 3 and last not in lexicon.ED_NOUNS
+        return last in _ADJECTIVES or (
+            last.endswith("ed") and len(last) > 3 and last not in WORDS["ed nouns"]
         )
-    return word.endswith(lexicon.ADJECTIVE_ENDINGS) and len(word) > 5
+    return word.endswith(_ADJECTIVE_ENDINGS) and len(word) > 5
 
 
 def _name_goes_on(words: Sequence[str], place: int) -> bool:
@@ -381,11 +413,11 @@ def _name_goes_on(words: Sequence[str], place: int) -> bool:
     if closed is not None:
         return False
     if _is_adjective(word):
-        return word in lexicon.NOUN_ADJECTIVES or _name_goes_on(words, place + 1)
-    form = None if word in lexicon.NO_SINGULAR else verb_form(word)
+        return word in WORDS["noun adjectives"] or _name_goes_on(words, place + 1)
+    form = None if word in WORDS["no singular"] else verb_form(word)
     if form is None:
-        return not (word.endswith("ly") and word not in lexicon.LY_NOUNS)
+        return not (word.endswith("ly") and word not in WORDS["ly nouns"])
     lemma, kind = form
     if kind in ("ing", "ed"):
         return _name_goes_on(words, place + 1)
-    return lemma in lexicon.NOUN_VERBS or word in lexicon.IRREGULAR_PLURALS
+    return lemma in WORDS["noun verbs"] or word in _PLURALS
