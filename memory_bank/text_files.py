@@ -189,8 +189,9 @@ def _table(file: _File) -> Iterator[tuple[str, Any]]:
     found = file.delimiter(text.split("\n", 1)[0])
     delimiter = "\t" if file.kind == ".tsv" else found or ","
     unquoted = delimiter in "\t|"  # quotes are text there
-    quoting = csv.QUOTE_NONE if unquoted else csv.QUOTE_MINIMAL
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting)
+    lines = io.StringIO(text, newline="")
+    plain = csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE)
+    rows = plain if unquoted else csv.reader(lines, delimiter=delimiter)
     names = [name.strip() for name in next(rows, [])]
     place = names.index(file.chosen(names))
     for number, row in enumerate((row for row in rows if row), 1):
