@@ -1,6 +1,6 @@
 """The former name of what `patchioner.regions` has on weights and pooling."""
 
-from patchioner.regions.weights import (
+from patchioner.regions import (
     Kind,
     Weighting,
     feature_weights,

@@ -5,20 +5,24 @@ Light: numpy only at import; torch is needed by `pool_regions` when it is called
 
 from __future__ import annotations
 
-from patchioner.regions.base import Bounds, Outline, Region, Shape, region_kinds
+from patchioner.regions.base import (
+    Bounds,
+    Kind,
+    Outline,
+    Region,
+    Shape,
+    Weighting,
+    feature_weights,
+    pool_regions,
+    region_kinds,
+    region_weights,
+)
 from patchioner.regions.files import RegionFile, read_regions, read_trace
 from patchioner.regions.formats import from_coco, from_sam
 from patchioner.regions.items import NamedRegion
 from patchioner.regions.mask import Mask, decode_rle, encode_rle
 from patchioner.regions.paths import Polygon, Trace
 from patchioner.regions.shapes import Box, Patch, Point, RegionSet, WholeImage
-from patchioner.regions.weights import (
-    Kind,
-    Weighting,
-    feature_weights,
-    pool_regions,
-    region_weights,
-)
 
 __all__ = [
     "Bounds",

@@ -1,25 +1,46 @@
-"""Regions that people drew: labelme, CVAT, Pascal VOC, Label Studio, YOLO, Visual Genome."""
+"""Regions that people drew: labelme, CVAT, Pascal VOC, Label Studio, YOLO, Visual Genome; SAM's folders."""
 
 from __future__ import annotations
 
 import csv
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 import numpy.typing as npt
 
 from patchioner.base.errors import RegionError
-from patchioner.regions.base import Region, Size, finite, inside, items_of, numbers
-from patchioner.regions.items import Entry, Item, Photo, box_of, entries_of, items_from, stated_size
-from patchioner.regions.label_studio import from_label_studio
-from patchioner.regions.mask import Mask
+from patchioner.regions.base import XY, Region, Size
+from patchioner.regions.items import (
+    Bools,
+    Entry,
+    Item,
+    Photo,
+    box_of,
+    entries_of,
+    items_from,
+    stated_size,
+)
+from patchioner.regions.mask import Mask, inside
 from patchioner.regions.paths import Polygon, Trace
-from patchioner.regions.shapes import Box, Point
+from patchioner.regions.shapes import Box, Point, finite, items_of, numbers
+
+_ANGLES = np.linspace(0.0, 2 * np.pi, 64, endpoint=False)
+_CIRCLE = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1)
+_SQUARE = np.array([(0.0, 0.0), (1.0, 0.0), (1.0, 1.0), (0.0, 1.0)])
+# Results of Label Studio that say something of a region which has its own result.
+_ABOUT_REGIONS = ("textarea", "choices", "rating", "number", "taxonomy", "datetime")
+
+
+def _turned(unit: Any, origin: Any, sides: Any, degrees: float = 0.0) -> Polygon:
+    """A shape of unit size, stretched, then turned clockwise around the origin."""
+    cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    return Polygon(unit * sides @ np.array([[cosine, sine], [-sine, cosine]]) + origin)
 
 
 def labelme(shape: Entry, image_size: Size) -> Region:
@@ -30,8 +51,7 @@ def labelme(shape: Entry, image_size: Size) -> Region:
         (x1, x2), (y1, y2) = (sorted(axis) for axis in zip(*pairs, strict=True))
         return Box(x1, y1, x2, y2)
     if kind == "circle" and len(pairs) == 2:
-        radius = math.dist(*pairs)
-        return _ellipse([*pairs[0], radius, radius])
+        return _turned(_CIRCLE, pairs[0], [math.dist(*pairs)] * 2)
     if kind == "point" and len(pairs) == 1:
         return Point(*pairs[0])
     if kind in ("line", "linestrip"):
@@ -39,18 +59,6 @@ def labelme(shape: Entry, image_size: Size) -> Region:
     if kind == "polygon":
         return Polygon(pairs)
     raise RegionError(f"labelme's shape_type {kind!r:.40} is not read; draw a polygon or rectangle")
-
-
-def _ellipse(measures: list[float], degrees: float = 0.0) -> Polygon:
-    """Around its centre x, y, with its two radii, turned clockwise."""
-    x, y, across, down = measures
-    turn, slant = np.linspace(0.0, 2 * np.pi, 64, endpoint=False), np.deg2rad(degrees)
-    along, beside = across * np.cos(turn), down * np.sin(turn)
-    ring = (
-        along * np.cos(slant) - beside * np.sin(slant),
-        along * np.sin(slant) + beside * np.cos(slant),
-    )
-    return Polygon(np.stack(ring, axis=1) + (x, y))
 
 
 def is_visual_genome(entry: Entry) -> bool:
@@ -78,10 +86,6 @@ def visual_genome(entry: Entry) -> Photo:
     return Photo(None, items, image_id=number, in_pixels=False)
 
 
-# Results of Label Studio that say something of a region which has its own result.
-_ABOUT_REGIONS = ("textarea", "choices", "rating", "number", "taxonomy", "datetime")
-
-
 def label_studio(task: Entry) -> Photo:
     """A task of Label Studio's JSON export, or its predictions."""
     given = entries_of(task, "annotations") if task.get("annotations") else []
@@ -104,7 +108,83 @@ def label_studio(task: Entry) -> Photo:
     return Photo(name, items_from(results, "result", from_label_studio, label), in_pixels=False)
 
 
-def yolo(lines: list[str], folder: Path) -> Photo:
+def from_label_studio(result: Entry, image_size: Size) -> Region:
+    """The region of one result of an annotation or prediction of Label Studio, which counts in per cent.
+
+    Args:
+        result: with ``type`` and ``value``, such as a rectangle's x, y, width and height.
+        image_size: (width, height) of the image.
+
+    Raises:
+        RegionError: another kind, or a value that is damaged or was drawn on another size.
+
+    Example:
+        >>> value = {"x": 10, "y": 10, "width": 50, "height": 20}
+        >>> from_label_studio({"type": "rectanglelabels", "value": value}, (640, 480))
+        Box(x1=64.0, y1=48.0, x2=384.0, y2=144.0)
+    """
+    value, kind = result.get("value"), str(result.get("type"))
+    if not isinstance(value, Mapping):
+        raise RegionError(f"Label Studio's {kind!r:.40} has no value; draw it again")
+    scale = np.array(image_size) / 100.0
+
+    def read(*keys: str) -> npt.NDArray[np.float64]:
+        return np.array([finite(value.get(key), key) for key in keys]) * scale
+
+    if kind.startswith("brush"):
+        return Mask(_brush(value.get("rle"), image_size))
+    if kind.startswith("polygon"):
+        ring = [numbers(one, 2, "point") for one in items_of(value.get("points"), "points")]
+        return Polygon(np.reshape(ring, (-1, 2)) * scale)
+    if kind.startswith("keypoint"):
+        return Point(*read("x", "y"))
+    turn = finite(value.get("rotation") or 0.0, "rotation")
+    if kind.startswith("ellipse"):
+        return _turned(_CIRCLE, read("x", "y"), read("radiusX", "radiusY"), turn)
+    if not kind.startswith("rectangle"):
+        raise RegionError(f"Label Studio's {kind!r:.40} is not read; export the project as COCO")
+    origin, sides = read("x", "y"), read("width", "height")
+    return _turned(_SQUARE, origin, sides, turn) if turn else Box.from_xywh(*origin, *sides)
+
+
+def _brush(rle: object, size: Size) -> Bools:
+    """(height, width) bool of a brush: run lengths of RGBA pixels.
+
+    Source: the format of thi.ng's rle-pack. Bits, highest first: 32 for how many values there are, 5 for the bits of
+    a value, 4 times 4 for the bits of a length; then of each run whether it repeats, which of the four lengths is
+    used, the length, and one value or as many as the length says. All but the first of these numbers count from 1.
+    """
+    try:
+        bits = "".join(f"{byte:08b}" for byte in bytes(rle))  # type: ignore[call-overload]
+    except (TypeError, ValueError):
+        raise RegionError(f"the brush's 'rle' is {rle!r:.60}; give a list of bytes") from None
+    place = 0
+
+    def read(count: int) -> int:
+        nonlocal place
+        place += count
+        if place > len(bits):
+            raise RegionError("the brush's run lengths end too early: draw it again")
+        return int(bits[place - count : place], 2)
+
+    total, width = read(32), read(5) + 1
+    lengths = [read(4) + 1 for _ in range(4)]
+    if total != 4 * size[0] * size[1]:
+        raise RegionError(f"the brush is of another size than the image, {size[0]}x{size[1]}")
+    if width > 8:
+        raise RegionError(f"the brush has values of {width} bits; export the project as COCO")
+    values, done = np.zeros(total, dtype=np.uint8), 0
+    while done < total:
+        repeats = read(1)
+        stop = done + 1 + read(lengths[read(2)])
+        if stop > total:
+            raise RegionError("the brush's run lengths go beyond its size: draw it again")
+        values[done:stop] = read(width) if repeats else [read(width) for _ in range(done, stop)]
+        done = stop
+    return np.asarray(values.reshape(size[1], size[0], 4)[..., 3] > 0)
+
+
+def yolo(lines: Sequence[str], folder: Path) -> Photo:
     """A photo's labels of YOLO: a line has the class and, in 0..1, a box by its centre or the points of a polygon.
 
     Names of classes are those of a classes.txt beside the file, if there is one.
@@ -112,14 +192,11 @@ def yolo(lines: list[str], folder: Path) -> Photo:
     listing = folder / "classes.txt"
     names = listing.read_text(encoding="utf-8").splitlines() if listing.is_file() else []
 
-    def make(numbers_: list[float], image_size: Size) -> Region:
-        values = np.array(numbers_[1:])
+    def make(values: npt.NDArray[Any], image_size: Size) -> Region:
         if len(values) == 4:
             return box_of(values * (image_size * 2), "cxcywh")
         if len(values) < 6 or len(values) % 2:
-            raise RegionError(
-                f"{len(values)} numbers after the class: give 4 of a box, or x, y pairs"
-            )
+            raise RegionError(f"{len(values)} numbers: give 4 of a box, or x, y pairs")
         return Polygon(values.reshape(-1, 2) * image_size)
 
     items = []
@@ -128,12 +205,11 @@ def yolo(lines: list[str], folder: Path) -> Photo:
             values = [float(word) for word in line.split()]
             kind = int(values[0])
         except (ValueError, OverflowError):
-            raise RegionError(
-                f"line {number}, {line!r:.60}, is no label of YOLO: numbers alone"
-            ) from None
+            what = f"line {number}, {line!r:.60}"
+            raise RegionError(f"{what}, is no label of YOLO: numbers alone") from None
         label = names[kind] if 0 <= kind < len(names) else str(kind)
-        items.append(Item(f"line {number}", partial(make, values), label))
-    return Photo(None, tuple(items), in_pixels=False)
+        items.append(Item(f"line {number}", partial(make, np.array(values[1:])), label))
+    return Photo(None, items, in_pixels=False)
 
 
 def xml_photos(data: bytes) -> list[Photo]:
@@ -158,68 +234,62 @@ def _cvat(image: ElementTree.Element) -> Photo:
         if shape.tag != "tag"
     ]
     size = stated_size(image.get("width"), image.get("height"))
-    return Photo(image.get("name"), tuple(items), size, in_pixels=False)
+    return Photo(image.get("name"), items, size, in_pixels=False)
 
 
 def _cvat_region(shape: ElementTree.Element, image_size: Size) -> Region:
     def read(*keys: str) -> list[float]:
         return [_number(shape.get(key), key) for key in keys]
 
-    if shape.tag == "box" and not _number(shape.get("rotation", "0"), "rotation"):
+    degrees = _number(shape.get("rotation", "0"), "rotation")
+    if shape.tag == "box" and not degrees:
         return Box(*read("xtl", "ytl", "xbr", "ybr"))
     if shape.tag == "ellipse":
-        return _ellipse(
-            read("cx", "cy", "rx", "ry"), _number(shape.get("rotation", "0"), "rotation")
-        )
+        return _turned(_CIRCLE, read("cx", "cy"), read("rx", "ry"), degrees)
     if shape.tag == "mask":
-        return Mask(_cvat_mask(shape, image_size))
-    pairs = [
-        [_number(one, "a point") for one in pair.split(",")]
-        for pair in shape.get("points", "").split(";")
-    ]
+        corner = [int(value) for value in read("left", "top", "width", "height")]
+        runs = [_number(one, "rle") for one in shape.get("rle", "").split(",")]
+        return Mask(_cvat_mask(runs, corner, image_size))
+    pairs: list[XY] = []
+    for pair in shape.get("points", "").split(";"):
+        x, _, y = pair.partition(",")
+        pairs.append((_number(x, "a point"), _number(y, "a point")))
     if shape.tag == "polygon":
         return Polygon(pairs)
     if shape.tag == "polyline":
         return Trace(pairs)
     if shape.tag == "points" and len(pairs) == 1:
-        return Point(*numbers(pairs[0], 2, "points"))
+        return Point(*pairs[0])
     raise RegionError(f"CVAT's {shape.tag!r:.40} is not read, nor is a turned box: draw a polygon")
 
 
-def _cvat_mask(shape: ElementTree.Element, image_size: Size) -> npt.NDArray[np.bool_]:
-    """Run lengths by rows, from outside, within a box of the image."""
-    left, top, width, height = (
-        int(_number(shape.get(k), k)) for k in ("left", "top", "width", "height")
-    )
+def _cvat_mask(lengths: Sequence[float], corner: Sequence[int], image_size: Size) -> Bools:
+    """Run lengths by rows, from outside, within a box of the image: left, top, width, height."""
+    left, top, width, height = corner
     if min(left, top) < 0 or left + width > image_size[0] or top + height > image_size[1]:
         raise RegionError(f"the mask at {left},{top} of {width}x{height} sticks out of the image")
-    runs = np.array([_number(one, "rle") for one in shape.get("rle", "").split(",")]).astype(
-        np.int64
-    )
-    if (runs < 0).any() or sum(runs.tolist()) != width * height:
+    runs = [int(length) for length in lengths]
+    if min(runs) < 0 or sum(runs) != width * height:
         raise RegionError(f"the runs of the mask do not sum to {width} x {height}")
     found = np.zeros(image_size[::-1], dtype=bool)
-    inner = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width)
-    found[top : top + height, left : left + width] = inner
+    part = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width)
+    found[top : top + height, left : left + width] = part
     return found
 
 
 def _voc(root: ElementTree.Element) -> Photo:
     def make(entry: ElementTree.Element, image_size: Size) -> Region:
-        left, top, right, bottom = (
-            _number(entry.findtext(f"bndbox/{key}"), key)
-            for key in ("xmin", "ymin", "xmax", "ymax")
-        )
-        return Box(
-            left - 1, top - 1, right, bottom
-        )  # pixels are counted from 1, and the last one is inside
+        keys = ("xmin", "ymin", "xmax", "ymax")
+        left, top, right, bottom = (_number(entry.findtext(f"bndbox/{key}"), key) for key in keys)
+        # Pixels are counted from 1, and the last one is inside.
+        return Box(left - 1, top - 1, right, bottom)
 
     items = [
         Item(f"object {number}", partial(make, entry), entry.findtext("name"))
         for number, entry in enumerate(root.iter("object"))
     ]
     size = stated_size(root.findtext("size/width"), root.findtext("size/height"))
-    return Photo(root.findtext("filename"), tuple(items), size, in_pixels=False)
+    return Photo(root.findtext("filename"), items, size, in_pixels=False)
 
 
 def _number(text: str | None, what: str) -> float:
@@ -239,6 +309,5 @@ def sam_masks(folder: Path) -> Photo:
     def make(name: str, image_size: Size) -> Region:
         return Mask.from_file(inside(folder, name))
 
-    return Photo(
-        None, tuple(Item(f"mask {one}", partial(make, f"{one}.png"), id=one) for one in ids)
-    )
+    items = [Item(f"mask {one}", partial(make, f"{one}.png"), id=one) for one in ids]
+    return Photo(None, items)

@@ -1,34 +1,45 @@
-"""What every region is and can do, and how callers' numbers become plain finite floats.
+"""What every region is, the weights that it gives the patches, and the one weighted sum for all regions.
 
-A kind of region is ONE class: a `Shape` that says its `kind`, how it covers patches, how it is
-drawn, and how it is written as JSON. Nothing else needs to be told of it.
+A kind of region is ONE class: a `Shape` that says its `kind`, how it covers patches, how it is drawn, and how it is
+written as JSON. Needs numpy only; torch where tokens come in (`pool_regions`).
 """
 
 from __future__ import annotations
 
 import difflib
+import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from patchioner.base.errors import RegionError
-from patchioner.base.files import leads_out
-from patchioner.regions.coverage import Floats, Footprints
+from patchioner.base.errors import OptionError, RegionError
 
 if TYPE_CHECKING:
-    from patchioner.geometry import ImageGeometry
-    from patchioner.regions.weights import Weighting
+    from torch import Tensor
 
+    from patchioner.backbones import PatchFeatures
+    from patchioner.geometry import ImageGeometry
+
+Kind = Literal["uniform", "gaussian", "attention", "cls"]
 Rounding = Literal["coverage", "reference"]
+Floats = npt.NDArray[np.floating]
+Indices = npt.NDArray[np.int64]
 XY = tuple[float, float]
 Size = tuple[int, int]
+
+# Bounds on temporary arrays: shapes weighted, and regions pooled, at a time.
+_SHAPES, _REGIONS = 1024, 4096
+# From here on the published system takes the whole image's Gaussian for flat.
+_FLAT_VARIANCE = 100.0
+# Distances from the middle that differ by less than this are the same distance.
+_SAME_DISTANCE = 1e-9
+_NONE = "and it gives none; use 'uniform' or 'gaussian'"
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +55,19 @@ class Outline:
     style: Literal["box", "point", "line", "ring", "mask"]
     points: Floats
     mask: npt.NDArray[np.bool_] | None = None
+
+
+@dataclass(frozen=True)
+class Footprints:
+    """Where ``n`` regions lie on one patch grid.
+
+    Attributes:
+        cover: (n, h, w) float, non-negative, every map sums to 1.
+        extents: (n, 4) float: column1, row1, column2, row2 in grid units; may be without width or height.
+    """
+
+    cover: Floats
+    extents: Floats
 
 
 class Bounds(tuple[float, ...]):
@@ -77,10 +101,6 @@ class Region(ABC):
     @abstractmethod
     def leaves(self) -> Iterator[tuple[Shape, float]]:
         """The single shapes this region is made of, each with its share; shares sum to 1."""
-
-    @abstractmethod
-    def outline(self, image_size: Size, geometry: ImageGeometry | None = None) -> list[Outline]:
-        """What to draw on an image of (width, height) pixels; only a `Patch` needs the geometry."""
 
     # What a kind says of itself, for `describe`, `to_json` and `from_json`:
 
@@ -120,21 +140,23 @@ class Region(ABC):
         """
         keys = {one.json_key or kind: one for kind, one in sorted(region_kinds().items())}
         if not isinstance(entry, Mapping):
-            raise RegionError(
-                f"a region is a dictionary such as {{'box': [...]}}, not {entry!r:.80}"
-            )
+            raise RegionError(f"a region is a dictionary as {{'box': [...]}}, not {entry!r:.80}")
         given = [key for key in entry if key in keys]
-        use_one = f"use one of {', '.join(keys)}"
         extras = keys[given[0]].json_extras if len(given) == 1 else ()
-        unknown = [str(key) for key in entry if key not in (*given, *extras)]
-        if unknown:
-            known = [*keys, *extras, "normalized", "label", "id"]
-            close = difflib.get_close_matches(unknown[0], known, n=1)
-            guess = f"did you mean {close[0]!r}? " if close else ""
-            raise RegionError(f"key {unknown[0]!r:.80} does not belong here; {guess}{use_one}")
+        known, use_one = [*keys, "normalized", "label", "id"], f"use one of {', '.join(keys)}"
+        for key in entry:
+            if key not in (*given, *extras):
+                close = difflib.get_close_matches(str(key), known, n=1)
+                guess = f"did you mean {close[0]!r}? " if close else ""
+                raise RegionError(f"key {str(key)!r:.80} does not belong here; {guess}{use_one}")
         if len(given) != 1:
             raise RegionError(f"a region has exactly one kind, this one {len(given)}; {use_one}")
         return keys[given[0]]._parse(entry, folder)
+
+    def outline(self, image_size: Size, geometry: ImageGeometry | None = None) -> list[Outline]:
+        """What to draw on an image of (width, height) pixels; only a `Patch` needs the geometry."""
+        shapes = (shape for shape, _ in self.leaves())
+        return [part for shape in shapes for part in shape._drawn(image_size, geometry)]
 
     def require_fit(self, image_size: Size) -> None:
         """RegionError where it cannot be meant for an image of (width, height) pixels.
@@ -171,21 +193,11 @@ class Region(ABC):
         weighting: Weighting | None = None,
         attention: object = None,
     ) -> npt.NDArray[np.float32]:
-        """Weights over the patch grid: (h, w) float32, non-negative, sum 1.
-
-        Args:
-            geometry: how the original image maps to the patch grid.
-            weighting: uniform exact coverage by default.
-            attention: (heads, h, w) or (h, w) array or tensor, for ``Weighting("attention")``.
-
-        Raises:
-            RegionError: the model sees nothing of the region.
+        """Weights over the patch grid, (h, w) float32; see `region_weights`.
 
         Example:
             >>> weights = Box(10, 20, 200, 220).patch_weights(features.geometry)
         """
-        from patchioner.regions.weights import region_weights  # many regions know one region
-
         weights: npt.NDArray[np.float32] = region_weights([self], geometry, weighting, attention)[0]
         return weights
 
@@ -195,11 +207,23 @@ class Shape(Region):
 
     Attributes:
         reference_is_span: under reference rounding it covers a rectangle of whole patches.
+        reference_is_flat: under reference rounding a wide Gaussian counts every patch alike.
         extent_is_given: `extent` bounds its area, not only points or a line.
     """
 
     reference_is_span: ClassVar[bool] = False
+    reference_is_flat: ClassVar[bool] = False
     extent_is_given: ClassVar[bool] = False
+
+    @abstractmethod
+    def _drawn(self, image_size: Size, geometry: ImageGeometry | None) -> list[Outline]: ...
+
+    @classmethod
+    @abstractmethod
+    def place(
+        cls, shapes: Sequence[Self], geometry: ImageGeometry, rounding: Rounding
+    ) -> Footprints:
+        """Where the shapes lie on the grid, in order; RegionError for one off the view."""
 
     def leaves(self) -> Iterator[tuple[Shape, float]]:
         """Itself, with the whole share."""
@@ -228,20 +252,8 @@ class Shape(Region):
                 f"multiply x by {image_size[0]} and y by {image_size[1]}"
             )
 
-    @classmethod
-    @abstractmethod
-    def footprints(
-        cls, regions: Sequence[Self], geometry: ImageGeometry, rounding: Rounding
-    ) -> Footprints:
-        """Where the shapes lie on the grid, in order; RegionError for one off the view."""
-
     def reference_length(self, geometry: ImageGeometry, attended: Floats | None) -> float:
-        """What the weighted mean is multiplied by to get the published embedding.
-
-        Args:
-            geometry: of the image.
-            attended: (h, w) attention, for the attention weighting alone.
-        """
+        """What the weighted mean is multiplied by for the published embedding; `attended` is (h, w), of attention."""
         return 1.0
 
 
@@ -251,85 +263,22 @@ def region_kinds() -> dict[str, type[Region]]:
     return {one.kind: one for one in kinds if "kind" in vars(one)}
 
 
+def listed(regions: Iterable[Region], what: str) -> list[Region]:
+    """The regions; RegionError for anything else, or for one that is not in a list."""
+    if isinstance(regions, (Region, str)) or not isinstance(regions, Iterable):
+        raise RegionError(f"give a list of regions, as [Box(x1, y1, x2, y2)], not {regions!r:.80}")
+    found = list(regions)
+    for index, one in enumerate(found):
+        if not isinstance(one, Region):
+            wrap = "wrap it, as in Box(x1, y1, x2, y2)"
+            raise RegionError(f"{what} {index} is {one!r:.80}, no region; {wrap}")
+    return found
+
+
 def true_extent(cells: npt.NDArray[Any]) -> Floats:
     """[[left, top], [right, bottom]] edges of what is not zero in an (h, w) array."""
     rows, columns = np.flatnonzero(cells.any(axis=1)), np.flatnonzero(cells.any(axis=0))
     return np.array([[columns[0], rows[0]], [columns[-1] + 1, rows[-1] + 1]], dtype=np.float64)
-
-
-def finite(value: object, what: str) -> float:
-    """``value`` as a float; RegionError naming ``what`` when it is no finite number."""
-    try:
-        if isinstance(value, (str, bytes)):
-            raise TypeError
-        number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError, OverflowError, RuntimeError):
-        raise RegionError(f"{what} is {shown(value)}; give a finite number of pixels") from None
-    if not math.isfinite(number):
-        raise RegionError(f"{what} is {number}; give a finite number of pixels")
-    return number
-
-
-def shown(value: object) -> str:
-    """The beginning of its repr; Python refuses to write integers of thousands of digits."""
-    try:
-        return f"{value!r:.80}"
-    except ValueError:
-        return f"a {type(value).__name__} of very many digits"
-
-
-def numbers(values: object, count: int, what: str) -> list[float]:
-    """Exactly ``count`` finite floats out of any sequence."""
-    items = items_of(values, what)
-    if len(items) != count:
-        raise RegionError(f"{what} has {len(items)} numbers, {values!r:.80}; give {count}")
-    return [finite(item, what) for item in items]
-
-
-def items_of(values: object, what: str) -> list[object]:
-    """A list of them; RegionError for a string or a single value."""
-    try:
-        if not isinstance(values, (str, bytes)):
-            return list(values)  # type: ignore[call-overload,no-any-return]
-    except TypeError:  # arrays and tensors without an axis only look as if they had items
-        pass
-    raise RegionError(f"{what} is {values!r:.80}; give a list")
-
-
-def inside(folder: Path, name: str) -> Path:
-    """A file that another file names; RegionError where that leads out of the folder of the latter."""
-    if leads_out(name):
-        raise RegionError(
-            f"{name!r:.80} leads out of {str(folder)!r}: put the file into that folder"
-        )
-    return folder / name
-
-
-def listed(regions: Iterable[Region], what: str) -> list[Region]:
-    """The regions; RegionError for anything else, or for one that is not in a list."""
-    if isinstance(regions, (Region, str)) or not isinstance(regions, Iterable):
-        raise RegionError(
-            f"give a list of regions, as in [Box(x1, y1, x2, y2)], not {regions!r:.80}"
-        )
-    found = list(regions)
-    for index, one in enumerate(found):
-        if not isinstance(one, Region):
-            raise RegionError(
-                f"{what} {index} is {one!r:.80}, no region; wrap it, as in Box(x1, y1, x2, y2)"
-            )
-    return found
-
-
-def points(values: object, what: str) -> tuple[XY, ...]:
-    """A sequence of (x, y) pairs as a tuple of float pairs."""
-    items = enumerate(items_of(values, what))
-    pairs = [numbers(item, 2, f"point {index} of the {what}") for index, item in items]
-    return tuple((x, y) for x, y in pairs)
-
-
-def as_array(pairs: Iterable[XY]) -> npt.NDArray[np.float64]:
-    """(n, 2) float64 array of float pairs."""
-    return np.fromiter(chain.from_iterable(pairs), dtype=np.float64).reshape(-1, 2)
 
 
 def as_numpy(values: object) -> npt.NDArray[np.generic]:
@@ -344,13 +293,262 @@ def as_numpy(values: object) -> npt.NDArray[np.generic]:
         raise RegionError("the array is ragged: give rows of one length") from None
 
 
-def shorten(pairs: Iterable[XY], keep: int = 3) -> str:
-    """The first points as text, so that an error about 1,000 points stays readable."""
-    listed = list(pairs)
-    shown = ", ".join(f"({x:g}, {y:g})" for x, y in listed[:keep])
-    return shown + (f", ... {len(listed) - keep} more" if len(listed) > keep else "")
+@dataclass(frozen=True)
+class Weighting:
+    """What a patch of a region counts for.
+
+    Args:
+        kind: ``uniform``: by the share of the patch that the region covers. ``gaussian``: that,
+            times exp(-(u^2 + v^2) / variance), u and v from -1 to 1 over the region's extent.
+            ``attention``: that, times the image's CLS attention, or the coverage alone where that
+            is zero. ``cls``: no patch, but the image's CLS token whatever the region (for crops
+            and baselines); its weights are those of ``uniform``.
+        variance: divisor of the Gaussian, finite and not negative; 0 is the one patch nearest
+            to the middle (of several, the upper left). There is no factor 2, as published.
+        rounding: ``coverage`` is exact. ``reference`` repeats the published arithmetic for boxes,
+            sets of boxes, traces and the whole image, to 1e-5, length of the embedding included,
+            for the sake of published numbers; other kinds stay exact. docs/reference_mode.md has
+            every difference. Where the published result is NaN, there is a `RegionError`.
+        seed: of the chance that reference rounding needs under variance 0, an integer; the same
+            patches get the same choice.
+        head: for ``attention``: the one head whose map counts, from 0; None is their mean.
+
+    Raises:
+        OptionError: a value outside of these.
+
+    Example:
+        >>> Weighting("gaussian", variance=0.5).rounding
+        'coverage'
+    """
+
+    kind: Kind = "uniform"
+    variance: float = 1.0
+    rounding: Rounding = "coverage"
+    seed: int = 0
+    head: int | None = None
+
+    def __post_init__(self) -> None:
+        variance, head = self.variance, self.head
+        number = type(variance) in (int, float) and math.isfinite(variance)
+        whole = head is None or (type(head) is int and head >= 0)
+        for what, right, wanted in (
+            ("kind", self.kind in get_args(Kind), f"use one of {get_args(Kind)}"),
+            ("rounding", self.rounding in get_args(Rounding), f"use one of {get_args(Rounding)}"),
+            ("variance", number and variance >= 0, "give a finite number from 0 on"),
+            ("head", whole, "give 0 or more, or None"),
+            ("seed", type(self.seed) is int, "give an integer"),
+        ):
+            if not right:
+                value = getattr(self, what)
+                close = difflib.get_close_matches(str(value), get_args(Kind), n=1)
+                guess = f" (did you mean {close[0]!r}?)" if close and what == "kind" else ""
+                raise OptionError(f"{what} of the weighting is {value!r:.80}{guess}; {wanted}")
 
 
-def join(*values: float) -> str:
-    """Numbers as `describe` writes them."""
-    return ",".join(f"{value:g}" for value in values)
+def pool_regions(
+    features: PatchFeatures, regions: Iterable[Region], weighting: Weighting | None = None
+) -> Tensor:
+    """The embedding of each region: the weighted sum of the patch tokens, or with ``Weighting("cls")`` the CLS token.
+
+    Args:
+        features: one encoded image, tokens (h, w, dim) float.
+        regions: any kinds mixed, ``n`` of them; may be none.
+        weighting: uniform exact coverage by default.
+
+    Returns:
+        (n, dim) tensor in the order of the regions, float32, on the tokens' device. Not normalised.
+
+    Raises:
+        RegionError: the model sees nothing of a region.
+        OptionError: attention or the CLS token is asked for but the features have none.
+
+    Example:
+        >>> embeddings = pool_regions(features, [Box(10, 20, 200, 220), WholeImage()])
+    """
+    import torch
+
+    weighting = weighting or Weighting()
+    tokens = features.tokens.flatten(0, 1).float()
+    found = listed(regions, "region")
+    pooled = [tokens.new_zeros((0, tokens.shape[1]))]
+    for start in range(0, len(found), _REGIONS):
+        pooled.append(_pool(features, tokens, found[start : start + _REGIONS], weighting))
+    return torch.cat(pooled)
+
+
+def _pool(
+    features: PatchFeatures, tokens: Tensor, regions: Sequence[Region], weighting: Weighting
+) -> Tensor:
+    """(n, dim) embeddings of a block of regions; tokens are (h * w, dim) float32."""
+    # Also for the CLS token: a region that the model does not see is an error all the same.
+    weights = tokens.new_tensor(feature_weights(features, regions, weighting))
+    if weighting.kind == "cls":
+        if features.cls is None:
+            raise OptionError(f"Weighting('cls') needs the backbone's CLS token, {_NONE}")
+        return features.cls.float().to(tokens.device).expand(len(regions), -1)
+    pooled = weights.flatten(1) @ tokens
+    if weighting.rounding == "coverage":
+        return pooled
+    # Weighted means are not the published embeddings of traces and whole images; those of sets are.
+    geometry = features.geometry
+    attended = _attention_map(_attention(features, weighting), geometry.grid, weighting)
+    shapes = [region if isinstance(region, Shape) else None for region in regions]
+    lengths = [one.reference_length(geometry, attended) if one else 1.0 for one in shapes]
+    return pooled * pooled.new_tensor(lengths)[:, None]
+
+
+def feature_weights(
+    features: PatchFeatures, regions: Iterable[Region], weighting: Weighting | None = None
+) -> npt.NDArray[np.float32]:
+    """The weights that `pool_regions` gives the patches: `region_weights` of encoded images.
+
+    (n, h, w) float32, every map sums to 1, also where reference mode changes the length.
+    """
+    weighting = weighting or Weighting()
+    return region_weights(regions, features.geometry, weighting, _attention(features, weighting))
+
+
+def _attention(features: PatchFeatures, weighting: Weighting) -> Tensor | None:
+    """The attention map that the weighting wants; reference mode takes the published one."""
+    if weighting.kind != "attention" or weighting.rounding == "coverage":
+        return features.attention
+    if features.reference_attention is None:
+        raise OptionError(f"reference rounding needs the attention map as published, {_NONE}")
+    return features.reference_attention
+
+
+def region_weights(
+    regions: Iterable[Region],
+    geometry: ImageGeometry,
+    weighting: Weighting | None = None,
+    attention: object = None,
+) -> npt.NDArray[np.float32]:
+    """Weights of ``n`` regions, any kinds mixed, over one image's patch grid.
+
+    Args:
+        geometry: how the original image maps to the patch grid.
+        weighting: uniform exact coverage by default.
+        attention: (heads, h, w) or (h, w) array or tensor, non-negative, for
+            ``Weighting("attention")``; published numbers want `PatchFeatures.reference_attention`.
+
+    Returns:
+        (n, h, w) float32 in the order of the regions, non-negative, every map sums to 1.
+
+    Raises:
+        RegionError: the model sees nothing of a region.
+        OptionError: attention is asked for but missing, or does not fit the grid.
+
+    Example:
+        >>> weights = region_weights([Box(0, 0, 9, 9), WholeImage()], features.geometry)
+    """
+    weighting = weighting or Weighting()
+    attended = _attention_map(attention, geometry.grid, weighting)
+    kinds: dict[type[Shape], list[tuple[Shape, int, float]]] = {}
+    found = listed(regions, "region")
+    for owner, region in enumerate(found):
+        for shape, share in region.leaves():
+            kinds.setdefault(type(shape), []).append((shape, owner, share))
+    out = np.zeros((len(found), *geometry.grid), dtype=np.float32)
+    for kind, leaves in kinds.items():
+        for start in range(0, len(leaves), _SHAPES):
+            block = leaves[start : start + _SHAPES]
+            footprints = kind.place([shape for shape, _, _ in block], geometry, weighting.rounding)
+            weights = _weigh(kind, footprints, weighting, attended)
+            for (_, owner, share), one in zip(block, weights, strict=True):
+                out[owner] += share * one
+    return out
+
+
+def _attention_map(attention: object, grid: tuple[int, int], weighting: Weighting) -> Floats | None:
+    """(h, w) float64 mean over the heads, or one head's map, checked; None where none counts."""
+    if weighting.kind != "attention":
+        return None
+    if attention is None:
+        raise OptionError(f"Weighting('attention') needs the backbone's attention, {_NONE}")
+    maps = np.asarray(as_numpy(attention), dtype=np.float64)
+    if maps.ndim not in (2, 3) or maps.shape[-2:] != tuple(grid):
+        raise OptionError(f"attention has shape {maps.shape}; give (heads, {grid[0]}, {grid[1]})")
+    if not np.isfinite(maps).all() or (maps < 0).any():
+        raise OptionError("attention holds negative or non-finite values; give softmax weights")
+    if weighting.head is None:
+        return np.asarray(maps.mean(axis=0) if maps.ndim == 3 else maps)
+    if maps.ndim == 2 or weighting.head >= len(maps):
+        heads = "no single heads" if maps.ndim == 2 else f"{len(maps)} heads"
+        raise OptionError(f"head {weighting.head} is asked for, but the attention has {heads}")
+    return np.asarray(maps[weighting.head])
+
+
+def _weigh(
+    kind: type[Shape], footprints: Footprints, weighting: Weighting, attended: Floats | None
+) -> Floats:
+    """(n, h, w) weights that sum to 1 each."""
+    cover, variance = footprints.cover, weighting.variance
+    if attended is not None:
+        # Scaled to at most 1 first: denormal attention would lose its precision in the product.
+        peak = np.where(cover > 0, attended, 0.0).max(axis=(1, 2), keepdims=True)
+        seen = peak > 0.0
+        return _normalised(np.where(seen, cover * (attended / np.where(seen, peak, 1.0)), cover))
+    if weighting.kind in ("uniform", "cls"):
+        return cover
+    if weighting.rounding == "reference":
+        if variance >= _FLAT_VARIANCE and kind.reference_is_flat:
+            return cover
+        if variance == 0.0 and kind.reference_is_span:
+            return published_middle(footprints, weighting.seed)
+    return _by_gaussian(footprints, variance)
+
+
+def _normalised(weights: Floats) -> Floats:
+    return np.asarray(weights / weights.sum(axis=(1, 2), keepdims=True))
+
+
+def _by_gaussian(footprints: Footprints, variance: float) -> Floats:
+    """Coverage times exp(-(u^2 + v^2) / variance), normalised."""
+    cover = footprints.cover
+    low, high = footprints.extents[:, :2], footprints.extents[:, 2:]
+    centre, half = (low + high) / 2, (high - low) / 2
+    u = _places(cover.shape[2], centre[:, 0], half[:, 0])
+    v = _places(cover.shape[1], centre[:, 1], half[:, 1])
+    covered = cover > 0
+    if variance == 0.0:  # one-hot at the patch nearest to the middle; of several, the first
+        squared = np.where(covered, np.square(v)[:, :, None] + np.square(u)[:, None, :], np.inf)
+        least = squared.min(axis=(1, 2), keepdims=True)
+        near = squared <= least + _SAME_DISTANCE * (1.0 + least)
+        rows, columns = np.divmod(near.reshape(len(cover), -1).argmax(axis=1), cover.shape[2])
+        return one_hot(columns, rows, cover.shape[1:])
+    # A patch that is only partly covered may have its centre outside of the extent.
+    u, v = np.clip(u, -1.0, 1.0), np.clip(v, -1.0, 1.0)
+    squared = np.square(v)[:, :, None] + np.square(u)[:, None, :]
+    # Measured from the nearest covered patch: a narrow Gaussian must not vanish everywhere.
+    squared -= np.where(covered, squared, np.inf).min(axis=(1, 2), keepdims=True)
+    with np.errstate(over="ignore", under="ignore"):
+        return _normalised(cover * np.exp(-np.where(covered, squared, 0.0) / variance))
+
+
+def _places(cells: int, centre: Floats, half: Floats) -> Floats:
+    """(n, cells) place of each cell's centre in its extent, -1..1; 0 where that has no width."""
+    distance = np.arange(cells) + 0.5 - centre[:, None]
+    return np.where(half[:, None] > 0.0, distance / np.maximum(half, 1e-6)[:, None], 0.0)
+
+
+def one_hot(columns: Indices, rows: Indices, grid: tuple[int, int]) -> Floats:
+    """(n, h, w) float32 maps with a single 1 each."""
+    cover = np.zeros((len(columns), *grid), dtype=np.float32)
+    cover[np.arange(len(columns)), rows, columns] = 1.0
+    return cover
+
+
+def published_middle(footprints: Footprints, seed: int) -> Floats:
+    """(n, h, w) one-hot maps at the middle of rectangles of whole patches.
+
+    An even number of patches has two middles, of which the published system draws one for each
+    axis, without a seed; here the draw depends on the seed and the rectangle alone.
+    """
+    spans = np.rint(footprints.extents - 0.5).astype(np.int64)
+    texts = [f"{seed} {span}".encode() for span in spans.tolist()]
+    draws = np.array([hashlib.blake2b(text, digest_size=1).digest()[0] for text in texts])
+    coins = np.stack([draws & 1, draws >> 1 & 1], axis=1)
+    total = spans[:, :2] + spans[:, 2:]
+    # An odd sum of both ends is an even number of patches: two middles.
+    middle = total // 2 + (total % 2) * coins
+    return one_hot(middle[:, 0], middle[:, 1], footprints.cover.shape[1:])

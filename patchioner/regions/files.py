@@ -1,20 +1,6 @@
-"""Files of regions: this project's JSON, COCO, SAM, labelme and their neighbours; traces.
+"""Files of regions: docs/regions.md has this project's JSON and the formats of others; traces.
 
-The content decides what a file is, not its name; nothing is unpickled. Ours:
-
-    {"regions": [
-        {"box": [x1, y1, x2, y2], "label": "left dog", "id": 7},
-        {"point": [x, y]},
-        {"patch": [row, col]},
-        {"polygon": [[x, y], ...]},                       (or a list of such rings)
-        {"trace": [[x, y], ...], "normalized": true},
-        {"mask": "mask.png"},                             (beside the JSON; or an RLE dictionary)
-        {"set": [{"box": [...]}, {"point": [...]}]},
-        {"whole": true}
-    ]}
-
-or, for several images, {"images": {"a.jpg": [...], "b.jpg": [...]}} with such lists. All numbers
-are pixels of the original image, x right, y down; ``normalized`` traces count in 0..1.
+The content decides what a file is, not its name; nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -30,10 +16,10 @@ from typing import Any, Literal, get_args, overload
 from patchioner.base.errors import OptionError, RegionError, RegionFileError
 from patchioner.regions import formats
 from patchioner.regions.annotators import sam_masks
-from patchioner.regions.base import Size, items_of
-from patchioner.regions.formats import mask_bytes, photos_of, read_json
+from patchioner.regions.base import Size
 from patchioner.regions.items import BoxFormat, Item, NamedRegion, Photo
 from patchioner.regions.paths import Trace
+from patchioner.regions.shapes import items_of
 
 
 class RegionFile:
@@ -53,9 +39,7 @@ class RegionFile:
         OptionError: another `box_format` or `exif`.
 
     Example:
-        >>> file = RegionFile("coco.json")
-        >>> for photo in photos:
-        ...     named = file.for_photo(photo.size, photo.path)
+        >>> named = RegionFile("coco.json").for_photo(photo.size, "photo.jpg")
     """
 
     def __init__(
@@ -78,15 +62,14 @@ class RegionFile:
             "exif": exif,
         }
         self._photos: list[Photo] = []
+        self._is_folder = content is None and self.path.is_dir()
         with _named_errors(self.path):
-            if content is None and self.path.is_dir():
-                if (self.path / "metadata.csv").is_file():
-                    self._photos = [sam_masks(self.path)]
-            elif content is None and not self.path.is_file():  # a pipe might never end
-                raise RegionError("no such file")
-            else:
-                self._photos = photos_of(self.path, content, box_format)
-        self._is_folder = not self._photos and content is None and self.path.is_dir()
+            if self._is_folder and (self.path / "metadata.csv").is_file():
+                self._photos, self._is_folder = [sam_masks(self.path)], False
+            elif not self._is_folder:
+                if content is None and not self.path.is_file():  # a pipe might never end
+                    raise RegionError("no such file")
+                self._photos = formats.photos_of(self.path, content, box_format)
         self._by_file_name: dict[str, list[Photo]] = {}
         for photo in self._photos:
             if photo.name is not None:
@@ -138,7 +121,7 @@ class RegionFile:
             try:
                 with _named_errors(self.path):
                     named = item.named(image_size, shares=shares, orientation=turn)
-                    held += mask_bytes(named.region)
+                    held += formats.mask_bytes(named.region)
                     if held > formats.MAX_MASK_BYTES:
                         raise RegionError(
                             f"{item.what}: with it the photo's masks take over {formats.MAX_MASK_BYTES:,} bytes"
@@ -240,7 +223,7 @@ def read_trace(path: str | Path) -> Trace:
     with _named_errors(Path(path)):
         if not Path(path).is_file():
             raise RegionError("no such file")
-        content = read_json(Path(path))
+        content = formats.read_json(Path(path))
         points, normalized = content, None
         if isinstance(content, Mapping):
             normalized = content.get("normalized")
@@ -248,9 +231,10 @@ def read_trace(path: str | Path) -> Trace:
             strokes = content.get("traces")
             if points is None and isinstance(strokes, list):
                 # A point off the image breaks the path: the pen was up between strokes.
-                up = [{"x": -1.0, "y": -1.0}]
-                pieces = [[*up, *items_of(stroke, "stroke")] for stroke in strokes]
-                points = [sample for piece in pieces for sample in piece][1:]
+                up = {"x": -1.0, "y": -1.0}
+                points = [one for stroke in strokes for one in (up, *items_of(stroke, "stroke"))][
+                    1:
+                ]
         if normalized not in (None, True, False):
             raise RegionError(f"'normalized' is {normalized!r:.80}; give true or false")
         if not isinstance(points, list) or not points:

@@ -22,27 +22,28 @@ from patchioner.regions.annotators import (
     xml_photos,
     yolo,
 )
-from patchioner.regions.base import Region, Size, as_numpy, items_of
+from patchioner.regions.base import Region, Size, as_numpy
 from patchioner.regions.items import (
+    LARGE,
     BoxFormat,
     Entry,
     Item,
+    Make,
     Photo,
     box_of,
     entries_of,
     items_from,
-    one_photo,
+    large_coco,
     stated_size,
 )
-from patchioner.regions.large import LARGE, large_coco
 from patchioner.regions.mask import Mask
 from patchioner.regions.paths import Polygon
-from patchioner.regions.shapes import Box
+from patchioner.regions.shapes import items_of
 
 _Array = npt.NDArray[np.generic]
 
-_ALLOWED = (
-    "give this project's JSON ({'regions': [...]}), COCO annotations, "
+_UNKNOWN = (
+    "JSON, but of no known form; give this project's JSON ({'regions': [...]}), COCO annotations, "
     "or SAM's masks as .json or .npz"
 )
 _YOLO = re.compile(rb"\s*\d+(?:[ \t]+[-+.\deE]+){4,}[ \t]*(?:\r?\n|\Z)")
@@ -77,20 +78,20 @@ def from_coco(
     if not isinstance(annotation, Mapping):
         raise RegionError(f"a COCO annotation is a dictionary, not {annotation!r:.80}")
     given = annotation.get("segmentation")
-    if isinstance(given, Mapping) or hasattr(given, "shape") or _is_yes_or_no(given):
-        mask = Mask.from_rle(given, image_size) if isinstance(given, Mapping) else Mask(given)
+    if isinstance(given, Mapping):
+        return Mask.from_rle(given, image_size)
+    if hasattr(given, "shape") or _is_yes_or_no(given):
+        mask = Mask(given)
         if image_size is not None:
             mask.require_fit(image_size)
         return mask
     if isinstance(given, Sequence) and given:
         return Polygon.from_coco(given)
     if annotation.get("bbox") is None:
-        raise RegionError(
-            f"the annotation has keys {sorted(map(str, annotation))}; "
-            "give 'segmentation' (polygons or RLE) or 'bbox'"
-        )
-    corners = annotation.get("bbox_mode") == 0
-    return box_of(annotation["bbox"], box_format or ("xyxy" if corners else "xywh"))
+        keys = sorted(map(str, annotation))
+        raise RegionError(f"it has keys {keys}; give 'segmentation' (polygons or RLE) or 'bbox'")
+    stated: BoxFormat = "xyxy" if annotation.get("bbox_mode") == 0 else "xywh"
+    return box_of(annotation["bbox"], box_format or stated)
 
 
 def from_sam(masks: Any, image_size: Size | None = None) -> list[Region]:
@@ -98,9 +99,9 @@ def from_sam(masks: Any, image_size: Size | None = None) -> list[Region]:
 
     Args:
         masks: the automatic generator's dictionaries, with ``segmentation`` as an array or RLE
-            (their ``bbox``, x, y, width, height, is used only without it); or the predictor's
-            masks, (n, height, width) or (n, 1, height, width), as an array or tensor, alone or as
-            the first of the (masks, scores, logits) that it returns.
+            (their ``bbox`` is used only without it); or the predictor's masks, (n, height, width)
+            or (n, 1, height, width), as an array or tensor, alone or as the first of the
+            (masks, scores, logits) that it returns.
         image_size: (width, height) of the image; a mask of another size is an error.
 
     Raises:
@@ -117,7 +118,7 @@ def from_sam(masks: Any, image_size: Size | None = None) -> list[Region]:
     regions = []
     for index, entry in enumerate(items_of(masks, "SAM's result")):
         try:
-            regions.append(from_coco(entry, image_size))  # type: ignore[arg-type]
+            regions.append(from_coco(entry, image_size))
         except RegionError as error:
             raise RegionError(f"entry {index} of SAM's result: {error}") from error
     return regions
@@ -127,10 +128,8 @@ def _is_yes_or_no(given: object) -> bool:
     """Whether nested lists are the rows of a mask that became JSON, not flat rings."""
     if not isinstance(given, Sequence) or not given:
         return False
-    rows = [row for row in given if isinstance(row, Sequence)]
-    return len(rows) == len(given) and all(
-        len(row) == len(rows[0]) and all(value in (0, 1) for value in row) for row in rows
-    )
+    rows = [row for row in given if isinstance(row, Sequence) and len(row) == len(given[0])]
+    return len(rows) == len(given) and all(value in (0, 1) for row in rows for value in row)
 
 
 def photos_of(path: Path, content: object, box_format: BoxFormat | None = None) -> list[Photo]:
@@ -150,7 +149,7 @@ def photos_of(path: Path, content: object, box_format: BoxFormat | None = None) 
                 "(of RefCOCO, give instances.json: its ann_id are the ids there)"
             )
         if opening[:4] == b"PK\x03\x04" or opening[:6] == b"\x93NUMPY":
-            return [Photo(None, tuple(_array_items(path, box_format)))]
+            return [Photo(None, _array_items(path, box_format))]
         if opening.lstrip(b"\xef\xbb\xbf \r\n\t")[:1] == b"<":
             return xml_photos(path.read_bytes())
         if _YOLO.match(opening) or (path.suffix == ".txt" and not opening.strip()):
@@ -165,7 +164,7 @@ def photos_of(path: Path, content: object, box_format: BoxFormat | None = None) 
         return _photos_of_mapping(content, path.parent, box_format)
     if isinstance(content, list) and all(isinstance(entry, Mapping) for entry in content):
         return _photos_of_list(content, path.parent, box_format)
-    raise RegionError(f"JSON, but of no known form; {_ALLOWED}")
+    raise RegionError(_UNKNOWN)
 
 
 def read_json(path: Path) -> Any:
@@ -173,28 +172,27 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
-        raise RegionError(f"not JSON ({error}); {_ALLOWED}") from error
+        raise RegionError(f"not JSON ({error}): give JSON, or masks as .npz") from error
 
 
 def _photos_of_mapping(content: Entry, folder: Path, box_format: BoxFormat | None) -> list[Photo]:
+    make: Make = partial(from_coco, box_format=box_format)
     image = content.get("image")
-    make = partial(from_coco, box_format=box_format)
     if "annotations" in content and "images" in content:
         return _coco(content, make)
     if "annotations" in content and isinstance(image, Mapping):  # SA-1B
-        size = stated_size(image.get("width"), image.get("height"))
-        return one_photo(content, "annotations", make, size)
+        return [_one(content, "annotations", make, image, "width", "height")]
     if "annotations" in content and "box_format" in content:  # Grounded SAM 2
-        size = stated_size(content.get("img_width"), content.get("img_height"))
         stated = content["box_format"]
         if stated not in get_args(BoxFormat):
             raise RegionError(f"box_format is {stated!r:.40}; give one of {get_args(BoxFormat)}")
         make = partial(from_coco, box_format=box_format or stated)
-        return one_photo(content, "annotations", make, size, label="class_name")
+        return [
+            _one(content, "annotations", make, content, "img_width", "img_height", "class_name")
+        ]
     if "shapes" in content:
-        size = stated_size(content.get("imageWidth"), content.get("imageHeight"))
-        photos = one_photo(content, "shapes", labelme, size)
-        return [replace(photo, in_pixels=False) for photo in photos]
+        photo = _one(content, "shapes", labelme, content, "imageWidth", "imageHeight")
+        return [replace(photo, in_pixels=False)]
     if is_visual_genome(content) or "segmentation" in content or "bbox" in content:
         return _photos_of_list([content], folder, box_format)
     if "regions" in content:
@@ -203,8 +201,22 @@ def _photos_of_mapping(content: Entry, folder: Path, box_format: BoxFormat | Non
         listed = content["images"].items()
         return [_ours(str(name), given, folder, box_format) for name, given in listed]
     if "images" in content:
-        raise RegionError(f"'images' is not {{'name.jpg': [...]}}; {_ALLOWED}")
-    raise RegionError(f"JSON, but of no known form; {_ALLOWED}")
+        raise RegionError("'images' is not {'name.jpg': [...]}, as in this project's JSON")
+    raise RegionError(_UNKNOWN)
+
+
+def _one(
+    content: Entry,
+    key: str,
+    make: Make,
+    holder: Entry,
+    width: str,
+    height: str,
+    label: str = "label",
+) -> Photo:
+    """Of a file about one photo: its entries under a key, and its size under two of the holder's."""
+    items = items_from(entries_of(content, key), key[:-1], make, label)
+    return Photo(None, items, stated_size(holder.get(width), holder.get(height)))
 
 
 def _photos_of_list(
@@ -216,9 +228,8 @@ def _photos_of_list(
         return [label_studio(entry) for entry in content]
     if any("segmentation" in entry or "bbox" in entry for entry in content):
         what = "annotation" if any("image_id" in entry for entry in content) else "entry"
-        items = items_from(content, what, partial(from_coco, box_format=box_format))
-        groups = _by_image(content, items)
-        return [Photo(None, tuple(items), image_id=one) for one, items in groups.items()]
+        groups = _by_image(content, what, partial(from_coco, box_format=box_format))
+        return [Photo(None, items, image_id=one) for one, items in groups.items()]
     if any("ann_id" in entry and "sentences" in entry for entry in content):
         raise RegionError(
             "it lists RefCOCO's phrases without their boxes: give its instances.json, where ann_id is the id"
@@ -227,7 +238,7 @@ def _photos_of_list(
 
 
 def _ours(name: str | None, entries: object, folder: Path, box_format: BoxFormat | None) -> Photo:
-    def make(entry: Entry, image_size: Size) -> Region:
+    def make(entry: Any, image_size: Size) -> Region:
         if isinstance(entry, Mapping):
             _check_masks(entry, image_size)
             entry = {key: value for key, value in entry.items() if key not in ("label", "id")}
@@ -235,8 +246,7 @@ def _ours(name: str | None, entries: object, folder: Path, box_format: BoxFormat
                 return box_of(entry["box"], box_format)
         return Region.from_json(entry, folder)
 
-    listed: list[Any] = items_of(entries, "the list of regions")
-    return Photo(name, items_from(listed, "region", make))
+    return Photo(name, items_from(items_of(entries, "the list of regions"), "region", make))
 
 
 def _check_masks(entry: Entry, image_size: Size) -> None:
@@ -274,13 +284,12 @@ def _coco(content: Entry, region_of: Callable[..., Region]) -> list[Photo]:
         _key(entry.get("category_id"), "category_id")
         return region_of(entry, image_size)
 
-    entries = entries_of(content, "annotations")
-    groups = _by_image(entries, items_from(entries, "annotation", make, label))
+    groups = _by_image(entries_of(content, "annotations"), "annotation", make, label)
     return [
         Photo(
             # LVIS v1 has URLs alone.
             str(image.get("file_name") or image.get("coco_url") or image.get("id")),
-            tuple(groups.get(str(image.get("id")), ())),
+            groups.get(str(image.get("id")), []),
             stated_size(image.get("width"), image.get("height")),
         )
         for image in entries_of(content, "images")
@@ -294,9 +303,10 @@ def _key(value: object, what: str) -> str:
     return str(value)
 
 
-def _by_image(entries: Iterable[Entry], items: Iterable[Item]) -> dict[str, list[Item]]:
+def _by_image(entries: Iterable[Entry], *how: Any) -> dict[str, list[Item]]:
+    """The items of a list, made as `items_from` is told, by image_id."""
     groups: dict[str, list[Item]] = {}
-    for entry, item in zip(entries, items, strict=True):
+    for entry, item in zip(entries, items_from(entries, *how), strict=True):
         groups.setdefault(_key(entry.get("image_id"), "image_id"), []).append(item)
     return groups
 
@@ -311,9 +321,7 @@ def _array_items(path: Path, box_format: BoxFormat | None) -> list[Item]:
     except RegionError:
         raise
     except Exception as error:  # numpy reads headers as Python: anything can come of a broken one
-        raise RegionError(
-            f"its arrays cannot be read: it is cut short or damaged; {_REMEDY}"
-        ) from error
+        raise RegionError(f"its arrays are cut short or damaged; {_REMEDY}") from error
     if not {"masks", "boxes"} & arrays.keys():
         raise RegionError(f"its arrays are {sorted(arrays)}, none is 'masks'; {_REMEDY}")
     stack = _mask_stack(arrays["masks"]) if "masks" in arrays else []
@@ -360,20 +368,17 @@ def _mask_stack(array: _Array) -> list[tuple[int | None, _Array]]:
 def _box_items(array: _Array, box_format: BoxFormat | None) -> list[Item]:
     if array.ndim != 2 or array.shape[1] != 4:
         raise RegionError(f"'boxes' has shape {array.shape}; give (n, 4), x, y, width, height")
-    rows = array.tolist()
+    table = np.asarray(array, dtype=np.float64)
 
     def make(row: list[float], image_size: Size) -> Region:
-        if box_format is not None:
-            return box_of(row, box_format)
-        limits = np.array([*image_size, *image_size]) + 1.0
-        table = np.asarray(rows, dtype=np.float64)
+        limits = np.array(image_size * 2) + 1.0
         overhang = (table[:, :2] + table[:, 2:] > limits[:2]).any()
         corners = (table <= limits).all() and (table[:, 2:] > table[:, :2]).all()
-        if overhang and corners:
+        if box_format is None and overhang and corners:
             raise RegionError(
                 f"{row} sticks out of the image as x, y, width, height, and all boxes fit as "
                 "x1, y1, x2, y2: say so with box_format='xyxy' (--box-format xyxy)"
             )
-        return Box.from_xywh(*row)
+        return box_of(row, box_format or "xywh")
 
-    return [Item(f"box {index}", partial(make, row)) for index, row in enumerate(rows)]
+    return [Item(f"box {n}", partial(make, row)) for n, row in enumerate(array.tolist())]

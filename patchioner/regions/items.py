@@ -1,24 +1,37 @@
-"""What a reader of a region file gives: entries that are not yet regions, by photo; and how their numbers count."""
+"""What a reader of a region file gives: entries that are not yet regions, by photo; COCO's of any size."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+import json
+import re
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from patchioner.base.errors import RegionError
-from patchioner.regions.base import Region, Size, as_array, items_of, numbers
-from patchioner.regions.coverage import Floats
+from patchioner.regions.base import Floats, Region, Size
 from patchioner.regions.mask import Mask
 from patchioner.regions.paths import Polygon, Trace
-from patchioner.regions.shapes import Box, Point, RegionSet
+from patchioner.regions.shapes import Box, Point, RegionSet, items_of, numbers
 
 Entry = Mapping[str, Any]
+Make = Callable[[Any, Size], Region]
+"""(entry, (width, height) of the image) -> its region."""
 BoxFormat = Literal["xyxy", "xywh", "cxcywh"]
+Bools = npt.NDArray[np.bool_]
+
+LARGE = 64 * 2**20
+"""Bytes from which a file is indexed alone: as Python values it would take about ten times as much memory."""
+_WINDOW = 4 * 2**20
+_AHEAD = 2**16  # numbers and words are never cut off by the window's end
+_DECODER, _SPACES = json.JSONDecoder(), re.compile(r"[ \t\n\r]*")
+_IMAGE_KEYS = ("id", "file_name", "coco_url", "width", "height")
 
 
 @dataclass(frozen=True)
@@ -63,10 +76,10 @@ class Item:
             region.require_fit(stored)
             if orientation != 1:
                 region = turned(region, stored, orientation)
+            if self.label is not None and not isinstance(self.label, str):
+                raise RegionError(f"label is {self.label!r:.80}; give a text")
         except RegionError as error:
             raise RegionError(f"{self.what}: {error}") from error
-        if self.label is not None and not isinstance(self.label, str):
-            raise RegionError(f"{self.what}: label is {self.label!r:.80}; give a text")
         known = isinstance(self.id, (int, str)) and not isinstance(self.id, bool)
         own: Any = self.id if known else None
         return NamedRegion(region, self.label, own, self.source)
@@ -77,38 +90,26 @@ class Photo:
     """What a file has for one photo; `name` is None where the file does not say which."""
 
     name: str | None
-    items: Sequence[Item]
+    items: Iterable[Item]
     size: Size | None = None
     image_id: str | None = None
     in_pixels: bool = True  # unless told that numbers are shares; False where the format itself says what they are
 
 
 def items_from(
-    entries: Iterable[Entry],
-    what: str,
-    make: Callable[[Entry, Size], Region],
-    label: Callable[[Entry], object] = lambda entry: entry.get("label"),
-) -> tuple[Item, ...]:
-    """The entries of a list; `make` gives the region of one on an image of (width, height)."""
+    entries: Iterable[Any], what: str, make: Make, label: str | Callable[[Entry], object] = "label"
+) -> list[Item]:
+    """The entries of a list, each called by the value of a key or what a function makes of it."""
     found = []
     for index, entry in enumerate(entries):
-        known = isinstance(entry, Mapping)
-        own, called = (entry.get("id"), label(entry)) if known else (None, None)
+        if not isinstance(entry, Mapping):
+            found.append(Item(f"{what} {index}", partial(make, entry)))
+            continue
+        called = entry.get(label) if isinstance(label, str) else label(entry)
+        own = entry.get("id")
         name = f"{what} {index}" + ("" if own is None else f" (id {own!r:.40})")
-        found.append(Item(name, partial(make, entry), called, own, entry if known else None))
-    return tuple(found)
-
-
-def one_photo(
-    content: Entry,
-    key: str,
-    make: Callable[[Entry, Size], Region],
-    size: Size | None,
-    label: str = "label",
-) -> list[Photo]:
-    """Of a file about one photo, with its entries under a key."""
-    items = items_from(entries_of(content, key), key[:-1], make, lambda entry: entry.get(label))
-    return [Photo(None, items, size)]
+        found.append(Item(name, partial(make, entry), called, own, entry))
+    return found
 
 
 def entries_of(content: Entry, key: str) -> list[Entry]:
@@ -117,7 +118,7 @@ def entries_of(content: Entry, key: str) -> list[Entry]:
     for index, entry in enumerate(entries):
         if not isinstance(entry, Mapping):
             raise RegionError(f"entry {index} of {key!r} is {entry!r:.80}, no dictionary")
-    return entries  # type: ignore[return-value]
+    return entries
 
 
 def stated_size(width: object, height: object) -> Size | None:
@@ -143,39 +144,157 @@ def moved(
     region: Region,
     size: Size,
     points: Callable[[Floats], Floats],
-    mask: Callable[[npt.NDArray[np.bool_]], npt.NDArray[np.bool_]] = lambda array: array,
+    mask: Callable[[Bools], Bools] = lambda array: array,
 ) -> Region:
     """A region of an image of (width, height) with its points, (n, 2) pixels, and masks sent through functions."""
-    if isinstance(region, RegionSet):
-        return RegionSet([moved(one, size, points, mask) for one in region.members])
-    if isinstance(region, Mask):
-        return Mask(mask(region.array))
-    if isinstance(region, Box):
-        corners = points(as_array([(region.x1, region.y1), (region.x2, region.y2)]))
-        return Box(*corners.min(axis=0), *corners.max(axis=0))
-    if isinstance(region, Point):
-        return Point(*points(as_array([(region.x, region.y)]))[0])
-    if isinstance(region, Polygon):
-        return Polygon([points(as_array(ring)) for ring in region.rings])
-    return Trace(points(region.pixels(size))) if isinstance(region, Trace) else region
+    match region:
+        case RegionSet():
+            return RegionSet([moved(one, size, points, mask) for one in region.members])
+        case Mask():
+            return Mask(mask(region.array))
+        case Box():
+            corners = points(region.extent())
+            return Box(*corners.min(axis=0), *corners.max(axis=0))
+        case Point():
+            return Point(*points(region.extent())[0])
+        case Polygon():
+            return Polygon([points(np.array(ring)) for ring in region.rings])
+        case Trace():
+            return Trace(points(region.pixels(size)))
+    return region
 
 
 def turned(region: Region, size: Size, orientation: int) -> Region:
-    """A region of the pixels as a file stores them, (width, height), on the upright photo.
+    """A region of the pixels as a file stores them, (width, height), on the photo that EXIF's 1 to 8 turns upright."""
+    from patchioner.images import to_upright
+
+    def mask(given: Bools) -> Bools:
+        rows, columns = (-1 if orientation in one else 1 for one in ((3, 4, 7, 8), (2, 3, 6, 7)))
+        return (given.T if orientation >= 5 else given)[::rows, ::columns]
+
+    return moved(region, size, lambda points: to_upright(points, size, orientation), mask)
+
+
+def large_coco(path: Path, photos: Callable[[Entry], list[Photo]]) -> list[Photo] | None:
+    """The photos of a COCO file, whose entries are read when they are asked for; None where it is another file.
 
     Args:
-        orientation: EXIF's 1 to 8.
+        path: of the file, which must stay as it is.
+        photos: content of a small COCO file -> its photos.
+
+    Raises:
+        RegionError: JSON that is cut short or broken.
     """
-    swapped = orientation >= 5
-    width, height = size[::-1] if swapped else size
-    across, down = orientation in (2, 3, 6, 7), orientation in (3, 4, 7, 8)
+    categories: Any = []
+    images: list[dict[str, Any]] = []
+    places: dict[str, array[int]] = {}  # image_id -> start and length of each annotation
+    with path.open("rb") as stream:
+        window = _Window(stream)
+        if window.peek() != "{":
+            return None
+        for key, start, text, value in window.members():
+            if key == "images":
+                image = _json(text)
+                images.append({one: image[one] for one in _IMAGE_KEYS if one in image})
+            elif key == "annotations":
+                owner = str(value.get("image_id"))
+                places.setdefault(owner, array("q")).extend((start, len(text)))
+            elif key == "categories as one":
+                categories = _json(text)
+    if not images or not places:
+        return None
 
-    def points(given: Floats) -> Floats:
-        x, y = given.T[::-1] if swapped else given.T
-        return np.stack([width - x if across else x, height - y if down else y], axis=1)
+    def read(image: Entry) -> Iterator[Item]:
+        found = places.get(str(image.get("id")), array("q"))
+        with path.open("rb") as stream:
+            entries = [_slice(stream, *pair) for pair in zip(found[::2], found[1::2], strict=True)]
+        content = {"images": [image], "annotations": entries, "categories": categories}
+        yield from photos(content)[0].items
 
-    def mask(given: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-        upright = given.T if swapped else given
-        return upright[:: -1 if down else 1, :: -1 if across else 1]
+    empty = photos({"images": images, "annotations": [], "categories": categories})
+    pairs = zip(empty, images, strict=True)
+    return [replace(photo, items=_Late(partial(read, image))) for photo, image in pairs]
 
-    return moved(region, size, points, mask)
+
+@dataclass(frozen=True)
+class _Late:
+    """Entries that are read when they are looked at."""
+
+    read: Callable[[], Iterator[Item]]
+
+    def __iter__(self) -> Iterator[Item]:
+        return self.read()
+
+
+def _slice(stream: BinaryIO, start: int, size: int) -> Any:
+    stream.seek(start)
+    return json.loads(stream.read(size))
+
+
+def _json(text: str) -> Any:
+    return json.loads(text.encode("latin-1"))
+
+
+class _Window:
+    """A part of a file as text of one character per byte, which moves on."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream, self._text, self._start, self._at = stream, "", 0, 0
+        self._more(_WINDOW)
+        self._at = 3 if self._text.startswith("\xef\xbb\xbf") else 0
+
+    def _more(self, size: int) -> bool:
+        data = self._stream.read(size).decode("latin-1")
+        self._text = self._text[self._at :] + data
+        self._start, self._at = self._start + self._at, 0
+        return bool(data)
+
+    def peek(self) -> str:
+        """The next character that is no space; "" at the end."""
+        while True:
+            if len(self._text) - self._at < _AHEAD:
+                self._more(_WINDOW)
+            self._at = _SPACES.match(self._text, self._at).end()  # type: ignore[union-attr]
+            if self._at < len(self._text) or not self._more(_WINDOW):
+                return self._text[self._at : self._at + 1]
+
+    def _take(self, wanted: str) -> None:
+        if self.peek() != wanted:
+            place = self._start + self._at
+            raise RegionError(f"not JSON: {wanted!r} is missing at byte {place:,}; is it complete?")
+        self._at += 1
+
+    def _value(self) -> tuple[int, str, Any]:
+        """(place, text, value) of the next value; texts in it have a character per byte."""
+        self.peek()
+        while True:
+            try:
+                found, end = _DECODER.raw_decode(self._text, self._at)
+            except json.JSONDecodeError as error:
+                if not self._more(max(_WINDOW, len(self._text))):
+                    raise RegionError(f"not JSON ({error.msg}); is it complete?") from error
+                continue
+            place, text = self._start + self._at, self._text[self._at : end]
+            self._at = end
+            return place, text, found
+
+    def _until(self, end: str) -> Iterator[None]:
+        """Once for each member of an object or list that begins here, over commas, to its end."""
+        while self.peek() != end:
+            yield
+            if self.peek() != end:
+                self._take(",")
+        self._take(end)
+
+    def members(self) -> Iterator[tuple[str, int, str, Any]]:
+        """(key, place, text, value) of each value of an object; of images and annotations, of each entry."""
+        self._take("{")
+        for _ in self._until("}"):
+            key = json.loads(self._value()[1])
+            self._take(":")
+            if key not in ("images", "annotations") or self.peek() != "[":
+                yield f"{key} as one", *self._value()
+                continue
+            self._take("[")
+            for _ in self._until("]"):
+                yield key, *self._value()

@@ -11,33 +11,33 @@ import numpy as np
 import numpy.typing as npt
 
 from patchioner.base.errors import ImageError, RegionError
+from patchioner.base.files import leads_out
 from patchioner.regions.base import (
+    Floats,
+    Footprints,
     Outline,
     Rounding,
     Shape,
     Size,
     as_numpy,
-    inside,
-    items_of,
     true_extent,
 )
-from patchioner.regions.coverage import (
-    Floats,
-    Footprints,
-    axis_overlap,
-    clip_boxes,
-    grid_boxes,
-    off_view,
-)
+from patchioner.regions.shapes import axis_overlap, clip_boxes, grid_boxes, items_of, require_seen
 
 if TYPE_CHECKING:
     from patchioner.geometry import ImageGeometry
 
-# 2**28 pixels: more than any photo, and a bound on what a forged size can make us allocate.
+# More than any photo, and a bound on what a forged size can make us allocate.
 _MOST_PIXELS = 1 << 28
-
 # Rows that are turned into floats at a time, so that a huge mask needs little extra memory.
 _ROW_BLOCK = 512
+
+
+def inside(folder: Path, name: str) -> Path:
+    """A file that another file names; RegionError where that leads out of the folder of the latter."""
+    if leads_out(name):
+        raise RegionError(f"{name!r:.80} leads out of {str(folder)!r}: put the file in there")
+    return folder / name
 
 
 @dataclass(frozen=True, init=False, repr=False, eq=False)
@@ -111,16 +111,14 @@ class Mask(Shape):
     @staticmethod
     def require_rle_size(size: object, image_size: Size) -> None:
         """RegionError unless run lengths of a [height, width] fit an image of (width, height)."""
-        height, width = _size(size)
-        _require_same_size((width, height), image_size)
+        _require_same_size(_size(size)[::-1], image_size)
 
     @classmethod
     def from_file(cls, path: str | Path, *, label: int | None = None) -> Self:
-        """A mask from a picture of the image's size, PNG say; every pixel that is not black counts.
+        """A mask from a picture of the image's size, PNG say; every pixel that is not black or transparent counts.
 
         Args:
-            path: a palette picture is read by its indices, a colour one by its channels; where
-                a picture has an alpha channel, transparent pixels are outside.
+            path: a palette picture is read by its indices, a colour one by its channels.
             label: only pixels of exactly this grey value or palette index count.
 
         Raises:
@@ -160,28 +158,25 @@ class Mask(Shape):
         _require_same_size(self.image_size, image_size)
 
     @classmethod
-    def footprints(
-        cls, regions: Sequence[Self], geometry: ImageGeometry, rounding: Rounding
+    def place(
+        cls, shapes: Sequence[Self], geometry: ImageGeometry, rounding: Rounding
     ) -> Footprints:
         """Exact coverage; the published system has no masks, so both roundings agree."""
-        for mask in regions:
+        for mask in shapes:
             mask.require_fit(geometry.image_size)
         columns, rows = _pixel_shares(geometry)
-        bounds = np.array([mask._extent.ravel() for mask in regions])
+        bounds = np.array([mask._extent.ravel() for mask in shapes])
         extents = grid_boxes(clip_boxes(bounds, geometry.visible), geometry)
-        cover = np.stack([_cover(mask, columns, rows) for mask in regions])
+        cover = np.stack([_cover(mask, columns, rows) for mask in shapes])
         total = cover.sum(axis=(1, 2), keepdims=True)
-        unseen = np.flatnonzero(total[:, 0, 0] <= 0.0)
-        if len(unseen):
-            raise off_view(regions[unseen[0]], geometry)
-        return Footprints.of(cover / total, extents)
+        require_seen(total.ravel() > 0.0, shapes, geometry)
+        return Footprints(cover / total, extents)
 
     def extent(self) -> Floats:
         """Pixel edges around the true pixels."""
         return self._extent
 
-    def outline(self, image_size: Size, geometry: ImageGeometry | None = None) -> list[Outline]:
-        """See `Region.outline`."""
+    def _drawn(self, image_size: Size, geometry: ImageGeometry | None) -> list[Outline]:
         return [Outline("mask", self._extent, self.array)]
 
     def _words(self) -> str:
@@ -241,13 +236,14 @@ def _picture_values(picture: Any) -> npt.NDArray[np.generic]:
 
 def _pixel_shares(geometry: ImageGeometry) -> tuple[Floats, Floats]:
     """How much of a cell each pixel column (w, W) and each pixel row (h, H) covers."""
-    width, height = geometry.image_size
-    longest = np.arange(max(width, height) + 1, dtype=np.float64)
-    edges = np.asarray(geometry.to_grid(np.stack([longest, longest], axis=1)), dtype=np.float64)
-    x, y = edges[: width + 1, 0], edges[: height + 1, 1]
-    columns = axis_overlap(x[:-1], x[1:], geometry.grid[1])
-    rows = axis_overlap(y[:-1], y[1:], geometry.grid[0])
-    return columns.T, rows.T
+    edges = geometry.to_grid(np.arange(max(geometry.image_size) + 1.0)[:, None].repeat(2, axis=1))
+    shares = [
+        axis_overlap(along[:pixels], along[1 : pixels + 1], cells).T
+        for along, pixels, cells in zip(
+            edges.T, geometry.image_size, geometry.grid[::-1], strict=True
+        )
+    ]
+    return shares[0], shares[1]
 
 
 def _cover(mask: Mask, columns: Floats, rows: Floats) -> Floats:

@@ -14,22 +14,19 @@ import numpy.typing as npt
 from patchioner.base.errors import RegionError
 from patchioner.regions.base import (
     XY,
+    Floats,
+    Footprints,
     Outline,
     Rounding,
     Shape,
     Size,
-    as_array,
-    items_of,
-    shorten,
+    true_extent,
 )
-from patchioner.regions.base import points as pairs_of
-from patchioner.regions.coverage import (
-    TOLERANCE,
-    Floats,
-    Footprints,
-    Indices,
+from patchioner.regions.shapes import (
     cell_under,
     in_view,
+    items_of,
+    numbers,
     off_view,
     span_footprints,
 )
@@ -37,11 +34,29 @@ from patchioner.regions.coverage import (
 if TYPE_CHECKING:
     from patchioner.geometry import ImageGeometry
 
+# Grid coordinates are products of a few floats: what is nearer than this is the same place.
+_TOLERANCE = 1e-6
 # A path shorter than this many pixels is a dot.
 _DOT = 1e-9
 MOST_CROSSINGS = 1000
 """Of one ring of a polygon with itself: the time to take it apart grows faster than their number."""
 Ring = tuple[XY, ...]
+
+
+def _pairs(values: object, what: str) -> Ring:
+    items = enumerate(items_of(values, what))
+    pairs = [numbers(item, 2, f"point {index} of the {what}") for index, item in items]
+    return tuple((x, y) for x, y in pairs)
+
+
+def _around(points: Floats) -> Floats:
+    return np.stack([points.min(axis=0), points.max(axis=0)])
+
+
+def _shorten(pairs: Sequence[XY], keep: int = 3) -> str:
+    """The first points as text, so that an error about 1,000 points stays readable."""
+    shown = ", ".join(f"({x:g}, {y:g})" for x, y in pairs[:keep])
+    return shown + (f", ... {len(pairs) - keep} more" if len(pairs) > keep else "")
 
 
 @dataclass(frozen=True, init=False, repr=False)
@@ -66,18 +81,18 @@ class Trace(Shape):
     kind: ClassVar[str] = "trace"
     json_extras: ClassVar[tuple[str, ...]] = ("normalized",)
 
-    points: tuple[XY, ...]
+    points: Ring
     normalized: bool
 
     def __init__(self, points: Iterable[object], normalized: bool = False) -> None:
-        pairs = pairs_of(points, "trace")
+        pairs = _pairs(points, "trace")
         if not pairs:
             raise RegionError("the trace has no point; give at least one (x, y)")
         object.__setattr__(self, "points", pairs)
         object.__setattr__(self, "normalized", bool(normalized))
 
     def __repr__(self) -> str:
-        return f"Trace({shorten(self.points)}{', normalized=True' * self.normalized})"
+        return f"Trace({_shorten(self.points)}{', normalized=True' * self.normalized})"
 
     @classmethod
     def from_points_xyt(
@@ -94,23 +109,22 @@ class Trace(Shape):
             pairs.append((sample["x"], sample["y"]))
         return cls(pairs, normalized)
 
-    def pixels(self, image_size: tuple[int, int]) -> npt.NDArray[np.float64]:
+    def pixels(self, image_size: Size) -> npt.NDArray[np.float64]:
         """(n, 2) float64 pixels of the points on an image of (width, height)."""
-        array = as_array(self.points)
         with np.errstate(over="ignore"):  # what becomes infinite is off the image
-            return array * np.asarray(image_size, dtype=np.float64) if self.normalized else array
+            return np.array(self.points) * (image_size if self.normalized else (1, 1))
 
     @classmethod
-    def footprints(
-        cls, regions: Sequence[Self], geometry: ImageGeometry, rounding: Rounding
+    def place(
+        cls, shapes: Sequence[Self], geometry: ImageGeometry, rounding: Rounding
     ) -> Footprints:
         """Path lengths, or the published point counts."""
-        if rounding == "reference":
-            counted = [reference_counts(trace, geometry) for trace in regions]
-            return _counted_footprints(np.stack(counted), geometry.grid)
-        pairs = [_lengths(trace, geometry) for trace in regions]
-        cover = np.stack([cover for cover, _ in pairs])
-        return Footprints.of(cover, np.stack([extent for _, extent in pairs]))
+        if rounding == "coverage":
+            return _stacked([_lengths(trace, geometry) for trace in shapes])
+        counts = np.stack([reference_counts(trace, geometry) for trace in shapes])
+        spans = np.stack([true_extent(one).ravel() for one in counts]) - (0, 0, 1, 1)
+        extents = span_footprints(spans.astype(np.int64), geometry.grid).extents
+        return Footprints(counts / counts.sum(axis=(1, 2), keepdims=True), extents)
 
     def reference_length(self, geometry: ImageGeometry, attended: Floats | None) -> float:
         """The published embedding is the mean over ALL patches of count x token (x attention)."""
@@ -119,11 +133,9 @@ class Trace(Shape):
 
     def extent(self) -> Floats | None:
         """Around its points, where they are pixels."""
-        array = as_array(self.points)
-        return None if self.normalized else np.stack([array.min(axis=0), array.max(axis=0)])
+        return None if self.normalized else _around(np.array(self.points))
 
-    def outline(self, image_size: Size, geometry: ImageGeometry | None = None) -> list[Outline]:
-        """See `Region.outline`."""
+    def _drawn(self, image_size: Size, geometry: ImageGeometry | None) -> list[Outline]:
         return [Outline("line", self.pixels(image_size))]
 
     def _words(self) -> str:
@@ -140,35 +152,39 @@ class Trace(Shape):
         return cls(items_of(entry["trace"], "trace"), normalized)
 
 
-def _on_image(pixels: Floats, image_size: tuple[int, int]) -> npt.NDArray[np.bool_]:
-    inside = (pixels >= 0.0) & (pixels <= np.asarray(image_size, dtype=np.float64))
-    return np.asarray(inside.all(axis=1), dtype=np.bool_)
+def _stacked(pairs: Sequence[tuple[Floats, Floats]]) -> Footprints:
+    """Of a (h, w) cover that does not yet sum to 1 and a (2, 2) extent of each shape."""
+    covers = [cover / cover.sum() for cover, _ in pairs]
+    return Footprints(np.stack(covers), np.stack([extent.ravel() for _, extent in pairs]))
+
+
+def _on_image(pixels: Floats, size: Size) -> npt.NDArray[np.bool_]:
+    return np.asarray(((pixels >= 0.0) & (pixels <= size)).all(axis=1))
 
 
 def _lengths(trace: Trace, geometry: ImageGeometry) -> tuple[Floats, Floats]:
-    """(h, w) shares of the path that sum to 1, and the (4,) extent, both on the grid."""
+    """(h, w) lengths of the path, and its (2, 2) extent, both on the grid."""
     pixels = trace.pixels(geometry.image_size)
     inside = _on_image(pixels, geometry.image_size)
     whole = inside[:-1] & inside[1:]
-    starts, ends = pixels[:-1][whole], pixels[1:][whole]
-    where, length = _split(starts, ends, geometry)
-    cover = np.zeros(geometry.grid, dtype=np.float64)
-    if length.sum() > _DOT:
-        extent = np.concatenate([where.min(axis=(0, 1)), where.max(axis=(0, 1))])
-        middle = where.mean(axis=1)
-    else:
+    where, length = _split(pixels[:-1][whole], pixels[1:][whole], geometry)
+    middle, extent = where.mean(axis=1), where.reshape(-1, 2)
+    if not length.sum() > _DOT:
         seen = pixels[inside & in_view(pixels, geometry)]
         if not len(seen):
             raise _unseen(trace, geometry, inside)
-        middle = np.asarray(geometry.to_grid(seen), dtype=np.float64)
-        extent = np.concatenate([middle.min(axis=0), middle.max(axis=0)])
+        middle = extent = geometry.to_grid(seen)
         length = np.ones(len(middle))
-    np.add.at(cover, _cells(middle, geometry.grid), length)
-    return cover / cover.sum(), extent
+    return _sums(middle, length, geometry.grid), _around(extent)
 
 
-def _cells(places: Floats, grid: tuple[int, int]) -> tuple[Indices, Indices]:
-    return cell_under(places[:, 1], grid[0]), cell_under(places[:, 0], grid[1])
+def _sums(places: Floats, amounts: Floats | float, grid: tuple[int, int]) -> Floats:
+    """(h, w) float64: the amounts at grid places (n, 2), added up in the cells under them."""
+    cover = np.zeros(grid, dtype=np.float64)
+    np.add.at(
+        cover, (cell_under(places[:, 1], grid[0]), cell_under(places[:, 0], grid[1])), amounts
+    )
+    return cover
 
 
 def _split(starts: Floats, ends: Floats, geometry: ImageGeometry) -> tuple[Floats, Floats]:
@@ -177,8 +193,7 @@ def _split(starts: Floats, ends: Floats, geometry: ImageGeometry) -> tuple[Float
     Returns the pieces inside the grid, (m, 2, 2) as start and end in grid units, and their
     (m,) lengths in pixels of the original image: what the hand drew, whatever the stretch.
     """
-    a = np.asarray(geometry.to_grid(starts), dtype=np.float64)[:, None, :]
-    b = np.asarray(geometry.to_grid(ends), dtype=np.float64)[:, None, :]
+    a, b = geometry.to_grid(starts)[:, None, :], geometry.to_grid(ends)[:, None, :]
     cuts = [np.zeros((len(a), 1)), np.ones((len(a), 1))]
     for axis, cells in ((0, geometry.grid[1]), (1, geometry.grid[0])):
         lines = np.arange(cells + 1, dtype=np.float64)
@@ -188,11 +203,12 @@ def _split(starts: Floats, ends: Floats, geometry: ImageGeometry) -> tuple[Float
         np.divide(lines - a[..., axis], span, out=crossing, where=np.abs(span) > 1e-12)
         cuts.append(np.clip(crossing, 0.0, 1.0))
     at = np.sort(np.concatenate(cuts, axis=1), axis=1)[..., None]
-    pieces = np.stack([(a + at * (b - a))[:, :-1], (a + at * (b - a))[:, 1:]], axis=2)
+    places = a + at * (b - a)
+    pieces = np.stack([places[:, :-1], places[:, 1:]], axis=2)
     length = np.diff(at[..., 0], axis=1) * np.linalg.norm(ends - starts, axis=1)[:, None]
     middle = pieces.mean(axis=2)
-    limits = np.array([geometry.grid[1], geometry.grid[0]]) + TOLERANCE
-    kept = ((middle >= -TOLERANCE) & (middle <= limits)).all(axis=2) & (length > 0.0)
+    limits = np.array(geometry.grid[::-1]) + _TOLERANCE
+    kept = ((middle >= -_TOLERANCE) & (middle <= limits)).all(axis=2) & (length > 0.0)
     return pieces[kept], length[kept]
 
 
@@ -200,14 +216,14 @@ def _unseen(trace: Trace, geometry: ImageGeometry, inside: npt.NDArray[np.bool_]
     if inside.any():
         return off_view(trace, geometry)
     width, height = geometry.image_size
-    units = "0 to 1 of the image, normalized" if trace.normalized else "pixels"
-    hint = "" if trace.normalized else "; say normalized=True for points in 0..1"
+    units = "pixels; say normalized=True for points in 0..1"
+    units = "0 to 1 of the image, normalized" if trace.normalized else units
     return RegionError(
-        f"{trace!r} has no point inside the {width}x{height} image; its points are {units}{hint}"
+        f"{trace!r} has no point inside the {width}x{height} image; they are {units}"
     )
 
 
-def reference_counts(trace: Trace, geometry: ImageGeometry) -> npt.NDArray[np.float64]:
+def reference_counts(trace: Trace, geometry: ImageGeometry) -> Floats:
     """The published arithmetic: how many points fall into each patch, (h, w) float64.
 
     On the 0..1 coordinates u of the whole image, with g patches along the axis: points outside
@@ -218,40 +234,22 @@ def reference_counts(trace: Trace, geometry: ImageGeometry) -> npt.NDArray[np.fl
     square. Not kept: NaN where no point is left is a RegionError.
     """
     pixels = trace.pixels(geometry.image_size)
-    cells = np.array([geometry.grid[1], geometry.grid[0]], dtype=np.float64)
-    if geometry.fit != "crop" and not _sees_exactly_all(geometry):
-        shares = np.asarray(geometry.to_grid(pixels), dtype=np.float64) / cells
+    cells = np.array(geometry.grid[::-1], dtype=np.float64)
+    corners = geometry.to_grid([(0.0, 0.0), geometry.image_size])
+    fills_grid = np.allclose(corners, (np.zeros(2), cells), rtol=0, atol=_TOLERANCE)
+    if geometry.fit != "crop" and not fills_grid:
+        shares = geometry.to_grid(pixels) / cells
     elif trace.normalized:
         # Not by way of pixels and back: u must be the very float that was given.
-        shares = as_array(trace.points)
+        shares = np.array(trace.points)
     else:
         shares = pixels / geometry.image_size
     inside = _on_image(pixels, geometry.image_size)
-    kept = shares[inside & ((shares >= 0.0) & (shares <= 1.0)).all(axis=1)]
+    kept = shares[inside & _on_image(shares, (1, 1))]
     if not len(kept):
         raise _unseen(trace, geometry, inside)
-    counts = np.zeros(geometry.grid, dtype=np.float64)
     # The fast way to write this, kept * cells, rounds other points down.
-    np.add.at(counts, _cells(kept / (1.0 / cells), geometry.grid), 1.0)
-    return counts
-
-
-def _sees_exactly_all(geometry: ImageGeometry) -> bool:
-    """Whether 0..1 of the image is 0..1 of the grid, as with a stretch."""
-    width, height = geometry.image_size
-    corners = np.asarray(geometry.to_grid(np.array([[0.0, 0.0], [width, height]])))
-    grid = np.array([[0.0, 0.0], [geometry.grid[1], geometry.grid[0]]])
-    return bool(np.allclose(corners, grid, rtol=0, atol=TOLERANCE))
-
-
-def _counted_footprints(counts: Floats, grid: tuple[int, int]) -> Footprints:
-    spans = []
-    for one in counts:
-        rows, columns = np.nonzero(one)
-        spans.append((columns.min(), rows.min(), columns.max(), rows.max()))
-    extent = span_footprints(np.array(spans, dtype=np.int64), grid)
-    cover = counts / counts.sum(axis=(1, 2), keepdims=True)
-    return Footprints(cover, extent.centre, extent.half)
+    return _sums(kept / (1.0 / cells), 1.0, geometry.grid)
 
 
 @dataclass(frozen=True, init=False, repr=False)
@@ -287,7 +285,7 @@ class Polygon(Shape):
 
     def __repr__(self) -> str:
         more = f" and {len(self.rings) - 1} more rings" if len(self.rings) > 1 else ""
-        return f"Polygon({shorten(self.rings[0])}{more})"
+        return f"Polygon({_shorten(self.rings[0])}{more})"
 
     @classmethod
     def from_coco(cls, segmentation: Iterable[Iterable[float]]) -> Self:
@@ -299,33 +297,29 @@ class Polygon(Shape):
         """
         rings = []
         for index, flat in enumerate(items_of(segmentation, "segmentation")):
-            values = items_of(flat, f"ring {index} of the segmentation")
+            what = f"ring {index} of the segmentation"
+            values = items_of(flat, what)
             if len(values) % 2:
-                raise RegionError(
-                    f"ring {index} of the segmentation has {len(values)} numbers; give x, y pairs"
-                )
+                raise RegionError(f"{what} has {len(values)} numbers; give x, y pairs")
             rings.append(list(zip(values[::2], values[1::2], strict=True)))
         if not rings:
             raise RegionError("the segmentation has no ring; give [[x1, y1, x2, y2, ...], ...]")
         return cls(rings)
 
     @classmethod
-    def footprints(
-        cls, regions: Sequence[Self], geometry: ImageGeometry, rounding: Rounding
+    def place(
+        cls, shapes: Sequence[Self], geometry: ImageGeometry, rounding: Rounding
     ) -> Footprints:
         """Exact coverage; the published system has no polygons, so both roundings agree."""
-        pairs = [_cover(polygon, geometry) for polygon in regions]
-        cover = np.stack([cover for cover, _ in pairs])
-        return Footprints.of(cover, np.stack([extent for _, extent in pairs]))
+        with np.errstate(all="ignore"):  # numbers near the largest float: nothing of them is seen
+            return _stacked([_areas(polygon, geometry) for polygon in shapes])
 
     def extent(self) -> Floats:
         """Around its points."""
-        array = np.concatenate([as_array(ring) for ring in self.rings])
-        return np.stack([array.min(axis=0), array.max(axis=0)])
+        return _around(np.concatenate(self.rings))
 
-    def outline(self, image_size: Size, geometry: ImageGeometry | None = None) -> list[Outline]:
-        """See `Region.outline`."""
-        return [Outline("ring", as_array(ring)) for ring in self.rings]
+    def _drawn(self, image_size: Size, geometry: ImageGeometry | None) -> list[Outline]:
+        return [Outline("ring", np.array(ring)) for ring in self.rings]
 
     def _words(self) -> str:
         return f"of {sum(len(ring) for ring in self.rings)} points"
@@ -348,52 +342,41 @@ def _is_ring(item: object) -> bool:
 
 
 def _ring(ring: object) -> Ring:
-    pairs = pairs_of(ring, "polygon")
+    pairs = _pairs(ring, "polygon")
     if len(set(pairs)) < 3:
         raise RegionError(
             f"a polygon needs at least 3 different points, got {len(set(pairs))}: "
-            f"[{shorten(pairs)}]; use Box, Point or Trace for less"
+            f"[{_shorten(pairs)}]; use Box, Point or Trace for less"
         )
     return pairs
 
 
-def _cover(polygon: Polygon, geometry: ImageGeometry) -> tuple[Floats, Floats]:
-    """(h, w) shares that sum to 1, and the (4,) extent, both on the grid."""
-    with np.errstate(all="ignore"):  # numbers near the largest float: nothing of them is seen
-        return _clipped_cover(polygon, geometry)
-
-
-def _clipped_cover(polygon: Polygon, geometry: ImageGeometry) -> tuple[Floats, Floats]:
+def _areas(polygon: Polygon, geometry: ImageGeometry) -> tuple[Floats, Floats]:
+    """(h, w) areas, and the (2, 2) extent, both on the grid."""
     shapely = importlib.import_module("shapely")
+    rings = [_valid(shapely, np.array(ring)) for ring in polygon.rings]
+    area = rings[0] if len(rings) == 1 else shapely.union_all(rings)
     # Clipped in pixels first: far-away points then cannot blow up on the way to the grid.
-    seen = shapely.intersection(_area(polygon), shapely.box(*geometry.visible))
-    if not shapely.area(seen) > 0.0:
-        raise _unseen_polygon(polygon, geometry)
-    shape = shapely.transform(seen, geometry.to_grid)
-    extent = np.asarray(shapely.bounds(shape), dtype=np.float64)
-    height, width = geometry.grid
-    left, top = np.maximum(np.floor(extent[:2]), 0).astype(np.int64)
-    right, bottom = np.minimum(np.ceil(extent[2:]), (width, height)).astype(np.int64)
-    cover = np.zeros((height, width), dtype=np.float64)
-    rows, columns = np.mgrid[top:bottom, left:right]
-    cells = shapely.box(columns, rows, columns + 1, rows + 1)
-    shapely.prepare(shape)
-    partly = shapely.intersects(shape, cells)
-    wholly = shapely.contains(shape, cells)
-    areas = wholly.astype(np.float64)
-    edge = partly & ~wholly
-    areas[edge] = shapely.area(shapely.intersection(shape, cells[edge]))
-    cover[top:bottom, left:right] = areas
-    total = cover.sum()
-    if not total > 0.0:
-        raise _unseen_polygon(polygon, geometry)
-    return cover / total, extent
-
-
-def _area(polygon: Polygon) -> Any:
-    shapely = importlib.import_module("shapely")
-    rings = [_valid(shapely, as_array(ring)) for ring in polygon.rings]
-    return rings[0] if len(rings) == 1 else shapely.union_all(rings)
+    seen = shapely.intersection(area, shapely.box(*geometry.visible))
+    cover = np.zeros(geometry.grid, dtype=np.float64)
+    if shapely.area(seen) > 0.0:
+        shape = shapely.transform(seen, geometry.to_grid)
+        extent = np.reshape(shapely.bounds(shape), (2, 2))
+        left, top = np.maximum(np.floor(extent[0]), 0).astype(np.int64)
+        right, bottom = np.minimum(np.ceil(extent[1]), geometry.grid[::-1]).astype(np.int64)
+        rows, columns = np.mgrid[top:bottom, left:right]
+        cells = shapely.box(columns, rows, columns + 1, rows + 1)
+        shapely.prepare(shape)
+        wholly = shapely.contains(shape, cells)
+        partly = shapely.intersects(shape, cells) & ~wholly
+        part = cover[top:bottom, left:right]
+        part[wholly] = 1.0
+        part[partly] = shapely.area(shapely.intersection(shape, cells[partly]))
+        if cover.any():
+            return cover, extent
+    if shapely.area(area) > 0.0:
+        raise off_view(polygon, geometry)
+    raise RegionError(f"{polygon!r} encloses no area; use Trace for a line")
 
 
 def _valid(shapely: Any, ring: Floats) -> Any:
@@ -410,11 +393,3 @@ def _valid(shapely: Any, ring: Floats) -> Any:
             f"the polygon crosses itself about {crossings:,} times: simplify it, or give it as a mask"
         )
     return shapely.make_valid(area)
-
-
-def _unseen_polygon(polygon: Polygon, geometry: ImageGeometry) -> RegionError:
-    """Which of the two it is: a polygon off the view, or one without any area."""
-    shapely = importlib.import_module("shapely")
-    if shapely.area(_area(polygon)) > 0.0:
-        return off_view(polygon, geometry)
-    return RegionError(f"{polygon!r} encloses no area; use Trace for a line")

@@ -1,7 +1,12 @@
-"""Points, patches, boxes, the whole image, and sets of regions."""
+"""Points, patches, boxes, the whole image, and sets; the arithmetic between pixels and patches; numbers of callers.
+
+"Pixels" are pixels of the ORIGINAL image (x right, y down, pixel j spans [j, j + 1]); "grid" coordinates are
+(column, row) in patch units, cell k spans [k, k + 1].
+"""
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,39 +14,192 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
+import numpy.typing as npt
 
 from patchioner.base.errors import OptionError, RegionError
 from patchioner.regions.base import (
+    Floats,
+    Footprints,
+    Indices,
     Outline,
     Region,
     Rounding,
     Shape,
     Size,
-    as_array,
     as_numpy,
-    finite,
-    items_of,
-    join,
     listed,
-    numbers,
-)
-from patchioner.regions.coverage import (
-    Floats,
-    Footprints,
-    box_footprints,
-    cell_under,
-    clip_boxes,
-    image_box,
-    in_view,
-    off_view,
     one_hot,
-    reference_box_footprints,
-    shown_patches,
-    span_footprints,
 )
 
 if TYPE_CHECKING:
     from patchioner.geometry import ImageGeometry
+
+
+def finite(value: object, what: str) -> float:
+    """``value`` as a float; RegionError naming ``what`` when it is no finite number."""
+    try:
+        if isinstance(value, (str, bytes)):
+            raise TypeError
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        try:
+            shown = f"{value!r:.80}"
+        except ValueError:  # Python refuses to write integers of thousands of digits
+            shown = f"a {type(value).__name__} of very many digits"
+        raise RegionError(f"{what} is {shown}; give a finite number of pixels") from None
+    if not math.isfinite(number):
+        raise RegionError(f"{what} is {number}; give a finite number of pixels")
+    return number
+
+
+def numbers(values: object, count: int, what: str) -> list[float]:
+    """Exactly ``count`` finite floats out of any sequence."""
+    items = items_of(values, what)
+    if len(items) != count:
+        raise RegionError(f"{what} has {len(items)} numbers, {values!r:.80}; give {count}")
+    return [finite(item, what) for item in items]
+
+
+def items_of(values: object, what: str) -> list[Any]:
+    """A list of them; RegionError for a string or a single value."""
+    try:
+        if not isinstance(values, (str, bytes)):
+            return list(values)  # type: ignore[call-overload,no-any-return]
+    except TypeError:  # arrays and tensors without an axis only look as if they had items
+        pass
+    raise RegionError(f"{what} is {values!r:.80}; give a list")
+
+
+def in_view(points: Floats, geometry: ImageGeometry) -> npt.NDArray[np.bool_]:
+    """Which of the (n, 2) pixel points the grid sees; edges count as inside."""
+    low, high = np.reshape(geometry.visible, (2, 2))
+    return np.asarray(((points >= low) & (points <= high)).all(axis=1))
+
+
+def off_view(region: object, geometry: ImageGeometry) -> RegionError:
+    """The error for a region that the model does not see at all."""
+    width, height = geometry.image_size
+    x1, y1, x2, y2 = geometry.visible
+    message = (
+        f"{region!r} lies outside what the model sees of the {width}x{height} image "
+        f"(x {x1:g} to {x2:g}, y {y1:g} to {y2:g}); give pixels of the original image"
+    )
+    if (x2 - x1, y2 - y1) != (width, height):
+        message += ", or choose a preprocessing that keeps the whole image (stretch, pad or aspect)"
+    return RegionError(message)
+
+
+def require_seen(seen: Any, shapes: Sequence[Shape], geometry: ImageGeometry) -> None:
+    """The error for the first of the shapes that is not seen, (n,) bool."""
+    if not np.all(seen):
+        raise off_view(shapes[int(np.argmin(seen))], geometry)
+
+
+def axis_overlap(low: Floats, high: Floats, cells: int) -> Floats:
+    """Length of each interval inside each unit cell: (n,), (n,) -> (n, cells) float64."""
+    left = np.arange(cells, dtype=np.float64)
+    inside = np.minimum(high[:, None], left + 1.0) - np.maximum(low[:, None], left)
+    return np.asarray(np.maximum(inside, 0.0))
+
+
+def cell_under(positions: Floats, cells: int) -> Indices:
+    """Index of the cell under each grid coordinate; the far edge belongs to the last cell."""
+    # Clipped before the cast: a float beyond int64 would wrap around.
+    return np.clip(np.floor(positions), 0, cells - 1).astype(np.int64)
+
+
+def clip_boxes(boxes: Floats, limits: Sequence[float]) -> Floats:
+    """Cut (n, 4) XYXY boxes to one box; a box outside of it comes back empty or inverted."""
+    low = np.maximum(boxes[:, :2], limits[:2])
+    return np.concatenate([low, np.minimum(boxes[:, 2:], limits[2:])], axis=1)
+
+
+def grid_boxes(boxes: npt.ArrayLike, geometry: ImageGeometry) -> Floats:
+    """(n, 4) XYXY pixels -> (n, 4) float64 (column1, row1, column2, row2)."""
+    return geometry.to_grid(np.reshape(boxes, (-1, 2))).reshape(-1, 4)
+
+
+def shown_patches(geometry: ImageGeometry) -> npt.NDArray[np.bool_]:
+    """(h, w) bool: which patches show more of the image than rounding noise."""
+    left, top, right, bottom = grid_boxes(geometry.visible, geometry)[0]
+    rows, columns = np.arange(geometry.grid[0]), np.arange(geometry.grid[1])
+    noise = 1e-9
+    shown_columns = (columns + 1 > left + noise) & (columns < right - noise)
+    shown_rows = (rows + 1 > top + noise) & (rows < bottom - noise)
+    return np.asarray(shown_rows[:, None] & shown_columns[None, :])
+
+
+def box_footprints(boxes: npt.ArrayLike, geometry: ImageGeometry) -> Footprints:
+    """Exact coverage of (n, 4) XYXY pixel boxes that were clipped to the view before."""
+    # The overlap of a box with a cell is the product of two overlaps: all boxes are one outer product.
+    corners = grid_boxes(boxes, geometry)
+    columns = _axis_shares(corners[:, 0], corners[:, 2], geometry.grid[1]).astype(np.float32)
+    rows = _axis_shares(corners[:, 1], corners[:, 3], geometry.grid[0]).astype(np.float32)
+    return Footprints(rows[:, :, None] * columns[:, None, :], corners)
+
+
+def _axis_shares(low: Floats, high: Floats, cells: int) -> Floats:
+    """Each interval's share per cell, summing to 1; one thinner than a float step is a point."""
+    overlap = axis_overlap(low, high, cells)
+    collapsed = np.flatnonzero(overlap.sum(axis=1) <= 0.0)
+    overlap[collapsed, cell_under((low + high)[collapsed] / 2.0, cells)] = 1.0
+    return np.asarray(overlap / overlap.sum(axis=1, keepdims=True))
+
+
+def span_footprints(spans: Indices, grid: tuple[int, int]) -> Footprints:
+    """Uniform rectangles of whole cells: (n, 4) first column, first row, last column, last row.
+
+    The extent runs from the first to the last cell CENTRE, so that a Gaussian over it sees
+    linspace(-1, 1) over the span, as published.
+    """
+    left, top, right, bottom = spans.T
+    column, row = np.arange(grid[1]), np.arange(grid[0])
+    columns = (column >= left[:, None]) & (column <= right[:, None])
+    rows = (row >= top[:, None]) & (row <= bottom[:, None])
+    cover = (rows[:, :, None] & columns[:, None, :]).astype(np.float32)
+    cover /= cover.sum(axis=(1, 2), keepdims=True)
+    return Footprints(cover, spans + 0.5)
+
+
+def reference_box_footprints(boxes: Floats, geometry: ImageGeometry) -> Footprints:
+    """The published integer arithmetic for (n, 4) XYXY boxes in original pixels.
+
+    In model pixels x, y, w, h (`reference_model_boxes`), with patch side p: columns
+    floor(x / p) .. floor(x / p) + floor(w / p), both ends included and cut at the grid; rows
+    likewise; every patch of that rectangle counts the same (source: facts about the published
+    Patch-ioner code). Not kept: a box off the grid, NaN there, is the caller's error.
+    """
+    model = reference_model_boxes(boxes, geometry)
+    cells = np.floor_divide(model, np.float32(geometry.patch_size)).astype(np.int64)
+    last = np.array(geometry.grid[::-1]) - 1
+    first = np.clip(cells[:, :2], 0, last)
+    end = np.minimum(first + cells[:, 2:], last)
+    return span_footprints(np.concatenate([first, end], axis=1), geometry.grid)
+
+
+def reference_model_boxes(boxes: Floats, geometry: ImageGeometry) -> npt.NDArray[np.float32]:
+    """(n, 4) XYXY original pixels -> (n, 4) float32 x, y, width, height in model pixels.
+
+    Stretch: x and w times target / width, y and h times target / height. Crop: all times
+    size / short side, then minus max(0, (int(scaled side) - size) // 2), then x and y clamped to
+    0 .. size - 1 and w and h to 0 .. size - x: a published defect, repeated here, that moves the
+    origin of a box that the crop cuts without shortening it. float32, as published, so that
+    (2.4 + 14) - 2.4 is a whole patch of 14. Not kept: what sticks out of a stretched image is cut.
+    Padding and the kept aspect ratio were not published; they go through the geometry's own map.
+    """
+    if geometry.fit == "crop":
+        size = float(geometry.model_size[0])
+        scale = size / min(geometry.image_size)
+        offset = [max(0, (int(side * scale) - int(size)) // 2) for side in geometry.image_size]
+        # Cut at a number that no float32 overflows at and that the clamp below ends anyway.
+        length = np.minimum((boxes[:, 2:] - boxes[:, :2]) * scale, size)
+        start = np.clip(boxes[:, :2] * scale - offset, 0.0, size - 1.0)
+        length = np.minimum(length, size - start)
+    else:
+        inside = clip_boxes(boxes, (0, 0, *geometry.image_size))
+        start = inside[:, :2] * geometry.scale + geometry.offset
+        length = (inside[:, 2:] - inside[:, :2]) * geometry.scale
+    return np.concatenate([start, length], axis=1).astype(np.float32)
 
 
 class _Numbers:
@@ -56,7 +214,7 @@ class _Numbers:
             object.__setattr__(self, name, number)
 
     def _words(self) -> str:
-        return join(*self._value())
+        return ",".join(f"{value:g}" for value in self._value())
 
     def _value(self) -> list[float]:
         return [getattr(self, name) for name in self.names]
@@ -90,25 +248,21 @@ class Point(_Numbers, Shape):
     y: float
 
     @classmethod
-    def footprints(
-        cls, regions: Sequence[Self], geometry: ImageGeometry, rounding: Rounding
+    def place(
+        cls, shapes: Sequence[Self], geometry: ImageGeometry, rounding: Rounding
     ) -> Footprints:
         """One-hot at the patch under each point."""
-        places = as_array((point.x, point.y) for point in regions)
-        outside = np.flatnonzero(~in_view(places, geometry))
-        if len(outside):
-            raise off_view(regions[outside[0]], geometry)
-        grid = geometry.to_grid(places)
-        columns = cell_under(grid[:, 0], geometry.grid[1])
-        rows = cell_under(grid[:, 1], geometry.grid[0])
-        return Footprints(one_hot(columns, rows, geometry.grid), grid, np.zeros_like(grid))
+        places = np.array([(point.x, point.y) for point in shapes])
+        require_seen(in_view(places, geometry), shapes, geometry)
+        grid, (height, width) = geometry.to_grid(places), geometry.grid
+        columns, rows = cell_under(grid[:, 0], width), cell_under(grid[:, 1], height)
+        return Footprints(one_hot(columns, rows, geometry.grid), np.tile(grid, 2))
 
     def extent(self) -> Floats:
         """The point, twice."""
         return np.array([[self.x, self.y]] * 2)
 
-    def outline(self, image_size: Size, geometry: ImageGeometry | None = None) -> list[Outline]:
-        """See `Region.outline`."""
+    def _drawn(self, image_size: Size, geometry: ImageGeometry | None) -> list[Outline]:
         return [Outline("point", self.extent()[:1])]
 
 
@@ -150,22 +304,22 @@ class Patch(_Numbers, Shape):
         Example:
             >>> captions = model.caption(features, Patch.all(features.geometry))
         """
-        return [cls(int(row), int(col)) for row, col in np.argwhere(shown_patches(geometry))]
+        return [cls(row, col) for row, col in np.argwhere(shown_patches(geometry)).tolist()]
 
     @classmethod
-    def footprints(
-        cls, regions: Sequence[Self], geometry: ImageGeometry, rounding: Rounding
+    def place(
+        cls, shapes: Sequence[Self], geometry: ImageGeometry, rounding: Rounding
     ) -> Footprints:
         """One-hot at each patch; RegionError outside the grid or where only padding shows."""
-        for patch in regions:
+        shown = shown_patches(geometry)
+        for patch in shapes:
             patch._require_grid(geometry)
-        rows, columns = np.array([(patch.row, patch.col) for patch in regions], dtype=np.int64).T
-        padding = np.flatnonzero(~shown_patches(geometry)[rows, columns])
-        if len(padding):
-            patch = regions[padding[0]]
-            raise RegionError(f"{patch!r} shows only padding; Patch.all(geometry) lists the rest")
-        centre = np.stack([columns, rows], axis=1) + 0.5
-        return Footprints(one_hot(columns, rows, geometry.grid), centre, np.zeros_like(centre))
+            if not shown[patch.row, patch.col]:
+                all_others = "Patch.all(geometry) lists the rest"
+                raise RegionError(f"{patch!r} shows only padding; {all_others}")
+        rows, columns = np.array([(patch.row, patch.col) for patch in shapes]).T
+        centre = np.stack([columns, rows] * 2, axis=1) + 0.5
+        return Footprints(one_hot(columns, rows, geometry.grid), centre)
 
     def _require_grid(self, geometry: ImageGeometry) -> None:
         height, width = geometry.grid
@@ -175,12 +329,9 @@ class Patch(_Numbers, Shape):
                 f"give row 0 to {height - 1} and col 0 to {width - 1}"
             )
 
-    def outline(self, image_size: Size, geometry: ImageGeometry | None = None) -> list[Outline]:
-        """See `Region.outline`."""
+    def _drawn(self, image_size: Size, geometry: ImageGeometry | None) -> list[Outline]:
         if geometry is None:
-            raise OptionError(
-                f"drawing {self} needs the patch grid: pass geometry=features.geometry"
-            )
+            raise OptionError(f"drawing {self} needs the grid: pass geometry=features.geometry")
         self._require_grid(geometry)
         corners = np.array([[self.col, self.row], [self.col + 1, self.row + 1]])
         return [Outline("box", geometry.to_pixels(corners))]
@@ -214,13 +365,11 @@ class Box(_Numbers, Shape):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for low, high in (("x1", "x2"), ("y1", "y2")):
-            if getattr(self, high) <= getattr(self, low):
-                raise RegionError(
-                    f"{self!r} is empty or inverted: {high} must be greater than {low}. "
-                    "Boxes are left, top, right, bottom; Box.from_xywh takes left, top, "
-                    "width, height; Point takes a single place"
-                )
+        if self.x2 <= self.x1 or self.y2 <= self.y1:
+            raise RegionError(
+                f"{self!r} is empty or inverted: x2 must be greater than x1, and y2 than y1. Box.from_xywh takes "
+                "left, top, width, height; Point takes a single place"
+            )
 
     @classmethod
     def from_xywh(cls, x: float, y: float, width: float, height: float) -> Self:
@@ -257,16 +406,15 @@ class Box(_Numbers, Shape):
         return [cls(*numbers(row, 4, f"row {index} of {what}")) for index, row in enumerate(rows)]
 
     @classmethod
-    def footprints(
-        cls, regions: Sequence[Self], geometry: ImageGeometry, rounding: Rounding
+    def place(
+        cls, shapes: Sequence[Self], geometry: ImageGeometry, rounding: Rounding
     ) -> Footprints:
         """Exact coverage, or the published rounding, of all boxes at once."""
-        corners = np.array([(b.x1, b.y1, b.x2, b.y2) for b in regions], dtype=np.float64)
+        corners = np.array([box._value() for box in shapes], dtype=np.float64)
         reference = rounding == "reference"
-        boxes = clip_boxes(corners, image_box(geometry) if reference else geometry.visible)
-        outside = np.flatnonzero((boxes[:, 2:] <= boxes[:, :2]).any(axis=1))
-        if len(outside):
-            raise off_view(regions[outside[0]], geometry)
+        limits = (0, 0, *geometry.image_size) if reference else geometry.visible
+        boxes = clip_boxes(corners, limits)
+        require_seen((boxes[:, 2:] > boxes[:, :2]).all(axis=1), shapes, geometry)
         if reference:
             return reference_box_footprints(corners, geometry)
         return box_footprints(boxes, geometry)
@@ -275,8 +423,7 @@ class Box(_Numbers, Shape):
         """Its corners."""
         return np.array([[self.x1, self.y1], [self.x2, self.y2]])
 
-    def outline(self, image_size: Size, geometry: ImageGeometry | None = None) -> list[Outline]:
-        """See `Region.outline`."""
+    def _drawn(self, image_size: Size, geometry: ImageGeometry | None) -> list[Outline]:
         return [Outline("box", self.extent())]
 
 
@@ -291,10 +438,11 @@ class WholeImage(Shape):
     kind: ClassVar[str] = "whole_image"
     json_key: ClassVar[str] = "whole"
     reference_is_span: ClassVar[bool] = True
+    reference_is_flat: ClassVar[bool] = True
 
     @classmethod
-    def footprints(
-        cls, regions: Sequence[Self], geometry: ImageGeometry, rounding: Rounding
+    def place(
+        cls, shapes: Sequence[Self], geometry: ImageGeometry, rounding: Rounding
     ) -> Footprints:
         """The visible part as a box; ``reference`` counts every patch that shows image alike."""
         if rounding == "reference":
@@ -302,16 +450,15 @@ class WholeImage(Shape):
             spans = np.array([[columns.min(), rows.min(), columns.max(), rows.max()]])
             one = span_footprints(spans, geometry.grid)
         else:
-            one = box_footprints(np.array([geometry.visible]), geometry)
-        count = len(regions)
-        return Footprints(*(np.repeat(a, count, axis=0) for a in (one.cover, one.centre, one.half)))
+            one = box_footprints(geometry.visible, geometry)
+        count = len(shapes)
+        return Footprints(one.cover.repeat(count, axis=0), one.extents.repeat(count, axis=0))
 
     def reference_length(self, geometry: ImageGeometry, attended: Floats | None) -> float:
         """By attention the published embedding is the mean, not the sum, of attention x token."""
         return 1.0 if attended is None else float(attended.sum()) / attended.size
 
-    def outline(self, image_size: Size, geometry: ImageGeometry | None = None) -> list[Outline]:
-        """See `Region.outline`."""
+    def _drawn(self, image_size: Size, geometry: ImageGeometry | None) -> list[Outline]:
         return [Outline("box", np.array([(0.0, 0.0), image_size], dtype=np.float64))]
 
     def _words(self) -> str:
@@ -382,10 +529,6 @@ class RegionSet(Region):
         for member in self.members:
             for shape, share in member.leaves():
                 yield shape, share / len(self.members)
-
-    def outline(self, image_size: Size, geometry: ImageGeometry | None = None) -> list[Outline]:
-        """See `Region.outline`."""
-        return [part for member in self.members for part in member.outline(image_size, geometry)]
 
     def _words(self) -> str:
         return f"of {len(self.members)} regions"

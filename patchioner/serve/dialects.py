@@ -22,7 +22,7 @@ from torch import Tensor
 
 from patchioner.base.errors import PatchionerError, RegionError
 from patchioner.pipeline import attempt
-from patchioner.regions.label_studio import from_label_studio
+from patchioner.regions.annotators import from_label_studio
 from patchioner.serve.engine import Encoded, Engine
 from patchioner.serve.native import Asker
 from patchioner.serve.reading import RequestError, bad_request

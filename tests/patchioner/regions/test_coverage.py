@@ -20,7 +20,7 @@ from patchioner.regions import (
     WholeImage,
     region_weights,
 )
-from patchioner.regions.coverage import reference_box_footprints, reference_model_boxes
+from patchioner.regions.shapes import reference_box_footprints, reference_model_boxes
 
 Weights = npt.NDArray[np.floating]
 MODES = ("stretch", "crop", "pad", "aspect")

@@ -8,7 +8,7 @@ import pytest
 
 from patchioner import Box, Mask, Point, Polygon
 from patchioner.base.errors import RegionError
-from patchioner.regions.label_studio import from_label_studio
+from patchioner.regions.annotators import from_label_studio
 
 SIZE = (40, 20)
 RECTANGLE = {"x": 25, "y": 50, "width": 50, "height": 25}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from patchioner.base.errors import RegionFileError
-from patchioner.regions import formats, large, read_regions
+from patchioner.regions import formats, items, read_regions
 
 CONTENT = {
     "info": {"year": 2026, "images": [1, 2]},
@@ -38,8 +38,8 @@ def test_a_large_file_is_read_as_a_small_one_is(
     path.write_text(json.dumps(CONTENT, indent=indent, ensure_ascii=ascii_only), encoding="utf-8")
     small = read_regions(path)
     monkeypatch.setattr(formats, "LARGE", 0)
-    monkeypatch.setattr(large, "_WINDOW", window)
-    monkeypatch.setattr(large, "_AHEAD", 40)
+    monkeypatch.setattr(items, "_WINDOW", window)
+    monkeypatch.setattr(items, "_AHEAD", 40)
     found = read_regions(path)
     assert [one.name for one in found.photos] == [one.name for one in small.photos]
     for name in ("d/\u00fc.jpg", "b\u2028.jpg", "none.jpg"):

@@ -26,8 +26,8 @@ from patchioner.regions import (
     pool_regions,
     region_weights,
 )
-from patchioner.regions.coverage import span_footprints
-from patchioner.regions.weights import published_middle
+from patchioner.regions.base import published_middle
+from patchioner.regions.shapes import span_footprints
 
 # 8 x 8 patches of 10 pixels; model pixels are original pixels.
 GEOMETRY = fit_image((80, 80), mode="stretch", size=80, patch_size=10)
@@ -206,7 +206,7 @@ def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     features = some_features()
     regions = [Box(i, i, i + 7, i + 5) for i in range(30)]
     whole = pool_regions(features, regions)
-    monkeypatch.setattr("patchioner.regions.weights._REGIONS", 7)
+    monkeypatch.setattr("patchioner.regions.base._REGIONS", 7)
     torch.testing.assert_close(pool_regions(features, regions), whole)
 
 
