@@ -87,11 +87,20 @@ Photo = Image.Image | ReducedPhoto
 """What a backbone encodes; both have the `size` of the original."""
 
 
+# Formats that Pillow opens and that hold no photos, or start another program.
+_NO_PHOTOS = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}
+
+
 def readable_formats() -> dict[str, str]:
-    """Suffix -> format of all files that Pillow opens here; with pillow-heif installed, HEIC and HEIF too."""
+    """Suffix -> format of all photos that Pillow opens here; with pillow-heif installed, HEIC and HEIF too."""
     _register_heif()
-    known = Image.registered_extensions()
-    return {suffix: kind for suffix, kind in known.items() if kind in Image.OPEN}
+    known, opened = Image.registered_extensions(), Image.OPEN.keys() - _NO_PHOTOS
+    return {suffix: kind for suffix, kind in known.items() if kind in opened}
+
+
+def is_picture(name: str | os.PathLike[str]) -> bool:
+    """Whether a file's suffix is one that Pillow reads here as a photo."""
+    return os.path.splitext(name)[1].lower() in readable_formats()
 
 
 @functools.cache

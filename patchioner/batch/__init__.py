@@ -1,27 +1,11 @@
-"""Many photos, one resumable job: rows out, none lost, none doubled.
+"""Many photos, one resumable job: rows out, none lost, none doubled. Torch, Arrow and Ray are loaded where used."""
 
-Importing it is light: torch, Arrow and Ray are loaded where they are used.
-"""
-
-from __future__ import annotations
-
-from patchioner.batch.captioner import Captioner
 from patchioner.batch.exports import export
 from patchioner.batch.job import Job, Report, run
-from patchioner.batch.rows import Row, schema
-from patchioner.batch.sinks import read_rows
+from patchioner.batch.rows import Row, read_rows, schema
 from patchioner.batch.sources import Reading
-from patchioner.batch.tasks import Task
+from patchioner.batch.tasks import Captioner, Task
 
 __all__ = [
-    "Captioner",
-    "Job",
-    "Reading",
-    "Report",
-    "Row",
-    "Task",
-    "export",
-    "read_rows",
-    "run",
-    "schema",
-]
+    "Captioner", "Job", "Reading", "Report", "Row", "Task", "export", "read_rows", "run", "schema",
+]  # fmt: skip

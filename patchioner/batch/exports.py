@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+import sqlite3
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from functools import partial
+from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import Any, TextIO
-from xml.etree import ElementTree
-from xml.etree.ElementTree import Element, SubElement
+from xml.etree.ElementTree import Element, SubElement, tostring
 
 from patchioner.base.errors import OptionError, UnknownNameError
 from patchioner.base.files import atomic_path
 from patchioner.batch.rows import Row
 
-WHOLE = "whole_image"
 BESIDE = ("txt", "json", "xmp")
+_WHOLE = "whole_image"
 _UNFIT = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # for XML 1.0
 _XMP = {
     "xmlns:x": "adobe:ns:meta/",
@@ -28,16 +30,18 @@ _XMP = {
     "xmlns:stArea": "http://ns.adobe.com/xmp/sType/Area#",
 }
 _FIFTYONE = "fiftyone.core.fields.EmbeddedDocumentField(fiftyone.core.labels.{})"
+_IN_ORDER = """select said from rows join (select photo, min(rowid) as first from rows group by photo)
+               using (photo) order by first, rows.rowid"""
 Entry = dict[str, Any]
-Photos = Iterator[tuple[str, list[Row]]]
+Photos = Iterable[tuple[str, list[Row]]]
 Size = tuple[int, int]
 
 
 def export(rows: Iterable[Row], to: str, out: str | os.PathLike[str], *, prefix: str = "") -> int:
-    """Write rows in the form of another tool. Files are whole or absent.
+    """Write rows in the form of another tool. Files are whole or absent, and few rows are held at a time.
 
     Args:
-        rows: finished ones, as `read_rows` gives them; all are held, about 1 KiB each.
+        rows: finished ones, as `read_rows` gives them.
         to: a key of `EXPORTS`; docs/batch.md says what each holds.
         out: the file; of those in `BESIDE` the folder that gets a file for each photo, at its name with another
             suffix: given the photos' own folder, beside them.
@@ -57,15 +61,29 @@ def export(rows: Iterable[Row], to: str, out: str | os.PathLike[str], *, prefix:
     """
     if to not in EXPORTS:
         raise UnknownNameError.among("export", to, EXPORTS)
-    return EXPORTS[to](photos_of(rows, "" if to in BESIDE else prefix), Path(out))
+    with closing(photos_of(rows, "" if to in BESIDE else prefix)) as photos:
+        return EXPORTS[to](photos, Path(out))
 
 
-def photos_of(rows: Iterable[Row], prefix: str = "") -> Photos:
-    """(name, its rows) of each photo, in the order of their first rows; a table may have them apart."""
-    groups: dict[str, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(prefix + row.photo, []).append(row)
-    return iter(groups.items())
+def photos_of(
+    rows: Iterable[Row], prefix: str = ""
+) -> Generator[tuple[str, list[Row]], None, None]:
+    """(name, its rows) of each photo, in the order of their first rows; a table may have them apart.
+
+    The rows wait in a database without a name, which lies on the disk where it is large.
+    """
+    with closing(sqlite3.connect("")) as disk:
+        disk.execute("create table rows (photo text, said text)")
+        told = ((json.dumps(row.photo), json.dumps(row.to_dict())) for row in rows)
+        disk.executemany("insert into rows values (?, ?)", told)
+        read = (Row.from_dict(json.loads(said)) for (said,) in disk.execute(_IN_ORDER))
+        for photo, own in groupby(read, lambda row: row.photo):
+            yield prefix + photo, list(own)
+
+
+def size_of(rows: Iterable[Row]) -> Size | None:
+    """(width, height) of the photo of these rows, where one of them has it."""
+    return next(((row.width, row.height) for row in rows if row.width and row.height), None)
 
 
 class _Ids:
@@ -76,14 +94,16 @@ class _Ids:
         self._taken: set[int] = set()
         self._last = 0
 
-    def of(self, key: Any, wanted: object = None) -> int:
+    def new(self, wanted: object) -> int:
+        number = int(str(wanted)) if re.fullmatch(r"-?[0-9]{1,18}", str(wanted)) else None
+        while number is None or number in self._taken:
+            number = self._last = self._last + 1
+        self._taken.add(number)
+        return number
+
+    def of(self, key: Any, wanted: object) -> int:
         if key not in self.known:
-            text = str(wanted)
-            number = int(text) if re.fullmatch(r"-?[0-9]{1,18}", text) else None
-            while number is None or number in self._taken:
-                number = self._last = self._last + 1
-            self.known[key] = number
-            self._taken.add(number)
+            self.known[key] = self.new(wanted)
         return self.known[key]
 
 
@@ -94,13 +114,11 @@ def _coco(photos: Photos, out: Path, make: Callable[[Row, _Ids], Entry | None]) 
 
     def entries() -> Iterator[Entry | None]:
         for name, rows in photos:
-            image, size = images.of(name, _carried(rows[0]).get("image_id")), _size(rows)
-            known = {} if size is None else {"width": size[0], "height": size[1]}
-            listed.append({"id": image, "file_name": name, **known})
-            for place, row in enumerate(rows):
+            image = images.of(name, _carried(rows[0]).get("image_id"))
+            listed.append({"id": image, "file_name": name, **_sides(rows)})
+            for row in rows:
                 if (made := make(row, categories)) is not None:
-                    own = annotations.of((name, place), row.annotation_id)
-                    made |= {"id": own, "image_id": image}
+                    made |= {"id": annotations.new(row.annotation_id), "image_id": image}
                 yield made
 
     return _write(out, "annotations", entries(), lambda: {
@@ -125,8 +143,7 @@ def _boxed(row: Row, categories: _Ids) -> Entry | None:
     # "score" is a detector's, which may have come with it.
     said = {"caption": row.text, "caption_score": row.score, "caption_confidence": row.confidence}
     whole = {"segmentation": [], "iscrowd": 0, "bbox": box, "area": box[2] * box[3], **kept}
-    whole["category_id"] = category
-    return whole | _given({**said, "caption_error": row.error})
+    return whole | {"category_id": category} | _given({**said, "caption_error": row.error})
 
 
 def _alike(given: object, box: list[float]) -> bool:
@@ -137,15 +154,11 @@ def _alike(given: object, box: list[float]) -> bool:
     return real and all(abs(one - other) <= 1 for one, other in zip(given, box, strict=True))
 
 
-def _said(row: Row, categories: _Ids) -> Entry | None:
-    return {"caption": row.text} if row.kind == WHOLE and row.text is not None else None
-
-
 def _label_studio(name: str, rows: list[Row]) -> Iterator[Entry | None]:
     """A task with a prediction; the names of its tags are label, box and caption."""
     results: list[Entry] = []
-    for row in rows:
-        found = list(_results(row, _size(rows)))
+    for place, row in enumerate(rows):
+        found = list(_results(place, row, size_of(rows)))
         results += found
         yield from [] if found else [None]
     known = [row.confidence for row in rows if row.confidence is not None]
@@ -154,12 +167,11 @@ def _label_studio(name: str, rows: list[Row]) -> Iterator[Entry | None]:
     yield {"data": {"image": name}, "predictions": [prediction]}
 
 
-def _results(row: Row, size: Size | None) -> Iterator[Entry]:
-    own = str(row.index) if row.annotation_id is None else f"{row.index}-{row.annotation_id}"
+def _results(place: int, row: Row, size: Size | None) -> Iterator[Entry]:
+    own = str(place) if row.annotation_id is None else f"{place}-{row.annotation_id}"
     common = {"id": own, "to_name": "image", **_given({"score": row.confidence})}
-    words = [] if row.text is None else [row.text]
     box, where = _shares(row, size), dict[str, Any]()
-    if row.kind != WHOLE:
+    if row.kind != _WHOLE:
         if box is None or size is None:
             return
         x, y, width, height = (100 * share for share in box)
@@ -168,39 +180,37 @@ def _results(row: Row, size: Size | None) -> Iterator[Entry]:
         kind, tag = ("rectangle", "box") if row.category is None else ("rectanglelabels", "label")
         named = {} if row.category is None else {"rectanglelabels": [row.category]}
         yield {**common, "from_name": tag, "type": kind, "value": {**where, **named}}
-    if words:
-        said = {"from_name": "caption", "type": "textarea", "value": {**where, "text": words}}
+    if row.text is not None:
+        said = {"from_name": "caption", "type": "textarea", "value": {**where, "text": [row.text]}}
         yield common | said
 
 
 def _fiftyone(name: str, rows: list[Row]) -> Iterator[Entry | None]:
     """A sample with the fields `regions` (Detections) and `caption` (Classification)."""
-    size, found, whole = _size(rows), list[Entry](), None
+    size, found, whole = size_of(rows), list[Entry](), None
     for row in rows:
         sure, box = _given({"confidence": row.confidence}), _shares(row, size)
-        if row.kind == WHOLE and row.text is not None:
+        if _is_caption(row):
             whole = {"_cls": "Classification", "label": row.text, **sure}
-        elif row.kind != WHOLE and box is not None:
+        elif row.kind != _WHOLE and box is not None:
             told = {"caption": row.text, "score": row.score, "annotation_id": row.annotation_id}
             own = {"_cls": "Detection", "label": row.category or "region", "bounding_box": box}
             found.append({**own, **sure, **_given({**told, "error": row.error})})
         else:
             yield None
-    known = {} if size is None else {"width": size[0], "height": size[1]}
-    metadata = {"_cls": "ImageMetadata", **known}
-    regions = {"_cls": "Detections", "detections": found}
-    yield {"filepath": name, "tags": [], "metadata": metadata, "regions": regions, "caption": whole}
-
-
-def _per_photo(make: Callable[[str, list[Row]], Iterator[Entry | None]], photos: Photos) -> Any:
-    return (entry for name, rows in photos for entry in make(name, rows))
+    about = {"filepath": name, "tags": [], "metadata": {"_cls": "ImageMetadata", **_sides(rows)}}
+    yield {**about, "regions": {"_cls": "Detections", "detections": found}, "caption": whole}
 
 
 def _write_fiftyone(photos: Photos, out: Path) -> int:
     kinds = {"regions": "Detections", "caption": "Classification"}
     fields = {name: _FIFTYONE.format(kind) for name, kind in kinds.items()}
     rest = {"name": out.stem, "media_type": "image", "sample_fields": fields}
-    return _write(out, "samples", _per_photo(_fiftyone, photos), lambda: rest)
+    return _write(out, "samples", _each(photos, _fiftyone), lambda: rest)
+
+
+def _each(photos: Photos, make: Callable[[str, list[Row]], Iterator[Entry | None]]) -> Any:
+    return (entry for name, rows in photos for entry in make(name, rows))
 
 
 def _cvat(photos: Photos, out: Path) -> int:
@@ -209,18 +219,18 @@ def _cvat(photos: Photos, out: Path) -> int:
     with _text(out) as stream:
         stream.write("<annotations>\n<version>1.1</version>\n")
         for number, (name, rows) in enumerate(photos):
-            width, height = _size(rows) or (0, 0)
+            width, height = size_of(rows) or (0, 0)
             image = _inside(None, "image", id=number, name=name, width=width, height=height)
             left += sum(not _cvat_shape(image, row) for row in rows)
-            stream.write(ElementTree.tostring(image, encoding="unicode") + "\n")
+            stream.write(tostring(image, encoding="unicode") + "\n")
         stream.write("</annotations>\n")
     return left
 
 
 def _cvat_shape(image: Element, row: Row) -> bool:
-    if row.kind == WHOLE and row.text is not None:
+    if _is_caption(row):
         shape = _inside(image, "tag", label=row.category or "photo", source="auto")
-    elif row.kind != WHOLE and row.bbox is not None:
+    elif row.kind != _WHOLE and row.bbox is not None:
         edges = dict(zip(("xtl", "ytl", "xbr", "ybr"), row.bbox, strict=True))
         where: Entry = {"occluded": 0, **edges, "z_order": 0}
         shape = _inside(image, "box", label=row.category or "region", source="auto", **where)
@@ -235,7 +245,7 @@ def _cvat_shape(image: Element, row: Row) -> bool:
 def _txt(rows: list[Row], stream: TextIO) -> int:
     """A caption a line."""
     texts = [" ".join(row.text.split()) for row in rows if row.text is not None]
-    stream.write("".join(_UNFIT.sub("\ufffd", text) + "\n" for text in texts))
+    stream.write("".join(_fit(text) + "\n" for text in texts))
     return len(rows) - len(texts)
 
 
@@ -247,10 +257,10 @@ def _json(rows: list[Row], stream: TextIO) -> int:
 
 def _xmp(rows: list[Row], stream: TextIO) -> int:
     """dc:description, and regions as the Metadata Working Group defines them."""
-    size, meta = _size(rows), _inside(None, "x:xmpmeta", **_XMP)
+    size, meta = size_of(rows), _inside(None, "x:xmpmeta", **_XMP)
     about = _inside(_inside(meta, "rdf:RDF"), "rdf:Description", **{"rdf:about": ""})
-    places = [(row, box) for row in rows if row.kind != WHOLE and (box := _shares(row, size))]
-    texts = [row.text for row in rows if row.kind == WHOLE and row.text is not None][:1]
+    places = [(row, box) for row in rows if row.kind != _WHOLE and (box := _shares(row, size))]
+    texts = [row.text for row in rows if _is_caption(row)][:1]
     for text in texts:
         choices = _inside(_inside(about, "dc:description"), "rdf:Alt")
         _inside(choices, "rdf:li", text, **{"xml:lang": "x-default"})
@@ -265,7 +275,7 @@ def _xmp(rows: list[Row], stream: TextIO) -> int:
             middle = {"stArea:x": x + width / 2, "stArea:y": y + height / 2}
             sides = {"stArea:w": width, "stArea:h": height, "stArea:unit": "normalized"}
             _inside(entry, "mwg-rs:Area", **middle, **sides)
-    stream.write(ElementTree.tostring(meta, encoding="unicode") + "\n")
+    stream.write(tostring(meta, encoding="unicode") + "\n")
     return len(rows) - len(places) - len(texts)
 
 
@@ -283,9 +293,11 @@ def _fit(value: object) -> str:
     return _UNFIT.sub("\ufffd", f"{value:.8g}" if isinstance(value, float) else str(value))
 
 
-def _beside(photos: Photos, folder: Path, write: Callable[[list[Row], TextIO], int]) -> int:
+def _beside(
+    photos: Photos, folder: Path, write: Callable[[list[Row], TextIO], int], suffix: str
+) -> int:
     """A file for each photo, at its name with another suffix; at name and suffix where that is taken."""
-    left, taken, suffix = 0, set[Path](), write.__name__.replace("_", ".")
+    left, taken = 0, set[Path]()
     for name, rows in photos:
         parts = [part for part in PurePosixPath(name.replace("\\", "/")).parts if part != "/"]
         if not parts or ".." in parts:
@@ -300,13 +312,15 @@ def _beside(photos: Photos, folder: Path, write: Callable[[list[Row], TextIO], i
 
 EXPORTS: Mapping[str, Callable[[Photos, Path], int]] = {
     "coco": lambda photos, out: _coco(photos, out, _boxed),
-    "coco-captions": lambda photos, out: _coco(photos, out, _said),
-    "label-studio": lambda photos, out: _write(out, None, _per_photo(_label_studio, photos)),
+    "coco-captions": lambda photos, out: _coco(
+        photos, out, lambda row, _: {"caption": row.text} if _is_caption(row) else None
+    ),
+    "label-studio": lambda photos, out: _write(out, None, _each(photos, _label_studio)),
     "cvat": _cvat,
     "fiftyone": _write_fiftyone,
-    "txt": lambda photos, out: _beside(photos, out, _txt),
-    "json": lambda photos, out: _beside(photos, out, _json),
-    "xmp": lambda photos, out: _beside(photos, out, _xmp),
+    "txt": partial(_beside, write=_txt, suffix=".txt"),
+    "json": partial(_beside, write=_json, suffix=".json"),
+    "xmp": partial(_beside, write=_xmp, suffix=".xmp"),
 }
 
 
@@ -316,12 +330,7 @@ def _text(path: Path) -> Iterator[TextIO]:
         yield stream
 
 
-def _write(
-    out: Path,
-    key: str | None,
-    entries: Iterable[Entry | None],
-    rest: Callable[[], Entry] = dict,
-) -> int:
+def _write(out: Path, key: str | None, entries: Any, rest: Callable[[], Entry] = dict) -> int:
     """A JSON list of entries, under a key of an object with the rest; how many were None."""
     left, start = 0, "[\n"
     with _text(out) as stream:
@@ -343,15 +352,20 @@ def _given(values: Entry) -> Entry:
     return {key: value for key, value in values.items() if value is not None}
 
 
+def _is_caption(row: Row) -> bool:
+    """Whether it is the text of a whole photo."""
+    return row.kind == _WHOLE and row.text is not None
+
+
+def _sides(rows: list[Row]) -> Entry:
+    return dict(zip(("width", "height"), size_of(rows) or (), strict=False))
+
+
 def _carried(row: Row) -> Entry:
     """The annotation that a row was made of."""
     found: Entry = json.loads(row.source) if row.source else {}
     inner = found.get("annotation")
     return inner if isinstance(inner, dict) else found
-
-
-def _size(rows: list[Row]) -> Size | None:
-    return next(((row.width, row.height) for row in rows if row.width and row.height), None)
 
 
 def _shares(row: Row, size: Size | None) -> list[float] | None:

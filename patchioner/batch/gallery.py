@@ -6,11 +6,12 @@ import base64
 import hashlib
 import os
 from collections.abc import Iterable
+from contextlib import closing, suppress
 from itertools import islice
 
 from patchioner.base.errors import ImageError
 from patchioner.base.files import atomic_path
-from patchioner.batch.exports import photos_of
+from patchioner.batch.exports import Size, photos_of, size_of
 from patchioner.batch.rows import Row
 from patchioner.images import ImageSource, data_url, load_image
 from patchioner.markup import Attribute, Child, Markup, element
@@ -37,7 +38,11 @@ const sort = (order) => {
 };
 for (const one of buttons) one.addEventListener("click", () => sort(one.value));
 """
-_ORDERS = {"file": "as in the file", "least": "least sure first", "most": "surest first"}
+_ORDERS = (
+    ("file", "as in the file", "true"),
+    ("least", "least sure first", "false"),
+    ("most", "surest first", "false"),
+)
 
 
 def write_gallery(
@@ -67,7 +72,8 @@ def write_gallery(
         >>> write_gallery(rows, [("a.jpg", "photos/a.jpg")], "gallery.html")  # doctest: +SKIP
         1
     """
-    shown = dict(islice(photos_of(rows), limit))
+    with closing(photos_of(rows)) as found:
+        shown = dict(islice(found, limit))
     pictures: dict[str, str | None] = {}
     for name, source in photos:
         if name in shown and name not in pictures:
@@ -77,7 +83,7 @@ def write_gallery(
     calibrated = any(row.confidence is not None for one in shown.values() for row in one)
     by = "confidence" if calibrated else "score"
     cards = [
-        _card(at, name, own, pictures.get(name), [getattr(row, by) for row in own])
+        _card(own, pictures.get(name), by, data_place=at)
         for at, (name, own) in enumerate(shown.items())
     ]
     with atomic_path(out) as temporary:
@@ -98,28 +104,24 @@ def _page(cards: list[Markup]) -> str:
         element("style", Markup(_CSS)),
     )
     buttons = [
-        element(
-            "button", text, type="button", value=order, aria_pressed=str(order == "file").lower()
-        )
-        for order, text in _ORDERS.items()
+        element("button", text, type="button", value=order, aria_pressed=pressed)
+        for order, text, pressed in _ORDERS
     ]
     top = element("header", element("h1", title), element("nav", buttons, aria_label="Order"))
     body = element("body", top, element("main", cards), element("script", Markup(_SCRIPT)))
     return f"<!DOCTYPE html>\n{element('html', head, body, lang='en')}\n"
 
 
-def _card(
-    place: int, name: str, rows: list[Row], picture: str | None, values: list[float | None]
-) -> Markup:
-    known = [value for value in values if value is not None]
-    size = next(((row.width, row.height) for row in rows if row.width and row.height), None)
-    drawn = None if size is None or picture is None else _drawn(name, rows, picture, size)
-    listed = element("ol", map(_line, rows))
+def _card(rows: list[Row], picture: str | None, by: str, **more: Attribute) -> Markup:
+    known = [value for row in rows if (value := getattr(row, by)) is not None]
+    name, size = rows[0].photo, size_of(rows)
+    drawn = None if size is None or picture is None else _drawn(rows, picture, size)
     sure = str(min(known)) if known else None
-    return element("article", element("h2", name), drawn, listed, data_place=place, data_sure=sure)
+    listed = element("ol", map(_line, rows))
+    return element("article", element("h2", name), drawn, listed, data_sure=sure, **more)
 
 
-def _drawn(name: str, rows: list[Row], picture: str, size: tuple[int, int]) -> Markup:
+def _drawn(rows: list[Row], picture: str, size: Size) -> Markup:
     width, height = size
     layers: list[Child] = [element("image", href=picture, width=width, height=height)]
     large = max(size) / 16
@@ -128,14 +130,11 @@ def _drawn(name: str, rows: list[Row], picture: str, size: tuple[int, int]) -> M
             x, y, right, bottom = row.bbox
             box: dict[str, Attribute] = {"x": x, "y": y, "width": right - x, "height": bottom - y}
             edges = [element("rect", **box), element("rect", **box)]
-            where = {
-                "x": x + large / 4,
-                "y": y + large,
-                "font_size": large,
-                "stroke_width": large / 8,
-            }
-            layers.append(element("g", edges, element("text", number, **where)))
-    return element("svg", layers, viewBox=f"0 0 {width} {height}", role="img", aria_label=name)
+            where: dict[str, Attribute] = {"x": x + large / 4, "y": y + large, "font_size": large}
+            label = element("text", number, stroke_width=large / 8, **where)
+            layers.append(element("g", edges, label))
+    about: dict[str, Attribute] = {"role": "img", "aria_label": rows[0].photo}
+    return element("svg", layers, viewBox=f"0 0 {width} {height}", **about)
 
 
 def _line(row: Row) -> Markup:
@@ -148,14 +147,12 @@ def _line(row: Row) -> Markup:
 
 
 def _thumbnail(source: ImageSource | None) -> str | None:
-    if source is None:
-        return None
-    try:
-        picture = load_image(source)
-    except ImageError:
-        return None
-    picture.thumbnail((_SIDE, _SIDE))
-    return data_url(picture, quality=90)
+    with suppress(ImageError):
+        picture = None if source is None else load_image(source)
+        if picture is not None:
+            picture.thumbnail((_SIDE, _SIDE))
+            return data_url(picture, quality=90)
+    return None
 
 
 def _digest(text: str) -> str:

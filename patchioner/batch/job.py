@@ -9,20 +9,22 @@ from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from patchioner.base.errors import OptionError
+from patchioner.base.errors import OptionError, PatchionerError
+from patchioner.base.optional import require
 from patchioner.base.progress import meter
-from patchioner.batch.asked import Asked, group_by_content
 from patchioner.batch.manifest import Manifest
-from patchioner.batch.rows import VERSION, Row
-from patchioner.batch.sinks import read_rows, run_folder, write_rows
+from patchioner.batch.rows import VERSION, Row, read_rows, run_folder, write_rows
 from patchioner.batch.sources import Reading, Sample, open_source
-from patchioner.batch.tasks import Task
+from patchioner.batch.tasks import Asked, Task, group_by_content
 
 if TYPE_CHECKING:
     from patchioner.model import Patchioner
+
+_CPUS = 2  # of each worker of Ray: one encodes while the other decodes
 
 
 @dataclass(frozen=True)
@@ -93,13 +95,7 @@ class TooManyFailuresError(Exception):
 
 
 class Worker:
-    """A process's share of a job: the opened source, the model, and the shards.
-
-    Args:
-        job: of all workers.
-        model: a loaded one in place of the job's.
-        on_photo: called after each photo with how many rows have failed so far.
-    """
+    """A process's share of a job; `on_photo` is called after each photo with how many rows have failed so far."""
 
     def __init__(
         self,
@@ -107,46 +103,40 @@ class Worker:
         model: Patchioner | None = None,
         on_photo: Callable[[int], object] = lambda failures: None,
     ) -> None:
-        self.job, self._on_photo = job, on_photo
-        self.folder, suffix = run_folder(job.out)
-        self.source = open_source(job.source, job.reading)  # what is cheap to refuse comes first
-        keys = self.source.keys()
-        per_shard = self.source.per_shard if job.shards is None else -(-len(keys) // job.shards)
-        self.model = model or job.load()
-        identity = self._identity()
-        self.name = hashlib.sha256(json.dumps(identity["model"]).encode()).hexdigest()[:16]
-        self.manifest = Manifest.open(self.folder, suffix, identity, keys, max(1, per_shard))
-        self.photos = self.rows = self.failures = 0
-
-    def _identity(self) -> dict[str, Any]:
-        """All that changes what rows say."""
         from patchioner.checkpoints.hub import model_fingerprint
 
+        self.job, self._on_photo = job, on_photo
+        folder, suffix = run_folder(job.out)
+        self.source = open_source(job.source, job.reading)  # what is cheap to refuse comes first
+        self.model = model or job.load()
         own = model_fingerprint(self.model) | {"settings": self.model.settings.to_json()}
         own["dtype"] = str(self.model.dtype)
-        return {"rows": VERSION, **self.job.task.identity(), "model": own, **self.source.identity}
+        self.name = hashlib.sha256(json.dumps(own).encode()).hexdigest()[:16]
+        # All that changes what rows say.
+        run = {"rows": VERSION, **job.task.identity(), "model": own, **self.source.identity}
+        self.manifest = Manifest.open(folder, suffix, run, self.source, job.shards)
+        self.photos = self.rows = self.failures = 0
 
     def pending(self) -> list[int]:
         """Shards that are not finished, and to be done over."""
-        paths = enumerate(self.manifest.paths())
         return [
             number
-            for number, path in paths
+            for number, path in enumerate(self.manifest.paths())
             if not path.exists() or (self.job.retry and any(row.error for row in read_rows(path)))
         ]
 
     def write(self, number: int, *, wait: bool = False) -> bool:
         """Do a shard; False where another process is about it and we do not wait."""
         with self.manifest.lock(number, wait=wait) as ours:
-            if not ours:
-                return False
             path = self.manifest.path(number)
-            samples = self.source.samples(self.manifest.shards[number])
-            if not path.exists():
-                with closing(self._rows(list(samples))) as rows:
+            if not ours or (path.exists() and not self.job.retry):
+                return ours
+            samples = list(self.source.samples(self.manifest.shards[number]))
+            if path.exists():
+                write_rows(path, self._retried(list(read_rows(path)), samples))
+            else:
+                with closing(self._rows(samples)) as rows:
                     write_rows(path, rows)
-            elif self.job.retry:
-                write_rows(path, self._retried(list(read_rows(path)), list(samples)))
             return True
 
     def _rows(self, samples: Sequence[Sample]) -> Generator[Row, None, None]:
@@ -220,15 +210,13 @@ def run(
     """
     name = model if isinstance(model, str) else Job.model
     job = Job(str(source), str(out), model=name, **settings)
-    if engine == "ray":
-        if not isinstance(model, str):
-            raise OptionError("with engine='ray' give the model's name: each worker loads its own")
-        from patchioner.batch.ray_engine import work_on_ray
-
-        return _finished(job, work_on_ray(job))
-    if engine != "local":
+    if engine == "local":
+        return _finished(job, _work_here(job, None if isinstance(model, str) else model))
+    if engine != "ray":
         raise OptionError(f"engine {engine!r} is unknown: use 'local' or 'ray'")
-    return _finished(job, _work_here(job, None if isinstance(model, str) else model))
+    if not isinstance(model, str):
+        raise OptionError("with engine='ray' give the model's name: each worker loads its own")
+    return _finished(job, _work_on_ray(job))
 
 
 def _work_here(job: Job, model: Patchioner | None) -> Report:
@@ -245,21 +233,67 @@ def _work_here(job: Job, model: Patchioner | None) -> Report:
     return Report(0, {}, worker.photos, worker.rows, seconds, stopped, worker.source.left_out)
 
 
+class _Actor:
+    """One process of Ray's pool: a worker, which loads its own model."""
+
+    def __init__(self, job: Job) -> None:
+        self._worker = Worker(job)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        before, stopped = (self._worker.photos, self._worker.rows), None
+        try:
+            self._worker.write(int(row["shard"]), wait=True)
+        except TooManyFailuresError as error:
+            stopped = str(error)
+        photos, rows = self._worker.photos - before[0], self._worker.rows - before[1]
+        return {"photos": photos, "regions": rows, "stopped": stopped}
+
+
+def _work_on_ray(job: Job) -> Report:
+    """The same on the cluster that Ray is connected to, or a local one; all reach source and output by the same paths.
+
+    A worker that dies is started again, and its shard begun anew.
+    """
+    ray, data = require("ray", "ray"), require("ray.data", "ray")
+    if not ray.is_initialized():
+        ray.init()
+    found = ray.cluster_resources()
+    gpus = int(found.get("GPU", 0))
+    count = gpus or max(1, int(found.get("CPU", 1)) // _CPUS)
+    started = time.perf_counter()
+    first = Worker(job)  # begins the run, and finds what is left
+    left = [{"shard": number} for number in first.pending()]
+    photos, regions, stopped = 0, 0, None
+    if left:
+        done = data.from_items(left, override_num_blocks=len(left)).map(
+            _Actor,
+            fn_constructor_args=(job,),
+            compute=data.ActorPoolStrategy(size=min(count, len(left))),
+            num_cpus=_CPUS,
+            num_gpus=float(gpus > 0),
+        )
+        try:
+            for row in done.iter_rows():
+                photos, regions = photos + row["photos"], regions + row["regions"]
+                stopped = stopped or row["stopped"]
+        except ray.exceptions.RayError as error:
+            reason = str(error).strip().splitlines()[-1:]
+            raise PatchionerError(f"Ray stopped ({' '.join(reason):.300}); start again") from error
+    seconds = time.perf_counter() - started
+    return Report(0, {}, photos, regions, seconds, stopped, first.source.left_out)
+
+
 def _finished(job: Job, report: Report) -> Report:
     """The report of all rows there are, which are joined to the one file that was asked for."""
     folder, suffix = run_folder(job.out)
-    manifest = Manifest.read(folder, suffix)
-    finished = [path for path in manifest.paths() if path.exists()]
-    errors: Counter[str] = Counter()
-    total = 0
-    for row in (row for path in finished for row in read_rows(path)):
-        total += 1
-        if row.error is not None:
-            errors[row.error] += 1
-    is_whole = len(finished) == len(manifest.shards)
-    if folder != Path(job.out) and is_whole and _is_older(Path(job.out), finished):
-        write_rows(Path(job.out), (row for path in finished for row in read_rows(path)))
-    return replace(report, rows=total, failed=dict(errors.most_common()))
+    shards, out = Manifest.read(folder, suffix).paths(), Path(job.out)
+    finished = [path for path in shards if path.exists()]
+    errors = Counter(row.error for path in finished for row in read_rows(path))
+    total = errors.total()
+    del errors[None]
+    if folder != out and len(finished) == len(shards) and _is_older(out, finished):
+        write_rows(out, chain.from_iterable(map(read_rows, finished)))
+    return replace(report, rows=total, failed={str(key): n for key, n in errors.most_common()})
 
 
 def _is_older(out: Path, shards: Sequence[Path]) -> bool:
@@ -267,3 +301,19 @@ def _is_older(out: Path, shards: Sequence[Path]) -> bool:
         return True
     written = out.stat().st_mtime_ns
     return any(path.stat().st_mtime_ns >= written for path in shards)
+
+
+def backbone_rate(job: Job, photos: int = 32) -> float:
+    """Photos per second that the backbone alone encodes, of the first ones of a source that can be read."""
+    from patchioner.images import load_image
+
+    model, source, images = job.load(), open_source(job.source, job.reading), []
+    for sample in islice(source.samples(source.keys()), photos):
+        try:
+            images.append(load_image(sample.image))
+        except PatchionerError:
+            continue
+    model.encode(images[:1])  # what is done once
+    started = time.perf_counter()
+    model.encode(images)
+    return len(images) / (time.perf_counter() - started)

@@ -3,49 +3,42 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from filelock import FileLock, Timeout
 
 from patchioner.base.errors import CheckpointError, OptionError
 from patchioner.base.files import differences, read_json, write_json
 
+if TYPE_CHECKING:
+    from patchioner.batch.sources import Source
+
 FORMAT, VERSION = "patchioner-batch", 1
 _FILE = "manifest.json"
+_log = logging.getLogger(__name__)
 
 
 class Manifest:
-    """The shards of a run, which may grow: photos that are new go into shards of their own. Made by `open`.
+    """The shards of a run, as keys, which may grow: photos that are new go into shards of their own. Made by `open`.
 
     A shard is finished when its file is there: files are renamed into their place when they are whole.
-
-    Attributes:
-        folder: where they lie.
-        shards: the keys of each.
     """
 
-    def __init__(self, folder: Path, suffix: str, shards: Sequence[Sequence[str]]) -> None:
+    def __init__(self, folder: Path, suffix: str, shards: list[list[str]]) -> None:
         self.folder, self.suffix, self.shards = folder, suffix, shards
 
     @classmethod
     def open(
-        cls,
-        folder: Path,
-        suffix: str,
-        identity: Mapping[str, Any],
-        keys: Sequence[str],
-        per_shard: int,
+        cls, folder: Path, suffix: str, run: Mapping[str, Any], source: Source, shards: int | None
     ) -> Self:
         """Begin a run in a new or empty folder, or go on with the same one.
 
-        Args:
-            suffix: of the shards.
-            identity: JSON values; everything that changes what rows say.
-            keys: of the source, all that there are now.
-            per_shard: how many go into a shard; a run that goes on keeps its own.
+        `run` are JSON values, everything that changes what rows say. A run that goes on keeps its number of keys to a
+        shard. What a tar or table gave is forgotten where that file was written anew: its shards are done over.
 
         Raises:
             OptionError: the folder holds something else, another run (the message says what differs), or the run of a
@@ -54,18 +47,38 @@ class Manifest:
         if folder.exists() and not folder.is_dir():
             raise OptionError(f"{folder} is a file: name a folder to write to")
         folder.mkdir(parents=True, exist_ok=True)
-        path, wanted = folder / _FILE, json.loads(json.dumps(identity))
+        keys, stamps = source.keys(), source.stamps()
+        per_shard = max(1, source.per_shard if shards is None else -(-len(keys) // shards))
+        wanted = json.loads(json.dumps(run))
         with FileLock(folder / ".manifest.lock"):
-            found = _found(path, wanted)
+            found = _found(folder / _FILE, wanted)
             per_shard = found.get("per_shard", per_shard)
-            shards = list(found.get("shards", ()))
-            known = {key for shard in shards for key in shard}
+            opened, files = (
+                cls(folder, suffix, list(found.get("shards", ()))),
+                found.get("files", {}),
+            )
+            changed = {name for name, now in stamps.items() if files.get(name, now) != now}
+            if changed:
+                _log.warning(
+                    "written anew since the last run, and so done over: %s", sorted(changed)
+                )
+                opened._forget(changed, keys)
+            known = {key for shard in opened.shards for key in shard}
             fresh = [key for key in keys if key not in known]
-            shards += [fresh[at : at + per_shard] for at in range(0, len(fresh), per_shard)]
-            if fresh or not found:
-                head = {"format": FORMAT, "version": VERSION, "run": wanted}
-                write_json(path, head | {"per_shard": per_shard, "shards": shards})
-        return cls(folder, suffix, shards)
+            opened.shards += [fresh[at : at + per_shard] for at in range(0, len(fresh), per_shard)]
+            now = {"format": FORMAT, "version": VERSION, "run": wanted, "per_shard": per_shard}
+            now |= {"shards": opened.shards, "files": files | stamps}
+            if now != found:
+                write_json(folder / _FILE, now)
+        return opened
+
+    def _forget(self, changed: set[str], keys: Sequence[str]) -> None:
+        """Take away the shards of files that were written anew, and the keys that are no more in these."""
+        here = set(keys)
+        for number, shard in enumerate(self.shards):
+            if not changed.isdisjoint(name for key in shard for name in (key, _table(key))):
+                self.path(number).unlink(missing_ok=True)
+                self.shards[number] = [key for key in shard if key in here]
 
     @classmethod
     def read(cls, folder: Path, suffix: str) -> Self:
@@ -85,16 +98,16 @@ class Manifest:
         """Hold a shard against other processes; False where another has it and we do not wait. A kill lets go of it."""
         locks = self.folder / ".locks"
         locks.mkdir(exist_ok=True)
-        lock = FileLock(locks / f"{number:06d}", timeout=-1 if wait else 0)
         try:
-            lock.acquire()
+            with FileLock(locks / f"{number:06d}", timeout=-1 if wait else 0):
+                yield True
         except Timeout:
             yield False
-            return
-        try:
-            yield True
-        finally:
-            lock.release()
+
+
+def _table(key: str) -> str:
+    """The file of a table's piece."""
+    return key.rpartition("#")[0]
 
 
 def _found(path: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:

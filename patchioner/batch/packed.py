@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
+import shutil
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import lru_cache, partial
 from itertools import groupby
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-from patchioner.base.errors import ImageError, OptionError, PatchionerError
+from patchioner.base.errors import ImageError, OptionError, PatchionerError, RegionFileError
 from patchioner.base.optional import require
-from patchioner.batch.sources import Lazy, Sample, Source, is_picture, plain
+from patchioner.batch.sources import TABLES, TARS, Lazy, Sample, Source, plain
+from patchioner.images import is_picture
 from patchioner.regions import RegionFile
 
 # Keys of JSON beside a photo that make it a file of regions.
@@ -24,18 +29,13 @@ _IMAGES = (
 )  # fmt: skip
 _REGIONS = ("regions", "annotations", "objects", "boxes", "bboxes", "bbox")
 _NAMES = (
-    "photo",
-    "__key__",
-    "key",
-    "file_name",
-    "filename",
-    "image_path",
-    "path",
-    "image_id",
-    "id",
-)
+    "photo", "__key__", "key", "file_name", "filename", "image_path", "path", "image_id", "id",
+)  # fmt: skip
+_COMPRESSED = {"gz": "gzip", "tgz": "gzip", "zst": "zstd"}
+_AT_ONCE = 2**20  # bytes
 _ROWS = 256  # of a table that are read as one piece
 _MOST_BESIDE = 2**24  # bytes of a file beside a photo
+Read: TypeAlias = "Callable[[int, int], bytes]"
 
 
 class Tars(Source):
@@ -44,39 +44,55 @@ class Tars(Source):
     JSON beside the photo is read as its regions where it has any; all of it comes back in `source`, as do texts.
     """
 
+    @staticmethod
+    def takes(name: str) -> bool:
+        """See `Source`."""
+        return name.lower().endswith(TARS)
+
     def samples(self, keys: Sequence[str]) -> Iterator[Sample]:
         """See `Source`; what cannot be read of a tar is one sample with its error."""
         for key in keys:
             try:
-                if not key.lower().endswith(".tar"):
-                    raise ImageError(f"{key!r} is compressed: unpack it to a plain .tar first")
-                with (
-                    self.store.open(key) as stream,
-                    tarfile.open(fileobj=stream, mode="r:") as tar,
-                ):
-                    yield from (self._sample(key, *group) for group in _grouped(tar))
+                opened, read = self._opened(key)
+                with opened as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
+                    for stem, members in _grouped(tar):
+                        yield self._sample(f"{plain(key)}/", stem, members, read)
                     # tarfile takes a tar that is cut between two files for a whole one.
-                    if self.store.read(key, tar.offset, tar.offset + 512) != bytes(512):
+                    if read(tar.offset, tar.offset + 512) != bytes(512):
                         raise tarfile.ReadError("it has no end")
-            except ImageError as error:
-                yield Sample(plain(key), error=error)
             except (tarfile.TarError, OSError, EOFError) as error:
                 reason = f"{key!r} cannot be read to its end ({error}): fetch it again"
                 yield Sample(plain(key), error=ImageError(reason))
 
-    def _sample(self, key: str, stem: str, members: Sequence[tarfile.TarInfo]) -> Sample:
+    def _opened(self, key: str) -> tuple[AbstractContextManager[Any], Read]:
+        """A tar as a file, and what reads some of its bytes; a compressed one is unpacked on the disk, namelessly."""
+        kind = _COMPRESSED.get(key.lower().rpartition(".")[2])
+        if kind is None:
+            return self.store.open(key), partial(self.store.read, key)
+        unpack = require("pyarrow", "batch").CompressedInputStream
+        with self.store.open(key) as packed, tempfile.TemporaryFile() as file:
+            with unpack(packed, kind) as stream:
+                shutil.copyfileobj(stream, file, _AT_ONCE)
+            if not file.tell():
+                raise tarfile.ReadError("it is empty")
+            file.flush()
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return nullcontext(data), lambda start, stop: data[start:stop]
+
+    def _sample(
+        self, tar: str, stem: str, members: Sequence[tarfile.TarInfo], read: Read
+    ) -> Sample:
         picture = next(one for one in members if is_picture(one.name))
-        name = f"{plain(key)}/{plain(picture.name)}"
+        name = tar + plain(picture.name)
 
         def fetch(member: tarfile.TarInfo) -> bytes:
-            start = member.offset_data
-            return self.store.read(key, start, start + member.size)
+            return read(member.offset_data, member.offset_data + member.size)
 
         image, beside = Lazy(name, partial(fetch, picture)), dict[str, Any]()
         try:
             for one in members:
                 if not is_picture(one.name) and one.size <= _MOST_BESIDE:
-                    beside[one.name[len(stem) + 1 :]] = _read(fetch(one), one.name)
+                    beside[one.name[len(stem) + 1 :]] = _content(fetch(one), one.name)
             file, called = self._regions_of(name, picture.name, beside)
         except PatchionerError as error:
             return Sample(name, source=beside, error=error)
@@ -88,7 +104,9 @@ class Tars(Source):
         if self.regions is not None:
             return self.regions.of(called)
         found = next((one for one in beside.values() if _has_regions(one)), None)
-        return (None, None) if found is None else (RegionFile(Path(name), found), None)
+        if found is None:
+            return None, None
+        return RegionFile(name, found, **self.how.numbers), None
 
 
 def _has_regions(content: object) -> bool:
@@ -110,7 +128,7 @@ def _stem(name: str) -> str:
     return f"{folder}{slash}{tail.partition('.')[0]}"
 
 
-def _read(data: bytes, name: str) -> Any:
+def _content(data: bytes, name: str) -> Any:
     if not name.lower().endswith(".json"):
         return data.decode("utf-8", "backslashreplace")
     try:
@@ -130,11 +148,17 @@ class Tables(Source):
         MissingExtraError: pyarrow is not installed.
     """
 
+    @staticmethod
+    def takes(name: str) -> bool:
+        """See `Source`."""
+        return name.lower().endswith(TABLES)
+
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
         how = self.how
         self.identity |= {"columns": [how.image_column, how.region_column]}
-        self._batch, self._batches = lru_cache(2)(self._read), lru_cache(1)(self._read_batches)
+        self._opened = lru_cache(2)(self._read)
+        self._group = lru_cache(2)(lambda name, group: self._opened(name)[2](group))
         self._image = self._region = ""
         for name in self.sizes:
             self._choose(name)
@@ -167,13 +191,14 @@ class Tables(Source):
             name, _, place = key.rpartition("#")
             group, start = map(int, place.split(":"))
             try:
-                table = self._batch(name, group).slice(start, _ROWS)
-            except (OSError, ValueError, IndexError) as error:  # Arrow's errors are these
+                table = self._group(name, group).slice(start, _ROWS)
+            except (PatchionerError, OSError, ValueError, IndexError) as error:
                 reason = f"{key!r} cannot be read ({error}): fetch the file again"
                 yield Sample(plain(key), error=ImageError(reason))
                 continue
             for number, row in enumerate(table.to_pylist()):
-                yield self._sample(f"{plain(name)}#{group}:{start + number}", row)
+                place = f"{plain(name)}#{group}:{start + number}"
+                yield replace(self._sample(place, row), origin=place)
 
     def _sample(self, place: str, row: dict[str, Any]) -> Sample:
         picture, given = row.pop(self._image), row.pop(self._region, None)
@@ -192,14 +217,16 @@ class Tables(Source):
             file, called = own if self.regions is None else self.regions.of(photo)
         except PatchionerError as error:
             return Sample(photo, source=row, error=error)
+        except ValueError as error:  # lists of unequal lengths
+            return Sample(photo, source=row, error=RegionFileError(f"{place}: {error}"))
         return Sample(photo, image, size, file, called, row)
 
     def _own(self, place: str, given: Any) -> RegionFile | None:
         """Regions that stand in the row, as a file of regions would hold them."""
         if given is None:
-            return RegionFile(Path(place), {"regions": []}) if self._region else None
+            return RegionFile(place, {"regions": []}) if self._region else None
         if isinstance(given, str | bytes):
-            given = _read(given if isinstance(given, bytes) else given.encode(), "x.json")
+            given = _content(given if isinstance(given, bytes) else given.encode(), "x.json")
         if self._region == "objects" and isinstance(given, Mapping):  # datasets' lists side by side
             lists = {key: one for key, one in given.items() if isinstance(one, list)}
             entries = zip(*lists.values(), strict=True)
@@ -207,46 +234,45 @@ class Tables(Source):
         if isinstance(given, list) and (not given or not isinstance(given[0], Mapping)):
             rows = given if not given or isinstance(given[0], list) else [given]
             given = [{"bbox": box} for box in rows]
-        content = given or {"regions": []}
-        return RegionFile(Path(place), content, box_format=self.how.box_format)  # type: ignore[arg-type]
+        return RegionFile(place, given or {"regions": []}, **self.how.numbers)
 
-    def _opened(self, name: str) -> tuple[list[int], list[str]]:
-        """(rows of each group, columns) of a file."""
+    def _read(self, name: str) -> tuple[list[int], list[str], Callable[[int], Any]]:
+        """(Rows of each group, columns, what reads a group as a table) of a file."""
+        arrow, parquet = require("pyarrow", "batch"), require("pyarrow.parquet", "batch")
+
+        def read(group: int) -> Any:
+            with self.store.open(name) as stream:
+                return parquet.ParquetFile(stream).read_row_group(group)
+
         try:
             if not name.lower().endswith(".parquet"):
                 batches = self._batches(name)
                 columns = list(batches[0].schema.names) if batches else []
-                return [len(one) for one in batches], columns
+                lengths = [len(one) for one in batches]
+                return lengths, columns, lambda group: arrow.Table.from_batches([batches[group]])
             with self.store.open(name) as stream:
-                file = require("pyarrow.parquet", "batch").ParquetFile(stream)
+                file = parquet.ParquetFile(stream)
                 groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
-                return groups, list(file.schema_arrow.names)
+                return groups, list(file.schema_arrow.names), read
+        except PatchionerError:
+            raise
         except (OSError, ValueError) as error:  # Arrow's errors are these
-            if isinstance(error, PatchionerError):
-                raise
             raise OptionError(f"{name!r} is no table that can be read ({error})") from error
 
-    def _read(self, name: str, group: int) -> Any:
-        if not name.lower().endswith(".parquet"):
-            return require("pyarrow", "batch").Table.from_batches([self._batches(name)[group]])
-        with self.store.open(name) as stream:
-            return require("pyarrow.parquet", "batch").ParquetFile(stream).read_row_group(group)
-
-    def _read_batches(self, name: str) -> list[Any]:
+    def _batches(self, name: str) -> list[Any]:
         """The record batches of an Arrow file, or of the stream that `datasets` writes."""
-        ipc, arrow = require("pyarrow.ipc", "batch"), require("pyarrow", "batch")
-        here = self.store.is_local
-        data = arrow.memory_map(self.store.image(name)) if here else self.store.read(name)
+        ipc, read = require("pyarrow.ipc", "batch"), self.store.read
+        if self.store.is_local:
+            memory_map = require("pyarrow", "batch").memory_map
+            read = lambda name: memory_map(self.store.image(name))  # noqa: E731
         try:
-            reader = ipc.open_file(data)
+            reader = ipc.open_file(read(name))
             return [reader.get_batch(place) for place in range(reader.num_record_batches)]
         except (OSError, ValueError):
-            return list(ipc.open_stream(arrow.memory_map(self.store.image(name)) if here else data))
+            return list(ipc.open_stream(read(name)))
 
 
-def _column(
-    columns: Sequence[str], told: str | None, usual: Sequence[str], name: str
-) -> str | None:
+def _column(columns: list[str], told: str | None, usual: Sequence[str], name: str) -> str | None:
     if told is not None and told not in columns:
-        raise OptionError(f"{name!r} has no column {told!r}: it has {list(columns)}")
+        raise OptionError(f"{name!r} has no column {told!r}: it has {columns}")
     return told or next((one for one in usual if one in columns), None)

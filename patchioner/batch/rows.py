@@ -1,15 +1,18 @@
-"""What a batch job writes: one row per region of a photo; the Arrow schema of rows has a version."""
+"""What a batch job writes: one row per region of a photo, as Parquet, JSON lines or CSV; a file is whole or absent."""
 
 from __future__ import annotations
 
 import csv
-import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
+from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from patchioner.base.errors import OptionError, PatchionerError
+from patchioner.base.files import atomic_path
 from patchioner.base.optional import require
 
 if TYPE_CHECKING:
@@ -17,7 +20,9 @@ if TYPE_CHECKING:
 
 VERSION = 1
 """Of the schema; it grows when a column is renamed, removed or means something else."""
+FORMATS = (".parquet", ".jsonl", ".csv")
 _KEY = b"patchioner.rows"
+_AT_ONCE = 1024  # rows that are held while writing
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,7 @@ class Row:
 
     Attributes:
         photo: its name as the source has it: relative to the folder, or as a list or annotation file spells it.
-        index: the region's place among those of the photo, from 0.
+        index: the region's place among those of the photo in its shard, from 0.
         annotation_id: of the region in its file, as text.
         category: what the file calls the region.
         kind: of region: "whole_image", "box", "mask", "polygon", "point", "trace", ...
@@ -40,6 +45,7 @@ class Row:
         model: fingerprint of the model.
         error, message: class and text of what went wrong; None where nothing did.
         source: what the source carried for it, as JSON text: an annotation with all its keys, the columns of a table.
+        origin: FILE#GROUP:ROW of a table, whose rows may name one photo again and again; else None.
     """
 
     photo: str
@@ -59,11 +65,12 @@ class Row:
     error: str | None = None
     message: str | None = None
     source: str | None = None
+    origin: str | None = None
 
     @property
     def key(self) -> tuple[str, int]:
-        """What a row is known by, and sorted by."""
-        return self.photo, self.index
+        """What a row is known by in all of a run: its origin, else its photo, and its index."""
+        return self.origin or self.photo, self.index
 
     def to_dict(self) -> dict[str, Any]:
         """The columns in their order; bbox and embedding as lists."""
@@ -81,10 +88,9 @@ class Row:
             raise OptionError(
                 f"columns {sorted(map(str, values))} are no rows of version {VERSION}: {COLUMNS}"
             )
-        given = dict(values)
-        for name in ("bbox", "embedding"):
-            given[name] = None if given.get(name) is None else tuple(given[name])
-        return cls(**given)
+        lists = ("bbox", "embedding")
+        return cls(**{key: tuple(one) if one is not None and key in lists else one
+                      for key, one in values.items()})  # fmt: skip
 
 
 COLUMNS = tuple(one.name for one in fields(Row))
@@ -96,11 +102,7 @@ def failed(error: PatchionerError) -> dict[str, Any]:
 
 
 def schema() -> pyarrow.Schema:
-    """The Arrow schema of rows; its metadata has their version.
-
-    Raises:
-        MissingExtraError: pyarrow is not installed.
-    """
+    """The Arrow schema of rows; its metadata has their version. MissingExtraError without pyarrow."""
     arrow = require("pyarrow", "batch")
     text, whole, real = arrow.string(), arrow.int32(), arrow.float64()
     kinds = {"index": whole, "width": whole, "height": whole, "score": real, "confidence": real}
@@ -112,41 +114,99 @@ def schema() -> pyarrow.Schema:
     return arrow.schema(columns, metadata={_KEY: str(VERSION)})
 
 
-def to_table(rows: Sequence[Row]) -> pyarrow.Table:
-    """Rows as an Arrow table of `schema`."""
-    return require("pyarrow", "batch").Table.from_pylist(
-        [row.to_dict() for row in rows], schema=schema()
-    )
-
-
-def check_schema(found: pyarrow.Schema, where: str) -> None:
-    """Refuse a table that does not hold rows of this version.
+def run_folder(out: str | os.PathLike[str]) -> tuple[Path, str]:
+    """(folder of the shards, their suffix) of an output: itself, or FILE.run beside a single file.
 
     Raises:
-        OptionError: another version, or no rows at all.
+        OptionError: neither a folder nor a file of a known suffix, or somewhere that cannot be renamed in.
     """
-    version = (found.metadata or {}).get(_KEY)
-    if version is None:
-        raise OptionError(f"{where} holds no rows of `patchioner batch`: its columns {found.names}")
-    if version != str(VERSION).encode():
-        raise OptionError(
-            f"{where} holds rows of version {version.decode()}, this release reads {VERSION}: "
-            "use the release that wrote them, or another --out"
-        )
+    path, name = Path(out), os.fspath(out)
+    if "://" in name:
+        raise OptionError(f"--out {name!r} is a URL: write to a local or shared folder")
+    if path.suffix.lower() in FORMATS and not path.is_dir():
+        shard = ".parquet" if path.suffix.lower() == ".parquet" else ".jsonl"
+        return path.with_name(f"{path.name}.run"), shard
+    if path.exists() and not path.is_dir() or (path.suffix and not name.endswith("/")):
+        raise OptionError(f"--out {name!r} is no folder/ and ends in none of {', '.join(FORMATS)}")
+    return path, ".parquet"
 
 
-def to_json_line(row: Row) -> str:
-    """A line of JSON, without its line feed."""
-    return json.dumps(row.to_dict(), ensure_ascii=False, allow_nan=False)
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
+    """Write rows as the suffix says, atomically; few are held at a time. OSError where that cannot be.
+
+    CSV is that of RFC 4180, with "\\n", lists as JSON, and an empty field for nothing.
+    """
+    values, suffix = (row.to_dict() for row in rows), path.suffix.lower()
+    with atomic_path(path) as temporary:
+        if suffix == ".parquet":
+            with temporary.open("wb") as stream:
+                _write_parquet(stream, values)
+            return
+        text: Any = {"encoding": "utf-8", "errors": "backslashreplace", "newline": ""}
+        with temporary.open("w", **text) as stream:
+            if suffix == ".jsonl":
+                for row in values:
+                    stream.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+                return
+            table = csv.writer(stream, lineterminator="\n")
+            table.writerow(COLUMNS)
+            for row in values:
+                cells = row.values()
+                table.writerow([json.dumps(one) if isinstance(one, list) else one for one in cells])
 
 
-def to_csv(rows: Iterable[Row], *, header: bool) -> str:
-    """Lines of CSV (RFC 4180, "\\n"); lists are JSON, nothing is an empty field."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    if header:
-        writer.writerow(COLUMNS)
-    for row in rows:
-        values = row.to_dict().values()
-        writer.writerow([json.dumps(one) if isinstance(one, list) else one for one in values])
-    return stream.getvalue()
+def _write_parquet(stream: Any, values: Iterator[dict[str, Any]]) -> None:
+    columns, arrow = schema(), require("pyarrow", "batch")
+    with require("pyarrow.parquet", "batch").ParquetWriter(stream, columns) as writer:
+        while group := list(islice(values, _AT_ONCE)):
+            writer.write_table(arrow.Table.from_pylist(group, schema=columns))
+
+
+def read_rows(path: str | os.PathLike[str]) -> Iterator[Row]:
+    """The rows that a batch job has written, one by one.
+
+    Args:
+        path: the .parquet or .jsonl file, or the folder, that was its output.
+
+    Raises:
+        OptionError: no such file, or one that holds something else, or rows of another version.
+
+    Example:
+        >>> [row.text for row in read_rows("captions.parquet")]  # doctest: +SKIP
+        ['a cat sitting on a chair']
+    """
+    place = Path(path)
+    shards = (one for one in place.glob("[0-9]*") if one.stem.isdigit() and one.suffix in FORMATS)
+    for file in sorted(shards) if place.is_dir() else [place]:
+        yield from _read_file(file)
+
+
+def _read_file(path: Path) -> Iterator[Row]:
+    try:
+        if path.suffix.lower() == ".parquet":
+            yield from _read_parquet(path)
+        elif path.suffix.lower() == ".jsonl":
+            with path.open(encoding="utf-8") as stream:
+                yield from (Row.from_dict(json.loads(line)) for line in stream)
+        else:
+            raise OptionError(f"rows are read from .parquet, .jsonl or a folder, not {path.name!r}")
+    except FileNotFoundError as error:
+        raise OptionError(f"no rows at {str(path)!r}: check the path") from error
+    except OptionError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise OptionError(f"{str(path)!r} holds no rows of `patchioner batch` ({error})") from error
+
+
+def _read_parquet(path: Path) -> Iterator[Row]:
+    with path.open("rb") as stream:
+        file = require("pyarrow.parquet", "batch").ParquetFile(stream)
+        found = (file.schema_arrow.metadata or {}).get(_KEY)
+        if found != str(VERSION).encode():
+            held = "no rows" if found is None else f"rows of version {found.decode()}"
+            raise OptionError(
+                f"{str(path)!r} holds {held}, this release reads rows of version {VERSION}: "
+                "use the release that wrote them, or another --out"
+            )
+        for batch in file.iter_batches(_AT_ONCE):
+            yield from map(Row.from_dict, batch.to_pylist())

@@ -10,21 +10,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar
+from typing import Any, BinaryIO, ClassVar, TypeAlias
 
 from patchioner.base.errors import ImageError, OptionError, PatchionerError, RegionFileError
 from patchioner.base.files import file_sha256
 from patchioner.base.optional import require
-from patchioner.images import ImageSource, readable_formats
+from patchioner.images import ImageSource, is_picture, readable_formats
 from patchioner.regions import RegionFile
 
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.zst")
 TABLES = (".parquet", ".arrow")
 _LISTS = (".txt", ".lst", ".list")
-# Formats that Pillow opens and that hold no photos, or start another program.
-_NO_PHOTOS = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}
 # Where systems and programs keep small copies of photos.
 _COPIES = {"__MACOSX", "@eaDir", "thumbnails", "thumbs"}
+
+
+Sizes: TypeAlias = "Mapping[str, int | None]"
 
 
 class Lazy:
@@ -45,25 +46,16 @@ class Lazy:
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """A photo and what its source says of it.
+    """A photo and what its source says of it."""
 
-    Attributes:
-        photo: its name in rows.
-        image: what a model reads; None where `error` says why there is nothing.
-        size: of the file in bytes, where it is cheap to know.
-        regions: the file that holds its regions; None is the whole image.
-        called: its name in that file; None where the file is its own.
-        source: what else the source carries for it, JSON values.
-        error: why it cannot be read at all.
-    """
-
-    photo: str
-    image: ImageSource | None = None
-    size: int | None = None
-    regions: RegionFile | None = None
-    called: str | None = None
-    source: Mapping[str, Any] = field(default_factory=dict)
-    error: PatchionerError | None = None
+    photo: str  # its name in rows
+    image: ImageSource | None = None  # what a model reads; None where `error` says why
+    size: int | None = None  # of the file in bytes, where it is cheap to know
+    regions: RegionFile | None = None  # that holds its regions; None is the whole image
+    called: str | None = None  # in that file; None where the file is its own
+    source: Mapping[str, Any] = field(default_factory=dict)  # what else is carried, JSON values
+    error: PatchionerError | None = None  # why it cannot be read at all
+    origin: str | None = None  # see `Row`
 
 
 @dataclass(frozen=True)
@@ -75,12 +67,28 @@ class Reading:
         image_column: of a table, holds pictures or paths.
         region_column: of a table, holds regions or boxes.
         box_format: what four numbers mean where a file or table does not say: "xyxy", "xywh" or "cxcywh".
+        normalized: numbers of regions are 0..1 of the photo.
+        exif: "ignore" where regions were made on the pixels as stored, before the EXIF rotation.
+
+    Raises:
+        OptionError: other words than these.
     """
 
     regions: str | None = None
     image_column: str | None = None
     region_column: str | None = None
     box_format: str | None = None
+    normalized: bool | None = None
+    exif: str | None = None
+
+    def __post_init__(self) -> None:
+        RegionFile("", {"regions": []}, **self.numbers)
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """What the numbers of regions mean, as `RegionFile` takes it, where that is told."""
+        told = {name: getattr(self, name) for name in ("box_format", "normalized", "exif")}
+        return {name: value for name, value in told.items() if value is not None}
 
 
 class Store:
@@ -88,12 +96,10 @@ class Store:
 
     def __init__(self, place: str) -> None:
         self.is_local = "://" not in place
+        find = require("fsspec.core", "batch").url_to_fs
         try:
-            self.fs, self.root = require("fsspec.core", "batch").url_to_fs(place)
-        except (
-            ValueError,
-            ImportError,
-        ) as error:  # an unknown protocol, or one without its package
+            self.fs, self.root = find(place)
+        except (ValueError, ImportError) as error:  # no such protocol, or not its package
             raise OptionError(f"{place} cannot be reached: {error}") from error
 
     def _at(self, name: str) -> tuple[Any, str]:
@@ -117,6 +123,13 @@ class Store:
         """What a model reads: a path, or a picture that is fetched later."""
         is_path = self.is_local and "://" not in name
         return self._at(name)[1] if is_path else Lazy(name, partial(self.read, name))
+
+    def stamp(self, name: str) -> str:
+        """What tells a file from another of its name: its bytes, and its content's tag or time of writing."""
+        fs, path = self._at(name)
+        found = fs.info(path)
+        tags = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "created")
+        return f"{found.get('size')} {next((found[tag] for tag in tags if tag in found), None)}"
 
     def size(self, name: str) -> int | None:
         """Of a file here; None of others, which would have to be asked for it."""
@@ -159,12 +172,6 @@ def _walk(root: str) -> Iterator[tuple[str, int | None]]:
                 yield os.path.relpath(path, root).replace(os.sep, "/"), size
 
 
-def is_picture(name: str) -> bool:
-    """Whether a file's suffix is one that Pillow reads here as a photo."""
-    suffix = os.path.splitext(name)[1].lower()
-    return readable_formats().get(suffix, "EPS") not in _NO_PHOTOS
-
-
 def plain(name: str) -> str:
     """A file name as text: bytes that are no UTF-8 as backslash escapes."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
@@ -176,18 +183,15 @@ class Regions:
     def __init__(self, place: str, how: Reading) -> None:
         if "://" in place:
             place = require("fsspec", "batch").open_local(f"simplecache::{place}")
-        self._folder = Path(place) if os.path.isdir(place) else None
-        self._format: Any = how.box_format
-        self.file = None if self._folder else self._read(Path(place))
-        self.identity = file_sha256(place) if self.file else str(Path(place).resolve())
+        self._place, self._numbers = Path(place), how.numbers
+        is_folder = self._place.is_dir()
+        self.file = None if is_folder else RegionFile(place, **self._numbers)
+        self.identity = str(self._place.resolve()) if is_folder else file_sha256(place)
 
     @cached_property
     def _beside(self) -> dict[str, str]:
-        names = Store(str(self._folder)).below()
+        names = Store(str(self._place)).below()
         return {os.path.splitext(name)[0]: name for name in names if not is_picture(name)}
-
-    def _read(self, path: Path) -> RegionFile:
-        return RegionFile(path, box_format=self._format)
 
     def of(self, photo: str) -> tuple[RegionFile, str | None]:
         """The file for a photo, and the name by which it knows the photo; RegionFileError without one."""
@@ -196,51 +200,45 @@ class Regions:
         stem = os.path.splitext(photo)[0]
         for known in (stem, stem.rpartition("/")[2]):
             if known in self._beside:
-                return self._read(Path(str(self._folder), self._beside[known])), None
+                return RegionFile(self._place / self._beside[known], **self._numbers), None
         raise RegionFileError(
-            f"no file of regions for {photo!r} in {str(self._folder)!r}: name it {stem}.json"
+            f"no file of regions for {photo!r} in {str(self._place)!r}: name it {stem}.json"
         )
 
 
 class Source(ABC):
     """Photos in pieces that can be read on their own, each under a key that stays its own.
 
-    Args:
-        store: where the files lie.
-        sizes: their names, with the bytes of each where they are known.
-        how: they are read.
-        identity: the source's name.
-        regions: of the photos, where they are read already.
-
-    Attributes:
-        identity: JSON values that say which photos and regions these are.
-        per_shard: keys that make a shard.
-        left_out: what was found and is no photo, and how often.
+    `sizes` are the files, with the bytes of each where they are known; `identity`, JSON values, says which photos and
+    regions these are, `left_out` what was found and is no photo, and how often.
     """
 
-    per_shard: ClassVar[int] = 1
+    per_shard: ClassVar[int] = 1  # keys
 
     def __init__(
-        self,
-        store: Store,
-        sizes: Mapping[str, int | None],
-        how: Reading,
-        identity: str,
-        regions: Regions | None = None,
+        self, store: Store, sizes: Sizes, how: Reading, name: str, regions: Regions | None = None
     ) -> None:
         self.store, self.sizes, self.how = store, sizes, how
+        if how.exif == "ignore" and not (isinstance(self, Photos) and store.is_local):
+            raise OptionError("--exif ignore needs photos that are files here: unpack them first")
         self.regions = regions or (None if how.regions is None else Regions(how.regions, how))
         told = self.regions and self.regions.identity
-        self.identity: dict[str, Any] = {
-            "source": identity,
-            "regions": told,
-            "box_format": how.box_format,
-        }
+        self.identity: dict[str, Any] = {"source": name, "regions": told, "box_format": None}
+        self.identity |= how.numbers
         self.left_out: dict[str, int] = {}
 
     def keys(self) -> Sequence[str]:
         """Of all that there is, in a stable order."""
         return list(self.sizes)
+
+    def stamps(self) -> dict[str, str]:
+        """Of the files that hold many photos, to tell when one was written anew."""
+        return {name: self.store.stamp(name) for name in self.sizes}
+
+    @staticmethod
+    @abstractmethod
+    def takes(name: str) -> bool:
+        """Whether a file is of this kind."""
 
     @abstractmethod
     def samples(self, keys: Sequence[str]) -> Iterator[Sample]:
@@ -251,6 +249,11 @@ class Photos(Source):
     """Photos that are files of their own; 256 make a shard."""
 
     per_shard = 256
+    takes = staticmethod(is_picture)
+
+    def stamps(self) -> dict[str, str]:
+        """None: what was said of a photo stays, and one that is mended is read by a retry."""
+        return {}
 
     def samples(self, keys: Sequence[str]) -> Iterator[Sample]:
         """See `Source`."""
@@ -261,6 +264,8 @@ class Photos(Source):
             except PatchionerError as error:
                 yield Sample(photo, error=error)
             else:
+                if self.how.exif == "ignore":  # which is looked up in the photo itself
+                    called = str(image)
                 yield Sample(photo, image, self.sizes.get(name), file, called)
 
 
@@ -301,17 +306,13 @@ def open_source(place: str | os.PathLike[str], reading: Reading | None = None) -
     return _of_annotations(store, tail, name, identity, how)
 
 
-def _of_files(store: Store, sizes: Mapping[str, int | None], how: Reading, identity: str) -> Source:
+def _of_files(store: Store, sizes: Sizes, how: Reading, identity: str) -> Source:
     """By what there is: pictures, else tars, else tables."""
     from patchioner.batch.packed import Tables, Tars
 
-    kinds: tuple[tuple[type[Source], Callable[[str], bool]], ...] = (
-        (Photos, is_picture),
-        (Tars, lambda name: name.lower().endswith(TARS)),
-        (Tables, lambda name: name.lower().endswith(TABLES)),
-    )
-    for make, is_kind in kinds:
-        wanted = {name: size for name, size in sizes.items() if is_kind(name)}
+    kinds: tuple[type[Source], ...] = (Photos, Tars, Tables)
+    for make in kinds:
+        wanted = {name: size for name, size in sizes.items() if make.takes(name)}
         if wanted:
             source = make(store, wanted, how, identity)
             others = (os.path.splitext(name)[1].lower() for name in sizes if name not in wanted)

@@ -1,25 +1,29 @@
-"""What is asked of each photo of a batch job, and how the answers become columns of rows."""
+"""What is asked about each picture of a batch job, and the columns and rows that come of the answers."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from patchioner.base.errors import OptionError, PatchionerError, UnknownNameError
+from patchioner.base.errors import OptionError, PatchionerError, RegionError, UnknownNameError
+from patchioner.batch.rows import Row, failed
+from patchioner.batch.sources import Lazy, Sample, as_json
+from patchioner.regions import Box, NamedRegion, Region, WholeImage
+from patchioner.regions.items import Item
 
 if TYPE_CHECKING:
     from patchioner.geometry import ImageGeometry
     from patchioner.images import ImageSource
     from patchioner.model import Patchioner
-    from patchioner.regions import Region
 
 TASKS = ("caption", "label", "embed", "detail", "alt")
-Asked: TypeAlias = "tuple[ImageSource, Callable[[ImageGeometry], list[Region]]]"
-Outcome: TypeAlias = "list[Any] | PatchionerError"
-"""Of a photo: an answer or an error per region, or the error that cost all of it."""
+Question: TypeAlias = "tuple[ImageSource, Callable[[ImageGeometry], list[Region]]]"
 
 
 @dataclass(frozen=True)
@@ -57,8 +61,11 @@ class Task:
         plain = json.loads(json.dumps(how, default=asdict))
         return {"task": self.kind, "texts": list(self.texts), "how": plain}
 
-    def answers(self, model: Patchioner, items: Iterable[Asked]) -> Any:
-        """An iterator of what becomes of each photo, in order; it can be closed."""
+    def answers(self, model: Patchioner, items: Iterable[Question]) -> Any:
+        """An iterator of what becomes of each photo, in order; it can be closed.
+
+        An item is an answer or an error per region, or the error that cost all of the photo.
+        """
         ask: Any = {"on_error": "return", **self.how}
         if self.kind == "label":
             return model.label_many(items, self.texts, **ask)
@@ -85,7 +92,7 @@ class Task:
         return {"text": text, "score": score, "confidence": sure, "reason": answer.reason}
 
 
-def _described(model: Patchioner, items: Iterable[Asked]) -> Iterator[Outcome]:
+def _described(model: Patchioner, items: Iterable[Question]) -> Iterator[Any]:
     """Paragraphs, photo by photo; a failure costs its photo alone."""
     from patchioner.detail import DetailCaptioner
     from patchioner.images import load_image
@@ -99,3 +106,171 @@ def _described(model: Patchioner, items: Iterable[Asked]) -> Iterator[Outcome]:
             yield [captioner.describe(photo)]
         except PatchionerError as error:
             yield error
+
+
+def group_by_content(samples: Sequence[Sample]) -> list[list[Sample]]:
+    """Photos that are the same bytes together, in the order of the first of each; only equal sizes are compared."""
+    sizes = Counter(one.size for one in samples)
+    groups: dict[object, list[Sample]] = {}
+    for place, one in enumerate(samples):
+        known = _digest(one) if one.size is not None and sizes[one.size] > 1 else None
+        groups.setdefault(place if known is None else known, []).append(one)
+    return list(groups.values())
+
+
+def _digest(sample: Sample) -> str | None:
+    """Sha256 of a photo's bytes; None where there are none, which the pipeline reports."""
+    image = sample.image
+    try:
+        data = Path(image).read_bytes() if isinstance(image, str) else image
+        data = data.read() if isinstance(data, Lazy) else data
+        return hashlib.sha256(data).hexdigest() if isinstance(data, bytes) else None
+    except (PatchionerError, OSError):
+        return None
+
+
+class Asked:
+    """A picture with the photos that are it; `whole` asks about whole photos, whatever regions there are.
+
+    It `is_empty` where there is nothing to ask: a file of regions has the photo, and none in it.
+    """
+
+    def __init__(self, samples: Sequence[Sample], *, whole: bool) -> None:
+        self.samples, self.image, self.error = samples, samples[0].image, samples[0].error
+        self._whole, self.is_empty = whole, not whole and not any(map(_known, samples))
+        self._geometry: ImageGeometry | None = None
+        self._entries: list[Sequence[NamedRegion | PatchionerError]] = []
+
+    def regions(self, geometry: ImageGeometry) -> list[Region]:
+        """What to ask about, once the picture's size is known; entries that are no regions are noted."""
+        self._geometry = geometry
+        self._entries = [self._of(sample, geometry.image_size) for sample in self.samples]
+        named = (one for entries in self._entries for one in entries)
+        return [one.region for one in named if isinstance(one, NamedRegion)]
+
+    def _of(self, sample: Sample, size: tuple[int, int]) -> Sequence[NamedRegion | PatchionerError]:
+        if self._whole or sample.regions is None:
+            return [NamedRegion(WholeImage())]
+        try:
+            return sample.regions.entries(size, sample.called)
+        except PatchionerError as error:
+            return [error] * len(_known(sample))
+
+    def rows(self, outcome: Any, columns: Callable[[Any], Mapping[str, Any]]) -> Iterator[Row]:
+        """A row for each region, of its answer (as `columns`) or error, or of the error that cost them all."""
+        lost = outcome if isinstance(outcome, PatchionerError) else None
+        answers = iter(() if lost else outcome)
+        width, height = self._geometry.image_size if self._geometry else (None, None)
+        for place, sample in enumerate(self.samples):
+            known = [{}] if self._whole else _known(sample)
+            entries = self._entries[place] if self._entries else [lost] * len(known)
+            for answer, about in zip(entries, known, strict=True):
+                if isinstance(answer, NamedRegion):
+                    about = about | self._place(answer.region)
+                    answer = lost or next(answers)
+                is_error = isinstance(answer, PatchionerError)
+                said = failed(answer) if is_error else columns(answer)
+                about = about | {"width": width, "height": height, "origin": sample.origin}
+                yield Row(sample.photo, **about, **said)
+
+    def _place(self, region: Region) -> dict[str, Any]:
+        """Kind and bbox; no bbox where the model sees nothing of it."""
+        assert self._geometry is not None, "its size was known"
+        try:
+            corners = tuple(round(float(edge), 3) for edge in region.bounds(self._geometry))
+        except RegionError:
+            corners = None
+        return {"kind": region.kind, "bbox": corners}
+
+
+def _known(sample: Sample) -> list[dict[str, Any]]:
+    """What is known of each region before the photo is read; one entry where nothing is known of any."""
+    carried = dict(sample.source)
+    try:
+        items = None if sample.regions is None else sample.regions.items(sample.called)
+    except PatchionerError:
+        items = None
+    if items is None or sample.error is not None:
+        return [{"source": as_json(carried)}]
+    return [_about(item, carried) for item in items]
+
+
+def _about(item: Item, carried: Mapping[str, Any]) -> dict[str, Any]:
+    own = {} if item.source is None else dict(item.source)
+    both = {**carried, "annotation": own} if carried and own else carried or own
+    return {
+        "annotation_id": None if item.id is None else str(item.id),
+        "category": item.label if isinstance(item.label, str) else None,
+        "source": as_json(both),
+    }
+
+
+class Captioner:
+    """A model as a callable that adds captions to batches of columns, for `map_batches` of Ray and `map` of datasets.
+
+    Args:
+        model: a loaded `Patchioner`, or the name of one, which is loaded where the object is made (in Ray's actor).
+        image: column of pictures: whatever `Patchioner.encode` takes, or datasets' {"bytes", "path"}.
+        boxes: column of lists of boxes, XYXY pixels; None captions whole photos.
+        device: see `Patchioner.from_pretrained`.
+        how: what `Patchioner.caption_many` takes besides.
+
+    Example:
+        >>> rows = ray.data.read_parquet("photos.parquet")  # doctest: +SKIP
+        >>> rows.map_batches(Captioner, concurrency=2, batch_size=64)  # doctest: +SKIP
+        >>> dataset.map(Captioner(boxes="boxes"), batched=True)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        model: Any = "patchioner-mini",
+        *,
+        image: str = "image",
+        boxes: str | None = None,
+        device: str | None = None,
+        **how: Any,
+    ) -> None:
+        from patchioner.model import Patchioner
+
+        is_name = not isinstance(model, Patchioner)
+        self._model = Patchioner.from_pretrained(model, device=device) if is_name else model
+        self._image, self._boxes, self._how = image, boxes, how
+
+    def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """The columns of a batch, and "caption", "score" and "error" (text, or None): each a list where boxes are.
+
+        Raises:
+            OptionError: a column is not there.
+        """
+        for name in (self._image, self._boxes):
+            if name is not None and name not in batch:
+                raise OptionError(f"no column {name!r}: the batch has {sorted(batch)}")
+        given = [None] * len(batch[self._image]) if self._boxes is None else batch[self._boxes]
+        asked = [None if self._boxes is None else list(() if one is None else one) for one in given]
+        items = list(zip(map(_picture, batch[self._image]), map(_boxes_of, asked), strict=True))
+        found: dict[str, list[Any]] = {"caption": [], "score": [], "error": []}
+        outcomes = self._model.caption_many(items, on_error="return", **self._how)
+        for outcome, boxes in zip(outcomes, asked, strict=True):
+            lost = isinstance(outcome, PatchionerError)
+            answers = [outcome] * (1 if boxes is None else len(boxes)) if lost else outcome
+            for place, column in enumerate(found.values()):
+                told = [_told(one)[place] for one in answers]
+                column.append(told[0] if boxes is None else told)
+        return {**batch, **found}
+
+
+def _picture(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return value["path"] if value.get("bytes") is None else value["bytes"]
+    return value
+
+
+def _boxes_of(boxes: Sequence[Any] | None) -> Any:
+    """The regions as a function, so that a bad box costs its photo alone."""
+    return None if boxes is None else lambda geometry: [Box(*map(float, box)) for box in boxes]
+
+
+def _told(answer: Any) -> tuple[str | None, float | None, str | None]:
+    if isinstance(answer, PatchionerError):
+        return None, None, "{error}: {message}".format(**failed(answer))
+    return answer.text, answer.score, None

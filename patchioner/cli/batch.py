@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from patchioner.base.errors import OptionError, UnknownNameError
 from patchioner.batch.exports import BESIDE, EXPORTS, export
-from patchioner.batch.job import Report, run
-from patchioner.batch.sinks import read_rows, run_folder
+from patchioner.batch.job import Job, Report, backbone_rate, run
+from patchioner.batch.rows import read_rows, run_folder
 from patchioner.batch.sources import Reading, open_source
 from patchioner.batch.tasks import TASKS, Task
 from patchioner.cli import spelling
@@ -120,9 +121,8 @@ def run_batch(options: argparse.Namespace) -> int:
     if found.stopped is None:
         _write_other_forms(given, settings["reading"])
     if options.profile:
-        from patchioner.batch.profile import backbone_rate
-
-        alone = backbone_rate(options.source, settings["reading"], options.model, options.device)
+        job = Job(options.source, options.out, options.model, options.device)
+        alone = backbone_rate(replace(job, reading=settings["reading"]))
         rate = found.photos / found.seconds if found.seconds else 0.0
         each = found.regions / max(1, found.photos)
         write_line(f"{rate:.2f} photos/s with {each:.1f} regions each; the backbone alone "

@@ -41,8 +41,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 # These lie inside scikit-image's own wheel; its other pictures would be downloaded.
 SAMPLES = ("astronaut", "chelsea", "coffee", "rocket")
-# Formats that Pillow opens and that hold no photos, or start another program.
-_NO_PHOTOS = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}
 WRITTEN = (".png", ".jpg", ".jpeg", ".webp")
 _PREFIX = "scikit-image:"
 
@@ -300,19 +298,13 @@ def _pictures_below(folder: Path) -> tuple[list[Path], Counter[str]]:
 
     macOS's `._name` files are neither; a link that leads nowhere is a picture that cannot be read.
     """
-    wanted = _picture_suffixes()
+    from patchioner.images import is_picture
+
     files = [file for file in sorted(folder.rglob("*")) if file.is_file() or file.is_symlink()]
     files = [file for file in files if not file.name.startswith(".") and not file.is_dir()]
-    pictures = [file for file in files if file.suffix.lower() in wanted]
-    others = (file.suffix.lower() for file in files if file.suffix.lower() not in wanted)
-    return pictures, Counter(kind or "without an ending" for kind in others)
-
-
-def _picture_suffixes() -> set[str]:
-    """What Pillow reads here; HEIC too where pillow-heif is installed."""
-    from patchioner.images import readable_formats
-
-    return {suffix for suffix, kind in readable_formats().items() if kind not in _NO_PHOTOS}
+    others = (file.suffix.lower() for file in files if not is_picture(file))
+    kinds = Counter(kind or "without an ending" for kind in others)
+    return [file for file in files if is_picture(file)], kinds
 
 
 def picture_name(text: str) -> Path:

@@ -6,7 +6,6 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
 from itertools import islice
-from pathlib import PurePath
 from typing import Annotated, Any
 
 import torch
@@ -18,7 +17,7 @@ from torch.nn import functional as F
 
 from patchioner.base.errors import PatchionerError
 from patchioner.detail import DetailedCaption
-from patchioner.images import readable_formats
+from patchioner.images import is_picture
 from patchioner.regions import Patch
 from patchioner.serve import schemas
 from patchioner.serve.engine import LONGEST_TEXT, Encoded, Engine, as_json
@@ -157,7 +156,7 @@ def names(engine: Asker) -> JSONResponse:
     if engine.settings.root is None:
         return JSONResponse({"photos": []})
     base = engine.settings.root.resolve()
-    found = (file for file in base.rglob("*") if _is_photo(file) and file.is_file())
+    found = (file for file in base.rglob("*") if is_picture(file) and file.is_file())
     inside = (file for file in found if file.resolve().is_relative_to(base))
     listed = (file.relative_to(base).as_posix() for file in islice(inside, _MOST_LISTED))
     return JSONResponse({"photos": sorted(listed)})
@@ -166,13 +165,9 @@ def names(engine: Asker) -> JSONResponse:
 @router.get("/photos/{name:path}", response_class=Response)
 def photo(name: str, engine: Asker) -> Response:
     """The file of one of them."""
-    if not _is_photo(PurePath(name)):
+    if not is_picture(name):
         raise bad_image(f"no photo {name!r:.80} in the server's --root")
     return Response(named_photo(name, engine.settings), media_type="application/octet-stream")
-
-
-def _is_photo(path: PurePath) -> bool:
-    return path.suffix.lower() in readable_formats()
 
 
 def why_invalid(errors: Sequence[Any]) -> str:

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -128,6 +129,44 @@ def test_a_changed_region_file_is_refused(batch: Callable[..., job.Report], tmp_
     (tmp_path / "coco.json").write_text(content.replace("cat", "dog"))
     with pytest.raises(OptionError, match="regions"):
         batch()
+
+
+def test_a_tar_that_was_written_anew_is_done_over(model: Patchioner, tmp_path: Path) -> None:
+    def write(name: str, seed: int) -> None:
+        noise_photo(seed=seed).save(tmp_path / f"{seed}.png")
+        with tarfile.open(tmp_path / "tars" / name, "w") as file:
+            file.add(tmp_path / f"{seed}.png", "a.png")
+
+    def texts() -> list[str | None]:
+        return [row.text for row in read_rows(tmp_path / "out.jsonl")]
+
+    (tmp_path / "tars").mkdir()
+    write("0.tar", 0)
+    write("1.tar", 1)
+    given: Any = {"source": tmp_path / "tars", "out": tmp_path / "out.jsonl", "model": model}
+    assert (run(**given).photos, run(**given).photos) == (2, 0)
+    before = texts()
+    write("0.tar", 5)
+    assert (run(**given).photos, run(**given).photos) == (1, 0)
+    assert texts()[0] != before[0] and texts()[1] == before[1]
+
+
+def test_rows_of_a_photo_in_several_shards_have_keys_of_their_own(
+    photos: Path, model: Patchioner, tmp_path: Path
+) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    boxes = [[float(n), 4.0, 40.0 + n, 30.0] for n in range(6)]
+    for name, given in (("0", boxes[:4]), ("1", boxes[4:])):
+        table = arrow.Table.from_pydict({"path": ["a.png"] * len(given), "bbox": given})
+        parquet.write_table(table, photos / f"{name}.parquet", row_group_size=2)
+    for name in ("b.png", "c.png", "e.png"):
+        (photos / name).unlink()
+    source = str(photos / "*.parquet")
+    found = run(source, tmp_path / "out", model=model, reading=Reading(box_format="xyxy"))
+    rows = list(read_rows(tmp_path / "out"))
+    assert found.rows == len({row.key for row in rows}) == 6
+    assert {row.photo for row in rows} == {"a.png"} and found.status == 0
+    assert sorted(row.bbox or () for row in rows) == sorted(map(tuple, boxes))
 
 
 def test_too_many_failures_stop_the_run(

@@ -1,50 +1,50 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from patchioner.base.errors import OptionError
-from patchioner.batch import rows
-from patchioner.batch.rows import Row
+from patchioner.batch.rows import Row, read_rows, schema, write_rows
 
 ROWS = [
     Row("a.jpg", 0, "7", "cat", "box", (0.0, 1.5, 20.0, 30.0), 80, 60, "a cat", -0.5, 0.25),
-    Row("ü/b\n.jpg", 1, embedding=(0.5, -1.0), model="m", source='{"id": 7}'),
+    Row("ü/b\n.jpg", 1, embedding=(0.5, -1.0), model="m", source='{"id": 7}', origin="t#0:5"),
     Row("c.jpg", error="ImageError", message="no photo at 'c.jpg'"),
 ]
 
 
-def test_a_table_gives_the_rows_back() -> None:
-    pytest.importorskip("pyarrow")
-    table = rows.to_table(ROWS)
-    rows.check_schema(table.schema, "here")
-    assert [Row.from_dict(one) for one in table.to_pylist()] == ROWS
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
+def test_a_file_gives_the_rows_back(suffix: str, tmp_path: Path) -> None:
+    write_rows(tmp_path / f"rows{suffix}", ROWS)
+    assert list(read_rows(tmp_path / f"rows{suffix}")) == ROWS
+    (tmp_path / f"000001{suffix}").write_bytes((tmp_path / f"rows{suffix}").read_bytes())
+    assert list(read_rows(tmp_path)) == ROWS
 
 
-def test_a_line_of_json_gives_the_row_back() -> None:
-    lines = [rows.to_json_line(row) for row in ROWS]
-    assert [Row.from_dict(json.loads(line)) for line in lines] == ROWS
-    assert not any("\n" in line for line in lines)
-
-
-def test_csv_has_a_record_per_row_and_json_for_lists() -> None:
-    found = list(csv.DictReader(io.StringIO(rows.to_csv(ROWS, header=True), newline="")))
+def test_csv_has_a_record_per_row_and_json_for_lists(tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows.csv", ROWS)
+    with (tmp_path / "rows.csv").open(encoding="utf-8", newline="") as stream:
+        found = list(csv.DictReader(stream))
     assert [one["photo"] for one in found] == [row.photo for row in ROWS]
-    assert json.loads(found[0]["bbox"]) == list(ROWS[0].bbox or ())
-    assert found[1]["bbox"] == ""
+    assert json.loads(found[0]["bbox"]) == list(ROWS[0].bbox or ()) and found[1]["bbox"] == ""
 
 
-@pytest.mark.parametrize("values", [{}, {"photo": "a", "caption": "b"}])
-def test_other_columns_are_refused(values: dict[str, str]) -> None:
-    with pytest.raises(OptionError):
-        Row.from_dict(values)
+@pytest.mark.parametrize("line", ["{}", '{"photo": "a", "caption": "b"}', "[", "5"])
+def test_other_lines_are_refused(line: str, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text(line)
+    for name in ("rows.jsonl", "rows.csv", "none.jsonl"):
+        with pytest.raises(OptionError):
+            list(read_rows(tmp_path / name))
 
 
 @pytest.mark.parametrize("metadata", [None, {b"patchioner.rows": b"99"}])
-def test_a_table_of_another_version_is_refused(metadata: dict[bytes, bytes] | None) -> None:
-    pytest.importorskip("pyarrow")
+def test_a_table_of_another_version_is_refused(metadata: Any, tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = schema().with_metadata(metadata).empty_table()
+    parquet.write_table(table, tmp_path / "rows.parquet")
     with pytest.raises(OptionError, match="99" if metadata else "no rows"):
-        rows.check_schema(rows.schema().with_metadata(metadata), "here")
+        list(read_rows(tmp_path / "rows.parquet"))

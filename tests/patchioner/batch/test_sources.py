@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from patchioner.base.errors import ImageError, OptionError, PatchionerError
-from patchioner.batch.asked import Asked
 from patchioner.batch.sources import Lazy, Reading, Sample, Source, open_source
+from patchioner.batch.tasks import Asked
 from patchioner.geometry import fit_image
 from patchioner.regions import Box
 from tests.support.tiny import noise_photo
@@ -101,7 +101,7 @@ def test_a_url_is_a_source(photos: Path) -> None:
         open_source("nosuch://bucket")
 
 
-def tar() -> bytes:
+def tar(mode: str = "w") -> bytes:
     """Two samples: one with regions and a text beside it, one without."""
     beside = {"regions": [{"box": [1, 2, 30, 40], "id": 5}], "mood": "calm"}
     members = {
@@ -109,7 +109,7 @@ def tar() -> bytes:
         "x/._2.png": b"macOS", "x/2.png": png(2), "x/3.txt": b"no photo",
     }  # fmt: skip
     stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w") as file:
+    with tarfile.open(fileobj=stream, mode=mode) as file:  # type: ignore[call-overload]
         for name, data in members.items():
             info = tarfile.TarInfo(name)
             info.size = len(data)
@@ -117,20 +117,34 @@ def tar() -> bytes:
     return stream.getvalue()
 
 
-def test_a_tar_of_webdataset(tmp_path: Path) -> None:
-    (tmp_path / "0.tar").write_bytes(tar())
+def packed(kind: str) -> bytes:
+    if kind != "tar.zst":
+        return tar("w" if kind == "tar" else "w:gz")
+    stream = io.BytesIO()
+    with pytest.importorskip("pyarrow").CompressedOutputStream(stream, "zstd") as out:
+        out.write(tar())
+        out.flush()
+        return bytes(stream.getvalue())
+
+
+@pytest.mark.parametrize("kind", ["tar", "tar.gz", "tgz", "tar.zst"])
+def test_a_tar_of_webdataset_compressed_or_not(kind: str, tmp_path: Path) -> None:
+    (tmp_path / f"0.{kind}").write_bytes(packed(kind))
     one, two = samples(open_source(tmp_path))
-    assert (one.photo, two.photo) == ("0.tar/x/1.png", "0.tar/x/2.png")
+    assert (one.photo, two.photo) == (f"0.{kind}/x/1.png", f"0.{kind}/x/2.png")
     assert one.source["txt"] == "one" and one.source["json"]["mood"] == "calm"
+    assert isinstance(two.image, Lazy) and two.image.read() == png(2)
     assert boxes(one) == [Box(1, 2, 30, 40)] and len(boxes(two)) == 1
 
 
 def test_a_broken_tar_is_an_error_beside_what_it_has(tmp_path: Path) -> None:
     (tmp_path / "0.tar").write_bytes(tar()[: tar().index(b"x/3.txt")])  # between two files
     (tmp_path / "1.tar").write_bytes(b"no tar" * 500)
-    (tmp_path / "2.tar.gz").write_bytes(b"")
+    for name, data in {"2.tar.gz": b"", "3.tgz": b"no gz", "4.tar.gz": tar("w:gz")[:-99]}.items():
+        (tmp_path / name).write_bytes(data)
     found = samples(open_source(tmp_path))
-    assert [one.photo for one in found if one.error] == ["0.tar", "1.tar", "2.tar.gz"]
+    broken = [one.photo for one in found if one.error]
+    assert broken == ["0.tar", "1.tar", "2.tar.gz", "3.tgz", "4.tar.gz"]
 
 
 @pytest.mark.parametrize("kind", ["parquet", "arrow", "datasets"])
