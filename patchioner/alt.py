@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from patchioner.nouns import GENDERED
 from patchioner.results import Caption
 
 LONGEST = 125
@@ -12,13 +13,17 @@ NOTICE = "Machine-made: "
 """Begins a text that the model is not sure of."""
 # A photo does not say what somebody is.
 _NEUTRAL = {
-    "person": "man woman guy lady gentleman gal male female", "people": "men women guys ladies gentlemen",
-    "child": "boy girl son daughter", "children": "boys girls sons daughters",
-    "parent": "mother father mom dad", "partner": "husband wife", "sibling": "brother sister",
-    "actor": "actress", "waiter": "waitress",
-    "they": "he she", "themself": "himself herself", "them": "him", "their": "his",
+    "person": "gentleman gal", "people": "guys ladies gentlemen", "child": "son daughter",
+    "children": "boys girls sons daughters", "parent": "mother father mom dad", "partner": "husband wife",
+    "sibling": "brother sister", "actor": "actress", "waiter": "waitress", "they": "he she",
+    "themself": "himself herself", "them": "him", "their": "his",
 }  # fmt: skip
-_WORDS = {old: new for new, olds in _NEUTRAL.items() for old in olds.split()}
+_WORDS = {
+    old: new
+    for table in (GENDERED, _NEUTRAL)
+    for new, olds in table.items()
+    for old in olds.split()
+}
 _GENDERED = re.compile(rf"\b(?:{'|'.join([*_WORDS, 'her'])})\b(?!-)", re.IGNORECASE)
 _TWO = re.compile(r"\ban? ((?:\w+ )?)(person|child) and an? \1\2\b", re.IGNORECASE)
 _MANY = re.compile(r"\b(people|children) and \1\b", re.IGNORECASE)

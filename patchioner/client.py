@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import http.client
 import json
 import os
@@ -16,6 +15,7 @@ from typing import Any, TypeAlias
 
 from patchioner.base.errors import ImageError, ServerError
 from patchioner.regions import Region
+from patchioner.serve.settings import content_id
 
 Source: TypeAlias = "str | os.PathLike[str] | bytes"
 Regions: TypeAlias = "Sequence[Region | Mapping[str, Any]] | None"
@@ -89,7 +89,7 @@ class Client:
 
     def _known(self, data: bytes, verb: str, body: Mapping[str, Any]) -> Any:
         """The answer about a photo; it is sent where the server does not have it."""
-        path = f"/v1/images/{hashlib.sha256(data).hexdigest()[:32]}/{verb}"
+        path = f"/v1/images/{content_id(data)}/{verb}"
         for _ in range(_EVICTED):  # others may fill the server's memory in between
             try:
                 return self._send(path, body)

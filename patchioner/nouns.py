@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from patchioner.text import TextTower
 
 _TEMPLATES = ("a photo of a {}", "there is a {}")
-_PEOPLE = frozenset({
-    "person", "people", "man", "men", "woman", "women", "child", "children", "kid", "boy", "girl", "baby",
-    "lady", "guy", "player", "someone", "adult", "male", "female",
-})  # fmt: skip
+GENDERED = {"person": "man woman guy lady male female", "people": "men women", "child": "boy girl"}
+"""Words for people -> those that tell a gender."""
+_OTHERS = "person people child children kid baby player someone adult"
+_PEOPLE = frozenset(" ".join([_OTHERS, *GENDERED.values()]).split())
 _NO_THINGS = frozenset({
     "view", "front", "side", "top", "area", "background", "picture", "image", "photo", "group", "couple",
     "bunch",

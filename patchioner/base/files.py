@@ -154,7 +154,8 @@ def write_json(path: AnyPath, value: object) -> None:
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{os.fspath(path)}: cannot be written as JSON: {error}") from error
     with atomic_path(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+        # JSON has such escapes for what is no UTF-8, as names of files may be.
+        temporary.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
 
 
 def read_json(path: AnyPath) -> Any:

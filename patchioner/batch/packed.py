@@ -261,15 +261,17 @@ class Tables(Source):
 
     def _batches(self, name: str) -> list[Any]:
         """The record batches of an Arrow file, or of the stream that `datasets` writes."""
-        ipc, read = require("pyarrow.ipc", "batch"), self.store.read
+        arrow, ipc = require("pyarrow", "batch"), require("pyarrow.ipc", "batch")
         if self.store.is_local:
-            memory_map = require("pyarrow", "batch").memory_map
-            read = lambda name: memory_map(self.store.image(name))  # noqa: E731
+            data = arrow.memory_map(self.store.image(name))
+        else:
+            data = arrow.BufferReader(self.store.read(name))
         try:
-            reader = ipc.open_file(read(name))
+            reader = ipc.open_file(data)
             return [reader.get_batch(place) for place in range(reader.num_record_batches)]
         except (OSError, ValueError):
-            return list(ipc.open_stream(read(name)))
+            data.seek(0)
+            return list(ipc.open_stream(data))
 
 
 def _column(columns: list[str], told: str | None, usual: Sequence[str], name: str) -> str | None:

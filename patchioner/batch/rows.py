@@ -88,9 +88,10 @@ class Row:
             raise OptionError(
                 f"columns {sorted(map(str, values))} are no rows of version {VERSION}: {COLUMNS}"
             )
-        lists = ("bbox", "embedding")
-        return cls(**{key: tuple(one) if one is not None and key in lists else one
-                      for key, one in values.items()})  # fmt: skip
+        given = dict(values)
+        for name in ("bbox", "embedding"):
+            given[name] = None if given.get(name) is None else tuple(given[name])
+        return cls(**given)
 
 
 COLUMNS = tuple(one.name for one in fields(Row))

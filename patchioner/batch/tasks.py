@@ -169,7 +169,7 @@ class Asked:
                     about = about | self._place(answer.region)
                     answer = lost or next(answers)
                 is_error = isinstance(answer, PatchionerError)
-                said = failed(answer) if is_error else columns(answer)
+                said = failed(answer) if is_error else columns(answer)  # type: ignore[arg-type]
                 about = about | {"width": width, "height": height, "origin": sample.origin}
                 yield Row(sample.photo, **about, **said)
 

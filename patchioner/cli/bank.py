@@ -6,12 +6,11 @@ import argparse
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from patchioner.base.errors import OptionError
 from patchioner.cli.models import check_new_folder
-from patchioner.cli.output import write_line
-from patchioner.cli.spelling import positive_int
+from patchioner.cli.spelling import declare, positive_int, write_line
 
 if TYPE_CHECKING:
     from memory_bank import IndexOptions
@@ -32,18 +31,19 @@ _BANK = "folder of a bank or of a checkpoint"
 
 def add_bank_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what `patchioner bank` takes."""
-    parser.description = "Build, look into, shrink or index a memory bank."
-    parser.epilog = _EXAMPLES
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    declare(parser, inform, "Build, look into, shrink or index a memory bank.", _EXAMPLES)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    add = commands.add_parser("build", help="embed captions").add_argument
-    add(
-        "captions",
-        nargs="+",
-        metavar="CAPTIONS",
-        help=".json (COCO, Karpathy), .jsonl, .txt, .csv, .tsv, .parquet; .gz or .zst of those",
-    )
+    def command(
+        name: str, run: Callable[[argparse.Namespace], int], about: str
+    ) -> Callable[..., Any]:
+        return declare(
+            commands.add_parser(name, help=about), run, f"{about[0].upper()}{about[1:]}."
+        )
+
+    add = command("build", build, "embed captions")
+    known = ".json (COCO, Karpathy), .jsonl, .txt, .csv, .tsv, .parquet; .gz or .zst of those"
+    add("captions", nargs="+", metavar="CAPTIONS", help=known)
     add("--out", metavar="DIR", type=Path, required=True, help="new folder")
     model = "model whose text tower embeds; the bank is for that model (default: %(default)s)"
     add("--text-encoder", default="patchioner-mini", metavar="ID|DIR", help=model)
@@ -52,10 +52,7 @@ def add_bank_arguments(parser: argparse.ArgumentParser) -> None:
     add("--split", nargs="+", default=["train", "restval"], metavar="NAME", help=split)
     add("--sample", type=positive_int, metavar="N", help="draw N captions at random")
     add("--rows", type=positive_int, metavar="N", help="compact the bank to N rows")
-    merge = (
-        "make rows that are equal on disk one row with a count; projections stay the same (equal captions "
-        "are one row in any case)"
-    )
+    merge = "make rows that are equal on disk one row with a count; projections stay the same"
     add("--merge-duplicates", action="store_true", help=merge)
     add("--lower", action="store_true", help="lower-case, drop a final full stop")
     add("--raw-norms", action="store_true", help="keep the lengths of the vectors, as published")
@@ -64,32 +61,22 @@ def add_bank_arguments(parser: argparse.ArgumentParser) -> None:
     add("--device", help="cpu, cuda, ... (default: the model's choice)")
     add("--seed", type=int, default=0, help="of --sample and --rows")
     add("--resume", action="store_true", help="go on with a stopped run")
-    engine = "who embeds: this process, or a pool of Ray's workers (default: %(default)s)"
+    engine = "who embeds: this process, or Ray's workers, one for each processor, or GPU with --device cuda"
     add("--engine", choices=["local", "ray"], default="local", help=engine)
-    workers = "of Ray (default: one for each processor, or GPU with --device cuda)"
-    add("--workers", type=positive_int, metavar="N", help=workers)
-    commands.choices["build"].set_defaults(run=build)
 
-    add = commands.add_parser("info", help="what is in a bank").add_argument
+    add = command("info", inform, "what is in a bank")
     add("bank", metavar="BANK", help=_BANK)
-    commands.choices["info"].set_defaults(run=inform)
 
-    add = commands.add_parser("compact", help="shrink a bank").add_argument
+    add = command("compact", shrink, "shrink a bank")
     add("bank", metavar="BANK", help=_BANK)
     add("out", metavar="OUT", type=Path, help="new folder")
     add("--rows", type=positive_int, required=True, help="rows to keep")
     method = "means of clusters, or rows drawn and kept as they are (default: %(default)s)"
     add("--method", choices=["k-means", "importance"], default="k-means", help=method)
-    add("--seed", type=int, default=0, help="of the choice of rows")
     _add_storage(add)
-    commands.choices["compact"].set_defaults(run=shrink)
 
-    index_parser = commands.add_parser("index", help="find a bank's nearest rows fast, by FAISS")
-    index_parser.description = (
-        "Build an index beside a bank, for projections onto the nearest rows only. Without being asked for them, "
-        "captions stay those of the whole bank. A second index replaces the first."
-    )
-    add = index_parser.add_argument
+    about = "find a bank's nearest rows fast, by FAISS, where projections onto these are asked for (another index goes)"
+    add = command("index", index, about)
     add("bank", metavar="BANK", help=_BANK)
     kind = "lists of rows; of rows in eight bits; all rows, on a GPU (default: %(default)s)"
     add("--kind", choices=["ivf", "ivfsq", "flat"], default="ivf", help=kind)
@@ -97,8 +84,6 @@ def add_bank_arguments(parser: argparse.ArgumentParser) -> None:
     add("--lists", type=positive_int, metavar="N", help=lists)
     probes = "lists looked at per query (default: an eighth of them)"
     add("--probes", type=positive_int, metavar="N", help=probes)
-    add("--seed", type=int, default=0, help="of the clustering into lists")
-    index_parser.set_defaults(run=index)
 
 
 def build(options: argparse.Namespace) -> int:
@@ -108,34 +93,26 @@ def build(options: argparse.Namespace) -> int:
     from patchioner.base.files import read_json
     from patchioner.base.weights import digest
 
+    column, splits = options.column, options.split
     captions = [
-        caption
-        for path in options.captions
-        for caption in read_captions(path, options.column, splits=options.split)
+        one for path in options.captions for one in read_captions(path, column, splits=splits)
     ]
-    tower = _text_tower(options.text_encoder)
-    encoder = {"config": tower.config, "weights": digest(tower)}
-    on_ray = partial(
-        embed_on_ray,
-        partial(_embedder, options.text_encoder, options.device),
-        unit=not options.raw_norms,
-        workers=options.workers,
-        gpus=float((options.device or "").startswith("cuda")),
-    )
+    tower, unit = _text_tower(options.text_encoder), not options.raw_norms
+    embedder = partial(_embedder, options.text_encoder, options.device)
+    gpus = float((options.device or "").startswith("cuda"))
+    names = ("sample", "rows", "lower", "seed", "resume")
     bank = build_bank_folder(
         captions,
         _placed(tower, options.device),
         options.out,
-        encoder=encoder,
-        sample=options.sample,
-        rows=options.rows,
-        lower=options.lower,
-        unit=not options.raw_norms,
+        encoder={"config": tower.config, "weights": digest(tower)},
+        unit=unit,
         keep_texts=not options.no_texts,
         dtype=options.storage,
-        seed=options.seed,
-        resume=options.resume,
-        spread=on_ray if options.engine == "ray" else None,
+        spread=partial(embed_on_ray, embedder, unit=unit, gpus=gpus)
+        if options.engine == "ray"
+        else None,
+        **{name: getattr(options, name) for name in names},
     )
     distinct = read_json(options.out / RECORD).get("distinct", len(bank))
     if options.merge_duplicates and len(merged := bank.merge_duplicates()) < len(bank):
@@ -174,7 +151,7 @@ def shrink(options: argparse.Namespace) -> int:
 
     check_new_folder(options.out)
     bank = MemoryBank.load(_bank_folder(options.bank))
-    smaller = compact(bank, options.rows, seed=options.seed, method=options.method)
+    smaller = compact(bank, options.rows, method=options.method)
     smaller.save(options.out, dtype=options.storage)
     write_line(f"{options.out}: {len(smaller):,} of {len(bank):,} rows")
     return 0
@@ -190,7 +167,7 @@ def index(options: argparse.Namespace) -> int:
             f"{options.bank} is part of the installed package and stays as it is: "
             f"patchioner convert {options.bank} COPY, then index COPY"
         )
-    wanted = IndexOptions(options.kind, options.lists, options.probes, options.seed)
+    wanted = IndexOptions(options.kind, options.lists, options.probes)
     folder = _bank_folder(options.bank)
     indexed = MemoryBank.load(folder).with_index(wanted)
     indexed.save_index(folder)

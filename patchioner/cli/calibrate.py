@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from patchioner.base.errors import OptionError, TextError
 from patchioner.base.files import replace_folder, write_json
 from patchioner.base.progress import progress
-from patchioner.cli.output import write_line
-from patchioner.cli.spelling import positive_int
+from patchioner.cli.spelling import declare, positive_int, write_line
 
 if TYPE_CHECKING:
     from patchioner.checkpoints.folder import KindSettings, Parts
@@ -38,24 +37,22 @@ _BOXES, _SHARES = 8, (0.02, 0.5)  # of a photo, and shares of its area
 
 def add_calibrate_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what `patchioner calibrate` takes."""
-    parser.description = (
+    about = (
         "Fit the confidence of a model's captions, and count how near regions are to nouns, on photos with captions. "
         "Use photos that nothing is later measured on."
     )
-    add = parser.add_argument
+    add = declare(parser, calibrate, about)
     add("--model", default="patchioner-mini", metavar="ID|DIR", help="with a text tower")
     pairs = 'JSON: [{"file_name", "captions"}, ...]'
     add("--pairs", type=Path, required=True, metavar="FILE", help=pairs)
     boxes = 'JSON: [{"file_name", "boxes": [{"xyxy", "name"}, ...]}, ...]; much surer than captions alone'
     add("--boxes", type=Path, metavar="FILE", help=boxes)
-    add("--box-photos", type=Path, metavar="DIR", help="folder of their photos (default: --photos)")
-    add("--photos", type=Path, required=True, metavar="DIR", help="folder of those photos")
+    add("--photos", type=Path, required=True, metavar="DIR", help="folder of all those photos")
     drawn = "photos, drawn by the seed (default: %(default)s)"
     add("--limit", type=positive_int, default=300, metavar="N", help=drawn)
     add("--seed", type=int, default=0)
     add("--device")
     add("--write", action="store_true", help="into the model's folder; else only print")
-    parser.set_defaults(run=calibrate)
 
 
 def calibrate(options: argparse.Namespace) -> int:
@@ -70,7 +67,7 @@ def calibrate(options: argparse.Namespace) -> int:
     pairs = read_pairs(options.pairs, options.photos, limit=10**9, seed=options.seed)
     boxes = None
     if options.boxes is not None:
-        boxes = _read_boxes(options.boxes, options.box_photos or options.photos, options.seed)
+        boxes = _read_boxes(options.boxes, options.photos, options.seed)
     parts, device = read_checkpoint(find_model(options.model)), usable_device(options.device)
     fitted, measured = fit(parts, device, pairs, options.limit, options.seed, boxes)
     write_line(json.dumps(measured, indent=2))
@@ -89,15 +86,8 @@ def fit(
 ) -> tuple[Parts, dict[str, Any]]:
     """The parts with a table of nouns, settings that use it, and calibrated captions; and that calibration.
 
-    A table or settings that are there stay.
-
-    Args:
-        parts: with a text tower.
-        device: where to run them.
-        pairs: (photo, people's captions), all of which the nouns are counted in, as in the bank's texts.
-        limit: the first so many photos are captioned.
-        seed: of the boxes.
-        named_boxes: what captions are judged by, in place of the pairs; the first `limit` photos.
+    A table or settings that are there stay. `pairs` are (photo, people's captions), all of which the nouns are counted
+    in, as in the bank's texts; captions are judged by the first `limit`, or by so many of `named_boxes`.
 
     Raises:
         OptionError: no text tower, or captions that are all right or all wrong.
@@ -127,27 +117,25 @@ def fit(
     if not settings.guides:
         settings = replace(settings, kinds=adapting(settings.kinds, parts.decoder.can_be_guided))
     placed = replace(placed, settings=settings, nouns=nouns.to(device))
-    if named_boxes is None:
-        found = [
-            (measures, _all_told(text, pairs[owner][1]))
-            for owner, _, text, measures in _captioned(drawn or (), placed)
-        ]
-    else:
-        chosen = named_boxes[:limit]
+    photos, chosen = drawn or [], (named_boxes or ())[:limit]
+    if named_boxes is not None:
         photos = _embedded(placed, ((photo, _of(boxes)) for photo, boxes in chosen))
-        found = [
-            (measures, _says(text, chosen[owner][1][place][1]))
-            for owner, place, text, measures in _captioned(photos, placed)
-        ]
+
+    def is_right(owner: int, place: int, text: str) -> bool:
+        return (
+            _says(text, chosen[owner][1][place][1]) if chosen else _all_told(text, pairs[owner][1])
+        )
+
+    found = [
+        (measures, is_right(owner, place, text))
+        for owner, place, text, measures in _captioned(photos, placed)
+    ]
     measures, truth = zip(*found, strict=True)
     fitted = fit_logistic(FEATURES, measures, truth)
     # It was fitted with as much weight on the right as on the wrong: back to how often each is.
     fitted = replace(fitted, bias=fitted.bias + math.log(sum(truth) / (len(truth) - sum(truth))))
-    photos_used = len((pairs if named_boxes is None else named_boxes)[:limit])
-    measured = {
-        **fitted.to_json(),
-        "measured": _measures(fitted(measures).tolist(), truth, photos_used),
-    }
+    counts = _measures(fitted(measures).tolist(), truth, len(photos))
+    measured = {**fitted.to_json(), "measured": counts}
     settings = replace(settings, calibration={**settings.calibration, KEY: measured})
     return replace(parts, settings=settings, nouns=nouns), measured
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,31 +13,14 @@ from typing import Any
 from patchioner.base.errors import ImageError, MemoryBankError, OptionError, PatchionerError
 from patchioner.base.progress import progress
 from patchioner.cli import spelling
-from patchioner.cli.output import (
-    Answered,
-    as_json,
-    as_patch_text,
-    as_text,
-    report,
-    report_error,
-    shown_text,
-    write_line,
-)
-from patchioner.cli.spelling import (
-    SAMPLES,
-    PhotoSource,
-    find_photos,
-    picture_name,
-    plan_pictures,
-    save_picture,
-)
+from patchioner.cli.spelling import PhotoSource, report, report_error, write_line
 from patchioner.geometry import ImageGeometry
 from patchioner.regions import Patch, Region, RegionFile, WholeImage
-from patchioner.results import Caption
+from patchioner.results import Caption, Label
 
 _EXAMPLES = f"""\
 A PHOTO is a picture, a folder of pictures (with those below it), or one that scikit-image ships:
-{" ".join(f"scikit-image:{name}" for name in SAMPLES)}.
+{" ".join(f"scikit-image:{name}" for name in spelling.SAMPLES)}.
 Regions are in pixels of the photo, x to the right, y down. No region means the whole image.
 
 examples:
@@ -62,11 +47,9 @@ _REGIONS: Sequence[tuple[str, str, Callable[[str], Region], str]] = (
 
 def add_caption_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare everything that `patchioner caption` takes."""
-    parser.description = "Print a caption for every region of every photo."
-    parser.epilog = _EXAMPLES
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.set_defaults(run=caption_photos, error=parser.error)
-    parser.add_argument("photos", nargs="+", metavar="PHOTO", help="picture, folder, or sample")
+    about = "Print a caption for every region of every photo."
+    add = spelling.declare(parser, caption_photos, about, _EXAMPLES)
+    add("photos", nargs="+", metavar="PHOTO", help="picture, folder, or sample")
     add = parser.add_argument_group("regions, captioned in the order given").add_argument
     one_list: Any = {"action": "append", "dest": "regions", "default": []}  # it keeps their order
     for flag, form, parse, help_ in _REGIONS:
@@ -82,7 +65,7 @@ def add_caption_arguments(parser: argparse.ArgumentParser) -> None:
     add("--labels", metavar='FILE|"A;B;C"', type=spelling.parse_texts, help=choice)
     add("--beam", type=spelling.positive_int, metavar="N", help="beam search of width N")
     drawn = "draw the regions and captions; a folder when there are several photos"
-    add("--out", type=spelling.argument(picture_name), metavar="PICTURE|DIR", help=drawn)
+    add("--out", type=spelling.argument(spelling.picture_name), metavar="PICTURE|DIR", help=drawn)
     add("--json", action="store_true", help="one JSON object per photo and line")
 
     add = parser.add_argument_group("advanced").add_argument
@@ -96,10 +79,7 @@ def add_caption_arguments(parser: argparse.ArgumentParser) -> None:
     add("--crop", action="store_const", const=True, help=alone)
     added = "add what each region's crop shows to its patches: slow, and surer of small regions"
     add("--add-crops", dest="crop", action="store_const", const="add", help=added)
-    least = 'least probability of a label; below it "none of these"'
-    add("--threshold", type=spelling.number(0, 1), metavar="P", help=least)
-    sure = "leave out captions below this confidence (for calibrated models)"
-    add("--min-confidence", type=spelling.number(0, 1), metavar="P", help=sure)
+    spelling.add_min_confidence(add)
     likely = "the likeliest captions, not kept to what the region shows"
     add("--plain", action="store_true", help=likely)
     add("--max-tokens", type=spelling.positive_int, metavar="N", help="longest caption, in tokens")
@@ -109,22 +89,54 @@ def add_caption_arguments(parser: argparse.ArgumentParser) -> None:
 
 def wrong_combination(options: argparse.Namespace) -> str | None:
     """What is wrong about arguments that are right one by one; None when nothing is."""
+    decoding = (options.beam, options.temperature, options.max_tokens, options.plain or None)
+    writes = any(value is not None for value in decoding)
     if options.patches and (options.regions or options.region_file):
         return "--patches captions every patch: leave the other regions out"
-    if problem := spelling.without_region_file(options):
-        return problem
     if options.variance is not None and options.weighting != "gaussian":
         return "--variance belongs to --weighting gaussian: add it or leave --variance out"
     if options.beam is not None and options.temperature is not None:
         return "--beam and --temperature exclude each other: give one"
-    decoding = (options.beam, options.temperature, options.max_tokens)
-    if options.labels is not None and any(value is not None for value in decoding):
-        return "--labels writes no caption: leave --beam, --temperature and --max-tokens out"
-    if options.threshold is not None and options.labels is None:
-        return "--threshold belongs to --labels: add them or leave --threshold out"
-    if options.labels is not None and (options.plain or options.min_confidence is not None):
-        return "--labels writes no caption: leave --plain and --min-confidence out"
-    return None
+    if options.labels is not None and writes:
+        return "--labels writes no caption: leave --beam, --temperature, --max-tokens, --plain out"
+    return spelling.without_region_file(options)
+
+
+@dataclass(frozen=True)
+class _Answered:
+    """A caption or label of one region, with the region's name and id in its file."""
+
+    answer: Caption | Label
+    name: str | None = None
+    id: int | str | None = None
+
+    @property
+    def text(self) -> str:
+        """What stands in lists and pictures; also where there is no text."""
+        return self.answer.text or (
+            "none of these" if isinstance(self.answer, Label) else "not sure"
+        )
+
+    def line(self) -> str:
+        """For people."""
+        answer, name = self.answer, f" [{self.name}]" if self.name else ""
+        if isinstance(answer, Label):
+            more = f"  ({100 * answer.probability:.0f} %)"
+        elif answer.reason is not None:
+            more = f": {answer.reason}"
+        elif answer.confidence is not None:
+            more = f"  ({100 * answer.confidence:.0f} %)"
+        else:
+            more = "" if math.isnan(answer.score) else f"  ({answer.score:.2f})"
+        return f"{answer.region.describe()}{name}: {self.text}{more}"
+
+    def entry(self, texts: Sequence[str]) -> dict[str, Any]:
+        """For programs: the region as `--regions` reads it, and all that was said."""
+        said = self.answer.to_dict()
+        for key in ("cosines", "probabilities") if isinstance(self.answer, Label) else ():
+            said[key] = dict(zip(texts, said[key], strict=True))
+        known = {"region": said.pop("region"), "label": self.name}
+        return known | ({} if self.id is None else {"id": self.id}) | said
 
 
 @dataclass
@@ -167,32 +179,43 @@ class _Job:
         pairs = list(zip(found, names, strict=True))
         self.errors += [one for one, _ in pairs if isinstance(one, PatchionerError)]
         answered = [
-            Answered(one, *name) for one, name in pairs if not isinstance(one, PatchionerError)
+            _Answered(one, *name) for one, name in pairs if not isinstance(one, PatchionerError)
         ]
-        name, size, grid = self.photo.name, self.geometry.image_size, self.geometry.grid
-        if self.options.json:
-            texts = self.options.labels or ()
-            write_line(as_json(name, size, grid, answered, list(map(str, self.errors)), texts))
-        elif self.options.patches:
-            write_line(as_patch_text(name, size, grid, answered))
-        else:
-            write_line(as_text(name, size, answered))
+        write_line("\n".join(self._lines(answered, self.geometry)))
         if self.picture is not None:
             self._draw(answered, self.picture, self.geometry)
 
-    def _draw(self, answered: Sequence[Answered], path: Path, geometry: ImageGeometry) -> None:
+    def _lines(self, answered: Sequence[_Answered], geometry: ImageGeometry) -> Iterator[str]:
+        name, size, grid = self.photo.name, geometry.image_size, geometry.grid
+        if self.options.json:
+            entries = [one.entry(self.options.labels or ()) for one in answered]
+            content = {"photo": name, "size": size, "grid": grid, "captions": entries}
+            errors = {"errors": list(map(str, self.errors))} if self.errors else {}
+            yield json.dumps(content | errors, allow_nan=False)
+            return
+        head = f"{name} ({size[0]} x {size[1]})"
+        if not self.options.patches:
+            yield head
+            yield from (f"  {place}. {one.line()}" for place, one in enumerate(answered, start=1))
+            return
+        from patchioner.patch_map import cluster_captions
+
+        yield f"{head}, {grid[0]} x {grid[1]} patches"
+        for cluster in cluster_captions([one.text for one in answered]):
+            yield f"  {100 * cluster.share:5.1f} %  {cluster.text or 'other'}"
+
+    def _draw(self, answered: Sequence[_Answered], path: Path, geometry: ImageGeometry) -> None:
         from patchioner.drawing import draw_overlay
         from patchioner.patch_map import draw_patch_map
 
-        answers = [one.answer for one in answered]
-        shown = [Caption(shown_text(one), 0.0, one.region) for one in answers]
+        shown = [Caption(one.text, 0.0, one.answer.region) for one in answered]
         photo = self.photo.load()
         if self.options.patches:
             picture = draw_patch_map(photo, shown, geometry)
         else:
             labels = [one.name for one in answered]
             picture = draw_overlay(photo, shown, geometry=geometry, labels=labels)
-        save_picture(picture, path)
+        spelling.save_picture(picture, path)
 
 
 def caption_photos(options: argparse.Namespace) -> int:
@@ -246,8 +269,8 @@ def _jobs(options: argparse.Namespace) -> tuple[list[_Job], int]:
         raise MemoryBankError(
             f"no memory bank at {options.bank!r}: make one (patchioner bank build)"
         )
-    photos = find_photos(options.photos)
-    pictures = plan_pictures(options.out, photos)
+    photos = spelling.find_photos(options.photos)
+    pictures = spelling.plan_pictures(options.out, photos)
     file = spelling.region_file(options)
     jobs = []
     for photo, picture in zip(photos, pictures, strict=True):
@@ -271,7 +294,7 @@ def _asked(options: argparse.Namespace) -> dict[str, Any]:
     if weighting:
         asked["weighting"] = Weighting(**weighting)
     if options.labels is not None:
-        return asked | {"threshold": options.threshold}
+        return asked | {"threshold": options.min_confidence}
     asked |= {"plain": options.plain, "min_confidence": options.min_confidence}
     decoding: dict[str, Any] = {}
     if options.beam is not None:

@@ -12,8 +12,13 @@ from typing import TYPE_CHECKING, Any
 from patchioner.base.errors import OptionError, UnknownNameError
 from patchioner.base.files import read_json
 from patchioner.cli import spelling
-from patchioner.cli.output import report, report_error, write_line
-from patchioner.cli.spelling import PhotoSource, find_photos
+from patchioner.cli.spelling import (
+    PhotoSource,
+    find_photos,
+    report,
+    report_error,
+    write_line,
+)
 
 if TYPE_CHECKING:
     from patchioner.detail.batch import PhotoJob

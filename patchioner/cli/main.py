@@ -15,23 +15,22 @@ from typing import NoReturn
 
 from patchioner import __version__
 from patchioner.base.errors import PatchionerError
-from patchioner.cli.output import report_error
-from patchioner.cli.spelling import attach_negative_values
+from patchioner.cli.spelling import attach_negative_values, report_error
 
 VERBS = {
-    "caption": ("caption", "add_caption_arguments", "caption photos or regions of them"),
-    "detail": ("detail", "add_detail_arguments", "describe photos at length"),
-    "batch": ("batch", "add_batch_arguments", "many photos into rows, resumable"),
-    "alt": ("batch", "add_alt_arguments", "alt text of many photos"),
-    "models": ("models", "add_models_arguments", "what can be loaded, and its size"),
-    "convert": ("models", "add_convert_arguments", "write a model in our own format"),
-    "export": ("models", "add_export_arguments", "run a model's backbone in another runtime"),
-    "calibrate": ("calibrate", "add_calibrate_arguments", "how sure a model's captions are"),
-    "bank": ("bank", "add_bank_arguments", "build, look into or shrink memory banks"),
-    "serve": ("serve", "add_serve_arguments", "a page and an API"),
-    "doctor": ("doctor", "add_doctor_arguments", "what is installed here, and what is in its way"),
+    "caption": ("caption", "caption photos or regions of them"),
+    "detail": ("detail", "describe photos at length"),
+    "batch": ("batch", "many photos into rows, resumable"),
+    "alt": ("batch", "alt text of many photos"),
+    "models": ("models", "what can be loaded, and its size"),
+    "convert": ("models", "write a model in our own format"),
+    "export": ("models", "run a model's backbone in another runtime"),
+    "calibrate": ("calibrate", "how sure a model's captions are"),
+    "bank": ("bank", "build, look into or shrink memory banks"),
+    "serve": ("serve", "a page and an API"),
+    "doctor": ("models", "what is installed here, and what is in its way"),
 }
-"""Verb -> module of this package, its function that declares arguments and sets `run`, and one line of help."""
+"""Verb -> module of this package, whose `add_VERB_arguments` sets arguments and `run`, and one line of help."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -93,8 +92,9 @@ def command_parser(verb: str | None = None) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"patchioner {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for name, (module, declare, help_) in VERBS.items():
+    for name, (module, help_) in VERBS.items():
         command = commands.add_parser(name, help=help_)
         if verb is None or verb == name:
-            getattr(importlib.import_module(f"patchioner.cli.{module}"), declare)(command)
+            found = importlib.import_module(f"patchioner.cli.{module}")
+            getattr(found, f"add_{name}_arguments")(command)
     return parser

@@ -1,14 +1,20 @@
-"""Verbs on whole models: `patchioner models`, `convert` and `export`."""
+"""Verbs on whole models, `patchioner models`, `convert` and `export`, and `doctor`, on what is installed here."""
 
 from __future__ import annotations
 
 import argparse
+import os
+import platform
+from collections.abc import Iterator
+from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import patchioner
 from patchioner.base.errors import OptionError
-from patchioner.cli.output import report_error, write_line
-from patchioner.cli.spelling import find_photos, positive_int
+from patchioner.base.optional import install_line
+from patchioner.cli.spelling import declare, find_photos, positive_int, report_error, write_line
 
 if TYPE_CHECKING:
     from patchioner.export import ExportReport
@@ -32,13 +38,31 @@ examples:
 
 exit status: 0 written and tried; 1 it cannot be exported, or gives other features; 2 wrong usage.
 """
+DISTRIBUTION = "openpatchioner"
+EXTRAS = {
+    "demo": ("skimage",),
+    "coco": ("pycocotools",),
+    "metrics": ("pycocoevalcap", "yaml"),
+    "clip": ("open_clip",),
+    "published": ("open_clip", "yaml", "h5py", "pyarrow"),
+    "language-models": ("transformers", "peft"),
+    "faiss": ("faiss",),
+    "onnx": ("onnx", "onnxruntime"),
+    "openvino": ("openvino",),
+    "api": ("openai",),
+    "supervision": ("supervision",),
+    "serve": ("fastapi", "uvicorn", "python_multipart", "prometheus_client"),
+}
+"""Extra -> the modules that it installs."""
+SWITCHES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT")
+_ROOT = Path(patchioner.__file__).resolve().parent.parent
 
 
 def add_models_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what `patchioner models` takes."""
-    parser.description = "List the models that can be loaded by name, or the parts of one model."
-    parser.add_argument("model", nargs="?", metavar="ID|DIR", help="load it and measure its parts")
-    parser.set_defaults(run=list_models)
+    about = "List the models that can be loaded by name, or the parts of one model."
+    add = declare(parser, list_models, about)
+    add("model", nargs="?", metavar="ID|DIR", help="load it and measure its parts")
 
 
 def list_models(options: argparse.Namespace) -> int:
@@ -74,45 +98,29 @@ def list_models(options: argparse.Namespace) -> int:
 
 def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what `patchioner convert` takes."""
-    parser.description = (
-        "Write any model that can be loaded (a published Patch-ioner model, a YAML file that names "
-        "parts, one of ours) in our own format: safetensors, a memory bank with norms, JSON. Both then decode the "
-        "same vectors, and their token ids are compared."
+    about = (
+        "Write any model that can be loaded (a published Patch-ioner model, a YAML file that names parts, one of\n"
+        "ours) in our own format: safetensors, a memory bank with norms, JSON. Both then decode the same vectors,\n"
+        "and their token ids are compared."
     )
-    parser.epilog, parser.formatter_class = _CONVERT_EXAMPLES, argparse.RawDescriptionHelpFormatter
-    add = parser.add_argument
+    add = declare(parser, convert, about, _CONVERT_EXAMPLES)
     add("source", metavar="ID|DIR|YAML")
     add("out", metavar="OUT", type=Path, help="new folder")
-    add(
-        "--storage",
-        choices=["fp32", "fp16", "int8"],
-        default="fp32",
-        help="precision of the networks on disk (default: %(default)s, which changes nothing)",
-    )
-    add(
-        "--bank-storage",
-        choices=["float32", "float16", "int8"],
-        default="float16",
-        help="precision of the memory bank (default: %(default)s)",
-    )
+    networks = "precision of the networks on disk (default: %(default)s, which changes nothing)"
+    add("--storage", choices=["fp32", "fp16", "int8"], default="fp32", help=networks)
+    kinds = ["float32", "float16", "int8"]
+    rows = "precision of the memory bank (default: %(default)s)"
+    add("--bank-storage", choices=kinds, default="float16", help=rows)
     add("--bank", metavar="DIR", help="replace the memory bank by this one")
-    add(
-        "--merge-duplicates",
-        action="store_true",
-        help="equal rows of the memory bank become one that counts as often: projections stay the same",
+    merge = (
+        "equal rows of the memory bank become one that counts as often: projections stay the same"
     )
-    published = parser.add_argument_group("published Patch-ioner models")
-    published.add_argument(
-        "--talk2dino",
-        metavar="FILE|OWNER/NAME/FILE",
-        help="projection of the text tower, which the repositories do not hold (captions need none)",
-    )
-    published.add_argument(
-        "--fit",
-        choices=["stretch", "crop"],
-        help="how photos are fitted: stretch, as in all published numbers, or crop (default: stretch)",
-    )
-    parser.set_defaults(run=convert)
+    add("--merge-duplicates", action="store_true", help=merge)
+    add = parser.add_argument_group("published Patch-ioner models").add_argument
+    tower = "projection of the text tower, which the repositories do not hold (captions need none)"
+    add("--talk2dino", metavar="FILE|OWNER/NAME/FILE", help=tower)
+    fit = "how photos are fitted: stretch, as in all published numbers, or crop (default: stretch)"
+    add("--fit", choices=["stretch", "crop"], help=fit)
 
 
 def convert(options: argparse.Namespace) -> int:
@@ -194,35 +202,25 @@ def _bytes(size: float) -> str:
 
 def add_export_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what `patchioner export` takes."""
-    parser.description = (
-        "Write a model whose backbone runs in another runtime on the CPU, as a complete checkpoint. It is tried "
+    about = (
+        "Write a model whose backbone runs in another runtime on the CPU, as a complete checkpoint. It is tried\n"
         "against the model: features on given photos or on pictures of our own, and on photos also captions."
     )
-    parser.epilog, parser.formatter_class = _EXPORT_EXAMPLES, argparse.RawDescriptionHelpFormatter
-    add = parser.add_argument
+    add = declare(parser, export, about, _EXPORT_EXAMPLES)
     add("model", metavar="MODEL", help="ID, folder or YAML file")
     add("out", metavar="OUT", type=Path, help="new folder")
     add("--format", choices=["onnx", "openvino"], required=True, help="whose files, whose runtime")
-    add(
-        "--precision",
-        choices=["fp32", "bf16", "int8", "int8-bf16"],
-        default="fp32",
-        help="of the backbone's arithmetic; all but fp32 for openvino only (default: %(default)s)",
-    )
+    kinds = ["fp32", "bf16", "int8", "int8-bf16"]
+    arithmetic = "of the backbone; all but fp32 for openvino only (default: %(default)s)"
+    add("--precision", choices=kinds, default="fp32", help=arithmetic)
     add("--size", type=positive_int, metavar="PIXELS", help="input size, in place of the model's")
-    add(
-        "--fit",
-        choices=["stretch", "crop", "pad", "aspect"],
-        help="how photos are fitted, in place of the model's; all but aspect make a network of one size",
+    fits = ["stretch", "crop", "pad", "aspect"]
+    fit = (
+        "how photos are fitted, in place of the model's; all but aspect make a network of one size"
     )
-    add(
-        "--photos",
-        nargs="+",
-        default=[],
-        metavar="PHOTO|DIR",
-        help="try the export on these, and count captions that change",
-    )
-    parser.set_defaults(run=export)
+    add("--fit", choices=fits, help=fit)
+    tried = "try the export on these, and count captions that change"
+    add("--photos", nargs="+", default=[], metavar="PHOTO|DIR", help=tried)
 
 
 def export(options: argparse.Namespace) -> int:
@@ -256,3 +254,79 @@ def _summary(options: argparse.Namespace, report: ExportReport, *, given: bool) 
         f"  largest difference from torch in float32: {largest}\n"
         f"  cosine of tokens: mean {found.mean_cosine:.6f}, least {found.least_cosine:.6f}"
     )
+
+
+def add_doctor_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare that `patchioner doctor` takes nothing."""
+    about = "Say what is installed here and what is in its way; exit status 1 for that."
+    declare(parser, doctor, about)
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """Write the report; the exit status."""
+    parts = {"version": _versions, "devices": _devices, "extras": _extras, "model hub": _hub}
+    for heading, part in parts.items():
+        write_line(heading)
+        for name, value in part():
+            write_line(f"  {name:<16} {value}")
+    problems = list(_shadows())
+    for problem in problems:
+        report_error(problem)
+    if not problems:
+        write_line("no problem found")
+    return int(bool(problems))
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    where = "a checkout" if (_ROOT / "setup.cfg").is_file() else "installed"
+    yield "patchioner", f"{patchioner.__version__} ({where}: {_ROOT})"
+    yield "python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    for name in ("torch", "timm", "tokenizers", "safetensors", "huggingface_hub", "transformers"):
+        yield name, _version(name) or "not installed"
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _devices() -> Iterator[tuple[str, str]]:
+    import torch
+
+    yield "cpu", f"{os.cpu_count()} cores, torch works with {torch.get_num_threads()} threads"
+    if not torch.cuda.is_available():
+        yield "cuda", f"none that torch {torch.__version__} can use"
+    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        found = torch.cuda.get_device_properties(index)
+        yield f"cuda:{index}", f"{found.name}, {found.total_memory / 2**30:.0f} GiB"
+    if torch.backends.mps.is_available():
+        yield "mps", "there"
+
+
+def _extras() -> Iterator[tuple[str, str]]:
+    for extra, modules in EXTRAS.items():
+        missing = [module for module in modules if find_spec(module) is None]
+        lacks = f"no {', '.join(missing)}: {install_line(extra)}"
+        yield extra, lacks if missing else "installed"
+
+
+def _hub() -> Iterator[tuple[str, str]]:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    cache = Path(HF_HUB_CACHE)
+    models = len(list(cache.glob("models--*"))) if cache.is_dir() else 0
+    yield "cache", f"{cache} ({models} models)"
+    for name in SWITCHES:
+        yield name, os.environ.get(name, "not set")
+
+
+def _shadows() -> Iterator[str]:
+    """What is installed under our name. (Files that hide a package of ours are refused at import.)"""
+    for distribution in metadata.packages_distributions().get("patchioner", ()):
+        if distribution != DISTRIBUTION:
+            yield (
+                f"the distribution {distribution!r} (the Patch-ioner authors' own) is installed and has the same "
+                f"import name: pip uninstall {distribution}, then install {DISTRIBUTION} again"
+            )

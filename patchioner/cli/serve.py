@@ -11,7 +11,6 @@ from pathlib import Path
 
 from patchioner.base.optional import require
 from patchioner.cli import spelling
-from patchioner.cli.output import report
 from patchioner.serve.settings import ServeSettings
 
 _EXAMPLES = """\
@@ -27,30 +26,22 @@ _ALSO = {"root": ("--review",)}
 
 def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what `patchioner serve` takes."""
-    parser.description = (
-        "Serve a page and an API, also for clients of OpenAI and Ollama, on one model."
-    )
-    parser.epilog = _EXAMPLES
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.set_defaults(run=serve)
-    spelling.add_model(parser.add_argument)
+    about = "Serve a page and an API, also for clients of OpenAI and Ollama, on one model."
+    spelling.add_model(spelling.declare(parser, serve, about, _EXAMPLES))
     advanced = parser.add_argument_group("advanced")
     hints = typing.get_type_hints(ServeSettings)
     for one in fields(ServeSettings):
         add = (parser if one.name in _FIRST else advanced).add_argument
-        flag, text = f"--{one.name.replace('_', '-')}", one.metadata["help"]
-        if hints[one.name] is bool:
-            add(flag, action="store_true", help=text)
+        flags = (f"--{one.name.replace('_', '-')}", *_ALSO.get(one.name, ()))
+        hint, told = hints[one.name], one.metadata["help"]
+        if hint is bool:
+            add(*flags, action="store_true", help=told)
             continue
-        kind = next(kind for kind in (int, float, Path, str) if kind in _kinds(hints[one.name]))
-        told = "" if one.default is None else " (default: %(default)s)"
-        form = one.metadata["metavar"]
-        also = _ALSO.get(one.name, ())
-        add(flag, *also, type=kind, default=one.default, metavar=form, help=text + told)
-
-
-def _kinds(hint: object) -> tuple[object, ...]:
-    return typing.get_args(hint) or (hint,)
+        told += "" if one.default is None else " (default: %(default)s)"
+        kind = next(
+            kind for kind in (int, float, Path, str) if kind in (hint, *typing.get_args(hint))
+        )
+        add(*flags, type=kind, default=one.default, metavar=one.metadata["metavar"], help=told)
 
 
 def serve(options: argparse.Namespace) -> int:
@@ -70,6 +61,6 @@ def serve(options: argparse.Namespace) -> int:
     logging.getLogger("patchioner.serve").setLevel(logging.INFO)
     model = Patchioner.from_pretrained(options.model, device=options.device)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    report(f"{model!r} listens on http://{host}:{settings.port}")
+    spelling.report(f"{model!r} listens on http://{host}:{settings.port}")
     run_server(model, settings)
     return 0

@@ -1,4 +1,4 @@
-"""How photos, regions, numbers and texts are named on the command line, and where pictures go."""
+"""How photos, regions, numbers and texts are named on the command line, and what it writes: lines, and pictures."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import functools
 import math
 import os
 import re
+import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,17 +22,7 @@ from patchioner.base.errors import (
     UnknownNameError,
 )
 from patchioner.base.optional import require
-from patchioner.cli.output import report
-from patchioner.regions import (
-    Box,
-    Mask,
-    Point,
-    Polygon,
-    RegionFile,
-    RegionSet,
-    Trace,
-    read_trace,
-)
+from patchioner.regions import Box, Mask, Point, Polygon, RegionFile, RegionSet, Trace, read_trace
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -43,6 +34,62 @@ T = TypeVar("T")
 SAMPLES = ("astronaut", "chelsea", "coffee", "rocket")
 WRITTEN = (".png", ".jpg", ".jpeg", ".webp")
 _PREFIX = "scikit-image:"
+# ESC, BEL, C1 and the rest could drive a terminal; a line is one line.
+_CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """The text with control characters, line feeds apart, escaped as JSON escapes them.
+
+    Example:
+        >>> printable(chr(27) + "[31m a cat") == chr(92) + "u001b[31m a cat"
+        True
+    """
+    return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def write_line(text: str) -> None:
+    """One line on standard output; what its encoding lacks becomes a question mark."""
+    if sys.stdout is None:
+        raise OptionError("standard output is closed: send it to a file, or to /dev/null")
+    if sys.stdout.isatty():
+        _wipe_progress()
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(printable(text).encode(encoding, "replace").decode(encoding) + "\n")
+    sys.stdout.flush()
+
+
+def report_error(message: str) -> None:
+    """One line on standard error, whatever line breaks the message has."""
+    report(f"error: {message}")
+
+
+def report(message: str) -> None:
+    """One line on standard error that begins with the command's name."""
+    if sys.stderr is not None:
+        _wipe_progress()
+        sys.stderr.write(f"patchioner: {printable(' '.join(message.split()))}\n")
+        sys.stderr.flush()
+
+
+def _wipe_progress() -> None:
+    if sys.stderr is not None and sys.stderr.isatty():
+        sys.stderr.write("\r\x1b[K")  # the bar draws itself again
+        sys.stderr.flush()
+
+
+def declare(
+    parser: argparse.ArgumentParser,
+    run: Callable[[argparse.Namespace], int],
+    description: str,
+    examples: str | None = None,
+) -> Callable[..., Any]:
+    """Say what a command is for and what it runs; its `add_argument`."""
+    parser.description, parser.epilog = description, examples
+    if examples is not None:
+        parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.set_defaults(run=run, error=parser.error)
+    return parser.add_argument
 
 
 def attach_negative_values(argv: Sequence[str]) -> list[str]:
@@ -138,10 +185,8 @@ def add_model(add: Callable[..., Any]) -> None:
 
 def add_region_file(add: Callable[..., Any]) -> None:
     """`--regions`, and what its numbers mean where they cannot say it."""
-    known = (
-        "JSON of regions, COCO annotations, SAM masks or another known format; or a folder of them"
-    )
-    add("--regions", metavar="FILE", dest="region_file", type=Path, help=known)
+    known = "regions: our JSON, COCO, SAM masks or another known format; or a folder of them"
+    add("--regions", metavar="FILE|DIR", dest="region_file", help=known)
     form = "how boxes of --regions are written, where their format leaves it open"
     add("--box-format", choices=["xyxy", "xywh", "cxcywh"], help=form)
     shares = "numbers of --regions are 0..1 of the photo"
@@ -150,23 +195,29 @@ def add_region_file(add: Callable[..., Any]) -> None:
     add("--exif", choices=["apply", "ignore"], help=turned)
 
 
-def _how(options: argparse.Namespace) -> dict[str, Any]:
-    names = ("box_format", "normalized", "exif")
-    return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+def add_min_confidence(add: Callable[..., Any]) -> None:
+    """`--min-confidence`."""
+    least = "leave out texts below this confidence (captions: of calibrated models)"
+    add("--min-confidence", type=number(0, 1), metavar="P", help=least)
+
+
+def numbers_of_regions(options: argparse.Namespace) -> dict[str, Any]:
+    """What the numbers of `--regions` mean, where that is told."""
+    told = {name: getattr(options, name, None) for name in ("box_format", "normalized", "exif")}
+    return {name: value for name, value in told.items() if value is not None}
 
 
 def without_region_file(options: argparse.Namespace) -> str | None:
     """What is wrong where `--regions` is missing; None when nothing is."""
-    if options.region_file is None and (given := next(iter(_how(options)), None)):
+    if options.region_file is None and (given := next(iter(numbers_of_regions(options)), None)):
         return f"--{given.replace('_', '-')} belongs to --regions: add it"
     return None
 
 
 def region_file(options: argparse.Namespace) -> RegionFile | None:
     """The file of `--regions`, read."""
-    if options.region_file is None:
-        return None
-    return RegionFile(options.region_file, **_how(options))
+    path = options.region_file
+    return None if path is None else RegionFile(path, **numbers_of_regions(options))
 
 
 @argument
@@ -197,9 +248,7 @@ def positive_int(text: str) -> int:
 def number(least: float, most: float = math.inf, *, above: bool = False) -> Callable[[str], float]:
     """A parser of finite numbers from `least` (or `above` it) up to `most`."""
     wanted = f"a number {'above' if above else 'from'} {least:g}"
-    wanted += (
-        " on" if math.isinf(most) and not above else "" if math.isinf(most) else f" to {most:g}"
-    )
+    wanted += f" to {most:g}" if math.isfinite(most) else "" if above else " on"
 
     def parse(text: str) -> float:
         value = _numbers(text, 1, wanted)[0]
@@ -215,27 +264,23 @@ positive, not_negative = number(0, above=True), number(0)
 
 @dataclass(frozen=True)
 class PhotoSource:
-    """A photo that is still to be read.
-
-    Attributes:
-        name: as the user wrote it, or folder/name for a photo of a folder.
-    """
+    """A photo that is still to be read; `name` is as the user wrote it, or folder/name for a photo of a folder."""
 
     name: str
 
     @property
+    def _sample(self) -> str | None:
+        return self.name.removeprefix(_PREFIX) if self.name.startswith(_PREFIX) else None
+
+    @property
     def file_name(self) -> str:
         """The path by which files of regions know the photo."""
-        return f"{self.name.removeprefix(_PREFIX)}.png" if self._is_sample else self.name
+        return self.name if self._sample is None else f"{self._sample}.png"
 
     @property
     def stem(self) -> str:
         """The file name without its suffix."""
         return Path(self.file_name).stem
-
-    @property
-    def _is_sample(self) -> bool:
-        return self.name.startswith(_PREFIX)
 
     def check(self) -> None:
         """Refuse a photo that is not there, before a model is loaded for it.
@@ -245,22 +290,19 @@ class PhotoSource:
             UnknownNameError: scikit-image ships no such photo.
             MissingExtraError: scikit-image is not installed.
         """
-        if not self._is_sample:
-            if not os.path.isfile(self.name):
-                raise ImageError(f"no photo at {self.name!r}: check the path")
-            return
-        if self.name.removeprefix(_PREFIX) not in SAMPLES:
-            raise UnknownNameError.among(
-                "photo of scikit-image", self.name.removeprefix(_PREFIX), SAMPLES
-            )
-        require("skimage.data", "demo")
+        if self._sample is not None:
+            if self._sample not in SAMPLES:
+                raise UnknownNameError.among("photo of scikit-image", self._sample, SAMPLES)
+            require("skimage.data", "demo")
+        elif not os.path.isfile(self.name):
+            raise ImageError(f"no photo at {self.name!r}: check the path")
 
     def source(self) -> ImageSource:
         """What `Patchioner` takes: the path, or a sample's pixels."""
-        if not self._is_sample:
+        if self._sample is None:
             return self.name
         self.check()
-        return getattr(require("skimage.data", "demo"), self.name.removeprefix(_PREFIX))()
+        return getattr(require("skimage.data", "demo"), self._sample)()
 
     def load(self) -> Image.Image:
         """Read the photo, upright and RGB; errors of `check` and `load_image`."""
@@ -284,13 +326,18 @@ def find_photos(arguments: Sequence[str]) -> list[PhotoSource]:
             found.append(PhotoSource(argument))
             continue
         pictures, others = _pictures_below(path)
-        if others:
-            kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(others.items()))
-            report(f"left out of {argument}: {kinds}")
+        report_left_out(argument, others)
         if not pictures:
             raise ImageError(f"no pictures in the folder {argument!r}")
         found.extend(PhotoSource(str(picture)) for picture in pictures)
     return found
+
+
+def report_left_out(where: str, kinds: Mapping[str, int]) -> None:
+    """Say what was found there and is no photo, by kind."""
+    if kinds:
+        said = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+        report(f"left out of {where}: {said}")
 
 
 def _pictures_below(folder: Path) -> tuple[list[Path], Counter[str]]:
@@ -334,15 +381,14 @@ def plan_pictures(out: Path | None, photos: Sequence[PhotoSource]) -> list[Path 
         raise OptionError(
             f"--out {str(out)!r} is one file, but there are {len(photos)} photos: give a folder"
         )
-    paths: list[Path | None] = []
-    taken: set[str] = set()
+    seen, paths = Counter[str](), list[Path | None]()
     for photo in photos:
-        stem, number = photo.stem, 1
-        while stem in taken:
-            number += 1
-            stem = f"{photo.stem}-{number}"
-        taken.add(stem)
-        paths.append(out / f"{stem}.overlay.png")
+        name = photo.stem
+        while seen[name]:  # as a name, or as one with a number
+            seen[photo.stem] += 1
+            name = f"{photo.stem}-{seen[photo.stem]}"
+        seen[name] += 1
+        paths.append(out / f"{name}.overlay.png")
     return paths
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import logging
 import math
 import threading
@@ -28,11 +27,11 @@ from patchioner.regions import Region
 from patchioner.serve import reading
 from patchioner.serve.reading import RequestError, open_photo, region_list
 from patchioner.serve.schemas import Asked, caption_json, choice_json, failure
-from patchioner.serve.settings import ServeSettings
+from patchioner.serve.settings import ServeSettings, content_id
 
 Asking: TypeAlias = Sequence[Any] | None
 logger = logging.getLogger(__name__)
-LONGEST_TEXT = 2000  # characters
+MOST_TEXTS, LONGEST_TEXT = 1000, 2000  # of a request; characters of each
 _AT_ONCE = Batching(photos=10**6, regions=10**6, readers=0, overlap=False)
 _DECODERS = 2  # threads that decode photos
 _DECODED = 8  # photos that may be decoded and not yet encoded: they are large
@@ -286,7 +285,7 @@ class Engine:
 
     async def photo(self, data: bytes) -> Encoded:
         """The photo in a file, encoded once while there is room for it; RequestError where it cannot be read."""
-        name = hashlib.sha256(data).hexdigest()[:32]
+        name = content_id(data)
         if known := self.cache.get(name):
             return known
         async with self._room:
@@ -316,9 +315,8 @@ class Engine:
 
     def checked(self, texts: Sequence[str]) -> tuple[str, ...]:
         """The texts; TextError where they are too many or too long."""
-        most = self.settings.max_texts
-        if len(texts) > most or any(len(text) > LONGEST_TEXT for text in texts):
-            raise TextError(f"give at most {most} texts of at most {LONGEST_TEXT} characters")
+        if len(texts) > MOST_TEXTS or any(len(text) > LONGEST_TEXT for text in texts):
+            raise TextError(f"give at most {MOST_TEXTS} texts of at most {LONGEST_TEXT} characters")
         return tuple(texts)
 
     def require_model(self, name: str) -> None:

@@ -20,7 +20,7 @@ from patchioner.detail import DetailedCaption
 from patchioner.images import is_picture
 from patchioner.regions import Patch
 from patchioner.serve import schemas
-from patchioner.serve.engine import LONGEST_TEXT, Encoded, Engine, as_json
+from patchioner.serve.engine import LONGEST_TEXT, MOST_TEXTS, Encoded, Engine, as_json
 from patchioner.serve.reading import bad_image, bad_request, named_photo
 from patchioner.serve.schemas import failure
 
@@ -137,7 +137,7 @@ async def detail(id: str, question: schemas.DetailQuestion, engine: Asker) -> St
 async def models(engine: Asker) -> JSONResponse:
     """The model, what it can do, and the limits of requests."""
     settings, parts = engine.model.settings, engine.model.parts
-    names = ("bytes", "pixels", "regions", "texts")
+    names = ("bytes", "pixels", "regions")
     limits = {one: getattr(engine.settings, f"max_{one}") for one in names}
     known = {"id": settings.name, "object": "model", "created": 0, "owned_by": "patchioner"}
     able = {
@@ -145,7 +145,7 @@ async def models(engine: Asker) -> JSONResponse:
         "explain": parts.bank is not None and parts.bank.texts is not None,
         "detail": "detail" in settings.calibration,
         "confidence": "captions" in settings.calibration,
-        "limits": limits | {"text": LONGEST_TEXT},
+        "limits": limits | {"texts": MOST_TEXTS, "text": LONGEST_TEXT},
     }
     return JSONResponse({"object": "list", "data": [known | able]})
 

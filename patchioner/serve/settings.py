@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import math
 from dataclasses import dataclass, field, fields
@@ -9,6 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from patchioner.base.errors import OptionError
+
+
+def content_id(photo: bytes) -> str:
+    """What a photo is called: 32 hexadecimal digits of its file's SHA-256."""
+    return hashlib.sha256(photo).hexdigest()[:32]
 
 
 def _option(default: Any, meaning: str, form: str | None = None, **more: Any) -> Any:
@@ -39,7 +45,6 @@ class ServeSettings:
     max_bytes: int = _option(32 * 2**20, "of a request", "N")
     max_pixels: int = _option(50_000_000, "of a photo", "N")
     max_regions: int = _option(1024, "of a request", "N")
-    max_texts: int = _option(1000, "of a request, of at most 2,000 characters each", "N")
 
     def __post_init__(self) -> None:
         for one in fields(self):

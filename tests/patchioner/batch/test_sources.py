@@ -3,11 +3,11 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from patchioner.base.errors import ImageError, OptionError, PatchionerError
 from patchioner.batch.sources import Lazy, Reading, Sample, Source, open_source
@@ -58,23 +58,20 @@ def test_a_folder_is_gone_through_and_links_are_followed_once(photos: Path) -> N
     assert sum(with_regions.left_out.values()) == 2
 
 
-@pytest.mark.parametrize(
-    ("place", "found"),
-    [
-        ("photos/**/a.png", ["a.png", "sub/a.png"]),
-        ("photos/[bc].png", ["b.png", "c.png"]),
-        ("photos/a.png", ["a.png"]),
-        ("list.txt", ["photos/b.png", "photos/sub/a.png"]),
-        ("photos/coco.json", ["a.png", "b.png", "c.png", "sub/a.png", "sub/d.png", "e.png"]),
-    ],
-)
+@pytest.mark.parametrize(("place", "found"), [
+    ("photos/**/a.png", "a.png sub/a.png"),
+    ("photos/[bc].png", "b.png c.png"),
+    ("photos/a.png", "a.png"),
+    ("list.txt", "photos/b.png photos/sub/a.png"),
+    ("photos/coco.json", "a.png b.png c.png sub/a.png sub/d.png e.png"),
+])  # fmt: skip
 def test_what_a_source_may_be(
-    place: str, found: list[str], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: str, found: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "list.txt").write_text("photos/b.png\nphotos/sub/a.png\n\nphotos/b.png\n")
     (photos / "coco.json").write_bytes((tmp_path / "coco.json").read_bytes())
     monkeypatch.chdir(tmp_path)
-    assert names(open_source(place)) == names(open_source(tmp_path / place)) == found
+    assert names(open_source(place)) == names(open_source(tmp_path / place)) == found.split()
 
 
 def test_regions_may_lie_in_a_file_for_each_photo(photos: Path, tmp_path: Path) -> None:
@@ -85,6 +82,28 @@ def test_regions_may_lie_in_a_file_for_each_photo(photos: Path, tmp_path: Path) 
     found = samples(open_source(photos, Reading(str(tmp_path / "regions"))))
     assert [one.photo for one in found if one.error is None] == ["a.png", "sub/a.png"]
     assert boxes(found[4]) == [Box(1, 2, 30, 45)]
+
+
+def test_numbers_of_regions_mean_what_is_told(tmp_path: Path) -> None:
+    stored, exif = noise_photo(64, 96), Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise
+    (tmp_path / "photos").mkdir()
+    stored.save(tmp_path / "photos" / "a.jpg", exif=exif)
+
+    def read(box: list[float], **how: Any) -> list[Any]:
+        (tmp_path / "r.json").write_text(json.dumps({"regions": [{"box": box}]}))
+        (sample,) = samples(
+            open_source(tmp_path / "photos", Reading(str(tmp_path / "r.json"), **how))
+        )
+        return boxes(sample)
+
+    assert read([0.25, 0.5, 0.5, 1], normalized=True) == [Box(24, 32, 48, 64)]
+    assert read([0, 0, 10, 20], exif="ignore") == [Box(76, 0, 96, 10)]
+    (tmp_path / "0.tar").write_bytes(tar())
+    with pytest.raises(OptionError, match="exif"):
+        open_source(tmp_path / "0.tar", Reading(exif="ignore"))
+    with pytest.raises(OptionError, match="sideways"):
+        Reading(exif="sideways")
 
 
 def test_a_url_is_a_source(photos: Path) -> None:
@@ -118,13 +137,9 @@ def tar(mode: str = "w") -> bytes:
 
 
 def packed(kind: str) -> bytes:
-    if kind != "tar.zst":
-        return tar("w" if kind == "tar" else "w:gz")
-    stream = io.BytesIO()
-    with pytest.importorskip("pyarrow").CompressedOutputStream(stream, "zstd") as out:
-        out.write(tar())
-        out.flush()
-        return bytes(stream.getvalue())
+    if kind == "tar.zst":
+        return bytes(pytest.importorskip("pyarrow").compress(tar(), codec="zstd", asbytes=True))
+    return tar("w" if kind == "tar" else "w:gz")
 
 
 @pytest.mark.parametrize("kind", ["tar", "tar.gz", "tgz", "tar.zst"])
@@ -150,23 +165,14 @@ def test_a_broken_tar_is_an_error_beside_what_it_has(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["parquet", "arrow", "datasets"])
 def test_tables_have_pictures_and_regions(kind: str, tmp_path: Path) -> None:
     arrow = pytest.importorskip("pyarrow")
-    table = arrow.Table.from_pydict(
-        {
-            "image": [{"bytes": png(n), "path": f"{n}.png"} for n in range(3)],
-            "objects": [
-                {"bbox": [[1.0, 2.0, 30.0, 40.0]] * n, "id": list(range(n))} for n in range(3)
-            ],
-            "mood": ["calm"] * 3,
-        }
-    )
+    given = [{"bbox": [[1.0, 2.0, 30.0, 40.0]] * n, "id": list(range(n))} for n in range(3)]
+    pictures = [{"bytes": png(n), "path": f"{n}.png"} for n in range(3)]
+    columns = {"image": pictures, "objects": given, "mood": ["calm"] * 3}
+    table, path = arrow.Table.from_pydict(columns), tmp_path / f"t.{kind}"
     if kind == "parquet":
-        pytest.importorskip("pyarrow.parquet").write_table(
-            table, tmp_path / "t.parquet", row_group_size=2
-        )
+        pytest.importorskip("pyarrow.parquet").write_table(table, path, row_group_size=2)
     elif kind == "arrow":
-        with pytest.importorskip("pyarrow.ipc").new_file(
-            str(tmp_path / "t.arrow"), table.schema
-        ) as file:
+        with pytest.importorskip("pyarrow.ipc").new_file(str(path), table.schema) as file:
             file.write_table(table)
     else:
         pytest.importorskip("datasets").Dataset(table).save_to_disk(tmp_path)
@@ -189,32 +195,17 @@ def test_a_table_of_paths_and_boxes_asks_what_the_numbers_mean(photos: Path) -> 
         open_source(photos / "t.parquet", Reading(image_column="other"))
 
 
-def empty(folder: Path) -> Path:
-    return folder
-
-
-def listed(folder: Path) -> Path:
-    (folder / "list.txt").write_text("\n")
-    return folder / "list.txt"
-
-
-def cut_short(folder: Path) -> Path:
-    (folder / "coco.json").write_text('{"images": [')
-    return folder / "coco.json"
-
-
-def no_table(folder: Path) -> Path:
-    pytest.importorskip("pyarrow")
-    (folder / "t.parquet").write_bytes(b"PAR1")
-    return folder / "t.parquet"
-
-
-@pytest.mark.parametrize("make", [empty, listed, cut_short, no_table, lambda folder: folder / "x"])
+@pytest.mark.parametrize(("name", "content"), [
+    ("", b""), ("x", None), ("list.txt", b"\n"), ("coco.json", b'{"images": ['), ("t.parquet", b"PAR1"),
+])  # fmt: skip
 def test_what_is_no_source_is_refused_before_any_work(
-    make: Callable[[Path], Path], tmp_path: Path
+    name: str, content: bytes | None, tmp_path: Path
 ) -> None:
+    pytest.importorskip("pyarrow")
+    if name and content is not None:
+        (tmp_path / name).write_bytes(content)
     with pytest.raises(PatchionerError):
-        open_source(make(tmp_path))
+        open_source(tmp_path / name)
 
 
 def test_a_fetch_that_fails_in_any_way_is_an_image_error() -> None:

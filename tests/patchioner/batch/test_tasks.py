@@ -7,9 +7,15 @@ import pytest
 
 from patchioner import Box, Patchioner
 from patchioner.base.errors import OptionError
-from patchioner.batch import Captioner
+from patchioner.batch import Captioner, Task
 
 BOX = [5, 4, 45, 34]
+
+
+@pytest.mark.parametrize(("kind", "texts"), [("captoin", ()), ("label", ()), ("alt", ("a cat",))])
+def test_tasks_that_make_no_sense_are_refused(kind: str, texts: tuple[str, ...]) -> None:
+    with pytest.raises(OptionError, match=kind):
+        Task(kind, texts)
 
 
 def test_columns_are_added_to_a_batch(photos: Path, model: Patchioner) -> None:
@@ -21,11 +27,9 @@ def test_columns_are_added_to_a_batch(photos: Path, model: Patchioner) -> None:
 
 
 def test_boxes_have_a_caption_each(photos: Path, model: Patchioner) -> None:
+    boxes = [[BOX, [200, 0, 210, 5]], [], np.array([BOX])]
     data = (photos / "a.png").read_bytes()
-    batch = {
-        "jpg": [{"bytes": data, "path": None}] * 3,
-        "boxes": [[BOX, [200, 0, 210, 5]], [], np.array([BOX])],
-    }
+    batch = {"jpg": [{"bytes": data, "path": None}] * 3, "boxes": boxes}
     found = Captioner(model, image="jpg", boxes="boxes")(batch)
     (caption,) = model.caption(photos / "a.png", [Box(*BOX)])
     assert found["caption"] == [[caption.text, None], [], [caption.text]]
@@ -35,9 +39,7 @@ def test_boxes_have_a_caption_each(photos: Path, model: Patchioner) -> None:
 
 
 def test_it_maps_a_dataset(photos: Path, model: Patchioner) -> None:
-    datasets = pytest.importorskip("datasets")
-    rows = datasets.Dataset.from_dict({"image": [str(photos / "a.png")]})
-    (row,) = rows.map(
-        Captioner(model), batched=True, load_from_cache_file=False, new_fingerprint="x"
-    )
+    rows = pytest.importorskip("datasets").Dataset.from_dict({"image": [str(photos / "a.png")]})
+    how = {"batched": True, "load_from_cache_file": False, "new_fingerprint": "x"}
+    (row,) = rows.map(Captioner(model), **how)
     assert row["caption"] == model.caption(photos / "a.png")[0].text

@@ -145,36 +145,20 @@ def test_photos_share_batches(run: Run, photo: Path, batches: list[int]) -> None
     assert batches == [40, 20]
 
 
-@pytest.mark.parametrize(
-    ("words", "asked"),
-    [
-        ([], {}),
-        (["--weighting", "cls"], {"weighting": Weighting("cls")}),
-        (
-            ["--weighting", "gaussian", "--variance", "0.5", "--rounding", "reference"],
-            {"weighting": Weighting("gaussian", 0.5, "reference")},
-        ),
-        (["--crop"], {"crop": True}),
-        (
-            ["--beam", "3", "--max-tokens", "7"],
-            {"options": DecodeOptions("beam", max_tokens=7, beam_width=3)},
-        ),
-        (["--beam", "1"], {"options": DecodeOptions()}),
-        (
-            ["--temperature", "0.7", "--seed", "5"],
-            {"options": DecodeOptions("sample", temperature=0.7, seed=5)},
-        ),
-    ],
-)
+@pytest.mark.parametrize(("words", "asked"), [
+    ("", {}),
+    ("--weighting cls", {"weighting": Weighting("cls")}),
+    ("--weighting gaussian --variance 0.5 --rounding reference",
+     {"weighting": Weighting("gaussian", 0.5, "reference")}),
+    ("--crop", {"crop": True}),
+    ("--beam 3 --max-tokens 7", {"options": DecodeOptions("beam", max_tokens=7, beam_width=3)}),
+    ("--beam 1", {"options": DecodeOptions()}),
+    ("--temperature 0.7 --seed 5", {"options": DecodeOptions("sample", temperature=0.7, seed=5)}),
+])  # fmt: skip
 def test_settings_reach_the_model(
-    run: Run,
-    photo: Path,
-    model: Patchioner,
-    capsys: Capture,
-    words: list[str],
-    asked: dict[str, Any],
+    run: Run, photo: Path, model: Patchioner, capsys: Capture, words: str, asked: dict[str, Any]
 ) -> None:
-    assert run(photo, "--box", "5,5,40,50", *words, "--json") == 0
+    assert run(photo, "--box", "5,5,40,50", *words.split(), "--json") == 0
     (line,) = _lines(capsys)
     (caption,) = model.caption(photo, [Box(5, 5, 40, 50)], **asked)
     assert line["captions"][0]["text"] == caption.text
@@ -230,13 +214,12 @@ def test_labels_are_chosen_among_texts(
     assert run(photo, *words, "--json") == 0
     (caption,) = _lines(capsys)[0]["captions"]
     assert caption["text"] == label.text
-    assert caption["cosines"] == pytest.approx(
-        dict(zip(texts, label.cosines, strict=True)), abs=1e-5
-    )
+    cosines = dict(zip(texts, label.cosines, strict=True))
+    assert caption["cosines"] == pytest.approx(cosines, abs=1e-5)
     assert sum(caption["probabilities"].values()) == pytest.approx(1.0, abs=1e-5)
     (tmp_path / "classes.txt").write_text("\n".join(texts))
     out = tmp_path / "map.png"
-    none = ["--labels", tmp_path / "classes.txt", "--threshold", "1", "--patches", "--out", out]
+    none = ["--labels", tmp_path / "classes.txt", "--min-confidence", 1, "--patches", "--out", out]
     assert run(photo, *none) == 0
     assert "none of these" in capsys.readouterr().out and out.is_file()
 

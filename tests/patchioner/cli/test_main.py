@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from patchioner import Patchioner
-from patchioner.cli import doctor, output
+from patchioner.cli import models, spelling
 from patchioner.cli.main import main
 
 Run = Callable[..., int]
@@ -69,7 +69,7 @@ def test_interruption_exits_130_and_our_bugs_are_not_hidden(
 def test_letters_that_the_terminal_lacks_do_not_stop_it(monkeypatch: pytest.MonkeyPatch) -> None:
     raw = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
-    output.write_line("café.jpg")
+    spelling.write_line("café.jpg")
     assert raw.getvalue() == b"caf?.jpg\n"
 
 
@@ -80,7 +80,7 @@ def test_the_doctor_reports_and_finds_what_is_in_the_way(
     monkeypatch.setattr(
         metadata, "packages_distributions", lambda: {"patchioner": ["openpatchioner"]}
     )
-    monkeypatch.setattr(doctor, "EXTRAS", {"demo": ("no_such_module",), "clip": ("json",)})
+    monkeypatch.setattr(models, "EXTRAS", {"demo": ("no_such_module",), "clip": ("json",)})
     assert main(["doctor"]) == 0
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
     assert "[demo]" in lines["demo"] and "no_such_module" in lines["demo"]

@@ -1,4 +1,4 @@
-"""`patchioner models` and `patchioner convert`: what is listed, and that conversions say the same."""
+"""`patchioner models`, `convert` and `export`: what is listed, that conversions say the same, what exports report."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from memory_bank import MemoryBank
-from patchioner import Patchioner
+from patchioner import Box, Patchioner
 from patchioner.backbones import TimmViT
 from patchioner.cli.main import main
 from tests.support import published
@@ -129,3 +129,38 @@ def test_equal_rows_are_merged_and_int8_banks_written_on_demand(
     bank = Patchioner.from_pretrained(tmp_path / "out", device="cpu").parts.bank
     assert bank is not None
     assert (len(bank), bank.counts.tolist(), bank.dtype) == (4, [2, 2, 2, 2], "int8")
+
+
+def export(source: Path, out: Path, *more: str) -> int:
+    return main(["export", str(source), str(out), *more])
+
+
+def test_an_export_is_tried_and_reported(checkpoint: Path, tmp_path: Path, capsys: Capture) -> None:
+    pytest.importorskip("openvino")
+    noise_photo().save(tmp_path / "a.png")
+    out, photo = tmp_path / "out", str(tmp_path / "a.png")
+    words = ["--format", "openvino", "--photos", photo, "--size", "48", "--fit", "pad"]
+    assert export(checkpoint, out, *words) == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"{out}: openvino fp32, ")
+    assert "tried on 1 photos" in said and " of 6 (size or fit differ, too)" in said
+    assert "largest difference" in said and "cosine of tokens: mean 1.000000" in said
+    loaded = Patchioner.from_pretrained(out, device="cpu")
+    geometry = loaded.encode(noise_photo()).geometry
+    assert (geometry.grid, geometry.fit) == ((3, 3), "pad")
+    assert loaded.caption(noise_photo(), [Box(10, 10, 60, 40)])[0].text
+
+
+def test_what_is_in_the_way_of_an_export_is_kept(
+    checkpoint: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    out = tmp_path / "out"
+    absent = ["--format", "onnx", "--photos", "absent.jpg"]
+    for place, words, status, says in (
+        (checkpoint, ["--format", "onnx"], 1, "exists already"),
+        (out, absent, 1, "no photo at"),
+        (out, [], 2, "--format"),
+    ):
+        assert export(checkpoint, place, *words) == status
+        assert says in capsys.readouterr().err
+    assert not out.exists()

@@ -1,9 +1,11 @@
-"""The official clients of OpenAI and Ollama, unmodified, against a real server."""
+"""The official clients of OpenAI and Ollama, unmodified, and Label Studio's requests (label-studio-ml 1 and 2)."""
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -11,7 +13,9 @@ import ollama
 import openai
 import pytest
 
-from patchioner import Box, Patchioner
+from patchioner import Box, Mask, Patchioner, Polygon, WholeImage
+from tests.patchioner.regions.test_label_studio import brush
+from tests.support.server import running
 from tests.support.tiny import noise_photo
 
 BOX = Box(3, 4, 50, 60)
@@ -35,91 +39,78 @@ def llama(url: str) -> Iterator[ollama.Client]:
         yield client
 
 
-def message(photo: bytes, text: str = PROMPT) -> list[openai.types.chat.ChatCompletionMessageParam]:
-    link = "data:image/png;base64," + base64.b64encode(photo).decode()
-    return [
-        {"role": "system", "content": "Be brief."},
-        {
-            "role": "user",
-            "content": [
-                {"type": "text", "text": text},
-                {"type": "image_url", "image_url": {"url": link}},
-            ],
-        },
-    ]
+def link(photo: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(photo).decode()
+
+
+def message(photo: bytes, text: str = PROMPT) -> list[Any]:
+    content = [{"type": "text", "text": text},
+               {"type": "image_url", "image_url": {"url": link(photo)}}]  # fmt: skip
+    return [{"role": "system", "content": "Be brief."}, {"role": "user", "content": content}]
 
 
 def test_openai_chats_about_boxes_of_a_photo(
     gpt: openai.OpenAI, photo: bytes, lines: list[str]
 ) -> None:
-    answer = gpt.chat.completions.create(model="tiny", messages=message(photo), temperature=0)
+    ask = gpt.chat.completions.create
+    answer = ask(model="tiny", messages=message(photo), temperature=0)
     assert answer.choices[0].message.content == "\n".join(lines)
     extra = {"regions": [BOX.to_json()]}
-    answer = gpt.chat.completions.create(
-        model="tiny", messages=message(photo, "This?"), extra_body=extra
-    )
+    answer = ask(model="tiny", messages=message(photo, "This?"), extra_body=extra)
     assert answer.choices[0].message.content == lines[0]
-    stream = gpt.chat.completions.create(model="tiny", messages=message(photo), stream=True)
+    stream = ask(model="tiny", messages=message(photo), stream=True)
     texts = [chunk.choices[0].delta.content or "" for chunk in stream]
     assert "".join(texts) == "\n".join(lines) and len(texts) == 3
-
-
-def test_openai_embeds_texts_and_regions(
-    gpt: openai.OpenAI, photo: bytes, model: Patchioner
-) -> None:
-    extra = {"image": base64.b64encode(photo).decode(), "regions": [BOX.to_json()]}
-    for form in ("float", "base64"):
-        answer = gpt.embeddings.create(
-            model="tiny", input=["a red cat"], extra_body=extra, encoding_format=form
-        )
-        rows = [row.embedding for row in answer.data]
-        if form == "base64":
-            rows = [np.frombuffer(base64.b64decode(str(row)), "<f4").tolist() for row in rows]
-        expected = [model.embed_text(["a red cat"])[0].tolist()]
-        expected.append(model.embed_regions(model.encode(noise_photo()), [BOX])[0].tolist())
-        np.testing.assert_allclose(rows, expected, atol=1e-5)
-
-
-def test_openai_lists_the_model(gpt: openai.OpenAI) -> None:
     assert [one.id for one in gpt.models.list()] == ["tiny"]
 
 
-def test_openai_is_told_what_is_wrong(gpt: openai.OpenAI, photo: bytes) -> None:
+@pytest.mark.parametrize("form", ["float", "base64"])
+def test_openai_embeds_texts_and_regions(
+    gpt: openai.OpenAI, photo: bytes, model: Patchioner, form: Any
+) -> None:
+    extra = {"image": base64.b64encode(photo).decode(), "regions": [BOX.to_json()]}
+    answer = gpt.embeddings.create(
+        model="tiny", input=["a red cat"], extra_body=extra, encoding_format=form
+    )
+    rows: list[Any] = [row.embedding for row in answer.data]
+    if form == "base64":
+        rows = [np.frombuffer(base64.b64decode(row), "<f4") for row in rows]
+    expected = [model.embed_text(["a red cat"])[0].tolist()]
+    expected.append(model.embed_regions(model.encode(noise_photo()), [BOX])[0].tolist())
+    np.testing.assert_allclose(rows, expected, atol=1e-5)
+
+
+def test_openai_is_told_what_is_wrong(
+    gpt: openai.OpenAI, client: httpx.Client, photo: bytes
+) -> None:
     with pytest.raises(openai.NotFoundError):
         gpt.chat.completions.create(model="gpt-4o", messages=message(photo))
-    for messages in (
-        [{"role": "user", "content": "no photo"}],
-        message(photo, "<box>1,2,3</box>"),
-        message(photo, "<box>1,2,x,4</box>"),
-        message(photo, "<box>900,2,910,4</box>"),
-        message(b"no photo"),
-    ):
+    texts = ("<box>1,2,3</box>", "<box>1,2,x,4</box>", "<box>900,2,910,4</box>")
+    bad: list[Any] = [message(photo, text) for text in texts]
+    for messages in (*bad, [{"role": "user", "content": "no photo"}], message(b"no photo")):
         with pytest.raises(openai.BadRequestError):
-            gpt.chat.completions.create(model="tiny", messages=messages)  # type: ignore[arg-type]
+            gpt.chat.completions.create(model="tiny", messages=messages)
+    body = {"model": "tiny", "messages": message(photo), "tools": [], "user": "me"}
+    for count, status in ((1, 200), (2, 400)):  # what means nothing here is ignored
+        body["n"] = count
+        assert client.post("/v1/chat/completions", json=body).status_code == status
 
 
 def test_ollama_generates_and_chats(llama: ollama.Client, photo: bytes, lines: list[str]) -> None:
-    assert llama.generate("tiny", PROMPT, images=[photo]).response == "\n".join(lines)
+    both = "\n".join(lines)
+    assert llama.generate("tiny", PROMPT, images=[photo]).response == both
     parts = llama.generate("tiny:latest", PROMPT, images=[photo], stream=True)
-    assert "".join(part.response or "" for part in parts) == "\n".join(lines)
+    assert "".join(part.response or "" for part in parts) == both
     talk = [{"role": "user", "content": PROMPT, "images": [photo]}]
-    assert llama.chat("tiny", talk).message.content == "\n".join(lines)
-    talk += [
-        {"role": "assistant", "content": "?"},
-        {"role": "user", "content": "<box>3,4,50,60</box>"},
-    ]
+    assert llama.chat("tiny", talk).message.content == both
+    talk.append({"role": "user", "content": "<box>3,4,50,60</box>"})
     parts_of_chat = list(llama.chat("tiny", talk, stream=True))
     assert parts_of_chat[0].message.content == lines[0] and parts_of_chat[-1].done
     assert llama.generate("tiny").done
     assert [one.model for one in llama.list().models] == ["tiny:latest"]
-
-
-def test_ollama_draws_words_from_a_seed(llama: ollama.Client, photo: bytes) -> None:
-    drawn = [
-        llama.generate("tiny", "", images=[photo], options={"temperature": 2.0, "seed": seed})
-        for seed in (1, 1, 2)
-    ]
-    assert drawn[0].response == drawn[1].response != drawn[2].response
+    options = ({"temperature": 2.0, "seed": seed} for seed in (1, 1, 2))
+    drawn = [llama.generate("tiny", "", images=[photo], options=one).response for one in options]
+    assert drawn[0] == drawn[1] != drawn[2]
 
 
 def test_ollama_is_told_what_is_wrong(llama: ollama.Client, photo: bytes) -> None:
@@ -129,7 +120,75 @@ def test_ollama_is_told_what_is_wrong(llama: ollama.Client, photo: bytes) -> Non
         assert "{" not in error.value.error
 
 
-def test_what_means_nothing_here_is_ignored(client: httpx.Client, photo: bytes) -> None:
-    body = {"model": "tiny", "messages": message(photo), "tools": [], "user": "me", "n": 1}
-    assert client.post("/v1/chat/completions", json=body).status_code == 200
-    assert client.post("/v1/chat/completions", json={**body, "n": 2}).status_code == 400
+CONFIG = """<View><Image name="photo" value="$picture" zoom="true"/>
+  <RectangleLabels name="box" toName="photo"><Label value="Thing"/></RectangleLabels>
+  <TextArea name="words" toName="photo" perRegion="true"/></View>"""
+INSIDE = np.zeros((64, 96), dtype=bool)
+INSIDE[5:20, 7:50] = True
+
+
+def drawn(kind: str, value: dict[str, Any], region: str) -> dict[str, Any]:
+    size = {"original_width": 96, "original_height": 64, "image_rotation": 0}
+    names = {"from_name": "box", "to_name": "photo", "id": region, "origin": "manual"}
+    return {"type": kind, "value": {**value, kind: ["Thing"]}, **size, **names}
+
+
+DRAWN = [
+    drawn("rectanglelabels", {"x": 25, "y": 25, "width": 50, "height": 50, "rotation": 0}, "r1"),
+    drawn("polygonlabels", {"points": [[0, 0], [100, 0], [50, 100]]}, "p1"),
+    drawn("brushlabels", {"format": "rle", "rle": brush(INSIDE)}, "b1"),
+]
+REGIONS = [Box(24, 16, 72, 48), Polygon([(0, 0), (96, 0), (48, 64)]), Mask(INSIDE)]
+
+
+def request(*tasks: dict[str, Any], context: Any = None) -> dict[str, Any]:
+    params = {"login": None, "password": None, "context": context}
+    known = {"project": "1.1690000000", "label_config": CONFIG, "params": params}
+    return {"tasks": list(tasks), **known}
+
+
+@pytest.mark.parametrize("way", ["context", "annotations", "drafts"])
+def test_what_is_drawn_in_label_studio_gets_texts(
+    client: httpx.Client, photo: bytes, model: Patchioner, way: str
+) -> None:
+    task: dict[str, Any] = {"id": 5, "data": {"picture": link(photo)}}
+    body = request(task, context={"result": DRAWN})
+    if way != "context":
+        body = request(task | {way: [{"id": 1, "result": DRAWN}]})
+    (found,) = client.post("/predict", json=body).json()["results"]
+    expected = [one.text for one in model.caption(noise_photo(), REGIONS)]
+    texts = [one for one in found["result"] if one["type"] == "textarea"]
+    assert [one["value"]["text"] for one in texts] == [[text] for text in expected]
+    assert [one["id"] for one in texts] == ["r1", "p1", "b1"]
+    assert {(one["from_name"], one["to_name"]) for one in texts} == {("words", "photo")}
+    assert found["result"][:3] == DRAWN and found["model_version"] == "tiny"
+    assert texts[0]["value"]["width"] == 50 and "rectanglelabels" not in texts[0]["value"]
+
+
+def test_label_studio_s_photos_come_from_the_root(
+    tmp_path: Path, photo: bytes, model: Patchioner
+) -> None:
+    folder = tmp_path / "upload" / "1"
+    folder.mkdir(parents=True)
+    (folder / "a b.png").write_bytes(photo)
+    text = model.caption(noise_photo(), [WholeImage()])[0].text
+    good = ["/data/upload/1/a%20b.png", "/data/local-files/?d=upload/1/a%20b.png"]
+    bad = ["/data/../../etc/passwd", "http://a.b/c.png", "s3://a/b.png", "", 5]
+    tasks = [{"id": 1, "data": {"picture": name}} for name in (*good, *bad)]
+    with running(model, root=tmp_path) as url:
+        found = httpx.post(f"{url}/predict", json=request(*tasks)).json()["results"]
+    for one in found[:2]:
+        assert [result["value"]["text"] for result in one["result"]] == [[text]]
+    assert all(one["result"] == [] and one["error"]["message"] for one in found[2:])
+
+
+def test_damaged_tasks_cost_themselves_alone(client: httpx.Client, photo: bytes) -> None:
+    bad = drawn("brushlabels", {"format": "rle", "rle": [1, 2, 3]}, "b")
+    task: dict[str, Any] = {"data": {"picture": link(photo)}}
+    body = request(task | {"annotations": [{"result": [bad]}]}, {"data": None}, task)
+    found = client.post("/predict", json=body).json()["results"]
+    assert ["error" in one for one in found] == [True, True, False]
+    assert client.post("/predict", json=body | {"label_config": "<a"}).status_code == 400
+    told = {"project": "1.2", "schema": CONFIG, "hostname": "http://localhost:8080"}
+    assert client.post("/setup", json=told).json() == {"model_version": "tiny"}
+    assert client.get("/health").json()["status"] == "UP"

@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import json
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -219,15 +220,31 @@ def test_no_photo_stops_the_server(
 
 def test_evicted_photos_are_unknown_and_can_be_sent_again(model: Patchioner) -> None:
     with running(model, cache_bytes=30_000) as url, httpx.Client(base_url=url) as client:
-        ids = [
-            client.post("/v1/images", files={"file": picture_bytes(noise_photo(seed=seed))}).json()
-            for seed in range(4)
-        ]
-        statuses = [
-            client.post(f"/v1/images/{one['id']}/captions", json={}).status_code for one in ids
-        ]
-        assert statuses[0] == 404 and statuses[-1] == 200
-        again = client.post("/v1/images", files={"file": picture_bytes(noise_photo(seed=0))})
-        assert again.json() == ids[0]
-        first = client.post(f"/v1/images/{ids[0]['id']}/captions", json={})
-        assert first.status_code == 200
+
+        def send(seed: int) -> str:
+            file = picture_bytes(noise_photo(seed=seed))
+            return str(client.post("/v1/images", files={"file": file}).json()["id"])
+
+        def status(name: str) -> int:
+            return client.post(f"/v1/images/{name}/captions", json={}).status_code
+
+        ids = [send(seed) for seed in range(4)]
+        assert (status(ids[0]), status(ids[-1])) == (404, 200)
+        assert send(0) == ids[0] and status(ids[0]) == 200
+
+
+def test_photos_of_the_folder_are_listed_and_given_and_nothing_else(
+    client: httpx.Client, model: Patchioner, photo: bytes, tmp_path: Path
+) -> None:
+    root = tmp_path / "root"
+    for name in ("b/c.png", "a.png", "secret.txt", "../out.png"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(photo)
+    (root / "link.png").symlink_to(tmp_path / "out.png")
+    with running(model, root=root) as url, httpx.Client(base_url=url) as other:
+        assert other.get("/v1/photos").json() == {"photos": ["a.png", "b/c.png"]}
+        assert other.get("/v1/photos/b/c.png").content == photo
+        for name in ("secret.txt", "%2e%2e/out.png", "link.png", "none.png", "b"):
+            assert other.get(f"/v1/photos/{name}").status_code == 400
+    assert client.get("/v1/photos").json() == {"photos": []}
+    assert client.get("/v1/photos/a.png").status_code == 400

@@ -27,18 +27,19 @@ CORNER = np.zeros((30, 40), dtype=bool)
 CORNER[:2, :3] = True
 
 
-@pytest.mark.parametrize("head", ["", "data:image/png;base64,", "data:;base64,"])
-def test_photos_come_as_base64_or_data_urls(head: str) -> None:
-    assert photo_bytes(head + base64.b64encode(b"photo").decode()) == b"photo"
-
-
-@pytest.mark.parametrize(
-    "text", ["http://a.b/c.jpg", "file:///etc/passwd", "/etc/passwd", "data:image/png", "a$b="]
-)
-def test_nothing_is_fetched(text: str) -> None:
+def refusal(read: Any, *given: Any) -> str:
     with pytest.raises(RequestError) as refused:
-        photo_bytes(text)
-    assert refused.value.kind == "bad_image"
+        read(*given)
+    assert "Pillow" not in str(refused.value) and "0x" not in str(refused.value)
+    return refused.value.kind
+
+
+def test_photos_come_as_base64_or_data_urls_and_nothing_is_fetched() -> None:
+    text = base64.b64encode(b"photo").decode()
+    for head in ("", "data:image/png;base64,", "data:;base64,"):
+        assert photo_bytes(head + text) == b"photo"
+    links = ("http://a.b/c.jpg", "file:///etc/passwd", "/etc/passwd", "data:image/png", "a$b=")
+    assert {refusal(photo_bytes, link) for link in links} == {"bad_image"}
 
 
 @pytest.mark.parametrize(
@@ -55,10 +56,7 @@ def test_nothing_is_fetched(text: str) -> None:
     ids=["empty", "text", "header", "truncated", "program", "bomb", "large"],
 )
 def test_bad_photos_are_named_in_our_words(data: bytes, kind: str) -> None:
-    with pytest.raises(RequestError) as refused:
-        open_photo(data, SETTINGS)
-    assert refused.value.kind == kind
-    assert "Pillow" not in str(refused.value) and "0x" not in str(refused.value)
+    assert refusal(open_photo, data, SETTINGS) == kind
 
 
 def test_of_an_animation_the_first_frame_is_taken() -> None:
@@ -76,15 +74,10 @@ def test_named_photos_stay_inside_the_root(tmp_path: Path) -> None:
     settings = ServeSettings(root=root, max_bytes=6)
     assert named_photo("a.png", settings) == b"inside"
     outside = ("../b.png", str(tmp_path / "b.png"), "link.png", "c.png", ".", "a\0.png", "x" * 999)
-    for name in outside:
-        with pytest.raises(RequestError):
-            named_photo(name, settings)
+    assert {refusal(named_photo, name, settings) for name in outside} == {"bad_image"}
     (root / "a.png").write_bytes(b"too long")
-    with pytest.raises(RequestError) as refused:
-        named_photo("a.png", settings)
-    assert refused.value.kind == "too_large"
-    with pytest.raises(RequestError):
-        named_photo("a.png", SETTINGS)
+    assert refusal(named_photo, "a.png", settings) == "too_large"
+    assert refusal(named_photo, "a.png", SETTINGS) == "bad_image"
 
 
 @pytest.mark.parametrize(
@@ -134,5 +127,4 @@ def test_bad_regions_are_errors_of_their_own(entry: Any) -> None:
     ],
 )
 def test_their_number_is_bounded(entries: Any, size: tuple[int, int]) -> None:
-    with pytest.raises(RequestError):
-        region_list(entries, size, SETTINGS)
+    assert refusal(region_list, entries, size, SETTINGS) in ("too_large", "bad_request")
