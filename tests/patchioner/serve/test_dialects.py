@@ -90,7 +90,7 @@ def test_openai_is_told_what_is_wrong(
     for messages in (*bad, [{"role": "user", "content": "no photo"}], message(b"no photo")):
         with pytest.raises(openai.BadRequestError):
             gpt.chat.completions.create(model="tiny", messages=messages)
-    body = {"model": "tiny", "messages": message(photo), "tools": [], "user": "me"}
+    body: Any = {"model": "tiny", "messages": message(photo), "tools": [], "user": "me"}
     for count, status in ((1, 200), (2, 400)):  # what means nothing here is ignored
         body["n"] = count
         assert client.post("/v1/chat/completions", json=body).status_code == status

@@ -29,7 +29,7 @@ def test_the_token_is_asked_for(model: Patchioner) -> None:
     with running(model, token=TOKEN) as url, httpx.Client(base_url=url) as client:
         for header in (*right, *wrong):
             known, status = header in right, 200 if header in right else 401
-            headers = {} if header is None else {"Authorization": header.encode("latin-1")}
+            headers: Any = {} if header is None else {"Authorization": header.encode("latin-1")}
             for path in ("/v1/models", "/metrics"):
                 assert client.get(path, headers=headers).status_code == status
             asked = client.post("/v1/images/x/embed", json={}, headers=headers)
