@@ -24,8 +24,8 @@ from torch.nn import functional
 
 from benchmarks.command import as_json, command_parser, natural, positive, run_command
 from benchmarks.data import SAMPLE
-from benchmarks.settings import machine, versions
-from benchmarks.timing import clocked, time_function
+from benchmarks.run import machine, versions
+from benchmarks.speed import clocked, time_function
 from memory_bank import IndexKind, IndexOptions, MemoryBank, Precision, join_banks
 from patchioner import Patchioner
 from patchioner.base.errors import OptionError

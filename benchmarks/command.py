@@ -12,10 +12,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-from benchmarks.answerers import BASELINES
+from benchmarks.answerers import BASELINES, RunSettings
 from benchmarks.data import SAMPLE, Task, task_named
 from benchmarks.run import Outcome, Run, execute
-from benchmarks.settings import RunSettings
 from patchioner.base.errors import OptionError, PatchionerError
 
 logger = logging.getLogger(__name__)

@@ -8,44 +8,26 @@ Photos are resampled for both runs together: what a hard photo does to both canc
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks import command, scoring
 from benchmarks.answerers import FILE, Prediction, read_predictions
-from benchmarks.bootstrap import (
-    Interval,
-    bootstrap_difference,
-    bootstrap_ratio,
-    bootstrap_statistic,
-)
-from benchmarks.command import (
-    CIDER_WARNING,
-    HIDDEN,
-    SHOWN,
-    command_parser,
-    figure,
-    markdown_table,
-    run_command,
-    with_interval,
-)
+from benchmarks.command import CIDER_WARNING, figure, markdown_table, with_interval
 from benchmarks.data import TASK_NAMES, BenchmarkDataError, task_named
-from benchmarks.metrics.dense_map import summarize
-from benchmarks.published import MARK, SOURCES, published_rows, published_table
+from benchmarks.metrics.regions import summarize
 from benchmarks.run import BASELINE_FOLDER, FORMAT, RESULTS_FILE, VERSION
-from benchmarks.scoring import (
-    MAP_ROUNDS,
-    dense_matches,
-    stem_f_measure,
-)
+from benchmarks.scoring import MAP_ROUNDS, Interval, dense_matches, stem_f_measure
 from patchioner.base.errors import CheckpointError, OptionError
 from patchioner.base.files import read_json
 
@@ -88,19 +70,19 @@ class MeasuredRun:
         return str(self.results["task"])
 
     @property
-    def settings(self) -> Mapping[str, Any]:
+    def settings(self) -> dict[str, Any]:
         """Of the run, as JSON values."""
-        return cast(Mapping[str, Any], self.results["settings"])
+        return self.results["settings"]  # type: ignore[no-any-return]
 
     @property
-    def metrics(self) -> Mapping[str, Mapping[str, Any]]:
+    def metrics(self) -> dict[str, dict[str, Any]]:
         """Scores of the whole set by metric."""
-        return cast(Mapping[str, Mapping[str, Any]], self.results["metrics"])
+        return self.results["metrics"]  # type: ignore[no-any-return]
 
     @property
-    def data(self) -> Mapping[str, str | None]:
+    def data(self) -> dict[str, str | None]:
         """The sha256 of its files."""
-        return cast(Mapping[str, str | None], self.results["data"]["sha256"])
+        return self.results["data"]["sha256"]  # type: ignore[no-any-return]
 
     @property
     def how(self) -> dict[str, int]:
@@ -264,8 +246,8 @@ def _by_sample(name: str, first: MeasuredRun, second: MeasuredRun) -> Paired | N
     if any(first.by_id[id_].references != second.by_id[id_].references for id_ in ids):
         notes.append("scored against other references")
     photos = [second.by_id[id_].photo for id_ in ids]
-    before, after = ([scores[id_] for id_ in ids] for scores in (theirs, ours))
-    return bootstrap_difference(before, after, photos, **second.how), "; ".join(notes)
+    gains = [ours[id_] - theirs[id_] for id_ in ids]
+    return scoring.bootstrap_mean(gains, photos, **second.how), "; ".join(notes)
 
 
 def _same_region(id_: str, first: MeasuredRun, second: MeasuredRun) -> bool:
@@ -289,7 +271,9 @@ def _whole(name: str, first: MeasuredRun, second: MeasuredRun) -> Paired | None:
     ]:
         return None
     gains = [100.0 * (other[photo][0] - one[photo][0]) for photo in other]
-    return bootstrap_ratio(gains, [of for _, of in other.values()], list(other), **second.how), ""
+    return scoring.bootstrap_ratio(
+        gains, [of for _, of in other.values()], list(other), **second.how
+    ), ""
 
 
 def _dense_map(first: MeasuredRun, second: MeasuredRun) -> Paired:
@@ -303,28 +287,77 @@ def _dense_map(first: MeasuredRun, second: MeasuredRun) -> Paired:
         return after.value - before.value
 
     rounds = min(second.how["rounds"], MAP_ROUNDS)
-    found = bootstrap_statistic(gain, photos, rounds=rounds, seed=second.how["seed"])
+    found = scoring.bootstrap_statistic(gain, photos, rounds=rounds, seed=second.how["seed"])
     return found, f"{rounds} resamples"
 
 
 def in_order(metrics: Iterable[str]) -> list[str]:
     """Metrics in the order of the terminal's table, without those that say little."""
     there = list(dict.fromkeys(metrics))
-    first = [name for name in SHOWN if name in there]
+    first = [name for name in command.SHOWN if name in there]
     return first + [
-        n for n in there if n not in SHOWN and (n not in HIDDEN or n == "unique_captions")
+        n
+        for n in there
+        if n not in command.SHOWN and (n not in command.HIDDEN or n == "unique_captions")
     ]
+
+
+# ---- what the authors published
+
+MARK = "published, not measured here; other data"
+SOURCES = {
+    "A": "main comparison table (results-table.webp)",
+    "B": "dense captioning table (dense-captioning/dense-table.webp); data not printed, agrees with VG v1.2 of A",
+    "C": "trace captioning table (trace-captioning/trace-table.webp); agrees with the COCO traces of A",
+    "D": "radar charts, best setting (radar-charts.webp); data not printed",
+}
+"""Pictures on the project page of Patch-ioner (branch gh-pages, static/images/)."""
+
+
+@dataclass(frozen=True)
+class PublishedRow:
+    """One row of a published table (key of `SOURCES`), on the authors' data, splits and metric programs.
+
+    `values` are by metric, times 100, by the names of results.json; "P" is the mean best text cosine in the space of
+    PAC-S, which the tables call RefPAC-S (ours is `pac_text_cosine`).
+    """
+
+    source: str
+    model: str
+    task: str
+    data: str
+    values: dict[str, float]
+    note: str = ""
+
+
+@cache
+def published_rows(task: str | None = None) -> tuple[PublishedRow, ...]:
+    """All published rows of a task, or of all tasks."""
+    text = Path(__file__).with_name("published.jsonl").read_text(encoding="utf-8")
+    rows = (PublishedRow(**json.loads(line)) for line in text.splitlines())
+    return tuple(row for row in rows if task in (None, row.task))
+
+
+def published_table(task: str) -> list[list[str]]:
+    """Head and rows of a table of `published_rows`; empty where there are none."""
+    rows = published_rows(task)
+    names = list(dict.fromkeys(name for row in rows for name in row.values))
+    body = []
+    for row in rows:
+        values = [f"{row.values[name]:z.1f}" if name in row.values else "" for name in names]
+        body.append([row.model, row.data, *values, row.source, row.note])
+    return [["model", "data", *names, "source", "note"], *body] if body else []
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 0, or 1 after an error."""
-    parser = command_parser(
-        "compare", "Lay finished runs side by side: scores, differences, what is noise."
+    parser = command.command_parser(
+        "compare", "Lay finished runs side by side: scores, differences."
     )
     parser.add_argument("run", type=Path, nargs="+", metavar="RUN", help="folder of a run, or one that holds such"
         " folders; the first run of a task is what others are compared with")  # fmt: skip
     parser.add_argument("--baselines", action="store_true", help="also the baselines of each run")
-    return run_command(parser, _work, argv)
+    return command.run_command(parser, _work, argv)
 
 
 def _work(arguments: argparse.Namespace) -> None:

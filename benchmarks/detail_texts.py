@@ -13,19 +13,19 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.bootstrap import (
-    Interval,
-    bootstrap_difference,
-    bootstrap_mean,
-    bootstrap_ratio,
-    bootstrap_statistic,
-)
 from benchmarks.command import CIDER_WARNING, figure, markdown_table
 from benchmarks.data import BenchmarkDataError, PhotoFolder, load_json, read_folder, task_named
 from benchmarks.metrics import Meteor, bleu, cider, rouge_l
-from benchmarks.metrics.grounding import SYNONYMS, named_classes, plural
+from benchmarks.metrics.regions import SYNONYMS, named_classes, plural
 from benchmarks.run import load_pretrained
-from benchmarks.scoring import PERSON, finite
+from benchmarks.scoring import (
+    PERSON,
+    Interval,
+    bootstrap_mean,
+    bootstrap_ratio,
+    bootstrap_statistic,
+    finite,
+)
 from patchioner import Patchioner
 from patchioner.base.errors import OptionError
 from patchioner.base.progress import progress
@@ -190,8 +190,8 @@ class Scored:
 
     def gain_over(self, other: Scored, metric: str, seed: int = 0) -> Interval:
         """How much the single texts' scores exceed another set's over the same photos; paired."""
-        before, after = other.samples[metric], self.samples[metric]
-        return bootstrap_difference(before, after, range(len(self.texts)), seed=seed)
+        gains = self.samples[metric] - other.samples[metric]
+        return bootstrap_mean(gains, range(len(self.texts)), seed=seed)
 
 
 def score_texts(

@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.bootstrap import Interval, bootstrap_mean, bootstrap_ratio
 from benchmarks.command import (
     CIDER_WARNING,
     as_json,
@@ -33,10 +32,9 @@ from benchmarks.command import (
 )
 from benchmarks.data import SAMPLE, Sample, read_folder, task_named
 from benchmarks.metrics import cider
-from benchmarks.metrics.grounding import SYNONYMS
-from benchmarks.run import load_pretrained
-from benchmarks.scoring import PERSON, finite
-from benchmarks.settings import machine, versions
+from benchmarks.metrics.regions import SYNONYMS
+from benchmarks.run import load_pretrained, machine, versions
+from benchmarks.scoring import PERSON, Interval, bootstrap_mean, bootstrap_ratio, finite
 from patchioner import Patchioner
 from patchioner.base.errors import PatchionerError
 from patchioner.base.files import file_sha256, write_json

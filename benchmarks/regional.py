@@ -21,14 +21,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.bootstrap import bootstrap_statistic
 from benchmarks.command import CIDER_WARNING, positive, run_command
 from benchmarks.data import SAMPLE, PhotoFolder, Sample, task_named
 from benchmarks.metrics import cider
-from benchmarks.metrics.grounding import SYNONYMS, fixed_cider, grounding, named_classes
+from benchmarks.metrics.regions import SYNONYMS, fixed_cider, grounding, named_classes
 from benchmarks.quality import embed_names, retrieval_ranks, unit_rows
 from benchmarks.run import load_pretrained
-from benchmarks.scoring import PERSON
+from benchmarks.scoring import PERSON, bootstrap_statistic
 from patchioner import Patchioner
 from patchioner.base.files import write_json
 from patchioner.base.progress import progress

@@ -21,9 +21,19 @@ from PIL import Image
 
 from benchmarks.answerers import Prediction
 from benchmarks.command import CIDER_WARNING, command_parser, run_command, with_interval
-from benchmarks.compare import DIFFERENCES, NAMES, MeasuredRun, changes, in_order, read_runs
+from benchmarks.compare import (
+    DIFFERENCES,
+    MARK,
+    NAMES,
+    SOURCES,
+    MeasuredRun,
+    changes,
+    in_order,
+    published_rows,
+    published_table,
+    read_runs,
+)  # fmt: skip
 from benchmarks.data import TASK_NAMES, task_named
-from benchmarks.published import MARK, SOURCES, published_rows, published_table
 from benchmarks.scoring import ONE_REFERENCE, draw_region
 from patchioner.base.errors import ImageError
 from patchioner.base.files import atomic_path

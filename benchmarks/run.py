@@ -9,14 +9,20 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from benchmarks import answerers
 from benchmarks.answerers import (
     BASELINES,
     FILE,
@@ -25,15 +31,12 @@ from benchmarks.answerers import (
     Asked,
     Prediction,
     PredictionLog,
-    baseline,
-    by_model,
-    read_predictions,
+    RunSettings,
 )
 from benchmarks.data import BenchmarkDataError, PhotoFolder, Reading, Sample, task_named
 from benchmarks.metrics import check_metric_names
 from benchmarks.scoring import Scorer
-from benchmarks.settings import RunSettings, machine, versions
-from patchioner import Patchioner
+from patchioner import Patchioner, __version__
 from patchioner.base.errors import ImageError, OptionError, RegionError, UnknownNameError
 from patchioner.base.files import differences, file_sha256, folder_lock, read_json, write_json
 from patchioner.base.progress import progress
@@ -70,6 +73,38 @@ class Outcome:
 def load_pretrained(name: str, device: str) -> Patchioner:
     """Load a shipped model by name, or one from a folder, a YAML file or the hub."""
     return Patchioner.from_pretrained(name, device=device)
+
+
+PACKAGES = [
+    "torch",
+    "timm",
+    "numpy",
+    "pillow",
+    "tokenizers",
+    "transformers",
+    "open_clip_torch",
+    "pycocoevalcap",
+]
+
+
+def versions() -> dict[str, str]:
+    """Version of Python and of each package that takes part; those that are not installed are left out."""
+    found = {"python": platform.python_version(), "patchioner": __version__}
+    for package in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
+def machine(device: str) -> dict[str, Any]:
+    """What computes: processor family, cores, threads, system, and the accelerator where one is used."""
+    found: dict[str, Any] = {
+        "device": device, "architecture": platform.machine(), "system": platform.system(),
+        "cores": os.cpu_count(), "threads": torch.get_num_threads(),
+    }  # fmt: skip
+    if device.startswith("cuda"):
+        found["accelerator"] = torch.cuda.get_device_name(torch.device(device))
+    return found
 
 
 def execute(runs: Sequence[Run], *, resume: bool = False, load: Any = None) -> list[Outcome]:
@@ -249,16 +284,18 @@ def _start(
     `own` is the fingerprint of `model`.
     """
     settings = run.settings
-    answerers: dict[str | None, Answerer] = {None: by_model(model, settings, crop=settings.crop)}
+    asked: dict[str | None, Answerer] = {
+        None: answerers.by_model(model, settings, crop=settings.crop)
+    }
     for key in dict.fromkeys(settings.baselines):
-        answerers[key] = baseline(key, model, settings, load)
+        asked[key] = answerers.baseline(key, model, settings, load)
     files = {"data": settings.data, "references": settings.references}
     data = {
         "sha256": {k: None if at is None else file_sha256(at) for k, at in files.items()},
         "samples_in_file": len(reading.samples),
     }
     parts = []
-    for name, answerer in answerers.items():
+    for name, answerer in asked.items():
         folder = run.folder if name is None else run.folder / BASELINE_FOLDER / name
         samples = answerer.prepare(reading.samples[: settings.limit])
         if not samples:
@@ -315,7 +352,7 @@ def _finish(run: Run, reading: Reading, parts: Sequence[_Part], scorer: Scorer) 
 def _results(
     run: Run, reading: Reading, part: _Part, scorer: Scorer, below: Mapping[str, dict[str, Any]]
 ) -> dict[str, Any]:
-    predictions = read_predictions(part.folder / FILE)
+    predictions = answerers.read_predictions(part.folder / FILE)
     scores = scorer.score(predictions, run.settings)
     said = [prediction for prediction in predictions if prediction.caption is not None]
     photos = len({prediction.photo for prediction in said})

@@ -1,48 +1,28 @@
-"""Scores of the predictions of one run, each with its interval over photos."""
+"""Scores of a run, each with its interval, by resampling photos.
+
+Samples of one photo are alike, so whole photos are drawn with replacement, each with all of its samples (cluster
+bootstrap; Efron and Tibshirani, "An Introduction to the Bootstrap", 1993); the interval runs between percentiles of the
+resampled statistic. Scores that depend on their set (CIDEr's idf) are computed once, over the full set, and resampled.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw
 
-from benchmarks.answerers import Prediction
-from benchmarks.bootstrap import (
-    Interval,
-    bootstrap_mean,
-    bootstrap_pooled,
-    bootstrap_ratio,
-    bootstrap_statistic,
-)
-from benchmarks.metrics import Meteor, MetricResult, score_captions, stem_f
-from benchmarks.metrics.cosine import (
-    PROMPT,
-    ClipSpace,
-    best_reference_cosine,
-    image_score,
-    with_references,
-)
-from benchmarks.metrics.dense_map import (
-    DenseMatches,
-    DensePhoto,
-    TextMeasure,
-    match,
-    summarize,
-)
-from benchmarks.metrics.grounding import (
-    class_named,
-    distinctness,
-    fixed_cider,
-    grounding,
-    one_reference_each,
-)
-from benchmarks.settings import RunSettings
+from benchmarks.answerers import Prediction, RunSettings
+from benchmarks.metrics import Meteor, MetricResult, cosine, regions, score_captions, stem_f
+from benchmarks.metrics.cosine import ClipSpace
+from benchmarks.metrics.regions import DenseMatches, DensePhoto
 from patchioner.base.errors import MissingExtraError, OptionError
 from patchioner.base.optional import require
 from patchioner.images import load_image
@@ -52,12 +32,123 @@ POOLED: Final = ("bleu1", "bleu2", "bleu3", "bleu4", "meteor")
 """Metrics that pool their counts over the set, so that their value is not the mean of the samples."""
 ONE_REFERENCE: Final = "_one_reference"
 PERSON: Final = "person"
-MAP_ROUNDS: Final = 200  # a resample of the mAP sorts thirty times, one of a mean once
 RED: Final = (255, 0, 0)
-_OURS: Final = "patchioner, benchmarks.metrics.grounding"
+MAP_ROUNDS: Final = 200  # a resample of the mAP sorts thirty times, one of a mean once
+LEVEL: Final = 0.95  # share of resampled values between the bounds
+_PIECE = 2_000_000  # counts at a time: 16 MB
+_OURS: Final = "patchioner, benchmarks.metrics.regions"
 _AT_ONCE: Final = 32
 
 Floats = NDArray[np.float64]
+Counts = NDArray[np.int64]
+Photos = Sequence[Hashable]
+
+# ---- intervals: `photos` names the photo of each of n samples. OptionError for lengths that differ, nothing to
+# resample, values that are not finite, or fewer than one round.
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A measured value with percentile bounds, NaN where resampling leaves the statistic undefined."""
+
+    value: float
+    low: float
+    high: float
+    level: float = LEVEL
+
+
+def bootstrap_mean(
+    values: ArrayLike, photos: Photos, *, rounds: int = 2000, seed: int = 0
+) -> Interval:
+    """Mean of n `values`; of the gains of two runs, their paired difference."""
+    ones = np.ones(np.shape(values))
+    return bootstrap_ratio(values, ones, photos, rounds=rounds, seed=seed)
+
+
+def bootstrap_ratio(
+    numerators: ArrayLike, denominators: ArrayLike, photos: Photos, *, rounds: int = 2000, seed: int = 0
+) -> Interval:  # fmt: skip
+    """sum(numerators) / sum(denominators), both resampled together; NaN where denominators sum to zero.
+
+    For two scores of the same samples (one caption of the region, one of the whole photo), what a hard photo does to
+    both cancels out.
+    """
+    above, below = _checked(numerators, photos, rounds), _checked(denominators, photos, rounds)
+    groups, draws = _draw(photos, rounds, seed)
+    # Sums per photo: a resample is then a matrix product with how often each photo was drawn.
+    sums = np.stack([np.bincount(groups, side) for side in (above, below)], axis=1)
+    resampled = draws.astype(np.float64) @ sums
+    low, high = _bounds(_divide(resampled[:, 0], resampled[:, 1]))
+    value = _divide(above.sum(keepdims=True), below.sum(keepdims=True))[0]
+    return Interval(float(value), low, high)
+
+
+def bootstrap_statistic(
+    statistic: Callable[[Counts], float], photos: Photos, *, rounds: int = 1000, seed: int = 0
+) -> Interval:
+    """Any statistic of whole photos, for scores that are no mean over samples (mAP), or their difference.
+
+    `statistic` takes how often each of the n samples counts, (n,); of all ones it is the measured value.
+    """
+    one_by_one = lambda often: np.array([statistic(one) for one in often], np.float64)  # noqa: E731
+    return bootstrap_pooled(one_by_one, photos, rounds=rounds, seed=seed)
+
+
+def bootstrap_pooled(
+    resample: Callable[[Counts], Floats], photos: Photos, *, rounds: int = 2000, seed: int = 0
+) -> Interval:
+    """As `bootstrap_statistic`, with the same resamples, for statistics that take many at once: (some, n) -> (some,).
+
+    It is asked in pieces, since all rounds of a large set together are gigabytes.
+    """
+    _checked(np.zeros(len(photos)), photos, rounds)
+    groups, draws = _draw(photos, rounds, seed)
+    value = float(resample(np.ones((1, len(photos)), dtype=np.int64))[0])
+    piece = max(1, _PIECE // len(photos))
+    starts = range(0, rounds, piece)
+    found = np.concatenate([resample(draws[at : at + piece][:, groups]) for at in starts])
+    if not (math.isfinite(value) and np.isfinite(found).all()):
+        raise OptionError(
+            "the statistic is not finite for every resample: it must be defined for any photos"
+        )
+    return Interval(value, *_bounds(found))
+
+
+def _draw(photos: Photos, rounds: int, seed: int) -> tuple[NDArray[np.intp], Counts]:
+    """Photo index of each sample, and how often each photo is drawn in each round, (rounds, photos)."""
+    index = {photo: position for position, photo in enumerate(dict.fromkeys(photos))}
+    groups = np.array([index[photo] for photo in photos])
+    count = len(index)
+    draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=rounds)
+    return groups, draws
+
+
+def _bounds(resampled: Floats) -> tuple[float, float]:
+    low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def _divide(above: Floats, below: Floats) -> Floats:
+    return np.divide(above, below, out=np.full_like(above, np.nan), where=below != 0)
+
+
+def _checked(values: ArrayLike, photos: Photos, rounds: int) -> Floats:
+    numbers = np.asarray(values, dtype=np.float64)
+    if numbers.ndim != 1 or len(numbers) != len(photos):
+        raise OptionError(
+            f"values of shape {numbers.shape} for {len(photos)} photos: give one number per sample"
+        )
+    if not len(numbers):
+        raise OptionError("no sample to resample: give at least one")
+    if not np.isfinite(numbers).all():
+        bad = int(np.flatnonzero(~np.isfinite(numbers))[0])
+        raise OptionError(f"value {bad} is {numbers[bad]}: scores must be finite")
+    if rounds < 1:
+        raise OptionError(f"rounds={rounds} must be at least 1")
+    return numbers
+
+
+# ---- scores
 
 
 @dataclass(frozen=True)
@@ -103,41 +194,33 @@ def caption_score(result: MetricResult, photos: Sequence[str], how: Mapping[str,
     return Score(result.corpus, interval, result.made, result.samples, mean if pooled else None)
 
 
-class Scorer:
+class Scorer(ExitStack):
     """Scores any number of runs with one METEOR process. A context manager.
 
-    Args:
-        java: "yes" uses the official programs, "no" never starts Java, "auto" is "yes" where they are there.
-
+    `java` "yes" uses the official programs, "no" never starts Java, "auto" is "yes" where they are there.
     JavaError, MissingExtraError: java="yes" without Java or pycocoevalcap.
     """
 
     def __init__(self, java: str = "auto") -> None:
+        super().__init__()
         self._meteor: Meteor | None = None
         self._spaces: dict[str, ClipSpace] = {}
         if java == "no":
             return
         try:
             require("pycocoevalcap", "metrics")
-            self._meteor = Meteor()
+            self._meteor = self.enter_context(Meteor())
         except (OptionError, MissingExtraError):  # a JavaError is an OptionError
             if java == "yes":
                 raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._meteor is not None:
-            self._meteor.close()
 
     def prepare(self, settings: RunSettings) -> None:
         """Open the weights of CLIP-S and PAC-S, so that what is missing is known before any captioning."""
         for given in (settings.clip_score, settings.pac_score):
             if given is None or given in self._spaces:
                 continue
-            architecture, equals, path = given.partition("=")
-            if not (architecture and equals and path):
+            architecture, _, path = given.partition("=")
+            if not (architecture and path):
                 raise OptionError(
                     f"{given!r} is no ARCHITECTURE=FILE, such as ViT-B-32-quickgelu=B32.pt"
                 )
@@ -147,9 +230,7 @@ class Scorer:
         """All scores of a task; those of regions only where photos have several.
 
         Predictions without a caption are left out of every score; in the dense mAP their boxes stay among the ground
-        truths.
-
-        OptionError: no prediction has a caption, or a metric cannot be computed.
+        truths. OptionError: no prediction has a caption, or a metric cannot be computed.
         """
         said = [prediction for prediction in predictions if prediction.caption is not None]
         if not said:
@@ -172,14 +253,12 @@ class Scorer:
             if given is not None:
                 space, images = self._spaces[given], Path(settings.images)
                 results = image_text_scores(said, images, space, kind=kind, source=given)
-                photos = [prediction.photo for prediction in said]
-                scores |= {name: caption_score(r, photos, how) for name, r in results.items()}
+                scores |= _with_intervals(results, said, how)
         return scores
 
     def _of_captions(
         self, said: Sequence[Prediction], settings: RunSettings, how: Mapping[str, int]
     ) -> dict[str, Score]:
-        asked = [name for name in settings.metrics if ":" not in name]
         own = [name for name in settings.metrics if ":" in name]
         # A metric of the user's is called by its function's name, with its module where two share one.
         shorts = [name.partition(":")[2] for name in own]
@@ -189,14 +268,20 @@ class Scorer:
         }
         # The name of a class is no caption: only what was asked for is measured against it.
         usual = () if settings.task == "objects" else DEFAULT_METRICS
-        names = [*usual, *(("meteor",) if self._meteor is not None and usual else ()), *asked]
+        names = [*usual, *(("meteor",) if self._meteor is not None and usual else ())]
+        names += [name for name in settings.metrics if ":" not in name]
         results = score_captions(
-            [prediction.caption or "" for prediction in said],
-            [prediction.references for prediction in said],
+            [prediction.caption or "" for prediction in said], [prediction.references for prediction in said],
             list(dict.fromkeys(names)), extra=extra, samples=said, meteor=self._meteor,
         )  # fmt: skip
-        photos = [prediction.photo for prediction in said]
-        return {name: caption_score(result, photos, how) for name, result in results.items()}
+        return _with_intervals(results, said, how)
+
+
+def _with_intervals(
+    results: Mapping[str, MetricResult], said: Sequence[Prediction], how: Mapping[str, int]
+) -> dict[str, Score]:
+    photos = [prediction.photo for prediction in said]
+    return {name: caption_score(result, photos, how) for name, result in results.items()}
 
 
 def stem_f_measure(captions: Sequence[str], references: Sequence[Sequence[str]]) -> Floats:
@@ -232,7 +317,7 @@ def regional_scores(
     references = [prediction.references for prediction in said]
     if _alone(photos, names):
         return {}
-    pairs, unique = distinctness(captions, photos, names)
+    pairs, unique = regions.distinctness(captions, photos, names)
     same, every = np.array(list(pairs.values()), dtype=np.float64).T
     repeated = bootstrap_ratio(100.0 * same, every, list(pairs), **how)
     made = f"{_OURS}: share of pairs of regions of one photo with the same caption, %"
@@ -243,8 +328,8 @@ def regional_scores(
     kinds = [due[0] for due in references]
     if classes and _alone(photos, kinds):
         return scores
-    fit = (class_named, kinds) if classes else (fixed_cider(references), names)
-    found = grounding(captions, references, photos, *fit)
+    fit = (regions.class_named, kinds) if classes else (regions.fixed_cider(references), names)
+    found = regions.grounding(captions, references, photos, *fit)
     of = [photos[index] for index in found.samples]
     for (name, made), values in zip(
         (_OF_CLASSES if classes else _OF_REGIONS).items(),
@@ -277,9 +362,9 @@ def object_scores(said: Sequence[Prediction], how: Mapping[str, int]) -> dict[st
         "object_hits": % of boxes; "object_hits_but_person": of those of other classes than the commonest; and what
         `regional_scores` has of classes.
     """
-    made = "patchioner, benchmarks.metrics.grounding: boxes whose caption names their class, %"
+    made = "patchioner, benchmarks.metrics.regions: boxes whose caption names their class, %"
     references = [prediction.references for prediction in said]
-    hits = class_named([prediction.caption or "" for prediction in said], references)
+    hits = regions.class_named([prediction.caption or "" for prediction in said], references)
     photos = [prediction.photo for prediction in said]
     rate = bootstrap_mean(hits, photos, **how)
     scores = {"object_hits": Score(rate.value, rate, made, tuple(hits.tolist()))}
@@ -296,53 +381,48 @@ def one_reference_scores(
     said: Sequence[Prediction], how: Mapping[str, int], meteor: Meteor | None
 ) -> dict[str, Score]:
     """CIDEr, ROUGE-L and BLEU-4 with each reference a sample of its own; nothing where no sample has several."""
-    texts, due, origin = one_reference_each(
+    texts, due, origin = regions.one_reference_each(
         [prediction.caption or "" for prediction in said],
         [prediction.references for prediction in said],
     )
     if len(texts) == len(said):
         return {}
-    asked = ["cider", "rouge_l", "bleu4"]
-    results = score_captions(texts, due, asked, meteor=meteor)
+    results = score_captions(texts, due, ["cider", "rouge_l", "bleu4"], meteor=meteor)
     photos = [said[index].photo for index in origin]
     scores = {}
     for name, result in results.items():
         # Its interval is made of the rows; what is kept by sample is the mean of its rows.
         found = caption_score(result, photos, how)
         rows = np.bincount(origin, result.samples) / np.bincount(origin)
-        samples = tuple(rows.tolist())
-        scores[name + ONE_REFERENCE] = Score(
-            found.value, found.interval, found.made, samples, found.mean
-        )
+        scores[name + ONE_REFERENCE] = replace(found, samples=tuple(rows.tolist()))
     return scores
 
 
 def dense_scores(
-    predictions: Sequence[Prediction], measure: TextMeasure, name: str, how: Mapping[str, int]
+    predictions: Sequence[Prediction], measure: regions.Measure, name: str, how: Mapping[str, int]
 ) -> dict[str, Score]:
     """The dense mAP with one text measure, and without any ("detmap", beside stem-F alone: it is the same for all)."""
     photos, matches = dense_matches(predictions, measure)
     rounds = min(how["rounds"], MAP_ROUNDS)
-    whole = summarize(matches, name=name)
-    note = f"benchmarks.metrics.dense_map over {whole.detections} given boxes, {whole.truths} merged ground truths"
+    whole = regions.summarize(matches, name=name)
+    note = f"benchmarks.metrics.regions over {whole.detections} given boxes, {whole.truths} merged ground truths"
     scores = {}
     for key, detection in ((whole.name, False), ("detmap", True)):
         if detection and name != "stem-F":
             continue
 
-        def value(often: NDArray[np.int64], detection: bool = detection) -> float:
-            found = summarize(matches, name=name, weights=often)
+        def value(often: Counts, detection: bool = detection) -> float:
+            found = regions.summarize(matches, name=name, weights=often)
             return found.detection if detection else found.value
 
         found = bootstrap_statistic(value, photos, rounds=rounds, seed=how["seed"])
-        interval = Interval(found.value, found.low, found.high, found.level)
         made = f"{note}; text: {'none' if detection else name}; {rounds} resamples"
-        scores[key] = Score(found.value, interval, made)
+        scores[key] = Score(found.value, found, made)
     return scores
 
 
 def dense_matches(
-    predictions: Sequence[Prediction], measure: TextMeasure
+    predictions: Sequence[Prediction], measure: regions.Measure
 ) -> tuple[list[str], DenseMatches]:
     """Photos, and their detections with what they matched: the given boxes, as in the published protocol."""
     groups: dict[str, list[Prediction]] = {}
@@ -360,17 +440,15 @@ def dense_matches(
                 truth_captions=[prediction.references for prediction in group],
             )
         )
-    return list(groups), match(found, measure)
+    return list(groups), regions.match(found, measure)
 
 
 def image_text_scores(
     said: Sequence[Prediction], images: Path, space: ClipSpace, *, kind: str, source: str
 ) -> dict[str, MetricResult]:
-    """CLIP-S ("clip") or PAC-S ("pac") of captions and photos with their region drawn in red; nothing is cached.
+    """CLIP-S ("clip") or PAC-S ("pac") of captions and photos with their region drawn in red.
 
-    Returns:
-        "KIND_s", "ref_KIND_s" and "KIND_text_cosine", which the published tables call "P" or RefPAC-S (there in the
-        space of the PAC-S checkpoint).
+    They are "KIND_s", "ref_KIND_s" and "KIND_text_cosine", which the published tables call "P" or RefPAC-S.
     """
     captions = [prediction.caption or "" for prediction in said]
     pictures: list[Floats] = []
@@ -378,11 +456,11 @@ def image_text_scores(
         group = said[start : start + _AT_ONCE]
         drawn = [draw_region(load_image(images / p.photo), p.region) for p in group]
         pictures.append(space.embed_images(drawn))
-    texts = space.embed_text([PROMPT + caption for caption in captions])
-    mean, scores = image_score(np.concatenate(pictures), texts, kind)
+    texts = space.embed_text([cosine.PROMPT + caption for caption in captions])
+    mean, scores = cosine.image_score(np.concatenate(pictures), texts, kind)
     references = [prediction.references for prediction in said]
-    text_mean, cosines = best_reference_cosine(captions, references, space.embed_text)
-    both_mean, both = with_references(scores, cosines)
+    text_mean, cosines = cosine.best_reference_cosine(captions, references, space.embed_text)
+    both_mean, both = cosine.with_references(scores, cosines)
     made = f"open_clip {source}; tokenizer: none; image: the photo with its region drawn in red"
     found = {
         f"{kind}_s": (mean, scores),

@@ -29,8 +29,8 @@ from typing import Any
 
 from benchmarks.command import command_parser, markdown_table, positive, run_command
 from benchmarks.data import SAMPLE
-from benchmarks.settings import machine, versions
-from benchmarks.timing import random_boxes
+from benchmarks.run import machine, versions
+from benchmarks.speed import random_boxes
 from patchioner import Patchioner
 from patchioner.base.errors import PatchionerError, ServerError
 from patchioner.client import Client

@@ -10,9 +10,14 @@ from typing import Any
 
 import pytest
 
-from benchmarks.answerers import Prediction, most_typical, read_predictions
+from benchmarks.answerers import (
+    Prediction,
+    RunSettings,
+    most_typical,
+    read_predictions,
+    weighting_of,
+)
 from benchmarks.data import BenchmarkDataError
-from benchmarks.settings import RunSettings, weighting_of
 from patchioner import Box, Patchioner, RegionSet, Weighting, WholeImage
 from patchioner.base.errors import OptionError
 from patchioner.checkpoints.folder import KindSettings

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from benchmarks import bank
 from benchmarks.bank import Line, Source, measure, random_source, real_source
-from benchmarks.timing import make_photo
+from benchmarks.speed import make_photo
 from memory_bank import MemoryBank
 from patchioner import Patchioner
 from patchioner.base.errors import OptionError

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from benchmarks.bootstrap import (
-    bootstrap_difference,
+from benchmarks.scoring import (
     bootstrap_mean,
     bootstrap_pooled,
     bootstrap_ratio,
@@ -53,7 +52,7 @@ def test_plain_twins() -> None:
         gains.append(other.mean() - one.mean())
     how: dict[str, Any] = {"rounds": 200, "seed": 5}
     ratio = bootstrap_ratio(first, second, photos, **how)
-    gain = bootstrap_difference(first, second, photos, **how)
+    gain = bootstrap_mean(np.subtract(second, first), photos, **how)
     for found, plain in ((ratio, ratios), (gain, gains)):
         expected = np.quantile(plain, [0.025, 0.975])
         np.testing.assert_allclose([found.low, found.high], expected)
@@ -67,7 +66,7 @@ def test_paired_scores_cancel_what_a_photo_does_to_both() -> None:
     assert (ratio.low, ratio.high) == pytest.approx((2.0, 2.0))
     photos = [i // 4 for i in range(20)]
     for gain in (1.0, -1.0, 0.0):
-        found = bootstrap_difference(scores, scores + gain, photos)
+        found = bootstrap_mean(scores + gain - scores, photos)
         assert (found.value, found.low, found.high) == pytest.approx((gain, gain, gain))
     assert math.isnan(bootstrap_ratio([1.0], [0.0], ["a"]).value)
 
@@ -101,7 +100,7 @@ def test_statistics_of_photos(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     assert (one.value, one.low, one.high) == expected
     for piece in (1, 100, 10_000):
-        monkeypatch.setattr("benchmarks.bootstrap._PIECE", piece)
+        monkeypatch.setattr("benchmarks.scoring._PIECE", piece)
         found = bootstrap_pooled(pooled, photos, rounds=50, seed=3)
         assert (found.value, found.low, found.high) == expected
     with pytest.raises(OptionError, match="not finite"):

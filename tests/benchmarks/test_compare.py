@@ -7,13 +7,13 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from benchmarks.bootstrap import bootstrap_difference
 from benchmarks.command import CIDER_WARNING
-from benchmarks.compare import Change, changes, main, read_runs
+from benchmarks.compare import Change, changes, main, published_rows, read_runs
 from benchmarks.data import BenchmarkDataError
-from benchmarks.published import published_rows
+from benchmarks.scoring import bootstrap_mean
 from tests.benchmarks.conftest import World
 
 Capture = pytest.CaptureFixture[str]
@@ -58,8 +58,8 @@ def test_sample_scores_are_paired(start: Start) -> None:
     found = by_metric(folder / "baselines/whole", folder)["stem_f"]
     one, other = read_runs([folder / "baselines/whole", folder])
     photos = [prediction.photo for prediction in other.by_id.values()]
-    columns = [list(run.scores("stem_f").values()) for run in (one, other)]
-    due = bootstrap_difference(*columns, photos, rounds=20, seed=0)
+    before, after = (np.array(list(run.scores("stem_f").values())) for run in (one, other))
+    due = bootstrap_mean(after - before, photos, rounds=20, seed=0)
     assert (found.value, found.low, found.high) == (due.value, due.low, due.high)
     assert not found.note
 

@@ -26,7 +26,7 @@ from benchmarks.detail_texts import (
     score_texts,
 )
 from benchmarks.metrics import cider
-from benchmarks.metrics.grounding import named_classes
+from benchmarks.metrics.regions import named_classes
 from patchioner import Patchioner
 from patchioner.base.errors import OptionError
 from patchioner.detail.calibrate import calibrate_model

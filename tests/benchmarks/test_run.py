@@ -16,10 +16,10 @@ import torch
 
 from benchmarks import region_set
 from benchmarks.answerers import read_predictions
-from benchmarks.bootstrap import bootstrap_mean, bootstrap_statistic
 from benchmarks.data import BenchmarkDataError
 from benchmarks.metrics import bleu, cider, stem_f
-from benchmarks.metrics.dense_map import DensePhoto, match, summarize
+from benchmarks.metrics.regions import DensePhoto, match, summarize
+from benchmarks.scoring import bootstrap_mean, bootstrap_statistic
 from patchioner.base.errors import OptionError, UnknownNameError
 from tests.benchmarks.conftest import Encoded, World, contents
 from tests.support.tiny import noise_photo

@@ -23,8 +23,7 @@ from benchmarks.naive import (
     check_equal,
     write_bank,
 )
-from benchmarks.speed import Contest, main
-from benchmarks.timing import make_photo, random_boxes
+from benchmarks.speed import Contest, main, make_photo, random_boxes
 from memory_bank import MemoryBank
 from patchioner import Patchioner
 from patchioner.backbones import TimmViT

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.metrics.dense_map import (
+from benchmarks.metrics.regions import (
     IOU_THRESHOLDS,
     TEXT_THRESHOLDS,
     DenseMap,

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from benchmarks.metrics import cider, stem_f
-from benchmarks.metrics.grounding import (
+from benchmarks.metrics.regions import (
     SYNONYMS,
     class_named,
     distinctness,

@@ -1,0 +1,433 @@
+"""Scores of regions: dense-captioning mAP; are captions about their regions, and unlike their neighbours'?
+
+The mAP is that of Johnson, Karpathy, Fei-Fei, "DenseCap" (2016), in the form that later dense captioners share:
+
+1. Per photo, ground truths that overlap at IoU >= 0.7 are merged (`merge_boxes`).
+2. Per photo, detections in decreasing score take their best-IoU merged box if that IoU is above 0 and the box is free
+   still. A box is used up by the first detection that wants it, even if they hardly overlap; the second one is wrong.
+3. Over all photos, for IoU in 0.3 .. 0.7 and text score in 0 .. 0.25: a detection is right if it took a box with at
+   least that IoU and a text score strictly above that threshold. AP is the mean, over recall 0.00, 0.01 .. 0.99, of the
+   best precision at that recall or more; the mAP is the mean of the 30 APs.
+
+Equal scores keep the order given, of photos and within a photo; of two best boxes the first merged one counts. Boxes
+are XYXY pixels, continuous (a box from 0 to 2 is 2 wide).
+
+None of the published tables measures how captions belong to their regions; `distinctness` and `grounding` are ours: a
+captioner that says the same of every region of a photo has a mean margin of exactly 0 and wins exactly half.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from benchmarks.metrics.caption import FUNCTION_WORDS, check_pairs, cider, tokenize
+from patchioner.base.errors import OptionError
+
+Floats = NDArray[np.float64]
+Measure = Callable[[Sequence[str], Sequence[Sequence[str]]], ArrayLike]
+"""(n captions, n lists of references) -> n scores."""
+
+# ---- dense mAP
+
+IOU_THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
+TEXT_THRESHOLDS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25)
+MERGE_IOU, RECALL_STEPS = 0.7, 100
+
+
+def as_boxes(boxes: ArrayLike, what: str = "boxes") -> Floats:
+    """(n, 4) float64; OptionError for another shape, a number that is not finite, or corners in another order."""
+    rows = np.asarray(boxes, dtype=np.float64)
+    if rows.size == 0:
+        return np.zeros((0, 4))
+    if rows.ndim != 2 or rows.shape[1] != 4:
+        raise OptionError(f"{what} have shape {rows.shape}: give (n, 4), x1 y1 x2 y2 a row")
+    bad = ~np.isfinite(rows).all(axis=1) | (rows[:, 2] < rows[:, 0]) | (rows[:, 3] < rows[:, 1])
+    if bad.any():
+        index = int(bad.argmax())
+        raise OptionError(
+            f"{what}[{index}] is {rows[index].tolist()}: give finite x1 y1 x2 y2 with x1 <= x2 and y1 <= y2"
+        )
+    return rows
+
+
+def pairwise_iou(left: Floats, right: Floats) -> Floats:
+    """Intersection over union of every pair, (n, 4) and (m, 4) -> (n, m); 0 where both areas are 0."""
+    low = np.maximum(left[:, None, :2], right[None, :, :2])
+    high = np.minimum(left[:, None, 2:], right[None, :, 2:])
+    shared = np.clip(high - low, 0.0, None).prod(axis=2)
+    areas = [(side[:, 2] - side[:, 0]) * (side[:, 3] - side[:, 1]) for side in (left, right)]
+    union = areas[0][:, None] + areas[1][None, :] - shared
+    iou: Floats = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    return iou
+
+
+def merge_boxes(
+    boxes: Floats, captions: Sequence[Sequence[str]], *, iou: float = MERGE_IOU
+) -> tuple[Floats, list[list[str]]]:
+    """Merge nearly equal boxes: (m, 4) of them in the order in which they were taken, and their captions.
+
+    Again and again: the box that overlaps most of those left (of equals the first) takes all that overlap it at `iou`
+    or more; coordinates are averaged over the input boxes, captions pooled in input order.
+    """
+    close = pairwise_iou(boxes, boxes) >= iou
+    np.fill_diagonal(close, True)  # a box without area overlaps itself too, or it would never go
+    left = np.ones(len(boxes), dtype=bool)
+    merged: list[Floats] = []
+    texts: list[list[str]] = []
+    while left.any():
+        counts = np.where(left, (close & left).sum(axis=1), -1)
+        group = np.flatnonzero(close[int(counts.argmax())] & left).tolist()
+        merged.append(boxes[group].mean(axis=0))
+        texts.append([text for index in group for text in captions[index]])
+        left[group] = False
+    return np.array(merged).reshape(-1, 4), texts
+
+
+@dataclass(frozen=True)
+class DensePhoto:
+    """What was said of one photo, and what is true of it; OptionError for lengths that differ or no finite numbers.
+
+    `boxes` (d, 4) detected, their d `scores` (only the order counts) and `captions`; `truth_boxes` (g, 4), not merged,
+    and g lists of references.
+    """
+
+    boxes: ArrayLike = field(repr=False)
+    scores: Sequence[float] = field(repr=False)
+    captions: Sequence[str]
+    truth_boxes: ArrayLike = field(repr=False)
+    truth_captions: Sequence[Sequence[str]] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        boxes, truths = as_boxes(self.boxes), as_boxes(self.truth_boxes, "truth_boxes")
+        object.__setattr__(self, "boxes", boxes)
+        object.__setattr__(self, "truth_boxes", truths)
+        if not len(boxes) == len(self.scores) == len(self.captions):
+            raise OptionError(
+                f"{len(boxes)} boxes, {len(self.scores)} scores and {len(self.captions)} captions of one photo: give"
+                " one of each per detection"
+            )
+        if len(truths) != len(self.truth_captions) or not all(self.truth_captions):
+            raise OptionError(
+                f"{len(truths)} truth_boxes for {len(self.truth_captions)} truth_captions: give a list with a reference"
+                " per box"
+            )
+        if not np.isfinite(self.scores).all():
+            raise OptionError(f"scores are {self.scores!r:.80}: give finite numbers")
+
+
+@dataclass(frozen=True)
+class DenseMatches:
+    """All d detections of all photos by decreasing score, and the number of merged ground truths of each photo.
+
+    Of each detection (d,): index of its photo; IoU with the merged box that it took, 0 where it took none; text score
+    against that box's references, 0..1, -1 where it took none.
+    """
+
+    photo: NDArray[np.intp]
+    iou: Floats
+    text: Floats
+    truths: NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class DenseMap:
+    """Dense-captioning mAP x 100, "mAP" with the official METEOR, else "mAP (<text measure>)"; `detection` is the mean
+    of the five average precisions that ask nothing of the text.
+    """
+
+    name: str
+    value: float
+    detection: float
+    detections: int
+    truths: int
+
+
+def match(photos: Iterable[DensePhoto], text_measure: Measure) -> DenseMatches:
+    """Give every detection its merged ground truth and its text score (steps 1 and 2 above).
+
+    `text_measure` is asked once. OptionError: no ground truth at all, or a text score that is not within 0..1.
+    """
+    rows: list[tuple[int, float, float]] = []
+    asked: list[tuple[int, str, list[str]]] = []
+    truths: list[int] = []
+    for index, photo in enumerate(photos):
+        scores, boxes = np.asarray(photo.scores), np.asarray(photo.boxes)
+        merged, groups = merge_boxes(np.asarray(photo.truth_boxes), photo.truth_captions)
+        truths.append(len(merged))
+        for detection, (taken, iou) in enumerate(zip(*_take(boxes, scores, merged), strict=True)):
+            if taken >= 0:
+                asked.append((len(rows), photo.captions[detection], groups[taken]))
+            rows.append((index, float(scores[detection]), float(iou)))
+    if not sum(truths):
+        raise OptionError("no ground truth in any photo: there is no recall to measure")
+    text = np.full(len(rows), -1.0)
+    if asked:
+        text[[row for row, _, _ in asked]] = _text_scores(text_measure, asked)
+    table = np.array(rows, dtype=np.float64).reshape(-1, 3)
+    order = np.argsort(-table[:, 1], kind="stable")
+    photo_of = table[order, 0].astype(np.intp)
+    return DenseMatches(photo_of, table[order, 2], text[order], np.array(truths))
+
+
+def _take(boxes: Floats, scores: Floats, merged: Floats) -> tuple[NDArray[np.intp], Floats]:
+    """Merged box that each detection takes (-1: none) and its IoU with it."""
+    taken, overlap = np.full(len(boxes), -1, np.intp), np.zeros(len(boxes))
+    if not len(boxes) or not len(merged):
+        return taken, overlap
+    iou = pairwise_iou(boxes, merged)
+    best = iou.argmax(axis=1)
+    order = np.argsort(-scores, kind="stable")
+    order = order[iou[order, best[order]] > 0]
+    # Whoever comes first among those that want the same box gets it.
+    _, first = np.unique(best[order], return_index=True)
+    winners = order[first]
+    taken[winners], overlap[winners] = best[winners], iou[winners, best[winners]]
+    return taken, overlap
+
+
+def _text_scores(measure: Measure, asked: Sequence[tuple[int, str, list[str]]]) -> Floats:
+    given = measure([said for _, said, _ in asked], [due for _, _, due in asked])
+    scores = np.asarray(given, dtype=np.float64)
+    # NaN is not within either.
+    if scores.shape != (len(asked),) or not ((scores >= 0) & (scores <= 1 + 1e-9)).all():
+        raise OptionError(
+            f"the text measure gave {scores.tolist()!r:.80} (shape {scores.shape}) for {len(asked)} captions: give one"
+            " number per caption, within 0..1 (not x 100)"
+        )
+    return scores
+
+
+def summarize(
+    matches: DenseMatches, *, name: str, weights: NDArray[np.int64] | None = None
+) -> DenseMap:
+    """Average precisions of matches (step 3 above); `weights` (photos,) say how often each photo counts, None: once."""
+    counts = np.ones(len(matches.truths), np.int64) if weights is None else weights
+    truths = int(counts @ matches.truths)
+    if truths <= 0:
+        raise OptionError("the weights leave no ground truth: give some photo with one a weight")
+    often = counts[matches.photo]
+
+    def precision(right: NDArray[np.bool_]) -> float:
+        return 100.0 * average_precision(right, truths, often)
+
+    taken = matches.text >= 0
+    boxed = [taken & (matches.iou >= least) for least in IOU_THRESHOLDS]
+    table = [precision(one & (matches.text > least)) for one in boxed for least in TEXT_THRESHOLDS]
+    detection = float(np.mean([precision(found) for found in boxed]))
+    label = "mAP" if name == "METEOR" else f"mAP ({name})"
+    return DenseMap(label, float(np.mean(table)), detection, int(often.sum()), truths)
+
+
+def average_precision(right: NDArray[np.bool_], truths: int, often: NDArray[np.int64]) -> float:
+    """Mean, over recall 0.00, 0.01 .. 0.99, of the best precision at that recall or more (0 where never reached).
+
+    `right`: (d,) whether each detection is right, by decreasing score; `often`: (d,) how often each counts.
+    """
+    kept = often > 0
+    hits, seen = np.cumsum((right * often)[kept]), np.cumsum(often[kept])
+    # The best precision from each place on; recall only grows, so it is also the best at that recall or more.
+    best = np.maximum.accumulate((hits / seen)[::-1])[::-1]
+    # In whole numbers, never by rounded fractions.
+    first = np.searchsorted(RECALL_STEPS * hits, np.arange(RECALL_STEPS) * truths)
+    return float(best[first[first < len(best)]].sum() / RECALL_STEPS)
+
+
+# ---- classes that captions name
+
+# Words after which "orange" cannot be the colour of the thing that they name.
+_NO_NOUNS: Final = FUNCTION_WORDS | {
+    "near", "under", "between", "beside", "onto", "through", "behind", "next", "while", "sitting", "lying", "cut",
+    "sliced", "slices", "without", "here", "hanging", "placed", "inside",
+}  # fmt: skip
+_IRREGULAR: Final = {
+    "man": "men", "woman": "women", "child": "children", "person": "persons", "policeman": "policemen",
+    "businessman": "businessmen", "fisherman": "fishermen", "gentleman": "gentlemen", "goose": "geese", "foot": "feet",
+    "mouse": "mice", "knife": "knives", "calf": "calves", "sheep": "sheep", "aircraft": "aircraft", "cattle": "cattle",
+    "luggage": "luggage", "people": "people", "broccoli": "broccoli", "skis": "skis", "scissors": "scissors",
+}  # fmt: skip
+
+
+def _read_classes() -> dict[str, tuple[str, ...]]:
+    table = {}
+    path = Path(__file__).with_name("coco_classes.txt")
+    for line in path.read_text(encoding="utf-8").splitlines():
+        name, _, others = line.partition(":")
+        table[name] = (name, *(other.strip() for other in others.split(",") if other.strip()))
+    return table
+
+
+SYNONYMS: Final = _read_classes()
+"""COCO class -> the singular words that name it, its own name first."""
+_, *_NO_CLASS = SYNONYMS.pop(
+    "(none)"
+)  # compounds that hold a word of the table and name none of its classes
+
+
+def plural(phrase: str) -> str:
+    """Plural of an English noun phrase (of its last word)."""
+    head, space, word = phrase.rpartition(" ")
+    if word in _IRREGULAR:
+        return head + space + _IRREGULAR[word]
+    if word.endswith(("s", "x", "z", "ch", "sh")):
+        return f"{phrase}es"
+    if word.endswith("y") and word[-2:-1] not in "aeiou":
+        return f"{phrase[:-1]}ies"
+    return f"{phrase}s"
+
+
+def _phrases() -> dict[tuple[str, ...], tuple[str, ...]]:
+    """Words of every phrase -> the classes that it names."""
+    found: dict[tuple[str, ...], tuple[str, ...]] = {}
+    for name, synonyms in SYNONYMS.items():
+        for phrase in synonyms:
+            for form in dict.fromkeys((phrase, plural(phrase))):
+                key = tuple(form.split())
+                found[key] = (*found.get(key, ()), name)
+    return {tuple(phrase.split()): () for phrase in _NO_CLASS} | found
+
+
+_PHRASES: Final = _phrases()
+_LONGEST: Final = max(map(len, _PHRASES))
+
+
+def named_classes(caption: str) -> frozenset[str]:
+    """COCO classes that a caption names; a word may stand for several ("glass": cup and wine glass)."""
+    return frozenset(name for names in _mentions(tokenize(caption)) for name in names)
+
+
+def _mentions(words: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    start = 0
+    while start < len(words):
+        sizes = range(min(_LONGEST, len(words) - start), 0, -1)
+        size = next((n for n in sizes if tuple(words[start : start + n]) in _PHRASES), 0)
+        after = words[start + size] if start + size < len(words) else ""
+        colour = words[start] == "orange" and after.isalpha() and after not in _NO_NOUNS
+        if size and not (colour and size == 1):
+            yield _PHRASES[tuple(words[start : start + size])]
+        start += size or 1
+
+
+def class_named(captions: Sequence[str], classes: Sequence[Sequence[str]]) -> Floats:
+    """100 where a caption names its COCO class (the first of its references), else 0: a `Measure`."""
+    named = {text: named_classes(text) for text in set(captions)}
+    pairs = zip(captions, classes, strict=True)
+    return np.array([100.0 * (due[0] in named[text]) for text, due in pairs])
+
+
+# ---- captions and their regions
+
+
+def distinctness(
+    captions: Sequence[str], photos: Sequence[str], regions: Sequence[Hashable]
+) -> tuple[dict[str, tuple[int, int]], float]:
+    """How distinct the captions of the regions of each photo are; case and punctuation do not matter.
+
+    `photos` and `regions` name those of each of n captions; a region that comes twice in a photo, as it does where each
+    reference is a sample, counts once. OptionError: one region has two different captions.
+
+    Returns:
+        By photo with two regions or more, (pairs of regions with the same caption, pairs of regions); and the mean
+        share of different captions per photo, 0..1, 1 where no photo has two regions.
+    """
+    said: dict[str, dict[Hashable, tuple[str, ...]]] = {}
+    for caption, photo, region in zip(captions, photos, regions, strict=True):
+        words = tuple(tokenize(caption))
+        if said.setdefault(photo, {}).setdefault(region, words) != words:
+            raise OptionError(
+                f"region {region!r} of photo {photo!r} has two different captions, {caption!r} is one: give each region"
+                " a name of its own"
+            )
+    counts = {photo: Counter(found.values()) for photo, found in said.items() if len(found) > 1}
+    pairs = {
+        photo: (sum(math.comb(n, 2) for n in found.values()), math.comb(found.total(), 2))
+        for photo, found in counts.items()
+    }
+    unique = [len(found) / found.total() for found in counts.values()]
+    return pairs, sum(unique) / len(unique) if unique else 1.0
+
+
+@dataclass(frozen=True)
+class Grounding:
+    """How well captions belong to their own regions.
+
+    `samples` are the indices of those that have another region in their photo. Of each: its score against the own
+    references, the mean against the others', and the share of the others that lose, a draw counting half.
+    """
+
+    samples: tuple[int, ...]
+    own: Floats
+    other: Floats
+    wins: Floats
+
+    @property
+    def margins(self) -> Floats:
+        """(samples,) own minus other."""
+        return self.own - self.other
+
+
+def fixed_cider(references: Sequence[Sequence[str]]) -> Measure:
+    """CIDEr-D as a measure of pairs, with the idf of these references kept whatever pairs are asked."""
+    score = partial(cider, idf_from=references)
+    return lambda said, due: score(said, due)[1]
+
+
+def grounding(
+    captions: Sequence[str], references: Sequence[Sequence[str]], photos: Sequence[Hashable],
+    measure: Measure, regions: Sequence[Hashable] | None = None,
+) -> Grounding:  # fmt: skip
+    """Compare each of n captions with its own references and with those of the other regions of its photo.
+
+    `measure` (say `fixed_cider(references)`) is asked once for all pairs and must not depend on which others are asked,
+    so plain `cider` will not do. Samples of one region are not compared; `regions` None: each has its own. OptionError:
+    lengths differ, no photo has two regions, or the measure does not give one finite score per pair.
+    """
+    check_pairs(captions, references)
+    names: Sequence[Hashable] = range(len(captions)) if regions is None else regions
+    if not len(captions) == len(photos) == len(names):
+        raise OptionError(
+            f"{len(captions)} captions, {len(photos)} photos, {len(names)} regions: give one of each per sample"
+        )
+    members: dict[Hashable, list[int]] = {}
+    for index, photo in enumerate(photos):
+        members.setdefault(photo, []).append(index)
+    groups = members.values()
+    pairs = [(i, j) for group in groups for i in group for j in group if names[i] != names[j]]
+    if not pairs:
+        raise OptionError("no photo has two regions: there is nothing to compare a region with")
+    kept = sorted({left for left, _ in pairs})
+    asked = [(i, i) for i in kept] + pairs
+    given = measure([captions[i] for i, _ in asked], [references[j] for _, j in asked])
+    scores = np.asarray(given, dtype=np.float64)
+    if scores.shape != (len(asked),) or not np.isfinite(scores).all():
+        raise OptionError(
+            f"the measure gave scores of shape {scores.shape} for {len(asked)} pairs: give one finite score per pair"
+        )
+    own, theirs = scores[: len(kept)], scores[len(kept) :]
+    rows = np.searchsorted(kept, [left for left, _ in pairs])
+    mine, counts = own[rows], np.bincount(rows)
+    other = np.bincount(rows, theirs) / counts
+    wins = np.bincount(rows, (mine > theirs) + 0.5 * (mine == theirs)) / counts
+    return Grounding(tuple(kept), own, other, wins)
+
+
+def one_reference_each(
+    predictions: Sequence[str], references: Sequence[Sequence[str]]
+) -> tuple[list[str], list[list[str]], NDArray[np.intp]]:
+    """Take samples with several references apart: predictions, lists of one reference, index of each row's sample.
+
+    Scored together, a region set is one sample against all its references, as the published system does; one at a time
+    is what comparisons with single-reference systems need.
+    """
+    check_pairs(predictions, references)
+    rows = [(i, text) for i, group in enumerate(references) for text in group]
+    origin = np.array([i for i, _ in rows], dtype=np.intp)
+    return [predictions[i] for i, _ in rows], [[text] for _, text in rows], origin
