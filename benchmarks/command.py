@@ -39,6 +39,14 @@ def command_parser(name: str, description: str) -> argparse.ArgumentParser:
     )
 
 
+def add_model_and_data(parser: argparse.ArgumentParser) -> None:
+    """`--model`, `--data` and `--device` of a command that measures a model on a data folder."""
+    add = parser.add_argument
+    add("--model", default="patchioner-mini", help="shipped name, folder, YAML file or hub id")
+    add("--data", type=Path, default=SAMPLE, help="annotations/ and photos/ (the sample set)")
+    add("--device", default="cpu")
+
+
 def run_command(
     parser: argparse.ArgumentParser,
     work: Callable[[argparse.Namespace], int | None],

@@ -12,7 +12,6 @@ COCO's do: what initial weights hide.
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -24,10 +23,12 @@ import numpy as np
 import torch
 from numpy.lib.format import open_memmap
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from decoders import CaptionTokenizer, DecodeOptions, PrefixGPT2Decoder
+from decoders.gpt2 import PrefixGPT2, PrefixGPT2Config
+from decoders.tokenizers import ClipTokenizer
 from memory_bank import MemoryBank, Precision
 from patchioner import Patchioner
 from patchioner.backbones import TimmViT, preprocess
@@ -133,11 +134,9 @@ def encode(backbone: Any, image: Image.Image) -> NaiveFeatures:
 def attention_extras(
     projected: Tensor, patches: Tensor, prefix: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What is derived of the last block's queries, keys and values (1, tokens, 3 * width) on every forward.
-
-    Returns:
-        The softmax over patches of the heads' mean logits (patches,); the mean over patches of map x token (dim,);
-        the same for each head's own map (16, dim).
+    """Derived of the last block's queries, keys and values (1, tokens, 3 * width) on every forward: the softmax over
+    patches of the heads' mean logits (patches,); the mean over patches of map x token (dim,); the same of each head's
+    own map (16, dim).
     """
     count, width = projected.shape[1], projected.shape[2] // 3
     parts = projected.reshape(1, count, 3, _HEADS, width // _HEADS).permute(2, 0, 3, 1, 4)
@@ -182,11 +181,10 @@ def project(queries: Tensor, rows: Tensor, temperature: float = TEMPERATURE) -> 
 
 @dataclass(frozen=True)
 class Shapes:
-    """Sizes of everything.
+    """Sizes of everything; `decoded` rows go through the decoder alone, few and many `projected` ones the bank alone.
 
     `vocabulary` None is that of a tokenizer trained on the spot; `config` is the backbone's file in configs/, None
-    timm's own tiny test model; `decoded` rows go through the decoder alone, few and many `projected` queries through
-    the bank alone.
+    timm's own tiny test model.
     """
 
     rows: int
@@ -243,12 +241,6 @@ class Published:
         self.rows = torch.from_numpy(np.load(work / "rows.npy"))
         self.backbone, self.decoder = backbone, NaiveDecoder(decoder)
         self.most_chunks = most_chunks
-
-    def with_decoder(self, decoder: PrefixGPT2Decoder) -> Published:
-        """The same backbone and bank, which is not read again, with another decoder."""
-        other = copy.copy(self)
-        other.decoder = NaiveDecoder(decoder)
-        return other
 
     def run(self, boxes: int) -> int:
         """How many of so many boxes are really captioned."""
@@ -340,15 +332,12 @@ def build_random_backbone(shapes: Shapes, *, seed: int = 0) -> TimmViT:
             backbone: Any = TimmViT("test_vit", Preprocessing("stretch", 80, 16))
         else:
             read = read_model_config(_CONFIGS / f"{shapes.config}.yaml")
-            backbone = replace(
-                read, backbone={**read.backbone, "weights": "random"}
-            ).make_backbone()
+            settings = {**read.backbone, "weights": "random"}
+            backbone = replace(read, backbone=settings).make_backbone()
     assert isinstance(backbone, TimmViT), "the published backbone is one of timm's"
     with torch.no_grad():
         for name, parameter in backbone.vit.named_parameters():
-            if name.endswith(
-                "gamma"
-            ):  # timm starts DINOv2's at 1e-5, with which no block would add anything
+            if name.endswith("gamma"):  # timm's 1e-5 lets no block of DINOv2 add anything
                 parameter.fill_(0.3)
             elif parameter.dim() >= 2 and "pos_embed" not in name:
                 parameter.mul_(3.0)
@@ -358,26 +347,16 @@ def build_random_backbone(shapes: Shapes, *, seed: int = 0) -> TimmViT:
 @torch.no_grad()
 def build_random_decoder(shapes: Shapes, *, ends: bool = False, seed: int = 0) -> PrefixGPT2Decoder:
     """A decoder of the published form; with `ends`, captions end after about 12 tokens, as COCO's do, else never."""
-    from decoders.gpt2 import PrefixGPT2, PrefixGPT2Config
-
     tokenizer: Any
     if shapes.vocabulary is None:
         texts = "a red bus on a street", "two dogs play in the snow", "a bowl of fruit on a table"
         tokenizer = CaptionTokenizer.train(texts, vocab_size=300)
     else:
-        from decoders.tokenizers import ClipTokenizer
-
         tokenizer = ClipTokenizer.from_open_clip()
     config = PrefixGPT2Config(
-        shapes.dim,
-        shapes.vocabulary or tokenizer.vocab_size,
-        layers=shapes.layers,
-        width=shapes.width,
-        heads=shapes.heads,
-        positions=1024 if shapes.vocabulary else 40,
-        normalize_input=False,
-        emit_start=True,
-    )
+        shapes.dim, shapes.vocabulary or tokenizer.vocab_size, layers=shapes.layers, width=shapes.width,
+        heads=shapes.heads, positions=1024 if shapes.vocabulary else 40, normalize_input=False, emit_start=True,
+    )  # fmt: skip
     network = PrefixGPT2(config, seed=seed).eval()
     # Each step's state is to depend on prefix and history: with small layers every word would be followed by itself.
     generator = torch.Generator().manual_seed(seed + 1)
@@ -409,9 +388,8 @@ def _end_after(network: Any, tokenizer: Any, *, seed: int) -> None:
     body.wte.weight[:, 0] = body.wpe.weight[:, 0] = 0.0
     # Of captions of random vectors: the deviation of states before the last norm; the logits' best and deviation.
     generator = torch.Generator().manual_seed(seed + 2)
-    prefixes = nn.functional.normalize(
-        torch.randn(8, network.config.embedding_dim, generator=generator), dim=1
-    )
+    prefixes = torch.randn(8, network.config.embedding_dim, generator=generator)
+    prefixes = functional.normalize(prefixes, dim=1)
     naive = NaiveDecoder(PrefixGPT2Decoder(network, tokenizer))  # ours may keep what it derives
     inputs: list[Tensor] = []
     hook = body.ln_f.register_forward_pre_hook(lambda module, given: inputs.append(given[0]))

@@ -21,50 +21,38 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.command import CIDER_WARNING, positive, run_command
-from benchmarks.data import SAMPLE, PhotoFolder, Sample, task_named
+from benchmarks.command import (
+    CIDER_WARNING,
+    add_model_and_data,
+    command_parser,
+    markdown_table,
+    positive,
+    run_command,
+)  # fmt: skip
+from benchmarks.data import PhotoFolder, Sample, task_named
 from benchmarks.metrics import cider
+from benchmarks.metrics.cosine import unit_rows
 from benchmarks.metrics.regions import SYNONYMS, fixed_cider, grounding, named_classes
-from benchmarks.quality import embed_names, retrieval_ranks, unit_rows
 from benchmarks.run import load_pretrained
 from benchmarks.scoring import PERSON, bootstrap_statistic
-from patchioner import Patchioner
+from patchioner import Patchioner, WholeImage
 from patchioner.base.files import write_json
 from patchioner.base.progress import progress
 
 Answer = dict[str, Any]
 Counts = NDArray[np.int64]
+Floats = NDArray[np.float64]
 
 TEMPLATES = (
-    "a photo of a {name}.",
-    "a {name} in the scene.",
-    "there is a {name}.",
-    "a close up of a {name}.",
-)
+    "a photo of a {name}.", "a {name} in the scene.", "there is a {name}.", "a close up of a {name}.",
+)  # fmt: skip
 LARGE, SMALL = 0.02, 0.002
 SECOND = ("annotations/region_sets_f30k_dev.json", "f30k_dev")
 TASKS = {
-    "boxes": "objects",
-    "dense": "dense",
-    "sets": "region_set",
-    "sets_f30k": "region_set",
-    "traces": "trace",
+    "boxes": "objects", "dense": "dense", "sets": "region_set", "sets_f30k": "region_set", "traces": "trace",
     "images": "image",
-}
+}  # fmt: skip
 ROUNDS, BINS, _BATCH = 1000, 10, 16
-
-
-@dataclass(frozen=True)
-class Row:
-    """One measure, for any weights of its photos, so that photos can be resampled for one model or for two together.
-
-    `value` takes how often each of `photos` counts.
-    """
-
-    key: str
-    label: str
-    photos: tuple[str, ...]
-    value: Callable[[Counts], float]
 
 
 def samples(data: Path, part: str, limit: int | None = None) -> Iterator[tuple[Path, Sample]]:
@@ -86,59 +74,94 @@ def samples(data: Path, part: str, limit: int | None = None) -> Iterator[tuple[P
 
 
 def ask(
-    model: Patchioner, data: Path, *, limit: int | None = None, how: Mapping[str, Any] | None = None
-) -> dict[str, list[Answer]]:
-    """Let a model caption and name everything, one `encode` a photo.
+    model: Patchioner, data: Path, parts: Sequence[str] = tuple(TASKS), *, limit: int | None = None,
+    prompts: Sequence[str] = TEMPLATES, how: Mapping[str, Any] | None = None,
+) -> dict[str, list[Answer]]:  # fmt: skip
+    """Let a model caption and name everything that a data folder asks about, one `encode` a photo.
 
-    Args:
-        how: further arguments of `caption_many`.
+    `how` are further arguments of `caption_many`; class names are embedded as the mean of their `prompts`.
 
     Returns:
-        Per part one answer per sample: `photo`, `references`, `share`, `caption`, `sure`; boxes have `named` (is the
-        nearest of the 80 class names theirs?), photos `ranks` (their place for each of their captions).
+        Per part one answer per sample, in file order: `photo`, `references`, `share`, `caption`, `sure`, `whole` (the
+        photo's caption); boxes have `named` and `named_whole` (is the nearest of the 80 class names to the embedding of
+        box and photo theirs?), photos `ranks` (their place for each of their captions).
     """
-    asked: dict[Path, list[tuple[str, Sample]]] = {}
-    for part in TASKS:
-        for path, sample in samples(data, part, limit):
-            asked.setdefault(path, []).append((part, sample))
-    names = list(SYNONYMS)
-    texts = embed_names(model, names, TEMPLATES)
     answers: dict[str, list[Answer]] = {}
-    wholes = []
+    asked: dict[Path, list[tuple[str, Answer, Sample]]] = {}
+    for part in parts:
+        for path, sample in samples(data, part, limit):
+            answer: Answer = {"photo": sample.photo, "references": sample.references}
+            answer["share"] = sample.area_share
+            answers.setdefault(part, []).append(answer)
+            asked.setdefault(path, []).append((part, answer, sample))
+    names = embed_names(model, prompts)
+    photos: dict[str, Floats] = {}
     crop = {key: value for key, value in (how or {}).items() if key == "crop"}
     paths = list(asked)
     for start in progress(range(0, len(paths), _BATCH), description="photos", unit="batch"):
         items = []
         for path in paths[start : start + _BATCH]:
-            regions = [sample.region for _, sample in asked[path]]
+            regions = [WholeImage(), *(sample.region for *_, sample in asked[path])]
             features = model.encode(str(path), keep_image=bool(crop) or None)
             vectors = unit_rows(model.embed_regions(features, regions, **crop), f"{path}: region")
-            wholes += [
-                v for v, (part, _) in zip(vectors, asked[path], strict=True) if part == "images"
-            ]
-            items.append((features, regions, texts @ vectors.T))
-        said = model.caption_many([item[:2] for item in items], **(how or {}))
-        for path, captions, (*_, near) in zip(paths[start:], said, items, strict=False):
-            for at, ((part, sample), caption) in enumerate(zip(asked[path], captions, strict=True)):
-                answer = {"photo": sample.photo, "references": sample.references, "share": sample.area_share,
-                          "caption": caption.text or "", "sure": caption.confidence}  # fmt: skip
-                if caption.confidence is None:
-                    answer["sure"] = caption.score
+            photos[asked[path][0][2].photo] = vectors[0]
+            nearest = [list(SYNONYMS)[index] for index in (vectors @ names.T).argmax(axis=1)]
+            items.append((features, regions))
+            for (part, answer, sample), name in zip(asked[path], nearest[1:], strict=True):
                 if part == "boxes":
-                    answer["named"] = names[int(near[:, at].argmax())] == sample.references[0]
-                answers.setdefault(part, []).append(answer)
+                    answer["named"] = name == sample.references[0]
+                    answer["named_whole"] = nearest[0] == sample.references[0]
+        said = model.caption_many(items, **(how or {}))
+        for path, (whole, *captions) in zip(paths[start:], said, strict=False):
+            for (_, answer, _), caption in zip(asked[path], captions, strict=True):
+                sure = caption.score if caption.confidence is None else caption.confidence
+                answer["caption"], answer["whole"] = caption.text or "", whole.text or ""
+                answer["sure"] = sure
     if images := answers.get("images"):
-        _rank(model, images, np.stack(wholes))
+        _rank(model, images, np.stack([photos[answer["photo"]] for answer in images]))
     return answers
 
 
-def _rank(model: Patchioner, answers: list[Answer], photos: NDArray[np.float32]) -> None:
+def embed_names(model: Patchioner, prompts: Sequence[str]) -> Floats:
+    """Unit embeddings (80, dim) of the class names, averaged over the prompt templates."""
+    each = [model.embed_text([one.format(name=name) for name in SYNONYMS]) for one in prompts]
+    return unit_rows(
+        np.mean([unit_rows(rows, "class name") for rows in each], axis=0), "class name"
+    )
+
+
+def _rank(model: Patchioner, answers: list[Answer], gallery: Floats) -> None:
     """Text to image: where a caption's own photo comes among all photos."""
     owner = np.repeat(np.arange(len(answers)), [len(answer["references"]) for answer in answers])
     texts = unit_rows(model.embed_text([t for a in answers for t in a["references"]]), "caption")
-    ranks = retrieval_ranks(texts @ photos.T, owner)
+    ranks = retrieval_ranks(texts @ gallery.T, owner)
     for index, answer in enumerate(answers):
         answer["ranks"] = ranks[owner == index].tolist()
+
+
+def retrieval_ranks(similarities: NDArray[Any], owner: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Rank (from 1) of each query's own item: similarities (queries, items), owner (queries,) -> (queries,).
+
+    Equal similarity counts against it, so that a model that embeds every photo the same is not rewarded.
+    """
+    own = np.take_along_axis(similarities, owner[:, None], axis=1)
+    return np.asarray((similarities >= own).sum(axis=1), dtype=np.intp)
+
+
+# ---- the table
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measure, for any weights of its photos, so that photos can be resampled for one model or for two together.
+
+    `value` takes how often each of `photos` counts.
+    """
+
+    key: str
+    label: str
+    photos: tuple[str, ...]
+    value: Callable[[Counts], float]
 
 
 def measure(answers: Mapping[str, list[Answer]]) -> list[Row]:
@@ -146,23 +169,18 @@ def measure(answers: Mapping[str, list[Answer]]) -> list[Row]:
     rows: list[Row] = []
     boxes = answers.get("boxes", [])
     for label, low, high in (("over 2 %", LARGE, 1.1), ("0.2 to 2 %", SMALL, LARGE)):
-        chosen = [box for box in boxes if low < box["share"] <= high]
-        if chosen:
+        if chosen := [box for box in boxes if low < box["share"] <= high]:
             named = [100.0 * box["named"] for box in chosen]
-            rows.append(
-                _mean(f"naming {label}", f"naming boxes by embedding, {label}", chosen, named)
-            )
             hits = [100.0 * hit(box) for box in chosen]
+            told = f"naming boxes by embedding, {label}"
+            rows.append(_mean(f"naming {label}", told, chosen, named))
             rows.append(_mean(f"says {label}", f"caption names its box, {label}", chosen, hits))
     if boxes:
         rows += [_same_caption(boxes), _ranking(boxes), *_calibration(boxes)]
     if dense := answers.get("dense"):
         rows.append(_cider("dense", "referring phrases, CIDEr", dense))
-    for part, label in (
-        ("sets", "region sets"),
-        ("sets_f30k", "region sets, Flickr30k"),
-        ("traces", "traces"),
-    ):
+    sets = {"sets": "region sets", "sets_f30k": "region sets, Flickr30k", "traces": "traces"}
+    for part, label in sets.items():
         if found := answers.get(part):
             rows += [_wins(part, label, found), _cider(part, f"{label}, CIDEr", found)]
     if images := answers.get("images"):
@@ -182,9 +200,8 @@ def _ratio(key: str, label: str, owners: Sequence[str], above: Any, below: Any) 
     photos, groups = np.unique(np.asarray(owners), return_inverse=True)
     sums = np.bincount(groups, np.asarray(above, np.float64), len(photos))
     sizes = np.bincount(groups, np.asarray(below, np.float64), len(photos))
-    return Row(
-        key, label, tuple(photos.tolist()), lambda often: float(often @ sums / (often @ sizes))
-    )
+    value = lambda often: float(often @ sums / (often @ sizes))  # noqa: E731
+    return Row(key, label, tuple(photos.tolist()), value)
 
 
 def _mean(key: str, label: str, answers: Sequence[Answer], values: Sequence[float]) -> Row:
@@ -202,9 +219,7 @@ def _wins(part: str, label: str, answers: Sequence[Answer]) -> Row:
     photos = [a["photo"] for a in answers]
     found = grounding([a["caption"] for a in answers], due, photos, fixed_cider(due))
     chosen = [answers[index] for index in found.samples]
-    return _mean(
-        f"{part} wins", f"{label}, grounding wins", chosen, [100.0 * w for w in found.wins]
-    )
+    return _mean(f"{part} wins", f"{label}, grounding wins", chosen, (100 * found.wins).tolist())
 
 
 def _same_caption(boxes: Sequence[Answer]) -> Row:
@@ -273,36 +288,25 @@ def _interval(value: Callable[[Counts], float], row: Row) -> Any:
 
 def table(found: Sequence[Mapping[str, Any]]) -> str:
     """The scores as a Markdown table."""
-    lines = ["| measure | value | 95 % interval | gain | 95 % interval |", "|---|---|---|---|---|"]
+    rows = []
     for entry in found:
-        cells = [
-            entry["label"],
-            f"{entry['value']:.1f}",
-            f"{entry['low']:.1f} to {entry['high']:.1f}",
-            "",
-            "",
-        ]
+        cells = [entry["label"], f"{entry['value']:.1f}", _ends(entry), "", ""]
         if gain := entry.get("gain"):
-            cells[3:] = [f"{gain['value']:+.1f}", f"{gain['low']:+.1f} to {gain['high']:+.1f}"]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + f"\n\n{CIDER_WARNING}\n"
+            cells[3:] = [f"{gain['value']:+.1f}", _ends(gain, "+")]
+        rows.append(cells)
+    head = ["measure", "value", "95 % interval", "gain", "95 % interval"]
+    return f"{markdown_table(head, rows)}\n{CIDER_WARNING}\n"
+
+
+def _ends(entry: Mapping[str, float], sign: str = "") -> str:
+    return f"{entry['low']:{sign}.1f} to {entry['high']:{sign}.1f}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; 0 when it is done."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.regional",
-        description="Measure whether captions are about their regions.",
-    )
+    """Run the command; 0, or 1 after an error."""
+    parser = command_parser("regional", "Measure whether captions are about their regions.")
+    add_model_and_data(parser)
     add = parser.add_argument
-    add("--model", default="patchioner-mini", help="shipped name, folder or hub id")
-    add(
-        "--data",
-        type=Path,
-        default=SAMPLE,
-        help="folder with annotations/ and photos/ (default: the sample set)",
-    )
-    add("--device", default="cpu")
     add("--plain", action="store_true", help="the likeliest captions, not chosen among candidates")
     add("--crop", help="as the model takes it")
     add("--limit", type=positive, help="the first N photos of each part")

@@ -11,6 +11,7 @@ minutes for is run for some chunks of four regions and scaled by their number, a
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import statistics
 import subprocess
@@ -35,6 +36,7 @@ from benchmarks.naive import (
     CHUNK,
     OPTIONS,
     SHAPES,
+    NaiveDecoder,
     Ours,
     Published,
     Shapes,
@@ -82,16 +84,16 @@ def duration(seconds: float) -> str:
     return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1000:.3g} ms"
 
 
-def clocked(
-    function: Callable[[], object], synchronize: Callable[[], object] = lambda: None
-) -> Clock:
-    """A clock of a function by the wall; a device has finished before and after."""
+def clocked(function: Callable[[], object], device: str = "cpu") -> Clock:
+    """A clock of a function by the wall; a CUDA device has finished before and after."""
+    on_cuda = torch.device(device).type == "cuda"
+    wait: Callable[[], object] = torch.cuda.synchronize if on_cuda else lambda: None
 
     def timed() -> float:
-        synchronize()
+        wait()
         started = time.perf_counter()
         function()
-        synchronize()
+        wait()
         return time.perf_counter() - started
 
     return timed
@@ -103,18 +105,11 @@ def time_function(label: str, clock: Clock, *, rounds: int) -> Timing:
     return Timing(label, tuple(clock() for _ in range(rounds)))
 
 
-def take_turns(clocks: Mapping[str, Clock], *, rounds: int) -> dict[str, Timing]:
-    """Run all clocks once, then all once more: what slows the machine for a while slows all of them."""
-    taken = [{label: clock() for label, clock in clocks.items()} for _ in range(rounds)]
-    return {label: Timing(label, tuple(one[label] for one in taken)) for label in clocks}
-
-
 def run_process(command: Sequence[str]) -> str:
     """Standard output of a child process; PatchionerError with the end of its complaint where it fails."""
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode != 0:
-        said = result.stderr.strip()[-500:]
-        shown = " ".join(command)
+        said, shown = result.stderr.strip()[-500:], " ".join(command)
         raise PatchionerError(f"`{shown}` ended with status {result.returncode}: {said}")
     return result.stdout
 
@@ -129,15 +124,9 @@ def peak_memory_mb() -> float | None:
     return None
 
 
-def synchronizer(device: str) -> Callable[[], object]:
-    """What waits until the device has done all that it was told; nothing on the CPU."""
-    return torch.cuda.synchronize if torch.device(device).type == "cuda" else lambda: None
-
-
 def random_boxes(count: int, image_size: tuple[int, int], *, seed: int) -> list[Box]:
     """`count` boxes inside an image of (width, height), 5 to 60 % of each side."""
-    random = np.random.default_rng(seed)
-    size = np.array(image_size, dtype=np.float64)
+    random, size = np.random.default_rng(seed), np.array(image_size, dtype=np.float64)
     extent = random.uniform(0.05, 0.6, (count, 2)) * size
     corner = random.uniform(0.0, 1.0, (count, 2)) * (size - extent)
     corners = np.concatenate([corner, corner + extent], axis=1)
@@ -182,12 +171,10 @@ def line_table(lines: Sequence[Line]) -> str:
 def _finish(arguments: argparse.Namespace, text: str, extra: Mapping[str, Any]) -> int:
     """Print, write JSON where it is asked for; the exit status."""
     where = versions() | machine(arguments.device if arguments.suite == "model" else "cpu")
-    sys.stdout.write(
-        f"{text}\n" + ", ".join(f"{key} {value}" for key, value in where.items()) + "\n"
-    )
+    told = ", ".join(f"{key} {value}" for key, value in where.items())
+    sys.stdout.write(f"{text}\n{told}\n")
     if arguments.json is not None:
-        found = {"settings": as_json(arguments), "machine": where, **extra}
-        write_json(arguments.json, found)
+        write_json(arguments.json, {"settings": as_json(arguments), "machine": where, **extra})
     return 0
 
 
@@ -197,43 +184,36 @@ def _work(arguments: argparse.Namespace) -> Iterator[Path]:
         yield arguments.work or Path(folder)
 
 
+def _boxes_named(count: int) -> str:
+    return f"{count:,} box{'es' if count > 1 else ''}"
+
+
 # ---- a model as a user has it
 
 
 def run_model_suite(arguments: argparse.Namespace) -> int:
-    """Time a model's backbone pass, and captions from features that are there; no verdicts."""
-    rounds = arguments.rounds or 5
+    """Time a model's backbone pass, and captions of boxes, all different, from features that are there; no verdicts."""
+    rows: list[tuple[Timing, float | None]] = []
+
+    def add(label: str, function: Callable[[], object]) -> None:
+        timing = time_function(label, clocked(function), rounds=arguments.rounds or 5)
+        rows.append((timing, peak_memory_mb()))
+
     with _work(arguments) as folder:
         photo = arguments.photo or make_photo(folder / "photo.jpg")
         model = Patchioner.from_pretrained(arguments.model, device=arguments.device)
-        rows = time_model(model, photo, arguments.regions, rounds=rounds)
-    base = rows[0][0].median
-    table = []
+        add("encode one photo", partial(model.encode, photo))
+        features = model.encode(photo)
+        boxes = random_boxes(max(arguments.regions), load_image(photo).size, seed=0)
+        for count in arguments.regions:
+            add(f"caption {_boxes_named(count)}", partial(model.caption, features, boxes[:count]))
+    base, table, extra = rows[0][0].median, [], []
     for timing, peak in rows:
         shown = ("", "") if peak is None else (f"{timing.median / base:.2f}", f"{peak:.0f}")
         table.append([timing.label, timing.spread, *shown])
+        extra.append({**asdict(timing), "median": timing.median, "peak_mb": peak})
     text = markdown_table(["what", "median", "x backbone pass", "peak memory, MiB"], table)
-    extra = {
-        "rows": [
-            {**asdict(timing), "median": timing.median, "peak_mb": peak} for timing, peak in rows
-        ]
-    }
-    return _finish(arguments, text, extra)
-
-
-def time_model(
-    model: Patchioner, photo: Path, counts: Sequence[int], *, rounds: int
-) -> list[tuple[Timing, float | None]]:
-    """Time one backbone pass, then captions of `counts` boxes, all different; peak memory after each."""
-    encode = time_function("encode one photo", clocked(partial(model.encode, photo)), rounds=rounds)
-    rows = [(encode, peak_memory_mb())]
-    features = model.encode(photo)
-    boxes = random_boxes(max(counts, default=0), load_image(photo).size, seed=0)
-    for count in counts:
-        clock = clocked(partial(model.caption, features, boxes[:count]))
-        label = f"caption {count:,} box{'es' if count > 1 else ''}"
-        rows.append((time_function(label, clock, rounds=rounds), peak_memory_mb()))
-    return rows
+    return _finish(arguments, text, {"rows": extra})
 
 
 # ---- ours against the published way
@@ -253,14 +233,17 @@ class Contest:
         backbone, decoder = build_random_backbone(shapes), build_random_decoder(shapes)
         ending = build_random_decoder(shapes, ends=True)
         other = Published(work, backbone, decoder, most_chunks=most_chunks)
+        ended = copy.copy(other)  # of the same bank, which is not read again
+        ended.decoder = NaiveDecoder(ending)
         self.sides = Ours(work, backbone, decoder), other
-        self.ending = Ours(work, backbone, ending), other.with_decoder(ending)
+        self.ending = Ours(work, backbone, ending), ended
         self.compared = 0
         self.timings: dict[str, Timing] = {}
 
     def turns(self, label: str, clocks: Mapping[str, Clock]) -> dict[str, Timing]:
-        """Take turns, and keep the timings for the record as `label: side`."""
-        found = take_turns(clocks, rounds=self.rounds)
+        """Run all clocks once, then all once more: what slows the machine for a while slows all of them."""
+        taken = [{side: clock() for side, clock in clocks.items()} for _ in range(self.rounds)]
+        found = {side: Timing(side, tuple(one[side] for one in taken)) for side in clocks}
         self.timings |= {f"{label}: {side}": timing for side, timing in found.items()}
         return found
 
@@ -276,19 +259,16 @@ class Contest:
         lines = []
         for count in self.shapes.counts:
             boxes, run = self.boxes[:count], other.run(count)
-            label = f"{count:,} box{'es' if count > 1 else ''}"
-            label += ", captions of COCO's length" if ending else ""
+            label = _boxes_named(count) + (", captions of COCO's length" if ending else "")
             expected = other.token_ids(self.photo, boxes)
             self.compared += check_equal(ours.token_ids(self.photo, boxes[:run]), expected, label)
-            found = self.turns(
-                label,
-                {
-                    "ours": clocked(partial(ours.model.caption, self.photo, boxes)),
-                    "published": partial(other.seconds, self.photo, boxes),
-                },
-            )
+            clocks: dict[str, Clock] = {
+                "ours": clocked(partial(ours.model.caption, self.photo, boxes)),
+                "published": partial(other.seconds, self.photo, boxes),
+            }
             note = f"published: {run} boxes run, rest scaled" if run < count else ""
-            lines.append(_timed_line(label, found["ours"], found["published"], note))
+            mine, theirs = self.turns(label, clocks).values()
+            lines.append(_timed_line(label, mine, theirs, note))
         return lines
 
     def _projections(self, count: int) -> Iterator[Line]:
@@ -326,7 +306,6 @@ class Contest:
         yield from self._against(label, clocks)
 
     def _against(self, label: str, clocks: Mapping[str, Clock]) -> Iterator[Line]:
-        """The first clock against each other one."""
         (_, ours), *others = self.turns(label, clocks).items()
         for way, found in others:
             yield _timed_line(label, ours, found, way)
@@ -360,15 +339,10 @@ def run_cpu_suite(arguments: argparse.Namespace) -> int:
         rounds = arguments.rounds or 3
         contest = Contest(shapes, work, rounds=rounds, most_chunks=arguments.naive_chunks)
         lines = [*contest.lines(), memory]
-    text = (
-        f"{line_table(lines)}\nTokens of both ways were equal in {contest.compared:,} captions.\n"
-    )
-    extra = {
-        "lines": [asdict(line) for line in lines],
-        "captions_compared": contest.compared,
-        "timings": {label: list(found.seconds) for label, found in contest.timings.items()},
-    }
-    return _finish(arguments, text, extra)
+    told = f"Tokens of both ways were equal in {contest.compared:,} captions."
+    timings = {label: list(found.seconds) for label, found in contest.timings.items()}
+    extra = {"lines": [asdict(line) for line in lines], "captions_compared": contest.compared}
+    return _finish(arguments, f"{line_table(lines)}\n{told}\n", extra | {"timings": timings})
 
 
 def memory_line(arguments: argparse.Namespace, work: Path) -> Line:
@@ -419,14 +393,12 @@ def run_gpu_suite(arguments: argparse.Namespace) -> int:
             "--suite cpu compares on the CPU"
         )
     shapes, images = SHAPES[arguments.shapes], _GPU_IMAGES[arguments.shapes]
+    how = {"images": images, "rounds": arguments.rounds or 5}
     with _work(arguments) as work:
         write_bank(shapes, work)
-        line, text, extra = measure_engine(
-            shapes, work, "cuda", torch.bfloat16, images=images, rounds=arguments.rounds or 5
-        )
-    return _finish(
-        arguments, f"{line_table([line])}\n{text}\n{torch.cuda.get_device_name()}", extra
-    )
+        line, text, extra = measure_engine(shapes, work, "cuda", torch.bfloat16, **how)
+    told = f"{line_table([line])}\n{text}\n{torch.cuda.get_device_name()}"
+    return _finish(arguments, told, extra)
 
 
 def measure_engine(
@@ -439,21 +411,18 @@ def measure_engine(
     """
     parts = build_random_backbone(shapes), build_random_decoder(shapes)
     ours = Ours(work, *parts, precision="float16", device=device, dtype=dtype)
-    seeds = range(images)
-    photos = [load_image(make_photo(work / "photo.jpg", seed=seed)) for seed in seeds]
+    photos = [load_image(make_photo(work / "photo.jpg", seed=seed)) for seed in range(images)]
     items = [(one, random_boxes(_GPU_REGIONS, one.size, seed=i)) for i, one in enumerate(photos)]
     captions = images * _GPU_REGIONS
-    generator = torch.Generator().manual_seed(0)
-    vectors = torch.randn(captions, shapes.dim, generator=generator)
+    vectors = torch.randn(captions, shapes.dim, generator=torch.Generator().manual_seed(0))
     vectors = functional.normalize(vectors, dim=1).to(device)
     works: dict[str, Callable[[], object]] = {
         "whole": lambda: list(ours.model.caption_many(items, plain=True)),
         "backbone": lambda: ours.model.encode(list(photos)),
         "decoding": lambda: ours.model.parts.decoder.generate(vectors, OPTIONS),
     }
-    synchronize = synchronizer(device)
     found = {
-        label: time_function(label, clocked(run, synchronize), rounds=rounds)
+        label: time_function(label, clocked(run, device), rounds=rounds)
         for label, run in works.items()
     }
     whole, backbone, step = (found[name].median for name in works)

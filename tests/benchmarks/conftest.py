@@ -31,8 +31,8 @@ def loads(model: Patchioner, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         asked.append(name)
         return model
 
-    monkeypatch.setattr("benchmarks.run.load_pretrained", load)
-    monkeypatch.setattr("benchmarks.quality.load_pretrained", load)
+    for module in ("run", "quality", "regional"):
+        monkeypatch.setattr(f"benchmarks.{module}.load_pretrained", load)
     return asked
 
 

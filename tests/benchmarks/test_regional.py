@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks import regional
 from benchmarks.metrics import cider
+from tests.benchmarks.conftest import World
 
 
 def box(photo: str, name: str, caption: str, share: float, sure: float, named: bool) -> Any:
@@ -71,13 +72,13 @@ def test_two_models_are_paired() -> None:
 
 
 def test_the_command_measures_the_sample_set(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    world: World, loads: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "plain.json"
-    assert regional.main(["--limit", "1", "--plain", "--out", str(out)]) == 0
+    words, out = ["--data", str(world.root), "--limit", "3"], tmp_path / "plain.json"
+    assert regional.main([*words, "--plain", "--out", str(out)]) == 0
     capsys.readouterr()
-    assert regional.main(["--limit", "1", "--against", str(out)]) == 0
-    assert "image CIDEr" in capsys.readouterr().out
+    assert regional.main([*words, "--against", str(out)]) == 0
+    assert "image CIDEr" in capsys.readouterr().out and loads == ["patchioner-mini"] * 2
     stored = json.loads(out.read_text())
     assert {"boxes", "images", "sets"} <= set(stored["answers"])
     assert all(one["caption"] for part in stored["answers"].values() for one in part)

@@ -214,18 +214,25 @@ def test_a_meteor_that_dies_is_quoted_and_closed(fake_java: FakeJava, body: str)
     dying.close()
 
 
-@pytest.mark.slow
 @needs_java
-def test_meteor_is_the_packages(meteor: Meteor, dev_captions: list[list[str]]) -> None:
-    theirs = pytest.importorskip("pycocoevalcap.meteor.meteor").Meteor()
-    try:
-        said = {i: [group[0]] for i, group in enumerate(dev_captions)}
-        due = {i: group[1:] for i, group in enumerate(dev_captions)}
-        corpus, samples = theirs.compute_score(due, said)
-    finally:
-        for stream in (theirs.meteor_p.stdout, theirs.meteor_p.stderr):
-            stream.close()
-        theirs.__del__()
+def test_meteor_is_the_packages(
+    meteor: Meteor, dev_captions: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The package's side of the protocol, with its command, talking to the program that runs already."""
+    module = pytest.importorskip("pycocoevalcap.meteor.meteor")
+    commands: list[list[str]] = []
+
+    def running(command: list[str], **_: Any) -> Any:
+        commands.append(command)
+        return meteor._process
+
+    monkeypatch.setattr(module.subprocess, "Popen", running)
+    monkeypatch.setattr(module.Meteor, "__del__", lambda _: None)
+    theirs = module.Meteor()
+    said = {i: [group[0]] for i, group in enumerate(dev_captions)}
+    due = {i: group[1:] for i, group in enumerate(dev_captions)}
+    corpus, samples = theirs.compute_score(due, said)
+    assert set(commands[0]) - {"java"} <= set(map(str, meteor._process.args))
     ours = meteor.score([text for (text,) in said.values()], list(due.values()))
     assert ours[0] == pytest.approx(100 * corpus, abs=1e-9)
     assert ours[1] == pytest.approx([100 * score for score in samples], abs=1e-9)
