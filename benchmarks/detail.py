@@ -28,6 +28,7 @@ from typing import Any, Final
 
 from PIL import Image
 
+from benchmarks import detail_texts as texts_
 from benchmarks.command import (
     as_json,
     command_parser,
@@ -42,17 +43,10 @@ from benchmarks.detail_texts import (
     WORDS,
     Part,
     Setup,
-    annotated,
-    controls,
     did_json,
     did_tables,
-    filled,
-    missed_rivals,
-    object_scores,
     percent,
     read_did,
-    run_among,
-    run_planted,
     score_texts,
 )
 from benchmarks.metrics import Meteor, java_available
@@ -87,12 +81,12 @@ def run_did(setup: Setup) -> Part:
     values: dict[str, Any] = {"photos": len(photos)}
     missed = [] if setup.meteor else ["METEOR was not measured (no Java): half of the bar is open"]
     for name, own in texts.items():
-        block = {name: own, **controls(photos, [max(1, len(t.split())) for t in own])}
+        block = {name: own, **texts_.controls(photos, [max(1, len(t.split())) for t in own])}
         scored = {key: score_texts(found, references, setup.meteor) for key, found in block.items()}
         text.append(f"### {name}\n\n{did_tables(scored, setup.seed)}")
         values[name] = did_json(scored, setup.seed)
         if name == UNFILTERED:
-            missed += missed_rivals(scored)
+            missed += texts_.missed_rivals(scored)
     return Part("DID-Bench on a large model's words", "\n\n".join(text), values, tuple(missed))
 
 
@@ -129,7 +123,7 @@ def texts_of(captions: Sequence[DetailedCaption], seed: int = 0) -> dict[str, li
         texts = list(dict.fromkeys(_as_sentence(claim.text) for claim in claims))
         random.Random(f"{seed} {place}").shuffle(texts)
         words = len(one.text.split())
-        chance.append(filled(texts, words) if words else "")
+        chance.append(texts_.filled(texts, words) if words else "")
     return {
         PARAGRAPH: own,
         "caption of the whole photo": whole,
@@ -150,7 +144,7 @@ def _as_sentence(caption: str) -> str:
 
 def run_objects(setup: Setup) -> Part:
     """Objects that paragraphs name, against the boxes of the data folder."""
-    present = annotated(setup)
+    present = texts_.annotated(setup)
     photos = [setup.data / "photos" / name for name in present]
     texts = texts_of(paragraphs(setup, photos, "objects"), setup.seed)
     classes = list(present.values())
@@ -158,7 +152,9 @@ def run_objects(setup: Setup) -> Part:
     values: dict[str, Any] = {"photos": len(photos)}
     head = ["text", "words", "objects", *OBJECT_METRICS]
     for title, people in (("all classes", True), ("but people", False)):
-        scores = {n: object_scores(found, classes, people=people) for n, found in texts.items()}
+        scores = {
+            n: texts_.object_scores(found, classes, people=people) for n, found in texts.items()
+        }
         own = scores[PARAGRAPH]
         rows, gains = [], []
         values[title] = {}
@@ -193,8 +189,8 @@ def run_end_to_end(setup: Setup) -> Part:
 
 PARTS: Final[Mapping[str, Callable[[Setup], Part]]] = {
     "objects": run_objects,
-    "planted": run_planted,
-    "among": run_among,
+    "planted": texts_.run_planted,
+    "among": texts_.run_among,
     "did": run_did,
     "end-to-end": run_end_to_end,
 }

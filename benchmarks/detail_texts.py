@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -13,19 +14,13 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks import scoring
 from benchmarks.command import CIDER_WARNING, figure, markdown_table
 from benchmarks.data import BenchmarkDataError, PhotoFolder, load_json, read_folder, task_named
 from benchmarks.metrics import Meteor, bleu, cider, rouge_l
 from benchmarks.metrics.regions import SYNONYMS, named_classes, plural
 from benchmarks.run import load_pretrained
-from benchmarks.scoring import (
-    PERSON,
-    Interval,
-    bootstrap_mean,
-    bootstrap_ratio,
-    bootstrap_statistic,
-    finite,
-)
+from benchmarks.scoring import PERSON, Interval, bootstrap_mean, finite
 from patchioner import Patchioner
 from patchioner.base.errors import OptionError
 from patchioner.base.progress import progress
@@ -44,11 +39,10 @@ their his her they he she into while being been was were not no but than then th
 very may might image picture scene photo photograph
 """
 _STOP: Final = frozenset(_STOP_TEXT.split())
+# "other": a semantic region whose box was altered in the published run.
 _REGION_KINDS: Mapping[str, RegionKind] = {
-    "quadrant": "spatial",
-    "semantic": "semantic",
-    "other": "semantic",  # a semantic region whose box was altered in the published run
-}
+    "quadrant": "spatial", "semantic": "semantic", "other": "semantic",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -98,7 +92,7 @@ class ObjectScores:
         if metric == "clean":
             return bootstrap_mean(self.named == self.right, photos, seed=seed)
         below = self.named if metric == "precision" else self.there
-        return bootstrap_ratio(self.right, below, photos, seed=seed)
+        return scoring.bootstrap_ratio(self.right, below, photos, seed=seed)
 
     def gain_over(self, other: ObjectScores, metric: str, seed: int = 0) -> Interval:
         """How much a metric exceeds that of other texts of the same photos, resampled for both together."""
@@ -110,7 +104,8 @@ class ObjectScores:
             return float(often @ one.right) / below if below else 0.0
 
         photos = range(len(self.named))
-        return bootstrap_statistic(lambda o: share(self, o) - share(other, o), photos, seed=seed)
+        gain = lambda often: share(self, often) - share(other, often)  # noqa: E731
+        return scoring.bootstrap_statistic(gain, photos, seed=seed)
 
 
 def object_scores(
@@ -128,10 +123,9 @@ def object_scores(
         there, named = frozenset(classes) - skipped, named_classes(text) - skipped
         right = named & there
         # "glass" is a cup and a wine glass: where one of them is there, the other was not claimed.
-        shared = [
-            n for n in named - right if any(set(SYNONYMS[n]) & set(SYNONYMS[r]) for r in right)
-        ]
-        rows.append((len(named) - len(shared), len(right), len(there), len(text.split())))
+        words = {word for name in right for word in SYNONYMS[name]}
+        claimed = right | {name for name in named if words.isdisjoint(SYNONYMS[name])}
+        rows.append((len(claimed), len(right), len(there), len(text.split())))
     return ObjectScores(*np.array(rows, dtype=np.float64).T)
 
 
@@ -151,9 +145,8 @@ class DidPhoto:
 
 def read_did(folder: Path) -> list[DidPhoto]:
     """Read describe_run.json and references_dev.json; BenchmarkDataError if missing or in another form."""
-    references, run = (
-        load_json(folder / n)[0] for n in ("references_dev.json", "describe_run.json")
-    )
+    names = ("references_dev.json", "describe_run.json")
+    references, run = (load_json(folder / name)[0] for name in names)
     try:
         return [_did_photo(row, references) for row in run]
     except (LookupError, TypeError, ValueError, AttributeError) as error:
@@ -166,10 +159,10 @@ def _did_photo(row: Mapping[str, Any], references: Mapping[str, Sequence[str]]) 
     size = (int(row["width"]), int(row["height"]))
     regions = [DetailRegion("global", "global", (0.0, 0.0, float(size[0]), float(size[1])))]
     statements = [Statement("global", 0, str(row["global_description"]))]
-    counts: dict[str, int] = {}
+    counts = Counter[str]()
     for given in row["regions"]:
         kind = _REGION_KINDS[given["kind"]]
-        counts[kind] = counts.get(kind, 0) + 1
+        counts[kind] += 1
         left, top, right, bottom = map(float, given["xyxy"])
         region = DetailRegion(f"{kind}-{counts[kind]}", kind, (left, top, right, bottom))
         regions.append(region)
@@ -274,9 +267,8 @@ def did_tables(scored: Mapping[str, Scored], seed: int) -> str:
         rows.append([name, words, *(f"{one.values[metric]:.2f}" for metric in metrics), *shares])
         if name != ours:
             found = [own.gain_over(one, metric, seed) for metric in paired]
-            gains.append(
-                [name, *(figure(f.value, f.low, f.high, signed=True, digits=2) for f in found)]
-            )
+            shown = [figure(f.value, f.low, f.high, signed=True, digits=2) for f in found]
+            gains.append([name, *shown])
     head = ["text", "words", *metrics, "objects: precision", "recall"]
     differences = markdown_table([f'"{ours}" minus', *paired], gains)
     return f"{markdown_table(head, rows)}\n{differences}\n{CIDER_WARNING}\n"
@@ -318,6 +310,10 @@ KINDS: Final = ("other photo", "object", "likely object", "colour", "number")
 """A "likely object" is one that is often in photos with what else is there."""
 
 
+Span = tuple[int, int, bool]
+"""Start and end of words, and whether they are a plural."""
+
+
 @dataclass(frozen=True)
 class Planted:
     """A false statement, the true one that it was made of, and what was exchanged."""
@@ -344,11 +340,8 @@ def plant(
         generator = random.Random(f"{seed} {photo}")
         here = present[photo] | frozenset().union(*map(named_classes, sentences[photo]))
         absent = sorted(set(SYNONYMS) - here)
-        counts = dict.fromkeys(absent, 0)
-        for classes in present.values():
-            for name in classes & counts.keys():
-                counts[name] += len(classes & here)
-        likely = sorted(counts, key=lambda name: -counts[name])[:5]
+        beside = {n: sum(len(c & here) for c in present.values() if n in c) for n in absent}
+        likely = sorted(absent, key=lambda name: -beside[name])[:5]
         others = [name for name in photos if name != photo and sentences[name]]
         for sentence in sentences[photo]:
             if others:
@@ -364,14 +357,9 @@ def plant(
 
 
 def _swap(
-    photo: str,
-    kind: str,
-    sentence: str,
-    spans: Sequence[tuple[int, int, bool]],
-    names: Sequence[str],
-    generator: random.Random,
-) -> list[Planted]:
-    """At most one: a (start, end, plural) and what comes in its place are drawn."""
+    photo: str, kind: str, sentence: str, spans: Sequence[Span], names: Sequence[str], generator: random.Random
+) -> list[Planted]:  # fmt: skip
+    """At most one: a place and what comes into it are drawn."""
     if not spans or not names:
         return []
     start, end, several = generator.choice(spans)
@@ -385,15 +373,15 @@ def _swap(
     return [Planted(photo, kind, sentence, f"{before}{now}{sentence[end:]}", was, now)]
 
 
-def _of_classes(sentence: str) -> list[tuple[int, int, bool]]:
+def _of_classes(sentence: str) -> list[Span]:
     """Where COCO classes are named, the longest where they overlap: "hot dog" is no dog."""
-    found: list[tuple[int, int, bool]] = []
+    found: list[Span] = []
     for name in sorted(named_classes(sentence)):
         for word in SYNONYMS[name]:
             for form in dict.fromkeys((word, plural(word))):
                 matches = re.finditer(rf"\b{re.escape(form)}\b", sentence, re.I)
                 found += [(*match.span(), form != word) for match in matches]
-    chosen: list[tuple[int, int, bool]] = []
+    chosen: list[Span] = []
     for span in sorted(set(found), key=lambda span: (span[0] - span[1], span[0])):
         if all(span[1] <= other[0] or span[0] >= other[1] for other in chosen):
             chosen.append(span)
@@ -434,9 +422,8 @@ def run_planted(setup: Setup) -> Part:
         at, precision = float((of_false < level).mean()), average_precision(of_true, of_false)
         shares = (percent(dropped), f"{100 * at:.1f}", f"{100 * precision:.1f}")
         rows.append([kind, str(len(ones)), *shares])
-        values[kind] = {
-            "count": len(ones), "dropped": finite(dropped), "dropped_at": at, "average_precision": precision
-        }  # fmt: skip
+        values[kind] = {"count": len(ones), "dropped": finite(dropped), "dropped_at": at}
+        values[kind]["average_precision"] = precision
     missed = []
     if share.value < KEPT:
         missed.append(f"{share.value:.1%} of the true sentences are kept, not {KEPT:.0%}")
@@ -488,10 +475,7 @@ def run_among(setup: Setup) -> Part:
                 shares[False].append((not kept, photo.name))
             elif verdict.support is not None:
                 shares[True].append((kept, photo.name))
-    kept_, dropped = (
-        bootstrap_mean([one for one, _ in found], [name for _, name in found])
-        for found in (shares[True], shares[False])
-    )
+    kept_, dropped = (bootstrap_mean(*zip(*shares[true], strict=True)) for true in (True, False))
     text = f"{len(photos)} photos. Kept of the rest: {percent(kept_)} %; planted dropped: {percent(dropped)} %.\n"
     values = {"photos": len(photos), "kept": finite(kept_), "dropped": finite(dropped)}
     return Part("One false thing among all that was said", text, values)

@@ -27,10 +27,13 @@ def lines_of(name: str) -> list[str]:
 @pytest.fixture
 def image(name: str, tmp_path: Path) -> tuple[Path, dict[str, str]]:
     """The folder of the build with what COPY names, and the variables of an environment that sees our libraries."""
-    venv.create(tmp_path / "venv", with_pip=True)
+    venv.create(tmp_path / "venv")
     (site,) = (tmp_path / "venv" / "lib").glob("python*/site-packages")
-    # torch and the rest are there already; nothing is fetched but what builds a wheel
+    # torch, pip and the rest are there already; nothing is fetched but what builds a wheel
     (site / "outside.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    pip = tmp_path / "venv" / "bin" / "pip"
+    pip.write_text(f'#!/bin/sh\nexec {pip.parent / "python"} -m pip "$@"\n')
+    pip.chmod(0o755)
     source = tmp_path / "src"
     source.mkdir()
     for line in lines_of(name):

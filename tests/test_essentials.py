@@ -27,12 +27,12 @@ def test_importing_is_light() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_a_caption() -> None:
+def test_a_caption(shipped: Patchioner) -> None:
     rows, columns = np.mgrid[:120, :160]
     photo = np.stack([rows * 2, columns, (rows // 20 + columns // 20) % 2 * 200], -1).astype(
         np.uint8
     )
-    found = Patchioner.from_pretrained().caption(photo, [WholeImage(), Box(10, 10, 90, 90)])
+    found = shipped.caption(photo, [WholeImage(), Box(10, 10, 90, 90)])
     assert len(found) == 2 and all(one.text for one in found)
 
 

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
-from benchmarks import region_set
-from benchmarks.answerers import read_predictions
+from benchmarks.answerers import Prediction, PredictionLog, read_predictions
 from benchmarks.data import BenchmarkDataError
 from benchmarks.metrics import bleu, cider, stem_f
 from benchmarks.metrics.regions import DensePhoto, match, summarize
@@ -88,41 +85,28 @@ def test_a_damaged_line_is_named(world: World, tmp_path: Path) -> None:
         world.run(tmp_path, resume=True)
 
 
-KILLED = """
-import os, signal, sys
-from benchmarks import region_set
-from benchmarks.answerers import PredictionLog
-write, written = PredictionLog.append, []
-def append(self, predictions):
-    write(self, predictions)
-    written.append(1)
-    if len(written) == 5:  # of three answerers asked in turn: amid the second group of photos
-        os.kill(os.getpid(), signal.SIGKILL)
-PredictionLog.append = append
-region_set.main(sys.argv[1:])
-"""
+def test_a_run_that_ends_between_two_answerers_leaves_nothing_undone(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of three answerers asked in turn, amid the second group of photos."""
+    write, written = PredictionLog.append, list[object]()
 
+    def append(self: PredictionLog, predictions: Sequence[Prediction]) -> None:
+        write(self, predictions)
+        written.append(predictions)
+        if len(written) == 5:
+            raise KeyboardInterrupt
 
-def test_a_killed_process_leaves_nothing_undone(world: World, tmp_path: Path) -> None:
-    world.model.save_pretrained(tmp_path / "model", storage="fp32")
-    words = [
-        "--model", str(tmp_path / "model"), "--data", str(world.root), "--batch", "3", "--java", "no",
-        "--rounds", "20", "--baseline", "whole", "--baseline", "nearest", "--resume", "--out",
-    ]  # fmt: skip
-    broken, whole = tmp_path / "broken", tmp_path / "whole"
-    command = [sys.executable, "-c", KILLED, *words, str(broken)]
-    # With as many threads as here: scores are the same to the last digit.
-    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **threads}, check=False)
-    assert done.returncode == -signal.SIGKILL
-    counts = [
-        len((folder / LINES).read_bytes().splitlines())
-        for folder in (broken, *(broken / "baselines" / name for name in ("whole", "nearest")))
-    ]
+    names = ("whole", "nearest")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(PredictionLog, "append", append)
+        world.run(tmp_path / "broken", baselines=names)
+    folders = [tmp_path / "broken", *(tmp_path / "broken/baselines" / name for name in names)]
+    counts = [len((folder / LINES).read_bytes().splitlines()) for folder in folders]
     assert counts[0] == counts[1] > counts[2] > 0
-    for folder in (broken, whole):
-        assert region_set.main([*words, str(folder)]) == 0
-    assert contents(broken) == contents(whole)
+    for folder in ("broken", "whole"):
+        world.run(tmp_path / folder, baselines=names, resume=True)
+    assert contents(tmp_path / "broken") == contents(tmp_path / "whole")
 
 
 HOLD = """

@@ -88,13 +88,15 @@ def recorded(model: Patchioner) -> Iterator[Ids]:
         kind.generate = write  # type: ignore[method-assign]
 
 
-def captioned(model: Patchioner, paths: Sequence[Path], mode: str) -> dict[str, Ids]:
-    """Token ids by photo, as `caption` writes them."""
-    found = {}
+def captioned(model: Patchioner, paths: Sequence[Path]) -> dict[str, dict[str, Ids]]:
+    """Token ids by mode and photo, as `caption` writes them."""
+    found: dict[str, dict[str, Ids]] = {mode: {} for mode in MODES}
     for path in paths:
-        with recorded(model) as ids:
-            model.caption(str(path), regions(path), **MODES[mode])
-        found[path.name] = ids
+        features, asked = model.encode(str(path)), regions(path)
+        for mode, how in MODES.items():
+            with recorded(model) as ids:
+                model.caption(features, asked, **how)
+            found[mode][path.name] = ids
     return found
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import pickle
 import shutil
-import subprocess
-import sys
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -99,34 +100,33 @@ def test_a_checkpoint_whose_writing_was_cut_short_is_the_old_one(
     assert not (folder.parent / "new").exists()
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_writer_killed_at_any_time_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
     """A process that saves one model over another for ever is killed; what is there is either."""
-    write_checkpoint(tiny_parts(0), tmp_path / "model", storage="fp32")
+    both, model, started = (tiny_parts(0), tiny_parts(1)), tmp_path / "model", tmp_path / "started"
+    write_checkpoint(both[0], model, storage="fp32")
     for seconds in (0.0, 0.02, 0.05):
-        with subprocess.Popen([sys.executable, "-c", OVERWRITE, str(tmp_path / "model")]) as writer:
-            while not (tmp_path / "started").exists():
-                time.sleep(0.01)
-            time.sleep(seconds)
-            writer.kill()
-        (tmp_path / "started").unlink()
-        found = read_checkpoint(tmp_path / "model").backbone.state_dict()
+        writer = os.fork()
+        if not writer:
+            try:
+                for number in itertools.count(1):
+                    write_checkpoint(both[number % 2], model, storage="fp32")
+                    started.touch()
+            finally:
+                os._exit(1)
+        while not started.exists():
+            assert os.waitpid(writer, os.WNOHANG) == (0, 0), "the writer has failed"
+            time.sleep(0.01)
+        time.sleep(seconds)
+        os.kill(writer, signal.SIGKILL)
+        os.waitpid(writer, 0)
+        started.unlink()
+        found = read_checkpoint(model).backbone.state_dict()
         assert any(
             all(torch.equal(tensor, found[name]) for name, tensor in one.items())
-            for one in (tiny_parts(seed).backbone.state_dict() for seed in (0, 1))
+            for one in (parts.backbone.state_dict() for parts in both)
         )
-
-
-OVERWRITE = """
-import itertools, pathlib, sys
-from patchioner.checkpoints.folder import write_checkpoint
-from patchioner.text import BertTower
-from tests.support.tiny import tiny_parts
-both, folder = (tiny_parts(0), tiny_parts(1)), pathlib.Path(sys.argv[1])
-for n in itertools.count(1):
-    if n == 2:
-        (folder.parent / "started").touch()
-    write_checkpoint(both[n % 2], folder, storage="fp32")
-"""
 
 
 def truncate(path: Path) -> None:
