@@ -367,15 +367,11 @@ class PredictionLog:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         content = path.read_bytes() if path.is_file() else b""
-        lines = content.splitlines(keepends=True)
-        if lines and not lines[-1].endswith(b"\n"):
-            lines.pop()
-        self.ids = [str(_parsed(line, path, n).get("id")) for n, line in enumerate(lines, start=1)]
-        self._ends = [0]
-        for line in lines:
-            self._ends.append(self._ends[-1] + len(line))
-        if len(content) != self._ends[-1]:
-            os.truncate(path, self._ends[-1])
+        whole = content[: content.rfind(b"\n") + 1]
+        lines = enumerate(whole.splitlines(), start=1)
+        self.ids = [str(_parsed(line, path, number).get("id")) for number, line in lines]
+        if len(content) != len(whole):
+            os.truncate(path, len(whole))
 
     def check_order(self, samples: Sequence[Sample]) -> None:
         """Raise BenchmarkDataError unless the lines are the first of `samples`."""
@@ -387,19 +383,17 @@ class PredictionLog:
     def cut_to(self, count: int) -> None:
         """Forget all lines after the first `count`."""
         if count < len(self.ids):
-            os.truncate(self.path, self._ends[count])
-            del self.ids[count:], self._ends[count + 1 :]
+            lines = self.path.read_bytes().splitlines(keepends=True)
+            os.truncate(self.path, sum(map(len, lines[:count])))
+            del self.ids[count:]
 
     def append(self, predictions: Sequence[Prediction]) -> None:
         """Write the lines of a group of photos at once, and wait until they are on the disk."""
-        lines = [prediction.line() for prediction in predictions]
         with self.path.open("ab") as file:
-            file.write(b"".join(lines))
+            file.write(b"".join(prediction.line() for prediction in predictions))
             file.flush()
             os.fsync(file.fileno())
-        for prediction, line in zip(predictions, lines, strict=True):
-            self.ids.append(prediction.id)
-            self._ends.append(self._ends[-1] + len(line))
+        self.ids += [prediction.id for prediction in predictions]
 
 
 def read_predictions(path: Path) -> list[Prediction]:

@@ -36,9 +36,7 @@ from patchioner.regions import Box, Region, WholeImage
 
 KINDS: tuple[IndexKind, ...] = get_args(IndexKind)
 _PART = 250_000
-_NOISE = (
-    0.5  # length of what is added to a copy of a unit row: its cosine with the row is about 0.89
-)
+_NOISE = 0.5  # length of what is added to a copy of a unit row: their cosine is about 0.89
 Decode = Callable[[Tensor], list[str]]
 
 
@@ -56,10 +54,8 @@ class Source:
 
     def bank(self, rows: int, storage: Precision) -> MemoryBank:
         """A bank of the first `rows` rows, made part by part: never all of it in float32."""
-        starts = range(0, rows, _PART)
-        return join_banks(
-            [MemoryBank(self.draw(at, min(_PART, rows - at)), dtype=storage) for at in starts]
-        )
+        sizes = {at: min(_PART, rows - at) for at in range(0, rows, _PART)}
+        return join_banks([MemoryBank(self.draw(*one), dtype=storage) for one in sizes.items()])
 
 
 def random_source(dim: int, queries: int, *, seed: int) -> Source:
@@ -77,9 +73,8 @@ def real_source(bank: MemoryBank, queries: Tensor, decode: Decode | None, *, see
     OptionError: queries of another width.
     """
     if queries.shape[1] != bank.dim:
-        raise OptionError(
-            f"queries are {queries.shape[1]} wide, the bank {bank.dim}: of one model, please"
-        )
+        sizes = f"queries are {queries.shape[1]} wide, the bank {bank.dim}"
+        raise OptionError(f"{sizes}: give both of one model")
     order = torch.randperm(len(bank), generator=_generator(seed, -1))
 
     def draw(first: int, number: int) -> Tensor:
@@ -106,9 +101,8 @@ def region_queries(model: Patchioner, photos: Sequence[Path], count: int) -> Ten
         found.append(model.embed_regions(model.encode(str(photo)), regions))
     queries = torch.cat(found)[:count] if found else torch.empty(0, 0)
     if len(queries) < count:
-        raise OptionError(
-            f"{len(photos)} photos give {len(queries)} queries, {count} are asked for"
-        )
+        given = f"{len(photos)} photos give {len(queries)} queries"
+        raise OptionError(f"{given}, {count} are asked for: give more photos")
     return queries.float().cpu()
 
 
@@ -137,9 +131,8 @@ class Line:
         changed = "" if self.changed is None else f"{100 * self.changed:.1f} %"
         numbers = [*self.milliseconds.values(), self.build_seconds, self.index_mb]
         shown = ["" if number is None else f"{number:,.1f}" for number in numbers]
-        return (
-            f"| {' | '.join([f'{self.rows:,}', self.source, self.way, *shown, mass, changed])} |\n"
-        )
+        cells = [f"{self.rows:,}", self.source, self.way, *shown, mass, changed]
+        return f"| {' | '.join(cells)} |\n"
 
 
 def measure(bank: MemoryBank, source: Source, options: argparse.Namespace) -> Iterator[Line]:
@@ -148,10 +141,8 @@ def measure(bank: MemoryBank, source: Source, options: argparse.Namespace) -> It
 
     def times(work: Callable[[Tensor], Tensor]) -> dict[int, float]:
         clocks = {size: clocked(partial(work, queries[:size])) for size in options.queries}
-        return {
-            size: 1e3 * time_function("", clock, rounds=options.rounds).median
-            for size, clock in clocks.items()
-        }
+        found = {n: time_function("", one, rounds=options.rounds) for n, one in clocks.items()}
+        return {size: 1e3 * timing.median for size, timing in found.items()}
 
     yield Line(name, count, "exact", times(bank.project), mass=1.0, least_mass=1.0)
     if not options.kind or options.top_k >= count:

@@ -23,7 +23,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.command import natural, positive, run_command
+from benchmarks.command import command_parser, natural, positive, run_command
 from benchmarks.data import BenchmarkDataError, printable, text_of
 from patchioner.base.errors import OptionError, PatchionerError
 from patchioner.base.files import atomic_path, file_sha256, write_json
@@ -63,8 +63,8 @@ Samples = dict[str, list[tuple[str, str]]]
 class Spoken:
     """One sentence of a narrative: image id, its words, all that was said, and what was drawn meanwhile.
 
-    Points are {x, y, t}: 0..1 of the photo, x right and y down; seconds since the sentence began. Between two strokes
-    stands a point off the photo, where `Trace` draws no line.
+    Points are {x, y, t}: 0..1 of the photo, x right and y down; seconds since the sentence began. A point off the
+    photo, where `Trace` draws no line, parts two strokes.
     """
 
     image: str
@@ -235,26 +235,14 @@ def build(arguments: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.build_traces",
-        description="Make trace-captioning samples from Localized Narratives.",
-        allow_abbrev=False,
-    )
+    told = "Make trace-captioning samples from Localized Narratives."
+    parser = command_parser("build_traces", told)
     add = parser.add_argument
-    add(
-        "narratives",
-        type=Path,
-        metavar="NARRATIVES.jsonl",
-        help="records with timed_caption and traces",
-    )
+    records = "records with timed_caption and traces"
+    add("narratives", type=Path, metavar="NARRATIVES.jsonl", help=records)
     add("--rewriter", required=True, metavar="openai:MODEL", help="of an OpenAI-compatible server")
-    add(
-        "--out",
-        type=Path,
-        required=True,
-        metavar="FILE",
-        help="samples; beside it FILE.about.json and the answers",
-    )
+    beside = "samples; beside it FILE.about.json and the answers"
+    add("--out", type=Path, required=True, metavar="FILE", help=beside)
     add("--base-url", metavar="URL", help="of the server, with its /v1")
     add("--limit", type=positive, metavar="N", help="only N narratives, drawn at random")
     add("--seed", type=natural, default=0, help="of --limit and of the answers")

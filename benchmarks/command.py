@@ -80,13 +80,10 @@ def figure(
     value: float, low: float | None, high: float | None, *, signed: bool = False, digits: int = 1
 ) -> str:
     """A value, with its bounds if it has them; never -0.0; "-" where it is undefined."""
-    form = f"{'+' if signed else ''}z.{digits}f"
     if math.isnan(value):
         return "-"
-    text = f"{value:{form}}"
-    return (
-        text if low is None or high is None else f"{text} ({low:z.{digits}f} to {high:z.{digits}f})"
-    )
+    text, form = f"{value:{'+' if signed else ''}z.{digits}f}", f"z.{digits}f"
+    return text if low is None or high is None else f"{text} ({low:{form}} to {high:{form}})"
 
 
 def with_interval(score: Mapping[str, Any] | None) -> str:
@@ -129,9 +126,8 @@ def _run_task(task: Task, arguments: argparse.Namespace) -> None:
             write_reports(outcomes)
     sys.stdout.write(report(outcomes))
     if arguments.out is not None:
-        sys.stdout.write(
-            f"\npredictions.jsonl, results.json and report.html are in {arguments.out}\n"
-        )
+        told = "predictions.jsonl, results.json and report.html"
+        sys.stdout.write(f"\n{told} are in {arguments.out}\n")
 
 
 def report(outcomes: Sequence[Outcome]) -> str:
@@ -273,11 +269,8 @@ def _add_advanced(parser: argparse.ArgumentParser) -> None:
         help="a further metric: spice, or module:function of your own")  # fmt: skip
     add("--java", choices=["auto", "yes", "no"], default="auto",
         help="the official metrics: auto = where Java and pycocoevalcap are")  # fmt: skip
-    add(
-        "--clip-score",
-        metavar="ARCH=FILE",
-        help="CLIP-S by open_clip, e.g. ViT-B-32-quickgelu=B32.pt",
-    )
+    clip = "CLIP-S by open_clip, e.g. ViT-B-32-quickgelu=B32.pt"
+    add("--clip-score", metavar="ARCH=FILE", help=clip)
     add("--pac-score", metavar="ARCH=FILE", help="PAC-S, likewise, by its own checkpoint")
     add("--rounds", type=positive, default=2000, help="bootstrap resamples")
     add("--seed", type=natural, default=0, help="of every random choice")

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
@@ -43,12 +44,10 @@ class Sample:
 
     Attributes:
         id: unique in its file, and the same at each reading: "359/2" is the third row of image 359.
-        photo: name of the photo, relative to the folder of photos.
-        region: what is to be captioned, in pixels of the photo (a trace in 0..1 of it).
+        photo, region: its name in the folder of photos; in pixels of the photo (a trace in 0..1 of it).
         references: at least one human caption.
         row: index of the row in the file, counted from 0 over all rows, malformed ones included.
-        area_share: share of the photo's area (0..1) under the boxes, overlaps counted once; of a trace, under the box
-            around its points.
+        area_share: of the photo (0..1) under the boxes, overlaps counted once; of a trace, under the box around it.
     """
 
     id: str
@@ -81,11 +80,11 @@ class Reading:
     def refuse_skipped(self, source: str) -> None:
         """Raise BenchmarkDataError when a row was left out, naming the first of them."""
         if self.skipped:
-            shown = "; ".join(str(row) for row in self.skipped[:SHOWN_ROWS])
-            more = len(self.skipped) - SHOWN_ROWS
+            rows, more = self.skipped[:SHOWN_ROWS], len(self.skipped) > SHOWN_ROWS
+            shown = "; ".join([*map(str, rows), *["..."] * more])
             raise BenchmarkDataError(
-                f"{source} has {len(self.skipped)} unusable rows: {shown}"
-                f"{f'; and {more} more' if more > 0 else ''}. Mend them, or run without --strict to skip them"
+                f"{source} has {len(self.skipped)} unusable rows: {shown}. Mend them, or run without --strict to skip"
+                " them"
             )
 
 
@@ -93,10 +92,8 @@ class Reading:
 class Task:
     """One of the tasks (the four of the published tables, and our objects); `benchmarks.NAME` is its module.
 
-    Attributes:
-        title, file: as in tables; its annotations in the `annotations/` of a data folder.
-        read: (file, photos, **its own options) -> samples.
-        clip_crops: whether the CLIP baseline looks at crops, as the published one does, or at whole photos.
+    `title` is that of tables, `file` its annotations in a data folder; `read` takes (file, photos, **its own options);
+    `clip_crops`: whether the CLIP baseline looks at crops, as the published one does, or at whole photos.
     """
 
     name: str
@@ -150,25 +147,20 @@ class PhotoFolder:
         self.root = root
         inside = sorted(path.name for path in root.iterdir() if path.is_dir())
         self._folders = (PurePosixPath(), *map(PurePosixPath, inside))
-        self._found: dict[str, str | None] = {}
+        self._look_up = cache(self._find)
         self._sizes: dict[str, tuple[int, int]] = {}
 
     def find(self, *keys: object) -> str:
         """Name, relative to the folder, of the photo that `keys` lead to; BenchmarkDataError says what it tried."""
         names = [str(key) for key in keys if isinstance(key, (str, int)) and str(key).strip()]
         for name in names:
-            if name not in self._found:
-                self._found[name] = self._look_up(name)
-            found = self._found[name]
-            if found is not None:
+            if (found := self._look_up(name)) is not None:
                 return found
         # One spelling of the extension is enough to show which names were thought of.
         likely = [n for name in names for n in candidates(name) if n.endswith(".jpg")]
         tried = ", ".join(dict.fromkeys(likely or names))
-        called = " / ".join(names) or "without a name"
-        raise BenchmarkDataError(
-            f"image {called:.80} is missing in {self.root} (tried {tried:.200})"
-        )
+        called = f"image {' / '.join(names) or 'without a name':.80}"
+        raise BenchmarkDataError(f"{called} is missing in {self.root} (tried {tried:.200})")
 
     def size(self, photo: str) -> tuple[int, int]:
         """(width, height) of the upright photo, from the head of its file; BenchmarkDataError if it is no image."""
@@ -176,13 +168,12 @@ class PhotoFolder:
             try:
                 with Image.open(self.root / photo) as image:
                     lying = image.getexif().get(_ORIENTATION, 1) in _LYING
-                    size = image.height, image.width
-                    self._sizes[photo] = size if lying else (size[1], size[0])
+                    self._sizes[photo] = image.size[::-1] if lying else image.size
             except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
                 raise BenchmarkDataError(f"photo {photo} cannot be opened: {error}") from error
         return self._sizes[photo]
 
-    def _look_up(self, name: str) -> str | None:
+    def _find(self, name: str) -> str | None:
         for candidate in candidates(name):
             for folder in self._folders:
                 try:
@@ -217,12 +208,10 @@ class Rows:
         self.source = path
         content, self._repeated = load_json(path)
         self.content: Any = content
-        if not isinstance(content, kind) or not all(
-            isinstance(self.content.get(key), list) for key in lists
-        ):
-            raise BenchmarkDataError(
-                f"{path} is not in the form of its task, {form}: is it the file of another task?"
-            )
+        found = [self.content.get(key) for key in lists] if isinstance(content, kind) else [None]
+        if not all(isinstance(one, list) for one in found):
+            told = f"{path} is not in the form of its task, {form}"
+            raise BenchmarkDataError(f"{told}: is it the file of another task?")
         self.samples: list[Sample] = []
         self.skipped: list[Skipped] = []
         self._next = 0
@@ -324,9 +313,7 @@ def printable(text: str) -> str:
 def box_of(value: object) -> Box:
     """A box from [x1, y1, x2, y2]; BenchmarkDataError or RegionError when it is none or has no area."""
     corners = list_of(value, "the box")
-    if len(corners) != 4 or not all(
-        isinstance(number, (int, float)) and not isinstance(number, bool) for number in corners
-    ):
+    if len(corners) != 4 or not all(type(number) in (int, float) for number in corners):
         raise BenchmarkDataError(f"a box needs 4 numbers x1, y1, x2, y2, not {corners!r:.80}")
     try:
         return Box(*corners)
@@ -339,9 +326,8 @@ def share_of_boxes(boxes: list[Box], photos: PhotoFolder, photo: str) -> float:
     size = photos.size(photo)
     for box in boxes:
         if covered_share([box], size) == 0.0:
-            raise BenchmarkDataError(
-                f"{box!r} lies outside of {photo}, which has {size[0]} x {size[1]} pixels"
-            )
+            told = f"{photo}, which has {size[0]} x {size[1]} pixels"
+            raise BenchmarkDataError(f"{box!r} lies outside of {told}")
     return covered_share(boxes, size)
 
 

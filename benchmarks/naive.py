@@ -31,14 +31,15 @@ from decoders.gpt2 import PrefixGPT2, PrefixGPT2Config
 from decoders.tokenizers import ClipTokenizer
 from memory_bank import MemoryBank, Precision
 from patchioner import Patchioner
-from patchioner.backbones import TimmViT, preprocess
+from patchioner.backbones import PatchFeatures, TimmViT
 from patchioner.base.errors import PatchionerError
 from patchioner.checkpoints.folder import ModelSettings, Parts, read_model_config
 from patchioner.embedding import project as project_ours
-from patchioner.geometry import ImageGeometry, Preprocessing
-from patchioner.regions import Box, Weighting
+from patchioner.geometry import Preprocessing
+from patchioner.regions import Box, Weighting, pool_regions
 
 CHUNK, STEPS, TEMPERATURE = 4, 30, 0.01
+PUBLISHED = Weighting(rounding="reference")  # of boxes: both ends of their floored patches included
 _HEADS, _SCALE = 16, 0.125  # assumed for every width but ViT-S's, though ViT-B has 12 heads
 OPTIONS = DecodeOptions(max_tokens=STEPS, scores=False)  # nor does the published way give any
 CAPTION_TOKENS = 12  # where captions of COCO end, on average, the end token included
@@ -47,93 +48,47 @@ _CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 _BLOCK = 65536
 
 
-@dataclass(frozen=True)
-class NaiveFeatures:
-    """Tokens (rows, columns, dim) of an image, its geometry, and `attention_extras`."""
-
-    tokens: Tensor
-    geometry: ImageGeometry
-    extras: tuple[Tensor, Tensor, Tensor]
-
-
 class NaiveDecoder:
     """The DeCap decoder as published, on another's weights: no cache, always 30 steps, logits at every position."""
 
     def __init__(self, decoder: PrefixGPT2Decoder) -> None:
-        self._config = decoder.network.config
-        self._end, self._tokenizer = decoder.tokenizer.end_id, decoder.tokenizer
-        self._weights = decoder.network.state_dict()
+        self._network, self._end = decoder.network, decoder.tokenizer.end_id
 
     @torch.inference_mode()
     def token_ids(self, embeddings: Tensor, steps: int = STEPS) -> list[list[int]]:
         """Exactly `steps` tokens for each of (n, dim) embeddings, whatever stands behind the end token."""
-        words = self._weights["transformer.wte.weight"]
-        if self._config.normalize_input:
-            embeddings = functional.normalize(embeddings, dim=-1)
-        inputs = self._linear("prefix", embeddings)[:, None]
-        found: list[Tensor] = []
+        found = torch.zeros(len(embeddings), 0, dtype=torch.long)
         for _ in range(steps):
-            logits = self._states(inputs) @ words.T  # at every position
+            logits = self._network.logits(self._network(embeddings, found))  # at every position
             probabilities = logits[:, -1].softmax(dim=-1)
-            found.append(probabilities.argmax(dim=-1, keepdim=True))
-            inputs = torch.cat([inputs, words[found[-1]]], dim=1)
-        return torch.cat(found, dim=1).tolist()
+            found = torch.cat([found, probabilities.argmax(dim=-1, keepdim=True)], dim=1)
+        return found.tolist()
 
     def until_end(self, token_ids: Sequence[int]) -> tuple[int, ...]:
         """The tokens up to the first end token, which is kept."""
         ids = tuple(token_ids)
         return ids[: ids.index(self._end) + 1] if self._end in ids else ids
 
-    def _states(self, inputs: Tensor) -> Tensor:
-        """(n, positions, width) inputs to final hidden states of all positions."""
-        hidden = inputs + self._weights["transformer.wpe.weight"][: inputs.shape[1]]
-        for layer in range(self._config.layers):
-            name = f"transformer.h.{layer}."
-            hidden = hidden + self._attend(name, self._norm(f"{name}ln_1", hidden))
-            inner = self._linear(f"{name}mlp.c_fc", self._norm(f"{name}ln_2", hidden))
-            inner = functional.gelu(inner, approximate="tanh")
-            hidden = hidden + self._linear(f"{name}mlp.c_proj", inner)
-        return self._norm("transformer.ln_f", hidden)
 
-    def _attend(self, name: str, hidden: Tensor) -> Tensor:
-        parts = self._linear(f"{name}attn.c_attn", hidden).chunk(3, dim=-1)
-        query, keys, values = (
-            part.unflatten(-1, (self._config.heads, -1)).transpose(1, 2) for part in parts
-        )
-        mixed = functional.scaled_dot_product_attention(query, keys, values, is_causal=True)
-        return self._linear(f"{name}attn.c_proj", mixed.transpose(1, 2).flatten(2))
-
-    def _linear(self, name: str, inputs: Tensor) -> Tensor:
-        weights = self._weights
-        return functional.linear(inputs, weights[f"{name}.weight"], weights[f"{name}.bias"])
-
-    def _norm(self, name: str, inputs: Tensor) -> Tensor:
-        weight, bias = self._weights[f"{name}.weight"], self._weights[f"{name}.bias"]
-        eps = self._config.layer_norm_eps
-        return functional.layer_norm(inputs, weight.shape, weight, bias, eps)
+Extras = tuple[Tensor, Tensor, Tensor]
 
 
 @torch.inference_mode()
-def encode(backbone: Any, image: Image.Image) -> NaiveFeatures:
+def encode(backbone: Any, image: Image.Image) -> tuple[PatchFeatures, Extras]:
     """One backbone pass over an upright RGB image, and the attention extras."""
-    pixels, geometry = preprocess(image, backbone.preprocessing)
-    prefix = int(backbone.vit.num_prefix_tokens)
     caught: list[Tensor] = []
     hook = backbone.vit.blocks[-1].attn.qkv.register_forward_hook(
         lambda module, inputs, output: caught.append(output)
     )
     try:
-        tokens = backbone.vit.forward_features(pixels[None])
+        (features,) = backbone.encode([image])
     finally:
         hook.remove()  # the published hook stays for ever, which costs nothing
-    patches, _ = backbone.head(tokens[0, prefix:], tokens[0, 0])
-    extras = attention_extras(caught[0], patches, prefix)
-    return NaiveFeatures(patches.unflatten(0, geometry.grid), geometry, extras)
+    patches = features.tokens.flatten(0, 1)
+    return features, attention_extras(caught[0], patches, int(backbone.vit.num_prefix_tokens))
 
 
-def attention_extras(
-    projected: Tensor, patches: Tensor, prefix: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def attention_extras(projected: Tensor, patches: Tensor, prefix: int) -> Extras:
     """Derived of the last block's queries, keys and values (1, tokens, 3 * width) on every forward: the softmax over
     patches of the heads' mean logits (patches,); the mean over patches of map x token (dim,); the same of each head's
     own map (16, dim).
@@ -147,24 +102,6 @@ def attention_extras(
     averaged = (mean_map[:, None] * patches).mean(dim=0)
     by_head = (head_maps[..., None] * patches[None, None]).mean(dim=2)[0]
     return mean_map, averaged, by_head
-
-
-def pool_boxes(features: NaiveFeatures, boxes: Sequence[Box]) -> Tensor:
-    """The mean token of each box's patches, (n, dim) float32, of an image that was stretched to the input size.
-
-    With patch side p, origin and size of a box in model pixels are divided by p and floored separately; columns
-    x .. x + w and rows y .. y + h count, both ends included.
-    """
-    across, down = features.geometry.scale
-    pooled = []
-    for box in boxes:
-        size = (box.x2 - box.x1) * across, (box.y2 - box.y1) * down
-        scaled = torch.tensor([box.x1 * across, box.y1 * down, *size], dtype=torch.float32)
-        x, y, width, height = scaled.div(features.geometry.patch_size).floor().int()
-        inside = features.tokens[y : y + height + 1, x : x + width + 1]
-        share = torch.full(inside.shape[:2], 1 / (inside.shape[0] * inside.shape[1]))
-        pooled.append((inside * share[..., None]).sum(dim=(0, 1)))
-    return torch.stack(pooled)
 
 
 def project(queries: Tensor, rows: Tensor, temperature: float = TEMPERATURE) -> Tensor:
@@ -215,7 +152,7 @@ class Ours:
         self, work: Path, backbone: Any, decoder: PrefixGPT2Decoder, *,
         precision: Precision = "float32", device: str = "cpu", dtype: torch.dtype | None = None,
     ) -> None:  # fmt: skip
-        settings = ModelSettings(weighting=Weighting(rounding="reference"), decode=OPTIONS)
+        settings = ModelSettings(weighting=PUBLISHED, decode=OPTIONS)
         self.bank = MemoryBank.load(work / "bank").to(dtype=precision)
         parts = Parts(backbone, decoder, self.bank, None, settings)
         self.model = Patchioner(parts, device=device, dtype=dtype)
@@ -253,13 +190,13 @@ class Published:
 
     def token_ids(self, image: Image.Image, boxes: Sequence[Box]) -> list[tuple[int, ...]]:
         """Tokens of each box's caption, up to the end token, of no more boxes than `run` says."""
-        features = encode(self.backbone, image)
+        features, _ = encode(self.backbone, image)
         return [ids for part in self._parts(boxes) for ids in self._caption(features, part)]
 
     def seconds(self, image: Image.Image, boxes: Sequence[Box]) -> float:
         """How long captioning takes, scaled by the number of chunks."""
         started = time.perf_counter()
-        features = encode(self.backbone, image)
+        features, _ = encode(self.backbone, image)
         first = time.perf_counter() - started
         return first + self.in_chunks(boxes, lambda part: self._caption(features, part))()
 
@@ -279,8 +216,8 @@ class Published:
         starts = range(0, len(items), CHUNK)[: self.most_chunks]
         return [items[start : start + CHUNK] for start in starts]
 
-    def _caption(self, features: NaiveFeatures, boxes: Sequence[Box]) -> list[tuple[int, ...]]:
-        written = self.decoder.token_ids(self.project(pool_boxes(features, boxes)))
+    def _caption(self, features: PatchFeatures, boxes: Sequence[Box]) -> list[tuple[int, ...]]:
+        written = self.decoder.token_ids(self.project(pool_regions(features, boxes, PUBLISHED)))
         return [self.decoder.until_end(ids) for ids in written]
 
 
@@ -390,7 +327,7 @@ def _end_after(network: Any, tokenizer: Any, *, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed + 2)
     prefixes = torch.randn(8, network.config.embedding_dim, generator=generator)
     prefixes = functional.normalize(prefixes, dim=1)
-    naive = NaiveDecoder(PrefixGPT2Decoder(network, tokenizer))  # ours may keep what it derives
+    naive = NaiveDecoder(PrefixGPT2Decoder(network, tokenizer))
     inputs: list[Tensor] = []
     hook = body.ln_f.register_forward_pre_hook(lambda module, given: inputs.append(given[0]))
     words = torch.tensor(naive.token_ids(prefixes, CAPTION_TOKENS))

@@ -19,20 +19,10 @@ from typing import Any
 
 from PIL import Image
 
+from benchmarks import compare
 from benchmarks.answerers import Prediction
 from benchmarks.command import CIDER_WARNING, command_parser, run_command, with_interval
-from benchmarks.compare import (
-    DIFFERENCES,
-    MARK,
-    NAMES,
-    SOURCES,
-    MeasuredRun,
-    changes,
-    in_order,
-    published_rows,
-    published_table,
-    read_runs,
-)  # fmt: skip
+from benchmarks.compare import DIFFERENCES, NAMES, MeasuredRun, changes, in_order, read_runs
 from benchmarks.data import TASK_NAMES, task_named
 from benchmarks.scoring import ONE_REFERENCE, draw_region
 from patchioner.base.errors import ImageError
@@ -60,11 +50,8 @@ LONG_SIDE, QUALITY = 448, 78
 
 
 def table(
-    caption: Child,
-    head: Iterable[Child],
-    rows: Iterable[Iterable[Child]],
-    class_: str | None = None,
-) -> Markup:
+    caption: Child, head: Iterable[Child], rows: Iterable[Iterable[Child]], class_: str | None = None
+) -> Markup:  # fmt: skip
     """A table whose first column names its rows, in a frame that scrolls sideways where it is too wide."""
     body = [
         element(
@@ -173,16 +160,13 @@ def report_html(runs: Sequence[MeasuredRun], gallery: Gallery) -> str:
     links = [element("li", element("a", title, href=f"#{key}")) for key, title in titles.items()]
     title = f"Benchmark report: {', '.join(titles[name] for name in tasks)}"
     head = element(
-        "head",
-        element("meta", charset="utf-8"),
+        "head", element("meta", charset="utf-8"),
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
         element("meta", http_equiv="Content-Security-Policy", content=_POLICY),
-        element("title", title),
-        element("style", Markup(CSS)),
-    )
-    header = element(
-        "header", element("h1", "Benchmark report"), element("nav", element("ul", links))
-    )
+        element("title", title), element("style", Markup(CSS)),
+    )  # fmt: skip
+    nav = element("nav", element("ul", links))
+    header = element("header", element("h1", "Benchmark report"), nav)
     main_ = element("main", _about(runs), sections)
     page = element("html", head, element("body", gallery.definitions(), header, main_), lang="en")
     return f"<!DOCTYPE html>\n{page}\n"
@@ -201,16 +185,14 @@ def _about(runs: Sequence[MeasuredRun]) -> Markup:
         listed = [[row["row"], row["where"], row["reason"]] for row in left[:SHOWN_ROWS]]
         kept = {key: results[key] for key in ("model", "data", "settings", "versions", "machine")}
         kept["made"] = {name: score["made"] for name, score in results["metrics"].items()}
-        details.append(
-            element(
-                "details",
-                element("summary", f"Everything about {run.label} ({run.task})"),
-                element("pre", json.dumps(kept, indent=1, ensure_ascii=False)),
-                table(f"{len(left)} rows left out", ["row", "where", "reason"], listed)
-                if left
-                else None,
-            )
-        )
+        parts: list[Child] = [
+            element("summary", f"Everything about {run.label} ({run.task})"),
+            element("pre", json.dumps(kept, indent=1, ensure_ascii=False)),
+        ]
+        if left:
+            told = f"{len(left)} rows left out"
+            parts.append(table(told, ["row", "where", "reason"], listed))
+        details.append(element("details", parts))
     head = ["run", "task", "model", "data (sha256)", "samples", "photos", "rows left out"]
     overview = table("Runs of this page", head, rows)
     return element("section", element("h2", "What was measured", id="about"), overview, details)
@@ -219,17 +201,12 @@ def _about(runs: Sequence[MeasuredRun]) -> Markup:
 def _task(name: str, runs: Sequence[MeasuredRun], gallery: Gallery) -> Markup:
     everything = [one for run in runs for one in (run, *run.baselines)]
     names = in_order(metric for run in everything for metric in run.metrics)
+    meanings = [element("li", f"{NAMES[n]}: {MEANINGS[n]}") for n in names if n in MEANINGS]
     parts: list[Child] = [
-        element("h2", task_named(name).title, id=name),
-        element("h3", "Scores"),
-        _score_table(everything, names),
-        element("p", CIDER_WARNING) if "cider" in names else None,
-        element(
-            "ul", [element("li", f"{NAMES[n]}: {MEANINGS[n]}") for n in names if n in MEANINGS]
-        ),
-        element("h3", "Differences"),
-        _differences(runs),
-    ]
+        element("h2", task_named(name).title, id=name), element("h3", "Scores"), _score_table(everything, names),
+        element("p", CIDER_WARNING) if "cider" in names else None, element("ul", meanings),
+        element("h3", "Differences"), _differences(runs),
+    ]  # fmt: skip
     for index, metric in enumerate(sample_metrics(runs)):
         block: list[Child] = [element("summary", f"Samples by {NAMES.get(metric, metric)}")]
         for run in runs:
@@ -279,11 +256,8 @@ def _differences(runs: Sequence[MeasuredRun]) -> Markup:
 def sample_metrics(runs: Sequence[MeasuredRun]) -> list[str]:
     """Metrics that single samples are ranked by: not BLEU, which a sentence cannot carry, nor one reference each."""
     there = in_order(name for run in runs for name in run.results["samples"]["scores"])
-    return [
-        n
-        for n in there
-        if not n.startswith("bleu") and not n.endswith((ONE_REFERENCE, "_margin", "_wins"))
-    ]
+    unfit = (ONE_REFERENCE, "_margin", "_wins")
+    return [name for name in there if not name.startswith("bleu") and not name.endswith(unfit)]
 
 
 def ranked(
@@ -352,17 +326,16 @@ def describe(prediction: Prediction) -> str:
 
 
 def _published(task: str) -> Markup | None:
-    found = published_table(task)
+    found = compare.published_table(task)
     if not found:
         return None
     head, *body = found
-    keys = dict.fromkeys(row.source for row in published_rows(task))
-    return element(
-        "details",
-        element("summary", f"Published figures ({MARK})"),
-        table(MARK.capitalize(), [NAMES.get(name, name) for name in head], body, "numbers"),
-        element("ul", [element("li", f"{key}: {SOURCES[key]}") for key in keys]),
-    )
+    mark = compare.MARK
+    shown = table(mark.capitalize(), [NAMES.get(name, name) for name in head], body, "numbers")
+    keys = dict.fromkeys(row.source for row in compare.published_rows(task))
+    sources = [element("li", f"{key}: {compare.SOURCES[key]}") for key in keys]
+    summary = element("summary", f"Published figures ({mark})")
+    return element("details", summary, shown, element("ul", sources))
 
 
 if __name__ == "__main__":

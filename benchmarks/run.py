@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
@@ -116,8 +117,11 @@ def execute(runs: Sequence[Run], *, resume: bool = False, load: Any = None) -> l
     """
     if len({run.folder.resolve() for run in runs}) < len(runs):
         raise OptionError("two runs have the same folder: give each its own name")
-    for run in runs:
-        _check_names(run.settings)
+    for run in runs:  # misspelt names are refused before a model is loaded
+        check_metric_names(run.settings.metrics)
+        for name in run.settings.baselines:
+            if name not in BASELINES:
+                raise UnknownNameError.among("baseline", name, BASELINES)
     readings = [_read(run.settings) for run in runs]
     load = load or load_pretrained
     outcomes: dict[int, Outcome] = {}
@@ -143,18 +147,11 @@ def execute(runs: Sequence[Run], *, resume: bool = False, load: Any = None) -> l
             for index in members:
                 run = runs[index]
                 _note_times(run.folder, started, encoded)
-                scorer = scorers[run.settings.java]
-                outcomes[index] = _finish(run, readings[index], parts[index], scorer)
+                results = partial(_results, run, readings[index], scorers[run.settings.java])
+                # Baselines first: the model's file sums them up.
+                below = {p.baseline: results(p, {}) for p in parts[index] if p.baseline}
+                outcomes[index] = Outcome(run, results(parts[index][0], below), below)
     return [outcomes[index] for index in range(len(runs))]
-
-
-def _check_names(settings: RunSettings) -> None:
-    """Misspelt names are refused before a model is loaded."""
-    task_named(settings.task)
-    check_metric_names(settings.metrics)
-    for name in settings.baselines:
-        if name not in BASELINES:
-            raise UnknownNameError.among("baseline", name, BASELINES)
 
 
 def _read(settings: RunSettings) -> Reading:
@@ -175,13 +172,8 @@ class Job:
     """
 
     def __init__(
-        self,
-        samples: Sequence[Sample],
-        images: Path,
-        answerer: Answerer,
-        log: PredictionLog,
-        strict: bool = False,
-    ) -> None:
+        self, samples: Sequence[Sample], images: Path, answerer: Answerer, log: PredictionLog, strict: bool
+    ) -> None:  # fmt: skip
         groups: dict[Path, list[Sample]] = {}
         for sample in samples:
             groups.setdefault(images / sample.photo, []).append(sample)
@@ -279,10 +271,7 @@ class _Part:
 def _start(
     run: Run, reading: Reading, model: Patchioner, own: dict[str, Any], load: Any, resume: bool
 ) -> list[_Part]:
-    """The jobs of a run, each with its log opened and its settings checked against those of the folder.
-
-    `own` is the fingerprint of `model`.
-    """
+    """The jobs of a run, each with its log opened and its settings checked; `own` is the fingerprint of `model`."""
     settings = run.settings
     asked: dict[str | None, Answerer] = {
         None: answerers.by_model(model, settings, crop=settings.crop)
@@ -290,10 +279,8 @@ def _start(
     for key in dict.fromkeys(settings.baselines):
         asked[key] = answerers.baseline(key, model, settings, load)
     files = {"data": settings.data, "references": settings.references}
-    data = {
-        "sha256": {k: None if at is None else file_sha256(at) for k, at in files.items()},
-        "samples_in_file": len(reading.samples),
-    }
+    hashes = {key: None if path is None else file_sha256(path) for key, path in files.items()}
+    data = {"sha256": hashes, "samples_in_file": len(reading.samples)}
     parts = []
     for name, answerer in asked.items():
         folder = run.folder if name is None else run.folder / BASELINE_FOLDER / name
@@ -308,7 +295,7 @@ def _start(
             of = model_fingerprint(other) | {"settings": dict(other.settings.to_json())}
         clip = settings.clip_model if name == "clip" else None
         deciding = replace(settings, clip_model=clip).deciding() | {"baseline": name}
-        _claim(folder, {"settings": deciding, "model": of, "data": data["sha256"]}, resume)
+        _claim(folder, {"settings": deciding, "model": of, "data": hashes}, resume)
         log = PredictionLog(folder / FILE)
         job = Job(samples, Path(settings.images), answerer, log, settings.strict)
         parts.append(_Part(name, folder, job, of, data))
@@ -342,58 +329,39 @@ def _note_times(folder: Path, started: float, encoded: int) -> None:
     write_json(folder / TIMES_FILE, times)
 
 
-def _finish(run: Run, reading: Reading, parts: Sequence[_Part], scorer: Scorer) -> Outcome:
-    """Score the model's part and every baseline's; write results.json in each folder."""
-    # Baselines first: the model's file sums them up.
-    below = {p.baseline: _results(run, reading, p, scorer, {}) for p in parts if p.baseline}
-    return Outcome(run, _results(run, reading, parts[0], scorer, below), below)
-
-
 def _results(
-    run: Run, reading: Reading, part: _Part, scorer: Scorer, below: Mapping[str, dict[str, Any]]
+    run: Run, reading: Reading, scorer: Scorer, part: _Part, below: Mapping[str, dict[str, Any]]
 ) -> dict[str, Any]:
+    """Score one part and write its results.json; `below` are the results of the run's baselines."""
     predictions = answerers.read_predictions(part.folder / FILE)
     scores = scorer.score(predictions, run.settings)
     said = [prediction for prediction in predictions if prediction.caption is not None]
     photos = len({prediction.photo for prediction in said})
+    baselines = {
+        name: {"folder": f"{BASELINE_FOLDER}/{name}", "samples": of["data"]["samples"], "metrics": of["metrics"]}
+        for name, of in below.items()
+    }  # fmt: skip
+    unanswered = [
+        {"row": p.row, "where": p.id, "reason": p.skipped} for p in predictions if p.caption is None
+    ]
+    by_sample = {
+        name: [None if value is None else round(value, 6) for value in score.samples]
+        for name, score in scores.items()
+        if score.samples is not None
+    }
     results: dict[str, Any] = {
-        "format": FORMAT,
-        "version": VERSION,
-        "task": run.settings.task,
-        "label": part.baseline or run.name,
-        "baseline": part.baseline,
-        "settings": asdict(run.settings),
-        "model": part.model,
+        "format": FORMAT, "version": VERSION, "task": run.settings.task, "label": part.baseline or run.name,
+        "baseline": part.baseline, "settings": asdict(run.settings), "model": part.model,
         "data": part.data | {"samples": len(said), "photos": photos},
-        "versions": versions(),
-        "machine": machine(run.settings.device),
+        "versions": versions(), "machine": machine(run.settings.device),
         "metrics": {name: score.to_json() for name, score in scores.items()},
-        "baselines": {
-            name: {
-                "folder": f"{BASELINE_FOLDER}/{name}",
-                "samples": result["data"]["samples"],
-                "metrics": result["metrics"],
-            }
-            for name, result in below.items()
-        },
-        "skipped": {
-            "malformed": [asdict(row) for row in reading.skipped],
-            "unanswered": [
-                {"row": p.row, "where": p.id, "reason": p.skipped}
-                for p in predictions
-                if p.caption is None
-            ],
-        },
+        "baselines": baselines,
+        "skipped": {"malformed": [asdict(row) for row in reading.skipped], "unanswered": unanswered},
         # Columns of numbers, aligned with `ids`: the samples of predictions.jsonl that have a caption, in its order.
         "samples": {
-            "ids": [prediction.id for prediction in said],
-            "scores": {
-                name: [None if value is None else round(value, 6) for value in score.samples]
-                for name, score in scores.items()
-                if score.samples is not None
-            },
+            "ids": [prediction.id for prediction in said], "scores": by_sample,
             "pairs": next((score.pairs for score in scores.values() if score.pairs), {}),
         },
-    }
+    }  # fmt: skip
     write_json(part.folder / RESULTS_FILE, results)
     return results

@@ -136,9 +136,8 @@ def _offline_rate(photos: Sequence[bytes], arguments: argparse.Namespace) -> flo
 def _hover(client: Client, photo: bytes) -> str:
     """Captions of single patches of an encoded photo, none asked before."""
     grid = client.encode(photo)["grid"]
-    cells = random.Random(0).sample(
-        [Patch(r, c) for r in range(grid[0]) for c in range(grid[1])], 60
-    )
+    every = [Patch(row, column) for row in range(grid[0]) for column in range(grid[1])]
+    cells = random.Random(0).sample(every, 60)
     seconds = [_timed(lambda cell=cell: client.caption(photo, [cell])) for cell in cells]  # type: ignore[misc]
     p50, p99 = _ends(seconds)
     return f"hover, one client: first {1000 * seconds[0]:.0f} ms, p50 {p50} ms, p99 {p99} ms"
@@ -169,10 +168,8 @@ def _timed(function: Callable[[], object]) -> float:
 def _ends(seconds: Sequence[float]) -> tuple[str, str]:
     """Milliseconds of the median and of the slowest of a hundred."""
     ranked = sorted(seconds)
-    return (
-        f"{1000 * statistics.median(ranked):.0f}",
-        f"{1000 * ranked[int(0.99 * len(ranked))]:.0f}",
-    )
+    ends = statistics.median(ranked), ranked[int(0.99 * len(ranked))]
+    return f"{1000 * ends[0]:.0f}", f"{1000 * ends[1]:.0f}"
 
 
 # ---- soak

@@ -14,13 +14,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.metrics import caption
 from benchmarks.metrics.caption import (
     Floats,
     Groups,
     Texts,
     bleu,
-    bleu_of,
-    bleu_statistics,
     check_pairs,
     cider,
     rouge_l,
@@ -141,9 +140,10 @@ def _result(
     """One metric over words: the official program's where there is one, else ours; on the same words both are equal."""
     resample: Resample | None = None
     if name in BLEU:
-        order, counts = BLEU.index(name), bleu_statistics(said, due, tokenizer=str.split)
-        resample = lambda often: bleu_of(often @ counts)[:, order]  # noqa: E731
-        of_set, samples = bleu_of(counts.sum(axis=0, keepdims=True))[0], bleu_of(counts)
+        order, counts = BLEU.index(name), caption.bleu_statistics(said, due, tokenizer=str.split)
+        resample = lambda often: caption.bleu_of(often @ counts)[:, order]  # noqa: E731
+        of_set = caption.bleu_of(counts.sum(axis=0, keepdims=True))[0]
+        samples = caption.bleu_of(counts)
         if meteor is not None:
             of_set, samples = official_score("bleu", said, due)
         corpus, scores = of_set[order], samples[:, order]

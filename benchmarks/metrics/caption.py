@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import pairwise
 from typing import Final
 
@@ -113,11 +113,9 @@ def stem(word: str) -> str:
 
 
 def _plural(word: str) -> str:
-    if word.endswith("sses") or word.endswith("ies"):
+    if word.endswith(("sses", "ies")):
         return word[:-2]
-    if word.endswith("s") and not word.endswith("ss"):
-        return word[:-1]
-    return word
+    return word[:-1] if word.endswith("s") and not word.endswith("ss") else word
 
 
 def _verb_form(word: str) -> str:
@@ -170,12 +168,8 @@ FUNCTION_WORDS: Final = frozenset(_CLOSED_CLASS.split())
 
 
 def bleu(
-    predictions: Texts,
-    references: Groups,
-    *,
-    max_order: int = MAX_ORDER,
-    tokenizer: Tokenizer = tokenize,
-) -> tuple[Floats, Floats]:
+    predictions: Texts, references: Groups, *, max_order: int = MAX_ORDER, tokenizer: Tokenizer = tokenize
+) -> tuple[Floats, Floats]:  # fmt: skip
     """BLEU-1 .. BLEU-`max_order` (Papineni et al., 2002; closest reference length, as the COCO caption evaluation).
 
     Of the set (pooled counts, so not the mean of the samples), (max_order,); of the samples, (n, max_order).
@@ -185,12 +179,8 @@ def bleu(
 
 
 def bleu_statistics(
-    predictions: Texts,
-    references: Groups,
-    *,
-    max_order: int = MAX_ORDER,
-    tokenizer: Tokenizer = tokenize,
-) -> Floats:
+    predictions: Texts, references: Groups, *, max_order: int = MAX_ORDER, tokenizer: Tokenizer = tokenize
+) -> Floats:  # fmt: skip
     """(n, 2 max_order + 2): clipped matches and guesses by order, own length, closest reference length."""
     check_pairs(predictions, references)
     rows = []
@@ -229,12 +219,8 @@ class _Vector:
 
 
 def cider(
-    predictions: Texts,
-    references: Groups,
-    *,
-    tokenizer: Tokenizer = tokenize,
-    idf_from: Groups | None = None,
-) -> tuple[float, Floats]:
+    predictions: Texts, references: Groups, *, tokenizer: Tokenizer = tokenize, idf_from: Groups | None = None
+) -> tuple[float, Floats]:  # fmt: skip
     """CIDEr-D (Vedantam, Zitnick, Parikh, 2015; constants of the COCO caption evaluation): the mean, and the n scores.
 
     The rarity of an n-gram (idf) is counted over the references given here, or over those of `idf_from` (of the full
@@ -253,22 +239,15 @@ def cider(
     rarest = math.log(len(documents))
     idf = {ngram: rarest - math.log(count) for ngram, count in seen.items()}
     vectors = {text: _vector(found, idf, rarest) for text, found in counts.items()}
-    scores = np.array(
-        [
-            # times 10 (CIDEr-D's own factor), times 100
-            1000.0 * (sum(_similarity(vectors[text], vectors[due]) for due in group) / len(group))
-            for text, group in zip(predictions, references, strict=True)
-        ]
-    )
+    pairs = zip(predictions, references, strict=True)
+    found = [sum(_similarity(vectors[t], vectors[due]) for due in g) / len(g) for t, g in pairs]
+    scores = 1000.0 * np.array(found)  # CIDEr-D's own factor of 10, times 100
     return float(scores.mean()), scores
 
 
 def _vector(counts: list[Counter[NGram]], idf: dict[NGram, float], rarest: float) -> _Vector:
     # An n-gram that no reference has is as rare as can be.
-    weights = [
-        {ngram: count * idf.get(ngram, rarest) for ngram, count in order.items()}
-        for order in counts
-    ]
+    weights = [{gram: n * idf.get(gram, rarest) for gram, n in order.items()} for order in counts]
     norms = [math.sqrt(sum(w * w for w in order.values())) for order in weights]
     return _Vector(weights, norms, length=counts[1].total())
 
@@ -297,12 +276,11 @@ def rouge_l(
 ) -> tuple[float, Floats]:
     """ROUGE-L (Lin, 2004; beta 1.2, best precision and recall over the references, as COCO): mean, and the n scores."""
     check_pairs(predictions, references)
-    scores = np.array(
-        [
-            100.0 * _rouge(tokenizer(text), [tokenizer(other) for other in group])
-            for text, group in zip(predictions, references, strict=True)
-        ]
-    )
+    pairs = zip(predictions, references, strict=True)
+    found = [
+        _rouge(tokenizer(text), [tokenizer(other) for other in group]) for text, group in pairs
+    ]
+    scores = 100.0 * np.array(found)
     return float(scores.mean()), scores
 
 
@@ -345,21 +323,18 @@ def stem_f(
     both are the same number (tested against the official program). The mean, and the n scores.
     """
     check_pairs(predictions, references)
-    known: dict[str, _Words] = {}
 
+    @cache
     def words_of(text: str) -> _Words:
-        if text not in known:
-            words = tuple(tokenizer(text))
-            weights = tuple(1 - DELTA if word in FUNCTION_WORDS else DELTA for word in words)
-            known[text] = _Words(words, tuple(map(stem, words)), weights)
-        return known[text]
+        words = tuple(tokenizer(text))
+        weights = tuple(1 - DELTA if word in FUNCTION_WORDS else DELTA for word in words)
+        return _Words(words, tuple(map(stem, words)), weights)
 
-    scores = np.array(
-        [
-            100.0 * max(_stem_f(words_of(text), words_of(other)) for other in group)
-            for text, group in zip(predictions, references, strict=True)
-        ]
-    )
+    pairs = zip(predictions, references, strict=True)
+    found = [
+        max(_stem_f(words_of(text), words_of(other)) for other in group) for text, group in pairs
+    ]
+    scores = 100.0 * np.array(found)
     return float(scores.mean()), scores
 
 

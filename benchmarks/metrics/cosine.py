@@ -57,12 +57,11 @@ def best_reference_cosine(
     everything = [*predictions, *(text for group in references for text in group)]
     row = {text: index for index, text in enumerate(dict.fromkeys(everything))}
     vectors = unit_rows(embed_text([PROMPT + text for text in row]), "text embedding")
-    scores = np.array(
-        [
-            100.0 * (vectors[[row[other] for other in group]] @ vectors[row[text]]).max()
-            for text, group in zip(predictions, references, strict=True)
-        ]
-    )
+    pairs = zip(predictions, references, strict=True)
+    found = [
+        (vectors[[row[due] for due in group]] @ vectors[row[text]]).max() for text, group in pairs
+    ]
+    scores = 100.0 * np.array(found)
     return float(scores.mean()), scores
 
 

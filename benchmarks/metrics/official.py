@@ -12,7 +12,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
@@ -34,9 +34,6 @@ _REMEDY = (
     " JAVA_HOME, or use the Java-free metrics (java='no')"
 )
 _TOKENIZER, _METEOR = "stanford-corenlp-3.4.1.jar", "meteor-1.5.jar"
-# Questions to METEOR under way at once: enough that neither side waits, few enough that both pipes (64 KiB on Linux)
-# hold them, since a full pipe in both directions would be a deadlock.
-_AHEAD_CHARACTERS, _AHEAD_LINES = 8_000, 64
 
 DROPPED: Final = frozenset(
     ("''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", ".", "?", "!", ",", ":", "-", "--", "...", ";")
@@ -201,14 +198,10 @@ class Meteor:
     ) -> NDArray[np.float64]:
         """What METEOR counts of each sample, (n, 23); sums of rows are the counts of a set."""
         check_pairs(predictions, references)
-        questions = [
-            " ||| ".join(["SCORE", *map(_clean, group), _clean(text)])
-            for text, group in zip(predictions, references, strict=True)
-        ]
         answers: list[str] = []
-        for group in _handfuls(questions):
-            self._write("\n".join(group))
-            answers.extend(self._read() for _ in group)
+        for text, group in zip(predictions, references, strict=True):
+            self._write(" ||| ".join(["SCORE", *map(_clean, group), _clean(text)]))
+            answers.append(self._read())
         try:
             return np.array([answer.split() for answer in answers], dtype=np.float64)
         except ValueError:
@@ -278,20 +271,6 @@ class Meteor:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _handfuls(lines: Sequence[str]) -> Iterator[list[str]]:
-    """Groups of lines that both pipes hold; a longer line goes alone."""
-    group: list[str] = []
-    size = 0
-    for line in lines:
-        if group and (size + len(line) > _AHEAD_CHARACTERS or len(group) == _AHEAD_LINES):
-            yield group
-            group, size = [], 0
-        group.append(line)
-        size += len(line)
-    if group:
-        yield group
 
 
 def _clean(text: str) -> str:
