@@ -186,9 +186,8 @@ def by_model(
 
 
 def clip_cls(model: Patchioner, settings: RunSettings) -> Answerer:
-    """Another model (CLIP and a memory) that reads its CLS token.
-
-    As in the published tables: of crops for dense captioning, of the whole photo for traces, sets and images.
+    """Another model (CLIP and a memory) that reads its CLS token, as in the published tables: of crops for dense
+    captioning, of the whole photo for traces, sets and images.
     """
     crops = task_named(settings.task).clip_crops
     own = by_model(model, replace(settings, weighting="cls"), crop=crops)
@@ -213,9 +212,8 @@ def nearest(model: Patchioner, settings: RunSettings) -> Answerer:
 
 def sentences(choose: Callable[[Sample], str]) -> Answerer:
     """A sentence for each sample, chosen without looking at the photo."""
-    return Answerer(
-        lambda asked: [[Answer(choose(s)) for s in one.samples] for one in asked], "nothing"
-    )
+    answer = lambda asked: [[Answer(choose(s)) for s in one.samples] for one in asked]  # noqa: E731
+    return Answerer(answer, "nothing")
 
 
 def oracle(seed: int) -> Answerer:
@@ -227,12 +225,10 @@ def oracle(seed: int) -> Answerer:
 
     def prepare(samples: Samples) -> Samples:
         kept = []
-        for sample in samples:
-            due = sample.references
-            if len(due) >= 2:
-                index = int(generator(seed, sample.id).integers(len(due)))
-                chosen[sample.id] = due[index]
-                kept.append(replace(sample, references=due[:index] + due[index + 1 :]))
+        for sample in (one for one in samples if len(one.references) >= 2):
+            due = list(sample.references)
+            chosen[sample.id] = due.pop(int(generator(seed, sample.id).integers(len(due))))
+            kept.append(replace(sample, references=tuple(due)))
         return tuple(kept)
 
     return replace(sentences(lambda sample: chosen[sample.id]), prepare=prepare)
@@ -288,15 +284,12 @@ def most_typical(texts: Sequence[str], *, most: int = 20_000, seed: int = 0) -> 
     """
     if not texts:
         raise OptionError("there is no sentence to choose from: the memory bank holds no texts")
-    kept: Sequence[int] = range(len(texts))
-    if len(texts) > most:
-        drawn = np.random.default_rng(seed).choice(len(texts), size=most, replace=False)
-        kept = sorted(int(index) for index in drawn)
+    count = min(most, len(texts))
+    drawn = np.random.default_rng(seed).choice(len(texts), size=count, replace=False)
+    kept = sorted(int(index) for index in drawn)
     counted = [count_ngrams(tokenize(texts[index]), 4) for index in kept]
-    totals = np.zeros(len(counted))
-    for order in range(4):
-        totals += _agreement([counts[order] for counts in counted])
-    return texts[kept[int(totals.argmax())]]
+    totals = sum(_agreement([counts[order] for counts in counted]) for order in range(4))
+    return texts[kept[int(np.argmax(totals))]]
 
 
 def _agreement(counted: Sequence[Counter[NGram]]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
@@ -408,9 +401,8 @@ def read_predictions(path: Path) -> list[Prediction]:
         try:
             found.append(Prediction(**(values | {"references": tuple(values["references"])})))
         except (KeyError, TypeError) as error:
-            raise BenchmarkDataError(
-                f"line {number} of {path} is no prediction: {error}"
-            ) from error
+            told = f"line {number} of {path} is no prediction"
+            raise BenchmarkDataError(f"{told}: {error}") from error
     return found
 
 

@@ -12,9 +12,9 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cache, cached_property
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import command, scoring
-from benchmarks.answerers import FILE, Prediction, read_predictions
+from benchmarks.answerers import FILE, read_predictions
 from benchmarks.command import CIDER_WARNING, figure, markdown_table, with_interval
 from benchmarks.data import TASK_NAMES, BenchmarkDataError, task_named
 from benchmarks.metrics.regions import summarize
@@ -52,83 +52,73 @@ DIFFERENCES = (
 SIGNS = {"better": "\u25b2", "worse": "\u25bc", "within noise": "\u2248", "not judged": "\u2013"}
 
 
-@dataclass(frozen=True, eq=False)
 class MeasuredRun:
-    """A run as its folder holds it: a label unlike those read with it, results.json, predictions (those without a
-    caption included), and the runs of its baselines, each labelled "baseline: NAME".
+    """A run as its folder holds it.
+
+    Attributes:
+        label: unlike those read with it; that of a baseline is "baseline: NAME".
+        results, task, settings, metrics, data: results.json, and of it the task's name, the settings, the scores of the
+            whole set and the sha256 of the files.
+        predictions, by_id: all of them, and those with a caption by the id of their sample.
+        how: rounds and seed of its bootstrap.
+        baselines: the runs of its baselines.
     """
 
-    label: str
-    folder: Path
-    results: Mapping[str, Any] = field(repr=False)
-    predictions: tuple[Prediction, ...] = field(repr=False)
-    baselines: tuple[MeasuredRun, ...] = ()
-
-    @property
-    def task(self) -> str:
-        """Name of the task."""
-        return str(self.results["task"])
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Of the run, as JSON values."""
-        return self.results["settings"]  # type: ignore[no-any-return]
-
-    @property
-    def metrics(self) -> dict[str, dict[str, Any]]:
-        """Scores of the whole set by metric."""
-        return self.results["metrics"]  # type: ignore[no-any-return]
-
-    @property
-    def data(self) -> dict[str, str | None]:
-        """The sha256 of its files."""
-        return self.results["data"]["sha256"]  # type: ignore[no-any-return]
-
-    @property
-    def how(self) -> dict[str, int]:
-        """Rounds and seed of its bootstrap."""
-        return {key: int(self.settings[key]) for key in ("rounds", "seed")}
-
-    @cached_property
-    def by_id(self) -> dict[str, Prediction]:
-        """The predictions with a caption, by the id of their sample."""
-        return {p.id: p for p in self.predictions if p.caption is not None}
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.results = folder, _read_results(folder / RESULTS_FILE)
+        self.task: str = self.results["task"]
+        self.settings: dict[str, Any] = self.results["settings"]
+        self.metrics: dict[str, dict[str, Any]] = self.results["metrics"]
+        self.data: dict[str, str | None] = self.results["data"]["sha256"]
+        self.how = {key: int(self.settings[key]) for key in ("rounds", "seed")}
+        self.predictions = tuple(read_predictions(folder / FILE))
+        self.by_id = {p.id: p for p in self.predictions if p.caption is not None}
+        name = self.results["baseline"]
+        self.label = self.results["label"] if name is None else f"baseline: {name}"
+        below = self.results["baselines"].values()
+        self.baselines = [MeasuredRun(folder / summary["folder"]) for summary in below]
+        if list(self.by_id) != self.results["samples"]["ids"]:
+            raise BenchmarkDataError(
+                f"{folder}: {RESULTS_FILE} and {FILE} are of different runs: run again with --resume to score anew"
+            )
 
     def scores(self, metric: str) -> dict[str, float]:
         """The score of each answered sample by its id; empty where the metric has none."""
-        found = self.results["samples"]["scores"].get(metric, ())
-        return (
-            {id_: n for id_, n in zip(self.by_id, found, strict=True) if n is not None}
-            if found
-            else {}
+        found = self.results["samples"]["scores"].get(metric) or [None] * len(self.by_id)
+        pairs = zip(self.by_id, found, strict=True)
+        return {id_: number for id_, number in pairs if number is not None}
+
+
+def _read_results(path: Path) -> dict[str, Any]:
+    try:
+        results = read_json(path)
+    except CheckpointError as error:
+        raise BenchmarkDataError(str(error)) from error
+    known = isinstance(results, dict) and results.get("format") == FORMAT
+    if not known or results.get("version") != VERSION:
+        raise BenchmarkDataError(
+            f"{path} is no {FORMAT} of version {VERSION}: run the benchmark again with this version"
         )
+    return dict(results)
 
 
 def read_runs(paths: Sequence[Path]) -> list[MeasuredRun]:
     """Read runs with their baselines, in the order given, one that comes twice once.
 
-    Args:
-        paths: folders of runs (with results.json), or folders that hold such folders, as `benchmarks.all` makes them:
-            then all runs below, in the order of their names.
-
-    Returns:
-        Runs of one task and name get their folders into their labels.
-
+    `paths` are folders of runs (with results.json), or folders that hold such folders, as `benchmarks.all` makes them:
+    then all runs below, in the order of their names. Runs of one task and name get their folders into their labels.
     BenchmarkDataError: no run in a folder, or files that do not belong together.
     """
     folders = dict.fromkeys(folder.resolve() for path in paths for folder in _folders(path))
-    runs = [_read(folder) for folder in folders]
+    runs = [MeasuredRun(folder) for folder in folders]
     names, above = [(run.task, run.label) for run in runs], os.path.commonpath(folders)
-    for index, run in enumerate(runs):
-        if names.count((run.task, run.label)) > 1:
-            where = run.folder.relative_to(above).as_posix()
-            runs[index] = replace(run, label=f"{run.label} ({where})")
-    # Where several runs of a task have baselines, these carry the name of their run.
     owners = [run.task for run in runs if run.baselines]
-    for index, run in enumerate(runs):
-        if owners.count(run.task) > 1:
-            below = [replace(one, label=f"{run.label}, {one.label}") for one in run.baselines]
-            runs[index] = replace(run, baselines=tuple(below))
+    for run in runs:
+        if names.count((run.task, run.label)) > 1:
+            run.label += f" ({run.folder.relative_to(above).as_posix()})"
+        # Where several runs of a task have baselines, these carry the name of their run.
+        for one in run.baselines if owners.count(run.task) > 1 else ():
+            one.label = f"{run.label}, {one.label}"
     return runs
 
 
@@ -142,29 +132,6 @@ def _folders(path: Path) -> list[Path]:
             f"{path} holds no {RESULTS_FILE}, nor does a folder in it: give what --out of a benchmark command named"
         )
     return runs
-
-
-def _read(folder: Path) -> MeasuredRun:
-    path = folder / RESULTS_FILE
-    try:
-        results = read_json(path)
-    except CheckpointError as error:
-        raise BenchmarkDataError(str(error)) from error
-    known = isinstance(results, dict) and results.get("format") == FORMAT
-    if not known or results.get("version") != VERSION:
-        raise BenchmarkDataError(
-            f"{path} is no {FORMAT} of version {VERSION}: run the benchmark again with this version"
-        )
-    predictions = tuple(read_predictions(folder / FILE))
-    below = (_read(folder / summary["folder"]) for summary in results["baselines"].values())
-    name = results["baseline"]
-    label = results["label"] if name is None else f"baseline: {name}"
-    run = MeasuredRun(label, folder, results, predictions, tuple(below))
-    if list(run.by_id) != results["samples"]["ids"]:
-        raise BenchmarkDataError(
-            f"{folder}: {RESULTS_FILE} and {FILE} are of different runs: run again with --resume to score anew"
-        )
-    return run
 
 
 @dataclass(frozen=True)
@@ -257,23 +224,20 @@ def _same_region(id_: str, first: MeasuredRun, second: MeasuredRun) -> bool:
 
 def _whole(name: str, first: MeasuredRun, second: MeasuredRun) -> Paired | None:
     """Of scores that results.json has no samples of; None where they cannot be paired."""
-    keys = [
+    before, after = (
         [(p.id, p.photo, p.references, p.caption is None) for p in run.predictions]
         for run in (first, second)
-    ]
-    if keys[0] != keys[1]:
+    )
+    if before != after:
         return None
     if name == "mAP (stem-F)":
         return _dense_map(first, second)
     one, other = (run.results["samples"]["pairs"] for run in (first, second))
-    if name != "repeated_pairs" or [of for _, of in one.values()] != [
-        of for _, of in other.values()
-    ]:
+    totals = [of for _, of in other.values()]
+    if name != "repeated_pairs" or [of for _, of in one.values()] != totals:
         return None
     gains = [100.0 * (other[photo][0] - one[photo][0]) for photo in other]
-    return scoring.bootstrap_ratio(
-        gains, [of for _, of in other.values()], list(other), **second.how
-    ), ""
+    return scoring.bootstrap_ratio(gains, totals, list(other), **second.how), ""
 
 
 def _dense_map(first: MeasuredRun, second: MeasuredRun) -> Paired:
@@ -295,11 +259,8 @@ def in_order(metrics: Iterable[str]) -> list[str]:
     """Metrics in the order of the terminal's table, without those that say little."""
     there = list(dict.fromkeys(metrics))
     first = [name for name in command.SHOWN if name in there]
-    return first + [
-        n
-        for n in there
-        if n not in command.SHOWN and (n not in command.HIDDEN or n == "unique_captions")
-    ]
+    hidden = {*command.SHOWN, *command.HIDDEN} - {"unique_captions"}
+    return first + [name for name in there if name not in hidden]
 
 
 # ---- what the authors published
@@ -380,18 +341,12 @@ def compare(runs: Sequence[MeasuredRun]) -> str:
         )
     for first, *others in filter(None, tasks.values()):
         for run in others:
-            _require_same_data(first, run)
+            if run.data != first.data:
+                raise OptionError(
+                    f"{first.label} and {run.label} ({run.task}) are of different data, by their sha256: {first.data}"
+                    f" and {run.data}. Figures on different data say nothing about models"
+                )
     return "\n".join(_compared(name, members) for name, members in tasks.items() if members)
-
-
-def _require_same_data(first: MeasuredRun, run: MeasuredRun) -> None:
-    for kind, now in run.data.items():
-        then = first.data.get(kind)
-        if now != then:
-            raise OptionError(
-                f"{first.label} and {run.label} ({run.task}) are of different data: the sha256 of {kind} is"
-                f" {str(then)[:12]} and {str(now)[:12]}. Figures on different data say nothing about models"
-            )
 
 
 def _compared(task: str, runs: Sequence[MeasuredRun]) -> str:

@@ -28,27 +28,10 @@ from typing import Any, Final
 
 from PIL import Image
 
-from benchmarks import detail_texts as texts_
-from benchmarks.command import (
-    as_json,
-    command_parser,
-    markdown_table,
-    natural,
-    positive,
-    run_command,
-)
+from benchmarks import command, detail_texts
+from benchmarks.command import markdown_table
 from benchmarks.data import SAMPLE
-from benchmarks.detail_texts import (
-    OBJECT_METRICS,
-    WORDS,
-    Part,
-    Setup,
-    did_json,
-    did_tables,
-    percent,
-    read_did,
-    score_texts,
-)
+from benchmarks.detail_texts import OBJECT_METRICS, WORDS, Part, Setup, percent, score_texts
 from benchmarks.metrics import Meteor, java_available
 from benchmarks.scoring import finite
 from patchioner.base.errors import DetailError, OptionError
@@ -63,7 +46,7 @@ PARAGRAPH, UNFILTERED, FILTERED = "our paragraph", "ours, without any filter", "
 
 def run_did(setup: Setup) -> Part:
     """Our fusion of the large model's words beside its controls. No photo is looked at."""
-    photos = [photo for photo in read_did(setup.data / "did") if photo.references][: setup.limit]
+    photos = detail_texts.referenced(setup.data / "did", setup.limit)
     fuser = GreedyFuser(FuseSettings(setup.words, new_share=0.0, coverage=True))
     kinds = {UNFILTERED: FilterSettings(rules=False), FILTERED: FilterSettings()}
     texts: dict[str, list[str]] = {name: [] for name in kinds}
@@ -81,12 +64,12 @@ def run_did(setup: Setup) -> Part:
     values: dict[str, Any] = {"photos": len(photos)}
     missed = [] if setup.meteor else ["METEOR was not measured (no Java): half of the bar is open"]
     for name, own in texts.items():
-        block = {name: own, **texts_.controls(photos, [max(1, len(t.split())) for t in own])}
+        block = {name: own, **detail_texts.controls(photos, [max(1, len(t.split())) for t in own])}
         scored = {key: score_texts(found, references, setup.meteor) for key, found in block.items()}
-        text.append(f"### {name}\n\n{did_tables(scored, setup.seed)}")
-        values[name] = did_json(scored, setup.seed)
+        text.append(f"### {name}\n\n{detail_texts.did_tables(scored, setup.seed)}")
+        values[name] = detail_texts.did_json(scored, setup.seed)
         if name == UNFILTERED:
-            missed += texts_.missed_rivals(scored)
+            missed += detail_texts.missed_rivals(scored)
     return Part("DID-Bench on a large model's words", "\n\n".join(text), values, tuple(missed))
 
 
@@ -115,15 +98,14 @@ def texts_of(captions: Sequence[DetailedCaption], seed: int = 0) -> dict[str, li
     own = [one.text for one in captions]
     whole, chance = [], []
     for place, one in enumerate(captions):
-        claims = sorted(
-            (v.claim for v in said_of(one)), key=lambda c: (c.region_id, c.sample, c.place)
-        )
+        said = [verdict.claim for verdict in said_of(one)]
+        claims = sorted(said, key=lambda c: (c.region_id, c.sample, c.place))
         of_whole = [claim.text for claim in claims if claim.region_id == "global"]
         whole.append(_as_sentence(of_whole[0]) if of_whole else "")
         texts = list(dict.fromkeys(_as_sentence(claim.text) for claim in claims))
         random.Random(f"{seed} {place}").shuffle(texts)
         words = len(one.text.split())
-        chance.append(texts_.filled(texts, words) if words else "")
+        chance.append(detail_texts.filled(texts, words) if words else "")
     return {
         PARAGRAPH: own,
         "caption of the whole photo": whole,
@@ -144,7 +126,7 @@ def _as_sentence(caption: str) -> str:
 
 def run_objects(setup: Setup) -> Part:
     """Objects that paragraphs name, against the boxes of the data folder."""
-    present = texts_.annotated(setup)
+    present = detail_texts.annotated(setup)
     photos = [setup.data / "photos" / name for name in present]
     texts = texts_of(paragraphs(setup, photos, "objects"), setup.seed)
     classes = list(present.values())
@@ -153,7 +135,8 @@ def run_objects(setup: Setup) -> Part:
     head = ["text", "words", "objects", *OBJECT_METRICS]
     for title, people in (("all classes", True), ("but people", False)):
         scores = {
-            n: texts_.object_scores(found, classes, people=people) for n, found in texts.items()
+            n: detail_texts.object_scores(found, classes, people=people)
+            for n, found in texts.items()
         }
         own = scores[PARAGRAPH]
         rows, gains = [], []
@@ -161,9 +144,8 @@ def run_objects(setup: Setup) -> Part:
         for name, one in scores.items():
             found = {metric: one.interval(metric, setup.seed) for metric in OBJECT_METRICS}
             words = float(one.words.mean())
-            rows.append(
-                [name, f"{words:.0f}", f"{one.named.mean():.1f}", *map(percent, found.values())]
-            )
+            means = [f"{words:.0f}", f"{one.named.mean():.1f}"]
+            rows.append([name, *means, *map(percent, found.values())])
             values[title][name] = {"words": words, **{m: finite(i) for m, i in found.items()}}
             if name != PARAGRAPH:
                 more = (own.gain_over(one, metric, setup.seed) for metric in OBJECT_METRICS)
@@ -176,21 +158,23 @@ def run_objects(setup: Setup) -> Part:
 def run_end_to_end(setup: Setup) -> Part:
     """DID-Bench with the loaded model's own paragraphs."""
     folder = setup.data / "did"
-    photos = [photo for photo in read_did(folder) if photo.references][: setup.limit]
+    photos = detail_texts.referenced(folder, setup.limit)
     found = paragraphs(setup, [folder / "photos" / photo.name for photo in photos], "did")
     references = [photo.references for photo in photos]
     texts = texts_of(found, setup.seed)
     scored = {name: score_texts(said, references, setup.meteor) for name, said in texts.items()}
-    text = f"{len(photos)} photos.\n\n{did_tables(scored, setup.seed)}"
+    text = f"{len(photos)} photos.\n\n{detail_texts.did_tables(scored, setup.seed)}"
     return Part(
-        "DID-Bench end to end", text, {"photos": len(photos), **did_json(scored, setup.seed)}
+        "DID-Bench end to end",
+        text,
+        {"photos": len(photos), **detail_texts.did_json(scored, setup.seed)},
     )
 
 
 PARTS: Final[Mapping[str, Callable[[Setup], Part]]] = {
     "objects": run_objects,
-    "planted": texts_.run_planted,
-    "among": texts_.run_among,
+    "planted": detail_texts.run_planted,
+    "among": detail_texts.run_among,
     "did": run_did,
     "end-to-end": run_end_to_end,
 }
@@ -199,20 +183,20 @@ PARTS: Final[Mapping[str, Callable[[Setup], Part]]] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 0, 1 after an error or with `--check` where a bar is missed, 130 when stopped."""
     told = "Measure detailed captions: objects, planted falsehoods, DID-Bench."
-    parser = command_parser("detail", told)
+    parser = command.command_parser("detail", told)
     add = parser.add_argument
     add("--data", type=Path, default=SAMPLE, help="annotations/, photos/, did/ (the sample set)")
     add("--out", type=Path, default=Path("build/detail"), help="folder of the reports")
     add("--parts", nargs="+", choices=list(PARTS), help="default: those that --data has data for")
     add("--model", default="patchioner-mini", help="shipped name, folder or hub id")
     add("--preset", choices=["careful", "full", "published"], default="careful", help="of ours")
-    add("--limit", type=positive, help="photos of each set, the first ones")
-    add("--words", type=positive, default=WORDS, help="budget on DID-Bench (240)")
-    add("--seed", type=natural, default=0)
+    add("--limit", type=command.positive, help="photos of each set, the first ones")
+    add("--words", type=command.positive, default=WORDS, help="budget on DID-Bench (240)")
+    add("--seed", type=command.natural, default=0)
     java = "METEOR: auto = where there is Java"
     add("--java", choices=["auto", "yes", "no"], default="auto", help=java)
     add("--check", action="store_true", help="exit status 1 when a bar is missed")
-    return run_command(parser, _work, argv)
+    return command.run_command(parser, _work, argv)
 
 
 def _work(arguments: argparse.Namespace) -> int:
@@ -221,10 +205,8 @@ def _work(arguments: argparse.Namespace) -> int:
     java = arguments.java == "yes" or (arguments.java == "auto" and java_available())
     found: dict[str, Part] = {}
     with Meteor() if java and (arguments.data / "did").is_dir() else nullcontext() as meteor:
-        setup = Setup(
-            arguments.data, arguments.out, arguments.model, arguments.limit, arguments.words, arguments.seed, meteor,
-            arguments.preset,
-        )  # fmt: skip
+        told = {key: getattr(arguments, key) for key in ("limit", "words", "seed", "preset")}
+        setup = Setup(arguments.data, arguments.out, arguments.model, meteor=meteor, **told)
         for name in dict.fromkeys(arguments.parts or there):
             found[name] = part = PARTS[name](setup)
             text = "# Detailed captions: how good\n"
@@ -234,7 +216,9 @@ def _work(arguments: argparse.Namespace) -> int:
             with atomic_path(setup.out / "report.md") as temporary:
                 temporary.write_text(text, encoding="utf-8")
             parts = {key: {**one.values, "missed": list(one.missed)} for key, one in found.items()}
-            write_json(setup.out / "report.json", {"settings": as_json(arguments), "parts": parts})
+            write_json(
+                setup.out / "report.json", {"settings": command.as_json(arguments), "parts": parts}
+            )
             sys.stderr.writelines(f"missed: {name}: {bar}\n" for bar in part.missed)
     sys.stdout.write(text)
     return int(arguments.check and any(part.missed for part in found.values()))

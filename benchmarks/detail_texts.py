@@ -155,6 +155,11 @@ def read_did(folder: Path) -> list[DidPhoto]:
         ) from error
 
 
+def referenced(folder: Path, limit: int | None = None) -> list[DidPhoto]:
+    """The first `limit` photos of `read_did` that have references."""
+    return [photo for photo in read_did(folder) if photo.references][:limit]
+
+
 def _did_photo(row: Mapping[str, Any], references: Mapping[str, Sequence[str]]) -> DidPhoto:
     size = (int(row["width"]), int(row["height"]))
     regions = [DetailRegion("global", "global", (0.0, 0.0, float(size[0]), float(size[1])))]
@@ -463,7 +468,7 @@ def run_among(setup: Setup) -> Part:
     another as its like counts as kept.
     """
     folder = setup.data / "did"
-    photos = [photo for photo in read_did(folder) if photo.references][: setup.limit]
+    photos = referenced(folder, setup.limit)
     scorer = DenseScorer(setup.model)
     shares: dict[bool, list[tuple[bool, str]]] = {True: [], False: []}
     for photo in progress(photos, description="judging", unit="photo"):

@@ -17,16 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.command import (
-    CIDER_WARNING,
-    add_model_and_data,
-    as_json,
-    command_parser,
-    markdown_table,
-    natural,
-    positive,
-    run_command,
-)  # fmt: skip
+from benchmarks import command
+from benchmarks.command import CIDER_WARNING, markdown_table
 from benchmarks.data import task_named
 from benchmarks.metrics import cider
 from benchmarks.regional import LARGE, TASKS, Answer, ask
@@ -140,15 +132,15 @@ def _cider(answers: Sequence[Answer], which: str) -> np.ndarray[tuple[int], np.d
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 0, or 1 after an error or with `--check` when a must is missed."""
-    parser = command_parser("quality", "Measure a model: the quality table.")
-    add_model_and_data(parser)
+    parser = command.command_parser("quality", "Measure a model: the quality table.")
+    command.add_model_and_data(parser)
     add = parser.add_argument
-    add("--limit", type=positive, help="only the first N photos of each part")
-    add("--rounds", type=positive, default=2000, help="bootstrap resamples")
-    add("--seed", type=natural, default=0, help="of the bootstrap")
+    add("--limit", type=command.positive, help="only the first N photos of each part")
+    add("--rounds", type=command.positive, default=2000, help="bootstrap resamples")
+    add("--seed", type=command.natural, default=0, help="of the bootstrap")
     add("--out", type=Path, help="write settings, measures and every caption as JSON")
     add("--check", action="store_true", help="exit status 1 when a must is missed")
-    return run_command(parser, _work, argv)
+    return command.run_command(parser, _work, argv)
 
 
 def _work(arguments: argparse.Namespace) -> int:
@@ -166,7 +158,7 @@ def _work(arguments: argparse.Namespace) -> int:
             asdict(row) | {"interval": finite(row.interval), "passed": row.passed} for row in rows
         ]
         found = {
-            "settings": as_json(arguments), "versions": versions(), "machine": machine(arguments.device),
+            "settings": command.as_json(arguments), "versions": versions(), "machine": machine(arguments.device),
             "data_sha256": hashes, "measures": measures, "predictions": answers, "seconds": seconds,
         }  # fmt: skip
         write_json(arguments.out, found)

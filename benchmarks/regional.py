@@ -21,14 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.command import (
-    CIDER_WARNING,
-    add_model_and_data,
-    command_parser,
-    markdown_table,
-    positive,
-    run_command,
-)  # fmt: skip
+from benchmarks import command
+from benchmarks.command import CIDER_WARNING, markdown_table
 from benchmarks.data import PhotoFolder, Sample, task_named
 from benchmarks.metrics import cider
 from benchmarks.metrics.cosine import unit_rows
@@ -304,15 +298,15 @@ def _ends(entry: Mapping[str, float], sign: str = "") -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 0, or 1 after an error."""
-    parser = command_parser("regional", "Measure whether captions are about their regions.")
-    add_model_and_data(parser)
+    parser = command.command_parser("regional", "Measure whether captions are about their regions.")
+    command.add_model_and_data(parser)
     add = parser.add_argument
     add("--plain", action="store_true", help="the likeliest captions, not chosen among candidates")
     add("--crop", help="as the model takes it")
-    add("--limit", type=positive, help="the first N photos of each part")
+    add("--limit", type=command.positive, help="the first N photos of each part")
     add("--against", type=Path, help="a report of this command: gains over it, photos paired")
     add("--out", type=Path, help="write measures and all answers as JSON")
-    return run_command(parser, _work, argv)
+    return command.run_command(parser, _work, argv)
 
 
 def _work(arguments: argparse.Namespace) -> None:

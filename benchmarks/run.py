@@ -24,16 +24,7 @@ from typing import Any
 import torch
 
 from benchmarks import answerers
-from benchmarks.answerers import (
-    BASELINES,
-    FILE,
-    Answer,
-    Answerer,
-    Asked,
-    Prediction,
-    PredictionLog,
-    RunSettings,
-)
+from benchmarks.answerers import FILE, Answer, Asked, Prediction, PredictionLog, RunSettings
 from benchmarks.data import BenchmarkDataError, PhotoFolder, Reading, Sample, task_named
 from benchmarks.metrics import check_metric_names
 from benchmarks.scoring import Scorer
@@ -120,8 +111,8 @@ def execute(runs: Sequence[Run], *, resume: bool = False, load: Any = None) -> l
     for run in runs:  # misspelt names are refused before a model is loaded
         check_metric_names(run.settings.metrics)
         for name in run.settings.baselines:
-            if name not in BASELINES:
-                raise UnknownNameError.among("baseline", name, BASELINES)
+            if name not in answerers.BASELINES:
+                raise UnknownNameError.among("baseline", name, answerers.BASELINES)
     readings = [_read(run.settings) for run in runs]
     load = load or load_pretrained
     outcomes: dict[int, Outcome] = {}
@@ -172,7 +163,7 @@ class Job:
     """
 
     def __init__(
-        self, samples: Sequence[Sample], images: Path, answerer: Answerer, log: PredictionLog, strict: bool
+        self, samples: Sequence[Sample], images: Path, answerer: answerers.Answerer, log: PredictionLog, strict: bool
     ) -> None:  # fmt: skip
         groups: dict[Path, list[Sample]] = {}
         for sample in samples:
@@ -273,7 +264,7 @@ def _start(
 ) -> list[_Part]:
     """The jobs of a run, each with its log opened and its settings checked; `own` is the fingerprint of `model`."""
     settings = run.settings
-    asked: dict[str | None, Answerer] = {
+    asked: dict[str | None, answerers.Answerer] = {
         None: answerers.by_model(model, settings, crop=settings.crop)
     }
     for key in dict.fromkeys(settings.baselines):

@@ -31,20 +31,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from benchmarks import naive
 from benchmarks.command import as_json, command_parser, markdown_table, positive, run_command
-from benchmarks.naive import (
-    CHUNK,
-    OPTIONS,
-    SHAPES,
-    NaiveDecoder,
-    Ours,
-    Published,
-    Shapes,
-    build_random_backbone,
-    build_random_decoder,
-    check_equal,
-    write_bank,
-)
+from benchmarks.naive import CHUNK, OPTIONS, SHAPES, Ours, Published, Shapes, check_equal
 from benchmarks.run import machine, versions
 from patchioner import Patchioner
 from patchioner.base.errors import OptionError, PatchionerError
@@ -230,11 +219,11 @@ class Contest:
         self.shapes, self.rounds = shapes, rounds
         self.photo = load_image(make_photo(work / "photo.jpg"))
         self.boxes = random_boxes(max(shapes.counts), self.photo.size, seed=0)
-        backbone, decoder = build_random_backbone(shapes), build_random_decoder(shapes)
-        ending = build_random_decoder(shapes, ends=True)
+        backbone, decoder = naive.build_random_backbone(shapes), naive.build_random_decoder(shapes)
+        ending = naive.build_random_decoder(shapes, ends=True)
         other = Published(work, backbone, decoder, most_chunks=most_chunks)
         ended = copy.copy(other)  # of the same bank, which is not read again
-        ended.decoder = NaiveDecoder(ending)
+        ended.decoder = naive.NaiveDecoder(ending)
         self.sides = Ours(work, backbone, decoder), other
         self.ending = Ours(work, backbone, ending), ended
         self.compared = 0
@@ -334,7 +323,7 @@ def run_cpu_suite(arguments: argparse.Namespace) -> int:
     with _work(arguments) as work:
         if arguments.child is not None:
             return run_child(arguments.child, shapes, work, arguments.naive_chunks)
-        write_bank(shapes, work)
+        naive.write_bank(shapes, work)
         memory = memory_line(arguments, work)
         rounds = arguments.rounds or 3
         contest = Contest(shapes, work, rounds=rounds, most_chunks=arguments.naive_chunks)
@@ -369,7 +358,7 @@ def run_child(name: str, shapes: Shapes, work: Path, most_chunks: int) -> int:
     """Caption as one side does, and write tokens and peak memory to standard output as one JSON line."""
     photo = load_image(make_photo(work / f"photo-{name}.jpg"))
     boxes = random_boxes(shapes.counts[-2], photo.size, seed=0)
-    parts = build_random_backbone(shapes), build_random_decoder(shapes)
+    parts = naive.build_random_backbone(shapes), naive.build_random_decoder(shapes)
     if name == "published":
         tokens = Published(work, *parts, most_chunks=most_chunks).token_ids(photo, boxes)
         peak = peak_memory_mb()
@@ -395,7 +384,7 @@ def run_gpu_suite(arguments: argparse.Namespace) -> int:
     shapes, images = SHAPES[arguments.shapes], _GPU_IMAGES[arguments.shapes]
     how = {"images": images, "rounds": arguments.rounds or 5}
     with _work(arguments) as work:
-        write_bank(shapes, work)
+        naive.write_bank(shapes, work)
         line, text, extra = measure_engine(shapes, work, "cuda", torch.bfloat16, **how)
     told = f"{line_table([line])}\n{text}\n{torch.cuda.get_device_name()}"
     return _finish(arguments, told, extra)
@@ -409,7 +398,7 @@ def measure_engine(
     Returns:
         Is the backbone what the time goes to?, other figures as a sentence, all of it for a file.
     """
-    parts = build_random_backbone(shapes), build_random_decoder(shapes)
+    parts = naive.build_random_backbone(shapes), naive.build_random_decoder(shapes)
     ours = Ours(work, *parts, precision="float16", device=device, dtype=dtype)
     photos = [load_image(make_photo(work / "photo.jpg", seed=seed)) for seed in range(images)]
     items = [(one, random_boxes(_GPU_REGIONS, one.size, seed=i)) for i, one in enumerate(photos)]
