@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
@@ -20,9 +21,8 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from benchmarks.metrics.caption import check_pairs
+from benchmarks.metrics.caption import Floats, Groups, Texts, check_pairs
 from patchioner.base.errors import OptionError
 from patchioner.base.optional import require
 
@@ -75,19 +75,16 @@ def find_java(purpose: str = "the official metrics") -> Java:
         raise JavaError(f"no `java` is on the PATH for {purpose}: {_REMEDY}")
     found = Java(command, _ask_version(command))
     if found.release < OLDEST_JAVA:
-        raise JavaError(
-            f"{command} is Java {found.version}, too old for {purpose} (Java {OLDEST_JAVA} or later): {_REMEDY}"
-        )
+        told = f"{command} is Java {found.version}, too old for {purpose}"
+        raise JavaError(f"{told} (Java {OLDEST_JAVA} or later): {_REMEDY}")
     return found
 
 
 def java_available() -> bool:
     """Whether there is a Java that can be used."""
-    try:
-        find_java()
-    except JavaError:
-        return False
-    return True
+    with suppress(JavaError):
+        return bool(find_java())
+    return False
 
 
 @lru_cache(maxsize=8)
@@ -187,39 +184,32 @@ class Meteor:
             self._complaints.close()
             raise JavaError(f"METEOR cannot be started ({error}): check `java -version`") from error
 
-    def score(
-        self, predictions: Sequence[str], references: Sequence[Sequence[str]]
-    ) -> tuple[float, NDArray[np.float64]]:
+    def score(self, predictions: Texts, references: Groups) -> tuple[float, Floats]:
         """METEOR x 100 of the set (pooled statistics, so not the mean) and of the n samples."""
         return self.evaluate(self.statistics(predictions, references))
 
-    def statistics(
-        self, predictions: Sequence[str], references: Sequence[Sequence[str]]
-    ) -> NDArray[np.float64]:
+    def statistics(self, predictions: Texts, references: Groups) -> Floats:
         """What METEOR counts of each sample, (n, 23); sums of rows are the counts of a set."""
         check_pairs(predictions, references)
         answers: list[str] = []
         for text, group in zip(predictions, references, strict=True):
             self._write(" ||| ".join(["SCORE", *map(_clean, group), _clean(text)]))
             answers.append(self._read())
-        try:
-            return np.array([answer.split() for answer in answers], dtype=np.float64)
-        except ValueError:
-            raise self._died(f"it answered {answers[0][:80]!r} where statistics were due") from None
+        return self._numbers(answers)
 
-    def evaluate(self, statistics: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+    def evaluate(self, statistics: Floats) -> tuple[float, Floats]:
         """METEOR x 100 of all rows (or sums of rows) of `statistics` pooled, and of each row."""
         rows = (" ".join(map(repr, row)) for row in statistics.tolist())
         self._write(" ||| ".join(["EVAL", *rows]))
-        scores = [100.0 * self._number() for _ in statistics]
-        return 100.0 * self._number(), np.array(scores, dtype=np.float64)
+        *scores, pooled = self._numbers([self._read() for _ in range(len(statistics) + 1)])
+        return 100.0 * float(pooled[0]), 100.0 * np.array(scores, dtype=np.float64)[:, 0]
 
-    def _number(self) -> float:
-        said = self._read()
+    def _numbers(self, answers: list[str]) -> Floats:
+        """One row of numbers per answer."""
         try:
-            return float(said)
+            return np.array([answer.split() for answer in answers], dtype=np.float64)
         except ValueError:
-            raise self._died(f"it answered {said[:80]!r} where a score was due") from None
+            raise self._died(f"it answered {answers[0][:80]!r} where numbers were due") from None
 
     def _write(self, line: str) -> None:
         stream = self._process.stdin
@@ -241,24 +231,19 @@ class Meteor:
 
     def _died(self, what: str) -> JavaError:
         self._stop()
-        status = self._process.returncode
         self._complaints.seek(0)
         said = _last_lines(self._complaints.read().decode("utf-8", "replace"))
         self._complaints.close()
         return JavaError(
-            f"METEOR died ({what}; exit status {status}): {said or 'it said nothing'}. It needs about 1 GB of memory;"
-            " free some, or leave METEOR out"
+            f"METEOR died ({what}; exit status {self._process.returncode}): {said or 'it said nothing'}. It needs about"
+            " 1 GB of memory; free some, or leave METEOR out"
         )
 
     def _stop(self) -> None:
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None and not stream.closed:
-                try:
-                    stream.close()
-                except BrokenPipeError:
-                    continue  # bytes still in our buffer for a program that is gone
-        if self._process.poll() is None:
-            self._process.kill()
+        for stream in filter(None, (self._process.stdin, self._process.stdout)):
+            with suppress(BrokenPipeError):  # bytes still in our buffer for a program that is gone
+                stream.close()
+        self._process.kill()
         self._process.wait()
 
     def close(self) -> None:
@@ -277,10 +262,6 @@ def _clean(text: str) -> str:
     """One line, without the separator of the line protocol."""
     return one_line(text.replace("|||", " "))
 
-
-Texts = Sequence[str]
-Groups = Sequence[Sequence[str]]
-Floats = NDArray[np.float64]
 
 _SCORERS: Final = {
     "bleu": ("bleu.bleu", "Bleu"), "rouge_l": ("rouge.rouge", "Rouge"), "cider": ("cider.cider", "Cider"),

@@ -20,7 +20,6 @@ from benchmarks.data import (
     PhotoFolder,
     Reading,
     covered_share,
-    printable,
     read_folder,
     task_named,
 )
@@ -114,7 +113,7 @@ def test_images_may_have_their_captions_in_another_file(photos: PhotoFolder) -> 
     assert (sample.region, sample.references, found.skipped) == (WholeImage(), ("a", "b"), ())
 
 
-BOX = [0, 0, 5, 5]
+HUGE = ("9" * 400, "1e999", "NaN")
 MALFORMED: list[tuple[str, Any, list[str]]] = [
     ("trace", {"1": {"captions": ["good", 7, math.nan, "b", "c", "  ", "d", "e"],
                      "traces": [[POINT], [POINT], [POINT], [], [{"x": math.nan, "y": 0}], [POINT], [{"x": 2, "y": 2}]]},
@@ -146,6 +145,17 @@ MALFORMED: list[tuple[str, Any, list[str]]] = [
     ("objects", [{"file_name": PHOTO, "boxes": [{"xyxy": LEFT, "name": "dog"}, {"xyxy": LEFT, "name": "dragon"}]}, 3,
                  {"file_name": "gone", "boxes": [{"xyxy": LEFT, "name": "dog"}]}, {"file_name": PHOTO}],
      [r"\[0\]/boxes\[1\].*dragon", r"\[1\].*3", r"\[2\].*gone", r"\[3\].*None"]),
+    # What only text can say: keys that stand twice, halves of characters, numbers beyond any photo.
+    ("region_set", '{"1": {"a": [[0, 0, 9, 9]], "a": [[0, 0, 5, 5]]}}', [r"\(a\).*twice"]),
+    ("region_set", '{"1": {"b": [[0, 0, 9, 9]]}, "1": {"a": [[0, 0, 5, 5]]}}', [r"\(1\).*twice"]),
+    ("trace", '{"1": {"captions": [], "captions": ["a"], "traces": [[{"x": 0.5, "y": 0.5}]]}}', ["captions.*twice"]),
+    ("image", '{"images": [{"id": 1, "file_name": "2", "file_name": "1"}],'
+              ' "annotations": [{"image_id": 1, "caption": "a"}]}', ["file_name.*twice"]),
+    ("region_set", r'{"1": {"a \ud800": [[0, 0, 5, 5]], "b": [[0, 0, 5, 5]]}, "\udfff": {"c": [[0, 0, 5, 5]]}}',
+     ["1/0.*half", "udfff.*missing"]),
+    *(("region_set", f'{{"1": {{"a": [[0, 0, {number}, 9]], "b": [[0, 0, 5, 5]]}}}}', ["1/0"]) for number in HUGE),
+    *(("trace", f'{{"1": {{"captions": ["a", "b"], "traces": [[{{"x": {number}, "y": 0}}], [{{"x": 0, "y": 0}}]]}}}}',
+       ["1/0"]) for number in HUGE),
 ]  # fmt: skip
 
 
@@ -156,6 +166,7 @@ def test_malformed_rows_are_reported_by_place(
     found = read(task, content, photos)
     assert found.samples[0].photo == PHOTO and len(found.skipped) == len(reasons)
     for row, reason in zip(found.skipped, reasons, strict=True):
+        assert len(row.reason) <= 400 and str(row).encode()
         pytest.raises(BenchmarkDataError, Reading((), (row,)).refuse_skipped, "rows").match(reason)
 
 
@@ -179,48 +190,6 @@ def test_photos_that_cannot_be_opened_or_lie(photos: PhotoFolder) -> None:
     exif[0x0112] = 6
     picture.save(photos.root / "lying.jpg", exif=exif)
     assert photos.size("lying.jpg") == (20, 40)
-
-
-@pytest.mark.parametrize(
-    ("task", "text", "key"),
-    [
-        ("region_set", '{"1": {"a": [[0, 0, 9, 9]], "a": [[0, 0, 5, 5]]}}', "a"),
-        ("region_set", '{"1": {"b": [[0, 0, 9, 9]]}, "1": {"a": [[0, 0, 5, 5]]}}', "1"),
-        ("trace", '{"1": {"captions": [], "captions": ["a"], "traces": [[{"x": 0.5, "y": 0.5}]]}}', "captions"),
-        (
-            "image",
-            '{"images": [{"id": 1, "file_name": "2", "file_name": "1"}],'
-            ' "annotations": [{"image_id": 1, "caption": "a"}]}',
-            "file_name",
-        ),
-    ],
-)  # fmt: skip
-def test_repeated_keys_are_reported(task: str, text: str, key: str, photos: PhotoFolder) -> None:
-    found = read(task, text, photos)
-    (row,) = found.skipped
-    assert [sample.photo for sample in found.samples] == [PHOTO] and row.where == key
-    with pytest.raises(BenchmarkDataError, match="twice"):
-        found.refuse_skipped("rows.json")
-
-
-def test_half_a_character_is_reported_and_can_be_written(photos: PhotoFolder) -> None:
-    text = (
-        r'{"1": {"a \ud800": [[0, 0, 5, 5]], "b": [[0, 0, 5, 5]]}, "\udfff": {"c": [[0, 0, 5, 5]]}}'
-    )
-    found = read("region_set", text, photos)
-    assert [sample.id for sample in found.samples] == ["1/1"] and len(found.skipped) == 2
-    assert all(str(row).encode() for row in found.skipped)
-    assert printable("a \U0001f600 b") == "a \U0001f600 b"
-
-
-@pytest.mark.parametrize("number", ["9" * 400, "1e999", "NaN"])
-def test_numbers_beyond_any_photo(number: str, photos: PhotoFolder) -> None:
-    boxes = f'{{"1": {{"a": [[0, 0, {number}, 9]], "b": [[0, 0, 5, 5]]}}}}'
-    point = f'[{{"x": {number}, "y": 0}}], [{json.dumps(POINT)}]'
-    traces = f'{{"1": {{"captions": ["a", "b"], "traces": [{point}]}}}}'
-    for task, text in (("region_set", boxes), ("trace", traces)):
-        (row,) = read(task, text, photos).skipped
-        assert row.where == "1/0" and len(row.reason) <= 400
 
 
 @pytest.mark.parametrize(

@@ -136,7 +136,7 @@ def check_equal(said: list[str], due: list[list[str]]) -> None:
         assert mean == pytest.approx(official_mean, rel=0, abs=TOLERANCE)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(corpora)
 def test_equal_on_any_words(pairs: list[tuple[str, list[str]]]) -> None:
     check_equal([said for said, _ in pairs], [due for _, due in pairs])
