@@ -30,7 +30,8 @@ _LARGE = 4_000_000  # numbers of a matrix: a smaller one is done before the cand
 _WIDEST = 1024  # float32 holds the 8-bit sums of this width exactly
 _BLOCKS = PIECE // BLOCK
 _ROWS = 128  # at a time: their sums are 26 MB
-_LEAST = torch.iinfo(torch.int32).min  # in place of the sums of banned tokens
+_INTEGERS = torch.iinfo(torch.int32)
+_LEAST = _INTEGERS.min  # in place of the sums of banned tokens
 _SLACK = 1.0001  # for the float32 roundings of the bound itself
 _ROUNDING = 16 * 2.0**-24  # of |h| |w|: closer logits are a tie to float32
 
@@ -64,9 +65,6 @@ class DerivedCache(Generic[T]):
         self._make = make
         self._lock = threading.Lock()
         self._made: tuple[Tensor, int, T | None] | None = None
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> DerivedCache[T]:
-        return DerivedCache(self._make)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return DerivedCache, (self._make,)
@@ -116,10 +114,10 @@ class LinearHead:
 
     def logits(self, states: Tensor, first: int, last: int) -> Tensor:
         """Float32 logits (n, last - first) of (n, width) states."""
-        ready = self._table is not None and first % PIECE == 0 and not torch.is_grad_enabled()
-        table = self._table.of(self.matrix) if ready and self._table is not None else None
-        if table is not None:
-            return table.product(states, first, last)
+        if self._table is not None and first % PIECE == 0 and not torch.is_grad_enabled():
+            table = self._table.of(self.matrix)
+            if table is not None:
+                return table.product(states, first, last)
         return functional.linear(states, self.matrix[first:last]).float()
 
     def best(self, states: Tensor, bans: StepBans) -> Tensor:
@@ -347,21 +345,22 @@ class StepBans:
     Args:
         never: sorted token ids that no row may write, as a list and as a tensor where the logits are.
         repeats: tokens (n, k) that rows have written, and whether (n, k) each would repeat an n-gram; or None.
-        words: rows and tokens of banned words.
+        words: (row, token) pairs of banned words.
     """
 
     def __init__(
         self,
         never: tuple[list[int], Tensor],
         repeats: tuple[Tensor, Tensor] | None = None,
-        words: tuple[list[int], list[int]] = ([], []),
+        words: Sequence[tuple[int, int]] = (),
     ) -> None:
         self._never_list, self._never = never
         self._repeats, self._words = repeats, words
 
     def apply(self, logits: Tensor, first: int = 0) -> None:
         """Set banned tokens of (n, m) float or int32 logits, from token `first` on, to the least value, in place."""
-        least, most = _extremes(logits.dtype)
+        floating, limits = logits.dtype.is_floating_point, _INTEGERS
+        least, most = (-torch.inf, torch.inf) if floating else (limits.min, limits.max)
         last = first + logits.shape[1]
         low, high = bisect_left(self._never_list, first), bisect_left(self._never_list, last)
         if low < high:
@@ -373,20 +372,17 @@ class StepBans:
             ceilings.masked_fill_(banned, least)
             places = (tokens - first).clamp(0, last - first - 1)
             logits.scatter_reduce_(1, places, ceilings, "amin")
-        inside = [pair for pair in zip(*self._words, strict=True) if first <= pair[1] < last]
+        inside = [(row, token - first) for row, token in self._words if first <= token < last]
         if inside:
-            rows, columns = zip(*inside, strict=True)
-            logits[list(rows), [column - first for column in columns]] = least
+            rows, columns = map(list, zip(*inside, strict=True))
+            logits[rows, columns] = least
 
     def rows(self, first: int, last: int) -> StepBans:
         """The same for some of the rows alone."""
         repeats = None
         if self._repeats is not None:
             repeats = self._repeats[0][first:last], self._repeats[1][first:last]
-        kept = [
-            (row - first, i) for row, i in zip(*self._words, strict=True) if first <= row < last
-        ]
-        words = [row for row, _ in kept], [i for _, i in kept]
+        words = [(row - first, token) for row, token in self._words if first <= row < last]
         return StepBans((self._never_list, self._never), repeats, words)
 
 
@@ -419,21 +415,13 @@ class Constraints:
         repeats = _repeats(written, size) if 0 < size <= written.shape[1] else None
         return StepBans(self._never_or_end if early else self._never, repeats, self._words(written))
 
-    def _words(self, written: Tensor) -> tuple[list[int], list[int]]:
-        rows: list[int] = []
-        forbidden: list[int] = []
+    def _words(self, written: Tensor) -> list[tuple[int, int]]:
+        found: list[tuple[int, int]] = []
         for row, tokens in enumerate(written.tolist() if self._banned else ()):
             tail = "".join(self._texts[token] for token in tokens)
-            ids = sorted({i for word in self._banned for i in word.completed_by(tail)})
-            rows += [row] * len(ids)
-            forbidden += ids
-        return rows, forbidden
-
-
-def _extremes(dtype: torch.dtype) -> tuple[float, float]:
-    if dtype.is_floating_point:
-        return -torch.inf, torch.inf
-    return torch.iinfo(dtype).min, torch.iinfo(dtype).max
+            ids = {i for word in self._banned for i in word.completed_by(tail)}
+            found += [(row, token) for token in sorted(ids)]
+        return found
 
 
 def _sorted_ids(ids: Iterable[int], device: torch.device) -> tuple[list[int], Tensor]:

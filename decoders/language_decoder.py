@@ -9,6 +9,7 @@ import copy
 from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -58,9 +59,8 @@ class _Cache:
 class TransformersModel:
     """A causal language model of `transformers` with the interface of `GPT2`; its states are its logits.
 
-    The cache is handed back under the name that it has in the output; a model that gives none is read anew at each
-    step. What is relied on is tried once: padding must not change a row, reading on must equal reading anew; else
-    OptionError.
+    A model that gives no cache is read anew at each step. What is relied on is tried once: padding must not change a
+    row, reading on must equal reading anew; else OptionError.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -150,13 +150,9 @@ class TransformersModel:
         """Which of the arguments that spare work the model takes."""
         for extras in (("position_ids", "logits_to_keep"), ("position_ids",), ()):
             self._extras = extras
-            try:
-                with torch.inference_mode():
-                    vectors = self.model.get_input_embeddings().weight[None, :1]
-                    self.read(vectors, None, 1)
+            with suppress(TypeError, AttributeError), torch.inference_mode():
+                self.read(self.get_input_embeddings().weight[None, :1], None, 1)
                 return extras
-            except (TypeError, AttributeError):
-                continue
         raise OptionError(
             f"{type(self.model).__name__} is no causal language model that reads input vectors; choose a "
             "causal transformer (GPT-2, OPT, Llama, Qwen ...)"
@@ -181,12 +177,10 @@ class TransformersModel:
 def pad_left(prefixes: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
     """Rows of (p_i, width) as one (n, p, width), zeros before the shorter ones, and how many (n,); None if none."""
     longest = max(len(prefix) for prefix in prefixes)
-    if all(len(prefix) == longest for prefix in prefixes):
-        return torch.stack(list(prefixes)), None
-    rows = [functional.pad(prefix, (0, 0, longest - len(prefix), 0)) for prefix in prefixes]
-    inputs = torch.stack(rows)
     padding = [longest - len(prefix) for prefix in prefixes]
-    return inputs, torch.tensor(padding, device=inputs.device)
+    rows = zip(prefixes, padding, strict=True)
+    inputs = torch.stack([functional.pad(prefix, (0, 0, more, 0)) for prefix, more in rows])
+    return inputs, torch.tensor(padding, device=inputs.device) if any(padding) else None
 
 
 @dataclass(frozen=True)

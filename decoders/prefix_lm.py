@@ -134,15 +134,12 @@ class PrefixLMDecoder(LanguageDecoder):
             keep: store the language model "inside" the checkpoint, or only a "reference" to where it came from.
             settings: the other values of `PrefixLMConfig`.
         """
-        reference = None
-        if keep == "reference":
-            if not isinstance(language_model, str):
-                wrong = "a random language model has no place to refer to"
-                raise OptionError(f"{wrong}; use keep='inside'")
-            reference = language_model
+        referred = language_model if keep == "reference" else None
+        if not isinstance(referred, str | None):
+            raise OptionError("a random language model has no place to refer to; use keep='inside'")
         model, tokenizer = choose_language_model(language_model, tokenizer, seed=seed)
         config = PrefixLMConfig(embedding_dim, **settings)
-        return cls(model, tokenizer, config, reference=reference, seed=seed)
+        return cls(model, tokenizer, config, reference=referred, seed=seed)
 
     @property
     def module(self) -> nn.Module:
@@ -184,15 +181,14 @@ class PrefixLMDecoder(LanguageDecoder):
     def _fit(self, state: Mapping[str, Tensor], source: str) -> None:
         """Load mapper and LoRA matrices; what else the file holds must be the language model."""
         fit_weights(self.mapper, _under(state, "mapper."), source=source)
-        found, wanted = _under(state, "lora."), _base_and_lora(self.model)[1]
-        holder = nn.ParameterDict({_key(name): nn.Parameter(t) for name, t in wanted.items()})
-        fit_weights(holder, {_key(name): value for name, value in found.items()}, source=source)
-        with torch.no_grad():
-            for name, tensor in wanted.items():
-                tensor.copy_(found[name])
+        own = _base_and_lora(self.model)[1]
+        holder = nn.ParameterDict({_key(name): nn.Parameter(t) for name, t in own.items()})
+        found = {_key(name): value for name, value in _under(state, "lora.").items()}
+        fit_weights(holder, found, source=source)  # into memory that the model shares
         if self.reference is not None and _under(state, "language_model."):
-            wrong = "holds a language model that config.json refers to elsewhere"
-            raise CheckpointError(f"{source} {wrong}")
+            raise CheckpointError(
+                f"{source} holds a language model that config.json refers to elsewhere"
+            )
 
 
 class _Trained(nn.Module):

@@ -206,13 +206,9 @@ class _Run:
     ) -> None:
         if not len(texts):
             raise TextError("there is no text to train on; give at least one")
-        self.decoder, self.texts, self.options = decoder, texts, options
-        self.memory = memory
+        self.decoder, self.texts, self.options, self.memory = decoder, texts, options, memory
         self.device = next(decoder.module.parameters()).device
-        dim = decoder.embedding_dim
-        self.inputs = TrainingInputs(texts, embed, dim, options.noise_sigma, corrupt)
-        most = min(options.max_tokens, decoder.max_tokens)
-        self.store = TokenStore(decoder.sequences(texts), max_tokens=most)
+        self.corpus = _Corpus(decoder, texts, embed, options, corrupt)
         self.training, self.validation = _split(held_out, len(texts), options)
         # Only where asked for, so that runs without it keep the identity they have always had.
         self.chosen = {} if held_out is None else {"held_out": self.validation.tolist()}
@@ -230,9 +226,7 @@ class _Run:
         module, optimizer, first = self.decoder.module, self.optimizer, 0
         if folder is not None and resume:
             first = load_training(folder, module=module, optimizer=optimizer, run=identity)
-        reports: list[TrainReport] = []
-        losses: list[Tensor] = []
-        begin = time.monotonic()
+        reports, losses, begin = list[TrainReport](), list[Tensor](), time.monotonic()
         for step in progress(range(first, self.total), description="training", unit="step"):
             losses.append(self.update(step))
             done, last = step + 1, step + 1 == self.total
@@ -253,12 +247,12 @@ class _Run:
         torch.manual_seed(_mix(self.options.seed, step))
         epoch, place = divmod(step, self.per_epoch)
         if epoch != self.epoch:
-            known, seed = self.store.lengths[self.training], self.options.seed
+            known, seed = self.corpus.lengths[self.training], self.options.seed
             self.batches = epoch_batches(known, self.options.batch, seed=seed, epoch=epoch)
             self.epoch = epoch
         indices = self.training[self.batches[place]]
-        tokens, lengths = self.store.padded(indices)
-        embeddings = self.inputs.embeddings(indices)
+        tokens, lengths = self.corpus.tokens(indices)
+        embeddings = self.corpus.embeddings(indices)
         loss = self.loss(embeddings, tokens, lengths, self.options.label_smoothing)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call,unused-ignore]
@@ -283,7 +277,7 @@ class _Run:
     def report(self, step: int, losses: list[Tensor], seconds: float) -> TrainReport:
         self.decoder.module.eval()
         loss, indices = float(torch.stack(losses).mean()), self.validation[: self.options.samples]
-        rows = self.inputs.embeddings(indices, noise=False) if len(indices) else None
+        rows = self.corpus.embeddings(indices, noise=False) if len(indices) else None
         captions = [] if rows is None else self.decoder.generate(rows, memory=self.memory)
         samples = tuple((self.texts[i], c.text) for i, c in zip(indices, captions, strict=True))
         return TrainReport(step, self.total, loss, self.validation_loss(), samples, seconds)
@@ -294,8 +288,8 @@ class _Run:
         torch.manual_seed(_mix(self.options.seed, _VALIDATION_SEED))
         for first in range(0, len(self.validation), self.options.batch):
             indices = self.validation[first : first + self.options.batch]
-            tokens, lengths = self.store.padded(indices)
-            loss = self.loss(self.inputs.embeddings(indices), tokens, lengths, 0.0)
+            tokens, lengths = self.corpus.tokens(indices)
+            loss = self.loss(self.corpus.embeddings(indices), tokens, lengths, 0.0)
             total += float(loss) * int(lengths.sum())
             count += int(lengths.sum())
         return total / count if count else None
@@ -340,24 +334,30 @@ def _log(report: TrainReport) -> None:
         logger.info("  %s -> %s", text, caption)
 
 
-class TrainingInputs:
-    """The embeddings of a corpus as training sees them; see `train_decoder`."""
+class _Corpus:
+    """Texts as training sees them: embeddings (see `train_decoder`), and tokens in one flat array."""
 
     def __init__(
         self,
+        decoder: TrainableDecoder,
         texts: Sequence[str],
         embed: Embed,
-        dim: int,
-        noise_sigma: float,
+        options: TrainOptions,
         corrupt: Corrupt | None,
     ) -> None:
-        if not callable(embed) and tuple(embed.shape) != (len(texts), dim):
+        count, self._dim = len(texts), decoder.embedding_dim
+        if not callable(embed) and tuple(embed.shape) != (count, self._dim):
             raise DecoderError(
-                f"the embeddings are {tuple(embed.shape)}; {len(texts)} texts and this decoder "
-                f"need ({len(texts)}, {dim})"
+                f"the embeddings are {tuple(embed.shape)}; {count} texts and this decoder need {(count, self._dim)}"
             )
-        self._texts, self._embed, self._dim = texts, embed, dim
-        self._noise_sigma, self._corrupt = noise_sigma, corrupt
+        self._texts, self._embed = texts, embed
+        self._noise_sigma, self._corrupt = options.noise_sigma, corrupt
+        # Longer ones are cut, and lose their end token.
+        most = min(options.max_tokens, decoder.max_tokens)
+        cut = [sequence[:most] for sequence in decoder.sequences(texts)]
+        self.lengths: NDArray[np.int64] = np.array([len(s) for s in cut], dtype=np.int64)
+        self._ends = np.cumsum(self.lengths)
+        self._flat = np.fromiter(chain.from_iterable(cut), dtype=np.int32)
 
     def embeddings(self, indices: NDArray[np.int64], *, noise: bool = True) -> Tensor:
         """Embeddings (n, dim) float32 on the CPU: unit length, noise (torch's global generator), unit, corruption."""
@@ -368,6 +368,13 @@ class TrainingInputs:
         if self._corrupt is None:
             return rows
         return self._checked(self._corrupt(rows), len(indices), "corrupt")
+
+    def tokens(self, indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Tokens (n, t) int64, padded with 0 at the end, and lengths (n,) int64."""
+        lengths, ends = self.lengths[indices], self._ends[indices]
+        rows = [self._flat[end - length : end] for length, end in zip(lengths, ends, strict=True)]
+        tokens = [torch.from_numpy(row.astype(np.int64)) for row in rows]
+        return nn.utils.rnn.pad_sequence(tokens, batch_first=True), torch.from_numpy(lengths)
 
     def _clean(self, indices: NDArray[np.int64]) -> Tensor:
         if callable(self._embed):
@@ -387,23 +394,6 @@ class TrainingInputs:
         if not bool(torch.isfinite(rows).all()):
             raise DecoderError(f"{source} gave embeddings that are not finite; check its inputs")
         return rows
-
-
-class TokenStore:
-    """Many token sequences in one flat array; longer ones than `max_tokens` are cut, and lose their end token."""
-
-    def __init__(self, sequences: Sequence[Sequence[int]], *, max_tokens: int) -> None:
-        cut = [sequence[:max_tokens] for sequence in sequences]
-        self.lengths: NDArray[np.int64] = np.array([len(s) for s in cut], dtype=np.int64)
-        self._ends = np.cumsum(self.lengths)
-        self._flat = np.fromiter(chain.from_iterable(cut), dtype=np.int32)
-
-    def padded(self, indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """Tokens (n, t) int64, padded with 0 at the end, and lengths (n,) int64."""
-        lengths, ends = self.lengths[indices], self._ends[indices]
-        rows = [self._flat[end - length : end] for length, end in zip(lengths, ends, strict=True)]
-        tokens = [torch.from_numpy(row.astype(np.int64)) for row in rows]
-        return nn.utils.rnn.pad_sequence(tokens, batch_first=True), torch.from_numpy(lengths)
 
 
 def epoch_batches(

@@ -7,6 +7,7 @@ batch, and scores are log-probabilities.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -282,17 +283,13 @@ def _plurals(name: str) -> list[str]:
 
 
 def _checked_names(names: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(names, str):
-        raise TextError(f"expected a list of entity names, got the single string {names!r}")
-    if not len(names):
-        raise TextError("the entity vocabulary is empty; give at least one name")
-    seen: set[str] = set()
+    if isinstance(names, str) or not len(names):
+        raise TextError(f"the entity names are {names!r}; give a list of at least one name")
     for index, name in enumerate(names):
-        if not isinstance(name, str) or not name.strip() or "\n" in name or name != name.strip():
+        if not isinstance(name, str) or not name or "\n" in name or name != name.strip():
             raise TextError(f"entity {index} is {name!r}; give words without outer blanks")
-        if name in seen:
-            raise TextError(f"entity {name!r} is there twice; give each name once")
-        seen.add(name)
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise TextError(f"entity {twice[0]!r} is there twice; give each name once")
     return tuple(names)
 
 
@@ -401,18 +398,16 @@ class ViecapDecoder(LanguageDecoder):
         tokenizer = LanguageTokenizer.load(path, end_ids=end_ids, vocab_size=size)
         return cls(network, tokenizer, shape, prompter)
 
-    # For decoders of this form with another hard prompt.
-
     def _save_prompter(self, folder: Path) -> dict[str, Any]:
         """Write the prompter's files; give back what config.json keeps of it."""
-        if self.prompter is None:
-            return {"entities": None}
-        if not isinstance(self.prompter, EntityPrompter):
+        if isinstance(self.prompter, EntityPrompter):
+            self.prompter.save(folder)
+            return {"entities": self.prompter.settings}
+        if self.prompter is not None:
             raise CheckpointError(
                 f"a {type(self.prompter).__name__} cannot be saved with a viecap decoder; use an EntityPrompter"
             )
-        self.prompter.save(folder)
-        return {"entities": self.prompter.settings}
+        return {"entities": None}
 
     @classmethod
     def _load_prompter(cls, folder: Path, settings: dict[str, Any]) -> HardPrompter | None:
@@ -440,6 +435,5 @@ class ViecapDecoder(LanguageDecoder):
         for text, ids in zip(different, self.tokenizer.encode(different, lead=False), strict=True):
             if not ids:
                 raise DecoderError(f"the hard prompt {text!r} has no words; give a sentence")
-            cut = torch.tensor(ids[: self.config.hard_tokens], device=self.device)
-            vectors[text] = words(cut)
+            vectors[text] = words(torch.tensor(ids[: self.config.hard_tokens], device=self.device))
         return [vectors[text] for text in texts]

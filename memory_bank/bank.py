@@ -65,21 +65,16 @@ class MemoryBank:
             (what its rounding does: `memory_bank.projection`). Sums are float32 or exact integers.
 
     Attributes (shared, not copies: do not change them):
-        keys: (N, dim) unit rows in the bank's dtype; in an int8 bank integers, unit only times `scales`: see `units`.
+        keys, scales: (N, dim) rows of the bank's dtype, and None; of int8, and (N,) float32. See `units`.
         norms, counts: (N,) float32 lengths of the values; (N,) int64 multiplicities.
-        scales: (N,) float32 of an int8 bank, else None.
-        texts: the N texts, or None.
         index: the `BankIndex` that `project(top_k=...)` takes candidates from; None: they are searched exactly.
-        dim, dtype, device: width; precision of the rows; where they are, and where searches run.
+        texts, dim, dtype, device: the N texts or None; width; precision; where the rows are and searches run.
 
     Raises:
-        MemoryBankError: no rows, rows of zero norm or not finite (named), counts or texts of
-            another length.
+        MemoryBankError: no rows, rows of zero norm or not finite (named), counts or texts of another length.
 
     Example:
         >>> bank = MemoryBank(torch.tensor([[2.0, 0.0], [0.0, 1.0]]), texts=["right", "up"])
-        >>> len(bank), bank.dim
-        (2, 2)
         >>> bank.project(torch.tensor([[5.0, 0.1]])).round(decimals=3)
         tensor([[1., 0.]])
     """
@@ -125,7 +120,7 @@ class MemoryBank:
         memory_map: bool = True,
         device: torch.device | str = "cpu",
     ) -> MemoryBank:
-        """Read a bank that `save` wrote, with its index if it has one.
+        """Read a bank that `save` wrote, with its index if it has one (which is opened at its first use).
 
         Args:
             folder: where it is, or a checkpoint that has one.
@@ -134,8 +129,7 @@ class MemoryBank:
             device: where searches run; other than "cpu", all rows are copied there.
 
         Raises:
-            MemoryBankError: the folder is missing, or a file of it is corrupt or does not fit. Of an
-                index only the header is read, and the rest at its first use.
+            MemoryBankError: the folder is missing, or a file of it is corrupt or does not fit.
         """
         root = storage.bank_folder(folder)
         arrays, texts, identity = storage.read_bank(root, memory_map=memory_map)
@@ -159,12 +153,7 @@ class MemoryBank:
                 write_index(fresh, self.index, identity)
 
     def save_index(self, folder: str | os.PathLike[str]) -> None:
-        """Write only the index, into a folder that holds this bank already.
-
-        Raises:
-            OptionError: this bank has no index.
-            MemoryBankError: the folder holds no bank, or another one.
-        """
+        """Write only the index into a folder that holds this bank (else MemoryBankError); OptionError without one."""
         if self.index is None:
             raise OptionError("this bank has no index to save; make one by with_index(...)")
         stored = storage.stored_fingerprint(Path(folder))
@@ -207,14 +196,10 @@ class MemoryBank:
         return MemoryBank._of(self._arrays, kept, self.index)
 
     def with_index(self, index: IndexOptions | BankIndex | None) -> MemoryBank:
-        """This bank with an index over its rows, or with None without one.
+        """This bank with an index over its rows, by options or an index of this bank; with None without one.
 
-        It serves `project(top_k=...)` alone: without `top_k` a projection stays exact. It is saved and
-        loaded with the bank. Give options, or an index of this bank: `bank.index.with_probes(64)`.
-
-        Raises:
-            MissingExtraError: FAISS is not installed.
-            MemoryBankError: an index of another bank.
+        It serves `project(top_k=...)` alone and is saved and loaded with the bank. MissingExtraError without FAISS;
+        MemoryBankError for an index of another bank.
         """
         if isinstance(index, IndexOptions):
             index = BankIndex.build(self._arrays, index)
@@ -232,10 +217,7 @@ class MemoryBank:
         *,
         top_k: int | None = None,
     ) -> Tensor:
-        """Pull queries into the space of the texts: a softmax-weighted mean of the bank's values.
-
-        `softmax(cos(query, keys) / temperature) @ values` (DeCap, Li et al. 2023), exact, over all
-        rows; a row with count c weighs as c equal rows.
+        """`softmax(cos(query, keys) / temperature) @ values` (DeCap, Li et al. 2023), exact, over all rows.
 
         Args:
             queries: (n, dim), any float type; normalised here, left untouched.
@@ -287,12 +269,7 @@ class MemoryBank:
         return Neighbours(index.to(home), similarity.to(home), found)
 
     def take(self, rows: Tensor, counts: Tensor | None = None) -> MemoryBank:
-        """A bank of these rows, bit for bit, with their texts and without an index.
-
-        Args:
-            rows: (n,) int64 row numbers, at least one.
-            counts: (n,) int64 in place of the rows' own.
-        """
+        """A bank of these (n,) int64 rows, bit for bit, with texts, no index, and `counts` in place of their own."""
         arrays = self._arrays.map(lambda array: array[rows])
         if counts is not None:
             arrays = replace(arrays, counts=counts.clone())
@@ -300,11 +277,7 @@ class MemoryBank:
         return MemoryBank._of(arrays, texts)
 
     def merge_duplicates(self) -> MemoryBank:
-        """A bank in which equal rows (bit for bit) are one row with the sum of their counts.
-
-        Projections stay the same; of the texts the first is kept, and rows keep their order of
-        first appearance.
-        """
+        """Equal rows (bit for bit) as one row with the sum of their counts and the first text; projections stay."""
         first, group = projection.identical_rows(self._arrays)
         counts = torch.zeros(len(first), dtype=torch.int64, device=self.device)
         return self.take(first, counts.index_add_(0, group, self.counts))
@@ -324,13 +297,9 @@ class MemoryBank:
 
 
 def join_banks(banks: Sequence[MemoryBank]) -> MemoryBank:
-    """One bank with the rows of all, in order, on the first one's device.
+    """One bank with the rows of all, in order, on the first one's device: so one larger than memory is made in int8.
 
-    So a bank larger than memory in float32 is made of parts in int8. Equal rows stay apart until
-    `merge_duplicates`. It has texts if all banks have, and no index.
-
-    Raises:
-        MemoryBankError: no banks, or of unlike width or precision.
+    It has texts if all banks have, and no index. MemoryBankError: no banks, or of unlike width or precision.
 
     Example:
         >>> len(join_banks([MemoryBank(torch.eye(3)), MemoryBank(torch.eye(3)[:2])]))

@@ -69,15 +69,18 @@ class BankArrays:
 
     def units(self, rows: slice | Tensor = slice(None)) -> Tensor:
         """These rows' directions, (n, dim) float32; they may share the keys' memory."""
-        keys = self.keys[rows]
-        return (
-            keys.float() if self.scales is None else keys.float().mul_(self.scales[rows][:, None])
-        )
+        keys = self.keys[rows].float()
+        return keys if self.scales is None else keys.mul_(self.scales[rows][:, None])
+
+    def named(self) -> dict[str, Tensor]:
+        """The arrays by name; `scales` only where there are any."""
+        tensors = {"keys": self.keys, "norms": self.norms, "counts": self.counts}
+        return tensors if self.scales is None else tensors | {"scales": self.scales}
 
     def map(self, change: Callable[[Tensor], Tensor]) -> BankArrays:
         """The arrays, each as `change` gives it."""
-        scales = None if self.scales is None else change(self.scales)
-        return BankArrays(change(self.keys), change(self.norms), change(self.counts), scales)
+        changed = {name: change(array) for name, array in self.named().items()}
+        return replace(self, mapped=None, **changed)
 
     def to(self, device: torch.device | str | None, dtype: torch.dtype | None) -> BankArrays:
         """The arrays on this device, the keys in this dtype; None keeps either."""
@@ -86,12 +89,6 @@ class BankArrays:
             return replace(moved, mapped=self.mapped if moved.keys is self.keys else None)
         keys, scales = _stored(moved.units, moved.keys.shape, dtype, moved.keys.device)
         return BankArrays(keys, moved.norms, moved.counts, scales)
-
-
-def named_arrays(arrays: BankArrays) -> dict[str, Tensor]:
-    """The arrays by name, in the order of `BankArrays`; `scales` only where there are any."""
-    tensors = {"keys": arrays.keys, "norms": arrays.norms, "counts": arrays.counts}
-    return tensors if arrays.scales is None else tensors | {"scales": arrays.scales}
 
 
 def quantise(units: Tensor) -> tuple[Tensor, Tensor]:
@@ -300,9 +297,7 @@ def _weighted_sum(weights: Tensor, values: Tensor) -> Tensor:
 def _split(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Split (n, k) rows into `(coarse + fine / 254) * scale`: (2 n, k) int8, coarse then fine, and (n, 1) scales."""
     # A row of zeros keeps a scale above zero, so that nothing is divided by it.
-    largest = (
-        rows.abs().amax(dim=1, keepdim=True) if rows.shape[1] else rows.new_zeros(len(rows), 1)
-    )
+    largest = rows.abs().amax(dim=1, keepdim=True) if rows.numel() else rows.new_zeros(len(rows), 1)
     scales = largest.clamp_min(torch.finfo(torch.float32).tiny * 127) / 127
     exact = rows / scales
     coarse = exact.round()
@@ -368,10 +363,10 @@ def nearest(queries: Tensor, arrays: BankArrays, k: int) -> tuple[Tensor, Tensor
 
 
 def _block_rows(device: torch.device, dim: int) -> int:
+    if device.type != "cpu":
+        return _GPU_ROWS
     fewest, most = _CPU_ROWS
-    return (
-        _GPU_ROWS if device.type != "cpu" else min(max(_CPU_BLOCK_BYTES // (4 * dim), fewest), most)
-    )
+    return min(max(_CPU_BLOCK_BYTES // (4 * dim), fewest), most)
 
 
 def _blocks(

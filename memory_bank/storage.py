@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from memory_bank.projection import DTYPES, BankArrays, named_arrays
+from memory_bank.projection import DTYPES, BankArrays
 from patchioner.base.errors import CheckpointError, MemoryBankError
 from patchioner.base.files import read_json, recover_folder, write_json
 from patchioner.base.weights import write_tensors
@@ -126,7 +126,7 @@ def bank_folder(folder: str | os.PathLike[str]) -> Path:
 def write_bank(root: Path, arrays: BankArrays, texts: Sequence[str] | None) -> str:
     """Write a bank into an empty folder; returns its fingerprint."""
     identity = fingerprint(arrays, texts)
-    tensors = {name: tensor.contiguous() for name, tensor in named_arrays(arrays).items()}
+    tensors = {name: tensor.contiguous() for name, tensor in arrays.named().items()}
     # One entry alone: safetensors writes several in an order of its own, and equal banks are equal files.
     write_tensors(tensors, root / ARRAYS, {"bank": identity})
     lines = hashlib.sha256()
@@ -175,7 +175,7 @@ def read_bank(root: Path, *, memory_map: bool) -> tuple[BankArrays, Sequence[str
 def fingerprint(arrays: BankArrays, texts: Sequence[str] | None) -> str:
     """The sha256 (hex) of a bank's arrays and texts."""
     digest = hashlib.sha256()
-    for tensor in named_arrays(arrays).values():
+    for tensor in arrays.named().values():
         digest.update(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())
         starts = range(0, len(tensor), _HASH_ROWS)
         slices: Iterator[slice] = (slice(start, start + _HASH_ROWS) for start in starts)
@@ -243,7 +243,7 @@ def _read_arrays(
         ) from error
     arrays = BankArrays(keys, norms, counts, scales, mapped)
     dtypes = {"keys": tuple(DTYPES.values()), "counts": (torch.int64,)}
-    for name, tensor in named_arrays(arrays).items():
+    for name, tensor in arrays.named().items():
         shape = (header["rows"], header["dim"]) if name == "keys" else (header["rows"],)
         if tensor.shape != shape or tensor.dtype not in dtypes.get(name, (torch.float32,)):
             raise MemoryBankError(

@@ -1,14 +1,19 @@
-"""The network: cached steps equal the full forward pass; causality; names."""
+"""The network: cached steps equal the full forward pass; the decoder: what it learns, its folder, fewer bits."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
+import torch.nn.functional as functional
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from decoders import PrefixGPT2Decoder
+from decoders import DecodeOptions, PrefixGPT2Decoder, load_decoder
 from decoders.gpt2 import PrefixGPT2Config
-from patchioner.base.errors import OptionError
+from patchioner.base.errors import CheckpointError, OptionError, PatchionerError
 
 
 def test_cached_steps_equal_the_full_forward_pass(wild: PrefixGPT2Decoder, rows: Tensor) -> None:
@@ -55,3 +60,150 @@ def test_later_tokens_do_not_reach_back(wild: PrefixGPT2Decoder, rows: Tensor) -
 def test_impossible_shape_is_refused(settings: dict[str, int]) -> None:
     with pytest.raises(OptionError, match=next(iter(settings))):
         PrefixGPT2Config(**{"embedding_dim": 4, "vocab_size": 9, "width": 8, **settings})  # type: ignore[arg-type]
+
+
+# The decoder as a whole: what it learns, and its folder.
+
+SHORT = DecodeOptions(max_tokens=12)
+
+
+def test_it_says_the_texts_it_was_trained_on(
+    trained: PrefixGPT2Decoder, corpus: list[str], embed: object
+) -> None:
+    captions = trained.generate(embed(corpus[:30]), SHORT)  # type: ignore[operator]
+    right = sum(one.text == text for one, text in zip(captions, corpus[:30], strict=True))
+    assert right >= 24
+
+
+def test_loss_equals_the_row_by_row_twin(wild: PrefixGPT2Decoder, rows: Tensor) -> None:
+    sequences = wild.sequences(["a red cat", "a kite", "a blue boat near a dog"])
+    lengths = torch.tensor([len(s) for s in sequences])
+    tokens = torch.zeros(3, int(lengths.max()), dtype=torch.int64)
+    total = torch.tensor(0.0)
+    with torch.no_grad():
+        for i, sequence in enumerate(sequences):
+            ids = torch.tensor(sequence)
+            tokens[i, : len(ids)] = ids
+            logits = wild.network.logits(wild.network(rows[i : i + 1], ids[None, :-1]))[0]
+            total += functional.cross_entropy(logits, ids, label_smoothing=0.1, reduction="sum")
+        loss = wild.loss(rows[:3], tokens, lengths, label_smoothing=0.1)
+    torch.testing.assert_close(loss, total / lengths.sum(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("storage", ["fp32", "fp16", "int8"])
+def test_saved_and_loaded_says_the_same(
+    trained: PrefixGPT2Decoder, corpus: list[str], embed: object, tmp_path: Path, storage: str
+) -> None:
+    trained.save(tmp_path, storage=storage)  # type: ignore[arg-type]
+    loaded = load_decoder(tmp_path)
+    rows = embed(corpus[:12])  # type: ignore[operator]
+    left, right = trained.generate(rows, SHORT), loaded.generate(rows, SHORT)
+    assert [one.text for one in left] == [one.text for one in right]
+    if storage == "fp32":
+        assert left == right
+    else:
+        tolerance = 0.01 if storage == "fp16" else 0.2
+        assert [o.score for o in right] == pytest.approx([o.score for o in left], abs=tolerance)
+
+
+@pytest.mark.parametrize("name", ["config.json", "weights.safetensors", "tokenizer.json"])
+@pytest.mark.parametrize("damage", ["missing", "empty", "pickle"])
+def test_damaged_folder_is_refused_by_file(
+    fresh: PrefixGPT2Decoder, tmp_path: Path, name: str, damage: str
+) -> None:
+    fresh.save(tmp_path)
+    path = tmp_path / name
+    path.unlink()
+    if damage == "empty":
+        path.touch()
+    elif damage == "pickle":
+        torch.save({"a": torch.zeros(2)}, path)
+    with pytest.raises(CheckpointError, match=name):
+        load_decoder(tmp_path)
+
+
+def test_weights_must_fit_by_name_and_shape(fresh: PrefixGPT2Decoder, tmp_path: Path) -> None:
+    fresh.save(tmp_path, storage="fp32")
+    path = tmp_path / "weights.safetensors"
+    weights = load_file(path)
+    weights["transformer.h.7.ln_1.bias"] = torch.zeros(3)
+    weights["prefix.weight"] = torch.zeros(24, 5)
+    del weights["transformer.ln_f.weight"]
+    save_file(weights, path)
+    with pytest.raises(CheckpointError) as caught:
+        load_decoder(tmp_path)
+    for part in (
+        "transformer.h.7.ln_1.bias",
+        "prefix.weight",
+        "(24, 12)",
+        "transformer.ln_f.weight",
+    ):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"type": "prefix_gtp2"}, "prefix_gpt2"),
+        ({"type": None}, "type"),
+        ({"heads": 5}, "heads"),
+        ({"colour": 1}, "colour"),
+        ({"layers": 3}, "transformer.h.2"),
+    ],
+)
+def test_wrong_config_is_refused(
+    fresh: PrefixGPT2Decoder, tmp_path: Path, change: dict[str, object], word: str
+) -> None:
+    fresh.save(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(PatchionerError, match=word):
+        load_decoder(tmp_path)
+
+
+def test_tokenizer_of_another_decoder_is_refused(fresh: PrefixGPT2Decoder, tmp_path: Path) -> None:
+    fresh.save(tmp_path)
+    other = PrefixGPT2Decoder.create(["xyz xyz"], embedding_dim=4, layers=1, width=8, heads=2)
+    other.tokenizer.save(tmp_path / "tokenizer.json")
+    with pytest.raises(CheckpointError, match="different decoders"):
+        load_decoder(tmp_path)
+
+
+def test_a_copy_for_inference_leaves_the_decoder_as_it_is() -> None:
+    decoder = PrefixGPT2Decoder.create(
+        ["a red bus", "a cat"], embedding_dim=64, layers=1, width=256, heads=2, vocab_size=270
+    )
+    rows = torch.randn(5, 64, generator=torch.Generator().manual_seed(0))
+    before = {name: value.clone() for name, value in decoder.network.state_dict().items()}
+    said, count = decoder.generate(rows), sum(p.numel() for p in decoder.network.parameters())
+    fast, half = decoder.to("cpu"), decoder.to("cpu", torch.bfloat16)
+    assert half.network.prefix.weight.dtype == torch.bfloat16
+    assert [one.token_ids for one in fast.generate(rows)] == [one.token_ids for one in said]
+    half.generate(rows)
+    assert sum(p.numel() for p in decoder.network.parameters()) == count
+    for name, value in decoder.network.state_dict().items():
+        assert value.dtype == torch.float32 and torch.equal(value, before[name]), name
+    assert all(parameter.requires_grad for parameter in decoder.network.parameters())
+    assert decoder.generate(rows) == said
+
+
+# Fewer bits: nearly the same numbers, the original untouched, no row minds its batch.
+
+PRECISIONS = ["int8", "bf16"]
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("strategy", ["greedy", "beam", "sample"])
+def test_a_trained_decoder_says_nearly_the_same(
+    trained: PrefixGPT2Decoder, corpus: list[str], embed: object, precision: str, strategy: str
+) -> None:
+    rows: Tensor = embed(corpus)  # type: ignore[operator]
+    state = {name: tensor.clone() for name, tensor in trained.network.state_dict().items()}
+    few = trained.quantized(precision)  # type: ignore[arg-type]
+    options = DecodeOptions(strategy, max_tokens=12, temperature=0.5)  # type: ignore[arg-type]
+    before, after = trained.generate(rows, options), few.generate(rows, options)
+    same = sum(one.text == other.text for one, other in zip(before, after, strict=True))
+    assert same >= 0.9 * len(rows)
+    assert sum(abs(a.score - b.score) for a, b in zip(before, after, strict=True)) < 0.1 * len(rows)
+    for name, tensor in trained.network.state_dict().items():
+        assert torch.equal(tensor, state[name])

@@ -47,7 +47,7 @@ def bans(matrix: Tensor, states: Tensor) -> StepBans:
     best = (states @ matrix.T).topk(2).indices
     never = sorted({int(best[0, 0]), 3, VOCAB - 1})
     repeats = best[:, :1].clone(), (torch.arange(9) < 5)[:, None]
-    return StepBans((never, torch.tensor(never)), repeats, ([7, 7], [int(i) for i in best[7]]))
+    return StepBans((never, torch.tensor(never)), repeats, [(7, int(i)) for i in best[7]])
 
 
 def whole(matrix: Tensor, states: Tensor, bans: StepBans) -> tuple[Tensor, Tensor]:
@@ -155,7 +155,7 @@ def test_bans_hold() -> None:
     best = exact(matrix, states)
     never = sorted(set(best[:9].tolist()) | {2099})
     repeats = best[:, None].clone(), (torch.arange(140) % 3 == 0)[:, None]
-    bans = StepBans((never, torch.tensor(never)), repeats, ([139], [int(best[139])]))
+    bans = StepBans((never, torch.tensor(never)), repeats, [(139, int(best[139]))])
     found = CandidatePruning(matrix).best(states, bans)
     assert found is not None
     assert torch.equal(found, exact(matrix, states, bans))

@@ -1,4 +1,4 @@
-"""The mapping network against a plain twin written from its weights alone, and the published names and shapes."""
+"""The mappers against plain twins, and the published names and shapes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import nn
 
 from decoders.language_decoder import MappingNetwork, PromptMLP
 from patchioner.base.errors import OptionError
@@ -14,67 +14,43 @@ from patchioner.base.errors import OptionError
 DIM, WIDTH, HEADS, PROMPT, PROJECT = 5, 12, 3, 4, 2
 
 
-@pytest.fixture(scope="module")
-def network() -> MappingNetwork:
-    made = MappingNetwork(
+def twin_of(layer: Any) -> nn.Module:
+    """torch's own layer with the same weights."""
+    twin = nn.TransformerEncoderLayer(
+        WIDTH, HEADS, 2 * WIDTH, dropout=0.0, batch_first=True, norm_first=True
+    )
+    named = {
+        "self_attn.in_proj_": [layer.attn.to_queries, layer.attn.to_keys_values],
+        "self_attn.out_proj.": [layer.attn.project],
+        "linear1.": [layer.mlp.fc1],
+        "linear2.": [layer.mlp.fc2],
+        "norm1.": [layer.norm1],
+        "norm2.": [layer.norm2],
+    }
+    state = {}
+    for name, parts in named.items():
+        biases = [torch.zeros(len(one.weight)) if one.bias is None else one.bias for one in parts]
+        state |= {f"{name}weight": torch.cat([one.weight for one in parts])}
+        state |= {f"{name}bias": torch.cat(biases)}
+    twin.load_state_dict(state)
+    return twin.eval()
+
+
+@torch.no_grad()
+def test_the_mapping_network_equals_torchs_own_layers() -> None:
+    network: Any = MappingNetwork(
         DIM, WIDTH, prompt_tokens=PROMPT, project_tokens=PROJECT, layers=2, heads=HEADS
     )
-    with torch.no_grad():
-        for parameter in made.parameters():  # norms and biases that are not neutral
-            parameter.add_(torch.randn_like(parameter) * 0.3)
-    return made
-
-
-def _norm(row: Tensor, weights: dict[str, Tensor], name: str) -> Tensor:
-    centred = row - row.mean()
-    unit = centred / (centred.pow(2).mean() + 1e-5).sqrt()
-    return unit * weights[f"{name}.weight"] + weights[f"{name}.bias"]
-
-
-def _plain(weights: dict[str, Tensor], embedding: Tensor, layers: int) -> Tensor:
-    """One row, one place, one head at a time."""
-    flat = weights["linear.weight"] @ embedding + weights["linear.bias"]
-    places = [flat[i * WIDTH : (i + 1) * WIDTH] for i in range(PROJECT)]
-    places += list(weights["prefix_const"])
-    head = WIDTH // HEADS
-    for layer in range(layers):
-        name = f"transformer.layers.{layer}"
-        normed = [_norm(row, weights, f"{name}.norm1") for row in places]
-        queries = [weights[f"{name}.attn.to_queries.weight"] @ row for row in normed]
-        both = [weights[f"{name}.attn.to_keys_values.weight"] @ row for row in normed]
-        mixed = []
-        for query in queries:
-            pieces = []
-            for h in range(HEADS):
-                cut = slice(h * head, (h + 1) * head)
-                logits = [query[cut] @ kv[:WIDTH][cut] / head**0.5 for kv in both]
-                shares = torch.stack(logits).exp()
-                shares = shares / shares.sum()
-                values = [kv[WIDTH:][cut] for kv in both]
-                pieces.append(sum(s * v for s, v in zip(shares, values, strict=True)))
-            mixed.append(torch.cat(pieces))
-        project = f"{name}.attn.project"
-        places = [
-            row + weights[f"{project}.weight"] @ mix + weights[f"{project}.bias"]
-            for row, mix in zip(places, mixed, strict=True)
-        ]
-        after = []
-        for row in places:
-            inner = weights[f"{name}.mlp.fc1.weight"] @ _norm(row, weights, f"{name}.norm2")
-            inner = (inner + weights[f"{name}.mlp.fc1.bias"]).clamp(min=0)
-            outer = weights[f"{name}.mlp.fc2.weight"] @ inner + weights[f"{name}.mlp.fc2.bias"]
-            after.append(row + outer)
-        places = after
-    return torch.stack(places[PROJECT:])
-
-
-def test_it_equals_the_plain_twin(network: MappingNetwork) -> None:
+    for parameter in network.parameters():  # norms and biases that are not neutral
+        parameter.add_(torch.randn_like(parameter) * 0.3)
     rows = torch.randn(3, DIM, generator=torch.Generator().manual_seed(0))
-    weights = {name: tensor.detach() for name, tensor in network.state_dict().items()}
-    with torch.no_grad():
-        found = network(rows)
-    for row, prompt in zip(rows, found, strict=True):
-        torch.testing.assert_close(prompt, _plain(weights, row, 2), rtol=1e-5, atol=1e-5)
+    flat = rows @ network.linear.weight.T + network.linear.bias
+    places = torch.cat(
+        [flat.view(3, PROJECT, WIDTH), network.prefix_const.expand(3, -1, -1)], dim=1
+    )
+    for layer in network.transformer["layers"]:
+        places = twin_of(layer)(places)
+    torch.testing.assert_close(network(rows), places[:, PROJECT:], rtol=1e-5, atol=1e-5)
 
 
 def test_the_mlp_is_linear_tanh_linear() -> None:

@@ -104,20 +104,6 @@ def test_the_folder_has_no_weights(rows: Tensor, tmp_path: Path) -> None:
         again.generate(rows)
 
 
-@pytest.mark.parametrize(
-    ("bad", "message"),
-    [
-        (torch.full((1, DIM), math.nan), "not finite"),
-        (torch.ones(2, DIM + 1), "shape"),
-        (torch.ones(DIM), "shape"),
-        (torch.ones(2, DIM, dtype=torch.int64), "float"),
-    ],
-)
-def test_bad_embeddings(ask: Ask, bad: Tensor, message: str) -> None:
-    with pytest.raises(DecoderError, match=message):
-        ask(bad)
-
-
 def test_sampling_draws_among_the_nearest(ask: Ask, vectors: Tensor, rows: Tensor) -> None:
     options = DecodeOptions(strategy="sample", temperature=50.0)
     drawn = [[one.token_ids[0] for one in ask(rows, replace(options, seed=s))] for s in (0, 1)]

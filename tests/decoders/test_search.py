@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -10,8 +12,17 @@ import torch
 from torch import Tensor
 
 from decoders import Decoded, DecodeOptions, PrefixGPT2Decoder
-from decoders.search import close_ranks, draw, row_uniforms
-from patchioner.base.errors import DecoderError
+from decoders.head import Constraints
+from decoders.search import (
+    Hypothesis,
+    can_capture,
+    close_ranks,
+    draw,
+    graph_search,
+    greedy_search,
+    row_uniforms,
+)
+from patchioner.base.errors import DecoderError, OptionError
 from tests.support.letters import Letters, constraints_of
 
 GREEDY = DecodeOptions(max_tokens=12)
@@ -197,16 +208,11 @@ def frequencies(top_p: float, count: int = 4000) -> list[float]:
     return (torch.bincount(tokens, minlength=4) / count).tolist()
 
 
-def test_whole_distribution() -> None:
+def test_the_nucleus_is_the_smallest_set_renormalised() -> None:
     np.testing.assert_allclose(frequencies(1.0), [0.1, 0.5, 0.15, 0.25], atol=1e-3)
-
-
-def test_nucleus_keeps_the_smallest_set_and_renormalises() -> None:
     np.testing.assert_allclose(frequencies(0.7), [0, 2 / 3, 0, 1 / 3], atol=1e-3)
     np.testing.assert_allclose(frequencies(0.4), [0, 1, 0, 0])
-
-
-def test_extreme_uniforms_stay_inside() -> None:
+    # Extreme uniforms stay inside.
     logits = torch.tensor([[0.0, -torch.inf, 0.0], [0.0, -torch.inf, 0.0]])
     uniforms = torch.tensor([0.0, 1 - 1e-16], dtype=torch.float64)
     assert set(draw(logits, uniforms, 1.0).tolist()) <= {0, 2}
@@ -287,3 +293,87 @@ def test_no_ngram_is_written_twice() -> None:
             for token in range(4):
                 banned = token == 1 or (*tail, token) in earlier
                 assert (logits[row, token] == -torch.inf) == banned
+
+
+# Options that make no sense are refused by name.
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("strategy", "bean"),
+        ("max_tokens", 0),
+        ("max_tokens", 2.5),
+        ("max_tokens", True),
+        ("min_tokens", -1),
+        ("min_tokens", 31),
+        ("beam_width", 0),
+        ("seed", -1),
+        ("seed", 2**128),
+        ("length_penalty", -0.5),
+        ("length_penalty", math.nan),
+        ("temperature", 0.0),
+        ("temperature", math.inf),
+        ("top_p", 0.0),
+        ("top_p", 1.5),
+        ("batch_memory_mb", 0),
+        ("banned_words", ["cat"]),
+        ("banned_words", ("cat", " ")),
+        ("banned_words", "cat"),
+    ],
+)
+def test_bad_decode_option_is_refused_by_name(name: str, value: object) -> None:
+    with pytest.raises(OptionError, match=name):
+        DecodeOptions(**{name: value})  # type: ignore[arg-type]
+
+
+# Steps of fixed shape give the tokens of the ordinary search: buckets, padding, late looks, reuse.
+
+STEADY, CPU = DecodeOptions(max_tokens=19), torch.device("cpu")
+
+
+@torch.inference_mode()
+def both(
+    decoder: PrefixGPT2Decoder, rows: Tensor, options: DecodeOptions
+) -> tuple[list[Hypothesis], list[Hypothesis]]:
+    given = rows, Constraints(decoder, options, CPU)
+    return graph_search(decoder.network, *given), greedy_search(decoder.network, *given)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 8, 24])
+@pytest.mark.parametrize(
+    "options",
+    [STEADY, replace(STEADY, no_repeat_ngram=2, min_tokens=6), replace(STEADY, max_tokens=1)],
+)
+def test_it_equals_the_ordinary_search(
+    wild: PrefixGPT2Decoder, rows: Tensor, count: int, options: DecodeOptions
+) -> None:
+    steady, ordinary = both(wild, rows[:count], options)
+    assert [one.token_ids for one in steady] == [one.token_ids for one in ordinary]
+    for left, right in zip(steady, ordinary, strict=True):
+        assert left.log_probs == pytest.approx(right.log_probs, abs=1e-3)
+
+
+def test_steps_are_reused_and_forget_what_they_read(wild: PrefixGPT2Decoder, rows: Tensor) -> None:
+    first = both(wild, rows[:8], STEADY)[0]
+    other = both(wild, rows[8:16], STEADY)[0]
+    again, ordinary = both(wild, rows[:8], STEADY)
+    assert first == again
+    assert [one.token_ids for one in other] != [one.token_ids for one in again]
+    assert [one.token_ids for one in again] == [one.token_ids for one in ordinary]
+
+
+def test_moved_weights_get_new_steps(wild: PrefixGPT2Decoder, rows: Tensor) -> None:
+    twin = copy.deepcopy(wild)
+    both(twin, rows[:4], STEADY)
+    with torch.no_grad():
+        weight = twin.network.transformer.wte.weight
+        weight.data = weight.flip(1).contiguous()
+    steady, ordinary = both(twin, rows[:4], STEADY)
+    assert [one.token_ids for one in steady] == [one.token_ids for one in ordinary]
+
+
+def test_banned_words_are_left_to_the_ordinary_search(wild: PrefixGPT2Decoder) -> None:
+    assert can_capture(wild.network, Constraints(wild, STEADY, CPU))
+    banned = Constraints(wild, replace(STEADY, banned_words=("cat",)), CPU)
+    assert not can_capture(wild.network, banned)

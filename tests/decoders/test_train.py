@@ -96,7 +96,7 @@ def test_noise_is_added_to_unit_embeddings_then_normalised(
 ) -> None:
     indices = np.arange(len(corpus))
     run = _Run(clone(), corpus, embed(corpus) * 50, replace(OPTIONS, noise_sigma=0.08), None)
-    clean, noisy = run.inputs.embeddings(indices, noise=False), run.inputs.embeddings(indices)
+    clean, noisy = run.corpus.embeddings(indices, noise=False), run.corpus.embeddings(indices)
     torch.testing.assert_close(noisy.norm(dim=1), torch.ones(len(corpus)))
     # To first order the noise across the unit vector stays: sigma times sqrt(dim - 1).
     distance = (noisy - clean).norm(dim=1).pow(2).mean().sqrt()
@@ -111,7 +111,7 @@ def test_corrupt_gets_the_noisy_unit_embeddings(clone: Any, corpus: list[str], e
         return -rows
 
     run = _Run(clone(), corpus, embed, OPTIONS, corrupt)
-    out = run.inputs.embeddings(np.arange(4))
+    out = run.corpus.embeddings(np.arange(4))
     assert torch.equal(out, -seen[0])
     torch.testing.assert_close(seen[0].norm(dim=1), torch.ones(4))
 

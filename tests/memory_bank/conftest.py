@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from torch import Tensor
 
 from memory_bank import projection
+
+
+def random_rows(rows: int, dim: int, seed: int = 0) -> Tensor:
+    """Rows of unlike lengths."""
+    generator = torch.Generator().manual_seed(seed)
+    lengths = 0.2 + 3 * torch.rand(rows, 1, generator=generator)
+    return lengths * torch.randn(rows, dim, generator=generator)
 
 
 @pytest.fixture(params=[(1, 1), (5, 2), (19, 3), (57, 512), None], ids=str)

@@ -10,16 +10,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 from memory_bank import MemoryBank, join_banks
 from patchioner.base.errors import MemoryBankError
-
-
-def random_rows(rows: int, dim: int, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    lengths = 0.2 + 3 * torch.rand(rows, 1, generator=generator)
-    return lengths * torch.randn(rows, dim, generator=generator)
+from tests.memory_bank.conftest import random_rows
 
 
 def test_the_callers_tensors_are_neither_changed_nor_kept() -> None:

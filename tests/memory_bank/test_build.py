@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from memory_bank import MemoryBank, build, build_bank_folder
-from memory_bank.build import Embed, embed_texts, prepare
+from memory_bank import MemoryBank, build, build_bank_folder, compact
+from memory_bank.build import Embed, embed_on_ray, embed_texts, prepare, shard_path
 from patchioner.base.errors import CheckpointError, MemoryBankError, OptionError, TextError
+from tests.memory_bank.conftest import random_rows
 
 WORDS = [
     f"a {colour} {thing}" for colour in ("red", "blue", "old") for thing in ("cat", "bus", "kite")
@@ -176,3 +181,119 @@ def test_shards_of_others_and_damaged_ones_are_refused_by_name(tmp_path: Path) -
     path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(CheckpointError, match="000000004.safetensors"):
         embed_texts(encode, WORDS, tmp_path)
+
+
+# Compaction: sizes, counts, means, and a plain twin.
+
+
+def counted_bank(rows: int = 60, dim: int = 5, seed: int = 0) -> MemoryBank:
+    counts = torch.randint(1, 5, (rows,), generator=torch.Generator().manual_seed(seed))
+    texts = [f"text {row}" for row in range(rows)]
+    return MemoryBank(random_rows(rows, dim, seed), texts, counts)
+
+
+def plain_kmeans(bank: MemoryBank, rows: int, seed: int, iterations: int) -> MemoryBank:
+    """Spherical k-means, one cluster at a time, for data on which no cluster runs empty."""
+    start = torch.randperm(len(bank), generator=torch.Generator().manual_seed(seed))[:rows]
+    centroids = bank.keys[start]
+    for iteration in range(iterations):
+        label = (bank.keys @ centroids.T).argmax(dim=1)
+        members = [torch.nonzero(label == cluster).flatten() for cluster in range(rows)]
+        assert all(len(group) for group in members)
+        if iteration < iterations - 1:
+            sums = [(bank.keys[m] * bank.counts[m, None]).sum(dim=0) for m in members]
+            centroids = torch.stack([total / total.norm() for total in sums])
+    weights = bank.counts[:, None].float()
+    values = [(bank.embeddings() * weights)[m].sum(dim=0) / weights[m].sum() for m in members]
+    assert bank.texts is not None
+    texts = [
+        bank.texts[int(m[(bank.keys[m] @ c).argmax()])]
+        for m, c in zip(members, centroids, strict=True)
+    ]
+    return MemoryBank(torch.stack(values), texts, [int(weights[m].sum()) for m in members])
+
+
+@pytest.mark.parametrize("iterations", [1, 2, 5])
+def test_equals_the_plain_twin(iterations: int) -> None:
+    bank = counted_bank(200, 3)
+    fast = compact(bank, 8, seed=3, iterations=iterations)
+    slow = plain_kmeans(bank, 8, seed=3, iterations=iterations)
+    torch.testing.assert_close(fast.embeddings(), slow.embeddings(), rtol=1e-4, atol=1e-5)
+    assert fast.counts.tolist() == slow.counts.tolist()
+    assert fast.texts == slow.texts
+
+
+@settings(max_examples=40, deadline=None)
+@given(rows=st.integers(1, 60), seed=st.integers(0, 1000))
+def test_size_mass_and_mean_are_kept(rows: int, seed: int) -> None:
+    bank = counted_bank()
+    small = compact(bank, rows, seed=seed, iterations=3)
+    assert len(small) == rows
+    assert int(small.counts.sum()) == int(bank.counts.sum())
+    weighted = (small.embeddings() * small.counts[:, None]).sum(dim=0)
+    wanted = (bank.embeddings() * bank.counts[:, None]).sum(dim=0)
+    torch.testing.assert_close(weighted, wanted, rtol=1e-4, atol=1e-3)
+
+
+def test_equal_rows_are_one_row_whatever_their_number() -> None:
+    rows = torch.eye(3)[[0] * 50 + [1] + [2]]
+    small = compact(MemoryBank(rows, dtype="float16"), 3)
+    assert sorted(small.counts.tolist()) == [1, 1, 50]
+    assert compact(MemoryBank(rows), 40).counts.tolist() == [50, 1, 1]
+    assert small.dtype == "float16"
+
+
+@pytest.mark.parametrize(("rows", "iterations"), [(0, 5), (-1, 5), (5, 0)])
+def test_bad_options(rows: int, iterations: int) -> None:
+    with pytest.raises(OptionError, match=f"rows={rows}, iterations={iterations}"):
+        compact(counted_bank(), rows, iterations=iterations)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+@pytest.mark.parametrize("rows", [1, 13, 59])
+def test_a_draw_keeps_rows_texts_and_counts(dtype: Any, rows: int) -> None:
+    bank = counted_bank().to(dtype=dtype)
+    small = compact(bank, rows, seed=2, method="importance")
+    assert (len(small), small.dtype) == (rows, dtype)
+    assert small.texts is not None
+    assert bank.texts is not None
+    kept = torch.tensor([bank.texts.index(text) for text in small.texts])
+    assert torch.equal(small.keys, bank.keys[kept])
+    assert torch.equal(small.norms, bank.norms[kept])
+    # Each row's count has gone to the kept row of highest cosine.
+    nearest = (bank.units() @ small.units().T).argmax(dim=1)
+    wanted = torch.zeros(rows, dtype=torch.int64).index_add_(0, nearest, bank.counts)
+    assert torch.equal(small.counts, wanted)
+    assert compact(bank, rows, seed=2, method="importance").fingerprint() == small.fingerprint()
+
+
+# Shards embedded by two workers of a local Ray, one of which dies.
+
+
+def dying(marker: Path) -> Embed:
+    """An encoder whose process dies at the first shard of all."""
+
+    def embed(texts: Sequence[str]) -> Tensor:
+        if not marker.exists():
+            marker.touch()
+            os._exit(1)
+        return encode(texts)
+
+    return embed
+
+
+def test_ray_writes_the_missing_shards_of_one_process(tmp_path: Path) -> None:
+    ray = pytest.importorskip("ray", reason="Ray is not installed")
+    here: dict[str, Any] = {"env_vars": {"PYTHONPATH": str(Path(__file__).parents[2])}}
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env=here)
+    one, two, marker = tmp_path / "one", tmp_path / "two", tmp_path / "died"
+    two.mkdir()
+    try:
+        embed_texts(encode, WORDS, one, shard=3)
+        shard_path(two, 3).write_bytes(shard_path(one, 3).read_bytes())
+        embed_on_ray(partial(dying, marker), WORDS, two, shard=3, workers=2)
+        assert marker.exists() and contents(one) == contents(two)
+        with pytest.raises(MemoryBankError, match="one row each"):
+            embed_on_ray(lambda: lambda texts: encode(texts)[1:], WORDS, tmp_path, shard=3)
+    finally:
+        ray.shutdown()

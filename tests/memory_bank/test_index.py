@@ -17,6 +17,7 @@ from torch import Tensor
 
 from memory_bank import IndexKind, IndexOptions, MemoryBank
 from patchioner.base.errors import MemoryBankError, MissingExtraError, OptionError
+from tests.memory_bank.conftest import random_rows
 
 pytest.importorskip("faiss")
 
@@ -25,16 +26,10 @@ ROWS, DIM = 600, 16
 KINDS: list[IndexKind] = ["flat", "ivf", "ivfsq"]
 
 
-def make_rows(rows: int = ROWS, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    lengths = 0.2 + 3 * torch.rand(rows, 1, generator=generator)
-    return lengths * torch.randn(rows, DIM, generator=generator)
-
-
 def make_bank(kind: IndexKind | None = None, **more: Any) -> MemoryBank:
     generator = torch.Generator().manual_seed(5)
     counts = torch.randint(1, 4, (ROWS,), generator=generator)
-    bank = MemoryBank(make_rows(), counts=counts)
+    bank = MemoryBank(random_rows(ROWS, DIM), counts=counts)
     return bank if kind is None else bank.with_index(IndexOptions(kind, **more))
 
 
@@ -53,7 +48,7 @@ def plain_top_k(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_index_that_looks_everywhere_finds_the_nearest(kind: IndexKind) -> None:
-    queries = make_rows(9, seed=1)
+    queries = random_rows(9, DIM, 1)
     bank = make_bank(kind, probes=10_000)
     wanted, mass = plain_top_k(bank, queries, 20, 0.05)
     found, share = bank.approximate(queries, 20, 0.05, normalize=False)
@@ -66,7 +61,7 @@ def test_an_index_that_looks_everywhere_finds_the_nearest(kind: IndexKind) -> No
 @pytest.mark.parametrize("kind", KINDS)
 def test_candidates_are_rescored_exactly(kind: IndexKind) -> None:
     """Whatever rows an index finds, their weights are those of the stored rows in float32."""
-    bank, queries = make_bank(kind, probes=2), make_rows(9, seed=1)
+    bank, queries = make_bank(kind, probes=2), random_rows(9, DIM, 1)
     assert bank.index is not None
     rows = bank.index.search(torch.nn.functional.normalize(queries), 12)
     out = bank.project(queries, 0.05, normalize=False, top_k=12)
@@ -87,7 +82,7 @@ def test_candidates_are_rescored_exactly(kind: IndexKind) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_round_trip(tmp_path: Path, kind: IndexKind) -> None:
-    bank, queries = make_bank(kind), make_rows(9, seed=1)
+    bank, queries = make_bank(kind), random_rows(9, DIM, 1)
     bank.save(tmp_path, dtype="float32")
     loaded = MemoryBank.load(tmp_path)
     assert loaded.index is not None
@@ -122,7 +117,7 @@ def test_an_index_is_saved_beside_its_own_bank_only(tmp_path: Path) -> None:
 
 def test_threads_share_an_index_that_is_opened_once(tmp_path: Path) -> None:
     make_bank("ivf").save(tmp_path)
-    bank, queries = MemoryBank.load(tmp_path), make_rows(9, seed=1)
+    bank, queries = MemoryBank.load(tmp_path), random_rows(9, DIM, 1)
     wanted = bank.project(queries, top_k=9)
     fresh = MemoryBank.load(tmp_path)
     results: list[Tensor] = []
@@ -207,7 +202,7 @@ def test_a_damaged_index_is_an_error_at_its_first_use(tmp_path: Path, damage: st
     make_bank("ivf").save(tmp_path)
     break_it, message = AT_USE[damage]
     break_it(tmp_path)
-    bank, queries = MemoryBank.load(tmp_path), make_rows(2, seed=1)
+    bank, queries = MemoryBank.load(tmp_path), random_rows(2, DIM, 1)
     bank.project(queries)  # which needs no index
     with pytest.raises(MemoryBankError, match=message):
         bank.project(queries, top_k=3)
@@ -223,7 +218,7 @@ def test_without_faiss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         return import_module(name, *arguments)
 
     monkeypatch.setattr("importlib.import_module", refuse)
-    bank, queries = MemoryBank.load(tmp_path), make_rows(2, seed=1)
+    bank, queries = MemoryBank.load(tmp_path), random_rows(2, DIM, 1)
     assert bank.project(queries).shape == (2, DIM)
     for use in (
         lambda: bank.project(queries, top_k=3),
@@ -234,7 +229,7 @@ def test_without_faiss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_other_probes_need_no_building() -> None:
-    bank, queries = make_bank("ivf", lists=8, probes=1), make_rows(9, seed=1)
+    bank, queries = make_bank("ivf", lists=8, probes=1), random_rows(9, DIM, 1)
     assert bank.index is not None
     more = bank.index.with_probes(8)
     assert more.faiss() is bank.index.faiss() and bank.index.options.probes == 1
@@ -246,7 +241,7 @@ def test_other_probes_need_no_building() -> None:
     with pytest.raises(OptionError, match="'flat' index has no lists"):
         bank.with_index(IndexOptions("flat")).index.with_probes(3)  # type: ignore[union-attr]
     with pytest.raises(MemoryBankError, match="is not of a bank of 20 rows"):
-        MemoryBank(make_rows(20)).with_index(more)
+        MemoryBank(random_rows(20, DIM)).with_index(more)
 
 
 def test_a_graphics_card_is_used_where_faiss_was_built_for_one(
@@ -280,7 +275,7 @@ def test_a_graphics_card_is_used_where_faiss_was_built_for_one(
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
 @pytest.mark.parametrize("k", [1, 7, 100])
 def test_without_an_index_top_k_is_exact(k: int, dtype: Any) -> None:
-    bank, queries = make_bank().to(dtype=dtype), make_rows(9, seed=1)
+    bank, queries = make_bank().to(dtype=dtype), random_rows(9, DIM, 1)
     wanted, mass = plain_top_k(bank, queries, k, 0.05)
     out = bank.project(queries, 0.05, normalize=False, top_k=k)
     torch.testing.assert_close(out.double(), wanted, rtol=1e-3, atol=1e-3)
@@ -292,7 +287,7 @@ def test_without_an_index_top_k_is_exact(k: int, dtype: Any) -> None:
 def test_a_query_whose_lists_are_empty_is_compared_with_all_rows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    bank, queries = make_bank("ivf"), make_rows(5, seed=1)
+    bank, queries = make_bank("ivf"), random_rows(5, DIM, 1)
     assert bank.index is not None
     search = bank.index.search
 

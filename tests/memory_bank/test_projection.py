@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,20 +10,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from memory_bank import MemoryBank, projection
 from memory_bank.projection import _product, _split, quantise
 from patchioner.base.errors import MemoryBankError, OptionError
+from tests.memory_bank.conftest import random_rows
 
 ROWS, DIM = 57, 7
-
-
-def make_rows(seed: int = 0, rows: int = ROWS) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    lengths = 0.2 + 3 * torch.rand(rows, 1, generator=generator)
-    return lengths * torch.randn(rows, DIM, generator=generator)
 
 
 def plain_projection(queries: Tensor, rows: Tensor, temperature: float) -> Tensor:
@@ -38,7 +31,7 @@ def plain_projection(queries: Tensor, rows: Tensor, temperature: float) -> Tenso
 @pytest.mark.usefixtures("_blocks")
 @pytest.mark.parametrize("temperature", [0.001, 0.01, 0.1, 1.0, 100.0])
 def test_streaming_equals_the_plain_softmax(temperature: float) -> None:
-    rows, queries = make_rows(), make_rows(1, rows=6)
+    rows, queries = random_rows(ROWS, DIM), random_rows(6, DIM, 1)
     wanted = plain_projection(queries, rows, temperature)
     bank = MemoryBank(rows)
     raw = bank.project(queries, temperature, normalize=False)
@@ -53,7 +46,7 @@ def test_streaming_equals_the_plain_softmax(temperature: float) -> None:
 
 @pytest.mark.usefixtures("_blocks")
 def test_half_precision_stays_within_its_bound() -> None:
-    rows, queries = make_rows(), make_rows(1, rows=6)
+    rows, queries = random_rows(ROWS, DIM), random_rows(6, DIM, 1)
     half = MemoryBank(rows, dtype="float16")
     raw = half.project(queries, 0.05, normalize=False)
     # Against the plain twin on the very rows that are stored, only float32 rounding is left ...
@@ -67,7 +60,7 @@ def test_half_precision_stays_within_its_bound() -> None:
 
 @pytest.mark.usefixtures("_blocks")
 def test_counts_are_multiplicity() -> None:
-    rows, queries = make_rows(), make_rows(1, rows=4)
+    rows, queries = random_rows(ROWS, DIM), random_rows(4, DIM, 1)
     counts = [1 + (7 * row) % 5 for row in range(ROWS)]
     spelled_out = rows.repeat_interleave(torch.tensor(counts), dim=0)
     counted = MemoryBank(rows, counts=counts).project(queries, 0.2, False)
@@ -80,7 +73,7 @@ def test_counts_are_multiplicity() -> None:
 def test_a_query_depends_neither_on_its_company_nor_on_its_length(
     rows: list[int], scale: float
 ) -> None:
-    bank, queries = MemoryBank(make_rows()), make_rows(1, rows=10)
+    bank, queries = MemoryBank(random_rows(ROWS, DIM)), random_rows(10, DIM, 1)
     alone = torch.cat([bank.project(query[None]) for query in queries])
     together = bank.project(queries[rows] * scale)
     torch.testing.assert_close(together, alone[rows], rtol=1e-3, atol=1e-4)
@@ -99,7 +92,7 @@ def test_a_query_depends_neither_on_its_company_nor_on_its_length(
     ],
 )
 def test_bad_queries(verb: str, queries: Any, message: str) -> None:
-    bank = MemoryBank(make_rows())
+    bank = MemoryBank(random_rows(ROWS, DIM))
     with pytest.raises(MemoryBankError, match=message):
         if verb == "project":
             bank.project(queries)
@@ -108,7 +101,7 @@ def test_bad_queries(verb: str, queries: Any, message: str) -> None:
 
 
 def test_no_queries_give_no_rows() -> None:
-    bank = MemoryBank(make_rows())
+    bank = MemoryBank(random_rows(ROWS, DIM))
     assert bank.project(torch.empty(0, DIM)).shape == (0, DIM)
     found = bank.nearest(torch.empty(0, DIM), 3)
     assert (found.indices.dtype, found.indices.shape) == (torch.int64, (0, 3))
@@ -117,7 +110,7 @@ def test_no_queries_give_no_rows() -> None:
 @pytest.mark.usefixtures("_blocks")
 @pytest.mark.parametrize("k", [1, 5, ROWS])
 def test_nearest_equals_a_full_sort(k: int) -> None:
-    rows, queries = make_rows(), make_rows(1, rows=6)
+    rows, queries = random_rows(ROWS, DIM), random_rows(6, DIM, 1)
     texts = [f"text {row}" for row in range(ROWS)]
     cosine = torch.nn.functional.normalize(queries) @ torch.nn.functional.normalize(rows).T
     wanted = torch.sort(cosine, dim=1, descending=True)
@@ -148,37 +141,19 @@ def test_rows_left_out_of_the_second_product_are_lost_to_rounding_anyway(
     monkeypatch.setattr(projection, "_block_rows", lambda device, dim: rows_a_block)
     rows, queries = clustered(3000)
     bank = MemoryBank(rows, counts=[1 + row % 3 for row in range(3000)], dtype=dtype)
-    sparse = bank.project(queries, normalize=False)
-    kept: list[int] = []
-    monkeypatch.setattr(projection, "_that_matter", spy(kept))
-    assert torch.equal(bank.project(queries, normalize=False), sparse)
-    assert sum(kept) < 0.6 * 3000
-    monkeypatch.setattr(projection, "_that_matter", lambda *arguments: arguments[:4])
-    dense = bank.project(queries, normalize=False)
-    torch.testing.assert_close(sparse, dense, rtol=2e-6, atol=2e-6)
-
-
-def spy(kept: list[int]) -> Any:
-    """The real function, which notes how many rows it keeps."""
-    real = projection._that_matter
+    real, kept = projection._that_matter, list[int]()
 
     def watched(*arguments: Any) -> Any:
         result = real(*arguments)
         kept.append(len(result[1]))
         return result
 
-    return watched
-
-
-@settings(max_examples=30, deadline=None)
-@given(order=st.permutations(range(12)))
-def test_order_of_rows_does_not_matter(order: list[int]) -> None:
-    rows, queries = make_rows(rows=12), make_rows(1, rows=3)
-    counts = torch.arange(1, 13)
-    straight = MemoryBank(rows, counts=counts).project(queries, 0.1, normalize=False)
-    shuffled = MemoryBank(rows[order], counts=counts[order])
-    out = shuffled.project(queries, 0.1, normalize=False)
-    torch.testing.assert_close(out, straight, rtol=1e-4, atol=1e-5)
+    monkeypatch.setattr(projection, "_that_matter", watched)
+    sparse = bank.project(queries, normalize=False)
+    assert sum(kept) < 0.6 * 3000
+    monkeypatch.setattr(projection, "_that_matter", lambda *arguments: arguments[:4])
+    dense = bank.project(queries, normalize=False)
+    torch.testing.assert_close(sparse, dense, rtol=2e-6, atol=2e-6)
 
 
 @pytest.mark.parametrize(
@@ -191,16 +166,10 @@ def test_order_of_rows_does_not_matter(order: list[int]) -> None:
 )
 def test_numbers_out_of_range(verb: str, options: Any, message: str) -> None:
     with pytest.raises(OptionError, match=message):
-        getattr(MemoryBank(make_rows()), verb)(make_rows(), **options)
+        getattr(MemoryBank(random_rows(ROWS, DIM)), verb)(random_rows(ROWS, DIM), **options)
 
 
 # Eight bits a row: what rounding does, and that everything else works as with floats.
-
-
-def random_rows(rows: int, dim: int, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    lengths = 0.2 + 3 * torch.rand(rows, 1, generator=generator)
-    return lengths * torch.randn(rows, dim, generator=generator)
 
 
 def stored_projection(queries: Tensor, bank: MemoryBank, temperature: float) -> Tensor:
@@ -298,34 +267,3 @@ def test_a_quarter_of_the_memory_and_the_same_rows_in_every_precision() -> None:
     assert torch.equal(wide.to(dtype="int8").keys, bank.keys)
     assert torch.equal(MemoryBank(rows).to(dtype="int8").keys, bank.keys)
     assert bank.to(dtype="float16").dtype == "float16"
-
-
-@pytest.mark.parametrize("memory_map", [True, False])
-def test_round_trip(tmp_path: Path, memory_map: bool) -> None:
-    bank = MemoryBank(random_rows(6, 5), list("abcdef"), counts=[1, 2, 3, 4, 5, 6])
-    bank.save(tmp_path, dtype="int8")
-    loaded = MemoryBank.load(tmp_path, memory_map=memory_map)
-    wanted = bank.to(dtype="int8")
-    assert loaded.fingerprint() == wanted.fingerprint()
-    queries = random_rows(3, 5, seed=1)
-    assert torch.equal(loaded.project(queries), wanted.project(queries))
-    assert '"version": 2' in (tmp_path / "bank.json").read_text()
-    # Releases that know only floats still read what is float.
-    loaded.save(tmp_path, dtype="float16")
-    assert '"version": 1' in (tmp_path / "bank.json").read_text()
-    assert MemoryBank.load(tmp_path).scales is None
-
-
-@pytest.mark.parametrize(
-    ("scales", "message"),
-    [(None, "missing, truncated or foreign"), (torch.ones(5), "scales is"),
-     (torch.zeros(6), "positive"), (torch.full((6,), torch.nan), "positive")],
-)  # fmt: skip
-def test_bad_scales(tmp_path: Path, scales: Tensor | None, message: str) -> None:
-    MemoryBank(random_rows(6, 5)).save(tmp_path, dtype="int8")
-    path = tmp_path / "bank.safetensors"
-    tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}
-    del tensors["scales"]
-    save_file(tensors if scales is None else tensors | {"scales": scales}, path)
-    with pytest.raises(MemoryBankError, match=message):
-        MemoryBank.load(tmp_path)

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import torch
@@ -29,8 +29,8 @@ def make_bank() -> MemoryBank:
 
 
 @pytest.mark.parametrize("memory_map", [True, False])
-@pytest.mark.parametrize("dtype", ["float16", "float32"])
-def test_round_trip(tmp_path: Path, dtype: Literal["float16", "float32"], memory_map: bool) -> None:
+@pytest.mark.parametrize("dtype", ["float16", "float32", "int8"])
+def test_round_trip(tmp_path: Path, dtype: Any, memory_map: bool) -> None:
     bank = make_bank()
     bank.save(tmp_path / "bank", dtype=dtype)
     loaded = MemoryBank.load(tmp_path / "bank", memory_map=memory_map)
@@ -47,6 +47,9 @@ def test_round_trip(tmp_path: Path, dtype: Literal["float16", "float32"], memory
         loaded.project(queries), wanted.project(queries), rtol=1e-6, atol=1e-6
     )
     assert loaded.nearest(queries, 2).texts == wanted.nearest(queries, 2).texts
+    # Releases that know only floats still read what is float.
+    version = json.loads((tmp_path / "bank" / "bank.json").read_text())["version"]
+    assert version == (2 if dtype == "int8" else 1)
 
 
 def test_saving_over_a_bank_that_is_mapped(tmp_path: Path) -> None:
@@ -112,6 +115,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "short norms": (lambda f: change_tensor(f, "norms", torch.ones(5)), "norms is"),
     "nan norm": (lambda f: change_tensor(f, "norms", torch.full((6,), torch.nan)), "positive"),
     "zero count": (lambda f: change_tensor(f, "counts", torch.zeros(6).long()), "positive"),
+    "int8 without scales": (lambda f: change_tensor(f, "keys", torch.ones(6, 5).char()), "foreign"),
     "fewer texts": (lambda f: (f / "texts.jsonl").write_text('"a"\n'), "1 texts for 6 rows"),
 }
 
