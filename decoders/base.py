@@ -394,7 +394,7 @@ DECODERS: Registry[type[Decoder]] = Registry(
     homes={
         "prefix_gpt2": "decoders.gpt2",
         "viecap": "decoders.viecap",
-        "meacap": "decoders.meacap",
+        "meacap": "decoders.retrieval",
         "retrieval": "decoders.retrieval",
         "prefix_lm": "decoders.prefix_lm",
     },

@@ -144,7 +144,9 @@ class PrefixLMDecoder(LanguageDecoder):
     @property
     def module(self) -> nn.Module:
         """The weights to train, shared with the decoder: the mapper, and what `config.tune` says."""
-        return _Trained(self.mapper, self.model)
+        named = self.model.named_parameters()
+        tuned = nn.ParameterDict({_key(name): p for name, p in named if p.requires_grad})
+        return nn.ModuleDict({"mapper": self.mapper, "tuned": tuned})
 
     def prefixes(self, embeddings: Tensor, memory: TextMemory | None = None) -> Sequence[Tensor]:
         """The soft prompt of each row."""
@@ -189,17 +191,6 @@ class PrefixLMDecoder(LanguageDecoder):
             raise CheckpointError(
                 f"{source} holds a language model that config.json refers to elsewhere"
             )
-
-
-class _Trained(nn.Module):
-    """The weights that an update changes, under names of their own; the same parameters as the decoder's."""
-
-    def __init__(self, mapper: nn.Module, model: nn.Module) -> None:
-        super().__init__()
-        self.mapper = mapper
-        self.tuned = nn.ParameterDict(
-            {_key(name): p for name, p in model.named_parameters() if p.requires_grad}
-        )
 
 
 def _key(name: str) -> str:

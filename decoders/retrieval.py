@@ -1,12 +1,19 @@
-"""The `retrieval` decoder: the caption is the nearest text of a memory. No network."""
+"""Decoders that draw on a memory of texts: `retrieval`, the nearest of them, and `meacap`, what the nearest agree on.
+
+Source of the latter: Zeng et al. 2024 (MeaCap, arXiv 2403.03715), on ViECap's networks; here each text is parsed once,
+and nothing has to be downloaded.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Self
+from statistics import mean
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -23,12 +30,26 @@ from decoders.base import (
     reading,
 )
 from decoders.guidance import Guide
+from decoders.scene_graph import Graph, Parser, T5Parser, parse_all
 from decoders.search import draw, row_uniforms
-from patchioner.base.errors import DecoderError, OptionError
+from decoders.tagging import WORDS, entries, singular
+from decoders.tokenizers import LanguageTokenizer
+from decoders.viecap import ViecapConfig, ViecapDecoder, ViecapNetwork, entity_prompt
+from patchioner.base.errors import CheckpointError, DecoderError, OptionError
 from patchioner.base.files import write_json
 from patchioner.base.weights import Storage
 
 _WIDEN = 8  # how many times more sentences are looked at when none of the nearest will do
+_SYNONYMS = {name: group for group, names in enumerate(entries("synonyms")) for name in names}
+_MOST_GRAPHS = 100_000  # remembered, of about 1 kB each
+_EARLIER = {"similarity": {"type": "words"}, "own_memory": False}
+_LIMITS: dict[str, Any] = {
+    "captions": 5,
+    "merge_above": 0.55,
+    "min_count": 3,
+    "min_attribute": 3,
+    "most": 4,
+}
 
 
 @DECODERS.register("retrieval")
@@ -141,3 +162,199 @@ def _allowed(options: DecodeOptions) -> Callable[[str], bool]:
         return len(set(ngrams)) == len(ngrams) and not (banned and banned.search(text))
 
     return meets
+
+
+def likeness(one: str, other: str) -> float:
+    """How alike two names are by their words, with nothing to download.
+
+    1 for the same name in any number ("dogs", "dog"), 0.8 where one is the other made more special ("baseball
+    player", "player"), 0.7 where the last words are listed synonyms and nothing else differs, else 0.
+    """
+    short, long = sorted((_words(one), _words(other)), key=len)
+    if short == long:
+        return 1.0
+    if long[-len(short) :] == short:
+        return 0.8
+    group = _SYNONYMS.get(short[-1])
+    synonyms = group is not None and group == _SYNONYMS.get(long[-1])
+    return 0.7 if synonyms and short[:-1] == long[:-1] else 0.0
+
+
+def _words(name: str) -> list[str]:
+    *first, last = name.split() or [""]
+    return [*first, singular(last)]
+
+
+@dataclass
+class _Concept:
+    """One group of names that mean the same."""
+
+    name: str
+    captions: set[int] = field(default_factory=set)
+    attributes: Counter[str] = field(default_factory=Counter)
+    places: list[int] = field(default_factory=list)
+
+    def worded(self, min_attribute: int) -> str:
+        """The name, behind the attributes that are frequent enough and no numbers."""
+        kept = [
+            attribute
+            for attribute, count in self.attributes.items()
+            if count >= min_attribute
+            and attribute not in WORDS["numbers"]
+            and not attribute.isdigit()
+        ]
+        return " ".join([*kept, self.name])
+
+
+def find_concepts(
+    texts: Sequence[str],
+    graphs: Sequence[Graph],
+    *,
+    merge_above: float = 0.55,
+    min_count: int = 3,
+    min_attribute: int = 3,
+    most: int = 4,
+) -> list[str]:
+    """The concepts of a few captions (the nearest first) and their graphs, in the order of their mean place.
+
+    Names are merged from the most frequent down: each joins the first concept whose own name is more alike than
+    `merge_above`. A concept, and an attribute of it that is no number, counts once for each caption that mentions it.
+    Where none is counted `min_count` times, the highest count of at least 2 is enough; where the captions share
+    nothing, the entities of the first caption stand in. The first `most` stay; the defaults are published.
+
+    Example:
+        >>> texts = ["a red bus on a street", "a red bus with a man", "the red bus by a tree"]
+        >>> find_concepts(texts, parse_all(texts))
+        ['red bus']
+    """
+    concepts = _merged(graphs, merge_above)
+    for number, (text, graph) in enumerate(zip(texts, graphs, strict=True)):
+        _count(number, text, graph, concepts)
+    found = list({id(one): one for one in concepts.values()}.values())
+    needed = min(min_count, max((len(one.captions) for one in found), default=0))
+    kept = [one for one in found if len(one.captions) >= needed]
+    if needed == 1 < min_count:
+        first = min(min(one.captions) for one in kept)
+        kept = [one for one in kept if first in one.captions]
+    kept.sort(key=lambda one: mean(one.places))  # stable: the more frequent first
+    return [one.worded(min_attribute) for one in kept[:most]]
+
+
+def _merged(graphs: Sequence[Graph], merge_above: float) -> dict[str, _Concept]:
+    """Name -> its concept, the most frequent first; ties in order of first mention."""
+    mentions = Counter(
+        name for graph in graphs for name in dict.fromkeys(one.name for one in graph)
+    )
+    concepts: dict[str, _Concept] = {}
+    for name, _ in mentions.most_common():
+        alike = (one for one in concepts.values() if likeness(one.name, name) > merge_above)
+        concepts[name] = next(alike, None) or _Concept(name)
+    return concepts
+
+
+def _count(number: int, text: str, graph: Graph, concepts: dict[str, _Concept]) -> None:
+    """Count one caption's entities and attributes, each once."""
+    seen: set[tuple[str, str]] = set()
+    words = [singular(word.strip(".,;:!?")) for word in text.lower().split()]
+    for entity in graph:
+        concept, head = concepts[entity.name], _words(entity.name)[-1]
+        concept.captions.add(number)
+        concept.places.append(words.index(head) if head in words else len(words))
+        for attribute in entity.attributes:
+            if (concept.name, attribute) not in seen:
+                seen.add((concept.name, attribute))
+                concept.attributes[attribute] += 1
+
+
+class ConceptPrompter:
+    """Names what the captions nearest to an embedding agree on: "There are red bus, street in image."
+
+    Args:
+        parser: of captions, asked once for each.
+        captions: nearest captions that are asked (published: 5).
+        limits: of `find_concepts`.
+
+    Example:
+        >>> import torch
+        >>> from memory_bank import MemoryBank
+        >>> memory = MemoryBank(torch.ones(1, 2), ["a red bus on a street"])
+        >>> ConceptPrompter().prompts(torch.ones(1, 2), memory)
+        ['There are bus, street in image.']
+    """
+
+    def __init__(self, parser: Parser = parse_all, *, captions: int = 5, **limits: Any) -> None:
+        self.parser = parser
+        self.limits = {**_LIMITS, "captions": captions, **limits}
+        check_whole(**{name: self.limits[name] for name in self.limits if name != "merge_above"})
+        if self.limits.keys() != _LIMITS.keys() or not -1 <= self.limits["merge_above"] <= 1:
+            raise OptionError(
+                f"limits are {self.limits}; known are {_LIMITS}, merge_above a cosine"
+            )
+        self._graphs: dict[str, Graph] = {}
+
+    def prompts(self, embeddings: Tensor, memory: TextMemory | None = None) -> list[str]:
+        """The prompt of each of (n, dim) embeddings: one search for all, each distinct text parsed once."""
+        if memory is None or memory.texts is None:
+            raise DecoderError("concepts are those of a memory's texts; give a memory with texts")
+        if not len(embeddings):
+            return []
+        rows = nearest_rows(memory, embeddings, min(self.limits["captions"], len(memory)))
+        texts = [tuple(memory.texts[place] for place, _ in row) for row in rows]
+        graphs = self._parsed(dict.fromkeys(text for row in texts for text in row))
+        limits = {name: value for name, value in self.limits.items() if name != "captions"}
+        found = {
+            row: entity_prompt(find_concepts(row, [graphs[text] for text in row], **limits))
+            for row in dict.fromkeys(texts)
+        }
+        return [found[row] for row in texts]
+
+    def _parsed(self, texts: dict[str, None]) -> dict[str, Graph]:
+        """Graphs of these texts, and of others; threads may share them."""
+        known = self._graphs
+        unknown = [text for text in texts if text not in known]
+        if len(known) + len(unknown) > _MOST_GRAPHS:  # other threads go on with what they hold
+            known = self._graphs = {text: known[text] for text in texts if text in known}
+        if unknown:
+            known.update(zip(unknown, self.parser(unknown), strict=True))
+        return known
+
+
+@DECODERS.register("meacap")
+class MeacapDecoder(ViecapDecoder):
+    """A `ViecapDecoder` whose hard prompt comes from a memory of captions, such as the model's bank.
+
+    Trained like a `ViecapDecoder`, on the entities of the caption itself.
+    """
+
+    TYPE: ClassVar[str] = "meacap"
+    prompter: ConceptPrompter
+
+    def __init__(
+        self,
+        network: ViecapNetwork,
+        tokenizer: LanguageTokenizer,
+        config: ViecapConfig,
+        prompter: ConceptPrompter | None = None,
+    ) -> None:
+        super().__init__(network, tokenizer, config, prompter or ConceptPrompter())
+        self.needs_memory = "hard" in config.prompts
+
+    def _save_prompter(self, folder: Path) -> dict[str, Any]:
+        parser = self.prompter.parser
+        if parser is not parse_all and not isinstance(parser, T5Parser):
+            raise CheckpointError(
+                f"the parser {parser!r} cannot be saved with a decoder; use parse_all or T5Parser"
+            )
+        t5 = {"type": "t5", "model": parser.model} if isinstance(parser, T5Parser) else None
+        return {"concepts": {"options": self.prompter.limits, "parser": t5 or {"type": "rules"}}}
+
+    @classmethod
+    def _load_prompter(cls, folder: Path, settings: dict[str, Any]) -> ConceptPrompter:
+        with reading(folder / CONFIG_FILE):
+            concepts = dict(settings.pop("concepts"))
+            limits, kind = concepts.pop("options"), dict(concepts.pop("parser"))
+            name = kind.pop("type")
+            # What earlier releases wrote beside them, and all that is left of it.
+            if name not in ("rules", "t5") or concepts not in ({}, _EARLIER):
+                raise OptionError(f"concepts: parser {name!r} (known: rules, t5), {concepts!r}")
+            return ConceptPrompter(T5Parser(**kind) if name == "t5" else parse_all, **limits)

@@ -63,6 +63,8 @@ _CLOSED: list[tuple[str, Tag]] = [
 ]
 _TAGS = {word: kind for name, kind in reversed(_CLOSED) for word in WORDS[name]}
 _VOWELS = "aeiou"
+_VERBS = WORDS["verbs only"] | WORDS["noun verbs"]
+_FORMS: tuple[VerbForm, ...] = ("ing", "ed", "s")
 _TOKEN = re.compile(r"[a-z0-9]+(?:[-'][a-z0-9]+)*|[,.;:!?&+]")
 _SPACED = re.compile(
     r"\b(?:(close|t|v|polka|double|semi|multi) - (?=\w)|(close) (?=up )|(double) (?=decker))"
@@ -105,19 +107,6 @@ def singular(noun: str) -> str:
 
 
 @cache
-def verb_forms() -> dict[str, tuple[str, VerbForm]]:
-    """Every form of every listed verb: form -> (base form, which form it is)."""
-    forms: dict[str, tuple[str, VerbForm]] = {}
-    for verb in sorted(WORDS["verbs only"] | WORDS["noun verbs"]):
-        forms[verb] = (verb, "base")
-    for verb in sorted(WORDS["verbs only"] | WORDS["noun verbs"]):
-        for form, kind in _inflected(verb):
-            forms.setdefault(form, (verb, kind))
-    for form, verb in _IRREGULAR_VERBS.items():
-        forms.setdefault(form, (verb, "ed"))
-    return forms
-
-
 def verb_form(word: str) -> tuple[str, VerbForm] | None:
     """The base form of a lower-case verb form and which form it is; None for other words.
 
@@ -129,9 +118,14 @@ def verb_form(word: str) -> tuple[str, VerbForm] | None:
     """
     if word in WORDS["ing nouns"] or word in WORDS["ed nouns"]:
         return None
-    known = verb_forms().get(word)
-    if known is not None:
-        return known
+    if word in _VERBS:
+        return word, "base"
+    if word in _IRREGULAR_VERBS:
+        return _IRREGULAR_VERBS[word], "ed"
+    for form in _FORMS:
+        listed = [base for base in _bases_of(word, form) if base in _VERBS]
+        if listed and word.endswith(form):
+            return listed[0], form
     voiced = any(letter in _VOWELS + "y" for letter in word[:-3])
     if len(word) > 5 and word.endswith("ing") and voiced:
         return _stem(word[:-3]), "ing"
@@ -140,20 +134,13 @@ def verb_form(word: str) -> tuple[str, VerbForm] | None:
     return None
 
 
-def _inflected(verb: str) -> list[tuple[str, VerbForm]]:
-    if verb.endswith("ie"):
-        return [(verb + "s", "s"), (verb[:-2] + "ying", "ing"), (verb + "d", "ed")]
-    if verb.endswith("e") and not verb.endswith("ee"):
-        return [(verb + "s", "s"), (verb[:-1] + "ing", "ing"), (verb + "d", "ed")]
-    forms: list[tuple[str, VerbForm]] = [(verb + "ing", "ing")]
-    if verb.endswith("y") and verb[-2] not in _VOWELS:
-        return [*forms, (verb[:-1] + "ies", "s"), (verb[:-1] + "ied", "ed")]
-    sibilant = verb.endswith(("s", "x", "z", "ch", "sh")) or verb == "go"
-    forms += [(verb + ("es" if sibilant else "s"), "s"), (verb + "ed", "ed")]
-    short = len(verb) > 2 and verb[-1] not in _VOWELS + "wxy" and verb[-2] in _VOWELS
-    if short and verb[-3] not in _VOWELS:
-        forms += [(verb + verb[-1] + "ing", "ing"), (verb + verb[-1] + "ed", "ed")]
-    return forms
+def _bases_of(word: str, form: VerbForm) -> tuple[str, ...]:
+    """What a verb may be that has this word for a form."""
+    stem = word.removesuffix(form)
+    if form == "s":
+        return stem, re.sub("(s|x|z|ch|sh|^go)e$", r"\1", stem), re.sub("ie$", "y", stem)
+    doubled = stem[:-1] if len(stem) > 2 and stem[-1] == stem[-2] else ""
+    return stem, f"{stem}e", doubled, re.sub("i$", "y", stem), re.sub("y$", "ie", stem)
 
 
 def _stem(stem: str) -> str:

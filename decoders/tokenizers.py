@@ -151,23 +151,13 @@ class ClipTokenizer(TextTokenizer):
     @classmethod
     def from_merges(cls, vocabulary: dict[str, int], merges: Sequence[tuple[str, str]]) -> Self:
         """Make a tokenizer of a vocabulary (token -> id, both special tokens included) and its merges, in order."""
-        tokenizer = Tokenizer(
-            BPE(
-                vocab=vocabulary,
-                merges=list(merges),
-                continuing_subword_prefix="",
-                end_of_word_suffix=WORD_END,
-                fuse_unk=False,
-                unk_token=CLIP_END,
-            )
-        )
+        parts: dict[str, Any] = {"vocab": vocabulary, "merges": list(merges)}
+        marks = {"continuing_subword_prefix": "", "end_of_word_suffix": WORD_END}
+        tokenizer = Tokenizer(BPE(**parts, **marks, fuse_unk=False, unk_token=CLIP_END))
         tokenizer.normalizer = NormalizerSequence([NFC(), Lowercase()])
-        tokenizer.pre_tokenizer = PreTokenizerSequence(
-            [
-                Split(Regex(_WORDS), behavior="removed", invert=True),
-                ByteLevel(add_prefix_space=False, use_regex=False),
-            ]
-        )
+        words = Split(Regex(_WORDS), behavior="removed", invert=True)
+        pieces = ByteLevel(add_prefix_space=False, use_regex=False)
+        tokenizer.pre_tokenizer = PreTokenizerSequence([words, pieces])
         tokenizer.decoder = text_decoders.ByteLevel()
         return cls(tokenizer)
 
@@ -312,8 +302,7 @@ class LanguageTokenizer:
         return self._texts
 
     def _own_end(self) -> tuple[int, ...]:
-        for token in _ENDS:
-            found = self._tokenizer.token_to_id(token)
-            if found is not None:
-                return (int(found),)
-        raise CheckpointError("the tokenizer has no end of text token; name one in end_ids")
+        found = [self._tokenizer.token_to_id(token) for token in _ENDS]
+        if not (known := [token for token in found if token is not None]):
+            raise CheckpointError("the tokenizer has no end of text token; name one in end_ids")
+        return (int(known[0]),)

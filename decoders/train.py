@@ -26,13 +26,7 @@ from torch.optim import Optimizer
 
 from decoders.base import TextMemory, TrainableDecoder
 from patchioner.base.errors import CheckpointError, DecoderError, OptionError, TextError
-from patchioner.base.files import (
-    differences,
-    read_json,
-    recover_folder,
-    replace_folder,
-    write_json,
-)
+from patchioner.base.files import differences, read_json, recover_folder, replace_folder, write_json
 from patchioner.base.progress import progress
 from patchioner.base.weights import fit_weights, load_weights, save_weights
 

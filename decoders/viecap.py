@@ -37,6 +37,7 @@ from decoders.language_model import (
     vocabulary_of,
     width_of,
 )
+from decoders.tagging import entries
 from decoders.tokenizers import LanguageTokenizer
 from patchioner.base.errors import CheckpointError, DecoderError, OptionError, TextError
 from patchioner.base.files import atomic_path
@@ -115,18 +116,8 @@ TEMPLATES = (
     "a photo of a {}", "a {} in a scene", "there is a {} in the picture", "a small {}", "a large {}",
 )  # fmt: skip
 
-# The vocabulary that comes with ViECap: the 80 object classes of COCO (Lin et al. 2014, arXiv 1405.0312).
-_NAMES = """
-airplane, apple, backpack, banana, baseball bat, baseball glove, bear, bed, bench, bicycle, bird, boat, book,
-bottle, bowl, broccoli, bus, cake, car, carrot, cat, cell phone, chair, clock, couch, cow, cup, dining table, dog,
-donut, elephant, fire hydrant, fork, frisbee, giraffe, hair drier, handbag, horse, hot dog, keyboard, kite, knife,
-laptop, microwave, motorcycle, mouse, orange, oven, parking meter, person, pizza, potted plant, refrigerator,
-remote, sandwich, scissors, sheep, sink, skateboard, skis, snowboard, spoon, sports ball, stop sign, suitcase,
-surfboard, teddy bear, tennis racket, tie, toaster, toilet, toothbrush, traffic light, train, truck, tv, umbrella,
-vase, wine glass, zebra
-"""
-
-COCO_ENTITIES: tuple[str, ...] = tuple(name.strip() for name in _NAMES.split(","))
+COCO_ENTITIES = tuple(" ".join(name) for name in entries("coco classes"))
+"""The vocabulary that comes with ViECap: the 80 object classes of COCO (Lin et al. 2014, arXiv 1405.0312)."""
 
 
 def entity_prompt(names: Iterable[str]) -> str:

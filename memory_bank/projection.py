@@ -402,11 +402,7 @@ def _slices(total: int, size: int) -> Iterator[slice]:
 
 
 def project_top_k(
-    queries: Tensor,
-    arrays: BankArrays,
-    index: BankIndex | None,
-    top_k: int,
-    temperature: float,
+    queries: Tensor, arrays: BankArrays, index: BankIndex | None, top_k: int, temperature: float
 ) -> tuple[Tensor, Tensor]:
     """As `project`, of the `top_k` rows that the index finds near each query, or without one of the nearest."""
     if index is None or not index.serves(queries.device):

@@ -111,7 +111,7 @@ class NewDecoder:
             values: dict[str, Any] = {"seed": seed, "tune": self.tune, "keep": self.keep}
             return PrefixLMDecoder.create(dim, self.language_model, **values)
         if self.type == "meacap":
-            from decoders.meacap import MeacapDecoder
+            from decoders.retrieval import MeacapDecoder
 
             return MeacapDecoder.create(dim, self.language_model, seed=seed)
         from decoders.viecap import COCO_ENTITIES, EntityPrompter, ViecapDecoder, embed_entities

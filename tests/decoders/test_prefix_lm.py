@@ -15,11 +15,7 @@ from decoders import DecodeOptions, TrainOptions, TrainReport, load_decoder, tra
 from decoders.prefix_lm import PrefixLMDecoder
 from patchioner.base.errors import CheckpointError, OptionError
 from tests.decoders.conftest import COLOURS, DIM, THINGS, embed_words
-from tests.support.language import (
-    language_config,
-    language_folder,
-    language_tokenizer,
-)
+from tests.support.language import language_config, language_folder, language_tokenizer
 
 SHORT = DecodeOptions(max_tokens=12)
 CORPUS = [f"a {colour} {thing}" for colour in COLOURS for thing in THINGS]

@@ -1,9 +1,10 @@
-"""The retrieval decoder: nearest sentence, its score, options, folder, bad input."""
+"""Decoders that draw on a memory: nearest sentences, their scores, the concepts of captions; folders, bad input."""
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,9 +15,19 @@ import torch
 from torch import Tensor
 
 from decoders import Decoded, DecodeOptions, load_decoder
-from decoders.retrieval import RetrievalDecoder
+from decoders.retrieval import (
+    ConceptPrompter,
+    MeacapDecoder,
+    RetrievalDecoder,
+    find_concepts,
+    likeness,
+)
+from decoders.scene_graph import Entity, Graph, T5Parser, parse_all
 from memory_bank import MemoryBank
-from patchioner.base.errors import DecoderError, OptionError
+from patchioner.base.errors import CheckpointError, DecoderError, OptionError
+from tests.decoders.conftest import DIM as WIDTH
+from tests.decoders.conftest import THINGS, embed_words
+from tests.support.language import language_config, language_tokenizer, spread
 
 Ask: TypeAlias = Callable[..., list[Decoded]]
 DIM = 6
@@ -121,3 +132,201 @@ def test_bad_memories_and_settings(vectors: Tensor) -> None:
     for name, value in (("candidates", 0), ("temperature", 0.0), ("temperature", math.nan)):
         with pytest.raises(OptionError, match=name):
             RetrievalDecoder(4, **{name: value})  # type: ignore[arg-type]
+
+
+# MeaCap: concepts of retrieved captions as prompts, batches, its folder.
+
+SHAPE: dict[str, Any] = {"prompt_tokens": 3, "project_tokens": 2, "mapping_layers": 1}
+SHORT = DecodeOptions(max_tokens=10)
+CAPTIONS = [
+    f"a {colour} {thing} {place}"
+    for thing in THINGS
+    for colour in ("red", "red", "red", "blue")
+    for place in ("", "near a chair", "on a street")
+]
+
+
+def caption_vectors() -> Tensor:
+    """Captions of one thing lie together, told apart a little by a fixed noise."""
+    noise = torch.randn(len(CAPTIONS), WIDTH, generator=torch.Generator().manual_seed(3))
+    return embed_words([text.split()[2] for text in CAPTIONS]) + 0.05 * noise
+
+
+def captioned() -> MemoryBank:
+    return MemoryBank(caption_vectors(), CAPTIONS)
+
+
+def things() -> Tensor:
+    return embed_words([*THINGS, "cat dog", "bus kite"])
+
+
+class Counting:
+    """The rule parser, noting what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[str]] = []
+
+    def __call__(self, texts: Sequence[str]) -> list[Graph]:
+        self.asked.append(list(texts))
+        return parse_all(texts)
+
+
+def make(prompter: ConceptPrompter | None = None, **settings: Any) -> MeacapDecoder:
+    values = {**SHAPE, **settings}
+    decoder = MeacapDecoder.create(
+        WIDTH, language_config(), language_tokenizer(), prompter=prompter, **values
+    )
+    spread(decoder.network, 6.0)
+    return decoder
+
+
+def test_prompts_name_what_the_nearest_captions_agree_on() -> None:
+    prompts = ConceptPrompter().prompts(things()[: len(THINGS)], captioned())
+    for thing, prompt in zip(THINGS, prompts, strict=True):
+        assert prompt.startswith("There are ") and prompt.endswith(" in image.")
+        assert thing in prompt
+        assert not any(other in prompt for other in THINGS if other != thing)
+    assert "red cat" in prompts[0] or "cat" in prompts[0]
+
+
+def test_a_memory_smaller_than_the_captions_asked_for() -> None:
+    small = MemoryBank(torch.ones(1, 2), ["a red bus on a street"])
+    prompts = ConceptPrompter().prompts(torch.ones(2, 2), small)
+    assert prompts == ["There are bus, street in image."] * 2
+    empty = MemoryBank(torch.ones(1, 2), ["!"])
+    assert ConceptPrompter().prompts(torch.ones(1, 2), empty) == ["There are something in image."]
+
+
+def test_memories_are_lent_and_checked_and_settings_are_saved(tmp_path: Path) -> None:
+    decoder = make(ConceptPrompter(captions=7, most=2), prompts="hard")
+    first, other = (
+        [one.token_ids for one in decoder.generate(things(), SHORT, lent)]
+        for lent in (captioned(), MemoryBank(caption_vectors(), CAPTIONS[::-1]))
+    )
+    assert first != other
+    decoder.save(tmp_path, storage="fp32")
+    again = load_decoder(tmp_path)
+    assert isinstance(again, MeacapDecoder) and again.needs_memory
+    assert (again.prompter.limits["captions"], again.prompter.limits["most"]) == (7, 2)
+    assert [one.token_ids for one in again.generate(things(), SHORT, captioned())] == first
+    assert not make(prompts="soft").needs_memory
+    narrow, mute = MemoryBank(torch.ones(1, 3), ["a"]), MemoryBank(caption_vectors())
+    for lent, message in ((None, "memory"), (narrow, "3 wide"), (mute, "with texts")):
+        with pytest.raises(DecoderError, match=message):
+            decoder.generate(things(), SHORT, lent)
+
+
+def test_a_parser_that_is_a_network_is_kept_by_name(tmp_path: Path) -> None:
+    parser = T5Parser("somewhere/parser")
+    parser.write = lambda texts: [f"( {text.split()[2]} , is , red )" for text in texts]  # type: ignore[method-assign]
+    make(ConceptPrompter(parser)).save(tmp_path)
+    again = load_decoder(tmp_path)
+    assert isinstance(again, MeacapDecoder)
+    kept = again.prompter.parser
+    assert isinstance(kept, T5Parser) and kept.model == "somewhere/parser"
+
+
+def test_what_cannot_be_saved_is_said_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="Counting"):
+        make(ConceptPrompter(Counting())).save(tmp_path / "a")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"options": {"caption": 5}}, "caption"),
+        ({"options": {"captions": 0}}, "captions"),
+        ({"parser": {"type": "rule"}}, "rules, t5"),
+        ({"similarity": {"type": "words"}, "own_memory": True}, "own_memory"),
+        ({"extra": 1}, "extra"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    make().save(tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    config["concepts"].update(change)
+    path.write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=message):
+        load_decoder(tmp_path)
+
+
+# Concepts of captions: merging, counting, filtering, order; and how alike names are.
+
+
+def graphs(*names: str) -> list[Graph]:
+    """One graph a caption: "red bus, man" -> a bus with the attribute red, a man."""
+    made = []
+    for caption in names:
+        parts = [part.split() for part in caption.split(",") if part.strip()]
+        made.append(tuple(Entity(part[-1], tuple(part[:-1])) for part in parts))
+    return made
+
+
+def found(*names: str, **settings: Any) -> list[str]:
+    texts = [caption.replace(",", "") for caption in names]
+    return find_concepts(texts, graphs(*names), **settings)
+
+
+def test_what_three_of_five_captions_name_is_kept() -> None:
+    assert found("bus, man", "bus, dog", "man, bus", "cat", "tree") == ["bus"]
+    assert found("bus, man", "bus, man", "man, bus", "cat", "tree") == ["bus", "man"]
+
+
+def test_order_is_the_mean_place_and_only_the_first_stay() -> None:
+    same = "a, b, c, d, e, f"
+    assert found(same, same, same) == ["a", "b", "c", "d"]
+    assert found(same, same, same, most=2) == ["a", "b"]
+    assert found("x, y", "y, x", "y, x") == ["y", "x"]
+
+
+def test_alike_names_are_one_concept_under_the_most_frequent_name() -> None:
+    texts = ["a man", "a guy", "the guy runs"]
+    assert find_concepts(texts, graphs("man", "guy", "guy")) == ["guy"]
+
+
+def test_fallbacks_fewer_votes_then_the_nearest_caption_then_nothing() -> None:
+    assert found("bus, man", "bus, dog", "cat", "tree", "kite") == ["bus"]
+    assert found("bus, man", "dog", "cat") == ["bus", "man"]
+    assert found("", "dog", "cat") == ["dog"]
+    assert found("", "") == []
+    assert find_concepts([], []) == []
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"captions": 0}, {"most": 0}, {"min_count": -1}, {"min_attribute": 1.5}, {"merge_above": 2.0}],
+)
+def test_options_that_make_no_sense(settings: dict[str, Any]) -> None:
+    with pytest.raises(OptionError, match=next(iter(settings))):
+        ConceptPrompter(**settings)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        ("dogs", "dog", 1.0),
+        ("hot dog", "dog", 0.8),
+        ("puppy", "dog", 0.7),
+        ("tennis ball", "ball", 0.8),
+        ("tennis ball", "tennis racket", 0.0),
+        ("", "dog", 0.0),
+    ],
+)
+def test_names_are_alike_by_their_words(one: str, other: str, expected: float) -> None:
+    assert likeness(one, other) == likeness(other, one) == expected
+
+
+def test_each_text_is_parsed_once_and_a_full_memory_begins_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    parser = Counting()
+    prompter = ConceptPrompter(parser, captions=1)
+    expected = prompter.prompts(things(), captioned())
+    assert prompter.prompts(things(), captioned()) == expected and len(parser.asked) == 1
+    monkeypatch.setattr("decoders.retrieval._MOST_GRAPHS", 2)
+    assert [prompter.prompts(row[None], captioned())[0] for row in things()] == expected
+    assert len(parser.asked) > 1

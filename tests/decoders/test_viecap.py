@@ -26,12 +26,7 @@ from decoders.viecap import (
 )
 from patchioner.base.errors import CheckpointError, DecoderError, OptionError, TextError
 from tests.decoders.conftest import COLOURS, DIM, THINGS, embed_words
-from tests.support.language import (
-    language_config,
-    language_tokenizer,
-    spread,
-    transformers_twin,
-)
+from tests.support.language import language_config, language_tokenizer, spread, transformers_twin
 
 SHAPE: dict[str, Any] = {"prompt_tokens": 3, "project_tokens": 2, "mapping_layers": 1}
 SHORT = DecodeOptions(max_tokens=12)

@@ -265,11 +265,7 @@ def test_a_graphics_card_is_used_where_faiss_was_built_for_one(
         index.faiss("cuda:1")
         if index.options.has_lists:
             index.with_probes(2).faiss("cuda:1")
-    assert moved == [
-        (1, "IndexFlat"),
-        (1, "IndexIVFFlat"),
-        (1, "IndexIVFScalarQuantizer"),
-    ]
+    assert moved == [(1, "IndexFlat"), (1, "IndexIVFFlat"), (1, "IndexIVFScalarQuantizer")]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])

@@ -21,7 +21,7 @@ from decoders import DecodeOptions, PrefixGPT2Decoder
 from decoders.base import reading
 from decoders.gpt2 import PrefixGPT2, PrefixGPT2Config
 from decoders.language_model import build_language_model, fit_stored
-from decoders.meacap import ConceptPrompter, MeacapDecoder
+from decoders.retrieval import ConceptPrompter, MeacapDecoder
 from decoders.tokenizers import ClipTokenizer, LanguageTokenizer
 from decoders.viecap import (
     COCO_ENTITIES,
