@@ -41,19 +41,15 @@ def export(rows: Iterable[Row], to: str, out: str | os.PathLike[str], *, prefix:
     """Write rows in the form of another tool. Files are whole or absent, and few rows are held at a time.
 
     Args:
-        rows: finished ones, as `read_rows` gives them.
         to: a key of `EXPORTS`; docs/batch.md says what each holds.
-        out: the file; of those in `BESIDE` the folder that gets a file for each photo, at its name with another
-            suffix: given the photos' own folder, beside them.
+        out: the file; of those in `BESIDE` the folder that gets a file for each photo, named like it.
         prefix: put before the names of photos inside a file, such as "/data/local-files/?d=" for Label Studio.
 
     Returns:
         How many rows the form has no place for: without text or box, or about regions where it is of whole photos.
 
     Raises:
-        UnknownNameError: no such form.
-        OptionError: a photo's name leads out of the folder.
-        OSError: a file cannot be written.
+        OptionError: no such form, or a photo's name that leads out of the folder.
 
     Example:
         >>> export(read_rows("captions.parquet"), "coco", "captioned.json")  # doctest: +SKIP
@@ -68,9 +64,9 @@ def export(rows: Iterable[Row], to: str, out: str | os.PathLike[str], *, prefix:
 def photos_of(
     rows: Iterable[Row], prefix: str = ""
 ) -> Generator[tuple[str, list[Row]], None, None]:
-    """(name, its rows) of each photo, in the order of their first rows; a table may have them apart.
+    """(name, its rows) of each photo, in the order of their first rows.
 
-    The rows wait in a database without a name, which lies on the disk where it is large.
+    A table may have them apart: they wait in a nameless database, on the disk where it is large.
     """
     with closing(sqlite3.connect("")) as disk:
         disk.execute("create table rows (photo text, said text)")

@@ -52,21 +52,13 @@ def write_gallery(
     *,
     limit: int = 1000,
 ) -> int:
-    """Write the page, atomically. A photo is as sure as the least sure of its captions.
+    """Write the page, atomically, about 20 KiB a photo; how many photos are on it.
 
-    They are sorted by confidence, or by score where no row has a confidence.
+    A photo is as sure as the least sure of its captions, by confidence, or by score where no row has a confidence.
 
     Args:
-        rows: finished ones.
         photos: (name as in the rows, the photo or None), in any order; one without a picture is shown by its texts.
-        out: the HTML file; about 20 KiB a photo.
         limit: photos shown, the first ones.
-
-    Returns:
-        How many photos are on it.
-
-    Raises:
-        OSError: the file cannot be written.
 
     Example:
         >>> write_gallery(rows, [("a.jpg", "photos/a.jpg")], "gallery.html")  # doctest: +SKIP

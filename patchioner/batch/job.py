@@ -7,7 +7,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -54,7 +54,7 @@ class Job:
     max_failures: int | None = None
 
     def load(self) -> Patchioner:
-        """The model; errors of `Patchioner.from_pretrained`."""
+        """The model."""
         from patchioner.model import Patchioner
 
         return Patchioner.from_pretrained(self.model, device=self.device, bank=self.bank)
@@ -62,24 +62,15 @@ class Job:
 
 @dataclass(frozen=True)
 class Report:
-    """What a job came to.
+    """What a job came to."""
 
-    Attributes:
-        rows: in its output, of all runs.
-        failed: how many of them have an error, by its class.
-        photos: that this run asked about; `regions` with so many rows.
-        seconds: that this run took, without loading the model.
-        stopped: why it ended before its end; None if it did not.
-        left_out: of the source, what is no photo, by kind.
-    """
-
-    rows: int
-    failed: Mapping[str, int]
-    photos: int
-    regions: int
-    seconds: float
-    stopped: str | None = None
-    left_out: Mapping[str, int] = field(default_factory=dict)
+    rows: int  # in its output, of all runs
+    failed: Mapping[str, int]  # how many of them have an error, by its class
+    photos: int  # that this run asked about
+    regions: int  # of these, in rows
+    seconds: float  # of this run, without loading the model
+    stopped: str | None = None  # why it ended before its end
+    left_out: Mapping[str, int] = field(default_factory=dict)  # what is no photo, by kind
 
     @property
     def status(self) -> int:
@@ -188,17 +179,12 @@ def run(
     engine: str = "local",
     **settings: Any,
 ) -> Report:
-    """Caption all photos of a source, or go on where an earlier run was stopped.
+    """Caption all photos of a source, or go on where an earlier run was stopped. Rows that failed have their error.
 
     Args:
-        source: a folder, glob, list, file of regions, tars, tables, or a URL of them (`sources.open_source`).
-        out: the rows: a .parquet, .jsonl or .csv file, or a folder of Parquet shards.
+        source, out: see `Job`, as for the settings.
         model: a loaded one, or its name; with Ray its name.
         engine: "local", or "ray": the same shards on the cluster that Ray is connected to.
-        settings: the other attributes of `Job`.
-
-    Returns:
-        What it came to. Rows that failed are in the output with their error, and counted.
 
     Raises:
         PatchionerError: nothing can be done: no source, no model, an output of another run.
@@ -291,16 +277,11 @@ def _finished(job: Job, report: Report) -> Report:
     errors = Counter(row.error for path in finished for row in read_rows(path))
     total = errors.total()
     del errors[None]
-    if folder != out and len(finished) == len(shards) and _is_older(out, finished):
+    written = out.stat().st_mtime_ns if folder != out and out.exists() else 0
+    is_older = any(path.stat().st_mtime_ns >= written for path in finished)
+    if folder != out and finished == shards and (is_older or not written):
         write_rows(out, chain.from_iterable(map(read_rows, finished)))
     return replace(report, rows=total, failed={str(key): n for key, n in errors.most_common()})
-
-
-def _is_older(out: Path, shards: Sequence[Path]) -> bool:
-    if not out.exists():
-        return True
-    written = out.stat().st_mtime_ns
-    return any(path.stat().st_mtime_ns >= written for path in shards)
 
 
 def backbone_rate(job: Job, photos: int = 32) -> float:
@@ -309,10 +290,8 @@ def backbone_rate(job: Job, photos: int = 32) -> float:
 
     model, source, images = job.load(), open_source(job.source, job.reading), []
     for sample in islice(source.samples(source.keys()), photos):
-        try:
+        with suppress(PatchionerError):
             images.append(load_image(sample.image))
-        except PatchionerError:
-            continue
     model.encode(images[:1])  # what is done once
     started = time.perf_counter()
     model.encode(images)

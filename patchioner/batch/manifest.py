@@ -76,13 +76,14 @@ class Manifest:
         """Take away the shards of files that were written anew, and the keys that are no more in these."""
         here = set(keys)
         for number, shard in enumerate(self.shards):
-            if not changed.isdisjoint(name for key in shard for name in (key, _table(key))):
+            files = {name for key in shard for name in (key, key.rpartition("#")[0])}
+            if files & changed:
                 self.path(number).unlink(missing_ok=True)
                 self.shards[number] = [key for key in shard if key in here]
 
     @classmethod
     def read(cls, folder: Path, suffix: str) -> Self:
-        """That of a run which another process has begun; OptionError where there is none."""
+        """That of a run which has begun; OptionError where there is none."""
         return cls(folder, suffix, _checked(folder / _FILE)["shards"])
 
     def path(self, number: int) -> Path:
@@ -103,11 +104,6 @@ class Manifest:
                 yield True
         except Timeout:
             yield False
-
-
-def _table(key: str) -> str:
-    """The file of a table's piece."""
-    return key.rpartition("#")[0]
 
 
 def _found(path: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:

@@ -44,10 +44,7 @@ class Tars(Source):
     JSON beside the photo is read as its regions where it has any; all of it comes back in `source`, as do texts.
     """
 
-    @staticmethod
-    def takes(name: str) -> bool:
-        """See `Source`."""
-        return name.lower().endswith(TARS)
+    endings = TARS
 
     def samples(self, keys: Sequence[str]) -> Iterator[Sample]:
         """See `Source`; what cannot be read of a tar is one sample with its error."""
@@ -93,20 +90,13 @@ class Tars(Source):
             for one in members:
                 if not is_picture(one.name) and one.size <= _MOST_BESIDE:
                     beside[one.name[len(stem) + 1 :]] = _content(fetch(one), one.name)
-            file, called = self._regions_of(name, picture.name, beside)
+            own = next((one for one in beside.values() if _has_regions(one)), None)
+            file, called = None if own is None else RegionFile(name, own, **self.how.numbers), None
+            if self.regions is not None:
+                file, called = self.regions.of(picture.name)
         except PatchionerError as error:
             return Sample(name, source=beside, error=error)
         return Sample(name, image, picture.size, file, called, beside)
-
-    def _regions_of(
-        self, name: str, called: str, beside: Mapping[str, Any]
-    ) -> tuple[RegionFile | None, str | None]:
-        if self.regions is not None:
-            return self.regions.of(called)
-        found = next((one for one in beside.values() if _has_regions(one)), None)
-        if found is None:
-            return None, None
-        return RegionFile(name, found, **self.how.numbers), None
 
 
 def _has_regions(content: object) -> bool:
@@ -141,17 +131,10 @@ class Tables(Source):
     """Rows with a picture or its path, and maybe regions; pieces of 256 rows are keys.
 
     The columns that hold pictures, names and regions are known by the usual names, or told by `Reading`; the others
-    come back in `source`.
-
-    Raises:
-        OptionError: no column of pictures, a named column that is not there, boxes whose numbers could mean anything.
-        MissingExtraError: pyarrow is not installed.
+    come back in `source`. OptionError where none holds pictures, or boxes could mean anything.
     """
 
-    @staticmethod
-    def takes(name: str) -> bool:
-        """See `Source`."""
-        return name.lower().endswith(TABLES)
+    endings = TABLES
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
@@ -159,22 +142,17 @@ class Tables(Source):
         self.identity |= {"columns": [how.image_column, how.region_column]}
         self._opened = lru_cache(2)(self._read)
         self._group = lru_cache(2)(lambda name, group: self._opened(name)[2](group))
-        self._image = self._region = ""
-        for name in self.sizes:
-            self._choose(name)
-
-    def _choose(self, name: str) -> None:
-        """Find the columns, alike in every file, before any work."""
-        columns = self._opened(name)[1]
-        image = _column(columns, self.how.image_column, _IMAGES, name)
-        region = _column(columns, self.how.region_column, _REGIONS, name)
-        if image is None:
-            raise OptionError(f"{name!r} has columns {columns}: say which holds the photos "
-                              "(--image-column)")  # fmt: skip
-        if region in ("boxes", "bboxes", "bbox") and self.how.box_format is None:
-            raise OptionError(f"{name!r} has boxes in {region!r}: say what their numbers mean "
-                              "(--box-format xyxy, xywh or cxcywh)")  # fmt: skip
-        self._image, self._region = image, region or ""
+        for name in self.sizes:  # alike in every file
+            columns = self._opened(name)[1]
+            image = _column(columns, how.image_column, _IMAGES, name)
+            region = _column(columns, how.region_column, _REGIONS, name)
+            if image is None:
+                raise OptionError(f"{name!r} has columns {columns}: say which holds the photos "
+                                  "(--image-column)")  # fmt: skip
+            if region in ("boxes", "bboxes", "bbox") and how.box_format is None:
+                raise OptionError(f"{name!r} has boxes in {region!r}: say what their numbers mean "
+                                  "(--box-format xyxy, xywh or cxcywh)")  # fmt: skip
+            self._image, self._region = image, region or ""
 
     def keys(self) -> Sequence[str]:
         """``file#group:row`` of every piece."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from patchioner.base.errors import ImageError, OptionError, PatchionerError, RegionFileError
 from patchioner.base.files import file_sha256
@@ -23,8 +23,6 @@ TABLES = (".parquet", ".arrow")
 _LISTS = (".txt", ".lst", ".list")
 # Where systems and programs keep small copies of photos.
 _COPIES = {"__MACOSX", "@eaDir", "thumbnails", "thumbs"}
-
-
 Sizes: TypeAlias = "Mapping[str, int | None]"
 
 
@@ -69,9 +67,6 @@ class Reading:
         box_format: what four numbers mean where a file or table does not say: "xyxy", "xywh" or "cxcywh".
         normalized: numbers of regions are 0..1 of the photo.
         exif: "ignore" where regions were made on the pixels as stored, before the EXIF rotation.
-
-    Raises:
-        OptionError: other words than these.
     """
 
     regions: str | None = None
@@ -107,17 +102,15 @@ class Store:
             return Store(name).fs, Store(name).root
         return self.fs, os.path.join(self.root, name)
 
-    def open(self, name: str) -> BinaryIO:
-        """A file, to be read."""
+    def open(self, name: str) -> Any:
+        """A file, to be read in binary."""
         fs, path = self._at(name)
-        opened: BinaryIO = fs.open(path, "rb")
-        return opened
+        return fs.open(path, "rb")
 
-    def read(self, name: str, start: int | None = None, stop: int | None = None) -> bytes:
+    def read(self, name: str, start: int | None = None, stop: int | None = None) -> Any:
         """The bytes of a file, or some of them."""
         fs, path = self._at(name)
-        data: bytes = fs.cat_file(path, start=start, end=stop)
-        return data
+        return fs.cat_file(path, start=start, end=stop)
 
     def image(self, name: str) -> ImageSource:
         """What a model reads: a path, or a picture that is fetched later."""
@@ -214,6 +207,7 @@ class Source(ABC):
     """
 
     per_shard: ClassVar[int] = 1  # keys
+    endings: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self, store: Store, sizes: Sizes, how: Reading, name: str, regions: Regions | None = None
@@ -235,10 +229,10 @@ class Source(ABC):
         """Of the files that hold many photos, to tell when one was written anew."""
         return {name: self.store.stamp(name) for name in self.sizes}
 
-    @staticmethod
-    @abstractmethod
-    def takes(name: str) -> bool:
+    @classmethod
+    def takes(cls, name: str) -> bool:
         """Whether a file is of this kind."""
+        return name.lower().endswith(cls.endings)
 
     @abstractmethod
     def samples(self, keys: Sequence[str]) -> Iterator[Sample]:
@@ -249,7 +243,11 @@ class Photos(Source):
     """Photos that are files of their own; 256 make a shard."""
 
     per_shard = 256
-    takes = staticmethod(is_picture)
+
+    @classmethod
+    def takes(cls, name: str) -> bool:
+        """Whether Pillow reads it."""
+        return is_picture(name)
 
     def stamps(self) -> dict[str, str]:
         """None: what was said of a photo stays, and one that is mended is read by a retry."""
@@ -272,16 +270,12 @@ class Photos(Source):
 def open_source(place: str | os.PathLike[str], reading: Reading | None = None) -> Source:
     """Find out what a source is, by its name and what lies there.
 
-    Args:
-        place: a folder (with those below it), a glob, a list of photos (.txt, one a line, from the list's folder), a
-            file of regions with the photos beside it, WebDataset tars, Parquet or Arrow files, a folder of
-            `datasets.save_to_disk`; or the same behind a URL of fsspec (s3://, gs://, memory://).
-        reading: regions and columns.
+    A folder (with those below it), a glob, a list of photos (.txt, one a line, from the list's folder), a file of
+    regions with the photos beside it, WebDataset tars, Parquet or Arrow files, a folder of `datasets.save_to_disk`; or
+    the same behind a URL of fsspec (s3://, gs://, memory://).
 
     Raises:
-        OptionError, ImageError: nothing is there, or nothing that is known.
-        RegionFileError: a file of regions that cannot be read.
-        MissingExtraError: pyarrow is not installed.
+        PatchionerError: nothing is there, or nothing that is known or can be read.
     """
     how, name = reading or Reading(), os.fspath(place)
     identity = name if "://" in name else os.path.abspath(name)

@@ -28,20 +28,11 @@ Question: TypeAlias = "tuple[ImageSource, Callable[[ImageGeometry], list[Region]
 
 @dataclass(frozen=True)
 class Task:
-    """What is asked.
+    """What is asked; OptionError for no such task, or texts for another than "label"."""
 
-    Attributes:
-        kind: "caption", "label" (among `texts`), "embed", and of whole photos "detail" and "alt".
-        texts: to choose among.
-        how: what `Patchioner.caption_many` or `label_many` takes besides.
-
-    Raises:
-        OptionError: no such task, or texts for another.
-    """
-
-    kind: str = "caption"
-    texts: tuple[str, ...] = ()
-    how: Mapping[str, Any] = field(default_factory=dict)
+    kind: str = "caption"  # or label (among texts), embed, and of whole photos detail and alt
+    texts: tuple[str, ...] = ()  # to choose among
+    how: Mapping[str, Any] = field(default_factory=dict)  # what `caption_many` takes besides
 
     def __post_init__(self) -> None:
         if self.kind not in TASKS:
@@ -209,10 +200,9 @@ class Captioner:
     """A model as a callable that adds captions to batches of columns, for `map_batches` of Ray and `map` of datasets.
 
     Args:
-        model: a loaded `Patchioner`, or the name of one, which is loaded where the object is made (in Ray's actor).
+        model, device: a loaded `Patchioner`, or the name of one, which is loaded where the object is made.
         image: column of pictures: whatever `Patchioner.encode` takes, or datasets' {"bytes", "path"}.
         boxes: column of lists of boxes, XYXY pixels; None captions whole photos.
-        device: see `Patchioner.from_pretrained`.
         how: what `Patchioner.caption_many` takes besides.
 
     Example:

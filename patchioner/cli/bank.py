@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from patchioner.base.errors import OptionError
 from patchioner.cli.models import check_new_folder
-from patchioner.cli.spelling import declare, positive_int, write_line
+from patchioner.cli.spelling import Run, declare, positive_int, write_line
 
 if TYPE_CHECKING:
     from memory_bank import IndexOptions
@@ -34,12 +34,8 @@ def add_bank_arguments(parser: argparse.ArgumentParser) -> None:
     declare(parser, inform, "Build, look into, shrink or index a memory bank.", _EXAMPLES)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    def command(
-        name: str, run: Callable[[argparse.Namespace], int], about: str
-    ) -> Callable[..., Any]:
-        return declare(
-            commands.add_parser(name, help=about), run, f"{about[0].upper()}{about[1:]}."
-        )
+    def command(name: str, run: Run, about: str) -> Callable[..., Any]:
+        return declare(commands.add_parser(name, help=about), run, about)
 
     add = command("build", build, "embed captions")
     known = ".json (COCO, Karpathy), .jsonl, .txt, .csv, .tsv, .parquet; .gz or .zst of those"

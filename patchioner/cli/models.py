@@ -38,23 +38,16 @@ examples:
 
 exit status: 0 written and tried; 1 it cannot be exported, or gives other features; 2 wrong usage.
 """
-DISTRIBUTION = "openpatchioner"
+_DISTRIBUTION = "openpatchioner"
+# Extra -> the modules that it installs.
 EXTRAS = {
-    "demo": ("skimage",),
-    "coco": ("pycocotools",),
-    "metrics": ("pycocoevalcap", "yaml"),
-    "clip": ("open_clip",),
-    "published": ("open_clip", "yaml", "h5py", "pyarrow"),
-    "language-models": ("transformers", "peft"),
-    "faiss": ("faiss",),
-    "onnx": ("onnx", "onnxruntime"),
-    "openvino": ("openvino",),
-    "api": ("openai",),
-    "supervision": ("supervision",),
-    "serve": ("fastapi", "uvicorn", "python_multipart", "prometheus_client"),
-}
-"""Extra -> the modules that it installs."""
-SWITCHES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT")
+    "demo": "skimage", "coco": "pycocotools", "supervision": "supervision", "heic": "pillow_heif",
+    "metrics": "pycocoevalcap yaml", "clip": "open_clip", "published": "open_clip yaml h5py pyarrow",
+    "language-models": "transformers peft", "faiss": "faiss", "onnx": "onnx onnxruntime",
+    "openvino": "openvino", "api": "openai", "batch": "pyarrow fsspec", "ray": "ray",
+    "serve": "fastapi uvicorn python_multipart prometheus_client",
+}  # fmt: skip
+_SWITCHES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT")
 _ROOT = Path(patchioner.__file__).resolve().parent.parent
 
 
@@ -88,11 +81,10 @@ def list_models(options: argparse.Namespace) -> int:
     write_line(f"licence: {loaded.settings.licence}")
     sizes = part_sizes(loaded.parts)
     for part, (numbers, size) in sizes.items():
-        write_line(
-            f"  {part:<12} {numbers / 1e6:8.1f} million numbers  {_bytes(size):>10} in memory"
-        )
-    total = sum(size for _, size in sizes.values())
-    write_line(f"  {'together':<12} {'':>25}  {_bytes(total):>10} in memory")
+        count = f"{numbers / 1e6:8.1f} million numbers"
+        write_line(f"  {part:<12} {count}  {_bytes(size):>10} in memory")
+    total = _bytes(sum(size for _, size in sizes.values()))
+    write_line(f"  {'together':<12} {'':>25}  {total:>10} in memory")
     return 0
 
 
@@ -134,14 +126,11 @@ def convert(options: argparse.Namespace) -> int:
         source = Patchioner(source.parts.with_bank(bank.merge_duplicates()), device="cpu")
     source.save_pretrained(options.out, storage=options.storage, bank_storage=options.bank_storage)
     same = _same_captions(source, Patchioner.from_pretrained(options.out, device="cpu"))
-    write_line(
-        f"{options.out}: token ids equal those of {options.source} for {same} of {_TRIED} vectors"
-    )
+    of = f"{same} of {_TRIED} vectors"
+    write_line(f"{options.out}: token ids equal those of {options.source} for {of}")
     if same < _TRIED:
-        report_error(
-            f"{_TRIED - same} captions differ by the precision on disk: use --storage fp32 and --bank-storage float32 "
-            "for the very same ones"
-        )
+        report_error(f"{_TRIED - same} captions differ by the precision on disk: use --storage fp32 and "
+                     "--bank-storage float32 for the very same ones")  # fmt: skip
     return int(same < _TRIED)
 
 
@@ -180,16 +169,13 @@ def _same_captions(source: Patchioner, converted: Patchioner) -> int:
     else:  # mixtures of memory rows: where the embeddings of real regions lie
         rows = torch.randint(len(bank), (_TRIED, 4), generator=generator)
         embeddings = bank.units(rows.flatten()).view(*rows.shape, -1).sum(dim=1)
-    one, other = (
-        model.parts.decoder.generate(
-            project(embeddings, model.settings, model.parts.bank),
-            source.settings.decode,
-            model.parts.bank,
-        )
-        for model in (source, converted)
-    )
-    pairs = zip(one, other, strict=True)
-    return sum((a.token_ids, a.text) == (b.token_ids, b.text) for a, b in pairs)
+    decoded = []
+    for model in (source, converted):
+        memory = model.parts.bank
+        texts = project(embeddings, model.settings, memory)
+        found = model.parts.decoder.generate(texts, source.settings.decode, memory)
+        decoded.append([(one.token_ids, one.text) for one in found])
+    return sum(one == other for one, other in zip(*decoded, strict=True))
 
 
 def _bytes(size: float) -> str:
@@ -269,12 +255,14 @@ def doctor(options: argparse.Namespace) -> int:
         write_line(heading)
         for name, value in part():
             write_line(f"  {name:<16} {value}")
-    problems = list(_shadows())
-    for problem in problems:
-        report_error(problem)
-    if not problems:
+    names = set(metadata.packages_distributions().get("patchioner", ()))
+    # (Files that hide a package of ours are refused at import.)
+    for other in (others := names - {_DISTRIBUTION}):
+        report_error(f"the distribution {other!r} (the Patch-ioner authors' own) is installed and has the same import "
+                     f"name: pip uninstall {other}, then install {_DISTRIBUTION} again")  # fmt: skip
+    if not others:
         write_line("no problem found")
-    return int(bool(problems))
+    return int(bool(others))
 
 
 def _versions() -> Iterator[tuple[str, str]]:
@@ -282,14 +270,8 @@ def _versions() -> Iterator[tuple[str, str]]:
     yield "patchioner", f"{patchioner.__version__} ({where}: {_ROOT})"
     yield "python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"
     for name in ("torch", "timm", "tokenizers", "safetensors", "huggingface_hub", "transformers"):
-        yield name, _version(name) or "not installed"
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return None
+        found = next(iter(metadata.distributions(name=name)), None)
+        yield name, "not installed" if found is None else found.version
 
 
 def _devices() -> Iterator[tuple[str, str]]:
@@ -298,7 +280,7 @@ def _devices() -> Iterator[tuple[str, str]]:
     yield "cpu", f"{os.cpu_count()} cores, torch works with {torch.get_num_threads()} threads"
     if not torch.cuda.is_available():
         yield "cuda", f"none that torch {torch.__version__} can use"
-    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+    for index in range(torch.cuda.device_count()):
         found = torch.cuda.get_device_properties(index)
         yield f"cuda:{index}", f"{found.name}, {found.total_memory / 2**30:.0f} GiB"
     if torch.backends.mps.is_available():
@@ -307,7 +289,7 @@ def _devices() -> Iterator[tuple[str, str]]:
 
 def _extras() -> Iterator[tuple[str, str]]:
     for extra, modules in EXTRAS.items():
-        missing = [module for module in modules if find_spec(module) is None]
+        missing = [module for module in modules.split() if find_spec(module) is None]
         lacks = f"no {', '.join(missing)}: {install_line(extra)}"
         yield extra, lacks if missing else "installed"
 
@@ -318,15 +300,5 @@ def _hub() -> Iterator[tuple[str, str]]:
     cache = Path(HF_HUB_CACHE)
     models = len(list(cache.glob("models--*"))) if cache.is_dir() else 0
     yield "cache", f"{cache} ({models} models)"
-    for name in SWITCHES:
+    for name in _SWITCHES:
         yield name, os.environ.get(name, "not set")
-
-
-def _shadows() -> Iterator[str]:
-    """What is installed under our name. (Files that hide a package of ours are refused at import.)"""
-    for distribution in metadata.packages_distributions().get("patchioner", ()):
-        if distribution != DISTRIBUTION:
-            yield (
-                f"the distribution {distribution!r} (the Patch-ioner authors' own) is installed and has the same "
-                f"import name: pip uninstall {distribution}, then install {DISTRIBUTION} again"
-            )

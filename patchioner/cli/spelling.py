@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from patchioner.base.errors import (
     ImageError,
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from patchioner.images import ImageSource
 
 T = TypeVar("T")
+Run: TypeAlias = "Callable[[argparse.Namespace], int]"
 # These lie inside scikit-image's own wheel; its other pictures would be downloaded.
 SAMPLES = ("astronaut", "chelsea", "coffee", "rocket")
 WRITTEN = (".png", ".jpg", ".jpeg", ".webp")
@@ -79,14 +80,11 @@ def _wipe_progress() -> None:
 
 
 def declare(
-    parser: argparse.ArgumentParser,
-    run: Callable[[argparse.Namespace], int],
-    description: str,
-    examples: str | None = None,
+    parser: argparse.ArgumentParser, run: Run, about: str, examples: str = ""
 ) -> Callable[..., Any]:
     """Say what a command is for and what it runs; its `add_argument`."""
-    parser.description, parser.epilog = description, examples
-    if examples is not None:
+    parser.description, parser.epilog = about, examples
+    if examples:
         parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.set_defaults(run=run, error=parser.error)
     return parser.add_argument
@@ -130,34 +128,15 @@ def _points(text: str) -> list[list[float]]:
     return [_numbers(pair, 2, '"X,Y X,Y ..."') for pair in text.split()]
 
 
-@argument
-def parse_box(text: str) -> Box:
-    """`X1,Y1,X2,Y2` in pixels."""
-    return Box(*_numbers(text, 4, "X1,Y1,X2,Y2"))
+def _parts(text: str) -> list[str]:
+    return [part for part in text.split(";") if part.strip()]
 
 
-@argument
-def parse_point(text: str) -> Point:
-    """`X,Y` in pixels."""
-    return Point(*_numbers(text, 2, "X,Y"))
-
-
-@argument
-def parse_mask(text: str) -> Mask:
-    """The path of a mask picture."""
-    return Mask.from_file(text)
-
-
-@argument
-def parse_polygon(text: str) -> Polygon:
-    """`X,Y X,Y X,Y`, in pixels; several outlines are separated by semicolons."""
-    return Polygon([_points(ring) for ring in text.split(";") if ring.strip()])
-
-
-@argument
-def parse_region_set(text: str) -> RegionSet:
-    """Boxes separated by semicolons."""
-    return RegionSet([parse_box(box) for box in text.split(";") if box.strip()])
+parse_mask = argument(Mask.from_file)
+parse_box = argument(lambda text: Box(*_numbers(text, 4, "X1,Y1,X2,Y2")))
+parse_point = argument(lambda text: Point(*_numbers(text, 2, "X,Y")))
+parse_polygon = argument(lambda text: Polygon([_points(ring) for ring in _parts(text)]))
+parse_region_set = argument(lambda text: RegionSet([parse_box(box) for box in _parts(text)]))
 
 
 @argument
@@ -283,13 +262,7 @@ class PhotoSource:
         return Path(self.file_name).stem
 
     def check(self) -> None:
-        """Refuse a photo that is not there, before a model is loaded for it.
-
-        Raises:
-            ImageError: no such file.
-            UnknownNameError: scikit-image ships no such photo.
-            MissingExtraError: scikit-image is not installed.
-        """
+        """ImageError, UnknownNameError or MissingExtraError for a photo that is not there."""
         if self._sample is not None:
             if self._sample not in SAMPLES:
                 raise UnknownNameError.among("photo of scikit-image", self._sample, SAMPLES)
@@ -312,12 +285,9 @@ class PhotoSource:
 
 
 def find_photos(arguments: Sequence[str]) -> list[PhotoSource]:
-    """Photos in the order given; a folder stands for all pictures below it, sorted by path.
+    """Photos in the order given; a folder stands for all pictures below it, sorted by path, and has some: ImageError.
 
     A path that does not exist is kept: `PhotoSource.check` gives the error, and the other photos go on.
-
-    Raises:
-        ImageError: a folder without pictures.
     """
     found: list[PhotoSource] = []
     for argument in arguments:
@@ -365,12 +335,7 @@ def picture_name(text: str) -> Path:
 def plan_pictures(out: Path | None, photos: Sequence[PhotoSource]) -> list[Path | None]:
     """The picture's path for each photo, `<out>/<photo>.overlay.png`, or `out` itself; no two are the same.
 
-    Args:
-        out: a file for a single photo, else a folder; None for no pictures.
-        photos: in order.
-
-    Raises:
-        OptionError: several photos and one file.
+    OptionError for several photos and one file; None for no pictures.
     """
     if out is None:
         return [None] * len(photos)

@@ -58,9 +58,7 @@ class Message(BaseModel):
 
 
 class Drawing(BaseModel):
-    """How words are drawn, in either dialect's names. Above a temperature of 0 the decoder samples, with `top_p` and
-    `seed`; else it works in the model's own way. More tokens than the model's own limit are never written.
-    """
+    """How words are drawn, in either dialect's names: sampled above a temperature of 0, else in the model's own way."""
 
     temperature: float | None = None
     top_p: float | None = None
@@ -92,8 +90,7 @@ class Conversation(BaseModel):
     async def answer(self, engine: Engine, drawing: Drawing) -> list[dict[str, Any]]:
         """A caption, as JSON, for each region of the last photo; boxes in the last message follow `regions`.
 
-        Raises:
-            PatchionerError: another model, no photo, or of the first region that cannot be used.
+        PatchionerError for another model, no photo, or the first region that cannot be used.
         """
         engine.require_model(self.model)
         asked, read = drawing.asked(engine), [message.read() for message in self.messages]
@@ -248,12 +245,6 @@ def _now() -> str:
     return datetime.now(UTC).isoformat()
 
 
-class Setup(BaseModel):
-    """Label Studio tells of a project."""
-
-    project: str | int | None = None
-
-
 class PredictRequest(BaseModel):
     """Tasks to look at; what people drew stands in `params.context.result` or in the tasks."""
 
@@ -263,8 +254,8 @@ class PredictRequest(BaseModel):
 
 
 @router.post("/setup")
-async def setup(question: Setup, engine: Asker) -> JSONResponse:
-    """Say which model this is."""
+async def setup(engine: Asker) -> JSONResponse:
+    """Label Studio tells of a project, and is told which model this is."""
     return JSONResponse({"model_version": engine.model.settings.name})
 
 
@@ -310,12 +301,10 @@ def _names(config: str) -> dict[str, str]:
         root = ElementTree.fromstring(config or "<View/>")
     except ElementTree.ParseError:
         raise bad_request("'label_config' is no XML") from None
-    for tag in root.iter():
-        if tag.tag == "Image":
-            names["image"] = tag.get("name", "image")
-            names["key"] = tag.get("value", "$image").lstrip("$")
-        elif tag.tag == "TextArea":
-            names["text"] = tag.get("name", "caption")
+    for tag in root.iter("Image"):
+        names |= {"image": tag.get("name", "image"), "key": tag.get("value", "$image").lstrip("$")}
+    for tag in root.iter("TextArea"):
+        names["text"] = tag.get("name", "caption")
     return names
 
 

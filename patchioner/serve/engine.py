@@ -75,14 +75,10 @@ class _Job:
 
 
 class Batcher:
-    """A queue that threads empty: the oldest question goes next, with all that are asked alike.
+    """A queue that threads empty: the oldest question goes next, with all that are asked alike, up to `most_rows`.
 
-    Args:
-        answer: (a key, what is asked under it) -> an answer, or an exception, for each.
-        workers: threads.
-        most_rows: of a batch, but for a single question that has more.
-        limit: of waiting rows, at which the queue `is_full`.
-        observe: told of each batch its key, its rows, seconds that its oldest waited, seconds of work.
+    `answer` takes a key and what is asked under it, and gives an answer, or an exception, for each. `observe` is told
+    of each batch its key, its rows, seconds that its oldest waited and seconds of work.
 
     Example:
         >>> batcher = Batcher(lambda key, asked: [one * 2 for one in asked], 1, most_rows=8)
@@ -307,11 +303,10 @@ class Engine:
 
     def known(self, name: str) -> Encoded:
         """The photo of that id; RequestError where it is not there, or no more."""
-        found = self.cache.get(name)
-        if found is None:
-            message = f"no image {name!r:.40} here (any more): upload it again"
-            raise RequestError(404, "unknown_image", message)
-        return found
+        if found := self.cache.get(name):
+            return found
+        message = f"no image {name!r:.40} here (any more): upload it again"
+        raise RequestError(404, "unknown_image", message)
 
     def checked(self, texts: Sequence[str]) -> tuple[str, ...]:
         """The texts; TextError where they are too many or too long."""
@@ -348,11 +343,10 @@ class Engine:
         answered = iter([one for some in await asyncio.gather(*asked) for one in some])
         return [next(answered) if isinstance(one, Region) else one for one in read]
 
-    async def texts(self, texts: Sequence[str]) -> Tensor:
+    async def texts(self, texts: Sequence[str]) -> Any:
         """(n, dim) float32 embeddings of texts."""
         wanted = self.checked(texts)
-        found: Tensor = await self.batcher.ask(("text",), wanted, len(wanted))
-        return found
+        return await self.batcher.ask(("text",), wanted, len(wanted))
 
     async def detail(self, photo: Encoded, seed: int, preset: str) -> DetailedCaption:
         """A long description; one at a time."""

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import torch
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 from torch.nn import functional as F
 
@@ -28,13 +28,8 @@ _ALIVE = 5.0  # seconds between signs of life while a description is made
 _MOST_LISTED = 10_000  # photos of `--root`
 
 
-def _said(kind: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
-    return {200: {"model": kind}}
-
-
-def _engine(request: Request) -> Engine:
-    found: Engine = request.app.state.engine
-    return found
+def _engine(request: Request) -> Any:
+    return request.app.state.engine
 
 
 Asker = Annotated[Engine, Depends(_engine)]
@@ -44,7 +39,7 @@ _UPLOAD = {"requestBody": {"content": {kind: {"schema": one} for kind, one in _F
 router = APIRouter(prefix="/v1", responses={400: {"model": schemas.Failure}})
 
 
-@router.post("/images", responses=_said(schemas.ImageAnswer), openapi_extra=_UPLOAD)
+@router.post("/images", responses={200: {"model": schemas.ImageAnswer}}, openapi_extra=_UPLOAD)
 async def upload(request: Request, engine: Asker) -> JSONResponse:
     """Encode a photo; its id is made of its content."""
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
@@ -60,7 +55,7 @@ async def upload(request: Request, engine: Asker) -> JSONResponse:
         return JSONResponse(_image(await engine.photo(await file.read())))
 
 
-@router.post("/images/{id}/captions", responses=_said(schemas.CaptionsAnswer))
+@router.post("/images/{id}/captions", responses={200: {"model": schemas.CaptionsAnswer}})
 async def captions(id: str, question: schemas.CaptionQuestion, engine: Asker) -> JSONResponse:
     """Caption regions, or choose among candidates."""
     photo, asked = engine.known(id), question.asked(engine.model)
@@ -68,7 +63,7 @@ async def captions(id: str, question: schemas.CaptionQuestion, engine: Asker) ->
     return JSONResponse({"captions": found})
 
 
-@router.post("/caption", responses=_said(schemas.OneGoAnswer))
+@router.post("/caption", responses={200: {"model": schemas.OneGoAnswer}})
 async def caption(question: schemas.OneGo, engine: Asker) -> JSONResponse:
     """Encode a photo and caption its regions."""
     asked = question.asked(engine.model)
@@ -77,7 +72,7 @@ async def caption(question: schemas.OneGo, engine: Asker) -> JSONResponse:
     return JSONResponse({**_image(photo), "captions": found})
 
 
-@router.post("/images/{id}/labels", responses=_said(schemas.LabelsAnswer))
+@router.post("/images/{id}/labels", responses={200: {"model": schemas.LabelsAnswer}})
 async def labels(id: str, question: schemas.LabelQuestion, engine: Asker) -> JSONResponse:
     """Choose a name for each region."""
     photo, names = engine.known(id), engine.checked(question.names)
@@ -85,7 +80,7 @@ async def labels(id: str, question: schemas.LabelQuestion, engine: Asker) -> JSO
     return JSONResponse({"labels": await as_json(found, lambda label: label.to_dict())})
 
 
-@router.post("/images/{id}/embed", responses=_said(schemas.EmbedAnswer))
+@router.post("/images/{id}/embed", responses={200: {"model": schemas.EmbedAnswer}})
 async def embed(id: str, question: schemas.RegionQuestion, engine: Asker) -> JSONResponse:
     """Embed regions, before the memory bank."""
     photo = engine.known(id)
@@ -94,7 +89,7 @@ async def embed(id: str, question: schemas.RegionQuestion, engine: Asker) -> JSO
     return JSONResponse({"dim": photo.features.dim, "embeddings": rows})
 
 
-@router.post("/images/{id}/explain", responses=_said(schemas.ExplainAnswer))
+@router.post("/images/{id}/explain", responses={200: {"model": schemas.ExplainAnswer}})
 async def explain(id: str, question: schemas.ExplainQuestion, engine: Asker) -> JSONResponse:
     """What a region's caption rests on."""
     (found,) = await engine.ask(("explain", question.k), engine.known(id), [question.region])
@@ -109,7 +104,7 @@ async def explain(id: str, question: schemas.ExplainQuestion, engine: Asker) -> 
     return JSONResponse({"texts": texts, "weights": _rounded(found.weights.tolist())})
 
 
-@router.post("/images/{id}/patches", responses=_said(schemas.PatchesAnswer))
+@router.post("/images/{id}/patches", responses={200: {"model": schemas.PatchesAnswer}})
 async def patches(id: str, question: schemas.PatchQuestion, engine: Asker) -> JSONResponse:
     """Find words among the patches, or caption some of them."""
     photo = engine.known(id)
@@ -172,13 +167,12 @@ def photo(name: str, engine: Asker) -> Response:
 
 def why_invalid(errors: Sequence[Any]) -> str:
     """The first of pydantic's errors in our words."""
-    first = errors[0]
-    place = ".".join(str(part) for part in first["loc"] if part != "body") or "the body"
-    if first["type"].startswith("json"):
+    kind, parts = errors[0]["type"], [str(part) for part in errors[0]["loc"] if part != "body"]
+    if kind.startswith("json"):
         return "the body is no JSON"
     known = {"missing": "is missing", "extra_forbidden": "is no field of this request"}
-    said = known.get(first["type"], "has a value that cannot be used")
-    return f"{place!r:.80} {said}: see /openapi.json"
+    said = known.get(kind, "has a value that cannot be used")
+    return f"{'.'.join(parts) or 'the body'!r:.80} {said}: see /openapi.json"
 
 
 def _image(photo: Encoded) -> dict[str, Any]:

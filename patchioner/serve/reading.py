@@ -52,12 +52,7 @@ too_large = partial(RequestError, 413, "too_large")  # a limit is passed
 
 
 def told(error: BaseException) -> RequestError:
-    """What a client is told of an error; of one that nobody foresaw, nothing but that.
-
-    Example:
-        >>> told(ZeroDivisionError("secret")).to_dict()
-        {'type': 'failed', 'message': 'the server failed at this request; its log says more'}
-    """
+    """What a client is told of an error; of one that nobody foresaw, nothing but that."""
     if isinstance(error, RequestError):
         return error
     for sort, status, kind, words in _TOLD:
@@ -115,14 +110,10 @@ def named_photo(name: str, settings: ServeSettings) -> bytes:
 def region_list(
     entries: Sequence[Any] | None, size: Size, settings: ServeSettings
 ) -> list[Region | PatchionerError]:
-    """Each entry as a region or its error; None is the whole photo.
+    """Each entry as a region or its error; None is the whole photo, `size` its (width, height).
 
-    Args:
-        entries: our JSON, or ``{"format": "coco" | "rle", ...}``; or what another dialect found: a region's error.
-        size: (width, height) of the photo.
-
-    Raises:
-        RequestError: none, or more than are allowed, by number or by the pixels of their masks.
+    Entries are our JSON, ``{"format": "coco" | "rle", ...}``, or the error that another dialect found. RequestError for
+    none, or more than are allowed, by number or by the pixels of their masks.
     """
     if entries is None:
         return [WholeImage()]

@@ -25,12 +25,7 @@ def _option(default: Any, meaning: str, form: str | None = None, **more: Any) ->
 class ServeSettings:
     """How the server is run, and its limits.
 
-    Raises:
-        OptionError: a number that makes no sense, no such folder, or an address that others reach without a token.
-
-    Example:
-        >>> ServeSettings(host="0.0.0.0", token="secret").is_local
-        False
+    OptionError for a number that makes no sense, no such folder, or an address that others reach without a token.
     """
 
     host: str = _option("127.0.0.1", "address to listen on")

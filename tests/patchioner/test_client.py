@@ -1,3 +1,5 @@
+"""Our client against a real server of our API: both say what the library says."""
+
 from __future__ import annotations
 
 import threading
@@ -5,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from patchioner import Box, Patchioner, Point
@@ -16,6 +19,9 @@ from tests.support.server import picture_bytes, running
 from tests.support.tiny import noise_photo, tiny_parts
 
 REGIONS = [Box(3, 4, 50, 60), Point(70, 20)]
+BAD = {"box": [900, 1, 910, 2]}
+TOKEN = "a-long-secret"
+NAMES = ["a red cat", "a blue bus"]
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +31,8 @@ def model() -> Patchioner:
 
 @pytest.fixture(scope="module")
 def client(model: Patchioner) -> Iterator[Client]:
-    with running(model, token="a-long-secret") as url:
-        yield Client(url, "a-long-secret")
+    with running(model, token=TOKEN) as url:
+        yield Client(url, TOKEN)
 
 
 @pytest.fixture
@@ -36,29 +42,37 @@ def photo(tmp_path: Path) -> Path:
     return path
 
 
-def test_it_asks_as_the_library_does(client: Client, model: Patchioner, photo: Path) -> None:
+def test_captions_labels_and_choices(client: Client, model: Patchioner, photo: Path) -> None:
     features = model.encode(noise_photo())
-    captions = client.caption(photo, REGIONS)
+    *captions, bad = client.caption(photo, [*REGIONS, BAD])
     assert [one["text"] for one in captions] == [
         one.text for one in model.caption(features, REGIONS)
     ]
-    assert client.caption(photo, [{"box": [900, 1, 910, 2]}])[0]["error"]["type"] == "bad_region"
-    names = ["a red cat", "a blue bus"]
-    assert client.label(photo, REGIONS, names) == [
-        one.to_dict() for one in model.label(features, REGIONS, names)
-    ]
-    assert client.caption(photo, None, candidates=names)[0]["text"] in names
-    assert len(client.embed(photo, REGIONS)) == 2
-    found = client.explain(photo, REGIONS[0], 3)
-    assert [one["text"] for one in found["texts"]] == list(
-        model.explain(features, REGIONS[0], 3).texts
-    )
-    assert len(client.find(photo, "a cat")) == features.geometry.grid[0]
-    assert client.models()[0]["id"] == "tiny"
-    assert client.encode(photo)["width"] == 96
-    with pytest.raises(ServerError) as error:
-        next(client.detail(photo))
-    assert error.value.kind == "bad_option"
+    assert bad["error"]["type"] == "bad_region"
+    labels = [one.to_dict() for one in model.label(features, REGIONS, NAMES)]
+    assert client.label(photo, REGIONS, NAMES) == labels
+    assert client.label(photo, REGIONS, NAMES, threshold=1.0)[0]["text"] is None
+    chosen = client.caption(photo, REGIONS, candidates=NAMES)
+    assert [one["text"] for one in chosen] == [one["text"] for one in labels]
+    assert client.models()[0]["id"] == "tiny" and client.encode(photo)["width"] == 96
+
+
+def test_reasons_embeddings_and_words(client: Client, model: Patchioner, photo: Path) -> None:
+    features = model.encode(noise_photo())
+    row, bad = client.embed(photo, [REGIONS[0], BAD])
+    np.testing.assert_allclose(row, model.embed_regions(features, REGIONS[:1])[0], atol=1e-5)
+    assert "error" in bad
+    found, expected = client.explain(photo, REGIONS[0], 3), model.explain(features, REGIONS[0], 3)
+    assert [one["text"] for one in found["texts"]] == list(expected.texts)
+    assert sum(one["weight"] for one in found["texts"]) == pytest.approx(1, abs=1e-4)
+    np.testing.assert_allclose(found["weights"], expected.weights, atol=1e-5)
+    words, tokens = model.embed_text(["a red cat"])[0].numpy(), features.tokens.numpy()
+    cosines = tokens @ words / np.linalg.norm(tokens, axis=2) / np.linalg.norm(words)
+    np.testing.assert_allclose(client.find(photo, "a red cat"), cosines, atol=1e-4)
+    for ask in (lambda: client.explain(photo, BAD), lambda: list(client.detail(photo))):
+        with pytest.raises(ServerError) as error:  # a region off the photo; no calibration
+            ask()
+        assert error.value.kind in ("bad_region", "bad_option")
 
 
 def test_photos_that_the_server_forgot_are_sent_again(model: Patchioner) -> None:
@@ -73,10 +87,8 @@ def test_a_busy_server_is_asked_again() -> None:
     gated, photo = Gated(tiny_parts(), device="cpu"), picture_bytes(noise_photo())
     with held(gated, queue=1) as url:
         found: list[Any] = []
-        threads = [
-            threading.Thread(target=lambda: found.append(Client(url).caption(photo)))
-            for _ in range(2)
-        ]
+        work = lambda: found.append(Client(url).caption(photo))  # noqa: E731
+        threads = [threading.Thread(target=work) for _ in range(2)]
         for thread in threads:
             thread.start()
         assert gated.reached.wait(60)
@@ -87,20 +99,16 @@ def test_a_busy_server_is_asked_again() -> None:
 
 
 def test_what_goes_wrong_is_one_error(client: Client, model: Patchioner, photo: Path) -> None:
+    def kind(other: Client, source: Any = photo) -> str:
+        with pytest.raises(ServerError) as error:
+            other.caption(source)
+        return error.value.kind
+
     with pytest.raises(ImageError):
         client.caption("none.jpg")
-    with pytest.raises(ServerError) as error:
-        client.caption(b"no photo")
-    assert error.value.kind == "bad_image"
-    with running(model, token="a-long-secret") as url, pytest.raises(ServerError) as error:
-        Client(url).caption(photo)
-    assert error.value.kind == "unauthorized"
-    with pytest.raises(ServerError) as error:
-        Client(url).caption(photo)  # it has stopped
-    assert error.value.kind == "unreachable"
-    with (
-        ChatServer(then=lambda request: Reaction(b"<html>", 502)) as other,
-        pytest.raises(ServerError) as error,
-    ):
-        Client(other.url).caption(photo)
-    assert error.value.kind == "failed"
+    assert kind(client, b"no photo") == "bad_image"
+    with running(model, token=TOKEN) as url:
+        assert kind(Client(url)) == "unauthorized"
+    assert kind(Client(url)) == "unreachable"  # it has stopped
+    with ChatServer(then=lambda request: Reaction(b"<html>", 502)) as other:
+        assert kind(Client(other.url)) == "failed"

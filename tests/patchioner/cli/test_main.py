@@ -80,7 +80,7 @@ def test_the_doctor_reports_and_finds_what_is_in_the_way(
     monkeypatch.setattr(
         metadata, "packages_distributions", lambda: {"patchioner": ["openpatchioner"]}
     )
-    monkeypatch.setattr(models, "EXTRAS", {"demo": ("no_such_module",), "clip": ("json",)})
+    monkeypatch.setattr(models, "EXTRAS", {"demo": "no_such_module", "clip": "json"})
     assert main(["doctor"]) == 0
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
     assert "[demo]" in lines["demo"] and "no_such_module" in lines["demo"]
