@@ -84,14 +84,11 @@ class Bounds(tuple[float, ...]):
 
 
 class Region(ABC):
-    """A part of an image, in pixels of the original image (x right, y down).
-
-    Regions are immutable values; they hold no image and can be used with any.
+    """A part of an image, in pixels of the original image (x right, y down); an immutable value without the image.
 
     Attributes:
         kind: the name of this kind of region in settings, such as "box".
-        json_key, json_extras: the key under which `to_json` writes it, if that is not its `kind`,
-            and attributes beside it.
+        json_key, json_extras: where `to_json` writes it, if not under its `kind`, and attributes beside it.
     """
 
     kind: ClassVar[str]
@@ -125,18 +122,11 @@ class Region(ABC):
 
     @staticmethod
     def from_json(entry: object, folder: Path | None = None) -> Region:
-        """What `to_json` wrote.
+        """What `to_json` wrote; RegionError for an unknown key, or numbers that make no region.
 
         Args:
             entry: a dictionary of exactly one kind, such as ``{"box": [x1, y1, x2, y2]}``.
             folder: where pictures of masks lie; without it an entry may name no file.
-
-        Raises:
-            RegionError: an unknown kind or key, or numbers that make no region.
-
-        Example:
-            >>> Region.from_json({"point": [3, 4]})
-            Point(x=3.0, y=4.0)
         """
         keys = {one.json_key or kind: one for kind, one in sorted(region_kinds().items())}
         if not isinstance(entry, Mapping):
@@ -159,10 +149,7 @@ class Region(ABC):
         return [part for shape in shapes for part in shape._drawn(image_size, geometry)]
 
     def require_fit(self, image_size: Size) -> None:
-        """RegionError where it cannot be meant for an image of (width, height) pixels.
-
-        So are a mask of another size, and fractions of pixels that all lie within 0..1.
-        """
+        """RegionError for a mask of another (width, height), or numbers that are 0..1 where pixels are meant."""
         for shape, _ in self.leaves():
             shape.require_fit(image_size)
 
@@ -170,20 +157,13 @@ class Region(ABC):
     def bounds(self) -> Bounds:
         """``bounds(geometry)``: the box around it, XYXY float pixels of the original image.
 
-        Boxes, masks and polygons have their own extent, cut at the image's edges; other kinds
-        that of the patches they lie in. Uncalled, it is a tuple: the extent as given, empty where
-        only an image can tell it.
-
-        Example:
-            >>> Box(-5, 0, 40, 30).bounds(geometry)
-            (0.0, 0.0, 40.0, 30.0)
+        Of boxes, masks and polygons their own extent, cut at the image's edges; of other kinds that of
+        their patches. Uncalled, a tuple: the extent as given, empty where only an image can tell it.
         """
-        known = [shape.extent() for shape, _ in self.leaves()]
-        corners = [extent for extent in known if extent is not None]
-        edges: list[float] = []
-        if len(corners) == len(known):
-            edges = [*np.min(corners, axis=0)[0].tolist(), *np.max(corners, axis=0)[1].tolist()]
-        bounds = Bounds(edges)
+        corners = [extent for shape, _ in self.leaves() if (extent := shape.extent()) is not None]
+        known = len(corners) == sum(1 for _ in self.leaves())
+        edges = [np.min(corners, axis=0)[0], np.max(corners, axis=0)[1]] if known else [np.empty(0)]
+        bounds = Bounds(np.concatenate(edges).tolist())
         bounds._region = self
         return bounds
 
@@ -193,11 +173,7 @@ class Region(ABC):
         weighting: Weighting | None = None,
         attention: object = None,
     ) -> npt.NDArray[np.float32]:
-        """Weights over the patch grid, (h, w) float32; see `region_weights`.
-
-        Example:
-            >>> weights = Box(10, 20, 200, 220).patch_weights(features.geometry)
-        """
+        """Weights over the patch grid, (h, w) float32; see `region_weights`."""
         weights: npt.NDArray[np.float32] = region_weights([self], geometry, weighting, attention)[0]
         return weights
 
@@ -301,16 +277,13 @@ class Weighting:
         kind: ``uniform``: by the share of the patch that the region covers. ``gaussian``: that,
             times exp(-(u^2 + v^2) / variance), u and v from -1 to 1 over the region's extent.
             ``attention``: that, times the image's CLS attention, or the coverage alone where that
-            is zero. ``cls``: no patch, but the image's CLS token whatever the region (for crops
-            and baselines); its weights are those of ``uniform``.
-        variance: divisor of the Gaussian, finite and not negative; 0 is the one patch nearest
-            to the middle (of several, the upper left). There is no factor 2, as published.
-        rounding: ``coverage`` is exact. ``reference`` repeats the published arithmetic for boxes,
-            sets of boxes, traces and the whole image, to 1e-5, length of the embedding included,
-            for the sake of published numbers; other kinds stay exact. docs/reference_mode.md has
-            every difference. Where the published result is NaN, there is a `RegionError`.
-        seed: of the chance that reference rounding needs under variance 0, an integer; the same
-            patches get the same choice.
+            is zero. ``cls``: the image's CLS token whatever the region, with weights of ``uniform``.
+        variance: of the Gaussian, finite and not negative; 0 is the one patch nearest to the
+            middle (of several, the upper left). There is no factor 2, as published.
+        rounding: ``coverage`` is exact. ``reference`` repeats the published arithmetic, to 1e-5, for
+            boxes, sets of boxes, traces and the whole image (docs/reference_mode.md has every
+            difference); a RegionError where the published result is NaN.
+        seed: an integer; of the choice of a middle under reference rounding and variance 0.
         head: for ``attention``: the one head whose map counts, from 0; None is their mean.
 
     Raises:
@@ -400,10 +373,7 @@ def _pool(
 def feature_weights(
     features: PatchFeatures, regions: Iterable[Region], weighting: Weighting | None = None
 ) -> npt.NDArray[np.float32]:
-    """The weights that `pool_regions` gives the patches: `region_weights` of encoded images.
-
-    (n, h, w) float32, every map sums to 1, also where reference mode changes the length.
-    """
+    """The weights that `pool_regions` gives the patches, (n, h, w) float32: `region_weights` of encoded images."""
     weighting = weighting or Weighting()
     return region_weights(regions, features.geometry, weighting, _attention(features, weighting))
 
@@ -413,7 +383,9 @@ def _attention(features: PatchFeatures, weighting: Weighting) -> Tensor | None:
     if weighting.kind != "attention" or weighting.rounding == "coverage":
         return features.attention
     if features.reference_attention is None:
-        raise OptionError(f"reference rounding needs the attention map as published, {_NONE}")
+        raise OptionError(
+            f"the attention map as published is needed, {_NONE}, or rounding='coverage'"
+        )
     return features.reference_attention
 
 
@@ -437,9 +409,6 @@ def region_weights(
     Raises:
         RegionError: the model sees nothing of a region.
         OptionError: attention is asked for but missing, or does not fit the grid.
-
-    Example:
-        >>> weights = region_weights([Box(0, 0, 9, 9), WholeImage()], features.geometry)
     """
     weighting = weighting or Weighting()
     attended = _attention_map(attention, geometry.grid, weighting)
@@ -541,8 +510,7 @@ def one_hot(columns: Indices, rows: Indices, grid: tuple[int, int]) -> Floats:
 def published_middle(footprints: Footprints, seed: int) -> Floats:
     """(n, h, w) one-hot maps at the middle of rectangles of whole patches.
 
-    An even number of patches has two middles, of which the published system draws one for each
-    axis, without a seed; here the draw depends on the seed and the rectangle alone.
+    Of two middles the published system draws one for each axis; here the seed and the rectangle alone decide.
     """
     spans = np.rint(footprints.extents - 0.5).astype(np.int64)
     texts = [f"{seed} {span}".encode() for span in spans.tolist()]

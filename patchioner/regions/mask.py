@@ -46,14 +46,8 @@ class Mask(Shape):
 
     Args:
         array: (height, width) of the original image: bool, integers (0 is outside), or floats
-            that are 0 or 1; axes of length one before or after it do not count. A tensor may be
-            on any device. It is copied.
-
-    Attributes:
-        array: (height, width) bool, read-only.
-
-    Raises:
-        RegionError: not two-dimensional, not yes-or-no values, or nowhere true.
+            that are 0 or 1; axes of length one before or after it do not count. Kept as a
+            read-only bool copy. RegionError for other shapes or values, or where none is true.
 
     Example:
         >>> Mask(np.eye(4, dtype=bool))
@@ -100,10 +94,7 @@ class Mask(Shape):
 
     @classmethod
     def from_rle(cls, rle: Mapping[str, object], image_size: Size | None = None) -> Self:
-        """A mask from COCO's run lengths, ``{"size": [height, width], "counts": list or str}``.
-
-        Where the image's (width, height) is given, a mask of another size is not even unpacked.
-        """
+        """A mask from COCO's run lengths; one of another (width, height) than `image_size` is not even unpacked."""
         if image_size is not None and isinstance(rle, Mapping) and "size" in rle:
             cls.require_rle_size(rle["size"], image_size)
         return cls(decode_rle(rle))
@@ -143,11 +134,7 @@ class Mask(Shape):
 
     @classmethod
     def from_ultralytics(cls, result: Any) -> list[Self]:
-        """One mask per detection of one ultralytics ``Results``, at the photo's own size.
-
-        Masks at the network's size (``retina_masks=False``) are cut free of their padding and
-        enlarged, as ultralytics' own ``scale_masks`` does.
-        """
+        """One mask per detection of one ultralytics ``Results``, without padding, at the photo's own size."""
         if result.masks is None:
             return []
         height, width = (int(side) for side in result.orig_shape[:2])
@@ -236,14 +223,11 @@ def _picture_values(picture: Any) -> npt.NDArray[np.generic]:
 
 def _pixel_shares(geometry: ImageGeometry) -> tuple[Floats, Floats]:
     """How much of a cell each pixel column (w, W) and each pixel row (h, H) covers."""
-    edges = geometry.to_grid(np.arange(max(geometry.image_size) + 1.0)[:, None].repeat(2, axis=1))
-    shares = [
-        axis_overlap(along[:pixels], along[1 : pixels + 1], cells).T
-        for along, pixels, cells in zip(
-            edges.T, geometry.image_size, geometry.grid[::-1], strict=True
-        )
-    ]
-    return shares[0], shares[1]
+    (width, height), (rows, columns) = geometry.image_size, geometry.grid
+    edges = np.arange(max(width, height) + 1, dtype=np.float64)
+    x, y = geometry.to_grid(np.stack([edges, edges], axis=1)).T
+    x, y = x[: width + 1], y[: height + 1]
+    return axis_overlap(x[:-1], x[1:], columns).T, axis_overlap(y[:-1], y[1:], rows).T
 
 
 def _cover(mask: Mask, columns: Floats, rows: Floats) -> Floats:
@@ -274,12 +258,9 @@ def _unpadded(array: npt.NDArray[np.generic], size: Size) -> npt.NDArray[np.bool
 
 
 def decode_rle(rle: Mapping[str, object]) -> npt.NDArray[np.bool_]:
-    """Decode ``{"size": [height, width], "counts": ...}`` to a (height, width) bool mask.
+    """Decode ``{"size": [height, width], "counts": list of runs, or compressed str}`` to a (height, width) bool mask.
 
-    ``counts`` is a list of run lengths (uncompressed; plain numpy) or a string (compressed).
-
-    Raises:
-        RegionError: not an RLE, or the runs do not fill the mask exactly.
+    RegionError where it is no RLE, or the runs do not fill the mask exactly.
 
     Example:
         >>> decode_rle({"size": [2, 2], "counts": [1, 2, 1]})
@@ -330,9 +311,8 @@ def _size(size: object) -> tuple[int, int]:
 def _runs_of_string(counts: bytes) -> list[int]:
     """Run lengths of a compressed string.
 
-    Source: the format of the COCO API. Each number is written in groups of 5 bits, lowest first,
-    as characters from "0" on; bit 6 says that more follow, the top bit of the last group is the
-    sign. From the fourth number on it is the difference to the run two before.
+    Source: the format of the COCO API. Numbers are groups of 5 bits, lowest first, as characters from "0" on; bit 6
+    says that more follow, the top bit of the last is the sign. From the fourth on it is what the run two before lacks.
     """
     runs: list[int] = []
     value = shift = 0

@@ -67,11 +67,8 @@ class Trace(Shape):
     without length, means the patches under its points.
 
     Args:
-        points: [(x, y), ...], at least one.
+        points: [(x, y), ...], at least one, finite; else RegionError.
         normalized: the points are 0..1 of the image's width and height, not pixels.
-
-    Raises:
-        RegionError: no point, or a coordinate that is not finite.
 
     Example:
         >>> Trace([(0.2, 0.5), (0.8, 0.5)], normalized=True)
@@ -98,10 +95,7 @@ class Trace(Shape):
     def from_points_xyt(
         cls, samples: Iterable[Mapping[str, float]], *, normalized: bool = True
     ) -> Self:
-        """A trace from mouse samples [{"x": .., "y": .., "t": ..}, ...], in time order.
-
-        Localized Narratives count in 0..1 of the image; say ``normalized=False`` for pixels.
-        """
+        """A trace from mouse samples [{"x": .., "y": .., "t": ..}, ...], in time order, of Localized Narratives."""
         pairs = []
         for index, sample in enumerate(items_of(samples, "trace")):
             if not isinstance(sample, Mapping) or not {"x", "y"} <= sample.keys():
@@ -188,10 +182,9 @@ def _sums(places: Floats, amounts: Floats | float, grid: tuple[int, int]) -> Flo
 
 
 def _split(starts: Floats, ends: Floats, geometry: ImageGeometry) -> tuple[Floats, Floats]:
-    """Cut segments (n, 2) -> (n, 2) pixels at every grid line.
+    """Cut segments (n, 2) -> (n, 2) pixels at every grid line, into (m, 2, 2) starts and ends on the grid.
 
-    Returns the pieces inside the grid, (m, 2, 2) as start and end in grid units, and their
-    (m,) lengths in pixels of the original image: what the hand drew, whatever the stretch.
+    Lengths (m,) are those in pixels of the original image: what the hand drew, whatever the stretch.
     """
     a, b = geometry.to_grid(starts)[:, None, :], geometry.to_grid(ends)[:, None, :]
     cuts = [np.zeros((len(a), 1)), np.ones((len(a), 1))]
@@ -226,12 +219,10 @@ def _unseen(trace: Trace, geometry: ImageGeometry, inside: npt.NDArray[np.bool_]
 def reference_counts(trace: Trace, geometry: ImageGeometry) -> Floats:
     """The published arithmetic: how many points fall into each patch, (h, w) float64.
 
-    On the 0..1 coordinates u of the whole image, with g patches along the axis: points outside
-    0..1 are dropped, column = min(int(u / (1 / g)), g - 1), every point adds 1, and repeated points
-    count again (source: facts about the published Patch-ioner code). Repeated with it: the division
-    by 1 / g lets some points on a boundary fall low (0.3 with g = 10 gives 2), and u goes to the
-    grid as it is even under a crop. Padding was not published: there u counts over the padded
-    square. Not kept: NaN where no point is left is a RegionError.
+    On the 0..1 coordinates u of the whole image, with g patches along the axis: points outside 0..1 are dropped,
+    column = min(int(u / (1 / g)), g - 1), and every point adds 1. Repeated with it: 1 / g lets some points on a
+    boundary fall low (0.3 with g = 10 gives 2), and u goes to the grid as it is even under a crop. Padding was not
+    published: there u counts over the padded square. Not kept: NaN where no point is left is a RegionError.
     """
     pixels = trace.pixels(geometry.image_size)
     cells = np.array(geometry.grid[::-1], dtype=np.float64)
@@ -257,16 +248,9 @@ class Polygon(Shape):
     """The inside of a closed outline, or of several (their union).
 
     Args:
-        points: a ring, [(x, y), ...] in float pixels of the original image, at least three
-            points, closed by itself; or a list of such rings. A ring that crosses itself
-            means all the area it encloses.
-
-    Attributes:
-        rings: the rings, as tuples of (x, y).
-
-    Raises:
-        RegionError: no ring, a ring of fewer than three different points, a coordinate that is
-            not finite.
+        points: a ring, [(x, y), ...] in float pixels of the original image, or a list of rings, kept
+            as `rings`. One that crosses itself means all the area it encloses; one of fewer than
+            three different points, or with one that is not finite, is a RegionError.
 
     Example:
         >>> Polygon([(0, 0), (10, 0), (0, 10)])
@@ -289,12 +273,7 @@ class Polygon(Shape):
 
     @classmethod
     def from_coco(cls, segmentation: Iterable[Iterable[float]]) -> Self:
-        """A polygon from COCO's ``segmentation``: rings as flat lists [x1, y1, x2, y2, ...].
-
-        Example:
-            >>> Polygon.from_coco([[0, 0, 10, 0, 0, 10]])
-            Polygon((0, 0), (10, 0), (0, 10))
-        """
+        """A polygon from COCO's ``segmentation``: rings as flat lists [x1, y1, x2, y2, ...]."""
         rings = []
         for index, flat in enumerate(items_of(segmentation, "segmentation")):
             what = f"ring {index} of the segmentation"
@@ -390,6 +369,6 @@ def _valid(shapely: Any, ring: Floats) -> Any:
     crossings = met * len(sides) // (2 * len(some))
     if met >= 8 and crossings > MOST_CROSSINGS:
         raise RegionError(
-            f"the polygon crosses itself about {crossings:,} times: simplify it, or give it as a mask"
+            f"the polygon crosses itself about {crossings:,} times: give it as a mask"
         )
     return shapely.make_valid(area)

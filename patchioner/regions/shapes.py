@@ -147,11 +147,8 @@ def _axis_shares(low: Floats, high: Floats, cells: int) -> Floats:
 
 
 def span_footprints(spans: Indices, grid: tuple[int, int]) -> Footprints:
-    """Uniform rectangles of whole cells: (n, 4) first column, first row, last column, last row.
-
-    The extent runs from the first to the last cell CENTRE, so that a Gaussian over it sees
-    linspace(-1, 1) over the span, as published.
-    """
+    """Uniform rectangles of whole cells: (n, 4) first column, first row, last column, last row."""
+    # The extent runs from cell CENTRE to cell CENTRE: a Gaussian sees linspace(-1, 1), as published.
     left, top, right, bottom = spans.T
     column, row = np.arange(grid[1]), np.arange(grid[0])
     columns = (column >= left[:, None]) & (column <= right[:, None])
@@ -164,10 +161,8 @@ def span_footprints(spans: Indices, grid: tuple[int, int]) -> Footprints:
 def reference_box_footprints(boxes: Floats, geometry: ImageGeometry) -> Footprints:
     """The published integer arithmetic for (n, 4) XYXY boxes in original pixels.
 
-    In model pixels x, y, w, h (`reference_model_boxes`), with patch side p: columns
-    floor(x / p) .. floor(x / p) + floor(w / p), both ends included and cut at the grid; rows
-    likewise; every patch of that rectangle counts the same (source: facts about the published
-    Patch-ioner code). Not kept: a box off the grid, NaN there, is the caller's error.
+    In model pixels x, y, w, h with patch side p: columns floor(x / p) .. floor(x / p) + floor(w / p), both ends
+    included and cut at the grid; rows likewise; every patch of that rectangle counts the same.
     """
     model = reference_model_boxes(boxes, geometry)
     cells = np.floor_divide(model, np.float32(geometry.patch_size)).astype(np.int64)
@@ -180,12 +175,10 @@ def reference_box_footprints(boxes: Floats, geometry: ImageGeometry) -> Footprin
 def reference_model_boxes(boxes: Floats, geometry: ImageGeometry) -> npt.NDArray[np.float32]:
     """(n, 4) XYXY original pixels -> (n, 4) float32 x, y, width, height in model pixels.
 
-    Stretch: x and w times target / width, y and h times target / height. Crop: all times
-    size / short side, then minus max(0, (int(scaled side) - size) // 2), then x and y clamped to
-    0 .. size - 1 and w and h to 0 .. size - x: a published defect, repeated here, that moves the
-    origin of a box that the crop cuts without shortening it. float32, as published, so that
+    Crop: all times size / short side, then minus max(0, (int(scaled side) - size) // 2), then x and y clamped to
+    0 .. size - 1 and w and h to 0 .. size - x: a published defect that moves the origin of a box that the crop cuts
+    without shortening it. Other fits go through the geometry's own map. float32, as published, so that
     (2.4 + 14) - 2.4 is a whole patch of 14. Not kept: what sticks out of a stretched image is cut.
-    Padding and the kept aspect ratio were not published; they go through the geometry's own map.
     """
     if geometry.fit == "crop":
         size = float(geometry.model_size[0])
@@ -227,14 +220,9 @@ class _Numbers:
 
 @dataclass(frozen=True)
 class Point(_Numbers, Shape):
-    """The patch under one place.
+    """The patch under x, y, float pixels of the original image; RegionError where one is not finite.
 
-    Args:
-        x, y: float pixels of the original image; (0, 0) is the top left corner of the first
-            pixel, and a point on the far edge belongs to the last patch.
-
-    Raises:
-        RegionError: a coordinate is not a finite number.
+    (0, 0) is the top left corner of the first pixel, and a point on the far edge belongs to the last patch.
 
     Example:
         >>> Point(120.5, 64)
@@ -268,13 +256,7 @@ class Point(_Numbers, Shape):
 
 @dataclass(frozen=True)
 class Patch(_Numbers, Shape):
-    """One patch by its place in the grid, counted from 0 at the top left.
-
-    Args:
-        row, col: integers.
-
-    Raises:
-        RegionError: not an integer, or negative.
+    """One patch by its place in the grid, integers from 0 at the top left; RegionError for anything else.
 
     Example:
         >>> Patch(row=0, col=3)
@@ -299,11 +281,7 @@ class Patch(_Numbers, Shape):
 
     @classmethod
     def all(cls, geometry: ImageGeometry) -> list[Self]:
-        """Every patch of the grid that shows some of the image, row by row.
-
-        Example:
-            >>> captions = model.caption(features, Patch.all(features.geometry))
-        """
+        """Every patch of the grid that shows some of the image, row by row."""
         return [cls(row, col) for row, col in np.argwhere(shown_patches(geometry)).tolist()]
 
     @classmethod
@@ -339,14 +317,10 @@ class Patch(_Numbers, Shape):
 
 @dataclass(frozen=True)
 class Box(_Numbers, Shape):
-    """An axis-aligned box; what sticks out of the image is cut off.
+    """An axis-aligned box: left, top, right, bottom edge in float pixels of the original image.
 
-    Args:
-        x1, y1: left and top edge, x2, y2: right and bottom edge; float pixels of the original
-            image, so ``Box(0, 0, width, height)`` is the whole of it.
-
-    Raises:
-        RegionError: a coordinate is not finite, or the box is empty or inverted.
+    ``Box(0, 0, width, height)`` is the whole of it; what sticks out is cut off. RegionError where a
+    coordinate is not finite, or the box empty or inverted.
 
     Example:
         >>> Box(10, 20, 200, 220)
@@ -373,12 +347,7 @@ class Box(_Numbers, Shape):
 
     @classmethod
     def from_xywh(cls, x: float, y: float, width: float, height: float) -> Self:
-        """A box from its left top corner and its size, in pixels.
-
-        Example:
-            >>> Box.from_xywh(10, 20, 190, 200)
-            Box(x1=10.0, y1=20.0, x2=200.0, y2=220.0)
-        """
+        """A box from its left top corner and its size, in pixels."""
         left, top = finite(x, "x of the box"), finite(y, "y of the box")
         right = left + finite(width, "width of the box")
         return cls(left, top, right, top + finite(height, "height of the box"))
@@ -476,17 +445,10 @@ class WholeImage(Shape):
 
 @dataclass(frozen=True, init=False, repr=False)
 class RegionSet(Region):
-    """Several regions of one image as one region.
+    """Several regions of one image, at least one, as one region; RegionError for a member that is none.
 
-    Every member counts the same, whatever its size: the set's weights are the mean of its
-    members' weights, as in the published code (the paper's formula, as quoted, would weigh them by
-    area). A set inside a set is one member.
-
-    Args:
-        members: at least one region.
-
-    Raises:
-        RegionError: no member, or a member that is no region.
+    Every member counts the same, whatever its size: the set's weights are the mean of its members'
+    weights, as in the published code. A set inside a set is one member.
 
     Example:
         >>> RegionSet([Box(0, 0, 10, 10), Point(50, 60)])
@@ -510,10 +472,6 @@ class RegionSet(Region):
 
         Rows of four negative numbers, such as the published [-1, -1, -1, -1], only fill a batch
         and are skipped; none left is a RegionError, where the published code answers NaN.
-
-        Example:
-            >>> RegionSet.from_xywh([[0, 0, 10, 10], [-1, -1, -1, -1]])
-            RegionSet(Box(x1=0.0, y1=0.0, x2=10.0, y2=10.0))
         """
         rows_of = enumerate(items_of(boxes, "boxes of the RegionSet"))
         rows = [numbers(row, 4, f"box {index} of the RegionSet") for index, row in rows_of]
