@@ -97,7 +97,7 @@ def build_bank_folder(
         captions: any number; repeated ones become one row with a count, which projects the same.
         embed: of the model that the bank is for, e.g. its text tower's `encode`.
         out: an absent or empty folder.
-        encoder: JSON values that tell this encoder from others, its settings and the `digest` of its weights: a run
+        encoder: JSON values that tell this encoder from others, its settings and the sha256 of its weights: a run
             goes on only with the encoder that it was begun with.
         sample: captions drawn at random; None takes all.
         rows: size to compact to by k-means (`compact`); None keeps every distinct caption.

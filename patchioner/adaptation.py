@@ -29,7 +29,7 @@ from memory_bank import MemoryBank, compact
 from memory_bank.build import embed_texts
 from patchioner.base.errors import OptionError, TextError
 from patchioner.base.files import RunFolder
-from patchioner.base.weights import Storage, digest
+from patchioner.base.weights import Storage, tensors_sha256
 from patchioner.checkpoints.folder import Parts, write_checkpoint
 from patchioner.text import TextTower
 
@@ -47,6 +47,11 @@ _Tune = Literal["frozen", "lora", "full"]
 _Keep = Literal["inside", "reference"]
 
 logger = logging.getLogger(__name__)
+
+
+def _check_choice(name: str, value: str, choices: Any) -> None:
+    if value not in get_args(choices):
+        raise OptionError(f"{name} is {value!r}; choose one of {get_args(choices)}")
 
 
 @dataclass(frozen=True)
@@ -80,13 +85,10 @@ class NewDecoder:
 
     def __post_init__(self) -> None:
         for name, choices in (("type", _Type), ("tune", _Tune), ("keep", _Keep)):
-            values = get_args(choices)
-            if getattr(self, name) not in values:
-                raise OptionError(f"{name} is {getattr(self, name)!r}; choose one of {values}")
+            _check_choice(name, getattr(self, name), choices)
         if bool(self.language_model) == (self.type == "prefix_gpt2"):
             raise OptionError(
-                f"language_model is {self.language_model!r} for a decoder of type {self.type}; give all but "
-                "prefix_gpt2 a hub id such as 'gpt2', or a folder"
+                f"language_model is {self.language_model!r} for {self.type}; give all but prefix_gpt2 one"
             )
         if self.entities and self.type != "viecap":
             raise OptionError(f"entities are for viecap, not for {self.type}")
@@ -108,8 +110,8 @@ class NewDecoder:
         if self.type == "prefix_lm":
             from decoders.prefix_lm import PrefixLMDecoder
 
-            values: dict[str, Any] = {"seed": seed, "tune": self.tune, "keep": self.keep}
-            return PrefixLMDecoder.create(dim, self.language_model, **values)
+            how: dict[str, Any] = {"seed": seed, "tune": self.tune, "keep": self.keep}
+            return PrefixLMDecoder.create(dim, self.language_model, **how)
         if self.type == "meacap":
             from decoders.retrieval import MeacapDecoder
 
@@ -159,8 +161,7 @@ class AdaptOptions:
             raise OptionError(f"noise is {self.noise!r}; it must be above 0, about 0.08 is usual")
         if self.bank_rows is not None and self.bank_rows < 1:
             raise OptionError(f"bank_rows is {self.bank_rows!r}; it must be at least 1, or None")
-        if self.storage not in get_args(Storage):
-            raise OptionError(f"storage is {self.storage!r}; choose one of {get_args(Storage)}")
+        _check_choice("storage", self.storage, Storage)
         self.training(texts=1, max_tokens=1)  # checks the rest
 
     @property
@@ -176,20 +177,15 @@ class AdaptOptions:
         epochs = usual if self.epochs is None else self.epochs
         total = max(1, round(epochs * -(-texts // max(1, self.batch))))
         every = max(1, min(total // _REPORTS, 1000))
-        return TrainOptions(
-            epochs=epochs,
-            batch=self.batch,
-            learning_rate=self.rate,
-            noise_sigma=self.noise or 0.0,
-            max_tokens=max_tokens,
-            validation_share=self.validation_share,
-            autocast=self.autocast,
-            seed=self.seed,
-            # In proportion to the run.
-            warmup_steps=min(200, total // 10),
-            validate_every=every,
-            checkpoint_every=min(every, 200),
-        )
+        same = ("batch", "validation_share", "autocast", "seed")
+        own: dict[str, Any] = {name: getattr(self, name) for name in same}
+        own |= {"learning_rate": self.rate, "noise_sigma": self.noise or 0.0, "epochs": epochs}
+        # In proportion to the run.
+        pace: dict[str, Any] = {
+            "warmup_steps": min(200, total // 10),
+            "checkpoint_every": min(every, 200),
+        }
+        return TrainOptions(**own, **pace, max_tokens=max_tokens, validate_every=every)
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,7 +203,7 @@ class GapNoise:
     share: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.weakest <= self.strongest < float("inf"):
+        if not 0 <= self.weakest <= self.strongest < math.inf:
             wrong = f"noise from {self.weakest} to {self.strongest}"
             raise OptionError(f"{wrong}: give 0 <= weakest <= strongest")
         if not 0 <= self.share <= 1:
@@ -253,7 +249,7 @@ def read_texts(path: str | os.PathLike[str]) -> list[str]:
         content = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise TextError(
-            f"cannot read the corpus {os.fspath(path)!r} ({error}): give a UTF-8 text file with one sentence per line"
+            f"cannot read the corpus {os.fspath(path)!r} ({error}): give UTF-8 text, one sentence a line"
         ) from error
     lines = content.split("\n")
     return lines[:-1] if lines[-1] == "" else lines
@@ -283,10 +279,9 @@ def gather(
 ) -> Corpus:
     """Leave out what does not fit, and hold out `validation`, else a `share` of the corpus (0: none)."""
     own = _fitting(corpus, fits, "corpus")
-    if len(own.texts) < FEWEST:
+    if (count := len(own.texts)) < FEWEST:
         raise TextError(
-            f"the corpus has {len(own.texts)} distinct usable sentences: give at least {FEWEST}, "
-            "better 1,000 or more, one per line"
+            f"the corpus has {count} distinct usable sentences: give at least {FEWEST}, better 1,000"
         )
     if validation is None:
         return Corpus(own.texts, own.counts, _chosen(len(own.texts), share, seed))
@@ -311,12 +306,11 @@ def _chosen(count: int, share: float, seed: int) -> tuple[int, ...]:
 
 def _fitting(corpus: Corpus, fits: Callable[[Sequence[str]], Sequence[bool]], name: str) -> Corpus:
     rows = [row for row, fit in enumerate(fits(corpus.texts)) if fit]
-    if len(rows) == len(corpus.texts):
-        return corpus
-    long = sorted(set(range(len(corpus.texts))) - set(rows))
-    wrong = "%s: left out %d sentences longer than the decoder can write, such as %r"
-    logger.warning(wrong, name, len(long), corpus.texts[long[0]][:80])
-    return Corpus(*(tuple(v[row] for row in rows) for v in (corpus.texts, corpus.counts)))  # type: ignore[arg-type]
+    if left := sorted(set(range(len(corpus.texts))) - set(rows)):
+        wrong = "%s: left out %d sentences longer than the decoder can write, such as %r"
+        logger.warning(wrong, name, len(left), corpus.texts[left[0]][:80])
+    texts, counts = (tuple(values[row] for row in rows) for values in (corpus.texts, corpus.counts))
+    return Corpus(texts, counts)  # type: ignore[arg-type]
 
 
 def adapt(
@@ -348,12 +342,9 @@ def adapt(
         TextError, CheckpointError: too few sentences, or no string; intermediate files that are damaged.
     """
     options, out = options or AdaptOptions(), Path(out)
-    tower = source.text_tower
-    if tower is None:
+    if (tower := source.text_tower) is None:
         name = source.settings.name
-        raise OptionError(
-            f"{name!r} has no text tower to embed sentences with: choose one that has"
-        )
+        raise OptionError(f"{name!r} has no text tower to embed sentences: choose one that has")
     cleaned = clean(texts, "corpus")
     decoder = _starting_decoder(source, tower, cleaned.texts, options)
     corpus = gather(
@@ -404,7 +395,10 @@ def _identity(
     return {
         "options": {**asdict(options), "learning_rate": options.rate},
         "corpus": sentences.hexdigest(),
-        "source": {**source.settings.to_json(), "weights": digest(*networks)},
+        "source": {
+            **source.settings.to_json(),
+            "weights": [tensors_sha256(one.state_dict()) for one in networks],
+        },
         **extra,
     }
 
@@ -426,18 +420,10 @@ def _train(
     if options.noise is None and bank is not None:
         there = bank.to(decoder.device)
         corrupt = GapNoise(there, temperature=source.settings.temperature, share=_PROJECTED)
-    return train_decoder(
-        decoder,
-        corpus.texts,
-        embeddings,
-        options.training(texts=len(corpus.training), max_tokens=decoder.max_tokens),
-        corrupt=corrupt,
-        memory=bank,
-        held_out=corpus.held_out,
-        checkpoint_folder=run.work / "decoder",
-        resume=resume,
-        on_report=on_report,
-    )
+    training = options.training(texts=len(corpus.training), max_tokens=decoder.max_tokens)
+    how: dict[str, Any] = {"corrupt": corrupt, "memory": bank, "held_out": corpus.held_out}
+    how |= {"resume": resume, "on_report": on_report, "checkpoint_folder": run.work / "decoder"}
+    return train_decoder(decoder, corpus.texts, embeddings, training, **how)
 
 
 def _bank(
@@ -463,8 +449,6 @@ def _starting_decoder(
         decoder = copy.deepcopy(source.decoder, {id(prompter): prompter})
     else:
         kind = type(source.decoder).__name__
-        raise OptionError(
-            f"a decoder of type {kind} cannot be trained further: train one from scratch"
-        )
+        raise OptionError(f"a {kind} cannot be trained further: train a decoder from scratch")
     decoder.network.to(source.decoder.device, torch.float32)
     return decoder

@@ -30,8 +30,8 @@ from patchioner.backbones.exported import (
     ExportedBackbone,
     ExportPrecision,
     Format,
-    resample_positions,
 )
+from patchioner.backbones.vit import resample_positions
 from patchioner.base.errors import ExportError, OptionError, UnknownNameError, first_line
 from patchioner.base.files import file_sha256
 from patchioner.base.optional import require
@@ -125,13 +125,13 @@ def export_model(
         found = compare_backbones(source, exported, pictures)
         if precision == "fp32" and not found.relative <= _LARGEST_RELATIVE:
             raise ExportError(
-                f"the exported network's tokens are off by {found.relative:.2g} of the largest, more than "
-                f"{_LARGEST_RELATIVE}: this runtime does not compute this network right; try the other format"
+                f"the exported network's tokens are off by {found.relative:.2g} of the largest: this runtime does not "
+                "compute this network right; try the other format"
             )
         if not found.mean_cosine >= _LEAST_COSINE:
             raise ExportError(
-                f"tokens of the exported network have a cosine of {found.mean_cosine:.3f} with the model's: "
-                f"{precision} destroys this network; use fp32"
+                f"exported tokens have a cosine of {found.mean_cosine:.3f} with the model's: {precision} destroys this "
+                "network; use fp32"
             )
         parts = replace(model.parts, backbone=exported)
         write_checkpoint(parts, out, storage=storage, bank_storage=bank_storage)
@@ -160,7 +160,7 @@ def export_backbone(
         raise UnknownNameError.among("format", str(format), PRECISIONS)
     if precision not in PRECISIONS[format]:
         raise OptionError(
-            f"{format} has no precision {precision!r}: choose one of {PRECISIONS[format]}"
+            f"{format} has no precision {precision!r}: use one of {PRECISIONS[format]}"
         )
     for module in (PACKAGES[format], *_WRITERS[format]):
         require(module, format)
@@ -198,11 +198,7 @@ class Graph(NamedTuple):
 
 
 def trace_backbone(backbone: Backbone) -> Graph:
-    """Trace a backbone for the sizes that its preprocessing makes: one square, or any (mode "aspect").
-
-    Raises:
-        ExportError: it cannot be exported, or not for several sizes; the message says which.
-    """
+    """Trace a backbone for the sizes that its preprocessing makes, one square, or any ("aspect"); else ExportError."""
     network = exportable(backbone)
     settings, found = network.preprocessing, _table(network)
     if settings.mode != "aspect":
@@ -213,8 +209,7 @@ def trace_backbone(backbone: Backbone) -> Graph:
         return Graph(_trace(module, (square,), None), INPUT_NAMES[:1], module.names, None, None)
     if found is None:
         raise ExportError(
-            f"{network.name} has no table of positions, so it can be exported for one input size only: give "
-            "fit='stretch' (--fit stretch), or 'crop' or 'pad'"
+            f"{network.name} has no table of positions, so it has one input size: give fit='stretch' (--fit stretch)"
         )
     (table, native), patch = found, settings.patch_size
     prefix = len(table) - native[0] * native[1]
@@ -234,13 +229,10 @@ def exportable(backbone: Backbone) -> SingleViT:
     """A float32 copy of the backbone on the CPU, or an ExportError that says why it cannot be exported."""
     if isinstance(backbone, ExportedBackbone):
         raise ExportError(
-            f"the backbone is an export already ({backbone.kind}, {backbone.precision}): export the model that it was "
-            "made from"
+            "the backbone is an export already: export the model that it was made from"
         )
     if not isinstance(backbone, SingleViT):
-        raise ExportError(
-            f"a {type(backbone).__name__} is not one network with one input, and cannot be exported: keep it in torch"
-        )
+        raise ExportError(f"a {type(backbone).__name__} is not one network: keep it in torch")
     return backbone.to("cpu", torch.float32, optimize=False)
 
 
@@ -257,11 +249,12 @@ class _TensorsOnly(nn.Module):
         self.backbone, self._constant = backbone, constant
         self._slot: list[Tensor] = []
         slot = self._slot
-        if (constant is not None or len(examples) > 1) and _is_plain(backbone):
-            backbone.vit.pos_embed = None
-            backbone.vit.patch_drop = _AddGiven(slot)  # the step after the one that adds them
-        elif constant is not None or len(examples) > 1:
-            backbone.positions = lambda grid: slot[0][0]  # type: ignore[assignment]
+        if constant is not None or len(examples) > 1:
+            if _is_plain(backbone):
+                backbone.vit.pos_embed = None
+                backbone.vit.patch_drop = _AddGiven(slot)  # the step after the one that adds them
+            else:
+                backbone.positions = lambda grid: slot[0][0]  # type: ignore[assignment]
         with torch.inference_mode():
             found = self._dense(*examples)._asdict()
         self.names = tuple(name for name, part in found.items() if part is not None)
@@ -276,9 +269,8 @@ class _TensorsOnly(nn.Module):
         given = self._constant if positions is None else positions
         self._slot.extend([] if given is None else [given])
         try:
-            return self.backbone.outputs(
-                pixels, (pixels.shape[2] // patch, pixels.shape[3] // patch)
-            )
+            grid = pixels.shape[2] // patch, pixels.shape[3] // patch
+            return self.backbone.outputs(pixels, grid)
         finally:
             self._slot.clear()
 
@@ -316,18 +308,14 @@ def _table(backbone: SingleViT) -> tuple[Tensor, tuple[int, int]] | None:
 
 
 def _trace(module: nn.Module, examples: tuple[Tensor, ...], shapes: Any) -> ExportedProgram:
+    how: Any = {"strict": False, "prefer_deferred_runtime_asserts_over_guards": True}
     try:
         with torch.no_grad():
-            return torch.export.export(
-                module,
-                examples,
-                dynamic_shapes=None if shapes is None else (shapes,),
-                strict=False,
-                prefer_deferred_runtime_asserts_over_guards=True,
-            )
+            sizes = None if shapes is None else (shapes,)
+            return torch.export.export(module, examples, dynamic_shapes=sizes, **how)
     except Exception as error:  # the tracer fails in many ways, each with its own type
         raise ExportError(
-            f"torch.export cannot trace this backbone ({first_line(error)}): keep it in torch"
+            f"torch.export cannot trace it ({first_line(error)}): keep it in torch"
         ) from error
 
 
@@ -341,13 +329,8 @@ def _write(graph: Graph, folder: Path, kind: Format, precision: ExportPrecision)
             if kind == "openvino":
                 _write_openvino(graph, path, quantise=precision.startswith("int8"))
             else:
-                written = torch.onnx.export(
-                    graph.program,
-                    dynamo=True,
-                    verbose=False,
-                    input_names=list(graph.inputs),
-                    output_names=list(graph.outputs),
-                )
+                names: Any = {"input_names": [*graph.inputs], "output_names": [*graph.outputs]}
+                written = torch.onnx.export(graph.program, dynamo=True, verbose=False, **names)
                 assert written is not None, "with dynamo, it returns the program"
                 written.save(path)
     except Exception as error:  # each writer has its own exceptions, and changes them
@@ -371,8 +354,7 @@ def quantise_weights(model: Any) -> Any:
     """Turn the constant matrices of all matrix products of an `openvino.Model` into int8 with scales, in place.
 
     Each becomes int8 levels times a float32 scale per output channel, w ~= q * max|w| / 127, in the form in which
-    OpenVINO keeps it int8 until it is used; activations it quantises as they come, by groups within each token, where
-    the processor multiplies int8. So no photos are needed to calibrate anything.
+    OpenVINO keeps it int8 until it is used; activations it quantises as they come. So nothing needs calibration.
     """
     opset = require("openvino.opset13", "openvino")
     for node in model.get_ordered_ops():

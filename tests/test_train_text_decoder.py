@@ -50,7 +50,7 @@ def test_the_whole_way_on_again_and_a_second_start(
     assert read_checkpoint(tmp_path / "out").settings.name == "out"
     assert script.main([*words, "--resume"]) == 0
     assert script.main(words) == 1
-    assert "holds this very run already" in capsys.readouterr().err
+    assert "holds this very run" in capsys.readouterr().err
 
 
 def test_options_follow_the_arguments(script: ModuleType) -> None:
@@ -71,8 +71,7 @@ def test_options_follow_the_arguments(script: ModuleType) -> None:
     )
     words = ["--decoder", "prefix_lm", "--language-model", "DIR", "--tune", "lora", "--refer"]
     assert options(*words) == AdaptOptions(
-        fresh=NewDecoder("prefix_lm", "DIR", tune="lora", keep="reference"),
-        validation_share=0.1,
+        fresh=NewDecoder("prefix_lm", "DIR", tune="lora", keep="reference"), validation_share=0.1
     )
     assert options("--from-scratch", "--layers", "2", "--vocab-size", "300") == AdaptOptions(
         fresh=NewDecoder(layers=2, vocab_size=300), validation_share=0.1

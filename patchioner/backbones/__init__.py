@@ -5,6 +5,7 @@ They know nothing of regions, text, banks or decoders.
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from abc import abstractmethod
@@ -96,7 +97,7 @@ class PatchFeatures:
             return found
         except (OSError, SafetensorError, ValueError, TypeError, KeyError) as error:
             raise CheckpointError(
-                f"{path}: no features can be read ({error}): encode the photo again"
+                f"{path}: no features ({error}): encode the photo again"
             ) from error
 
 
@@ -173,10 +174,7 @@ class Backbone(StoredModule):
         """The pixel-to-patch map for a photo of (width, height)."""
 
     def prepare(self, photo: Photo) -> Encodable:
-        """What can be done to a photo before its pass, by any thread; `encode` takes either and gives the same.
-
-        On a GPU this takes longer than the network, so it is worth doing ahead. Here: nothing.
-        """
+        """What can be done to a photo before its pass, by any thread; `encode` takes either. Here: nothing."""
         return photo
 
     def needed_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
@@ -193,18 +191,20 @@ class Backbone(StoredModule):
 class SingleViT(Backbone):
     """A backbone with one vision transformer, `vit`, that sees photos as `preprocessing` fits them.
 
-    Photos that fill the same grid share passes. On a CPU a photo of usual size keeps it busy by itself, so there each
-    has its own pass, and the numbers are the same alone and among others to the last bit; a subclass or an instance
-    may allow more.
+    Photos that fill the same grid share passes; on a CPU, which one photo keeps busy, each has its own, unless a
+    subclass or an instance allows more.
 
     Attributes:
         patches_per_pass_cpu: bound of a pass on a CPU, in patches; a pass has at least one photo.
-        own_keys: of a config, beside "name" and "preprocessing": arguments of the constructor.
+        kind: "type" of a config.
+        own_keys, own: of a config, beside "name" and "preprocessing": arguments of the constructor; their values.
     """
 
+    kind: str
     vit: Any
     name: str
     preprocessing: Preprocessing
+    own: dict[str, Any]
     patches_per_pass_cpu: int = 1
     own_keys: tuple[str, ...] = ()
 
@@ -212,9 +212,7 @@ class SingleViT(Backbone):
     def outputs(self, pixels: Tensor, grid: tuple[int, int]) -> Dense:
         """The network, head and all, as tensors alone: what an export exports.
 
-        Args:
-            pixels: (B, 3, H, W) preprocessed, on the network's device and in its precision.
-            grid: (rows, columns) of patches that these pixels fill.
+        Pixels (B, 3, H, W) are preprocessed, on its device and in its precision; `grid` is their (rows, columns).
         """
 
     def geometry(self, image_size: tuple[int, int]) -> ImageGeometry:
@@ -229,10 +227,7 @@ class SingleViT(Backbone):
 
     @torch.inference_mode()
     def encode(self, images: Sequence[Encodable]) -> list[PatchFeatures]:
-        """Encode upright RGB photos; those that fill the same grid share passes of a bounded size.
-
-        Photos do not influence one another beyond the rounding of float32 (1e-5).
-        """
+        """See `Backbone.encode`; photos that fill the same grid share passes of a bounded size."""
         geometries = [
             one.geometry if isinstance(one, PreparedPhoto) else self.geometry(one.size)
             for one in images
@@ -280,18 +275,19 @@ class SingleViT(Backbone):
         """Read weights in their authors' layout, in place; OptionError for a kind that has none."""
         raise OptionError(f"weights of a {type(self).__name__} are not read from several files")
 
-    def described(self, kind: str, **more: Any) -> dict[str, Any]:
-        """A config: type, name, preprocessing and what is told."""
+    @property
+    def config(self) -> dict[str, Any]:
+        """Type, name, preprocessing and what is its own."""
         preprocessing = preprocessing_config(self.preprocessing)
-        return {"type": kind, "name": self.name, "preprocessing": preprocessing, **more}
+        head = {"type": self.kind, "name": self.name, "preprocessing": preprocessing}
+        return {**head, **copy.deepcopy(self.own)}
 
     def check_patches(self, patch: Sequence[int]) -> None:
         """Refuse a preprocessing with other patches than the network's (height, width); OptionError."""
         size = self.preprocessing.patch_size
         if tuple(patch) != (size, size):
             raise OptionError(
-                f"{self.name} has patches of {tuple(patch)} pixels, the preprocessing says {size}: "
-                f"set its patch_size to {patch[0]} and its size to a multiple of that"
+                f"{self.name} has patches of {tuple(patch)} pixels, not {size}: set patch_size to {patch[0]}"
             )
 
 

@@ -7,13 +7,12 @@ arXiv 2112.01071); "self_self", softmax(q q^T) + softmax(k k^T) (SCLIP, arXiv 23
 from __future__ import annotations
 
 import copy
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -29,8 +28,14 @@ from patchioner.backbones import (
     SingleViT,
     preprocess,
 )
-from patchioner.backbones.vit import cls_attention, published_attention
-from patchioner.base.errors import CheckpointError, HubError, OptionError, UnknownNameError
+from patchioner.backbones.vit import cls_attention, published_attention, resample_positions
+from patchioner.base.errors import (
+    CheckpointError,
+    HubError,
+    OptionError,
+    UnknownNameError,
+    first_line,
+)
 from patchioner.base.files import write_json
 from patchioner.base.optional import require
 from patchioner.base.weights import Storage
@@ -58,12 +63,11 @@ class OpenClipViT(SingleViT):
     """The visual tower of an open_clip ViT; the text half is neither kept nor stored.
 
     Args:
-        name: an open_clip model, e.g. ``ViT-B-16`` (unknown names get the close ones).
+        name: an open_clip model, e.g. ``ViT-B-16``.
         preprocessing: input size, fit and normalisation (`clip_preprocessing`). Sizes other than the native one
             interpolate the position embedding, and grids need not be square.
         architecture, quick_gelu, pretrained: see `model_config`; random weights if `pretrained` is None.
-        dense: how patch tokens leave the last block: "plain" as CLIP has it, "value" (MaskCLIP) or "self_self"
-            (SCLIP), see the module. The CLS token and its attention are the ordinary ones in all three.
+        dense: how patch tokens leave the last block, see the module; the CLS token and its attention are ordinary.
         rest: keep the last block's skip connection and MLP for patches; None is as published: all but "value" do.
             ("self_self" without the rest is close to ClearCLIP, arXiv 2407.12442.)
 
@@ -88,8 +92,8 @@ class OpenClipViT(SingleViT):
         pretrained: str | None = None,
     ) -> None:
         super().__init__()
-        if dense not in get_args(DenseMode):
-            raise OptionError(f"dense={dense!r}: choose one of {get_args(DenseMode)}")
+        if dense not in KEEPS_REST:
+            raise OptionError(f"dense={dense!r}: choose one of {tuple(KEEPS_REST)}")
         self.name, self.preprocessing, self.dense_mode = name, preprocessing, dense
         self.rest = KEEPS_REST[dense] if rest is None else bool(rest)
         self.architecture = None if architecture is None else copy.deepcopy(dict(architecture))
@@ -97,11 +101,20 @@ class OpenClipViT(SingleViT):
             _try_tower()
         settings = model_config(name, architecture, quick_gelu=quick_gelu, pretrained=pretrained)
         self.quick_gelu = bool(settings["quick_gelu"])
+        kept = {"architecture": self.architecture, "quick_gelu": self.quick_gelu}
+        self.own = {**kept, "dense": dense, "rest": self.rest}
         self.visual: Any = _visual(name, settings, pretrained)
-        self._check()
+        self.dim = int(self.visual.proj.shape[1])
+        self.check_patches(self.visual.patch_size)
+        changed = dense != "plain" or not self.rest
+        if changed and not is_plain(self.visual.transformer.resblocks[-1]):
+            raise OptionError(
+                f"dense={dense!r}, rest={self.rest} needs a plain last block, and {name} has another: use "
+                'dense="plain"'
+            )
         self.eval()
 
-    own_keys = ("architecture", "quick_gelu", "dense", "rest")
+    kind, own_keys = "open_clip", ("architecture", "quick_gelu", "dense", "rest")
 
     @classmethod
     def pretrained_of(cls, source: WeightSource) -> str | None:
@@ -111,32 +124,12 @@ class OpenClipViT(SingleViT):
     def read_files(self, source: WeightSource, folder: Path) -> None:
         """They were read on the way by open_clip."""
 
-    @property
-    def dim(self) -> int:
-        """Width of CLIP's joint space."""
-        return int(self.visual.proj.shape[1])
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """Type, architecture, dense mode and preprocessing."""
-        return self.described(
-            "open_clip",
-            architecture=copy.deepcopy(self.architecture),
-            quick_gelu=self.quick_gelu,
-            dense=self.dense_mode,
-            rest=self.rest,
-        )
-
     def _weight(self) -> Tensor:
         weight: Tensor = self.visual.conv1.weight
         return weight
 
     def outputs(self, pixels: Tensor, grid: tuple[int, int]) -> Dense:
-        """See `SingleViT.outputs`; differentiable.
-
-        Tokens after the final norm and the visual projection; as CLS token what open_clip's `encode_image` gives; the
-        attentions where the last block is a plain one.
-        """
+        """See `SingleViT.outputs`; differentiable. The attentions are there where the last block is a plain one."""
         inputs = self.before_last(pixels, grid)
         block = self.visual.transformer.resblocks[-1]
         if not is_plain(block):
@@ -165,16 +158,12 @@ class OpenClipViT(SingleViT):
         return tokens
 
     def positions(self, grid: tuple[int, int]) -> Tensor:
-        """Position embeddings of CLS and patches for a grid: (1 + rows * columns, width).
-
-        Bicubic with antialiasing, as open_clip and timm resize them when they load weights for another input size.
-        """
-        positions, native = self.visual.positional_embedding, tuple(self.visual.grid_size)
-        if grid == native:
-            return positions  # type: ignore[no-any-return]
-        cells = positions[1:].float().unflatten(0, native).permute(2, 0, 1)[None]
-        cells = F.interpolate(cells, size=grid, mode="bicubic", antialias=True, align_corners=False)
-        return torch.cat([positions[:1], cells[0].flatten(1).T.to(positions.dtype)])
+        """Position embeddings of CLS and patches for a grid: (1 + rows * columns, width)."""
+        native: Tensor = self.visual.positional_embedding
+        rows, columns = self.visual.grid_size
+        if grid == (rows, columns):
+            return native
+        return resample_positions(native, (rows, columns), grid)[0]
 
     def project(self, tokens: Tensor) -> Tensor:
         """The final norm and the visual projection: (..., width) -> (..., dim)."""
@@ -183,11 +172,8 @@ class OpenClipViT(SingleViT):
 
     def image_embedding(self, last: LastBlock) -> Tensor:
         """What open_clip's `encode_image` gives, (B, dim), from the last block; its patches only if CLIP needs them."""
-        return (
-            self.project(last.cls())
-            if self.visual.pool_type == "tok"
-            else self.pool(last.outputs())
-        )
+        by_cls = self.visual.pool_type == "tok"
+        return self.project(last.cls()) if by_cls else self.pool(last.outputs())
 
     def pool(self, outputs: Tensor) -> Tensor:
         """CLIP's own image embedding (B, dim) of the last block's outputs."""
@@ -198,15 +184,6 @@ class OpenClipViT(SingleViT):
         pooled: Tensor = self.visual.ln_post(outputs[:, 1:]).mean(dim=1) @ self.visual.proj
         return pooled
 
-    def _check(self) -> None:
-        self.check_patches(self.visual.patch_size)
-        changed = self.dense_mode != "plain" or not self.rest
-        if changed and not is_plain(self.visual.transformer.resblocks[-1]):
-            raise OptionError(
-                f"dense={self.dense_mode!r}, rest={self.rest} needs a plain last block, and {self.name} has "
-                'another: use dense="plain"'
-            )
-
 
 def clip_preprocessing(
     size: int = 224, patch_size: int = 16, mode: Fit = "stretch"
@@ -216,13 +193,15 @@ def clip_preprocessing(
 
 
 def _visual(name: str, settings: Mapping[str, Any], pretrained: str | None) -> Any:
-    vision = settings["vision_cfg"]
+    vision, reason = settings["vision_cfg"], None
     if vision.get("timm_model_name"):
-        raise _no_vit(name, f"it is timm's {vision['timm_model_name']}: use that through timm")
-    if isinstance(vision.get("layers"), (list, tuple)):
-        raise _no_vit(name, "it is a ResNet")
-    if vision.get("attentional_pool") or vision.get("pool_type", "tok") not in ("tok", "avg"):
-        raise _no_vit(name, "its patches reach the text space through attention pooling only")
+        reason = f"it is timm's {vision['timm_model_name']}: use that through timm"
+    elif isinstance(vision.get("layers"), (list, tuple)):
+        reason = "it is a ResNet"
+    elif vision.get("attentional_pool") or vision.get("pool_type", "tok") not in ("tok", "avg"):
+        reason = "its patches reach the text space through attention pooling only"
+    if reason:
+        raise OptionError(f"{name!r} is no plain vision transformer of open_clip's ({reason})")
     if pretrained is not None:
         return fetch_model(name, pretrained, quick_gelu=settings["quick_gelu"]).visual
     return build_model("CLIP", name, settings, dict(vision), dict(_NO_TEXT)).visual
@@ -237,10 +216,6 @@ def build_model(
         return make(settings["embed_dim"], vision, text, quick_gelu=settings["quick_gelu"])
     except (TypeError, ValueError, AssertionError, RuntimeError, ZeroDivisionError) as error:
         raise OptionError(f"open_clip cannot build {name!r}: {error}") from error
-
-
-def _no_vit(name: str, reason: str) -> OptionError:
-    return OptionError(f"{name!r} is not a plain vision transformer of open_clip's ({reason})")
 
 
 @cache
@@ -295,10 +270,7 @@ class LastBlock:
         return self.finish(mixed, self.inputs[:, :1], True)[:, 0]
 
     def patches(self, mode: DenseMode, rest: bool) -> Tensor:
-        """Outputs of the patches, (B, patches, width), before the network's final norm.
-
-        `mode` is what replaces the attention, see the module; `rest` keeps the skip connection and the MLP.
-        """
+        """Outputs of the patches, (B, patches, width), before the final norm; arguments as for `OpenClipViT`."""
         query, key, value = self.query, self.key, self.value
         if mode == "value":
             mixed = value
@@ -354,24 +326,14 @@ def model_config(
         pretrained: one of open_clip's tags for `name`, e.g. ``openai`` (needs a connection), or a file of its weights.
     """
     open_clip = require("open_clip", "clip")
-    if architecture is None:
-        if name not in (known := open_clip.list_models()):
-            close = difflib.get_close_matches(str(name), known, n=3) or ["ViT-B-16", "ViT-B-32"]
-            raise UnknownNameError(
-                f"open_clip has no model {name!r}: did you mean {', '.join(close)}?"
-            )
-        settings = open_clip.get_model_config(name)
-    elif pretrained is not None:
-        raise OptionError(
-            f"pretrained={pretrained!r} goes with a name of open_clip's, not with an architecture: give one of them"
-        )
-    else:
-        settings = copy.deepcopy(dict(architecture))
+    if architecture is not None and pretrained is not None:
+        raise OptionError(f"pretrained={pretrained!r} goes with a name, not with an architecture")
+    if architecture is None and name not in (known := open_clip.list_models()):
+        raise UnknownNameError.among("model of open_clip", str(name), known)
+    settings = copy.deepcopy(dict(architecture or open_clip.get_model_config(name)))
     for key in ("embed_dim", "vision_cfg", "text_cfg"):
         if key not in settings:
-            raise OptionError(
-                f"the architecture of {name!r} lacks {key!r}: give open_clip's config"
-            )
+            raise OptionError(f"the architecture {name!r} lacks {key!r}: give open_clip's config")
     if quick_gelu is None:
         tag = (open_clip.get_pretrained_cfg(name, pretrained) or {}) if pretrained else {}
         quick_gelu = bool(tag.get("quick_gelu", settings.get("quick_gelu", False)))
@@ -400,17 +362,16 @@ def fetch_model(name: str, pretrained: str, *, quick_gelu: bool) -> Any:
         if path.suffix != ".safetensors":
             read_object(path)  # refuses a pickle, which open_clip might fall back to executing
     try:
-        return open_clip.create_model(
-            name, pretrained, force_quick_gelu=quick_gelu, quick_gelu=quick_gelu
-        )
+        gelu = {"force_quick_gelu": quick_gelu, "quick_gelu": quick_gelu}
+        return open_clip.create_model(name, pretrained, **gelu)
     except Exception as error:  # of several libraries, which share no class
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         if pretrained in tags:
             raise HubError(
                 f"the weights {pretrained!r} of {name} cannot be fetched: {reason}. Connect once, or name a file"
             ) from error
         raise CheckpointError(
-            f"{pretrained} does not hold weights of open_clip's {name}: {reason}. Fetch it again, or name its model"
+            f"{pretrained} does not hold weights of open_clip's {name}: {reason}. Fetch it again"
         ) from error
 
 
@@ -427,8 +388,7 @@ class ProxyClip(Backbone):
 
     with X the unit patch tokens of the proxy, V CLIP's values, Proj the block's output projection; skip connection and
     MLP are left out, CLIP's final norm and visual projection follow. Each backbone sees the photo in its own size;
-    CLIP's values and the attention of its CLS token are resampled (bilinear) to the proxy's grid. There is no
-    `reference_attention`.
+    CLIP's values and attention are resampled (bilinear) to the proxy's grid. There is no `reference_attention`.
 
     Args:
         clip: gives values, CLS token and the space of the tokens; its `dense` mode plays no part.
@@ -445,20 +405,19 @@ class ProxyClip(Backbone):
     ) -> None:
         super().__init__()
         if not isinstance(clip, OpenClipViT) or not is_plain(clip.visual.transformer.resblocks[-1]):
+            called = getattr(clip, "name", type(clip).__name__)
             raise OptionError(
-                f"ProxyCLIP takes CLIP's last block apart, which {getattr(clip, 'name', type(clip).__name__)!r} does "
-                "not allow: use an 'open_clip' backbone such as 'ViT-B-16'"
+                f"ProxyCLIP takes CLIP's last block apart, which {called!r} does not allow: use 'ViT-B-16'"
             )
         other = getattr(getattr(proxy, "preprocessing", None), "mode", None)
         if clip.preprocessing.mode != other:
             raise OptionError(
-                f"CLIP fits photos by {clip.preprocessing.mode!r} and the proxy by {other!r}, so they would see "
-                "different parts: give both the same mode"
+                f"CLIP fits photos by {clip.preprocessing.mode!r} and the proxy by {other!r}: give both the same mode"
             )
         for name, factor in (("shift", shift), ("scale", scale)):
             if not isinstance(factor, int | float) or not math.isfinite(factor) or factor <= 0:
                 raise OptionError(f"{name} of ProxyCLIP is {factor!r}: give a positive number")
-        self.clip, self.proxy = clip, proxy
+        self.clip, self.proxy, self.dim = clip, proxy, clip.dim
         self.shift, self.scale = float(shift), float(scale)
         self.eval()
 
@@ -471,11 +430,6 @@ class ProxyClip(Backbone):
             for name in _PROXY_PARTS
         }
         return cls(**parts, **own)  # type: ignore[arg-type]  # another kind than CLIP is refused
-
-    @property
-    def dim(self) -> int:
-        """Width of CLIP's joint space."""
-        return self.clip.dim
 
     @property
     def config(self) -> dict[str, Any]:
@@ -498,9 +452,7 @@ class ProxyClip(Backbone):
 
     def _encode_one(self, image: Encodable) -> PatchFeatures:
         if isinstance(image, PreparedPhoto):
-            raise OptionError(
-                "a prepared photo is of one backbone: give ProxyCLIP the photo itself"
-            )
+            raise OptionError("a prepared photo is of one backbone: give ProxyCLIP the photo")
         seen = self.proxy.encode([image])[0]
         grid = seen.geometry.grid
         pixels, geometry = preprocess(image, self.clip.preprocessing)
@@ -540,11 +492,9 @@ class ProxyClip(Backbone):
 
 
 def proxy_attention(tokens: Tensor, *, shift: float = SHIFT, scale: float = SCALE) -> Tensor:
-    """Rows of attention from the affinities of patch tokens (see `ProxyClip`).
+    """Attention along the affinities of patch tokens (see `ProxyClip`): (patches, width) -> (patches, patches) float32.
 
-    Tokens (patches, width) -> (patches, patches) float32, each row non-negative and summing to 1. A patch always
-    attends to itself: where all tokens are so alike that even that falls below the shift, the formula by itself would
-    give no number at all.
+    Each row sums to 1. A patch always attends to itself: of tokens all alike, the formula would give no number at all.
     """
     unit = F.normalize(tokens.float(), dim=-1)
     cosines = unit @ unit.T

@@ -47,10 +47,8 @@ class DinoTxtHead(nn.Module):
     def __init__(self, width: int, heads: int, blocks: int) -> None:
         super().__init__()
         self.ln_final = nn.LayerNorm(width, eps=1e-5)
-        settings: dict[str, Any] = {"qkv_bias": True, "init_values": 1e-5}
-        self.blocks = nn.ModuleList(
-            Block(width, heads, norm_layer=nn.LayerNorm, **settings) for _ in range(blocks)
-        )
+        how: dict[str, Any] = {"qkv_bias": True, "init_values": 1e-5, "norm_layer": nn.LayerNorm}
+        self.blocks = nn.ModuleList(Block(width, heads, **how) for _ in range(blocks))
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """(B, N, width) -> what goes into the last block, and the aligned tokens, both (B, N, width)."""
@@ -63,21 +61,19 @@ class DinoTxtHead(nn.Module):
 class DinoTxtViT(TimmNetwork):
     """DINO.txt's vision tower, dense.
 
-    Features with ``space="patch"`` live in the second half of the text's columns. Their ``cls`` is the mean of the
-    patch tokens, which is what training aligned with that half; the CLS token lives in the other. With
-    ``space="both"`` each token is [CLS | patch], in the whole space of the text, and ``cls`` is [CLS | mean of the
-    patches], the image embedding of the paper. ``attention`` is the CLS token's in the head's last block.
+    Features with ``space="patch"`` live in the second half of the text's columns; their ``cls`` is the mean of the
+    patch tokens, which training aligned with that half. With ``space="both"`` each token is [CLS | patch], in the whole
+    space, and ``cls`` [CLS | mean of the patches], the image embedding of the paper. ``attention`` is the CLS token's
+    in the head's last block.
 
     Args:
         name, preprocessing, pretrained, overrides: see `TimmNetwork`; ``vit_large_patch14_reg4_dinov2`` or
-            ``vit_large_patch16_dinov3`` with ImageNet's statistics. The head's weights are published elsewhere
-            (`read_published`).
+            ``vit_large_patch16_dinov3`` with ImageNet's statistics. The head's weights are read by `read_published`.
         blocks: transformer blocks of the head.
         registers: whether the registers pass through the head too.
-        space: see above.
     """
 
-    own_keys = ("blocks", "registers", "space", "overrides")
+    kind, own_keys = "dinotxt", ("blocks", "registers", "space", "overrides")
 
     def __init__(
         self,
@@ -96,6 +92,8 @@ class DinoTxtViT(TimmNetwork):
             raise OptionError(f"the head of dino.txt has {blocks!r} blocks: give 1 or more (2)")
         super().__init__(name, preprocessing, pretrained=pretrained, overrides=overrides)
         self.registers, self.space = registers, space
+        self.dim = int(self.vit.embed_dim) * (2 if space == "both" else 1)
+        self.own |= {"blocks": blocks, "registers": registers, "space": space}
         if not self.has_cls:
             raise OptionError(f"{name} has no CLS token, which the head of dino.txt needs")
         self.head = self._fresh_head(blocks)
@@ -111,9 +109,9 @@ class DinoTxtViT(TimmNetwork):
         """Published weights are two files, {vision: pretrained or PATH, head: PATH}."""
         parts = dict(source.parts or {})
         if source.fetched or source.file is not None or parts.keys() - {"vision", "head"}:
+            given = parts or source.file or PRETRAINED
             raise OptionError(
-                f"weights of dino.txt are in two files, {{vision: pretrained or PATH, head: PATH}}, not "
-                f"{parts or source.file or PRETRAINED}"
+                f"weights of dino.txt are two files, {{vision: pretrained or PATH, head: PATH}}, not {given}"
             )
         return parts.get("vision") == PRETRAINED
 
@@ -126,29 +124,12 @@ class DinoTxtViT(TimmNetwork):
             vision = read_tensors(path)
         self.read_published(vision, read_tensors(head), source=str(head))
 
-    @property
-    def dim(self) -> int:
-        """Width of the embedding space."""
-        return int(self.vit.embed_dim) * (2 if self.space == "both" else 1)
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """Type, architecture, preprocessing and the head's settings."""
-        return self.described(
-            "dinotxt",
-            blocks=len(self.head.blocks),
-            registers=self.registers,
-            space=self.space,
-        )
-
     def read_published(
         self, vision: Mapping[str, Tensor] | None, head: Mapping[str, Tensor], *, source: str
     ) -> None:
         """Load the weights as published, in place; CheckpointError where a tensor does not fit; nothing is half loaded.
 
-        Args:
-            vision: the backbone's own weights, in DINOv2's or DINOv3's layout; None leaves those that are there.
-            head: DINOv2's file of the vision head, or DINOv3's of head and text tower together.
+        `vision` (None: as it is) in DINOv2's or DINOv3's layout; `head` of DINOv2's file of it, or DINOv3's with texts.
         """
         fresh = self._fresh_head(len(self.head.blocks))
         fit_weights(fresh, part_of(head, _HEAD_PREFIXES), source=source)

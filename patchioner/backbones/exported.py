@@ -15,10 +15,10 @@ from typing import Any, Literal, Self, get_args
 import numpy as np
 import numpy.typing as npt
 import torch
-from timm.layers import resample_abs_pos_embed  # type: ignore[attr-defined]
 from torch import Tensor
 
 from patchioner.backbones import BACKBONES, Dense, SingleViT, preprocessing_of
+from patchioner.backbones.vit import resample_positions
 from patchioner.base.errors import CheckpointError, ExportError, OptionError, first_line
 from patchioner.base.files import atomic_path, file_sha256, write_json
 from patchioner.base.optional import require
@@ -38,13 +38,12 @@ class ExportedBackbone(SingleViT):
     """A network in a file of another runtime, on the CPU, one photo a pass, on as many threads as torch has.
 
     Args:
-        folder: holds the network's files; they stay there and must not be taken away.
+        folder: holds the network's files, which must stay there.
         config: "type" ("onnx" or "openvino"), "precision" of its arithmetic, "dim", "preprocessing" of the backbone
             that was exported, "outputs" (which fields of `Dense` the network gives, in its order), "files" (names and
-            sha256), "exported_from" (config of the backbone, for the record), and "native_grid", (rows, columns) of
-            `positions`, or None.
-        positions: (prefix + rows * columns, width) float32, its position embeddings, for a network that takes any
-            size and has them as a second input; None for one of a single size.
+            sha256), "exported_from" (config of the backbone), "native_grid", (rows, columns) of `positions`, or None.
+        positions: (prefix + rows * columns, width) float32, for a network that takes any size and has its position
+            embeddings as a second input; None for one of a single size.
 
     Raises:
         MissingExtraError, CheckpointError: no such runtime; a file is missing or not the one that was written.
@@ -65,7 +64,8 @@ class ExportedBackbone(SingleViT):
         if (native is None) != (positions is None):
             raise OptionError("native_grid goes with 'native_positions' among the weights")
         self.folder, self.precision = folder, config["precision"]
-        self._config = {**config, "dim": int(config["dim"])}
+        self.dim = int(config["dim"])
+        self._config = {**config, "dim": self.dim}
         self.preprocessing = preprocessing_of(config["preprocessing"])
         self.native_grid = None if native is None else (int(native[0]), int(native[1]))
         self.output_names = tuple(str(name) for name in config["outputs"])
@@ -97,12 +97,6 @@ class ExportedBackbone(SingleViT):
         return copy.copy(self)
 
     @property
-    def dim(self) -> int:
-        """Width of the embedding space."""
-        width: int = self._config["dim"]
-        return width
-
-    @property
     def config(self) -> dict[str, Any]:
         """See the class."""
         return copy.deepcopy(self._config)
@@ -114,18 +108,13 @@ class ExportedBackbone(SingleViT):
             inputs["positions"] = resample_positions(native, self.native_grid, grid).numpy()
         try:
             found = self._runtime()(inputs)
+            tensors = (torch.from_numpy(array).to(self._device) for array in found)
+            named = dict(zip(self.output_names, tensors, strict=True))
         except Exception as error:  # each runtime has its own tree, which no public name covers
+            network = self.folder / NETWORK_FILES[self.kind]
             raise ExportError(
-                f"{PACKAGES[self.kind]} cannot run {self.folder / NETWORK_FILES[self.kind]} ({first_line(error)}): "
-                "export the model again with the release that is installed here"
+                f"{PACKAGES[self.kind]} cannot run {network} ({first_line(error)}): export the model again"
             ) from error
-        if len(found) != len(self.output_names):
-            raise ExportError(
-                f"the network in {self.folder} gives {len(found)} results, its config names "
-                f"{len(self.output_names)}: export the model again"
-            )
-        tensors = (torch.from_numpy(array).to(self._device) for array in found)
-        named = dict(zip(self.output_names, tensors, strict=True))
         return Dense(*(named.get(name) for name in Dense._fields))  # type: ignore[arg-type]
 
     def as_input(self, pixels: Sequence[Tensor]) -> Tensor:
@@ -167,25 +156,7 @@ class ExportedBackbone(SingleViT):
             if Path(name).name != name or not path.is_file():
                 raise CheckpointError(f"{path}: no such file; is the checkpoint folder complete?")
             if file_sha256(path) != expected:
-                raise CheckpointError(
-                    f"{path} is not the file that was exported (its sha256 differs): export or fetch it again"
-                )
-
-
-def resample_positions(native: Tensor, shape: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-    """Position embeddings (prefix + cells, width) of a grid `shape` for another: (1, prefix + new cells, width).
-
-    Bicubic with antialiasing, as timm and open_clip do it; what stands before the patches is kept.
-
-    Example:
-        >>> resample_positions(torch.zeros(1 + 16, 8), (4, 4), (2, 6)).shape
-        torch.Size([1, 13, 8])
-    """
-    prefix = len(native) - shape[0] * shape[1]
-    resampled: Tensor = resample_abs_pos_embed(
-        native[None], new_size=list(grid), old_size=list(shape), num_prefix_tokens=prefix
-    )
-    return resampled.contiguous()
+                raise CheckpointError(f"{path} is not the file that was exported: fetch it again")
 
 
 def open_onnx(path: Path, precision: ExportPrecision, threads: int) -> Run:

@@ -6,7 +6,6 @@ share a model. What this leans on in timm beyond its public interface is tried w
 
 from __future__ import annotations
 
-import difflib
 import logging
 from collections.abc import Mapping
 from importlib import import_module
@@ -15,14 +14,20 @@ from typing import Any, Self
 
 import timm
 import torch
-from timm.layers import AttentionPoolLatent  # type: ignore[attr-defined]
+from timm.layers import AttentionPoolLatent, resample_abs_pos_embed  # type: ignore[attr-defined]
 
 # Older timm releases define `Attention` here, newer ones import it here: the one place that serves both.
 from timm.models.vision_transformer import Attention, Block  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
 from patchioner.backbones import BACKBONES, Dense, SingleViT
-from patchioner.base.errors import CheckpointError, HubError, OptionError, UnknownNameError
+from patchioner.base.errors import (
+    CheckpointError,
+    HubError,
+    OptionError,
+    UnknownNameError,
+    first_line,
+)
 from patchioner.base.weights import fit_weights, inference_copy
 from patchioner.checkpoints.stored import WeightSource, part_of, read_tensors
 from patchioner.geometry import Preprocessing
@@ -39,11 +44,10 @@ class TimmNetwork(SingleViT):
     """What the backbones around one network of timm's have in common.
 
     Args:
-        name: a timm architecture, e.g. ``vit_small_patch14_dinov2``, with the tag of its weights after a dot where they
-            are to be fetched.
+        name: a timm architecture, e.g. ``vit_small_patch14_dinov2``, with the tag of weights to fetch after a dot.
         preprocessing: input size, fit and normalisation; sizes other than the native one interpolate the position
             embedding, and grids need not be square.
-        pretrained: fetch timm's weights from the hub (needs a connection).
+        pretrained: fetch timm's weights from the hub.
         overrides: arguments of the architecture (`OVERRIDES`), e.g. ``{"depth": 2}``.
         classes: width of timm's classifier, 0 for none.
 
@@ -64,21 +68,11 @@ class TimmNetwork(SingleViT):
     ) -> None:
         super().__init__()
         self.name, self.preprocessing = name, preprocessing
-        self._given = {"overrides": dict(overrides)} if overrides else {}
-        self.vit: Any = create_vit(
-            name, pretrained=pretrained, classes=classes, overrides=overrides
-        )
+        self.own: dict[str, Any] = {"overrides": dict(overrides)} if overrides else {}
+        self.vit: Any = create_vit(name, overrides, pretrained=pretrained, classes=classes)
+        self.has_cls = getattr(self.vit, "cls_token", None) is not None
         # Not `patch_size`: behind a convolutional stem, that counts cells of the stem's output.
         self.check_patches(self.vit.patch_embed.feat_ratio(as_scalar=False))
-
-    @property
-    def has_cls(self) -> bool:
-        """Whether there is a CLS token."""
-        return getattr(self.vit, "cls_token", None) is not None
-
-    def described(self, kind: str, **more: Any) -> dict[str, Any]:
-        """See `SingleViT.described`; the overrides, where there are, go along."""
-        return super().described(kind, **more, **self._given)
 
     def read_files(self, source: WeightSource, folder: Path) -> None:
         """See `SingleViT.read_files`: one file."""
@@ -95,8 +89,7 @@ class TimmViT(TimmNetwork):
     """A timm ViT with a visual head: patch tokens after the final norm, CLS token, attention of the CLS token.
 
     Registers and distillation tokens are left out of the patch tokens. Rotary blocks (DINOv3, EVA-02) give no
-    attention: their queries and keys are rotated inside the block, and a wrong map would be worse than none. Nor does
-    a network of one block.
+    attention, since they rotate queries and keys inside; nor does a network of one block.
 
     Args:
         name, preprocessing, pretrained, overrides: see `TimmNetwork`.
@@ -104,7 +97,7 @@ class TimmViT(TimmNetwork):
             for CLIP is the visual projection.
     """
 
-    own_keys = ("head", "overrides")
+    kind, own_keys = "timm", ("head", "overrides")
 
     def __init__(
         self,
@@ -115,19 +108,18 @@ class TimmViT(TimmNetwork):
         pretrained: bool = False,
         overrides: Mapping[str, Any] | None = None,
     ) -> None:
-        config: dict[str, Any] = dict(head or {"type": "none"})
+        config = dict(head or {"type": "none"})
         linear = int(config["dim"]) if config.get("type") == "linear" else 0
         settings: dict[str, Any] = {"pretrained": pretrained, "overrides": overrides}
         super().__init__(name, preprocessing, classes=linear if pretrained else 0, **settings)
-        self.head_config, self._linear = config, linear
+        self.own["head"], self._linear = config, linear
+        self.dim = linear or int(self.vit.embed_dim)
         self.head = build_head(config, int(self.vit.embed_dim))
         if linear and pretrained:
             self.read_classifier(self.vit.head.state_dict(), name)
             self.vit.reset_classifier(0)
-        # The input of the only block is nothing that timm gives.
-        self._has_attention = (
-            len(self.vit.blocks) > 1 and self.has_cls and is_plain_block(self.vit.blocks[-1])
-        )
+        blocks = self.vit.blocks  # the input of the only one is nothing that timm gives
+        self._has_attention = len(blocks) > 1 and self.has_cls and is_plain_block(blocks[-1])
         self.eval()
 
     def read_classifier(self, classifier: Mapping[str, Tensor], source: str) -> None:
@@ -138,16 +130,6 @@ class TimmViT(TimmNetwork):
             raise CheckpointError(f"{source} has no visual projection for the linear head")
         bias = classifier.get("bias", weight.new_zeros(len(weight)))
         fit_weights(self.head, {"linear.weight": weight, "linear.bias": bias}, source=source)
-
-    @property
-    def dim(self) -> int:
-        """Width of the embedding space, after the head."""
-        return self._linear or int(self.vit.embed_dim)
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """Type, architecture, preprocessing, head and, where there are, overrides."""
-        return self.described("timm", head=dict(self.head_config))
 
     def to(  # type: ignore[override]
         self, device: torch.device | str, dtype: torch.dtype, *, optimize: bool = True
@@ -160,26 +142,19 @@ class TimmViT(TimmNetwork):
     def outputs(self, pixels: Tensor, grid: tuple[int, int]) -> Dense:
         """See `SingleViT.outputs`."""
         found = self.dense(pixels, grid)
-        cls = None if found.cls is None else found.cls.float()
-        tokens, whole = self.head(found.tokens.float(), cls)
-        registers = found.registers
+        cls, registers = (
+            None if one is None else one.float() for one in (found.cls, found.registers)
+        )
+        tokens, cls = self.head(found.tokens.float(), cls)
         if registers is not None:
-            registers, _ = self.head(registers.float(), None)
-        return found._replace(tokens=tokens, cls=whole, registers=registers)
+            registers, _ = self.head(registers, None)
+        return found._replace(tokens=tokens, cls=cls, registers=registers)
 
     def dense(self, pixels: Tensor, grid: tuple[int, int]) -> Dense:
-        """Differentiable forward pass without the head, of (B, 3, H, W) normalised pixels on a grid (rows, columns).
-
-        Tokens and CLS token after the network's final norm; the attentions where the last block is a plain one.
-        """
+        """Differentiable forward pass without the head, of (B, 3, H, W) normalised pixels on a grid (rows, columns)."""
         last, prefix = len(self.vit.blocks) - 1, int(self.vit.num_prefix_tokens)
-        final, inner = self.vit.forward_intermediates(
-            pixels,
-            indices=[max(last - 1, 0)],
-            norm=False,
-            output_fmt="NLC",
-            return_prefix_tokens=True,
-        )
+        how = {"norm": False, "output_fmt": "NLC", "return_prefix_tokens": True}
+        final, inner = self.vit.forward_intermediates(pixels, indices=[max(last - 1, 0)], **how)
         cls = final[:, 0] if self.has_cls else None
         registers = final[:, 1:prefix] if self.has_cls and prefix > 1 else None
         found = Dense(final[:, prefix:].unflatten(1, grid), cls, None, None, registers)
@@ -197,37 +172,28 @@ class TimmViT(TimmNetwork):
 class SiglipViT(TimmNetwork):
     """A SigLIP vision tower (arXiv 2303.15343; SigLIP 2: arXiv 2502.14786), dense; OptionError without SigLIP's pool.
 
-    There is no CLS token: a learned query attends to the patches, and the result goes through a projection and a
-    residual MLP into the space of the text. A patch token here is what that pool would give if all of its attention
-    were on the one patch: MaskCLIP's treatment of CLIP's pool (arXiv 2112.01071, section 3.2) carried over to a pool
-    with an MLP. ``cls`` of its features is the pooled vector, SigLIP's own image embedding; ``attention`` the pool's.
+    In place of a CLS token a learned query attends to the patches, and the result goes through a projection and a
+    residual MLP. A patch token here is what that pool would give if all of its attention were on the one patch, as
+    MaskCLIP has it (arXiv 2112.01071, section 3.2). ``cls`` is the pooled vector, ``attention`` the pool's.
 
     Arguments as for `TimmNetwork`, e.g. ``vit_base_patch16_siglip_512`` (SigLIP 2's weights: ``.v2_webli``). SigLIP
     stretches to a square and maps pixels to -1..1 (mean and std 0.5).
     """
+
+    kind = "siglip"
 
     def __init__(self, name: str, preprocessing: Preprocessing, **settings: Any) -> None:
         super().__init__(name, preprocessing, **settings)
         pool = getattr(self.vit, "attn_pool", None)
         if not isinstance(pool, AttentionPoolLatent) or pool.latent_len != 1:
             raise OptionError(
-                f"{name} has no attention pool, so its patches have no way into the space of the text: "
-                "use a SigLIP architecture without 'gap' in its name"
+                f"{name} has no attention pool into the space of the text: use a SigLIP architecture without 'gap'"
             )
         if self.vit.num_prefix_tokens or pool.pos_embed is not None:
             raise OptionError(f"{name} is not built as SigLIP is: use the backbone type 'timm'")
+        self.dim = int(pool.out_features)
         self.eval()
         _try_pool(pool)
-
-    @property
-    def dim(self) -> int:
-        """Width of the embedding space."""
-        return int(self.vit.attn_pool.out_features)
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """Type, architecture, preprocessing and, where there are, overrides."""
-        return self.described("siglip")
 
     def outputs(self, pixels: Tensor, grid: tuple[int, int]) -> Dense:
         """See `SingleViT.outputs`."""
@@ -263,14 +229,27 @@ def _part_of_linear(layer: Any, inputs: Tensor, index: int, parts: int = 2) -> T
 def _try_pool(pool: Any) -> None:
     """On one token all of the pool's attention lies there: a self-test of how the pool is taken apart."""
     token = torch.linspace(-1, 1, pool.kv.in_features, device=pool.kv.weight.device)[None, None]
-    if token.is_meta or torch.allclose(
-        patches_through_pool(pool, token)[:, 0], pool(token), rtol=1e-3, atol=1e-3
-    ):
-        return
-    raise OptionError(
-        f"the attention pool of timm {timm.__version__} computes something else than this release knows: install "
-        "the timm that constraints.txt names"
+    found = patches_through_pool(pool, token)[:, 0]
+    if not token.is_meta and not torch.allclose(found, pool(token), rtol=1e-3, atol=1e-3):
+        raise OptionError(
+            f"the pool of timm {timm.__version__} computes something unknown: install that of constraints.txt"
+        )
+
+
+def resample_positions(native: Tensor, shape: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    """Position embeddings (prefix + cells, width) of a grid `shape` for another: (1, prefix + new cells, width).
+
+    Bicubic with antialiasing, as timm and open_clip do it; what stands before the patches is kept.
+
+    Example:
+        >>> resample_positions(torch.zeros(1 + 16, 8), (4, 4), (2, 6)).shape
+        torch.Size([1, 13, 8])
+    """
+    prefix = len(native) - shape[0] * shape[1]
+    resampled: Tensor = resample_abs_pos_embed(
+        native[None], new_size=list(grid), old_size=list(shape), num_prefix_tokens=prefix
     )
+    return resampled.contiguous()
 
 
 def cls_query_keys(block: Any, inputs: Tensor, prefix: int) -> tuple[Tensor, Tensor]:
@@ -279,12 +258,10 @@ def cls_query_keys(block: Any, inputs: Tensor, prefix: int) -> tuple[Tensor, Ten
     `inputs` (B, prefix + patches, width) go into the block; the first of the prefix is the CLS token.
     """
     attention, normed = block.attn, block.norm1(inputs)
-    query, keys = (
-        _part_of_linear(attention.qkv, tokens, index, 3)
-        .unflatten(2, (int(attention.num_heads), -1))
-        .transpose(1, 2)
-        for index, tokens in enumerate((normed[:, :1], normed[:, prefix:]))
-    )
+    query = _part_of_linear(attention.qkv, normed[:, :1], 0, 3)
+    keys = _part_of_linear(attention.qkv, normed[:, prefix:], 1, 3)
+    shape = int(attention.num_heads), -1
+    query, keys = (tokens.unflatten(2, shape).transpose(1, 2) for tokens in (query, keys))
     return attention.q_norm(query), attention.k_norm(keys)
 
 
@@ -292,8 +269,7 @@ def cls_query_keys(block: Any, inputs: Tensor, prefix: int) -> tuple[Tensor, Ten
 def is_plain_block(block: Any) -> bool:
     """Whether `cls_query_keys` may take a block apart: timm's plain pre-norm block, and what it gives is tried.
 
-    Other blocks rotate queries and keys, add biases, or norm elsewhere. Where this release of timm computes the plain
-    one in another way than we do, that is logged, and the backbone has no attention.
+    Where this release of timm computes it in another way, that is logged, and the backbone has no attention.
     """
     attention = getattr(block, "attn", None)
     if type(block) is not Block or type(attention) is not Attention:
@@ -315,11 +291,10 @@ def is_plain_block(block: Any) -> bool:
     except (AttributeError, RuntimeError, TypeError):
         fits = False
     if not fits:
-        _log.warning(
-            "timm %s computes attention in another way than this release knows: this backbone gives no attention; "
-            "install the timm that constraints.txt names",
-            timm.__version__,
+        wrong = (
+            "timm %s computes attention in an unknown way, so there is none: see constraints.txt"
         )
+        _log.warning(wrong, timm.__version__)
     return fits
 
 
@@ -334,8 +309,7 @@ def cls_attention(query: Tensor, keys: Tensor) -> Tensor:
 def published_attention(query: Tensor, keys: Tensor) -> Tensor:
     """The CLS attention as published, (B, patches) float32: the mean of the heads' logits, then one softmax.
 
-    The published code takes 16 heads for every width but 384, though ViT-B has 12, and a scale of 1 / 8. The mean over
-    heads of per-head products is the product over the full width divided by the number of heads, so the assumption
+    The published code takes 16 heads for every width but 384, though ViT-B has 12, and a scale of 1 / 8; the assumption
     changes the temperature only. `cls_attention` is the right map; this one serves `rounding="reference"`.
     """
     query, keys, heads = _full_width(query, keys)
@@ -374,8 +348,7 @@ class IdentityHead(nn.Module):
 class StandardiseHead(nn.Module):
     """Per-dimension standardisation ``(t - mean) * inverse_std``, with statistics of their own for the CLS token.
 
-    The tokens of a self-supervised ViT share a large common mean that drowns what tells photos apart under a cosine;
-    removing it is worth more than any other single step for a small backbone.
+    The tokens of a self-supervised ViT share a large mean that drowns under a cosine what tells photos apart.
     """
 
     def __init__(self, dim: int) -> None:
@@ -413,34 +386,29 @@ def build_head(config: Mapping[str, Any], dim: int) -> nn.Module:
     Every head is affine, so pooling before it and after it give the same, and one head serves patches and regions.
     """
     kind = config.get("type", "none")
-    if kind == "none":
-        return IdentityHead()
-    if kind == "standardise":
-        return StandardiseHead(dim)
     if kind == "linear":
         return LinearHead(dim, int(config["dim"]))
-    raise OptionError(f"visual head {kind!r} is unknown: use 'none', 'standardise' or 'linear'")
+    if kind not in ("none", "standardise"):
+        raise OptionError(f"visual head {kind!r} is unknown: use 'none', 'standardise' or 'linear'")
+    return IdentityHead() if kind == "none" else StandardiseHead(dim)
 
 
 def create_vit(
     name: str,
+    overrides: Mapping[str, Any] | None = None,
     *,
     pretrained: bool = False,
     classes: int = 0,
-    overrides: Mapping[str, Any] | None = None,
 ) -> Any:
     """A timm ViT that takes any input size; arguments and errors as `TimmNetwork`, and HubError."""
     if not timm.is_model(name):
-        close = difflib.get_close_matches(name, timm.list_models(), n=3)
-        close = close or ["vit_small_patch14_dinov2"]
-        raise UnknownNameError(f"timm has no model {name!r}: did you mean {', '.join(close)}?")
+        raise UnknownNameError.among("model of timm", name, timm.list_models())
     arguments = dict(overrides or {})
     if unknown := [key for key in arguments if key not in OVERRIDES]:
         raise OptionError(str(UnknownNameError.among(f"override of {name}", unknown[0], OVERRIDES)))
     try:
-        vit = timm.create_model(
-            name, pretrained=pretrained, num_classes=classes, dynamic_img_size=True, **arguments
-        )
+        given = {**arguments, "num_classes": classes, "dynamic_img_size": True}
+        vit = timm.create_model(name, pretrained=pretrained, **given)
     except TypeError as error:
         if any(f"'{key}'" in str(error) for key in arguments):
             raise OptionError(f"{name} cannot be overridden so: {error}") from error
@@ -449,8 +417,7 @@ def create_vit(
         if not pretrained:
             raise _no_vit(name, str(error)) from error
         raise HubError(
-            f"timm's weights of {name} cannot be fetched ({str(error).splitlines()[0]}). Check the name's tag and the "
-            "connection, or give a file of weights"
+            f"timm's weights of {name} cannot be fetched ({first_line(error)}): connect, or give a file"
         ) from error
     if missing := [part for part in _NEEDED if not hasattr(vit, part)]:
         raise _no_vit(name, f"it lacks {', '.join(missing)}")
@@ -458,7 +425,7 @@ def create_vit(
 
 
 def fit_vit(vit: Any, state: Mapping[str, Tensor], *, source: str) -> dict[str, Tensor]:
-    """Load a ViT's weights in their authors' layout, strictly.
+    """Load a ViT's weights in their authors' layout, strictly: CheckpointError where a tensor does not fit.
 
     Args:
         vit: of `create_vit`, without a classifier; changed in place only if everything fits.
@@ -467,9 +434,6 @@ def fit_vit(vit: Any, state: Mapping[str, Tensor], *, source: str) -> dict[str, 
 
     Returns:
         What belongs to a classifier ("weight", "bias"), which for CLIP is the visual projection; empty without one.
-
-    Raises:
-        CheckpointError: a tensor is missing, left over or of another shape.
     """
     given = _without_absent_biases(vit, state, source)
     try:

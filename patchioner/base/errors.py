@@ -92,23 +92,19 @@ class UnknownNameError(PatchionerError, LookupError):
 
     @classmethod
     def among(cls, kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
-        """Build the error for `name`, which is not among the `known` names of this `kind`.
+        """The error for `name`, which is not among the `known` names of this `kind`.
 
         Example:
             >>> str(UnknownNameError.among("backbone", "tim", ["timm", "mini"]))
             "unknown backbone 'tim': did you mean 'timm'? Known: 'mini', 'timm'"
         """
         names = sorted(known)
-        close = difflib.get_close_matches(name, names, n=3)
-        hint = f"did you mean {_quoted(close, ' or ')}? " if close else ""
-        listing = f"Known: {_quoted(names, ', ')}" if names else "None is registered"
+        close = " or ".join(map(repr, difflib.get_close_matches(name, names, n=3)))
+        hint = f"did you mean {close}? " if close else ""
+        listing = f"Known: {', '.join(map(repr, names[:40]))}" if names else "None is registered"
         return cls(f"unknown {kind} {name!r}: {hint}{listing}")
 
 
 def first_line(error: Exception) -> str:
     """Of a library's message; theirs run to paragraphs."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def _quoted(names: Iterable[str], joint: str) -> str:
-    return joint.join(repr(name) for name in names)

@@ -58,11 +58,8 @@ def replace_folder(path: AnyPath, owned: Collection[str] | None = None) -> Itera
     the next `replace_folder` or `recover_folder` brings the old one back. Two writers wait for one another.
 
     Args:
-        path: an absent folder, or one to replace.
+        path: absent, or a folder to replace; OptionError for what cannot be replaced as a whole.
         owned: names at its top that belong to the writer; others are carried over. None: nothing is.
-
-    Raises:
-        OptionError: `path` is a file, or a folder that cannot be replaced as a whole (the root of a volume).
     """
     target = Path(path).resolve()  # what a link names is replaced, not the link
     if target.exists() and not target.is_dir():
@@ -86,9 +83,8 @@ def replace_folder(path: AnyPath, owned: Collection[str] | None = None) -> Itera
     except (PermissionError, BlockingIOError) as error:
         if error.filename is None or Path(error.filename).parent != target.parent:
             raise
-        raise OptionError(
-            f"{os.fspath(path)} cannot be replaced as a whole ({error.strerror}): name a folder inside it"
-        ) from error
+        wrong = f"{os.fspath(path)} cannot be replaced as a whole ({error.strerror})"
+        raise OptionError(f"{wrong}: name a folder inside it") from error
 
 
 def recover_folder(path: AnyPath) -> None:
@@ -101,17 +97,11 @@ def recover_folder(path: AnyPath) -> None:
 
 @contextmanager
 def folder_lock(folder: Path) -> Iterator[None]:
-    """Hold a folder, made if need be, against other processes that ask for it in the same way.
-
-    Raises:
-        OptionError: another process holds it, or it cannot be made.
-    """
+    """Hold a folder, made if need be, against other processes; OptionError where one has it, or it cannot be made."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OptionError(
-            f"{folder} cannot be made ({error.strerror}): choose another folder"
-        ) from error
+        raise OptionError(f"{folder} cannot be made ({error.strerror}): choose another") from error
     if fcntl is None:
         yield
         return
@@ -120,9 +110,7 @@ def folder_lock(folder: Path) -> Iterator[None]:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(handle)
-        raise OptionError(
-            f"another process is writing into {folder}: wait for it, or choose another folder"
-        ) from error
+        raise OptionError(f"another process is writing into {folder}: wait for it") from error
     except OSError as error:  # a file system without locks
         _log.warning("%s cannot be locked (%s): see that no second run writes there", folder, error)
     try:
@@ -144,11 +132,7 @@ def file_sha256(path: AnyPath) -> str:
 
 
 def write_json(path: AnyPath, value: object) -> None:
-    """Write `value` as readable UTF-8 JSON, atomically.
-
-    Raises:
-        CheckpointError: `value` holds something JSON cannot express (NaN and infinity included).
-    """
+    """Write `value` as readable UTF-8 JSON, atomically; CheckpointError for what JSON cannot express (NaN included)."""
     try:
         text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -159,22 +143,16 @@ def write_json(path: AnyPath, value: object) -> None:
 
 
 def read_json(path: AnyPath) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        CheckpointError: the file is missing, unreadable or not JSON; the message names it.
-    """
+    """Read a JSON file; CheckpointError, which names it, where it is missing, unreadable or not JSON."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise CheckpointError(
-            f"{os.fspath(path)}: no such file; is the folder complete?"
-        ) from error
+        raise CheckpointError(f"{os.fspath(path)}: no such file: is the folder complete") from error
     except OSError as error:
         raise CheckpointError(f"{os.fspath(path)}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise CheckpointError(
-            f"{os.fspath(path)}: not valid JSON ({error}); fetch or write it again"
+            f"{os.fspath(path)}: not valid JSON ({error}): fetch it again"
         ) from error
 
 
@@ -267,11 +245,7 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 class RunFolder:
-    """A folder claimed by one run. Made by `claim`.
-
-    Attributes:
-        finished: whether the run is done.
-    """
+    """A folder claimed by one run, which may be `finished`. Made by `claim`."""
 
     def __init__(self, record: Path, identity: Mapping[str, Any], *, finished: bool) -> None:
         self._record, self._identity, self.finished = record, identity, finished
@@ -287,9 +261,7 @@ class RunFolder:
             identity: JSON values that decide where the run ends.
             record: name of the file that says what the run is.
 
-        Raises:
-            OptionError: the folder holds something else, another run, or this run without `resume`; another process
-                writes there.
+        OptionError: it holds something else, another run, or this one without `resume`; another process writes there.
         """
         if root.exists() and not root.is_dir():
             raise OptionError(f"{root} is a file: name a folder to write to")
@@ -324,14 +296,10 @@ def _look(root: Path, record: str, wanted: Mapping[str, Any], resume: bool) -> b
     run = found.get("run") if isinstance(found, dict) else None
     if not isinstance(run, dict):
         raise OptionError(f"{path} is not ours: choose an empty or new folder")
-    if changed := differences(run, wanted):
-        raise OptionError(
-            f"{root} holds another run ({', '.join(changed)} differ): choose another folder, or the same settings"
-        )
+    if changed := ", ".join(differences(run, wanted)):
+        raise OptionError(f"{root} holds another run ({changed} differ): choose another folder")
     if not resume:
-        raise OptionError(
-            f"{root} holds this very run already: resume it, or choose another folder"
-        )
+        raise OptionError(f"{root} holds this very run: resume it, or choose another folder")
     return found.get("finished") is True
 
 

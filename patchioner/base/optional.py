@@ -18,13 +18,7 @@ _ROOT = Path(__file__).resolve().parents[2]
 def require(module: str, extra: str) -> ModuleType:
     """Import and return `module`, which the optional `extra` of this distribution installs.
 
-    Raises:
-        MissingExtraError: `module` is not installed. An ImportError from inside an installed
-            module passes through unchanged: it is not cured by installing the extra.
-
-    Example:
-        >>> require("json", "stdlib").dumps([1])
-        '[1]'
+    MissingExtraError: it is not installed. An ImportError from inside an installed module passes through.
     """
     try:
         return importlib.import_module(module)
@@ -44,11 +38,7 @@ def install_line(extra: str) -> str:
 
 
 def refuse_shadows(names: Iterable[str] = ("decoders", "memory_bank")) -> None:
-    """Refuse to work with top-level packages that are not the ones beside this one.
-
-    Raises:
-        ImportError: a module of the user's is found in place of one of ours; the message names its file.
-    """
+    """Refuse, by an ImportError, a module of the user's that is found in place of a package of ours."""
     for name in names:
         spec = find_spec(name)
         origin = Path(spec.origin).resolve() if spec and spec.origin else None
@@ -65,8 +55,7 @@ class Registry(Generic[T]):
 
     Args:
         kind: what the parts are, in the singular, for messages ("backbone").
-        homes: names -> modules that register them, imported when the name is first asked for. So a part with heavy
-            or optional needs costs nothing to those who do not use it.
+        homes: names -> modules that register them, imported when the name is first asked for.
 
     Example:
         >>> shapes: Registry[type] = Registry("shape")

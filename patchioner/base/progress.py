@@ -16,17 +16,12 @@ def progress(
 ) -> Iterator[T]:
     """Yield the items of `iterable`, with a bar on standard error if that is a terminal.
 
-    Args:
-        description: a few words before the bar.
-        total: number of items, where `len(iterable)` does not tell.
-        unit: what one item is called.
+    `total` is the number of items, where `len(iterable)` does not tell; `unit` what one is called.
     """
     from tqdm import tqdm  # type: ignore[import-untyped,unused-ignore]
 
-    # disable=None is tqdm's own test for a terminal.
-    yield from tqdm(
-        iterable, desc=description, total=total, unit=unit, file=sys.stderr, disable=None
-    )
+    how = {"file": sys.stderr, "disable": None}  # None is tqdm's own test for a terminal
+    yield from tqdm(iterable, desc=description, total=total, unit=unit, **how)
 
 
 def quiet_interrupts() -> None:

@@ -28,22 +28,17 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from patchioner.base.errors import CheckpointError, OptionError
-from patchioner.base.files import atomic_path
+from patchioner.base.files import AnyPath, atomic_path
 
 Storage = Literal["fp32", "fp16", "int8"]
 
 SCALE_SUFFIX = ".int8_scale"
 _INT8_MIN_VALUES = 4096  # below this the scales and the lost precision buy nothing
+_LEAST = 2**16  # numbers of a weight below which packing gains nothing
 # A module takes kilobytes and time whatever its size.
-_SPARE, _MOST_BYTES, _LEAST = 256 * 2**20, 2**36, 2**16
-_FACTORIES = (
-    torch.empty,
-    torch.zeros,
-    torch.ones,
-    torch.full,
-    torch.randn,
-    torch.rand,
-    torch.arange,
+_SPARE, _MOST_BYTES, _LEAST_BYTES = 256 * 2**20, 2**36, 2**16
+_FACTORIES = tuple(
+    getattr(torch, name) for name in ["empty", "zeros", "ones", "full", "randn", "rand", "arange"]
 )
 _MAGIC = {
     b"PK\x03\x04": "a zip archive, as torch.save writes (it holds a pickle)",
@@ -54,17 +49,14 @@ _MAGIC = {
 }
 
 
-def save_weights(
-    state: Mapping[str, Tensor], path: str | os.PathLike[str], *, storage: Storage
-) -> None:
+def save_weights(state: Mapping[str, Tensor], path: AnyPath, *, storage: Storage) -> None:
     """Write named tensors as one safetensors file, atomically.
 
     Args:
         state: name -> tensor, e.g. `module.state_dict()`; left untouched.
         path: the file to write; its folder is made.
-        storage: precision of the float tensors; integer and bool tensors stay as they are. "int8"
-            is symmetric with one scale per output row (dim 0), `w ~= q * max|w| / 127`,
-            for float tensors of >= 2 dims and >= 4096 values; the others are kept in fp16.
+        storage: precision of the float tensors; others stay as they are. "int8" is symmetric with one scale per output
+            row (dim 0), `w ~= q * max|w| / 127`, for tensors of >= 2 dims and >= 4096 values; the others become fp16.
 
     Raises:
         CheckpointError: a tensor is not finite, or overflows the chosen storage.
@@ -91,15 +83,14 @@ def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, st
         raise OSError(number, os.strerror(number), str(path)) from error
 
 
-def load_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+def load_weights(path: AnyPath) -> dict[str, Tensor]:
     """Read a file of `save_weights`, or any plain safetensors file, onto the CPU.
 
     Returns:
         name -> tensor: float tensors as float32 whatever their storage, others as they are.
 
     Raises:
-        CheckpointError: the file is missing, truncated, a pickle or otherwise foreign, or holds a
-            tensor that is not finite.
+        CheckpointError: the file is missing, truncated, a pickle or otherwise foreign, or a tensor is not finite.
     """
     stored, storage = _read_safetensors(Path(path))
     scales = {name for name in stored if storage == "int8" and name.endswith(SCALE_SUFFIX)}
@@ -108,13 +99,18 @@ def load_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         tensor = stored[name]
         if name + SCALE_SUFFIX in scales:
             tensor = _dequantise(tensor, stored[name + SCALE_SUFFIX], f"{path}: {name}")
-        tensor = tensor.float() if tensor.is_floating_point() else tensor
-        _check_finite(tensor, f"{os.fspath(path)}: tensor {name!r}", "fetch or train it again")
-        state[name] = tensor
-    orphans = [name for name in scales if name.removesuffix(SCALE_SUFFIX) not in state]
-    if orphans:
+        state[name] = as_float(tensor, f"{os.fspath(path)}: tensor {name!r}")
+    if orphans := [name for name in scales if name.removesuffix(SCALE_SUFFIX) not in state]:
         raise CheckpointError(f"{path}: scales without a tensor: {_some(orphans)}")
     return {name: state[name] for name in stored if name in state}
+
+
+def as_float(tensor: Tensor, where: str) -> Tensor:
+    """A float tensor in float32, finite and without gradient; other tensors as they are."""
+    if not tensor.is_floating_point():
+        return tensor
+    _check_finite(tensor, where, "fetch or train it again")
+    return tensor.detach().float()
 
 
 @contextmanager
@@ -129,9 +125,7 @@ def sound_tokenizer(path: Path) -> Iterator[None]:
     except BaseException as error:  # the library raises bare Exception for every kind of damage
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        raise CheckpointError(
-            f"{path} is not a readable tokenizer ({error}): fetch the checkpoint again"
-        ) from error
+        raise CheckpointError(f"{path} is not a readable tokenizer ({error}): fetch it") from error
 
 
 @contextmanager
@@ -169,7 +163,7 @@ class AllocationLimit(TorchFunctionMode):
         if func in _FACTORIES:
             with torch._C.DisableTorchFunction():
                 asked = func(*args, **{**kwargs, "device": "meta"})
-            self._left -= max(asked.numel() * asked.element_size(), _LEAST)
+            self._left -= max(asked.numel() * asked.element_size(), _LEAST_BYTES)
             if self._left < 0:
                 raise CheckpointError(
                     f"{self._source} asks for a network of over {self._limit >> 20:,} MiB, which is not that of its "
@@ -205,14 +199,14 @@ def fit_weights(module: nn.Module, state: Mapping[str, Tensor], *, source: str) 
     module.load_state_dict(state)
 
 
-def digest(*modules: nn.Module) -> str:
-    """Sha256 (hex) of all weights of some networks."""
-    total = hashlib.sha256()
-    for module in modules:
-        for name, tensor in module.state_dict().items():
-            total.update(f"{name} {tuple(tensor.shape)}\n".encode())
-            total.update(tensor.detach().cpu().float().contiguous().numpy().data)
-    return total.hexdigest()
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """Sha256 (hex) over names, types, shapes and values, wherever the tensors lie."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        values = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {values.dtype} {tuple(values.shape)}\n".encode())
+        digest.update(values.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _stored_form(name: str, tensor: Tensor, storage: Storage) -> dict[str, Tensor]:
@@ -254,12 +248,11 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], str]:
 def _what_it_is(path: Path) -> str:
     with path.open("rb") as file:
         head = file.read(32)
-    if not head:
-        return "the file is empty; fetch it again"
-    for magic, kind in _MAGIC.items():
-        if head.startswith(magic):
-            return f"this is {kind}; only safetensors files are read"
-    return "truncated, or not a safetensors file; fetch it again"
+    kind = next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), None)
+    if kind is not None:
+        return f"this is {kind}; only safetensors files are read"
+    what = "truncated, or not a safetensors file" if head else "the file is empty"
+    return f"{what}; fetch it again"
 
 
 def _check_finite(tensor: Tensor, what: str, remedy: str) -> None:
@@ -275,7 +268,6 @@ def _some(names: Iterable[str], most: int = 5) -> str:
 
 
 M = TypeVar("M", bound=nn.Module)
-_LEAST = 2**16  # numbers of a weight below which packing gains nothing
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _log = logging.getLogger(__name__)
 
@@ -285,12 +277,8 @@ def inference_copy(
 ) -> M:
     """A frozen copy of a network in eval mode on a device and in a precision; the original is left as it is.
 
-    Weights that need no conversion are shared with the original, not copied: make a new copy after training. Packed
-    weights are a second copy in memory for as long as the original is kept.
-
-    Args:
-        module: anything that `copy.deepcopy` takes, another inference copy included.
-        optimize: on a CPU in float32, also `optimize_for_cpu`.
+    Weights that need no conversion are shared with the original: make a new copy after training. Packed weights are a
+    second copy. With `optimize`, on a CPU in float32, also `optimize_for_cpu`.
 
     Example:
         >>> network = nn.Linear(4, 4)
@@ -318,16 +306,13 @@ def optimize_for_cpu(module: M) -> M:
     """
     if not has_onednn():
         return module
-    owners = Counter(
-        id(own) for layer in module.modules() for own in layer.parameters(recurse=False)
-    )
+    layers = list(module.modules())
+    owners = Counter(id(own) for layer in layers for own in layer.parameters(recurse=False))
     packed = {
         layer: PackedLinear(layer.weight, layer.bias)
-        for layer in module.modules()
-        if type(layer) is nn.Linear
-        and owners[id(layer.weight)] == 1
-        and can_pack(layer.weight)
-        and not any(getattr(layer, kind, ()) for kind in ("_forward_hooks", "_forward_pre_hooks"))
+        for layer in layers
+        if type(layer) is nn.Linear and owners[id(layer.weight)] == 1 and can_pack(layer.weight)
+        if not layer._forward_hooks and not layer._forward_pre_hooks
     }
     for path, layer in list(module.named_modules(remove_duplicate=False)):
         if path and layer in packed:
@@ -500,25 +485,16 @@ def _onednn_linear(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tenso
 
 
 def usable_device(wanted: str | torch.device | None) -> torch.device:
-    """The device that was asked for, or a GPU if there is one, else the CPU.
+    """The device that was asked for, or a GPU if there is one, else the CPU; OptionError where it is unknown or absent.
 
     It is tried out, since torch names a bad one only when it is used.
-
-    Raises:
-        OptionError: the device is unknown or absent.
-
-    Example:
-        >>> usable_device("cpu")
-        device(type='cpu')
     """
     chosen = wanted or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         return torch.empty(0, device=chosen).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
-        raise OptionError(
-            f"device {str(chosen)!r} cannot be used here ({reason}): try 'cpu'"
-        ) from error
+        raise OptionError(f"device {str(chosen)!r} cannot be used ({reason}): try 'cpu'") from error
 
 
 def usable_dtype(wanted: torch.dtype | str | None) -> torch.dtype:

@@ -66,9 +66,6 @@ class Guidance:
         contrast: weight of the log-probability given the region less that given the whole photo.
         nouns: weight of the z-score of a noun with the region, less 1 and within 3 of it, for its first mention.
         beam_width: of such captions, where no options of decoding are given.
-
-    Raises:
-        OptionError: a number outside its range.
     """
 
     contrast: float = 0.3
@@ -88,9 +85,6 @@ class KindSettings:
         weighting: of patches inside such a region.
         context: see `ModelSettings.context`.
         guidance: how captions are kept to such a region while they are decoded; needs a table of nouns.
-
-    Raises:
-        OptionError: a context that is not a finite number, 0 or more.
     """
 
     weighting: Weighting | None = None
@@ -103,12 +97,10 @@ class KindSettings:
     @classmethod
     def from_json(cls, **values: Any) -> Self:
         """Of the values that a config has for a kind."""
-        made = {
-            key: kind(**values[key])
-            for key, kind in (("weighting", Weighting), ("guidance", Guidance))
-            if values.get(key) is not None
-        }
-        return cls(**{**values, **made})
+        for key, kind in (("weighting", Weighting), ("guidance", Guidance)):
+            if values.get(key) is not None:
+                values[key] = kind(**values[key])
+        return cls(**values)
 
 
 @dataclass(frozen=True)
@@ -156,9 +148,7 @@ class ModelSettings:
 
     def __post_init__(self) -> None:
         if self.projection not in PROJECTIONS:
-            raise OptionError(
-                f"projection {self.projection!r} is unknown: use one of {PROJECTIONS}"
-            )
+            raise OptionError(f"projection {self.projection!r} is unknown: one of {PROJECTIONS}")
         if not (math.isfinite(self.temperature) and self.temperature > 0):
             raise OptionError(f"temperature {self.temperature} must be a positive number")
         _check_weights(context=self.context)
@@ -175,10 +165,8 @@ class ModelSettings:
     def for_region(self, region: Region) -> tuple[Weighting, float]:
         """Weighting and context of a region, by its kind."""
         kind = self.kinds.get(region.kind, KindSettings())
-        return (
-            self.weighting if kind.weighting is None else kind.weighting,
-            self.context if kind.context is None else kind.context,
-        )
+        context = self.context if kind.context is None else kind.context
+        return kind.weighting or self.weighting, context
 
     @property
     def guides(self) -> bool:
@@ -193,9 +181,7 @@ class ModelSettings:
     def from_json(cls, values: Any, source: str) -> Self:
         """Read the root config.json; unknown keys are refused with the close ones."""
         if not isinstance(values, dict) or values.get("format") != FORMAT:
-            raise CheckpointError(
-                f'{source} is not the config of a Patchioner checkpoint (no "format": "{FORMAT}")'
-            )
+            raise CheckpointError(f"{source} is no Patchioner config (no 'format': '{FORMAT}')")
         if values.get("version") != VERSION:
             raise CheckpointError(
                 f"{source} has version {values.get('version')!r}, this release reads {VERSION}: upgrade"
@@ -245,13 +231,9 @@ class Parts:
     nouns: NounTable | None = None
 
     def __post_init__(self) -> None:
-        held = {"memory bank": self.bank, "text tower": self.tower}
         widths = {"decoder": self.decoder.embedding_dim}
-        widths |= {
-            name: part.dim
-            for name, part in held.items()
-            if isinstance(part, MemoryBank | TextTower)
-        }
+        widths |= {} if self.bank is None else {"memory bank": self.bank.dim}
+        widths |= {"text tower": self.tower.dim} if isinstance(self.tower, TextTower) else {}
         widths |= {} if self.nouns is None else {"nouns": self.nouns.embeddings.shape[1]}
         self._check_widths(widths)
         if self.settings.guides and self.nouns is None:
@@ -259,20 +241,15 @@ class Parts:
         if self.settings.guides and not self.decoder.can_be_guided:
             raise CheckpointError(f"a {type(self.decoder).__name__} cannot be guided")
         if self.bank is None and self.settings.projection == "memory":
-            raise CheckpointError(
-                "the settings ask for the memory projection, but there is no memory bank"
-            )
+            raise CheckpointError("the memory projection is asked for, but there is no memory bank")
         if self.bank is None and self.decoder.needs_memory:
-            raise CheckpointError(
-                f"a {type(self.decoder).__name__} draws on a memory bank, but there is none: add one with texts"
-            )
+            kind = type(self.decoder).__name__
+            raise CheckpointError(f"a {kind} draws on a memory bank, but there is none: add one")
 
     def _check_widths(self, others: Mapping[str, int]) -> None:
         widths = {"backbone": self.backbone.dim, **others}
         if len(set(widths.values())) > 1:
-            raise CheckpointError(
-                f"the parts have different widths and cannot work together: {widths}"
-            )
+            raise CheckpointError(f"the parts have different widths and do not fit: {widths}")
 
     @cached_property
     def text_tower(self) -> TextTower | None:
@@ -348,9 +325,7 @@ def find_model(name: str, *, revision: str | None = None) -> Path:
     if name in shipped_models():
         return _PACKAGE / name
     if path.is_file():
-        raise UnknownNameError(
-            f"{name!r} is a file that is no checkpoint: give its folder, or a .yaml file"
-        )
+        raise UnknownNameError(f"{name!r} is a file that is no checkpoint: give its folder")
     if name.startswith((".", "/", "~")) or is_yaml:
         kind = "model file" if is_yaml else "checkpoint folder"
         raise UnknownNameError(f"no {kind} at {name!r}: check the path")
@@ -362,8 +337,8 @@ def find_model(name: str, *, revision: str | None = None) -> Path:
         return Path(snapshot_download(name, revision=revision))
     except Exception as error:  # its transport raises errors of its own, others in each release
         raise HubError(
-            f"no folder {name!r} here, and it cannot be fetched from the model hub ({first_line(error)}). Check the "
-            f"name and the connection, or use the model inside the package: {SHIPPED!r}"
+            f"no folder {name!r} here, and it cannot be fetched from the model hub ({first_line(error)}): check the "
+            f"connection and the name, or use the model inside the package, {SHIPPED!r}"
         ) from error
 
 
@@ -414,11 +389,7 @@ def _read_bank(folder: Path) -> MemoryBank:
 
 
 def write_checkpoint(
-    parts: Parts,
-    folder: Path,
-    *,
-    storage: Storage = "fp16",
-    bank_storage: Precision = "float16",
+    parts: Parts, folder: Path, *, storage: Storage = "fp16", bank_storage: Precision = "float16"
 ) -> None:
     """Write all parts beside the folder and swap them in: after a kill it is whole, or as it was.
 
@@ -428,9 +399,7 @@ def write_checkpoint(
         CheckpointError: the folder holds a checkpoint of the published system, which would be mixed up with ours.
     """
     if (folder / FOREIGN_CONFIG_FILE).exists():
-        raise CheckpointError(
-            f"{folder} holds a published checkpoint ({FOREIGN_CONFIG_FILE}): choose another folder"
-        )
+        raise CheckpointError(f"{folder} holds a published checkpoint: choose another folder")
     held = {
         "backbone": parts.backbone,
         "decoder": parts.decoder,
@@ -480,13 +449,6 @@ class ModelConfig:
             return None
         return make_part(TEXT_TOWERS, self.text_tower, self.folder, self.source)
 
-    def path(self, part: str) -> Path:
-        """A folder that the config names; CheckpointError where nothing is there."""
-        try:
-            return existing_path(getattr(self, part), self.folder, part)
-        except OptionError as error:
-            raise CheckpointError(f"{self.source}: {error}") from error
-
 
 def names_parts(path: Path) -> bool:
     """Whether a YAML file is of this kind: it has a "name" and a "backbone". False for what is no YAML at all."""
@@ -509,7 +471,7 @@ def read_model_config(source: str | Path | Mapping[str, Any]) -> ModelConfig:
         held, folder, where = read_yaml(Path(source)), Path(source).parent, str(source)
     if not isinstance(held, Mapping):
         raise CheckpointError(
-            f"{where}: it holds {type(held).__name__}, not a mapping with {', '.join(_KEYS)}"
+            f"{where}: it holds {type(held).__name__}, not a mapping with name, backbone"
         )
     _refuse_unknown(held, list(_KEYS), "key of a model's config", where)
     name, settings = held.get("name"), held.get("settings") or {}
@@ -517,12 +479,10 @@ def read_model_config(source: str | Path | Mapping[str, Any]) -> ModelConfig:
         raise CheckpointError(f"{where}: name is {name!r}: say what the model is called")
     if held.get("backbone") is None:
         raise CheckpointError(
-            f"{where}: it has no backbone: give a folder, or a mapping with 'type' and 'weights'"
+            f"{where}: it has no backbone: give a folder, or 'type' and 'weights'"
         )
     if not isinstance(settings, Mapping) or "name" in settings:
-        raise CheckpointError(
-            f"{where}: settings must be a mapping, and the name stands outside of it"
-        )
+        raise CheckpointError(f"{where}: settings must be a mapping, the name stands outside of it")
     known = {key: value for key, value in held.items() if key not in ("about", "settings")}
     return ModelConfig(**known, folder=folder, source=where, settings=dict(settings))
 
@@ -537,16 +497,16 @@ def build_model(source: str | Path | Mapping[str, Any]) -> Parts:
     config = read_model_config(source)
     head = {"format": FORMAT, "version": VERSION, "name": config.name}
     settings = ModelSettings.from_json({**config.settings, **head}, config.source)
-    # The small and easily mistaken parts first: an error should not wait for gigabytes of weights.
-    bank = None if config.memory_bank is None else _read_bank(config.path("memory_bank"))
-    if isinstance(config.decoder, str):
-        decoder = load_decoder(config.path("decoder"))
-    elif config.decoder != {"type": "retrieval"}:
-        raise CheckpointError(
-            f"{config.source}: decoder is {config.decoder!r}: give a folder, or {{type: retrieval}} with a memory bank"
-        )
+    bank, decoder, retrieves = None, None, config.decoder == {"type": "retrieval"}
+    try:  # the small and easily mistaken parts first: an error should not wait for gigabytes of weights
+        if config.memory_bank is not None:
+            bank = _read_bank(existing_path(config.memory_bank, config.folder, "memory_bank"))
+        if not retrieves:
+            decoder = load_decoder(existing_path(config.decoder, config.folder, "decoder"))
+    except OptionError as error:
+        raise CheckpointError(f"{config.source}: {error}, or {{type: retrieval}}") from error
     backbone = config.make_backbone()
-    if not isinstance(config.decoder, str):
+    if decoder is None:
         from decoders.retrieval import RetrievalDecoder
 
         decoder = RetrievalDecoder(backbone.dim)

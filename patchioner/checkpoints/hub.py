@@ -8,19 +8,17 @@ from __future__ import annotations
 import hashlib
 import math
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
 from patchioner.base.errors import HubError, first_line
 from patchioner.base.files import file_sha256, read_json
-from patchioner.base.weights import SCALE_SUFFIX
+from patchioner.base.weights import SCALE_SUFFIX, tensors_sha256
 from patchioner.checkpoints.folder import Parts, find_model, shipped_models
 
 if TYPE_CHECKING:
@@ -29,25 +27,13 @@ if TYPE_CHECKING:
 _OWNER, _STATED = "Ruggero1912", "none stated"
 _FLOAT = 4  # bytes
 # Bytes of the published networks in float32, and of a bank whose rows are 768 numbers, a norm and a count.
-_BACKBONE, _DECAP, _PROMPTED = (_FLOAT * count for count in (86_600_000, 68_300_000, 168_200_000))
+_BACKBONE, _DECAP, _PROMPTED = _FLOAT * 86_600_000, _FLOAT * 68_300_000, _FLOAT * 168_200_000
 _BANK = 591_753 * (768 * _FLOAT + 12)
 _PUBLISHED = {
-    "decap": (
-        "DINOv2 ViT-B/14 + Talk2DINO, memory of 591,753 captions, DeCap decoder",
-        _BACKBONE + _DECAP + _BANK,
-    ),
-    "capdec": (
-        "the same backbone, no memory, decoder trained with noise (CapDec)",
-        _BACKBONE + _DECAP,
-    ),
-    "viecap": (
-        "the same backbone, soft and entity prompts for GPT-2 (ViECap)",
-        _BACKBONE + _PROMPTED,
-    ),
-    "meacap": (
-        "the same backbone, prompts from retrieved captions for GPT-2 (MeaCap)",
-        _BACKBONE + _PROMPTED + _BANK,
-    ),
+    "decap": ("DINOv2 ViT-B/14 + Talk2DINO, memory of 591,753 captions, DeCap", _DECAP + _BANK),
+    "capdec": ("the same backbone, no memory, decoder trained with noise (CapDec)", _DECAP),
+    "viecap": ("the same backbone, soft and entity prompts for GPT-2 (ViECap)", _PROMPTED),
+    "meacap": ("the same backbone, retrieved captions for GPT-2 (MeaCap)", _PROMPTED + _BANK),
 }
 
 
@@ -108,7 +94,8 @@ def known_models() -> list[KnownModel]:
         found = try_to_load_from_cache(name, "config.yaml")  # nothing is fetched
         disk = folder_bytes(Path(found).parent) if isinstance(found, str) else None
         here = disk is not None
-        models.append(KnownModel(name, about, _STATED, "the model hub", memory, disk, here))
+        size = _BACKBONE + memory
+        models.append(KnownModel(name, about, _STATED, "the model hub", size, disk, here))
     return models
 
 
@@ -155,16 +142,6 @@ def part_sizes(parts: Parts) -> dict[str, tuple[int, int]]:
 def _tensor_sizes(module: nn.Module) -> tuple[int, int]:
     tensors = [*module.parameters(), *module.buffers()]
     return sum(t.numel() for t in tensors), sum(t.numel() * t.element_size() for t in tensors)
-
-
-def tensors_sha256(tensors: Mapping[str, torch.Tensor]) -> str:
-    """Sha256 (hex) over names, types, shapes and values, wherever the tensors lie."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        values = tensor.detach().cpu().contiguous()
-        digest.update(f"{name} {values.dtype} {tuple(values.shape)}\n".encode())
-        digest.update(values.flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def saved_sha256(decoder: Any) -> str:

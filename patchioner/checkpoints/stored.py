@@ -25,6 +25,7 @@ from patchioner.base.optional import Registry, require
 from patchioner.base.weights import (
     AllocationLimit,
     Storage,
+    as_float,
     fit_weights,
     inference_copy,
     load_weights,
@@ -33,22 +34,24 @@ from patchioner.base.weights import (
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "weights.safetensors"
 PRETRAINED = "pretrained"
+# Our own errors are among these; torch names an impossible shape by a RuntimeError.
+_WRONG = LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError
 _WRAPPINGS = ("state_dict", "model_state_dict", "model", "teacher")
 _DISTRIBUTED = "module."
 
 
 class StoredModule(nn.Module, ABC):
-    """What backbones and text towers have in common: their config, and their place in a checkpoint."""
+    """What backbones and text towers have in common: their config, and their place in a checkpoint.
+
+    `dim` is the width of the embedding space.
+    """
+
+    dim: int
 
     @property
     @abstractmethod
     def config(self) -> dict[str, Any]:
         """What a checkpoint stores beside the weights: "type", the key of its registry, and its settings."""
-
-    @property
-    @abstractmethod
-    def dim(self) -> int:
-        """Width of the embedding space."""
 
     @classmethod
     @abstractmethod
@@ -72,14 +75,18 @@ class StoredModule(nn.Module, ABC):
         What has files of its own (a tokenizer, another network inside) adds them.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        save_weights(self.state_dict(), folder / WEIGHTS_FILE, storage=storage)
+        save_weights(self.stored().state_dict(), folder / WEIGHTS_FILE, storage=storage)
         write_json(folder / CONFIG_FILE, self.config)
+
+    def stored(self) -> nn.Module:
+        """What `save` writes here: all of it, but for networks with a folder of their own."""
+        return self
 
     def restore(self, folder: Path | None) -> Self:
         """Read what `save` wrote, strictly (CheckpointError), into this network, and give it back; None: nothing."""
         if folder is not None:
             weights = folder / WEIGHTS_FILE
-            fit_weights(self, load_weights(weights), source=str(weights))
+            fit_weights(self.stored(), load_weights(weights), source=str(weights))
         return self.eval()
 
 
@@ -114,15 +121,7 @@ def make_part(registry: Registry[type[P]], given: Any, folder: Path, source: str
             return part.from_config(given, folder)
     except CheckpointError:
         raise
-    except (
-        LookupError,
-        TypeError,
-        ValueError,
-        AttributeError,
-        RuntimeError,
-        ArithmeticError,
-    ) as error:
-        # Our own errors are among these; torch names an impossible shape by a RuntimeError.
+    except _WRONG as error:
         reason = first_line(error)
         raise CheckpointError(f"{source} lacks or has a wrong setting: {reason}") from error
 
@@ -130,26 +129,18 @@ def make_part(registry: Registry[type[P]], given: Any, folder: Path, source: str
 def _refuse_paths_out(config: Any, source: str) -> None:
     """The config of a folder comes from others: it names no file outside of that folder."""
     if isinstance(config, str) and leads_out(config):
-        raise CheckpointError(
-            f"{source}: {config!r:.80} leads out of its folder: copy the file into it"
-        )
-    for one in (
-        config.values()
-        if isinstance(config, Mapping)
-        else config
-        if isinstance(config, list)
-        else ()
-    ):
+        raise CheckpointError(f"{source}: {config!r:.80} leads out of its folder: copy it there")
+    inner = list(config.values()) if isinstance(config, Mapping) else config
+    for one in inner if isinstance(inner, list) else ():
         _refuse_paths_out(one, source)
 
 
 def settings_of(config: Mapping[str, Any], known: Iterable[str]) -> dict[str, Any]:
     """The settings of a config; one that is not `known` is an UnknownNameError with the close ones."""
     own = {key: value for key, value in config.items() if key not in ("type", "weights")}
-    names = list(known)
-    for key in own:
-        if key not in names:
-            raise UnknownNameError.among(f"key of {config.get('type')}", str(key), names)
+    names = set(known)
+    if unknown := sorted(map(str, own.keys() - names)):
+        raise UnknownNameError.among(f"key of {config.get('type')}", unknown[0], names)
     return own
 
 
@@ -215,8 +206,7 @@ def read_object(path: Path) -> Any:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
     try:
-        with warnings.catch_warnings():
-            # On a pickle of a newer protocol torch warns before it refuses.
+        with warnings.catch_warnings():  # on a pickle of a newer protocol, before it is refused
             warnings.simplefilter("ignore", UserWarning)
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -236,37 +226,25 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         CheckpointError: as `read_object`; or it holds something other than named tensors, or values not finite.
     """
     held = load_weights(path) if path.suffix == ".safetensors" else read_object(path)
-    while (
-        isinstance(held, Mapping)
-        and len(inner := [k for k in _WRAPPINGS if isinstance(held.get(k), Mapping)]) == 1
-    ):
-        held = held[inner[0]]
+    while isinstance(held, Mapping):
+        inner = [held[key] for key in _WRAPPINGS if isinstance(held.get(key), Mapping)]
+        if len(inner) != 1:
+            break
+        held = inner[0]
     if not isinstance(held, Mapping) or not held:
         found = "none" if isinstance(held, Mapping) else type(held).__name__
         raise CheckpointError(f"{path}: expected named tensors, found {found}")
     for name, value in held.items():
         if not (isinstance(name, str) and isinstance(value, Tensor)):
             raise CheckpointError(
-                f"{path}: {name!r} is no tensor; expected a state dict of tensors alone"
+                f"{path}: {name!r} is no tensor; expected a state dict of tensors"
             )
     if len({name.startswith(_DISTRIBUTED) for name in held}) > 1:
-        raise CheckpointError(
-            f"{path}: some names begin with {_DISTRIBUTED!r} and some do not; two files were mixed up"
-        )
+        raise CheckpointError(f"{path}: some names have {_DISTRIBUTED!r}; two files were mixed up")
     return {
         name.removeprefix(_DISTRIBUTED): as_float(tensor, f"{path}: {name}")
         for name, tensor in held.items()
     }
-
-
-def as_float(tensor: Tensor, where: str) -> Tensor:
-    """A float tensor in float32, finite and without gradient; other tensors as they are."""
-    if not tensor.is_floating_point():
-        return tensor
-    tensor = tensor.detach().float()
-    if not bool(torch.isfinite(tensor).all()):
-        raise CheckpointError(f"{where} has values that are not finite; fetch or train it again")
-    return tensor
 
 
 def part_of(state: Mapping[str, Tensor], prefixes: tuple[str, ...]) -> dict[str, Tensor]:
@@ -288,14 +266,8 @@ def read_yaml(path: Path) -> Any:
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise CheckpointError(
-            f"{path} cannot be read ({error.strerror}): check the path"
-        ) from error
+        raise CheckpointError(f"{path} cannot be read ({error.strerror}); check it") from error
     # No YAML, no UTF-8, a number of thousands of digits, brackets as deep, or a date that is none: each its own class.
     except Exception as error:
-        reason = (
-            " ".join(str(error).split())
-            if isinstance(error, yaml.YAMLError)
-            else "a value that is none"
-        )
+        reason = " ".join(f"{error}".split())[:200]
         raise CheckpointError(f"{path}: not a plain YAML file ({reason})") from error

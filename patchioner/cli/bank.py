@@ -87,7 +87,7 @@ def build(options: argparse.Namespace) -> int:
     from memory_bank import build_bank_folder, read_captions
     from memory_bank.build import RECORD, embed_on_ray
     from patchioner.base.files import read_json
-    from patchioner.base.weights import digest
+    from patchioner.base.weights import tensors_sha256
 
     column, splits = options.column, options.split
     captions = [
@@ -101,7 +101,7 @@ def build(options: argparse.Namespace) -> int:
         captions,
         _placed(tower, options.device),
         options.out,
-        encoder={"config": tower.config, "weights": digest(tower)},
+        encoder={"config": tower.config, "weights": tensors_sha256(tower.state_dict())},
         unit=unit,
         keep_texts=not options.no_texts,
         dtype=options.storage,

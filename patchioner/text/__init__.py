@@ -22,18 +22,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from patchioner.base.errors import CheckpointError, OptionError, TextError
-from patchioner.base.files import write_json
 from patchioner.base.optional import Registry
-from patchioner.base.weights import (
-    Storage,
-    fit_weights,
-    load_weights,
-    save_weights,
-    sound_tokenizer,
-)
+from patchioner.base.weights import Storage, fit_weights, sound_tokenizer
 from patchioner.checkpoints.stored import (
-    CONFIG_FILE,
-    WEIGHTS_FILE,
     StoredModule,
     WeightSource,
     make_part,
@@ -42,27 +33,27 @@ from patchioner.checkpoints.stored import (
 )
 
 TOKENIZER_FILE = "tokenizer.json"
+_TOWER_FOLDER, _ROWS_AT_ONCE = "tower", 8192
+# Talk2DINO's published names of the two layers; the last is that of older files.
+_FIRST, _SECOND = "linear_layer", ("hidden_layers.0", "linear_layer2")
 logger = logging.getLogger(__name__)
 
 
 class TextTower(StoredModule):
     """A network that puts texts into the space of the patch tokens."""
 
-    tokenizer: Any
+    tokenizer: Any = None
 
     @abstractmethod
     def encode(self, texts: Sequence[str], *, batch: int = 256) -> Tensor:
         """Embed texts.
 
         Args:
-            texts: n non-blank strings.
+            texts: n non-blank strings; else TextError.
             batch: most texts per pass.
 
         Returns:
             (n, dim) float32 on the CPU, not normalised. A text's vector does not depend on the others.
-
-        Raises:
-            TextError: a text is blank or not a string.
         """
 
     def save(self, folder: Path, *, storage: Storage = "fp16") -> None:
@@ -76,12 +67,10 @@ class ShapedTower(TextTower):
     """A tower whose network follows from `settings`, a dataclass; `kind` names it in a config."""
 
     kind: ClassVar[str]
-    settings: Any
 
-    @property
-    def dim(self) -> int:
-        """Width of the embedding space."""
-        return int(self.settings.dim)
+    def __init__(self, settings: Any) -> None:
+        super().__init__()
+        self.settings, self.dim = settings, int(settings.dim)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -103,22 +92,19 @@ def check_shape(settings: Any, what: str) -> None:
         value = getattr(settings, one.name)
         if one.type == "int" and one.name != "pad_id" and (type(value) is not int or value < 1):
             raise OptionError(f"{one.name} of {what} is {value!r}: give a whole number, 1 or more")
-    if settings.width % settings.heads:
+    width, heads, longest = settings.width, settings.heads, settings.max_tokens
+    if width % heads:
+        raise OptionError(f"width {width} of {what} is no multiple of its {heads} heads")
+    if longest < 3:
         raise OptionError(
-            f"width {settings.width} of {what} is no multiple of its {settings.heads} heads"
-        )
-    if settings.max_tokens < 3:
-        raise OptionError(
-            f"max_tokens {settings.max_tokens} of {what} leaves no room for start, end and a word"
+            f"max_tokens {longest} of {what} leaves no room for start, end and a word"
         )
 
 
 def check_texts(texts: Sequence[str]) -> None:
     """Refuse blank texts, half characters (lone surrogates) and things that are no text, by index."""
     if isinstance(texts, str):
-        raise TextError(
-            f"expected a list of texts, got the single string {texts!r}: wrap it in a list"
-        )
+        raise TextError(f"expected a list of texts, got the string {texts!r}: wrap it in a list")
     for index, text in enumerate(texts):
         if not isinstance(text, str) or not text.strip():
             raise TextError(f"text {index} is {text!r}: give non-blank strings")
@@ -129,9 +115,8 @@ def check_texts(texts: Sequence[str]) -> None:
 def cut_ids(encoded: Sequence[Sequence[int]], limit: int) -> list[list[int]]:
     """Token ids of at most `limit` each, the last one kept; one warning says how many texts were longer."""
     if cut := sum(len(ids) > limit for ids in encoded):
-        logger.warning(
-            "%d of %d texts are longer than %d tokens and were cut", cut, len(encoded), limit
-        )
+        wrong = "%d of %d texts are longer than %d tokens and were cut"
+        logger.warning(wrong, cut, len(encoded), limit)
     return [[*ids] if len(ids) <= limit else [*ids[: limit - 1], ids[-1]] for ids in encoded]
 
 
@@ -166,7 +151,7 @@ def read_tokenizer(path: Path) -> Tokenizer:
 
 TEXT_TOWERS: Registry[type[TextTower]] = Registry(
     "text tower",
-    homes={name: "patchioner.text.clip" for name in ("open_clip", "siglip", "dinotxt")},
+    homes=dict.fromkeys(("open_clip", "siglip", "dinotxt"), "patchioner.text.clip"),
 )
 
 
@@ -218,17 +203,14 @@ class BertTower(ShapedTower):
 
     Args:
         settings: the tower's shape.
-        tokenizer: a `tokenizers.Tokenizer` that adds the start and end tokens itself; copied, without its padding
-            and truncation.
-
-    Texts are grouped by length in tokens, so no batch holds padding and a text's vector does not depend on the others.
+        tokenizer: adds the start and end tokens itself; copied, without its padding and truncation.
     """
 
     kind = "bert"
 
     def __init__(self, settings: BertSettings, tokenizer: Tokenizer) -> None:
-        super().__init__()
-        self.settings, self.tokenizer = settings, plain_tokenizer(tokenizer)
+        super().__init__(settings)
+        self.tokenizer = plain_tokenizer(tokenizer)
         self.tokens = nn.Embedding(settings.vocabulary, settings.width)
         self.positions = nn.Embedding(settings.max_tokens, settings.width)
         self.norm = nn.LayerNorm(settings.width, eps=1e-12)
@@ -245,10 +227,8 @@ class BertTower(ShapedTower):
         source.refuse(fetched=True, file=True, advice="give a folder of `save`")
         path = (source.folder or folder) / TOKENIZER_FILE
         tokenizer = read_tokenizer(path)
-        if tokenizer.get_vocab_size() != settings.vocabulary:
-            raise CheckpointError(
-                f"{path} has {tokenizer.get_vocab_size()} pieces, the weights {settings.vocabulary}"
-            )
+        if (pieces := tokenizer.get_vocab_size()) != settings.vocabulary:
+            raise CheckpointError(f"{path} has {pieces} pieces, the weights {settings.vocabulary}")
         return cls(settings, tokenizer).restore(source.folder)
 
     def sentence(self, ids: Tensor) -> Tensor:
@@ -283,13 +263,6 @@ class BertTower(ShapedTower):
 TEXT_TOWERS.register("bert")(BertTower)
 
 
-_TOWER_FOLDER = "tower"
-_ROWS_AT_ONCE = 8192
-
-# Published names of the two layers; the last is that of older files.
-_FIRST, _SECOND = "linear_layer", ("hidden_layers.0", "linear_layer2")
-
-
 class Talk2DinoTower(TextTower):
     """Any text tower, then Talk2DINO's projection into the visual space.
 
@@ -301,7 +274,7 @@ class Talk2DinoTower(TextTower):
 
     def __init__(self, tower: TextTower, dim: int, *, width: int | None) -> None:
         super().__init__()
-        self.tower = tower
+        self.tower, self.dim = tower, dim
         self.project_in = nn.Linear(tower.dim, dim if width is None else width)
         self.project_out = None if width is None else nn.Linear(width, dim)
         self.eval()
@@ -323,8 +296,8 @@ class Talk2DinoTower(TextTower):
             return cls.from_weights(tower, load_talk2dino_weights(source.file))
         dim = int(own.get("dim", 768))
         width = own.get("width", dim)
-        joined = cls(tower, dim, width=None if width is None else int(width))
-        return joined.restore(source.folder)
+        made = cls(tower, dim, width=None if width is None else int(width))
+        return made.restore(source.folder)
 
     def to(  # type: ignore[override]
         self, device: torch.device | str, dtype: torch.dtype, *, optimize: bool = True
@@ -336,11 +309,7 @@ class Talk2DinoTower(TextTower):
 
     @classmethod
     def from_weights(cls, tower: TextTower, weights: Mapping[str, Tensor]) -> Self:
-        """Join a tower and what `load_talk2dino_weights` read.
-
-        Raises:
-            CheckpointError: the projection takes vectors of another width than the tower's.
-        """
+        """Join a tower and what `load_talk2dino_weights` read; CheckpointError where their widths differ."""
         width, taken = weights["project_in.weight"].shape
         if taken != tower.dim:
             raise CheckpointError(
@@ -350,14 +319,8 @@ class Talk2DinoTower(TextTower):
         two = "project_out.weight" in weights
         dim = len(weights["project_out.weight"]) if two else width
         joined = cls(tower, dim, width=width if two else None)
-        fit_weights(joined._projection(), weights, source="Talk2DINO")
+        fit_weights(joined.stored(), weights, source="Talk2DINO")
         return joined
-
-    @property
-    def dim(self) -> int:
-        """Width of the visual tokens."""
-        last = self.project_in if self.project_out is None else self.project_out
-        return last.out_features
 
     @property
     def config(self) -> dict[str, Any]:
@@ -383,17 +346,10 @@ class Talk2DinoTower(TextTower):
     def save(self, folder: Path, *, storage: Storage = "fp16") -> None:
         """Write the projection, and the tower inside in a folder of its own."""
         self.tower.save(folder / _TOWER_FOLDER, storage=storage)
-        save_weights(self._projection().state_dict(), folder / WEIGHTS_FILE, storage=storage)
-        write_json(folder / CONFIG_FILE, self.config)
+        super().save(folder, storage=storage)
 
-    def restore(self, folder: Path | None) -> Self:
-        """As `StoredModule.restore`, of the projection; the tower inside is restored by its own loader."""
-        if folder is not None:
-            weights = folder / WEIGHTS_FILE
-            fit_weights(self._projection(), load_weights(weights), source=str(weights))
-        return self.eval()
-
-    def _projection(self) -> nn.ModuleDict:
+    def stored(self) -> nn.Module:
+        """The projection; the tower inside is restored by its own loader."""
         layers = {"project_in": self.project_in, "project_out": self.project_out}
         return nn.ModuleDict({name: layer for name, layer in layers.items() if layer is not None})
 
@@ -408,31 +364,24 @@ def load_talk2dino_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         CheckpointError: the file holds something else than these, or shapes that do not fit one another (named).
     """
     given = read_tensors(Path(path))
+    first = given.get(f"{_FIRST}.weight")
+    if first is None or first.dim() != 2 or not all(t.is_floating_point() for t in given.values()):
+        shapes = ", ".join(f"{name} is {tuple(t.shape)} {t.dtype}" for name, t in given.items())
+        raise CheckpointError(f"{path} is no Talk2DINO projection, of floats: {shapes}")
     second = next((name for name in _SECOND if f"{name}.weight" in given), _SECOND[0])
-    linear = not any(name.startswith(_SECOND) for name in given)
-    named = {
-        f"{ours}.{kind}": f"{published}.{kind}"
-        for ours, published in [("project_in", _FIRST), ("project_out", second)][: 2 - linear]
+    layers: dict[str, nn.Module] = {_FIRST: nn.Linear(first.shape[1], len(first))}
+    names = {_FIRST: "project_in"}
+    if any(name.startswith(_SECOND) for name in given):
+        names[second] = "project_out"
+        last = nn.Linear(len(first), len(given.get(f"{second}.weight", first)))
+        module, _, inside = second.partition(".")
+        layers[module] = nn.ModuleDict({inside: last}) if inside else last
+    fit_weights(nn.ModuleDict(layers), given, source=f"{path} is no Talk2DINO projection")
+    return {
+        f"{ours}.{kind}": given[f"{published}.{kind}"]
+        for published, ours in names.items()
         for kind in ("weight", "bias")
     }
-    faults = [f"missing {name}" for name in named.values() if name not in given]
-    if unexpected := sorted(given.keys() - set(named.values())):
-        faults.append(f"unexpected {', '.join(unexpected)}")
-    if not faults:
-        weight = given[f"{_FIRST}.weight"]
-        rows = len(given[f"{second}.weight"]) if not linear else 0
-        shapes = [(len(weight), weight.shape[-1]), (len(weight),), (rows, len(weight)), (rows,)]
-        faults = [
-            f"{name} is {tuple(given[name].shape)} {given[name].dtype}, expected {shape}"
-            for name, shape in zip(named.values(), shapes, strict=False)
-            if tuple(given[name].shape) != shape or not given[name].is_floating_point()
-        ]
-    if faults:
-        raise CheckpointError(
-            f"{path} is no Talk2DINO projection: {'; '.join(faults)}. Expected are linear_layer and, unless it is "
-            "linear, hidden_layers.0 (older: linear_layer2), each with weight and bias"
-        )
-    return {ours: given[name] for ours, name in named.items()}
 
 
 TEXT_TOWERS.register("talk2dino")(Talk2DinoTower)

@@ -66,11 +66,9 @@ class OpenClipText(TextTower):
         name: an open_clip model, e.g. ``ViT-B-16`` (unknown names get the close ones).
         architecture, quick_gelu, pretrained: as for `patchioner.backbones.clip.OpenClipViT`.
 
-    A text longer than the tower's context (77 tokens for CLIP) is cut and keeps its end token, as open_clip cuts it;
-    one warning says how many were. (The published code raises for such a text.)
+    A text longer than the tower's context (77 tokens for CLIP) is cut and keeps its end token, with one warning.
 
-    Raises:
-        OptionError: the model's texts are read by another library's network or tokenizer.
+    OptionError where the model's texts are read by another library's network or tokenizer.
     """
 
     def __init__(
@@ -87,6 +85,8 @@ class OpenClipText(TextTower):
         settings = model_config(name, architecture, quick_gelu=quick_gelu, pretrained=pretrained)
         self.quick_gelu = bool(settings["quick_gelu"])
         self.text: Any = _text(name, settings)
+        projected = self.text.text_projection is not None
+        self.dim = int(self.text.output_dim if projected else self.text.width)
         self.tokenizer = _tokenizer(name, settings["text_cfg"], self.text)
         if pretrained is not None:
             model = fetch_model(name, pretrained, quick_gelu=self.quick_gelu)
@@ -104,17 +104,6 @@ class OpenClipText(TextTower):
         return tower.restore(source.folder)
 
     @property
-    def dim(self) -> int:
-        """Width of CLIP's joint space."""
-        projected = self.text.text_projection is not None
-        return int(self.text.output_dim if projected else self.text.width)
-
-    @property
-    def context_length(self) -> int:
-        """Most tokens of a text, start and end tokens included."""
-        return int(self.text.context_length)
-
-    @property
     def config(self) -> dict[str, Any]:
         """Type and architecture."""
         return {
@@ -125,24 +114,13 @@ class OpenClipText(TextTower):
         }
 
     def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of each text with start and end tokens; those beyond `context_length` are cut, with one warning.
-
-        Raises:
-            TextError: cleaning leaves nothing of a text.
-        """
-        start, end = self.tokenizer.sot_token_id, self.tokenizer.eot_token_id
-        result = []
-        for index, text in enumerate(texts):
-            if not (words := self.tokenizer.encode(text)):
-                raise TextError(f"text {index} is {text!r}: CLIP's cleaning leaves nothing of it")
-            result.append([start, *words, end])
-        return cut_ids(result, self.context_length)
+        """See `clip_ids`."""
+        return clip_ids(self.tokenizer, texts, self.text.context_length)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Token ids -> embeddings (B, dim), not normalised.
 
-        Args:
-            ids: (B, T) int64 that end in the end token (a causal tower), or are padded with 0 to the full context.
+        (B, T) int64 that end in the end token (a causal tower), or are padded with 0 to the full context.
         """
         text, length = self.text, ids.shape[1]
         if not self._causal:
@@ -162,18 +140,27 @@ class OpenClipText(TextTower):
         check_texts(texts)
         sequences = self.token_ids(texts)
         if not self._causal:
-            sequences = [ids + [0] * (self.context_length - len(ids)) for ids in sequences]
+            sequences = [ids + [0] * (self.text.context_length - len(ids)) for ids in sequences]
         device = self.text.positional_embedding.device
         return encode_by_length(sequences, batch, lambda ids: self(ids.to(device)), self.dim)
 
 
+def clip_ids(tokenizer: Any, texts: Sequence[str], longest: int) -> list[list[int]]:
+    """CLIP's ids of each text between start and end; longer texts are cut, with one warning.
+
+    TextError where CLIP's cleaning leaves nothing of a text.
+    """
+    encoded = []
+    for index, text in enumerate(texts):
+        if not (words := tokenizer.encode(text)):
+            raise TextError(f"text {index} is {text!r}: CLIP's cleaning leaves nothing of it")
+        encoded.append([int(tokenizer.sot_token_id), *words, int(tokenizer.eot_token_id)])
+    return cut_ids(encoded, longest)
+
+
 def _is_causal(text: Any) -> bool:
-    return (
-        text.attn_mask is not None
-        and text.cls_emb is None
-        and not getattr(text, "use_pad_mask", False)
-        and text.pool_type == "argmax"
-    )
+    by_end = text.attn_mask is not None and text.cls_emb is None and text.pool_type == "argmax"
+    return by_end and not getattr(text, "use_pad_mask", False)
 
 
 @cache
@@ -181,13 +168,12 @@ def _can_cut_padding() -> bool:
     """Self-test on a tiny tower: `OpenClipText` gives without padding what open_clip gives with it."""
     text_cfg = {"context_length": 6, "vocab_size": 9, "width": 16, "heads": 2, "layers": 2}
     ids = torch.tensor([[7, 3, 8, 0, 0, 0]])
+    config = {"embed_dim": 8, "text_cfg": text_cfg, "quick_gelu": False}
     with torch.random.fork_rng(devices=[]), torch.device("cpu"), torch.no_grad():
         probe = OpenClipText.__new__(OpenClipText)
         nn.Module.__init__(probe)
         try:
-            probe.text = _text(
-                "self-test", {"embed_dim": 8, "text_cfg": text_cfg, "quick_gelu": False}
-            )
+            probe.text = _text("self-test", config)
             probe.eval()
             expected = probe.text(ids)
             probe._causal = True
@@ -201,28 +187,23 @@ def _can_cut_padding() -> bool:
 
 def _text(name: str, settings: Mapping[str, Any]) -> Any:
     text = {**settings["text_cfg"], "output_tokens": False}
-    for key in ("hf_model_name", "hf_tokenizer_name"):
-        if text.get(key):
-            raise OptionError(
-                f"texts of {name!r} are read by {text[key]!r} of another library, which is not supported here: "
-                "choose a model with CLIP's own text tower, such as 'ViT-B-16'"
-            )
+    if other := text.get("hf_model_name") or text.get("hf_tokenizer_name"):
+        raise OptionError(
+            f"texts of {name!r} are read by {other!r} of another library: use one with CLIP's own, as 'ViT-B-16'"
+        )
     return build_model("CustomTextCLIP", name, settings, dict(_NO_VISION), text).text
 
 
 def _tokenizer(name: str, settings: Mapping[str, Any], text: Any) -> Any:
     clean = (settings.get("tokenizer_kwargs") or {}).get("clean", "lower")
     tokenizer = require("open_clip", "clip").SimpleTokenizer(clean=clean)
-    if tokenizer.vocab_size > text.vocab_size:
-        raise OptionError(
-            f"the text tower of {name!r} has {text.vocab_size} tokens, CLIP's tokenizer {tokenizer.vocab_size}: "
-            f"set vocab_size to {tokenizer.vocab_size}"
+    if (pieces := tokenizer.vocab_size) > text.vocab_size:
+        wrong = (
+            f"the text tower of {name!r} has {text.vocab_size} tokens, CLIP's tokenizer {pieces}"
         )
+        raise OptionError(f"{wrong}: set vocab_size to {pieces}")
     if text.context_length < 3:
-        raise OptionError(
-            f"context_length {text.context_length} of {name!r} leaves no room for a word between the start and end "
-            "tokens: use 3 or more"
-        )
+        raise OptionError(f"context_length {text.context_length} of {name!r}: give 3 or more")
     return tokenizer
 
 
@@ -257,9 +238,7 @@ class SiglipTextSettings:
     def __post_init__(self) -> None:
         check_shape(self, "the SigLIP text tower")
         if not 0 <= self.pad_id < self.vocabulary:
-            raise OptionError(
-                f"pad_id {self.pad_id} is outside of the vocabulary of {self.vocabulary} pieces"
-            )
+            raise OptionError(f"pad_id {self.pad_id} is outside of the {self.vocabulary} pieces")
 
 
 class SiglipText(ShapedTower):
@@ -267,24 +246,19 @@ class SiglipText(ShapedTower):
 
     Args:
         settings: the tower's shape.
-        tokenizer: a `tokenizers.Tokenizer` that adds the end token itself (Gemma's, from SigLIP 2's repositories);
-            copied, without its padding and truncation.
-
-    Raises:
-        MissingExtraError: open_clip is not installed.
-        OptionError: the tokenizer has more pieces than the vocabulary.
+        tokenizer: adds the end token itself (Gemma's, from SigLIP 2's repositories); copied, without its padding and
+            truncation. OptionError where it has more pieces than the vocabulary.
     """
 
     kind = "siglip"
 
     def __init__(self, settings: SiglipTextSettings, tokenizer: Tokenizer) -> None:
-        super().__init__()
-        if tokenizer.get_vocab_size() > settings.vocabulary:
+        super().__init__(settings)
+        if (pieces := tokenizer.get_vocab_size()) > settings.vocabulary:
             raise OptionError(
-                f"the tokenizer has {tokenizer.get_vocab_size()} pieces, the tower only {settings.vocabulary}: "
-                "take the tokenizer that the weights were trained with"
+                f"the tokenizer has {pieces} pieces, the tower only {settings.vocabulary}: take the weights' own"
             )
-        self.settings, self.tokenizer = settings, plain_tokenizer(tokenizer)
+        self.tokenizer = plain_tokenizer(tokenizer)
         self.network: Any = _network(settings)
         self.eval()
 
@@ -299,9 +273,7 @@ class SiglipText(ShapedTower):
 
         known = ["tokenizer", *(one.name for one in fields(SiglipTextSettings))]
         own, source = settings_of(config, known), WeightSource.of(config, folder)
-        source.refuse(
-            fetched=source.tag is None, advice="SigLIP's are in a repository: pretrained:OWNER/NAME"
-        )
+        source.refuse(fetched=source.tag is None, advice="use a repository, pretrained:OWNER/NAME")
         given = str(own.pop("tokenizer", (source.folder or folder).absolute() / TOKENIZER_FILE))
         kind, _, place = given.partition(":")
         if kind == PRETRAINED:
@@ -315,11 +287,7 @@ class SiglipText(ShapedTower):
         return tower
 
     def token_ids(self, texts: Sequence[str]) -> Tensor:
-        """(n, max_tokens) int64; longer texts are cut, keeping the end token, with a warning.
-
-        Raises:
-            TextError: nothing is left of a text without its punctuation.
-        """
+        """(n, max_tokens) int64; longer texts are cut, with a warning. TextError where a text is but punctuation."""
         cleaned = [canonical(text) if self.settings.clean else text for text in texts]
         for index, text in enumerate(cleaned):
             if not text:
@@ -385,10 +353,8 @@ class DinoTxtTextSettings:
     Attributes:
         space: "patch" gives the second half of the columns, the space of the patch tokens; "both" gives all.
         columns: of the published vector, both halves together; even.
-        vocabulary: CLIP's.
         width, layers, heads: of the transformer; its MLPs are four times as wide.
         max_tokens: longest text, start and end token included.
-        qkv_bias: whether the query-key-value maps have a bias.
     """
 
     space: Half = "patch"
@@ -458,15 +424,13 @@ class _Transformer(nn.Module):
 class DinoTxtText(ShapedTower):
     """CLIP's tokenizer (of open_clip), the transformer and the map into the space of the images.
 
-    Texts are grouped by length in tokens, so no batch holds padding and a text's vector does not depend on the others;
-    the causal mask makes that equal to padding, as published.
+    No batch holds padding; the causal mask makes that equal to padding, as published.
     """
 
     kind = "dinotxt"
 
     def __init__(self, settings: DinoTxtTextSettings) -> None:
-        super().__init__()
-        self.settings = settings
+        super().__init__(settings)
         self.tokenizer = require("open_clip.tokenizer", "clip").SimpleTokenizer()
         self.backbone = _Transformer(settings)
         projection = nn.Linear(settings.width, settings.columns, bias=False)
@@ -485,10 +449,8 @@ class DinoTxtText(ShapedTower):
         return tower
 
     def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """CLIP's ids per text between start and end; longer texts are cut, keeping the end, with a warning."""
-        start, end = int(self.tokenizer.sot_token_id), int(self.tokenizer.eot_token_id)
-        encoded = [[start, *self.tokenizer.encode(text), end] for text in texts]
-        return cut_ids(encoded, self.settings.max_tokens)
+        """See `clip_ids`."""
+        return clip_ids(self.tokenizer, texts, self.settings.max_tokens)
 
     @torch.inference_mode()
     def encode(self, texts: Sequence[str], *, batch: int = 256) -> Tensor:

@@ -20,7 +20,7 @@ import torch
 from memory_bank.build import build_bank_folder
 from patchioner import Patchioner, PatchionerError
 from patchioner.adaptation import AdaptOptions, NewDecoder, adapt
-from patchioner.base.weights import digest
+from patchioner.base.weights import tensors_sha256
 from patchioner.checkpoints.folder import Parts, read_checkpoint, write_checkpoint
 from patchioner.detail import DetailCaptioner
 from patchioner.detail.batch import describe_many
@@ -70,7 +70,7 @@ def train(folder: Path) -> Callable[[], str]:
 
     def work() -> str:
         made = read_checkpoint(adapt(parts(), TEXTS, folder / "model", QUICK, resume=True))
-        return digest(made.decoder.module)  # type: ignore[attr-defined]
+        return tensors_sha256(made.decoder.module.state_dict())  # type: ignore[attr-defined]
 
     return work
 

@@ -282,10 +282,7 @@ def test_what_cannot_be_exported(
 
 
 def test_an_export_that_computes_something_else_is_refused(
-    model: Patchioner,
-    folders: dict[str, Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    model: Patchioner, folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exported: Any = Patchioner.from_pretrained(folders["onnx"], device="cpu").parts.backbone
     exported.native_positions.mul_(1.2)

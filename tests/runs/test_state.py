@@ -41,13 +41,6 @@ def test_a_run_goes_on_exactly_where_it_was(tmp_path: Path) -> None:
     assert seen.tolist() == [0, 1, 2, 3]
 
 
-def test_without_a_state_nothing_is_touched(tmp_path: Path) -> None:
-    module, optimiser = trained(1)
-    weight = module.weight.clone()
-    assert load_state(tmp_path / "nowhere", module, optimiser, {}) == 0
-    assert torch.equal(module.weight, weight)
-
-
 def test_old_states_are_cleared_and_weights_lie_under_their_names(tmp_path: Path) -> None:
     module, optimiser = trained(1)
     for done in (1, 2, 3):

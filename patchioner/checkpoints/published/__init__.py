@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from decoders import DecodeOptions, Decoder
 from memory_bank import MemoryBank
 from patchioner.backbones import BACKBONES, Backbone, PatchFeatures
+from patchioner.backbones.clip import CLIP_MEAN, CLIP_STD
 from patchioner.base.errors import (
     CheckpointError,
     HubError,
@@ -23,7 +24,6 @@ from patchioner.base.errors import (
     OptionError,
     first_line,
 )
-from patchioner.base.files import file_sha256
 from patchioner.checkpoints.folder import ModelSettings, Parts
 from patchioner.checkpoints.hub import fetch
 from patchioner.checkpoints.published.files import (
@@ -43,17 +43,8 @@ STEPS = 30  # of the published greedy loop
 Fit = Literal["stretch", "crop"]
 Cleaning = Literal["orthogonal_projection", "contrastive_mask"]
 Context = Literal["cls", "attention"]
-_CLIP_STATISTICS = {
-    "mean": [0.48145466, 0.4578275, 0.40821073],
-    "std": [0.26862954, 0.26130258, 0.27577711],
-}
+_CLIP_STATISTICS = {"mean": list(CLIP_MEAN), "std": list(CLIP_STD)}
 _SIZES = {"s": "small", "b": "base", "l": "large", "g": "giant"}
-# The published projections, by the start of their sha256. Decoder and bank go with the one they were made with.
-_KNOWN = {
-    "5db3e85d8745a621": "Patch-ioner's own Talk2DINO weights",
-    "5f6efcc520f22916": "Talk2DINO's vitb_mlp_infonce.pth",
-    "6fc5ce7a05d8f1c8": "Talk2DINO's dinov3_vitb_mlp_infonce.pth",
-}
 _PATTERNS = ("talk2dino*.pth", "talk2dino*.safetensors", "*infonce*.pth", "*infonce*.safetensors")
 _CLIP_FILES = ("ViT-*.pt", "clip*.pt", "open_clip*.safetensors", "clip*.safetensors")
 _log = logging.getLogger(__name__)
@@ -68,11 +59,10 @@ def read_published(
 ) -> Parts:
     """Read a published Patch-ioner model; `backbone` takes the place of the one that the config names.
 
-    Its settings repeat the published ones: the published integer arithmetic of patches (`rounding="reference"`),
-    uniform weights, or for backbones of the CLIP family those of the CLS token, greedy decoding of 30 tokens. The
-    projection is "memory" for DeCap (`support_memory_size` > 0); "raw" for CapDec, whose published code gives the
-    decoder embeddings of any length, though training used unit vectors ("none" is what the training means); "none" for
-    ViECap, MeaCap, retrieval.
+    Its settings repeat the published ones: integer arithmetic of patches (`rounding="reference"`), uniform weights, or
+    for backbones of the CLIP family those of the CLS token, greedy decoding of 30 tokens. The projection is "memory"
+    for DeCap (`support_memory_size` > 0); "raw" for CapDec, whose published code gives the decoder embeddings of any
+    length, though training used unit vectors; "none" for ViECap, MeaCap, retrieval.
 
     Args:
         path: a folder with a config.yaml (as in the hub repositories), or a YAML file of the authors; the other files
@@ -109,13 +99,12 @@ def _read(
     # Retrieval counts words and passes longer sentences over, which the published code does not.
     decode = DecodeOptions(max_tokens=1000 if config.calculate_argmax_text else STEPS)
     projection = "raw" if bank is None else "memory"
-    if viecap is not None:
-        decode, projection = decoders.decode_options(viecap), "none"
-    elif config.calculate_argmax_text:
+    if viecap is not None or config.calculate_argmax_text:
         projection = "none"
-    if decoder is None:
-        assert viecap is not None, "every other decoder is a small one"
-        decoder = decoders.read_viecap(files, viecap, tower, dim=dim)
+    if viecap is not None:
+        decode = decoders.decode_options(viecap)
+        decoder = decoder or decoders.read_viecap(files, viecap, tower, dim=dim)
+    assert decoder is not None, "every other decoder is a small one"
     # Patches count alike; backbones that were not trained on images alone were read at their CLS token.
     dino = config.dino_model is not None and "dino" in config.dino_model
     settings = ModelSettings(
@@ -148,7 +137,7 @@ def _small_decoder(files: PublishedFiles, config: PublishedConfig) -> Decoder | 
     if config.calculate_argmax_text:
         if config.support_memory_size == 0:
             raise CheckpointError(
-                f"{files.config}: calculate_argmax_text needs a bank; set support_memory_size"
+                f"{files.config}: calculate_argmax_text needs a bank: support_memory_size"
             )
         from decoders.retrieval import RetrievalDecoder
 
@@ -177,14 +166,13 @@ def read_backbone(
 ) -> Backbone:
     """The backbone that a config names; a file of its weights beside the config is preferred to a download.
 
-    `mode` is "stretch" to a square, with which all published numbers were made, or "crop", as in the usage example on
-    the hub. CheckpointError: a name, a size or weights that cannot be had or do not fit.
+    `mode` is "stretch", as for all published numbers, or "crop", as in the usage example on the hub. CheckpointError:
+    a name, a size or weights that cannot be had or do not fit.
     """
     source = str(files.config)
     if mode == "crop" and config.resize_dim != config.crop_dim:
         raise CheckpointError(
-            f"{source}: resize_dim {config.resize_dim} and crop_dim {config.crop_dim} differ; a crop is "
-            "supported where they are equal. Set both to the same, or stretch"
+            f"{source}: resize_dim {config.resize_dim} and crop_dim {config.crop_dim} differ: set both alike"
         )
     try:
         return make_part(BACKBONES, _backbone_config(files, config, mode), Path(), source)
@@ -202,7 +190,7 @@ def _backbone_config(files: PublishedFiles, config: PublishedConfig, mode: Fit) 
         name = (config.clip_model_name or "ViT-B-16").replace("/", "-")
         if (found := re.search(r"-(14|16|32)(?:-|$)", name)) is None:
             raise CheckpointError(
-                f"clip_model_name {name!r} does not tell its patch size; use a ViT such as ViT-B/16"
+                f"clip_model_name {name!r} does not tell its patch size: use a ViT"
             )
         fit |= {"patch_size": int(found[1]), **_CLIP_STATISTICS}
         weights = "pretrained:openai"
@@ -212,8 +200,7 @@ def _backbone_config(files: PublishedFiles, config: PublishedConfig, mode: Fit) 
         if name is None:
             what = f"a ProxyCLIP model ({config.proxyclip_clipmodel} under {config.proxyclip_vfm})"
         raise CheckpointError(
-            f"{source}: this is {what}, which is not read from published files; build it from configs/ with its own "
-            "YAML"
+            f"{source}: this is {what}, which is not read from published files; build it from configs/"
         )
     if (vit := vit_of(name)) is None:
         raise CheckpointError(
@@ -256,17 +243,12 @@ def vit_of(name: str) -> _Vit | None:
 def read_text_tower(files: PublishedFiles, config: PublishedConfig, dim: int) -> TextTower | None:
     """The text tower whose vectors live in the backbone's space, `dim` wide; None where its weights are not to be had.
 
-    A model captions without it; only `embed_text`, labelling and building banks need it. What is missing is logged as
-    one warning; a projection that is there, but damaged or of another width, is a CheckpointError.
+    What is missing is logged as one warning; a projection that is damaged or of another width is a CheckpointError.
     """
     projection = find_projection(files, config) if config.use_talk2dino_project else None
     if config.use_talk2dino_project and not config.clip_like and projection is None:
-        _log.warning(
-            "no text tower: there is no Talk2DINO projection beside %s (%s). Captions need none; to embed texts, put "
-            "the projection that the model was made with there",
-            files.config,
-            ", ".join(_PATTERNS[::2]),
-        )
+        wrong = "no text tower: put the Talk2DINO projection of the model beside %s (%s)"
+        _log.warning(wrong, files.config, ", ".join(_PATTERNS[::2]))
         return None
     clip = _clip_text(files, config)
     if clip is None or projection is None:
@@ -276,10 +258,8 @@ def read_text_tower(files: PublishedFiles, config: PublishedConfig, dim: int) ->
     tower = Talk2DinoTower.from_weights(clip, load_talk2dino_weights(projection))
     if tower.dim != dim:
         raise CheckpointError(
-            f"{projection}: projects into width {tower.dim}, the backbone has {dim}; it belongs to another backbone"
+            f"{projection}: projects into width {tower.dim}, the backbone has {dim}"
         )
-    known = _KNOWN.get(file_sha256(projection)[:16], "an unknown Talk2DINO projection")
-    _log.info("text tower: %s (%s)", known, projection.name)
     return tower
 
 
@@ -314,14 +294,10 @@ def _clip_text(files: PublishedFiles, config: PublishedConfig) -> TextTower | No
         given = {"name": name, "quick_gelu": True, "weights": weights}
         return OpenClipText.from_config(given, Path())
     except (HubError, MissingExtraError, OptionError) as error:
-        _log.warning(
-            "no text tower: CLIP %s cannot be had (%s). Captions need none; to embed texts, connect once, or put one "
-            "of %s beside %s",
-            name,
-            first_line(error),
-            ", ".join(_CLIP_FILES),
-            files.config,
+        wrong = (
+            "no text tower: CLIP %s cannot be had (%s): connect once, or put one of %s beside %s"
         )
+        _log.warning(wrong, name, first_line(error), ", ".join(_CLIP_FILES), files.config)
         return None
 
 

@@ -32,16 +32,16 @@ from decoders.viecap import (
     embed_entities,
 )
 from decoders.viecap import ViecapConfig as Shape
-from patchioner.base.errors import CheckpointError, OptionError, first_line
+from patchioner.base.errors import CheckpointError, first_line
 from patchioner.base.optional import require
-from patchioner.base.weights import fit_weights, load_weights
+from patchioner.base.weights import as_float, fit_weights, load_weights
 from patchioner.checkpoints.published.files import (
     PublishedFiles,
     ViecapConfig,
     as_pattern,
     base_name,
 )
-from patchioner.checkpoints.stored import as_float, read_object, read_tensors
+from patchioner.checkpoints.stored import read_object, read_tensors
 from patchioner.text import TextTower
 
 USUAL_TOKENS = 64  # of ViECap
@@ -53,13 +53,10 @@ _TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
 
 
 def read_decap(path: Path, *, prefix_size: int | None = None) -> PrefixGPT2Decoder:
-    """Read a published DeCap file (`.pt`, `.pth` or safetensors).
+    """Read a published DeCap file (`.pt`, `.pth` or safetensors) of embeddings of width `prefix_size`.
 
     It generates the token ids of the published greedy loop up to the end token: the start token first, embeddings as
-    they come, nothing banned. `prefix_size` is the width of its embeddings.
-
-    Raises:
-        CheckpointError: not exactly the tensors of a DeCap decoder; a pickle that would execute something.
+    they come, nothing banned. CheckpointError where it is not exactly the tensors of a DeCap decoder.
     """
     state = _without_masks(path)
     with reading(path):
@@ -73,14 +70,11 @@ def read_decap(path: Path, *, prefix_size: int | None = None) -> PrefixGPT2Decod
     if path.suffix == ".safetensors":  # the format stores tied tensors once
         own.setdefault(_HEAD, own[_WORDS])
     if _HEAD in own and not torch.equal(own[_HEAD], own[_WORDS]):
-        raise CheckpointError(
-            f"{path}: {_HEAD} differs from {_WORDS}; in a DeCap decoder they are one tensor"
-        )
+        raise CheckpointError(f"{path}: {_HEAD} differs from {_WORDS}; in DeCap they are one")
     fit_weights(theirs, own, source=str(path))
-    if prefix_size not in (None, network.config.embedding_dim):
+    if prefix_size not in (None, width := network.config.embedding_dim):
         raise CheckpointError(
-            f"{path}: takes embeddings of width {network.config.embedding_dim}, the config says prefix_size "
-            f"{prefix_size}"
+            f"{path}: takes width {width}, the config says prefix_size {prefix_size}"
         )
     try:
         return PrefixGPT2Decoder(network, ClipTokenizer.from_open_clip())
@@ -101,9 +95,7 @@ def _config(state: Mapping[str, Tensor], source: str) -> PrefixGPT2Config:
     corners = (_WORDS, "decoder.transformer.wpe.weight", "clip_project.model.0.weight")
     absent = [name for name in corners if name not in state or state[name].dim() != 2]
     if absent:
-        raise CheckpointError(
-            f"{source}: not the tensors of a DeCap decoder: missing {', '.join(absent)}"
-        )
+        raise CheckpointError(f"{source}: no DeCap decoder: missing {', '.join(absent)}")
     words, positions, projection = (state[name] for name in corners)
     return PrefixGPT2Config(
         embedding_dim=projection.shape[1],
@@ -126,18 +118,15 @@ def read_viecap(
     tokenizer, else fetched from the hub; what `tower` reads embeds the entities where no file has their embeddings.
 
     Raises:
-        CheckpointError: a file is missing, damaged, or does not fit the others.
-        MissingExtraError: transformers is not installed.
+        CheckpointError, MissingExtraError: a file is missing, damaged, or does not fit; transformers is not installed.
     """
     network, tokenizer, shape = read_network(files, config, dim=dim)
-    prompter: EntityPrompter | None = None
-    if "hard" in shape.prompts:
-        prompter = EntityPrompter(
-            *read_entities(files, config, tower, dim),
-            temperature=config.temperature,
-            top_k=config.top_k,
-            threshold=config.threshold,
-        )
+    if "hard" not in shape.prompts:
+        return ViecapDecoder(network, tokenizer, shape, None)
+    how: dict[str, Any] = {
+        key: getattr(config, key) for key in ("temperature", "top_k", "threshold")
+    }
+    prompter = EntityPrompter(*read_entities(files, config, tower, dim), **how)
     return ViecapDecoder(network, tokenizer, shape, prompter)
 
 
@@ -146,9 +135,7 @@ def read_network(
 ) -> tuple[ViecapNetwork, LanguageTokenizer, Shape]:
     """Mapping network and GPT-2 with their weights, the tokenizer, and the shape that the tensors tell."""
     if config.weight_path is None:
-        raise CheckpointError(
-            f"{files.config}: viecap.weight_path is missing; it names the decoder's file"
-        )
+        raise CheckpointError(f"{files.config}: viecap.weight_path, the decoder's file, is missing")
     path = files.find(config.weight_path, "ViECap decoder")
     state = _without_masks(path)
     shape = _shape(state, config, dim, str(path))
@@ -178,16 +165,14 @@ def prompts_of(config: ViecapConfig) -> Prompts:
 def _shape(state: Mapping[str, Tensor], config: ViecapConfig, dim: int, source: str) -> Shape:
     names = ("mapping_network.prefix_const", "mapping_network.linear.weight")
     if any(name not in state or state[name].dim() != 2 for name in names):
-        raise CheckpointError(
-            f"{source}: not the tensors of a ViECap decoder: missing {' or '.join(names)}"
-        )
+        raise CheckpointError(f"{source}: no ViECap decoder: missing {' or '.join(names)}")
     constants, linear = (state[name] for name in names)
-    projected = len(linear) // constants.shape[1]
+    projected, width = len(linear) // constants.shape[1], linear.shape[1]
     told = {
         "continuous_prompt_length": (len(constants), config.continuous_prompt_length),
         "clip_project_length": (projected, config.clip_project_length),
-        "clip_hidden_size": (linear.shape[1], config.clip_hidden_size or dim),
-        "prefix_size": (linear.shape[1], dim),
+        "clip_hidden_size": (width, config.clip_hidden_size or dim),
+        "prefix_size": (width, dim),
     }
     for key, (held, expected) in told.items():
         if held != expected:
@@ -210,15 +195,13 @@ def _language_model(files: PublishedFiles, name: str) -> tuple[dict[str, Any], L
         config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         own = LanguageTokenizer.of_transformers(tokenizer, vocab_size=int(config.vocab_size))
-    except (OSError, ValueError, OptionError) as error:
+    except (OSError, ValueError) as error:  # OptionError is a ValueError
         raise CheckpointError(
-            f"configuration and tokenizer of the language model {name!r} are neither in {beside} nor to be had from "
-            f"the hub ({first_line(error)}). Put its config.json and tokenizer files there, or connect"
+            f"config.json and tokenizer of the language model {name!r} are neither in {beside} nor to be had from the "
+            f"hub ({first_line(error)}): put them there, or connect"
         ) from error
     if not (stops := own.full_stops()):
-        raise CheckpointError(
-            f'the tokenizer of {name!r} has no token for ".", at which a caption ends'
-        )
+        raise CheckpointError(f'the tokenizer of {name!r} has no "." to end a caption')
     return json.loads(config.to_json_string(use_diff=False)), own.ending_with(stops)
 
 
@@ -226,9 +209,8 @@ def read_meacap(files: PublishedFiles, config: ViecapConfig, *, dim: int) -> Mea
     """Read a published MeaCap decoder as `read_viecap`; its captions are the model's memory bank (`read_memory`)."""
     assert config.meacap is not None, "asked for by the caller"
     network, tokenizer, shape = read_network(files, config, dim=dim)
-    return MeacapDecoder(
-        network, tokenizer, shape, ConceptPrompter(captions=config.meacap.memory_caption_num)
-    )
+    prompter = ConceptPrompter(captions=config.meacap.memory_caption_num)
+    return MeacapDecoder(network, tokenizer, shape, prompter)
 
 
 def read_entities(
@@ -249,24 +231,18 @@ def read_entities(
         if (tower := read_tower()) is not None:
             return names, embed_entities(names, tower.encode)
         raise CheckpointError(
-            f"{files.config}: the entities' embeddings are not there ({', '.join(patterns)}), and there "
-            "is no text tower to make them with. Put either beside it"
+            f"{files.config}: the entities' embeddings are not there ({', '.join(patterns)}), and no text tower"
         )
     embeddings = read_tensor(found)
     if tuple(embeddings.shape) != (len(names), dim):
         raise CheckpointError(
-            f"{found}: embeddings of shape {tuple(embeddings.shape)}, expected {(len(names), dim)}: one row for each "
-            f"of the names of {config.name_of_entities_text!r}, as wide as the region embeddings"
+            f"{found}: embeddings of shape {tuple(embeddings.shape)}, expected {(len(names), dim)}: a row for each name"
         )
     return names, embeddings
 
 
 def read_tensor(path: Path) -> Tensor:
-    """The one tensor of a file, in float32: safetensors, torch's format, or a plain pickle of a tensor.
-
-    Raises:
-        CheckpointError: damaged, more than a tensor, or a pickle that would execute something; nothing is executed.
-    """
+    """The one tensor of a file, in float32: safetensors, torch's format, or a plain pickle; CheckpointError if none."""
     if path.suffix == ".safetensors":
         held: Any = list(load_weights(path).values())
         held = held[0] if len(held) == 1 else held
@@ -280,7 +256,6 @@ def read_tensor(path: Path) -> Tensor:
 
 
 def _patterns(config: ViecapConfig) -> list[str]:
-    """From the published name with its suffix to anything that looks like it."""
     source = as_pattern(config.name_of_entities_text.removesuffix("_entities"))
     ensemble = "_with_ensemble" if config.prompt_ensemble else ""
     exact = [f"{source}_embeddings_{as_pattern(config.suffix)}{ensemble}"] if config.suffix else []
@@ -325,17 +300,15 @@ def _unpickled(path: Path) -> Any:
         raise CheckpointError(f"{path}: truncated or not a pickled tensor ({reason})") from error
 
 
-def _load_storage(data: bytes) -> Any:
-    """What `torch.storage._load_from_bytes` does, for storages alone."""
-    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-
-
 class _TensorUnpickler(pickle.Unpickler):
     """Rebuilds a tensor and its storage; whatever else a pickle asks for is refused before it is looked up."""
 
     _allowed: dict[tuple[str, str], Callable[..., Any]] = {
         ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
-        ("torch.storage", "_load_from_bytes"): _load_storage,
+        # What torch does there, for storages alone.
+        ("torch.storage", "_load_from_bytes"): lambda data: torch.load(
+            io.BytesIO(data), map_location="cpu", weights_only=True
+        ),
         ("collections", "OrderedDict"): OrderedDict,
     }
 
@@ -343,7 +316,7 @@ class _TensorUnpickler(pickle.Unpickler):
         """The allowed function of that name."""
         if (module, name) not in self._allowed:
             raise CheckpointError(
-                f"the pickle asks for {module}.{name}, which a tensor does not need; nothing was executed. Fetch the "
-                "file from where it was published, or convert it to safetensors there"
+                f"the pickle asks for {module}.{name}, which a tensor does not need; nothing was executed. Convert it "
+                "to safetensors where it comes from"
             )
         return self._allowed[module, name]

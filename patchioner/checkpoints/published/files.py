@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import glob
 import json
 import logging
@@ -18,17 +17,33 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from memory_bank import MemoryBank
-from patchioner.base.errors import CheckpointError, HubError, MemoryBankError, first_line
+from patchioner.base.errors import (
+    CheckpointError,
+    HubError,
+    MemoryBankError,
+    UnknownNameError,
+    first_line,
+)
 from patchioner.base.optional import require
 from patchioner.base.progress import progress
+from patchioner.base.weights import as_float
 from patchioner.checkpoints.hub import fetch
-from patchioner.checkpoints.stored import as_float, read_object, read_yaml
+from patchioner.checkpoints.stored import read_object, read_yaml
 
 T = TypeVar("T")
-
 # Written in some shipped files or in the README, but read by no published code: accepted, without effect.
-UNREAD = ("kkv_attention", "project_length")
-
+UNREAD: tuple[str, ...] = (
+    "kkv_attention",
+    "project_length",
+    "text_prompt",
+    "disable_all_entities",
+    "files_path",
+)
+UNREAD += (
+    "parser_checkpoint",
+    "wte_model_path",
+    "vl_model",
+)  # of networks that are not needed here
 UNSUPPORTED = {
     "alphaclip_config": "AlphaCLIP runs the backbone once per region with a mask as a fourth channel",
     "denseclip_config": "DenseCLIP needs its authors' own networks",
@@ -38,6 +53,13 @@ UNSUPPORTED = {
     "talk2dino_config": "embedding inversion undoes only the first of the projection's two layers",
     "talk2dino_weights": "embedding inversion undoes only the first of the projection's two layers",
 }
+MOST_UNPACKED = 64  # times its file that a bank may be, once unpacked
+DINOTXT_COLUMNS = 2048
+_CAPTIONS, _EMBEDDINGS = "memory_captions.json", "memory_clip_embeddings.pt"
+_ROWS, _TEXTS, _BLOCK = "-embeddings", "-text", 16384
+# What `projection_type` is called in a file name. Only the first is known for certain; the others follow its form.
+_SOURCES = {"coco": "coco_captions", "vg": "vg_captions", "vg-test": "vg-test_captions"}
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,17 +69,12 @@ class MeacapConfig:
     Attributes:
         memory_caption_num: captions retrieved for each region.
         memory_id, memory_base_path: the memory's folder is ``<base>/<id>``; on the hub ``memory/<id>``.
-        parser_checkpoint, wte_model_path: names of the scene-graph parser and the sentence encoder that merges
-            concepts; None leaves the choice to us (our rules, no download).
-        vl_model, hf_repo_id: read and not needed here: the logit scale of `vl_model` cannot change the best captions.
+        hf_repo_id: where a missing memory is fetched.
     """
 
     memory_caption_num: int = 5
     memory_id: str = "coco"
     memory_base_path: str | None = None
-    parser_checkpoint: str | None = None
-    wte_model_path: str | None = None
-    vl_model: str | None = None
     hf_repo_id: str | None = None
 
 
@@ -69,8 +86,7 @@ class ViecapConfig:
         weight_path: the decoder's file; only its base name is looked up.
         clip_hidden_size: width of the region embedding; None takes it from the weights.
         temperature, top_k, threshold: of the entities' softmax (see `decoders.viecap`).
-        name_of_entities_text, prompt_ensemble, suffix, files_path: which vocabulary of entities, and where.
-        text_prompt, disable_all_entities: read for completeness.
+        name_of_entities_text, prompt_ensemble, suffix: which vocabulary of entities.
     """
 
     weight_path: str | None = None
@@ -82,16 +98,13 @@ class ViecapConfig:
     temperature: float = 0.01
     top_k: int = 3
     threshold: float = 0.2
-    disable_all_entities: bool = False
     name_of_entities_text: str = "vinvl_vgoi_entities"
     prompt_ensemble: bool = False
-    files_path: str | None = None
     using_hard_prompt: bool = False
     soft_prompt_first: bool = False
     only_hard_prompt: bool = False
     using_greedy_search: bool = False
     beam_width: int = 5
-    text_prompt: str | None = None
     hf_repo_id: str | None = None
     meacap: MeacapConfig | None = None
 
@@ -150,9 +163,7 @@ def parse_config(values: Any, source: str) -> PublishedConfig:
     given = dict(values)
     for key, why in UNSUPPORTED.items():
         if given.pop(key, None):
-            raise CheckpointError(
-                f"{source}: {key!r} is not supported: {why}. Remove it, or use another model"
-            )
+            raise CheckpointError(f"{source}: {key!r} is not supported: {why}. Use another model")
     if isinstance(given.get("viecap"), Mapping):
         viecap = dict(given["viecap"])
         if isinstance(viecap.get("meacap"), Mapping):
@@ -185,22 +196,18 @@ _KINDS: dict[str, tuple[type, ...]] = {
 
 def _build(cls: type[T], values: Mapping[Any, Any], source: str) -> T:
     known = {entry.name: str(entry.type) for entry in fields(cls)}  # type: ignore[arg-type]
-    names, given = [*known, *(UNSUPPORTED if cls is PublishedConfig else ())], {}
+    given = {}
     for key, value in values.items():
         if key in UNREAD:
             continue
         if key not in known:
-            close = difflib.get_close_matches(str(key), names, n=3) or names
-            raise CheckpointError(
-                f"{source}: unknown key {key!r}; did you mean {', '.join(close)}?"
-            )
+            raise CheckpointError(f"{source}: {UnknownNameError.among('key', str(key), known)}")
         kind = known[key].removesuffix(" | None")
         if value is None and kind != known[key]:
             continue
         if not isinstance(value, _KINDS[kind]) or (type(value) is bool and "bool" not in kind):
-            raise CheckpointError(
-                f"{source}: {key} is {value!r}; it must be {kind.replace(' | ', ' or ')}"
-            )
+            wanted = kind.replace(" | ", " or ")
+            raise CheckpointError(f"{source}: {key} is {value!r}; it must be {wanted}")
         given[key] = value
     required = [name for name in ("prefix_size", "support_memory_size") if name in known]
     if missing := [name for name in required if name not in given]:
@@ -263,7 +270,7 @@ class PublishedFiles:
             return fetch(hub_id, name)
         except HubError as error:
             raise CheckpointError(
-                f"{missing}, nor to be had from the hub: {error}. Put the file there"
+                f"{missing}, nor on the hub: {error}. Put the file there"
             ) from error
 
     def any_of(self, patterns: Iterable[str]) -> Path | None:
@@ -289,18 +296,6 @@ def as_pattern(given: str) -> str:
 def base_name(given: str) -> str:
     """The last part of a path as anybody may have written it, on either kind of system."""
     return PurePosixPath(PureWindowsPath(given).as_posix()).name
-
-
-_CAPTIONS, _EMBEDDINGS = "memory_captions.json", "memory_clip_embeddings.pt"
-_log = logging.getLogger(__name__)
-_ROWS = "-embeddings"
-_TEXTS = "-text"
-_BLOCK = 16384
-# What `projection_type` is called in a file name. Only the first is known for certain; the others follow its form.
-_SOURCES = {"coco": "coco_captions", "vg": "vg_captions", "vg-test": "vg-test_captions"}
-DINOTXT_COLUMNS = 2048
-MOST_UNPACKED = 64
-"""A bank may be so many times its file, once unpacked."""
 
 
 def bank_file_name(config: PublishedConfig) -> str:
@@ -330,8 +325,7 @@ def bank_file_name(config: PublishedConfig) -> str:
 def find_bank(files: PublishedFiles, config: PublishedConfig) -> Path:
     """The bank's file: by its published name, else the only `*.h5` beside the config, else from the hub."""
     name = bank_file_name(config)
-    beside = files.any_of([as_pattern(name), "*.h5"])
-    return beside or files.find(name, "memory bank")
+    return files.any_of([as_pattern(name), "*.h5"]) or files.find(name, "memory bank")
 
 
 def read_bank(path: Path, *, unit_rows: bool = False, dim: int | None = None) -> MemoryBank:
@@ -353,11 +347,15 @@ def read_bank(path: Path, *, unit_rows: bool = False, dim: int | None = None) ->
     try:
         with h5py.File(path, "r") as file, tempfile.TemporaryDirectory() as scratch:
             rows, texts = _datasets(file, h5py)
-            _check_unpacked(rows, path)
-            columns, given = _columns(rows.shape[1], dim), _texts(texts)
-            staged = None if unit_rows else _mapped(rows, path, columns)
-            if staged is None:
-                staged = _staged(rows, columns, unit_rows, Path(scratch) / "rows")
+            unpacked = rows.size * 4
+            # What was never written takes no room in a file, and what is compressed little.
+            if unpacked > MOST_UNPACKED * path.stat().st_size + 2**26:
+                raise MemoryBankError(
+                    f"{rows.name!r} is {rows.shape}, {unpacked:,} bytes, over {MOST_UNPACKED} times its file: fetch it "
+                    "again"
+                )
+            given = _strings(texts)
+            staged = _staged(rows, _columns(rows.shape[1], dim), unit_rows, Path(scratch) / "rows")
             bank = MemoryBank(staged, given, drop_zero_rows=True)
             del staged
     except (OSError, KeyError, RuntimeError, UnicodeDecodeError) as error:
@@ -387,15 +385,6 @@ def _datasets(file: Any, h5py: Any) -> tuple[Any, Any]:
     return rows, file[texts]
 
 
-def _check_unpacked(rows: Any, path: Path) -> None:
-    """What was never written takes no room in a file, and what is compressed little."""
-    unpacked, most = rows.size * 4, MOST_UNPACKED * path.stat().st_size + 2**26
-    if unpacked > most:
-        raise MemoryBankError(
-            f"{rows.name!r} is {rows.shape}, {unpacked:,} bytes, over {MOST_UNPACKED} times its file: fetch it again"
-        )
-
-
 def _columns(width: int, dim: int | None) -> slice:
     if width == DINOTXT_COLUMNS and dim == DINOTXT_COLUMNS // 2:
         return slice(dim, None)
@@ -404,7 +393,7 @@ def _columns(width: int, dim: int | None) -> slice:
     return slice(None)
 
 
-def _texts(dataset: Any) -> list[str]:
+def _strings(dataset: Any) -> list[str]:
     texts: list[str] = []
     for start in range(0, len(dataset), _BLOCK):
         for value in dataset[start : start + _BLOCK]:
@@ -414,19 +403,8 @@ def _texts(dataset: Any) -> list[str]:
     return texts
 
 
-def _mapped(rows: Any, path: Path, columns: slice) -> npt.NDArray[np.float32] | None:
-    """The rows as they lie in the file, mapped into memory and not read; None where they do not lie in one piece."""
-    offset = rows.id.get_offset()
-    if offset is None or rows.dtype != np.dtype(np.float32):
-        return None
-    if path.stat().st_size < offset + rows.size * rows.dtype.itemsize:
-        raise MemoryBankError("cut short; fetch it again")
-    # Mode "c": the copy on write makes it writable, without which torch would warn; nothing is written.
-    return np.memmap(path, np.float32, mode="c", offset=offset, shape=rows.shape)[:, columns]
-
-
 def _staged(rows: Any, columns: slice, unit_rows: bool, scratch: Path) -> npt.NDArray[np.float32]:
-    """The rows in a scratch file, mapped: for compressed, half-precision or unit rows."""
+    """The rows in a scratch file, mapped into memory."""
     width = len(range(*columns.indices(rows.shape[1])))
     staged = np.memmap(scratch, np.float32, mode="w+", shape=(len(rows), width))
     starts = range(0, len(rows), _BLOCK)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +17,7 @@ from patchioner.backbones.dinotxt import DinoTxtViT
 from patchioner.backbones.vit import SiglipViT
 from patchioner.base.errors import CheckpointError
 from patchioner.geometry import Fit, Preprocessing, resized_size
-from tests.support.tiny import (
-    change_config,
-    clip_architecture,
-    noise_photo,
-    shaken,
-    tiny_backbone,
-)
+from tests.support.tiny import change_config, clip_architecture, noise_photo, shaken, tiny_backbone
 
 SMALL: dict[str, Any] = {"depth": 2, "embed_dim": 48, "num_heads": 3}
 MAKERS: dict[str, Any] = {
@@ -147,20 +140,6 @@ def test_it_equals_the_plain_twin(mode: Fit, shape: tuple[int, int]) -> None:
     np.testing.assert_allclose(pixels, plain_twin(photo, mode, 64, 16), atol=1e-5)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-def test_crop_is_torchvisions_resize_and_centre_crop(shape: tuple[int, int]) -> None:
-    transforms = pytest.importorskip("torchvision.transforms")
-    steps = [
-        transforms.Resize(64, interpolation=transforms.InterpolationMode.BICUBIC),
-        transforms.CenterCrop(64),
-        transforms.ToTensor(),
-        transforms.Normalize(MEAN, STD),
-    ]
-    photo = noise_photo(*shape)
-    pixels, _ = preprocess(photo, Preprocessing("crop", 64, 16, MEAN, STD))
-    torch.testing.assert_close(pixels, transforms.Compose(steps)(photo))
-
-
 @pytest.mark.parametrize("mode", ["stretch", "crop", "pad", "aspect"])
 def test_a_spot_lands_where_the_geometry_says(mode: Fit) -> None:
     """The map and the pixels agree: a bright square of the photo lights up the patch that `to_grid` names."""
@@ -224,15 +203,6 @@ def test_the_head_stays_in_float32() -> None:
     half = tiny_backbone().to("cpu", torch.bfloat16)
     assert half.vit.cls_token.dtype == torch.bfloat16
     assert {tensor.dtype for tensor in half.head.buffers()} == {torch.float32}
-
-
-def test_threads_share_a_model() -> None:
-    model = tiny_backbone()
-    photos = [noise_photo(seed=seed) for seed in range(4)]
-    with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda photo: model.encode([photo])[0], photos))
-    for photo, features in zip(photos, found, strict=True):
-        assert torch.equal(features.tokens, model.encode([photo])[0].tokens)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import pickle
 import subprocess
@@ -24,32 +23,23 @@ from patchioner.base.optional import Registry, require
 from patchioner.base.progress import progress
 
 PARENTS = {
-    "RegionError": ValueError,
-    "RegionFileError": ValueError,
-    "ImageError": ValueError,
-    "CheckpointError": ValueError,
-    "MemoryBankError": ValueError,
-    "DecoderError": ValueError,
-    "DetailError": RuntimeError,
-    "ExportError": RuntimeError,
-    "FutileError": RuntimeError,
-    "TextError": ValueError,
-    "OptionError": ValueError,
-    "OutOfMemoryError": MemoryError,
-    "UnknownNameError": LookupError,
-    "HubError": OSError,
-    "MissingExtraError": ImportError,
+    ValueError: "Region RegionFile Image Checkpoint MemoryBank Decoder Text Option",
+    RuntimeError: "Detail Export Futile Server",
+    MemoryError: "OutOfMemory",
+    LookupError: "UnknownName",
+    OSError: "Hub",
+    ImportError: "MissingExtra",
 }
 
 
-@pytest.mark.parametrize(("name", "parent"), PARENTS.items())
+@pytest.mark.parametrize(("parent", "names"), PARENTS.items())
 def test_errors_are_caught_by_the_root_and_by_their_standard_parent(
-    name: str, parent: type[Exception]
+    parent: type[Exception], names: str
 ) -> None:
-    kind = getattr(errors, name)
-    assert issubclass(kind, PatchionerError)
-    assert issubclass(kind, parent)
-    assert str(kind("what was wrong")) == "what was wrong"
+    for name in names.split():
+        kind = getattr(errors, f"{name}Error")
+        assert issubclass(kind, PatchionerError) and issubclass(kind, parent)
+        assert str(kind("what was wrong")) == "what was wrong"
 
 
 def test_unknown_name_offers_the_close_names_and_lists_all() -> None:
@@ -75,11 +65,6 @@ def make_registry() -> Registry[Callable[[], int]]:
         return 1
 
     return registry
-
-
-def test_unknown_name_offers_close_ones() -> None:
-    with pytest.raises(UnknownNameError, match="unknown number 'tow': did you mean 'two'"):
-        make_registry().get("tow")
 
 
 def test_a_name_is_filed_once_only() -> None:
@@ -109,11 +94,6 @@ def test_a_home_is_imported_when_its_part_is_asked_for(homes: Path) -> None:
     assert FAR.get("far") == "found"
     assert "far_home" in sys.modules
     assert FAR.get("far") == "found"
-
-
-def test_a_home_that_registers_nothing(homes: Path) -> None:
-    with pytest.raises(UnknownNameError, match="empty"):
-        FAR.get("empty")
 
 
 @pytest.mark.parametrize("config", [None, [], {}, {"type": 3}, {"type": "three"}])
@@ -169,27 +149,11 @@ def test_a_users_own_module_of_our_name_is_named(tmp_path: Path, name: str, firs
     assert last.startswith("ImportError") and str(tmp_path / name) in last and "rename" in last
 
 
-class Terminal(io.StringIO):
-    """A stream that says it is a terminal."""
-
-    def isatty(self) -> bool:
-        """Say yes."""
-        return True
-
-
 def test_silent_when_stderr_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     list(progress(range(3), description="counting"))
     captured = capsys.readouterr()
     assert captured.err == ""
     assert captured.out == ""
-
-
-def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
-    list(progress(range(3), description="counting", unit="sheep"))
-    assert "counting" in terminal.getvalue()
-    assert "3/3" in terminal.getvalue()
 
 
 def test_import_pulls_in_no_torch() -> None:

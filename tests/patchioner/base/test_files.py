@@ -28,14 +28,6 @@ from patchioner.base.files import (
 )
 
 
-def test_json_round_trip_in_a_new_folder(tmp_path: Path) -> None:
-    path = tmp_path / "deep" / "config.json"
-    value = {"name": "é", "list": [1, 2.5, None, True]}
-    write_json(path, value)
-    assert read_json(path) == value
-    assert [entry.name for entry in path.parent.iterdir()] == ["config.json"]
-
-
 def test_interrupted_writer_leaves_earlier_file_and_no_litter(tmp_path: Path) -> None:
     path = tmp_path / "data.bin"
     path.write_bytes(b"earlier")
@@ -94,15 +86,6 @@ def test_a_folder_is_replaced_and_what_is_anothers_stays(
     write_new(target)
     assert contents(target) == NEW and target.stat().st_mode & 0o777 == 0o750
     assert list(target.parent.iterdir()) == [target]
-
-
-def test_a_failed_replacement_leaves_the_old_folder_and_no_litter(tmp_path: Path) -> None:
-    target = tmp_path / "model"
-    write_old(target)
-    with pytest.raises(KeyboardInterrupt), replace_folder(target) as fresh:
-        (fresh / "a.txt").write_text("half")
-        raise KeyboardInterrupt
-    assert contents(target) == OLD and list(tmp_path.iterdir()) == [target]
 
 
 def test_two_writers_wait_for_one_another(tmp_path: Path) -> None:

@@ -223,7 +223,9 @@ def without_bank(parts: Parts, projection: str = "raw") -> Parts:
 
 
 def test_what_needs_a_bank_is_refused_without(parts: Parts) -> None:
-    with pytest.raises(CheckpointError, match="memory projection, but there is no memory bank"):
+    with pytest.raises(
+        CheckpointError, match="memory projection is asked for, but there is no memory bank"
+    ):
         without_bank(parts, "memory")
     with pytest.raises(CheckpointError, match="RetrievalDecoder draws on a memory bank"):
         replace(without_bank(parts), decoder=RetrievalDecoder(DIM))
@@ -264,12 +266,3 @@ def test_copies_for_inference_share_the_bank_and_may_lack_parts(parts: Parts) ->
     assert half.bank is not None and parts.bank is not None
     assert half.bank.keys is parts.bank.keys
     assert without_bank(parts).to("cpu", torch.float32).bank is None
-
-
-def test_a_sibling_in_another_precision_changes_nothing_of_the_first(parts: Parts) -> None:
-    first = Patchioner(parts, device="cpu")
-    said = [caption.text for caption in first.caption(noise_photo())]
-    tokens = first.encode(noise_photo()).tokens
-    Patchioner(parts, device="cpu", dtype=torch.bfloat16).caption(noise_photo())
-    assert [caption.text for caption in first.caption(noise_photo())] == said
-    assert torch.equal(first.encode(noise_photo()).tokens, tokens)

@@ -50,7 +50,7 @@ def test_wrappings_come_off(tmp_path: Path, held: dict[str, Any] | None) -> None
         ({**ROWS, "epoch": 3}, "'epoch' is no tensor"),
         ({}, "expected named tensors, found none"),
         ([torch.ones(1)], "expected named tensors, found list"),
-        ({"a": torch.tensor([1.0, torch.inf])}, "w.pth: a has values that are not finite"),
+        ({"a": torch.tensor([1.0, torch.inf])}, "w.pth: a has 1 values that are not finite"),
     ],
 )
 def test_what_is_no_state_dict(tmp_path: Path, held: object, said: str) -> None:

@@ -177,10 +177,10 @@ def test_nested_parts() -> None:
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"decap_weight": "x"}, "unknown key 'decap_weight'; did you mean decap_weights"),
-        ({"viecap": {"topk": 3}}, "viecap: unknown key 'topk'; did you mean top_k"),
+        ({"decap_weight": "x"}, "unknown key 'decap_weight': did you mean 'decap_weights"),
+        ({"viecap": {"topk": 3}}, "viecap: unknown key 'topk': did you mean 'top_k"),
         ({"viecap": {"meacap": {"memory": "x"}}}, "viecap.meacap: unknown key 'memory'.*memory_id"),
-        ({3: 4}, "unknown key 3"),
+        ({3: 4}, "unknown key '3'"),
         ({"alphaclip_config": {"a": 1}}, "'alphaclip_config' is not supported: .*fourth channel"),
         ({"clipcap": {"top_p": 0.8}}, "'clipcap' is not supported"),
         ({"talk2dino_weights": "x"}, "'talk2dino_weights' is not supported"),

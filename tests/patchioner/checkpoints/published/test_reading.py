@@ -136,7 +136,7 @@ def test_an_authors_yaml_with_files_beside_it(tmp_path: Path) -> None:
         (None, {"decap_weights": None}, "no decoder"),
         (None, {"support_memory_size": 0, "prefix_size": 32}, "width 64, the config says"),
         (None, {"support_memory_size": 0, "calculate_argmax_text": True}, "needs a bank"),
-        (None, {"suport_memory_size": 4}, "did you mean support_memory_size"),
+        (None, {"suport_memory_size": 4}, "did you mean 'support_memory_size"),
     ],
 )
 def test_files_that_are_missing_or_do_not_fit(
