@@ -1,8 +1,12 @@
-"""Weights: round trips within their precision, strict fitting, and files of another kind."""
+"""Weights: round trips, strict fits, files of another kind; inference copies against torch's own."""
 
 from __future__ import annotations
 
+import copy
+import io
+import logging
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +16,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn import functional
 
+from patchioner.base import weights
 from patchioner.base.errors import CheckpointError
-from patchioner.base.weights import Storage, fit_weights, load_weights, save_weights, tensors_sha256
+from patchioner.base.weights import (
+    PackedLinear,
+    PackedTable,
+    Storage,
+    can_pack,
+    fit_weights,
+    has_onednn,
+    inference_copy,
+    linear,
+    load_weights,
+    optimize_for_cpu,
+    save_weights,
+    tensors_sha256,
+)
 
 STORAGES: list[Storage] = ["fp32", "fp16", "int8"]
 
@@ -156,3 +175,198 @@ def test_a_digest_follows_every_weight() -> None:
     with torch.no_grad():
         network.bias[1] += 1e-3
     assert tensors_sha256(network.state_dict()) != before
+
+
+needs_onednn = pytest.mark.skipif(not has_onednn(), reason="packs on x86 alone")
+F32 = torch.float32
+
+
+class Block(nn.Module):
+    """Two large layers, a small one, a tied pair, a buffer, and a method that something else holds."""
+
+    def __init__(self, *, bias: bool = True) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.up, self.down = nn.Linear(256, 512, bias=bias), nn.Linear(512, 256)
+        self.small = nn.Linear(256, 3)
+        self.table, self.head = nn.Embedding(512, 256), nn.Linear(256, 512, bias=False)
+        self.head.weight = self.table.weight
+        self.register_buffer("shift", torch.ones(256))
+        self.held = self.inner
+
+    def inner(self, inputs: Tensor) -> Tensor:
+        return self.down(functional.gelu(self.up(inputs))) + self.shift
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.small(self.held(inputs)) + self.head(inputs)[..., :3]
+
+
+def rows(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def packed(module: nn.Module) -> list[str]:
+    return [name for name, layer in module.named_modules() if isinstance(layer, PackedLinear)]
+
+
+def same(found: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.fixture
+def fresh() -> Iterator[None]:
+    """What the self-tests found is forgotten before and after."""
+    for found in (has_onednn, weights._has_int_mm):
+        found.cache_clear()
+    yield
+    for found in (has_onednn, weights._has_int_mm):
+        found.cache_clear()
+
+
+@pytest.mark.parametrize("optimize", [True, False])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(256,), (1, 256), (7, 256), (2, 3, 256), (0, 256), (300, 256)])
+def test_outputs_are_those_of_the_original(
+    shape: tuple[int, ...], bias: bool, optimize: bool
+) -> None:
+    original = Block(bias=bias).eval()
+    twin = inference_copy(original, "cpu", F32, optimize=optimize)
+    assert packed(twin) == (["up", "down"] if optimize and has_onednn() else [])
+    for inputs in (rows(*shape), rows(256, 9).T):
+        with torch.inference_mode():
+            same(twin(inputs), original(inputs))
+
+
+def test_the_original_is_left_alone_and_shares_what_did_not_change() -> None:
+    original = Block()
+    before = {name: tensor.clone() for name, tensor in original.state_dict().items()}
+    twin = inference_copy(original, "cpu", F32)
+    assert original.training and not twin.training
+    assert all(own.requires_grad for own in original.parameters())
+    assert not any(own.requires_grad for own in twin.parameters())
+    assert packed(original) == [] and type(original.up) is nn.Linear
+    assert twin.table.weight.data_ptr() == original.table.weight.data_ptr()
+    assert twin.shift.data_ptr() == original.shift.data_ptr()
+    assert twin.head.weight is twin.table.weight and twin.table.weight is not original.table.weight
+    for name, tensor in original.state_dict().items():
+        assert torch.equal(tensor, before[name])
+    assert sum(own.numel() for own in original.parameters()) == 394_755
+
+
+@pytest.mark.filterwarnings(
+    "ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning"
+)
+def test_the_original_can_be_quantised_traced_and_saved_after_copying() -> None:
+    original = Block().eval()
+    twin = inference_copy(original, "cpu", F32)
+    traced = torch.jit.trace(nn.Sequential(original.up, original.down), rows(2, 256))
+    same(traced(rows(3, 256)), original.down(original.up(rows(3, 256))))
+    small = torch.ao.quantization.quantize_dynamic(original, {nn.Linear})
+    assert type(small.up) is not nn.Linear
+    assert torch.export.export(original, (rows(2, 256),)).module() is not None
+    saved = io.BytesIO()
+    torch.save(original.state_dict(), saved)
+    same(twin(rows(2, 256)), original(rows(2, 256)).detach())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_other_precisions_are_converted_and_plain(dtype: torch.dtype) -> None:
+    original = Block().eval()
+    twin = inference_copy(original, "cpu", dtype)
+    assert {own.dtype for own in twin.parameters()} == {dtype} and packed(twin) == []
+    assert {own.dtype for own in original.parameters()} == {F32}
+    assert twin.shift.dtype == dtype and twin(rows(2, 256).to(dtype)).dtype == dtype
+
+
+@needs_onednn
+def test_a_copy_of_a_packed_copy_is_plain_and_bit_for_bit_the_original() -> None:
+    original = Block()
+    twin = inference_copy(original, "cpu", F32)
+    for plain in (copy.deepcopy(twin), inference_copy(twin, "cpu", F32, optimize=False)):
+        assert packed(plain) == [] and list(plain.state_dict()) == list(original.state_dict())
+        for name, tensor in plain.state_dict().items():
+            assert torch.equal(tensor, original.state_dict()[name])
+    assert inference_copy(twin, "cpu", torch.float64).up.weight.dtype == torch.float64
+    assert packed(inference_copy(twin, "cpu", F32)) == ["up", "down"]
+
+
+@needs_onednn
+def test_subclasses_hooked_and_shared_layers_stay_plain() -> None:
+    class Own(nn.Linear):
+        """Multiplies as it likes."""
+
+    seen: list[int] = []
+    hooked, twice = nn.Linear(512, 512), nn.Linear(512, 512)
+    hooked.register_forward_hook(lambda *_: seen.append(1))
+    twin = inference_copy(nn.Sequential(Own(512, 512), hooked, twice, twice), "cpu", F32)
+    assert packed(twin) == ["2"] and twin[2] is twin[3]
+    twin(rows(1, 512))
+    assert seen == [1]
+    assert isinstance(optimize_for_cpu(nn.Linear(512, 512).requires_grad_(False)), PackedLinear)
+
+
+@pytest.mark.parametrize("fault", ["raises", "wrong", "missing", "aarch64"])
+def test_operators_that_fail_their_trial_are_left_alone(
+    fault: str, fresh: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if fault == "raises":
+            raise RuntimeError("schema changed")
+        if fault == "missing":
+            raise AttributeError("_linear_pointwise")
+        return functional.linear(inputs, weight.to_dense(), bias) * 1.01
+
+    if fault == "aarch64":
+        monkeypatch.setattr("platform.machine", lambda: fault)
+    monkeypatch.setattr(weights, "_onednn_linear", broken)
+    with caplog.at_level(logging.WARNING):
+        twin = inference_copy(Block(), "cpu", F32)
+    assert packed(twin) == [] and not has_onednn() and not can_pack(rows(512, 512))
+    assert torch.equal(linear(rows(2, 4), rows(3, 4)), functional.linear(rows(2, 4), rows(3, 4)))
+    assert ("oneDNN" in caplog.text) == (fault != "aarch64")
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 7, 5), (100, 768, 2048), (2, 384, 1), (0, 4, 3)])
+@pytest.mark.parametrize("turned", [False, True])
+def test_products_equal_torch(shape: tuple[int, int, int], turned: bool) -> None:
+    n, k, m = shape
+    inputs, whole = rows(n, k), rows(m, k, seed=1)
+    weight = rows(k, m, seed=1).T if turned else whole
+    wanted = (inputs.double() @ weight.T.double()).float()
+    torch.testing.assert_close(linear(inputs, weight), wanted, rtol=1e-5, atol=1e-5 * k**0.5)
+    torch.testing.assert_close(
+        linear(inputs, whole[::2]), inputs @ whole[::2].T, rtol=1e-4, atol=1e-3
+    )
+
+
+def test_products_keep_nan_gradients_and_types() -> None:
+    inputs = rows(2, 64)
+    inputs[1, 3] = torch.nan
+    found = linear(inputs, rows(70, 64, seed=1))
+    assert found[0].isfinite().all() and found[1].isnan().all()
+    assert linear(torch.empty(2, 0), torch.empty(3, 0)).tolist() == [[0.0] * 3] * 2
+    wanted, weight = rows(2, 4).requires_grad_(), rows(3, 4, seed=1)
+    linear(wanted, weight).sum().backward()
+    same(wanted.grad, weight.sum(dim=0).expand(2, 4))  # type: ignore[arg-type]
+    assert linear(rows(2, 4).double(), weight.double()).dtype == torch.float64
+
+
+@needs_onednn
+@pytest.mark.parametrize("stretch", [64, 100, 1000])
+@pytest.mark.parametrize("count", [1, 3, 40])
+def test_a_table_multiplies_any_of_its_stretches(stretch: int, count: int) -> None:
+    matrix, inputs = rows(515, 128), rows(count, 128, seed=1)
+    table, expected = PackedTable(matrix, stretch), inputs @ matrix.T
+    for first in range(0, 515, stretch):
+        for last in {min(first + stretch, 515), 515}:
+            found = table.product(inputs, first, last)
+            torch.testing.assert_close(found, expected[:, first:last], rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(("n", "m", "k"), [(1, 1, 1), (1, 300, 64), (7, 33, 768), (40, 5, 3)])
+def test_products_of_integers_are_exact(n: int, m: int, k: int) -> None:
+    generator = torch.Generator().manual_seed(n)
+    left = torch.randint(-127, 128, (n, k), generator=generator, dtype=torch.int8)
+    right = torch.randint(-127, 128, (m, k), generator=generator, dtype=torch.int8)
+    right[0] = left[0] = 127
+    assert torch.equal(weights.int8_product(left, right), left.int() @ right.int().T)
