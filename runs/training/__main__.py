@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import logging
 
 import torch
 
+from runs.training import steps
 from runs.training.settings import RunSettings
 
-STEPS = {
-    "cache": "runs.training.steps.cache",
-    "align": "runs.training.steps.align",
-    "tune": "runs.training.steps.tune",
-    "text": "runs.training.steps.text",
-    "corpus": "runs.training.steps.corpus",
-    "bank": "runs.training.steps.bank",
-    "decoder": "runs.training.steps.decoder",
-    "assemble": "runs.training.steps.assemble",
-}
+STEPS = ("cache", "align", "tune", "text", "corpus", "bank", "decoder", "assemble")
 
 
 def main() -> None:
@@ -34,7 +25,7 @@ def main() -> None:
         torch.set_num_threads(arguments.threads)
     settings = RunSettings.read(arguments.config)
     torch.manual_seed(settings.seed)
-    importlib.import_module(STEPS[arguments.step]).run(settings)
+    getattr(steps, f"run_{arguments.step}")(settings)
 
 
 if __name__ == "__main__":

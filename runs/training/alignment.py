@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from patchioner.backbones.vit import StandardiseHead
-from runs.training.token_cache import CachedPhoto
+from runs.training.teacher import CachedPhoto
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,16 @@
-"""The YAML of a training run. Knows its keys and paths; not what the steps do with them."""
+"""What the steps read: the YAML of a run, photo-caption pairs and caption corpora."""
 
 from __future__ import annotations
 
+import gzip
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
+from torch import Tensor
 
 from patchioner.base.errors import OptionError
 
@@ -58,3 +62,38 @@ class RunSettings:
     def seed(self) -> int:
         """Seed of everything that depends on chance."""
         return int(self.values.get("seed", 0))
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Photos sorted by name, with their captions.
+
+    Attributes:
+        names: file names, P of them.
+        captions: all captions, N of them, photo by photo.
+        owner: (N,) index of each caption's photo.
+    """
+
+    names: list[str]
+    captions: list[str]
+    owner: Tensor
+
+    @property
+    def captions_of(self) -> list[Tensor]:
+        """Per photo, the indices of its captions."""
+        return [torch.nonzero(self.owner == photo)[:, 0] for photo in range(len(self.names))]
+
+
+def read_pairs(path: Path) -> Pairs:
+    """Read ``[{file_name, captions}]``."""
+    rows = sorted(json.loads(path.read_text(encoding="utf-8")), key=lambda row: row["file_name"])
+    captions = [" ".join(caption.split()) for row in rows for caption in row["captions"]]
+    owner = torch.tensor([photo for photo, row in enumerate(rows) for _ in row["captions"]])
+    return Pairs([row["file_name"] for row in rows], captions, owner)
+
+
+def read_lines(path: Path) -> list[str]:
+    """Non-blank lines of a text file, gzipped or not, with runs of blanks made one."""
+    content = path.read_bytes()
+    text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8")
+    return [line for raw in text.splitlines() if (line := " ".join(raw.split()))]

@@ -17,8 +17,8 @@ from runs.training.alignment import (
     pool_views,
     train_projection,
 )
-from runs.training.steps.parts import read_head, read_projection
-from runs.training.token_cache import CachedPhoto
+from runs.training.steps import read_head, read_projection
+from runs.training.teacher import CachedPhoto
 
 
 def test_info_nce_equals_a_plain_twin() -> None:

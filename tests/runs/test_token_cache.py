@@ -10,9 +10,8 @@ import pytest
 import torch
 
 from patchioner.base.errors import OptionError
-from runs.training.pairs import read_lines, read_pairs
-from runs.training.settings import RunSettings
-from runs.training.token_cache import cache_tokens, photo_names, read_cache
+from runs.training.settings import RunSettings, read_lines, read_pairs
+from runs.training.teacher import cache_tokens, photo_names, read_cache
 from tests.support.tiny import noise_photo, tiny_backbone
 
 
