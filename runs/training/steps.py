@@ -73,7 +73,7 @@ def read_projection(tensors: Mapping[str, Tensor]) -> Projection:
 
 
 def run_cache(settings: RunSettings) -> None:
-    """Step 1: Cache the teacher's tokens under ``work/tokens``."""
+    """Step 1: cache the teacher's tokens under ``work/tokens``."""
     cache_tokens(
         load_teacher(settings),
         settings.data("photos"),
@@ -83,7 +83,7 @@ def run_cache(settings: RunSettings) -> None:
 
 
 def run_align(settings: RunSettings) -> None:
-    """Step 2: Write ``work/alignment.safetensors``: head.*, projection.*, sentences, captions, owner."""
+    """Step 2: write ``work/alignment.safetensors``: head.*, projection.*, sentences, captions, owner."""
     pairs = read_pairs(settings.data("pairs"))
     options = AlignOptions(**settings.section("align"), seed=settings.seed)
     views, head = pool_views(read_cache(settings.work / "tokens", pairs.names))
@@ -102,7 +102,7 @@ def run_align(settings: RunSettings) -> None:
 
 
 def run_tune(settings: RunSettings) -> None:
-    """Step 3: Write the tuned backbone's state under ``work/tune``."""
+    """Step 3: write the tuned backbone's state under ``work/tune``."""
     pairs = read_pairs(settings.data("pairs"))
     aligned = load_file(settings.work / "alignment.safetensors")
     section = settings.section("tune")
@@ -130,7 +130,7 @@ class TextOptions:
 
 
 def run_text(settings: RunSettings) -> None:
-    """Step 4: Write the tuned tower to ``work/text_tower``."""
+    """Step 4: write the tuned tower to ``work/text_tower``."""
     pairs = read_pairs(settings.data("pairs"))
     aligned = load_file(settings.work / "alignment.safetensors")
     projection = read_projection(aligned)
@@ -194,7 +194,7 @@ WORD = re.compile(r"[a-z0-9]+(?:'[a-z]+)?")
 
 
 def run_corpus(settings: RunSettings) -> None:
-    """Step 5: Write ``work/corpus/texts.txt`` and its unit embeddings ``work/corpus/*.safetensors``, in fp16."""
+    """Step 5: write ``work/corpus/texts.txt`` and its unit embeddings ``work/corpus/*.safetensors``, in fp16."""
     folder = settings.work / "corpus"
     texts = choose(settings)
     with atomic_path(folder / "texts.txt") as path:
@@ -262,7 +262,7 @@ def _counts(texts: Iterable[str]) -> Counter[str]:
 
 
 def run_bank(settings: RunSettings) -> None:
-    """Step 6: Write ``work/memory_bank``, without texts: no third-party sentence is kept."""
+    """Step 6: write ``work/memory_bank``, without texts: no third-party sentence is kept."""
     _, embeddings = read_corpus(settings)
     section = settings.section("bank")
     bank = compact(
@@ -275,7 +275,7 @@ def run_bank(settings: RunSettings) -> None:
 
 
 def run_decoder(settings: RunSettings) -> None:
-    """Step 7: Write ``work/decoder``."""
+    """Step 7: write ``work/decoder``."""
     texts, embeddings = read_corpus(settings)
     section = settings.section("decoder")
     shape = {**section["shape"], "embedding_dim": embeddings.shape[1], "seed": settings.seed}
@@ -294,7 +294,7 @@ def run_decoder(settings: RunSettings) -> None:
 
 
 def run_assemble(settings: RunSettings) -> None:
-    """Step 8: Write the checkpoint to ``assemble.out``."""
+    """Step 8: write the checkpoint to ``assemble.out``."""
     section = settings.section("assemble")
     backbone = tuned_backbone(settings)
     decoder = load_decoder(settings.work / "decoder")

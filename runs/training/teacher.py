@@ -1,4 +1,4 @@
-"""What a run starts from: DINOv2 and MiniLM as they are public; and the frozen teacher's tokens of all photos, on disk."""
+"""What a run starts from, DINOv2 and MiniLM as they are public; and the frozen teacher's tokens of all photos."""
 
 from __future__ import annotations
 
