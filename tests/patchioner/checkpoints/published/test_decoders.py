@@ -281,17 +281,6 @@ def test_prompts_and_decoding(values: dict[str, Any], prompts: str, strategy: st
         assert options.beam_width == values.get("beam_width", 5)
 
 
-def test_old_buffers_and_prefixes(tmp_path: Path) -> None:
-    folder = write_viecap(tmp_path)
-    path = folder / "coco_prefix-0014.pt"
-    expected = read(folder).generate(ROWS)
-    state = torch.load(path, weights_only=True)
-    state["gpt.transformer.h.0.attn.bias"] = torch.ones(1, 1, 8, 8, dtype=torch.bool)
-    state["gpt.transformer.h.0.attn.masked_bias"] = torch.tensor(-1e4)
-    torch.save({f"module.{name}": tensor for name, tensor in state.items()}, path)
-    assert read(folder).generate(ROWS) == expected
-
-
 @pytest.mark.parametrize(
     "name",
     [

@@ -107,17 +107,6 @@ def test_capdec_gets_raw_embeddings_as_published(
     assert "Talk2DINO" in caplog.text and "beside" in caplog.text
 
 
-@pytest.mark.parametrize("kind", WRITERS)
-def test_converted_models_write_the_same_tokens(tmp_path: Path, kind: str) -> None:
-    model = Patchioner(read(WRITERS[kind](tmp_path / "theirs")), device="cpu")
-    model.save_pretrained(tmp_path / "ours", storage="fp32")
-    again = Patchioner.from_pretrained(tmp_path / "ours", device="cpu")
-    first, second = (ids(one, pooled_and_projected(one)[1]) for one in (model, again))
-    assert first == second and len({tuple(one) for one in first}) > 1
-    assert again.settings == model.settings
-    assert said(again) == said(model)
-
-
 def test_an_authors_yaml_with_files_beside_it(tmp_path: Path) -> None:
     folder = published.write_decap(tmp_path / "files")
     (folder / "config.yaml").rename(folder / "mlp.karpathy.yaml")
