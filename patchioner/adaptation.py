@@ -64,12 +64,8 @@ class NewDecoder:
         layers, width, heads, vocab_size, positions: of "prefix_gpt2"; see `decoders.PrefixGPT2Decoder.create`.
         language_model: of the others, hub id or folder (extra `language-models`).
         entities: names for "viecap"; () is the 80 classes of COCO.
-        tune: for "prefix_lm", what of the language model is trained: "frozen", "lora" (needs peft) or "full". The
-            others train it in full, as published.
+        tune: for "prefix_lm", what of the language model is trained: "frozen", "lora" (needs peft) or "full".
         keep: for "prefix_lm", store the language model "inside" the checkpoint or only a "reference" to it.
-
-    Raises:
-        OptionError: a value makes no sense.
     """
 
     type: _Type = "prefix_gpt2"
@@ -128,9 +124,8 @@ class AdaptOptions:
     """How a checkpoint is adapted to a corpus.
 
     Attributes:
-        noise: None trains behind the new memory bank, and the result sends regions through it (DeCap). A number is
-            the standard deviation, per coordinate, of Gaussian noise on unit embeddings; the result then sends
-            regions straight to the decoder (CapDec).
+        noise: None trains behind the new memory bank, through which the result sends regions (DeCap). A number is the
+            standard deviation, per coordinate, of Gaussian noise on unit embeddings, and no bank (CapDec).
         fresh: None goes on from the checkpoint's own decoder.
         bank_rows: most rows of the memory bank, by k-means; None keeps every distinct sentence.
         epochs: passes over the corpus; None is 15, or 30 for a fresh decoder.
@@ -140,9 +135,6 @@ class AdaptOptions:
         autocast: forward pass in bfloat16.
         storage: precision of the result's weights on disk.
         seed: of everything that depends on chance.
-
-    Raises:
-        OptionError: a value makes no sense.
     """
 
     noise: float | None = None

@@ -44,12 +44,10 @@ class PatchFeatures:
         attention: (heads, rows, columns) float32, the last block's attention of the global token over the patches,
             each head summing to 1; or None.
         geometry: how pixels of the original photo map to the rows and columns.
-        reference_attention: (rows, columns) float32 summing to 1, the attention as the published system computes it
-            (`patchioner.backbones.vit.published_attention`), for reference rounding; or None.
+        reference_attention: (rows, columns) float32 summing to 1, `vit.published_attention`; or None.
         image: the photo itself, upright RGB, kept only for models that cut regions out of it; or None.
         registers: (count, dim) float32 register tokens; or None.
-        reference_heads: (slices, rows, columns) float32, the attention of single heads as the published system takes
-            them (`patchioner.backbones.vit.published_heads`); or None.
+        reference_heads: (slices, rows, columns) float32, `vit.published_heads`; or None.
         blank: why the photo shows nothing, in words, where that was looked at (it is not saved); or None.
     """
 

@@ -109,24 +109,21 @@ class ModelSettings:
 
     Attributes:
         name: what the model is called.
-        weighting: default weighting of patches inside a region.
-        context: share of the photo's unit CLS token added to the unit embedding of a region; 0 leaves the pooled
-            tokens as they are.
+        weighting: of patches inside a region.
+        context: share of the photo's unit CLS token added to the unit embedding of a region; 0: pooled tokens alone.
         kinds: what differs for a kind of region: "point", "patch", "box", "mask", "polygon", "trace", "region_set",
-            "whole_image". Not to be changed once it is here.
+            "whole_image".
         projection: "memory" sends embeddings through the memory bank, "none" as unit vectors straight to the decoder,
-            "raw" straight to it at the length they have, as the published CapDec model was run, though its decoder was
-            trained on unit vectors.
+            "raw" straight to it at the length they have, as the published CapDec model was run.
         temperature: of the memory projection's softmax.
         normalize: whether the memory projection gives unit vectors.
         top_k: project onto so many nearest rows of the memory bank alone: approximate, by the bank's index where it has
-            one (`patchioner bank index`). None, the default, is exact.
-        crop: each region is cut out of the photo by its bounding box, encoded alone, and captioned as a whole image:
-            one backbone pass per region. For CLIP and others whose patches say little. "add" adds that to what is
-            pooled.
+            one (`patchioner bank index`). None is exact.
+        crop: each region is cut out of the photo by its bounding box, encoded alone, and captioned as a whole image,
+            for CLIP and others whose patches say little. "add" adds that to what is pooled.
         decode: default decoding.
         calibration: what cosines between texts and regions mean with these weights, by the name of what measured them
-            ("detail", "label", "captions"); empty where nobody has. Not to be changed once it is here.
+            ("detail", "label", "captions"); empty where nobody has.
         licence: of the weights.
 
     Raises:
@@ -275,10 +272,7 @@ class Parts:
         """Copies for inference on a device, in a precision (`patchioner.base.weights.inference_copy`).
 
         Beside networks in half precision on a GPU, a float32 bank becomes float16: half the memory there, and rounded
-        less than the queries are. Sums stay float32. On a CPU its rows may lie in a mapped file and stay as they are.
-
-        Args:
-            optimize: also pack what a CPU multiplies faster packed.
+        less than the queries are. On a CPU its rows may lie in a mapped file and stay as they are.
         """
         device, bank, nouns = torch.device(device), self.bank, self.nouns
 
@@ -350,9 +344,7 @@ def shipped_models() -> tuple[str, ...]:
 def read_checkpoint(path: Path) -> Parts:
     """Read all parts; the text tower when it is first asked for.
 
-    Args:
-        path: a folder of ours; a folder of the published system (config.yaml); or a YAML file, either one of the
-            published system or one that names the parts of a model (see the module).
+    `path` is a folder of ours or of the published system (config.yaml), or a YAML file of that system or of parts.
 
     Raises:
         CheckpointError, MemoryBankError: something is missing, corrupt or does not fit.
@@ -422,12 +414,9 @@ def write_checkpoint(
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What a YAML file says, its keys checked; `build_model` makes all parts, its methods single ones.
+    """What a YAML file says, its keys checked; relative paths start at `folder`, messages call it `source`.
 
-    Attributes:
-        name, settings: what the model is called; values of `ModelSettings`, without the name.
-        backbone, decoder, text_tower, memory_bank: a folder or settings; None where there is none.
-        folder, source: where relative paths start; what messages call the file.
+    `build_model` makes all parts, its methods single ones.
     """
 
     name: str

@@ -68,8 +68,8 @@ def read_published(
         path: a folder with a config.yaml (as in the hub repositories), or a YAML file of the authors; the other files
             are looked up beside it by their base names, then in the repository that `hf_repo_id` names.
         mode: how photos are fitted: "stretch", as for all published numbers, or "crop".
-        talk2dino: the projection for the text tower, a file or ``owner/name/file.pth`` on the hub; None looks beside
-            the config. It must be the one that the model was made with, or texts and regions do not share a space.
+        talk2dino: the model's projection for the text tower, a file or ``owner/name/file.pth`` on the hub; None looks
+            beside the config.
 
     Raises:
         CheckpointError, MemoryBankError: a file is missing, damaged, foreign or does not fit; a config key is unknown,
