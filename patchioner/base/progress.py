@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -20,7 +20,10 @@ def progress(
     """
     from tqdm import tqdm  # type: ignore[import-untyped,unused-ignore]
 
-    how = {"file": sys.stderr, "disable": None}  # None is tqdm's own test for a terminal
+    how: dict[str, Any] = {
+        "file": sys.stderr,
+        "disable": None,
+    }  # None is tqdm's own test for a terminal
     yield from tqdm(iterable, desc=description, total=total, unit=unit, **how)
 
 
