@@ -10,7 +10,7 @@ import argparse
 import json
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import chain
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from patchioner.regions import Region
 
     NamedBoxes: TypeAlias = tuple[Any, Sequence[tuple[Region, str]]]
-    Regions: TypeAlias = Callable[[ImageGeometry], list[Region]]
+    Regions: TypeAlias = Callable[[ImageGeometry], list[Region]] | list[Region]
 
 _AT_ONCE = 32  # photos
 _BOXES, _SHARES = 8, (0.02, 0.5)  # of a photo, and shares of its area
@@ -104,10 +104,8 @@ def fit(
     placed = parts.to(device, torch.float32)
     drawn = None
     if parts.nouns is None or named_boxes is None:
-        generator = random.Random(seed)
-        drawn = _embedded(
-            placed, ((photo, partial(_boxes, generator=generator)) for photo, _ in pairs[:limit])
-        )
+        draw = partial(_boxes, random.Random(seed))
+        drawn = _embedded(placed, [(photo, draw) for photo, _ in pairs[:limit]])
     nouns = parts.nouns
     if nouns is None:
         texts = None if parts.bank is None else parts.bank.texts
@@ -119,18 +117,16 @@ def fit(
     placed = replace(placed, settings=settings, nouns=nouns.to(device))
     photos, chosen = drawn or [], (named_boxes or ())[:limit]
     if named_boxes is not None:
-        photos = _embedded(placed, ((photo, _of(boxes)) for photo, boxes in chosen))
+        photos = _embedded(placed, [(photo, [box for box, _ in boxes]) for photo, boxes in chosen])
 
     def is_right(owner: int, place: int, text: str) -> bool:
-        return (
-            _says(text, chosen[owner][1][place][1]) if chosen else _all_told(text, pairs[owner][1])
-        )
+        if named_boxes is None:
+            return _all_told(text, pairs[owner][1])
+        return _says(text, chosen[owner][1][place][1])
 
-    found = [
-        (measures, is_right(owner, place, text))
-        for owner, place, text, measures in _captioned(photos, placed)
-    ]
-    measures, truth = zip(*found, strict=True)
+    told = list(_captioned(photos, placed))
+    measures = [measured for *_, measured in told]
+    truth = [is_right(owner, place, text) for owner, place, text, _ in told]
     fitted = fit_logistic(FEATURES, measures, truth)
     # It was fitted with as much weight on the right as on the wrong: back to how often each is.
     fitted = replace(fitted, bias=fitted.bias + math.log(sum(truth) / (len(truth) - sum(truth))))
@@ -150,7 +146,7 @@ def adapting(kinds: Mapping[str, KindSettings], guided: bool) -> dict[str, KindS
     return found
 
 
-def _embedded(placed: Parts, asked: Iterable[tuple[Any, Regions]]) -> list[Embedded]:
+def _embedded(placed: Parts, asked: Sequence[tuple[Any, Regions]]) -> list[Embedded]:
     """Photos and their regions as embeddings, each with the photo's own."""
     import torch
 
@@ -161,9 +157,9 @@ def _embedded(placed: Parts, asked: Iterable[tuple[Any, Regions]]) -> list[Embed
 
     found = []
     with torch.inference_mode():
-        for photo, regions_of in progress(list(asked), description="encoding", unit="photo"):
+        for photo, regions in progress(asked, description="encoding", unit="photo"):
             features = placed.backbone.encode([placed.backbone.prepare(load_image(photo))])[0]
-            regions = regions_of(features.geometry)
+            regions = regions(features.geometry) if callable(regions) else regions
             rows = embed_pooled(features, [*regions, WholeImage()], placed.settings)
             found.append(Embedded(regions, rows[:-1], {}, rows[-1]))
     return found
@@ -209,38 +205,30 @@ def _read_boxes(path: Path, photos: Path, seed: int) -> list[NamedBoxes]:
 
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
-        found: list[NamedBoxes] = [
-            (
-                photos / str(row["file_name"]),
-                [(Box(*map(float, box["xyxy"])), str(box["name"])) for box in row["boxes"]],
-            )
-            for row in rows
-        ]
+        found: list[NamedBoxes] = []
+        for row in rows:
+            named = [(Box(*map(float, box["xyxy"])), str(box["name"])) for box in row["boxes"]]
+            found += [(photos / str(row["file_name"]), named)] if named else []
     except (ValueError, KeyError, TypeError) as error:
         raise TextError(f"{path} is no list of photos with boxes and names: {error!r}") from error
-    found = [(photo, boxes) for photo, boxes in found if boxes]
     random.Random(seed).shuffle(found)
     return found
 
 
-def _of(boxes: Sequence[tuple[Region, str]]) -> Regions:
-    return lambda geometry: [box for box, _ in boxes]
-
-
-def _boxes(geometry: ImageGeometry, generator: random.Random) -> list[Region]:
-    return [_box(geometry, generator) for _ in range(_BOXES)]
-
-
-def _box(geometry: ImageGeometry, generator: random.Random) -> Region:
+def _boxes(generator: random.Random, geometry: ImageGeometry) -> list[Region]:
+    """Boxes of all sizes and shapes anywhere on a photo."""
     from patchioner.regions import Box
 
-    area = math.exp(generator.uniform(*map(math.log, _SHARES)))
-    shape = math.exp(generator.uniform(-math.log(2), math.log(2)))
-    sides = min(1.0, math.sqrt(area * shape)), min(1.0, math.sqrt(area / shape))
-    corner = [generator.uniform(0, 1 - side) for side in sides]
-    width, height = geometry.image_size
-    left, top = corner[0] * width, corner[1] * height
-    return Box(left, top, left + sides[0] * width, top + sides[1] * height)
+    found: list[Region] = []
+    for _ in range(_BOXES):
+        area = math.exp(generator.uniform(*map(math.log, _SHARES)))
+        shape = math.exp(generator.uniform(-math.log(2), math.log(2)))
+        sides = min(1.0, math.sqrt(area * shape)), min(1.0, math.sqrt(area / shape))
+        corner = [generator.uniform(0, 1 - side) for side in sides]
+        width, height = geometry.image_size
+        left, top = corner[0] * width, corner[1] * height
+        found.append(Box(left, top, left + sides[0] * width, top + sides[1] * height))
+    return found
 
 
 def _measures(sure: Sequence[float], truth: Sequence[bool], photos: int) -> dict[str, float]:
@@ -249,12 +237,9 @@ def _measures(sure: Sequence[float], truth: Sequence[bool], photos: int) -> dict
     size = math.ceil(len(pairs) / 10)
     bins = [pairs[start : start + size] for start in range(0, len(pairs), size)]
     error = sum(abs(sum(right - p for p, right in one)) for one in bins) / len(pairs)
-    return {
-        "photos": photos,
-        "captions": len(pairs),
-        "right": round(sum(truth) / len(pairs), 4),
-        "calibration error": round(error, 4),
-    }
+    shares = {"right": sum(truth) / len(pairs), "calibration error": error}
+    counts = {"photos": photos, "captions": len(pairs)}
+    return {**counts, **{name: round(share, 4) for name, share in shares.items()}}
 
 
 def _write(folder: Path, fitted: Parts) -> None:

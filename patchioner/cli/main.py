@@ -40,15 +40,10 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status.
-
-    Args:
-        argv: arguments without the program's name; None takes those of the process.
+    """Run the command line, of arguments without the program's name or of the process, and return its exit status.
 
     Example:
         >>> main(["caption", "photo.jpg", "--box", "10,20,200,220"])  # doctest: +SKIP
-        photo.jpg (640 x 480)
-          1. box 10,20,200,220: a red bus on a street  (-0.61)
         0
     """
     _open_standard_streams()

