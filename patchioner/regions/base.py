@@ -32,6 +32,8 @@ Floats = npt.NDArray[np.floating]
 Indices = npt.NDArray[np.int64]
 XY = tuple[float, float]
 Size = tuple[int, int]
+Footprints = tuple[Floats, Floats]
+"""Where n regions lie on one patch grid: (n, h, w) covers that sum to 1, and (n, 4) extents, XYXY in grid units."""
 
 # Bounds on temporary arrays: shapes weighted, and regions pooled, at a time.
 _SHAPES, _REGIONS = 1024, 4096
@@ -55,19 +57,6 @@ class Outline:
     style: Literal["box", "point", "line", "ring", "mask"]
     points: Floats
     mask: npt.NDArray[np.bool_] | None = None
-
-
-@dataclass(frozen=True)
-class Footprints:
-    """Where ``n`` regions lie on one patch grid.
-
-    Attributes:
-        cover: (n, h, w) float, non-negative, every map sums to 1.
-        extents: (n, 4) float: column1, row1, column2, row2 in grid units; may be without width or height.
-    """
-
-    cover: Floats
-    extents: Floats
 
 
 class Bounds(tuple[float, ...]):
@@ -196,9 +185,7 @@ class Shape(Region):
 
     @classmethod
     @abstractmethod
-    def place(
-        cls, shapes: Sequence[Self], geometry: ImageGeometry, rounding: Rounding
-    ) -> Footprints:
+    def place(cls, shapes: Sequence[Self], geometry: ImageGeometry, reference: bool) -> Footprints:
         """Where the shapes lie on the grid, in order; RegionError for one off the view."""
 
     def leaves(self) -> Iterator[tuple[Shape, float]]:
@@ -341,31 +328,23 @@ def pool_regions(
     import torch
 
     weighting = weighting or Weighting()
-    tokens = features.tokens.flatten(0, 1).float()
-    found = listed(regions, "region")
-    pooled = [tokens.new_zeros((0, tokens.shape[1]))]
-    for start in range(0, len(found), _REGIONS):
-        pooled.append(_pool(features, tokens, found[start : start + _REGIONS], weighting))
-    return torch.cat(pooled)
-
-
-def _pool(
-    features: PatchFeatures, tokens: Tensor, regions: Sequence[Region], weighting: Weighting
-) -> Tensor:
-    """(n, dim) embeddings of a block of regions; tokens are (h * w, dim) float32."""
+    found, tokens = listed(regions, "region"), features.tokens.flatten(0, 1).float()
+    if len(found) > _REGIONS:
+        blocks = [found[start : start + _REGIONS] for start in range(0, len(found), _REGIONS)]
+        return torch.cat([pool_regions(features, block, weighting) for block in blocks])
     # Also for the CLS token: a region that the model does not see is an error all the same.
-    weights = tokens.new_tensor(feature_weights(features, regions, weighting))
+    weights = tokens.new_tensor(feature_weights(features, found, weighting))
     if weighting.kind == "cls":
         if features.cls is None:
             raise OptionError(f"Weighting('cls') needs the backbone's CLS token, {_NONE}")
-        return features.cls.float().to(tokens.device).expand(len(regions), -1)
+        return features.cls.float().to(tokens.device).expand(len(found), -1)
     pooled = weights.flatten(1) @ tokens
     if weighting.rounding == "coverage":
         return pooled
     # Weighted means are not the published embeddings of traces and whole images; those of sets are.
     geometry = features.geometry
     attended = _attention_map(_attention(features, weighting), geometry.grid, weighting)
-    shapes = [region if isinstance(region, Shape) else None for region in regions]
+    shapes = [region if isinstance(region, Shape) else None for region in found]
     lengths = [one.reference_length(geometry, attended) if one else 1.0 for one in shapes]
     return pooled * pooled.new_tensor(lengths)[:, None]
 
@@ -412,6 +391,7 @@ def region_weights(
     """
     weighting = weighting or Weighting()
     attended = _attention_map(attention, geometry.grid, weighting)
+    reference = weighting.rounding == "reference"
     kinds: dict[type[Shape], list[tuple[Shape, int, float]]] = {}
     found = listed(regions, "region")
     for owner, region in enumerate(found):
@@ -421,7 +401,7 @@ def region_weights(
     for kind, leaves in kinds.items():
         for start in range(0, len(leaves), _SHAPES):
             block = leaves[start : start + _SHAPES]
-            footprints = kind.place([shape for shape, _, _ in block], geometry, weighting.rounding)
+            footprints = kind.place([shape for shape, _, _ in block], geometry, reference)
             weights = _weigh(kind, footprints, weighting, attended)
             for (_, owner, share), one in zip(block, weights, strict=True):
                 out[owner] += share * one
@@ -451,7 +431,7 @@ def _weigh(
     kind: type[Shape], footprints: Footprints, weighting: Weighting, attended: Floats | None
 ) -> Floats:
     """(n, h, w) weights that sum to 1 each."""
-    cover, variance = footprints.cover, weighting.variance
+    (cover, extents), variance = footprints, weighting.variance
     if attended is not None:
         # Scaled to at most 1 first: denormal attention would lose its precision in the product.
         peak = np.where(cover > 0, attended, 0.0).max(axis=(1, 2), keepdims=True)
@@ -463,18 +443,17 @@ def _weigh(
         if variance >= _FLAT_VARIANCE and kind.reference_is_flat:
             return cover
         if variance == 0.0 and kind.reference_is_span:
-            return published_middle(footprints, weighting.seed)
-    return _by_gaussian(footprints, variance)
+            return published_middle(extents, cover.shape[1:], weighting.seed)
+    return _by_gaussian(cover, extents, variance)
 
 
 def _normalised(weights: Floats) -> Floats:
     return np.asarray(weights / weights.sum(axis=(1, 2), keepdims=True))
 
 
-def _by_gaussian(footprints: Footprints, variance: float) -> Floats:
+def _by_gaussian(cover: Floats, extents: Floats, variance: float) -> Floats:
     """Coverage times exp(-(u^2 + v^2) / variance), normalised."""
-    cover = footprints.cover
-    low, high = footprints.extents[:, :2], footprints.extents[:, 2:]
+    low, high = extents[:, :2], extents[:, 2:]
     centre, half = (low + high) / 2, (high - low) / 2
     u = _places(cover.shape[2], centre[:, 0], half[:, 0])
     v = _places(cover.shape[1], centre[:, 1], half[:, 1])
@@ -507,16 +486,16 @@ def one_hot(columns: Indices, rows: Indices, grid: tuple[int, int]) -> Floats:
     return cover
 
 
-def published_middle(footprints: Footprints, seed: int) -> Floats:
+def published_middle(extents: Floats, grid: tuple[int, int], seed: int) -> Floats:
     """(n, h, w) one-hot maps at the middle of rectangles of whole patches.
 
     Of two middles the published system draws one for each axis; here the seed and the rectangle alone decide.
     """
-    spans = np.rint(footprints.extents - 0.5).astype(np.int64)
+    spans = np.rint(extents - 0.5).astype(np.int64)
     texts = [f"{seed} {span}".encode() for span in spans.tolist()]
     draws = np.array([hashlib.blake2b(text, digest_size=1).digest()[0] for text in texts])
     coins = np.stack([draws & 1, draws >> 1 & 1], axis=1)
     total = spans[:, :2] + spans[:, 2:]
     # An odd sum of both ends is an even number of patches: two middles.
     middle = total // 2 + (total % 2) * coins
-    return one_hot(middle[:, 0], middle[:, 1], footprints.cover.shape[1:])
+    return one_hot(middle[:, 0], middle[:, 1], grid)

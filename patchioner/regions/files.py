@@ -1,7 +1,4 @@
-"""Files of regions: docs/regions.md has this project's JSON and the formats of others; traces.
-
-The content decides what a file is, not its name; nothing is unpickled.
-"""
+"""Files of regions, by photo (docs/regions.md has the formats), and of traces; nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -52,24 +49,20 @@ class RegionFile:
         exif: Literal["apply", "ignore"] = "apply",
     ) -> None:
         if box_format not in (None, *get_args(BoxFormat)) or exif not in ("apply", "ignore"):
-            raise OptionError(
-                f"box_format {box_format!r}, exif {exif!r}: use one of {get_args(BoxFormat)}, and apply or ignore"
-            )
+            wanted = f"use one of {get_args(BoxFormat)}, and apply or ignore"
+            raise OptionError(f"box_format {box_format!r}, exif {exif!r}: {wanted}")
         self.path = Path(path)
-        self._how: dict[str, Any] = {
-            "box_format": box_format,
-            "normalized": normalized,
-            "exif": exif,
-        }
+        self._how: Any = {"box_format": box_format, "normalized": normalized, "exif": exif}
         self._photos: list[Photo] = []
-        self._is_folder = content is None and self.path.is_dir()
+        is_folder = content is None and self.path.is_dir()
         with _named_errors(self.path):
-            if self._is_folder and (self.path / "metadata.csv").is_file():
-                self._photos, self._is_folder = [sam_masks(self.path)], False
-            elif not self._is_folder:
+            if is_folder and (self.path / "metadata.csv").is_file():
+                self._photos = [sam_masks(self.path)]
+            elif not is_folder:
                 if content is None and not self.path.is_file():  # a pipe might never end
                     raise RegionError("no such file")
                 self._photos = formats.photos_of(self.path, content, box_format)
+        self._has_own_files = is_folder and not self._photos
         self._by_file_name: dict[str, list[Photo]] = {}
         for photo in self._photos:
             if photo.name is not None:
@@ -93,11 +86,12 @@ class RegionFile:
             image_name: its path or file name, for files about several images: the image whose
                 path ends alike for the longest stretch is taken.
         """
-        found = self.entries(image_size, image_name)
-        for one in found:
+        found = []
+        for one in self.entries(image_size, image_name):
             if isinstance(one, RegionFileError):
                 raise one
-        return [one for one in found if isinstance(one, NamedRegion)]
+            found.append(one)
+        return found
 
     def entries(
         self, image_size: Size, image_name: str | None = None
@@ -107,13 +101,13 @@ class RegionFile:
         Raises:
             RegionFileError: the photo is not in the file, is ambiguous, or has another size there.
         """
-        if self._is_folder:
+        if self._has_own_files:
             return self._own_file(image_name).entries(image_size, image_name)
         with _named_errors(self.path):
             photos = self._matching(image_name)
             turn = 1 if self._how["exif"] == "apply" else _orientation(image_name)
-            for one in photos:
-                _require_same_size(one, image_size[::-1] if turn >= 5 else image_size)
+            for photo in photos:
+                _require_same_size(photo, image_size[::-1] if turn >= 5 else image_size)
         found: list[NamedRegion | RegionFileError] = []
         held = 0
         for photo, item in [(one, item) for one in photos for item in one.items]:
@@ -123,9 +117,8 @@ class RegionFile:
                     named = item.named(image_size, shares=shares, orientation=turn)
                     held += formats.mask_bytes(named.region)
                     if held > formats.MAX_MASK_BYTES:
-                        raise RegionError(
-                            f"{item.what}: with it the photo's masks take over {formats.MAX_MASK_BYTES:,} bytes"
-                        )
+                        most = f"the photo's masks take over {formats.MAX_MASK_BYTES:,} bytes"
+                        raise RegionError(f"{item.what}: with it {most}; give fewer")
                     found.append(named)
             except RegionFileError as error:
                 found.append(error)
@@ -148,49 +141,43 @@ class RegionFile:
             return photos
         if image_name is None:
             raise RegionError(f"it has {len(photos)} images; say which one by its file name")
-        if photos and not self._by_file_name:
-            return [_by_number(photos, image_name)]
         wanted = _parts(image_name)
+        if photos and not self._by_file_name:
+            return [_by_number(photos, wanted[-1])]
         named = self._by_file_name.get(wanted[-1], ())
         if not named:
             names = [str(photo.name) for photo in photos]
-            close = difflib.get_close_matches(image_name, names, n=3, cutoff=0.0)
+            close = ", ".join(difflib.get_close_matches(image_name, names, n=3, cutoff=0.0))
+            of_them = f"none of its {len(photos)} images is called {wanted[-1]!r}"
+            raise RegionError(f"{of_them}; close: {close}")
+        paths = [_parts(str(photo.name)) for photo in named]
+        alike = [_alike(path, wanted) for path in paths]
+        best = [place for place, length in enumerate(alike) if length == max(alike)]
+        ends = sorted({"/".join(paths[place]) for place in best})
+        if len(ends) > 1:
+            some = f"several of its images are called so, {', '.join(ends[:3])}"
             raise RegionError(
-                f"none of its {len(photos)} images is called {wanted[-1]!r}; "
-                f"close: {', '.join(close)}"
+                f"{image_name!r} is ambiguous: {some}; give the photo with its folder"
             )
-        alike = [_alike(_parts(photo.name or ""), wanted) for photo in named]
-        found = [one for one, length in zip(named, alike, strict=True) if length == max(alike)]
-        paths = sorted({"/".join(_parts(photo.name or "")) for photo in found})
-        if len(paths) > 1:
-            raise RegionError(
-                f"{image_name!r} is ambiguous: several of its images are called so, "
-                f"{', '.join(paths[:3])}; give the photo with its folder"
-            )
-        return found
+        return [named[place] for place in best]
 
 
 @overload
 def read_regions(path: str | Path, **how: Any) -> RegionFile: ...
-
-
 @overload
 def read_regions(
     path: str | Path, image_size: Size, image_name: str | None = None, **how: Any
 ) -> list[NamedRegion]: ...
-
-
 def read_regions(
     path: str | Path, image_size: Size | None = None, image_name: str | None = None, **how: Any
 ) -> RegionFile | list[NamedRegion]:
     """Read a file of regions; with an image's size, what it has for that image.
 
     Args:
-        path: our JSON (see `patchioner.regions.files`), COCO annotations or results (LVIS, SA-1B
-            and Grounded-SAM-2 too), what SAM's automatic mask generator returns as JSON, masks as
-            .npz or .npy (integer label maps: one region per id), labelme, CVAT, Pascal VOC, YOLO,
-            Visual Genome, Label Studio; or a folder with such a file, or a folder of SAM's masks,
-            for each photo, called like it. Never a pickle.
+        path: our JSON, COCO annotations or results (LVIS, SA-1B and Grounded-SAM-2 too), what SAM's
+            generator returns as JSON, masks as .npz or .npy (of an integer label map one region per
+            id), labelme, CVAT, Pascal VOC, YOLO, Visual Genome, Label Studio; or a folder with such
+            a file, or a folder of SAM's masks, for each photo, called like it. Never a pickle.
         image_size: (width, height) of the original image, in pixels.
         image_name: its path or file name, for files about several images.
         how: `box_format`, `normalized` and `exif` of `RegionFile`, where the numbers cannot say.
@@ -214,21 +201,15 @@ def read_trace(path: str | Path) -> Trace:
 
     Takes `[[x, y], ...]` in pixels; `[{"x": .., "y": .., "t": ..}, ...]` in 0..1, as the traces of
     Localized Narratives are published; one of their records, `{"traces": [[{"x": ..}, ...], ...]}`;
-    or `{"trace": [...], "normalized": bool}`, which says so itself.
-
-    Raises:
-        RegionFileError: no such file, no JSON, or no trace in it.
-        RegionError: the points make no trace.
+    or `{"trace": [...], "normalized": bool}`, which says so itself. RegionFileError for anything else.
     """
     with _named_errors(Path(path)):
         if not Path(path).is_file():
             raise RegionError("no such file")
-        content = formats.read_json(Path(path))
-        points, normalized = content, None
-        if isinstance(content, Mapping):
-            normalized = content.get("normalized")
-            points = content.get("trace")
-            strokes = content.get("traces")
+        points, normalized = formats.read_json(Path(path)), None
+        if isinstance(points, Mapping):
+            strokes, normalized = points.get("traces"), points.get("normalized")
+            points = points.get("trace")
             if points is None and isinstance(strokes, list):
                 # A point off the image breaks the path: the pen was up between strokes.
                 up = {"x": -1.0, "y": -1.0}
@@ -238,10 +219,8 @@ def read_trace(path: str | Path) -> Trace:
         if normalized not in (None, True, False):
             raise RegionError(f"'normalized' is {normalized!r:.80}; give true or false")
         if not isinstance(points, list) or not points:
-            raise RegionError(
-                "it holds no trace: write [[x, y], ...] in pixels or "
-                '{"trace": [[x, y], ...], "normalized": true}'
-            )
+            form = '[[x, y], ...] in pixels or {"trace": [[x, y], ...], "normalized": true}'
+            raise RegionError(f"it holds no trace: write {form}")
         if isinstance(points[0], Mapping):
             return Trace.from_points_xyt(points, normalized=normalized is not False)
         return Trace(points, normalized=bool(normalized))
@@ -261,9 +240,8 @@ def _named_errors(path: Path) -> Iterator[None]:
         raise RegionFileError(f"{name} cannot be read: {error.strerror or error}") from error
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         # A file that only looks like its format fails in any way.
-        raise RegionFileError(
-            f"{name} is broken: a value in it is not of the kind that belongs there"
-        ) from error
+        what = "a value in it is not of the kind that belongs there"
+        raise RegionFileError(f"{name} is broken: {what}") from error
 
 
 def _orientation(image_name: str | None) -> int:
@@ -286,16 +264,16 @@ def _alike(one: Sequence[str], wanted: Sequence[str]) -> tuple[int, bool]:
     return count, count == len(one) == len(wanted)
 
 
-def _by_number(photos: Sequence[Photo], image_name: str) -> Photo:
+def _by_number(photos: Sequence[Photo], file_name: str) -> Photo:
     """A results list knows images by id alone; COCO's file names end in that number."""
-    number = re.search(r"(\d+)$", _parts(image_name)[-1].rpartition(".")[0])
+    number = re.search(r"(\d+)$", file_name.rpartition(".")[0])
     for photo in photos:
         if number and photo.image_id == str(int(number[1])):
             return photo
     ids = ", ".join(str(photo.image_id) for photo in photos[:3])
     raise RegionError(
-        f"it is a list about several images (image_id {ids}), and none is the number at the end of "
-        f"{image_name!r}; give the annotation file with its 'images', or one image's part"
+        f"it is a list about several images (image_id {ids}), and none is the number at the end of {file_name!r}; "
+        "give the annotation file with its 'images', or one image's part"
     )
 
 
@@ -306,7 +284,5 @@ def _require_same_size(photo: Photo, image_size: Size) -> None:
     advice = "give the image they were drawn on"
     if (width, height) == (down, across):
         advice = "they were drawn before the photo's EXIF rotation: draw them on the upright photo"
-    raise RegionError(
-        f"its annotations are for {photo.name!r} of {width}x{height}, "
-        f"but the image is {across}x{down}; {advice}"
-    )
+    drawn = f"its annotations are for {photo.name!r} of {width}x{height}"
+    raise RegionError(f"{drawn}, but the image is {across}x{down}; {advice}")

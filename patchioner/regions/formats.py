@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -63,13 +62,10 @@ def from_coco(
 
     Args:
         annotation: with ``segmentation`` (list of flat rings, an RLE of either spelling, or a
-            (height, width) array as SAM gives it) and/or ``bbox``: [x, y, width, height], or
-            corners where detectron2's ``bbox_mode`` is 0; pixels of the original image.
+            (height, width) array as SAM gives it) and/or ``bbox``: [x, y, width, height], or corners
+            where detectron2's ``bbox_mode`` is 0; else, or where they are broken, RegionError.
         image_size: (width, height) of the image; a mask of another size is an error.
         box_format: how ``bbox`` is written, if not as above.
-
-    Raises:
-        RegionError: neither is there, or what is there is broken.
 
     Example:
         >>> from_coco({"segmentation": [], "bbox": [10, 20, 30, 40]})
@@ -98,14 +94,10 @@ def from_sam(masks: Any, image_size: Size | None = None) -> list[Region]:
     """The regions of what SAM, SAM 2 or SAM 3 returns, in its order.
 
     Args:
-        masks: the automatic generator's dictionaries, with ``segmentation`` as an array or RLE
-            (their ``bbox`` is used only without it); or the predictor's masks, (n, height, width)
-            or (n, 1, height, width), as an array or tensor, alone or as the first of the
-            (masks, scores, logits) that it returns.
-        image_size: (width, height) of the image; a mask of another size is an error.
-
-    Raises:
-        RegionError: naming the entry that is no mask.
+        masks: the automatic generator's dictionaries, with ``segmentation`` as an array or RLE; or
+            the predictor's masks, (n, height, width) or (n, 1, height, width), as an array or tensor,
+            alone or as the first of the (masks, scores, logits) that it returns.
+        image_size: (width, height) of the image; a RegionError names a mask of another size.
 
     Example:
         >>> from_sam([{"segmentation": np.ones((2, 3), dtype=bool)}])
@@ -144,10 +136,8 @@ def photos_of(path: Path, content: object, box_format: BoxFormat | None = None) 
         with path.open("rb") as stream:
             opening = stream.read(4096)
         if opening[:1] == b"\x80":
-            raise RegionError(
-                f"it is a pickle, and unpickling runs the code in it; {_REMEDY} "
-                "(of RefCOCO, give instances.json: its ann_id are the ids there)"
-            )
+            refcoco = "of RefCOCO, give instances.json: its ann_id are the ids there"
+            raise RegionError(f"it is a pickle, which runs the code in it; {_REMEDY} ({refcoco})")
         if opening[:4] == b"PK\x03\x04" or opening[:6] == b"\x93NUMPY":
             return [Photo(None, _array_items(path, box_format))]
         if opening.lstrip(b"\xef\xbb\xbf \r\n\t")[:1] == b"<":
@@ -161,9 +151,9 @@ def photos_of(path: Path, content: object, box_format: BoxFormat | None = None) 
             return large
         content = read_json(path)
     if isinstance(content, Mapping):
-        return _photos_of_mapping(content, path.parent, box_format)
+        return _of_mapping(content, path.parent, box_format)
     if isinstance(content, list) and all(isinstance(entry, Mapping) for entry in content):
-        return _photos_of_list(content, path.parent, box_format)
+        return _of_list(content, path.parent, box_format)
     raise RegionError(_UNKNOWN)
 
 
@@ -175,31 +165,30 @@ def read_json(path: Path) -> Any:
         raise RegionError(f"not JSON ({error}): give JSON, or masks as .npz") from error
 
 
-def _photos_of_mapping(content: Entry, folder: Path, box_format: BoxFormat | None) -> list[Photo]:
+def _of_mapping(content: Entry, folder: Path, box_format: BoxFormat | None) -> list[Photo]:
     make: Make = partial(from_coco, box_format=box_format)
-    image = content.get("image")
+    image, images = content.get("image"), content.get("images")
+    size = [content.get(key) for key in ("img_width", "img_height")]
     if "annotations" in content and "images" in content:
         return _coco(content, make)
     if "annotations" in content and isinstance(image, Mapping):  # SA-1B
-        return [_one(content, "annotations", make, image, "width", "height")]
+        size = [image.get(key) for key in ("width", "height")]
+        return _one(content, "annotations", make, size)
     if "annotations" in content and "box_format" in content:  # Grounded SAM 2
         stated = content["box_format"]
         if stated not in get_args(BoxFormat):
             raise RegionError(f"box_format is {stated!r:.40}; give one of {get_args(BoxFormat)}")
         make = partial(from_coco, box_format=box_format or stated)
-        return [
-            _one(content, "annotations", make, content, "img_width", "img_height", "class_name")
-        ]
+        return _one(content, "annotations", make, size, label="class_name")
     if "shapes" in content:
-        photo = _one(content, "shapes", labelme, content, "imageWidth", "imageHeight")
-        return [replace(photo, in_pixels=False)]
+        size = [content.get(key) for key in ("imageWidth", "imageHeight")]
+        return _one(content, "shapes", labelme, size, in_pixels=False)
     if is_visual_genome(content) or "segmentation" in content or "bbox" in content:
-        return _photos_of_list([content], folder, box_format)
+        return _of_list([content], folder, box_format)
     if "regions" in content:
         return [_ours(None, content["regions"], folder, box_format)]
-    if isinstance(content.get("images"), Mapping):
-        listed = content["images"].items()
-        return [_ours(str(name), given, folder, box_format) for name, given in listed]
+    if isinstance(images, Mapping):
+        return [_ours(str(name), given, folder, box_format) for name, given in images.items()]
     if "images" in content:
         raise RegionError("'images' is not {'name.jpg': [...]}, as in this project's JSON")
     raise RegionError(_UNKNOWN)
@@ -209,30 +198,27 @@ def _one(
     content: Entry,
     key: str,
     make: Make,
-    holder: Entry,
-    width: str,
-    height: str,
+    size: Sequence[object],
     label: str = "label",
-) -> Photo:
-    """Of a file about one photo: its entries under a key, and its size under two of the holder's."""
-    items = items_from(entries_of(content, key), key[:-1], make, label)
-    return Photo(None, items, stated_size(holder.get(width), holder.get(height)))
-
-
-def _photos_of_list(
-    content: list[Entry], folder: Path, box_format: BoxFormat | None
+    in_pixels: bool = True,
 ) -> list[Photo]:
+    items = items_from(entries_of(content, key), key[:-1], make, label)
+    return [Photo(None, items, stated_size(*size), in_pixels=in_pixels)]
+
+
+def _of_list(content: list[Entry], folder: Path, box_format: BoxFormat | None) -> list[Photo]:
+    keys = set().union(*content)
     if any(is_visual_genome(entry) for entry in content):
         return [visual_genome(entry) for entry in content]
     if any("data" in entry and {"annotations", "predictions"} & entry.keys() for entry in content):
         return [label_studio(entry) for entry in content]
-    if any("segmentation" in entry or "bbox" in entry for entry in content):
-        what = "annotation" if any("image_id" in entry for entry in content) else "entry"
+    if keys & {"segmentation", "bbox"}:
+        what = "annotation" if "image_id" in keys else "entry"
         groups = _by_image(content, what, partial(from_coco, box_format=box_format))
         return [Photo(None, items, image_id=one) for one, items in groups.items()]
-    if any("ann_id" in entry and "sentences" in entry for entry in content):
+    if keys >= {"ann_id", "sentences"}:
         raise RegionError(
-            "it lists RefCOCO's phrases without their boxes: give its instances.json, where ann_id is the id"
+            "RefCOCO's phrases without their boxes: give its instances.json by ann_id"
         )
     return [_ours(None, content, folder, box_format)]
 
@@ -324,18 +310,20 @@ def _array_items(path: Path, box_format: BoxFormat | None) -> list[Item]:
         raise RegionError(f"its arrays are cut short or damaged; {_REMEDY}") from error
     if not {"masks", "boxes"} & arrays.keys():
         raise RegionError(f"its arrays are {sorted(arrays)}, none is 'masks'; {_REMEDY}")
-    stack = _mask_stack(arrays["masks"]) if "masks" in arrays else []
-    lengths = {name: len(arrays[name]) for name in ("boxes", "scores") if name in arrays}
+    stacks: dict[str, Any] = {**arrays}
     if "masks" in arrays:
-        lengths["masks"] = len(stack)
+        stacks["masks"] = _mask_stack(arrays["masks"])
+    lengths = {name: len(one) for name, one in stacks.items()}
     if len(set(lengths.values())) > 1:
         raise RegionError(f"its arrays have different lengths: {lengths}; give one row per mask")
     if "masks" not in arrays:
         return _box_items(arrays["boxes"], box_format)
-    return [
-        Item(f"mask {index}", lambda size, one=one: Mask(one), id=own)  # type: ignore[misc]
-        for index, (own, one) in enumerate(stack)
-    ]
+    masks = enumerate(stacks["masks"])
+    return [Item(f"mask {n}", partial(_masked, one), id=own) for n, (own, one) in masks]
+
+
+def _masked(array: _Array, image_size: Size) -> Region:
+    return Mask(array)
 
 
 def _members(content: Any) -> dict[str, _Array]:

@@ -16,7 +16,6 @@ from patchioner.regions.base import (
     Floats,
     Footprints,
     Outline,
-    Rounding,
     Shape,
     Size,
     as_numpy,
@@ -145,9 +144,7 @@ class Mask(Shape):
         _require_same_size(self.image_size, image_size)
 
     @classmethod
-    def place(
-        cls, shapes: Sequence[Self], geometry: ImageGeometry, rounding: Rounding
-    ) -> Footprints:
+    def place(cls, shapes: Sequence[Self], geometry: ImageGeometry, reference: bool) -> Footprints:
         """Exact coverage; the published system has no masks, so both roundings agree."""
         for mask in shapes:
             mask.require_fit(geometry.image_size)
@@ -157,7 +154,7 @@ class Mask(Shape):
         cover = np.stack([_cover(mask, columns, rows) for mask in shapes])
         total = cover.sum(axis=(1, 2), keepdims=True)
         require_seen(total.ravel() > 0.0, shapes, geometry)
-        return Footprints(cover / total, extents)
+        return cover / total, extents
 
     def extent(self) -> Floats:
         """Pixel edges around the true pixels."""

@@ -17,7 +17,6 @@ from patchioner.regions.base import (
     Floats,
     Footprints,
     Outline,
-    Rounding,
     Shape,
     Size,
     true_extent,
@@ -28,7 +27,6 @@ from patchioner.regions.shapes import (
     items_of,
     numbers,
     off_view,
-    span_footprints,
 )
 
 if TYPE_CHECKING:
@@ -109,16 +107,14 @@ class Trace(Shape):
             return np.array(self.points) * (image_size if self.normalized else (1, 1))
 
     @classmethod
-    def place(
-        cls, shapes: Sequence[Self], geometry: ImageGeometry, rounding: Rounding
-    ) -> Footprints:
+    def place(cls, shapes: Sequence[Self], geometry: ImageGeometry, reference: bool) -> Footprints:
         """Path lengths, or the published point counts."""
-        if rounding == "coverage":
+        if not reference:
             return _stacked([_lengths(trace, geometry) for trace in shapes])
         counts = np.stack([reference_counts(trace, geometry) for trace in shapes])
         spans = np.stack([true_extent(one).ravel() for one in counts]) - (0, 0, 1, 1)
-        extents = span_footprints(spans.astype(np.int64), geometry.grid).extents
-        return Footprints(counts / counts.sum(axis=(1, 2), keepdims=True), extents)
+        extents = spans + 0.5
+        return counts / counts.sum(axis=(1, 2), keepdims=True), extents
 
     def reference_length(self, geometry: ImageGeometry, attended: Floats | None) -> float:
         """The published embedding is the mean over ALL patches of count x token (x attention)."""
@@ -149,7 +145,7 @@ class Trace(Shape):
 def _stacked(pairs: Sequence[tuple[Floats, Floats]]) -> Footprints:
     """Of a (h, w) cover that does not yet sum to 1 and a (2, 2) extent of each shape."""
     covers = [cover / cover.sum() for cover, _ in pairs]
-    return Footprints(np.stack(covers), np.stack([extent.ravel() for _, extent in pairs]))
+    return np.stack(covers), np.stack([extent.ravel() for _, extent in pairs])
 
 
 def _on_image(pixels: Floats, size: Size) -> npt.NDArray[np.bool_]:
@@ -286,9 +282,7 @@ class Polygon(Shape):
         return cls(rings)
 
     @classmethod
-    def place(
-        cls, shapes: Sequence[Self], geometry: ImageGeometry, rounding: Rounding
-    ) -> Footprints:
+    def place(cls, shapes: Sequence[Self], geometry: ImageGeometry, reference: bool) -> Footprints:
         """Exact coverage; the published system has no polygons, so both roundings agree."""
         with np.errstate(all="ignore"):  # numbers near the largest float: nothing of them is seen
             return _stacked([_areas(polygon, geometry) for polygon in shapes])

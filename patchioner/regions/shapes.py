@@ -23,7 +23,6 @@ from patchioner.regions.base import (
     Indices,
     Outline,
     Region,
-    Rounding,
     Shape,
     Size,
     as_numpy,
@@ -135,7 +134,7 @@ def box_footprints(boxes: npt.ArrayLike, geometry: ImageGeometry) -> Footprints:
     corners = grid_boxes(boxes, geometry)
     columns = _axis_shares(corners[:, 0], corners[:, 2], geometry.grid[1]).astype(np.float32)
     rows = _axis_shares(corners[:, 1], corners[:, 3], geometry.grid[0]).astype(np.float32)
-    return Footprints(rows[:, :, None] * columns[:, None, :], corners)
+    return rows[:, :, None] * columns[:, None, :], corners
 
 
 def _axis_shares(low: Floats, high: Floats, cells: int) -> Floats:
@@ -155,7 +154,7 @@ def span_footprints(spans: Indices, grid: tuple[int, int]) -> Footprints:
     rows = (row >= top[:, None]) & (row <= bottom[:, None])
     cover = (rows[:, :, None] & columns[:, None, :]).astype(np.float32)
     cover /= cover.sum(axis=(1, 2), keepdims=True)
-    return Footprints(cover, spans + 0.5)
+    return cover, spans + 0.5
 
 
 def reference_box_footprints(boxes: Floats, geometry: ImageGeometry) -> Footprints:
@@ -236,15 +235,13 @@ class Point(_Numbers, Shape):
     y: float
 
     @classmethod
-    def place(
-        cls, shapes: Sequence[Self], geometry: ImageGeometry, rounding: Rounding
-    ) -> Footprints:
+    def place(cls, shapes: Sequence[Self], geometry: ImageGeometry, reference: bool) -> Footprints:
         """One-hot at the patch under each point."""
         places = np.array([(point.x, point.y) for point in shapes])
         require_seen(in_view(places, geometry), shapes, geometry)
         grid, (height, width) = geometry.to_grid(places), geometry.grid
         columns, rows = cell_under(grid[:, 0], width), cell_under(grid[:, 1], height)
-        return Footprints(one_hot(columns, rows, geometry.grid), np.tile(grid, 2))
+        return one_hot(columns, rows, geometry.grid), np.tile(grid, 2)
 
     def extent(self) -> Floats:
         """The point, twice."""
@@ -285,9 +282,7 @@ class Patch(_Numbers, Shape):
         return [cls(row, col) for row, col in np.argwhere(shown_patches(geometry)).tolist()]
 
     @classmethod
-    def place(
-        cls, shapes: Sequence[Self], geometry: ImageGeometry, rounding: Rounding
-    ) -> Footprints:
+    def place(cls, shapes: Sequence[Self], geometry: ImageGeometry, reference: bool) -> Footprints:
         """One-hot at each patch; RegionError outside the grid or where only padding shows."""
         shown = shown_patches(geometry)
         for patch in shapes:
@@ -297,7 +292,7 @@ class Patch(_Numbers, Shape):
                 raise RegionError(f"{patch!r} shows only padding; {all_others}")
         rows, columns = np.array([(patch.row, patch.col) for patch in shapes]).T
         centre = np.stack([columns, rows] * 2, axis=1) + 0.5
-        return Footprints(one_hot(columns, rows, geometry.grid), centre)
+        return one_hot(columns, rows, geometry.grid), centre
 
     def _require_grid(self, geometry: ImageGeometry) -> None:
         height, width = geometry.grid
@@ -375,12 +370,9 @@ class Box(_Numbers, Shape):
         return [cls(*numbers(row, 4, f"row {index} of {what}")) for index, row in enumerate(rows)]
 
     @classmethod
-    def place(
-        cls, shapes: Sequence[Self], geometry: ImageGeometry, rounding: Rounding
-    ) -> Footprints:
+    def place(cls, shapes: Sequence[Self], geometry: ImageGeometry, reference: bool) -> Footprints:
         """Exact coverage, or the published rounding, of all boxes at once."""
         corners = np.array([box._value() for box in shapes], dtype=np.float64)
-        reference = rounding == "reference"
         limits = (0, 0, *geometry.image_size) if reference else geometry.visible
         boxes = clip_boxes(corners, limits)
         require_seen((boxes[:, 2:] > boxes[:, :2]).all(axis=1), shapes, geometry)
@@ -410,18 +402,15 @@ class WholeImage(Shape):
     reference_is_flat: ClassVar[bool] = True
 
     @classmethod
-    def place(
-        cls, shapes: Sequence[Self], geometry: ImageGeometry, rounding: Rounding
-    ) -> Footprints:
+    def place(cls, shapes: Sequence[Self], geometry: ImageGeometry, reference: bool) -> Footprints:
         """The visible part as a box; ``reference`` counts every patch that shows image alike."""
-        if rounding == "reference":
+        if reference:
             rows, columns = np.nonzero(shown_patches(geometry))
             spans = np.array([[columns.min(), rows.min(), columns.max(), rows.max()]])
             one = span_footprints(spans, geometry.grid)
         else:
             one = box_footprints(geometry.visible, geometry)
-        count = len(shapes)
-        return Footprints(one.cover.repeat(count, axis=0), one.extents.repeat(count, axis=0))
+        return one[0].repeat(len(shapes), axis=0), one[1].repeat(len(shapes), axis=0)
 
     def reference_length(self, geometry: ImageGeometry, attended: Floats | None) -> float:
         """By attention the published embedding is the mean, not the sum, of attention x token."""

@@ -27,7 +27,6 @@ from patchioner.regions import (
     region_weights,
 )
 from patchioner.regions.base import published_middle
-from patchioner.regions.shapes import span_footprints
 
 # 8 x 8 patches of 10 pixels; model pixels are original pixels.
 GEOMETRY = fit_image((80, 80), mode="stretch", size=80, patch_size=10)
@@ -232,7 +231,7 @@ def test_cls_is_the_token_of_the_image_whatever_the_region(rounding: str) -> Non
 
 
 def middle(span: tuple[int, int, int, int], seed: int = 0) -> tuple[int, int]:
-    drawn = published_middle(span_footprints(np.array([span]), (8, 8)), seed)[0]
+    drawn = published_middle(np.array([span]) + 0.5, (8, 8), seed)[0]
     assert drawn.sum() == 1
     row, column = np.argwhere(drawn)[0].tolist()
     return column, row
@@ -240,9 +239,9 @@ def middle(span: tuple[int, int, int, int], seed: int = 0) -> tuple[int, int]:
 
 def test_a_draw_is_the_same_in_any_company_and_any_run() -> None:
     spans = np.array([[0, 0, 1, 1], [2, 2, 5, 5], [0, 0, 1, 1]])
-    together = published_middle(span_footprints(spans, (8, 8)), 7)
+    together = published_middle(spans + 0.5, (8, 8), 7)
     np.testing.assert_array_equal(together[0], together[2])
-    alone = published_middle(span_footprints(spans[1:2], (8, 8)), 7)
+    alone = published_middle(spans[1:2] + 0.5, (8, 8), 7)
     np.testing.assert_array_equal(together[1:2], alone)
     # Pinned: a draw that changed with a release would change captions.
     assert [middle((2, 2, 5, 5), seed) for seed in range(4)] == [(3, 3), (4, 4), (4, 4), (3, 3)]
