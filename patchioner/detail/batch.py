@@ -89,30 +89,18 @@ _PRESETS: dict[str, dict[str, object]] = {
     "careful": {},
     "full": {"filter.share": 0.07, "filter.alike": 0.7, "fuse.new_share": 0.3},
     "published": {
-        "divide.merge_iou": 0.3,
-        "divide.growing_area": 1.0,
-        "divide.objects": "union",
-        "describe.samples": 3,
-        "describe.jitter": 0.0,
-        "describe.sampled": "all",
-        "describe.temperature": 0.7,
-        "describe.top_p": 1.0,
-        "filter.rules": False,
-        "filter.trusted_agreement": 2,
-        "filter.whole_sentences": "always",
-        "filter.lone_support": 0.0,
-        "filter.share": 0.0,
-        "divide.spatial": "quadrants",
+        "divide.merge_iou": 0.3, "divide.growing_area": 1.0, "divide.objects": "union", "divide.spatial": "quadrants",
+        "describe.samples": 3, "describe.jitter": 0.0, "describe.sampled": "all", "describe.temperature": 0.7,
+        "describe.top_p": 1.0, "filter.rules": False, "filter.trusted_agreement": 2,
+        "filter.whole_sentences": "always", "filter.lone_support": 0.0, "filter.share": 0.0,
     },
-}
+}  # fmt: skip
 
 
 def preset(name: str, changes: Mapping[str, object] | None = None) -> DetailSettings:
     """The settings of a preset, "careful", "full" or "published", but for `changes`, named by stage and field.
 
-    Raises:
-        UnknownNameError: no such preset or setting; the message has the close ones.
-        OptionError: a value that makes no sense.
+    `UnknownNameError`: no such preset or setting; `OptionError`: a value that makes no sense.
     """
     if name not in _PRESETS:
         raise UnknownNameError.among("preset", name, _PRESETS)
@@ -132,15 +120,13 @@ class DetailCaptioner:
 
     Args:
         model: a loaded `Patchioner`, or the name of one; None where no stage needs one.
-        describer, fuser: photo and regions -> statements; kept claims -> paragraph. If None: the model itself, and no
-            language model.
+        describer, fuser: of statements and of the paragraph. None: the model itself, and no language model.
         scorer: how far the photo supports a sentence; "dense" is the model's own alignment, calibrated; None scores
             nothing: then only words and agreement decide.
         settings: numbers of all stages, or the name of a preset. Stages that are given have their own.
 
     Raises:
-        OptionError: a stage needs a model and there is none, or the model is not calibrated for the "dense" scorer; the
-            message has the remedy.
+        OptionError: a stage needs a model and there is none, or one that is calibrated.
         UnknownNameError: no such model or preset.
     """
 
@@ -160,16 +146,7 @@ class DetailCaptioner:
         )
         self._scorer = DenseScorer(self._needed("scorer")) if scorer == "dense" else scorer
         self._fuser = fuser or GreedyFuser(self._settings.fuse)
-
-    def _needed(self, stage: str) -> Patchioner:
-        if self._model is None:
-            raise OptionError(f"without a model there is no {stage}: give a model, or {stage}=")
-        return self._model
-
-    @property
-    def settings(self) -> dict[str, object]:
-        """Names and numbers of every stage, ready for JSON; no secrets."""
-        return {
+        self.settings: dict[str, object] = {
             "model": None if self._model is None else self._model.settings.name,
             "divider": asdict(self._settings.divide),
             "describer": self._describer.settings,
@@ -177,6 +154,12 @@ class DetailCaptioner:
             "scorer": None if self._scorer is None else self._scorer.settings,
             "fuser": self._fuser.settings,
         }
+        """Names and numbers of every stage, ready for JSON; no secrets."""
+
+    def _needed(self, stage: str) -> Patchioner:
+        if self._model is None:
+            raise OptionError(f"without a model there is no {stage}: give a model, or {stage}=")
+        return self._model
 
     def open(self, source: ImageSource) -> Photo:
         """Read a photo, and encode it where there is a model: see `open_photo`."""
@@ -191,17 +174,14 @@ class DetailCaptioner:
     ) -> DetailedCaption:
         """Describe one photo: the paragraph with its provenance. The same photo, settings and seed give the same.
 
-        Where nothing is supported, ``text`` is "" and ``reason`` says why; of a photo that shows nothing
-        (`patchioner.images.why_blank`) nothing is asked.
-
         Args:
-            photo: a path, Pillow image, array or tensor, or a `Photo` of `open`.
+            photo: a path, Pillow image, array or tensor, or a `Photo` of `open`; of one that shows nothing
+                (`patchioner.images.why_blank`) nothing is asked.
             regions: things to describe besides the whole photo and its parts: boxes, masks, entries of `read_regions`.
             seed: of everything that is drawn.
 
         Raises:
-            ImageError, RegionError: the photo or a region cannot be used.
-            DetailError: a stage cannot give an answer.
+            ImageError, RegionError, DetailError: a photo or region cannot be used; a stage gives no answer.
         """
         opened = photo if isinstance(photo, Photo) else self.open(photo)
         if opened.features is None and self._model is not None:
@@ -219,22 +199,16 @@ class DetailCaptioner:
         sentences, left_out = self._fuser.fuse(opened, chosen, kept) if kept else ([], [])
         said = {name for sentence in sentences for name in sentence.claim_ids}
         reasons = {verdict.claim.id: verdict for verdict in reversed(left_out)}
+        used = [verdict for verdict in kept if verdict.claim.id in said]
         unused = [verdict for verdict in verdicts if not verdict.kept]
         unused += [
             reasons.get(one.claim.id) or dropped(one, "duplicate", "the fuser passed it over")
             for one in kept
             if one.claim.id not in said
         ]
-        return DetailedCaption(
-            " ".join(sentence.text for sentence in sentences),
-            tuple(sentences),
-            tuple(unused),
-            tuple(verdict for verdict in kept if verdict.claim.id in said),
-            chosen,
-            opened.size,
-            None if sentences else _why_empty(unused),
-            settings,
-        )
+        text, why = " ".join(one.text for one in sentences), _why_empty(unused)
+        parts = tuple(sentences), tuple(unused), tuple(used), chosen, opened.size
+        return DetailedCaption(text, *parts, None if sentences else why, settings)
 
 
 def _why_empty(unused: Sequence[Verdict]) -> str:
@@ -250,7 +224,7 @@ _FINAL = (FutileError, HubError, MissingExtraError, OptionError, UnknownNameErro
 _OPENING = f'{{"format": "{FORMAT}"'.encode()
 Name = tuple[str, str]
 """(key, photo) of a line."""
-RegionReader = Callable[[tuple[int, int]], "Sequence[Given]"]
+RegionReader = Callable[[tuple[int, int]], Sequence[Given]]
 """(width, height) of the photo -> what was given for it."""
 
 
@@ -284,9 +258,8 @@ def read_photo_list(path: str | os.PathLike[str]) -> list[tuple[str, RegionReade
     except (OSError, ValueError, RecursionError) as error:
         raise ImageError(f"the list of photos {str(path)!r} cannot be read: {error}") from error
     if not isinstance(content, list) or not content:
-        raise ImageError(
-            f'{str(path)!r} is no list of photos; write ["a.jpg", {{"photo": "b.jpg", "regions": [...]}}]'
-        )
+        form = '["a.jpg", {"photo": "b.jpg", "regions": [...]}]'
+        raise ImageError(f"{str(path)!r} is no list of photos; write {form}")
     where = f"of {str(file)!r}"
     return [_listed(one, f"entry {n} {where}", file.parent) for n, one in enumerate(content)]
 
@@ -294,18 +267,16 @@ def read_photo_list(path: str | os.PathLike[str]) -> list[tuple[str, RegionReade
 def _listed(entry: object, where: str, folder: Path) -> tuple[str, RegionReader | None]:
     plain = entry if isinstance(entry, Mapping) else {"photo": entry}
     name, given = plain.get("photo"), plain.get("regions")
-    sound = isinstance(name, str) and name and isinstance(given, (str, list, type(None)))
-    if not sound or not isinstance(name, str) or set(plain) - {"photo", "regions"}:
-        raise ImageError(
-            f'{where} is {entry!r:.80}; write a path, or {{"photo": path, "regions": file or list}}'
-        )
+    sound = isinstance(given, (str, list, type(None))) and not set(plain) - {"photo", "regions"}
+    if not sound or not isinstance(name, str) or not name:
+        form = 'write a path, or {"photo": path, "regions": file or list}'
+        raise ImageError(f"{where} is {entry!r:.80}; {form}")
 
     def read(size: tuple[int, int]) -> Sequence[Given]:
         if isinstance(given, str):
             if leads_out(given):
-                raise RegionFileError(
-                    f"{where}: {given!r:.80} leads out of the list's folder: put the file into it"
-                )
+                said = f"{given!r:.80} leads out of the list's folder: put the file into it"
+                raise RegionFileError(f"{where}: {said}")
             return read_regions(folder / given, size, image_name=name)
         try:
             return RegionFile(folder / name, {"regions": given}).for_photo(size)
@@ -323,10 +294,7 @@ class LineFile:
 
     A line is whole or absent: it is forced to the disk before `append` returns. What a kill or a power cut left of a
     last line is cut off when the file is opened; a damaged line elsewhere is passed over, with a warning. Lines stay on
-    disk: only their places are remembered.
-
-    Raises:
-        OptionError: the file is somebody else's, and not touched. OSError: it cannot be read or written.
+    disk. `OptionError`: the file is somebody else's, and not touched.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -339,8 +307,7 @@ class LineFile:
 
     def under(self, key: str) -> dict[str, Any] | None:
         """The first line with that key, of whatever photo; None where there is none."""
-        name = self._first.get(key)
-        return None if name is None else self.values(name)
+        return self.values(self._first[key]) if key in self._first else None
 
     def values(self, name: Name) -> dict[str, Any]:
         """The object of a line."""
@@ -409,14 +376,9 @@ class Outcome:
 
 @dataclass(frozen=True)
 class BatchResult:
-    """What became of many photos.
-
-    Attributes:
-        described, known: how many were, and had their line already.
-        failed: (name, why) of each that could not be described.
-        stopped: why the run ended before its end: a spent budget, a refused key, no such model; None if it did not.
-        names: (key, photo) of each line of these photos, in their order.
-    """
+    """What became of many photos: how many were `described`, and `known` (had their line already); (name, why) of each
+    that `failed`; why the run was `stopped` before its end (a spent budget, a refused key, no such model), None if it
+    was not; `names`: (key, photo) of each line of these photos, in their order."""
 
     described: int = 0
     known: int = 0
@@ -450,20 +412,18 @@ def describe_each(
     def work(job: PhotoJob) -> Outcome | None:
         if halted.is_set():
             return None
-        digest, key = None, ""
+        key = ""
         try:
             photo = open_photo(job.load(), name=job.name)
             given = [] if job.regions is None else list(job.regions(photo.size))
-            digest, key = photo.sha256, f"{run}-{_digest(photo, given)}"
-        except (PatchionerError, OSError) as error:
-            return Outcome(job.name, error=error)
-        try:
+            key = f"{run}-{_digest(photo, given)}"
             found = None if known(key) else captioner.describe(photo, given, seed=seed)
-            return Outcome(job.name, digest, key, found)
+            return Outcome(job.name, photo.sha256, key, found)
         except (PatchionerError, OSError) as error:
-            if isinstance(error, _FINAL):
+            final = bool(key) and isinstance(error, _FINAL)  # else it is of this photo's own files
+            if final:
                 halted.set()
-            return Outcome(job.name, digest, key, None, error, isinstance(error, _FINAL))
+            return Outcome(job.name, key=key, error=error, final=final)
 
     ahead, threads = 2 * workers - 1, workers if workers > 1 else 0
     outcomes = map_ahead(work, photos, workers=threads, ahead=ahead, on_stop=on_stop)
@@ -483,19 +443,12 @@ def describe_many(
 ) -> BatchResult:
     """Describe photos into a file of JSON lines, one per finished photo; go on where an earlier run was stopped.
 
-    A line is what `values.to_json` gives, with a "key" besides. A photo that fails is reported and has no line; the
+    A line is what `values.to_json` gives, with a "key" besides. A photo is known by its pixels, the regions given for
+    it, settings and seed, not by its name. A photo that fails is reported (`on_error`: name, why) and has no line; the
     others go on. Ctrl-C passes through: the file is good as it is. Lines of photos that are not given stay, ahead.
+    `workers`, `on_stop`: see `describe_each`.
 
-    Args:
-        captioner: threads share it where there are several workers.
-        photos: paths, or jobs, which may have regions.
-        out: the file.
-        seed: of every photo.
-        workers, on_stop: as `describe_each`.
-        on_error: told (name of the photo, why it failed) of each failure at once.
-
-    Raises:
-        OptionError: the file is somebody else's, or was made with other settings. OSError: it cannot be written.
+    `OptionError`: the file is somebody else's, or was made with other settings. OSError: it cannot be written.
     """
     jobs = [job if isinstance(job, PhotoJob) else PhotoJob.of(job) for job in photos]
     lines = LineFile(out)
@@ -503,10 +456,8 @@ def describe_many(
     found: dict[Name, None] = {}
     described, known, stopped = 0, 0, None
     failed: list[tuple[str, Exception]] = []
-    outcomes = describe_each(
-        captioner, jobs, seed=seed, workers=workers, on_stop=on_stop,
-        known=lambda key: lines.under(key) is not None,
-    )  # fmt: skip
+    how: Any = {"seed": seed, "workers": workers, "on_stop": on_stop}
+    outcomes = describe_each(captioner, jobs, known=lambda key: bool(lines.under(key)), **how)
     with closing(outcomes):
         for one in progress(outcomes, description="describing", total=len(jobs), unit="photo"):
             if one.final:
@@ -531,10 +482,8 @@ def describe_many(
 def read_captions(
     path: str | os.PathLike[str], names: Sequence[Name] | None = None
 ) -> Iterator[tuple[str, DetailedCaption]]:
-    """(name of the photo, its description) of the lines of a file of `describe_many`, read one by one.
-
-    `OptionError`: the file is somebody else's. DetailError: a line is damaged.
-    """
+    """(name of the photo, its description) of the lines of a file of `describe_many`, read one by one; `OptionError`,
+    `DetailError`: the file is somebody else's, a line is damaged."""
     lines = LineFile(path)
     return (from_json(lines.values(name)) for name in (lines.places if names is None else names))
 

@@ -26,6 +26,7 @@ from patchioner.base.files import write_json
 from patchioner.base.progress import progress
 from patchioner.calibration import Captioned, FloatArray, Logistic, fit_logistic, read_pairs
 from patchioner.detail.score import (
+    COMMAND,
     KEY,
     SCORERS,
     SENTENCE_INPUTS,
@@ -75,9 +76,7 @@ def calibrate_model(model: Patchioner, pairs: Sequence[Captioned], *, seed: int 
             rows += [*true, *false]
             truth += [True] * len(true) + [False] * len(false)
     objects = _at_rate(evidence.object_inputs, rows, truth, OBJECT_RATE)
-    measures = np.array(
-        [evidence.sentence_row(view, text, rows, objects) for _, view, text, rows in said]
-    )
+    measures = np.array([evidence.sentence_row(*one, objects) for _, *one in said])
     kinds = np.array([kind for kind, *_ in said])
     sentences = fit_logistic(SENTENCE_INPUTS, measures, kinds == "true")
     scores = sentences(measures)
@@ -96,9 +95,7 @@ def calibrate_matcher(match: Matcher, pairs: Sequence[Captioned], *, seed: int =
     values: list[FloatArray] = []
     truth: list[bool] = []
     for photo, captions, others in _with_others(pairs):
-        swaps = [
-            swap_thing(one, _names(others, captions, generator), generator) for one in captions
-        ]
+        swaps = (swap_thing(one, _names(others, captions, generator), generator) for one in captions)  # fmt: skip
         false = [swapped[0] for swapped in swaps if swapped]
         values += [*np.asarray(match(load_image(photo), [*captions, *false]), dtype=np.float64)]
         truth += [True] * len(captions) + [False] * len(false)
@@ -110,9 +107,7 @@ def _with_others(
 ) -> Iterator[tuple[ImageSource, Sequence[str], list[Sequence[str]]]]:
     """(Photo, its captions, those of each other photo)."""
     if len(pairs) < 2:
-        raise OptionError(
-            f"{len(pairs)} photos cannot be calibrated with: give a hundred or more with captions"
-        )
+        raise OptionError(f"{len(pairs)} photos are too few: give a hundred or more with captions")
     rows = progress(pairs, description="calibrating", unit="photo")
     for place, (photo, captions) in enumerate(rows):
         yield photo, captions, [one for at, (_, one) in enumerate(pairs) if at != place]
@@ -143,23 +138,8 @@ def _names(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 0, or 1 after an error."""
-    options = _parser().parse_args(argv)
-    try:
-        pairs = read_pairs(options.pairs, options.photos, limit=options.limit, seed=options.seed)
-        found = _for_scorer(options, pairs) if options.scorer else _for_model(options, pairs)
-    except (PatchionerError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    sys.stdout.write(json.dumps(found, indent=2) + "\n")
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m patchioner.detail.calibrate",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__, formatter_class=raw)
     add = parser.add_argument
     add("--model", default="patchioner-mini", help="name or folder of the checkpoint")
     add("--pairs", type=Path, required=True, help='JSON: [{"file_name", "captions"}, ...]')
@@ -171,7 +151,15 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_mutually_exclusive_group().add_argument
     add("--out", type=Path, help="new model folder; with --scorer a JSON file")
     add("--write", action="store_true", help="into the config.json of the model's folder")
-    return parser
+    options = parser.parse_args(argv)
+    try:
+        pairs = read_pairs(options.pairs, options.photos, limit=options.limit, seed=options.seed)
+        found = _for_scorer(options, pairs) if options.scorer else _for_model(options, pairs)
+    except (PatchionerError, OSError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    sys.stdout.write(json.dumps(found, indent=2) + "\n")
+    return 0
 
 
 def _for_scorer(options: argparse.Namespace, pairs: Sequence[Captioned]) -> dict[str, object]:

@@ -39,6 +39,8 @@ _SHORTEST_KEY = 6  # shorter ones are placeholders; hiding "x" would spoil every
 # What may be left out, or be put another way, when a server says that it does not know it.
 _OPTIONAL = ("n", "seed", "temperature", "max_tokens")
 _PICTURE_TOKENS = 1_000  # about what the paid servers count for a photo of a thousand pixels
+_HINTS = dict.fromkeys((401, 403), "check the key, and the variable that holds it")
+_HINTS |= {404: "check the model's name and the base URL"}
 
 
 @dataclass
@@ -49,9 +51,7 @@ class Budget:
         max_calls: most calls sent, tries again included; never exceeded.
         max_cost: most to spend; as a price is known when a call is answered, those under way may exceed it.
         price_in, price_out: of a million tokens sent, and that come back.
-        calls, answered: requests sent, and answered.
-        tokens_in, tokens_out: sent, and that came back; estimated for `estimated` calls.
-        cost: by the prices.
+        calls, answered, tokens_in, tokens_out, cost: until now; tokens are estimated for `estimated` calls.
     """
 
     max_calls: int | None = None
@@ -153,7 +153,7 @@ def _error_within(error: Any) -> DetailError:
     if not isinstance(status, int) or not 400 <= status < 600:
         return DetailError(f"the server answers with an error: {_line(said)}")
     failure = judge(status, said, fields)
-    passing = status in (408, 409, 429) or status >= 500
+    passing = not isinstance(failure, FutileError) and (status in (408, 409, 429) or status >= 500)
     return BrokenReplyError(*failure.args) if passing else failure
 
 
@@ -164,14 +164,12 @@ def _line(text: str) -> str:
 def judge(status: int, said: str, body: object = None) -> DetailError:
     """What a reply with a status of 400 or more means; `FutileError` where no other request would fare better."""
     code = body.get("code") if isinstance(body, Mapping) else None
-    hints = {401: "check the key, and the variable that holds it"}
-    hints |= {403: hints[401], 404: "check the model's name and the base URL"}
-    hint = hints.get(status)
-    if status == 429 and code == "insufficient_quota":
-        hint = "the account's quota is spent"
-    elif status == 403 and refused_content(body):
-        return DetailError(f"HTTP 403: {_line(said)}; the server refuses this content")
     reason = f"HTTP {status}: {_line(said)}"
+    if status == 429 and code == "insufficient_quota":
+        return FutileError(f"{reason}; the account's quota is spent")
+    if status == 403 and refused_content(body):
+        return DetailError(f"{reason}; the server refuses this content")
+    hint = _HINTS.get(status)
     return DetailError(reason) if hint is None else FutileError(f"{reason}; {hint}")
 
 
@@ -270,8 +268,7 @@ class ChatClient(AskedModel):
         budget, cache: what counts and limits; where answers are kept.
 
     Raises:
-        OptionError: no http(s) address, no key where one is needed, a number below its least.
-        MissingExtraError: without the extra `api`.
+        OptionError, MissingExtraError: an argument that makes no sense, no key; without the extra `api`.
     """
 
     def __init__(
@@ -294,7 +291,8 @@ class ChatClient(AskedModel):
             raise OptionError("no model is named; give its id, as in openai:gpt-4o-mini")
         address = base_url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL
         self.model, self.concurrency, self.url = model, concurrency, public_url(address)
-        self.budget, self.cache = budget or Budget(), cache
+        self.budget, self.cache, self.identity = budget or Budget(), cache, f"openai:{model}"
+        self.settings = {"text_model": "openai", "model": model, "base_url": self.url}
         key = _key(key_env, address)
         self._hide, self._attempts = _hider(key, urlsplit(address).password), attempts
         self._final: FutileError | None = None
@@ -307,16 +305,6 @@ class ChatClient(AskedModel):
 
     def __repr__(self) -> str:
         return f"{self.model} at {self.url}"
-
-    @property
-    def settings(self) -> dict[str, object]:
-        """Model and address, ready for JSON; no secrets."""
-        return {"text_model": "openai", "model": self.model, "base_url": self.url}
-
-    @property
-    def identity(self) -> str:
-        """The model's id in questions."""
-        return f"openai:{self.model}"
 
     def close(self) -> None:
         """Close the connections."""
@@ -388,23 +376,17 @@ class ChatClient(AskedModel):
         }
         with self._places:
             self._mine.left = self._left
-            reply = self._replied(request)
+            reply = self._send(request)
+            for turn in range(1, self._attempts):
+                if isinstance(reply, BrokenReplyError):
+                    self._pause(min(2.0**turn, 60.0) * random.random())
+                    reply = self._send(request)
         if isinstance(reply, Reply) and not reply.texts:
             said = f"the answer is empty ({reply.finish}); raise max_tokens, or ask another model"
             reply = EmptyAnswerError(said)
         if isinstance(reply, DetailError):
             raise type(reply)(f"{self}: {self._hide(str(reply))}")
         return [self._hide(text) for text in reply.texts[:n]]
-
-    def _replied(self, request: dict[str, Any]) -> Reply | DetailError:
-        """Of a request that is tried again where what came was no chat completion."""
-        reply = self._send(request)
-        for turn in range(1, self._attempts):
-            if not isinstance(reply, BrokenReplyError):
-                break
-            self._pause(min(2.0**turn, 60.0) * random.random())
-            reply = self._send(request)
-        return reply
 
     def _send(self, request: dict[str, Any]) -> Reply | DetailError:
         """The reply, or why there is none; at once again without an optional parameter that the server refuses.
@@ -413,38 +395,30 @@ class ChatClient(AskedModel):
         """
         openai: Any = require("openai", "api")
         sent = {name: value for name, value in request.items() if name not in self._refused}
-        if (
-            "max_tokens" in self._refused and "max_tokens" in request
-        ):  # the newer name takes its place
+        if "max_tokens" in self._refused:  # the newer name takes its place
             sent["max_completion_tokens"] = request["max_tokens"]
+        refused = None
         try:
             raw = self._client.chat.completions.with_raw_response.create(**sent)
+            found = read_reply(raw.text, sent)
         except DetailError as error:  # of `_before`
             return error
-        except openai.APITimeoutError:
-            return DetailError(f"no answer in time, {self._attempts} times; is the server up?")
         except openai.APIConnectionError as error:
-            cause = type(error.__cause__).__name__ if error.__cause__ else "no more is known"
-            return DetailError(
-                f"the connection failed ({cause}), {self._attempts} times; is the server up?"
-            )
+            cause = type(error.__cause__ or error).__name__
+            return DetailError(f"no answer ({cause}), {self._attempts} times; is the server up?")
         except openai.APIStatusError as error:
             refused, status = refused_parameter(error, sent), int(error.status_code)
             said = str(error.message).removeprefix(f"Error code: {status} - ")
-            failure = judge(status, said, error.body)
-        else:
-            reply = read_reply(raw.text, sent)
-            if isinstance(reply, Reply):
-                self.budget.record(reply.tokens_in, reply.tokens_out, estimated=reply.estimated)
-                return reply
-            refused, failure = None, reply
+            found = judge(status, said, error.body)
         if refused is not None:
             _LOG.warning("%s takes no %r; asking without it", self, refused)
             self._refused.add(refused)
             return self._send(request)
-        if isinstance(failure, FutileError):
-            self._final = FutileError(self._hide(str(failure)))
-        return failure
+        if isinstance(found, Reply):
+            self.budget.record(found.tokens_in, found.tokens_out, estimated=found.estimated)
+        elif isinstance(found, FutileError):
+            self._final = FutileError(self._hide(str(found)))
+        return found
 
     def _before(self) -> None:
         """Ahead of every request, those that the library sends again included."""

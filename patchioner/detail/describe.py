@@ -31,9 +31,7 @@ if TYPE_CHECKING:
     from patchioner.results import Caption
 
 _LOG = logging.getLogger(__name__)
-Cells = npt.NDArray[np.bool_]
 Size = tuple[int, int]
-
 _SURE, _FEWEST = 0.3, 2  # published: given detections above this score, or else the first two
 _UNION_COVERAGE = 0.4  # published: the union is left out where its IoU with the photo is above this
 
@@ -52,14 +50,12 @@ def shared_area(one: Rectangle, two: Rectangle) -> float:
 def iou(one: Rectangle, two: Rectangle) -> float:
     """Intersection over union, 0 to 1; 0 where both are empty."""
     shared = shared_area(one, two)
-    union = area(one) + area(two) - shared
-    return shared / union if union > 0 else 0.0
+    return shared / max(area(one) + area(two) - shared, 1e-300)
 
 
 def share_inside(box: Rectangle, other: Rectangle) -> float:
     """Part of `box` that lies inside `other`, 0 to 1: intersection over the area of `box`, no IoU."""
-    whole = area(box)
-    return shared_area(box, other) / whole if whole > 0 else 0.0
+    return shared_area(box, other) / max(area(box), 1e-300)
 
 
 def overlap_share(one: DetailRegion, other: DetailRegion) -> float:
@@ -96,12 +92,8 @@ def quadrants(image_size: Size) -> list[Rectangle]:
 
 def grid(image_size: Size, rows: int, columns: int) -> list[Rectangle]:
     """``rows * columns`` equal cells whose union is the photo, row by row."""
-    return _cells(
-        *(
-            np.linspace(0, n, parts + 1)
-            for n, parts in zip(image_size, (columns, rows), strict=True)
-        )
-    )
+    width, height = image_size
+    return _cells(np.linspace(0, width, columns + 1), np.linspace(0, height, rows + 1))
 
 
 def _cells(x: Iterable[float], y: Iterable[float]) -> list[Rectangle]:
@@ -116,7 +108,7 @@ class Detection:
     box: Rectangle
     name: str | None = None
     score: float = 1.0
-    mask: Cells | None = None
+    mask: npt.NDArray[np.bool_] | None = None
 
 
 Given = Detection | NamedRegion | Region | Rectangle
@@ -191,8 +183,7 @@ class DivideSettings:
     """Which regions a photo is divided into, besides the whole of it and the things that are given.
 
     Attributes:
-        spatial: "quadrants", a "grid", "both", or "none".
-        rows, columns: of the grid.
+        spatial: "quadrants", a "grid" of `rows` and `columns`, "both", or "none".
         grow: quadrants grow by given boxes of which more than this share lies in them; None leaves them as they are.
         growing_area: boxes larger than this share of the photo grow nothing.
         merge_iou: boxes with IoU above this are united before quadrants grow by them.
@@ -232,12 +223,8 @@ def divide(
         if model is None:
             raise OptionError("objects='union' goes by a caption: give a model, or objects='each'")
         caption = model.caption(photo.features or photo.image)[0].text if found else None
-        box = union_of_named(found, caption or "", photo.size)
-        things = (
-            []
-            if box is None
-            else [DetailRegion("semantic-1", "semantic", box, parents=("global",))]
-        )
+        box, parents = union_of_named(found, caption or "", photo.size), ("global",)
+        things = [DetailRegion("semantic-1", "semantic", box, parents=parents)] if box else []
     regions = [whole_photo(photo.size), *things]
     if chosen.spatial in ("quadrants", "both"):
         regions += _grown_quadrants(found, things, photo.size, chosen)
@@ -288,16 +275,14 @@ def _regions(detections: Sequence[Detection]) -> list[DetailRegion]:
 
 @dataclass(frozen=True)
 class OwnSettings:
-    """How our captioner is asked: its caption is one short sentence, so that several of a region must come from several
-    sub-regions.
+    """How our captioner is asked: its caption is one short sentence, so that several come from several sub-regions.
 
     Attributes:
         samples: captions of a region, 1 or more.
-        jitter: how far a sub-region is moved, as a share of its region's width and height; 0 asks about the region
-            itself every time.
+        jitter: how far a sub-region is moved, as a share of its region's width and height; 0: always the region itself.
         scales: sizes of sub-regions, taken in turn; above 1 shows an object in its surroundings.
         sampled: "alternate": every second further sample is drawn from the decoder, the others are decoded as the
-            checkpoint does; "all": every sample is drawn, as published for language models; "none".
+            checkpoint does; "all", as published for language models; "none".
         temperature, top_p: of what is drawn.
     """
 
@@ -324,12 +309,8 @@ class PatchionerDescriber:
 
     def __init__(self, model: Patchioner, settings: OwnSettings | None = None) -> None:
         self._model, self._settings = model, settings or OwnSettings()
-
-    @property
-    def settings(self) -> dict[str, object]:
-        """Those of `OwnSettings`, and the model's name."""
-        name = self._model.settings.name
-        return {"describer": "patchioner", "model": name, **asdict(self._settings)}
+        self.settings: dict[str, object] = {"describer": "patchioner", "model": model.settings.name}
+        self.settings |= asdict(self._settings)
 
     def describe(
         self, photo: Photo, regions: Sequence[DetailRegion], *, seed: int = 0
@@ -340,20 +321,18 @@ class PatchionerDescriber:
         """
         features = self._model.encode(photo.image) if photo.features is None else photo.features
         visible = features.geometry.visible
-        asked: dict[tuple[int, int], Region] = {}
-        batches: dict[DecodeOptions | None, list[tuple[int, int]]] = {}
-        for place, region in enumerate(regions):
+        asked: dict[tuple[str, int], Region] = {}
+        batches: dict[DecodeOptions | None, list[tuple[str, int]]] = {}
+        for region in regions:
             for sample in range(self._settings.samples):
-                asked[place, sample] = self._sub_region(photo, region, sample, seed, visible)
-                batches.setdefault(self._decoding(sample, seed), []).append((place, sample))
-        captions: dict[tuple[int, int], Caption] = {}
+                key = region.id, sample
+                asked[key] = self._sub_region(photo, region, sample, seed, visible)
+                batches.setdefault(self._decoding(sample, seed), []).append(key)
+        captions: dict[tuple[str, int], Caption] = {}
         for options, keys in batches.items():
             found = self._model.caption(features, [asked[key] for key in keys], options=options)
             captions.update(zip(keys, found, strict=True))
-        return [
-            Statement(regions[key[0]].id, key[1], captions[key].text or "", captions[key].score)
-            for key in asked
-        ]
+        return [Statement(*key, captions[key].text or "", captions[key].score) for key in asked]
 
     def _decoding(self, sample: int, seed: int) -> DecodeOptions | None:
         settings = self._settings
@@ -405,10 +384,7 @@ def sub_region(
     return Mask(part) if part.any() else region.region
 
 
-_LARGEST, _LEAST = (
-    1024,
-    32,
-)  # pixels: of a picture's longer side; what vision encoders can be given at all
+_LARGEST, _LEAST = 1024, 32  # pixels: of a picture's longer side; what encoders can be given at all
 _SLIMMEST = 10.0  # aspect ratio: several refuse, or squash, what is longer
 PROMPT = (
     "Describe what can be seen in this picture, for somebody who has to draw it without seeing it. Say which "
@@ -440,13 +416,7 @@ def shown(image: Image.Image, region: DetailRegion) -> Image.Image:
 
 @dataclass(frozen=True)
 class VisionSettings:
-    """How a vision-language model is asked; numbers of samples and temperatures are those of Patch Matters.
-
-    Attributes:
-        samples, temperature: of every region but the global one.
-        global_samples, global_temperature: of the global one.
-        max_tokens: longest answer.
-    """
+    """How a vision-language model is asked, in numbers of Patch Matters: of the global region, and of every other."""
 
     samples: int = 3
     temperature: float = 0.7
@@ -467,22 +437,15 @@ class VisionDescriber:
     """
 
     def __init__(self, model: AskedModel, settings: VisionSettings | None = None) -> None:
-        self.model, self._settings = model, settings or VisionSettings()
-
-    @property
-    def settings(self) -> dict[str, object]:
-        """Names and numbers that decide what is said, ready for JSON; no secrets."""
-        own = self.model.settings
-        return {"describer": own["text_model"], **own, **vars(self._settings)}
+        self.model, self._settings, own = model, settings or VisionSettings(), model.settings
+        self.settings = {"describer": own["text_model"], **own, **vars(self._settings)}
 
     def describe(
         self, photo: Photo, regions: Sequence[DetailRegion], *, seed: int = 0
     ) -> list[Statement]:
         """All samples of all regions, ordered by region, then sample; single failures are left out, with a warning.
 
-        Raises:
-            DetailError: a region without any answer; `FutileError` where no other photo would fare better: a spent
-                budget, a refused key, no such model.
+        `DetailError`: a region without any answer; `FutileError`: no other photo would fare better.
         """
         asked = {region.id: self._asked(photo, region, seed) for region in regions}
         answers = self.model.answers([one for several in asked.values() for one in several])
@@ -490,20 +453,16 @@ class VisionDescriber:
         for region in regions:
             failed: list[PatchionerError] = []
             for question, _ in asked[region.id]:
-                answer = answers[question.key]
-                if isinstance(answer, Answer):
-                    found.append(
-                        Statement(region.id, question.sample, answer.text, answer.log_prob)
-                    )
+                one = answers[question.key]
+                if isinstance(one, Answer):
+                    found.append(Statement(region.id, question.sample, one.text, one.log_prob))
                 else:
-                    failed.append(answer)
+                    failed.append(one)
+            where = f"{photo.name}, region {region.id!r}"
             if len(failed) == len(asked[region.id]):
-                raise DetailError(
-                    f"{photo.name}, region {region.id!r}: no description; {failed[0]}"
-                )
+                raise DetailError(f"{where}: no description; {failed[0]}")
             if failed:
-                text = "%s, region %r: %d samples failed; %s"
-                _LOG.warning(text, photo.name, region.id, len(failed), failed[0])
+                _LOG.warning("%s: %d samples failed; %s", where, len(failed), failed[0])
         return found
 
     def _asked(self, photo: Photo, region: DetailRegion, seed: int) -> list[Asked]:

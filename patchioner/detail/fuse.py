@@ -11,10 +11,10 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any, Final, Literal, NamedTuple
 
 from decoders.tagging import word_set
@@ -104,21 +104,18 @@ def filter_statements(
         return [claim for claim in some if claim.id not in verdicts]
 
     left = left_by(lambda claim: clean(claim.text), claims) if chosen.rules else claims
-    spoken = {claim.region_id for claim in claims}
-    pairs = ((one, other) for one in spoken for other in spoken)
-    near = {
-        (one, other) for one, other in pairs if overlap_share(by_id[one], by_id[other]) >= _OVERLAP
-    }
+    pairs = product({claim.region_id for claim in claims}, repeat=2)
+    near = {(a, b) for a, b in pairs if overlap_share(by_id[a], by_id[b]) >= _OVERLAP}
     heard = {pair for pair in near if pair[0] == pair[1] or by_id[pair[0]].kind != "user"}
     beside = supporting_samples(claims, left, heard)
+    share = chosen.share
     left = left_by(
-        lambda one: rarely_said(one.text, beside[one.region_id, one.sample], chosen.share), left
+        lambda one: rarely_said(one.text, beside[one.region_id, one.sample], share), left
     )
     groups = agreeing_groups(left, near, chosen.alike)
     supports: list[Support] | list[None] = [None] * len(groups)
     if scorer is not None and groups:
-        asked = [(by_id[first.region_id], first.text) for first, *_ in groups]
-        supports = scorer.score(photo, asked)
+        supports = scorer.score(photo, [(by_id[one[0].region_id], one[0].text) for one in groups])
     for group, support in zip(groups, supports, strict=True):
         own, reason = beside[group[0].region_id, group[0].sample], None
         agreement = len({(one.region_id, one.sample) for one in group})
@@ -182,20 +179,14 @@ def agreeing_groups(
     regions are `near`. First in its group then stands the claim most like the others, of those the fullest.
     """
     likeness = similarity_matrix([claim.text for claim in claims])
-    groups: list[list[int]] = []
+    groups: dict[int, list[int]] = {}  # by the place of their first claim
     for index, claim in enumerate(claims):
-        fitting = [
-            group
-            for group in groups
-            if likeness[index, group[0]] >= alike
-            and (claim.region_id, claims[group[0]].region_id) in near
-        ]
-        if fitting:
-            max(fitting, key=lambda group: float(likeness[index, group[0]])).append(index)
-        else:
-            groups.append([index])
+        beside = [first for first in groups if (claim.region_id, claims[first].region_id) in near]
+        best = max(beside, key=lambda first: float(likeness[index, first]), default=index)
+        joins = best != index and likeness[index, best] >= alike
+        groups.setdefault(best if joins else index, []).append(index)
     found = []
-    for group in groups:
+    for group in groups.values():
         total = likeness[:, group].sum(axis=1)
         words = {index: sum(word_weights(claims[index].text).values()) for index in group}
         best = max(group, key=lambda index: (float(total[index]), words[index], -index))
@@ -204,8 +195,7 @@ def agreeing_groups(
 
 
 class Beside(NamedTuple):
-    """Sentences of a claim's own text; other samples about overlapping regions; how many name a kind of thing, and say
-    a kind or a word."""
+    """Sentences of a claim's own text; other samples about overlapping regions; how many name a kind, or say a word."""
 
     sentences: int
     others: int
@@ -218,8 +208,8 @@ def supporting_samples(
 ) -> dict[tuple[str, int], Beside]:
     """(region, sample) of all `claims` -> what the other samples say in those that are `left`."""
     lengths = Counter((claim.region_id, claim.sample) for claim in claims)
-    kinds: dict[tuple[str, int], set[str]] = {sample: set() for sample in lengths}
-    words: dict[tuple[str, int], set[str]] = {sample: set() for sample in lengths}
+    kinds: defaultdict[tuple[str, int], set[str]] = defaultdict(set)
+    words: defaultdict[tuple[str, int], set[str]] = defaultdict(set)
     for claim in left:
         kinds[claim.region_id, claim.sample].update(map(kind_of, things(claim.text)))
         words[claim.region_id, claim.sample].update(content_words(claim.text))
@@ -250,7 +240,6 @@ def unsupported(
     support: Support, beside: Beside, scorer: Scorer, settings: FilterSettings
 ) -> _Reason | None:
     """Why the photo does not support a claim; None where it does."""
-    # The measure of whole sentences was fitted on captions; of a long text's sentences the things are judged.
     told = settings.share > 0 and beside.others >= _OCCASIONS
     caption = (beside.sentences == 1 and not told) or not support.objects
     weak = support.score < scorer.threshold
@@ -316,11 +305,7 @@ class GreedyFuser:
 
     def __init__(self, settings: FuseSettings | None = None) -> None:
         self._settings = settings or FuseSettings()
-
-    @property
-    def settings(self) -> dict[str, object]:
-        """See `Stage`."""
-        return {"fuser": "greedy", **asdict(self._settings)}
+        self.settings: dict[str, object] = {"fuser": "greedy", **asdict(self._settings)}
 
     def fuse(
         self, photo: Photo, regions: Sequence[DetailRegion], kept: Sequence[Verdict]
@@ -337,6 +322,7 @@ class GreedyFuser:
         named: set[str] = set()
         left = settings.max_words
         places = sorted(range(len(texts)), key=lambda place: _order(verdicts[place]))
+        full = f"other sentences have more to say in {left} words"
         for place in _by_coverage(texts, verdicts, taken) if settings.coverage else places:
             verdict, words = verdicts[place], len(texts[place].split())
             same = max(taken, key=lambda other: float(alike[place, other]), default=None)
@@ -344,11 +330,11 @@ class GreedyFuser:
             if same is not None and alike[place, same] >= settings.duplicate:
                 taken[same].append(verdict)
             elif settings.new_share and len(own - named) < max(settings.new_share * len(own), 1e-9):
-                note = "the paragraph names its things already"
-                left_out.append(dropped(verdict, "duplicate", note))
+                left_out.append(
+                    dropped(verdict, "duplicate", "the paragraph names its things already")
+                )
             elif words > left:
-                note = f"other sentences have more to say in {settings.max_words} words"
-                left_out.append(dropped(verdict, "length", note))
+                left_out.append(dropped(verdict, "length", full))
             else:
                 taken[place] = [verdict]
                 named |= own
@@ -476,12 +462,8 @@ class LanguageFuser:
         self._model, self._settings = model, settings or FuseSettings()
         self._asking: dict[str, Any] = {"temperature": 0.2, "max_tokens": 2048, "seed": seed}
         self._greedy = GreedyFuser(self._settings)
-
-    @property
-    def settings(self) -> dict[str, object]:
-        """See `Stage`."""
-        own = {"fuser": "language", "model": self._model.settings, "prompt": PROMPT}
-        return {**self._greedy.settings, **own, "most": _MOST, **self._asking}
+        own = {"fuser": "language", "model": model.settings, "prompt": PROMPT, "most": _MOST}
+        self.settings = {**self._greedy.settings, **own, **self._asking}
 
     def fuse(
         self, photo: Photo, regions: Sequence[DetailRegion], kept: Sequence[Verdict]
@@ -512,9 +494,9 @@ class LanguageFuser:
             try:
                 return read_written(said, count)
             except DetailError as error:
-                _LOG.info("%s", error)
-                asked = f"{user}\n\nYour last answer could not be used: {error}. Answer with the JSON object alone."
-        _LOG.warning("no usable answer in two tries; fusing without a model")
+                wrong = f"Your last answer could not be used: {error}"
+                asked = f"{user}\n\n{wrong}. Answer with the JSON object alone."
+        _LOG.warning("no usable answer in two tries (%s); fusing without a model", wrong)
         return []
 
     def _checked(

@@ -13,7 +13,7 @@ import re
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,8 +74,7 @@ class Question:
     """All that decides an answer. Two equal questions are asked once; keys and other secrets are no part of it.
 
     Attributes:
-        stage: who asks: "describe", "fuse".
-        model: its id, with the contents of its files where they are known; not its server's address.
+        stage, model: who asks ("describe", "fuse"); whom: `AskedModel.identity`, not a server's address.
         user, system: what it is asked, and was told beforehand, word for word.
         sampling: "temperature", "max_tokens" and the like.
         seed, sample: of the run; which of several answers to the same words.
@@ -112,6 +111,11 @@ class Answer:
 
     text: str
     log_prob: float | None = None
+
+
+Asked = tuple[Question, Callable[[], Image.Image] | None]
+"""A question, and what makes the picture that it is about."""
+Take = Callable[[Question, Answer | PatchionerError], None]
 
 
 class EmptyAnswerError(DetailError):
@@ -168,14 +172,14 @@ class CallCache:
 
     @contextmanager
     def asking(
-        self, questions: Iterable[Question], given_up: Callable[[], bool] = lambda: False
+        self, asked: Iterable[Asked], given_up: Callable[[], bool] = lambda: False
     ) -> Iterator[None]:
         """Hold the locks of questions while they are asked: who wants the same waits for the answer.
 
         `DetailError` once `given_up`. A lock that cannot be had, or is kept beyond all patience, is gone without.
         """
         with ExitStack() as held:
-            for key in sorted({one.key for one in questions}):  # so that nobody waits in a circle
+            for key in sorted({one.key for one, _ in asked}):  # so that nobody waits in a circle
                 lock = FileLock(self.folder / "asking" / f"{key}.lock")
                 try:
                     Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
@@ -204,27 +208,17 @@ def _entry(question: Question, answer: Answer) -> str:
     return json.dumps(entry, ensure_ascii=False) + "\n"
 
 
-Asked = tuple[Question, Callable[[], Image.Image] | None]
-"""A question, and what makes the picture that it is about."""
-Take = Callable[[Question, Answer | PatchionerError], None]
-
-
 class AskedModel(ABC):
-    """A model that is asked, unless the answer is in its cache already. Threads may share it."""
+    """A model that is asked, unless the answer is in its cache already. Threads may share it.
 
+    `identity`: its name in questions; `settings`: names, ready for JSON, without secrets; `sampling`: what else decides
+    its answers.
+    """
+
+    identity: str
+    settings: dict[str, object]
     cache: CallCache | None
     sampling: Mapping[str, Any] = {}
-    """What else decides its answers."""
-
-    @property
-    @abstractmethod
-    def identity(self) -> str:
-        """Its name in questions."""
-
-    @property
-    @abstractmethod
-    def settings(self) -> dict[str, object]:
-        """Names, ready for JSON; no secrets."""
 
     @abstractmethod
     def write(self, asked: Sequence[Asked], take: Take) -> None:
@@ -250,11 +244,10 @@ class AskedModel(ABC):
                     found[key] = known
             return [one for key, one in by_key.items() if key not in found]
 
-        if (left := missing()) and cache is not None:
-            with cache.asking([question for question, _ in left], self.given_up()):
+        if left := missing():
+            locks = nullcontext() if cache is None else cache.asking(left, self.given_up())
+            with locks:
                 self.write(missing(), take)  # without what others have answered meanwhile
-        elif left:
-            self.write(left, take)
         return {key: found[key] for key in by_key}
 
     def ask(
@@ -273,7 +266,7 @@ class LocalModel(AskedModel):
     """A causal language model, or an image-text-to-text model, loaded when it is first asked.
 
     Threads may share it; they write one after the other. Each text has its own random numbers, so that it is the same
-    in any batch, up to the rounding of the model's arithmetic.
+    in any batch, up to the rounding of the model's arithmetic. `OptionError` for an argument that makes no sense.
 
     Args:
         name: hub id or folder.
@@ -282,9 +275,6 @@ class LocalModel(AskedModel):
         dtype: "float32", "bfloat16", "float16", or "auto": as stored. None: float32 on a CPU, else as stored.
         batch_size: most texts at once; halved whenever memory runs out.
         cache: where answers are kept; None keeps nothing.
-
-    Raises:
-        OptionError: no name, an unknown precision or device, a batch size below 1.
     """
 
     def __init__(
@@ -302,25 +292,16 @@ class LocalModel(AskedModel):
         if not name:
             raise OptionError("no model is named; give a hub id or a folder, as in hf:gpt2")
         if batch_size < 1 or self.dtype not in _DTYPES:
-            raise OptionError(
-                f"batch_size is {batch_size!r} and dtype {dtype!r}; give 1 or more, and one of {', '.join(_DTYPES)}"
-            )
+            said = f"batch_size is {batch_size!r} and dtype {dtype!r}; give 1 or more, and one of"
+            raise OptionError(f"{said} {', '.join(_DTYPES)}")
         self.name, self._sees, self._batch_size, self.cache = name, sees, batch_size, cache
         self.sampling = {"dtype": self.dtype}
+        folder = Path(name)
+        told = f"{folder.resolve().name}#{_digest(folder)}" if folder.is_dir() else name
+        self.identity = f"hf:{told}"
+        self.settings = {"text_model": "hf", "model": told, "dtype": self.dtype}
         self._lock = threading.RLock()
         self._loaded: tuple[Any, Any] | None = None
-
-    @property
-    def identity(self) -> str:
-        """Id on the hub, or the digest of a folder's files: known without loading anything."""
-        folder = Path(self.name)
-        digest = f"{folder.resolve().name}#{_digest(folder)}" if folder.is_dir() else self.name
-        return f"hf:{digest}"
-
-    @property
-    def settings(self) -> dict[str, object]:
-        """Names, ready for JSON."""
-        return {"text_model": "hf", "model": self.identity.removeprefix("hf:"), "dtype": self.dtype}
 
     def parts(self) -> tuple[Any, Any]:
         """The network, in evaluation mode on its device, and its tokenizer or processor; the first call loads them."""
@@ -377,22 +358,16 @@ class LocalModel(AskedModel):
                 self.name, dtype=getattr(torch, self.dtype, "auto"), use_safetensors=True, **where
             )
         except OSError as error:
-            local = (
-                "only local files were looked at, as the hub is out of reach; " if offline else ""
-            )
-            raise HubError(
-                f"the model {self.name!r} cannot be read: {first_line(error)}; {local}give the id of a model with "
-                "safetensors weights, or a folder that holds one"
-            ) from error
+            local = "only local files were looked at, as the hub is out of reach; " * offline
+            remedy = "give the id of a model with safetensors weights, or a folder that holds one"
+            said = f"the model {self.name!r} cannot be read: {first_line(error)}; {local}{remedy}"
+            raise HubError(said) from error
         except ImportError as error:
-            raise MissingExtraError(
-                f"the model {self.name!r} needs a package that is not installed: {first_line(error)}"
-            ) from error
+            said = f"{self.name!r} needs a package that is not installed: {first_line(error)}"
+            raise MissingExtraError(said) from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise OptionError(
-                f"{self.name!r} is no model that transformers reads as {kinds[0]} ({first_line(error)}); code that "
-                "comes with a model is never run"
-            ) from error
+            said = f"{self.name!r} is no model that transformers reads as {kinds[0]} ({first_line(error)}); "
+            raise OptionError(f"{said}code that comes with a model is never run") from error
         return network.to(self._device).eval(), processor
 
     def _reachable(self) -> bool:
@@ -450,9 +425,7 @@ def _seeing(processor: Any, name: str, pictures: list[Image.Image], texts: Seque
     """
     tokenizer = getattr(processor, "tokenizer", None)
     if tokenizer is None or not hasattr(processor, "image_processor"):
-        raise OptionError(
-            f"{name!r} has no processor of both pictures and text; take another model"
-        )
+        raise OptionError(f"{name!r} has no processor of pictures and text; take another model")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     options: dict[str, Any] = {"return_tensors": "pt", "padding": True, "padding_side": "left"}
@@ -491,9 +464,8 @@ class SeededSampler:
         """(rows, vocabulary) logits -> the same with all but one token per row at minus infinity."""
         logits = scores.float()
         if torch.isnan(logits).any():
-            raise DetailError(
-                "the model gives values that are not numbers; load it with dtype 'float32' or 'bfloat16'"
-            )
+            said = "the model gives values that are not numbers"
+            raise DetailError(f"{said}; load it with dtype 'float32' or 'bfloat16'")
         temperatures = self._temperatures.to(logits.device)
         greedy = temperatures == 0
         drawn = self._drawn(logits / temperatures.masked_fill(greedy, 1.0))
@@ -502,8 +474,7 @@ class SeededSampler:
         return torch.full_like(scores, float("-inf")).scatter_(1, taken, 0.0)
 
     def _drawn(self, logits: Tensor) -> Tensor:
-        """(rows, 1) token ids."""
-        # In float64: in float32 the sum of a large vocabulary is off by more than a rare token's share.
+        """(rows, 1) token ids, by sums in float64: in float32 they are off by more than a rare token's share."""
         wide = logits.cpu() if logits.device.type == "mps" else logits  # which has no float64
         probabilities = wide.double().softmax(dim=1)
         total = probabilities.cumsum(dim=1)

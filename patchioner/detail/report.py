@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,13 +21,7 @@ from PIL import Image
 
 from patchioner.base.files import atomic_path
 from patchioner.detail.score import DenseScorer
-from patchioner.detail.values import (
-    DetailedCaption,
-    DetailRegion,
-    FusedSentence,
-    Photo,
-    Verdict,
-)
+from patchioner.detail.values import DetailedCaption, DetailRegion, Photo, Rectangle, Verdict
 from patchioner.images import data_url
 from patchioner.markup import Attribute, Child, Markup, element, join
 
@@ -44,7 +39,6 @@ _HOW = (
     "colours show where the photo supports it most. Sentences that were left out are struck through, with the reason."
 )
 _DULL = frozenset({"duplicate", "length", "preamble", "fragment"})
-Rectangle = tuple[float, float, float, float]
 
 
 def _table(caption: str, head: Iterable[Child], rows: Iterable[Sequence[Child]]) -> Markup:
@@ -123,7 +117,9 @@ class _Section:
 
     def __init__(self, photo: ReportPhoto, name: str) -> None:
         self._photo, self._name, self._caption = photo, name, photo.caption
-        self._regions = {region.id: region for region in photo.caption.regions}
+        self._names = {
+            one.id: f"{one.name} ({one.id})" for one in photo.caption.regions if one.name
+        }
         self.items: list[tuple[str, ...]] = []
 
     def markup(self) -> Markup:
@@ -151,59 +147,49 @@ class _Section:
             return element("p", f"Nothing is said of this photo: {reason}.", class_="empty")
         links: list[Child] = []
         for one in caption.sentences:
-            links += [self._item(one.text, one.region_ids, title=self._told(one)), " "]
+            support = "not scored" if one.support is None else f"support {one.support:.2f}"
+            samples = f"{one.agreement} sample{'s' if one.agreement != 1 else ''}"
+            told = f"{samples}, {support}; from {self._called(one.region_ids)}"
+            links += [self._item(one.text, one.region_ids, title=told), " "]
         return element("p", links, class_="paragraph")
 
-    def _told(self, sentence: FusedSentence) -> str:
-        support = "not scored" if sentence.support is None else f"support {sentence.support:.2f}"
-        samples = f"{sentence.agreement} sample{'s' if sentence.agreement != 1 else ''}"
-        return f"{samples}, {support}; from {', '.join(map(self._called, sentence.region_ids))}"
-
-    def _called(self, region_id: str) -> str:
-        region = self._regions.get(region_id)
-        return f"{region.name} ({region_id})" if region and region.name is not None else region_id
+    def _called(self, region_ids: Iterable[str]) -> str:
+        return ", ".join(self._names.get(one, one) for one in region_ids)
 
     def _sources(self) -> Markup | None:
         claims = {verdict.claim.id: verdict for verdict in self._caption.kept}
         rows: list[Sequence[Child]] = []
         for number, one in enumerate(self._caption.sentences, 1):
-            said = [
-                element("div", f"{name}: {claims[name].claim.text}", _doubts(claims[name]))
-                for name in one.claim_ids
-                if name in claims
-            ]
+            known = [claims[name] for name in one.claim_ids if name in claims]
+            said = [element("div", f"{v.claim.id}: {v.claim.text}", _doubts(v)) for v in known]
             support = None if one.support is None else f"{one.support:.2f}"
-            regions = ", ".join(map(self._called, one.region_ids))
-            rows.append((number, said, regions, one.agreement, support))
+            rows.append((number, said, self._called(one.region_ids), one.agreement, support))
         head = ["sentence", "said", "of", "samples", "support"]
         title = "Where each sentence comes from"
         return _folded(title, _table("Sources", head, rows)) if rows else None
 
     def _dropped(self) -> Markup | None:
-        groups: dict[str, list[Verdict]] = {}
-        for verdict in self._caption.dropped:
-            groups.setdefault(verdict.reason or "unknown", []).append(verdict)
-        parts: list[Child] = []
-        for reason in sorted(groups, key=lambda name: (name in _DULL, name)):
+        dropped, parts = self._caption.dropped, list[Child]()
+        reasons = Counter(verdict.reason or "unknown" for verdict in dropped)
+        for reason in sorted(reasons, key=lambda name: (name in _DULL, name)):
             alike: dict[tuple[str, str], list[Verdict]] = {}
-            for verdict in groups[reason]:
-                alike.setdefault((verdict.claim.text, verdict.note), []).append(verdict)
-            heading = f"{reason} ({len(groups[reason])})"
+            for verdict in dropped:
+                if (verdict.reason or "unknown") == reason:
+                    alike.setdefault((verdict.claim.text, verdict.note), []).append(verdict)
+            heading, dull = f"{reason} ({reasons[reason]})", reason in _DULL
             entries = element("ul", map(self._left_out, alike.values()), class_="dropped")
-            dull = reason in _DULL
             parts.append(_folded(heading, entries) if dull else [element("h4", heading), entries])
-        title = f"Left out: {len(self._caption.dropped)}"
-        return element("div", element("h3", title), parts) if groups else None
+        title = f"Left out: {len(dropped)}"
+        return element("div", element("h3", title), parts) if dropped else None
 
     def _left_out(self, alike: Sequence[Verdict]) -> Markup:
         """Verdicts on one text, for one reason."""
         first = alike[0]
         places = dict.fromkeys(verdict.claim.region_id for verdict in alike)
         regions = dict.fromkeys([*places, *(name for one in alike for name in one.regions)])
-        times = f", {len(alike)} times" if len(alike) > 1 else ""
         struck = self._item(element("s", first.claim.text), tuple(regions))
         why = element("span", first.note or first.reason, class_="why")
-        where = ", ".join(map(self._called, places)) + times
+        where = self._called(places) + (f", {len(alike)} times" if len(alike) > 1 else "")
         return element("li", struck, " ", why, " ", element("span", where, class_="quiet"))
 
     def _region_table(self) -> Markup:

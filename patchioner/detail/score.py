@@ -220,10 +220,10 @@ def _windows(features: PatchFeatures, region: Region) -> Tensor:
 class DenseScorer:
     """Scores sentences by the model's own alignment with the region that they speak of (a `Scorer`).
 
-    A sentence's cosine and those of its things are compared with what the names of 350 other things get in the same
-    region, as a whole and at its best window of patches, and with how often the memory texts near the region name the
-    thing. Logistic regressions, fitted against distractors and stored with the model, make probabilities of them: from
-    `threshold` on a sentence is supported, below `object_threshold` a thing is not there.
+    Cosines of a sentence and of its things are compared with those of the names of 350 other things in the same region,
+    as a whole and at its best window of patches, and with how often the memory texts near the region name the thing.
+    Logistic regressions, stored with the model, make probabilities of them: from `threshold` on a sentence is
+    supported, below `object_threshold` a thing is not there.
 
     `OptionError`: no text tower, no calibration, or one that was made with other measures.
     """
@@ -239,12 +239,8 @@ class DenseScorer:
                 f"the calibration of {model.settings.name!r} measures {given}, this model {expected} (was its memory "
                 f"exchanged?): calibrate it again with {COMMAND}"
             )
-
-    @property
-    def settings(self) -> dict[str, object]:
-        """Names and numbers, ready for JSON."""
-        name, fitted = self._model.settings.name, self.calibration.to_json()
-        return {"type": "dense", "model": name, "threshold": self.threshold, "calibration": fitted}
+        told = {"model": model.settings.name, "threshold": self.threshold}
+        self.settings = {"type": "dense", **told, "calibration": self.calibration.to_json()}
 
     @torch.inference_mode()
     def score(self, photo: Photo, sentences: Sequence[tuple[DetailRegion, str]]) -> list[Support]:
@@ -313,25 +309,19 @@ class IndependentScorer:
         calibration: Logistic | None = None,
         threshold: float | None = None,
     ) -> None:
-        self._match, self._name, self._calibration = match, name, calibration
+        self._match, self._calibration = match, calibration
         stored = _BLIP_THRESHOLD if calibration is None else calibration.threshold
         self.threshold = stored if threshold is None else threshold
-
-    @property
-    def settings(self) -> dict[str, object]:
-        """Names and numbers, ready for JSON."""
-        fitted = None if self._calibration is None else self._calibration.to_json()
-        return {"type": self._name, "threshold": self.threshold, "calibration": fitted}
+        fitted = None if calibration is None else calibration.to_json()
+        self.settings = {"type": name, "threshold": self.threshold, "calibration": fitted}
 
     def score(self, photo: Photo, sentences: Sequence[tuple[DetailRegion, str]]) -> list[Support]:
         """One `Support` per (region, sentence), in order; each crop is encoded once."""
         scores = np.zeros(len(sentences))
-        places: dict[str, list[int]] = {}
-        for place, (region, _) in enumerate(sentences):
-            places.setdefault(region.id, []).append(place)
-        for asked in places.values():
-            crop = cut_out(photo.image, sentences[asked[0]][0].box)
-            scores[asked] = self._match(crop, [sentences[place][1] for place in asked])
+        for name, box in {region.id: region.box for region, _ in sentences}.items():
+            asked = [place for place, (region, _) in enumerate(sentences) if region.id == name]
+            texts = [sentences[place][1] for place in asked]
+            scores[asked] = self._match(cut_out(photo.image, box), texts)
         fitted = self._calibration
         scores = np.clip(scores, 0.0, 1.0) if fitted is None else fitted(scores[:, None])
         return [
@@ -361,7 +351,7 @@ def blip_matcher(model: Any, processor: Any) -> Matcher:
         ).last_hidden_state
         alone = model.text_encoder(**words).last_hidden_state
         matching = model.itm_head(joint[:, 0]).softmax(dim=1)[:, 1]
-        cosine = _unit(model.text_proj(alone[:, 0])) @ _unit(model.vision_proj(seen[:, 0]))[0]
+        cosine = F.cosine_similarity(model.text_proj(alone[:, 0]), model.vision_proj(seen[:, 0]))
         return np.asarray(((matching + cosine) / 2).double().cpu().numpy())
 
     return match
@@ -377,15 +367,11 @@ def clip_matcher(
     @torch.inference_mode()
     def match(picture: Image.Image, sentences: Sequence[str]) -> FloatArray:
         device = next(model.parameters()).device
-        seen = _unit(model.encode_image(preprocess(picture)[None].to(device)))
-        said = _unit(model.encode_text(tokenize(list(sentences)).to(device)))
-        return np.asarray((said @ seen[0]).double().cpu().numpy())
+        seen = model.encode_image(preprocess(picture)[None].to(device)).float()
+        said = model.encode_text(tokenize(list(sentences)).to(device)).float()
+        return np.asarray(F.cosine_similarity(said, seen).double().cpu().numpy())
 
     return match
-
-
-def _unit(rows: Tensor) -> Tensor:
-    return F.normalize(rows.float(), dim=-1)
 
 
 SCORERS: Registry[Callable[[str], Matcher]] = Registry("independent scorer")

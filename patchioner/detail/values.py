@@ -35,6 +35,7 @@ from decoders.tagging import WORDS, Token, singular, tag, word_set
 from patchioner.backbones import PatchFeatures
 from patchioner.base.errors import DetailError, OptionError, RegionError
 from patchioner.images import ImageSource, load_image
+from patchioner.nouns import PEOPLE
 from patchioner.regions import Box, Mask, Region, WholeImage, encode_rle
 
 if TYPE_CHECKING:
@@ -180,13 +181,9 @@ class FusedSentence:
 class DetailedCaption:
     """A paragraph with its provenance.
 
-    Attributes:
-        text: the paragraph; "" when nothing was supported, and then `reason` says why.
-        sentences: of which it consists, in order.
-        dropped, kept: verdicts on what was left out, by the fuser too, and on what was used.
-        regions: all that were described.
-        image_size: (width, height) in pixels.
-        settings: the names and numbers that made it, ready for JSON.
+    `text` is "" when nothing was supported, and then `reason` says why. `dropped` and `kept` are verdicts on what was
+    left out, by the fuser too, and on what was used; `regions` all that were described; `image_size` (width, height) in
+    pixels; `settings` the names and numbers that made it, ready for JSON.
     """
 
     text: str
@@ -199,16 +196,10 @@ class DetailedCaption:
     settings: dict[str, object] = field(default_factory=dict)
 
 
-class Stage(Protocol):
-    """What all stages have."""
+class Describer(Protocol):
+    """Photo and regions -> statements; `settings`, as of all stages, decide its result: JSON values, no secrets."""
 
-    @property
-    def settings(self) -> dict[str, object]:
-        """Names and numbers that decide its result, ready for JSON; no secrets."""
-
-
-class Describer(Stage, Protocol):
-    """Photo and regions -> statements."""
+    settings: dict[str, object]
 
     def describe(
         self, photo: Photo, regions: Sequence[DetailRegion], *, seed: int = 0
@@ -216,17 +207,20 @@ class Describer(Stage, Protocol):
         """All samples of all regions, ordered by region, then sample."""
 
 
-class Scorer(Stage, Protocol):
+class Scorer(Protocol):
     """How far a photo supports sentences; from `threshold`, a calibrated score, a sentence counts as supported."""
 
+    settings: dict[str, object]
     threshold: float
 
     def score(self, photo: Photo, sentences: Sequence[tuple[DetailRegion, str]]) -> list[Support]:
         """One `Support` per (region, sentence), in order."""
 
 
-class Fuser(Stage, Protocol):
+class Fuser(Protocol):
     """Verdicts -> sentences of a paragraph."""
+
+    settings: dict[str, object]
 
     def fuse(
         self, photo: Photo, regions: Sequence[DetailRegion], kept: Sequence[Verdict]
@@ -318,10 +312,7 @@ def _read(kind: Any, value: Any) -> Any:
 
 
 def check(settings: object, **ranges: tuple[float, float] | tuple[str, ...]) -> None:
-    """Refuse (`OptionError`) a setting outside of its range, (least, most), or not among its words; None passes.
-
-    What is annotated as a whole number must be one.
-    """
+    """Refuse (`OptionError`) a setting outside of its range, (least, most), or not among its words; None passes."""
     for name, allowed in ranges.items():
         value = getattr(settings, name)
         whole = type(settings).__annotations__.get(name) in ("int", int)
@@ -494,9 +485,9 @@ def things(sentence: str) -> list[str]:
 
 
 # One text's man is another's person, pedestrian or player.
-_PEOPLE = word_set("""
-    person people man woman child boy girl baby lady adult teenager pedestrian player rider worker passenger spectator
-    skier surfer skateboarder snowboarder bystander guy group crowd family couple audience
+_PEOPLE = PEOPLE | word_set("""
+    teenager pedestrian rider worker passenger spectator skier surfer skateboarder snowboarder bystander group crowd
+    family couple audience
 """)
 
 

@@ -144,11 +144,16 @@ def test_a_server_that_hangs_is_a_timeout(make: Make) -> None:
 def test_what_will_not_pass_is_not_tried_again(
     make: Make, waits: list[float], reaction: Reaction, reason: str, futile: bool
 ) -> None:
-    with ChatServer(reaction) as server, pytest.raises(DetailError, match=reason) as caught:
-        make(server).complete(ASKED)
-    assert isinstance(caught.value, FutileError) == futile
-    assert isinstance(caught.value, EmptyAnswerError) == ("empty" in reason)
-    assert len(server.requests) == 1 and waits == []
+    with ChatServer(reaction) as server:
+        client = make(server)
+        with pytest.raises(DetailError, match=reason) as caught:
+            client.complete(ASKED)
+        assert isinstance(caught.value, FutileError) == futile
+        assert isinstance(caught.value, EmptyAnswerError) == ("empty" in reason)
+        if futile:  # nor is anything else sent
+            with pytest.raises(FutileError, match=reason):
+                client.complete(ASKED)
+    assert len(server.requests) == client.budget.calls == 1 and waits == []
 
 
 def test_a_redirect_to_another_host_takes_no_key_along(make: Make) -> None:
@@ -235,15 +240,6 @@ def test_the_key_is_nowhere(
     assert server.headers[0]["authorization"] == f"Bearer {KEY}"  # it was in use
 
 
-def test_a_refused_key_is_not_tried_again(make: Make) -> None:
-    with ChatServer(then=lambda request: fails(401, "who are you")) as server:
-        client = make(server)
-        for _ in range(3):
-            with pytest.raises(FutileError, match="who are you"):
-                client.complete(ASKED)
-        assert len(server.requests) == client.budget.calls == 1
-
-
 def test_after_an_interrupt_nothing_is_tried_again_and_the_next_call_is(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -284,22 +280,6 @@ def test_pauses_are_as_asked_or_grow(make: Make, waits: list[float]) -> None:
     with ChatServer(later, then=lambda _: fails(503)) as server, pytest.raises(DetailError):
         make(server, attempts=5).complete(ASKED)
     assert waits[0] == 11.0 and 0 < waits[1] < waits[2] < waits[3]
-
-
-def test_the_call_over_the_limit_is_refused_and_not_counted() -> None:
-    budget = Budget(max_calls=100)
-
-    def take(_: int) -> bool:
-        try:
-            budget.reserve()
-        except FutileError:
-            return False
-        budget.record(3, 1)
-        return True
-
-    with ThreadPoolExecutor(8) as pool:
-        assert sum(pool.map(take, range(150))) == 100
-    assert (budget.calls, budget.answered, budget.tokens_in) == (100, 100, 300)
 
 
 def test_a_spent_price_is_refused() -> None:
@@ -402,11 +382,8 @@ def test_tokens_are_estimated_where_the_server_does_not_count(usage: object) -> 
 @pytest.mark.parametrize(
     "text",
     [
-        "", "null", "[]", "3", "{", "<html>busy</html>", "{}", '{"choices": null}', '{"choices": []}',
-        '{"choices": {}}',
-        '{"choices": [null]}', '{"choices": [{}]}', '{"choices": [{"message": null}]}',
-        '{"choices": [{"message": {"content": 7}}]}', '{"choices": [{"message": {"content": {"a": 1}}}]}',
-        "[" * 100_000,
+        "", "null", "[]", "3", "<html>busy</html>", "{}", '{"choices": []}', '{"choices": [{"message": null}]}',
+        '{"choices": [{"message": {"content": 7}}]}', "[" * 100_000,
     ],
 )  # fmt: skip
 def test_what_is_no_reply_may_pass(text: str) -> None:

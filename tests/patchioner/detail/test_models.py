@@ -1,20 +1,42 @@
-"""Models of `transformers` on this machine: seeds, batches, end marks, what is read and what never."""
+"""Answers that are kept, so that nothing is asked twice; and models of `transformers` on this machine."""
 
 from __future__ import annotations
 
+import errno
+import logging
 import math
-from collections.abc import Callable
-from importlib import import_module
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from filelock import FileLock
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from patchioner.base.errors import DetailError, HubError, OptionError
+from patchioner.detail import clean_answer
 from patchioner.detail.describe import PROMPT, VisionDescriber, VisionSettings
-from patchioner.detail.models import CallCache, LocalModel, SeededSampler, _prompt, generated
+from patchioner.detail.models import (
+    Answer,
+    AskedModel,
+    CallCache,
+    LocalModel,
+    Question,
+    SeededSampler,
+    Take,
+    _prompt,
+    generated,
+    mask_digest,
+)
 from tests.support.language import (
     language_folder,
     language_model,
@@ -23,6 +45,184 @@ from tests.support.language import (
 )
 from tests.support.photos import REGIONS, noise_photo
 from tests.support.vision_language import blip2_folder, llava_folder, qwen2_vl_folder
+
+huggingface_hub = pytest.importorskip("huggingface_hub")
+transformers = pytest.importorskip("transformers")
+ONE, TWO = Question("fuse", "m", "one"), Question("fuse", "m", "two", shown={"box": (0, 1.5, 2, 3)})
+OTHER: dict[str, Any] = {
+    "stage": "describe", "model": "n", "user": "u", "system": "s", "sampling": {"temperature": 0.1}, "seed": 1,
+    "sample": 1, "shown": {"photo": "ab"},
+}  # fmt: skip
+
+
+class Model(AskedModel):
+    """Answers with what it is told to; counts."""
+
+    def __init__(self, folder: Path | None, say: Callable[[], Any]) -> None:
+        self.cache = None if folder is None else CallCache(folder)
+        self.identity, self.settings = "m", {}
+        self.say, self.asked = say, list[Question]()
+
+    def write(self, asked: Sequence[Any], take: Take) -> None:
+        for question, _ in asked:
+            self.asked.append(question)
+            take(question, self.say())
+
+    def text(self, question: Question = ONE) -> object:
+        return self.answers([(question, None)])[question.key]
+
+
+def test_every_field_is_part_of_the_key_and_what_json_cannot_express_has_none() -> None:
+    assert OTHER.keys() == {field.name for field in fields(Question)}
+    keys = {ONE.key, *(replace(ONE, **{name: value}).key for name, value in OTHER.items())}
+    assert len(keys) == len(OTHER) + 1
+    one = replace(ONE, sampling={"a": 1, "b": 2})
+    assert one.key == replace(ONE, sampling={"b": 2, "a": 1}).key
+    with pytest.raises(OptionError):
+        _ = replace(ONE, sampling={"temperature": float("nan")}).key
+    flat = np.zeros((2, 8), dtype=bool)
+    digests = [mask_digest(one) for one in (flat, flat.reshape(8, 2), ~flat, None)]
+    assert len(set(digests)) == 4 and digests[3] is None
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        (" A bus.\r\n\tRed. ", "A bus.\n\tRed."),
+        ("a\x00b\x1b[31mc\x7f\x9b", "ab[31mc"),
+        ("\ufeffto \u202eright\u202c\u200b", "to right"),
+        ("<think>so\nmuch</think>\nA bus.", "A bus."),
+        ("<THINKING>never closed", ""),
+        ("Hmm, a cat.\n</think>\n\nA bus.", "A bus."),
+        ("<think>a</think><think>b</think>A bus.", "A bus."),
+        ("a <think>b</think>", "a <think>b</think>"),
+        ("<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>A bus.", "A bus."),
+        ("<|channel|>analysis<|message|>never at an end", ""),
+        ("<|im_start|>assistant\nA bus.<|im_end|>\n<|im_start|>user", "A bus."),
+        ("A bus, 5 < 6 | 7 > 3.", "A bus, 5 < 6 | 7 > 3."),
+        ("\ud800", "\ufffd"),
+    ],
+)  # fmt: skip
+def test_answers_are_cleaned(text: str, left: str) -> None:
+    assert clean_answer(text) == left
+
+
+@settings(max_examples=40)
+@given(st.text(max_size=60))
+def test_a_cleaned_answer_is_short_writable_and_clean(text: str) -> None:
+    cleaned = clean_answer(text, limit=20)
+    assert len(cleaned) <= 20 and clean_answer(cleaned, limit=20) == cleaned
+    cleaned.encode()
+
+
+def test_what_was_answered_is_not_asked_again_and_an_error_is(tmp_path: Path) -> None:
+    model = Model(tmp_path / "a", lambda: Answer("Ümläut 橋", -0.5))
+    assert model.text() == model.text() == model.text(TWO) == Answer("Ümläut 橋", -0.5)
+    again = Model(tmp_path / "a", lambda: Answer("no"))
+    assert again.text(TWO) == Answer("Ümläut 橋", -0.5)
+    assert (model.asked, again.asked) == ([ONE, TWO], [])
+    failing = Model(tmp_path / "b", lambda: DetailError("down"))
+    for _ in range(2):
+        with pytest.raises(DetailError, match="down"):
+            failing.ask("", "one", temperature=0.0, max_tokens=5)
+    assert len(failing.asked) == 2 and not list((tmp_path / "b").rglob("*.json"))
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(DetailError, match="file"):
+        CallCache(tmp_path / "file").put(ONE, Answer("yes"))
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda text: b"",
+        lambda text: text[: len(text) // 2],
+        lambda text: b"[" * 100_000,
+        lambda text: text.replace(b'"yes"', b'"no"'),
+        lambda text: text.replace(b'"yes"', b"7"),
+        lambda text: text.replace(b'"user": "one"', b'"user": "two"'),
+        lambda text: b"null",
+        lambda text: b"\xff\xfe\x00",
+    ],
+)
+def test_a_damaged_file_is_a_miss_with_a_warning(
+    tmp_path: Path, spoil: Callable[[bytes], bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = CallCache(tmp_path)
+    cache.put(ONE, Answer("yes"))
+    path = cache.path(ONE)
+    path.write_bytes(spoil(path.read_bytes()))
+    with caplog.at_level(logging.WARNING):
+        assert cache.get(ONE) is None
+    assert path.name in caplog.text
+    cache.put(ONE, Answer("yes"))
+    assert cache.get(ONE) == Answer("yes")
+
+
+def test_who_asks_the_same_at_once_waits_for_the_answer(tmp_path: Path) -> None:
+    begun = threading.Barrier(8)
+    models = [Model(tmp_path, lambda: Answer("yes")) for _ in range(8)]
+
+    def worker(model: Model) -> object:
+        begun.wait(20)
+        return model.text()
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(worker, models)) == {Answer("yes")}
+    assert [one for model in models for one in model.asked] == [ONE]
+    assert not list((tmp_path / "asking").iterdir())
+
+
+HOLDER = """
+import sys
+from filelock import FileLock
+with FileLock(sys.argv[1]):
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_process_that_dies_frees_its_question_and_its_file_goes(tmp_path: Path) -> None:
+    cache, file = CallCache(tmp_path), tmp_path / "asking" / f"{ONE.key}.lock"
+    file.parent.mkdir()
+    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(file)], **pipes) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == "ready\n"
+        both = [(ONE, None), (TWO, None)]
+        with pytest.raises(DetailError, match="others"), cache.asking(both, lambda: True):
+            raise AssertionError("taken from its holder")
+        with cache.asking(both[1:]):  # given back, and waits for nobody
+            pass
+        holder.kill()
+        holder.wait()
+    with cache.asking([both[0], both[0]]):
+        pass
+    assert not list((tmp_path / "asking").iterdir())
+
+
+def test_what_has_been_answered_while_waiting_is_not_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Model(tmp_path, lambda: pytest.fail("asked again"))
+    assert model.cache is not None
+    original = model.cache.get
+
+    def look(question: Question) -> Answer | None:
+        found = original(question)
+        CallCache(tmp_path).put(question, Answer("yes"))
+        return found
+
+    monkeypatch.setattr(model.cache, "get", look)
+    assert model.text() == Answer("yes")
+
+
+def test_where_nothing_can_be_locked_answers_are_given_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_only(self: object, *_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(FileLock, "acquire", read_only)
+    assert Model(tmp_path, lambda: Answer("yes")).text() == Answer("yes")
 
 
 def sampled(logits: Tensor, seeds: list[int], temperatures: list[float]) -> Tensor:
@@ -96,28 +296,27 @@ def test_answers_follow_from_the_seed_and_are_kept(folder: Path, tmp_path: Path)
 
 @pytest.mark.parametrize("template", [TEMPLATE, NO_SYSTEM])
 def test_the_chat_template_words_the_prompt(folder: Path, template: str) -> None:
-
-    transformers: Any = import_module("transformers")
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     tokenizer.chat_template = template
     prompt = tokenizer.decode(_prompt(tokenizer, "Be brief.", "a cat")["input_ids"][0])
-    if template == TEMPLATE:
-        assert prompt == "[system] Be brief.\n[user] a cat\n[assistant] "
-    else:
-        assert prompt == "[user] Be brief.\n\na cat\n[assistant] "
+    told = (
+        "[system] Be brief.\n[user] a cat" if template == TEMPLATE else "[user] Be brief.\n\na cat"
+    )
+    assert prompt == f"{told}\n[assistant] "
 
 
-def test_a_prompt_that_is_too_long_is_an_error(folder: Path) -> None:
+def test_a_prompt_that_is_too_long_and_a_folder_that_holds_no_model_are_errors(
+    folder: Path, tmp_path: Path
+) -> None:
     model = LocalModel(str(folder), device="cpu")
     with pytest.raises(DetailError, match="exceed the model's 128"):
         model.ask("", "a cat " * 200, temperature=0.0, max_tokens=5)
-
-
-def test_a_model_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "odd").mkdir()
     (tmp_path / "odd" / "config.json").write_text('{"model_type": "no such"}')
     with pytest.raises((OptionError, HubError), match="odd"):
         ask(LocalModel(str(tmp_path / "odd"), device="cpu"))
+    with pytest.raises((OptionError, HubError), match=folder.name):  # it sees nothing
+        describer(str(folder)).describe(PHOTO, REGIONS)
 
 
 def test_weights_in_pickles_are_not_read(folder: Path, tmp_path: Path) -> None:
@@ -137,12 +336,6 @@ def test_a_folder_is_told_by_its_contents(folder: Path, tmp_path: Path) -> None:
     assert identity(folder).startswith("hf:tiny#")
     assert identity(folder) == identity(f"{folder}/../{folder.name}") != identity(other)
     assert identity("gpt2") == "hf:gpt2"
-
-
-huggingface_hub = pytest.importorskip("huggingface_hub")
-
-
-transformers = pytest.importorskip("transformers")
 
 
 @pytest.fixture
@@ -303,9 +496,3 @@ def test_what_was_written_before_a_break_stays(
     assert len(list(tmp_path.rglob("*.json"))) == 4
     describer(llava, batch_size=2, cache=CallCache(tmp_path)).describe(PHOTO, REGIONS)
     assert calls[0] == 5  # three more texts, two batches
-
-
-def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
-    text_only = str(language_folder(tmp_path / "text"))
-    with pytest.raises((OptionError, HubError), match="text"):
-        describer(text_only).describe(PHOTO, REGIONS)
