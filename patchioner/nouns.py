@@ -26,7 +26,8 @@ _TEMPLATES = ("a photo of a {}", "there is a {}")
 GENDERED = {"person": "man woman guy lady male female", "people": "men women", "child": "boy girl"}
 """Words for people -> those that tell a gender."""
 _OTHERS = "person people child children kid baby player someone adult"
-_PEOPLE = frozenset(" ".join([_OTHERS, *GENDERED.values()]).split())
+PEOPLE = frozenset(" ".join([_OTHERS, *GENDERED.values()]).split())
+"""What captions call people."""
 _NO_THINGS = frozenset({
     "view", "front", "side", "top", "area", "background", "picture", "image", "photo", "group", "couple",
     "bunch",
@@ -128,4 +129,4 @@ def named(text: str) -> frozenset[str]:
         >>> sorted(named("a man with a red umbrella"))
         ['person', 'umbrella']
     """
-    return frozenset("person" if head in _PEOPLE else head for head in heads(text))
+    return frozenset("person" if head in PEOPLE else head for head in heads(text))
