@@ -187,6 +187,7 @@ def detail(options: argparse.Namespace) -> int:
     try:
         return run.to_output() if options.out is None else run.to_file()
     finally:
+        run.close()
         if remote:
             guess = f" (estimated for {budget.estimated} calls)" if budget.estimated else ""
             price = f"; price: {budget.cost:.4f}" if budget.cost else ""
@@ -318,6 +319,11 @@ class _Run:
 
         write_report(pages(), self._options.report)
         report(f"{self._options.report}: written")
+
+    def close(self) -> None:
+        """Close the connections."""
+        for client in self._clients:
+            client.close()
 
     def _stop(self) -> None:
         """No request is sent any more, and no pause waited for; requests under way are, and their answers kept."""

@@ -12,6 +12,7 @@ import random
 import re
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -301,7 +302,7 @@ class ChatClient(AskedModel):
         self._places = threading.BoundedSemaphore(concurrency)
         self._refused: set[str] = set()
         options = {"base_url": address, "api_key": key or "no-key", "timeout": timeout}
-        self._client = _sdk(self._before, self._pause, max_retries=attempts - 1, **options)
+        self._client = _sdk(weakref.proxy(self), max_retries=attempts - 1, **options)
 
     def __repr__(self) -> str:
         return f"{self.model} at {self.url}"
@@ -432,13 +433,13 @@ class ChatClient(AskedModel):
         self._mine.left.wait(seconds)
 
 
-def _sdk(before: Callable[[], None], pause: Callable[[float], None], **options: Any) -> Any:
-    """The library's client, whose retries pass our budget and whose pauses can be cut short."""
+def _sdk(owner: ChatClient, **options: Any) -> Any:
+    """The library's client, whose retries pass the owner's budget and whose pauses can be cut short."""
     openai: Any = require("openai", "api")
 
     class Client(openai.OpenAI):  # type: ignore[misc]
         def _prepare_request(self, request: Any) -> None:
-            before()
+            owner._before()
 
         def _should_retry(self, response: Any) -> bool:
             # A spent quota is told with the status of a busy server.
@@ -449,6 +450,8 @@ def _sdk(before: Callable[[], None], pause: Callable[[float], None], **options: 
             self, *, retries_taken: int, max_retries: int, options: Any, response: Any
         ) -> None:
             headers = response.headers if response else None
-            pause(self._calculate_retry_timeout(max_retries - retries_taken, options, headers))
+            owner._pause(
+                self._calculate_retry_timeout(max_retries - retries_taken, options, headers)
+            )
 
     return Client(**options)

@@ -351,7 +351,7 @@ def blip_matcher(model: Any, processor: Any) -> Matcher:
         ).last_hidden_state
         alone = model.text_encoder(**words).last_hidden_state
         matching = model.itm_head(joint[:, 0]).softmax(dim=1)[:, 1]
-        cosine = F.cosine_similarity(model.text_proj(alone[:, 0]), model.vision_proj(seen[:, 0]))
+        cosine = _unit(model.text_proj(alone[:, 0])) @ _unit(model.vision_proj(seen[:, 0]))[0]
         return np.asarray(((matching + cosine) / 2).double().cpu().numpy())
 
     return match
@@ -367,11 +367,15 @@ def clip_matcher(
     @torch.inference_mode()
     def match(picture: Image.Image, sentences: Sequence[str]) -> FloatArray:
         device = next(model.parameters()).device
-        seen = model.encode_image(preprocess(picture)[None].to(device)).float()
-        said = model.encode_text(tokenize(list(sentences)).to(device)).float()
-        return np.asarray(F.cosine_similarity(said, seen).double().cpu().numpy())
+        seen = _unit(model.encode_image(preprocess(picture)[None].to(device)))
+        said = _unit(model.encode_text(tokenize(list(sentences)).to(device)))
+        return np.asarray((said @ seen[0]).double().cpu().numpy())
 
     return match
+
+
+def _unit(rows: Tensor) -> Tensor:
+    return F.normalize(rows.float(), dim=-1)
 
 
 SCORERS: Registry[Callable[[str], Matcher]] = Registry("independent scorer")
