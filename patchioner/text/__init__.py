@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import logging
 import os
-from abc import abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -44,9 +43,13 @@ class TextTower(StoredModule):
 
     tokenizer: Any = None
 
-    @abstractmethod
+    def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each text, start and end tokens included; longer texts are cut, with one warning."""
+        raise NotImplementedError
+
+    @torch.inference_mode()
     def encode(self, texts: Sequence[str], *, batch: int = 256) -> Tensor:
-        """Embed texts.
+        """Embed texts; those of one length share passes, so that a batch holds no padding.
 
         Args:
             texts: n non-blank strings; else TextError.
@@ -55,6 +58,12 @@ class TextTower(StoredModule):
         Returns:
             (n, dim) float32 on the CPU, not normalised. A text's vector does not depend on the others.
         """
+        check_texts(texts)
+        sequences, device = self.token_ids(texts), next(self.parameters()).device
+        result = torch.empty(len(sequences), self.dim, dtype=torch.float32)
+        for rows, ids in equal_lengths(sequences, batch):
+            result[rows] = self(ids.to(device)).to("cpu", torch.float32)
+        return result
 
     def save(self, folder: Path, *, storage: Storage = "fp16") -> None:
         """Write config.json, weights.safetensors and, where it has one of its own, tokenizer.json."""
@@ -131,16 +140,6 @@ def equal_lengths(
         for start in range(0, len(rows), batch):
             part = rows[start : start + batch]
             yield part, torch.tensor([sequences[row] for row in part])
-
-
-def encode_by_length(
-    sequences: Sequence[Sequence[int]], batch: int, run: Callable[[Tensor], Tensor], dim: int
-) -> Tensor:
-    """Vectors (n, dim) float32 of token ids; those of one length share passes of `run`, so nothing is padded."""
-    result = torch.empty(len(sequences), dim, dtype=torch.float32)
-    for rows, ids in equal_lengths(sequences, batch):
-        result[rows] = run(ids).to("cpu", torch.float32)
-    return result
 
 
 def read_tokenizer(path: Path) -> Tokenizer:
@@ -247,17 +246,9 @@ class BertTower(ShapedTower):
         return self.project(self.sentence(ids))
 
     def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids per text; texts beyond `max_tokens` are cut, keeping the end token, with a warning."""
+        """See `TextTower.token_ids`."""
         encoded = self.tokenizer.encode_batch(list(texts))
         return cut_ids([one.ids for one in encoded], self.settings.max_tokens)
-
-    @torch.inference_mode()
-    def encode(self, texts: Sequence[str], *, batch: int = 256) -> Tensor:
-        """Embed texts; see `TextTower.encode`."""
-        check_texts(texts)
-        device = self.positions.weight.device
-        ids = self.token_ids(texts)
-        return encode_by_length(ids, batch, lambda part: self(part.to(device)), self.dim)
 
 
 TEXT_TOWERS.register("bert")(BertTower)

@@ -42,9 +42,7 @@ from patchioner.text import (
     ShapedTower,
     TextTower,
     check_shape,
-    check_texts,
     cut_ids,
-    encode_by_length,
     plain_tokenizer,
     read_tokenizer,
 )
@@ -114,8 +112,10 @@ class OpenClipText(TextTower):
         }
 
     def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """See `clip_ids`."""
-        return clip_ids(self.tokenizer, texts, self.text.context_length)
+        """See `clip_ids`; padded with 0 to the full context where the tower is not causal."""
+        length = int(self.text.context_length)
+        found = clip_ids(self.tokenizer, texts, length)
+        return found if self._causal else [ids + [0] * (length - len(ids)) for ids in found]
 
     def forward(self, ids: Tensor) -> Tensor:
         """Token ids -> embeddings (B, dim), not normalised.
@@ -133,16 +133,6 @@ class OpenClipText(TextTower):
         if (projection := text.text_projection) is None:
             return pooled
         return projection(pooled) if callable(projection) else pooled @ projection  # type: ignore[no-any-return]
-
-    @torch.inference_mode()
-    def encode(self, texts: Sequence[str], *, batch: int = 256) -> Tensor:
-        """Embed texts; see `TextTower.encode`. Texts of one length share passes, so no padding is computed."""
-        check_texts(texts)
-        sequences = self.token_ids(texts)
-        if not self._causal:
-            sequences = [ids + [0] * (self.text.context_length - len(ids)) for ids in sequences]
-        device = self.text.positional_embedding.device
-        return encode_by_length(sequences, batch, lambda ids: self(ids.to(device)), self.dim)
 
 
 def clip_ids(tokenizer: Any, texts: Sequence[str], longest: int) -> list[list[int]]:
@@ -286,24 +276,19 @@ class SiglipText(ShapedTower):
             tower.read_published(read_tensors(file), source=str(file))
         return tower
 
-    def token_ids(self, texts: Sequence[str]) -> Tensor:
-        """(n, max_tokens) int64; longer texts are cut, with a warning. TextError where a text is but punctuation."""
+    def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """`max_tokens` for each; longer texts are cut, with a warning. TextError where a text is but punctuation."""
         cleaned = [canonical(text) if self.settings.clean else text for text in texts]
         for index, text in enumerate(cleaned):
             if not text:
                 raise TextError(f"text {index} is {texts[index]!r}: nothing but punctuation")
         limit, pad = self.settings.max_tokens, self.settings.pad_id
         encoded = cut_ids([one.ids for one in self.tokenizer.encode_batch(cleaned)], limit)
-        padded = [ids + [pad] * (limit - len(ids)) for ids in encoded]
-        return torch.tensor(padded, dtype=torch.long).view(-1, limit)
+        return [ids + [pad] * (limit - len(ids)) for ids in encoded]
 
-    @torch.inference_mode()
-    def encode(self, texts: Sequence[str], *, batch: int = 256) -> Tensor:
-        """Embed texts; see `TextTower.encode`."""
-        check_texts(texts)
-        device = self.network.positional_embedding.device
-        parts = [self.network(ids.to(device)).float() for ids in self.token_ids(texts).split(batch)]
-        return torch.cat(parts).cpu() if len(texts) else torch.empty(0, self.dim)
+    def forward(self, ids: Tensor) -> Tensor:
+        """Token ids (B, max_tokens) -> embeddings (B, dim), not normalised."""
+        return self.network(ids)  # type: ignore[no-any-return]
 
     def read_published(self, state: Mapping[str, Tensor], *, source: str) -> None:
         """Load the text half (names under ``text.``) of an open_clip SigLIP checkpoint, in place and strictly."""
@@ -452,17 +437,10 @@ class DinoTxtText(ShapedTower):
         """See `clip_ids`."""
         return clip_ids(self.tokenizer, texts, self.settings.max_tokens)
 
-    @torch.inference_mode()
-    def encode(self, texts: Sequence[str], *, batch: int = 256) -> Tensor:
-        """Embed texts; see `TextTower.encode`."""
-        check_texts(texts)
-        project, device = self.head["linear_projection"], self.backbone.positional_embedding.device
-
-        def run(ids: Tensor) -> Tensor:
-            vectors: Tensor = project(self.backbone(ids.to(device))[:, -1])
-            return vectors[:, -self.dim :]
-
-        return encode_by_length(self.token_ids(texts), batch, run, self.dim)
+    def forward(self, ids: Tensor) -> Tensor:
+        """Token ids (B, T) that end in the end token -> embeddings (B, dim), not normalised."""
+        vectors: Tensor = self.head["linear_projection"](self.backbone(ids)[:, -1])
+        return vectors[:, -self.dim :]
 
     def read_published(self, state: Mapping[str, Tensor], *, source: str) -> None:
         """Load DINOv2's file of the text encoder, or DINOv3's of head and text tower, in place and strictly."""
