@@ -448,42 +448,31 @@ def names_parts(path: Path) -> bool:
     return isinstance(held, Mapping) and {"name", "backbone"} <= held.keys()
 
 
-def read_model_config(source: str | Path | Mapping[str, Any]) -> ModelConfig:
-    """Read a file, or take the same as a mapping (relative paths then start at the working folder).
-
-    Raises:
-        CheckpointError: no such file, not YAML, an unknown key (the close ones are offered) or a missing one.
-    """
-    if isinstance(source, Mapping):
-        held, folder, where = source, Path(), "the model's config"
-    else:
-        held, folder, where = read_yaml(Path(source)), Path(source).parent, str(source)
+def read_model_config(path: Path) -> ModelConfig:
+    """Read a file; CheckpointError: none, not YAML, an unknown key (the close ones are offered) or a missing one."""
+    held, where = read_yaml(path), str(path)
     if not isinstance(held, Mapping):
-        raise CheckpointError(
-            f"{where}: it holds {type(held).__name__}, not a mapping with name, backbone"
-        )
+        raise CheckpointError(f"{where}: it holds {type(held).__name__}, not name, backbone, ...")
     _refuse_unknown(held, list(_KEYS), "key of a model's config", where)
     name, settings = held.get("name"), held.get("settings") or {}
     if not isinstance(name, str) or not name.strip():
         raise CheckpointError(f"{where}: name is {name!r}: say what the model is called")
     if held.get("backbone") is None:
-        raise CheckpointError(
-            f"{where}: it has no backbone: give a folder, or 'type' and 'weights'"
-        )
+        raise CheckpointError(f"{where}: it has no backbone: a folder, or 'type' and 'weights'")
     if not isinstance(settings, Mapping) or "name" in settings:
         raise CheckpointError(f"{where}: settings must be a mapping, the name stands outside of it")
     known = {key: value for key, value in held.items() if key not in ("about", "settings")}
-    return ModelConfig(**known, folder=folder, source=where, settings=dict(settings))
+    return ModelConfig(**known, folder=path.parent, source=where, settings=dict(settings))
 
 
-def build_model(source: str | Path | Mapping[str, Any]) -> Parts:
-    """Make all parts of a model from a YAML file (see the module) or the same as a mapping, for `Patchioner(parts)`.
+def build_model(path: Path) -> Parts:
+    """Make all parts of a model from a YAML file (see the module), for `Patchioner(parts)`.
 
     Raises:
         CheckpointError, MemoryBankError: a key is unknown, or a part is missing, corrupt or does not fit.
         HubError, MissingExtraError: weights cannot be fetched; a library is not installed.
     """
-    config = read_model_config(source)
+    config = read_model_config(path)
     head = {"format": FORMAT, "version": VERSION, "name": config.name}
     settings = ModelSettings.from_json({**config.settings, **head}, config.source)
     bank, decoder, retrieves = None, None, config.decoder == {"type": "retrieval"}

@@ -173,16 +173,13 @@ def write(folder: Path, **changes: Any) -> Path:
     return path
 
 
-def test_a_model_of_folders(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_of_folders(folder: Path) -> None:
     parts = read_checkpoint(folder / "model.yaml")
     assert parts.settings.name == "tiny"
     assert (parts.settings.context, parts.settings.weighting.kind) == (0.5, "attention")
     assert parts.bank is not None
     assert len(parts.bank) == len(TEXTS)
     assert Patchioner(parts, device="cpu").caption(noise_photo())[0].text
-    monkeypatch.chdir(folder)
-    from_mapping = build_model(yaml.safe_load((folder / "model.yaml").read_text()))
-    assert from_mapping.settings == parts.settings
 
 
 def test_a_model_without_bank_and_tower(folder: Path) -> None:
