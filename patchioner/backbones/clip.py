@@ -55,6 +55,7 @@ DenseMode = Literal["plain", "value", "self_self"]
 # value path alone; SCLIP swaps the attention and leaves the rest of the block.
 KEEPS_REST: dict[DenseMode, bool] = {"plain": True, "value": False, "self_self": True}
 _PROBE = "self-test"
+_attend = F.scaled_dot_product_attention
 # open_clip builds both halves of a model; the other one is made as small as it will go and dropped.
 _NO_TEXT = {"context_length": 4, "vocab_size": 4, "width": 8, "heads": 1, "layers": 1}
 
@@ -136,12 +137,8 @@ class OpenClipViT(SingleViT):
             outputs = block(inputs)
             return Dense(self.project(outputs[:, 1:]).unflatten(1, grid), self.pool(outputs), None)
         last = LastBlock.of(block, inputs)
-        if self.dense_mode == "plain" and self.rest:
-            outputs = last.outputs()
-            patches, whole = outputs[:, 1:], self.pool(outputs)
-        else:
-            patches, whole = last.patches(self.dense_mode, self.rest), self.image_embedding(last)
-        tokens = self.project(patches).unflatten(1, grid)
+        tokens = self.project(last.patches(self.dense_mode, self.rest)).unflatten(1, grid)
+        whole = self.image_embedding(last)
         parts = last.query[:, :, :1], last.key[:, :, 1:]
         maps, published = cls_attention(*parts), published_attention(*parts)
         return Dense(tokens, whole, maps.unflatten(2, grid), published.unflatten(1, grid))
@@ -172,8 +169,7 @@ class OpenClipViT(SingleViT):
 
     def image_embedding(self, last: LastBlock) -> Tensor:
         """What open_clip's `encode_image` gives, (B, dim), from the last block; its patches only if CLIP needs them."""
-        by_cls = self.visual.pool_type == "tok"
-        return self.project(last.cls()) if by_cls else self.pool(last.outputs())
+        return self.pool(last.outputs(1 if self.visual.pool_type == "tok" else None))
 
     def pool(self, outputs: Tensor) -> Tensor:
         """CLIP's own image embedding (B, dim) of the last block's outputs."""
@@ -260,14 +256,10 @@ class LastBlock:
         parts = together.unflatten(2, (3, int(attention.num_heads), -1)).permute(2, 0, 3, 1, 4)
         return cls(block, inputs, *parts.unbind(0))
 
-    def outputs(self) -> Tensor:
-        """What the block as it is makes of its inputs, (B, 1 + patches, width)."""
-        return self.finish(_attend(self.query, self.key, self.value), self.inputs, True)
-
-    def cls(self) -> Tensor:
-        """The CLS token of `outputs` alone, (B, width)."""
-        mixed = _attend(self.query[:, :, :1], self.key, self.value)
-        return self.finish(mixed, self.inputs[:, :1], True)[:, 0]
+    def outputs(self, count: int | None = None) -> Tensor:
+        """What the block as it is makes of its inputs, (B, 1 + patches, width), or of the first `count`."""
+        mixed = _attend(self.query[:, :, :count], self.key, self.value)
+        return self.finish(mixed, self.inputs[:, :count], True)
 
     def patches(self, mode: DenseMode, rest: bool) -> Tensor:
         """Outputs of the patches, (B, patches, width), before the final norm; arguments as for `OpenClipViT`."""
@@ -295,18 +287,10 @@ class LastBlock:
 def is_plain(block: Any) -> bool:
     """Whether `LastBlock` may take this block apart: the ordinary pre-norm block with torch's own attention."""
     attention = getattr(block, "attn", None)
-    parts = ("ln_1", "ls_1", "ln_2", "ls_2", "mlp")
-    return (
-        isinstance(attention, nn.MultiheadAttention)
-        and attention.in_proj_weight is not None
-        and attention.batch_first
-        and all(hasattr(block, part) for part in parts)
-        and not hasattr(block, "ln_1_kv")
-    )
-
-
-def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    return F.scaled_dot_product_attention(query, key, value)
+    if not isinstance(attention, nn.MultiheadAttention) or attention.in_proj_weight is None:
+        return False
+    parts = all(hasattr(block, part) for part in ("ln_1", "ls_1", "ln_2", "ls_2", "mlp"))
+    return attention.batch_first and parts and not hasattr(block, "ln_1_kv")
 
 
 def model_config(
