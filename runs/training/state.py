@@ -60,9 +60,7 @@ def load_state(
         return 0
     try:
         tensors, step = _read(weights)
-        state = _optimiser_file(folder, step)
-        # Runs begun by the first release of this module have one file without a step in its name.
-        saved = torch.load(state if state.exists() else folder / "optimiser.pt", weights_only=True)
+        saved = torch.load(_optimiser_file(folder, step), weights_only=True)
         if saved["step"] != step:
             raise CheckpointError(
                 f"{folder} has weights of step {step} and an optimiser of step {saved['step']}: start the step anew"

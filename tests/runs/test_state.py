@@ -71,13 +71,6 @@ def test_a_run_killed_while_saving_finds_the_state_before(
     assert torch.equal(other.weight, kept)
 
 
-def test_a_state_with_the_optimiser_under_its_old_name_is_read(tmp_path: Path) -> None:
-    module, optimiser = trained(2)
-    save_state(tmp_path, module, optimiser, 2, {})
-    (tmp_path / "optimiser-00000002.pt").rename(tmp_path / "optimiser.pt")
-    assert load_state(tmp_path, *trained(0), {}) == 2
-
-
 def test_states_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     module, optimiser = trained(2)
     save_state(tmp_path, module, optimiser, 2, {})

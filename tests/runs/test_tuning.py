@@ -81,17 +81,3 @@ def test_tuning_pulls_photos_towards_their_captions(data: TuneData, tmp_path: Pa
     tune(backbone, backbone.head, data, options, tmp_path)
     assert contrast_of(backbone, data) > before + 0.1
     assert not backbone.vit.training
-
-
-def test_rates_rise_then_fall_and_are_lower_for_earlier_blocks() -> None:
-    rates = [tuning._schedule(step, 100, 10) for step in range(100)]
-    assert rates[9] == 1.0
-    assert rates[0] == pytest.approx(0.1)
-    assert rates[10:] == sorted(rates[10:], reverse=True)
-    assert 0.02 <= rates[-1] < 0.03
-    groups = tuning._groups(tiny_backbone().vit, OPTIONS)
-    names = [name for name, _ in tiny_backbone().vit.named_parameters()]
-    peaks = {name: group["peak"] for name, group in zip(names, groups, strict=True)}
-    assert peaks["pos_embed"] == pytest.approx(1e-3 * 0.9**6)
-    assert peaks["blocks.0.norm1.weight"] == pytest.approx(1e-3 * 0.9**5)
-    assert peaks["blocks.5.norm1.weight"] == peaks["norm.weight"] == 1e-3

@@ -210,12 +210,6 @@ def test_other_files_and_plain_files_are_refused_and_left_alone(tmp_path: Path) 
     assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
 
 
-def test_another_run_is_refused_with_what_differs(tmp_path: Path) -> None:
-    claim(tmp_path)
-    with pytest.raises(OptionError, match=r"\(corpus, options.seed differ\)"):
-        claim(tmp_path, {"options": {"seed": 1, "noise": None}, "corpus": "abd"})
-
-
 def test_finishing_keeps_the_result_and_drops_the_work(tmp_path: Path) -> None:
     with RunFolder.claim(tmp_path, RUN, resume=False, record=RECORD) as run:
         run.work.mkdir()
