@@ -98,7 +98,9 @@ def config(data: bytes, folder: Path, name: str) -> None:
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(tiny(), copy)
     (copy / name).write_bytes(data)
-    load_decoder(copy / "decoder") if name.startswith("decoder") else read_checkpoint(copy)
+    load_decoder(copy / "decoder") if name.startswith("decoder") else read_checkpoint(
+        copy
+    ).text_tower
 
 
 def bank(data: bytes, folder: Path, name: str) -> None:
