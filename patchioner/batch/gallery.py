@@ -7,6 +7,7 @@ import hashlib
 import os
 from collections.abc import Iterable
 from contextlib import closing, suppress
+from importlib import resources
 from itertools import islice
 
 from patchioner.base.errors import ImageError
@@ -17,27 +18,10 @@ from patchioner.images import ImageSource, data_url, load_image
 from patchioner.markup import Attribute, Child, Markup, element
 
 _SIDE = 320  # pixels of the longer side of a thumbnail
-_CSS = """
-:root { color-scheme: light dark; }
-body { margin: 1rem; font: 1rem/1.4 system-ui, sans-serif; overflow-wrap: anywhere; }
-main { display: grid; grid-template-columns: repeat(auto-fill, minmax(18rem, 1fr)); gap: 1rem; align-items: start; }
-article { border: 1px solid #8888; border-radius: .4rem; padding: .5rem; } h2 { font-size: .9rem; margin: 0 0 .4rem; }
-svg { width: 100%; height: auto; display: block; background: #8883; } ol { padding-left: 1.6rem; margin: .4rem 0 0; }
-rect { fill: none; stroke: #000; stroke-width: 5; vector-effect: non-scaling-stroke; }
-rect + rect { stroke: #ffd100; stroke-width: 2; } text { fill: #ffd100; stroke: #000; paint-order: stroke; }
-small { opacity: .75; } .failed { color: #c33; } button[aria-pressed=true] { font-weight: bold; }
-"""
-_SCRIPT = """
-const main = document.querySelector("main"), buttons = [...document.querySelectorAll("button")];
-const sort = (order) => {
-  const value = (card) => order === "file" ? 0 : "sure" in card.dataset
-    ? card.dataset.sure * (order === "least" ? 1 : -1) : Infinity;
-  const before = (a, b) => value(a) - value(b) || a.dataset.place - b.dataset.place;
-  main.append(...[...main.children].sort(before));
-  for (const one of buttons) one.setAttribute("aria-pressed", one.value === order);
-};
-for (const one of buttons) one.addEventListener("click", () => sort(one.value));
-"""
+_CSS, _SCRIPT = (
+    resources.files("patchioner.batch").joinpath(f"gallery.{kind}").read_text("utf-8")
+    for kind in ("css", "js")
+)
 _ORDERS = (
     ("file", "as in the file", "true"),
     ("least", "least sure first", "false"),

@@ -31,27 +31,19 @@ _CPUS = 2  # of each worker of Ray: one encodes while the other decodes
 class Job:
     """What a batch is asked for; any number of processes may work on the same.
 
-    Attributes:
-        source: see `patchioner.batch.sources.open_source`.
-        out: FILE.parquet, .jsonl or .csv, with its shards in FILE.run; or a folder, which gets Parquet shards.
-        model, device, bank: see `Patchioner.from_pretrained`.
-        task: what is asked of each photo.
-        reading: how the source is read, and where its regions are.
-        shards: into how many the photos of a new run are cut; None is 256 photos, or a tar, to each.
-        retry: do shards over in which rows failed, those photos alone; what had succeeded stays.
-        max_failures: stop when more rows have failed.
+    The output is FILE.parquet, .jsonl or .csv, with its shards in FILE.run; or a folder, which gets Parquet shards.
     """
 
-    source: str
+    source: str  # see `patchioner.batch.sources.open_source`
     out: str
-    model: str = "patchioner-mini"
+    model: str = "patchioner-mini"  # with device and bank: see `Patchioner.from_pretrained`
     device: str | None = None
     bank: str | None = None
     task: Task = field(default_factory=Task)
     reading: Reading = field(default_factory=Reading)
-    shards: int | None = None
-    retry: bool = False
-    max_failures: int | None = None
+    shards: int | None = None  # of a new run; None puts 256 photos, or a tar, into each
+    retry: bool = False  # ask again about photos of which rows failed; what had succeeded stays
+    max_failures: int | None = None  # stop when more rows have failed
 
     def load(self) -> Patchioner:
         """The model."""

@@ -58,23 +58,14 @@ class Sample:
 
 @dataclass(frozen=True)
 class Reading:
-    """How a source is to be read.
+    """How a source is to be read; the last three are told to `RegionFile`."""
 
-    Attributes:
-        regions: a file of regions of all photos, or a folder with a file for each (same path, other suffix).
-        image_column: of a table, holds pictures or paths.
-        region_column: of a table, holds regions or boxes.
-        box_format: what four numbers mean where a file or table does not say: "xyxy", "xywh" or "cxcywh".
-        normalized: numbers of regions are 0..1 of the photo.
-        exif: "ignore" where regions were made on the pixels as stored, before the EXIF rotation.
-    """
-
-    regions: str | None = None
-    image_column: str | None = None
-    region_column: str | None = None
-    box_format: str | None = None
-    normalized: bool | None = None
-    exif: str | None = None
+    regions: str | None = None  # a file about all photos, or a folder: same path, other suffix
+    image_column: str | None = None  # of a table, holds pictures or paths
+    region_column: str | None = None  # of a table, holds regions or boxes
+    box_format: str | None = None  # of four numbers: "xyxy", "xywh" or "cxcywh"
+    normalized: bool | None = None  # numbers are 0..1 of the photo
+    exif: str | None = None  # "ignore": of the pixels as stored, before the EXIF rotation
 
     def __post_init__(self) -> None:
         RegionFile("", {"regions": []}, **self.numbers)

@@ -207,18 +207,13 @@ def _embedder(name: str, device: str | None) -> Embed:
 
 def _text_tower(name: str) -> TextTower:
     """The text tower of a model; of a YAML file that names parts, it alone is read."""
-    from patchioner.checkpoints.folder import (
-        find_model,
-        names_parts,
-        read_checkpoint,
-        read_model_config,
-    )
+    from patchioner.checkpoints import folder
 
-    path = find_model(name)
-    if path.is_file() and names_parts(path):
-        tower = read_model_config(path).make_text_tower()
+    path = folder.find_model(name)
+    if path.is_file() and folder.names_parts(path):
+        tower = folder.read_model_config(path).make_text_tower()
     else:
-        tower = read_checkpoint(path).text_tower
+        tower = folder.read_checkpoint(path).text_tower
     if not tower:
         raise OptionError(
             f"{name!r} has no text tower to embed captions with: choose a model that has one "
