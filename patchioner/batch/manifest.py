@@ -78,7 +78,8 @@ class Manifest:
         for number, shard in enumerate(self.shards):
             files = {name for key in shard for name in (key, key.rpartition("#")[0])}
             if files & changed:
-                self.path(number).unlink(missing_ok=True)
+                with self.lock(number, wait=True):  # another process may be about it
+                    self.path(number).unlink(missing_ok=True)
                 self.shards[number] = [key for key in shard if key in here]
 
     @classmethod
