@@ -22,6 +22,7 @@ from patchioner.base.errors import DetailError, FutileError
 from patchioner.detail.describe import overlap_share
 from patchioner.detail.models import AskedModel
 from patchioner.detail.values import (
+    LISTS,
     REGION_KINDS,
     Claim,
     DetailRegion,
@@ -424,16 +425,9 @@ def dropped(verdict: Verdict, reason: str, note: str) -> Verdict:
     return replace(verdict, kept=False, reason=reason, note=note)
 
 
-_PLAIN: Final = word_set(
-    """
-    a an the and or of in on at to with is are be as that this it its there which by for from has have can also some
-    their his her they he she into while being was were not no but than then them these those such other another more
-    very may might image picture scene photo photograph
-    """
-)
-
 _Written = tuple[str, tuple[int, ...]]  # a sentence; numbers, from 1, of the statements it says
 _LONGEST, _MOST = 100_000, 60  # characters of an answer, statements
+_PLAIN: Final = word_set(LISTS["plain words"])
 _ALLOWED: Final = word_set("there is are also and in on at the a an with")
 _NEGATIONS: Final = word_set("no not none never without nothing nobody neither nor cannot n't")
 

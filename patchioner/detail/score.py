@@ -12,7 +12,6 @@ import re
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
 import numpy as np
@@ -28,6 +27,7 @@ from patchioner.base.errors import CheckpointError, OptionError
 from patchioner.base.optional import Registry, require
 from patchioner.calibration import FloatArray, Logistic
 from patchioner.detail.values import (
+    LISTS,
     DetailRegion,
     Photo,
     Support,
@@ -51,8 +51,7 @@ _DAMPING = 2e-4  # share of the texts below which absence says little
 _BLIP_THRESHOLD = 0.3  # published, of (ITM + ITC) / 2 of BLIP; it means nothing for other scores
 
 # Things that photos show: what the name of a thing is compared with, so that its score means something.
-_FILE = Path(__file__).with_name("nouns.txt")
-NOUNS: Final = tuple(" ".join(noun.split()) for noun in _FILE.read_text("utf-8").split(","))
+NOUNS: Final = tuple(" ".join(noun.split()) for noun in LISTS["nouns"].split(","))
 
 
 @dataclass(frozen=True)

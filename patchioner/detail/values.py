@@ -23,6 +23,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass
 from functools import cache, lru_cache
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, get_args, get_origin, get_type_hints
 
@@ -47,6 +48,11 @@ RegionKind = Literal["global", "spatial", "semantic", "grid", "user"]
 REGION_KINDS: tuple[RegionKind, ...] = ("global", "semantic", "user", "spatial", "grid")
 """In the order in which a paragraph speaks of them."""
 FORMAT, VERSION = "patchioner-detail", 1
+_TEXT = Path(__file__).with_name("words.txt").read_text(encoding="utf-8")
+_, *_PARTS = re.split(r"^\[(.+)\]\n", re.sub("(?m)^#.*\n", "", _TEXT), flags=re.MULTILINE)
+LISTS = dict(zip(_PARTS[::2], _PARTS[1::2], strict=True))
+"""Word lists by their names, as they are written in words.txt."""
+_SETS = {name: word_set(text) for name, text in LISTS.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -326,12 +332,6 @@ def check(settings: object, **ranges: tuple[float, float] | tuple[str, ...]) -> 
             raise OptionError(f"{name} is {value!r}: {wanted}")
 
 
-_ABBREVIATIONS = word_set("""
-    mr mrs ms dr st jr sr prof rev gen capt lt col sgt mt ave blvd rd no vs approx ca fig inc ltd co corp dept est
-    e.g i.e u.s u.k a.m p.m ft in. lb lbs oz
-""")
-# These may end a sentence as well: then a capital follows.
-_MAY_END = frozenset({"etc", "a.m", "p.m", "u.s", "u.k", "inc", "co", "ltd", "no", "st", "in."})
 _NUMBERED = re.compile(r"(?:^|(?<=\s))\(?(\d{1,2})[.)]\s+(?=\S)")
 _BULLET = re.compile(r"(?m)(?:^[ \t]*|(?<=[.:;!?]\s))[-*\u2022\u2013][ \t]+(?=\S)")
 _STOP = re.compile(r"(?:[.!?]+|\u2026)[\"'\u201d\u2019)\]]*(?=\s+\S)")
@@ -404,37 +404,13 @@ def _ends(text: str, start: int, match: re.Match[str]) -> bool:
     word = text[start : match.start()].rpartition(" ")[2].lower().lstrip("(\"'\u201c")
     if len(word) == 1 and word.isalpha() and word not in "ia":
         return False  # an initial
-    if word in _MAY_END:
+    if word in _SETS["may end"]:
         return rest[0].isupper()
-    return word not in _ABBREVIATIONS
+    return word not in _SETS["abbreviations"]
 
 
-_SYNONYMS = """
-person individual human; man gentleman guy male; woman lady female; child kid; couch sofa; bicycle bike;
-motorcycle motorbike; airplane plane aeroplane; car automobile; tv television; phone cellphone smartphone telephone;
-refrigerator fridge; grey gray; large big; small little tiny; sidewalk pavement; road street; rock stone; ocean sea;
-racket racquet; sunglasses shades; purse handbag; donut doughnut; forest woods; wooden wood; metallic metal;
-two 2 pair; three 3; four 4; five 5; six 6; seven 7; eight 8; nine 9; ten 10; one 1; cloudy overcast
-"""
-_SAME = {word: group.split()[0] for group in _SYNONYMS.split(";") for word in group.split()}
-# What is said of every photo, or of how it was taken, tells no two sentences apart.
-_EMPTY_NOUNS = word_set(
-    "image picture photo photograph snapshot scene view element shot frame thing detail part"
-)
-_EMPTY_VERBS = word_set("""
-    be have do see show capture depict feature include contain appear seem suggest add present display observe visible
-    look make give create indicate
-""")
-_EMPTY_ADJECTIVES = word_set("visible key such own same other various several many possible")
-# Words for nothing that can be pointed at: no score supports them.
-_NOT_THINGS = WORDS["unseen"] | WORDS["pictures"] | word_set("""
-    atmosphere ambience ambiance sense feeling feel mood presence appearance impression vibe touch depth warmth
-    contrast focus attention perspective angle composition overall area setting environment activity something anything
-    nothing everything edge corner half center centre surface surroundings variety event occasion position posture
-    expression element theme character design pattern type form shape size addition air game arm hand foot leg finger
-    eye face lap knee shoulder head hair stripe accent logo text letter word graphic label source progress further known
-    natural devoid darker reflection day
-""")  # fmt: skip
+_SAME = {word: group.split()[0] for group in LISTS["synonyms"].split(";") for word in group.split()}
+_NOT_THINGS = WORDS["unseen"] | WORDS["pictures"] | _SETS["no things"]
 _WEIGHTS = {"noun": 1.0, "num": 0.7, "adj": 0.7, "verb": 0.6}
 
 
@@ -471,10 +447,12 @@ def _retagged(token: Token) -> Token:
 def _lemma(token: Token) -> str | None:
     if token.tag == "noun":
         word = singular(token.text)
-        return None if word in _EMPTY_NOUNS else canonical(word)
+        return None if word in _SETS["empty nouns"] else canonical(word)
     if token.tag == "verb":
-        return None if token.lemma in _EMPTY_VERBS else token.lemma
-    told = token.tag == "num" or (token.tag == "adj" and token.text not in _EMPTY_ADJECTIVES)
+        return None if token.lemma in _SETS["empty verbs"] else token.lemma
+    told = token.tag == "num" or (
+        token.tag == "adj" and token.text not in _SETS["empty adjectives"]
+    )
     return canonical(token.text) if told else None
 
 
@@ -484,11 +462,7 @@ def things(sentence: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-# One text's man is another's person, pedestrian or player.
-_PEOPLE = PEOPLE | word_set("""
-    teenager pedestrian rider worker passenger spectator skier surfer skateboarder snowboarder bystander group crowd
-    family couple audience
-""")
+_PEOPLE = PEOPLE | _SETS["people"]
 
 
 def kind_of(name: str) -> str:
