@@ -138,23 +138,10 @@ def split_claims(statements: Sequence[Statement]) -> list[Claim]:
     return [Claim(f"c{number}", *part) for number, part in enumerate(parts, 1)]
 
 
-def _words(text: str) -> re.Pattern[str]:
-    """Alternatives, separated by white space; "_" is a space."""
-    return re.compile(rf"\b(?:{'|'.join(text.split())})\b".replace("_", " "), re.IGNORECASE)
-
-
+# Alternatives, separated by white space; "_" is a space.
 _RULES: Final = {
-    "preamble": _words(r"""
-        here(?:'s|_is|_are)_(?:the|a|an|some|my) (?:modified|enhanced|revised)_(?:caption|description) key_elements
-        i(?:'m|_am)_(?:unable|sorry) if_you please can_describe as_an_ai (?:not|no_longer|isn't|aren't)_(?:\w+_)?visible
-        (?:cannot|can't|unable|difficult|hard|impossible)_(?:to_|be_)?(?:tell|determine|discern|see|say|identif\w+)
-        does(?:n't|_not)_(?:provide|contain|show|include) not_specified
-    """),
-    "hedge": _words(r"""
-        appear(?:s|ed|ing)? seem(?:s|ed|ingly)? suggest\w* likely possibl[ey] perhaps probabl\w+ maybe presumably
-        potentially might may could would indicat\w+ impl(?:y|ies|ied|ying) looks?_(?:like|as) as_(?:if|though)
-        typical(?:ly)? hint\w*
-    """),
+    reason: re.compile(rf"\b(?:{'|'.join(LISTS[reason].split())})\b".replace("_", " "), re.I)
+    for reason in ("preamble", "hedge")
 }
 
 
@@ -322,8 +309,10 @@ class GreedyFuser:
         left_out: list[Verdict] = []
         named: set[str] = set()
         left = settings.max_words
-        places = sorted(range(len(texts)), key=lambda place: _order(verdicts[place]))
+        said = "the paragraph names its things already"
         full = f"other sentences have more to say in {left} words"
+        agreed = [(-one.agreement, -one.support.score if one.support else 0.0) for one in verdicts]
+        places = sorted(range(len(texts)), key=agreed.__getitem__)
         for place in _by_coverage(texts, verdicts, taken) if settings.coverage else places:
             verdict, words = verdicts[place], len(texts[place].split())
             same = max(taken, key=lambda other: float(alike[place, other]), default=None)
@@ -331,9 +320,7 @@ class GreedyFuser:
             if same is not None and alike[place, same] >= settings.duplicate:
                 taken[same].append(verdict)
             elif settings.new_share and len(own - named) < max(settings.new_share * len(own), 1e-9):
-                left_out.append(
-                    dropped(verdict, "duplicate", "the paragraph names its things already")
-                )
+                left_out.append(dropped(verdict, "duplicate", said))
             elif words > left:
                 left_out.append(dropped(verdict, "length", full))
             else:
@@ -347,7 +334,12 @@ def ordered(
     size: tuple[int, int], regions: Sequence[DetailRegion], kept: Sequence[Verdict]
 ) -> list[Verdict]:
     """Kept claims by kind of region (`REGION_KINDS`), row by row and left to right, then by place in the text."""
-    ranks = {region.id: _rank(region, size) for region in regions}
+    ranks: dict[str, tuple[object, ...]] = {}
+    for region in regions:
+        left, top, right, bottom = region.box
+        row = int(_ROWS * (top + bottom) / 2 / max(size[1], 1))
+        kind = REGION_KINDS.index(region.kind)
+        ranks[region.id] = kind, row, left + right, top + bottom, region.id
     unknown = {verdict.claim.region_id for verdict in kept} - ranks.keys()
     if unknown:
         raise DetailError(f"claims about {sorted(unknown)}, regions {sorted(ranks)}: give all")
@@ -355,17 +347,6 @@ def ordered(
         (verdict for verdict in kept if verdict.kept),
         key=lambda one: (ranks[one.claim.region_id], one.claim.place, one.claim.sample),
     )
-
-
-def _rank(region: DetailRegion, size: tuple[int, int]) -> tuple[object, ...]:
-    left, top, right, bottom = region.box
-    row = int(_ROWS * (top + bottom) / 2 / max(size[1], 1))
-    return REGION_KINDS.index(region.kind), row, left + right, top + bottom, region.id
-
-
-def _order(verdict: Verdict) -> tuple[float, float]:
-    """Said by most first, then the best supported; else as the paragraph speaks of them."""
-    return -verdict.agreement, -(verdict.support.score if verdict.support is not None else 0.0)
 
 
 def _by_coverage(
@@ -409,15 +390,11 @@ def finished(text: str) -> str:
 
 def _sentence(text: str, verdicts: Sequence[Verdict]) -> FusedSentence:
     """A sentence of the paragraph that says what the claims say."""
-    regions = [name for one in verdicts for name in (one.claim.region_id, *one.regions)]
+    claims = dict.fromkeys(one.claim.id for one in verdicts)
+    regions = dict.fromkeys(name for one in verdicts for name in (one.claim.region_id, *one.regions))  # fmt: skip
     scores = [one.support.score for one in verdicts if one.support is not None]
-    return FusedSentence(
-        text,
-        tuple(dict.fromkeys(one.claim.id for one in verdicts)),
-        tuple(dict.fromkeys(regions)),
-        max(one.agreement for one in verdicts),
-        min(scores, default=None),
-    )
+    agreement = max(one.agreement for one in verdicts)
+    return FusedSentence(text, tuple(claims), tuple(regions), agreement, min(scores, default=None))
 
 
 def dropped(verdict: Verdict, reason: str, note: str) -> Verdict:

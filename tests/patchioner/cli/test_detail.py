@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -108,14 +107,6 @@ def test_json_has_the_provenance(
     known = {verdict.claim.id for verdict in caption.kept}
     assert {claim for sentence in caption.sentences for claim in sentence.claim_ids} <= known
     assert all(verdict.reason for verdict in caption.dropped)
-
-
-def test_the_same_twice(run: Run, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run(photos / "0.png", "--json", "--seed", 5)
-    first = capsys.readouterr().out
-    run(photos / "0.png", "--json", "--seed", 5)
-    assert capsys.readouterr().out == first
-    assert json.loads(first)["settings"]["seed"] == 5
 
 
 def test_a_file_and_a_page(run: Run, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -234,10 +225,3 @@ def test_help_loads_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "--describer WHO" in done.stdout
-
-
-def test_the_published_numbers(run: Run, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(photos / "0.png", "--preset", "published", "--json", "--scorer", "none") == 0
-    settings: dict[str, Any] = json.loads(capsys.readouterr().out)["settings"]
-    assert settings["filter"]["trusted_agreement"] == 2
-    assert settings["describer"]["samples"] == 2

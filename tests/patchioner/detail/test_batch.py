@@ -145,13 +145,6 @@ def test_every_claim_is_accounted_for_once(describe: Any) -> None:
     assert not any(v.kept for v in caption.dropped)
 
 
-def test_regions_may_be_given(describe: Any) -> None:
-    texts = {"global": ["A dog."], "user-1": ["A red kite."], "mine": ["A boat."]}
-    boxes = describe(texts, regions=[Box(1, 1, 20, 20)])
-    assert [r.id for r in boxes.regions][:2] == ["global", "user-1"]
-    assert boxes.text == "A dog. A red kite."
-
-
 def test_stages_that_need_a_model_say_so() -> None:
     with pytest.raises(OptionError, match="describer="):
         DetailCaptioner(None, scorer=None)

@@ -376,17 +376,6 @@ def test_a_server_that_ignores_n_is_asked_again_with_other_seeds(make: Make) -> 
     assert len({request["seed"] for request in server.requests}) == 7
 
 
-def test_a_server_that_refuses_n_is_asked_one_by_one(make: Make) -> None:
-    def picky(request: dict[str, Any]) -> Reaction:
-        return (
-            fails(400, "Only one completion choice is allowed") if "n" in request else once(request)
-        )
-
-    with ChatServer(then=picky) as server:
-        assert len(make(server, concurrency=1).describe(PHOTO, REGIONS)) == 7
-    assert sum("n" in request for request in server.requests) == 1
-
-
 def test_nothing_is_asked_twice_after_a_stop(make: Make, tmp_path: Path) -> None:
     with ChatServer(then=once) as server:
         with pytest.raises(FutileError, match="budget"):

@@ -199,22 +199,6 @@ def test_a_process_that_dies_frees_its_question_and_its_file_goes(tmp_path: Path
     assert not list((tmp_path / "asking").iterdir())
 
 
-def test_what_has_been_answered_while_waiting_is_not_asked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = Model(tmp_path, lambda: pytest.fail("asked again"))
-    assert model.cache is not None
-    original = model.cache.get
-
-    def look(question: Question) -> Answer | None:
-        found = original(question)
-        CallCache(tmp_path).put(question, Answer("yes"))
-        return found
-
-    monkeypatch.setattr(model.cache, "get", look)
-    assert model.text() == Answer("yes")
-
-
 def test_where_nothing_can_be_locked_answers_are_given_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -241,16 +225,6 @@ def test_tokens_are_drawn_by_their_probability_at_that_temperature() -> None:
     left = sampler(torch.zeros(1, 0, dtype=torch.long), logits[None])
     assert torch.isfinite(left).sum() == 1
     torch.testing.assert_close(sampler.log_probs[0], logits.log_softmax(0)[left.argmax(1)])
-
-
-def test_a_row_is_the_same_in_any_batch() -> None:
-    logits = torch.randn(3, 50, generator=torch.Generator().manual_seed(0))
-    heat = [0.7, 1.0, 0.0]
-    together = sampled(logits, [1, 2, 3], heat)
-    alone = [sampled(logits[i : i + 1], [i + 1], [heat[i]])[:, 0] for i in range(3)]
-    assert torch.equal(together, torch.stack(alone, dim=1))
-    assert torch.equal(together[:, 2], logits[2].argmax().expand(200))
-    assert not torch.equal(sampled(logits[:1], [9], [0.7]), sampled(logits[:1], [1], [0.7]))
 
 
 TEMPLATE = (
@@ -431,20 +405,6 @@ def test_texts_do_not_depend_on_their_batch(family: str, tmp_path: Path) -> None
     assert [one.text for one in fewer] == [one.text for one in together[1:4]]
 
 
-def test_picture_seed_and_region_each_make_a_difference(llava: str) -> None:
-    cold = VisionSettings(max_tokens=6, temperature=0.0, global_temperature=0.0, samples=1)
-    one = describer(llava, cold)
-    plain = [said.log_prob for said in one.describe(PHOTO, REGIONS)]
-    other = [said.log_prob for said in one.describe(noise_photo(1), REGIONS)]
-    assert all(a != pytest.approx(b, abs=1e-6) for a, b in zip(plain, other, strict=True))
-    assert [said.log_prob for said in one.describe(PHOTO, REGIONS, seed=1)] == pytest.approx(plain)
-    warm = describer(llava)
-    texts = {
-        said.text for seed in range(2) for said in warm.describe(PHOTO, REGIONS[1:], seed=seed)
-    }
-    assert len(texts) >= 10
-
-
 def test_without_temperature_it_is_the_models_own_greedy_text(llava: str) -> None:
     cold = VisionSettings(max_tokens=8, global_temperature=0.0)
     one = describer(llava, cold)
@@ -477,22 +437,3 @@ def test_batches_are_halved_when_memory_runs_out(
     room[0] = 0
     with pytest.raises(DetailError, match="region 'global'"):
         describer(llava).describe(PHOTO, REGIONS)
-
-
-def test_what_was_written_before_a_break_stays(
-    llava: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plain, calls = generated, [0]
-
-    def breaks(*args: Any, **options: Any) -> Any:
-        calls[0] += 1
-        if calls[0] == 3:
-            raise KeyboardInterrupt
-        return plain(*args, **options)
-
-    monkeypatch.setattr("patchioner.detail.models.generated", breaks)
-    with pytest.raises(KeyboardInterrupt):
-        describer(llava, batch_size=2, cache=CallCache(tmp_path)).describe(PHOTO, REGIONS)
-    assert len(list(tmp_path.rglob("*.json"))) == 4
-    describer(llava, batch_size=2, cache=CallCache(tmp_path)).describe(PHOTO, REGIONS)
-    assert calls[0] == 5  # three more texts, two batches
