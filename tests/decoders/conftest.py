@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from typing import Any
 
 import pytest
 import torch
@@ -13,12 +14,18 @@ from decoders import PrefixGPT2Decoder, TrainOptions, train_decoder
 DIM = 12
 COLOURS = ["red", "blue", "green", "yellow", "black"]
 THINGS = ["cat", "dog", "bus", "car", "kite", "boat"]
+PAIRS = [f"a {colour} {thing}" for colour in COLOURS for thing in THINGS]
+
+
+def quick(**values: Any) -> TrainOptions:
+    """Options of a training that takes seconds."""
+    usual = dict(batch=15, learning_rate=5e-3, warmup_steps=5, noise_sigma=0.01, label_smoothing=0)
+    return TrainOptions(**{**usual, "validation_share": 0.0, "validate_every": 1000, **values})
 
 
 @pytest.fixture(scope="session")
 def corpus() -> list[str]:
-    texts = [f"a {colour} {thing}" for colour in COLOURS for thing in THINGS]
-    return texts + [f"{text} near a {thing}" for text in texts for thing in THINGS[:2]]
+    return PAIRS + [f"{text} near a {thing}" for text in PAIRS for thing in THINGS[:2]]
 
 
 def embed_words(texts: list[str]) -> Tensor:
@@ -64,16 +71,7 @@ def wild(corpus: list[str]) -> PrefixGPT2Decoder:
 @pytest.fixture(scope="session")
 def trained(corpus: list[str]) -> PrefixGPT2Decoder:
     decoder = make_decoder(corpus, dropout=0.0, width=48)
-    options = TrainOptions(
-        steps=220,
-        batch=90,
-        learning_rate=5e-3,
-        warmup_steps=20,
-        noise_sigma=0.02,
-        label_smoothing=0.0,
-        validation_share=0.0,
-        validate_every=1000,
-    )
+    options = quick(steps=220, batch=90, warmup_steps=20, noise_sigma=0.02)
     train_decoder(decoder, corpus, embed_words(corpus), options)
     return decoder
 

@@ -11,25 +11,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from decoders import DecodeOptions, TrainOptions, TrainReport, load_decoder, train_decoder
+from decoders import DecodeOptions, TrainReport, load_decoder, train_decoder
 from decoders.prefix_lm import PrefixLMDecoder
 from patchioner.base.errors import CheckpointError, OptionError
-from tests.decoders.conftest import COLOURS, DIM, THINGS, embed_words
+from tests.decoders.conftest import DIM, PAIRS, embed_words, quick
 from tests.support.language import language_config, language_folder, language_tokenizer
 
 SHORT = DecodeOptions(max_tokens=12)
-CORPUS = [f"a {colour} {thing}" for colour in COLOURS for thing in THINGS]
-OPTIONS = TrainOptions(
-    steps=8,
-    batch=15,
-    learning_rate=5e-3,
-    warmup_steps=2,
-    noise_sigma=0.01,
-    label_smoothing=0.0,
-    validate_every=3,
-    checkpoint_every=2,
-    validation_share=0.1,
-)
+OPTIONS = quick(steps=8, warmup_steps=2, validate_every=3, checkpoint_every=2, validation_share=0.1)
 
 
 def make(kind: str = "gpt2", **settings: Any) -> PrefixLMDecoder:
@@ -52,7 +41,7 @@ def test_training_changes_what_it_should_and_nothing_else(kind: str, tune: str) 
     decoder = make(kind, tune=tune)
     base = {n: p.detach().clone() for n, p in decoder.model.named_parameters() if "lora_" not in n}
     before = weights(decoder)
-    reports = train_decoder(decoder, CORPUS, embed_words, OPTIONS)
+    reports = train_decoder(decoder, PAIRS, embed_words, OPTIONS)
     assert reports[-1].train_loss < reports[0].train_loss
     assert not torch.equal(weights(decoder), before)
     after = dict(decoder.model.named_parameters())
@@ -76,17 +65,17 @@ def test_killed_and_resumed_ends_where_an_uninterrupted_run_does(
             raise Killed
 
     whole, resumed = make(**settings), make(**settings)
-    train_decoder(whole, CORPUS, embed_words, OPTIONS)
+    train_decoder(whole, PAIRS, embed_words, OPTIONS)
     with pytest.raises(Killed):
         train_decoder(
             make(**settings),
-            CORPUS,
+            PAIRS,
             embed_words,
             OPTIONS,
             checkpoint_folder=tmp_path,
             on_report=die,
         )
-    train_decoder(resumed, CORPUS, embed_words, OPTIONS, checkpoint_folder=tmp_path, resume=True)
+    train_decoder(resumed, PAIRS, embed_words, OPTIONS, checkpoint_folder=tmp_path, resume=True)
     assert torch.equal(weights(resumed), weights(whole))
 
 
@@ -96,17 +85,17 @@ def test_saved_and_loaded_says_the_same(
     tmp_path: Path, settings: dict[str, Any], storage: Any
 ) -> None:
     decoder = make(**settings)
-    train_decoder(decoder, CORPUS, embed_words, OPTIONS)
+    train_decoder(decoder, PAIRS, embed_words, OPTIONS)
     decoder.save(tmp_path, storage=storage)
     loaded = load_decoder(tmp_path)
     assert isinstance(loaded, PrefixLMDecoder) and loaded.config == decoder.config
-    rows = embed_words(CORPUS[:8])
+    rows = embed_words(PAIRS[:8])
     left, right = decoder.generate(rows, SHORT), loaded.generate(rows, SHORT)
     if storage == "fp32":
         assert left == right
     assert [o.score for o in right] == pytest.approx([o.score for o in left], abs=0.05)
     # A loaded decoder can be trained further.
-    again = train_decoder(loaded, CORPUS, embed_words, OPTIONS)
+    again = train_decoder(loaded, PAIRS, embed_words, OPTIONS)
     assert torch.isfinite(torch.tensor(again[-1].train_loss))
 
 
@@ -118,11 +107,11 @@ def test_a_referred_language_model_is_not_stored_and_must_be_the_same(
     for path in folder.iterdir():
         (place / path.name).write_bytes(path.read_bytes())
     decoder = PrefixLMDecoder.create(DIM, str(place), keep="reference", tune="lora")
-    train_decoder(decoder, CORPUS, embed_words, OPTIONS)
+    train_decoder(decoder, PAIRS, embed_words, OPTIONS)
     decoder.save(tmp_path / "out", storage="fp32")
     stored = load_file(tmp_path / "out" / "weights.safetensors")
     assert {name.split(".")[0] for name in stored} == {"mapper", "lora"}
-    rows = embed_words(CORPUS[:4])
+    rows = embed_words(PAIRS[:4])
     assert load_decoder(tmp_path / "out").generate(rows, SHORT) == decoder.generate(rows, SHORT)
     language_folder(place, seed=6)
     with pytest.raises(CheckpointError, match="not the language model"):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 from tokenizers import decoders as text_decoders
@@ -69,36 +68,17 @@ TEXTS = [
 ]
 
 
-@cache
-def _pair() -> tuple[ClipTokenizer, Any]:
-    return ClipTokenizer.from_open_clip(), open_clip.tokenizer.SimpleTokenizer()
-
-
 @pytest.fixture(scope="module")
 def ours() -> ClipTokenizer:
-    return _pair()[0]
+    return ClipTokenizer.from_open_clip()
 
 
-@pytest.fixture(scope="module")
-def theirs() -> Any:
-    return _pair()[1]
-
-
-@pytest.mark.parametrize("text", TEXTS)
-def test_ids_and_text_are_open_clips(ours: ClipTokenizer, theirs: Any, text: str) -> None:
-    ids = theirs.encode(text)
-    assert ours.encode([text]) == [ids]
-    assert ours.decode(ids) == theirs.decode(ids).strip(" .")
-
-
-WORDS = "abcdefgh ABC éàç0123456789.,!?'\"-_&;<>()\t\nßñ中文🙂"
-
-
-@settings(deadline=None)  # the first call makes the tokenizers
-@given(st.text(alphabet=WORDS, max_size=60))
-def test_ids_of_any_ordinary_text_are_open_clips(text: str) -> None:
-    ours, theirs = _pair()
-    assert ours.encode([text]) == [theirs.encode(text)]
+def test_ids_and_text_are_open_clips(ours: ClipTokenizer) -> None:
+    theirs = open_clip.tokenizer.SimpleTokenizer()
+    for text in TEXTS:
+        ids = theirs.encode(text)
+        assert ours.encode([text]) == [ids]
+        assert ours.decode(ids) == theirs.decode(ids).strip(" .")
 
 
 def test_a_text_that_spells_a_special_token_is_text(ours: ClipTokenizer) -> None:

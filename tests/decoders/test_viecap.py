@@ -14,9 +14,8 @@ import torch.nn.functional as functional
 from safetensors.torch import load_file
 from torch import Tensor
 
-from decoders import DecodeOptions, TrainOptions, load_decoder, train_decoder
+from decoders import DecodeOptions, load_decoder, train_decoder
 from decoders.viecap import (
-    NAMES_FILE,
     EntityFinder,
     EntityPrompter,
     Prompts,
@@ -25,12 +24,11 @@ from decoders.viecap import (
     mask_entities,
 )
 from patchioner.base.errors import CheckpointError, DecoderError, OptionError, TextError
-from tests.decoders.conftest import COLOURS, DIM, THINGS, embed_words
+from tests.decoders.conftest import DIM, PAIRS, THINGS, embed_words, quick
 from tests.support.language import language_config, language_tokenizer, spread, transformers_twin
 
 SHAPE: dict[str, Any] = {"prompt_tokens": 3, "project_tokens": 2, "mapping_layers": 1}
 SHORT = DecodeOptions(max_tokens=12)
-CORPUS = [f"a {colour} {thing}" for colour in COLOURS for thing in THINGS]
 
 
 def prompter(**settings: Any) -> EntityPrompter:
@@ -69,23 +67,9 @@ def trained() -> ViecapDecoder:
         end="stop",
         **SHAPE,
     )
-    options = _options(steps=200, batch=30, learning_rate=1e-2)
-    train_decoder(decoder, CORPUS, embed_words(CORPUS), options)
+    options = quick(steps=200, batch=30, learning_rate=1e-2)
+    train_decoder(decoder, PAIRS, embed_words(PAIRS), options)
     return decoder
-
-
-def _options(steps: int, **settings: Any) -> TrainOptions:
-    values: dict[str, Any] = dict(
-        steps=steps,
-        batch=15,
-        learning_rate=5e-3,
-        warmup_steps=5,
-        noise_sigma=0.01,
-        label_smoothing=0.0,
-        validation_share=0.0,
-        validate_every=1000,
-    )
-    return TrainOptions(**{**values, **settings})
 
 
 @pytest.mark.parametrize("order", ["soft_hard", "hard_soft", "soft", "hard"])
@@ -128,11 +112,11 @@ def _plain(
 
 
 def test_it_says_the_texts_it_was_trained_on(trained: ViecapDecoder) -> None:
-    captions = trained.generate(embed_words(CORPUS), SHORT)
-    right = sum(one.text == text for one, text in zip(captions, CORPUS, strict=True))
+    captions = trained.generate(embed_words(PAIRS), SHORT)
+    right = sum(one.text == text for one, text in zip(captions, PAIRS, strict=True))
     assert right > 20
     stop = trained.tokenizer.full_stops()[0]
-    assert all(one.token_ids[-1] == stop for one in captions if one.text in CORPUS)
+    assert all(one.token_ids[-1] == stop for one in captions if one.text in PAIRS)
     assert all(one.score < 0 for one in captions)
 
 
@@ -150,7 +134,7 @@ def test_saved_and_loaded_says_the_same(
     ]
     loaded = load_decoder(tmp_path)
     assert isinstance(loaded, ViecapDecoder) and loaded.config == trained.config
-    rows = embed_words(CORPUS[:12])
+    rows = embed_words(PAIRS[:12])
     left, right = trained.generate(rows, SHORT), loaded.generate(rows, SHORT)
     assert [one.text for one in left] == [one.text for one in right]
     if storage == "fp32":
@@ -278,15 +262,6 @@ def test_entities_equal_a_plain_loop(
     assert prompter.entities(rows) == expected
     assert prompter.prompts(rows) == [entity_prompt(names) for names in expected]
     assert prompter.prompts(rows[3:4]) == [entity_prompt(expected[3])]
-
-
-def test_save_and_load_keep_every_bit(vectors: Tensor, tmp_path: Path) -> None:
-    prompter = EntityPrompter(["café", *NAMES[1:]], vectors, temperature=0.02, top_k=2)
-    prompter.save(tmp_path)
-    loaded = EntityPrompter.load(tmp_path, **prompter.settings)  # type: ignore[arg-type]
-    assert loaded.names == prompter.names and loaded.settings == prompter.settings
-    torch.testing.assert_close(loaded.embeddings, prompter.embeddings, rtol=0, atol=1e-7)
-    assert (tmp_path / NAMES_FILE).read_text(encoding="utf-8").startswith("café\ndog\n")
 
 
 @pytest.mark.parametrize(
