@@ -253,25 +253,22 @@ def beam_search(
 
 
 class _Beams:
-    """Living hypotheses (m rows still going, width) and the best finished one of every row."""
+    """Living hypotheses (m rows still going, width, max_tokens) and the best finished one of every row."""
 
     def __init__(self, embeddings: Tensor, constraints: Constraints) -> None:
-        self.options = options = constraints.options
-        self.ends = constraints.ends
-        count, width, device = len(embeddings), options.beam_width, embeddings.device
-        shape = (count, width, options.max_tokens)
+        self.options, self.ends = constraints.options, constraints.ends
+        count, width, device = len(embeddings), self.options.beam_width, embeddings.device
+        shape = (count, width, self.options.max_tokens)
         self.rows = torch.arange(count, device=device)  # which input each living row is
-        self.tokens = torch.zeros(shape, dtype=torch.int64, device=device)
+        self.tokens = torch.full(shape, -1, dtype=torch.int64, device=device)
         self.log_probs = torch.zeros(shape, dtype=torch.float32, device=device)
         self.sums = torch.full((count, width), -torch.inf, dtype=torch.float32, device=device)
         self.sums[:, 0] = 0.0  # all start alike, so only one may be extended at first
         self.ended = torch.zeros(count, dtype=torch.int64, device=device)  # how many, of each input
         self.scores = torch.full((count,), -torch.inf, dtype=torch.float64, device=device)
-        self.won_tokens = torch.full(
-            (count, options.max_tokens), -1, dtype=torch.int64, device=device
-        )
-        self.won_log_probs = torch.zeros(
-            (count, options.max_tokens), dtype=torch.float32, device=device
+        self.won_tokens, self.won_log_probs = (
+            self.tokens[:, 0].clone(),
+            self.log_probs[:, 0].clone(),
         )
 
     def written(self, step: int) -> Tensor:
@@ -288,14 +285,15 @@ class _Beams:
         totals = (self.sums.flatten()[:, None] + log_probs).view(rows, width * each)
         most = min((1 + len(self.ends)) * width, width * each)
         sums, places = totals.topk(most, dim=1)
-        parents = places // each
-        chosen = tokens.view(rows, width * each).gather(1, places)
-        steps = log_probs.view(rows, width * each).gather(1, places)
-        ended = torch.isin(chosen, self.ends) & (sums > -torch.inf)
-        self._finish(parents, chosen, sums, steps, ended, step)
+        parents, row = places // each, torch.arange(rows, device=places.device)[:, None]
+        written, values = self.tokens[row, parents], self.log_probs[row, parents]
+        written[:, :, step] = tokens.view(rows, width * each).gather(1, places)
+        values[:, :, step] = log_probs.view(rows, width * each).gather(1, places)
+        ended = torch.isin(written[:, :, step], self.ends) & (sums > -torch.inf)
+        self._finish(written, values, sums, ended[:, :width], step)
         # Living candidates first, each kind in order of score.
         order = ended.long().argsort(dim=1, stable=True)[:, :width]
-        self._take(parents.gather(1, order), chosen.gather(1, order), steps.gather(1, order), step)
+        self.tokens, self.log_probs = written[row, order], values[row, order]
         self.sums = sums.gather(1, order).masked_fill(ended.gather(1, order), -torch.inf)
         return self._drop_done(parents.gather(1, order))
 
@@ -309,44 +307,29 @@ class _Beams:
         return hypotheses(self.won_tokens.tolist(), self.won_log_probs.tolist())
 
     def _finish(
-        self, parents: Tensor, tokens: Tensor, sums: Tensor, steps: Tensor, ended: Tensor, step: int
+        self, tokens: Tensor, log_probs: Tensor, sums: Tensor, ended: Tensor, step: int
     ) -> None:
         """File the best candidate that ended among the best `width`; a lower one is no winner."""
-        ended = ended[:, : self.options.beam_width]
         self.ended[self.rows] += ended.sum(dim=1)
-        rank = ended.long().argmax(dim=1, keepdim=True)  # the first: they are in order of score
-        scores = sums.gather(1, rank).squeeze(1).double() / self._length(step + 1)
+        rank = ended.long().argmax(dim=1)  # the first: they are in order of score
+        scores = sums.gather(1, rank[:, None]).squeeze(1).double() / self._length(step + 1)
         better = (ended.any(dim=1) & (scores > self.scores[self.rows])).nonzero().squeeze(1)
-        if not len(better):
-            return
         row, rank = self.rows[better], rank[better]
-        parent = parents[better].gather(1, rank).squeeze(1)
         self.scores[row] = scores[better]
-        self.won_tokens[row, :step] = self.tokens[better, parent, :step]
-        self.won_log_probs[row, :step] = self.log_probs[better, parent, :step]
-        self.won_tokens[row, step] = tokens[better].gather(1, rank).squeeze(1)
-        self.won_log_probs[row, step] = steps[better].gather(1, rank).squeeze(1)
-
-    def _take(self, parents: Tensor, tokens: Tensor, steps: Tensor, step: int) -> None:
-        rows = torch.arange(len(parents), device=parents.device)[:, None]
-        self.tokens = self.tokens[rows, parents]
-        self.log_probs = self.log_probs[rows, parents]
-        self.tokens[:, :, step] = tokens
-        self.log_probs[:, :, step] = steps
+        self.won_tokens[row] = tokens[better, rank]
+        self.won_log_probs[row] = log_probs[better, rank]
 
     def _drop_done(self, parents: Tensor) -> Tensor:
         """Let rows leave that are done; the rest stays in place where it can (see `close_ranks`)."""
         # Sums only fall, and a longer caption divides by more: the best that may still come.
         reach = self.sums.amax(dim=1).double() / self._length(self.options.max_tokens)
-        found = self.ended[self.rows]
-        done = (found >= self.options.beam_width) | (
-            (found > 0) & (self.scores[self.rows] >= reach)
-        )
+        found, width = self.ended[self.rows], self.options.beam_width
+        done = (found >= width) | ((found > 0) & (self.scores[self.rows] >= reach))
         kept = close_ranks(~done)
         if len(kept) < len(self.rows):
             self.rows, self.tokens = self.rows[kept], self.tokens[kept]
             self.log_probs, self.sums = self.log_probs[kept], self.sums[kept]
-        return (kept[:, None] * self.options.beam_width + parents[kept]).flatten()
+        return (kept[:, None] * width + parents[kept]).flatten()
 
     def _length(self, tokens: int) -> float:
         return float(tokens**self.options.length_penalty)
