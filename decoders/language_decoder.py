@@ -6,10 +6,10 @@ Sources of the mappers: Mokady et al. 2021 (ClipCap, arXiv 2111.09734); Fei et a
 from __future__ import annotations
 
 import copy
+import inspect
 from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -65,11 +65,16 @@ class TransformersModel:
 
     def __init__(self, model: nn.Module) -> None:
         self.model: Any = model
-        self._extras = self._accepted()
-        if not self._sound():
+        accepted = inspect.signature(model.forward).parameters
+        self._extras = [name for name in ("position_ids", "logits_to_keep") if name in accepted]
+        fault = "minds padding or its own cache"
+        try:
+            sound = self._sound()
+        except (TypeError, AttributeError) as error:
+            sound, fault = False, f"is no causal language model that reads input vectors ({error})"
+        if not sound:
             raise OptionError(
-                f"{type(model).__name__} minds padding or its own cache; choose a causal transformer "
-                "(GPT-2, OPT, Llama, Qwen ...)"
+                f"{type(model).__name__} {fault}; choose a causal transformer (GPT-2, OPT, Llama, Qwen ...)"
             )
 
     @property
@@ -144,18 +149,6 @@ class TransformersModel:
             **{name: extra[name] for name in self._extras},
             attention_mask=None if padding is None else mask,
             return_dict=True,
-        )
-
-    def _accepted(self) -> tuple[str, ...]:
-        """Which of the arguments that spare work the model takes."""
-        for extras in (("position_ids", "logits_to_keep"), ("position_ids",), ()):
-            self._extras = extras
-            with suppress(TypeError, AttributeError), torch.inference_mode():
-                self.read(self.get_input_embeddings().weight[None, :1], None, 1)
-                return extras
-        raise OptionError(
-            f"{type(self.model).__name__} is no causal language model that reads input vectors; choose a "
-            "causal transformer (GPT-2, OPT, Llama, Qwen ...)"
         )
 
     @torch.inference_mode()
@@ -409,38 +402,28 @@ class PromptMLP(nn.Module):
 
 
 class _MappingLayer(nn.Module):
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(width)
-        self.attn = _MappingAttention(width, heads)
-        self.norm2 = nn.LayerNorm(width)
-        fc1, fc2 = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
-        self.mlp = nn.Sequential(OrderedDict(fc1=fc1, relu=nn.ReLU(), fc2=fc2))
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        hidden = hidden + self.attn(self.norm1(hidden))
-        out: Tensor = hidden + self.mlp(self.norm2(hidden))
-        return out
-
-
-class _MappingAttention(nn.Module):
-    """Self-attention without mask; keys are the first half of `to_keys_values`, values the second."""
+    """Attention without mask (`to_keys_values` gives keys, then values), and a perceptron; both pre-norm."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.to_queries = nn.Linear(width, width, bias=False)
-        self.to_keys_values = nn.Linear(width, 2 * width, bias=False)
-        self.project = nn.Linear(width, width)
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attn = nn.ModuleDict({"to_queries": nn.Linear(width, width, bias=False)})
+        self.attn["to_keys_values"] = nn.Linear(width, 2 * width, bias=False)
+        self.attn["project"] = nn.Linear(width, width)
+        fc1, fc2 = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
+        self.mlp = nn.Sequential(OrderedDict(fc1=fc1, relu=nn.ReLU(), fc2=fc2))
 
     def forward(self, hidden: Tensor) -> Tensor:
         rows, places, width = hidden.shape
-        shape = (rows, places, self.heads, width // self.heads)
-        queries = self.to_queries(hidden).view(shape).transpose(1, 2)
-        keys, values = (
-            part.reshape(shape).transpose(1, 2)
-            for part in self.to_keys_values(hidden).chunk(2, dim=-1)
+        normed = self.norm1(hidden)
+        both = self.attn["to_keys_values"](normed).chunk(2, dim=-1)
+        queries, keys, values = (
+            part.reshape(rows, places, self.heads, width // self.heads).transpose(1, 2)
+            for part in (self.attn["to_queries"](normed), *both)
         )
         mixed = functional.scaled_dot_product_attention(queries, keys, values)
-        out: Tensor = self.project(mixed.transpose(1, 2).reshape(rows, places, width))
+        merged = mixed.transpose(1, 2).reshape(rows, places, width)
+        hidden = hidden + self.attn["project"](merged)
+        out: Tensor = hidden + self.mlp(self.norm2(hidden))
         return out
