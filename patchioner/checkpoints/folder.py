@@ -368,10 +368,22 @@ def _read_own(folder: Path) -> Parts:
         load_backbone(folder / "backbone"),
         load_decoder(folder / "decoder"),
         _read_bank(bank) if bank.is_dir() else None,
-        partial(load_tower, tower) if tower.is_dir() else None,
+        partial(_read_tower, tower, _stamps(tower)) if tower.is_dir() else None,
         settings,
         NounTable.load(nouns) if nouns.is_dir() else None,
     )
+
+
+def _stamps(folder: Path) -> list[tuple[str, int, int]]:
+    stats = ((path.name, path.stat()) for path in sorted(folder.iterdir()))
+    return [(name, stat.st_ino, stat.st_mtime_ns) for name, stat in stats]
+
+
+def _read_tower(folder: Path, seen: list[tuple[str, int, int]]) -> TextTower:
+    """The tower that was there when the other parts were read, and no other in its place."""
+    if folder.is_dir() and _stamps(folder) != seen:
+        raise CheckpointError(f"{folder} was replaced since the model was read: load it again")
+    return load_tower(folder)
 
 
 def _read_bank(folder: Path) -> MemoryBank:

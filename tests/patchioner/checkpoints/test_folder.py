@@ -153,6 +153,13 @@ def test_a_caption_does_not_read_the_text_tower(
     assert pickle.loads(pickle.dumps(model.parts)).tower is not None
 
 
+def test_a_tower_that_was_replaced_meanwhile_is_refused(folder: Path) -> None:
+    parts = read_checkpoint(folder)
+    write_checkpoint(tiny_parts(1), folder)
+    with pytest.raises(CheckpointError, match="replaced since the model was read"):
+        assert parts.text_tower is None
+
+
 def test_bank_and_tower_may_be_absent_where_the_projection_needs_none(tmp_path: Path) -> None:
     bare = replace(without_bank(tiny_parts(), "none"), tower=None)
     write_checkpoint(tiny_parts(), tmp_path)
