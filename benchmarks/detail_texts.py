@@ -86,26 +86,27 @@ class ObjectScores:
     there: Floats
     words: Floats
 
-    def interval(self, metric: str, seed: int = 0) -> Interval:
-        """Share of the named classes that are there, of those there that are named, of texts that name no other."""
-        photos = range(len(self.named))
+    def share(self, metric: str) -> tuple[Floats, Floats]:
+        """Of each text, above and below the line: the named classes that are there, of those named ("precision") or
+        there ("recall"); whether it names no other ("clean").
+        """
         if metric == "clean":
-            return bootstrap_mean(self.named == self.right, photos, seed=seed)
-        below = self.named if metric == "precision" else self.there
-        return scoring.bootstrap_ratio(self.right, below, photos, seed=seed)
+            return (self.named == self.right).astype(np.float64), np.ones(len(self.named))
+        return self.right, self.named if metric == "precision" else self.there
+
+    def interval(self, metric: str, seed: int = 0) -> Interval:
+        """The share over all texts."""
+        return scoring.bootstrap_ratio(*self.share(metric), range(len(self.named)), seed=seed)
 
     def gain_over(self, other: ObjectScores, metric: str, seed: int = 0) -> Interval:
         """How much a metric exceeds that of other texts of the same photos, resampled for both together."""
 
         def share(one: ObjectScores, often: NDArray[np.int64]) -> float:
-            if metric == "clean":
-                return float(often @ (one.named == one.right) / often.sum())
-            below = float(often @ (one.named if metric == "precision" else one.there))
-            return float(often @ one.right) / below if below else 0.0
+            above, below = (float(often @ part) for part in one.share(metric))
+            return above / below if below else 0.0
 
-        photos = range(len(self.named))
         gain = lambda often: share(self, often) - share(other, often)  # noqa: E731
-        return scoring.bootstrap_statistic(gain, photos, seed=seed)
+        return scoring.bootstrap_statistic(gain, range(len(self.named)), seed=seed)
 
 
 def object_scores(

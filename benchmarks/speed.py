@@ -282,15 +282,15 @@ class Contest:
         """Captions that never end early, against one batch of the published way and batches of four."""
         count = self.shapes.decoded
         vectors = functional.normalize(self._vectors(count), dim=1)
-        decoder, naive = self.sides[0].model.parts.decoder, self.sides[1].decoder
+        decoder, plain = self.sides[0].model.parts.decoder, self.sides[1].decoder
         label = f"decoding alone, {count:,} rows"
-        expected = [naive.until_end(ids) for ids in naive.token_ids(vectors)]
+        expected = [plain.until_end(ids) for ids in plain.token_ids(vectors)]
         written = [one.token_ids for one in decoder.generate(vectors, OPTIONS)]
         self.compared += check_equal(written, expected, label)
         clocks = {
             "ours": clocked(partial(decoder.generate, vectors, OPTIONS)),
-            "published: one batch": clocked(partial(naive.token_ids, vectors)),
-            "published: batches of four, scaled": self.sides[1].in_chunks(vectors, naive.token_ids),
+            "published: one batch": clocked(partial(plain.token_ids, vectors)),
+            "published: batches of four, scaled": self.sides[1].in_chunks(vectors, plain.token_ids),
         }
         yield from self._against(label, clocks)
 

@@ -90,7 +90,7 @@ def score_captions(
         meteor: a running METEOR: it and the official programs (Stanford tokenizer, pycocoevalcap) are used for
             everything that they have. None: never Java.
         extra: metrics of your own, name -> "module:function"; the function takes predictions, references and `samples`
-            and gives n scores, or {"samples": n scores, "corpus": one number}, which are not scaled.
+            and gives n scores, which are not scaled.
         samples: n objects.
 
     Returns:
@@ -174,27 +174,17 @@ def _made(name: str, *, java: bool) -> str:
 
 def _extra_result(name: str, given: Any, where: str, count: int) -> MetricResult:
     """What a metric of the user's own gave, checked and not scaled."""
-    corpus = None
-    if isinstance(given, Mapping):
-        if "samples" not in given:
-            raise OptionError(
-                f"metric {name!r} gave a mapping with {sorted(map(str, given))}: give 'samples', and 'corpus' if any"
-            )
-        corpus, given = given.get("corpus"), given["samples"]
     try:
         scores = np.asarray(given, dtype=np.float64)
-        value = float(scores.mean()) if corpus is None else float(corpus)
     except (TypeError, ValueError) as error:
-        raise OptionError(
-            f"metric {name!r} gave {str(given)[:80]}: give numbers ({error})"
-        ) from error
+        told = f"metric {name!r} gave {str(given)[:80]}"
+        raise OptionError(f"{told}: give a number per prediction ({error})") from error
     if scores.shape != (count,):
         raise OptionError(
             f"metric {name!r} gave scores of shape {scores.shape} for {count} predictions: give one each"
         )
     made = f"{where}; tokenizer: none"
-    made += "; corpus score by the metric itself" if corpus is not None else ""
-    return MetricResult(name, value, tuple(scores.tolist()), made)
+    return MetricResult(name, float(scores.mean()), tuple(scores.tolist()), made)
 
 
 def _resolve(name: str, metric: str) -> Callable[..., Any]:

@@ -45,20 +45,8 @@ ODD: tuple[Any, ...] = (
     "../x", "1", [], [[]], {}, [1], {"a": 1}, [[0, 0], [1, 1]], "9" * 5000, [[[[[]]]]],
 )  # fmt: skip
 WORDS = (
-    b"\0",
-    b"\xff\xfe",
-    b"[" * 2000,
-    b"9" * 400,
-    b"-1",
-    b"1e999",
-    b"NaN",
-    b'"',
-    b"{",
-    b"}",
-    b",",
-    b"\n",
-    b"\x80\x04",
-)
+    b"\0", b"\xff\xfe", b"[" * 2000, b"9" * 400, b"-1", b"1e999", b"NaN", b'"', b"{", b"}", b",", b"\n", b"\x80\x04",
+)  # fmt: skip
 
 
 @cache
@@ -172,94 +160,58 @@ COCO = {
     ],
 }
 LABELME = {
-    "shapes": [{"label": "a", "points": RING, "shape_type": "polygon"}],
-    "imageWidth": 64,
-    "imageHeight": 48,
-}
-STUDIO = [
-    {
-        "data": {"image": "a.jpg"},
-        "annotations": [
-            {
-                "result": [
-                    {
-                        "type": "brushlabels",
-                        "original_width": 64,
-                        "value": {"rle": [0, 0, 48, 0] * 9},
-                    }
-                ]
-            }
-        ],
-    }
-]
+    "shapes": [{"label": "a", "points": RING, "shape_type": "polygon"}], "imageWidth": 64, "imageHeight": 48,
+}  # fmt: skip
+BRUSH = {"type": "brushlabels", "original_width": 64, "value": {"rle": [0, 0, 48, 0] * 9}}
+STUDIO = [{"data": {"image": "a.jpg"}, "annotations": [{"result": [BRUSH]}]}]
 XML = (
     b'<annotations><image name="a.jpg"><polygon label="x" points="1,1;9,1;9,9"/>'
     b'<mask rle="0,4" left="1" top="1" width="2" height="2"/></image></annotations>'
 )
 REPLY = {
-    "choices": [{"message": {"content": "A red box."}, "finish_reason": "stop"}],
-    "usage": {"prompt_tokens": 1},
+    "choices": [{"message": {"content": "A red box."}, "finish_reason": "stop"}], "usage": {"prompt_tokens": 1},
+}  # fmt: skip
+OURS = {
+    "regions": [
+        {"box": [1, 1, 30, 30], "label": "a"},
+        {"polygon": RING},
+        {"trace": RING},
+        {"mask": RUNS},
+    ]
 }
+TRACES = (
+    [[1, 1], [30, 30]],
+    {"trace": RING, "normalized": False},
+    {"traces": [[{"x": 0.1, "y": 0.2}]]},
+)
 
 
 def targets() -> dict[str, Target]:
     """Every reader, by name."""
-    ours = {
-        "regions": [
-            {"box": [1, 1, 30, 30], "label": "a"},
-            {"polygon": RING},
-            {"trace": RING},
-            {"mask": RUNS},
-        ]
-    }
-    found = {
-        "regions": Target(
-            regions, _json(ours, {"images": {"a.jpg": [{"set": [{"point": [3, 4]}]}]}})
-        ),
+    arrays = _arrays(masks=np.ones((2, 48, 64), bool)), _arrays(boxes=[[1.0, 1, 9, 9]])
+    yolo = b"0 0.5 0.5 0.2 0.2\n1 0.1 0.1 0.9 0.1 0.9 0.9\n"
+    texts = {
+        "c.txt": (b"a dog\na cat\n", b"image,caption\na.jpg,a dog\n"), "c.csv": (b'caption;x\n"a dog";1\n',),
+        "c.json": _json(["a dog"], {"annotations": [{"caption": "a"}]}),
+        "c.txt.gz": (gzip.compress(b"a dog\na cat\n", mtime=0),),
+    }  # fmt: skip
+    configs = [f"{part}config.json" for part in ("", "backbone/", "text_tower/", "decoder/")]
+    banks = ("bank.json", "bank.safetensors", "texts.jsonl")
+    return {
+        "regions": Target(regions, _json(OURS, {"images": {"a.jpg": [{"set": [{"point": [3, 4]}]}]}})),
         "coco": Target(regions, _json(COCO, COCO["annotations"], LABELME, STUDIO)),
         "xml": Target(partial(regions, name="r.xml"), (XML,)),
-        "yolo": Target(
-            partial(regions, name="a.txt"), (b"0 0.5 0.5 0.2 0.2\n1 0.1 0.1 0.9 0.1 0.9 0.9\n",)
-        ),
-        "arrays": Target(
-            partial(regions, name="r.npz"),
-            (_arrays(masks=np.ones((2, 48, 64), bool)), _arrays(boxes=[[1.0, 1, 9, 9]])),
-        ),
+        "yolo": Target(partial(regions, name="a.txt"), (yolo,)),
+        "arrays": Target(partial(regions, name="r.npz"), arrays),
         "rle": Target(rle, (b"PPYo1", b"0P^1")),
         "weights": Target(weights, ((tiny() / "decoder/weights.safetensors").read_bytes()[:4096],)),
-        "trace": Target(
-            trace,
-            _json(
-                [[1, 1], [30, 30]],
-                {"trace": RING, "normalized": False},
-                {"traces": [[{"x": 0.1, "y": 0.2}]]},
-            ),
-        ),
+        "trace": Target(trace, _json(*TRACES)),
         "reply": Target(reply, _json(REPLY, {"error": {"message": "no"}})),
         "image": Target(image, _pictures()),
-        "captions.txt": Target(
-            partial(captions, name="c.txt"), (b"a dog\na cat\n", b"image,caption\na.jpg,a dog\n")
-        ),
-        "captions.csv": Target(partial(captions, name="c.csv"), (b'caption;x\n"a dog";1\n',)),
-        "captions.json": Target(
-            partial(captions, name="c.json"), _json(["a dog"], {"annotations": [{"caption": "a"}]})
-        ),
-        "captions.gz": Target(
-            partial(captions, name="c.txt.gz"), (gzip.compress(b"a dog\na cat\n", mtime=0),)
-        ),
-    }
-    for name in (
-        "config.json",
-        "backbone/config.json",
-        "text_tower/config.json",
-        "decoder/config.json",
-    ):
-        found[name] = Target(partial(config, name=name), ((tiny() / name).read_bytes(),))
-    for name in ("bank.json", "bank.safetensors", "texts.jsonl"):
-        found[name] = Target(
-            partial(bank, name=name), ((tiny() / "memory_bank" / name).read_bytes(),)
-        )
-    return found
+        **{name: Target(partial(captions, name=name), seeds) for name, seeds in texts.items()},
+        **{n: Target(partial(config, name=n), ((tiny() / n).read_bytes(),)) for n in configs},
+        **{n: Target(partial(bank, name=n), ((tiny() / "memory_bank" / n).read_bytes(),)) for n in banks},
+    }  # fmt: skip
 
 
 def broken(seed: bytes, draw: random.Random) -> bytes:

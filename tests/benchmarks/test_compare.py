@@ -170,7 +170,6 @@ def test_what_is_refused(start: Start, world: World, tmp_path: Path, capsys: Cap
     [
         ("A", "T2D + memory", "COCO Entities", {"cider": 109.1, "P": 87.5}),
         ("A", "T2D + memory", "VG v1.2", {"mAP": 21.31, "cider": 31.9, "P": 78.8}),
-        ("A", "ZeroCap", "COCO", {"cider": 14.6}),
         ("A", "DeCap (reproduced by them)", "Flickr30k", {"cider": 40.0, "P": 84.8, "clip_s": 76.3}),
         ("B", "Patch-ioner@518, 37 patches, DINOv2 B14, patches, gaussian", "not printed",
          {"mAP": 22.0, "meteor": 10.82, "bleu4": 1.43, "rouge_l": 18.82, "cider": 32.80, "spice": 15.48,

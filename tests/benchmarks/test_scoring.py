@@ -158,16 +158,6 @@ def test_mean_and_bounds() -> None:
     assert bootstrap_mean(values, range(400), seed=2) != interval
 
 
-def test_whole_photos_are_drawn() -> None:
-    """Copies of a sample in one photo add no certainty; as photos of their own they would."""
-    values = [0.0, 1.0, 0.0, 1.0]
-    once = bootstrap_mean(values, list("abcd"))
-    copied = bootstrap_mean(values * 50, list("abcd") * 50)
-    apart = bootstrap_mean(values * 50, range(200))
-    assert (copied.low, copied.high) == (once.low, once.high)
-    assert apart.high - apart.low < (once.high - once.low) / 3
-
-
 def test_plain_twins() -> None:
     """Photos drawn one by one: the ratio of pooled samples, and the difference of two runs."""
     first, second, photos = [1.0, 2.0, 6.0, 3.0], [1.0, 1.0, 2.0, 5.0], ["a", "a", "b", "c"]

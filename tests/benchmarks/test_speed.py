@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from torch.nn import functional
 
 from benchmarks import naive, speed
 from benchmarks.naive import (
@@ -72,15 +71,6 @@ def test_both_sides_write_the_same(
     lengths = {len(ids) for ids in tokens}
     assert lengths == {STEPS} if not ends else max(lengths) < STEPS
     assert count < 9 or ends or len(set(tokens)) >= 3  # else equal tokens would prove little
-
-
-def test_projection_is_that_of_the_bank() -> None:
-    rows = 3 * torch.randn(500, 12, generator=torch.Generator().manual_seed(0))
-    queries = torch.randn(9, 12, generator=torch.Generator().manual_seed(1))
-    found = naive.project(queries, rows)
-    torch.testing.assert_close(found, MemoryBank(rows).project(queries), rtol=1e-4, atol=1e-5)
-    nearest = naive.project(rows[:3], rows, temperature=1e-4)
-    torch.testing.assert_close(nearest, functional.normalize(rows[:3], dim=1))
 
 
 def test_attention_is_ours_under_reference_rounding(backbone: TimmViT, photo: Image.Image) -> None:

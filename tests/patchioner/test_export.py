@@ -66,7 +66,7 @@ def graph(backbone: TimmViT) -> Graph:
     return trace_backbone(backbone)
 
 
-SMALL: dict[str, Any] = {"depth": 2, "embed_dim": 48, "num_heads": 3}
+SMALL: dict[str, Any] = {"depth": 1, "embed_dim": 48, "num_heads": 3}
 ROTARY = "vit_base_patch16_dinov3"
 
 

@@ -59,27 +59,19 @@ def language_config(kind: str = "gpt2", **settings: Any) -> dict[str, Any]:
     ends = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None}
     common = {"vocab_size": language_tokenizer().vocab_size, **ends}
     llama_like = {
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 128,
-    }
+        "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "max_position_embeddings": 128,
+    }  # fmt: skip
     own: dict[str, dict[str, Any]] = {
         "gpt2": {"n_layer": 2, "n_embd": 32, "n_head": 4, "n_positions": 128},
         "opt": {
-            "hidden_size": 32,
-            "ffn_dim": 48,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "max_position_embeddings": 128,
-            "word_embed_proj_dim": 16,
+            "hidden_size": 32, "ffn_dim": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+            "max_position_embeddings": 128, "word_embed_proj_dim": 16,
         },
         "llama": llama_like,
         "qwen2": llama_like,
         "mistral": {**llama_like, "sliding_window": 6},
-    }
+    }  # fmt: skip
     return {"model_type": kind, **common, **own[kind], **settings}
 
 
