@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ data = pytest.importorskip("skimage.data", reason="the documents' photos come wi
 ELSEWHERE = re.compile(
     r"Ruggero1912|openai:|hf:|\bMODEL\b|my-copy|my-model|--model decap|^patchioner serve|--engine ray"
 )
-LONG = re.compile(r"^patchioner export|--patches")  # a tiny model proves as much
+LONG = re.compile(r"^patchioner (export|detail)|--patches")  # a tiny model proves as much
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -77,6 +78,10 @@ def test_the_commands_run_in_their_order(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """One that stands on several pages runs once."""
+    settings = replace(
+        model.settings, calibration=Patchioner.from_pretrained().settings.calibration
+    )
+    tiny = Patchioner(replace(model.parts, settings=settings), device="cpu")
     found = [
         shlex.split(one, comments=True) for page in PAGES for one in commands(page, "patchioner ")
     ]
@@ -86,7 +91,7 @@ def test_the_commands_run_in_their_order(
             continue
         with monkeypatch.context() as patch:
             if LONG.search(command):
-                patch.setattr(Patchioner, "from_pretrained", lambda *_, **__: model)
+                patch.setattr(Patchioner, "from_pretrained", lambda *_, **__: tiny)
             assert main(list(words[1:])) == 0, command
         out = capsys.readouterr().out
         written = [desk / words[words.index(flag) + 1] for flag in ("--out",) if flag in words]
