@@ -29,13 +29,7 @@ from patchioner.base.errors import OptionError, PatchionerError
 from patchioner.base.files import atomic_path, file_sha256, write_json
 from patchioner.base.progress import progress
 from patchioner.detail.client import Budget, ChatClient
-from patchioner.detail.models import (
-    Answer,
-    AskedModel,
-    CallCache,
-    EmptyAnswerError,
-    Question,
-)
+from patchioner.detail.models import Answer, AskedModel, CallCache, EmptyAnswerError, Question
 
 PROMPT = """\
 Somebody describes a photo aloud while moving the mouse over what is spoken of. You get the transcript of it all, and \

@@ -18,6 +18,8 @@ from patchioner import Patchioner
 from patchioner.checkpoints.folder import SHIPPED
 from patchioner.cli.main import command_parser, main
 
+Capture = pytest.CaptureFixture[str]
+
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 data = pytest.importorskip("skimage.data", reason="the documents' photos come with scikit-image")
@@ -72,10 +74,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shipped: Patchioner) -
 
 
 def test_the_commands_run_in_their_order(
-    desk: Path,
-    model: Patchioner,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    desk: Path, model: Patchioner, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     """One that stands on several pages runs once."""
     settings = replace(
@@ -112,16 +111,14 @@ def test_the_commands_that_need_others_are_spelled_right(desk: Path) -> None:
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.name
 )
-def test_the_python_blocks_run_in_their_order(
-    page: Path, desk: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_python_blocks_run_in_their_order(page: Path, desk: Path, capsys: Capture) -> None:
     namespace: dict[str, object] = {}
     for block in blocks(page, "python"):
         exec(compile(block, page.name, "exec"), namespace)
     assert capsys.readouterr().out or len(namespace) > 3
 
 
-def test_the_documented_adaptation_captions(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_documented_adaptation_captions(desk: Path, capsys: Capture) -> None:
     """As documented, on the first 60 sentences and for one epoch."""
     import train_text_decoder
 
@@ -138,9 +135,7 @@ def test_the_documented_adaptation_captions(desk: Path, capsys: pytest.CaptureFi
     assert capsys.readouterr().out.count("whole image") == 1
 
 
-def test_the_documented_benchmark_runs_on_the_sample_set(
-    desk: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_documented_benchmark_runs_on_the_sample_set(desk: Path, capsys: Capture) -> None:
     from benchmarks import trace
 
     (command,) = re.findall(

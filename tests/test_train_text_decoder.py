@@ -13,6 +13,8 @@ import pytest
 from patchioner.checkpoints.folder import read_checkpoint
 from tests.support.tiny import TEXTS
 
+Capture = pytest.CaptureFixture[str]
+
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "train_text_decoder.py"
 
@@ -40,7 +42,7 @@ def test_the_whole_way_on_again_and_a_second_start(
     script: ModuleType,
     words: list[str],
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    capsys: Capture,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with caplog.at_level("INFO"):
@@ -97,11 +99,7 @@ def test_options_follow_the_arguments(script: ModuleType) -> None:
     ],
 )
 def test_wrong_usage_is_status_two(
-    script: ModuleType,
-    words: list[str],
-    extra: list[str],
-    message: str,
-    capsys: pytest.CaptureFixture[str],
+    script: ModuleType, words: list[str], extra: list[str], message: str, capsys: Capture
 ) -> None:
     with pytest.raises(SystemExit) as stop:
         script.main([*words, *extra])
@@ -120,12 +118,7 @@ def test_wrong_usage_is_status_two(
     ],
 )
 def test_failures_are_one_line_and_status_one(
-    script: ModuleType,
-    words: list[str],
-    flag: str,
-    value: str,
-    message: str,
-    capsys: pytest.CaptureFixture[str],
+    script: ModuleType, words: list[str], flag: str, value: str, message: str, capsys: Capture
 ) -> None:
     assert script.main([*words, *flag.split(), value]) == 1
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
@@ -145,10 +138,7 @@ def test_the_example_corpus_is_what_its_script_writes() -> None:
 
 
 def test_ctrl_c_says_how_to_go_on(
-    script: ModuleType,
-    words: list[str],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    script: ModuleType, words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     def stop(*_: object) -> None:
         raise KeyboardInterrupt

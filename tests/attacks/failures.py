@@ -28,9 +28,7 @@ from tests.support.failing import CALLS, every_failure
 from tests.support.tiny import TEXTS, noise_photo, tiny_parts
 
 QUICK = AdaptOptions(
-    epochs=1,
-    batch=30,
-    fresh=NewDecoder(layers=1, width=32, heads=2, vocab_size=270, positions=40),
+    epochs=1, batch=30, fresh=NewDecoder(layers=1, width=32, heads=2, vocab_size=270, positions=40)
 )
 
 

@@ -15,13 +15,7 @@ from PIL import Image
 
 from benchmarks.command import CIDER_WARNING, write_reports
 from benchmarks.data import TASK_NAMES
-from benchmarks.report import (
-    LONG_SIDE,
-    REPORT_FILE,
-    Gallery,
-    main,
-    write_report,
-)
+from benchmarks.report import LONG_SIDE, REPORT_FILE, Gallery, main, write_report
 from tests.benchmarks.conftest import World
 
 EVIL = '<script>alert("1")</script> & \x00</article>'

@@ -44,10 +44,10 @@ from tests.support.tiny import change_config, clip_architecture, noise_photo, sh
 
 
 def shallow(mode: str = "aspect") -> TimmViT:
-    """Two blocks of timm's test model, with a standardising head and no weight near zero."""
+    """A block of timm's test model, with a standardising head and no weight near zero."""
     torch.manual_seed(0)
     settings, head = Preprocessing(mode, 64, 16), {"type": "standardise"}  # type: ignore[arg-type]
-    backbone = shaken(TimmViT("test_vit", settings, head=head, overrides={"depth": 2}))
+    backbone = shaken(TimmViT("test_vit", settings, head=head, overrides={"depth": 1}))
     with torch.no_grad():
         for name, tensor in backbone.head.named_buffers():
             tensor.copy_(torch.rand(64) + 0.5 if "std" in name else torch.randn(64) * 0.1)

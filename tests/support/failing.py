@@ -18,10 +18,7 @@ from torch.overrides import TorchFunctionMode
 # What each kind of failure meets: (module, name). Paths of safetensors are written outside of Python.
 CALLS: dict[str, tuple[tuple[str, str], ...]] = {
     "open": (("io", "open"), ("builtins", "open"), ("os", "open"), ("os", "mkdir")),
-    "write": (
-        ("patchioner.base.weights", "save_file"),
-        ("os", "write"),
-    ),
+    "write": (("patchioner.base.weights", "save_file"), ("os", "write")),
     "fsync": (("os", "fsync"),),
     "rename": (("os", "replace"), ("os", "rename"), ("os", "link")),
     "allocation": (("numpy", "empty"), ("numpy", "zeros"), ("numpy", "concatenate")),
