@@ -68,15 +68,8 @@ def load_pretrained(name: str, device: str) -> Patchioner:
 
 
 PACKAGES = [
-    "torch",
-    "timm",
-    "numpy",
-    "pillow",
-    "tokenizers",
-    "transformers",
-    "open_clip_torch",
-    "pycocoevalcap",
-]
+    "torch", "timm", "numpy", "pillow", "tokenizers", "transformers", "open_clip_torch", "pycocoevalcap",
+]  # fmt: skip
 
 
 def versions() -> dict[str, str]:

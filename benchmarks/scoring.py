@@ -270,17 +270,22 @@ class Scorer(ExitStack):
         usual = () if settings.task == "objects" else DEFAULT_METRICS
         names = [*usual, *(("meteor",) if self._meteor is not None and usual else ())]
         names += [name for name in settings.metrics if ":" not in name]
-        results = score_captions(
-            [prediction.caption or "" for prediction in said], [prediction.references for prediction in said],
-            list(dict.fromkeys(names)), extra=extra, samples=said, meteor=self._meteor,
-        )  # fmt: skip
+        _, captions, references = _columns(said)
+        asked: dict[str, Any] = {"extra": extra, "samples": said, "meteor": self._meteor}
+        results = score_captions(captions, references, list(dict.fromkeys(names)), **asked)
         return _with_intervals(results, said, how)
+
+
+def _columns(said: Sequence[Prediction]) -> tuple[list[str], list[str], list[tuple[str, ...]]]:
+    """Photos, captions and references."""
+    captions = [prediction.caption or "" for prediction in said]
+    return [p.photo for p in said], captions, [p.references for p in said]
 
 
 def _with_intervals(
     results: Mapping[str, MetricResult], said: Sequence[Prediction], how: Mapping[str, int]
 ) -> dict[str, Score]:
-    photos = [prediction.photo for prediction in said]
+    photos, *_ = _columns(said)
     return {name: caption_score(result, photos, how) for name, result in results.items()}
 
 
@@ -311,10 +316,7 @@ def regional_scores(
     With `classes` the one reference of each is the name of its class, and boxes of one class are one region for the
     grounding: a caption that names it is right for all of them.
     """
-    names = region_names(said)
-    photos = [prediction.photo for prediction in said]
-    captions = [prediction.caption or "" for prediction in said]
-    references = [prediction.references for prediction in said]
+    names, (photos, captions, references) = region_names(said), _columns(said)
     if _alone(photos, names):
         return {}
     pairs, unique = regions.distinctness(captions, photos, names)
@@ -331,11 +333,8 @@ def regional_scores(
     fit = (regions.class_named, kinds) if classes else (regions.fixed_cider(references), names)
     found = regions.grounding(captions, references, photos, *fit)
     of = [photos[index] for index in found.samples]
-    for (name, made), values in zip(
-        (_OF_CLASSES if classes else _OF_REGIONS).items(),
-        (found.margins, 100.0 * found.wins),
-        strict=True,
-    ):
+    told = (_OF_CLASSES if classes else _OF_REGIONS).items()
+    for (name, made), values in zip(told, (found.margins, 100.0 * found.wins), strict=True):
         mean = bootstrap_mean(values, of, **how)
         by_index = dict(zip(found.samples, values.tolist(), strict=True))
         samples = tuple(by_index.get(index) for index in range(len(said)))
@@ -363,9 +362,8 @@ def object_scores(said: Sequence[Prediction], how: Mapping[str, int]) -> dict[st
         `regional_scores` has of classes.
     """
     made = "patchioner, benchmarks.metrics.regions: boxes whose caption names their class, %"
-    references = [prediction.references for prediction in said]
-    hits = regions.class_named([prediction.caption or "" for prediction in said], references)
-    photos = [prediction.photo for prediction in said]
+    photos, captions, references = _columns(said)
+    hits = regions.class_named(captions, references)
     rate = bootstrap_mean(hits, photos, **how)
     scores = {"object_hits": Score(rate.value, rate, made, tuple(hits.tolist()))}
     others = [index for index, due in enumerate(references) if due[0] != PERSON]
@@ -381,14 +379,12 @@ def one_reference_scores(
     said: Sequence[Prediction], how: Mapping[str, int], meteor: Meteor | None
 ) -> dict[str, Score]:
     """CIDEr, ROUGE-L and BLEU-4 with each reference a sample of its own; nothing where no sample has several."""
-    texts, due, origin = regions.one_reference_each(
-        [prediction.caption or "" for prediction in said],
-        [prediction.references for prediction in said],
-    )
+    of, captions, references = _columns(said)
+    texts, due, origin = regions.one_reference_each(captions, references)
     if len(texts) == len(said):
         return {}
     results = score_captions(texts, due, ["cider", "rouge_l", "bleu4"], meteor=meteor)
-    photos = [said[index].photo for index in origin]
+    photos = [of[index] for index in origin]
     scores = {}
     for name, result in results.items():
         # Its interval is made of the rows; what is kept by sample is the mean of its rows.
@@ -407,9 +403,8 @@ def dense_scores(
     whole = regions.summarize(matches, name=name)
     note = f"benchmarks.metrics.regions over {whole.detections} given boxes, {whole.truths} merged ground truths"
     scores = {}
-    for key, detection in ((whole.name, False), ("detmap", True)):
-        if detection and name != "stem-F":
-            continue
+    wanted = {whole.name: False, **({"detmap": True} if name == "stem-F" else {})}
+    for key, detection in wanted.items():
 
         def value(often: Counts, detection: bool = detection) -> float:
             found = regions.summarize(matches, name=name, weights=often)
@@ -450,7 +445,7 @@ def image_text_scores(
 
     They are "KIND_s", "ref_KIND_s" and "KIND_text_cosine", which the published tables call "P" or RefPAC-S.
     """
-    captions = [prediction.caption or "" for prediction in said]
+    _, captions, references = _columns(said)
     pictures: list[Floats] = []
     for start in range(0, len(said), _AT_ONCE):
         group = said[start : start + _AT_ONCE]
@@ -458,7 +453,6 @@ def image_text_scores(
         pictures.append(space.embed_images(drawn))
     texts = space.embed_text([cosine.PROMPT + caption for caption in captions])
     mean, scores = cosine.image_score(np.concatenate(pictures), texts, kind)
-    references = [prediction.references for prediction in said]
     text_mean, cosines = cosine.best_reference_cosine(captions, references, space.embed_text)
     both_mean, both = cosine.with_references(scores, cosines)
     made = f"open_clip {source}; tokenizer: none; image: the photo with its region drawn in red"

@@ -41,12 +41,8 @@ def test_every_kind_of_region_is_captioned(shipped: Patchioner) -> None:
     features = shipped.encode(data.chelsea())
     boxes = [Box(10, 10, 100, 100), Box(200, 50, 400, 250)]
     regions = [
-        Point(150, 100),
-        Patch(3, 4),
-        RegionSet(boxes),
-        Trace([(20, 20), (300, 200)]),
-        *boxes,
-    ]
+        Point(150, 100), Patch(3, 4), RegionSet(boxes), Trace([(20, 20), (300, 200)]), *boxes,
+    ]  # fmt: skip
     assert all(caption.text for caption in shipped.caption(features, regions))
 
 

@@ -19,13 +19,9 @@ VOCABULARY = 50257
 POSITIONS = 256  # of the tiny GPT-2: room for prompts and 64 tokens
 DIM = 64  # of `tests.support.tiny.tiny_backbone`
 CAPTIONS = (
-    "a red bus on a street",
-    "two dogs play in the snow",
-    "café au lait ☕ on a table",
-    "a person rides a wave",
-    "a bowl of fruit",
-    "an airplane above the clouds",
-)
+    "a red bus on a street", "two dogs play in the snow", "café au lait ☕ on a table", "a person rides a wave",
+    "a bowl of fruit", "an airplane above the clouds",
+)  # fmt: skip
 
 
 def randoms(seed: int) -> Any:
@@ -112,16 +108,10 @@ def write_bank(
 def write_config(folder: Path, name: str = "config.yaml", /, **values: Any) -> Path:
     """A config.yaml: the keys of the shipped DeCap config, changed by `values` (None leaves a key out)."""
     keys: dict[str, Any] = {
-        "decap_weights": "/raid/somebody/weights/decap_talk2dino-009.pt",
-        "prefix_size": DIM,
-        "support_memory_size": 12,
-        "projection_type": "coco",
-        "dino_model": "dinov2_vitb14_reg",
-        "normalize": True,
-        "kkv_attention": False,
-        "resize_dim": 518,
-        "crop_dim": 518,
-    }
+        "decap_weights": "/raid/somebody/weights/decap_talk2dino-009.pt", "prefix_size": DIM,
+        "support_memory_size": 12, "projection_type": "coco", "dino_model": "dinov2_vitb14_reg",
+        "normalize": True, "kkv_attention": False, "resize_dim": 518, "crop_dim": 518,
+    }  # fmt: skip
     kept = {key: value for key, value in (keys | values).items() if value is not None}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / name).write_text(yaml.safe_dump(kept), encoding="utf-8")

@@ -34,17 +34,10 @@ def _tokenizer(*marks: str) -> Any:
 
 def _text(vocab_size: int, **more: Any) -> dict[str, Any]:
     return {
-        "vocab_size": vocab_size,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 1024,
-        "bos_token_id": 0,
-        "eos_token_id": 0,
-        **more,
-    }
+        "vocab_size": vocab_size, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 1024, "bos_token_id": 0,
+        "eos_token_id": 0, **more,
+    }  # fmt: skip
 
 
 def llava_folder(place: Path, *, seed: int = 3, template: bool = True) -> Path:
