@@ -89,7 +89,6 @@ def ask(
             answers.setdefault(part, []).append(answer)
             asked.setdefault(path, []).append((part, answer, sample))
     names = embed_names(model, prompts)
-    photos: dict[str, Floats] = {}
     crop = {key: value for key, value in (how or {}).items() if key == "crop"}
     paths = list(asked)
     for start in progress(range(0, len(paths), _BATCH), description="photos", unit="batch"):
@@ -98,10 +97,11 @@ def ask(
             regions = [WholeImage(), *(sample.region for *_, sample in asked[path])]
             features = model.encode(str(path), keep_image=bool(crop) or None)
             vectors = unit_rows(model.embed_regions(features, regions, **crop), f"{path}: region")
-            photos[asked[path][0][2].photo] = vectors[0]
             nearest = [list(SYNONYMS)[index] for index in (vectors @ names.T).argmax(axis=1)]
             items.append((features, regions))
             for (part, answer, sample), name in zip(asked[path], nearest[1:], strict=True):
+                if part == "images":
+                    answer["vector"] = vectors[0]
                 if part == "boxes":
                     answer["named"] = name == sample.references[0]
                     answer["named_whole"] = nearest[0] == sample.references[0]
@@ -112,7 +112,7 @@ def ask(
                 answer["caption"], answer["whole"] = caption.text or "", whole.text or ""
                 answer["sure"] = sure
     if images := answers.get("images"):
-        _rank(model, images, np.stack([photos[answer["photo"]] for answer in images]))
+        _rank(model, images, np.stack([answer.pop("vector") for answer in images]))
     return answers
 
 
