@@ -148,13 +148,9 @@ def export_backbone(
     size: int | None = None,
     fit: Fit | None = None,
 ) -> tuple[ExportedBackbone, SingleViT]:
-    """Export a backbone alone; arguments and errors as `export_model`.
+    """Export a backbone alone into an empty folder, from which it runs; arguments and errors as `export_model`.
 
-    Args:
-        folder: existing and empty; the network's files go there and must stay, since the result runs from them.
-
-    Returns:
-        The exported backbone, and its source in float32 on the CPU with the same size and fit.
+    Gives the exported backbone, and its source in float32 on the CPU with the same size and fit.
     """
     if format not in PRECISIONS:
         raise UnknownNameError.among("format", str(format), PRECISIONS)

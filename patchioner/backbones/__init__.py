@@ -176,12 +176,7 @@ class Backbone(StoredModule):
         return photo
 
     def needed_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
-        """(width, height) that a photo of (width, height) is resized to, whole: more pixels tell the network nothing.
-
-        Example:
-            >>> TimmViT("test_vit", Preprocessing("crop", 64, 16)).needed_size((1280, 640))
-            (128, 64)
-        """
+        """(width, height) that a photo of (width, height) is resized to, whole: more pixels tell nothing."""
         (width, height), scale = image_size, self.geometry(image_size).scale
         return math.ceil(width * scale[0] - 1e-6), math.ceil(height * scale[1] - 1e-6)
 

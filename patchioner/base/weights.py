@@ -342,10 +342,6 @@ class PackedLinear(nn.Module):
             return functional.linear(input, self.weight, self.bias)
         return _onednn_linear(input, self._packed, self.bias)
 
-    def extra_repr(self) -> str:
-        """As `nn.Linear`'s."""
-        return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"
-
     def __reduce__(self) -> tuple[Any, ...]:
         # What oneDNN packed can be neither copied nor written: a copy is plain, and bit for bit the same.
         return _plain_linear, (self.weight, self.bias)

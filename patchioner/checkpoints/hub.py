@@ -66,10 +66,7 @@ class KnownModel:
     """A model that `Patchioner.from_pretrained` takes by name.
 
     Attributes:
-        name: to load it by.
         about: backbone, projection and decoder in a few words.
-        licence: of the weights.
-        source: where it comes from.
         memory: bytes of its parts once it is loaded, networks in float32, by calculation from their shapes.
         disk: bytes of its files, None where they are not known before they are fetched.
         here: whether its files are on this machine.

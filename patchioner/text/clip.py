@@ -308,18 +308,13 @@ def canonical(text: str) -> str:
 
 def _network(settings: SiglipTextSettings) -> nn.Module:
     transformer = require("open_clip.transformer", "clip")
+    shape = {name: getattr(settings, name) for name in ("width", "heads", "layers")}
+    shape |= {"context_length": settings.max_tokens, "vocab_size": settings.vocabulary}
+    kind = {"no_causal_mask": True, "pool_type": "last", "proj_bias": True}
+    norm, gelu = partial(transformer.LayerNorm, eps=1e-6), partial(nn.GELU, approximate="tanh")
+    layers = {"norm_layer": norm, "act_layer": gelu}
     network: nn.Module = transformer.TextTransformer(
-        context_length=settings.max_tokens,
-        vocab_size=settings.vocabulary,
-        width=settings.width,
-        heads=settings.heads,
-        layers=settings.layers,
-        output_dim=settings.dim,
-        no_causal_mask=True,
-        pool_type="last",
-        proj_bias=True,
-        norm_layer=partial(transformer.LayerNorm, eps=1e-6),
-        act_layer=partial(nn.GELU, approximate="tanh"),
+        output_dim=settings.dim, **shape, **kind, **layers
     )
     return network
 
