@@ -20,12 +20,12 @@ from patchioner.backbones import preprocess
 from patchioner.base.errors import ImageError
 from patchioner.geometry import Preprocessing
 from patchioner.images import (
-    MAX_PIXELS,
     Quiet,
     ReducedPhoto,
     cut_out,
     load_image,
     load_reduced,
+    to_upright,
     why_blank,
 )
 from tests.support.tiny import noise_photo
@@ -66,23 +66,21 @@ def test_a_path_a_string_a_pillow_image_and_an_array_are_the_same_photo(tmp_path
 @pytest.mark.parametrize("suffix", [".png", ".tiff"])
 def test_exif_rotation_is_applied(tmp_path: Path, orientation: int, suffix: str) -> None:
     # What a viewer sees for each orientation, by the definition of the tag: row 0 and column 0 are at ...
-    upright = {
-        1: PIXELS,
-        2: PIXELS[:, ::-1],
-        3: PIXELS[::-1, ::-1],
-        4: PIXELS[::-1],
-        5: PIXELS.transpose(1, 0, 2),
-        6: np.rot90(PIXELS, -1),
-        7: PIXELS[::-1, ::-1].transpose(1, 0, 2),
-        8: np.rot90(PIXELS, 1),
-    }[orientation]
+    turned = PIXELS.transpose(1, 0, 2)
+    mirrored = PIXELS[:, ::-1], PIXELS[::-1, ::-1], PIXELS[::-1]
+    upright = [PIXELS, *mirrored, turned, turned[:, ::-1], turned[::-1, ::-1], turned[::-1]]
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = tmp_path / f"photo{suffix}"
     Image.fromarray(PIXELS).save(path, exif=exif)
-    np.testing.assert_array_equal(pixels(path), upright)
+    np.testing.assert_array_equal(pixels(path), upright[orientation - 1])
     with Image.open(path) as opened:
-        np.testing.assert_array_equal(pixels(opened), upright)
+        np.testing.assert_array_equal(pixels(opened), upright[orientation - 1])
+    places = np.argwhere(np.ones(PIXELS.shape[:2])) + 0.5
+    seen = to_upright(places[:, ::-1], PIXELS.shape[1::-1], orientation).astype(int)
+    np.testing.assert_array_equal(
+        upright[orientation - 1][seen[:, 1], seen[:, 0]], PIXELS.reshape(-1, 3)
+    )
 
 
 def test_transparency_is_laid_over_white(tmp_path: Path) -> None:
@@ -117,18 +115,18 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path, suffix: str) -> Non
         assert pixels(source)[0, :, 0].tolist() == [0, 1, 128, 255]
 
 
-def test_float_and_32_bit_pillow_images_are_scaled_by_their_range() -> None:
-    assert pixels(Image.fromarray(np.array([[0, 0.5, 1]], np.float32)))[0, :, 0].tolist() == [
-        0,
-        128,
-        255,
-    ]
-    assert pixels(Image.fromarray(np.array([[0, 128, 255]], np.int32)))[0, :, 0].tolist() == [
-        0,
-        128,
-        255,
-    ]
-    assert pixels(Image.fromarray(np.array([[0, 65535]], np.int32)))[0, :, 0].tolist() == [0, 255]
+@pytest.mark.parametrize(
+    ("levels", "expected"),
+    [
+        (np.array([[0, 0.5, 1]], np.float32), [0, 128, 255]),
+        (np.array([[0, 128, 255]], np.int32), [0, 128, 255]),
+        (np.array([[0, 65535]], np.int32), [0, 255]),
+    ],
+)
+def test_deep_pillow_images_are_scaled_by_their_range(
+    levels: np.ndarray, expected: list[int]
+) -> None:
+    assert pixels(Image.fromarray(levels))[0, :, 0].tolist() == expected
     with pytest.raises(ImageError, match="NaN"):
         load_image(Image.fromarray(np.array([[0, np.nan]], np.float32)))
 
@@ -170,18 +168,17 @@ def test_arrays_that_are_no_picture_are_refused(source: object, message: str) ->
 
 
 def test_missing_empty_and_foreign_files_are_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match=r"no photo at .*nowhere\.jpg"):
-        load_image(tmp_path / "nowhere.jpg")
-    with pytest.raises(ImageError, match="no photo at"):
-        load_image("x" * 5000)
-    with pytest.raises(ImageError, match="no photo at"):
-        load_image(tmp_path)
     (tmp_path / "empty.jpg").touch()
-    with pytest.raises(ImageError, match=r"empty\.jpg.*0 bytes"):
-        load_image(tmp_path / "empty.jpg")
     (tmp_path / "letter.jpg").write_text("Dear Sir or Madam")
-    with pytest.raises(ImageError, match=r"letter\.jpg.*not a picture"):
-        load_image(tmp_path / "letter.jpg")
+    for path, message in (
+        (tmp_path / "nowhere.jpg", r"no photo at .*nowhere\.jpg"),
+        ("x" * 5000, "no photo at"),
+        (tmp_path, "no photo at"),
+        (tmp_path / "empty.jpg", r"empty\.jpg.*0 bytes"),
+        (tmp_path / "letter.jpg", r"letter\.jpg.*not a picture"),
+    ):
+        with pytest.raises(ImageError, match=message):
+            load_image(path)
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".gif", ".webp", ".tiff", ".bmp"])
@@ -196,15 +193,12 @@ def test_truncated_files_are_refused_by_name(tmp_path: Path, suffix: str, share:
         load_image(cut)
 
 
-@pytest.mark.parametrize("side", [14_000, 20_000])
-def test_an_oversized_picture_is_refused_by_name_before_its_pixels_are_read(
-    tmp_path: Path, side: int
-) -> None:
-    assert side * side > MAX_PIXELS
+def test_an_oversized_picture_is_refused_by_name_before_its_pixels_are_read(tmp_path: Path) -> None:
     path = tmp_path / "vast.png"
-    path.write_bytes(png_header(side, side))
-    with pytest.raises(ImageError, match=r"vast\.png.*make it smaller"):
-        load_image(path)
+    for side in (14_000, 20_000):  # Pillow has a limit of its own from twice ours
+        path.write_bytes(png_header(side, side))
+        with pytest.raises(ImageError, match=r"vast\.png.*make it smaller"):
+            load_image(path)
 
 
 MEASURE = """
@@ -217,13 +211,10 @@ print(*image.size, *image.getpixel((5000, 9999)), (after - before) // 1024)
 """
 
 
-@pytest.mark.parametrize("mode", ["RGB", "P"])
-def test_a_hundred_megapixels_work_in_bounded_memory(tmp_path: Path, mode: str) -> None:
+def test_a_hundred_megapixels_work_in_bounded_memory(tmp_path: Path) -> None:
     path = tmp_path / "vast.png"
-    colour = (10, 20, 30) if mode == "RGB" else 0
-    image = Image.new(mode, (10_000, 10_000), colour)
-    if mode == "P":
-        image.putpalette([10, 20, 30])
+    image = Image.new("P", (10_000, 10_000), 0)
+    image.putpalette([10, 20, 30])
     image.save(path, compress_level=1)
     command = [sys.executable, "-c", MEASURE, str(path)]
     out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -348,11 +339,11 @@ def static(quality: int | None) -> Image.Image:
 
 
 def test_photos_that_show_nothing() -> None:
-    for size in ((448, 448), (3, 5), (641, 7)):
+    for size in ((448, 448), (3, 5), (641, 7), (640, 2000)):
         assert "one colour" in (why_blank(Image.new("RGB", size, (10, 200, 30))) or "")
     for quality in (None, 95, 30):
         assert "noise" in (why_blank(static(quality)) or "")
-    bird = Image.new("RGB", (448, 448), "white")
+    bird = Image.new("RGB", (448, 1448), "white")
     bird.paste((0, 0, 0), (100, 100, 108, 108))
     for photo in (bird, noise_photo(), noise_photo(3, 3)):
         assert why_blank(photo) is None

@@ -14,38 +14,30 @@ from PIL import Image
 
 from patchioner.base.errors import RegionError
 from patchioner.geometry import fit_image
-from patchioner.regions import Mask, decode_rle
+from patchioner.regions import Mask, decode_rle, encode_rle
 
 GEOMETRY = fit_image((40, 20), mode="stretch", size=32, patch_size=8)
-CROPPED = fit_image((40, 20), mode="crop", size=32, patch_size=8)
 
 
-def some_mask() -> np.ndarray:
-    array = np.zeros((20, 40), dtype=bool)
-    array[5:10, 10:20] = True
-    return array
+ARRAY = np.zeros((20, 40), dtype=bool)
+ARRAY[5:10, 10:20] = True
 
 
 def test_a_mask_takes_bools_integers_and_clean_floats() -> None:
-    array = some_mask()
-    for other in (array.astype(np.uint8) * 255, array.astype(np.float32), array.tolist()):
-        assert Mask(other) == Mask(array)
-    assert Mask(array) != Mask(~array)
-    assert len({Mask(array), Mask(array.copy())}) == 1
-    assert Mask(array).bounds == (10, 5, 20, 10)
-    assert Mask(array).image_size == (40, 20)
+    for other in (ARRAY.astype(np.uint8) * 255, ARRAY.astype(np.float32), ARRAY.tolist()):
+        assert Mask(other) == Mask(ARRAY)
+    assert Mask(ARRAY) != Mask(~ARRAY)
+    assert len({Mask(ARRAY), Mask(ARRAY.copy())}) == 1
+    assert (Mask(ARRAY).bounds, Mask(ARRAY).image_size) == ((10, 5, 20, 10), (40, 20))
 
 
 def test_a_mask_is_a_copy_that_cannot_change() -> None:
-    array = some_mask()
+    array = ARRAY.copy()
     mask = Mask(array)
     array[:] = True
-    assert mask == Mask(some_mask())
+    assert pickle.loads(pickle.dumps(mask)) == mask == Mask(ARRAY)
     with pytest.raises(ValueError, match="read-only"):
         mask.array[0, 0] = True
-    with pytest.raises(AttributeError, match="assign to field"):
-        mask.array = array  # type: ignore[misc]
-    assert pickle.loads(pickle.dumps(mask)) == mask
 
 
 @pytest.mark.parametrize(
@@ -66,34 +58,31 @@ def test_what_is_no_mask_is_refused(array: object, text: str) -> None:
         Mask(array)
 
 
-def test_a_mask_of_another_size_names_both() -> None:
+def test_a_mask_of_another_size_or_cut_away_is_refused() -> None:
     with pytest.raises(RegionError, match="mask is 20x40 but the image is 40x20"):
-        Mask(some_mask().T).patch_weights(GEOMETRY)
-
-
-def test_a_mask_that_was_cropped_away_is_refused() -> None:
-    array = np.zeros((20, 40), dtype=bool)
-    array[:, :5] = True
+        Mask(ARRAY.T).patch_weights(GEOMETRY)
+    cropped = fit_image((40, 20), mode="crop", size=32, patch_size=8)
+    left = np.zeros((20, 40), dtype=bool)
+    left[:, :5] = True
     with pytest.raises(RegionError, match=r"Mask\(40x20, 100 pixels\).*x 10 to 30"):
-        Mask(array).patch_weights(CROPPED)
+        Mask(left).patch_weights(cropped)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "I;16"])
 def test_pictures_of_any_mode_are_read(mode: str, tmp_path: Path) -> None:
-    array = some_mask()
-    white = Image.fromarray(array.astype(np.uint8) * 255)
+    white = Image.fromarray(ARRAY.astype(np.uint8) * 255)
     if mode == "I;16":
-        picture = Image.fromarray(array.astype(np.uint16) * 4000)
+        picture = Image.fromarray(ARRAY.astype(np.uint16) * 4000)
     elif mode == "P":
-        picture = Image.fromarray(array.astype(np.uint8), mode="L").convert("P")
+        picture = Image.fromarray(ARRAY.astype(np.uint8), mode="L").convert("P")
     else:
         picture = white.convert(mode)
     picture.save(tmp_path / "mask.png")
-    assert Mask.from_file(tmp_path / "mask.png") == Mask(array)
+    assert Mask.from_file(tmp_path / "mask.png") == Mask(ARRAY)
 
 
 def test_unreadable_pictures_are_named(tmp_path: Path) -> None:
-    Image.fromarray(some_mask().astype(np.uint8)).save(tmp_path / "good.png")
+    Image.fromarray(ARRAY.astype(np.uint8)).save(tmp_path / "good.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "good.png").read_bytes()[:40])
     (tmp_path / "empty.png").write_bytes(b"")
     Image.new("L", (4, 4)).save(tmp_path / "black.png")
@@ -107,24 +96,12 @@ small_masks = arrays.arrays(bool, st.tuples(st.integers(1, 12), st.integers(1, 1
 
 @settings(max_examples=60, deadline=None)
 @given(small_masks)
-def test_uncompressed_runs_decode_to_the_mask(array: np.ndarray) -> None:
-    counts, value, run = [], False, 0
-    for pixel in array.flatten(order="F"):
-        if pixel != value:
-            counts.append(run)
-            value, run = bool(pixel), 0
-        run += 1
-    counts.append(run)
-    np.testing.assert_array_equal(decode_rle({"size": list(array.shape), "counts": counts}), array)
-
-
-@settings(max_examples=60, deadline=None)
-@given(small_masks, st.booleans())
-def test_compressed_runs_decode_as_in_the_coco_tools(array: np.ndarray, as_text: bool) -> None:
+def test_run_lengths_come_back_and_agree_with_the_coco_tools(array: np.ndarray) -> None:
+    np.testing.assert_array_equal(decode_rle(encode_rle(array)), array)
     coco_mask = pytest.importorskip("pycocotools.mask", reason="the COCO tools are the judge")
     rle = coco_mask.encode(np.asfortranarray(array.astype(np.uint8)))
-    if as_text:
-        rle["counts"] = rle["counts"].decode("ascii")
+    np.testing.assert_array_equal(decode_rle(rle), array)
+    rle["counts"] = rle["counts"].decode("ascii")
     np.testing.assert_array_equal(decode_rle(rle), array)
 
 

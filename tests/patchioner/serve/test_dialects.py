@@ -14,7 +14,7 @@ import openai
 import pytest
 
 from patchioner import Box, Mask, Patchioner, Polygon, WholeImage
-from tests.patchioner.regions.test_label_studio import brush
+from tests.patchioner.regions.test_annotators import brush
 from tests.support.server import running
 from tests.support.tiny import noise_photo
 

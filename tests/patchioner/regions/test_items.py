@@ -63,6 +63,5 @@ def test_other_large_files_are_read_as_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(formats, "LARGE", 0)
-    path = tmp_path / "ours.json"
-    path.write_text(json.dumps({"images": {"a.jpg": [{"box": [0, 0, 9, 9]}]}}))
-    assert len(read_regions(path, (90, 60), "a.jpg")) == 1
+    (tmp_path / "ours.json").write_text('{"images": {"a.jpg": [{"box": [0, 0, 9, 9]}]}}')
+    assert len(read_regions(tmp_path / "ours.json", (90, 60), "a.jpg")) == 1
