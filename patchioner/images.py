@@ -75,7 +75,7 @@ class ReducedPhoto:
     Attributes:
         image: the smaller picture, upright RGB.
         size: (width, height) of the original, upright: the pixels that regions are given in.
-        box: XYXY float pixels of `image` where the original lies: the rest of the last column and row is empty.
+        box: XYXY float pixels of `image` where the original lies; the rest is empty.
     """
 
     image: Image.Image
@@ -139,21 +139,18 @@ def load_image(source: ImageSource) -> Image.Image:
 def load_reduced(
     source: ImageSource, needed: Callable[[Size], Size], *, margin: float = 2.0
 ) -> Photo:
-    """Read a picture, decoding a JPEG at the smallest of 1/8, 1/4, 1/2 and 1 that still has enough pixels.
+    """Read a picture as `load_image`, a JPEG at the smallest of 1/8, 1/4, 1/2 and 1 that still has enough pixels.
 
     Faster, in less memory, and not bit for bit what decoding everything and shrinking it gives.
 
     Args:
-        source: as `load_image`. What is no JPEG file is read as it is.
+        source: as `load_image`, with its errors.
         needed: (width, height) of the upright original -> (width, height) that will be looked at,
             such as `Backbone.needed_size`.
         margin: at least this many pixels for each one needed, along both sides.
 
     Returns:
         A plain image where nothing was to be gained, else a `ReducedPhoto`.
-
-    Raises:
-        ImageError: as `load_image`; the limit on size is that of the original.
     """
 
     def decode(image: Image.Image, name: str) -> Photo:
