@@ -132,21 +132,20 @@ class Worker:
             for group in groups:
                 outcome: Any = group.error or ([] if group.is_empty else next(answers))
                 for row in group.rows(outcome, task.columns):
-                    row = replace(row, index=places[row.photo], model=self.name)
+                    yield self._counted(replace(row, index=places[row.photo], model=self.name))
                     places[row.photo] += 1
-                    self._count(row)
-                    yield row
                 for _ in group.samples:
                     self.photos += 1
                     self._on_photo(self.failures)
 
-    def _count(self, row: Row) -> None:
+    def _counted(self, row: Row) -> Row:
         self.rows += 1
         self.failures += row.error is not None
         most = self.job.max_failures
         if most is not None and self.failures > most:
-            raise TooManyFailuresError(f"stopped after {self.failures} failures, the last of {row.photo!r}: "
-                               f"{row.message}")  # fmt: skip
+            last = f"the last of {row.photo!r}: {row.message}"
+            raise TooManyFailuresError(f"stopped after {self.failures} failures, {last}")
+        return row
 
     def _retried(self, old: Sequence[Row], samples: Sequence[Sample]) -> list[Row]:
         """Rows of a shard of which the photos that failed are asked again; a stored success beats a failure."""

@@ -328,6 +328,10 @@ def test_the_command_says_what_failed(
     labels = [str(tmp_path / "labels.jsonl"), "--task", "label", "--labels", "a cat;a bus"]
     assert main([*words, *labels, "--min-confidence", "1"]) == 0
     assert {row.text for row in read_rows(labels[0])} == {None}
+    (tmp_path / "r.json").write_text('{"regions": [{"box": [0, 0, 0.5, 1]}]}')
+    shares = [str(tmp_path / "r.jsonl"), "--regions", str(tmp_path / "r.json"), "--normalized"]
+    assert main([*words, *shares]) == 0
+    assert {row.bbox for row in read_rows(shares[0])} == {(0, 0, 48, 64)}
     (photos / "broken.png").write_bytes(b"")
     assert main([*words, out]) == 3
     assert "1  ImageError" in capsys.readouterr().out
