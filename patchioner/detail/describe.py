@@ -140,18 +140,16 @@ def as_detection(given: Given, image_size: Size) -> Detection:
             return Detection(_clipped((given.x1, given.y1, given.x2, given.y2), image_size))
         case [_, _, _, _]:
             return as_detection(Box(*given), image_size)
-    raise RegionError(
-        f"{given!r:.80} is no region with an inside: give a Box, Mask or Polygon, an entry of read_regions, "
-        "or left, top, right, bottom"
-    )
+    forms = "a Box, Mask or Polygon, an entry of read_regions, or left, top, right, bottom"
+    raise RegionError(f"{given!r:.80} is no region with an inside: give {forms}")
 
 
 def _clipped(box: Rectangle, image_size: Size) -> Rectangle:
     width, height = map(float, image_size)
     inside = max(box[0], 0.0), max(box[1], 0.0), min(box[2], width), min(box[3], height)
     if not all(map(math.isfinite, box)) or area(inside) <= 0.0:
-        size = f"{image_size[0]}x{image_size[1]}"
-        raise RegionError(f"box {tuple(box)} has nothing inside the {size} image: give its pixels")
+        where = "the {}x{} image".format(*image_size)
+        raise RegionError(f"box {tuple(box)} has nothing inside {where}: give its pixels")
     return inside
 
 
@@ -167,15 +165,13 @@ def union_of_named(things: Sequence[Detection], caption: str, size: Size) -> Rec
     None where nothing is named, or its IoU with the photo is above 0.4.
     """
     said = {canonical(phrase.head) for phrase in noun_phrases(caption)}
-    boxes = [one.box for one in things if one.name and _heads(one.name) & said]
+    boxes = []
+    for one in things:
+        words = (one.name or "").replace("_", " ").lower().split()
+        if said & {canonical(word) for word in (*words[-1:], " ".join(words))}:
+            boxes.append(one.box)
     union = bounding_union(boxes or [whole_photo(size).box])
     return union if iou(union, whole_photo(size).box) <= _UNION_COVERAGE else None
-
-
-def _heads(name: str) -> set[str]:
-    """What a detector's class name may be called: its last word, or all of it ("traffic_light")."""
-    words = name.replace("_", " ").lower().split()
-    return {canonical(word) for word in (*words[-1:], " ".join(words))}
 
 
 @dataclass(frozen=True)
@@ -184,8 +180,8 @@ class DivideSettings:
 
     Attributes:
         spatial: "quadrants", a "grid" of `rows` and `columns`, "both", or "none".
-        grow: quadrants grow by given boxes of which more than this share lies in them; None leaves them as they are.
-        growing_area: boxes larger than this share of the photo grow nothing.
+        grow, growing_area: quadrants grow by given boxes of which more than `grow` lies in them (None: by none), which
+            are no larger than this share of the photo.
         merge_iou: boxes with IoU above this are united before quadrants grow by them.
         objects: "each" given thing is a region; "union": the one box around those that the caption of the whole photo
             names, as published.
@@ -246,10 +242,8 @@ def _grown_quadrants(
     parts = []
     for number, part in enumerate(quadrants(size), 1):
         joined = [box for box in merged if share_inside(box, part) > (grow or 0.0)]
-        inside = (
-            one.id for one in things if any(share_inside(one.box, box) >= 1 for box in joined)
-        )
-        box, parents = bounding_union([part, *joined]), ("global", *inside)
+        held = [one.id for one in things if any(share_inside(one.box, b) >= 1 for b in joined)]
+        box, parents = bounding_union([part, *joined]), ("global", *held)
         parts.append(DetailRegion(f"spatial-{number}", "spatial", box, parents=parents))
     return parts
 
@@ -351,14 +345,13 @@ class PatchionerDescriber:
     def _sub_region(
         self, photo: Photo, region: DetailRegion, sample: int, seed: int, visible: Rectangle
     ) -> Region:
-        settings = self._settings
-        if sample == 0 or settings.jitter == 0:
+        scales, jitter = self._settings.scales, self._settings.jitter
+        if sample == 0 or jitter == 0:
             return region.region
-        scale = settings.scales[(sample - 1) % len(settings.scales)]
         names = (zlib.crc32(name.encode()) for name in (photo.sha256, region.id))
         source = np.random.default_rng([seed, sample, *names])
-        right, down = source.uniform(-settings.jitter, settings.jitter, 2).tolist()
-        return sub_region(region, scale, (right, down), visible)
+        right, down = source.uniform(-jitter, jitter, 2).tolist()
+        return sub_region(region, scales[(sample - 1) % len(scales)], (right, down), visible)
 
 
 def sub_region(

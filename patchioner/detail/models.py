@@ -166,9 +166,8 @@ class CallCache:
             with atomic_path(self.path(question)) as temporary:
                 temporary.write_text(_entry(question, answer), encoding="utf-8")
         except OSError as error:
-            raise DetailError(
-                f"{self.folder}: the answer cannot be kept ({error.strerror}); make room or choose another folder"
-            ) from error
+            said = f"{self.folder}: the answer cannot be kept ({error.strerror})"
+            raise DetailError(f"{said}; make room or choose another folder") from error
 
     @contextmanager
     def asking(
@@ -332,17 +331,16 @@ class LocalModel(AskedModel):
         longest, length = int(questions[0].sampling["max_tokens"]), inputs["input_ids"].shape[1]
         most = getattr(network.config.get_text_config(), "max_position_embeddings", None)
         if not self._sees and isinstance(most, int) and length + longest > most:
-            raise DetailError(
-                f"{self.name}: a prompt of {length} tokens and an answer of {longest} exceed the model's {most}; ask "
-                "for less, or take a model that reads more"
-            )
+            said = f"{self.name}: a prompt of {length} tokens and an answer of {longest} exceed the model's"
+            raise DetailError(f"{said} {most}; ask for less, or take a model that reads more")
         temperatures = [float(one.sampling["temperature"]) for one in questions]
         sampler = SeededSampler([one.own_seed for one in questions], temperatures, longest)
         found: list[Answer | PatchionerError] = []
+        remedy = "raise max_tokens, or ask another model"
+        empty = EmptyAnswerError(f"{self.name}: the answer is empty; {remedy}")
         for tokens, log_prob in generated(network, inputs, sampler, tokenizer):
             text = clean_answer(tokenizer.decode(tokens, skip_special_tokens=True))
-            said = f"{self.name}: the answer is empty; raise max_tokens, or ask another model"
-            found.append(Answer(text, log_prob) if text else EmptyAnswerError(said))
+            found.append(Answer(text, log_prob) if text else empty)
         return found
 
     def _load(self) -> tuple[Any, Any]:

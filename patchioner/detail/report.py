@@ -193,14 +193,13 @@ class _Section:
         return element("li", struck, " ", why, " ", element("span", where, class_="quiet"))
 
     def _region_table(self) -> Markup:
-        said = [name for one in self._caption.sentences for name in one.region_ids]
+        said = Counter(name for one in self._caption.sentences for name in one.region_ids)
         rows: list[Sequence[Child]] = []
-        for region in self._caption.regions:
-            box = ", ".join(f"{edge:.0f}" for edge in region.box)
-            mask, parents = "yes" if region.mask is not None else None, ", ".join(region.parents)
-            link = self._item(region.id, (region.id,))
-            count = said.count(region.id)
-            rows.append((link, region.name, region.kind, box, mask, parents, count))
+        for one in self._caption.regions:
+            box = ", ".join(f"{edge:.0f}" for edge in one.box)
+            mask, parents = "yes" if one.mask is not None else None, ", ".join(one.parents)
+            link = self._item(one.id, (one.id,))
+            rows.append((link, one.name, one.kind, box, mask, parents, said[one.id]))
         head = ["region", "name", "kind", "box in pixels", "mask", "part of", "sentences"]
         caption = "Regions: left, top, right, bottom in pixels of the photo"
         return _folded(f"Regions: {len(rows)}", _table(caption, head, rows))
@@ -228,15 +227,15 @@ class _Section:
         return element("g", lines, data_for=" ".join(own), data_also=" ".join(also) or None)
 
 
+def _folded(title: str, content: Child) -> Markup:
+    return element("details", element("summary", title), content)
+
+
 def _doubts(verdict: Verdict) -> Markup | None:
     """What of a claim no score can support."""
     doubts = () if verdict.support is None else verdict.support.unverifiable
     text = f" (not verifiable: {'; '.join(doubts)})"
     return element("span", text, class_="quiet") if doubts else None
-
-
-def _folded(title: str, content: Child) -> Markup:
-    return element("details", element("summary", title), content)
 
 
 def heat_maps(photo: Photo, caption: DetailedCaption, source: DenseScorer) -> dict[str, Markup]:
