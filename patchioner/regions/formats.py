@@ -168,7 +168,6 @@ def read_json(path: Path) -> Any:
 def _of_mapping(content: Entry, folder: Path, box_format: BoxFormat | None) -> list[Photo]:
     make: Make = partial(from_coco, box_format=box_format)
     image, images = content.get("image"), content.get("images")
-    size = [content.get(key) for key in ("img_width", "img_height")]
     if "annotations" in content and "images" in content:
         return _coco(content, make)
     if "annotations" in content and isinstance(image, Mapping):  # SA-1B
@@ -179,6 +178,7 @@ def _of_mapping(content: Entry, folder: Path, box_format: BoxFormat | None) -> l
         if stated not in get_args(BoxFormat):
             raise RegionError(f"box_format is {stated!r:.40}; give one of {get_args(BoxFormat)}")
         make = partial(from_coco, box_format=box_format or stated)
+        size = [content.get(key) for key in ("img_width", "img_height")]
         return _one(content, "annotations", make, size, label="class_name")
     if "shapes" in content:
         size = [content.get(key) for key in ("imageWidth", "imageHeight")]

@@ -265,7 +265,7 @@ def test_rotations_and_odd_sizes_show_the_same_picture(
     error = float((mine - full).abs().mean())
     assert error < 0.02
     # The box matters: without it, the same photo is off by part of a pixel.
-    without = ReducedPhoto(photo.image, photo.size, (0.0, 0.0, *map(float, photo.image.size)))
+    without = ReducedPhoto(photo.image, photo.size, (0.0, 0.0, *photo.image.size))
     assert error <= float((preprocess(without, settings)[0] - full).abs().mean()) + 1e-3
 
 
