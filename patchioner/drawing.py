@@ -63,10 +63,6 @@ class Display:
     Attributes:
         photo: RGB, its long side within 720..1400 pixels.
         image_size: (width, height) of the original photo: regions are in its pixels.
-
-    Example:
-        >>> Display.of(Image.new("RGB", (4000, 3000))).photo.size
-        (1400, 1050)
     """
 
     photo: Image.Image
@@ -107,14 +103,11 @@ def draw_overlay(
     Args:
         image: the photo, any size and mode, or its `Display`.
         captions: one per region, in pixels of the photo; number, colour and list follow this order.
-        geometry: the patch grid (`features.geometry`); needed only for `Patch` regions.
+        geometry: the patch grid (`features.geometry`); an OptionError where a `Patch` lacks it.
         labels: a name for each region, listed below its caption; None where there is none.
 
     Returns:
         A new RGB picture; small photos are enlarged, huge ones reduced. At most 80 captions are listed.
-
-    Raises:
-        OptionError: a `Patch` without geometry.
 
     Example:
         >>> caption = model.caption(photo, [Box(10, 10, 60, 60)])[0]
@@ -229,7 +222,6 @@ def draw_shapes(
 
 def _stroke(draw: ImageDraw.ImageDraw, shape: Shape, ink: Colour, width: int) -> None:
     points = shape.corners
-    dots = points
     if shape.kind == "point" or len(points) == 1:
         _dot(draw, points[0], 4 * FINE + width / 2, ink)
         return
@@ -237,9 +229,9 @@ def _stroke(draw: ImageDraw.ImageDraw, shape: Shape, ink: Colour, width: int) ->
         _dot(draw, points[0], 3 * FINE + width / 2, ink)
     if shape.kind == "box":
         (x1, y1), (x2, y2) = points
-        dots = points = [(x1, y1), (x2, y1), (x2, y2), (x1, y2)]
+        points = [(x1, y1), (x2, y1), (x2, y2), (x1, y2)]
     draw.line(points if shape.kind == "line" else [*points, points[0]], fill=ink, width=width)
-    for dot in dots:  # round joints and ends: Pillow's own joints leave notches at sharp turns
+    for dot in points:  # round joints and ends: Pillow's own joints leave notches at sharp turns
         _dot(draw, dot, (width - 1) / 2, ink)
 
 

@@ -42,15 +42,12 @@ def draw_patch_map(
 
     Args:
         image: the photo, or its `Display`.
-        captions: of `Patch` regions, in any order; patches without a caption stay uncoloured.
+        captions: of `Patch` regions of this grid, in any order, else OptionError; other patches stay uncoloured.
         geometry: the patch grid (`features.geometry`).
         limit: number of captions named in the legend; the rest is grey, "other".
 
     Returns:
         A new RGB picture with a legend: caption and its share of the captioned patches.
-
-    Raises:
-        OptionError: a region that is not a patch of this grid.
     """
     display = Display.of(image)
     clusters = cluster_captions([caption.text for caption in captions], limit=limit)
