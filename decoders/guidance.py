@@ -28,6 +28,16 @@ PLAUSIBLE = 0.1
 REPEATED = -4.0
 """In place of the evidence of a word that the caption has already."""
 _NEVER = 1e4  # taken off what is not plausible: its order stays, for where all else is banned
+NEUTRAL = {
+    "person": "man guy gentleman woman lady", "people": "men guys women ladies", "child": "boy girl",
+    "children": "boys girls", "their": "his her",
+}  # fmt: skip
+"""Words for people, each with those that it stands in for: what these are worth together, it is worth."""
+SEVERAL = (
+    *("people", "men", "women", "children", "boys", "girls", "kids", "players"),
+    *("group", "couple", "crowd", "bunch", "two", "three", "several"),
+)
+"""Words for more than one: captions of photos, from which decoders learn, have them oftener than regions show them."""
 
 
 class Words:
@@ -78,12 +88,16 @@ class Guide:
         evidence: (n, k) float, natural logarithms: how much more likely each word is to be seen in the region than
             elsewhere.
         contrast: 0 or more.
+        neutral: whether people are called persons and children, not by their sex (`NEUTRAL`).
+        several: taken off the log-probability of each of `SEVERAL`.
     """
 
     around: Tensor
     words: Words
     evidence: Tensor
     contrast: float = 0.3
+    neutral: bool = False
+    several: float = 0.0
 
 
 class GuidedNetwork:
@@ -97,6 +111,15 @@ class GuidedNetwork:
         self.head = GivenLogits(network.head.vocab_size, scores=True)
         self._word_of = torch.full((self.head.vocab_size,), -1, dtype=torch.int64)
         self._word_of[self._tokens] = self._words
+        places = {text.strip(): place for place, text in enumerate(vocabulary.token_texts())
+                  if text.startswith(" ")}  # fmt: skip
+        self._neutral = [
+            (places[word], [places[one] for one in stood_for.split() if one in places])
+            for word, stood_for in NEUTRAL.items()
+            if guide.neutral and word in places
+        ]
+        self._several = [places[word] for word in SEVERAL if word in places]
+        self._less = guide.several
 
     def row_bytes(self, max_tokens: int) -> int:
         """Memory of one row: twice the network's, and scores."""
@@ -119,7 +142,8 @@ class GuidedNetwork:
 
     def _scores(self, states: Tensor, cache: _Cache) -> Tensor:
         """(2n, width) states of regions and of what is around them -> (n, vocab) scores."""
-        logits = self._network.head.logits(states, 0, self.head.vocab_size)
+        logits = self._without_sex(self._network.head.logits(states, 0, self.head.vocab_size))
+        logits[:, self._several] -= self._less
         (near, far), (total, other) = (
             logits.chunk(2),
             logits.logsumexp(dim=1, keepdim=True).chunk(2),
@@ -130,6 +154,14 @@ class GuidedNetwork:
         scores[:, self._tokens.to(device)] += cache.evidence[:, self._words.to(device)]
         least = near.amax(dim=1, keepdim=True) + math.log(PLAUSIBLE)
         return torch.where(near < least, near - _NEVER, scores)
+
+    def _without_sex(self, logits: Tensor) -> Tensor:
+        """A copy of (n, vocab) logits in which neutral words have the probability of those they stand in for, too."""
+        logits = logits.clone()
+        for word, stood_for in self._neutral:
+            logits[:, word] = logits[:, [word, *stood_for]].logsumexp(dim=1)
+            logits[:, stood_for] -= _NEVER
+        return logits
 
 
 @dataclass

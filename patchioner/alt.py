@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from patchioner.nouns import GENDERED
+from decoders.guidance import NEUTRAL
 from patchioner.results import Caption
 
 LONGEST = 125
@@ -13,16 +13,13 @@ NOTICE = "Machine-made: "
 """Begins a text that the model is not sure of."""
 # A photo does not say what somebody is.
 _NEUTRAL = {
-    "person": "gentleman gal", "people": "guys ladies gentlemen", "child": "son daughter",
-    "children": "boys girls sons daughters", "parent": "mother father mom dad", "partner": "husband wife",
+    "person": "gal male female", "people": "gentlemen", "child": "son daughter",
+    "children": "sons daughters", "parent": "mother father mom dad", "partner": "husband wife",
     "sibling": "brother sister", "actor": "actress", "waiter": "waitress", "they": "he she",
-    "themself": "himself herself", "them": "him", "their": "his",
+    "themself": "himself herself", "them": "him",
 }  # fmt: skip
 _WORDS = {
-    old: new
-    for table in (GENDERED, _NEUTRAL)
-    for new, olds in table.items()
-    for old in olds.split()
+    old: new for table in (NEUTRAL, _NEUTRAL) for new, olds in table.items() for old in olds.split()
 }
 _GENDERED = re.compile(rf"\b(?:{'|'.join([*_WORDS, 'her'])})\b(?!-)", re.IGNORECASE)
 _TWO = re.compile(r"\ban? ((?:\w+ )?)(person|child) and an? \1\2\b", re.IGNORECASE)

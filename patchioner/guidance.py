@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
 KEY = "captions"
 """Under which a model's settings hold the calibration of its captions."""
-FEATURES = ("noun", "noun in photo", "likeness")
-"""What confidence rests on: z-scores of the caption's best noun with the region and with the whole photo, and the
-cosine of these two."""
+FEATURES = ("noun", "noun in photo", "likeness", "size")
+"""What confidence rests on: z-scores, among regions that people ask about, of the caption's best noun with the region
+and with the whole photo; the cosine of these two; the logarithm of the region's share of the photo."""
 _USUAL, _MOST = 1.0, 3.0  # z-score that speaks neither for nor against, and how far from it counts
 
 
@@ -45,6 +45,7 @@ class Asked:
         embeddings: (n, dim) of the regions, before the projection.
         photos: (p, dim) of the whole photos.
         owners: (n,) int64, which of them each region is of.
+        shares: (n,) of the photo that each takes.
         projected: (n, dim) `embeddings` as the decoder takes them.
     """
 
@@ -52,18 +53,25 @@ class Asked:
     embeddings: Tensor
     photos: Tensor
     owners: Tensor
+    shares: Tensor
     projected: Tensor
 
     def rows(self, places: Sequence[int]) -> Asked:
         """Some of them."""
         at = list(places)
-        tensors = (self.embeddings[at], self.photos, self.owners[at], self.projected[at])
-        return Asked([self.regions[place] for place in at], *tensors)
+        regions, shares = [self.regions[place] for place in at], self.shares[at]
+        own = self.owners[at], shares, self.projected[at]
+        return Asked(regions, self.embeddings[at], self.photos, *own)
 
 
 @torch.inference_mode()
 def write(
-    asked: Asked, options: DecodeOptions | None, parts: Parts, *, plain: bool = False
+    asked: Asked,
+    options: DecodeOptions | None,
+    parts: Parts,
+    *,
+    plain: bool = False,
+    gendered: bool = False,
 ) -> list[Decoded]:
     """One caption for each region; it does not depend on the others.
 
@@ -71,11 +79,15 @@ def write(
         options: None is the checkpoint's, with the width of beams of its guidance.
         parts: on one device.
         plain: the likeliest captions.
+        gendered: people may be men and women where the checkpoint would call them persons.
     """
     alike: dict[Guidance | None, list[int]] = {}
     for place, region in enumerate(asked.regions):
         kind = parts.settings.kinds.get(region.kind, KindSettings())
-        alike.setdefault(None if plain else kind.guidance, []).append(place)
+        guidance = None if plain else kind.guidance
+        if guidance is not None and gendered:
+            guidance = replace(guidance, neutral=False)
+        alike.setdefault(guidance, []).append(place)
     found: dict[int, Decoded] = {}
     for guidance, places in alike.items():
         found.update(
@@ -94,7 +106,14 @@ def _written(
         decode = options or replace(decode, **how)
         evidence = (parts.nouns.scores(asked.embeddings) - _USUAL).clamp(-_MOST, _MOST)
         around = project(asked.photos, parts.settings, parts.bank)[asked.owners]
-        guide = Guide(around, parts.nouns.words, evidence * guidance.nouns, guidance.contrast)
+        guide = Guide(
+            around,
+            parts.nouns.words,
+            evidence * guidance.nouns,
+            guidance.contrast,
+            neutral=guidance.neutral,
+            several=guidance.several,
+        )
     return parts.decoder.generate(asked.projected, decode, parts.bank, guide)
 
 
@@ -106,20 +125,21 @@ def gathered(batch: Sequence[Embedded], parts: Parts) -> Asked:
     owners = torch.arange(len(batch), device=embeddings.device).repeat_interleave(counts)
     regions = [region for one in batch for region in one.regions]
     projected = project(embeddings, parts.settings, parts.bank)
-    return Asked(regions, embeddings, photos, owners, projected)
+    shares = torch.cat([one.shares for one in batch])
+    return Asked(regions, embeddings, photos, owners, shares, projected)
 
 
 def features(asked: Asked, texts: Sequence[str], nouns: NounTable) -> list[tuple[float, ...]]:
     """The `FEATURES` of a caption of each region; nouns that a caption does not have score 0."""
-    here, there = nouns.scores(asked.embeddings), nouns.scores(asked.photos)
-    photos = asked.photos[asked.owners]
-    likeness = F.cosine_similarity(asked.embeddings, photos, dim=1).tolist()
+    here, there = (nouns.scores(rows, asked=True) for rows in (asked.embeddings, asked.photos))
+    likeness = F.cosine_similarity(asked.embeddings, asked.photos[asked.owners], dim=1).tolist()
+    sizes = asked.shares.log().tolist()
     found: list[tuple[float, ...]] = []
     for row, (text, owner) in enumerate(zip(texts, asked.owners.tolist(), strict=True)):
         known = nouns.words.in_text(text)
         best = known[int(here[row, known].argmax())] if known else None
         scores = (0.0, 0.0) if best is None else (float(here[row, best]), float(there[owner, best]))
-        found.append((*scores, likeness[row]))
+        found.append((*scores, likeness[row], sizes[row]))
     return found
 
 
@@ -156,6 +176,7 @@ def captions(
     parts: Parts,
     *,
     plain: bool,
+    gendered: bool,
     least: float,
 ) -> list[list[Caption]]:
     """One caption for each region of these photos, all through bank and decoder as one matrix.
@@ -163,13 +184,13 @@ def captions(
     Args:
         batch: of photos.
         options: of decoding; None is the checkpoint's.
-        plain: the likeliest captions.
+        plain, gendered: see `write`.
         least: confidence below which a caption has no text.
     """
     if not any(one.regions for one in batch):
         return [[] for _ in batch]
     asked = gathered(batch, parts)
-    found = write(asked, options, parts, plain=plain)
+    found = write(asked, options, parts, plain=plain, gendered=gendered)
     sure: list[float | None] = [None] * len(found)
     calibrated = confidence_of(parts.settings)
     if calibrated is not None and parts.nouns is not None:

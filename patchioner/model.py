@@ -30,7 +30,7 @@ from patchioner.checkpoints.folder import (
     write_checkpoint,
 )
 from patchioner.checkpoints.hub import upload
-from patchioner.embedding import add_crops, embed_crops, embed_pooled
+from patchioner.embedding import add_crops, embed_crops, embed_pooled, shares
 from patchioner.geometry import ImageGeometry
 from patchioner.guidance import KEY, captions, check_least
 from patchioner.images import ImageSource, load_image, load_reduced, why_blank
@@ -243,6 +243,7 @@ class Patchioner:
         options: DecodeOptions | None = None,
         crop: Crop | None = None,
         plain: bool = False,
+        gendered: bool = False,
         min_confidence: float | None = None,
     ) -> list[Caption]:
         """Caption regions of one photo.
@@ -251,13 +252,13 @@ class Patchioner:
             image: features of `encode`, or anything `encode` takes.
             regions: what to caption; None is the whole image. A function is given the photo's geometry, as `Patch.all`.
             weighting, options, crop: the checkpoint's defaults if None; see `embed_regions`.
-            plain, min_confidence: see `caption_many`.
+            plain, gendered, min_confidence: see `caption_many`.
 
         Returns:
             One `Caption` per region, in their order. Errors are those of `encode` and `embed_regions`.
         """
         how: Any = {"weighting": weighting, "crop": crop, "batching": Batching.alone()}
-        how |= {"plain": plain, "min_confidence": min_confidence}
+        how |= {"plain": plain, "gendered": gendered, "min_confidence": min_confidence}
         return next(self.caption_many([(image, regions)], options=options, **how))
 
     def caption_many(
@@ -269,6 +270,7 @@ class Patchioner:
         options: DecodeOptions | None = None,
         crop: Crop | None = None,
         plain: bool = False,
+        gendered: bool = False,
         min_confidence: float | None = None,
         batching: Batching | None = None,
     ) -> Iterator[list[Caption]]:
@@ -286,6 +288,7 @@ class Patchioner:
             weighting, options, crop: the checkpoint's defaults if None; see `embed_regions`.
             plain: the likeliest captions, whether or not the checkpoint's settings keep captions to their regions (see
                 `patchioner.guidance`); samples always are.
+            gendered: captions that are kept to their regions may say men and women, not persons alone.
             min_confidence: captions below this `confidence` have no text but a reason; None lets all pass but those of
                 photos that show nothing. It needs a calibrated checkpoint (`patchioner calibrate`).
             batching: how the work is cut up; None is what suits the device. Captions do not depend on it.
@@ -301,8 +304,8 @@ class Patchioner:
         likeliest = plain or decode.strategy == "sample" or not self.settings.guides
 
         def answer(batch: Sequence[Embedded]) -> list[list[Caption]]:
-            how: Any = {"plain": likeliest, "least": min_confidence or 0.0}
-            return captions(batch, options, self._placed, **how)
+            how: Any = {"gendered": gendered, "least": min_confidence or 0.0}
+            return captions(batch, options, self._placed, plain=likeliest, **how)
 
         whole = not likeliest or KEY in self.settings.calibration
         return self._run(items, answer, on_error, weighting, crop, batching, whole=whole)
@@ -509,18 +512,17 @@ class Patchioner:
         """Embeddings of the regions that can be used, and the errors of the others."""
         regions = _listed(asked(features.geometry) if callable(asked) else asked)
         if not regions:  # a photo in which nothing was found
-            return Embedded([], features.tokens.new_empty((0, features.dim)).float(), {})
+            none = features.tokens.new_empty((0, features.dim)).float()
+            return Embedded([], none, {}, none[:, 0])
         rows = attempt(
             lambda some: self.embed_regions(features, some, weighting, crop=crop).unbind(), regions
         )
         errors = {place: row for place, row in enumerate(rows) if isinstance(row, PatchionerError)}
         if len(errors) == len(rows):
             raise errors[0]
-        return Embedded(
-            [region for place, region in enumerate(regions) if place not in errors],
-            torch.stack([row for row in rows if not isinstance(row, PatchionerError)]),
-            errors,
-        )
+        sound = [region for place, region in enumerate(regions) if place not in errors]
+        embeddings = torch.stack([row for row in rows if not isinstance(row, PatchionerError)])
+        return Embedded(sound, embeddings, errors, shares(sound, features.geometry))
 
 
 def _pair(item: Any) -> Item:

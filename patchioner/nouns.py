@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from decoders.guidance import Words
+from decoders.guidance import NEUTRAL, Words
 from patchioner.base.errors import CheckpointError, OptionError
 from patchioner.base.files import read_json, write_json
 from patchioner.base.weights import load_weights, save_weights
@@ -23,10 +23,9 @@ if TYPE_CHECKING:
     from patchioner.text import TextTower
 
 _TEMPLATES = ("a photo of a {}", "there is a {}")
-GENDERED = {"person": "man woman guy lady male female", "people": "men women", "child": "boy girl"}
-"""Words for people -> those that tell a gender."""
-_OTHERS = "person people child children kid baby player someone adult"
-PEOPLE = frozenset(" ".join([_OTHERS, *GENDERED.values()]).split())
+_OTHERS = "person people child children kid baby player someone adult male female"
+_GENDERED = " ".join(words for word, words in NEUTRAL.items() if word != "their")
+PEOPLE = frozenset([*_OTHERS.split(), *_GENDERED.split()])
 """What captions call people."""
 _NO_THINGS = frozenset({
     "view", "front", "side", "top", "area", "background", "picture", "image", "photo", "group", "couple",
@@ -41,14 +40,15 @@ class NounTable:
     Attributes:
         names: k nouns, lower case.
         embeddings: (k, dim) float32, unit.
-        mean, deviation: (k,) float32, of the cosines between a noun and regions of many photos.
+        spread: (2, k) float32, mean and deviation of the cosines between a noun and any regions of many photos.
+        asked: the same of regions that people ask about, such as boxes around things; `spread` where none are known.
         words: the names, as decoders look for them.
     """
 
     names: tuple[str, ...]
     embeddings: Tensor
-    mean: Tensor
-    deviation: Tensor
+    spread: Tensor
+    asked: Tensor
     words: Words = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -78,16 +78,26 @@ class NounTable:
         embeddings = F.normalize(
             torch.stack([F.normalize(one, dim=1) for one in each]).sum(0), dim=1
         )
-        cosines = embeddings @ F.normalize(regions.cpu(), dim=1).T
-        return cls(names, embeddings, cosines.mean(1), cosines.std(1).clamp_min(1e-6))
+        spread = _spread(embeddings, regions)
+        return cls(names, embeddings, spread, spread)
 
-    def scores(self, regions: Tensor) -> Tensor:
-        """(n, dim) region embeddings -> (n, k) z-scores of their cosines with each noun."""
-        return (F.normalize(regions, dim=1) @ self.embeddings.T - self.mean) / self.deviation
+    def of_asked(self, regions: Tensor) -> Self:
+        """The same table, knowing (n, dim) embeddings of regions that people ask about."""
+        return replace(self, asked=_spread(self.embeddings, regions))
+
+    def scores(self, regions: Tensor, *, asked: bool = False) -> Tensor:
+        """(n, dim) region embeddings -> (n, k) z-scores of their cosines with each noun.
+
+        Args:
+            regions: before the projection.
+            asked: among regions that people ask about, not among any.
+        """
+        mean, deviation = (self.asked if asked else self.spread).unbind()
+        return (F.normalize(regions, dim=1) @ self.embeddings.T - mean) / deviation
 
     def to(self, device: torch.device | str) -> Self:
         """The same table there."""
-        tensors = (self.embeddings, self.mean, self.deviation)
+        tensors = (self.embeddings, self.spread, self.asked)
         return type(self)(self.names, *(one.to(device) for one in tensors))
 
     def save(self, folder: Path) -> None:
@@ -96,8 +106,11 @@ class NounTable:
         save_weights(
             {"embeddings": self.embeddings}, folder / "embeddings.safetensors", storage="fp16"
         )
-        spread = {"mean": self.mean, "deviation": self.deviation}
-        save_weights(spread, folder / "spread.safetensors", storage="fp32")
+        save_weights(
+            {"any": self.spread, "asked": self.asked},
+            folder / "spread.safetensors",
+            storage="fp32",
+        )
         write_json(folder / "names.json", self.names)
 
     @classmethod
@@ -106,13 +119,18 @@ class NounTable:
         names = read_json(folder / "names.json")
         held = load_weights(folder / "embeddings.safetensors")
         held |= load_weights(folder / "spread.safetensors")
-        shapes = [tuple(held[key].shape) for key in ("mean", "deviation") if key in held]
-        rows = held.get("embeddings")
-        fit = rows is not None and rows.dim() == 2 and isinstance(names, list)
-        if not fit or rows is None or shapes != [(len(names),)] * 2 or len(rows) != len(names):
+        rows, listed = held.get("embeddings"), isinstance(names, list)
+        shapes = [tuple(held[key].shape) for key in ("any", "asked") if key in held]
+        fit = listed and rows is not None and rows.dim() == 2 and len(rows) == len(names)
+        if not fit or rows is None or shapes != [(2, len(names))] * 2:
             raise CheckpointError(f"{folder}: names and tensors of the nouns do not fit together")
         unit = F.normalize(rows.float(), dim=1)
-        return cls(tuple(map(str, names)), unit, held["mean"].float(), held["deviation"].float())
+        return cls(tuple(map(str, names)), unit, held["any"].float(), held["asked"].float())
+
+
+def _spread(embeddings: Tensor, regions: Tensor) -> Tensor:
+    cosines = embeddings.cpu() @ F.normalize(regions.cpu(), dim=1).T
+    return torch.stack([cosines.mean(1), cosines.std(1).clamp_min(1e-6)])
 
 
 def heads(text: str) -> list[str]:

@@ -83,6 +83,7 @@ class Embedded:
         regions: the n that can be used.
         embeddings: (n, dim) float32.
         errors: of the others, by their place among all.
+        shares: (n,) float32, how much of the photo the bounds of each take.
         whole: (dim,) the whole photo's embedding, where captions are kept to their regions, or have a confidence.
         blank: why the photo shows nothing, where that is so.
     """
@@ -90,6 +91,7 @@ class Embedded:
     regions: Sequence[Region]
     embeddings: Tensor
     errors: Mapping[int, PatchionerError]
+    shares: Tensor
     whole: Tensor | None = None
     blank: str | None = None
 

@@ -32,6 +32,7 @@ pairs = json.loads((data / "more/pairs_more.json").read_text())
 photos = json.loads((data / "annotations/class_boxes_train.json").read_text())
 for photo in photos:  # people are named whatever the region; specks say nothing
     sides = ((b, b["xyxy"]) for b in photo["boxes"] if b["name"] != "person")
+    photo["file_name"] = f"../../photos/{photo['file_name']}"  # from more/photos
     photo["boxes"] = [b for b, (x1, y1, x2, y2) in sides if (x2 - x1) * (y2 - y1) > 600]
 (out / "boxes.json").write_text(json.dumps(photos))
 PYTHON
@@ -40,7 +41,7 @@ calibrate() {
         --pairs build/patchioner-mini/pairs.json --photos ../shared/data/more/photos
 }
 calibrate --limit 600
-calibrate --limit 250 --boxes build/patchioner-mini/boxes.json --box-photos ../shared/data/photos
+calibrate --limit 400 --boxes build/patchioner-mini/boxes.json
 # Its last line goes under "label" beside it.
 python -m runs.label_calibration --model patchioner-mini \
     --boxes ../shared/data/annotations/class_boxes_train.json --photos ../shared/data/photos

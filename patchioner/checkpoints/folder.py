@@ -66,14 +66,18 @@ class Guidance:
         contrast: weight of the log-probability given the region less that given the whole photo.
         nouns: weight of the z-score of a noun with the region, less 1 and within 3 of it, for its first mention.
         beam_width: of such captions, where no options of decoding are given.
+        neutral: whether people are persons and children, whatever their sex, where no options of decoding say else.
+        several: taken off the log-probability of words for more than one, such as "group".
     """
 
     contrast: float = 0.3
     nouns: float = 1.5
     beam_width: int = 2
+    neutral: bool = False
+    several: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_weights(contrast=self.contrast, nouns=self.nouns)
+        _check_weights(contrast=self.contrast, nouns=self.nouns, several=self.several)
         check_whole(beam_width=self.beam_width)
 
 

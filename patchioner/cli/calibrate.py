@@ -114,10 +114,11 @@ def fit(
         nouns = NounTable.build(map(str.lower, said), rows, parts.text_tower)
     if not settings.guides:
         settings = replace(settings, kinds=adapting(settings.kinds, parts.decoder.can_be_guided))
-    placed = replace(placed, settings=settings, nouns=nouns.to(device))
     photos, chosen = drawn or [], (named_boxes or ())[:limit]
     if named_boxes is not None:
         photos = _embedded(placed, [(photo, [box for box, _ in boxes]) for photo, boxes in chosen])
+        nouns = nouns.of_asked(torch.cat([one.embeddings for one in photos]))
+    placed = replace(placed, settings=settings, nouns=nouns.to(device))
 
     def is_right(owner: int, place: int, text: str) -> bool:
         if named_boxes is None:
@@ -142,7 +143,9 @@ def adapting(kinds: Mapping[str, KindSettings], guided: bool) -> dict[str, KindS
 
     found = dict(kinds)
     for kind in ("point", "patch", "box", "mask", "polygon") if guided else ():
-        found[kind] = replace(found.get(kind, KindSettings()), guidance=Guidance())
+        found[kind] = replace(
+            found.get(kind, KindSettings()), guidance=Guidance(neutral=True, several=1.0)
+        )
     return found
 
 
@@ -150,7 +153,7 @@ def _embedded(placed: Parts, asked: Sequence[tuple[Any, Regions]]) -> list[Embed
     """Photos and their regions as embeddings, each with the photo's own."""
     import torch
 
-    from patchioner.embedding import embed_pooled
+    from patchioner.embedding import embed_pooled, shares
     from patchioner.images import load_image
     from patchioner.pipeline import Embedded
     from patchioner.regions import WholeImage
@@ -161,7 +164,8 @@ def _embedded(placed: Parts, asked: Sequence[tuple[Any, Regions]]) -> list[Embed
             features = placed.backbone.encode([placed.backbone.prepare(load_image(photo))])[0]
             regions = regions(features.geometry) if callable(regions) else regions
             rows = embed_pooled(features, [*regions, WholeImage()], placed.settings)
-            found.append(Embedded(regions, rows[:-1], {}, rows[-1]))
+            taken = shares(regions, features.geometry)
+            found.append(Embedded(regions, rows[:-1], {}, taken, rows[-1]))
     return found
 
 

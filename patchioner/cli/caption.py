@@ -82,6 +82,7 @@ def add_caption_arguments(parser: argparse.ArgumentParser) -> None:
     spelling.add_min_confidence(add)
     likely = "the likeliest captions, not kept to what the region shows"
     add("--plain", action="store_true", help=likely)
+    add("--gendered", action="store_true", help="men and women, not persons alone")
     add("--max-tokens", type=spelling.positive_int, metavar="N", help="longest caption, in tokens")
     add("--temperature", type=spelling.positive, metavar="T", help="draw words at random")
     add("--seed", type=int, default=0, help="of --temperature (default: %(default)s)")
@@ -89,7 +90,13 @@ def add_caption_arguments(parser: argparse.ArgumentParser) -> None:
 
 def wrong_combination(options: argparse.Namespace) -> str | None:
     """What is wrong about arguments that are right one by one; None when nothing is."""
-    decoding = (options.beam, options.temperature, options.max_tokens, options.plain or None)
+    decoding = (
+        options.beam,
+        options.temperature,
+        options.max_tokens,
+        options.plain or None,
+        options.gendered or None,
+    )
     writes = any(value is not None for value in decoding)
     if options.patches and (options.regions or options.region_file):
         return "--patches captions every patch: leave the other regions out"
@@ -98,7 +105,7 @@ def wrong_combination(options: argparse.Namespace) -> str | None:
     if options.beam is not None and options.temperature is not None:
         return "--beam and --temperature exclude each other: give one"
     if options.labels is not None and writes:
-        return "--labels writes no caption: leave --beam, --temperature, --max-tokens, --plain out"
+        return "--labels writes no caption: leave --beam, --temperature, --max-tokens, --plain, --gendered out"
     return spelling.without_region_file(options)
 
 
@@ -295,7 +302,8 @@ def _asked(options: argparse.Namespace) -> dict[str, Any]:
         asked["weighting"] = Weighting(**weighting)
     if options.labels is not None:
         return asked | {"threshold": options.min_confidence}
-    asked |= {"plain": options.plain, "min_confidence": options.min_confidence}
+    own = ("plain", "gendered", "min_confidence")
+    asked |= {name: getattr(options, name) for name in own}
     decoding: dict[str, Any] = {}
     if options.beam is not None:
         strategy = "beam" if options.beam > 1 else "greedy"

@@ -25,6 +25,7 @@ class Asked:
 
     options: DecodeOptions | None = None
     plain: bool = False
+    gendered: bool = False
     min_confidence: float | None = None
     weighting: Weighting | None = None
 
@@ -49,6 +50,7 @@ class Decoding(Strict):
     banned_words: tuple[str, ...] | None = None
     no_repeat_ngram: int | None = None
     plain: bool = Field(default=False, description="likeliest, not kept to what the region shows")
+    gendered: bool = Field(default=False, description="men and women, not persons alone")
     min_confidence: float | None = Field(default=None, description="captions below it have no text")
     weighting: str | None = Field(default=None, description="uniform, gaussian, attention or cls")
 
@@ -60,7 +62,7 @@ class Decoding(Strict):
             if (len(value) if isinstance(value, tuple) else value) > most:
                 raise OptionError(f"{name} is too large: give at most {most}")
         kind = given.pop("weighting", None)
-        own = {name: given.pop(name, None) for name in ("plain", "min_confidence")}
+        own = {name: given.pop(name, None) for name in ("plain", "gendered", "min_confidence")}
         options = replace(model.settings.decode, **given) if given else None
         return Asked(options, **own, weighting=None if kind is None else Weighting(kind))
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import cast
 
 import pytest
 import torch
 from torch import Tensor
 
 from decoders import DecodeOptions, PrefixGPT2Decoder
-from decoders.guidance import PLAUSIBLE, REPEATED, Guide, Words
+from decoders.base import Vocabulary
+from decoders.guidance import PLAUSIBLE, REPEATED, Guide, GuidedNetwork, Words
 from patchioner.base.errors import DecoderError
 from tests.support.tiny import tiny_decoder
 
@@ -109,6 +111,38 @@ def test_contrast_alone_is_a_difference_of_log_probabilities() -> None:
         if not set(WORDS.in_text(one.text)):
             assert one.token_ids == other.token_ids
             assert one.log_probs == pytest.approx(other.log_probs, abs=1e-4)
+
+
+class _Vocabulary:
+    """Words that the tiny tokenizer has not."""
+
+    def __init__(self, decoder: PrefixGPT2Decoder, words: list[str]) -> None:
+        self._texts = list(decoder.token_texts())
+        self.places = range(len(self._texts) - len(words), len(self._texts))
+        for place, word in zip(self.places, words, strict=True):
+            self._texts[place] = f" {word}"
+
+    def token_texts(self) -> list[str]:
+        return self._texts
+
+
+@torch.inference_mode()
+def test_a_neutral_word_is_worth_what_it_stands_in_for() -> None:
+    decoder, embeddings, guide = guided(contrast=0.0)
+    vocabulary = _Vocabulary(decoder, ["person", "man", "woman", "group"])
+    bare = replace(guide, evidence=torch.zeros_like(guide.evidence), neutral=True, several=1.5)
+    network = GuidedNetwork(decoder.network, cast("Vocabulary", vocabulary), bare)
+    rows = torch.cat([embeddings, bare.around, bare.evidence], dim=1)
+    found, _ = network.start(rows, 9)
+    probable = torch.stack([log_probs(decoder, row, []) for row in embeddings])
+    person, man, woman, group = vocabulary.places
+    probable[:, group] -= 1.5
+    probable = probable.log_softmax(dim=1)
+    together = probable[:, [person, man, woman]].logsumexp(dim=1)
+    possible = together > probable.max(dim=1).values + math.log(PLAUSIBLE)
+    assert possible.any()
+    torch.testing.assert_close(found[possible, person], together[possible], atol=1e-4, rtol=0)
+    assert (found[:, [man, woman]] < -1e3).all()
 
 
 def test_words_are_found_in_texts_and_tokens() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 from torch.nn import functional as F
 
 from decoders import DecodeOptions
@@ -29,9 +31,9 @@ from tests.support.tiny import TEXTS, noise_photo, tiny_parts
 GUIDANCE = Guidance(contrast=0.9, nouns=0.7, beam_width=1)
 CALIBRATION = {
     "inputs": list(FEATURES),
-    "mean": [0.0, 0.5, 0.5],
-    "deviation": [0.8, 0.9, 0.3],
-    "weights": [1.0, -0.5, 0.3],
+    "mean": [0.0, 0.5, 0.5, -2.0],
+    "deviation": [0.8, 0.9, 0.3, 1.5],
+    "weights": [1.0, -0.5, 0.3, 0.2],
     "bias": 0.1,
     "threshold": 0.5,
 }
@@ -44,6 +46,7 @@ def parts(**settings: Any) -> Parts:
     kinds = {"box": KindSettings(guidance=GUIDANCE)}
     chosen: dict[str, Any] = {"kinds": kinds, "calibration": {KEY: CALIBRATION}} | settings
     table = NounTable.build(TEXTS, torch.randn(40, 64), tiny.text_tower)
+    table = table.of_asked(torch.randn(30, 64))
     return replace(tiny, settings=replace(tiny.settings, **chosen), nouns=table)
 
 
@@ -72,11 +75,13 @@ def test_captions_and_confidences_are_those_of_plain_code(model: Patchioner) -> 
         model.embed_regions(features, BOXES),
         model.embed_regions(features, [WholeImage()]),
     )
-    z, there = (
-        (F.normalize(side, dim=1) @ held.nouns.embeddings.T - held.nouns.mean)
-        / held.nouns.deviation
-        for side in (rows, whole)
-    )
+
+    def scored(side: Tensor, spread: Tensor) -> Tensor:
+        assert held.nouns is not None
+        return (F.normalize(side, dim=1) @ held.nouns.embeddings.T - spread[0]) / spread[1]
+
+    z, asked = (scored(rows, spread) for spread in (held.nouns.spread, held.nouns.asked))
+    there = scored(whole, held.nouns.asked)
     around = project(whole, held.settings, held.bank).expand(len(BOXES), -1)
     guide = Guide(around, held.nouns.words, 0.7 * (z - 1).clamp(-3, 3), 0.9)
     options = replace(held.settings.decode, strategy="greedy")
@@ -90,11 +95,14 @@ def test_captions_and_confidences_are_those_of_plain_code(model: Patchioner) -> 
         said = [
             held.nouns.names.index(w) for w in (one.text or "").split() if w in held.nouns.names
         ]
-        best = max(said, key=lambda place, row=row: float(z[row, place]), default=None)
-        nouns = (0.0, 0.0) if best is None else (float(z[row, best]), float(there[0, best]))
-        columns = (CALIBRATION[key] for key in ("mean", "deviation", "weights"))
-        terms = zip((*nouns, float(likeness[row])), *columns, strict=True)  # type: ignore[call-overload]
-        logit = 0.1 + sum((value - mean) / spread * weight for value, mean, spread, weight in terms)
+        best = max(said, key=asked[row].tolist().__getitem__, default=None)
+        nouns = (0.0, 0.0) if best is None else (float(asked[row, best]), float(there[0, best]))
+        mean, deviation, weights = (
+            np.array(CALIBRATION[key]) for key in ("mean", "deviation", "weights")
+        )
+        size = math.log(24 * 20 / (96 * 64))
+        values = (*nouns, float(likeness[row]), size)
+        logit = 0.1 + float(((np.array(values) - mean) / deviation) @ weights)
         assert one.confidence == pytest.approx(1 / (1 + np.exp(-logit)), abs=1e-4)
 
 
@@ -107,6 +115,23 @@ def test_only_kinds_with_guidance_are_guided(model: Patchioner) -> None:
     assert model.caption(noise_photo(), BOXES, options=drawn) == model.caption(
         noise_photo(), BOXES, options=drawn, plain=True
     )
+
+
+def test_people_have_a_sex_where_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    neutral = {"box": KindSettings(guidance=replace(GUIDANCE, neutral=True, several=2.0))}
+    asking = Patchioner(parts(kinds=neutral), device="cpu")
+    guides: list[Guide] = []
+    generate = type(asking.parts.decoder).generate
+
+    def recorded(self: Any, rows: Tensor, options: Any, memory: Any, guide: Guide) -> Any:
+        guides.append(guide)
+        return generate(self, rows, options, memory, guide)
+
+    monkeypatch.setattr(type(asking.parts.decoder), "generate", recorded)
+    for gendered in (False, True):
+        asking.caption(noise_photo(), BOXES[:1], gendered=gendered)
+    assert [guide.neutral for guide in guides] == [True, False]
+    assert [guide.several for guide in guides] == [2.0, 2.0]
 
 
 def test_without_settings_nothing_changes() -> None:
@@ -173,6 +198,7 @@ def test_a_checkpoint_keeps_it_all(model: Patchioner, tmp_path: Path) -> None:
     assert model.parts.nouns is not None
     assert again.parts.nouns.names == model.parts.nouns.names
     assert torch.allclose(again.parts.nouns.embeddings, model.parts.nouns.embeddings, atol=1e-3)
+    assert torch.equal(again.parts.nouns.asked, model.parts.nouns.asked)
     (tmp_path / "nouns" / "names.json").write_text('["cat"]')
     with pytest.raises(CheckpointError, match="nouns"):
         Patchioner.from_pretrained(tmp_path, device="cpu")
@@ -183,7 +209,7 @@ def test_settings_need_their_parts_and_calibrations_their_features() -> None:
         replace(parts(), nouns=None)
     with pytest.raises(CheckpointError, match="Retrieval"):
         replace(parts(), decoder=RetrievalDecoder(64))
-    stored = {**CALIBRATION, "inputs": ["a", "b", "c"]}
+    stored = {**CALIBRATION, "inputs": ["a", "b", "c", "d"]}
     with pytest.raises(CheckpointError, match="captions"):
         Patchioner(parts(calibration={KEY: stored}), device="cpu").caption(
             noise_photo(), min_confidence=0.1
@@ -230,5 +256,6 @@ def test_the_command_calibrates_a_folder(
 
 def test_models_that_write_are_guided_once_calibrated() -> None:
     kinds = adapting({"box": KindSettings(context=0.3)}, guided=True)
-    assert kinds["box"] == KindSettings(context=0.3, guidance=Guidance())
+    assert kinds["box"].context == 0.3
+    assert kinds["box"].guidance == Guidance(neutral=True, several=1.0)
     assert set(kinds) == {"point", "patch", "box", "mask", "polygon"}

@@ -137,8 +137,14 @@ def test_a_cls_token_that_is_not_there(features: PatchFeatures) -> None:
         embed_pooled(bare, BOXES, ModelSettings(), Weighting("cls"))
 
 
-def test_crops_are_added_with_their_surroundings_to_what_is_pooled(features: PatchFeatures) -> None:
-    backbone, settings = tiny_backbone(), ModelSettings(context=0.3)
+@pytest.mark.parametrize(("mode", "size"), [("aspect", 32), ("crop", 64)])
+def test_small_crops_are_added_with_their_surroundings_to_what_is_pooled(
+    mode: Any, size: int
+) -> None:
+    backbone, settings = tiny_backbone(mode=mode), ModelSettings(context=0.3)
+    features = replace(backbone.encode([PHOTO])[0], image=PHOTO)
+    near = tiny_backbone(mode=mode)
+    near.preprocessing = replace(near.preprocessing, size=size)
     regions: list[Region] = [BOXES[1], WholeImage(), Polygon([(10, 10), (40, 12), (30, 50)])]
     found = add_crops(backbone, features, regions, settings)
     pooled = F.normalize(embed_pooled(features, regions, settings), dim=1)
@@ -148,6 +154,6 @@ def test_crops_are_added_with_their_surroundings_to_what_is_pooled(features: Pat
         (0, (15, 0, 96, 64), (30.5 - 15, 10.25, 90 - 15, 60)),
         (2, (2, 0, 48, 60), (10 - 2, 10, 40 - 2, 50)),
     ):
-        (crop,) = backbone.encode([PHOTO.crop(outer)])
+        (crop,) = near.encode([PHOTO.crop(outer)])
         inside = F.normalize(embed_pooled(crop, [Box(*box)], settings)[0], dim=0)
         torch.testing.assert_close(found[row], pooled[row] + inside, atol=1e-4, rtol=1e-4)
