@@ -30,7 +30,7 @@ REPEATED = -4.0
 _NEVER = 1e4  # taken off what is not plausible: its order stays, for where all else is banned
 NEUTRAL = {
     "person": "man guy gentleman woman lady", "people": "men guys women ladies", "child": "boy girl",
-    "children": "boys girls", "their": "his her",
+    "children": "boys girls", "their": "his her", "they": "he she", "them": "him",
 }  # fmt: skip
 """Words for people, each with those that it stands in for: what these are worth together, it is worth."""
 SEVERAL = (

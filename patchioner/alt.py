@@ -15,8 +15,7 @@ NOTICE = "Machine-made: "
 _NEUTRAL = {
     "person": "gal male female", "people": "gentlemen", "child": "son daughter",
     "children": "sons daughters", "parent": "mother father mom dad", "partner": "husband wife",
-    "sibling": "brother sister", "actor": "actress", "waiter": "waitress", "they": "he she",
-    "themself": "himself herself", "them": "him",
+    "sibling": "brother sister", "actor": "actress", "waiter": "waitress", "themself": "himself herself",
 }  # fmt: skip
 _WORDS = {
     old: new for table in (NEUTRAL, _NEUTRAL) for new, olds in table.items() for old in olds.split()

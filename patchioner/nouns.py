@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _TEMPLATES = ("a photo of a {}", "there is a {}")
 _OTHERS = "person people child children kid baby player someone adult male female"
-_GENDERED = " ".join(words for word, words in NEUTRAL.items() if word != "their")
+_GENDERED = " ".join(words for word, words in NEUTRAL.items() if not word.startswith("the"))
 PEOPLE = frozenset([*_OTHERS.split(), *_GENDERED.split()])
 """What captions call people."""
 _NO_THINGS = frozenset({
