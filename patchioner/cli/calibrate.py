@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     Regions: TypeAlias = Callable[[ImageGeometry], list[Region]] | list[Region]
 
 _AT_ONCE = 32  # photos
+_SEED = 0
 _BOXES, _SHARES = 8, (0.02, 0.5)  # of a photo, and shares of its area
 
 
@@ -48,9 +49,8 @@ def add_calibrate_arguments(parser: argparse.ArgumentParser) -> None:
     boxes = 'JSON: [{"file_name", "boxes": [{"xyxy", "name"}, ...]}, ...]; much surer than captions alone'
     add("--boxes", type=Path, metavar="FILE", help=boxes)
     add("--photos", type=Path, required=True, metavar="DIR", help="folder of all those photos")
-    drawn = "photos, drawn by the seed (default: %(default)s)"
+    drawn = "photos, drawn always alike (default: %(default)s)"
     add("--limit", type=positive_int, default=300, metavar="N", help=drawn)
-    add("--seed", type=int, default=0)
     add("--device")
     add("--write", action="store_true", help="into the model's folder; else only print")
 
@@ -64,12 +64,12 @@ def calibrate(options: argparse.Namespace) -> int:
     folder = Path(options.model)
     if options.write and not (folder / "config.json").is_file():
         raise OptionError(f"--write needs the folder of a checkpoint; {options.model!r} is none")
-    pairs = read_pairs(options.pairs, options.photos, limit=10**9, seed=options.seed)
+    pairs = read_pairs(options.pairs, options.photos, limit=10**9, seed=_SEED)
     boxes = None
     if options.boxes is not None:
-        boxes = _read_boxes(options.boxes, options.photos, options.seed)
+        boxes = _read_boxes(options.boxes, options.photos)
     parts, device = read_checkpoint(find_model(options.model)), usable_device(options.device)
-    fitted, measured = fit(parts, device, pairs, options.limit, options.seed, boxes)
+    fitted, measured = fit(parts, device, pairs, options.limit, boxes)
     write_line(json.dumps(measured, indent=2))
     if options.write:
         _write(folder, fitted)
@@ -81,7 +81,6 @@ def fit(
     device: Any,
     pairs: Sequence[tuple[Any, Sequence[str]]],
     limit: int,
-    seed: int,
     named_boxes: Sequence[NamedBoxes] | None = None,
 ) -> tuple[Parts, dict[str, Any]]:
     """The parts with a table of nouns, settings that use it, and calibrated captions; and that calibration.
@@ -104,7 +103,7 @@ def fit(
     placed = parts.to(device, torch.float32)
     drawn = None
     if parts.nouns is None or named_boxes is None:
-        draw = partial(_boxes, random.Random(seed))
+        draw = partial(_boxes, random.Random(_SEED))
         drawn = _embedded(placed, [(photo, draw) for photo, _ in pairs[:limit]])
     nouns = parts.nouns
     if nouns is None:
@@ -203,8 +202,8 @@ def _says(text: str, name: str) -> bool:
     return head in named(text) or bool(Words([head]).in_text(text))
 
 
-def _read_boxes(path: Path, photos: Path, seed: int) -> list[NamedBoxes]:
-    """(Photo, (box, name)) of a JSON file, in an order drawn by the seed; TextError says where it is not one."""
+def _read_boxes(path: Path, photos: Path) -> list[NamedBoxes]:
+    """(Photo, (box, name)) of a JSON file, in an order drawn always alike; TextError says where it is not one."""
     from patchioner.regions import Box
 
     try:
@@ -215,7 +214,7 @@ def _read_boxes(path: Path, photos: Path, seed: int) -> list[NamedBoxes]:
             found += [(photos / str(row["file_name"]), named)] if named else []
     except (ValueError, KeyError, TypeError) as error:
         raise TextError(f"{path} is no list of photos with boxes and names: {error!r}") from error
-    random.Random(seed).shuffle(found)
+    random.Random(_SEED).shuffle(found)
     return found
 
 
