@@ -21,6 +21,7 @@ from patchioner.base.errors import (
     TextError,
     UnknownNameError,
 )
+from patchioner.base.files import atomic_path
 from patchioner.base.optional import require
 from patchioner.regions import Box, Mask, Point, Polygon, RegionFile, RegionSet, Trace, read_trace
 
@@ -33,7 +34,7 @@ T = TypeVar("T")
 Run: TypeAlias = "Callable[[argparse.Namespace], int]"
 # These lie inside scikit-image's own wheel; its other pictures would be downloaded.
 SAMPLES = ("astronaut", "chelsea", "coffee", "rocket")
-WRITTEN = (".png", ".jpg", ".jpeg", ".webp")
+WRITTEN = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 _PREFIX = "scikit-image:"
 # ESC, BEL, C1 and the rest could drive a terminal; a line is one line.
 _CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -355,7 +356,7 @@ def plan_pictures(out: Path | None, photos: Sequence[PhotoSource]) -> list[Path 
 def save_picture(picture: Image.Image, path: Path) -> None:
     """Write a picture, making its folder where it is missing; OptionError where that cannot be."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(path)
+        with atomic_path(path) as fresh:
+            picture.save(fresh, format=WRITTEN[path.suffix.lower()])
     except OSError as error:
         raise OptionError(f"cannot write {str(path)!r} ({error}): choose another --out") from error

@@ -134,6 +134,22 @@ def test_pictures_of_one_photo_and_of_several(run: Run, photo: Path, tmp_path: P
     assert run(photo, "--out", tmp_path / "file" / "below" / "o.png") == 1
 
 
+def test_a_picture_that_cannot_be_written_leaves_the_old_one(
+    run: Run, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = tmp_path / "o.png"
+    kept.write_bytes(b"old")
+
+    def full(self: Image.Image, path: Path, **how: Any) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    assert run(photo, "--out", kept) == 1
+    assert not list(tmp_path.glob(".o.png*"))
+    assert kept.read_bytes() == b"old"
+
+
 def test_patches_caption_the_grid_and_draw_the_map(
     run: Run, photo: Path, model: Patchioner, tmp_path: Path, capsys: Capture
 ) -> None:
