@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from patchioner.base.errors import OptionError, UnknownNameError
 from patchioner.base.files import read_json
 from patchioner.cli import spelling
 from patchioner.cli.spelling import (
@@ -45,25 +44,15 @@ what is finished stays); 2 wrong usage; 130 stopped with Ctrl-C.
 """
 
 
-def _who(what: str, *known: str) -> Callable[[str], str]:
+def _who(*known: str) -> Callable[[str], str]:
     """Reads who does a part of the work: one of the `known` words, with a model of one's own where they have one."""
-    kinds = {word.partition(":")[0]: word for word in known}
-
-    def parse(text: str) -> str:
-        kind, colon, name = text.partition(":")
-        if kind not in kinds:
-            error = UnknownNameError.among(what, kind, kinds)
-            raise argparse.ArgumentTypeError(f"{error}; to be written {', '.join(known)}")
-        if (":" in kinds[kind]) != bool(name) or (colon and not name):
-            raise argparse.ArgumentTypeError(f"{text!r} is to be written {kinds[kind]}")
-        return text
-
-    return parse
+    forms = [re.sub("[A-Z]+", "[^:].*", word) for word in known]
+    return _matching("|".join(forms), f"is to be written {', '.join(known)}")
 
 
 def _matching(pattern: str, form: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
-        if re.fullmatch(pattern, text, re.IGNORECASE) is None:
+        if re.fullmatch(pattern, text) is None:
             raise argparse.ArgumentTypeError(f"{text!r} {form}")
         return text
 
@@ -77,16 +66,16 @@ _REGION = {"action": "append", "dest": "regions", "default": []}
 _FIRST: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("json", "one JSON object per photo and line, with provenance", {"action": "store_true"}),
     ("out", "the JSON lines, each when its photo is finished; photos that have their line are skipped",
-     {"metavar": "FILE.jsonl", "type": _matching(r".*\.jsonl", "does not end in .jsonl")}),
+     {"metavar": "FILE.jsonl", "type": _matching(r"(?i).*\.jsonl", "does not end in .jsonl")}),
     ("report", "a page that shows where each sentence comes from, and what was dropped",
-     {"metavar": "FILE.html", "type": _matching(r".*\.html?", "does not end in .html")}),
+     {"metavar": "FILE.html", "type": _matching(r"(?i).*\.html?", "does not end in .html")}),
     ("box", "left, top, right, bottom in pixels", {"metavar": "X1,Y1,X2,Y2", "type": spelling.parse_box, **_REGION}),
     ("mask", "picture of the photo's size, black outside", {"metavar": "PNG", "type": spelling.parse_mask, **_REGION}),
     ("model", "our captioner; 'none' where others do it all", {"metavar": "ID|DIR", "default": "patchioner-mini"}),
     ("describer", "who says what is in a region: patchioner, hf:MODEL or openai:MODEL",
-     {"metavar": "WHO", "type": _who("describer", *_MODELS), "default": "patchioner"}),
+     {"metavar": "WHO", "type": _who(*_MODELS), "default": "patchioner"}),
     ("fuser", "who makes a paragraph of it: patchioner (greedy), hf:MODEL or openai:MODEL",
-     {"metavar": "WHO", "type": _who("fuser", *_MODELS), "default": "patchioner"}),
+     {"metavar": "WHO", "type": _who(*_MODELS), "default": "patchioner"}),
     ("base-url", "of an OpenAI-compatible server, with its /v1", {"metavar": "URL"}),
     ("careful", "say only what many captions of overlapping regions say: the default", _PRESET | {"const": "careful"}),
     ("full", "say more, of which more is wrong", _PRESET | {"const": "full"}),
@@ -97,10 +86,10 @@ _FIRST: tuple[tuple[str, str, dict[str, Any]], ...] = (
 _ADVANCED: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("preset", "all numbers of the stages", {"choices": ["careful", "full", "published"], "default": "careful"}),
     ("grid", "rows and columns of cells in place of quadrants",
-     {"metavar": "RxC", "type": _matching(r"[1-9]\d{0,2}x[1-9]\d{0,2}", "is not ROWSxCOLUMNS, such as 3x4")}),
+     {"metavar": "RxC", "type": _matching(r"(?i)[1-9]\d{0,2}x[1-9]\d{0,2}", "is not ROWSxCOLUMNS, such as 3x4")}),
     ("samples", "texts about every region", {"metavar": "N", "type": spelling.positive_int}),
     ("scorer", "dense (our model's own alignment), blip:MODEL, clip:NAME, or none",
-     {"metavar": "WHO", "type": _who("scorer", "dense", "blip:MODEL", "clip:NAME", "none"), "default": "dense"}),
+     {"metavar": "WHO", "type": _who("dense", "blip:MODEL", "clip:NAME", "none"), "default": "dense"}),
     ("calibration", "of blip: or clip:, as python -m patchioner.detail.calibrate --scorer writes it",
      {"metavar": "FILE", "type": Path}),
     ("min-support", "least support of a sentence that is kept (default: as calibrated)",
@@ -202,7 +191,7 @@ class _Run:
         from patchioner import Patchioner
         from patchioner.detail import DetailCaptioner, preset
         from patchioner.detail.client import ChatClient
-        from patchioner.detail.describe import VisionDescriber, VisionSettings
+        from patchioner.detail.describe import VisionDescriber
         from patchioner.detail.fuse import LanguageFuser
         from patchioner.detail.models import CallCache
 
@@ -227,11 +216,10 @@ class _Run:
         # One client for both, so that together they keep to the bound on requests under way.
         if options.fuser != options.describer or not isinstance(seeing, ChatClient):
             reader = self._other(options.fuser, sees=False)
-        vision = VisionSettings(**({} if options.samples is None else {"samples": options.samples}))
         self._scorer = _scorer(options, model)
         self._captioner = DetailCaptioner(
             model,
-            describer=seeing and VisionDescriber(seeing, vision),
+            describer=seeing and VisionDescriber(seeing, samples=options.samples or 3),
             scorer=self._scorer,
             fuser=reader and LanguageFuser(reader, settings.fuse, seed=options.seed),
             settings=settings,
@@ -349,8 +337,7 @@ def _scorer(options: argparse.Namespace, model: Patchioner | None) -> Scorer | N
         fitted = None if path is None else Logistic.from_json(read_json(path), str(path))
         match = SCORERS.get(kind)(name)
         return IndependentScorer(match, name=options.scorer, calibration=fitted, threshold=least)
-    if model is None:
-        raise OptionError("the dense scorer needs a model: give --model, or --scorer none")
+    assert model is not None  # `check_combinations`
     calibration = Calibration.of(model)
     if least is not None:
         sentences = replace(calibration.sentences, threshold=least)

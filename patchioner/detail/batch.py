@@ -3,7 +3,7 @@ file of JSON lines that survives being stopped at any moment.
 
 "careful" says less and is right more often, "full" says more: one rule, two thresholds (`FilterSettings.share`; figures
 in docs/detail.md). "published": the constants in the code of Patch Matters (Peng et al., CVPR 2025, arXiv 2504.06666),
-each with the meaning that it was meant to have; `trusted` and `union_of_named` hold the others. They were chosen for a
+each with the meaning that it was meant to have; describe.py holds the others. They were chosen for a
 detector (BARON), two language models (LLaVA-1.6, 7 B; Llama-3.1-8B) and BLIP: with our parts it is no reproduction.
 """
 
@@ -41,14 +41,13 @@ from patchioner.detail.describe import (
     Given,
     OwnSettings,
     PatchionerDescriber,
-    as_detection,
+    as_region,
     divide,
 )
 from patchioner.detail.fuse import (
     FilterSettings,
     FuseSettings,
     GreedyFuser,
-    dropped,
     filter_statements,
 )
 from patchioner.detail.models import mask_digest
@@ -198,14 +197,8 @@ class DetailCaptioner:
         kept = [verdict for verdict in verdicts if verdict.kept]
         sentences, left_out = self._fuser.fuse(opened, chosen, kept) if kept else ([], [])
         said = {name for sentence in sentences for name in sentence.claim_ids}
-        reasons = {verdict.claim.id: verdict for verdict in reversed(left_out)}
         used = [verdict for verdict in kept if verdict.claim.id in said]
-        unused = [verdict for verdict in verdicts if not verdict.kept]
-        unused += [
-            reasons.get(one.claim.id) or dropped(one, "duplicate", "the fuser passed it over")
-            for one in kept
-            if one.claim.id not in said
-        ]
+        unused = [verdict for verdict in verdicts if not verdict.kept] + left_out
         text, why = " ".join(one.text for one in sentences), _why_empty(unused)
         parts = tuple(sentences), tuple(unused), tuple(used), chosen, opened.size
         return DetailedCaption(text, *parts, None if sentences else why, settings)
@@ -237,10 +230,9 @@ class PhotoJob:
     regions: RegionReader | None = None
 
     @classmethod
-    def of(cls, source: ImageSource, regions: RegionReader | None = None) -> PhotoJob:
-        """From a path or a picture in memory, which is called "photo"."""
-        name = os.fspath(source) if isinstance(source, (str, os.PathLike)) else "photo"
-        return cls(name, lambda: load_image(source), regions)
+    def of(cls, path: str | Path, regions: RegionReader | None = None) -> PhotoJob:
+        """From a file, by its name."""
+        return cls(str(path), lambda: load_image(path), regions)
 
 
 def read_photo_list(path: str | os.PathLike[str]) -> list[tuple[str, RegionReader | None]]:
@@ -496,8 +488,8 @@ def _fingerprint(captioner: DetailCaptioner, seed: int) -> str:
 
 def _digest(photo: Photo, given: Sequence[Given]) -> str:
     """Of a photo's pixels and the regions given for it."""
-    things = [as_detection(one, photo.size) for one in given]
-    regions = [[one.box, one.name, one.score, mask_digest(one.mask)] for one in things]
+    things = [as_region(one, photo.size) for one in given]
+    regions = [[one.box, one.name, mask_digest(one.mask)] for one in things]
     told = json.dumps([photo.sha256, regions])
     return hashlib.sha256(told.encode()).hexdigest()[:32]
 

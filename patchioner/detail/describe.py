@@ -15,7 +15,6 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from decoders.scene_graph import noun_phrases
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 Size = tuple[int, int]
-_SURE, _FEWEST = 0.3, 2  # published: given detections above this score, or else the first two
+_GROW = 0.3  # published: quadrants grow by boxes of which more than this lies in them
 _UNION_COVERAGE = 0.4  # published: the union is left out where its IoU with the photo is above this
 
 
@@ -101,65 +100,41 @@ def _cells(x: Iterable[float], y: Iterable[float]) -> list[Rectangle]:
     return [(left, top, right, bottom) for top, bottom in down for left, right in across]
 
 
-@dataclass(frozen=True, eq=False)
-class Detection:
-    """One thing in a photo: its box, name (None where nobody said), score (0 to 1) and (height, width) bool mask."""
-
-    box: Rectangle
-    name: str | None = None
-    score: float = 1.0
-    mask: npt.NDArray[np.bool_] | None = None
+Given = NamedRegion | Region | Rectangle
+"""What a user may give as a region: a value of ours, an entry of a region file, or four numbers."""
 
 
-Given = Detection | NamedRegion | Region | Rectangle
-"""What a user may give as a region: our own values, an entry of a region file, or four numbers."""
-
-
-def as_detection(given: Given, image_size: Size) -> Detection:
-    """A region as it was given, cut to the photo of (width, height), with its name where it has one.
+def as_region(given: Given, image_size: Size) -> DetailRegion:
+    """A region as it was given, "user", cut to the photo of (width, height), with its name where it has one.
 
     `RegionError`: a region without an inside, nothing of it in the photo, or a mask of another size.
     """
     match given:
-        case Detection():
-            if given.mask is not None:
-                Mask(given.mask).require_fit(image_size)
-            return replace(given, box=_clipped(given.box, image_size))
         case NamedRegion():
-            return replace(as_detection(given.region, image_size), name=given.label)
+            return replace(as_region(given.region, image_size), name=given.label)
         case Mask():
             given.require_fit(image_size)
             left, top, right, bottom = map(float, given.bounds)
-            return Detection((left, top, right, bottom), mask=given.array)
+            return DetailRegion("user", "user", (left, top, right, bottom), given.array)
         case Polygon():
             canvas = Image.new("L", image_size)
             for ring in given.rings:  # their union; pixels that the outline touches count
                 ImageDraw.Draw(canvas).polygon(ring, fill=1)
-            return as_detection(Mask(np.asarray(canvas) > 0), image_size)
-        case Box():
-            return Detection(_clipped((given.x1, given.y1, given.x2, given.y2), image_size))
+            return as_region(Mask(np.asarray(canvas) > 0), image_size)
+        case Box(left, top, right, bottom):
+            width, height = map(float, image_size)
+            box = max(left, 0.0), max(top, 0.0), min(right, width), min(bottom, height)
+            if area(box) <= 0.0:
+                where = "the {}x{} image".format(*image_size)
+                raise RegionError(f"{given} has nothing inside {where}: give its pixels")
+            return DetailRegion("user", "user", box)
         case [_, _, _, _]:
-            return as_detection(Box(*given), image_size)
+            return as_region(Box(*given), image_size)
     forms = "a Box, Mask or Polygon, an entry of read_regions, or left, top, right, bottom"
     raise RegionError(f"{given!r:.80} is no region with an inside: give {forms}")
 
 
-def _clipped(box: Rectangle, image_size: Size) -> Rectangle:
-    width, height = map(float, image_size)
-    inside = max(box[0], 0.0), max(box[1], 0.0), min(box[2], width), min(box[3], height)
-    if not all(map(math.isfinite, box)) or area(inside) <= 0.0:
-        where = "the {}x{} image".format(*image_size)
-        raise RegionError(f"box {tuple(box)} has nothing inside {where}: give its pixels")
-    return inside
-
-
-def trusted(detections: Sequence[Detection]) -> list[Detection]:
-    """Those above a score of 0.3; if none is, the first 2, or none where there are fewer: as published."""
-    sure = [detection for detection in detections if detection.score > _SURE]
-    return sure or (list(detections[:_FEWEST]) if len(detections) >= _FEWEST else [])
-
-
-def union_of_named(things: Sequence[Detection], caption: str, size: Size) -> Rectangle | None:
+def union_of_named(things: Sequence[DetailRegion], caption: str, size: Size) -> Rectangle | None:
     """The published semantic patch: the box around all things that the photo's caption names, by word and synonym.
 
     None where nothing is named, or its IoU with the photo is above 0.4.
@@ -170,8 +145,9 @@ def union_of_named(things: Sequence[Detection], caption: str, size: Size) -> Rec
         words = (one.name or "").replace("_", " ").lower().split()
         if said & {canonical(word) for word in (*words[-1:], " ".join(words))}:
             boxes.append(one.box)
-    union = bounding_union(boxes or [whole_photo(size).box])
-    return union if iou(union, whole_photo(size).box) <= _UNION_COVERAGE else None
+    whole = whole_photo(size).box
+    union = bounding_union(boxes or [whole])
+    return union if iou(union, whole) <= _UNION_COVERAGE else None
 
 
 @dataclass(frozen=True)
@@ -180,8 +156,7 @@ class DivideSettings:
 
     Attributes:
         spatial: "quadrants", a "grid" of `rows` and `columns`, "both", or "none".
-        grow, growing_area: quadrants grow by given boxes of which more than `grow` lies in them (None: by none), which
-            are no larger than this share of the photo.
+        growing_area: quadrants grow by given boxes that are no larger than this share of the photo.
         merge_iou: boxes with IoU above this are united before quadrants grow by them.
         objects: "each" given thing is a region; "union": the one box around those that the caption of the whole photo
             names, as published.
@@ -190,7 +165,6 @@ class DivideSettings:
     spatial: Literal["quadrants", "grid", "both", "none"] = "both"
     rows: int = 3
     columns: int = 3
-    grow: float | None = 0.3
     growing_area: float = 0.25
     merge_iou: float = 0.5
     objects: Literal["each", "union"] = "each"
@@ -198,7 +172,7 @@ class DivideSettings:
     def __post_init__(self) -> None:
         check(self, objects=("each", "union"), spatial=("quadrants", "grid", "both", "none"))
         check(self, rows=(1, 1000), columns=(1, 1000))
-        check(self, grow=(0, 1), growing_area=(0, 1), merge_iou=(0, 1))
+        check(self, growing_area=(0, 1), merge_iou=(0, 1))
 
 
 def divide(
@@ -213,8 +187,7 @@ def divide(
     `OptionError`: a "union" of things without a model, which captions the whole photo.
     """
     chosen = settings or DivideSettings()
-    found = trusted([as_detection(one, photo.size) for one in given])
-    things = _regions(found)
+    things = found = _things([as_region(one, photo.size) for one in given])
     if chosen.objects == "union":
         if model is None:
             raise OptionError("objects='union' goes by a caption: give a model, or objects='each'")
@@ -234,14 +207,14 @@ def divide(
 
 
 def _grown_quadrants(
-    found: list[Detection], things: list[DetailRegion], size: Size, settings: DivideSettings
+    found: list[DetailRegion], things: list[DetailRegion], size: Size, settings: DivideSettings
 ) -> list[DetailRegion]:
-    largest, grow = settings.growing_area * size[0] * size[1], settings.grow
-    growing = [one.box for one in found if grow is not None and area(one.box) <= largest]
+    largest = settings.growing_area * size[0] * size[1]
+    growing = [one.box for one in found if area(one.box) <= largest]
     merged = merge_overlapping(growing, settings.merge_iou)
     parts = []
     for number, part in enumerate(quadrants(size), 1):
-        joined = [box for box in merged if share_inside(box, part) > (grow or 0.0)]
+        joined = [box for box in merged if share_inside(box, part) > _GROW]
         held = [one.id for one in things if any(share_inside(one.box, b) >= 1 for b in joined)]
         box, parents = bounding_union([part, *joined]), ("global", *held)
         parts.append(DetailRegion(f"spatial-{number}", "spatial", box, parents=parents))
@@ -253,17 +226,17 @@ def whole_photo(image_size: Size) -> DetailRegion:
     return DetailRegion("global", "global", (0.0, 0.0, float(image_size[0]), float(image_size[1])))
 
 
-def _regions(detections: Sequence[Detection]) -> list[DetailRegion]:
-    """One per thing; parents are the photo and, smallest first, the larger things that hold four fifths of it."""
+def _things(given: Sequence[DetailRegion]) -> list[DetailRegion]:
+    """Numbered; parents are the photo and, smallest first, the larger things that hold four fifths of it."""
     found = []
-    for number, one in enumerate(detections, 1):
+    for number, one in enumerate(given, 1):
         holders = sorted(
             (area(other.box), f"user-{place}")
-            for place, other in enumerate(detections, 1)
+            for place, other in enumerate(given, 1)
             if area(other.box) > area(one.box) and share_inside(one.box, other.box) >= 0.8
         )
         parents = ("global", *(name for _, name in holders))
-        found.append(DetailRegion(f"user-{number}", "user", one.box, one.mask, parents, one.name))
+        found.append(replace(one, id=f"user-{number}", parents=parents))
     return found
 
 
@@ -407,31 +380,33 @@ def shown(image: Image.Image, region: DetailRegion) -> Image.Image:
     return picture if size == picture.size else picture.resize(size, Image.Resampling.BICUBIC)
 
 
-@dataclass(frozen=True)
-class VisionSettings:
-    """How a vision-language model is asked, in numbers of Patch Matters: of the global region, and of every other."""
-
-    samples: int = 3
-    temperature: float = 0.7
-    global_samples: int = 1
-    global_temperature: float = 0.2
-    max_tokens: int = 512
-
-    def __post_init__(self) -> None:
-        check(self, samples=(1, 1000), global_samples=(1, 1000), max_tokens=(1, 10**6))
-        check(self, temperature=(0, 10), global_temperature=(0, 10))
-
-
 class VisionDescriber:
     """Describe regions with a vision-language model of other people (a `Describer`). Threads may share it.
 
     Of a `ChatClient`, the samples of a region are one request where it takes `n`, and regions go side by side; of a
     `LocalModel` that sees, regions and samples are one batch. What has been answered is in its cache at once.
+    The defaults are those of Patch Matters, for which one answer about the whole photo was enough.
+
+    Args:
+        model: whom to ask.
+        samples: answers about each part.
+        max_tokens: of an answer.
+        temperatures: of answers about the whole photo, and about its parts.
     """
 
-    def __init__(self, model: AskedModel, settings: VisionSettings | None = None) -> None:
-        self.model, self._settings, own = model, settings or VisionSettings(), model.settings
-        self.settings = {"describer": own["text_model"], **own, **vars(self._settings)}
+    def __init__(
+        self,
+        model: AskedModel,
+        *,
+        samples: int = 3,
+        max_tokens: int = 512,
+        temperatures: tuple[float, float] = (0.2, 0.7),
+    ) -> None:
+        self.model, self.samples = model, samples
+        check(self, samples=(1, 1000))
+        self._temperatures, self._sampling = temperatures, {"max_tokens": max_tokens}
+        asked = {"samples": samples, "temperatures": list(temperatures), **self._sampling}
+        self.settings = {"describer": model.settings["text_model"], **model.settings, **asked}
 
     def describe(
         self, photo: Photo, regions: Sequence[DetailRegion], *, seed: int = 0
@@ -460,12 +435,9 @@ class VisionDescriber:
 
     def _asked(self, photo: Photo, region: DetailRegion, seed: int) -> list[Asked]:
         """Regions are told apart by what is seen of them, not by their ids."""
-        settings, whole = self._settings, region.kind == "global"
-        sampling = {
-            "temperature": settings.global_temperature if whole else settings.temperature,
-            "max_tokens": settings.max_tokens,
-            **self.model.sampling,
-        }
+        whole = region.kind == "global"
+        temperature = self._temperatures[0 if whole else 1]
+        sampling = {"temperature": temperature, **self._sampling, **self.model.sampling}
         seen = {
             "photo": photo.sha256,
             "box": None if whole else [float(edge) for edge in region.box],
@@ -473,5 +445,5 @@ class VisionDescriber:
         }
         one = Question("describe", self.model.identity, PROMPT, "", sampling, seed, shown=seen)
         picture = functools.partial(shown, photo.image, region)
-        samples = range(settings.global_samples if whole else settings.samples)
-        return [(replace(one, sample=sample), picture) for sample in samples]
+        samples = 1 if whole else self.samples
+        return [(replace(one, sample=sample), picture) for sample in range(samples)]

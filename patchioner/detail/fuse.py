@@ -35,6 +35,7 @@ from patchioner.detail.values import (
     check,
     content_words,
     kind_of,
+    read,
     root,
     similarity_matrix,
     split_sentences,
@@ -298,10 +299,7 @@ class GreedyFuser:
     def fuse(
         self, photo: Photo, regions: Sequence[DetailRegion], kept: Sequence[Verdict]
     ) -> tuple[list[FusedSentence], list[Verdict]]:
-        """The sentences in order, and verdicts on kept claims that bring nothing new ("duplicate") or do not fit.
-
-        `DetailError`: a claim of a region that is not among `regions`.
-        """
+        """The sentences in order, and verdicts on kept claims that bring nothing new ("duplicate") or do not fit."""
         settings, verdicts = self._settings, ordered(photo.size, regions, kept)
         texts = [finished(verdict.claim.text) for verdict in verdicts]
         alike = similarity_matrix(texts)
@@ -340,9 +338,6 @@ def ordered(
         row = int(_ROWS * (top + bottom) / 2 / max(size[1], 1))
         kind = REGION_KINDS.index(region.kind)
         ranks[region.id] = kind, row, left + right, top + bottom, region.id
-    unknown = {verdict.claim.region_id for verdict in kept} - ranks.keys()
-    if unknown:
-        raise DetailError(f"claims about {sorted(unknown)}, regions {sorted(ranks)}: give all")
     return sorted(
         (verdict for verdict in kept if verdict.kept),
         key=lambda one: (ranks[one.claim.region_id], one.claim.place, one.claim.sample),
@@ -402,7 +397,14 @@ def dropped(verdict: Verdict, reason: str, note: str) -> Verdict:
     return replace(verdict, kept=False, reason=reason, note=note)
 
 
-_Written = tuple[str, tuple[int, ...]]  # a sentence; numbers, from 1, of the statements it says
+@dataclass(frozen=True)
+class _Written:
+    """A sentence, and the numbers, from 1, of the statements that it says."""
+
+    text: str
+    ids: tuple[int, ...]
+
+
 _LONGEST, _MOST = 100_000, 60  # characters of an answer, statements
 _PLAIN: Final = word_set(LISTS["plain words"])
 _ALLOWED: Final = word_set("there is are also and in on at the a an with")
@@ -451,7 +453,7 @@ class LanguageFuser:
         untold = [one for one in verdicts if one.claim.id not in told]
         return sentences, [dropped(one, "no source", note) for one in untold]
 
-    def _written(self, statements: str, count: int) -> list[_Written]:
+    def _written(self, statements: str, count: int) -> Sequence[_Written]:
         """What the model answers; asked a second time with the error; nothing in the end."""
         asked = user = f"At most {self._settings.max_words} words.\n{statements}"
         for _ in range(2):
@@ -476,9 +478,10 @@ class LanguageFuser:
         """The sentences whose every word has a source, each once, as far as they fit."""
         found: dict[str, FusedSentence] = {}
         left = self._settings.max_words
-        for said, numbers in written:
-            sources, text = [verdicts[number - 1] for number in numbers], finished(said)
-            claims = [one.claim.text for one in sources]
+        for one in written:
+            sources = [verdicts[number - 1] for number in dict.fromkeys(one.ids)]
+            text = finished(one.text)
+            claims = [source.claim.text for source in sources]
             words = unsourced_words(text, claims, allowed=_ALLOWED)
             if words:
                 _LOG.info("dropped %r: no statement says %s", text, ", ".join(words))
@@ -523,31 +526,26 @@ def _numbered(verdicts: Sequence[Verdict], regions: Mapping[str, DetailRegion]) 
     return "\n".join(lines)
 
 
-def read_written(answer: str, count: int) -> list[_Written]:
-    """(sentence, numbers of its statements) from an answer to `SYSTEM`; words around the one JSON object are no harm.
+def read_written(answer: str, count: int) -> tuple[_Written, ...]:
+    """The sentences of an answer to `SYSTEM`; words around the one JSON object are no harm.
 
-    `DetailError`: no JSON object, other keys, a sentence without text or without numbers from 1 to `count`.
+    `DetailError`: no such object, a sentence without words or without numbers from 1 to `count`.
     """
     start, end = answer.find("{"), answer.rfind("}")
     try:
         if len(answer) > _LONGEST or not 0 <= start < end:
             raise ValueError(f"{answer!r:.60} holds no JSON object")
         found = json.loads(answer[start : end + 1])
-    except (ValueError, RecursionError) as error:
-        raise DetailError(f"the answer is not valid JSON ({error})") from error
-    sentences = found.get("sentences")
-    if len(found) > 1 or not isinstance(sentences, list) or not sentences:
-        raise DetailError(f"give {{'sentences': [...]}} alone, with at least one: {found!r:.60}")
-    return [_one_written(one, count) for one in sentences]
-
-
-def _one_written(one: Any, count: int) -> _Written:
-    if not isinstance(one, Mapping) or set(one) != {"text", "ids"}:
-        raise DetailError(f"the sentence {one!r:.60} must have the keys text and ids alone")
-    text, ids = one["text"], one["ids"]
-    if not isinstance(text, str) or not any(map(str.isalnum, text)):
-        raise DetailError(f"the text {text!r:.60} of a sentence must be words")
-    numbers = isinstance(ids, list) and {type(number) for number in ids} == {int}  # bool is none
-    if not numbers or min(ids) < 1 or max(ids) > count:
-        raise DetailError(f"ids of {text!r:.60} are {ids!r:.60}; give numbers from 1 to {count}")
-    return text, tuple(dict.fromkeys(ids))
+        written: tuple[_Written, ...] = read(tuple[_Written, ...], found["sentences"])
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        what = f"no {error}" if isinstance(error, KeyError) else error
+        raise DetailError(f"the answer is not as asked for ({what})") from error
+    for one in written:
+        if not any(map(str.isalnum, one.text)):
+            raise DetailError(f"the text {one.text!r:.60} of a sentence must be words")
+        if not one.ids or not 1 <= min(one.ids) <= max(one.ids) <= count:
+            where = f"ids of {one.text!r:.60} are {list(one.ids)!r:.60}"
+            raise DetailError(f"{where}; give numbers from 1 to {count}")
+    if not written:
+        raise DetailError("the answer has no sentences; give at least one")
+    return written

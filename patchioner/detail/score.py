@@ -136,9 +136,7 @@ class Evidence:
             self._places = {word: np.array(rows) for word, rows in places.items()}
 
     def embed(self, texts: Sequence[str]) -> Tensor:
-        """(n, dim) float32 unit vectors on the CPU, in the order of the texts; (0, 0) for none."""
-        if not texts:
-            return torch.zeros(0, 0)
+        """(n, dim) float32 unit vectors on the CPU, in the order of the texts, one at least."""
         with self._lock:
             if len(self._known) > _TEXTS_KEPT:
                 self._known.clear()

@@ -266,7 +266,7 @@ def from_json(values: object) -> tuple[str, DetailedCaption]:
             name: [{**one, "claim": one, "kept": name == "kept"} for one in values[name]]
             for name in ("kept", "dropped")
         }
-        return str(values["photo"]), _read(DetailedCaption, {**values, **verdicts})
+        return str(values["photo"]), read(DetailedCaption, {**values, **verdicts})
     except (KeyError, TypeError, ValueError, RegionError) as error:
         what = f"no {error}" if isinstance(error, KeyError) else error
         photo = values.get("photo")
@@ -293,20 +293,20 @@ def _plain(value: Any) -> Any:
 _hints: Callable[[Any], dict[str, Any]] = cache(get_type_hints)
 
 
-def _read(kind: Any, value: Any) -> Any:
+def read(kind: Any, value: Any) -> Any:
     """A value of the annotated kind from JSON; TypeError, ValueError or KeyError where it is of another."""
     kinds, origin = get_args(kind), get_origin(kind)
     if is_dataclass(kind):
         hints, made = _hints(kind), cast(Any, kind)
-        read = {
-            name: _read(hint, value[_JSON_NAMES.get(name, name)]) for name, hint in hints.items()
+        fields = {
+            name: read(hint, value[_JSON_NAMES.get(name, name)]) for name, hint in hints.items()
         }
-        return made(**read)
+        return made(**fields)
     if type(None) in kinds:
-        return None if value is None else _read(kinds[0], value)
+        return None if value is None else read(kinds[0], value)
     if origin is tuple and isinstance(value, list):
         several = [kinds[0]] * len(value) if kinds[-1] is ... else kinds
-        return tuple(_read(one, part) for one, part in zip(several, value, strict=True))
+        return tuple(read(one, part) for one, part in zip(several, value, strict=True))
     if origin is np.ndarray:
         return Mask.from_rle(value).array
     if kind is float and type(value) is int:

@@ -21,14 +21,13 @@ from patchioner import Box, Mask, Patchioner, Point, Polygon
 from patchioner.base.errors import DetailError, FutileError, OptionError, RegionError
 from patchioner.detail.client import Budget, ChatClient
 from patchioner.detail.describe import (
-    Detection,
     DivideSettings,
     Given,
     OwnSettings,
     PatchionerDescriber,
     VisionDescriber,
     area,
-    as_detection,
+    as_region,
     bounding_union,
     divide,
     grid,
@@ -39,7 +38,6 @@ from patchioner.detail.describe import (
     share_inside,
     shown,
     sub_region,
-    trusted,
     union_of_named,
 )
 from patchioner.detail.models import CallCache
@@ -85,8 +83,8 @@ def test_merging_leaves_no_pair_above_the_limit_and_loses_nothing(
     "box", [(math.nan, 0, 1, 1), (9, 9, 9, 12), (50, 0, 60, 9), (0, 0, math.inf, 1)]
 )
 def test_a_box_with_nothing_in_the_photo_is_refused(box: Rectangle) -> None:
-    with pytest.raises(RegionError, match="40x30"):
-        as_detection(Detection(box), (40, 30))
+    with pytest.raises(RegionError, match=r"40x30|finite|empty"):
+        as_region(box, (40, 30))
 
 
 @given(sizes, st.integers(1, 5), st.integers(1, 5))
@@ -144,10 +142,13 @@ def test_what_the_model_does_not_see_is_left_out() -> None:
 
 def test_the_published_patch_is_the_box_around_what_the_caption_names() -> None:
     things = [
-        Detection((0, 0, 10, 10), "dog"),
-        Detection((30, 20, 50, 40), "sofa"),
-        Detection((80, 80, 99, 99), "traffic_light"),
-        Detection((0, 0, 99, 99)),
+        DetailRegion("user", "user", box, name=name)
+        for box, name in (
+            ((0, 0, 10, 10), "dog"),
+            ((30, 20, 50, 40), "sofa"),
+            ((80, 80, 99, 99), "traffic_light"),
+            ((0, 0, 99, 99), None),
+        )
     ]
     assert union_of_named(things, "two dogs on a couch", (100, 100)) == (0, 0, 50, 40)
     assert union_of_named(things, "a traffic light", (100, 100)) == (80, 80, 99, 99)
@@ -158,33 +159,23 @@ def test_the_published_patch_is_the_box_around_what_the_caption_names() -> None:
 def test_a_union_goes_by_the_models_caption(photo: Photo, model: Patchioner) -> None:
     settings = DivideSettings(objects="union", spatial="none")
     caption = model.caption(photo.features or photo.image)[0].text
-    thing = Detection((1, 1, 20, 20), noun_phrases(caption)[0].name)
+    thing = NamedRegion(Box(1, 1, 20, 20), noun_phrases(caption)[0].name)
     regions = divide(photo, [thing], settings, model)
     assert [(r.id, r.box) for r in regions[1:]] == [("semantic-1", (1, 1, 20, 20))]
     with pytest.raises(OptionError, match="objects='union'"):
         divide(photo, [thing], settings)
 
 
-def test_detections_count_by_score_with_a_fallback() -> None:
-    for scores, used in (
-        ((0.9, 0.3, 0.4), [0.9, 0.4]),
-        ((0.3, 0.2, 0.1), [0.3, 0.2]),
-        ((0.1,), []),
-    ):
-        found = trusted([Detection((0, 0, 9, 9), score=score) for score in scores])
-        assert [detection.score for detection in found] == used
-
-
 def test_polygons_become_masks_and_points_are_refused() -> None:
-    found = as_detection(Polygon([(10, 10), (30, 10), (30, 20), (10, 20)]), (40, 30))
+    found = as_region(Polygon([(10, 10), (30, 10), (30, 20), (10, 20)]), (40, 30))
     assert found.mask is not None
     assert found.mask[15, 20]
     assert not found.mask[25, 20]
     for bad in (Point(3, 3), "box", (1, 2, 3)):
         with pytest.raises(RegionError, match="no region with an inside"):
-            as_detection(bad, (40, 30))  # type: ignore[arg-type]
+            as_region(bad, (40, 30))  # type: ignore[arg-type]
     with pytest.raises(RegionError, match="2x2"):
-        as_detection(Mask(np.ones((2, 2), dtype=bool)), (40, 30))
+        as_region(Mask(np.ones((2, 2), dtype=bool)), (40, 30))
 
 
 @pytest.fixture(scope="module")
@@ -277,7 +268,7 @@ def test_part_of_a_mask_stays_in_it_and_its_surroundings_are_a_box() -> None:
     ("kind", "wrong"),
     [
         *((DivideSettings, one) for one in (
-            {"spatial": "thirds"}, {"objects": "all"}, {"rows": 0}, {"rows": 1.5}, {"grow": 1.5},
+            {"spatial": "thirds"}, {"objects": "all"}, {"rows": 0}, {"rows": 1.5},
             {"merge_iou": float("nan")},
         )),
         *((OwnSettings, one) for one in (

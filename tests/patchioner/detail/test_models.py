@@ -24,7 +24,7 @@ from torch import Tensor
 
 from patchioner.base.errors import DetailError, HubError, OptionError
 from patchioner.detail import clean_answer
-from patchioner.detail.describe import PROMPT, VisionDescriber, VisionSettings
+from patchioner.detail.describe import PROMPT, VisionDescriber
 from patchioner.detail.models import (
     Answer,
     AskedModel,
@@ -371,9 +371,6 @@ def test_what_makes_no_sense_is_refused(name: str, wrong: dict[str, Any], named:
 PHOTO = noise_photo()
 
 
-SHORT = VisionSettings(max_tokens=6)
-
-
 FAMILIES: dict[str, Callable[..., Path]] = {
     "llava": llava_folder,
     "qwen2_vl": qwen2_vl_folder,
@@ -386,8 +383,9 @@ def llava(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(llava_folder(tmp_path_factory.mktemp("vlm") / "llava"))
 
 
-def describer(folder: str, settings: VisionSettings = SHORT, **options: Any) -> VisionDescriber:
-    return VisionDescriber(LocalModel(folder, sees=True, device="cpu", **options), settings)
+def describer(folder: str, batch_size: int = 8, **settings: Any) -> VisionDescriber:
+    model = LocalModel(folder, sees=True, device="cpu", batch_size=batch_size)
+    return VisionDescriber(model, **{"max_tokens": 6, **settings})
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -406,8 +404,7 @@ def test_texts_do_not_depend_on_their_batch(family: str, tmp_path: Path) -> None
 
 
 def test_without_temperature_it_is_the_models_own_greedy_text(llava: str) -> None:
-    cold = VisionSettings(max_tokens=8, global_temperature=0.0)
-    one = describer(llava, cold)
+    one = describer(llava, max_tokens=8, temperatures=(0.0, 0.0))
     (said,) = one.describe(PHOTO, REGIONS[:1])
     network, processor = one.model.parts()
     text = f"user: <image>{PROMPT}\nassistant: "
