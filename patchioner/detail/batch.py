@@ -117,16 +117,14 @@ def preset(name: str, changes: Mapping[str, object] | None = None) -> DetailSett
 class DetailCaptioner:
     """Describe a photo at length, saying only what it supports.
 
+    `OptionError`, `UnknownNameError`: a stage needs a (calibrated) model and there is none; no such model or preset.
+
     Args:
         model: a loaded `Patchioner`, or the name of one; None where no stage needs one.
         describer, fuser: of statements and of the paragraph. None: the model itself, and no language model.
         scorer: how far the photo supports a sentence; "dense" is the model's own alignment, calibrated; None scores
             nothing: then only words and agreement decide.
         settings: numbers of all stages, or the name of a preset. Stages that are given have their own.
-
-    Raises:
-        OptionError: a stage needs a model and there is none, or one that is calibrated.
-        UnknownNameError: no such model or preset.
     """
 
     def __init__(
@@ -173,14 +171,9 @@ class DetailCaptioner:
     ) -> DetailedCaption:
         """Describe one photo: the paragraph with its provenance. The same photo, settings and seed give the same.
 
-        Args:
-            photo: a path, Pillow image, array or tensor, or a `Photo` of `open`; of one that shows nothing
-                (`patchioner.images.why_blank`) nothing is asked.
-            regions: things to describe besides the whole photo and its parts: boxes, masks, entries of `read_regions`.
-            seed: of everything that is drawn.
-
-        Raises:
-            ImageError, RegionError, DetailError: a photo or region cannot be used; a stage gives no answer.
+        `regions`: things to describe besides the whole photo and its parts: boxes, masks, entries of `read_regions`. Of
+        a photo that shows nothing (`patchioner.images.why_blank`) nothing is asked.
+        `ImageError`, `RegionError`, `DetailError`: a photo or region cannot be used; a stage gives no answer.
         """
         opened = photo if isinstance(photo, Photo) else self.open(photo)
         if opened.features is None and self._model is not None:

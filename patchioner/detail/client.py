@@ -255,21 +255,16 @@ def _hider(*secrets: str | None) -> Callable[[str], str]:
 class ChatClient(AskedModel):
     """Asks one model of one server. Threads may share it.
 
-    The key comes from the environment and is in no message, setting, log or file; should a server send it back, it is
-    blotted out. 408, 409, 429, 5xx, timeouts, cut connections and replies that are no chat completion are tried again,
-    `attempts` times in all, with growing random pauses or as `Retry-After` asks. After a failure that no other call
-    would survive (a refused key, no such model) nothing is sent any more.
+    The key is in no message, setting, log or file, and blotted out where a server sends it back. What may pass (408,
+    409, 429, 5xx, timeouts, cut connections, no chat completion) is tried again, `attempts` times in all, with growing
+    random pauses or as `Retry-After` asks; after a refused key or an unknown model nothing is sent any more.
+    `OptionError`, `MissingExtraError`: an argument that makes no sense, no key; without the extra `api`.
 
     Args:
-        model: its id, as the server calls it.
         base_url: such as "http://localhost:8000/v1". None: the variable OPENAI_BASE_URL, or OpenAI itself.
         key_env: environment variable that holds the key. None: OPENAI_API_KEY, which may be absent for other servers.
         timeout: seconds for one attempt.
         concurrency: most requests under way at once; one that waits to try again keeps its place.
-        budget, cache: what counts and limits; where answers are kept.
-
-    Raises:
-        OptionError, MissingExtraError: an argument that makes no sense, no key; without the extra `api`.
     """
 
     def __init__(

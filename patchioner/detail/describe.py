@@ -387,11 +387,7 @@ class VisionDescriber:
     `LocalModel` that sees, regions and samples are one batch. What has been answered is in its cache at once.
     The defaults are those of Patch Matters, for which one answer about the whole photo was enough.
 
-    Args:
-        model: whom to ask.
-        samples: answers about each part.
-        max_tokens: of an answer.
-        temperatures: of answers about the whole photo, and about its parts.
+    `samples`: answers about each part; `temperatures`: of those about the whole photo, and about its parts.
     """
 
     def __init__(

@@ -268,12 +268,10 @@ class LocalModel(AskedModel):
     in any batch, up to the rounding of the model's arithmetic. `OptionError` for an argument that makes no sense.
 
     Args:
-        name: hub id or folder.
-        sees: whether it is shown pictures.
+        name, sees: hub id or folder; whether it is shown pictures.
         device: None: a GPU if there is one.
         dtype: "float32", "bfloat16", "float16", or "auto": as stored. None: float32 on a CPU, else as stored.
         batch_size: most texts at once; halved whenever memory runs out.
-        cache: where answers are kept; None keeps nothing.
     """
 
     def __init__(
