@@ -31,25 +31,12 @@ LoadModel = Callable[[str, str], Patchioner]
 
 
 # These decide how captions are scored, or where files lie; what is said is the same.
-_SCORING = frozenset(
-    [
-        "metrics",
-        "java",
-        "rounds",
-        "baselines",
-        "data",
-        "images",
-        "references",
-        "clip_score",
-        "pac_score",
-    ]
-)
+_SCORING = frozenset((
+    "metrics", "java", "rounds", "baselines", "data", "images", "references", "clip_score", "pac_score",
+))  # fmt: skip
 KIND_OF_TASK = {
-    "trace": "trace",
-    "dense": "box",
-    "region_set": "region_set",
-    "image": "whole_image",
-}
+    "trace": "trace", "dense": "box", "region_set": "region_set", "image": "whole_image",
+}  # fmt: skip
 """The kind of region, as a model's settings name it, that each task asks about."""
 
 
@@ -329,18 +316,12 @@ class Prediction:
     @classmethod
     def of(cls, sample: Sample, answer: Answer) -> Prediction:
         """The line of a sample and its answer."""
-        return cls(
-            id=sample.id,
-            photo=sample.photo,
-            row=sample.row,
-            region=sample.region.to_json(),
-            caption=answer.text,
-            # Rounded: the last bits of a float depend on how many captions were decoded together.
-            score=None if answer.text is None else round(answer.score, SCORE_DIGITS),
-            references=sample.references,
-            area_share=round(sample.area_share, 6),
-            skipped=answer.skipped,
-        )
+        # Rounded: the last bits of a float depend on how many captions were decoded together.
+        score = None if answer.text is None else round(answer.score, SCORE_DIGITS)
+        own = {key: getattr(sample, key) for key in ("id", "photo", "row", "references")}
+        region, share = sample.region.to_json(), round(sample.area_share, 6)
+        said = {"caption": answer.text, "score": score, "skipped": answer.skipped}
+        return cls(region=region, area_share=share, **own, **said)
 
     def line(self) -> bytes:
         """The line, with its end."""

@@ -32,18 +32,18 @@ HIDDEN = (
 _SHOWN_ROWS = 10
 
 
-def command_parser(name: str, description: str) -> argparse.ArgumentParser:
-    """The parser of `python -m benchmarks.NAME`."""
-    return argparse.ArgumentParser(
-        prog=f"python -m benchmarks.{name}", description=description, allow_abbrev=False
-    )
+def command_parser(
+    name: str, told: str, kind: type[argparse.ArgumentParser] = argparse.ArgumentParser
+) -> argparse.ArgumentParser:
+    """The parser of `python -m benchmarks.NAME`, with what `--help` tells first."""
+    return kind(prog=f"python -m benchmarks.{name}", description=told, allow_abbrev=False)
 
 
 def add_model_and_data(parser: argparse.ArgumentParser) -> None:
     """`--model`, `--data` and `--device` of a command that measures a model on a data folder."""
     add = parser.add_argument
     add("--model", default="patchioner-mini", help="shipped name, folder, YAML file or hub id")
-    add("--data", type=Path, default=SAMPLE, help="annotations/ and photos/ (the sample set)")
+    add("--data", type=Path, default=SAMPLE, help="holds annotations/ and photos/ (the sample set)")
     add("--device", default="cpu")
 
 
@@ -227,16 +227,11 @@ def parser_of(
     task: Task, kind: type[argparse.ArgumentParser] = argparse.ArgumentParser
 ) -> argparse.ArgumentParser:
     """The parser of a task's command."""
-    parser = kind(
-        prog=f"python -m benchmarks.{task.name}",
-        description=f"Measure a model on {task.title}: predictions, scores, baselines.",
-        allow_abbrev=False,
-    )
+    told = f"Measure a model on {task.title}: predictions, scores, baselines."
+    parser = command_parser(task.name, told, kind)
+    add_model_and_data(parser)
     add = parser.add_argument
-    add("--model", default="patchioner-mini", help="shipped name, folder, YAML file or hub id")
-    add("--data", type=Path, default=SAMPLE, help="a folder with annotations/ and photos/, or annotations in the"
-        " authors' form with --images (default: the sample set of this repository)")  # fmt: skip
-    add("--images", type=Path, help="folder of the photos")
+    add("--images", type=Path, help="photos of a --data that is a file in the authors' form")
     if task.name == "image":
         add("--references", help="file with the captions, where --data lists images alone")
     add("--limit", type=positive, help="only the first N samples of the file")
@@ -245,7 +240,6 @@ def parser_of(
         help=f"also run a baseline ({', '.join(BASELINES)}); may be given again")  # fmt: skip
     add("--out", type=Path, help="folder for predictions.jsonl, results.json and report.html")
     add("--resume", action="store_true", help="go on with what --out holds")
-    add("--device", default="cpu")
     _add_model_options(parser)
     _add_advanced(parser)
     return parser

@@ -193,12 +193,8 @@ def _change(name: str, first: MeasuredRun, second: MeasuredRun) -> Change:
     return Change(name, interval.value, low, high, higher, note)
 
 
-Paired = tuple[Interval, str]
-"""A paired difference, and a note."""
-
-
-def _by_sample(name: str, first: MeasuredRun, second: MeasuredRun) -> Paired | None:
-    """Over the samples that both runs answered."""
+def _by_sample(name: str, first: MeasuredRun, second: MeasuredRun) -> tuple[Interval, str] | None:
+    """The paired difference over the samples that both runs answered, and a note."""
     ours, theirs = second.scores(name), first.scores(name)
     ids = [id_ for id_ in ours if id_ in theirs and _same_region(id_, first, second)]
     among = name.endswith(("_margin", "_wins"))  # what a sample gets depends on the photo's others
@@ -222,7 +218,7 @@ def _same_region(id_: str, first: MeasuredRun, second: MeasuredRun) -> bool:
     return one.photo == other.photo and one.region == other.region
 
 
-def _whole(name: str, first: MeasuredRun, second: MeasuredRun) -> Paired | None:
+def _whole(name: str, first: MeasuredRun, second: MeasuredRun) -> tuple[Interval, str] | None:
     """Of scores that results.json has no samples of; None where they cannot be paired."""
     before, after = (
         [(p.id, p.photo, p.references, p.caption is None) for p in run.predictions]
@@ -240,7 +236,7 @@ def _whole(name: str, first: MeasuredRun, second: MeasuredRun) -> Paired | None:
     return scoring.bootstrap_ratio(gains, totals, list(other), **second.how), ""
 
 
-def _dense_map(first: MeasuredRun, second: MeasuredRun) -> Paired:
+def _dense_map(first: MeasuredRun, second: MeasuredRun) -> tuple[Interval, str]:
     """The mAP over the same ground truths, measured anew: results.json has only its value."""
     (_, theirs), (photos, ours) = (
         dense_matches(run.predictions, stem_f_measure) for run in (first, second)

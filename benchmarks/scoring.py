@@ -426,15 +426,10 @@ def dense_matches(
     found = []
     for group in groups.values():
         said = [prediction for prediction in group if prediction.caption is not None]
-        found.append(
-            DensePhoto(
-                boxes=[prediction.region["box"] for prediction in said],
-                scores=[prediction.score or 0.0 for prediction in said],
-                captions=[prediction.caption or "" for prediction in said],
-                truth_boxes=[prediction.region["box"] for prediction in group],
-                truth_captions=[prediction.references for prediction in group],
-            )
-        )
+        boxes, truths = ([one.region["box"] for one in part] for part in (said, group))
+        scores, (_, captions, _) = [one.score or 0.0 for one in said], _columns(said)
+        due = [prediction.references for prediction in group]
+        found.append(DensePhoto(boxes, scores, captions, truths, due))
     return list(groups), regions.match(found, measure)
 
 

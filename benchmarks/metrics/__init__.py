@@ -14,26 +14,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.metrics import caption
-from benchmarks.metrics.caption import (
-    Floats,
-    Groups,
-    Texts,
-    bleu,
-    check_pairs,
-    cider,
-    rouge_l,
-    stem_f,
-    tokenize,
-)
-from benchmarks.metrics.official import (
-    Meteor,
-    find_java,
-    java_available,
-    official_score,
-    official_spice,
-    ptb_pairs,
-)
+from benchmarks.metrics import caption, official
+from benchmarks.metrics.caption import Floats, Groups, Texts, bleu, cider, rouge_l, stem_f, tokenize
+from benchmarks.metrics.official import Meteor, find_java, java_available, official_score, ptb_pairs
 from patchioner import __version__
 from patchioner.base.errors import OptionError, UnknownNameError
 
@@ -99,7 +82,7 @@ def score_captions(
     UnknownNameError, OptionError, MissingExtraError: a metric that is not there or needs what is not there, lists that
     do not pair, an extra metric that gives something else than n finite scores.
     """
-    check_pairs(predictions, references)
+    caption.check_pairs(predictions, references)
     check_metric_names(metrics)
     for name in metrics:
         if name in NEED_JAVA and meteor is None:
@@ -152,7 +135,7 @@ def _result(
         corpus, scores = meteor.evaluate(pooled)
         resample = lambda often: meteor.evaluate(often @ pooled)[1]  # noqa: E731
     elif name == "spice":
-        corpus, scores = official_spice(said, due)
+        corpus, scores = official.official_spice(said, due)
     elif meteor is not None and name != "stem_f":  # nothing official about stem-F but the words
         corpus, scores = official_score(name, said, due)
     else:

@@ -10,13 +10,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.answerers import (
-    Prediction,
-    RunSettings,
-    most_typical,
-    read_predictions,
-    weighting_of,
-)
+from benchmarks import answerers
+from benchmarks.answerers import Prediction, RunSettings, most_typical, read_predictions
 from benchmarks.data import BenchmarkDataError
 from patchioner import Box, Patchioner, RegionSet, Weighting, WholeImage
 from patchioner.base.errors import OptionError
@@ -159,9 +154,9 @@ def test_a_rounding_alone_changes_the_tasks_own_kind(model: Patchioner) -> None:
     kinds = {"box": KindSettings(Weighting("gaussian", 2.0))}
     parts = replace(model.parts, settings=replace(model.settings, kinds=kinds))
     own = Patchioner(parts, device="cpu")
-    changed = weighting_of(own, RunSettings("dense", rounding="reference"))
+    changed = answerers.weighting_of(own, RunSettings("dense", rounding="reference"))
     assert changed == Weighting("gaussian", 2.0, "reference")
-    assert weighting_of(own, RunSettings("trace", rounding="reference")) == Weighting(
+    assert answerers.weighting_of(own, RunSettings("trace", rounding="reference")) == Weighting(
         rounding="reference"
     )
-    assert weighting_of(own, RunSettings("dense")) is None
+    assert answerers.weighting_of(own, RunSettings("dense")) is None

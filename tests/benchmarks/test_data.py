@@ -13,16 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from benchmarks.data import (
-    SAMPLE,
-    TASK_NAMES,
-    BenchmarkDataError,
-    PhotoFolder,
-    Reading,
-    covered_share,
-    read_folder,
-    task_named,
-)
+from benchmarks import data
+from benchmarks.data import SAMPLE, TASK_NAMES, BenchmarkDataError, PhotoFolder, Reading, task_named
 from patchioner.regions import Box, RegionSet, Trace, WholeImage
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
@@ -56,7 +48,7 @@ def test_the_sample_set_is_sound(task: str) -> None:
     rows = (SAMPLE / "README.md").read_text().splitlines()
     listed = [name for row in rows if row.startswith("| ") for name in row.split("|")[1].split(",")]
     assert names < {name.strip() for name in listed} and len(names) == 20
-    assert len(read_folder(SAMPLE, "image")) == 20
+    assert len(data.read_folder(SAMPLE, "image")) == 20
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the development sets are not here")
@@ -231,4 +223,4 @@ def test_the_area_is_that_of_counted_pixels(corners: list[tuple[int, int, int, i
     for box in boxes:
         x1, y1, x2, y2 = (max(0, int(edge)) for edge in (box.x1, box.y1, box.x2, box.y2))
         pixels[y1:y2, x1:x2] = True
-    assert covered_share(boxes, (10, 8)) == pytest.approx(pixels.sum() / pixels.size)
+    assert data.covered_share(boxes, (10, 8)) == pytest.approx(pixels.sum() / pixels.size)

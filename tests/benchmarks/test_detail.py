@@ -10,21 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks import detail_texts
 from benchmarks.data import SAMPLE, BenchmarkDataError
 from benchmarks.detail import main
-from benchmarks.detail_texts import (
-    AGAIN,
-    ALONE,
-    EXTRACTIVE,
-    average_precision,
-    controls,
-    missed_rivals,
-    object_scores,
-    plant,
-    planted_among,
-    read_did,
-    score_texts,
-)
+from benchmarks.detail_texts import AGAIN, ALONE, EXTRACTIVE, object_scores, plant, read_did
 from benchmarks.metrics import cider
 from benchmarks.metrics.regions import named_classes
 from patchioner import Patchioner
@@ -81,8 +70,9 @@ def test_what_is_planted_is_false() -> None:
 
 def test_average_precision_by_hand() -> None:
     """At 0.9: 1 of 1; at 0.8: 2 of 3."""
-    assert average_precision(np.array([0.9, 0.8]), np.array([0.85])) == pytest.approx(5 / 6)
-    assert average_precision(np.array([0.9]), np.array([0.1, 0.2])) == 1.0
+    for true, false, due in (([0.9, 0.8], [0.85], 5 / 6), ([0.9], [0.1, 0.2], 1.0)):
+        found = detail_texts.average_precision(np.array(true), np.array(false))
+        assert found == pytest.approx(due)
 
 
 def did_row(name: str) -> dict[str, Any]:
@@ -110,7 +100,7 @@ def test_did_bench_is_read_and_its_controls_are_as_long_as_ours(did: Path) -> No
     photos = read_did(did)
     assert [region.id for region in photos[0].regions] == ["global", "spatial-1", "semantic-1"]
     assert len(photos[0].statements) == 7 and photos[1].references == ("Two kites.",)
-    found = controls(photos, [14, 10])
+    found = detail_texts.controls(photos, [14, 10])
     assert found[EXTRACTIVE][0].startswith(
         "A dog sits on a bench. The sky is blue. A wooden bench."
     )
@@ -129,17 +119,18 @@ def test_scores_are_on_raw_strings() -> None:
         ["A dog. It sleeps.", "Two red kites fly."],
         [["A dog. It sleeps."], ["a bus stops"]],
     )
-    found = score_texts(said, due)
+    found = detail_texts.score_texts(said, due)
     mean, _ = cider(said, due, tokenizer=str.split)
     assert found.values["cider"] == pytest.approx(mean) and found.samples["rouge_l"][0] == 100.0
-    scored = {"ours": found, EXTRACTIVE: found, AGAIN: found, ALONE: score_texts(["a", "b"], due)}
-    assert len(missed_rivals(scored)) == 2
+    alone = detail_texts.score_texts(["a", "b"], due)
+    scored = {"ours": found, EXTRACTIVE: found, AGAIN: found, ALONE: alone}
+    assert len(detail_texts.missed_rivals(scored)) == 2
     assert found.gain_over(scored[ALONE], "cider").value > 0
 
 
 def test_one_thing_in_every_other_sample_is_exchanged(did: Path) -> None:
     photo = read_did(did)[0]
-    statements, false = planted_among(photo, seed=3)
+    statements, false = detail_texts.planted_among(photo, seed=3)
     changed = [new for new, old in zip(statements, photo.statements, strict=True) if new != old]
     assert 1 <= len(changed) == len(false) <= 4
     texts = [one.text for one in photo.statements] + list(photo.references)

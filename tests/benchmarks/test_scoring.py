@@ -12,18 +12,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from benchmarks import scoring
 from benchmarks.answerers import Prediction, read_predictions
 from benchmarks.metrics import cider, rouge_l
 from benchmarks.metrics.cosine import ClipSpace
-from benchmarks.scoring import (
-    bootstrap_mean,
-    bootstrap_pooled,
-    bootstrap_ratio,
-    bootstrap_statistic,
-    draw_region,
-    object_scores,
-    one_reference_scores,
-)
+from benchmarks.scoring import bootstrap_mean, bootstrap_ratio, draw_region, object_scores
 from patchioner.base.errors import OptionError, PatchionerError
 from tests.benchmarks.conftest import World
 
@@ -63,14 +56,14 @@ def test_one_reference_each_is_a_sample_of_its_own() -> None:
     ]
     captions = ["a dog on grass", "a dog on grass", "two red buses"]
     due = [["a dog on the grass"], ["a puppy"], ["a red bus stops"]]
-    scores = one_reference_scores(rows, HOW, None)
+    scores = scoring.one_reference_scores(rows, HOW, None)
     for name, metric in (("cider", cider), ("rouge_l", rouge_l)):
         found = scores[f"{name}_one_reference"]
         mean, samples = metric(captions, due)
         assert found.value == pytest.approx(mean)
         assert found.samples == pytest.approx([np.mean(samples[:2]), samples[2]])
     assert scores["bleu4_one_reference"].interval is not None
-    assert one_reference_scores(OBJECTS, HOW, None) == {}
+    assert scoring.one_reference_scores(OBJECTS, HOW, None) == {}
 
 
 def test_objects_and_sets_of_a_run(world: World, tmp_path: Path) -> None:
@@ -202,15 +195,15 @@ def test_statistics_of_photos(monkeypatch: pytest.MonkeyPatch) -> None:
 
     due = bootstrap_mean(values, photos, rounds=50, seed=3)
     expected = pytest.approx((due.value, due.low, due.high))
-    one = bootstrap_statistic(
+    one = scoring.bootstrap_statistic(
         lambda often: float(pooled(often[None])[0]), photos, rounds=50, seed=3
     )
     assert (one.value, one.low, one.high) == expected
     for piece in (1, 100, 10_000):
         monkeypatch.setattr("benchmarks.scoring._PIECE", piece)
-        found = bootstrap_pooled(pooled, photos, rounds=50, seed=3)
+        found = scoring.bootstrap_pooled(pooled, photos, rounds=50, seed=3)
         assert (found.value, found.low, found.high) == expected
     with pytest.raises(OptionError, match="not finite"):
-        bootstrap_pooled(lambda often: np.full(len(often), np.nan), photos, rounds=5)
+        scoring.bootstrap_pooled(lambda often: np.full(len(often), np.nan), photos, rounds=5)
     with pytest.raises(OptionError, match="not finite"):
-        bootstrap_statistic(lambda often: math.nan, photos)
+        scoring.bootstrap_statistic(lambda often: math.nan, photos)

@@ -10,18 +10,7 @@ import torch
 from PIL import Image
 
 from benchmarks import naive, speed
-from benchmarks.naive import (
-    SHAPES,
-    STEPS,
-    NaiveDecoder,
-    Ours,
-    Published,
-    attention_extras,
-    build_random_backbone,
-    build_random_decoder,
-    check_equal,
-    write_bank,
-)
+from benchmarks.naive import SHAPES, STEPS, NaiveDecoder, Ours, Published, build_random_decoder
 from benchmarks.speed import Contest, main, make_photo, random_boxes
 from memory_bank import MemoryBank
 from patchioner import Patchioner
@@ -38,7 +27,7 @@ Capture = pytest.CaptureFixture[str]
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("work")
-    write_bank(TINY, folder)
+    naive.write_bank(TINY, folder)
     return folder
 
 
@@ -49,7 +38,7 @@ def photo(work: Path) -> Image.Image:
 
 @pytest.fixture(scope="module")
 def backbone() -> TimmViT:
-    return build_random_backbone(TINY)
+    return naive.build_random_backbone(TINY)
 
 
 # ---- the published way
@@ -65,7 +54,7 @@ def test_both_sides_write_the_same(
     boxes = random_boxes(count, photo.size, seed=count)
     ours, other = Ours(work, backbone, decoder), Published(work, backbone, decoder, most_chunks=3)
     tokens = other.token_ids(photo, boxes)
-    assert check_equal(ours.token_ids(photo, boxes), tokens, "boxes") == count
+    assert naive.check_equal(ours.token_ids(photo, boxes), tokens, "boxes") == count
     said = [decoder.tokenizer.decode(ids) for ids in tokens]
     assert said == [one.text for one in ours.model.caption(photo, boxes)]
     lengths = {len(ids) for ids in tokens}
@@ -84,7 +73,7 @@ def test_attention_is_ours_under_reference_rounding(backbone: TimmViT, photo: Im
     assert by_head.shape == (16, TINY.dim)
     assert not backbone.vit.blocks[-1].attn.qkv._forward_hooks
     patches = torch.randn(6, 32, generator=torch.Generator().manual_seed(0))
-    flat, _, heads = attention_extras(torch.ones(1, 8, 96), patches, prefix=2)
+    flat, _, heads = naive.attention_extras(torch.ones(1, 8, 96), patches, prefix=2)
     torch.testing.assert_close(flat, torch.full((6,), 1 / 6))
     torch.testing.assert_close(heads, patches.mean(dim=0).expand(16, -1) / 6)
 
@@ -112,7 +101,7 @@ def test_both_sides_read_the_same_bank_and_one_that_is_there_is_kept(
     torch.testing.assert_close(bank.embeddings(), rows, atol=1e-5, rtol=0)
     assert rows.norm(dim=1).std() > 1  # raw rows, as Talk2DINO's, are no unit vectors
     stamp = (work / "rows.npy").stat().st_mtime_ns
-    write_bank(TINY, work)
+    naive.write_bank(TINY, work)
     assert (work / "rows.npy").stat().st_mtime_ns == stamp
 
 

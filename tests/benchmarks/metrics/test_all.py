@@ -10,17 +10,7 @@ from typing import Any
 import pytest
 
 from benchmarks import metrics
-from benchmarks.metrics import (
-    METRICS,
-    Meteor,
-    MetricResult,
-    bleu,
-    cider,
-    java_available,
-    rouge_l,
-    score_captions,
-    stem_f,
-)
+from benchmarks.metrics import Meteor, bleu, cider, rouge_l, score_captions, stem_f
 from patchioner.base.errors import OptionError, UnknownNameError
 
 SAID = ["A red bus, isn't it?", "two dogs"]
@@ -59,10 +49,10 @@ def test_without_java_the_single_functions_over_one_tokenisation(
         score_captions(SAID, DUE, ["meteor"])
 
 
-@pytest.mark.skipif(not java_available(), reason="needs Java")
+@pytest.mark.skipif(not metrics.java_available(), reason="needs Java")
 def test_official(meteor: Meteor) -> None:
     """The same figures by the official programs, METEOR besides, and every result says so."""
-    names = [name for name in METRICS if name != "spice"]
+    names = [name for name in metrics.METRICS if name != "spice"]
     found = score_captions(SAID, DUE, names, meteor=meteor)
     ours = score_captions(SAID, DUE, [name for name in names if name != "meteor"])
     for name, result in ours.items():
@@ -127,4 +117,4 @@ def test_bad_names(metrics: Any, extra: dict[str, str], message: str) -> None:
 @pytest.mark.parametrize(("corpus", "samples"), [(math.nan, (1.0,)), (1.0, (1.0, math.inf))])
 def test_results_are_finite(corpus: float, samples: tuple[float, ...]) -> None:
     with pytest.raises(OptionError, match="not finite"):
-        MetricResult("x", corpus, samples, "made by hand")
+        metrics.MetricResult("x", corpus, samples, "made by hand")

@@ -12,13 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks.metrics.cosine import (
-    ClipSpace,
-    best_reference_cosine,
-    image_score,
-    unit_rows,
-    with_references,
-)
+from benchmarks.metrics import cosine
+from benchmarks.metrics.cosine import ClipSpace, best_reference_cosine, image_score, unit_rows
 from patchioner.base.errors import CheckpointError, OptionError, UnknownNameError
 
 SPACE = {"up": [0.0, 2.0], "right": [5.0, 0.0], "between": [3.0, 4.0], "down": [0.0, -1.0]}
@@ -51,7 +46,7 @@ def test_the_best_cosine_asks_for_each_text_once_behind_the_prompt() -> None:
 def test_harmonic_mean_by_hand() -> None:
     """2 * 150 * 50 / 200 = 75; zero or below on either side: zero."""
     left, right = np.array([150.0, 0.0, 80.0, 0.0]), np.array([50.0, 50.0, -10.0, 0.0])
-    mean, scores = with_references(left, right)
+    mean, scores = cosine.with_references(left, right)
     assert scores.tolist() == [75.0, 0.0, 0.0, 0.0] and mean == 18.75
 
 

@@ -14,34 +14,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.metrics import (
-    Meteor,
-    bleu,
-    cider,
-    java_available,
-    official,
-    official_score,
-    rouge_l,
-    tokenize,
-)
-from benchmarks.metrics.official import (
-    SPICE_MODELS,
-    Java,
-    JavaError,
-    check_spice,
-    find_java,
-    official_spice,
-    one_line,
-    ptb_pairs,
-    ptb_tokenize,
-    read_spice,
-    run_java,
-)
+from benchmarks.metrics import Meteor, bleu, cider, official, official_score, rouge_l, tokenize
+from benchmarks.metrics.official import JavaError, find_java, ptb_pairs, ptb_tokenize
 from patchioner.base.errors import OptionError
 
 pytest.importorskip("pycocoevalcap")
 FakeJava = Callable[..., Path]
-needs_java = pytest.mark.skipif(not java_available(), reason="the official tokenizer needs Java")
+needs_java = pytest.mark.skipif(
+    not official.java_available(), reason="the official tokenizer needs Java"
+)
 TOLERANCE = 1e-9 * 100  # of scores times 100
 
 # ---- Java
@@ -51,14 +32,14 @@ def test_java_is_found_or_the_remedy_told(
     fake_java: FakeJava, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = fake_java("")
-    assert find_java() == Java(str(command), "17.0.1")
+    assert find_java() == official.Java(str(command), "17.0.1")
     (command.parent / "bin").mkdir()
     command.rename(command.parent / "bin" / "java")
     monkeypatch.setenv("PATH", "")
     monkeypatch.setenv("JAVA_HOME", str(command.parent))
     assert find_java().release == 17, "JAVA_HOME is the second choice"
     monkeypatch.delenv("JAVA_HOME")
-    assert not java_available()
+    assert not official.java_available()
     with pytest.raises(JavaError, match="default-jre-headless.*java='no'"):
         find_java()
     assert ptb_tokenize(["", " \n"]) == [[], []], "nothing to do needs no Java"
@@ -78,17 +59,17 @@ def test_a_java_that_will_not_do(said: str, message: str, fake_java: FakeJava) -
 
 def test_releases_flags_and_programs_that_fail(tmp_path: Path) -> None:
     for version, release in {"1.8.0_312": 8, "9": 9, "11.0.2": 11, "25-ea": 25}.items():
-        java = Java("java", version)
+        java = official.Java("java", version)
         assert java.release == release
         flags = java.arguments(heap="1G", opens=["java.util"])
         opened = "--add-opens=java.base/java.util=ALL-UNNAMED" in flags
         assert opened is (release >= 9), "Java 8 refuses the flag"
     command = [sys.executable, "-c", "import sys; sys.exit('out of memory')"]
     with pytest.raises(JavaError, match="status 1.: out of memory"):
-        run_java(command, folder=tmp_path, purpose="a test")
+        official.run_java(command, folder=tmp_path, purpose="a test")
     with pytest.raises(JavaError, match="cannot be started"):
-        run_java([str(tmp_path / "java")], folder=tmp_path, purpose="a test")
-    assert one_line(" a\r\nb\u2028c\x85d\x0be\x00f\tg ") == "a b c d e f g"
+        official.run_java([str(tmp_path / "java")], folder=tmp_path, purpose="a test")
+    assert official.one_line(" a\r\nb\u2028c\x85d\x0be\x00f\tg ") == "a b c d e f g"
 
 
 # ---- the tokenizer
@@ -246,17 +227,17 @@ def parser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with files of the parser's names."""
     home = tmp_path / "spice"
     (home / "lib").mkdir(parents=True)
-    for name in ("../spice-1.0.jar", *SPICE_MODELS):
+    for name in ("../spice-1.0.jar", *official.SPICE_MODELS):
         (home / "lib" / name).touch()
     monkeypatch.setattr(official, "jar_of", lambda package, name: home / name)
     return home
 
 
 def test_spice_fetches_nothing(monkeypatch: pytest.MonkeyPatch, parser: Path) -> None:
-    (parser / "lib" / SPICE_MODELS[1]).unlink()
+    (parser / "lib" / official.SPICE_MODELS[1]).unlink()
     monkeypatch.setattr("urllib.request.urlopen", lambda *a, **k: pytest.fail("went online"))
     with pytest.raises(JavaError, match=rf"fetch https://.*zip.*{parser}/lib"):
-        check_spice()
+        official.check_spice()
 
 
 def test_spice_answer(fake_java: FakeJava, parser: Path) -> None:
@@ -268,11 +249,11 @@ def test_spice_answer(fake_java: FakeJava, parser: Path) -> None:
         "out = [{'image_id': r['image_id'], 'scores': {'All': {'f': f(r)}}} for r in rows][::-1]\n"
         "json.dump(out, open(sys.argv[sys.argv.index('-out') + 1], 'w'))"
     )
-    mean, scores = official_spice(["", "a\ndog"], [["a"], ["b", "c"]])
+    mean, scores = official.official_spice(["", "a\ndog"], [["a"], ["b", "c"]])
     assert (mean, scores.tolist()) == (25.0, [0.0, 50.0])
     fake_java("sys.exit(' '.join(sys.argv[1:]))")
     with pytest.raises(JavaError, match="SPICE failed") as error:
-        official_spice(["a"], [["a"]])
+        official.official_spice(["a"], [["a"]])
     assert "--add-opens=java.base/java.math=ALL-UNNAMED" in str(error.value)
     assert "-cache" not in str(error.value)
 
@@ -282,4 +263,4 @@ def test_spice_answers_that_cannot_be_read(tmp_path: Path, content: Any) -> None
     path = tmp_path / "out.json"
     path.write_text(json.dumps(content) if content != "" else "")
     with pytest.raises(JavaError, match="cannot be read"):
-        read_spice(path, 1)
+        official.read_spice(path, 1)

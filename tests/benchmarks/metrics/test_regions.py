@@ -13,19 +13,7 @@ import numpy as np
 import pytest
 
 from benchmarks.metrics import cider, regions, stem_f
-from benchmarks.metrics.regions import (
-    SYNONYMS,
-    DenseMap,
-    DensePhoto,
-    as_boxes,
-    distinctness,
-    fixed_cider,
-    grounding,
-    match,
-    merge_boxes,
-    named_classes,
-    summarize,
-)
+from benchmarks.metrics.regions import SYNONYMS, DensePhoto, distinctness, grounding, named_classes
 from patchioner.base.errors import OptionError
 
 A, B, C = [0, 0, 10, 10], [20, 20, 30, 30], [40, 40, 50, 50]
@@ -36,16 +24,16 @@ def figures(said: Sequence[str], due: Sequence[Sequence[str]]) -> list[float]:
     return [float(text) for text in said]
 
 
-def dense_map(photos: Sequence[DensePhoto], measure: Any, *, name: str = "x") -> DenseMap:
-    return summarize(match(photos, measure), name=name)
+def dense_map(photos: Sequence[DensePhoto], measure: Any, *, name: str = "x") -> regions.DenseMap:
+    return regions.summarize(regions.match(photos, measure), name=name)
 
 
 def test_merged_boxes_are_those_of_a_plain_loop() -> None:
     draw = np.random.default_rng(0)
     for _ in range(30):
         corners = draw.integers(0, 3, (12, 2))
-        boxes = as_boxes(np.hstack([corners, corners + draw.integers(8, 10, (12, 2))]))
-        merged, groups = merge_boxes(boxes, [[str(i)] for i in range(12)])
+        boxes = regions.as_boxes(np.hstack([corners, corners + draw.integers(8, 10, (12, 2))]))
+        merged, groups = regions.merge_boxes(boxes, [[str(i)] for i in range(12)])
         left, expected = list(range(12)), []
         while left:
             near = {
@@ -93,12 +81,12 @@ def test_ties_keep_the_order_given() -> None:
     """Equal scores: photos in order, detections in order; of two equal boxes the second is wrong."""
     first = DensePhoto([A, C, B, A], [1] * 4, ["0.1", "0.2", "0.3", "1"], [A, B, A], [["x"], ["y"], ["z"]])  # fmt: skip
     second = DensePhoto([C, A], [1, 1], ["0.4", "0.5"], [C], [["x"]])
-    matches = match([first, second], figures)
+    matches = regions.match([first, second], figures)
     assert matches.truths.tolist() == [2, 1]
     assert matches.photo.tolist() == [0, 0, 0, 0, 1, 1]
     assert matches.text.tolist() == [0.1, -1.0, 0.3, -1.0, 0.4, -1.0]
     asked: list[Sequence[str]] = []
-    match([first], lambda said, due: asked.extend(due) or figures(said, due))  # type: ignore[func-returns-value]
+    regions.match([first], lambda said, due: asked.extend(due) or figures(said, due))  # type: ignore[func-returns-value]
     assert asked == [["x", "z"], ["y"]], "all references of a merged box are due"
 
 
@@ -117,12 +105,12 @@ def test_weights_are_copies_of_photos() -> None:
     photos = _random_photos(6, seed=3)
     often = np.array([2, 0, 1, 3, 1, 0])
     copied = [photo for photo, count in zip(photos, often, strict=True) for _ in range(count)]
-    weighted = summarize(match(photos, _alike), name="x", weights=often)
-    plain = summarize(match(copied, _alike), name="x")
+    weighted = regions.summarize(regions.match(photos, _alike), name="x", weights=often)
+    plain = regions.summarize(regions.match(copied, _alike), name="x")
     assert weighted.value == pytest.approx(plain.value)
     assert (weighted.detections, weighted.truths) == (plain.detections, plain.truths)
     with pytest.raises(OptionError, match="leave no ground truth"):
-        summarize(match(photos, _alike), name="x", weights=0 * often)
+        regions.summarize(regions.match(photos, _alike), name="x", weights=0 * often)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +169,7 @@ def test_plain_twin(seed: int) -> None:
     truths = 0
     for photo in photos:
         due = [list(group) for group in photo.truth_captions]
-        merged, groups = merge_boxes(np.asarray(photo.truth_boxes), due)
+        merged, groups = regions.merge_boxes(np.asarray(photo.truth_boxes), due)
         truths += len(merged)
         free = [True] * len(merged)
         boxes, scores = np.asarray(photo.boxes), np.asarray(photo.scores)
@@ -285,7 +273,7 @@ def test_saying_the_same_of_every_region_is_worth_exactly_nothing() -> None:
     found = grounding(said, due, photos, lambda s, d: stem_f(s, d)[1])
     assert found.margins.mean() == pytest.approx(0.0, abs=1e-9)
     assert found.wins.mean() == pytest.approx(0.5)
-    own = grounding(said, due, photos, fixed_cider(due)).own
+    own = grounding(said, due, photos, regions.fixed_cider(due)).own
     assert own == pytest.approx(cider(said, due)[1]), "the idf is that of the whole set"
 
 
@@ -340,9 +328,4 @@ def test_references_one_by_one_and_classes_named() -> None:
     texts, due, origin = regions.one_reference_each(["p", "q"], [["a", "b"], ["c"]])
     assert (texts, due, origin.tolist()) == (["p", "p", "q"], [["a"], ["b"], ["c"]], [0, 0, 1])
     said, classes = ["a puppy", "a tree", "two men", "a hot dog"], ["dog", "cat", "person", "dog"]
-    assert regions.class_named(said, [(name,) for name in classes]).tolist() == [
-        100.0,
-        0.0,
-        100.0,
-        0.0,
-    ]
+    assert regions.class_named(said, [(name,) for name in classes]).tolist() == [100, 0, 100, 0]
