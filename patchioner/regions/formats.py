@@ -118,7 +118,7 @@ def from_sam(masks: Any, image_size: Size | None = None) -> list[Region]:
 
 def _is_yes_or_no(given: object) -> bool:
     """Whether nested lists are the rows of a mask that became JSON, not flat rings."""
-    if not isinstance(given, Sequence) or not given:
+    if not (isinstance(given, Sequence) and given and isinstance(given[0], Sequence)):
         return False
     rows = [row for row in given if isinstance(row, Sequence) and len(row) == len(given[0])]
     return len(rows) == len(given) and all(value in (0, 1) for row in rows for value in row)

@@ -419,6 +419,8 @@ def test_coco_prefers_the_outline_to_the_box() -> None:
     assert from_coco({"bbox": box}) == Box(1, 2, 4, 6)
     assert from_coco({"segmentation": [], "bbox": box}) == Box(1, 2, 4, 6)
     assert from_coco({"segmentation": None, "bbox": box}) == Box(1, 2, 4, 6)
+    with pytest.raises(RegionError, match="ring 0 .* is 1; give a list"):
+        from_coco({"segmentation": [1, [0, 1]], "bbox": box})
 
 
 @pytest.mark.parametrize(
