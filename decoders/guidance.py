@@ -6,7 +6,8 @@ At each step a token scores, under the network,
 
 where `around` is what surrounds the region (as in contrastive decoding, Li et al. 2022, arXiv 2210.15097, whose
 threshold of plausible tokens it has, and the rational speech acts of Cohn-Gordon et al., arXiv 1804.05417), and the
-evidence counts for the first mention of a word.
+evidence counts for the first mention of a word. Before that, words for people that tell their sex may give their
+probability to neutral ones, and words for several lose some of theirs.
 """
 
 from __future__ import annotations
@@ -123,7 +124,7 @@ class GuidedNetwork:
 
     def row_bytes(self, max_tokens: int) -> int:
         """Memory of one row: twice the network's, and scores."""
-        return 2 * self._network.row_bytes(max_tokens) + 16 * self.head.vocab_size + 4 * self._width
+        return 2 * self._network.row_bytes(max_tokens) + 24 * self.head.vocab_size + 4 * self._width
 
     def start(self, embeddings: Tensor, max_tokens: int) -> tuple[Tensor, _Cache]:
         """Read rows [region, around, evidence]; see `StepNetwork`."""
