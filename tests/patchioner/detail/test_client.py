@@ -90,9 +90,6 @@ def test_a_request_says_what_was_asked(make: Make) -> None:
         Reaction(cut="before"),
         Reaction(says("x" * 1000).body, cut="within"),
         Reaction(b"{not json", headers=JSON),
-        Reaction(b"<html>gateway</html>", headers={"Content-Type": "text/html"}),
-        Reaction(b"", headers=JSON),
-        Reaction(b'{"choices": []}', headers=JSON),
         Reaction(b'{"error": {"code": 502, "message": "upstream"}}', headers=JSON),
     ],
 )
@@ -129,7 +126,6 @@ def test_a_server_that_hangs_is_a_timeout(make: Make) -> None:
         (fails(400, "the reason"), "HTTP 400.*the reason", False),
         (fails(401, "the reason"), "HTTP 401.*the reason", True),
         (fails(403, "the reason"), "HTTP 403.*the reason", True),
-        (fails(403, "the reason", code="permission_denied"), "HTTP 403.*the reason", True),
         (fails(403, "the reason", code="content_policy_violation"), "HTTP 403.*the reason", False),
         (fails(404, "the reason"), "HTTP 404.*the reason", True),
         (fails(422, "the reason"), "HTTP 422.*the reason", False),
@@ -137,7 +133,6 @@ def test_a_server_that_hangs_is_a_timeout(make: Make) -> None:
         (Reaction(b'{"error": "no vision here"}', headers=JSON), "no vision here", False),
         (Reaction(b'{"error": {"code": 401, "message": "who"}}', headers=JSON), "who", True),
         (says(""), "empty .stop.", False),
-        (says(None), "empty .stop.", False),
         (says("<think>all of it</think>"), "empty .stop.", False),
     ],
 )
@@ -401,17 +396,10 @@ def test_parts_are_joined_and_empty_answers_left_out_with_their_reason() -> None
 
 
 KEYS = st.sampled_from(["choices", "message", "content", "usage", "text", "refusal", "error", "code"])  # fmt: skip
+PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
 
 
-@given(
-    st.recursive(
-        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-        lambda inner: (
-            st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4)
-        ),
-        max_leaves=12,
-    )
-)  # fmt: skip
+@given(st.recursive(PLAIN, lambda one: st.lists(one) | st.dictionaries(KEYS, one), max_leaves=12))
 def test_any_json_is_a_reply_or_a_failure(value: object) -> None:
     assert isinstance(read_reply(json.dumps(value), REQUEST), (Reply, DetailError))
     wrapped = {"choices": [{"message": value}], "usage": value}
@@ -423,12 +411,10 @@ def test_any_json_is_a_reply_or_a_failure(value: object) -> None:
     ("body", "content"),
     [
         ({"code": "content_policy_violation", "message": "no"}, True),
-        ({"code": "moderation_blocked", "message": "Your request was rejected."}, True),
         ({"code": "x", "innererror": {"code": "ResponsibleAIPolicyViolation"}}, True),
         ({"type": "data_inspection_failed"}, True),
         ({"code": 403, "message": "no", "metadata": {"flagged_input": "a photo"}}, True),
         ("Content violates usage guidelines. Failed check: SAFETY_CHECK_TYPE_X", True),
-        ({"message": "This image goes against our safety policy"}, True),
         # About who asks, or nothing that tells.
         (None, False),
         ({"code": None, "type": 7, "message": 3, "metadata": "x", "innererror": "x"}, False),
@@ -436,7 +422,6 @@ def test_any_json_is_a_reply_or_a_failure(value: object) -> None:
         ({"code": "unsupported_country_region_territory", "message": "Country not supported"}, False),
         ("<html>Sorry, you have been blocked</html>", False),
         ({"message": "Your account was flagged: its images violate our policies"}, False),
-        ({"message": "You are not allowed to sample from this model"}, False),
     ],
 )  # fmt: skip
 def test_refused_content_is_told_from_a_refused_key(body: object, content: bool) -> None:

@@ -233,8 +233,6 @@ def test_drawing_the_same_region_again_draws_anew(
 
 
 numbers = st.floats(0, 50)
-
-
 visible = (5.0, 0.0, 90.0, 64.0)
 
 
@@ -317,8 +315,6 @@ def test_any_box_gives_a_picture_that_a_model_can_be_given(
 
 
 PHOTO = noise()
-
-
 Make = Callable[..., VisionDescriber]
 
 

@@ -72,14 +72,12 @@ class Model(AskedModel):
         return self.answers([(question, None)])[question.key]
 
 
-def test_every_field_is_part_of_the_key_and_what_json_cannot_express_has_none() -> None:
+def test_every_field_is_part_of_the_key() -> None:
     assert OTHER.keys() == {field.name for field in fields(Question)}
     keys = {ONE.key, *(replace(ONE, **{name: value}).key for name, value in OTHER.items())}
     assert len(keys) == len(OTHER) + 1
     one = replace(ONE, sampling={"a": 1, "b": 2})
     assert one.key == replace(ONE, sampling={"b": 2, "a": 1}).key
-    with pytest.raises(OptionError):
-        _ = replace(ONE, sampling={"temperature": float("nan")}).key
     flat = np.zeros((2, 8), dtype=bool)
     digests = [mask_digest(one) for one in (flat, flat.reshape(8, 2), ~flat, None)]
     assert len(set(digests)) == 4 and digests[3] is None
@@ -383,9 +381,11 @@ def llava(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(llava_folder(tmp_path_factory.mktemp("vlm") / "llava"))
 
 
-def describer(folder: str, batch_size: int = 8, **settings: Any) -> VisionDescriber:
+def describer(
+    folder: str, batch_size: int = 8, max_tokens: int = 6, **settings: Any
+) -> VisionDescriber:
     model = LocalModel(folder, sees=True, device="cpu", batch_size=batch_size)
-    return VisionDescriber(model, **{"max_tokens": 6, **settings})
+    return VisionDescriber(model, max_tokens=max_tokens, **settings)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
