@@ -250,14 +250,14 @@ def _with_odd_bytes(data: bytes, draw: random.Random) -> bytes:
 
 
 @contextmanager
-def alarm() -> Iterator[None]:
+def alarm(seconds: int = SECONDS) -> Iterator[None]:
     """TimeoutError within it after some seconds."""
 
     def late(*_: object) -> None:
-        raise TimeoutError(f"over {SECONDS} s")
+        raise TimeoutError(f"over {seconds} s")
 
     before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(SECONDS)
+    signal.alarm(seconds)
     try:
         yield
     finally:
