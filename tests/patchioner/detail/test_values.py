@@ -61,12 +61,9 @@ def test_there_and_back_through_a_file() -> None:
     for field in ("text", "sentences", "dropped", "kept", "image_size", "reason"):
         assert getattr(back, field) == getattr(CAPTION, field), field
     assert back.settings == {"seed": 3, "scales": [0.5, 1.0], "nested": {"x": None}}
-    for region, original in zip(back.regions, CAPTION.regions, strict=True):
-        assert (region.id, region.kind, region.box) == (original.id, original.kind, original.box)
-        assert (region.parents, region.name) == (original.parents, original.name)
     assert back.regions[0].mask is None
     np.testing.assert_array_equal(back.regions[1].mask, MASK)
-    assert to_json(back, name, sha256="ab") == values
+    assert to_json(back, name, sha256="ab") == values  # with every other field of the regions
 
 
 def test_the_names_of_the_file_stay() -> None:
