@@ -318,10 +318,10 @@ class Prediction:
         """The line of a sample and its answer."""
         # Rounded: the last bits of a float depend on how many captions were decoded together.
         score = None if answer.text is None else round(answer.score, SCORE_DIGITS)
-        own = {key: getattr(sample, key) for key in ("id", "photo", "row", "references")}
         region, share = sample.region.to_json(), round(sample.area_share, 6)
-        said = {"caption": answer.text, "score": score, "skipped": answer.skipped}
-        return cls(region=region, area_share=share, **own, **said)
+        said: dict[str, Any] = {"caption": answer.text, "score": score, "skipped": answer.skipped}
+        where = sample.id, sample.photo, sample.row, region
+        return cls(*where, references=sample.references, area_share=share, **said)
 
     def line(self) -> bytes:
         """The line, with its end."""
