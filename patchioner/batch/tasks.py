@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from patchioner.base.errors import OptionError, PatchionerError, RegionError, UnknownNameError
 from patchioner.batch.rows import Row, failed
 from patchioner.batch.sources import Lazy, Sample, as_json
-from patchioner.regions import Box, NamedRegion, Region, WholeImage
-from patchioner.regions.items import Item
+from patchioner.regions import NamedRegion, Region, WholeImage
+from patchioner.regions.items import Item, box_of
 
 if TYPE_CHECKING:
     from patchioner.geometry import ImageGeometry
@@ -257,7 +257,7 @@ def _picture(value: Any) -> Any:
 
 def _boxes_of(boxes: Sequence[Any] | None) -> Any:
     """The regions as a function, so that a bad box costs its photo alone."""
-    return None if boxes is None else lambda geometry: [Box(*map(float, box)) for box in boxes]
+    return None if boxes is None else lambda geometry: [box_of(box, "xyxy") for box in boxes]
 
 
 def _told(answer: Any) -> tuple[str | None, float | None, str | None]:

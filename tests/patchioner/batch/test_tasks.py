@@ -34,6 +34,9 @@ def test_boxes_have_a_caption_each(photos: Path, model: Patchioner) -> None:
     (caption,) = model.caption(photos / "a.png", [Box(*BOX)])
     assert found["caption"] == [[caption.text, None], [], [caption.text]]
     assert [len(one) for one in found["score"]] == [2, 0, 1]
+    wrong = {"jpg": [photos / "a.png"] * 2, "boxes": [[[1, 2, 3]], np.array([BOX])]}
+    found = Captioner(model, image="jpg", boxes="boxes")(wrong)
+    assert found["caption"] == [[None], [caption.text]] and "3 numbers" in found["error"][0][0]
     with pytest.raises(OptionError, match="boxes"):
         Captioner(model, boxes="boxes")({"image": []})
 
