@@ -35,8 +35,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model whose scorer finds everything supported."""
     parts = tiny_parts()
     model = Patchioner(parts)
-    inputs = SENTENCE_INPUTS, Evidence(model).object_inputs
-    calibration = Calibration(*(constant(names, 2.0) for names in inputs))
+    objects = Evidence(model).object_inputs
+    calibration = Calibration(constant(SENTENCE_INPUTS, 2.0), constant(objects, 2.0))
     settings = replace(parts.settings, calibration={"detail": calibration.to_json()})
     folder = tmp_path_factory.mktemp("models") / "tiny"
     Patchioner(replace(parts, settings=settings)).save_pretrained(folder)
