@@ -221,7 +221,7 @@ class Patchioner:
 
         Raises:
             RegionError: a region is empty or off the image, or the list is empty.
-            OptionError: a crop is asked for of features without their photo, or attention or a CLS token of a
+            OptionError: an unknown crop, or one of features without their photo; attention or a CLS token of a
                 backbone that has none.
         """
         regions = _listed(regions)
@@ -229,6 +229,8 @@ class Patchioner:
             raise RegionError("the list of regions is empty: give at least one")
         with torch.inference_mode():
             crop = self.settings.crop if crop is None else crop
+            if crop not in (True, False, "add"):
+                raise OptionError(f'crop {crop!r} is unknown: use True, False or "add"')
             if crop:
                 embed = add_crops if crop == "add" else embed_crops
                 return embed(self._placed.backbone, features, regions, self.settings, weighting)

@@ -127,6 +127,8 @@ def test_crops_need_the_photo(features: PatchFeatures) -> None:
     bare = replace(features, image=None)
     with pytest.raises(OptionError, match="keep_image=True"):
         embed_crops(tiny_backbone(), bare, BOXES, ModelSettings())
+    with pytest.raises(OptionError, match="'twice'"):
+        Patchioner(tiny_parts(), device="cpu").caption(PHOTO, BOXES, crop="twice")  # type: ignore[arg-type]
     with pytest.raises(RegionError):
         embed_crops(tiny_backbone(), features, [Box(200, 0, 220, 20)], ModelSettings())
 
