@@ -32,7 +32,8 @@ def embedded(number: int) -> Embedded:
     """As many regions as the number's rest by 3; every seventh has a bad one in front."""
     count = number % 3
     errors = {0: PatchionerError(f"region of {number}")} if number % 7 == 0 else {}
-    return Embedded([ANY] * count, torch.full((count, 1), float(number)), errors)
+    rows = torch.full((count, 1), float(number))
+    return Embedded([ANY] * count, rows, errors, torch.ones(count))
 
 
 def steps(read: Callable[[int], int] = abs, **others: Any) -> Steps[int, int, int, str]:
