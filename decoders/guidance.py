@@ -55,10 +55,20 @@ class Words:
             form: place for place, word in reversed(list(enumerate(words))) for form in _forms(word)
         }
         self._known: WeakKeyDictionary[Any, tuple[Tensor, Tensor]] = WeakKeyDictionary()
+        self._whole: WeakKeyDictionary[Any, dict[str, int]] = WeakKeyDictionary()
 
     def in_text(self, text: str) -> list[int]:
         """Places of the words that a text has, in order."""
         return [self._places[word] for word in text.lower().split() if word in self._places]
+
+    def whole(self, vocabulary: Vocabulary) -> dict[str, int]:
+        """Words that a vocabulary writes with one token, a blank in front -> that token."""
+        found = self._whole.get(vocabulary)
+        if found is None:
+            texts = enumerate(vocabulary.token_texts())
+            found = {text.strip(): token for token, text in texts if text.startswith(" ")}
+            self._whole[vocabulary] = found
+        return found
 
     def tokens(self, vocabulary: Vocabulary) -> tuple[Tensor, Tensor]:
         """Tokens (m,) int64 of a vocabulary that write one of the words whole, and the place (m,) of the word."""
@@ -112,8 +122,7 @@ class GuidedNetwork:
         self.head = GivenLogits(network.head.vocab_size, scores=True)
         self._word_of = torch.full((self.head.vocab_size,), -1, dtype=torch.int64)
         self._word_of[self._tokens] = self._words
-        places = {text.strip(): place for place, text in enumerate(vocabulary.token_texts())
-                  if text.startswith(" ")}  # fmt: skip
+        places = guide.words.whole(vocabulary)
         self._neutral = [
             (places[word], [places[one] for one in stood_for.split() if one in places])
             for word, stood_for in NEUTRAL.items()

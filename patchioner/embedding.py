@@ -29,9 +29,8 @@ from patchioner.regions import Box, Region, Weighting, WholeImage, pool_regions
 _CROPS_AT_ONCE = 32
 _SURROUNDINGS = 0.25  # of a crop that is added, on each side, in sides of the region
 _SHARE = 0.5  # of a crop beside what is pooled: whole, captions name more that is not there
-_SMALLER = (
-    3 / 8
-)  # of the photo's input size: such crops name as much as whole ones, for an eighth of a pass
+# Of the photo's input size: such crops name as much as whole ones, for a tenth of a pass.
+_SMALLER = 3 / 8
 
 
 def shares(regions: Sequence[Region], geometry: ImageGeometry) -> Tensor:

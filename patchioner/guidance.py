@@ -118,14 +118,16 @@ def _written(
 
 
 def gathered(batch: Sequence[Embedded], parts: Parts) -> Asked:
-    """All regions of some photos; without embeddings of the photos (plain captions) `photos` say nothing."""
+    """All regions of some photos; where these were not embedded (plain captions) `photos` and `shares` say nothing."""
     embeddings = torch.cat([one.embeddings for one in batch])
     photos = torch.stack([embeddings[0] if one.whole is None else one.whole for one in batch])
     counts = torch.tensor([len(one.regions) for one in batch], device=embeddings.device)
     owners = torch.arange(len(batch), device=embeddings.device).repeat_interleave(counts)
     regions = [region for one in batch for region in one.regions]
     projected = project(embeddings, parts.settings, parts.bank)
-    shares = torch.cat([one.shares for one in batch])
+    shares = torch.cat(
+        [torch.ones(len(one.regions)) if one.shares is None else one.shares for one in batch]
+    )
     return Asked(regions, embeddings, photos, owners, shares, projected)
 
 

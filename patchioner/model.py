@@ -478,7 +478,8 @@ class Patchioner:
             if not whole:
                 return rows
             photo = self.embed_regions(seen[0], [WholeImage()], weighting, crop=False)[0]
-            return replace(rows, whole=photo, blank=seen[0].blank)
+            taken = shares(rows.regions, seen[0].geometry)
+            return replace(rows, shares=taken, whole=photo, blank=seen[0].blank)
 
         steps = Steps(read, encode, embed, answer)
         outcomes = run(items, steps, batching or Batching.on(self.device.type))
@@ -515,7 +516,7 @@ class Patchioner:
         regions = _listed(asked(features.geometry) if callable(asked) else asked)
         if not regions:  # a photo in which nothing was found
             none = features.tokens.new_empty((0, features.dim)).float()
-            return Embedded([], none, {}, none[:, 0])
+            return Embedded([], none, {})
         rows = attempt(
             lambda some: self.embed_regions(features, some, weighting, crop=crop).unbind(), regions
         )
@@ -524,7 +525,7 @@ class Patchioner:
             raise errors[0]
         sound = [region for place, region in enumerate(regions) if place not in errors]
         embeddings = torch.stack([row for row in rows if not isinstance(row, PatchionerError)])
-        return Embedded(sound, embeddings, errors, shares(sound, features.geometry))
+        return Embedded(sound, embeddings, errors)
 
 
 def _pair(item: Any) -> Item:

@@ -83,7 +83,7 @@ class Embedded:
         regions: the n that can be used.
         embeddings: (n, dim) float32.
         errors: of the others, by their place among all.
-        shares: (n,) float32, how much of the photo the bounds of each take.
+        shares: (n,) float32, how much of the photo the bounds of each take, where captions have a confidence.
         whole: (dim,) the whole photo's embedding, where captions are kept to their regions, or have a confidence.
         blank: why the photo shows nothing, where that is so.
     """
@@ -91,7 +91,7 @@ class Embedded:
     regions: Sequence[Region]
     embeddings: Tensor
     errors: Mapping[int, PatchionerError]
-    shares: Tensor
+    shares: Tensor | None = None
     whole: Tensor | None = None
     blank: str | None = None
 
