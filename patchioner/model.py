@@ -137,12 +137,8 @@ class Patchioner:
         Example:
             >>> half = model.to("cuda", torch.bfloat16)  # doctest: +SKIP
         """
-        return type(self)(
-            self.parts,
-            device=device or self.device,
-            dtype=dtype or self.dtype,
-            reduce_jpegs=self._reduce_jpegs,
-        )
+        make, given = self.__reduce__()
+        return make(*given, device=device or self.device, dtype=dtype or self.dtype)  # type: ignore[no-any-return]
 
     def __reduce__(self) -> tuple[Any, ...]:
         how: dict[str, Any] = {

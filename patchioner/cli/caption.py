@@ -8,14 +8,20 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from patchioner.base.errors import ImageError, MemoryBankError, OptionError, PatchionerError
+from patchioner.base.errors import (
+    ImageError,
+    MemoryBankError,
+    OptionError,
+    PatchionerError,
+    UnknownNameError,
+)
 from patchioner.base.progress import progress
 from patchioner.cli import spelling
 from patchioner.cli.spelling import PhotoSource, report, report_error, write_line
 from patchioner.geometry import ImageGeometry
-from patchioner.regions import Patch, Region, RegionFile, WholeImage
+from patchioner.regions import Kind, Patch, Region, RegionFile, WholeImage
 from patchioner.results import Caption, Label
 
 _EXAMPLES = f"""\
@@ -70,8 +76,12 @@ def add_caption_arguments(parser: argparse.ArgumentParser) -> None:
 
     add = parser.add_argument_group("advanced").add_argument
     add("--bank", metavar="DIR", help="memory bank in place of the model's (patchioner bank build)")
-    kinds = ["uniform", "gaussian", "attention", "cls"]
-    add("--weighting", choices=kinds, help="how patches of a region count (default: the model's)")
+    counted = (
+        f"how patches of a region count: {', '.join(get_args(Kind))} (default: the model's); or an option of the "
+        "Patch-ioner authors (docs/reference_mode.md): registers, heads, double_pass, orthogonal_projection, "
+        "contrastive_mask, with ,KEY=VALUE"
+    )
+    add("--weighting", metavar="HOW", type=spelling.argument(_how_counted), help=counted)
     add("--variance", type=spelling.not_negative, help="width of --weighting gaussian")
     shares = "exact shares of patches, or the published integer arithmetic (default: coverage)"
     add("--rounding", choices=["coverage", "reference"], help=shares)
@@ -88,6 +98,18 @@ def add_caption_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0, help="of --temperature (default: %(default)s)")
 
 
+def _how_counted(text: str) -> Any:
+    """A kind of weighting, or an option of the authors' interface."""
+    if text in get_args(Kind):
+        return text
+    from patchioner.checkpoints.published.options import Name, PublishedOption
+
+    name, known = text.partition(",")[0], (*get_args(Kind), *get_args(Name))
+    if name not in known:
+        raise UnknownNameError.among("weighting", name, known)
+    return PublishedOption.of(text)
+
+
 def wrong_combination(options: argparse.Namespace) -> str | None:
     """What is wrong about arguments that are right one by one; None when nothing is."""
     decoding = (
@@ -100,6 +122,11 @@ def wrong_combination(options: argparse.Namespace) -> str | None:
     writes = any(value is not None for value in decoding)
     if options.patches and (options.regions or options.region_file):
         return "--patches captions every patch: leave the other regions out"
+    name = getattr(options.weighting, "name", None)
+    if name in ("registers", "heads") and (
+        options.regions or options.region_file or options.patches
+    ):
+        return f"--weighting {name} captions the whole photo: leave the regions out"
     if options.variance is not None and options.weighting != "gaussian":
         return "--variance belongs to --weighting gaussian: add it or leave --variance out"
     if options.beam is not None and options.temperature is not None:
@@ -245,6 +272,10 @@ def caption_photos(options: argparse.Namespace) -> int:
     from patchioner.pipeline import Batching
 
     model = Patchioner.from_pretrained(options.model, device=options.device, bank=options.bank)
+    if not isinstance(options.weighting, str | None):
+        from patchioner.checkpoints.published.options import PublishedCaptioner
+
+        model = PublishedCaptioner(model.parts, options.weighting, device=model.device)
     # Smaller batches than the library's, so that lines appear as the work goes on.
     asked["batching"] = replace(
         Batching.on(model.device.type), regions=32 if model.device.type == "cpu" else 512
@@ -296,7 +327,8 @@ def _asked(options: argparse.Namespace) -> dict[str, Any]:
     from patchioner.regions import Weighting
 
     asked: dict[str, Any] = {"crop": options.crop}
-    named = {"kind": options.weighting, "variance": options.variance, "rounding": options.rounding}
+    kind = options.weighting if isinstance(options.weighting, str) else None
+    named = {"kind": kind, "variance": options.variance, "rounding": options.rounding}
     weighting = {name: value for name, value in named.items() if value is not None}
     if weighting:
         asked["weighting"] = Weighting(**weighting)

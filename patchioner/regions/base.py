@@ -361,11 +361,13 @@ def _attention(features: PatchFeatures, weighting: Weighting) -> Tensor | None:
     """The attention map that the weighting wants; reference mode takes the published one."""
     if weighting.kind != "attention" or weighting.rounding == "coverage":
         return features.attention
-    if features.reference_attention is None:
+    single = weighting.head is not None
+    found = features.reference_heads if single else features.reference_attention
+    if found is None:
         raise OptionError(
             f"the attention map as published is needed, {_NONE}, or rounding='coverage'"
         )
-    return features.reference_attention
+    return found
 
 
 def region_weights(

@@ -1,21 +1,17 @@
-"""Published Patch-ioner models become parts (`read_published`); and options of the authors' interface."""
+"""Published Patch-ioner models become parts (`read_published`)."""
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
-
-from torch import Tensor
-from torch.nn import functional as F
+from typing import Any, Literal
 
 from decoders import DecodeOptions, Decoder
 from memory_bank import MemoryBank
-from patchioner.backbones import BACKBONES, Backbone, PatchFeatures
+from patchioner.backbones import BACKBONES, Backbone
 from patchioner.backbones.clip import CLIP_MEAN, CLIP_STD
 from patchioner.base.errors import (
     CheckpointError,
@@ -41,8 +37,6 @@ from patchioner.text import TextTower
 
 STEPS = 30  # of the published greedy loop
 Fit = Literal["stretch", "crop"]
-Cleaning = Literal["orthogonal_projection", "contrastive_mask"]
-Context = Literal["cls", "attention"]
 _CLIP_STATISTICS = {"mean": list(CLIP_MEAN), "std": list(CLIP_STD)}
 _SIZES = {"s": "small", "b": "base", "l": "large", "g": "giant"}
 _PATTERNS = ("talk2dino*.pth", "talk2dino*.safetensors", "*infonce*.pth", "*infonce*.safetensors")
@@ -299,69 +293,3 @@ def _clip_text(files: PublishedFiles, config: PublishedConfig) -> TextTower | No
         )
         _log.warning(wrong, name, first_line(error), ", ".join(_CLIP_FILES), files.config)
         return None
-
-
-# Options of the authors' interface, with their arithmetic. Each gives vectors or features for `Patchioner`: a model
-# whose projection is "memory" sends vectors through the memory, one with "raw" takes what is there already.
-
-
-def register_embeddings(features: PatchFeatures) -> Tensor:
-    """The register tokens, (count, dim): what `get_register_capts` captions; OptionError without registers."""
-    return _there(features.registers, "registers: use one with 'reg' in its name")
-
-
-def attention_embedding(features: PatchFeatures) -> Tensor:
-    """`avg_self_attn_token`, (dim,): the mean over patches, not the sum, of attention times token."""
-    attention = _there(features.reference_attention, "attention of its CLS token: use another one")
-    weighted = attention.flatten()[:, None] * features.tokens.flatten(0, 1)
-    return weighted.mean(dim=0)
-
-
-def head_embeddings(features: PatchFeatures) -> Tensor:
-    """`attn_heads_capts`: for each published head the mean over patches of its map times token, (slices, dim)."""
-    heads = _there(features.reference_heads, "attention of single heads: use another one")
-    tokens = features.tokens.flatten(0, 1)
-    return heads.flatten(1) @ tokens / len(tokens)
-
-
-def _there(part: Tensor | None, what: str) -> Tensor:
-    if part is None:
-        raise OptionError(f"the backbone has no {what}")
-    return part
-
-
-def clean_features(
-    features: PatchFeatures,
-    project: Callable[[Tensor], Tensor],
-    kind: Cleaning,
-    *,
-    context: Context = "cls",
-    alpha: float = 1.0,
-    after_projection: bool = True,
-) -> PatchFeatures:
-    """Take the photo's context out of every patch token of features, as `cleaning_type` does.
-
-    Boxes and patches of the result are captioned without another projection: by a model whose projection is "raw".
-
-    Args:
-        project: (n, dim) -> (n, dim), the memory projection, e.g. ``model.parts.bank.project``.
-        kind: "orthogonal_projection": t - alpha (t . c / c . c) c; "contrastive_mask": t (1 - c / (|c| + 1e-6)).
-        context: c, the CLS token or `attention_embedding`; OptionError for one that the backbone does not have.
-        alpha: share that the orthogonal projection takes away.
-        after_projection: project tokens and context and clean then; else scale both to unit length, clean, and
-            project what comes out.
-    """
-    if kind not in get_args(Cleaning) or context not in get_args(Context):
-        raise OptionError(f"cleaning {kind!r} by {context!r} is unknown")
-    by_cls, step = context == "cls", project if after_projection else F.normalize
-    own = _there(features.cls, "CLS token: clean by attention") if by_cls else None
-    own = step((attention_embedding(features) if own is None else own)[None])
-    tokens = step(features.tokens.flatten(0, 1))
-    if kind == "orthogonal_projection":
-        share = (tokens @ own.T) / own.square().sum()
-        cleaned = tokens - alpha * share * own
-    else:
-        cleaned = tokens * (1 - own / (own.norm() + 1e-6))
-    if not after_projection:
-        cleaned = project(cleaned)
-    return replace(features, tokens=cleaned.view_as(features.tokens))

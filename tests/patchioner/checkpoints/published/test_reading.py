@@ -1,4 +1,4 @@
-"""Whole published folders, their backbones and towers; options of the authors' interface number by number."""
+"""Whole published folders, their backbones and towers."""
 
 from __future__ import annotations
 
@@ -14,22 +14,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from decoders import DecodeOptions
-from memory_bank import MemoryBank
 from patchioner import Box, Patchioner, Trace, WholeImage
-from patchioner.backbones import PatchFeatures, TimmViT, preprocess
+from patchioner.backbones import TimmViT
 from patchioner.backbones.clip import CLIP_MEAN, CLIP_STD
-from patchioner.backbones.vit import published_heads
-from patchioner.base.errors import CheckpointError, MemoryBankError, OptionError
+from patchioner.base.errors import CheckpointError, MemoryBankError
 from patchioner.checkpoints import published as reading
 from patchioner.checkpoints.folder import Parts
 from patchioner.checkpoints.published import (
-    attention_embedding,
-    clean_features,
-    head_embeddings,
     read_backbone,
     read_published,
     read_text_tower,
-    register_embeddings,
     vit_of,
 )
 from patchioner.checkpoints.published.files import PublishedConfig, PublishedFiles
@@ -40,7 +34,7 @@ from patchioner.text import TextTower
 from tests.patchioner.checkpoints.published.test_decoders import naive_greedy, until_end
 from tests.support import published
 from tests.support.published import official_dinov2, talk2dino_state, write_config
-from tests.support.tiny import TEXTS, noise_photo, shaken, tiny_backbone, tiny_tower
+from tests.support.tiny import TEXTS, noise_photo, tiny_backbone, tiny_tower
 
 REGIONS = [
     Box(5, 5, 60, 40),
@@ -326,94 +320,3 @@ def test_clip_that_cannot_be_had(
     assert tower_of(tmp_path) is None
     ours = [record.levelname for record in caplog.records if record.name.startswith("patchioner")]
     assert ours == ["WARNING"] and "CLIP ViT-B-16 cannot be had" in caplog.text
-
-
-SMALL = {"depth": 2, "embed_dim": 48, "num_heads": 3}
-
-
-def backbone() -> TimmViT:
-    torch.manual_seed(0)
-    settings = Preprocessing("stretch", 56, 14)
-    return shaken(TimmViT("vit_small_patch14_reg4_dinov2", settings, overrides=SMALL))
-
-
-@pytest.fixture(scope="module")
-def features() -> PatchFeatures:
-    return backbone().encode([noise_photo()])[0]
-
-
-def through_memory(rows: Tensor) -> Tensor:
-    memory = torch.randn(30, 48, generator=torch.Generator().manual_seed(5))
-    return MemoryBank(memory).project(rows)
-
-
-def test_registers_are_the_tokens_between_cls_and_patches(features: PatchFeatures) -> None:
-    model = backbone()
-    pixels, _ = preprocess(noise_photo(), model.preprocessing)
-    with torch.no_grad():
-        tokens = model.vit.forward_features(pixels[None])[0]
-    torch.testing.assert_close(register_embeddings(features), tokens[1:5], rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize(("width", "slices"), [(48, 16), (384, 6), (768, 16)])
-def test_published_heads_are_slices_of_the_full_width(width: int, slices: int) -> None:
-    random = torch.Generator().manual_seed(0)
-    query = torch.randn(1, 12, 1, width // 12, generator=random)
-    keys = torch.randn(1, 12, 9, width // 12, generator=random)
-    found = published_heads(query, keys)
-    assert found is not None
-    flat_query, flat_keys = query[0, :, 0].flatten(), keys[0].transpose(0, 1).flatten(1)
-    for head, maps in enumerate(found[0]):
-        own = slice(head * width // slices, (head + 1) * width // slices)
-        expected = (flat_keys[:, own] @ flat_query[own] * 0.125).softmax(0)
-        torch.testing.assert_close(maps, expected, rtol=1e-4, atol=1e-6)
-
-
-def test_heads_and_attention_are_means_over_patches(features: PatchFeatures) -> None:
-    heads, attention = features.reference_heads, features.reference_attention
-    assert heads is not None and attention is not None
-    found = [*head_embeddings(features), attention_embedding(features)]
-    for weights, vector in zip([*heads, attention], found, strict=True):
-        expected = (weights[..., None] * features.tokens).mean(dim=(0, 1))
-        torch.testing.assert_close(vector, expected, rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.parametrize("after", [True, False])
-@pytest.mark.parametrize("context", ["cls", "attention"])
-@pytest.mark.parametrize(
-    ("kind", "alpha"),
-    [("orthogonal_projection", 1.0), ("orthogonal_projection", 0.5), ("contrastive_mask", 1.0)],
-)
-def test_cleaning_is_the_formula_token_by_token(
-    features: PatchFeatures, kind: Any, alpha: float, context: Any, after: bool
-) -> None:
-    before = features.tokens.clone()
-    cleaned = clean_features(
-        features, through_memory, kind, context=context, alpha=alpha, after_projection=after
-    )
-    own = features.cls if context == "cls" else attention_embedding(features)
-    assert own is not None
-    own = through_memory(own[None])[0] if after else own / own.norm()
-    for row, column in ((0, 0), (1, 3), (3, 2)):
-        token = features.tokens[row, column]
-        token = through_memory(token[None])[0] if after else token / token.norm()
-        if kind == "orthogonal_projection":
-            token = token - alpha * float(token @ own) / float(own @ own) * own
-        else:
-            token = token * (1 - own / (float(own @ own) ** 0.5 + 1e-6))
-        expected = token if after else through_memory(token[None])[0]
-        torch.testing.assert_close(cleaned.tokens[row, column], expected, rtol=1e-4, atol=1e-5)
-    assert torch.equal(features.tokens, before)
-    assert cleaned.geometry == features.geometry
-
-
-def test_what_a_backbone_does_not_have_is_refused() -> None:
-    torch.manual_seed(0)
-    bare = TimmViT("test_vit2", Preprocessing("stretch", 64, 16)).encode([noise_photo()])[0]
-    for missing in (register_embeddings, attention_embedding, head_embeddings):
-        with pytest.raises(OptionError):
-            missing(bare)
-    with pytest.raises(OptionError, match="CLS"):
-        clean_features(bare, through_memory, "contrastive_mask")
-    with pytest.raises(OptionError, match="soap"):
-        clean_features(bare, through_memory, "soap")  # type: ignore[arg-type]

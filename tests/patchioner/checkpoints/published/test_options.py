@@ -1,0 +1,244 @@
+"""Options of the authors' interface, number by number; the captions that come of them, by library and command."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from memory_bank import MemoryBank
+from patchioner import Box, Patchioner, Point, RegionSet, Trace, Weighting, WholeImage
+from patchioner.backbones import PatchFeatures, TimmViT, preprocess
+from patchioner.backbones.vit import published_heads
+from patchioner.base.errors import OptionError, RegionError
+from patchioner.checkpoints.folder import ModelSettings, Parts
+from patchioner.checkpoints.published.options import (
+    PublishedCaptioner,
+    PublishedOption,
+    attention_embedding,
+    clean_features,
+    double_pass,
+    head_embeddings,
+    register_embeddings,
+)
+from patchioner.cli.main import main
+from patchioner.geometry import Preprocessing
+from patchioner.regions import pool_regions
+from tests.support.tiny import noise_photo, shaken, tiny_decoder
+
+SMALL = {"depth": 2, "embed_dim": 48, "num_heads": 3}
+
+
+def backbone() -> TimmViT:
+    torch.manual_seed(0)
+    settings = Preprocessing("stretch", 56, 14)
+    return shaken(TimmViT("vit_small_patch14_reg4_dinov2", settings, overrides=SMALL))
+
+
+@pytest.fixture(scope="module")
+def features() -> PatchFeatures:
+    return backbone().encode([noise_photo()])[0]
+
+
+def through_memory(rows: Tensor) -> Tensor:
+    memory = torch.randn(30, 48, generator=torch.Generator().manual_seed(5))
+    return MemoryBank(memory).project(rows)
+
+
+def test_registers_are_the_tokens_between_cls_and_patches(features: PatchFeatures) -> None:
+    model = backbone()
+    pixels, _ = preprocess(noise_photo(), model.preprocessing)
+    with torch.no_grad():
+        tokens = model.vit.forward_features(pixels[None])[0]
+    torch.testing.assert_close(register_embeddings(features), tokens[1:5], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("width", "slices"), [(48, 16), (384, 6), (768, 16)])
+def test_published_heads_are_slices_of_the_full_width(width: int, slices: int) -> None:
+    random = torch.Generator().manual_seed(0)
+    query = torch.randn(1, 12, 1, width // 12, generator=random)
+    keys = torch.randn(1, 12, 9, width // 12, generator=random)
+    found = published_heads(query, keys)
+    assert found is not None
+    flat_query, flat_keys = query[0, :, 0].flatten(), keys[0].transpose(0, 1).flatten(1)
+    for head, maps in enumerate(found[0]):
+        own = slice(head * width // slices, (head + 1) * width // slices)
+        expected = (flat_keys[:, own] @ flat_query[own] * 0.125).softmax(0)
+        torch.testing.assert_close(maps, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_heads_and_attention_are_means_over_patches(features: PatchFeatures) -> None:
+    heads, attention = features.reference_heads, features.reference_attention
+    assert heads is not None and attention is not None
+    found = [*head_embeddings(features), attention_embedding(features)]
+    for weights, vector in zip([*heads, attention], found, strict=True):
+        expected = (weights[..., None] * features.tokens).mean(dim=(0, 1))
+        torch.testing.assert_close(vector, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("after", [True, False])
+@pytest.mark.parametrize("context", ["cls", "attention"])
+@pytest.mark.parametrize(
+    ("kind", "alpha"),
+    [("orthogonal_projection", 1.0), ("orthogonal_projection", 0.5), ("contrastive_mask", 1.0)],
+)
+def test_cleaning_is_the_formula_token_by_token(
+    features: PatchFeatures, kind: Any, alpha: float, context: Any, after: bool
+) -> None:
+    before = features.tokens.clone()
+    cleaned = clean_features(
+        features, through_memory, kind, context=context, alpha=alpha, after_projection=after
+    )
+    own = features.cls if context == "cls" else attention_embedding(features)
+    assert own is not None
+    own = through_memory(own[None])[0] if after else own / own.norm()
+    for row, column in ((0, 0), (1, 3), (3, 2)):
+        token = features.tokens[row, column]
+        token = through_memory(token[None])[0] if after else token / token.norm()
+        if kind == "orthogonal_projection":
+            token = token - alpha * float(token @ own) / float(own @ own) * own
+        else:
+            token = token * (1 - own / (float(own @ own) ** 0.5 + 1e-6))
+        expected = token if after else through_memory(token[None])[0]
+        torch.testing.assert_close(cleaned.tokens[row, column], expected, rtol=1e-4, atol=1e-5)
+    assert torch.equal(features.tokens, before)
+    assert cleaned.geometry == features.geometry
+
+
+def test_what_a_backbone_does_not_have_is_refused() -> None:
+    torch.manual_seed(0)
+    bare = TimmViT("test_vit2", Preprocessing("stretch", 64, 16)).encode([noise_photo()])[0]
+    for missing in (register_embeddings, attention_embedding, head_embeddings):
+        with pytest.raises(OptionError):
+            missing(bare)
+    with pytest.raises(OptionError, match="CLS"):
+        clean_features(bare, through_memory, "contrastive_mask")
+    with pytest.raises(OptionError, match="soap"):
+        clean_features(bare, through_memory, "soap")  # type: ignore[arg-type]
+
+
+# Boxes in pixels of a photo of 56 x 56, which the backbone sees as it is: 4 x 4 patches of 14.
+SQUARE = noise_photo(56, 56)
+REFERENCE = Weighting("gaussian", 0.5, "reference")
+
+
+def through_the_last_block(features: PatchFeatures, patches: Tensor) -> tuple[Tensor, Tensor]:
+    """Outputs at CLS and at patches (n, dim) of timm's own block behind CLS and registers."""
+    assert features.cls is not None and features.registers is not None
+    with torch.no_grad():
+        given = torch.cat([features.cls[None], features.registers, patches])
+        found = backbone().vit.blocks[-1](given[None])[0]
+    return found[0], found[5:]
+
+
+@pytest.mark.parametrize("reading", ["avg", "cls", "gaussian_avg"])
+def test_a_double_pass_reads_width_and_height_as_a_corner(reading: Any) -> None:
+    features = backbone().encode([SQUARE])[0]
+    # x 15, y 1, width 30, height 40: columns 15 // 14 .. 30 // 14, rows 1 // 14 .. 40 // 14.
+    (found,) = double_pass(backbone(), features, [Box(15, 1, 45, 41)], reading, REFERENCE)
+    patches = features.tokens[0:3, 1:3].flatten(0, 1)
+    if reading == "gaussian_avg":
+        v, u = torch.meshgrid(torch.linspace(-1, 1, 3), torch.linspace(-1, 1, 2), indexing="ij")
+        gaussian = torch.exp(-(u**2 + v**2) / 0.5)
+        patches = patches * (gaussian / gaussian.sum()).flatten()[:, None]
+    whole, outputs = through_the_last_block(features, patches)
+    expected = whole if reading == "cls" else outputs.mean(dim=0)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_double_pass_of_exact_coverage_takes_the_patches_of_the_region() -> None:
+    features = backbone().encode([SQUARE])[0]
+    found = double_pass(backbone(), features, [Box(15, 1, 41, 27), Point(30, 30)])
+    inside = (features.tokens[0:2, 1:3], features.tokens[2:3, 2:3])
+    for row, patches in zip(found, inside, strict=True):
+        expected = through_the_last_block(features, patches.flatten(0, 1))[1].mean(dim=0)
+        torch.testing.assert_close(row, expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(RegionError, match="corners that are empty"):
+        double_pass(backbone(), features, [Box(30, 30, 50, 50)], weighting=REFERENCE)
+    head = TimmViT("test_vit", Preprocessing("stretch", 64, 16), head={"type": "standardise"})
+    with pytest.raises(OptionError, match="visual head"):
+        double_pass(head, features, [Point(1, 1)])
+
+
+def test_the_map_of_one_published_head_weighs_a_whole_image(features: PatchFeatures) -> None:
+    heads = head_embeddings(features)
+    for head in (0, 15):
+        weighting = Weighting("attention", rounding="reference", head=head)
+        found = pool_regions(features, [WholeImage()], weighting)[0]
+        torch.testing.assert_close(found, heads[head], rtol=1e-4, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def parts() -> Parts:
+    memory = torch.randn(30, 48, generator=torch.Generator().manual_seed(5))
+    settings = ModelSettings("published", Weighting(rounding="reference"))
+    return Parts(backbone(), tiny_decoder(dim=48), MemoryBank(memory), None, settings)
+
+
+def model(parts: Parts, option: str) -> PublishedCaptioner:
+    return PublishedCaptioner(parts, PublishedOption.of(option), device="cpu")
+
+
+def said(model: Patchioner, embeddings: Tensor) -> list[str]:
+    decoder, decode = model.parts.decoder, model.settings.decode
+    return [one.text for one in decoder.generate(embeddings, decode, model.parts.bank)]
+
+
+@pytest.mark.parametrize(
+    ("option", "embed", "count"),
+    [("registers", register_embeddings, 4), ("heads", head_embeddings, 16)],
+)
+def test_each_register_and_each_head_has_a_caption(
+    parts: Parts, features: PatchFeatures, option: str, embed: Any, count: int
+) -> None:
+    captioner = model(parts, option)
+    found = captioner.caption(noise_photo())
+    assert [one.text for one in found] == said(captioner, through_memory(embed(features)))
+    assert [one.region for one in found] == [WholeImage()] * count
+
+
+def test_cleaned_boxes_are_projected_once_and_sets_twice(
+    parts: Parts, features: PatchFeatures
+) -> None:
+    captioner = model(parts, "orthogonal_projection,alpha=0.5,context=attention")
+    cleaned = clean_features(
+        features, through_memory, "orthogonal_projection", context="attention", alpha=0.5
+    )
+    box = Box(5, 5, 60, 40)
+    once, twice = [box, Point(9, 9)], [RegionSet([box]), Trace([(9, 9)]), WholeImage()]
+    weighting = parts.settings.weighting
+    expected = torch.cat(
+        [
+            pool_regions(cleaned, once, weighting),
+            through_memory(pool_regions(cleaned, twice, weighting)),
+        ]
+    )
+    found = captioner.embed_regions(features, [*once, *twice])
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    texts = [one.text for one in captioner.caption(features, [*once, *twice])]
+    assert texts == said(captioner, expected)
+    again = pickle.loads(pickle.dumps(captioner.to("cpu")))
+    assert [one.text for one in again.caption(features, [*once, *twice])] == texts
+
+
+def test_the_command_captions_by_an_option(
+    parts: Parts, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Patchioner(parts, device="cpu").save_pretrained(tmp_path / "model", storage="fp32")
+    SQUARE.save(tmp_path / "p.png")
+    command = ["caption", str(tmp_path / "p.png"), "--model", str(tmp_path / "model"), "--json"]
+    command += ["--device", "cpu", "--weighting"]
+    assert main([*command, "registers"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["captions"]) == 4
+    command[1:1] = ["--box", "15,1,45,41"]
+    assert main([*command, "double_pass,reading=cls"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["captions"]
+    expected = model(parts, "double_pass,reading=cls").caption(SQUARE, [Box(15, 1, 45, 41)])[0]
+    assert found["text"] == expected.text and found["region"] == {"box": [15, 1, 45, 41]}
+    for wrong in ("soap", "heads", "heads,alpha=x", "heads,who=me", "double_pass,reading=x"):
+        assert main([*command, wrong]) == 2
