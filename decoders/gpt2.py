@@ -115,9 +115,10 @@ class KeyValueCache:
         count = int(rows.shape[0])
         read = self._block[:, :, : self.length]
         if count > self._block.shape[3]:
-            shape = (*self._block.shape[:3], count, *self._block.shape[4:])
+            room = count + count // 4  # where rows grow little by little
+            shape = (*self._block.shape[:3], room, *self._block.shape[4:])
             self._block = self._block.new_empty(shape)
-            self._block[:, :, : self.length] = read.index_select(3, rows)
+            self._block[:, :, : self.length, :count] = read.index_select(3, rows)
         else:
             places = (rows != torch.arange(count, device=rows.device)).nonzero().squeeze(1)
             if len(places):

@@ -6,6 +6,7 @@ import hashlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -56,7 +57,7 @@ def generate(
         return []
     parts = [embeddings]
     if guide is not None:
-        network = GuidedNetwork(network, vocabulary, guide)
+        network = GuidedNetwork(SharedRows(network), vocabulary, guide)
         parts += [guide.around, guide.evidence]
     rows = torch.cat([part.detach().to(device, torch.float32) for part in parts], dim=1)
     distinct, places = distinct_rows(rows)
@@ -80,6 +81,58 @@ def distinct_rows(embeddings: Tensor) -> tuple[Tensor, list[int]]:
     firsts = {key: index for index, key in reversed(list(enumerate(keys)))}
     order = {key: place for place, key in enumerate(dict.fromkeys(keys))}
     return embeddings[[firsts[key] for key in order]], [order[key] for key in keys]
+
+
+class SharedRows:
+    """A network of the same interface that reads rows once that are alike: equal embeddings, then equal tokens.
+
+    Of guided captions a third are: many regions of a photo have the same surroundings, and captions begin alike.
+    """
+
+    def __init__(self, network: StepNetwork) -> None:
+        self._network = network
+        self.max_tokens, self.head = network.max_tokens, network.head
+        self.row_bytes = network.row_bytes
+
+    def start(self, embeddings: Tensor, max_tokens: int) -> tuple[Tensor, _SharedCache]:
+        """Read (n, dim) embeddings; see `StepNetwork`."""
+        distinct, places = distinct_rows(embeddings)
+        states, cache = self._network.start(distinct, max_tokens)
+        rows = torch.tensor(places, device=embeddings.device)
+        return states[rows], _SharedCache(cache, rows)
+
+    def step(self, tokens: Tensor, cache: _SharedCache) -> Tensor:
+        """Read (n,) tokens; see `StepNetwork`."""
+        alike = torch.stack([cache.rows, tokens], dim=1)
+        distinct, places = alike.unique(dim=0, return_inverse=True)
+        order = _kept_in_place(distinct[:, 0])
+        sources, words = distinct[order].unbind(1)
+        cache.read.select(sources)
+        cache.rows = order.argsort()[places]
+        return self._network.step(words, cache.read)[cache.rows]
+
+
+@dataclass
+class _SharedCache:
+    """What was read of distinct rows, and which of them each row is, (n,) int64."""
+
+    read: Any
+    rows: Tensor
+
+    def select(self, rows: Tensor) -> None:
+        self.rows = self.rows[rows]
+
+
+def _kept_in_place(sources: Tensor) -> Tensor:
+    """An order of rows of sorted sources (m,) in which the first of each source is at its place, where there is one."""
+    count = len(sources)
+    stays = (sources < count) & (sources != sources.roll(1))
+    stays[:1] = sources[:1] < count
+    order, free = torch.empty_like(sources), torch.ones_like(stays)
+    order[sources[stays]] = stays.nonzero().squeeze(1)
+    free[sources[stays]] = False
+    order[free] = (~stays).nonzero().squeeze(1)
+    return order
 
 
 def rows_per_batch(network: StepNetwork, options: DecodeOptions) -> int:

@@ -24,6 +24,7 @@ def guided(rows: int = 6, contrast: float = 0.7) -> tuple[PrefixGPT2Decoder, Ten
     decoder = tiny_decoder(seed=3)
     draw = torch.Generator().manual_seed(1)
     embeddings, around = torch.randn(2, rows, decoder.embedding_dim, generator=draw)
+    around[1::2] = around[0]  # regions of one photo, whose surroundings are read once
     evidence = 3 * torch.randn(rows, 4, generator=draw)
     return decoder, embeddings, Guide(around, WORDS, evidence, contrast)
 
