@@ -17,10 +17,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.command import command_parser, report, run_command, settings_from, write_reports
+from benchmarks.command import command_parser, run_command
 from benchmarks.data import TASK_NAMES
 from benchmarks.report import REPORT_FILE
-from benchmarks.run import Run, execute
+from benchmarks.run import Run, execute, report, write_reports
+from benchmarks.settings import settings_from
 from patchioner.base.errors import OptionError, UnknownNameError
 from patchioner.base.files import atomic_path
 from patchioner.base.optional import require

@@ -11,7 +11,7 @@ import os
 import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,98 +19,15 @@ import numpy as np
 
 from benchmarks.data import BenchmarkDataError, Sample, task_named
 from benchmarks.metrics.caption import NGram, count_ngrams, tokenize
-from decoders import DecodeOptions
+from benchmarks.settings import RunSettings, options_of, weighting_of
 from memory_bank import MemoryBank
-from patchioner import Patchioner, Weighting
+from patchioner import Patchioner
 from patchioner.base.errors import OptionError
 from patchioner.regions import WholeImage
 
 Samples = tuple[Sample, ...]
 LoadModel = Callable[[str, str], Patchioner]
 """Makes a model from (name, device)."""
-
-
-# These decide how captions are scored, or where files lie; what is said is the same.
-_SCORING = frozenset((
-    "metrics", "java", "rounds", "baselines", "data", "images", "references", "clip_score", "pac_score",
-))  # fmt: skip
-KIND_OF_TASK = {
-    "trace": "trace", "dense": "box", "region_set": "region_set", "image": "whole_image",
-}  # fmt: skip
-"""The kind of region, as a model's settings name it, that each task asks about."""
-
-
-@dataclass(frozen=True)
-class RunSettings:
-    """Everything that one run is asked for. None stands for what the model itself says.
-
-    Attributes:
-        task, model: "trace", "dense", "region_set", "image" or "objects"; shipped name, folder, YAML file or hub id.
-        data, images, references: the annotations, the folder of photos, and the file of references if it is another.
-        weighting, variance, rounding: of the model's settings.
-        beam: of decoding; 1 is greedy.
-        crop: caption each region's crop instead of pooling patches.
-        strict, limit: refuse a malformed row instead of skipping it; only the first samples of the file.
-        baselines, clip_model: names of baselines to run beside the model; the model of the baseline "clip".
-        seed: of every random choice: baselines, bootstrap, the weighting's centre at variance 0.
-        batch: photos whose regions are decoded together.
-        metrics, java, rounds: further ones, as "module:function"; whether the official ones run; bootstrap resamples.
-        clip_score, pac_score: "ARCHITECTURE=FILE" of the weights that CLIP-S and PAC-S are made with.
-    """
-
-    task: str
-    model: str = "patchioner-mini"
-    data: str = ""
-    images: str = ""
-    references: str | None = None
-    weighting: str | None = None
-    variance: float | None = None
-    rounding: str | None = None
-    beam: int | None = None
-    crop: bool = False
-    strict: bool = False
-    limit: int | None = None
-    baselines: tuple[str, ...] = ()
-    clip_model: str | None = None
-    seed: int = 0
-    batch: int = 16
-    device: str = "cpu"
-    metrics: tuple[str, ...] = ()
-    java: str = "auto"
-    rounds: int = 2000
-    clip_score: str | None = None
-    pac_score: str | None = None
-
-    def deciding(self) -> dict[str, Any]:
-        """The settings that predictions depend on: a run resumes only under the same ones.
-
-        Files count by their content, which is fingerprinted beside them, not by where they lie.
-        """
-        return {key: value for key, value in vars(self).items() if key not in _SCORING}
-
-
-def weighting_of(model: Patchioner, settings: RunSettings) -> Weighting | None:
-    """The model's own weighting with what the run changes; None where it changes nothing."""
-    changes = {
-        "kind": settings.weighting, "variance": settings.variance, "rounding": settings.rounding
-    }  # fmt: skip
-    given: dict[str, Any] = {key: value for key, value in changes.items() if value is not None}
-    if not given:
-        return None
-    if settings.seed:
-        given["seed"] = settings.seed
-    own = model.settings.kinds.get(KIND_OF_TASK.get(settings.task, ""))
-    weighting = None if own is None else own.weighting
-    return Weighting(**(asdict(weighting or model.settings.weighting) | given))
-
-
-def options_of(model: Patchioner, settings: RunSettings) -> DecodeOptions | None:
-    """The model's own decoding options with what the run changes; None where it changes nothing."""
-    if settings.beam is None:
-        return None
-    if settings.beam == 1:
-        return replace(model.settings.decode, strategy="greedy")
-    return replace(model.settings.decode, strategy="beam", beam_width=settings.beam)
 
 
 @dataclass(frozen=True)
@@ -242,9 +159,6 @@ def baseline(name: str, model: Patchioner, settings: RunSettings, load: LoadMode
         typical = most_typical(texts, seed=seed)
         return sentences(lambda sample: typical)
     return sentences(lambda sample: texts[int(generator(seed, sample.id).integers(len(texts)))])
-
-
-BASELINES = ("whole", "crop", "nearest", "majority", "random", "oracle", "clip")
 
 
 def generator(seed: int, sample_id: str) -> np.random.Generator:

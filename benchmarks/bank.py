@@ -22,7 +22,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks.command import as_json, command_parser, natural, positive, run_command
+from benchmarks.command import (
+    as_json,
+    command_parser,
+    markdown_table,
+    natural,
+    positive,
+    run_command,
+)
 from benchmarks.data import SAMPLE
 from benchmarks.run import machine, versions
 from benchmarks.speed import clocked, time_function
@@ -121,18 +128,17 @@ class Line:
     milliseconds: dict[int, float]
     build_seconds: float | None = None
     index_mb: float | None = None
-    mass: float | None = None
-    least_mass: float | None = None
+    mass: float = 1.0
+    least_mass: float = 1.0
     changed: float | None = None
 
-    def cells(self) -> str:
+    def cells(self) -> list[str]:
         """A row of the Markdown table."""
-        mass = "" if self.mass is None else f"{self.mass:.4f} ({self.least_mass:.4f})"
         changed = "" if self.changed is None else f"{100 * self.changed:.1f} %"
         numbers = [*self.milliseconds.values(), self.build_seconds, self.index_mb]
         shown = ["" if number is None else f"{number:,.1f}" for number in numbers]
-        cells = [f"{self.rows:,}", self.source, self.way, *shown, mass, changed]
-        return f"| {' | '.join(cells)} |\n"
+        mass = f"{self.mass:.4f} ({self.least_mass:.4f})"
+        return [f"{self.rows:,}", self.source, self.way, *shown, mass, changed]
 
 
 def measure(bank: MemoryBank, source: Source, options: argparse.Namespace) -> Iterator[Line]:
@@ -144,7 +150,7 @@ def measure(bank: MemoryBank, source: Source, options: argparse.Namespace) -> It
         found = {n: time_function("", one, rounds=options.rounds) for n, one in clocks.items()}
         return {size: 1e3 * timing.median for size, timing in found.items()}
 
-    yield Line(name, count, "exact", times(bank.project), mass=1.0, least_mass=1.0)
+    yield Line(name, count, "exact", times(bank.project))
     if not options.kind or options.top_k >= count:
         return
     wanted = None if source.decode is None else source.decode(bank.project(queries))
@@ -189,19 +195,18 @@ def main(argv: Sequence[str] | None = None, *, model: Patchioner | None = None) 
 
 
 def _work(options: argparse.Namespace, model: Patchioner | None) -> None:
-    lines = []
+    lines = [
+        line
+        for source in sources(options, model)
+        for rows in options.rows
+        for line in measure(source.bank(rows, options.storage), source, options)
+    ]
     sizes = [f"{n:,} {'query' if n == 1 else 'queries'}, ms" for n in options.queries]
     names = ["rows", "of", "way", *sizes, "built, s", "index, MiB"]
     names += ["mass kept (least)", "captions changed"]
-    sys.stdout.write(f"| {' | '.join(names)} |\n|{'---|' * len(names)}\n")
-    for source in sources(options, model):
-        for rows in options.rows:
-            for line in measure(source.bank(rows, options.storage), source, options):
-                lines.append(line)
-                sys.stdout.write(line.cells())
-                sys.stdout.flush()
     sys.stdout.write(
-        f"\nCPU, {torch.get_num_threads()} thread(s), rows in {options.storage}, medians of {options.rounds} calls. "
+        f"{markdown_table(names, [line.cells() for line in lines])}\n"
+        f"CPU, {torch.get_num_threads()} thread(s), rows in {options.storage}, medians of {options.rounds} calls. "
         f"Ways other than exact take the {options.top_k} nearest rows; mass kept is their share of the full softmax at "
         "temperature 0.01, mean and least over the queries. The index comes on top of the bank.\n"
     )

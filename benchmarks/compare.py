@@ -26,7 +26,7 @@ from benchmarks.answerers import FILE, read_predictions
 from benchmarks.command import CIDER_WARNING, figure, markdown_table, with_interval
 from benchmarks.data import TASK_NAMES, BenchmarkDataError, task_named
 from benchmarks.metrics.regions import summarize
-from benchmarks.run import BASELINE_FOLDER, FORMAT, RESULTS_FILE, VERSION
+from benchmarks.run import BASELINE_FOLDER, FORMAT, HIDDEN, RESULTS_FILE, SHOWN, VERSION
 from benchmarks.scoring import MAP_ROUNDS, Interval, dense_matches, stem_f_measure
 from patchioner.base.errors import CheckpointError, OptionError
 from patchioner.base.files import read_json
@@ -254,8 +254,8 @@ def _dense_map(first: MeasuredRun, second: MeasuredRun) -> tuple[Interval, str]:
 def in_order(metrics: Iterable[str]) -> list[str]:
     """Metrics in the order of the terminal's table, without those that say little."""
     there = list(dict.fromkeys(metrics))
-    first = [name for name in command.SHOWN if name in there]
-    hidden = {*command.SHOWN, *command.HIDDEN} - {"unique_captions"}
+    first = [name for name in SHOWN if name in there]
+    hidden = {*SHOWN, *HIDDEN} - {"unique_captions"}
     return first + [name for name in there if name not in hidden]
 
 

@@ -102,16 +102,16 @@ class Task:
     read: Callable[..., Reading]
     clip_crops: bool = False
 
-    def files(self, data: Path, images: Path | None = None) -> tuple[Path, Path]:
+    def files(self, data: Path, images: str | Path | None = None) -> tuple[Path, Path]:
         """(annotations, folder of photos) of a data folder, or of an annotation file with its folder of photos."""
         if data.is_dir():
-            return data / "annotations" / self.file, images or data / "photos"
+            return data / "annotations" / self.file, Path(images or data / "photos")
         if images is None:
             raise BenchmarkDataError(
                 f"{data} is no folder with annotations/ and photos/: give one as --data, or the folder of the photos of"
                 " this file as --images"
             )
-        return data, images
+        return data, Path(images)
 
 
 def task_named(name: str) -> Task:

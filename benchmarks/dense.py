@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import data
-from benchmarks.command import run_task
 from benchmarks.data import BenchmarkDataError, PhotoFolder, Reading, Rows, Sample, Task
+from benchmarks.run import run_task
 
 FORM = '{"images": [{id, file_name}], "annotations": [{image_id, bbox: [x1, y1, x2, y2], caption}]}'
 

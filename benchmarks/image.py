@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import data
-from benchmarks.command import run_task
 from benchmarks.data import BenchmarkDataError, PhotoFolder, Reading, Rows, Sample, Task
+from benchmarks.run import run_task
 from patchioner.regions import WholeImage
 
 FORM = '{"images": [{id, file_name}], "annotations": [{image_id, caption}]}'

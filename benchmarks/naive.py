@@ -1,13 +1,12 @@
 """The two sides of a comparison of speed: the published way, written plainly, and ours, on the same random weights.
 
-The published way: per image one backbone pass, and attention maps whether asked for or not; boxes four at a time; for
-each four the whole memory bank normalised into a copy, all similarities and their softmax in memory; 30 decoding steps,
-whatever has ended, all positions read again at each, logits at all positions, a softmax over the vocabulary before the
-argmax; the text is cut at the end token. Left out, in its favour: the extra caption of the CLS token, the key-value
-cache that it fills and never reads, scores, and attention without a fused kernel.
+The published way: boxes four at a time; for each four the whole memory bank normalised into a copy, all similarities
+and their softmax in memory; 30 decoding steps, whatever has ended, all positions read again at each, logits at all
+positions, a softmax over the vocabulary before the argmax; the text is cut at the end token. Left out, in its favour:
+attention maps that nobody asked for, the extra caption of the CLS token, the key-value cache that it fills and never
+reads, scores, and attention without a fused kernel.
 
-Weights are made so that tokens tell patches apart, captions tell regions apart, and captions end nowhere or where
-COCO's do: what initial weights hide.
+Weights are made so that tokens tell patches apart and captions tell regions apart, which initial weights hide.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +40,7 @@ from patchioner.regions import Box, Weighting, pool_regions
 
 CHUNK, STEPS, TEMPERATURE = 4, 30, 0.01
 PUBLISHED = Weighting(rounding="reference")  # of boxes: both ends of their floored patches included
-_HEADS, _SCALE = 16, 0.125  # assumed for every width but ViT-S's, though ViT-B has 12 heads
 OPTIONS = DecodeOptions(max_tokens=STEPS, scores=False)  # nor does the published way give any
-CAPTION_TOKENS = 12  # where captions of COCO end, on average, the end token included
-_RISE = 0.25  # of the end token's logit for each position, in standard deviations of a logit
 _CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 _BLOCK = 65536
 
@@ -68,40 +65,6 @@ class NaiveDecoder:
         """The tokens up to the first end token, which is kept."""
         ids = tuple(token_ids)
         return ids[: ids.index(self._end) + 1] if self._end in ids else ids
-
-
-Extras = tuple[Tensor, Tensor, Tensor]
-
-
-@torch.inference_mode()
-def encode(backbone: Any, image: Image.Image) -> tuple[PatchFeatures, Extras]:
-    """One backbone pass over an upright RGB image, and the attention extras."""
-    caught: list[Tensor] = []
-    hook = backbone.vit.blocks[-1].attn.qkv.register_forward_hook(
-        lambda module, inputs, output: caught.append(output)
-    )
-    try:
-        (features,) = backbone.encode([image])
-    finally:
-        hook.remove()  # the published hook stays for ever, which costs nothing
-    patches = features.tokens.flatten(0, 1)
-    return features, attention_extras(caught[0], patches, int(backbone.vit.num_prefix_tokens))
-
-
-def attention_extras(projected: Tensor, patches: Tensor, prefix: int) -> Extras:
-    """Derived of the last block's queries, keys and values (1, tokens, 3 * width) on every forward: the softmax over
-    patches of the heads' mean logits (patches,); the mean over patches of map x token (dim,); the same of each head's
-    own map (16, dim).
-    """
-    count, width = projected.shape[1], projected.shape[2] // 3
-    parts = projected.reshape(1, count, 3, _HEADS, width // _HEADS).permute(2, 0, 3, 1, 4)
-    query, keys = parts[0] * _SCALE, parts[1]
-    logits = query[:, :, 0:1] @ keys[:, :, prefix:].transpose(-2, -1)  # (1, 16, 1, patches)
-    mean_map = logits.mean(dim=1).softmax(dim=-1)[0, 0]
-    head_maps = logits[:, :, 0].softmax(dim=-1)  # (1, 16, patches)
-    averaged = (mean_map[:, None] * patches).mean(dim=0)
-    by_head = (head_maps[..., None] * patches[None, None]).mean(dim=2)[0]
-    return mean_map, averaged, by_head
 
 
 def project(queries: Tensor, rows: Tensor, temperature: float = TEMPERATURE) -> Tensor:
@@ -190,13 +153,13 @@ class Published:
 
     def token_ids(self, image: Image.Image, boxes: Sequence[Box]) -> list[tuple[int, ...]]:
         """Tokens of each box's caption, up to the end token, of no more boxes than `run` says."""
-        features, _ = encode(self.backbone, image)
+        (features,) = self.backbone.encode([image])
         return [ids for part in self._parts(boxes) for ids in self._caption(features, part)]
 
     def seconds(self, image: Image.Image, boxes: Sequence[Box]) -> float:
         """How long captioning takes, scaled by the number of chunks."""
         started = time.perf_counter()
-        features, _ = encode(self.backbone, image)
+        (features,) = self.backbone.encode([image])
         first = time.perf_counter() - started
         return first + self.in_chunks(boxes, lambda part: self._caption(features, part))()
 
@@ -230,10 +193,8 @@ def check_equal(
     """
     for box, (one, other) in enumerate(zip(ours, published, strict=False)):
         if one != other:
-            place = next(
-                (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b),
-                min(len(one), len(other)),
-            )
+            pairs = enumerate(zip_longest(one, other))
+            place = next(at for at, (mine, theirs) in pairs if mine != theirs)
             raise PatchionerError(
                 f"{what}: caption {box} differs from the published way's at token {place} "
                 f"({one[place : place + 3]} against {other[place : place + 3]}), so their times cannot be compared: "
@@ -282,8 +243,8 @@ def build_random_backbone(shapes: Shapes, *, seed: int = 0) -> TimmViT:
 
 
 @torch.no_grad()
-def build_random_decoder(shapes: Shapes, *, ends: bool = False, seed: int = 0) -> PrefixGPT2Decoder:
-    """A decoder of the published form; with `ends`, captions end after about 12 tokens, as COCO's do, else never."""
+def build_random_decoder(shapes: Shapes, *, seed: int = 0) -> PrefixGPT2Decoder:
+    """A decoder of the published form, whose captions never end."""
     tokenizer: Any
     if shapes.vocabulary is None:
         texts = "a red bus on a street", "two dogs play in the snow", "a bowl of fruit on a table"
@@ -307,35 +268,4 @@ def build_random_decoder(shapes: Shapes, *, ends: bool = False, seed: int = 0) -
     words = network.transformer.wte.weight
     words[[tokenizer.end_id, tokenizer.start_id, *tokenizer.unwritable_ids]] = 0.0
     words[tokenizer.vocab_size :] = 0.0
-    if ends:
-        _end_after(network, tokenizer, seed=seed)
     return PrefixGPT2Decoder(network, tokenizer)
-
-
-def _end_after(network: Any, tokenizer: Any, *, seed: int) -> None:
-    """Make the end token's logit rise from step to step, past the others' best at about `CAPTION_TOKENS`.
-
-    One coordinate of the hidden state is given to the position alone: nothing else writes it, and only the end token
-    reads it.
-    """
-    body = network.transformer
-    for name, parameter in network.named_parameters():
-        if name.endswith(("c_proj.weight", "c_proj.bias", "prefix.weight", "prefix.bias")):
-            parameter[0] = 0.0
-    body.wte.weight[:, 0] = body.wpe.weight[:, 0] = 0.0
-    # Of captions of random vectors: the deviation of states before the last norm; the logits' best and deviation.
-    generator = torch.Generator().manual_seed(seed + 2)
-    prefixes = torch.randn(8, network.config.embedding_dim, generator=generator)
-    prefixes = functional.normalize(prefixes, dim=1)
-    naive = NaiveDecoder(PrefixGPT2Decoder(network, tokenizer))
-    inputs: list[Tensor] = []
-    hook = body.ln_f.register_forward_pre_hook(lambda module, given: inputs.append(given[0]))
-    words = torch.tensor(naive.token_ids(prefixes, CAPTION_TOKENS))
-    logits: Tensor = network.logits(network(prefixes, words))
-    hook.remove()
-    best = float(logits.amax(dim=-1).mean())
-    steps = torch.arange(network.config.positions, dtype=torch.float32)
-    wanted = best + _RISE * float(logits.std()) * (steps - (CAPTION_TOKENS - 1))
-    scale = float(inputs[0].std(dim=-1).mean())
-    body.wpe.weight[:, 0] = scale * wanted / best  # about `wanted / best` after the last norm
-    body.wte.weight[tokenizer.end_id, 0] = best

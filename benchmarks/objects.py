@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import data
-from benchmarks.command import run_task
 from benchmarks.data import BenchmarkDataError, PhotoFolder, Reading, Rows, Sample, Task
 from benchmarks.metrics.regions import SYNONYMS
+from benchmarks.run import run_task
 
 FORM = '[{"file_name", "image_id", "boxes": [{"xyxy": [x1, y1, x2, y2], "name"}, ...]}, ...]'
 MIN_AREA_SHARE = 0.02

@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks import data
-from benchmarks.command import run_task
 from benchmarks.data import BenchmarkDataError, PhotoFolder, Reading, Rows, Sample, Task
+from benchmarks.run import run_task
 from patchioner.regions import RegionSet
 
 FORM = '{image id: {"caption[\\ncaption...]": [[x1, y1, x2, y2], ...]}}'

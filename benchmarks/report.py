@@ -8,12 +8,10 @@ The same runs and photos give the same bytes: it holds no date, and no path but 
 from __future__ import annotations
 
 import argparse
-import base64
-import io
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -27,14 +25,12 @@ from benchmarks.data import TASK_NAMES, task_named
 from benchmarks.scoring import ONE_REFERENCE, draw_region
 from patchioner.base.errors import ImageError
 from patchioner.base.files import atomic_path
-from patchioner.images import load_image
-from patchioner.markup import Child, Markup, element
+from patchioner.images import data_url, load_image
+from patchioner.markup import Child, Markup, element, folded, page, table
 
 REPORT_FILE = "report.html"
 SHOWN_SAMPLES, SHOWN_REFERENCES, SHOWN_ROWS, SHOWN_NOTES = 6, 5, 200, 5
 CSS = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
-# The page itself forbids every request; what it shows is inside it.
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _OF_SAME = "is what the same caption for all regions gets"
 MEANINGS = {
     "repeated_pairs": "how often two regions of one photo get the same caption; low is good",
@@ -47,27 +43,6 @@ MEANINGS = {
 }
 """What the regional scores say, none of which a published table has."""
 LONG_SIDE, QUALITY = 448, 78
-
-
-def table(
-    caption: Child, head: Iterable[Child], rows: Iterable[Iterable[Child]], class_: str | None = None
-) -> Markup:  # fmt: skip
-    """A table whose first column names its rows, in a frame that scrolls sideways where it is too wide."""
-    body = [
-        element(
-            "tr",
-            [element("td", cell) if at else element("th", cell, scope="row") for at, cell in enumerate(row)],
-        )
-        for row in rows
-    ]  # fmt: skip
-    whole = element(
-        "table",
-        element("caption", element("span", caption)),
-        element("thead", element("tr", [element("th", cell, scope="col") for cell in head])),
-        element("tbody", body),
-        class_=class_,
-    )
-    return element("div", whole, class_="scroll", tabindex="0")
 
 
 class Gallery:
@@ -111,9 +86,8 @@ class Gallery:
 
     def _store(self, key: str, image: Image.Image) -> None:
         image.thumbnail((LONG_SIDE, LONG_SIDE), Image.Resampling.LANCZOS)
-        buffer, name = io.BytesIO(), f"photo-{len(self._names) + 1}"
-        image.save(buffer, "JPEG", quality=QUALITY, optimize=True)
-        data = f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+        name = f"photo-{len(self._names) + 1}"
+        data = data_url(image, quality=QUALITY)
         self._names[key] = name, f"0 0 {image.width} {image.height}"
         self._stored.append(
             element("image", id=name, width=image.width, height=image.height, href=data)
@@ -159,17 +133,9 @@ def report_html(runs: Sequence[MeasuredRun], gallery: Gallery) -> str:
     sections = [_task(n, [run for run in runs if run.task == n], gallery) for n in tasks]
     links = [element("li", element("a", title, href=f"#{key}")) for key, title in titles.items()]
     title = f"Benchmark report: {', '.join(titles[name] for name in tasks)}"
-    head = element(
-        "head", element("meta", charset="utf-8"),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("meta", http_equiv="Content-Security-Policy", content=_POLICY),
-        element("title", title), element("style", Markup(CSS)),
-    )  # fmt: skip
     nav = element("nav", element("ul", links))
     header = element("header", element("h1", "Benchmark report"), nav)
-    main_ = element("main", _about(runs), sections)
-    page = element("html", head, element("body", gallery.definitions(), header, main_), lang="en")
-    return f"<!DOCTYPE html>\n{page}\n"
+    return page(title, CSS, gallery.definitions(), header, element("main", _about(runs), sections))
 
 
 def _about(runs: Sequence[MeasuredRun]) -> Markup:
@@ -185,14 +151,10 @@ def _about(runs: Sequence[MeasuredRun]) -> Markup:
         listed = [[row["row"], row["where"], row["reason"]] for row in left[:SHOWN_ROWS]]
         kept = {key: results[key] for key in ("model", "data", "settings", "versions", "machine")}
         kept["made"] = {name: score["made"] for name, score in results["metrics"].items()}
-        parts: list[Child] = [
-            element("summary", f"Everything about {run.label} ({run.task})"),
-            element("pre", json.dumps(kept, indent=1, ensure_ascii=False)),
-        ]
-        if left:
-            told = f"{len(left)} rows left out"
-            parts.append(table(told, ["row", "where", "reason"], listed))
-        details.append(element("details", parts))
+        kept = json.dumps(kept, indent=1, ensure_ascii=False)
+        rows_left = table(f"{len(left)} rows left out", ["row", "where", "reason"], listed)
+        told = f"Everything about {run.label} ({run.task})"
+        details.append(folded(told, element("pre", kept), rows_left if left else None))
     head = ["run", "task", "model", "data (sha256)", "samples", "photos", "rows left out"]
     overview = table("Runs of this page", head, rows)
     return element("section", element("h2", "What was measured", id="about"), overview, details)
@@ -208,11 +170,12 @@ def _task(name: str, runs: Sequence[MeasuredRun], gallery: Gallery) -> Markup:
         element("h3", "Differences"), _differences(runs),
     ]  # fmt: skip
     for index, metric in enumerate(sample_metrics(runs)):
-        block: list[Child] = [element("summary", f"Samples by {NAMES.get(metric, metric)}")]
+        block: list[Child] = []
         for run in runs:
             others = [*run.baselines, *(other for other in runs if other is not run)]
             block += [element("h4", run.label), _extremes(run, metric, others, gallery)]
-        parts.append(element("details", block, open=index == 0))
+        title = f"Samples by {NAMES.get(metric, metric)}"
+        parts.append(folded(title, block, open=index == 0))
     parts.append(_published(name))
     return element("section", parts)
 
@@ -223,7 +186,9 @@ def _score_table(runs: Sequence[MeasuredRun], names: Sequence[str]) -> Markup:
         for run in runs
     ]  # fmt: skip
     caption = "Scores (x 100) with 95 % bootstrap intervals over photos"
-    return table(caption, ["run", "samples", *(NAMES.get(n, n) for n in names)], rows, "numbers")
+    return table(
+        caption, ["run", "samples", *(NAMES.get(n, n) for n in names)], rows, class_="numbers"
+    )
 
 
 def pairs_of(runs: Sequence[MeasuredRun]) -> list[tuple[MeasuredRun, MeasuredRun]]:
@@ -247,9 +212,10 @@ def _differences(runs: Sequence[MeasuredRun]) -> Markup:
         outcome = ", ".join(f"{verdict}: {count}" for verdict, count in sorted(counts.items()))
         rows = [[NAMES.get(c.metric, c.metric), c.figure, c.signed_verdict, c.note] for c in found]
         title = f"{second.label} minus {first.label}, 95 % intervals"
-        summary = element("summary", f"{second.label} against {first.label}: {outcome}")
-        shown = table(title, ["metric", "difference", "verdict", "note"], rows, "numbers")
-        parts.append(element("details", summary, shown, open=index == 0))
+        head = ["metric", "difference", "verdict", "note"]
+        shown = table(title, head, rows, class_="numbers")
+        told = f"{second.label} against {first.label}: {outcome}"
+        parts.append(folded(told, shown, open=index == 0))
     return element("div", parts)
 
 
@@ -331,11 +297,12 @@ def _published(task: str) -> Markup | None:
         return None
     head, *body = found
     mark = compare.MARK
-    shown = table(mark.capitalize(), [NAMES.get(name, name) for name in head], body, "numbers")
+    shown = table(
+        mark.capitalize(), [NAMES.get(name, name) for name in head], body, class_="numbers"
+    )
     keys = dict.fromkeys(row.source for row in compare.published_rows(task))
     sources = [element("li", f"{key}: {compare.SOURCES[key]}") for key in keys]
-    summary = element("summary", f"Published figures ({mark})")
-    return element("details", summary, shown, element("ul", sources))
+    return folded(f"Published figures ({mark})", shown, element("ul", sources))
 
 
 if __name__ == "__main__":

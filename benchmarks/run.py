@@ -1,16 +1,19 @@
-"""From settings to finished runs: reads data, asks models and baselines together, scores, writes results.json.
+"""From settings to finished runs: reads data, asks models and baselines together, scores, writes results.json; and the
+command of one task.
 
 Each photo passes through a model's backbone at most once, whatever is asked about it; a photo of which everything is on
-the disk already is not opened at all. results.json holds every setting, fingerprint and score; nothing in it depends on
-when it was made (run.json has the times).
+the disk already is not opened at all. Nothing in results.json depends on when it was made (run.json has the times).
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 import os
 import platform
+import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -24,10 +27,12 @@ from typing import Any
 import torch
 
 from benchmarks import answerers
-from benchmarks.answerers import FILE, Answer, Asked, Prediction, PredictionLog, RunSettings
-from benchmarks.data import BenchmarkDataError, PhotoFolder, Reading, Sample, task_named
+from benchmarks.answerers import FILE, Answer, Asked, Prediction, PredictionLog
+from benchmarks.command import CIDER_WARNING, markdown_table, run_command, with_interval
+from benchmarks.data import BenchmarkDataError, PhotoFolder, Reading, Sample, Task, task_named
 from benchmarks.metrics import check_metric_names
 from benchmarks.scoring import Scorer
+from benchmarks.settings import BASELINES, RunSettings, parser_of, settings_of
 from patchioner import Patchioner, __version__
 from patchioner.base.errors import ImageError, OptionError, RegionError, UnknownNameError
 from patchioner.base.files import differences, file_sha256, folder_lock, read_json, write_json
@@ -67,6 +72,16 @@ def load_pretrained(name: str, device: str) -> Patchioner:
     return Patchioner.from_pretrained(name, device=device)
 
 
+SHOWN = (
+    "object_hits", "object_hits_but_person", "object_margin", "object_wins", "mAP", "mAP (stem-F)", "cider", "meteor",
+    "stem_f", "rouge_l", "bleu4", "bleu1", "spice", "cider_one_reference", "grounding_margin", "grounding_wins",
+    "repeated_pairs",
+)  # fmt: skip
+"""Metrics of the terminal table, in this order; further ones follow. results.json has all."""
+HIDDEN = (
+    "bleu2", "bleu3", "unique_captions", "detmap", "bleu4_one_reference", "rouge_l_one_reference"
+)  # fmt: skip
+_SHOWN_ROWS = 10
 PACKAGES = [
     "torch", "timm", "numpy", "pillow", "tokenizers", "transformers", "open_clip_torch", "pycocoevalcap",
 ]  # fmt: skip
@@ -104,8 +119,8 @@ def execute(runs: Sequence[Run], *, resume: bool = False, load: Any = None) -> l
     for run in runs:  # misspelt names are refused before a model is loaded
         check_metric_names(run.settings.metrics)
         for name in run.settings.baselines:
-            if name not in answerers.BASELINES:
-                raise UnknownNameError.among("baseline", name, answerers.BASELINES)
+            if name not in BASELINES:
+                raise UnknownNameError.among("baseline", name, BASELINES)
     readings = [_read(run.settings) for run in runs]
     load = load or load_pretrained
     outcomes: dict[int, Outcome] = {}
@@ -349,3 +364,83 @@ def _results(
     }  # fmt: skip
     write_json(part.folder / RESULTS_FILE, results)
     return results
+
+
+# ---- the command of a task
+
+
+def run_task(name: str, argv: Sequence[str] | None = None) -> int:
+    """The command of one task."""
+    task = task_named(name)
+    return run_command(parser_of(task), partial(_run_task, task), argv)
+
+
+def _run_task(task: Task, arguments: argparse.Namespace) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = arguments.out or Path(scratch) / "run"
+        name = Path(arguments.model).name or arguments.model
+        run = Run(name, settings_of(task, arguments), folder)
+        outcomes = execute([run], resume=arguments.resume)
+        if arguments.out is not None:
+            write_reports(outcomes)
+    sys.stdout.write(report(outcomes))
+    if arguments.out is not None:
+        told = "predictions.jsonl, results.json and report.html"
+        sys.stdout.write(f"\n{told} are in {arguments.out}\n")
+
+
+def report(outcomes: Sequence[Outcome]) -> str:
+    """A table per task (runs and their baselines down), then the rows that were left out."""
+    text = ""
+    for name in dict.fromkeys(outcome.run.settings.task for outcome in outcomes):
+        of_task = [outcome for outcome in outcomes if outcome.run.settings.task == name]
+        rows: list[Mapping[str, Any]] = []
+        for outcome in of_task:
+            # With other runs beside it, baselines carry the run's name.
+            owner = "" if len(of_task) == 1 else f"{outcome.run.name}, "
+            rows.append(outcome.results)
+            rows += [r | {"label": f"{owner}baseline: {n}"} for n, r in outcome.baselines.items()]
+        gap = "\n" if text else ""
+        text += f"{gap}## {task_named(name).title}\n\n{score_table(rows)}"
+        if any("cider" in row["metrics"] for row in rows):
+            text += f"\n{CIDER_WARNING}\n"
+        text += "".join(map(_left_out, of_task))
+    return text
+
+
+def score_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Results as a Markdown table: runs down, metrics across, each with its interval over photos."""
+    there = dict.fromkeys(name for row in rows for name in row["metrics"])
+    names = [name for name in SHOWN if name in there]
+    names += [name for name in there if name not in SHOWN and name not in HIDDEN]
+    body = [
+        [row["label"], str(row["data"]["samples"])]
+        + [with_interval(row["metrics"].get(name)) for name in names]
+        for row in rows
+    ]
+    return markdown_table(["run", "samples", *names], body)
+
+
+def _left_out(outcome: Outcome) -> str:
+    skipped = outcome.results["skipped"]
+    rows = [*skipped["malformed"], *skipped["unanswered"]]
+    if not rows:
+        return ""
+    shown = [f"  row {row['row']} ({row['where']}): {row['reason']}\n" for row in rows]
+    more = len(rows) - _SHOWN_ROWS
+    rest = f"  and {more} more, see results.json\n" if more > 0 else ""
+    count = f"{len(rows)} row{'s' * (len(rows) != 1)}"
+    return f"\n{outcome.run.name}: {count} left out\n{''.join(shown[:_SHOWN_ROWS])}{rest}"
+
+
+def write_reports(outcomes: Sequence[Outcome], together: Path | None = None) -> None:
+    """The HTML report of each run, in its folder; and in `together`, if given, one of all of them."""
+    from benchmarks.report import REPORT_FILE, write_report  # it reads what runs have written
+
+    folders = [outcome.run.folder for outcome in outcomes]
+    wanted = [([folder], folder / REPORT_FILE) for folder in folders]
+    if together is not None:
+        wanted.append((folders, together))
+    for members, path in wanted:
+        for note in write_report(members, path):
+            logger.warning("%s: %s", path, note)

@@ -19,10 +19,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw
 
-from benchmarks.answerers import Prediction, RunSettings
+from benchmarks.answerers import Prediction
 from benchmarks.metrics import Meteor, MetricResult, cosine, regions, score_captions, stem_f
 from benchmarks.metrics.cosine import ClipSpace
 from benchmarks.metrics.regions import DenseMatches, DensePhoto
+from benchmarks.settings import RunSettings
 from patchioner.base.errors import MissingExtraError, OptionError
 from patchioner.base.optional import require
 from patchioner.images import load_image

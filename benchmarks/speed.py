@@ -11,7 +11,6 @@ minutes for is run for some chunks of four regions and scaled by their number, a
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import statistics
 import subprocess
@@ -209,23 +208,18 @@ def run_model_suite(arguments: argparse.Namespace) -> int:
 
 
 class Contest:
-    """Both sides on one bank, one backbone and decoders of one seed.
+    """Both sides on one bank, one backbone and one decoder, whose captions never end early.
 
-    Captions never end early, or have COCO's length. `compared` counts those whose tokens were found equal so far;
-    `timings` holds every timing by what it is of.
+    `compared` counts those whose tokens were found equal so far; `timings` holds every timing by what it is of.
     """
 
     def __init__(self, shapes: Shapes, work: Path, *, rounds: int, most_chunks: int) -> None:
         self.shapes, self.rounds = shapes, rounds
         self.photo = load_image(make_photo(work / "photo.jpg"))
         self.boxes = random_boxes(max(shapes.counts), self.photo.size, seed=0)
-        backbone, decoder = naive.build_random_backbone(shapes), naive.build_random_decoder(shapes)
-        ending = naive.build_random_decoder(shapes, ends=True)
-        other = Published(work, backbone, decoder, most_chunks=most_chunks)
-        ended = copy.copy(other)  # of the same bank, which is not read again
-        ended.decoder = naive.NaiveDecoder(ending)
-        self.sides = Ours(work, backbone, decoder), other
-        self.ending = Ours(work, backbone, ending), ended
+        parts = naive.build_random_backbone(shapes), naive.build_random_decoder(shapes)
+        self.ours = Ours(work, *parts)
+        self.other = Published(work, *parts, most_chunks=most_chunks)
         self.compared = 0
         self.timings: dict[str, Timing] = {}
 
@@ -239,16 +233,15 @@ class Contest:
     def lines(self) -> list[Line]:
         """Everything that is timed in this process; PatchionerError: the two sides' tokens or projections differ."""
         few, many = self.shapes.projected
-        lines = [*self._boxes(ending=False), *self._projections(few), *self._projections(many)]
-        return [*lines, *self._decoding(), *self._patches(), *self._boxes(ending=True)]
+        lines = [*self._boxes(), *self._projections(few), *self._projections(many)]
+        return [*lines, *self._decoding(), self._patches()]
 
-    def _boxes(self, *, ending: bool) -> list[Line]:
+    def _boxes(self) -> Iterator[Line]:
         """Every number of boxes end to end, both sides in turns; tokens first, which also warms both up."""
-        ours, other = self.ending if ending else self.sides
-        lines = []
+        ours, other = self.ours, self.other
         for count in self.shapes.counts:
             boxes, run = self.boxes[:count], other.run(count)
-            label = _boxes_named(count) + (", captions of COCO's length" if ending else "")
+            label = _boxes_named(count)
             expected = other.token_ids(self.photo, boxes)
             self.compared += check_equal(ours.token_ids(self.photo, boxes[:run]), expected, label)
             clocks: dict[str, Clock] = {
@@ -257,12 +250,11 @@ class Contest:
             }
             note = f"published: {run} boxes run, rest scaled" if run < count else ""
             mine, theirs = self.turns(label, clocks).values()
-            lines.append(_timed_line(label, mine, theirs, note))
-        return lines
+            yield _timed_line(label, mine, theirs, note)
 
     def _projections(self, count: int) -> Iterator[Line]:
         """Queries alone, against one call and (of many) calls of four, which are published."""
-        (ours, other), queries = self.sides, self._vectors(count)
+        ours, other, queries = self.ours, self.other, self._vectors(count)
         distance = float((ours.bank.project(queries) - other.project(queries)).norm(dim=1).max())
         if not distance <= _TOLERANCE:
             raise PatchionerError(
@@ -282,7 +274,7 @@ class Contest:
         """Captions that never end early, against one batch of the published way and batches of four."""
         count = self.shapes.decoded
         vectors = functional.normalize(self._vectors(count), dim=1)
-        decoder, plain = self.sides[0].model.parts.decoder, self.sides[1].decoder
+        decoder, plain = self.ours.model.parts.decoder, self.other.decoder
         label = f"decoding alone, {count:,} rows"
         expected = [plain.until_end(ids) for ids in plain.token_ids(vectors)]
         written = [one.token_ids for one in decoder.generate(vectors, OPTIONS)]
@@ -290,7 +282,7 @@ class Contest:
         clocks = {
             "ours": clocked(partial(decoder.generate, vectors, OPTIONS)),
             "published: one batch": clocked(partial(plain.token_ids, vectors)),
-            "published: batches of four, scaled": self.sides[1].in_chunks(vectors, plain.token_ids),
+            "published: batches of four, scaled": self.other.in_chunks(vectors, plain.token_ids),
         }
         yield from self._against(label, clocks)
 
@@ -299,19 +291,19 @@ class Contest:
         for way, found in others:
             yield _timed_line(label, ours, found, way)
 
-    def _patches(self) -> Iterator[Line]:
+    def _patches(self) -> Line:
         """Every patch of the photo captioned once by ours, in backbone passes."""
-        model = self.sides[0].model
-        one_pass = self.turns("backbone", {"ours": clocked(partial(model.encode, self.photo))})
+        model = self.ours.model
         rows, columns = model.encode(self.photo).geometry.grid
         patches = [Patch(row, column) for row in range(rows) for column in range(columns)]
-        for (side, _), kind in ((self.sides, ""), (self.ending, ", captions of COCO's length")):
-            label = f"all {len(patches):,} patches{kind}"
-            taken = Timing(label, (clocked(partial(side.model.caption, self.photo, patches))(),))
-            self.timings[f"{label}: ours"] = taken
-            ratio = taken.median / one_pass["ours"].median
-            work = f"{label}, backbone passes"
-            yield Line(work, taken.spread, one_pass["ours"].spread, ratio, "one pass")
+        label = f"all {len(patches):,} patches"
+        one_pass = self.turns("backbone", {"ours": clocked(partial(model.encode, self.photo))})[
+            "ours"
+        ]
+        taken = Timing(label, (clocked(partial(model.caption, self.photo, patches))(),))
+        self.timings[f"{label}: ours"] = taken
+        ratio, work = taken.median / one_pass.median, f"{label}, backbone passes"
+        return Line(work, taken.spread, one_pass.spread, ratio, "one pass")
 
     def _vectors(self, count: int) -> Tensor:
         return torch.randn(count, self.shapes.dim, generator=torch.Generator().manual_seed(count))
@@ -375,53 +367,41 @@ def run_child(name: str, shapes: Shapes, work: Path, most_chunks: int) -> int:
 
 
 def run_gpu_suite(arguments: argparse.Namespace) -> int:
-    """Networks in bfloat16, the whole bank resident in half precision; OptionError: there is no CUDA device."""
+    """Different photos with 16 boxes each, over and over: is the backbone what the time goes to?
+
+    Networks in bfloat16, the whole bank resident in half precision. OptionError: there is no CUDA device.
+    """
     if not torch.cuda.is_available():
         raise OptionError(
             "--suite gpu needs a CUDA device and a torch built for it, and torch finds none here; "
             "--suite cpu compares on the CPU"
         )
     shapes, images = SHAPES[arguments.shapes], _GPU_IMAGES[arguments.shapes]
-    how = {"images": images, "rounds": arguments.rounds or 5}
     with _work(arguments) as work:
         naive.write_bank(shapes, work)
-        line, text, extra = measure_engine(shapes, work, "cuda", torch.bfloat16, **how)
-    told = f"{line_table([line])}\n{text}\n{torch.cuda.get_device_name()}"
-    return _finish(arguments, told, extra)
-
-
-def measure_engine(
-    shapes: Shapes, work: Path, device: str, dtype: torch.dtype, *, images: int, rounds: int
-) -> tuple[Line, str, dict[str, Any]]:
-    """Caption `images` different photos with 16 boxes each, over and over, on any device.
-
-    Returns:
-        Is the backbone what the time goes to?, other figures as a sentence, all of it for a file.
-    """
-    parts = naive.build_random_backbone(shapes), naive.build_random_decoder(shapes)
-    ours = Ours(work, *parts, precision="float16", device=device, dtype=dtype)
-    photos = [load_image(make_photo(work / "photo.jpg", seed=seed)) for seed in range(images)]
+        parts = naive.build_random_backbone(shapes), naive.build_random_decoder(shapes)
+        ours = Ours(work, *parts, precision="float16", device="cuda", dtype=torch.bfloat16)
+        photos = [load_image(make_photo(work / "photo.jpg", seed=seed)) for seed in range(images)]
     items = [(one, random_boxes(_GPU_REGIONS, one.size, seed=i)) for i, one in enumerate(photos)]
     captions = images * _GPU_REGIONS
     vectors = torch.randn(captions, shapes.dim, generator=torch.Generator().manual_seed(0))
-    vectors = functional.normalize(vectors, dim=1).to(device)
+    vectors = functional.normalize(vectors, dim=1).to("cuda")
     works: dict[str, Callable[[], object]] = {
         "whole": lambda: list(ours.model.caption_many(items, plain=True)),
         "backbone": lambda: ours.model.encode(list(photos)),
         "decoding": lambda: ours.model.parts.decoder.generate(vectors, OPTIONS),
     }
-    found = {
-        label: time_function(label, clocked(run, device), rounds=rounds)
-        for label, run in works.items()
-    }
-    whole, backbone, step = (found[name].median for name in works)
+    rounds = arguments.rounds or 5
+    found = {n: time_function(n, clocked(run, "cuda"), rounds=rounds) for n, run in works.items()}
+    whole, backbone, step = (timing.median for timing in found.values())
     times = duration(backbone), duration(whole)
     line = Line("share of time in the backbone", *times, backbone / whole)
     text = (
         f"{images / whole:,.1f} images/s and {captions / whole:,.0f} captions/s at {_GPU_REGIONS} regions an image; "
         f"a decoding step of {captions:,} captions takes {duration(step / OPTIONS.max_tokens)}."
     )
-    return line, text, {"timings": {name: asdict(one) for name, one in found.items()}}
+    told = f"{line_table([line])}\n{text}\n{torch.cuda.get_device_name()}"
+    return _finish(arguments, told, {"timings": {n: asdict(one) for n, one in found.items()}})
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import data
-from benchmarks.command import run_task
 from benchmarks.data import BenchmarkDataError, PhotoFolder, Reading, Rows, Sample, Task
+from benchmarks.run import run_task
 from patchioner.regions import Box, Trace
 
 FORM = '{image id: {"captions": [...], "traces": [[{x, y, t}, ...], ...]}}'

@@ -49,3 +49,40 @@ def join(children: Child) -> Markup:
     if isinstance(children, (str, int)):
         return Markup(html.escape(_UNFIT.sub("\ufffd", str(children))))
     return Markup("".join(map(join, children)))
+
+
+def table(
+    caption: str, head: Iterable[Child], rows: Iterable[Iterable[Child]], *, class_: str | None = None
+) -> Markup:  # fmt: skip
+    """A table whose first column names its rows, in a frame that scrolls sideways where it is too wide."""
+    body = []
+    for name, *cells in rows:
+        own = [element("th", name, scope="row"), *(element("td", cell) for cell in cells)]
+        body.append(element("tr", own))
+    heads = element("tr", [element("th", cell, scope="col") for cell in head])
+    parts = (
+        element("caption", element("span", caption)),
+        element("thead", heads),
+        element("tbody", body),
+    )
+    whole = element("table", *parts, class_=class_)
+    return element("div", whole, class_="scroll", tabindex="0", role="region", aria_label=caption)
+
+
+def folded(title: Child, *content: Child, open: bool = False) -> Markup:
+    """What is read on demand, under its title."""
+    return element("details", element("summary", title), *content, open=open)
+
+
+def page(title: str, css: str, *body: Child) -> str:
+    """A whole HTML file that loads nothing and runs nothing: a policy in its head forbids it to."""
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    head = element(
+        "head",
+        element("meta", charset="utf-8"),
+        element("meta", http_equiv="Content-Security-Policy", content=policy),
+        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        element("title", title),
+        element("style", Markup(css)),
+    )
+    return f"<!DOCTYPE html>\n{element('html', head, element('body', *body), lang='en')}\n"

@@ -1,6 +1,5 @@
-"""BLEU, CIDEr-D, ROUGE-L and stem-F of captions, without Java; all x 100.
-
-On the same words the first three equal the official programs (`benchmarks.metrics.official`; tested).
+"""BLEU, CIDEr-D, ROUGE-L and stem-F of captions, without Java; all x 100. On the same words the first three equal the
+official programs (`benchmarks.metrics.official`).
 """
 
 from __future__ import annotations
@@ -227,8 +226,6 @@ def cider(
     set), so a score belongs to its set: the same caption scores otherwise in a subset, and a set of one scores 0.
     """
     check_pairs(predictions, references)
-    if idf_from is not None:
-        check_pairs([""] * len(idf_from), idf_from)
     documents = references if idf_from is None else idf_from
     # Each different text is weighed once: whoever compares regions asks about the same ones many times.
     asked = [*predictions, *(text for group in (*references, *documents) for text in group)]

@@ -1,19 +1,8 @@
 """Scores of regions: dense-captioning mAP; are captions about their regions, and unlike their neighbours'?
 
-The mAP is that of Johnson, Karpathy, Fei-Fei, "DenseCap" (2016), in the form that later dense captioners share:
-
-1. Per photo, ground truths that overlap at IoU >= 0.7 are merged (`merge_boxes`).
-2. Per photo, detections in decreasing score take their best-IoU merged box if that IoU is above 0 and the box is free
-   still. A box is used up by the first detection that wants it, even if they hardly overlap; the second one is wrong.
-3. Over all photos, for IoU in 0.3 .. 0.7 and text score in 0 .. 0.25: a detection is right if it took a box with at
-   least that IoU and a text score strictly above that threshold. AP is the mean, over recall 0.00, 0.01 .. 0.99, of the
-   best precision at that recall or more; the mAP is the mean of the 30 APs.
-
-Equal scores keep the order given, of photos and within a photo; of two best boxes the first merged one counts. Boxes
-are XYXY pixels, continuous (a box from 0 to 2 is 2 wide).
-
-None of the published tables measures how captions belong to their regions; `distinctness` and `grounding` are ours: a
-captioner that says the same of every region of a photo has a mean margin of exactly 0 and wins exactly half.
+The mAP is that of Johnson, Karpathy, Fei-Fei, "DenseCap" (2016), in the form that later dense captioners share.
+`distinctness` and `grounding` are ours: who says the same of every region of a photo has a mean margin of exactly 0 and
+wins exactly half. Boxes are XYXY pixels, continuous (a box from 0 to 2 is 2 wide).
 """
 
 from __future__ import annotations
@@ -21,15 +10,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from benchmarks.metrics.caption import FUNCTION_WORDS, check_pairs, cider, tokenize
+from benchmarks.metrics.caption import FUNCTION_WORDS, cider, tokenize
 from patchioner.base.errors import OptionError
 
 Floats = NDArray[np.float64]
@@ -41,22 +29,6 @@ Measure = Callable[[Sequence[str], Sequence[Sequence[str]]], ArrayLike]
 IOU_THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
 TEXT_THRESHOLDS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25)
 MERGE_IOU, RECALL_STEPS = 0.7, 100
-
-
-def as_boxes(boxes: ArrayLike, what: str = "boxes") -> Floats:
-    """(n, 4) float64; OptionError for another shape, a number that is not finite, or corners in another order."""
-    rows = np.asarray(boxes, dtype=np.float64)
-    if rows.size == 0:
-        return np.zeros((0, 4))
-    if rows.ndim != 2 or rows.shape[1] != 4:
-        raise OptionError(f"{what} have shape {rows.shape}: give (n, 4), x1 y1 x2 y2 a row")
-    bad = ~np.isfinite(rows).all(axis=1) | (rows[:, 2] < rows[:, 0]) | (rows[:, 3] < rows[:, 1])
-    if bad.any():
-        index = int(bad.argmax())
-        raise OptionError(
-            f"{what}[{index}] is {rows[index].tolist()}: give finite x1 y1 x2 y2 with x1 <= x2 and y1 <= y2"
-        )
-    return rows
 
 
 def pairwise_iou(left: Floats, right: Floats) -> Floats:
@@ -92,40 +64,21 @@ def merge_boxes(
     return np.array(merged).reshape(-1, 4), texts
 
 
-@dataclass(frozen=True)
-class DensePhoto:
-    """What was said of one photo, and what is true of it; OptionError for lengths that differ or no finite numbers.
+class DensePhoto(NamedTuple):
+    """What was said of one photo, and what is true of it.
 
     `boxes` (d, 4) detected, their d `scores` (only the order counts) and `captions`; `truth_boxes` (g, 4), not merged,
     and g lists of references.
     """
 
-    boxes: ArrayLike = field(repr=False)
-    scores: Sequence[float] = field(repr=False)
+    boxes: Sequence[Sequence[float]]
+    scores: Sequence[float]
     captions: Sequence[str]
-    truth_boxes: ArrayLike = field(repr=False)
-    truth_captions: Sequence[Sequence[str]] = field(repr=False)
-
-    def __post_init__(self) -> None:
-        boxes, truths = as_boxes(self.boxes), as_boxes(self.truth_boxes, "truth_boxes")
-        object.__setattr__(self, "boxes", boxes)
-        object.__setattr__(self, "truth_boxes", truths)
-        if not len(boxes) == len(self.scores) == len(self.captions):
-            raise OptionError(
-                f"{len(boxes)} boxes, {len(self.scores)} scores and {len(self.captions)} captions of one photo: give"
-                " one of each per detection"
-            )
-        if len(truths) != len(self.truth_captions) or not all(self.truth_captions):
-            raise OptionError(
-                f"{len(truths)} truth_boxes for {len(self.truth_captions)} truth_captions: give a list with a reference"
-                " per box"
-            )
-        if not np.isfinite(self.scores).all():
-            raise OptionError(f"scores are {self.scores!r:.80}: give finite numbers")
+    truth_boxes: Sequence[Sequence[float]]
+    truth_captions: Sequence[Sequence[str]]
 
 
-@dataclass(frozen=True)
-class DenseMatches:
+class DenseMatches(NamedTuple):
     """All d detections of all photos by decreasing score, and the number of merged ground truths of each photo.
 
     Of each detection (d,): index of its photo; IoU with the merged box that it took, 0 where it took none; text score
@@ -138,8 +91,7 @@ class DenseMatches:
     truths: NDArray[np.intp]
 
 
-@dataclass(frozen=True)
-class DenseMap:
+class DenseMap(NamedTuple):
     """Dense-captioning mAP x 100, "mAP" with the official METEOR, else "mAP (<text measure>)"; `detection` is the mean
     of the five average precisions that ask nothing of the text.
     """
@@ -152,30 +104,35 @@ class DenseMap:
 
 
 def match(photos: Iterable[DensePhoto], text_measure: Measure) -> DenseMatches:
-    """Give every detection its merged ground truth and its text score (steps 1 and 2 above).
+    """Give every detection its ground truth and its text score; `text_measure`, 0..1, is asked once.
 
-    `text_measure` is asked once. OptionError: no ground truth at all, or a text score that is not within 0..1.
+    Per photo, ground truths are merged (`merge_boxes`); detections in decreasing score take the merged box of their
+    best IoU if that is above 0 and the box is free still: it is used up by the first detection that wants it, even if
+    they hardly overlap. Equal scores keep the order given; of two best boxes the first counts.
     """
     rows: list[tuple[int, float, float]] = []
     asked: list[tuple[int, str, list[str]]] = []
     truths: list[int] = []
     for index, photo in enumerate(photos):
-        scores, boxes = np.asarray(photo.scores), np.asarray(photo.boxes)
-        merged, groups = merge_boxes(np.asarray(photo.truth_boxes), photo.truth_captions)
+        scores, boxes = np.asarray(photo.scores), _rows(photo.boxes)
+        merged, groups = merge_boxes(_rows(photo.truth_boxes), photo.truth_captions)
         truths.append(len(merged))
         for detection, (taken, iou) in enumerate(zip(*_take(boxes, scores, merged), strict=True)):
             if taken >= 0:
                 asked.append((len(rows), photo.captions[detection], groups[taken]))
             rows.append((index, float(scores[detection]), float(iou)))
-    if not sum(truths):
-        raise OptionError("no ground truth in any photo: there is no recall to measure")
     text = np.full(len(rows), -1.0)
     if asked:
-        text[[row for row, _, _ in asked]] = _text_scores(text_measure, asked)
+        places, said, due = zip(*asked, strict=True)
+        text[list(places)] = text_measure(said, due)
     table = np.array(rows, dtype=np.float64).reshape(-1, 3)
     order = np.argsort(-table[:, 1], kind="stable")
     photo_of = table[order, 0].astype(np.intp)
     return DenseMatches(photo_of, table[order, 2], text[order], np.array(truths))
+
+
+def _rows(boxes: Sequence[Sequence[float]]) -> Floats:
+    return np.array(boxes, dtype=np.float64).reshape(-1, 4)
 
 
 def _take(boxes: Floats, scores: Floats, merged: Floats) -> tuple[NDArray[np.intp], Floats]:
@@ -194,26 +151,18 @@ def _take(boxes: Floats, scores: Floats, merged: Floats) -> tuple[NDArray[np.int
     return taken, overlap
 
 
-def _text_scores(measure: Measure, asked: Sequence[tuple[int, str, list[str]]]) -> Floats:
-    given = measure([said for _, said, _ in asked], [due for _, _, due in asked])
-    scores = np.asarray(given, dtype=np.float64)
-    # NaN is not within either.
-    if scores.shape != (len(asked),) or not ((scores >= 0) & (scores <= 1 + 1e-9)).all():
-        raise OptionError(
-            f"the text measure gave {scores.tolist()!r:.80} (shape {scores.shape}) for {len(asked)} captions: give one"
-            " number per caption, within 0..1 (not x 100)"
-        )
-    return scores
-
-
 def summarize(
     matches: DenseMatches, *, name: str, weights: NDArray[np.int64] | None = None
 ) -> DenseMap:
-    """Average precisions of matches (step 3 above); `weights` (photos,) say how often each photo counts, None: once."""
+    """The mean of 30 average precisions, for IoU in 0.3 .. 0.7 and text score in 0 .. 0.25.
+
+    A detection is right if it took a box with at least that IoU and a text score strictly above that threshold.
+    `weights` (photos,) say how often each photo counts, None: once; OptionError: they leave no ground truth.
+    """
     counts = np.ones(len(matches.truths), np.int64) if weights is None else weights
     truths = int(counts @ matches.truths)
     if truths <= 0:
-        raise OptionError("the weights leave no ground truth: give some photo with one a weight")
+        raise OptionError("no ground truth in any photo: there is no recall to measure")
     often = counts[matches.photo]
 
     def precision(right: NDArray[np.bool_]) -> float:
@@ -267,9 +216,8 @@ def _read_classes() -> dict[str, tuple[str, ...]]:
 
 SYNONYMS: Final = _read_classes()
 """COCO class -> the singular words that name it, its own name first."""
-_, *_NO_CLASS = SYNONYMS.pop(
-    "(none)"
-)  # compounds that hold a word of the table and name none of its classes
+# Compounds that hold a word of the table and name none of its classes.
+_, *_NO_CLASS = SYNONYMS.pop("(none)")
 
 
 def plural(phrase: str) -> str:
@@ -332,7 +280,7 @@ def distinctness(
     """How distinct the captions of the regions of each photo are; case and punctuation do not matter.
 
     `photos` and `regions` name those of each of n captions; a region that comes twice in a photo, as it does where each
-    reference is a sample, counts once. OptionError: one region has two different captions.
+    reference is a sample, counts once.
 
     Returns:
         By photo with two regions or more, (pairs of regions with the same caption, pairs of regions); and the mean
@@ -340,12 +288,7 @@ def distinctness(
     """
     said: dict[str, dict[Hashable, tuple[str, ...]]] = {}
     for caption, photo, region in zip(captions, photos, regions, strict=True):
-        words = tuple(tokenize(caption))
-        if said.setdefault(photo, {}).setdefault(region, words) != words:
-            raise OptionError(
-                f"region {region!r} of photo {photo!r} has two different captions, {caption!r} is one: give each region"
-                " a name of its own"
-            )
+        said.setdefault(photo, {})[region] = tuple(tokenize(caption))
     counts = {photo: Counter(found.values()) for photo, found in said.items() if len(found) > 1}
     pairs = {
         photo: (sum(math.comb(n, 2) for n in found.values()), math.comb(found.total(), 2))
@@ -355,23 +298,16 @@ def distinctness(
     return pairs, sum(unique) / len(unique) if unique else 1.0
 
 
-@dataclass(frozen=True)
-class Grounding:
+class Grounding(NamedTuple):
     """How well captions belong to their own regions.
 
     `samples` are the indices of those that have another region in their photo. Of each: its score against the own
-    references, the mean against the others', and the share of the others that lose, a draw counting half.
+    references minus the mean against the others', and the share of the others that lose, a draw counting half.
     """
 
     samples: tuple[int, ...]
-    own: Floats
-    other: Floats
+    margins: Floats
     wins: Floats
-
-    @property
-    def margins(self) -> Floats:
-        """(samples,) own minus other."""
-        return self.own - self.other
 
 
 def fixed_cider(references: Sequence[Sequence[str]]) -> Measure:
@@ -388,14 +324,9 @@ def grounding(
 
     `measure` (say `fixed_cider(references)`) is asked once for all pairs and must not depend on which others are asked,
     so plain `cider` will not do. Samples of one region are not compared; `regions` None: each has its own. OptionError:
-    lengths differ, no photo has two regions, or the measure does not give one finite score per pair.
+    no photo has two regions.
     """
-    check_pairs(captions, references)
     names: Sequence[Hashable] = range(len(captions)) if regions is None else regions
-    if not len(captions) == len(photos) == len(names):
-        raise OptionError(
-            f"{len(captions)} captions, {len(photos)} photos, {len(names)} regions: give one of each per sample"
-        )
     members: dict[Hashable, list[int]] = {}
     for index, photo in enumerate(photos):
         members.setdefault(photo, []).append(index)
@@ -407,16 +338,12 @@ def grounding(
     asked = [(i, i) for i in kept] + pairs
     given = measure([captions[i] for i, _ in asked], [references[j] for _, j in asked])
     scores = np.asarray(given, dtype=np.float64)
-    if scores.shape != (len(asked),) or not np.isfinite(scores).all():
-        raise OptionError(
-            f"the measure gave scores of shape {scores.shape} for {len(asked)} pairs: give one finite score per pair"
-        )
     own, theirs = scores[: len(kept)], scores[len(kept) :]
     rows = np.searchsorted(kept, [left for left, _ in pairs])
     mine, counts = own[rows], np.bincount(rows)
     other = np.bincount(rows, theirs) / counts
     wins = np.bincount(rows, (mine > theirs) + 0.5 * (mine == theirs)) / counts
-    return Grounding(tuple(kept), own, other, wins)
+    return Grounding(tuple(kept), own - other, wins)
 
 
 def one_reference_each(
@@ -427,7 +354,6 @@ def one_reference_each(
     Scored together, a region set is one sample against all its references, as the published system does; one at a time
     is what comparisons with single-reference systems need.
     """
-    check_pairs(predictions, references)
     rows = [(i, text) for i, group in enumerate(references) for text in group]
     origin = np.array([i for i, _ in rows], dtype=np.intp)
     return [predictions[i] for i, _ in rows], [[text] for _, text in rows], origin

@@ -23,7 +23,7 @@ from patchioner.base.files import atomic_path
 from patchioner.detail.score import DenseScorer
 from patchioner.detail.values import DetailedCaption, DetailRegion, Photo, Rectangle, Verdict
 from patchioner.images import data_url
-from patchioner.markup import Attribute, Child, Markup, element, join
+from patchioner.markup import Attribute, Child, Markup, element, folded, join, page, table
 
 _LARGEST, _QUALITY = 1024, 82  # pixels of the longer side of an embedded photo; of its JPEG
 _FINEST, _TINT = 400, 150  # pixels of the longer side of a mask that is drawn; its opacity
@@ -33,23 +33,11 @@ _SMOOTH = 160  # pixels of the longer side of a heat map
 _COLOURS: Final = (
     (8, 12, 52, 185), (84, 18, 108, 165), (222, 58, 58, 140), (255, 186, 40, 140), (255, 246, 150, 150)
 )  # fmt: skip
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _HOW = (
     "Point at a sentence, tap it or reach it with the Tab key: the regions that it comes from are outlined, and warm "
     "colours show where the photo supports it most. Sentences that were left out are struck through, with the reason."
 )
 _DULL = frozenset({"duplicate", "length", "preamble", "fragment"})
-
-
-def _table(caption: str, head: Iterable[Child], rows: Iterable[Sequence[Child]]) -> Markup:
-    """A table whose first column names its rows, in a frame that scrolls sideways."""
-    body = [
-        element("tr", element("th", row[0], scope="row"), [element("td", cell) for cell in row[1:]])
-        for row in rows
-    ]
-    heads = element("thead", element("tr", [element("th", cell, scope="col") for cell in head]))
-    whole = element("table", element("caption", caption), heads, element("tbody", body))
-    return element("div", whole, class_="scroll", tabindex="0", role="region", aria_label=caption)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,22 +67,11 @@ def report_html(photos: Iterable[ReportPhoto]) -> str:
         most = max(most, len(section.items))
     title = f"{names[0]}, described" if len(names) == 1 else f"{len(names)} photos, described"
     css = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
-    head = element(
-        "head",
-        element("meta", charset="utf-8"),
-        element("meta", http_equiv="Content-Security-Policy", content=_POLICY),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("title", title),
-        element("style", Markup(css + "\n".join(map(_lighting, range(most))))),
-    )
     links = [element("li", element("a", name, href=f"#p{n}")) for n, name in enumerate(names, 1)]
-    body = element(
-        "body",
-        element("header", element("h1", title), element("p", _HOW, class_="quiet")),
-        element("nav", element("ol", links), aria_label="Photos") if len(names) > 1 else None,
-        element("main", sections),
-    )
-    return f"<!DOCTYPE html>\n{element('html', head, body, lang='en')}\n"
+    header = element("header", element("h1", title), element("p", _HOW, class_="quiet"))
+    nav = element("nav", element("ol", links), aria_label="Photos") if len(names) > 1 else None
+    rules = "\n".join(map(_lighting, range(most)))
+    return page(title, css + rules, header, nav, element("main", sections))
 
 
 def _lighting(item: int) -> str:
@@ -124,13 +101,13 @@ class _Section:
 
     def markup(self) -> Markup:
         # Words and regions first: they make the items that the picture's layers answer to.
-        words = [self._paragraph(), self._sources(), self._dropped(), self._region_table()]
+        words = [self._paragraph(), self._sources(), self._dropped(), self._regions()]
         settings = json.dumps(self._caption.settings, indent=2, ensure_ascii=False)
         (width, height), count = self._caption.image_size, len(self._caption.regions)
         scale = "; colours span each sentence's own range" if self._photo.heat else ""
         size = f"{width} x {height} pixels, {count} regions described{scale}"
         figure = element("figure", self._picture(), element("figcaption", size, class_="quiet"))
-        text = element("div", words, _folded("Settings", element("pre", settings)))
+        text = element("div", words, folded("Settings", element("pre", settings)))
         columns = element("div", figure, text, class_="columns")
         return element("section", element("h2", self._photo.name), columns, id=self._name)
 
@@ -166,7 +143,7 @@ class _Section:
             rows.append((number, said, self._called(one.region_ids), one.agreement, support))
         head = ["sentence", "said", "of", "samples", "support"]
         title = "Where each sentence comes from"
-        return _folded(title, _table("Sources", head, rows)) if rows else None
+        return folded(title, table("Sources", head, rows)) if rows else None
 
     def _dropped(self) -> Markup | None:
         dropped, parts = self._caption.dropped, list[Child]()
@@ -178,7 +155,7 @@ class _Section:
                     alike.setdefault((verdict.claim.text, verdict.note), []).append(verdict)
             heading, dull = f"{reason} ({reasons[reason]})", reason in _DULL
             entries = element("ul", map(self._left_out, alike.values()), class_="dropped")
-            parts.append(_folded(heading, entries) if dull else [element("h4", heading), entries])
+            parts.append(folded(heading, entries) if dull else [element("h4", heading), entries])
         title = f"Left out: {len(dropped)}"
         return element("div", element("h3", title), parts) if dropped else None
 
@@ -192,7 +169,7 @@ class _Section:
         where = self._called(places) + (f", {len(alike)} times" if len(alike) > 1 else "")
         return element("li", struck, " ", why, " ", element("span", where, class_="quiet"))
 
-    def _region_table(self) -> Markup:
+    def _regions(self) -> Markup:
         said = Counter(name for one in self._caption.sentences for name in one.region_ids)
         rows: list[Sequence[Child]] = []
         for one in self._caption.regions:
@@ -202,7 +179,7 @@ class _Section:
             rows.append((link, one.name, one.kind, box, mask, parents, said[one.id]))
         head = ["region", "name", "kind", "box in pixels", "mask", "part of", "sentences"]
         caption = "Regions: left, top, right, bottom in pixels of the photo"
-        return _folded(f"Regions: {len(rows)}", _table(caption, head, rows))
+        return folded(f"Regions: {len(rows)}", table(caption, head, rows))
 
     def _picture(self) -> Markup:
         width, height = self._caption.image_size
@@ -225,10 +202,6 @@ class _Section:
             return None
         lines = _outline(region, self._caption.image_size)
         return element("g", lines, data_for=" ".join(own), data_also=" ".join(also) or None)
-
-
-def _folded(title: str, content: Child) -> Markup:
-    return element("details", element("summary", title), content)
 
 
 def _doubts(verdict: Verdict) -> Markup | None:

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.answerers import RunSettings
 from benchmarks.run import Outcome, Run, execute
+from benchmarks.settings import RunSettings
 from patchioner import Patchioner
 from tests.support.tiny import TEXTS, noise_photo
 

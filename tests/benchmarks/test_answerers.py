@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks import answerers
-from benchmarks.answerers import Prediction, RunSettings, most_typical, read_predictions
+from benchmarks.answerers import Prediction, most_typical, read_predictions
 from benchmarks.data import BenchmarkDataError
+from benchmarks.settings import RunSettings, weighting_of
 from patchioner import Box, Patchioner, RegionSet, Weighting, WholeImage
 from patchioner.base.errors import OptionError
 from patchioner.checkpoints.folder import KindSettings
@@ -154,9 +154,9 @@ def test_a_rounding_alone_changes_the_tasks_own_kind(model: Patchioner) -> None:
     kinds = {"box": KindSettings(Weighting("gaussian", 2.0))}
     parts = replace(model.parts, settings=replace(model.settings, kinds=kinds))
     own = Patchioner(parts, device="cpu")
-    changed = answerers.weighting_of(own, RunSettings("dense", rounding="reference"))
+    changed = weighting_of(own, RunSettings("dense", rounding="reference"))
     assert changed == Weighting("gaussian", 2.0, "reference")
-    assert answerers.weighting_of(own, RunSettings("trace", rounding="reference")) == Weighting(
+    assert weighting_of(own, RunSettings("trace", rounding="reference")) == Weighting(
         rounding="reference"
     )
-    assert answerers.weighting_of(own, RunSettings("dense")) is None
+    assert weighting_of(own, RunSettings("dense")) is None

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from benchmarks.command import CIDER_WARNING, write_reports
+from benchmarks.command import CIDER_WARNING
 from benchmarks.data import TASK_NAMES
 from benchmarks.report import LONG_SIDE, REPORT_FILE, Gallery, main, write_report
+from benchmarks.run import write_reports
 from tests.benchmarks.conftest import World
 
 EVIL = '<script>alert("1")</script> & \x00</article>'
