@@ -441,16 +441,17 @@ class _BannedWord:
 
     def __init__(self, word: str, texts: Sequence[str]) -> None:
         self._word = word
-        # By number of characters already written: tokens that write the rest.
-        self._rest: list[list[int]] = [
-            [i for i, text in enumerate(texts) if _begins(text, word[done:])]
-            for done in range(len(word))
-        ]
+        # By number of characters already written: tokens that write the rest, which none is longer than.
+        first = max(0, len(word) - max(map(len, texts), default=0))
+        self._rest: dict[int, list[int]] = {
+            done: [i for i, text in enumerate(texts) if _begins(text, word[done:])]
+            for done in range(first, len(word))
+        }
         self._whole = [i for i, text in enumerate(texts) if _contains(text, word)]
 
     def completed_by(self, tail: str) -> list[int]:
         forbidden = list(self._whole)
-        for done, tokens in enumerate(self._rest):
+        for done, tokens in self._rest.items():
             if tokens and _ends(tail, self._word[:done]):
                 forbidden += tokens
         return forbidden

@@ -12,7 +12,8 @@ import math
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -25,7 +26,16 @@ MAX_BYTES, MOST_UNPACKED = 2 * 2**30, 32
 
 _COLUMNS = ("caption", "captions", "text", "sentence", "raw", "comment")
 _DELIMITERS = ",;|\t"
-_PHOTO = re.compile(r"[^\t,;|]*\.(?:jpe?g|png|webp|gif|bmp)(?:#\d+)?\s*[\t,;|]", re.IGNORECASE)
+_PHOTO = re.compile(
+    r"(?:[^\t,;|]*\.(?:jpe?g|png|webp|gif|bmp)(?:#\d+)?\s*[\s,;|:]|\d+[\t,;|])\s*", re.IGNORECASE
+)
+_NOTHING = {
+    "",
+    "nan",
+    "null",
+    "none",
+    "n/a",
+}  # what pandas and the like write for what is not there
 _logger = logging.getLogger(__name__)
 
 Values: TypeAlias = Iterable[tuple[str, Any]]
@@ -41,15 +51,15 @@ def read_captions(
         path: the ending says the kind; a further ``.gz`` or ``.zst`` is unpacked on the way.
 
             * ``.txt``: a caption a line; or a table, told by the header (``image,caption``) or by
-              names of photos in front (Flickr's ``token.txt``);
+              names or numbers of photos in front (Flickr's ``token.txt``);
             * ``.csv``: separated by comma, semicolon, bar or tab; ``.tsv``: by tab, quotes are text;
             * ``.parquet``;
             * ``.json``: a list of strings or objects, ``{"annotations": [{"caption": ...}]}`` as COCO, or
-              ``{"images": [{"split": ..., "sentences": [{"raw": ...}]}]}`` as Karpathy splits; ``.jsonl``: one such
-              string or object a line.
+              ``{"images": [{"split": ..., "sentences": [{"raw": ...}]}]}`` as Karpathy splits; ``.jsonl``,
+              ``.ndjson``: one such string or object a line.
         column: of a table, or the key of the objects, in any case; None tries "caption", "text", ... A cell
             may hold several captions (a list).
-        splits: of a file that has splits, those to read.
+        splits: of a file whose rows or photos have a ``split``, those to read.
 
     Returns:
         Captions as they stand; blank and missing ones are left out.
@@ -64,9 +74,10 @@ def read_captions(
     if reader is None:
         kind = file.kind or "files without an ending"
         raise file.fault(f"captions are not read from {kind!r}; give one of {', '.join(_READERS)}")
-    captions, missing = list[str](), 0
+    captions, missing, place = list[str](), 0, "nothing"
     try:
-        for place, value in reader(file):
+        for place, row in reader(file):
+            value = file.cell(row)
             for one in value if isinstance(value, list) else [value]:
                 if _is_missing(one):
                     missing += 1
@@ -77,17 +88,21 @@ def read_captions(
     except OSError as error:
         raise file.fault(f"cannot be read ({error.strerror or error})") from error
     except (UnicodeDecodeError, csv.Error, EOFError, zlib.error) as error:
-        raise file.fault(f"damaged, or not UTF-8 text ({error})") from error
+        raise file.fault(f"damaged, or not UTF-8 text, after {place} ({error})") from error
     if missing:
         _logger.warning("%s: left out %d rows without a caption", file.path, missing)
+    others = ", ".join(sorted(file.left_out))
     if not captions:
-        raise file.fault("no caption in it")
+        there = f"nothing in the splits {', '.join(splits)}; it has {others}"
+        raise file.fault(there if others else "no caption in it")
+    if others:
+        _logger.warning("%s: left out the splits %s", file.path, others)
     return captions
 
 
 def _is_missing(value: object) -> bool:
     if isinstance(value, str):
-        return not value.strip()
+        return value.strip().lower() in _NOTHING
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
@@ -98,6 +113,7 @@ class _File:
     path: Path
     column: str | None
     splits: Sequence[str]
+    left_out: set[str] = field(default_factory=set)
 
     def fault(self, message: str) -> TextError:
         return TextError(f"{self.path}: {message}")
@@ -122,7 +138,8 @@ class _File:
 
     @cached_property
     def text(self) -> str:
-        return self.data().decode("utf-8-sig")
+        text = self.data().decode("utf-8-sig")
+        return text if "\n" in text else text.replace("\r", "\n")  # as Macs once wrote
 
     def lines(self) -> list[str]:
         """The lines that are not blank; not by splitlines(), which splits at form feeds inside a sentence, too."""
@@ -135,8 +152,17 @@ class _File:
             raise self.fault(f"{where}no JSON ({error})") from error
 
     def cell(self, row: Any) -> Any:
-        """The captions of an object; anything else as it is."""
-        return row[self.chosen(tuple(row))] if isinstance(row, dict) else row
+        """The captions of an object, none where its split is not wanted; anything else as it is."""
+        if not isinstance(row, dict):
+            return row
+        return row[self.chosen(tuple(row))] if self.wants(row.get("split")) else []
+
+    def wants(self, split: object) -> bool:
+        """Whether what has this split, or None, is to be read; noted where it is not."""
+        wanted = _is_missing(split) or str(split).strip().lower() in self.splits
+        if not wanted:
+            self.left_out.add(str(split).strip())
+        return wanted
 
     def chosen(self, names: Sequence[str]) -> str:
         """The column of captions, by its name in any case."""
@@ -175,11 +201,13 @@ def _text(file: _File) -> Values:
     lines = file.lines()
     if lines and file.delimiter(lines[0]) is not None:
         return _table(file)
-    if lines and all(_PHOTO.match(line) for line in lines[:10]):
-        return _numbered(
-            "line", (re.split(r"[\t,;|]", line, maxsplit=1)[-1].strip() for line in lines)
-        )
-    if file.column is not None:
+    if lines and file.column is None:
+        photos = sum(_PHOTO.match(line) is not None for line in lines[:10])
+        if 2 * photos > len(lines[:10]):
+            lines = [_PHOTO.sub("", line, count=1) for line in lines]
+        elif lines[0].strip().lower() in _COLUMNS:
+            lines = lines[1:]
+    elif file.column is not None:
         raise file.fault(f"a text file has no column {file.column!r}; leave it out")
     return _numbered("line", lines)
 
@@ -189,18 +217,33 @@ def _table(file: _File) -> Iterator[tuple[str, Any]]:
     found = file.delimiter(text.split("\n", 1)[0])
     delimiter = "\t" if file.kind == ".tsv" else found or ","
     unquoted = delimiter in "\t|"  # quotes are text there
-    lines = io.StringIO(text, newline="")
-    plain = csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE)
-    rows = plain if unquoted else csv.reader(lines, delimiter=delimiter)
+    # Strict: a quote that is not closed would swallow the rows up to the next one.
+    rows = csv.reader(
+        io.StringIO(text, newline=""),
+        delimiter=delimiter,
+        quoting=csv.QUOTE_NONE if unquoted else csv.QUOTE_MINIMAL,
+        strict=True,
+    )
     names = [name.strip() for name in next(rows, [])]
     place = names.index(file.chosen(names))
+    split = next((at for at, name in enumerate(names) if name.lower() == "split"), len(names))
     for number, row in enumerate((row for row in rows if row), 1):
         if len(row) > len(names):
             raise file.fault(
                 f"row {number} has {len(row)} cells, the header {len(names)}; put captions with {delimiter!r} in quotes"
             )
-        cell = row[place].strip() if place < len(row) else None
-        yield f"row {number}", _unquoted(cell) if unquoted and cell else cell
+        if file.wants(row[split] if split < len(row) else None):
+            cell = row[place].strip() if place < len(row) else None
+            yield f"row {number}", _opened(cell, quoted=not unquoted) if cell else cell
+
+
+def _opened(cell: str, *, quoted: bool) -> Any:
+    """The captions of a cell, which pandas may have written as a list."""
+    cell = cell if quoted else _unquoted(cell)
+    if cell.startswith('["') and cell.endswith('"]'):
+        with suppress(ValueError):
+            return json.loads(cell)
+    return cell
 
 
 def _unquoted(cell: str) -> str:
@@ -215,24 +258,29 @@ def _parquet(file: _File) -> Values:
     try:
         packed = file.path.suffix.lower() != ".parquet"
         table = parquet.ParquetFile(io.BytesIO(file.data()) if packed else file.path)
-        name = file.chosen(table.schema_arrow.names)
-        return _numbered("row", table.read(columns=[name])[name].to_pylist())
+        names = table.schema_arrow.names
+        wanted = [file.chosen(names), *(name for name in names if name == "split")]
+        return _numbered("row", table.read(columns=wanted).to_pylist())
     except arrow.ArrowException as error:
         raise file.fault(f"not a readable Parquet file ({error})") from error
 
 
 def _json_lines(file: _File) -> Iterator[tuple[str, Any]]:
     for place, line in _numbered("line", file.lines()):
-        yield place, file.cell(file.parsed(line, f"{place}: "))
+        yield place, file.parsed(line, f"{place}: ")
 
 
-def _json(file: _File) -> Iterator[tuple[str, Any]]:
-    content = file.parsed(file.text)
+def _json(file: _File) -> Values:
+    try:
+        content = file.parsed(file.text)
+    except TextError:
+        if file.text.lstrip()[:1] not in '{"':
+            raise
+        return _json_lines(file)  # by another ending
     rows = _listed(content, file) if isinstance(content, dict) else content
     if not isinstance(rows, list):
         raise file.fault(f"holds {type(content).__name__}; a list of captions is expected")
-    for number, row in enumerate(rows):
-        yield f"item {number}", file.cell(row)
+    return ((f"item {number}", row) for number, row in enumerate(rows))
 
 
 def _listed(content: dict[str, Any], file: _File) -> list[Any]:
@@ -240,21 +288,13 @@ def _listed(content: dict[str, Any], file: _File) -> list[Any]:
     if isinstance(content.get("annotations"), list):
         return list(content["annotations"])
     images = content.get("images")
-    wanted, left_out = list[Any](), set[str]()
+    wanted = list[Any]()
     for image in images if isinstance(images, list) else ():
         if isinstance(image, dict) and isinstance(image.get("sentences"), list):
-            if image.get("split") is None or image["split"] in file.splits:
-                wanted += image["sentences"]
-            else:
-                left_out.add(str(image["split"]))
-    others = ", ".join(sorted(left_out))
-    if not wanted and left_out:
-        raise file.fault(f"nothing in the splits {', '.join(file.splits)}; it has {others}")
-    if not wanted:
+            wanted += image["sentences"] if file.wants(image.get("split")) else []
+    if not wanted and not file.left_out:
         keys = ", ".join(map(repr, content))
         raise file.fault(f'no "annotations" with captions in it (it has {keys})')
-    if left_out:
-        _logger.warning("%s: left out the splits %s", file.path, others)
     return wanted
 
 
@@ -265,4 +305,5 @@ _READERS: dict[str, Callable[[_File], Values]] = {
     ".parquet": _parquet,
     ".json": _json,
     ".jsonl": _json_lines,
+    ".ndjson": _json_lines,
 }

@@ -321,7 +321,7 @@ def _from_array(source: Any) -> Image.Image:
 def _to_bytes(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     if array.dtype == np.uint8:
         return np.ascontiguousarray(array)
-    if array.dtype == np.uint16:
+    if array.dtype.kind == "u" and array.itemsize == 2:  # of either byte order
         return np.rint(array / 257.0).astype(np.uint8)
     if array.dtype.kind not in "bf":
         raise ImageError(f"pixels are {array.dtype}: give uint8, uint16 or float in 0..1")

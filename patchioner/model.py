@@ -47,6 +47,7 @@ from patchioner.pipeline import (
     run,
 )
 from patchioner.regions import Region, Weighting, WholeImage, feature_weights
+from patchioner.regions.shapes import items_of
 from patchioner.results import Caption, Explanation, Label
 
 Answer = TypeVar("Answer")
@@ -548,9 +549,7 @@ def _listed(given: Any) -> list[Region]:
         return [WholeImage()]
     if isinstance(given, Region):
         raise RegionError(f"give a list of regions, as in [{given!r:.80}]")
-    if not isinstance(given, Iterable) or isinstance(given, str | bytes):
-        raise RegionError(f"{given!r:.80} is no list of regions: give Box, Mask, Point, ...")
-    regions = list(given)
+    regions = items_of(given, "the list of regions")
     for one in regions:
         if not isinstance(one, Region):
             raise RegionError(

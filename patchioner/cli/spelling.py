@@ -36,8 +36,8 @@ Run: TypeAlias = "Callable[[argparse.Namespace], int]"
 SAMPLES = ("astronaut", "chelsea", "coffee", "rocket")
 WRITTEN = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 _PREFIX = "scikit-image:"
-# ESC, BEL, C1 and the rest could drive a terminal; a line is one line.
-_CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+# ESC, BEL, C1 and the rest could drive a terminal, others turn the line around; a line is one line.
+_CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def printable(text: str) -> str:

@@ -44,8 +44,8 @@ def _turned(unit: Any, origin: Any, sides: Any, degrees: float = 0.0) -> Polygon
 
 
 def labelme(shape: Entry, image_size: Size) -> Region:
-    """A rectangle, polygon, circle, point or line of labelme."""
-    kind = shape.get("shape_type", "polygon")
+    """A rectangle, polygon, circle, point or line of labelme, or of X-AnyLabeling."""
+    kind = shape.get("shape_type") or "polygon"
     pairs = [numbers(one, 2, "point") for one in items_of(shape.get("points"), "points")]
     if kind == "rectangle" and len(pairs) == 2:
         (x1, x2), (y1, y2) = (sorted(axis) for axis in zip(*pairs, strict=True))
@@ -56,7 +56,7 @@ def labelme(shape: Entry, image_size: Size) -> Region:
         return Point(*pairs[0])
     if kind in ("line", "linestrip"):
         return Trace(pairs)
-    if kind == "polygon":
+    if kind in ("polygon", "rotation", "rectangle") and len(pairs) != 2:
         return Polygon(pairs)
     raise RegionError(f"labelme's shape_type {kind!r:.40} is not read; draw a polygon or rectangle")
 
@@ -92,6 +92,7 @@ def label_studio(task: Entry) -> Photo:
     results = [
         result
         for annotation in given or entries_of({"predictions": [], **task}, "predictions")
+        if not annotation.get("was_cancelled")
         for result in entries_of(annotation, "result")
         if isinstance(result.get("value"), Mapping)
         and "original_width" in result
@@ -103,6 +104,7 @@ def label_studio(task: Entry) -> Photo:
 
     data = task.get("data")
     names = [str(value) for value in data.values()] if isinstance(data, Mapping) else []
+    names.sort(key=lambda name: re.search(r"\.\w{3,4}(\?|$)", name) is None)  # pictures first
     # Uploads are renamed: eight hexadecimal digits before the photo's name.
     name = re.sub(r"([/\\]|^)[0-9a-f]{8}-(?=[^/\\]+$)", r"\1", names[0]) if names else None
     return Photo(name, items_from(results, "result", from_label_studio, label), in_pixels=False)
@@ -193,8 +195,10 @@ def yolo(lines: Sequence[str], folder: Path) -> Photo:
     names = listing.read_text(encoding="utf-8").splitlines() if listing.is_file() else []
 
     def make(values: npt.NDArray[Any], image_size: Size) -> Region:
-        if len(values) == 4:
-            return box_of(values * (image_size * 2), "cxcywh")
+        if not (np.abs(values) <= 1.01).all():
+            raise RegionError(f"{values.tolist()!r:.80}: labels of YOLO are in 0..1 of the photo")
+        if len(values) in (4, 5):  # or with its confidence
+            return box_of(values[:4] * (image_size * 2), "cxcywh")
         if len(values) < 6 or len(values) % 2:
             raise RegionError(f"{len(values)} numbers: give 4 of a box, or x, y pairs")
         return Polygon(values.reshape(-1, 2) * image_size)

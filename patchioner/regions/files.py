@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args, overload
+from urllib.parse import unquote
 
 from patchioner.base.errors import OptionError, RegionError, RegionFileError
 from patchioner.regions import formats
 from patchioner.regions.annotators import sam_masks
 from patchioner.regions.base import Size
-from patchioner.regions.items import BoxFormat, Item, NamedRegion, Photo
+from patchioner.regions.items import BoxFormat, Item, NamedRegion, Photo, id_key
 from patchioner.regions.paths import Trace
 from patchioner.regions.shapes import items_of
 
@@ -253,8 +255,10 @@ def _orientation(image_name: str | None) -> int:
 
 
 def _parts(name: str) -> tuple[str, ...]:
-    # Files written on Windows have backslashes.
-    return PurePosixPath(name.replace("\\", "/")).parts or ("",)
+    # Files written on Windows have backslashes, macOS takes accents apart, an address may be signed.
+    if "://" in name:
+        name = unquote(name.partition("?")[0].partition("#")[0])
+    return PurePosixPath(unicodedata.normalize("NFC", name).replace("\\", "/")).parts or ("",)
 
 
 def _alike(one: Sequence[str], wanted: Sequence[str]) -> tuple[int, bool]:
@@ -265,10 +269,11 @@ def _alike(one: Sequence[str], wanted: Sequence[str]) -> tuple[int, bool]:
 
 
 def _by_number(photos: Sequence[Photo], file_name: str) -> Photo:
-    """A results list knows images by id alone; COCO's file names end in that number."""
-    number = re.search(r"(\d+)$", file_name.rpartition(".")[0])
+    """A results list knows images by id alone: a file's name, or the number at its end as COCO's have."""
+    stem = file_name.rpartition(".")[0]
+    number = re.search(r"\d+$", stem)
     for photo in photos:
-        if number and photo.image_id == str(int(number[1])):
+        if photo.image_id in (file_name, id_key(stem), number and id_key(number[0])):
             return photo
     ids = ", ".join(str(photo.image_id) for photo in photos[:3])
     raise RegionError(

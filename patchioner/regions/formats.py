@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -31,21 +32,24 @@ from patchioner.regions.items import (
     Photo,
     box_of,
     entries_of,
+    id_key,
     items_from,
     large_coco,
     stated_size,
+    warn_of_lost,
 )
 from patchioner.regions.mask import Mask
 from patchioner.regions.paths import Polygon
 from patchioner.regions.shapes import items_of
 
 _Array = npt.NDArray[np.generic]
+_logger = logging.getLogger(__name__)
 
 _UNKNOWN = (
     "JSON, but of no known form; give this project's JSON ({'regions': [...]}), COCO annotations, "
     "or SAM's masks as .json or .npz"
 )
-_YOLO = re.compile(rb"\s*\d+(?:[ \t]+[-+.\deE]+){4,}[ \t]*(?:\r?\n|\Z)")
+_YOLO = re.compile(rb"(?:\xef\xbb\xbf)?\s*\d+(?:\.0*)?(?:[ \t]+[-+.\deE]+){4,}[ \t]*(?:\r?\n|\Z)")
 _REMEDY = 'save bool masks with np.savez_compressed("masks.npz", masks=array)'
 # Masks of a hundred objects in a photo of 40 megapixels; larger files are refused before they are unpacked.
 MAX_ARRAY_BYTES = 4 * 2**30
@@ -63,7 +67,7 @@ def from_coco(
     Args:
         annotation: with ``segmentation`` (list of flat rings, an RLE of either spelling, or a
             (height, width) array as SAM gives it) and/or ``bbox``: [x, y, width, height], or corners
-            where detectron2's ``bbox_mode`` is 0; else, or where they are broken, RegionError.
+            where detectron2's ``bbox_mode`` is 0 (above 1 it is none of these: RegionError, as for broken ones).
         image_size: (width, height) of the image; a mask of another size is an error.
         box_format: how ``bbox`` is written, if not as above.
 
@@ -86,8 +90,10 @@ def from_coco(
     if annotation.get("bbox") is None:
         keys = sorted(map(str, annotation))
         raise RegionError(f"it has keys {keys}; give 'segmentation' (polygons or RLE) or 'bbox'")
-    stated: BoxFormat = "xyxy" if annotation.get("bbox_mode") == 0 else "xywh"
-    return box_of(annotation["bbox"], box_format or stated)
+    mode = annotation.get("bbox_mode", 1)
+    if box_format is None and mode not in (0, 1):
+        raise RegionError(f"bbox_mode {mode!r:.40} is not read; give 0 (corners) or 1 (x, y, w, h)")
+    return box_of(annotation["bbox"], box_format or ("xyxy" if mode == 0 else "xywh"))
 
 
 def from_sam(masks: Any, image_size: Size | None = None) -> list[Region]:
@@ -96,13 +102,15 @@ def from_sam(masks: Any, image_size: Size | None = None) -> list[Region]:
     Args:
         masks: the automatic generator's dictionaries, with ``segmentation`` as an array or RLE; or
             the predictor's masks, (n, height, width) or (n, 1, height, width), as an array or tensor,
-            alone or as the first of the (masks, scores, logits) that it returns.
+            alone, as the first of the (masks, scores, logits) that it returns, or under "masks".
         image_size: (width, height) of the image; a RegionError names a mask of another size.
 
     Example:
         >>> from_sam([{"segmentation": np.ones((2, 3), dtype=bool)}])
         [Mask(3x2, 6 pixels)]
     """
+    if isinstance(masks, Mapping) and "masks" in masks:
+        masks = masks["masks"]
     if isinstance(masks, tuple) and masks and hasattr(masks[0], "shape"):
         masks = masks[0]
     if hasattr(masks, "shape"):
@@ -110,6 +118,7 @@ def from_sam(masks: Any, image_size: Size | None = None) -> list[Region]:
     regions = []
     for index, entry in enumerate(items_of(masks, "SAM's result")):
         try:
+            entry = {"segmentation": entry} if hasattr(entry, "shape") else entry
             regions.append(from_coco(entry, image_size))
         except RegionError as error:
             raise RegionError(f"entry {index} of SAM's result: {error}") from error
@@ -183,7 +192,9 @@ def _of_mapping(content: Entry, folder: Path, box_format: BoxFormat | None) -> l
     if "shapes" in content:
         size = [content.get(key) for key in ("imageWidth", "imageHeight")]
         return _one(content, "shapes", labelme, size, in_pixels=False)
-    if is_visual_genome(content) or "segmentation" in content or "bbox" in content:
+    if is_visual_genome(content) or {"segmentation", "bbox", "data"} & content.keys():
+        return _of_list([content], folder, box_format)
+    if "file_name" in content and "annotations" in content:
         return _of_list([content], folder, box_format)
     if "regions" in content:
         return [_ours(None, content["regions"], folder, box_format)]
@@ -212,6 +223,12 @@ def _of_list(content: list[Entry], folder: Path, box_format: BoxFormat | None) -
         return [visual_genome(entry) for entry in content]
     if any("data" in entry and {"annotations", "predictions"} & entry.keys() for entry in content):
         return [label_studio(entry) for entry in content]
+    if all({"file_name", "annotations"} <= entry.keys() for entry in content) and content:
+        return [
+            _of_detectron(entry, partial(from_coco, box_format=box_format)) for entry in content
+        ]
+    if any({"image", "label"} & entry.keys() and "annotator" in entry for entry in content):
+        raise RegionError("Label Studio's JSON-MIN leaves out what shapes are; export JSON or COCO")
     if keys & {"segmentation", "bbox"}:
         what = "annotation" if "image_id" in keys else "entry"
         groups = _by_image(content, what, partial(from_coco, box_format=box_format))
@@ -260,40 +277,43 @@ def _rle_sizes(entry: object) -> Iterator[object]:
 
 def _coco(content: Entry, region_of: Callable[..., Region]) -> list[Photo]:
     categories = entries_of(content, "categories") if "categories" in content else []
-    names = {_key(one.get("id"), "id of a category"): one.get("name") for one in categories}
+    names = {id_key(one.get("id"), "id of a category"): one.get("name") for one in categories}
 
     def label(entry: Entry) -> object:
-        name = names.get(str(entry.get("category_id")))
+        given = entry.get("category_id")
+        name = None if isinstance(given, (Mapping, list)) else names.get(id_key(given))
         return None if name is None else str(name)
 
     def make(entry: Entry, image_size: Size) -> Region:
-        _key(entry.get("category_id"), "category_id")
+        id_key(entry.get("category_id"), "category_id")
         return region_of(entry, image_size)
 
     groups = _by_image(entries_of(content, "annotations"), "annotation", make, label)
+    images = entries_of(content, "images")
+    ids = [id_key(image.get("id"), "id of an image") for image in images]
+    warn_of_lost({key: len(items) for key, items in groups.items()}, ids)
     return [
         Photo(
             # LVIS v1 has URLs alone.
             str(image.get("file_name") or image.get("coco_url") or image.get("id")),
-            groups.get(str(image.get("id")), []),
+            groups.get(key, []),
             stated_size(image.get("width"), image.get("height")),
         )
-        for image in entries_of(content, "images")
+        for image, key in zip(images, ids, strict=True)
     ]
 
 
-def _key(value: object, what: str) -> str:
-    """Exporters write ids as text in one place and as numbers in the other."""
-    if isinstance(value, (Mapping, list)):
-        raise RegionError(f"{what} is {value!r:.80}; give a number or a text")
-    return str(value)
+def _of_detectron(entry: Entry, make: Make) -> Photo:
+    size = stated_size(entry.get("width"), entry.get("height"))
+    items = items_from(entries_of(entry, "annotations"), "annotation", make)
+    return Photo(str(entry["file_name"]), items, size)
 
 
 def _by_image(entries: Iterable[Entry], *how: Any) -> dict[str, list[Item]]:
     """The items of a list, made as `items_from` is told, by image_id."""
     groups: dict[str, list[Item]] = {}
     for entry, item in zip(entries, items_from(entries, *how), strict=True):
-        groups.setdefault(_key(entry.get("image_id"), "image_id"), []).append(item)
+        groups.setdefault(id_key(entry.get("image_id"), "image_id"), []).append(item)
     return groups
 
 
@@ -339,24 +359,35 @@ def _members(content: Any) -> dict[str, _Array]:
 def _mask_stack(array: _Array) -> list[tuple[int | None, _Array]]:
     """Single (height, width) masks of an array, with their ids; axes of length 1 do not count.
 
-    An integer (height, width) array of several values is a label map: one mask per value but 0.
+    An integer array of several values is a label map: one mask per value but 0. RegionError for several such.
     """
     given = array.shape
     while array.ndim > 3 and 1 in array.shape[:-2]:
         array = np.squeeze(array, axis=array.shape.index(1))
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
     if array.ndim not in (2, 3):
         raise RegionError(f"'masks' has shape {given}; give (n, height, width)")
-    if array.ndim == 3:
-        return [(None, one) for one in array]
-    values = np.unique(array) if np.issubdtype(array.dtype, np.integer) else np.empty(0)
-    labels = [int(value) for value in values if value != 0]
-    return [(one, array == one) for one in labels] if len(labels) > 1 else [(None, array)]
+    alone = array.ndim == 2 or len(array) == 1
+    found: list[tuple[int | None, _Array]] = []
+    for one in [array] if array.ndim == 2 else array:
+        whole = np.issubdtype(array.dtype, np.integer)
+        labels = [int(value) for value in (np.unique(one) if whole else ()) if value != 0]
+        if labels and labels[0] < 0:
+            raise RegionError("its numbers go below 0: write 0 where no region is")
+        if len(labels) > 1 and not alone:
+            raise RegionError(f"{len(array)} maps of several numbers each; give one map, or masks")
+        found += [(n, one == n) for n in labels] if len(labels) > 1 else [(None, one)]
+    return found
 
 
 def _box_items(array: _Array, box_format: BoxFormat | None) -> list[Item]:
     if array.ndim != 2 or array.shape[1] != 4:
         raise RegionError(f"'boxes' has shape {array.shape}; give (n, 4), x, y, width, height")
     table = np.asarray(array, dtype=np.float64)
+    if box_format is None and len(table) and (table[:, 2:] > table[:, :2]).all():
+        wrong = "boxes are read as x, y, width, height, and could be corners, too"
+        _logger.warning("%s: say which by box_format (--box-format xywh or xyxy)", wrong)
 
     def make(row: list[float], image_size: Size) -> Region:
         limits = np.array(image_size * 2) + 1.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -31,6 +32,7 @@ LARGE = 64 * 2**20
 _WINDOW = 4 * 2**20
 _AHEAD = 2**16  # numbers and words are never cut off by the window's end
 _DECODER, _SPACES = json.JSONDecoder(), re.compile(r"[ \t\n\r]*")
+_logger = logging.getLogger(__name__)
 _IMAGE_KEYS = ("id", "file_name", "coco_url", "width", "height")
 
 
@@ -121,6 +123,20 @@ def entries_of(content: Entry, key: str) -> list[Entry]:
     return entries
 
 
+def id_key(value: object, what: str = "an id") -> str:
+    """Exporters write an id as 7, 7.0, "7" or "007"; RegionError for a list or dictionary."""
+    if isinstance(value, (Mapping, list)):
+        raise RegionError(f"{what} is {value!r:.80}; give a number or a text")
+    text = str(int(value) if isinstance(value, float) and value.is_integer() else value)
+    return (text.lstrip("0") or "0") if text.isascii() and text.isdigit() else text
+
+
+def warn_of_lost(counts: Mapping[str, int], ids: Iterable[str]) -> None:
+    """Log how many annotations, by image_id, belong to no image of their file."""
+    if lost := sum(counts[one] for one in counts.keys() - set(ids)):
+        _logger.warning("%d annotations have an image_id that no image has: left out", lost)
+
+
 def stated_size(width: object, height: object) -> Size | None:
     """Text that is a number counts; 0 and -1 are how exporters say that they do not know."""
     try:
@@ -197,23 +213,25 @@ def large_coco(path: Path, photos: Callable[[Entry], list[Photo]]) -> list[Photo
                 image = _json(text)
                 images.append({one: image[one] for one in _IMAGE_KEYS if one in image})
             elif key == "annotations":
-                owner = str(value.get("image_id"))
+                owner = id_key(value.get("image_id"), "image_id")
                 places.setdefault(owner, array("q")).extend((start, len(text)))
             elif key == "categories as one":
                 categories = _json(text)
     if not images or not places:
         return None
+    ids = [id_key(image.get("id"), "id of an image") for image in images]
+    warn_of_lost({owner: len(found) // 2 for owner, found in places.items()}, ids)
 
-    def read(image: Entry) -> Iterator[Item]:
-        found = places.get(str(image.get("id")), array("q"))
+    def read(image: Entry, key: str) -> Iterator[Item]:
+        found = places.get(key, array("q"))
         with path.open("rb") as stream:
             entries = [_slice(stream, *pair) for pair in zip(found[::2], found[1::2], strict=True)]
         content = {"images": [image], "annotations": entries, "categories": categories}
         yield from photos(content)[0].items
 
     empty = photos({"images": images, "annotations": [], "categories": categories})
-    pairs = zip(empty, images, strict=True)
-    return [replace(photo, items=_Late(partial(read, image))) for photo, image in pairs]
+    each = zip(empty, images, ids, strict=True)
+    return [replace(photo, items=_Late(partial(read, image, key))) for photo, image, key in each]
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,7 @@ WRONG: dict[str, Callable[[Patchioner], object]] = {
             "text": "box",
             "dictionary": {"box": BOX},
             "None in a list": [None],
+            "array without an axis": np.array(3),
         }.items()
     },
     "soft mask": lambda m: Mask(MASKS[0] * 0.5),

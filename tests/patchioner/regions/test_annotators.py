@@ -40,6 +40,7 @@ FILES: dict[str, tuple[str, str]] = {
         "<ymin>11</ymin><xmax>120</xmax><ymax>60</ymax></bndbox></object></annotation>",
     ),
     "yolo": ("a.txt", "0 0.35 0.35 0.5 0.5\n"),
+    "yolo with confidence": ("a.txt", "\ufeff0.000 0.35 0.35 0.5 0.5 0.9\n"),
     "yolo polygon": ("a.txt", "0 0.1 0.1 0.6 0.1 0.6 0.6 0.1 0.6\n"),
 }
 
@@ -120,6 +121,7 @@ def test_regions_of_stored_pixels_are_turned_with_the_photo(
         ("a.xml", CVAT.format("<cuboid/>")),
         ("a.txt", "0 0.1 0.2 0.3 0.4 0.5 0.6 0.7\n"),
         ("a.txt", "0 0.1 0.1 0.6 0.1\nzero\n"),
+        ("a.txt", "0 0.5 0.5 0.2 0.2 0.4 0.4 2 0.5 0.5 1\n"),
         ("a.json", '[{"ann_id": 1, "sentences": []}]'),
     ],
 )

@@ -346,7 +346,13 @@ def label_studio(kind: str, value: object) -> list[object]:
         ([{**BBOX, "segmentation": []}], [BOX]),
         ([{"image_id": 1, "segmentation": [[0, 0, 3, 0, 0, 3]]}], TRIANGLES),
         ([{"bbox": [1, 2, 4, 4], "bbox_mode": 0}], [BOX]),
+        ([{"bbox": [1, 2, 4, 4], "bbox_mode": 4}], "bbox_mode 4"),
+        ([{"file_name": "d/a.jpg", "width": 6, "height": 4, "annotations": [BBOX]}], [BOX]),
+        (listed(coco_url="https://x/d/a.jpg?signed=1/2"), [BOX]),
+        ({**listed(file_name="a.jpg"), "annotations": [{**BBOX, "image_id": 1.0}]}, [BOX]),
+        ({**listed(file_name="a.jpg"), "annotations": [{**BBOX, "image_id": "01"}]}, [BOX]),
         (labelme([[4, 2], [1, 4]], "rectangle"), [BOX]),
+        (labelme([[1, 2], [4, 2], [4, 4], [1, 4]], "rectangle"), [BOX]),
         (labelme(TRIANGLE), TRIANGLES),
         (labelme([[1, 2], [3, 4]], "linestrip"), [Trace([(1, 2), (3, 4)])]),
         (labelme([[1, 2]], "point"), [Point(1, 2)]),
@@ -355,6 +361,7 @@ def label_studio(kind: str, value: object) -> list[object]:
         ({"id": 1, "objects": [{"x": 1, "y": 2, "w": 3, "h": 2, "names": ["cup"]}]}, [BOX]),
         (label_studio("rectanglelabels", PER_CENT), [BOX]),
         (label_studio("videorectangle", {}), "Label Studio"),
+        ([{"image": "/u/a.jpg", "label": [PER_CENT], "annotator": 1}], "JSON-MIN"),
         ({"regions": [{"box": [0.1, 0.1, 0.9, 0.9]}]}, r"within 0\.\.1"),
         ({"regions": [{"polygon": [[0, 0], [0.5, 0], [0, 0.5]]}]}, r"within 0\.\.1"),
     ],
@@ -380,9 +387,33 @@ def test_a_label_map_has_one_region_per_id_and_an_axis_of_one_counts_nothing(
     np.save(tmp_path / "labels.npy", labels)
     found = read_regions(tmp_path / "labels.npy", SIZE)
     assert found == [NamedRegion(Mask(labels == one), None, one) for one in (5, 9)]
+    for shape in ((1, 4, 6), (4, 6, 1)):
+        np.save(tmp_path / "labels.npy", labels.reshape(shape))
+        assert read_regions(tmp_path / "labels.npy", SIZE) == found
+    for wrong in (labels - 1, np.stack([labels, labels])):
+        np.save(tmp_path / "labels.npy", wrong)
+        with pytest.raises(RegionFileError, match=r"below 0|one map"):
+            read_regions(tmp_path / "labels.npy", SIZE)
     for stack in (MASKS[:, None], MASKS[None]):
         np.savez(tmp_path / "m.npz", masks=stack)
         assert read_regions(tmp_path / "m.npz", SIZE) == EXPECTED
+
+
+def test_names_are_the_same_however_accents_are_written(tmp_path: Path) -> None:
+    path = written(tmp_path, listed(file_name="cafe\u0301.jpg"))
+    assert read_regions(path, SIZE, "caf\u00e9.jpg") == [NamedRegion(BOX)]
+
+
+def test_results_are_found_by_name_too_and_what_belongs_to_no_image_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = written(tmp_path, [{**BBOX, "image_id": one} for one in ("a", "b.jpg", "0012")])
+    for name in ("a.jpg", "b.jpg", "COCO_000012.jpg"):
+        assert len(read_regions(path, SIZE, name)) == 1
+    assert not caplog.messages
+    lost = {**listed(file_name="a.jpg"), "annotations": [{**BBOX, "image_id": 2}]}
+    assert read_regions(written(tmp_path, lost), SIZE, "a.jpg") == []
+    assert "1 annotations" in caplog.text
 
 
 def test_boxes_that_fit_only_as_corners_are_questioned(tmp_path: Path) -> None:
@@ -425,7 +456,7 @@ def test_coco_prefers_the_outline_to_the_box() -> None:
 
 @pytest.mark.parametrize(
     ("masks", "text"),
-    [([np.ones((2, 2))], "entry 0"), (5, "give a list"), ([{"area": 1}], "entry 0.*keys")],
+    [([np.full((2, 2), 0.5)], "entry 0"), (5, "give a list"), ([{"area": 1}], "entry 0.*keys")],
 )
 def test_what_is_not_from_sam_is_refused(masks: object, text: str) -> None:
     with pytest.raises(RegionError, match=text):
