@@ -55,10 +55,11 @@ def serve(options: argparse.Namespace) -> int:
     for module in ("fastapi", "uvicorn", "python_multipart"):
         require(module, "serve")
     from patchioner.model import Patchioner
-    from patchioner.serve.app import run_server
+    from patchioner.serve.app import bound_memory, run_server
 
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("patchioner.serve").setLevel(logging.INFO)
+    bound_memory()
     model = Patchioner.from_pretrained(options.model, device=options.device)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     spelling.report(f"{model!r} listens on http://{host}:{settings.port}")

@@ -15,6 +15,7 @@ import uuid
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from patchioner.serve.engine import Engine
 from patchioner.serve.reading import RequestError, told, too_large
@@ -147,6 +148,24 @@ class Guard:
             for task in (work, watch):
                 task.cancel()
             await asyncio.gather(work, watch, return_exceptions=True)
+
+
+class PunctualProtocol(H11Protocol):
+    """Uvicorn's HTTP, which does not wait for ever for the head of a request."""
+
+    patience = 10.0  # seconds
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to watch the connection."""
+        super().connection_made(transport)
+        self.loop.call_later(self.patience, self._look, None)
+
+    def _look(self, before: object) -> None:
+        """Close it where nothing has been asked since the last look."""
+        if self.cycle is before and (before is None or self.cycle.response_complete):
+            self.transport.close()
+        elif not self.transport.is_closing():
+            self.loop.call_later(self.patience, self._look, self.cycle)
 
 
 class _Call:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -22,6 +23,8 @@ T = TypeVar("T")
 Size = tuple[int, int]
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF", "MPO", "PPM")
 _MOST_NUMBERS, _DEEPEST = 50_000, 8  # of a region
+_MOST_SCANS = 100  # of a JPEG, each of which takes as long as the whole photo
+_TILE = (322, 323)  # TIFF's tags for width and height of tiles
 _MOST_MASK_PIXELS = 2**28  # of a request: a byte each, when unpacked
 # The last column replaces messages that quote a library.
 _TOLD: tuple[tuple[Any, int, str, str | None], ...] = (
@@ -81,6 +84,8 @@ def open_photo(data: bytes, settings: ServeSettings) -> Image.Image:
             width, height = picture.size
             if width * height > most:
                 raise too_large(f"the photo has {width} x {height} pixels, more than {most:,}")
+            if _is_costly(picture, data, most):
+                raise too_large("the photo takes far more work than its size: save it anew")
             return load_image(picture)
     except RequestError:
         raise
@@ -88,6 +93,14 @@ def open_photo(data: bytes, settings: ServeSettings) -> Image.Image:
         raise too_large("the photo is too large for this server") from None
     except Exception as error:  # decoders fail in any way at hostile files
         raise told(error if isinstance(error, ImageError) else ImageError()) from error
+
+
+def _is_costly(picture: Image.Image, data: bytes, most: int) -> bool:
+    """Whether a decoder would need far more time or memory than the pixels: many scans, tiles beyond the photo."""
+    if picture.format in ("JPEG", "MPO"):
+        return data.count(b"\xff\xda") > _MOST_SCANS
+    tags: Any = getattr(picture, "tag_v2", {})
+    return math.prod(int(tags.get(tag, 1)) for tag in _TILE) > most
 
 
 def named_photo(name: str, settings: ServeSettings) -> bytes:

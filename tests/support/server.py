@@ -16,6 +16,7 @@ from PIL import Image
 
 from patchioner import Patchioner
 from patchioner.serve.app import create_app
+from patchioner.serve.guard import PunctualProtocol
 from patchioner.serve.settings import ServeSettings
 
 
@@ -33,7 +34,7 @@ class _Server(uvicorn.Server):
 def running(model: Patchioner, **settings: Any) -> Iterator[str]:
     """The URL of a server that lives as long as the block; leaving it is a graceful stop."""
     app = create_app(model, ServeSettings(port=0, **settings))
-    server = _Server(uvicorn.Config(app, port=0, log_config=None))
+    server = _Server(uvicorn.Config(app, port=0, log_config=None, http=PunctualProtocol))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

@@ -146,6 +146,18 @@ def test_a_client_that_leaves_leaves_the_batch(gated: Gated, photo: bytes) -> No
     assert 'status="499"' in log
 
 
+def test_nobody_holds_a_connection_with_half_a_head(
+    url: str, photo: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("patchioner.serve.guard.PunctualProtocol.patience", 0.2)
+    address = urlsplit(url)
+    whole = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    for before in (b"", whole):
+        with socket.create_connection((address.hostname, address.port or 80), 60) as half:
+            half.sendall(before + whole[:20])
+            assert (b"UP" in b"".join(iter(lambda: half.recv(4096), b""))) == bool(before)
+
+
 def test_a_stop_finishes_what_is_under_way(gated: Gated, photo: bytes) -> None:
     with held(gated) as url:
         asker = Asker(url, photo)

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import base64
 import io
+import struct
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from patchioner import Box, Mask, Point, WholeImage
 from patchioner.base.errors import RegionError
@@ -43,6 +44,27 @@ def test_photos_come_as_base64_or_data_urls_and_nothing_is_fetched() -> None:
     assert {refusal(photo_bytes, link) for link in links} == {"bad_image"}
 
 
+def scans() -> bytes:
+    """A small JPEG whose last scan is repeated: its decoder goes over all pixels for each."""
+    stream = io.BytesIO()
+    SMALL.save(stream, "JPEG", progressive=True)
+    head, _, last = stream.getvalue()[:-2].rpartition(b"\xff\xda")
+    return head + (b"\xff\xda" + last) * 200 + b"\xff\xd9"
+
+
+def tiles() -> bytes:
+    """A small TIFF whose tiles are said to be huge: its decoder makes room for one."""
+    stream = io.BytesIO()
+    spare = TiffImagePlugin.ImageFileDirectory_v2()
+    for tag in (65_010, 65_011):  # Pillow writes no tiles
+        spare[tag], spare.tagtype[tag] = 30_000, 4
+    SMALL.save(stream, "TIFF", tiffinfo=spare)
+    data = stream.getvalue()
+    for tag, tile in ((65_010, 322), (65_011, 323)):
+        data = data.replace(struct.pack("<HH", tag, 4), struct.pack("<HH", tile, 4))
+    return data
+
+
 @pytest.mark.parametrize(
     ("data", "kind"),
     [
@@ -53,8 +75,10 @@ def test_photos_come_as_base64_or_data_urls_and_nothing_is_fetched() -> None:
         (picture_bytes(SMALL, "EPS"), "bad_image"),
         (picture_bytes(Image.new("1", (20_000, 20_000)), "PNG"), "too_large"),
         (picture_bytes(Image.new("1", (101, 100)), "PNG"), "too_large"),
+        (scans(), "too_large"),
+        (tiles(), "too_large"),
     ],
-    ids=["empty", "text", "header", "truncated", "program", "bomb", "large"],
+    ids=["empty", "text", "header", "truncated", "program", "bomb", "large", "scans", "tiles"],
 )
 def test_bad_photos_are_named_in_our_words(data: bytes, kind: str) -> None:
     assert refusal(open_photo, data, SETTINGS) == kind
