@@ -32,6 +32,7 @@ OnError: TypeAlias = Literal["raise", "skip", "return"]
 Outcome: TypeAlias = "list[Answer | PatchionerError] | PatchionerError"
 """What becomes of an item: per region an answer or its error; or the error that cost all of it."""
 
+_LEAST = 4  # regions that a photo counts for
 logger = logging.getLogger(__name__)
 
 
@@ -41,7 +42,8 @@ class Batching:
 
     Attributes:
         photos: how many are encoded as one group; those of equal shape share a backbone pass.
-        regions: captions of at least so many regions are written as one batch (a photo's own stay together).
+        regions: captions of at least so many regions are written as one batch (a photo's own stay together); a photo
+            counts for four at least, so that those of whole photos do not wait for long.
         readers: threads that read photos ahead; 0 reads each when its turn comes.
         ahead: how many photos may wait, read but not yet encoded.
         overlap: captions of one batch are written while the photos of the next are encoded.
@@ -51,7 +53,7 @@ class Batching:
     """
 
     photos: int = 1
-    regions: int = 512
+    regions: int = 64
     readers: int = 1
     ahead: int = 4
     overlap: bool = True
@@ -233,7 +235,7 @@ def _failure(error: Exception) -> PatchionerError | None:
 
 
 def _size(rows: Embedded | PatchionerError) -> int:
-    return 1 if isinstance(rows, PatchionerError) else max(1, len(rows.regions))
+    return _LEAST if isinstance(rows, PatchionerError) else max(_LEAST, len(rows.regions))
 
 
 def _merged(

@@ -18,7 +18,7 @@ from patchioner.base.optional import require
 from patchioner.base.progress import meter
 from patchioner.batch.manifest import Manifest
 from patchioner.batch.rows import VERSION, Row, read_rows, run_folder, write_rows
-from patchioner.batch.sources import Reading, Sample, open_source
+from patchioner.batch.sources import Photos, Reading, Sample, open_source
 from patchioner.batch.tasks import Asked, Task, group_by_content
 
 if TYPE_CHECKING:
@@ -78,17 +78,13 @@ class TooManyFailuresError(Exception):
 
 
 class Worker:
-    """A process's share of a job; `on_photo` is called after each photo with how many rows have failed so far."""
+    """A process's share of a job."""
 
-    def __init__(
-        self,
-        job: Job,
-        model: Patchioner | None = None,
-        on_photo: Callable[[int], object] = lambda failures: None,
-    ) -> None:
+    def __init__(self, job: Job, model: Patchioner | None = None) -> None:
         from patchioner.checkpoints.hub import model_fingerprint
 
-        self.job, self._on_photo = job, on_photo
+        self.job = job
+        self.on_photo: Callable[[int], object] = lambda failures: None  # that rows have so far
         folder, suffix = run_folder(job.out)
         self.source = open_source(job.source, job.reading)  # what is cheap to refuse comes first
         self.model = model or job.load()
@@ -107,6 +103,11 @@ class Worker:
             for number, path in enumerate(self.manifest.paths())
             if not path.exists() or (self.job.retry and any(row.error for row in read_rows(path)))
         ]
+
+    def photos_of(self, shards: Sequence[int]) -> int | None:
+        """How many photos these hold, where each is a file of its own."""
+        found = sum(len(self.manifest.shards[number]) for number in shards)
+        return found if isinstance(self.source, Photos) and not self.job.retry else None
 
     def write(self, number: int, *, wait: bool = False) -> bool:
         """Do a shard; False where another process is about it and we do not wait."""
@@ -136,7 +137,7 @@ class Worker:
                     places[row.photo] += 1
                 for _ in group.samples:
                     self.photos += 1
-                    self._on_photo(self.failures)
+                    self.on_photo(self.failures)
 
     def _counted(self, row: Row) -> Row:
         self.rows += 1
@@ -197,16 +198,17 @@ def run(
 
 
 def _work_here(job: Job, model: Patchioner | None) -> Report:
-    with meter(description=job.task.kind, unit="photo") as step:
-        worker = Worker(job, model, lambda failures: step(f"{failures} failed" if failures else ""))
-        started, stopped = time.perf_counter(), None
+    worker = Worker(job, model)
+    started, stopped, left = time.perf_counter(), None, worker.pending()
+    with meter(description=job.task.kind, total=worker.photos_of(left), unit="photo") as step:
+        worker.on_photo = lambda failures: step(f"{failures} failed" if failures else "")
         try:
-            taken = [number for number in worker.pending() if not worker.write(number)]
+            taken = [number for number in left if not worker.write(number)]
             for number in taken:  # by another process, which may have been killed since
                 worker.write(number, wait=True)
         except TooManyFailuresError as error:
             stopped = str(error)
-        seconds = time.perf_counter() - started
+    seconds = time.perf_counter() - started
     return Report(0, {}, worker.photos, worker.rows, seconds, stopped, worker.source.left_out)
 
 
@@ -275,15 +277,34 @@ def _finished(job: Job, report: Report) -> Report:
     return replace(report, rows=total, failed={str(key): n for key, n in errors.most_common()})
 
 
-def backbone_rate(job: Job, photos: int = 32) -> float:
-    """Photos per second that the backbone alone encodes, of the first ones of a source that can be read."""
+def stage_seconds(job: Job, photos: int = 32) -> dict[str, float]:
+    """Seconds a photo that each stage takes alone, of the first photos of a source that can be read.
+
+    "reading" it; the "backbone", prepared pixels included; the "regions": what is asked of its features.
+    """
     from patchioner.images import load_image
 
-    model, source, images = job.load(), open_source(job.source, job.reading), []
-    for sample in islice(source.samples(source.keys()), photos):
-        with suppress(PatchionerError):
-            images.append(load_image(sample.image))
+    model, source, taken = job.load(), open_source(job.source, job.reading), dict[str, float]()
+
+    def timed(stage: str, work: Callable[[], list[Any]]) -> list[Any]:
+        started = time.perf_counter()
+        found = work()
+        taken[stage] = (time.perf_counter() - started) / max(1, len(found))
+        return found
+
+    def read() -> list[Any]:
+        found = []
+        for sample in islice(source.samples(source.keys()), photos):
+            with suppress(PatchionerError):
+                asked = Asked([sample], whole=job.task.whole)
+                found.append((load_image(sample.image), asked.regions))
+        return found
+
+    items = timed("reading", read)
+    images = [image for image, _ in items]
     model.encode(images[:1])  # what is done once
-    started = time.perf_counter()
-    model.encode(images)
-    return len(images) / (time.perf_counter() - started)
+    features = timed("backbone", lambda: model.encode(images))
+    if job.task.kind != "detail":  # which encodes more than once
+        items = [(one, regions) for one, (_, regions) in zip(features, items, strict=True)]
+    timed("regions", lambda: list(job.task.answers(model, items)))
+    return taken

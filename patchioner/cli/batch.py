@@ -9,7 +9,7 @@ from typing import Any
 
 from patchioner.base.errors import OptionError, UnknownNameError
 from patchioner.batch.exports import BESIDE, EXPORTS, export
-from patchioner.batch.job import Job, Report, backbone_rate, run
+from patchioner.batch.job import Job, Report, run, stage_seconds
 from patchioner.batch.rows import read_rows, run_folder
 from patchioner.batch.sources import Reading, open_source
 from patchioner.batch.tasks import TASKS, Task
@@ -48,7 +48,8 @@ def add_batch_arguments(parser: argparse.ArgumentParser) -> None:
     add("--shards", type=spelling.positive_int, metavar="N", help="pieces of a new run")
     add("--bank", metavar="DIR", help="memory bank in place of the model's")
     spelling.add_min_confidence(add)
-    add("--profile", action="store_true", help="the rate beside that of the backbone alone")
+    cost = "rate, and seconds of each stage alone; with the price of an hour, what photos cost"
+    add("--profile", nargs="?", type=float, const=0.0, metavar="PRICE", help=cost)
     add = parser.add_argument_group("other forms of the rows, once all are there").add_argument
     beside = f"of {', '.join(BESIDE)} a file for each photo, in the folder PATH"
     forms = f"{', '.join(EXPORTS)}; {beside}"
@@ -110,12 +111,10 @@ def run_batch(options: argparse.Namespace) -> int:
     _tell(found, options.out)
     if found.stopped is None:
         _write_other_forms(given, settings["reading"])
-    if given.get("profile"):
-        job = Job(options.source, options.out, options.model, **settings)
-        alone, rate = backbone_rate(job), found.photos / max(found.seconds, 1e-9)
-        each = found.regions / max(1, found.photos)
-        write_line(f"{rate:.2f} photos/s with {each:.1f} regions each; the backbone alone "
-                   f"{alone:.2f}: {rate / alone:.2f} of it")  # fmt: skip
+    if (price := given.get("profile")) is not None:
+        _tell_profile(
+            found, stage_seconds(Job(options.source, options.out, options.model, **settings)), price
+        )
     return found.status
 
 
@@ -139,3 +138,17 @@ def _tell(found: Report, out: str) -> None:
     write_line(f"{found.rows:,} rows in {Path(out)}: {found.rows - bad:,} well, {bad:,} failed")
     for kind, count in found.failed.items():
         write_line(f"  {count:8,}  {kind}")
+
+
+def _tell_profile(found: Report, stages: Mapping[str, float], price: float) -> None:
+    """Rates of the run and of a device that takes the stages in turn, while processors read for it; and costs."""
+    rate, alone = found.photos / max(found.seconds, 1e-9), 1 / stages["backbone"]
+    each = found.regions / max(1, found.photos)
+    write_line(f"{rate:.2f} photos/s with {each:.1f} regions each; the backbone alone "
+               f"{alone:.2f}: {rate / alone:.2f} of it")  # fmt: skip
+    told = ", ".join(f"{name} {1000 * seconds:.1f}" for name, seconds in stages.items())
+    write_line(f"each stage alone, ms a photo: {told}")
+    if price:
+        device = 3600 / (stages["backbone"] + stages["regions"])
+        write_line(f"a device at {price:g} an hour: {device:,.0f} photos an hour, {device / price:,.0f} for 1, "
+                   f"a million for {1e6 * price / device:,.2f}")  # fmt: skip

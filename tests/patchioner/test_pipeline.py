@@ -58,7 +58,7 @@ def shown(outcome: Any) -> Any:
 CUTS = st.builds(
     Batching,
     photos=st.integers(1, 5),
-    regions=st.integers(1, 9),
+    regions=st.integers(1, 20),
     readers=st.integers(0, 3),
     ahead=st.integers(1, 4),
     overlap=st.booleans(),
@@ -163,7 +163,7 @@ def test_groups_and_batches_are_as_large_as_asked() -> None:
         batches.append(sum(len(one.regions) for one in batch))
         return [[0] * len(one.regions) for one in batch]
 
-    found: Any = list(run([2] * 7, steps(encode=encode, answer=answer), Batching(3, 5)))
+    found: Any = list(run([2] * 7, steps(encode=encode, answer=answer), Batching(3, 12)))
     assert found == [[0, 0]] * 7
     assert (groups, batches) == ([3, 3, 1], [6, 6, 2])
 
@@ -181,7 +181,7 @@ def test_an_endless_source_is_read_only_as_far_as_the_queues_reach(fails: bool) 
     def refuse(item: int) -> int:
         raise ImageError("bad")
 
-    cut = Batching(photos=2, regions=2, readers=2, ahead=3)
+    cut = Batching(photos=2, regions=8, readers=2, ahead=3)
     stream = run(endless(), steps(refuse if fails else abs), cut)
     assert [shown(next(stream)) for _ in range(4)] == ["!bad" if fails else ["1"]] * 4
     # Two batches of two out, one more on its way, one group, three ahead and one in hand.

@@ -8,6 +8,7 @@ import sys
 import tarfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from patchioner import Patchioner
 from patchioner.base.errors import OptionError
 from patchioner.batch import Reading, Row, Task, job, read_rows, run
 from patchioner.cli.main import main
-from tests.support.tiny import noise_photo
+from patchioner.detail.calibrate import calibrate_model
+from tests.support.tiny import TEXTS, noise_photo
 
 
 def lines(out: Path) -> list[str]:
@@ -172,18 +174,24 @@ def test_too_many_failures_stop_the_run(
     assert not (tmp_path / "out.jsonl").exists()
 
 
-@pytest.mark.parametrize("task", ["embed", "alt", "label"])
+@pytest.mark.parametrize("task", ["embed", "alt", "label", "detail"])
 def test_other_tasks(
     task: str, batch: Callable[..., job.Report], model: Patchioner, tmp_path: Path
 ) -> None:
-    batch(task=Task(task, ("a cat", "a bus") if task == "label" else ()))
+    if task == "detail":
+        pairs = [(noise_photo(seed=seed), (TEXTS[seed], TEXTS[seed + 6])) for seed in range(12)]
+        known = {"detail": calibrate_model(model, pairs).to_json()}
+        settings = replace(model.settings, calibration=known)
+        model = Patchioner(replace(model.parts, settings=settings), device="cpu")
+    batch(task=Task(task, ("a cat", "a bus") if task == "label" else ()), model=model)
     rows = list(read_rows(tmp_path / "out.jsonl"))
     if task == "embed":
         assert {len(row.embedding or ()) for row in rows} == {model.parts.backbone.dim}
     elif task == "label":
         assert {row.text for row in rows} <= {"a cat", "a bus"}
     else:
-        assert [row.kind for row in rows] == ["whole_image"] * 6
+        assert [(row.kind, row.error) for row in rows] == [("whole_image", None)] * 6
+        assert all(row.text for row in rows)
 
 
 READERS: dict[str, Callable[[Any, str], Any]] = {
@@ -323,8 +331,9 @@ def test_the_command_says_what_failed(
 ) -> None:
     out, model = str(tmp_path / "out.csv"), ["--model", checkpoint, "--device", "cpu"]
     words = ["batch", str(photos), *model, "--out"]
-    assert main([*words, out, "--profile"]) == 0
-    assert "the backbone alone" in capsys.readouterr().out
+    assert main([*words, out, "--profile", "2.5"]) == 0
+    told = capsys.readouterr().out
+    assert "the backbone alone" in told and "at 2.5 an hour" in told
     labels = [str(tmp_path / "labels.jsonl"), "--task", "label", "--labels", "a cat;a bus"]
     assert main([*words, *labels, "--min-confidence", "1"]) == 0
     assert {row.text for row in read_rows(labels[0])} == {None}
