@@ -10,6 +10,7 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -56,16 +57,11 @@ def prepare(
         >>> prepare(["A cat.", "a cat", " "], lower=True)
         (['a cat'], [2])
     """
-    wrong: list[object] = [text for text in captions if not isinstance(text, str)]
-    if isinstance(captions, str) or wrong:
-        found = wrong[0] if wrong else captions
-        raise TextError(f"captions must be a list of strings, got {found!r:.60}")
-    stripped = [" ".join(text.split()) for text in captions]
-    if lower:
-        stripped = [text.lower().rstrip(". ") for text in stripped]
-    kept = [text for text in stripped if text]
-    if blank := len(stripped) - len(kept):
-        _log.warning("left out %d blank captions of %d", blank, len(stripped))
+    if isinstance(captions, str):
+        raise TextError(f"captions must be a list of strings, got {captions!r:.60}")
+    kept = [text for text in (_cleaned(one, lower) for one in captions) if text]
+    if blank := len(captions) - len(kept):
+        _log.warning("left out %d blank captions of %d", blank, len(captions))
     if not kept:
         raise TextError("no caption is left: give at least one that is not blank")
     if sample is not None and sample < len(kept):
@@ -73,6 +69,14 @@ def prepare(
         kept = [kept[index] for index in chosen]
     counts = Counter(kept)
     return list(counts), list(counts.values())
+
+
+def _cleaned(text: object, lower: bool) -> str:
+    if not isinstance(text, str):
+        raise TextError(f"captions must be a list of strings, got {text!r:.60}")
+    found = " ".join(text.split())
+    found = found.lower().rstrip(". ") if lower else found
+    return text if found == text else found  # of many millions, one copy of each
 
 
 def build_bank_folder(
@@ -122,9 +126,7 @@ def build_bank_folder(
     options = dict(sample=sample, rows=rows, lower=lower, unit=unit, keep_texts=keep_texts)
     identity = {
         "options": {**options, "dtype": dtype, "seed": seed},
-        "captions": hashlib.sha256(
-            repr((texts, counts)).encode("utf-8", "surrogatepass")
-        ).hexdigest(),
+        "captions": _digest(texts, counts),
         "text_tower": dict(encoder),
     }
     with RunFolder.claim(out, identity, resume=resume, record=RECORD) as run:
@@ -143,12 +145,20 @@ def build_bank_folder(
     return MemoryBank.load(out)
 
 
+def _digest(texts: Sequence[str], counts: Sequence[int]) -> str:
+    found = hashlib.sha256()
+    for pair in zip(texts, counts, strict=True):
+        found.update(repr(pair).encode("utf-8", "surrogatepass"))
+    return found.hexdigest()
+
+
 def embed_texts(
     embed: Embed, texts: Sequence[str], folder: Path, *, shard: int = SHARD, unit: bool = True
 ) -> Tensor:
     """Embeddings of texts, (N, dim); shards that lie in `folder` are read, the others written.
 
-    `unit` vectors are fp16, others fp32. CheckpointError: a shard is damaged or of other texts.
+    `unit` vectors are fp16, others fp32; all of them lie in a file beside the shards, not in memory. CheckpointError: a
+    shard is damaged or of other texts.
     """
     rows, kind = torch.empty(0), torch.float16 if unit else torch.float32
     starts = range(0, len(texts), shard)
@@ -158,12 +168,22 @@ def embed_texts(
             write_shard(embed, batch, path, unit=unit)
         part = load_weights(path).get(_NAME)
         if start == 0 and part is not None:
-            rows = torch.empty((len(texts), part.shape[-1]), dtype=kind)
+            rows = _on_disk(folder / "rows", (len(texts), part.shape[-1]), kind)
         if part is None or part.shape != (len(batch), rows.shape[-1]):
             raise CheckpointError(
                 f"{path} does not hold {(len(batch), rows.shape[-1])} embeddings: remove it and go on"
             )
         rows[start : start + shard] = part
+    return rows
+
+
+def _on_disk(path: Path, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
+    """A matrix in a file without a name, which the system writes to as memory runs short."""
+    path.unlink(missing_ok=True)
+    size = shape[0] * shape[1]
+    rows = torch.from_file(str(path), shared=True, size=size, dtype=dtype).view(shape)
+    with suppress(OSError):  # where open files keep their names
+        path.unlink()
     return rows
 
 

@@ -3,12 +3,16 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from patchioner.batch import Reading, read_rows, run
 
@@ -16,18 +20,24 @@ ray = pytest.importorskip("ray", reason="the extra 'ray' is not installed")
 pytestmark = pytest.mark.filterwarnings("ignore")  # of Ray's own
 
 
+HERE = str(Path(__file__).parents[3])
+QUIET: Any = {"log_to_driver": False, "logging_level": "ERROR"}
+QUIET |= {"runtime_env": {"env_vars": {"PYTHONPATH": HERE}}}
+DRIVER = """
+import json, sys
+import ray
+from patchioner.batch import Reading, run
+photos, out, regions, model, address, quiet = sys.argv[1:]
+ray.init(address, **json.loads(quiet))
+run(photos, out, engine="ray", reading=Reading(regions), shards=6, model=model)
+"""
+
+
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    """Room for two workers, which find this checkout."""
-    here = str(Path(__file__).parents[3])
-    ray.init(
-        num_cpus=4,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-        runtime_env={"env_vars": {"PYTHONPATH": here}},
-    )
-    yield
+def cluster() -> Iterator[str]:
+    """Room for two workers, which find this checkout; its address."""
+    ray.init(num_cpus=4, include_dashboard=False, **QUIET)
+    yield ray.get_runtime_context().gcs_address
     ray.shutdown()
 
 
@@ -49,7 +59,7 @@ def workers() -> list[int]:
 
 
 def test_shards_on_ray_are_those_of_a_local_run_though_a_worker_is_killed(
-    cluster: None, photos: Path, checkpoint: str, tmp_path: Path
+    cluster: str, photos: Path, checkpoint: str, tmp_path: Path
 ) -> None:
     given: Any = {"reading": Reading(str(tmp_path / "coco.json")), "shards": 6, "model": checkpoint}
     run(photos, tmp_path / "local", **given)
@@ -75,3 +85,24 @@ def test_shards_on_ray_are_those_of_a_local_run_though_a_worker_is_killed(
     assert report.status == 0 and lines(tmp_path / "ray") == lines(tmp_path / "local")
     assert killed
     assert run(photos, tmp_path / "ray", **given).photos == 0
+
+
+def test_what_a_killed_driver_began_is_finished_here(
+    cluster: str, photos: Path, checkpoint: str, tmp_path: Path
+) -> None:
+    regions, out = str(tmp_path / "coco.json"), tmp_path / "ray"
+    given: Any = {"reading": Reading(regions), "shards": 6, "model": checkpoint}
+    run(photos, tmp_path / "local", **given)
+    (out / ".locks").mkdir(parents=True)
+    words = [DRIVER, str(photos), str(out), regions, checkpoint, cluster, json.dumps(QUIET)]
+    quiet: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with FileLock(out / ".locks" / "000005"):  # so that the driver cannot end before it is killed
+        with subprocess.Popen(
+            [sys.executable, "-c", *words], env=os.environ | {"PYTHONPATH": HERE}, **quiet
+        ) as driver:
+            while driver.poll() is None and not list(out.glob("*.parquet")):
+                time.sleep(0.1)
+            driver.kill()
+        assert driver.returncode == -signal.SIGKILL
+    report = run(photos, out, **given)
+    assert report.status == 0 and lines(out) == lines(tmp_path / "local")
