@@ -28,10 +28,7 @@ _FEW_ROWS = 2  # fewer rows are limited by reading the matrix, not by the cache
 _MOST = 64  # candidates of a row, on average, above which the full product is cheaper
 _LARGE = 4_000_000  # numbers of a matrix: a smaller one is done before the candidates are looked at
 _WIDEST = 1024  # float32 holds the 8-bit sums of this width exactly
-_BLOCKS = PIECE // BLOCK
-_ROWS = 128  # at a time: their sums are 26 MB
 _INTEGERS = torch.iinfo(torch.int32)
-_LEAST = _INTEGERS.min  # in place of the sums of banned tokens
 _SLACK = 1.0001  # for the float32 roundings of the bound itself
 _ROUNDING = 16 * 2.0**-24  # of |h| |w|: closer logits are a tie to float32
 
@@ -231,32 +228,26 @@ class CandidatePruning:
 
     With h = a p + r (p the 8-bit row of a state, r what rounding left) and w = c q + d of a token likewise,
     |h . w - ac p . q| <= |h| |d| + |r| |c q|, where p . q is an exact integer. Tokens whose upper bound reaches the
-    best lower bound are computed in float32, and in float64 where that is too coarse. The mean row is subtracted from
-    every w first, which shifts all logits of a state equally.
+    best lower bound are computed in float64. The mean row is subtracted from every w first, which shifts all logits of
+    a state equally.
     """
 
     def __init__(self, matrix: Tensor) -> None:
-        self.matrix = matrix
-        self._vocab, width = matrix.shape
-        blocks = -(-self._vocab // BLOCK)
-        self._rows = matrix.new_zeros(blocks * BLOCK, width, dtype=torch.int8)
-        self._scales, self._lost, self._kept = (matrix.new_zeros(blocks) for _ in range(3))
-        self._mean = mean = matrix.mean(dim=0)
-        self._longest = float(matrix.norm(dim=1).max() + mean.norm())
+        self.matrix, self._mean = matrix, matrix.mean(dim=0)
+        self._longest = float(matrix.norm(dim=1).max() + self._mean.norm())
+        parts = zip(*map(self._rounded, matrix.split(PIECE)), strict=True)
+        self._rows, self._scales, self._lost, self._kept = map(torch.cat, parts)
+
+    def _rounded(self, part: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Rows in 8 bits, and of each block the scale, the most that rounding took, the longest row that is left."""
+        centred = functional.pad(part - self._mean, (0, 0, 0, -len(part) % BLOCK))
+        blocks = centred.view(-1, BLOCK, part.shape[1])
+        # One scale for a block, so that 8-bit sums compare within it as they are.
+        rows, scales = quantize_rows(blocks.flatten(1))
+        restored = (rows * scales[:, None]).view_as(blocks)
         # Centring and scaling round in float32 too: by some units of 6e-8 of the lengths.
-        centring = 1e-6 * self._longest
-        for first in range(0, blocks, _BLOCKS):
-            last = min(first + _BLOCKS, blocks)
-            part = matrix[first * BLOCK : last * BLOCK] - mean
-            part = functional.pad(part, (0, 0, 0, (last - first) * BLOCK - len(part)))
-            # One scale for a block, so that 8-bit sums compare within it as they are.
-            rows, scales = quantize_rows(part.view(last - first, BLOCK * width))
-            restored = (rows * scales[:, None]).view(-1, BLOCK, width)
-            self._rows[first * BLOCK : last * BLOCK] = rows.view(-1, width)
-            self._scales[first:last] = scales
-            lost = (part.view(-1, BLOCK, width) - restored).norm(dim=2).amax(dim=1)
-            self._lost[first:last] = lost + centring
-            self._kept[first:last] = restored.norm(dim=2).amax(dim=1)
+        lost = (blocks - restored).norm(dim=2).amax(dim=1) + 1e-6 * self._longest
+        return rows.view_as(centred), scales, lost, restored.norm(dim=2).amax(dim=1)
 
     def best(self, states: Tensor, bans: StepBans) -> Tensor | None:
         """The likeliest token (n,) int64 that is not banned, of each row of (n, width) float32 states.
@@ -264,23 +255,14 @@ class CandidatePruning:
         None where a row has two that float32 cannot tell apart, or is not a number, or where there are too many
         candidates: then the full product must be asked.
         """
-        found: list[Tensor] = []
-        for first in range(0, len(states), _ROWS):
-            last = min(first + _ROWS, len(states))
-            tokens = self._best(states[first:last], bans.rows(first, last))
-            if tokens is None:
-                return None
-            found.append(tokens)
-        return torch.cat(found)
-
-    def _best(self, states: Tensor, bans: StepBans) -> Tensor | None:
         rows, scales = quantize_rows(states)
         norms = states.norm(dim=1)
         rounding = (states - rows * scales[:, None]).norm(dim=1)
         # Everything in units of the row's scale, which does not change the order.
         bounds = norms[:, None] * self._lost + rounding[:, None] * self._kept
         bounds *= _SLACK / scales[:, None]
-        sums, tops = self._sums(rows, bans)
+        sums = self._sums(rows, bans)
+        tops = sums.amax(dim=2)
         reach = tops * self._scales
         looks_best = self._floors(states, sums, reach) / scales
         floors = torch.maximum((reach - bounds).amax(dim=1), looks_best)
@@ -288,7 +270,7 @@ class CandidatePruning:
         missing = (floors[row] - bounds[row, block]) / self._scales[block]
         place, within = (sums[row, block] >= missing[:, None] - 2).nonzero(as_tuple=True)
         row, token = row[place], block[place] * BLOCK + within
-        if len(row) > _MOST * len(states) or bool((tops.amax(dim=1) == _LEAST).any()):
+        if len(row) > _MOST * len(states) or bool((tops.amax(dim=1) == _INTEGERS.min).any()):
             return None
         return self._decide(states, row, token, norms)
 
@@ -297,33 +279,22 @@ class CandidatePruning:
         block = reach.argmax(dim=1)
         within = sums[torch.arange(len(states)), block].argmax(dim=1)
         rows = self.matrix[block * BLOCK + within] - self._mean
-        best: Tensor = torch.linalg.vecdot(states, rows)
-        return best - self._error(states.norm(dim=1))
+        # A float32 inner product with a vocabulary row errs by about k units of rounding.
+        error = states.norm(dim=1) * (self._longest * self.matrix.shape[1] * 2.0**-23)
+        best: Tensor = torch.linalg.vecdot(states, rows) - error
+        return best
 
-    def _error(self, norms: Tensor) -> Tensor:
-        """Bound of the error of a float32 inner product with a vocabulary row: about k units of rounding."""
-        return norms * (self._longest * self.matrix.shape[1] * 2.0**-23)
-
-    def _sums(self, rows: Tensor, bans: StepBans) -> tuple[Tensor, Tensor]:
-        """8-bit sums (n, blocks, BLOCK) int32, banned tokens at the least, and the highest of each block."""
-        blocks = len(self._scales)
-        sums = torch.empty(len(rows), blocks, BLOCK, dtype=torch.int32)
-        for first in range(0, blocks, _BLOCKS):
-            last = min(first + _BLOCKS, blocks)
-            piece = int8_product(rows, self._rows[first * BLOCK : last * BLOCK])
-            bans.apply(piece, first * BLOCK)
-            piece[:, max(self._vocab - first * BLOCK, 0) :] = _LEAST
-            sums[:, first:last] = piece.view(len(rows), -1, BLOCK)
-        return sums, sums.amax(dim=2)
+    def _sums(self, rows: Tensor, bans: StepBans) -> Tensor:
+        """8-bit sums (n, blocks, BLOCK) int32, banned tokens at the least."""
+        sums = int8_product(rows, self._rows)
+        bans.apply(sums)
+        sums[:, len(self.matrix) :] = _INTEGERS.min
+        return sums.view(len(rows), -1, BLOCK)
 
     def _decide(self, states: Tensor, row: Tensor, token: Tensor, norms: Tensor) -> Tensor | None:
-        """The best of the candidates (row, token): by float32 where it provably can; None where a row has a tie."""
-        near = torch.linalg.vecdot(states[row], self.matrix[token])
-        error = 2 * self._error(norms)
-        close = near >= (_row_max(near, row, len(states)) - error)[row]
-        row, token = row[close], token[close]
+        """The best of the candidates (row, token); None where a row has a tie."""
         exact = torch.linalg.vecdot(states[row].double(), self.matrix[token].double())
-        best = _row_max(exact, row, len(states))
+        best = exact.new_full((len(states),), -torch.inf).scatter_reduce(0, row, exact, "amax")
         close = exact >= (best - norms * (self._longest * _ROUNDING))[row]
         row, token = row[close], token[close]
         # As many as rows, and a different row each. A row of NaN has none: no comparison holds for it.
@@ -332,11 +303,6 @@ class CandidatePruning:
         found = torch.empty_like(token)
         found[row] = token
         return found
-
-
-def _row_max(values: Tensor, row: Tensor, rows: int) -> Tensor:
-    lowest = values.new_full((rows,), -torch.inf)
-    return lowest.scatter_reduce(0, row, values, "amax")
 
 
 class StepBans:
@@ -376,14 +342,6 @@ class StepBans:
         if inside:
             rows, columns = map(list, zip(*inside, strict=True))
             logits[rows, columns] = least
-
-    def rows(self, first: int, last: int) -> StepBans:
-        """The same for some of the rows alone."""
-        repeats = None
-        if self._repeats is not None:
-            repeats = self._repeats[0][first:last], self._repeats[1][first:last]
-        words = [(row - first, token) for row, token in self._words if first <= row < last]
-        return StepBans((self._never_list, self._never), repeats, words)
 
 
 class Constraints:

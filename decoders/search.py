@@ -179,37 +179,33 @@ def draw(logits: Tensor, uniforms: Tensor, top_p: float) -> Tensor:
     `uniforms` (n,) float64 in [0, 1) are the quantiles to take within the nucleus.
     """
     if logits.shape[1] < _LARGE:
-        return _draw_sorted(logits, uniforms, top_p)
-    # Nearly every draw is among the likeliest few; the order of equal ones is that of the vocabulary.
-    order = logits.topk(_TOP, dim=1).indices.sort(dim=1).values
+        return _draw_among(logits, uniforms, top_p, logits.shape[1])[0]
+    # Nearly every draw is among the likeliest few.
+    chosen, sure = _draw_among(logits, uniforms, top_p, _TOP)
+    rest = (~sure).nonzero().squeeze(1)
+    if len(rest):
+        chosen[rest] = _draw_among(logits[rest], uniforms[rest], top_p, logits.shape[1])[0]
+    return chosen
+
+
+def _draw_among(
+    logits: Tensor, uniforms: Tensor, top_p: float, count: int
+) -> tuple[Tensor, Tensor]:
+    """`draw` by looking at the `count` likeliest; and whether it is sure that no other would have been drawn."""
+    # The order of equal ones is that of the vocabulary.
+    order = logits.topk(count, dim=1).indices.sort(dim=1).values
     ordered, among = logits.gather(1, order).sort(dim=1, descending=True, stable=True)
     order, highest = order.gather(1, among), ordered[:, :1]
     total = (logits - highest).exp().sum(dim=1, keepdim=True).double()
     probabilities = (ordered - highest).double().exp() / total
     mass = probabilities.cumsum(dim=1)
-    last = (mass - probabilities < top_p).sum(dim=1, keepdim=True).clamp(1, _TOP) - 1
+    # A token is inside when the mass before it is still short of top_p; the first always is.
+    inside = ((mass - probabilities < top_p) & (probabilities > 0)).sum(dim=1, keepdim=True)
+    last = inside.clamp(min=1) - 1
     whole = mass.gather(1, last) if top_p < 1 else torch.ones_like(mass[:, :1])
     place = torch.searchsorted(mass, uniforms.unsqueeze(1) * whole, right=True).minimum(last)
-    chosen = order.gather(1, place).squeeze(1)
     sure = (ordered.gather(1, place) > ordered[:, -1:]) & ((mass[:, -1:] >= top_p) | (top_p == 1))
-    rest = (~sure).squeeze(1).nonzero().squeeze(1)
-    if len(rest):
-        chosen[rest] = _draw_sorted(logits[rest], uniforms[rest], top_p)
-    return chosen
-
-
-def _draw_sorted(logits: Tensor, uniforms: Tensor, top_p: float) -> Tensor:
-    """`draw` by sorting the whole vocabulary."""
-    ordered, order = logits.sort(dim=1, descending=True, stable=True)
-    probabilities = ordered.double().softmax(dim=1)
-    mass = probabilities.cumsum(dim=1)
-    # A token is inside when the mass before it is still short of top_p; the first always is.
-    inside = (mass - probabilities < top_p) & (probabilities > 0)
-    inside[:, 0] = True
-    last = inside.sum(dim=1, keepdim=True) - 1
-    quantile = uniforms.unsqueeze(1) * mass.gather(1, last)
-    place = torch.searchsorted(mass, quantile, right=True).minimum(last)
-    return order.gather(1, place).squeeze(1)
+    return order.gather(1, place).squeeze(1), sure.squeeze(1)
 
 
 def row_uniforms(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -22,12 +23,12 @@ from memory_bank.index import (
 )
 from memory_bank.projection import (
     DTYPES,
-    BankArrays,
     Matrix,
     Precision,
     check_finite,
     checked_norms,
     checked_texts,
+    stored_rows,
     torch_dtype,
     unit_queries,
 )
@@ -97,16 +98,23 @@ class MemoryBank:
         self._hold(arrays, texts)
 
     def _hold(
-        self, arrays: BankArrays, texts: Sequence[str] | None, index: BankIndex | None = None
+        self,
+        arrays: Mapping[str, Tensor],
+        texts: Sequence[str] | None,
+        index: BankIndex | None = None,
     ) -> None:
         self._arrays, self.texts, self.index = arrays, texts, index
-        self.keys, self.norms, self.counts = arrays.keys, arrays.norms, arrays.counts
-        self.scales, self.device, self.dim = arrays.scales, arrays.keys.device, arrays.keys.shape[1]
-        self.dtype = next(name for name, kind in DTYPES.items() if kind == arrays.keys.dtype)
+        self.keys, self.norms, self.counts = arrays["keys"], arrays["norms"], arrays["counts"]
+        self.scales = arrays.get("scales")
+        self.device, self.dim = self.keys.device, self.keys.shape[1]
+        self.dtype = next(name for name, kind in DTYPES.items() if kind == self.keys.dtype)
 
     @classmethod
     def _of(
-        cls, arrays: BankArrays, texts: Sequence[str] | None, index: BankIndex | None = None
+        cls,
+        arrays: Mapping[str, Tensor],
+        texts: Sequence[str] | None = None,
+        index: BankIndex | None = None,
     ) -> MemoryBank:
         """Make a bank of arrays that are already sound, and an index of the same rows."""
         bank = cls.__new__(cls)
@@ -134,8 +142,8 @@ class MemoryBank:
         root = storage.bank_folder(folder)
         arrays, texts, identity = storage.read_bank(root, memory_map=memory_map)
         indexed = (root / INDEX_HEADER).exists()
-        index = read_index(root, identity, *arrays.keys.shape) if indexed else None
-        return cls._of(arrays.to(device, None), texts, index)
+        index = read_index(root, identity, *arrays["keys"].shape) if indexed else None
+        return cls._of(arrays, texts, index).to(device)
 
     def save(self, folder: str | os.PathLike[str], dtype: Precision = "float16") -> None:
         """Write the bank into a folder, in place of an older one: `FILES`, with its texts and index if it has any.
@@ -164,7 +172,7 @@ class MemoryBank:
         write_index(Path(folder), self.index, stored)
 
     def __len__(self) -> int:
-        return len(self._arrays.keys)
+        return len(self.keys)
 
     def __repr__(self) -> str:
         texts = "with" if self.texts is not None else "without"
@@ -173,7 +181,8 @@ class MemoryBank:
 
     def units(self, rows: slice | Tensor = slice(None)) -> Tensor:
         """The directions of these rows, (n, dim) float32; they may share the keys' memory."""
-        return self._arrays.units(rows)
+        keys = self.keys[rows].float()
+        return keys if self.scales is None else keys.mul_(self.scales[rows][:, None])
 
     def embeddings(self) -> Tensor:
         """The values, `key * norm`: (N, dim) float32, in a new tensor."""
@@ -187,13 +196,18 @@ class MemoryBank:
         self, device: torch.device | str | None = None, dtype: Precision | None = None
     ) -> MemoryBank:
         """This bank on another device or in another precision."""
-        arrays = self._arrays.to(device, None if dtype is None else torch_dtype(dtype))
+        arrays = {name: array.to(device=device) for name, array in self._arrays.items()}
+        if dtype is not None and torch_dtype(dtype) != self.keys.dtype:
+            moved, shape = MemoryBank._of(arrays), self.keys.shape
+            keys, scales = stored_rows(moved.units, shape, torch_dtype(dtype), moved.device)
+            arrays = {"keys": keys, "norms": moved.norms, "counts": moved.counts} | scales
         return MemoryBank._of(arrays, self.texts, self.index)
 
     def with_texts(self, texts: Sequence[str] | None) -> MemoryBank:
         """This bank with other texts, or with None."""
-        kept = None if texts is None else tuple(checked_texts(texts, len(self)))
-        return MemoryBank._of(self._arrays, kept, self.index)
+        made = copy.copy(self)
+        made.texts = None if texts is None else tuple(checked_texts(texts, len(self)))
+        return made
 
     def with_index(self, index: IndexOptions | BankIndex | None) -> MemoryBank:
         """This bank with an index over its rows, by options or an index of this bank; with None without one.
@@ -202,12 +216,14 @@ class MemoryBank:
         MemoryBankError for an index of another bank.
         """
         if isinstance(index, IndexOptions):
-            index = BankIndex.build(self._arrays, index)
+            index = BankIndex.build(self, index)
         if index is not None and (index.rows, index.dim) != (len(self), self.dim):
             raise MemoryBankError(
                 f"{index!r} is not of a bank of {len(self):,} rows x {self.dim}; build one from IndexOptions"
             )
-        return MemoryBank._of(self._arrays, self.texts, index)
+        made = copy.copy(self)
+        made.index = index
+        return made
 
     def project(
         self,
@@ -260,7 +276,7 @@ class MemoryBank:
             raise OptionError(f"k={k}: this bank can give 1 to {len(self)} rows")
         with torch.no_grad():
             units = unit_queries(queries, self.dim).to(self.device)
-            index, similarity = projection.nearest(units, self._arrays, k)
+            index, similarity = projection.nearest(units, self, k)
         check_finite(similarity)
         texts, home = self.texts, _home(queries)
         found = None
@@ -270,15 +286,15 @@ class MemoryBank:
 
     def take(self, rows: Tensor, counts: Tensor | None = None) -> MemoryBank:
         """A bank of these (n,) int64 rows, bit for bit, with texts, no index, and `counts` in place of their own."""
-        arrays = self._arrays.map(lambda array: array[rows])
+        arrays = {name: array[rows] for name, array in self._arrays.items()}
         if counts is not None:
-            arrays = replace(arrays, counts=counts.clone())
+            arrays["counts"] = counts.clone()
         texts = None if self.texts is None else tuple(self.texts[row] for row in rows.tolist())
         return MemoryBank._of(arrays, texts)
 
     def merge_duplicates(self) -> MemoryBank:
         """Equal rows (bit for bit) as one row with the sum of their counts and the first text; projections stay."""
-        first, group = projection.identical_rows(self._arrays)
+        first, group = projection.identical_rows(self)
         counts = torch.zeros(len(first), dtype=torch.int64, device=self.device)
         return self.take(first, counts.index_add_(0, group, self.counts))
 
@@ -289,11 +305,11 @@ class MemoryBank:
             raise OptionError(f"temperature={temperature}: it must be a positive number")
         if top_k is not None and top_k < 1:
             raise OptionError(f"top_k={top_k}: at least one row has to take part")
-        units, arrays = unit_queries(queries, self.dim).to(self.device), self._arrays
+        units = unit_queries(queries, self.dim).to(self.device)
         with torch.no_grad():
             if top_k is None or top_k >= len(self):
-                return projection.project(units, arrays, temperature)
-            return projection.project_top_k(units, arrays, self.index, top_k, temperature)
+                return projection.project(units, self, temperature)
+            return projection.project_top_k(units, self, top_k, temperature)
 
 
 def join_banks(banks: Sequence[MemoryBank]) -> MemoryBank:
@@ -311,13 +327,10 @@ def join_banks(banks: Sequence[MemoryBank]) -> MemoryBank:
         raise MemoryBankError(
             f"banks to join must be alike, got {found}; see MemoryBank.to(dtype=)"
         )
-    device = banks[0].device
-
-    def joined(name: str) -> Tensor:
-        return torch.cat([getattr(bank, name).to(device) for bank in banks])
-
-    scales = None if banks[0].scales is None else joined("scales")
-    arrays = BankArrays(joined("keys"), joined("norms"), joined("counts"), scales)
+    arrays = {
+        name: torch.cat([bank._arrays[name].to(banks[0].device) for bank in banks])
+        for name in banks[0]._arrays
+    }
     texts = [bank.texts for bank in banks if bank.texts is not None]
     whole = [text for some in texts for text in some] if len(texts) == len(banks) else None
     return MemoryBank._of(arrays, whole)

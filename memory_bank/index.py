@@ -13,18 +13,20 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from threading import Lock
-from typing import Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from memory_bank.projection import BankArrays
 from memory_bank.storage import read_header
 from patchioner.base.errors import MemoryBankError, OptionError, PatchionerError, UnknownNameError
 from patchioner.base.files import atomic_path, file_sha256, write_json
 from patchioner.base.optional import require
 from patchioner.base.progress import progress
+
+if TYPE_CHECKING:
+    from memory_bank.bank import MemoryBank
 
 IndexKind = Literal["flat", "ivf", "ivfsq"]
 FaissIndex: TypeAlias = Any
@@ -95,20 +97,20 @@ class BankIndex:
         self._indexes: dict[str, FaissIndex] = {}
 
     @classmethod
-    def build(cls, arrays: BankArrays, options: IndexOptions) -> BankIndex:
+    def build(cls, bank: MemoryBank, options: IndexOptions) -> BankIndex:
         """Index the unit keys of a bank, block by block, on the CPU."""
         faiss = require("faiss", "faiss")
-        rows, dim = (int(size) for size in arrays.keys.shape)
+        rows, dim = len(bank), bank.dim
         codes = {"flat": "Flat", "ivf": "Flat", "ivfsq": "SQ8"}[options.kind]
         lists = f"IVF{options.lists_for(rows)}," if options.has_lists else ""
         index = faiss.index_factory(dim, f"{lists}{codes}", faiss.METRIC_INNER_PRODUCT)
         if options.has_lists:
             index.cp.seed = options.seed
             index.cp.min_points_per_centroid = 1  # FAISS would write a warning to the terminal
-            index.train(_training_rows(arrays, options))
+            index.train(_training_rows(bank, options))
         for start in progress(range(0, rows, _BLOCK), description="indexing", unit="block"):
             block = slice(start, start + _BLOCK)
-            index.add(np.ascontiguousarray(arrays.units(block).cpu().numpy()))
+            index.add(np.ascontiguousarray(bank.units(block).cpu().numpy()))
         return cls(options, rows, dim, lambda: index)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> BankIndex:
@@ -203,13 +205,13 @@ def read_index(root: Path, bank: str, rows: int, dim: int) -> BankIndex:
     return BankIndex(options, rows, dim, source)
 
 
-def _training_rows(arrays: BankArrays, options: IndexOptions) -> Any:
+def _training_rows(bank: MemoryBank, options: IndexOptions) -> Any:
     """Rows for the clustering, drawn by the seed: all of a large bank would take its memory again."""
-    rows = len(arrays.keys)
+    rows = len(bank)
     wanted = max(_TRAINING_ROWS_A_LIST * options.lists_for(rows), _BLOCK)
     generator = torch.Generator().manual_seed(options.seed)
     drawn = torch.randperm(rows, generator=generator)[:wanted].sort().values
-    return np.ascontiguousarray(arrays.units(drawn.to(arrays.keys.device)).cpu().numpy())
+    return np.ascontiguousarray(bank.units(drawn.to(bank.device)).cpu().numpy())
 
 
 def _has_gpu(device: torch.device) -> bool:

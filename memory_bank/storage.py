@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import mmap
 import os
-import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -19,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from memory_bank.projection import DTYPES, BankArrays
+from memory_bank.projection import DTYPES
 from patchioner.base.errors import CheckpointError, MemoryBankError
 from patchioner.base.files import read_json, recover_folder, write_json
 from patchioner.base.weights import write_tensors
@@ -28,50 +26,6 @@ HEADER, ARRAYS, TEXTS = "bank.json", "bank.safetensors", "texts.jsonl"
 _FORMAT = "patchioner-memory-bank"
 _OLDEST, _VERSION = 1, 2  # 1 is what only float rows need; releases that know no int8 read it
 _HASH_ROWS = 65536
-
-
-# Smaller matrices are left where they are: they are read faster the next time.
-_KEPT_BYTES, _RUN_BYTES = 512 * 2**20, 16 * 2**20
-
-
-class MappedRows:
-    """A matrix that is a view of a mapped file, of which rows can leave memory until they are read again.
-
-    Threads may share one: rows that one lets go while another reads them come back from the file. A pickle or a deep
-    copy of it is None, because the matrix, (N, dim) from byte `offset` of the file on, then has memory of its own.
-    """
-
-    def __init__(self, rows: Tensor, mapping: mmap.mmap, offset: int) -> None:
-        self.rows, self._mapping, self._offset = rows, mapping, offset
-
-    def __reduce__(self) -> tuple[type[None], tuple[()]]:
-        return type(None), ()
-
-    def release(self, start: int, stop: int) -> None:
-        """Let go of the whole pages of rows `start` to `stop`; elsewhere than on Linux nothing happens."""
-        if sys.platform != "linux":
-            return  # the same advice means something else, or nothing
-        row = self.rows.shape[1] * self.rows.element_size()
-        first = -(-(self._offset + start * row) // mmap.PAGESIZE) * mmap.PAGESIZE
-        last = (self._offset + stop * row) // mmap.PAGESIZE * mmap.PAGESIZE
-        if first < last:
-            self._mapping.madvise(mmap.MADV_DONTNEED, first, last - first)
-
-    def passing(self, slices: Iterable[slice]) -> Iterator[slice]:
-        """Yield adjoining slices of rows, and release those that have been used; below half a GiB, none."""
-        row = self.rows.shape[1] * self.rows.element_size()
-        if row * len(self.rows) < _KEPT_BYTES:
-            yield from slices
-            return
-        start = stop = 0
-        for rows in slices:
-            yield rows
-            stop = rows.stop
-            # In long runs: the system reads some way ahead, and each call costs.
-            if (stop - start) * row >= _RUN_BYTES:
-                self.release(start, stop)
-                start = stop
-        self.release(start, stop)
 
 
 class StoredTexts(Sequence[str]):
@@ -123,10 +77,10 @@ def bank_folder(folder: str | os.PathLike[str]) -> Path:
     return inner if inner.is_dir() and not (root / HEADER).exists() else root
 
 
-def write_bank(root: Path, arrays: BankArrays, texts: Sequence[str] | None) -> str:
+def write_bank(root: Path, arrays: Mapping[str, Tensor], texts: Sequence[str] | None) -> str:
     """Write a bank into an empty folder; returns its fingerprint."""
     identity = fingerprint(arrays, texts)
-    tensors = {name: tensor.contiguous() for name, tensor in arrays.named().items()}
+    tensors = {name: tensor.contiguous() for name, tensor in arrays.items()}
     # One entry alone: safetensors writes several in an order of its own, and equal banks are equal files.
     write_tensors(tensors, root / ARRAYS, {"bank": identity})
     lines = hashlib.sha256()
@@ -137,9 +91,9 @@ def write_bank(root: Path, arrays: BankArrays, texts: Sequence[str] | None) -> s
                 file.write(line)
     header = {
         "format": _FORMAT,
-        "version": _OLDEST if arrays.scales is None else _VERSION,
-        "rows": arrays.keys.shape[0],
-        "dim": arrays.keys.shape[1],
+        "version": _VERSION if "scales" in arrays else _OLDEST,
+        "rows": arrays["keys"].shape[0],
+        "dim": arrays["keys"].shape[1],
         "texts": texts is not None,
         "fingerprint": identity,
     }
@@ -149,7 +103,9 @@ def write_bank(root: Path, arrays: BankArrays, texts: Sequence[str] | None) -> s
     return identity
 
 
-def read_bank(root: Path, *, memory_map: bool) -> tuple[BankArrays, Sequence[str] | None, str]:
+def read_bank(
+    root: Path, *, memory_map: bool
+) -> tuple[dict[str, Tensor], Sequence[str] | None, str]:
     """Read the arrays, texts and fingerprint of a bank; without `memory_map`, all of it, and check its sha256."""
     header = _bank_header(root)
     identity = str(header["fingerprint"])
@@ -172,17 +128,13 @@ def read_bank(root: Path, *, memory_map: bool) -> tuple[BankArrays, Sequence[str
     return arrays, texts, identity
 
 
-def fingerprint(arrays: BankArrays, texts: Sequence[str] | None) -> str:
+def fingerprint(arrays: Mapping[str, Tensor], texts: Sequence[str] | None) -> str:
     """The sha256 (hex) of a bank's arrays and texts."""
     digest = hashlib.sha256()
-    for tensor in arrays.named().values():
+    for tensor in arrays.values():
         digest.update(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        starts = range(0, len(tensor), _HASH_ROWS)
-        slices: Iterator[slice] = (slice(start, start + _HASH_ROWS) for start in starts)
-        if arrays.mapped is not None and tensor is arrays.keys:
-            slices = arrays.mapped.passing(slices)
-        for rows in slices:
-            digest.update(tensor[rows].cpu().contiguous().numpy().data)
+        for part in tensor.split(_HASH_ROWS):
+            digest.update(part.cpu().contiguous().numpy().data)
     for line in () if texts is None else _text_lines(texts):
         digest.update(line)
     return digest.hexdigest()
@@ -227,23 +179,21 @@ def _bank_header(root: Path) -> dict[str, Any]:
 
 def _read_arrays(
     path: Path, header: dict[str, Any], memory_map: bool
-) -> tuple[BankArrays, str | None]:
-    """The arrays, the keys as a view of the file if `memory_map`, and the fingerprint that the file itself names."""
+) -> tuple[dict[str, Tensor], str | None]:
+    """The arrays, the keys as a view of the mapped file if `memory_map`, and the fingerprint that the file names."""
     try:
         with safe_open(path, framework="pt") as file:
             named = (file.metadata() or {}).get("bank")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        mapped = _map_rows(path, tensors["keys"], named) if memory_map else None
-        keys = tensors["keys"].clone() if mapped is None else mapped.rows
-        scales = tensors["scales"].clone() if keys.dtype == torch.int8 else None
-        norms, counts = tensors["norms"].clone(), tensors["counts"].clone()
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        names = ["norms", "counts"] + ["scales"] * (found["keys"].dtype == torch.int8)
+        arrays = {"keys": found["keys"] if memory_map else found["keys"].clone()}
+        arrays |= {name: found[name].clone() for name in names}
+    except (OSError, KeyError, SafetensorError) as error:
         raise MemoryBankError(
             f"{path}: missing, truncated or foreign ({error}); fetch it again"
         ) from error
-    arrays = BankArrays(keys, norms, counts, scales, mapped)
     dtypes = {"keys": tuple(DTYPES.values()), "counts": (torch.int64,)}
-    for name, tensor in arrays.named().items():
+    for name, tensor in arrays.items():
         shape = (header["rows"], header["dim"]) if name == "keys" else (header["rows"],)
         if tensor.shape != shape or tensor.dtype not in dtypes.get(name, (torch.float32,)):
             raise MemoryBankError(
@@ -253,19 +203,3 @@ def _read_arrays(
         if name != "keys" and not bool((torch.isfinite(tensor) & (tensor > 0)).all()):
             raise MemoryBankError(f"{path}: {name} that are not positive; fetch it again")
     return arrays, named
-
-
-def _map_rows(path: Path, keys: Tensor, named: str | None) -> MappedRows | None:
-    """The keys of a sound file in a mapping of our own, of which rows can be let go; None where they lie askew."""
-    with path.open("rb") as file:
-        # Private and never written to. Read-only pages would let a stray write end the process.
-        mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-    begin = 8 + int.from_bytes(mapping[:8], "little")
-    header = json.loads(mapping[8:begin])
-    if header.get("__metadata__", {}).get("bank") != named:
-        raise ValueError("it was replaced while it was read")
-    offset = begin + header["keys"]["data_offsets"][0]
-    if keys.dim() != 2 or not keys.numel() or offset % keys.itemsize:
-        return None
-    rows = torch.frombuffer(mapping, dtype=keys.dtype, count=keys.numel(), offset=offset)
-    return MappedRows(rows.view(keys.shape), mapping, offset)

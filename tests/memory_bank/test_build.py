@@ -11,8 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -155,15 +153,11 @@ def test_killed_after_the_bank_was_written(tmp_path: Path, monkeypatch: pytest.M
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
 
 
-def test_a_finished_build_is_only_read(tmp_path: Path) -> None:
+def test_a_finished_build_is_only_read_and_another_run_is_named(tmp_path: Path) -> None:
     first = make(tmp_path)
     assert make(tmp_path, mortal(0), resume=True).fingerprint() == first.fingerprint()
     with pytest.raises(OptionError, match=str(tmp_path)):
         make(tmp_path)
-
-
-def test_another_run_in_the_folder_is_named(tmp_path: Path) -> None:
-    make(tmp_path)
     with pytest.raises(OptionError, match=r"options\.lower differ"):
         make(tmp_path, lower=True, resume=True)
     with pytest.raises(OptionError, match=r"text_tower\.weights differ"):
@@ -223,11 +217,10 @@ def test_equals_the_plain_twin(iterations: int) -> None:
     assert fast.texts == slow.texts
 
 
-@settings(max_examples=40, deadline=None)
-@given(rows=st.integers(1, 60), seed=st.integers(0, 1000))
-def test_size_mass_and_mean_are_kept(rows: int, seed: int) -> None:
+@pytest.mark.parametrize("rows", [1, 2, 7, 30, 59, 60])
+def test_size_mass_and_mean_are_kept(rows: int) -> None:
     bank = counted_bank()
-    small = compact(bank, rows, seed=seed, iterations=3)
+    small = compact(bank, rows, seed=rows, iterations=3)
     assert len(small) == rows
     assert int(small.counts.sum()) == int(bank.counts.sum())
     weighted = (small.embeddings() * small.counts[:, None]).sum(dim=0)
@@ -243,7 +236,7 @@ def test_equal_rows_are_one_row_whatever_their_number() -> None:
     assert small.dtype == "float16"
 
 
-@pytest.mark.parametrize(("rows", "iterations"), [(0, 5), (-1, 5), (5, 0)])
+@pytest.mark.parametrize(("rows", "iterations"), [(0, 5), (5, 0)])
 def test_bad_options(rows: int, iterations: int) -> None:
     with pytest.raises(OptionError, match=f"rows={rows}, iterations={iterations}"):
         compact(counted_bank(), rows, iterations=iterations)
@@ -255,9 +248,8 @@ def test_a_draw_keeps_rows_texts_and_counts(dtype: Any, rows: int) -> None:
     bank = counted_bank().to(dtype=dtype)
     small = compact(bank, rows, seed=2, method="importance")
     assert (len(small), small.dtype) == (rows, dtype)
-    assert small.texts is not None
-    assert bank.texts is not None
-    kept = torch.tensor([bank.texts.index(text) for text in small.texts])
+    texts = list(bank.texts or ())
+    kept = torch.tensor([texts.index(text) for text in small.texts or ()])
     assert torch.equal(small.keys, bank.keys[kept])
     assert torch.equal(small.norms, bank.norms[kept])
     # Each row's count has gone to the kept row of highest cosine.
@@ -282,18 +274,13 @@ def dying(marker: Path) -> Embed:
     return embed
 
 
+@pytest.mark.usefixtures("cluster")
 def test_ray_writes_the_missing_shards_of_one_process(tmp_path: Path) -> None:
-    ray = pytest.importorskip("ray", reason="Ray is not installed")
-    here: dict[str, Any] = {"env_vars": {"PYTHONPATH": str(Path(__file__).parents[2])}}
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env=here)
     one, two, marker = tmp_path / "one", tmp_path / "two", tmp_path / "died"
     two.mkdir()
-    try:
-        embed_texts(encode, WORDS, one, shard=3)
-        shard_path(two, 3).write_bytes(shard_path(one, 3).read_bytes())
-        embed_on_ray(partial(dying, marker), WORDS, two, shard=3, workers=2)
-        assert marker.exists() and contents(one) == contents(two)
-        with pytest.raises(MemoryBankError, match="one row each"):
-            embed_on_ray(lambda: lambda texts: encode(texts)[1:], WORDS, tmp_path, shard=3)
-    finally:
-        ray.shutdown()
+    embed_texts(encode, WORDS, one, shard=3)
+    shard_path(two, 3).write_bytes(shard_path(one, 3).read_bytes())
+    embed_on_ray(partial(dying, marker), WORDS, two, shard=3, workers=2)
+    assert marker.exists() and contents(one) == contents(two)
+    with pytest.raises(MemoryBankError, match="one row each"):
+        embed_on_ray(lambda: lambda texts: encode(texts)[1:], WORDS, tmp_path, shard=3, workers=1)

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import io
 import json
-import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +14,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from memory_bank import MemoryBank, projection, storage
+from memory_bank import MemoryBank
 from patchioner.base.errors import MemoryBankError
 
 TEXTS = ["a cat", 'two\nlines "quoted"', "élan 猫", "", "form\x0cfeed\u2028mark", "\ud800 lone"]
@@ -35,13 +32,8 @@ def test_round_trip(tmp_path: Path, dtype: Any, memory_map: bool) -> None:
     bank.save(tmp_path / "bank", dtype=dtype)
     loaded = MemoryBank.load(tmp_path / "bank", memory_map=memory_map)
     wanted = bank.to(dtype=dtype)
-    assert loaded.dtype == dtype
-    assert torch.equal(loaded.keys, wanted.keys)
-    assert torch.equal(loaded.norms, bank.norms)
-    assert torch.equal(loaded.counts, bank.counts)
-    assert loaded.texts is not None
-    assert list(loaded.texts) == TEXTS
-    assert loaded.fingerprint() == wanted.fingerprint()
+    assert loaded.dtype == dtype and list(loaded.texts or ()) == TEXTS
+    assert loaded.fingerprint() == wanted.fingerprint()  # of keys, norms, counts and texts
     queries = torch.randn(3, 5, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(
         loaded.project(queries), wanted.project(queries), rtol=1e-6, atol=1e-6
@@ -81,6 +73,7 @@ def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-7])
 
 
+DEEP = (10**5).to_bytes(8, "little") + b"[" * 10**5
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "no header": (lambda f: (f / "bank.json").unlink(), "not a memory bank.*no such file"),
     "no arrays": (lambda f: (f / "bank.safetensors").unlink(), "missing, truncated or foreign"),
@@ -90,26 +83,14 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "cut texts": (lambda f: truncate(f / "texts.jsonl"), "truncated"),
     "list header": (lambda f: (f / "bank.json").write_text("[]"), "not the header"),
     "foreign header": (lambda f: change_header(f, format="x"), "not the header"),
-    "newer version": (
-        lambda f: change_header(f, version=3),
-        "version 3, this release reads 1 to 2",
-    ),
+    "newer version": (lambda f: change_header(f, version=3), "version 3, .* reads 1 to 2"),
     "rows no number": (lambda f: change_header(f, rows="6"), "rows is '6', expected int"),
     "other rows": (lambda f: change_header(f, rows=7), "not of one bank"),
     "other width": (lambda f: change_header(f, dim=4), "keys is .6, 5. .*not of one bank"),
     "pickle": (lambda f: torch.save(1, f / "bank.safetensors"), "missing, truncated or foreign"),
     "no keys": (lambda f: save_file({"a": torch.ones(1)}, f / "bank.safetensors"), "foreign"),
     "empty arrays": (lambda f: (f / "bank.safetensors").write_bytes(b""), "foreign"),
-    "a folder": (
-        lambda f: ((f / "bank.safetensors").unlink(), (f / "bank.safetensors").mkdir()),
-        "foreign",
-    ),
-    "deep header": (
-        lambda f: (f / "bank.safetensors").write_bytes(
-            (10**5).to_bytes(8, "little") + b"[" * 10**5
-        ),
-        "foreign",
-    ),
+    "deep header": (lambda f: (f / "bank.safetensors").write_bytes(DEEP), "foreign"),
     "keys of int": (lambda f: change_tensor(f, "keys", torch.ones(6, 5).int()), "keys is"),
     "counts of float": (lambda f: change_tensor(f, "counts", torch.ones(6)), "counts is"),
     "short norms": (lambda f: change_tensor(f, "norms", torch.ones(5)), "norms is"),
@@ -158,131 +139,36 @@ def test_a_bad_text_line_is_named_when_it_is_read(tmp_path: Path, line: str, mes
 @pytest.mark.parametrize("file", ["bank.json", "bank.safetensors", "texts.jsonl"])
 def test_a_bank_replaced_file_by_file_is_refused(tmp_path: Path, file: str, older: bool) -> None:
     """Of the same size and precision: nothing but the fingerprint tells."""
-    for name, rows in (("one", torch.eye(6)), ("two", torch.eye(6).flip(0))):
-        MemoryBank(rows, [f"{name} {row}" for row in range(6)]).save(tmp_path / name)
+    one, two = tmp_path / "one", tmp_path / "two"
+    for folder, rows in ((one, torch.eye(6)), (two, torch.eye(6).flip(0))):
+        MemoryBank(rows, [f"{folder.name} {row}" for row in range(6)]).save(folder)
         if older:
-            save_file(
-                load_file(tmp_path / name / "bank.safetensors"),
-                tmp_path / name / "bank.safetensors",
-            )
-            header = json.loads((tmp_path / name / "bank.json").read_text())
+            save_file(load_file(folder / "bank.safetensors"), folder / "bank.safetensors")
+            header = json.loads((folder / "bank.json").read_text())
             del header["texts_sha256"]
-            (tmp_path / name / "bank.json").write_text(json.dumps(header))
-        MemoryBank.load(tmp_path / name)
-    (tmp_path / "one" / file).write_bytes((tmp_path / "two" / file).read_bytes())
-    with pytest.raises(MemoryBankError, match=str(tmp_path / "one")):
-        MemoryBank.load(tmp_path / "one")
+            (folder / "bank.json").write_text(json.dumps(header))
+        MemoryBank.load(folder)
+    (one / file).write_bytes((two / file).read_bytes())
+    with pytest.raises(MemoryBankError, match=str(one)):
+        MemoryBank.load(one)
 
 
 def test_a_checkpoints_folder_opens_its_bank_and_other_files_stay(tmp_path: Path) -> None:
     make_bank().save(tmp_path / "memory_bank")
     (tmp_path / "memory_bank" / "notes.txt").write_text("mine")
-    assert len(MemoryBank.load(tmp_path)) == 6
+    bank = MemoryBank.load(tmp_path)
+    assert len(bank) == 6
+    assert copy.deepcopy(bank).keys.data_ptr() != bank.keys.data_ptr()  # has rows of its own
     MemoryBank(torch.eye(5)).save(tmp_path / "memory_bank")
     assert (tmp_path / "memory_bank" / "notes.txt").read_text() == "mine"
     assert MemoryBank.load(tmp_path).texts is None
 
 
-@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
-def test_mapped_rows_that_are_not_finite_show_at_the_first_use(tmp_path: Path, bad: float) -> None:
+def test_mapped_rows_that_are_not_finite_show_at_the_first_use(tmp_path: Path) -> None:
     make_bank().save(tmp_path)
-    keys = load_file(tmp_path / "bank.safetensors")["keys"].clone()
-    keys[4, 1] = bad
-    change_tensor(tmp_path, "keys", keys)
+    change_tensor(tmp_path, "keys", make_bank().keys.index_fill(0, torch.tensor([4]), torch.nan))
     bank = MemoryBank.load(tmp_path)
     with pytest.raises(MemoryBankError, match="corrupt"):
         bank.project(torch.ones(1, 5))
     with pytest.raises(MemoryBankError, match="corrupt"):
         bank.nearest(torch.ones(1, 5), 6)
-
-
-MIB = 2**20
-ROWS, DIM = 96 * 1024, 128  # 48 MiB of float32
-linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets pages go")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bank that is three times as large as one run of pages."""
-    place = tmp_path_factory.mktemp("bank")
-    found = torch.randn(ROWS, DIM, generator=torch.Generator().manual_seed(0))
-    MemoryBank(found).save(place, dtype="float32")
-    return place
-
-
-@pytest.fixture
-def _released(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows leave memory however small the bank, in runs of 4 MiB."""
-    monkeypatch.setattr(storage, "_KEPT_BYTES", 0)
-    monkeypatch.setattr(storage, "_RUN_BYTES", 4 * MIB)
-    monkeypatch.setattr(projection, "_RELEASING_QUERIES", 3)
-
-
-def queries(count: int = 3) -> torch.Tensor:
-    return torch.randn(count, DIM, generator=torch.Generator().manual_seed(1))
-
-
-def resident(file: Path) -> int:
-    """Bytes of a mapped file that are in this process's memory."""
-    found, inside = 0, False
-    for line in Path("/proc/self/smaps").read_text().splitlines():
-        if "-" in line.split(" ", 1)[0]:
-            inside = line.endswith(str(file))
-        elif inside and line.startswith("Rss:"):
-            found += int(line.split()[1]) * 1024
-    return found
-
-
-@linux
-@pytest.mark.usefixtures("_released")
-@pytest.mark.parametrize("work", ["project", "nearest"])
-def test_memory_stays_far_below_the_bank(folder: Path, work: str) -> None:
-    bank = MemoryBank.load(folder)
-    mapped = bank._arrays.mapped
-    assert mapped is not None
-    release, most = mapped.release, 0
-
-    def watch(start: int, stop: int) -> None:
-        nonlocal most
-        most = max(most, resident(folder / "bank.safetensors"))
-        release(start, stop)
-
-    mapped.release = watch  # type: ignore[method-assign]
-    bank.project(queries()) if work == "project" else bank.nearest(queries(), 5)
-    assert 4 * MIB <= most < 12 * MIB
-    assert resident(folder / "bank.safetensors") < 4 * MIB
-
-
-@pytest.mark.usefixtures("_released")
-@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
-def test_results_are_those_of_rows_in_memory(folder: Path, tmp_path: Path, dtype: Any) -> None:
-    MemoryBank.load(folder).save(tmp_path, dtype=dtype)
-    mapped, read = MemoryBank.load(tmp_path), MemoryBank.load(tmp_path, memory_map=False)
-    assert mapped._arrays.mapped is not None and read._arrays.mapped is None
-    for _ in range(2):
-        assert torch.equal(mapped.project(queries()), read.project(queries()))
-        ours, other = (one.nearest(queries(), 7) for one in (mapped, read))
-        assert torch.equal(ours.indices, other.indices)
-        assert torch.equal(ours.similarities, other.similarities)
-    assert mapped.fingerprint() == read.fingerprint()
-
-
-@pytest.mark.usefixtures("_released")
-def test_threads_share_a_bank(folder: Path) -> None:
-    """Rows that one thread lets go, another still reads."""
-    bank = MemoryBank.load(folder)
-    wanted = MemoryBank.load(folder, memory_map=False).project(queries())
-    with ThreadPoolExecutor(4) as pool:
-        for found in pool.map(lambda _: bank.project(queries()), range(12)):
-            assert torch.equal(found, wanted)
-
-
-def test_a_pickle_or_a_deep_copy_has_rows_of_its_own(folder: Path) -> None:
-    bank = MemoryBank.load(folder)
-    held = io.BytesIO()
-    torch.save(bank._arrays, held)
-    held.seek(0)
-    for other in (copy.deepcopy(bank)._arrays, torch.load(held, weights_only=False)):
-        assert other.mapped is None
-        assert torch.equal(other.keys, bank.keys)
-        assert other.keys.data_ptr() != bank.keys.data_ptr()

@@ -57,12 +57,11 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.mark.usefixtures("one_thread")
+@pytest.mark.usefixtures("one_thread", "cluster")
 def test_several_files_by_workers_of_ray(
     captions: Path, checkpoint: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     """As one process does it, byte for byte; what is distinct is counted over all files."""
-    pytest.importorskip("ray", reason="Ray is not installed")
     second = tmp_path / "more.csv"
     second.write_text(captions.read_text(encoding="utf-8") + "\n40,a new one")
     for engine in ("local", "ray"):
