@@ -12,13 +12,13 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from patchioner.base.errors import OptionError, PatchionerError, TextError
 from patchioner.base.progress import quiet_interrupts
 
 if TYPE_CHECKING:
-    from patchioner.adaptation import AdaptOptions, NewDecoder
+    from patchioner.adaptation import NewDecoder
 
 
 def parser() -> argparse.ArgumentParser:
@@ -113,22 +113,19 @@ def _add_language_model(result: argparse.ArgumentParser) -> None:
     )
 
 
-def options_from(arguments: argparse.Namespace, share: float | None) -> AdaptOptions:
-    """The options of the run; OptionError where they make no sense."""
-    from patchioner.adaptation import AdaptOptions
+def options_from(arguments: argparse.Namespace, share: float | None) -> dict[str, Any]:
+    """The options of `adapt`; OptionError where they make no sense."""
+    from patchioner.adaptation import usual_training
 
-    return AdaptOptions(
-        noise=arguments.noise,
-        fresh=_fresh(arguments),
-        bank_rows=arguments.bank_rows,
-        epochs=arguments.epochs,
-        batch=arguments.batch,
-        learning_rate=arguments.learning_rate,
-        validation_share=0.0 if share is None else share,
-        autocast=arguments.autocast,
-        storage=arguments.storage,
-        seed=arguments.seed,
-    )
+    fresh, names = _fresh(arguments), ("epochs", "batch", "learning_rate", "autocast", "seed")
+    given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    if arguments.noise is not None:
+        if arguments.noise <= 0:
+            raise OptionError(f"noise is {arguments.noise}: give more than 0; about 0.08 is usual")
+        given["noise_sigma"] = arguments.noise
+    training = usual_training(fresh, **given, validation_share=share or 0.0)
+    own = {name: getattr(arguments, name) for name in ("bank_rows", "storage")}
+    return {"training": training, "fresh": fresh, **own}
 
 
 def _fresh(arguments: argparse.Namespace) -> NewDecoder | None:
@@ -167,7 +164,7 @@ def validation_from(text: str) -> tuple[float | None, str | None]:
         return None, text
 
 
-def run(arguments: argparse.Namespace, options: AdaptOptions, validation: str | None) -> Path:
+def run(arguments: argparse.Namespace, options: dict[str, Any], validation: str | None) -> Path:
     """Load, adapt, save."""
     import torch
 
@@ -179,14 +176,8 @@ def run(arguments: argparse.Namespace, options: AdaptOptions, validation: str | 
     texts = read_texts(arguments.corpus)
     held_out = None if validation is None else read_texts(validation)
     model = Patchioner.from_pretrained(arguments.text_encoder, device=arguments.device)
-    return adapt(
-        model.parts,
-        texts,
-        arguments.out,
-        options,
-        validation=held_out,
-        resume=arguments.resume,
-    )
+    how = {**options, "validation": held_out, "resume": arguments.resume}
+    return adapt(model.parts, texts, arguments.out, **how)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

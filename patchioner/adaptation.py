@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from decoders import PrefixGPT2Decoder, TrainOptions, TrainReport, train_decoder
+from decoders.base import check_whole
 from decoders.language_decoder import LanguageDecoder
 from decoders.language_model import fingerprint
 from memory_bank import MemoryBank, compact
@@ -119,65 +120,24 @@ class NewDecoder:
         return ViecapDecoder.create(dim, self.language_model, seed=seed, prompter=prompter)
 
 
-@dataclass(frozen=True)
-class AdaptOptions:
-    """How a checkpoint is adapted to a corpus.
+def usual_training(fresh: NewDecoder | None = None, **changes: Any) -> TrainOptions:
+    """What suits an adaptation, behind the bank (no noise), with changes by name; see `decoders.TrainOptions`."""
+    epochs, rate = (15.0, 1e-3) if fresh is None else (30.0, fresh.learning_rate)
+    usual: dict[str, Any] = {"epochs": epochs, "learning_rate": rate, "batch": 64}
+    return TrainOptions(**usual | {"noise_sigma": 0.0, "validation_share": 0.05} | changes)
 
-    Attributes:
-        noise: None trains behind the new memory bank, through which the result sends regions (DeCap). A number is the
-            standard deviation, per coordinate, of Gaussian noise on unit embeddings, and no bank (CapDec).
-        fresh: None goes on from the checkpoint's own decoder.
-        bank_rows: most rows of the memory bank, by k-means; None keeps every distinct sentence.
-        epochs: passes over the corpus; None is 15, or 30 for a fresh decoder.
-        batch: sentences in one update.
-        learning_rate: highest rate; None is 1e-3, or 1e-4 where a language model is trained.
-        validation_share: share of the sentences held out, at most 1,000; unused where there is a validation file.
-        autocast: forward pass in bfloat16.
-        storage: precision of the result's weights on disk.
-        seed: of everything that depends on chance.
-    """
 
-    noise: float | None = None
-    fresh: NewDecoder | None = None
-    bank_rows: int | None = None
-    epochs: float | None = None
-    batch: int = 64
-    learning_rate: float | None = None
-    validation_share: float = 0.05
-    autocast: bool = False
-    storage: Storage = "fp16"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.noise is not None and not 0 < self.noise < math.inf:
-            raise OptionError(f"noise is {self.noise!r}; it must be above 0, about 0.08 is usual")
-        if self.bank_rows is not None and self.bank_rows < 1:
-            raise OptionError(f"bank_rows is {self.bank_rows!r}; it must be at least 1, or None")
-        _check_choice("storage", self.storage, Storage)
-        self.training(texts=1, max_tokens=1)  # checks the rest
-
-    @property
-    def rate(self) -> float:
-        """The highest learning rate, chosen or usual."""
-        if self.learning_rate is not None:
-            return self.learning_rate
-        return 1e-3 if self.fresh is None else self.fresh.learning_rate
-
-    def training(self, *, texts: int, max_tokens: int) -> TrainOptions:
-        """The decoder's training options for a corpus of `texts` sentences to train on."""
-        usual = 15.0 if self.fresh is None else 30.0
-        epochs = usual if self.epochs is None else self.epochs
-        total = max(1, round(epochs * -(-texts // max(1, self.batch))))
-        every = max(1, min(total // _REPORTS, 1000))
-        same = ("batch", "validation_share", "autocast", "seed")
-        own: dict[str, Any] = {name: getattr(self, name) for name in same}
-        own |= {"learning_rate": self.rate, "noise_sigma": self.noise or 0.0, "epochs": epochs}
-        # In proportion to the run.
-        pace: dict[str, Any] = {
-            "warmup_steps": min(200, total // 10),
-            "checkpoint_every": min(every, 200),
-        }
-        return TrainOptions(**own, **pace, max_tokens=max_tokens, validate_every=every)
+def _paced(training: TrainOptions, texts: int, max_tokens: int) -> TrainOptions:
+    """With reports, checkpoints and warm-up in proportion to the run."""
+    total = training.total_steps(-(-texts // training.batch))
+    every = max(1, min(total // _REPORTS, 1000))
+    return replace(
+        training,
+        max_tokens=max_tokens,
+        warmup_steps=min(200, total // 10),
+        validate_every=every,
+        checkpoint_every=min(every, 200),
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -309,8 +269,11 @@ def adapt(
     source: Parts,
     texts: Iterable[str],
     out: str | Path,
-    options: AdaptOptions | None = None,
+    training: TrainOptions | None = None,
     *,
+    fresh: NewDecoder | None = None,
+    bank_rows: int | None = None,
+    storage: Storage = "fp16",
     validation: Iterable[str] | None = None,
     resume: bool = False,
     on_report: Callable[[TrainReport], None] | None = None,
@@ -325,6 +288,11 @@ def adapt(
         texts: the corpus. Sentences are lower-cased and stripped of the final full stop; blank ones and those too
             long for the decoder are left out, repeated ones merged (they count as often in the bank).
         out: folder to write and give back; its name becomes the model's.
+        training: None is `usual_training(fresh)`. Without noise the decoder is trained behind the new memory bank,
+            through which the result sends regions (DeCap); with a `noise_sigma`, 0.08 say, without a bank (CapDec).
+        fresh: None goes on from the checkpoint's own decoder.
+        bank_rows: most rows of the memory bank, by k-means; None keeps every distinct sentence.
+        storage: precision of the result's weights on disk.
         validation: sentences to validate on, in place of a share of the corpus.
         resume: go on with a run that was stopped; it ends where an uninterrupted one does.
         on_report: called with every report of the training, which are logged as well.
@@ -333,40 +301,63 @@ def adapt(
         OptionError: no text tower, a decoder that cannot be trained further, or a folder that holds something else.
         TextError, CheckpointError: too few sentences, or no string; intermediate files that are damaged.
     """
-    options, out = options or AdaptOptions(), Path(out)
+    training, out = training or usual_training(fresh), Path(out)
+    _check_choice("storage", storage, Storage)
+    if bank_rows is not None:
+        check_whole(bank_rows=bank_rows)
     if (tower := source.text_tower) is None:
         name = source.settings.name
         raise OptionError(f"{name!r} has no text tower to embed sentences: choose one that has")
     cleaned = clean(texts, "corpus")
-    decoder = _starting_decoder(source, tower, cleaned.texts, options)
+    decoder = _starting_decoder(source, tower, cleaned.texts, fresh, training.seed)
     corpus = gather(
         cleaned,
         None if validation is None else clean(validation, "validation"),
         fits=lambda some: [len(ids) <= decoder.max_tokens for ids in decoder.sequences(some)],
-        share=options.validation_share,
-        seed=options.seed,
+        share=training.validation_share,
+        seed=training.seed,
     )
-    identity = _identity(source, tower, decoder, corpus, options)
+    training = _paced(training, len(corpus.training), decoder.max_tokens)
+    options = asdict(training) | {"fresh": fresh and asdict(fresh), "bank_rows": bank_rows}
+    identity = _identity(source, tower, decoder, corpus, {**options, "storage": storage})
     with RunFolder.claim(out, identity, resume=resume, record=_RECORD) as run:
         if run.finished:
             logger.info("%s is finished: nothing left to do", out)
             return out
         embeddings = embed_texts(tower.encode, corpus.texts, run.work / "embeddings").float()
-        reports = _train(decoder, corpus, embeddings, options, source, run, resume, on_report)
+        # The held-out sentences are in nothing that the decoder learns from, the bank included.
+        bank = corrupt = None
+        if not training.noise_sigma or decoder.needs_memory:
+            bank = _bank(corpus, embeddings, corpus.training, bank_rows, training.seed)
+        if not training.noise_sigma and bank is not None:
+            temperature = source.settings.temperature
+            corrupt = GapNoise(bank.to(decoder.device), temperature=temperature, share=_PROJECTED)
+        reports = train_decoder(
+            decoder,
+            corpus.texts,
+            embeddings,
+            training,
+            corrupt=corrupt,
+            memory=bank,
+            held_out=corpus.held_out,
+            resume=resume,
+            on_report=on_report,
+            checkpoint_folder=run.work / "decoder",
+        )
         # A share of the corpus belongs in the bank that is kept, a validation file does not.
         rows = corpus.training if corpus.foreign else range(len(corpus.texts))
-        bank = _bank(corpus, embeddings, rows, options)
+        bank = _bank(corpus, embeddings, rows, bank_rows, training.seed)
         # Captions as long as the corpus' where those are longer.
         decode = source.settings.decode
         longest = max(decode.max_tokens, *map(len, decoder.sequences(corpus.texts)))
         settings = replace(
             source.settings,
             name=out.resolve().name,
-            projection="memory" if options.noise is None else "none",
+            projection="none" if training.noise_sigma else "memory",
             decode=replace(decode, max_tokens=min(decoder.max_tokens, longest)),
         )
         parts = Parts(source.backbone, decoder, bank, tower, settings, source.nouns)
-        write_checkpoint(parts, out, storage=options.storage)
+        write_checkpoint(parts, out, storage=storage)
         loss = reports[-1].validation_loss if reports else None
         done = {"sentences": len(corpus.training), "bank_rows": len(bank), "validation_loss": loss}
         run.finish(done)
@@ -374,18 +365,18 @@ def adapt(
 
 
 def _identity(
-    source: Parts, tower: TextTower, decoder: TextDecoder, corpus: Corpus, options: AdaptOptions
+    source: Parts, tower: TextTower, decoder: TextDecoder, corpus: Corpus, options: dict[str, Any]
 ) -> dict[str, Any]:
     """Everything that decides where the run ends."""
     sentences = hashlib.sha256(repr((corpus.texts, corpus.counts, corpus.held_out)).encode())
     networks: list[nn.Module] = [tower]
     extra = {}
-    if options.fresh is None:
+    if options["fresh"] is None:
         networks.append(decoder.module)
     elif isinstance(decoder, LanguageDecoder):
         extra["language_model"] = fingerprint(decoder.model)
     return {
-        "options": {**asdict(options), "learning_rate": options.rate},
+        "options": options,
         "corpus": sentences.hexdigest(),
         "source": {
             **source.settings.to_json(),
@@ -395,46 +386,21 @@ def _identity(
     }
 
 
-def _train(
-    decoder: TextDecoder,
-    corpus: Corpus,
-    embeddings: Tensor,
-    options: AdaptOptions,
-    source: Parts,
-    run: RunFolder,
-    resume: bool,
-    on_report: Callable[[TrainReport], None] | None,
-) -> list[TrainReport]:
-    """Train in place; the held-out sentences are in nothing that the decoder learns from, the bank included."""
-    bank = corrupt = None
-    if options.noise is None or decoder.needs_memory:
-        bank = _bank(corpus, embeddings, corpus.training, options)
-    if options.noise is None and bank is not None:
-        there = bank.to(decoder.device)
-        corrupt = GapNoise(there, temperature=source.settings.temperature, share=_PROJECTED)
-    training = options.training(texts=len(corpus.training), max_tokens=decoder.max_tokens)
-    how: dict[str, Any] = {"corrupt": corrupt, "memory": bank, "held_out": corpus.held_out}
-    how |= {"resume": resume, "on_report": on_report, "checkpoint_folder": run.work / "decoder"}
-    return train_decoder(decoder, corpus.texts, embeddings, training, **how)
-
-
 def _bank(
-    corpus: Corpus, embeddings: Tensor, rows: Sequence[int], options: AdaptOptions
+    corpus: Corpus, embeddings: Tensor, rows: Sequence[int], most: int | None, seed: int
 ) -> MemoryBank:
     texts, counts = [corpus.texts[row] for row in rows], [corpus.counts[row] for row in rows]
     bank = MemoryBank(embeddings[list(rows)], texts, counts)
-    if options.bank_rows is None:
-        return bank.merge_duplicates()
-    return compact(bank, options.bank_rows, seed=options.seed)
+    return bank.merge_duplicates() if most is None else compact(bank, most, seed=seed)
 
 
 def _starting_decoder(
-    source: Parts, tower: TextTower, texts: Sequence[str], options: AdaptOptions
+    source: Parts, tower: TextTower, texts: Sequence[str], fresh: NewDecoder | None, seed: int
 ) -> TextDecoder:
     """A new decoder, or a copy of the checkpoint's own, in float32 on the device of that."""
     decoder: TextDecoder
-    if options.fresh is not None:
-        decoder = options.fresh.create(texts, tower, source.decoder.embedding_dim, options.seed)
+    if fresh is not None:
+        decoder = fresh.create(texts, tower, source.decoder.embedding_dim, seed)
     elif isinstance(source.decoder, PrefixGPT2Decoder | LanguageDecoder):
         # A hard prompter is no network and never changes: shared, with its caches and locks.
         prompter = getattr(source.decoder, "prompter", None)

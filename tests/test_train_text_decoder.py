@@ -58,26 +58,27 @@ def test_the_whole_way_on_again_and_a_second_start(
 def test_options_follow_the_arguments(script: ModuleType) -> None:
     required = ["--corpus", "c", "--out", "o"]
 
+    from patchioner.adaptation import NewDecoder, usual_training
+
     def options(*words: str) -> object:
         return script.options_from(script.parser().parse_args([*required, *words]), 0.1)
 
-    from patchioner.adaptation import AdaptOptions, NewDecoder
+    def expected(fresh: NewDecoder | None = None, **changes: object) -> object:
+        training = usual_training(fresh, validation_share=0.1, **changes)
+        return {"training": training, "fresh": fresh, "bank_rows": None, "storage": "fp16"}
 
-    assert options() == options("--memory") == AdaptOptions(validation_share=0.1)
-    assert options("--noise") == AdaptOptions(noise=0.08, validation_share=0.1)
-    assert options("--noise", "0.2", "--seed", "4", "--autocast") == AdaptOptions(
-        noise=0.2, seed=4, autocast=True, validation_share=0.1
-    )
-    assert options("--decoder", "viecap", "--language-model", "gpt2") == AdaptOptions(
-        fresh=NewDecoder("viecap", "gpt2"), validation_share=0.1
-    )
+    assert options() == options("--memory") == expected()
+    assert options("--noise") == expected(noise_sigma=0.08)
+    many = ("--noise", "0.2", "--seed", "4", "--autocast", "--epochs", "2")
+    assert options(*many) == expected(noise_sigma=0.2, seed=4, autocast=True, epochs=2.0)
+    viecap = NewDecoder("viecap", "gpt2")
+    assert options("--decoder", "viecap", "--language-model", "gpt2") == expected(viecap)
     words = ["--decoder", "prefix_lm", "--language-model", "DIR", "--tune", "lora", "--refer"]
-    assert options(*words) == AdaptOptions(
-        fresh=NewDecoder("prefix_lm", "DIR", tune="lora", keep="reference"), validation_share=0.1
+    assert options(*words) == expected(
+        NewDecoder("prefix_lm", "DIR", tune="lora", keep="reference")
     )
-    assert options("--from-scratch", "--layers", "2", "--vocab-size", "300") == AdaptOptions(
-        fresh=NewDecoder(layers=2, vocab_size=300), validation_share=0.1
-    )
+    shape = NewDecoder(layers=2, vocab_size=300)
+    assert options("--from-scratch", "--layers", "2", "--vocab-size", "300") == expected(shape)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ import torch
 
 from memory_bank.build import build_bank_folder
 from patchioner import Patchioner, PatchionerError
-from patchioner.adaptation import AdaptOptions, NewDecoder, adapt
+from patchioner.adaptation import NewDecoder, adapt, usual_training
 from patchioner.base.weights import tensors_sha256
 from patchioner.checkpoints.folder import Parts, read_checkpoint, write_checkpoint
 from patchioner.detail import DetailCaptioner
@@ -27,9 +27,8 @@ from patchioner.detail.batch import describe_many
 from tests.support.failing import CALLS, every_failure
 from tests.support.tiny import TEXTS, noise_photo, tiny_parts
 
-QUICK = AdaptOptions(
-    epochs=1, batch=30, fresh=NewDecoder(layers=1, width=32, heads=2, vocab_size=270, positions=40)
-)
+SHAPE = NewDecoder(layers=1, width=32, heads=2, vocab_size=270, positions=40)
+QUICK = usual_training(SHAPE, epochs=1, batch=30)
 
 
 @cache
@@ -67,7 +66,9 @@ def train(folder: Path) -> Callable[[], str]:
     """A decoder and its bank, gone on with."""
 
     def work() -> str:
-        made = read_checkpoint(adapt(parts(), TEXTS, folder / "model", QUICK, resume=True))
+        made = read_checkpoint(
+            adapt(parts(), TEXTS, folder / "model", QUICK, fresh=SHAPE, resume=True)
+        )
         return tensors_sha256(made.decoder.module.state_dict())  # type: ignore[attr-defined]
 
     return work
