@@ -85,7 +85,7 @@ class NewDecoder:
             _check_choice(name, getattr(self, name), choices)
         if bool(self.language_model) == (self.type == "prefix_gpt2"):
             raise OptionError(
-                f"language_model is {self.language_model!r} for {self.type}; give all but prefix_gpt2 one"
+                f"language_model is {self.language_model!r} for {self.type}: all but prefix_gpt2 need one"
             )
         if self.entities and self.type != "viecap":
             raise OptionError(f"entities are for viecap, not for {self.type}")
@@ -232,9 +232,7 @@ def gather(
     """Leave out what does not fit, and hold out `validation`, else a `share` of the corpus (0: none)."""
     own = _fitting(corpus, fits, "corpus")
     if (count := len(own.texts)) < FEWEST:
-        raise TextError(
-            f"the corpus has {count} distinct usable sentences: give at least {FEWEST}, better 1,000"
-        )
+        raise TextError(f"the corpus has {count} usable sentences: give {FEWEST} or more")
     if validation is None:
         return Corpus(own.texts, own.counts, _chosen(len(own.texts), share, seed))
     known, offered = set(own.texts), _fitting(validation, fits, "validation").texts

@@ -155,9 +155,7 @@ def export_backbone(
     if format not in PRECISIONS:
         raise UnknownNameError.among("format", str(format), PRECISIONS)
     if precision not in PRECISIONS[format]:
-        raise OptionError(
-            f"{format} has no precision {precision!r}: use one of {PRECISIONS[format]}"
-        )
+        raise OptionError(f"{format} has no precision {precision!r}: use {PRECISIONS[format]}")
     for module in (PACKAGES[format], *_WRITERS[format]):
         require(module, format)
     source = exportable(backbone)
@@ -224,9 +222,7 @@ def trace_backbone(backbone: Backbone) -> Graph:
 def exportable(backbone: Backbone) -> SingleViT:
     """A float32 copy of the backbone on the CPU, or an ExportError that says why it cannot be exported."""
     if isinstance(backbone, ExportedBackbone):
-        raise ExportError(
-            "the backbone is an export already: export the model that it was made from"
-        )
+        raise ExportError("the backbone is an export already: export what it was made from")
     if not isinstance(backbone, SingleViT):
         raise ExportError(f"a {type(backbone).__name__} is not one network: keep it in torch")
     return backbone.to("cpu", torch.float32, optimize=False)
@@ -310,9 +306,7 @@ def _trace(module: nn.Module, examples: tuple[Tensor, ...], shapes: Any) -> Expo
             sizes = None if shapes is None else (shapes,)
             return torch.export.export(module, examples, dynamic_shapes=sizes, **how)
     except Exception as error:  # the tracer fails in many ways, each with its own type
-        raise ExportError(
-            f"torch.export cannot trace it ({first_line(error)}): keep it in torch"
-        ) from error
+        raise ExportError(f"torch.export cannot trace it: {first_line(error)}") from error
 
 
 def _write(graph: Graph, folder: Path, kind: Format, precision: ExportPrecision) -> list[Path]:
@@ -331,7 +325,7 @@ def _write(graph: Graph, folder: Path, kind: Format, precision: ExportPrecision)
                 written.save(path)
     except Exception as error:  # each writer has its own exceptions, and changes them
         raise ExportError(
-            f"this network cannot be written for {kind} ({first_line(error)}): try the other format"
+            f"{kind} cannot hold it ({first_line(error)}): try the other format"
         ) from error
     return sorted(folder.iterdir())
 

@@ -98,9 +98,7 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         if self.mode not in get_args(Fit):
-            raise OptionError(
-                f"preprocessing mode {self.mode!r} is unknown: use one of {get_args(Fit)}"
-            )
+            raise OptionError(f"preprocessing mode {self.mode!r}: use one of {get_args(Fit)}")
         if self.size > MOST_SIZE:
             raise OptionError(f"input size {self.size} is over {MOST_SIZE}: no photo is so large")
         if self.patch_size < 1 or self.size < self.patch_size or self.size % self.patch_size:

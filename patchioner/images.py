@@ -255,7 +255,7 @@ def _check_size(image: Image.Image, name: str) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise ImageError(
-            f"{name} has {width} x {height} pixels, over {MAX_PIXELS:,}: make it smaller"
+            f"{name} is {width} x {height} pixels, over {MAX_PIXELS:,}: make it smaller"
         )
     if width * height == 0:
         raise ImageError(f"{name} has {width} x {height} pixels: it shows nothing")
@@ -308,9 +308,7 @@ def _from_array(source: Any) -> Image.Image:
         else:
             array = np.asarray(source)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ImageError(
-            f"{what} is no picture ({error}): give a path, bytes, open file, image, array or tensor"
-        ) from error
+        raise ImageError(f"{what} is no picture ({error}): give a path, image or array") from error
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[..., 0]
     if array.size == 0 or array.ndim not in (2, 3) or array.shape[2:] not in ((), (3,), (4,)):

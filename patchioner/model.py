@@ -364,9 +364,7 @@ class Patchioner:
             raise OptionError(f"threshold {threshold} must lie in 0..1")
         texts = texts if isinstance(texts, str) else _texts(texts)
         if len(texts) < 2 and not isinstance(texts, str):
-            raise TextError(
-                f"{texts!r} is no choice: give two texts or more, such as the likely mistakes"
-            )
+            raise TextError(f"{texts!r} is no choice: give two texts or more")
         names = F.normalize(self.embed_text(texts), dim=1).to(self.device)
 
         calibration = self.settings.calibration.get("label")
@@ -393,9 +391,7 @@ class Patchioner:
         """Show what a region's caption rests on: nearest memory texts and patch weights; OptionError without texts."""
         bank = self._placed.bank
         if bank is None or bank.texts is None:
-            raise OptionError(
-                f"{self.settings.name!r} has no memory texts to explain with: build a bank that keeps them"
-            )
+            raise OptionError(f"{self.settings.name!r} has no memory texts to explain with")
         found = bank.nearest(self.embed_regions(features, [region]), k)
         assert found.texts is not None, "a bank with texts gives texts"
         weighting, _ = self.settings.for_region(region)
@@ -449,9 +445,7 @@ class Patchioner:
         elif not isinstance(items, Iterable):
             raise OptionError(f"{items!r:.80} is no list of (photo, regions) pairs")
         if weighting is not None and not isinstance(weighting, Weighting):
-            raise OptionError(
-                f"weighting {weighting!r:.80}: give a Weighting, as Weighting('gaussian')"
-            )
+            raise OptionError(f"weighting {weighting!r:.80}: give Weighting('gaussian'), say")
         keep = bool(self.settings.crop if crop is None else crop)
 
         def read(item: Item) -> tuple[_Read | PatchFeatures, Regions]:
@@ -532,9 +526,7 @@ def _pair(item: Any) -> Item:
         ImageError: it is something else, such as a photo alone, or a list of photos with their regions.
     """
     if not isinstance(item, tuple | list) or len(item) != 2 or isinstance(item[0], list):
-        raise ImageError(
-            f"{item!r:.80} is no (photo, regions) pair: give one for each photo, with None for the whole image"
-        )
+        raise ImageError(f"{item!r:.80} is no (photo, regions) pair; None is the whole image")
     photo, regions = item
     return photo, regions
 

@@ -68,6 +68,11 @@ def test_the_steps_of_the_dockerfiles_make_a_command_that_runs(
         if done.returncode and re.search("connection|resolve|network", done.stderr, re.IGNORECASE):
             pytest.skip("no package index can be reached")
         assert done.returncode == 0, done.stderr
+    (site,) = (source.parent / "venv" / "lib").glob("python*/site-packages")
+    for package in ("patchioner", "decoders", "memory_bank"):  # what a wheel holds
+        held = {one for one in (source / package).rglob("*.*") if one.suffix != ".pyc"}
+        missing = [one for one in held if not (site / one.relative_to(source)).exists()]
+        assert missing == []
     command = [str(source.parent / "venv" / "bin" / "patchioner"), "--version"]
     told = subprocess.run(command, cwd=source.parent, **how)
     assert told.returncode == 0 and re.search(r"\d+\.\d+\.\d+", told.stdout), told.stderr

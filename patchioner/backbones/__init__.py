@@ -94,9 +94,7 @@ class PatchFeatures:
                 raise ValueError(f"tokens {tuple(found.tokens.shape)} on a grid of {geometry.grid}")
             return found
         except (OSError, SafetensorError, ValueError, TypeError, KeyError) as error:
-            raise CheckpointError(
-                f"{path}: no features ({error}): encode the photo again"
-            ) from error
+            raise CheckpointError(f"{path}: no features ({error}): encode again") from error
 
 
 class Dense(NamedTuple):
@@ -280,7 +278,7 @@ class SingleViT(Backbone):
         size = self.preprocessing.patch_size
         if tuple(patch) != (size, size):
             raise OptionError(
-                f"{self.name} has patches of {tuple(patch)} pixels, not {size}: set patch_size to {patch[0]}"
+                f"{self.name} has patches of {tuple(patch)}: set patch_size to {patch[0]}"
             )
 
 

@@ -36,11 +36,8 @@ from patchioner.base.errors import (
     UnknownNameError,
     first_line,
 )
-from patchioner.base.files import write_json
 from patchioner.base.optional import require
-from patchioner.base.weights import Storage
 from patchioner.checkpoints.stored import (
-    CONFIG_FILE,
     WeightSource,
     make_part,
     read_object,
@@ -391,7 +388,7 @@ class ProxyClip(Backbone):
         if not isinstance(clip, OpenClipViT) or not is_plain(clip.visual.transformer.resblocks[-1]):
             called = getattr(clip, "name", type(clip).__name__)
             raise OptionError(
-                f"ProxyCLIP takes CLIP's last block apart, which {called!r} does not allow: use 'ViT-B-16'"
+                f"ProxyCLIP takes the last block apart, not that of {called!r}: use 'ViT-B-16'"
             )
         other = getattr(getattr(proxy, "preprocessing", None), "mode", None)
         if clip.preprocessing.mode != other:
@@ -460,19 +457,6 @@ class ProxyClip(Backbone):
             attention / attention.sum(dim=(1, 2), keepdim=True),
             seen.geometry,
         )
-
-    def to(  # type: ignore[override]
-        self, device: torch.device | str, dtype: torch.dtype, *, optimize: bool = True
-    ) -> Self:
-        """See `StoredModule.to`; each backbone as it sees fit."""
-        clip, proxy = (one.to(device, dtype, optimize=optimize) for one in (self.clip, self.proxy))
-        return type(self)(clip, proxy, shift=self.shift, scale=self.scale)  # type: ignore[arg-type]
-
-    def save(self, folder: Path, *, storage: Storage = "fp16") -> None:
-        """Write config.json, and each backbone in a folder of its own."""
-        for name in _PROXY_PARTS:
-            getattr(self, name).save(folder / name, storage=storage)
-        write_json(folder / CONFIG_FILE, self.config)
 
 
 def proxy_attention(tokens: Tensor, *, shift: float = SHIFT, scale: float = SCALE) -> Tensor:

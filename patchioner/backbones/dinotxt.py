@@ -111,7 +111,7 @@ class DinoTxtViT(TimmNetwork):
         if source.fetched or source.file is not None or parts.keys() - {"vision", "head"}:
             given = parts or source.file or PRETRAINED
             raise OptionError(
-                f"weights of dino.txt are two files, {{vision: pretrained or PATH, head: PATH}}, not {given}"
+                f"give two files, {{vision: pretrained or PATH, head: PATH}}, not {given}"
             )
         return parts.get("vision") == PRETRAINED
 

@@ -231,9 +231,7 @@ def _try_pool(pool: Any) -> None:
     token = torch.linspace(-1, 1, pool.kv.in_features, device=pool.kv.weight.device)[None, None]
     found = patches_through_pool(pool, token)[:, 0]
     if not token.is_meta and not torch.allclose(found, pool(token), rtol=1e-3, atol=1e-3):
-        raise OptionError(
-            f"the pool of timm {timm.__version__} computes something unknown: install that of constraints.txt"
-        )
+        raise OptionError(f"timm {timm.__version__} has an unknown pool: see constraints.txt")
 
 
 def resample_positions(native: Tensor, shape: tuple[int, int], grid: tuple[int, int]) -> Tensor:
@@ -291,9 +289,7 @@ def is_plain_block(block: Any) -> bool:
     except (AttributeError, RuntimeError, TypeError):
         fits = False
     if not fits:
-        wrong = (
-            "timm %s computes attention in an unknown way, so there is none: see constraints.txt"
-        )
+        wrong = "timm %s computes attention in an unknown way: there is none, see constraints.txt"
         _log.warning(wrong, timm.__version__)
     return fits
 
@@ -440,9 +436,7 @@ def fit_vit(vit: Any, state: Mapping[str, Tensor], *, source: str) -> dict[str, 
         # Each family of timm has a converter beside it, which gets a copy, because some take tensors out.
         converted = import_module(type(vit).__module__).checkpoint_filter_fn(given, vit)
     except (LookupError, RuntimeError, AttributeError, ValueError) as error:
-        raise CheckpointError(
-            f"{source}: not in a layout that timm knows for {type(vit).__name__} ({error!r})"
-        ) from error
+        raise CheckpointError(f"{source}: no layout of {type(vit).__name__} ({error!r})") from error
     rest = {name: t for name, t in converted.items() if not name.startswith("head.")}
     fit_weights(vit, rest, source=source)
     return part_of(converted, ("head.",))

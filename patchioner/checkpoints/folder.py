@@ -185,7 +185,7 @@ class ModelSettings:
             raise CheckpointError(f"{source} is no Patchioner config (no 'format': '{FORMAT}')")
         if values.get("version") != VERSION:
             raise CheckpointError(
-                f"{source} has version {values.get('version')!r}, this release reads {VERSION}: upgrade"
+                f"{source} has version {values.get('version')!r}, this release reads {VERSION}"
             )
         given = {key: value for key, value in values.items() if key not in ("format", "version")}
         if "bridge" in given and "projection" not in given:  # its name before the redesign

@@ -67,20 +67,31 @@ class StoredModule(nn.Module, ABC):
         self, device: torch.device | str, dtype: torch.dtype, *, optimize: bool = True
     ) -> Self:
         """A frozen copy for inference on a device, in a precision; see `inference_copy`. This one stays as it is."""
-        return inference_copy(self, device, dtype, optimize=optimize)
+        twin = inference_copy(self, device, dtype, optimize=optimize)
+        for name, part in self._parts().items():  # each as it sees fit
+            setattr(twin, name, part.to(device, dtype, optimize=optimize))
+        return twin
 
     def save(self, folder: Path, *, storage: Storage = "fp16") -> None:
         """Write config.json and weights.safetensors; `storage` is the precision of the weights on disk.
 
-        What has files of its own (a tokenizer, another network inside) adds them.
+        Networks of this kind inside have folders of their own; what has other files (a tokenizer) adds them.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        save_weights(self.stored().state_dict(), folder / WEIGHTS_FILE, storage=storage)
+        for name, part in self._parts().items():
+            part.save(folder / name, storage=storage)
+        if state := self.stored().state_dict():
+            save_weights(state, folder / WEIGHTS_FILE, storage=storage)
         write_json(folder / CONFIG_FILE, self.config)
+
+    def _parts(self) -> dict[str, StoredModule]:
+        return {k: one for k, one in self.named_children() if isinstance(one, StoredModule)}
 
     def stored(self) -> nn.Module:
         """What `save` writes here: all of it, but for networks with a folder of their own."""
-        return self
+        if not (parts := self._parts()):
+            return self
+        return nn.ModuleDict({k: one for k, one in self.named_children() if k not in parts})
 
     def restore(self, folder: Path | None) -> Self:
         """Read what `save` wrote, strictly (CheckpointError), into this network, and give it back; None: nothing."""
@@ -108,7 +119,7 @@ def make_part(registry: Registry[type[P]], given: Any, folder: Path, source: str
     """
     if not isinstance(given, str | Path | Mapping):
         raise CheckpointError(
-            f"{source}: {registry.kind} is {given!r}: give a folder or a mapping with 'type' and 'weights'"
+            f"{source}: {registry.kind} {given!r}: give a folder or a mapping with 'type'"
         )
     try:
         if not isinstance(given, Mapping):
@@ -236,9 +247,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: expected named tensors, found {found}")
     for name, value in held.items():
         if not (isinstance(name, str) and isinstance(value, Tensor)):
-            raise CheckpointError(
-                f"{path}: {name!r} is no tensor; expected a state dict of tensors"
-            )
+            raise CheckpointError(f"{path}: {name!r} is no tensor; give a state dict of tensors")
     if len({name.startswith(_DISTRIBUTED) for name in held}) > 1:
         raise CheckpointError(f"{path}: some names have {_DISTRIBUTED!r}; two files were mixed up")
     return {

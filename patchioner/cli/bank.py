@@ -114,9 +114,7 @@ def build(options: argparse.Namespace) -> int:
     if options.merge_duplicates and len(merged := bank.merge_duplicates()) < len(bank):
         merged.save(options.out, dtype=options.storage)
         bank = merged
-    write_line(
-        f"{options.out}: {bank!r} of {len(captions):,} captions; {distinct:,} distinct ones embedded"
-    )
+    write_line(f"{options.out}: {bank!r} of {len(captions):,} captions; {distinct:,} distinct")
     return 0
 
 

@@ -304,9 +304,7 @@ def caption_photos(options: argparse.Namespace) -> int:
 def _jobs(options: argparse.Namespace) -> tuple[list[_Job], int]:
     """The photos that are there, and how many are not; those are reported."""
     if options.bank is not None and not Path(options.bank).is_dir():
-        raise MemoryBankError(
-            f"no memory bank at {options.bank!r}: make one (patchioner bank build)"
-        )
+        raise MemoryBankError(f"no memory bank at {options.bank!r}: see patchioner bank build")
     photos = spelling.find_photos(options.photos)
     pictures = spelling.plan_pictures(options.out, photos)
     file = spelling.region_file(options)

@@ -104,9 +104,7 @@ def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
     rows = "precision of the memory bank (default: %(default)s)"
     add("--bank-storage", choices=kinds, default="float16", help=rows)
     add("--bank", metavar="DIR", help="replace the memory bank by this one")
-    merge = (
-        "equal rows of the memory bank become one that counts as often: projections stay the same"
-    )
+    merge = "equal rows of the bank become one that counts as often: projections stay the same"
     add("--merge-duplicates", action="store_true", help=merge)
     add = parser.add_argument_group("published Patch-ioner models").add_argument
     tower = "projection of the text tower, which the repositories do not hold (captions need none)"
@@ -201,9 +199,7 @@ def add_export_arguments(parser: argparse.ArgumentParser) -> None:
     add("--precision", choices=kinds, default="fp32", help=arithmetic)
     add("--size", type=positive_int, metavar="PIXELS", help="input size, in place of the model's")
     fits = ["stretch", "crop", "pad", "aspect"]
-    fit = (
-        "how photos are fitted, in place of the model's; all but aspect make a network of one size"
-    )
+    fit = "how photos are fitted, if not as the model's; all but aspect make a network of one size"
     add("--fit", choices=fits, help=fit)
     tried = "try the export on these, and count captions that change"
     add("--photos", nargs="+", default=[], metavar="PHOTO|DIR", help=tried)

@@ -339,9 +339,7 @@ def plan_pictures(out: Path | None, photos: Sequence[PhotoSource]) -> list[Path 
     if is_file and len(photos) == 1:
         return [out]
     if is_file:
-        raise OptionError(
-            f"--out {str(out)!r} is one file, but there are {len(photos)} photos: give a folder"
-        )
+        raise OptionError(f"--out {str(out)!r} is one file for {len(photos)} photos: give a folder")
     seen, paths = Counter[str](), list[Path | None]()
     for photo in photos:
         name = photo.stem

@@ -364,9 +364,7 @@ def _attention(features: PatchFeatures, weighting: Weighting) -> Tensor | None:
     single = weighting.head is not None
     found = features.reference_heads if single else features.reference_attention
     if found is None:
-        raise OptionError(
-            f"the attention map as published is needed, {_NONE}, or rounding='coverage'"
-        )
+        raise OptionError(f"the attention as published is needed, {_NONE}, or rounding='coverage'")
     return found
 
 

@@ -158,9 +158,7 @@ class RegionFile:
         ends = sorted({"/".join(paths[place]) for place in best})
         if len(ends) > 1:
             some = f"several of its images are called so, {', '.join(ends[:3])}"
-            raise RegionError(
-                f"{image_name!r} is ambiguous: {some}; give the photo with its folder"
-            )
+            raise RegionError(f"{image_name!r} is ambiguous: {some}; name its folder too")
         return [named[place] for place in best]
 
 

@@ -234,9 +234,7 @@ def _of_list(content: list[Entry], folder: Path, box_format: BoxFormat | None) -
         groups = _by_image(content, what, partial(from_coco, box_format=box_format))
         return [Photo(None, items, image_id=one) for one, items in groups.items()]
     if keys >= {"ann_id", "sentences"}:
-        raise RegionError(
-            "RefCOCO's phrases without their boxes: give its instances.json by ann_id"
-        )
+        raise RegionError("RefCOCO's phrases without boxes: give its instances.json by ann_id")
     return [_ours(None, content, folder, box_format)]
 
 

@@ -187,9 +187,7 @@ def _require_same_size(own: Size, image_size: Size) -> None:
     advice = "resize the mask to the image, nearest neighbour"
     if own == (down, across):
         advice = "make it on the upright photo, after its EXIF rotation"
-    raise RegionError(
-        f"the mask is {width}x{height} but the image is {across}x{down} (width x height); {advice}"
-    )
+    raise RegionError(f"the mask is {width}x{height} but the image is {across}x{down}; {advice}")
 
 
 def _as_bool(array: npt.NDArray[np.generic]) -> npt.NDArray[np.bool_]:

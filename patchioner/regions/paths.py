@@ -208,7 +208,7 @@ def _unseen(trace: Trace, geometry: ImageGeometry, inside: npt.NDArray[np.bool_]
     units = "pixels; say normalized=True for points in 0..1"
     units = "0 to 1 of the image, normalized" if trace.normalized else units
     return RegionError(
-        f"{trace!r} has no point inside the {width}x{height} image; they are {units}"
+        f"{trace!r} has no point inside the {width}x{height} image: they are {units}"
     )
 
 
@@ -362,7 +362,5 @@ def _valid(shapely: Any, ring: Floats) -> Any:
     met = shapely.STRtree(sides).query(some, predicate="crosses").shape[1]
     crossings = met * len(sides) // (2 * len(some))
     if met >= 8 and crossings > MOST_CROSSINGS:
-        raise RegionError(
-            f"the polygon crosses itself about {crossings:,} times: give it as a mask"
-        )
+        raise RegionError(f"it crosses itself about {crossings:,} times: give it as a mask")
     return shapely.make_valid(area)

@@ -32,7 +32,7 @@ from patchioner.checkpoints.stored import (
 )
 
 TOKENIZER_FILE = "tokenizer.json"
-_TOWER_FOLDER, _ROWS_AT_ONCE = "tower", 8192
+_ROWS_AT_ONCE = 8192
 # Talk2DINO's published names of the two layers; the last is that of older files.
 _FIRST, _SECOND = "linear_layer", ("hidden_layers.0", "linear_layer2")
 logger = logging.getLogger(__name__)
@@ -105,9 +105,7 @@ def check_shape(settings: Any, what: str) -> None:
     if width % heads:
         raise OptionError(f"width {width} of {what} is no multiple of its {heads} heads")
     if longest < 3:
-        raise OptionError(
-            f"max_tokens {longest} of {what} leaves no room for start, end and a word"
-        )
+        raise OptionError(f"max_tokens {longest} of {what} leaves no room for start, end, a word")
 
 
 def check_texts(texts: Sequence[str]) -> None:
@@ -281,7 +279,7 @@ class Talk2DinoTower(TextTower):
             if not isinstance(whole, cls):
                 raise OptionError(f"{source.folder} holds a {type(whole).__name__}")
             return whole
-        inner = own.pop("tower", _TOWER_FOLDER)
+        inner = own.pop("tower", "tower")
         tower = make_part(TEXT_TOWERS, inner, folder, "the tower of a talk2dino")
         if source.file is not None:
             return cls.from_weights(tower, load_talk2dino_weights(source.file))
@@ -289,14 +287,6 @@ class Talk2DinoTower(TextTower):
         width = own.get("width", dim)
         made = cls(tower, dim, width=None if width is None else int(width))
         return made.restore(source.folder)
-
-    def to(  # type: ignore[override]
-        self, device: torch.device | str, dtype: torch.dtype, *, optimize: bool = True
-    ) -> Self:
-        """See `StoredModule.to`; the tower inside as it sees fit."""
-        twin = super().to(device, dtype, optimize=optimize)
-        twin.tower = self.tower.to(device, dtype, optimize=optimize)
-        return twin
 
     @classmethod
     def from_weights(cls, tower: TextTower, weights: Mapping[str, Tensor]) -> Self:
@@ -333,16 +323,6 @@ class Talk2DinoTower(TextTower):
             rows = slice(start, start + _ROWS_AT_ONCE)
             result[rows] = self.project(features[rows]).to("cpu", torch.float32)
         return result
-
-    def save(self, folder: Path, *, storage: Storage = "fp16") -> None:
-        """Write the projection, and the tower inside in a folder of its own."""
-        self.tower.save(folder / _TOWER_FOLDER, storage=storage)
-        super().save(folder, storage=storage)
-
-    def stored(self) -> nn.Module:
-        """The projection; the tower inside is restored by its own loader."""
-        layers = {"project_in": self.project_in, "project_out": self.project_out}
-        return nn.ModuleDict({name: layer for name, layer in layers.items() if layer is not None})
 
 
 def load_talk2dino_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:

@@ -188,9 +188,7 @@ def _tokenizer(name: str, settings: Mapping[str, Any], text: Any) -> Any:
     clean = (settings.get("tokenizer_kwargs") or {}).get("clean", "lower")
     tokenizer = require("open_clip", "clip").SimpleTokenizer(clean=clean)
     if (pieces := tokenizer.vocab_size) > text.vocab_size:
-        wrong = (
-            f"the text tower of {name!r} has {text.vocab_size} tokens, CLIP's tokenizer {pieces}"
-        )
+        wrong = f"the tower of {name!r} has {text.vocab_size} tokens, CLIP's tokenizer {pieces}"
         raise OptionError(f"{wrong}: set vocab_size to {pieces}")
     if text.context_length < 3:
         raise OptionError(f"context_length {text.context_length} of {name!r}: give 3 or more")

@@ -42,7 +42,7 @@ CORPUS = [
     for thing in ("cat", "dog", "bus", "boat", "kite", "chair")
     for trim in ("with bell", "on a table")
 ]
-QUICK = usual_training(epochs=2, batch=8, learning_rate=2e-3)
+QUICK = usual_training(epochs=2, batch=8, learning_rate=2e-3, samples=0)
 SHAPE = NewDecoder(layers=1, width=32, heads=2, vocab_size=270, positions=40)
 
 
@@ -122,7 +122,7 @@ def test_validation_sentences_stay_out_of_the_bank(source: Parts, tmp_path: Path
         source,
         CORPUS,
         tmp_path / "out",
-        QUICK,
+        replace(QUICK, samples=2),
         validation=["a yellow kite", "a yellow dog"],
         on_report=reports.append,
     )

@@ -59,7 +59,9 @@ def test_a_path_a_string_a_pillow_image_and_an_array_are_the_same_photo(tmp_path
         np.testing.assert_array_equal(pixels(opened), PIXELS)
     with path.open("rb") as stream:
         np.testing.assert_array_equal(pixels(stream), PIXELS)
-    np.testing.assert_array_equal(pixels(path.read_bytes()), PIXELS)
+    data = path.read_bytes()
+    for source in (data, bytearray(data), memoryview(data), io.BytesIO(data)):
+        np.testing.assert_array_equal(pixels(source), PIXELS)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

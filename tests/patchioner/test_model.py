@@ -184,29 +184,11 @@ def test_features_are_not_changed_by_use(model: Patchioner) -> None:
         model.caption(features)[0].text = "other"  # type: ignore[misc]
 
 
-def test_context_mixes_unit_regions_with_the_unit_global_token(
-    model: Patchioner, features: PatchFeatures
-) -> None:
-    assert features.cls is not None
-    pooled = pool_regions(features, [WholeImage(), Box(0, 0, 20, 20)])
-    unit = pooled.numpy() / np.linalg.norm(pooled.numpy(), axis=1, keepdims=True)
-    cls = features.cls.numpy() / np.linalg.norm(features.cls.numpy())
-    found = model.embed_regions(features, [WholeImage(), Box(0, 0, 20, 20)])
-    np.testing.assert_allclose(found, unit + 0.5 * cls, rtol=1e-5, atol=1e-6)
-
-
 def test_without_context_or_global_token_the_pooled_tokens_stay(features: PatchFeatures) -> None:
     plain = build(context=0.0)
     pooled = pool_regions(features, REGIONS)
     assert torch.equal(plain.embed_regions(features, REGIONS), pooled)
     assert torch.equal(build().embed_regions(replace(features, cls=None), REGIONS), pooled)
-
-
-def test_the_weighting_of_the_call_replaces_that_of_the_checkpoint(features: PatchFeatures) -> None:
-    gaussian = Weighting("gaussian", variance=0.3)
-    asked = build().embed_regions(features, REGIONS, gaussian)
-    assert torch.equal(asked, build(weighting=gaussian).embed_regions(features, REGIONS))
-    assert not torch.allclose(asked, build().embed_regions(features, REGIONS))
 
 
 def test_the_bridge_projects_on_the_bank_or_stands_aside(features: PatchFeatures) -> None:
@@ -312,20 +294,6 @@ def test_a_region_off_the_image_is_refused(
 ) -> None:
     with pytest.raises(RegionError):
         model.caption(features, [WholeImage(), region])
-
-
-def test_lists_in_the_wrong_place_are_refused(model: Patchioner, features: PatchFeatures) -> None:
-    with pytest.raises(RegionError, match="empty"):
-        model.embed_regions(features, [])
-    for wrong in (WholeImage(), "0,0,9,9", 3, np.ones((2, 9, 9), dtype=bool), torch.ones(1, 4)):
-        with pytest.raises(RegionError):
-            model.caption(features, wrong)  # type: ignore[arg-type]
-    with pytest.raises(ImageError, match="pair"):
-        model.caption([features, features], REGIONS)
-    with pytest.raises(ImageError, match="photo.jpg"):
-        model.caption_many(["photo.jpg"])  # type: ignore[list-item]
-    with pytest.raises(ImageError, match="NoneType"):
-        model.caption(None)
 
 
 def test_a_photo_in_which_nothing_was_found_has_no_captions(

@@ -6,8 +6,6 @@ import importlib
 import subprocess
 import sys
 
-import pytest
-
 import patchioner
 
 HEAVY = ("torch", "timm", "tokenizers", "safetensors", "huggingface_hub", "matplotlib", "skimage")
@@ -44,10 +42,3 @@ def test_every_exported_name_is_there_and_documented() -> None:
 def test_lazy_names_are_the_real_ones() -> None:
     for name, module in patchioner._LAZY.items():
         assert getattr(patchioner, name) is getattr(importlib.import_module(module), name)
-
-
-def test_an_unknown_name_is_an_attribute_error() -> None:
-    with pytest.raises(AttributeError, match="has no attribute 'Captioner'"):
-        _ = patchioner.Captioner
-    with pytest.raises(ImportError):
-        exec("from patchioner import Captioner")

@@ -133,12 +133,6 @@ def test_crops_need_the_photo(features: PatchFeatures) -> None:
         embed_crops(tiny_backbone(), features, [Box(200, 0, 220, 20)], ModelSettings())
 
 
-def test_a_cls_token_that_is_not_there(features: PatchFeatures) -> None:
-    bare: Any = replace(features, cls=None)
-    with pytest.raises(OptionError, match="CLS"):
-        embed_pooled(bare, BOXES, ModelSettings(), Weighting("cls"))
-
-
 @pytest.mark.parametrize(("mode", "size"), [("aspect", 32), ("crop", 64)])
 def test_small_crops_are_added_with_their_surroundings_to_what_is_pooled(
     mode: Any, size: int

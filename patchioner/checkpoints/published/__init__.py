@@ -130,16 +130,12 @@ def _small_decoder(files: PublishedFiles, config: PublishedConfig) -> Decoder | 
         return decoders.read_meacap(files, config.viecap, dim=config.prefix_size)
     if config.calculate_argmax_text:
         if config.support_memory_size == 0:
-            raise CheckpointError(
-                f"{files.config}: calculate_argmax_text needs a bank: support_memory_size"
-            )
+            raise CheckpointError(f"{files.config}: calculate_argmax_text needs a bank")
         from decoders.retrieval import RetrievalDecoder
 
         return RetrievalDecoder(config.prefix_size)
     if config.decap_weights is None:
-        raise CheckpointError(
-            f"{files.config}: no decoder: give decap_weights, viecap, or calculate_argmax_text with a bank"
-        )
+        raise CheckpointError(f"{files.config}: no decoder: give decap_weights or viecap")
     path = files.find(config.decap_weights, "decoder")
     return decoders.read_decap(path, prefix_size=config.prefix_size)
 
@@ -183,9 +179,7 @@ def _backbone_config(files: PublishedFiles, config: PublishedConfig, mode: Fit) 
     if config.use_open_clip:  # the published crop variant was its training transform, a random crop
         name = (config.clip_model_name or "ViT-B-16").replace("/", "-")
         if (found := re.search(r"-(14|16|32)(?:-|$)", name)) is None:
-            raise CheckpointError(
-                f"clip_model_name {name!r} does not tell its patch size: use a ViT"
-            )
+            raise CheckpointError(f"clip_model_name {name!r} does not tell its patch size")
         fit |= {"patch_size": int(found[1]), **_CLIP_STATISTICS}
         weights = "pretrained:openai"
         return {"type": "open_clip", "name": name, "weights": weights, "preprocessing": fit}
@@ -193,9 +187,7 @@ def _backbone_config(files: PublishedFiles, config: PublishedConfig, mode: Fit) 
         what = f"a DINO.txt model ({name})"
         if name is None:
             what = f"a ProxyCLIP model ({config.proxyclip_clipmodel} under {config.proxyclip_vfm})"
-        raise CheckpointError(
-            f"{source}: this is {what}, which is not read from published files; build it from configs/"
-        )
+        raise CheckpointError(f"{source}: this is {what}: build it from configs/")
     if (vit := vit_of(name)) is None:
         raise CheckpointError(
             f"{source}: dino_model {name!r} is not supported; use dinov2_vit{{s,b,l,g}}14[_reg], "
@@ -288,8 +280,6 @@ def _clip_text(files: PublishedFiles, config: PublishedConfig) -> TextTower | No
         given = {"name": name, "quick_gelu": True, "weights": weights}
         return OpenClipText.from_config(given, Path())
     except (HubError, MissingExtraError, OptionError) as error:
-        wrong = (
-            "no text tower: CLIP %s cannot be had (%s): connect once, or put one of %s beside %s"
-        )
+        wrong = "no text tower: CLIP %s cannot be had (%s): connect, or put one of %s beside %s"
         _log.warning(wrong, name, first_line(error), ", ".join(_CLIP_FILES), files.config)
         return None

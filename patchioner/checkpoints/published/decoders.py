@@ -73,9 +73,7 @@ def read_decap(path: Path, *, prefix_size: int | None = None) -> PrefixGPT2Decod
         raise CheckpointError(f"{path}: {_HEAD} differs from {_WORDS}; in DeCap they are one")
     fit_weights(theirs, own, source=str(path))
     if prefix_size not in (None, width := network.config.embedding_dim):
-        raise CheckpointError(
-            f"{path}: takes width {width}, the config says prefix_size {prefix_size}"
-        )
+        raise CheckpointError(f"{path}: width {width}, the config says prefix_size {prefix_size}")
     try:
         return PrefixGPT2Decoder(network, ClipTokenizer.from_open_clip())
     except CheckpointError as error:

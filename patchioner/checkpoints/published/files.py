@@ -269,9 +269,7 @@ class PublishedFiles:
         try:
             return fetch(hub_id, name)
         except HubError as error:
-            raise CheckpointError(
-                f"{missing}, nor on the hub: {error}. Put the file there"
-            ) from error
+            raise CheckpointError(f"{missing}, nor on the hub: {error}. Put it there") from error
 
     def any_of(self, patterns: Iterable[str]) -> Path | None:
         """The only file beside the config that fits the first pattern that any fits; None where none does.
@@ -360,7 +358,7 @@ def read_bank(path: Path, *, unit_rows: bool = False, dim: int | None = None) ->
             del staged
     except (OSError, KeyError, RuntimeError, UnicodeDecodeError) as error:
         raise MemoryBankError(
-            f"{path}: cut short, or no HDF5 memory bank ({first_line(error)}); fetch it again"
+            f"{path}: cut short, or no HDF5 memory bank ({first_line(error)})"
         ) from error
     except MemoryBankError as error:
         raise MemoryBankError(f"{path}: {error}") from error

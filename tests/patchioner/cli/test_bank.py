@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import pickle
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch.nn import functional as F
 
 from memory_bank import CompactionMethod, IndexOptions, MemoryBank, compact
+from memory_bank.build import embed_texts
 from patchioner import Patchioner
 from patchioner.cli.main import main
 from tests.support.tiny import DIM, TEXTS, noise_photo, tiny_parts
@@ -48,20 +50,21 @@ def test_a_bank_is_built_and_used(
     assert swapped.explain(features, model.caption(features)[0].region).texts
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """As a worker of Ray has, so that rows are the same to the last bit."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.mark.usefixtures("one_thread", "cluster")
-def test_several_files_by_workers_of_ray(
-    captions: Path, checkpoint: Path, tmp_path: Path, capsys: Capture
+def test_several_files_by_workers(
+    captions: Path,
+    checkpoint: Path,
+    tmp_path: Path,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As one process does it, byte for byte; what is distinct is counted over all files."""
+
+    def by_workers(make: Any, texts: Any, folder: Path, *, unit: bool, gpus: float) -> None:
+        """Stands for Ray, which pickles what makes an encoder."""
+        assert gpus == 0.0
+        embed_texts(pickle.loads(pickle.dumps(make))(), texts, folder, unit=unit)
+
+    monkeypatch.setattr("memory_bank.build.embed_on_ray", by_workers)
     second = tmp_path / "more.csv"
     second.write_text(captions.read_text(encoding="utf-8") + "\n40,a new one")
     for engine in ("local", "ray"):
@@ -69,10 +72,8 @@ def test_several_files_by_workers_of_ray(
         out = ["--device", "cpu", "--out", str(tmp_path / engine), "--engine", engine]
         assert main(["bank", "build", str(captions), *words, *out]) == 0
         assert f"of 63 captions; {len(TEXTS) + 1} distinct" in capsys.readouterr().out
-    names = [path.name for path in (tmp_path / "local").iterdir()]
-    for name in names:
-        one, other = (tmp_path / engine / name for engine in ("local", "ray"))
-        assert one.read_bytes() == other.read_bytes()
+    for path in (tmp_path / "local").iterdir():
+        assert path.read_bytes() == (tmp_path / "ray" / path.name).read_bytes()
 
 
 def test_a_model_that_is_still_to_get_its_bank_lends_its_text_tower(

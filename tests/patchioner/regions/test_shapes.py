@@ -121,25 +121,6 @@ def test_traces_agree_with_a_finely_sampled_path(geometry: ImageGeometry, seed: 
     np.testing.assert_allclose(weights, twin / twin.sum(), atol=2e-3)
 
 
-@pytest.mark.parametrize(
-    ("corners", "wanted"),
-    [
-        ((30, 0, 90, 20), [0, 0, 60, 20]),  # x 60 .. 90 is seen, x 60 .. 120 is taken
-        ((0, 0, 260, 140), [0, 0, 140, 140]),
-        ((180, 10, 260, 20), [120, 10, 20, 10]),
-        ((210, 10, 260, 20), [139, 10, 1, 10]),  # cut away: a sliver
-        ((0, 10, 50, 20), [0, 10, 50, 10]),  # cut away on the left: what stands at the border
-        ((-20, -20, 1e300, 1e300), [0, 0, 140, 140]),
-    ],
-)
-def test_a_crop_clamps_the_origin_without_shortening(
-    corners: tuple[float, ...], wanted: list[float]
-) -> None:
-    # Shows x 60 .. 200 of 260.
-    geometry = fit_image((260, 140), mode="crop", size=140, patch_size=14)
-    assert reference_model_boxes(np.array([corners]), geometry).tolist() == [wanted]
-
-
 @pytest.mark.parametrize("mode", ["pad", "aspect"])
 def test_fits_that_were_not_published_follow_their_own_map(mode: Fit) -> None:
     geometry = fit_image((280, 140), mode=mode, size=140, patch_size=14)

@@ -61,15 +61,6 @@ def test_rows_lengths_and_texts(tmp_path: Path, layout: str, unit: bool) -> None
     torch.testing.assert_close(bank.embeddings(), expected, rtol=error, atol=error)
 
 
-def test_the_projection_equals_the_published_formula(tmp_path: Path) -> None:
-    bank, (rows, _) = read_bank(written(tmp_path)), memory()
-    queries = torch.randn(4, DIM, generator=torch.Generator().manual_seed(0))
-    similarities = F.normalize(queries, dim=1) @ F.normalize(rows, dim=1).T
-    expected = (similarities / 0.01).softmax(1) @ rows
-    found = bank.project(queries, normalize=False)
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-
-
 def test_the_bank_holds_its_rows_itself(tmp_path: Path) -> None:
     path = written(tmp_path)
     before = path.read_bytes()
