@@ -85,7 +85,7 @@ class NewDecoder:
             _check_choice(name, getattr(self, name), choices)
         if bool(self.language_model) == (self.type == "prefix_gpt2"):
             raise OptionError(
-                f"language_model is {self.language_model!r} for {self.type}: all but prefix_gpt2 need one"
+                f"language_model is {self.language_model!r} for {self.type}: prefix_gpt2 alone has none"
             )
         if self.entities and self.type != "viecap":
             raise OptionError(f"entities are for viecap, not for {self.type}")
@@ -200,9 +200,7 @@ def read_texts(path: str | os.PathLike[str]) -> list[str]:
         # Not splitlines(), which also splits at form feeds and other marks inside a sentence.
         content = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise TextError(
-            f"cannot read the corpus {os.fspath(path)!r} ({error}): give UTF-8 text, one sentence a line"
-        ) from error
+        raise TextError(f"cannot read {os.fspath(path)!r} ({error}): give UTF-8 text") from error
     lines = content.split("\n")
     return lines[:-1] if lines[-1] == "" else lines
 

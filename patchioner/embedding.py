@@ -139,10 +139,7 @@ def _encoded_crops(
     scale: float = 1.0,
 ) -> Iterator[PatchFeatures]:
     if features.image is None:
-        raise OptionError(
-            "regions are to be cut out, but these features do not hold their photo: "
-            "encode it with keep_image=True"
-        )
+        raise OptionError("to cut regions out, encode the photo with keep_image=True")
     for start in range(0, len(bounds), _CROPS_AT_ONCE):
         part = bounds[start : start + _CROPS_AT_ONCE]
         crops = [cut_out(features.image, one) for one in part]

@@ -125,13 +125,11 @@ def export_model(
         found = compare_backbones(source, exported, pictures)
         if precision == "fp32" and not found.relative <= _LARGEST_RELATIVE:
             raise ExportError(
-                f"the exported network's tokens are off by {found.relative:.2g} of the largest: this runtime does not "
-                "compute this network right; try the other format"
+                f"off by {found.relative:.2g}: {format} does not compute this network right"
             )
         if not found.mean_cosine >= _LEAST_COSINE:
             raise ExportError(
-                f"exported tokens have a cosine of {found.mean_cosine:.3f} with the model's: {precision} destroys this "
-                "network; use fp32"
+                f"tokens have a cosine of {found.mean_cosine:.3f}: {precision} destroys them; use fp32"
             )
         parts = replace(model.parts, backbone=exported)
         write_checkpoint(parts, out, storage=storage, bank_storage=bank_storage)
@@ -202,9 +200,7 @@ def trace_backbone(backbone: Backbone) -> Graph:
         module = _TensorsOnly(network, (square,), constant)
         return Graph(_trace(module, (square,), None), INPUT_NAMES[:1], module.names, None, None)
     if found is None:
-        raise ExportError(
-            f"{network.name} has no table of positions, so it has one input size: give fit='stretch' (--fit stretch)"
-        )
+        raise ExportError(f"{network.name} has one input size: give fit='stretch' (--fit stretch)")
     (table, native), patch = found, settings.patch_size
     prefix = len(table) - native[0] * native[1]
     # Two different sides, or the tracer takes them for one and the same.
@@ -324,9 +320,7 @@ def _write(graph: Graph, folder: Path, kind: Format, precision: ExportPrecision)
                 assert written is not None, "with dynamo, it returns the program"
                 written.save(path)
     except Exception as error:  # each writer has its own exceptions, and changes them
-        raise ExportError(
-            f"{kind} cannot hold it ({first_line(error)}): try the other format"
-        ) from error
+        raise ExportError(f"{kind} cannot hold it: {first_line(error)}") from error
     return sorted(folder.iterdir())
 
 

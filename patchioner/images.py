@@ -255,7 +255,7 @@ def _check_size(image: Image.Image, name: str) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise ImageError(
-            f"{name} is {width} x {height} pixels, over {MAX_PIXELS:,}: make it smaller"
+            f"{name}, {width} x {height}, is over {MAX_PIXELS:,} pixels: make it smaller"
         )
     if width * height == 0:
         raise ImageError(f"{name} has {width} x {height} pixels: it shows nothing")
@@ -327,9 +327,7 @@ def _to_bytes(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     if not np.isfinite([low, high]).all():  # NaN goes through both
         raise ImageError("the given array holds NaN or infinite values")
     if low < 0.0 or high > 1.0:
-        raise ImageError(
-            f"float pixels must lie in 0..1, found {low:.4g}..{high:.4g}: divide by 255"
-        )
+        raise ImageError(f"pixels must lie in 0..1, found {low:.4g}..{high:.4g}: divide by 255")
     return np.rint(array * 255.0).astype(np.uint8)
 
 

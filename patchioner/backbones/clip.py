@@ -227,8 +227,7 @@ def _try_tower() -> None:
             fits = False
     if not fits:
         raise OptionError(
-            f"open_clip {require('open_clip', 'clip').__version__} builds its towers in another way than this "
-            "release knows: install the open_clip_torch that constraints.txt names"
+            f"open_clip {require('open_clip', 'clip').__version__} is unknown: see constraints.txt"
         )
 
 
@@ -349,10 +348,10 @@ def fetch_model(name: str, pretrained: str, *, quick_gelu: bool) -> Any:
         reason = first_line(error)
         if pretrained in tags:
             raise HubError(
-                f"the weights {pretrained!r} of {name} cannot be fetched: {reason}. Connect once, or name a file"
+                f"the weights {pretrained!r} of {name} cannot be fetched: {reason}"
             ) from error
         raise CheckpointError(
-            f"{pretrained} does not hold weights of open_clip's {name}: {reason}. Fetch it again"
+            f"{pretrained} holds no weights of open_clip's {name}: {reason}"
         ) from error
 
 
@@ -387,13 +386,11 @@ class ProxyClip(Backbone):
         super().__init__()
         if not isinstance(clip, OpenClipViT) or not is_plain(clip.visual.transformer.resblocks[-1]):
             called = getattr(clip, "name", type(clip).__name__)
-            raise OptionError(
-                f"ProxyCLIP takes the last block apart, not that of {called!r}: use 'ViT-B-16'"
-            )
+            raise OptionError(f"the last block of {called!r} is not plain: use 'ViT-B-16'")
         other = getattr(getattr(proxy, "preprocessing", None), "mode", None)
         if clip.preprocessing.mode != other:
             raise OptionError(
-                f"CLIP fits photos by {clip.preprocessing.mode!r} and the proxy by {other!r}: give both the same mode"
+                f"CLIP fits by {clip.preprocessing.mode!r}, the proxy by {other!r}: give one mode"
             )
         for name, factor in (("shift", shift), ("scale", scale)):
             if not isinstance(factor, int | float) or not math.isfinite(factor) or factor <= 0:

@@ -110,9 +110,7 @@ class DinoTxtViT(TimmNetwork):
         parts = dict(source.parts or {})
         if source.fetched or source.file is not None or parts.keys() - {"vision", "head"}:
             given = parts or source.file or PRETRAINED
-            raise OptionError(
-                f"give two files, {{vision: pretrained or PATH, head: PATH}}, not {given}"
-            )
+            raise OptionError(f"give two files, {{vision: PATH, head: PATH}}, not {given}")
         return parts.get("vision") == PRETRAINED
 
     def read_files(self, source: WeightSource, folder: Path) -> None:

@@ -113,7 +113,7 @@ class ExportedBackbone(SingleViT):
         except Exception as error:  # each runtime has its own tree, which no public name covers
             network = self.folder / NETWORK_FILES[self.kind]
             raise ExportError(
-                f"{PACKAGES[self.kind]} cannot run {network} ({first_line(error)}): export the model again"
+                f"{PACKAGES[self.kind]} cannot run {network}: {first_line(error)}"
             ) from error
         return Dense(*(named.get(name) for name in Dense._fields))  # type: ignore[arg-type]
 

@@ -186,9 +186,7 @@ class SiglipViT(TimmNetwork):
         super().__init__(name, preprocessing, **settings)
         pool = getattr(self.vit, "attn_pool", None)
         if not isinstance(pool, AttentionPoolLatent) or pool.latent_len != 1:
-            raise OptionError(
-                f"{name} has no attention pool into the space of the text: use a SigLIP architecture without 'gap'"
-            )
+            raise OptionError(f"{name} has no attention pool: use a SigLIP without 'gap'")
         if self.vit.num_prefix_tokens or pool.pos_embed is not None:
             raise OptionError(f"{name} is not built as SigLIP is: use the backbone type 'timm'")
         self.dim = int(pool.out_features)
@@ -412,9 +410,7 @@ def create_vit(
     except (OSError, RuntimeError, ValueError) as error:
         if not pretrained:
             raise _no_vit(name, str(error)) from error
-        raise HubError(
-            f"timm's weights of {name} cannot be fetched ({first_line(error)}): connect, or give a file"
-        ) from error
+        raise HubError(f"{name} cannot be fetched ({first_line(error)}): give a file") from error
     if missing := [part for part in _NEEDED if not hasattr(vit, part)]:
         raise _no_vit(name, f"it lacks {', '.join(missing)}")
     return vit
@@ -455,8 +451,7 @@ def _without_absent_biases(vit: Any, state: Mapping[str, Tensor], source: str) -
         query, _, value = tensor.chunk(3)
         if bool(query.any()) or bool(value.any()):
             raise CheckpointError(
-                f"{source}: {name} is not zero, but the architecture has no such bias: "
-                "use the one whose name ends in '_qkvb'"
+                f"{source}: {name} has no place: use the architecture named '..._qkvb'"
             )
     return kept
 

@@ -46,9 +46,7 @@ def upload(folder: Path, name: str) -> None:
         api.create_repo(name, exist_ok=True)
         api.upload_folder(repo_id=name, folder_path=folder)
     except Exception as error:  # as for `folder.find_model`
-        raise HubError(
-            f"cannot push to {name!r} ({first_line(error)}). Log in with `hf auth login` and check the name"
-        ) from error
+        raise HubError(f"cannot push to {name!r} ({first_line(error)}): hf auth login") from error
 
 
 def fetch(hub_id: str, name: str) -> Path:

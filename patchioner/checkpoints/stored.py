@@ -118,9 +118,7 @@ def make_part(registry: Registry[type[P]], given: Any, folder: Path, source: str
         HubError, MissingExtraError: weights cannot be fetched; a library is not installed.
     """
     if not isinstance(given, str | Path | Mapping):
-        raise CheckpointError(
-            f"{source}: {registry.kind} {given!r}: give a folder or a mapping with 'type'"
-        )
+        raise CheckpointError(f"{source}: {registry.kind} {given!r}: give a folder or a mapping")
     try:
         if not isinstance(given, Mapping):
             folder = existing_path(given, folder, registry.kind)

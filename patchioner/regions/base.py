@@ -211,8 +211,7 @@ class Shape(Region):
             return
         if extent.min() >= 0.0 and (extent % 1.0).any():
             raise RegionError(
-                f"all numbers of {self!r:.80} lie within 0..1, but pixels are meant: "
-                f"multiply x by {image_size[0]} and y by {image_size[1]}"
+                f"{self!r:.60} lies within 0..1; give pixels of {image_size[0]} x {image_size[1]}"
             )
 
     def reference_length(self, geometry: ImageGeometry, attended: Floats | None) -> float:

@@ -202,8 +202,7 @@ def _as_bool(array: npt.NDArray[np.generic]) -> npt.NDArray[np.bool_]:
         yes_or_no = bool(((array == 0) | (array == 1)).all())
     if not yes_or_no:
         raise RegionError(
-            f"a mask holds yes or no; this {array.dtype} array holds other values: "
-            "compare it with a threshold first, as in scores > 0.5"
+            f"a mask holds yes or no: compare the {array.dtype} array with a threshold"
         )
     return np.array(array != 0)
 
@@ -278,8 +277,7 @@ def decode_rle(rle: Mapping[str, object]) -> npt.NDArray[np.bool_]:
     total = sum(runs.tolist())
     if total != height * width:
         raise RegionError(
-            f"the RLE's runs sum to {total}, not to height x width = {height * width}; "
-            "is its size [height, width]?"
+            f"the RLE's runs sum to {total}, not to height x width = {height * width}"
         )
     inside = np.arange(len(runs)) % 2 == 1
     return np.repeat(inside, runs.astype(np.int64)).reshape((height, width), order="F")

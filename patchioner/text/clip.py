@@ -179,7 +179,7 @@ def _text(name: str, settings: Mapping[str, Any]) -> Any:
     text = {**settings["text_cfg"], "output_tokens": False}
     if other := text.get("hf_model_name") or text.get("hf_tokenizer_name"):
         raise OptionError(
-            f"texts of {name!r} are read by {other!r} of another library: use one with CLIP's own, as 'ViT-B-16'"
+            f"texts of {name!r} are read by {other!r} of another library: use 'ViT-B-16'"
         )
     return build_model("CustomTextCLIP", name, settings, dict(_NO_VISION), text).text
 
@@ -244,7 +244,7 @@ class SiglipText(ShapedTower):
         super().__init__(settings)
         if (pieces := tokenizer.get_vocab_size()) > settings.vocabulary:
             raise OptionError(
-                f"the tokenizer has {pieces} pieces, the tower only {settings.vocabulary}: take the weights' own"
+                f"the tokenizer has {pieces} pieces, the tower only {settings.vocabulary}"
             )
         self.tokenizer = plain_tokenizer(tokenizer)
         self.network: Any = _network(settings)

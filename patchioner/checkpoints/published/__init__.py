@@ -162,7 +162,7 @@ def read_backbone(
     source = str(files.config)
     if mode == "crop" and config.resize_dim != config.crop_dim:
         raise CheckpointError(
-            f"{source}: resize_dim {config.resize_dim} and crop_dim {config.crop_dim} differ: set both alike"
+            f"{source}: resize_dim {config.resize_dim} and crop_dim {config.crop_dim} differ"
         )
     try:
         return make_part(BACKBONES, _backbone_config(files, config, mode), Path(), source)
@@ -244,7 +244,7 @@ def read_text_tower(files: PublishedFiles, config: PublishedConfig, dim: int) ->
     tower = Talk2DinoTower.from_weights(clip, load_talk2dino_weights(projection))
     if tower.dim != dim:
         raise CheckpointError(
-            f"{projection}: projects into width {tower.dim}, the backbone has {dim}"
+            f"{projection} projects into width {tower.dim}, the backbone has {dim}"
         )
     return tower
 

@@ -229,12 +229,12 @@ def read_entities(
         if (tower := read_tower()) is not None:
             return names, embed_entities(names, tower.encode)
         raise CheckpointError(
-            f"{files.config}: the entities' embeddings are not there ({', '.join(patterns)}), and no text tower"
+            f"the entities' embeddings are not there ({patterns[0]}), and no text tower"
         )
     embeddings = read_tensor(found)
     if tuple(embeddings.shape) != (len(names), dim):
         raise CheckpointError(
-            f"{found}: embeddings of shape {tuple(embeddings.shape)}, expected {(len(names), dim)}: a row for each name"
+            f"{found}: shape {tuple(embeddings.shape)}, expected {(len(names), dim)}"
         )
     return names, embeddings
 
@@ -268,8 +268,7 @@ def _names(files: PublishedFiles, config: ViecapConfig) -> tuple[str, ...]:
         if wanted in ("coco_entities", "coco"):
             return COCO_ENTITIES
         raise CheckpointError(
-            f"{files.config}: the names of the vocabulary {wanted!r} are not part of this package, only "
-            f"'coco_entities' is: put {wanted}.txt, one name a line, beside it"
+            f"{files.config}: put {wanted}.txt, one name a line, beside it (we have coco_entities)"
         )
     try:
         text = path.read_text(encoding="utf-8")

@@ -172,8 +172,7 @@ def parse_config(values: Any, source: str) -> PublishedConfig:
     config = _build(PublishedConfig, given, source)
     if config.attention_type != "qkv":
         raise CheckpointError(
-            f"{source}: attention_type {config.attention_type!r} rewires the backbone's last block, which is not "
-            "supported; only 'qkv' is"
+            f"{source}: attention_type {config.attention_type!r} is not supported; only 'qkv' is"
         )
     for name in ("prefix_size", "support_memory_size", "resize_dim", "crop_dim"):
         value, least = getattr(config, name), int(name != "support_memory_size")
@@ -349,8 +348,7 @@ def read_bank(path: Path, *, unit_rows: bool = False, dim: int | None = None) ->
             # What was never written takes no room in a file, and what is compressed little.
             if unpacked > MOST_UNPACKED * path.stat().st_size + 2**26:
                 raise MemoryBankError(
-                    f"{rows.name!r} is {rows.shape}, {unpacked:,} bytes, over {MOST_UNPACKED} times its file: fetch it "
-                    "again"
+                    f"{rows.name!r} takes {unpacked:,} bytes, over {MOST_UNPACKED} times its file"
                 )
             given = _strings(texts)
             staged = _staged(rows, _columns(rows.shape[1], dim), unit_rows, Path(scratch) / "rows")
@@ -436,8 +434,7 @@ def read_memory(files: PublishedFiles, config: MeacapConfig, *, dim: int) -> Mem
         raise CheckpointError(f"{path}: expected one tensor of rows, found {type(held).__name__}")
     if held.shape != (len(texts), dim):
         raise MemoryBankError(
-            f"{path}: embeddings of shape {tuple(held.shape)}, expected {(len(texts), dim)}: one row for each caption "
-            f"of {captions.name}, as wide as the config's prefix_size"
+            f"{path}: shape {tuple(held.shape)}, expected {(len(texts), dim)} of {captions.name}"
         )
     try:
         return MemoryBank(normalize(as_float(held, str(path)), dim=1), texts)

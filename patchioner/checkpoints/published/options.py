@@ -278,8 +278,7 @@ def _by_corners(region: Region, geometry: ImageGeometry) -> Region:
     last = np.minimum(cells[2:], np.array(geometry.grid[::-1]) - 1)
     if (last < cells[:2]).any():
         raise RegionError(
-            f"the published double pass reads {region!r} as corners that are empty (x, y, width, height): use "
-            "rounding='coverage'"
+            f"{region!r} as published are corners that are empty: use rounding='coverage'"
         )
     # Well inside of the two patches, so that no rounding leads out of them.
     places = geometry.to_pixels(np.stack([cells[:2] + 0.25, last + 0.5]))

@@ -410,7 +410,7 @@ def test_damaged_memories(tmp_path: Path) -> None:
     good = torch.load(embeddings, weights_only=True)
     for rows, error, said in (
         (good[:, :8], MemoryBankError, "expected"),
-        (good[:5], MemoryBankError, "one row for each caption"),
+        (good[:5], MemoryBankError, "of memory_captions.json"),
         (good * torch.tensor([torch.nan]), CheckpointError, "not finite"),
         (good * (torch.arange(len(good)) != 2)[:, None], MemoryBankError, "zero norm.*: 2"),
         ([good], CheckpointError, "expected one tensor of rows"),
