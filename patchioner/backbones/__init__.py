@@ -277,7 +277,9 @@ class SingleViT(Backbone):
         """Refuse a preprocessing with other patches than the network's (height, width); OptionError."""
         size = self.preprocessing.patch_size
         if tuple(patch) != (size, size):
-            raise OptionError(f"{self.name} has other patches: set patch_size to {patch[0]}")
+            raise OptionError(
+                f"{self.name} has patches of {tuple(patch)}: set patch_size to {patch[0]}"
+            )
 
 
 def split_features(found: Dense, geometries: Sequence[ImageGeometry]) -> list[PatchFeatures]:

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from patchioner.base.errors import OptionError
-from patchioner.drawing import Display, colour_of
-from patchioner.geometry import Fit, fit_image
-from patchioner.patch_map import _pixel_clusters, cluster_captions, draw_patch_map
+from patchioner.drawing import colour_of
+from patchioner.geometry import fit_image
+from patchioner.patch_map import cluster_captions, draw_patch_map
 from patchioner.regions import Box, Patch, Region
 
 SENTENCES = st.lists(
@@ -55,26 +55,6 @@ class Said:
 
     region: Region
     text: str
-
-
-@pytest.mark.parametrize("mode", ["stretch", "crop", "pad", "aspect"])
-def test_pixels_belong_to_the_cell_around_their_centre(mode: Fit) -> None:
-    size = (90, 60)
-    geometry = fit_image(size, mode=mode, size=56, patch_size=14)
-    display = Display.of(Image.new("RGB", size))
-    cells = np.arange(geometry.grid[0] * geometry.grid[1]).reshape(geometry.grid)
-    got = _pixel_clusters(cells, display, geometry)
-    scale = size[0] / display.photo.width
-    boxes = geometry.cell_boxes()
-    for y in range(5, display.photo.height, 37):
-        for x in range(5, display.photo.width, 41):
-            px, py = (x + 0.5) * scale, (y + 0.5) * scale
-            inside = [
-                number
-                for number, (x1, y1, x2, y2) in enumerate(boxes)
-                if x1 <= px < x2 and y1 <= py < y2
-            ]
-            assert got[y, x] == (inside[0] if inside else -1)
 
 
 def test_the_map_shows_each_caption_where_it_was_given() -> None:

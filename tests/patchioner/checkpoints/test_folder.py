@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-import os
 import pickle
 import shutil
-import signal
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -190,35 +186,6 @@ def test_a_checkpoint_whose_writing_was_cut_short_is_the_old_one(
     with pytest.raises(KeyboardInterrupt):
         write_checkpoint(tiny_parts(1), folder.parent / "new")
     assert not (folder.parent / "new").exists()
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_a_writer_killed_at_any_time_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
-    """A process that saves one model over another for ever is killed; what is there is either."""
-    both, model, started = (tiny_parts(0), tiny_parts(1)), tmp_path / "model", tmp_path / "started"
-    write_checkpoint(both[0], model, storage="fp32")
-    for seconds in (0.0, 0.02, 0.05):
-        writer = os.fork()
-        if not writer:
-            try:
-                for number in itertools.count(1):
-                    write_checkpoint(both[number % 2], model, storage="fp32")
-                    started.touch()
-            finally:
-                os._exit(1)
-        while not started.exists():
-            assert os.waitpid(writer, os.WNOHANG) == (0, 0), "the writer has failed"
-            time.sleep(0.01)
-        time.sleep(seconds)
-        os.kill(writer, signal.SIGKILL)
-        os.waitpid(writer, 0)
-        started.unlink()
-        found = read_checkpoint(model).backbone.state_dict()
-        assert any(
-            all(torch.equal(tensor, found[name]) for name, tensor in one.items())
-            for one in (parts.backbone.state_dict() for parts in both)
-        )
 
 
 def truncate(path: Path) -> None:

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
 import pytest
-import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from decoders.retrieval import RetrievalDecoder
-from memory_bank import MemoryBank
 from patchioner import Patchioner
 from patchioner.base.errors import HubError, UnknownNameError
 from patchioner.checkpoints import hub
 from patchioner.checkpoints.folder import SHIPPED, find_model, shipped_models
 from patchioner.checkpoints.hub import folder_bytes, known_models, part_sizes
 from tests.support.published import as_hub_snapshot, write_capdec
-from tests.support.tiny import DIM, tiny_parts
+from tests.support.tiny import tiny_parts
 
 
 class TransportError(Exception):
@@ -172,17 +168,3 @@ def test_published_models_are_known_and_have_a_size_once_they_are_fetched(
     snapshot = as_hub_snapshot(theirs, tmp_path / "cache", published[1].name)
     found = known_models()[2]
     assert found.here and found.disk == folder_bytes(snapshot)
-
-
-def test_sizes_of_parts_are_those_of_their_tensors() -> None:
-    parts = tiny_parts()
-    sizes = part_sizes(parts)
-    assert list(sizes) == ["backbone", "text tower", "memory bank", "decoder"]
-    network = sum(t.numel() for t in parts.backbone.state_dict().values())
-    assert sizes["backbone"] == (network, 4 * network)
-    assert parts.bank is not None
-    assert sizes["memory bank"] == (len(parts.bank) * DIM, len(parts.bank) * (4 * DIM + 4 + 8))
-    bank = MemoryBank(torch.eye(DIM), [str(row) for row in range(DIM)], dtype="float16")
-    sizes = part_sizes(replace(parts, tower=None, bank=bank, decoder=RetrievalDecoder(DIM)))
-    assert "text tower" not in sizes and sizes["decoder"] == (0, 0)
-    assert sizes["memory bank"][1] == DIM * (2 * DIM + 4 + 8)

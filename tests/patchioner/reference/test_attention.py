@@ -69,13 +69,3 @@ def test_a_tiny_network_end_to_end() -> None:
         for parameter in backbone.vit.blocks.parameters():
             parameter.mul_(3)
     check(*encoded_with_qkv(backbone), "vitb16")
-
-
-@pytest.mark.slow
-def test_dinov2_base_with_registers_at_518_pixels() -> None:
-    torch.manual_seed(0)
-    backbone = TimmViT("vit_base_patch14_reg4_dinov2", Preprocessing("stretch", 518, 14))
-    features, qkv = encoded_with_qkv(backbone)
-    assert features.tokens.shape == (37, 37, 768)
-    assert qkv.shape == (1374, 2304)
-    check(features, qkv, "dinov2_vitb14_reg")

@@ -186,19 +186,11 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "no-cache"))
 
 
-@pytest.mark.parametrize(
-    ("name", "timms"),
-    [
-        ("dinov2_vits14", "vit_small_patch14_dinov2"),
-        ("dinov2_vits14_reg", "vit_small_patch14_reg4_dinov2"),
-    ],
-)
-def test_the_authors_file_gives_the_same_tokens(tmp_path: Path, name: str, timms: str) -> None:
+def test_the_authors_file_gives_the_same_tokens(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    expected, image = TimmViT(timms, Preprocessing("stretch", 56, 14)), noise_photo()
-    file = name.replace("_reg", "_reg4") + "_pretrain.pth"
-    torch.save(official_dinov2(expected.vit), tmp_path / file)
-    found = backbone_of(tmp_path, dino_model=name)
+    expected = TimmViT("vit_small_patch14_reg4_dinov2", Preprocessing("stretch", 56, 14))
+    torch.save(official_dinov2(expected.vit), tmp_path / "dinov2_vits14_reg4_pretrain.pth")
+    found, image = backbone_of(tmp_path, dino_model="dinov2_vits14_reg"), noise_photo()
     torch.testing.assert_close(found.encode([image])[0].tokens, expected.encode([image])[0].tokens)
     assert found.preprocessing == expected.preprocessing
 
@@ -266,12 +258,9 @@ def clip(monkeypatch: pytest.MonkeyPatch) -> TextTower:
     return tower
 
 
-@pytest.mark.parametrize("old", [False, True])
 @pytest.mark.parametrize("name", ["talk2dino_reg.pth", "vitb_mlp_infonce.pth"])
-def test_a_projection_beside_the_config_in_both_styles_of_names(
-    tmp_path: Path, clip: TextTower, old: bool, name: str
-) -> None:
-    torch.save(talk2dino_state(64, 48, old=old), tmp_path / name)
+def test_a_projection_beside_the_config(tmp_path: Path, clip: TextTower, name: str) -> None:
+    torch.save(talk2dino_state(64, 48), tmp_path / name)
     tower, state = tower_of(tmp_path), talk2dino_state(64, 48)
     assert tower is not None and tower.dim == 64
     hidden = clip.encode(TEXTS[:3]) @ state["linear_layer.weight"].T + state["linear_layer.bias"]
