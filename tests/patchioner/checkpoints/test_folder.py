@@ -30,7 +30,7 @@ from patchioner.checkpoints.folder import (
 )
 from patchioner.regions import Box, Mask, Trace, Weighting
 from patchioner.text import BertTower
-from tests.support.tiny import DIM, Trap, noise_photo, tiny_decoder, tiny_parts, tiny_tower
+from tests.support.tiny import DIM, noise_photo, tiny_decoder, tiny_parts, tiny_tower
 
 FULL = ModelSettings(
     name="mine",
@@ -248,22 +248,6 @@ def test_a_damaged_checkpoint_is_refused(folder: Path, name: str) -> None:
     damage(folder)
     with pytest.raises((CheckpointError, MemoryBankError), match=message):
         assert read_checkpoint(folder).text_tower is not None
-
-
-@pytest.mark.parametrize("part", ["backbone", "decoder", "text_tower"])
-@pytest.mark.parametrize("writer", ["pickle", "torch"])
-def test_a_pickle_in_place_of_weights_is_named_and_never_executed(
-    folder: Path, tmp_path: Path, part: str, writer: str
-) -> None:
-    sprung = tmp_path / "sprung"
-    path = folder / part / "weights.safetensors"
-    if writer == "pickle":
-        path.write_bytes(pickle.dumps(Trap(sprung)))
-    else:
-        torch.save(Trap(sprung), path)
-    with pytest.raises(CheckpointError, match="pickle"):
-        assert read_checkpoint(folder).text_tower is not None
-    assert not sprung.exists()
 
 
 def flip(path: Path) -> None:
