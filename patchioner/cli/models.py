@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import patchioner
 from patchioner.base.errors import OptionError
@@ -139,17 +139,14 @@ def check_new_folder(out: Path) -> None:
 
 
 def _load(options: argparse.Namespace) -> Patchioner:
-    from patchioner import Patchioner
-
-    if options.talk2dino is None and options.fit is None:
-        return Patchioner.from_pretrained(options.source, device="cpu", bank=options.bank)
     from memory_bank import MemoryBank
-    from patchioner.checkpoints.folder import find_model
+    from patchioner import Patchioner
+    from patchioner.checkpoints.folder import find_model, read_checkpoint
     from patchioner.checkpoints.published import read_published
 
-    parts = read_published(
-        find_model(options.source), mode=options.fit or "stretch", talk2dino=options.talk2dino
-    )
+    path, how = find_model(options.source), {"mode": options.fit, "talk2dino": options.talk2dino}
+    given: dict[str, Any] = {name: value for name, value in how.items() if value is not None}
+    parts = read_published(path, **given) if given else read_checkpoint(path)
     if options.bank is not None:
         parts = parts.with_bank(MemoryBank.load(options.bank))
     return Patchioner(parts, device="cpu")

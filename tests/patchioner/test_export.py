@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -24,7 +23,6 @@ from patchioner.backbones.vit import SiglipViT
 from patchioner.base.errors import (
     CheckpointError,
     ExportError,
-    MissingExtraError,
     OptionError,
     UnknownNameError,
 )
@@ -225,27 +223,6 @@ def test_a_config_that_is_wrong(
     change_config(folder, **changes)
     with pytest.raises(CheckpointError, match=message):
         load_backbone(folder)
-
-
-@pytest.mark.parametrize(("kind", "module"), [("onnx", "onnxruntime"), ("openvino", "openvino")])
-def test_without_the_runtime_there_is_the_line_that_installs_it(
-    model: Patchioner,
-    folders: dict[str, Path],
-    kind: Any,
-    module: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def absent(name: str) -> Any:
-        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-    monkeypatch.setitem(sys.modules, module, None)
-    monkeypatch.setattr("patchioner.base.optional.importlib.import_module", absent)
-    with pytest.raises(MissingExtraError, match=rf"pip install .*\[{kind}\]"):
-        load_backbone(folders[kind] / "backbone")
-    with pytest.raises(MissingExtraError, match=rf"pip install .*\[{kind}\]"):
-        export_model(model, tmp_path / "out", format=kind)
-    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("precision", ["int8", "bf16"])

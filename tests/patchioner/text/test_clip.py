@@ -305,9 +305,6 @@ def test_other_names_are_refused_by_name() -> None:
     [
         ({"space": "cls"}, "'cls' is unknown"),
         ({"columns": 31}, "must be even"),
-        ({"width": 25}, "multiple of its 3 heads"),
-        ({"layers": 0}, "1 or more"),
-        ({"max_tokens": 2}, "no room for start"),
         ({"vocabulary": 5}, "14 pieces, the tower only 5"),
     ],
 )
