@@ -207,9 +207,9 @@ def soak(photos: Sequence[bytes], arguments: argparse.Namespace) -> str:
                 memory.append(_resident_mb(process))  # an error where the server has died
     rows = [(name, str(number)) for name, number in sorted(counts.items())]
     third = max(1, len(memory) // 3)
-    ends = [statistics.median(memory[:third]), statistics.median(memory[-third:])]
-    told = f"memory {ends[0]:.0f} MiB in the first third, {ends[1]:.0f} in the last"
-    return f"{markdown_table(['outcome', 'requests'], rows)}\n\n{told}"
+    parts = [memory[:third], memory[third:-third], memory[-third:]]
+    told = ", ".join(f"{statistics.median(part or memory):.0f}" for part in parts)
+    return f"{markdown_table(['outcome', 'requests'], rows)}\n\nmemory in thirds of the time: {told} MiB"
 
 
 def _one_request(

@@ -9,7 +9,6 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qs, unquote
@@ -17,7 +16,7 @@ from xml.etree import ElementTree
 
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response, StreamingResponse
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 from torch import Tensor
 
 from patchioner.base.errors import PatchionerError, RegionError
@@ -26,24 +25,41 @@ from patchioner.regions.annotators import from_label_studio
 from patchioner.serve.engine import Encoded, Engine
 from patchioner.serve.native import Asker
 from patchioner.serve.reading import RequestError, bad_request
-from patchioner.serve.schemas import Asked, Decoding, failure
+from patchioner.serve.schemas import Asked, Decoding, decoding, failure
 
 router = APIRouter()
 Entry = Mapping[str, Any]
 _BOX = re.compile(r"<box>\s*([^<>]{1,200}?)\s*</box>")
 _NUMBER = re.compile(r"-?\d{1,7}(\.\d{1,6})?")
 _KINDS = ("rectangle", "polygon", "brush", "ellipse", "keypoint")  # of Label Studio
+_USAGE = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}  # nothing is counted
 _NO_PLACE = ("labels", "text", "rectanglelabels", "polygonlabels", "brushlabels")
 
 
-class Part(BaseModel):
-    """Of a message of OpenAI's: text, or an image as {"url": a data URL}."""
+class Lenient(BaseModel):
+    """A body in which null means that a field is not there, as other servers have it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_null(cls, body: Any) -> Any:
+        fields = body.items() if isinstance(body, dict) else ()
+        return {key: one for key, one in fields if one is not None} if fields else body
+
+
+class Part(Lenient):
+    """Of a message of OpenAI's: text, or an image as a data URL, or {"url": one}."""
 
     text: str = ""
-    image_url: dict[str, str] | None = None
+    image_url: dict[str, Any] | str | None = None
+
+    @property
+    def urls(self) -> list[str]:
+        """The image, where there is one."""
+        link = self.image_url.get("url", "") if isinstance(self.image_url, dict) else self.image_url
+        return [] if link is None else [str(link)]
 
 
-class Message(BaseModel):
+class Message(Lenient):
     """Of a conversation; `images` are Ollama's."""
 
     content: str | list[Part] | None = None
@@ -53,11 +69,11 @@ class Message(BaseModel):
         """Text and photos."""
         content = self.content or ""
         parts = [Part(text=content)] if isinstance(content, str) else content
-        urls = [part.image_url.get("url", "") for part in parts if part.image_url is not None]
+        urls = [url for part in parts for url in part.urls]
         return " ".join(part.text for part in parts), [*urls, *(self.images or ())]
 
 
-class Drawing(BaseModel):
+class Drawing(Lenient):
     """How words are drawn, in either dialect's names: sampled above a temperature of 0, else in the model's own way."""
 
     temperature: float | None = None
@@ -69,17 +85,18 @@ class Drawing(BaseModel):
 
     def asked(self, engine: Engine) -> Asked:
         """The same as our own options."""
-        options = engine.model.settings.decode
+        drawn: dict[str, Any] = {}
         most = self.max_completion_tokens or self.max_tokens or self.num_predict or -1
         if most > 0:  # Ollama's -1 is "no limit"
-            options = replace(options, max_tokens=min(most, options.max_tokens))
+            drawn["max_tokens"] = min(most, engine.model.settings.decode.max_tokens)
         if self.temperature:
-            drawn: dict[str, Any] = {"temperature": self.temperature, "seed": self.seed or 0}
-            options = replace(options, strategy="sample", top_p=self.top_p or 1.0, **drawn)
-        return Asked(options)
+            seed = (self.seed or 0) % 2**63  # others may be negative
+            drawn |= {"strategy": "sample", "temperature": self.temperature, "seed": seed}
+            drawn["top_p"] = self.top_p or 1.0
+        return Asked(decoding(engine.model, **drawn))
 
 
-class Conversation(BaseModel):
+class Conversation(Lenient):
     """What every request has; `regions` and `candidates` are ours, fields that mean nothing here are ignored."""
 
     model: str
@@ -139,7 +156,8 @@ async def openai_chat(question: ChatRequest, engine: Asker) -> Response:
         return StreamingResponse(_chunks(head, _lines(found)), media_type="text/event-stream")
     message = {"role": "assistant", "content": "".join(_lines(found)), "captions": found}
     choice = {"index": 0, "message": message, "finish_reason": "stop"}
-    return JSONResponse({**head, "object": "chat.completion", "choices": [choice]})
+    whole = {"object": "chat.completion", "choices": [choice], "usage": _USAGE}
+    return JSONResponse(head | whole)
 
 
 def _chunks(head: dict[str, Any], lines: Sequence[str]) -> Iterator[str]:
@@ -147,17 +165,18 @@ def _chunks(head: dict[str, Any], lines: Sequence[str]) -> Iterator[str]:
     for delta in [*deltas, {}]:
         choice = {"index": 0, "delta": delta, "finish_reason": None if delta else "stop"}
         chunk = {**head, "object": "chat.completion.chunk", "choices": [choice]}
-        yield f"data: {json.dumps(chunk)}\n\n"
+        yield f"data: {json.dumps(chunk if delta else chunk | {'usage': _USAGE})}\n\n"
     yield "data: [DONE]\n\n"
 
 
-class EmbeddingRequest(BaseModel):
+class EmbeddingRequest(Lenient):
     """OpenAI's; `image` and `regions` are ours: rows of the regions follow those of the texts."""
 
     model: str
     input: str | list[str] = []
     image: str | None = None
     regions: list[dict[str, Any]] | None = None
+    dimensions: int | None = None
     encoding_format: str = Field(default="float", pattern="^(float|base64)$")
 
 
@@ -172,16 +191,20 @@ async def embeddings(question: EmbeddingRequest, engine: Asker) -> JSONResponse:
     if question.image is not None:
         photo = await engine.upload(question.image)
         rows += await engine.ask(("embed",), photo, question.regions)
+    if not rows:
+        raise bad_request("give texts as 'input', or a photo as 'image'")
     data: list[dict[str, Any]] = []
     for place, row in enumerate(rows):
         if isinstance(row, PatchionerError):
             raise row
+        if question.dimensions not in (None, len(row)):
+            raise bad_request(f"'dimensions' must be {len(row)}: vectors are not cut")
         vector: Any = row.tolist()
         if question.encoding_format == "base64":
             vector = base64.b64encode(row.cpu().numpy().astype("<f4").tobytes()).decode()
         data.append({"object": "embedding", "index": place, "embedding": vector})
     answer = {"object": "list", "data": data, "model": question.model}
-    return JSONResponse(answer | {"usage": {"prompt_tokens": 0, "total_tokens": 0}})
+    return JSONResponse(answer | {"usage": _USAGE})
 
 
 class OllamaChat(Conversation):

@@ -33,6 +33,7 @@ Asking: TypeAlias = Sequence[Any] | None
 logger = logging.getLogger(__name__)
 MOST_TEXTS, LONGEST_TEXT = 1000, 2000  # of a request; characters of each
 _AT_ONCE = Batching(photos=10**6, regions=10**6, readers=0, overlap=False)
+_MOST_ROWS = 512  # of a batch
 _DECODERS = 2  # threads that decode photos
 _DECODED = 8  # photos that may be decoded and not yet encoded: they are large
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
@@ -251,8 +252,8 @@ class Engine:
     def __init__(self, model: Patchioner, settings: ServeSettings) -> None:
         self.model, self.settings, self.metrics = model, settings, Metrics()
         self.cache, self.active = PhotoCache(settings.cache_bytes), 0
-        # Smaller batches than for a folder of photos: whoever asks next need not wait for long.
-        most = Batching.on(model.device.type).regions // 4
+        # No larger batches than these: whoever asks next need not wait for long.
+        most = min(Batching.on(model.device.type).regions, _MOST_ROWS)
         rows = {"most_rows": most, "limit": 32 * settings.queue}
         self.batcher = Batcher(self._answer, settings.workers, observe=self.metrics.batch, **rows)
         self._piece = max(1, most // 2)

@@ -16,7 +16,8 @@ from patchioner.results import Caption, Label
 from patchioner.serve.reading import told
 
 _Json = dict[str, Any]
-_MOST = {"max_tokens": 128, "beam_width": 16, "banned_words": 100}
+_MOST = {"max_tokens": 128, "beam_width": 16, "temperature": 100.0, "length_penalty": 100.0}
+_MOST_WORDS, _COLDEST = 100, 1e-3  # that are banned; of temperatures
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,21 @@ class Asked:
     gendered: bool = False
     min_confidence: float | None = None
     weighting: Weighting | None = None
+
+
+def decoding(model: Patchioner, **given: Any) -> DecodeOptions:
+    """The model's options with others; OptionError for a number that makes no sense, or is too large for a server."""
+    options = replace(model.settings.decode, **given)
+    for name, most in _MOST.items():
+        if getattr(options, name) > most:
+            raise OptionError(f"{name} is too large: give at most {most:g}")
+    if len(options.banned_words) > _MOST_WORDS:
+        raise OptionError(f"banned_words are too many: give at most {_MOST_WORDS}")
+    if options.temperature < _COLDEST:
+        raise OptionError(
+            f"temperature is too small: give {_COLDEST:g} or more, or another strategy"
+        )
+    return options
 
 
 class Strict(BaseModel):
@@ -55,15 +71,11 @@ class Decoding(Strict):
     weighting: str | None = Field(default=None, description="uniform, gaussian, attention or cls")
 
     def asked(self, model: Patchioner) -> Asked:
-        """The same for a model; OptionError for a number that makes no sense or is too large."""
+        """The same for a model; errors as `decoding`."""
         given = self.model_dump(include=set(Decoding.model_fields), exclude_none=True)
-        for name, most in _MOST.items():
-            value = given.get(name, 0)
-            if (len(value) if isinstance(value, tuple) else value) > most:
-                raise OptionError(f"{name} is too large: give at most {most}")
         kind = given.pop("weighting", None)
         own = {name: given.pop(name, None) for name in ("plain", "gendered", "min_confidence")}
-        options = replace(model.settings.decode, **given) if given else None
+        options = decoding(model, **given) if given else None
         return Asked(options, **own, weighting=None if kind is None else Weighting(kind))
 
 

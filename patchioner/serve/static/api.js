@@ -36,7 +36,7 @@ async function send(path, options = {}) {
   }
 }
 
-/** Send a photo; it is encoded once. Gives {id, width, height, grid, ...}. */
+/** Send a photo; it is encoded once. Gives {id, width, height, grid, origin, cell}, see docs/serve.md. */
 export async function upload(blob, name) {
   const body = new FormData();
   body.append("file", blob, name);
@@ -54,7 +54,6 @@ async function post(photo, verb, body, signal) {
   });
 }
 
-/** A file of the server. */
 export async function readBlob(path) {
   return (await send(path)).blob();
 }

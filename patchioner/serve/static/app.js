@@ -10,14 +10,15 @@ import { Review } from "./review.js";
 import { cellAt, cellBox } from "./shapes.js";
 import { Stage } from "./stage.js";
 
-let patches = null, latest = 0, aloud = false;
+let patches = null, latest = 0, aloud = false, over = false;
 
 const stage = new Stage({
   onlook(at, byKeyboard) {
-    aloud = byKeyboard;
+    [over, aloud] = [true, byKeyboard];
     patches?.look(cellAt(at, items.photo));
   },
   onleave() {
+    over = false;
     stage.patch(null);
     items.draw();
   },
@@ -54,8 +55,6 @@ async function show(photo) {
   $("empty").hidden = true;
   $("frame").hidden = false;
   swap(false);
-  photo.origin ??= [0, 0]; // of the grid, and the size of a patch, in pixels
-  photo.cell ??= [photo.width / photo.grid[1], photo.height / photo.grid[0]];
   await stage.show(photo);
   items.reset(photo);
   patches = new Patches(photo, { onready: follow, onfault: complain });
@@ -63,14 +62,14 @@ async function show(photo) {
   say(`${photo.name}: ${photo.width} x ${photo.height} pixels, ${photo.grid.join(" x ")} patches. Move over it.`);
 }
 
-/** The caption of the patch that is looked at. */
+/** The caption of the patch that is looked at; null is not there yet. */
 function follow(cell, caption) {
+  if (!over) return;
   stage.patch(cell);
-  stage.note([words(caption), sureness(caption)].filter(Boolean).join(" · "), cellBox(cell, items.photo));
-  if (aloud) say(words(caption));
+  stage.note(caption ? [words(caption), sureness(caption)].filter(Boolean).join(" · ") : "...", cellBox(cell, items.photo));
+  if (caption && aloud) say(words(caption));
 }
 
-/** Between one photo and the review of many. */
 function swap(many) {
   $("explore").hidden = many;
   $("review").hidden = !many;

@@ -74,7 +74,6 @@ export class Items {
     if (refused.length) throw new Error(refused.slice(0, 5).join(" "));
   }
 
-  /** What is said of an item, with how sure that is. */
   words(item) {
     const sure = item.edited ? "edited" : sureness(item);
     return item.waiting ? "..." : words(item) + (sure && !item.error ? ` (${sure})` : "");

@@ -64,7 +64,6 @@ export class Panels {
     say(`Nearest memory text: ${texts[0]?.text ?? "none"}`);
   }
 
-  /** Light up the patches that are near to the words. */
   async find() {
     const { similarities } = await ask(this.#photo(), "patches", { text: $("words").value });
     this.#near = shares(similarities);

@@ -7,29 +7,36 @@ const AT_A_TIME = 8;
 export class Patches {
   #known = new Map();
   #here = null;
-  #running = false;
-  #ended = new AbortController();
+  #asked = []; // keys of the cells under way
+  #turn = new AbortController(); // of what is under way
+  #ended = false;
 
-  /** `onready(cell, caption)` is told of the patch under the pointer, `onfault` of a failure. */
+  /** `onready(cell, caption)` is told of the patch under the pointer, null while it is asked for; `onfault` of a failure. */
   constructor(photo, { onready, onfault }) {
     Object.assign(this, { photo, onready, onfault });
   }
 
-  /** The pointer is over this [row, column]. */
+  /** The pointer is over this [row, column]; what was asked for ahead gives way to it. */
   look(cell) {
+    const key = String(cell), caption = this.#known.get(key) ?? null;
     this.#here = cell;
-    if (this.#known.has(String(cell))) this.onready(cell, this.#known.get(String(cell)));
-    if (this.#running || this.#ended.signal.aborted) return;
-    this.#running = true;
-    this.#run().catch(this.onfault).finally(() => (this.#running = false));
+    this.onready(cell, caption);
+    if (!caption && this.#asked.length > 1 && !this.#asked.includes(key)) this.#turn.abort();
+    if (!this.#asked.length && !this.#ended) this.#run().catch(this.onfault).finally(() => (this.#asked = []));
   }
 
   stop() {
-    this.#ended.abort();
+    this.#ended = true;
+    this.#turn.abort();
   }
 
   async #run() {
-    for (let cells; (cells = this.#next()).length; ) await this.#fetch(cells);
+    for (let cells; !this.#ended && (cells = this.#next()).length; ) {
+      this.#turn = new AbortController();
+      await this.#fetch(cells).catch((error) => {
+        if (error.name !== "AbortError") throw error;
+      });
+    }
   }
 
   #next() {
@@ -42,10 +49,11 @@ export class Patches {
   }
 
   async #fetch(cells) {
-    const { captions } = await ask(this.photo, "patches", { cells }, this.#ended.signal);
-    for (const [index, cell] of cells.entries()) {
-      this.#known.set(String(cell), captions[index]);
-      if (String(cell) === String(this.#here)) this.onready(cell, captions[index]);
+    this.#asked = cells.map(String);
+    const { captions } = await ask(this.photo, "patches", { cells }, this.#turn.signal);
+    for (const [index, key] of this.#asked.entries()) {
+      this.#known.set(key, captions[index]);
+      if (key === String(this.#here)) this.onready(this.#here, captions[index]);
     }
   }
 }

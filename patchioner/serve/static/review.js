@@ -30,7 +30,6 @@ export class Review {
     return this.#go(0);
   }
 
-  /** The proposal of a photo, asked for once. */
   #propose(entry) {
     entry.proposal ??= (async () => {
       const blob = await this.#file(entry), photo = { blob, name: entry.name, ...(await upload(blob, "photo")) };

@@ -166,7 +166,6 @@ export class Stage {
     this.zoom(Math.exp(-event.deltaY / 200), [event.clientX, event.clientY]);
   }
 
-  /** What is being drawn, and the keyboard's cursor. */
   #draft() {
     const group = $("draft"), points = this.#points;
     group.replaceChildren();

@@ -90,10 +90,29 @@ def test_openai_is_told_what_is_wrong(
     for messages in (*bad, [{"role": "user", "content": "no photo"}], message(b"no photo")):
         with pytest.raises(openai.BadRequestError):
             gpt.chat.completions.create(model="tiny", messages=messages)
-    body: Any = {"model": "tiny", "messages": message(photo), "tools": [], "user": "me"}
-    for count, status in ((1, 200), (2, 400)):  # what means nothing here is ignored
-        body["n"] = count
-        assert client.post("/v1/chat/completions", json=body).status_code == status
+    for wanted in ({"input": []}, {"input": "a", "dimensions": 5}):
+        with pytest.raises(openai.BadRequestError):
+            gpt.embeddings.create(model="tiny", **wanted)
+
+
+@pytest.mark.parametrize(("more", "status"), [
+    ({"n": 1, "tools": [], "user": "me", "stop": ["a"], "logprobs": True}, 200), ({"n": 2}, 400),
+    ({"stream": None, "seed": None, "max_tokens": None, "regions": None}, 200),
+    ({"temperature": 1, "seed": -1}, 200), ({"temperature": 1, "seed": 2**70}, 200),
+    ({"temperature": 1e300}, 400), ({"temperature": 1e-300}, 400), ({"temperature": -1}, 400),
+])  # fmt: skip
+def test_fields_of_other_servers(
+    client: httpx.Client, photo: bytes, more: dict[str, Any], status: int
+) -> None:
+    """What means nothing here is ignored, null is not there, and numbers are bounded."""
+    body: Any = {"model": "tiny", "messages": message(photo), **more}
+    answer = client.post("/v1/chat/completions", json=body)
+    assert answer.status_code == status, answer.text
+    assert status == 400 or answer.json()["usage"]["total_tokens"] == 0
+    body["messages"] = [{"content": "", "images": [base64.b64encode(photo).decode()]}]
+    assert client.post("/api/chat", json=body | {"options": more}).status_code == (
+        200 if "n" in more else status
+    )
 
 
 def test_ollama_generates_and_chats(llama: ollama.Client, photo: bytes, lines: list[str]) -> None:
