@@ -53,15 +53,10 @@ SIGNS = {"better": "\u25b2", "worse": "\u25bc", "within noise": "\u2248", "not j
 
 
 class MeasuredRun:
-    """A run as its folder holds it.
+    """A run as its folder holds it: results.json, the predictions (`by_id`: those with a caption), its `baselines`.
 
-    Attributes:
-        label: unlike those read with it; that of a baseline is "baseline: NAME".
-        results, task, settings, metrics, data: results.json, and of it the task's name, the settings, the scores of the
-            whole set and the sha256 of the files.
-        predictions, by_id: all of them, and those with a caption by the id of their sample.
-        how: rounds and seed of its bootstrap.
-        baselines: the runs of its baselines.
+    `label` is unlike those read with it; that of a baseline is "baseline: NAME". `metrics` are the scores of the whole
+    set, `data` the sha256 of the files, `how` rounds and seed of its bootstrap.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
-import numpy as np
+import shapely
 from PIL import Image, UnidentifiedImageError
 
 from patchioner.base.errors import PatchionerError, RegionError, UnknownNameError
@@ -40,14 +40,11 @@ class BenchmarkDataError(PatchionerError, ValueError):
 
 @dataclass(frozen=True)
 class Sample:
-    """One region of one photo and what people said of it.
+    """One region of one photo and what people said of it: one reference at least.
 
-    Attributes:
-        id: unique in its file, and the same at each reading: "359/2" is the third row of image 359.
-        photo, region: its name in the folder of photos; in pixels of the photo (a trace in 0..1 of it).
-        references: at least one human caption.
-        row: index of the row in the file, counted from 0 over all rows, malformed ones included.
-        area_share: of the photo (0..1) under the boxes, overlaps counted once; of a trace, under the box around it.
+    `id` is unique in its file, and the same at each reading ("359/2" is the third row of image 359); `row` counts all
+    rows of the file from 0, malformed ones included; `region` is in pixels of the `photo`, a trace in 0..1 of it;
+    `area_share` is that of the photo (0..1) under the boxes, overlaps counted once; of a trace, the box around it.
     """
 
     id: str
@@ -333,14 +330,6 @@ def share_of_boxes(boxes: list[Box], photos: PhotoFolder, photo: str) -> float:
 
 def covered_share(boxes: Sequence[Box], image_size: tuple[int, int]) -> float:
     """Share (0..1) of a photo of (width, height) under the union of boxes; 0 where all lie outside."""
-    width, height = image_size
-    corners = np.array([(box.x1, box.y1, box.x2, box.y2) for box in boxes], dtype=np.float64)
-    corners = np.clip(corners, 0.0, np.array([width, height, width, height], dtype=np.float64))
-    # Exact: the edges of all boxes cut the photo into cells that are wholly in or out.
-    columns, rows = np.unique(corners[:, 0::2]), np.unique(corners[:, 1::2])
-    covered = np.zeros((max(len(rows) - 1, 0), max(len(columns) - 1, 0)), dtype=bool)
-    for x1, y1, x2, y2 in corners:
-        across = slice(*np.searchsorted(columns, (x1, x2)))
-        covered[slice(*np.searchsorted(rows, (y1, y2))), across] = True
-    area = np.outer(np.diff(rows), np.diff(columns))[covered].sum()
-    return float(area / (width * height))
+    photo = shapely.box(0, 0, *image_size)
+    corners = [shapely.box(one.x1, one.y1, one.x2, one.y2) for one in boxes]
+    return float(shapely.union_all(corners).intersection(photo).area / photo.area)

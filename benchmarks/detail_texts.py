@@ -6,7 +6,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -21,24 +21,20 @@ from benchmarks.metrics import Meteor, bleu, cider, rouge_l
 from benchmarks.metrics.regions import SYNONYMS, named_classes, plural
 from benchmarks.run import load_pretrained
 from benchmarks.scoring import PERSON, Interval, bootstrap_mean, finite
+from decoders.tagging import word_set
 from patchioner import Patchioner
 from patchioner.base.errors import OptionError
 from patchioner.base.progress import progress
 from patchioner.detail import DetailRegion, Photo, Statement, open_photo
 from patchioner.detail.fuse import FilterSettings, clean, filter_statements
 from patchioner.detail.score import DenseScorer
-from patchioner.detail.values import RegionKind, Scorer, split_sentences
+from patchioner.detail.values import LISTS, RegionKind, Scorer, split_sentences
 
 Floats = NDArray[np.float64]
 WORDS = 240  # near the mean of the published references (248 and 239), declared beforehand
 OBJECT_METRICS = ("precision", "recall", "clean")
 EXTRACTIVE, AGAIN, ALONE = "extractive", "global again", "global alone"
-_STOP_TEXT: Final = """
-a an the and or of in on at to with is are be as that this it its there which by for from has have can also some what
-their his her they he she into while being been was were not no but than then them these those such other another more
-very may might image picture scene photo photograph
-"""
-_STOP: Final = frozenset(_STOP_TEXT.split())
+_STOP: Final = word_set(LISTS["plain words"]) | {"what"}
 # "other": a semantic region whose box was altered in the published run.
 _REGION_KINDS: Mapping[str, RegionKind] = {
     "quadrant": "spatial", "semantic": "semantic", "other": "semantic",
@@ -178,19 +174,17 @@ def _did_photo(row: Mapping[str, Any], references: Mapping[str, Sequence[str]]) 
     return DidPhoto(name, size, tuple(regions), tuple(statements), tuple(references.get(name, ())))
 
 
-@dataclass(frozen=True, eq=False)
-class Scored:
-    """n texts with their DID-Bench scores, x 100: of the set ("bleu1" .. "cider", "meteor"), and of single texts."""
+class Scored(NamedTuple):
+    """DID-Bench scores of n texts, x 100: of the set ("bleu1" .. "cider", "meteor"), of single texts; and objects."""
 
-    texts: Sequence[str]
     values: Mapping[str, float]
     samples: Mapping[str, Floats]
-    objects: ObjectScores = field(repr=False)
+    objects: ObjectScores
 
     def gain_over(self, other: Scored, metric: str, seed: int = 0) -> Interval:
         """How much the single texts' scores exceed another set's over the same photos; paired."""
         gains = self.samples[metric] - other.samples[metric]
-        return bootstrap_mean(gains, range(len(self.texts)), seed=seed)
+        return bootstrap_mean(gains, range(len(gains)), seed=seed)
 
 
 def score_texts(
@@ -198,14 +192,17 @@ def score_texts(
 ) -> Scored:
     """Score long captions as DID-Bench does, on raw strings; objects are counted against those of the references."""
     pooled, single = bleu(texts, references, tokenizer=str.split)
-    values = {f"bleu{order + 1}": float(pooled[order]) for order in range(4)}
-    samples = {f"bleu{order + 1}": single[:, order] for order in range(4)}
+    found: dict[str, tuple[float, Floats]] = {
+        f"bleu{order + 1}": (float(pooled[order]), single[:, order]) for order in range(4)
+    }
     for name, metric in (("rouge_l", rouge_l), ("cider", cider)):
-        values[name], samples[name] = metric(texts, references, tokenizer=str.split)
+        found[name] = metric(texts, references, tokenizer=str.split)
     if meteor is not None:
-        values["meteor"], samples["meteor"] = meteor.score(texts, references)
+        found["meteor"] = meteor.score(texts, references)
     named = [frozenset().union(*map(named_classes, group)) for group in references]
-    return Scored(texts, values, samples, object_scores(texts, named))
+    values = {key: value for key, (value, _) in found.items()}
+    samples = {key: single for key, (_, single) in found.items()}
+    return Scored(values, samples, object_scores(texts, named))
 
 
 def filled(sentences: Iterable[str], max_words: int, *, new_below: float | None = None) -> str:
@@ -353,17 +350,18 @@ def plant(
             if others:
                 foreign = generator.choice(sentences[generator.choice(others)])
                 planted.append(Planted(photo, "other photo", sentence, foreign))
-            for kind, names in (("object", absent), ("likely object", likely)):
-                planted += _swap(photo, kind, sentence, _of_classes(sentence), names, generator)
+            classes = _of_classes(sentence)
+            ways = [("object", classes, absent), ("likely object", classes, likely)]
             for kind, words in (("colour", COLOURS), ("number", NUMBERS)):
-                pattern = rf"\b(?:{'|'.join(words)})\b(?!-)"
-                spans = [(*m.span(), False) for m in re.finditer(pattern, sentence, re.I)]
-                planted += _swap(photo, kind, sentence, spans, words, generator)
+                matches = re.finditer(rf"\b(?:{'|'.join(words)})\b(?!-)", sentence, re.I)
+                ways.append((kind, [(*match.span(), False) for match in matches], list(words)))
+            for way in ways:
+                planted += _swap(photo, sentence, *way, generator)
     return planted
 
 
 def _swap(
-    photo: str, kind: str, sentence: str, spans: Sequence[Span], names: Sequence[str], generator: random.Random
+    photo: str, sentence: str, kind: str, spans: Sequence[Span], names: Sequence[str], generator: random.Random
 ) -> list[Planted]:  # fmt: skip
     """At most one: a place and what comes into it are drawn."""
     if not spans or not names:
@@ -399,33 +397,29 @@ def run_planted(setup: Setup) -> Part:
     samples = read_folder(setup.data, "image")[: setup.limit]
     sentences = {sample.photo: sample.references for sample in samples}
     boxes = annotated(replace(setup, limit=None))
-    planted: dict[str, list[Planted]] = {}
     present = {photo: boxes.get(photo, frozenset()) for photo in sentences}
-    for one in plant(sentences, present, seed=setup.seed):
-        planted.setdefault(one.photo, []).append(one)
+    every = plant(sentences, present, seed=setup.seed)
+    true = [(photo, text) for photo, texts in sentences.items() for text in texts]
     scorer = DenseScorer(setup.model)
-    kept: dict[tuple[str, str], bool] = {}
-    scores: dict[tuple[str, str], float] = {}
+    judged: dict[tuple[str, str], tuple[bool, float]] = {}
     for photo in progress(list(sentences), description="judging", unit="photo"):
         opened = open_photo(setup.data / "photos" / photo, setup.model)
-        texts = [*sentences[photo], *(one.false for one in planted.get(photo, ()))]
-        for text in dict.fromkeys(texts):
-            kept[photo, text], scores[photo, text] = _judged(opened, text, scorer)
-    true = [(photo, text) for photo, texts in sentences.items() for text in texts]
-    every = [one for ones in planted.values() for one in ones]
-    share = bootstrap_mean([kept[key] for key in true], [photo for photo, _ in true])
-    level = float(np.quantile([scores[key] for key in true], 1 - KEPT))
+        false = [one.false for one in every if one.photo == photo]
+        for text in dict.fromkeys([*sentences[photo], *false]):
+            judged[photo, text] = _judged(opened, text, scorer)
+    share = bootstrap_mean([judged[key][0] for key in true], [photo for photo, _ in true])
+    level = float(np.quantile([judged[key][1] for key in true], 1 - KEPT))
     rows: list[list[str]] = []
     values: dict[str, Any] = {}
     for kind in KINDS:
         ones = [one for one in every if one.kind == kind]
         if not ones:
             continue
-        false = [(one.photo, one.false) for one in ones]
-        dropped = bootstrap_mean([not kept[key] for key in false], [photo for photo, _ in false])
-        of_false = np.array([scores[key] for key in false])
-        of_true = np.array([scores[one.photo, one.true] for one in ones])
-        at, precision = float((of_false < level).mean()), average_precision(of_true, of_false)
+        kept, of_false = zip(*(judged[one.photo, one.false] for one in ones), strict=True)
+        dropped = bootstrap_mean([not one for one in kept], [one.photo for one in ones])
+        of_true = np.array([judged[one.photo, one.true][1] for one in ones])
+        at = float((np.array(of_false) < level).mean())
+        precision = average_precision(of_true, np.array(of_false))
         shares = (percent(dropped), f"{100 * at:.1f}", f"{100 * precision:.1f}")
         rows.append([kind, str(len(ones)), *shares])
         values[kind] = {"count": len(ones), "dropped": finite(dropped), "dropped_at": at}
@@ -438,9 +432,9 @@ def run_planted(setup: Setup) -> Part:
         missed.append(f"{objects:.1%} of the exchanged objects are dropped, not {DROPPED:.0%}")
     head = ["planted", "n", "dropped, %", "dropped at 90 % kept, %", "average precision"]
     text = f"{len(true)} captions of {len(sentences)} photos, written by people. Kept: {percent(share)} %.\n\n"
-    text += markdown_table(head, rows)
     found = {"photos": len(sentences), "kept": finite(share), "kinds": values}
-    return Part("The scorer against planted falsehoods", text, found, tuple(missed))
+    title = "The scorer against planted falsehoods"
+    return Part(title, text + markdown_table(head, rows), found, tuple(missed))
 
 
 def _judged(photo: Photo, text: str, scorer: Scorer) -> tuple[bool, float]:
@@ -499,7 +493,7 @@ def planted_among(photo: DidPhoto, seed: int = 0) -> tuple[list[Statement], set[
         if place % 2 == 0 and fitting and absent:
             at = generator.choice(fitting)
             spans = _of_classes(sentences[at])
-            for one in _swap(photo.name, "object", sentences[at], spans, absent, generator):
+            for one in _swap(photo.name, sentences[at], "object", spans, absent, generator):
                 if split_sentences(one.false) == [one.false]:
                     sentences[at] = one.false
                     false.add(one.false)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -30,17 +31,12 @@ PROMPTS = ("a photo of a {name}",)
 PARTS = ("images", "sets", "traces", "boxes")
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(NamedTuple):
     """What a measure must reach and what it aims at; `strict`: equal to `must` is not enough."""
 
     must: float
     aim: float
     strict: bool = False
-
-    def passed(self, value: float) -> bool:
-        """Whether `value` reaches the must (a NaN never does)."""
-        return value > self.must if self.strict else value >= self.must
 
 
 TARGETS = {
@@ -65,8 +61,11 @@ class Measure:
 
     @property
     def passed(self) -> bool | None:
-        """Whether the must is reached; None without a target."""
-        return None if self.target is None else self.target.passed(self.interval.value)
+        """Whether the must is reached (a NaN never does); None without a target."""
+        if self.target is None:
+            return None
+        must, value = self.target.must, self.interval.value
+        return value > must if self.target.strict else value >= must
 
     def cells(self) -> list[str]:
         """A row of the Markdown table."""
@@ -75,7 +74,7 @@ class Measure:
         value, low, high = (f"{end:.{digits}f}" for end in ends)
         must = aim = ""
         if self.target is not None:
-            must = f"{'> ' if self.target.strict else ''}{self.target.must:g}"
+            must = f"{'> ' * self.target.strict}{self.target.must:g}"
             aim = f"{self.target.aim:g}"
         verdict = {True: "yes", False: "NO", None: ""}[self.passed]
         counts = f"{self.samples} ({self.photos})"

@@ -46,13 +46,9 @@ LONG_SIDE, QUALITY = 448, 78
 
 
 class Gallery:
-    """The photos of a page, each with each region once.
+    """The photos of a page, each with each region once; of the folder `override`, in place of those that runs name.
 
-    Args:
-        override: folder of the photos, in place of those that the runs name.
-
-    Attributes:
-        missing: names of the photos that could not be opened, with the reason.
+    `missing`: names of the photos that could not be opened, with the reason.
     """
 
     def __init__(self, override: Path | None = None) -> None:
@@ -151,10 +147,10 @@ def _about(runs: Sequence[MeasuredRun]) -> Markup:
         listed = [[row["row"], row["where"], row["reason"]] for row in left[:SHOWN_ROWS]]
         kept = {key: results[key] for key in ("model", "data", "settings", "versions", "machine")}
         kept["made"] = {name: score["made"] for name, score in results["metrics"].items()}
-        kept = json.dumps(kept, indent=1, ensure_ascii=False)
+        everything = json.dumps(kept, indent=1, ensure_ascii=False)
         rows_left = table(f"{len(left)} rows left out", ["row", "where", "reason"], listed)
         told = f"Everything about {run.label} ({run.task})"
-        details.append(folded(told, element("pre", kept), rows_left if left else None))
+        details.append(folded(told, element("pre", everything), rows_left if left else None))
     head = ["run", "task", "model", "data (sha256)", "samples", "photos", "rows left out"]
     overview = table("Runs of this page", head, rows)
     return element("section", element("h2", "What was measured", id="about"), overview, details)

@@ -140,7 +140,7 @@ def _add(group: Any, one: Field[Any]) -> None:
 def settings_of(task: Task, arguments: argparse.Namespace) -> RunSettings:
     """The parsed arguments as settings, with the files that they lead to."""
     names = {one.name for one in fields(RunSettings)}
-    given = {
+    given: dict[str, Any] = {
         key: tuple(dict.fromkeys(value)) if isinstance(value, list) else value
         for key, value in vars(arguments).items()
         if key in names and value is not None

@@ -16,6 +16,7 @@ class Markup(str):
 
 Child: TypeAlias = "str | int | float | None | Iterable[Child]"
 Attribute: TypeAlias = str | int | float | bool | None
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _VOID = frozenset({"meta", "link", "input", "img", "br", "hr"})
 _EMPTY = frozenset({"rect", "path", "image"})  # of SVG, where a slash ends them
 _UNFIT = re.compile(
@@ -74,9 +75,8 @@ def folded(title: Child, *content: Child, open: bool = False) -> Markup:
     return element("details", element("summary", title), *content, open=open)
 
 
-def page(title: str, css: str, *body: Child) -> str:
-    """A whole HTML file that loads nothing and runs nothing: a policy in its head forbids it to."""
-    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+def page(title: str, css: str, *body: Child, policy: str = _POLICY) -> str:
+    """A whole HTML file that loads nothing and, but for what `policy` allows, runs nothing: its head forbids it to."""
     head = element(
         "head",
         element("meta", charset="utf-8"),

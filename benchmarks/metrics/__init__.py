@@ -5,7 +5,6 @@ captions from one tokenisation, each result saying how it was made.
 from __future__ import annotations
 
 import importlib
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -36,15 +35,12 @@ METRICS: Final = (*BLEU, "rouge_l", "cider", "stem_f", *NEED_JAVA)
 
 @dataclass(frozen=True)
 class MetricResult:
-    """One metric over one set of captions; OptionError for a number that is not finite.
+    """One metric over one set of captions.
 
-    Attributes:
-        name: "cider", "bleu4", ...
-        corpus: the value of the whole set, x 100.
-        samples: the n scores of the single samples. Their mean need not be `corpus`: BLEU and METEOR pool their counts.
-        made: how it was made: libraries with their versions, and the tokenizer.
-        resample: of a metric that pools its counts, its values for other mixtures of the samples; None where the value
-            is the mean of the samples, or there is no way. That of METEOR works while its program runs.
+    `corpus` is the value of the whole set and `samples` the n scores of the single ones, x 100, whose mean need not be
+    `corpus`: BLEU and METEOR pool their counts. `made` says how: libraries with their versions, and the tokenizer.
+    `resample` gives, for a metric that pools its counts, its values for other mixtures of the samples; None where the
+    value is the mean of the samples, or there is no way. That of METEOR works while its program runs.
     """
 
     name: str
@@ -53,28 +49,16 @@ class MetricResult:
     made: str = field(repr=False)
     resample: Resample | None = field(default=None, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
-        for index, score in enumerate(self.samples):
-            if not math.isfinite(score):
-                raise OptionError(f"{self.name}: sample {index} is {score}, not finite")
-        if not math.isfinite(self.corpus):
-            raise OptionError(f"{self.name}: the corpus score is {self.corpus}, not finite")
-
 
 def score_captions(
     predictions: Texts, references: Groups, metrics: Sequence[str], *, meteor: Meteor | None = None,
     extra: Mapping[str, str] | None = None, samples: Sequence[Any] = (),
 ) -> dict[str, MetricResult]:  # fmt: skip
-    """Score n captions, each against a list of at least one reference, by several metrics.
+    """Score n captions, each against a list of at least one reference, by several metrics (names from `METRICS`).
 
-    Args:
-        predictions, references: n captions, n lists.
-        metrics: names from `METRICS`.
-        meteor: a running METEOR: it and the official programs (Stanford tokenizer, pycocoevalcap) are used for
-            everything that they have. None: never Java.
-        extra: metrics of your own, name -> "module:function"; the function takes predictions, references and `samples`
-            and gives n scores, which are not scaled.
-        samples: n objects.
+    With a running `meteor`, it and the official programs (Stanford tokenizer, pycocoevalcap) are used for everything
+    that they have; None: never Java. `extra` are metrics of your own, name -> "module:function"; the function takes
+    predictions, references and the n `samples` and gives n scores, which are not scaled.
 
     Returns:
         name -> result, in the order asked for, extra ones last.
@@ -166,6 +150,9 @@ def _extra_result(name: str, given: Any, where: str, count: int) -> MetricResult
         raise OptionError(
             f"metric {name!r} gave scores of shape {scores.shape} for {count} predictions: give one each"
         )
+    if not np.isfinite(scores).all():
+        index = int(np.flatnonzero(~np.isfinite(scores))[0])
+        raise OptionError(f"metric {name!r}: sample {index} is {scores[index]}, not finite")
     made = f"{where}; tokenizer: none"
     return MetricResult(name, float(scores.mean()), tuple(scores.tolist()), made)
 

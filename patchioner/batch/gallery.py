@@ -15,7 +15,7 @@ from patchioner.base.files import atomic_path
 from patchioner.batch.exports import Size, photos_of, size_of
 from patchioner.batch.rows import Row
 from patchioner.images import ImageSource, data_url, load_image
-from patchioner.markup import Attribute, Child, Markup, element
+from patchioner.markup import Attribute, Child, Markup, element, page
 
 _SIDE = 320  # pixels of the longer side of a thumbnail
 _CSS, _SCRIPT = (
@@ -71,21 +71,13 @@ def _page(cards: list[Markup]) -> str:
     hashes = (f"'sha256-{_digest(text)}'" for text in (_CSS, _SCRIPT))
     policy = "default-src 'none'; img-src data:; style-src {}; script-src {}".format(*hashes)
     title = f"{len(cards)} photos, captioned"
-    head = element(
-        "head",
-        element("meta", charset="utf-8"),
-        element("meta", http_equiv="Content-Security-Policy", content=policy),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("title", title),
-        element("style", Markup(_CSS)),
-    )
     buttons = [
         element("button", text, type="button", value=order, aria_pressed=pressed)
         for order, text, pressed in _ORDERS
     ]
     top = element("header", element("h1", title), element("nav", buttons, aria_label="Order"))
-    body = element("body", top, element("main", cards), element("script", Markup(_SCRIPT)))
-    return f"<!DOCTYPE html>\n{element('html', head, body, lang='en')}\n"
+    script = element("script", Markup(_SCRIPT))
+    return page(title, _CSS, top, element("main", cards), script, policy=policy)
 
 
 def _card(rows: list[Row], picture: str | None, by: str, **more: Attribute) -> Markup:

@@ -1,10 +1,5 @@
-"""`DetailCaptioner`: one photo in, one faithful paragraph out, and the presets of its numbers; and many photos, into a
-file of JSON lines that survives being stopped at any moment.
-
-"careful" says less and is right more often, "full" says more: one rule, two thresholds (`FilterSettings.share`; figures
-in docs/detail.md). "published": the constants in the code of Patch Matters (Peng et al., CVPR 2025, arXiv 2504.06666),
-each with the meaning that it was meant to have; describe.py holds the others. They were chosen for a
-detector (BARON), two language models (LLaVA-1.6, 7 B; Llama-3.1-8B) and BLIP: with our parts it is no reproduction.
+"""`DetailCaptioner`: one photo in, one faithful paragraph out; and many photos, into a file of JSON lines that survives
+being stopped at any moment.
 """
 
 from __future__ import annotations
@@ -24,6 +19,7 @@ from typing import Any, Literal
 from PIL import Image
 
 from patchioner.base.errors import (
+    DetailError,
     FutileError,
     HubError,
     ImageError,
@@ -84,6 +80,8 @@ class DetailSettings:
     fuse: FuseSettings = field(default_factory=FuseSettings)
 
 
+# "careful" says less and is right more often, "full" says more (figures in docs/detail.md). "published": constants of
+# Patch Matters' code, chosen for a detector (BARON), two language models (LLaVA-1.6, 7 B; Llama-3.1-8B) and BLIP.
 _PRESETS: dict[str, dict[str, object]] = {
     "careful": {},
     "full": {"filter.share": 0.07, "filter.alike": 0.7, "fuse.new_share": 0.3},
@@ -117,14 +115,11 @@ def preset(name: str, changes: Mapping[str, object] | None = None) -> DetailSett
 class DetailCaptioner:
     """Describe a photo at length, saying only what it supports.
 
+    `model`: a loaded `Patchioner`, or the name of one; None where no stage needs one. `describer`, `fuser`: None is the
+    model itself, and no language model. `scorer`: how far the photo supports a sentence; "dense" is the model's own
+    alignment, calibrated; None: only words and agreement decide. `settings`: numbers of all stages, or the name of a
+    preset; stages that are given have their own.
     `OptionError`, `UnknownNameError`: a stage needs a (calibrated) model and there is none; no such model or preset.
-
-    Args:
-        model: a loaded `Patchioner`, or the name of one; None where no stage needs one.
-        describer, fuser: of statements and of the paragraph. None: the model itself, and no language model.
-        scorer: how far the photo supports a sentence; "dense" is the model's own alignment, calibrated; None scores
-            nothing: then only words and agreement decide.
-        settings: numbers of all stages, or the name of a preset. Stages that are given have their own.
     """
 
     def __init__(
@@ -190,6 +185,12 @@ class DetailCaptioner:
         kept = [verdict for verdict in verdicts if verdict.kept]
         sentences, left_out = self._fuser.fuse(opened, chosen, kept) if kept else ([], [])
         said = {name for sentence in sentences for name in sentence.claim_ids}
+        told = said.union(*(sentence.region_ids for sentence in sentences))
+        known = {verdict.claim.id for verdict in kept} | {region.id for region in chosen}
+        if not told <= known:
+            raise DetailError(
+                f"the fuser speaks of claims or regions that are not there: {sorted(told - known)}"
+            )
         used = [verdict for verdict in kept if verdict.claim.id in said]
         unused = [verdict for verdict in verdicts if not verdict.kept] + left_out
         text, why = " ".join(one.text for one in sentences), _why_empty(unused)
@@ -233,9 +234,7 @@ def read_photo_list(path: str | os.PathLike[str]) -> list[tuple[str, RegionReade
 
     ``["a.jpg", {"photo": "b.jpg", "regions": "b.json"}, {"photo": "c.jpg", "regions": [{"box": [10, 20, 200, 220],
     "label": "bus"}]}]``: paths start at the list's own folder; ``regions`` names a file that `read_regions` reads, or
-    holds entries in this project's own form.
-
-    `ImageError`: no such file, no JSON, no photo in it, or an entry of another form; the message counts from 0.
+    holds entries in this project's own form. `ImageError`: no such file, no JSON, no photo in it, or an odd entry.
     """
     file = Path(path)
     try:
@@ -275,11 +274,10 @@ def _listed(entry: object, where: str, folder: Path) -> tuple[str, RegionReader 
 
 
 class LineFile:
-    """Lines of descriptions, each a JSON object with a "key" and a "photo", that grow one by one.
+    """Lines of descriptions, each a JSON object with a "key" and a "photo", that grow one by one and stay on disk.
 
-    A line is whole or absent: it is forced to the disk before `append` returns. What a kill or a power cut left of a
-    last line is cut off when the file is opened; a damaged line elsewhere is passed over, with a warning. Lines stay on
-    disk. `OptionError`: the file is somebody else's, and not touched.
+    A line is whole or absent: what a kill or a power cut left of a last line is cut off when the file is opened; a
+    damaged line elsewhere is passed over, with a warning. `OptionError`: the file is somebody else's, and not touched.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -361,9 +359,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class BatchResult:
-    """What became of many photos: how many were `described`, and `known` (had their line already); (name, why) of each
-    that `failed`; why the run was `stopped` before its end (a spent budget, a refused key, no such model), None if it
-    was not; `names`: (key, photo) of each line of these photos, in their order."""
+    """What became of many photos.
+
+    `described`, `known` (had their line already): how many; `failed`: (name, why) of each; `stopped`: why the run ended
+    early (a spent budget, a refused key, no such model); `names`: (key, photo) of each line of these photos, in order.
+    """
 
     described: int = 0
     known: int = 0
@@ -429,9 +429,8 @@ def describe_many(
     """Describe photos into a file of JSON lines, one per finished photo; go on where an earlier run was stopped.
 
     A line is what `values.to_json` gives, with a "key" besides. A photo is known by its pixels, the regions given for
-    it, settings and seed, not by its name. A photo that fails is reported (`on_error`: name, why) and has no line; the
-    others go on. Ctrl-C passes through: the file is good as it is. Lines of photos that are not given stay, ahead.
-    `workers`, `on_stop`: see `describe_each`.
+    it, settings and seed, not by its name. One that fails is reported (`on_error`: name, why) and has no line. Ctrl-C
+    passes through: the file is good as it is. Lines of photos that are not given stay. See `describe_each` as well.
 
     `OptionError`: the file is somebody else's, or was made with other settings. OSError: it cannot be written.
     """

@@ -48,11 +48,9 @@ _HINTS |= {404: "check the model's name and the base URL"}
 class Budget:
     """Counts, and refuses the call that would go over. Threads may share one; answers from a cache are free.
 
-    Attributes:
-        max_calls: most calls sent, tries again included; never exceeded.
-        max_cost: most to spend; as a price is known when a call is answered, those under way may exceed it.
-        price_in, price_out: of a million tokens sent, and that come back.
-        calls, answered, tokens_in, tokens_out, cost: until now; tokens are estimated for `estimated` calls.
+    `max_calls`: most calls sent, tries again included; never exceeded. `max_cost`: most to spend, by `price_in` and
+    `price_out` of a million tokens; as a price is known when a call is answered, those under way may exceed it. Tokens
+    are estimated for `estimated` calls.
     """
 
     max_calls: int | None = None
@@ -259,11 +257,9 @@ class ChatClient(AskedModel):
     random pauses or as `Retry-After` asks; after a refused key or an unknown model nothing is sent any more.
     `OptionError`, `MissingExtraError`: an argument that makes no sense, no key; without the extra `api`.
 
-    Args:
-        base_url: such as "http://localhost:8000/v1". None: the variable OPENAI_BASE_URL, or OpenAI itself.
-        key_env: environment variable that holds the key. None: OPENAI_API_KEY, which may be absent for other servers.
-        timeout: seconds for one attempt.
-        concurrency: most requests under way at once; one that waits to try again keeps its place.
+    `base_url`: such as "http://localhost:8000/v1"; None: the variable OPENAI_BASE_URL, or OpenAI itself. `key_env`: the
+    environment variable that holds the key; None: OPENAI_API_KEY, which may be absent for other servers. `timeout`:
+    seconds for one attempt. `concurrency`: most requests under way at once, those that wait to try again included.
     """
 
     def __init__(
@@ -313,10 +309,6 @@ class ChatClient(AskedModel):
         if not self._stopped:
             self._left = threading.Event()
         left.set()
-
-    def given_up(self) -> Callable[[], bool]:
-        """What tells whether the calls under way now were interrupted."""
-        return self._left.is_set
 
     def write(self, asked: Sequence[Asked], take: Take) -> None:
         """Samples of the same are one request, others go side by side."""

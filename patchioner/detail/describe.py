@@ -78,8 +78,7 @@ def merge_overlapping(boxes: Sequence[Rectangle], limit: float) -> list[Rectangl
         closest, first, second = max(pairs, default=(0.0, 0, 0))
         if closest <= limit:
             return left
-        left[-first] = bounding_union((left[-first], left[-second]))
-        del left[-second]
+        left[-first] = bounding_union((left[-first], left.pop(-second)))
 
 
 def quadrants(image_size: Size) -> list[Rectangle]:
@@ -154,12 +153,9 @@ def union_of_named(things: Sequence[DetailRegion], caption: str, size: Size) -> 
 class DivideSettings:
     """Which regions a photo is divided into, besides the whole of it and the things that are given.
 
-    Attributes:
-        spatial: "quadrants", a "grid" of `rows` and `columns`, "both", or "none".
-        growing_area: quadrants grow by given boxes that are no larger than this share of the photo.
-        merge_iou: boxes with IoU above this are united before quadrants grow by them.
-        objects: "each" given thing is a region; "union": the one box around those that the caption of the whole photo
-            names, as published.
+    `spatial`: "quadrants", a "grid" of `rows` and `columns`, "both", or "none". Given boxes with IoU above `merge_iou`
+    are united; quadrants grow by those no larger than `growing_area`, a share of the photo. `objects`: "each" given
+    thing is a region; "union": the one box around those that the caption of the whole photo names, as published.
     """
 
     spatial: Literal["quadrants", "grid", "both", "none"] = "both"
@@ -244,13 +240,10 @@ def _things(given: Sequence[DetailRegion]) -> list[DetailRegion]:
 class OwnSettings:
     """How our captioner is asked: its caption is one short sentence, so that several come from several sub-regions.
 
-    Attributes:
-        samples: captions of a region, 1 or more.
-        jitter: how far a sub-region is moved, as a share of its region's width and height; 0: always the region itself.
-        scales: sizes of sub-regions, taken in turn; above 1 shows an object in its surroundings.
-        sampled: "alternate": every second further sample is drawn from the decoder, the others are decoded as the
-            checkpoint does; "all", as published for language models; "none".
-        temperature, top_p: of what is drawn.
+    `samples`: captions of a region; `jitter`: how far a sub-region is moved, as a share of its region's sides (0: it is
+    the region itself); `scales`: sizes of sub-regions, in turn (above 1 shows an object in its surroundings);
+    `sampled`: "alternate": every second further sample is drawn from the decoder at `temperature` and `top_p`, the
+    others decoded as the checkpoint does; "all", as published for language models; "none".
     """
 
     samples: int = 5
@@ -287,14 +280,15 @@ class PatchionerDescriber:
         A text depends on the photo, its region, the sample's number and the seed; not on the other regions.
         """
         features = self._model.encode(photo.image) if photo.features is None else photo.features
-        visible = features.geometry.visible
-        asked: dict[tuple[str, int], Region] = {}
+        visible, samples = features.geometry.visible, range(self._settings.samples)
+        asked = {
+            (region.id, sample): self._sub_region(photo, region, sample, seed, visible)
+            for region in regions
+            for sample in samples
+        }
         batches: dict[DecodeOptions | None, list[tuple[str, int]]] = {}
-        for region in regions:
-            for sample in range(self._settings.samples):
-                key = region.id, sample
-                asked[key] = self._sub_region(photo, region, sample, seed, visible)
-                batches.setdefault(self._decoding(sample, seed), []).append(key)
+        for key in asked:
+            batches.setdefault(self._decoding(key[1], seed), []).append(key)
         captions: dict[tuple[str, int], Caption] = {}
         for options, keys in batches.items():
             found = self._model.caption(features, [asked[key] for key in keys], options=options)

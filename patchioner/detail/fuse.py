@@ -58,10 +58,10 @@ class FilterSettings:
         rules: hedges, preamble and fragments are dropped, see `clean`.
         alike: similarity from which two claims say the same.
         trusted_agreement: from so many samples on a claim is kept without support; 0: never.
-        whole_sentences: which need the scorer's support as a whole (it was calibrated on captions): "captions": texts
-            of one sentence that no share of samples tells of, and sentences of which no thing is scored; "always": all.
-        lone_support: a thing drops its sentence where its own support is below this and no other sample of an
-            overlapping region names it (two at least must have had the occasion); 0: never.
+        whole_sentences: which need the scorer's support as a whole: "captions": texts of one sentence that no share of
+            samples tells of, and sentences of which no thing is scored; "always": all.
+        lone_support: a thing drops its sentence where its own support is below this and none of two or more other
+            samples of overlapping regions names it; 0: never.
         share: of a text of one sentence each thing must be named by this share of the samples about overlapping regions
             (about the region alone where a user gave it), each other word by half of it; 0: no such test.
     """
@@ -272,12 +272,9 @@ _ROWS = 3  # centres in the same third of the photo's height are on one line, as
 class FuseSettings:
     """How sentences become a paragraph; chosen on the 114 development photos, `benchmarks.detail` "objects".
 
-    Attributes:
-        max_words: the paragraph never has more words (split at white space) than this.
-        duplicate: similarity (`text.similarity_matrix`) from which two sentences say the same.
-        new_share: share of a sentence's things that no sentence before it in the choice names; 0 asks for none.
-        coverage: the sentence that adds most content per word comes first, not the one that most samples agree on:
-            for long texts by a language model, of which no two say quite the same.
+    `max_words`: at most in the paragraph; `duplicate`: similarity from which two sentences say the same; `new_share`:
+    of a sentence's things, those that no sentence before it names, 0 asks for none; `coverage`: the sentence that adds
+    most content per word comes first, not the one that most samples agree on: for long texts by a language model.
     """
 
     max_words: int = 120
@@ -499,8 +496,8 @@ def unsourced_words(
     A sentence that puts the words of its claims together in another sense passes.
     """
     said = " ".join(claims)
-    known = {root(word) for word in [*words_of(said), *content_words(said), *allowed]}
-    known |= {root(word) for one in claims for word in content_words(one)}
+    spoken = [content_words(one) for one in (said, *claims)]
+    known = {root(word) for words in (words_of(said), allowed, *spoken) for word in words}
     new = {
         word
         for word in content_words(text)

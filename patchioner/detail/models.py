@@ -12,8 +12,7 @@ import os
 import re
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from filelock import BaseFileLock, FileLock, Timeout
 from PIL import Image
 from torch import Tensor
 
@@ -41,7 +39,6 @@ from patchioner.pipeline import attempt
 _LOG = logging.getLogger(__name__)
 LONGEST_ANSWER = 50_000
 """Characters of an answer that are kept; a paragraph has a thousand."""
-_POLL, _LONGEST_WAIT = 0.05, 900.0  # seconds, for a lock
 _EXTRA, _DTYPES = "language-models", ("auto", "float32", "bfloat16", "float16")
 _ENDS = 1 << 16  # bytes at both ends of a file of weights that are read to tell it from others
 
@@ -59,8 +56,8 @@ _NO_ANSWER = (
 def clean_answer(text: str, *, limit: int = LONGEST_ANSWER) -> str:
     """A model's text without what could harm a file, a page or a terminal; its words stay as they are.
 
-    Removed: control characters, invisible marks that reorder text, lone surrogates, reasoning ahead of the answer (or
-    instead of it), marks of chat templates, white space at both ends, and what comes after `limit` characters.
+    Removed: control characters, marks that reorder text, lone surrogates, reasoning ahead of the answer (or instead of
+    it), marks of chat templates, white space at both ends, and what comes after `limit` characters.
     """
     text = text[: 4 * limit].replace("\r\n", "\n")
     for pattern in _NO_ANSWER:
@@ -73,12 +70,9 @@ def clean_answer(text: str, *, limit: int = LONGEST_ANSWER) -> str:
 class Question:
     """All that decides an answer. Two equal questions are asked once; keys and other secrets are no part of it.
 
-    Attributes:
-        stage, model: who asks ("describe", "fuse"); whom: `AskedModel.identity`, not a server's address.
-        user, system: what it is asked, and was told beforehand, word for word.
-        sampling: "temperature", "max_tokens" and the like.
-        seed, sample: of the run; which of several answers to the same words.
-        shown: what tells the picture that is shown, in JSON values.
+    `stage`, `model`: who asks ("describe", "fuse"), whom (`AskedModel.identity`, no address); `user`, `system`: what it
+    is asked, and was told beforehand; `sampling`: "temperature", "max_tokens" and the like; `seed`, `sample`: of the
+    run, and which of several answers to the same words; `shown`: what tells the picture that is shown, in JSON values.
     """
 
     stage: str
@@ -139,8 +133,7 @@ class CallCache:
 
     def path(self, question: Question) -> Path:
         """Where the answer to a question is, or would be."""
-        key = question.key
-        return self.folder / key[:2] / f"{key}.json"
+        return self.folder / question.key[:2] / f"{question.key}.json"
 
     def get(self, question: Question) -> Answer | None:
         """The kept answer, or None."""
@@ -166,37 +159,6 @@ class CallCache:
             said = f"{self.folder}: the answer cannot be kept ({error.strerror})"
             raise DetailError(f"{said}; make room or choose another folder") from error
 
-    @contextmanager
-    def asking(
-        self, asked: Iterable[Asked], given_up: Callable[[], bool] = lambda: False
-    ) -> Iterator[None]:
-        """Hold the locks of questions while they are asked: who wants the same waits for the answer.
-
-        `DetailError` once `given_up`. A lock that cannot be had, or is kept beyond all patience, is gone without.
-        """
-        with ExitStack() as held:
-            for key in sorted({one.key for one, _ in asked}):  # so that nobody waits in a circle
-                lock = FileLock(self.folder / "asking" / f"{key}.lock")
-                try:
-                    Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
-                    lock.acquire(_LONGEST_WAIT, _POLL, cancel_check=given_up)
-                except Timeout:
-                    if given_up():
-                        raise DetailError("interrupted while others ask the same") from None
-                    _LOG.warning("%s is still locked; asking as well", lock.lock_file)
-                except (OSError, NotImplementedError) as error:
-                    _LOG.info("%s cannot be locked (%s)", lock.lock_file, error)
-                else:
-                    held.callback(_let_go, lock)
-            yield
-
-
-def _let_go(lock: BaseFileLock) -> None:
-    # The file goes first: who has opened it already finds it gone, and makes a new one.
-    with suppress(OSError):
-        os.unlink(lock.lock_file)
-    lock.release()
-
 
 def _entry(question: Question, answer: Answer) -> str:
     check = hashlib.sha256(json.dumps([answer.text, answer.log_prob]).encode()).hexdigest()[:16]
@@ -220,30 +182,21 @@ class AskedModel(ABC):
     def write(self, asked: Sequence[Asked], take: Take) -> None:
         """Answer different questions; `take` each answer, or why there is none, as soon as it is there."""
 
-    def given_up(self) -> Callable[[], bool]:
-        """What tells, while others are asked the same, whether the calls under way now were interrupted."""
-        return lambda: False
-
     def answers(self, asked: Iterable[Asked]) -> dict[str, Answer | PatchionerError]:
         """The answer to each question, or why there is none, by the question's key; kept as they come."""
         cache, by_key = self.cache, {one[0].key: one for one in asked}
         found: dict[str, Answer | PatchionerError] = {}
+        for key, (question, _) in by_key.items():
+            if cache is not None and (known := cache.get(question)) is not None:
+                found[key] = known
 
         def take(question: Question, answer: Answer | PatchionerError) -> None:
             if cache is not None and isinstance(answer, Answer):
                 cache.put(question, answer)
             found[question.key] = answer
 
-        def missing() -> list[Asked]:
-            for key, (question, _) in by_key.items():
-                if cache is not None and (known := cache.get(question)) is not None:
-                    found[key] = known
-            return [one for key, one in by_key.items() if key not in found]
-
-        if left := missing():
-            locks = nullcontext() if cache is None else cache.asking(left, self.given_up())
-            with locks:
-                self.write(missing(), take)  # without what others have answered meanwhile
+        if missing := [one for key, one in by_key.items() if key not in found]:
+            self.write(missing, take)
         return {key: found[key] for key in by_key}
 
     def ask(
@@ -259,16 +212,14 @@ class AskedModel(ABC):
 
 
 class LocalModel(AskedModel):
-    """A causal language model, or an image-text-to-text model, loaded when it is first asked.
+    """A causal language model, or one that `sees` pictures (image-text-to-text), loaded when it is first asked.
 
     Threads may share it; they write one after the other. Each text has its own random numbers, so that it is the same
     in any batch, up to the rounding of the model's arithmetic. `OptionError` for an argument that makes no sense.
 
-    Args:
-        name, sees: hub id or folder; whether it is shown pictures.
-        device: None: a GPU if there is one.
-        dtype: "float32", "bfloat16", "float16", or "auto": as stored. None: float32 on a CPU, else as stored.
-        batch_size: most texts at once; halved whenever memory runs out.
+    `name`: hub id or folder; `device`: None is a GPU if there is one; `dtype`: "float32", "bfloat16", "float16", or
+    "auto": as stored (None: float32 on a CPU, else as stored); `batch_size`: most texts at once; halved whenever memory
+    runs out.
     """
 
     def __init__(
@@ -330,13 +281,12 @@ class LocalModel(AskedModel):
             raise DetailError(f"{said} {most}; ask for less, or take a model that reads more")
         temperatures = [float(one.sampling["temperature"]) for one in questions]
         sampler = SeededSampler([one.own_seed for one in questions], temperatures, longest)
-        found: list[Answer | PatchionerError] = []
-        remedy = "raise max_tokens, or ask another model"
-        empty = EmptyAnswerError(f"{self.name}: the answer is empty; {remedy}")
-        for tokens, log_prob in generated(network, inputs, sampler, tokenizer):
-            text = clean_answer(tokenizer.decode(tokens, skip_special_tokens=True))
-            found.append(Answer(text, log_prob) if text else empty)
-        return found
+        said = f"{self.name}: the answer is empty; raise max_tokens, or ask another model"
+        written = [
+            Answer(clean_answer(tokenizer.decode(tokens, skip_special_tokens=True)), log_prob)
+            for tokens, log_prob in generated(network, inputs, sampler, tokenizer)
+        ]
+        return [answer if answer.text else EmptyAnswerError(said) for answer in written]
 
     def _load(self) -> tuple[Any, Any]:
         transformers = require("transformers", _EXTRA)
@@ -345,11 +295,11 @@ class LocalModel(AskedModel):
         kinds = ("AutoModelForCausalLM", "AutoTokenizer")
         if self._sees:
             kinds = ("AutoModelForImageTextToText", "AutoProcessor")
+        make, read = (getattr(transformers, kind).from_pretrained for kind in kinds)
+        dtype = getattr(torch, self.dtype, "auto")
         try:
-            processor = getattr(transformers, kinds[1]).from_pretrained(self.name, **where)
-            network = getattr(transformers, kinds[0]).from_pretrained(
-                self.name, dtype=getattr(torch, self.dtype, "auto"), use_safetensors=True, **where
-            )
+            processor = read(self.name, **where)
+            network = make(self.name, dtype=dtype, use_safetensors=True, **where)
         except OSError as error:
             local = "only local files were looked at, as the hub is out of reach; " * offline
             remedy = "give the id of a model with safetensors weights, or a folder that holds one"

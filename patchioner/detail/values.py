@@ -33,13 +33,13 @@ from PIL import Image
 
 from decoders.scene_graph import WORD, noun_phrases
 from decoders.tagging import WORDS, Token, singular, tag, word_set
-from patchioner.backbones import PatchFeatures
 from patchioner.base.errors import DetailError, OptionError, RegionError
 from patchioner.images import ImageSource, load_image
 from patchioner.nouns import PEOPLE
 from patchioner.regions import Box, Mask, Region, WholeImage, encode_rle
 
 if TYPE_CHECKING:
+    from patchioner.backbones import PatchFeatures
     from patchioner.model import Patchioner
 
 FloatArray = npt.NDArray[np.float64]
@@ -87,13 +87,10 @@ def open_photo(
 class DetailRegion:
     """A part of a photo that is described on its own.
 
-    Attributes:
-        id: unique within the photo, e.g. "global", "spatial-1", "semantic-2".
-        kind: "global" is the whole photo; "spatial" a quadrant; "semantic" a thing that was found; "grid" a cell;
-            "user" a box or mask that was given.
-        box: (left, top, right, bottom), float pixels of the original photo.
-        mask: (height, width) bool of the original photo, or None where the box is all there is.
-        parents: ids of the regions that it was made of or lies in.
+    `id` is unique within the photo ("global", "spatial-1"); `kind` "spatial" is a quadrant, "grid" a cell, "semantic" a
+    thing that was found, "user" one that was given. `box` (left, top, right, bottom) in float pixels and `mask`
+    (height, width) bool are of the original photo, a mask of None where the box is all there is; `parents` are the ids
+    of the regions that it was made of or lies in.
     """
 
     id: str
@@ -149,14 +146,10 @@ class Support:
 class Verdict:
     """Whether a claim may be used, and why not.
 
-    Attributes:
-        agreement: in how many samples something like it was said, itself included.
-        regions: ids of the regions in whose texts it was said, its own first.
-        support: of the photo; None where nothing scored it.
-        reason: None when kept; else "preamble", "hedge", "fragment", "unsupported", "object", "duplicate", "length" or
-            "no source".
-        note: the reason in words.
-        merged: ids of the claims that say the same.
+    `agreement`: in how many samples something like it was said, itself included; `regions`: in whose texts, its own
+    first; `support`: of the photo, None where nothing scored it; `reason`: None when kept, else "preamble", "hedge",
+    "fragment", "unsupported", "object", "duplicate", "length" or "no source"; `note`: the reason in words; `merged`:
+    ids of the claims that say the same.
     """
 
     claim: Claim

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks.run import Outcome, Run, execute
+from benchmarks.run import Outcome, Run, execute, write_reports
 from benchmarks.settings import RunSettings
 from patchioner import Patchioner
 from tests.support.tiny import TEXTS, noise_photo
@@ -89,10 +91,10 @@ class World:
         return outcome
 
 
-@pytest.fixture
-def world(tmp_path: Path, model: Patchioner) -> World:
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory, model: Patchioner) -> World:
     """Eleven photos of 40 x 20 pixels, 27 region sets; the files name them in another order than the alphabet's."""
-    root = tmp_path / "world"
+    root = tmp_path_factory.mktemp("made") / "world"
     (root / "photos").mkdir(parents=True)
     (root / "annotations").mkdir()
     sets, traces, dense, images, captions, objects = {}, {}, [], [], [], []
@@ -118,6 +120,29 @@ def world(tmp_path: Path, model: Patchioner) -> World:
     for task, content in contents.items():
         (root / "annotations" / FILES[task]).write_text(json.dumps(content))
     return World(root, model)
+
+
+@pytest.fixture
+def world(made: World, tmp_path: Path) -> World:
+    """One's own."""
+    return World(Path(shutil.copytree(made.root, tmp_path / "world")), made.model)
+
+
+Finished = Callable[[str], Path]
+
+
+@pytest.fixture(scope="session")
+def finished(made: World, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """Task -> the folder of its run, with a baseline and its report; not to be changed."""
+
+    @cache
+    def run(task: str) -> Path:
+        folder = tmp_path_factory.mktemp("finished") / task
+        baselines = ("oracle",) if task == "image" else ("whole",)
+        write_reports([made.run(folder, task=task, baselines=baselines)])
+        return folder
+
+    return run
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -82,8 +82,8 @@ def test_clip_reads_the_cls_token_of_another_model(world: World, tmp_path: Path)
     load = lambda name, device: models[name]  # noqa: E731
     for task in ("region_set", "dense"):
         folder = tmp_path / task
-        world.run(folder, load=load, task=task, baselines=("clip",), clip_model="clip")
-        for prediction in said(folder, "clip")[:6]:
+        world.run(folder, load=load, task=task, baselines=("clip",), clip_model="clip", limit=6)
+        for prediction in said(folder, "clip"):
             path = str(world.root / "photos" / prediction.photo)
             region = WholeImage() if task == "region_set" else Box(*prediction.region["box"])
             dense = task == "dense"

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
 from benchmarks import bank
-from benchmarks.bank import Line, Source, measure, random_source, real_source
+from benchmarks.bank import real_source
 from benchmarks.speed import make_photo
 from memory_bank import MemoryBank
 from patchioner import Patchioner
@@ -23,16 +21,6 @@ Capture = pytest.CaptureFixture[str]
 
 def options(*words: str) -> argparse.Namespace:
     return bank._parser().parse_args([*words, "--rounds", "1", "--queries", "1"])
-
-
-def test_rows_do_not_depend_on_the_parts_they_are_made_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    source = random_source(6, 3, seed=4)
-    whole = source.bank(10, "float32")
-    assert torch.equal(whole.embeddings(), MemoryBank(source.draw(0, 10)).embeddings())
-    monkeypatch.setattr(bank, "_PART", 4)
-    parts = source.bank(10, "int8")
-    assert (len(parts), parts.dtype) == (10, "int8")
-    assert len({tuple(row) for row in parts.keys.tolist()}) == 10
 
 
 def test_real_rows_first_and_noised_copies_past_them() -> None:
@@ -46,26 +34,6 @@ def test_real_rows_first_and_noised_copies_past_them() -> None:
     assert 0.8 < float(cosines[20:40].amax(dim=1).mean()) < 0.95
     with pytest.raises(OptionError, match="3 wide, the bank 64"):
         real_source(MemoryBank(rows), torch.ones(1, 3), None, seed=0)
-
-
-def test_captions_that_change_are_counted() -> None:
-    rows, queries = MemoryBank(torch.eye(8)), torch.eye(8)[:4] + 0.9 * torch.eye(8)[4:]
-
-    def decode(embeddings: Tensor) -> list[str]:
-        return [f"{row[4:].sum() > 1e-9}" for row in embeddings]
-
-    def line(top_k: int) -> Line:
-        pytest.importorskip("faiss")
-        source = Source("eye", lambda first, number: torch.eye(8), queries, decode)
-        lines = list(measure(rows, source, options("--top-k", str(top_k), "--kind", "flat")))
-        assert replace(
-            lines[1], milliseconds={}, way="", build_seconds=None, index_mb=None
-        ) == replace(lines[2], milliseconds={}, way="", build_seconds=None, index_mb=None)
-        return lines[1]
-
-    few, all_but_one = line(1), line(7)
-    assert (few.changed, all_but_one.changed) == (1.0, 0.0)
-    assert few.mass is not None and few.mass < (all_but_one.mass or 0) == pytest.approx(1.0)
 
 
 def test_the_table_of_random_rows(capsys: Capture, tmp_path: Path) -> None:

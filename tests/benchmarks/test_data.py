@@ -7,10 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from benchmarks import data
@@ -49,21 +46,6 @@ def test_the_sample_set_is_sound(task: str) -> None:
     listed = [name for row in rows if row.startswith("| ") for name in row.split("|")[1].split(",")]
     assert names < {name.strip() for name in listed} and len(names) == 20
     assert len(data.read_folder(SAMPLE, "image")) == 20
-
-
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the development sets are not here")
-@pytest.mark.parametrize(("task", "count"), [("trace", 150), ("region_set", 150), ("dense", 340), ("real",
-11)])  # fmt: skip
-def test_development_sets_hold_no_bad_row(task: str, count: int) -> None:
-    photos, name = PhotoFolder(SHARED / "photos"), task
-    path = SHARED / "annotations" / task_named(task.replace("real", "trace")).file
-    if task == "real":
-        name, photos = "trace", PhotoFolder(SHARED / "real_traces/frames")
-        path = SHARED / "real_traces/traces.json"
-    found = task_named(name).read(path, photos)
-    assert (len(found.samples), found.skipped) == (count, ())
-    assert len({sample.id for sample in found.samples}) == count
-    assert all(0 < sample.area_share <= 1 for sample in found.samples)
 
 
 def dense(*rows: tuple[str, Any], **image: Any) -> dict[str, Any]:
@@ -211,16 +193,3 @@ def test_names(stored: str, keys: tuple[object, ...], tmp_path: Path) -> None:
             photos.find(*nowhere)
     with pytest.raises(BenchmarkDataError, match="is no folder"):
         PhotoFolder(tmp_path / "none")
-
-
-corner = st.integers(-3, 12)
-
-
-@given(st.lists(st.tuples(corner, corner, corner, corner), min_size=1, max_size=6))
-def test_the_area_is_that_of_counted_pixels(corners: list[tuple[int, int, int, int]]) -> None:
-    boxes = [Box(x, y, x + abs(w) + 1, y + abs(h) + 1) for x, y, w, h in corners]
-    pixels = np.zeros((8, 10), dtype=bool)
-    for box in boxes:
-        x1, y1, x2, y2 = (max(0, int(edge)) for edge in (box.x1, box.y1, box.x2, box.y2))
-        pixels[y1:y2, x1:x2] = True
-    assert data.covered_share(boxes, (10, 8)) == pytest.approx(pixels.sum() / pixels.size)

@@ -69,19 +69,6 @@ def test_the_published_way_is_cut_at_the_end_token() -> None:
 # ---- random weights and banks
 
 
-def test_both_sides_read_the_same_bank_and_one_that_is_there_is_kept(
-    work: Path, backbone: TimmViT
-) -> None:
-    decoder = build_random_decoder(TINY)
-    rows = Published(work, backbone, decoder, most_chunks=1).rows
-    bank = Ours(work, backbone, decoder).bank
-    torch.testing.assert_close(bank.embeddings(), rows, atol=1e-5, rtol=0)
-    assert rows.norm(dim=1).std() > 1  # raw rows, as Talk2DINO's, are no unit vectors
-    stamp = (work / "rows.npy").stat().st_mtime_ns
-    naive.write_bank(TINY, work)
-    assert (work / "rows.npy").stat().st_mtime_ns == stamp
-
-
 def test_what_is_not_run_is_scaled(
     work: Path, photo: Image.Image, backbone: TimmViT, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,7 +1,4 @@
-"""A local server that speaks the OpenAI chat protocol, and misbehaves when told to.
-
-Knows: HTTP, the JSON of /chat/completions. Does not know: what a test wants of it. Listens on 127.0.0.1 alone.
-"""
+"""A local server that speaks the OpenAI chat protocol, and misbehaves when told to."""
 
 from __future__ import annotations
 
@@ -10,19 +7,15 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
 from typing import Any
 
 
 @dataclass(frozen=True)
 class Reaction:
-    """What the server does with one request.
+    """What the server does with one request: `body` is sent as it is.
 
-    Attributes:
-        body: sent as it is.
-        status, headers: of the reply.
-        cut: "before" closes the connection without a word, "within" after half of the body.
-        hang: no answer until the server is closed.
+    `cut` "before" closes the connection without a word, "within" after half of the body; `hang`: no answer until the
+    server is closed.
     """
 
     body: bytes = b""
@@ -34,15 +27,11 @@ class Reaction:
 
 def says(*texts: str | None, usage: tuple[int, int] | None = (100, 10), **more: Any) -> Reaction:
     """A well-formed reply with those answers."""
-    reply: dict[str, Any] = {
-        "id": "x",
-        "object": "chat.completion",
-        "choices": [
-            {"index": i, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
-            for i, text in enumerate(texts)
-        ],
-        **more,
-    }
+    choices = [
+        {"index": i, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+        for i, text in enumerate(texts)
+    ]
+    reply = {"id": "x", "object": "chat.completion", "choices": choices, **more}
     if usage is not None:
         reply["usage"] = {"prompt_tokens": usage[0], "completion_tokens": usage[1]}
     return Reaction(json.dumps(reply).encode(), headers={"Content-Type": "application/json"})
@@ -99,12 +88,7 @@ class ChatServer:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.released.set()
         self._server.shutdown()
         self._server.server_close()
@@ -117,11 +101,11 @@ class ChatServer:
             self._active += 1
             self.most = max(self.most, self._active)
             scripted = self._script.pop(0) if self._script else None
-        return scripted or self._then(request)
-
-    def left(self) -> None:
-        with self._lock:
-            self._active -= 1
+        try:
+            return scripted or self._then(request)
+        finally:
+            with self._lock:
+                self._active -= 1
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         server = self
@@ -132,13 +116,8 @@ class ChatServer:
             def do_POST(self) -> None:
                 length = int(self.headers.get("Content-Length", 0))
                 request = json.loads(self.rfile.read(length))
-                try:
-                    reaction = server.react(
-                        request, {name.lower(): value for name, value in self.headers.items()}
-                    )
-                finally:
-                    server.left()
-                self._reply(reaction)
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                self._reply(server.react(request, headers))
 
             def _reply(self, reaction: Reaction) -> None:
                 if reaction.hang:

@@ -1,7 +1,4 @@
-"""Tiny language models with random weights, and a tokenizer made on the spot: no download.
-
-Knows: how to build each small. Does not know: what a test does with it.
-"""
+"""Tiny language models with random weights, and a tokenizer made on the spot: no download."""
 
 from __future__ import annotations
 

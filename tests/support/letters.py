@@ -1,4 +1,4 @@
-"""A vocabulary whose tokens are given texts. Knows: bans by text. Does not know: networks."""
+"""A vocabulary whose tokens are given texts."""
 
 from __future__ import annotations
 

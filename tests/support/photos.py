@@ -1,7 +1,4 @@
-"""A photo of noise and some regions of it, as the stages of a detailed description hand them on.
-
-Knows: `Photo`, `DetailRegion`. Does not know: what a test does with them.
-"""
+"""A photo of noise and some regions of it, as the stages of a detailed description hand them on."""
 
 from __future__ import annotations
 

@@ -35,13 +35,8 @@ def randoms(seed: int) -> Any:
 
 
 def decap_state(
-    *,
-    prefix: int = DIM,
-    width: int = 16,
-    layers: int = 2,
-    positions: int = 40,
-    vocabulary: int = VOCABULARY,
-) -> OrderedDict[str, Tensor]:
+    *, prefix: int = DIM, width: int = 16, layers: int = 2, positions: int = 40, vocabulary: int = VOCABULARY
+) -> OrderedDict[str, Tensor]:  # fmt: skip
     """A DeCap state dict as spec 2.4 lists it, in GPT-2's transposed layout; weights spread so that captions vary."""
     draw = randoms(0)
     state = _gpt2("decoder.", draw, width, layers, positions, vocabulary)
@@ -70,11 +65,9 @@ def _affine(name: str, width: int, draw: Any) -> dict[str, Tensor]:
 
 def _gpt2_layer(name: str, width: int, draw: Any) -> dict[str, Tensor]:
     shapes = {
-        "attn.c_attn": (width, 3 * width),
-        "attn.c_proj": (width, width),
-        "mlp.c_fc": (width, 4 * width),
-        "mlp.c_proj": (4 * width, width),
-    }
+        "attn.c_attn": (width, 3 * width), "attn.c_proj": (width, width),
+        "mlp.c_fc": (width, 4 * width), "mlp.c_proj": (4 * width, width),
+    }  # fmt: skip
     state = _affine(f"{name}ln_1", width, draw) | _affine(f"{name}ln_2", width, draw)
     for part, shape in shapes.items():
         state[f"{name}{part}.weight"] = draw(*shape, scale=shape[0] ** -0.5)
@@ -153,12 +146,10 @@ def viecap_state(*, vocabulary: int, width: int = 32, prompts: int = 3) -> dict[
         mapping + "prefix_const": draw(prompts, width),
     }
     shapes = {
-        "attn.to_queries.weight": (width, width),
-        "attn.to_keys_values.weight": (2 * width, width),
-        "attn.project.weight": (width, width),
-        "mlp.fc1.weight": (2 * width, width),
+        "attn.to_queries.weight": (width, width), "attn.to_keys_values.weight": (2 * width, width),
+        "attn.project.weight": (width, width), "mlp.fc1.weight": (2 * width, width),
         "mlp.fc2.weight": (width, 2 * width),
-    }
+    }  # fmt: skip
     for layer in range(2):
         name = f"{mapping}transformer.layers.{layer}."
         state |= _affine(name + "norm1", width, draw) | _affine(name + "norm2", width, draw)
@@ -174,14 +165,10 @@ def talk2dino_state(
 ) -> OrderedDict[str, Tensor]:
     """A Talk2DINO projection (spec 2.5) in either style of names."""
     draw, second = randoms(seed), "linear_layer2" if old else "hidden_layers.0"
-    return OrderedDict(
-        {
-            "linear_layer.weight": draw(dim, text, scale=0.06),
-            "linear_layer.bias": draw(dim, scale=0.06),
-            f"{second}.weight": draw(dim, dim, scale=0.04),
-            f"{second}.bias": draw(dim, scale=0.04),
-        }
-    )
+    state = {"linear_layer.weight": draw(dim, text, scale=0.06)}
+    state["linear_layer.bias"] = draw(dim, scale=0.06)
+    state[f"{second}.weight"] = draw(dim, dim, scale=0.04)
+    return OrderedDict(state | {f"{second}.bias": draw(dim, scale=0.04)})
 
 
 def official_dinov2(vit: Any) -> OrderedDict[str, Tensor]:
@@ -224,20 +211,11 @@ def write_language_model(folder: Path) -> int:
 def write_viecap(folder: Path, *, changes: Mapping[str, Any] | None = None, **config: Any) -> Path:
     """A ViECap folder: config, decoder, COCO vocabulary as the published pickle, the language model's folder."""
     viecap = {
-        "language_model": "gpt2",
-        "continuous_prompt_length": 3,
-        "clip_project_length": 3,
-        "clip_hidden_size": DIM,
-        "suffix": "ViT-B16_t2d_",
-        "name_of_entities_text": "coco_entities",
-        "prompt_ensemble": True,
-        "threshold": 0.05,
-        "using_hard_prompt": True,
-        "soft_prompt_first": True,
-        "using_greedy_search": True,
-        "project_length": 10,
-        "weight_path": "/raid/somebody/viecap/coco_prefix-0014.pt",
-    } | dict(changes or {})
+        "language_model": "gpt2", "continuous_prompt_length": 3, "clip_project_length": 3, "clip_hidden_size": DIM,
+        "suffix": "ViT-B16_t2d_", "name_of_entities_text": "coco_entities", "prompt_ensemble": True,
+        "threshold": 0.05, "using_hard_prompt": True, "soft_prompt_first": True, "using_greedy_search": True,
+        "project_length": 10, "weight_path": "/raid/somebody/viecap/coco_prefix-0014.pt", **(changes or {}),
+    }  # fmt: skip
     write_config(folder, viecap=viecap, support_memory_size=0, decap_weights=None, **config)
     vocabulary = write_language_model(folder)
     state = viecap_state(vocabulary=vocabulary)

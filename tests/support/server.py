@@ -1,7 +1,4 @@
-"""A real server of a model on a free port of this machine, in a thread.
-
-Knows: uvicorn. Does not know: what a test asks of it.
-"""
+"""A real server of a model on a free port of this machine, in a thread."""
 
 from __future__ import annotations
 

@@ -70,20 +70,13 @@ def tiny_tower(seed: int = 0, *, dim: int = DIM, max_tokens: int = 32) -> BertTo
     """A BERT tower of width 32 and two layers."""
     torch.manual_seed(seed + 1)
     tokenizer = tiny_tokenizer()
-    settings = BertSettings(
-        vocabulary=tokenizer.get_vocab_size(),
-        dim=dim,
-        width=32,
-        layers=2,
-        heads=2,
-        inner=64,
-        projection=48,
-        max_tokens=max_tokens,
-    )
+    sizes: dict[str, Any] = {"width": 32, "layers": 2, "heads": 2, "inner": 64, "projection": 48}
+    vocabulary = tokenizer.get_vocab_size()
+    settings = BertSettings(vocabulary=vocabulary, dim=dim, max_tokens=max_tokens, **sizes)
     tower = BertTower(settings, tokenizer)
     with (
         torch.no_grad()
-    ):  # centred, as a trained tower is, so that a softmax over cosines tells texts apart
+    ):  # centred, as a trained tower is: a softmax over cosines tells texts apart
         tower.project_out.bias.sub_(tower.encode(TEXTS).mean(0))
     return tower
 
@@ -99,13 +92,12 @@ def tiny_decoder(seed: int = 0, *, dim: int = DIM) -> PrefixGPT2Decoder:
 
 def tiny_settings() -> ModelSettings:
     """Settings in which nothing is neutral: context on, short captions, the memory projection."""
-    return ModelSettings(
-        name="tiny",
-        context=0.5,
-        temperature=0.02,
-        decode=DecodeOptions(max_tokens=8),
-        licence="none",
-    )
+    how: dict[str, Any] = {
+        "context": 0.5,
+        "temperature": 0.02,
+        "decode": DecodeOptions(max_tokens=8),
+    }
+    return ModelSettings(name="tiny", licence="none", **how)
 
 
 def tiny_parts(seed: int = 0) -> Parts:

@@ -1,7 +1,4 @@
-"""Tiny image-text-to-text models of `transformers` with random weights, as folders: no download.
-
-Knows: how to build each small, with its processor. Does not know: what a test does with it.
-"""
+"""Tiny image-text-to-text models of `transformers` with random weights, as folders: no download."""
 
 from __future__ import annotations
 
@@ -40,54 +37,16 @@ def _text(vocab_size: int, **more: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def llava_folder(place: Path, *, seed: int = 3, template: bool = True) -> Path:
-    """LLaVA: a CLIP vision tower and a Llama, 32 wide, four patches a picture."""
-    transformers: Any = import_module("transformers")
-    tokenizer = _tokenizer()
-    vision = {
-        "model_type": "clip_vision_model", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "image_size": SIDE, "patch_size": PATCH, "projection_dim": 32,
-    }  # fmt: skip
-    config = transformers.LlavaConfig(
-        vision_config=vision,
-        text_config={"model_type": "llama", **_text(len(tokenizer))},
-        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
-        vision_feature_select_strategy="default",
-        vision_feature_layer=-2,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = transformers.LlavaForConditionalGeneration(config).eval()
-    spread(model, 6.0)
-    model.generation_config.eos_token_id = 0
-    model.save_pretrained(place)
-    pictures = transformers.CLIPImageProcessor(
-        size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}
-    )
-    transformers.LlavaProcessor(
-        pictures,
-        tokenizer,
-        patch_size=PATCH,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        chat_template=TEMPLATE if template else None,
-    ).save_pretrained(place)
-    return place
-
-
 def qwen2_vl_folder(place: Path, *, seed: int = 3) -> Path:
     """Qwen2-VL: as many picture tokens as the picture has, so that the rows of a batch differ in length."""
     transformers: Any = import_module("transformers")
     tokenizer = _tokenizer("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
     rope = {"rope_type": "default", "type": "mrope", "mrope_section": [1, 1, 2]}
+    marks = {"image": "image_pad", "video": "video_pad"}
+    marks |= {name: name for name in ("vision_start", "vision_end")}
     ids = {
-        name: tokenizer.convert_tokens_to_ids(mark)
-        for name, mark in {
-            "image_token_id": "<|image_pad|>",
-            "video_token_id": "<|video_pad|>",
-            "vision_start_token_id": "<|vision_start|>",
-            "vision_end_token_id": "<|vision_end|>",
-        }.items()
+        f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<|{mark}|>")
+        for name, mark in marks.items()
     }
     config = transformers.Qwen2VLConfig(
         vision_config={
@@ -118,11 +77,8 @@ def blip2_folder(place: Path, *, seed: int = 3) -> Path:
     transformers: Any = import_module("transformers")
     tokenizer = _tokenizer()
     small = {
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-    }
+        "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4
+    }  # fmt: skip
     text = {
         "model_type": "opt", "vocab_size": len(tokenizer), "hidden_size": 32, "word_embed_proj_dim": 32, "ffn_dim": 48,
         "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 1024,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -112,9 +111,3 @@ def test_what_a_metric_of_ones_own_may_not_give(
 def test_bad_names(metrics: Any, extra: dict[str, str], message: str) -> None:
     with pytest.raises((OptionError, UnknownNameError), match=message):
         score_captions(SAID, DUE, metrics, extra=extra)
-
-
-@pytest.mark.parametrize(("corpus", "samples"), [(math.nan, (1.0,)), (1.0, (1.0, math.inf))])
-def test_results_are_finite(corpus: float, samples: tuple[float, ...]) -> None:
-    with pytest.raises(OptionError, match="not finite"):
-        metrics.MetricResult("x", corpus, samples, "made by hand")

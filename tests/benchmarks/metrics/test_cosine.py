@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,38 +15,19 @@ from benchmarks.metrics import cosine
 from benchmarks.metrics.cosine import ClipSpace, best_reference_cosine, image_score, unit_rows
 from patchioner.base.errors import CheckpointError, OptionError, UnknownNameError
 
-SPACE = {"up": [0.0, 2.0], "right": [5.0, 0.0], "between": [3.0, 4.0], "down": [0.0, -1.0]}
 
-
-def test_image_scores_by_hand() -> None:
-    """cos 0.6, and an opposite that counts zero; tensors of any dtype are taken."""
+def test_what_is_opposite_counts_zero() -> None:
+    """cos 0.6, and an opposite; the harmonic mean of 150 and 50 is 75, and zero with zero or less on either side."""
     images, captions = [[1.0, 0.0], [1.0, 0.0]], [[3.0, 4.0], [-1.0, 0.0]]
     assert image_score(images, captions)[1] == pytest.approx([150.0, 0.0])
     assert image_score(images, captions, "pac")[1] == pytest.approx([120.0, 0.0])
-    assert image_score(images, captions)[0] == pytest.approx(75.0)
-    tensor = torch.tensor([[2.0, 0.0]], requires_grad=True)
-    assert image_score(tensor, tensor.half())[0] == pytest.approx(250)
-
-
-def test_the_best_cosine_asks_for_each_text_once_behind_the_prompt() -> None:
-    asked: list[str] = []
-
-    def embed(texts: Sequence[str]) -> list[list[float]]:
-        asked.extend(texts)
-        return [SPACE[text.removeprefix("A photo depicts ")] for text in texts]
-
-    mean, scores = best_reference_cosine(
-        ["up", "up", "up"], [["right", "between"], ["down"], ["up"]], embed
-    )
-    assert scores == pytest.approx([80.0, -100.0, 100.0]) and mean == pytest.approx(80 / 3)
-    assert asked == [f"A photo depicts {word}" for word in ("up", "right", "between", "down")]
-
-
-def test_harmonic_mean_by_hand() -> None:
-    """2 * 150 * 50 / 200 = 75; zero or below on either side: zero."""
     left, right = np.array([150.0, 0.0, 80.0, 0.0]), np.array([50.0, 50.0, -10.0, 0.0])
     mean, scores = cosine.with_references(left, right)
     assert scores.tolist() == [75.0, 0.0, 0.0, 0.0] and mean == 18.75
+    space = {"up": [0.0, 2.0], "right": [5.0, 0.0], "between": [3.0, 4.0], "down": [0.0, -1.0]}
+    embed = lambda texts: [space[text.removeprefix(cosine.PROMPT)] for text in texts]  # noqa: E731
+    due = [["right", "between"], ["down"], ["up"]]
+    assert best_reference_cosine(["up"] * 3, due, embed)[1] == pytest.approx([80.0, -100.0, 100.0])
 
 
 def test_what_is_refused() -> None:

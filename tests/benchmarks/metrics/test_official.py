@@ -130,18 +130,6 @@ def test_where_the_published_code_has_no_answer() -> None:
     assert cider(["a", ""], [[""], [""]])[1].tolist() == [0.0, 0.0]
 
 
-@needs_java
-def test_equal_on_real_captions(dev_captions: list[list[str]]) -> None:
-    """Own references held out, and those of the next photo; tokenizers included: 0.05 of a point (measured: 0)."""
-    due = [group[1:] for group in dev_captions]
-    for said in ([g[0] for g in dev_captions], [g[0] for g in dev_captions[1:] + dev_captions[:1]]):
-        words = ptb_pairs(said, due)
-        check_equal(*words)
-        for ours, name in ((rouge_l, "rouge_l"), (cider, "cider")):
-            assert ours(said, due)[0] == pytest.approx(official_score(name, *words)[0], abs=0.05)
-        assert bleu(said, due)[0] == pytest.approx(official_score("bleu", *words)[0], abs=0.05)
-
-
 # ---- METEOR
 
 

@@ -46,60 +46,6 @@ def test_merged_boxes_are_those_of_a_plain_loop() -> None:
         assert merged == pytest.approx(np.array([boxes[group].mean(axis=0) for group in expected]))
 
 
-@pytest.mark.parametrize(
-    ("boxes", "scores", "captions", "value", "detection"),
-    [
-        ([A, B], [0.9, 0.8], "11", 100, 100),
-        # A hit, a miss, B hit: precision 1, 1/2, 2/3 at recall 1/2, 1/2, 1: 51 steps at 1, 49 at 2/3.
-        ([A, C, B], [0.9, 0.8, 0.7], "111", 51 + 49 * 2 / 3, 51 + 49 * 2 / 3),
-        # The first touches A at IoU 0.01 and uses it up; the other way round it is only late.
-        ([[0, 0, 1, 1], A, B], [0.9, 0.8, 1.0], "111", 51, 51),
-        ([[0, 0, 1, 1], A, B], [0.8, 0.9, 1.0], "111", 100, 100),
-        # Detection does not look at the text, not even at 0, which is not above 0.
-        ([A, B], [1, 1], "00", 0, 100),
-    ],
-)  # fmt: skip
-def test_by_hand(boxes: Any, scores: Any, captions: str, value: float, detection: float) -> None:
-    photo = DensePhoto(boxes, scores, list(captions), [A, B], [["x"], ["y"]])
-    result = dense_map([photo], figures, name="METEOR")
-    assert (result.name, result.detections, result.truths) == ("mAP", len(boxes), 2)
-    assert result.value == pytest.approx(value)
-    assert result.detection == pytest.approx(detection)
-
-
-def test_thresholds() -> None:
-    """Text must be above: 0.1 passes 0 and 0.05, 2 of 6 columns. IoU may be equal: 0.5 passes 3 of 5 rows."""
-    text = dense_map([DensePhoto([A], [1.0], ["0.1"], [A], [["x"]])], figures, name="ROUGE-L")
-    assert text.value == pytest.approx(100 * 2 / 6) and text.name == "mAP (ROUGE-L)"
-    half = DensePhoto([[0, 0, 5, 10]], [1.0], ["1"], [A], [["x"]])
-    found = dense_map([half], figures)
-    assert (found.value, found.detection) == (pytest.approx(60.0), pytest.approx(60.0))
-
-
-def test_ties_keep_the_order_given() -> None:
-    """Equal scores: photos in order, detections in order; of two equal boxes the second is wrong."""
-    first = DensePhoto([A, C, B, A], [1] * 4, ["0.1", "0.2", "0.3", "1"], [A, B, A], [["x"], ["y"], ["z"]])  # fmt: skip
-    second = DensePhoto([C, A], [1, 1], ["0.4", "0.5"], [C], [["x"]])
-    matches = regions.match([first, second], figures)
-    assert matches.truths.tolist() == [2, 1]
-    assert matches.photo.tolist() == [0, 0, 0, 0, 1, 1]
-    assert matches.text.tolist() == [0.1, -1.0, 0.3, -1.0, 0.4, -1.0]
-    asked: list[Sequence[str]] = []
-    regions.match([first], lambda said, due: asked.extend(due) or figures(said, due))  # type: ignore[func-returns-value]
-    assert asked == [["x", "z"], ["y"]], "all references of a merged box are due"
-
-
-def test_photos_without_detections_or_truths_count() -> None:
-    """The one lowers recall, the other precision."""
-    hit = DensePhoto([A], [0.5], ["1"], [A], [["x"]])
-    missed = DensePhoto([], [], [], [B], [["y"]])
-    invented = DensePhoto([C], [0.9], ["1"], [], [])
-    assert dense_map([hit, missed], figures, name="METEOR").value == pytest.approx(51.0)
-    assert dense_map([hit, invented], figures, name="METEOR").value == pytest.approx(50.0)
-    with pytest.raises(OptionError, match="no ground truth"):
-        dense_map([], figures, name="x")
-
-
 def test_weights_are_copies_of_photos() -> None:
     photos = _random_photos(6, seed=3)
     often = np.array([2, 0, 1, 3, 1, 0])
@@ -292,10 +238,3 @@ def test_every_name_and_synonym_names_its_class(annotations: Path) -> None:
 )
 def test_class_captions(caption: str, classes: set[str]) -> None:
     assert named_classes(caption) == classes
-
-
-def test_references_one_by_one_and_classes_named() -> None:
-    texts, due, origin = regions.one_reference_each(["p", "q"], [["a", "b"], ["c"]])
-    assert (texts, due, origin.tolist()) == (["p", "p", "q"], [["a"], ["b"], ["c"]], [0, 0, 1])
-    said, classes = ["a puppy", "a tree", "two men", "a hot dog"], ["dog", "cat", "person", "dog"]
-    assert regions.class_named(said, [(name,) for name in classes]).tolist() == [100, 0, 100, 0]

@@ -8,12 +8,7 @@ from patchioner import Patchioner
 from patchioner.detail.calibrate import calibrate_model
 from patchioner.detail.score import Calibration
 from patchioner.detail.values import DetailRegion, Photo, open_photo
-from tests.support.tiny import TEXTS, noise_photo, tiny_parts
-
-
-@pytest.fixture(scope="session")
-def model() -> Patchioner:
-    return Patchioner(tiny_parts(), device="cpu")
+from tests.support.tiny import TEXTS, noise_photo
 
 
 @pytest.fixture(scope="session")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,14 +28,12 @@ from patchioner.detail.batch import (
     LineFile,
     Name,
     PhotoJob,
-    describe_each,
     describe_many,
     preset,
     read_captions,
     read_photo_list,
 )
 from patchioner.detail.describe import as_region
-from patchioner.detail.fuse import dropped, split_claims
 from patchioner.detail.values import (
     FORMAT,
     DetailedCaption,
@@ -43,12 +41,12 @@ from patchioner.detail.values import (
     FusedSentence,
     Photo,
     Statement,
-    Verdict,
+    Support,
     to_json,
 )
 from tests.support.tiny import noise_photo
 
-TEXTS = {"global": ["A dog sits.", "A unicorn flies."], "spatial-1": ["A red kite."]}
+TEXTS = {"global": ["A dog sits.", "A unicorn flies."], "spatial-1": ["A red kite.", "A dog."]}
 
 
 @dataclass
@@ -68,64 +66,42 @@ class FakeDescriber:
         ]
 
 
-def no_unicorns(photo: Any, regions: Any, statements: Any, **_: Any) -> list[Verdict]:
-    """Keeps every sentence that names no unicorn."""
-    found = [(claim, "unicorn" not in claim.text) for claim in split_claims(statements)]
-    return [Verdict(claim, ok, reason=None if ok else "unsupported") for claim, ok in found]
+class NoUnicorns:
+    """A scorer that believes in all but these."""
+
+    settings: dict[str, object] = {}
+    threshold = 0.5
+
+    def score(self, photo: Photo, sentences: Sequence[tuple[DetailRegion, str]]) -> list[Support]:
+        return [Support(0.9 * ("unicorn" not in text)) for _, text in sentences]
 
 
-@dataclass
-class FakeFuser:
-    """One sentence per kept claim, but for one that it drops with a reason."""
-
-    leaves_out: str | None = None
-    settings: dict[str, object] = field(default_factory=lambda: {"fuser": "fake"})
-
-    def fuse(
-        self, photo: Photo, regions: Sequence[DetailRegion], kept: Sequence[Verdict]
-    ) -> tuple[list[FusedSentence], list[Verdict]]:
-        sentences = [
-            FusedSentence(one.claim.text, (one.claim.id,), (one.claim.region_id,))
-            for one in kept
-            if one.claim.id != self.leaves_out
-        ]
-        left_out = [dropped(one, "length", "") for one in kept if one.claim.id == self.leaves_out]
-        return sentences, left_out
+def described(texts: dict[str, list[str]], **parts: Any) -> DetailedCaption:
+    settings = preset("careful", {"filter.share": 0.0, "fuse.new_share": 1.0})
+    parts = {"describer": FakeDescriber(texts), "scorer": NoUnicorns(), **parts}
+    return DetailCaptioner(None, settings=settings, **parts).describe(noise_photo())
 
 
-@pytest.fixture
-def describe(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Text by region and a fuser -> the caption, with the fake filter."""
-    monkeypatch.setattr("patchioner.detail.batch.filter_statements", no_unicorns)
-
-    def run(texts: dict[str, list[str]], fuser: FakeFuser | None = None, **rest: Any) -> Any:
-        parts: Any = {"describer": FakeDescriber(texts), "fuser": fuser or FakeFuser()}
-        captioner = DetailCaptioner(None, scorer=None, **parts)
-        return captioner.describe(noise_photo(), **rest)
-
-    return run
-
-
-def test_the_paragraph_says_what_was_kept(describe: Any) -> None:
-    caption = describe(TEXTS)
+def test_the_paragraph_says_what_was_kept_and_every_claim_is_accounted_for_once() -> None:
+    caption = described(TEXTS)
     assert caption.text == "A dog sits. A red kite."
     assert [s.claim_ids for s in caption.sentences] == [("c1",), ("c3",)]
-    assert [v.claim.id for v in caption.kept] == ["c1", "c3"]
-    assert [(v.claim.id, v.reason) for v in caption.dropped] == [("c2", "unsupported")]
+    reasons = {v.claim.id: v.reason for v in (*caption.kept, *caption.dropped)}
+    assert reasons == {"c1": None, "c3": None, "c2": "unsupported", "c4": "duplicate"}
+    assert len(caption.kept) + len(caption.dropped) == 4
     assert (caption.image_size, caption.reason) == ((96, 64), None)
 
 
-def test_with_nothing_supported_nothing_is_said(describe: Any) -> None:
-    caption = describe({"global": ["A unicorn.", "Two unicorns."]})
-    assert caption.text == ""
-    assert caption.sentences == ()
+def test_with_nothing_supported_nothing_is_said() -> None:
+    caption = described({"global": ["A unicorn.", "Two unicorns."]})
+    assert (caption.text, caption.sentences) == ("", ())
     assert caption.reason == "none of 2 sentences could be kept: 2 unsupported"
-    assert describe({}).reason == "nothing was said of the photo"
+    assert described({}).reason == "nothing was said of the photo"
 
 
 def test_of_a_photo_that_shows_nothing_nothing_is_asked() -> None:
     describer = FakeDescriber(TEXTS)
-    captioner = DetailCaptioner(None, describer=describer, scorer=None, fuser=FakeFuser())
+    captioner = DetailCaptioner(None, describer=describer, scorer=None)
     caption = captioner.describe(Image.new("RGB", (448, 448), "gray"), seed=2)
     assert (caption.text, caption.sentences, caption.kept, caption.dropped) == ("", (), (), ())
     assert "one colour" in (caption.reason or "")
@@ -133,13 +109,15 @@ def test_of_a_photo_that_shows_nothing_nothing_is_asked() -> None:
     assert describer.seeds == []
 
 
-def test_every_claim_is_accounted_for_once(describe: Any) -> None:
-    texts = {"global": ["A dog sits.", "A cat.", "A unicorn."], "spatial-1": ["A red kite."]}
-    caption = describe(texts, FakeFuser(leaves_out="c2"))
-    assert sorted(v.claim.id for v in (*caption.kept, *caption.dropped)) == ["c1", "c2", "c3", "c4"]
-    reasons = {v.claim.id: v.reason for v in caption.dropped}
-    assert reasons == {"c2": "length", "c3": "unsupported"}
-    assert not any(v.kept for v in caption.dropped)
+@pytest.mark.parametrize(("claims", "regions"), [(("c9",), ("global",)), (("c1",), ("nowhere",))])
+def test_a_fuser_that_speaks_of_what_is_not_there_is_refused(
+    claims: tuple[str, ...], regions: tuple[str, ...]
+) -> None:
+    fuser = SimpleNamespace(
+        settings={}, fuse=lambda *_: ([FusedSentence("A.", claims, regions)], [])
+    )
+    with pytest.raises(DetailError, match="c9|nowhere"):
+        described(TEXTS, fuser=fuser)
 
 
 def test_stages_that_need_a_model_say_so() -> None:
@@ -149,6 +127,9 @@ def test_stages_that_need_a_model_say_so() -> None:
         DetailCaptioner(None, describer=FakeDescriber({}))
     with pytest.raises(UnknownNameError, match="published"):
         DetailCaptioner(None, settings="publishd")
+    for wrong in ("fuse.max_word", "fuses.max_words", "fuse.max_words.x"):
+        with pytest.raises(UnknownNameError, match=r"did you mean '?.*fuse\.max_words"):
+            preset("careful", {wrong: 1})
 
 
 @pytest.mark.parametrize("name", ["careful", "full", "published"])
@@ -170,12 +151,6 @@ def test_published_constants_and_changes_by_name() -> None:
     new = preset("published", {"fuse.max_words": 60, "divide.rows": 4})
     assert (new.fuse.max_words, new.divide.rows) == (60, 4)
     assert replace(new.divide, rows=3) == divide and new.describe == describe
-
-
-@pytest.mark.parametrize("wrong", ["fuse.max_word", "fuses.max_words", "fuse.max_words.x"])
-def test_unknown_settings_offer_the_close_ones(wrong: str) -> None:
-    with pytest.raises(UnknownNameError, match=r"did you mean '?.*fuse\.max_words"):
-        preset("careful", {wrong: 1})
 
 
 @dataclass
@@ -237,7 +212,7 @@ def test_going_on_after_a_stop_at_any_photo(
     photos: list[str], tmp_path: Path, workers: int
 ) -> None:
     describe_many(FakeCaptioner(), photos, tmp_path / "whole.jsonl")
-    for stop in photos:
+    for stop in photos[::2]:
 
         def act(photo: Photo, stop: str = stop) -> None:
             if photo.name == stop:
@@ -305,14 +280,10 @@ def test_a_photo_is_known_by_its_pixels(photos: list[str], out: Path, tmp_path: 
 
 
 def test_regions_tell_photos_apart(photos: list[str], out: Path) -> None:
-    def job(*boxes: Box) -> PhotoJob:
-        return PhotoJob.of(photos[0], (lambda size: boxes) if boxes else None)
-
     captioner = FakeCaptioner()
-    describe_many(captioner, [job()], out)
-    describe_many(captioner, [job(Box(0, 0, 4, 4))], out)
-    describe_many(captioner, [job(Box(0, 0, 4, 5))], out)
-    describe_many(captioner, [job(Box(0, 0, 4, 4))], out)
+    for boxes in ((), (Box(0, 0, 4, 4),), (Box(0, 0, 4, 5),), (Box(0, 0, 4, 4),)):
+        given = (lambda size, boxes=boxes: boxes) if boxes else None
+        describe_many(captioner, [PhotoJob.of(photos[0], given)], out)
     assert len(captioner.asked) == len(lines_of(out)) == 3
 
 
@@ -326,22 +297,6 @@ def test_other_settings_need_another_file(photos: list[str], out: Path) -> None:
     assert out.read_bytes() == before
 
 
-def test_who_has_seen_enough_waits_for_what_is_under_way(photos: list[str]) -> None:
-    stopped = threading.Event()
-
-    def act(photo: Photo) -> None:
-        if photo.name != photos[0]:
-            assert stopped.wait(20)
-
-    captioner = FakeCaptioner(act)
-    jobs = [PhotoJob.of(name) for name in photos]
-    outcomes = describe_each(captioner, jobs, workers=3, on_stop=stopped.set)
-    assert next(outcomes).name == photos[0]
-    outcomes.close()
-    assert stopped.is_set()
-    assert sorted(captioner.asked) == sorted(captioner.done) and len(captioner.asked) < 5
-
-
 def line(name: Name) -> str:
     return json.dumps({"format": FORMAT, "key": name[0], "photo": name[1]})
 
@@ -351,11 +306,10 @@ NAMES = [("k1", "a"), ("k2", "b"), ("k2", "c")]
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    file = tmp_path / "sub" / "out.jsonl"
-    lines = LineFile(file)
+    lines = LineFile(tmp_path / "sub" / "out.jsonl")
     for name in NAMES:
         lines.append(name, line(name))
-    return file
+    return lines.path
 
 
 def test_cut_anywhere_whole_lines_stay(path: Path) -> None:

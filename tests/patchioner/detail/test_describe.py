@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,15 +28,12 @@ from patchioner.detail.describe import (
     OwnSettings,
     PatchionerDescriber,
     VisionDescriber,
-    area,
     as_region,
     bounding_union,
     divide,
-    grid,
     iou,
     merge_overlapping,
     overlap_share,
-    quadrants,
     share_inside,
     shown,
     sub_region,
@@ -50,19 +49,14 @@ from tests.support.tiny import noise_photo, tiny_backbone, tiny_parts
 
 corners = st.tuples(st.integers(0, 40), st.integers(0, 40), st.integers(1, 30), st.integers(1, 30))
 boxes = corners.map(lambda c: (float(c[0]), float(c[1]), float(c[0] + c[2]), float(c[1] + c[3])))
-sizes = st.tuples(st.integers(1, 60), st.integers(1, 60))
 
 
 def test_overlaps_by_hand() -> None:
     assert iou((0, 0, 2, 2), (1, 1, 3, 3)) == pytest.approx(1 / 7)
-    assert iou((0, 0, 2, 2), (2, 0, 4, 2)) == 0.0
     assert share_inside((0, 0, 4, 1), (3, 0, 9, 9)) == 0.25
-    assert area((3, 3, 2, 9)) == 0.0
     assert share_inside((1, 1, 1, 1), (0, 0, 9, 9)) == iou((1, 1, 1, 1), (1, 1, 1, 1)) == 0.0
-    left, wide = (
-        DetailRegion(name, "user", box)
-        for name, box in (("a", (0, 0, 10, 10)), ("b", (5, 0, 25, 10)))
-    )
+    left = DetailRegion("a", "user", (0, 0, 10, 10))
+    wide = DetailRegion("b", "user", (5, 0, 25, 10))
     assert overlap_share(left, wide) == overlap_share(wide, left) == 0.5
     assert overlap_share(left, left) == 1.0
 
@@ -79,35 +73,12 @@ def test_merging_leaves_no_pair_above_the_limit_and_loses_nothing(
     assert bounding_union(merged) == bounding_union(found)
 
 
-@pytest.mark.parametrize(
-    "box", [(math.nan, 0, 1, 1), (9, 9, 9, 12), (50, 0, 60, 9), (0, 0, math.inf, 1)]
-)
-def test_a_box_with_nothing_in_the_photo_is_refused(box: Rectangle) -> None:
-    with pytest.raises(RegionError, match=r"40x30|finite|empty"):
-        as_region(box, (40, 30))
-
-
-@given(sizes, st.integers(1, 5), st.integers(1, 5))
-def test_quadrants_and_cells_fill_the_photo_without_overlap(
-    size: tuple[int, int], rows: int, columns: int
-) -> None:
-    for parts in (quadrants(size), grid(size, rows, columns)):
-        assert sum(map(area, parts)) == pytest.approx(size[0] * size[1])
-        assert all(area(part) > 0 for part in parts)
-        assert bounding_union(parts) == (0, 0, *size)
-    assert len(grid(size, rows, columns)) == rows * columns
-    assert quadrants((101, 60))[0] == (0, 0, 50, 30)  # as published
-
-
-def test_the_whole_comes_first_then_things_then_places(photo: Photo, model: Patchioner) -> None:
+def test_the_whole_comes_first_then_things_then_places(photo: Photo) -> None:
     regions = divide(photo)
     ids = [region.id for region in regions]
-    assert ids[0] == "global"
-    assert ids[1:5] == [f"spatial-{number}" for number in range(1, 5)]
-    assert ids[5:] == [f"grid-{number}" for number in range(1, 10)]
-    for region in regions:
-        assert set(region.parents) <= set(ids) - {region.id}
-    assert model.caption(photo.features or photo.image, [region.region for region in regions])
+    places = [f"spatial-{n}" for n in range(1, 5)] + [f"grid-{n}" for n in range(1, 10)]
+    assert ids == ["global", *places]
+    assert all(region.parents == ("global",) for region in regions[1:])
 
 
 def test_given_things_are_regions_and_grow_quadrants() -> None:
@@ -174,6 +145,9 @@ def test_polygons_become_masks_and_points_are_refused() -> None:
     for bad in (Point(3, 3), "box", (1, 2, 3)):
         with pytest.raises(RegionError, match="no region with an inside"):
             as_region(bad, (40, 30))  # type: ignore[arg-type]
+    for box in ((math.nan, 0, 1, 1), (9, 9, 9, 12), (50, 0, 60, 9), (0, 0, math.inf, 1)):
+        with pytest.raises(RegionError, match=r"40x30|finite|empty"):
+            as_region(box, (40, 30))
     with pytest.raises(RegionError, match="2x2"):
         as_region(Mask(np.ones((2, 2), dtype=bool)), (40, 30))
 
@@ -210,8 +184,7 @@ def test_the_photo_is_encoded_once_and_captioned_in_two_batches(
     photo: Photo, parts: list[DetailRegion], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = Patchioner(tiny_parts(), device="cpu")
-    calls: list[int] = []
-    caption = model.caption
+    calls, caption = list[int](), model.caption
 
     def counted(image: Any, asked: Sequence[Any], **rest: Any) -> Any:
         assert image is photo.features
@@ -262,21 +235,22 @@ def test_part_of_a_mask_stays_in_it_and_its_surroundings_are_a_box() -> None:
     assert empty == Mask(mask)
 
 
-@pytest.mark.parametrize(
-    ("kind", "wrong"),
-    [
-        *((DivideSettings, one) for one in (
-            {"spatial": "thirds"}, {"objects": "all"}, {"rows": 0}, {"rows": 1.5},
-            {"merge_iou": float("nan")},
-        )),
-        *((OwnSettings, one) for one in (
-            {"samples": 0}, {"jitter": 0.5}, {"scales": ()}, {"sampled": "some"}, {"temperature": 0.0}, {"top_p": 1.5},
-        )),
-    ],
-)  # fmt: skip
+DIVIDE = {"spatial": "thirds", "objects": "all", "rows": 1.5, "columns": 0, "merge_iou": math.nan}
+OWN = {
+    "samples": 0,
+    "jitter": 0.5,
+    "scales": (),
+    "sampled": "some",
+    "temperature": 0.0,
+    "top_p": 1.5,
+}
+
+
+@pytest.mark.parametrize(("kind", "wrong"), [(DivideSettings, DIVIDE), (OwnSettings, OWN)])
 def test_senseless_settings_are_refused(kind: Any, wrong: dict[str, Any]) -> None:
-    with pytest.raises(OptionError, match=next(iter(wrong))):
-        kind(**wrong)
+    for name, value in wrong.items():
+        with pytest.raises(OptionError, match=name):
+            kind(**{name: value})
 
 
 def picture() -> Image.Image:
@@ -286,13 +260,6 @@ def picture() -> Image.Image:
 
 def region(*box: float, kind: str = "spatial") -> DetailRegion:
     return DetailRegion("r", kind, box)  # type: ignore[arg-type]
-
-
-def test_a_crop_has_the_pixels_of_the_box_and_no_others() -> None:
-    cut = shown(picture(), region(20, 30, 100, 110))
-    np.testing.assert_array_equal(np.asarray(cut), np.asarray(picture())[30:110, 20:100])
-    whole = shown(picture(), region(20, 30, 100, 110, kind="global"))
-    np.testing.assert_array_equal(np.asarray(whole), np.asarray(picture()))
 
 
 coordinate = st.floats(-50, 1050)
@@ -322,20 +289,15 @@ Make = Callable[..., VisionDescriber]
 def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-verysecret123")
     monkeypatch.setattr(ChatClient, "_pause", lambda self, seconds: None)
-    made: list[ChatClient] = []
+    with ExitStack() as stack:
 
-    def describer(
-        server: ChatServer, *, cache: Path | None = None, **options: Any
-    ) -> VisionDescriber:
-        options = {"timeout": 5.0, "attempts": 2, **options}
-        kept = CallCache(cache) if cache else None
-        url = server.url
-        made.append(ChatClient("tiny", base_url=url, cache=kept, **options))
-        return VisionDescriber(made[-1])
+        def describer(server: ChatServer, cache: Path | None = None, **options: Any) -> Any:
+            options |= {"cache": CallCache(cache) if cache else None, "attempts": 2, "timeout": 5.0}
+            client = ChatClient("tiny", base_url=server.url, **options)
+            stack.callback(client.close)
+            return VisionDescriber(client)
 
-    yield describer
-    for one in made:
-        one.close()
+        yield describer
 
 
 def test_every_region_is_asked_about_with_its_own_picture(make: Make) -> None:
@@ -353,14 +315,6 @@ def test_every_region_is_asked_about_with_its_own_picture(make: Make) -> None:
         assert words["text"].startswith("Describe what can be seen")
         assert (request.get("n", 1), request["temperature"]) in {(1, 0.2), (3, 0.7)}
     assert sizes == {(90, 60), (45, 40), (60, 40)}
-
-
-def test_a_server_that_ignores_n_is_asked_again_with_other_seeds(make: Make) -> None:
-    with ChatServer(then=once) as server:
-        said = make(server).describe(PHOTO, REGIONS)
-    assert len(said) == 7 == len({one.text for one in said})
-    assert len(server.requests) == 7
-    assert len({request["seed"] for request in server.requests}) == 7
 
 
 def test_nothing_is_asked_twice_after_a_stop(make: Make, tmp_path: Path) -> None:
@@ -381,11 +335,11 @@ def test_nothing_is_asked_twice_after_a_stop(make: Make, tmp_path: Path) -> None
 
 
 def test_a_sample_that_is_empty_or_refused_is_left_out(make: Make) -> None:
-    calls: list[int] = []
+    counter = itertools.count(1)
 
     def sometimes(request: dict[str, Any]) -> Reaction:
-        calls.append(1)
-        return says("") if request["temperature"] == 0.7 and len(calls) % 3 == 0 else once(request)
+        empty = next(counter) % 3 == 0 and request["temperature"] == 0.7
+        return says("") if empty else once(request)
 
     with ChatServer(then=sometimes) as server:
         said = make(server, concurrency=1).describe(PHOTO, REGIONS)
@@ -398,9 +352,7 @@ def test_a_region_without_any_answer_is_an_error_of_the_photo_and_the_others_are
 ) -> None:
     with ChatServer(then=lambda request: fails(500) if "n" in request else echo(request)) as server:
         describer = make(server, cache=tmp_path)
-        with pytest.raises(
-            DetailError, match=r"noise\.png, region 'spatial-1'.*HTTP 500"
-        ) as caught:
+        with pytest.raises(DetailError, match=r"noise\.png, region 'spatial-1'.*500") as caught:
             describer.describe(PHOTO, REGIONS)
         assert not isinstance(caught.value, FutileError)
         assert len(list(tmp_path.rglob("*.json"))) == 1

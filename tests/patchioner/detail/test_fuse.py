@@ -22,7 +22,6 @@ from patchioner.detail.fuse import (
     finished,
     rarely_said,
     read_written,
-    supporting_samples,
     unsourced_words,
     unsupported,
 )
@@ -136,13 +135,6 @@ def test_what_does_not_fit_is_refused() -> None:
     for wrong in ({"alike": 2}, {"trusted_agreement": -1}, {"whole_sentences": "some"}):
         with pytest.raises(OptionError, match=next(iter(wrong))):
             FilterSettings(**wrong)  # type: ignore[arg-type]
-
-
-def test_other_samples_of_overlapping_regions_support_a_thing() -> None:
-    said = (("A tour bus and a tree.", "left", 0), ("A bus.", "left", 1), ("A tree.", "right", 0))
-    claims = [Claim("c", text, region, sample, 0) for text, region, sample in said]
-    found = supporting_samples(claims, claims, {("left", "left"), ("right", "right")})
-    assert found["left", 0] == Beside(1, 1, {"bus": 1}, {"bus": 1})
 
 
 WEAK, THING = (Support(score, (("bus", least),)) for score, least in ((0.1, 0.05), (0.1, 0.9)))

@@ -1,10 +1,7 @@
 from __future__ import annotations
 
-import base64
-import io
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -32,6 +29,7 @@ from patchioner.detail.values import (
 )
 from patchioner.geometry import fit_image
 from patchioner.markup import element
+from tests.support.pages import Page, embedded
 from tests.support.tiny import noise_photo
 
 HOSTILE = "</style><script>alert(1)</script><img src=x onerror=alert(2)> \u202e\x00 & \"'"
@@ -62,68 +60,43 @@ HEAT = {"A bus.": element("image", href="data:image/png;base64,AA")}
 PHOTO = ReportPhoto(f"{HOSTILE}.jpg", noise_photo(), CAPTION, HEAT)
 
 
-class Read(HTMLParser):
-    """Elements with their attributes, and the texts."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.texts: list[str] = []
-        self.feed(page)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.texts.append(data)
-
-    def all(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.elements if name == tag]
-
-
 @pytest.fixture(scope="module")
 def page() -> str:
     return report_html([PHOTO])
 
 
 def test_hostile_texts_are_texts_and_nothing_is_loaded(page: str) -> None:
-    read = Read(page)
-    assert not read.all("script") and not read.all("img") and len(read.all("style")) == 1
-    assert not [key for _, found in read.elements for key in found if key.startswith("on")]
-    assert HOSTILE.replace("\u202e", "\ufffd").replace("\x00", "\ufffd") in read.texts
+    read = Page(page)
+    read.check_alone()
+    assert not read.all("img") and len(read.all("style")) == 1
+    assert HOSTILE.replace("\u202e", "\ufffd").replace("\x00", "\ufffd") in read.words
     assert "\u202e" not in page and "\x00" not in page
-    links = [a.get(key) for _, a in read.elements for key in ("href", "src") if key in a]
-    assert all(link and link.startswith(("#", "data:image/")) for link in links)
     policy = next(a for a in read.all("meta") if a.get("http-equiv"))
     assert policy["content"] == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     assert not re.search(r"url\(|@import", page)
 
 
 def test_items_light_their_layers(page: str) -> None:
-    read = Read(page)
+    read = Page(page)
     items = {a["data-i"]: a["id"] for a in read.all("a") if "data-i" in a}
     # Two sentences, two dropped ones, three regions; each can be linked and focused.
     assert list(items) == [str(number) for number in range(7)]
     assert all(a["href"] == f"#{a['id']}" for a in read.all("a"))
-    layers = [a["data-for"] for a in read.all("g")]
     # One heat map, then the outlines of: global, semantic-1, spatial-1.
-    assert layers == ["0", "1 4", "0 2 3 5", "6"]
+    assert [a["data-for"] for a in read.all("g")] == ["0", "1 4", "0 2 3 5", "6"]
     # The second region of the first sentence is lit faintly.
     assert [a.get("data-also") for a in read.all("g")] == [None, None, None, "0"]
     assert '[data-i="0"]:hover) [data-also~="0"]' in page
-    for number in items:
-        assert f'[data-i="{number}"]:hover) [data-for~="{number}"]' in page
-    photo, heat, mask = read.all("image")
+    assert all(f'[data-i="{n}"]:hover) [data-for~="{n}"]' in page for n in items)
+    photo, heat, _ = read.all("image")
     assert (photo["x"], photo["width"], photo["height"]) == ("0", "96", "64")
     assert heat["href"] == "data:image/png;base64,AA"
 
 
 def test_provenance_is_told_and_what_was_dropped_alike_once(page: str) -> None:
-    text = " ".join(Read(page).texts)
     for told in ("Left out: 2", "object (1)", "no sign of it", "Regions: 3", "20, 10, 50, 30"):
-        assert told in text
-    first = next(a for a in Read(page).all("a") if a.get("data-i") == "0")
+        assert told in Page(page).words
+    first = next(a for a in Page(page).all("a") if a.get("data-i") == "0")
     assert "3 samples, support 0.88" in str(first["title"])
     other = replace(UNICORN, claim=replace(UNICORN.claim, id="c9", region_id="spatial-1"))
     page = report_html([replace(PHOTO, caption=replace(CAPTION, dropped=(UNICORN, other)))])
@@ -139,8 +112,7 @@ def test_several_photos_have_an_index_and_large_ones_are_embedded_small(tmp_path
     assert path.stat().st_size < 100_000 and large.size == (6000, 3000)
     page = path.read_text()
     assert page.count("<section") == 2 and '<a href="#p2">b.jpg</a>' in page
-    ids = [str(a["id"]) for _, a in Read(page).elements if "id" in a]
-    assert len(ids) == len(set(ids))
+    Page(page).check_alone()
 
 
 def test_hot_is_bright_and_cold_is_dark() -> None:
@@ -164,7 +136,7 @@ def test_maps_of_the_sentences_of_a_photo() -> None:
     source: Any = SimpleNamespace(heat_map=lambda photo, text: np.zeros(geometry.grid))
     found = heat_maps(Photo("a", image, "", features), caption, source)
     # The square of the network reaches over the photo's upper and lower edges.
-    (box,) = Read(found["A."]).all("image")
+    (box,) = Page(found["A."]).all("image")
     assert list(found) == ["A.", "B."]
     sides = [float(str(box[name])) for name in ("x", "y", "width", "height")]
     assert sides[::2] == [0, pytest.approx(96)] and sides[1] < 0 and sides[1] + sides[3] > 64
@@ -175,8 +147,7 @@ def test_large_masks_stay_small_and_in_place() -> None:
     mask = np.zeros((3000, 4000), dtype=bool)
     mask[1000:2000, 500:1500] = True
     mark = _outline(DetailRegion("m", "user", (500, 1000, 1500, 2000), mask), (4000, 3000))
-    (image,) = Read(mark).all("image")
+    (image,) = Page(mark).all("image")
     assert (image["width"], image["height"], len(mark) < 2000) == ("4000", "3000", True)
-    data = base64.b64decode(str(image["href"]).partition(",")[2])
-    drawn = Image.open(io.BytesIO(data)).getchannel("A").resize((40, 30), Image.Resampling.NEAREST)
-    assert np.array_equal(np.asarray(drawn) > 0, mask[50::100, 50::100])
+    alpha = embedded(image["href"]).getchannel("A").resize((40, 30), Image.Resampling.NEAREST)
+    assert np.array_equal(np.asarray(alpha) > 0, mask[50::100, 50::100])

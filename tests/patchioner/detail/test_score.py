@@ -13,11 +13,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from patchioner import Box, Patchioner, WholeImage
-from patchioner.base.errors import CheckpointError, OptionError, UnknownNameError
+from patchioner.base.errors import CheckpointError, OptionError
 from patchioner.calibration import Logistic
 from patchioner.detail.score import (
     NOUNS,
-    SCORERS,
     Calibration,
     DenseScorer,
     Evidence,
@@ -28,18 +27,6 @@ from patchioner.detail.score import (
 )
 from patchioner.detail.values import DetailRegion, Photo, with_article
 from tests.support.tiny import noise_photo
-
-
-def test_each_text_is_embedded_once(model: Patchioner, monkeypatch: pytest.MonkeyPatch) -> None:
-    evidence = Evidence(model)
-    asked: list[str] = []
-    plain = model.embed_text
-    monkeypatch.setattr(model, "embed_text", lambda texts: asked.extend(texts) or plain(texts))
-    found = evidence.embed(["a zebu", "a yak", "a zebu"])
-    evidence.embed(["a yak"])
-    assert asked == ["a zebu", "a yak"]
-    torch.testing.assert_close(found[0], found[2])
-    torch.testing.assert_close(found.norm(dim=1), torch.ones(3))
 
 
 def test_scores_are_how_far_above_the_names_of_things_a_text_lies(
@@ -194,9 +181,3 @@ def test_clip_is_the_cosine() -> None:
 
     found = clip_matcher(model, pixels, tokens)(noise_photo(), ["a bus", "a cat"])
     np.testing.assert_allclose(found, [1.0, 0.6], atol=1e-6)
-
-
-def test_unknown_scorers_are_named() -> None:
-    assert SCORERS.names() == ("blip", "clip")
-    with pytest.raises(UnknownNameError, match="did you mean 'clip'"):
-        SCORERS.get("clap")

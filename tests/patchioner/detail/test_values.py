@@ -22,10 +22,8 @@ from patchioner.detail.values import (
     dumps,
     from_json,
     open_photo,
-    similarity_matrix,
     split_sentences,
     to_json,
-    word_weights,
 )
 from tests.support.tiny import noise_photo
 
@@ -161,31 +159,6 @@ def test_no_letter_is_lost_and_no_sentence_is_empty(text: str) -> None:
     assert all(one.strip() == one and any(map(str.isalnum, one)) for one in found)
     letters = [letter for letter in text if letter.isalpha()]
     assert [letter for sentence in found for letter in sentence if letter.isalpha()] == letters
-
-
-SENTENCES = [
-    "A red bus.", "The bus is red.", "A bus on a road.", "Two cats sleep.", "It is.", "It is!"
-]  # fmt: skip
-
-
-def slow(one: str, other: str) -> float:
-    """The definition, word by word."""
-    left, right = word_weights(one), word_weights(other)
-    if one.casefold().strip(" .") == other.casefold().strip(" ."):
-        return 1.0
-    shared = sum(min(left[word], right[word]) for word in set(left) & set(right))
-    if not shared:
-        return 0.0
-    either = sum(max(left.get(word, 0.0), right.get(word, 0.0)) for word in set(left) | set(right))
-    return 0.5 * shared / either + 0.5 * shared / min(sum(left.values()), sum(right.values()))
-
-
-@given(st.lists(st.sampled_from(SENTENCES), max_size=6))
-def test_similarity_equals_the_slow_twin(sentences: list[str]) -> None:
-    found = similarity_matrix(sentences)
-    expected = [[slow(one, other) for other in sentences] for one in sentences]
-    np.testing.assert_allclose(found, np.array(expected).reshape(found.shape), atol=1e-12)
-    assert found.shape == (len(sentences), len(sentences))
 
 
 @pytest.mark.parametrize(
