@@ -198,20 +198,23 @@ class Decoder(ABC):
     """Embeddings in, captions out. Made by `load_decoder` or by a class's own `create`.
 
     Attributes:
+        network: has all its weights, perhaps none.
         embedding_dim: width of the embeddings it takes.
         needs_memory: whether `generate` needs a memory of texts to draw on.
         can_be_guided: whether `generate` takes a guide.
     """
 
+    network: nn.Module
     embedding_dim: int
     needs_memory: bool = False
     can_be_guided: ClassVar[bool] = True
+    fixed_dtype: torch.dtype | None = None  # that `to` keeps
     USUAL_TOKENS: ClassVar[int] = DecodeOptions().max_tokens
 
     @property
-    @abstractmethod
     def device(self) -> torch.device:
-        """Where its weights are."""
+        """Where its weights are; without any, the CPU."""
+        return next((one.device for one in self.network.parameters()), torch.device("cpu"))
 
     @property
     @abstractmethod
@@ -281,8 +284,15 @@ class Decoder(ABC):
         *,
         optimize: bool = True,
     ) -> Self:
-        """A copy for inference there (`patchioner.base.weights.inference_copy`); this one where it has no weights."""
-        return self
+        """A copy for inference there (`patchioner.base.weights.inference_copy`)."""
+        kept = self.fixed_dtype or dtype
+        return self._over(inference_copy(self.network, device, kept, optimize=optimize))
+
+    def _over(self, network: nn.Module) -> Self:
+        """This decoder with a copy of its network."""
+        made = copy.copy(self)
+        made.network = network
+        return made
 
     @classmethod
     @abstractmethod
@@ -295,10 +305,7 @@ class Decoder(ABC):
 
 
 class TrainableDecoder(Decoder):
-    """A decoder with weights (`network` has all) that `train_decoder` can teach."""
-
-    network: nn.Module
-    fixed_dtype: torch.dtype | None = None  # that `to` keeps
+    """A decoder with weights that `train_decoder` can teach."""
 
     @property
     def module(self) -> nn.Module:
@@ -313,28 +320,6 @@ class TrainableDecoder(Decoder):
     def max_tokens(self) -> int:
         """Most tokens of a caption, the end token included."""
         return self.driven()[0].max_tokens
-
-    @property
-    def device(self) -> torch.device:
-        """Where its weights are."""
-        return next(self.network.parameters()).device
-
-    def to(
-        self,
-        device: str | torch.device,
-        dtype: torch.dtype = torch.float32,
-        *,
-        optimize: bool = True,
-    ) -> Self:
-        """As `Decoder.to`."""
-        kept = self.fixed_dtype or dtype
-        return self._over(inference_copy(self.network, device, kept, optimize=optimize))
-
-    def _over(self, network: nn.Module) -> Self:
-        """This decoder with a copy of its network."""
-        made = copy.copy(self)
-        made.network = network
-        return made
 
     def _generate(
         self,

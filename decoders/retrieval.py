@@ -16,7 +16,7 @@ from statistics import mean
 from typing import Any, ClassVar, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from decoders.base import (
     CONFIG_FILE,
@@ -71,7 +71,7 @@ class RetrievalDecoder(Decoder):
 
     needs_memory, can_be_guided = True, False
     USUAL_TOKENS = max_tokens = 10_000  # whole sentences, however long
-    device = torch.device("cpu")  # there are no weights
+    network = nn.Module()  # there are no weights
 
     def __init__(
         self, embedding_dim: int, *, candidates: int = 32, temperature: float = 0.01

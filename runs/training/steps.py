@@ -22,6 +22,7 @@ from decoders import (
     load_decoder,
     train_decoder,
 )
+from decoders.train import load_training, save_training
 from memory_bank import MemoryBank, compact
 from memory_bank.build import embed_texts
 from patchioner.adaptation import GapNoise, normalise
@@ -43,7 +44,6 @@ from runs.training.alignment import (
     train_projection,
 )
 from runs.training.settings import Pairs, RunSettings, read_lines, read_pairs
-from runs.training.state import load_state, save_state, under
 from runs.training.teacher import (
     CachedPhoto,
     cache_tokens,
@@ -55,6 +55,11 @@ from runs.training.teacher import (
     sentence_vectors,
 )
 from runs.training.tuning import TuneData, TuneOptions, tune
+
+
+def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with `prefix`, without it."""
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
 def read_head(tensors: Mapping[str, Tensor]) -> StandardiseHead:
@@ -160,7 +165,7 @@ def tune_tower(
         anchors = F.normalize(tower.project(aligned["sentences"]), dim=1)
     optimiser = torch.optim.AdamW(tower.parameters(), lr=options.learning_rate, weight_decay=0.01)
     total = round(options.epochs * len(ids) / options.batch)
-    first = load_state(folder, tower, optimiser, {})
+    first = load_training(folder, module=tower, optimizer=optimiser, run={})
     for step in progress(range(first, total), description="tuning the text tower", unit="step"):
         torch.manual_seed(options.seed * 1_000_003 + step)
         photos = torch.randperm(len(pairs.names))[: options.batch]
@@ -178,7 +183,7 @@ def tune_tower(
         torch.nn.utils.clip_grad_norm_(tower.parameters(), 1.0)
         optimiser.step()
         if (step + 1) % options.checkpoint_every == 0:
-            save_state(folder, tower, optimiser, step + 1, {})
+            save_training(folder, module=tower, optimizer=optimiser, step=step + 1, run={})
     tower.eval()
 
 
@@ -318,10 +323,10 @@ def tuned_backbone(settings: RunSettings) -> TimmViT:
     section = settings.section("assemble")
     source = load_teacher(settings, size=int(section["size"]))
     backbone = TimmViT(source.name, source.preprocessing, head={"type": "standardise"})
-    tuned = load_file(settings.work / "tune" / "weights.safetensors")
+    tuned = load_file(settings.work / "tune" / "checkpoint" / "weights.safetensors")
     share = float(section["tuned_share"])
     backbone.vit.load_state_dict(
-        {k: torch.lerp(v, tuned[f"module.{k}"], share) for k, v in source.vit.state_dict().items()}
+        {k: torch.lerp(v, tuned[f"vit.{k}"], share) for k, v in source.vit.state_dict().items()}
     )
     names = photo_names(settings.data("pairs"))
     chosen = names[:: max(1, len(names) // int(section["statistics_photos"]))]

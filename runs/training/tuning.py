@@ -11,6 +11,7 @@ import logging
 import math
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,12 +19,12 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from decoders.train import load_training, save_training
 from patchioner.backbones import preprocess
 from patchioner.backbones.vit import StandardiseHead, TimmViT
 from patchioner.base.progress import progress
 from patchioner.geometry import Preprocessing, fit_image
 from runs.training.alignment import mix_context
-from runs.training.state import load_state, save_state
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +84,10 @@ def tune(
     optimiser = torch.optim.AdamW(_groups(vit, options), weight_decay=options.weight_decay)
     total = max(1, round(options.epochs * len(data.photos) / options.batch))
     images = torch.zeros(len(data.photos), data.captions.shape[1])
-    first = load_state(folder, vit, optimiser, {"images": images})
+    state = torch.nn.ModuleDict({"vit": vit})
+    state.register_buffer("images", images)
+    saved = partial(save_training, folder, module=state, optimizer=optimiser, run={})
+    first = load_training(folder, module=state, optimizer=optimiser, run={})
     run = _Run(backbone, head, data, options, images)
     meter = {"anchor": 0.0, "contrast": 0.0}
     for step in progress(range(first, total), description="tuning the backbone", unit="step"):
@@ -103,7 +107,7 @@ def tune(
             logger.info(
                 "step %d/%d %s", done, total, {k: round(v / bias, 4) for k, v in meter.items()}
             )
-            save_state(folder, vit, optimiser, done, {"images": images})
+            saved(step=done)
     vit.eval()
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as functional
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from decoders import DecodeOptions, PrefixGPT2Decoder, load_decoder
@@ -54,8 +53,6 @@ def test_impossible_shape_is_refused(settings: dict[str, int]) -> None:
     with pytest.raises(OptionError, match=next(iter(settings))):
         PrefixGPT2Config(**{"embedding_dim": 4, "vocab_size": 9, "width": 8, **settings})  # type: ignore[arg-type]
 
-
-# The decoder as a whole: what it learns, and its folder.
 
 SHORT = DecodeOptions(max_tokens=12)
 
@@ -113,25 +110,6 @@ def test_damaged_folder_is_refused_by_file(
         torch.save({"a": torch.zeros(2)}, path)
     with pytest.raises(CheckpointError, match=name):
         load_decoder(tmp_path)
-
-
-def test_weights_must_fit_by_name_and_shape(fresh: PrefixGPT2Decoder, tmp_path: Path) -> None:
-    fresh.save(tmp_path, storage="fp32")
-    path = tmp_path / "weights.safetensors"
-    weights = load_file(path)
-    weights["transformer.h.7.ln_1.bias"] = torch.zeros(3)
-    weights["prefix.weight"] = torch.zeros(24, 5)
-    del weights["transformer.ln_f.weight"]
-    save_file(weights, path)
-    with pytest.raises(CheckpointError) as caught:
-        load_decoder(tmp_path)
-    for part in (
-        "transformer.h.7.ln_1.bias",
-        "prefix.weight",
-        "(24, 12)",
-        "transformer.ln_f.weight",
-    ):
-        assert part in str(caught.value)
 
 
 @pytest.mark.parametrize(

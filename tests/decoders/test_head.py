@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 
 import pytest
@@ -25,8 +24,6 @@ from decoders.head import (
     table_if_worth,
     top_tokens,
 )
-
-# Tokens from pieces of the vocabulary equal those from all logits at once.
 
 WIDTH, VOCAB = 16, 2 * PIECE + 77
 
@@ -217,17 +214,3 @@ def test_a_screen_is_made_anew_when_the_weights_change(
     assert [one.token_ids for one in after] == [one.token_ids for one in expected]
     assert [one.token_ids for one in after] != [one.token_ids for one in before]
     assert len(screened) == 2
-
-
-def test_neither_a_copy_nor_moved_weights_keep_the_screen_alive(
-    wild: PrefixGPT2Decoder, rows: Tensor, screened: list[int]
-) -> None:
-    """It holds the old matrix in float32: more than all of a network in fewer bits."""
-    twin = copy.deepcopy(wild)
-    twin.generate(rows, DecodeOptions(max_tokens=4, scores=False))
-    assert len(screened) == 1
-    assert twin.network.candidates._made is not None
-    for few in (copy.deepcopy(twin), twin.quantized("bf16"), twin.quantized("int8")):
-        assert few.network.candidates._made is None
-    twin.network.to("cpu", torch.bfloat16)
-    assert twin.network.candidates._made is None

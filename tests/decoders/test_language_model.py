@@ -1,4 +1,4 @@
-"""Language models: transformers' own generate says the same, no row minds its batch, files are strict."""
+"""Language models: a plain forward pass says the same, no row minds its batch, files are strict."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from tests.support.language import (
     transformers_twin,
 )
 
-KINDS = ["gpt2", "gpt2-transformers", "opt", "llama", "qwen2", "mistral"]
+KINDS = ["gpt2", "gpt2-transformers", "opt", "llama"]
 DIM = 6
 CPU = torch.device("cpu")
 
@@ -87,37 +87,21 @@ def rows() -> Tensor:
     return found
 
 
-def test_greedy_equals_transformers_own_generate_row_by_row(driven: Driven, rows: Tensor) -> None:
-    found = driven(rows, DecodeOptions(max_tokens=12))
-    model: Any = driven.twin
-    ends = 0
+def test_tokens_and_log_probs_are_those_of_an_uncached_unpadded_twin(
+    driven: Driven, rows: Tensor
+) -> None:
+    model, found = driven.twin, driven(rows, DecodeOptions(max_tokens=12))
     for row, one in zip(rows, found, strict=True):
-        prefix = driven.prefixes(row[None])[0][None]
-        ids = model.generate(
-            inputs_embeds=prefix,
-            attention_mask=torch.ones(prefix.shape[:2], dtype=torch.long),
-            max_new_tokens=12,
-            do_sample=False,
-            pad_token_id=0,
-        )[0].tolist()
-        expected = ids[: ids.index(0) + 1] if 0 in ids else ids
-        assert list(one.token_ids) == expected
-        ends += 0 in ids
-    assert len({one.token_ids for one in found}) > 4
-
-
-def test_log_probs_equal_an_uncached_unpadded_twin(driven: Driven, rows: Tensor) -> None:
-    model: Any = driven.twin
-    for row, one in zip(rows, driven(rows, DecodeOptions(max_tokens=8)), strict=True):
-        prefix = driven.prefixes(row[None])[0]
-        words = model.get_input_embeddings()(torch.tensor(one.token_ids[:-1], dtype=torch.long))
+        prefix, tokens = driven.prefixes(row[None])[0], torch.tensor(one.token_ids)
+        words = model.get_input_embeddings()(tokens[:-1])
         with torch.no_grad():
             logits = model(inputs_embeds=torch.cat([prefix, words])[None]).logits[0]
-        twin = logits[len(prefix) - 1 :].log_softmax(dim=1)
-        expected = twin.gather(1, torch.tensor(one.token_ids)[:, None]).squeeze(1)
-        torch.testing.assert_close(
-            torch.tensor(one.log_probs), expected, rtol=1e-3, atol=1e-3, check_dtype=False
-        )
+        expected = logits[len(prefix) - 1 :].log_softmax(dim=1)
+        assert expected.argmax(dim=1).tolist() == list(one.token_ids)
+        assert len(tokens) == 12 or one.token_ids[-1] == 0
+        wanted = expected.gather(1, tokens[:, None]).squeeze(1).tolist()
+        assert one.log_probs == pytest.approx(wanted, rel=1e-3, abs=1e-3)
+    assert len({one.token_ids for one in found}) > 4
 
 
 @pytest.mark.parametrize(
@@ -193,16 +177,13 @@ def test_a_model_without_a_cache_is_read_anew(kind: str, rows: Tensor) -> None:
     assert [one.token_ids for one in driven(rows, options)] == expected
 
 
-# From configurations and folders: the same again, tied weights once, bad ones refused.
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A language model as transformers itself writes one."""
     return language_folder(tmp_path_factory.mktemp("language") / "tiny-gpt2")
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "opt", "llama", "mistral"])
+@pytest.mark.parametrize("kind", ["gpt2", "opt", "qwen2", "mistral"])
 def test_described_and_built_again_is_the_same_network(kind: str) -> None:
     model = language_model(kind, seed=1)
     config = describe_language_model(model)
@@ -237,7 +218,6 @@ def test_pickled_weights_are_not_read(tmp_path: Path, folder: Path) -> None:
         ({}, "model_type"),
         (None, "model_type"),
         ({"model_type": "gpt2", "n_embd": 10, "n_head": 3}, "gpt2"),
-        ({"model_type": "vit"}, "vit"),
     ],
 )
 def test_impossible_configurations_are_refused(config: Any, word: str) -> None:

@@ -35,8 +35,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return language_folder(tmp_path_factory.mktemp("language") / "tiny-gpt2")
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "llama", "opt"])
-@pytest.mark.parametrize("tune", ["frozen", "lora", "full"])
+@pytest.mark.parametrize(
+    ("kind", "tune"),
+    [("gpt2", "frozen"), ("gpt2", "lora"), ("llama", "lora"), ("opt", "lora"), ("llama", "full")],
+)
 def test_training_changes_what_it_should_and_nothing_else(kind: str, tune: str) -> None:
     decoder = make(kind, tune=tune)
     base = {n: p.detach().clone() for n, p in decoder.model.named_parameters() if "lora_" not in n}
@@ -53,7 +55,7 @@ def test_training_changes_what_it_should_and_nothing_else(kind: str, tune: str) 
     assert not decoder.model.training
 
 
-@pytest.mark.parametrize("settings", [{}, {"tune": "lora"}, {"mapper": "transformer"}])
+@pytest.mark.parametrize("settings", [{"tune": "lora"}, {"mapper": "transformer"}])
 def test_killed_and_resumed_ends_where_an_uninterrupted_run_does(
     tmp_path: Path, settings: dict[str, Any]
 ) -> None:

@@ -180,15 +180,6 @@ def make(prompter: ConceptPrompter | None = None, **settings: Any) -> MeacapDeco
     return decoder
 
 
-def test_prompts_name_what_the_nearest_captions_agree_on() -> None:
-    prompts = ConceptPrompter().prompts(things()[: len(THINGS)], captioned())
-    for thing, prompt in zip(THINGS, prompts, strict=True):
-        assert prompt.startswith("There are ") and prompt.endswith(" in image.")
-        assert thing in prompt
-        assert not any(other in prompt for other in THINGS if other != thing)
-    assert "red cat" in prompts[0] or "cat" in prompts[0]
-
-
 def test_a_memory_smaller_than_the_captions_asked_for() -> None:
     small = MemoryBank(torch.ones(1, 2), ["a red bus on a street"])
     prompts = ConceptPrompter().prompts(torch.ones(2, 2), small)
@@ -237,6 +228,8 @@ def test_what_cannot_be_saved_is_said_before_anything_is_written(tmp_path: Path)
     [
         ({"options": {"caption": 5}}, "caption"),
         ({"options": {"captions": 0}}, "captions"),
+        ({"options": {"min_attribute": 1.5}}, "min_attribute"),
+        ({"options": {"merge_above": 2.0}}, "merge_above"),
         ({"parser": {"type": "rule"}}, "rules, t5"),
         ({"similarity": {"type": "words"}, "own_memory": True}, "own_memory"),
         ({"extra": 1}, "extra"),
@@ -271,38 +264,27 @@ def found(*names: str, **settings: Any) -> list[str]:
     return find_concepts(texts, graphs(*names), **settings)
 
 
-def test_what_three_of_five_captions_name_is_kept() -> None:
-    assert found("bus, man", "bus, dog", "man, bus", "cat", "tree") == ["bus"]
-    assert found("bus, man", "bus, man", "man, bus", "cat", "tree") == ["bus", "man"]
-
-
-def test_order_is_the_mean_place_and_only_the_first_stay() -> None:
-    same = "a, b, c, d, e, f"
-    assert found(same, same, same) == ["a", "b", "c", "d"]
-    assert found(same, same, same, most=2) == ["a", "b"]
-    assert found("x, y", "y, x", "y, x") == ["y", "x"]
-
-
-def test_alike_names_are_one_concept_under_the_most_frequent_name() -> None:
-    texts = ["a man", "a guy", "the guy runs"]
-    assert find_concepts(texts, graphs("man", "guy", "guy")) == ["guy"]
-
-
-def test_fallbacks_fewer_votes_then_the_nearest_caption_then_nothing() -> None:
-    assert found("bus, man", "bus, dog", "cat", "tree", "kite") == ["bus"]
-    assert found("bus, man", "dog", "cat") == ["bus", "man"]
-    assert found("", "dog", "cat") == ["dog"]
-    assert found("", "") == []
-    assert find_concepts([], []) == []
-
-
 @pytest.mark.parametrize(
-    "settings",
-    [{"captions": 0}, {"most": 0}, {"min_count": -1}, {"min_attribute": 1.5}, {"merge_above": 2.0}],
+    ("names", "wanted"),
+    [
+        # What three captions name is kept, in the order of the mean place, at most four,
+        (("bus, man", "bus, dog", "man, bus", "cat", "tree"), ["bus"]),
+        (("bus, man", "bus, man", "man, bus", "cat", "tree"), ["bus", "man"]),
+        (("a, b, c, d, e, f",) * 3, ["a", "b", "c", "d"]),
+        (("x, y", "y, x", "y, x"), ["y", "x"]),
+        # alike names under the most frequent one;
+        (("man", "guy", "guy"), ["guy"]),
+        # else fewer votes, then the nearest caption, then nothing.
+        (("bus, man", "bus, dog", "cat", "tree", "kite"), ["bus"]),
+        (("bus, man", "dog", "cat"), ["bus", "man"]),
+        (("", "dog", "cat"), ["dog"]),
+        (("", ""), []),
+        ((), []),
+    ],
 )
-def test_options_that_make_no_sense(settings: dict[str, Any]) -> None:
-    with pytest.raises(OptionError, match=next(iter(settings))):
-        ConceptPrompter(**settings)
+def test_concepts_are_voted_for(names: tuple[str, ...], wanted: list[str]) -> None:
+    assert found(*names) == wanted
+    assert found(*names, most=2) == wanted[:2]
 
 
 @pytest.mark.parametrize(

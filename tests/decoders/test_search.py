@@ -16,11 +16,9 @@ from decoders.head import Constraints
 from decoders.search import (
     Hypothesis,
     can_capture,
-    close_ranks,
     draw,
     graph_search,
     greedy_search,
-    row_uniforms,
 )
 from patchioner.base.errors import DecoderError, OptionError
 from tests.support.letters import Letters, constraints_of
@@ -151,7 +149,7 @@ def test_equal_embeddings_get_equal_captions_and_one_pass(
 
 
 @pytest.mark.parametrize("options", ALL)
-@pytest.mark.parametrize("limits", [(0, 1), (5, 9), (9, 9), (0, 20)])
+@pytest.mark.parametrize("limits", [(0, 1), (5, 9), (9, 9)])
 def test_length_limits_hold(
     wild: PrefixGPT2Decoder, rows: Tensor, options: DecodeOptions, limits: tuple[int, int]
 ) -> None:
@@ -216,23 +214,6 @@ def test_the_nucleus_is_the_smallest_set_renormalised() -> None:
     logits = torch.tensor([[0.0, -torch.inf, 0.0], [0.0, -torch.inf, 0.0]])
     uniforms = torch.tensor([0.0, 1 - 1e-16], dtype=torch.float64)
     assert set(draw(logits, uniforms, 1.0).tolist()) <= {0, 2}
-
-
-def test_uniforms_belong_to_the_row_and_grow_without_changing() -> None:
-    rows = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
-    few, many = row_uniforms(rows, 4, seed=1), row_uniforms(rows.flip(0), 9, seed=1)
-    np.testing.assert_array_equal(few, many[::-1, :4])
-    assert len(np.unique(few)) == 12
-
-
-def test_ranks_close_with_as_few_moves_as_there_are_gaps() -> None:
-    generator = torch.Generator().manual_seed(0)
-    for share in (0.0, 0.1, 0.5, 0.9, 1.0):
-        going = torch.rand(40, generator=generator) < share
-        kept = close_ranks(going)
-        assert sorted(kept.tolist()) == going.nonzero().flatten().tolist()
-        moved = int((kept != torch.arange(len(kept))).sum())
-        assert moved == int((~going[: len(kept)]).sum())
 
 
 # Banned words: whatever tokens they are cut into, at any place, in any case.
@@ -341,7 +322,7 @@ def both(
     return graph_search(decoder.network, *given), greedy_search(decoder.network, *given)
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 8, 24])
+@pytest.mark.parametrize("count", [1, 3, 24])
 @pytest.mark.parametrize(
     "options",
     [STEADY, replace(STEADY, no_repeat_ngram=2, min_tokens=6), replace(STEADY, max_tokens=1)],

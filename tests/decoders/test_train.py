@@ -18,8 +18,6 @@ from decoders import PrefixGPT2Decoder, TrainOptions, TrainReport, train_decoder
 from decoders.train import _Run, _split, epoch_batches
 from patchioner.base.errors import CheckpointError, DecoderError, OptionError, TextError
 
-# Training: it learns, resumes to the same place, and refuses bad input.
-
 OPTIONS = TrainOptions(
     steps=14, batch=8, warmup_steps=3, validate_every=5, checkpoint_every=4, validation_share=0.1
 )

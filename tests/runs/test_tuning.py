@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -40,19 +41,19 @@ def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(
     data: TuneData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = run(data, OPTIONS, tmp_path / "whole")
-    save, calls = tuning.save_state, 0
+    save, calls = tuning.save_training, 0
 
-    def save_then_die(*arguments: object) -> None:
+    def save_then_die(*arguments: Any, **more: Any) -> None:
         nonlocal calls
-        save(*arguments)  # type: ignore[arg-type]
+        save(*arguments, **more)
         calls += 1
         if calls == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(tuning, "save_state", save_then_die)
+    monkeypatch.setattr(tuning, "save_training", save_then_die)
     with pytest.raises(KeyboardInterrupt):
         run(data, OPTIONS, tmp_path / "cut")
-    monkeypatch.setattr(tuning, "save_state", save)
+    monkeypatch.setattr(tuning, "save_training", save)
     resumed = run(data, OPTIONS, tmp_path / "cut")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     fresh = tiny_backbone().vit.state_dict()
