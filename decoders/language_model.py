@@ -53,16 +53,20 @@ class GPT2(GPT2Network):
         "add_cross_attention": False,
         "tie_word_embeddings": True,
     }
-    _ALIASES = set(
-        ["hidden_size", "max_position_embeddings", "num_attention_heads", "num_hidden_layers"]
-    )
 
     @classmethod
     def understands(cls, config: Mapping[str, Any]) -> bool:
         """Whether a configuration of `transformers` describes such a network."""
         usual = all(config.get(name, value) == value for name, value in cls._FIXED.items())
         inner = config.get("n_inner") in (None, 4 * config.get("n_embd", 768))
-        named = config.get("model_type") == "gpt2" and not cls._ALIASES & config.keys()
+        # Names that other models have for these settings, and transformers takes for them.
+        other = {
+            "hidden_size",
+            "max_position_embeddings",
+            "num_attention_heads",
+            "num_hidden_layers",
+        }
+        named = config.get("model_type") == "gpt2" and not other & config.keys()
         return named and usual and inner
 
     def __init__(self, config: Mapping[str, Any], *, seed: int = 0) -> None:
@@ -214,18 +218,19 @@ def fit_stored(module: nn.Module, state: Mapping[str, Tensor], *, source: str) -
     Raises:
         CheckpointError: names or shapes that do not fit, or two names of one tensor that hold different values.
     """
-    full = turned(module, state)
+    full, wanted = turned(module, state), module.state_dict().keys()
+    names = _aliases(module)
     if any(isinstance(part, GPT2) for part in module.modules()):
-        for name in [name for name in full if name.endswith("lm_head.weight")]:
-            _check_tied(full, name, name.replace("lm_head", "transformer.wte"))
-            full.setdefault(name.replace("lm_head", "transformer.wte"), full[name])
-            del full[name]
-    for alias, name in _aliases(module).items():
-        _check_tied(full, alias, name)
-        if name not in full and alias in full:
-            full[name] = full[alias]
-        elif name in full and alias not in full:
-            full[alias] = full[name]
+        heads = [name for name in full if name.endswith("lm_head.weight")]
+        names |= {name: name.replace("lm_head", "transformer.wte") for name in heads}
+    for alias, name in names.items():
+        found = [full.pop(one) for one in (alias, name) if one in full]
+        if len(found) == 2 and found[0].shape == found[1].shape and not torch.equal(*found):
+            raise CheckpointError(
+                f"{alias} and {name} differ, but the network has one tensor for both; the file is "
+                "of another architecture"
+            )
+        full |= {one: found[-1] for one in (alias, name) if found and one in wanted}
     fit_weights(module, full, source=source)
 
 
@@ -258,15 +263,6 @@ def turned(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         name: tensor.T if roots and name.startswith(roots) and name.endswith(_TURNED) else tensor
         for name, tensor in state.items()
     }
-
-
-def _check_tied(state: Mapping[str, Tensor], alias: str, name: str) -> None:
-    both = alias in state and name in state and state[alias].shape == state[name].shape
-    if both and not torch.equal(state[alias], state[name]):
-        raise CheckpointError(
-            f"{alias} and {name} differ, but the network has one tensor for both; the file is "
-            "of another architecture"
-        )
 
 
 def width_of(model: nn.Module) -> int:

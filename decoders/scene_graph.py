@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import threading
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -233,12 +232,11 @@ class T5Parser:
 
     Args:
         model: hub id or folder, read at the first call (MissingExtraError, HubError there), never unpickled.
-        batch: most texts at a time; those of one length go together, so that no batch holds padding.
         max_tokens: most tokens read of a text and written for it; a triple cut short is left out.
     """
 
-    def __init__(self, model: str = PUBLISHED, *, batch: int = 16, max_tokens: int = 200) -> None:
-        self.model, self.batch, self.max_tokens = model, batch, max_tokens
+    def __init__(self, model: str = PUBLISHED, *, max_tokens: int = 200) -> None:
+        self.model, self.max_tokens = model, max_tokens
         self._loaded: tuple[Any, Any] | None = None
         self._lock = threading.Lock()
 
@@ -250,24 +248,13 @@ class T5Parser:
     def write(self, texts: Sequence[str]) -> list[str]:
         """What the model writes for each text."""
         network, tokenizer = self._parts()
-        by_length: dict[int, list[tuple[str, list[int]]]] = defaultdict(list)
-        for text in dict.fromkeys(texts):
-            ids = tokenizer(_PROMPT + text, truncation=True, max_length=self.max_tokens)
-            by_length[len(ids["input_ids"])].append((text, ids["input_ids"]))
-        written: dict[str, str] = {}
-        for equal in by_length.values():
-            for first in range(0, len(equal), self.batch):
-                names, rows = zip(*equal[first : first + self.batch], strict=True)
-                batch = torch.tensor(rows)
-                out = network.generate(
-                    input_ids=batch,
-                    attention_mask=torch.ones_like(batch),
-                    max_new_tokens=self.max_tokens,
-                    num_beams=1,
-                    do_sample=False,
-                )
-                lines = tokenizer.batch_decode(out, skip_special_tokens=True)
-                written.update(zip(names, lines, strict=True))
+        how = {"max_new_tokens": self.max_tokens, "num_beams": 1, "do_sample": False}
+        written = {}
+        for text in dict.fromkeys(texts):  # one by one: padding would change what is written
+            given = {"truncation": True, "max_length": self.max_tokens, "return_tensors": "pt"}
+            ids = tokenizer(_PROMPT + text, **given)["input_ids"]
+            out = network.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **how)
+            written[text] = tokenizer.decode(out[0], skip_special_tokens=True)
         return [written[text] for text in texts]
 
     def _parts(self) -> tuple[Any, Any]:

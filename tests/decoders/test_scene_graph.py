@@ -209,7 +209,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_text_is_written_the_same_in_any_batch(folder: Path) -> None:
     texts = ["a man", "a brown horse is", "man", "ride a horse", "a man", "brown brown brown"]
-    parser = T5Parser(str(folder), batch=2, max_tokens=12)
+    parser = T5Parser(str(folder), max_tokens=12)
     together = parser.write(texts)
     assert together == [T5Parser(str(folder), max_tokens=12).write([text])[0] for text in texts]
     assert len(set(together)) > 1, "the tiny network says the same of everything"
