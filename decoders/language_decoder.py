@@ -5,7 +5,6 @@ Sources of the mappers: Mokady et al. 2021 (ClipCap, arXiv 2111.09734); Fei et a
 
 from __future__ import annotations
 
-import copy
 import inspect
 from abc import abstractmethod
 from collections import OrderedDict
@@ -13,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 import torch.nn.functional as functional
@@ -59,14 +58,16 @@ class _Cache:
 class TransformersModel:
     """A causal language model of `transformers` with the interface of `GPT2`; its states are its logits.
 
-    A model that gives no cache is read anew at each step. What is relied on is tried once: padding must not change a
-    row, reading on must equal reading anew; else OptionError.
+    A model that gives no cache is read anew at each step. `check` tries what is relied on.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.model: Any = model
         accepted = inspect.signature(model.forward).parameters
         self._extras = [name for name in ("position_ids", "logits_to_keep") if name in accepted]
+
+    def check(self) -> None:
+        """Padding must not change a row, reading on must equal reading anew; else OptionError."""
         fault = "minds padding or its own cache"
         try:
             sound = self._sound()
@@ -74,7 +75,7 @@ class TransformersModel:
             sound, fault = False, f"is no causal language model that reads input vectors ({error})"
         if not sound:
             raise OptionError(
-                f"{type(model).__name__} {fault}; choose a causal transformer (GPT-2, OPT, Llama, Qwen ...)"
+                f"{type(self.model).__name__} {fault}; choose a causal transformer (GPT-2, OPT, Llama, Qwen ...)"
             )
 
     @property
@@ -254,8 +255,8 @@ class LanguageDecoder(TrainableDecoder):
                 f"the language model has {known} tokens, the tokenizer was made for "
                 f"{tokenizer.vocab_size}; they come from different models"
             )
-        model = self.model
-        self._driven = model if isinstance(model, GPT2) else TransformersModel(model)
+        if isinstance(self._driven, TransformersModel):
+            self._driven.check()
         if self.max_tokens < 1:
             raise OptionError(
                 f"the language model has {self._driven.max_places} positions, the prompt takes "
@@ -268,6 +269,10 @@ class LanguageDecoder(TrainableDecoder):
     def model(self) -> nn.Module:
         """The language model, a part of `network`."""
         return self.network.get_submodule(self.MODEL)
+
+    @property
+    def _driven(self) -> GPT2 | TransformersModel:
+        return self.model if isinstance(self.model, GPT2) else TransformersModel(self.model)
 
     @property
     def mapper(self) -> nn.Module:
@@ -288,15 +293,6 @@ class LanguageDecoder(TrainableDecoder):
         """The language model behind the prefixes, and its tokenizer."""
         prefixes = partial(self.prefixes, memory=memory)
         return PromptedModel(self._driven, prefixes, self._prefix_tokens), self.tokenizer
-
-    def _over(self, network: nn.Module) -> Self:
-        made = super()._over(network)
-        if isinstance(made.model, GPT2):
-            made._driven = made.model
-        else:  # which has been tried already
-            made._driven = copy.copy(made._driven)
-            made._driven.model = made.model
-        return made
 
     def _write(self, folder: Path, state: dict[str, Tensor], storage: Storage, **more: Any) -> None:
         """Write config.json (with `more`), weights.safetensors and tokenizer.json."""

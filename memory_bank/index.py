@@ -173,15 +173,8 @@ def write_index(root: Path, index: BankIndex, bank: str) -> None:
     with atomic_path(root / INDEX_FILE) as temporary:
         faiss.write_index(opened, str(temporary))
         digest = file_sha256(temporary)
-    header = {
-        "format": _FORMAT,
-        "version": _VERSION,
-        "bank": bank,
-        "rows": index.rows,
-        "dim": index.dim,
-        "sha256": digest,
-        "options": asdict(index.options),
-    }
+    shape = {"bank": bank, "rows": index.rows, "dim": index.dim, "sha256": digest}
+    header = {"format": _FORMAT, "version": _VERSION, **shape, "options": asdict(index.options)}
     write_json(root / INDEX_HEADER, header)
 
 

@@ -89,17 +89,11 @@ def write_bank(root: Path, arrays: Mapping[str, Tensor], texts: Sequence[str] | 
             for line in _text_lines(texts):
                 lines.update(line)
                 file.write(line)
-    header = {
-        "format": _FORMAT,
-        "version": _VERSION if "scales" in arrays else _OLDEST,
-        "rows": arrays["keys"].shape[0],
-        "dim": arrays["keys"].shape[1],
-        "texts": texts is not None,
-        "fingerprint": identity,
-    }
-    write_json(
-        root / HEADER, header | ({} if texts is None else {"texts_sha256": lines.hexdigest()})
-    )
+    (rows, dim), version = arrays["keys"].shape, _VERSION if "scales" in arrays else _OLDEST
+    header = {"format": _FORMAT, "version": version, "rows": rows, "dim": dim}
+    header |= {"texts": texts is not None, "fingerprint": identity}
+    header |= {} if texts is None else {"texts_sha256": lines.hexdigest()}
+    write_json(root / HEADER, header)
     return identity
 
 

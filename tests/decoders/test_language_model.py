@@ -254,4 +254,4 @@ def test_what_cannot_be_driven_is_refused(rows: Tensor) -> None:
     foreign = language_model("opt")
     del foreign.model  # type: ignore[union-attr]
     with pytest.raises(OptionError, match="OPT"):
-        TransformersModel(foreign)
+        TransformersModel(foreign).check()
