@@ -366,33 +366,18 @@ class Entry:
 
 def add_list(photo: Image.Image, entries: Sequence[Entry], font: Font) -> Image.Image:
     """Put the list beside a photo, or below it where the photo is wide or the list long."""
-    if photo.width <= 1.25 * photo.height:
-        widest = max(COLUMN, round(photo.width * 0.45))
-        longest = max((font.getlength(one) for e in entries for one in (e.text, e.note)), default=0)
-        natural = max(COLUMN // 2, round(longest) + _badge(entries, font)[0] + MARGIN)
-        for columns in (1, 2, 3):
-            width = columns * min(widest, natural) + (columns - 1) * MARGIN
-            panel = draw_list(entries, width, columns, font)
-            if panel.height <= 1.1 * photo.height:
-                return _page(photo, panel, beside=True)
-    width = max(photo.width, COLUMN if len(entries) <= 24 else 3 * COLUMN)
-    return _page(photo, draw_list(entries, width, width // COLUMN, font), beside=False)
-
-
-def _page(photo: Image.Image, panel: Image.Image, *, beside: bool) -> Image.Image:
-    """Both on one page with margins: the list right of the photo, or both centred, the list below."""
-    wide, high = max(photo.width, panel.width), max(photo.height, panel.height)
+    beside = photo.width <= 1.25 * photo.height and len(entries) <= 24
+    width = max(COLUMN, round(photo.width * 0.45) if beside else photo.width)
+    panel = draw_list(entries, width, 1 if beside else width // COLUMN, font)
     if beside:
-        wide, places = photo.width + panel.width + MARGIN, [(0, 0), (photo.width + MARGIN, 0)]
+        corner = (photo.width + MARGIN, 0)
+        size = corner[0] + panel.width, max(photo.height, panel.height)
     else:
-        high = photo.height + panel.height + MARGIN
-        places = [
-            ((wide - photo.width) // 2, 0),
-            ((wide - panel.width) // 2, photo.height + MARGIN),
-        ]
-    page = Image.new("RGB", (wide + 2 * MARGIN, high + 2 * MARGIN), PAPER)
-    for picture, (left, top) in zip((photo, panel), places, strict=True):
-        page.paste(picture, (left + MARGIN, top + MARGIN))
+        corner = (0, photo.height + MARGIN)
+        size = max(photo.width, panel.width), corner[1] + panel.height
+    page = Image.new("RGB", (size[0] + 2 * MARGIN, size[1] + 2 * MARGIN), PAPER)
+    page.paste(photo, (MARGIN, MARGIN))
+    page.paste(panel, (corner[0] + MARGIN, corner[1] + MARGIN))
     return page
 
 
