@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -203,13 +201,3 @@ def test_options_of_servers_without_a_server(
     assert "--base-url does nothing" in err and "--key-env does nothing" in err
     assert main(["detail", "a.png", "--model", "none"]) == 2
     assert "name another --describer" in capsys.readouterr().err
-
-
-def test_help_loads_nothing_heavy() -> None:
-    code = (
-        "import sys; from patchioner.cli.main import main; main(['detail', '--help']); "
-        "assert not {'torch', 'transformers', 'openai'} & set(sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "--describer WHO" in done.stdout
