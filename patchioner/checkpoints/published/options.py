@@ -99,7 +99,8 @@ class PublishedCaptioner(Patchioner):
     """
 
     def __init__(self, parts: Parts, option: PublishedOption, **how: Any) -> None:
-        plain = replace(parts.settings, kinds={}, calibration={}, projection="raw")
+        kinds = {kind: replace(own, guidance=None) for kind, own in parts.settings.kinds.items()}
+        plain = replace(parts.settings, kinds=kinds, calibration={}, projection="raw")
         super().__init__(replace(parts, settings=plain), **how)
         self.option, self._published = option, parts.settings
 
@@ -130,12 +131,10 @@ class PublishedCaptioner(Patchioner):
         crop: Crop | None = None,
     ) -> Tensor:
         """(n, dim) float32 as they go into the decoder; see the class and `Patchioner.embed_regions`."""
-        option, weighting = self.option, weighting or self.settings.weighting
+        option = self.option
         if option.name == "double_pass":
-            backbone = self._placed.backbone
-            return self._project(
-                double_pass(backbone, features, regions, option.reading, weighting)
-            )
+            how = option.reading, weighting or self.settings.weighting
+            return self._project(double_pass(self._placed.backbone, features, regions, *how))
         cleaned = clean_features(
             features,
             self._project,
@@ -146,7 +145,8 @@ class PublishedCaptioner(Patchioner):
         )
         rows = super().embed_regions(cleaned, regions, weighting, crop=crop)
         twice = [
-            weighting.kind == "cls" or isinstance(region, RegionSet | Trace | WholeImage)
+            (weighting or self.settings.for_region(region)[0]).kind == "cls"
+            or isinstance(region, RegionSet | Trace | WholeImage)
             for region in regions
         ]
         return torch.where(torch.tensor(twice)[:, None].to(rows.device), self._project(rows), rows)
