@@ -152,26 +152,25 @@ class GuidedNetwork:
 
     def _scores(self, states: Tensor, cache: _Cache) -> Tensor:
         """(2n, width) states of regions and of what is around them -> (n, vocab) scores."""
-        logits = self._without_sex(self._network.head.logits(states, 0, self.head.vocab_size))
+        logits = self._network.head.logits(states, 0, self.head.vocab_size)
+        self._hide_sex(logits)
         logits[:, self._several] -= self._less
-        (near, far), (total, other) = (
-            logits.chunk(2),
-            logits.logsumexp(dim=1, keepdim=True).chunk(2),
-        )
-        weight, device = self._contrast, logits.device
-        scores = near.mul(1 + weight).sub_(far, alpha=weight)
-        scores.sub_(total * (1 + weight) - other * weight)
-        scores[:, self._tokens.to(device)] += cache.evidence[:, self._words.to(device)]
+        (near, far), totals = logits.chunk(2), logits.logsumexp(dim=1, keepdim=True).chunk(2)
         least = near.amax(dim=1, keepdim=True) + math.log(PLAUSIBLE)
-        return torch.where(near < least, near - _NEVER, scores)
+        most = int((near >= least).sum(dim=1).max())
+        logit, token = near.topk(most, dim=1)
+        score = logit * (1 + self._contrast) - far.gather(1, token) * self._contrast
+        score -= totals[0] * (1 + self._contrast) - totals[1] * self._contrast
+        word = self._word_of.to(token.device)[token]
+        score += cache.evidence.gather(1, word.clamp(min=0)).masked_fill(word < 0, 0.0)
+        plausible = torch.where(logit < least, logit - _NEVER, score)
+        return near.sub_(_NEVER).scatter_(1, token, plausible)
 
-    def _without_sex(self, logits: Tensor) -> Tensor:
-        """A copy of (n, vocab) logits in which neutral words have the probability of those they stand in for, too."""
-        logits = logits.clone()
+    def _hide_sex(self, logits: Tensor) -> None:
+        """Give neutral words of (n, vocab) logits the probability of those they stand in for, too."""
         for word, stood_for in self._neutral:
             logits[:, word] = logits[:, [word, *stood_for]].logsumexp(dim=1)
             logits[:, stood_for] -= _NEVER
-        return logits
 
 
 @dataclass
