@@ -41,6 +41,8 @@ _SHAPES, _REGIONS = 1024, 4096
 _FLAT_VARIANCE = 100.0
 # Distances from the middle that differ by less than this are the same distance.
 _SAME_DISTANCE = 1e-9
+_SHARPEST = 100.0
+_SHARPEST = 100.0
 _NONE = "and it gives none; use 'uniform' or 'gaussian'"
 
 
@@ -271,6 +273,9 @@ class Weighting:
             difference); a RegionError where the published result is NaN.
         seed: an integer; of the choice of a middle under reference rounding and variance 0.
         head: for ``attention``: the one head whose map counts, from 0; None is their mean.
+        foreground: from 0 on; patches that are like the region, and unlike what is around it up to three times its
+            width and height, count exp(foreground * (cosine with the one - cosine with the other)) times as much.
+            That takes tokens: `feature_weights` and `pool_regions` know it; reference rounding does not.
 
     Raises:
         OptionError: a value outside of these.
@@ -285,10 +290,13 @@ class Weighting:
     rounding: Rounding = "coverage"
     seed: int = 0
     head: int | None = None
+    foreground: float = 0.0
 
     def __post_init__(self) -> None:
-        variance, head = self.variance, self.head
-        number = type(variance) in (int, float) and math.isfinite(variance)
+        variance, head, exact = self.variance, self.head, self.rounding == "coverage"
+        number, sharp = (
+            type(one) in (int, float) and math.isfinite(one) for one in (variance, self.foreground)
+        )
         whole = head is None or (type(head) is int and head >= 0)
         for what, right, wanted in (
             ("kind", self.kind in get_args(Kind), f"use one of {get_args(Kind)}"),
@@ -296,6 +304,8 @@ class Weighting:
             ("variance", number and variance >= 0, "give a finite number from 0 on"),
             ("head", whole, "give 0 or more, or None"),
             ("seed", type(self.seed) is int, "give an integer"),
+            ("foreground", sharp and 0 <= self.foreground <= _SHARPEST, f"give 0 to {_SHARPEST}"),
+            ("foreground", exact or not self.foreground, "it needs rounding='coverage'"),
         ):
             if not right:
                 value = getattr(self, what)
@@ -352,8 +362,46 @@ def feature_weights(
     features: PatchFeatures, regions: Iterable[Region], weighting: Weighting | None = None
 ) -> npt.NDArray[np.float32]:
     """The weights that `pool_regions` gives the patches, (n, h, w) float32: `region_weights` of encoded images."""
-    weighting = weighting or Weighting()
-    return region_weights(regions, features.geometry, weighting, _attention(features, weighting))
+    weighting, found = weighting or Weighting(), listed(regions, "region")
+    geometry, attention = features.geometry, _attention(features, weighting)
+    weights = region_weights(found, geometry, weighting, attention)
+    if not weighting.foreground or not found:
+        return weights
+    from patchioner.regions.shapes import WholeImage
+
+    whole = region_weights([WholeImage()], geometry, weighting, attention)
+    return _foreground(features, weights, whole * _surroundings(weights > 0), weighting.foreground)
+
+
+def _surroundings(cells: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """The cells around each of n (h, w) maps, up to three times its width and height."""
+    near = np.ones(cells.shape, dtype=bool)
+    for axis in (1, 2):
+        seen, size = cells.any(axis=3 - axis), cells.shape[axis]
+        first, last = seen.argmax(axis=1), size - seen[:, ::-1].argmax(axis=1)
+        start, end = 2 * first - last, 2 * last - first
+        places = np.arange(size)
+        within = (places >= start[:, None]) & (places < end[:, None])
+        near &= np.expand_dims(within, 3 - axis)
+    return near & ~cells
+
+
+def _foreground(
+    features: PatchFeatures, weights: Floats, around: Floats, sharpness: float
+) -> npt.NDArray[np.float32]:
+    """(n, h, w) weights by how much more a patch is like its region than like what is around that, (n, h, w) weights."""
+    import torch
+    from torch.nn import functional as F
+
+    tokens = features.tokens.flatten(0, 1).float()
+    own, other = (tokens.new_tensor(one).flatten(1) for one in (weights, around))
+    inside, outside = (F.normalize(one @ tokens, dim=1) for one in (own, other))
+    lead = (inside - outside) @ F.normalize(tokens, dim=1).T
+    lead.masked_fill_((own == 0) | (other.sum(dim=1, keepdim=True) == 0), -torch.inf)
+    top = lead.amax(dim=1, keepdim=True)
+    own = torch.where(top.isfinite(), own * (sharpness * (lead - top)).exp(), own)
+    shown = (own / own.sum(dim=1, keepdim=True)).view(weights.shape)
+    return np.asarray(shown.cpu().numpy(), dtype=np.float32)
 
 
 def _attention(features: PatchFeatures, weighting: Weighting) -> Tensor | None:
