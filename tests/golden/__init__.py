@@ -25,6 +25,7 @@ from patchioner import (
     Region,
     RegionSet,
     Trace,
+    Weighting,
     WholeImage,
 )
 
@@ -32,10 +33,11 @@ FILE = Path(__file__).parent / "captions.json"
 _BESIDE = [parent / "shared" / "data" for parent in Path(__file__).resolve().parents]
 SHARED = next((folder for folder in _BESIDE if (folder / "photos").is_dir()), _BESIDE[-1])
 PHOTOS = 60
+PLAIN: dict[str, Any] = {"plain": True, "weighting": Weighting("attention")}
 MODES: dict[str, dict[str, Any]] = {
-    "default": {"plain": True},
-    "greedy": {"plain": True, "options": DecodeOptions()},
-    "beam": {"plain": True, "options": DecodeOptions(strategy="beam", beam_width=5, max_tokens=20)},
+    "default": PLAIN,
+    "greedy": {**PLAIN, "options": DecodeOptions()},
+    "beam": {**PLAIN, "options": DecodeOptions(strategy="beam", beam_width=5, max_tokens=20)},
     "regional": {},
 }
 """Three ways of decoding as they were frozen before captions were kept to their regions; and as captions are now."""

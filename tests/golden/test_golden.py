@@ -29,7 +29,8 @@ def test_batches_and_threads_change_nothing(shipped: Patchioner) -> None:
     items = [(str(path), golden.regions(path)) for path in paths]
     with golden.recorded(shipped) as ids:
         plain = [
-            [one.text for one in captions] for captions in shipped.caption_many(items, plain=True)
+            [one.text for one in captions]
+            for captions in shipped.caption_many(items, **golden.PLAIN)
         ]
     assert plain
     many = [[one.text for one in captions] for captions in shipped.caption_many(items)]

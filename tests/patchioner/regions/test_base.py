@@ -25,6 +25,7 @@ from patchioner.regions import (
     Trace,
     Weighting,
     WholeImage,
+    feature_weights,
     from_sam,
     pool_regions,
     region_weights,
@@ -276,6 +277,9 @@ def test_mixed_kinds_keep_their_order() -> None:
         ({"seed": True}, "True"),
         ({"head": -1}, "head of the weighting is -1"),
         ({"head": 0.0}, "0.0"),
+        ({"foreground": -0.5}, "foreground of the weighting is -0.5"),
+        ({"foreground": 1e9}, "give 0 to 100"),
+        ({"foreground": 5.0, "rounding": "reference"}, "coverage"),
     ],
 )
 def test_impossible_settings_are_refused(values: dict[str, object], text: str) -> None:
@@ -306,6 +310,40 @@ def test_pooled_tokens_are_the_plain_weighted_sum_in_blocks_and_float32(
     pooled = pool_regions(half, regions, weighting)
     assert pooled.dtype == torch.float32
     np.testing.assert_allclose(pooled, twin, atol=1e-2)
+
+
+@pytest.mark.parametrize("kind", ["uniform", "attention"])
+def test_the_foreground_is_what_is_like_the_region_and_unlike_its_surroundings(kind: str) -> None:
+    features = some_features()
+    regions = [Box(20, 10, 40, 30), Patch(0, 0), WholeImage(), Polygon([(3, 3), (50, 3), (3, 30)])]
+    plain = Weighting(kind)  # type: ignore[arg-type]
+    sharp = dataclasses.replace(plain, foreground=8.0)
+    base = region_weights([*regions, WholeImage()], features.geometry, plain, features.attention)
+    found = feature_weights(features, regions, sharp)
+    tokens = features.tokens.numpy()
+    for weights, got in zip(base, found, strict=False):
+        rows, columns = np.nonzero(weights)
+        (top, bottom), (left, right) = (
+            (each.min() - np.ptp(each) - 1, each.max() + 2 + np.ptp(each))
+            for each in (rows, columns)
+        )
+        around = np.zeros_like(weights)
+        for row, column in np.ndindex(weights.shape):
+            near = top <= row < bottom and left <= column < right
+            around[row, column] = base[-1][row, column] * (near and weights[row, column] == 0)
+        own, other = (np.einsum("hw,hwd->d", one, tokens) for one in (weights, around))
+        twin = weights.copy()
+        for place in np.argwhere(weights) if around.any() else ():
+            token = tokens[tuple(place)]
+            cosines = [
+                token @ one / np.linalg.norm(token) / np.linalg.norm(one) for one in (own, other)
+            ]
+            twin[tuple(place)] *= math.exp(8 * (cosines[0] - cosines[1]))
+        np.testing.assert_allclose(got, twin / twin.sum(), atol=1e-5)
+    assert not np.allclose(found[0], base[0], atol=0.01)
+    np.testing.assert_allclose(found[2], base[2], atol=1e-7)
+    np.testing.assert_allclose(found[:1], feature_weights(features, regions[:1], sharp), atol=1e-6)
+    assert feature_weights(features, [], sharp).shape == (0, *features.geometry.grid)
 
 
 @pytest.mark.parametrize("rounding", ["coverage", "reference"])
