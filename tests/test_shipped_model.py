@@ -68,7 +68,7 @@ def test_a_label_may_be_none_of_those_given(shipped: Patchioner) -> None:
     (right,) = shipped.label(features, cup, ["a cup of coffee", "a dog", "a bus"])
     (wrong,) = shipped.label(features, cup, ["a giraffe", "a dog", "a bus"])
     assert right.text == "a cup of coffee" and right.probability > 0.5
-    assert wrong.text is None and wrong.probability < 0.25
+    assert wrong.text is None and wrong.probability < 0.3
     (forced,) = shipped.label(features, cup, ["a giraffe", "a dog", "a bus"], threshold=0)
     assert forced.text is not None and forced.cosines == wrong.cosines
 
