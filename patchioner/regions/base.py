@@ -378,18 +378,19 @@ def _surroundings(cells: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     near = np.ones(cells.shape, dtype=bool)
     for axis in (1, 2):
         seen, size = cells.any(axis=3 - axis), cells.shape[axis]
-        first, last = seen.argmax(axis=1), size - seen[:, ::-1].argmax(axis=1)
-        start, end = 2 * first - last, 2 * last - first
+        first = seen.argmax(axis=1, keepdims=True)
+        last = size - seen[:, ::-1].argmax(axis=1, keepdims=True)
         places = np.arange(size)
-        within = (places >= start[:, None]) & (places < end[:, None])
+        within = (places >= 2 * first - last) & (places < 2 * last - first)
         near &= np.expand_dims(within, 3 - axis)
-    return near & ~cells
+    near &= ~cells
+    return near
 
 
 def _foreground(
     features: PatchFeatures, weights: Floats, around: Floats, sharpness: float
 ) -> npt.NDArray[np.float32]:
-    """(n, h, w) weights by how much more a patch is like its region than like what is around that, (n, h, w) weights."""
+    """(n, h, w) weights by how much more a patch is like its region than like what is `around` it, (n, h, w)."""
     import torch
     from torch.nn import functional as F
 
