@@ -80,11 +80,6 @@ class Batcher:
 
     `answer` takes a key and what is asked under it, and gives an answer, or an exception, for each. `observe` is told
     of each batch its key, its rows, seconds that its oldest waited and seconds of work.
-
-    Example:
-        >>> batcher = Batcher(lambda key, asked: [one * 2 for one in asked], 1, most_rows=8)
-        >>> asyncio.run(batcher.ask("double", 21)), batcher.close()
-        (42, None)
     """
 
     def __init__(
@@ -368,20 +363,20 @@ class Engine:
         if verb == "text":
             rows = self.model.embed_text([text for texts in asked for text in texts])
             return list(rows.split([len(texts) for texts in asked]))
-        if verb in ("embed", "explain"):
-            look = self._embed if verb == "embed" else self._explain
-            return [attempt(partial(look, one.features, *how), one.regions) for one in asked]
+        if verb == "explain":
+            return [
+                attempt(partial(self._explain, one.features, *how), one.regions) for one in asked
+            ]
         found: Iterable[Any]
         wanted: Any = {"on_error": "return", "batching": _AT_ONCE}
-        if verb == "caption":
+        if verb == "embed":
+            found = self.model.embed_many(asked, on_error="return")
+        elif verb == "caption":
             found = self.model.caption_many(asked, **wanted, **vars(how[0]))
         else:
             names, wanted["threshold"] = how
             found = self.model.label_many(asked, names, **wanted)
         return list(_each(asked, found))
-
-    def _embed(self, seen: PatchFeatures, regions: Sequence[Region]) -> Sequence[Any]:
-        return self.model.embed_regions(seen, regions).unbind()
 
     def _explain(self, seen: PatchFeatures, count: int, regions: Sequence[Region]) -> Sequence[Any]:
         return [self.model.explain(seen, region, count) for region in regions]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Sequence
 from itertools import islice
 from typing import Annotated, Any
@@ -21,10 +22,11 @@ from patchioner.images import is_picture
 from patchioner.regions import Patch
 from patchioner.serve import schemas
 from patchioner.serve.engine import LONGEST_TEXT, MOST_TEXTS, Encoded, Engine, as_json
-from patchioner.serve.reading import bad_image, bad_request, named_photo
+from patchioner.serve.reading import RequestError, bad_image, bad_request, named_photo
 from patchioner.serve.schemas import failure
 
 _ALIVE = 5.0  # seconds between signs of life while a description is made
+_MOST_OF = 0.9  # the deadline, at which the connection is cut: a description is given up before
 _MOST_LISTED = 10_000  # photos of `--root`
 
 
@@ -125,7 +127,8 @@ async def detail(id: str, question: schemas.DetailQuestion, engine: Asker) -> St
     """A long description as server-sent events, one for each sentence."""
     photo = engine.known(id)
     work = asyncio.ensure_future(engine.detail(photo, question.seed, question.preset))
-    return StreamingResponse(_events(work), media_type="text/event-stream")
+    seconds = _MOST_OF * engine.settings.deadline
+    return StreamingResponse(_events(work, seconds), media_type="text/event-stream")
 
 
 @router.get("/models")
@@ -187,11 +190,14 @@ def _rounded(rows: Sequence[Sequence[float]]) -> list[list[float]]:
     return [[round(value, 5) for value in row] for row in rows]
 
 
-async def _events(work: asyncio.Future[DetailedCaption]) -> AsyncIterator[str]:
+async def _events(work: asyncio.Future[DetailedCaption], seconds: float) -> AsyncIterator[str]:
+    ends = time.monotonic() + seconds
     try:
         while not work.done():
+            if (left := ends - time.monotonic()) <= 0:
+                raise RequestError(504, "deadline", f"no description within {seconds:g} seconds")
             yield ": working\n\n"
-            await asyncio.wait({work}, timeout=_ALIVE)
+            await asyncio.wait({work}, timeout=min(_ALIVE, left))
         found = work.result()
     except Exception as error:
         yield _event("error", failure(error))

@@ -138,14 +138,12 @@ def region_list(
     found: list[Region | PatchionerError] = []
     for entry in entries:
         pixels = _attempt(_mask_pixels, entry, size)
-        if isinstance(pixels, PatchionerError):
-            found.append(pixels)
-            continue
-        room -= pixels
+        room -= pixels if isinstance(pixels, int) else 0
         if room < 0:
-            raise too_large(f"masks of more than {_MOST_MASK_PIXELS:,} pixels in all: "
-                            "send some at a time")  # fmt: skip
-        found.append(_attempt(_region, entry, size))
+            raise too_large(
+                f"masks of over {_MOST_MASK_PIXELS:,} pixels in all: send some at a time"
+            )
+        found.append(_attempt(_region, entry, size) if isinstance(pixels, int) else pixels)
     return found
 
 

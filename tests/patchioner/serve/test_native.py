@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -95,6 +96,19 @@ def test_a_description_comes_sentence_by_sentence() -> None:
     assert done["text"] == " ".join(data["text"] for _, data in sentences)
     assert all(data["regions"] for _, data in sentences)
     assert sentences or done["reason"]
+
+
+def test_a_description_that_takes_too_long_is_given_up(
+    model: Patchioner, photo: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(*asked: Any) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("patchioner.serve.engine.Engine.detail", never)
+    with running(model, deadline=2.0) as url, httpx.Client(base_url=url, timeout=60) as client:
+        name = client.post("/v1/images", files={"file": photo}).json()["id"]
+        ((kind, data),) = events(client.post(f"/v1/images/{name}/detail", json={}))
+    assert (kind, data["error"]["type"]) == ("error", "deadline")
 
 
 @pytest.mark.parametrize(

@@ -240,6 +240,22 @@ def test_the_caption_of_the_patch_under_the_pointer_follows_it(start: Start) -> 
     assert len({tuple(cell) for cell in asked}) == len(asked)  # none twice
 
 
+def test_what_is_asked_ahead_gives_way_to_the_pointer(start: Start) -> None:
+    desk = start().open(photo())
+
+    def alone(request: Any) -> bool:
+        return len(json.loads(request.post_data)["cells"]) == 1
+
+    # What is asked ahead is never answered.
+    desk.page.route("**/patches", lambda route: route.continue_() if alone(route.request) else None)
+    x1, y1, x2, y2 = desk.mark()
+    with desk.page.expect_request(lambda one: one.url.endswith("/patches") and not alone(one)):
+        desk.page.mouse.move(x1, y1)
+    with desk.page.expect_response(lambda one: one.url.endswith("/patches") and alone(one.request)):
+        desk.page.mouse.move(x2, y2)
+    expect(desk.page.locator("#bubble")).to_contain_text("sure")
+
+
 def test_the_keyboard_alone_looks_points_draws_edits_and_deletes(start: Start) -> None:
     desk = start().open(photo())
     page, keys = desk.page, desk.page.keyboard
