@@ -10,7 +10,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from patchioner import Box, Mask, Patchioner, PatchionerError, Trace, WholeImage
+from patchioner import Box, Mask, Patchioner, Trace, WholeImage
+from patchioner.base.progress import guarded, printable
 
 
 def point(text: str) -> tuple[float, float]:
@@ -40,18 +41,15 @@ def main() -> int:
     region.add_argument("--trace", nargs="+", type=point, metavar="X,Y")
     parser.add_argument("--model", default="patchioner-mini", help="name, hub id or folder")
     arguments = parser.parse_args()
-    try:
-        regions = [
-            region_from(arguments)
-        ]  # what is wrong with them is said before the model is loaded
+
+    def work() -> None:
+        region = region_from(arguments)  # what is wrong with it is said before the model is loaded
         model = Patchioner.from_pretrained(arguments.model)
         features = model.encode(arguments.image)  # once; then any number of regions
-        captions = model.caption(features, regions)
-    except PatchionerError as error:
-        sys.exit(f"error: {error}")
-    for caption in captions:
-        sys.stdout.write(f"{caption.text}\n")
-    return 0
+        for caption in model.caption(features, [region]):
+            sys.stdout.write(f"{printable(str(caption.text))}\n")
+
+    return guarded(work)
 
 
 if __name__ == "__main__":

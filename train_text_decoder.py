@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from patchioner.base.errors import OptionError, PatchionerError, TextError
-from patchioner.base.progress import quiet_interrupts
+from patchioner.base.errors import OptionError, TextError
+from patchioner.base.progress import guarded, log_to_terminal, quiet_interrupts
 
 if TYPE_CHECKING:
     from patchioner.adaptation import NewDecoder
@@ -189,17 +189,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = options_from(arguments, share)
     except (OptionError, TextError) as error:
         usage.error(str(error))
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
-        folder = run(arguments, options, validation)
-    except (PatchionerError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    except KeyboardInterrupt:
-        sys.stderr.write("stopped: go on with --resume\n")
-        return 130
-    sys.stdout.write(f"{folder}\n")
-    return 0
+    log_to_terminal(logging.INFO)
+
+    def work() -> None:
+        sys.stdout.write(f"{run(arguments, options, validation)}\n")
+
+    return guarded(work, stopped="stopped: go on with --resume")
 
 
 if __name__ == "__main__":

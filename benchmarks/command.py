@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.data import SAMPLE
-from patchioner.base.errors import PatchionerError
+from patchioner.base.progress import guarded
 
 CIDER_WARNING = "CIDEr counts how rare words are in its own set: figures of other sets (published ones) do not compare."
 
@@ -37,14 +36,7 @@ def run_command(
 ) -> int:
     """Parse and work: what `work` gives (None is 0), 1 after an error, 130 when stopped."""
     arguments = parser.parse_args(argv)
-    try:
-        return work(arguments) or 0
-    except (PatchionerError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    except KeyboardInterrupt:
-        sys.stderr.write("stopped\n")
-        return 130
+    return guarded(lambda: work(arguments))
 
 
 def as_json(arguments: argparse.Namespace) -> dict[str, Any]:

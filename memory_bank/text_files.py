@@ -69,7 +69,7 @@ def read_captions(
             its header (its number is named).
         MissingExtraError: Parquet or zst without pyarrow.
     """
-    file = _File(Path(path), column, splits)
+    file = _File(Path(path), column, [split.lower() for split in splits])
     reader = _READERS.get(file.kind)
     if reader is None:
         kind = file.kind or "files without an ending"

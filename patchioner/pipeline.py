@@ -18,7 +18,7 @@ from typing import Generic, Literal, TypeAlias, TypeVar, cast
 import torch
 from torch import Tensor
 
-from patchioner.base.errors import OptionError, OutOfMemoryError, PatchionerError
+from patchioner.base.errors import OptionError, OutOfMemoryError, PatchionerError, out_of_memory
 from patchioner.regions import Region
 
 Item = TypeVar("Item")
@@ -223,15 +223,9 @@ def _failure(error: Exception) -> PatchionerError | None:
         frames = frames.__cause__ or frames.__context__
     if isinstance(error, PatchionerError):
         return error
-    exhausted = isinstance(error, RuntimeError) and "allocate memory" in str(
-        error
-    )  # torch, on a CPU
-    if exhausted or isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
-        reason = (str(error).splitlines() or ["no more to be had"])[0]
-        return OutOfMemoryError(
-            f"out of memory ({reason:.120}): give fewer regions at once, a smaller photo, or another device"
-        )
-    return PatchionerError(str(error)) if isinstance(error, OSError) else None
+    if isinstance(error, OSError):
+        return PatchionerError(str(error))
+    return out_of_memory(error)
 
 
 def _size(rows: Embedded | PatchionerError) -> int:

@@ -105,6 +105,19 @@ class UnknownNameError(PatchionerError, LookupError):
         return cls(f"unknown {kind} {name!r}: {hint}{listing}")
 
 
+def out_of_memory(error: BaseException) -> OutOfMemoryError | None:
+    """The error as ours, if it is of memory: Python's, torch's of a GPU, or of a CPU (a RuntimeError that says so)."""
+    told = isinstance(error, RuntimeError) and "allocate memory" in str(error)
+    if not (told or isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"):
+        return None
+    if isinstance(error, OutOfMemoryError):
+        return error
+    reason = (str(error).splitlines() or ["no more to be had"])[0]
+    return OutOfMemoryError(
+        f"out of memory ({reason:.120}): give fewer regions at once, a smaller photo, or another device"
+    )
+
+
 def first_line(error: Exception) -> str:
     """Of a library's message; theirs run to paragraphs."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

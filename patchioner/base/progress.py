@@ -1,14 +1,72 @@
-"""Progress of a long loop, for a person at a terminal."""
+"""What a person at a terminal sees of a command: progress of a long loop, one line about an error."""
 
 from __future__ import annotations
 
+import logging
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, TypeVar
 
+from patchioner.base.errors import PatchionerError, out_of_memory
+
 T = TypeVar("T")
+# ESC, BEL, C1 and the rest could drive a terminal, others turn the line around; a line is one line.
+_CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """The text with control characters, line feeds apart, escaped as JSON escapes them."""
+    return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def complain(message: str, program: str = "") -> None:
+    """One line on standard error, whatever line breaks the message has."""
+    if sys.stderr is not None:
+        wipe_progress()
+        sys.stderr.write(f"{program}{printable(' '.join(message.split()))}\n")
+        sys.stderr.flush()
+
+
+def wipe_progress() -> None:
+    """Clear the line of a bar."""
+    if sys.stderr is not None and sys.stderr.isatty():
+        sys.stderr.write("\r\x1b[K")  # the bar draws itself again
+        sys.stderr.flush()
+
+
+class _Printable(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
+def log_to_terminal(level: int = logging.WARNING) -> None:
+    """For commands: messages of the log go to standard error, fit for a terminal."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Printable("%(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
+
+
+def guarded(work: Callable[[], int | None], program: str = "", stopped: str = "stopped") -> int:
+    """Do a command's work and return its exit status (None is 0), or 1 after a line about an error, 130 after Ctrl-C.
+
+    A line is enough about errors of ours, of the system, of memory, and of a library that cannot be loaded.
+    """
+    log_to_terminal()
+    try:
+        return work() or 0
+    except KeyboardInterrupt:
+        complain(stopped, program)
+        return 130
+    except (PatchionerError, OSError, ImportError) as error:
+        complain(f"error: {error}", program)
+    except (MemoryError, RuntimeError) as error:
+        if (of_memory := out_of_memory(error)) is None:
+            raise
+        complain(f"error: {of_memory}", program)
+    return 1
 
 
 def progress(

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from patchioner import __version__
-from patchioner.base.errors import PatchionerError
-from patchioner.cli.spelling import attach_negative_values, report_error
+from patchioner.base.progress import guarded, printable
+from patchioner.cli.spelling import attach_negative_values
 
 VERBS = {
     "caption": ("caption", "caption photos or regions of them"),
@@ -36,7 +36,8 @@ VERBS = {
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """One line, without the usage."""
-        self.exit(2, f"{self.prog}: error: {' '.join(message.split())} (see {self.prog} --help)\n")
+        said = printable(" ".join(message.split()))
+        self.exit(2, f"{self.prog}: error: {said} (see {self.prog} --help)\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,6 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     _open_standard_streams()
     arguments = attach_negative_values(sys.argv[1:] if argv is None else argv)
+    return guarded(lambda: _run(arguments), "patchioner: ", "error: stopped")
+
+
+def _run(arguments: list[str]) -> int:
     verb = next((word for word in arguments if not word.startswith("-")), "")
     try:
         parser = command_parser(verb)
@@ -58,16 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(options.run(options))
     except SystemExit as stop:  # argparse has written its message
         return stop.code if isinstance(stop.code, int) else 2
-    except KeyboardInterrupt:
-        report_error("stopped")
-        return 130
     except BrokenPipeError:
         # Whoever reads our output has enough: the flush at exit must not complain about it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except (PatchionerError, OSError, ImportError, MemoryError) as error:
-        # A library that finds too little memory to be loaded says so by an ImportError.
-        report_error(str(error) or "out of memory: give the process more, or a smaller photo")
         return 1
 
 

@@ -57,7 +57,6 @@ def serve(options: argparse.Namespace) -> int:
     from patchioner.model import Patchioner
     from patchioner.serve.app import bound_memory, run_server
 
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("patchioner.serve").setLevel(logging.INFO)
     bound_memory()
     model = Patchioner.from_pretrained(options.model, device=options.device)

@@ -23,6 +23,7 @@ from patchioner.base.errors import (
 )
 from patchioner.base.files import atomic_path
 from patchioner.base.optional import require
+from patchioner.base.progress import complain, printable, wipe_progress
 from patchioner.regions import Box, Mask, Point, Polygon, RegionFile, RegionSet, Trace, read_trace
 
 if TYPE_CHECKING:
@@ -36,13 +37,6 @@ Run: TypeAlias = "Callable[[argparse.Namespace], int]"
 SAMPLES = ("astronaut", "chelsea", "coffee", "rocket")
 WRITTEN = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 _PREFIX = "scikit-image:"
-# ESC, BEL, C1 and the rest could drive a terminal, others turn the line around; a line is one line.
-_CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-
-
-def printable(text: str) -> str:
-    """The text with control characters, line feeds apart, escaped as JSON escapes them."""
-    return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def write_line(text: str) -> None:
@@ -50,29 +44,20 @@ def write_line(text: str) -> None:
     if sys.stdout is None:
         raise OptionError("standard output is closed: send it to a file, or to /dev/null")
     if sys.stdout.isatty():
-        _wipe_progress()
+        wipe_progress()
     encoding = sys.stdout.encoding or "utf-8"
     sys.stdout.write(printable(text).encode(encoding, "replace").decode(encoding) + "\n")
     sys.stdout.flush()
 
 
 def report_error(message: str) -> None:
-    """One line on standard error, whatever line breaks the message has."""
+    """One line on standard error about an error."""
     report(f"error: {message}")
 
 
 def report(message: str) -> None:
     """One line on standard error that begins with the command's name."""
-    if sys.stderr is not None:
-        _wipe_progress()
-        sys.stderr.write(f"patchioner: {printable(' '.join(message.split()))}\n")
-        sys.stderr.flush()
-
-
-def _wipe_progress() -> None:
-    if sys.stderr is not None and sys.stderr.isatty():
-        sys.stderr.write("\r\x1b[K")  # the bar draws itself again
-        sys.stderr.flush()
+    complain(message, "patchioner: ")
 
 
 def declare(

@@ -28,6 +28,7 @@ from patchioner.base.errors import (
     PatchionerError,
     RegionFileError,
     UnknownNameError,
+    out_of_memory,
 )
 from patchioner.base.files import differences, leads_out
 from patchioner.base.progress import progress
@@ -404,7 +405,10 @@ def describe_each(
             key = f"{run}-{_digest(photo, given)}"
             found = None if known(key) else captioner.describe(photo, given, seed=seed)
             return Outcome(job.name, photo.sha256, key, found)
-        except (PatchionerError, OSError) as error:
+        except Exception as caught:
+            error = out_of_memory(caught) or caught
+            if not isinstance(error, PatchionerError | OSError):
+                raise
             final = bool(key) and isinstance(error, _FINAL)  # else it is of this photo's own files
             if final:
                 halted.set()

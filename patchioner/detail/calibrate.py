@@ -21,9 +21,9 @@ import numpy as np
 
 from decoders.scene_graph import noun_phrases
 from patchioner import Patchioner
-from patchioner.base.errors import OptionError, PatchionerError
+from patchioner.base.errors import OptionError
 from patchioner.base.files import write_json
-from patchioner.base.progress import progress
+from patchioner.base.progress import guarded, progress
 from patchioner.calibration import Captioned, FloatArray, Logistic, fit_logistic, read_pairs
 from patchioner.detail.score import (
     COMMAND,
@@ -153,14 +153,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--out", type=Path, help="new model folder; with --scorer a JSON file")
     add("--write", action="store_true", help="into the config.json of the model's folder")
     options = parser.parse_args(argv)
-    try:
+
+    def work() -> None:
         pairs = read_pairs(options.pairs, options.photos, limit=options.limit, seed=options.seed)
         found = _for_scorer(options, pairs) if options.scorer else _for_model(options, pairs)
-    except (PatchionerError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    sys.stdout.write(json.dumps(found, indent=2) + "\n")
-    return 0
+        sys.stdout.write(json.dumps(found, indent=2) + "\n")
+
+    return guarded(work)
 
 
 def _for_scorer(options: argparse.Namespace, pairs: Sequence[Captioned]) -> dict[str, object]:

@@ -1,12 +1,14 @@
-"""The n-th open, write, fsync, rename or allocation fails while something is written: python -m tests.attacks.failures
+"""The n-th open, write, fsync, rename or allocation fails, or kills, while something is written.
 
-Afterwards the old state is there or the new one, the error is one of ours, and the work done again ends as undisturbed.
+Afterwards the old state is there or the new one, the error is one of ours, and the work done again ends as undisturbed:
+python -m tests.attacks.failures [--step N] [--kill]
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import shutil
 import sys
 import tempfile
@@ -17,6 +19,8 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.run import Run, execute
+from benchmarks.settings import RunSettings
 from memory_bank.build import build_bank_folder
 from patchioner import Patchioner, PatchionerError
 from patchioner.adaptation import NewDecoder, adapt, usual_training
@@ -24,11 +28,11 @@ from patchioner.base.weights import tensors_sha256
 from patchioner.checkpoints.folder import Parts, read_checkpoint, write_checkpoint
 from patchioner.detail import DetailCaptioner
 from patchioner.detail.batch import describe_many
-from tests.support.failing import CALLS, every_failure
+from tests.support.failing import CALLS, every_failure, every_kill
 from tests.support.tiny import TEXTS, noise_photo, tiny_parts
 
 SHAPE = NewDecoder(layers=1, width=32, heads=2, vocab_size=270, positions=40)
-QUICK = usual_training(SHAPE, epochs=1, batch=30)
+QUICK = usual_training(SHAPE, epochs=3, batch=15)
 
 
 @cache
@@ -91,23 +95,38 @@ def detail(folder: Path) -> Callable[[], str]:
     return work
 
 
-WORKS = {"save": save, "bank": bank, "train": train, "detail": detail}
+def benchmark(folder: Path) -> Callable[[], str]:
+    """Predictions and results about four photos, gone on with."""
+    sets = {f"{number}": {f"{TEXTS[number]}\nit": [[1, 2, 50, 40]]} for number in range(4)}
+    for name in sets:
+        noise_photo(seed=int(name)).save(folder / f"{name}.jpg")
+    (folder / "sets.json").write_text(json.dumps(sets))
+    settings = RunSettings(
+        "region_set", data=str(folder / "sets.json"), images=str(folder), java="no", rounds=2, batch=2,
+    )  # fmt: skip
+
+    def work() -> str:
+        model = Patchioner(parts(), device="cpu")
+        out = folder / "out"
+        execute([Run("tiny", settings, out)], resume=True, load=lambda *_: model)
+        text = "".join((out / name).read_text() for name in ("predictions.jsonl", "results.json"))
+        return text.replace(str(folder), "")
+
+    return work
 
 
-def campaign(name: str, kind: str, step: int = 1) -> int:
-    """Fail every `step`-th call; AssertionError where a state is mixed, an error foreign, or the end another.
+WORKS = {"save": save, "bank": bank, "train": train, "detail": detail, "benchmark": benchmark}
 
-    Returns how many failures were made.
+
+def campaign(name: str, kind: str, step: int = 1, *, kill: bool = False) -> int:
+    """Fail, or kill at, every `step`-th call; AssertionError where a state is mixed, an error foreign, the end another.
+
+    Returns how many failures or kills were made.
     """
     with tempfile.TemporaryDirectory() as scratch:
         wanted = WORKS[name](_fresh(Path(scratch) / "undisturbed"))()
-        folder, works = Path(scratch) / "run", list[Callable[[], str]]()
-
-        def action() -> None:
-            works[:] = [prepared[0]]
-            works[0]()
-
-        prepared = [WORKS[name](_fresh(folder))]
+        folder = Path(scratch) / "run"
+        works = [WORKS[name](_fresh(folder))]
 
         def check(error: BaseException | None) -> None:
             assert error is None or isinstance(error, (PatchionerError, OSError, MemoryError)), (
@@ -116,9 +135,9 @@ def campaign(name: str, kind: str, step: int = 1) -> int:
             state = getattr(works[0], "state", None)
             assert state is None or state() in ("old", "new")
             assert works[0]() == wanted, f"{name}, {kind}: done again, it ends otherwise"
-            prepared[:] = [WORKS[name](_fresh(folder))]
+            works[:] = [WORKS[name](_fresh(folder))]
 
-        return every_failure(kind, action, check, step)
+        return (every_kill if kill else every_failure)(kind, lambda: works[0](), check, step)
 
 
 def _fresh(folder: Path) -> Path:
@@ -132,12 +151,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("works", nargs="*", default=list(WORKS), help="some of them")
     parser.add_argument("--step", type=int, default=1, help="only every so manyth call")
+    parser.add_argument("--kill", action="store_true", help="kill -9 there, instead of failing")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    total, what = 0, "kills" if options.kill else "failures"
     for name, kind in itertools.product(options.works, CALLS):
-        if made := campaign(name, kind, options.step):
-            sys.stdout.write(f"{name}, {kind}: {made} failures, nothing lost or mixed\n")
-            sys.stdout.flush()
+        made = campaign(name, kind, options.step, kill=options.kill)
+        total += made
+        sys.stdout.write(f"{name}, {kind}: {made} {what}, nothing lost, doubled or mixed\n")
+        sys.stdout.flush()
+    sys.stdout.write(f"{total} {what}\n")
     return 0
 
 

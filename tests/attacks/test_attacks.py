@@ -21,14 +21,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+import train_text_decoder
 from memory_bank import read_captions
-from patchioner import Mask, PatchionerError, Polygon, read_regions
+from patchioner import Mask, Patchioner, PatchionerError, Polygon, read_regions
+from patchioner.backbones import TimmViT
+from patchioner.base.progress import guarded
 from patchioner.base.weights import load_weights
 from patchioner.checkpoints.stored import read_yaml
 from patchioner.cli.main import main
-from patchioner.detail.batch import read_photo_list
+from patchioner.detail import DetailCaptioner
+from patchioner.detail.batch import describe_many, read_photo_list
 from patchioner.geometry import fit_image
 from patchioner.images import load_image
 from patchioner.regions import read_trace, region_weights
@@ -205,12 +210,15 @@ def test_a_hand_s_few_crossings_are_taken_apart() -> None:
     assert Polygon(ring).patch_weights(geometry).sum() == pytest.approx(1)
 
 
-def command(words: str, folder: Path, **more: Any) -> subprocess.CompletedProcess[str]:
-    """`patchioner WORDS` through a shell, with the tiny model."""
-    line = f"{sys.executable} -m patchioner {words} --model {fuzz.tiny()}"
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+
+
+def command(words: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """`patchioner WORDS` through a shell; $TINY is the tiny model."""
+    line = f'patchioner() {{ {sys.executable} -m patchioner "$@"; }}; patchioner {words}'
     how: dict[str, Any] = {"shell": True, "cwd": folder, "capture_output": True, "text": True}
-    return subprocess.run(line, timeout=120, env=environment, **how, **more)
+    given = ENVIRONMENT | {"TINY": str(fuzz.tiny())} | variables
+    return subprocess.run(line, timeout=120, env=given, **how)
 
 
 @pytest.mark.parametrize("redirected", [">&-", ">/dev/full"], ids=["closed", "full"])
@@ -218,7 +226,7 @@ def test_without_room_for_output_the_command_ends_in_a_line(
     redirected: str, tmp_path: Path
 ) -> None:
     noise_photo(8, 8).save(tmp_path / "p.png")
-    done = command(f"caption *.png {redirected}", tmp_path)
+    done = command(f"caption *.png --model $TINY {redirected}", tmp_path)
     assert "Traceback" not in done.stderr
     assert done.returncode == 1
 
@@ -248,11 +256,86 @@ def test_ctrl_c_in_the_first_moments_is_one_line(module: str, tmp_path: Path) ->
         capture_output=True,
         text=True,
         timeout=120,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        env=ENVIRONMENT,
     )
     assert done.returncode in (130, -signal.SIGINT)
     assert done.stderr.strip().endswith("stopped")
     assert len(done.stderr.splitlines()) == 1
+
+
+ESCAPES = "\x1b[31m\x07\x9b1m\u202e"
+
+
+def test_nothing_drives_the_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture
+) -> None:
+    """Names of files, labels, bank texts, splits and errors; of the log, of wrong usage and of the training script."""
+    monkeypatch.chdir(tmp_path)
+    noise_photo(60, 40).save(f"p{ESCAPES}.png")
+    Path(f"q{ESCAPES}.png").write_bytes(b"no picture")
+    boxes = [{"box": [1, 1, end, end], "label": ESCAPES} for end in (1, 30)]
+    Path("r.json").write_text(json.dumps(boxes))
+    lines = [*({"caption": f"a {ESCAPES} {word}"} for word in ("dog", "cat")), {"caption": None}]
+    Path(f"c{ESCAPES}.json").write_text(json.dumps([*lines, {"split": ESCAPES}]))
+    tiny = ["--model", str(fuzz.tiny())]
+    photos = [f"p{ESCAPES}.png", f"q{ESCAPES}.png"]
+    built = command("bank build c* --out b --text-encoder $TINY", tmp_path)  # with what the log says
+    said = [built.stdout + built.stderr]
+    for run, words in (
+        (main, ["caption", *photos, "--regions", "r.json", "--labels", f"{ESCAPES};b", *tiny]),
+        (main, ["caption", *photos, *tiny, f"--unknown{ESCAPES}"]),
+        (main, ["bank", "info", "b"]),
+        (train_text_decoder.main, ["--corpus", ESCAPES, "--out", "t"]),
+    ):
+        run(words)
+        said.append("".join(capfd.readouterr()))
+    for text in said:
+        assert "1b[31m" in text
+        assert not set(text) & set("\x1b\x07\x9b\u202e")
+
+
+class OutOfMemoryError(RuntimeError):
+    """As torch's of a GPU."""
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OutOfMemoryError("CUDA out of memory.\nTried")])
+@pytest.mark.parametrize("verb", ["caption", "batch", "detail"])
+def test_out_of_memory_costs_one_photo_of_a_folder(
+    verb: str, error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture
+) -> None:
+    for number, size in enumerate(((96, 64), (64, 64), (64, 96))):
+        noise_photo(*size, seed=number).save(tmp_path / f"{number}.png")
+    outputs, out = TimmViT.outputs, tmp_path / "out.jsonl"
+
+    def full(self: TimmViT, pixels: torch.Tensor, grid: tuple[int, int]) -> Any:
+        if grid[0] == grid[1]:
+            raise error
+        return outputs(self, pixels, grid)
+
+    monkeypatch.setattr(TimmViT, "outputs", full)
+    if verb == "detail":  # the command wants a calibrated model
+        captioner = DetailCaptioner(Patchioner(tiny_parts(), device="cpu"), scorer=None)
+        names = [str(path) for path in sorted(tmp_path.glob("*.png"))]
+        ((_, failed),) = describe_many(captioner, names, out).failed
+        said = str(failed)
+    else:
+        words = ["--json"] if verb == "caption" else ["--out", str(out)]
+        assert main([verb, str(tmp_path), "--model", str(fuzz.tiny()), *words]) in (1, 3)
+        said = "".join(capfd.readouterr())
+    rows = said if verb == "caption" else out.read_text()
+    assert sum(f"{number}.png" in row for number in (0, 2) for row in rows.splitlines()) >= 2
+    assert "out of memory" in said + rows
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OutOfMemoryError("CUDA out of memory")])
+def test_a_command_that_runs_out_of_memory_ends_in_a_line(error: Exception, capfd: Capture) -> None:
+    def work() -> None:
+        raise error
+
+    assert guarded(work, "p: ") == 1
+    assert capfd.readouterr().err.startswith("p: error: out of memory")
+    with pytest.raises(RuntimeError, match="a bug"):
+        guarded(lambda: (_ for _ in ()).throw(RuntimeError("a bug")))
 
 
 def test_broken_inputs_end_in_a_value_or_an_error_of_ours() -> None:
@@ -267,6 +350,12 @@ def test_a_failure_of_the_system_loses_nothing(work: str, kind: str) -> None:
     steps = {"rename": 7, "fsync": 7, "allocation": 211}
     made = failures.campaign(work, kind, step=steps.get(kind, 61))
     assert made > 0 or (work, kind) == ("detail", "rename")  # its rows are appended
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("work", failures.WORKS)
+def test_a_kill_loses_nothing(work: str) -> None:
+    assert failures.campaign(work, "open", step=37, kill=True) > 0
 
 
 def test_captions_do_not_depend_on_what_makes_them_fast() -> None:

@@ -8,6 +8,7 @@ import importlib
 import io
 import itertools
 import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -27,18 +28,20 @@ _FACTORIES = ("empty", "zeros", "ones", "full", "cat", "stack")
 
 
 class Failing:
-    """Counts the calls of a kind and fails the n-th; with `lasting`, all from then on.
+    """Counts the calls of a kind and fails the n-th; with `lasting`, all from then on; `deadly`, it kills the process.
 
     Attributes:
         calls: made so far.
     """
 
-    def __init__(self, kind: str, nth: int, *, lasting: bool = False) -> None:
-        self.kind, self.nth, self.lasting, self.calls = kind, nth, lasting, 0
+    def __init__(self, kind: str, nth: int, *, lasting: bool = False, deadly: bool = False) -> None:
+        self.kind, self.nth, self.lasting, self.deadly, self.calls = kind, nth, lasting, deadly, 0
 
     def check(self) -> None:
         """Count a call."""
         self.calls += 1
+        if self.deadly and self.calls == self.nth:
+            os.kill(os.getpid(), signal.SIGKILL)
         if self.calls == self.nth or (self.lasting and self.calls > self.nth):
             if self.kind == "allocation":
                 raise MemoryError("no more memory (made by a test)")
@@ -100,9 +103,9 @@ class _Allocations(TorchFunctionMode):
 
 
 @contextmanager
-def failing(kind: str, nth: int, *, lasting: bool = False) -> Iterator[Failing]:
-    """Within it, the `nth` call of a `kind` (a key of `CALLS`) fails."""
-    one, patches = Failing(kind, nth, lasting=lasting), []
+def failing(kind: str, nth: int, **how: bool) -> Iterator[Failing]:
+    """Within it, the `nth` call of a `kind` (a key of `CALLS`) fails, as `Failing` is told."""
+    one, patches = Failing(kind, nth, **how), []
     for home, name in CALLS[kind]:
         module = importlib.import_module(home)
         patches.append((module, name, one.wrapped(getattr(module, name))))
@@ -145,4 +148,25 @@ def every_failure(
                 return made
             made += 1
             check(error)
+    raise AssertionError
+
+
+def every_kill(
+    kind: str,
+    action: Callable[[], object],
+    check: Callable[[BaseException | None], object],
+    step: int = 1,
+) -> int:
+    """As `every_failure`, in a child that is killed at the call."""
+    for made, nth in enumerate(itertools.count(1, step)):
+        child = os.fork()
+        if not child:
+            with failing(kind, nth, deadly=True):
+                try:
+                    action()
+                finally:
+                    os._exit(0)
+        if os.waitpid(child, 0)[1] == 0:
+            return made
+        check(None)
     raise AssertionError
