@@ -279,7 +279,8 @@ def test_nothing_drives_the_terminal(
     Path(f"c{ESCAPES}.json").write_text(json.dumps([*lines, {"split": ESCAPES}]))
     tiny = ["--model", str(fuzz.tiny())]
     photos = [f"p{ESCAPES}.png", f"q{ESCAPES}.png"]
-    built = command("bank build c* --out b --text-encoder $TINY", tmp_path)  # with what the log says
+    # With what the log says.
+    built = command("bank build c* --out b --text-encoder $TINY", tmp_path)
     said = [built.stdout + built.stderr]
     for run, words in (
         (main, ["caption", *photos, "--regions", "r.json", "--labels", f"{ESCAPES};b", *tiny]),
