@@ -2,7 +2,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from patchioner import Patchioner
 from patchioner.detail.calibrate import calibrate_model
@@ -40,3 +42,16 @@ def regions() -> list[DetailRegion]:
         DetailRegion("spatial-1", "spatial", (0.0, 0.0, 48.0, 32.0)),
         DetailRegion("spatial-4", "spatial", (48.0, 32.0, 96.0, 64.0)),
     ]
+
+
+REGIONS = (
+    DetailRegion("global", "global", (0.0, 0.0, 90.0, 60.0)),
+    DetailRegion("spatial-1", "spatial", (0.0, 0.0, 45.0, 40.0)),
+    DetailRegion("spatial-2", "spatial", (30.0, 20.0, 90.0, 60.0)),
+)
+
+
+def noise(seed: int = 0) -> Photo:
+    """A photo of 90 x 60 pixels."""
+    pixels = np.random.default_rng(seed).integers(0, 255, (60, 90, 3), dtype=np.uint8)
+    return open_photo(Image.fromarray(pixels), name="noise.png")

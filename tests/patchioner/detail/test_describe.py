@@ -42,9 +42,8 @@ from patchioner.detail.describe import (
 from patchioner.detail.models import CallCache
 from patchioner.detail.values import DetailRegion, Photo, Rectangle, open_photo
 from patchioner.regions import NamedRegion
+from tests.patchioner.detail.conftest import REGIONS, noise
 from tests.support.chat_server import ChatServer, Reaction, echo, fails, once, says
-from tests.support.photos import REGIONS
-from tests.support.photos import noise_photo as noise
 from tests.support.tiny import noise_photo, tiny_backbone, tiny_parts
 
 corners = st.tuples(st.integers(0, 40), st.integers(0, 40), st.integers(1, 30), st.integers(1, 30))

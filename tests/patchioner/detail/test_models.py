@@ -31,13 +31,13 @@ from patchioner.detail.models import (
     generated,
     mask_digest,
 )
+from tests.patchioner.detail.conftest import REGIONS, noise
 from tests.support.language import (
     language_folder,
     language_model,
     spread,
     transformers_twin,
 )
-from tests.support.photos import REGIONS, noise_photo
 from tests.support.vision_language import blip2_folder, qwen2_vl_folder
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
@@ -253,31 +253,6 @@ def test_a_folder_is_told_by_its_contents(folder: Path, tmp_path: Path) -> None:
     assert identity("gpt2") == "hf:gpt2"
 
 
-@pytest.fixture
-def loading(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """How the library was called; it finds nothing."""
-    calls: list[dict[str, Any]] = []
-
-    def nothing(name: str, **options: Any) -> None:
-        calls.append(options)
-        raise OSError("no such file")
-
-    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", nothing)
-    return calls
-
-
-def hub_says(monkeypatch: pytest.MonkeyPatch, error: Exception | None) -> list[str]:
-    asked: list[str] = []
-
-    def metadata(url: str, **options: Any) -> None:
-        asked.append(url)
-        if error is not None:
-            raise error
-
-    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", metadata)
-    return asked
-
-
 @pytest.mark.parametrize(
     ("error", "said", "local"),
     [
@@ -287,29 +262,37 @@ def hub_says(monkeypatch: pytest.MonkeyPatch, error: Exception | None) -> list[s
     ],
 )
 def test_the_hub_is_asked_once_and_without_a_connection_local_files_are_read(
-    monkeypatch: pytest.MonkeyPatch,
-    loading: list[dict[str, Any]],
-    error: Exception | None,
-    said: str,
-    local: bool,
+    monkeypatch: pytest.MonkeyPatch, error: Exception | None, said: str, local: bool
 ) -> None:
-    asked = hub_says(monkeypatch, error)
+    asked: list[object] = []
+
+    def metadata(url: str, **options: Any) -> None:
+        asked.append("nobody/nothing" in url)
+        if error is not None:
+            raise error
+
+    def nothing(name: str, *, local_files_only: bool, **options: Any) -> None:
+        asked.append(local_files_only)
+        raise OSError("no such file")
+
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", metadata)
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", nothing)
     with pytest.raises(HubError, match=said):
         LocalModel("nobody/nothing", device="cpu").parts()
-    assert len(asked) == 1 and "nobody/nothing" in asked[0]
-    assert [call["local_files_only"] for call in loading] == [local]
+    assert asked == [True, local]
 
 
-@pytest.mark.parametrize(
-    ("name", "wrong", "named"),
-    [("", {}, "no model"), ("x", {"dtype": "int3"}, "int3"), ("x", {"batch_size": 0}, "0")],
-)
-def test_what_makes_no_sense_is_refused(name: str, wrong: dict[str, Any], named: str) -> None:
-    with pytest.raises(OptionError, match=named):
-        LocalModel(name, device="cpu", **wrong)
+def test_what_makes_no_sense_is_refused() -> None:
+    for name, wrong, named in (
+        ("", {}, "no model"),
+        ("x", {"dtype": "int3"}, "int3"),
+        ("x", {"batch_size": 0}, "0"),
+    ):
+        with pytest.raises(OptionError, match=named):
+            LocalModel(name, device="cpu", **wrong)  # type: ignore[arg-type]
 
 
-PHOTO = noise_photo()
+PHOTO = noise()
 
 
 FAMILIES: dict[str, Callable[..., Path]] = {"qwen2_vl": qwen2_vl_folder, "blip2": blip2_folder}
