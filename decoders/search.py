@@ -24,6 +24,7 @@ Choose: TypeAlias = Callable[[Tensor, StepBans, Tensor, int], tuple[Tensor, Tens
 _BEAM_COPIES = 3  # scores, log-probabilities and the cache while beams are reordered
 _TOP = 64  # tokens that nearly always hold the draw
 _LARGE = 512  # tokens from which finding those beats sorting all
+_ROWS = 16  # a multiple of it is read
 _LOOK_EVERY = 8  # steps between two questions to the device whether all rows have ended
 _WARM_UP = 3  # steps before a capture: kernels are chosen and memory is found in the first
 
@@ -106,9 +107,11 @@ class SharedRows:
         alike = torch.stack([cache.rows, tokens], dim=1)
         distinct, places = alike.unique(dim=0, return_inverse=True)
         order = _kept_in_place(distinct[:, 0])
-        sources, words = distinct[order].unbind(1)
-        cache.read.select(sources)
         cache.rows = order.argsort()[places]
+        # To one of few numbers of rows: for each, oneDNN prepares and keeps its kernels.
+        more = order[:1].expand(-len(order) % _ROWS)
+        sources, words = distinct[torch.cat([order, more])].unbind(1)
+        cache.read.select(sources)
         return self._network.step(words, cache.read)[cache.rows]
 
 
