@@ -16,6 +16,7 @@ from patchioner.batch.tasks import TASKS, Task
 from patchioner.cli import spelling
 from patchioner.cli.spelling import report, write_line
 
+_KERNELS = 256  # of as many shapes as photos and groups of captions have
 _EXAMPLES = """\
 A SOURCE is a folder (with those below it), a glob, a list of photos (.txt, one a line), a file of regions with
 the photos beside it (COCO, LVIS, labelme, ...), WebDataset tars, Parquet or Arrow tables, a folder of datasets, or a
@@ -90,6 +91,9 @@ def run_batch(options: argparse.Namespace) -> int:
     Raises:
         PatchionerError: nothing can be done at all.
     """
+    from patchioner.base.weights import bound_memory
+
+    bound_memory(_KERNELS)
     given: Mapping[str, Any] = vars(options)
     least = "threshold" if options.task == "label" else "min_confidence"
     how = {least: given["min_confidence"]} if given.get("min_confidence") else {}

@@ -54,8 +54,9 @@ def serve(options: argparse.Namespace) -> int:
     settings = ServeSettings(**given | {"token": options.token or os.getenv("PATCHIONER_TOKEN")})
     for module in ("fastapi", "uvicorn", "python_multipart"):
         require(module, "serve")
+    from patchioner.base.weights import bound_memory
     from patchioner.model import Patchioner
-    from patchioner.serve.app import bound_memory, run_server
+    from patchioner.serve.app import run_server
 
     logging.getLogger("patchioner.serve").setLevel(logging.INFO)
     bound_memory()

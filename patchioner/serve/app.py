@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import json
 import logging
-import os
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +31,6 @@ from patchioner.serve.reading import RequestError, bad_request, told
 from patchioner.serve.settings import ServeSettings
 
 _PAGE = Path(__file__).with_name("static")
-_KERNELS = "128"  # of oneDNN, one for each shape of batch: its own limit, 1,024, takes 340 MB
-_ARENA_MAX = -8  # glibc's M_ARENA_MAX
 _HTTP = {404: ("not_found", "there is nothing here"), 405: ("bad_request", "not this method")}
 
 
@@ -84,13 +80,6 @@ def create_app(model: Patchioner, settings: ServeSettings | None = None) -> Fast
         return Response(text, media_type="text/plain; version=0.0.4")
 
     return app
-
-
-def bound_memory() -> None:
-    """Bound what libraries keep: kernels, and heaps of threads. To be called before a model is loaded."""
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", _KERNELS)
-    with suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL("libc.so.6").mallopt(_ARENA_MAX, 1)
 
 
 def run_server(model: Patchioner, settings: ServeSettings) -> None:
