@@ -332,17 +332,32 @@ def _of_annotations(store: Store, name: str, path: str, identity: str, how: Read
     regions = Regions(path, how)
     stem = os.path.splitext(name)[0]
     photos = () if regions.file is None else regions.file.photos
-    names = [one.name or _beside(store, one.image_id or stem) for one in photos]
+    names = [_named(store, one.name) or _beside(store, one.image_id or stem) for one in photos]
+    if len(set(names)) < len(names):  # alike but for their folders
+        names = [one.name or name for one, name in zip(photos, names, strict=True)]
     if not names:
         raise RegionFileError(f"{path!r} has no photos: give them as SOURCE, and it as --regions")
     return Photos(store, {one: store.size(one) for one in names}, how, identity, regions)
 
 
-def _beside(store: Store, stem: str) -> str:
-    """The picture of that stem in the folder; where there is none, the name it should have."""
+def _named(store: Store, name: str | None) -> str | None:
+    """A photo's name; of one that an annotator knows by an address or another path, its end that lies here."""
+    is_url = name is not None and "://" in name
+    if name is None or not store.is_local or (not is_url and store.size(name) is not None):
+        return name
+    path = name.partition("://")[2].partition("?")[0] if is_url else name
+    tails = path.replace("\\", "/").split("/")
+    ends = ("/".join(tails[at:]) for at in range(1, len(tails)))
+    found = next((end for end in ends if store.size(end) is not None), None)
+    return found or (tails[-1] if name.startswith("http") else name)
+
+
+def _beside(store: Store, number: str) -> str:
+    """The picture of that stem in the folder (COCO pads numbers); where there is none, the name it should have."""
     suffixes = [suffix for suffix in readable_formats() if is_picture(f"a{suffix}")]
-    names = (stem + suffix for suffix in (".jpg", ".jpeg", ".png", *suffixes))
-    return next((name for name in names if store.size(name) is not None), f"{stem}.jpg")
+    stems = (number, number.zfill(12))
+    names = (stem + suffix for suffix in (".jpg", ".jpeg", ".png", *suffixes) for stem in stems)
+    return next((name for name in names if store.size(name) is not None), f"{number}.jpg")
 
 
 def as_json(values: Mapping[str, Any]) -> str | None:

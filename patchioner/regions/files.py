@@ -18,7 +18,6 @@ from patchioner.regions.annotators import sam_masks
 from patchioner.regions.base import Size
 from patchioner.regions.items import BoxFormat, Item, NamedRegion, Photo, id_key
 from patchioner.regions.paths import Trace
-from patchioner.regions.shapes import items_of
 
 
 class RegionFile:
@@ -208,14 +207,9 @@ def read_trace(path: str | Path) -> Trace:
             raise RegionError("no such file")
         points, normalized = formats.read_json(Path(path)), None
         if isinstance(points, Mapping):
-            strokes, normalized = points.get("traces"), points.get("normalized")
-            points = points.get("trace")
-            if points is None and isinstance(strokes, list):
-                # A point off the image breaks the path: the pen was up between strokes.
-                up = {"x": -1.0, "y": -1.0}
-                points = [one for stroke in strokes for one in (up, *items_of(stroke, "stroke"))][
-                    1:
-                ]
+            if isinstance(points.get("traces"), list) and "trace" not in points:
+                return formats.narrated(points["traces"])
+            points, normalized = points.get("trace"), points.get("normalized")
         if normalized not in (None, True, False):
             raise RegionError(f"'normalized' is {normalized!r:.80}; give true or false")
         if not isinstance(points, list) or not points:

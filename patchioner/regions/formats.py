@@ -39,7 +39,7 @@ from patchioner.regions.items import (
     warn_of_lost,
 )
 from patchioner.regions.mask import Mask
-from patchioner.regions.paths import Polygon
+from patchioner.regions.paths import Polygon, Trace
 from patchioner.regions.shapes import items_of
 
 _Array = npt.NDArray[np.generic]
@@ -167,9 +167,15 @@ def photos_of(path: Path, content: object, box_format: BoxFormat | None = None) 
 
 
 def read_json(path: Path) -> Any:
-    """The JSON in a file, with or without a byte order mark; RegionError where it is none."""
+    """The JSON in a file, or a list of its JSON lines, with or without a byte order mark; RegionError for neither."""
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        text = path.read_text(encoding="utf-8-sig")
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            if not str(error).startswith("Extra data"):
+                raise
+            return [json.loads(line) for line in text.split("\n") if line.strip()]
     except ValueError as error:
         raise RegionError(f"not JSON ({error}): give JSON, or masks as .npz") from error
 
@@ -189,6 +195,8 @@ def _of_mapping(content: Entry, folder: Path, box_format: BoxFormat | None) -> l
         make = partial(from_coco, box_format=box_format or stated)
         size = [content.get(key) for key in ("img_width", "img_height")]
         return _one(content, "annotations", make, size, label="class_name")
+    if "traces" in content:
+        return _of_list([content], folder, box_format)
     if "shapes" in content:
         size = [content.get(key) for key in ("imageWidth", "imageHeight")]
         return _one(content, "shapes", labelme, size, in_pixels=False)
@@ -203,6 +211,15 @@ def _of_mapping(content: Entry, folder: Path, box_format: BoxFormat | None) -> l
     if "images" in content:
         raise RegionError("'images' is not {'name.jpg': [...]}, as in this project's JSON")
     raise RegionError(_UNKNOWN)
+
+
+def narrated(strokes: object) -> Trace:
+    """The path of a narrator's pointer, in strokes."""
+    # A point off the image breaks the path: the pen was up between strokes.
+    up = {"x": -1.0, "y": -1.0}
+    lists = items_of(strokes, "the list of traces")
+    points = [one for stroke in lists for one in (up, *items_of(stroke, "stroke"))]
+    return Trace.from_points_xyt(points[1:], normalized=True)
 
 
 def _one(
@@ -233,6 +250,9 @@ def _of_list(content: list[Entry], folder: Path, box_format: BoxFormat | None) -
         what = "annotation" if "image_id" in keys else "entry"
         groups = _by_image(content, what, partial(from_coco, box_format=box_format))
         return [Photo(None, items, image_id=one) for one, items in groups.items()]
+    if "traces" in keys:  # Localized Narratives
+        groups = _by_image(content, "narrative", lambda entry, _: narrated(entry.get("traces")))
+        return [Photo(None, items, None, one, in_pixels=False) for one, items in groups.items()]
     if keys >= {"ann_id", "sentences"}:
         raise RegionError("RefCOCO's phrases without boxes: give its instances.json by ann_id")
     return [_ours(None, content, folder, box_format)]

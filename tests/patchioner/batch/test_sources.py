@@ -84,6 +84,37 @@ def test_regions_may_lie_in_a_file_for_each_photo(photos: Path, tmp_path: Path) 
     assert boxes(found[4]) == [Box(1, 2, 30, 45)]
 
 
+NARRATIVE = {
+    "traces": [[{"x": 0.25, "y": 0.5, "t": 0}, {"x": 0.5, "y": 0.75, "t": 1}]],
+    "caption": "a b",
+}
+TASK: dict[str, Any] = {"type": "rectanglelabels", "original_width": 96, "original_height": 64}
+TASK |= {"value": {"x": 25, "y": 50, "width": 25, "height": 25, "rectanglelabels": ["cat"]}}
+
+
+@pytest.mark.parametrize(("name", "content"), [
+    ("narratives.jsonl", [NARRATIVE | {"image_id": n} for n in ("7", "7", "8")]),
+    ("lvis.json", [{
+        "images": [{"id": n, "coco_url": f"http://a.b/val2017/{n:012}.png"} for n in (7, 8)],
+        "annotations": [{"id": n, "image_id": n // 2, "bbox": [24, 32, 24, 16]} for n in (14, 15, 16)],
+    }]),
+    ("tasks.json", [[
+        {"data": {"image": f"/data/upload/1/{n:012}.png"}, "annotations": [{"result": [TASK] * (9 - n)}]}
+        for n in (7, 8)
+    ]]),
+])  # fmt: skip
+def test_annotators_photos_are_found_beside_their_file(
+    name: str, content: list[Any], tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text("\n".join(map(json.dumps, content)))
+    for number in (7, 8):
+        (tmp_path / f"{number:012}.png").write_bytes(png(number))
+    one, two = samples(open_source(tmp_path / name))
+    assert (one.photo, two.photo) == ("000000000007.png", "000000000008.png")
+    bounds = [[region.bounds(GEOMETRY) for region in boxes(sample)] for sample in (one, two)]
+    assert bounds == [[pytest.approx((24, 32, 48, 48))] * 2, [pytest.approx((24, 32, 48, 48))]]
+
+
 def test_numbers_of_regions_mean_what_is_told(tmp_path: Path) -> None:
     stored, exif = noise_photo(64, 96), Image.Exif()
     exif[0x0112] = 6  # to be turned clockwise
