@@ -348,14 +348,8 @@ class MappingNetwork(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        check_whole(
-            embedding_dim=embedding_dim,
-            width=width,
-            prompt_tokens=prompt_tokens,
-            project_tokens=project_tokens,
-            layers=layers,
-            heads=heads,
-        )
+        check_whole(embedding_dim=embedding_dim, width=width, layers=layers, heads=heads)
+        check_whole(prompt_tokens=prompt_tokens, project_tokens=project_tokens)
         if width % heads:
             raise OptionError(f"width {width} is not a multiple of heads {heads}; change the heads")
         self.prompt_tokens, self.project_tokens = prompt_tokens, project_tokens

@@ -43,13 +43,6 @@ _WIDEN = 8  # how many times more sentences are looked at when none of the neare
 _SYNONYMS = {name: group for group, names in enumerate(entries("synonyms")) for name in names}
 _MOST_GRAPHS = 100_000  # remembered, of about 1 kB each
 _EARLIER = {"similarity": {"type": "words"}, "own_memory": False}
-_LIMITS: dict[str, Any] = {
-    "captions": 5,
-    "merge_above": 0.55,
-    "min_count": 3,
-    "min_attribute": 3,
-    "most": 4,
-}
 
 
 @DECODERS.register("retrieval")
@@ -264,6 +257,9 @@ def _count(number: int, text: str, graph: Graph, concepts: dict[str, _Concept]) 
             if (concept.name, attribute) not in seen:
                 seen.add((concept.name, attribute))
                 concept.attributes[attribute] += 1
+
+
+_LIMITS: dict[str, Any] = {"captions": 5, **(find_concepts.__kwdefaults__ or {})}
 
 
 class ConceptPrompter:

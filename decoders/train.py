@@ -175,7 +175,10 @@ def train_decoder(
         DecoderError: embeddings of a wrong shape or not finite, or a loss that is not finite.
         CheckpointError: a checkpoint that is damaged or of another run.
     """
-    run = _Run(decoder, texts, embed, options or TrainOptions(), corrupt, held_out, memory)
+    if not len(texts):
+        raise TextError("there is no text to train on; give at least one")
+    options = options or TrainOptions()
+    run = _Run(_Corpus(decoder, texts, embed, options, corrupt), options, held_out, memory)
     folder = Path(checkpoint_folder) if checkpoint_folder is not None else None
     forked = [run.device] if run.device.type == "cuda" else []
     with torch.random.fork_rng(devices=forked):
@@ -190,25 +193,20 @@ class _Run:
 
     def __init__(
         self,
-        decoder: TrainableDecoder,
-        texts: Sequence[str],
-        embed: Embed,
+        corpus: _Corpus,
         options: TrainOptions,
-        corrupt: Corrupt | None,
-        held_out: Sequence[int] | None = None,
-        memory: TextMemory | None = None,
+        held_out: Sequence[int] | None,
+        memory: TextMemory | None,
     ) -> None:
-        if not len(texts):
-            raise TextError("there is no text to train on; give at least one")
-        self.decoder, self.texts, self.options, self.memory = decoder, texts, options, memory
-        self.device = next(decoder.module.parameters()).device
-        self.corpus = _Corpus(decoder, texts, embed, options, corrupt)
-        self.training, self.validation = _split(held_out, len(texts), options)
+        self.corpus, self.options, self.memory = corpus, options, memory
+        self.decoder, self.texts = corpus.decoder, corpus.texts
+        self.device = next(self.decoder.module.parameters()).device
+        self.training, self.validation = _split(held_out, len(self.texts), options)
         # Only where asked for, so that runs without it keep the identity they have always had.
         self.chosen = {} if held_out is None else {"held_out": self.validation.tolist()}
         self.per_epoch = -(-len(self.training) // options.batch)
         self.total = options.total_steps(self.per_epoch)
-        self.optimizer = _optimizer(decoder.module, options)
+        self.optimizer = _optimizer(self.decoder.module, options)
         self.epoch, self.batches = -1, list[NDArray[np.int64]]()
 
     def go(
@@ -339,13 +337,13 @@ class _Corpus:
         options: TrainOptions,
         corrupt: Corrupt | None,
     ) -> None:
+        self.decoder, self.texts = decoder, texts
         count, self._dim = len(texts), decoder.embedding_dim
         if not callable(embed) and tuple(embed.shape) != (count, self._dim):
             raise DecoderError(
                 f"the embeddings are {tuple(embed.shape)}; {count} texts and this decoder need {(count, self._dim)}"
             )
-        self._texts, self._embed = texts, embed
-        self._noise_sigma, self._corrupt = options.noise_sigma, corrupt
+        self._embed, self._noise_sigma, self._corrupt = embed, options.noise_sigma, corrupt
         # Longer ones are cut, and lose their end token.
         most = min(options.max_tokens, decoder.max_tokens)
         cut = [sequence[:most] for sequence in decoder.sequences(texts)]
@@ -372,7 +370,7 @@ class _Corpus:
 
     def _clean(self, indices: NDArray[np.int64]) -> Tensor:
         if callable(self._embed):
-            rows = self._embed([self._texts[i] for i in indices])
+            rows = self._embed([self.texts[i] for i in indices])
         elif isinstance(self._embed, Tensor):
             rows = self._embed[torch.from_numpy(indices).to(self._embed.device)]
         else:

@@ -70,12 +70,7 @@ def test_killed_and_resumed_ends_where_an_uninterrupted_run_does(
     train_decoder(whole, PAIRS, embed_words, OPTIONS)
     with pytest.raises(Killed):
         train_decoder(
-            make(**settings),
-            PAIRS,
-            embed_words,
-            OPTIONS,
-            checkpoint_folder=tmp_path,
-            on_report=die,
+            make(**settings), PAIRS, embed_words, OPTIONS, checkpoint_folder=tmp_path, on_report=die
         )
     train_decoder(resumed, PAIRS, embed_words, OPTIONS, checkpoint_folder=tmp_path, resume=True)
     assert torch.equal(weights(resumed), weights(whole))

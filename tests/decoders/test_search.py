@@ -13,13 +13,7 @@ from torch import Tensor
 
 from decoders import Decoded, DecodeOptions, PrefixGPT2Decoder
 from decoders.head import Constraints
-from decoders.search import (
-    Hypothesis,
-    can_capture,
-    draw,
-    graph_search,
-    greedy_search,
-)
+from decoders.search import Hypothesis, can_capture, draw, graph_search, greedy_search
 from patchioner.base.errors import DecoderError, OptionError
 from tests.support.letters import Letters, constraints_of
 

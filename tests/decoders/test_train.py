@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from decoders import PrefixGPT2Decoder, TrainOptions, TrainReport, train_decoder
-from decoders.train import _Run, _split, epoch_batches
+from decoders.train import _Corpus, _split, epoch_batches
 from patchioner.base.errors import CheckpointError, DecoderError, OptionError, TextError
 
 OPTIONS = TrainOptions(
@@ -93,8 +93,9 @@ def test_noise_is_added_to_unit_embeddings_then_normalised(
     clone: Any, corpus: list[str], embed: Any
 ) -> None:
     indices = np.arange(len(corpus))
-    run = _Run(clone(), corpus, embed(corpus) * 50, replace(OPTIONS, noise_sigma=0.08), None)
-    clean, noisy = run.corpus.embeddings(indices, noise=False), run.corpus.embeddings(indices)
+    options = replace(OPTIONS, noise_sigma=0.08)
+    made = _Corpus(clone(), corpus, embed(corpus) * 50, options, None)
+    clean, noisy = made.embeddings(indices, noise=False), made.embeddings(indices)
     torch.testing.assert_close(noisy.norm(dim=1), torch.ones(len(corpus)))
     # To first order the noise across the unit vector stays: sigma times sqrt(dim - 1).
     distance = (noisy - clean).norm(dim=1).pow(2).mean().sqrt()
@@ -108,8 +109,7 @@ def test_corrupt_gets_the_noisy_unit_embeddings(clone: Any, corpus: list[str], e
         seen.append(rows)
         return -rows
 
-    run = _Run(clone(), corpus, embed, OPTIONS, corrupt)
-    out = run.corpus.embeddings(np.arange(4))
+    out = _Corpus(clone(), corpus, embed, OPTIONS, corrupt).embeddings(np.arange(4))
     assert torch.equal(out, -seen[0])
     torch.testing.assert_close(seen[0].norm(dim=1), torch.ones(4))
 

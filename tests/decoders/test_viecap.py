@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -233,35 +232,6 @@ NAMES = ["cat", "dog", "hot dog", "bus"]
 @pytest.fixture
 def vectors() -> Tensor:
     return torch.randn(4, 8, generator=torch.Generator().manual_seed(2))
-
-
-def _plain_names(
-    vectors: Tensor, row: Tensor, temperature: float, top_k: int, least: float
-) -> list[str]:
-    cosines = [float(torch.cosine_similarity(row, v, dim=0)) for v in vectors]
-    weights = [math.exp((c - max(cosines)) / temperature) for c in cosines]
-    ranked = sorted(zip(weights, NAMES, strict=True), reverse=True)[:top_k]
-    found = []
-    for weight, name in ranked:
-        if weight / sum(weights) < least:
-            break
-        found.append(name)
-    return found
-
-
-@pytest.mark.parametrize("temperature", [0.01, 0.3, 1.0])
-@pytest.mark.parametrize(("top_k", "threshold"), [(1, 0.0), (3, 0.2), (3, 0.4), (9, 0.0)])
-def test_entities_equal_a_plain_loop(
-    vectors: Tensor, temperature: float, top_k: int, threshold: float
-) -> None:
-    prompter = EntityPrompter(
-        NAMES, vectors * 3, temperature=temperature, top_k=top_k, threshold=threshold
-    )
-    rows = torch.randn(20, 8, generator=torch.Generator().manual_seed(4)) * 7
-    expected = [_plain_names(vectors, row, temperature, top_k, threshold) for row in rows]
-    assert prompter.entities(rows) == expected
-    assert prompter.prompts(rows) == [entity_prompt(names) for names in expected]
-    assert prompter.prompts(rows[3:4]) == [entity_prompt(expected[3])]
 
 
 @pytest.mark.parametrize(
