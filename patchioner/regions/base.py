@@ -377,7 +377,7 @@ def _surroundings(cells: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     """The cells around each of n (h, w) maps, up to three times its width and height."""
     near = np.ones(cells.shape, dtype=bool)
     for axis in (1, 2):
-        seen, size = cells.any(axis=3 - axis), cells.shape[axis]
+        seen, size = np.asarray(cells.any(axis=3 - axis)), cells.shape[axis]
         first = seen.argmax(axis=1, keepdims=True)
         last = size - seen[:, ::-1].argmax(axis=1, keepdims=True)
         places = np.arange(size)
