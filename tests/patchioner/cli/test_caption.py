@@ -207,21 +207,3 @@ def test_what_can_be_checked_is_checked_before_the_model_is_loaded(
         assert run(*words) == status, words
         error = capsys.readouterr().err
         assert says in error and error.count("\n") <= 2 and "Traceback" not in error
-
-
-def test_a_region_that_is_not_on_the_photo_fails_in_a_line(
-    run: Run, photo: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    Image.new("L", (80, 60)).save("black.png")
-    Image.new("L", (8, 8), 255).save("small.png")
-    for words, says in (
-        ("--box 200,200,300,300", "200"),
-        ("--point 500,500", "500"),
-        ("--trace 500,500,600,600", "500"),
-        ("--mask black.png", "black.png"),
-        ("--mask small.png", "8x8"),
-    ):
-        assert run(photo, *words.split()) in (1, 2)
-        written = capsys.readouterr()
-        assert says in written.err and written.err.count("\n") == 1 and "nan" not in written.out
