@@ -205,11 +205,12 @@ def read_trace(path: str | Path) -> Trace:
     with _named_errors(Path(path)):
         if not Path(path).is_file():
             raise RegionError("no such file")
-        points, normalized = formats.read_json(Path(path)), None
-        if isinstance(points, Mapping):
-            if isinstance(points.get("traces"), list) and "trace" not in points:
-                return formats.narrated(points["traces"])
-            points, normalized = points.get("trace"), points.get("normalized")
+        content = formats.read_json(Path(path))
+        points, normalized = content, None
+        if isinstance(content, Mapping):
+            if isinstance(content.get("traces"), list) and "trace" not in content:
+                return formats.narrated(content["traces"])
+            points, normalized = content.get("trace"), content.get("normalized")
         if normalized not in (None, True, False):
             raise RegionError(f"'normalized' is {normalized!r:.80}; give true or false")
         if not isinstance(points, list) or not points:

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from patchioner.batch import Reading, read_rows, run
+from patchioner import Patchioner
+from patchioner.batch import Captioner, Reading, read_rows, run
 
 ray = pytest.importorskip("ray", reason="the extra 'ray' is not installed")
 pytestmark = pytest.mark.filterwarnings("ignore")  # of Ray's own
@@ -106,3 +107,12 @@ def test_what_a_killed_driver_began_is_finished_here(
         assert driver.returncode == -signal.SIGKILL
     report = run(photos, out, **given)
     assert report.status == 0 and lines(out) == lines(tmp_path / "local")
+
+
+def test_captioners_map_batches(cluster: str, photos: Path, checkpoint: str) -> None:
+    rows = ray.data.from_items([{"image": str(photos / name)} for name in ("a.png", "none.png")])
+    how: Any = {"fn_constructor_kwargs": {"model": checkpoint}, "concurrency": 1, "batch_size": 2}
+    good, bad = rows.map_batches(Captioner, **how).take_all()
+    (caption,) = Patchioner.from_pretrained(checkpoint).caption(photos / "a.png")
+    assert good["caption"] == caption.text and good["error"] is None
+    assert bad["caption"] is None and bad["error"].startswith("ImageError")
