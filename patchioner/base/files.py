@@ -28,6 +28,7 @@ except ImportError:  # Windows has no such locks: there, nobody watches
 
 AnyPath = str | os.PathLike[str]
 _WORK = "unfinished"
+_COPIES = {"__MACOSX", "@eaDir", "thumbnails", "thumbs"}
 _log = logging.getLogger(__name__)
 
 
@@ -123,6 +124,29 @@ def leads_out(name: str) -> bool:
     """Whether a path that a file names leads out of that file's folder, as written; links are the user's own."""
     windows = PureWindowsPath(name)
     return bool(windows.drive or windows.root) or ".." in windows.parts or "\0" in name
+
+
+def is_copy(path: str) -> bool:
+    """Whether a path is hidden, or lies in what a system puts beside files, as macOS's `._name`."""
+    return any(part in _COPIES or part.startswith(".") for part in path.split("/"))
+
+
+def walk(root: AnyPath) -> Iterator[tuple[str, int | None]]:
+    """Files below a folder, relative, with "/", and their bytes (None of a broken link); links are followed once."""
+    seen = {os.path.realpath(root)}
+    for folder, below, files in os.walk(root, followlinks=True):
+        wanted = sorted((os.path.islink(os.path.join(folder, one)), one) for one in below)
+        below.clear()
+        for name in [name for _, name in wanted if not is_copy(name)]:
+            real = os.path.realpath(os.path.join(folder, name))
+            if real not in seen:
+                below.append(name)
+                seen.add(real)
+        for name in files:
+            path = os.path.join(folder, name)
+            if not is_copy(name) and (os.path.isfile(path) or os.path.islink(path)):
+                size = os.path.getsize(path) if os.path.exists(path) else None
+                yield os.path.relpath(path, root).replace(os.sep, "/"), size
 
 
 def file_sha256(path: AnyPath) -> str:

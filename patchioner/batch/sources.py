@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
 from patchioner.base.errors import ImageError, OptionError, PatchionerError, RegionFileError
-from patchioner.base.files import file_sha256
+from patchioner.base.files import file_sha256, is_copy, walk
 from patchioner.base.optional import require
 from patchioner.images import ImageSource, is_picture, readable_formats
 from patchioner.regions import RegionFile
@@ -22,7 +22,6 @@ TARS = (".tar", ".tar.gz", ".tgz", ".tar.zst")
 TABLES = (".parquet", ".arrow")
 _LISTS = (".txt", ".lst", ".list")
 # Where systems and programs keep small copies of photos.
-_COPIES = {"__MACOSX", "@eaDir", "thumbnails", "thumbs"}
 Sizes: TypeAlias = "Mapping[str, int | None]"
 
 
@@ -123,37 +122,20 @@ class Store:
     def below(self) -> dict[str, int | None]:
         """Sizes of all files, by their path from here, sorted; a link to a folder is followed once."""
         if self.is_local:
-            return dict(sorted(_walk(self.root)))
+            return dict(sorted(walk(self.root)))
         found = self.fs.find(self.root, detail=True)
         sizes = {_from(self.root, path): one.get("size") for path, one in sorted(found.items())}
-        return {name: size for name, size in sizes.items() if not _is_copy(name)}
+        return {name: size for name, size in sizes.items() if not is_copy(name)}
 
     def matching(self, pattern: str) -> dict[str, int | None]:
         """Sizes of the files that a glob finds."""
         found = self.fs.glob(pattern)
         names = (_from(self.root, path) for path in sorted(found) if not self.fs.isdir(path))
-        return {name: self.size(name) for name in names if not _is_copy(name)}
+        return {name: self.size(name) for name in names if not is_copy(name)}
 
 
 def _from(root: str, path: str) -> str:
     return path[len(root.rstrip("/")) + 1 :]
-
-
-def _is_copy(path: str) -> bool:
-    return any(part in _COPIES or part.startswith(".") for part in path.split("/"))
-
-
-def _walk(root: str) -> Iterator[tuple[str, int | None]]:
-    seen = {os.path.realpath(root)}
-    for folder, below, files in os.walk(root, followlinks=True):
-        reals = {name: os.path.realpath(os.path.join(folder, name)) for name in sorted(below)}
-        below[:] = [one for one in reals if not _is_copy(one) and reals[one] not in seen]
-        seen.update(reals.values())
-        for name in files:
-            path = os.path.join(folder, name)
-            if not _is_copy(name) and (os.path.isfile(path) or os.path.islink(path)):
-                size = os.path.getsize(path) if os.path.exists(path) else None
-                yield os.path.relpath(path, root).replace(os.sep, "/"), size
 
 
 def plain(name: str) -> str:

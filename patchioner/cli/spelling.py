@@ -21,7 +21,7 @@ from patchioner.base.errors import (
     TextError,
     UnknownNameError,
 )
-from patchioner.base.files import atomic_path
+from patchioner.base.files import atomic_path, walk
 from patchioner.base.optional import require
 from patchioner.base.progress import complain, printable, wipe_progress
 from patchioner.regions import Box, Mask, Point, Polygon, RegionFile, RegionSet, Trace, read_trace
@@ -298,8 +298,7 @@ def _pictures_below(folder: Path) -> tuple[list[Path], Counter[str]]:
     """
     from patchioner.images import is_picture
 
-    files = [file for file in sorted(folder.rglob("*")) if file.is_file() or file.is_symlink()]
-    files = [file for file in files if not file.name.startswith(".") and not file.is_dir()]
+    files = sorted(folder / name for name, _ in walk(folder))
     others = (file.suffix.lower() for file in files if not is_picture(file))
     kinds = Counter(kind or "without an ending" for kind in others)
     return [file for file in files if is_picture(file)], kinds

@@ -233,3 +233,12 @@ def test_a_kill_within_the_first_write_does_not_close_the_folder(tmp_path: Path)
     (tmp_path / f".{RECORD}.123-456.tmp").write_text("{")
     assert not claim(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [RECORD]
+
+
+def test_a_walk_meets_every_folder_once(tmp_path: Path) -> None:
+    for name in ("d/real/a", "far/b", "d/.hidden/c", "d/__MACOSX/d", "d/._e"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    for name, to in (("link", "real"), ("loop", "."), ("out", tmp_path / "far"), ("gone", "no")):
+        (tmp_path / "d" / name).symlink_to(to)
+    assert sorted(files.walk(tmp_path / "d")) == [("gone", None), ("out/b", 1), ("real/a", 1)]
