@@ -71,7 +71,7 @@ class FilterSettings:
     trusted_agreement: int = 0
     whole_sentences: Literal["captions", "always"] = "captions"
     lone_support: float = 0.2
-    share: float = 0.4
+    share: float = 0.45
 
     def __post_init__(self) -> None:
         check(self, alike=(0, 1), lone_support=(0, 1), share=(0, 1))
