@@ -276,8 +276,7 @@ def adapt(
 ) -> Path:
     """Make a checkpoint that writes like a corpus of sentences.
 
-    It has the backbone, text tower and settings of the old, a decoder trained on the sentences, and a memory bank of
-    them, with their texts. Work is done on the device of the old decoder.
+    Backbone, text tower and settings are the old; the decoder is trained on the sentences, the bank holds them.
 
     Args:
         source: a checkpoint's parts, with a text tower; left untouched.
@@ -302,8 +301,7 @@ def adapt(
     if bank_rows is not None:
         check_whole(bank_rows=bank_rows)
     if (tower := source.text_tower) is None:
-        name = source.settings.name
-        raise OptionError(f"{name!r} has no text tower to embed sentences: choose one that has")
+        raise OptionError(f"{source.settings.name!r} has no text tower to embed sentences with")
     cleaned = clean(texts, "corpus")
     decoder = _starting_decoder(source, tower, cleaned.texts, fresh, training.seed)
     corpus = gather(
@@ -321,25 +319,10 @@ def adapt(
             logger.info("%s is finished: nothing left to do", out)
             return out
         embeddings = embed_texts(tower.encode, corpus.texts, run.work / "embeddings").float()
-        # The held-out sentences are in nothing that the decoder learns from, the bank included.
-        bank = corrupt = None
-        if not training.noise_sigma or decoder.needs_memory:
-            bank = _bank(corpus, embeddings, corpus.training, bank_rows, training.seed)
-        if not training.noise_sigma and bank is not None:
-            temperature = source.settings.temperature
-            corrupt = GapNoise(bank.to(decoder.device), temperature=temperature, share=_PROJECTED)
-        reports = train_decoder(
-            decoder,
-            corpus.texts,
-            embeddings,
-            training,
-            corrupt=corrupt,
-            memory=bank,
-            held_out=corpus.held_out,
-            resume=resume,
-            on_report=on_report,
-            checkpoint_folder=run.work / "decoder",
-        )
+        how: Any = {"resume": resume, "on_report": on_report}
+        how["checkpoint_folder"] = run.work / "decoder"
+        temperature = source.settings.temperature
+        reports = _train(decoder, corpus, embeddings, training, bank_rows, temperature, **how)
         # A share of the corpus belongs in the bank that is kept, a validation file does not.
         rows = corpus.training if corpus.foreign else range(len(corpus.texts))
         bank = _bank(corpus, embeddings, rows, bank_rows, training.seed)
@@ -380,6 +363,26 @@ def _identity(
         },
         **extra,
     }
+
+
+def _train(
+    decoder: TextDecoder,
+    corpus: Corpus,
+    embeddings: Tensor,
+    training: TrainOptions,
+    bank_rows: int | None,
+    temperature: float,
+    **how: Any,
+) -> list[TrainReport]:
+    """Train in place; the held-out sentences are in nothing that the decoder learns from, the bank included."""
+    memory = corrupt = None
+    if not training.noise_sigma or decoder.needs_memory:
+        memory = _bank(corpus, embeddings, corpus.training, bank_rows, training.seed)
+    if not training.noise_sigma and memory is not None:
+        there = memory.to(decoder.device)
+        corrupt = GapNoise(there, temperature=temperature, share=_PROJECTED)
+    how |= {"corrupt": corrupt, "memory": memory, "held_out": corpus.held_out}
+    return train_decoder(decoder, corpus.texts, embeddings, training, **how)
 
 
 def _bank(
