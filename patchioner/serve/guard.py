@@ -158,14 +158,19 @@ class PunctualProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to watch the connection."""
         super().connection_made(transport)
-        self.loop.call_later(self.patience, self._look, None)
+        self._next = self.loop.call_later(self.patience, self._look, None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End the watch, which would keep what was asked in memory."""
+        self._next.cancel()
+        super().connection_lost(exc)
 
     def _look(self, before: object) -> None:
         """Close it where nothing has been asked since the last look."""
         if self.cycle is before and (before is None or self.cycle.response_complete):
             self.transport.close()
-        elif not self.transport.is_closing():
-            self.loop.call_later(self.patience, self._look, self.cycle)
+        else:
+            self._next = self.loop.call_later(self.patience, self._look, self.cycle)
 
 
 class _Call:
