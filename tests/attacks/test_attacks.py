@@ -356,7 +356,7 @@ def test_a_failure_of_the_system_loses_nothing(work: str, kind: str) -> None:
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @pytest.mark.parametrize("work", failures.WORKS)
 def test_a_kill_loses_nothing(work: str) -> None:
-    assert failures.campaign(work, "open", step=37, kill=True) > 0
+    assert failures.campaign(work, "open", step=101, kill=True) > 0
 
 
 def test_captions_do_not_depend_on_what_makes_them_fast() -> None:
