@@ -76,7 +76,7 @@ class RunSettings:
 
 
 def weighting_of(model: Patchioner, settings: RunSettings) -> Weighting | None:
-    """The model's own weighting with what the run changes; None where it changes nothing."""
+    """The model's own weighting with what the run changes, then without a foreground; None where it changes nothing."""
     changes = {
         "kind": settings.weighting, "variance": settings.variance, "rounding": settings.rounding
     }  # fmt: skip
@@ -87,7 +87,8 @@ def weighting_of(model: Patchioner, settings: RunSettings) -> Weighting | None:
         given["seed"] = settings.seed
     own = model.settings.kinds.get(KIND_OF_TASK.get(settings.task, ""))
     weighting = None if own is None else own.weighting
-    return Weighting(**(asdict(weighting or model.settings.weighting) | given))
+    own_values = asdict(weighting or model.settings.weighting) | {"foreground": 0.0}
+    return Weighting(**(own_values | given))
 
 
 def options_of(model: Patchioner, settings: RunSettings) -> DecodeOptions | None:

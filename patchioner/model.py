@@ -391,7 +391,9 @@ class Patchioner:
         """Show what a region's caption rests on: nearest memory texts and patch weights; OptionError without texts."""
         bank = self._placed.bank
         if bank is None or bank.texts is None:
-            raise OptionError(f"{self.settings.name!r} has no memory texts to explain with")
+            raise OptionError(
+                f"{self.settings.name!r} has no memory texts: build a bank that keeps them"
+            )
         found = bank.nearest(self.embed_regions(features, [region]), k)
         assert found.texts is not None, "a bank with texts gives texts"
         weighting, _ = self.settings.for_region(region)

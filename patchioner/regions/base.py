@@ -42,7 +42,6 @@ _FLAT_VARIANCE = 100.0
 # Distances from the middle that differ by less than this are the same distance.
 _SAME_DISTANCE = 1e-9
 _SHARPEST = 100.0
-_SHARPEST = 100.0
 _NONE = "and it gives none; use 'uniform' or 'gaussian'"
 
 

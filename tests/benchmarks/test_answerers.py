@@ -151,7 +151,7 @@ def test_the_most_typical_sentence_is_the_one_of_plain_loops() -> None:
 
 
 def test_a_rounding_alone_changes_the_tasks_own_kind(model: Patchioner) -> None:
-    kinds = {"box": KindSettings(Weighting("gaussian", 2.0))}
+    kinds = {"box": KindSettings(Weighting("gaussian", 2.0, foreground=3.0))}
     parts = replace(model.parts, settings=replace(model.settings, kinds=kinds))
     own = Patchioner(parts, device="cpu")
     changed = weighting_of(own, RunSettings("dense", rounding="reference"))
