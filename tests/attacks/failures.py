@@ -150,12 +150,13 @@ def main() -> int:
     """All works, all kinds."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("works", nargs="*", default=list(WORKS), help="some of them")
+    parser.add_argument("--kinds", nargs="+", default=list(CALLS), help="calls to fail")
     parser.add_argument("--step", type=int, default=1, help="only every so manyth call")
     parser.add_argument("--kill", action="store_true", help="kill -9 there, instead of failing")
     options = parser.parse_args()
     torch.set_num_threads(1)
     total, what = 0, "kills" if options.kill else "failures"
-    for name, kind in itertools.product(options.works, CALLS):
+    for name, kind in itertools.product(options.works, options.kinds):
         made = campaign(name, kind, options.step, kill=options.kill)
         total += made
         sys.stdout.write(f"{name}, {kind}: {made} {what}, nothing lost, doubled or mixed\n")
