@@ -116,12 +116,12 @@ class GuidedNetwork:
 
     def __init__(self, network: StepNetwork, vocabulary: Vocabulary, guide: Guide) -> None:
         self._network, self._contrast = network, guide.contrast
-        self._tokens, self._words = guide.words.tokens(vocabulary)
         self._width = guide.evidence.shape[1]
         self.max_tokens = network.max_tokens
         self.head = GivenLogits(network.head.vocab_size, scores=True)
         self._word_of = torch.full((self.head.vocab_size,), -1, dtype=torch.int64)
-        self._word_of[self._tokens] = self._words
+        tokens, words = guide.words.tokens(vocabulary)
+        self._word_of[tokens] = words
         places = guide.words.whole(vocabulary)
         self._neutral = [
             (places[word], [places[one] for one in stood_for.split() if one in places])

@@ -301,7 +301,7 @@ def adapt(
     if bank_rows is not None:
         check_whole(bank_rows=bank_rows)
     if (tower := source.text_tower) is None:
-        raise OptionError(f"{source.settings.name!r} has no text tower to embed sentences with")
+        raise OptionError(f"{source.settings.name!r} has no text tower: choose one that has")
     cleaned = clean(texts, "corpus")
     decoder = _starting_decoder(source, tower, cleaned.texts, fresh, training.seed)
     corpus = gather(

@@ -302,7 +302,9 @@ def _trace(module: nn.Module, examples: tuple[Tensor, ...], shapes: Any) -> Expo
             sizes = None if shapes is None else (shapes,)
             return torch.export.export(module, examples, dynamic_shapes=sizes, **how)
     except Exception as error:  # the tracer fails in many ways, each with its own type
-        raise ExportError(f"torch.export cannot trace it: {first_line(error)}") from error
+        raise ExportError(
+            f"torch.export cannot trace it ({first_line(error)}): keep it in torch"
+        ) from error
 
 
 def _write(graph: Graph, folder: Path, kind: Format, precision: ExportPrecision) -> list[Path]:
@@ -320,7 +322,9 @@ def _write(graph: Graph, folder: Path, kind: Format, precision: ExportPrecision)
                 assert written is not None, "with dynamo, it returns the program"
                 written.save(path)
     except Exception as error:  # each writer has its own exceptions, and changes them
-        raise ExportError(f"{kind} cannot hold it: {first_line(error)}") from error
+        raise ExportError(
+            f"{kind} cannot hold it ({first_line(error)}): try the other format"
+        ) from error
     return sorted(folder.iterdir())
 
 

@@ -57,7 +57,9 @@ def draw_patch_map(
         for member in cluster.members:
             region = captions[member].region
             if not isinstance(region, Patch) or region.row >= rows or region.col >= columns:
-                raise OptionError(f"{region!r} is no Patch of the {rows} x {columns} grid")
+                raise OptionError(
+                    f"{region!r} is no Patch of the {rows} x {columns} grid: use draw_overlay for other regions"
+                )
             cells[region.row, region.col] = number
         colour = colour_of(number) if cluster.text else OTHER
         share = f"{100 * cluster.share:.0f} %" if cluster.share >= 0.005 else "< 1 %"

@@ -280,7 +280,7 @@ def distinctness(
     """How distinct the captions of the regions of each photo are; case and punctuation do not matter.
 
     `photos` and `regions` name those of each of n captions; a region that comes twice in a photo, as it does where each
-    reference is a sample, counts once.
+    reference is a sample, counts once. OptionError: one region has two different captions.
 
     Returns:
         By photo with two regions or more, (pairs of regions with the same caption, pairs of regions); and the mean
@@ -288,7 +288,11 @@ def distinctness(
     """
     said: dict[str, dict[Hashable, tuple[str, ...]]] = {}
     for caption, photo, region in zip(captions, photos, regions, strict=True):
-        said.setdefault(photo, {})[region] = tuple(tokenize(caption))
+        words = tuple(tokenize(caption))
+        if said.setdefault(photo, {}).setdefault(region, words) != words:
+            raise OptionError(
+                f"region {region!r} of {photo!r} has two captions, {caption!r} is one: give each a name of its own"
+            )
     counts = {photo: Counter(found.values()) for photo, found in said.items() if len(found) > 1}
     pairs = {
         photo: (sum(math.comb(n, 2) for n in found.values()), math.comb(found.total(), 2))

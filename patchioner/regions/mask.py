@@ -277,7 +277,7 @@ def decode_rle(rle: Mapping[str, object]) -> npt.NDArray[np.bool_]:
     total = sum(runs.tolist())
     if total != height * width:
         raise RegionError(
-            f"the RLE's runs sum to {total}, not to height x width = {height * width}"
+            f"the RLE's runs sum to {total}, not to height x width = {height * width}; is its size [height, width]?"
         )
     inside = np.arange(len(runs)) % 2 == 1
     return np.repeat(inside, runs.astype(np.int64)).reshape((height, width), order="F")

@@ -244,7 +244,7 @@ class SiglipText(ShapedTower):
         super().__init__(settings)
         if (pieces := tokenizer.get_vocab_size()) > settings.vocabulary:
             raise OptionError(
-                f"the tokenizer has {pieces} pieces, the tower only {settings.vocabulary}"
+                f"the tokenizer has {pieces} pieces, the tower only {settings.vocabulary}: take the weights' own"
             )
         self.tokenizer = plain_tokenizer(tokenizer)
         self.network: Any = _network(settings)

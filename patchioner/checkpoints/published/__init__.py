@@ -130,12 +130,16 @@ def _small_decoder(files: PublishedFiles, config: PublishedConfig) -> Decoder | 
         return decoders.read_meacap(files, config.viecap, dim=config.prefix_size)
     if config.calculate_argmax_text:
         if config.support_memory_size == 0:
-            raise CheckpointError(f"{files.config}: calculate_argmax_text needs a bank")
+            raise CheckpointError(
+                f"{files.config}: calculate_argmax_text needs a bank: support_memory_size"
+            )
         from decoders.retrieval import RetrievalDecoder
 
         return RetrievalDecoder(config.prefix_size)
     if config.decap_weights is None:
-        raise CheckpointError(f"{files.config}: no decoder: give decap_weights or viecap")
+        raise CheckpointError(
+            f"{files.config}: no decoder: give decap_weights, viecap, or calculate_argmax_text with a bank"
+        )
     path = files.find(config.decap_weights, "decoder")
     return decoders.read_decap(path, prefix_size=config.prefix_size)
 
@@ -179,7 +183,9 @@ def _backbone_config(files: PublishedFiles, config: PublishedConfig, mode: Fit) 
     if config.use_open_clip:  # the published crop variant was its training transform, a random crop
         name = (config.clip_model_name or "ViT-B-16").replace("/", "-")
         if (found := re.search(r"-(14|16|32)(?:-|$)", name)) is None:
-            raise CheckpointError(f"clip_model_name {name!r} does not tell its patch size")
+            raise CheckpointError(
+                f"clip_model_name {name!r} does not tell its patch size: use a ViT"
+            )
         fit |= {"patch_size": int(found[1]), **_CLIP_STATISTICS}
         weights = "pretrained:openai"
         return {"type": "open_clip", "name": name, "weights": weights, "preprocessing": fit}

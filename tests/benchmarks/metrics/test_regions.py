@@ -163,6 +163,12 @@ def test_distinct_by_hand(
     assert list(pairs) == [p for p in dict.fromkeys(photos) if photos.count(p) > 1]
 
 
+def test_a_region_with_two_captions_is_refused() -> None:
+    assert distinctness(["A dog.", "a dog", "a cat"], ["p"] * 3, [0, 0, 1])[0] == {"p": (0, 1)}
+    with pytest.raises(OptionError, match="region 0 of 'p'"):
+        distinctness(["a dog", "a cat"], ["p"] * 2, [0, 0])
+
+
 def shared(said: Sequence[str], due: Sequence[Sequence[str]]) -> list[float]:
     """Most letters shared with a reference."""
     return [
