@@ -40,7 +40,7 @@ from patchioner.regions import Box, Weighting, pool_regions
 
 CHUNK, STEPS, TEMPERATURE = 4, 30, 0.01
 PUBLISHED = Weighting(rounding="reference")  # of boxes: both ends of their floored patches included
-OPTIONS = DecodeOptions(max_tokens=STEPS, scores=False)  # nor does the published way give any
+OPTIONS = DecodeOptions(max_tokens=STEPS)
 _CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 _BLOCK = 65536
 

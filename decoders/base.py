@@ -48,8 +48,6 @@ class DecodeOptions:
             that begins with a banned one may be lost as well, where the tokenizer writes it in pieces.
         no_repeat_ngram: no sequence of this many tokens is written twice in a caption; 0 allows it.
         batch_memory_mb: memory budget of one batch; more embeddings are decoded one batch after another.
-        scores: whether log-probabilities are wanted. Without them they are NaN, and greedy search may leave out most
-            of the product with the vocabulary (the tokens stay the same); beam search and sampling give them anyway.
 
     Raises:
         OptionError: when a value makes no sense.
@@ -66,7 +64,6 @@ class DecodeOptions:
     banned_words: tuple[str, ...] = ()
     no_repeat_ngram: int = 0
     batch_memory_mb: float = 512.0
-    scores: bool = True
 
     def __post_init__(self) -> None:
         check_whole(max_tokens=self.max_tokens, beam_width=self.beam_width)
@@ -79,7 +76,6 @@ class DecodeOptions:
             "beam_width": (self.beam_width <= _MOST_STEPS, f"at most {_MOST_STEPS}"),
             "min_tokens": (self.min_tokens <= self.max_tokens, "at most max_tokens"),
             "seed": (self.seed < 2**128, "below 2**128"),
-            "scores": (isinstance(self.scores, bool), "True or False"),
             "length_penalty": (_finite(self.length_penalty, 0.0), "a finite number, 0 or more"),
             "temperature": (_finite(self.temperature), "a finite number above 0"),
             "batch_memory_mb": (_finite(self.batch_memory_mb), "a finite number above 0"),
@@ -108,7 +104,7 @@ class Decoded:
         text: the caption, without special tokens or outer blanks.
         token_ids: every generated token, the end token included when it was generated.
         log_probs: the network's own log-probability of each of those tokens (natural logarithm, temperature 1, before
-            any ban or limit); NaN where they were not asked for.
+            any ban or limit).
     """
 
     text: str

@@ -27,7 +27,7 @@ from decoders.base import (
     check_whole,
     reading,
 )
-from decoders.head import DerivedCache, LinearHead, OutputHead, pruning_if_worth, table_if_worth
+from decoders.head import DerivedCache, LinearHead, OutputHead, table_if_worth
 from decoders.search import StepGraphs
 from decoders.tokenizers import CaptionTokenizer, ClipTokenizer, TextTokenizer
 from patchioner.base.errors import CheckpointError, DecoderError, OptionError, TextError
@@ -281,7 +281,7 @@ class GPT2Network(nn.Module):
         """Makes logits of states, any stretch of the vocabulary at a time."""
         if isinstance(self.transformer.wte, Int8Embedding):
             return self.transformer.wte
-        return LinearHead(self.transformer.wte.weight, self.candidates, self.tables)
+        return LinearHead(self.transformer.wte.weight, self.tables)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., width) hidden states to (..., vocab_size) logits, with the tied matrix."""
@@ -315,7 +315,7 @@ class GPT2Network(nn.Module):
         return self
 
     def _reset_derived(self) -> None:
-        self.candidates, self.tables = DerivedCache(pruning_if_worth), DerivedCache(table_if_worth)
+        self.tables = DerivedCache(table_if_worth)
 
     def _initialise(self, seed: int) -> None:
         """GPT-2's scheme: normal 0.02; branches that add to the residual shrink with depth."""

@@ -15,22 +15,12 @@ from decoders.base import DecodeOptions, Vocabulary
 from patchioner.base.weights import (
     PackedTable,
     can_pack,
-    has_fast_int8,
-    int8_product,
-    quantize_rows,
 )
 
 T = TypeVar("T")
 
 PIECE = 2048  # tokens: with a hundred rows 0.8 MB of float32 logits
-BLOCK = 32  # tokens that share one bound
 _FEW_ROWS = 2  # fewer rows are limited by reading the matrix, not by the cache
-_MOST = 64  # candidates of a row, on average, above which the full product is cheaper
-_LARGE = 4_000_000  # numbers of a matrix: a smaller one is done before the candidates are looked at
-_WIDEST = 1024  # float32 holds the 8-bit sums of this width exactly
-_INTEGERS = torch.iinfo(torch.int32)
-_SLACK = 1.0001  # for the float32 roundings of the bound itself
-_ROUNDING = 16 * 2.0**-24  # of |h| |w|: closer logits are a tie to float32
 
 
 class OutputHead(Protocol):
@@ -88,16 +78,11 @@ class DerivedCache(Generic[T]):
 class LinearHead:
     """Logits as the product with a matrix (vocab, width), often the token embedding itself.
 
-    `candidates` serve where probabilities are not wanted, the packed `table` where no gradients are.
+    The packed `table` serves where no gradients are wanted.
     """
 
-    def __init__(
-        self,
-        matrix: Tensor,
-        candidates: DerivedCache[CandidatePruning] | None = None,
-        table: DerivedCache[PackedTable] | None = None,
-    ) -> None:
-        self.matrix, self._candidates, self._table = matrix, candidates, table
+    def __init__(self, matrix: Tensor, table: DerivedCache[PackedTable] | None = None) -> None:
+        self.matrix, self._table = matrix, table
 
     @property
     def vocab_size(self) -> int:
@@ -116,16 +101,6 @@ class LinearHead:
             if table is not None:
                 return table.product(states, first, last)
         return functional.linear(states, self.matrix[first:last]).float()
-
-    def best(self, states: Tensor, bans: StepBans) -> Tensor:
-        """Tokens (n,) of the highest logits that are not banned, without probabilities."""
-        pruning = None if self._candidates is None else self._candidates.of(self.matrix)
-        if pruning is None:
-            return _best_of_pieces(self, states, bans, None)[0]
-        tokens = pruning.best(states, bans)
-        if tokens is None:  # rare: not worth a second, packed copy of the matrix
-            return _best_of_pieces(LinearHead(self.matrix), states, bans, None)[0]
-        return tokens
 
 
 def table_if_worth(matrix: Tensor) -> PackedTable | None:
@@ -153,39 +128,22 @@ def pieces(head: OutputHead, rows: int) -> Iterator[tuple[int, int]]:
         yield first, min(first + size, head.vocab_size)
 
 
-def best_tokens(
-    head: OutputHead, states: Tensor, bans: StepBans, *, scores: bool = True
-) -> tuple[Tensor, Tensor]:
+def best_tokens(head: OutputHead, states: Tensor, bans: StepBans) -> tuple[Tensor, Tensor]:
     """The likeliest token (n,) int64 of each row of (n, width) states that is not banned; of equals the first.
 
-    And its log-probability (n,) float32 under the network's own distribution, from before the bans; NaN without
-    `scores` (the sum over all tokens costs a tenth).
+    And its log-probability (n,) float32 under the network's own distribution, from before the bans.
     """
-    if not scores:
-        if isinstance(head, LinearHead):
-            tokens = head.best(states, bans)
-        else:
-            tokens = _best_of_pieces(head, states, bans, None)[0]
-        return tokens, torch.full((len(tokens),), torch.nan, device=tokens.device)
-    totals: list[Tensor] = []
-    tokens, top = _best_of_pieces(head, states, bans, totals)
-    return tokens, top - torch.stack(totals).logsumexp(dim=0)
-
-
-def _best_of_pieces(
-    head: OutputHead, states: Tensor, bans: StepBans, totals: list[Tensor] | None
-) -> tuple[Tensor, Tensor]:
-    tops, places = [], []
+    tops, places, totals = [], [], []
     for first, last in pieces(head, len(states)):
         logits = head.logits(states, first, last)
-        if totals is not None:
-            totals.append(log_total(head, logits))
+        totals.append(log_total(head, logits))
         bans.apply(logits, first)
         top, place = logits.max(dim=1)
         tops.append(top)
         places.append(place + first)
     top, piece = torch.stack(tops).max(dim=0)
-    return torch.stack(places).gather(0, piece[None]).squeeze(0), top
+    tokens = torch.stack(places).gather(0, piece[None]).squeeze(0)
+    return tokens, top - torch.stack(totals).logsumexp(dim=0)
 
 
 def top_tokens(
@@ -216,95 +174,6 @@ def log_total(head: OutputHead, logits: Tensor) -> Tensor:
     return logits.logsumexp(dim=1)
 
 
-def pruning_if_worth(matrix: Tensor) -> CandidatePruning | None:
-    """Candidate pruning of a large matrix, on a CPU with fast int8 products; None where it would gain nothing."""
-    large = matrix.numel() >= _LARGE and matrix.shape[1] <= _WIDEST
-    worth = large and matrix.dtype == torch.float32 and has_fast_int8(matrix.device)
-    return CandidatePruning(matrix) if worth else None
-
-
-class CandidatePruning:
-    """A vocabulary matrix (vocab, width) float32, kept and not to change, in 8 bits; and what rounding took from it.
-
-    With h = a p + r (p the 8-bit row of a state, r what rounding left) and w = c q + d of a token likewise,
-    |h . w - ac p . q| <= |h| |d| + |r| |c q|, where p . q is an exact integer. Tokens whose upper bound reaches the
-    best lower bound are computed in float64. The mean row is subtracted from every w first, which shifts all logits of
-    a state equally.
-    """
-
-    def __init__(self, matrix: Tensor) -> None:
-        self.matrix, self._mean = matrix, matrix.mean(dim=0)
-        self._longest = float(matrix.norm(dim=1).max() + self._mean.norm())
-        parts = zip(*map(self._rounded, matrix.split(PIECE)), strict=True)
-        self._rows, self._scales, self._lost, self._kept = map(torch.cat, parts)
-
-    def _rounded(self, part: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Rows in 8 bits, and of each block the scale, the most that rounding took, the longest row that is left."""
-        centred = functional.pad(part - self._mean, (0, 0, 0, -len(part) % BLOCK))
-        blocks = centred.view(-1, BLOCK, part.shape[1])
-        # One scale for a block, so that 8-bit sums compare within it as they are.
-        rows, scales = quantize_rows(blocks.flatten(1))
-        restored = (rows * scales[:, None]).view_as(blocks)
-        # Centring and scaling round in float32 too: by some units of 6e-8 of the lengths.
-        lost = (blocks - restored).norm(dim=2).amax(dim=1) + 1e-6 * self._longest
-        return rows.view_as(centred), scales, lost, restored.norm(dim=2).amax(dim=1)
-
-    def best(self, states: Tensor, bans: StepBans) -> Tensor | None:
-        """The likeliest token (n,) int64 that is not banned, of each row of (n, width) float32 states.
-
-        None where a row has two that float32 cannot tell apart, or is not a number, or where there are too many
-        candidates: then the full product must be asked.
-        """
-        rows, scales = quantize_rows(states)
-        norms = states.norm(dim=1)
-        rounding = (states - rows * scales[:, None]).norm(dim=1)
-        # Everything in units of the row's scale, which does not change the order.
-        bounds = norms[:, None] * self._lost + rounding[:, None] * self._kept
-        bounds *= _SLACK / scales[:, None]
-        sums = self._sums(rows, bans)
-        tops = sums.amax(dim=2)
-        reach = tops * self._scales
-        looks_best = self._floors(states, sums, reach) / scales
-        floors = torch.maximum((reach - bounds).amax(dim=1), looks_best)
-        row, block = (reach + bounds >= floors[:, None]).nonzero(as_tuple=True)
-        missing = (floors[row] - bounds[row, block]) / self._scales[block]
-        place, within = (sums[row, block] >= missing[:, None] - 2).nonzero(as_tuple=True)
-        row, token = row[place], block[place] * BLOCK + within
-        if len(row) > _MOST * len(states) or bool((tops.amax(dim=1) == _INTEGERS.min).any()):
-            return None
-        return self._decide(states, row, token, norms)
-
-    def _floors(self, states: Tensor, sums: Tensor, reach: Tensor) -> Tensor:
-        """Lower bounds (n,) of the best centred logit: that of the token that looks best, computed."""
-        block = reach.argmax(dim=1)
-        within = sums[torch.arange(len(states)), block].argmax(dim=1)
-        rows = self.matrix[block * BLOCK + within] - self._mean
-        # A float32 inner product with a vocabulary row errs by about k units of rounding.
-        error = states.norm(dim=1) * (self._longest * self.matrix.shape[1] * 2.0**-23)
-        best: Tensor = torch.linalg.vecdot(states, rows) - error
-        return best
-
-    def _sums(self, rows: Tensor, bans: StepBans) -> Tensor:
-        """8-bit sums (n, blocks, BLOCK) int32, banned tokens at the least."""
-        sums = int8_product(rows, self._rows)
-        bans.apply(sums)
-        sums[:, len(self.matrix) :] = _INTEGERS.min
-        return sums.view(len(rows), -1, BLOCK)
-
-    def _decide(self, states: Tensor, row: Tensor, token: Tensor, norms: Tensor) -> Tensor | None:
-        """The best of the candidates (row, token); None where a row has a tie."""
-        exact = torch.linalg.vecdot(states[row].double(), self.matrix[token].double())
-        best = exact.new_full((len(states),), -torch.inf).scatter_reduce(0, row, exact, "amax")
-        close = exact >= (best - norms * (self._longest * _ROUNDING))[row]
-        row, token = row[close], token[close]
-        # As many as rows, and a different row each. A row of NaN has none: no comparison holds for it.
-        if len(row) != len(states) or len(row.unique()) != len(row):
-            return None
-        found = torch.empty_like(token)
-        found[row] = token
-        return found
-
-
 class StepBans:
     """What may not come next at one step.
 
@@ -324,24 +193,22 @@ class StepBans:
         self._repeats, self._words = repeats, words
 
     def apply(self, logits: Tensor, first: int = 0) -> None:
-        """Set banned tokens of (n, m) float or int32 logits, from token `first` on, to the least value, in place."""
-        floating, limits = logits.dtype.is_floating_point, _INTEGERS
-        least, most = (-torch.inf, torch.inf) if floating else (limits.min, limits.max)
+        """Set banned tokens of (n, m) logits, from token `first` on, to minus infinity, in place."""
         last = first + logits.shape[1]
         low, high = bisect_left(self._never_list, first), bisect_left(self._never_list, last)
         if low < high:
-            logits.index_fill_(1, self._never[low:high] - first, least)
+            logits.index_fill_(1, self._never[low:high] - first, -torch.inf)
         if self._repeats is not None:
             tokens, banned = self._repeats
             banned = banned & (tokens >= first) & (tokens < last)
-            ceilings = torch.full_like(tokens, most, dtype=logits.dtype)
-            ceilings.masked_fill_(banned, least)
+            ceilings = torch.full_like(tokens, torch.inf, dtype=logits.dtype)
+            ceilings.masked_fill_(banned, -torch.inf)
             places = (tokens - first).clamp(0, last - first - 1)
             logits.scatter_reduce_(1, places, ceilings, "amin")
         inside = [(row, token - first) for row, token in self._words if first <= token < last]
         if inside:
             rows, columns = map(list, zip(*inside, strict=True))
-            logits[rows, columns] = least
+            logits[rows, columns] = -torch.inf
 
 
 class Constraints:

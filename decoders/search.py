@@ -152,7 +152,7 @@ def greedy_search(
     head = network.head
 
     def choose(states: Tensor, bans: StepBans, rows: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        return best_tokens(head, states, bans, scores=constraints.options.scores)
+        return best_tokens(head, states, bans)
 
     return _search(network, embeddings, constraints, choose)
 
@@ -464,7 +464,7 @@ def graph_search(network: Any, embeddings: Tensor, constraints: Constraints) -> 
         states = network.read_prefix(padded, step.cache)
         for place in range(options.max_tokens):
             bans = constraints.at(written[:, :place])
-            chosen, values = best_tokens(head, states, bans, scores=options.scores)
+            chosen, values = best_tokens(head, states, bans)
             written[:, place] = chosen
             tokens[:, place] = chosen.masked_fill(ended, -1)
             log_probs[:, place] = values

@@ -22,7 +22,7 @@ class Caption:
     Attributes:
         text: the caption; None where the model is not sure enough of any.
         score: mean log-probability per generated token, the end token included; higher is surer. Of guided captions the
-            mean score of tokens (`decoders.guidance`). NaN where none was asked for (`DecodeOptions.scores`).
+            mean score of tokens (`decoders.guidance`).
         region: the region that was asked about.
         confidence: that the caption is right, 0 to 1; None where the checkpoint is not calibrated.
         reason: why there is no text.

@@ -426,11 +426,6 @@ def _has_int_mm() -> bool:
     return supported and torch.equal(found, (left.int()[:, None] * right.int()).sum(-1).int())
 
 
-def has_fast_int8(device: torch.device) -> bool:
-    """Whether torch multiplies matrices of 8-bit integers there several times faster than float32 (a CPU with VNNI)."""
-    return device.type == "cpu" and _has_int_mm()
-
-
 def quantize_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Round each row of (n, k) floats to 8 bits with a scale of its own (symmetric, to the nearest).
 
