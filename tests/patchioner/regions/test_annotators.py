@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from PIL import Image
 
 from patchioner import Box, Point, Polygon
 from patchioner.base.errors import OptionError, RegionError, RegionFileError
+from patchioner.images import load_image
 from patchioner.regions import Mask, RegionFile, read_regions
 from patchioner.regions.annotators import from_label_studio
 
@@ -25,15 +27,14 @@ PATCH[10:60, 20:120] = True
 CORNERS = [[20, 10], [120, 10], [120, 60], [20, 60]]
 CVAT = '<annotations><image name="d/a.jpg" width="200" height="100">{}</image></annotations>'
 FILES: dict[str, tuple[str, str]] = {
-    "cvat box": ("a.xml", CVAT.format('<box label="cup" xtl="20" ytl="10" xbr="120" ybr="60"/>')),
-    "cvat polygon": (
-        "a.xml",
-        CVAT.format('<polygon label="cup" points="20,10;120,10;120,60;20,60"/>'),
-    ),
-    "cvat mask": (
-        "a.xml",
-        CVAT.format('<mask label="cup" rle="0, 5000" left="20" top="10" width="100" height="50"/>'),
-    ),
+    **{
+        f"cvat {shape.split()[0]}": ("a.xml", CVAT.format(f"<{shape}/>"))
+        for shape in (
+            'box label="cup" xtl="20" ytl="10" xbr="120" ybr="60"',
+            'polygon label="cup" points="20,10;120,10;120,60;20,60"',
+            'mask label="cup" rle="0, 5000" left="20" top="10" width="100" height="50"',
+        )
+    },
     "voc": (
         "a.xml",
         "<annotation><filename>a.jpg</filename><object><name>cup</name><bndbox><xmin>21</xmin>"
@@ -45,16 +46,15 @@ FILES: dict[str, tuple[str, str]] = {
 }
 
 
-@pytest.mark.parametrize("whole", [True, False], ids=["file", "folder"])
 @pytest.mark.parametrize("name", FILES)
-def test_a_tool_s_file_gives_its_region_and_label(name: str, whole: bool, tmp_path: Path) -> None:
+def test_a_tool_s_file_gives_its_region_and_label(name: str, tmp_path: Path) -> None:
     file, content = FILES[name]
     (tmp_path / file).write_text(content)
     (tmp_path / "classes.txt").write_text("cup\ndog\n")
-    path = tmp_path / file if whole else tmp_path
-    (found,) = read_regions(path, SIZE, "photos/a.jpg")
-    np.testing.assert_allclose(found.region.bounds, BOX, atol=0.2)
-    assert found.label == "cup"
+    for path in (tmp_path / file, tmp_path):
+        (found,) = read_regions(path, SIZE, "photos/a.jpg")
+        np.testing.assert_allclose(found.region.bounds, BOX, atol=0.2)
+        assert found.label == "cup"
 
 
 def test_a_folder_of_sam_s_masks_is_read_by_its_table(tmp_path: Path) -> None:
@@ -69,28 +69,21 @@ def test_a_folder_of_sam_s_masks_is_read_by_its_table(tmp_path: Path) -> None:
     ("form", "numbers"),
     [("xyxy", [20, 10, 120, 60]), ("xywh", [20, 10, 100, 50]), ("cxcywh", [70, 35, 100, 50])],
 )
-@pytest.mark.parametrize("shares", [False, True])
-@pytest.mark.parametrize("kind", ["npz", "coco", "ours"])
-def test_boxes_are_read_as_the_caller_says(
-    form: str, numbers: list[float], shares: bool, kind: str, tmp_path: Path
-) -> None:
-    row = list(np.divide(numbers, SIZE * 2)) if shares else numbers
+def test_boxes_are_read_as_the_caller_says(form: Any, numbers: list[float], tmp_path: Path) -> None:
     path = tmp_path / "b.npz"
-    if kind == "npz":
-        np.savez(path, boxes=[row])
-    else:
-        path.write_text(json.dumps([{"bbox": row}] if kind == "coco" else [{"box": row}]))
-    (found,) = read_regions(path, SIZE, box_format=form, normalized=shares)
-    np.testing.assert_allclose(found.region.bounds, BOX)
+    for shares, key in itertools.product((False, True), ("boxes", "bbox", "box")):
+        row = list(np.divide(numbers, SIZE * 2)) if shares else numbers
+        if key == "boxes":
+            np.savez(path, boxes=[row])
+        else:
+            path.write_text(json.dumps([{key: row}]))
+        (found,) = read_regions(path, SIZE, box_format=form, normalized=shares)
+        np.testing.assert_allclose(found.region.bounds, BOX)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["box", "mask", "polygon"])
-def test_regions_of_stored_pixels_are_turned_with_the_photo(
-    orientation: int, kind: str, tmp_path: Path
-) -> None:
-    from patchioner.images import load_image
-
+def test_stored_pixels_turn_with_the_photo(orientation: int, kind: str, tmp_path: Path) -> None:
     picture = Image.fromarray(PATCH.astype(np.uint8) * 255)
     exif = picture.getexif()
     exif[0x0112] = orientation
@@ -98,9 +91,8 @@ def test_regions_of_stored_pixels_are_turned_with_the_photo(
     region: dict[str, Any] = {"box": list(BOX), "mask": "a.png", "polygon": CORNERS}
     (tmp_path / "r.json").write_text(json.dumps([{kind: region[kind]}]))
     upright = load_image(tmp_path / "a.png")
-    (found,) = read_regions(
-        tmp_path / "r.json", upright.size, str(tmp_path / "a.png"), exif="ignore"
-    )
+    photo = str(tmp_path / "a.png")
+    (found,) = read_regions(tmp_path / "r.json", upright.size, photo, exif="ignore")
     wanted = Mask(np.asarray(upright)[..., 0] > 0)
     assert tuple(found.region.bounds) == tuple(wanted.bounds)
     if isinstance(found.region, Mask):
@@ -114,10 +106,7 @@ def test_regions_of_stored_pixels_are_turned_with_the_photo(
         ("a.xml", "<a><b/></a>"),
         ("a.xml", "<a"),
         ("a.xml", CVAT.format('<box xtl="1" ytl="a" xbr="3" ybr="4"/>')),
-        (
-            "a.xml",
-            CVAT.format('<mask rle="9999999999" left="0" top="0" width="9" height="9"/>'),
-        ),
+        ("a.xml", CVAT.format('<mask rle="9999999" left="0" top="0" width="9" height="9"/>')),
         ("a.xml", CVAT.format("<cuboid/>")),
         ("a.txt", "0 0.1 0.2 0.3 0.4 0.5 0.6 0.7\n"),
         ("a.txt", "0 0.1 0.1 0.6 0.1\nzero\n"),
@@ -125,9 +114,7 @@ def test_regions_of_stored_pixels_are_turned_with_the_photo(
         ("a.json", '[{"ann_id": 1, "sentences": []}]'),
     ],
 )
-def test_what_is_wrong_in_them_is_an_error_of_the_file(
-    name: str, content: str, tmp_path: Path
-) -> None:
+def test_what_is_wrong_is_an_error_of_the_file(name: str, content: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(RegionFileError, match=name):
         read_regions(tmp_path / name, SIZE, "a.jpg")
@@ -165,10 +152,7 @@ def test_a_brush_is_a_mask() -> None:
     inside = np.random.default_rng(0).random((20, 40)) > 0.7
     found = from_label_studio({"type": "brushlabels", "value": {"rle": brush(inside)}}, SMALL)
     assert found == Mask(inside)
-
-
-def test_a_brush_of_the_official_sdk_is_read() -> None:
-    """What label_studio_sdk.converter.brush.mask2rle writes of this mask."""
+    # What label_studio_sdk.converter.brush.mask2rle writes of a mask.
     rle = [0, 0, 0, 96, 57, 27, 254, 31, 0, 183, 255, 108, 2, 223, 252, 96, 17, 255, 225, 48, 0]
     inside = np.zeros((4, 6), dtype=bool)
     inside[1:3, 2:5] = inside[3, 0] = True
@@ -177,30 +161,26 @@ def test_a_brush_of_the_official_sdk_is_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "value", "region"),
+    ("kind", "value", "wanted"),
     [
         ("rectanglelabels", RECTANGLE, Box(10, 10, 30, 15)),
         ("rectangle", RECTANGLE | {"rotation": 0}, Box(10, 10, 30, 15)),
         ("keypointlabels", {"x": 50, "y": 50, "width": 1}, Point(20, 10)),
         ("polygon", {"points": [[0, 0], [100, 0], [0, 100]]}, Polygon([(0, 0), (40, 0), (0, 20)])),
-    ],
-)
-def test_shapes_are_in_per_cent(kind: str, value: Any, region: object) -> None:
-    assert from_label_studio({"type": kind, "value": value}, SMALL) == region
-
-
-@pytest.mark.parametrize(
-    ("kind", "value", "bounds"),
-    [
         # a quarter turn clockwise around the left top corner (10, 10), on a photo that has room for it
         ("rectangle", RECTANGLE | {"rotation": 90}, (5, 10, 10, 30)),
         ("ellipse", {"x": 50, "y": 50, "radiusX": 10, "radiusY": 20}, (16, 6, 24, 14)),
     ],
 )
-def test_turned_ones_are_polygons(kind: str, value: Any, bounds: tuple[float, ...]) -> None:
+def test_shapes_are_in_per_cent_and_turned_ones_are_polygons(
+    kind: str, value: Any, wanted: object
+) -> None:
     found = from_label_studio({"type": kind, "value": value}, SMALL)
-    assert isinstance(found, Polygon)
-    np.testing.assert_allclose(found.bounds, bounds, atol=0.1)
+    if isinstance(wanted, tuple):
+        assert isinstance(found, Polygon)
+        np.testing.assert_allclose(found.bounds, wanted, atol=0.1)
+    else:
+        assert found == wanted
 
 
 @pytest.mark.parametrize(

@@ -6,25 +6,19 @@ import dataclasses
 import json
 import math
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from patchioner import Box, Patch, Point, Region, RegionSet, Trace, Weighting, WholeImage
 from patchioner.backbones import PatchFeatures
 from patchioner.base.errors import OptionError, RegionError
 from patchioner.geometry import fit_image
 from patchioner.regions import (
-    Box,
     Mask,
-    Patch,
-    Point,
     Polygon,
-    Region,
-    RegionSet,
-    Trace,
-    Weighting,
-    WholeImage,
     feature_weights,
     from_sam,
     pool_regions,
@@ -63,24 +57,18 @@ def test_json_gives_the_region_back_and_outlines_lie_on_the_image(region: Region
         assert (part.mask is not None) == (part.style == "mask")
 
 
-def test_json_without_a_folder_names_no_file() -> None:
+def test_json_names_no_file_and_a_patch_needs_the_grid_to_be_drawn() -> None:
     with pytest.raises(RegionError, match="secret.png"):
         Region.from_json({"mask": "secret.png"})
-
-
-def test_a_patch_needs_the_grid_to_be_drawn() -> None:
     with pytest.raises(OptionError, match="geometry"):
         Patch(0, 0).outline(SIZE)
 
 
-def test_detections_of_supervision() -> None:
-    found = SimpleNamespace(xyxy=np.array([[1, 2, 3, 4.0]]), mask=ARRAY[None])
-    assert Box.from_supervision(found) == [Box(1, 2, 3, 4)]
-    assert Mask.from_supervision(found) == [Mask(ARRAY)]
+def test_detections_of_supervision_and_ultralytics_whose_padding_goes() -> None:
+    detections = SimpleNamespace(xyxy=np.array([[1, 2, 3, 4.0]]), mask=ARRAY[None])
+    assert Box.from_supervision(detections) == [Box(1, 2, 3, 4)]
+    assert Mask.from_supervision(detections) == [Mask(ARRAY)]
     assert Mask.from_supervision(SimpleNamespace(mask=None)) == []
-
-
-def test_results_of_ultralytics_lose_their_padding() -> None:
     quarter = np.zeros((20, 40), dtype=bool)
     quarter[:10, :20] = True
     box = SimpleNamespace(xyxy=torch.tensor([[1.0, 2, 3, 4]]))
@@ -131,21 +119,16 @@ def mask(x1: int, y1: int, x2: int, y2: int) -> Mask:
         (RegionSet([Box(50, 10, 60, 20), RegionSet([Box(5, 30, 8, 40)])]), (5, 10, 60, 40)),
     ],
 )
-def test_the_box_around_a_region(
-    region: Region, expected: tuple[float, float, float, float]
-) -> None:
+def test_the_box_around_a_region(region: Region, expected: tuple[float, ...]) -> None:
     assert region.bounds(ON_PHOTO) == pytest.approx(expected)
 
 
-def test_under_a_central_square_the_crop_reaches_beyond_it() -> None:
+def test_bounds_under_a_central_square_and_without_an_image() -> None:
     geometry = fit_image(PHOTO, mode="crop", size=64, patch_size=16)
     assert Box(0, 0, 30, 30).bounds(geometry) == (0, 0, 30, 30)
     assert WholeImage().bounds(geometry) == pytest.approx(geometry.visible)
     with pytest.raises(RegionError):
         Box(0, 0, 10, 30).bounds(geometry)  # cut away
-
-
-def test_bounds_read_as_they_were_given_and_are_empty_where_only_an_image_can_tell() -> None:
     assert Box(-5, -5, 200, 30).bounds == (-5, -5, 200, 30)
     assert mask(7, 3, 50, 41).bounds == (7, 3, 50, 41)
     assert RegionSet([Point(1, 2), Trace([(5, 5), (40, 5)])]).bounds == (1, 2, 40, 5)
@@ -188,36 +171,32 @@ def test_coverage_gaussian_is_relative_to_the_continuous_extent() -> None:
     np.testing.assert_allclose(weights, twin / twin.sum(), atol=1e-6)
 
 
-def test_variance_zero_is_the_middle_and_of_several_the_upper_left() -> None:
-    assert WholeImage().patch_weights(GRID, Weighting("gaussian", 0))[3, 3] == 1
-    assert Box(10, 10, 40, 40).patch_weights(GRID, Weighting("gaussian", 0))[2, 2] == 1
-    assert Box(19, 5, 21.5, 6).patch_weights(GRID, Weighting("gaussian", 0))[0, 2] == 1
+def test_variance_zero_is_the_middle_of_the_region_and_of_several_the_upper_left() -> None:
+    regions = WholeImage(), Box(10, 10, 40, 40), Box(19, 5, 21.5, 6), ring()
+    found = region_weights(regions, GRID, Weighting("gaussian", 0))
+    for weights, place in zip(found, [(3, 3), (2, 2), (0, 2), (0, 3)], strict=True):
+        assert weights[place] == 1
 
 
-def test_variance_zero_stays_on_the_region() -> None:
-    assert ring().patch_weights(GRID, Weighting("gaussian", 0))[0, 3] == 1
-
-
-@pytest.mark.parametrize("variance", [1e-300, 1e-9, 1e-3, 1.0, 1e9])
 @pytest.mark.parametrize("rounding", ["coverage", "reference"])
-def test_any_variance_gives_weights(variance: float, rounding: str) -> None:
-    weighting = Weighting("gaussian", variance, rounding)  # type: ignore[arg-type]
-    weights = region_weights(mixed(), GRID, weighting)
-    assert (weights >= 0).all()
-    np.testing.assert_allclose(weights.sum(axis=(1, 2)), 1, atol=1e-5)
+@pytest.mark.parametrize(
+    "how", [{}, *({"kind": "gaussian", "variance": one} for one in (1e-300, 1e-9, 1e-3, 1.0, 1e9))]
+)
+def test_any_variance_gives_weights_and_kinds_keep_their_order(how: Any, rounding: Any) -> None:
+    weighting = Weighting(**how, rounding=rounding)
+    together = region_weights(mixed(), GRID, weighting)
+    assert (together >= 0).all()
+    np.testing.assert_allclose(together.sum(axis=(1, 2)), 1, atol=1e-5)
+    for region, weights in zip(mixed(), together, strict=True):
+        np.testing.assert_allclose(weights, region.patch_weights(GRID, weighting), atol=1e-7)
 
 
 @pytest.mark.parametrize("rounding", ["coverage", "reference"])
 def test_attention_multiplies_the_coverage(rounding: str) -> None:
     attention = np.random.default_rng(0).random((6, 8, 8)).astype(np.float32)
-    uniform = region_weights(mixed(), GRID, Weighting("uniform", 1.0, rounding))  # type: ignore[arg-type]
-    twin = uniform * attention.mean(axis=0)
-    weights = region_weights(
-        mixed(),
-        GRID,
-        Weighting("attention", 1.0, rounding),  # type: ignore[arg-type]
-        attention,
-    )
+    how: Any = {"rounding": rounding}
+    twin = region_weights(mixed(), GRID, Weighting(**how)) * attention.mean(axis=0)
+    weights = region_weights(mixed(), GRID, Weighting("attention", **how), attention)
     np.testing.assert_allclose(weights, twin / twin.sum(axis=(1, 2), keepdims=True), atol=1e-6)
 
 
@@ -255,13 +234,6 @@ def test_attention_without_mass_on_the_region_is_coverage() -> None:
 def test_attention_that_does_not_fit_is_refused(attention: object, text: str) -> None:
     with pytest.raises(OptionError, match=text):
         region_weights([Point(1, 1)], GRID, Weighting("attention"), attention)
-
-
-def test_mixed_kinds_keep_their_order() -> None:
-    for weighting in (None, Weighting("gaussian"), Weighting(rounding="reference")):
-        together = region_weights(mixed(), GRID, weighting)
-        for region, weights in zip(mixed(), together, strict=True):
-            np.testing.assert_allclose(weights, region.patch_weights(GRID, weighting), atol=1e-7)
 
 
 @pytest.mark.parametrize(
@@ -359,13 +331,6 @@ def test_cls_is_the_token_of_the_image_whatever_the_region(rounding: str) -> Non
         pool_regions(some_features(), [Point(1, 3)], weighting)
 
 
-def middle(span: tuple[int, int, int, int], seed: int = 0) -> tuple[int, int]:
-    drawn = published_middle(np.array([span]) + 0.5, (8, 8), seed)[0]
-    assert drawn.sum() == 1
-    row, column = np.argwhere(drawn)[0].tolist()
-    return column, row
-
-
 def test_a_draw_is_the_same_in_any_company_and_any_run() -> None:
     spans = np.array([[0, 0, 1, 1], [2, 2, 5, 5], [0, 0, 1, 1]])
     together = published_middle(spans + 0.5, (8, 8), 7)
@@ -373,4 +338,5 @@ def test_a_draw_is_the_same_in_any_company_and_any_run() -> None:
     alone = published_middle(spans[1:2] + 0.5, (8, 8), 7)
     np.testing.assert_array_equal(together[1:2], alone)
     # Pinned: a draw that changed with a release would change captions.
-    assert [middle((2, 2, 5, 5), seed) for seed in range(4)] == [(3, 3), (4, 4), (4, 4), (3, 3)]
+    drawn = [published_middle(spans[1:2] + 0.5, (8, 8), seed)[0] for seed in range(4)]
+    assert [np.argwhere(one).tolist() for one in drawn] == [[[3, 3]], [[4, 4]], [[4, 4]], [[3, 3]]]

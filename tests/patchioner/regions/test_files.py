@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from patchioner import Box, Patch, Point, Region, RegionSet, WholeImage
 from patchioner.base.errors import RegionError, RegionFileError
 from patchioner.geometry import fit_image
 from patchioner.regions import (
-    Box,
     Mask,
     NamedRegion,
-    Patch,
-    Point,
     Polygon,
-    Region,
-    RegionSet,
     Trace,
-    WholeImage,
+    formats,
     from_coco,
     from_sam,
+    items,
     read_regions,
     read_trace,
 )
@@ -45,33 +43,28 @@ def written(folder: Path, content: object) -> Path:
 def test_every_kind_is_read_in_order_with_its_label(tmp_path: Path) -> None:
     array = np.eye(4, 6, dtype=bool)
     Image.fromarray(array).save(tmp_path / "mask.png")
-    triangle = Polygon([(0, 0), (3, 0), (0, 3)])
     box = Box(1, 2, 3, 4)
-    cases: list[tuple[dict[str, object], NamedRegion]] = [
-        ({"box": [1, 2, 3, 4], "label": "cup"}, NamedRegion(box, "cup")),
-        ({"point": [1.5, 2]}, NamedRegion(Point(1.5, 2))),
-        ({"patch": [0, 3]}, NamedRegion(Patch(0, 3))),
-        ({"polygon": TRIANGLE}, NamedRegion(triangle)),
-        ({"polygon": [TRIANGLE, TRIANGLE]}, NamedRegion(Polygon([TRIANGLE, TRIANGLE]))),
-        (
-            {"trace": [[0.1, 1]], "normalized": True},
-            NamedRegion(Trace([(0.1, 1)], normalized=True)),
-        ),
-        ({"trace": [[1, 2]]}, NamedRegion(Trace([(1, 2)]))),
-        ({"mask": "mask.png"}, NamedRegion(Mask(array))),
-        ({"mask": FULL}, NamedRegion(Mask(np.ones((4, 6))))),
-        ({"set": [{"box": [1, 2, 3, 4]}]}, NamedRegion(RegionSet([box]))),
-        ({"whole": True}, NamedRegion(WholeImage())),
+    cases: list[tuple[dict[str, object], Region]] = [
+        ({"point": [1.5, 2]}, Point(1.5, 2)),
+        ({"patch": [0, 3]}, Patch(0, 3)),
+        ({"polygon": TRIANGLE}, Polygon([(0, 0), (3, 0), (0, 3)])),
+        ({"polygon": [TRIANGLE, TRIANGLE]}, Polygon([TRIANGLE, TRIANGLE])),
+        ({"trace": [[0.1, 1]], "normalized": True}, Trace([(0.1, 1)], normalized=True)),
+        ({"trace": [[1, 2]]}, Trace([(1, 2)])),
+        ({"mask": "mask.png"}, Mask(array)),
+        ({"mask": FULL}, Mask(np.ones((4, 6)))),
+        ({"set": [{"box": [1, 2, 3, 4]}]}, RegionSet([box])),
+        ({"whole": True}, WholeImage()),
     ]
-    entries = [entry for entry, _ in cases]
-    assert read_regions(written(tmp_path, {"regions": entries}), SIZE) == [one for _, one in cases]
+    entries = [{"box": [1, 2, 3, 4], "label": "cup"}, *(entry for entry, _ in cases)]
+    expected = [NamedRegion(box, "cup"), *(NamedRegion(region) for _, region in cases)]
+    assert read_regions(written(tmp_path, {"regions": entries}), SIZE) == expected
     assert len(read_regions(str(written(tmp_path, entries)), SIZE)) == len(entries)
 
 
 def test_one_file_for_several_images(tmp_path: Path) -> None:
-    path = written(
-        tmp_path, {"images": {"in/a.jpg": [{"point": [1, 1]}], "b.jpg": [{"whole": True}]}}
-    )
+    images = {"in/a.jpg": [{"point": [1, 1]}], "b.jpg": [{"whole": True}]}
+    path = written(tmp_path, {"images": images})
     assert read_regions(path, SIZE, "photos/a.jpg") == [NamedRegion(Point(1, 1))]
     assert read_regions(path, SIZE, "b.jpg") == [NamedRegion(WholeImage())]
     with pytest.raises(RegionFileError, match=r"none of its 2 images is called 'c.jpg'.*a.jpg"):
@@ -178,9 +171,7 @@ def test_annotations_of_the_photo_are_read_in_order(tmp_path: Path) -> None:
         ({"images": None}, "give a list"),
     ],
 )
-def test_broken_coco_files_are_refused(
-    changes: dict[str, object], text: str, tmp_path: Path
-) -> None:
+def test_broken_coco_files(changes: dict[str, object], text: str, tmp_path: Path) -> None:
     with pytest.raises(RegionFileError, match=text):
         read_regions(coco(tmp_path, **changes), (6, 4), "a.jpg")
 
@@ -222,6 +213,7 @@ def test_npz(tmp_path: Path) -> None:
         ({"boxes": np.ones((2, 3))}, r"\(2, 3\)"),
         ({"boxes": np.zeros((1, 4))}, "box 0: .*empty"),
         ({"boxes": np.array(["a"])}, r"\(1,\)"),
+        ({"boxes": np.array([[1, 1, 5, 3], [2, 1, 6, 4]])}, "x1, y1, x2, y2"),
     ],
 )
 def test_other_arrays_are_refused(arrays: dict[str, np.ndarray], text: str, tmp_path: Path) -> None:
@@ -230,15 +222,20 @@ def test_other_arrays_are_refused(arrays: dict[str, np.ndarray], text: str, tmp_
         read_regions(tmp_path / "m.npz", SIZE)
 
 
-@pytest.mark.parametrize("share", [0.02, 0.3, 0.9, 0.99])
-def test_truncated_files_are_refused(share: float, tmp_path: Path) -> None:
+HEADERS = [b"{'descr': '<f4',\n (", b"import os", b"{'descr': [], 'fortran_order': 0, 'shape': ()}"]
+
+
+def test_damaged_arrays_are_refused(tmp_path: Path) -> None:
     np.savez_compressed(tmp_path / "m.npz", masks=MASKS)
     np.save(tmp_path / "m.npy", MASKS)
+    damaged = [b"\x93NUMPY\x01\x00" + len(one).to_bytes(2, "little") + one for one in HEADERS]
     for path in (tmp_path / "m.npz", tmp_path / "m.npy"):
         content = path.read_bytes()
-        path.write_bytes(content[: int(len(content) * share)])
-        with pytest.raises(RegionFileError, match=path.name):
-            read_regions(path, SIZE)
+        cut = [content[: int(len(content) * share)] for share in (0.02, 0.3, 0.9, 0.99)]
+        for wrong in (*cut, *damaged):
+            path.write_bytes(wrong)
+            with pytest.raises(RegionFileError, match=path.name):
+                read_regions(path, SIZE)
 
 
 def test_no_region_is_an_answer(tmp_path: Path) -> None:
@@ -262,35 +259,24 @@ def test_a_file_is_read_once_and_bad_entries_are_answered_by_errors(tmp_path: Pa
     assert file.for_photo(SIZE, "b.jpg") == []
 
 
-NAMES = ["x/1/a.jpg", "x/2/a.jpg", "x/2/b.jpg", "y\\2\\c.jpg", "c.jpg"]
+NAMES = ["x/1/a.jpg", "x/2/a.jpg", "x/2/b.jpg", "y\\2\\c.jpg", "c.jpg", "cafe\u0301.jpg"]
 
 
-@pytest.mark.parametrize(
-    ("asked", "found"),
-    [
-        ("x/1/a.jpg", 0),
-        ("/data/x/1/a.jpg", 0),
-        ("2/a.jpg", 1),
-        ("b.jpg", 2),
-        ("elsewhere/b.jpg", 2),
-        ("2/c.jpg", 3),
-        ("other/c.jpg", "ambiguous"),
-        ("a.jpg", "ambiguous"),
-        ("z/a.jpg", "ambiguous"),
-        ("7-c.jpg", r"'7-c.jpg'.*close: .*c\.jpg"),
-    ],
-)
-def test_the_longest_common_path_tells_photos_apart(
-    asked: str, found: int | str, tmp_path: Path
-) -> None:
+def test_the_longest_common_path_tells_photos_apart(tmp_path: Path) -> None:
     images = [{"id": str(i), "file_name": name} for i, name in enumerate(NAMES)]
     boxes = [{"image_id": i, "bbox": [i, 0, 1, 1]} for i in range(len(NAMES))]
-    path = coco(tmp_path, images=images, annotations=boxes)
-    if isinstance(found, str):
-        with pytest.raises(RegionFileError, match=found):
-            read_regions(path, SIZE, asked)
-    else:
-        assert read_regions(path, SIZE, asked) == [NamedRegion(Box(found, 0, found + 1, 1))]
+    file = read_regions(coco(tmp_path, images=images, annotations=boxes))
+    for number, asked in (
+        *enumerate(["x/1/a.jpg", "2/a.jpg", "b.jpg", "2/c.jpg"]),
+        *[(0, "/data/x/1/a.jpg"), (2, "elsewhere/b.jpg"), (5, "caf\u00e9.jpg")],
+    ):
+        expected = [NamedRegion(Box(number, 0, number + 1, 1))]
+        assert file.for_photo(SIZE, asked) == expected, asked
+    for asked in ("other/c.jpg", "a.jpg", "z/a.jpg"):
+        with pytest.raises(RegionFileError, match="ambiguous"):
+            file.for_photo(SIZE, asked)
+    with pytest.raises(RegionFileError, match=r"'7-c.jpg'.*close: .*c\.jpg"):
+        file.for_photo(SIZE, "7-c.jpg")
 
 
 BOX = Box(1, 2, 4, 4)
@@ -345,9 +331,7 @@ def label_studio(kind: str, value: object) -> list[object]:
         ({"regions": [{"polygon": [[0, 0], [0.5, 0], [0, 0.5]]}]}, r"within 0\.\.1"),
     ],
 )
-def test_files_of_other_tools(
-    content: object, expected: list[Region] | str, tmp_path: Path
-) -> None:
+def test_other_tools(content: object, expected: list[Region] | str, tmp_path: Path) -> None:
     path = written(tmp_path, content)
     if isinstance(expected, str):
         with pytest.raises(RegionFileError, match=expected):
@@ -358,9 +342,7 @@ def test_files_of_other_tools(
         np.testing.assert_allclose(found, wanted, atol=1e-6)
 
 
-def test_a_label_map_has_one_region_per_id_and_an_axis_of_one_counts_nothing(
-    tmp_path: Path,
-) -> None:
+def test_a_label_map_has_a_region_per_id_and_an_axis_of_one_is_none(tmp_path: Path) -> None:
     labels = np.zeros((4, 6), np.int32)
     labels[0, :2], labels[3, 3:] = 5, 9
     np.save(tmp_path / "labels.npy", labels)
@@ -378,11 +360,6 @@ def test_a_label_map_has_one_region_per_id_and_an_axis_of_one_counts_nothing(
         assert read_regions(tmp_path / "m.npz", SIZE) == EXPECTED
 
 
-def test_names_are_the_same_however_accents_are_written(tmp_path: Path) -> None:
-    path = written(tmp_path, listed(file_name="cafe\u0301.jpg"))
-    assert read_regions(path, SIZE, "caf\u00e9.jpg") == [NamedRegion(BOX)]
-
-
 def test_results_are_found_by_name_too_and_what_belongs_to_no_image_is_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -393,12 +370,6 @@ def test_results_are_found_by_name_too_and_what_belongs_to_no_image_is_told(
     lost = {**listed(file_name="a.jpg"), "annotations": [{**BBOX, "image_id": 2}]}
     assert read_regions(written(tmp_path, lost), SIZE, "a.jpg") == []
     assert "1 annotations" in caplog.text
-
-
-def test_boxes_that_fit_only_as_corners_are_questioned(tmp_path: Path) -> None:
-    np.savez(tmp_path / "b.npz", boxes=np.array([[1, 1, 5, 3], [2, 1, 6, 4]]))
-    with pytest.raises(RegionFileError, match="x1, y1, x2, y2"):
-        read_regions(tmp_path / "b.npz", SIZE)
 
 
 def test_traces_in_every_spelling(tmp_path: Path) -> None:
@@ -426,9 +397,8 @@ def test_coco_prefers_the_outline_to_the_box() -> None:
     ring, box = [0, 0, 10, 0, 0, 10], [1, 2, 3, 4]
     assert from_coco({"segmentation": [ring], "bbox": box}) == Polygon.from_coco([ring])
     assert from_coco({"segmentation": FULL, "bbox": box}, SIZE) == Mask(np.ones((4, 6)))
-    assert from_coco({"bbox": box}) == Box(1, 2, 4, 6)
-    assert from_coco({"segmentation": [], "bbox": box}) == Box(1, 2, 4, 6)
-    assert from_coco({"segmentation": None, "bbox": box}) == Box(1, 2, 4, 6)
+    for absent in ({}, {"segmentation": []}, {"segmentation": None}):
+        assert from_coco({**absent, "bbox": box}) == Box(1, 2, 4, 6)
     with pytest.raises(RegionError, match="ring 0 .* is 1; give a list"):
         from_coco({"segmentation": [1, [0, 1]], "bbox": box})
 
@@ -442,12 +412,57 @@ def test_what_is_not_from_sam_is_refused(masks: object, text: str) -> None:
         from_sam(masks)
 
 
-@pytest.mark.parametrize(
-    "header",
-    [b"{'descr': '<f4',\n (", b"import os", b"{'descr': [], 'fortran_order': 0, 'shape': ()}"],
-)
-def test_arrays_with_broken_headers_are_refused(tmp_path: Path, header: bytes) -> None:
-    path = tmp_path / "masks.npy"
-    path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
-    with pytest.raises(RegionFileError):
-        read_regions(path, (20, 10), "a.jpg")
+# Large files are read piece by piece.
+
+CONTENT = {
+    "info": {"year": 2026, "images": [1, 2]},
+    "images": [
+        {"id": 1, "file_name": "d/\u00fc.jpg", "width": 90, "height": 60},
+        {"id": "2", "file_name": "b\u2028.jpg", "width": "90", "height": 60},
+        {"id": 3, "file_name": "none.jpg"},
+    ],
+    "licenses": [],
+    "annotations": [
+        {"id": n, "image_id": n % 2 + 1, "category_id": 1, "bbox": [n, 0, 9, 9], "by": "J\u00e9 ]}"}
+        for n in range(9)
+    ],
+    "categories": [{"id": 1, "name": "caf\u00e9"}],
+}
+
+
+@pytest.fixture
+def large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every file counts as a large one, which is read piece by piece."""
+    monkeypatch.setattr(formats, "LARGE", 0)
+
+
+@pytest.mark.parametrize("form", [{}, {"indent": 1}, {"ensure_ascii": False}], ids=str)
+@pytest.mark.parametrize("window", [1, 100, 2**22])
+def test_a_large_file_is_read_as_a_small_one_is(
+    window: int, form: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "coco.json"
+    path.write_text(json.dumps(CONTENT, **form), encoding="utf-8")
+    small = read_regions(path)
+    monkeypatch.setattr(formats, "LARGE", 0)
+    monkeypatch.setattr(items, "_WINDOW", window)
+    monkeypatch.setattr(items, "_AHEAD", 40)
+    found = read_regions(path)
+    assert [one.name for one in found.photos] == [one.name for one in small.photos]
+    for name in ("d/\u00fc.jpg", "b\u2028.jpg", "none.jpg"):
+        assert found.for_photo((90, 60), name) == small.for_photo((90, 60), name)
+        sources = [[one.source for one in file.items(name)] for file in (found, small)]
+        assert sources[0] == sources[1]
+
+
+def test_a_large_file_that_is_cut_short_is_refused(tmp_path: Path, large: None) -> None:
+    path = tmp_path / "coco.json"
+    for size in (1, 30, 300, 900):
+        path.write_text(json.dumps(CONTENT)[:size])
+        with pytest.raises(RegionFileError):
+            read_regions(path)
+
+
+def test_other_large_files_are_read_as_ever(tmp_path: Path, large: None) -> None:
+    path = written(tmp_path, {"images": {"a.jpg": [{"box": [0, 0, 9, 9]}]}})
+    assert len(read_regions(path, (90, 60), "a.jpg")) == 1

@@ -1,36 +1,35 @@
-"""Boxes, points, patches, the whole image and sets against slow twins; and what no shape accepts."""
+"""Every shape against slow twins; masks, run lengths, traces and rings; and what no shape accepts."""
 
 from __future__ import annotations
 
 import math
+import pickle
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from PIL import Image
 
+from patchioner import Box, Patch, Point, Region, RegionSet, Weighting, WholeImage
 from patchioner.base.errors import RegionError
 from patchioner.geometry import Fit, ImageGeometry, fit_image
-from patchioner.regions import (
-    Box,
-    Mask,
-    Patch,
-    Point,
-    Polygon,
-    Region,
-    RegionSet,
-    Trace,
-    Weighting,
-    WholeImage,
-    region_weights,
-)
+from patchioner.regions import Mask, Polygon, Trace, decode_rle, encode_rle, region_weights
 from patchioner.regions.shapes import reference_box_footprints, reference_model_boxes
 
-Weights = npt.NDArray[np.floating]
+Array = npt.NDArray[np.floating]
 MODES = ("stretch", "crop", "pad", "aspect")
-FEW = settings(max_examples=50, deadline=None)
+REFERENCE = Weighting(rounding="reference")
+GAUSSIAN = Weighting("gaussian")
+SQUARE = fit_image((100, 100), mode="stretch", size=80, patch_size=8)
+PADDED = fit_image((100, 50), mode="pad", size=80, patch_size=8)
+GRID = fit_image((40, 40), mode="stretch", size=32, patch_size=8)  # 4 x 4 patches of 10 pixels
+# Model pixels are original pixels, so that the published arithmetic can be written in integers.
+PLAIN = fit_image((140, 140), mode="stretch", size=140, patch_size=14)
 
 
 @st.composite
@@ -42,13 +41,8 @@ def geometries(draw: st.DrawFn) -> ImageGeometry:
 
 
 @st.composite
-def boxes_in_view(draw: st.DrawFn, geometry: ImageGeometry, whole_pixels: bool = False) -> Box:
+def boxes_in_view(draw: st.DrawFn, geometry: ImageGeometry) -> Box:
     x1, y1, x2, y2 = geometry.visible
-    if whole_pixels:
-        left = draw(st.integers(int(np.ceil(x1)), int(x2) - 1))
-        top = draw(st.integers(int(np.ceil(y1)), int(y2) - 1))
-        right = draw(st.integers(left + 1, int(x2)))
-        return Box(left, top, right, draw(st.integers(top + 1, int(y2))))
     xs = sorted(draw(st.tuples(st.floats(x1 - 5, x2 + 5), st.floats(x1 - 5, x2 + 5))))
     ys = sorted(draw(st.tuples(st.floats(y1 - 5, y2 + 5), st.floats(y1 - 5, y2 + 5))))
     assume(min(xs[1], x2) - max(xs[0], x1) > 1e-3)
@@ -56,59 +50,35 @@ def boxes_in_view(draw: st.DrawFn, geometry: ImageGeometry, whole_pixels: bool =
     return Box(xs[0], ys[0], xs[1], ys[1])
 
 
-def box_cell_by_cell(box: Box, geometry: ImageGeometry) -> Weights:
-    """The slow twin: overlap of the box with the pixels that each patch sees."""
-    width, height = geometry.image_size
+def cell_by_cell(geometry: ImageGeometry, xs: object, ys: object, filled: object) -> Array:
+    """The slow twin: what each patch sees of `filled` (rows, columns), whose edges are `xs` and `ys`."""
+    xs, ys = (
+        np.clip(each, 0, end) for each, end in zip((xs, ys), geometry.image_size, strict=True)
+    )
     weights = np.zeros(geometry.grid)
     for index, (x1, y1, x2, y2) in enumerate(geometry.cell_boxes()):
-        across = min(box.x2, x2, width) - max(box.x1, x1, 0)
-        down = min(box.y2, y2, height) - max(box.y1, y1, 0)
-        weights[np.unravel_index(index, geometry.grid)] = max(across, 0) * max(down, 0)
+        across, down = np.diff(np.clip(xs, x1, x2)), np.diff(np.clip(ys, y1, y2))
+        weights.flat[index] = down @ np.asarray(filled, float) @ across
     return np.asarray(weights / weights.sum())
 
 
-@FEW
 @given(geometries(), st.data())
-def test_boxes_agree_with_a_loop_over_cells(geometry: ImageGeometry, data: st.DataObject) -> None:
+def test_boxes_and_their_outlines(geometry: ImageGeometry, data: st.DataObject) -> None:
     boxes = data.draw(st.lists(boxes_in_view(geometry), min_size=1, max_size=5))
-    twin = np.stack([box_cell_by_cell(box, geometry) for box in boxes])
+    twin = [cell_by_cell(geometry, (one.x1, one.x2), (one.y1, one.y2), [[1]]) for one in boxes]
+    outlines = [Polygon([(b.x1, b.y1), (b.x2, b.y1), (b.x2, b.y2), (b.x1, b.y2)]) for b in boxes]
     np.testing.assert_allclose(region_weights(boxes, geometry), twin, atol=2e-5)
+    np.testing.assert_allclose(region_weights(outlines, geometry), twin, atol=2e-5)
 
 
-@FEW
-@given(geometries(), st.data())
-def test_box_mask_and_polygon_of_one_rectangle_agree(
-    geometry: ImageGeometry, data: st.DataObject
-) -> None:
-    box = data.draw(boxes_in_view(geometry, whole_pixels=True))
-    width, height = geometry.image_size
-    array = np.zeros((height, width), dtype=bool)
-    array[int(box.y1) : int(box.y2), int(box.x1) : int(box.x2)] = True
-    corners = [(box.x1, box.y1), (box.x2, box.y1), (box.x2, box.y2), (box.x1, box.y2)]
-    as_box, as_mask, as_polygon = region_weights([box, Mask(array), Polygon(corners)], geometry)
-    np.testing.assert_allclose(as_mask, as_box, atol=1e-6)
-    np.testing.assert_allclose(as_polygon, as_box, atol=1e-6)
-
-
-@FEW
 @given(geometries(), st.integers(0, 2**32 - 1))
-def test_masks_agree_with_a_loop_over_cells(geometry: ImageGeometry, seed: int) -> None:
-    width, height = geometry.image_size
-    array = np.random.default_rng(seed).random((height, width)) < 0.3
-    x, y = np.arange(width), np.arange(height)
-    twin = np.zeros(geometry.grid)
-    for index, (x1, y1, x2, y2) in enumerate(geometry.cell_boxes()):
-        across = np.maximum(np.minimum(x + 1, x2) - np.maximum(x, x1), 0)
-        down = np.maximum(np.minimum(y + 1, y2) - np.maximum(y, y1), 0)
-        twin.flat[index] = (array * down[:, None] * across).sum()
-    weights = region_weights([Mask(array)], geometry)[0]
-    np.testing.assert_allclose(weights, twin / twin.sum(), atol=1e-6)
-
-
-@FEW
-@given(geometries(), st.integers(0, 2**32 - 1))
-def test_traces_agree_with_a_finely_sampled_path(geometry: ImageGeometry, seed: int) -> None:
+def test_masks_and_traces(geometry: ImageGeometry, seed: int) -> None:
     random = np.random.default_rng(seed)
+    width, height = geometry.image_size
+    array = random.random((height, width)) < 0.3
+    twin = cell_by_cell(geometry, np.arange(width + 1), np.arange(height + 1), array)
+    np.testing.assert_allclose(region_weights([Mask(array)], geometry)[0], twin, atol=1e-6)
+
     x1, y1, x2, y2 = geometry.visible
     path = random.random((4, 2)) * (x2 - x1, y2 - y1) + (x1, y1)
     twin = np.zeros(geometry.grid)
@@ -131,42 +101,23 @@ def test_fits_that_were_not_published_follow_their_own_map(mode: Fit) -> None:
 
 
 def test_noise_of_double_precision_is_no_patch() -> None:
-    geometry = fit_image((140, 140), mode="stretch", size=140, patch_size=14)
     assert (2.4 + 14) - 2.4 < 14
     boxes = np.array([[2.4, 0.0, 2.4 + 14, 1.0]])
-    assert np.count_nonzero(reference_box_footprints(boxes, geometry)[0]) == 2
-
-
-# Model pixels are original pixels, so that the published arithmetic can be written in integers.
-PLAIN = fit_image((140, 140), mode="stretch", size=140, patch_size=14)
-REFERENCE = Weighting(rounding="reference")
-
-
-def test_reference_corners_on_a_patch_border_survive_scaling() -> None:
+    assert np.count_nonzero(reference_box_footprints(boxes, PLAIN)[0]) == 2
     # 22 x 3 / 10 pixels are column 3 of 10, but 6.6 x (140 / 22) / 14 is a little less than 3.
     geometry = fit_image((22, 22), mode="stretch", size=140, patch_size=14)
-    weights = Box(6.6, 0, 7, 1).patch_weights(geometry, REFERENCE)
-    assert weights[0, 3] == 1
+    assert Box(6.6, 0, 7, 1).patch_weights(geometry, REFERENCE)[0, 3] == 1
 
 
-@pytest.mark.parametrize("weighting", [None, REFERENCE])
-def test_a_box_that_sticks_out_is_cut(weighting: Weighting | None) -> None:
-    inside, outside = region_weights(
-        [Box(100, 100, 140, 140), Box(100, 100, 900, 1e300)], PLAIN, weighting
-    )
+@pytest.mark.parametrize("weighting", [None, REFERENCE, GAUSSIAN])
+def test_boxes_that_stick_out_and_tiny_ones(weighting: Weighting | None) -> None:
+    boxes = [Box(100, 100, 140, 140), Box(100, 100, 900, 1e300)]
+    inside, outside = region_weights(boxes, PLAIN, weighting)
     np.testing.assert_array_equal(inside, outside)
-
-
-@pytest.mark.parametrize("weighting", [None, REFERENCE, Weighting("gaussian")])
-@pytest.mark.parametrize("size", [1.0, 1e-3, 1e-12])
-def test_a_box_smaller_than_a_patch_works(size: float, weighting: Weighting | None) -> None:
-    box = Box(33, 47, 33 + size, math.nextafter(47, 50) if size < 1e-9 else 47 + size)
-    weights = box.patch_weights(PLAIN, weighting)
-    np.testing.assert_array_equal(weights, Point(33, 47).patch_weights(PLAIN))
-
-
-SQUARE = fit_image((100, 100), mode="stretch", size=80, patch_size=8)
-PADDED = fit_image((100, 50), mode="pad", size=80, patch_size=8)
+    dot = Point(33, 47).patch_weights(PLAIN)
+    for right, lower in ((34, 48), (33 + 1e-3, 47 + 1e-3), (33 + 1e-12, math.nextafter(47, 50))):
+        tiny = Box(33, 47, right, lower).patch_weights(PLAIN, weighting)
+        np.testing.assert_array_equal(tiny, dot)
 
 
 @pytest.mark.parametrize(
@@ -178,43 +129,29 @@ def test_a_point_is_the_patch_under_it(x: float, y: float, row: int, column: int
     assert weights[row, column] == weights.sum() == 1
 
 
-def test_a_patch_of_padding_is_refused_and_left_out_of_all() -> None:
+def test_padding_is_no_part_of_the_image() -> None:
     with pytest.raises(RegionError, match="padding"):
         Patch(0, 0).patch_weights(PADDED)
     shown = Patch.all(PADDED)
     # 50 of 100 rows: 5 patches' worth, from row 2.5 to 7.5, so six rows show some of it.
     assert [patch.row for patch in shown[::10]] == [2, 3, 4, 5, 6, 7]
-    assert len(shown) == 60
-    assert len(Patch.all(SQUARE)) == 100
+    assert (len(shown), len(Patch.all(SQUARE))) == (60, 100)
+    weights, by_share = WholeImage().patch_weights(PADDED), [0, 0, 1, 2, 2, 2, 2, 1, 0, 0]
+    np.testing.assert_allclose(weights[:, 0] * 100, by_share, atol=1e-6)
+    trace = Trace([(6, 6), (94, 46)]).patch_weights(PADDED, REFERENCE)
+    assert trace[3, 0] == trace[7, 9] == 0.5
 
 
-def test_the_whole_image_counts_border_patches_by_share() -> None:
-    weights = WholeImage().patch_weights(PADDED)
-    np.testing.assert_allclose(
-        weights[:, 0] * 10, [0, 0, 0.1, 0.2, 0.2, 0.2, 0.2, 0.1, 0, 0], atol=1e-7
-    )
-    np.testing.assert_allclose(weights, Box(0, 0, 100, 50).patch_weights(PADDED))
-
-
-GEOMETRY = fit_image((40, 40), mode="stretch", size=32, patch_size=8)
-LARGE, SMALL, DOT = Box(0, 0, 40, 30), Box(30, 30, 35, 35), Point(5, 5)
-
-
-@pytest.mark.parametrize(
-    "weighting",
-    [None, Weighting("gaussian"), Weighting(rounding="reference"), Weighting("attention")],
-)
+@pytest.mark.parametrize("weighting", [None, GAUSSIAN, REFERENCE, Weighting("attention")])
 def test_a_set_is_the_mean_of_its_members(weighting: Weighting | None) -> None:
     attention = np.random.default_rng(0).random((3, 4, 4))
-    members = region_weights([LARGE, SMALL, DOT], GEOMETRY, weighting, attention)
-    together = RegionSet([LARGE, SMALL, DOT]).patch_weights(GEOMETRY, weighting, attention)
-    np.testing.assert_allclose(together, members.mean(axis=0), atol=1e-7)
-
-
-def test_a_set_in_a_set_is_one_member() -> None:
-    nested = RegionSet([LARGE, RegionSet([SMALL, DOT])]).patch_weights(GEOMETRY)
-    large, small, dot = region_weights([LARGE, SMALL, DOT], GEOMETRY)
-    np.testing.assert_allclose(nested, large / 2 + small / 4 + dot / 4, atol=1e-7)
+    members = [Box(0, 0, 40, 30), Box(30, 30, 35, 35), Point(5, 5)]
+    large, small, dot = region_weights(members, GRID, weighting, attention)
+    together = RegionSet(members).patch_weights(GRID, weighting, attention)
+    np.testing.assert_allclose(together, (large + small + dot) / 3, atol=1e-7)
+    nested = RegionSet([members[0], RegionSet(members[1:])])
+    found = nested.patch_weights(GRID, weighting, attention)
+    np.testing.assert_allclose(found, large / 2 + small / 4 + dot / 4, atol=1e-7)
 
 
 def test_rows_of_xywh_become_boxes_and_padding_is_left_out() -> None:
@@ -223,6 +160,105 @@ def test_rows_of_xywh_become_boxes_and_padding_is_left_out() -> None:
     # Off any image, but no padding: an error of its own when it is pooled.
     assert RegionSet.from_xywh(iter([[-30, 3, 9, 9]])) == RegionSet([Box(-30, 3, -21, 12)])
 
+
+# Traces: lengths, dots, points off the image.
+
+
+@pytest.mark.parametrize("weighting", [None, REFERENCE, Weighting("gaussian", variance=0)])
+def test_shares_of_the_image_and_dots(weighting: Weighting | None) -> None:
+    pixels = Trace([(4, 8), (20, 30), (40, 0)])
+    shares = Trace([(0.1, 0.2), (0.5, 0.75), (1, 0)], normalized=True)
+    samples = [{"x": 0.1, "y": 0.2, "t": 0}, {"x": 0.5, "y": 0.75}, {"x": 1, "y": 0, "t": 2.5}]
+    assert Trace.from_points_xyt(samples) == shares
+    found, wanted = (one.patch_weights(GRID, weighting) for one in (shares, pixels))
+    np.testing.assert_allclose(found, wanted)
+    for points in ([(15, 25)], [(15, 25), (15, 25)], [(15, 25), (99, 25)]):
+        dot = Trace(points).patch_weights(GRID, weighting)
+        np.testing.assert_array_equal(dot, Point(15, 25).patch_weights(GRID))
+
+
+def test_the_path_is_broken_where_points_are_off_the_image_and_pauses_do_not_count() -> None:
+    path = [(5, 5), *[(15, 5)] * 9, (15, -99), (35, 35), (25, 35)]
+    expected = np.zeros((4, 4))
+    expected[0, :2] = expected[3, 2:] = 0.25
+    np.testing.assert_allclose(Trace(path).patch_weights(GRID), expected, atol=1e-7)
+    far_edge = Trace([(40, 0), (40, 40)]).patch_weights(GRID)
+    np.testing.assert_allclose(far_edge[:, 3], 0.25, atol=1e-7)
+
+
+# Polygons: areas and rings.
+
+
+def test_areas_of_polygons() -> None:
+    triangle = Polygon([(0, 0), (20, 0), (0, 20)]).patch_weights(GRID)
+    np.testing.assert_allclose(triangle[:2, :2], [[0.5, 0.25], [0.25, 0]], atol=1e-7)
+    tiny = Polygon([(15, 25), (15.001, 25), (15, 25.001)])
+    assert tiny.patch_weights(GRID)[2, 1] == 1
+    # A ring that crosses itself means all that it encloses.
+    bow_tie = Polygon([(0, 0), (40, 40), (40, 0), (0, 40)]).patch_weights(GRID)
+    halves = Polygon([[(0, 0), (20, 20), (0, 40)], [(40, 0), (20, 20), (40, 40)]])
+    np.testing.assert_allclose(bow_tie, halves.patch_weights(GRID), atol=1e-7)
+    assert bow_tie[0, 1] == bow_tie[3, 2] == 0
+
+
+def test_rings_come_as_lists_tuples_and_arrays() -> None:
+    ring = [(10, 10), (30, 10), (30, 30), (10, 30)]
+    for points in (np.array(ring), [np.array(ring)], [[list(point) for point in ring]]):
+        assert Polygon(points) == Polygon(ring)
+    assert Polygon.from_coco([np.ravel(ring)]) == Polygon(ring)
+    assert len({Polygon(ring), Polygon(iter(ring))}) == 1
+
+
+# Masks: arrays, pictures, run lengths.
+
+ARRAY = np.zeros((20, 40), dtype=bool)
+ARRAY[5:10, 10:20] = True
+
+
+def test_a_mask_is_a_copy_of_bools_integers_or_clean_floats_that_cannot_change() -> None:
+    array = ARRAY.copy()
+    mask = Mask(array)
+    array[:] = True
+    for other in (ARRAY, ARRAY.astype(np.uint8) * 255, ARRAY.astype(float), ARRAY.tolist()):
+        assert Mask(other) == mask != Mask(~ARRAY)
+    assert len({mask, Mask(ARRAY), pickle.loads(pickle.dumps(mask))}) == 1
+    assert (mask.bounds, mask.image_size) == ((10, 5, 20, 10), (40, 20))
+    with pytest.raises(ValueError, match="read-only"):
+        mask.array[0, 0] = True
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "I;16"])
+def test_pictures_of_any_mode_are_read(mode: str, tmp_path: Path) -> None:
+    picture = Image.fromarray(ARRAY.astype(np.uint8) * 255)
+    if mode == "I;16":
+        picture = Image.fromarray(ARRAY.astype(np.uint16) * 4000)
+    elif mode == "P":
+        picture = Image.fromarray(ARRAY.astype(np.uint8), mode="L").convert("P")
+    else:
+        picture = picture.convert(mode)
+    picture.save(tmp_path / "mask.png")
+    assert Mask.from_file(tmp_path / "mask.png") == Mask(ARRAY)
+
+
+def test_unreadable_pictures_are_named(tmp_path: Path) -> None:
+    Image.fromarray(ARRAY.astype(np.uint8)).save(tmp_path / "good.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "good.png").read_bytes()[:40])
+    (tmp_path / "empty.png").write_bytes(b"")
+    Image.new("L", (4, 4)).save(tmp_path / "black.png")
+    for name in ("cut.png", "empty.png", "black.png", "missing.png"):
+        with pytest.raises(RegionError, match=name):
+            Mask.from_file(tmp_path / name)
+
+
+@given(arrays.arrays(bool, st.tuples(st.integers(1, 12), st.integers(1, 12))))
+def test_run_lengths_come_back_and_agree_with_the_coco_tools(array: npt.NDArray[np.bool_]) -> None:
+    coco_mask = pytest.importorskip("pycocotools.mask", reason="the COCO tools are the judge")
+    rle = coco_mask.encode(np.asfortranarray(array.astype(np.uint8)))
+    for given_runs in (encode_rle(array), rle, {**rle, "counts": rle["counts"].decode("ascii")}):
+        np.testing.assert_array_equal(decode_rle(given_runs), array)
+
+
+# What no shape accepts.
 
 NAN, CORNERS = float("nan"), [(10, 10), (30, 10), (30, 30)]
 
@@ -241,9 +277,9 @@ REFUSED: list[tuple[Callable[..., object], object, str]] = [
     *((lambda bad: Point(bad, 3), bad, "x of the point") for bad in (NAN, "3", None, [1], 10**400)),
     *((lambda bad: Patch(bad, 0), bad, "row of the patch") for bad in (-1, 1.5, "1")),
     (RegionSet, [], "empty"),
-    (RegionSet, LARGE, "list of regions"),
+    (RegionSet, Point(5, 5), "list of regions"),
     (RegionSet, "ab", "list"),
-    (RegionSet, [DOT, (1, 2, 3, 4)], "member 1"),
+    (RegionSet, [Point(5, 5), (1, 2, 3, 4)], "member 1"),
     (RegionSet.from_xywh, [[-1, -1, -1, -1]], "empty; give at least one"),
     (RegionSet.from_xywh, [[0, 0, 1]], "box 0 of the RegionSet has 3 numbers"),
     (RegionSet.from_xywh, [[0, 0, 5, 5], [0, 0, -5, 5]], "empty or inverted"),
@@ -263,6 +299,39 @@ REFUSED: list[tuple[Callable[..., object], object, str]] = [
     (Polygon.from_coco, [], "no ring"),
     (Polygon.from_coco, [[1, 2, 3]], "3 numbers"),
     (Polygon.from_coco, [5], "give a list"),
+    (Mask, np.zeros((20, 40), dtype=bool), "40x20 mask is empty"),
+    (Mask, np.ones((2, 20, 40), dtype=bool), r"\(2, 20, 40\)"),
+    (Mask, np.ones(5, dtype=bool), r"\(5,\)"),
+    (Mask, np.ones((0, 5), dtype=bool), r"\(0, 5\)"),
+    (Mask, np.full((2, 2), 0.5), "threshold"),
+    (Mask, np.full((2, 2), np.nan), "threshold"),
+    (Mask, np.array([["a"]]), "yes or no"),
+    (Mask, [[1, 0], [1]], "ragged"),
+    (Mask.from_rle, {"counts": [16]}, "no RLE"),
+    (Mask.from_rle, [1, 2], "no RLE"),
+]
+BROKEN_RUNS: list[tuple[object, object, str]] = [
+    ([4, 4], [3, 3], "sum to 6"),
+    ([4, 4], [8, 16], "sum to 24"),
+    ([4, 4], [-8, 24], "non-negative"),
+    ([4, 4], [1.5, 14.5], "non-negative"),
+    ([4, 4], [2**62, 2**62, 2**62, 2**62, 16], "sum to"),
+    ([4, 4], [], "non-negative|sum to 0"),
+    ([4, 4], "", "non-negative|sum to 0"),
+    ([4, 4], "0000", "sum to 0"),
+    ([4, 4], "~~~", "alphabet"),
+    ([4, 4], "oooooooooooooooooo", "alphabet"),
+    ([4, 4], "éé", "alphabet|sum"),
+    ([4, 4], "o", "middle of a number"),
+    ([4], [16], "two positive integers"),
+    ([4, -4], [16], "two positive integers"),
+    ([4.0, 4], [16], "two positive integers"),
+    ("44", [16], "give a list"),
+    ([10**9, 10**9], [10**18], "over"),
+    ([4, 4], [16], "empty"),
+]
+REFUSED += [
+    (Mask.from_rle, {"size": size, "counts": counts}, text) for size, counts, text in BROKEN_RUNS
 ]
 
 
@@ -286,11 +355,16 @@ def test_what_is_no_region_is_refused(
         (Trace([(1.5, 0.5)], normalized=True), "0 to 1"),
         (Polygon([(-9, 0), (-1, 0), (-5, 9)]), r"Polygon\(\(-9, 0\).*image"),
         (Polygon([(1, 1), (5, 5), (9, 9)]), "no area; use Trace"),
+        (Mask(ARRAY), "mask is 40x20 but the image is 100x100"),
     ],
 )
 @pytest.mark.parametrize("weighting", [None, REFERENCE])
-def test_a_region_out_of_view_names_itself_and_the_image(
-    region: Region, text: str, weighting: Weighting | None
-) -> None:
+def test_out_of_view(region: Region, text: str, weighting: Weighting | None) -> None:
     with pytest.raises(RegionError, match=text):
         region_weights([Box(0, 0, 10, 10), region], SQUARE, weighting)
+
+
+def test_a_mask_that_is_cut_away_is_refused() -> None:
+    cropped = fit_image((40, 20), mode="crop", size=32, patch_size=8)
+    with pytest.raises(RegionError, match=r"Mask\(40x20, 100 pixels\).*x 10 to 30"):
+        Mask(np.arange(40) < np.full((20, 1), 5)).patch_weights(cropped)
