@@ -57,6 +57,9 @@ class Words:
         self._known: WeakKeyDictionary[Any, tuple[Tensor, Tensor]] = WeakKeyDictionary()
         self._whole: WeakKeyDictionary[Any, dict[str, int]] = WeakKeyDictionary()
 
+    def __reduce__(self) -> tuple[type[Words], tuple[tuple[str, ...]]]:
+        return type(self), (self.words,)  # what is weakly held cannot be pickled
+
     def in_text(self, text: str) -> list[int]:
         """Places of the words that a text has, in order."""
         return [self._places[word] for word in text.lower().split() if word in self._places]

@@ -34,7 +34,7 @@ _ANGLES = np.linspace(0.0, 2 * np.pi, 64, endpoint=False)
 _CIRCLE = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1)
 _SQUARE = np.array([(0.0, 0.0), (1.0, 0.0), (1.0, 1.0), (0.0, 1.0)])
 # Results of Label Studio that say something of a region which has its own result.
-_ABOUT_REGIONS = ("textarea", "choices", "rating", "number", "taxonomy", "datetime")
+_ABOUT_REGIONS = ("textarea", "choices", "rating", "number", "taxonomy", "datetime", "labels")
 
 
 def _turned(unit: Any, origin: Any, sides: Any, degrees: float = 0.0) -> Polygon:
@@ -56,7 +56,7 @@ def labelme(shape: Entry, image_size: Size) -> Region:
         return Point(*pairs[0])
     if kind in ("line", "linestrip"):
         return Trace(pairs)
-    if kind in ("polygon", "rotation", "rectangle") and len(pairs) != 2:
+    if kind in ("polygon", "rotation", "rectangle", "oriented_rectangle") and len(pairs) != 2:
         return Polygon(pairs)
     raise RegionError(f"labelme's shape_type {kind!r:.40} is not read; draw a polygon or rectangle")
 
@@ -89,18 +89,21 @@ def visual_genome(entry: Entry) -> Photo:
 def label_studio(task: Entry) -> Photo:
     """A task of Label Studio's JSON export, or its predictions."""
     given = entries_of(task, "annotations") if task.get("annotations") else []
-    results = [
+    every = [
         result
         for annotation in given or entries_of({"predictions": [], **task}, "predictions")
         if not annotation.get("was_cancelled")
         for result in entries_of(annotation, "result")
-        if isinstance(result.get("value"), Mapping)
-        and "original_width" in result
-        and result.get("type") not in _ABOUT_REGIONS
+        if isinstance(result.get("value"), Mapping) and "original_width" in result
     ]
+    results = [result for result in every if result.get("type") not in _ABOUT_REGIONS]
+    named = {
+        str(one.get("id")): one["value"]["labels"] for one in every if "labels" in one["value"]
+    }
 
     def label(result: Entry) -> object:
-        return (result["value"].get(result.get("type")) or [None])[0]
+        own = result["value"].get(result.get("type")) or named.get(str(result.get("id")))
+        return (own or [None])[0]
 
     data = task.get("data")
     names = [str(value) for value in data.values()] if isinstance(data, Mapping) else []
@@ -128,6 +131,11 @@ def from_label_studio(result: Entry, image_size: Size) -> Region:
     value, kind = result.get("value"), str(result.get("type"))
     if not isinstance(value, Mapping):
         raise RegionError(f"Label Studio's {kind!r:.40} has no value; draw it again")
+    drawn = stated_size(result.get("original_width"), result.get("original_height")) or image_size
+    skew = drawn[0] * image_size[1] / (drawn[1] * image_size[0])
+    if result.get("image_rotation") or not 0.9 < skew < 1.1:
+        turn = f"{drawn[0]}x{drawn[1]}, turned by {result.get('image_rotation') or 0!r:.9} degrees"
+        raise RegionError(f"it was drawn on a photo of {turn}: draw it on this one, upright")
     scale = np.array(image_size) / 100.0
 
     def read(*keys: str) -> npt.NDArray[np.float64]:
@@ -189,7 +197,7 @@ def _brush(rle: object, size: Size) -> Bools:
 def yolo(lines: Sequence[str], folder: Path) -> Photo:
     """A photo's labels of YOLO: a line has the class and, in 0..1, a box by its centre or the points of a polygon.
 
-    Names of classes are those of a classes.txt beside the file, if there is one.
+    Names of classes are those of a classes.txt beside the file, if there is one. Of poses the boxes are taken.
     """
     listing = folder / "classes.txt"
     names = listing.read_text(encoding="utf-8").splitlines() if listing.is_file() else []
@@ -203,17 +211,37 @@ def yolo(lines: Sequence[str], folder: Path) -> Photo:
             raise RegionError(f"{len(values)} numbers: give 4 of a box, or x, y pairs")
         return Polygon(values.reshape(-1, 2) * image_size)
 
-    items = []
+    rows, kinds = [], []
     for number, line in enumerate(lines, 1):
         try:
-            values = [float(word) for word in line.split()]
-            kind = int(values[0])
+            rows.append([float(word) for word in line.split()])
+            kinds.append(int(rows[-1][0]))
         except (ValueError, OverflowError):
             what = f"line {number}, {line!r:.60}"
             raise RegionError(f"{what}, is no label of YOLO: numbers alone") from None
+    end = 5 if _are_poses(rows) else None
+    items = []
+    for number, (row, kind) in enumerate(zip(rows, kinds, strict=True), 1):
         label = names[kind] if 0 <= kind < len(names) else str(kind)
-        items.append(Item(f"line {number}", partial(make, np.array(values[1:])), label))
+        items.append(Item(f"line {number}", partial(make, np.array(row[1:end])), label))
     return Photo(None, items, in_pixels=False)
+
+
+def _are_poses(rows: Sequence[Sequence[float]]) -> bool:
+    """Whether each is a box and key points that lie in it, and somewhere fill it: no outline begins in its middle."""
+    lengths = {len(row) for row in rows}
+    if len(lengths) != 1 or min(lengths) < 9:
+        return False
+    table = np.array(rows)[:, 1:, None]
+    middle, size, rest = table[:, None, :2, 0], table[:, None, 2:4, 0], table[:, 4:, 0]
+    for step in (2, 3):  # x, y and perhaps whether it is seen; 0, 0 is not
+        if rest.shape[1] % step == 0:
+            points = rest.reshape(len(rows), -1, step)[..., :2]
+            points = np.where(points.any(axis=2, keepdims=True), points, middle)
+            fills = np.ptp(points, axis=1) > 0.55 * size[:, 0]
+            if (np.abs(points - middle) <= 0.55 * size).all() and fills.all(axis=1).any():
+                return True
+    return False
 
 
 def xml_photos(data: bytes) -> list[Photo]:
@@ -246,8 +274,10 @@ def _cvat_region(shape: ElementTree.Element, image_size: Size) -> Region:
         return [_number(shape.get(key), key) for key in keys]
 
     degrees = _number(shape.get("rotation", "0"), "rotation")
-    if shape.tag == "box" and not degrees:
-        return Box(*read("xtl", "ytl", "xbr", "ybr"))
+    if shape.tag == "box":
+        box = Box(*read("xtl", "ytl", "xbr", "ybr"))
+        sides, middle = np.ptp(box.extent(), axis=0), box.extent().mean(axis=0)
+        return _turned(_SQUARE - 0.5, middle, sides, degrees) if degrees else box
     if shape.tag == "ellipse":
         return _turned(_CIRCLE, read("cx", "cy"), read("rx", "ry"), degrees)
     if shape.tag == "mask":
@@ -255,7 +285,7 @@ def _cvat_region(shape: ElementTree.Element, image_size: Size) -> Region:
         runs = [_number(one, "rle") for one in shape.get("rle", "").split(",")]
         return Mask(_cvat_mask(runs, corner, image_size))
     pairs: list[XY] = []
-    for pair in shape.get("points", "").split(";"):
+    for pair in shape.get("points", "").split(";") if shape.get("points") else ():
         x, _, y = pair.partition(",")
         pairs.append((_number(x, "a point"), _number(y, "a point")))
     if shape.tag == "polygon":
@@ -264,7 +294,7 @@ def _cvat_region(shape: ElementTree.Element, image_size: Size) -> Region:
         return Trace(pairs)
     if shape.tag == "points" and len(pairs) == 1:
         return Point(*pairs[0])
-    raise RegionError(f"CVAT's {shape.tag!r:.40} is not read, nor is a turned box: draw a polygon")
+    raise RegionError(f"CVAT's {shape.tag!r:.40} is not read: draw a polygon")
 
 
 def _cvat_mask(lengths: Sequence[float], corner: Sequence[int], image_size: Size) -> Bools:

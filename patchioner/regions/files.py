@@ -7,6 +7,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args, overload
@@ -132,7 +133,12 @@ class RegionFile:
         with _named_errors(self.path):
             for name in wanted if image_name else ():
                 if (self.path / name).exists():
-                    return RegionFile(self.path / name, **self._how)
+                    own = RegionFile(self.path / name, **self._how)
+                    if (
+                        len(own._photos) == 1
+                    ):  # found by the name of the file: the one in it may be old
+                        own._photos = [replace(own._photos[0], name=None)]
+                    return own
             raise RegionError(f"no file in it is called like the photo, {', '.join(wanted[:-1])}")
 
     def _matching(self, image_name: str | None) -> list[Photo]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -50,6 +52,7 @@ _UNKNOWN = (
     "or SAM's masks as .json or .npz"
 )
 _YOLO = re.compile(rb"(?:\xef\xbb\xbf)?\s*\d+(?:\.0*)?(?:[ \t]+[-+.\deE]+){4,}[ \t]*(?:\r?\n|\Z)")
+_ONE_ID = "(of files that were joined?) have one id; give each its own:"
 _REMEDY = 'save bool masks with np.savez_compressed("masks.npz", masks=array)'
 # Masks of a hundred objects in a photo of 40 megapixels; larger files are refused before they are unpacked.
 MAX_ARRAY_BYTES = 4 * 2**30
@@ -199,7 +202,8 @@ def _of_mapping(content: Entry, folder: Path, box_format: BoxFormat | None) -> l
         return _of_list([content], folder, box_format)
     if "shapes" in content:
         size = [content.get(key) for key in ("imageWidth", "imageHeight")]
-        return _one(content, "shapes", labelme, size, in_pixels=False)
+        (photo,) = _one(content, "shapes", labelme, size, in_pixels=False)
+        return [replace(photo, name=content.get("imagePath") and str(content["imagePath"]))]
     if is_visual_genome(content) or {"segmentation", "bbox", "data"} & content.keys():
         return _of_list([content], folder, box_format)
     if "file_name" in content and "annotations" in content:
@@ -294,8 +298,11 @@ def _rle_sizes(entry: object) -> Iterator[object]:
 
 
 def _coco(content: Entry, region_of: Callable[..., Region]) -> list[Photo]:
-    categories = entries_of(content, "categories") if "categories" in content else []
-    names = {id_key(one.get("id"), "id of a category"): one.get("name") for one in categories}
+    names: dict[str, object] = {}
+    for one in entries_of(content, "categories") if "categories" in content else ():
+        key, name = id_key(one.get("id"), "id of a category"), one.get("name")
+        if names.setdefault(key, name) != name:
+            raise RegionError(f"categories {names[key]!r:.40} and {name!r:.40} {_ONE_ID} {key!r}")
 
     def label(entry: Entry) -> object:
         given = entry.get("category_id")
@@ -309,6 +316,8 @@ def _coco(content: Entry, region_of: Callable[..., Region]) -> list[Photo]:
     groups = _by_image(entries_of(content, "annotations"), "annotation", make, label)
     images = entries_of(content, "images")
     ids = [id_key(image.get("id"), "id of an image") for image in images]
+    if len(set(ids)) < len(ids):
+        raise RegionError(f"several images {_ONE_ID} {Counter(ids).most_common(1)[0][0]!r:.40}")
     warn_of_lost({key: len(items) for key, items in groups.items()}, ids)
     return [
         Photo(

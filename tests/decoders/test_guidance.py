@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from dataclasses import replace
 from typing import cast
 
@@ -16,7 +17,8 @@ from decoders.guidance import PLAUSIBLE, REPEATED, Guide, GuidedNetwork, Words
 from patchioner.base.errors import DecoderError
 from tests.support.tiny import tiny_decoder
 
-WORDS = Words(["snow", "fen", "gre", "unicorn"])  # pieces that the tiny tokenizer has whole
+# Pieces that the tiny tokenizer has whole; copied as another process would get them.
+WORDS = pickle.loads(pickle.dumps(Words(["snow", "fen", "gre", "unicorn"])))
 OPTIONS = DecodeOptions(max_tokens=9)
 
 

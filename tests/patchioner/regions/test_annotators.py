@@ -26,6 +26,15 @@ PATCH[10:60, 20:120] = True
 
 CORNERS = [[20, 10], [120, 10], [120, 60], [20, 60]]
 CVAT = '<annotations><image name="d/a.jpg" width="200" height="100">{}</image></annotations>'
+DRAWN = {"id": "x", "original_width": 200, "original_height": 100}
+AT = {"x": 10, "y": 10, "width": 50, "height": 50}
+NAMED = [{"type": "rectangle", "value": AT}, {"type": "labels", "value": AT | {"labels": ["cup"]}}]
+LABELS = {
+    "data": {"image": "a.jpg"},
+    "annotations": [{"result": [DRAWN | one for one in NAMED]}],
+}
+LABELME = {"shapes": [{"label": "cup", "shape_type": "rectangle", "points": [[20, 10], [120, 60]]}]}
+JOINED = {"images": [{"id": 1, "file_name": f"{name}.jpg"} for name in "ab"], "annotations": []}
 FILES: dict[str, tuple[str, str]] = {
     **{
         f"cvat {shape.split()[0]}": ("a.xml", CVAT.format(f"<{shape}/>"))
@@ -43,6 +52,14 @@ FILES: dict[str, tuple[str, str]] = {
     "yolo": ("a.txt", "0 0.35 0.35 0.5 0.5\n"),
     "yolo with confidence": ("a.txt", "\ufeff0.000 0.35 0.35 0.5 0.5 0.9\n"),
     "yolo polygon": ("a.txt", "0 0.1 0.1 0.6 0.1 0.6 0.6 0.1 0.6\n"),
+    "yolo pose": ("a.txt", "0 0.35 0.35 0.5 0.5 0.2 0.2 0.3 0.4 0.5 0.5\n"),
+    "yolo pose, seen": ("a.txt", "0 0.35 0.35 0.5 0.5 0.2 0.2 2 0.3 0.4 1 0.5 0.5 2 0 0 0\n"),
+    "cvat turned box": (
+        "a.xml",
+        CVAT.format('<box label="cup" xtl="45" ytl="-15" xbr="95" ybr="85" rotation="90"/>'),
+    ),
+    "label studio's rectangle, named apart": ("a.json", json.dumps(LABELS)),
+    "labelme": ("a.json", json.dumps(LABELME | {"imagePath": "..\\photos\\a.jpg"})),
 }
 
 
@@ -112,6 +129,10 @@ def test_stored_pixels_turn_with_the_photo(orientation: int, kind: str, tmp_path
         ("a.txt", "0 0.1 0.1 0.6 0.1\nzero\n"),
         ("a.txt", "0 0.5 0.5 0.2 0.2 0.4 0.4 2 0.5 0.5 1\n"),
         ("a.json", '[{"ann_id": 1, "sentences": []}]'),
+        ("a.json", json.dumps(LABELME | {"imagePath": "b.jpg"})),
+        ("a.json", json.dumps(JOINED)),
+        ("a.json", json.dumps(LABELS).replace('"original_width": 200', '"original_width": 50')),
+        ("a.json", json.dumps(LABELS).replace('"id"', '"image_rotation": 90, "id"')),
     ],
 )
 def test_what_is_wrong_is_an_error_of_the_file(name: str, content: str, tmp_path: Path) -> None:
