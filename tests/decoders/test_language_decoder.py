@@ -10,6 +10,7 @@ from torch import nn
 
 from decoders.language_decoder import MappingNetwork, PromptMLP
 from patchioner.base.errors import OptionError
+from tests.support import randn
 
 DIM, WIDTH, HEADS, PROMPT, PROJECT = 5, 12, 3, 4, 2
 
@@ -43,7 +44,7 @@ def test_the_mapping_network_equals_torchs_own_layers() -> None:
     )
     for parameter in network.parameters():  # norms and biases that are not neutral
         parameter.add_(torch.randn_like(parameter) * 0.3)
-    rows = torch.randn(3, DIM, generator=torch.Generator().manual_seed(0))
+    rows = randn(3, DIM)
     flat = rows @ network.linear.weight.T + network.linear.bias
     places = torch.cat(
         [flat.view(3, PROJECT, WIDTH), network.prefix_const.expand(3, -1, -1)], dim=1

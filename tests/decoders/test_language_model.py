@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ from patchioner.base.errors import (
     MissingExtraError,
     OptionError,
 )
+from tests.decoders.conftest import token_ids
+from tests.support import randn
 from tests.support.language import (
     language_config,
     language_folder,
@@ -42,13 +45,19 @@ from tests.support.language import (
 )
 
 KINDS = ["gpt2", "gpt2-transformers", "opt", "llama"]
-DIM = 6
-CPU = torch.device("cpu")
+DIM, CPU = 6, torch.device("cpu")
+GREEDY = DecodeOptions(max_tokens=10)
+BEAM = DecodeOptions("beam", beam_width=3, max_tokens=10)
+SAMPLE = DecodeOptions("sample", temperature=0.7, top_p=0.9, seed=4, max_tokens=10)
 
 
 def lengths_of(embeddings: Tensor) -> list[int]:
     """1 to 5 vectors, by the row's own numbers."""
     return [1 + int(abs(float(row.sum())) * 10) % 5 for row in embeddings]
+
+
+ROWS = randn(9, DIM, seed=3)
+assert len(set(lengths_of(ROWS))) >= 4  # so that there is padding
 
 
 class Driven:
@@ -60,8 +69,7 @@ class Driven:
         spread(self.model, 8.0)
         self.twin = transformers_twin(self.model)
         self.model = self.twin if foreign else self.model
-        generator = torch.Generator().manual_seed(1)
-        self.map = torch.randn(DIM, 5 * width_of(self.model), generator=generator)
+        self.map = randn(DIM, 5 * width_of(self.model), seed=1)
         self.tokenizer = language_tokenizer()
         model = self.model
         own = model if isinstance(model, GPT2) else TransformersModel(model)
@@ -80,88 +88,66 @@ def driven(request: pytest.FixtureRequest) -> Driven:
     return Driven(request.param)
 
 
-@pytest.fixture(scope="module")
-def rows() -> Tensor:
-    found = torch.randn(9, DIM, generator=torch.Generator().manual_seed(3))
-    assert len(set(lengths_of(found))) >= 4  # so that there is padding
-    return found
-
-
-def test_tokens_and_log_probs_are_those_of_an_uncached_unpadded_twin(
-    driven: Driven, rows: Tensor
-) -> None:
-    model, found = driven.twin, driven(rows, DecodeOptions(max_tokens=12))
-    for row, one in zip(rows, found, strict=True):
+@torch.no_grad()
+def test_tokens_and_log_probs_are_those_of_an_uncached_unpadded_twin(driven: Driven) -> None:
+    model, found = driven.twin, driven(ROWS, GREEDY)
+    for row, one in zip(ROWS, found, strict=True):
         prefix, tokens = driven.prefixes(row[None])[0], torch.tensor(one.token_ids)
         words = model.get_input_embeddings()(tokens[:-1])
-        with torch.no_grad():
-            logits = model(inputs_embeds=torch.cat([prefix, words])[None]).logits[0]
+        logits = model(inputs_embeds=torch.cat([prefix, words])[None]).logits[0]
         expected = logits[len(prefix) - 1 :].log_softmax(dim=1)
         assert expected.argmax(dim=1).tolist() == list(one.token_ids)
-        assert len(tokens) == 12 or one.token_ids[-1] == 0
+        assert len(tokens) == 10 or one.token_ids[-1] == 0
         wanted = expected.gather(1, tokens[:, None]).squeeze(1).tolist()
         assert one.log_probs == pytest.approx(wanted, rel=1e-3, abs=1e-3)
-    assert len({one.token_ids for one in found}) > 4
+    assert len(set(token_ids(found))) > 4
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        DecodeOptions(max_tokens=10),
-        DecodeOptions("beam", beam_width=3, max_tokens=10),
-        DecodeOptions("sample", temperature=0.7, top_p=0.9, seed=4, max_tokens=10),
-    ],
-    ids=["greedy", "beam", "sample"],
-)
-def test_a_caption_does_not_depend_on_its_batch(
-    driven: Driven, rows: Tensor, options: DecodeOptions
-) -> None:
-    together = driven(rows, options)
-    alone = [driven(row[None], options)[0] for row in rows]
-    assert [one.token_ids for one in together] == [one.token_ids for one in alone]
-    few = driven(rows.flip(0), DecodeOptions(**{**vars(options), "batch_memory_mb": 0.001}))
-    assert [one.token_ids for one in few[::-1]] == [one.token_ids for one in alone]
+@pytest.mark.parametrize("options", [GREEDY, BEAM, SAMPLE], ids=["greedy", "beam", "sample"])
+def test_a_caption_does_not_depend_on_its_batch(driven: Driven, options: DecodeOptions) -> None:
+    alone = [driven(row[None], options)[0].token_ids for row in ROWS]
+    assert token_ids(driven(ROWS, options)) == alone
+    few = driven(ROWS.flip(0), replace(options, batch_memory_mb=0.001))
+    assert token_ids(few)[::-1] == alone
 
 
-def test_several_end_tokens_end_a_caption(rows: Tensor) -> None:
-    driven, greedy = Driven("gpt2"), DecodeOptions(max_tokens=10)
-    plain = driven(rows, greedy)
+def test_several_end_tokens_end_a_caption() -> None:
+    driven = Driven("gpt2")
+    plain = driven(ROWS, GREEDY)
     ends = (plain[0].token_ids[3], plain[1].token_ids[2])
     driven.tokenizer = driven.tokenizer.ending_with(ends)
-    beam = DecodeOptions("beam", beam_width=3, max_tokens=10)
-    for options in (greedy, beam, DecodeOptions(max_tokens=10, min_tokens=6)):
-        for one in driven(rows, options):
+    for options in (GREEDY, BEAM, replace(GREEDY, min_tokens=6)):
+        for one in driven(ROWS, options):
             assert not set(ends) & set(one.token_ids[:-1])
             assert one.token_ids[-1] in ends or len(one.token_ids) == 10
             assert len(one.token_ids) > options.min_tokens
-    for one, before in zip(driven(rows, greedy), plain, strict=True):
+    for one, before in zip(driven(ROWS, GREEDY), plain, strict=True):
         if 0 not in before.token_ids:  # it ended nowhere, so it is cut at the first of the new ends
             assert one.token_ids == before.token_ids[: len(one.token_ids)]
 
 
-def test_loss_equals_the_row_by_row_twin(driven: Driven, rows: Tensor) -> None:
+@torch.no_grad()
+def test_loss_equals_the_row_by_row_twin(driven: Driven) -> None:
     sequences = [[5, 9, 30, 0], [7, 0], [8, 80, 60, 50, 40, 0]]
     lengths = torch.tensor([len(s) for s in sequences])
     tokens = torch.zeros(3, 6, dtype=torch.long)
     model: Any = driven.twin
     total = torch.tensor(0.0)
-    with torch.no_grad():
-        prefixes = driven.prefixes(rows[:3])
-        for i, sequence in enumerate(sequences):
-            ids = torch.tensor(sequence)
-            tokens[i, : len(ids)] = ids
-            inputs = torch.cat([prefixes[i], model.get_input_embeddings()(ids[:-1])])
-            logits = model(inputs_embeds=inputs[None]).logits[0, len(prefixes[i]) - 1 :]
-            total += functional.cross_entropy(logits, ids, label_smoothing=0.1, reduction="sum")
-        loss = driven.driver.loss(prefixes, tokens, lengths, 0.1)
+    prefixes = driven.prefixes(ROWS[:3])
+    for i, sequence in enumerate(sequences):
+        ids = torch.tensor(sequence)
+        tokens[i, : len(ids)] = ids
+        inputs = torch.cat([prefixes[i], model.get_input_embeddings()(ids[:-1])])
+        logits = model(inputs_embeds=inputs[None]).logits[0, len(prefixes[i]) - 1 :]
+        total += functional.cross_entropy(logits, ids, label_smoothing=0.1, reduction="sum")
+    loss = driven.driver.loss(prefixes, tokens, lengths, 0.1)
     torch.testing.assert_close(loss, total / lengths.sum(), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("kind", KINDS[1:])
-def test_a_model_without_a_cache_is_read_anew(kind: str, rows: Tensor) -> None:
-    options = DecodeOptions("beam", beam_width=2, max_tokens=6)
-    expected = [one.token_ids for one in Driven(kind)(rows, options)]
-    driven = Driven(kind)
+def test_a_model_without_a_cache_is_read_anew(kind: str) -> None:
+    driven, options = Driven(kind), DecodeOptions("beam", beam_width=2, max_tokens=6)
+    expected = token_ids(driven(ROWS, options))
     forward = driven.model.forward
 
     def without(**inputs: Any) -> Any:
@@ -169,13 +155,7 @@ def test_a_model_without_a_cache_is_read_anew(kind: str, rows: Tensor) -> None:
         return type(out)(logits=out.logits)
 
     driven.model.forward = without
-    assert [one.token_ids for one in driven(rows, options)] == expected
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A language model as transformers itself writes one."""
-    return language_folder(tmp_path_factory.mktemp("language") / "tiny-gpt2")
+    assert token_ids(driven(ROWS, options)) == expected
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "opt", "qwen2", "mistral"])
@@ -191,17 +171,12 @@ def test_described_and_built_again_is_the_same_network(kind: str) -> None:
     assert fingerprint(again) == fingerprint(model)
 
 
-def test_a_folder_of_transformers_is_read(folder: Path) -> None:
-    model, tokenizer = fetch_language_model(str(folder))
+def test_a_folder_of_transformers_is_read_but_no_pickled_weights(tmp_path: Path) -> None:
+    model, tokenizer = fetch_language_model(str(language_folder(tmp_path)))
     assert fingerprint(model) == fingerprint(language_model(seed=5)) and not model.training
     assert tokenizer.end_ids == (0,) and tokenizer.decode(tokenizer.encode(["a cat"])[0]) == "a cat"
-
-
-def test_pickled_weights_are_not_read(tmp_path: Path, folder: Path) -> None:
-    for path in folder.iterdir():
-        if path.suffix == ".json":
-            (tmp_path / path.name).write_bytes(path.read_bytes())
-    torch.save(transformers_twin(language_model()).state_dict(), tmp_path / "pytorch_model.bin")
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(transformers_twin(model).state_dict(), tmp_path / "pytorch_model.bin")
     with pytest.raises(HubError, match="safetensors"):
         fetch_language_model(str(tmp_path))
 
@@ -234,19 +209,18 @@ def test_tied_weights_have_one_name() -> None:
     both = {**state, "lm_head.weight": state["model.embed_tokens.weight"]}
     for given in (state, both):
         fit_stored(language_model("llama", tie_word_embeddings=True, seed=2), given, source="file")
+    both["lm_head.weight"] = both["lm_head.weight"] + 1
     with pytest.raises(CheckpointError, match="lm_head"):
-        both["lm_head.weight"] = both["lm_head.weight"] + 1
         fit_stored(model, both, source="file")
 
 
-def test_what_cannot_be_driven_is_refused(rows: Tensor) -> None:
+def test_what_cannot_be_driven_is_refused() -> None:
     model: Any = language_model(n_positions=12)
     driver = PromptedModel(model, lambda e: [torch.ones(5, 32)] * len(e), prefix_tokens=5)
     assert driver.max_tokens == 8
-    options, tokenizer = DecodeOptions(max_tokens=9), language_tokenizer()
     with pytest.raises(DecoderError, match="positions for 8; lower max_tokens"):
-        generate(driver, tokenizer, rows, options, CPU)
-    foreign = language_model("opt")
-    del foreign.model  # type: ignore[union-attr]
+        generate(driver, language_tokenizer(), ROWS, DecodeOptions(max_tokens=9), CPU)
+    foreign: Any = language_model("opt")
+    del foreign.model
     with pytest.raises(OptionError, match="OPT"):
         TransformersModel(foreign).check()

@@ -1,9 +1,8 @@
-"""The tokenizer: round trips, special tokens, damaged files."""
+"""The tokenizers: round trips, special tokens, damaged files; CLIP's against open_clip's own."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,16 +12,17 @@ from tokenizers import decoders as text_decoders
 
 from decoders import CaptionTokenizer
 from decoders.tokenizers import CLIP_END, CLIP_START, ClipTokenizer, LanguageTokenizer
-from patchioner.base.errors import CheckpointError, MissingExtraError
+from patchioner.base.errors import CheckpointError
 from tests.support.language import SENTENCES, language_tokenizer, raw_tokenizer
+
+open_clip = pytest.importorskip("open_clip")
 
 TOKENIZER = CaptionTokenizer.train(["a red bus", "a red car", "the bus"] * 3, vocab_size=280)
 
 
 @given(st.text(alphabet="abc é猫!'<>\n", max_size=20))
 def test_round_trip_is_lower_case_with_single_blanks(text: str) -> None:
-    tidy = " ".join(text.split())
-    assert TOKENIZER.decode(TOKENIZER.encode([text])[0]) == tidy
+    assert TOKENIZER.decode(TOKENIZER.encode([text])[0]) == " ".join(text.split())
 
 
 def test_special_tokens_are_neither_read_nor_written() -> None:
@@ -40,10 +40,6 @@ def test_missing_or_damaged_file_is_named(tmp_path: Path, content: str | None) -
     with pytest.raises(CheckpointError, match="tokenizer.json"):
         CaptionTokenizer.load(path)
 
-
-# CLIP's BPE: the ids and the text of open_clip's own tokenizer, and a file that needs no open_clip.
-
-open_clip = pytest.importorskip("open_clip")
 
 TEXTS = [
     "A RED  Bus.",
@@ -79,6 +75,17 @@ def test_ids_and_text_are_open_clips(ours: ClipTokenizer) -> None:
         assert ours.decode(ids) == theirs.decode(ids).strip(" .")
 
 
+def test_the_saved_file_says_the_same(ours: ClipTokenizer, tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    ours.save(path)
+    assert ClipTokenizer.load(path).encode(TEXTS) == ours.encode(TEXTS)
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json: .*of another kind"):
+        CaptionTokenizer.load(path)
+    TOKENIZER.save(path)
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json: .*of another kind"):
+        ClipTokenizer.load(path)
+
+
 def test_a_text_that_spells_a_special_token_is_text(ours: ClipTokenizer) -> None:
     ids = ours.encode([f"a {CLIP_START} b {CLIP_END}"])[0]
     assert not set(ids) & set(ours.special_ids)
@@ -93,24 +100,14 @@ def test_token_texts_join_to_the_decoded_text(ours: ClipTokenizer) -> None:
     assert texts[49406:] == ["", ""]
 
 
-def test_the_saved_file_needs_no_open_clip(
-    ours: ClipTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ours.save(tmp_path / "tokenizer.json")
-    monkeypatch.setitem(__import__("sys").modules, "open_clip", None)
-    again = ClipTokenizer.load(tmp_path / "tokenizer.json")
-    assert again.encode(TEXTS) == ours.encode(TEXTS)
-    assert again.token_texts() == ours.token_texts()
-    with pytest.raises((MissingExtraError, ImportError)):
-        ClipTokenizer.from_open_clip()
+def test_a_published_decoders_text_ends_where_its_evaluation_ends_it(ours: ClipTokenizer) -> None:
+    words = ours.encode(["a red bus ."])[0]
+    assert ours.decode([49406, *words, 49407, *words]) == "a red bus"
+    assert ours.decode([49406, 49408, *words, 50256, -1]) == "a red bus"
+    assert ours.decode([49407, *words]) == ours.decode([]) == ""
 
 
 # Tokenizers of language models: words keep their tokens, ends and specials write nothing, ids beyond are banned.
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> LanguageTokenizer:
-    return language_tokenizer()
 
 
 def metaspace_tokenizer() -> Tokenizer:
@@ -123,13 +120,11 @@ def metaspace_tokenizer() -> Tokenizer:
     return made
 
 
-def test_a_word_has_the_same_tokens_wherever_it_stands(tokenizer: LanguageTokenizer) -> None:
+def test_words_keep_their_tokens_and_ends_and_specials_write_nothing(tmp_path: Path) -> None:
+    tokenizer = language_tokenizer()
     first, inside = tokenizer.encode(["cat", "red cat"])
     assert inside[-len(first) :] == first
     assert tokenizer.encode(["There"], lead=False)[0] != tokenizer.encode(["There"])[0]
-
-
-def test_ends_and_specials_write_nothing(tokenizer: LanguageTokenizer) -> None:
     ids = tokenizer.encode(["a red cat"])[0]
     assert tokenizer.decode([*ids, tokenizer.end_id]) == "a red cat"
     stop = tokenizer.full_stops()
@@ -138,6 +133,11 @@ def test_ends_and_specials_write_nothing(tokenizer: LanguageTokenizer) -> None:
     assert ending.decode([*ids, ending.end_id]) == "a red cat"
     assert ending.unwritable_ids == (0,)  # the end of text is now no more than a special token
     assert tokenizer.unwritable_ids == ()
+    tokenizer.save(tmp_path / "t.json")
+    loaded = LanguageTokenizer.load(
+        tmp_path / "t.json", end_ids=(5, 0), vocab_size=tokenizer.vocab_size
+    )
+    assert loaded.end_ids == (5, 0) and loaded.encode(SENTENCES) == tokenizer.encode(SENTENCES)
 
 
 def test_blanks_of_metaspace_tokenizers_are_seen() -> None:
@@ -146,20 +146,6 @@ def test_blanks_of_metaspace_tokenizers_are_seen() -> None:
     assert tokenizer.encode(["a red bus"]) == [[3, 4, 5]]
     assert tokenizer.token_texts() == ["", "", "", " a", " red", " bus", " x", "bus", "."]
     assert tokenizer.decode([3, 4, 5, 1]) == "a red bus"
-
-
-def test_save_and_load(tokenizer: LanguageTokenizer, tmp_path: Path) -> None:
-    path = tmp_path / "tokenizer.json"
-    tokenizer.save(path)
-    loaded = LanguageTokenizer.load(path, end_ids=(5, 0), vocab_size=tokenizer.vocab_size)
-    assert loaded.end_ids == (5, 0) and loaded.encode(SENTENCES) == tokenizer.encode(SENTENCES)
-
-
-def test_a_published_decoders_text_ends_where_its_evaluation_ends_it(ours: ClipTokenizer) -> None:
-    words = ours.encode(["a red bus ."])[0]
-    assert ours.decode([49406, *words, 49407, *words]) == "a red bus"
-    assert ours.decode([49406, 49408, *words, 50256, -1]) == "a red bus"
-    assert ours.decode([49407, *words]) == ours.decode([]) == ""
 
 
 def test_ids_that_only_the_network_has_are_never_written() -> None:
@@ -172,11 +158,3 @@ def test_ids_that_only_the_network_has_are_never_written() -> None:
         LanguageTokenizer(raw, vocab_size=size - 1)
     with pytest.raises(CheckpointError, match="end_ids"):
         LanguageTokenizer(raw, end_ids=[size])
-
-
-@pytest.mark.parametrize("kind", [ClipTokenizer, CaptionTokenizer])
-def test_a_tokenizer_of_another_kind_is_refused(kind: Any, tmp_path: Path) -> None:
-    path = tmp_path / "tokenizer.json"
-    (ClipTokenizer.from_open_clip() if kind is CaptionTokenizer else TOKENIZER).save(path)
-    with pytest.raises(CheckpointError, match=r"tokenizer\.json: .*of another kind"):
-        kind.load(path)

@@ -17,35 +17,24 @@ from torch import Tensor
 from decoders import PrefixGPT2Decoder, TrainOptions, TrainReport, train_decoder
 from decoders.train import _Corpus, _split, epoch_batches
 from patchioner.base.errors import CheckpointError, DecoderError, OptionError, TextError
+from tests.decoders.conftest import CORPUS, embed_words, make_decoder
 
 OPTIONS = TrainOptions(
     steps=14, batch=8, warmup_steps=3, validate_every=5, checkpoint_every=4, validation_share=0.1
 )
 
 
-class Killed(Exception):
-    """Stands for a killed process."""
-
-
-@pytest.fixture
-def clone(corpus: list[str]) -> Any:
-    def make() -> PrefixGPT2Decoder:
-        return PrefixGPT2Decoder.create(
-            corpus, embedding_dim=12, layers=1, width=16, heads=2, vocab_size=280, positions=20
-        )
-
-    return make
+def clone() -> PrefixGPT2Decoder:
+    return make_decoder(layers=1, width=16, vocab_size=280)
 
 
 def weights(decoder: PrefixGPT2Decoder) -> Tensor:
     return torch.cat([p.detach().flatten() for p in decoder.network.parameters()])
 
 
-def test_killed_and_resumed_ends_where_an_uninterrupted_run_does(
-    clone: Any, corpus: list[str], embed: Any, tmp_path: Path
-) -> None:
+def test_killed_and_resumed_ends_where_an_uninterrupted_run_does(tmp_path: Path) -> None:
     whole, seen, state = clone(), list[TrainReport](), torch.get_rng_state()
-    straight = train_decoder(whole, corpus, embed, OPTIONS, on_report=seen.append)
+    straight = train_decoder(whole, CORPUS, embed_words, OPTIONS, on_report=seen.append)
     assert seen == straight and [report.step for report in straight] == [5, 10, 14]
     assert straight[-1].train_loss < straight[0].train_loss
     assert len(straight[0].samples) == OPTIONS.samples
@@ -53,96 +42,90 @@ def test_killed_and_resumed_ends_where_an_uninterrupted_run_does(
 
     def die(report: TrainReport) -> None:
         if report.step == 10:
-            raise Killed
+            raise KeyboardInterrupt
 
-    with pytest.raises(Killed):
-        train_decoder(clone(), corpus, embed, OPTIONS, checkpoint_folder=tmp_path, on_report=die)
+    kept: dict[str, Any] = {"checkpoint_folder": tmp_path}
+    with pytest.raises(KeyboardInterrupt):
+        train_decoder(clone(), CORPUS, embed_words, OPTIONS, **kept, on_report=die)
     resumed = clone()
     options = replace(OPTIONS, checkpoint_every=3)  # how often to save is free to change
-    reports = train_decoder(
-        resumed, corpus, embed, options, checkpoint_folder=tmp_path, resume=True
-    )
+    reports = train_decoder(resumed, CORPUS, embed_words, options, **kept, resume=True)
     assert torch.equal(weights(resumed), weights(whole))
     assert reports[-1].validation_loss == straight[-1].validation_loss
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
 
 
-@pytest.mark.parametrize("change", ["options", "corpus"])
-def test_checkpoint_of_another_run_is_refused(
-    clone: Any, corpus: list[str], embed: Any, tmp_path: Path, change: str
-) -> None:
-    train_decoder(clone(), corpus, embed, OPTIONS, checkpoint_folder=tmp_path)
-    options = replace(OPTIONS, noise_sigma=0.5) if change == "options" else OPTIONS
-    texts = [*corpus, "a new text"] if change == "corpus" else corpus
-    with pytest.raises(CheckpointError, match="noise_sigma" if change == "options" else "corpus"):
-        train_decoder(clone(), texts, embed, options, checkpoint_folder=tmp_path, resume=True)
+def test_a_damaged_checkpoint_and_one_of_another_run_are_refused(tmp_path: Path) -> None:
+    def go(message: str, texts: list[str] = CORPUS, **change: Any) -> None:
+        options = replace(OPTIONS, **change)
+        with pytest.raises(CheckpointError, match=message):
+            train_decoder(
+                clone(), texts, embed_words, options, checkpoint_folder=tmp_path, resume=True
+            )
+
+    train_decoder(clone(), CORPUS, embed_words, OPTIONS, checkpoint_folder=tmp_path)
+    go("noise_sigma", noise_sigma=0.5)
+    go("corpus", [*CORPUS, "a new text"])
+    for name in ("weights.safetensors", "optimizer.pt", "state.json"):
+        path = tmp_path / "checkpoint" / name
+        whole = path.read_bytes()
+        path.write_bytes(whole[:20])
+        go(name)
+        path.write_bytes(whole)
 
 
-@pytest.mark.parametrize("name", ["weights.safetensors", "optimizer.pt", "state.json"])
-def test_damaged_checkpoint_is_refused_by_file(
-    clone: Any, corpus: list[str], embed: Any, tmp_path: Path, name: str
-) -> None:
-    train_decoder(clone(), corpus, embed, OPTIONS, checkpoint_folder=tmp_path)
-    path = tmp_path / "checkpoint" / name
-    path.write_bytes(path.read_bytes()[:20])
-    with pytest.raises(CheckpointError, match=name):
-        train_decoder(clone(), corpus, embed, OPTIONS, checkpoint_folder=tmp_path, resume=True)
-
-
-def test_noise_is_added_to_unit_embeddings_then_normalised(
-    clone: Any, corpus: list[str], embed: Any
-) -> None:
-    indices = np.arange(len(corpus))
+def test_noise_is_added_to_unit_embeddings_then_normalised() -> None:
+    indices = np.arange(len(CORPUS))
     options = replace(OPTIONS, noise_sigma=0.08)
-    made = _Corpus(clone(), corpus, embed(corpus) * 50, options, None)
+    made = _Corpus(clone(), CORPUS, embed_words(CORPUS) * 50, options, None)
     clean, noisy = made.embeddings(indices, noise=False), made.embeddings(indices)
-    torch.testing.assert_close(noisy.norm(dim=1), torch.ones(len(corpus)))
+    torch.testing.assert_close(noisy.norm(dim=1), torch.ones(len(CORPUS)))
     # To first order the noise across the unit vector stays: sigma times sqrt(dim - 1).
     distance = (noisy - clean).norm(dim=1).pow(2).mean().sqrt()
     assert float(distance) == pytest.approx(0.08 * 11**0.5, rel=0.1)
 
 
-def test_corrupt_gets_the_noisy_unit_embeddings(clone: Any, corpus: list[str], embed: Any) -> None:
+def test_corrupt_gets_the_noisy_unit_embeddings() -> None:
     seen: list[Tensor] = []
 
     def corrupt(rows: Tensor) -> Tensor:
         seen.append(rows)
         return -rows
 
-    out = _Corpus(clone(), corpus, embed, OPTIONS, corrupt).embeddings(np.arange(4))
+    out = _Corpus(clone(), CORPUS, embed_words, OPTIONS, corrupt).embeddings(np.arange(4))
     assert torch.equal(out, -seen[0])
     torch.testing.assert_close(seen[0].norm(dim=1), torch.ones(4))
 
 
-def test_bad_input_is_refused(clone: Any, corpus: list[str], embed: Any) -> None:
-    for held_out in ([0, 0], [-1], [10_000]):
-        with pytest.raises(OptionError, match="different indices"):
-            train_decoder(clone(), corpus, embed, OPTIONS, held_out=held_out)
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        *(({"held_out": held}, OptionError, "different") for held in ([0, 0], [-1], [10_000])),
+        ({"texts": []}, TextError, "no text"),
+        ({"embed": embed_words(CORPUS)[:, :5]}, DecoderError, r"\(90, 12\)"),
+        ({"embed": lambda texts: torch.zeros(len(texts), 3)}, DecoderError, "embed gave"),
+        ({"embed": embed_words(CORPUS) * torch.nan}, DecoderError, "not finite"),
+        ({"corrupt": lambda rows: rows[:1]}, DecoderError, "corrupt gave"),
+    ],
+)
+def test_bad_input_is_refused(change: dict[str, Any], error: Any, message: str) -> None:
+    given = {"texts": CORPUS, "embed": embed_words, "options": OPTIONS, **change}
+    with pytest.raises(error, match=message):
+        train_decoder(clone(), **given)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run() -> None:
     diverging = clone()
-    with torch.no_grad():
-        diverging.network.prefix.bias.fill_(torch.inf)
+    torch.nn.init.constant_(diverging.network.prefix.bias, torch.inf)
     with pytest.raises(DecoderError, match="step 0"):
-        train_decoder(diverging, corpus, embed, OPTIONS)
-    with pytest.raises(TextError, match="no text"):
-        train_decoder(clone(), [], embed, OPTIONS)
-    with pytest.raises(DecoderError, match=r"\(90, 12\)"):
-        train_decoder(clone(), corpus, embed(corpus)[:, :5], OPTIONS)
-    with pytest.raises(DecoderError, match="embed gave"):
-        train_decoder(clone(), corpus, lambda texts: torch.zeros(len(texts), 3), OPTIONS)
-    with pytest.raises(DecoderError, match="not finite"):
-        train_decoder(clone(), corpus, embed(corpus) * torch.nan, OPTIONS)
-    with pytest.raises(DecoderError, match="corrupt gave"):
-        train_decoder(clone(), corpus, embed, OPTIONS, corrupt=lambda rows: rows[:1])
+        train_decoder(diverging, CORPUS, embed_words, OPTIONS)
 
 
-def test_chosen_texts_are_held_out_as_a_share_would_be(
-    clone: Any, corpus: list[str], embed: Any
-) -> None:
-    share = clone()
-    chosen = clone()
-    reports = train_decoder(share, corpus, embed, OPTIONS)
-    held_out = _split(None, len(corpus), OPTIONS)[1].tolist()
-    same = train_decoder(chosen, corpus, embed, OPTIONS, held_out=held_out[::-1])
+def test_chosen_texts_are_held_out_as_a_share_would_be() -> None:
+    share, chosen = clone(), clone()
+    reports = train_decoder(share, CORPUS, embed_words, OPTIONS)
+    held_out = _split(None, len(CORPUS), OPTIONS)[1].tolist()
+    same = train_decoder(chosen, CORPUS, embed_words, OPTIONS, held_out=held_out[::-1])
     assert [r.validation_loss for r in same] == [r.validation_loss for r in reports]
     assert [r.samples for r in same] == [r.samples for r in reports]
     assert torch.equal(weights(share), weights(chosen))
@@ -161,28 +144,17 @@ def test_every_index_once_and_as_many_batches_as_told(
     assert max(map(len, batches)) <= batch
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("batch", 0),
-        ("learning_rate", 0.0),
-        ("learning_rate", math.nan),
-        ("noise_sigma", -0.1),
-        ("label_smoothing", 1.0),
-        ("validation_share", 1.0),
-        ("steps", 0),
-        ("decay", "none"),
-        ("seed", 2**64),
-    ],
-)
-def test_bad_train_option_is_refused_by_name(name: str, value: object) -> None:
-    with pytest.raises(OptionError, match=name):
-        TrainOptions(**{name: value})  # type: ignore[arg-type]
+def test_bad_train_options_are_refused_by_name() -> None:
+    bad = {"batch": 0, "learning_rate": 0.0, "noise_sigma": -0.1, "label_smoothing": 1.0}
+    bad |= {"validation_share": 1.0, "steps": 0, "decay": "none", "seed": 2**64}
+    for name, value in (*bad.items(), ("learning_rate", math.nan)):
+        with pytest.raises(OptionError, match=name):
+            TrainOptions(**{name: value})
 
 
 @pytest.mark.parametrize("decay", ["linear", "cosine"])
 def test_rate_rises_then_falls_to_zero(decay: str) -> None:
-    options = TrainOptions(learning_rate=1.0, warmup_steps=4, decay=decay)  # type: ignore[arg-type]
+    options = TrainOptions(learning_rate=1.0, warmup_steps=4, decay=decay)
     rates = [options.rate_at(step, 20) for step in range(21)]
     assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
     assert rates[4:] == sorted(rates[4:], reverse=True)

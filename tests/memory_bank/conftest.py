@@ -8,6 +8,8 @@ from torch import Tensor
 
 from memory_bank import projection
 
+DTYPES = ["float32", "float16", "int8"]
+
 
 def random_rows(rows: int, dim: int, seed: int = 0) -> Tensor:
     """Rows of unlike lengths."""

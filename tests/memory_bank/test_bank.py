@@ -11,13 +11,12 @@ import torch
 
 from memory_bank import MemoryBank, join_banks
 from patchioner.base.errors import MemoryBankError
-from tests.memory_bank.conftest import random_rows
+from tests.memory_bank.conftest import DTYPES, random_rows
 
 
 def test_the_callers_tensors_are_neither_changed_nor_kept() -> None:
-    rows = random_rows(4, 3)
+    rows, counts = random_rows(4, 3), torch.tensor([1, 2, 3, 4])
     rows /= rows.norm(dim=1, keepdim=True)
-    counts = torch.tensor([1, 2, 3, 4])
     before = rows.clone()
     bank = MemoryBank(rows, counts=counts)
     assert torch.equal(rows, before)
@@ -39,7 +38,7 @@ def test_zero_rows_are_named_or_dropped() -> None:
     torch.testing.assert_close(bank.embeddings(), rows[[0, 1, 3, 4, 6, 7, 8]])
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("picks", [[0], [3, 3, 3], [5, 0, 5, 2, 2, 0], list(range(6)) * 4])
 def test_merging_leaves_projections_as_they_were(picks: list[int], dtype: Any) -> None:
     bank = MemoryBank(random_rows(6, 4)[picks], dtype=dtype)
@@ -50,6 +49,16 @@ def test_merging_leaves_projections_as_they_were(picks: list[int], dtype: Any) -
             one.project(random_rows(3, 4, seed=1), temperature, False) for one in (merged, bank)
         )
         torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_merging_sums_counts_and_keeps_first_texts_in_order() -> None:
+    rows = random_rows(3, 4)
+    bank = MemoryBank(rows[[1, 0, 1, 2, 0, 1]], list("abcdef"), counts=[1, 2, 3, 4, 5, 6])
+    merged = bank.merge_duplicates()
+    torch.testing.assert_close(merged.embeddings(), rows[[1, 0, 2]])
+    assert merged.counts.tolist() == [10, 7, 4]
+    assert merged.texts == ("a", "b", "d")
+    assert len(bank) == 6
 
 
 def test_fingerprint_tells_banks_apart() -> None:
@@ -69,7 +78,7 @@ def test_fingerprint_tells_banks_apart() -> None:
     assert MemoryBank(rows, list("abcd")).fingerprint() == banks[3].fingerprint()
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_parts_make_the_bank_of_all_rows(dtype: Any) -> None:
     rows, texts, counts = random_rows(8, 5), list("abcdefgh"), [1] * 4 + [2] + [3] * 3
     parts = [slice(0, 4), slice(4, 5), slice(5, 8)]
@@ -78,16 +87,6 @@ def test_parts_make_the_bank_of_all_rows(dtype: Any) -> None:
     assert join_banks(banks).fingerprint() == whole.fingerprint()
     assert join_banks([banks[0], banks[1].with_texts(None)]).texts is None
     assert join_banks(banks[:1]).fingerprint() == banks[0].fingerprint()
-
-
-def test_merging_sums_counts_and_keeps_first_texts_in_order() -> None:
-    rows = random_rows(3, 4)
-    bank = MemoryBank(rows[[1, 0, 1, 2, 0, 1]], list("abcdef"), counts=[1, 2, 3, 4, 5, 6])
-    merged = bank.merge_duplicates()
-    torch.testing.assert_close(merged.embeddings(), rows[[1, 0, 2]])
-    assert merged.counts.tolist() == [10, 7, 4]
-    assert merged.texts == ("a", "b", "d")
-    assert len(bank) == 6
 
 
 def made(embeddings: Any, **more: Any) -> MemoryBank:
@@ -108,7 +107,7 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: made(torch.full((2, 3), -torch.inf)), "not finite"),
     (lambda: made(TWO, texts=["a"]), "1 texts for 2"),
     (lambda: made(TWO, texts="ab"), "2 texts for 2"),
-    (lambda: made(TWO).with_texts(["a", 7]), r"texts\[1\] is 7"),  # type: ignore[list-item]
+    (lambda: made(TWO).with_texts(["a", 7]), r"texts\[1\] is 7"),
     (lambda: made(TWO, counts=[1]), r"shape \(1,\) for 2"),
     (lambda: made(TWO, counts=[1, 0]), "below 1 in rows 1"),
     (lambda: made(TWO, counts=[1.0, 2.0]), "integers"),
