@@ -43,7 +43,7 @@ def make(language: dict[str, Any] | None = None, **settings: Any) -> ViecapDecod
 @pytest.fixture(scope="module")
 def trained() -> ViecapDecoder:
     decoder = make({"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}, end="stop")
-    options = quick(steps=200, batch=30, learning_rate=1e-2)
+    options = quick(steps=130, batch=30, learning_rate=1e-2)
     train_decoder(decoder, PAIRS, embed_words(PAIRS), options)
     return decoder
 
