@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import copy
-import io
 import logging
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -34,41 +30,43 @@ from patchioner.base.weights import (
     save_weights,
     tensors_sha256,
 )
+from tests.support import randn
 
 STORAGES: list[Storage] = ["fp32", "fp16", "int8"]
+LEVELS = torch.ones(4, 4, dtype=torch.int8)
 
 
 def make_state() -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(0)
     return {
-        "large.weight": torch.randn(64, 8, 8, 2, generator=generator),
-        "small.weight": torch.randn(8, 8, generator=generator),
-        "bias": torch.randn(5000, generator=generator),
+        "large.weight": randn(64, 8, 8, 2),
+        "small.weight": randn(8, 8),
+        "bias": randn(5000),
         "steps": torch.tensor(7),
         "levels": torch.arange(-4, 4, dtype=torch.int8),
         "flags": torch.tensor([True, False]),
     }
 
 
+def stored(tmp_path: Path, state: dict[str, Tensor], storage: Storage) -> dict[str, Tensor]:
+    save_weights(state, tmp_path / "w.safetensors", storage=storage)
+    return load_weights(tmp_path / "w.safetensors")
+
+
 @pytest.mark.parametrize("storage", STORAGES)
 def test_round_trip_keeps_names_shapes_and_other_dtypes(tmp_path: Path, storage: Storage) -> None:
     state = make_state()
-    before = {name: tensor.clone() for name, tensor in state.items()}
-    save_weights(state, tmp_path / "w.safetensors", storage=storage)
-    loaded = load_weights(tmp_path / "w.safetensors")
+    loaded = stored(tmp_path, state, storage)
     assert loaded.keys() == state.keys()
-    for name, tensor in before.items():
+    for name, tensor in make_state().items():
         assert torch.equal(state[name], tensor)
-        assert loaded[name].shape == tensor.shape
-        assert loaded[name].dtype == tensor.dtype
-        if not tensor.is_floating_point():
+        assert (loaded[name].shape, loaded[name].dtype) == (tensor.shape, tensor.dtype)
+        if storage == "fp32" or not tensor.is_floating_point():
             assert torch.equal(loaded[name], tensor)
 
 
 def test_int8_is_off_by_half_a_level_per_row(tmp_path: Path) -> None:
-    weight = make_state()["large.weight"] * torch.logspace(-3, 3, 64)[:, None, None, None]
-    save_weights({"w": weight, "b": weight[0]}, tmp_path / "w.safetensors", storage="int8")
-    loaded = load_weights(tmp_path / "w.safetensors")
+    weight = randn(64, 8, 8, 2) * torch.logspace(-3, 3, 64)[:, None, None, None]
+    loaded = stored(tmp_path, {"w": weight, "b": weight[0]}, "int8")
     level = weight.abs().amax(dim=(1, 2, 3)) / 127
     error = (loaded["w"] - weight).abs().amax(dim=(1, 2, 3))
     assert bool((error <= 0.5001 * level).all())
@@ -76,17 +74,12 @@ def test_int8_is_off_by_half_a_level_per_row(tmp_path: Path) -> None:
     assert torch.equal(loaded["b"], weight[0].half().float())  # too small for int8
 
 
-@settings(max_examples=25, deadline=None)
-@given(power=st.integers(-50, 38), zero_rows=st.integers(0, 64))
-def test_int8_survives_any_scale_and_zero_rows(
-    tmp_path_factory: pytest.TempPathFactory, power: int, zero_rows: int
-) -> None:
+@pytest.mark.parametrize(("power", "zero_rows"), [(-50, 0), (-37, 3), (0, 64), (38, 1)])
+def test_int8_survives_any_scale_and_zero_randn(tmp_path: Path, power: int, zero_rows: int) -> None:
     weight = torch.linspace(-1, 1, 64 * 64, dtype=torch.float64).reshape(64, 64)
     weight = (weight * 10.0**power).float()
     weight[:zero_rows] = 0
-    path = tmp_path_factory.getbasetemp() / "scaled.safetensors"
-    save_weights({"w": weight}, path, storage="int8")
-    loaded = load_weights(path)["w"]
+    loaded = stored(tmp_path, {"w": weight}, "int8")["w"]
     assert bool((loaded[:zero_rows] == 0).all())
     assert bool(((loaded - weight).abs() <= 0.51 * weight.abs().amax() / 127 + 2e-36).all())
 
@@ -105,52 +98,42 @@ def test_not_finite_is_refused_at_load(tmp_path: Path) -> None:
         load_weights(tmp_path / "w.safetensors")
 
 
-def write_torch_pickle(path: Path) -> None:
-    torch.save({"w": torch.ones(3)}, path)
-
-
-def write_plain_pickle(path: Path) -> None:
-    path.write_bytes(pickle.dumps({"w": [1.0]}))
-
-
-def write_truncated(path: Path) -> None:
-    save_weights(make_state(), path, storage="fp32")
-    path.write_bytes(path.read_bytes()[:-1000])
-
-
 @pytest.mark.parametrize(
-    ("write", "message"),
+    ("content", "message"),
     [
-        (write_torch_pickle, "zip archive, as torch.save writes"),
-        (write_plain_pickle, "this is a pickle"),
-        (write_truncated, "truncated"),
-        (lambda path: path.write_bytes(b""), "the file is empty"),
-        (lambda path: path.write_bytes(b"\x89HDF\r\n\x1a\n" + b"\0" * 50), "HDF5"),
-        (lambda path: path.write_text("version https://git-lfs.github.com/spec/v1"), "Git LFS"),
-        (lambda path: path.write_text("hello " * 30), "not a safetensors file"),
-        (lambda path: None, "no such file"),
+        (b"PK\x03\x04" + bytes(50), "zip archive, as torch.save writes"),
+        (pickle.dumps({"w": [1.0]}), "this is a pickle"),
+        (save({"w": torch.ones(300)})[:-1000], "truncated"),
+        (b"", "the file is empty"),
+        (b"\x89HDF\r\n\x1a\n" + b"\0" * 50, "HDF5"),
+        (b"version https://git-lfs.github.com/spec/v1", "Git LFS"),
+        (b"hello " * 30, "not a safetensors file"),
+        (None, "no such file"),
     ],
 )
-def test_files_that_are_something_else(tmp_path: Path, write: Any, message: str) -> None:
+def test_files_that_are_something_else(tmp_path: Path, content: bytes | None, message: str) -> None:
     path = tmp_path / "weights.safetensors"
-    write(path)
+    if content is not None:
+        path.write_bytes(content)
     with pytest.raises(CheckpointError, match=message) as caught:
         load_weights(path)
     assert str(path) in str(caught.value)
 
 
-def test_corrupt_int8_files(tmp_path: Path) -> None:
-    path = tmp_path / "w"
-    levels = torch.ones(4, 4, dtype=torch.int8)
-    save_file({"w.int8_scale": torch.ones(4)}, path, metadata={"storage": "int8"})
-    with pytest.raises(CheckpointError, match="scales without a tensor"):
-        load_weights(path)
-    save_file({"w": levels, "w.int8_scale": torch.ones(3)}, path, metadata={"storage": "int8"})
-    with pytest.raises(CheckpointError, match="corrupt"):
-        load_weights(path)
-    save_file({"w": levels}, path, metadata={"storage": "int3"})
-    with pytest.raises(CheckpointError, match="int3"):
-        load_weights(path)
+@pytest.mark.parametrize(
+    ("tensors", "storage", "message"),
+    [
+        ({"w.int8_scale": torch.ones(4)}, "int8", "scales without a tensor"),
+        ({"w": LEVELS, "w.int8_scale": torch.ones(3)}, "int8", "corrupt"),
+        ({"w": LEVELS}, "int3", "int3"),
+    ],
+)
+def test_corrupt_int8_files(
+    tmp_path: Path, tensors: dict[str, Tensor], storage: str, message: str
+) -> None:
+    save_file(tensors, tmp_path / "w", metadata={"storage": storage})
+    with pytest.raises(CheckpointError, match=message):
+        load_weights(tmp_path / "w")
 
 
 def test_fit_names_every_fault_and_changes_nothing() -> None:
@@ -161,14 +144,12 @@ def test_fit_names_every_fault_and_changes_nothing() -> None:
         fit_weights(module, state, source="folder/weights.safetensors")
     message = str(caught.value)
     assert message.startswith("folder/weights.safetensors: the weights do not fit Linear")
-    assert "missing bias" in message
-    assert "unexpected extra" in message
+    assert "missing bias" in message and "unexpected extra" in message
     assert "weight is (2, 4), the network has (2, 3)" in message
     assert torch.equal(module.weight, before)
 
 
 def test_a_digest_follows_every_weight() -> None:
-    torch.manual_seed(0)
     network = nn.Linear(3, 2)
     before = tensors_sha256(network.state_dict())
     assert tensors_sha256(network.state_dict()) == before
@@ -201,10 +182,6 @@ class Block(nn.Module):
         return self.small(self.held(inputs)) + self.head(inputs)[..., :3]
 
 
-def rows(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
 def packed(module: nn.Module) -> list[str]:
     return [name for name, layer in module.named_modules() if isinstance(layer, PackedLinear)]
 
@@ -225,14 +202,14 @@ def fresh() -> Iterator[None]:
 
 @pytest.mark.parametrize("optimize", [True, False])
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("shape", [(256,), (1, 256), (7, 256), (2, 3, 256), (0, 256), (300, 256)])
+@pytest.mark.parametrize("shape", [(256,), (7, 256), (2, 3, 256), (0, 256), (300, 256)])
 def test_outputs_are_those_of_the_original(
     shape: tuple[int, ...], bias: bool, optimize: bool
 ) -> None:
     original = Block(bias=bias).eval()
     twin = inference_copy(original, "cpu", F32, optimize=optimize)
     assert packed(twin) == (["up", "down"] if optimize and has_onednn() else [])
-    for inputs in (rows(*shape), rows(256, 9).T):
+    for inputs in (randn(*shape), randn(256, 9).T):
         with torch.inference_mode():
             same(twin(inputs), original(inputs))
 
@@ -253,29 +230,13 @@ def test_the_original_is_left_alone_and_shares_what_did_not_change() -> None:
     assert sum(own.numel() for own in original.parameters()) == 394_755
 
 
-@pytest.mark.filterwarnings(
-    "ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning"
-)
-def test_the_original_can_be_quantised_traced_and_saved_after_copying() -> None:
-    original = Block().eval()
-    twin = inference_copy(original, "cpu", F32)
-    traced = torch.jit.trace(nn.Sequential(original.up, original.down), rows(2, 256))
-    same(traced(rows(3, 256)), original.down(original.up(rows(3, 256))))
-    small = torch.ao.quantization.quantize_dynamic(original, {nn.Linear})
-    assert type(small.up) is not nn.Linear
-    assert torch.export.export(original, (rows(2, 256),)).module() is not None
-    saved = io.BytesIO()
-    torch.save(original.state_dict(), saved)
-    same(twin(rows(2, 256)), original(rows(2, 256)).detach())
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_other_precisions_are_converted_and_plain(dtype: torch.dtype) -> None:
     original = Block().eval()
     twin = inference_copy(original, "cpu", dtype)
     assert {own.dtype for own in twin.parameters()} == {dtype} and packed(twin) == []
     assert {own.dtype for own in original.parameters()} == {F32}
-    assert twin.shift.dtype == dtype and twin(rows(2, 256).to(dtype)).dtype == dtype
+    assert twin.shift.dtype == dtype and twin(randn(2, 256).to(dtype)).dtype == dtype
 
 
 @needs_onednn
@@ -300,7 +261,7 @@ def test_subclasses_hooked_and_shared_layers_stay_plain() -> None:
     hooked.register_forward_hook(lambda *_: seen.append(1))
     twin = inference_copy(nn.Sequential(Own(512, 512), hooked, twice, twice), "cpu", F32)
     assert packed(twin) == ["2"] and twin[2] is twin[3]
-    twin(rows(1, 512))
+    twin(randn(1, 512))
     assert seen == [1]
     assert isinstance(optimize_for_cpu(nn.Linear(512, 512).requires_grad_(False)), PackedLinear)
 
@@ -321,41 +282,41 @@ def test_operators_that_fail_their_trial_are_left_alone(
     monkeypatch.setattr(weights, "_onednn_linear", broken)
     with caplog.at_level(logging.WARNING):
         twin = inference_copy(Block(), "cpu", F32)
-    assert packed(twin) == [] and not has_onednn() and not can_pack(rows(512, 512))
-    assert torch.equal(linear(rows(2, 4), rows(3, 4)), functional.linear(rows(2, 4), rows(3, 4)))
+    assert packed(twin) == [] and not has_onednn() and not can_pack(randn(512, 512))
+    small = randn(2, 4), randn(3, 4)
+    assert torch.equal(linear(*small), functional.linear(*small))
     assert ("oneDNN" in caplog.text) == (fault != "aarch64")
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 7, 5), (100, 768, 2048), (2, 384, 1), (0, 4, 3)])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 7, 5), (40, 96, 2048), (2, 384, 1), (0, 4, 3)])
 @pytest.mark.parametrize("turned", [False, True])
 def test_products_equal_torch(shape: tuple[int, int, int], turned: bool) -> None:
     n, k, m = shape
-    inputs, whole = rows(n, k), rows(m, k, seed=1)
-    weight = rows(k, m, seed=1).T if turned else whole
+    inputs, whole = randn(n, k), randn(m, k, seed=1)
+    weight = randn(k, m, seed=1).T if turned else whole
     wanted = (inputs.double() @ weight.T.double()).float()
     torch.testing.assert_close(linear(inputs, weight), wanted, rtol=1e-5, atol=1e-5 * k**0.5)
-    torch.testing.assert_close(
-        linear(inputs, whole[::2]), inputs @ whole[::2].T, rtol=1e-4, atol=1e-3
-    )
+    half = linear(inputs, whole[::2])
+    torch.testing.assert_close(half, inputs @ whole[::2].T, rtol=1e-4, atol=1e-3)
 
 
 def test_products_keep_nan_gradients_and_types() -> None:
-    inputs = rows(2, 64)
+    inputs = randn(2, 64)
     inputs[1, 3] = torch.nan
-    found = linear(inputs, rows(70, 64, seed=1))
+    found = linear(inputs, randn(70, 64, seed=1))
     assert found[0].isfinite().all() and found[1].isnan().all()
     assert linear(torch.empty(2, 0), torch.empty(3, 0)).tolist() == [[0.0] * 3] * 2
-    wanted, weight = rows(2, 4).requires_grad_(), rows(3, 4, seed=1)
+    wanted, weight = randn(2, 4).requires_grad_(), randn(3, 4, seed=1)
     linear(wanted, weight).sum().backward()
     same(wanted.grad, weight.sum(dim=0).expand(2, 4))  # type: ignore[arg-type]
-    assert linear(rows(2, 4).double(), weight.double()).dtype == torch.float64
+    assert linear(randn(2, 4).double(), weight.double()).dtype == torch.float64
 
 
 @needs_onednn
 @pytest.mark.parametrize("stretch", [64, 100, 1000])
 @pytest.mark.parametrize("count", [1, 3, 40])
 def test_a_table_multiplies_any_of_its_stretches(stretch: int, count: int) -> None:
-    matrix, inputs = rows(515, 128), rows(count, 128, seed=1)
+    matrix, inputs = randn(515, 128), randn(count, 128, seed=1)
     table, expected = PackedTable(matrix, stretch), inputs @ matrix.T
     for first in range(0, 515, stretch):
         for last in {min(first + stretch, 515), 515}:
@@ -365,8 +326,6 @@ def test_a_table_multiplies_any_of_its_stretches(stretch: int, count: int) -> No
 
 @pytest.mark.parametrize(("n", "m", "k"), [(1, 1, 1), (1, 300, 64), (7, 33, 768), (40, 5, 3)])
 def test_products_of_integers_are_exact(n: int, m: int, k: int) -> None:
-    generator = torch.Generator().manual_seed(n)
-    left = torch.randint(-127, 128, (n, k), generator=generator, dtype=torch.int8)
-    right = torch.randint(-127, 128, (m, k), generator=generator, dtype=torch.int8)
+    left, right = ((40 * randn(rows, k)).clamp(-127, 127).to(torch.int8) for rows in (n, m))
     right[0] = left[0] = 127
     assert torch.equal(weights.int8_product(left, right), left.int() @ right.int().T)
