@@ -1,10 +1,10 @@
-"""A data folder of small noise photos in the documented layout, and a tiny real model that every command loads."""
+"""A data folder of small noise photos in the documented layout, a tiny real model that every command loads, METEOR."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,20 +12,52 @@ from typing import Any
 
 import pytest
 
+from benchmarks.metrics import Meteor, java_available
 from benchmarks.run import Outcome, Run, execute, write_reports
 from benchmarks.settings import RunSettings
 from patchioner import Patchioner
 from tests.support.tiny import TEXTS, noise_photo
 
+DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "annotations"
 PHOTOS = 11
 FILES = {
     "trace": "traces_dev.json", "dense": "dense_refcocos_dev.json", "region_set": "region_sets_dev.json",
     "image": "image_captions_dev.json", "objects": "class_boxes_dev.json",
 }  # fmt: skip
+Capture = pytest.CaptureFixture[str]
+Monkey = pytest.MonkeyPatch
+
+
+@pytest.fixture(scope="session")
+def annotations() -> Path:
+    """The folder of the development annotations."""
+    if not (DATA / "image_captions_dev.json").is_file():
+        pytest.skip("the development data is not beside this checkout")
+    return DATA
+
+
+@pytest.fixture(scope="session")
+def dev_captions(annotations: Path) -> list[list[str]]:
+    """The reference captions of the development photos, one list per photo."""
+    content = json.loads((annotations / "image_captions_dev.json").read_text(encoding="utf-8"))
+    groups: dict[int, list[str]] = {}
+    for row in content["annotations"]:
+        groups.setdefault(row["image_id"], []).append(row["caption"])
+    return list(groups.values())
+
+
+@pytest.fixture(scope="session")
+def meteor() -> Iterator[Meteor]:
+    """One official METEOR for the whole session."""
+    pytest.importorskip("pycocoevalcap")
+    if not java_available():
+        pytest.skip("METEOR needs Java")
+    with Meteor() as running:
+        yield running
 
 
 @pytest.fixture
-def loads(model: Patchioner, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def loads(model: Patchioner, monkeypatch: Monkey) -> list[str]:
     """Every command gets the tiny model; the names asked for."""
     asked: list[str] = []
 
@@ -45,7 +77,7 @@ class Encoded(list[str]):
 
 
 @pytest.fixture
-def encoded(monkeypatch: pytest.MonkeyPatch) -> Encoded:
+def encoded(monkeypatch: Monkey) -> Encoded:
     names, encode = Encoded(), Patchioner.encode
 
     def counted(self: Patchioner, images: Any, **options: Any) -> Any:
@@ -67,11 +99,8 @@ class World:
     model: Patchioner
 
     def settings(self, task: str = "region_set", **changes: Any) -> RunSettings:
-        values = {
-            "data": str(self.file(task)), "images": str(self.root / "photos"), "java": "no", "rounds": 20,
-            "batch": 3, **changes,
-        }  # fmt: skip
-        return RunSettings(task, **values)
+        files = {"data": str(self.file(task)), "images": str(self.root / "photos")}
+        return RunSettings(task, **{**files, "java": "no", "rounds": 20, "batch": 3, **changes})
 
     def file(self, task: str) -> Path:
         return self.root / "annotations" / FILES[task]
@@ -87,8 +116,7 @@ class World:
     ) -> Outcome:
         """Run one task (region sets if none is named) into a folder."""
         run = Run("tiny", self.settings(**changes), folder)
-        (outcome,) = execute([run], resume=resume, load=load or (lambda *_: self.model))
-        return outcome
+        return execute([run], resume=resume, load=load or (lambda *_: self.model))[0]
 
 
 @pytest.fixture(scope="session")

@@ -31,25 +31,22 @@ def regions_of(prediction: Prediction) -> RegionSet:
 
 def test_the_model_and_its_baselines(world: World, tmp_path: Path, model: Patchioner) -> None:
     names = ("whole", "crop", "nearest", "majority", "random", "oracle")
-    outcome = world.run(tmp_path, baselines=names)
-    assert tuple(outcome.baselines) == names
+    assert tuple(world.run(tmp_path, baselines=names).baselines) == names
     bank = model.parts.bank
     assert bank is not None
     by_name = {name: said(tmp_path, name) for name in names}
     for index, prediction in enumerate(said(tmp_path)):
         path, region = str(world.root / "photos" / prediction.photo), regions_of(prediction)
         features = model.encode(path, keep_image=True)
-        (mine,) = model.caption(features, [region])
+        mine, whole = model.caption(features, [region, WholeImage()])
         assert prediction.caption == mine.text
         assert prediction.score == pytest.approx(mine.score, abs=2e-5)
-        (whole,) = model.caption(features, [WholeImage()])
         (crop,) = model.caption(features, [region], crop=True)
         found = bank.nearest(model.embed_regions(features, [region]), 1)
         assert found.texts is not None
-        assert by_name["whole"][index].caption == whole.text
-        assert by_name["crop"][index].caption == crop.text
-        assert by_name["nearest"][index].caption == found.texts[0][0]
-        assert by_name["majority"][index].caption == most_typical(TEXTS)
+        due = {"whole": whole.text, "crop": crop.text, "nearest": found.texts[0][0]}
+        due["majority"] = most_typical(TEXTS)
+        assert {name: by_name[name][index].caption for name in due} == due
         assert by_name["random"][index].caption in TEXTS
         oracle = by_name["oracle"][index]
         assert sorted([oracle.caption or "", *oracle.references]) == sorted(prediction.references)
@@ -78,8 +75,7 @@ def test_clip_reads_the_cls_token_of_another_model(world: World, tmp_path: Path)
     """Of the whole photo for sets, of crops for dense captioning; it is loaded by its own name."""
     parts = tiny_parts(3)
     clip = Patchioner(replace(parts, settings=replace(parts.settings, context=0.0)), device="cpu")
-    models = {"patchioner-mini": world.model, "clip": clip}
-    load = lambda name, device: models[name]  # noqa: E731
+    load = lambda name, device: clip if name == "clip" else world.model  # noqa: E731
     for task in ("region_set", "dense"):
         folder = tmp_path / task
         world.run(folder, load=load, task=task, baselines=("clip",), clip_model="clip", limit=6)
@@ -93,33 +89,30 @@ def test_clip_reads_the_cls_token_of_another_model(world: World, tmp_path: Path)
         world.run(tmp_path / "without", load=load, baselines=("clip",))
 
 
-@pytest.mark.parametrize("name", ["nearest", "majority", "random"])
-def test_memory_sentences_need_a_memory(name: str, world: World, tmp_path: Path) -> None:
+def test_memory_sentences_need_a_memory(world: World, tmp_path: Path) -> None:
     parts = tiny_parts()
     settings = replace(parts.settings, projection="none")
     bare = Patchioner(replace(parts, bank=None, settings=settings), device="cpu")
-    with pytest.raises(OptionError, match="bank with texts"):
-        world.run(tmp_path / name, load=lambda *_: bare, baselines=(name,))
+    for name in ("nearest", "majority", "random"):
+        with pytest.raises(OptionError, match="bank with texts"):
+            world.run(tmp_path / name, load=lambda *_: bare, baselines=(name,))
 
 
 @pytest.mark.parametrize(
-    ("changes", "expected"),
+    ("changes", "weighting"),
     [
-        ({"weighting": "gaussian", "variance": 0.3}, {"weighting": Weighting("gaussian", 0.3)}),
-        ({"rounding": "reference"}, {"weighting": Weighting(rounding="reference")}),
+        ({"weighting": "gaussian", "variance": 0.3}, Weighting("gaussian", 0.3)),
+        ({"rounding": "reference"}, Weighting(rounding="reference")),
     ],
-    ids=lambda value: "-".join(value),
+    ids=["weighting", "rounding"],
 )
 def test_settings_reach_the_model(
-    world: World, tmp_path: Path, model: Patchioner, changes: Any, expected: dict[str, Any]
+    world: World, tmp_path: Path, model: Patchioner, changes: Any, weighting: Weighting
 ) -> None:
-    plain = Patchioner(
-        replace(model.parts, settings=replace(model.settings, **expected)), device="cpu"
-    )
     world.run(tmp_path, limit=6, **changes)
     for prediction in said(tmp_path):
         path = str(world.root / "photos" / prediction.photo)
-        (caption,) = plain.caption(path, [regions_of(prediction)])
+        (caption,) = model.caption(path, [regions_of(prediction)], weighting=weighting)
         assert prediction.caption == caption.text
         assert prediction.score == pytest.approx(caption.score, abs=2e-5)
 
@@ -154,9 +147,9 @@ def test_a_rounding_alone_changes_the_tasks_own_kind(model: Patchioner) -> None:
     kinds = {"box": KindSettings(Weighting("gaussian", 2.0, foreground=3.0))}
     parts = replace(model.parts, settings=replace(model.settings, kinds=kinds))
     own = Patchioner(parts, device="cpu")
-    changed = weighting_of(own, RunSettings("dense", rounding="reference"))
-    assert changed == Weighting("gaussian", 2.0, "reference")
-    assert weighting_of(own, RunSettings("trace", rounding="reference")) == Weighting(
-        rounding="reference"
-    )
-    assert weighting_of(own, RunSettings("dense")) is None
+    for settings, due in (
+        (RunSettings("dense", rounding="reference"), Weighting("gaussian", 2.0, "reference")),
+        (RunSettings("trace", rounding="reference"), Weighting(rounding="reference")),
+        (RunSettings("dense"), None),
+    ):
+        assert weighting_of(own, settings) == due

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 
@@ -15,12 +14,7 @@ from benchmarks.speed import make_photo
 from memory_bank import MemoryBank
 from patchioner import Patchioner
 from patchioner.base.errors import OptionError
-
-Capture = pytest.CaptureFixture[str]
-
-
-def options(*words: str) -> argparse.Namespace:
-    return bank._parser().parse_args([*words, "--rounds", "1", "--queries", "1"])
+from tests.benchmarks.conftest import Capture
 
 
 def test_real_rows_first_and_noised_copies_past_them() -> None:
@@ -57,10 +51,11 @@ def test_the_table_of_a_real_bank(model: Patchioner, capsys: Capture, tmp_path: 
     model.parts.bank.save(tmp_path / "bank", dtype="float32")
     (tmp_path / "photos").mkdir()
     make_photo(tmp_path / "photos" / "a.jpg")
-    words = f"--rows 40 --bank {tmp_path / 'bank'} --data {tmp_path} --kind ivf --top-k 3 --rounds 1 --queries 1"
-    assert bank.main([*words.split(), "--compared", "4"], model=model) == 0
+    words = ["--rows=40", "--kind=ivf", "--top-k=3", "--rounds=1", "--queries=1", "--compared=4"]
+    words += ["--data", str(tmp_path), "--bank"]
+    assert bank.main([*words, str(tmp_path / "bank")], model=model) == 0
     printed = capsys.readouterr().out
     assert printed.count("real (30 rows) |") == 3 and printed.count(" % |\n") == 2
     assert "| random |" not in printed
-    assert bank.main([*words.split(), "--bank", str(tmp_path / "none")], model=model) == 1
+    assert bank.main([*words, str(tmp_path / "none")], model=model) == 1
     assert str(tmp_path / "none") in capsys.readouterr().err

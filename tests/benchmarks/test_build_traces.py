@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from benchmarks import trace
 from benchmarks.build_traces import Spoken, main, read_reply, split
 from benchmarks.data import BenchmarkDataError, PhotoFolder
+from tests.benchmarks.conftest import Capture
 from tests.support.chat_server import ChatServer, Reaction, fails, says
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "real_traces"
@@ -21,13 +23,12 @@ def record(image: str, captions: list[str], traces: list[Any]) -> dict[str, Any]
     """A record of Localized Narratives: one stroke a sentence, each spoken while its stroke is drawn."""
     timed, strokes, begin = [], [], 0.0
     for caption, points in zip(captions, traces, strict=True):
-        words, lasts = caption.split(), points[-1]["t"]
-        for index, word in enumerate(words):
-            at = begin + lasts * index / len(words)
-            end = begin + lasts * (index + 1) / len(words)
-            timed.append({"utterance": word, "start_time": at, "end_time": end})
+        words = caption.split()
+        at = np.linspace(begin, begin + points[-1]["t"], len(words) + 1).tolist()
+        for word, start, end in zip(words, at, at[1:], strict=False):
+            timed.append({"utterance": word, "start_time": start, "end_time": end})
         strokes.append([{**point, "t": begin + point["t"]} for point in points])
-        begin += lasts + 1.0
+        begin += points[-1]["t"] + 1.0
     return {"image_id": image, "timed_caption": timed, "traces": strokes}
 
 
@@ -44,9 +45,7 @@ def rewriter(request: dict[str, Any]) -> Reaction:
 @pytest.fixture
 def real(tmp_path: Path) -> Path:
     if not REAL.is_dir():
-        pytest.skip(
-            "the real narratives are not beside the repository (../shared/data/real_traces)"
-        )
+        pytest.skip("../shared/data/real_traces is not beside the repository")
     content = json.loads((REAL / "traces.json").read_text(encoding="utf-8"))
     lines = [json.dumps(record(key, **entry)) for key, entry in content.items()]
     path = tmp_path / "narratives.jsonl"
@@ -55,13 +54,12 @@ def real(tmp_path: Path) -> Path:
 
 
 def run(path: Path, out: Path, server: ChatServer, *more: str) -> int:
-    return main(
-        [str(path), "--rewriter", "openai:m", "--base-url", server.url, "--out", str(out), *more]
-    )
+    words = ["--rewriter", "openai:m", "--base-url", server.url, "--out", str(out)]
+    return main([str(path), *words, *more])
 
 
 def test_real_narratives_become_samples_that_the_benchmark_reads(
-    real: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    real: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     """Each caption has the points of its own sentence; what is invalid or malformed is counted."""
     out = tmp_path / "traces.json"
@@ -73,11 +71,9 @@ def test_real_narratives_become_samples_that_the_benchmark_reads(
         both = zip(spoken, given[image]["traces"], strict=True)
         kept = {text: points for text, points in both if "background" not in text}
         assert entry["captions"] == list(kept)
-        for points, wanted in zip(entry["traces"], kept.values(), strict=True):
-            table = [[one[key] for key in "xyt"] for one in points]
-            assert np.array(table) == pytest.approx(
-                np.array([[one[key] for key in "xyt"] for one in wanted]), abs=1e-3
-            )
+        for pair in zip(entry["traces"], kept.values(), strict=True):
+            found, wanted = ([[one[key] for key in "xyt"] for one in points] for points in pair)
+            np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-3)
     reading = trace.read(out, PhotoFolder(REAL / "frames"))
     assert (len(reading.samples), len(reading.skipped)) == (9, 0)
     about = json.loads(Path(f"{out}.about.json").read_text(encoding="utf-8"))
@@ -96,9 +92,6 @@ def test_a_stopped_run_goes_on_and_ends_with_the_same_bytes(real: Path, tmp_path
         assert run(real, broken, server) == 0
         assert len(server.requests) == asked
     assert broken.read_bytes() == whole.read_bytes()
-
-
-def test_a_server_that_refuses_leaves_no_file(real: Path, tmp_path: Path) -> None:
     with ChatServer(then=lambda _: fails(401, "bad key")) as server:
         assert run(real, tmp_path / "out.json", server) == 1
     assert not (tmp_path / "out.json").exists()
@@ -137,17 +130,13 @@ def test_what_is_left_out(words: str, points: Any, reason: str) -> None:
     assert isinstance(found, str) and reason in found
 
 
-@pytest.mark.parametrize(
-    "broken",
-    [
+def test_no_record() -> None:
+    for broken in (
         [], {}, {"image_id": "a", "timed_caption": 3, "traces": []},
-        {"image_id": "a", "timed_caption": [], "traces": [[{"x": 0.1, "y": float("nan"), "t": 0}]]},
-        {"image_id": "a", "timed_caption": [], "traces": [[{"x": 0.1, "y": "left", "t": 0}]]},
-    ],
-)  # fmt: skip
-def test_no_record(broken: Any) -> None:
-    with pytest.raises(BenchmarkDataError):
-        list(split(broken))
+        *({"image_id": "a", "timed_caption": [], "traces": [[{"x": 0.1, "y": y, "t": 0}]]} for y in (math.nan, "left")),
+    ):  # fmt: skip
+        with pytest.raises(BenchmarkDataError):
+            list(split(broken))
 
 
 @pytest.mark.parametrize(

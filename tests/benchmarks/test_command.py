@@ -15,10 +15,9 @@ from benchmarks.all import read_runs
 from benchmarks.command import CIDER_WARNING
 from benchmarks.data import SAMPLE, TASK_NAMES
 from patchioner.base.errors import OptionError, UnknownNameError
-from tests.benchmarks.conftest import Encoded, World
+from tests.benchmarks.conftest import Capture, Encoded, Monkey, World
 
 ROOT = Path(__file__).parents[2]
-Capture = pytest.CaptureFixture[str]
 FAST = ["--java=no", "--rounds=20"]
 
 
@@ -27,29 +26,27 @@ def test_every_command_starts_on_the_sample_set(
     task: str, tmp_path: Path, loads: list[str], encoded: Encoded, capsys: Capture
 ) -> None:
     """With a table, its files, one pass a photo, and a warning where there is CIDEr."""
-    out = tmp_path / "out"
-    baseline = "--baseline=oracle" if task == "image" else "--baseline=whole"
+    baseline = "oracle" if task == "image" else "whole"
     main = importlib.import_module(f"benchmarks.{task}").main
-    assert main([*FAST, f"--out={out}", baseline]) == 0
+    assert main([*FAST, f"--out={tmp_path}", f"--baseline={baseline}"]) == 0
     printed = capsys.readouterr().out
-    assert "| patchioner-mini |" in printed and f"| {baseline[2:].replace('=', ': ')} |" in printed
+    assert "| patchioner-mini |" in printed and f"| baseline: {baseline} |" in printed
     assert (CIDER_WARNING in printed) is (task != "objects")
-    results = json.loads((out / "results.json").read_text())
+    results = json.loads((tmp_path / "results.json").read_text())
     assert Path(results["settings"]["data"]).parent == SAMPLE / "annotations"
-    assert {"predictions.jsonl", "report.html"} <= {path.name for path in out.iterdir()}
+    assert {"predictions.jsonl", "report.html"} <= {path.name for path in tmp_path.iterdir()}
     assert len(encoded) == len(set(encoded)) >= 11
 
 
 def test_without_out_nothing_is_left_behind(
-    world: World, loads: list[str], tmp_path: Path, monkeypatch: Any, capsys: Capture
+    world: World, loads: list[str], tmp_path: Path, monkeypatch: Monkey, capsys: Capture
 ) -> None:
     """A folder, or a file with its folder of photos."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     assert region_set.main([f"--data={world.root}", *FAST]) == 0
     first = capsys.readouterr().out
-    file, images = world.file("region_set"), world.root / "photos"
-    words = [f"--data={file}", f"--images={images}", *FAST]
+    words = [f"--data={world.file('region_set')}", f"--images={world.root / 'photos'}", *FAST]
     assert region_set.main(words) == 0
     assert capsys.readouterr().out == first and "cider" in first
     world.change("region_set", lambda content: content["photo_00"].update(none=[]))
@@ -78,34 +75,27 @@ def test_errors_are_one_line(
     assert error.startswith("error: ") and message in error and error.count("\n") == 1
 
 
-def write_config(path: Path, world: World, **runs: dict[str, Any]) -> list[str]:
-    defaults = {"data": str(world.root), "java": "no", "rounds": 20}
-    path.write_text(json.dumps({"defaults": defaults, "runs": runs}))  # JSON is YAML
-    return ["--config", str(path), "--out", str(path.parent / "out")]
-
-
 def test_all_shares_the_model_and_every_backbone_pass(
     world: World, tmp_path: Path, loads: list[str], encoded: Encoded, capsys: Capture
 ) -> None:
     """And a run of it is the run of its command: the same bytes."""
-    words = write_config(
-        tmp_path / "some.yaml", world, sets={"task": "region_set", "baseline": ["whole"]},
-        gaussian={"task": "region_set", "weighting": "gaussian"}, traces={"task": "trace"},
-        photos={"task": "image", "limit": 2},
-    )  # fmt: skip
-    out = tmp_path / "out"
-    assert run_all(words) == 0
+    runs: dict[str, Any] = {
+        "sets": {"task": "region_set", "baseline": ["whole"]}, "traces": {"task": "trace", "limit": 3},
+        "gaussian": {"task": "region_set", "weighting": "gaussian"}, "photos": {"task": "image", "limit": 2},
+    }  # fmt: skip
+    defaults = {"data": str(world.root), "java": "no", "rounds": 20}
+    config, out = tmp_path / "some.yaml", tmp_path / "out"
+    config.write_text(json.dumps({"defaults": defaults, "runs": runs}))  # JSON is YAML
+    assert run_all(["--config", str(config), "--out", str(out)]) == 0
     assert loads == ["patchioner-mini"]
     assert sorted(encoded) == [f"photo_{index:02d}" for index in range(11)]
     printed = capsys.readouterr().out
     assert "| sets, baseline: whole |" in printed and "| gaussian |" in printed
     assert (out / "tables.md").read_text() in printed and (out / "report.html").is_file()
-    names = {path.parent.name for path in out.glob("some/*/results.json")}
-    assert names == {"sets", "gaussian", "traces", "photos"}
-    alone = tmp_path / "alone"
-    assert region_set.main([f"--data={world.root}", *FAST, f"--out={alone}"]) == 0
-    lines = "predictions.jsonl"
-    assert (out / "some/sets" / lines).read_bytes() == (alone / lines).read_bytes()
+    assert {path.parent.name for path in out.glob("some/*/results.json")} == set(runs)
+    assert region_set.main([f"--data={world.root}", *FAST, f"--out={tmp_path / 'alone'}"]) == 0
+    places = (out / "some/sets", tmp_path / "alone")
+    assert len({(place / "predictions.jsonl").read_bytes() for place in places}) == 1
 
 
 @pytest.mark.parametrize(
@@ -124,15 +114,12 @@ def test_all_shares_the_model_and_every_backbone_pass(
     ],
 )
 def test_configs_that_cannot_be_read(text: str, message: str, tmp_path: Path) -> None:
-    path = tmp_path / "bad.yaml"
-    path.write_text(text)
+    (tmp_path / "bad.yaml").write_text(text)
     with pytest.raises((OptionError, UnknownNameError), match=message):
-        read_runs(path, tmp_path)
+        read_runs(tmp_path / "bad.yaml", tmp_path)
 
 
-@pytest.mark.parametrize(
-    "path", sorted((ROOT / "configs/benchmarks").glob("*.yaml")), ids=lambda p: p.stem
-)
+@pytest.mark.parametrize("path", sorted((ROOT / "configs/benchmarks").glob("*.yaml")), ids=str)
 def test_shipped_configs_can_be_read(path: Path, tmp_path: Path) -> None:
     runs = read_runs(path, Path("out"))
     assert len({run.folder for run in runs}) == len(runs) >= 4

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,9 +15,8 @@ from benchmarks.command import CIDER_WARNING
 from benchmarks.compare import Change, changes, main, published_rows, read_runs
 from benchmarks.data import BenchmarkDataError
 from benchmarks.scoring import bootstrap_mean
-from tests.benchmarks.conftest import Finished, World
+from tests.benchmarks.conftest import Capture, Finished, World
 
-Capture = pytest.CaptureFixture[str]
 Start = Callable[..., Path]
 
 
@@ -24,9 +24,8 @@ Start = Callable[..., Path]
 def start(world: World, tmp_path: Path) -> Start:
     """Runs a task into a folder of its name."""
 
-    def run(name: str, **changes: object) -> Path:
-        world.run(tmp_path / "runs" / name, **changes)  # type: ignore[arg-type]
-        return tmp_path / "runs" / name
+    def run(name: str, **changes: Any) -> Path:
+        return world.run(tmp_path / "runs" / name, **changes).run.folder
 
     return run
 
@@ -35,24 +34,21 @@ def by_metric(first: Path, second: Path) -> dict[str, Change]:
     return {change.metric: change for change in changes(*read_runs([first, second]))}
 
 
-def edit(folder: Path, change: Callable[[dict], None]) -> None:  # type: ignore[type-arg]
+def edit(folder: Path, metric: str, **values: Any) -> None:
     path = folder / "results.json"
     results = json.loads(path.read_text())
-    change(results)
+    results["metrics"][metric] |= values
     path.write_text(json.dumps(results))
 
 
 def test_files_that_do_not_fit(finished: Finished, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(finished("dense"), tmp_path / "a"))
+    folder = Path(shutil.copytree(finished("region_set"), tmp_path / "a"))
     path = folder / "results.json"
     good = json.loads(path.read_text())
-    for change in (
-        {"format": "other"},
-        {"version": 1},
-        {"samples": {"ids": ["x"], "scores": {}}},
-        None,
-    ):
-        path.write_text("{" if change is None else json.dumps(good | change))
+    samples = {"samples": {"ids": ["x"], "scores": {}}}
+    bad = [json.dumps(good | one) for one in ({"format": "other"}, {"version": 1}, samples)]
+    for text in (*bad, "{"):
+        path.write_text(text)
         with pytest.raises(BenchmarkDataError, match=r"results\.json"):
             read_runs([folder])
 
@@ -102,12 +98,13 @@ def test_what_is_said_of_a_difference(start: Start, finished: Finished) -> None:
     assert found["grounding_margin"].verdict == "not judged", "it depends on the other regions"
     folder = finished("image")
     assert "other references" in by_metric(folder / "baselines/oracle", folder)["cider"].note
-    edit(one, lambda results: results["metrics"]["cider"].update(made="pycocoevalcap; java 17"))
-    found = by_metric(one, start("c"))
+    plain = finished("region_set")
+    edit(one, "cider", made="pycocoevalcap; java 17")
+    found = by_metric(one, plain)
     assert found["cider"].verdict == "not judged" != found["rouge_l"].verdict
     assert "made differently" in found["cider"].note
-    edit(other, lambda results: results["metrics"]["bleu1"].update(value=77.0))
-    assert "samples' means" in by_metric(start("d"), other)["bleu1"].note
+    edit(other, "bleu1", value=77.0)
+    assert "samples' means" in by_metric(plain, other)["bleu1"].note
 
 
 def rows(text: str) -> dict[str, list[str]]:
@@ -136,12 +133,9 @@ def test_the_command(start: Start, finished: Finished, capsys: Capture) -> None:
     assert rows(after)["stem-F"][0].startswith(f"{gain:+z.1f} (")
     assert "▼ worse" in rows(after)["repeated pairs, % (lower is better)"][0]
     assert rows(text)["Patch-ioner, best setting"][1] == "111.6"
-    other = start("b")
-    assert main([str(folder), str(other)]) == 0
-    names = rows(capsys.readouterr().out)["metric"]
-    assert [name.rpartition("/")[2] for name in names] == ["region_set)", "b)"], (
-        "told apart by folder"
-    )
+    assert main([str(folder), str(start("b"))]) == 0
+    names = [name.rpartition("/")[2] for name in rows(capsys.readouterr().out)["metric"]]
+    assert names == ["region_set)", "b)"], "told apart by folder"
 
 
 def test_what_is_refused(start: Start, world: World, tmp_path: Path, capsys: Capture) -> None:

@@ -14,7 +14,6 @@ from benchmarks import data
 from benchmarks.data import SAMPLE, TASK_NAMES, BenchmarkDataError, PhotoFolder, Reading, task_named
 from patchioner.regions import Box, RegionSet, Trace, WholeImage
 
-SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 PHOTO = "000000000001.jpg"
 LEFT = [2, 2, 18, 18]
 POINT = {"x": 0.5, "y": 0.5}
@@ -79,8 +78,8 @@ def test_images_may_have_their_captions_in_another_file(photos: PhotoFolder) -> 
     with pytest.raises(BenchmarkDataError, match="--references"):
         read("image", content, photos)
     other = photos.root.parent / "captions.json"
-    rows = [{"image_id": 1, "caption": "a"}, {"image_id": "1", "caption": "b"},
-    {"image_id": 555, "caption": "c"}]  # fmt: skip
+    said = [(1, "a"), ("1", "b"), (555, "c")]
+    rows = [{"image_id": image, "caption": text} for image, text in said]
     other.write_text(json.dumps({"images": [], "annotations": rows}))
     found = read("image", content, photos, references=other)
     (sample,) = found.samples
@@ -98,14 +97,10 @@ MALFORMED: list[tuple[str, Any, list[str]]] = [
                           "inverted": [[9, 9, 1, 1]], "outside": [LEFT, [100, 100, 120, 120]], "none": None,
                           "nan": [[math.nan, 0, 1, 1]], "sticks out": [[30, 10, 400, 400]]}},
      ["1/1.*empty", "1/2.*4 numbers", "1/3.*4 numbers", "1/4.*blank", "1/5.*inverted", "1/6.*40 x 20",
-     "1/7.*not a list",
-      "1/8.*"]),
+      "1/7.*not a list", "1/8.*"]),
     ("dense", {"images": [*dense()["images"], {"id": 3, "file_name": "3", "width": 640, "height": 480},
                           {"id": 4, "file_name": "gone.jpg"}, {"id": 1, "file_name": "other.jpg"}],
-               "annotations": [{"image_id": 1, "bbox": LEFT, "caption": "good"},
-               {"image_id": 7, "bbox": LEFT, "caption": "a"},
-                               {"image_id": 3, "bbox": LEFT, "caption": "a"},
-                               {"image_id": 4, "bbox": LEFT, "caption": "a"},
+               "annotations": [*({"image_id": image, "bbox": LEFT, "caption": "a"} for image in (1, 7, 3, 4)),
                                {"image_id": 1, "bbox": [5, 5, 5], "caption": "a"},
                                {"image_id": 1, "bbox": LEFT}, "row"]},
      [r"images\[4\].*listed", r"\[1\].*not among", r"\[2\].*640 x 480", r"\[3\].*gone", r"\[4\].*4 numbers",
@@ -169,19 +164,13 @@ def test_photos_that_cannot_be_opened_or_lie(photos: PhotoFolder) -> None:
 @pytest.mark.parametrize(
     ("stored", "keys"),
     [
-        ("000000000359.jpg", ("359",)),
-        ("000000000359.jpg", (359,)),
-        ("COCO_val2014_000000000359.jpg", ("359",)),
-        ("000000000359.jpg", ("COCO_val2014_000000000359.jpg", 359)),
-        ("1000092795.jpg", ("1000092795",)),
-        ("frame_07.png", ("frame_07",)),
-        ("v1.2_frame.jpg", ("v1.2_frame",)),
-        ("VG_100K/2317429.jpg", ("2317429.jpg", 2317429)),
-        ("2317429.jpg", ("VG_100K_2/2317429.jpg",)),
+        ("000000000359.jpg", ("359",)), ("000000000359.jpg", (359,)), ("COCO_val2014_000000000359.jpg", ("359",)),
+        ("000000000359.jpg", ("COCO_val2014_000000000359.jpg", 359)), ("1000092795.jpg", ("1000092795",)),
+        ("frame_07.png", ("frame_07",)), ("v1.2_frame.jpg", ("v1.2_frame",)), ("a.jpg", ("../elsewhere/a.jpg",)),
+        ("VG_100K/2317429.jpg", ("2317429.jpg", 2317429)), ("2317429.jpg", ("VG_100K_2/2317429.jpg",)),
         ("val2014/COCO_val2014_000000000359.jpg", ("359",)),
-        ("a.jpg", ("../elsewhere/a.jpg",)),
     ],
-)
+)  # fmt: skip
 def test_names(stored: str, keys: tuple[object, ...], tmp_path: Path) -> None:
     path = tmp_path / stored
     path.parent.mkdir(exist_ok=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,20 +18,19 @@ from benchmarks.metrics.regions import named_classes
 from patchioner import Patchioner
 from patchioner.base.errors import OptionError
 from patchioner.detail.calibrate import calibrate_model
-from tests.support.tiny import TEXTS, noise_photo, tiny_parts
+from tests.benchmarks.conftest import Capture, Monkey
+from tests.support.tiny import TEXTS, noise_photo
 
 
 def test_objects_by_hand() -> None:
     """A dog there, a cat not; "glass" is the cup that is there, not a wine glass besides; a text without objects."""
     texts = ["A dog and a cat.", "a glass on a table", "nothing"]
     found = object_scores(texts, [{"dog", "chair"}, {"cup", "dining table"}, {"bus"}])
-    assert found.interval("precision").value == pytest.approx(3 / 4)
-    assert found.interval("recall").value == pytest.approx(3 / 5)
-    assert found.interval("clean").value == pytest.approx(2 / 3)
+    for metric, due in (("precision", 3 / 4), ("recall", 3 / 5), ("clean", 2 / 3)):
+        assert found.interval(metric).value == pytest.approx(due)
     assert found.words.tolist() == [5, 5, 1]
-    gain = object_scores(["a dog", *texts[1:]], [{"dog"}, {"cup"}, {"bus"}]).gain_over(
-        found, "clean"
-    )
+    other = object_scores(["a dog", *texts[1:]], [{"dog"}, {"cup"}, {"bus"}])
+    gain = other.gain_over(found, "clean")
     assert gain.value == pytest.approx(0.0) and gain.low <= 0 <= gain.high
     alone = object_scores(["a man with a dog"], [{"person", "dog"}], people=False)
     assert (alone.named.tolist(), alone.there.tolist()) == ([1], [1])
@@ -40,11 +38,7 @@ def test_objects_by_hand() -> None:
         object_scores(["a", "b"], [set()])
 
 
-SENTENCES = {
-    "a": ["Two red buses near a man.", "A hot dog."],
-    "b": ["A cat on a bed."],
-    "c": ["A tree."],
-}
+SENTENCES = {"a": ["Two red buses near a man.", "A hot dog."], "b": ["A cat on a bed."], "c": ["A tree."]}  # fmt: skip
 PRESENT = {"a": frozenset({"bus", "person"}), "b": frozenset({"cat"}), "c": frozenset()}
 
 
@@ -72,23 +66,20 @@ def test_average_precision_by_hand() -> None:
         assert found == pytest.approx(due)
 
 
-def did_row(name: str) -> dict[str, Any]:
-    return {
-        "file_name": name, "width": 60, "height": 40,
-        "global_description": "A dog sits on a bench. The sky is blue.",
+@pytest.fixture
+def did(tmp_path: Path) -> Path:
+    folder = tmp_path / "did"
+    folder.mkdir()
+    row = {
+        "width": 60, "height": 40, "global_description": "A dog sits on a bench. The sky is blue.",
         "regions": [
             {"kind": "quadrant", "xyxy": [0, 0, 30, 20], "descriptions": ["A dog.", "A brown dog.", "Fur."]},
             {"kind": "other", "xyxy": [5, 5, 30, 30], "descriptions": ["A wooden bench.", "A seat.", "Wood."]},
         ],
     }  # fmt: skip
-
-
-@pytest.fixture
-def did(tmp_path: Path) -> Path:
-    folder = tmp_path / "did"
-    folder.mkdir()
-    (folder / "describe_run.json").write_text(json.dumps([did_row("a.jpg"), did_row("b.jpg")]))
     references = {"a.jpg": ["A dog sits on a wooden bench under the sky."], "b.jpg": ["Two kites."]}
+    rows = [{"file_name": name, **row} for name in references]
+    (folder / "describe_run.json").write_text(json.dumps(rows))
     (folder / "references_dev.json").write_text(json.dumps(references))
     return folder
 
@@ -110,10 +101,7 @@ def test_did_bench_is_read_and_its_controls_are_as_long_as_ours(did: Path) -> No
 
 def test_scores_are_on_raw_strings() -> None:
     """Capitals and stops glued to words count; a tie with a rival is no win."""
-    said, due = (
-        ["A dog. It sleeps.", "Two red kites fly."],
-        [["A dog. It sleeps."], ["a bus stops"]],
-    )
+    said, due = ["A dog. It sleeps.", "Two red kites."], [["A dog. It sleeps."], ["a bus stops"]]
     found = detail_texts.score_texts(said, due)
     mean, _ = cider(said, due, tokenizer=str.split)
     assert found.values["cider"] == pytest.approx(mean) and found.samples["rouge_l"][0] == 100.0
@@ -134,22 +122,19 @@ def test_one_thing_in_every_other_sample_is_exchanged(did: Path) -> None:
 
 
 def test_the_command_on_the_sample_set(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    model: Patchioner, tmp_path: Path, capsys: Capture, monkeypatch: Monkey
 ) -> None:
     """A second run reads what the first described, and bars become a status."""
-    plain = Patchioner(tiny_parts(), device="cpu")
     pairs = [(noise_photo(seed=seed), (TEXTS[seed], TEXTS[seed + 6])) for seed in range(12)]
-    calibration = {"detail": calibrate_model(plain, pairs).to_json()}
-    settings = replace(plain.settings, calibration=calibration)
-    model = Patchioner(replace(plain.parts, settings=settings), device="cpu")
-    monkeypatch.setattr("benchmarks.detail_texts.load_pretrained", lambda name, device: model)
+    calibration = {"detail": calibrate_model(model, pairs).to_json()}
+    settings = replace(model.settings, calibration=calibration)
+    sure = Patchioner(replace(model.parts, settings=settings), device="cpu")
+    monkeypatch.setattr("benchmarks.detail_texts.load_pretrained", lambda name, device: sure)
     words = ["--out", str(tmp_path), "--limit", "2", "--parts", "objects", "planted"]
-    outputs = []
-    for _ in range(2):
-        assert main(words) == 0
-        outputs.append(capsys.readouterr().out)
-    assert outputs[0] == outputs[1] == (tmp_path / "report.md").read_text()
-    assert "| our paragraph |" in outputs[0] and "| other photo |" in outputs[0]
+    assert main(words) == main(words) == 0
+    printed = capsys.readouterr().out
+    assert printed == 2 * (tmp_path / "report.md").read_text()
+    assert "| our paragraph |" in printed and "| other photo |" in printed
     values = json.loads((tmp_path / "report.json").read_text())
     assert values["settings"]["data"] == str(SAMPLE)
     assert values["parts"]["objects"]["photos"] == 2

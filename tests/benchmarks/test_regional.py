@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import regional
 from benchmarks.metrics import cider
-from tests.benchmarks.conftest import World
+from tests.benchmarks.conftest import Capture, World
 
 
 def box(photo: str, name: str, caption: str, share: float, sure: float, named: bool) -> Any:
@@ -47,14 +47,10 @@ def test_boxes_are_measured_as_by_hand() -> None:
 
 def test_sets_are_measured_by_cider_and_against_the_photos_others() -> None:
     said = ["a man on a horse", "a red boat", "a red boat", "a dog in the snow"]
-    due = [
-        ["a man rides a horse"],
-        ["a red boat on a lake"],
-        ["a small dog"],
-        ["a dog runs in snow"],
-    ]
+    texts = "a man rides a horse", "a red boat on a lake", "a small dog", "a dog runs in snow"
+    due = [[text] for text in texts]
     rows = [
-        {"photo": photo, "references": list(own), "share": 0.2, "caption": text, "sure": -1.0}
+        {"photo": photo, "references": own, "share": 0.2, "caption": text, "sure": -1.0}
         for photo, text, own in zip("aabb", said, due, strict=True)
     ]
     found = values({"sets": rows})
@@ -72,7 +68,7 @@ def test_two_models_are_paired() -> None:
 
 
 def test_the_command_measures_the_sample_set(
-    world: World, loads: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    world: World, loads: list[str], tmp_path: Path, capsys: Capture
 ) -> None:
     words, out = ["--data", str(world.root), "--limit", "3"], tmp_path / "plain.json"
     assert regional.main([*words, "--plain", "--out", str(out)]) == 0

@@ -14,52 +14,50 @@ from benchmarks.answerers import Prediction, PredictionLog, read_predictions
 from benchmarks.data import BenchmarkDataError
 from benchmarks.metrics import bleu, cider
 from benchmarks.metrics.regions import summarize
-from benchmarks.scoring import (
-    bootstrap_mean,
-    bootstrap_statistic,
-    dense_matches,
-    stem_f_measure,
-)
+from benchmarks.scoring import bootstrap_mean, bootstrap_statistic, dense_matches, stem_f_measure
 from patchioner.base.errors import OptionError, UnknownNameError
 from patchioner.base.files import folder_lock
-from tests.benchmarks.conftest import Encoded, Finished, World, contents
+from tests.benchmarks.conftest import Encoded, Finished, Monkey, World, contents
 from tests.support.tiny import noise_photo
 
-ROOT = Path(__file__).parents[2]
 BASELINES = ("whole", "crop")
 LINES = "predictions.jsonl"
 CHANGES: dict[str, Any] = {"limit": 5, "seed": 1, "weighting": "uniform", "batch": 4, "beam": 2}
 
 
-@pytest.mark.parametrize("done", [3, 8])
-def test_an_interrupted_run_goes_on(
-    world: World, tmp_path: Path, encoded: Encoded, done: int
-) -> None:
+def test_an_interrupted_run_goes_on(world: World, tmp_path: Path, encoded: Encoded) -> None:
     """At most the group of three photos under way is asked again; then a finished run asks nothing."""
     world.run(tmp_path / "whole", baselines=BASELINES)
     assert sorted(encoded) == [f"photo_{index:02d}" for index in range(11)], "each photo once"
-    encoded.clear()
-    encoded.fail_after = done
-    with pytest.raises(KeyboardInterrupt):
-        world.run(tmp_path / "broken", baselines=BASELINES)
-    encoded.fail_after = None
-    encoded.clear()
-    world.run(tmp_path / "broken", baselines=BASELINES, resume=True)
-    assert len(encoded) == 11 - done // 3 * 3
-    assert contents(tmp_path / "broken") == contents(tmp_path / "whole")
-    encoded.clear()
-    world.run(tmp_path / "broken", baselines=BASELINES, resume=True)
-    assert encoded == [] and contents(tmp_path / "broken") == contents(tmp_path / "whole")
+    for done in (3, 8):
+        encoded.clear()
+        encoded.fail_after = done
+        with pytest.raises(KeyboardInterrupt):
+            world.run(tmp_path / str(done), baselines=BASELINES)
+        encoded.fail_after = None
+        for left in (11 - done // 3 * 3, 0):
+            encoded.clear()
+            world.run(tmp_path / str(done), baselines=BASELINES, resume=True)
+            assert len(encoded) == left
+            assert contents(tmp_path / str(done)) == contents(tmp_path / "whole")
 
 
 def test_a_file_cut_at_any_byte_is_mended(world: World, tmp_path: Path) -> None:
     world.run(tmp_path)
     path = tmp_path / LINES
     whole = path.read_bytes()
-    for size in range(0, len(whole), 2017):
+    for size in (0, 1, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:size])
         world.run(tmp_path, resume=True)
         assert path.read_bytes() == whole
+    lines = whole.splitlines(keepends=True)
+    for bad, message in (
+        ([lines[0], b"{nonsense\n", *lines[2:]], r"line 2 of"),
+        ([lines[1], *lines], "other samples"),
+    ):
+        path.write_bytes(b"".join(bad))
+        with pytest.raises(BenchmarkDataError, match=message):
+            world.run(tmp_path, resume=True)
 
 
 def test_what_may_not_be_resumed(world: World, tmp_path: Path) -> None:
@@ -76,20 +74,8 @@ def test_what_may_not_be_resumed(world: World, tmp_path: Path) -> None:
         world.run(tmp_path, resume=True)
 
 
-def test_a_damaged_line_is_named(world: World, tmp_path: Path) -> None:
-    world.run(tmp_path)
-    path = tmp_path / LINES
-    lines = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(b"".join([lines[0], b"{nonsense\n", *lines[2:]]))
-    with pytest.raises(BenchmarkDataError, match=r"line 2 of"):
-        world.run(tmp_path, resume=True)
-    path.write_bytes(b"".join([lines[1], *lines]))
-    with pytest.raises(BenchmarkDataError, match="other samples"):
-        world.run(tmp_path, resume=True)
-
-
 def test_a_run_that_ends_between_two_answerers_leaves_nothing_undone(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: World, tmp_path: Path, monkeypatch: Monkey
 ) -> None:
     """Of three answerers asked in turn, amid the second group of photos."""
     write, written = PredictionLog.append, list[object]()
@@ -123,13 +109,12 @@ def test_another_run_is_kept_out_until_the_first_ends(world: World, tmp_path: Pa
 
 
 def test_names_are_checked_before_a_model_is_loaded(world: World, tmp_path: Path) -> None:
-    refused: list[tuple[dict[str, Any], type[Exception], str]] = [
-        ({"baselines": ("majorty",)}, UnknownNameError, "'majority'"),
-        ({"metrics": ("cidr",)}, UnknownNameError, "cider"),
-    ]
-    for changes, error, message in refused:
-        with pytest.raises(error, match=message):
-            world.run(tmp_path, load=lambda *_: pytest.fail("loaded"), **changes)
+    for option, name, message in (
+        ("baselines", "majorty", "'majority'"),
+        ("metrics", "cidr", "cider"),
+    ):
+        with pytest.raises(UnknownNameError, match=message):
+            world.run(tmp_path, load=lambda *_: pytest.fail("loaded"), **{option: (name,)})
     assert not list(tmp_path.glob("*.json"))
 
 
@@ -142,12 +127,12 @@ def test_what_the_model_cannot_see_is_reported(world: World, tmp_path: Path) -> 
             content["annotations"].append({"image_id": 99, "bbox": box, "caption": "a thing"})
 
     world.change("dense", edit)
-    noise_photo(400, 200).save(world.root / "photos" / "bad.jpg")
     path = world.root / "photos" / "bad.jpg"
+    noise_photo(400, 200).save(path)
     path.write_bytes(path.read_bytes()[:700])
     skipped = world.run(tmp_path, task="dense").results["skipped"]
-    assert [row["row"] for row in skipped["malformed"]] == [28]
-    assert [row["row"] for row in skipped["unanswered"]] == [27]
+    rows = {kind: [row["row"] for row in found] for kind, found in skipped.items()}
+    assert rows == {"malformed": [28], "unanswered": [27]}
     predictions = {prediction.row: prediction for prediction in read_predictions(tmp_path / LINES)}
     assert predictions[27].caption is None and predictions[27].score is None
     assert predictions[5].caption is not None

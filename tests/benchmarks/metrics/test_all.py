@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from benchmarks import metrics
 from benchmarks.metrics import Meteor, bleu, cider, rouge_l, score_captions, stem_f
 from patchioner.base.errors import OptionError, UnknownNameError
+from tests.benchmarks.conftest import Monkey
 
 SAID = ["A red bus, isn't it?", "two dogs"]
 DUE = [["The red bus.", "a bus"], ["Two dogs run"]]
+HERE = "tests.benchmarks.metrics.test_all"
 
 
 def words(said: Sequence[str], due: Sequence[Sequence[str]], rows: Sequence[Any]) -> list[int]:
@@ -21,21 +23,19 @@ def words(said: Sequence[str], due: Sequence[Sequence[str]], rows: Sequence[Any]
     return [len(text.split()) for text in said]
 
 
-def test_without_java_the_single_functions_over_one_tokenisation(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def sizes(said: Sequence[str], due: Sequence[Sequence[str]], rows: Sequence[Any]) -> Any:
+    """Another, of the samples."""
+    return [row["size"] for row in rows]
+
+
+def test_without_java_the_single_functions_over_one_tokenisation(monkeypatch: Monkey) -> None:
     monkeypatch.setattr("subprocess.run", lambda *a, **k: pytest.fail("started a program"))
-    asked: list[str] = []
-    plain = metrics.tokenize
-
-    def watch(text: str) -> list[str]:
-        asked.append(text)
-        return plain(text)
-
+    watch = Mock(wraps=metrics.tokenize)
     monkeypatch.setattr(metrics, "tokenize", watch)
-    found = score_captions(SAID, DUE, ["bleu1", "bleu4", "rouge_l", "cider", "stem_f"])
-    assert sorted(asked) == sorted([*SAID, *DUE[0], *DUE[1]])
-    assert list(found) == ["bleu1", "bleu4", "rouge_l", "cider", "stem_f"]
+    names = ["bleu1", "bleu4", "rouge_l", "cider", "stem_f"]
+    found = score_captions(SAID, DUE, names)
+    asked = [call.args[0] for call in watch.call_args_list]
+    assert sorted(asked) == sorted([*SAID, *DUE[0], *DUE[1]]) and list(found) == names
     corpus, samples = bleu(SAID, DUE)
     assert found["bleu1"].corpus == pytest.approx(corpus[0])
     assert found["bleu4"].samples == pytest.approx(samples[:, 3])
@@ -48,7 +48,6 @@ def test_without_java_the_single_functions_over_one_tokenisation(
         score_captions(SAID, DUE, ["meteor"])
 
 
-@pytest.mark.skipif(not metrics.java_available(), reason="needs Java")
 def test_official(meteor: Meteor) -> None:
     """The same figures by the official programs, METEOR besides, and every result says so."""
     names = [name for name in metrics.METRICS if name != "spice"]
@@ -62,18 +61,9 @@ def test_official(meteor: Meteor) -> None:
     assert 0 < found["meteor"].corpus < 100
 
 
-def sizes(said: Sequence[str], due: Sequence[Sequence[str]], rows: Sequence[Any]) -> Any:
-    """Another, of the samples."""
-    return [row["size"] for row in rows]
-
-
-HERE = "tests.benchmarks.metrics.test_all"
-
-
 def test_metrics_of_ones_own() -> None:
     extra = {"words": f"{HERE}:words", "size": f"{HERE}:sizes"}
-    rows = [{"size": 1}, {"size": 2}]
-    found = score_captions(SAID, DUE, ["cider"], extra=extra, samples=rows)
+    found = score_captions(SAID, DUE, ["cider"], extra=extra, samples=[{"size": 1}, {"size": 2}])
     assert list(found) == ["cider", "words", "size"]
     assert (found["words"].samples, found["words"].corpus) == ((5.0, 2.0), 3.5)
     assert found["words"].made.startswith(f"{HERE}:words")
@@ -81,33 +71,22 @@ def test_metrics_of_ones_own() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("names", "source", "given", "message"),
     [
-        ([1.0], r"shape \(1,\) for 2 predictions"),
-        ([1.0, float("nan")], "sample 1 is nan"),
-        (["a", "b"], "give a number"),
-        ({"scores": [1, 2]}, "scores"),
+        ([], f"{HERE}:words", [1.0], r"shape \(1,\) for 2 predictions"),
+        ([], f"{HERE}:words", [1.0, float("nan")], "sample 1 is nan"),
+        ([], f"{HERE}:words", ["a", "b"], "give a number"),
+        (["cidre"], f"{HERE}:words", [1, 2], "did you mean 'cider'"),
+        (["cider"], f"{HERE}:words", [1, 2], "'cider'"),
+        ([], "words", [], "'module:function'"),
+        ([], "no_such_module:words", [], "no_such_module"),
+        ([], "math:no_such_function", [], "no_such_function"),
+        ([], "math:pi", [], "not a function"),
     ],
 )
-def test_what_a_metric_of_ones_own_may_not_give(
-    given: Any, message: str, monkeypatch: pytest.MonkeyPatch
+def test_what_is_refused(
+    names: list[str], source: str, given: Any, message: str, monkeypatch: Monkey
 ) -> None:
-    monkeypatch.setattr(sys.modules[HERE], "words", lambda *_: given)
-    with pytest.raises(OptionError, match=message):
-        score_captions(SAID, DUE, [], extra={"mine": f"{HERE}:words"})
-
-
-@pytest.mark.parametrize(
-    ("metrics", "extra", "message"),
-    [
-        (["cidre"], {}, "did you mean 'cider'"),
-        (["cider"], {"cider": f"{HERE}:words"}, "'cider'"),
-        ([], {"mine": "words"}, "'module:function'"),
-        ([], {"mine": "no_such_module:words"}, "no_such_module"),
-        ([], {"mine": "math:no_such_function"}, "no_such_function"),
-        ([], {"mine": "math:pi"}, "not a function"),
-    ],
-)
-def test_bad_names(metrics: Any, extra: dict[str, str], message: str) -> None:
+    monkeypatch.setattr(f"{HERE}.words", lambda *_: given)
     with pytest.raises((OptionError, UnknownNameError), match=message):
-        score_captions(SAID, DUE, metrics, extra=extra)
+        score_captions(SAID, DUE, names, extra={"cider": source})

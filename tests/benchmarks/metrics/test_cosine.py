@@ -14,6 +14,7 @@ from PIL import Image
 from benchmarks.metrics import cosine
 from benchmarks.metrics.cosine import ClipSpace, best_reference_cosine, image_score, unit_rows
 from patchioner.base.errors import CheckpointError, OptionError, UnknownNameError
+from tests.support.tiny import clip_architecture
 
 
 def test_what_is_opposite_counts_zero() -> None:
@@ -38,17 +39,12 @@ def test_what_is_refused() -> None:
             unit_rows(rows, "vector")
 
 
-TINY = {
-    "embed_dim": 8,
-    "vision_cfg": {"image_size": 16, "layers": 1, "width": 16, "patch_size": 8, "head_width": 8},
-    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 8, "heads": 2, "layers": 1},
-}
-
-
 def test_a_space_from_a_file(tmp_path: Path) -> None:
     """A tiny CLIP, whose architecture open_clip has been told of; any batch gives the same."""
     open_clip = pytest.importorskip("open_clip")
-    (tmp_path / "patchioner-test-tiny.json").write_text(json.dumps(TINY))
+    shape = clip_architecture()
+    shape["text_cfg"] |= {"context_length": 77, "vocab_size": 49408}  # of its own tokenizer
+    (tmp_path / "patchioner-test-tiny.json").write_text(json.dumps(shape))
     open_clip.add_model_config(tmp_path)
     torch.manual_seed(0)
     weights = tmp_path / "weights.pt"
@@ -61,12 +57,13 @@ def test_a_space_from_a_file(tmp_path: Path) -> None:
         (space.embed_text(texts), small.embed_text(texts)),
         (space.embed_images(images), small.embed_images(images)),
     ):
-        assert found.shape == (3, 8) and found == pytest.approx(again, abs=1e-5)
+        assert found.shape == (3, 20) and found == pytest.approx(again, abs=1e-5)
         assert np.linalg.norm(found, axis=1) == pytest.approx(np.ones(3), abs=1e-5)
     torch.save({"logit_scale": torch.zeros(3)}, tmp_path / "other.pt")
-    with pytest.raises(CheckpointError, match="does not fit patchioner-test-tiny"):
-        ClipSpace.load("patchioner-test-tiny", tmp_path / "other.pt")
-    with pytest.raises(CheckpointError, match=r"missing\.pt"):
-        ClipSpace.load("ViT-B-32-quickgelu", tmp_path / "missing.pt")
-    with pytest.raises(UnknownNameError, match="did you mean"):
-        ClipSpace.load("ViT-B-32-quickgel", tmp_path)
+    for name, file, error, message in (
+        ("patchioner-test-tiny", "other.pt", CheckpointError, "does not fit patchioner-test-tiny"),
+        ("ViT-B-32-quickgelu", "missing.pt", CheckpointError, r"missing\.pt"),
+        ("ViT-B-32-quickgel", "", UnknownNameError, "did you mean"),
+    ):
+        with pytest.raises(error, match=message):
+            ClipSpace.load(name, tmp_path / file)

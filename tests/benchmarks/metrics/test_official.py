@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -17,20 +18,33 @@ from hypothesis import strategies as st
 from benchmarks.metrics import Meteor, bleu, cider, official, official_score, rouge_l, tokenize
 from benchmarks.metrics.official import JavaError, find_java, ptb_pairs, ptb_tokenize
 from patchioner.base.errors import OptionError
+from tests.benchmarks.conftest import Monkey
 
 pytest.importorskip("pycocoevalcap")
 FakeJava = Callable[..., Path]
-needs_java = pytest.mark.skipif(
-    not official.java_available(), reason="the official tokenizer needs Java"
-)
+needs_java = pytest.mark.skipif(not official.java_available(), reason="there is no Java")
 TOLERANCE = 1e-9 * 100  # of scores times 100
 
 # ---- Java
 
 
-def test_java_is_found_or_the_remedy_told(
-    fake_java: FakeJava, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def fake_java(tmp_path: Path, monkeypatch: Monkey) -> FakeJava:
+    """Put a `java` on the PATH that answers -version as Java 17 does and then runs some Python."""
+
+    def install(body: str, version: str = 'openjdk version "17.0.1"') -> Path:
+        script = tmp_path / "java"
+        told = f"    sys.stderr.write({version!r} + '\\n'); sys.exit(0)"
+        head = [f"#!{sys.executable}", "import sys", "if sys.argv[1:] == ['-version']:", told]
+        script.write_text("\n".join([*head, body]), encoding="utf-8")
+        script.chmod(0o755)
+        monkeypatch.setenv("PATH", str(tmp_path))
+        return script
+
+    return install
+
+
+def test_java_is_found_or_the_remedy_told(fake_java: FakeJava, monkeypatch: Monkey) -> None:
     command = fake_java("")
     assert find_java() == official.Java(str(command), "17.0.1")
     (command.parent / "bin").mkdir()
@@ -47,13 +61,10 @@ def test_java_is_found_or_the_remedy_told(
         ptb_pairs(["a"], [["a"]])
 
 
-@pytest.mark.parametrize(
-    ("said", "message"),
-    [('java version "1.7.0_80"', r"1\.7\.0_80"), ("No Java here", "No Java here")],
-)
-def test_a_java_that_will_not_do(said: str, message: str, fake_java: FakeJava) -> None:
+@pytest.mark.parametrize("said", ['java version "1.7.0_80"', "No Java here"])
+def test_a_java_that_will_not_do(said: str, fake_java: FakeJava) -> None:
     fake_java("", said)
-    with pytest.raises(JavaError, match=message):
+    with pytest.raises(JavaError, match=r"1\.7\.0_80|No Java here"):
         find_java("SPICE")
 
 
@@ -64,11 +75,10 @@ def test_releases_flags_and_programs_that_fail(tmp_path: Path) -> None:
         flags = java.arguments(heap="1G", opens=["java.util"])
         opened = "--add-opens=java.base/java.util=ALL-UNNAMED" in flags
         assert opened is (release >= 9), "Java 8 refuses the flag"
-    command = [sys.executable, "-c", "import sys; sys.exit('out of memory')"]
-    with pytest.raises(JavaError, match="status 1.: out of memory"):
-        official.run_java(command, folder=tmp_path, purpose="a test")
-    with pytest.raises(JavaError, match="cannot be started"):
-        official.run_java([str(tmp_path / "java")], folder=tmp_path, purpose="a test")
+    dying = ["sh", "-c", "echo out of memory >&2; exit 1"]
+    for command, message in ((dying, "status 1.: out of memory"), (["none"], "cannot be started")):
+        with pytest.raises(JavaError, match=message):
+            official.run_java(command, folder=tmp_path, purpose="a test")
     assert official.one_line(" a\r\nb\u2028c\x85d\x0be\x00f\tg ") == "a b c d e f g"
 
 
@@ -98,29 +108,20 @@ def test_line_ends_and_empty_captions_shift_nothing() -> None:
 
 # ---- BLEU, ROUGE-L, CIDEr
 
-words = st.lists(
-    st.sampled_from(["a", "red", "bus", "dog", "on", "the", "'s", "-lrb-", "t-shirt"]), max_size=8
-)
+vocabulary = st.sampled_from(["a", "red", "bus", "dog", "on", "the", "'s", "-lrb-", "t-shirt"])
+texts = st.lists(vocabulary, max_size=8).map(" ".join)
 # Both sides empty is the one case in which the official ROUGE-L differs: it gives full marks.
-references = st.lists(words.filter(bool).map(" ".join), min_size=1, max_size=4)
-corpora = st.lists(st.tuples(words.map(" ".join), references), min_size=1, max_size=6)
+references = st.lists(texts.filter(bool), min_size=1, max_size=4)
 
 
-def check_equal(said: list[str], due: list[list[str]]) -> None:
-    ours, theirs = bleu(said, due, tokenizer=str.split), official_score("bleu", said, due)
-    np.testing.assert_allclose(ours[0], theirs[0], rtol=0, atol=TOLERANCE)
-    np.testing.assert_allclose(ours[1], theirs[1], rtol=0, atol=TOLERANCE)
-    for metric, name in ((rouge_l, "rouge_l"), (cider, "cider")):
-        mean, scores = metric(said, due, tokenizer=str.split)
-        official_mean, official_scores = official_score(name, said, due)
-        np.testing.assert_allclose(scores, official_scores, rtol=0, atol=TOLERANCE)
-        assert mean == pytest.approx(official_mean, rel=0, abs=TOLERANCE)
-
-
-@settings(max_examples=60, deadline=None)
-@given(corpora)
+@settings(max_examples=60)
+@given(st.lists(st.tuples(texts, references), min_size=1, max_size=6))
 def test_equal_on_any_words(pairs: list[tuple[str, list[str]]]) -> None:
-    check_equal([said for said, _ in pairs], [due for _, due in pairs])
+    said, due = [text for text, _ in pairs], [group for _, group in pairs]
+    for metric, name in ((bleu, "bleu"), (rouge_l, "rouge_l"), (cider, "cider")):
+        ours: Any = metric(said, due, tokenizer=str.split)  # type: ignore[operator]
+        for one, theirs in zip(ours, official_score(name, said, due), strict=True):
+            np.testing.assert_allclose(one, theirs, rtol=0, atol=TOLERANCE)
 
 
 def test_where_the_published_code_has_no_answer() -> None:
@@ -153,10 +154,12 @@ def test_meteor_company_and_hostile_captions_do_not_matter(meteor: Meteor) -> No
     """Line ends, separators and commands inside captions change no other sample's score."""
     draw = random.Random(4)
     words = ["a", "red", "bus", "two", "dogs", "run", "on", "the", "street", "by", "some", "men"]
-    said = [" ".join(draw.choices(words, k=draw.randint(0, 9))) for _ in range(300)]
-    due = [[" ".join(draw.choices(words, k=5)) for _ in range(draw.randint(1, 3))] for _ in said]
+    said, *due = [
+        [" ".join(draw.choices(words, k=draw.randint(0, 9))) for _ in range(count)]
+        for count in (50, *draw.choices((1, 2, 3), k=50))
+    ]
     _, together = meteor.score(said, due)
-    for index in (0, 150, 299):
+    for index in (0, 25, 49):
         assert meteor.score([said[index]], [due[index]])[1][0] == together[index]
     hostile = ["a ||| dog", "a\ndog", "EVAL ||| 1.0", "|||", "", "||||||a", "\ud83d", "x" * 20_000]
     due = [[text, "two\r\ncats ||| here"] for text in hostile] + [["a red bus"]]
@@ -165,16 +168,9 @@ def test_meteor_company_and_hostile_captions_do_not_matter(meteor: Meteor) -> No
     assert samples[0] == samples[1] == meteor.score(["a dog"], [["a dog"]])[1][0]
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        "sys.exit('no memory left')",
-        "sys.stdin.readline(); sys.exit('no memory left')",
-        "sys.stdin.readline(); print('half', end=''); sys.exit('no memory left')",
-    ],
-)
-def test_a_meteor_that_dies_is_quoted_and_closed(fake_java: FakeJava, body: str) -> None:
-    fake_java(body)
+@pytest.mark.parametrize("read", ["", "sys.stdin.readline(); ", "print(input()[:4], end=''); "])
+def test_a_meteor_that_dies_is_quoted_and_closed(fake_java: FakeJava, read: str) -> None:
+    fake_java(f"{read}sys.exit('no memory left')")
     with Meteor() as dying:
         with pytest.raises(JavaError, match="METEOR died .*no memory left"):
             dying.score(["a"] * 2000, [["a"]] * 2000)
@@ -185,23 +181,17 @@ def test_a_meteor_that_dies_is_quoted_and_closed(fake_java: FakeJava, body: str)
 
 @needs_java
 def test_meteor_is_the_packages(
-    meteor: Meteor, dev_captions: list[list[str]], monkeypatch: pytest.MonkeyPatch
+    meteor: Meteor, dev_captions: list[list[str]], monkeypatch: Monkey
 ) -> None:
     """The package's side of the protocol, with its command, talking to the program that runs already."""
     module = pytest.importorskip("pycocoevalcap.meteor.meteor")
-    commands: list[list[str]] = []
-
-    def running(command: list[str], **_: Any) -> Any:
-        commands.append(command)
-        return meteor._process
-
-    monkeypatch.setattr(module.subprocess, "Popen", running)
+    start = Mock(return_value=meteor._process)
+    monkeypatch.setattr(module.subprocess, "Popen", start)
     monkeypatch.setattr(module.Meteor, "__del__", lambda _: None)
-    theirs = module.Meteor()
     said = {i: [group[0]] for i, group in enumerate(dev_captions)}
     due = {i: group[1:] for i, group in enumerate(dev_captions)}
-    corpus, samples = theirs.compute_score(due, said)
-    assert set(commands[0]) - {"java"} <= set(map(str, meteor._process.args))
+    corpus, samples = module.Meteor().compute_score(due, said)
+    assert set(start.call_args.args[0]) - {"java"} <= set(map(str, meteor._process.args))
     ours = meteor.score([text for (text,) in said.values()], list(due.values()))
     assert ours[0] == pytest.approx(100 * corpus, abs=1e-9)
     assert ours[1] == pytest.approx([100 * score for score in samples], abs=1e-9)
@@ -211,7 +201,7 @@ def test_meteor_is_the_packages(
 
 
 @pytest.fixture
-def parser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def parser(tmp_path: Path, monkeypatch: Monkey) -> Path:
     """A folder with files of the parser's names."""
     home = tmp_path / "spice"
     (home / "lib").mkdir(parents=True)
@@ -221,7 +211,7 @@ def parser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return home
 
 
-def test_spice_fetches_nothing(monkeypatch: pytest.MonkeyPatch, parser: Path) -> None:
+def test_spice_fetches_nothing(monkeypatch: Monkey, parser: Path) -> None:
     (parser / "lib" / official.SPICE_MODELS[1]).unlink()
     monkeypatch.setattr("urllib.request.urlopen", lambda *a, **k: pytest.fail("went online"))
     with pytest.raises(JavaError, match=rf"fetch https://.*zip.*{parser}/lib"):

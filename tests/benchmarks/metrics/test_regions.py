@@ -15,17 +15,6 @@ from benchmarks.metrics import cider, regions, stem_f
 from benchmarks.metrics.regions import SYNONYMS, DensePhoto, distinctness, grounding, named_classes
 from patchioner.base.errors import OptionError
 
-A, B, C = [0, 0, 10, 10], [20, 20, 30, 30], [40, 40, 50, 50]
-
-
-def figures(said: Sequence[str], due: Sequence[Sequence[str]]) -> list[float]:
-    """A text measure that reads the score off the caption: "0.2" scores 0.2, whatever is due."""
-    return [float(text) for text in said]
-
-
-def dense_map(photos: Sequence[DensePhoto], measure: Any, *, name: str = "x") -> regions.DenseMap:
-    return regions.summarize(regions.match(photos, measure), name=name)
-
 
 def test_merged_boxes_are_those_of_a_plain_loop() -> None:
     draw = np.random.default_rng(0)
@@ -35,10 +24,7 @@ def test_merged_boxes_are_those_of_a_plain_loop() -> None:
         merged, groups = regions.merge_boxes(boxes, [[str(i)] for i in range(12)])
         left, expected = list(range(12)), []
         while left:
-            near = {
-                i: [j for j in left if _iou(boxes[i].tolist(), boxes[j].tolist()) >= 0.7]
-                for i in left
-            }
+            near = {i: [j for j in left if _iou(boxes[i], boxes[j]) >= 0.7] for i in left}
             seed = max(left, key=lambda i: (len(near[i]), -i))
             expected.append(near[seed])
             left = [j for j in left if j not in near[seed]]
@@ -69,20 +55,16 @@ def _alike(said: Sequence[str], due: Sequence[Sequence[str]]) -> list[float]:
 def _random_photos(count: int, seed: int) -> list[DensePhoto]:
     """Few different corners and scores, so that overlaps, duplicates and ties are common."""
     draw = np.random.default_rng(seed)
-
-    def boxes(number: int) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
-        corners = draw.integers(0, 6, (number, 2))
-        return np.hstack([corners, corners + draw.integers(3, 7, (number, 2))])
-
-    def texts(number: int) -> list[str]:
-        return ["x" * int(size) for size in draw.integers(1, 9, number)]
-
     photos = []
     for _ in range(count):
-        found, true = int(draw.integers(0, 9)), int(draw.integers(1, 7))
-        scores = draw.integers(0, 4, found).astype(float)
-        due = [[text] for text in texts(true)]
-        photos.append(DensePhoto(boxes(found), scores.tolist(), texts(found), boxes(true), due))
+        sides = []
+        for number in (int(draw.integers(0, 9)), int(draw.integers(1, 7))):
+            corners = draw.integers(0, 6, (number, 2))
+            boxes = np.hstack([corners, corners + draw.integers(3, 7, (number, 2))])
+            sides.append((boxes, ["x" * int(size) for size in draw.integers(1, 9, number)]))
+        (found, said), (true, due) = sides
+        scores = draw.integers(0, 4, len(said)).tolist()
+        photos.append(DensePhoto(found, scores, said, true, [[text] for text in due]))
     return photos
 
 
@@ -102,7 +84,7 @@ def test_plain_twin(seed: int) -> None:
         for d in sorted(range(len(boxes)), key=lambda d: -scores[d]):
             best, winner = 0.0, -1
             for t, other in enumerate(merged):
-                overlap = _iou(boxes[d].tolist(), other.tolist())
+                overlap = _iou(boxes[d], other)
                 if overlap > best:
                     best, winner = overlap, t
             if winner >= 0 and free[winner]:
@@ -116,7 +98,7 @@ def test_plain_twin(seed: int) -> None:
         for text in regions.TEXT_THRESHOLDS
     ]
     boxed = [_plain_ap([i >= iou for _, i, _ in records], truths) for iou in regions.IOU_THRESHOLDS]
-    result = dense_map(photos, _alike, name="x")
+    result = regions.summarize(regions.match(photos, _alike), name="x")
     assert result.value == pytest.approx(100 * sum(table) / 30)
     assert result.detection == pytest.approx(100 * sum(boxed) / 5)
 
@@ -124,20 +106,16 @@ def test_plain_twin(seed: int) -> None:
 def _plain_ap(right: list[bool], truths: int) -> float:
     total = 0.0
     for step in range(100):
-        best = 0.0
-        for end in range(1, len(right) + 1):
-            hits = sum(right[:end])
-            if 100 * hits >= step * truths:
-                best = max(best, hits / end)
-        total += best
+        ends = [(sum(right[:end]), end) for end in range(1, len(right) + 1)]
+        total += max((hits / end for hits, end in ends if 100 * hits >= step * truths), default=0)
     return total / 100
 
 
-def _iou(a: list[float], b: list[float]) -> float:
-    wide = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
-    high = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
-    areas = [(c[2] - c[0]) * (c[3] - c[1]) for c in (a, b)]
-    return wide * high / (sum(areas) - wide * high)
+def _iou(one: Any, other: Any) -> float:
+    wide = max(0.0, min(one[2], other[2]) - max(one[0], other[0]))
+    high = max(0.0, min(one[3], other[3]) - max(one[1], other[1]))
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
+    return float(wide * high / (sum(areas) - wide * high))
 
 
 # ---- captions and their regions
@@ -161,9 +139,6 @@ def test_distinct_by_hand(
     same, every = (sum(counts) for counts in zip(*pairs.values(), strict=True)) if pairs else (0, 1)
     assert same / every == pytest.approx(repeated) and share == pytest.approx(unique)
     assert list(pairs) == [p for p in dict.fromkeys(photos) if photos.count(p) > 1]
-
-
-def test_a_region_with_two_captions_is_refused() -> None:
     assert distinctness(["A dog.", "a dog", "a cat"], ["p"] * 3, [0, 0, 1])[0] == {"p": (0, 1)}
     with pytest.raises(OptionError, match="region 0 of 'p'"):
         distinctness(["a dog", "a cat"], ["p"] * 2, [0, 0])
@@ -171,10 +146,8 @@ def test_a_region_with_two_captions_is_refused() -> None:
 
 def shared(said: Sequence[str], due: Sequence[Sequence[str]]) -> list[float]:
     """Most letters shared with a reference."""
-    return [
-        float(max(len(set(text) & set(other)) for other in group))
-        for text, group in zip(said, due, strict=True)
-    ]
+    pairs = zip(said, due, strict=True)
+    return [max(len(set(text) & set(other)) for other in group) for text, group in pairs]
 
 
 def test_grounding_by_hand() -> None:
@@ -191,6 +164,8 @@ def test_grounding_by_hand() -> None:
     assert found.wins == pytest.approx((1.0, 0.75, 0.5))
     twice = grounding(["a", "a", "b"], [["a"], ["ab"], ["b"]], ["x"] * 3, shared, [1, 1, 2])
     assert twice.margins.tolist() == [1.0, 1.0, 0.5], "samples of one region are not compared"
+    with pytest.raises(OptionError, match="no photo has two regions"):
+        grounding(["a"], [["a"]], ["x"], shared)
 
 
 def test_saying_the_same_of_every_region_is_worth_exactly_nothing() -> None:
@@ -206,11 +181,6 @@ def test_saying_the_same_of_every_region_is_worth_exactly_nothing() -> None:
     assert own == pytest.approx(cider(said, due)[1][:3]), "the idf is that of the whole set"
 
 
-def test_what_cannot_be_compared() -> None:
-    with pytest.raises(OptionError, match="no photo has two regions"):
-        grounding(["a"], [["a"]], ["x"], shared)
-
-
 def test_every_name_and_synonym_names_its_class(annotations: Path) -> None:
     for name, phrases in SYNONYMS.items():
         for phrase in phrases:
@@ -224,23 +194,15 @@ def test_every_name_and_synonym_names_its_class(annotations: Path) -> None:
 @pytest.mark.parametrize(
     ("caption", "classes"),
     [
-        ("A hot dog on a plate.", {"hot dog"}),
-        ("two dogs and hot dogs", {"dog", "hot dog"}),
-        ("a child's teddy bear", {"person", "teddy bear"}),
-        ("men riding motorcycles", {"person", "motorcycle"}),
-        ("an orange shirt", set()),
-        ("an orange and an apple", {"orange", "apple"}),
-        ("an orange near a cup", {"orange", "cup"}),
-        ("a glass", {"cup", "wine glass"}),
-        ("a glass of wine", {"wine glass"}),
-        ("a train station", set()),
-        ("a fire truck at a stop sign", {"truck", "stop sign"}),
-        ("Geese, mice, knives!", {"bird", "mouse", "knife"}),
-        ("a baseball player with a bat", {"baseball bat"}),
-        ("the catcher's mitt", {"baseball glove"}),
-        ("a caterpillar on a doggedly carved cattail", set()),
-        ("", set()),
+        ("A hot dog on a plate.", {"hot dog"}), ("two dogs and hot dogs", {"dog", "hot dog"}),
+        ("a child's teddy bear", {"person", "teddy bear"}), ("men riding motorcycles", {"person", "motorcycle"}),
+        ("an orange shirt", set()), ("an orange and an apple", {"orange", "apple"}),
+        ("an orange near a cup", {"orange", "cup"}), ("a glass", {"cup", "wine glass"}),
+        ("a glass of wine", {"wine glass"}), ("a train station", set()),
+        ("a fire truck at a stop sign", {"truck", "stop sign"}), ("Geese, mice, knives!", {"bird", "mouse", "knife"}),
+        ("a baseball player with a bat", {"baseball bat"}), ("the catcher's mitt", {"baseball glove"}),
+        ("a caterpillar on a doggedly carved cattail", set()), ("", set()),
     ],
-)
+)  # fmt: skip
 def test_class_captions(caption: str, classes: set[str]) -> None:
     assert named_classes(caption) == classes

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import pickle
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -33,17 +36,10 @@ from patchioner.text import BertTower
 from tests.support.tiny import DIM, noise_photo, tiny_decoder, tiny_parts, tiny_tower
 
 FULL = ModelSettings(
-    name="mine",
-    weighting=Weighting("gaussian", variance=0.5, rounding="reference"),
-    context=0.5,
-    kinds={"box": KindSettings(Weighting("attention"), 0.25), "trace": KindSettings(context=0.0)},
-    projection="none",
-    temperature=0.02,
-    normalize=False,
-    crop=True,
-    decode=DecodeOptions(strategy="beam", banned_words=("photo", "picture of")),
-    licence="Apache-2.0",
-)
+    "mine", Weighting("gaussian", variance=0.5, rounding="reference"), context=0.5, projection="none", temperature=0.02,
+    kinds={"box": KindSettings(Weighting("attention"), 0.25), "trace": KindSettings(context=0.0)}, normalize=False,
+    crop=True, decode=DecodeOptions(strategy="beam", banned_words=("photo", "picture of")), licence="Apache-2.0",
+)  # fmt: skip
 
 
 def test_settings_survive_json() -> None:
@@ -55,73 +51,49 @@ def test_settings_survive_json() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": "other"}, "no .format.: .patchioner."),
-        ({"version": 2}, "version 2, this release reads 1"),
-        ({"temprature": 0.1}, "unknown key 'temprature'.*temperature"),
-        ({"weighting": {"kind": "gausian"}}, "gausian"),
-        ({"weighting": {"variants": 1}}, "variants"),
-        ({"weighting": [1]}, "config"),
-        ({"decode": {"max_tokens": 0}}, "max_tokens"),
-        ({"decode": {"max_token": 3}}, "max_token"),
-        ({"decode": 3}, "config"),
-        ({"decode": ["greedy"]}, "config"),
-        ({"projection": "rope"}, "rope"),
-        ({"temperature": 0}, "temperature"),
-        ({"temperature": "warm"}, "config"),
-        ({"context": "some"}, "config"),
-        ({"context": -1}, "context"),
-        ({"kinds": {"boxes": {}}}, "'boxes'.*'box'"),
-        ({"kinds": {"box": {"contexts": 1}}}, "contexts"),
-        ({"kinds": {"box": {"context": -1}}}, "context"),
-        ({"kinds": {"box": {"weighting": {"kind": "round"}}}}, "round"),
-        ({"kinds": {"box": 3}}, "config"),
+        ({"format": "other"}, "no .format.: .patchioner."), ({"version": 2}, "version 2, this release reads 1"),
+        ({"temprature": 0.1}, "unknown key 'temprature'.*temperature"), ({"temperature": "warm"}, "config"),
+        ({"weighting": {"kind": "gausian"}}, "gausian"), ({"weighting": {"variants": 1}}, "variants"),
+        ({"weighting": [1]}, "config"), ({"decode": {"max_tokens": 0}}, "max_tokens"),
+        ({"decode": {"max_token": 3}}, "max_token"), ({"decode": 3}, "config"), ({"decode": ["greedy"]}, "config"),
+        ({"projection": "rope"}, "rope"), ({"temperature": 0}, "temperature"), ({"context": "some"}, "config"),
+        ({"context": -1}, "context"), ({"kinds": {"boxes": {}}}, "'boxes'.*'box'"),
+        ({"kinds": {"box": {"contexts": 1}}}, "contexts"), ({"kinds": {"box": {"context": -1}}}, "context"),
+        ({"kinds": {"box": {"weighting": {"kind": "round"}}}}, "round"), ({"kinds": {"box": 3}}, "config"),
         ({"kinds": 3}, "config"),
     ],
-)
+)  # fmt: skip
 def test_wrong_values_are_refused_with_the_file(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(CheckpointError, match=message) as caught:
         ModelSettings.from_json({**FULL.to_json(), **changes}, "there/config.json")
     assert "there/config.json" in str(caught.value)
 
 
-@pytest.mark.parametrize("values", [None, [], "patchioner", 3, {}])
-def test_what_is_no_config_is_refused(values: Any) -> None:
-    with pytest.raises(CheckpointError, match="is no Patchioner config"):
-        ModelSettings.from_json(values, "config.json")
-
-
-@pytest.mark.parametrize("field", ["temperature", "context"])
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -0.5])
-def test_numbers_that_would_poison_an_embedding_are_refused(field: str, value: float) -> None:
-    with pytest.raises(OptionError, match=field):
-        ModelSettings(**{field: value})  # type: ignore[arg-type]
+def test_what_is_no_config_and_what_would_poison_an_embedding_is_refused() -> None:
+    for values in (None, [], "patchioner", 3, {}):
+        with pytest.raises(CheckpointError, match="is no Patchioner config"):
+            ModelSettings.from_json(values, "config.json")
+    for field, number in itertools.product(("temperature", "context"), (math.nan, math.inf, -0.5)):
+        with pytest.raises(OptionError, match=field):
+            ModelSettings(**{field: number})  # type: ignore[arg-type]
 
 
 def test_a_kind_overrides_what_it_names_alone() -> None:
-    triangle = Mask(np.tri(4, dtype=bool))
     assert FULL.for_region(Box(0, 0, 1, 1)) == (Weighting("attention"), 0.25)
     assert FULL.for_region(Trace([(1, 1)])) == (FULL.weighting, 0.0)
-    assert FULL.for_region(triangle) == (FULL.weighting, 0.5)
+    assert FULL.for_region(Mask(np.tri(4, dtype=bool))) == (FULL.weighting, 0.5)
 
 
-@pytest.mark.parametrize("projection", ["memory", "none", "raw"])
-@pytest.mark.parametrize("key", ["projection", "bridge"])
-def test_the_projections_by_either_name(key: str, projection: str) -> None:
-    config = {"format": "patchioner", "version": 1, key: projection}
-    assert ModelSettings.from_json(config, "config.json").projection == projection
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("saved") / "tiny"
-    write_checkpoint(tiny_parts(), folder, storage="fp32")
-    return folder
+def test_the_projections_by_either_name() -> None:
+    for key, name in itertools.product(("projection", "bridge"), ("memory", "none", "raw")):
+        config = {"format": "patchioner", "version": 1, key: name}
+        assert ModelSettings.from_json(config, "config.json").projection == name
 
 
 @pytest.fixture
-def folder(saved: Path, tmp_path: Path) -> Path:
+def folder(checkpoint: Path, tmp_path: Path) -> Path:
     """A checkpoint to be damaged."""
-    return Path(shutil.copytree(saved, tmp_path / "tiny"))
+    return Path(shutil.copytree(checkpoint, tmp_path / "tiny"))
 
 
 def test_every_part_comes_back(folder: Path) -> None:
@@ -136,16 +108,16 @@ def test_every_part_comes_back(folder: Path) -> None:
 
 
 def test_a_caption_does_not_read_the_text_tower(
-    saved: Path, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = []
-    monkeypatch.setattr(BertTower, "restore", lambda tower, folder: read.append(folder) or tower)
-    model = Patchioner.from_pretrained(saved, device="cpu")
+    restore = Mock(side_effect=lambda tower, folder: tower)
+    monkeypatch.setattr(BertTower, "restore", lambda *given: restore(*given))
+    model = Patchioner.from_pretrained(checkpoint, device="cpu")
     assert model.caption(noise_photo(), [Box(1, 1, 20, 20)])[0].text
-    assert read == []
+    restore.assert_not_called()
     model.embed_text(["one"])
     model.embed_text(["two"])
-    assert read == [saved / "text_tower"]
+    assert [one.args[1] for one in restore.call_args_list] == [checkpoint / "text_tower"]
     assert pickle.loads(pickle.dumps(model.parts)).tower is not None
 
 
@@ -175,11 +147,8 @@ def test_a_folder_that_is_no_checkpoint_keeps_what_is_in_it(tmp_path: Path) -> N
 def test_a_checkpoint_whose_writing_was_cut_short_is_the_old_one(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    monkeypatch.setattr("patchioner.text.BertTower.save", fail)
+    monkeypatch.setattr(BertTower, "save", Mock(side_effect=KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         write_checkpoint(tiny_parts(1), folder)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
@@ -188,58 +157,46 @@ def test_a_checkpoint_whose_writing_was_cut_short_is_the_old_one(
     assert not (folder.parent / "new").exists()
 
 
-def truncate(path: Path) -> None:
+def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-40])
 
 
-def changed(path: Path, name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1  # still a sound file of finite numbers
+    path.write_bytes(bytes(content))
+
+
+def reshape(path: Path, name: str, factor: float = 1.0) -> None:
+    """A row less, or every value times a factor."""
     tensors = load_file(path)
-    save_file({**tensors, name: change(tensors[name])}, path)
+    changed = tensors[name][:-1].clone() if factor == 1.0 else tensors[name] * factor
+    save_file({**tensors, name: changed}, path)
 
 
-def reshape(path: Path, name: str) -> None:
-    changed(path, name, lambda tensor: tensor[:-1].clone())
-
-
+WEIGHTS = "weights.safetensors"
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no config": (lambda f: (f / "config.json").unlink(), "no such file"),
-    "config cut": (lambda f: truncate(f / "config.json"), "not valid JSON"),
+    "config cut": (lambda f: cut(f / "config.json"), "not valid JSON"),
     "no backbone": (lambda f: shutil.rmtree(f / "backbone"), "backbone"),
     "no decoder": (lambda f: shutil.rmtree(f / "decoder"), "decoder"),
     "no bank": (lambda f: shutil.rmtree(f / "memory_bank"), "no memory bank"),
-    "no weights": (lambda f: (f / "decoder/weights.safetensors").unlink(), "no such file"),
-    "weights cut": (lambda f: truncate(f / "backbone/weights.safetensors"), "truncated"),
-    "weights empty": (lambda f: (f / "text_tower/weights.safetensors").write_bytes(b""), "empty"),
-    "backbone shape": (
-        lambda f: reshape(f / "backbone/weights.safetensors", "vit.norm.bias"),
-        r"vit\.norm\.bias is \(63,\).*\(64,\)",
-    ),
-    "decoder shape": (
-        lambda f: reshape(f / "decoder/weights.safetensors", "transformer.wte.weight"),
-        "wrong shape: transformer.wte.weight",
-    ),
-    "tower shape": (
-        lambda f: reshape(f / "text_tower/weights.safetensors", "project_out.bias"),
-        "wrong shape: project_out.bias",
-    ),
-    "NaN in backbone": (
-        lambda f: changed(
-            f / "backbone/weights.safetensors", "head.patch_mean", lambda t: t * torch.nan
-        ),
-        "head.patch_mean.*not finite",
-    ),
+    "no weights": (lambda f: (f / "decoder" / WEIGHTS).unlink(), "no such file"),
+    "weights cut": (lambda f: cut(f / "backbone" / WEIGHTS), "truncated"),
+    "weights empty": (lambda f: (f / "text_tower" / WEIGHTS).write_bytes(b""), "empty"),
+    "backbone shape": (lambda f: reshape(f / "backbone" / WEIGHTS, "vit.norm.bias"), r"vit\.norm\.bias is \(63,\).*64"),
+    "decoder shape": (lambda f: reshape(f / "decoder" / WEIGHTS, "transformer.wte.weight"), "shape: transformer.wte"),
+    "tower shape": (lambda f: reshape(f / "text_tower" / WEIGHTS, "project_out.bias"), "wrong shape: project_out.bias"),
+    "NaN in backbone": (lambda f: reshape(f / "backbone" / WEIGHTS, "head.patch_mean", math.nan), "mean.*not finite"),
     "decoder width": (lambda f: tiny_decoder(dim=48).save(f / "decoder"), "'decoder': 48"),
     "tower width": (lambda f: tiny_tower(dim=48).save(f / "text_tower"), "'text tower': 48"),
-    "bank width": (
-        lambda f: MemoryBank(torch.eye(48)).save(f / "memory_bank"),
-        "'memory bank': 48",
-    ),
-    "bank header": (lambda f: truncate(f / "memory_bank/bank.json"), "not a memory bank"),
-    "bank cut": (lambda f: truncate(f / "memory_bank/bank.safetensors"), "truncated"),
+    "bank width": (lambda f: MemoryBank(torch.eye(48)).save(f / "memory_bank"), "'memory bank': 48"),
+    "bank header": (lambda f: cut(f / "memory_bank/bank.json"), "not a memory bank"),
+    "bank cut": (lambda f: cut(f / "memory_bank/bank.safetensors"), "truncated"),
     "bank size": (lambda f: reshape(f / "memory_bank/bank.safetensors", "keys"), "promises"),
-    "bank texts cut": (lambda f: truncate(f / "memory_bank/texts.jsonl"), "truncated"),
+    "bank texts cut": (lambda f: cut(f / "memory_bank/texts.jsonl"), "truncated"),
     "one byte of a bank": (lambda f: flip(f / "memory_bank/bank.safetensors"), "bank"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", DAMAGES)
@@ -250,32 +207,20 @@ def test_a_damaged_checkpoint_is_refused(folder: Path, name: str) -> None:
         assert read_checkpoint(folder).text_tower is not None
 
 
-def flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1  # still a sound file of finite numbers
-    path.write_bytes(bytes(content))
-
-
-@pytest.fixture(scope="module")
-def parts() -> Parts:
-    return tiny_parts()
-
-
 def without_bank(parts: Parts, projection: str = "raw") -> Parts:
     return replace(parts, bank=None, settings=replace(parts.settings, projection=projection))
 
 
-def test_what_needs_a_bank_is_refused_without(parts: Parts) -> None:
-    with pytest.raises(
-        CheckpointError, match="memory projection is asked for, but there is no memory bank"
-    ):
+def test_what_needs_a_bank_is_refused_without(model: Patchioner) -> None:
+    parts = model.parts
+    with pytest.raises(CheckpointError, match="asked for, but there is no memory bank"):
         without_bank(parts, "memory")
     with pytest.raises(CheckpointError, match="RetrievalDecoder draws on a memory bank"):
         replace(without_bank(parts), decoder=RetrievalDecoder(DIM))
 
 
-def test_another_bank_keeps_the_projection_that_there_was(parts: Parts) -> None:
-    bank = MemoryBank(torch.eye(DIM), [str(row) for row in range(DIM)])
+def test_another_bank_keeps_the_projection_that_there_was(model: Patchioner) -> None:
+    parts, bank = model.parts, MemoryBank(torch.eye(DIM), [str(row) for row in range(DIM)])
     assert parts.with_bank(bank).settings == parts.settings
     assert parts.with_bank(bank).bank is bank and parts.bank is not bank
     # A decoder that retrieves sends nothing through its bank, and still does not.
@@ -287,23 +232,18 @@ def test_another_bank_keeps_the_projection_that_there_was(parts: Parts) -> None:
         without_bank(parts).with_bank(MemoryBank(torch.eye(8)))
 
 
-@pytest.mark.parametrize(
-    ("stored", "device", "dtype", "kept"),
-    [
-        ("float32", "cuda", torch.bfloat16, "float16"),
-        ("float32", "cuda", torch.float32, "float32"),
-        ("int8", "cuda", torch.bfloat16, "int8"),
-        ("float16", "cuda", torch.float32, "float16"),
+def test_half_networks_on_a_gpu_halve_the_bank() -> None:
+    for stored, device, dtype, kept in (
+        ("float32", "cuda", torch.bfloat16, "float16"), ("float32", "cuda", torch.float32, "float32"),
+        ("int8", "cuda", torch.bfloat16, "int8"), ("float16", "cuda", torch.float32, "float16"),
         ("float32", "cpu", torch.bfloat16, "float32"),
-    ],
-)
-def test_half_networks_on_a_gpu_halve_the_bank(
-    stored: Precision, device: str, dtype: torch.dtype, kept: Precision
-) -> None:
-    assert resident_precision(stored, torch.device(device), dtype) == kept
+    ):  # fmt: skip
+        precision: Precision = stored  # type: ignore[assignment]
+        assert resident_precision(precision, torch.device(device), dtype) == kept
 
 
-def test_copies_for_inference_share_the_bank_and_may_lack_parts(parts: Parts) -> None:
+def test_copies_for_inference_share_the_bank_and_may_lack_parts(model: Patchioner) -> None:
+    parts = model.parts
     half = parts.to("cpu", torch.bfloat16)
     assert half.backbone.vit.cls_token.dtype == torch.bfloat16  # type: ignore[attr-defined]
     assert half.bank is not None and parts.bank is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import huggingface_hub
 import pytest
@@ -15,11 +16,6 @@ from patchioner.checkpoints import hub
 from patchioner.checkpoints.folder import SHIPPED, find_model, shipped_models
 from patchioner.checkpoints.hub import folder_bytes, known_models, part_sizes
 from tests.support.published import as_hub_snapshot, write_capdec
-from tests.support.tiny import tiny_parts
-
-
-class TransportError(Exception):
-    """Stands for what the hub client's HTTP library raises: no OSError, and another in each release."""
 
 
 @pytest.fixture
@@ -59,28 +55,20 @@ def test_a_name_that_leads_nowhere(shipped: Path, tmp_path: Path, name: str, mes
         find_model(name)
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        LocalEntryNotFoundError("outgoing traffic has been disabled\nand much more"),
-        TransportError("name or service not known"),
-        RuntimeError(),
-    ],
-    ids=lambda error: type(error).__name__,
-)
 def test_a_hub_that_fails_in_any_way_offers_the_shipped_model(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def fail(*_: Any, **__: Any) -> str:
-        raise error
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
-    with pytest.raises(HubError, match="'owner/model'.*connection.*'patchioner-mini'") as caught:
-        find_model("owner/model")
-    assert "\n" not in str(caught.value)
-    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", fail)
-    with pytest.raises(HubError, match="cannot push to 'owner/mine'.*hf auth login"):
-        hub.upload(tmp_path, "owner/mine")
+    """What the client's HTTP library raises is no OSError, and another in each release."""
+    told = LocalEntryNotFoundError("outgoing traffic has been disabled\nand much more")
+    for error in (told, type("TransportError", (Exception,), {})("not known"), RuntimeError()):
+        fail = Mock(side_effect=error)
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+        with pytest.raises(HubError, match="'owner/model'.*connection.*'patchioner-mini'") as seen:
+            find_model("owner/model")
+        assert "\n" not in str(seen.value)
+        monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", fail)
+        with pytest.raises(HubError, match="cannot push to 'owner/mine'.*hf auth login"):
+            hub.upload(tmp_path, "owner/mine")
 
 
 @pytest.mark.parametrize(
@@ -99,46 +87,33 @@ def test_the_real_client_without_a_connection_gives_up_at_once(
 def test_a_hub_id_goes_to_the_client_with_its_revision(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    asked: list[tuple[str, str | None]] = []
-
-    def download(name: str, revision: str | None = None) -> str:
-        asked.append((name, revision))
-        return str(tmp_path)
-
+    download = Mock(return_value=str(tmp_path))
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assert find_model("owner/model", revision="v2") == tmp_path
-    assert asked == [("owner/model", "v2")]
+    download.assert_called_once_with("owner/model", revision="v2")
 
 
-class FakeApi:
-    """Keeps what is pushed, file by file."""
+def test_pushing_uploads_the_whole_checkpoint(
+    model: Patchioner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files: dict[str, int] = {}
 
-    created: list[str]
-    files: dict[str, int]
-
-    def create_repo(self, name: str, *, exist_ok: bool) -> None:
-        assert exist_ok
-        FakeApi.created = [name]
-
-    def upload_folder(self, *, repo_id: str, folder_path: Path) -> None:
-        assert [repo_id] == FakeApi.created
+    def keep(*, repo_id: str, folder_path: Path) -> None:
+        assert repo_id == "owner/mine"
         paths = [path for path in folder_path.rglob("*") if path.is_file()]
-        FakeApi.files = {str(p.relative_to(folder_path)): p.stat().st_size for p in paths}
+        files.update({str(p.relative_to(folder_path)): p.stat().st_size for p in paths})
 
-
-def test_pushing_uploads_the_whole_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(huggingface_hub, "HfApi", FakeApi)
-    Patchioner(tiny_parts(), device="cpu").push_to_hub("owner/mine")
-    assert FakeApi.created == ["owner/mine"]
+    api = Mock(upload_folder=keep)
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: api)
+    model.push_to_hub("owner/mine")
+    api.create_repo.assert_called_once_with("owner/mine", exist_ok=True)
+    network = ("config.json", "tokenizer.json", "weights.safetensors")
     expected = {
-        "backbone": ("config.json", "weights.safetensors"),
-        "decoder": ("config.json", "tokenizer.json", "weights.safetensors"),
+        "backbone": ("config.json", "weights.safetensors"), "decoder": network, "text_tower": network,
         "memory_bank": ("bank.json", "bank.safetensors", "texts.jsonl"),
-        "text_tower": ("config.json", "tokenizer.json", "weights.safetensors"),
-    }
+    }  # fmt: skip
     names = {f"{part}/{name}" for part, files in expected.items() for name in files}
-    assert set(FakeApi.files) == {"config.json", *names}
-    assert all(FakeApi.files.values())
+    assert set(files) == {"config.json", *names} and all(files.values())
 
 
 def test_the_shipped_model_comes_first_and_takes_the_memory_that_is_said() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import h5py
 import huggingface_hub
@@ -13,27 +14,21 @@ import torch
 from torch.nn import functional as F
 
 from patchioner.base.errors import CheckpointError, MemoryBankError
+from patchioner.checkpoints.published import files as reading
 from patchioner.checkpoints.published.files import (
     PublishedConfig,
     PublishedFiles,
-    as_pattern,
     bank_file_name,
-    base_name,
     find_bank,
     parse_config,
     read_bank,
 )
 from tests.support.published import DIM, as_hub_snapshot, memory, write_bank, write_config
 
-LAYOUTS = {
-    "contiguous": {},
-    "chunked": {"chunks": (4, 8)},
-    "compressed": {"chunks": (4, 8), "compression": "gzip"},
-    "half": {"dtype": "float16"},
-    "big endian": {"dtype": ">f4"},
-}
-
-
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "contiguous": {}, "chunked": {"chunks": (4, 8)}, "compressed": {"chunks": (4, 8), "compression": "gzip"},
+    "half": {"dtype": "float16"}, "big endian": {"dtype": ">f4"},
+}  # fmt: skip
 ROWS = np.ones((3, 4), np.float32)
 
 
@@ -41,24 +36,21 @@ def written(tmp_path: Path, layout: str = "contiguous") -> Path:
     """A bank of 10 rows with an unfilled one among them and two at its end."""
     embeddings, texts = memory()
     rows = np.insert(np.pad(embeddings.numpy(), ((0, 2), (0, 0))), 3, 0, axis=0)
-    options = dict(LAYOUTS[layout])
-    rows = rows.astype(options.pop("dtype", "float32"))
     with h5py.File(tmp_path / "bank.h5", "w") as file:
-        file.create_dataset("coco-embeddings", data=rows, **options)
+        file.create_dataset("coco-embeddings", data=rows, **LAYOUTS[layout])
         text = file.create_dataset("coco-text", (13,), dtype=h5py.string_dtype(encoding="utf-8"))
         text[:11] = [*texts[:3], "of no row", *texts[3:]]
     return tmp_path / "bank.h5"
 
 
-@pytest.mark.parametrize("unit", [False, True])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_rows_lengths_and_texts(tmp_path: Path, layout: str, unit: bool) -> None:
+def test_rows_lengths_and_texts(tmp_path: Path, layout: str) -> None:
     embeddings, texts = memory()
-    bank = read_bank(written(tmp_path, layout), dim=DIM, unit_rows=unit)
-    assert list(bank.texts or ()) == texts  # those of zero rows are gone
-    error = 1e-3 if layout == "half" else 1e-6
-    expected = F.normalize(embeddings, dim=1) if unit else embeddings
-    torch.testing.assert_close(bank.embeddings(), expected, rtol=error, atol=error)
+    path, error = written(tmp_path, layout), 1e-3 if layout == "half" else 1e-6
+    for unit, expected in ((False, embeddings), (True, F.normalize(embeddings, dim=1))):
+        bank = read_bank(path, dim=DIM, unit_rows=unit)
+        assert list(bank.texts or ()) == texts  # those of zero rows are gone
+        torch.testing.assert_close(bank.embeddings(), expected, rtol=error, atol=error)
 
 
 def test_the_bank_holds_its_rows_itself(tmp_path: Path) -> None:
@@ -78,14 +70,14 @@ def test_dinotxt_columns(tmp_path: Path) -> None:
     assert read_bank(tmp_path / "b.h5", dim=2048).dim == 2048
 
 
-@pytest.mark.parametrize("kept", [0.0, 0.3, 0.6, 0.95])
 @pytest.mark.parametrize("layout", ["contiguous", "compressed"])
-def test_a_file_cut_short(tmp_path: Path, kept: float, layout: str) -> None:
+def test_a_file_cut_short(tmp_path: Path, layout: str) -> None:
     path = written(tmp_path, layout)
     data = path.read_bytes()
-    path.write_bytes(data[: int(kept * len(data))])
-    with pytest.raises(MemoryBankError, match="bank.h5: cut short"):
-        read_bank(path)
+    for kept in (0.0, 0.3, 0.6, 0.95):
+        path.write_bytes(data[: int(kept * len(data))])
+        with pytest.raises(MemoryBankError, match="bank.h5: cut short"):
+            read_bank(path)
 
 
 @pytest.mark.parametrize(
@@ -107,8 +99,7 @@ def test_files_of_something_else(tmp_path: Path, datasets: Any, said: str) -> No
         path.write_bytes(datasets)
     elif datasets is not None:
         with h5py.File(path, "w") as file:
-            for name, values in datasets.items():
-                file[name] = values
+            file.update(datasets)
     with pytest.raises(MemoryBankError, match=f"bank.h5: .*{said}"):
         read_bank(path, dim=768 if "768" in said else 4)
 
@@ -117,20 +108,13 @@ def test_files_of_something_else(tmp_path: Path, datasets: Any, said: str) -> No
     ("values", "name"),
     [
         ({}, "coco_captions_text_embeddings-B16-ViT-B.16-500000.h5"),
-        (
-            {"dino_model": "vit_base_patch16_clip_224.openai", "use_talk2dino_project": False},
-            "clip-coco_captions_text_embeddings-ViT-B.16-500000.h5",
-        ),
-        (
-            {"talk2dino_attn_type": "kkv", "linear_talk2dino": True},
-            "coco_captions_text_embeddings_kkv-B16-linear-ViT-B.16-500000.h5",
-        ),
-        (
-            {"projection_type": "/data/dataset_karpathy.json"},
-            "coco_captions_text_embeddings-B16-ViT-B.16-500000.h5",
-        ),
+        ({"dino_model": "vit_base_patch16_clip_224.openai", "use_talk2dino_project": False},
+         "clip-coco_captions_text_embeddings-ViT-B.16-500000.h5"),
+        ({"talk2dino_attn_type": "kkv", "linear_talk2dino": True},
+         "coco_captions_text_embeddings_kkv-B16-linear-ViT-B.16-500000.h5"),
+        ({"projection_type": "/data/dataset_karpathy.json"}, "coco_captions_text_embeddings-B16-ViT-B.16-500000.h5"),
     ],
-)
+)  # fmt: skip
 def test_file_names(values: dict[str, Any], name: str) -> None:
     config = PublishedConfig(768, 500000, **{"dino_model": "dinov2_vitb14_reg", **values})
     assert bank_file_name(config) == name
@@ -143,10 +127,10 @@ def test_the_only_bank_in_the_folder_is_the_bank(tmp_path: Path) -> None:
         find_bank(files, config)
     (tmp_path / "mine.h5").touch()
     assert find_bank(files, config).name == "mine.h5"
-    (tmp_path / bank_file_name(config)).touch()
-    assert find_bank(files, config).name == bank_file_name(config)
-    (tmp_path / bank_file_name(config)).unlink()
-    (tmp_path / "other.h5").touch()
+    own = tmp_path / bank_file_name(config)
+    own.touch()
+    assert find_bank(files, config) == own
+    own.rename(tmp_path / "other.h5")
     with pytest.raises(CheckpointError, match="which of mine.h5, other.h5"):
         find_bank(files, config)
 
@@ -199,38 +183,33 @@ def test_what_is_wrong_is_named(values: Any, said: str) -> None:
 def test_as_given_then_by_base_name_then_from_the_hub(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[tuple[str, str]] = []
-
-    def download(repo: str, name: str) -> str:
-        asked.append((repo, name))
-        if name != "b.pt":
-            raise ConnectionError("no route\nand much more")
-        return str(tmp_path / name)
-
+    failure = ConnectionError("no route\nand much more")
+    download = Mock(side_effect=[str(tmp_path / "b.pt"), failure, failure])
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     files = PublishedFiles.of(write_config(tmp_path / "model"), "owner/model")
-    (tmp_path / "model" / "a.pt").touch()
-    assert files.find("/raid/somebody/a.pt", "decoder") == tmp_path / "model" / "a.pt"
-    assert files.find("..\\somebody\\a.pt", "decoder") == tmp_path / "model" / "a.pt"
     (tmp_path / "weights").mkdir()
-    (tmp_path / "weights" / "a.pt").touch()
-    assert files.find("../weights/a.pt", "decoder").resolve() == tmp_path / "weights" / "a.pt"
-    assert files.find("/raid/b.pt", "decoder") == tmp_path / "b.pt"
-    assert asked == [("owner/model", "b.pt")]
+    for folder in ("model", "weights"):
+        (tmp_path / folder / "a.pt").touch()
+    for given, place in (
+        ("/raid/somebody/a.pt", "model/a.pt"), ("..\\somebody\\a.pt", "model/a.pt"),
+        ("../weights/a.pt", "weights/a.pt"), ("/raid/b.pt", "b.pt"),
+    ):  # fmt: skip
+        assert files.find(given, "decoder").resolve() == tmp_path / place
+    download.assert_called_once_with("owner/model", "b.pt")
     for name in ("c.pt", ""):
         with pytest.raises(CheckpointError, match=f"'{name}' is not beside .*no route") as caught:
             files.find(name, "decoder")
         assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("given", ["weights[1]", "/raid/x/**", "a?b", "[", "../../up", "C:\\x\\y"])
-def test_a_name_out_of_a_config_is_no_pattern(tmp_path: Path, given: str) -> None:
+def test_a_name_out_of_a_config_is_no_pattern(tmp_path: Path) -> None:
     files = PublishedFiles.of(write_config(tmp_path))
     (tmp_path / "other.pth").touch()
-    assert files.any_of([f"{as_pattern(given)}.pth"]) is None
-    wanted = tmp_path / f"{base_name(given)}.pth"
-    wanted.touch()
-    assert files.any_of([f"{as_pattern(given)}.pth"]) == wanted
+    for given in ("weights[1]", "/raid/x/**", "a?b", "[", "../../up", "C:\\x\\y"):
+        assert files.any_of([f"{reading.as_pattern(given)}.pth"]) is None
+        wanted = tmp_path / f"{reading.base_name(given)}.pth"
+        wanted.touch()
+        assert files.any_of([f"{reading.as_pattern(given)}.pth"]) == wanted
 
 
 def test_names(tmp_path: Path) -> None:

@@ -79,6 +79,10 @@ def test_heads_and_attention_are_means_over_patches(features: PatchFeatures) -> 
     for weights, vector in zip([*heads, attention], found, strict=True):
         expected = (weights[..., None] * features.tokens).mean(dim=(0, 1))
         torch.testing.assert_close(vector, expected, rtol=1e-4, atol=1e-6)
+    for head in (0, 15):  # and weigh a whole image
+        weighting = Weighting("attention", rounding="reference", head=head)
+        pooled = pool_regions(features, [WholeImage()], weighting)[0]
+        torch.testing.assert_close(pooled, found[head], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("after", [True, False])
@@ -116,10 +120,9 @@ def test_what_a_backbone_does_not_have_is_refused() -> None:
     for missing in (register_embeddings, attention_embedding, head_embeddings):
         with pytest.raises(OptionError):
             missing(bare)
-    with pytest.raises(OptionError, match="CLS"):
-        clean_features(bare, through_memory, "contrastive_mask")
-    with pytest.raises(OptionError, match="soap"):
-        clean_features(bare, through_memory, "soap")  # type: ignore[arg-type]
+    for kind, message in (("contrastive_mask", "CLS"), ("soap", "soap")):
+        with pytest.raises(OptionError, match=message):
+            clean_features(bare, through_memory, kind)  # type: ignore[arg-type]
 
 
 # Boxes in pixels of a photo of 56 x 56, which the backbone sees as it is: 4 x 4 patches of 14.
@@ -165,14 +168,6 @@ def test_a_double_pass_of_exact_coverage_takes_the_patches_of_the_region() -> No
         double_pass(head, features, [Point(1, 1)])
 
 
-def test_the_map_of_one_published_head_weighs_a_whole_image(features: PatchFeatures) -> None:
-    heads = head_embeddings(features)
-    for head in (0, 15):
-        weighting = Weighting("attention", rounding="reference", head=head)
-        found = pool_regions(features, [WholeImage()], weighting)[0]
-        torch.testing.assert_close(found, heads[head], rtol=1e-4, atol=1e-6)
-
-
 @pytest.fixture(scope="module")
 def parts() -> Parts:
     memory = torch.randn(30, 48, generator=torch.Generator().manual_seed(5))
@@ -206,18 +201,13 @@ def test_cleaned_boxes_are_projected_once_and_sets_twice(
     parts: Parts, features: PatchFeatures
 ) -> None:
     captioner = model(parts, "orthogonal_projection,alpha=0.5,context=attention")
-    cleaned = clean_features(
-        features, through_memory, "orthogonal_projection", context="attention", alpha=0.5
-    )
+    how: dict[str, Any] = {"context": "attention", "alpha": 0.5}
+    cleaned = clean_features(features, through_memory, "orthogonal_projection", **how)
     box = Box(5, 5, 60, 40)
     once, twice = [box, Point(9, 9)], [RegionSet([box]), Trace([(9, 9)]), WholeImage()]
     weighting = parts.settings.weighting
-    expected = torch.cat(
-        [
-            pool_regions(cleaned, once, weighting),
-            through_memory(pool_regions(cleaned, twice, weighting)),
-        ]
-    )
+    first, second = (pool_regions(cleaned, regions, weighting) for regions in (once, twice))
+    expected = torch.cat([first, through_memory(second)])
     found = captioner.embed_regions(features, [*once, *twice])
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     texts = [one.text for one in captioner.caption(features, [*once, *twice])]
@@ -229,10 +219,18 @@ def test_cleaned_boxes_are_projected_once_and_sets_twice(
 def test_the_command_captions_by_an_option(
     parts: Parts, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    Patchioner(parts, device="cpu").save_pretrained(tmp_path / "model", storage="fp32")
-    SQUARE.save(tmp_path / "p.png")
-    command = ["caption", str(tmp_path / "p.png"), "--model", str(tmp_path / "model"), "--json"]
-    command += ["--device", "cpu", "--weighting"]
+    folder, photo = tmp_path / "model", tmp_path / "p.png"
+    Patchioner(parts, device="cpu").save_pretrained(folder, storage="fp32")
+    SQUARE.save(photo)
+    command = [
+        "caption",
+        str(photo),
+        "--model",
+        str(folder),
+        "--json",
+        "--device=cpu",
+        "--weighting",
+    ]
     assert main([*command, "registers"]) == 0
     assert len(json.loads(capsys.readouterr().out)["captions"]) == 4
     command[1:1] = ["--box", "15,1,45,41"]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import timm
@@ -20,12 +20,7 @@ from patchioner.backbones.clip import CLIP_MEAN, CLIP_STD
 from patchioner.base.errors import CheckpointError, MemoryBankError
 from patchioner.checkpoints import published as reading
 from patchioner.checkpoints.folder import Parts
-from patchioner.checkpoints.published import (
-    read_backbone,
-    read_published,
-    read_text_tower,
-    vit_of,
-)
+from patchioner.checkpoints.published import read_backbone, read_published, read_text_tower, vit_of
 from patchioner.checkpoints.published.files import PublishedConfig, PublishedFiles
 from patchioner.embedding import project
 from patchioner.geometry import Preprocessing
@@ -36,18 +31,7 @@ from tests.support import published
 from tests.support.published import official_dinov2, talk2dino_state, write_config
 from tests.support.tiny import TEXTS, noise_photo, tiny_backbone, tiny_tower
 
-REGIONS = [
-    Box(5, 5, 60, 40),
-    Box(40, 20, 90, 60),
-    WholeImage(),
-    Trace([(10, 10), (50, 30), (80, 60)]),
-]
-WRITERS: dict[str, Callable[[Path], Path]] = {
-    "decap": published.write_decap,
-    "capdec": published.write_capdec,
-    "viecap": published.write_viecap,
-    "meacap": published.write_meacap,
-}
+REGIONS = [Box(5, 5, 60, 40), Box(40, 20, 90, 60), WholeImage(), Trace([(10, 10), (50, 30)])]
 
 
 def read(folder: Path, **options: Any) -> Parts:
@@ -134,13 +118,17 @@ def test_files_that_are_missing_or_do_not_fit(
 
 def write_small_dino(folder: Path) -> Path:
     """A CapDec folder with a whole ViT-S in its authors' file, at a small input size."""
-    torch.manual_seed(0)
-    vit = TimmViT("vit_small_patch14_reg4_dinov2", Preprocessing("stretch", 56, 14)).vit
     config = {"dino_model": "dinov2_vits14_reg", "resize_dim": 56, "crop_dim": 56}
-    state = published.decap_state(prefix=384)
-    published.write_capdec(folder, state, prefix_size=384, **config)
-    torch.save(published.official_dinov2(vit), folder / "dinov2_vits14_reg4_pretrain.pth")
+    published.write_capdec(folder, published.decap_state(prefix=384), prefix_size=384, **config)
+    write_vit(folder)
     return folder
+
+
+def write_vit(folder: Path) -> TimmViT:
+    torch.manual_seed(0)
+    backbone = TimmViT("vit_small_patch14_reg4_dinov2", Preprocessing("stretch", 56, 14))
+    torch.save(official_dinov2(backbone.vit), folder / "dinov2_vits14_reg4_pretrain.pth")
+    return backbone
 
 
 def test_a_hub_id_offline_out_of_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,19 +144,17 @@ def test_a_hub_id_offline_out_of_the_cache(tmp_path: Path, monkeypatch: pytest.M
     assert [one.text for one in model.caption(noise_photo())] == [one.text for one in expected]
 
 
-NAMES = {
-    "dinov2_vits14": "vit_small_patch14_dinov2",
-    "dinov2_vitg14": "vit_giant_patch14_dinov2",
-    "dinov2_vitb14_reg": "vit_base_patch14_reg4_dinov2",
-    "dinov2_vitl14_reg": "vit_large_patch14_reg4_dinov2",
-    "dinov3_vitb16": "vit_base_patch16_dinov3",
-    "vit_base_patch16_clip_224.openai": "vit_base_patch16_clip_quickgelu_224",
-    "vit_large_patch14_clip_224.openai": "vit_large_patch14_clip_quickgelu_224",
-    **dict.fromkeys(("dinov2_vitb16", "resnet50", "dinov2", "")),
-}
-
-
-@pytest.mark.parametrize(("name", "expected"), NAMES.items())
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("dinov2_vits14", "vit_small_patch14_dinov2"), ("dinov2_vitg14", "vit_giant_patch14_dinov2"),
+        ("dinov2_vitb14_reg", "vit_base_patch14_reg4_dinov2"), ("dinov3_vitb16", "vit_base_patch16_dinov3"),
+        ("dinov2_vitl14_reg", "vit_large_patch14_reg4_dinov2"),
+        ("vit_base_patch16_clip_224.openai", "vit_base_patch16_clip_quickgelu_224"),
+        ("vit_large_patch14_clip_224.openai", "vit_large_patch14_clip_quickgelu_224"),
+        ("dinov2_vitb16", None), ("resnet50", None), ("dinov2", None), ("", None),
+    ],
+)  # fmt: skip
 def test_names_lead_to_weights_that_timm_has(name: str, expected: str | None) -> None:
     vit = vit_of(name)
     assert (None if vit is None else vit.name) == expected
@@ -187,10 +173,8 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_the_authors_file_gives_the_same_tokens(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    expected = TimmViT("vit_small_patch14_reg4_dinov2", Preprocessing("stretch", 56, 14))
-    torch.save(official_dinov2(expected.vit), tmp_path / "dinov2_vits14_reg4_pretrain.pth")
-    found, image = backbone_of(tmp_path, dino_model="dinov2_vits14_reg"), noise_photo()
+    expected, image = write_vit(tmp_path), noise_photo()
+    found = backbone_of(tmp_path, dino_model="dinov2_vits14_reg")
     torch.testing.assert_close(found.encode([image])[0].tokens, expected.encode([image])[0].tokens)
     assert found.preprocessing == expected.preprocessing
 
@@ -275,16 +259,12 @@ def test_a_named_projection(
     tmp_path: Path, clip: TextTower, monkeypatch: pytest.MonkeyPatch, named: str
 ) -> None:
     torch.save(talk2dino_state(64, 48), tmp_path / "mine.pth")
-    asked: list[tuple[str, str]] = []
-
-    def fetch(repository: str, name: str) -> Path:
-        asked.append((repository, name))
-        return tmp_path / "mine.pth"
-
+    fetch = Mock(return_value=tmp_path / "mine.pth")
     monkeypatch.setattr(reading, "fetch", fetch)
     config = replace(CONFIG, use_talk2dino_project=named.format(folder=tmp_path))
     tower = tower_of(tmp_path, config)
     assert tower is not None and tower.dim == 64
+    asked = [one.args for one in fetch.call_args_list]
     assert asked == ([("owner/name", "weights/mine.pth")] if named.startswith("owner") else [])
 
 
@@ -293,12 +273,13 @@ def test_towers_that_do_not_fit(tmp_path: Path, clip: TextTower) -> None:
     plain = replace(CONFIG, dino_model=name, use_talk2dino_project=False)
     assert tower_of(tmp_path, plain, 48) is clip  # in CLIP's own space alone
     assert tower_of(tmp_path, plain, 64) is None
-    torch.save(talk2dino_state(32, 48), tmp_path / "talk2dino.pth")
-    with pytest.raises(CheckpointError, match="projects into width 32, the backbone has 64"):
-        tower_of(tmp_path)
-    torch.save(talk2dino_state(64, 40), tmp_path / "talk2dino.pth")
-    with pytest.raises(CheckpointError, match="40 wide, the text tower gives 48"):
-        tower_of(tmp_path)
+    for sizes, message in (
+        ((32, 48), "projects into width 32, the backbone has 64"),
+        ((64, 40), "40 wide, the text tower gives 48"),
+    ):
+        torch.save(talk2dino_state(*sizes), tmp_path / "talk2dino.pth")
+        with pytest.raises(CheckpointError, match=message):
+            tower_of(tmp_path)
 
 
 def test_clip_that_cannot_be_had(
