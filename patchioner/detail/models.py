@@ -59,10 +59,10 @@ def clean_answer(text: str, *, limit: int = LONGEST_ANSWER) -> str:
     Removed: control characters, marks that reorder text, lone surrogates, reasoning ahead of the answer (or instead of
     it), marks of chat templates, white space at both ends, and what comes after `limit` characters.
     """
-    text = text[: 4 * limit].replace("\r\n", "\n")
-    for pattern in _NO_ANSWER:
+    text = _UNFIT.sub("", text[: 4 * limit].replace("\r\n", "\n"))
+    text = _LONE_SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
+    for pattern in _NO_ANSWER:  # of marks that such characters no longer break up
         text = re.sub(pattern, "", text, flags=re.DOTALL)
-    text = _LONE_SURROGATE.sub("\N{REPLACEMENT CHARACTER}", _UNFIT.sub("", text))
     return text.strip()[:limit].rstrip()
 
 

@@ -1,26 +1,39 @@
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from dataclasses import replace
+from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from patchioner import Patchioner
+from patchioner.calibration import Captioned
 from patchioner.detail.calibrate import calibrate_model
+from patchioner.detail.client import ChatClient
 from patchioner.detail.score import Calibration
 from patchioner.detail.values import DetailRegion, Photo, open_photo
+from tests.support.chat_server import ChatServer
 from tests.support.tiny import TEXTS, noise_photo
+
+KEY = "sk-verysecret123"
+Make = Callable[..., ChatClient]
+PHOTO = open_photo(noise_photo(), name="noise.png")
+REGIONS = (
+    DetailRegion("global", "global", (0.0, 0.0, 96.0, 64.0)),
+    DetailRegion("spatial-1", "spatial", (0.0, 0.0, 48.0, 40.0)),
+    DetailRegion("spatial-2", "spatial", (30.0, 20.0, 96.0, 64.0)),
+)
 
 
 @pytest.fixture(scope="session")
-def pairs() -> list[tuple[object, tuple[str, ...]]]:
+def pairs() -> list[Captioned]:
     """Photos of noise, each with two captions that share their thing."""
     return [(noise_photo(seed=seed), (TEXTS[seed], TEXTS[(seed + 6) % 30])) for seed in range(12)]
 
 
 @pytest.fixture(scope="session")
-def calibration(model: Patchioner, pairs: list[tuple[object, tuple[str, ...]]]) -> Calibration:
+def calibration(model: Patchioner, pairs: list[Captioned]) -> Calibration:
     return calibrate_model(model, pairs)
 
 
@@ -35,23 +48,22 @@ def photo(model: Patchioner) -> Photo:
     return open_photo(noise_photo(seed=3), model)
 
 
-@pytest.fixture(scope="session")
-def regions() -> list[DetailRegion]:
-    return [
-        DetailRegion("global", "global", (0.0, 0.0, 96.0, 64.0)),
-        DetailRegion("spatial-1", "spatial", (0.0, 0.0, 48.0, 32.0)),
-        DetailRegion("spatial-4", "spatial", (48.0, 32.0, 96.0, 64.0)),
-    ]
+@pytest.fixture
+def waits() -> list[float]:
+    """Seconds that clients of `make` would have paused."""
+    return []
 
 
-REGIONS = (
-    DetailRegion("global", "global", (0.0, 0.0, 90.0, 60.0)),
-    DetailRegion("spatial-1", "spatial", (0.0, 0.0, 45.0, 40.0)),
-    DetailRegion("spatial-2", "spatial", (30.0, 20.0, 90.0, 60.0)),
-)
+@pytest.fixture
+def make(monkeypatch: pytest.MonkeyPatch, waits: list[float]) -> Iterator[Make]:
+    """Makes clients of a `ChatServer` that have a key and do not really wait, and closes them."""
+    pytest.importorskip("openai")
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setattr(ChatClient, "_pause", lambda self, seconds: waits.append(seconds))
+    with ExitStack() as stack:
 
+        def client(server: ChatServer, **options: Any) -> ChatClient:
+            options = {"base_url": server.url, "timeout": 5.0, "attempts": 3, **options}
+            return stack.enter_context(closing(ChatClient("tiny", **options)))
 
-def noise(seed: int = 0) -> Photo:
-    """A photo of 90 x 60 pixels."""
-    pixels = np.random.default_rng(seed).integers(0, 255, (60, 90, 3), dtype=np.uint8)
-    return open_photo(Image.fromarray(pixels), name="noise.png")
+        yield client

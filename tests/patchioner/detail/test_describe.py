@@ -6,8 +6,7 @@ import base64
 import io
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from PIL import Image
 from decoders.scene_graph import noun_phrases
 from patchioner import Box, Mask, Patchioner, Point, Polygon
 from patchioner.base.errors import DetailError, FutileError, OptionError, RegionError
-from patchioner.detail.client import Budget, ChatClient
+from patchioner.detail.client import Budget
 from patchioner.detail.describe import (
     DivideSettings,
     Given,
@@ -42,7 +41,7 @@ from patchioner.detail.describe import (
 from patchioner.detail.models import CallCache
 from patchioner.detail.values import DetailRegion, Photo, Rectangle, open_photo
 from patchioner.regions import NamedRegion
-from tests.patchioner.detail.conftest import REGIONS, noise
+from tests.patchioner.detail.conftest import PHOTO, REGIONS, Make
 from tests.support.chat_server import ChatServer, Reaction, echo, fails, once, says
 from tests.support.tiny import noise_photo, tiny_backbone, tiny_parts
 
@@ -50,12 +49,15 @@ corners = st.tuples(st.integers(0, 40), st.integers(0, 40), st.integers(1, 30), 
 boxes = corners.map(lambda c: (float(c[0]), float(c[1]), float(c[0] + c[2]), float(c[1] + c[3])))
 
 
+def region(*box: float, kind: Any = "user", name: str | None = None) -> DetailRegion:
+    return DetailRegion(f"{box}", kind, box, name=name)  # type: ignore[arg-type]
+
+
 def test_overlaps_by_hand() -> None:
     assert iou((0, 0, 2, 2), (1, 1, 3, 3)) == pytest.approx(1 / 7)
     assert share_inside((0, 0, 4, 1), (3, 0, 9, 9)) == 0.25
     assert share_inside((1, 1, 1, 1), (0, 0, 9, 9)) == iou((1, 1, 1, 1), (1, 1, 1, 1)) == 0.0
-    left = DetailRegion("a", "user", (0, 0, 10, 10))
-    wide = DetailRegion("b", "user", (5, 0, 25, 10))
+    left, wide = region(0, 0, 10, 10), region(5, 0, 25, 10)
     assert overlap_share(left, wide) == overlap_share(wide, left) == 0.5
     assert overlap_share(left, left) == 1.0
 
@@ -72,58 +74,50 @@ def test_merging_leaves_no_pair_above_the_limit_and_loses_nothing(
     assert bounding_union(merged) == bounding_union(found)
 
 
-def test_the_whole_comes_first_then_things_then_places(photo: Photo) -> None:
+def test_the_whole_comes_first_then_places(photo: Photo) -> None:
     regions = divide(photo)
-    ids = [region.id for region in regions]
     places = [f"spatial-{n}" for n in range(1, 5)] + [f"grid-{n}" for n in range(1, 10)]
-    assert ids == ["global", *places]
-    assert all(region.parents == ("global",) for region in regions[1:])
+    assert [one.id for one in regions] == ["global", *places]
+    assert all(one.parents == ("global",) for one in regions[1:])
 
 
 def test_given_things_are_regions_and_grow_quadrants() -> None:
-    bare = open_photo(noise_photo(100, 80))
     mask = np.zeros((80, 100), dtype=bool)
     mask[50:70, 30:60] = True
     things: list[Given] = [
-        NamedRegion(Box(45, 5, 60, 30), "dog"), Mask(mask), (60.0, 60.0, 80.0, 90.0),
-        Box(62, 62, 70, 70),
+        NamedRegion(Box(45, 5, 60, 30), "dog"), Mask(mask), (60.0, 60.0, 80.0, 90.0), Box(62, 62, 70, 70)
     ]  # fmt: skip
-    regions = {r.id: r for r in divide(bare, things)}
+    regions = {r.id: r for r in divide(open_photo(noise_photo(100, 80)), things)}
     assert regions["user-1"].name == "dog"
-    assert regions["user-2"].box == (30, 50, 60, 70)
     assert np.array_equal(regions["user-2"].mask, mask)  # type: ignore[arg-type]
-    assert regions["user-3"].box == (60, 60, 80, 80)
     assert regions["user-4"].parents == ("global", "user-3")
-    assert regions["spatial-1"].box == (0, 0, 60, 40)
     assert regions["spatial-1"].parents == ("global", "user-1")
-    assert regions["spatial-2"].box == (45, 0, 100, 40)
-    assert regions["spatial-3"].box == (0, 40, 60, 80)
-    assert regions["spatial-4"].box == (30, 40, 100, 80)
+    assert {name: one.box for name, one in regions.items() if name[:4] in ("user", "spat")} == {
+        "user-1": (45, 5, 60, 30), "user-2": (30, 50, 60, 70), "user-3": (60, 60, 80, 80), "user-4": (62, 62, 70, 70),
+        "spatial-1": (0, 0, 60, 40), "spatial-2": (45, 0, 100, 40),
+        "spatial-3": (0, 40, 60, 80), "spatial-4": (30, 40, 100, 80),
+    }  # fmt: skip
 
 
 def test_what_the_model_does_not_see_is_left_out() -> None:
     cropping = Patchioner(replace(tiny_parts(), backbone=tiny_backbone(mode="crop")), device="cpu")
     photo = open_photo(noise_photo(400, 64), cropping)
-    settings = DivideSettings(spatial="grid", rows=1, columns=10)
-    regions = divide(photo, settings=settings)
+    regions = divide(photo, settings=DivideSettings(spatial="grid", rows=1, columns=10))
     assert 2 <= len(regions) < 11
-    assert cropping.caption(photo.features or photo.image, [region.region for region in regions])
+    assert cropping.caption(photo.features or photo.image, [one.region for one in regions])
 
 
-def test_the_published_patch_is_the_box_around_what_the_caption_names() -> None:
-    things = [
-        DetailRegion("user", "user", box, name=name)
-        for box, name in (
-            ((0, 0, 10, 10), "dog"),
-            ((30, 20, 50, 40), "sofa"),
-            ((80, 80, 99, 99), "traffic_light"),
-            ((0, 0, 99, 99), None),
-        )
-    ]
-    assert union_of_named(things, "two dogs on a couch", (100, 100)) == (0, 0, 50, 40)
-    assert union_of_named(things, "a traffic light", (100, 100)) == (80, 80, 99, 99)
-    assert union_of_named(things, "a traffic light and dogs", (100, 100)) is None  # too large
-    assert union_of_named(things, "a zebra", (100, 100)) is None
+@pytest.mark.parametrize(("caption", "union"), [
+    ("two dogs on a couch", (0, 0, 50, 40)), ("a traffic light", (80, 80, 99, 99)),
+    ("a traffic light and dogs", None),  # too large
+    ("a zebra", None),
+])  # fmt: skip
+def test_the_published_patch_is_the_box_around_what_the_caption_names(
+    caption: str, union: Rectangle | None
+) -> None:
+    things = [region(0, 0, 10, 10, name="dog"), region(30, 20, 50, 40, name="sofa")]
+    things += [region(80, 80, 99, 99, name="traffic_light"), region(0, 0, 99, 99)]
+    assert union_of_named(things, caption, (100, 100)) == union
 
 
 def test_a_union_goes_by_the_models_caption(photo: Photo, model: Patchioner) -> None:
@@ -136,51 +130,40 @@ def test_a_union_goes_by_the_models_caption(photo: Photo, model: Patchioner) -> 
         divide(photo, [thing], settings)
 
 
-def test_polygons_become_masks_and_points_are_refused() -> None:
+def test_polygons_become_masks_and_what_has_no_inside_is_refused() -> None:
     found = as_region(Polygon([(10, 10), (30, 10), (30, 20), (10, 20)]), (40, 30))
-    assert found.mask is not None
-    assert found.mask[15, 20]
-    assert not found.mask[25, 20]
-    for bad in (Point(3, 3), "box", (1, 2, 3)):
-        with pytest.raises(RegionError, match="no region with an inside"):
-            as_region(bad, (40, 30))  # type: ignore[arg-type]
-    for box in ((math.nan, 0, 1, 1), (9, 9, 9, 12), (50, 0, 60, 9), (0, 0, math.inf, 1)):
-        with pytest.raises(RegionError, match=r"40x30|finite|empty"):
-            as_region(box, (40, 30))
-    with pytest.raises(RegionError, match="2x2"):
-        as_region(Mask(np.ones((2, 2), dtype=bool)), (40, 30))
+    assert found.mask is not None and found.mask[15, 20] and not found.mask[25, 20]
+    bad: list[tuple[Any, str]] = [(Mask(np.ones((2, 2), dtype=bool)), "2x2")]
+    bad += [(one, "no region with an inside") for one in (Point(3, 3), "box", (1, 2, 3))]
+    empty = (math.nan, 0, 1, 1), (9, 9, 9, 12), (50, 0, 60, 9), (0, 0, math.inf, 1)
+    for one, message in (*bad, *((box, r"40x30|finite|empty") for box in empty)):
+        with pytest.raises(RegionError, match=message):
+            as_region(one, (40, 30))
 
 
-@pytest.fixture(scope="module")
-def parts(photo: Photo) -> list[DetailRegion]:
-    return divide(photo)
-
-
-def test_statements_come_by_region_then_sample_and_the_first_is_the_plain_caption(
-    model: Patchioner, photo: Photo, parts: list[DetailRegion]
+def test_the_first_statement_of_a_region_is_its_plain_caption(
+    model: Patchioner, photo: Photo
 ) -> None:
-    found = PatchionerDescriber(model, OwnSettings(samples=2)).describe(photo, parts, seed=5)
-    assert [(s.region_id, s.sample) for s in found] == [(r.id, n) for r in parts for n in range(2)]
-    plain = model.caption(photo.image, [region.region for region in parts])
+    found = PatchionerDescriber(model, OwnSettings(samples=2)).describe(photo, REGIONS, seed=5)
+    assert [(s.region_id, s.sample) for s in found] == [(r.id, n) for r in REGIONS for n in (0, 1)]
+    plain = model.caption(photo.image, [one.region for one in REGIONS])
     assert [s.text for s in found[::2]] == [caption.text for caption in plain]
     scores = [caption.score for caption in plain]
     assert [s.log_prob for s in found[::2]] == pytest.approx(scores, abs=1e-5)
 
 
 def test_a_text_depends_on_its_own_region_photo_and_seed_alone(
-    model: Patchioner, photo: Photo, parts: list[DetailRegion]
+    model: Patchioner, photo: Photo
 ) -> None:
-    describer = PatchionerDescriber(model)
-    together = describer.describe(photo, parts, seed=1)
-    alone = describer.describe(photo, [parts[2]], seed=1)
-    assert [s.text for s in together if s.region_id == parts[2].id] == [s.text for s in alone]
-    other = describer.describe(photo, parts, seed=2)
-    assert [s.text for s in other] != [s.text for s in together]
-    assert [s.text for s in describer.describe(photo, parts, seed=1)] == [s.text for s in together]
+    def texts(regions: Sequence[DetailRegion], seed: int) -> list[str]:
+        found = PatchionerDescriber(model).describe(photo, regions, seed=seed)
+        return [one.text for one in found if one.region_id == REGIONS[2].id]
+
+    assert texts(REGIONS, 1) == texts(REGIONS[2:], 1) != texts(REGIONS, 2)
 
 
 def test_the_photo_is_encoded_once_and_captioned_in_two_batches(
-    photo: Photo, parts: list[DetailRegion], monkeypatch: pytest.MonkeyPatch
+    photo: Photo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = Patchioner(tiny_parts(), device="cpu")
     calls, caption = list[int](), model.caption
@@ -192,73 +175,50 @@ def test_the_photo_is_encoded_once_and_captioned_in_two_batches(
 
     monkeypatch.setattr(model, "caption", counted)
     monkeypatch.setattr(model, "encode", lambda *_, **__: pytest.fail("encoded again"))
-    PatchionerDescriber(model).describe(photo, parts)
-    assert len(calls) == 2 and sum(calls) == len(parts) * OwnSettings().samples
+    PatchionerDescriber(model).describe(photo, REGIONS)
+    assert len(calls) == 2 and sum(calls) == len(REGIONS) * OwnSettings().samples
 
 
-def test_drawing_the_same_region_again_draws_anew(
-    model: Patchioner, photo: Photo, parts: list[DetailRegion]
-) -> None:
+def test_drawing_the_same_region_again_draws_anew(model: Patchioner, photo: Photo) -> None:
     settings = OwnSettings(samples=6, jitter=0.0, sampled="all", temperature=2.0, top_p=1.0)
-    found = PatchionerDescriber(model, settings).describe(photo, parts[:1])
+    found = PatchionerDescriber(model, settings).describe(photo, REGIONS[:1])
     assert len({statement.text for statement in found}) > 1
 
 
-numbers = st.floats(0, 50)
-visible = (5.0, 0.0, 90.0, 64.0)
+numbers, sides = st.floats(0, 50), st.floats(1, 40)
 
 
-@given(
-    numbers, numbers, st.floats(1, 40), st.floats(1, 40), st.floats(0.05, 4), st.floats(-0.5, 0.5)
-)
+@given(numbers, numbers, sides, sides, st.floats(0.05, 4), st.floats(-0.5, 0.5))
 def test_sub_regions_lie_in_what_is_seen(
     x: float, y: float, width: float, height: float, scale: float, moved: float
 ) -> None:
-    region = DetailRegion("a", "user", (x, y, x + width, y + height))
-    part = sub_region(region, scale, (moved, -moved), visible)
+    whole = region(x, y, x + width, y + height)
+    part = sub_region(whole, scale, (moved, -moved), (5.0, 0.0, 90.0, 64.0))
     assert isinstance(part, Box)
     inside = part.x1 >= 5 and part.y1 >= 0 and part.x2 <= 90 and part.y2 <= 64
-    assert inside or part == region.region
+    assert inside or part == whole.region
 
 
 def test_part_of_a_mask_stays_in_it_and_its_surroundings_are_a_box() -> None:
     mask = np.zeros((64, 96), dtype=bool)
     mask[10:30, 10:30] = np.tri(20, dtype=bool)
-    region = DetailRegion("a", "semantic", (10, 10, 30, 30), mask)
-    part = sub_region(region, 0.5, (0.0, 0.0), (0, 0, 96, 64))
+    whole = DetailRegion("a", "semantic", (10, 10, 30, 30), mask)
+    part = sub_region(whole, 0.5, (0.0, 0.0), (0, 0, 96, 64))
     assert isinstance(part, Mask)
-    assert part.bounds == (15, 15, 25, 25)
-    assert not (part.array & ~mask).any()
-    assert sub_region(region, 1.5, (0.0, 0.0), (0, 0, 96, 64)) == Box(5, 5, 35, 35)
-    empty = sub_region(region, 0.1, (0.4, -0.4), (0, 0, 96, 64))
-    assert empty == Mask(mask)
+    assert part.bounds == (15, 15, 25, 25) and not (part.array & ~mask).any()
+    assert sub_region(whole, 1.5, (0.0, 0.0), (0, 0, 96, 64)) == Box(5, 5, 35, 35)
+    assert sub_region(whole, 0.1, (0.4, -0.4), (0, 0, 96, 64)) == Mask(mask)  # else empty
 
 
-DIVIDE = {"spatial": "thirds", "objects": "all", "rows": 1.5, "columns": 0, "merge_iou": math.nan}
-OWN = {
-    "samples": 0,
-    "jitter": 0.5,
-    "scales": (),
-    "sampled": "some",
-    "temperature": 0.0,
-    "top_p": 1.5,
-}
-
-
-@pytest.mark.parametrize(("kind", "wrong"), [(DivideSettings, DIVIDE), (OwnSettings, OWN)])
-def test_senseless_settings_are_refused(kind: Any, wrong: dict[str, Any]) -> None:
-    for name, value in wrong.items():
-        with pytest.raises(OptionError, match=name):
-            kind(**{name: value})
-
-
-def picture() -> Image.Image:
-    pixels = np.random.default_rng(0).integers(0, 255, (120, 200, 3), dtype=np.uint8)
-    return Image.fromarray(pixels)
-
-
-def region(*box: float, kind: str = "spatial") -> DetailRegion:
-    return DetailRegion("r", kind, box)  # type: ignore[arg-type]
+@pytest.mark.parametrize(("kind", "name", "value"), [
+    (DivideSettings, "spatial", "thirds"), (DivideSettings, "objects", "all"), (DivideSettings, "rows", 1.5),
+    (DivideSettings, "columns", 0), (DivideSettings, "merge_iou", math.nan),
+    (OwnSettings, "samples", 0), (OwnSettings, "jitter", 0.5), (OwnSettings, "scales", ()),
+    (OwnSettings, "sampled", "some"), (OwnSettings, "temperature", 0.0), (OwnSettings, "top_p", 1.5),
+])  # fmt: skip
+def test_senseless_settings_are_refused(kind: Any, name: str, value: object) -> None:
+    with pytest.raises(OptionError, match=name):
+        kind(**{name: value})
 
 
 coordinate = st.floats(-50, 1050)
@@ -273,38 +233,18 @@ def test_any_box_gives_a_picture_that_a_model_can_be_given(
     corners: tuple[float, float, float, float], size: tuple[int, int], kind: str
 ) -> None:
     (left, right), (top, bottom) = sorted(corners[::2]), sorted(corners[1::2])
-    image = picture().resize(size)
+    image = noise_photo(*size)
     found = shown(image, region(left, top, right, bottom, kind=kind))
     assert found.mode == "RGB" and image.size == size
     assert min(found.size) >= 32 and max(found.size) <= 1024
     assert max(found.size) / min(found.size) <= 10
 
 
-PHOTO = noise()
-Make = Callable[..., VisionDescriber]
-
-
-@pytest.fixture
-def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-verysecret123")
-    monkeypatch.setattr(ChatClient, "_pause", lambda self, seconds: None)
-    with ExitStack() as stack:
-
-        def describer(server: ChatServer, cache: Path | None = None, **options: Any) -> Any:
-            options |= {"cache": CallCache(cache) if cache else None, "attempts": 2, "timeout": 5.0}
-            client = ChatClient("tiny", base_url=server.url, **options)
-            stack.callback(client.close)
-            return VisionDescriber(client)
-
-        yield describer
-
-
 def test_every_region_is_asked_about_with_its_own_picture(make: Make) -> None:
     with ChatServer() as server:
-        said = make(server).describe(PHOTO, REGIONS)
-    assert [(one.region_id, one.sample) for one in said] == [
-        ("global", 0), *((name, i) for name in ("spatial-1", "spatial-2") for i in range(3))
-    ]  # fmt: skip
+        said = VisionDescriber(make(server)).describe(PHOTO, REGIONS)
+    places = [(name, i) for name in ("spatial-1", "spatial-2") for i in range(3)]
+    assert [(one.region_id, one.sample) for one in said] == [("global", 0), *places]
     assert len(server.requests) == 3  # the samples of a region are one request
     sizes = set()
     for request in server.requests:
@@ -313,24 +253,24 @@ def test_every_region_is_asked_about_with_its_own_picture(make: Make) -> None:
         sizes.add(Image.open(io.BytesIO(base64.b64decode(data))).size)
         assert words["text"].startswith("Describe what can be seen")
         assert (request.get("n", 1), request["temperature"]) in {(1, 0.2), (3, 0.7)}
-    assert sizes == {(90, 60), (45, 40), (60, 40)}
+    assert sizes == {(96, 64), (48, 40), (66, 44)}
 
 
 def test_nothing_is_asked_twice_after_a_stop(make: Make, tmp_path: Path) -> None:
+    kept = {"cache": CallCache(tmp_path)}
     with ChatServer(then=once) as server:
+        few = VisionDescriber(make(server, **kept, budget=Budget(max_calls=4)))
         with pytest.raises(FutileError, match="budget"):
-            make(server, cache=tmp_path, budget=Budget(max_calls=4)).describe(PHOTO, REGIONS)
+            few.describe(PHOTO, REGIONS)
         assert len(server.requests) == 4
-        restarted = make(server, cache=tmp_path)
-        said = restarted.describe(PHOTO, REGIONS)
-        assert len(server.requests) == 7
-        again = make(server, cache=tmp_path)
-        assert again.describe(PHOTO, REGIONS) == said
+        said = VisionDescriber(make(server, **kept)).describe(PHOTO, REGIONS)
+        assert VisionDescriber(make(server, **kept)).describe(PHOTO, REGIONS) == said
         assert len(server.requests) == 7 == len({request["seed"] for request in server.requests})
     with ChatServer(then=once) as other:
-        assert make(other).describe(PHOTO, REGIONS) == said  # as without a stop
-        make(other, cache=tmp_path).describe(noise(1), REGIONS)
-        assert len(other.requests) == 14  # another photo is another question
+        assert VisionDescriber(make(other)).describe(PHOTO, REGIONS) == said  # as without a stop
+        another = open_photo(noise_photo(seed=1))  # is another question
+        VisionDescriber(make(other, **kept)).describe(another, REGIONS)
+        assert len(other.requests) == 14
 
 
 def test_a_sample_that_is_empty_or_refused_is_left_out(make: Make) -> None:
@@ -341,16 +281,16 @@ def test_a_sample_that_is_empty_or_refused_is_left_out(make: Make) -> None:
         return says("") if empty else once(request)
 
     with ChatServer(then=sometimes) as server:
-        said = make(server, concurrency=1).describe(PHOTO, REGIONS)
+        said = VisionDescriber(make(server, concurrency=1)).describe(PHOTO, REGIONS)
     assert len(said) == 5
-    assert {one.region_id for one in said} == {region.id for region in REGIONS}
+    assert {one.region_id for one in said} == {one.id for one in REGIONS}
 
 
 def test_a_region_without_any_answer_is_an_error_of_the_photo_and_the_others_are_kept(
     make: Make, tmp_path: Path
 ) -> None:
     with ChatServer(then=lambda request: fails(500) if "n" in request else echo(request)) as server:
-        describer = make(server, cache=tmp_path)
+        describer = VisionDescriber(make(server, cache=CallCache(tmp_path)))
         with pytest.raises(DetailError, match=r"noise\.png, region 'spatial-1'.*500") as caught:
             describer.describe(PHOTO, REGIONS)
         assert not isinstance(caught.value, FutileError)

@@ -41,9 +41,8 @@ REGIONS = (
     DetailRegion("spatial-1", "spatial", (0, 0, 48, 32), parents=("global",)),
 )
 CLAIM = Claim("c1", HOSTILE, "semantic-1", 0, 0)
-UNICORN = Verdict(
-    replace(CLAIM, id="c3", text="A unicorn."), False, reason="object", note="no sign of it"
-)
+GONE = replace(CLAIM, id="c3", text="A unicorn.")
+UNICORN = Verdict(GONE, False, reason="object", note="no sign of it")
 CAPTION = DetailedCaption(
     text=f"A bus. {HOSTILE}",
     sentences=(
@@ -98,7 +97,7 @@ def test_provenance_is_told_and_what_was_dropped_alike_once(page: str) -> None:
         assert told in Page(page).words
     first = next(a for a in Page(page).all("a") if a.get("data-i") == "0")
     assert "3 samples, support 0.88" in str(first["title"])
-    other = replace(UNICORN, claim=replace(UNICORN.claim, id="c9", region_id="spatial-1"))
+    other = replace(UNICORN, claim=replace(GONE, id="c9", region_id="spatial-1"))
     page = report_html([replace(PHOTO, caption=replace(CAPTION, dropped=(UNICORN, other)))])
     assert page.count("<s>A unicorn.</s>") == 1
     assert "object (2)" in page and "spatial-1, 2 times" in page
@@ -107,8 +106,9 @@ def test_provenance_is_told_and_what_was_dropped_alike_once(page: str) -> None:
 def test_several_photos_have_an_index_and_large_ones_are_embedded_small(tmp_path: Path) -> None:
     large = Image.new("RGB", (6000, 3000), "red")
     path = tmp_path / "sub" / "r.html"
-    second = ReportPhoto("b.jpg", large, replace(CAPTION, image_size=large.size))
-    write_report([PHOTO, second], path)
+    write_report(
+        [PHOTO, ReportPhoto("b.jpg", large, replace(CAPTION, image_size=large.size))], path
+    )
     assert path.stat().st_size < 100_000 and large.size == (6000, 3000)
     page = path.read_text()
     assert page.count("<section") == 2 and '<a href="#p2">b.jpg</a>' in page
