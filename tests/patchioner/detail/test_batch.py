@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,15 +14,7 @@ import pytest
 from PIL import Image
 
 from patchioner import Box, Patchioner
-from patchioner.base.errors import (
-    DetailError,
-    FutileError,
-    HubError,
-    ImageError,
-    OptionError,
-    RegionFileError,
-    UnknownNameError,
-)
+from patchioner.base import errors
 from patchioner.detail.batch import (
     DetailCaptioner,
     LineFile,
@@ -106,19 +98,21 @@ def test_of_a_photo_that_shows_nothing_nothing_is_asked() -> None:
 @pytest.mark.parametrize(("claim", "region"), [("c9", "global"), ("c1", "nowhere")])
 def test_a_fuser_that_speaks_of_what_is_not_there_is_refused(claim: str, region: str) -> None:
     fused = [FusedSentence("A.", (claim,), (region,))], []
-    with pytest.raises(DetailError, match="c9|nowhere"):
+    with pytest.raises(errors.DetailError, match="c9|nowhere"):
         described(TEXTS, fuser=SimpleNamespace(settings={}, fuse=lambda *_: fused))
 
 
-def test_stages_that_need_a_model_and_names_that_are_unknown() -> None:
-    with pytest.raises(OptionError, match="describer="):
+def test_settings_are_changed_by_name_and_stages_may_need_a_model() -> None:
+    new = preset("published", {"fuse.max_words": 60, "divide.rows": 4})
+    assert (new.fuse.max_words, new.divide.rows, new.divide.merge_iou) == (60, 4, 0.3)
+    with pytest.raises(errors.OptionError, match="describer="):
         DetailCaptioner(None, scorer=None)
-    with pytest.raises(OptionError, match="scorer="):
+    with pytest.raises(errors.OptionError, match="scorer="):
         DetailCaptioner(None, describer=FakeDescriber({}))
-    with pytest.raises(UnknownNameError, match="published"):
+    with pytest.raises(errors.UnknownNameError, match="published"):
         DetailCaptioner(None, settings="publishd")
     for wrong in ("fuse.max_word", "fuses.max_words", "fuse.max_words.x"):
-        with pytest.raises(UnknownNameError, match=r"did you mean '?.*fuse\.max_words"):
+        with pytest.raises(errors.UnknownNameError, match=r"did you mean '?.*fuse\.max_words"):
             preset("careful", {wrong: 1})
 
 
@@ -129,18 +123,6 @@ def test_all_parts_together(model: Patchioner, name: str) -> None:
     assert one.text == " ".join(sentence.text for sentence in one.sentences)
     assert bool(one.text) == (one.reason is None)
     assert to_json(one, "x") == to_json(two, "x")
-
-
-def test_published_constants_and_changes_by_name() -> None:
-    published = preset("published")
-    divide, describe, judge = published.divide, published.describe, published.filter
-    assert (divide.spatial, divide.growing_area) == ("quadrants", 1.0)
-    assert (divide.objects, divide.merge_iou) == ("union", 0.3)
-    assert (describe.samples, describe.temperature) == (3, 0.7)
-    assert (judge.rules, judge.trusted_agreement) == (False, 2)
-    new = preset("published", {"fuse.max_words": 60, "divide.rows": 4})
-    assert (new.fuse.max_words, new.divide.rows) == (60, 4)
-    assert replace(new.divide, rows=3) == divide and new.describe == describe
 
 
 @dataclass
@@ -180,9 +162,7 @@ def lines_of(out: Path, field: str = "photo") -> list[Any]:
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_a_line_per_photo_in_order_and_a_second_run_describes_nothing(
-    photos: list[str], out: Path, workers: int
-) -> None:
+def test_a_line_per_photo_in_order(photos: list[str], out: Path, workers: int) -> None:
     result = describe_many(FakeCaptioner(), photos, out, workers=workers)
     assert result.complete and (result.described, result.known, result.failed) == (5, 0, ())
     assert lines_of(out) == photos == [name for name, _ in read_captions(out, result.names)]
@@ -209,7 +189,7 @@ def test_going_on_after_a_stop(photos: list[str], out: Path, workers: int, stop:
 def test_a_photo_that_fails_is_reported_and_tried_again(photos: list[str], out: Path) -> None:
     Path(photos[1]).write_bytes(b"no picture")
     told: list[str] = []
-    captioner = FakeCaptioner({photos[3]: DetailError("the server is ill")})
+    captioner = FakeCaptioner({photos[3]: errors.DetailError("the server is ill")})
     result = describe_many(captioner, photos, out, on_error=lambda name, _: told.append(name))
     assert not result.complete and result.stopped is None
     assert told == [name for name, _ in result.failed] == [photos[1], photos[3]]
@@ -220,11 +200,11 @@ def test_a_photo_that_fails_is_reported_and_tried_again(photos: list[str], out: 
     assert again.asked == [photos[1], photos[3]] and sorted(lines_of(out)) == photos
 
 
-@pytest.mark.parametrize("error", [FutileError("spent"), HubError("gone"), OptionError("no such")])
+@pytest.mark.parametrize(
+    "error", [errors.FutileError("spent"), errors.HubError("gone"), errors.OptionError("no such")]
+)
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_failure_of_all_stops_the_run(
-    photos: list[str], out: Path, error: Exception, workers: int
-) -> None:
+def test_a_failure_of_all(photos: list[str], out: Path, error: Exception, workers: int) -> None:
     captioner = FakeCaptioner({photos[2]: error})
     result = describe_many(captioner, photos, out, workers=workers)
     assert result.stopped is error and not result.complete
@@ -249,9 +229,9 @@ def test_a_photo_is_known_by_its_pixels_and_its_regions(photos: list[str], out: 
 def test_other_settings_need_another_file(photos: list[str], out: Path) -> None:
     describe_many(FakeCaptioner(), photos, out)
     before = out.read_bytes()
-    with pytest.raises(OptionError, match=r"other settings \(describer\.n\)"):
+    with pytest.raises(errors.OptionError, match=r"other settings \(describer\.n\)"):
         describe_many(FakeCaptioner(settings={"describer": {"n": 2}}), photos, out)
-    with pytest.raises(OptionError, match=r"other settings \(seed\)"):
+    with pytest.raises(errors.OptionError, match=r"other settings \(seed\)"):
         describe_many(FakeCaptioner(), photos, out, seed=1)
     assert out.read_bytes() == before
 
@@ -296,7 +276,7 @@ def test_zeros_at_the_end_are_cut_off_and_a_damaged_line_is_passed_over(
 def test_somebody_elses_file_is_not_touched(tmp_path: Path, text: str) -> None:
     path = tmp_path / "notes.txt"
     path.write_bytes(text.encode())
-    with pytest.raises(OptionError, match="left as it is"):
+    with pytest.raises(errors.OptionError, match="left as it is"):
         LineFile(path)
     assert path.read_bytes() == text.encode()
 
@@ -306,7 +286,7 @@ def test_somebody_elses_file_is_not_touched(tmp_path: Path, text: str) -> None:
 ])  # fmt: skip
 def test_other_forms_of_lists_are_refused(tmp_path: Path, content: Any) -> None:
     (tmp_path / "list.json").write_text(json.dumps(content))
-    with pytest.raises(ImageError, match=r"list\.json"):
+    with pytest.raises(errors.ImageError, match=r"list\.json"):
         read_photo_list(tmp_path / "list.json")
 
 
@@ -326,5 +306,5 @@ def test_paths_start_at_the_list_and_regions_are_read(tmp_path: Path) -> None:
     assert [[(one.name, one.box) for one in several] for several in given] == [
         [("bus", (1, 2, 30, 40))], [(None, (5, 6, 7, 8))]
     ]  # fmt: skip
-    with pytest.raises(RegionFileError, match="entry 4"):
+    with pytest.raises(errors.RegionFileError, match="entry 4"):
         readers[4]((64, 64))

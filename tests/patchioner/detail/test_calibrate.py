@@ -14,9 +14,7 @@ from patchioner.detail.score import Calibration, DenseScorer
 from tests.support.tiny import TEXTS, noise_photo
 
 
-def test_the_same_seed_gives_the_same_numbers(
-    model: Patchioner, pairs: list[Any], calibration: Calibration
-) -> None:
+def test_the_same_seed(model: Patchioner, pairs: list[Any], calibration: Calibration) -> None:
     assert calibrate_model(model, pairs).to_json() == calibration.to_json()
     assert calibrate_model(model, pairs, seed=1).to_json() != calibration.to_json()
 

@@ -185,9 +185,7 @@ def test_a_key_that_a_server_repeats_is_nowhere(
     assert server.headers[0]["authorization"] == f"Bearer {KEY}"  # it was in use
 
 
-def test_after_an_interrupt_nothing_is_tried_again_and_the_next_call_is(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_after_an_interrupt(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     pausing = threading.Barrier(3)
 
     def pause(client: ChatClient, seconds: float) -> None:

@@ -126,9 +126,16 @@ def test_what_does_not_fit_is_refused() -> None:
         judged(("A cat.", "nowhere", 0))
     with pytest.raises(DetailError, match="once"):
         judged(regions=PLACES[:1] * 2)
-    for wrong in ({"alike": 2}, {"trusted_agreement": -1}, {"whole_sentences": "some"}):
-        with pytest.raises(OptionError, match=next(iter(wrong))):
-            judged(**wrong)
+
+
+@pytest.mark.parametrize(("kind", "name", "value"), [
+    (FilterSettings, "alike", 2), (FilterSettings, "trusted_agreement", -1),
+    (FilterSettings, "whole_sentences", "some"), (FuseSettings, "max_words", -1),
+    (FuseSettings, "duplicate", -1), (FuseSettings, "new_share", -1),
+])  # fmt: skip
+def test_settings_that_make_no_sense_are_refused(kind: Any, name: str, value: object) -> None:
+    with pytest.raises(OptionError, match=name):
+        kind(**{name: value})
 
 
 WEAK, THING = (Support(score, (("bus", least),)) for score, least in ((0.1, 0.05), (0.1, 0.9)))
@@ -251,12 +258,6 @@ def test_most_agreed_is_taken_first_and_speaks_for_the_same() -> None:
     ]
     left = {"c2": "duplicate", "c3": "length"}
     assert fuse(*kept, max_words=10) == (["A dog chases a red kite."], left)
-
-
-@pytest.mark.parametrize("name", ["max_words", "duplicate", "new_share"])
-def test_settings_that_make_no_sense_are_refused(name: str) -> None:
-    with pytest.raises(OptionError, match=name):
-        FuseSettings(**{name: -1})
 
 
 KEPT = [

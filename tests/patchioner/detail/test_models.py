@@ -181,9 +181,7 @@ def test_the_chat_template_words_the_prompt(folder: Path, template: str, told: s
     assert prompt == f"{told}\n[assistant] "
 
 
-def test_a_prompt_that_is_too_long_and_a_folder_that_holds_no_model_are_errors(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_long_prompts_and_folders_without_a_model(folder: Path, tmp_path: Path) -> None:
     model = LocalModel(str(folder), device="cpu")
     with pytest.raises(DetailError, match="exceed the model's 128"):
         model.ask("", "a cat " * 200, temperature=0.0, max_tokens=5)

@@ -30,9 +30,7 @@ from tests.patchioner.detail.conftest import REGIONS
 from tests.support.tiny import noise_photo
 
 
-def test_scores_are_how_far_above_the_names_of_things_a_text_lies(
-    model: Patchioner, photo: Photo
-) -> None:
+def test_scores_compare_with_names_of_things(model: Patchioner, photo: Photo) -> None:
     assert photo.features is not None
     evidence = Evidence(model)
     view = evidence.view(photo.features, WholeImage())
@@ -49,9 +47,7 @@ def test_scores_are_how_far_above_the_names_of_things_a_text_lies(
     torch.testing.assert_close(view.windows[0], F.normalize(by_hand, dim=0), atol=1e-5, rtol=1e-4)
 
 
-def test_one_support_per_sentence_whatever_else_is_asked(
-    calibrated: Patchioner, photo: Photo
-) -> None:
+def test_one_support_per_sentence(calibrated: Patchioner, photo: Photo) -> None:
     scorer = DenseScorer(calibrated)
     said = ("a red bus on a table", "Two black cats sit left of a boat.", "It is there.")
     asked = [(region, sentence) for region in REGIONS for sentence in said]
@@ -86,9 +82,7 @@ def test_a_model_that_cannot_score_says_what_to_do(
 
 
 @pytest.mark.parametrize("change", [{"version": 9}, {"objects": {}}, {"objects": None}])
-def test_a_damaged_calibration_is_refused(
-    change: dict[str, object], calibration: Calibration
-) -> None:
+def test_damage_is_refused(change: dict[str, object], calibration: Calibration) -> None:
     stored = calibration.to_json()
     assert Calibration.from_json(stored, "here").to_json() == stored
     with pytest.raises(CheckpointError, match=f"here.*(version|{next(iter(change))})"):
