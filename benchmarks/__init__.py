@@ -1,8 +1,4 @@
-"""Measures the captioner: data readers, metrics, intervals, quality and speed tables.
-
-Knows: the public names of `patchioner`. Does NOT know: anything private of the packages.
-Runs from a checkout: `python -m benchmarks.quality`, `python -m benchmarks.speed`.
-"""
+"""Measures the captioner, by its public names, from a checkout: `python -m benchmarks.quality`."""
 
 from __future__ import annotations
 

@@ -47,11 +47,11 @@ def _work(arguments: argparse.Namespace) -> None:
     out = arguments.out
     runs = [run for path in arguments.config for run in read_runs(path, out, arguments.data)]
     known = [run.name for run in runs]
-    for name in arguments.only or ():
+    only = arguments.only or known
+    for name in only:
         if name not in known:
             raise UnknownNameError.among("run", name, known)
-    wanted = [run for run in runs if not arguments.only or run.name in arguments.only]
-    outcomes = execute(wanted, resume=arguments.resume)
+    outcomes = execute([run for run in runs if run.name in only], resume=arguments.resume)
     text = report(outcomes)
     with atomic_path(out / TABLES_FILE) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -60,11 +60,7 @@ def _work(arguments: argparse.Namespace) -> None:
 
 
 def read_runs(path: Path, out: Path, data: Path | None = None) -> list[Run]:
-    """The runs of one file, each in the folder `out`/<name of the file>/<name of the run>.
-
-    OptionError: the file is not in the form above; an unknown key is named with the close ones.
-    MissingExtraError: PyYAML is not installed.
-    """
+    """The runs of one file, each in the folder `out`/<name of the file>/<name of the run>."""
     yaml = require("yaml", "metrics")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -53,9 +53,8 @@ class Answerer:
     """Captions samples.
 
     `answer` gives one answer per sample of each photo (RegionError, ImageError for what the model cannot see) and
-    `needs` "nothing" of the photo, its "features", or features that hold the "photo" itself; `prepare` gives the
-    samples that it answers, each with the references that it is scored on; `other` is the model that answers, where it
-    is not the measured one.
+    `needs` "nothing" of the photo, its "features", or these with the "photo" itself; `prepare` gives the samples that
+    it answers, with the references to score them on; `other` is the model that answers, if not the measured one.
     """
 
     answer: Callable[[Sequence[Asked]], list[list[Answer]]]
@@ -71,17 +70,12 @@ def by_model(
     weighting, options = weighting_of(model, settings), options_of(model, settings)
 
     def answer(asked: Sequence[Asked]) -> list[list[Answer]]:
-        items = [
-            # A photo without features is for a model that encodes it itself.
-            (
-                str(one.path) if one.features is None else one.features,
-                [WholeImage()] if whole else [sample.region for sample in one.samples],
-            )
-            for one in asked
-        ]
-        said = model.caption_many(
-            items, weighting=weighting, options=options, crop=True if crop else None
-        )
+        items = []
+        for one in asked:  # a photo without features is for a model that encodes it itself
+            regions = [WholeImage()] if whole else [sample.region for sample in one.samples]
+            items.append((str(one.path) if one.features is None else one.features, regions))
+        how: dict[str, Any] = {"weighting": weighting, "options": options}
+        said = model.caption_many(items, **how, crop=True if crop else None)
         found = [[Answer(caption.text, float(caption.score)) for caption in one] for one in said]
         times = [len(one.samples) if whole else 1 for one in asked]
         return [answers * count for answers, count in zip(found, times, strict=True)]
@@ -90,9 +84,7 @@ def by_model(
 
 
 def clip_cls(model: Patchioner, settings: RunSettings) -> Answerer:
-    """Another model (CLIP and a memory) that reads its CLS token, as in the published tables: of crops for dense
-    captioning, of the whole photo for traces, sets and images.
-    """
+    """Another model (CLIP and a memory): the CLS token of crops or whole photos, as in the published tables."""
     crops = task_named(settings.task).clip_crops
     own = by_model(model, replace(settings, weighting="cls"), crop=crops)
     return replace(own, needs="nothing", other=model)
@@ -121,10 +113,7 @@ def sentences(choose: Callable[[Sample], str]) -> Answerer:
 
 
 def oracle(seed: int) -> Answerer:
-    """One human reference scored against the others, for samples that have at least two.
-
-    Which one is left out depends on seed and sample id. Its scores rest on one reference less than the model's.
-    """
+    """One human reference, drawn by seed and sample id, scored against the others, of samples with two or more."""
     chosen: dict[str, str] = {}
 
     def prepare(samples: Samples) -> Samples:
@@ -149,10 +138,8 @@ def baseline(name: str, model: Patchioner, settings: RunSettings, load: LoadMode
         return oracle(seed)
     if name == "clip":
         if settings.clip_model is None:
-            raise OptionError(
-                "the baseline 'clip' needs the model to run: give --clip-model a folder, YAML file or hub id of a CLIP"
-                " backbone with a memory bank and a decoder"
-            )
+            wanted = "a folder, YAML file or hub id of a CLIP backbone with memory bank and decoder"
+            raise OptionError(f"the baseline 'clip' needs a model: give --clip-model {wanted}")
         return clip_cls(load(settings.clip_model, settings.device), settings)
     _, texts = _memory(model)
     if name == "majority":
@@ -169,26 +156,23 @@ def generator(seed: int, sample_id: str) -> np.random.Generator:
 def _memory(model: Patchioner) -> tuple[MemoryBank, Sequence[str]]:
     bank = model.parts.bank
     if bank is None or bank.texts is None:
-        raise OptionError(
-            "the baselines 'nearest', 'majority' and 'random' speak in memory sentences, and this model has no memory"
-            " bank with texts: leave them out"
-        )
+        told = "this model has no memory bank with texts: leave them out"
+        raise OptionError(f"'nearest', 'majority', 'random' speak in memory sentences, and {told}")
     return bank, bank.texts
 
 
 def most_typical(texts: Sequence[str], *, most: int = 20_000, seed: int = 0) -> str:
-    """The sentence that agrees most with all others; of equals, the first.
+    """The sentence that agrees most with all others; of equals, the first; of more than `most`, a sample is drawn.
 
     Vedantam, Zitnick, Parikh, "CIDEr" (2015), equation 2 with the other sentences as references: the mean over n = 1..4
     of the cosine of tf-idf vectors. Without CIDEr-D's clipping it is linear in the references: one pass for all others.
-    Of more than `most`, a sample is drawn with `seed`.
     """
     if not texts:
         raise OptionError("there is no sentence to choose from: the memory bank holds no texts")
     count = min(most, len(texts))
     drawn = np.random.default_rng(seed).choice(len(texts), size=count, replace=False)
     kept = sorted(int(index) for index in drawn)
-    counted = [count_ngrams(tokenize(texts[index]), 4) for index in kept]
+    counted = [count_ngrams(tokenize(texts[index])) for index in kept]
     totals = sum(_agreement([counts[order] for counts in counted]) for order in range(4))
     return texts[kept[int(np.argmax(totals))]]
 
@@ -210,7 +194,7 @@ def _agreement(counted: Sequence[Counter[NGram]]) -> np.ndarray[tuple[int], np.d
 
 
 FILE = "predictions.jsonl"
-SCORE_DIGITS = 5
+SCORE_DIGITS = 5  # the last bits of a float depend on how many captions were decoded together
 
 
 @dataclass(frozen=True)
@@ -230,12 +214,10 @@ class Prediction:
     @classmethod
     def of(cls, sample: Sample, answer: Answer) -> Prediction:
         """The line of a sample and its answer."""
-        # Rounded: the last bits of a float depend on how many captions were decoded together.
         score = None if answer.text is None else round(answer.score, SCORE_DIGITS)
-        region, share = sample.region.to_json(), round(sample.area_share, 6)
-        said: dict[str, Any] = {"caption": answer.text, "score": score, "skipped": answer.skipped}
-        where = sample.id, sample.photo, sample.row, region
-        return cls(*where, references=sample.references, area_share=share, **said)
+        where = sample.id, sample.photo, sample.row, sample.region.to_json()
+        share = round(sample.area_share, 6)
+        return cls(*where, answer.text, score, sample.references, share, answer.skipped)
 
     def line(self) -> bytes:
         """The line, with its end."""
@@ -264,9 +246,8 @@ class PredictionLog:
     def check_order(self, samples: Sequence[Sample]) -> None:
         """Raise BenchmarkDataError unless the lines are the first of `samples`."""
         if self.ids != [sample.id for sample in samples[: len(self.ids)]]:
-            raise BenchmarkDataError(
-                f"{self.path} holds other samples than this run asks about: choose another --out"
-            )
+            told = f"{self.path} holds other samples than this run asks about"
+            raise BenchmarkDataError(f"{told}: choose another --out")
 
     def cut_to(self, count: int) -> None:
         """Forget all lines after the first `count`."""
@@ -305,9 +286,8 @@ def _parsed(line: bytes, path: Path, number: int) -> dict[str, Any]:
     try:
         values = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise BenchmarkDataError(
-            f"line {number} of {path} is damaged: delete it and all after it, then --resume"
-        ) from error
+        told = f"line {number} of {path} is damaged"
+        raise BenchmarkDataError(f"{told}: delete it and all after it, then --resume") from error
     if not isinstance(values, dict):
         raise BenchmarkDataError(f"line {number} of {path} is no prediction: {values!r:.60}")
     return values

@@ -22,14 +22,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks.command import (
-    as_json,
-    command_parser,
-    markdown_table,
-    natural,
-    positive,
-    run_command,
-)
+from benchmarks import command
+from benchmarks.command import as_json, markdown_table, natural, positive
 from benchmarks.data import SAMPLE
 from benchmarks.run import machine, versions
 from benchmarks.speed import clocked, time_function
@@ -49,9 +43,8 @@ Decode = Callable[[Tensor], list[str]]
 
 @dataclass(frozen=True)
 class Source:
-    """Where rows and queries come from: its name in the table; (first row, number) -> (number, dim) float32 embeddings,
-    the same rows for the same first row; queries (n, dim) float32; embeddings (n, dim) -> n captions, None without a
-    model.
+    """Where rows and queries come from: its name in the table; (first row, number) -> (number, dim) embeddings, always
+    the same; queries (n, dim); embeddings (n, dim) -> n captions, None without a model.
     """
 
     name: str
@@ -75,10 +68,7 @@ def random_source(dim: int, queries: int, *, seed: int) -> Source:
 
 
 def real_source(bank: MemoryBank, queries: Tensor, decode: Decode | None, *, seed: int) -> Source:
-    """The rows of a bank in random order; past their number, noised copies of them.
-
-    OptionError: queries of another width.
-    """
+    """The rows of a bank in random order, and noised copies past their number; OptionError: another width."""
     if queries.shape[1] != bank.dim:
         sizes = f"queries are {queries.shape[1]} wide, the bank {bank.dim}"
         raise OptionError(f"{sizes}: give both of one model")
@@ -115,11 +105,8 @@ def region_queries(model: Patchioner, photos: Sequence[Path], count: int) -> Ten
 
 @dataclass(frozen=True)
 class Line:
-    """One way to project onto one bank.
-
-    `milliseconds`: number of queries in one call -> median of that call; build and size are of an index; `mass`,
-    `least_mass`: mean and lowest share of the softmax that was kept; `changed`: share of captions that differ from
-    those by the exact projection, None: not asked.
+    """One way to project onto one bank: by number of queries, the median of a call; build and size of an index; mean
+    and least share of the softmax that was kept; share of captions that differ from the exact projection's.
     """
 
     source: str
@@ -191,7 +178,7 @@ def sources(options: argparse.Namespace, model: Patchioner | None = None) -> Ite
 
 def main(argv: Sequence[str] | None = None, *, model: Patchioner | None = None) -> int:
     """Run the command (with `model` in place of the one that --model names); 0, or 1 after an error."""
-    return run_command(_parser(), partial(_work, model=model), argv)
+    return command.run_command(_parser(), partial(_work, model=model), argv)
 
 
 def _work(options: argparse.Namespace, model: Patchioner | None) -> None:
@@ -216,7 +203,7 @@ def _work(options: argparse.Namespace, model: Patchioner | None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = command_parser("bank", "When is an index over a memory bank worth it?")
+    parser = command.command_parser("bank", "When is an index over a memory bank worth it?")
     add = parser.add_argument
     some = {"type": positive, "nargs": "+"}
     add("--rows", **some, default=[10_000, 100_000], help="sizes of banks")

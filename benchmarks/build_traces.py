@@ -22,6 +22,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.command import command_parser, natural, positive, run_command
 from benchmarks.data import BenchmarkDataError, printable, text_of
@@ -51,27 +52,23 @@ _LEAD = re.compile(r"^(?:the\s+)?(?:caption|answer)\s*:\s*", re.IGNORECASE)
 
 Samples = dict[str, list[tuple[str, str]]]
 """By image id: captions, each with its trace as JSON."""
+Points = list[dict[str, float]]
+"""{x, y, t}: 0..1 of the photo, seconds since the sentence began; one off the photo parts two strokes."""
+Strokes = Sequence[Sequence[tuple[float, float, float]]]
 
 
 @dataclass(frozen=True)
 class Spoken:
-    """One sentence of a narrative: image id, its words, all that was said, and what was drawn meanwhile.
-
-    Points are {x, y, t}: 0..1 of the photo, x right and y down; seconds since the sentence began. A point off the
-    photo, where `Trace` draws no line, parts two strokes.
-    """
+    """One sentence of a narrative: image id, its words, all that was said, and what was drawn meanwhile."""
 
     image: str
     words: str
     narrative: str
-    points: list[dict[str, float]]
+    points: Points
 
 
 def split(record: object) -> Iterator[Spoken | str]:
-    """The sentences of one record of Localized Narratives; a text is why one is left out.
-
-    Raises:
-        BenchmarkDataError: no such record.
+    """The sentences of a record of Localized Narratives; a text is why one is left out. BenchmarkDataError: no record.
 
     Example:
         >>> word = {"utterance": "A dog sleeps.", "start_time": 0.5, "end_time": 2.0}
@@ -85,10 +82,8 @@ def split(record: object) -> Iterator[Spoken | str]:
             (text_of(one["utterance"]).strip(), float(one["start_time"]), float(one["end_time"]))
             for one in record["timed_caption"]  # type: ignore[index]
         ]
-        strokes = [
-            [(float(point["x"]), float(point["y"]), float(point["t"])) for point in stroke]
-            for stroke in record["traces"]  # type: ignore[index]
-        ]
+        traces: Any = record["traces"]  # type: ignore[index]
+        strokes = [[(float(p["x"]), float(p["y"]), float(p["t"])) for p in one] for one in traces]
     except (LookupError, TypeError, ValueError, OverflowError) as error:
         raise BenchmarkDataError(f"no record of Localized Narratives ({error!r})") from error
     numbers = [*(one[1:] for one in timed), *itertools.chain.from_iterable(strokes)]
@@ -106,11 +101,9 @@ def split(record: object) -> Iterator[Spoken | str]:
             yield Spoken(image, words, " ".join(word for word, *_ in timed), points)
 
 
-def _drawn(
-    strokes: Sequence[Sequence[tuple[float, float, float]]], begin: float, end: float
-) -> tuple[list[dict[str, float]], int]:
+def _drawn(strokes: Strokes, begin: float, end: float) -> tuple[Points, int]:
     """The points of those seconds, and how many of them lie on the photo."""
-    points: list[dict[str, float]] = []
+    points: Points = []
     for stroke in strokes:
         drawn = [(x, y, round(t - begin, 3)) for x, y, t in stroke if begin <= t <= end]
         up = [(-1.0, -1.0, drawn[0][2])] if points and drawn else []
@@ -206,12 +199,9 @@ def build(arguments: argparse.Namespace) -> None:
         raise OptionError(f"--rewriter is {arguments.rewriter!r:.60}; it is written openai:MODEL")
     path, out, left_out = arguments.narratives, arguments.out, Counter[str]()
     chosen = {"limit": arguments.limit, "seed": arguments.seed}
-    client = ChatClient(
-        name,
-        **{key: getattr(arguments, key) for key in ("base_url", "key_env", "concurrency")},
-        budget=Budget(arguments.max_calls),
-        cache=CallCache(f"{out}.cache"),
-    )
+    how = {key: getattr(arguments, key) for key in ("base_url", "key_env", "concurrency")}
+    cache, budget = CallCache(f"{out}.cache"), Budget(arguments.max_calls)
+    client = ChatClient(name, **how, budget=budget, cache=cache)
     spoken = read_narratives(path, left_out, **chosen)
     with closing(client):
         samples = rewrite(spoken, client, left_out, seed=arguments.seed)

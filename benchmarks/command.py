@@ -11,17 +11,16 @@ from typing import Any
 from benchmarks.data import SAMPLE
 from patchioner.base.progress import guarded
 
+Parser = argparse.ArgumentParser
 CIDER_WARNING = "CIDEr counts how rare words are in its own set: figures of other sets (published ones) do not compare."
 
 
-def command_parser(
-    name: str, told: str, kind: type[argparse.ArgumentParser] = argparse.ArgumentParser
-) -> argparse.ArgumentParser:
+def command_parser(name: str, told: str, kind: type[Parser] = Parser) -> Parser:
     """The parser of `python -m benchmarks.NAME`, with what `--help` tells first."""
     return kind(prog=f"python -m benchmarks.{name}", description=told, allow_abbrev=False)
 
 
-def add_model_and_data(parser: argparse.ArgumentParser) -> None:
+def add_model_and_data(parser: Parser) -> None:
     """`--model`, `--data` and `--device` of a command that measures a model on a data folder."""
     add = parser.add_argument
     add("--model", default="patchioner-mini", help="shipped name, folder, YAML file or hub id")
@@ -29,11 +28,7 @@ def add_model_and_data(parser: argparse.ArgumentParser) -> None:
     add("--device", default="cpu")
 
 
-def run_command(
-    parser: argparse.ArgumentParser,
-    work: Callable[[argparse.Namespace], int | None],
-    argv: Sequence[str] | None,
-) -> int:
+def run_command(parser: Parser, work: Callable[..., int | None], argv: Sequence[str] | None) -> int:
     """Parse and work: what `work` gives (None is 0), 1 after an error, 130 when stopped."""
     arguments = parser.parse_args(argv)
     return guarded(lambda: work(arguments))

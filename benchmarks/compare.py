@@ -55,8 +55,7 @@ SIGNS = {"better": "\u25b2", "worse": "\u25bc", "within noise": "\u2248", "not j
 class MeasuredRun:
     """A run as its folder holds it: results.json, the predictions (`by_id`: those with a caption), its `baselines`.
 
-    `label` is unlike those read with it; that of a baseline is "baseline: NAME". `metrics` are the scores of the whole
-    set, `data` the sha256 of the files, `how` rounds and seed of its bootstrap.
+    `metrics` are the scores of the whole set, `data` the sha256 of the files, `how` rounds and seed of its bootstrap.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -73,9 +72,8 @@ class MeasuredRun:
         below = self.results["baselines"].values()
         self.baselines = [MeasuredRun(folder / summary["folder"]) for summary in below]
         if list(self.by_id) != self.results["samples"]["ids"]:
-            raise BenchmarkDataError(
-                f"{folder}: {RESULTS_FILE} and {FILE} are of different runs: run again with --resume to score anew"
-            )
+            told = f"{folder}: {RESULTS_FILE} and {FILE} are of different runs"
+            raise BenchmarkDataError(f"{told}: run again with --resume to score anew")
 
     def scores(self, metric: str) -> dict[str, float]:
         """The score of each answered sample by its id; empty where the metric has none."""
@@ -91,18 +89,16 @@ def _read_results(path: Path) -> dict[str, Any]:
         raise BenchmarkDataError(str(error)) from error
     known = isinstance(results, dict) and results.get("format") == FORMAT
     if not known or results.get("version") != VERSION:
-        raise BenchmarkDataError(
-            f"{path} is no {FORMAT} of version {VERSION}: run the benchmark again with this version"
-        )
+        told = f"{path} is no {FORMAT} of version {VERSION}"
+        raise BenchmarkDataError(f"{told}: run the benchmark again with this version")
     return dict(results)
 
 
 def read_runs(paths: Sequence[Path]) -> list[MeasuredRun]:
     """Read runs with their baselines, in the order given, one that comes twice once.
 
-    `paths` are folders of runs (with results.json), or folders that hold such folders, as `benchmarks.all` makes them:
-    then all runs below, in the order of their names. Runs of one task and name get their folders into their labels.
-    BenchmarkDataError: no run in a folder, or files that do not belong together.
+    `paths` are folders of runs, or hold such folders: then all runs below, in the order of their names. Runs of one
+    task and name get their folders into their labels. BenchmarkDataError: no run in a folder, or files that do not fit.
     """
     folders = dict.fromkeys(folder.resolve() for path in paths for folder in _folders(path))
     runs = [MeasuredRun(folder) for folder in folders]
@@ -123,9 +119,8 @@ def _folders(path: Path) -> list[Path]:
     found = sorted(file.parent for file in path.rglob(RESULTS_FILE)) if path.is_dir() else []
     runs = [folder for folder in found if BASELINE_FOLDER not in folder.relative_to(path).parts]
     if not runs:
-        raise BenchmarkDataError(
-            f"{path} holds no {RESULTS_FILE}, nor does a folder in it: give what --out of a benchmark command named"
-        )
+        told = f"{path} holds no {RESULTS_FILE}, nor does a folder in it"
+        raise BenchmarkDataError(f"{told}: give what --out of a benchmark command named")
     return runs
 
 
@@ -134,7 +129,6 @@ class Change:
     """How one metric changes from a first run to a second: second minus first, with bounds where there are any.
 
     Of pooled scores (BLEU, METEOR) and of runs that share only some samples, the mean over those that both have.
-    `note` says what a reader should know.
     """
 
     metric: str
@@ -146,7 +140,7 @@ class Change:
 
     @property
     def verdict(self) -> str:
-        """ "better", "worse", "within noise" or "not judged" (no interval), of the second run."""
+        """Of the second run; "not judged" without an interval."""
         if self.low is None or self.high is None:
             return "not judged"
         if self.low <= 0.0 <= self.high:
@@ -215,11 +209,8 @@ def _same_region(id_: str, first: MeasuredRun, second: MeasuredRun) -> bool:
 
 def _whole(name: str, first: MeasuredRun, second: MeasuredRun) -> tuple[Interval, str] | None:
     """Of scores that results.json has no samples of; None where they cannot be paired."""
-    before, after = (
-        [(p.id, p.photo, p.references, p.caption is None) for p in run.predictions]
-        for run in (first, second)
-    )
-    if before != after:
+    asked = lambda p: (p.id, p.photo, p.references, p.caption is None)  # noqa: E731
+    if [*map(asked, first.predictions)] != [*map(asked, second.predictions)]:
         return None
     if name == "mAP (stem-F)":
         return _dense_map(first, second)
@@ -233,9 +224,8 @@ def _whole(name: str, first: MeasuredRun, second: MeasuredRun) -> tuple[Interval
 
 def _dense_map(first: MeasuredRun, second: MeasuredRun) -> tuple[Interval, str]:
     """The mAP over the same ground truths, measured anew: results.json has only its value."""
-    (_, theirs), (photos, ours) = (
-        dense_matches(run.predictions, stem_f_measure) for run in (first, second)
-    )
+    _, theirs = dense_matches(first.predictions, stem_f_measure)
+    photos, ours = dense_matches(second.predictions, stem_f_measure)
 
     def gain(often: NDArray[np.int64]) -> float:
         after, before = (summarize(one, name="stem-F", weights=often) for one in (ours, theirs))
@@ -268,10 +258,9 @@ SOURCES = {
 
 @dataclass(frozen=True)
 class PublishedRow:
-    """One row of a published table (key of `SOURCES`), on the authors' data, splits and metric programs.
+    """One row of a published table (key of `SOURCES`), on the authors' data, splits and metric programs, x 100.
 
-    `values` are by metric, times 100, by the names of results.json; "P" is the mean best text cosine in the space of
-    PAC-S, which the tables call RefPAC-S (ours is `pac_text_cosine`).
+    "P" is the mean best text cosine in the space of PAC-S, which the tables call RefPAC-S (ours: `pac_text_cosine`).
     """
 
     source: str
@@ -303,9 +292,8 @@ def published_table(task: str) -> list[list[str]]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 0, or 1 after an error."""
-    parser = command.command_parser(
-        "compare", "Lay finished runs side by side: scores, differences."
-    )
+    told = "Lay finished runs side by side: scores, differences."
+    parser = command.command_parser("compare", told)
     parser.add_argument("run", type=Path, nargs="+", metavar="RUN", help="folder of a run, or one that holds such"
         " folders; the first run of a task is what others are compared with")  # fmt: skip
     parser.add_argument("--baselines", action="store_true", help="also the baselines of each run")
@@ -327,25 +315,21 @@ def compare(runs: Sequence[MeasuredRun]) -> str:
     tasks = {name: [run for run in runs if run.task == name] for name in TASK_NAMES}
     if all(len(members) < 2 for members in tasks.values()):
         given = ", ".join(f"{run.label} ({run.task})" for run in runs) or "none"
-        raise OptionError(
-            f"nothing to compare, given: {given}. Give two runs of one task, or --baselines for those of a run"
-        )
+        remedy = "Give two runs of one task, or --baselines for those of a run"
+        raise OptionError(f"nothing to compare, given: {given}. {remedy}")
     for first, *others in filter(None, tasks.values()):
         for run in others:
             if run.data != first.data:
-                raise OptionError(
-                    f"{first.label} and {run.label} ({run.task}) are of different data, by their sha256: {first.data}"
-                    f" and {run.data}. Figures on different data say nothing about models"
-                )
+                told = f"{first.label} and {run.label} ({run.task}) are of different data"
+                hashes = f"by their sha256: {first.data} and {run.data}"
+                raise OptionError(f"{told}, {hashes}. Such figures say nothing about models")
     return "\n".join(_compared(name, members) for name, members in tasks.items() if members)
 
 
 def _compared(task: str, runs: Sequence[MeasuredRun]) -> str:
     names = in_order(name for run in runs for name in run.metrics)
-    rows = [
-        [NAMES.get(name, name), *(with_interval(run.metrics.get(name)) for run in runs)]
-        for name in names
-    ]
+    cells = lambda name: (with_interval(run.metrics.get(name)) for run in runs)  # noqa: E731
+    rows = [[NAMES.get(name, name), *cells(name)] for name in names]
     head = ["metric", *(run.label for run in runs)]
     text = f"## {task_named(task).title}\n\n{markdown_table(head, rows)}"
     if "cider" in names:

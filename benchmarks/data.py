@@ -1,8 +1,6 @@
 """Samples: one region of one photo and what people said of it, read from the JSON of the published tasks.
 
-Each task's own form is read in its module (`benchmarks.trace`, `.dense`, ...). A malformed row is never dropped in
-silence: it is reported by its index, and skipped or refused. A data folder holds `annotations/` (with `Task.file`) and
-`photos/`; the one in this package, `SAMPLE`, is the default of every command.
+A malformed row is reported by its index, and skipped or refused. A data folder holds `annotations/` and `photos/`.
 """
 
 from __future__ import annotations
@@ -40,11 +38,10 @@ class BenchmarkDataError(PatchionerError, ValueError):
 
 @dataclass(frozen=True)
 class Sample:
-    """One region of one photo and what people said of it: one reference at least.
+    """One region of one photo (in its pixels, a trace in 0..1) and what people said of it: one reference at least.
 
-    `id` is unique in its file, and the same at each reading ("359/2" is the third row of image 359); `row` counts all
-    rows of the file from 0, malformed ones included; `region` is in pixels of the `photo`, a trace in 0..1 of it;
-    `area_share` is that of the photo (0..1) under the boxes, overlaps counted once; of a trace, the box around it.
+    `id` is unique in its file ("359/2" is the third row of image 359); `row` counts all rows from 0, malformed ones
+    included; `area_share` is the share (0..1) of the photo under the boxes, or under the box around a trace.
     """
 
     id: str
@@ -77,20 +74,18 @@ class Reading:
     def refuse_skipped(self, source: str) -> None:
         """Raise BenchmarkDataError when a row was left out, naming the first of them."""
         if self.skipped:
-            rows, more = self.skipped[:SHOWN_ROWS], len(self.skipped) > SHOWN_ROWS
-            shown = "; ".join([*map(str, rows), *["..."] * more])
-            raise BenchmarkDataError(
-                f"{source} has {len(self.skipped)} unusable rows: {shown}. Mend them, or run without --strict to skip"
-                " them"
-            )
+            more = ["..."] * (len(self.skipped) > SHOWN_ROWS)
+            shown = "; ".join([*map(str, self.skipped[:SHOWN_ROWS]), *more])
+            told = f"{source} has {len(self.skipped)} unusable rows: {shown}"
+            raise BenchmarkDataError(f"{told}. Mend them, or run without --strict to skip them")
 
 
 @dataclass(frozen=True)
 class Task:
     """One of the tasks (the four of the published tables, and our objects); `benchmarks.NAME` is its module.
 
-    `title` is that of tables, `file` its annotations in a data folder; `read` takes (file, photos, **its own options);
-    `clip_crops`: whether the CLIP baseline looks at crops, as the published one does, or at whole photos.
+    `file` is its annotations in a data folder; `read` takes (file, photos, **its own options); `clip_crops`: the CLIP
+    baseline looks at crops, as the published one does, not at whole photos.
     """
 
     name: str
@@ -104,10 +99,8 @@ class Task:
         if data.is_dir():
             return data / "annotations" / self.file, Path(images or data / "photos")
         if images is None:
-            raise BenchmarkDataError(
-                f"{data} is no folder with annotations/ and photos/: give one as --data, or the folder of the photos of"
-                " this file as --images"
-            )
+            told = f"{data} is no folder with annotations/ and photos/: give one as --data"
+            raise BenchmarkDataError(f"{told}, or the folder of its photos as --images")
         return data, Path(images)
 
 
@@ -123,19 +116,14 @@ def read_folder(folder: Path, task: str) -> tuple[Sample, ...]:
     """The usable samples of one task in a data folder."""
     found = task_named(task)
     path, photos = found.files(folder)
-    if not folder.is_dir():
-        raise BenchmarkDataError(f"{folder} is no folder with annotations/ and photos/")
     return found.read(path, PhotoFolder(photos)).samples
 
 
 class PhotoFolder:
     """A folder of photos, looked up by image id or file name.
 
-    An id is tried as it is ("1000092795", "frame_07", a name with its extension), then as a COCO id (12 digits, with
-    and without the COCO_val2014_ prefix and its likes); in the folder, then in the folders directly inside it
-    (VG_100K/, val2014/). A name that climbs out of the folder counts by its last part only.
-
-    BenchmarkDataError: there is no such folder.
+    An id is tried as it is, then as a COCO id (12 digits, with and without COCO_val2014_ and its likes); in the folder,
+    then in those directly inside it. Of a name that climbs out, the last part counts. BenchmarkDataError: no folder.
     """
 
     def __init__(self, root: Path) -> None:
@@ -197,15 +185,16 @@ def candidates(key: str) -> list[str]:
 class Rows:
     """Collects the samples of one file and the rows that have none; `content` is the JSON.
 
-    `form` is what its task expects, for messages; `lists` are keys that must hold lists; `kind` is that of the whole.
+    `form` is what its task expects; `lists` are keys that must hold lists; `kind` is that of the whole.
     BenchmarkDataError: the file is missing, not JSON, or of another form.
     """
 
     def __init__(self, path: Path, form: str, *lists: str, kind: type = dict) -> None:
         self.source = path
-        content, self._repeated = load_json(path)
-        self.content: Any = content
-        found = [self.content.get(key) for key in lists] if isinstance(content, kind) else [None]
+        self.content, self._repeated = load_json(path)
+        found = (
+            [self.content.get(key) for key in lists] if isinstance(self.content, kind) else [None]
+        )
         if not all(isinstance(one, list) for one in found):
             told = f"{path} is not in the form of its task, {form}"
             raise BenchmarkDataError(f"{told}: is it the file of another task?")
@@ -244,15 +233,11 @@ class Rows:
             self.skipped.append(Skipped(index, *map(printable, texts)))
 
     def reading(self, *others: Rows) -> Reading:
-        """All of it, with a row for each key that this file or one of `others` repeats (only the last can be read).
-
-        BenchmarkDataError: no row could be used.
-        """
+        """All of it, with a row for each key that a file repeats; BenchmarkDataError: no row could be used."""
+        told = "the key stands twice in one object: JSON readers keep the last, the other is lost"
         for key in (one for rows in (self, *others) for one in rows._repeated):
             with self.row(key):
-                raise BenchmarkDataError(
-                    "the key stands twice in one object: JSON readers keep the last, the other is lost"
-                )
+                raise BenchmarkDataError(told)
         if not self.samples:
             first = f"; {self.skipped[0]}" if self.skipped else ""
             raise BenchmarkDataError(f"{self.source} has no usable row{first}")

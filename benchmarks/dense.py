@@ -18,10 +18,8 @@ FORM = '{"images": [{id, file_name}], "annotations": [{image_id, bbox: [x1, y1, 
 def read(path: Path, photos: PhotoFolder) -> Reading:
     """Read boxes with captions: VG v1.2, VG-COCO and RefCOCOg as ControlCap wrote them.
 
-    `bbox` is x1, y1, x2, y2 in pixels of the photo, unlike COCO's own. Each annotation is a sample with one reference,
-    as in the published protocol. A row is malformed when its image is not listed or not found, the photo has another
-    size than the file says
-    (its boxes would lie elsewhere), or box or caption cannot be used.
+    `bbox` is x1, y1, x2, y2 in pixels, unlike COCO's own. Each annotation is a sample with one reference. A row is
+    malformed when its image is not listed or found, has another size than the file says, or box or caption fail.
     """
     rows = Rows(path, FORM, "images", "annotations")
     images: dict[Any, Mapping[str, Any]] = {}
@@ -41,14 +39,11 @@ def _list_image(entry: Any, images: dict[Any, Mapping[str, Any]]) -> None:
         raise BenchmarkDataError(f"its id is {image_id!r:.40}, not a number or text")
     first = images.setdefault(image_id, found)
     if first.get("file_name") != found.get("file_name"):
-        raise BenchmarkDataError(
-            f"image {image_id!r:.40} is listed as {first.get('file_name')!r:.60} already: the first one counts"
-        )
+        told = f"image {image_id!r:.40} is listed as {first.get('file_name')!r:.60} already"
+        raise BenchmarkDataError(f"{told}: the first one counts")
 
 
-def _sample(
-    annotation: Any, images: Mapping[Any, Mapping[str, Any]], photos: PhotoFolder, row: int
-) -> Sample:
+def _sample(annotation: Any, images: Mapping[Any, Any], photos: PhotoFolder, row: int) -> Sample:
     entry = data.mapping_of(annotation, "the annotation")
     image_id = entry.get("image_id")
     if not isinstance(image_id, (str, int)) or image_id not in images:
@@ -58,17 +53,13 @@ def _sample(
     photo = photos.find(listed.get("file_name"), image_id)
     size, stated = photos.size(photo), (listed.get("width"), listed.get("height"))
     if None not in stated and stated != size:
-        raise BenchmarkDataError(
-            f"{photo} has {size[0]} x {size[1]} pixels, the file says {stated[0]} x {stated[1]}: its boxes would lie "
-            "elsewhere; use the photos that the file was made for"
-        )
+        told = f"{photo} has {size[0]} x {size[1]} pixels, the file says {stated[0]} x {stated[1]}"
+        raise BenchmarkDataError(f"{told}: its boxes would lie elsewhere; use its own photos")
     share = data.share_of_boxes([box], photos, photo)
     return Sample(f"{image_id}/{row}", photo, box, (text,), row, share)
 
 
-TASK = Task(
-    "dense", "dense captioning, boxes given", "dense_refcocos_dev.json", read, clip_crops=True
-)
+TASK = Task("dense", "dense captioning, boxes given", "dense_refcocos_dev.json", read, True)
 main = partial(run_task, "dense")
 
 if __name__ == "__main__":

@@ -9,9 +9,8 @@ Parts:
 * did: DID-Bench on the words of that model, fused by us, beside controls of equal length.
 * end-to-end: DID-Bench with our own paragraphs. The last three need FOLDER/did.
 
-DID-Bench (sterzhang/image-textualization) hands captions to the scorers as they are, split at white space, so its
-numbers compare with no other caption benchmark, and mostly pays for length: a text 20 words off its reference has next
-to no CIDEr. Read a score only beside its word count and the controls.
+DID-Bench (sterzhang/image-textualization) splits captions at white space, so its numbers compare with no other caption
+benchmark, and mostly pays for length: read a score only beside its word count and the controls.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ import random
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,7 +37,7 @@ from benchmarks.scoring import finite
 from patchioner.base.errors import DetailError, OptionError
 from patchioner.base.files import atomic_path, write_json
 from patchioner.base.progress import progress
-from patchioner.detail import DetailCaptioner, DetailedCaption, Photo, Verdict
+from patchioner.detail import DetailCaptioner, DetailedCaption, Photo
 from patchioner.detail.batch import describe_many, read_captions
 from patchioner.detail.fuse import FilterSettings, FuseSettings, GreedyFuser, filter_statements
 
@@ -58,9 +58,8 @@ def run_did(setup: Setup) -> Part:
             sentences = fuser.fuse(unseen, photo.regions, kept)[0] if kept else []
             texts[name].append(" ".join(sentence.text for sentence in sentences))
     references = [photo.references for photo in photos]
-    text = [
-        f"{len(photos)} photos; one budget of {setup.words} words; controls are as long as ours."
-    ]
+    told = f"{len(photos)} photos; one budget of {setup.words} words"
+    text = [f"{told}; controls are as long as ours."]
     values: dict[str, Any] = {"photos": len(photos)}
     missed = [] if setup.meteor else ["METEOR was not measured (no Java): half of the bar is open"]
     for name, own in texts.items():
@@ -90,15 +89,11 @@ def paragraphs(setup: Setup, photos: Sequence[Path], name: str) -> list[Detailed
 
 
 def texts_of(captions: Sequence[DetailedCaption], seed: int = 0) -> dict[str, list[str]]:
-    """Paragraphs, and what they are compared with.
-
-    Random captions are of regions of the same photo, drawn until they have as many words as the paragraph; the other
-    photo is the next one.
-    """
+    """Paragraphs and what they are compared with; random captions are of regions of the same photo, as many words."""
     own = [one.text for one in captions]
     whole, chance = [], []
     for place, one in enumerate(captions):
-        said = [verdict.claim for verdict in said_of(one)]
+        said = [verdict.claim for verdict in (*one.kept, *one.dropped)]
         claims = sorted(said, key=lambda c: (c.region_id, c.sample, c.place))
         of_whole = [claim.text for claim in claims if claim.region_id == "global"]
         whole.append(_as_sentence(of_whole[0]) if of_whole else "")
@@ -112,11 +107,6 @@ def texts_of(captions: Sequence[DetailedCaption], seed: int = 0) -> dict[str, li
         "random captions, as long": chance,
         "another photo's paragraph": [*own[1:], *own[:1]],
     }
-
-
-def said_of(caption: DetailedCaption) -> list[Verdict]:
-    """Everything that was said of a photo, kept or not."""
-    return [*caption.kept, *caption.dropped]
 
 
 def _as_sentence(caption: str) -> str:
@@ -134,10 +124,8 @@ def run_objects(setup: Setup) -> Part:
     values: dict[str, Any] = {"photos": len(photos)}
     head = ["text", "words", "objects", *OBJECT_METRICS]
     for title, people in (("all classes", True), ("but people", False)):
-        scores = {
-            n: detail_texts.object_scores(found, classes, people=people)
-            for n, found in texts.items()
-        }
+        count = partial(detail_texts.object_scores, present=classes, people=people)
+        scores = {name: count(found) for name, found in texts.items()}
         own = scores[PARAGRAPH]
         rows, gains = [], []
         values[title] = {}
@@ -164,11 +152,8 @@ def run_end_to_end(setup: Setup) -> Part:
     texts = texts_of(found, setup.seed)
     scored = {name: score_texts(said, references, setup.meteor) for name, said in texts.items()}
     text = f"{len(photos)} photos.\n\n{detail_texts.did_tables(scored, setup.seed)}"
-    return Part(
-        "DID-Bench end to end",
-        text,
-        {"photos": len(photos), **detail_texts.did_json(scored, setup.seed)},
-    )
+    values = {"photos": len(photos), **detail_texts.did_json(scored, setup.seed)}
+    return Part("DID-Bench end to end", text, values)
 
 
 PARTS: Final[Mapping[str, Callable[[Setup], Part]]] = {
@@ -216,9 +201,8 @@ def _work(arguments: argparse.Namespace) -> int:
             with atomic_path(setup.out / "report.md") as temporary:
                 temporary.write_text(text, encoding="utf-8")
             parts = {key: {**one.values, "missed": list(one.missed)} for key, one in found.items()}
-            write_json(
-                setup.out / "report.json", {"settings": command.as_json(arguments), "parts": parts}
-            )
+            written = {"settings": command.as_json(arguments), "parts": parts}
+            write_json(setup.out / "report.json", written)
             sys.stderr.writelines(f"missed: {name}: {bar}\n" for bar in part.missed)
     sys.stdout.write(text)
     return int(arguments.check and any(part.missed for part in found.values()))

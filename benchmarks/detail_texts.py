@@ -36,14 +36,12 @@ OBJECT_METRICS = ("precision", "recall", "clean")
 EXTRACTIVE, AGAIN, ALONE = "extractive", "global again", "global alone"
 _STOP: Final = word_set(LISTS["plain words"]) | {"what"}
 # "other": a semantic region whose box was altered in the published run.
-_REGION_KINDS: Mapping[str, RegionKind] = {
-    "quadrant": "spatial", "semantic": "semantic", "other": "semantic",
-}  # fmt: skip
+_KINDS: dict[str, RegionKind] = {"quadrant": "spatial", "semantic": "semantic", "other": "semantic"}
 
 
 @dataclass(frozen=True)
 class Setup:
-    """Everything that the parts of one run are told: folders, model, limit on photos, words on DID-Bench, seed."""
+    """What the parts of one run are told: folders, model, limit on photos, words on DID-Bench, seed."""
 
     data: Path
     out: Path
@@ -73,8 +71,7 @@ class Part(NamedTuple):
 class ObjectScores:
     """Counts (n,) of texts, each of another photo: classes named, those of them there, classes there, words.
 
-    After CHAIR (Rohrbach et al., EMNLP 2018): CHAIR_i is 100 - precision, CHAIR_s is 100 - clean. COCO's annotators
-    left out some things, so that precision is a little too low; objects outside of the classes are not looked at.
+    After CHAIR (Rohrbach et al., EMNLP 2018): CHAIR_i is 100 - precision, CHAIR_s is 100 - clean.
     """
 
     named: Floats
@@ -83,8 +80,8 @@ class ObjectScores:
     words: Floats
 
     def share(self, metric: str) -> tuple[Floats, Floats]:
-        """Of each text, above and below the line: the named classes that are there, of those named ("precision") or
-        there ("recall"); whether it names no other ("clean").
+        """Of each text, above and below the line: named classes that are there, of those named ("precision") or there
+        ("recall"); whether it names no other ("clean").
         """
         if metric == "clean":
             return (self.named == self.right).astype(np.float64), np.ones(len(self.named))
@@ -114,9 +111,8 @@ def object_scores(
     """
     if len(texts) != len(present) or not texts:
         raise OptionError(f"{len(texts)} texts for {len(present)} photos: give one text per photo")
-    rows = []
+    rows, skipped = [], frozenset(() if people else (PERSON,))
     for text, classes in zip(texts, present, strict=True):
-        skipped = frozenset() if people else {PERSON}
         there, named = frozenset(classes) - skipped, named_classes(text) - skipped
         right = named & there
         # "glass" is a cup and a wine glass: where one of them is there, the other was not claimed.
@@ -128,10 +124,7 @@ def object_scores(
 
 @dataclass(frozen=True, eq=False)
 class DidPhoto:
-    """A photo of DID-Bench, what a large model said of it, and its references (none for some).
-
-    `statements` are one of the whole photo ("global"), three of each other region.
-    """
+    """A photo of DID-Bench, what a large model said of it (first of the whole photo), and its references, if any."""
 
     name: str
     size: tuple[int, int]
@@ -147,9 +140,8 @@ def read_did(folder: Path) -> list[DidPhoto]:
     try:
         return [_did_photo(row, references) for row in run]
     except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise BenchmarkDataError(
-            f"{folder / 'describe_run.json'} is not in its form ({type(error).__name__}: {error}): fetch it again"
-        ) from error
+        told = f"{folder / names[1]} is not in its form ({type(error).__name__}: {error})"
+        raise BenchmarkDataError(f"{told}: fetch it again") from error
 
 
 def referenced(folder: Path, limit: int | None = None) -> list[DidPhoto]:
@@ -163,7 +155,7 @@ def _did_photo(row: Mapping[str, Any], references: Mapping[str, Sequence[str]]) 
     statements = [Statement("global", 0, str(row["global_description"]))]
     counts = Counter[str]()
     for given in row["regions"]:
-        kind = _REGION_KINDS[given["kind"]]
+        kind = _KINDS[given["kind"]]
         counts[kind] += 1
         left, top, right, bottom = map(float, given["xyxy"])
         region = DetailRegion(f"{kind}-{counts[kind]}", kind, (left, top, right, bottom))
@@ -192,23 +184,19 @@ def score_texts(
 ) -> Scored:
     """Score long captions as DID-Bench does, on raw strings; objects are counted against those of the references."""
     pooled, single = bleu(texts, references, tokenizer=str.split)
-    found: dict[str, tuple[float, Floats]] = {
-        f"bleu{order + 1}": (float(pooled[order]), single[:, order]) for order in range(4)
-    }
+    values = {f"bleu{order + 1}": float(score) for order, score in enumerate(pooled)}
+    samples = {name: single[:, order] for order, name in enumerate(values)}
     for name, metric in (("rouge_l", rouge_l), ("cider", cider)):
-        found[name] = metric(texts, references, tokenizer=str.split)
+        values[name], samples[name] = metric(texts, references, tokenizer=str.split)
     if meteor is not None:
-        found["meteor"] = meteor.score(texts, references)
+        values["meteor"], samples["meteor"] = meteor.score(texts, references)
     named = [frozenset().union(*map(named_classes, group)) for group in references]
-    values = {key: value for key, (value, _) in found.items()}
-    samples = {key: single for key, (_, single) in found.items()}
     return Scored(values, samples, object_scores(texts, named))
 
 
 def filled(sentences: Iterable[str], max_words: int, *, new_below: float | None = None) -> str:
-    """Whole sentences in order, as far as they fit into `max_words`.
-
-    `new_below`: pass over a sentence whose words (Jaccard, without stop words) are so alike to one taken; None: never.
+    """Whole sentences in order, as far as they fit into `max_words`, without those whose words (Jaccard, without stop
+    words) are at least `new_below` alike to one taken; None: all.
     """
     taken: list[str] = []
     seen: list[frozenset[str]] = []
@@ -279,14 +267,13 @@ def did_tables(scored: Mapping[str, Scored], seed: int) -> str:
 
 def did_json(scored: Mapping[str, Scored], seed: int) -> dict[str, Any]:
     """All figures of texts."""
-    return {
-        name: {
-            "words": float(one.objects.words.mean()),
-            "scores": {metric: round(value, 4) for metric, value in one.values.items()},
-            "objects": {m: finite(one.objects.interval(m, seed)) for m in OBJECT_METRICS},
-        }
-        for name, one in scored.items()
-    }
+    found = {}
+    for name, one in scored.items():
+        objects = {m: finite(one.objects.interval(m, seed)) for m in OBJECT_METRICS}
+        scores = {metric: round(value, 4) for metric, value in one.values.items()}
+        words = float(one.objects.words.mean())
+        found[name] = {"words": words, "scores": scores, "objects": objects}
+    return found
 
 
 def annotated(setup: Setup) -> dict[str, frozenset[str]]:
@@ -305,14 +292,10 @@ def percent(found: Interval, *, signed: bool = False) -> str:
 
 
 KEPT, DROPPED = 0.90, 0.5  # of true sentences kept, of exchanged objects dropped
-COLOURS: Final = (
-    "red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white", "grey",
-)  # fmt: skip
-NUMBERS: Final = ("one", "two", "three", "four", "five", "six")
+COLOURS: Final = "red|orange|yellow|green|blue|purple|pink|brown|black|white|grey"
+NUMBERS: Final = "one|two|three|four|five|six"
 KINDS: Final = ("other photo", "object", "likely object", "colour", "number")
 """A "likely object" is one that is often in photos with what else is there."""
-
-
 Span = tuple[int, int, bool]
 """Start and end of words, and whether they are a plural."""
 
@@ -332,10 +315,9 @@ class Planted:
 def plant(
     sentences: Mapping[str, Sequence[str]], present: Mapping[str, frozenset[str]], *, seed: int = 0
 ) -> list[Planted]:
-    """Make up to one false statement of each of `KINDS` of each true sentence.
+    """Make up to one false statement of each of `KINDS` of each true sentence, whatever photos come before it.
 
-    `present` are COCO classes in each photo, by annotation; those that a true sentence names count too. A photo's
-    statements do not depend on which other photos come before it.
+    `present` are COCO classes in each photo, by annotation; those that a true sentence names count too.
     """
     photos = sorted(sentences)
     planted: list[Planted] = []
@@ -353,8 +335,8 @@ def plant(
             classes = _of_classes(sentence)
             ways = [("object", classes, absent), ("likely object", classes, likely)]
             for kind, words in (("colour", COLOURS), ("number", NUMBERS)):
-                matches = re.finditer(rf"\b(?:{'|'.join(words)})\b(?!-)", sentence, re.I)
-                ways.append((kind, [(*match.span(), False) for match in matches], list(words)))
+                matches = re.finditer(rf"\b(?:{words})\b(?!-)", sentence, re.I)
+                ways.append((kind, [(*one.span(), False) for one in matches], words.split("|")))
             for way in ways:
                 planted += _swap(photo, sentence, *way, generator)
     return planted
@@ -412,8 +394,7 @@ def run_planted(setup: Setup) -> Part:
     rows: list[list[str]] = []
     values: dict[str, Any] = {}
     for kind in KINDS:
-        ones = [one for one in every if one.kind == kind]
-        if not ones:
+        if not (ones := [one for one in every if one.kind == kind]):
             continue
         kept, of_false = zip(*(judged[one.photo, one.false] for one in ones), strict=True)
         dropped = bootstrap_mean([not one for one in kept], [one.photo for one in ones])
@@ -457,10 +438,8 @@ def average_precision(of_true: Floats, of_false: Floats) -> float:
 
 
 def run_among(setup: Setup) -> Part:
-    """In every other sample one sentence has one thing exchanged for a class that no text about the photo names.
-
-    Then the whole filter runs. The sentences left alone count as true, though not all of them are. What is folded into
-    another as its like counts as kept.
+    """In every other sample one sentence has one thing exchanged for a class that no text about the photo names; then
+    the filter runs. Other sentences count as true, though not all are; what is folded into its like counts as kept.
     """
     folder = setup.data / "did"
     photos = referenced(folder, setup.limit)

@@ -18,18 +18,15 @@ FORM = '{"images": [{id, file_name}], "annotations": [{image_id, caption}]}'
 def read(path: Path, photos: PhotoFolder, *, references: Path | None = None) -> Reading:
     """Read whole photos with all their captions, in COCO's form.
 
-    `path` may list images alone (coco-test.json has no annotations): then `references` is the file with the
-    annotations; images that only this file has are not asked about. A malformed annotation is reported by its index and
-    left out; an image is left out when it is missing or has no caption left. Indices of images and of annotations count
-    separately.
+    `path` may list images alone (coco-test.json): then `references` is the file with the annotations. A malformed
+    annotation is left out; an image is when it is missing or has no caption left. Their indices count separately.
     """
     rows = Rows(path, FORM, "images")
     captioned = rows if references is None else Rows(references, FORM, "annotations")
     annotations = captioned.content.get("annotations")
     if not isinstance(annotations, list):
-        raise BenchmarkDataError(
-            f"{path} has no annotations: give the file that has them with --references"
-        )
+        told = f"{path} has no annotations"
+        raise BenchmarkDataError(f"{told}: give the file that has them with --references")
     wanted = {found for found in map(_id_of, rows.content["images"]) if found is not None}
     texts: dict[str, list[str]] = {}
     for index, annotation in enumerate(annotations):

@@ -1,12 +1,9 @@
 """The two sides of a comparison of speed: the published way, written plainly, and ours, on the same random weights.
 
-The published way: boxes four at a time; for each four the whole memory bank normalised into a copy, all similarities
-and their softmax in memory; 30 decoding steps, whatever has ended, all positions read again at each, logits at all
-positions, a softmax over the vocabulary before the argmax; the text is cut at the end token. Left out, in its favour:
-attention maps that nobody asked for, the extra caption of the CLS token, the key-value cache that it fills and never
-reads, scores, and attention without a fused kernel.
-
-Weights are made so that tokens tell patches apart and captions tell regions apart, which initial weights hide.
+The published way: boxes four at a time; for each four the whole bank normalised into a copy, all similarities and their
+softmax in memory; 30 decoding steps, all positions read again at each, logits at all positions, a softmax before the
+argmax; the text is cut at the end token. Left out, in its favour: attention maps, the extra caption of the CLS token,
+the key-value cache that it never reads, scores, and attention without a fused kernel.
 """
 
 from __future__ import annotations
@@ -43,6 +40,7 @@ PUBLISHED = Weighting(rounding="reference")  # of boxes: both ends of their floo
 OPTIONS = DecodeOptions(max_tokens=STEPS)
 _CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 _BLOCK = 65536
+Tokens = tuple[int, ...]
 
 
 class NaiveDecoder:
@@ -61,18 +59,14 @@ class NaiveDecoder:
             found = torch.cat([found, probabilities.argmax(dim=-1, keepdim=True)], dim=1)
         return found.tolist()
 
-    def until_end(self, token_ids: Sequence[int]) -> tuple[int, ...]:
+    def until_end(self, token_ids: Sequence[int]) -> Tokens:
         """The tokens up to the first end token, which is kept."""
         ids = tuple(token_ids)
         return ids[: ids.index(self._end) + 1] if self._end in ids else ids
 
 
 def project(queries: Tensor, rows: Tensor, temperature: float = TEMPERATURE) -> Tensor:
-    """Unit vectors of `softmax(cos(queries, rows) / temperature) @ rows` (Li et al. 2023, DeCap, equation 4).
-
-    The raw rows (longer ones weigh more) are normalised into a second array of their size; the (n, N) similarities and
-    their softmax are alive together.
-    """
+    """Unit vectors of `softmax(cos(queries, rows) / temperature) @ rows` (Li et al. 2023, DeCap, equation 4)."""
     queries = queries / queries.norm(dim=-1, keepdim=True)
     keys = rows / rows.norm(dim=-1, keepdim=True)
     weights = ((queries @ keys.T) / temperature).softmax(dim=-1)
@@ -83,8 +77,7 @@ def project(queries: Tensor, rows: Tensor, temperature: float = TEMPERATURE) -> 
 class Shapes:
     """Sizes of everything; `decoded` rows go through the decoder alone, few and many `projected` ones the bank alone.
 
-    `vocabulary` None is that of a tokenizer trained on the spot; `config` is the backbone's file in configs/, None
-    timm's own tiny test model.
+    `vocabulary` None: a tokenizer trained on the spot; `config`: the backbone's file in configs/, None: a tiny one.
     """
 
     rows: int
@@ -120,7 +113,7 @@ class Ours:
         parts = Parts(backbone, decoder, self.bank, None, settings)
         self.model = Patchioner(parts, device=device, dtype=dtype)
 
-    def token_ids(self, image: Image.Image, boxes: Sequence[Box]) -> list[tuple[int, ...]]:
+    def token_ids(self, image: Image.Image, boxes: Sequence[Box]) -> list[Tokens]:
         """Tokens of each box's caption, up to the end token."""
         model = self.model
         pooled = model.embed_regions(model.encode(image), boxes)
@@ -134,9 +127,7 @@ class Published:
     `backbone` is a `TimmViT` that stretches photos; of `decoder`, the weights are used and the engine is not.
     """
 
-    def __init__(
-        self, work: Path, backbone: Any, decoder: PrefixGPT2Decoder, *, most_chunks: int
-    ) -> None:
+    def __init__(self, work: Path, backbone: Any, decoder: PrefixGPT2Decoder, most_chunks: int):
         # Read into memory, as the published system reads its bank; the rows are not normalised.
         self.rows = torch.from_numpy(np.load(work / "rows.npy"))
         self.backbone, self.decoder = backbone, NaiveDecoder(decoder)
@@ -151,7 +142,7 @@ class Published:
         """(n, dim) pooled vectors to the decoder's inputs."""
         return project(pooled, self.rows)
 
-    def token_ids(self, image: Image.Image, boxes: Sequence[Box]) -> list[tuple[int, ...]]:
+    def token_ids(self, image: Image.Image, boxes: Sequence[Box]) -> list[Tokens]:
         """Tokens of each box's caption, up to the end token, of no more boxes than `run` says."""
         (features,) = self.backbone.encode([image])
         return [ids for part in self._parts(boxes) for ids in self._caption(features, part)]
@@ -179,34 +170,28 @@ class Published:
         starts = range(0, len(items), CHUNK)[: self.most_chunks]
         return [items[start : start + CHUNK] for start in starts]
 
-    def _caption(self, features: PatchFeatures, boxes: Sequence[Box]) -> list[tuple[int, ...]]:
+    def _caption(self, features: PatchFeatures, boxes: Sequence[Box]) -> list[Tokens]:
         written = self.decoder.token_ids(self.project(pool_regions(features, boxes, PUBLISHED)))
         return [self.decoder.until_end(ids) for ids in written]
 
 
-def check_equal(
-    ours: Sequence[tuple[int, ...]], published: Sequence[tuple[int, ...]], what: str
-) -> int:
-    """How many captions were compared, of tokens up to the end token; the other side may have run fewer.
-
-    PatchionerError: they differ; the message says where.
-    """
+def check_equal(ours: Sequence[Tokens], published: Sequence[Tokens], what: str) -> int:
+    """How many captions were compared, the other side may have run fewer; PatchionerError: they differ, and where."""
     for box, (one, other) in enumerate(zip(ours, published, strict=False)):
         if one != other:
             pairs = enumerate(zip_longest(one, other))
             place = next(at for at, (mine, theirs) in pairs if mine != theirs)
-            raise PatchionerError(
-                f"{what}: caption {box} differs from the published way's at token {place} "
-                f"({one[place : place + 3]} against {other[place : place + 3]}), so their times cannot be compared: "
-                "a fast path is wrong, or two tokens are equally likely up to rounding"
-            )
+            told = f"{what}: caption {box} differs from the published way's at token {place}"
+            both = f"{one[place : place + 3]} against {other[place : place + 3]}"
+            why = "a fast path is wrong, or two tokens are equally likely up to rounding"
+            raise PatchionerError(f"{told} ({both}), so times cannot be compared: {why}")
     return min(len(ours), len(published))
 
 
 def write_bank(shapes: Shapes, folder: Path, *, seed: int = 0) -> None:
     """Write random rows, raw for the published way and as a bank of ours, unless they are there.
 
-    Rows are Gaussian, of lengths that differ as those of Talk2DINO do (long rows weigh more in a projection).
+    Rows are Gaussian, of lengths that differ as those of Talk2DINO do.
     """
     raw = folder / "rows.npy"
     if raw.is_file() and len(np.load(raw, mmap_mode="r")) == shapes.rows:

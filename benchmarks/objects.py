@@ -19,9 +19,8 @@ MIN_AREA_SHARE = 0.02
 def read(path: Path, photos: PhotoFolder, *, min_area_share: float = MIN_AREA_SHARE) -> Reading:
     """Read boxes with the names of their COCO classes; the name is the one reference of its sample.
 
-    Corners are pixels of the photo. A box that covers no more than `min_area_share` of its photo is not asked about,
-    and is no malformed row either. A row is malformed when its photo is missing, the class is none of COCO's 80, or the
-    box is inverted, not finite or wholly outside.
+    Corners are pixels. A box that covers no more than `min_area_share` of its photo is not asked about. A row is
+    malformed when its photo is missing, the class is none of COCO's 80, or the box inverted, not finite or outside.
     """
     rows = Rows(path, FORM, kind=list)
     entries = ((f"[{number}]", entry) for number, entry in enumerate(rows.content))
@@ -49,10 +48,8 @@ def _sample(box: Any, entry: Any, photos: PhotoFolder, row: int) -> Sample:
     return Sample(f"{Path(photo).stem}/{row}", photo, region, (name,), row, share)
 
 
-TASK = Task(
-    "objects", "class boxes over 2 % of their photo: is the object named?", "class_boxes_dev.json",
-    read, clip_crops=True,
-)  # fmt: skip
+TITLE = "class boxes over 2 % of their photo: is the object named?"
+TASK = Task("objects", TITLE, "class_boxes_dev.json", read, clip_crops=True)
 main = partial(run_task, "objects")
 
 if __name__ == "__main__":

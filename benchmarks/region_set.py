@@ -15,11 +15,10 @@ FORM = '{image id: {"caption[\\ncaption...]": [[x1, y1, x2, y2], ...]}}'
 
 
 def read(path: Path, photos: PhotoFolder) -> Reading:
-    """Read {image id: {"caption[\\ncaption...]": [[x1, y1, x2, y2], ...]}} (coco_entities, flickr30k_entities).
+    """Read sets of boxes with captions (coco_entities, flickr30k_entities); corners are pixels of the photo.
 
-    Corners are pixels of the photo. A key with newlines holds several references of one set. A row is malformed when
-    its caption is blank, its set is empty (22 rows of the Flickr30k file are, and the published code answers them with
-    noise) or one of its boxes is inverted, not finite or wholly outside.
+    A key with newlines holds several references of one set. A row is malformed when its caption is blank, its set empty
+    (22 of the Flickr30k file, which the published code answers with noise), or a box inverted, not finite or outside.
     """
     rows = Rows(path, FORM)
     forms = lambda sets: data.mapping_of(sets, "the sets of an image")  # noqa: E731

@@ -43,19 +43,17 @@ MEANINGS = {
 }
 """What the regional scores say, none of which a published table has."""
 LONG_SIDE, QUALITY = 448, 78
+Runs = Sequence[MeasuredRun]
 
 
 class Gallery:
-    """The photos of a page, each with each region once; of the folder `override`, in place of those that runs name.
-
-    `missing`: names of the photos that could not be opened, with the reason.
-    """
+    """The photos of a page, each with each region once; of the folder `override`, in place of those that runs name."""
 
     def __init__(self, override: Path | None = None) -> None:
         self._override = override
         self._names: dict[str, tuple[str, str]] = {}
         self._stored: list[Markup] = []
-        self.missing: dict[str, str] = {}
+        self.missing: dict[str, str] = {}  # photos that could not be opened, with the reason
 
     def picture(self, folder: str, photo: str, region: Mapping[str, Any], words: str) -> Markup:
         """A photo with its region (as JSON) in red; a note in its place where it cannot be opened."""
@@ -85,9 +83,8 @@ class Gallery:
         name = f"photo-{len(self._names) + 1}"
         data = data_url(image, quality=QUALITY)
         self._names[key] = name, f"0 0 {image.width} {image.height}"
-        self._stored.append(
-            element("image", id=name, width=image.width, height=image.height, href=data)
-        )
+        sides = {"width": image.width, "height": image.height}
+        self._stored.append(element("image", id=name, **sides, href=data))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -110,10 +107,8 @@ def _work(arguments: argparse.Namespace) -> None:
 
 
 def write_report(folders: Sequence[Path], out: Path, *, images: Path | None = None) -> list[str]:
-    """Write the report of finished runs (of folders, or of folders that hold them) into an HTML file.
-
-    A line for each photo that was not found comes back. `images` is the folder of the photos, in place of those that
-    the runs name.
+    """Write the report of finished runs (of folders, or of folders that hold them) into an HTML file; a line for each
+    photo that was not found comes back. `images` is the folder of the photos, in place of those that the runs name.
     """
     gallery = Gallery(images)
     text = report_html(read_runs(folders), gallery)
@@ -122,7 +117,7 @@ def write_report(folders: Sequence[Path], out: Path, *, images: Path | None = No
     return [f"photo {one} is not in the report: {why}" for one, why in gallery.missing.items()]
 
 
-def report_html(runs: Sequence[MeasuredRun], gallery: Gallery) -> str:
+def report_html(runs: Runs, gallery: Gallery) -> str:
     """The whole page."""
     tasks = [name for name in TASK_NAMES if any(run.task == name for run in runs)]
     titles = {"about": "What was measured"} | {name: task_named(name).title for name in tasks}
@@ -134,7 +129,7 @@ def report_html(runs: Sequence[MeasuredRun], gallery: Gallery) -> str:
     return page(title, CSS, gallery.definitions(), header, element("main", _about(runs), sections))
 
 
-def _about(runs: Sequence[MeasuredRun]) -> Markup:
+def _about(runs: Runs) -> Markup:
     rows: list[list[Child]] = []
     details = []
     for run in runs:
@@ -156,7 +151,7 @@ def _about(runs: Sequence[MeasuredRun]) -> Markup:
     return element("section", element("h2", "What was measured", id="about"), overview, details)
 
 
-def _task(name: str, runs: Sequence[MeasuredRun], gallery: Gallery) -> Markup:
+def _task(name: str, runs: Runs, gallery: Gallery) -> Markup:
     everything = [one for run in runs for one in (run, *run.baselines)]
     names = in_order(metric for run in everything for metric in run.metrics)
     meanings = [element("li", f"{NAMES[n]}: {MEANINGS[n]}") for n in names if n in MEANINGS]
@@ -176,18 +171,17 @@ def _task(name: str, runs: Sequence[MeasuredRun], gallery: Gallery) -> Markup:
     return element("section", parts)
 
 
-def _score_table(runs: Sequence[MeasuredRun], names: Sequence[str]) -> Markup:
-    rows: list[list[Child]] = [
-        [run.label, run.results["data"]["samples"], *(with_interval(run.metrics.get(n)) for n in names)]
-        for run in runs
-    ]  # fmt: skip
+def _score_table(runs: Runs, names: Sequence[str]) -> Markup:
+    rows: list[list[Child]] = []
+    for run in runs:
+        cells = (with_interval(run.metrics.get(name)) for name in names)
+        rows.append([run.label, run.results["data"]["samples"], *cells])
     caption = "Scores (x 100) with 95 % bootstrap intervals over photos"
-    return table(
-        caption, ["run", "samples", *(NAMES.get(n, n) for n in names)], rows, class_="numbers"
-    )
+    head = ["run", "samples", *(NAMES.get(name, name) for name in names)]
+    return table(caption, head, rows, class_="numbers")
 
 
-def pairs_of(runs: Sequence[MeasuredRun]) -> list[tuple[MeasuredRun, MeasuredRun]]:
+def pairs_of(runs: Runs) -> list[tuple[MeasuredRun, MeasuredRun]]:
     """What is compared: each run with its own baselines, and with the first run of the same data."""
     found: list[tuple[MeasuredRun, MeasuredRun]] = []
     for index, run in enumerate(runs):
@@ -197,7 +191,7 @@ def pairs_of(runs: Sequence[MeasuredRun]) -> list[tuple[MeasuredRun, MeasuredRun
     return found
 
 
-def _differences(runs: Sequence[MeasuredRun]) -> Markup:
+def _differences(runs: Runs) -> Markup:
     pairs = pairs_of(runs)
     if not pairs:
         return element("p", "There is one run and no baseline: nothing to compare.")
@@ -215,7 +209,7 @@ def _differences(runs: Sequence[MeasuredRun]) -> Markup:
     return element("div", parts)
 
 
-def sample_metrics(runs: Sequence[MeasuredRun]) -> list[str]:
+def sample_metrics(runs: Runs) -> list[str]:
     """Metrics that single samples are ranked by: not BLEU, which a sentence cannot carry, nor one reference each."""
     there = in_order(name for run in runs for name in run.results["samples"]["scores"])
     unfit = (ONE_REFERENCE, "_margin", "_wins")
@@ -232,9 +226,7 @@ def ranked(
     return best, sorted(rest, key=lambda id_: scores[id_])[:shown]
 
 
-def _extremes(
-    run: MeasuredRun, metric: str, others: Sequence[MeasuredRun], gallery: Gallery
-) -> Markup:
+def _extremes(run: MeasuredRun, metric: str, others: Runs, gallery: Gallery) -> Markup:
     parts = []
     for title, ids in zip(("Best", "Worst"), ranked(run, metric), strict=True):
         cards = [_card(run, id_, metric, others, gallery) for id_ in ids]
@@ -244,9 +236,7 @@ def _extremes(
     return element("div", parts)
 
 
-def _card(
-    run: MeasuredRun, id_: str, metric: str, others: Sequence[MeasuredRun], gallery: Gallery
-) -> Markup:
+def _card(run: MeasuredRun, id_: str, metric: str, others: Runs, gallery: Gallery) -> Markup:
     """Photo, region, caption, references, and what others said of the same sample."""
     prediction = run.by_id[id_]
     told = describe(prediction)
@@ -292,10 +282,8 @@ def _published(task: str) -> Markup | None:
     if not found:
         return None
     head, *body = found
-    mark = compare.MARK
-    shown = table(
-        mark.capitalize(), [NAMES.get(name, name) for name in head], body, class_="numbers"
-    )
+    mark, names = compare.MARK, [NAMES.get(name, name) for name in head]
+    shown = table(mark.capitalize(), names, body, class_="numbers")
     keys = dict.fromkeys(row.source for row in compare.published_rows(task))
     sources = [element("li", f"{key}: {compare.SOURCES[key]}") for key in keys]
     return folded(f"Published figures ({mark})", shown, element("ul", sources))

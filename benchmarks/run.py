@@ -1,8 +1,5 @@
-"""From settings to finished runs: reads data, asks models and baselines together, scores, writes results.json; and the
-command of one task.
-
-Each photo passes through a model's backbone at most once, whatever is asked about it; a photo of which everything is on
-the disk already is not opened at all. Nothing in results.json depends on when it was made (run.json has the times).
+"""From settings to finished runs: reads data, asks models and baselines together, one backbone pass a photo, scores,
+writes results.json, in which nothing depends on when it was made (run.json has the times); the command of one task.
 """
 
 from __future__ import annotations
@@ -110,9 +107,9 @@ def machine(device: str) -> dict[str, Any]:
 def execute(runs: Sequence[Run], *, resume: bool = False, load: Any = None) -> list[Outcome]:
     """Do all runs; those of one model, device and batch size share its weights and every backbone pass.
 
-    With `resume` they go on with what their folders hold; without it, a folder that holds predictions is refused.
-    `load` makes a model from (name, device). OptionError: a folder holds predictions of another run, another process
-    writes into it, or two runs have one; BenchmarkDataError: a data file or, in a strict run, a row cannot be used.
+    With `resume` they go on with what their folders hold; `load` makes a model from (name, device). OptionError: a
+    folder holds predictions of another run, another process writes into it, or two runs have one; BenchmarkDataError: a
+    data file or, in a strict run, a row cannot be used.
     """
     if len({run.folder.resolve() for run in runs}) < len(runs):
         raise OptionError("two runs have the same folder: give each its own name")
@@ -154,8 +151,7 @@ def execute(runs: Sequence[Run], *, resume: bool = False, load: Any = None) -> l
 
 
 def _read(settings: RunSettings) -> Reading:
-    references = settings.references
-    options = {} if references is None else {"references": Path(references)}
+    options = {"references": Path(settings.references)} if settings.references else {}
     photos = PhotoFolder(Path(settings.images))
     reading = task_named(settings.task).read(Path(settings.data), photos, **options)
     if settings.strict:
@@ -164,10 +160,9 @@ def _read(settings: RunSettings) -> Reading:
 
 
 class Job:
-    """One answerer over its samples, asked by photo, photos in the order of their names, then by row.
+    """One answerer over its samples, by photo in the order of their names; what `log` holds is not asked again.
 
-    What `log` holds already is not asked again (BenchmarkDataError: it holds other samples); `strict` raises where a
-    photo or region cannot be used, instead of writing down the reason.
+    `strict` raises where a photo or region cannot be used, instead of writing down the reason.
     """
 
     def __init__(
@@ -222,9 +217,8 @@ class Job:
 
     def _unanswered(self, sample: Sample, error: Exception) -> Answer:
         if self.strict:
-            raise BenchmarkDataError(
-                f"row {sample.row} ({sample.id}) cannot be captioned: {error}. Mend it, or run without --strict"
-            ) from error
+            told = f"row {sample.row} ({sample.id}) cannot be captioned: {error}"
+            raise BenchmarkDataError(f"{told}. Mend it, or run without --strict") from error
         logger.warning("row %d (%s) is skipped: %s", sample.row, sample.id, error)
         return Answer(None, skipped=str(error))
 
@@ -272,10 +266,9 @@ def _start(
 ) -> list[_Part]:
     """The jobs of a run, each with its log opened and its settings checked; `own` is the fingerprint of `model`."""
     settings = run.settings
-    asked: dict[str | None, answerers.Answerer] = {
-        None: answerers.by_model(model, settings, crop=settings.crop)
-    }
-    for key in dict.fromkeys(settings.baselines):
+    own_answers = answerers.by_model(model, settings, crop=settings.crop)
+    asked: dict[str | None, answerers.Answerer] = {None: own_answers}
+    for key in settings.baselines:
         asked[key] = answerers.baseline(key, model, settings, load)
     files = {"data": settings.data, "references": settings.references}
     hashes = {key: None if path is None else file_sha256(path) for key, path in files.items()}
@@ -285,10 +278,8 @@ def _start(
         folder = run.folder if name is None else run.folder / BASELINE_FOLDER / name
         samples = answerer.prepare(reading.samples[: settings.limit])
         if not samples:
-            raise BenchmarkDataError(
-                f"{settings.data} has no sample for the baseline {name!r} (the oracle needs two references): leave it"
-                " out"
-            )
+            told = f"{settings.data} has no sample for the baseline {name!r}"
+            raise BenchmarkDataError(f"{told} (the oracle needs two references): leave it out")
         of = own | {"settings": dict(model.settings.to_json())}
         if (other := answerer.other) is not None:
             of = model_fingerprint(other) | {"settings": dict(other.settings.to_json())}
@@ -307,14 +298,11 @@ def _claim(folder: Path, deciding: dict[str, Any], resume: bool) -> None:
     path = folder / SETTINGS_FILE
     if (folder / FILE).exists() or path.exists():
         if not resume:
-            raise OptionError(
-                f"{folder} holds predictions of an earlier run: --resume goes on with them, another --out starts anew"
-            )
+            told = f"{folder} holds predictions of an earlier run"
+            raise OptionError(f"{told}: --resume goes on with them, another --out starts anew")
         if changed := differences(read_json(path), mine):
-            raise OptionError(
-                f"{folder} holds a run with other settings ({', '.join(changed)}): choose another --out, or the"
-                " settings of then"
-            )
+            told = f"{folder} holds a run with other settings ({', '.join(changed)})"
+            raise OptionError(f"{told}: choose another --out, or the settings of then")
     write_json(path, mine)
 
 
@@ -340,9 +328,8 @@ def _results(
         name: {"folder": f"{BASELINE_FOLDER}/{name}", "samples": of["data"]["samples"], "metrics": of["metrics"]}
         for name, of in below.items()
     }  # fmt: skip
-    unanswered = [
-        {"row": p.row, "where": p.id, "reason": p.skipped} for p in predictions if p.caption is None
-    ]
+    silent = [prediction for prediction in predictions if prediction.caption is None]
+    unanswered = [{"row": p.row, "where": p.id, "reason": p.skipped} for p in silent]
     by_sample = {
         name: [None if value is None else round(value, 6) for value in score.samples]
         for name, score in scores.items()
@@ -413,11 +400,10 @@ def score_table(rows: Sequence[Mapping[str, Any]]) -> str:
     there = dict.fromkeys(name for row in rows for name in row["metrics"])
     names = [name for name in SHOWN if name in there]
     names += [name for name in there if name not in SHOWN and name not in HIDDEN]
-    body = [
-        [row["label"], str(row["data"]["samples"])]
-        + [with_interval(row["metrics"].get(name)) for name in names]
-        for row in rows
-    ]
+    body = []
+    for row in rows:
+        cells = [with_interval(row["metrics"].get(name)) for name in names]
+        body.append([row["label"], str(row["data"]["samples"]), *cells])
     return markdown_table(["run", "samples", *names], body)
 
 

@@ -1,8 +1,5 @@
-"""Scores of a run, each with its interval, by resampling photos.
-
-Samples of one photo are alike, so whole photos are drawn with replacement, each with all of its samples (cluster
-bootstrap; Efron and Tibshirani, 1993); the interval runs between percentiles of the resampled statistic. Scores that
-depend on their set (CIDEr's idf) are computed once, over the full set, and resampled.
+"""Scores of a run with percentile intervals: photos are drawn with replacement, each with all of its samples (cluster
+bootstrap; Efron and Tibshirani, 1993). Scores that depend on their set (CIDEr's idf) are computed once, then resampled.
 """
 
 from __future__ import annotations
@@ -35,13 +32,16 @@ PERSON: Final = "person"
 RED: Final = (255, 0, 0)
 MAP_ROUNDS: Final = 200  # a resample of the mAP sorts thirty times, one of a mean once
 LEVEL: Final = 0.95  # share of resampled values between the bounds
-_PIECE = 2_000_000  # counts at a time: 16 MB
+_PIECE = 2_000_000  # counts at a time: 16 MB; all rounds of a large set together are gigabytes
 _OURS: Final = "patchioner, benchmarks.metrics.regions"
 _AT_ONCE: Final = 32
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 Photos = Sequence[Hashable]
+Said = Sequence[Prediction]
+How = Mapping[str, int]
+"""Rounds and seed of a bootstrap."""
 
 # ---- intervals: `photos` names the photo of each of n samples
 
@@ -67,11 +67,7 @@ def bootstrap_mean(
 def bootstrap_ratio(
     numerators: ArrayLike, denominators: ArrayLike, photos: Photos, *, rounds: int = 2000, seed: int = 0
 ) -> Interval:  # fmt: skip
-    """sum(numerators) / sum(denominators), both resampled together; NaN where denominators sum to zero.
-
-    For two scores of the same samples (one caption of the region, one of the whole photo), what a hard photo does to
-    both cancels out.
-    """
+    """sum(numerators) / sum(denominators), both resampled together; NaN where the denominators sum to zero."""
     above, below = (np.asarray(side, dtype=np.float64) for side in (numerators, denominators))
     groups, draws = _draw(photos, rounds, seed)
     # Sums per photo: a resample is then a matrix product with how often each photo was drawn.
@@ -85,10 +81,7 @@ def bootstrap_ratio(
 def bootstrap_statistic(
     statistic: Callable[[Counts], float], photos: Photos, *, rounds: int = 1000, seed: int = 0
 ) -> Interval:
-    """Any statistic of whole photos, for scores that are no mean over samples (mAP), or their difference.
-
-    `statistic` takes how often each of the n samples counts, (n,); of all ones it is the measured value.
-    """
+    """Any statistic of whole photos, of how often each of the n samples counts, (n,); of all ones it is the value."""
     one_by_one = lambda often: np.array([statistic(one) for one in often], np.float64)  # noqa: E731
     return bootstrap_pooled(one_by_one, photos, rounds=rounds, seed=seed)
 
@@ -96,10 +89,7 @@ def bootstrap_statistic(
 def bootstrap_pooled(
     resample: Callable[[Counts], Floats], photos: Photos, *, rounds: int = 2000, seed: int = 0
 ) -> Interval:
-    """As `bootstrap_statistic`, with the same resamples, for statistics that take many at once: (some, n) -> (some,).
-
-    It is asked in pieces, since all rounds of a large set together are gigabytes.
-    """
+    """As `bootstrap_statistic`, on the same resamples, for what takes many at once: (some, n) -> (some,)."""
     groups, draws = _draw(photos, rounds, seed)
     value = float(resample(np.ones((1, len(photos)), dtype=np.int64))[0])
     piece = max(1, _PIECE // len(photos))
@@ -131,11 +121,10 @@ def _divide(above: Floats, below: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class Score:
-    """One measured value of the whole set, as papers print it, and how it was made.
+    """One measured value of the whole set, as papers print it, and how it was made; `interval` None: not resampled.
 
-    `interval` is None where resampling was not done; `samples` has the score of each answered sample (None where it has
-    none); `mean` is, for a score that pools counts over the set (BLEU, METEOR), the mean of the samples with its own
-    interval; `pairs` are, of "repeated_pairs", those of each photo that have the same caption, and all.
+    `samples` has the score of each answered sample (None: it has none); `mean` is that of the samples, for a score that
+    pools counts (BLEU, METEOR); `pairs` are, of "repeated_pairs", those of each photo with one caption, and all.
     """
 
     value: float
@@ -147,7 +136,7 @@ class Score:
     pairs: Mapping[str, tuple[int, int]] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """All but the samples, which results.json keeps in a place of their own; an undefined bound is null."""
+        """All but the samples, which results.json keeps elsewhere; an undefined bound is null."""
         values: dict[str, Any] = {"value": self.value, "interval": finite(self.interval)}
         if self.mean is not None:
             values["mean_of_samples"] = finite(self.mean)
@@ -161,8 +150,8 @@ def finite(interval: Interval | None) -> dict[str, float | None] | None:
     return {key: float(n) if np.isfinite(n) else None for key, n in vars(interval).items()}
 
 
-def caption_score(result: MetricResult, photos: Sequence[str], how: Mapping[str, int]) -> Score:
-    """A metric's result with its interval; `how` holds rounds and seed."""
+def caption_score(result: MetricResult, photos: Photos, how: How) -> Score:
+    """A metric's result with its interval."""
     mean = bootstrap_mean(result.samples, photos, **how)
     # A score that pools its counts over the set is not the mean, so the mean's interval is not its own.
     pooled = result.name in POOLED or not np.isclose(mean.value, result.corpus, rtol=1e-9)
@@ -175,8 +164,7 @@ def caption_score(result: MetricResult, photos: Sequence[str], how: Mapping[str,
 class Scorer(ExitStack):
     """Scores any number of runs with one METEOR process. A context manager.
 
-    `java` "yes" uses the official programs, "no" never starts Java, "auto" is "yes" where they are there.
-    JavaError, MissingExtraError: java="yes" without Java or pycocoevalcap.
+    `java` "yes" uses the official programs (JavaError, MissingExtraError: not there), "no" never, "auto" if there.
     """
 
     def __init__(self, java: str = "auto") -> None:
@@ -199,16 +187,14 @@ class Scorer(ExitStack):
                 continue
             architecture, _, path = given.partition("=")
             if not (architecture and path):
-                raise OptionError(
-                    f"{given!r} is no ARCHITECTURE=FILE, such as ViT-B-32-quickgelu=B32.pt"
-                )
+                example = "ViT-B-32-quickgelu=B32.pt"
+                raise OptionError(f"{given!r} is no ARCHITECTURE=FILE, such as {example}")
             self._spaces[given] = ClipSpace.load(architecture, path)
 
-    def score(self, predictions: Sequence[Prediction], settings: RunSettings) -> dict[str, Score]:
+    def score(self, predictions: Said, settings: RunSettings) -> dict[str, Score]:
         """All scores of a task; those of regions only where photos have several.
 
-        Predictions without a caption are left out of every score; in the dense mAP their boxes stay among the ground
-        truths. OptionError: no prediction has a caption, or a metric cannot be computed.
+        What has no caption is left out, though its box stays a ground truth of the dense mAP. OptionError: nothing has.
         """
         said = [prediction for prediction in predictions if prediction.caption is not None]
         if not said:
@@ -234,9 +220,7 @@ class Scorer(ExitStack):
                 scores |= _with_intervals(results, said, how)
         return scores
 
-    def _of_captions(
-        self, said: Sequence[Prediction], settings: RunSettings, how: Mapping[str, int]
-    ) -> dict[str, Score]:
+    def _of_captions(self, said: Said, settings: RunSettings, how: How) -> dict[str, Score]:
         own = [name for name in settings.metrics if ":" in name]
         # A metric of the user's is called by its function's name, with its module where two share one.
         shorts = [name.partition(":")[2] for name in own]
@@ -252,15 +236,13 @@ class Scorer(ExitStack):
         return _with_intervals(results, said, how)
 
 
-def _columns(said: Sequence[Prediction]) -> tuple[list[str], list[str], list[tuple[str, ...]]]:
+def _columns(said: Said) -> tuple[list[str], list[str], list[tuple[str, ...]]]:
     """Photos, captions and references."""
     captions = [prediction.caption or "" for prediction in said]
     return [p.photo for p in said], captions, [p.references for p in said]
 
 
-def _with_intervals(
-    results: Mapping[str, MetricResult], said: Sequence[Prediction], how: Mapping[str, int]
-) -> dict[str, Score]:
+def _with_intervals(results: dict[str, MetricResult], said: Said, how: How) -> dict[str, Score]:
     photos, *_ = _columns(said)
     return {name: caption_score(result, photos, how) for name, result in results.items()}
 
@@ -274,7 +256,7 @@ def _alone(photos: Sequence[str], names: Sequence[str]) -> bool:
     return len(set(zip(photos, names, strict=True))) == len(set(photos))
 
 
-def region_names(said: Sequence[Prediction]) -> list[str]:
+def region_names(said: Said) -> list[str]:
     """One name per region; where one region got two captions (a human's, the oracle's), one per sample."""
     names = [json.dumps(prediction.region) for prediction in said]
     captions: dict[tuple[str, str], str | None] = {}
@@ -284,13 +266,10 @@ def region_names(said: Sequence[Prediction]) -> list[str]:
     return names
 
 
-def regional_scores(
-    said: Sequence[Prediction], how: Mapping[str, int], *, classes: bool = False
-) -> dict[str, Score]:
+def regional_scores(said: Said, how: How, *, classes: bool = False) -> dict[str, Score]:
     """Distinctness and grounding with intervals, where some photo has two different regions; else nothing.
 
-    With `classes` the one reference of each is the name of its class, and boxes of one class are one region for the
-    grounding: a caption that names it is right for all of them.
+    With `classes` the one reference of each is the name of its class, and for the grounding a class is one region.
     """
     names, (photos, captions, references) = region_names(said), _columns(said)
     if _alone(photos, names):
@@ -330,14 +309,11 @@ _OF_CLASSES = {
 }
 
 
-def object_scores(said: Sequence[Prediction], how: Mapping[str, int]) -> dict[str, Score]:
-    """Of class boxes, whose one reference is the name of the class: how often the caption names it.
-
-    Returns:
-        "object_hits": % of boxes; "object_hits_but_person": of those of other classes than the commonest; and what
-        `regional_scores` has of classes.
+def object_scores(said: Said, how: How) -> dict[str, Score]:
+    """Of class boxes, whose one reference is the name of the class: how often the caption names it, of all boxes
+    ("object_hits") and of all but people ("object_hits_but_person"); and what `regional_scores` has of classes.
     """
-    made = "patchioner, benchmarks.metrics.regions: boxes whose caption names their class, %"
+    made = f"{_OURS}: boxes whose caption names their class, %"
     photos, captions, references = _columns(said)
     hits = regions.class_named(captions, references)
     rate = bootstrap_mean(hits, photos, **how)
@@ -351,9 +327,7 @@ def object_scores(said: Sequence[Prediction], how: Mapping[str, int]) -> dict[st
     return scores | regional_scores(said, how, classes=True)
 
 
-def one_reference_scores(
-    said: Sequence[Prediction], how: Mapping[str, int], meteor: Meteor | None
-) -> dict[str, Score]:
+def one_reference_scores(said: Said, how: How, meteor: Meteor | None) -> dict[str, Score]:
     """CIDEr, ROUGE-L and BLEU-4 with each reference a sample of its own; nothing where no sample has several."""
     of, captions, references = _columns(said)
     texts, due, origin = regions.one_reference_each(captions, references)
@@ -370,11 +344,9 @@ def one_reference_scores(
     return scores
 
 
-def dense_scores(
-    predictions: Sequence[Prediction], measure: regions.Measure, name: str, how: Mapping[str, int]
-) -> dict[str, Score]:
+def dense_scores(said: Said, measure: regions.Measure, name: str, how: How) -> dict[str, Score]:
     """The dense mAP with one text measure, and without any ("detmap", beside stem-F alone: it is the same for all)."""
-    photos, matches = dense_matches(predictions, measure)
+    photos, matches = dense_matches(said, measure)
     rounds = min(how["rounds"], MAP_ROUNDS)
     whole = regions.summarize(matches, name=name)
     note = f"benchmarks.metrics.regions over {whole.detections} given boxes, {whole.truths} merged ground truths"
@@ -392,9 +364,7 @@ def dense_scores(
     return scores
 
 
-def dense_matches(
-    predictions: Sequence[Prediction], measure: regions.Measure
-) -> tuple[list[str], DenseMatches]:
+def dense_matches(predictions: Said, measure: regions.Measure) -> tuple[list[str], DenseMatches]:
     """Photos, and their detections with what they matched: the given boxes, as in the published protocol."""
     groups: dict[str, list[Prediction]] = {}
     for prediction in predictions:
@@ -410,7 +380,7 @@ def dense_matches(
 
 
 def image_text_scores(
-    said: Sequence[Prediction], images: Path, space: ClipSpace, *, kind: str, source: str
+    said: Said, images: Path, space: ClipSpace, *, kind: str, source: str
 ) -> dict[str, MetricResult]:
     """CLIP-S ("clip") or PAC-S ("pac") of captions and photos with their region drawn in red.
 
@@ -423,26 +393,17 @@ def image_text_scores(
         drawn = [draw_region(load_image(images / p.photo), p.region) for p in group]
         pictures.append(space.embed_images(drawn))
     texts = space.embed_text([cosine.PROMPT + caption for caption in captions])
-    mean, scores = cosine.image_score(np.concatenate(pictures), texts, kind)
-    text_mean, cosines = cosine.best_reference_cosine(captions, references, space.embed_text)
-    both_mean, both = cosine.with_references(scores, cosines)
+    score = cosine.image_score(np.concatenate(pictures), texts, kind)
+    near = cosine.best_reference_cosine(captions, references, space.embed_text)
+    both = cosine.with_references(score[1], near[1])
     made = f"open_clip {source}; tokenizer: none; image: the photo with its region drawn in red"
-    found = {
-        f"{kind}_s": (mean, scores),
-        f"ref_{kind}_s": (both_mean, both),
-        f"{kind}_text_cosine": (text_mean, cosines),
-    }
-    return {
-        name: MetricResult(name, value, tuple(values.tolist()), made)
-        for name, (value, values) in found.items()
-    }
+    found = {f"{kind}_s": score, f"ref_{kind}_s": both, f"{kind}_text_cosine": near}
+    pairs = found.items()
+    return {n: MetricResult(n, mean, tuple(each.tolist()), made) for n, (mean, each) in pairs}
 
 
 def draw_region(image: Image.Image, region: Mapping[str, Any]) -> Image.Image:
-    """A copy of the photo with a region (as JSON) drawn in red; a whole photo stays as it is.
-
-    The published line width is not known; ours is a hundredth of the photo's longer side.
-    """
+    """A copy of the photo with a region (as JSON) in red, lines a hundredth of its longer side; a whole photo as is."""
     drawn = image.copy()
     pencil = ImageDraw.Draw(drawn)
     width = max(1, round(max(image.size) / 100))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import itertools
 import json
 import os
 import random
@@ -122,10 +123,9 @@ def _offline_rate(photos: Sequence[bytes], arguments: argparse.Namespace) -> flo
     """Requests a second of the same work through `caption_many`, photos encoded before."""
     model = Patchioner.from_pretrained(arguments.model, device=arguments.device)
     features = [model.encode(photo) for photo in photos]
-    items = [
-        (one, random_boxes(_REGIONS, one.geometry.image_size, seed=number))
-        for number, one in enumerate(features * (1 + arguments.requests // len(features)))
-    ][: arguments.requests]
+    often = itertools.islice(itertools.cycle(features), arguments.requests)
+    sized = [(one, one.geometry.image_size) for one in often]
+    items = [(one, random_boxes(_REGIONS, size, seed=n)) for n, (one, size) in enumerate(sized)]
     list(model.caption_many(items[:4]))
     started = time.perf_counter()
     for _ in model.caption_many(items):

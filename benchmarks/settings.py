@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from benchmarks.command import command_parser, natural, number, positive
+from benchmarks.command import Parser, command_parser, natural, number, positive
 from benchmarks.data import SAMPLE, Task, task_named
 from decoders import DecodeOptions
 from patchioner import Patchioner, Weighting
@@ -45,9 +45,7 @@ class RunSettings:
     references: str | None = _option(None, "captions of a --data without any", tasks=("image",))
     weighting: str | None = _own(None, "of patches", choices=_WEIGHTINGS)
     variance: float | None = _own(None, "of --weighting gaussian", type=number(float, 0))
-    rounding: str | None = _own(
-        None, "reference: the published arithmetic", choices=("coverage", "reference")
-    )
+    rounding: str | None = _own(None, "reference: as published", choices=("coverage", "reference"))
     beam: int | None = _own(None, "beam width, 1 = greedy", type=positive)
     crop: bool = _own(False, "caption each region's crop instead of its patches")
     strict: bool = _option(False, "refuse a malformed row; default: skip and report it")
@@ -60,18 +58,13 @@ class RunSettings:
     batch: int = _advanced(16, "photos whose regions are decoded together", type=positive)
     device: str = _option("cpu", "cpu, cuda ...")
     metrics: tuple[str, ...] = _advanced((), "also: spice, or module:function", flag="metric")
-    java: str = _advanced(
-        "auto", "official metrics; auto: if there is Java", choices=("auto", "yes", "no")
-    )
+    java: str = _advanced("auto", "official metrics; auto: if there", choices=("auto", "yes", "no"))
     rounds: int = _advanced(2000, "bootstrap resamples", type=positive)
     clip_score: str | None = _advanced(None, "ARCHITECTURE=FILE: CLIP-S by open_clip")
     pac_score: str | None = _advanced(None, "PAC-S, likewise, by its own checkpoint")
 
     def deciding(self) -> dict[str, Any]:
-        """The settings that predictions depend on: a run resumes only under the same ones.
-
-        Files count by their content, which is fingerprinted beside them, not by where they lie.
-        """
+        """What predictions depend on: a run resumes only under the same. Files count by content, not by place."""
         return {key: value for key, value in vars(self).items() if key not in _SCORING}
 
 
@@ -100,24 +93,19 @@ def options_of(model: Patchioner, settings: RunSettings) -> DecodeOptions | None
     return replace(model.settings.decode, strategy="beam", beam_width=settings.beam)
 
 
-class _Parser(argparse.ArgumentParser):
+class _Parser(Parser):
     """Raises instead of ending the process, for arguments that come from a file."""
 
     def error(self, message: str) -> NoReturn:
         raise OptionError(message)
 
 
-def parser_of(
-    task: Task, kind: type[argparse.ArgumentParser] = argparse.ArgumentParser
-) -> argparse.ArgumentParser:
+def parser_of(task: Task, kind: type[Parser] = Parser) -> Parser:
     """The parser of a task's command."""
     told = f"Measure a model on {task.title}: predictions, scores, baselines."
     parser = command_parser(task.name, told, kind)
-    groups: dict[str, Any] = {
-        "": parser,
-        "model": parser.add_argument_group("model", "default: what the model itself says"),
-        "advanced": parser.add_argument_group("advanced"),
-    }
+    own = parser.add_argument_group("model", "default: what the model itself says")
+    groups = {"": parser, "model": own, "advanced": parser.add_argument_group("advanced")}
     for one in fields(RunSettings)[1:]:
         if task.name in one.metadata.get("tasks", (task.name,)):
             _add(groups[one.metadata.get("group", "")], one)
@@ -153,7 +141,7 @@ def settings_of(task: Task, arguments: argparse.Namespace) -> RunSettings:
 def settings_from(task_name: str, options: Mapping[str, Any], source: str) -> RunSettings:
     """Settings from a mapping with the names of the command's options, as a YAML file has them; `-` and `_` are one.
 
-    OptionError: an option that is not there or a value outside of its allowed ones; `source` is named.
+    OptionError: an option that is not there or a value that is not allowed; `source` is named.
     """
     task = task_named(task_name)
     words: list[str] = []

@@ -4,8 +4,8 @@
     python -m benchmarks.speed --suite cpu                         # against the naive twin, at published shapes
     python -m benchmarks.speed --suite gpu                         # ours on a GPU, in bfloat16
 
-Times are medians of rounds in which both sides take turns, tokens checked first. What the published way would need many
-minutes for is run for some chunks of four regions and scaled by their number, and the table says so.
+Times are medians of rounds in which both sides take turns, tokens checked first. What would take the published way many
+minutes is run for some chunks of four regions and scaled, and the table says so.
 """
 
 from __future__ import annotations
@@ -208,10 +208,7 @@ def run_model_suite(arguments: argparse.Namespace) -> int:
 
 
 class Contest:
-    """Both sides on one bank, one backbone and one decoder, whose captions never end early.
-
-    `compared` counts those whose tokens were found equal so far; `timings` holds every timing by what it is of.
-    """
+    """Both sides on one bank, one backbone and one decoder, whose captions never end early."""
 
     def __init__(self, shapes: Shapes, work: Path, *, rounds: int, most_chunks: int) -> None:
         self.shapes, self.rounds = shapes, rounds
@@ -220,7 +217,7 @@ class Contest:
         parts = naive.build_random_backbone(shapes), naive.build_random_decoder(shapes)
         self.ours = Ours(work, *parts)
         self.other = Published(work, *parts, most_chunks=most_chunks)
-        self.compared = 0
+        self.compared = 0  # captions whose tokens were equal
         self.timings: dict[str, Timing] = {}
 
     def turns(self, label: str, clocks: Mapping[str, Clock]) -> dict[str, Timing]:
@@ -257,10 +254,8 @@ class Contest:
         ours, other, queries = self.ours, self.other, self._vectors(count)
         distance = float((ours.bank.project(queries) - other.project(queries)).norm(dim=1).max())
         if not distance <= _TOLERANCE:
-            raise PatchionerError(
-                f"a projected vector is {distance:.2g} from the published way's, more than {_TOLERANCE:g}: the two do"
-                " not do the same work"
-            )
+            told = f"a projected vector is {distance:.2g} from the published way's"
+            raise PatchionerError(f"{told}, more than {_TOLERANCE:g}: they do not do the same work")
         label = f"projection alone, {count:,} quer{'ies' if count > 1 else 'y'}"
         clocks = {
             "ours": clocked(partial(ours.bank.project, queries)),
@@ -297,9 +292,8 @@ class Contest:
         rows, columns = model.encode(self.photo).geometry.grid
         patches = [Patch(row, column) for row in range(rows) for column in range(columns)]
         label = f"all {len(patches):,} patches"
-        one_pass = self.turns("backbone", {"ours": clocked(partial(model.encode, self.photo))})[
-            "ours"
-        ]
+        encode = clocked(partial(model.encode, self.photo))
+        one_pass = self.turns("backbone", {"ours": encode})["ours"]
         taken = Timing(label, (clocked(partial(model.caption, self.photo, patches))(),))
         self.timings[f"{label}: ours"] = taken
         ratio, work = taken.median / one_pass.median, f"{label}, backbone passes"
@@ -367,15 +361,10 @@ def run_child(name: str, shapes: Shapes, work: Path, most_chunks: int) -> int:
 
 
 def run_gpu_suite(arguments: argparse.Namespace) -> int:
-    """Different photos with 16 boxes each, over and over: is the backbone what the time goes to?
-
-    Networks in bfloat16, the whole bank resident in half precision. OptionError: there is no CUDA device.
-    """
+    """Different photos with 16 boxes each, networks in bfloat16, the bank in half: does the time go to the backbone?"""
     if not torch.cuda.is_available():
-        raise OptionError(
-            "--suite gpu needs a CUDA device and a torch built for it, and torch finds none here; "
-            "--suite cpu compares on the CPU"
-        )
+        told = "--suite gpu needs a CUDA device and a torch built for it, and torch finds none here"
+        raise OptionError(f"{told}; --suite cpu compares on the CPU")
     shapes, images = SHAPES[arguments.shapes], _GPU_IMAGES[arguments.shapes]
     with _work(arguments) as work:
         naive.write_bank(shapes, work)
@@ -396,9 +385,9 @@ def run_gpu_suite(arguments: argparse.Namespace) -> int:
     whole, backbone, step = (timing.median for timing in found.values())
     times = duration(backbone), duration(whole)
     line = Line("share of time in the backbone", *times, backbone / whole)
-    text = (
-        f"{images / whole:,.1f} images/s and {captions / whole:,.0f} captions/s at {_GPU_REGIONS} regions an image; "
-        f"a decoding step of {captions:,} captions takes {duration(step / OPTIONS.max_tokens)}."
+    text = f"{images / whole:,.1f} images/s and {captions / whole:,.0f} captions/s at {_GPU_REGIONS} regions an image"
+    text += (
+        f"; a decoding step of {captions:,} captions takes {duration(step / OPTIONS.max_tokens)}."
     )
     told = f"{line_table([line])}\n{text}\n{torch.cuda.get_device_name()}"
     return _finish(arguments, told, {"timings": {n: asdict(one) for n, one in found.items()}})
@@ -406,9 +395,8 @@ def run_gpu_suite(arguments: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 0, or 1 after an error."""
-    parser = command_parser(
-        "speed", "Time a model (report only), or our engine against the published way."
-    )
+    told = "Time a model (report only), or our engine against the published way."
+    parser = command_parser("speed", told)
     add = parser.add_argument
     add("--suite", choices=list(_SUITES), default="model", help="default: %(default)s")
     rounds = "measured rounds, after one to warm up; default: 5, of suite cpu 3"

@@ -17,11 +17,10 @@ FORM = '{image id: {"captions": [...], "traces": [[{x, y, t}, ...], ...]}}'
 
 
 def read(path: Path, photos: PhotoFolder) -> Reading:
-    """Read {image id: {"captions": [text], "traces": [[{x, y, t}]]}}, aligned lists.
+    """Read aligned lists of captions and traces; x and y are 0..1 of the photo, the time is not used.
 
-    x and y are 0..1 of the photo, x right and y down; the time is not used. Points outside of 0..1 are kept here and
-    dropped by `Trace`; a row is malformed when no point lies inside, a coordinate is not finite, the caption is not a
-    text, or one of the two lists is shorter.
+    A row is malformed when no point lies inside of 0..1 (`Trace` drops the others), a coordinate is not finite, the
+    caption is no text, or one of the two lists is shorter.
     """
     rows = Rows(path, FORM)
     for key, (captions, traces) in rows.each(rows.content.items(), _lists):

@@ -1,6 +1,4 @@
-"""Caption metrics: pure functions (strings, boxes or embeddings in, scores x 100 out), and all of them over one set of
-captions from one tokenisation, each result saying how it was made.
-"""
+"""Caption metrics, x 100: all over one set of captions from one tokenisation, each result saying how it was made."""
 
 from __future__ import annotations
 
@@ -37,10 +35,8 @@ METRICS: Final = (*BLEU, "rouge_l", "cider", "stem_f", *NEED_JAVA)
 class MetricResult:
     """One metric over one set of captions.
 
-    `corpus` is the value of the whole set and `samples` the n scores of the single ones, x 100, whose mean need not be
-    `corpus`: BLEU and METEOR pool their counts. `made` says how: libraries with their versions, and the tokenizer.
-    `resample` gives, for a metric that pools its counts, its values for other mixtures of the samples; None where the
-    value is the mean of the samples, or there is no way. That of METEOR works while its program runs.
+    `corpus` is the value of the set, `samples` the n scores, whose mean it need not be: BLEU and METEOR pool counts,
+    and have a `resample` (that of METEOR works while its program runs). `made`: libraries, versions, tokenizer.
     """
 
     name: str
@@ -58,22 +54,14 @@ def score_captions(
 
     With a running `meteor`, it and the official programs (Stanford tokenizer, pycocoevalcap) are used for everything
     that they have; None: never Java. `extra` are metrics of your own, name -> "module:function"; the function takes
-    predictions, references and the n `samples` and gives n scores, which are not scaled.
-
-    Returns:
-        name -> result, in the order asked for, extra ones last.
-
-    UnknownNameError, OptionError, MissingExtraError: a metric that is not there or needs what is not there, lists that
-    do not pair, an extra metric that gives something else than n finite scores.
+    predictions, references and the n `samples` and gives n scores, which are not scaled; they come last.
     """
     caption.check_pairs(predictions, references)
     check_metric_names(metrics)
     for name in metrics:
         if name in NEED_JAVA and meteor is None:
-            raise OptionError(
-                f"{name!r} needs Java and pycocoevalcap (the extra 'metrics', a Java runtime, java 'auto' or 'yes');"
-                " without them, 'stem_f' is the nearest to METEOR"
-            )
+            told = f"{name!r} needs a Java runtime, the extra 'metrics', and java 'auto' or 'yes'"
+            raise OptionError(f"{told}; without them, 'stem_f' is the nearest to METEOR")
     functions = {name: _resolve(name, source) for name, source in (extra or {}).items()}
     results = {}
     if metrics:
@@ -101,9 +89,7 @@ def _cut_pairs(predictions: Texts, references: Groups) -> tuple[list[str], list[
     return said, due
 
 
-def _result(
-    name: str, said: list[str], due: list[list[str]], meteor: Meteor | None
-) -> MetricResult:
+def _result(name: str, said: Texts, due: Groups, meteor: Meteor | None) -> MetricResult:
     """One metric over words: the official program's where there is one, else ours; on the same words both are equal."""
     resample: Resample | None = None
     if name in BLEU:
@@ -147,9 +133,8 @@ def _extra_result(name: str, given: Any, where: str, count: int) -> MetricResult
         told = f"metric {name!r} gave {str(given)[:80]}"
         raise OptionError(f"{told}: give a number per prediction ({error})") from error
     if scores.shape != (count,):
-        raise OptionError(
-            f"metric {name!r} gave scores of shape {scores.shape} for {count} predictions: give one each"
-        )
+        told = f"metric {name!r} gave scores of shape {scores.shape} for {count} predictions"
+        raise OptionError(f"{told}: give one each")
     if not np.isfinite(scores).all():
         index = int(np.flatnonzero(~np.isfinite(scores))[0])
         raise OptionError(f"metric {name!r}: sample {index} is {scores[index]}, not finite")
@@ -164,9 +149,8 @@ def _resolve(name: str, metric: str) -> Callable[..., Any]:
     try:
         function: Any = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise OptionError(
-            f"metric {name!r}: {metric!r} cannot be imported ({error}): check its spelling and the PYTHONPATH"
-        ) from error
+        told = f"metric {name!r}: {metric!r} cannot be imported ({error})"
+        raise OptionError(f"{told}: check its spelling and the PYTHONPATH") from error
     if not callable(function):
         raise OptionError(f"metric {name!r}: {metric!r} is {function!r:.40}, not a function")
     return function  # type: ignore[no-any-return]

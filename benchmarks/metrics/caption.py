@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from functools import cache, lru_cache
 from itertools import pairwise
 from typing import Final
@@ -18,22 +19,26 @@ from numpy.typing import NDArray
 
 from patchioner.base.errors import OptionError
 
+Floats = NDArray[np.float64]
+Texts = Sequence[str]
+Groups = Sequence[Sequence[str]]
+Tokenizer = Callable[[str], list[str]]
+Scores = tuple[float, Floats]
+"""The mean, and the n scores."""
+NGram = tuple[str, ...]
+MAX_ORDER = 4
+
 PUNCTUATION: Final = frozenset(
-    ("''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";", '"')
+    ["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";", '"']
 )
 """Tokens that are dropped: the list of the COCO caption evaluation, and the plain double quote."""
 
 # The official list names the brackets in upper case ("-LRB-") although its text is lower-cased by
 # then, so brackets survive there. They survive here too: figures compare only if oddities do.
-_BRACKETS: Final = {
-    "(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-",
+_WRITTEN: Final = {
+    "(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-", "cannot": "can not",
+    "gonna": "gon na", "gotta": "got ta", "wanna": "wan na", "gimme": "gim me", "lemme": "lem me",
 }  # fmt: skip
-
-_SPLIT_WORDS: Final = {
-    "cannot": ("can", "not"), "gonna": ("gon", "na"), "gotta": ("got", "ta"),
-    "wanna": ("wan", "na"), "gimme": ("gim", "me"), "lemme": ("lem", "me"),
-}  # fmt: skip
-
 _STRAIGHT_QUOTES: Final = str.maketrans("\u2018\u2019\u201c\u201d", "''\"\"")
 
 # The full stop belongs to these words, at the end of a caption too.
@@ -63,35 +68,27 @@ def tokenize(caption: str) -> list[str]:
     for token in _TOKEN.findall(text):
         if token in PUNCTUATION or token.strip(".") == "" or token.strip("-") == "":
             continue
-        words.extend(_SPLIT_WORDS.get(token, (_BRACKETS.get(token, token),)))
+        words += _WRITTEN.get(token, token).split()
     return words
 
 
-NGram = tuple[str, ...]
-
-
-def count_ngrams(words: Sequence[str], max_order: int) -> list[Counter[NGram]]:
+def count_ngrams(words: Sequence[str]) -> list[Counter[NGram]]:
     """One counter per order: entry n - 1 counts the n-grams of `words`."""
-    return [
-        Counter(zip(*(words[start:] for start in range(order)), strict=False))
-        for order in range(1, max_order + 1)
-    ]
+    parts = [[words[start:] for start in range(order)] for order in range(1, MAX_ORDER + 1)]
+    return [Counter(zip(*shifted, strict=False)) for shifted in parts]
 
 
-def check_pairs(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> None:
+def check_pairs(predictions: Texts, references: Groups) -> None:
     """Raise OptionError for lists that cannot be scored together: lengths, an empty list, a bare string."""
     if len(predictions) != len(references):
-        raise OptionError(
-            f"{len(predictions)} predictions for {len(references)} reference lists: give one list"
-            " of references per prediction"
-        )
+        counts = f"{len(predictions)} predictions for {len(references)} reference lists"
+        raise OptionError(f"{counts}: give one list of references per prediction")
     if not predictions:
         raise OptionError("nothing to score: give at least one prediction with its references")
     for index, group in enumerate(references):
         if isinstance(group, str):
-            raise OptionError(
-                f"references[{index}] is the string {group[:40]!r}: put it in a list, [[...], ...]"
-            )
+            told = f"references[{index}] is the string {group[:40]!r}"
+            raise OptionError(f"{told}: put it in a list, [[...], ...]")
         if not group:
             raise OptionError(f"references[{index}] is empty: every sample needs a reference")
 
@@ -141,16 +138,9 @@ def _final_y(word: str) -> str:
     return f"{word[:-1]}i" if word.endswith("y") and _HAS_VOWEL.search(word[:-1]) else word
 
 
-Floats = NDArray[np.float64]
-Texts = Sequence[str]
-Groups = Sequence[Sequence[str]]
-Tokenizer = Callable[[str], list[str]]
-
 # They keep a precision of 0/0 finite without moving any other score visibly.
 _TINY, _SMALL = 1e-15, 1e-9
-MAX_ORDER = 4
-SIGMA = 6.0
-ROUGE_BETA = 1.2
+SIGMA, ROUGE_BETA = 6.0, 1.2
 # METEOR 1.5 for English: weights of the mean, the penalty, and content against function words.
 ALPHA, BETA, GAMMA, DELTA = 0.85, 0.2, 0.6, 0.75
 STEM_WEIGHT: Final = 0.6
@@ -166,43 +156,37 @@ FUNCTION_WORDS: Final = frozenset(_CLOSED_CLASS.split())
 """Closed-class words; in stem-F they weigh a quarter of a whole (1 - delta), content words three quarters."""
 
 
-def bleu(
-    predictions: Texts, references: Groups, *, max_order: int = MAX_ORDER, tokenizer: Tokenizer = tokenize
-) -> tuple[Floats, Floats]:  # fmt: skip
-    """BLEU-1 .. BLEU-`max_order` (Papineni et al., 2002; closest reference length, as the COCO caption evaluation).
+def bleu(said: Texts, due: Groups, *, tokenizer: Tokenizer = tokenize) -> tuple[Floats, Floats]:
+    """BLEU-1 .. BLEU-4 (Papineni et al., 2002; closest reference length, as the COCO caption evaluation).
 
-    Of the set (pooled counts, so not the mean of the samples), (max_order,); of the samples, (n, max_order).
+    Of the set (pooled counts, so not the mean of the samples), (4,); of the samples, (n, 4).
     """
-    statistics = bleu_statistics(predictions, references, max_order=max_order, tokenizer=tokenizer)
+    statistics = bleu_statistics(said, due, tokenizer=tokenizer)
     return bleu_of(statistics.sum(axis=0, keepdims=True))[0], bleu_of(statistics)
 
 
-def bleu_statistics(
-    predictions: Texts, references: Groups, *, max_order: int = MAX_ORDER, tokenizer: Tokenizer = tokenize
-) -> Floats:  # fmt: skip
-    """(n, 2 max_order + 2): clipped matches and guesses by order, own length, closest reference length."""
+def bleu_statistics(predictions: Texts, references: Groups, *, tokenizer: Tokenizer) -> Floats:
+    """(n, 10): clipped matches and guesses by order, own length, closest reference length."""
     check_pairs(predictions, references)
     rows = []
     for text, group in zip(predictions, references, strict=True):
         words, due = tokenizer(text), [tokenizer(other) for other in group]
-        allowed: list[Counter[NGram]] = [Counter() for _ in range(max_order)]
+        allowed: list[Counter[NGram]] = [Counter() for _ in range(MAX_ORDER)]
         for reference in due:
-            for most, found in zip(allowed, count_ngrams(reference, max_order), strict=True):
+            for most, found in zip(allowed, count_ngrams(reference), strict=True):
                 most |= found  # the largest count in any one reference
-        counts = count_ngrams(words, max_order)
-        matches = [(mine & most).total() for mine, most in zip(counts, allowed, strict=True)]
-        guesses = [max(0, len(words) - order) for order in range(max_order)]
+        pairs = zip(count_ngrams(words), allowed, strict=True)
+        matches = [(mine & most).total() for mine, most in pairs]
+        guesses = [max(0, len(words) - order) for order in range(MAX_ORDER)]
         closest = min((abs(len(other) - len(words)), len(other)) for other in due)[1]
         rows.append([*matches, *guesses, len(words), closest])
     return np.array(rows, dtype=np.float64)
 
 
 def bleu_of(statistics: Floats) -> Floats:
-    """BLEU-1 .. BLEU-N of rows, or sums of rows, of `bleu_statistics`: (rows, N)."""
-    max_order = statistics.shape[1] // 2 - 1
-    matches, guesses = statistics[:, :max_order], statistics[:, max_order : 2 * max_order]
-    precision = (matches + _TINY) / (guesses + _SMALL)
-    means = np.exp(np.cumsum(np.log(precision), axis=1) / np.arange(1, max_order + 1))
+    """BLEU-1 .. BLEU-4 of rows, or sums of rows, of `bleu_statistics`: (rows, 4)."""
+    precision = (statistics[:, :4] + _TINY) / (statistics[:, 4:8] + _SMALL)
+    means = np.exp(np.cumsum(np.log(precision), axis=1) / np.arange(1, MAX_ORDER + 1))
     ratio = (statistics[:, -2] + _TINY) / (statistics[:, -1] + _SMALL)
     penalty = np.exp(np.minimum(0.0, 1.0 - 1.0 / ratio))
     return np.asarray(100.0 * means * penalty[:, None], dtype=np.float64)
@@ -219,7 +203,7 @@ class _Vector:
 
 def cider(
     predictions: Texts, references: Groups, *, tokenizer: Tokenizer = tokenize, idf_from: Groups | None = None
-) -> tuple[float, Floats]:  # fmt: skip
+) -> Scores:  # fmt: skip
     """CIDEr-D (Vedantam, Zitnick, Parikh, 2015; constants of the COCO caption evaluation): the mean, and the n scores.
 
     The rarity of an n-gram (idf) is counted over the references given here, or over those of `idf_from` (of the full
@@ -229,7 +213,7 @@ def cider(
     documents = references if idf_from is None else idf_from
     # Each different text is weighed once: whoever compares regions asks about the same ones many times.
     asked = [*predictions, *(text for group in (*references, *documents) for text in group)]
-    counts = {text: count_ngrams(tokenizer(text), MAX_ORDER) for text in dict.fromkeys(asked)}
+    counts = {text: count_ngrams(tokenizer(text)) for text in dict.fromkeys(asked)}
     seen: Counter[NGram] = Counter()
     for group in documents:
         seen.update({ngram for text in group for order in counts[text] for ngram in order})
@@ -259,24 +243,16 @@ def _similarity(candidate: _Vector, reference: _Vector) -> float:
             continue
         other = reference.weights[order]
         # Clipping at the reference's weight keeps a repeated word from paying twice.
-        shared = sum(
-            min(weight, other[ngram]) * other[ngram]
-            for ngram, weight in candidate.weights[order].items()
-            if ngram in other
-        )
-        total += shared / norms
+        both = ((w, other[gram]) for gram, w in candidate.weights[order].items() if gram in other)
+        total += sum(min(weight, due) * due for weight, due in both) / norms
     return damping * total / MAX_ORDER
 
 
-def rouge_l(
-    predictions: Texts, references: Groups, *, tokenizer: Tokenizer = tokenize
-) -> tuple[float, Floats]:
+def rouge_l(predictions: Texts, references: Groups, *, tokenizer: Tokenizer = tokenize) -> Scores:
     """ROUGE-L (Lin, 2004; beta 1.2, best precision and recall over the references, as COCO): mean, and the n scores."""
     check_pairs(predictions, references)
     pairs = zip(predictions, references, strict=True)
-    found = [
-        _rouge(tokenizer(text), [tokenizer(other) for other in group]) for text, group in pairs
-    ]
+    found = [_rouge(tokenizer(text), list(map(tokenizer, group))) for text, group in pairs]
     scores = 100.0 * np.array(found)
     return float(scores.mean()), scores
 
@@ -311,13 +287,10 @@ class _Words:
     weights: tuple[float, ...]
 
 
-def stem_f(
-    predictions: Texts, references: Groups, *, tokenizer: Tokenizer = tokenize
-) -> tuple[float, Floats]:
+def stem_f(predictions: Texts, references: Groups, *, tokenizer: Tokenizer = tokenize) -> Scores:
     """METEOR's formula (Denkowski, Lavie, 2014, section 2.1) over exact and stem matches, best of the references.
 
-    Without synonyms and paraphrases it is not METEOR and never carries its name; where nothing but equal words match,
-    both are the same number (tested against the official program). The mean, and the n scores.
+    Without synonyms and paraphrases it is not METEOR; where only equal words match, both are the same number.
     """
     check_pairs(predictions, references)
 
@@ -327,10 +300,8 @@ def stem_f(
         weights = tuple(1 - DELTA if word in FUNCTION_WORDS else DELTA for word in words)
         return _Words(words, tuple(map(stem, words)), weights)
 
-    pairs = zip(predictions, references, strict=True)
-    found = [
-        max(_stem_f(words_of(text), words_of(other)) for other in group) for text, group in pairs
-    ]
+    pairs = zip(map(words_of, predictions), references, strict=True)
+    found = [max(_stem_f(said, words_of(other)) for other in group) for said, group in pairs]
     scores = 100.0 * np.array(found)
     return float(scores.mean()), scores
 
@@ -354,34 +325,14 @@ def align(left: Sequence[str], right: Sequence[str]) -> list[tuple[int, int]]:
     """Match equal items of two lists one to one, in few runs: sorted (index in left, index in right) pairs.
 
     Takes the longest run of items that are neighbours on both sides, again and again; of equally long ones that which
-    starts first on the left, then on the right. So as many items are matched as possible, and equal lists match whole.
+    starts first on the left, then on the right.
     """
-    free_left, free_right = [True] * len(left), [True] * len(right)
-    if not set(left) & set(right):
-        return []
+    said, due = list[object](left), list[object](right)
     pairs: list[tuple[int, int]] = []
     while True:
-        length, start, other = _longest_run(left, right, free_left, free_right)
-        if length == 0:
+        left_at, right_at, size = SequenceMatcher(None, said, due, False).find_longest_match()
+        if not size:
             return sorted(pairs)
-        for step in range(length):
-            free_left[start + step] = free_right[other + step] = False
-            pairs.append((start + step, other + step))
-
-
-def _longest_run(
-    left: Sequence[str], right: Sequence[str], free_left: list[bool], free_right: list[bool]
-) -> tuple[int, int, int]:
-    """Length and both starts of the longest common run of free items."""
-    best = (0, 0, 0)
-    after = [0] * (len(right) + 1)
-    for i in range(len(left) - 1, -1, -1):
-        row = [0] * (len(right) + 1)
-        if free_left[i]:
-            for j in range(len(right) - 1, -1, -1):
-                if free_right[j] and left[i] == right[j]:
-                    row[j] = after[j + 1] + 1
-                    # Going backwards, a tie found later starts earlier.
-                    best = max(best, (row[j], -i, -j))
-        after = row
-    return best[0], -best[1], -best[2]
+        for step in range(size):
+            pairs.append((left_at + step, right_at + step))
+            said[left_at + step], due[right_at + step] = object(), object()  # equal to nothing

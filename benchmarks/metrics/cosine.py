@@ -1,12 +1,9 @@
-"""Scores by cosines in a joint space of texts and images: CLIP-S, PAC-S, their forms with references, and column "P".
+"""Scores x 100 by cosines in a joint space of texts and images: CLIP-S, PAC-S, their forms with references, and "P".
 
-Sources: Hessel et al., "CLIPScore" (2021): CLIP-S = 2.5 max(0, cos(image, caption)), and RefCLIP-S = the harmonic mean
-of CLIP-S and the best cosine to a reference. Sarto et al., "Positive-Augmented Contrastive Learning for Image and Video
-Captioning Evaluation" (2023): PAC-S and RefPAC-S are the same with 2.0 and weights of their own.
-
-The published tables of the system that we follow have a column "P", there called RefPAC-S. It is not: it holds only the
-mean best cosine between caption and references, without the image. Here that is `best_reference_cosine`. All scores are
-x 100. For regional tasks the published image is the photo with the region drawn on it in red.
+Hessel et al., "CLIPScore" (2021): CLIP-S = 2.5 max(0, cos(image, caption)); RefCLIP-S = the harmonic mean of CLIP-S and
+the best cosine to a reference. Sarto et al., "Positive-Augmented Contrastive Learning for Image and Video Captioning
+Evaluation" (2023): PAC-S and RefPAC-S are the same with 2.0 and weights of their own. The published tables call their
+column "P" RefPAC-S, but it holds the best reference cosine alone, without the image: here `best_reference_cosine`.
 """
 
 from __future__ import annotations
@@ -35,11 +32,7 @@ WEIGHTS: Final = {"clip": 2.5, "pac": 2.0}
 
 
 def image_score(images: Any, captions: Any, kind: str = "clip") -> tuple[float, Floats]:
-    """CLIP-S ("clip") or PAC-S ("pac") of n captions: mean, and the n scores.
-
-    `images` (n, dim), row i for caption i; `captions` (n, dim), of `PROMPT` + caption. OptionError: a row without a
-    direction.
-    """
+    """CLIP-S ("clip") or PAC-S ("pac"): mean, and the n scores, of (n, dim) images and captions with `PROMPT`."""
     left, right = unit_rows(images, "image embedding"), unit_rows(captions, "caption embedding")
     scores = 100.0 * WEIGHTS[kind] * np.clip((left * right).sum(axis=1), 0.0, None)
     return float(scores.mean()), scores
@@ -50,8 +43,7 @@ def best_reference_cosine(
 ) -> tuple[float, Floats]:
     """Column "P": cosine of a caption and its nearest reference; mean, and the n scores, -100 to 100.
 
-    For the published figures `embed_text` is the text side of the PAC-S checkpoint; figures by another space do not
-    compare with them. Each different text is asked for once.
+    For the published figures `embed_text` is the text side of the PAC-S checkpoint. Each different text is asked once.
     """
     check_pairs(predictions, references)
     everything = [*predictions, *(text for group in references for text in group)]
@@ -98,20 +90,16 @@ class ClipSpace:
 
     @classmethod
     def load(cls, architecture: str, weights: str | Path) -> ClipSpace:
-        """Load an open_clip architecture (both published scores use "ViT-B-32-quickgelu") with weights from a file.
-
-        MissingExtraError, UnknownNameError, CheckpointError: no open_clip, no such architecture, a file that is
-        missing or does not fit.
-        """
+        """Load an open_clip architecture (both published scores use "ViT-B-32-quickgelu") with weights from a file."""
         library = require("open_clip", "clip")
         known = library.list_models()
         if architecture not in known:
             raise UnknownNameError.among("open_clip architecture", architecture, known)
         path = Path(weights)
         if not path.is_file():
+            told = f"{path} is missing: CLIP-S and PAC-S need their weights as a file, nothing is downloaded"
             raise CheckpointError(
-                f"{path} is missing: CLIP-S and PAC-S need their weights as a file on this machine (nothing is"
-                " downloaded); leave these scores out, or fetch the checkpoint and give its path"
+                f"{told}; fetch the checkpoint and give its path, or leave them out"
             )
         model, _, preprocess = library.create_model_and_transforms(architecture)
         try:

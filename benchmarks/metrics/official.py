@@ -1,7 +1,5 @@
-"""The official caption metrics, for whoever has Java: the scorers of pycocoevalcap after the Stanford tokenizer.
-
-All give the value of the set and the scores of the samples, x 100, and raise JavaError without a usable Java,
-MissingExtraError without pycocoevalcap.
+"""The official caption metrics, x 100: the scorers of pycocoevalcap after the Stanford tokenizer, of set and samples.
+JavaError: there is no usable Java; MissingExtraError: no pycocoevalcap.
 """
 
 from __future__ import annotations
@@ -22,7 +20,7 @@ from typing import IO, Any, Final
 
 import numpy as np
 
-from benchmarks.metrics.caption import Floats, Groups, Texts, check_pairs
+from benchmarks.metrics.caption import Floats, Groups, Scores, Texts, check_pairs
 from patchioner.base.errors import OptionError
 from patchioner.base.optional import require
 
@@ -109,10 +107,9 @@ def jar_of(package: str, *names: str) -> Path:
 
 def run_java(command: Sequence[str], *, folder: Path, text: str = "", purpose: str) -> str:
     """Run a program to its end; what it wrote, or JavaError with the end of its complaint."""
+    given = _as_bytes(text)
     try:
-        done = subprocess.run(
-            list(command), cwd=folder, input=_as_bytes(text), capture_output=True, check=False
-        )
+        done = subprocess.run(command, cwd=folder, input=given, capture_output=True, check=False)
     except OSError as error:
         raise JavaError(f"{purpose} cannot be started ({error}): {_REMEDY}") from error
     if done.returncode:
@@ -137,8 +134,8 @@ def _last_lines(text: str, count: int = 4) -> str:
 def ptb_tokenize(captions: Sequence[str]) -> list[list[str]]:
     """Words by the Stanford tokenizer (CoreNLP 3.4.1), lower-cased, official punctuation dropped; one run for all.
 
-    As `pycocoevalcap.tokenizer.ptbtokenizer`, but a caption cannot break into two lines (there, some line ends inside
-    it shift every later caption by one), trailing empty captions are kept, and nothing is written into the package.
+    As `pycocoevalcap.tokenizer.ptbtokenizer`, but no line end inside a caption shifts the later ones by one, trailing
+    empty captions are kept, and nothing is written into the package.
     """
     lines = [one_line(caption) for caption in captions]
     if not any(lines):
@@ -152,21 +149,17 @@ def ptb_tokenize(captions: Sequence[str]) -> list[list[str]]:
     output = run_java(command, folder=jar.parent, text=text, purpose="the official tokenizer")
     said = output.split("\n")
     if len(said) != len(lines) + 1:  # every line ends in a line feed
-        raise JavaError(
-            f"the official tokenizer gave {len(said) - 1} lines for {len(lines)} captions: a caption holds a"
-            " character that it takes for a line end; remove control characters from the captions"
-        )
-    return [
-        [word for word in line.split(" ") if word and word not in DROPPED] for line in said[:-1]
-    ]
+        told = f"the official tokenizer gave {len(said) - 1} lines for {len(lines)} captions"
+        raise JavaError(f"{told}: remove control characters, which it takes for line ends")
+    words = [filter(None, line.split(" ")) for line in said[:-1]]  # a word may hold another blank
+    return [[word for word in line if word not in DROPPED] for line in words]
 
 
 class Meteor:
-    """METEOR 1.5 (Denkowski, Lavie, 2014) as one running program; a context manager.
+    """METEOR 1.5 (Denkowski, Lavie, 2014) as one running program; a context manager, not for several threads at once.
 
-    The command line is that of the COCO caption evaluation (English, `-norm`). Starting takes some seconds, a pair well
-    under a millisecond afterwards. Not for several threads at once. JavaError: no usable Java, or the program died;
-    then the object is closed and a new one may be made.
+    The command line is that of the COCO caption evaluation (English, `-norm`). JavaError: the program died, and the
+    object is closed.
     """
 
     def __init__(self) -> None:
@@ -176,15 +169,14 @@ class Meteor:
         # A file, not a pipe: nobody reads it while the program runs, and a full pipe would stop it.
         self._complaints: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
         try:
-            self._process: subprocess.Popen[bytes] = subprocess.Popen(
-                command, cwd=jar.parent,
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._complaints,
-            )  # fmt: skip
+            pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+            pipes["stderr"] = self._complaints
+            self._process = subprocess.Popen[bytes](command, cwd=jar.parent, **pipes)
         except OSError as error:
             self._complaints.close()
             raise JavaError(f"METEOR cannot be started ({error}): check `java -version`") from error
 
-    def score(self, predictions: Texts, references: Groups) -> tuple[float, Floats]:
+    def score(self, predictions: Texts, references: Groups) -> Scores:
         """METEOR x 100 of the set (pooled statistics, so not the mean) and of the n samples."""
         return self.evaluate(self.statistics(predictions, references))
 
@@ -193,11 +185,12 @@ class Meteor:
         check_pairs(predictions, references)
         answers: list[str] = []
         for text, group in zip(predictions, references, strict=True):
-            self._write(" ||| ".join(["SCORE", *map(_clean, group), _clean(text)]))
+            texts = [one_line(one.replace("|||", " ")) for one in (*group, text)]
+            self._write(" ||| ".join(["SCORE", *texts]))
             answers.append(self._read())
         return self._numbers(answers)
 
-    def evaluate(self, statistics: Floats) -> tuple[float, Floats]:
+    def evaluate(self, statistics: Floats) -> Scores:
         """METEOR x 100 of all rows (or sums of rows) of `statistics` pooled, and of each row."""
         rows = (" ".join(map(repr, row)) for row in statistics.tolist())
         self._write(" ||| ".join(["EVAL", *rows]))
@@ -234,9 +227,9 @@ class Meteor:
         self._complaints.seek(0)
         said = _last_lines(self._complaints.read().decode("utf-8", "replace"))
         self._complaints.close()
+        told = f"{what}; exit status {self._process.returncode}): {said or 'it said nothing'}"
         return JavaError(
-            f"METEOR died ({what}; exit status {self._process.returncode}): {said or 'it said nothing'}. It needs about"
-            " 1 GB of memory; free some, or leave METEOR out"
+            f"METEOR died ({told}. It needs about 1 GB of memory; free some or leave it out"
         )
 
     def _stop(self) -> None:
@@ -258,20 +251,15 @@ class Meteor:
         self.close()
 
 
-def _clean(text: str) -> str:
-    """One line, without the separator of the line protocol."""
-    return one_line(text.replace("|||", " "))
-
-
 _SCORERS: Final = {
     "bleu": ("bleu.bleu", "Bleu"), "rouge_l": ("rouge.rouge", "Rouge"), "cider": ("cider.cider", "Cider"),
 }  # fmt: skip
 SPICE_JAR: Final = "spice-1.0.jar"
 SPICE_MODELS: Final = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
 SPICE_SOURCE: Final = "https://nlp.stanford.edu/software/stanford-corenlp-full-2015-12-09.zip"
-_OPENS: Final = (
-    "java.lang", "java.math", "java.net", "java.text", "java.util", "java.util.concurrent",
-)  # fmt: skip
+_OPENS: Final = [
+    f"java.{name}" for name in ["lang", "math", "net", "text", "util", "util.concurrent"]
+]
 
 
 def ptb_pairs(predictions: Texts, references: Groups) -> tuple[list[str], list[list[str]]]:
@@ -286,8 +274,7 @@ def ptb_pairs(predictions: Texts, references: Groups) -> tuple[list[str], list[l
 def official_score(name: str, predictions: Texts, references: Groups) -> tuple[Any, Floats]:
     """ "bleu", "rouge_l" or "cider" by the published code, of words joined by spaces (see `ptb_pairs`).
 
-    Of the set, and of the n samples; of BLEU-1..4, (4,) of the set (pooled counts) and (n, 4). ROUGE-L gives an empty
-    caption against an empty reference 100.
+    Of the set, and of the n samples; of BLEU-1..4, (4,) and (n, 4).
     """
     if name == "cider" and not any(text for group in references for text in group):
         # The published code takes the maximum over all n-grams, and there are none.
@@ -303,13 +290,11 @@ def official_score(name: str, predictions: Texts, references: Groups) -> tuple[A
     return 100.0 * np.asarray(corpus, np.float64), 100.0 * np.asarray(samples, np.float64).T
 
 
-def official_spice(
-    predictions: Texts, references: Groups, *, heap: str = "8G"
-) -> tuple[float, Floats]:
+def official_spice(predictions: Texts, references: Groups) -> Scores:
     """SPICE (Anderson et al., 2016): mean, and the n F-scores; a sample without any proposition scores 0.
 
-    The package fetches its parser (400 MB) over plain HTTP whenever its object is made, and fails on Java 17 and later.
-    Nothing is fetched here, and the packages that its serializer needs are opened.
+    The package's own object fetches its parser (400 MB) over plain HTTP and fails on Java 17. Nothing is fetched here,
+    and the packages that its serializer needs are opened.
     """
     java = find_java("SPICE")
     check_spice()
@@ -321,10 +306,8 @@ def official_spice(
         asked, answered = Path(folder) / "in.json", Path(folder) / "out.json"
         asked.write_text(json.dumps(rows), encoding="utf-8")
         # No -cache: the cache's native library is for Intel only, and a stale cache is a wrong score.
-        command = [
-            *java.arguments(heap=heap, opens=_OPENS),
-            *("-jar", SPICE_JAR, str(asked), "-out", str(answered), "-subset", "-silent"),
-        ]
+        command = [*java.arguments(heap="8G", opens=_OPENS), "-jar", SPICE_JAR, str(asked)]
+        command += ["-out", str(answered), "-subset", "-silent"]
         run_java(command, folder=jar_of("spice", SPICE_JAR).parent, purpose="SPICE")
         scores = read_spice(answered, len(rows))
     return float(scores.mean()), scores
@@ -335,10 +318,9 @@ def check_spice() -> Path:
     folder = jar_of("spice", SPICE_JAR).parent / "lib"
     missing = [name for name in SPICE_MODELS if not (folder / name).is_file()]
     if missing:
-        raise JavaError(
-            f"SPICE needs {' and '.join(missing)}, which pycocoevalcap does not ship: fetch {SPICE_SOURCE} (400 MB),"
-            f" take {' and '.join(SPICE_MODELS)} out of it and put them into {folder}; nothing is downloaded on its own"
-        )
+        told = f"SPICE needs {' and '.join(missing)}, which pycocoevalcap does not ship"
+        both = " and ".join(SPICE_MODELS)
+        raise JavaError(f"{told}: fetch {SPICE_SOURCE} (400 MB), and put {both} into {folder}")
     return folder
 
 
@@ -349,7 +331,6 @@ def read_spice(path: Path, count: int) -> Floats:
         found = {int(row["image_id"]): float(row["scores"]["All"]["f"]) for row in rows}
         scores = np.array([found[index] for index in range(count)], dtype=np.float64)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise JavaError(
-            f"SPICE's answer cannot be read ({type(error).__name__}: {error}): run it with more memory or fewer samples"
-        ) from error
+        told = f"SPICE's answer cannot be read ({type(error).__name__}: {error})"
+        raise JavaError(f"{told}: run it with more memory or fewer samples") from error
     return 100.0 * np.nan_to_num(scores, nan=0.0)

@@ -17,10 +17,10 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from benchmarks.metrics.caption import FUNCTION_WORDS, cider, tokenize
+from benchmarks.metrics.caption import FUNCTION_WORDS, Floats, Groups, cider, tokenize
 from patchioner.base.errors import OptionError
 
-Floats = NDArray[np.float64]
+Counts = NDArray[np.int64]
 Measure = Callable[[Sequence[str], Sequence[Sequence[str]]], ArrayLike]
 """(n captions, n lists of references) -> n scores."""
 
@@ -42,15 +42,13 @@ def pairwise_iou(left: Floats, right: Floats) -> Floats:
     return iou
 
 
-def merge_boxes(
-    boxes: Floats, captions: Sequence[Sequence[str]], *, iou: float = MERGE_IOU
-) -> tuple[Floats, list[list[str]]]:
+def merge_boxes(boxes: Floats, captions: Groups) -> tuple[Floats, list[list[str]]]:
     """Merge nearly equal boxes: (m, 4) of them in the order in which they were taken, and their captions.
 
-    Again and again: the box that overlaps most of those left (of equals the first) takes all that overlap it at `iou`
-    or more; coordinates are averaged over the input boxes, captions pooled in input order.
+    Again and again, the box that overlaps most of those left (of equals the first) takes all that overlap it at
+    `MERGE_IOU` or more; coordinates are averaged, captions pooled in input order.
     """
-    close = pairwise_iou(boxes, boxes) >= iou
+    close = pairwise_iou(boxes, boxes) >= MERGE_IOU
     np.fill_diagonal(close, True)  # a box without area overlaps itself too, or it would never go
     left = np.ones(len(boxes), dtype=bool)
     merged: list[Floats] = []
@@ -65,24 +63,20 @@ def merge_boxes(
 
 
 class DensePhoto(NamedTuple):
-    """What was said of one photo, and what is true of it.
-
-    `boxes` (d, 4) detected, their d `scores` (only the order counts) and `captions`; `truth_boxes` (g, 4), not merged,
-    and g lists of references.
+    """What was said of one photo: `boxes` (d, 4), their `scores` (only the order counts) and captions; and what is
+    true: `truth_boxes` (g, 4), not merged, and g lists of references.
     """
 
     boxes: Sequence[Sequence[float]]
     scores: Sequence[float]
     captions: Sequence[str]
     truth_boxes: Sequence[Sequence[float]]
-    truth_captions: Sequence[Sequence[str]]
+    truth_captions: Groups
 
 
 class DenseMatches(NamedTuple):
-    """All d detections of all photos by decreasing score, and the number of merged ground truths of each photo.
-
-    Of each detection (d,): index of its photo; IoU with the merged box that it took, 0 where it took none; text score
-    against that box's references, 0..1, -1 where it took none.
+    """All d detections of all photos by decreasing score, (d,): photo, IoU with the merged box that it took (0: none),
+    text score 0..1 against that box's references (-1: none); and the number of merged ground truths of each photo.
     """
 
     photo: NDArray[np.intp]
@@ -92,9 +86,7 @@ class DenseMatches(NamedTuple):
 
 
 class DenseMap(NamedTuple):
-    """Dense-captioning mAP x 100, "mAP" with the official METEOR, else "mAP (<text measure>)"; `detection` is the mean
-    of the five average precisions that ask nothing of the text.
-    """
+    """Dense-captioning mAP x 100; `detection` is the mean of the average precisions that ask nothing of the text."""
 
     name: str
     value: float
@@ -106,9 +98,8 @@ class DenseMap(NamedTuple):
 def match(photos: Iterable[DensePhoto], text_measure: Measure) -> DenseMatches:
     """Give every detection its ground truth and its text score; `text_measure`, 0..1, is asked once.
 
-    Per photo, ground truths are merged (`merge_boxes`); detections in decreasing score take the merged box of their
-    best IoU if that is above 0 and the box is free still: it is used up by the first detection that wants it, even if
-    they hardly overlap. Equal scores keep the order given; of two best boxes the first counts.
+    Per photo, ground truths are merged; detections in decreasing score (equal ones in order) take the merged box of
+    their best IoU, the first of equals, if it is above 0 and nobody wanted that box before.
     """
     rows: list[tuple[int, float, float]] = []
     asked: list[tuple[int, str, list[str]]] = []
@@ -151,12 +142,9 @@ def _take(boxes: Floats, scores: Floats, merged: Floats) -> tuple[NDArray[np.int
     return taken, overlap
 
 
-def summarize(
-    matches: DenseMatches, *, name: str, weights: NDArray[np.int64] | None = None
-) -> DenseMap:
-    """The mean of 30 average precisions, for IoU in 0.3 .. 0.7 and text score in 0 .. 0.25.
+def summarize(matches: DenseMatches, *, name: str, weights: Counts | None = None) -> DenseMap:
+    """The mean of 30 average precisions, for IoU in 0.3 .. 0.7 (at least) and text score in 0 .. 0.25 (strictly above).
 
-    A detection is right if it took a box with at least that IoU and a text score strictly above that threshold.
     `weights` (photos,) say how often each photo counts, None: once; OptionError: they leave no ground truth.
     """
     counts = np.ones(len(matches.truths), np.int64) if weights is None else weights
@@ -176,7 +164,7 @@ def summarize(
     return DenseMap(label, float(np.mean(table)), detection, int(often.sum()), truths)
 
 
-def average_precision(right: NDArray[np.bool_], truths: int, often: NDArray[np.int64]) -> float:
+def average_precision(right: NDArray[np.bool_], truths: int, often: Counts) -> float:
     """Mean, over recall 0.00, 0.01 .. 0.99, of the best precision at that recall or more (0 where never reached).
 
     `right`: (d,) whether each detection is right, by decreasing score; `often`: (d,) how often each counts.
@@ -279,20 +267,16 @@ def distinctness(
 ) -> tuple[dict[str, tuple[int, int]], float]:
     """How distinct the captions of the regions of each photo are; case and punctuation do not matter.
 
-    `photos` and `regions` name those of each of n captions; a region that comes twice in a photo, as it does where each
-    reference is a sample, counts once. OptionError: one region has two different captions.
-
-    Returns:
-        By photo with two regions or more, (pairs of regions with the same caption, pairs of regions); and the mean
-        share of different captions per photo, 0..1, 1 where no photo has two regions.
+    By photo with two regions or more, (pairs of regions with the same caption, pairs of regions); and the mean share of
+    different captions per photo, 1 where none has two. `photos` and `regions` name those of each of n captions; what
+    comes twice in a photo counts once. OptionError: one region has two different captions.
     """
     said: dict[str, dict[Hashable, tuple[str, ...]]] = {}
     for caption, photo, region in zip(captions, photos, regions, strict=True):
         words = tuple(tokenize(caption))
         if said.setdefault(photo, {}).setdefault(region, words) != words:
-            raise OptionError(
-                f"region {region!r} of {photo!r} has two captions, {caption!r} is one: give each a name of its own"
-            )
+            told = f"region {region!r} of {photo!r} has two captions, {caption!r} is one"
+            raise OptionError(f"{told}: give each a name of its own")
     counts = {photo: Counter(found.values()) for photo, found in said.items() if len(found) > 1}
     pairs = {
         photo: (sum(math.comb(n, 2) for n in found.values()), math.comb(found.total(), 2))
@@ -303,10 +287,8 @@ def distinctness(
 
 
 class Grounding(NamedTuple):
-    """How well captions belong to their own regions.
-
-    `samples` are the indices of those that have another region in their photo. Of each: its score against the own
-    references minus the mean against the others', and the share of the others that lose, a draw counting half.
+    """How well captions belong to their own regions: of each of `samples` (indices of those that have another region in
+    their photo) its score against the own references minus the mean against the others', and the share that lose.
     """
 
     samples: tuple[int, ...]
@@ -326,9 +308,8 @@ def grounding(
 ) -> Grounding:  # fmt: skip
     """Compare each of n captions with its own references and with those of the other regions of its photo.
 
-    `measure` (say `fixed_cider(references)`) is asked once for all pairs and must not depend on which others are asked,
-    so plain `cider` will not do. Samples of one region are not compared; `regions` None: each has its own. OptionError:
-    no photo has two regions.
+    `measure` (say `fixed_cider(references)`, not plain `cider`) is asked once for all pairs and must not depend on the
+    others. Samples of one region are not compared; `regions` None: each has its own. OptionError: no photo has two.
     """
     names: Sequence[Hashable] = range(len(captions)) if regions is None else regions
     members: dict[Hashable, list[int]] = {}
@@ -353,10 +334,8 @@ def grounding(
 def one_reference_each(
     predictions: Sequence[str], references: Sequence[Sequence[str]]
 ) -> tuple[list[str], list[list[str]], NDArray[np.intp]]:
-    """Take samples with several references apart: predictions, lists of one reference, index of each row's sample.
-
-    Scored together, a region set is one sample against all its references, as the published system does; one at a time
-    is what comparisons with single-reference systems need.
+    """Take samples with several references apart, for comparisons with single-reference systems: predictions, lists of
+    one reference, index of each row's sample.
     """
     rows = [(i, text) for i, group in enumerate(references) for text in group]
     origin = np.array([i for i, _ in rows], dtype=np.intp)

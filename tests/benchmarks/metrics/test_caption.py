@@ -28,9 +28,9 @@ from patchioner.base.errors import OptionError
     ],
 )  # fmt: skip
 def test_bleu_by_hand(said: Any, due: Any, order: int, expected: float) -> None:
-    corpus, samples = bleu(said, due, max_order=order)
-    assert corpus == pytest.approx([expected] * order, rel=1e-6)
-    assert samples.shape == (len(said), order) and np.isfinite(samples).all()
+    corpus, samples = bleu(said, due)
+    assert corpus[:order] == pytest.approx([expected] * order, rel=1e-6)
+    assert samples.shape == (len(said), 4) and np.isfinite(samples).all()
 
 
 @pytest.mark.parametrize(
