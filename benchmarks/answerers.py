@@ -1,7 +1,4 @@
-"""Who answers: the model under the settings of a run, and every baseline; and the file of what was said.
-
-An answer depends on its sample alone, never on what is asked beside it.
-"""
+"""Who answers, by each sample alone: the model under a run's settings, every baseline; the file of what was said."""
 
 from __future__ import annotations
 
@@ -228,10 +225,7 @@ class Prediction:
 
 
 class PredictionLog:
-    """The file of one run, opened where an earlier one left off; a last line without its end is cut away.
-
-    `ids` are those of the samples of its whole lines. BenchmarkDataError: a whole line is damaged.
-    """
+    """The file of one run, opened where an earlier one left off (a cut last line goes); `ids` are of its samples."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

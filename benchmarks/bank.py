@@ -10,6 +10,7 @@ Exact and approximate projections onto banks of many sizes: of random rows, and 
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -182,15 +183,12 @@ def main(argv: Sequence[str] | None = None, *, model: Patchioner | None = None) 
 
 
 def _work(options: argparse.Namespace, model: Patchioner | None) -> None:
-    lines = [
-        line
-        for source in sources(options, model)
-        for rows in options.rows
-        for line in measure(source.bank(rows, options.storage), source, options)
-    ]
+    asked = itertools.product(sources(options, model), options.rows)
+    banks = ((source.bank(rows, options.storage), source) for source, rows in asked)
+    lines = [line for bank, source in banks for line in measure(bank, source, options)]
     sizes = [f"{n:,} {'query' if n == 1 else 'queries'}, ms" for n in options.queries]
-    names = ["rows", "of", "way", *sizes, "built, s", "index, MiB"]
-    names += ["mass kept (least)", "captions changed"]
+    names = ["rows", "of", "way", *sizes, "built, s", "index, MiB", "mass kept (least)"]
+    names.append("captions changed")
     sys.stdout.write(
         f"{markdown_table(names, [line.cells() for line in lines])}\n"
         f"CPU, {torch.get_num_threads()} thread(s), rows in {options.storage}, medians of {options.rounds} calls. "

@@ -67,7 +67,7 @@ class Spoken:
     points: Points
 
 
-def split(record: object) -> Iterator[Spoken | str]:
+def split(record: Any) -> Iterator[Spoken | str]:
     """The sentences of a record of Localized Narratives; a text is why one is left out. BenchmarkDataError: no record.
 
     Example:
@@ -77,12 +77,12 @@ def split(record: object) -> Iterator[Spoken | str]:
         {'x': 0.1, 'y': 0.2, 't': 0.2}
     """
     try:
-        image = text_of(str(record["image_id"]))  # type: ignore[index]
+        image = text_of(str(record["image_id"]))
+        words, traces = record["timed_caption"], record["traces"]
         timed = [
             (text_of(one["utterance"]).strip(), float(one["start_time"]), float(one["end_time"]))
-            for one in record["timed_caption"]  # type: ignore[index]
+            for one in words
         ]
-        traces: Any = record["traces"]  # type: ignore[index]
         strokes = [[(float(p["x"]), float(p["y"]), float(p["t"])) for p in one] for one in traces]
     except (LookupError, TypeError, ValueError, OverflowError) as error:
         raise BenchmarkDataError(f"no record of Localized Narratives ({error!r})") from error
@@ -114,10 +114,7 @@ def _drawn(strokes: Strokes, begin: float, end: float) -> tuple[Points, int]:
 def read_narratives(
     path: Path, left_out: Counter[str], *, limit: int | None = None, seed: int = 0
 ) -> Iterator[Spoken]:
-    """The sentences of a file of records, one a line; of `limit` records drawn at random, in the file's order.
-
-    What is left out is counted by its reason. BenchmarkDataError: the file cannot be read.
-    """
+    """The sentences of a file of records, of `limit` drawn at random; what is left out is counted by its reason."""
     lines = range(sum(1 for _ in _lines(path))) if limit is not None else range(0)
     chosen = set(random.Random(seed).sample(lines, min(limit or 0, len(lines))))
     for index, line in enumerate(_lines(path)):
@@ -158,10 +155,7 @@ def read_reply(text: str) -> str | None:
 def rewrite(
     spoken: Iterator[Spoken], model: AskedModel, left_out: Counter[str], *, seed: int = 0
 ) -> Samples:
-    """The samples whose words the rewriter takes for valid.
-
-    PatchionerError: an answer could not be had; those before it are in the model's cache.
-    """
+    """The samples whose words the rewriter takes for valid; PatchionerError: an answer could not be had."""
     found: Samples = {}
     bar = progress(spoken, description="rewriting", unit="sentence")
     while part := list(itertools.islice(bar, _PART)):

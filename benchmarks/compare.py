@@ -1,8 +1,6 @@
 """Command: finished runs side by side, with what the authors published.
 
-    python -m benchmarks.compare build/benchmarks/dev/dense build/benchmarks/dev/dense-gaussian
-
-Photos are resampled for both runs together: what a hard photo does to both cancels out of the difference.
+python -m benchmarks.compare build/benchmarks/dev/dense build/benchmarks/dev/dense-gaussian
 """
 
 from __future__ import annotations
@@ -126,10 +124,7 @@ def _folders(path: Path) -> list[Path]:
 
 @dataclass(frozen=True)
 class Change:
-    """How one metric changes from a first run to a second: second minus first, with bounds where there are any.
-
-    Of pooled scores (BLEU, METEOR) and of runs that share only some samples, the mean over those that both have.
-    """
+    """Second run minus first, with bounds where there are any; of pooled scores, the mean over samples of both."""
 
     metric: str
     value: float
@@ -244,8 +239,6 @@ def in_order(metrics: Iterable[str]) -> list[str]:
     return first + [name for name in there if name not in hidden]
 
 
-# ---- what the authors published
-
 MARK = "published, not measured here; other data"
 SOURCES = {
     "A": "main comparison table (results-table.webp)",
@@ -308,10 +301,7 @@ def _work(arguments: argparse.Namespace) -> None:
 
 
 def compare(runs: Sequence[MeasuredRun]) -> str:
-    """Runs task by task, each against the first of its task, beside published rows, as Markdown.
-
-    OptionError: no task has two runs, or runs of one task are on different data.
-    """
+    """Runs against the first of their task, beside published rows, as Markdown; OptionError: not to be compared."""
     tasks = {name: [run for run in runs if run.task == name] for name in TASK_NAMES}
     if all(len(members) < 2 for members in tasks.values()):
         given = ", ".join(f"{run.label} ({run.task})" for run in runs) or "none"

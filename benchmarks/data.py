@@ -183,19 +183,15 @@ def candidates(key: str) -> list[str]:
 
 
 class Rows:
-    """Collects the samples of one file and the rows that have none; `content` is the JSON.
-
-    `form` is what its task expects; `lists` are keys that must hold lists; `kind` is that of the whole.
-    BenchmarkDataError: the file is missing, not JSON, or of another form.
+    """Collects the samples of one file and the rows that have none; `content` is the JSON, of the `kind` and `form`
+    that its task expects, with lists under the keys `lists`; BenchmarkDataError: the file is missing or another.
     """
 
     def __init__(self, path: Path, form: str, *lists: str, kind: type = dict) -> None:
         self.source = path
         self.content, self._repeated = load_json(path)
-        found = (
-            [self.content.get(key) for key in lists] if isinstance(self.content, kind) else [None]
-        )
-        if not all(isinstance(one, list) for one in found):
+        fits = isinstance(self.content, kind)
+        if not fits or not all(isinstance(self.content.get(key), list) for key in lists):
             told = f"{path} is not in the form of its task, {form}"
             raise BenchmarkDataError(f"{told}: is it the file of another task?")
         self.samples: list[Sample] = []

@@ -101,12 +101,12 @@ def texts_of(captions: Sequence[DetailedCaption], seed: int = 0) -> dict[str, li
         random.Random(f"{seed} {place}").shuffle(texts)
         words = len(one.text.split())
         chance.append(detail_texts.filled(texts, words) if words else "")
-    return {
+    found = {
         PARAGRAPH: own,
         "caption of the whole photo": whole,
         "random captions, as long": chance,
-        "another photo's paragraph": [*own[1:], *own[:1]],
     }
+    return found | {"another photo's paragraph": [*own[1:], *own[:1]]}
 
 
 def _as_sentence(caption: str) -> str:
@@ -157,12 +157,9 @@ def run_end_to_end(setup: Setup) -> Part:
 
 
 PARTS: Final[Mapping[str, Callable[[Setup], Part]]] = {
-    "objects": run_objects,
-    "planted": detail_texts.run_planted,
-    "among": detail_texts.run_among,
-    "did": run_did,
+    "objects": run_objects, "planted": detail_texts.run_planted, "among": detail_texts.run_among, "did": run_did,
     "end-to-end": run_end_to_end,
-}
+}  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:

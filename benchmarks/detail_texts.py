@@ -80,9 +80,7 @@ class ObjectScores:
     words: Floats
 
     def share(self, metric: str) -> tuple[Floats, Floats]:
-        """Of each text, above and below the line: named classes that are there, of those named ("precision") or there
-        ("recall"); whether it names no other ("clean").
-        """
+        """Of each text, above and below the line: right, of those named or there; or whether it names no other."""
         if metric == "clean":
             return (self.named == self.right).astype(np.float64), np.ones(len(self.named))
         return self.right, self.named if metric == "precision" else self.there
@@ -105,10 +103,7 @@ class ObjectScores:
 def object_scores(
     texts: Sequence[str], present: Sequence[Collection[str]], *, people: bool = True
 ) -> ObjectScores:
-    """Count the objects that n texts name, each of another photo with COCO classes that are there.
-
-    Without `people` the class "person" is left out on both sides: it is in most photos, and named without looking.
-    """
+    """Count the objects that n texts name, each of a photo with those COCO classes; without `people`, but persons."""
     if len(texts) != len(present) or not texts:
         raise OptionError(f"{len(texts)} texts for {len(present)} photos: give one text per photo")
     rows, skipped = [], frozenset(() if people else (PERSON,))
@@ -195,9 +190,7 @@ def score_texts(
 
 
 def filled(sentences: Iterable[str], max_words: int, *, new_below: float | None = None) -> str:
-    """Whole sentences in order, as far as they fit into `max_words`, without those whose words (Jaccard, without stop
-    words) are at least `new_below` alike to one taken; None: all.
-    """
+    """Sentences in order, as far as they fit, but none whose words are as alike (Jaccard) to one's as `new_below`."""
     taken: list[str] = []
     seen: list[frozenset[str]] = []
     budget = max_words

@@ -2,8 +2,7 @@
 
 The published way: boxes four at a time; for each four the whole bank normalised into a copy, all similarities and their
 softmax in memory; 30 decoding steps, all positions read again at each, logits at all positions, a softmax before the
-argmax; the text is cut at the end token. Left out, in its favour: attention maps, the extra caption of the CLS token,
-the key-value cache that it never reads, scores, and attention without a fused kernel.
+argmax; the text is cut at the end token. Its attention maps, extra CLS caption and unread cache are left out.
 """
 
 from __future__ import annotations
@@ -75,18 +74,15 @@ def project(queries: Tensor, rows: Tensor, temperature: float = TEMPERATURE) -> 
 
 @dataclass(frozen=True)
 class Shapes:
-    """Sizes of everything; `decoded` rows go through the decoder alone, few and many `projected` ones the bank alone.
-
-    `vocabulary` None: a tokenizer trained on the spot; `config`: the backbone's file in configs/, None: a tiny one.
-    """
+    """Sizes of everything; `decoded` rows go through the decoder alone, `projected` ones through the bank alone."""
 
     rows: int
     dim: int
     layers: int
     width: int
     heads: int
-    vocabulary: int | None
-    config: str | None
+    vocabulary: int | None  # None: a tokenizer trained on the spot
+    config: str | None  # the backbone's file in configs/, None: a tiny one
     counts: tuple[int, ...]
     decoded: int
     projected: tuple[int, int]
@@ -122,10 +118,7 @@ class Ours:
 
 
 class Published:
-    """The published way; of more than `most_chunks` chunks of four, the time is scaled from so many.
-
-    `backbone` is a `TimmViT` that stretches photos; of `decoder`, the weights are used and the engine is not.
-    """
+    """The published way, with the weights of `decoder`; of more than `most_chunks` chunks of four, time is scaled."""
 
     def __init__(self, work: Path, backbone: Any, decoder: PrefixGPT2Decoder, most_chunks: int):
         # Read into memory, as the published system reads its bank; the rows are not normalised.
@@ -189,10 +182,7 @@ def check_equal(ours: Sequence[Tokens], published: Sequence[Tokens], what: str) 
 
 
 def write_bank(shapes: Shapes, folder: Path, *, seed: int = 0) -> None:
-    """Write random rows, raw for the published way and as a bank of ours, unless they are there.
-
-    Rows are Gaussian, of lengths that differ as those of Talk2DINO do.
-    """
+    """Write Gaussian rows of differing lengths, raw for the published way and as a bank, unless they are there."""
     raw = folder / "rows.npy"
     if raw.is_file() and len(np.load(raw, mmap_mode="r")) == shapes.rows:
         return

@@ -216,14 +216,12 @@ def sample_metrics(runs: Runs) -> list[str]:
     return [name for name in there if not name.startswith("bleu") and not name.endswith(unfit)]
 
 
-def ranked(
-    run: MeasuredRun, metric: str, shown: int = SHOWN_SAMPLES
-) -> tuple[list[str], list[str]]:
+def ranked(run: MeasuredRun, metric: str) -> tuple[list[str], list[str]]:
     """Ids of the best and of the worst samples, the most extreme first; of a small run, no sample comes twice."""
     scores = run.scores(metric)
-    best = sorted(scores, key=lambda id_: -scores[id_])[:shown]
+    best = sorted(scores, key=lambda id_: -scores[id_])[:SHOWN_SAMPLES]
     rest = [id_ for id_ in scores if id_ not in set(best)]
-    return best, sorted(rest, key=lambda id_: scores[id_])[:shown]
+    return best, sorted(rest, key=lambda id_: scores[id_])[:SHOWN_SAMPLES]
 
 
 def _extremes(run: MeasuredRun, metric: str, others: Runs, gallery: Gallery) -> Markup:

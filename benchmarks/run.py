@@ -122,8 +122,7 @@ def execute(runs: Sequence[Run], *, resume: bool = False, load: Any = None) -> l
     load = load or load_pretrained
     outcomes: dict[int, Outcome] = {}
     groups: dict[Any, list[int]] = {}
-    for index, run in enumerate(runs):
-        of = run.settings
+    for index, of in enumerate(run.settings for run in runs):
         groups.setdefault((of.model, of.device, of.batch), []).append(index)
     with ExitStack() as stack:
         # Opened first: a Java that was asked for and is not there is known before an hour of captioning.
@@ -160,10 +159,7 @@ def _read(settings: RunSettings) -> Reading:
 
 
 class Job:
-    """One answerer over its samples, by photo in the order of their names; what `log` holds is not asked again.
-
-    `strict` raises where a photo or region cannot be used, instead of writing down the reason.
-    """
+    """One answerer over its samples, by photo in the order of their names; what `log` holds is not asked again."""
 
     def __init__(
         self, samples: Sequence[Sample], images: Path, answerer: answerers.Answerer, log: PredictionLog, strict: bool
@@ -324,10 +320,10 @@ def _results(
     scores = scorer.score(predictions, run.settings)
     said = [prediction for prediction in predictions if prediction.caption is not None]
     photos = len({prediction.photo for prediction in said})
-    baselines = {
-        name: {"folder": f"{BASELINE_FOLDER}/{name}", "samples": of["data"]["samples"], "metrics": of["metrics"]}
-        for name, of in below.items()
-    }  # fmt: skip
+    baselines = {}
+    for name, of in below.items():
+        told = {"folder": f"{BASELINE_FOLDER}/{name}", "samples": of["data"]["samples"]}
+        baselines[name] = told | {"metrics": of["metrics"]}
     silent = [prediction for prediction in predictions if prediction.caption is None]
     unanswered = [{"row": p.row, "where": p.id, "reason": p.skipped} for p in silent]
     by_sample = {
@@ -351,9 +347,6 @@ def _results(
     }  # fmt: skip
     write_json(part.folder / RESULTS_FILE, results)
     return results
-
-
-# ---- the command of a task
 
 
 def run_task(name: str, argv: Sequence[str] | None = None) -> int:

@@ -27,6 +27,14 @@ from patchioner.images import load_image
 DEFAULT_METRICS: Final = ("bleu1", "bleu2", "bleu3", "bleu4", "rouge_l", "cider", "stem_f")
 POOLED: Final = ("bleu1", "bleu2", "bleu3", "bleu4", "meteor")
 """Metrics that pool their counts over the set, so that their value is not the mean of the samples."""
+_OF_REGIONS = {
+    "grounding_margin": "CIDEr against own references minus those of the photo's other regions",
+    "grounding_wins": "share of the photo's other regions whose references fit worse, %",
+}
+_OF_CLASSES = {
+    "object_margin": "own class named minus classes of the photo's other boxes named, %",
+    "object_wins": "share of the photo's other classes that are named less than the own, %",
+}
 ONE_REFERENCE: Final = "_one_reference"
 PERSON: Final = "person"
 RED: Final = (255, 0, 0)
@@ -39,11 +47,10 @@ _AT_ONCE: Final = 32
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 Photos = Sequence[Hashable]
+"""The photo of each of n samples."""
 Said = Sequence[Prediction]
 How = Mapping[str, int]
 """Rounds and seed of a bootstrap."""
-
-# ---- intervals: `photos` names the photo of each of n samples
 
 
 @dataclass(frozen=True)
@@ -68,14 +75,13 @@ def bootstrap_ratio(
     numerators: ArrayLike, denominators: ArrayLike, photos: Photos, *, rounds: int = 2000, seed: int = 0
 ) -> Interval:  # fmt: skip
     """sum(numerators) / sum(denominators), both resampled together; NaN where the denominators sum to zero."""
-    above, below = (np.asarray(side, dtype=np.float64) for side in (numerators, denominators))
-    groups, draws = _draw(photos, rounds, seed)
-    # Sums per photo: a resample is then a matrix product with how often each photo was drawn.
-    sums = np.stack([np.bincount(groups, side) for side in (above, below)], axis=1)
-    resampled = draws.astype(np.float64) @ sums
-    low, high = _bounds(_divide(resampled[:, 0], resampled[:, 1]))
-    value = _divide(above.sum(keepdims=True), below.sum(keepdims=True))[0]
-    return Interval(float(value), low, high)
+    sides = np.stack([np.asarray(side, np.float64) for side in (numerators, denominators)], axis=1)
+
+    def resample(often: Counts) -> Floats:
+        above, below = (often.astype(np.float64) @ sides).T
+        return np.divide(above, below, out=np.full_like(above, np.nan), where=below != 0)
+
+    return bootstrap_pooled(resample, photos, rounds=rounds, seed=seed)
 
 
 def bootstrap_statistic(
@@ -90,33 +96,15 @@ def bootstrap_pooled(
     resample: Callable[[Counts], Floats], photos: Photos, *, rounds: int = 2000, seed: int = 0
 ) -> Interval:
     """As `bootstrap_statistic`, on the same resamples, for what takes many at once: (some, n) -> (some,)."""
-    groups, draws = _draw(photos, rounds, seed)
-    value = float(resample(np.ones((1, len(photos)), dtype=np.int64))[0])
+    index = {photo: position for position, photo in enumerate(dict.fromkeys(photos))}
+    groups, count = np.array([index[photo] for photo in photos]), len(index)
+    draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=rounds)
     piece = max(1, _PIECE // len(photos))
     starts = range(0, rounds, piece)
     found = np.concatenate([resample(draws[at : at + piece][:, groups]) for at in starts])
-    return Interval(value, *_bounds(found))
-
-
-def _draw(photos: Photos, rounds: int, seed: int) -> tuple[NDArray[np.intp], Counts]:
-    """Photo index of each sample, and how often each photo is drawn in each round, (rounds, photos)."""
-    index = {photo: position for position, photo in enumerate(dict.fromkeys(photos))}
-    groups = np.array([index[photo] for photo in photos])
-    count = len(index)
-    draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=rounds)
-    return groups, draws
-
-
-def _bounds(resampled: Floats) -> tuple[float, float]:
-    low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
-
-
-def _divide(above: Floats, below: Floats) -> Floats:
-    return np.divide(above, below, out=np.full_like(above, np.nan), where=below != 0)
-
-
-# ---- scores
+    low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    value = resample(np.ones((1, len(photos)), dtype=np.int64))[0]
+    return Interval(float(value), float(low), float(high))
 
 
 @dataclass(frozen=True)
@@ -162,9 +150,8 @@ def caption_score(result: MetricResult, photos: Photos, how: How) -> Score:
 
 
 class Scorer(ExitStack):
-    """Scores any number of runs with one METEOR process. A context manager.
-
-    `java` "yes" uses the official programs (JavaError, MissingExtraError: not there), "no" never, "auto" if there.
+    """Scores any number of runs with one METEOR process, by the official programs unless `java` is "no"; "auto": if
+    they are there, "yes": JavaError or MissingExtraError if not. A context manager.
     """
 
     def __init__(self, java: str = "auto") -> None:
@@ -299,16 +286,6 @@ def regional_scores(said: Said, how: How, *, classes: bool = False) -> dict[str,
     return scores
 
 
-_OF_REGIONS = {
-    "grounding_margin": "CIDEr against own references minus those of the photo's other regions",
-    "grounding_wins": "share of the photo's other regions whose references fit worse, %",
-}
-_OF_CLASSES = {
-    "object_margin": "own class named minus classes of the photo's other boxes named, %",
-    "object_wins": "share of the photo's other classes that are named less than the own, %",
-}
-
-
 def object_scores(said: Said, how: How) -> dict[str, Score]:
     """Of class boxes, whose one reference is the name of the class: how often the caption names it, of all boxes
     ("object_hits") and of all but people ("object_hits_but_person"); and what `regional_scores` has of classes.
@@ -382,9 +359,8 @@ def dense_matches(predictions: Said, measure: regions.Measure) -> tuple[list[str
 def image_text_scores(
     said: Said, images: Path, space: ClipSpace, *, kind: str, source: str
 ) -> dict[str, MetricResult]:
-    """CLIP-S ("clip") or PAC-S ("pac") of captions and photos with their region drawn in red.
-
-    They are "KIND_s", "ref_KIND_s" and "KIND_text_cosine", which the published tables call "P" or RefPAC-S.
+    """CLIP-S ("clip") or PAC-S ("pac") of captions and photos with their region in red: KIND_s, ref_KIND_s and
+    KIND_text_cosine, which the published tables call "P" or RefPAC-S.
     """
     _, captions, references = _columns(said)
     pictures: list[Floats] = []

@@ -1,9 +1,7 @@
 """The command `python -m benchmarks.serve`: latency and throughput of the server, and a soak; it asserts nothing.
 
-    python -m benchmarks.serve                           # hover; 1, 8 and 64 clients against `caption_many`
-    python -m benchmarks.serve --suite soak --minutes 10 # 64 clients, good and bad; every answer is compared
-
-The server is another process on this machine, and shares its cores with the clients.
+python -m benchmarks.serve                           # hover; 1, 8 and 64 clients against `caption_many`
+python -m benchmarks.serve --suite soak --minutes 10 # 64 clients, good and bad; every answer is compared
 """
 
 from __future__ import annotations
@@ -25,17 +23,17 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.command import command_parser, markdown_table, positive, run_command
 from benchmarks.data import SAMPLE
 from benchmarks.run import machine, versions
-from benchmarks.speed import random_boxes
+from benchmarks.speed import clocked, random_boxes
 from patchioner import Patchioner
 from patchioner.base.errors import PatchionerError, ServerError
 from patchioner.client import Client
-from patchioner.images import load_image
 from patchioner.regions import Box, Patch
 
 _PATIENCE, _PAGE_MB = 900, os.sysconf("SC_PAGE_SIZE") / 2**20
@@ -100,9 +98,6 @@ def _answers(url: str) -> bool:
     return False
 
 
-# ---- speed
-
-
 def measure_speed(photos: Sequence[bytes], arguments: argparse.Namespace) -> str:
     """Tables of hover latency, and of requests of 16 regions by numbers of clients."""
     offline = _offline_rate(photos, arguments)
@@ -127,10 +122,7 @@ def _offline_rate(photos: Sequence[bytes], arguments: argparse.Namespace) -> flo
     sized = [(one, one.geometry.image_size) for one in often]
     items = [(one, random_boxes(_REGIONS, size, seed=n)) for n, (one, size) in enumerate(sized)]
     list(model.caption_many(items[:4]))
-    started = time.perf_counter()
-    for _ in model.caption_many(items):
-        pass
-    return len(items) / (time.perf_counter() - started)
+    return len(items) / clocked(lambda: list(model.caption_many(items)))()
 
 
 def _hover(client: Client, photo: bytes) -> str:
@@ -138,7 +130,7 @@ def _hover(client: Client, photo: bytes) -> str:
     grid = client.encode(photo)["grid"]
     every = [Patch(row, column) for row in range(grid[0]) for column in range(grid[1])]
     cells = random.Random(0).sample(every, 60)
-    seconds = [_timed(lambda cell=cell: client.caption(photo, [cell])) for cell in cells]  # type: ignore[misc]
+    seconds = [clocked(partial(client.caption, photo, [cell]))() for cell in cells]
     p50, p99 = _ends(seconds)
     return f"hover, one client: first {1000 * seconds[0]:.0f} ms, p50 {p50} ms, p99 {p99} ms"
 
@@ -151,7 +143,7 @@ def _load(
     def ask(number: int) -> float:
         place = number % len(photos)
         boxes = random_boxes(_REGIONS, sizes[place], seed=number)
-        return _timed(lambda: Client(url, timeout=_PATIENCE).caption(photos[place], boxes))
+        return clocked(partial(Client(url, timeout=_PATIENCE).caption, photos[place], boxes))()
 
     started = time.perf_counter()
     with ThreadPoolExecutor(clients) as pool:
@@ -159,20 +151,10 @@ def _load(
     return seconds, time.perf_counter() - started
 
 
-def _timed(function: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    function()
-    return time.perf_counter() - started
-
-
 def _ends(seconds: Sequence[float]) -> tuple[str, str]:
     """Milliseconds of the median and of the slowest of a hundred."""
-    ranked = sorted(seconds)
-    ends = statistics.median(ranked), ranked[int(0.99 * len(ranked))]
-    return f"{1000 * ends[0]:.0f}", f"{1000 * ends[1]:.0f}"
-
-
-# ---- soak
+    slow = sorted(seconds)[int(0.99 * len(seconds))]
+    return f"{1000 * statistics.median(seconds):.0f}", f"{1000 * slow:.0f}"
 
 
 def soak(photos: Sequence[bytes], arguments: argparse.Namespace) -> str:
@@ -184,9 +166,8 @@ def soak(photos: Sequence[bytes], arguments: argparse.Namespace) -> str:
         features = model.encode(photo)
         size += len(photo) + 2 * features.tokens.nbytes
         for number in range(_SETS):
-            boxes = random_boxes(_REGIONS // 4, load_image(photo).size, seed=number)
-            texts = [one.text for one in model.caption(features, boxes)]
-            expected[place, number] = (boxes, texts)
+            boxes = random_boxes(_REGIONS // 4, features.geometry.image_size, seed=number)
+            expected[place, number] = boxes, [one.text for one in model.caption(features, boxes)]
     counts: Counter[str] = Counter()
     memory: list[float] = []
     with served(arguments, **{"cache-bytes": size // 3}) as (url, process):

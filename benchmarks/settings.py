@@ -20,9 +20,7 @@ BASELINES = ("whole", "crop", "nearest", "majority", "random", "oracle", "clip")
 _SCORING = frozenset((
     "metrics", "java", "rounds", "baselines", "data", "images", "references", "clip_score", "pac_score",
 ))  # fmt: skip
-KIND_OF_TASK = {
-    "trace": "trace", "dense": "box", "region_set": "region_set", "image": "whole_image",
-}  # fmt: skip
+KINDS = {"trace": "trace", "dense": "box", "region_set": "region_set", "image": "whole_image"}
 """The kind of region, as a model's settings name it, that each task asks about."""
 
 
@@ -70,15 +68,14 @@ class RunSettings:
 
 def weighting_of(model: Patchioner, settings: RunSettings) -> Weighting | None:
     """The model's own weighting with what the run changes, then without a foreground; None where it changes nothing."""
-    changes = {
-        "kind": settings.weighting, "variance": settings.variance, "rounding": settings.rounding
-    }  # fmt: skip
+    changes = {"kind": settings.weighting, "variance": settings.variance}
+    changes |= {"rounding": settings.rounding}
     given: dict[str, Any] = {key: value for key, value in changes.items() if value is not None}
     if not given:
         return None
     if settings.seed:
         given["seed"] = settings.seed
-    own = model.settings.kinds.get(KIND_OF_TASK.get(settings.task, ""))
+    own = model.settings.kinds.get(KINDS.get(settings.task, ""))
     weighting = None if own is None else own.weighting
     own_values = asdict(weighting or model.settings.weighting) | {"foreground": 0.0}
     return Weighting(**(own_values | given))
@@ -139,10 +136,7 @@ def settings_of(task: Task, arguments: argparse.Namespace) -> RunSettings:
 
 
 def settings_from(task_name: str, options: Mapping[str, Any], source: str) -> RunSettings:
-    """Settings from a mapping with the names of the command's options, as a YAML file has them; `-` and `_` are one.
-
-    OptionError: an option that is not there or a value that is not allowed; `source` is named.
-    """
+    """Settings from options by name, as a YAML file has them; OptionError: a wrong name or value, of `source`."""
     task = task_named(task_name)
     words: list[str] = []
     for key, value in options.items():

@@ -4,8 +4,7 @@
     python -m benchmarks.speed --suite cpu                         # against the naive twin, at published shapes
     python -m benchmarks.speed --suite gpu                         # ours on a GPU, in bfloat16
 
-Times are medians of rounds in which both sides take turns, tokens checked first. What would take the published way many
-minutes is run for some chunks of four regions and scaled, and the table says so.
+Times are medians of rounds in which both sides take turns, tokens checked first; the table says what was scaled.
 """
 
 from __future__ import annotations
@@ -42,10 +41,7 @@ from patchioner.regions import Box, Patch
 
 _TOLERANCE = 1e-4
 _GPU_REGIONS, _GPU_IMAGES = 16, {"published": 32, "tiny": 2}
-
-
-Clock = Callable[[], float]
-"""Does something, and says how many seconds it took."""
+Clock = Callable[[], float]  # does something, and says how many seconds it took
 
 
 @dataclass(frozen=True)
@@ -132,9 +128,6 @@ def make_photo(path: Path, *, seed: int = 0) -> Path:
     return path
 
 
-# ---- tables
-
-
 @dataclass(frozen=True)
 class Line:
     """One line of a table: the work, our figure and the one it is compared with, their ratio, a note."""
@@ -146,7 +139,7 @@ class Line:
     note: str = ""
 
 
-def _timed_line(work: str, ours: Timing, other: Timing, note: str = "") -> Line:
+def _timed_line(work: str, ours: Timing, other: Timing, note: str) -> Line:
     return Line(work, ours.spread, other.spread, other.median / ours.median, note)
 
 
@@ -176,9 +169,6 @@ def _boxes_named(count: int) -> str:
     return f"{count:,} box{'es' if count > 1 else ''}"
 
 
-# ---- a model as a user has it
-
-
 def run_model_suite(arguments: argparse.Namespace) -> int:
     """Time a model's backbone pass, and captions of boxes, all different, from features that are there; no verdicts."""
     rows: list[tuple[Timing, float | None]] = []
@@ -204,9 +194,6 @@ def run_model_suite(arguments: argparse.Namespace) -> int:
     return _finish(arguments, text, {"rows": extra})
 
 
-# ---- ours against the published way
-
-
 class Contest:
     """Both sides on one bank, one backbone and one decoder, whose captions never end early."""
 
@@ -229,9 +216,8 @@ class Contest:
 
     def lines(self) -> list[Line]:
         """Everything that is timed in this process; PatchionerError: the two sides' tokens or projections differ."""
-        few, many = self.shapes.projected
-        lines = [*self._boxes(), *self._projections(few), *self._projections(many)]
-        return [*lines, *self._decoding(), self._patches()]
+        alone = (line for count in self.shapes.projected for line in self._projections(count))
+        return [*self._boxes(), *alone, *self._decoding(), self._patches()]
 
     def _boxes(self) -> Iterator[Line]:
         """Every number of boxes end to end, both sides in turns; tokens first, which also warms both up."""
@@ -241,13 +227,11 @@ class Contest:
             label = _boxes_named(count)
             expected = other.token_ids(self.photo, boxes)
             self.compared += check_equal(ours.token_ids(self.photo, boxes[:run]), expected, label)
-            clocks: dict[str, Clock] = {
-                "ours": clocked(partial(ours.model.caption, self.photo, boxes)),
-                "published": partial(other.seconds, self.photo, boxes),
-            }
+            mine = clocked(partial(ours.model.caption, self.photo, boxes))
+            theirs = partial(other.seconds, self.photo, boxes)
+            found = self.turns(label, {"ours": mine, "published": theirs})
             note = f"published: {run} boxes run, rest scaled" if run < count else ""
-            mine, theirs = self.turns(label, clocks).values()
-            yield _timed_line(label, mine, theirs, note)
+            yield _timed_line(label, *found.values(), note)
 
     def _projections(self, count: int) -> Iterator[Line]:
         """Queries alone, against one call and (of many) calls of four, which are published."""
@@ -257,10 +241,8 @@ class Contest:
             told = f"a projected vector is {distance:.2g} from the published way's"
             raise PatchionerError(f"{told}, more than {_TOLERANCE:g}: they do not do the same work")
         label = f"projection alone, {count:,} quer{'ies' if count > 1 else 'y'}"
-        clocks = {
-            "ours": clocked(partial(ours.bank.project, queries)),
-            "published: one call": clocked(partial(other.project, queries)),
-        }
+        clocks = {"ours": clocked(partial(ours.bank.project, queries))}
+        clocks["published: one call"] = clocked(partial(other.project, queries))
         if count > CHUNK:
             clocks["published: calls of four, scaled"] = other.in_chunks(queries, other.project)
         yield from self._against(label, clocks)
@@ -355,9 +337,6 @@ def run_child(name: str, shapes: Shapes, work: Path, most_chunks: int) -> int:
         tokens = ours.token_ids(photo, boxes[: CHUNK * most_chunks])
     sys.stdout.write(json.dumps({"peak_mb": peak, "tokens": tokens}) + "\n")
     return 0
-
-
-# ---- ours on a CUDA device
 
 
 def run_gpu_suite(arguments: argparse.Namespace) -> int:

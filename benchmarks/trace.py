@@ -8,10 +8,12 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+import shapely
+
 from benchmarks import data
 from benchmarks.data import BenchmarkDataError, PhotoFolder, Reading, Rows, Sample, Task
 from benchmarks.run import run_task
-from patchioner.regions import Box, Trace
+from patchioner.regions import Trace
 
 FORM = '{image id: {"captions": [...], "traces": [[{x, y, t}, ...], ...]}}'
 
@@ -45,10 +47,7 @@ def _extent(trace: Trace) -> float:
     inside = [(x, y) for x, y in trace.points if 0 <= x <= 1 and 0 <= y <= 1]
     if not inside:
         raise BenchmarkDataError("no point of the trace lies within 0..1, on the photo")
-    (left, right), (top, bottom) = ((min(axis), max(axis)) for axis in zip(*inside, strict=True))
-    if left == right or top == bottom:
-        return 0.0
-    return data.covered_share([Box(left, top, right, bottom)], (1, 1))
+    return float(shapely.MultiPoint(inside).envelope.area)
 
 
 TASK = Task("trace", "trace captioning", "traces_dev.json", read)

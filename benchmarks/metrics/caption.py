@@ -105,13 +105,12 @@ def stem(word: str) -> str:
     """Stem of a lower-case word; one with other characters than a to z, or shorter than three, is its own."""
     if len(word) < 3 or not (word.isascii() and word.isalpha()):
         return word
-    return _final_y(_verb_form(_plural(word)))
-
-
-def _plural(word: str) -> str:
     if word.endswith(("sses", "ies")):
-        return word[:-2]
-    return word[:-1] if word.endswith("s") and not word.endswith("ss") else word
+        word = word[:-2]
+    elif word.endswith("s") and not word.endswith("ss"):
+        word = word[:-1]
+    word = _verb_form(word)
+    return f"{word[:-1]}i" if word.endswith("y") and _HAS_VOWEL.search(word[:-1]) else word
 
 
 def _verb_form(word: str) -> str:
@@ -132,10 +131,6 @@ def _restored(rest: str) -> str:
     if len(_MEASURE.findall(rest)) == 1 and _SHORT.match(rest) and len(rest) > 2:
         return rest + "e"
     return rest
-
-
-def _final_y(word: str) -> str:
-    return f"{word[:-1]}i" if word.endswith("y") and _HAS_VOWEL.search(word[:-1]) else word
 
 
 # They keep a precision of 0/0 finite without moving any other score visibly.

@@ -15,13 +15,11 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from benchmarks.metrics.caption import check_pairs
+from benchmarks.metrics.caption import Floats, Groups, Scores, Texts, check_pairs
 from patchioner.base.errors import CheckpointError, OptionError, UnknownNameError
 from patchioner.base.optional import require
 
-Floats = NDArray[np.float64]
 EmbedText = Callable[[Sequence[str]], Any]
 """n texts -> (n, dim) array or tensor; need not be of unit length."""
 
@@ -31,16 +29,14 @@ PROMPT: Final = "A photo depicts "
 WEIGHTS: Final = {"clip": 2.5, "pac": 2.0}
 
 
-def image_score(images: Any, captions: Any, kind: str = "clip") -> tuple[float, Floats]:
+def image_score(images: Any, captions: Any, kind: str = "clip") -> Scores:
     """CLIP-S ("clip") or PAC-S ("pac"): mean, and the n scores, of (n, dim) images and captions with `PROMPT`."""
     left, right = unit_rows(images, "image embedding"), unit_rows(captions, "caption embedding")
     scores = 100.0 * WEIGHTS[kind] * np.clip((left * right).sum(axis=1), 0.0, None)
     return float(scores.mean()), scores
 
 
-def best_reference_cosine(
-    predictions: Sequence[str], references: Sequence[Sequence[str]], embed_text: EmbedText
-) -> tuple[float, Floats]:
+def best_reference_cosine(predictions: Texts, references: Groups, embed_text: EmbedText) -> Scores:
     """Column "P": cosine of a caption and its nearest reference; mean, and the n scores, -100 to 100.
 
     For the published figures `embed_text` is the text side of the PAC-S checkpoint. Each different text is asked once.
@@ -50,14 +46,13 @@ def best_reference_cosine(
     row = {text: index for index, text in enumerate(dict.fromkeys(everything))}
     vectors = unit_rows(embed_text([PROMPT + text for text in row]), "text embedding")
     pairs = zip(predictions, references, strict=True)
-    found = [
-        (vectors[[row[due] for due in group]] @ vectors[row[text]]).max() for text, group in pairs
-    ]
+    rows = ((row[text], [row[due] for due in group]) for text, group in pairs)
+    found = [(vectors[due] @ vectors[said]).max() for said, due in rows]
     scores = 100.0 * np.array(found)
     return float(scores.mean()), scores
 
 
-def with_references(image_scores: Floats, text_scores: Floats) -> tuple[float, Floats]:
+def with_references(image_scores: Floats, text_scores: Floats) -> Scores:
     """RefCLIP-S or RefPAC-S: harmonic mean of an image score and the best reference cosine, each at least 0."""
     left, right = np.clip(image_scores, 0.0, None), np.clip(text_scores, 0.0, None)
     both = left + right
@@ -98,9 +93,7 @@ class ClipSpace:
         path = Path(weights)
         if not path.is_file():
             told = f"{path} is missing: CLIP-S and PAC-S need their weights as a file, nothing is downloaded"
-            raise CheckpointError(
-                f"{told}; fetch the checkpoint and give its path, or leave them out"
-            )
+            raise CheckpointError(f"{told}; fetch the checkpoint, or leave them out")
         model, _, preprocess = library.create_model_and_transforms(architecture)
         try:
             library.load_checkpoint(model, str(path), weights_only=True)

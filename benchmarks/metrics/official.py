@@ -132,10 +132,8 @@ def _last_lines(text: str, count: int = 4) -> str:
 
 
 def ptb_tokenize(captions: Sequence[str]) -> list[list[str]]:
-    """Words by the Stanford tokenizer (CoreNLP 3.4.1), lower-cased, official punctuation dropped; one run for all.
-
-    As `pycocoevalcap.tokenizer.ptbtokenizer`, but no line end inside a caption shifts the later ones by one, trailing
-    empty captions are kept, and nothing is written into the package.
+    """Words by the Stanford tokenizer (CoreNLP 3.4.1), lower-cased, official punctuation dropped; one run for all. As
+    `pycocoevalcap.tokenizer.ptbtokenizer`, but no line end shifts later captions, and empty ones are kept.
     """
     lines = [one_line(caption) for caption in captions]
     if not any(lines):
@@ -228,9 +226,7 @@ class Meteor:
         said = _last_lines(self._complaints.read().decode("utf-8", "replace"))
         self._complaints.close()
         told = f"{what}; exit status {self._process.returncode}): {said or 'it said nothing'}"
-        return JavaError(
-            f"METEOR died ({told}. It needs about 1 GB of memory; free some or leave it out"
-        )
+        return JavaError(f"METEOR died ({told}. Free 1 GB of memory for it, or leave it out")
 
     def _stop(self) -> None:
         for stream in filter(None, (self._process.stdin, self._process.stdout)):
@@ -257,9 +253,7 @@ _SCORERS: Final = {
 SPICE_JAR: Final = "spice-1.0.jar"
 SPICE_MODELS: Final = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
 SPICE_SOURCE: Final = "https://nlp.stanford.edu/software/stanford-corenlp-full-2015-12-09.zip"
-_OPENS: Final = [
-    f"java.{name}" for name in ["lang", "math", "net", "text", "util", "util.concurrent"]
-]
+_OPENS: Final = ["java.lang", "java.math", "java.net", "java.text", "java.util", "java.util.concurrent"]  # fmt: skip
 
 
 def ptb_pairs(predictions: Texts, references: Groups) -> tuple[list[str], list[list[str]]]:
@@ -272,10 +266,7 @@ def ptb_pairs(predictions: Texts, references: Groups) -> tuple[list[str], list[l
 
 
 def official_score(name: str, predictions: Texts, references: Groups) -> tuple[Any, Floats]:
-    """ "bleu", "rouge_l" or "cider" by the published code, of words joined by spaces (see `ptb_pairs`).
-
-    Of the set, and of the n samples; of BLEU-1..4, (4,) and (n, 4).
-    """
+    """ "bleu" ((4,) and (n, 4)), "rouge_l" or "cider" by the published code, of words joined by spaces."""
     if name == "cider" and not any(text for group in references for text in group):
         # The published code takes the maximum over all n-grams, and there are none.
         return 0.0, np.zeros(len(predictions))
@@ -291,10 +282,8 @@ def official_score(name: str, predictions: Texts, references: Groups) -> tuple[A
 
 
 def official_spice(predictions: Texts, references: Groups) -> Scores:
-    """SPICE (Anderson et al., 2016): mean, and the n F-scores; a sample without any proposition scores 0.
-
-    The package's own object fetches its parser (400 MB) over plain HTTP and fails on Java 17. Nothing is fetched here,
-    and the packages that its serializer needs are opened.
+    """SPICE (Anderson et al., 2016): mean, and the n F-scores; a sample without any proposition scores 0. Nothing is
+    fetched (the package's own object fetches its parser over plain HTTP, and fails on Java 17).
     """
     java = find_java("SPICE")
     check_spice()

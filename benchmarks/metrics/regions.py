@@ -8,6 +8,7 @@ wins exactly half. Boxes are XYXY pixels, continuous (a box from 0 to 2 is 2 wid
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from functools import partial
@@ -17,14 +18,12 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from benchmarks.metrics.caption import FUNCTION_WORDS, Floats, Groups, cider, tokenize
+from benchmarks.metrics.caption import FUNCTION_WORDS, Floats, Groups, Texts, cider, tokenize
 from patchioner.base.errors import OptionError
 
 Counts = NDArray[np.int64]
 Measure = Callable[[Sequence[str], Sequence[Sequence[str]]], ArrayLike]
 """(n captions, n lists of references) -> n scores."""
-
-# ---- dense mAP
 
 IOU_THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
 TEXT_THRESHOLDS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25)
@@ -178,8 +177,6 @@ def average_precision(right: NDArray[np.bool_], truths: int, often: Counts) -> f
     return float(best[first[first < len(best)]].sum() / RECALL_STEPS)
 
 
-# ---- classes that captions name
-
 # Words after which "orange" cannot be the colour of the thing that they name.
 _NO_NOUNS: Final = FUNCTION_WORDS | {
     "near", "under", "between", "beside", "onto", "through", "behind", "next", "while", "sitting", "lying", "cut",
@@ -193,16 +190,9 @@ _IRREGULAR: Final = {
 }  # fmt: skip
 
 
-def _read_classes() -> dict[str, tuple[str, ...]]:
-    table = {}
-    path = Path(__file__).with_name("coco_classes.txt")
-    for line in path.read_text(encoding="utf-8").splitlines():
-        name, _, others = line.partition(":")
-        table[name] = (name, *(other.strip() for other in others.split(",") if other.strip()))
-    return table
-
-
-SYNONYMS: Final = _read_classes()
+_TABLE = Path(__file__).with_name("coco_classes.txt").read_text(encoding="utf-8").splitlines()
+_CLASSES = [re.split(r"[:,]\s*", line.strip(":, ")) for line in _TABLE]
+SYNONYMS: Final = {name: (name, *others) for name, *others in _CLASSES}
 """COCO class -> the singular words that name it, its own name first."""
 # Compounds that hold a word of the table and name none of its classes.
 _, *_NO_CLASS = SYNONYMS.pop("(none)")
@@ -259,11 +249,8 @@ def class_named(captions: Sequence[str], classes: Sequence[Sequence[str]]) -> Fl
     return np.array([100.0 * (due[0] in named[text]) for text, due in pairs])
 
 
-# ---- captions and their regions
-
-
 def distinctness(
-    captions: Sequence[str], photos: Sequence[str], regions: Sequence[Hashable]
+    captions: Texts, photos: Texts, regions: Sequence[Hashable]
 ) -> tuple[dict[str, tuple[int, int]], float]:
     """How distinct the captions of the regions of each photo are; case and punctuation do not matter.
 
@@ -303,8 +290,8 @@ def fixed_cider(references: Sequence[Sequence[str]]) -> Measure:
 
 
 def grounding(
-    captions: Sequence[str], references: Sequence[Sequence[str]], photos: Sequence[Hashable],
-    measure: Measure, regions: Sequence[Hashable] | None = None,
+    captions: Texts, references: Groups, photos: Sequence[Hashable], measure: Measure,
+    regions: Sequence[Hashable] | None = None,
 ) -> Grounding:  # fmt: skip
     """Compare each of n captions with its own references and with those of the other regions of its photo.
 
@@ -332,7 +319,7 @@ def grounding(
 
 
 def one_reference_each(
-    predictions: Sequence[str], references: Sequence[Sequence[str]]
+    predictions: Texts, references: Groups
 ) -> tuple[list[str], list[list[str]], NDArray[np.intp]]:
     """Take samples with several references apart, for comparisons with single-reference systems: predictions, lists of
     one reference, index of each row's sample.
