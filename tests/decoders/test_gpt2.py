@@ -1,8 +1,7 @@
-"""The network: cached steps equal the full forward pass; the decoder: what it learns, its folder, fewer bits."""
+"""What the decoder learns, its folder, fewer bits; that cached steps are the full forward pass: test_search.py."""
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,38 +11,9 @@ import torch.nn.functional as functional
 
 from decoders import DecodeOptions, PrefixGPT2Decoder, load_decoder
 from decoders.gpt2 import PrefixGPT2Config
-from patchioner.base.errors import CheckpointError, OptionError, PatchionerError
+from patchioner.base.errors import OptionError, PatchionerError
 from tests.decoders.conftest import CORPUS, ROWS, SHORT, embed_words, make_decoder
 from tests.support.tiny import change_config
-
-close = partial(torch.testing.assert_close, atol=1e-3, rtol=1e-4)
-
-
-@torch.no_grad()
-def test_cached_steps_equal_the_full_forward_pass(wild: PrefixGPT2Decoder) -> None:
-    network, head = wild.network, wild.network.head
-    random = torch.Generator().manual_seed(1)
-    tokens = torch.randint(0, wild.tokenizer.vocab_size, (len(ROWS), 7), generator=random)
-    whole = network.logits(network(ROWS, tokens))
-    states, cache = network.start(ROWS, 8)
-    for place in range(7):
-        close(head.logits(states, 0, head.vocab_size), whole[:, place])
-        states = network.step(tokens[:, place], cache)
-    close(head.logits(states, 0, head.vocab_size), whole[:, 7])
-
-
-@torch.no_grad()
-def test_cache_select_repeats_drops_and_reorders(wild: PrefixGPT2Decoder) -> None:
-    network = wild.network
-    chosen = torch.tensor([3, 3, 0, 5, 5, 5, 1, 2, 4])
-    _, cache = network.start(ROWS[:6], 4)
-    cache.select(chosen)  # more rows than before
-    grown = network.step(chosen, cache)
-    cache.select(torch.tensor([2, 8]))  # fewer
-    shrunk = network.step(torch.tensor([7, 9]), cache)
-    _, plain = network.start(ROWS[:6][chosen], 4)
-    torch.testing.assert_close(grown, network.step(chosen, plain))
-    close(shrunk, network(ROWS[[0, 4]], torch.tensor([[0, 7], [4, 9]]))[:, 2])
 
 
 @pytest.mark.parametrize(
@@ -80,21 +50,6 @@ def test_it_says_the_texts_it_was_trained_on_and_loaded_again_the_same(
     loaded = load_decoder(tmp_path).generate(rows, SHORT)
     assert [one.text for one in loaded] == [one.text for one in captions]
     assert [o.score for o in loaded] == pytest.approx([o.score for o in captions], abs=tolerance)
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [("config.json", None), ("weights.safetensors", b"\x80\x04."), ("tokenizer.json", b"")],
-)
-def test_damaged_folder_is_refused_by_file(
-    tmp_path: Path, name: str, content: bytes | None
-) -> None:
-    make_decoder().save(tmp_path)
-    (tmp_path / name).unlink()
-    if content is not None:
-        (tmp_path / name).write_bytes(content)
-    with pytest.raises(CheckpointError, match=name):
-        load_decoder(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from decoders import TrainReport, load_decoder, train_decoder
+from decoders import load_decoder, train_decoder
+from decoders.language_decoder import PromptMLP
 from decoders.prefix_lm import PrefixLMDecoder
 from patchioner.base.errors import CheckpointError, OptionError
 from tests.decoders.conftest import DIM, PAIRS, SHORT, embed_words, quick
@@ -30,18 +31,18 @@ def weights(decoder: PrefixLMDecoder) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("kind", "tune", "storage"),
+    ("kind", "tune", "mapper", "storage"),
     [
-        ("gpt2", "frozen", "fp32"),
-        ("gpt2", "lora", "fp16"),
-        ("opt", "lora", "fp32"),
-        ("llama", "full", "fp32"),
+        ("gpt2", "frozen", "mlp", "fp32"),
+        ("gpt2", "lora", "mlp", "fp16"),
+        ("opt", "lora", "transformer", "fp32"),
+        ("llama", "full", "mlp", "fp32"),
     ],
 )
 def test_training_changes_what_it_should_and_is_stored(
-    tmp_path: Path, kind: str, tune: str, storage: Any
+    tmp_path: Path, kind: str, tune: str, mapper: str, storage: Any
 ) -> None:
-    decoder = make(kind, tune=tune, lora_rank=2)
+    decoder = make(kind, tune=tune, mapper=mapper, lora_rank=2)
     base = {n: p.detach().clone() for n, p in decoder.model.named_parameters() if "lora_" not in n}
     before = weights(decoder)
     reports = train_decoder(decoder, PAIRS, embed_words, OPTIONS)
@@ -66,23 +67,12 @@ def test_training_changes_what_it_should_and_is_stored(
     assert torch.isfinite(torch.tensor(again[-1].train_loss))
 
 
-def test_killed_and_resumed_ends_where_an_uninterrupted_run_does(tmp_path: Path) -> None:
-    class Killed(Exception):
-        """Stands for a killed process."""
-
-    def die(report: TrainReport) -> None:
-        if report.step == 6:
-            raise Killed
-
-    def run(**more: Any) -> PrefixLMDecoder:
-        decoder = make(tune="lora", mapper="transformer")
-        train_decoder(decoder, PAIRS, embed_words, OPTIONS, **more)
-        return decoder
-
-    with pytest.raises(Killed):
-        run(checkpoint_folder=tmp_path, on_report=die)
-    resumed = run(checkpoint_folder=tmp_path, resume=True)
-    assert torch.equal(weights(resumed), weights(run()))
+def test_the_mlp_is_linear_tanh_linear() -> None:
+    made, row = PromptMLP(DIM, 8, prompt_tokens=3), embed_words(["cat"])
+    with torch.no_grad():
+        inner = (made.input.weight @ row[0] + made.input.bias).tanh()
+        expected = (made.output.weight @ inner + made.output.bias).reshape(3, 8)
+        torch.testing.assert_close(made(row)[0], expected)
 
 
 def test_a_referred_language_model_is_not_stored_and_must_be_the_same(tmp_path: Path) -> None:
@@ -126,6 +116,7 @@ def test_weights_must_fit(tmp_path: Path, name: str, tensor: Tensor | None, word
         ({"prompt_tokens": 0}, "prompt_tokens"),
         ({"prompt_tokens": 300}, "positions"),
         ({"mapper": "transformer", "mapping_heads": 5}, "heads"),
+        ({"mapper": "transformer", "mapping_layers": 0}, "layers"),
         ({"keep": "reference"}, "no place to refer to"),
         ({"tune": "lora", "lora_targets": ("none_such",)}, "lora_targets"),
     ],

@@ -24,7 +24,7 @@ from decoders.viecap import (
 from patchioner.base.errors import CheckpointError, DecoderError, OptionError, TextError
 from tests.decoders.conftest import DIM, PAIRS, SHORT, THINGS, embed_words, quick
 from tests.support import randn
-from tests.support.language import language_config, language_tokenizer, spread, transformers_twin
+from tests.support.language import language_config, language_tokenizer
 from tests.support.tiny import change_config
 
 VECTORS = functional.normalize(embed_words(THINGS), dim=1)
@@ -33,70 +33,61 @@ ROWS = embed_words(["cat", "dog kite", "red bus car boat", "nothing here", "kite
 ROWS[3] = -VECTORS.sum(dim=0)
 
 
-def make(language: dict[str, Any] | None = None, **settings: Any) -> ViecapDecoder:
+def make(**settings: Any) -> ViecapDecoder:
     prompter = EntityPrompter(THINGS, VECTORS, temperature=0.1)
     shape = {"prompt_tokens": 3, "project_tokens": 2, "mapping_layers": 1, "prompter": prompter}
-    config = language_config(**(language or {}))
-    return ViecapDecoder.create(DIM, config, language_tokenizer(), **{**shape, **settings})
+    return ViecapDecoder.create(
+        DIM, language_config(), language_tokenizer(), **{**shape, **settings}
+    )
 
 
-@pytest.fixture(scope="module")
-def trained() -> ViecapDecoder:
-    decoder = make({"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}, end="stop")
-    options = quick(steps=130, batch=30, learning_rate=1e-2)
-    train_decoder(decoder, PAIRS, embed_words(PAIRS), options)
-    return decoder
+def test_the_nearest_entities_above_the_threshold_are_named() -> None:
+    """As many as the formula gives, likeliest first, whatever the length of the row."""
+    prompts = EntityPrompter(THINGS, 3 * VECTORS, temperature=0.1).prompts(7 * ROWS)
+    for row, prompt in zip(ROWS, prompts, strict=True):
+        shares = ((VECTORS @ row / row.norm()) / 0.1).exp()
+        ranked = sorted(zip((shares / shares.sum()).tolist(), THINGS, strict=True), reverse=True)[
+            :3
+        ]
+        assert prompt == entity_prompt(name for share, name in ranked if share >= 0.2)
+    assert len(set(prompts)) > 3 and "There are something in image." in prompts
 
 
-@pytest.mark.parametrize("order", ["soft_hard", "hard_soft", "soft", "hard"])
-def test_greedy_equals_a_plain_loop_over_one_row(order: Prompts) -> None:
-    wild = make()
-    spread(wild.network, 6.0)
-    config = replace(wild.config, prompts=order)
-    decoder = ViecapDecoder(wild.network, wild.tokenizer, config, wild.prompter)
-    gpt: Any = transformers_twin(wild.model)
-    for row, one in zip(ROWS, decoder.generate(ROWS, SHORT), strict=True):
-        assert list(one.token_ids) == _plain(decoder, gpt, row, order.split("_"))
+def test_prompts_are_joined_in_their_order() -> None:
+    """That each is the published one: tests of the published folders."""
+    decoder = make()
 
+    def prefixes(order: Prompts) -> Any:
+        config = replace(decoder.config, prompts=order)
+        return ViecapDecoder(decoder.network, decoder.tokenizer, config, decoder.prompter).prefixes(
+            ROWS
+        )
 
-@torch.no_grad()
-def _plain(decoder: ViecapDecoder, gpt: Any, row: Tensor, order: list[str]) -> list[int]:
-    """From the description alone: unit embedding, prompts, GPT-2 without a cache, argmax."""
-    unit = row / row.norm()
-    shares = ((VECTORS @ unit) / 0.1).exp()
-    shares = shares / shares.sum()
-    ranked = sorted(zip(shares.tolist(), THINGS, strict=True), reverse=True)[:3]
-    text = entity_prompt(name for share, name in ranked if share >= 0.2)
-    ids = decoder.tokenizer._tokenizer.encode(text).ids
-    prompts = {
-        "soft": decoder.network.mapping_network(unit[None])[0],
-        "hard": gpt.transformer.wte(torch.tensor(ids)),
-    }
-    inputs = torch.cat([prompts[name] for name in order])
-    found: list[int] = []
-    while len(found) < SHORT.max_tokens and not set(found) & set(decoder.tokenizer.end_ids):
-        found.append(int(gpt(inputs_embeds=inputs[None]).logits[0, -1].argmax()))
-        inputs = torch.cat([inputs, gpt.transformer.wte(torch.tensor(found[-1:]))])
-    return found
+    soft, hard = prefixes("soft"), prefixes("hard")
+    assert len({len(prompt) for prompt in hard}) > 1
+    torch.testing.assert_close(
+        prefixes("soft_hard"), [torch.cat(p) for p in zip(soft, hard, strict=True)]
+    )
+    torch.testing.assert_close(
+        prefixes("hard_soft"), [torch.cat(p) for p in zip(hard, soft, strict=True)]
+    )
 
 
 @pytest.mark.parametrize("storage", ["fp32", "fp16", "int8"])
-def test_it_says_the_texts_it_was_trained_on_and_loaded_again_the_same(
-    trained: ViecapDecoder, tmp_path: Path, storage: Any
-) -> None:
-    captions = trained.generate(embed_words(PAIRS), SHORT)
-    said = [one.text for one in captions]
-    assert sum(text == pair for text, pair in zip(said, PAIRS, strict=True)) > 20
-    stop = trained.tokenizer.full_stops()[0]
-    assert all(one.token_ids[-1] == stop for one in captions if one.text in PAIRS)
-    trained.save(tmp_path, storage=storage)
+def test_it_learns_and_loaded_again_says_the_same(tmp_path: Path, storage: Any) -> None:
+    decoder = make(end="stop")
+    options = quick(steps=20, batch=30, learning_rate=1e-2, validate_every=5)
+    reports = train_decoder(decoder, PAIRS, embed_words(PAIRS), options)
+    assert reports[-1].train_loss < 0.5 * reports[0].train_loss
+    decoder.save(tmp_path, storage=storage)
     files = ["config.json", "entities.safetensors", "entities.txt"]
     files += ["tokenizer.json", "weights.safetensors"]
     assert sorted(path.name for path in tmp_path.iterdir()) == files
     loaded = load_decoder(tmp_path)
-    assert isinstance(loaded, ViecapDecoder) and loaded.config == trained.config
-    again = loaded.generate(embed_words(PAIRS[:12]), SHORT)
-    assert [one.text for one in again] == said[:12]
+    assert isinstance(loaded, ViecapDecoder) and loaded.config == decoder.config
+    said, again = (one.generate(ROWS, SHORT) for one in (decoder, loaded))
+    scores = [[one.score for one in captions] for captions in (said, again)]
+    assert scores[1] == pytest.approx(scores[0], abs=0 if storage == "fp32" else 0.1)
 
 
 def test_a_decoder_without_hard_prompt_needs_no_prompter(tmp_path: Path) -> None:
@@ -115,7 +106,6 @@ def test_a_decoder_without_hard_prompt_needs_no_prompter(tmp_path: Path) -> None
         ({"mapping_layers": 2}, "transformer.layers.1"),
         ({"end_ids": [9999]}, "end_ids"),
         ({"language_model": {"model_type": "gtp2"}}, "gtp2"),
-        ({"language_model": {}}, "model_type"),
         ({"entities": {"warmth": 1}}, "warmth"),
         ({"end_ids": None, "language_model": None}, "language"),
     ],

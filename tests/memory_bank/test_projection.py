@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,40 +11,33 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 from torch.nn.functional import normalize
 
 from memory_bank import MemoryBank, projection
 from memory_bank.projection import quantise
 from patchioner.base.errors import MemoryBankError, OptionError
-from tests.memory_bank.conftest import random_rows
+from tests.memory_bank.conftest import DTYPES, random_rows
 
 ROWS, DIM = 57, 7
-DTYPES = ["float32", "float16", "int8"]
-
-
-def plain(queries: Tensor, bank: MemoryBank, units: Tensor, temperature: float) -> Tensor:
-    """Softmax over all rows at once, each as often as it counts, in float64, as the formula reads."""
-    often = torch.arange(len(bank)).repeat_interleave(bank.counts)
-    units = units.double()[often]
-    weights = torch.softmax(normalize(queries.double()) @ units.T / temperature, dim=1)
-    return weights @ (units * bank.norms.double()[often, None])
+QUERIES = random_rows(6, DIM, 1)
 
 
 @pytest.mark.usefixtures("_blocks")
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("temperature", [0.001, 0.01, 1.0, 100.0])
+@pytest.mark.parametrize("temperature", [0.001, 1.0, 100.0])
 def test_streaming_equals_the_plain_softmax(dtype: Any, temperature: float) -> None:
-    rows, queries = random_rows(ROWS, DIM), random_rows(6, DIM, 1)
-    bank = MemoryBank(rows, counts=[1 + (7 * row) % 5 for row in range(ROWS)], dtype=dtype)
-    units = normalize(rows.double()) if dtype == "float32" else bank.units()
-    wanted = plain(queries, bank, units, temperature)
-    raw = bank.project(queries, temperature, normalize=False)
+    """Over all rows at once, each as often as it counts, in float64, as the formula reads."""
+    rows, counts = random_rows(ROWS, DIM), [1 + (7 * row) % 5 for row in range(ROWS)]
+    bank = MemoryBank(rows, counts=counts, dtype=dtype)
+    often = torch.arange(ROWS).repeat_interleave(bank.counts)
+    units = (normalize(rows.double()) if dtype == "float32" else bank.units().double())[often]
+    weights = torch.softmax(normalize(QUERIES.double()) @ units.T / temperature, dim=1)
+    wanted = weights @ (units * bank.norms.double()[often, None])
+    raw, unit = (bank.project(QUERIES, temperature, normalize=unit) for unit in (False, True))
     # Logits of 1 / temperature carry float32's rounding into the weights.
-    atol = 4e-5 / temperature + 4e-6
-    torch.testing.assert_close(raw.double(), wanted, rtol=0, atol=atol)
-    unit = bank.project(queries, temperature)
-    torch.testing.assert_close(unit.double(), normalize(wanted), rtol=0, atol=atol)
+    close = partial(torch.testing.assert_close, rtol=0, atol=4e-5 / temperature + 4e-6)
+    close(raw.double(), wanted)
+    close(unit.double(), normalize(wanted))
     assert unit.dtype == torch.float32
 
 
@@ -85,12 +79,12 @@ def test_no_queries_give_no_rows() -> None:
 
 @pytest.mark.usefixtures("_blocks")
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("k", [1, 5, ROWS])
+@pytest.mark.parametrize("k", [1, ROWS])
 def test_nearest_equals_a_full_sort(dtype: Any, k: int) -> None:
-    queries, texts = random_rows(6, DIM, 1), [f"text {row}" for row in range(ROWS)]
+    texts = [f"text {row}" for row in range(ROWS)]
     bank = MemoryBank(random_rows(ROWS, DIM), texts, dtype=dtype)
-    wanted = torch.sort(normalize(queries) @ bank.units().T, dim=1, descending=True)
-    found = bank.nearest(queries, k)
+    wanted = torch.sort(normalize(QUERIES) @ bank.units().T, dim=1, descending=True)
+    found = bank.nearest(QUERIES, k)
     assert torch.equal(found.indices, wanted.indices[:, :k])
     torch.testing.assert_close(found.similarities, wanted.values[:, :k], rtol=0, atol=1e-6)
     assert found.texts is not None
@@ -137,7 +131,7 @@ def test_numbers_out_of_range(verb: str, options: Any, message: str) -> None:
         getattr(MemoryBank(random_rows(ROWS, DIM)), verb)(random_rows(ROWS, DIM), **options)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(dim=st.integers(1, 40), seed=st.integers(0, 999), power=st.integers(1, 9))
 def test_rounding_to_eight_bits_stays_within_its_bound(dim: int, seed: int, power: int) -> None:
     # Odd powers make rows whose largest element dwarfs the others.

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from patchioner.backbones import TimmViT, clip, load_backbone, preprocess
+from patchioner.backbones import clip, load_backbone, preprocess
 from patchioner.backbones.clip import (
     LastBlock,
     OpenClipViT,
@@ -24,6 +24,7 @@ from patchioner.backbones.clip import (
 )
 from patchioner.base.errors import CheckpointError, HubError, OptionError, UnknownNameError
 from patchioner.geometry import Fit
+from tests.support import randn
 from tests.support.tiny import (
     Trap,
     change_config,
@@ -52,17 +53,15 @@ def architecture(quick_gelu: bool = False, **vision: Any) -> dict[str, Any]:
     return {**clip_architecture(**{"layers": 3, **vision}), "quick_gelu": quick_gelu}
 
 
-def tiny(
-    kind: str = "plain", *, size: int = NATIVE, mode: Fit = "stretch", **settings: Any
-) -> OpenClipViT:
+def tiny(kind: str = "plain", *, size: int = NATIVE, **settings: Any) -> OpenClipViT:
     torch.manual_seed(0)
     config = architecture(settings.pop("gelu", False), **KINDS[kind])
-    preprocessing = clip_preprocessing(size, PATCH, mode)
+    preprocessing = clip_preprocessing(size, PATCH, "stretch")
     made = OpenClipViT(f"tiny {kind}", preprocessing, architecture=config, **settings)
     return shaken(made, 0.05)
 
 
-def oracle(model: OpenClipViT, size: int = NATIVE) -> Any:
+def oracle(model: OpenClipViT, size: int) -> Any:
     """A whole open_clip model with our weights, at its own public interface, built for another input size."""
     config = architecture(model.quick_gelu, **(model.architecture or {})["vision_cfg"])
     config["vision_cfg"]["image_size"] = size
@@ -77,31 +76,26 @@ def pixels_of(model: OpenClipViT, image: Image.Image) -> Tensor:
     return preprocess(image, model.preprocessing)[0][None]
 
 
-@pytest.mark.parametrize("quick", [False, True])
-@pytest.mark.parametrize("kind", KINDS)
-def test_tokens_and_cls_are_open_clips_own(kind: str, quick: bool) -> None:
-    model, photo = tiny(kind, gelu=quick), noise_photo(60, 44)
+@pytest.mark.parametrize(
+    ("kind", "size", "quick"),
+    [
+        *((kind, NATIVE, False) for kind in KINDS),
+        ("plain", NATIVE, True),
+        *((kind, size, False) for kind in ("plain", "mean_pooled") for size in (24, 80)),
+    ],
+)
+@torch.no_grad()
+def test_tokens_and_cls_are_open_clips_own(kind: str, size: int, quick: bool) -> None:
+    """At other sizes, positions are resized as open_clip does."""
+    model, photo = tiny(kind, size=size, gelu=quick), noise_photo(60, 44)
     features = model.encode([photo])[0]
-    whole, pixels = oracle(model), pixels_of(model, photo)
-    with torch.no_grad():
-        expected = whole.encode_image(pixels)[0]
-        inner = whole.visual.forward_intermediates(pixels, indices=1, output_fmt="NLC")
-        patches = whole.visual.ln_post(inner["image_intermediates"][0][0]) @ whole.visual.proj
-    assert features.tokens.shape == (4, 4, 20)
-    assert_close(features.cls, expected)
+    whole, pixels = oracle(model, size), pixels_of(model, photo)
+    inner = whole.visual.forward_intermediates(pixels, indices=1, output_fmt="NLC")
+    patches = whole.visual.ln_post(inner["image_intermediates"][0][0]) @ whole.visual.proj
+    assert features.tokens.shape == (size // PATCH, size // PATCH, 20)
+    assert_close(features.cls, whole.encode_image(pixels)[0])
     assert_close(features.tokens.flatten(0, 1), patches)
     assert (features.attention is None) == (kind == "custom_block")
-
-
-@pytest.mark.parametrize("kind", ["plain", "mean_pooled"])
-@pytest.mark.parametrize("size", [24, 56, 80])
-def test_other_sizes_resize_positions_as_open_clip_does(kind: str, size: int) -> None:
-    model, photo = tiny(kind, size=size), noise_photo()
-    features = model.encode([photo])[0]
-    with torch.no_grad():
-        expected = oracle(model, size).encode_image(pixels_of(model, photo))[0]
-    assert features.geometry.grid == (size // PATCH, size // PATCH)
-    assert_close(features.cls, expected)
 
 
 @pytest.mark.parametrize("kind", ["plain", "mean_pooled"])
@@ -145,12 +139,18 @@ def test_a_wrong_config_is_refused(tmp_path: Path, changes: dict[str, Any], mess
         load_backbone(tmp_path)
 
 
-def test_the_activation_is_that_of_the_weights() -> None:
-    assert model_config("ViT-B-16", pretrained="openai")["quick_gelu"] is True
-    assert model_config("ViT-B-16", pretrained="laion2b_s34b_b88k")["quick_gelu"] is False
-    assert model_config("ViT-B-16-quickgelu")["quick_gelu"] is True
-    assert model_config("ViT-B-16")["quick_gelu"] is False
-    assert model_config("ViT-B-16", quick_gelu=True)["quick_gelu"] is True
+@pytest.mark.parametrize(
+    ("name", "given", "quick"),
+    [
+        ("ViT-B-16", {"pretrained": "openai"}, True),
+        ("ViT-B-16", {"pretrained": "laion2b_s34b_b88k"}, False),
+        ("ViT-B-16-quickgelu", {}, True),
+        ("ViT-B-16", {}, False),
+        ("ViT-B-16", {"quick_gelu": True}, True),
+    ],
+)
+def test_the_activation_is_that_of_the_weights(name: str, given: Any, quick: bool) -> None:
+    assert model_config(name, **given)["quick_gelu"] is quick
 
 
 def test_weights_that_cannot_be_had_say_why(
@@ -177,14 +177,7 @@ def test_weights_that_cannot_be_had_say_why(
 
 
 transformer = pytest.importorskip("open_clip.transformer")
-
-
 WIDTH, HEADS, TOKENS = 24, 3, 7
-
-
-def block(ls: float | None = None) -> Any:
-    torch.manual_seed(0)
-    return shaken(transformer.ResidualAttentionBlock(WIDTH, HEADS, ls_init_value=ls).eval(), 0.3)
 
 
 def plain_twin(made: Any, x: Tensor, mode: str, rest: bool) -> Tensor:
@@ -207,9 +200,7 @@ def plain_twin(made: Any, x: Tensor, mode: str, rest: bool) -> Tensor:
             else:
                 weights = F.softmax(q[:, part] @ k[:, part].T * scale, -1)
             heads.append(weights @ v[:, part])
-        out = made.ls_1(
-            torch.cat(heads, -1) @ attention.out_proj.weight.T + attention.out_proj.bias
-        )
+        out = made.ls_1(attention.out_proj(torch.cat(heads, -1)))
         if rest:
             out = one + out
             out = out + made.ls_2(made.mlp(made.ln_2(out)))
@@ -220,13 +211,15 @@ def plain_twin(made: Any, x: Tensor, mode: str, rest: bool) -> Tensor:
 @pytest.mark.parametrize("ls", [None, 0.5])
 @pytest.mark.parametrize("rest", [True, False])
 @pytest.mark.parametrize("mode", ["plain", "value", "self_self"])
+@torch.no_grad()
 def test_each_mode_equals_its_plain_twin(mode: Any, rest: bool, ls: float | None) -> None:
-    made, x = block(ls), torch.randn(2, TOKENS, WIDTH, generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        last = LastBlock.of(made, x)
-        assert_close(last.patches(mode, rest), plain_twin(made, x, mode, rest)[:, 1:])
-        assert_close(last.outputs(), made(x))
-        assert_close(last.outputs(1), made(x)[:, :1])
+    torch.manual_seed(0)
+    made = transformer.ResidualAttentionBlock(WIDTH, HEADS, ls_init_value=ls).eval()
+    x = randn(2, TOKENS, WIDTH, seed=1)
+    last = LastBlock.of(shaken(made, 0.3), x)
+    assert_close(last.patches(mode, rest), plain_twin(made, x, mode, rest)[:, 1:])
+    assert_close(last.outputs(), made(x))
+    assert_close(last.outputs(1), made(x)[:, :1])
 
 
 def tiny_clip(size: int = 32, mode: Fit = "stretch", **vision: Any) -> OpenClipViT:
@@ -249,33 +242,30 @@ def plain_attention(tokens: Tensor, shift: float, scale: float) -> Tensor:
     return torch.tensor(rows)
 
 
-def expected_tokens(clip: OpenClipViT, proxy: TimmViT, photo: Any) -> Tensor:
-    """The method without `LastBlock`: values by hand, one photo, CLIP's grid equal to the proxy's."""
-    pixels, geometry = preprocess(photo, clip.preprocessing)
-    visual = clip.visual
-    block = visual.transformer.resblocks[-1]
-    with torch.no_grad():
-        normed = block.ln_1(clip.before_last(pixels[None], geometry.grid))[0, 1:]
-        values = normed @ block.attn.in_proj_weight[64:].T + block.attn.in_proj_bias[64:]
-        along = plain_attention(proxy.encode([photo])[0].tokens.flatten(0, 1), 1.2, 3.0)
-        return visual.ln_post(block.attn.out_proj(along @ values)) @ visual.proj  # type: ignore[no-any-return]
-
-
 @pytest.mark.parametrize(
     "vision", [{}, {"pool_type": "avg"}, {"pool_type": "avg", "final_ln_after_pool": True}]
 )
+@torch.no_grad()
 def test_tokens_are_clips_values_along_the_proxys_affinities(vision: dict[str, Any]) -> None:
+    """Without `LastBlock`: values by hand, CLIP's grid equal to the proxy's."""
     clip, proxy, photo = tiny_clip(**vision), tiny_backbone(mode="stretch"), noise_photo()
-    features = ProxyClip(clip, proxy).encode([photo])[0]
-    assert_close(features.tokens.flatten(0, 1), expected_tokens(clip, proxy, photo))
-    ordinary = clip.encode([photo])[0]
+    features, ordinary = ProxyClip(clip, proxy).encode([photo])[0], clip.encode([photo])[0]
+    visual: Any = clip.visual
+    block = visual.transformer.resblocks[-1]
+    normed = block.ln_1(clip.before_last(pixels_of(clip, photo), features.geometry.grid))[0, 1:]
+    values = normed @ block.attn.in_proj_weight[64:].T + block.attn.in_proj_bias[64:]
+    along = plain_attention(proxy.encode([photo])[0].tokens.flatten(0, 1), 1.2, 3.0)
+    expected = visual.ln_post(block.attn.out_proj(along @ values)) @ visual.proj
+    assert_close(features.tokens.flatten(0, 1), expected)
     assert_close(features.cls, ordinary.cls)
     assert_close(features.attention, ordinary.attention)
     assert features.reference_attention is None
 
 
-@pytest.mark.parametrize(("clip_size", "proxy_size"), [(32, 96), (64, 48), (24, 80)])
-@pytest.mark.parametrize("mode", ["stretch", "crop", "pad", "aspect"])
+@pytest.mark.parametrize(
+    ("clip_size", "proxy_size", "mode"),
+    [(32, 96, "stretch"), (64, 48, "crop"), (24, 80, "pad"), (64, 48, "aspect")],
+)
 def test_the_grid_is_the_proxys_whatever_clips(clip_size: int, proxy_size: int, mode: Fit) -> None:
     clip, proxy = tiny_clip(clip_size, mode), tiny_backbone(mode=mode, size=proxy_size)
     model, photo = ProxyClip(clip, proxy), noise_photo(96, 64)

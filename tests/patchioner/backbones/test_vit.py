@@ -15,7 +15,7 @@ from torch import Tensor
 from patchioner.backbones import TimmViT, preprocess, vit
 from patchioner.backbones.vit import SiglipViT, create_vit, fit_vit
 from patchioner.base.errors import CheckpointError, HubError, OptionError
-from patchioner.geometry import Fit, Preprocessing
+from patchioner.geometry import Preprocessing
 from tests.support.published import official_dinov2
 from tests.support.tiny import noise_photo, shaken, tiny_backbone
 
@@ -30,56 +30,46 @@ PLAIN = {
 }
 ROTARY = {"vit_tiny_patch16_dinov3_qkvb": 16, "eva02_tiny_patch14_224": 14}
 WITHOUT_CLS = {"test_vit2": 16, "test_vit4": 16}
-_MADE: dict[str, TimmViT] = {}
-
-
 assert_close = partial(torch.testing.assert_close, rtol=1e-4, atol=1e-4)
 
 
-def backbone(name: str, patch: int) -> TimmViT:
-    """One network per name for the whole module; inputs far from the native size, so positions are interpolated."""
-    if name not in _MADE:
-        torch.manual_seed(0)
-        _MADE[name] = shaken(TimmViT(name, Preprocessing("aspect", 5 * patch, patch)), 0.02)
-    return _MADE[name]
-
-
-def reference(model: TimmViT, image: Image.Image) -> tuple[Tensor, Tensor | None]:
-    """timm's own tokens (1, N, dim), and the last block's softmax (heads, N, N) as its unfused code path has it."""
+def timms_own(model: TimmViT, image: Image.Image) -> tuple[Tensor, list[Tensor]]:
+    """timm's tokens (N, dim), and the last block's softmax (heads, N, N) as its unfused code path has it, if seen."""
     pixels, _ = preprocess(image, model.preprocessing)
     seen: list[Tensor] = []
     attention = model.vit.blocks[-1].attn
-    fused, attention.fused_attn = attention.fused_attn, False
-    drop = attention.attn_drop
-    handle = drop.register_forward_hook(lambda _module, inputs, _output: seen.append(inputs[0][0]))
-    try:
-        with torch.no_grad():
-            tokens = model.vit.forward_features(pixels[None])
-    finally:
-        handle.remove()
-        attention.fused_attn = fused
-    return tokens, seen[0] if seen else None
+    hook = attention.attn_drop.register_forward_hook(
+        lambda _, inputs, __: seen.append(inputs[0][0])
+    )
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        patch.setattr(attention, "fused_attn", False)
+        tokens = model.vit.forward_features(pixels[None])[0]
+    hook.remove()
+    return tokens, seen
 
 
 @pytest.mark.parametrize(("name", "patch"), [*PLAIN.items(), *ROTARY.items(), *WITHOUT_CLS.items()])
-@pytest.mark.parametrize("size", [(130, 60), (50, 50)])
-def test_tokens_are_timms_own_on_any_grid(name: str, patch: int, size: tuple[int, int]) -> None:
-    model, photo = backbone(name, patch), noise_photo(*size)
-    tokens, softmax = reference(model, photo)
-    features, prefix = model.encode([photo])[0], model.vit.num_prefix_tokens
-    rows, columns = features.geometry.grid
-    assert (rows != columns) == (size[0] != size[1])
-    assert features.tokens.shape == (rows, columns, model.dim)
-    assert_close(features.tokens.flatten(0, 1), tokens[0, prefix:])
-    assert (features.cls is None) == (name in WITHOUT_CLS)
-    if features.cls is not None:
-        assert_close(features.cls, tokens[0, 0])
-    if name not in PLAIN:  # none rather than a wrong one
-        assert features.attention is None
-        return
-    assert softmax is not None and features.attention is not None
-    row = softmax[:, 0, prefix:]
-    assert_close(features.attention.flatten(1), row / row.sum(1, keepdim=True))
+def test_tokens_are_timms_own_on_any_grid(name: str, patch: int) -> None:
+    """On inputs far from the native size, so that positions are interpolated."""
+    overrides = {} if name.startswith("test") else {"depth": 2}
+    torch.manual_seed(0)
+    model = TimmViT(name, Preprocessing("aspect", 5 * patch, patch), overrides=overrides)
+    shaken(model, 0.02)
+    for photo in (noise_photo(130, 60), noise_photo(50, 50)):
+        tokens, softmax = timms_own(model, photo)
+        features, prefix = model.encode([photo])[0], model.vit.num_prefix_tokens
+        rows, columns = features.geometry.grid
+        assert (rows != columns) == (photo.width != photo.height)
+        assert features.tokens.shape == (rows, columns, model.dim)
+        assert_close(features.tokens.flatten(0, 1), tokens[prefix:])
+        assert (features.cls is None) == (name in WITHOUT_CLS)
+        if features.cls is not None:
+            assert_close(features.cls, tokens[0])
+        if name not in PLAIN:  # none rather than a wrong one
+            assert features.attention is None
+            continue
+        row = softmax[0][:, 0, prefix:]
+        assert_close(features.attention.flatten(1), row / row.sum(1, keepdim=True))
 
 
 SMALL = {"depth": 2, "embed_dim": 48, "num_heads": 3}
@@ -102,12 +92,10 @@ def small(name: str, **more: Any) -> TimmViT:
 @pytest.mark.parametrize("head", [None, {"type": "linear", "dim": 20}])
 def test_every_token_is_timms_own_through_the_head(name: str, head: Any) -> None:
     model, photo = small(name, head=head), noise_photo(130, 60)
-    pixels, _ = preprocess(photo, model.preprocessing)
-    with torch.no_grad():
-        expected = model.vit.forward_features(pixels[None])[0]
-        if head is not None:
-            weight, bias = (model.head.get_parameter(f"linear.{k}") for k in ("weight", "bias"))
-            expected = expected @ weight.T + bias
+    expected, _ = timms_own(model, photo)
+    if head is not None:
+        weight, bias = (model.head.get_parameter(f"linear.{k}") for k in ("weight", "bias"))
+        expected = (expected @ weight.T + bias).detach()
     features, prefix = model.encode([photo])[0], model.vit.num_prefix_tokens
     assert (model.dim, features.dim) == (expected.shape[1],) * 2
     assert_close(features.tokens.flatten(0, 1), expected[prefix:])
@@ -229,9 +217,9 @@ SIGLIP = "vit_base_patch16_siglip_512"
 HALF = (0.5, 0.5, 0.5)
 
 
-def small_siglip(mode: Fit = "aspect", size: int = 80) -> SiglipViT:
+def small_siglip() -> SiglipViT:
     torch.manual_seed(0)
-    settings = Preprocessing(mode, size, 16, HALF, HALF)
+    settings = Preprocessing("aspect", 80, 16, HALF, HALF)
     return shaken(SiglipViT(SIGLIP, settings, overrides=SMALL))
 
 
@@ -272,10 +260,8 @@ def test_what_cannot_be_made_is_refused(make: Any, message: str) -> None:
 
 
 def test_open_clips_checkpoints_hold_it_under_the_visual_trunk() -> None:
-    original, target = (
-        small_siglip(),
-        SiglipViT(SIGLIP, Preprocessing("stretch", 64, 16), overrides=SMALL),
-    )
+    original = small_siglip()
+    target = SiglipViT(SIGLIP, Preprocessing("stretch", 64, 16), overrides=SMALL)
     state = {f"visual.trunk.{name}": t for name, t in original.vit.state_dict().items()}
     state["text.token_embedding.weight"] = torch.zeros(3, 3)
     assert fit_vit(target.vit, state, source="file") == {}
