@@ -41,16 +41,17 @@ def make(**settings: Any) -> ViecapDecoder:
     )
 
 
-def test_the_nearest_entities_above_the_threshold_are_named() -> None:
-    """As many as the formula gives, likeliest first, whatever the length of the row."""
-    prompts = EntityPrompter(THINGS, 3 * VECTORS, temperature=0.1).prompts(7 * ROWS)
+@pytest.mark.parametrize("threshold", [0.2, 0.5])
+def test_the_nearest_entities_above_the_threshold_are_named(threshold: float) -> None:
+    """As the formula reads, likeliest first, whatever the length of the row."""
+    prompter = EntityPrompter(THINGS, 3 * VECTORS, temperature=0.1, threshold=threshold)
+    prompts = prompter.prompts(7 * ROWS)
     for row, prompt in zip(ROWS, prompts, strict=True):
-        shares = ((VECTORS @ row / row.norm()) / 0.1).exp()
-        ranked = sorted(zip((shares / shares.sum()).tolist(), THINGS, strict=True), reverse=True)[
-            :3
-        ]
-        assert prompt == entity_prompt(name for share, name in ranked if share >= 0.2)
-    assert len(set(prompts)) > 3 and "There are something in image." in prompts
+        shares = ((VECTORS @ row / row.norm()) / 0.1).softmax(0).tolist()
+        ranked = sorted(zip(shares, THINGS, strict=True), reverse=True)[:3]
+        assert prompt == entity_prompt(name for share, name in ranked if share >= threshold)
+    assert len(set(prompts)) > 3
+    assert ("There are something in image." in prompts) == (threshold == 0.5)
 
 
 def test_prompts_are_joined_in_their_order() -> None:
