@@ -68,9 +68,7 @@ CUTS = st.builds(
 @given(
     items=st.lists(st.integers(0, 50), max_size=30), broken=st.sets(st.integers(0, 50)), cut=CUTS
 )
-def test_outcomes_do_not_depend_on_how_the_work_is_cut(
-    items: list[int], broken: set[int], cut: Batching
-) -> None:
+def test_outcomes_however_it_is_cut(items: list[int], broken: set[int], cut: Batching) -> None:
     def read(item: int) -> int:
         if item in broken:
             raise ImageError(f"photo {item}")
@@ -94,16 +92,12 @@ def test_outcomes_do_not_depend_on_how_the_work_is_cut(
     assert set(threading.enumerate()) <= before
 
 
+OF_CUDA = torch.cuda.OutOfMemoryError("CUDA out of memory")
+OF_THE_CPU = RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+
 @pytest.mark.parametrize("stage", ["encode", "answer"])
-@pytest.mark.parametrize(
-    "raised",
-    [
-        ImageError("bad"),
-        MemoryError(),
-        torch.cuda.OutOfMemoryError("CUDA out of memory"),
-        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
-    ],
-)
+@pytest.mark.parametrize("raised", [ImageError("bad"), MemoryError(), OF_CUDA, OF_THE_CPU])
 def test_one_that_fails_in_a_group_costs_itself_alone(stage: str, raised: Exception) -> None:
     whole = steps()
     calls: list[int] = []
@@ -152,8 +146,7 @@ def test_an_error_that_waits_holds_nothing() -> None:
 
 
 def test_groups_and_batches_are_as_large_as_asked() -> None:
-    groups: list[int] = []
-    batches: list[int] = []
+    groups, batches = list[int](), list[int]()
 
     def encode(group: Sequence[int]) -> list[int]:
         groups.append(len(group))
@@ -215,14 +208,9 @@ def test_chunks_end_with_the_item_that_fills_them() -> None:
     assert list(chunks([], lambda found: True)) == []
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"photos": 0}, {"regions": 0}, {"readers": -1}, {"ahead": 0}], ids=str
-)
-def test_impossible_batches_are_refused(wrong: dict[str, int]) -> None:
-    with pytest.raises(OptionError, match=next(iter(wrong))):
-        Batching(**wrong)  # type: ignore[arg-type]
-
-
-def test_a_gpu_gets_larger_groups() -> None:
+def test_impossible_batches_are_refused_and_a_gpu_gets_larger_groups() -> None:
+    for name, value in (("photos", 0), ("regions", 0), ("readers", -1), ("ahead", 0)):
+        with pytest.raises(OptionError, match=name):
+            Batching(**{name: value})  # type: ignore[arg-type]
     assert Batching.on("cpu") == Batching()
     assert Batching.on("cuda").photos > Batching.on("cpu").photos

@@ -9,22 +9,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from patchioner import (
-    Box,
-    Patchioner,
-    Point,
-    Polygon,
-    Region,
-    RegionSet,
-    Trace,
-    Weighting,
-    WholeImage,
-)
+from patchioner import Box, Patchioner, Point, RegionSet, Weighting, WholeImage
 from patchioner.backbones import PatchFeatures
 from patchioner.base.errors import OptionError, RegionError
 from patchioner.checkpoints.folder import KindSettings, ModelSettings
 from patchioner.embedding import add_crops, embed_crops, embed_pooled
-from patchioner.regions import pool_regions
+from patchioner.regions import Polygon, Region, Trace, pool_regions
+from tests.support import MonkeyPatch
 from tests.support.tiny import noise_photo, tiny_backbone, tiny_parts
 
 PHOTO = noise_photo()  # 96 x 64
@@ -80,9 +71,10 @@ def test_explanations_use_the_weighting_of_the_kind() -> None:
 
 
 @pytest.mark.parametrize("context", [0.0, 0.7])
-def test_a_crop_is_the_photo_of_the_region_encoded_by_hand(
-    features: PatchFeatures, context: float
+def test_a_crop_is_encoded_as_a_photo(
+    features: PatchFeatures, context: float, monkeypatch: MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("patchioner.embedding._CROPS_AT_ONCE", 3)
     backbone, settings = tiny_backbone(), ModelSettings(context=context)
     found = embed_crops(backbone, features, [*BOXES, WholeImage()], settings)
     for row, (left, top, right, bottom) in zip(
@@ -91,17 +83,6 @@ def test_a_crop_is_the_photo_of_the_region_encoded_by_hand(
         alone = backbone.encode([PHOTO.crop((left, top, right, bottom))])[0]
         expected = embed_pooled(alone, [WholeImage()], settings)[0]
         torch.testing.assert_close(row, expected)
-
-
-def test_crops_of_one_region_do_not_depend_on_the_others(
-    features: PatchFeatures, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("patchioner.embedding._CROPS_AT_ONCE", 2)
-    backbone = tiny_backbone()
-    together = embed_crops(backbone, features, BOXES, ModelSettings())
-    for region, row in zip(BOXES, together, strict=True):
-        alone = embed_crops(backbone, features, [region], ModelSettings())[0]
-        torch.testing.assert_close(alone, row)
 
 
 def test_a_model_that_crops_keeps_the_photo_and_captions_it() -> None:
@@ -134,9 +115,7 @@ def test_crops_need_the_photo(features: PatchFeatures) -> None:
 
 
 @pytest.mark.parametrize(("mode", "size"), [("aspect", 32), ("crop", 64)])
-def test_small_crops_are_added_with_their_surroundings_to_what_is_pooled(
-    mode: Any, size: int
-) -> None:
+def test_small_crops_are_added_with_their_surroundings(mode: Any, size: int) -> None:
     backbone, settings = tiny_backbone(mode=mode), ModelSettings(context=0.3)
     features = replace(backbone.encode([PHOTO])[0], image=PHOTO)
     near = tiny_backbone(mode=mode)

@@ -1,9 +1,14 @@
-"""Helpers shared by tests of several packages."""
+"""Helpers shared by tests of several packages; short names of pytest's own fixtures."""
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor
+
+Capture = pytest.CaptureFixture[str]
+Log = pytest.LogCaptureFixture
+MonkeyPatch = pytest.MonkeyPatch
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:

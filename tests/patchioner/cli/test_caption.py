@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from memory_bank import MemoryBank
 from patchioner import Box, DecodeOptions, Patch, Patchioner, Weighting
 from patchioner.regions import RegionFile
+from tests.support import Capture, MonkeyPatch
 
 Run = Callable[..., int]
-Capture = pytest.CaptureFixture[str]
+Told = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
@@ -23,39 +25,42 @@ def model(checkpoint: Path) -> Patchioner:
     return Patchioner.from_pretrained(checkpoint, device="cpu")
 
 
-def _lines(capsys: Capture) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+@pytest.fixture
+def told(run: Run, photo: Path, capsys: Capture) -> Told:
+    """What is said of the photo with `--json`."""
+
+    def call(*words: object) -> dict[str, Any]:
+        assert run(photo, *words, "--json") == 0
+        (line,) = capsys.readouterr().out.splitlines()
+        found: dict[str, Any] = json.loads(line)
+        return found
+
+    return call
 
 
-def _width(path: Path) -> int:
+def width(path: Path) -> int:
     with Image.open(path) as picture:
         return picture.size[0]
 
 
-def test_no_region_means_the_whole_image(
-    run: Run, photo: Path, model: Patchioner, capsys: Capture
-) -> None:
+def test_none_means_whole_images(run: Run, photo: Path, model: Patchioner, capsys: Capture) -> None:
     assert run(photo) == 0
     written, (caption,) = capsys.readouterr(), model.caption(photo)
     expected = f"{photo} (80 x 60)\n  1. whole image: {caption.text}  ({caption.score:.2f})\n"
     assert (written.out, written.err) == (expected, "")
 
 
-def test_regions_keep_the_order_of_the_command_line(
-    run: Run, photo: Path, tmp_path: Path, capsys: Capture
-) -> None:
+def test_regions_keep_the_order_of_the_command_line(told: Told, tmp_path: Path) -> None:
     Image.fromarray(np.full((60, 80), 255, dtype=np.uint8)).save(tmp_path / "m.png")
     words = ["--point", "5,5", "--box", "-5,0,9,9", "--mask", tmp_path / "m.png", "--whole"]
     words += ["--trace", "1,1 9,9", "--polygon", "0,0 9,0 0,9"]
     words += ["--region-set", "0,0,9,9;10,10,19,19", "--point", "6,6"]
-    assert run(photo, *words, "--json") == 0
-    (line,) = _lines(capsys)
-    kinds = [next(iter(caption["region"])) for caption in line["captions"]]
+    kinds = [next(iter(caption["region"])) for caption in told(*words)["captions"]]
     assert kinds == ["point", "box", "mask", "whole", "trace", "polygon", "set", "point"]
 
 
 def test_a_file_of_regions_is_parsed_once_and_a_bad_entry_costs_itself_alone(
-    run: Run, photo: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+    run: Run, photo: Path, tmp_path: Path, capsys: Capture, monkeypatch: MonkeyPatch
 ) -> None:
     opened = list[Path]()
     read = RegionFile.__init__
@@ -77,9 +82,7 @@ def test_a_file_of_regions_is_parsed_once_and_a_bad_entry_costs_itself_alone(
     assert written.err.count("[5, 5]") == 2 and written.err.count("700") == 2
 
 
-def test_a_bad_photo_costs_itself_alone(
-    run: Run, photo: Path, tmp_path: Path, capsys: Capture
-) -> None:
+def test_a_bad_photo_costs_itself(run: Run, photo: Path, tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "bad.jpg").write_bytes(b"")
     Image.new("RGB", (20, 20)).save(tmp_path / "small.png")
     names = [tmp_path / name for name in ("bad.jpg", "missing.png", "small.png")]
@@ -91,54 +94,45 @@ def test_a_bad_photo_costs_itself_alone(
     assert len(errors) == 3 and all(line.startswith("patchioner: error: ") for line in errors)
 
 
-@pytest.mark.parametrize(("words", "asked"), [
-    ("", {}),
-    ("--weighting cls", {"weighting": Weighting("cls")}),
-    ("--weighting gaussian --variance 0.5 --rounding reference",
-     {"weighting": Weighting("gaussian", 0.5, "reference")}),
-    ("--crop", {"crop": True}),
-    ("--beam 3 --max-tokens 7", {"options": DecodeOptions("beam", max_tokens=7, beam_width=3)}),
-    ("--beam 1", {"options": DecodeOptions()}),
-    ("--temperature 0.7 --seed 5", {"options": DecodeOptions("sample", temperature=0.7, seed=5)}),
-])  # fmt: skip
-def test_settings_reach_the_model(
-    run: Run, photo: Path, model: Patchioner, capsys: Capture, words: str, asked: dict[str, Any]
-) -> None:
-    assert run(photo, "--box", "5,5,40,50", *words.split(), "--json") == 0
-    (line,) = _lines(capsys)
-    (caption,) = model.caption(photo, [Box(5, 5, 40, 50)], **asked)
-    assert line["captions"][0]["text"] == caption.text
-    assert line["captions"][0]["score"] == pytest.approx(caption.score, abs=1e-5)
+REFERENCE = Weighting("gaussian", 0.5, "reference")
+SETTINGS: dict[str, dict[str, Any]] = {
+    "": {},
+    "--weighting cls": {"weighting": Weighting("cls")},
+    "--weighting gaussian --variance 0.5 --rounding reference": {"weighting": REFERENCE},
+    "--crop": {"crop": True},
+    "--beam 3 --max-tokens 7": {"options": DecodeOptions("beam", max_tokens=7, beam_width=3)},
+    "--beam 1": {"options": DecodeOptions()},
+    "--temperature 0.7 --seed 5": {"options": DecodeOptions("sample", temperature=0.7, seed=5)},
+}
 
 
-def test_another_bank_takes_the_models_place(
-    run: Run, photo: Path, model: Patchioner, tmp_path: Path, capsys: Capture
-) -> None:
-    from memory_bank import MemoryBank
+@pytest.mark.parametrize("words", SETTINGS)
+def test_settings_reach_the_model(told: Told, photo: Path, model: Patchioner, words: str) -> None:
+    (found,) = told("--box", "5,5,40,50", *words.split())["captions"]
+    (caption,) = model.caption(photo, [Box(5, 5, 40, 50)], **SETTINGS[words])
+    assert found["text"] == caption.text
+    assert found["score"] == pytest.approx(caption.score, abs=1e-5)
 
+
+def test_another_bank_is_used(told: Told, photo: Path, model: Patchioner, tmp_path: Path) -> None:
     bank = MemoryBank(model.embed_text(["a bus", "a kite"]), ["a bus", "a kite"])
     bank.save(tmp_path / "bank", dtype="float32")
-    assert run(photo, "--bank", tmp_path / "bank", "--json") == 0
     other = Patchioner(model.parts.with_bank(bank), device="cpu")
-    assert _lines(capsys)[0]["captions"][0]["text"] == other.caption(photo)[0].text
+    (found,) = told("--bank", tmp_path / "bank")["captions"]
+    assert found["text"] == other.caption(photo)[0].text
 
 
-def test_pictures_of_one_photo_and_of_several(run: Run, photo: Path, tmp_path: Path) -> None:
-    assert run(photo, "--box", "1,1,30,30", "--out", tmp_path / "o.png") == 0
-    assert _width(tmp_path / "o.png") > 720
+def test_pictures_are_drawn(
+    run: Run, photo: Path, tmp_path: Path, monkeypatch: MonkeyPatch
+) -> None:
+    kept = tmp_path / "o.png"
+    assert run(photo, "--box", "1,1,30,30", "--out", kept) == 0
+    assert width(kept) > 720
     assert run(photo, photo, "--out", tmp_path / "many") == 0
     names = sorted(path.name for path in (tmp_path / "many").iterdir())
     assert names == ["photo-2.overlay.png", "photo.overlay.png"]
-    assert run(photo, photo, "--out", tmp_path / "o.png") == 1
-    (tmp_path / "file").write_text("")
-    assert run(photo, "--out", tmp_path / "file" / "below" / "o.png") == 1
-
-
-def test_a_picture_that_cannot_be_written_leaves_the_old_one(
-    run: Run, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    kept = tmp_path / "o.png"
-    kept.write_bytes(b"old")
+    assert run(photo, "--out", photo / "below" / "o.png") == 1
+    before = kept.read_bytes()
 
     def full(self: Image.Image, path: Path, **how: Any) -> None:
         Path(path).write_bytes(b"half")
@@ -147,25 +141,23 @@ def test_a_picture_that_cannot_be_written_leaves_the_old_one(
     monkeypatch.setattr(Image.Image, "save", full)
     assert run(photo, "--out", kept) == 1
     assert not list(tmp_path.glob(".o.png*"))
-    assert kept.read_bytes() == b"old"
+    assert kept.read_bytes() == before
 
 
 def test_patches_caption_the_grid_and_draw_the_map(
-    run: Run, photo: Path, model: Patchioner, tmp_path: Path, capsys: Capture
+    run: Run, told: Told, photo: Path, model: Patchioner, tmp_path: Path, capsys: Capture
 ) -> None:
     assert run(photo, "--patches", "--out", tmp_path / "map.png") == 0
     rows, columns = model.encode(photo).geometry.grid
     assert f"{rows} x {columns} patches" in capsys.readouterr().out
-    assert _width(tmp_path / "map.png") > 720
-    assert run(photo, "--patches", "--json") == 0
-    (line,) = _lines(capsys)
-    expected = model.caption(photo, Patch.all)
-    assert [one["text"] for one in line["captions"]] == [one.text for one in expected]
-    assert line["captions"][5]["region"] == {"patch": list(divmod(5, columns))}
+    assert width(tmp_path / "map.png") > 720
+    found = told("--patches")["captions"]
+    assert [one["text"] for one in found] == [o.text for o in model.caption(photo, Patch.all)]
+    assert found[5]["region"] == {"patch": list(divmod(5, columns))}
 
 
 def test_labels_are_chosen_among_texts(
-    run: Run, photo: Path, model: Patchioner, tmp_path: Path, capsys: Capture
+    run: Run, told: Told, photo: Path, model: Patchioner, tmp_path: Path, capsys: Capture
 ) -> None:
     texts = ["a red cat", "a blue bus", "a kite"]
     (label,) = model.label(photo, [Box(0, 0, 9, 9)], texts)
@@ -173,8 +165,7 @@ def test_labels_are_chosen_among_texts(
     assert run(photo, *words) == 0
     last = capsys.readouterr().out.splitlines()[-1]
     assert last == f"  1. box 0,0,9,9: {label.text}  ({100 * label.probability:.0f} %)"
-    assert run(photo, *words, "--json") == 0
-    (caption,) = _lines(capsys)[0]["captions"]
+    (caption,) = told(*words)["captions"]
     assert caption["text"] == label.text
     cosines = dict(zip(texts, label.cosines, strict=True))
     assert caption["cosines"] == pytest.approx(cosines, abs=1e-5)
@@ -187,7 +178,7 @@ def test_labels_are_chosen_among_texts(
 
 
 def test_what_can_be_checked_is_checked_before_the_model_is_loaded(
-    run: Run, photo: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+    run: Run, photo: Path, tmp_path: Path, capsys: Capture, monkeypatch: MonkeyPatch
 ) -> None:
     def never(*names: Any, **options: Any) -> Any:
         raise AssertionError("the model was loaded")

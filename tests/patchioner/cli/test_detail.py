@@ -17,24 +17,23 @@ from patchioner.cli.main import main
 from patchioner.detail.describe import PatchionerDescriber
 from patchioner.detail.score import SENTENCE_INPUTS, Calibration, Evidence
 from patchioner.detail.values import DetailRegion, Photo, Statement, from_json
+from tests.support import Capture, MonkeyPatch
 from tests.support.tiny import noise_photo, tiny_parts
 
 Run = Callable[..., int]
 
 
-def constant(inputs: tuple[str, ...], bias: float) -> Logistic:
-    """Says the same of everything."""
+def constant(inputs: tuple[str, ...]) -> Logistic:
+    """Finds everything supported."""
     zeros, ones = (0.0,) * len(inputs), (1.0,) * len(inputs)
-    return Logistic(inputs, zeros, ones, zeros, bias, 0.5)
+    return Logistic(inputs, zeros, ones, zeros, 2.0, 0.5)
 
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model whose scorer finds everything supported."""
     parts = tiny_parts()
-    model = Patchioner(parts)
-    objects = Evidence(model).object_inputs
-    calibration = Calibration(constant(SENTENCE_INPUTS, 2.0), constant(objects, 2.0))
+    objects = Evidence(Patchioner(parts)).object_inputs
+    calibration = Calibration(constant(SENTENCE_INPUTS), constant(objects))
     settings = replace(parts.settings, calibration={"detail": calibration.to_json()})
     folder = tmp_path_factory.mktemp("models") / "tiny"
     Patchioner(replace(parts, settings=settings)).save_pretrained(folder)
@@ -42,7 +41,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def sensible_words(monkeypatch: pytest.MonkeyPatch) -> None:
+def sensible_words(monkeypatch: MonkeyPatch) -> None:
     """A random decoder writes no sentences; everything else is real."""
 
     def describe(
@@ -75,9 +74,7 @@ def run(checkpoint: Path) -> Run:
     return call
 
 
-def test_the_paragraph_comes_out(
-    run: Run, photos: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_paragraph_comes_out(run: Run, photos: Path, capsys: Capture) -> None:
     assert run(photos / "0.png", "--max-words", 30) == 0
     assert 0 < len(capsys.readouterr().out.split()) <= 30
     assert run(photos) == 0
@@ -86,9 +83,7 @@ def test_the_paragraph_comes_out(
     assert len([block for block in blocks if block.strip()]) == 3
 
 
-def test_json_has_the_provenance(
-    run: Run, photos: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_json_has_the_provenance(run: Run, photos: Path, capsys: Capture) -> None:
     box = "10,5,60,50"
     assert run(photos / "0.png", photos / "1.png", "--json", "--box", box, "--grid", "1x2") == 0
     _, line = capsys.readouterr().out.splitlines()
@@ -101,7 +96,7 @@ def test_json_has_the_provenance(
     assert all(verdict.reason for verdict in caption.dropped)
 
 
-def test_a_file_and_a_page(run: Run, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_and_a_page(run: Run, photos: Path, capsys: Capture) -> None:
     out, page = photos.parent / "out.jsonl", photos.parent / "out.html"
     assert run(photos, "--out", out, "--report", page) == 0
     captured = capsys.readouterr()
@@ -119,9 +114,7 @@ def test_a_file_and_a_page(run: Run, photos: Path, capsys: pytest.CaptureFixture
     assert (out.read_bytes(), page.read_text()) == (before, text)
 
 
-def test_unsupported_sentences_leave_nothing(
-    run: Run, photos: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unsupported_sentences_leave_nothing(run: Run, photos: Path, capsys: Capture) -> None:
     page, photo = photos.parent / "x.html", photos / "0.png"
     words = (photo, "--min-support", 1, "--report", page)
     assert run(*words) == 0
@@ -133,13 +126,11 @@ def test_unsupported_sentences_leave_nothing(
     assert (values["text"], values["sentences"], values["kept"]) == ("", [], [])
     assert "unsupported" in values["reason"]
     assert {"unsupported"} <= {verdict["reason"] for verdict in values["dropped"]}
-    assert "Nothing is said of this photo: none of" in page.read_text()
-    assert "<s>" in page.read_text()
+    written = page.read_text()
+    assert "Nothing is said of this photo: none of" in written and "<s>" in written
 
 
-def test_a_list_with_regions_of_its_own(
-    run: Run, photos: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_list_with_regions_of_its_own(run: Run, photos: Path, capsys: Capture) -> None:
     mask = np.zeros((64, 96), dtype=np.uint8)
     mask[20:40, 30:70] = 255
     Image.fromarray(mask).save(photos / "mask.png")
@@ -155,15 +146,12 @@ def test_a_list_with_regions_of_its_own(
     assert sum(own["mask"]["counts"][1::2]) == 20 * 40
 
 
-def test_one_bad_photo_does_not_stop_the_others(
-    run: Run, photos: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_one_bad_photo_costs_itself_alone(run: Run, photos: Path, capsys: Capture) -> None:
     (photos / "1.png").write_bytes(b"?")
     assert run(photos, "--json", "--scorer", "none") == 1
     captured = capsys.readouterr()
     assert len(captured.out.splitlines()) == 2
-    assert captured.err.count("error") == 1
-    assert "1.png" in captured.err
+    assert captured.err.count("error") == 1 and "1.png" in captured.err
 
 
 @pytest.mark.parametrize(
@@ -186,16 +174,12 @@ def test_one_bad_photo_does_not_stop_the_others(
         (["--scorer", "clip:ViT-B-32"], "give --calibration FILE"),
     ],
 )
-def test_wrong_usage(
-    run: Run, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_wrong_usage(run: Run, words: list[str], message: str, capsys: Capture) -> None:
     assert run("photo.png", *words) == 2
     assert message in capsys.readouterr().err
 
 
-def test_options_of_servers_without_a_server(
-    run: Run, photos: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_options_of_servers_without_a_server(run: Run, photos: Path, capsys: Capture) -> None:
     assert run(photos / "0.png", "--base-url", "http://x/v1", "--key-env", "X") == 0
     err = capsys.readouterr().err
     assert "--base-url does nothing" in err and "--key-env does nothing" in err

@@ -15,6 +15,7 @@ from patchioner.base.errors import ImageError, OptionError, UnknownNameError
 from patchioner.cli import spelling
 from patchioner.cli.spelling import SAMPLES, PhotoSource, find_photos, picture_name, plan_pictures
 from patchioner.regions import Box, Mask, Point, Polygon, RegionSet, Trace
+from tests.support import Capture
 
 Run = Callable[..., int]
 SQUARES = [[(0, 0), (9, 0), (0, 9)], [(20, 20), (29, 20), (20, 29)]]
@@ -92,9 +93,7 @@ def test_what_is_not_of_the_form_is_named(parse: Callable[[str], object], text: 
         (["--labels", "a;b", "--plain"], "--plain"),
     ],
 )
-def test_wrong_usage_exits_2_and_says_why(
-    run: Run, photo: Path, capsys: pytest.CaptureFixture[str], words: list[str], says: str
-) -> None:
+def test_wrong_usage(run: Run, photo: Path, capsys: Capture, words: list[str], says: str) -> None:
     assert run(photo, *words) == 2
     written = capsys.readouterr()
     assert says in written.err
@@ -135,9 +134,7 @@ def test_pictures_of_photos_never_overwrite_each_other(tmp_path: Path) -> None:
             picture_name(name)
 
 
-def test_a_folder_is_all_that_pillow_reads_below_it(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_folder_is_its_photos(tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "below").mkdir()
     photo = Image.new("RGB", (8, 6))
     for name in ("a.jpg", "below/b.jp2", "below/C.TGA", "d.jfif"):
@@ -149,10 +146,8 @@ def test_a_folder_is_all_that_pillow_reads_below_it(
     assert found == [Path(n) for n in ("a.jpg", "below/C.TGA", "below/b.jp2", "d.jfif", "gone.png")]
     said = capsys.readouterr().err
     assert "1 .cr2, 1 .txt" in said and "._a" not in said
-    (alone, picked) = (
-        find_photos([str(tmp_path / "below"), str(tmp_path / "a.jpg")])[i] for i in (0, -1)
-    )
-    assert (Path(alone.name).name, Path(picked.name).name) == ("C.TGA", "a.jpg")
+    several = find_photos([str(tmp_path / "below"), str(tmp_path / "a.jpg")])
+    assert [Path(one.name).name for one in several] == ["C.TGA", "b.jp2", "a.jpg"]
     (tmp_path / "empty").mkdir()
     with pytest.raises(ImageError, match="empty"):
         find_photos([str(tmp_path / "empty")])

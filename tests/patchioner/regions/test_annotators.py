@@ -193,9 +193,7 @@ def test_a_brush_is_a_mask() -> None:
         ("ellipse", {"x": 50, "y": 50, "radiusX": 10, "radiusY": 20}, (16, 6, 24, 14)),
     ],
 )
-def test_shapes_are_in_per_cent_and_turned_ones_are_polygons(
-    kind: str, value: Any, wanted: object
-) -> None:
+def test_shapes_in_per_cent_turned_ones_as_polygons(kind: str, value: Any, wanted: object) -> None:
     found = from_label_studio({"type": kind, "value": value}, SMALL)
     if isinstance(wanted, tuple):
         assert isinstance(found, Polygon)

