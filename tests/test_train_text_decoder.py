@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
+import train_text_decoder as script
+from patchioner.adaptation import NewDecoder, usual_training
 from patchioner.checkpoints.folder import read_checkpoint
+from tests.support import Capture, Log, MonkeyPatch
 from tests.support.tiny import TEXTS
 
-Capture = pytest.CaptureFixture[str]
-
 ROOT = Path(__file__).resolve().parents[1]
-SCRIPT = ROOT / "train_text_decoder.py"
-
-
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    specification = importlib.util.spec_from_file_location("train_text_decoder", SCRIPT)
-    assert specification is not None and specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
@@ -38,13 +27,7 @@ def words(checkpoint: Path, tmp_path: Path) -> list[str]:
     return [*run, "--epochs", "1", "--batch", "8", "--device", "cpu"]
 
 
-def test_the_whole_way_on_again_and_a_second_start(
-    script: ModuleType,
-    words: list[str],
-    tmp_path: Path,
-    capsys: Capture,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_the_whole_way(words: list[str], tmp_path: Path, capsys: Capture, caplog: Log) -> None:
     with caplog.at_level("INFO"):
         assert script.main(words) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "out")
@@ -55,10 +38,8 @@ def test_the_whole_way_on_again_and_a_second_start(
     assert "holds this very run" in capsys.readouterr().err
 
 
-def test_options_follow_the_arguments(script: ModuleType) -> None:
+def test_options_follow_the_arguments() -> None:
     required = ["--corpus", "c", "--out", "o"]
-
-    from patchioner.adaptation import NewDecoder, usual_training
 
     def options(*words: str) -> object:
         return script.options_from(script.parser().parse_args([*required, *words]), 0.1)
@@ -99,47 +80,38 @@ def test_options_follow_the_arguments(script: ModuleType) -> None:
         (["--storage", "fp8"], "storage"),
     ],
 )
-def test_wrong_usage_is_status_two(
-    script: ModuleType, words: list[str], extra: list[str], message: str, capsys: Capture
-) -> None:
-    with pytest.raises(SystemExit) as stop:
+def test_wrong_usage(words: list[str], extra: list[str], message: str, capsys: Capture) -> None:
+    with pytest.raises(SystemExit, match="2"):
         script.main([*words, *extra])
-    assert stop.value.code == 2
     assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("flag", "value", "message"),
+    ("extra", "message"),
     [
-        ("--corpus", "/none/such.txt", "such.txt"),
-        ("--text-encoder", "patchioner-minni", "patchioner-minni"),
-        ("--validation", "/none/held.txt", "held.txt"),
-        ("--from-scratch --width", "33", "33"),
-        ("--from-scratch --vocab-size", "10", "10"),
+        ("--corpus /none/such.txt", "such.txt"),
+        ("--text-encoder patchioner-minni", "patchioner-minni"),
+        ("--validation /none/held.txt", "held.txt"),
+        ("--from-scratch --width 33", "33"),
+        ("--from-scratch --vocab-size 10", "10"),
     ],
 )
-def test_failures_are_one_line_and_status_one(
-    script: ModuleType, words: list[str], flag: str, value: str, message: str, capsys: Capture
-) -> None:
-    assert script.main([*words, *flag.split(), value]) == 1
+def test_failures(words: list[str], extra: str, message: str, capsys: Capture) -> None:
+    assert script.main([*words, *extra.split()]) == 1
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and message in errors[0]
 
 
 def test_the_example_corpus_is_what_its_script_writes() -> None:
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "examples" / "make_catalogue.py")],
-        capture_output=True,
-        encoding="utf-8",
-        check=True,
-    )
-    lines = done.stdout.splitlines()
-    assert lines == (ROOT / "examples" / "catalogue.txt").read_text(encoding="utf-8").splitlines()
+    command = [sys.executable, str(ROOT / "examples" / "make_catalogue.py")]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=True)
+    lines = (ROOT / "examples" / "catalogue.txt").read_text(encoding="utf-8").splitlines()
+    assert done.stdout.splitlines() == lines
     assert len(set(lines)) == 2000
 
 
-def test_ctrl_c_says_how_to_go_on(
-    script: ModuleType, words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Capture
+def test_ctrl_c_tells_what_next(
+    words: list[str], monkeypatch: MonkeyPatch, capsys: Capture
 ) -> None:
     def stop(*_: object) -> None:
         raise KeyboardInterrupt

@@ -31,6 +31,7 @@ from patchioner.adaptation import (
 )
 from patchioner.base.errors import OptionError, PatchionerError, TextError
 from patchioner.checkpoints.folder import Parts, read_checkpoint
+from tests.support import Log, MonkeyPatch
 from tests.support.language import language_folder
 from tests.support.tiny import TEXTS, noise_photo, tiny_parts
 
@@ -73,9 +74,7 @@ def adapted(source: Parts, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return adapt(source, CORPUS, tmp_path_factory.mktemp("runs") / "catalogue", QUICK)
 
 
-def test_the_result_stands_alone_and_leaves_its_source_as_it_was(
-    source: Parts, adapted: Path
-) -> None:
+def test_the_result_stands_alone_and_its_source_is_as_it_was(source: Parts, adapted: Path) -> None:
     model = Patchioner.from_pretrained(adapted, device="cpu")
     (caption,) = model.caption(noise_photo())
     assert caption.text == caption.text.lower() and caption.score < 0
@@ -109,45 +108,28 @@ def test_it_learns_to_write_the_corpus(source: Parts, tmp_path: Path) -> None:
     assert right > len(wanted) // 2
 
 
-def test_a_bank_can_be_compressed(source: Parts, tmp_path: Path) -> None:
-    out = adapt(source, [*CORPUS, *CORPUS[:5]], tmp_path / "out", QUICK, bank_rows=10)
-    bank = MemoryBank.load(out / "memory_bank")
-    assert len(bank) == 10 and bank.texts is not None
-    assert int(bank.counts.sum()) == len(CORPUS) + 5
-
-
-def test_validation_sentences_stay_out_of_the_bank(source: Parts, tmp_path: Path) -> None:
+def test_a_bank_is_compressed_without_what_validates(source: Parts, tmp_path: Path) -> None:
     reports: list[TrainReport] = []
-    out = adapt(
-        source,
-        CORPUS,
-        tmp_path / "out",
-        replace(QUICK, samples=2),
-        validation=["a yellow kite", "a yellow dog"],
-        on_report=reports.append,
-    )
+    held_out = ["a yellow kite", "a yellow dog"]
+    how: dict[str, Any] = {"bank_rows": 10, "validation": held_out, "on_report": reports.append}
+    training = replace(QUICK, samples=2)
+    out = adapt(source, [*CORPUS, *CORPUS[:5]], tmp_path / "out", training, **how)
     bank = MemoryBank.load(out / "memory_bank")
-    assert len(bank) == len(CORPUS) and "a yellow kite" not in (bank.texts or ())
-    assert {text for text, _ in reports[-1].samples} == {"a yellow kite", "a yellow dog"}
+    assert len(bank) == 10 and not set(held_out) & set(bank.texts or held_out)
+    assert int(bank.counts.sum()) == len(CORPUS) + 5
+    assert {text for text, _ in reports[-1].samples} == set(held_out)
 
 
-def test_what_is_held_out_is_not_in_the_bank_that_trains(
-    source: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_held_out_is_unseen(source: Parts, tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     seen: list[Any] = []
-    module = "patchioner.adaptation"
-    monkeypatch.setattr(f"{module}.GapNoise", lambda bank, **_: seen.append(bank))
+    monkeypatch.setattr("patchioner.adaptation.GapNoise", lambda bank, **_: seen.append(bank))
     adapt(source, CORPUS, tmp_path / "out", replace(QUICK, validation_share=0.25))
     assert len(seen[0]) == len(CORPUS) * 3 // 4
 
 
-@pytest.mark.parametrize("kind", ["own", "fresh", "lora"])
-def test_killed_and_resumed_ends_where_an_uninterrupted_run_does(
-    source: Parts, tmp_path: Path, kind: str
-) -> None:
+@pytest.mark.parametrize("kind", ["own", "lora"])
+def test_killed_and_resumed_it_ends_the_same(source: Parts, tmp_path: Path, kind: str) -> None:
     how: dict[str, Any] = {"training": QUICK}
-    if kind == "fresh":
-        how = {"training": replace(QUICK, noise_sigma=0.1), "fresh": SHAPE}
     if kind in KINDS:
         model = str(language_folder(tmp_path / "language"))
         how["fresh"] = NewDecoder(language_model=model, **KINDS[kind])
@@ -171,31 +153,22 @@ def test_killed_and_resumed_ends_where_an_uninterrupted_run_does(
     assert one.bank.fingerprint() == other.bank.fingerprint()
 
 
-def test_a_finished_run_has_nothing_left_to_do(
-    source: Parts, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    out = adapt(source, CORPUS, tmp_path / "out", QUICK)
-    written = (out / "config.json").stat().st_mtime_ns
+def test_a_finished_run(source: Parts, adapted: Path, caplog: Log) -> None:
+    written = (adapted / "config.json").stat().st_mtime_ns
     with caplog.at_level(logging.INFO):
-        assert adapt(source, CORPUS, out, QUICK, resume=True) == out
+        assert adapt(source, CORPUS, adapted, QUICK, resume=True) == adapted
     assert "nothing left to do" in caplog.text
-    assert (out / "config.json").stat().st_mtime_ns == written
+    assert (adapted / "config.json").stat().st_mtime_ns == written
 
 
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        ({"options": replace(QUICK, seed=1)}, "options.seed"),
-        ({"texts": CORPUS[1:]}, "corpus"),
-        ({"source": tiny_parts(seed=3)}, "source.weights"),
-    ],
-)
-def test_a_folder_of_another_run_is_refused(
-    source: Parts, adapted: Path, change: dict[str, Any], named: str
-) -> None:
-    values: dict[str, Any] = {"source": source, "texts": CORPUS, "options": QUICK, **change}
-    with pytest.raises(OptionError, match=named):
-        adapt(values["source"], values["texts"], adapted, values["options"], resume=True)
+def test_a_folder_of_another_run_is_refused(source: Parts, adapted: Path) -> None:
+    for parts, texts, training, named in (
+        (source, CORPUS, replace(QUICK, seed=1), "options.seed"),
+        (source, CORPUS[1:], QUICK, "corpus"),
+        (tiny_parts(seed=3), CORPUS, QUICK, "source.weights"),
+    ):
+        with pytest.raises(OptionError, match=named):
+            adapt(parts, texts, adapted, training, resume=True)
 
 
 def test_nothing_is_written_for_a_bad_corpus(source: Parts, tmp_path: Path) -> None:
@@ -226,15 +199,10 @@ def test_parts_that_cannot_be_adapted_are_refused(source: Parts, tmp_path: Path)
     adapt(other, CORPUS, tmp_path / "out", QUICK, fresh=SHAPE)
 
 
-# Adaptations onto language models: from text alone to captions of a photo, and on again from there.
-
-
 @pytest.mark.parametrize("values", KINDS.values(), ids=KINDS)
-def test_from_text_to_captions_and_on_again(
-    source: Parts, tmp_path: Path, values: dict[str, Any]
-) -> None:
-    folder = str(language_folder(tmp_path / "language"))
-    fresh = NewDecoder(language_model=folder, **values)
+def test_to_captions_and_on_again(source: Parts, tmp_path: Path, values: dict[str, Any]) -> None:
+    folder = language_folder(tmp_path / "language")
+    fresh = NewDecoder(language_model=str(folder), **values)
     out = adapt(source, TEXTS, tmp_path / "one", QUICK, fresh=fresh)
     model = Patchioner.from_pretrained(out, device="cpu")
     (caption,) = model.caption(noise_photo())
@@ -243,6 +211,9 @@ def test_from_text_to_captions_and_on_again(
     again = adapt(read_checkpoint(out), TEXTS, tmp_path / "two", replace(QUICK, noise_sigma=0.05))
     assert not torch.equal(weights(read_checkpoint(again)), weights(read_checkpoint(out)))
     assert read_checkpoint(again).settings.projection == "none"
+    language_folder(folder, seed=9)
+    with pytest.raises(OptionError, match="language_model"):  # another model, another run
+        adapt(source, TEXTS, out, QUICK, fresh=fresh, resume=True)
 
 
 # Settings refused by name; corruption that makes text embeddings look like region embeddings.
@@ -271,32 +242,21 @@ def test_impossible_values_are_refused_by_name(values: dict[str, Any], word: str
         make(**values)
 
 
-@pytest.fixture
-def rows() -> Tensor:
-    return F.normalize(torch.randn(400, 16, generator=torch.Generator().manual_seed(0)), dim=1)
-
-
-@pytest.fixture
-def bank() -> MemoryBank:
-    return MemoryBank(torch.randn(30, 16, generator=torch.Generator().manual_seed(1)))
-
-
 def corrupt(rows: Tensor, noise: GapNoise, seed: int = 0) -> Tensor:
     torch.manual_seed(seed)
     return noise(rows)
 
 
-def test_rows_stay_unit_and_the_seed_decides(rows: Tensor, bank: MemoryBank) -> None:
-    before = rows.clone()
+def test_a_share_of_rows_is_projected_all_stay_unit_and_the_seed_decides() -> None:
+    drawn = torch.Generator().manual_seed(0)
+    rows = F.normalize(torch.randn(400, 16, generator=drawn), dim=1)
+    bank, before = MemoryBank(torch.randn(30, 16, generator=drawn)), rows.clone()
     for noise in (GapNoise(None), GapNoise(bank), GapNoise(bank, share=0.5)):
         out = corrupt(rows, noise)
         torch.testing.assert_close(out.norm(dim=1), torch.ones(len(rows)))
         assert torch.equal(out, corrupt(rows, noise))
         assert not torch.equal(out, corrupt(rows, noise, seed=1))
     assert torch.equal(rows, before)
-
-
-def test_the_share_of_rows_is_projected(rows: Tensor, bank: MemoryBank) -> None:
     out = corrupt(rows, GapNoise(bank, 0.0, 0.0, share=0.3))
     kept = (out - rows).norm(dim=1) < 1e-5
     assert 0.6 < kept.float().mean() < 0.8
@@ -318,20 +278,17 @@ def numbered(count: int, word: str = "mug") -> list[str]:
     return [f"{word} {number}" for number in range(count)]
 
 
-def test_lines_are_read_as_they_are(tmp_path: Path) -> None:
+def test_lines_are_read_as_they_are_and_what_is_no_text_is_named(tmp_path: Path) -> None:
     path = tmp_path / "corpus.txt"
     path.write_bytes("\ufeffa mug\r\n\na\x0cb\u2028c\nan épée".encode())
     assert read_texts(path) == ["a mug", "", "a\x0cb\u2028c", "an épée"]
-
-
-def test_what_is_no_text_file_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "latin.txt").write_bytes("café".encode("latin-1"))
     for name in ("none.txt", "latin.txt", ""):
         with pytest.raises(TextError, match=name or tmp_path.name):
             read_texts(tmp_path / name)
 
 
-def test_cleaning_lowers_merges_and_drops(caplog: pytest.LogCaptureFixture) -> None:
+def test_cleaning_lowers_merges_and_drops(caplog: Log) -> None:
     with caplog.at_level(logging.INFO, "patchioner.adaptation"):
         corpus = clean(["A Mug .", "  ", "a  mug", "", "a bowl", "a mug."], "corpus")
     assert corpus == Corpus(("a mug", "a bowl"), (3, 1))
@@ -347,8 +304,8 @@ def test_a_share_is_held_out_by_seed() -> None:
     assert sorted([*found[0].held_out, *found[0].training]) == list(range(100))
 
 
-def test_a_validation_file_is_held_out_without_what_the_corpus_has(
-    caplog: pytest.LogCaptureFixture,
+def test_a_validation_file_is_held_out_but_for_repeats(
+    caplog: Log,
 ) -> None:
     corpus = clean(numbered(30), "corpus")
     validation = clean(["mug 3", *numbered(5, "bowl"), "one two three four"], "validation")
@@ -358,15 +315,8 @@ def test_a_validation_file_is_held_out_without_what_the_corpus_has(
     assert sorted(found.texts[row] for row in found.held_out) == numbered(5, "bowl")
     assert "left out 1 sentences of the corpus itself" in caplog.text
     assert "validation: left out 1 sentences longer" in caplog.text
-
-
-def test_a_validation_file_that_adds_nothing_is_refused() -> None:
-    corpus = clean(numbered(30), "corpus")
     with pytest.raises(TextError, match="no validation sentence"):
         gather(corpus, clean(["MUG 3."], "validation"), fits=everything, share=0.1, seed=0)
-
-
-# Choosing and cleaning sentences.
 
 
 @pytest.mark.parametrize(
@@ -381,12 +331,3 @@ def test_a_validation_file_that_adds_nothing_is_refused() -> None:
 )
 def test_normalising(text: str, expected: str) -> None:
     assert normalise(text) == expected
-
-
-def test_a_changed_language_model_is_another_run(source: Parts, tmp_path: Path) -> None:
-    place = language_folder(tmp_path / "language")
-    fresh = NewDecoder("viecap", str(place))
-    out = adapt(source, TEXTS, tmp_path / "out", QUICK, fresh=fresh)
-    language_folder(place, seed=9)
-    with pytest.raises(OptionError, match="language_model"):
-        adapt(source, TEXTS, out, QUICK, fresh=fresh, resume=True)

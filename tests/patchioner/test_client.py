@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,6 @@ NAMES = ["a red cat", "a blue bus"]
 
 
 @pytest.fixture(scope="module")
-def model() -> Patchioner:
-    return Patchioner(tiny_parts(), device="cpu")
-
-
-@pytest.fixture(scope="module")
 def client(model: Patchioner) -> Iterator[Client]:
     with running(model, token=TOKEN) as url:
         yield Client(url, TOKEN)
@@ -45,9 +40,8 @@ def photo(tmp_path: Path) -> Path:
 def test_captions_labels_and_choices(client: Client, model: Patchioner, photo: Path) -> None:
     features = model.encode(noise_photo())
     *captions, bad = client.caption(photo, [*REGIONS, BAD])
-    assert [one["text"] for one in captions] == [
-        one.text for one in model.caption(features, REGIONS)
-    ]
+    expected = [one.text for one in model.caption(features, REGIONS)]
+    assert [one["text"] for one in captions] == expected
     assert bad["error"]["type"] == "bad_region"
     labels = [one.to_dict() for one in model.label(features, REGIONS, NAMES)]
     assert client.label(photo, REGIONS, NAMES) == labels
@@ -85,17 +79,11 @@ def test_photos_that_the_server_forgot_are_sent_again(model: Patchioner) -> None
 
 def test_a_busy_server_is_asked_again() -> None:
     gated, photo = Gated(tiny_parts(), device="cpu"), picture_bytes(noise_photo())
-    with held(gated, queue=1) as url:
-        found: list[Any] = []
-        work = lambda: found.append(Client(url).caption(photo))  # noqa: E731
-        threads = [threading.Thread(target=work) for _ in range(2)]
-        for thread in threads:
-            thread.start()
+    with held(gated, queue=1) as url, ThreadPoolExecutor(2) as pool:
+        found = [pool.submit(Client(url).caption, photo) for _ in range(2)]
         assert gated.reached.wait(60)
         gated.gate.set()
-        for thread in threads:
-            thread.join()
-    assert found[0] == found[1]
+    assert found[0].result() == found[1].result()
 
 
 def test_what_goes_wrong_is_one_error(client: Client, model: Patchioner, photo: Path) -> None:
