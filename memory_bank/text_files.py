@@ -232,6 +232,9 @@ def _table(file: _File) -> Iterator[tuple[str, Any]]:
             raise file.fault(
                 f"row {number} has {len(row)} cells, the header {len(names)}; put captions with {delimiter!r} in quotes"
             )
+        if any(_PHOTO.match(line) for cell in row for line in cell.split("\n")[1:]):
+            glued = "has the next in quotes with it: double a quote that is text, or take it out"
+            raise file.fault(f"row {number} {glued}")
         if file.wants(row[split] if split < len(row) else None):
             cell = row[place].strip() if place < len(row) else None
             yield f"row {number}", _opened(cell, quoted=not unquoted) if cell else cell

@@ -506,6 +506,9 @@ class Patchioner:
         crop: Crop | None,
     ) -> Embedded:
         """Embeddings of the regions that can be used, and the errors of the others."""
+        if features.dim != self.parts.backbone.dim:
+            wide = f"features have width {features.dim}, those of {self.settings.name!r} have"
+            raise OptionError(f"{wide} {self.parts.backbone.dim}: encode the photo with this model")
         regions = _listed(asked(features.geometry) if callable(asked) else asked)
         if not regions:  # a photo in which nothing was found
             none = features.tokens.new_empty((0, features.dim)).float()

@@ -120,6 +120,13 @@ def folder_lock(folder: Path) -> Iterator[None]:
         os.close(handle)  # lets go of the lock
 
 
+def require_other(out: AnyPath, *inputs: AnyPath | None) -> None:
+    """OptionError where what is written would take the place of what is read."""
+    for one in inputs:
+        if one and os.path.exists(out) and os.path.exists(one) and os.path.samefile(out, one):
+            raise OptionError(f"{os.fspath(out)!r} would be overwritten, and is read: name another")
+
+
 def leads_out(name: str) -> bool:
     """Whether a path that a file names leads out of that file's folder, as written; links are the user's own."""
     windows = PureWindowsPath(name)

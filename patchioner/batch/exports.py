@@ -299,7 +299,9 @@ def _beside(
         if not parts or ".." in parts:
             raise OptionError(f"{name!r} leads out of {folder}: nothing more is written")
         path = folder.joinpath(*parts).with_suffix(suffix)
-        path = path.with_name(parts[-1] + suffix) if path in taken else path
+        while path in taken:  # a.jpg, a.png, a.png.jpg
+            path = path.with_name(parts[-1] + suffix)
+            parts[-1] += "_"
         taken.add(path)
         with _text(path) as stream:
             left += write(rows, stream)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from patchioner.base.errors import OptionError, PatchionerError
+from patchioner.base.files import require_other
 from patchioner.base.optional import require
 from patchioner.base.progress import meter
 from patchioner.batch.manifest import Manifest
@@ -87,6 +89,9 @@ class Worker:
         self.on_photo: Callable[[int], object] = lambda failures: None  # that rows have so far
         folder, suffix = run_folder(job.out)
         self.source = open_source(job.source, job.reading)  # what is cheap to refuse comes first
+        below = os.path.relpath(job.out, self.source.store.root)
+        of_many = job.out if below in self.source.sizes else None
+        require_other(job.out, job.source, job.reading.regions, of_many)
         self.model = model or job.load()
         own = model_fingerprint(self.model) | {"settings": self.model.settings.to_json()}
         own["dtype"] = str(self.model.dtype)
@@ -272,7 +277,7 @@ def _finished(job: Job, report: Report) -> Report:
     del errors[None]
     written = out.stat().st_mtime_ns if folder != out and out.exists() else 0
     is_older = any(path.stat().st_mtime_ns >= written for path in finished)
-    if folder != out and finished == shards and (is_older or not written):
+    if folder != out and finished == shards and (report.regions or is_older or not written):
         write_rows(out, chain.from_iterable(map(read_rows, finished)))
     return replace(report, rows=total, failed={str(key): n for key, n in errors.most_common()})
 

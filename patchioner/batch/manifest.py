@@ -130,6 +130,9 @@ def _checked(path: Path) -> dict[str, Any]:
         raise OptionError(f"{path} is no manifest: {error}") from error
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise OptionError(f"{path} is not ours: choose an empty or new folder")
+    kinds = {"run": dict, "shards": list, "files": dict, "per_shard": int}
+    if wrong := [key for key, kind in kinds.items() if not isinstance(found.get(key), kind)]:
+        raise OptionError(f"{path} was changed: {wrong} are not as written; choose a new folder")
     if found.get("version") != VERSION:
         raise OptionError(
             f"{path} has version {found.get('version')!r}, this release reads {VERSION}: upgrade"

@@ -6,7 +6,7 @@ import json
 import os
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -159,17 +159,23 @@ class Regions:
         names = Store(str(self._place)).below()
         return {os.path.splitext(name)[0]: name for name in names if not is_picture(name)}
 
+    def _own(self, photo: str) -> str | None:
+        stem = os.path.splitext(photo)[0]
+        return self._beside.get(stem) or self._beside.get(stem.rpartition("/")[2])
+
+    def stamps(self, photos: Iterable[str]) -> dict[str, str]:
+        """By photo, of the files that are about one each."""
+        store, each = Store(str(self._place)), () if self.file is not None else photos
+        return {photo: store.stamp(name) for photo in each if (name := self._own(photo))}
+
     def of(self, photo: str) -> tuple[RegionFile, str | None]:
         """The file for a photo, and the name by which it knows the photo; RegionFileError without one."""
         if self.file is not None:
             return self.file, photo
-        stem = os.path.splitext(photo)[0]
-        for known in (stem, stem.rpartition("/")[2]):
-            if known in self._beside:
-                return RegionFile(self._place / self._beside[known], **self._numbers), None
-        raise RegionFileError(
-            f"no file of regions for {photo!r} in {str(self._place)!r}: name it {stem}.json"
-        )
+        if (name := self._own(photo)) is not None:
+            return RegionFile(self._place / name, **self._numbers), None
+        wanted = f"name it {os.path.splitext(photo)[0]}.json"
+        raise RegionFileError(f"no file of regions for {photo!r} in {str(self._place)!r}: {wanted}")
 
 
 class Source(ABC):
@@ -223,8 +229,8 @@ class Photos(Source):
         return is_picture(name)
 
     def stamps(self) -> dict[str, str]:
-        """None: what was said of a photo stays, and one that is mended is read by a retry."""
-        return {}
+        """Of files of regions; what was said of a photo stays, and one that is mended is read by a retry."""
+        return self.regions.stamps(self.sizes) if self.regions else {}
 
     def samples(self, keys: Sequence[str]) -> Iterator[Sample]:
         """See `Source`."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from patchioner.base.errors import OptionError, UnknownNameError
+from patchioner.base.files import require_other
 from patchioner.batch.exports import BESIDE, EXPORTS, export
 from patchioner.batch.job import Job, Report, run, stage_seconds
 from patchioner.batch.rows import read_rows, run_folder
@@ -101,6 +102,10 @@ def run_batch(options: argparse.Namespace) -> int:
         task = Task(options.task, given.get("labels", ()), how)
     except OptionError as error:
         options.error(str(error))
+    for form, path in (*given.get("export", ()), ("", given.get("gallery"))):
+        if path and form != "xmp":  # txt and json may lie beside the photos, not on their regions
+            source = None if form in BESIDE else options.source
+            require_other(path, source, given.get("region_file"))
     columns = {name: given.get(name) for name in ("image_column", "region_column")}
     numbers = spelling.numbers_of_regions(options)
     settings: dict[str, Any] = {

@@ -17,6 +17,7 @@ from patchioner.base.errors import (
     PatchionerError,
     UnknownNameError,
 )
+from patchioner.base.files import require_other
 from patchioner.base.progress import progress
 from patchioner.cli import spelling
 from patchioner.cli.spelling import PhotoSource, report, report_error, write_line
@@ -312,6 +313,8 @@ def _jobs(options: argparse.Namespace) -> tuple[list[_Job], int]:
     for photo, picture in zip(photos, pictures, strict=True):
         try:
             photo.check()
+            if picture is not None:
+                require_other(picture, photo.name, options.region_file)
             jobs.append(_Job(photo, picture, options, file))
         except PatchionerError as error:
             given = isinstance(error, ImageError)  # it names the photo itself

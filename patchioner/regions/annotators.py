@@ -134,8 +134,8 @@ def from_label_studio(result: Entry, image_size: Size) -> Region:
     drawn = stated_size(result.get("original_width"), result.get("original_height")) or image_size
     skew = drawn[0] * image_size[1] / (drawn[1] * image_size[0])
     if result.get("image_rotation") or not 0.9 < skew < 1.1:
-        turn = f"{drawn[0]}x{drawn[1]}, turned by {result.get('image_rotation') or 0!r:.9} degrees"
-        raise RegionError(f"it was drawn on a photo of {turn}: draw it on this one, upright")
+        other = f"{drawn[0]}x{drawn[1]}, turned by {result.get('image_rotation') or 0!r:.9} degrees"
+        raise RegionError(f"it was drawn on a photo of {other}: draw it on this one, upright")
     scale = np.array(image_size) / 100.0
 
     def read(*keys: str) -> npt.NDArray[np.float64]:

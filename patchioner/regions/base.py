@@ -247,7 +247,7 @@ def true_extent(cells: npt.NDArray[Any]) -> Floats:
 def as_numpy(values: object) -> npt.NDArray[np.generic]:
     """An array of anything array-like; a torch tensor may sit on any device or want gradients."""
     if hasattr(values, "detach"):
-        tensor = values.detach().cpu()
+        tensor = values.detach().cpu().to_dense()
         half = str(tensor.dtype) == "torch.bfloat16"  # numpy has none
         return np.asarray((tensor.float() if half else tensor).numpy())
     try:

@@ -204,7 +204,11 @@ def _as_bool(array: npt.NDArray[np.generic]) -> npt.NDArray[np.bool_]:
         raise RegionError(
             f"a mask holds yes or no: compare the {array.dtype} array with a threshold"
         )
-    return np.array(array != 0)
+    marked = np.array(array != 0)
+    if array.dtype != bool and (marked & (array != array.flat[marked.argmax()])).any():
+        one = "Mask(array == n) is one of a label map, from_sam(array) each; of a soft mask"
+        raise RegionError(f"the mask has several numbers besides 0: {one} Mask(array > 127)")
+    return marked
 
 
 def _picture_values(picture: Any) -> npt.NDArray[np.generic]:

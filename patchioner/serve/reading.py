@@ -66,7 +66,7 @@ def told(error: BaseException) -> RequestError:
 
 def photo_bytes(text: str) -> bytes:
     """The file in base64 or a data URL; RequestError for a link, a path, or no base64."""
-    head, comma, body = text.partition(",") if text.startswith("data:") else ("", "", text)
+    head, comma, body = text.partition(",") if text[:5].lower() == "data:" else ("", "", text)
     if re.match(r"[a-z]{2,10}://", text, re.IGNORECASE) or (head and not comma):
         raise bad_image("photos are not fetched: send the file as base64 or a data URL")
     try:

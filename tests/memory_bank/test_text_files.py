@@ -98,6 +98,7 @@ def test_a_column_of_ones_own(tmp_path: Path) -> None:
         ("a.csv", "id,caption\n1,a dog, a cat\n", None, "row 1 has 3 cells"),
         ("a.csv", 'id,caption\n1,"a dog\n2,a cat\n', None, "after nothing"),
         ("a.csv", 'id,caption\n1,a\n2,"b\n3,c\n4,"d" e\n', None, "after row 1"),
+        ("a.csv", 'id,caption\n1,a\n2,"b\n3,c"\n4,d\n', None, "row 2 has the next"),
         ("a.csv", "caption,split\na dog,test\n", None, "it has test"),
         ("a.json", "{", None, "no JSON"),
         ("a.json", "3", None, "holds int"),

@@ -119,9 +119,14 @@ def test_files_beside_the_photos(tmp_path: Path) -> None:
     assert (tmp_path / "sub" / "b.txt").read_text(encoding="utf-8") == "a street\n"
     assert export(ROWS, "json", tmp_path) == 0
     assert [Row.from_dict(one) for one in load(tmp_path / "a.json")] == ROWS[:3]
-    twice = [ROWS[3], replace(ROWS[3], photo="sub/b.jpg", text="a lane")]
-    export(twice, "txt", tmp_path, prefix="/not/here/")
-    assert (tmp_path / "sub" / "b.jpg.txt").read_text(encoding="utf-8") == "a lane\n"
+    names = ("sub/b.png", "sub/b.jpg.png", "sub/b.jpg")
+    export(
+        [replace(ROWS[3], photo=name, text="a lane") for name in names],
+        "txt",
+        tmp_path,
+        prefix="/not/here/",
+    )
+    assert (tmp_path / "sub" / "b.jpg_.txt").read_text(encoding="utf-8") == "a lane\n"
     for to, name in (
         (to, name) for to in BESIDE for name in ("../a.jpg", "/..", "a/../../b.jpg", "")
     ):

@@ -105,6 +105,7 @@ def test_the_input_may_grow(batch: Callable[..., job.Report], photos: Path, tmp_
     batch(reading=Reading())
     before = lines(tmp_path / "out.jsonl")
     noise_photo(seed=9).save(photos / os.fsdecode(b"a\xff.png"))  # no UTF-8
+    os.utime(tmp_path / "out.jsonl", (4e9, 4e9))  # a clock that was set back
     assert (batch(reading=Reading()).photos, batch(reading=Reading()).photos) == (1, 0)
     assert set(before) < set(lines(tmp_path / "out.jsonl"))
 
@@ -124,6 +125,19 @@ def test_another_run_in_the_same_place_is_refused(
         (tmp_path / "coco.json").write_text(content.replace("cat", "dog"))
     with pytest.raises(OptionError, match=named):
         batch(**change)
+
+
+def test_no_input_is_written_over_and_no_manifest_trusted(
+    batch: Callable[..., job.Report], tmp_path: Path
+) -> None:
+    (tmp_path / "regions.jsonl").write_bytes((tmp_path / "coco.json").read_bytes())
+    with pytest.raises(OptionError, match="overwritten"):
+        batch("regions.jsonl", reading=Reading(str(tmp_path / "regions.jsonl")))
+    batch("out")
+    manifest = tmp_path / "out" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"per_shard": 2', '"per_shard": "2"'))
+    with pytest.raises(OptionError, match="per_shard"):
+        batch("out")
 
 
 def test_a_tar_that_was_written_anew_is_done_over(model: Patchioner, tmp_path: Path) -> None:

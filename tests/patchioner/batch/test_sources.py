@@ -79,9 +79,12 @@ def test_regions_may_lie_in_a_file_for_each_photo(photos: Path, tmp_path: Path) 
     for name in ("a", "sub/a"):
         entry = {"box": [1, 2, 30, 40 + len(name)], "id": name}
         (tmp_path / "regions" / f"{name}.json").write_text(json.dumps({"regions": [entry]}))
-    found = samples(open_source(photos, Reading(str(tmp_path / "regions"))))
+    source = open_source(photos, Reading(str(tmp_path / "regions")))
+    found, stamps = samples(source), source.stamps()
     assert [one.photo for one in found if one.error is None] == ["a.png", "sub/a.png"]
     assert boxes(found[4]) == [Box(1, 2, 30, 45)]
+    (tmp_path / "regions" / "a.json").write_text("{}")
+    assert {name for name, now in source.stamps().items() if stamps[name] != now} == {"a.png"}
 
 
 NARRATIVE = {

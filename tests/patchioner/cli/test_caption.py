@@ -91,6 +91,9 @@ def test_a_bad_photo_costs_itself(run: Run, photo: Path, tmp_path: Path, capsys:
     assert written.out.count("box 30,30,60,60") == 2
     errors = written.err.splitlines()
     assert [any(name.name in line for line in errors) for name in names] == [True] * 3
+    before = photo.read_bytes()
+    assert run(photo, "--out", photo) == 1  # a picture over the photo
+    assert photo.read_bytes() == before
     assert len(errors) == 3 and all(line.startswith("patchioner: error: ") for line in errors)
 
 

@@ -297,6 +297,7 @@ REFUSED: list[tuple[Callable[..., object], object, str]] = [
     (Mask, np.full((2, 2), np.nan), "threshold"),
     (Mask, np.array([["a"]]), "yes or no"),
     (Mask, [[1, 0], [1]], "ragged"),
+    (Mask, [[1, 0], [0, 2]], "label map"),
     (Mask.from_rle, {"counts": [16]}, "no RLE"),
     (Mask.from_rle, [1, 2], "no RLE"),
 ]
