@@ -121,7 +121,7 @@ class NounTable:
         held |= load_weights(folder / "spread.safetensors")
         rows, listed = held.get("embeddings"), isinstance(names, list)
         shapes = [tuple(held[key].shape) for key in ("any", "asked") if key in held]
-        fit = listed and rows is not None and rows.dim() == 2 and len(rows) == len(names)
+        fit = listed and rows is not None and rows.dim() == 2 and 0 < len(rows) == len(names)
         if not fit or rows is None or shapes != [(2, len(names))] * 2:
             raise CheckpointError(f"{folder}: names and tensors of the nouns do not fit together")
         unit = F.normalize(rows.float(), dim=1)
