@@ -61,7 +61,7 @@ def ways(parts: Parts, photo: Image.Image, folder: Path) -> dict[str, Captioned]
     return {
         "off": alone,
         "one batch": lambda regions: texts(plain, regions),
-        "packed and pruned": lambda regions: texts(fast, regions),
+        "packed": lambda regions: texts(fast, regions),
         "mapped bank": lambda regions: texts(Patchioner(mapped, device="cpu"), regions),
     }
 
