@@ -16,6 +16,7 @@ from benchmarks.metrics import Meteor, java_available
 from benchmarks.run import Outcome, Run, execute, write_reports
 from benchmarks.settings import RunSettings
 from patchioner import Patchioner
+from tests.support import Monkey
 from tests.support.tiny import TEXTS, noise_photo
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "annotations"
@@ -24,8 +25,6 @@ FILES = {
     "trace": "traces_dev.json", "dense": "dense_refcocos_dev.json", "region_set": "region_sets_dev.json",
     "image": "image_captions_dev.json", "objects": "class_boxes_dev.json",
 }  # fmt: skip
-Capture = pytest.CaptureFixture[str]
-Monkey = pytest.MonkeyPatch
 
 
 @pytest.fixture(scope="session")

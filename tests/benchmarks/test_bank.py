@@ -14,7 +14,7 @@ from benchmarks.speed import make_photo
 from memory_bank import MemoryBank
 from patchioner import Patchioner
 from patchioner.base.errors import OptionError
-from tests.benchmarks.conftest import Capture
+from tests.support import Capture
 
 
 def test_real_rows_first_and_noised_copies_past_them() -> None:

@@ -13,7 +13,7 @@ import pytest
 from benchmarks import trace
 from benchmarks.build_traces import Spoken, main, read_reply, split
 from benchmarks.data import BenchmarkDataError, PhotoFolder
-from tests.benchmarks.conftest import Capture
+from tests.support import Capture
 from tests.support.chat_server import ChatServer, Reaction, fails, says
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "real_traces"
@@ -58,9 +58,7 @@ def run(path: Path, out: Path, server: ChatServer, *more: str) -> int:
     return main([str(path), *words, *more])
 
 
-def test_real_narratives_become_samples_that_the_benchmark_reads(
-    real: Path, tmp_path: Path, capsys: Capture
-) -> None:
+def test_real_narratives_become_samples(real: Path, tmp_path: Path, capsys: Capture) -> None:
     """Each caption has the points of its own sentence; what is invalid or malformed is counted."""
     out = tmp_path / "traces.json"
     with ChatServer(then=rewriter) as server:

@@ -15,7 +15,8 @@ from benchmarks.all import read_runs
 from benchmarks.command import CIDER_WARNING
 from benchmarks.data import SAMPLE, TASK_NAMES
 from patchioner.base.errors import OptionError, UnknownNameError
-from tests.benchmarks.conftest import Capture, Encoded, Monkey, World
+from tests.benchmarks.conftest import Encoded, World
+from tests.support import Capture, Monkey
 
 ROOT = Path(__file__).parents[2]
 FAST = ["--java=no", "--rounds=20"]
@@ -67,9 +68,7 @@ def test_without_out_nothing_is_left_behind(
         (["--metric=bleu"], "'bleu4'"),
     ],
 )
-def test_errors_are_one_line(
-    more: list[str], message: str, loads: list[str], capsys: Capture
-) -> None:
+def test_errors(more: list[str], message: str, loads: list[str], capsys: Capture) -> None:
     assert dense.main([*FAST, *more]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error and error.count("\n") == 1

@@ -15,7 +15,8 @@ from benchmarks.command import CIDER_WARNING
 from benchmarks.compare import Change, changes, main, published_rows, read_runs
 from benchmarks.data import BenchmarkDataError
 from benchmarks.scoring import bootstrap_mean
-from tests.benchmarks.conftest import Capture, Finished, World
+from tests.benchmarks.conftest import Finished, World
+from tests.support import Capture
 
 Start = Callable[..., Path]
 
@@ -72,9 +73,7 @@ def test_sample_scores_are_paired(finished: Finished) -> None:
         ("dense", {"mAP (stem-F)"}),
     ],
 )
-def test_differences_of_whole_scores_are_those_of_the_results(
-    task: str, whole: set[str], finished: Finished
-) -> None:
+def test_whole_scores_differ_as_the_results(task: str, whole: set[str], finished: Finished) -> None:
     """Measured anew from the predictions, with an interval around exactly the difference that the tables show."""
     folder = finished(task)
     found = by_metric(folder / "baselines/whole", folder)

@@ -129,9 +129,7 @@ MALFORMED: list[tuple[str, Any, list[str]]] = [
 
 
 @pytest.mark.parametrize(("task", "content", "reasons"), MALFORMED)
-def test_malformed_rows_are_reported_by_place(
-    task: str, content: Any, reasons: list[str], photos: PhotoFolder
-) -> None:
+def test_malformed_rows(task: str, content: Any, reasons: list[str], photos: PhotoFolder) -> None:
     found = read(task, content, photos)
     assert found.samples[0].photo == PHOTO and len(found.skipped) == len(reasons)
     for row, reason in zip(found.skipped, reasons, strict=True):

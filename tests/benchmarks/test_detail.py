@@ -18,7 +18,7 @@ from benchmarks.metrics.regions import named_classes
 from patchioner import Patchioner
 from patchioner.base.errors import OptionError
 from patchioner.detail.calibrate import calibrate_model
-from tests.benchmarks.conftest import Capture, Monkey
+from tests.support import Capture, Monkey
 from tests.support.tiny import TEXTS, noise_photo
 
 
@@ -121,7 +121,7 @@ def test_one_thing_in_every_other_sample_is_exchanged(did: Path) -> None:
     assert all(named_classes(text) - here for text in false)
 
 
-def test_the_command_on_the_sample_set(
+def test_the_command(
     model: Patchioner, tmp_path: Path, capsys: Capture, monkeypatch: Monkey
 ) -> None:
     """A second run reads what the first described, and bars become a status."""

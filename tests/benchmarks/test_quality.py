@@ -15,7 +15,8 @@ from benchmarks.metrics.regions import SYNONYMS
 from benchmarks.quality import PARTS, PROMPTS, main, measure
 from benchmarks.regional import LARGE, TASKS, ask, embed_names, retrieval_ranks
 from patchioner import Patchioner, WholeImage
-from tests.benchmarks.conftest import Capture, Encoded, Monkey, World
+from tests.benchmarks.conftest import Encoded, World
+from tests.support import Capture, Monkey
 
 
 def test_ranks() -> None:
@@ -25,9 +26,7 @@ def test_ranks() -> None:
     assert (retrieval_ranks(np.ones((4, 5)), np.zeros(4, dtype=np.intp)) == 5).all()
 
 
-def test_answers_are_those_of_the_model(
-    world: World, model: Patchioner, encoded: Encoded, monkeypatch: Monkey
-) -> None:
+def test_answers(world: World, model: Patchioner, encoded: Encoded, monkeypatch: Monkey) -> None:
     """One pass a photo, in the order of the samples, however the photos fall into batches."""
     found = ask(model, world.root, PARTS, prompts=PROMPTS)
     assert sorted(encoded) == [f"photo_{index:02d}" for index in range(11)]

@@ -11,7 +11,8 @@ import pytest
 
 from benchmarks import regional
 from benchmarks.metrics import cider
-from tests.benchmarks.conftest import Capture, World
+from tests.benchmarks.conftest import World
+from tests.support import Capture
 
 
 def box(photo: str, name: str, caption: str, share: float, sure: float, named: bool) -> Any:
@@ -67,9 +68,7 @@ def test_two_models_are_paired() -> None:
     assert "+66.7" in regional.table(found)
 
 
-def test_the_command_measures_the_sample_set(
-    world: World, loads: list[str], tmp_path: Path, capsys: Capture
-) -> None:
+def test_the_command(world: World, loads: list[str], tmp_path: Path, capsys: Capture) -> None:
     words, out = ["--data", str(world.root), "--limit", "3"], tmp_path / "plain.json"
     assert regional.main([*words, "--plain", "--out", str(out)]) == 0
     capsys.readouterr()

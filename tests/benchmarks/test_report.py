@@ -14,7 +14,8 @@ from benchmarks.command import CIDER_WARNING
 from benchmarks.data import TASK_NAMES
 from benchmarks.report import LONG_SIDE, REPORT_FILE, Gallery, main, write_report
 from benchmarks.run import write_reports
-from tests.benchmarks.conftest import Capture, Finished, World
+from tests.benchmarks.conftest import Finished, World
+from tests.support import Capture
 from tests.support.pages import Page, embedded
 
 EVIL = '<script>alert("1")</script> & \x00</article>'

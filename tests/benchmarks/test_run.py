@@ -17,7 +17,8 @@ from benchmarks.metrics.regions import summarize
 from benchmarks.scoring import bootstrap_mean, bootstrap_statistic, dense_matches, stem_f_measure
 from patchioner.base.errors import OptionError, UnknownNameError
 from patchioner.base.files import folder_lock
-from tests.benchmarks.conftest import Encoded, Finished, Monkey, World, contents
+from tests.benchmarks.conftest import Encoded, Finished, World, contents
+from tests.support import Monkey
 from tests.support.tiny import noise_photo
 
 BASELINES = ("whole", "crop")
@@ -74,9 +75,7 @@ def test_what_may_not_be_resumed(world: World, tmp_path: Path) -> None:
         world.run(tmp_path, resume=True)
 
 
-def test_a_run_that_ends_between_two_answerers_leaves_nothing_undone(
-    world: World, tmp_path: Path, monkeypatch: Monkey
-) -> None:
+def test_a_run_ends_between_answerers(world: World, tmp_path: Path, monkeypatch: Monkey) -> None:
     """Of three answerers asked in turn, amid the second group of photos."""
     write, written = PredictionLog.append, list[object]()
 

@@ -19,7 +19,8 @@ from benchmarks.metrics import cider, rouge_l
 from benchmarks.metrics.cosine import ClipSpace
 from benchmarks.scoring import bootstrap_mean, bootstrap_ratio, draw_region, object_scores
 from patchioner.base.errors import OptionError, PatchionerError
-from tests.benchmarks.conftest import Finished, Monkey, World
+from tests.benchmarks.conftest import Finished, World
+from tests.support import Monkey
 
 HOW = {"rounds": 30, "seed": 0}
 
@@ -135,9 +136,6 @@ def test_a_space_needs_architecture_and_file(world: World, tmp_path: Path) -> No
     pytest.importorskip("open_clip")
     with pytest.raises(PatchionerError, match="is missing"):
         world.run(tmp_path, clip_score=f"ViT-B-32-quickgelu={tmp_path / 'none.pt'}")
-
-
-# ---- intervals
 
 
 def test_plain_twins() -> None:

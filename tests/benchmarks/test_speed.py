@@ -16,7 +16,7 @@ from memory_bank import MemoryBank
 from patchioner.backbones import TimmViT
 from patchioner.base.errors import PatchionerError
 from patchioner.images import load_image
-from tests.benchmarks.conftest import Capture, Monkey
+from tests.support import Capture, Monkey
 
 TINY = SHAPES["tiny"]
 CPU = ["--suite", "cpu", "--shapes", "tiny", "--rounds", "1", "--naive-chunks", "2"]
@@ -39,9 +39,6 @@ def backbone() -> TimmViT:
     return naive.build_random_backbone(TINY)
 
 
-# ---- the published way
-
-
 def test_both_sides_write_the_same(work: Path, photo: Image.Image, backbone: TimmViT) -> None:
     """Whole chunks and remainders."""
     decoder = build_random_decoder(TINY)
@@ -58,9 +55,6 @@ def test_both_sides_write_the_same(work: Path, photo: Image.Image, backbone: Tim
     assert twin.until_end([5, end, 6, end]) == (5, end) and twin.until_end([5, 6]) == (5, 6)
 
 
-# ---- random weights and banks
-
-
 def test_what_is_not_run_is_scaled(
     work: Path, photo: Image.Image, backbone: TimmViT, monkeypatch: Monkey
 ) -> None:
@@ -73,9 +67,6 @@ def test_what_is_not_run_is_scaled(
     assert (side.seconds(photo, boxes), side.seconds(photo, boxes[:5])) == (3.0, 2.0)
     assert len(side.token_ids(photo, boxes)) == 8
     assert side.in_chunks(torch.randn(9, TINY.dim), len)() == 1.5
-
-
-# ---- the suites
 
 
 def test_cpu_suite(tmp_path: Path, capsys: Capture, monkeypatch: Monkey) -> None:

@@ -11,7 +11,7 @@ import pytest
 from benchmarks import metrics
 from benchmarks.metrics import Meteor, bleu, cider, rouge_l, score_captions, stem_f
 from patchioner.base.errors import OptionError, UnknownNameError
-from tests.benchmarks.conftest import Monkey
+from tests.support import Monkey
 
 SAID = ["A red bus, isn't it?", "two dogs"]
 DUE = [["The red bus.", "a bus"], ["Two dogs run"]]

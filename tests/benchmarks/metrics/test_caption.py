@@ -111,9 +111,6 @@ def test_stem_f_and_meteor(meteor: Meteor, dev_captions: list[list[str]]) -> Non
     assert abs(ours.mean() - official.mean()) < 3
 
 
-# ---- words
-
-
 @pytest.mark.parametrize(
     ("caption", "words"),
     [

@@ -18,14 +18,12 @@ from hypothesis import strategies as st
 from benchmarks.metrics import Meteor, bleu, cider, official, official_score, rouge_l, tokenize
 from benchmarks.metrics.official import JavaError, find_java, ptb_pairs, ptb_tokenize
 from patchioner.base.errors import OptionError
-from tests.benchmarks.conftest import Monkey
+from tests.support import Monkey
 
 pytest.importorskip("pycocoevalcap")
 FakeJava = Callable[..., Path]
 needs_java = pytest.mark.skipif(not official.java_available(), reason="there is no Java")
 TOLERANCE = 1e-9 * 100  # of scores times 100
-
-# ---- Java
 
 
 @pytest.fixture
@@ -82,9 +80,6 @@ def test_releases_flags_and_programs_that_fail(tmp_path: Path) -> None:
     assert official.one_line(" a\r\nb\u2028c\x85d\x0be\x00f\tg ") == "a b c d e f g"
 
 
-# ---- the tokenizer
-
-
 @needs_java
 def test_words_are_the_packages(dev_captions: list[list[str]]) -> None:
     """And ours: none of 605 captions differ; the bound leaves room for new data."""
@@ -105,8 +100,6 @@ def test_line_ends_and_empty_captions_shift_nothing() -> None:
     said, due = ptb_pairs(["A dog.", ""], [["The dog!", ""], ["a cat", "b", "c"]])
     assert (said, due) == (["a dog", ""], [["the dog", ""], ["a cat", "b", "c"]])
 
-
-# ---- BLEU, ROUGE-L, CIDEr
 
 vocabulary = st.sampled_from(["a", "red", "bus", "dog", "on", "the", "'s", "-lrb-", "t-shirt"])
 texts = st.lists(vocabulary, max_size=8).map(" ".join)
@@ -129,9 +122,6 @@ def test_where_the_published_code_has_no_answer() -> None:
     assert rouge_l([""], [[""]])[0] == 0.0
     assert official_score("cider", ["a", ""], [[""], [""]])[1].tolist() == [0.0, 0.0]
     assert cider(["a", ""], [[""], [""]])[1].tolist() == [0.0, 0.0]
-
-
-# ---- METEOR
 
 
 def test_meteor_by_hand(meteor: Meteor) -> None:
@@ -180,7 +170,7 @@ def test_a_meteor_that_dies_is_quoted_and_closed(fake_java: FakeJava, read: str)
 
 
 @needs_java
-def test_meteor_is_the_packages(
+def test_meteor_of_the_package(
     meteor: Meteor, dev_captions: list[list[str]], monkeypatch: Monkey
 ) -> None:
     """The package's side of the protocol, with its command, talking to the program that runs already."""
@@ -195,9 +185,6 @@ def test_meteor_is_the_packages(
     ours = meteor.score([text for (text,) in said.values()], list(due.values()))
     assert ours[0] == pytest.approx(100 * corpus, abs=1e-9)
     assert ours[1] == pytest.approx([100 * score for score in samples], abs=1e-9)
-
-
-# ---- SPICE
 
 
 @pytest.fixture

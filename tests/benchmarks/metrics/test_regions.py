@@ -118,9 +118,6 @@ def _iou(one: Any, other: Any) -> float:
     return float(wide * high / (sum(areas) - wide * high))
 
 
-# ---- captions and their regions
-
-
 @pytest.mark.parametrize(
     ("captions", "photos", "names", "repeated", "unique"),
     [

@@ -20,19 +20,13 @@ from memory_bank import MemoryBank
 from patchioner import Patchioner
 from patchioner.backbones import BACKBONES, Backbone, TimmViT
 from patchioner.base.errors import CheckpointError
+from patchioner.checkpoints import folder as folders
 from patchioner.checkpoints import hub
-from patchioner.checkpoints.folder import (
-    FORMAT,
-    VERSION,
-    ModelSettings,
-    build_model,
-    names_parts,
-    read_checkpoint,
-    read_model_config,
-)
+from patchioner.checkpoints.folder import ModelSettings, build_model, names_parts, read_checkpoint
 from patchioner.checkpoints.stored import make_part
 from patchioner.geometry import Preprocessing
 from patchioner.text import TEXT_TOWERS, TextTower
+from tests.support import Monkey
 from tests.support.published import talk2dino_state
 from tests.support.tiny import TEXTS, noise_photo, tiny_backbone, tiny_decoder, tiny_tower
 
@@ -93,7 +87,7 @@ def test_every_config_of_a_model_is_checked() -> None:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_a_config_at_true_shapes(path: Path, tmp_path: Path) -> None:
-    config = read_model_config(path)
+    config = folders.read_model_config(path)
     size, side, width, heads, (mean, std) = EXPECTED[path.stem]
     with torch.device("meta"):  # true shapes without their weights; ViT-g has 1.1 billion
         backbone = build_backbone(without_weights(config.backbone), config.folder)
@@ -108,7 +102,7 @@ def test_a_config_at_true_shapes(path: Path, tmp_path: Path) -> None:
     assert shape == (None if heads is None else (heads, side, side))
     assert features.geometry == backbone.geometry((640, 480))
     assert features.geometry.model_size == (size, size)
-    head = {"format": FORMAT, "version": VERSION, "name": config.name}
+    head = {"format": folders.FORMAT, "version": folders.VERSION, "name": config.name}
     assert ModelSettings.from_json({**head, **config.settings}, str(path)).licence != "unknown"
     assert config.name == path.stem
     for settings in (config.backbone, config.backbone.get("proxy")):
@@ -224,9 +218,7 @@ def test_which_yaml_is_one_of_ours(folder: Path) -> None:
         ({"backbone": {**TIMM, "preprocessing": {**PREPROCESSING, "size": "65"}}}, "'size': '65'"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_named_with_its_file(
-    folder: Path, changes: dict[str, Any], message: str
-) -> None:
+def test_what_is_wrong_is_named(folder: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(CheckpointError, match=message) as caught:
         assert build_model(write(folder, **changes)).text_tower is None
     assert "model.yaml" in str(caught.value)
@@ -267,9 +259,7 @@ def test_talk2dino_takes_a_tower_and_a_file(tmp_path: Path) -> None:
         build_text_tower({**settings, "towr": "reader"}, tmp_path)
 
 
-def test_siglips_text_is_fetched_from_a_repository(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_siglips_text_is_fetched_from_a_repository(tmp_path: Path, monkeypatch: Monkey) -> None:
     shape = {"vocabulary": 26, "dim": 8, "width": 8, "layers": 1, "heads": 1, "max_tokens": 4}
     settings = {"type": "siglip", "tokenizer": letters(tmp_path).name, "weights": "random", **shape}
     original: Any = build_text_tower(settings, tmp_path)

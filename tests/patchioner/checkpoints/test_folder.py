@@ -23,16 +23,11 @@ from decoders.retrieval import RetrievalDecoder
 from memory_bank import MemoryBank, Precision
 from patchioner import Patchioner
 from patchioner.base.errors import CheckpointError, MemoryBankError, OptionError
-from patchioner.checkpoints.folder import (
-    KindSettings,
-    ModelSettings,
-    Parts,
-    read_checkpoint,
-    resident_precision,
-    write_checkpoint,
-)
+from patchioner.checkpoints import folder as folders
+from patchioner.checkpoints.folder import KindSettings, ModelSettings, Parts, read_checkpoint
 from patchioner.regions import Box, Mask, Trace, Weighting
 from patchioner.text import BertTower
+from tests.support import Monkey
 from tests.support.tiny import DIM, noise_photo, tiny_decoder, tiny_parts, tiny_tower
 
 FULL = ModelSettings(
@@ -107,9 +102,7 @@ def test_every_part_comes_back(folder: Path) -> None:
     assert parts.decoder.embedding_dim == original.decoder.embedding_dim
 
 
-def test_a_caption_does_not_read_the_text_tower(
-    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_caption_does_not_read_the_text_tower(checkpoint: Path, monkeypatch: Monkey) -> None:
     restore = Mock(side_effect=lambda tower, folder: tower)
     monkeypatch.setattr(BertTower, "restore", lambda *given: restore(*given))
     model = Patchioner.from_pretrained(checkpoint, device="cpu")
@@ -123,15 +116,17 @@ def test_a_caption_does_not_read_the_text_tower(
 
 def test_a_tower_that_was_replaced_meanwhile_is_refused(folder: Path) -> None:
     parts = read_checkpoint(folder)
-    write_checkpoint(tiny_parts(1), folder)
+    folders.write_checkpoint(tiny_parts(1), folder)
     with pytest.raises(CheckpointError, match="replaced since the model was read"):
         assert parts.text_tower is None
 
 
 def test_bank_and_tower_may_be_absent_where_the_projection_needs_none(tmp_path: Path) -> None:
     bare = replace(without_bank(tiny_parts(), "none"), tower=None)
-    write_checkpoint(tiny_parts(), tmp_path)
-    write_checkpoint(bare, tmp_path)  # over the full one: its bank and tower must not come back
+    folders.write_checkpoint(tiny_parts(), tmp_path)
+    folders.write_checkpoint(
+        bare, tmp_path
+    )  # over the full one: its bank and tower must not come back
     parts = read_checkpoint(tmp_path)
     assert (parts.bank, parts.text_tower, parts.settings.projection) == (None, None, "none")
 
@@ -140,20 +135,18 @@ def test_a_folder_that_is_no_checkpoint_keeps_what_is_in_it(tmp_path: Path) -> N
     keepsake = tmp_path / "memory_bank" / "keepsake.txt"
     keepsake.parent.mkdir()
     keepsake.touch()
-    write_checkpoint(without_bank(tiny_parts()), tmp_path)
+    folders.write_checkpoint(without_bank(tiny_parts()), tmp_path)
     assert keepsake.exists()
 
 
-def test_a_checkpoint_whose_writing_was_cut_short_is_the_old_one(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_writing_cut_short_leaves_the_old(folder: Path, monkeypatch: Monkey) -> None:
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     monkeypatch.setattr(BertTower, "save", Mock(side_effect=KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        write_checkpoint(tiny_parts(1), folder)
+        folders.write_checkpoint(tiny_parts(1), folder)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     with pytest.raises(KeyboardInterrupt):
-        write_checkpoint(tiny_parts(1), folder.parent / "new")
+        folders.write_checkpoint(tiny_parts(1), folder.parent / "new")
     assert not (folder.parent / "new").exists()
 
 
@@ -239,7 +232,7 @@ def test_half_networks_on_a_gpu_halve_the_bank() -> None:
         ("float32", "cpu", torch.bfloat16, "float32"),
     ):  # fmt: skip
         precision: Precision = stored  # type: ignore[assignment]
-        assert resident_precision(precision, torch.device(device), dtype) == kept
+        assert folders.resident_precision(precision, torch.device(device), dtype) == kept
 
 
 def test_copies_for_inference_share_the_bank_and_may_lack_parts(model: Patchioner) -> None:

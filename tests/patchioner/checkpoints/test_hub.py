@@ -15,11 +15,12 @@ from patchioner.base.errors import HubError, UnknownNameError
 from patchioner.checkpoints import hub
 from patchioner.checkpoints.folder import SHIPPED, find_model, shipped_models
 from patchioner.checkpoints.hub import folder_bytes, known_models, part_sizes
+from tests.support import Monkey
 from tests.support.published import as_hub_snapshot, write_capdec
 
 
 @pytest.fixture
-def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def shipped(tmp_path: Path, monkeypatch: Monkey) -> Path:
     """A model inside the package."""
     folder = tmp_path / "package" / SHIPPED
     folder.mkdir(parents=True)
@@ -55,9 +56,7 @@ def test_a_name_that_leads_nowhere(shipped: Path, tmp_path: Path, name: str, mes
         find_model(name)
 
 
-def test_a_hub_that_fails_in_any_way_offers_the_shipped_model(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_hub_that_fails(monkeypatch: Monkey, tmp_path: Path) -> None:
     """What the client's HTTP library raises is no OSError, and another in each release."""
     told = LocalEntryNotFoundError("outgoing traffic has been disabled\nand much more")
     for error in (told, type("TransportError", (Exception,), {})("not known"), RuntimeError()):
@@ -75,8 +74,8 @@ def test_a_hub_that_fails_in_any_way_offers_the_shipped_model(
     ("setting", "value", "reason"),
     [("HF_HUB_OFFLINE", True, "disabled"), ("ENDPOINT", "http://127.0.0.1:9", "refused")],
 )
-def test_the_real_client_without_a_connection_gives_up_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str, value: Any, reason: str
+def test_no_connection(
+    tmp_path: Path, monkeypatch: Monkey, setting: str, value: Any, reason: str
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(f"huggingface_hub.constants.{setting}", value)
@@ -84,18 +83,14 @@ def test_the_real_client_without_a_connection_gives_up_at_once(
         find_model("owner/model")
 
 
-def test_a_hub_id_goes_to_the_client_with_its_revision(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_hub_id_goes_to_the_client_with_its_revision(monkeypatch: Monkey, tmp_path: Path) -> None:
     download = Mock(return_value=str(tmp_path))
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assert find_model("owner/model", revision="v2") == tmp_path
     download.assert_called_once_with("owner/model", revision="v2")
 
 
-def test_pushing_uploads_the_whole_checkpoint(
-    model: Patchioner, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pushing_uploads_the_whole_checkpoint(model: Patchioner, monkeypatch: Monkey) -> None:
     files: dict[str, int] = {}
 
     def keep(*, repo_id: str, folder_path: Path) -> None:
@@ -126,9 +121,7 @@ def test_the_shipped_model_comes_first_and_takes_the_memory_that_is_said() -> No
     assert first.memory == pytest.approx(sum(size for _, size in sizes.values()), rel=0.02)
 
 
-def test_published_models_are_known_and_have_a_size_once_they_are_fetched(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_published_models_are_known(monkeypatch: Monkey, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     published = known_models()[1:]
     assert [model.name for model in published] == [

@@ -23,39 +23,26 @@ from decoders.viecap import COCO_ENTITIES, EntityPrompter, ViecapDecoder
 from memory_bank import MemoryBank
 from patchioner.base.errors import CheckpointError, MemoryBankError
 from patchioner.checkpoints.published import decoders as reading
+from patchioner.checkpoints.published import files as layout
 from patchioner.checkpoints.published.decoders import read_decap, read_meacap, read_tensor
-from patchioner.checkpoints.published.files import (
-    PublishedFiles,
-    ViecapConfig,
-    read_config,
-    read_memory,
-)
-from tests.support.published import (
-    DIM,
-    MEMORY_CAPTIONS,
-    VOCABULARY,
-    decap_state,
-    old_style,
-    randoms,
-    write_meacap,
-    write_viecap,
-)
+from patchioner.checkpoints.published.files import PublishedFiles, ViecapConfig
+from tests.support import Monkey, published
+from tests.support.published import DIM, decap_state, randoms, write_meacap, write_viecap
 from tests.support.tiny import Trap
 
 STEPS, END = 30, 49407
+State = OrderedDict[str, Tensor]
 
 
-def affine(x: Tensor, state: Mapping[str, Tensor], name: str) -> Tensor:
+def affine(x: Tensor, state: State, name: str) -> Tensor:
     return F.linear(x, state[f"{name}.weight"], state.get(f"{name}.bias"))
 
 
-def layer_norm(x: Tensor, state: Mapping[str, Tensor], name: str) -> Tensor:
+def layer_norm(x: Tensor, state: State, name: str) -> Tensor:
     return F.layer_norm(x, x.shape[1:], state[f"{name}.weight"], state[f"{name}.bias"])
 
 
-def next_ids(
-    state: Mapping[str, Tensor], inputs: Tensor, steps: int, ends: Sequence[int] = ()
-) -> list[int]:
+def next_ids(state: State, inputs: Tensor, steps: int, ends: Sequence[int] = ()) -> list[int]:
     """Greedy ids behind (t, width) inputs by the network of `transformers`: no cache, every position anew."""
     words = state["decoder.transformer.wte.weight"]
     positions, width = state["decoder.transformer.wpe.weight"].shape
@@ -71,7 +58,7 @@ def next_ids(
     return ids
 
 
-def naive_greedy(state: Mapping[str, Tensor], embedding: Tensor, steps: int = STEPS) -> list[int]:
+def naive_greedy(state: State, embedding: Tensor, steps: int = STEPS) -> list[int]:
     """Spec 1.7: the projected vector first, always all the steps."""
     return next_ids(state, affine(embedding, state, "clip_project.model.0")[None], steps)
 
@@ -81,7 +68,7 @@ def until_end(ids: list[int]) -> list[int]:
 
 
 @pytest.fixture
-def state() -> OrderedDict[str, Tensor]:
+def state() -> State:
     return decap_state()
 
 
@@ -95,16 +82,9 @@ def embeddings(count: int = 6, seed: int = 9) -> Tensor:
     return torch.randn(count, DIM, generator=torch.Generator().manual_seed(seed))
 
 
-def ending_sometimes(state: OrderedDict[str, Tensor]) -> OrderedDict[str, Tensor]:
-    """Let the end token win now and then: its vector is the mean of some that win anyhow."""
-    words = state["decoder.transformer.wte.weight"]
-    chosen = naive_greedy(state, embeddings()[0], 12)[8]
-    words[END] = words[chosen] * 1.05
-    return state
-
-
-def test_greedy_ids_equal_the_plain_twin(state: OrderedDict[str, Tensor], tmp_path: Path) -> None:
-    state = ending_sometimes(state)
+def test_greedy_ids_equal_the_plain_twin(state: State, tmp_path: Path) -> None:
+    words = state["decoder.transformer.wte.weight"]  # the end token is to win now and then
+    words[END] = words[naive_greedy(state, embeddings()[0], 12)[8]] * 1.05
     rows = torch.cat([embeddings(), 20 * embeddings(2, seed=10)])  # they are not normalised
     found = decap(state, tmp_path).generate(rows, DecodeOptions(max_tokens=STEPS))
     expected = [until_end(naive_greedy(state, row)) for row in rows]
@@ -113,16 +93,16 @@ def test_greedy_ids_equal_the_plain_twin(state: OrderedDict[str, Tensor], tmp_pa
     assert len({tuple(ids) for ids in expected}) > 3
 
 
-def test_every_form_of_a_file_gives_the_same(
-    state: OrderedDict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_form_of_a_file(state: State, tmp_path: Path, monkeypatch: Monkey) -> None:
     """Old prefixes and mask buffers, halves, no second name of the tied matrix; ours needs no open_clip."""
     first, rows = decap(state, tmp_path), embeddings(2)
     expected = first.generate(rows)
-    assert decap(old_style(state), tmp_path).generate(rows) == expected
+    assert decap(published.old_style(state), tmp_path).generate(rows) == expected
     half = decap({name: tensor.half() for name, tensor in state.items()}, tmp_path)
     assert half.network.prefix.weight.dtype == torch.float32
-    assert decap(old_style(state, half=True), tmp_path).generate(rows) == half.generate(rows)
+    assert decap(published.old_style(state, half=True), tmp_path).generate(rows) == half.generate(
+        rows
+    )
     del state["decoder.lm_head.weight"]
     save_file(state, tmp_path / "decap.safetensors")
     assert read_decap(tmp_path / "decap.safetensors").generate(rows) == expected
@@ -137,12 +117,12 @@ def test_every_form_of_a_file_gives_the_same(
         ({"decoder.transformer.h.0.attn.surprise": torch.zeros(2)}, "unexpected.*attn.surprise"),
         ({"decoder.transformer.h.7.ln_1.weight": torch.zeros(16)}, "missing.*h.2"),
         ({"decoder.transformer.h.1.mlp.c_fc.weight": torch.zeros(64, 16)}, r"\(16, 64\).*\(64, 16\)"),
-        ({"decoder.lm_head.weight": torch.zeros(VOCABULARY, 16)}, "differs"),
+        ({"decoder.lm_head.weight": torch.zeros(published.VOCABULARY, 16)}, "differs"),
         ({"clip_project.model.0.bias": torch.full((16,), torch.nan)}, "model.0.bias.*not finite"),
     ],
 )  # fmt: skip
-def test_what_is_too_much_or_wrong_is_named(
-    state: OrderedDict[str, Tensor], tmp_path: Path, extra: dict[str, Tensor], said: str
+def test_what_is_wrong_is_named(
+    state: State, tmp_path: Path, extra: dict[str, Tensor], said: str
 ) -> None:
     with pytest.raises(CheckpointError, match=said):
         decap({**state, **extra}, tmp_path)
@@ -152,7 +132,7 @@ ROWS = F.normalize(randoms(12)(5, DIM), dim=1)
 
 
 def files_of(folder: Path) -> tuple[PublishedFiles, ViecapConfig]:
-    config = read_config(folder / "config.yaml")
+    config = layout.read_config(folder / "config.yaml")
     assert config.viecap is not None
     return PublishedFiles.of(folder), config.viecap
 
@@ -162,7 +142,7 @@ def read(folder: Path) -> ViecapDecoder:
     return reading.read_viecap(files, config, lambda: None, dim=DIM)
 
 
-def naive_soft_prompt(state: Mapping[str, Tensor], row: Tensor, heads: int = 8) -> Tensor:
+def naive_soft_prompt(state: State, row: Tensor, heads: int = 8) -> Tensor:
     """Spec 1.7: Linear, constants appended, pre-norm layers without bias in queries, keys and values."""
     constants = state["mapping_network.prefix_const"]
     mapped = affine(row, state, "mapping_network.linear").view(-1, constants.shape[1])
@@ -180,18 +160,8 @@ def naive_soft_prompt(state: Mapping[str, Tensor], row: Tensor, heads: int = 8) 
     return x[len(mapped) :]
 
 
-def naive_caption(
-    state: Mapping[str, Tensor], decoder: ViecapDecoder, row: Tensor, prompt: str
-) -> list[int]:
-    """Soft prompt, hard prompt, then GPT-2 until a full stop, at most 64 tokens."""
-    gpt = {k.replace("gpt.", "decoder.", 1): t for k, t in state.items() if k.startswith("gpt.")}
-    (ids,) = decoder.tokenizer.encode([prompt], lead=False)
-    hard = gpt["decoder.transformer.wte.weight"][ids]
-    inputs = torch.cat([naive_soft_prompt(state, row), hard])
-    return next_ids(gpt, inputs, 64, decoder.tokenizer.end_ids)
-
-
 def test_greedy_ids_equal_the_plain_twin_viecap(tmp_path: Path) -> None:
+    """Soft prompt, hard prompt, then GPT-2 until a full stop, at most 64 tokens."""
     decoder = read(write_viecap(tmp_path))
     state = torch.load(tmp_path / "coco_prefix-0014.pt", weights_only=True)
     prompter = decoder.prompter
@@ -202,10 +172,12 @@ def test_greedy_ids_equal_the_plain_twin_viecap(tmp_path: Path) -> None:
     prompts = prompter.prompts(ROWS)
     assert len(set(prompts)) > 1  # of different lengths, so that padding would show
     found = decoder.generate(3 * ROWS, DecodeOptions(max_tokens=64))
-    assert [list(one.token_ids) for one in found] == [
-        naive_caption(state, decoder, row, prompt)
-        for row, prompt in zip(ROWS, prompts, strict=True)
-    ]
+    gpt = State({n.replace("gpt.", "decoder.", 1): t for n, t in state.items() if "gpt." in n})
+    hard = decoder.tokenizer.encode(prompts, lead=False)
+    for one, row, ids in zip(found, ROWS, hard, strict=True):
+        words = gpt["decoder.transformer.wte.weight"][ids]
+        inputs = torch.cat([naive_soft_prompt(state, row), words])
+        assert list(one.token_ids) == next_ids(gpt, inputs, 64, decoder.tokenizer.end_ids)
 
 
 @pytest.mark.parametrize(
@@ -220,11 +192,8 @@ def test_greedy_ids_equal_the_plain_twin_viecap(tmp_path: Path) -> None:
 def test_prompts_and_decoding(values: dict[str, Any], prompts: str, strategy: str) -> None:
     config = ViecapConfig(**values)
     options = reading.decode_options(config)
-    assert (reading.prompts_of(config), options.strategy, options.max_tokens) == (
-        prompts,
-        strategy,
-        64,
-    )
+    assert (options.strategy, options.max_tokens) == (strategy, 64)
+    assert reading.prompts_of(config) == prompts
     if strategy == "beam":
         assert options.beam_width == values.get("beam_width", 5)
 
@@ -238,8 +207,8 @@ def test_prompts_and_decoding(values: dict[str, Any], prompts: str, strategy: st
         ({"suffix": "x"}, "entities' embeddings are not there.*no text tower"),
     ],
 )
-def test_what_the_config_says_otherwise(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], said: str
+def test_a_config_otherwise(
+    tmp_path: Path, monkeypatch: Monkey, changes: dict[str, Any], said: str
 ) -> None:
     folder = write_viecap(tmp_path, changes=changes)
     if "suffix" in changes:
@@ -293,9 +262,7 @@ EVIL = Trap(Path("executed"))
         (pickle.dumps([torch.ones(2), EVIL]), "nothing was executed"),
     ],
 )
-def test_a_vocabulary_that_is_no_tensor(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes, said: str
-) -> None:
+def test_no_tensor(tmp_path: Path, monkeypatch: Monkey, data: bytes, said: str) -> None:
     monkeypatch.chdir(tmp_path)
     Path("rows.pickle").write_bytes(data)
     with pytest.raises(CheckpointError, match=f"rows.pickle: .*{said}"):
@@ -306,13 +273,13 @@ def test_a_vocabulary_that_is_no_tensor(
 def memory_of(folder: Path) -> MemoryBank:
     files, config = files_of(folder)
     assert config.meacap is not None
-    return read_memory(files, config.meacap, dim=DIM)
+    return layout.read_memory(files, config.meacap, dim=DIM)
 
 
 def test_meacap_prompts_come_from_the_captions_that_agree(tmp_path: Path) -> None:
     files, config = files_of(write_meacap(tmp_path))
     decoder, bank = read_meacap(files, config, dim=DIM), memory_of(tmp_path)
-    assert list(bank.texts or ()) == list(MEMORY_CAPTIONS)
+    assert list(bank.texts or ()) == list(published.MEMORY_CAPTIONS)
     torch.testing.assert_close(bank.norms, torch.ones(len(bank)))
     assert decoder.needs_memory
     assert decoder.prompter.limits["captions"] == 5

@@ -15,14 +15,8 @@ from torch.nn import functional as F
 
 from patchioner.base.errors import CheckpointError, MemoryBankError
 from patchioner.checkpoints.published import files as reading
-from patchioner.checkpoints.published.files import (
-    PublishedConfig,
-    PublishedFiles,
-    bank_file_name,
-    find_bank,
-    parse_config,
-    read_bank,
-)
+from patchioner.checkpoints.published.files import PublishedConfig, PublishedFiles, read_bank
+from tests.support import Monkey
 from tests.support.published import DIM, as_hub_snapshot, memory, write_bank, write_config
 
 LAYOUTS: dict[str, dict[str, Any]] = {
@@ -117,22 +111,22 @@ def test_files_of_something_else(tmp_path: Path, datasets: Any, said: str) -> No
 )  # fmt: skip
 def test_file_names(values: dict[str, Any], name: str) -> None:
     config = PublishedConfig(768, 500000, **{"dino_model": "dinov2_vitb14_reg", **values})
-    assert bank_file_name(config) == name
+    assert reading.bank_file_name(config) == name
 
 
 def test_the_only_bank_in_the_folder_is_the_bank(tmp_path: Path) -> None:
     write_config(tmp_path)
     files, config = PublishedFiles.of(tmp_path), PublishedConfig(64, 9, dino_model="dinov2_vitb14")
     with pytest.raises(CheckpointError, match="memory bank 'coco_captions.*-9.h5' is not beside"):
-        find_bank(files, config)
+        reading.find_bank(files, config)
     (tmp_path / "mine.h5").touch()
-    assert find_bank(files, config).name == "mine.h5"
-    own = tmp_path / bank_file_name(config)
+    assert reading.find_bank(files, config).name == "mine.h5"
+    own = tmp_path / reading.bank_file_name(config)
     own.touch()
-    assert find_bank(files, config) == own
+    assert reading.find_bank(files, config) == own
     own.rename(tmp_path / "other.h5")
     with pytest.raises(CheckpointError, match="which of mine.h5, other.h5"):
-        find_bank(files, config)
+        reading.find_bank(files, config)
 
 
 LEAST: dict[str, Any] = {"prefix_size": 768, "support_memory_size": 591753}
@@ -141,12 +135,12 @@ LEAST: dict[str, Any] = {"prefix_size": 768, "support_memory_size": 591753}
 def test_nested_parts() -> None:
     meacap = {"memory_id": "cc3m"}
     viecap = {"weight_path": "a.pt", "top_k": 4, "meacap": meacap, "project_length": 10}
-    config = parse_config({**LEAST, "viecap": viecap, "kkv_attention": True}, "x")
+    config = reading.parse_config({**LEAST, "viecap": viecap, "kkv_attention": True}, "x")
     assert config.viecap is not None and config.viecap.meacap is not None
     assert (config.viecap.top_k, config.viecap.threshold) == (4, 0.2)
     assert (config.viecap.meacap.memory_id, config.viecap.meacap.memory_caption_num) == ("cc3m", 5)
     absent = dict.fromkeys(("viecap", "alphaclip_config", "clipcap", "dino_model"))
-    assert parse_config({**LEAST, **absent}, "x") == PublishedConfig(768, 591753)
+    assert reading.parse_config({**LEAST, **absent}, "x") == PublishedConfig(768, 591753)
 
 
 @pytest.mark.parametrize(
@@ -177,12 +171,10 @@ def test_what_is_wrong_is_named(values: Any, said: str) -> None:
     elif values is not None:
         values = {key: LEAST[key] for key in values}
     with pytest.raises(CheckpointError, match=f"^model.yaml: (.*){said}|^model.yaml: {said}"):
-        parse_config(values, "model.yaml")
+        reading.parse_config(values, "model.yaml")
 
 
-def test_as_given_then_by_base_name_then_from_the_hub(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_as_given_then_by_base_name_then_from_the_hub(tmp_path: Path, monkeypatch: Monkey) -> None:
     failure = ConnectionError("no route\nand much more")
     download = Mock(side_effect=[str(tmp_path / "b.pt"), failure, failure])
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)

@@ -17,18 +17,12 @@ from patchioner.backbones import PatchFeatures, TimmViT, preprocess
 from patchioner.backbones.vit import published_heads
 from patchioner.base.errors import OptionError, RegionError
 from patchioner.checkpoints.folder import ModelSettings, Parts
-from patchioner.checkpoints.published.options import (
-    PublishedCaptioner,
-    PublishedOption,
-    attention_embedding,
-    clean_features,
-    double_pass,
-    head_embeddings,
-    register_embeddings,
-)
+from patchioner.checkpoints.published import options
+from patchioner.checkpoints.published.options import PublishedCaptioner, clean_features, double_pass
 from patchioner.cli.main import main
 from patchioner.geometry import Preprocessing
 from patchioner.regions import pool_regions
+from tests.support import Capture
 from tests.support.tiny import noise_photo, shaken, tiny_decoder
 
 SMALL = {"depth": 2, "embed_dim": 48, "num_heads": 3}
@@ -55,7 +49,9 @@ def test_registers_are_the_tokens_between_cls_and_patches(features: PatchFeature
     pixels, _ = preprocess(noise_photo(), model.preprocessing)
     with torch.no_grad():
         tokens = model.vit.forward_features(pixels[None])[0]
-    torch.testing.assert_close(register_embeddings(features), tokens[1:5], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        options.register_embeddings(features), tokens[1:5], rtol=1e-4, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize(("width", "slices"), [(48, 16), (384, 6), (768, 16)])
@@ -75,7 +71,7 @@ def test_published_heads_are_slices_of_the_full_width(width: int, slices: int) -
 def test_heads_and_attention_are_means_over_patches(features: PatchFeatures) -> None:
     heads, attention = features.reference_heads, features.reference_attention
     assert heads is not None and attention is not None
-    found = [*head_embeddings(features), attention_embedding(features)]
+    found = [*options.head_embeddings(features), options.attention_embedding(features)]
     for weights, vector in zip([*heads, attention], found, strict=True):
         expected = (weights[..., None] * features.tokens).mean(dim=(0, 1))
         torch.testing.assert_close(vector, expected, rtol=1e-4, atol=1e-6)
@@ -87,24 +83,22 @@ def test_heads_and_attention_are_means_over_patches(features: PatchFeatures) -> 
 
 @pytest.mark.parametrize("after", [True, False])
 @pytest.mark.parametrize("context", ["cls", "attention"])
-@pytest.mark.parametrize(
-    ("kind", "alpha"),
-    [("orthogonal_projection", 1.0), ("orthogonal_projection", 0.5), ("contrastive_mask", 1.0)],
-)
+@pytest.mark.parametrize("alpha", [1.0, 0.5, None])
 def test_cleaning_is_the_formula_token_by_token(
-    features: PatchFeatures, kind: Any, alpha: float, context: Any, after: bool
+    features: PatchFeatures, alpha: float | None, context: str, after: bool
 ) -> None:
+    """An orthogonal projection, or without alpha a contrastive mask."""
     before = features.tokens.clone()
-    cleaned = clean_features(
-        features, through_memory, kind, context=context, alpha=alpha, after_projection=after
-    )
-    own = features.cls if context == "cls" else attention_embedding(features)
+    how: dict[str, Any] = {"context": context, "alpha": alpha or 1.0, "after_projection": after}
+    how["kind"] = "orthogonal_projection" if alpha else "contrastive_mask"
+    cleaned = clean_features(features, through_memory, **how)
+    own = features.cls if context == "cls" else options.attention_embedding(features)
     assert own is not None
     own = through_memory(own[None])[0] if after else own / own.norm()
     for row, column in ((0, 0), (1, 3), (3, 2)):
         token = features.tokens[row, column]
         token = through_memory(token[None])[0] if after else token / token.norm()
-        if kind == "orthogonal_projection":
+        if alpha:
             token = token - alpha * float(token @ own) / float(own @ own) * own
         else:
             token = token * (1 - own / (float(own @ own) ** 0.5 + 1e-6))
@@ -117,7 +111,11 @@ def test_cleaning_is_the_formula_token_by_token(
 def test_what_a_backbone_does_not_have_is_refused() -> None:
     torch.manual_seed(0)
     bare = TimmViT("test_vit2", Preprocessing("stretch", 64, 16)).encode([noise_photo()])[0]
-    for missing in (register_embeddings, attention_embedding, head_embeddings):
+    for missing in (
+        options.register_embeddings,
+        options.attention_embedding,
+        options.head_embeddings,
+    ):
         with pytest.raises(OptionError):
             missing(bare)
     for kind, message in (("contrastive_mask", "CLS"), ("soap", "soap")):
@@ -176,7 +174,7 @@ def parts() -> Parts:
 
 
 def model(parts: Parts, option: str) -> PublishedCaptioner:
-    return PublishedCaptioner(parts, PublishedOption.of(option), device="cpu")
+    return PublishedCaptioner(parts, options.PublishedOption.of(option), device="cpu")
 
 
 def said(model: Patchioner, embeddings: Tensor) -> list[str]:
@@ -184,22 +182,16 @@ def said(model: Patchioner, embeddings: Tensor) -> list[str]:
     return [one.text for one in decoder.generate(embeddings, decode, model.parts.bank)]
 
 
-@pytest.mark.parametrize(
-    ("option", "embed", "count"),
-    [("registers", register_embeddings, 4), ("heads", head_embeddings, 16)],
-)
-def test_each_register_and_each_head_has_a_caption(
-    parts: Parts, features: PatchFeatures, option: str, embed: Any, count: int
-) -> None:
-    captioner = model(parts, option)
-    found = captioner.caption(noise_photo())
-    assert [one.text for one in found] == said(captioner, through_memory(embed(features)))
-    assert [one.region for one in found] == [WholeImage()] * count
+def test_each_register_and_each_head_has_a_caption(parts: Parts, features: PatchFeatures) -> None:
+    registers, heads = options.register_embeddings(features), options.head_embeddings(features)
+    for option, rows, count in (("registers", registers, 4), ("heads", heads, 16)):
+        captioner = model(parts, option)
+        found = captioner.caption(noise_photo())
+        assert [one.text for one in found] == said(captioner, through_memory(rows))
+        assert [one.region for one in found] == [WholeImage()] * count
 
 
-def test_cleaned_boxes_are_projected_once_and_sets_twice(
-    parts: Parts, features: PatchFeatures
-) -> None:
+def test_cleaned_boxes_and_sets(parts: Parts, features: PatchFeatures) -> None:
     captioner = model(parts, "orthogonal_projection,alpha=0.5,context=attention")
     how: dict[str, Any] = {"context": "attention", "alpha": 0.5}
     cleaned = clean_features(features, through_memory, "orthogonal_projection", **how)
@@ -216,9 +208,7 @@ def test_cleaned_boxes_are_projected_once_and_sets_twice(
     assert [one.text for one in again.caption(features, [*once, *twice])] == texts
 
 
-def test_the_command_captions_by_an_option(
-    parts: Parts, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_captions_by_an_option(parts: Parts, tmp_path: Path, capsys: Capture) -> None:
     folder, photo = tmp_path / "model", tmp_path / "p.png"
     Patchioner(parts, device="cpu").save_pretrained(folder, storage="fp32")
     SQUARE.save(photo)

@@ -27,7 +27,7 @@ from patchioner.geometry import Preprocessing
 from patchioner.regions import Weighting
 from patchioner.text import TextTower
 from tests.patchioner.checkpoints.published.test_decoders import naive_greedy, until_end
-from tests.support import published
+from tests.support import Monkey, published
 from tests.support.published import official_dinov2, talk2dino_state, write_config
 from tests.support.tiny import TEXTS, noise_photo, tiny_backbone, tiny_tower
 
@@ -53,27 +53,29 @@ def said(model: Patchioner) -> list[str]:
     return [one.text for one in model.caption(noise_photo(), REGIONS)]
 
 
-@pytest.mark.parametrize("normalize", [True, False])
-def test_decap_with_memory_equals_the_plain_twin(tmp_path: Path, normalize: bool) -> None:
+def test_decap_with_memory_equals_the_plain_twin(tmp_path: Path) -> None:
     state, (rows, texts) = published.decap_state(), published.memory()
-    parts = read(published.write_decap(tmp_path, state, normalize=normalize))
-    model = Patchioner(parts, device="cpu")
-    pooled, found = pooled_and_projected(model)
-    similarities = F.normalize(pooled, dim=1) @ F.normalize(rows, dim=1).T
-    projected = (similarities / 0.01).softmax(1) @ rows
-    projected = F.normalize(projected, dim=1) if normalize else projected
-    torch.testing.assert_close(found, projected, rtol=1e-4, atol=1e-5)
+    for normalize in (True, False):
+        parts = read(published.write_decap(tmp_path, state, normalize=normalize))
+        model = Patchioner(parts, device="cpu")
+        pooled, found = pooled_and_projected(model)
+        similarities = F.normalize(pooled, dim=1) @ F.normalize(rows, dim=1).T
+        projected = (similarities / 0.01).softmax(1) @ rows
+        projected = F.normalize(projected, dim=1) if normalize else projected
+        torch.testing.assert_close(found, projected, rtol=1e-4, atol=1e-5)
     assert ids(model, found) == [until_end(naive_greedy(state, row)) for row in projected]
     assert model.settings.decode == DecodeOptions(max_tokens=30)
     assert model.settings.weighting == Weighting("uniform", rounding="reference")
     retrieving = published.write_decap(tmp_path, calculate_argmax_text=True, decap_weights=None)
     nearest = [texts[row] for row in similarities.argmax(1).tolist()]
     assert said(Patchioner(read(retrieving), device="cpu")) == nearest
+    # An author's YAML with the files beside it.
+    parts = read((tmp_path / "config.yaml").rename(tmp_path / "mlp.karpathy.yaml"))
+    assert parts.settings.name == "mlp.karpathy"
+    assert parts.bank is not None and len(parts.bank) == 10
 
 
-def test_capdec_gets_raw_embeddings_as_published(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_capdec_gets_raw_embeddings(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     state = published.decap_state()
     model = Patchioner(read(published.write_capdec(tmp_path, state)), device="cpu")
     pooled, found = pooled_and_projected(model)
@@ -83,14 +85,6 @@ def test_capdec_gets_raw_embeddings_as_published(
     assert caplog.records == [] and model.parts.text_tower is None
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "Talk2DINO" in caplog.text and "beside" in caplog.text
-
-
-def test_an_authors_yaml_with_files_beside_it(tmp_path: Path) -> None:
-    folder = published.write_decap(tmp_path / "files")
-    (folder / "config.yaml").rename(folder / "mlp.karpathy.yaml")
-    parts = read(folder / "mlp.karpathy.yaml")
-    assert parts.settings.name == "mlp.karpathy"
-    assert parts.bank is not None and len(parts.bank) == 10
 
 
 @pytest.mark.parametrize(
@@ -131,7 +125,7 @@ def write_vit(folder: Path) -> TimmViT:
     return backbone
 
 
-def test_a_hub_id_offline_out_of_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_id_offline_out_of_the_cache(tmp_path: Path, monkeypatch: Monkey) -> None:
     """The real client, a cache made by hand, no connection: everything from the snapshot."""
     hub_id = "Ruggero1912/Patch-ioner_talk2dino_capdec_COCO_Captions"
     folder = write_small_dino(tmp_path / "theirs")
@@ -167,7 +161,7 @@ def backbone_of(folder: Path, mode: Any = "stretch", **values: Any) -> Any:
     return read_backbone(PublishedFiles.of(write_config(folder)), config, mode=mode)
 
 
-def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def offline(monkeypatch: Monkey, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "no-cache"))
 
@@ -179,7 +173,7 @@ def test_the_authors_file_gives_the_same_tokens(tmp_path: Path) -> None:
     assert found.preprocessing == expected.preprocessing
 
 
-def use_tiny(monkeypatch: pytest.MonkeyPatch, folder: Path, **changes: torch.Tensor) -> TimmViT:
+def use_tiny(monkeypatch: Monkey, folder: Path, **changes: torch.Tensor) -> TimmViT:
     """Make "tiny" a backbone of the CLIP family, with its weights in the folder."""
     tiny = reading._Vit("test_vit", "none", 16, ("tiny.pth",), projection=24)
     monkeypatch.setattr(reading, "vit_of", lambda name: tiny)
@@ -191,7 +185,7 @@ def use_tiny(monkeypatch: pytest.MonkeyPatch, folder: Path, **changes: torch.Ten
     return model
 
 
-def test_a_vit_of_the_clip_family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_vit_of_the_clip_family(tmp_path: Path, monkeypatch: Monkey) -> None:
     expected = use_tiny(monkeypatch, tmp_path)
     found = backbone_of(tmp_path, "crop", dino_model="tiny", resize_dim=64, crop_dim=64)
     assert found.dim == 24
@@ -220,7 +214,7 @@ OPEN_CLIP = {"use_open_clip": True, "resize_dim": 224, "crop_dim": 224}
     ],
 )
 def test_what_is_not_supported_or_nowhere_says_why(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: dict[str, Any], said: str
+    tmp_path: Path, monkeypatch: Monkey, values: dict[str, Any], said: str
 ) -> None:
     offline(monkeypatch, tmp_path)
     with pytest.raises(CheckpointError, match=said):
@@ -235,18 +229,20 @@ def tower_of(folder: Path, config: PublishedConfig = CONFIG, dim: int = 64) -> T
 
 
 @pytest.fixture
-def clip(monkeypatch: pytest.MonkeyPatch) -> TextTower:
+def clip(monkeypatch: Monkey) -> TextTower:
     """Stands for CLIP's text half: 48 wide."""
     tower = tiny_tower(dim=48)
     monkeypatch.setattr(reading, "_clip_text", lambda files, config: tower)
     return tower
 
 
-@pytest.mark.parametrize("name", ["talk2dino_reg.pth", "vitb_mlp_infonce.pth"])
-def test_a_projection_beside_the_config(tmp_path: Path, clip: TextTower, name: str) -> None:
-    torch.save(talk2dino_state(64, 48), tmp_path / name)
-    tower, state = tower_of(tmp_path), talk2dino_state(64, 48)
-    assert tower is not None and tower.dim == 64
+def test_a_projection_beside_the_config(tmp_path: Path, clip: TextTower) -> None:
+    state = talk2dino_state(64, 48)
+    for name in ("talk2dino_reg.pth", "vitb_mlp_infonce.pth"):
+        torch.save(state, tmp_path / name)
+        tower = tower_of(tmp_path)
+        assert tower is not None and tower.dim == 64
+        (tmp_path / name).unlink()
     hidden = clip.encode(TEXTS[:3]) @ state["linear_layer.weight"].T + state["linear_layer.bias"]
     expected = hidden.tanh() @ state["hidden_layers.0.weight"].T + state["hidden_layers.0.bias"]
     torch.testing.assert_close(tower.encode(TEXTS[:3]), expected, rtol=1e-4, atol=1e-5)
@@ -255,8 +251,8 @@ def test_a_projection_beside_the_config(tmp_path: Path, clip: TextTower, name: s
 @pytest.mark.parametrize(
     "named", ["mine.pth", "mine", "{folder}/mine.pth", "owner/name/weights/mine.pth"]
 )
-def test_a_named_projection(
-    tmp_path: Path, clip: TextTower, monkeypatch: pytest.MonkeyPatch, named: str
+def test_a_projection_by_name(
+    tmp_path: Path, clip: TextTower, monkeypatch: Monkey, named: str
 ) -> None:
     torch.save(talk2dino_state(64, 48), tmp_path / "mine.pth")
     fetch = Mock(return_value=tmp_path / "mine.pth")
@@ -282,9 +278,7 @@ def test_towers_that_do_not_fit(tmp_path: Path, clip: TextTower) -> None:
             tower_of(tmp_path)
 
 
-def test_clip_that_cannot_be_had(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_no_clip(tmp_path: Path, monkeypatch: Monkey, caplog: pytest.LogCaptureFixture) -> None:
     torch.save(talk2dino_state(64), tmp_path / "talk2dino.pth")
     offline(monkeypatch, tmp_path)
     assert tower_of(tmp_path) is None
