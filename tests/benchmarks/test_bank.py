@@ -14,12 +14,11 @@ from benchmarks.speed import make_photo
 from memory_bank import MemoryBank
 from patchioner import Patchioner
 from patchioner.base.errors import OptionError
-from tests.support import Capture
+from tests.support import Capture, randn
 
 
 def test_real_rows_first_and_noised_copies_past_them() -> None:
-    rows = torch.randn(20, 64, generator=torch.Generator().manual_seed(0))
-    rows = torch.nn.functional.normalize(rows, dim=1)
+    rows = torch.nn.functional.normalize(randn(20, 64), dim=1)
     drawn = real_source(MemoryBank(rows), rows[:2], None, seed=3).draw(0, 50)
     cosines = torch.nn.functional.normalize(drawn) @ rows.T
     assert sorted(cosines[:20].argmax(dim=1).tolist()) == list(range(20))

@@ -26,7 +26,7 @@ from patchioner.checkpoints.published import decoders as reading
 from patchioner.checkpoints.published import files as layout
 from patchioner.checkpoints.published.decoders import read_decap, read_meacap, read_tensor
 from patchioner.checkpoints.published.files import PublishedFiles, ViecapConfig
-from tests.support import Monkey, published
+from tests.support import Monkey, published, randn
 from tests.support.published import DIM, decap_state, randoms, write_meacap, write_viecap
 from tests.support.tiny import Trap
 
@@ -78,14 +78,12 @@ def decap(state: Mapping[str, Tensor], folder: Path, name: str = "decap-009.pt")
     return read_decap(folder / name, prefix_size=DIM)
 
 
-def embeddings(count: int = 6, seed: int = 9) -> Tensor:
-    return torch.randn(count, DIM, generator=torch.Generator().manual_seed(seed))
-
-
 def test_greedy_ids_equal_the_plain_twin(state: State, tmp_path: Path) -> None:
     words = state["decoder.transformer.wte.weight"]  # the end token is to win now and then
-    words[END] = words[naive_greedy(state, embeddings()[0], 12)[8]] * 1.05
-    rows = torch.cat([embeddings(), 20 * embeddings(2, seed=10)])  # they are not normalised
+    words[END] = words[naive_greedy(state, randn(6, DIM, seed=9)[0], 12)[8]] * 1.05
+    rows = torch.cat(
+        [randn(6, DIM, seed=9), 20 * randn(2, DIM, seed=10)]
+    )  # they are not normalised
     found = decap(state, tmp_path).generate(rows, DecodeOptions(max_tokens=STEPS))
     expected = [until_end(naive_greedy(state, row)) for row in rows]
     assert [list(one.token_ids) for one in found] == expected
@@ -95,7 +93,7 @@ def test_greedy_ids_equal_the_plain_twin(state: State, tmp_path: Path) -> None:
 
 def test_every_form_of_a_file(state: State, tmp_path: Path, monkeypatch: Monkey) -> None:
     """Old prefixes and mask buffers, halves, no second name of the tied matrix; ours needs no open_clip."""
-    first, rows = decap(state, tmp_path), embeddings(2)
+    first, rows = decap(state, tmp_path), randn(2, DIM, seed=9)
     expected = first.generate(rows)
     assert decap(published.old_style(state), tmp_path).generate(rows) == expected
     half = decap({name: tensor.half() for name, tensor in state.items()}, tmp_path)

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from patchioner.base.errors import CheckpointError, MemoryBankError
 from patchioner.checkpoints.published import files as reading
 from patchioner.checkpoints.published.files import PublishedConfig, PublishedFiles, read_bank
-from tests.support import Monkey
+from tests.support import Monkey, randn
 from tests.support.published import DIM, as_hub_snapshot, memory, write_bank, write_config
 
 LAYOUTS: dict[str, dict[str, Any]] = {
@@ -57,7 +57,7 @@ def test_the_bank_holds_its_rows_itself(tmp_path: Path) -> None:
 
 
 def test_dinotxt_columns(tmp_path: Path) -> None:
-    rows = torch.randn(3, 2048, generator=torch.Generator().manual_seed(1))
+    rows = randn(3, 2048, seed=1)
     write_bank(tmp_path / "b.h5", rows, ["a", "b", "c"])
     bank = read_bank(tmp_path / "b.h5", dim=1024)
     torch.testing.assert_close(bank.embeddings(), rows[:, 1024:], rtol=1e-5, atol=1e-5)

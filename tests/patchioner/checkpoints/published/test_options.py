@@ -22,7 +22,7 @@ from patchioner.checkpoints.published.options import PublishedCaptioner, clean_f
 from patchioner.cli.main import main
 from patchioner.geometry import Preprocessing
 from patchioner.regions import pool_regions
-from tests.support import Capture
+from tests.support import Capture, randn
 from tests.support.tiny import noise_photo, shaken, tiny_decoder
 
 SMALL = {"depth": 2, "embed_dim": 48, "num_heads": 3}
@@ -40,8 +40,7 @@ def features() -> PatchFeatures:
 
 
 def through_memory(rows: Tensor) -> Tensor:
-    memory = torch.randn(30, 48, generator=torch.Generator().manual_seed(5))
-    return MemoryBank(memory).project(rows)
+    return MemoryBank(randn(30, 48, seed=5)).project(rows)
 
 
 def test_registers_are_the_tokens_between_cls_and_patches(features: PatchFeatures) -> None:
@@ -56,9 +55,7 @@ def test_registers_are_the_tokens_between_cls_and_patches(features: PatchFeature
 
 @pytest.mark.parametrize(("width", "slices"), [(48, 16), (384, 6), (768, 16)])
 def test_published_heads_are_slices_of_the_full_width(width: int, slices: int) -> None:
-    random = torch.Generator().manual_seed(0)
-    query = torch.randn(1, 12, 1, width // 12, generator=random)
-    keys = torch.randn(1, 12, 9, width // 12, generator=random)
+    query, keys = randn(1, 12, 1, width // 12), randn(1, 12, 9, width // 12, seed=1)
     found = published_heads(query, keys)
     assert found is not None
     flat_query, flat_keys = query[0, :, 0].flatten(), keys[0].transpose(0, 1).flatten(1)
@@ -168,9 +165,11 @@ def test_a_double_pass_of_exact_coverage_takes_the_patches_of_the_region() -> No
 
 @pytest.fixture(scope="module")
 def parts() -> Parts:
-    memory = torch.randn(30, 48, generator=torch.Generator().manual_seed(5))
-    settings = ModelSettings("published", Weighting(rounding="reference"))
-    return Parts(backbone(), tiny_decoder(dim=48), MemoryBank(memory), None, settings)
+    settings, bank = (
+        ModelSettings("", Weighting(rounding="reference")),
+        MemoryBank(randn(30, 48, seed=5)),
+    )
+    return Parts(backbone(), tiny_decoder(dim=48), bank, None, settings)
 
 
 def model(parts: Parts, option: str) -> PublishedCaptioner:
