@@ -187,8 +187,8 @@ def _work(options: argparse.Namespace, model: Patchioner | None) -> None:
     banks = ((source.bank(rows, options.storage), source) for source, rows in asked)
     lines = [line for bank, source in banks for line in measure(bank, source, options)]
     sizes = [f"{n:,} {'query' if n == 1 else 'queries'}, ms" for n in options.queries]
-    names = ["rows", "of", "way", *sizes, "built, s", "index, MiB", "mass kept (least)"]
-    names.append("captions changed")
+    kept = ["mass kept (least)", "captions changed"]
+    names = ["rows", "of", "way", *sizes, "built, s", "index, MiB", *kept]
     sys.stdout.write(
         f"{markdown_table(names, [line.cells() for line in lines])}\n"
         f"CPU, {torch.get_num_threads()} thread(s), rows in {options.storage}, medians of {options.rounds} calls. "

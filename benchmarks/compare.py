@@ -1,6 +1,8 @@
-"""Command: finished runs side by side, with what the authors published.
+"""Command: finished runs side by side, with what the authors published; photos are resampled for both runs together.
 
-python -m benchmarks.compare build/benchmarks/dev/dense build/benchmarks/dev/dense-gaussian
+    python -m benchmarks.compare build/benchmarks/dev/dense build/benchmarks/dev/dense-gaussian
+
+The first run of a task is what others are compared with.
 """
 
 from __future__ import annotations

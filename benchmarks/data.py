@@ -198,9 +198,7 @@ class Rows:
         self.skipped: list[Skipped] = []
         self._next = 0
 
-    def each(
-        self, entries: Iterable[tuple[str, Any]], parse: Callable[[Any], T]
-    ) -> Iterator[tuple[str, T]]:
+    def each(self, entries: Iterable[Any], parse: Callable[[Any], T]) -> Iterator[tuple[str, T]]:
         """(where, parsed) of entries that hold rows; one that `parse` refuses is a malformed row itself."""
         for where, entry in entries:
             try:

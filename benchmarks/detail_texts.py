@@ -18,6 +18,7 @@ from benchmarks import scoring
 from benchmarks.command import CIDER_WARNING, figure, markdown_table
 from benchmarks.data import BenchmarkDataError, PhotoFolder, load_json, read_folder, task_named
 from benchmarks.metrics import Meteor, bleu, cider, rouge_l
+from benchmarks.metrics.caption import Floats, Groups, Texts
 from benchmarks.metrics.regions import SYNONYMS, named_classes, plural
 from benchmarks.run import load_pretrained
 from benchmarks.scoring import PERSON, Interval, bootstrap_mean, finite
@@ -30,7 +31,6 @@ from patchioner.detail.fuse import FilterSettings, clean, filter_statements
 from patchioner.detail.score import DenseScorer
 from patchioner.detail.values import LISTS, RegionKind, Scorer, split_sentences
 
-Floats = NDArray[np.float64]
 WORDS = 240  # near the mean of the published references (248 and 239), declared beforehand
 OBJECT_METRICS = ("precision", "recall", "clean")
 EXTRACTIVE, AGAIN, ALONE = "extractive", "global again", "global alone"
@@ -174,9 +174,7 @@ class Scored(NamedTuple):
         return bootstrap_mean(gains, range(len(gains)), seed=seed)
 
 
-def score_texts(
-    texts: Sequence[str], references: Sequence[Sequence[str]], meteor: Meteor | None = None
-) -> Scored:
+def score_texts(texts: Texts, references: Groups, meteor: Meteor | None = None) -> Scored:
     """Score long captions as DID-Bench does, on raw strings; objects are counted against those of the references."""
     pooled, single = bleu(texts, references, tokenizer=str.split)
     values = {f"bleu{order + 1}": float(score) for order, score in enumerate(pooled)}

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw
 
 from benchmarks.answerers import Prediction
 from benchmarks.metrics import Meteor, MetricResult, cosine, regions, score_captions, stem_f
+from benchmarks.metrics.caption import Floats
 from benchmarks.metrics.cosine import ClipSpace
-from benchmarks.metrics.regions import DenseMatches, DensePhoto
+from benchmarks.metrics.regions import Counts, DenseMatches, DensePhoto
 from benchmarks.settings import RunSettings
 from patchioner.base.errors import MissingExtraError, OptionError
 from patchioner.base.optional import require
@@ -44,8 +45,6 @@ _PIECE = 2_000_000  # counts at a time: 16 MB; all rounds of a large set togethe
 _OURS: Final = "patchioner, benchmarks.metrics.regions"
 _AT_ONCE: Final = 32
 
-Floats = NDArray[np.float64]
-Counts = NDArray[np.int64]
 Photos = Sequence[Hashable]
 """The photo of each of n samples."""
 Said = Sequence[Prediction]
