@@ -81,10 +81,6 @@ def without_weights(settings: Any) -> Any:
     return {**changed, "weights": "random"} if "weights" in settings else changed
 
 
-def test_every_config_of_a_model_is_checked() -> None:
-    assert {path.stem for path in CONFIGS} == set(EXPECTED)
-
-
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_a_config_at_true_shapes(path: Path, tmp_path: Path) -> None:
     config = folders.read_model_config(path)
@@ -182,9 +178,15 @@ def test_weights_from_a_file_or_a_folder(folder: Path) -> None:
 def test_which_yaml_is_one_of_ours(folder: Path) -> None:
     assert names_parts(folder / "model.yaml")
     assert not names_parts(FOLDER / "patchioner-mini.yaml")  # a recipe
+    assert {path.stem for path in CONFIGS} == set(EXPECTED), "every config of a model is checked"
+    other = folder / "other.yaml"
     for text in ("prefix_size: 768\nsupport_memory_size: 0\n", "a: ["):
-        (folder / "other.yaml").write_text(text)
-        assert not names_parts(folder / "other.yaml")
+        other.write_text(text)
+        assert not names_parts(other)
+    for text, message in (("a: [", "not a plain YAML file"), ("[1]", "holds list")):
+        other.write_text(text)
+        with pytest.raises(CheckpointError, match=rf"other\.yaml.*{message}"):
+            build_model(other)
 
 
 @pytest.mark.parametrize(
@@ -282,11 +284,3 @@ def test_open_clip_weights_go_by_a_tag(tmp_path: Path) -> None:
     for build, given in ((build_text_tower, settings), (build_backbone, vision)):
         with pytest.raises(CheckpointError, match="pretrained:openai"):
             build(given, tmp_path)
-
-
-def test_a_yaml_that_is_none_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "a.yaml"
-    for text, message in (("a: [", "not a plain YAML file"), ("[1]", "holds list")):
-        path.write_text(text)
-        with pytest.raises(CheckpointError, match=rf"a\.yaml.*{message}"):
-            build_model(path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 from unittest.mock import Mock
 
 import huggingface_hub
@@ -70,20 +69,15 @@ def test_a_hub_that_fails(monkeypatch: Monkey, tmp_path: Path) -> None:
             hub.upload(tmp_path, "owner/mine")
 
 
-@pytest.mark.parametrize(
-    ("setting", "value", "reason"),
-    [("HF_HUB_OFFLINE", True, "disabled"), ("ENDPOINT", "http://127.0.0.1:9", "refused")],
-)
-def test_no_connection(
-    tmp_path: Path, monkeypatch: Monkey, setting: str, value: Any, reason: str
-) -> None:
+def test_the_client_with_a_connection_and_without(monkeypatch: Monkey, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(f"huggingface_hub.constants.{setting}", value)
-    with pytest.raises(HubError, match=f"{reason}.*'patchioner-mini'"):
-        find_model("owner/model")
-
-
-def test_a_hub_id_goes_to_the_client_with_its_revision(monkeypatch: Monkey, tmp_path: Path) -> None:
+    for setting, value, reason in (
+        ("ENDPOINT", "http://127.0.0.1:9", "refused"),
+        ("HF_HUB_OFFLINE", True, "disabled"),
+    ):
+        monkeypatch.setattr(f"huggingface_hub.constants.{setting}", value)
+        with pytest.raises(HubError, match=f"{reason}.*'patchioner-mini'"):
+            find_model("owner/model")
     download = Mock(return_value=str(tmp_path))
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assert find_model("owner/model", revision="v2") == tmp_path
@@ -124,13 +118,9 @@ def test_the_shipped_model_comes_first_and_takes_the_memory_that_is_said() -> No
 def test_published_models_are_known(monkeypatch: Monkey, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     published = known_models()[1:]
-    assert [model.name for model in published] == [
-        f"Ruggero1912/Patch-ioner_talk2dino_{kind}_COCO_Captions"
-        for kind in ("decap", "capdec", "viecap", "meacap")
-    ]
-    assert {(model.disk, model.here, model.licence) for model in published} == {
-        (None, False, "none stated")
-    }
+    for model, kind in zip(published, ("decap", "capdec", "viecap", "meacap"), strict=True):
+        assert model.name == f"Ruggero1912/Patch-ioner_talk2dino_{kind}_COCO_Captions"
+        assert (model.disk, model.here, model.licence) == (None, False, "none stated")
     assert 2.2 < published[0].memory / 2**30 < 2.4 and 0.5 < published[1].memory / 2**30 < 0.7
     theirs = write_capdec(tmp_path / "theirs")
     snapshot = as_hub_snapshot(theirs, tmp_path / "cache", published[1].name)

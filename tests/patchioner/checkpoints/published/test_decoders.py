@@ -216,7 +216,7 @@ def test_a_config_otherwise(
         read(folder)
 
 
-def test_names_that_are_not_cocos(tmp_path: Path) -> None:
+def test_other_names_than_cocos(tmp_path: Path) -> None:
     folder = write_viecap(tmp_path, changes={"name_of_entities_text": "vinvl_vgoi_entities"})
     (folder / "vinvl_vgoi_entities.txt").write_text("Zebra\ncat\n\ncat\n")
     torch.save(torch.eye(2, DIM), folder / "vinvl_vgoi_embeddings_x.pickle")

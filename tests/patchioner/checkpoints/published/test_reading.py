@@ -248,20 +248,16 @@ def test_a_projection_beside_the_config(tmp_path: Path, clip: TextTower) -> None
     torch.testing.assert_close(tower.encode(TEXTS[:3]), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "named", ["mine.pth", "mine", "{folder}/mine.pth", "owner/name/weights/mine.pth"]
-)
-def test_a_projection_by_name(
-    tmp_path: Path, clip: TextTower, monkeypatch: Monkey, named: str
-) -> None:
-    torch.save(talk2dino_state(64, 48), tmp_path / "mine.pth")
-    fetch = Mock(return_value=tmp_path / "mine.pth")
+def test_a_projection_by_name(tmp_path: Path, clip: TextTower, monkeypatch: Monkey) -> None:
+    mine = tmp_path / "mine.pth"
+    torch.save(talk2dino_state(64, 48), mine)
+    fetch = Mock(return_value=mine)
     monkeypatch.setattr(reading, "fetch", fetch)
-    config = replace(CONFIG, use_talk2dino_project=named.format(folder=tmp_path))
-    tower = tower_of(tmp_path, config)
-    assert tower is not None and tower.dim == 64
-    asked = [one.args for one in fetch.call_args_list]
-    assert asked == ([("owner/name", "weights/mine.pth")] if named.startswith("owner") else [])
+    for named in ("mine.pth", "mine", str(mine), "owner/name/weights/mine.pth"):
+        fetch.assert_not_called()
+        tower = tower_of(tmp_path, replace(CONFIG, use_talk2dino_project=named))
+        assert tower is not None and tower.dim == 64
+    fetch.assert_called_once_with("owner/name", "weights/mine.pth")
 
 
 def test_towers_that_do_not_fit(tmp_path: Path, clip: TextTower) -> None:
