@@ -93,6 +93,7 @@ def test_a_stopped_run_goes_on_and_ends_with_the_same_bytes(real: Path, tmp_path
     with ChatServer(then=lambda _: fails(401, "bad key")) as server:
         assert run(real, tmp_path / "out.json", server) == 1
     assert not (tmp_path / "out.json").exists()
+    assert main([str(real), "--rewriter", "hf:m", "--out", str(tmp_path / "y")]) == 1
 
 
 def test_limit_draws_by_the_seed(real: Path, tmp_path: Path) -> None:
@@ -114,18 +115,15 @@ def test_strokes_of_one_sentence_are_parted_off_the_photo() -> None:
     assert drawn == pytest.approx([0.1, 0, 0.2, 1, -1, 4, 0.5, 4, 0.6, 5])
 
 
-@pytest.mark.parametrize(
-    ("words", "points", "reason"),
-    [
+def test_what_is_left_out() -> None:
+    for words, points, reason in (
         ("Dog.", stroke(0, 1), "words"),
         ("A dog sleeps.", stroke(0), "points"),
         ("A dog sleeps.", stroke(0, 11, 12), "points"),
-    ],
-)
-def test_what_is_left_out(words: str, points: Any, reason: str) -> None:
-    timed = [{"utterance": words, "start_time": 0, "end_time": 20}]
-    (found,) = split({"image_id": "a", "timed_caption": timed, "traces": [points]})
-    assert isinstance(found, str) and reason in found
+    ):
+        timed = [{"utterance": words, "start_time": 0, "end_time": 20}]
+        (found,) = split({"image_id": "a", "timed_caption": timed, "traces": [points]})
+        assert isinstance(found, str) and reason in found
 
 
 def test_no_record() -> None:
@@ -146,7 +144,3 @@ def test_no_record() -> None:
 )  # fmt: skip
 def test_replies(reply: str, caption: str | None) -> None:
     assert read_reply(reply) == caption
-
-
-def test_another_kind_of_rewriter_is_refused(tmp_path: Path) -> None:
-    assert main([str(tmp_path / "x"), "--rewriter", "hf:m", "--out", str(tmp_path / "y")]) == 1

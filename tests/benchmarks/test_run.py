@@ -97,24 +97,18 @@ def test_a_run_ends_between_answerers(world: World, tmp_path: Path, monkeypatch:
     assert contents(tmp_path / "broken") == contents(tmp_path / "whole")
 
 
-def test_another_run_is_kept_out_until_the_first_ends(world: World, tmp_path: Path) -> None:
+def test_what_is_refused_before_a_model_is_loaded(world: World, tmp_path: Path) -> None:
     pytest.importorskip("fcntl")
     out = tmp_path / "out"
+    load = lambda *_: pytest.fail("loaded")  # noqa: E731
     with folder_lock(out), pytest.raises(OptionError, match="another process"):
-        world.run(out, load=lambda *_: pytest.fail("refused after work"))
+        world.run(out, load=load)
+    for option, name, due in (("baselines", "majorty", "majority"), ("metrics", "cidr", "cider")):
+        with pytest.raises(UnknownNameError, match=f"'{due}'"):
+            world.run(out, load=load, **{option: (name,)})
     world.run(out)
     names = [LINES, "results.json", "run.json", "settings.json"]
     assert sorted(path.name for path in out.iterdir()) == names
-
-
-def test_names_are_checked_before_a_model_is_loaded(world: World, tmp_path: Path) -> None:
-    for option, name, message in (
-        ("baselines", "majorty", "'majority'"),
-        ("metrics", "cidr", "cider"),
-    ):
-        with pytest.raises(UnknownNameError, match=message):
-            world.run(tmp_path, load=lambda *_: pytest.fail("loaded"), **{option: (name,)})
-    assert not list(tmp_path.glob("*.json"))
 
 
 def test_what_the_model_cannot_see_is_reported(world: World, tmp_path: Path) -> None:
