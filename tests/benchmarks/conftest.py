@@ -16,7 +16,7 @@ from benchmarks.metrics import Meteor, java_available
 from benchmarks.run import Outcome, Run, execute, write_reports
 from benchmarks.settings import RunSettings
 from patchioner import Patchioner
-from tests.support import Monkey
+from tests.support import MonkeyPatch
 from tests.support.tiny import TEXTS, noise_photo
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "annotations"
@@ -56,7 +56,7 @@ def meteor() -> Iterator[Meteor]:
 
 
 @pytest.fixture
-def loads(model: Patchioner, monkeypatch: Monkey) -> list[str]:
+def loads(model: Patchioner, monkeypatch: MonkeyPatch) -> list[str]:
     """Every command gets the tiny model; the names asked for."""
     asked: list[str] = []
 
@@ -76,7 +76,7 @@ class Encoded(list[str]):
 
 
 @pytest.fixture
-def encoded(monkeypatch: Monkey) -> Encoded:
+def encoded(monkeypatch: MonkeyPatch) -> Encoded:
     names, encode = Encoded(), Patchioner.encode
 
     def counted(self: Patchioner, images: Any, **options: Any) -> Any:

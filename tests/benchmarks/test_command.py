@@ -16,7 +16,7 @@ from benchmarks.command import CIDER_WARNING
 from benchmarks.data import SAMPLE, TASK_NAMES
 from patchioner.base.errors import OptionError, UnknownNameError
 from tests.benchmarks.conftest import Encoded, World
-from tests.support import Capture, Monkey
+from tests.support import Capture, MonkeyPatch
 
 ROOT = Path(__file__).parents[2]
 FAST = ["--java=no", "--rounds=20"]
@@ -40,7 +40,7 @@ def test_every_command_starts_on_the_sample_set(
 
 
 def test_without_out_nothing_is_left_behind(
-    world: World, loads: list[str], tmp_path: Path, monkeypatch: Monkey, capsys: Capture
+    world: World, loads: list[str], tmp_path: Path, monkeypatch: MonkeyPatch, capsys: Capture
 ) -> None:
     """A folder, or a file with its folder of photos."""
     (tmp_path / "here").mkdir()

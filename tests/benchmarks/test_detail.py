@@ -18,7 +18,7 @@ from benchmarks.metrics.regions import named_classes
 from patchioner import Patchioner
 from patchioner.base.errors import OptionError
 from patchioner.detail.calibrate import calibrate_model
-from tests.support import Capture, Monkey
+from tests.support import Capture, MonkeyPatch
 from tests.support.tiny import TEXTS, noise_photo
 
 
@@ -122,7 +122,7 @@ def test_one_thing_in_every_other_sample_is_exchanged(did: Path) -> None:
 
 
 def test_the_command(
-    model: Patchioner, tmp_path: Path, capsys: Capture, monkeypatch: Monkey
+    model: Patchioner, tmp_path: Path, capsys: Capture, monkeypatch: MonkeyPatch
 ) -> None:
     """A second run reads what the first described, and bars become a status."""
     pairs = [(noise_photo(seed=seed), (TEXTS[seed], TEXTS[seed + 6])) for seed in range(12)]

@@ -16,7 +16,7 @@ from benchmarks.quality import PARTS, PROMPTS, main, measure
 from benchmarks.regional import LARGE, TASKS, ask, embed_names, retrieval_ranks
 from patchioner import Patchioner, WholeImage
 from tests.benchmarks.conftest import Encoded, World
-from tests.support import Capture, Monkey
+from tests.support import Capture, MonkeyPatch
 
 
 def test_ranks() -> None:
@@ -26,7 +26,9 @@ def test_ranks() -> None:
     assert (retrieval_ranks(np.ones((4, 5)), np.zeros(4, dtype=np.intp)) == 5).all()
 
 
-def test_answers(world: World, model: Patchioner, encoded: Encoded, monkeypatch: Monkey) -> None:
+def test_answers(
+    world: World, model: Patchioner, encoded: Encoded, monkeypatch: MonkeyPatch
+) -> None:
     """One pass a photo, in the order of the samples, however the photos fall into batches."""
     found = ask(model, world.root, PARTS, prompts=PROMPTS)
     assert sorted(encoded) == [f"photo_{index:02d}" for index in range(11)]

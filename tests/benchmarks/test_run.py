@@ -18,7 +18,7 @@ from benchmarks.scoring import bootstrap_mean, bootstrap_statistic, dense_matche
 from patchioner.base.errors import OptionError, UnknownNameError
 from patchioner.base.files import folder_lock
 from tests.benchmarks.conftest import Encoded, Finished, World, contents
-from tests.support import Monkey
+from tests.support import MonkeyPatch
 from tests.support.tiny import noise_photo
 
 BASELINES = ("whole", "crop")
@@ -75,7 +75,9 @@ def test_what_may_not_be_resumed(world: World, tmp_path: Path) -> None:
         world.run(tmp_path, resume=True)
 
 
-def test_a_run_ends_between_answerers(world: World, tmp_path: Path, monkeypatch: Monkey) -> None:
+def test_a_run_ends_between_answerers(
+    world: World, tmp_path: Path, monkeypatch: MonkeyPatch
+) -> None:
     """Of three answerers asked in turn, amid the second group of photos."""
     write, written = PredictionLog.append, list[object]()
 

@@ -20,7 +20,7 @@ from benchmarks.metrics.cosine import ClipSpace
 from benchmarks.scoring import bootstrap_mean, bootstrap_ratio, draw_region, object_scores
 from patchioner.base.errors import OptionError, PatchionerError
 from tests.benchmarks.conftest import Finished, World
-from tests.support import Monkey
+from tests.support import MonkeyPatch
 
 HOW = {"rounds": 30, "seed": 0}
 
@@ -100,7 +100,7 @@ def cosine(left: Any, right: Any) -> float:
     return float(np.dot(left, right) / np.linalg.norm(left) / np.linalg.norm(right))
 
 
-def test_scores_by_clip(world: World, tmp_path: Path, monkeypatch: Monkey) -> None:
+def test_scores_by_clip(world: World, tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     space = Space()
     monkeypatch.setattr(ClipSpace, "load", lambda *_, **__: space)
     results = world.run(tmp_path, clip_score="B32=w.pt", pac_score="B32=p.pt").results
@@ -158,7 +158,7 @@ def test_plain_twins() -> None:
     assert math.isnan(bootstrap_ratio([1.0], [0.0], ["a"]).value)
 
 
-def test_statistics_of_photos(monkeypatch: Monkey) -> None:
+def test_statistics_of_photos(monkeypatch: MonkeyPatch) -> None:
     """Asked one resample at a time, or many in pieces of any size: the same resamples as of a mean."""
     values = np.random.default_rng(2).normal(size=12) ** 2
     photos = [index % 5 for index in range(12)]

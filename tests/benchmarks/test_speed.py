@@ -16,7 +16,7 @@ from memory_bank import MemoryBank
 from patchioner.backbones import TimmViT
 from patchioner.base.errors import PatchionerError
 from patchioner.images import load_image
-from tests.support import Capture, Monkey
+from tests.support import Capture, MonkeyPatch
 
 TINY = SHAPES["tiny"]
 CPU = ["--suite", "cpu", "--shapes", "tiny", "--rounds", "1", "--naive-chunks", "2"]
@@ -56,7 +56,7 @@ def test_both_sides_write_the_same(work: Path, photo: Image.Image, backbone: Tim
 
 
 def test_what_is_not_run_is_scaled(
-    work: Path, photo: Image.Image, backbone: TimmViT, monkeypatch: Monkey
+    work: Path, photo: Image.Image, backbone: TimmViT, monkeypatch: MonkeyPatch
 ) -> None:
     """13 boxes are four chunks; of two that are run, each second counts twice, the image's once."""
     side = Published(work, backbone, build_random_decoder(TINY), most_chunks=2)
@@ -69,7 +69,7 @@ def test_what_is_not_run_is_scaled(
     assert side.in_chunks(torch.randn(9, TINY.dim), len)() == 1.5
 
 
-def test_cpu_suite(tmp_path: Path, capsys: Capture, monkeypatch: Monkey) -> None:
+def test_cpu_suite(tmp_path: Path, capsys: Capture, monkeypatch: MonkeyPatch) -> None:
     """Children run here instead of in processes of their own."""
     names: list[str] = []
 
@@ -92,7 +92,7 @@ def test_cpu_suite(tmp_path: Path, capsys: Capture, monkeypatch: Monkey) -> None
     assert report["captions_compared"] == 1 + 5 + 8 + 8 + 9, "of boxes, and rows decoded alone"
 
 
-def test_what_differs_ends_the_comparison(work: Path, monkeypatch: Monkey) -> None:
+def test_what_differs_ends_the_comparison(work: Path, monkeypatch: MonkeyPatch) -> None:
     contest = Contest(TINY, work, rounds=1, most_chunks=2)
     monkeypatch.setattr(Ours, "token_ids", lambda self, photo, boxes: [(1,)] * len(boxes))
     with pytest.raises(PatchionerError, match="1 box: caption 0 differs"):

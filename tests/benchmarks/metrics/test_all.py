@@ -11,7 +11,7 @@ import pytest
 from benchmarks import metrics
 from benchmarks.metrics import Meteor, bleu, cider, rouge_l, score_captions, stem_f
 from patchioner.base.errors import OptionError, UnknownNameError
-from tests.support import Monkey
+from tests.support import MonkeyPatch
 
 SAID = ["A red bus, isn't it?", "two dogs"]
 DUE = [["The red bus.", "a bus"], ["Two dogs run"]]
@@ -28,7 +28,7 @@ def sizes(said: Sequence[str], due: Sequence[Sequence[str]], rows: Sequence[Any]
     return [row["size"] for row in rows]
 
 
-def test_without_java_the_single_functions_over_one_tokenisation(monkeypatch: Monkey) -> None:
+def test_without_java_the_single_functions_over_one_tokenisation(monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setattr("subprocess.run", lambda *a, **k: pytest.fail("started a program"))
     watch = Mock(wraps=metrics.tokenize)
     monkeypatch.setattr(metrics, "tokenize", watch)
@@ -85,7 +85,7 @@ def test_metrics_of_ones_own() -> None:
     ],
 )
 def test_what_is_refused(
-    names: list[str], source: str, given: Any, message: str, monkeypatch: Monkey
+    names: list[str], source: str, given: Any, message: str, monkeypatch: MonkeyPatch
 ) -> None:
     monkeypatch.setattr(f"{HERE}.words", lambda *_: given)
     with pytest.raises((OptionError, UnknownNameError), match=message):

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from benchmarks.metrics import Meteor, bleu, cider, official, official_score, rouge_l, tokenize
 from benchmarks.metrics.official import JavaError, find_java, ptb_pairs, ptb_tokenize
 from patchioner.base.errors import OptionError
-from tests.support import Monkey
+from tests.support import MonkeyPatch
 
 pytest.importorskip("pycocoevalcap")
 FakeJava = Callable[..., Path]
@@ -26,7 +26,7 @@ TOLERANCE = 1e-9 * 100  # of scores times 100
 
 
 @pytest.fixture
-def fake_java(tmp_path: Path, monkeypatch: Monkey) -> FakeJava:
+def fake_java(tmp_path: Path, monkeypatch: MonkeyPatch) -> FakeJava:
     """Put a `java` on the PATH that answers -version as Java 17 does and then runs some Python."""
 
     def install(body: str, version: str = 'openjdk version "17.0.1"') -> Path:
@@ -41,7 +41,7 @@ def fake_java(tmp_path: Path, monkeypatch: Monkey) -> FakeJava:
     return install
 
 
-def test_java_is_found_or_the_remedy_told(fake_java: FakeJava, monkeypatch: Monkey) -> None:
+def test_java_is_found_or_the_remedy_told(fake_java: FakeJava, monkeypatch: MonkeyPatch) -> None:
     command = fake_java("")
     assert find_java() == official.Java(str(command), "17.0.1")
     (command.parent / "bin").mkdir()
@@ -168,7 +168,7 @@ def test_a_meteor_that_dies_is_quoted_and_closed(fake_java: FakeJava, read: str)
 
 @needs_java
 def test_meteor_of_the_package(
-    meteor: Meteor, dev_captions: list[list[str]], monkeypatch: Monkey
+    meteor: Meteor, dev_captions: list[list[str]], monkeypatch: MonkeyPatch
 ) -> None:
     """The package's side of the protocol, with its command, talking to the program that runs already."""
     module = pytest.importorskip("pycocoevalcap.meteor.meteor")
@@ -185,7 +185,7 @@ def test_meteor_of_the_package(
 
 
 @pytest.fixture
-def parser(tmp_path: Path, monkeypatch: Monkey) -> Path:
+def parser(tmp_path: Path, monkeypatch: MonkeyPatch) -> Path:
     """A folder with files of the parser's names."""
     home = tmp_path / "spice"
     (home / "lib").mkdir(parents=True)
@@ -195,7 +195,7 @@ def parser(tmp_path: Path, monkeypatch: Monkey) -> Path:
     return home
 
 
-def test_spice_fetches_nothing(monkeypatch: Monkey, parser: Path) -> None:
+def test_spice_fetches_nothing(monkeypatch: MonkeyPatch, parser: Path) -> None:
     (parser / "lib" / official.SPICE_MODELS[1]).unlink()
     monkeypatch.setattr("urllib.request.urlopen", lambda *a, **k: pytest.fail("went online"))
     with pytest.raises(JavaError, match=rf"fetch https://.*zip.*{parser}/lib"):

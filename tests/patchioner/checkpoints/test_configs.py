@@ -26,7 +26,7 @@ from patchioner.checkpoints.folder import ModelSettings, build_model, names_part
 from patchioner.checkpoints.stored import make_part
 from patchioner.geometry import Preprocessing
 from patchioner.text import TEXT_TOWERS, TextTower
-from tests.support import Monkey
+from tests.support import MonkeyPatch
 from tests.support.published import talk2dino_state
 from tests.support.tiny import TEXTS, noise_photo, tiny_backbone, tiny_decoder, tiny_tower
 
@@ -261,7 +261,9 @@ def test_talk2dino_takes_a_tower_and_a_file(tmp_path: Path) -> None:
         build_text_tower({**settings, "towr": "reader"}, tmp_path)
 
 
-def test_siglips_text_is_fetched_from_a_repository(tmp_path: Path, monkeypatch: Monkey) -> None:
+def test_siglips_text_is_fetched_from_a_repository(
+    tmp_path: Path, monkeypatch: MonkeyPatch
+) -> None:
     shape = {"vocabulary": 26, "dim": 8, "width": 8, "layers": 1, "heads": 1, "max_tokens": 4}
     settings = {"type": "siglip", "tokenizer": letters(tmp_path).name, "weights": "random", **shape}
     original: Any = build_text_tower(settings, tmp_path)

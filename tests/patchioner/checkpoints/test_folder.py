@@ -27,7 +27,7 @@ from patchioner.checkpoints import folder as folders
 from patchioner.checkpoints.folder import KindSettings, ModelSettings, Parts, read_checkpoint
 from patchioner.regions import Box, Mask, Trace, Weighting
 from patchioner.text import BertTower
-from tests.support import Monkey
+from tests.support import MonkeyPatch
 from tests.support.tiny import DIM, noise_photo, tiny_decoder, tiny_parts, tiny_tower
 
 FULL = ModelSettings(
@@ -98,7 +98,7 @@ def test_every_part_comes_back(folder: Path) -> None:
     assert parts.decoder.embedding_dim == original.decoder.embedding_dim
 
 
-def test_a_caption_does_not_read_the_text_tower(checkpoint: Path, monkeypatch: Monkey) -> None:
+def test_a_caption_does_not_read_the_text_tower(checkpoint: Path, monkeypatch: MonkeyPatch) -> None:
     restore = Mock(side_effect=lambda tower, folder: tower)
     monkeypatch.setattr(BertTower, "restore", lambda *given: restore(*given))
     model = Patchioner.from_pretrained(checkpoint, device="cpu")
@@ -135,7 +135,7 @@ def test_a_folder_that_is_no_checkpoint_keeps_what_is_in_it(tmp_path: Path) -> N
     assert keepsake.exists()
 
 
-def test_writing_cut_short_leaves_the_old(folder: Path, monkeypatch: Monkey) -> None:
+def test_writing_cut_short_leaves_the_old(folder: Path, monkeypatch: MonkeyPatch) -> None:
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     monkeypatch.setattr(BertTower, "save", Mock(side_effect=KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):

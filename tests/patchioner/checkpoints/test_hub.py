@@ -14,12 +14,12 @@ from patchioner.base.errors import HubError, UnknownNameError
 from patchioner.checkpoints import hub
 from patchioner.checkpoints.folder import SHIPPED, find_model, shipped_models
 from patchioner.checkpoints.hub import folder_bytes, known_models, part_sizes
-from tests.support import Monkey
+from tests.support import MonkeyPatch
 from tests.support.published import as_hub_snapshot, write_capdec
 
 
 @pytest.fixture
-def shipped(tmp_path: Path, monkeypatch: Monkey) -> Path:
+def shipped(tmp_path: Path, monkeypatch: MonkeyPatch) -> Path:
     """A model inside the package."""
     folder = tmp_path / "package" / SHIPPED
     folder.mkdir(parents=True)
@@ -55,7 +55,7 @@ def test_a_name_that_leads_nowhere(shipped: Path, tmp_path: Path, name: str, mes
         find_model(name)
 
 
-def test_a_hub_that_fails(monkeypatch: Monkey, tmp_path: Path) -> None:
+def test_a_hub_that_fails(monkeypatch: MonkeyPatch, tmp_path: Path) -> None:
     """What the client's HTTP library raises is no OSError, and another in each release."""
     told = LocalEntryNotFoundError("outgoing traffic has been disabled\nand much more")
     for error in (told, type("TransportError", (Exception,), {})("not known"), RuntimeError()):
@@ -69,7 +69,7 @@ def test_a_hub_that_fails(monkeypatch: Monkey, tmp_path: Path) -> None:
             hub.upload(tmp_path, "owner/mine")
 
 
-def test_the_client_with_a_connection_and_without(monkeypatch: Monkey, tmp_path: Path) -> None:
+def test_the_client_with_a_connection_and_without(monkeypatch: MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     for setting, value, reason in (
         ("ENDPOINT", "http://127.0.0.1:9", "refused"),
@@ -84,7 +84,7 @@ def test_the_client_with_a_connection_and_without(monkeypatch: Monkey, tmp_path:
     download.assert_called_once_with("owner/model", revision="v2")
 
 
-def test_pushing_uploads_the_whole_checkpoint(model: Patchioner, monkeypatch: Monkey) -> None:
+def test_pushing_uploads_the_whole_checkpoint(model: Patchioner, monkeypatch: MonkeyPatch) -> None:
     files: dict[str, int] = {}
 
     def keep(*, repo_id: str, folder_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_the_shipped_model_comes_first_and_takes_the_memory_that_is_said() -> No
     assert first.memory == pytest.approx(sum(size for _, size in sizes.values()), rel=0.02)
 
 
-def test_published_models_are_known(monkeypatch: Monkey, tmp_path: Path) -> None:
+def test_published_models_are_known(monkeypatch: MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     published = known_models()[1:]
     for model, kind in zip(published, ("decap", "capdec", "viecap", "meacap"), strict=True):

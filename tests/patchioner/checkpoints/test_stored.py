@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from patchioner.base.errors import CheckpointError
 from patchioner.checkpoints.stored import read_tensors, read_yaml
-from tests.support import Monkey
+from tests.support import MonkeyPatch
 from tests.support.tiny import Trap
 
 ROWS = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.ones(2)}
@@ -84,7 +84,7 @@ pytest.importorskip("yaml")
         b"a: " + b"9" * 5000, b"a: 2000-13-45",
     ],
 )  # fmt: skip
-def test_what_is_no_plain_yaml(tmp_path: Path, monkeypatch: Monkey, held: bytes) -> None:
+def test_what_is_no_plain_yaml(tmp_path: Path, monkeypatch: MonkeyPatch, held: bytes) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.yaml").write_bytes(held)
     with pytest.raises(CheckpointError, match="a.yaml: not a plain YAML file"):

@@ -26,7 +26,7 @@ from patchioner.checkpoints.published import decoders as reading
 from patchioner.checkpoints.published import files as layout
 from patchioner.checkpoints.published.decoders import read_decap, read_meacap, read_tensor
 from patchioner.checkpoints.published.files import PublishedFiles, ViecapConfig
-from tests.support import Monkey, published, randn
+from tests.support import MonkeyPatch, published, randn
 from tests.support.published import DIM, decap_state, randoms, write_meacap, write_viecap
 from tests.support.tiny import Trap
 
@@ -91,7 +91,7 @@ def test_greedy_ids_equal_the_plain_twin(state: State, tmp_path: Path) -> None:
     assert len({tuple(ids) for ids in expected}) > 3
 
 
-def test_every_form_of_a_file(state: State, tmp_path: Path, monkeypatch: Monkey) -> None:
+def test_every_form_of_a_file(state: State, tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     """Old prefixes and mask buffers, halves, no second name of the tied matrix; ours needs no open_clip."""
     first, rows = decap(state, tmp_path), randn(2, DIM, seed=9)
     expected = first.generate(rows)
@@ -206,7 +206,7 @@ def test_prompts_and_decoding(values: dict[str, Any], prompts: str, strategy: st
     ],
 )
 def test_a_config_otherwise(
-    tmp_path: Path, monkeypatch: Monkey, changes: dict[str, Any], said: str
+    tmp_path: Path, monkeypatch: MonkeyPatch, changes: dict[str, Any], said: str
 ) -> None:
     folder = write_viecap(tmp_path, changes=changes)
     if "suffix" in changes:
@@ -260,7 +260,7 @@ EVIL = Trap(Path("executed"))
         (pickle.dumps([torch.ones(2), EVIL]), "nothing was executed"),
     ],
 )
-def test_no_tensor(tmp_path: Path, monkeypatch: Monkey, data: bytes, said: str) -> None:
+def test_no_tensor(tmp_path: Path, monkeypatch: MonkeyPatch, data: bytes, said: str) -> None:
     monkeypatch.chdir(tmp_path)
     Path("rows.pickle").write_bytes(data)
     with pytest.raises(CheckpointError, match=f"rows.pickle: .*{said}"):

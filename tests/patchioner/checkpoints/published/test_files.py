@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from patchioner.base.errors import CheckpointError, MemoryBankError
 from patchioner.checkpoints.published import files as reading
 from patchioner.checkpoints.published.files import PublishedConfig, PublishedFiles, read_bank
-from tests.support import Monkey, randn
+from tests.support import MonkeyPatch, randn
 from tests.support.published import DIM, as_hub_snapshot, memory, write_bank, write_config
 
 LAYOUTS: dict[str, dict[str, Any]] = {
@@ -174,7 +174,9 @@ def test_what_is_wrong_is_named(values: Any, said: str) -> None:
         reading.parse_config(values, "model.yaml")
 
 
-def test_as_given_then_by_base_name_then_from_the_hub(tmp_path: Path, monkeypatch: Monkey) -> None:
+def test_as_given_then_by_base_name_then_from_the_hub(
+    tmp_path: Path, monkeypatch: MonkeyPatch
+) -> None:
     failure = ConnectionError("no route\nand much more")
     download = Mock(side_effect=[str(tmp_path / "b.pt"), failure, failure])
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)

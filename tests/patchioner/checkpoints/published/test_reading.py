@@ -27,7 +27,7 @@ from patchioner.geometry import Preprocessing
 from patchioner.regions import Weighting
 from patchioner.text import TextTower
 from tests.patchioner.checkpoints.published.test_decoders import naive_greedy, until_end
-from tests.support import Monkey, published
+from tests.support import Log, MonkeyPatch, published
 from tests.support.published import official_dinov2, talk2dino_state, write_config
 from tests.support.tiny import TEXTS, noise_photo, tiny_backbone, tiny_tower
 
@@ -75,7 +75,7 @@ def test_decap_with_memory_equals_the_plain_twin(tmp_path: Path) -> None:
     assert parts.bank is not None and len(parts.bank) == 10
 
 
-def test_capdec_gets_raw_embeddings(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_capdec_gets_raw_embeddings(tmp_path: Path, caplog: Log) -> None:
     state = published.decap_state()
     model = Patchioner(read(published.write_capdec(tmp_path, state)), device="cpu")
     pooled, found = pooled_and_projected(model)
@@ -125,7 +125,7 @@ def write_vit(folder: Path) -> TimmViT:
     return backbone
 
 
-def test_a_hub_id_offline_out_of_the_cache(tmp_path: Path, monkeypatch: Monkey) -> None:
+def test_a_hub_id_offline_out_of_the_cache(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     """The real client, a cache made by hand, no connection: everything from the snapshot."""
     hub_id = "Ruggero1912/Patch-ioner_talk2dino_capdec_COCO_Captions"
     folder = write_small_dino(tmp_path / "theirs")
@@ -161,7 +161,7 @@ def backbone_of(folder: Path, mode: Any = "stretch", **values: Any) -> Any:
     return read_backbone(PublishedFiles.of(write_config(folder)), config, mode=mode)
 
 
-def offline(monkeypatch: Monkey, tmp_path: Path) -> None:
+def offline(monkeypatch: MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "no-cache"))
 
@@ -173,7 +173,7 @@ def test_the_authors_file_gives_the_same_tokens(tmp_path: Path) -> None:
     assert found.preprocessing == expected.preprocessing
 
 
-def use_tiny(monkeypatch: Monkey, folder: Path, **changes: torch.Tensor) -> TimmViT:
+def use_tiny(monkeypatch: MonkeyPatch, folder: Path, **changes: torch.Tensor) -> TimmViT:
     """Make "tiny" a backbone of the CLIP family, with its weights in the folder."""
     tiny = reading._Vit("test_vit", "none", 16, ("tiny.pth",), projection=24)
     monkeypatch.setattr(reading, "vit_of", lambda name: tiny)
@@ -185,7 +185,7 @@ def use_tiny(monkeypatch: Monkey, folder: Path, **changes: torch.Tensor) -> Timm
     return model
 
 
-def test_a_vit_of_the_clip_family(tmp_path: Path, monkeypatch: Monkey) -> None:
+def test_a_vit_of_the_clip_family(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     expected = use_tiny(monkeypatch, tmp_path)
     found = backbone_of(tmp_path, "crop", dino_model="tiny", resize_dim=64, crop_dim=64)
     assert found.dim == 24
@@ -214,7 +214,7 @@ OPEN_CLIP = {"use_open_clip": True, "resize_dim": 224, "crop_dim": 224}
     ],
 )
 def test_what_is_not_supported_or_nowhere_says_why(
-    tmp_path: Path, monkeypatch: Monkey, values: dict[str, Any], said: str
+    tmp_path: Path, monkeypatch: MonkeyPatch, values: dict[str, Any], said: str
 ) -> None:
     offline(monkeypatch, tmp_path)
     with pytest.raises(CheckpointError, match=said):
@@ -229,7 +229,7 @@ def tower_of(folder: Path, config: PublishedConfig = CONFIG, dim: int = 64) -> T
 
 
 @pytest.fixture
-def clip(monkeypatch: Monkey) -> TextTower:
+def clip(monkeypatch: MonkeyPatch) -> TextTower:
     """Stands for CLIP's text half: 48 wide."""
     tower = tiny_tower(dim=48)
     monkeypatch.setattr(reading, "_clip_text", lambda files, config: tower)
@@ -248,7 +248,7 @@ def test_a_projection_beside_the_config(tmp_path: Path, clip: TextTower) -> None
     torch.testing.assert_close(tower.encode(TEXTS[:3]), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_projection_by_name(tmp_path: Path, clip: TextTower, monkeypatch: Monkey) -> None:
+def test_a_projection_by_name(tmp_path: Path, clip: TextTower, monkeypatch: MonkeyPatch) -> None:
     mine = tmp_path / "mine.pth"
     torch.save(talk2dino_state(64, 48), mine)
     fetch = Mock(return_value=mine)
@@ -274,7 +274,7 @@ def test_towers_that_do_not_fit(tmp_path: Path, clip: TextTower) -> None:
             tower_of(tmp_path)
 
 
-def test_no_clip(tmp_path: Path, monkeypatch: Monkey, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_clip(tmp_path: Path, monkeypatch: MonkeyPatch, caplog: Log) -> None:
     torch.save(talk2dino_state(64), tmp_path / "talk2dino.pth")
     offline(monkeypatch, tmp_path)
     assert tower_of(tmp_path) is None
