@@ -1,42 +1,28 @@
-"""A tiny model, in memory and on disk, and a folder of photos."""
-
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from patchioner import Patchioner
-from tests.support.tiny import noise_photo, tiny_parts
+from patchioner.batch import Reading, read_rows
+from tests.support.tiny import noise_photo
 
-
-@pytest.fixture(scope="session")
-def model() -> Patchioner:
-    return Patchioner(tiny_parts(), device="cpu")
-
-
-@pytest.fixture(scope="session")
-def checkpoint(model: Patchioner, tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("checkpoints") / "tiny"
-    model.save_pretrained(folder, storage="fp32")
-    return str(folder)
+NAMES = ("a.png", "b.png", "c.png", "sub/a.png", "sub/d.png", "e.png")
 
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Six photos of 96 x 64, two of them the same, one below; what is none; COCO annotations beside the folder."""
+    """Six photos of 96 x 64, two of them the same; what is none; COCO annotations of five beside the folder."""
     folder = tmp_path / "photos"
     (folder / "sub").mkdir(parents=True)
-    for name, seed in (("a", 0), ("b", 1), ("c", 2), ("sub/a", 3), ("sub/d", 1), ("e", 4)):
-        noise_photo(seed=seed).save(folder / f"{name}.png")
+    for name, seed in zip(NAMES, (0, 1, 2, 3, 1, 4), strict=True):
+        noise_photo(seed=seed).save(folder / name)
     (folder / "._a.png").write_bytes(b"macOS")
     (folder / "notes.txt").write_text("no photo")
-    names = ("a.png", "b.png", "c.png", "sub/a.png", "sub/d.png", "e.png")
-    images = [
-        {"id": place, "file_name": name, "width": 96, "height": 64}
-        for place, name in enumerate(names)
-    ]
+    size = {"width": 96, "height": 64}
+    images = [{"id": place, "file_name": name, **size} for place, name in enumerate(NAMES)]
     boxes = [
         {"id": 10 * image + n, "image_id": image, "category_id": 1, "bbox": [5 * n, 4, 40, 30],
          "iscrowd": 0, "rater": "née"}
@@ -45,3 +31,14 @@ def photos(tmp_path: Path) -> Path:
     content = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "cat"}]}
     (tmp_path / "coco.json").write_text(json.dumps(content))
     return folder
+
+
+@pytest.fixture
+def given(photos: Path) -> dict[str, Any]:
+    """What `run` is given: the annotations of the photos, in three shards."""
+    return {"reading": Reading(str(photos.parent / "coco.json")), "shards": 3}
+
+
+def lines(out: Path) -> list[str]:
+    """The rows of a job, in an order of their own."""
+    return sorted(json.dumps(row.to_dict()) for row in read_rows(out))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -119,17 +120,10 @@ def test_files_beside_the_photos(tmp_path: Path) -> None:
     assert (tmp_path / "sub" / "b.txt").read_text(encoding="utf-8") == "a street\n"
     assert export(ROWS, "json", tmp_path) == 0
     assert [Row.from_dict(one) for one in load(tmp_path / "a.json")] == ROWS[:3]
-    names = ("sub/b.png", "sub/b.jpg.png", "sub/b.jpg")
-    export(
-        [replace(ROWS[3], photo=name, text="a lane") for name in names],
-        "txt",
-        tmp_path,
-        prefix="/not/here/",
-    )
-    assert (tmp_path / "sub" / "b.jpg_.txt").read_text(encoding="utf-8") == "a lane\n"
-    for to, name in (
-        (to, name) for to in BESIDE for name in ("../a.jpg", "/..", "a/../../b.jpg", "")
-    ):
+    twice = [ROWS[3], replace(ROWS[3], photo="sub/b.jpg", text="a lane")]
+    export(twice, "txt", tmp_path, prefix="/not/here/")
+    assert (tmp_path / "sub" / "b.jpg.txt").read_text(encoding="utf-8") == "a lane\n"
+    for to, name in itertools.product(BESIDE, ("../a.jpg", "/..", "a/../../b.jpg", "")):
         with pytest.raises(OptionError, match="leads out"):
             export([replace(ROWS[0], photo=name)], to, tmp_path / "in")
 
@@ -138,9 +132,8 @@ def test_xmp_has_description_and_regions(tmp_path: Path) -> None:
     assert export(ROWS, "xmp", tmp_path) == 2
     whole = ElementTree.parse(tmp_path / "sub" / "b.xmp")
     assert whole.findtext(".//{*}description/{*}Alt/{*}li") == "a street"
-    first = ElementTree.parse(tmp_path / "a.xmp").find(
-        ".//{*}RegionList/{*}Bag/{*}li/{*}Description"
-    )
+    regions = ".//{*}RegionList/{*}Bag/{*}li/{*}Description"
+    first = ElementTree.parse(tmp_path / "a.xmp").find(regions)
     assert first is not None and ROWS[0].text in first.attrib.values()
     area = first.find("{*}Area")
     assert area is not None and str(25 / 80) in area.attrib.values()
@@ -156,9 +149,8 @@ def test_files_are_whole_or_absent_and_hostile_names_harmless(tmp_path: Path, to
         export(broken(), to, tmp_path / "out")
     assert not any(path.is_file() for path in tmp_path.rglob("*"))
     name = "/etc/a.jpg" if to in BESIDE else '"><script>\x1b\udcff.jpg'
-    export(
-        [replace(ROWS[0], photo=name, category="\x00", text="\ud800 ]]>")], to, tmp_path / "hostile"
-    )
+    row = replace(ROWS[0], photo=name, category="\x00", text="\ud800 ]]>")
+    export([row], to, tmp_path / "hostile")
     (found,) = (path for path in tmp_path.rglob("*") if path.is_file())
     text = found.read_text(encoding="utf-8")
     assert ElementTree.fromstring(text) is not None if to in ("cvat", "xmp") else text
@@ -179,11 +171,11 @@ def test_rows_of_a_photo_may_stand_apart_and_ids_twice(tmp_path: Path) -> None:
 
 
 def test_the_command_writes_them_when_all_rows_are_there(
-    photos: Path, checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    photos: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """COCO in, COCO out: the same annotations, each with a caption; a page beside; misspelt forms are refused."""
     coco, page = tmp_path / "captioned.json", tmp_path / "page.html"
-    words = ["batch", str(photos), "--out", str(tmp_path / "out.csv"), "--model", checkpoint]
+    words = ["batch", str(photos), "--out", str(tmp_path / "out.csv"), "--model", str(checkpoint)]
     words += ["--regions", str(tmp_path / "coco.json"), "--device", "cpu"]
     assert main([*words, "--export", f"coco={coco}", "--gallery", str(page)]) == 0
     own = {one["id"]: one for one in load(coco)["annotations"]}

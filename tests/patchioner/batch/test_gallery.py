@@ -37,19 +37,11 @@ def page() -> Iterator[Any]:
         browser.close()
 
 
-@pytest.fixture
-def gallery(tmp_path: Path) -> Path:
-    out = tmp_path / "gallery.html"
-    photos = [
-        (row.photo, Image.new("RGB", (100, 80), "grey")) for row in ROWS if row.photo != "lost.png"
-    ]
-    assert write_gallery(ROWS, photos, out) == 5
-    return out
-
-
-def test_sorted_by_a_click_and_nothing_is_run_or_loaded(gallery: Path, page: Any) -> None:
-    asked: list[str] = []
-    faults: list[str] = []
+def test_sorted_by_a_click_and_nothing_is_run_or_loaded(tmp_path: Path, page: Any) -> None:
+    gallery, grey = tmp_path / "gallery.html", Image.new("RGB", (100, 80), "grey")
+    photos = [(row.photo, grey) for row in ROWS if row.photo != "lost.png"]
+    assert write_gallery(ROWS, photos, gallery) == 5
+    asked, faults = list[str](), list[str]()
     page.on("request", lambda request: asked.append(request.url))
     page.on("dialog", lambda dialog: faults.append(dialog.message))
     page.on("pageerror", lambda error: faults.append(str(error)))
@@ -60,12 +52,13 @@ def test_sorted_by_a_click_and_nothing_is_run_or_loaded(gallery: Path, page: Any
         return [name[:4] for name in page.locator("h2").all_inner_texts()]
 
     assert order() == ["</sc", "sure", "unkn", "doub", "lost"]
-    page.get_by_role("button", name="least sure first").click()
-    assert order() == ["doub", "</sc", "sure", "unkn", "lost"]
-    page.get_by_role("button", name="surest first").click()
-    assert order() == ["sure", "</sc", "doub", "unkn", "lost"]
-    page.get_by_role("button", name="as in the file").click()
-    assert order() == ["</sc", "sure", "unkn", "doub", "lost"]
+    for click, expected in (
+        ("least sure first", ["doub", "</sc", "sure", "unkn", "lost"]),
+        ("surest first", ["sure", "</sc", "doub", "unkn", "lost"]),
+        ("as in the file", ["</sc", "sure", "unkn", "doub", "lost"]),
+    ):
+        page.get_by_role("button", name=click).click()
+        assert order() == expected
     assert page.locator("li").first.inner_text().startswith(HOSTILE.replace("\u202e", "\ufffd"))
     card = page.locator("article").nth(1)
     photo, edge = card.locator("image").bounding_box(), card.locator("rect").first.bounding_box()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,22 @@ ROWS = [
     Row("ü/b\n.jpg", 1, embedding=(0.5, -1.0), model="m", source='{"id": 7}', origin="t#0:5"),
     Row("c.jpg", error="ImageError", message="no photo at 'c.jpg'"),
 ]
+
+
+READERS: dict[str, Callable[[Any, str], Any]] = {
+    "pyarrow.parquet": lambda library, path: library.read_table(path)["photo"].to_pylist(),
+    "pandas": lambda library, path: library.read_parquet(path)["photo"],
+    "duckdb": lambda library, path: library.sql(f"from '{path}'").df()["photo"],
+    "datasets": lambda library, path: library.Dataset.from_parquet(path, cache_dir=f"{path}.cache")["photo"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_others_read_the_rows(reader: str, tmp_path: Path) -> None:
+    library = pytest.importorskip(reader)
+    write_rows(tmp_path / "rows.parquet", ROWS)
+    found = READERS[reader](library, str(tmp_path / "rows.parquet"))
+    assert list(found) == [row.photo for row in ROWS]
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
