@@ -17,8 +17,7 @@ from PIL import Image
 from patchioner import Patchioner
 from patchioner.checkpoints.folder import SHIPPED
 from patchioner.cli.main import command_parser, main
-
-Capture = pytest.CaptureFixture[str]
+from tests.support import Capture, MonkeyPatch
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -41,8 +40,15 @@ def commands(page: Path, start: str) -> list[str]:
     return [line.split(" > ")[0] for line in found]
 
 
+def spelled() -> list[tuple[str, ...]]:
+    """Words of every command line, each once."""
+    lines = [one for page in PAGES for one in commands(page, "patchioner ")]
+    found = [tuple(shlex.split(one, comments=True)) for one in lines]
+    return [words for words in dict.fromkeys(found) if words[0] == "patchioner"]
+
+
 @pytest.fixture
-def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shipped: Patchioner) -> Path:
+def desk(tmp_path: Path, monkeypatch: MonkeyPatch, shipped: Patchioner) -> Path:
     """A folder with everything that the examples name; the shipped model is there, too."""
     desk = tmp_path
     photo = Image.fromarray(data.chelsea()).resize((320, 240))
@@ -74,19 +80,15 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shipped: Patchioner) -
 
 
 def test_the_commands_run_in_their_order(
-    desk: Path, model: Patchioner, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+    desk: Path, model: Patchioner, monkeypatch: MonkeyPatch, capsys: Capture
 ) -> None:
     """One that stands on several pages runs once."""
-    settings = replace(
-        model.settings, calibration=Patchioner.from_pretrained().settings.calibration
-    )
+    calibration = Patchioner.from_pretrained().settings.calibration
+    settings = replace(model.settings, calibration=calibration)
     tiny = Patchioner(replace(model.parts, settings=settings), device="cpu")
-    found = [
-        shlex.split(one, comments=True) for page in PAGES for one in commands(page, "patchioner ")
-    ]
-    for words in dict.fromkeys(map(tuple, found)):
+    for words in spelled():
         command = shlex.join(words)
-        if words[0] != "patchioner" or ELSEWHERE.search(command) or "catalogue-model" in command:
+        if ELSEWHERE.search(command) or "catalogue-model" in command:
             continue
         with monkeypatch.context() as patch:
             if LONG.search(command):
@@ -102,10 +104,8 @@ def test_the_commands_run_in_their_order(
 
 def test_the_commands_that_need_others_are_spelled_right(desk: Path) -> None:
     parser = command_parser()
-    for command in (one for page in PAGES for one in commands(page, "patchioner ")):
-        words = shlex.split(command, comments=True)
-        if words[0] == "patchioner" and ELSEWHERE.search(command):
-            assert parser.parse_args(words[1:]), command
+    for words in spelled():
+        assert parser.parse_args(words[1:]), words
 
 
 @pytest.mark.parametrize(

@@ -19,20 +19,10 @@ from patchioner import Box, Patchioner, WholeImage
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def test_importing_is_light() -> None:
-    """Neither torch nor any extra is imported with the package."""
-    code = (
-        "import sys, patchioner; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
 def test_a_caption(shipped: Patchioner) -> None:
     rows, columns = np.mgrid[:120, :160]
-    photo = np.stack([rows * 2, columns, (rows // 20 + columns // 20) % 2 * 200], -1).astype(
-        np.uint8
-    )
-    found = shipped.caption(photo, [WholeImage(), Box(10, 10, 90, 90)])
+    photo = np.stack([rows * 2, columns, (rows // 20 + columns // 20) % 2 * 200], -1)
+    found = shipped.caption(photo.astype(np.uint8), [WholeImage(), Box(10, 10, 90, 90)])
     assert len(found) == 2 and all(one.text for one in found)
 
 

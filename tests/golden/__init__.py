@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -106,3 +108,18 @@ def frozen() -> dict[str, dict[str, Ids]]:
     """What was frozen, by mode and photo."""
     stored: dict[str, dict[str, Ids]] = json.loads(FILE.read_text())
     return stored
+
+
+def main() -> int:
+    """Check, or freeze, the captions of all photos."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", action="store_true", help="freeze what the model says now")
+    write, found = parser.parse_args().write, captioned(Patchioner.from_pretrained(), photos())
+    if write:
+        FILE.write_text(json.dumps(found, separators=(",", ":")) + "\n")
+        return 0
+    known = [(mode, photo) for mode, by_photo in frozen().items() for photo in by_photo]
+    differ = [(mode, photo) for mode, photo in known if found[mode][photo] != frozen()[mode][photo]]
+    sys.stdout.write(f"{len(known) - len(differ)} of {len(known)} photos as frozen\n")
+    sys.stdout.writelines(f"differs: {mode} {photo}\n" for mode, photo in differ)
+    return int(bool(differ))

@@ -10,6 +10,7 @@ import pytest
 from patchioner import Patchioner
 from patchioner.cli.main import main
 from tests import golden
+from tests.support import Capture
 
 pytestmark = pytest.mark.skipif(
     not golden.SHARED.is_dir(), reason="the development photos are not beside the checkout"
@@ -41,7 +42,7 @@ def test_batches_and_threads_change_nothing(shipped: Patchioner) -> None:
     assert threaded == many
 
 
-def test_the_command_says_the_same(shipped: Patchioner, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_says_the_same(shipped: Patchioner, capsys: Capture) -> None:
     (path,) = golden.photos(1)
     regions = golden.regions(path)
     box, point = regions[1], regions[4]

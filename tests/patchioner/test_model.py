@@ -18,33 +18,13 @@ from torch.nn import functional as F
 
 from decoders import DecodeOptions
 from memory_bank import MemoryBank
-from patchioner import (
-    Batching,
-    Box,
-    Mask,
-    Patch,
-    Patchioner,
-    Point,
-    Region,
-    RegionSet,
-    Trace,
-    Weighting,
-    WholeImage,
-    as_supervision,
-)
-from patchioner.backbones import PatchFeatures
-from patchioner.base.errors import (
-    CheckpointError,
-    DecoderError,
-    ImageError,
-    MemoryBankError,
-    OptionError,
-    PatchionerError,
-    RegionError,
-    TextError,
-)
+from patchioner import Batching, Box, Patchioner, Weighting, WholeImage, as_supervision
+from patchioner.backbones import PatchFeatures as Features
+from patchioner.base import errors
+from patchioner.base.errors import ImageError, OptionError, PatchionerError, RegionError, TextError
 from patchioner.embedding import project
-from patchioner.regions import pool_regions
+from patchioner.regions import Mask, Patch, Point, Region, RegionSet, Trace, pool_regions
+from tests.support import Log, MonkeyPatch
 from tests.support.tiny import TEXTS, noise_photo, tiny_parts
 
 REGIONS: list[Region] = [
@@ -64,7 +44,7 @@ def build(**settings: Any) -> Patchioner:
 
 
 @pytest.fixture(scope="module")
-def features(model: Patchioner) -> PatchFeatures:
+def features(model: Patchioner) -> Features:
     return model.encode(noise_photo())
 
 
@@ -77,7 +57,7 @@ def words(captions: Sequence[Any]) -> list[str]:
     return [caption.text for caption in captions]
 
 
-def test_regions_are_captioned_in_their_order(model: Patchioner, features: PatchFeatures) -> None:
+def test_regions_are_captioned_in_their_order(model: Patchioner, features: Features) -> None:
     captions = model.caption(features, REGIONS)
     assert [caption.region for caption in captions] == REGIONS
     assert len(set(words(captions))) > 2  # the tiny model does tell regions apart
@@ -85,22 +65,18 @@ def test_regions_are_captioned_in_their_order(model: Patchioner, features: Patch
     assert words(backwards) == words(captions)[::-1]
 
 
-def test_a_photo_and_its_features_give_the_same(
-    model: Patchioner, features: PatchFeatures, tmp_path: Path
-) -> None:
-    photo = noise_photo()
-    photo.save(tmp_path / "photo.png")
+def test_a_photo_and_its_features(model: Patchioner, features: Features, tmp_path: Path) -> None:
+    photo, path = noise_photo(), tmp_path / "photo.png"
+    photo.save(path)
     expected = model.caption(features, REGIONS)
-    for source in (photo, np.asarray(photo), tmp_path / "photo.png", str(tmp_path / "photo.png")):
+    for source in (photo, np.asarray(photo), path, str(path)):
         assert model.caption(source, REGIONS) == expected
 
 
 @pytest.mark.parametrize("strategy", ["greedy", "beam", "sample"])
-def test_a_caption_does_not_depend_on_its_batch(
-    model: Patchioner, features: PatchFeatures, strategy: Any
-) -> None:
+def test_captions_alone_and_batched(model: Patchioner, features: Features, strategy: Any) -> None:
     options = DecodeOptions(strategy=strategy, max_tokens=8, beam_width=2)
-    regions = boxes(20)
+    regions = boxes(8)
     together = model.caption(features, regions, options=options)
     for region, caption in zip(regions, together, strict=True):
         (alone,) = model.caption(features, [region], options=options)
@@ -108,9 +84,7 @@ def test_a_caption_does_not_depend_on_its_batch(
         assert alone.score == pytest.approx(caption.score, abs=1e-5)
 
 
-def test_a_stream_gives_each_photo_in_order_however_it_is_cut(
-    model: Patchioner, tmp_path: Path
-) -> None:
+def test_a_stream_keeps_the_order_however_it_is_cut(model: Patchioner, tmp_path: Path) -> None:
     for seed in range(5):
         noise_photo(seed=seed).save(tmp_path / f"{seed}.png")
     items = [
@@ -148,9 +122,7 @@ def test_large_jpegs_may_be_read_at_a_reduced_scale(tmp_path: Path) -> None:
     assert torch.equal(kept.tokens, full.tokens)
 
 
-def test_the_score_is_the_mean_log_probability_with_the_end_token(
-    model: Patchioner, features: PatchFeatures
-) -> None:
+def test_the_score_is_the_mean_log_probability(model: Patchioner, features: Features) -> None:
     embeddings = projected(model, model.embed_regions(features, REGIONS))
     decoded = model.parts.decoder.generate(embeddings, model.settings.decode)
     for caption, one in zip(model.caption(features, REGIONS), decoded, strict=True):
@@ -169,53 +141,39 @@ def test_two_threads_give_what_one_gives(model: Patchioner) -> None:
 
 def test_features_are_not_changed_by_use(model: Patchioner) -> None:
     features = model.encode(noise_photo())
-    assert features.cls is not None
-    assert features.attention is not None
+    assert features.cls is not None and features.attention is not None
     kept = [t.clone() for t in (features.tokens, features.cls, features.attention)]
     model.caption(features, REGIONS, weighting=Weighting("attention"))
     model.explain(features, REGIONS[1])
-    for before, after in zip(
-        kept, (features.tokens, features.cls, features.attention), strict=True
-    ):
-        assert torch.equal(before, after)
+    now = features.tokens, features.cls, features.attention
+    assert all(torch.equal(*pair) for pair in zip(kept, now, strict=True))
     with pytest.raises(FrozenInstanceError):
         features.cls = None  # type: ignore[misc]
     with pytest.raises(FrozenInstanceError):
         model.caption(features)[0].text = "other"  # type: ignore[misc]
 
 
-def test_without_context_or_global_token_the_pooled_tokens_stay(features: PatchFeatures) -> None:
-    plain = build(context=0.0)
-    pooled = pool_regions(features, REGIONS)
-    assert torch.equal(plain.embed_regions(features, REGIONS), pooled)
+def test_context_projection_and_top_k_against_plain_code(features: Features) -> None:
+    pooled, rows = pool_regions(features, REGIONS), build().embed_regions(features, REGIONS)
+    assert torch.equal(build(context=0.0).embed_regions(features, REGIONS), pooled)
     assert torch.equal(build().embed_regions(replace(features, cls=None), REGIONS), pooled)
-
-
-def test_the_bridge_projects_on_the_bank_or_stands_aside(features: PatchFeatures) -> None:
-    embeddings = build().embed_regions(features, REGIONS)
-    through, past = projected(build(), embeddings), projected(build(projection="none"), embeddings)
     bank = tiny_parts().bank
     assert bank is not None
-    keys = F.normalize(bank.embeddings(), dim=1)
-    plain = torch.softmax(F.normalize(embeddings, dim=1) @ keys.T / 0.02, 1) @ bank.embeddings()
-    torch.testing.assert_close(through, F.normalize(plain, dim=1), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(past, F.normalize(embeddings, dim=1))
+    keys, unit = F.normalize(bank.embeddings(), dim=1), F.normalize(rows, dim=1)
+    plain = torch.softmax(unit @ keys.T / 0.02, 1) @ bank.embeddings()
+    nearest = bank.embeddings()[bank.nearest(rows, 1).indices[:, 0]]
+    for settings, wanted in (
+        ({}, plain),
+        ({"top_k": len(TEXTS)}, plain),
+        ({"top_k": 1}, nearest),
+        ({"projection": "none"}, rows),
+    ):
+        found = projected(build(**settings), rows)
+        torch.testing.assert_close(found, F.normalize(wanted, dim=1), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(F.normalize(plain, dim=1), F.normalize(nearest, dim=1))
 
 
-def test_top_k_projects_onto_the_nearest_rows_alone(features: PatchFeatures) -> None:
-    exact, nearest, whole = build(), build(top_k=1), build(top_k=len(TEXTS))
-    rows = exact.embed_regions(features, REGIONS)
-    bank = exact.parts.bank
-    assert bank is not None
-    torch.testing.assert_close(projected(whole, rows), projected(exact, rows))
-    expected = F.normalize(bank.embeddings()[bank.nearest(rows, 1).indices[:, 0]], dim=1)
-    torch.testing.assert_close(projected(nearest, rows), expected)
-    assert not torch.allclose(projected(nearest, rows), projected(exact, rows))
-
-
-def test_an_explanation_shows_the_nearest_texts_and_the_weights_used(
-    model: Patchioner, features: PatchFeatures
-) -> None:
+def test_an_explanation_has_texts_and_weights(model: Patchioner, features: Features) -> None:
     region = Box(0, 0, 20, 20)
     explanation = model.explain(features, region, k=4)
     similarities = (
@@ -225,25 +183,19 @@ def test_an_explanation_shows_the_nearest_texts_and_the_weights_used(
     best = similarities[0].argsort(descending=True)[:4].tolist()
     assert explanation.texts == tuple(TEXTS[row] for row in best)
     assert explanation.similarities == pytest.approx(similarities[0, best].tolist(), abs=1e-5)
-    assert explanation.weights.shape == features.geometry.grid
     assert explanation.weights.dtype == np.float32
     np.testing.assert_array_equal(explanation.weights, region.patch_weights(features.geometry))
-
-
-def test_there_is_no_explanation_without_texts(features: PatchFeatures) -> None:
-    parts = tiny_parts()
-    assert parts.bank is not None
-    mute = Patchioner(replace(parts, bank=parts.bank.with_texts(None)), device="cpu")
+    with pytest.raises(OptionError, match="k=31"):
+        model.explain(features, WholeImage(), k=31)
+    assert model.parts.bank is not None
+    mute = Patchioner(model.parts.with_bank(model.parts.bank.with_texts(None)), device="cpu")
     with pytest.raises(OptionError, match="'tiny' has no memory texts"):
         mute.explain(features, WholeImage())
-    with pytest.raises(OptionError, match="k=31"):
-        build().explain(features, WholeImage(), k=31)
 
 
-def test_text_and_regions_share_a_space(model: Patchioner, features: PatchFeatures) -> None:
+def test_text_and_regions_share_a_space(model: Patchioner, features: Features) -> None:
     vectors = model.embed_text(["a red cat on a table", "a kite"])
-    assert vectors.shape == (2, features.dim)
-    assert vectors.dtype == torch.float32
+    assert (vectors.shape, vectors.dtype) == ((2, features.dim), torch.float32)
     assert model.embed_text([]).shape == (0, features.dim)
     with pytest.raises(TextError, match="text 1"):
         model.embed_text(["a cat", " "])
@@ -267,62 +219,41 @@ def tokens_of(model: Patchioner) -> list[tuple[int, ...]]:
 
 
 def test_a_saved_model_writes_the_same_tokens(model: Patchioner, tmp_path: Path) -> None:
-    model.save_pretrained(tmp_path / "exact", storage="fp32")
-    loaded = Patchioner.from_pretrained(tmp_path / "exact", device="cpu")
-    assert loaded.settings == model.settings
-    assert tokens_of(loaded) == tokens_of(model)
-    assert loaded.caption(noise_photo(), REGIONS)[0].region == WholeImage()
-
-
-def test_a_model_may_be_saved_over_the_folder_it_came_from(
-    model: Patchioner, tmp_path: Path
-) -> None:
     model.save_pretrained(tmp_path, storage="fp32")
     loaded = Patchioner.from_pretrained(tmp_path, device="cpu")
-    expected = tokens_of(loaded)
+    assert loaded.settings == model.settings
+    expected = tokens_of(model)
+    assert tokens_of(loaded) == expected
     loaded.save_pretrained(tmp_path, storage="fp32")
     assert tokens_of(loaded) == expected  # its memory-mapped bank is still readable
     assert tokens_of(Patchioner.from_pretrained(tmp_path, device="cpu")) == expected
 
 
-@pytest.mark.parametrize(
-    "region",
-    [Box(200, 200, 300, 300), Box(-50, -50, -10, -10), Patch(99, 0), Point(96.5, 10)],
-)
-def test_a_region_off_the_image_is_refused(
-    model: Patchioner, features: PatchFeatures, region: Region
-) -> None:
-    with pytest.raises(RegionError):
-        model.caption(features, [WholeImage(), region])
-
-
-def test_a_photo_in_which_nothing_was_found_has_no_captions(
-    model: Patchioner, features: PatchFeatures
-) -> None:
+def test_no_region_and_regions_off_the_photo(model: Patchioner, features: Features) -> None:
     assert model.caption(features) == model.caption(features, [WholeImage()])
     found = model.caption_many([(features, [WholeImage()]), (features, [])])
     assert len(found) == 2  # type: ignore[arg-type]
     assert [len(captions) for captions in found] == [1, 0]
     assert model.caption(features, []) == []
-    assert len(model.caption(features, (region for region in REGIONS))) == len(REGIONS)  # type: ignore[arg-type]
+    for region in (Box(200, 200, 300, 300), Patch(99, 0)):
+        with pytest.raises(RegionError):
+            model.caption(features, [WholeImage(), region])
 
 
 @pytest.mark.parametrize("bridge", ["memory", "none"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_tokens_that_are_not_finite_never_become_a_caption(
-    features: PatchFeatures, bridge: str, value: float
-) -> None:
+def test_tokens_that_are_not_finite(features: Features, bridge: str, value: float) -> None:
     tokens = features.tokens.clone()
     tokens[0, 0, 3] = value
     broken = replace(features, tokens=tokens)
-    with pytest.raises((MemoryBankError, DecoderError), match="not finite"):
+    with pytest.raises((errors.MemoryBankError, errors.DecoderError), match="not finite"):
         build(projection=bridge).caption(broken, [WholeImage()])
 
 
 LABELS = ("a red cat", "a blue bus", "a green boat at night", "a yellow kite")
 
 
-def test_a_label_is_the_softmax_of_cosines(model: Patchioner, features: PatchFeatures) -> None:
+def test_a_label_is_the_softmax_of_cosines(model: Patchioner, features: Features) -> None:
     found = model.label(features, REGIONS, LABELS, temperature=0.05)
     regions = F.normalize(model.embed_regions(features, REGIONS).double(), dim=1)
     texts = F.normalize(model.embed_text(LABELS).double(), dim=1)
@@ -336,22 +267,17 @@ def test_a_label_is_the_softmax_of_cosines(model: Patchioner, features: PatchFea
 
 
 def test_labels_of_many_photos_equal_those_of_each(model: Patchioner) -> None:
-    photos = [noise_photo(), noise_photo(seed=4)]
-    items: list[Any] = [(photos[0], REGIONS[:3]), (photos[1], None)]
+    items: list[Any] = [(noise_photo(), REGIONS[:3]), (noise_photo(seed=4), None)]
     together = list(model.label_many(items, LABELS))
-    assert [len(labels) for labels in together] == [3, 1]
-    for (photo, regions), labels in zip(items, together, strict=True):
-        assert model.label(photo, regions, LABELS) == labels
+    assert together == [model.label(*item, LABELS) for item in items]
     assert together[1][0].region == WholeImage()
     assert list(model.label_many([], LABELS)) == []
 
 
-def test_what_cannot_be_labelled_is_refused(model: Patchioner, features: PatchFeatures) -> None:
-    for few in ([], ["a cat"]):
-        with pytest.raises(TextError, match="two"):
-            model.label(features, None, few)
-    with pytest.raises(TextError):
-        model.label(features, None, ["a cat", " "])
+def test_what_cannot_be_labelled_is_refused(model: Patchioner, features: Features) -> None:
+    for texts, says in (([], "two"), (["a cat"], "two"), (["a cat", " "], "text 1")):
+        with pytest.raises(TextError, match=says):
+            model.label(features, None, texts)
     for temperature in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(OptionError, match="temperature"):
             model.label(features, None, LABELS, temperature=temperature)
@@ -363,9 +289,7 @@ def test_what_cannot_be_labelled_is_refused(model: Patchioner, features: PatchFe
         model.label(broken, None, LABELS)
 
 
-def test_another_bank_takes_the_place_of_the_checkpoints(
-    model: Patchioner, features: PatchFeatures, tmp_path: Path
-) -> None:
+def test_another_bank_is_used(model: Patchioner, features: Features, tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "model", storage="fp32", bank_storage="float32")
     bank = MemoryBank(model.embed_text(TEXTS[:3]), TEXTS[:3])
     bank.save(tmp_path / "bank", dtype="float32")
@@ -378,7 +302,7 @@ def test_another_bank_takes_the_place_of_the_checkpoints(
         Patchioner.from_pretrained(tmp_path / "model", bank=MemoryBank(torch.eye(8)))
 
 
-def test_siblings_share_parts_and_change_nothing_of_one_another(features: PatchFeatures) -> None:
+def test_siblings_share_parts_and_change_nothing_of_one_another(features: Features) -> None:
     parts = tiny_parts()
     weights = {
         part: {key: value.clone() for key, value in getattr(parts, part).state_dict().items()}
@@ -398,28 +322,24 @@ def test_siblings_share_parts_and_change_nothing_of_one_another(features: PatchF
             assert value.dtype == state[key].dtype and torch.equal(value, state[key])
 
 
-def test_features_are_saved_and_read_again(
-    model: Patchioner, features: PatchFeatures, tmp_path: Path
-) -> None:
+def test_features_are_saved(model: Patchioner, features: Features, tmp_path: Path) -> None:
     holding = model.encode(noise_photo(), keep_image=True)
     for number, one in enumerate((features, holding, replace(features, cls=None, attention=None))):
         path = tmp_path / f"{number}.safetensors"
         one.save(path)
-        read = PatchFeatures.load(path)
+        read = Features.load(path)
         assert model.caption(read, REGIONS) == model.caption(one, REGIONS)
         assert read.geometry == one.geometry
         assert (read.cls is None, read.image is None) == (one.cls is None, one.image is None)
-    crops = model.embed_regions(PatchFeatures.load(tmp_path / "1.safetensors"), REGIONS, crop=True)
+    crops = model.embed_regions(Features.load(tmp_path / "1.safetensors"), REGIONS, crop=True)
     assert torch.equal(crops, model.embed_regions(holding, REGIONS, crop=True))
     (tmp_path / "bad").write_bytes(b"{}")
     for name in ("bad", "gone"):
-        with pytest.raises(CheckpointError, match=name):
-            PatchFeatures.load(tmp_path / name)
+        with pytest.raises(errors.CheckpointError, match=name):
+            Features.load(tmp_path / name)
 
 
-def test_what_fails_costs_itself_alone(
-    model: Patchioner, features: PatchFeatures, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_what_fails(model: Patchioner, features: Features, tmp_path: Path, caplog: Log) -> None:
     off = Box(900, 900, 999, 999)
     items: list[Any] = [
         (features, [REGIONS[0], off, REGIONS[1]]),
@@ -445,8 +365,8 @@ def test_what_fails_costs_itself_alone(
         model.caption_many(items, on_error="ignore")  # type: ignore[arg-type]
 
 
-def test_results_are_ready_for_json_and_for_supervision(
-    model: Patchioner, features: PatchFeatures, monkeypatch: pytest.MonkeyPatch
+def test_results_for_others(
+    model: Patchioner, features: Features, monkeypatch: MonkeyPatch
 ) -> None:
     captions = model.caption(features, REGIONS[:2])
     told = json.loads(json.dumps([one.to_dict() for one in captions]))
@@ -460,22 +380,19 @@ def test_results_are_ready_for_json_and_for_supervision(
     assert set(json.loads(json.dumps(label.to_dict()))) == {
         "region", "text", "probability", "cosines", "probabilities"
     }  # fmt: skip
-    supervision = SimpleNamespace(Detections=SimpleNamespace)
-    monkeypatch.setitem(sys.modules, "supervision", supervision)
+    stand_in = SimpleNamespace(Detections=SimpleNamespace)
+    monkeypatch.setitem(sys.modules, "supervision", stand_in)
     found = as_supervision(captions, features.geometry)
     assert found.xyxy.shape == (2, 4) and found.mask is None
     assert found.xyxy[1].tolist() == [0, 0, 20, 20]
     assert found.data["caption"].tolist() == words(captions)
     masks = [Mask(np.eye(64, 96, dtype=bool)), Mask(np.ones((64, 96), bool))]
-    assert as_supervision(model.caption(features, masks), features.geometry).mask.shape == (
-        2,
-        64,
-        96,
-    )
+    drawn = as_supervision(model.caption(features, masks), features.geometry)
+    assert drawn.mask.shape == (2, 64, 96)
     assert as_supervision([], features.geometry).xyxy.shape == (0, 4)
 
 
-def test_a_calibrated_label_may_be_none_of_the_texts(features: PatchFeatures) -> None:
+def test_a_calibrated_label_may_be_none_of_the_texts(features: Features) -> None:
     curve = {"slope": 4.0, "offset": -1.0, "threshold": 0.5}
     calibrated = build(calibration={"label": curve})
     for label in calibrated.label(features, REGIONS, LABELS):
