@@ -320,8 +320,8 @@ def compare(runs: Sequence[MeasuredRun]) -> str:
 
 def _compared(task: str, runs: Sequence[MeasuredRun]) -> str:
     names = in_order(name for run in runs for name in run.metrics)
-    cells = lambda name: (with_interval(run.metrics.get(name)) for run in runs)  # noqa: E731
-    rows = [[NAMES.get(name, name), *cells(name)] for name in names]
+    scores = [run.metrics for run in runs]
+    rows = [[NAMES.get(n, n), *(with_interval(of.get(n)) for of in scores)] for n in names]
     head = ["metric", *(run.label for run in runs)]
     text = f"## {task_named(task).title}\n\n{markdown_table(head, rows)}"
     if "cider" in names:

@@ -78,7 +78,8 @@ def bootstrap_ratio(
 
     def resample(often: Counts) -> Floats:
         above, below = (often.astype(np.float64) @ sides).T
-        return np.divide(above, below, out=np.full_like(above, np.nan), where=below != 0)
+        ratio: Floats = np.divide(above, below, np.full_like(above, np.nan), where=below != 0)
+        return ratio
 
     return bootstrap_pooled(resample, photos, rounds=rounds, seed=seed)
 

@@ -231,7 +231,7 @@ class Contest:
             theirs = partial(other.seconds, self.photo, boxes)
             found = self.turns(label, {"ours": mine, "published": theirs})
             note = f"published: {run} boxes run, rest scaled" if run < count else ""
-            yield _timed_line(label, *found.values(), note)
+            yield _timed_line(label, found["ours"], found["published"], note)
 
     def _projections(self, count: int) -> Iterator[Line]:
         """Queries alone, against one call and (of many) calls of four, which are published."""

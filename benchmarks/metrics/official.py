@@ -169,7 +169,9 @@ class Meteor:
         try:
             pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
             pipes["stderr"] = self._complaints
-            self._process = subprocess.Popen[bytes](command, cwd=jar.parent, **pipes)
+            self._process: subprocess.Popen[bytes] = subprocess.Popen(
+                command, cwd=jar.parent, **pipes
+            )
         except OSError as error:
             self._complaints.close()
             raise JavaError(f"METEOR cannot be started ({error}): check `java -version`") from error

@@ -28,7 +28,7 @@ FILES = {
 
 
 @pytest.fixture(scope="session")
-def annotations() -> Path:
+def development() -> Path:
     """The folder of the development annotations."""
     if not (DATA / "image_captions_dev.json").is_file():
         pytest.skip("the development data is not beside this checkout")
@@ -36,9 +36,9 @@ def annotations() -> Path:
 
 
 @pytest.fixture(scope="session")
-def dev_captions(annotations: Path) -> list[list[str]]:
+def dev_captions(development: Path) -> list[list[str]]:
     """The reference captions of the development photos, one list per photo."""
-    content = json.loads((annotations / "image_captions_dev.json").read_text(encoding="utf-8"))
+    content = json.loads((development / "image_captions_dev.json").read_text(encoding="utf-8"))
     groups: dict[int, list[str]] = {}
     for row in content["annotations"]:
         groups.setdefault(row["image_id"], []).append(row["caption"])
@@ -104,7 +104,7 @@ class World:
     def file(self, task: str) -> Path:
         return self.root / "annotations" / FILES[task]
 
-    def change(self, task: str, edit: Callable[[Any], None]) -> None:
+    def change(self, task: str, edit: Callable[[Any], object]) -> None:
         """Edit the JSON of a task in place."""
         content = json.loads(self.file(task).read_text())
         edit(content)

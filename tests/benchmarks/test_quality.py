@@ -33,7 +33,7 @@ def test_answers(
     found = ask(model, world.root, PARTS, prompts=PROMPTS)
     assert sorted(encoded) == [f"photo_{index:02d}" for index in range(11)]
     assert {box["references"][0] for box in found["boxes"]} == {"dog", "cat"}, "no people"
-    names = embed_names(model, PROMPTS)
+    names, kinds = embed_names(model, PROMPTS), list(SYNONYMS)
     for part in ("sets", "traces", "boxes"):
         samples = read_folder(world.root, TASKS[part])
         asked = [s for s in samples if part != "boxes" or s.references[0] != "person"]
@@ -44,10 +44,8 @@ def test_answers(
             own, whole = model.caption(features, regions)
             assert (answer["caption"], answer["whole"]) == (own.text, whole.text)
             if part == "boxes":
-                rows = unit_rows(model.embed_regions(features, regions), "region")
-                right = (rows @ names.T).argmax(axis=1) == list(SYNONYMS).index(
-                    sample.references[0]
-                )
+                vectors = unit_rows(model.embed_regions(features, regions), "region")
+                right = (vectors @ names.T).argmax(axis=1) == kinds.index(sample.references[0])
                 assert [answer["named"], answer["named_whole"]] == right.tolist()
     monkeypatch.setattr("benchmarks.regional._BATCH", 2)
     again = ask(model, world.root, PARTS, prompts=PROMPTS)

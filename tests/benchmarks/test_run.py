@@ -106,8 +106,9 @@ def test_what_is_refused_before_a_model_is_loaded(world: World, tmp_path: Path) 
     with folder_lock(out), pytest.raises(OptionError, match="another process"):
         world.run(out, load=load)
     for option, name, due in (("baselines", "majorty", "majority"), ("metrics", "cidr", "cider")):
+        changes: dict[str, Any] = {option: (name,)}
         with pytest.raises(UnknownNameError, match=f"'{due}'"):
-            world.run(out, load=load, **{option: (name,)})
+            world.run(out, load=load, **changes)
     world.run(out)
     names = [LINES, "results.json", "run.json", "settings.json"]
     assert sorted(path.name for path in out.iterdir()) == names

@@ -57,7 +57,7 @@ def _random_photos(count: int, seed: int) -> list[DensePhoto]:
     draw = np.random.default_rng(seed)
     photos = []
     for _ in range(count):
-        sides = []
+        sides: list[tuple[Any, list[str]]] = []
         for number in (int(draw.integers(0, 9)), int(draw.integers(1, 7))):
             corners = draw.integers(0, 6, (number, 2))
             boxes = np.hstack([corners, corners + draw.integers(3, 7, (number, 2))])
@@ -178,12 +178,12 @@ def test_saying_the_same_of_every_region_is_worth_exactly_nothing() -> None:
     assert own == pytest.approx(cider(said, due)[1][:3]), "the idf is that of the whole set"
 
 
-def test_every_name_and_synonym_names_its_class(annotations: Path) -> None:
+def test_every_name_and_synonym_names_its_class(development: Path) -> None:
     for name, phrases in SYNONYMS.items():
         for phrase in phrases:
             assert name in named_classes(f"two {regions.plural(phrase)}"), phrase
             assert name in named_classes(f"the {phrase}"), phrase
-    content = json.loads((annotations / "instances_dev.json").read_text(encoding="utf-8"))
+    content = json.loads((development / "instances_dev.json").read_text(encoding="utf-8"))
     entries = sorted(content["categories"], key=lambda entry: int(entry["id"]))
     assert [entry["name"] for entry in entries] == list(SYNONYMS)
 

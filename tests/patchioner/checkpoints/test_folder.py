@@ -67,7 +67,7 @@ def test_wrong_values_are_refused_with_the_file(changes: dict[str, Any], message
 
 
 def test_what_is_no_config_and_what_would_poison_an_embedding_is_refused() -> None:
-    for values in (None, [], "patchioner", 3, {}):
+    for values in list[Any]((None, [], "patchioner", 3, {})):
         with pytest.raises(CheckpointError, match="is no Patchioner config"):
             ModelSettings.from_json(values, "config.json")
     for field, number in itertools.product(("temperature", "context"), (math.nan, math.inf, -0.5)):
@@ -231,7 +231,7 @@ def test_half_networks_on_a_gpu_halve_the_bank() -> None:
 def test_copies_for_inference_share_the_bank_and_may_lack_parts(model: Patchioner) -> None:
     parts = model.parts
     half = parts.to("cpu", torch.bfloat16)
-    assert half.backbone.vit.cls_token.dtype == torch.bfloat16  # type: ignore[attr-defined]
+    assert half.backbone.vit.cls_token.dtype == torch.bfloat16  # type: ignore[union-attr]
     assert half.bank is not None and parts.bank is not None
     assert half.bank.keys is parts.bank.keys
     assert without_bank(parts).to("cpu", torch.float32).bank is None

@@ -46,10 +46,10 @@ def next_ids(state: State, inputs: Tensor, steps: int, ends: Sequence[int] = ())
     """Greedy ids behind (t, width) inputs by the network of `transformers`: no cache, every position anew."""
     words = state["decoder.transformer.wte.weight"]
     positions, width = state["decoder.transformer.wpe.weight"].shape
-    sizes = {"n_positions": positions, "n_embd": width, "n_layer": 2, "n_head": 4}
-    network = GPT2LMHeadModel(GPT2Config(vocab_size=len(words), **sizes)).eval()
+    sizes: Any = {"n_positions": positions, "n_embd": width, "n_layer": 2, "n_head": 4}
+    network: Any = GPT2LMHeadModel(GPT2Config(vocab_size=len(words), **sizes))
     own = {n.removeprefix("decoder."): t for n, t in state.items() if n.startswith("decoder.")}
-    network.load_state_dict(own)
+    network.eval().load_state_dict(own)
     ids: list[int] = []
     while len(ids) < steps and not (ids and ids[-1] in ends):
         with torch.no_grad():
