@@ -1,3 +1,5 @@
+"""A server of the tiny model, and one whose captions wait at a gate."""
+
 from __future__ import annotations
 
 import threading
@@ -28,11 +30,6 @@ class Gated(Patchioner):
         return super().caption_many(items, **how)
 
 
-@pytest.fixture(scope="session")
-def model() -> Patchioner:
-    return Patchioner(tiny_parts(), device="cpu")
-
-
 @pytest.fixture
 def gated() -> Gated:
     return Gated(tiny_parts(), device="cpu")
@@ -54,7 +51,7 @@ def url(model: Patchioner) -> Iterator[str]:
         yield url
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def client(url: str) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=url, timeout=60) as client:
         yield client

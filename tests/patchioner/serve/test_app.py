@@ -1,3 +1,5 @@
+"""The application, its settings, and the command that runs it."""
+
 from __future__ import annotations
 
 import json
@@ -8,6 +10,11 @@ from typing import Any
 
 import fastapi
 import httpx
+import pytest
+
+from patchioner.base.errors import OptionError
+from patchioner.cli.main import main
+from patchioner.serve.settings import ServeSettings
 
 SCHEMA = Path(__file__).parents[3] / "docs" / "openapi.json"
 
@@ -20,10 +27,8 @@ def fields(schema: dict[str, Any]) -> dict[str, set[str]]:
 def test_the_schema_in_the_documents_is_the_live_one(client: httpx.Client) -> None:
     """Made anew by `python -m patchioner.serve.app > docs/openapi.json`."""
     stored, live = json.loads(SCHEMA.read_text("utf-8")), client.get("/openapi.json").json()
-    assert {path: set(one) for path, one in stored["paths"].items()} == {
-        path: set(one) for path, one in live["paths"].items()
-    }
-    assert fields(stored) == fields(live)
+    verbs = [{path: set(one) for path, one in schema["paths"].items()} for schema in (stored, live)]
+    assert verbs[0] == verbs[1] and fields(stored) == fields(live)
     if stored["x-fastapi"] == fastapi.__version__:  # other releases word the same schema otherwise
         assert stored["paths"] == live["paths"] and stored["components"] == live["components"]
 
@@ -41,3 +46,37 @@ def test_the_server_s_libraries_are_imported_there_alone() -> None:
         "sys.exit('fastapi' in sys.modules or 'uvicorn' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("wrong", [
+    {"host": "0.0.0.0"}, {"host": "example.org"}, {"host": "0.0.0.0", "token": "short"},
+    {"token": "non-ascii-é"}, {"port": 70_000}, {"queue": 0}, {"deadline": float("nan")},
+    {"cache_bytes": -1}, {"root": Path("/no/such/folder")},
+])  # fmt: skip
+def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(OptionError):
+        ServeSettings(**wrong)
+
+
+@pytest.mark.parametrize("right", [
+    {"host": "localhost"}, {"host": "::1"}, {"host": "0.0.0.0", "insecure": True},
+    {"host": "0.0.0.0", "token": "a-long-secret"}, {"port": 0}, {"cache_bytes": 0},
+])  # fmt: skip
+def test_settings_that_make_sense_are_taken(right: dict[str, Any]) -> None:
+    assert "secret" not in repr(ServeSettings(**right))
+
+
+def test_the_command_fills_the_settings(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[ServeSettings] = []
+    monkeypatch.setattr("patchioner.serve.app.run_server", lambda model, one: seen.append(one))
+    assert main(["serve", "--host", "0.0.0.0"]) == 1
+    assert "token" in capsys.readouterr().err
+    assert main(["serve", "--device", "cpu"]) == 0
+    monkeypatch.setenv("PATCHIONER_TOKEN", "from-the-environment")
+    words = ["--host", "0.0.0.0", "--queue", "7", "--deadline", "1.5", "--review", str(tmp_path)]
+    assert main(["serve", "--device", "cpu", *words]) == 0
+    token = "from-the-environment"
+    told = ServeSettings("0.0.0.0", token=token, queue=7, deadline=1.5, root=tmp_path)
+    assert seen == [ServeSettings(), told]

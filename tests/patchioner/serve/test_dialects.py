@@ -44,14 +44,11 @@ def link(photo: bytes) -> str:
 
 
 def message(photo: bytes, text: str = PROMPT) -> list[Any]:
-    content = [{"type": "text", "text": text},
-               {"type": "image_url", "image_url": {"url": link(photo)}}]  # fmt: skip
-    return [{"role": "system", "content": "Be brief."}, {"role": "user", "content": content}]
+    parts = {"type": "text", "text": text}, {"type": "image_url", "image_url": {"url": link(photo)}}
+    return [{"role": "system", "content": "Be brief."}, {"role": "user", "content": parts}]
 
 
-def test_openai_chats_about_boxes_of_a_photo(
-    gpt: openai.OpenAI, photo: bytes, lines: list[str]
-) -> None:
+def test_openai_chats_about_boxes(gpt: openai.OpenAI, photo: bytes, lines: list[str]) -> None:
     ask = gpt.chat.completions.create
     answer = ask(model="tiny", messages=message(photo), temperature=0)
     assert answer.choices[0].message.content == "\n".join(lines)
@@ -65,9 +62,7 @@ def test_openai_chats_about_boxes_of_a_photo(
 
 
 @pytest.mark.parametrize("form", ["float", "base64"])
-def test_openai_embeds_texts_and_regions(
-    gpt: openai.OpenAI, photo: bytes, model: Patchioner, form: Any
-) -> None:
+def test_openai_embeds(gpt: openai.OpenAI, photo: bytes, model: Patchioner, form: Any) -> None:
     extra = {"image": base64.b64encode(photo).decode(), "regions": [BOX.to_json()]}
     answer = gpt.embeddings.create(
         model="tiny", input=["a red cat"], extra_body=extra, encoding_format=form
@@ -80,9 +75,7 @@ def test_openai_embeds_texts_and_regions(
     np.testing.assert_allclose(rows, expected, atol=1e-5)
 
 
-def test_openai_is_told_what_is_wrong(
-    gpt: openai.OpenAI, client: httpx.Client, photo: bytes
-) -> None:
+def test_openai_hears_what_is_wrong(gpt: openai.OpenAI, client: httpx.Client, photo: bytes) -> None:
     with pytest.raises(openai.NotFoundError):
         gpt.chat.completions.create(model="gpt-4o", messages=message(photo))
     texts = ("<box>1,2,3</box>", "<box>1,2,x,4</box>", "<box>900,2,910,4</box>")
@@ -177,16 +170,14 @@ def test_what_is_drawn_in_label_studio_gets_texts(
     (found,) = client.post("/predict", json=body).json()["results"]
     expected = [one.text for one in model.caption(noise_photo(), REGIONS)]
     texts = [one for one in found["result"] if one["type"] == "textarea"]
-    assert [one["value"]["text"] for one in texts] == [[text] for text in expected]
-    assert [one["id"] for one in texts] == ["r1", "p1", "b1"]
+    told = [(one["id"], one["value"]["text"]) for one in texts]
+    assert told == [(name, [text]) for name, text in zip(("r1", "p1", "b1"), expected, strict=True)]
     assert {(one["from_name"], one["to_name"]) for one in texts} == {("words", "photo")}
     assert found["result"][:3] == DRAWN and found["model_version"] == "tiny"
     assert texts[0]["value"]["width"] == 50 and "rectanglelabels" not in texts[0]["value"]
 
 
-def test_label_studio_s_photos_come_from_the_root(
-    tmp_path: Path, photo: bytes, model: Patchioner
-) -> None:
+def test_label_studio_s_photos(tmp_path: Path, photo: bytes, model: Patchioner) -> None:
     folder = tmp_path / "upload" / "1"
     folder.mkdir(parents=True)
     (folder / "a b.png").write_bytes(photo)

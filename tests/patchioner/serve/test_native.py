@@ -38,37 +38,23 @@ def test_a_photo_has_one_id_however_it_is_sent(client: httpx.Client, photo: byte
     assert (found[0]["width"], found[0]["height"]) == (96, 64)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{}, {"strategy": "greedy"}, {"strategy": "sample", "seed": 5}, {"banned_words": ["a"]}],
-)
+@pytest.mark.parametrize("options", [
+    {}, {"strategy": "greedy"}, {"strategy": "sample", "seed": 5}, {"banned_words": ("a",)}
+])  # fmt: skip
 def test_captions_are_those_of_the_library(
     client: httpx.Client, image: str, photo: bytes, model: Patchioner, options: dict[str, Any]
 ) -> None:
-    asked = [region.to_json() for region in REGIONS]
-    answer = client.post(f"{image}/captions", json={"regions": [*asked, BAD], **options}).json()
-    given = {key: tuple(one) if isinstance(one, list) else one for key, one in options.items()}
-    own = DecodeOptions(**{"max_tokens": 8, **given})
+    asked, beside = [region.to_json() for region in REGIONS], {"point": [5000, 5]}
+    body = {"regions": [*asked, BAD, beside], **options}
+    answer = client.post(f"{image}/captions", json=body).json()
+    own = DecodeOptions(**{"max_tokens": 8, **options})
     expected = model.caption(load_image(photo), REGIONS, options=own)
-    *captions, error = answer["captions"]
+    *captions, first, second = answer["captions"]
     assert [one["text"] for one in captions] == [one.text for one in expected]
     assert [one["region"] for one in captions] == asked
     assert captions[0].keys() == {"text", "score", "confidence", "reason", "region", "alt"}
-    assert error["error"]["type"] == "bad_region"
-
-
-def test_each_bad_region_has_its_own_error(client: httpx.Client, image: str) -> None:
-    other = {"point": [5000, 5]}
-    found = client.post(f"{image}/captions", json={"regions": [BAD, other]}).json()["captions"]
-    messages = [one["error"]["message"] for one in found]
-    assert "Box" in messages[0] and "Point" in messages[1]
-
-
-def test_one_go(client: httpx.Client, photo: bytes, model: Patchioner) -> None:
-    image = base64.b64encode(photo).decode()
-    answer = client.post("/v1/caption", json={"image": image}).json()
-    assert answer["captions"][0]["text"] == model.caption(load_image(photo))[0].text
-    assert answer["width"] == 96
+    assert first["error"]["type"] == second["error"]["type"] == "bad_region"
+    assert "Box" in first["error"]["message"] and "Point" in second["error"]["message"]
 
 
 def test_patches(client: httpx.Client, image: str, model: Patchioner) -> None:
@@ -83,13 +69,10 @@ def events(answer: httpx.Response) -> list[tuple[str, Any]]:
     return [(name[7:], json.loads(data[6:])) for name, data in lines]
 
 
-def test_a_description_comes_sentence_by_sentence() -> None:
+def test_a_description_comes_sentence_by_sentence(shipped: Patchioner) -> None:
     skimage = pytest.importorskip("skimage.data", reason="the photo comes with scikit-image")
     photo = picture_bytes(load_image(skimage.coffee()).resize((150, 100)))
-    with (
-        running(Patchioner.from_pretrained(device="cpu")) as url,
-        httpx.Client(base_url=url, timeout=300) as client,
-    ):
+    with running(shipped) as url, httpx.Client(base_url=url, timeout=300) as client:
         name = client.post("/v1/images", files={"file": photo}).json()["id"]
         *sentences, (last, done) = events(client.post(f"/v1/images/{name}/detail", json={}))
     assert last == "done" and {kind for kind, _ in sentences} <= {"sentence"}
@@ -111,39 +94,28 @@ def test_a_description_that_takes_too_long_is_given_up(
     assert (kind, data["error"]["type"]) == ("error", "deadline")
 
 
-@pytest.mark.parametrize(
-    ("path", "body", "status", "kind"),
-    [
-        ("/v1/images/none/captions", {}, 404, "unknown_image"),
-        ("/v1/images", {"image": "http://a.b/c.jpg"}, 400, "bad_image"),
-        ("/v1/images", {"path": "a.jpg"}, 400, "bad_image"),
-        ("/v1/images", {}, 400, "bad_request"),
-        ("/v1/images", [], 400, "bad_request"),
-        ("{}/captions", {"region": []}, 400, "bad_request"),
-        ("{}/captions", {"regions": 5}, 400, "bad_request"),
-        ("{}/captions", {"max_tokens": 10**6}, 400, "bad_option"),
-        ("{}/captions", {"strategy": "magic"}, 400, "bad_option"),
-        ("{}/captions", {"strategy": "sample", "temperature": 1e300}, 400, "bad_option"),
-        ("{}/captions", {"strategy": "beam", "length_penalty": 1e308}, 400, "bad_option"),
-        ("{}/captions", {"banned_words": ["a"] * 101}, 400, "bad_option"),
-        ("{}/captions", {"weighting": "magic"}, 400, "bad_option"),
-        ("{}/captions", {"min_confidence": 0.5}, 400, "bad_option"),
-        ("{}/labels", {"names": ["one"]}, 400, "bad_text"),
-        ("{}/labels", {"names": ["a", " "]}, 400, "bad_text"),
-        ("{}/labels", {}, 400, "bad_request"),
-        ("{}/labels", {"names": ["a", "b" * 9999]}, 400, "bad_text"),
-        ("{}/patches", {}, 400, "bad_request"),
-        ("{}/patches", {"cells": [[-1, 0]]}, 400, "bad_region"),
-        ("{}/explain", {"region": {"whole": True}, "k": 0}, 400, "bad_request"),
-        ("/v1/nothing", {}, 404, "not_found"),
-    ],
-)
+@pytest.mark.parametrize(("path", "kind", "bodies"), [
+    ("/v1/images/none/captions", "unknown_image", [{}]), ("/v1/nothing", "not_found", [{}]),
+    ("/v1/images", "bad_image", [{"image": "http://a.b/c.jpg"}, {"path": "a.jpg"}]),
+    ("/v1/images", "bad_request", [{}, []]), ("{}/captions", "bad_request", [{"region": []}, {"regions": 5}]),
+    ("{}/captions", "bad_option", [
+        {"max_tokens": 10**6}, {"strategy": "magic"}, {"strategy": "sample", "temperature": 1e300},
+        {"strategy": "beam", "length_penalty": 1e308}, {"banned_words": ["a"] * 101}, {"weighting": "magic"},
+        {"min_confidence": 0.5},
+    ]),
+    ("{}/labels", "bad_text", [{"names": ["one"]}, {"names": ["a", " "]}, {"names": ["a", "b" * 9999]}]),
+    ("{}/labels", "bad_request", [{}]), ("{}/patches", "bad_request", [{}]),
+    ("{}/patches", "bad_region", [{"cells": [[-1, 0]]}]),
+    ("{}/explain", "bad_request", [{"region": {"whole": True}, "k": 0}]),
+])  # fmt: skip
 def test_bad_requests_are_named(
-    client: httpx.Client, image: str, path: str, body: Any, status: int, kind: str
+    client: httpx.Client, image: str, path: str, kind: str, bodies: list[Any]
 ) -> None:
-    answer = client.post(path.format(image), json=body)
-    assert (answer.status_code, answer.json()["error"]["type"]) == (status, kind), answer.text
-    assert "pydantic" not in answer.text and "Traceback" not in answer.text
+    for body in bodies:
+        answer = client.post(path.format(image), json=body)
+        assert answer.status_code == (400 if "bad" in kind else 404), (body, answer.text)
+        assert answer.json()["error"]["type"] == kind, (body, answer.text)
+        assert "pydantic" not in answer.text and "Traceback" not in answer.text
 
 
 def test_bodies_that_are_no_json(client: httpx.Client, image: str) -> None:
@@ -153,26 +125,25 @@ def test_bodies_that_are_no_json(client: httpx.Client, image: str) -> None:
             assert answer.status_code == 400, (path, body[:9], answer.text)
 
 
-def test_answers_to_many_clients_at_once_are_those_of_the_library(
-    url: str, model: Patchioner
-) -> None:
+def test_many_clients_at_once(url: str, model: Patchioner) -> None:
     """Photos of many clients, good and bad, in any company: each has the answer that it has alone."""
 
-    def ask(seed: int) -> list[Any]:
-        data = picture_bytes(noise_photo(40 + 8 * (seed % 3), 64, seed % 5))
-        regions = [Box(1, 2, 20 + seed, 40).to_json(), BAD, {"whole": True}]
-        with httpx.Client(base_url=url, timeout=120) as client:
-            body = {"image": base64.b64encode(data).decode(), "regions": regions}
-            found = client.post("/v1/caption", json=body).json()["captions"]
-        return [one.get("text", "error") for one in found]
+    def photo(seed: int) -> Image.Image:
+        return noise_photo(40 + 8 * (seed % 3), 64, seed % 5)
 
-    def expected(seed: int) -> list[Any]:
-        photo = noise_photo(40 + 8 * (seed % 3), 64, seed % 5)
-        first, whole = model.caption(photo, [Box(1, 2, 20 + seed, 40), WholeImage()])
-        return [first.text, "error", whole.text]
+    def ask(seed: int) -> tuple[int, list[Any]]:
+        regions = [Box(1, 2, 20 + seed, 40).to_json(), BAD, {"whole": True}]
+        image = base64.b64encode(picture_bytes(photo(seed))).decode()
+        body = {"image": image, "regions": regions}
+        answer = httpx.post(f"{url}/v1/caption", json=body, timeout=120).json()
+        return answer["width"], [one.get("text", "error") for one in answer["captions"]]
+
+    def expected(seed: int) -> tuple[int, list[Any]]:
+        first, whole = model.caption(photo(seed), [Box(1, 2, 20 + seed, 40), WholeImage()])
+        return photo(seed).width, [first.text, "error", whole.text]
 
     with ThreadPoolExecutor(16) as pool:
-        assert list(pool.map(ask, range(32))) == [expected(seed) for seed in range(32)]
+        assert list(pool.map(ask, range(24))) == [expected(seed) for seed in range(24)]
 
 
 def test_no_photo_stops_the_server(client: httpx.Client, image: str) -> None:

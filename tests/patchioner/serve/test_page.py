@@ -50,12 +50,12 @@ def photo(size: tuple[int, int] = WIDE, *, turned: bool = False) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def address(shipped: Patchioner, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The shipped model, served with a folder of two photos."""
     folder = tmp_path_factory.mktemp("photos")
     for name in ("9.jpg", "10.jpg"):
         (folder / name).write_bytes(photo())
-    with running(Patchioner.from_pretrained(device="cpu"), root=folder) as url:
+    with running(shipped, root=folder) as url:
         yield url
 
 
@@ -167,8 +167,6 @@ def start(browser: Any, address: str) -> Iterator[Start]:
 
 
 LAYOUTS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
-    "landscape": ({}, {}, ""),
-    "portrait": ({}, {"size": TALL}, ""),
     "exif-rotated": ({}, {"size": TALL, "turned": True}, ""),
     "zoomed-in": ({}, {}, "document.querySelector('.zoom :last-child').click(); stage.scrollTo(0, 30)"),
     "page-zoom": ({}, {}, "document.body.style.zoom = 1.4"),
@@ -205,13 +203,10 @@ def test_every_tool_sends_what_was_drawn(start: Start) -> None:
     desk.tool("Paint")
     desk.click("Delete all")
     x1, y1, x2, y2 = desk.mark()  # the brush's options take a line
-    painted = Mask.from_rle(desk.drag((x1, y1), (x2, y1))["mask"]).array
-    half = 12 / scale  # the brush is 24 CSS pixels wide
-    rows, columns = np.nonzero(painted)
-    seen = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
-    assert np.allclose(
-        seen, [MARK[0] - half, MARK[1] - half, MARK[2] + half, MARK[1] + half], atol=2
-    )
+    brush = Mask.from_rle(desk.drag((x1, y1), (x2, y1))["mask"])
+    painted, half = brush.array, 12 / scale  # the brush is 24 CSS pixels wide
+    line = [MARK[0] - half, MARK[1] - half, MARK[2] + half, MARK[1] + half]
+    assert np.allclose(brush.bounds, line, atol=2)
     more = Mask.from_rle(desk.drag((x1, y2), (x2, y2))["mask"]).array
     assert (more & painted).sum() == painted.sum() < more.sum()  # the same mask goes on
     desk.page.get_by_label("Erase").check()
@@ -313,15 +308,13 @@ def test_why_find_label_and_describe_answer(start: Start) -> None:
     expect(page.locator("#regions .lit").first).to_be_attached()
 
 
-COCO = {
-    "images": [{"id": 7, "file_name": "photo.jpg", "width": WIDE[0], "height": WIDE[1]}],
-    "categories": [{"id": 3, "name": "square"}],
-    "annotations": [
-        {"id": 1, "image_id": 7, "category_id": 3, "bbox": [60, 40, 160, 110]},
-        {"id": 2, "image_id": 7, "segmentation": [[60, 40, 220, 40, 220, 150]]},
-        {"id": 3, "image_id": 7, "bbox": [9000, 40, 10, 10]},
-    ],
-}
+BOXES = [
+    {"id": 1, "image_id": 7, "category_id": 3, "bbox": [60, 40, 160, 110]},
+    {"id": 2, "image_id": 7, "segmentation": [[60, 40, 220, 40, 220, 150]]},
+    {"id": 3, "image_id": 7, "bbox": [9000, 40, 10, 10]},
+]
+IMAGE = {"id": 7, "file_name": "photo.jpg", "width": WIDE[0], "height": WIDE[1]}
+COCO = {"images": [IMAGE], "categories": [{"id": 3, "name": "square"}], "annotations": BOXES}
 SAM = [{"segmentation": {"size": [320, 480], "counts": [5000, 900, 147_700]}}]
 LABELME = {"shapes": [{"label": "a", "shape_type": "rectangle", "points": [[220, 150], [60, 40]]}]}
 OURS = {"regions": [{"point": [100, 100]}, {"trace": [[0.1, 0.2], [0.4, 0.4]], "normalized": True}]}
@@ -381,14 +374,10 @@ def test_a_forgotten_photo_is_sent_again_and_a_full_queue_waited_for(start: Star
     assert desk.page.locator("#fault").is_hidden()
 
 
-def test_what_is_no_photo_is_told(start: Start) -> None:
-    desk = start()
-    desk.give("file", photo()[:200])
-    expect(desk.page.get_by_role("alert")).to_be_visible()
-
-
 def test_photos_are_dropped_pasted_taken_or_samples(start: Start) -> None:
     desk = start()
+    desk.give("file", photo()[:200])  # what is none is told
+    expect(desk.page.get_by_role("alert")).to_be_visible()
     for kind in ("drop", "paste"):
         desk.page.evaluate(GIVE, [kind, {f"{kind}.jpg": list(photo())}])
         desk.says(f"{kind}.jpg: 480 x 320")
@@ -461,15 +450,14 @@ def test_a_phone_draws_by_touch(start: Start) -> None:
     x1, y1, x2, y2 = desk.mark()
     finger = desk.page.context.new_cdp_session(desk.page)
 
+    def touch(kind: str, *places: tuple[float, float]) -> None:
+        event = {"type": f"touch{kind}", "touchPoints": [{"x": x, "y": y} for x, y in places]}
+        finger.send("Input.dispatchTouchEvent", event)
+
     def draw() -> None:
-        for kind, places in (
-            ("Start", [(x1, y1)]),
-            ("Move", [(x2, y1)]),
-            ("Move", [(x2, y2)]),
-            ("End", []),
-        ):
-            touches = [{"x": x, "y": y} for x, y in places]
-            event = {"type": f"touch{kind}", "touchPoints": touches}
-            finger.send("Input.dispatchTouchEvent", event)
+        touch("Start", (x1, y1))
+        touch("Move", (x2, y1))
+        touch("Move", (x2, y2))
+        touch("End")
 
     assert np.allclose(desk.asked(draw)["box"], MARK, atol=2)
