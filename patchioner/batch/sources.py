@@ -21,7 +21,6 @@ from patchioner.regions import RegionFile
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.zst")
 TABLES = (".parquet", ".arrow")
 _LISTS = (".txt", ".lst", ".list")
-# Where systems and programs keep small copies of photos.
 Sizes: TypeAlias = "Mapping[str, int | None]"
 
 

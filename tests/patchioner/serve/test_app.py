@@ -67,16 +67,17 @@ def test_settings_that_make_sense_are_taken(right: dict[str, Any]) -> None:
 
 
 def test_the_command_fills_the_settings(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    plain = ["serve", "--model", str(checkpoint), "--device", "cpu"]
     seen: list[ServeSettings] = []
     monkeypatch.setattr("patchioner.serve.app.run_server", lambda model, one: seen.append(one))
     assert main(["serve", "--host", "0.0.0.0"]) == 1
     assert "token" in capsys.readouterr().err
-    assert main(["serve", "--device", "cpu"]) == 0
+    assert main(plain) == 0
     monkeypatch.setenv("PATCHIONER_TOKEN", "from-the-environment")
-    words = ["--host", "0.0.0.0", "--queue", "7", "--deadline", "1.5", "--review", str(tmp_path)]
-    assert main(["serve", "--device", "cpu", *words]) == 0
+    words = ["--host", "0.0.0.0", "--queue", "7", "--deadline", "1.5", "--review", str(checkpoint)]
+    assert main([*plain, *words]) == 0
     token = "from-the-environment"
-    told = ServeSettings("0.0.0.0", token=token, queue=7, deadline=1.5, root=tmp_path)
+    told = ServeSettings("0.0.0.0", token=token, queue=7, deadline=1.5, root=checkpoint)
     assert seen == [ServeSettings(), told]

@@ -47,6 +47,7 @@ def test_what_waits_and_is_asked_alike_is_answered_together() -> None:
         tasks = await queue.fill(*questions)
         tasks[-1].cancel()
         await asyncio.wait({tasks.pop()})
+        assert queue.batcher.waiting == 6
         queue.gate.set()
         *found, unlucky = await asyncio.gather(*tasks, return_exceptions=True)
         assert found == [0, 2, 4, 6, 8, 10] and isinstance(unlucky, OptionError)

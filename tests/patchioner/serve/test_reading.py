@@ -121,8 +121,9 @@ def test_bad_regions_are_errors_of_their_own(entry: Any) -> None:
     assert whole == WholeImage() and isinstance(error, RegionError)
 
 
-def test_their_number_is_bounded() -> None:
-    large = {"mask": {"size": [2**14, 2**13], "counts": [0, 2**27]}}
+def test_their_number_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("patchioner.serve.reading._MOST_MASK_PIXELS", 2 * 40 * 30)
+    assert len(region_list([Mask(CORNER).to_json()] * 2, SIZE, SETTINGS)) == 2
     assert refusal(region_list, [], SIZE, SETTINGS) == "bad_request"
     assert refusal(region_list, [{"whole": True}] * 4, SIZE, SETTINGS) == "too_large"
-    assert refusal(region_list, [large] * 3, (2**13, 2**14), SETTINGS) == "too_large"
+    assert refusal(region_list, [Mask(CORNER).to_json()] * 3, SIZE, SETTINGS) == "too_large"
