@@ -29,7 +29,7 @@ from patchioner.serve.schemas import Asked, Decoding, decoding, failure
 
 router = APIRouter()
 Entry = Mapping[str, Any]
-_BOX = re.compile(r"<box>\s*([^<>]{1,200}?)\s*</box>")
+_BOX = re.compile(r"<box>\s*([^<>]{1,200}?)\s*</box>", re.IGNORECASE)
 _NUMBER = re.compile(r"-?\d{1,7}(\.\d{1,6})?")
 _KINDS = ("rectangle", "polygon", "brush", "ellipse", "keypoint")  # of Label Studio
 _USAGE = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}  # nothing is counted
@@ -124,7 +124,10 @@ class Conversation(Lenient):
 
 
 def _boxes_in(text: str) -> Iterator[dict[str, Any]]:
-    for found in _BOX.findall(text):
+    boxes = _BOX.findall(text)
+    if text.lower().count("<box>") != len(boxes):
+        raise bad_request("a <box> is not <box>x1,y1,x2,y2</box>")
+    for found in boxes:
         values = [value.strip() for value in found.split(",")]
         if len(values) != 4 or not all(_NUMBER.fullmatch(value) for value in values):
             raise bad_request(f"<box>{found:.60}</box> is not <box>x1,y1,x2,y2</box> in pixels")

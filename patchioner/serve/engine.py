@@ -322,7 +322,7 @@ class Engine:
         """Captions as JSON, or the error of each region."""
         if candidates is None:
             return await as_json(await self.ask(("caption", asked), photo, regions), caption_json)
-        key = ("label", self.checked(candidates), None)
+        key = ("label", self.checked(candidates), asked.min_confidence)
         return await as_json(await self.ask(key, photo, regions), choice_json)
 
     async def ask(self, key: tuple[Any, ...], photo: Encoded, regions: Asking) -> list[Any]:

@@ -79,8 +79,8 @@ class Guard:
         host = call.headers.get("host", "")
         if not (settings.token or settings.insecure):
             # A page of another site may have its own name point to this machine.
-            name = re.sub(r":\d*$", "", host).strip("[]")
-            if name not in ("localhost", "127.0.0.1", "::1", settings.host):
+            name = re.sub(r":\d*$", "", host).strip("[]").lower()
+            if name not in ("localhost", "127.0.0.1", "::1", settings.host.lower()):
                 raise RequestError(403, "forbidden", "this server does not go by that name")
         origin = call.headers.get("origin")
         if origin and origin.partition("://")[2] != host:

@@ -174,6 +174,7 @@ def why_invalid(errors: Sequence[Any]) -> str:
     if kind.startswith("json"):
         return "the body is no JSON"
     known = {"missing": "is missing", "extra_forbidden": "is no field of this request"}
+    known["model_attributes_type"] = "is no object sent with Content-Type: application/json"
     said = known.get(kind, "has a value that cannot be used")
     return f"{'.'.join(parts) or 'the body'!r:.80} {said}: see /openapi.json"
 

@@ -78,7 +78,7 @@ def test_openai_embeds(gpt: openai.OpenAI, photo: bytes, model: Patchioner, form
 def test_openai_hears_what_is_wrong(gpt: openai.OpenAI, client: httpx.Client, photo: bytes) -> None:
     with pytest.raises(openai.NotFoundError):
         gpt.chat.completions.create(model="gpt-4o", messages=message(photo))
-    texts = ("<box>1,2,3</box>", "<box>1,2,x,4</box>", "<box>900,2,910,4</box>")
+    texts = ("<box>1,2,3</box>", "<box>1,2,x,4</box>", "<BOX>900,2,910,4</BOX>", "<box>1,2,3,4")
     bad: list[Any] = [message(photo, text) for text in texts]
     for messages in (*bad, [{"role": "user", "content": "no photo"}], message(b"no photo")):
         with pytest.raises(openai.BadRequestError):

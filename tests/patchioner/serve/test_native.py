@@ -118,6 +118,14 @@ def test_bad_requests_are_named(
         assert "pydantic" not in answer.text and "Traceback" not in answer.text
 
 
+def test_no_candidate_is_taken_below_the_confidence_that_is_asked(
+    client: httpx.Client, image: str
+) -> None:
+    question = {"candidates": ["a cat", "a cat"], "min_confidence": 0.9}
+    (found,) = client.post(f"{image}/captions", json=question).json()["captions"]
+    assert found["text"] is None
+
+
 def test_bodies_that_are_no_json(client: httpx.Client, image: str) -> None:
     for path in ("/v1/images", f"{image}/captions", "/v1/chat/completions", "/api/chat"):
         for body in (b"", b"{", b"\xff\xfe", b"[" * 10_000):
