@@ -173,8 +173,9 @@ def test_greedy_ids_equal_the_plain_twin_viecap(tmp_path: Path) -> None:
     gpt = State({n.replace("gpt.", "decoder.", 1): t for n, t in state.items() if "gpt." in n})
     hard = decoder.tokenizer.encode(prompts, lead=False)
     for one, row, ids in zip(found, ROWS, hard, strict=True):
-        words = gpt["decoder.transformer.wte.weight"][ids]
-        inputs = torch.cat([naive_soft_prompt(state, row), words])
+        words, soft = gpt["decoder.transformer.wte.weight"][ids], naive_soft_prompt(state, row)
+        torch.testing.assert_close(decoder.network.mapping_network(row[None])[0].detach(), soft)
+        inputs = torch.cat([soft, words])
         assert list(one.token_ids) == next_ids(gpt, inputs, 64, decoder.tokenizer.end_ids)
 
 
