@@ -54,23 +54,16 @@ EXPECTED: dict[str, tuple[int, int, int, int | None, Any]] = {
         for size, width, heads in (("s", 384, 6), ("b", 768, 12), ("l", 1024, 16), ("g", 1536, 24))
         for registers in ("", "-reg")
     },
-    "dinov3-vits16": (512, 32, 384, None, IMAGENET),
-    "dinov3-vitb16": (512, 32, 768, None, IMAGENET),
-    "talk2dino-dinov2-vitb14-reg": (518, 37, 768, 12, IMAGENET),
-    "talk2dino-dinov3-vitb16": (512, 32, 768, None, IMAGENET),
-    "clip-vitb16-cls": (224, 14, 512, 12, CLIP),
-    "clip-vitb16-crop": (224, 14, 512, 12, CLIP),
-    "clip-vitb32-crop": (224, 7, 512, 12, CLIP),
-    "clip-vitb16-patch": (592, 37, 512, 12, CLIP),
-    "clip-vitb16-value": (448, 28, 512, 12, CLIP),
-    "clip-vitb16-self-self": (448, 28, 512, 12, CLIP),
-    "clip-timm-vitb16-224": (224, 14, 512, 12, CLIP),
-    "clip-timm-vitb16-592": (592, 37, 512, 12, CLIP),
+    **{f"clip-vitb16-{kind}": (224, 14, 512, 12, CLIP) for kind in ("cls", "crop")},
+    **{f"clip-vitb16-{kind}": (448, 28, 512, 12, CLIP) for kind in ("value", "self-self")},
+    "clip-vitb32-crop": (224, 7, 512, 12, CLIP), "clip-vitb16-patch": (592, 37, 512, 12, CLIP),
+    "clip-timm-vitb16-224": (224, 14, 512, 12, CLIP), "clip-timm-vitb16-592": (592, 37, 512, 12, CLIP),
+    "dinov3-vits16": (512, 32, 384, None, IMAGENET), "dinov3-vitb16": (512, 32, 768, None, IMAGENET),
+    "talk2dino-dinov2-vitb14-reg": (518, 37, 768, 12, IMAGENET), "siglip2-vitb16-512": (512, 32, 768, 12, HALF),
+    "talk2dino-dinov3-vitb16": (512, 32, 768, None, IMAGENET), "dinotxt-dinov3-vitl16": (512, 32, 1024, 16, IMAGENET),
     "proxyclip-vitb16-dinob8": (336, 42, 512, 12, IMAGENET),
     "dinotxt-dinov2-vitl14-reg": (518, 37, 1024, 16, IMAGENET),
-    "dinotxt-dinov3-vitl16": (512, 32, 1024, 16, IMAGENET),
-    "siglip2-vitb16-512": (512, 32, 768, 12, HALF),
-}
+}  # fmt: skip
 
 
 def without_weights(settings: Any) -> Any:

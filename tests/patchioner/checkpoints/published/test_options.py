@@ -48,9 +48,8 @@ def test_registers_are_the_tokens_between_cls_and_patches(features: PatchFeature
     pixels, _ = preprocess(noise_photo(), model.preprocessing)
     with torch.no_grad():
         tokens = model.vit.forward_features(pixels[None])[0]
-    torch.testing.assert_close(
-        options.register_embeddings(features), tokens[1:5], rtol=1e-4, atol=1e-5
-    )
+    found = options.register_embeddings(features)
+    torch.testing.assert_close(found, tokens[1:5], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("width", "slices"), [(48, 16), (384, 6), (768, 16)])
@@ -108,13 +107,9 @@ def test_cleaning_is_the_formula_token_by_token(
 def test_what_a_backbone_does_not_have_is_refused() -> None:
     torch.manual_seed(0)
     bare = TimmViT("test_vit2", Preprocessing("stretch", 64, 16)).encode([noise_photo()])[0]
-    for missing in (
-        options.register_embeddings,
-        options.attention_embedding,
-        options.head_embeddings,
-    ):
+    for missing in ("register_embeddings", "attention_embedding", "head_embeddings"):
         with pytest.raises(OptionError):
-            missing(bare)
+            getattr(options, missing)(bare)
     for kind, message in (("contrastive_mask", "CLS"), ("soap", "soap")):
         with pytest.raises(OptionError, match=message):
             clean_features(bare, through_memory, kind)  # type: ignore[arg-type]
@@ -165,10 +160,8 @@ def test_a_double_pass_of_exact_coverage_takes_the_patches_of_the_region() -> No
 
 @pytest.fixture(scope="module")
 def parts() -> Parts:
-    settings, bank = (
-        ModelSettings("", Weighting(rounding="reference")),
-        MemoryBank(randn(30, 48, seed=5)),
-    )
+    settings = ModelSettings("published", Weighting(rounding="reference"))
+    bank = MemoryBank(randn(30, 48, seed=5))
     return Parts(backbone(), tiny_decoder(dim=48), bank, None, settings)
 
 

@@ -110,26 +110,20 @@ def test_files_that_are_missing_or_do_not_fit(
         read(tmp_path)
 
 
-def write_small_dino(folder: Path) -> Path:
-    """A CapDec folder with a whole ViT-S in its authors' file, at a small input size."""
-    config = {"dino_model": "dinov2_vits14_reg", "resize_dim": 56, "crop_dim": 56}
-    published.write_capdec(folder, published.decap_state(prefix=384), prefix_size=384, **config)
-    write_vit(folder)
-    return folder
-
-
-def write_vit(folder: Path) -> TimmViT:
-    torch.manual_seed(0)
-    backbone = TimmViT("vit_small_patch14_reg4_dinov2", Preprocessing("stretch", 56, 14))
-    torch.save(official_dinov2(backbone.vit), folder / "dinov2_vits14_reg4_pretrain.pth")
-    return backbone
-
-
 def test_a_hub_id_offline_out_of_the_cache(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     """The real client, a cache made by hand, no connection: everything from the snapshot."""
     hub_id = "Ruggero1912/Patch-ioner_talk2dino_capdec_COCO_Captions"
-    folder = write_small_dino(tmp_path / "theirs")
-    expected = Patchioner.from_pretrained(folder, device="cpu").caption(noise_photo())
+    config = {"dino_model": "dinov2_vits14_reg", "resize_dim": 56, "crop_dim": 56}
+    state = published.decap_state(prefix=384)
+    folder = published.write_capdec(tmp_path / "theirs", state, prefix_size=384, **config)
+    torch.manual_seed(0)
+    backbone = TimmViT("vit_small_patch14_reg4_dinov2", Preprocessing("stretch", 56, 14))
+    torch.save(official_dinov2(backbone.vit), folder / "dinov2_vits14_reg4_pretrain.pth")
+    whole = Patchioner.from_pretrained(folder, device="cpu")
+    found, image = whole.parts.backbone, noise_photo()
+    torch.testing.assert_close(found.encode([image])[0].tokens, backbone.encode([image])[0].tokens)
+    assert found.preprocessing == backbone.preprocessing
+    expected = whole.caption(image)
     published.as_hub_snapshot(folder, tmp_path / "cache", hub_id)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
@@ -164,13 +158,6 @@ def backbone_of(folder: Path, mode: Any = "stretch", **values: Any) -> Any:
 def offline(monkeypatch: MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "no-cache"))
-
-
-def test_the_authors_file_gives_the_same_tokens(tmp_path: Path) -> None:
-    expected, image = write_vit(tmp_path), noise_photo()
-    found = backbone_of(tmp_path, dino_model="dinov2_vits14_reg")
-    torch.testing.assert_close(found.encode([image])[0].tokens, expected.encode([image])[0].tokens)
-    assert found.preprocessing == expected.preprocessing
 
 
 def use_tiny(monkeypatch: MonkeyPatch, folder: Path, **changes: torch.Tensor) -> TimmViT:
