@@ -37,13 +37,11 @@ QUICK = usual_training(SHAPE, epochs=3, batch=15)
 
 @cache
 def parts(name: str = "old") -> Parts:
-    """A tiny model that knows its name."""
     made = tiny_parts()
     return replace(made, settings=replace(made.settings, name=name))
 
 
 def save(folder: Path) -> Callable[[], str]:
-    """Over an older checkpoint."""
     write_checkpoint(parts("old"), folder / "model")
 
     def work() -> str:
@@ -147,7 +145,6 @@ def _fresh(folder: Path) -> Path:
 
 
 def main() -> int:
-    """All works, all kinds."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("works", nargs="*", default=list(WORKS), help="some of them")
     parser.add_argument("--kinds", nargs="+", default=list(CALLS), help="calls to fail")

@@ -51,14 +51,12 @@ WORDS = (
 
 @cache
 def tiny() -> Path:
-    """A whole checkpoint, made once."""
     folder = Path(tempfile.mkdtemp()) / "tiny"
     Patchioner(tiny_parts(), device="cpu").save_pretrained(folder)
     return folder
 
 
 def written(data: bytes, folder: Path, name: str) -> Path:
-    """The bytes as a file."""
     (folder / name).write_bytes(data)
     return folder / name
 
@@ -71,60 +69,52 @@ def regions(data: bytes, folder: Path, name: str = "r.json") -> None:
 
 
 def rle(data: bytes, folder: Path) -> None:
-    """COCO's run lengths as text."""
     Mask.from_rle({"size": [48, 64], "counts": data.decode("latin1")})
 
 
 def weights(data: bytes, folder: Path) -> None:
-    """The weights of a checkpoint."""
     load_weights(written(data, folder, "w.safetensors"))
 
 
-def config(data: bytes, folder: Path, name: str) -> None:
-    """A config in a sound checkpoint."""
-    copy = folder / "model"
+def changed_copy(source: Path, copy: Path, name: str, data: bytes) -> Path:
+    """The folder with other content in one of its files."""
     shutil.rmtree(copy, ignore_errors=True)
-    shutil.copytree(tiny(), copy)
+    shutil.copytree(source, copy)
     (copy / name).write_bytes(data)
-    load_decoder(copy / "decoder") if name.startswith("decoder") else read_checkpoint(
-        copy
-    ).text_tower
+    return copy
+
+
+def config(data: bytes, folder: Path, name: str) -> None:
+    copy = changed_copy(tiny(), folder / "model", name, data)
+    if name.startswith("decoder"):
+        load_decoder(copy / "decoder")
+    else:
+        assert read_checkpoint(copy).text_tower
 
 
 def bank(data: bytes, folder: Path, name: str) -> None:
-    """A file in a sound bank."""
-    copy = folder / "bank"
-    shutil.rmtree(copy, ignore_errors=True)
-    shutil.copytree(tiny() / "memory_bank", copy)
-    (copy / name).write_bytes(data)
-    MemoryBank.load(copy, memory_map=bool(data[-1:] < b"\x80")).nearest(
-        np.ones((1, 64), np.float32), 2
-    )
+    copy = changed_copy(tiny() / "memory_bank", folder / "bank", name, data)
+    read = MemoryBank.load(copy, memory_map=bool(data[-1:] < b"\x80"))
+    read.nearest(np.ones((1, 64), np.float32), 2)
 
 
 def captions(data: bytes, folder: Path, name: str) -> None:
-    """A file of captions."""
     read_captions(written(data, folder, name))
 
 
 def trace(data: bytes, folder: Path) -> None:
-    """A trace."""
     region_weights([read_trace(written(data, folder, "t.json"))], GEOMETRY)
 
 
 def reply(data: bytes, folder: Path) -> None:
-    """What a server sends."""
     read_reply(data.decode("utf-8", "replace"), {"messages": [{"content": "What is it?"}]})
 
 
 def image(data: bytes, folder: Path) -> None:
-    """The file of a picture."""
     load_image(data)
 
 
 class Target(NamedTuple):
-    """A reader and sound inputs of it."""
-
     read: Callable[[bytes, Path], None]
     seeds: tuple[bytes, ...]
 
@@ -171,23 +161,13 @@ XML = (
 REPLY = {
     "choices": [{"message": {"content": "A red box."}, "finish_reason": "stop"}], "usage": {"prompt_tokens": 1},
 }  # fmt: skip
-OURS = {
-    "regions": [
-        {"box": [1, 1, 30, 30], "label": "a"},
-        {"polygon": RING},
-        {"trace": RING},
-        {"mask": RUNS},
-    ]
-}
-TRACES = (
-    [[1, 1], [30, 30]],
-    {"trace": RING, "normalized": False},
-    {"traces": [[{"x": 0.1, "y": 0.2}]]},
-)
+BOX = {"box": [1, 1, 30, 30], "label": "a"}
+OURS = {"regions": [BOX, {"polygon": RING}, {"trace": RING}, {"mask": RUNS}]}
+SAMPLES = {"traces": [[{"x": 0.1, "y": 0.2}]]}
+TRACES = ([[1, 1], [30, 30]], {"trace": RING, "normalized": False}, SAMPLES)
 
 
 def targets() -> dict[str, Target]:
-    """Every reader, by name."""
     arrays = _arrays(masks=np.ones((2, 48, 64), bool)), _arrays(boxes=[[1.0, 1, 9, 9]])
     yolo = b"0 0.5 0.5 0.2 0.2\n1 0.1 0.1 0.9 0.1 0.9 0.9\n"
     texts = {
@@ -243,9 +223,8 @@ def _with_odd_value(held: Any, draw: random.Random) -> Any:
 def _with_odd_bytes(data: bytes, draw: random.Random) -> bytes:
     place = draw.randint(0, len(data))
     length = draw.choice((0, 1, 1, 2, 4, 16))
-    put = draw.choice(
-        (b"", draw.randbytes(length), draw.choice(WORDS), data[place : place + length] * 2)
-    )
+    twice = data[place : place + length] * 2
+    put = draw.choice((b"", draw.randbytes(length), draw.choice(WORDS), twice))
     return data[:place] + put + data[place + length :]
 
 

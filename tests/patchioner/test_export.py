@@ -89,8 +89,7 @@ KINDS: dict[str, Any] = {
     "siglip": lambda: SiglipViT(
         "vit_base_patch16_siglip_512", Preprocessing("stretch", 64, 16), overrides=SMALL
     ),
-    "clip": lambda: tiny_clip("stretch"),
-    "clip of any size": lambda: tiny_clip("aspect"),
+    "clip": lambda: tiny_clip("aspect"),
 }
 
 
