@@ -97,7 +97,7 @@ def test_of_a_photo_that_shows_nothing_nothing_is_asked() -> None:
 
 @pytest.mark.parametrize(("claim", "region"), [("c9", "global"), ("c1", "nowhere")])
 def test_a_fuser_that_speaks_of_what_is_not_there_is_refused(claim: str, region: str) -> None:
-    fused = [FusedSentence("A.", (claim,), (region,))], []
+    fused: Any = [FusedSentence("A.", (claim,), (region,))], []
     with pytest.raises(errors.DetailError, match="c9|nowhere"):
         described(TEXTS, fuser=SimpleNamespace(settings={}, fuse=lambda *_: fused))
 
