@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import difflib
 import gzip
@@ -27,7 +28,8 @@ MAX_BYTES, MOST_UNPACKED = 2 * 2**30, 32
 _COLUMNS = ("caption", "captions", "text", "sentence", "raw", "comment")
 _DELIMITERS = ",;|\t"
 _PHOTO = re.compile(
-    r"(?:[^\t,;|]*\.(?:jpe?g|png|webp|gif|bmp)(?:#\d+)?\s*[\s,;|:]|\d+[\t,;|])\s*", re.IGNORECASE
+    r"(?:[^\t,;|]*\.(?:jpe?g|png|webp|gif|bmp)(?:#\d+)?\s*[\s,;|:]|\d+[\t,;|](?!\d{3}\b))\s*",
+    re.IGNORECASE,
 )
 _NOTHING = {
     "",
@@ -232,7 +234,7 @@ def _table(file: _File) -> Iterator[tuple[str, Any]]:
             raise file.fault(
                 f"row {number} has {len(row)} cells, the header {len(names)}; put captions with {delimiter!r} in quotes"
             )
-        if any(_PHOTO.match(line) for cell in row for line in cell.split("\n")[1:]):
+        if any(_is_glued(cell.split("\n"), delimiter) for cell in row if "\n" in cell):
             glued = "has the next in quotes with it: double a quote that is text, or take it out"
             raise file.fault(f"row {number} {glued}")
         if file.wants(row[split] if split < len(row) else None):
@@ -240,12 +242,22 @@ def _table(file: _File) -> Iterator[tuple[str, Any]]:
             yield f"row {number}", _opened(cell, quoted=not unquoted) if cell else cell
 
 
+def _is_glued(lines: Sequence[str], delimiter: str) -> bool:
+    """Whether a cell of several lines is several rows: a photo begins a later one, or ends an earlier one."""
+    ends = (f"{line.rpartition(delimiter)[2]} " for line in lines[:-1])
+    return any(_PHOTO.match(one) for one in (*lines[1:], *ends))
+
+
 def _opened(cell: str, *, quoted: bool) -> Any:
     """The captions of a cell, which pandas may have written as a list."""
     cell = cell if quoted else _unquoted(cell)
-    if cell.startswith('["') and cell.endswith('"]'):
-        with suppress(ValueError):
-            return json.loads(cell)
+    several = cell.startswith(('["', "['")) and cell.endswith(('"]', "']"))
+    several = (
+        several and re.search(r"""['"]\s+['"]""", cell) is None
+    )  # numpy's, which has no commas
+    for read in (json.loads, ast.literal_eval) if several else ():
+        with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+            return read(cell)
     return cell
 
 

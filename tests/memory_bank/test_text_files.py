@@ -99,6 +99,7 @@ def test_a_column_of_ones_own(tmp_path: Path) -> None:
         ("a.csv", 'id,caption\n1,"a dog\n2,a cat\n', None, "after nothing"),
         ("a.csv", 'id,caption\n1,a\n2,"b\n3,c\n4,"d" e\n', None, "after row 1"),
         ("a.csv", 'id,caption\n1,a\n2,"b\n3,c"\n4,d\n', None, "row 2 has the next"),
+        ("a.csv", 'caption,image\n"a dog,1.jpg\na cat",2.jpg\n', None, "row 1 has the next"),
         ("a.csv", "caption,split\na dog,test\n", None, "it has test"),
         ("a.json", "{", None, "no JSON"),
         ("a.json", "3", None, "holds int"),
@@ -134,6 +135,7 @@ NEIGHBOURS = {
     "numbers.txt": "391895\ta dog\n60623\ta cat\n",
     "names.txt": "d/a.jpg: a dog\nb.png a cat\n",
     "lists.csv": 'raw,split\n"[""a dog"", ""a cat""]",train\n',
+    "pandas.csv": "raw\n\"['a dog', 'a cat']\"\n",
     "split.csv": "caption,Split\na dog,train\na cow,test\na cat,\n",
     "split.jsonl": '{"text": "a dog"}\n{"text": "no", "split": "val"}\n{"text": "a cat"}\n',
     "null.csv": "id,caption\n1,a dog\n2,NaN\n3,a cat\n4,null\n",
@@ -153,6 +155,11 @@ NEIGHBOURS = {
 @pytest.mark.parametrize("name", NEIGHBOURS)
 def test_what_others_write_is_read_as_they_mean_it(tmp_path: Path, name: str) -> None:
     assert read_captions(write(tmp_path / name, NEIGHBOURS[name])) == ["a dog", "a cat"]
+
+
+def test_thousands_are_no_numbers_of_photos(tmp_path: Path) -> None:
+    texts = ["2,000 dogs", "3,000 cats"]
+    assert read_captions(write(tmp_path / "a.txt", "\n".join(texts))) == texts
 
 
 def test_quotes_in_a_tsv_are_text(tmp_path: Path) -> None:
