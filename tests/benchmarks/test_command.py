@@ -97,9 +97,9 @@ def test_all_shares_the_model_and_every_backbone_pass(
     assert len({(place / "predictions.jsonl").read_bytes() for place in places}) == 1
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
+def test_configs_that_cannot_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    for text, message in (
         ("runs: [", "is not YAML"),
         ("defaults: {}", "has no runs"),
         ("runs: {a: {task: dense}}\nrun: {}", "did you mean 'runs'"),
@@ -110,12 +110,10 @@ def test_all_shares_the_model_and_every_backbone_pass(
         ("runs: {a: {task: dense, out: here}}", "command line"),
         ("runs: {../a: {task: dense}}", "becomes a folder"),
         ("runs: {a: {task: tracing}}", "'trace'"),
-    ],
-)
-def test_configs_that_cannot_be_read(text: str, message: str, tmp_path: Path) -> None:
-    (tmp_path / "bad.yaml").write_text(text)
-    with pytest.raises((OptionError, UnknownNameError), match=message):
-        read_runs(tmp_path / "bad.yaml", tmp_path)
+    ):
+        path.write_text(text)
+        with pytest.raises((OptionError, UnknownNameError), match=message):
+            read_runs(path, tmp_path)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs/benchmarks").glob("*.yaml")), ids=str)
