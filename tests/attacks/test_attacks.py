@@ -322,14 +322,14 @@ def test_broken_inputs_end_in_a_value_or_an_error_of_ours() -> None:
 @pytest.mark.parametrize("kind", CALLS)
 @pytest.mark.parametrize("work", failures.WORKS)
 def test_a_failure_of_the_system_loses_nothing(work: str, kind: str) -> None:
-    steps = {"rename": 11, "fsync": 11, "allocation": 499}
+    steps = {"rename": 23, "fsync": 23, "allocation": 499}
     made = failures.campaign(work, kind, step=steps.get(kind, 97))
     assert made > 0 or (work, kind) == ("detail", "rename")  # its rows are appended
 
 
 def test_a_kill_loses_nothing() -> None:
     """By the command: a child of a process whose torch has had threads waits for them for ever."""
-    words = ["tests.attacks.failures", "--kill", "--kinds", "open", "--step", "101"]
+    words = ["tests.attacks.failures", "--kill", "--kinds", "open", "--step", "151"]
     done = started(sys.executable, "-m", *words)
     assert done.returncode == 0, done.stderr
     made = [int(line.split(": ")[1].split()[0]) for line in done.stdout.splitlines()[:-1]]
