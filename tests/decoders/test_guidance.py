@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import pickle
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import torch
@@ -15,6 +15,7 @@ from decoders import DecodeOptions, PrefixGPT2Decoder
 from decoders.base import Vocabulary
 from decoders.guidance import PLAUSIBLE, REPEATED, Guide, GuidedNetwork, Words
 from patchioner.base.errors import DecoderError
+from tests.decoders.conftest import token_ids
 from tests.support.tiny import tiny_decoder
 
 # Pieces that the tiny tokenizer has whole; copied as another process would get them.
@@ -77,9 +78,7 @@ def test_tokens_and_scores_are_those_of_plain_code() -> None:
         )
         assert list(one.token_ids) == tokens
         assert one.log_probs == pytest.approx(scores, abs=1e-4)
-    assert [one.token_ids for one in fast] != [
-        one.token_ids for one in decoder.generate(embeddings, OPTIONS)
-    ]
+    assert token_ids(fast) != token_ids(decoder.generate(embeddings, OPTIONS))
 
 
 @pytest.mark.parametrize(
@@ -159,11 +158,12 @@ def test_words_are_found_in_texts_and_tokens() -> None:
 
 def test_guides_of_other_rows_or_widths_are_refused() -> None:
     decoder, embeddings, guide = guided()
-    for wrong in (
-        Guide(guide.around[:2], WORDS, guide.evidence),
-        Guide(guide.around, WORDS, guide.evidence[:, :2]),
-        Guide(guide.around[:, :8], WORDS, guide.evidence),
-        Guide(guide.around, WORDS, guide.evidence * math.nan),
+    change: dict[str, Any]
+    for change in (
+        {"around": guide.around[:2]},
+        {"around": guide.around[:, :8]},
+        {"evidence": guide.evidence[:, :2]},
+        {"evidence": guide.evidence * math.nan},
     ):
         with pytest.raises(DecoderError):
-            decoder.generate(embeddings, OPTIONS, guide=wrong)
+            decoder.generate(embeddings, OPTIONS, guide=replace(guide, **change))

@@ -102,9 +102,10 @@ def test_bad_memories_and_settings() -> None:
     ):
         with pytest.raises(DecoderError, match=message):
             RetrievalDecoder(dim).generate(VECTORS[:, :dim], memory=bank)
-    for name, value in (("candidates", 0), ("temperature", 0.0), ("temperature", math.nan)):
-        with pytest.raises(OptionError, match=name):
-            RetrievalDecoder(4, **{name: value})
+    setting: dict[str, Any]
+    for setting in ({"candidates": 0}, {"temperature": 0.0}, {"temperature": math.nan}):
+        with pytest.raises(OptionError, match=next(iter(setting))):
+            RetrievalDecoder(4, **setting)
 
 
 # MeaCap: concepts of retrieved captions as prompts, batches, its folder.

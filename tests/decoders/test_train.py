@@ -145,7 +145,12 @@ def test_every_index_once_and_as_many_batches_as_told(
 
 
 def test_bad_train_options_are_refused_by_name() -> None:
-    bad = {"batch": 0, "learning_rate": 0.0, "noise_sigma": -0.1, "label_smoothing": 1.0}
+    bad: dict[str, Any] = {
+        "batch": 0,
+        "learning_rate": 0.0,
+        "noise_sigma": -0.1,
+        "label_smoothing": 1.0,
+    }
     bad |= {"validation_share": 1.0, "steps": 0, "decay": "none", "seed": 2**64}
     for name, value in (*bad.items(), ("learning_rate", math.nan)):
         with pytest.raises(OptionError, match=name):
@@ -153,7 +158,7 @@ def test_bad_train_options_are_refused_by_name() -> None:
 
 
 @pytest.mark.parametrize("decay", ["linear", "cosine"])
-def test_rate_rises_then_falls_to_zero(decay: str) -> None:
+def test_rate_rises_then_falls_to_zero(decay: Any) -> None:
     options = TrainOptions(learning_rate=1.0, warmup_steps=4, decay=decay)
     rates = [options.rate_at(step, 20) for step in range(21)]
     assert rates[:4] == [0.25, 0.5, 0.75, 1.0]

@@ -56,7 +56,7 @@ def test_the_nearest_entities_above_the_threshold_are_named(threshold: float) ->
 
 def test_prompts_are_joined_in_their_order() -> None:
     """That each is the published one: tests of the published folders."""
-    decoder = make()
+    decoder: Any = make()
 
     def prefixes(order: Prompts) -> Any:
         config = replace(decoder.config, prompts=order)

@@ -107,7 +107,7 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: made(torch.full((2, 3), -torch.inf)), "not finite"),
     (lambda: made(TWO, texts=["a"]), "1 texts for 2"),
     (lambda: made(TWO, texts="ab"), "2 texts for 2"),
-    (lambda: made(TWO).with_texts(["a", 7]), r"texts\[1\] is 7"),
+    (lambda: made(TWO).with_texts(["a", 7]), r"texts\[1\] is 7"),  # type: ignore[list-item]
     (lambda: made(TWO, counts=[1]), r"shape \(1,\) for 2"),
     (lambda: made(TWO, counts=[1, 0]), "below 1 in rows 1"),
     (lambda: made(TWO, counts=[1.0, 2.0]), "integers"),

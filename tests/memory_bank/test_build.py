@@ -141,7 +141,7 @@ def test_a_killed_and_resumed_build_equals_an_uninterrupted_one(
 def test_a_finished_build_is_only_read_and_another_run_is_named(tmp_path: Path) -> None:
     first = make(tmp_path)
     assert make(tmp_path, mortal(0), resume=True).fingerprint() == first.fingerprint()
-    other = {**ENCODER, "weights": "abd"}
+    other, change = {**ENCODER, "weights": "abd"}, dict[str, Any]()
     for change, message in (
         ({"resume": False}, str(tmp_path)),
         ({"lower": True}, r"options\.lower differ"),

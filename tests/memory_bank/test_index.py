@@ -148,15 +148,6 @@ AT_LOAD: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
-@pytest.mark.parametrize("damage", AT_LOAD)
-def test_a_damaged_or_foreign_header_is_an_error_at_load(tmp_path: Path, damage: str) -> None:
-    make_bank("ivf").save(tmp_path)
-    break_it, message = AT_LOAD[damage]
-    break_it(tmp_path)
-    with pytest.raises(MemoryBankError, match=message):
-        MemoryBank.load(tmp_path)
-
-
 AT_USE: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda f: (f / "index.faiss").unlink(), "No such file"),
     "cut": (lambda f: os.truncate(f / "index.faiss", 20_000), "sha256"),
@@ -167,14 +158,16 @@ AT_USE: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
-@pytest.mark.parametrize("damage", AT_USE)
-def test_a_damaged_index_is_an_error_at_its_first_use(tmp_path: Path, damage: str) -> None:
+@pytest.mark.parametrize("damage", [*AT_LOAD, *AT_USE])
+def test_damage_is_an_error_at_load_or_at_the_first_use(tmp_path: Path, damage: str) -> None:
     make_bank("ivf").save(tmp_path)
-    break_it, message = AT_USE[damage]
+    break_it, message = (AT_LOAD | AT_USE)[damage]
     break_it(tmp_path)
-    bank = MemoryBank.load(tmp_path)
-    bank.project(QUERIES)  # which needs no index
+    if damage in AT_USE:
+        MemoryBank.load(tmp_path).project(QUERIES)  # which needs no index
     with pytest.raises(MemoryBankError, match=message):
+        bank = MemoryBank.load(tmp_path)
+        assert damage in AT_USE
         bank.project(QUERIES, top_k=3)
 
 

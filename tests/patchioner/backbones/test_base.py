@@ -172,7 +172,7 @@ def test_a_backbone_comes_back_and_copies_for_inference_leave_it_as_it_is(
     again = loaded.encode([noise_photo()])[0]
     assert torch.equal(again.tokens, exact.tokens) and again.geometry == exact.geometry
 
-    half = original.to("cpu", torch.bfloat16)
+    half: Any = original.to("cpu", torch.bfloat16)
     plain, fast = (original.to("cpu", torch.float32, optimize=packed) for packed in (False, True))
     rounded, same, close = (copy.encode([noise_photo()])[0] for copy in (half, plain, fast))
     assert {rounded.tokens.dtype, getattr(rounded.attention, "dtype", None)} == {torch.float32}

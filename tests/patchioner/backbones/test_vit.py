@@ -57,7 +57,8 @@ def test_tokens_are_timms_own_on_any_grid(name: str, patch: int) -> None:
     shaken(model, 0.02)
     for photo in (noise_photo(130, 60), noise_photo(50, 50)):
         tokens, softmax = timms_own(model, photo)
-        features, prefix = model.encode([photo])[0], model.vit.num_prefix_tokens
+        features: Any = model.encode([photo])[0]
+        prefix = model.vit.num_prefix_tokens
         rows, columns = features.geometry.grid
         assert (rows != columns) == (photo.width != photo.height)
         assert features.tokens.shape == (rows, columns, model.dim)

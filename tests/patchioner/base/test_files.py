@@ -117,7 +117,7 @@ def killed_after(target: Path, calls: int, in_two_steps: bool) -> bool:
 
     for name in ("open", "mkdir", "rename", "replace", "link", "fsync", "unlink", "rmdir"):
         setattr(os, name, deadly(getattr(os, name)))
-    files._exchange = deadly((lambda *_: False) if in_two_steps else files._exchange)
+    files._exchange = deadly((lambda *_: False) if in_two_steps else files._exchange)  # type: ignore[assignment]
     write_new(target)
     os._exit(0)
 

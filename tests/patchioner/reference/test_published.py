@@ -59,7 +59,7 @@ def flat(features: PatchFeatures) -> torch.Tensor:
     return features.tokens.flatten(0, 1)
 
 
-def attention_of(features: Any) -> published.Map:
+def attention_of(features: Any) -> Any:
     return features.reference_attention.double().tolist()
 
 
@@ -74,7 +74,7 @@ def photos(draw: st.DrawFn, mode: Fit = "stretch") -> tuple[PatchFeatures, int, 
     return encoded((draw(side), draw(side)), size, patch, mode), size, patch
 
 
-def some_box(draw: st.DrawFn, image_size: tuple[int, int]) -> XYWH:
+def some_box(draw: Any, image_size: tuple[int, int]) -> XYWH:
     """Whole pixels, as most annotations have, or any fraction of them."""
     width, height = image_size
     if draw(st.booleans()):
@@ -239,7 +239,7 @@ def test_a_crop_shifts_boxes_instead_of_cutting_them_and_keeps_traces() -> None:
     # The crop shows x 60 .. 200 of 260: a box over x 20 .. 100 moves to 60 .. 140.
     features = encoded((260, 140), 140, 14, "crop")
 
-    def columns(region: Region, weighting: Weighting | None = None) -> list[int]:
+    def columns(region: Region, weighting: Weighting | None = None) -> Any:
         (weights,) = feature_weights(features, [region], weighting)
         return weights[0].nonzero()[0].tolist()
 

@@ -207,7 +207,7 @@ def dinotxt_tower(seed: int = 0, **settings: Any) -> DinoTxtText:
     return shaken(DinoTxtText(DinoTxtTextSettings(**{**SHAPE, **settings})))
 
 
-def open_clips_twin(tower: DinoTxtText) -> Any:
+def open_clips_twin(tower: Any) -> Any:
     """The same weights in open_clip's network, which pads to 77 and pools at the end token."""
     twin = open_clip.transformer.TextTransformer(
         width=24, heads=3, layers=2, output_dim=32, pool_type="argmax"
