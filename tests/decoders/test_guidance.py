@@ -158,12 +158,12 @@ def test_words_are_found_in_texts_and_tokens() -> None:
 
 def test_guides_of_other_rows_or_widths_are_refused() -> None:
     decoder, embeddings, guide = guided()
-    change: dict[str, Any]
-    for change in (
+    changes: list[dict[str, Any]] = [
         {"around": guide.around[:2]},
         {"around": guide.around[:, :8]},
         {"evidence": guide.evidence[:, :2]},
         {"evidence": guide.evidence * math.nan},
-    ):
+    ]
+    for change in changes:
         with pytest.raises(DecoderError):
             decoder.generate(embeddings, OPTIONS, guide=replace(guide, **change))

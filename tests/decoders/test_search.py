@@ -274,8 +274,8 @@ def steady(
 
 @pytest.mark.parametrize("count", [1, 3, 24])
 def test_it_equals_the_ordinary_search(wild: PrefixGPT2Decoder, count: int) -> None:
-    more: dict[str, Any]
-    for more in ({}, {"no_repeat_ngram": 2, "min_tokens": 6}, {"max_tokens": 1}):
+    changes: list[dict[str, Any]] = [{}, {"no_repeat_ngram": 2, "min_tokens": 6}, {"max_tokens": 1}]
+    for more in changes:
         steady(wild, ROWS[:count], replace(STEADY, **more))
 
 

@@ -141,13 +141,13 @@ def test_a_killed_and_resumed_build_equals_an_uninterrupted_one(
 def test_a_finished_build_is_only_read_and_another_run_is_named(tmp_path: Path) -> None:
     first = make(tmp_path)
     assert make(tmp_path, mortal(0), resume=True).fingerprint() == first.fingerprint()
-    other, change = {**ENCODER, "weights": "abd"}, dict[str, Any]()
-    for change, message in (
+    others: list[tuple[dict[str, Any], str]] = [
         ({"resume": False}, str(tmp_path)),
         ({"lower": True}, r"options\.lower differ"),
-        ({"encoder": other}, r"text_tower\.weights differ"),
+        ({"encoder": {**ENCODER, "weights": "abd"}}, r"text_tower\.weights differ"),
         ({"captions": CORPUS[1:]}, "captions differ"),
-    ):
+    ]
+    for change, message in others:
         with pytest.raises(OptionError, match=message):
             make(tmp_path, **{"resume": True, **change})
 

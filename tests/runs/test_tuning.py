@@ -41,7 +41,8 @@ def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(
     data: TuneData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = run(data, OPTIONS, tmp_path / "whole")
-    save, calls = tuning.save_training, 0
+    module: Any = tuning
+    save, calls = module.save_training, 0
 
     def save_then_die(*arguments: Any, **more: Any) -> None:
         nonlocal calls

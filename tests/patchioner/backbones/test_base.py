@@ -117,7 +117,7 @@ def plain_twin(image: Image.Image, mode: str, size: int, patch: int) -> np.ndarr
             rows = min(max(round((rows**2 / ratio) ** 0.5), 1), rows**2)
         return normalised(image.resize((columns * patch, rows * patch), Image.Resampling.BICUBIC))
     anchor = min(width, height) if mode == "crop" else max(width, height)
-    shape = tuple(max(1, int(size * side / anchor)) for side in (width, height))
+    shape: Any = tuple(max(1, int(size * side / anchor)) for side in (width, height))
     resized = image.resize(shape, Image.Resampling.BICUBIC)
     left, top = (round((side - size) / 2) for side in shape)
     if mode == "crop":

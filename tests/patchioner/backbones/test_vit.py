@@ -73,7 +73,7 @@ def test_tokens_are_timms_own_on_any_grid(name: str, patch: int) -> None:
         assert_close(features.attention.flatten(1), row / row.sum(1, keepdim=True))
 
 
-SMALL = {"depth": 2, "embed_dim": 48, "num_heads": 3}
+SMALL: dict[str, Any] = {"depth": 2, "embed_dim": 48, "num_heads": 3}
 NAMES = (
     "vit_small_patch14_reg4_dinov2",
     "vit_giant_patch14_reg4_dinov2",
@@ -279,13 +279,15 @@ def test_a_network_of_one_block_gives_no_attention_rather_than_a_wrong_one() -> 
 def test_a_timm_that_computes_attention_in_another_way_is_found_out(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    forward = vit.Attention.forward
-    monkeypatch.setattr(vit.Attention, "forward", lambda self, *a, **k: 2 * forward(self, *a, **k))
+    module: Any = vit
+    forward, pool = module.Attention.forward, module.AttentionPoolLatent.forward
+    monkeypatch.setattr(
+        module.Attention, "forward", lambda self, *a, **k: 2 * forward(self, *a, **k)
+    )
     assert tiny_backbone().encode([noise_photo()])[0].attention is None
     assert timm.__version__ in caplog.text
-    pool = vit.AttentionPoolLatent.forward
     monkeypatch.setattr(
-        vit.AttentionPoolLatent, "forward", lambda self, *a, **k: 2 * pool(self, *a, **k)
+        module.AttentionPoolLatent, "forward", lambda self, *a, **k: 2 * pool(self, *a, **k)
     )
     with pytest.raises(OptionError, match=re.escape(timm.__version__)):
         small_siglip()

@@ -172,7 +172,7 @@ def test_failed_write_keeps_the_earlier_file(tmp_path: Path) -> None:
 
 
 RECORD = "run.json"
-RUN = {"options": {"seed": 0, "noise": None}, "corpus": "abc"}
+RUN: dict[str, object] = {"options": {"seed": 0, "noise": None}, "corpus": "abc"}
 
 
 def claim(root: Path, run: dict[str, object] = RUN, *, resume: bool = True) -> bool:
