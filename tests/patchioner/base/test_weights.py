@@ -166,6 +166,8 @@ F32 = torch.float32
 class Block(nn.Module):
     """Two large layers, a small one, a tied pair, a buffer, and a method that something else holds."""
 
+    shift: Tensor
+
     def __init__(self, *, bias: bool = True) -> None:
         super().__init__()
         torch.manual_seed(0)
