@@ -31,13 +31,7 @@ _PHOTO = re.compile(
     r"(?:[^\t,;|]*\.(?:jpe?g|png|webp|gif|bmp)(?:#\d+)?\s*[\s,;|:]|\d+[\t,;|](?!\d{3}\b))\s*",
     re.IGNORECASE,
 )
-_NOTHING = {
-    "",
-    "nan",
-    "null",
-    "none",
-    "n/a",
-}  # what pandas and the like write for what is not there
+_NOTHING = {"", "nan", "null", "none", "n/a"}  # as pandas and the like write what is not there
 _logger = logging.getLogger(__name__)
 
 Values: TypeAlias = Iterable[tuple[str, Any]]
