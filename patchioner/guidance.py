@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -164,8 +165,8 @@ def check_least(settings: ModelSettings, min_confidence: float | None) -> None:
     """OptionError for a confidence that cannot be asked of a checkpoint, or makes no sense."""
     if min_confidence is None:
         return
-    if not 0 <= min_confidence <= 1:
-        raise OptionError(f"min_confidence {min_confidence} must lie in 0..1")
+    if not (isinstance(min_confidence, Real) and 0 <= min_confidence <= 1):
+        raise OptionError(f"min_confidence {min_confidence!r} must be a number in 0..1")
     if confidence_of(settings) is None:
         raise OptionError(
             f"{settings.name!r} gives no confidence: patchioner calibrate makes it do so"

@@ -137,8 +137,9 @@ def test_without_settings_nothing_changes() -> None:
 
 
 def test_what_is_not_sure_enough_has_no_text_but_a_reason(model: Patchioner) -> None:
-    with pytest.raises(OptionError, match=r"1\.5"):
-        model.caption(noise_photo(), BOXES, min_confidence=1.5)
+    for wrong in (1.5, "1.5"):
+        with pytest.raises(OptionError, match=r"1\.5"):
+            model.caption(noise_photo(), BOXES, min_confidence=wrong)  # type: ignore[arg-type]
     all_of_them = model.caption(noise_photo(), BOXES)
     sure = sorted(one.confidence or 0.0 for one in all_of_them)
     least = (sure[5] + sure[6]) / 2
