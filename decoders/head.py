@@ -12,10 +12,7 @@ import torch.nn.functional as functional
 from torch import Tensor
 
 from decoders.base import DecodeOptions, Vocabulary
-from patchioner.base.weights import (
-    PackedTable,
-    can_pack,
-)
+from patchioner.base.weights import PackedTable, can_pack
 
 T = TypeVar("T")
 

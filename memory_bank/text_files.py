@@ -245,11 +245,10 @@ def _is_glued(lines: Sequence[str], delimiter: str) -> bool:
 def _opened(cell: str, *, quoted: bool) -> Any:
     """The captions of a cell, which pandas may have written as a list."""
     cell = cell if quoted else _unquoted(cell)
-    several = cell.startswith(('["', "['")) and cell.endswith(('"]', "']"))
-    several = (
-        several and re.search(r"""['"]\s+['"]""", cell) is None
-    )  # numpy's, which has no commas
-    for read in (json.loads, ast.literal_eval) if several else ():
+    is_list = cell.startswith(('["', "['")) and cell.endswith(('"]', "']"))
+    if not is_list or re.search(r"""['"]\s+['"]""", cell):  # numpy's has no commas
+        return cell
+    for read in (json.loads, ast.literal_eval):
         with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
             return read(cell)
     return cell

@@ -1,9 +1,12 @@
-"""What is imported when asked for: optional dependencies, parts by name; and our packages, which others may hide."""
+"""Libraries: what is imported when asked for, optional or by name; our own packages, which others may hide; bounds."""
 
 from __future__ import annotations
 
+import ctypes
 import importlib
+import os
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -13,6 +16,7 @@ from patchioner.base.errors import CheckpointError, MissingExtraError, OptionErr
 
 T = TypeVar("T")
 _ROOT = Path(__file__).resolve().parents[2]
+_ARENA_MAX = -8  # glibc's M_ARENA_MAX
 
 
 def require(module: str, extra: str) -> ModuleType:
@@ -35,6 +39,16 @@ def install_line(extra: str) -> str:
     if (_ROOT / "setup.cfg").is_file():
         return f"pip install -e '.[{extra}]' (in {_ROOT})"
     return f"pip install 'openpatchioner[{extra}]'"
+
+
+def bound_memory(kernels: int = 128) -> None:
+    """Bound what libraries keep in a process that runs for long; to be called before a model is loaded.
+
+    `kernels` are oneDNN's, one for each shape of batch (its own limit, 1,024, takes 340 MB); threads share a heap.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(kernels))
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL("libc.so.6").mallopt(_ARENA_MAX, 1)
 
 
 def refuse_shadows(names: Iterable[str] = ("decoders", "memory_bank")) -> None:

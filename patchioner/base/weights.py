@@ -7,7 +7,6 @@ private to torch: they are tried once, and left alone if they fail.
 from __future__ import annotations
 
 import copy
-import ctypes
 import errno
 import hashlib
 import logging
@@ -16,7 +15,7 @@ import platform
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
@@ -34,7 +33,6 @@ from patchioner.base.files import AnyPath, atomic_path
 Storage = Literal["fp32", "fp16", "int8"]
 
 SCALE_SUFFIX = ".int8_scale"
-_ARENA_MAX = -8  # glibc's M_ARENA_MAX
 _INT8_MIN_VALUES = 4096  # below this the scales and the lost precision buy nothing
 _LEAST = 2**16  # numbers of a weight below which packing gains nothing
 # A module takes kilobytes and time whatever its size.
@@ -475,16 +473,6 @@ def _reordered(weight: Tensor) -> Tensor:
 def _onednn_linear(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     out: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "none", [], "")
     return out
-
-
-def bound_memory(kernels: int = 128) -> None:
-    """Bound what libraries keep in a process that runs for long; to be called before a model is loaded.
-
-    `kernels` are oneDNN's, one for each shape of batch (its own limit, 1,024, takes 340 MB); threads share a heap.
-    """
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(kernels))
-    with suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL("libc.so.6").mallopt(_ARENA_MAX, 1)
 
 
 def usable_device(wanted: str | torch.device | None) -> torch.device:

@@ -83,15 +83,14 @@ class Worker:
     """A process's share of a job."""
 
     def __init__(self, job: Job, model: Patchioner | None = None) -> None:
-        from patchioner.checkpoints.hub import model_fingerprint
-
         self.job = job
         self.on_photo: Callable[[int], object] = lambda failures: None  # that rows have so far
         folder, suffix = run_folder(job.out)
         self.source = open_source(job.source, job.reading)  # what is cheap to refuse comes first
-        below = os.path.relpath(job.out, self.source.store.root)
-        of_many = job.out if below in self.source.sizes else None
-        require_other(job.out, job.source, job.reading.regions, of_many)
+        is_photo = os.path.relpath(job.out, self.source.store.root) in self.source.sizes
+        require_other(job.out, job.source, job.reading.regions, job.out if is_photo else None)
+        from patchioner.checkpoints.hub import model_fingerprint
+
         self.model = model or job.load()
         own = model_fingerprint(self.model) | {"settings": self.model.settings.to_json()}
         own["dtype"] = str(self.model.dtype)

@@ -164,8 +164,10 @@ class Regions:
 
     def stamps(self, photos: Iterable[str]) -> dict[str, str]:
         """By photo, of the files that are about one each."""
-        store, each = Store(str(self._place)), () if self.file is not None else photos
-        return {photo: store.stamp(name) for photo in each if (name := self._own(photo))}
+        if self.file is not None:
+            return {}
+        store = Store(str(self._place))
+        return {photo: store.stamp(name) for photo in photos if (name := self._own(photo))}
 
     def of(self, photo: str) -> tuple[RegionFile, str | None]:
         """The file for a photo, and the name by which it knows the photo; RegionFileError without one."""

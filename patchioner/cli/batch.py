@@ -9,6 +9,7 @@ from typing import Any
 
 from patchioner.base.errors import OptionError, UnknownNameError
 from patchioner.base.files import require_other
+from patchioner.base.optional import bound_memory
 from patchioner.batch.exports import BESIDE, EXPORTS, export
 from patchioner.batch.job import Job, Report, run, stage_seconds
 from patchioner.batch.rows import read_rows, run_folder
@@ -92,8 +93,6 @@ def run_batch(options: argparse.Namespace) -> int:
     Raises:
         PatchionerError: nothing can be done at all.
     """
-    from patchioner.base.weights import bound_memory
-
     bound_memory(_KERNELS)
     given: Mapping[str, Any] = vars(options)
     least = "threshold" if options.task == "label" else "min_confidence"

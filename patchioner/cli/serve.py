@@ -9,7 +9,7 @@ import typing
 from dataclasses import fields
 from pathlib import Path
 
-from patchioner.base.optional import require
+from patchioner.base.optional import bound_memory, require
 from patchioner.cli import spelling
 from patchioner.serve.settings import ServeSettings
 
@@ -54,7 +54,6 @@ def serve(options: argparse.Namespace) -> int:
     settings = ServeSettings(**given | {"token": options.token or os.getenv("PATCHIONER_TOKEN")})
     for module in ("fastapi", "uvicorn", "python_multipart"):
         require(module, "serve")
-    from patchioner.base.weights import bound_memory
     from patchioner.model import Patchioner
     from patchioner.serve.app import run_server
 

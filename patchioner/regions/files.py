@@ -134,9 +134,7 @@ class RegionFile:
             for name in wanted if image_name else ():
                 if (self.path / name).exists():
                     own = RegionFile(self.path / name, **self._how)
-                    if (
-                        len(own._photos) == 1
-                    ):  # found by the name of the file: the one in it may be old
+                    if len(own._photos) == 1:  # found by the file's name: the one in it may be old
                         own._photos = [replace(own._photos[0], name=None)]
                     return own
             raise RegionError(f"no file in it is called like the photo, {', '.join(wanted[:-1])}")

@@ -45,10 +45,11 @@ def test_wrong_usage_is_one_line(argv: list[str], capsys: Capture) -> None:
     assert error.count("\n") == 1 and "patchioner" in error and "--help" in error
 
 
-def test_help_needs_no_torch() -> None:
+def test_help_and_a_batch_of_nothing_need_no_torch() -> None:
     code = (
         "import sys; from patchioner.cli.main import main, VERBS; "
         "statuses = [main([*words, '--help']) for words in ([], *([verb] for verb in VERBS))]; "
+        "statuses.append(main(['batch', 'nowhere', '--out', 'x.jsonl']) != 1); "
         "sys.exit(any(statuses) or 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True)
